@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use firstcome_shared::config::{LogArgs, listen_address, parse};
 use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::schedule::time_zone::long_version;
@@ -35,7 +35,7 @@ enum Command {
     Consume(Box<ConsumeArgs>),
     /// Create the tables and the topic, if they are missing
     Migrate(Box<MigrateArgs>),
-    /// Create, show and change coupons, through the API
+    /// Show and change coupons, through the API
     Coupon(Box<CouponArgs>),
     /// Check that the process of this container runs; exits 0 if it does
     Health(HealthArgs),
@@ -43,34 +43,11 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct HealthArgs {
-    /// Process to check
-    #[arg(value_enum, default_value_t = Role::Serve)]
-    role: Role,
     #[command(flatten)]
     probe: ProbeArgs,
-    /// Address at which the process listens (default: that of its role)
-    #[arg(long, env = "LISTEN_ADDR", value_parser = listen_address)]
-    listen_addr: Option<SocketAddr>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Role {
-    Serve,
-    Consume,
-}
-
-impl HealthArgs {
-    async fn ask(&self) -> anyhow::Result<()> {
-        let of_role = match self.role {
-            Role::Serve => serve::LISTEN_ADDR,
-            Role::Consume => consume::LISTEN_ADDR,
-        };
-        let address = self
-            .listen_addr
-            .map_or_else(|| listen_address(of_role), Ok)
-            .map_err(anyhow::Error::msg)?;
-        self.probe.ask(address).await.map_err(anyhow::Error::msg)
-    }
+    /// Address at which the process listens
+    #[arg(long, env = "LISTEN_ADDR", default_value = serve::LISTEN_ADDR, value_parser = listen_address)]
+    listen_addr: SocketAddr,
 }
 
 /// Maximum wait for blocked threads when the process ends.
@@ -114,7 +91,10 @@ impl Cli {
             Command::Consume(args) => consume::run(*args, shutdown).await?,
             Command::Migrate(args) => migrate::run(*args, shutdown).await?,
             Command::Coupon(args) => return Ok(coupon::run(*args).await),
-            Command::Health(args) => args.ask().await?,
+            Command::Health(args) => {
+                let asked = args.probe.ask(args.listen_addr).await;
+                asked.map_err(anyhow::Error::msg)?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     }

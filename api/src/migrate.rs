@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs, StartError};
 use firstcome_shared::kafka::{self, KafkaSettings, TopicError};
-use firstcome_shared::mysql::{DbSettings, migrations};
+use firstcome_shared::mysql::migrations;
 use tokio_util::sync::CancellationToken;
 
 use crate::stores::{StoreWait, of_kafka, of_mysql, unless_stopped};
@@ -35,37 +35,30 @@ const KAFKA_LIMIT: Duration = Duration::from_secs(10);
 pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mysql = args.mysql.settings()?;
     let kafka = args.kafka.settings(&args.mysql.tls)?;
-    let made = make_all(&args, &mysql, &kafka, &shutdown).await;
-    Ok(unless_stopped(made).map(|_| ())?)
-}
-
-async fn make_all(
-    args: &MigrateArgs,
-    mysql: &DbSettings,
-    kafka: &KafkaSettings,
-    shutdown: &CancellationToken,
-) -> Result<(), StartError> {
-    let wait = StoreWait::new(&args.start, shutdown);
-    let migrate = async || migrations::migrate(mysql).await;
-    match wait.until(&of_mysql(mysql), migrate).await?.as_slice() {
-        [] => println!("tables: nothing to do"),
-        done => println!("tables: ran {}", done.join(", ")),
-    }
-
-    let ask = async || {
-        let made =
-            kafka::ensure_topic(kafka, args.partitions, KAFKA_LIMIT, args.replication).await?;
-        Ok((made, partitions(kafka).await?))
+    let wait = StoreWait::new(&args.start, &shutdown);
+    let make = async {
+        let migrate = async || migrations::migrate(&mysql).await;
+        match wait.until(&of_mysql(&mysql), migrate).await?.as_slice() {
+            [] => println!("tables: nothing to do"),
+            done => println!("tables: ran {}", done.join(", ")),
+        }
+        let ask = async || {
+            let (partitions, replicas) = (args.partitions, args.replication);
+            let made = kafka::ensure_topic(&kafka, partitions, KAFKA_LIMIT, replicas).await?;
+            Ok((made, known_partitions(&kafka).await?))
+        };
+        let (made, partitions) = wait.until(&of_kafka(&kafka), ask).await?;
+        let what = if made { "made" } else { "there already" };
+        println!("topic {}: {what}, {partitions} partitions", kafka.topic);
+        Ok::<_, StartError>(())
     };
-    let (made, partitions) = wait.until(&of_kafka(kafka), ask).await?;
-    let what = if made { "made" } else { "there already" };
-    println!("topic {}: {what}, {partitions} partitions", kafka.topic);
+    unless_stopped(make.await)?;
     Ok(())
 }
 
 /// Waits until the brokers know the new topic, so that processes that start next find it. Returns
 /// its number of partitions.
-async fn partitions(kafka: &KafkaSettings) -> Result<usize, TopicError> {
+async fn known_partitions(kafka: &KafkaSettings) -> Result<usize, TopicError> {
     let give_up = tokio::time::Instant::now() + KAFKA_LIMIT;
     loop {
         match kafka::check_topic(kafka, KAFKA_LIMIT).await {

@@ -113,10 +113,10 @@ async fn judged(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Vec<Outcome>> 
     }
     let mut rows = Vec::new();
     for (drop, slots) in &slots {
-        rows.extend(on_slots(conn, *drop, slots).await?);
+        rows.extend(on_slots(*drop, slots).all::<Vec<_>>(conn).await?);
     }
     for (coupon, people) in &people {
-        rows.extend(of_people(conn, *coupon, people).await?);
+        rows.extend(of_people(*coupon, people).all::<Vec<_>>(conn).await?);
     }
     let drops: Vec<DropId> = slots.into_keys().collect();
     let rules = rules_of_drops(conn, &drops).await?;

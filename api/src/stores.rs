@@ -10,7 +10,6 @@ use firstcome_shared::mysql::{DbError, DbSettings, migrations};
 use firstcome_shared::redis::copy::CatalogueCopy;
 use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::redis::{Redis, RedisError};
-use futures_util::TryFutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 /// Maximum wait for one response of Kafka.
@@ -33,11 +32,9 @@ impl<'a> StoreWait<'a> {
     pub(crate) async fn until<T, Fut: Future<Output = anyhow::Result<T>>>(
         &self,
         store: &str,
-        mut ask: impl FnMut() -> Fut,
+        ask: impl FnMut() -> Fut,
     ) -> Result<T, StartError> {
-        let away = |error: &OneLine| is_away(&error.0);
-        let ask = || ask().map_err(OneLine);
-        wait_for(store, self.limit, self.shutdown, away, ask).await
+        wait_for(store, self.limit, self.shutdown, is_away, ask).await
     }
 
     /// Waits for MySQL and checks the tables.
@@ -60,7 +57,10 @@ impl<'a> StoreWait<'a> {
             // Redis is checked at the same time.
             match redis.catalogue_copy().await {
                 Ok(Some(copy)) if is_away(&error) => {
-                    tracing::warn!(error = %OneLine(error), "starting without MySQL: coupons are those of the copy in Redis until it answers");
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "starting without MySQL: coupons are those of the copy in Redis until it answers"
+                    );
                     Ok(Some(copy))
                 }
                 _ => Err(error),
@@ -118,13 +118,4 @@ fn is_away(error: &anyhow::Error) -> bool {
         || matches!(error.downcast_ref(), Some(Unsafe::Unreachable(_)))
         || matches!(error.downcast_ref(), Some(FetchError::Away(_)))
         || error.is::<RedisError>()
-}
-
-/// An error with its chain, on one line.
-struct OneLine(anyhow::Error);
-
-impl std::fmt::Display for OneLine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:#}", self.0)
-    }
 }

@@ -38,6 +38,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<UserList, String> {
         .delimiter(delimiter.unwrap_or(b','))
         .from_reader(text.as_bytes());
     let mut record = StringRecord::new();
+    // Of the first line: how many columns it has, and which one has the ids.
     let mut columns = None;
     let (mut users, mut seen, mut lines) = (Vec::new(), HashSet::new(), 0);
     while matches!(reader.read_record(&mut record), Ok(true)) {
@@ -45,60 +46,42 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<UserList, String> {
             continue;
         }
         let line = reader.position().line() - 1;
-        let id = read_id(&record, &mut columns).map_err(|why| format!("line {line}: {why}"))?;
-        lines += usize::from(id.is_some());
-        users.extend(id.filter(|id| seen.insert(id.clone())));
+        let at_line = |why| format!("line {line}: {why}");
+        let heading = match columns {
+            None => heading(&record).map_err(at_line)?,
+            Some(_) => None,
+        };
+        let (count, of_ids) = *columns.get_or_insert((record.len(), heading.unwrap_or_default()));
+        if heading.is_none() {
+            let id = read_id(&record, count, of_ids).map_err(at_line)?;
+            lines += 1;
+            users.extend(Some(id).filter(|id| seen.insert(id.clone())));
+        }
     }
     Ok(UserList { users, lines })
 }
 
-/// The columns of a text, by its first line.
-#[derive(Clone, Copy)]
-struct Columns {
-    count: usize,
-    /// Which one has the ids.
-    of_ids: usize,
-}
-
-/// Returns the id of a record, or `None` if it is the heading.
-fn read_id(record: &StringRecord, columns: &mut Option<Columns>) -> Result<Option<UserId>, String> {
-    let count = record.len();
-    if columns.is_none() {
-        let heading = heading(record)?;
-        let of_ids = heading.unwrap_or_default();
-        *columns = Some(Columns { count, of_ids });
-        if heading.is_some() {
-            return Ok(None);
-        }
-    }
-    let Some(known) = columns.filter(|known| known.count == count) else {
+fn read_id(record: &StringRecord, count: usize, of_ids: usize) -> Result<UserId, String> {
+    let columns = record.len();
+    if columns != count {
         return Err(format!(
-            "it has {count} columns, which differs from the first line"
+            "it has {columns} columns, which differs from the first line"
         ));
-    };
+    }
     // A `'` before an id makes spreadsheets keep it as it is.
-    let field = &record[known.of_ids];
+    let field = &record[of_ids];
     let id = field.strip_prefix('\'').unwrap_or(field);
     if is_rounded(id) {
         return Err("Excel has damaged this id: it is a rounded number such as 1.07693E+20; \
                     use the list from before it was opened there, or format the column as text first"
             .into());
     }
-    id.parse().map(Some).map_err(|error| format!("{error}"))
+    id.parse().map_err(|error| format!("{error}"))
 }
 
 /// Words that are a heading in the first line, not a user. `user_id` names the column with the ids,
 /// as in the CSV of issued coupons.
-const HEADINGS: &[&str] = &[
-    "user",
-    "id",
-    "uid",
-    "sub",
-    "email",
-    "member",
-    "memberid",
-    "customerid",
-];
+const HEADINGS: &str = "user id uid sub email member memberid customerid";
 
 /// Returns the column of the ids if the first line is a heading, or `None` if it is an id.
 fn heading(first: &StringRecord) -> Result<Option<usize>, String> {
@@ -112,7 +95,8 @@ fn heading(first: &StringRecord) -> Result<Option<usize>, String> {
             "it has {count} columns: give one id a line, or name the column with the ids user_id in the first line"
         ));
     }
-    if HEADINGS.contains(&&*word(&first[0])) {
+    let only = word(&first[0]);
+    if HEADINGS.split(' ').any(|heading| heading == only) {
         return Err("it looks like a heading: remove it, or write user_id instead".into());
     }
     Ok(None)

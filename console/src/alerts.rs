@@ -5,7 +5,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use firstcome_shared::mysql::alerts::{AlertPage, AlertState, ListedAlert};
-use firstcome_shared::report::AlertKind;
+use firstcome_shared::report::{AlertKind, KindFacts, Remedy};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -46,15 +46,15 @@ impl AlertsScreen<'_> {
         Some(format!("{name}{}", drop.unwrap_or_default()))
     }
 
-    fn todo(&self, one: &ListedAlert) -> Option<&'static str> {
+    /// What it means, while it fires.
+    fn facts(&self, one: &ListedAlert) -> Option<KindFacts> {
         let kind = AlertKind::from_word(&one.alert.kind).filter(|_| self.fires(one))?;
         let is_attached = self.top.is_attached();
-        let facts = if is_attached {
+        Some(if is_attached {
             kind.attached_facts()
         } else {
             kind.facts()
-        };
-        Some(facts.to_do)
+        })
     }
 }
 

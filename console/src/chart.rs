@@ -4,7 +4,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::wording::grouped;
-use firstcome_shared::http::views::{DropOverview, SlotTimes};
+use firstcome_shared::http::views::DropOverview;
+use firstcome_shared::mysql::pace::SlotTimes;
 
 /// Width and height of the drawing, in its own units.
 const SIZE: f64 = 1_000.0;

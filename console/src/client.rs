@@ -181,8 +181,7 @@ impl Backends {
 }
 
 /// The message for a submitted form that the page does not offer without the API's address.
-pub(crate) const NO_API: &str =
-    "This reconciler does not know the API's address: set API_URL, or use firstcome-api coupon";
+pub(crate) const NO_API: &str = "This reconciler does not know the API's address: set API_URL";
 
 /// Reads an answer. One that cannot be read is an error: what was done is not known.
 async fn read<T: DeserializeOwned>(

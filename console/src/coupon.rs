@@ -202,20 +202,46 @@ async fn share_code(page: &Page, coupon: &CouponSettings) -> Option<String> {
 /// Describes what an operator did: the fields of the change, without JSON's punctuation.
 fn act(recorded: &RecordedAct) -> String {
     let detail: Value = serde_json::from_str(&recorded.detail).unwrap_or_default();
-    let fields = detail.as_object().into_iter().flatten();
-    let fields = fields.filter(|(_, value)| !value.is_null());
-    let fields = fields.map(|(field, value)| {
-        let value = value.to_string().replace(['{', '}', '"'], "");
-        let value = value.replace("from:", "").replace(",to:", " → ");
-        format!("{}: {value}", field.replace('_', " "))
-    });
-    let fields: Vec<String> = fields.collect();
-    format!(
-        "{} {}",
-        recorded.action.replace('_', " "),
-        fields.join(", ")
-    )
-    .text()
+    let all = detail.as_object().into_iter().flatten();
+    let all = all.filter(|(_, value)| !value.is_null());
+    // A change of its drops repeats what the coupon says.
+    let (of_drops, own): (Vec<_>, Vec<_>) = all.partition(|(name, _)| name.starts_with("drop "));
+    let fields = if own.is_empty() { of_drops } else { own };
+    let fields = fields.into_iter().map(|(name, value)| field(name, value));
+    let fields = fields.collect::<Vec<_>>().join(", ");
+    format!("{}: {fields}", recorded.action.replace('_', " ")).text()
+}
+
+/// Such as "quantity 100 → 200".
+fn field(name: &str, value: &Value) -> String {
+    let fields = |of: &Value| of.as_object().cloned().unwrap_or_default();
+    match (value.get("from"), value.get("to"), value) {
+        (Some(from), Some(to @ Value::Object(_)), _) => {
+            let changed = fields(to)
+                .into_iter()
+                .filter(|(name, now)| from[name] != *now);
+            let changed =
+                changed.map(|(name, now)| field(&name, &json!({"from": from[&name], "to": now})));
+            changed.collect::<Vec<_>>().join(", ")
+        }
+        (Some(from), Some(to), _) => format!("{} → {}", field(name, from), plain(to)),
+        (_, _, Value::Object(_)) => {
+            let own = fields(value);
+            let own = own.iter().map(|(name, value)| field(name, value));
+            own.collect::<Vec<_>>().join(", ")
+        }
+        _ => format!("{} {}", name.replace('_', " "), plain(value)),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => text
+            .parse()
+            .map_or(text.clone(), |at: DateTime<Utc>| at.text()),
+        other => other.to_string(),
+    }
 }
 
 /// What a form changes: the request to the API, and the question before it, if the change takes

@@ -8,7 +8,8 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use firstcome_notifier::wording::{capital, detail, line, person};
-use firstcome_shared::http::views::{FailedClaimDetails, FailedClaimPage, ListedFailedClaim};
+use firstcome_shared::http::views::{FailedClaimDetails, FailedClaimPage};
+use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -20,7 +21,7 @@ use super::text::Text;
 #[template(path = "dead_letters.html")]
 struct DeadLettersScreen<'a> {
     top: Top<'a>,
-    letters: &'a [ListedFailedClaim],
+    letters: &'a [DeadLetterRow],
     /// Show resolved dead letters instead of open ones.
     resolved: bool,
     /// The drop of the filter.
@@ -33,7 +34,7 @@ struct DeadLettersScreen<'a> {
 #[template(path = "dead_letter.html")]
 struct DeadLetterScreen<'a> {
     top: Top<'a>,
-    letter: &'a ListedFailedClaim,
+    letter: &'a DeadLetterRow,
     found: &'a FailedClaimDetails,
     revealed: bool,
 }
@@ -76,12 +77,12 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<DeadLettersQuer
     Ok(answer(StatusCode::OK, &screen))
 }
 
-fn place(letter: &ListedFailedClaim) -> String {
+fn place(letter: &DeadLetterRow) -> String {
     let (coupon, drop) = (letter.coupon_id.text(), letter.drop_id.text());
     format!("coupon {coupon}, drop {drop}")
 }
 
-fn whom(letter: &ListedFailedClaim, revealed: bool) -> String {
+fn whom(letter: &DeadLetterRow, revealed: bool) -> String {
     match &letter.user_id {
         None => "nobody".to_owned(),
         Some(id) if revealed => id.text(),
@@ -90,7 +91,7 @@ fn whom(letter: &ListedFailedClaim, revealed: bool) -> String {
 }
 
 /// How it was resolved, or the error.
-fn what(letter: &ListedFailedClaim, revealed: bool) -> String {
+fn what(letter: &DeadLetterRow, revealed: bool) -> String {
     let how = letter.resolution.as_ref().map(|how| {
         let detail = letter.resolution_detail.as_ref();
         detail.map_or_else(|| how.clone(), |detail| format!("{how}: {detail}"))
@@ -99,7 +100,7 @@ fn what(letter: &ListedFailedClaim, revealed: bool) -> String {
     masked(letter, &what, revealed)
 }
 
-fn masked(letter: &ListedFailedClaim, text: &str, revealed: bool) -> String {
+fn masked(letter: &DeadLetterRow, text: &str, revealed: bool) -> String {
     if revealed {
         return text.text();
     }

@@ -12,10 +12,10 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use firstcome_shared::http::ops::Peer;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use subtle::ConstantTimeEq as _;
 
+use super::client::query;
 use super::page::{ScreenState, notice};
 use super::session::Session;
 
@@ -117,23 +117,11 @@ async fn with_token(request: Request, session: &Session) -> Result<Request, Resp
 }
 
 fn to_log_in(request: &Request) -> Response {
-    let wanted = request
-        .uri()
-        .path_and_query()
-        .map_or("/", |path| path.as_str());
-    let wanted = if changes(request.method()) {
-        "/"
-    } else {
-        own_path(wanted)
-    };
-    if wanted == "/" {
-        return Redirect::to("/login").into_response();
-    }
-    Redirect::to(&format!(
-        "/login?next={}",
-        utf8_percent_encode(wanted, NON_ALPHANUMERIC)
-    ))
-    .into_response()
+    let wanted = request.uri().path_and_query();
+    let wanted = wanted.filter(|_| !changes(request.method()));
+    let wanted = own_path(wanted.map_or("/", |path| path.as_str()));
+    let next = Some(wanted).filter(|path| *path != "/").unwrap_or_default();
+    Redirect::to(&format!("/login{}", query(&[("next", next)]))).into_response()
 }
 
 /// Returns the path to redirect to after log-in: `wanted` if it is on this site, otherwise the

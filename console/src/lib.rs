@@ -102,8 +102,8 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         .route_layer(from_fn_with_state(page.clone(), guard::logged_in));
     let for_all = Router::new()
         .route("/login", get(login::form).post(login::log_in))
-        .route("/assets/{file}", get(asset))
-        .route("/favicon.ico", get(icon));
+        .route("/assets/{file}", get(asset));
+
     let routes = for_operators
         .merge(for_all)
         .route_layer(from_fn(guard::own_origin))
@@ -118,7 +118,6 @@ fn changes_of_coupons() -> Router<ScreenState> {
         .route("/dead-letters/{id}/discard", post(dead_letters::discard))
         .route("/coupons/{coupon}/change", post(coupon::change))
         .route("/coupons/new", post(new_coupon::make))
-        .route("/people/erase", post(people::erase))
         .route("/people/give-up", post(people::give_up))
         .route("/people/revoke", post(people::revoke))
         .route("/coupons/{coupon}/drops/{drop}/pass", post(drop::pass))
@@ -150,10 +149,4 @@ async fn with_security_headers(mut response: Response) -> Response {
 #[allow(clippy::unused_async)] // a handler
 async fn asset(Path(file): Path<String>) -> Result<Response, Problem> {
     Asset::serve(&[&SCRIPT, &STYLE, &ICON], &file)
-}
-
-/// Redirects to the icon, for clients that ignore the link in the page.
-#[allow(clippy::unused_async)] // a handler
-async fn icon() -> Redirect {
-    Redirect::to(&format!("/assets/{}", ICON.name))
 }

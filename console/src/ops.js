@@ -84,7 +84,9 @@ async function listen() {
     const { at, html } = await answer.json();
     if (html !== last) show(html);
     last = html;
-    document.querySelector("#clock").textContent = at;
+    const clock = document.querySelector("#clock");
+    clock.textContent = at;
+    localise(clock);
     say("live");
   } catch {
     say("away");

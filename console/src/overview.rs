@@ -1,12 +1,14 @@
 //! The first screen, and the head of a drop's: whether the installation works and, if not, what to
 //! do.
 
+use std::collections::BTreeSet;
+
 use askama::Template;
 use axum::Json;
 use axum::http::StatusCode;
 use firstcome_notifier::wording::{capital, count, grouped};
 use firstcome_shared::coupon::DropState;
-use firstcome_shared::domain::DropId;
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::views::{AdmissionState, DropOverview, LastRun, Overview};
 use firstcome_shared::mysql::alerts::ListedAlert;
 use firstcome_shared::report::AlertKind;
@@ -14,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::HttpRefusal;
 use super::page::{OrDefault, Page, Screen, Top, answer};
-use super::text::{Text, clock, short, window};
+use super::text::{Text, short, window};
 
 #[derive(Template)]
 #[template(path = "overview.html")]
@@ -134,7 +136,7 @@ pub(super) fn board(seen: &Overview) -> Board {
         ([], None) => ("plain", "Nothing was compared yet".to_owned()),
     };
     Board {
-        at: clock(seen.at),
+        at: seen.at.text(),
         tone,
         title,
         lead: compared(seen.last_run.as_ref()),
@@ -220,40 +222,46 @@ fn problem(what: impl Into<String>, todo: impl Into<String>) -> BoardProblem {
 
 fn problems(seen: &Overview) -> Vec<BoardProblem> {
     let mut found = Vec::new();
-    match seen.admission {
-        AdmissionState::Unknown => found.push(problem(
-            "Redis does not answer: nobody can claim",
-            AlertKind::RedisUnreachable.facts().to_do,
-        )),
-        AdmissionState::Closed => found.push(problem(
-            "Admission is closed: claims get 503",
-            AlertKind::AdmissionClosed.facts().to_do,
-        )),
-        AdmissionState::Open => {}
+    let is_silent = |one: &&DropOverview| is_shut(one) && alert_of(one, seen).is_none();
+    let shut: BTreeSet<CouponId> = seen
+        .drops
+        .iter()
+        .filter(is_silent)
+        .map(|it| it.coupon_id)
+        .collect();
+    if seen.admission == AdmissionState::Unknown {
+        let what = "Redis does not answer: nobody can claim".to_owned();
+        found.push(outage(AlertKind::RedisUnreachable, what, seen));
+    } else if !shut.is_empty() {
+        let what = count(shut.len(), "coupon is", "coupons are");
+        let what = format!("{what} closed: claims get 503");
+        found.push(outage(AlertKind::AdmissionClosed, what, seen));
     }
     if !seen.mysql_answers {
-        let of = seen.mysql_read_at.map(clock);
+        let of = seen.mysql_read_at.map(|at| at.text());
         let of = of.map(|at| format!(" What is shown of it is of {at}."));
         let todo = "Nothing is lost: claims wait in Kafka. Bring MySQL back.";
         let todo = format!("{todo}{}", of.unwrap_or_default());
         found.push(problem("MySQL does not answer: rows come late", todo));
     }
     // Put alerts that no operator has acknowledged first.
-    let mut alerts: Vec<&ListedAlert> = seen.alerts.iter().collect();
+    let is_told = |one: &&ListedAlert| !found.iter().any(|it| it.alert == Some(one.id));
+    let mut alerts: Vec<&ListedAlert> = seen.alerts.iter().filter(is_told).collect();
     alerts.sort_by_key(|one| one.alert.acknowledged_at.is_some());
-    found.extend(alerts.into_iter().map(alarm));
-    for one in &seen.drops {
-        if alert_of(one, seen).is_none()
-            && let Some((what, todo)) = wrong_of(one, seen)
-        {
-            found.push(BoardProblem {
-                place: Some(place(&one.coupon_name, one.drop_id)),
-                drop: Concerned::One(one.drop_id),
-                ..problem(what, todo)
-            });
-        }
-    }
+    let alerts: Vec<_> = alerts.into_iter().map(alarm).collect();
+    found.extend(alerts);
     found
+}
+
+/// What is seen now of an outage, with its alert if it has one already.
+fn outage(kind: AlertKind, what: String, seen: &Overview) -> BoardProblem {
+    let is_its = |it: &&ListedAlert| it.alert.kind == kind.facts().word;
+    let alert = seen.alerts.iter().find(is_its).map(alarm);
+    BoardProblem {
+        drop: Concerned::All,
+        what,
+        ..alert.unwrap_or_else(|| problem("", kind.facts().to_do))
+    }
 }
 
 fn alert_of<'a>(one: &DropOverview, seen: &'a Overview) -> Option<&'a ListedAlert> {
@@ -289,14 +297,6 @@ fn alarm(listed: &ListedAlert) -> BoardProblem {
     }
 }
 
-/// Returns the problem of a drop that no alert names, and what to do.
-fn wrong_of(one: &DropOverview, seen: &Overview) -> Option<(&'static str, &'static str)> {
-    let what = "Admission to this coupon is closed: claims get 503";
-    let todo =
-        "It opens automatically once a pass has verified it. If this stays, look at the last runs.";
-    (is_shut(one) && seen.admission == AdmissionState::Open).then_some((what, todo))
-}
-
 /// Whether the drop should be open, but its coupon is not verified.
 fn is_shut(one: &DropOverview) -> bool {
     matches!(one.state, DropState::Open | DropState::SoldOut) && !one.verified
@@ -318,7 +318,6 @@ fn admission(one: &DropOverview, seen: &Overview) -> (String, bool) {
         (DropState::Closed, _) => "ended",
         (DropState::Sealed, _) => "ended, sealed",
         (_, AdmissionState::Unknown) => return ("Redis does not answer".to_owned(), true),
-        (_, AdmissionState::Closed) => return ("closed: Redis is being verified".to_owned(), true),
         _ if is_shut(one) => return ("closed until it is verified".to_owned(), true),
         (DropState::SoldOut, _) => "open, sold out",
         (DropState::Open, _) => "open",
@@ -328,12 +327,11 @@ fn admission(one: &DropOverview, seen: &Overview) -> (String, bool) {
 
 fn board_line(drop: &DropOverview, seen: &Overview) -> BoardLine {
     let (admission, is_shut) = admission(drop, seen);
-    let by_alert = alert_of(drop, seen).map(|alert| alert.alert.summary.text());
     BoardLine {
         drop: drop.clone(),
         admission,
         is_shut,
-        wrong: by_alert.or_else(|| Some(wrong_of(drop, seen)?.0.to_owned())),
+        wrong: alert_of(drop, seen).map(|alert| alert.alert.summary.text()),
     }
 }
 

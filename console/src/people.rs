@@ -5,15 +5,12 @@
 use askama::Template;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect};
-use firstcome_notifier::wording::count;
 use firstcome_shared::domain::UserId;
-use firstcome_shared::http::views::{
-    ErasedPerson, FoundCoupons, GivenUp, Holds, NamedCoupon, Story,
-};
+use firstcome_shared::http::views::{FoundCoupons, GivenUp, Holds, NamedCoupon, Story};
 use serde_json::{Value, json};
 
 use super::client::{HttpRefusal, encoded, query as query_string};
-use super::page::{Fields, JustDone, OrDefault, Page, Screen, Top, answer, notice};
+use super::page::{Fields, JustDone, OrDefault, Page, Screen, Top, answer};
 use super::text::Text;
 
 #[derive(Template)]
@@ -157,28 +154,8 @@ pub(super) async fn revoke(page: Page, form: Fields) -> Screen {
 /// Gives up a promise that cannot be kept, after the user was informed.
 pub(super) async fn give_up(page: Page, form: Fields) -> Screen {
     let (path, drop) = place(&form)?;
-    if !form.is_sure() {
-        let person = form.get("person");
-        let what = format!("{person} was told that they get no coupon. No pass gives them one.");
-        return Ok(page.ask(&form, &what, "Record it"));
-    }
     let path = format!("{path}/give-up");
     page.post::<GivenUp>(&path, &json!({"drop_id": drop}))
         .await?;
     Ok(Redirect::to("/people?done=given-up").into_response())
-}
-
-/// Erases a user.
-pub(super) async fn erase(page: Page, form: Fields) -> Screen {
-    let person = form.get("person");
-    if !form.is_sure() {
-        let what =
-            format!("A pseudonym takes the place of {person} in every table. It can't be undone.");
-        return Ok(page.ask(&form, &what, "Erase 1 person from all coupons"));
-    }
-    let path = format!("/v1/people/{}/erase", encoded(person));
-    let erased: ErasedPerson = page.post(&path, &Value::Null).await?;
-    let rows = count(erased.rows, "row", "rows");
-    let why = format!("{rows} name {} from now on.", erased.pseudonym);
-    Ok(notice("Erased", StatusCode::OK, &why))
 }

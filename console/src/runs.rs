@@ -7,8 +7,8 @@ use askama::Template;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use firstcome_notifier::wording::{count, detail, grouped, person, words};
-use firstcome_shared::http::views::RunSummary;
-use firstcome_shared::report::{ActionKind, DropReport, Finding, Outcome, Run, Status};
+use firstcome_shared::mysql::runs::RunRow;
+use firstcome_shared::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
 use serde::Deserialize;
 
 use super::client::{encoded, query as query_string};
@@ -21,7 +21,7 @@ use super::text::Text;
 struct RunsScreen<'a> {
     top: Top<'a>,
     /// Runs, newest first.
-    runs: &'a [RunSummary],
+    runs: &'a [RunRow],
     /// The oldest run shown, if there may be older ones.
     next_before: Option<&'a str>,
 }
@@ -64,7 +64,7 @@ pub(super) struct RunsQuery {
 /// A page of runs.
 #[derive(Deserialize)]
 struct ListedRuns {
-    runs: Vec<RunSummary>,
+    runs: Vec<RunRow>,
 }
 
 pub(super) async fn list(page: Page, OrDefault(query): OrDefault<RunsQuery>) -> Screen {
@@ -103,14 +103,13 @@ fn examined(people: u64, rows: u64, drops: u64) -> String {
     )
 }
 
-fn how(trigger: &str, asked_by: Option<&str>, [dry_run, deep, confirmed]: [bool; 3]) -> String {
+fn how(trigger: Trigger, asked_by: Option<&str>, [dry_run, deep, confirmed]: [bool; 3]) -> String {
     let mut text = match (trigger, asked_by) {
         (_, Some(name)) => format!("asked for by {}", name.text()),
-        ("cron", None) => "by schedule".to_owned(),
-        ("endpoint", None) => "asked for".to_owned(),
-        ("cli", None) => "command line".to_owned(),
-        ("startup", None) => "by itself".to_owned(),
-        (other, None) => other.to_owned(),
+        (Trigger::Cron, None) => "by schedule".to_owned(),
+        (Trigger::Endpoint, None) => "asked for".to_owned(),
+        (Trigger::Cli, None) => "command line".to_owned(),
+        (Trigger::Startup, None) => "by itself".to_owned(),
     };
     for (is, word) in [
         (dry_run, ", dry run"),

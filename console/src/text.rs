@@ -52,10 +52,6 @@ impl<T: Text> Text for Option<T> {
     }
 }
 
-pub(crate) fn clock(at: DateTime<Utc>) -> String {
-    at.format("%H:%M:%S UTC").to_string()
-}
-
 /// Formats a time to the minute in this zone.
 pub(crate) fn short(at: DateTime<Utc>, zone: Option<Tz>) -> String {
     let Some(zone) = zone.filter(|zone| *zone != Tz::utc()) else {
@@ -66,24 +62,30 @@ pub(crate) fn short(at: DateTime<Utc>, zone: Option<Tz>) -> String {
 }
 
 /// Formats the period between two times in the coupon's zone. A drop without an end stays open.
+/// Times in UTC are complete, because the browser shows each of them in its own zone.
 pub(crate) fn window(
     opens: DateTime<Utc>,
     closes: Option<DateTime<Utc>>,
     zone: Option<Tz>,
 ) -> String {
-    let zone = zone.unwrap_or_else(Tz::utc);
-    let there = zone.local(opens);
-    let (begin, name) = (there.format("%Y-%m-%d %H:%M"), zone.name());
-    let Some(closes) = closes.map(|at| zone.local(at)) else {
+    let Some(zone) = zone.filter(|zone| *zone != Tz::utc()) else {
+        let opens = short(opens, None);
+        return match closes {
+            Some(closes) => format!("{opens} to {}", short(closes, None)),
+            None => format!("from {opens}"),
+        };
+    };
+    let there = |at| zone.local(at).format("%Y-%m-%d %H:%M").to_string();
+    let (begin, name) = (there(opens), zone.name());
+    let Some(end) = closes.map(there) else {
         return format!("from {begin} {name}");
     };
-    let is_same_day = there.date_naive() == closes.date_naive();
-    let form = if is_same_day {
-        "%H:%M"
-    } else {
-        "%Y-%m-%d %H:%M"
-    };
-    format!("{begin} to {} {name}", closes.format(form))
+    // The end of the same day is only a time.
+    let day = begin.split_inclusive(' ').next().unwrap_or_default();
+    format!(
+        "{begin} to {} {name}",
+        end.strip_prefix(day).unwrap_or(&end)
+    )
 }
 
 #[cfg(test)]
@@ -104,7 +106,10 @@ mod tests {
                 window(opens, None, seoul),
                 "from 2026-12-01 15:00 Asia/Seoul",
             ),
-            (window(opens, same, None), "2026-12-01 06:00 to 09:00 UTC"),
+            (
+                window(opens, same, None),
+                "2026-12-01 06:00 UTC to 2026-12-01 09:00 UTC",
+            ),
             (
                 window(opens, same, seoul),
                 "2026-12-01 15:00 to 18:00 Asia/Seoul",

@@ -82,7 +82,8 @@ CREATE TABLE IF NOT EXISTS drops (
     KEY drops_opened (coupon_id, opens_at),
     KEY drops_sealed (coupon_id, sealed_at),
     CONSTRAINT drops_quantity CHECK (quantity >= 1),
-    CONSTRAINT drops_window CHECK (MONTH(opens_at) * DAY(opens_at) > 0 AND (closes_at IS NULL OR closes_at > opens_at)),
+    CONSTRAINT drops_window CHECK (MONTH(opens_at) * DAY(opens_at) > 0
+        AND (closes_at IS NULL OR closes_at > opens_at AND MONTH(closes_at) * DAY(closes_at) > 0)),
     CONSTRAINT drops_coupon FOREIGN KEY (coupon_id) REFERENCES coupons (id)
 ) DEFAULT CHARACTER SET utf8mb4;
 
@@ -129,8 +130,7 @@ END;
 --   a zero date                         CHECK: a session that is not strict could write one, and no pass could read it
 -- slot_limit is any limit of the drop that is not below the slot. Every writer names it and person_scope, also a person with a
 -- client: there is no trigger on insert, which cost more than the row. A code is found by its drop and slot (0021), without an index.
--- traceparent is the span of the claim (W3C), NULL if it was not traced.
--- The last three are INVISIBLE, so that the table reads as its contract says.
+-- The last two are INVISIBLE, so that the table reads as its contract says.
 CREATE TABLE IF NOT EXISTS issued_coupons (
     drop_id      BIGINT       NOT NULL,
     slot         INT UNSIGNED NOT NULL,
@@ -142,7 +142,6 @@ CREATE TABLE IF NOT EXISTS issued_coupons (
     issued_by    VARCHAR(10)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     slot_limit   INT UNSIGNED NOT NULL INVISIBLE,
     person_scope BIGINT       NOT NULL INVISIBLE,
-    traceparent  CHAR(55)     CHARACTER SET ascii COLLATE ascii_bin NULL INVISIBLE,
     PRIMARY KEY (drop_id, slot),
     UNIQUE KEY issued_coupons_one_each (coupon_id, user_id, person_scope),
     KEY issued_coupons_limit (drop_id, slot_limit, coupon_id, person_scope),
@@ -258,7 +257,6 @@ CREATE TABLE IF NOT EXISTS failed_claims (
     source_partition  INT          NULL,
     source_offset     BIGINT       NULL,
     source_hash       BINARY(32)   NULL,
-    traceparent       CHAR(55)     CHARACTER SET ascii COLLATE ascii_bin NULL,
     resolved_at       DATETIME(3)  NULL,
     resolution        VARCHAR(64)  NULL,
     resolution_detail TEXT         NULL,
@@ -358,7 +356,7 @@ CREATE TABLE IF NOT EXISTS reconcile_findings (
     user_id      VARCHAR(128)    CHARACTER SET ascii COLLATE ascii_bin NULL,
     action       VARCHAR(32)     NOT NULL,
     result       VARCHAR(16)     NOT NULL,
-    detail       TEXT            NULL,
+    detail       TEXT            NOT NULL DEFAULT (''),
     dead_letter  BIGINT          NULL,
     needs_person BOOLEAN         NOT NULL DEFAULT FALSE,
     created_at   DATETIME(3)     NOT NULL DEFAULT (UTC_TIMESTAMP(3)),

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
-use firstcome_shared::mysql::DbError;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -111,12 +110,6 @@ impl Notifier {
         now_seen.fires = Some(seen.closed_since.is_some());
         now_seen.asked_at = Some(now);
         Ok(())
-    }
-
-    /// Returns when a process last noted that it sees admission open. A working daemon does it
-    /// every few seconds, independently of its passes.
-    pub async fn last_note(&self) -> Result<Option<String>, DbError> {
-        self.db.state(SEEN_OPEN).await
     }
 
     /// Notes for processes without a connection to Redis that this one sees admission open.

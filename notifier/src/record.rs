@@ -19,6 +19,7 @@ use crate::mails::AlertMail;
 use crate::report::{AlertKind, Finding, Kind, Run, Status};
 use crate::send::event::{self, Event};
 use crate::settings::MailSettings;
+use crate::wording;
 
 /// Maximum duration of recording.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -101,7 +102,18 @@ impl Seen {
             Self::Outage(problem, since) => {
                 let mut problem = problem.clone();
                 if problem.name == ADMISSION {
-                    problem.findings = why_closed(memory);
+                    let lost = AlertKind::Left(Kind::RedisLost);
+                    let lost: Vec<&Alert> = judging::firing(memory, lost).collect();
+                    let why = |it: &&Alert| Finding::report(Kind::RedisLost, it.summary.clone());
+                    problem.findings = lost.iter().map(why).collect();
+                    let closed = lost.iter().map(|it| it.size).sum();
+                    if judging::are_held_back(closed, memory) {
+                        return verdict;
+                    }
+                    if problem.kind == AlertKind::AdmissionClosed && closed > 0 {
+                        let coupons = wording::count(closed, "coupon is", "coupons are");
+                        problem.summary = format!("{coupons} closed");
+                    }
                 }
                 let policy = MailPolicy {
                     patience: TimeDelta::zero(),
@@ -241,15 +253,6 @@ impl Post<'_> {
         }
         Ok(fates)
     }
-}
-
-/// Why coupons stay closed, as the last attempts to open them said.
-fn why_closed(memory: &AlertMemory) -> Vec<Finding> {
-    let word = Kind::RedisLost.facts().word;
-    let lost = memory.alerts.values().filter(|it| it.kind == word);
-    let firing = lost.filter(|it| it.state == AlertState::Firing);
-    let why = firing.map(|it| Finding::report(Kind::RedisLost, it.summary.clone()));
-    why.collect()
 }
 
 /// The Message-ID that every mail about one alert refers to. No mail has this ID itself, but mail

@@ -82,20 +82,12 @@ pub struct ReconcileArgs {
     /// Maximum time for an admission to reach Kafka.
     #[command(flatten)]
     pub publish: PublishArgs,
-    #[command(flatten)]
-    pub policy: PolicyArgs,
-}
-
-/// How long records are kept.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Reconciling")]
-pub struct PolicyArgs {
     /// Retention in days. For this time (default: a year) records are kept: runs with their
     /// findings, resolved promises and operators' actions; but ended alerts for at most 90 days,
     /// mails and resolved dead letters for at most 30, runs with the same result as the one before
     /// for a day. If it is set, user ids in rows of sealed drops become pseudonyms after this time,
     /// too, and that cannot be undone; otherwise they stay
-    #[arg(long, env = "RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    #[arg(long, help_heading = "Reconciling", env = "RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub retention_days: Option<u32>,
 }
 
@@ -122,7 +114,7 @@ impl ReconcileArgs {
                 publish_ms: ms(self.publish.deadline()),
                 in_flight_ms: ms(self.publish.longest_in_flight()),
             },
-            retention_days: self.policy.retention_days,
+            retention_days: self.retention_days,
         }
     }
 }

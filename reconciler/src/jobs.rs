@@ -286,15 +286,9 @@ pub(crate) async fn erase(stores: &Stores, settings: &PassSettings) {
 const LISTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 async fn delete_old_allow_lists(stores: &Stores) -> Result<(), StoreError> {
-    for coupon in stores.db.old_allow_lists(LISTS_KEPT).await? {
-        // A coupon with a schedule may get more drops.
-        if is_coupon_over(&stores.db, coupon).await? {
-            stores.db.delete_allow_list(coupon).await?;
-            tracing::info!(
-                coupon_id = coupon.0,
-                "the allow list of a coupon that is over is deleted"
-            );
-        }
+    let deleted = stores.db.delete_old_allow_lists(LISTS_KEPT).await?;
+    if deleted > 0 {
+        tracing::info!(deleted, "allow lists of coupons that are over are deleted");
     }
     Ok(())
 }
@@ -313,9 +307,9 @@ async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreEr
     let (mut drops, mut users) = (0, 0);
     while drops < DROPS_AT_MOST && users < USERS_AT_MOST {
         let page = db.old_drops_with_people(kept, after, AT_ONCE).await?;
-        let Some(last) = page.last() else { break };
+        let Some((last, _)) = page.last() else { break };
         after = last.id;
-        for drop in page {
+        for (drop, is_once_per_drop) in page {
             let (id, coupon) = (drop.id, drop.coupon_id);
             let is_over = match over.get(&coupon) {
                 Some(known) => *known,
@@ -323,7 +317,7 @@ async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreEr
             };
             over.insert(coupon, is_over);
             let has_keys = redis.have_keys(&[redis.keys(coupon, id)]).await?;
-            if !has_keys.contains(&true) && (is_over || drop.once_per_drop) {
+            if !has_keys.contains(&true) && (is_over || is_once_per_drop) {
                 drops += 1;
                 users += db.erase_holders(id).await? + db.erase_others(id, is_over).await?;
             }

@@ -12,7 +12,6 @@ pub mod barrier;
 pub mod cli;
 pub mod context;
 pub mod daemon;
-mod erase;
 pub mod explain;
 mod gate;
 pub mod http;

@@ -43,6 +43,8 @@ impl Takes {
 #[derive(Debug, Default)]
 pub struct Compared {
     pub ledger: Ledger,
+    /// What only a projection repairs.
+    pub projections: Ledger,
     pub examined: Examined,
     pub numbers: Numbers,
     /// Only a projection repairs it; the first reason.
@@ -89,12 +91,14 @@ impl Compared {
             }
         }
         let found = Finding::new(dirt.kind, ActionKind::Project, result, dirt.detail);
-        self.ledger.add(found.of(dirt.slot, dirt.user.as_ref()));
+        self.projections
+            .add(found.of(dirt.slot, dirt.user.as_ref()));
     }
 
     /// Takes the findings for the report of a drop. `after` is the second look, if there was one.
     pub fn report(&mut self, drop: DropPass<'_>, after: Option<&Self>) -> DropReport {
-        let ledger = std::mem::take(&mut self.ledger);
+        let mut ledger = std::mem::take(&mut self.ledger);
+        ledger.extend(std::mem::take(&mut self.projections));
         let last = after.unwrap_or(self);
         let numbers = last.numbers;
         let is_unfilled = numbers.waiting > 0 && numbers.rows < u64::from(drop.own.drop.quantity);

@@ -236,15 +236,14 @@ async fn read_page(drop: DropPass<'_>, from: i64, to: Option<i64>) -> Step<ReadP
 }
 
 pub(crate) fn letter(row: &DeadLetterRow, drop: &Drop) -> Letter {
-    let claimed_at = row.claimed_at.map(|at| at.and_utc());
     // Nobody else can hold a slot in Redis.
     let user = row.user_id.as_ref().filter(|user| UserId::has_form(user));
     Letter {
         id: row.id,
         slot: row.slot,
         user: user.cloned().map(UserId::from_store),
-        at_ms: claimed_at.map(|at| at.timestamp_millis()),
-        fault: Letter::fault_of(row.is_of_message(), &drop.window(), claimed_at),
+        at_ms: row.claimed_at.map(|at| at.timestamp_millis()),
+        fault: Letter::fault_of(row.is_of_message(), &drop.window(), row.claimed_at),
     }
 }
 
@@ -263,11 +262,9 @@ pub(crate) async fn again(
     let slots: Vec<Slot> = doubts.slots.into_iter().collect();
     let users: Vec<UserId> = doubts.users.into_iter().collect();
     let mut again = Recheck::default();
-    for some in slots.chunks(SLOTS_AT_ONCE).map(<[Slot]>::to_vec) {
-        let rows = db.run("rows on slots", async move |conn| {
-            on_slots(conn, id, &some).await
-        });
-        again.rows.extend(rows.await?.into_iter().map(row_of));
+    for some in slots.chunks(SLOTS_AT_ONCE) {
+        let rows: Vec<IssuedRow> = db.all("rows on slots", on_slots(id, some)).await?;
+        again.rows.extend(rows.into_iter().map(row_of));
     }
     let of_users = db.rows_of_people(coupon.id, &users).await?;
     let revocations = db.revocations_of_people(coupon.id, &users).await?;

@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::processes::owner;
-use firstcome_shared::mysql::runs::{FindingRow, RunRow, to_json};
-use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::mysql::runs::RunRow;
+use firstcome_shared::mysql::{Db, DbError, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::context::{PassError, PassRequest};
@@ -52,26 +52,14 @@ impl Ledger {
         }
     }
 
-    /// Returns the findings without those of one action.
-    #[must_use]
-    pub fn without(mut self, action: ActionKind) -> Self {
-        self.named.retain(|found| found.action != action);
-        self.counts.retain(|(_, of, _), _| *of != action);
-        self
-    }
-
-    /// Gives every projection that has not succeeded yet its outcome, and the reason for that.
-    pub fn settle_projections(&mut self, to: Outcome, why: Option<&str>) {
-        let is_open = |action, result| action == ActionKind::Project && result == Outcome::Failed;
+    /// Gives all findings their outcome, and the reason for that.
+    pub fn settle(&mut self, to: Outcome, why: Option<&str>) {
         for found in &mut self.named {
-            if is_open(found.action, found.result) {
-                found.result = to;
-                found.detail.extend(why.iter().flat_map(|why| [": ", why]));
-            }
+            found.result = to;
+            found.detail.extend(why.iter().flat_map(|why| [": ", why]));
         }
-        for ((kind, action, result), number) in std::mem::take(&mut self.counts) {
-            let result = if is_open(action, result) { to } else { result };
-            *self.counts.entry((kind, action, result)).or_default() += number;
+        for ((kind, action, _), number) in std::mem::take(&mut self.counts) {
+            *self.counts.entry((kind, action, to)).or_default() += number;
         }
     }
 
@@ -186,14 +174,13 @@ pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> 
     };
     let drops = run.drops.iter().filter(|drop| is_kept(drop));
     let drops: Vec<DropReport> = drops.take(REPORTS_AT_MOST).map(bare).collect();
-    let drops = to_json(&drops)?;
+    let drops = json(&drops);
     let row = RunRow {
         content: content(run, &drops),
         drops: Some(drops),
         ..row(run, confirmed)
     };
-    let findings = run.all_findings();
-    let findings = findings.map(|found| finding_row(&run.run_id, found));
+    let findings = run.all_findings().map(stored);
     let succeeded = run.ended_well().then(|| finished_at.to_rfc3339());
     db.finish_run(row, findings.collect(), succeeded).await?;
     if run.dry_run {
@@ -249,15 +236,15 @@ fn row(run: &Run, confirmed: bool) -> RunRow {
         u32::try_from(number).unwrap_or(u32::MAX)
     };
     RunRow {
-        id: run.run_id.clone(),
-        triggered_by: run.trigger.as_str().to_owned(),
+        run_id: run.run_id.clone(),
+        trigger: run.trigger,
         dry_run: run.dry_run,
         deep: run.deep,
         confirmed,
-        status: run.status.as_str().to_owned(),
+        status: run.status,
         owner: owner(),
-        started_at: run.started_at.naive_utc(),
-        finished_at: run.finished_at.map(|at| at.naive_utc()),
+        started_at: run.started_at,
+        finished_at: run.finished_at,
         drops_examined: u32::try_from(drops_examined).unwrap_or(u32::MAX),
         users_examined: total(examined.users),
         rows_examined: total(examined.rows),
@@ -273,24 +260,13 @@ fn row(run: &Run, confirmed: bool) -> RunRow {
     }
 }
 
-fn finding_row(run_id: &str, finding: &Finding) -> FindingRow {
-    // A name that was written into a store manually may be too long for the column. In that case,
-    // the slot identifies the finding.
-    let user_id = finding.user_id.clone();
-    let user_id = user_id.filter(|name| name.is_ascii() && name.len() <= UserId::MAX_LEN);
-    FindingRow {
-        run_id: run_id.to_owned(),
-        coupon_id: finding.coupon_id.map(|c| c.0),
-        drop_id: finding.drop_id.map(|d| d.0),
-        kind: finding.kind.as_str().to_owned(),
-        slot: finding.slot,
-        user_id,
-        action: finding.action.as_str().to_owned(),
-        result: finding.result.as_str().to_owned(),
-        detail: Some(finding.detail.clone()),
-        needs_person: finding.needs_person,
-        dead_letter: finding.dead_letter,
-    }
+/// Returns a finding as it is stored. A name that was written into a store manually may be too long
+/// for the column. In that case, the slot identifies the finding.
+fn stored(finding: &Finding) -> Finding {
+    let mut stored = finding.clone();
+    let fits = |name: &String| name.is_ascii() && name.len() <= UserId::MAX_LEN;
+    stored.user_id = stored.user_id.filter(fits);
+    stored
 }
 
 /// Stores a time across restarts.

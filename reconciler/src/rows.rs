@@ -106,7 +106,6 @@ fn claim(drop: DropPass<'_>, due: &DueRow) -> Claim {
         slot: due.slot,
         user_id: due.user.clone(),
         claimed_at: due.at_ms.and_then(DateTime::from_timestamp_millis),
-        trace: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use chrono::Utc;
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::dead_letters::{DeadLetterRow, LooseDeadLetters};
+use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::{Db, DbError, list};
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::reads::CouponState;
@@ -130,18 +130,15 @@ pub(crate) async fn judge_letters(
     let of_drops = of_drops.into_iter();
     let findings = of_drops.flat_map(|((coupon, drop), it)| it.findings(Some(coupon), Some(drop)));
     let mut findings: Vec<Finding> = findings.collect();
-    for loose in db.loose_dead_letters(coupon, drop).await? {
-        number += loose.number;
-        findings.extend(loose_letters(loose));
-    }
-    Ok((number, findings))
+    let (loose, examples) = db.loose_dead_letters(coupon, drop).await?;
+    findings.extend(loose_letters(loose, examples));
+    Ok((number + loose, findings))
 }
 
 /// Names letters that no pass can judge, and counts the others.
-fn loose_letters(loose: LooseDeadLetters) -> Vec<Finding> {
-    let more = loose.number - loose.examples.len() as u64;
-    let why = loose.why;
-    let named = loose.examples.into_iter().map(|letter| {
+fn loose_letters(number: u64, examples: Vec<(String, DeadLetterRow)>) -> Vec<Finding> {
+    let more = number.saturating_sub(examples.len() as u64);
+    let named = examples.into_iter().map(|(why, letter)| {
         let detail = format!("failed claim {} names {why}", letter.id);
         Finding {
             coupon_id: letter.coupon_id.map(CouponId),
@@ -152,15 +149,14 @@ fn loose_letters(loose: LooseDeadLetters) -> Vec<Finding> {
             ..Finding::report(Kind::FailedClaim, detail)
         }
     });
-    let mut findings: Vec<Finding> = named.collect();
-    if more > 0 {
-        let detail = format!("{more} more failed claims name {why}");
-        findings.push(Finding {
-            case: FindingCase::MoreLeft(more),
-            ..Finding::report(Kind::FailedClaim, detail)
-        });
-    }
-    findings
+    let rest = (more > 0).then(|| Finding {
+        case: FindingCase::MoreLeft(more),
+        ..Finding::report(
+            Kind::FailedClaim,
+            format!("{more} more failed claims name no drop of a pass"),
+        )
+    });
+    named.chain(rest).collect()
 }
 
 /// Letters of sealed drops that are read at once, and judged at once if they are of one drop.

@@ -43,7 +43,7 @@ pub(crate) async fn adopt(
     } else {
         recover::recover(db, redis, id).await?
     };
-    let (coupon, drops) = match lost {
+    let now = match lost {
         Some(lost) => {
             let (revision, changes) = (lost.coupon.revision, lost.changes);
             let detail = format!(
@@ -56,13 +56,13 @@ pub(crate) async fn adopt(
                 "MySQL has lost settings of a coupon"
             );
             ledger.add(found(ctx.outcome(), detail));
-            (lost.coupon, lost.drops)
+            Some((lost.coupon, lost.drops))
         }
         // An operator has just changed the coupon.
-        None => match db.coupon(id).await? {
-            Some(now) => now,
-            None => return Ok(()),
-        },
+        None => db.coupon(id).await?,
+    };
+    let Some((coupon, drops)) = now else {
+        return Ok(());
     };
     for own in &mut seen.drops {
         if let Some(now) = drops.iter().find(|drop| drop.id == own.drop.id) {

@@ -165,9 +165,7 @@ async fn settle_drop(drop: DropPass<'_>, first: &mut Compared) -> Step<DropRepor
     }
     if first.dirty.is_some() {
         if let Some(why) = limit::brake(drop, &first.takes).await? {
-            first
-                .ledger
-                .settle_projections(Outcome::Planned, Some(&why));
+            first.projections.settle(Outcome::Planned, Some(&why));
         }
     } else if ctx.dry_run {
         if !seen.coupon.paused {
@@ -210,7 +208,7 @@ async fn settle_drop(drop: DropPass<'_>, first: &mut Compared) -> Step<DropRepor
 fn note_left(first: &mut Compared, after: &Compared) {
     if let Some((kind, detail)) = after.dirty.filter(|_| first.dirty.is_none()) {
         let found = Finding::new(kind, ActionKind::Project, Outcome::Failed, detail);
-        first.ledger.add(found);
+        first.projections.add(found);
         first.dirty = after.dirty;
     }
 }

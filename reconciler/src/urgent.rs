@@ -193,9 +193,7 @@ async fn reopen_coupon(
             continue;
         };
         // Nothing moves. A coupon that was open opens again as it was.
-        compared
-            .ledger
-            .settle_projections(Outcome::Planned, Some(&why));
+        compared.projections.settle(Outcome::Planned, Some(&why));
         why_closed = why_closed.or((!was_open).then_some(why));
     }
     let outcome = match why_closed {
@@ -221,7 +219,7 @@ async fn reopen_coupon(
     }
     for (own, mut compared) in found {
         if opened && dirty.contains(&own.drop.id) {
-            compared.ledger.settle_projections(Outcome::Applied, None);
+            compared.projections.settle(Outcome::Applied, None);
         }
         if !compared.is_gone {
             let drop = DropPass::new(ctx, &seen, &own);
@@ -258,9 +256,9 @@ async fn compare_closed(drop: DropPass<'_>) -> Step<Compared> {
         };
         let mut now = compare(again, true).await?;
         // The findings of both, but for what only a projection repairs; the numbers of the first.
-        let mut ledger = compared.ledger.without(ActionKind::Project);
-        ledger.extend(now.ledger);
-        (now.ledger, now.numbers, now.examined) = (ledger, compared.numbers, compared.examined);
+        compared.ledger.extend(now.ledger);
+        (now.ledger, now.numbers, now.examined) =
+            (compared.ledger, compared.numbers, compared.examined);
         compared = now;
     }
     Ok(compared)

@@ -1,8 +1,8 @@
 //! Traces: the path of one claim through all processes, by OpenTelemetry's SDK
 //! (docs/decisions/0035-settings.md).
 //!
-//! A [`TraceContext`] accompanies a claim from the request through Kafka's header to its row or
-//! dead letter, even if nothing is exported. Spans are made only for sampled traces, so that other
+//! A [`TraceContext`] accompanies a claim from the request to Kafka's header, even if nothing is
+//! exported. Spans are made only for sampled traces, so that other
 //! traces cost nothing.
 
 use std::collections::HashMap;

@@ -7,7 +7,7 @@ use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs, listen_address};
 use firstcome_shared::tuning::Tuning;
 
 /// The default `LISTEN_ADDR` of `consume`.
-pub(crate) const LISTEN_ADDR: &str = "127.0.0.1:8082";
+const LISTEN_ADDR: &str = "127.0.0.1:8082";
 
 #[derive(Debug, Clone, Args)]
 pub struct ConsumeArgs {

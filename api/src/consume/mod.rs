@@ -34,7 +34,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use args::ConsumeArgs;
-pub(crate) use args::LISTEN_ADDR;
 use report::{Health, describe_metrics};
 use worker::Worker;
 

@@ -1,10 +1,9 @@
 //! A claim of a message, decoded, and its dead letter.
 
 use firstcome_shared::event::{ClaimEvent, Undecodable};
-use firstcome_shared::kafka::{KafkaSettings, trace_of};
+use firstcome_shared::kafka::KafkaSettings;
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin, UNREADABLE};
-use firstcome_shared::trace::TraceContext;
 use rdkafka::message::{BorrowedMessage, Message as _};
 
 /// Maximum length of a stored error, in characters. The JSON parser may quote the whole message.
@@ -21,7 +20,6 @@ pub(super) struct Record {
     /// The first bytes of the message if the claim is not readable. A batch of messages may
     /// decompress to more than fits in memory.
     payload: Vec<u8>,
-    trace: Option<TraceContext>,
 }
 
 impl Record {
@@ -35,15 +33,13 @@ impl Record {
             part: 0,
         };
         let payload = message.payload().unwrap_or_default();
-        let trace = message.headers().and_then(trace_of);
-        Self::from_claims(&source, payload, kafka.claims_of(message), trace)
+        Self::from_claims(&source, payload, kafka.claims_of(message))
     }
 
     fn from_claims(
         source: &MessageOrigin,
         payload: &[u8],
         claims: Result<Vec<ClaimEvent>, Undecodable>,
-        trace: Option<TraceContext>,
     ) -> Vec<Self> {
         let claims = match claims {
             Ok(claims) => claims.into_iter().map(Ok).collect(),
@@ -58,7 +54,6 @@ impl Record {
                 },
                 claim,
                 payload: payload[..payload.len().min(kept)].to_vec(),
-                trace,
             }
         };
         claims.into_iter().enumerate().map(record).collect()
@@ -77,14 +72,12 @@ impl Record {
             reason: UNREADABLE,
             error,
         };
-        Self::from_claims(source, &[], Err(claim), None)
+        Self::from_claims(source, &[], Err(claim))
     }
 
     /// Returns the claim, unless it is unreadable.
     pub(super) fn claim(&self) -> Option<Claim> {
-        let claim = self.claim.as_ref().ok()?.into();
-        let trace = self.trace;
-        Some(Claim { trace, ..claim })
+        self.claim.as_ref().ok().map(Claim::from)
     }
 
     /// Builds the dead letter. Of a message with several claims it shows only this one.
@@ -99,7 +92,6 @@ impl Record {
             reason,
             error: error.chars().take(LONGEST_ERROR).collect(),
             source: self.source.clone(),
-            trace: self.trace,
         }
     }
 }

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::body::Bytes;
-use axum::http::header::{AUTHORIZATION, LINK};
-use axum::http::request::{Builder, Request};
-use axum::http::{HeaderMap, Method};
+use axum::http::Request;
+use axum::http::header::{AUTHORIZATION, IF_MATCH};
+use axum::http::request::Builder;
 use clap::Args;
 use firstcome_shared::config::ssl_cert_file;
 use firstcome_shared::http::api_client::CouponApiClient;
-use firstcome_shared::http::fetch::FetchError;
 use http_body_util::BodyExt as _;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -33,7 +32,7 @@ pub(super) struct ApiArgs {
     ops_token: Option<SecretString>,
     /// Your name, for the record of operators' actions
     #[arg(long, value_name = "NAME", global = true)]
-    pub(super) operator: Option<String>,
+    operator: Option<String>,
     /// Print the list of coupons as the API's JSON; all else is always printed so
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -60,79 +59,55 @@ impl<'a> Client<'a> {
         Ok(Self { api, args })
     }
 
-    pub(super) fn request(&self, method: Method, path: &str) -> Builder {
-        let mut request = Request::builder().method(method).uri(path);
+    pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.send(Request::get(path), String::new()).await
+    }
+
+    /// Changes a coupon, if it has the revision `only` or if `only` is `None`.
+    pub(super) async fn change(
+        &self,
+        coupon: i64,
+        only: Option<&Value>,
+        change: &Value,
+    ) -> anyhow::Result<Value> {
+        let mut request = Request::patch(format!("/v1/coupons/{coupon}"));
+        if let Some(revision) = only {
+            request = request.header(IF_MATCH, format!("\"{revision}\""));
+        }
+        self.send(request, change.to_string()).await
+    }
+
+    async fn send(&self, mut request: Builder, body: String) -> anyhow::Result<Value> {
         if let Some(token) = &self.args.ops_token {
             // During a rotation, the setting contains two tokens.
             let token = token.expose_secret().split(',').next();
             let token = format!("Bearer {}", token.unwrap_or_default());
             request = request.header(AUTHORIZATION, token);
         }
-        match &self.args.operator {
-            Some(name) => request.header("x-operator", name.as_bytes()),
-            None => request,
+        if let Some(name) = &self.args.operator {
+            request = request.header("x-operator", name.as_bytes());
         }
-    }
-
-    pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        let request = self.request(Method::GET, path);
-        self.send(request, Bytes::new()).await
-    }
-
-    pub(super) async fn send(
-        &self,
-        request: Builder,
-        body: impl Into<Bytes>,
-    ) -> anyhow::Result<Value> {
-        let (_, answer) = self.exchange(request, body.into()).await?;
-        Ok(answer)
-    }
-
-    /// Reads a list to its last page.
-    pub(super) async fn list(&self, first: &str) -> anyhow::Result<Vec<Value>> {
-        let mut next = Some(first.to_owned());
-        let mut all = Vec::new();
-        while let Some(path) = next {
-            let request = self.request(Method::GET, &path);
-            let (headers, page) = self.exchange(request, Bytes::new()).await?;
-            let link = headers.get(LINK).and_then(|link| link.to_str().ok());
-            let link = link.and_then(|link| link.strip_prefix('<')?.split_once('>'));
-            next = link.map(|(path, _)| path.to_owned());
-            all.extend(page.as_array().into_iter().flatten().cloned());
-        }
-        Ok(all)
-    }
-
-    async fn exchange(&self, request: Builder, body: Bytes) -> anyhow::Result<(HeaderMap, Value)> {
-        let what = "OPS_TOKEN, --operator or an argument does not fit into a request";
-        let request = request.body(body).context(what)?;
+        let unfit = "OPS_TOKEN or --operator does not fit into a request";
+        let request = request.body(Bytes::from(body)).context(unfit)?;
         let exchange = async {
             let (head, body) = self.api.send(request).await?.into_parts();
-            let cut = |error: hyper::Error| FetchError::Away(error.to_string());
-            Ok::<_, FetchError>((head, body.collect().await.map_err(cut)?.to_bytes()))
+            anyhow::Ok((head.status, body.collect().await?.to_bytes()))
         };
-        let base = self.args.api_url.trim_end_matches('/');
-        let (head, text) = match timeout(PATIENCE, exchange).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(FetchError::Refused(why))) => {
-                bail!("the API at {base} cannot be trusted: {why}")
-            }
-            _ => bail!("the API at {base} does not answer: is it running, and is API_URL right?"),
+        let away = || {
+            let base = self.args.api_url.trim_end_matches('/');
+            format!("the API at {base} does not answer: is it running, and is API_URL right?")
         };
-        let answer: Value = serde_json::from_slice(&text).unwrap_or_default();
-        let detail = answer["detail"].as_str().unwrap_or_default().to_owned();
-        match head.status {
-            status if status.is_success() => Ok((head.headers, answer)),
-            status if detail.is_empty() => {
-                bail!("no API of ours answered ({status}): is API_URL right?")
+        let answer = timeout(PATIENCE, exchange).await.with_context(away)?;
+        let (status, body) = answer.with_context(away)?;
+        let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
+        match answer["detail"].as_str() {
+            _ if status.is_success() => Ok(answer),
+            None => bail!("no API of ours answered ({status}): is API_URL right?"),
+            Some(why) if status == 401 => {
+                bail!(Refused(format!("{why}: set OPS_TOKEN as the API has it")))
             }
-            status if status == 401 => {
-                bail!(Refused(format!(
-                    "{detail}: set OPS_TOKEN as the API has it"
-                )))
-            }
-            status if status.is_client_error() => bail!(Refused(detail)),
-            _ => bail!(detail),
+            Some(why) if status.is_client_error() => bail!(Refused(why.to_owned())),
+            Some(why) => bail!("{why}"),
         }
     }
 }

@@ -1,20 +1,14 @@
-//! `firstcome-api coupon …`: commands for operators, which use the routes of the API.
+//! `firstcome-api coupon …`: what operators do to coupons in a hurry, through the routes of the API.
 
 mod client;
 
-use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
-use axum::body::Bytes;
-use axum::http::Method;
-use axum::http::header::IF_MATCH;
-use chrono::NaiveDate;
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use self::client::{ApiArgs, Client, Refused};
@@ -29,9 +23,6 @@ pub struct CouponArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 enum CouponCommand {
-    /// Create a coupon that opens once, or daily
-    #[command(before_help = CREATE_EXAMPLES)]
-    Create(Box<CreateArgs>),
     /// List coupons
     List,
     /// Show a coupon
@@ -50,116 +41,6 @@ enum CouponCommand {
         #[arg(long)]
         yes: bool,
     },
-    /// Revoke a user's coupon; its slot goes to the next user on the waiting list
-    Revoke {
-        coupon: i64,
-        #[arg(value_name = "USER_ID")]
-        user: String,
-        /// Reason, kept with the revocation, as is --operator
-        #[arg(long)]
-        reason: String,
-        /// The user may claim another coupon
-        #[arg(long)]
-        may_claim_again: bool,
-    },
-    /// Show or change a coupon's allow list
-    Allow {
-        coupon: i64,
-        #[command(flatten)]
-        what: AllowWhat,
-    },
-}
-
-#[derive(Debug, Clone, Args)]
-#[group(required = true, multiple = false)]
-struct AllowWhat {
-    /// Add the users in this file to the list: one id a line, or a CSV with a column `user_id`; `-`
-    /// is standard input
-    #[arg(long, value_name = "FILE")]
-    add: Option<PathBuf>,
-    /// Remove the users in this file from the list
-    #[arg(long, value_name = "FILE")]
-    remove: Option<PathBuf>,
-    /// Empty the list
-    #[arg(long)]
-    empty: bool,
-    /// Print the list
-    #[arg(long)]
-    show: bool,
-    /// Restrict claims from now on to `list` or `group:NAME`; `everybody` removes the restriction
-    #[arg(long, value_name = "WHOM")]
-    only: Option<String>,
-}
-
-const CREATE_EXAMPLES: &str = "\
-Opens once (without --closes-at it stays open):
-  firstcome-api coupon create --name Winter --quantity 500 \\
-    --opens-at 2026-12-01T15:00:00+09:00 --closes-at 2026-12-01T18:00:00+09:00
-
-Opens daily (without --last-day it continues; --once-per drop: one per person and day):
-  firstcome-api coupon create --name Winter --quantity 500 --once-per drop \\
-    --time-zone Asia/Seoul --opens 15:00 --closes 18:00 --first-day 2026-12-01";
-
-#[derive(Debug, Clone, Args)]
-struct CreateArgs {
-    /// Name, as shown to users
-    #[arg(long)]
-    name: String,
-    /// Quantity of each drop
-    #[arg(long)]
-    quantity: u32,
-    /// Scope in which a user may hold one coupon
-    #[arg(long, value_parser = ["coupon", "drop"], default_value = "coupon")]
-    once_per: String,
-    /// Places on the waiting list of a sold-out drop
-    #[arg(long, default_value_t = 0)]
-    waiting_list: u32,
-    /// Restrict claims to `list` (see `coupon allow`) or `group:NAME`; without it everybody may
-    /// claim
-    #[arg(long, value_name = "WHOM")]
-    allow: Option<String>,
-    /// Time at which the coupon opens once, such as 2026-12-01T15:00:00+09:00
-    #[arg(
-        long,
-        required_unless_present = "time_zone",
-        conflicts_with = "time_zone"
-    )]
-    opens_at: Option<String>,
-    /// Time at which the coupon closes (default: it stays open)
-    #[arg(long, conflicts_with = "time_zone")]
-    closes_at: Option<String>,
-    /// Time zone of a daily coupon, such as Asia/Seoul
-    #[arg(long, requires_all = ["opens", "closes", "first_day"])]
-    time_zone: Option<String>,
-    /// Local opening time of a daily coupon, such as 15:00
-    #[arg(long, requires = "time_zone")]
-    opens: Option<String>,
-    /// Local closing time of a daily coupon; on the next day if it is not after the opening
-    #[arg(long, requires = "time_zone")]
-    closes: Option<String>,
-    /// First local date
-    #[arg(long, requires = "time_zone")]
-    first_day: Option<NaiveDate>,
-    /// Last local date (default: none)
-    #[arg(long, requires = "time_zone")]
-    last_day: Option<NaiveDate>,
-}
-
-impl CreateArgs {
-    fn body(&self) -> Value {
-        let schedule = if self.time_zone.is_some() {
-            json!({
-                "type": "daily", "time_zone": self.time_zone, "opens": self.opens, "closes": self.closes,
-                "first_day": self.first_day, "last_day": self.last_day,
-            })
-        } else {
-            json!({"type": "once", "opens_at": self.opens_at, "closes_at": self.closes_at})
-        };
-        json!({
-            "name": self.name, "quantity": self.quantity, "once_per": self.once_per, "waiting_list": self.waiting_list,
-            "allow": self.allow, "schedule": schedule,
-        })
-    }
 }
 
 /// Exits 0 on success, 1 if the API refused, 2 if the API could not be reached.
@@ -180,79 +61,58 @@ pub async fn run(args: CouponArgs) -> ExitCode {
 /// Returns the output of a command.
 async fn act(args: &CouponArgs) -> anyhow::Result<String> {
     let client = Client::new(&args.api)?;
-    let path = |coupon: &i64| format!("/v1/coupons/{coupon}");
-    let send = async |method, path: &str, body: Value| {
-        client
-            .send(client.request(method, path), body.to_string())
-            .await
-    };
-    let change = async |coupon, body| send(Method::PATCH, &path(coupon), body).await;
-    let answer = match &args.command {
+    let show = async |coupon: i64| client.get(&format!("/v1/coupons/{coupon}")).await;
+    let change = async |coupon, change: Value| client.change(coupon, None, &change).await;
+    let answer = match args.command {
         CouponCommand::List => return list(&client, args.api.json).await,
-        CouponCommand::Create(create) => send(Method::POST, "/v1/coupons", create.body()).await?,
-        CouponCommand::Show { coupon } => client.get(&path(coupon)).await?,
+        CouponCommand::Show { coupon } => show(coupon).await?,
         CouponCommand::Pause { coupon } => change(coupon, json!({"paused": true})).await?,
         CouponCommand::Resume { coupon } => change(coupon, json!({"paused": false})).await?,
         CouponCommand::Raise { coupon, quantity } => {
-            raise(&client, &path(coupon), *quantity).await?
+            let shown = show(coupon).await?;
+            refuse_lower(&shown, quantity)?;
+            // The change fails if another operator has changed the coupon since.
+            let only = Some(&shown["revision"]);
+            let change = json!({ "quantity": quantity });
+            client.change(coupon, only, &change).await?
         }
         CouponCommand::Close { coupon, yes: true } => {
             change(coupon, json!({"close_now": true})).await?
         }
-        CouponCommand::Close { coupon, yes: false } => {
-            let coupon = client.get(&path(coupon)).await?;
-            bail!(Refused(format!(
-                "{coupon:#}\nThis would be closed for good, and its waiting list ends: repeat it with --yes"
-            )))
-        }
-        CouponCommand::Revoke {
-            coupon,
-            user,
-            reason,
-            may_claim_again,
-        } => {
-            let by = args.api.operator.as_ref();
-            let by = by.context("say who decided it: give --operator")?;
-            let body = json!({"reason": reason, "by": by, "may_claim_again": may_claim_again});
-            // Also encodes dots, because programs that normalize paths remove `..`.
-            let user = utf8_percent_encode(user, NON_ALPHANUMERIC);
-            let path = format!("{}/people/{user}/revoke", path(coupon));
-            send(Method::POST, &path, body).await?
-        }
-        CouponCommand::Allow { coupon, what } => {
-            let list = format!("{}/allow-list", path(coupon));
-            if let Some(whom) = &what.only {
-                let allow = (whom != "everybody").then_some(whom);
-                change(coupon, json!({ "allow": allow })).await?
-            } else if let Some(file) = &what.add {
-                send_file(&client, &format!("{list}/add"), file).await?
-            } else if let Some(file) = &what.remove {
-                send_file(&client, &format!("{list}/remove"), file).await?
-            } else if what.empty {
-                send(Method::DELETE, &list, Value::Null).await?
-            } else {
-                client.get(&list).await?
-            }
-        }
+        CouponCommand::Close { coupon, yes: false } => bail!(Refused(format!(
+            "{:#}\nThis would be closed for good, and its waiting list ends: repeat it with --yes",
+            show(coupon).await?
+        ))),
     };
     Ok(format!("{answer:#}\n"))
 }
 
-/// Sends a file as it is: the API reads what editors and spreadsheets write.
-async fn send_file(client: &Client<'_>, path: &str, file: &Path) -> anyhow::Result<Value> {
-    let read = if file == Path::new("-") {
-        let mut bytes = Vec::new();
-        std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
-    } else {
-        std::fs::read(file)
-    };
-    let bytes = read.with_context(|| format!("{} cannot be read", file.display()))?;
-    let request = client.request(Method::POST, path);
-    client.send(request, Bytes::from(bytes)).await
+/// Refuses a lower quantity once a drop has opened, because slots that were given are promised.
+fn refuse_lower(coupon: &Value, quantity: u32) -> anyhow::Result<()> {
+    let current = &coupon["current_drop"];
+    let state = current["state"].as_str();
+    let is_open = matches!(state, Some("open" | "sold_out" | "paused"));
+    let now = coupon["quantity"]
+        .as_u64()
+        .max(current["quantity"].as_u64());
+    if is_open && now >= Some(quantity.into()) {
+        let now = now.unwrap_or_default();
+        bail!(Refused(format!(
+            "it gives out {now} already; give a larger number than that"
+        )));
+    }
+    Ok(())
 }
 
 async fn list(client: &Client<'_>, json: bool) -> anyhow::Result<String> {
-    let coupons = client.list("/v1/coupons?limit=1000").await?;
+    let mut coupons: Vec<Value> = Vec::new();
+    let mut path = "/v1/coupons?limit=1000".to_owned();
+    while let Value::Array(page) = client.get(&path).await?
+        && let Some(last) = page.last()
+    {
+        path = format!("/v1/coupons?limit=1000&after={}", last["id"]);
+        coupons.extend(page);
+    }
     if json {
         return Ok(format!("{}\n", Value::Array(coupons)));
     }
@@ -276,49 +136,4 @@ async fn list(client: &Client<'_>, json: bool) -> anyhow::Result<String> {
         ]);
     }
     Ok(format!("{table}\n"))
-}
-
-/// Refuses a lower quantity once a drop has opened, because slots that were given are promised.
-async fn raise(client: &Client<'_>, path: &str, quantity: u32) -> anyhow::Result<Value> {
-    let coupon = client.get(path).await?;
-    let current = &coupon["current_drop"];
-    let is_open = matches!(
-        current["state"].as_str(),
-        Some("open" | "sold_out" | "paused")
-    );
-    let now = coupon["quantity"]
-        .as_u64()
-        .max(current["quantity"].as_u64());
-    if let Some(now) = now.filter(|now| is_open && u64::from(quantity) <= *now) {
-        bail!(Refused(format!(
-            "it gives out {now} already; give a larger number than that"
-        )));
-    }
-    // Send the revision, so that the change fails if another operator has changed the coupon since.
-    let revision = format!("\"{}\"", coupon["revision"]);
-    let request = client.request(Method::PATCH, path);
-    let body = json!({ "quantity": quantity }).to_string();
-    client.send(request.header(IF_MATCH, revision), body).await
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-
-    use super::*;
-    use crate::cli::Cli;
-
-    #[test]
-    fn examples_in_the_help_of_create_are_valid() {
-        let commands = CREATE_EXAMPLES
-            .split("\n\n")
-            .filter_map(|part| Some(part.split_once("\n  ")?.1.replace('\\', "")));
-        let mut read = 0;
-        for command in commands {
-            Cli::try_parse_from(command.split_whitespace())
-                .unwrap_or_else(|error| panic!("{command}: {error}"));
-            read += 1;
-        }
-        assert_eq!(read, 2);
-    }
 }

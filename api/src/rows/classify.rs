@@ -134,7 +134,6 @@ mod tests {
             slot,
             user_id: user.parse().unwrap(),
             claimed_at: None,
-            trace: None,
         }
     }
 

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args};
 use firstcome_shared::config::{
     KafkaArgs, MysqlArgs, PublishArgs, RedisArgs, StartArgs, listen_address,
 };
@@ -12,13 +13,6 @@ use firstcome_shared::tuning::Tuning;
 use secrecy::SecretString;
 
 use super::auth::IdentityArgs;
-
-/// Whether coupons have public pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum CouponPage {
-    Off,
-    On,
-}
 
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
@@ -80,9 +74,9 @@ pub struct HttpArgs {
     /// Maximum number of claims in progress. Additional claims get 503 immediately.
     #[arg(skip = Tuning::MaxClaimsInHand.or(20_000_u32))]
     pub max_claims_in_hand: u32,
-    /// Whether each coupon has a page at `/c/{id}`, where users see and claim it
-    #[arg(long, env = "COUPON_PAGE", value_enum, default_value = "off")]
-    pub coupon_page: CouponPage,
+    /// `on`: each coupon has a page at `/c/{id}`, where users see and claim it
+    #[arg(long, env = "COUPON_PAGE", default_value = "off", action = ArgAction::Set, value_parser = BoolishValueParser::new())]
+    pub coupon_page: bool,
 }
 
 impl ServeArgs {

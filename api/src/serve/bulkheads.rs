@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_shared::mysql::{Db, DbSettings};
-use metrics::{Counter, counter};
+use metrics::counter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
@@ -49,7 +49,6 @@ impl Bulkheads {
 pub(crate) struct InFlightLimit {
     limit: usize,
     places: Arc<Semaphore>,
-    shed: Counter,
     tasks: TaskTracker,
 }
 
@@ -59,7 +58,6 @@ impl InFlightLimit {
         Self {
             limit,
             places: Arc::new(Semaphore::new(limit)),
-            shed: counter!("firstcome_claims_shed_total"),
             tasks: TaskTracker::new(),
         }
     }
@@ -67,7 +65,7 @@ impl InFlightLimit {
     pub(crate) fn enter(&self) -> Result<OwnedSemaphorePermit, ClaimRefusal> {
         let place = Arc::clone(&self.places).try_acquire_owned();
         place.map_err(|_| {
-            self.shed.increment(1);
+            counter!("firstcome_claims_shed_total").increment(1);
             ClaimRefusal::TooMany
         })
     }

@@ -30,5 +30,6 @@ gauge reconciler_last_success_age_seconds Time since the last successful full pa
 
 pub(super) fn describe() {
     describe_all(METRICS);
-    outcome::start_counters();
+    // Begin at 0, because a counter that first appears at 1 hides its first increase.
+    outcome::counter("accepted").absolute(0);
 }

@@ -16,7 +16,7 @@ mod state;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use args::LISTEN_ADDR;
-pub use args::{CouponPage, HttpArgs, ServeArgs};
+pub use args::{HttpArgs, ServeArgs};
 pub use auth::jwt::JwtArgs;
 pub use auth::{IdentityArgs, UserAuth};
 pub use server::ApiServer;

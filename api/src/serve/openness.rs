@@ -13,8 +13,7 @@ use super::state::Services;
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// Why no claim is admitted.
-pub(crate) const CLOSED: &str = "admission is closed until the reconciler has verified Redis";
+const NO_ANSWER: &str = "closed: Redis does not answer";
 
 /// The state of admission to the coupons with an open drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,26 +59,22 @@ pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError
 pub(super) async fn watch(services: &Services) {
     let mut ticks = interval(WATCH_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last = None;
+    let mut last = "";
     loop {
         ticks.tick().await;
-        let openness = openness(services).await;
-        let is_open = matches!(openness, Ok(Openness::Open));
-        gauge!("firstcome_redis_up").set(f64::from(u8::from(openness.is_ok())));
-        gauge!("firstcome_admission_open").set(f64::from(u8::from(is_open)));
+        let state = match openness(services).await {
+            Ok(Openness::Open) => "open",
+            Ok(Openness::InPart) => "open to some coupons only",
+            Ok(Openness::Closed) => "closed until the reconciler has verified Redis",
+            Err(_) => NO_ANSWER,
+        };
+        gauge!("firstcome_redis_up").set(f64::from(u8::from(state != NO_ANSWER)));
+        gauge!("firstcome_admission_open").set(f64::from(u8::from(state == "open")));
         #[allow(clippy::cast_precision_loss, reason = "at most a million")]
         gauge!("firstcome_claims_in_hand").set(services.in_flight.in_flight() as f64);
-        let state = openness.as_ref().ok().copied();
-        if last != Some(state) {
-            match &openness {
-                Ok(Openness::Open) => tracing::info!("admission is open"),
-                Ok(Openness::InPart) => {
-                    tracing::warn!("admission is open to some coupons only");
-                }
-                Ok(Openness::Closed) => tracing::warn!("{CLOSED}"),
-                Err(error) => tracing::warn!(%error, "admission is closed: Redis does not answer"),
-            }
-            last = Some(state);
+        if state != last {
+            tracing::warn!("admission is {state}");
+            last = state;
         }
     }
 }

@@ -17,7 +17,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
-use super::routes::middleware::RequestGuard;
 use super::routes::{for_machines, notes, readiness, router};
 use super::state::App;
 use super::{metrics, openness, start};
@@ -28,8 +27,8 @@ pub struct ApiServer {
     listener: TcpListener,
     address: SocketAddr,
     routes: Router,
-    /// The listener and the routes of METRICS_ADDR.
-    apart: Option<(TcpListener, Router)>,
+    /// Ends all listeners.
+    close: CancellationToken,
     limits: Limits,
     refresh: Duration,
 }
@@ -46,40 +45,38 @@ impl ApiServer {
         let token = token.map_err(anyhow::Error::msg)?;
         let prometheus = telemetry::init_metrics()?;
         metrics::describe();
-        allow_open_files(args.http.max_connections);
+        allow_open_files();
         let socket = listen("LISTEN_ADDR", args.http.listen_addr)?;
         let apart = args.http.metrics_addr;
         let apart = apart.map(|wanted| listen("METRICS_ADDR", wanted));
         let apart = apart.transpose()?;
         tracing::info!(address = %socket.local_addr()?, "starting");
-        let sockets = [Some(&socket), apart.as_ref()].into_iter().flatten();
-        let sockets = sockets.map(std::net::TcpListener::try_clone);
-        let sockets = sockets.collect::<std::io::Result<_>>()?;
         let started = start::services(&args, shutdown);
+        let sockets = vec![socket.try_clone()?];
         let started = starting::answer_during(sockets, args.limits(), started);
         let Some(app) = Box::pin(started).await?? else {
             return Ok(None);
         };
         let app = Arc::new(app);
-        let machines = for_machines(prometheus);
-        let (apart, machines) = match apart {
-            None => (None, machines),
-            Some(apart) => {
-                tracing::info!(address = %apart.local_addr()?, "METRICS_ADDR alone serves /metrics and /openapi.json, and also the health routes");
-                let probes = health::routes_without_metrics(readiness(&app), notes(&app));
-                let routes = machines.merge(probes).fallback(no_such_route);
-                (Some((TcpListener::from_std(apart)?, routes)), Router::new())
-            }
-        };
-        let timeout = Duration::from_millis(args.http.request_timeout_ms);
-        let routes = router(&app, token, machines, Arc::new(RequestGuard::new(timeout)));
+        let close = CancellationToken::new();
+        let mut machines = for_machines(prometheus);
+        if let Some(apart) = apart {
+            tracing::info!(address = %apart.local_addr()?, "METRICS_ADDR alone serves /metrics and /openapi.json, and also the health routes");
+            let probes = health::routes_without_metrics(readiness(&app), notes(&app));
+            let routes = std::mem::take(&mut machines).merge(probes);
+            let routes = routes.fallback(no_such_route);
+            let listener = TcpListener::from_std(apart)?;
+            let serving = http::serve(listener, routes, Limits::FOR_MACHINES, close.clone());
+            tokio::spawn(serving);
+        }
+        let routes = router(&app, token, machines);
         let listener = TcpListener::from_std(socket)?;
         Ok(Some(Self {
             app,
             address: listener.local_addr()?,
             listener,
             routes,
-            apart,
+            close,
             limits: args.limits(),
             refresh: Duration::from_millis(args.catalogue_refresh_ms),
         }))
@@ -93,11 +90,7 @@ impl ApiServer {
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let app = self.app;
         let mut working = tokio::spawn(background(App::clone(&app), self.refresh));
-        let close = CancellationToken::new();
-        if let Some((listener, routes)) = self.apart {
-            let apart = http::serve(listener, routes, Limits::FOR_MACHINES, close.clone());
-            tokio::spawn(apart);
-        }
+        let close = self.close;
         let serving = http::serve(self.listener, self.routes, self.limits, close.clone());
         let serving = tokio::spawn(serving);
         let is_broken = tokio::select! {
@@ -136,22 +129,13 @@ fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<std::net::TcpLis
     listening().with_context(|| format!("cannot listen on {address} ({setting})"))
 }
 
-/// File descriptors for anything other than clients' connections: stores, logs, libraries.
-const OTHER_FILES: u64 = 256;
-
-/// Raises `RLIMIT_NOFILE` to fit the maximum number of connections. Many shells allow a process
-/// only 1,024 open files.
-fn allow_open_files(connections: u32) {
-    let needed = u64::from(connections) + OTHER_FILES;
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_none_or(|limit| limit >= needed) {
-        return;
-    }
-    let current = Some(maximum.map_or(needed, |most| most.min(needed)));
-    let raised = setrlimit(Resource::Nofile, Rlimit { current, maximum });
-    if raised.is_err() || current != Some(needed) {
-        let what = "fewer connections fit than this process can serve: raise the limit of open files (`ulimit -n`)";
-        tracing::warn!(?raised, needed, "{what}");
+/// Raises the number of files that this process may open as far as the system allows it. Many shells
+/// allow only 1,024, and each connection is one.
+fn allow_open_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let current = maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current, maximum }) {
+        tracing::warn!(%error, "the limit of open files (`ulimit -n`) could not be raised");
     }
 }
 
@@ -166,7 +150,7 @@ async fn background(app: App, refresh: Duration) {
     };
     tokio::join!(
         app.catalogue.keep_fresh(refresh),
-        app.claims.second_store.publisher.watch_topic(),
+        app.second_store.publisher.watch_topic(),
         openness::watch(&app),
         keys,
     );
@@ -177,7 +161,7 @@ async fn background(app: App, refresh: Duration) {
 async fn finish(app: &App, ends_at: Instant) {
     let rest = || ends_at.saturating_duration_since(Instant::now());
     let claims = app.in_flight.finish(rest()).await;
-    let messages = app.claims.second_store.publisher.flush(rest()).await;
+    let messages = app.second_store.publisher.flush(rest()).await;
     if claims > 0 || messages != 0 {
         tracing::warn!(
             claims,

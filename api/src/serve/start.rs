@@ -1,10 +1,10 @@
 //! Checks the stores concurrently at start-up and builds the state that requests share.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_shared::config::StartError;
+use firstcome_shared::line_limit::LineLimit;
 use firstcome_shared::mysql::processes::{ProcessRow, announce};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::schedule::time_zone;
@@ -15,10 +15,10 @@ use super::auth::Identity;
 use super::bulkheads::{Bulkheads, InFlightLimit};
 use super::catalogue::Catalogue;
 use super::catalogue::remaining::RemainingCache;
-use super::claim::admit::ClaimService;
+use super::claim::batcher::Queues;
 use super::claim::kafka::Publisher;
 use super::claim::second_store::SecondStore;
-use super::state::{ChangeLocks, Services};
+use super::state::Services;
 use crate::stores::{StoreWait, unless_stopped};
 
 /// Builds the shared state. Returns `None` if `shutdown` came while waiting for a store.
@@ -59,27 +59,20 @@ pub(super) async fn services(
     announce(mysql.operators.clone(), process, shutdown.clone()).await;
 
     let catalogue = Catalogue::load(mysql.catalogue.clone(), redis.clone(), copy).await?;
-    let catalogue = Arc::new(catalogue);
     let publisher = Publisher::new(kafka, args.publish.deadline(), partitions.is_some())?;
     let second_store = SecondStore::new(publisher, &mysql.fallback, args.publish.clone());
-    let in_flight = Arc::new(InFlightLimit::new(args.http.max_claims_in_hand));
-    let claims = ClaimService::new(
-        mysql.clone(),
-        redis.clone(),
-        Arc::clone(&catalogue),
-        second_store,
-        Arc::clone(&in_flight),
-        redis_timeout,
-    );
     Ok(Some(Services {
         identity,
-        claims: Arc::new(claims),
         catalogue,
         remaining: RemainingCache::default(),
-        change_locks: ChangeLocks::default(),
-        in_flight,
+        in_flight: InFlightLimit::new(args.http.max_claims_in_hand),
         mysql,
         redis,
+        second_store,
+        queues: Queues::default(),
+        max_wait: redis_timeout,
+        request_timeout: Duration::from_millis(args.http.request_timeout_ms),
+        refused: LineLimit::default(),
         coupon_page: args.http.coupon_page,
         stopping: CancellationToken::new(),
     }))

@@ -3,7 +3,7 @@
 use chrono::Utc;
 use serde_json::{Value, json};
 
-use crate::world::{InProcessApi, ServeWorld, open, with};
+use crate::world::{ServeWorld, open, with};
 
 /// Inserts this many finished coupons, with ids from 1000 on.
 async fn finished(world: &ServeWorld, many: u32) {
@@ -24,34 +24,6 @@ async fn finished(world: &ServeWorld, many: u32) {
                 many - 1
             ))
             .await;
-    }
-}
-
-async fn walk(api: &InProcessApi, query: &str) -> (Vec<i64>, usize) {
-    let mut ids = Vec::new();
-    let mut pages = 0;
-    let mut path = format!("/v1/coupons{query}");
-    loop {
-        let page = api.get(&path).await;
-        assert_eq!(page.status, 200, "{page:?}");
-        ids.extend(
-            page.json
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|coupon| coupon["id"].as_i64().unwrap()),
-        );
-        pages += 1;
-        let Some(link) = page.headers.get("link") else {
-            return (ids, pages);
-        };
-        link.to_str()
-            .unwrap()
-            .trim_start_matches('<')
-            .split('>')
-            .next()
-            .unwrap()
-            .clone_into(&mut path);
     }
 }
 
@@ -79,8 +51,9 @@ async fn finds_changes_and_lists_finished_coupons() {
     );
     assert_eq!(api.get("/v1/coupons/3499").await.json["name"], "Renamed");
 
-    let all: Vec<i64> = (1_000..3_500).chain([id]).collect();
-    assert_eq!(walk(&api, "?limit=1000").await, (all.clone(), 3));
+    let listed = api.get("/v1/coupons?after=3498").await.json;
+    let ids = [&listed[0]["id"], &listed[1]["id"]];
+    assert_eq!(ids, [&json!(3_499), &json!(id)]);
 }
 
 #[tokio::test]

@@ -8,14 +8,12 @@ mod bulkheads;
 mod catalogue;
 mod changes;
 mod defences;
-mod identity;
 mod issued;
 mod next_day;
 mod operators;
 mod pages;
 mod people;
 mod promises;
-mod settings;
 mod sold_out;
 mod stores_away;
 #[path = "../support/mod.rs"]

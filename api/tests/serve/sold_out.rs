@@ -47,7 +47,7 @@ async fn sold_out_is_never_answered_with_a_closed_gate_or_without_redis() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = ServeWorld::closed().await.on_redis(&redis.url());
     world.open_gate().await;
-    let api = world.with("store-timeout-ms", 500).api().await;
+    let api = world.with("store-timeout-ms", 1_500).api().await;
     let (id, drop) = sold_out(&api, open(2)).await;
     set(&world, &["SCRIPT", "FLUSH"]).await;
     assert_eq!(api.claim(id, "u-3").await.code(), (409, "sold_out"));

@@ -15,7 +15,7 @@ pub(crate) async fn behind_mysql(world: &ServeWorld) -> (ServeWorld, FaultProxy)
     (
         world
             .with("database-url", url)
-            .with("database-timeout-ms", 500),
+            .with("database-timeout-ms", 1_500),
         proxy,
     )
 }
@@ -24,7 +24,7 @@ pub(crate) async fn behind_redis(world: &ServeWorld) -> (ServeWorld, FaultProxy)
     let proxy = stack().await.redis.proxy().await.unwrap();
     let url = stack().await.redis.url_via(&proxy);
     (
-        world.with("redis-url", url).with("store-timeout-ms", 500),
+        world.with("redis-url", url).with("store-timeout-ms", 1_500),
         proxy,
     )
 }
@@ -199,7 +199,7 @@ async fn claim_continues_after_its_client_disconnects() {
     let api = proxied.with("store-timeout-ms", 10_000).api().await;
     let (id, _) = api.make(open(5)).await;
     redis
-        .set(ProxyFault::Delay(Duration::from_millis(300)))
+        .set(ProxyFault::Delay(Duration::from_millis(1_500)))
         .await
         .unwrap();
     let url = format!("{}/v1/coupons/{id}/claims", api.base);
@@ -207,7 +207,7 @@ async fn claim_continues_after_its_client_disconnects() {
         .client
         .post(url)
         .header("x-user-id", "u-1")
-        .timeout(Duration::from_millis(200))
+        .timeout(Duration::from_secs(1))
         .send()
         .await;
     assert!(hung_up.unwrap_err().is_timeout());

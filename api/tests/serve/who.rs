@@ -41,20 +41,14 @@ async fn view_token_can_read_but_not_change() {
     assert_eq!(issued.json["issued"][0]["user_id"], "u-1");
     let before = world.dump().await;
     let path = format!("/v1/coupons/{id}");
-    let list = format!("{path}/allow-list");
-    let add = format!("{list}/add");
-    let remove = format!("{list}/remove");
+    let add = format!("{path}/allow-list/add");
+    let remove = format!("{path}/allow-list/remove");
     let revoke = format!("{path}/people/u-1/revoke");
-    let read = with_token(VIEW_TOKEN, &api, &list, Method::GET, "").await;
-    read.has_status(200);
-    let refused = with_token("x", &api, &list, Method::GET, "").await;
-    assert_eq!(refused.code(), (401, "unauthorized"));
     for (method, path, body) in [
         (Method::POST, "/v1/coupons", open(9)),
         (Method::PATCH, path.as_str(), json!({"paused": true})),
         (Method::POST, add.as_str(), json!(["u-2"])),
         (Method::POST, remove.as_str(), json!(["u-1"])),
-        (Method::DELETE, list.as_str(), Value::Null),
         (
             Method::POST,
             revoke.as_str(),
@@ -79,48 +73,6 @@ async fn view_token_can_read_but_not_change() {
             .map(|_| ())
             .map_err(|_| ()),
         Err(())
-    );
-}
-
-#[tokio::test]
-async fn accepts_each_of_two_tokens_and_refuses_two_headers() {
-    let world = ServeWorld::new().await;
-    let other = "b".repeat(40);
-    let api = world
-        .with("ops-token", format!("{OPS_TOKEN},{other}"))
-        .api()
-        .await;
-    for token in [OPS_TOKEN, &other] {
-        with_token(
-            token,
-            &api,
-            "/v1/coupons",
-            Method::POST,
-            &open(1).to_string(),
-        )
-        .await
-        .has_status(201);
-    }
-    let both = format!("{OPS_TOKEN},{other}");
-    with_token(&both, &api, "/v1/coupons", Method::POST, "{}")
-        .await
-        .is(401, "unauthorized");
-    for second in [OPS_TOKEN, "nonsense"] {
-        let values = [OPS_TOKEN, second].map(|token| format!("Bearer {token}"));
-        let headers = [
-            ("authorization", values[0].as_str()),
-            ("authorization", values[1].as_str()),
-        ];
-        let refused = api
-            .ask(Method::POST, "/v1/coupons", &headers, open(1).to_string())
-            .await;
-        assert_eq!(refused.code(), (400, "invalid"), "{second}");
-    }
-    assert_eq!(
-        world
-            .sql("SELECT COUNT(*), COUNT(DISTINCT token) FROM {db}.ops_actions")
-            .await,
-        [["2", "2"]]
     );
 }
 

@@ -27,26 +27,17 @@ use crate::support::{RunningProgram, migrate, new_database, parse};
 
 pub(crate) const OPS_TOKEN: &str = "a-token-for-operators-of-40-characters-x";
 
-/// Issuer and audience of users' tokens.
-pub(crate) const ISSUER: &str = "shop";
-pub(crate) const AUDIENCE: &str = "coupons";
 const TOKEN_SECRET: &str = "a secret of more than thirty-two bytes";
 
-/// Returns the claims of a user's token, with those of `more` added or overridden.
-pub(crate) fn claims(user: &str, more: &Value) -> Value {
-    let mut claims =
-        json!({"sub": user, "iss": ISSUER, "aud": AUDIENCE, "exp": Utc::now().timestamp() + 3_600});
-    claims
-        .as_object_mut()
-        .unwrap()
-        .extend(more.as_object().unwrap().clone());
-    claims
-}
-
-/// Builds an `Authorization` header with a token of these claims.
+/// Builds an `Authorization` header with a user's token, with the claims of `more` added or
+/// overridden.
 pub(crate) fn bearer(user: &str, more: &Value) -> String {
+    let exp = Utc::now().timestamp() + 3_600;
+    let mut claims = json!({"sub": user, "iss": "shop", "aud": "coupons", "exp": exp});
+    let more = more.as_object().unwrap().clone();
+    claims.as_object_mut().unwrap().extend(more);
     let header = json!({"alg": "HS256"});
-    let token = tokens::token(&header, &claims(user, more), TOKEN_SECRET.as_bytes());
+    let token = tokens::token(&header, &claims, TOKEN_SECRET.as_bytes());
     format!("Bearer {token}")
 }
 
@@ -138,13 +129,11 @@ impl ServeWorld {
 
     /// Returns this world with tokens for users.
     pub(crate) fn with_tokens(&self) -> Self {
-        let by_token = self
-            .with("user-auth", "jwt")
+        self.with("user-auth", "jwt")
             .with("jwt-algorithm", "HS256")
-            .with("jwt-secret", TOKEN_SECRET);
-        by_token
-            .with("jwt-issuer", ISSUER)
-            .with("jwt-audience", AUDIENCE)
+            .with("jwt-secret", TOKEN_SECRET)
+            .with("jwt-issuer", "shop")
+            .with("jwt-audience", "coupons")
     }
 
     pub(crate) async fn api(&self) -> InProcessApi {

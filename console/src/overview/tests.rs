@@ -116,12 +116,18 @@ fn unavailable_stores_and_closed_gates_are_shown_by_their_effect_on_users() {
             "Redis does not answer: nobody can claim | Redis does not answer | true",
         ),
         (
-            |s| s.admission = AdmissionState::Closed,
-            "Admission is closed: claims get 503 | closed: Redis is being verified | true",
+            |s| {
+                (s.admission, s.drops[0].verified) = (AdmissionState::Closed, false);
+                let mut told = alert("admission is closed", None);
+                (told.alert.kind, told.alert.drop_id) = ("admission_closed".to_owned(), None);
+                s.alerts = vec![told];
+            },
+            "1 coupon is closed: claims get 503 | closed until it is verified | true",
         ),
         (
-            |s| s.drops[0].verified = false,
-            "Admission to this coupon is closed: claims get 503 | closed until it is verified | true",
+            // Another coupon is closed.
+            |s| s.admission = AdmissionState::Closed,
+            "Everything is as promised | open | false",
         ),
         (
             |s| s.mysql_answers = false,
@@ -184,7 +190,7 @@ fn drop_screen_starts_with_its_state_and_counts_problems_elsewhere() {
     let open = "good: Winter <coupon> · drop 7: open, sold out";
     assert_eq!(verdict(&fine), open);
     assert_eq!((fine.problems.len(), fine.elsewhere), (0, 2));
-    let lead = "1970-01-01 00:10 to 00:40 UTC. Last pass: nothing found.";
+    let lead = "1970-01-01 00:10 UTC to 1970-01-01 00:40 UTC. Last pass: nothing found.";
     assert_eq!(fine.lead, lead);
 
     // An unavailable store concerns every drop.

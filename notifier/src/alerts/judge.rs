@@ -1,6 +1,8 @@
 //! Decides what to mail: new or changed problems, those that last (after 4 hours, doubling), and
 //! those that are over.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
 
@@ -98,7 +100,7 @@ pub(crate) fn observe(
             reason,
             since: alert.first_seen_at,
         });
-    } else if problem.size < alert.size {
+    } else if problem.size < alert.size || !alert.was_mailed() {
         // Some cases are repaired. New ones count from here.
         (alert.size, alert.content) = (problem.size, problem.content);
     }
@@ -212,10 +214,25 @@ fn is_due(
     }
     if problem.kind == AlertKind::Left(Kind::RedisLost) && problem.drop_id.is_none() {
         let admission = memory.alerts.get(ADMISSION);
-        let is_told = admission.is_some_and(|it| it.state == AlertState::Firing);
+        let is_told = admission.is_some_and(|it| it.state == AlertState::Firing)
+            || are_held_back(problem.size, memory);
         return !is_told && lasts >= policy.patience * 2;
     }
     true
+}
+
+/// Whether the alerts about repairs that wait for a confirmation tell why this many coupons are
+/// closed.
+pub(crate) fn are_held_back(closed: u64, memory: &AlertMemory) -> bool {
+    let held = firing(memory, AlertKind::Braked).filter_map(|it| it.coupon_id);
+    (1..=held.collect::<HashSet<_>>().len() as u64).contains(&closed)
+}
+
+/// Returns the firing alerts of a kind.
+pub(crate) fn firing(memory: &AlertMemory, kind: AlertKind) -> impl Iterator<Item = &Alert> {
+    let is_its = move |it: &&Alert| it.kind == kind.facts().word;
+    let all = memory.alerts.values().filter(is_its);
+    all.filter(|it| it.state == AlertState::Firing)
 }
 
 /// The pause after so many mails. It prevents a problem that comes and goes, or changes with every

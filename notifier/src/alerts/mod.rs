@@ -20,7 +20,7 @@ use crate::report::{
 use crate::wording;
 
 pub use judge::{MailPolicy, Notice, NoticeReason, Verdict, judge, pause};
-pub(crate) use judge::{begun, end, observe};
+pub(crate) use judge::{are_held_back, begun, end, firing, observe};
 
 /// The name of the alert about Redis: unreachable, or not verified yet. One outage has one alert.
 pub const ADMISSION: &str = "admission";
@@ -99,7 +99,7 @@ pub fn problems(run: &Run, broken: &[BrokenPromise]) -> Vec<Problem> {
             drop_id: key.2,
             slot: promise.slot,
             user_id: Some(promise.user_id.clone()),
-            ..Finding::report(Kind::BrokenPromise, promise.reason.clone())
+            ..Finding::report(Kind::BrokenPromise, promise.reason.replace('_', " "))
         });
     }
     let found = groups
@@ -132,17 +132,22 @@ pub fn repairs(run: &Run, broken: &[BrokenPromise]) -> BTreeMap<(Option<DropId>,
     counts
 }
 
-/// Returns the repairs that a mail names, with their drops. Opening a coupon is none: the alert
-/// about Redis tells it.
+/// Returns the repairs that a mail names, with their drops.
 pub(crate) fn mailed_repairs<'a>(
     run: &'a Run,
     broken: &'a [BrokenPromise],
 ) -> impl Iterator<Item = (Option<DropId>, &'a Finding)> {
     let broken = users(broken);
     placed(run)
-        .filter(|(.., it)| is_repair(it) && it.action != ActionKind::Open)
+        .filter(|(.., it)| is_repair(it) && !is_told_elsewhere(it))
         .filter(move |(_, drop, it)| !is_broken(it, *drop, &broken))
         .map(|(_, drop, finding)| (drop, finding))
+}
+
+/// Whether another alert tells it: that about Redis if a coupon opens, that about broken promises
+/// if a user is owed a slot.
+fn is_told_elsewhere(finding: &Finding) -> bool {
+    matches!(finding.action, ActionKind::Open | ActionKind::Owe)
 }
 
 /// Whether the finding was repaired and no part of it needs an operator.

@@ -287,7 +287,7 @@ impl<'a> PassSummary<'a> {
                     what = format!("{what}, {} more", rest.len());
                 }
                 if first.reason == NoticeReason::Repeat || first.problem.kind.is_outage() {
-                    what = format!("{what}, for {}", self.age(first));
+                    what = format!("{what} (for {})", self.age(first));
                 }
                 what
             }
@@ -328,7 +328,7 @@ impl<'a> PassSummary<'a> {
         let lasts = self.age(notice);
         let what = match (problem.kind, name) {
             (kind, _) if kind.is_outage() => {
-                return format!("{}, for {lasts}.", wording::capital(summary));
+                return format!("{} (for {lasts}).", wording::capital(summary));
             }
             (_, Some(name)) if is_one_sentence(problem) => format!("{name}: {summary}."),
             (_, None) if is_one_sentence(problem) => format!("{}.", wording::capital(summary)),

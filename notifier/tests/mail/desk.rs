@@ -131,9 +131,19 @@ impl Desk {
 
     /// Handles a pass that ends now, then sends everything that is due.
     pub(crate) async fn pass(&self, run: &Run) {
-        let notifier = self.notifier();
-        self.after_pass(&notifier, run).await;
-        notifier.flush(SOON).await.unwrap();
+        self.after_pass(&self.notifier(), run).await;
+        self.flush().await;
+    }
+
+    /// Sends everything that is due.
+    pub(crate) async fn flush(&self) {
+        self.notifier().flush(SOON).await.unwrap();
+    }
+
+    /// Sends everything that is due after this time.
+    pub(crate) async fn flush_after(&self, time: TimeDelta) {
+        self.clock.turn(time);
+        self.flush().await;
     }
 
     pub(crate) async fn query(&self, sql: &str) -> Vec<Vec<String>> {
@@ -164,10 +174,8 @@ impl Desk {
     /// Returns the subjects of one recipient's mails, in order.
     pub(crate) fn subjects(&self, to: &str) -> Vec<String> {
         let mails = self.sink.mails();
-        mails
-            .iter()
-            .filter(|mail| mail.to == [to])
-            .map(|mail| parsed(mail).subject().unwrap().to_owned())
+        let own = mails.iter().filter(|mail| mail.to == [to]);
+        own.map(|mail| parsed(mail).subject().unwrap().to_owned())
             .collect()
     }
 }
@@ -202,6 +210,13 @@ pub(crate) fn parsed(mail: &Mail) -> Message<'_> {
 /// Returns the plain text of a mail, with a space for each line break.
 pub(crate) fn text(mail: &Mail) -> String {
     parsed(mail).body_text(0).unwrap().replace("\r\n", " ")
+}
+
+/// Returns the thread of a mail.
+pub(crate) fn thread(mail: &Mail) -> String {
+    let mail = parsed(mail);
+    let thread = mail.references().as_text().expect("a thread");
+    thread.to_owned()
 }
 
 pub(crate) fn id(mail: &Mail) -> String {

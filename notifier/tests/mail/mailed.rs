@@ -6,86 +6,73 @@ use firstcome_shared::report::{
     ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
 };
 
-use crate::desk::{A, B, Desk, SOON, parsed, text};
-use crate::world::{applied, cased, drop_report, general, left, run};
+use crate::desk::{A, B, Desk, parsed, text, thread};
+use crate::world::{applied, cased, drop_report, finding, left, run};
+
+/// Returns a pass over drop 7.
+fn of_winter(id: &str, status: Status, findings: Vec<Finding>) -> Run {
+    let drop = drop_report(1, "Winter coupon", 7, findings);
+    run(id, status, vec![drop])
+}
+
+fn late(slot: i64) -> Finding {
+    applied(Kind::Unissued, slot, ActionKind::Issue, "no row")
+}
 
 pub(crate) fn repaired(id: &str) -> Run {
-    let findings = vec![applied(
-        Kind::Unissued,
-        37,
-        ActionKind::Issue,
-        "no row and no message",
-    )];
-    run(
-        id,
-        Status::Repaired,
-        vec![drop_report(1, "Winter coupon", 7, findings)],
-    )
+    of_winter(id, Status::Repaired, vec![late(37)])
 }
 
 pub(crate) fn drift(id: &str, slots: &[i64]) -> Run {
-    let findings = slots
-        .iter()
-        .map(|slot| left(Kind::FailedClaim, *slot, "no slot is left"))
-        .collect();
-    run(
-        id,
-        Status::Drift,
-        vec![drop_report(1, "Winter coupon", 7, findings)],
-    )
+    let failed = |slot: &i64| left(Kind::FailedClaim, *slot, "no slot is left");
+    of_winter(id, Status::Drift, slots.iter().map(failed).collect())
+}
+
+pub(crate) fn held_back(id: &str) -> Run {
+    let held = finding(
+        Kind::MissingAdmission,
+        3,
+        ActionKind::Project,
+        Outcome::Planned,
+    );
+    of_winter(id, Status::Braked, vec![held])
 }
 
 pub(crate) fn clean(id: &str) -> Run {
-    run(
-        id,
-        Status::Clean,
-        vec![drop_report(1, "Winter coupon", 7, Vec::new())],
-    )
+    of_winter(id, Status::Clean, Vec::new())
 }
 
 #[tokio::test]
 async fn repair_is_mailed_once_to_each_recipient_and_clean_pass_is_not() {
     let desk = Desk::new(&format!("{A}, Ops <{B}>")).await;
-    desk.pass(&repaired("r1")).await;
-    desk.pass(&repaired("r1")).await; // The same run again, as after a timeout.
-    desk.pass(&clean("r2")).await;
-    desk.pass(&Run {
-        dry_run: true,
-        ..drift("r3", &[3])
-    })
-    .await;
+    let mut dry_run = drift("r3", &[3]);
+    dry_run.dry_run = true;
+    // The same run again, as after a timeout.
+    for run in [repaired("r1"), repaired("r1"), clean("r2"), dry_run] {
+        desk.pass(&run).await;
+    }
     let subject = "[firstcome] repaired: Winter coupon · 100 of 100 issued · 1 issued late";
-    assert_eq!(
-        (desk.subjects(A), desk.subjects(B)),
-        (vec![subject.to_owned()], vec![subject.to_owned()])
-    );
+    assert_eq!([desk.subjects(A), desk.subjects(B)], [[subject], [subject]]);
     let mails = desk.sink.mails();
     let mail = parsed(&mails[0]);
-    assert_eq!(
-        mail.from().unwrap().first().unwrap().address(),
-        Some("firstcome@example.com")
-    );
-    assert_eq!(
-        mail.header_raw("Auto-Submitted").unwrap().trim(),
-        "auto-generated"
-    );
-    assert_eq!(
-        mail.header_raw("List-Id").unwrap().trim(),
-        "Firstcome <firstcome.example.com>"
-    );
+    let from = mail.from().unwrap().first().unwrap().address();
+    assert_eq!(from, Some("firstcome@example.com"));
+    for (header, value) in [
+        ("Auto-Submitted", "auto-generated"),
+        ("List-Id", "Firstcome <firstcome.example.com>"),
+    ] {
+        assert_eq!(mail.header_raw(header).unwrap().trim(), value);
+    }
     assert!(mail.date().is_some() && mail.message_id().unwrap().ends_with("@example.com"));
-    assert!(mail.body_text(0).unwrap().contains("slot 37 · c•••37"));
-    assert!(mail.body_html(0).unwrap().contains("slot 37 · c•••37"));
-    assert!(
-        mail.in_reply_to().is_empty() && mail.references().is_empty(),
-        "a repair does not start a thread"
-    );
+    let starts_thread = mail.in_reply_to().is_empty() && mail.references().is_empty();
+    assert!(starts_thread, "a repair does not start a thread");
     assert!(mails[0].raw.is_ascii());
-    let [row] = &desk.query("SELECT body, html FROM outbox LIMIT 1").await[..] else {
-        panic!()
-    };
-    assert_eq!(mail.body_text(0).unwrap().replace("\r\n", "\n"), row[0]);
-    assert_eq!(mail.body_html(0).unwrap().replace("\r\n", "\n"), row[1]);
+    let rows = desk.query("SELECT body, html FROM outbox LIMIT 1").await;
+    let parts = [mail.body_text(0), mail.body_html(0)].map(Option::unwrap);
+    for (part, row) in parts.iter().zip(&rows[0]) {
+        assert!(part.contains("slot 37 · c•••37"), "{part}");
+        assert_eq!(part.replace("\r\n", "\n"), *row);
+    }
 }
 
 #[tokio::test]
@@ -108,32 +95,17 @@ async fn all_mails_of_one_drift_share_a_thread_across_restarts() {
         desk.subjects(A),
         [
             "[firstcome] action needed: 1 unrepaired failed claim · Winter coupon · 99 of 100 issued",
-            "[firstcome] action needed: 1 unrepaired failed claim, for 4 h · Winter coupon · 99 of 100 issued",
+            "[firstcome] action needed: 1 unrepaired failed claim (for 4 h) · Winter coupon · 99 of 100 issued",
             "[firstcome] action needed: 2 unrepaired failed claims · Winter coupon · 98 of 100 issued",
             "[firstcome] resolved: 2 unrepaired failed claims · Winter coupon · 100 of 100 issued",
         ]
     );
     let mails = desk.sink.mails();
-    let threads: Vec<String> = mails
-        .iter()
-        .map(|mail| {
-            parsed(mail)
-                .references()
-                .as_text()
-                .unwrap_or_default()
-                .to_owned()
-        })
-        .collect();
-    assert!(
-        threads
-            .iter()
-            .all(|thread| *thread == threads[0] && thread.ends_with("@example.com")),
-        "{threads:?}"
-    );
-    assert_eq!(
-        parsed(&mails[1]).in_reply_to().as_text(),
-        Some(threads[0].as_str())
-    );
+    let threads: Vec<String> = mails.iter().map(thread).collect();
+    let is_same = |it: &String| *it == threads[0] && it.ends_with("@example.com");
+    assert!(threads.iter().all(is_same), "{threads:?}");
+    let answers = parsed(&mails[1]).in_reply_to().as_text().map(str::to_owned);
+    assert_eq!(answers.as_ref(), Some(&threads[0]));
     let ids: std::collections::HashSet<String> = mails.iter().map(crate::desk::id).collect();
     assert_eq!(ids.len(), 4);
     assert_eq!(
@@ -173,11 +145,8 @@ async fn frequent_repairs_are_mailed_together_and_completely() {
     ] {
         assert!(text.contains(held), "{held}: {text}");
     }
-    assert_eq!(
-        desk.query("SELECT COUNT(*) FROM alerts WHERE status = 'firing'")
-            .await,
-        [["0"]]
-    );
+    let firing = "SELECT COUNT(*) FROM alerts WHERE status = 'firing'";
+    assert_eq!(desk.query(firing).await, [["0"]]);
 }
 
 #[tokio::test]
@@ -191,44 +160,39 @@ async fn two_processes_that_see_the_same_drift_mail_it_once() {
     let (first, second) = tokio::join!(one.after_pass(&first, now), two.after_pass(&second, now));
     first.unwrap();
     second.unwrap();
-    one.flush(SOON).await.unwrap();
+    desk.flush().await;
     assert_eq!(desk.subjects(A).len(), 1);
 }
 
-fn missed(
-    expected_at: DateTime<Utc>,
-    noticed_at: DateTime<Utc>,
-    because: Option<&str>,
-) -> MissedRun {
+/// A run that was due three hours ago.
+fn missed(schedule: &str, now: DateTime<Utc>) -> MissedRun {
     MissedRun {
-        schedule: "DEEP_CRON".to_owned(),
-        expected_at,
-        noticed_at,
-        because: because.map(str::to_owned),
+        schedule: schedule.to_owned(),
+        expected_at: now - TimeDelta::hours(3),
+        noticed_at: now,
+        because: None,
     }
 }
 
 #[tokio::test]
 async fn digest_is_retried_if_enqueueing_fails_and_is_mailed_once_a_day() {
     let desk = Desk::new(A).await;
+    let [one, two] = [desk.notifier(), desk.notifier()];
     let now = desk.clock.now();
     desk.run("RENAME TABLE outbox TO away").await;
-    desk.notifier().daily_digest(now, now).await.unwrap_err();
+    one.daily_digest(now, now).await.unwrap_err();
     desk.run("RENAME TABLE away TO outbox").await;
-    let one = desk.notifier();
-    let two = desk.notifier();
     let (first, second) = tokio::join!(one.daily_digest(now, now), two.daily_digest(now, now));
     first.unwrap();
     second.unwrap();
-    one.flush(SOON).await.unwrap();
-    let tomorrow = desk.clock.turn(TimeDelta::days(1));
-    one.daily_digest(tomorrow, tomorrow).await.unwrap();
-    one.flush(SOON).await.unwrap();
     // The last digest is dated a month ahead, by a clock that has been corrected since.
-    desk.run("UPDATE reconciler_state SET value = '2027-01-01T00:00:00+00:00' WHERE name = 'last_run:digest'").await;
-    let later = desk.clock.turn(TimeDelta::days(1));
-    one.daily_digest(later, later).await.unwrap();
-    one.flush(SOON).await.unwrap();
+    let ahead = "UPDATE reconciler_state SET value = '2027-01-01T00:00:00+00:00' WHERE name = 'last_run:digest'";
+    for change in ["DO 1", ahead] {
+        desk.run(change).await;
+        let tomorrow = desk.clock.turn(TimeDelta::days(1));
+        one.daily_digest(tomorrow, tomorrow).await.unwrap();
+    }
+    desk.flush().await;
     assert_eq!(desk.subjects(A).len(), 3);
 }
 
@@ -254,17 +218,14 @@ async fn missed_runs_and_the_daily_digest_are_mailed() {
     let now = desk.clock.now();
     // Two daemons notice the same missed run.
     for notifier in [&notifier, &desk.notifier()] {
-        notifier
-            .missed_run(missed(now - TimeDelta::hours(3), now, None))
-            .await
-            .unwrap();
+        notifier.missed_run(missed("DEEP_CRON", now)).await.unwrap();
         notifier.daily_digest(now, now).await.unwrap();
     }
-    notifier.flush(SOON).await.unwrap();
+    desk.flush().await;
     assert_eq!(
         desk.subjects(A)[1..],
         [
-            "[firstcome] action needed: a run of DEEP_CRON is late, for 3 h",
+            "[firstcome] action needed: a run of DEEP_CRON is late (for 3 h)",
             "[firstcome] daily digest: 1 problem open · 1 run · 1 drop exact",
         ]
     );
@@ -286,43 +247,33 @@ async fn notice_about_a_late_run_is_followed_by_one_when_it_is_over() {
     let desk = Desk::new(A).await;
     let now = desk.clock.now();
     for schedule in ["RECONCILE_CRON", "DEEP_CRON"] {
-        let late = MissedRun {
-            schedule: schedule.to_owned(),
-            ..missed(now - TimeDelta::hours(3), now, None)
-        };
+        let late = missed(schedule, now);
         desk.notifier().missed_run(late).await.unwrap();
     }
     desk.pass(&clean("r1")).await;
     assert_eq!(desk.subjects(A)[2..], ["[firstcome] resolved: late run"]);
-    let deep = Run {
-        deep: true,
-        ..clean("r2")
-    };
+    let mut deep = clean("r2");
+    deep.deep = true;
     desk.pass(&deep).await;
     assert_eq!(desk.subjects(A).len(), 4);
 }
 
-fn kafka_is_away(id: &str, findings: Vec<Finding>) -> Run {
+pub(crate) fn kafka_is_away(id: &str, findings: Vec<Finding>) -> Run {
     let error = "the topic cannot be read: Meta data fetch error: BrokerTransportFailure";
-    let of_run = general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, error);
+    let of_run = Finding::report(Kind::Stalled, error);
     Run {
         error: Some(error.to_owned()),
         findings: vec![cased(FindingCase::RunFailed(FailureCause::Kafka), of_run)],
-        ..run(
-            id,
-            Status::Failed,
-            vec![drop_report(1, "Winter coupon", 7, findings)],
-        )
+        ..of_winter(id, Status::Failed, findings)
     }
 }
 
 #[tokio::test]
 async fn one_outage_has_one_mail_and_one_notice_which_tells_the_repairs_made_meanwhile() {
     let desk = Desk::new(A).await;
-    let late = |slot| vec![applied(Kind::Unissued, slot, ActionKind::Issue, "no row")];
     for n in 0..5 {
-        desk.pass(&kafka_is_away(&format!("r{n}"), late(n + 1)))
-            .await;
+        let failed = kafka_is_away(&format!("r{n}"), vec![late(n + 1)]);
+        desk.pass(&failed).await;
         desk.clock.turn(TimeDelta::seconds(20));
     }
     desk.pass(&clean("r9")).await;
@@ -330,23 +281,21 @@ async fn one_outage_has_one_mail_and_one_notice_which_tells_the_repairs_made_mea
     assert_eq!(
         desk.subjects(A),
         [
-            "[firstcome] action needed: Kafka does not answer, for 40 s",
+            "[firstcome] action needed: Kafka does not answer (for 40 s)",
             "[firstcome] resolved: outage of Kafka · Winter coupon · 100 of 100 issued · repaired: 5 promises without a row in earlier passes since 06:00 UTC",
         ]
     );
     let mails = desk.sink.mails();
-    let thread = |at: usize| parsed(&mails[at]).references().as_text().map(str::to_owned);
-    assert!(thread(0).is_some() && thread(0) == thread(1), "one thread");
-    let begun = text(&mails[0]);
+    assert_eq!(thread(&mails[0]), thread(&mails[1]), "one thread");
+    let [begun, over] = [0, 1].map(|at| text(&mails[at]));
+    let is_plain = !begun.contains("BrokerTransportFailure");
     assert!(
-        begun.contains("Claims go on, each about 2 s slower"),
+        is_plain && begun.contains("Claims go on, each about 2 s slower"),
         "{begun}"
     );
-    assert!(!begun.contains("BrokerTransportFailure"), "{begun}");
-    let over = text(&mails[1]);
+    let is_over = over.contains("Over after 1 min: outage of Kafka.");
     assert!(
-        over.contains("Over after 1 min: outage of Kafka.")
-            && over.contains("5 promises without a row"),
+        is_over && over.contains("5 promises without a row"),
         "{over}"
     );
 }

@@ -8,7 +8,7 @@ use firstcome_notifier::Clock as _;
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_stack::{FaultProxy, ProxyFault, eventually};
 
-use crate::desk::{A, Desk, SOON, mysql, parsed};
+use crate::desk::{A, Desk, SOON, mysql, thread};
 use crate::mailed::{clean, repaired};
 
 /// A test environment with its MySQL behind a proxy.
@@ -46,29 +46,24 @@ async fn mysql_is_reported_unavailable_only_if_it_is() {
     desk.run("RENAME TABLE alerts TO away").await;
     for n in 0..3 {
         let now = desk.clock.turn(TimeDelta::minutes(1));
-        notifier
-            .after_pass(&clean(&format!("r{n}")), now)
-            .await
-            .unwrap_err();
+        let pass = clean(&format!("r{n}"));
+        notifier.after_pass(&pass, now).await.unwrap_err();
     }
     desk.until_there_are(1).await;
     desk.run("RENAME TABLE away TO alerts").await;
-    notifier
-        .after_pass(&clean("r9"), desk.clock.turn(TimeDelta::minutes(1)))
-        .await
-        .unwrap();
-    notifier.flush(SOON).await.unwrap();
+    desk.clock.turn(TimeDelta::minutes(1));
+    desk.after_pass(&notifier, &clean("r9")).await;
+    desk.flush().await;
     let subjects = desk.subjects(A);
     assert_eq!(
         subjects,
         [
-            "[firstcome] action needed: MySQL answers, but alerts cannot be recorded, for 1 min",
+            "[firstcome] action needed: MySQL answers, but alerts cannot be recorded (for 1 min)",
             "[firstcome] resolved: refusal of alerts",
         ]
     );
     let mails = desk.sink.mails();
-    let thread = |at: usize| parsed(&mails[at]).references().as_text().map(str::to_owned);
-    assert!(thread(0).is_some() && thread(0) == thread(1), "one thread");
+    assert_eq!(thread(&mails[0]), thread(&mails[1]), "one thread");
 }
 
 #[tokio::test]
@@ -79,34 +74,19 @@ async fn outage_of_mysql_and_its_end_are_mailed() {
     desk.after_pass(&notifier, &clean("r0")).await;
 
     mysql.proxy.set(ProxyFault::Cut).await.unwrap();
-    assert!(
-        notifier
-            .after_pass(&repaired("r1"), desk.clock.now())
-            .await
-            .is_err()
-    );
-    for n in 2..5 {
-        let now = desk.clock.turn(TimeDelta::minutes(2));
-        assert!(
-            notifier
-                .after_pass(&clean(&format!("r{n}")), now)
-                .await
-                .is_err()
-        );
+    for run in [repaired("r1"), clean("r2"), clean("r3"), clean("r4")] {
+        let now = desk.clock.now();
+        notifier.after_pass(&run, now).await.unwrap_err();
+        desk.clock.turn(TimeDelta::minutes(2));
     }
     desk.until_there_are(1).await;
     let subject = &desk.subjects(A)[0];
-    assert!(
-        subject.starts_with("[firstcome] action needed: MySQL "),
-        "{subject}"
-    );
+    let begins = "[firstcome] action needed: MySQL ";
+    assert!(subject.starts_with(begins), "{subject}");
 
     mysql.comes_back().await;
-    let now = desk.clock.turn(TimeDelta::minutes(2));
-    notifier.after_pass(&clean("r6"), now).await.unwrap();
-    notifier.flush(SOON).await.unwrap();
-    assert_eq!(
-        desk.subjects(A)[1..],
-        ["[firstcome] resolved: outage of MySQL"]
-    );
+    desk.after_pass(&notifier, &clean("r6")).await;
+    desk.flush().await;
+    let over = "[firstcome] resolved: outage of MySQL";
+    assert_eq!(desk.subjects(A)[1..], [over]);
 }

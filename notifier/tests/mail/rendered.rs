@@ -171,77 +171,38 @@ fn run(id: &str, status: Status, drops: Vec<DropReport>) -> Run {
     world::run(&id, status, drops)
 }
 
-/// Compares the mail of a single pass with its snapshot.
-fn keep_pass(name: &str, run: &Run) {
-    keep(name, &mail(&[(at(1), run)], &[], &linked()).unwrap());
+/// Returns a pass over drop 7.
+fn of_winter(id: &str, status: Status, findings: Vec<Finding>) -> Run {
+    run(id, status, vec![drop_report(1, WINTER, 7, findings)])
+}
+
+fn late() -> Finding {
+    let detail = "admitted 64 s ago, no row and no message";
+    applied(Kind::Unissued, 37, ActionKind::Issue, detail)
 }
 
 fn repaired() -> Run {
+    let issued = |slot, detail| applied(Kind::FailedClaim, slot, ActionKind::Issue, detail);
     let findings = vec![
-        applied(
-            Kind::Unissued,
-            37,
-            ActionKind::Issue,
-            "admitted 64 s ago, no row and no message",
-        ),
-        applied(
-            Kind::FailedClaim,
-            52,
-            ActionKind::Issue,
-            "failed claim 11 (undecodable)",
-        ),
-        applied(
-            Kind::FailedClaim,
-            53,
-            ActionKind::Issue,
-            "failed claim 12 (undecodable)",
-        ),
+        late(),
+        issued(52, "failed claim 11 (undecodable)"),
+        issued(53, "failed claim 12 (undecodable)"),
     ];
-    run(
-        "a1",
-        Status::Repaired,
-        vec![drop_report(1, WINTER, 7, findings)],
-    )
+    of_winter("a1", Status::Repaired, findings)
 }
 
 fn failed_claims() -> Run {
+    let none = "failed claim 15: the drop has no such slot";
     let findings = vec![
-        applied(
-            Kind::Unissued,
-            37,
-            ActionKind::Issue,
-            "admitted 64 s ago, no row and no message",
-        ),
+        late(),
         left(Kind::FailedClaim, 100, "failed claim 12: it names no user"),
-        left(
-            Kind::FailedClaim,
-            412,
-            "failed claim 15: the drop has no such slot",
-        ),
+        left(Kind::FailedClaim, 412, none),
     ];
-    run(
-        "a2",
-        Status::Drift,
-        vec![drop_report(1, WINTER, 7, findings)],
-    )
+    of_winter("a2", Status::Drift, findings)
 }
 
 fn clean() -> Run {
-    run(
-        "a3",
-        Status::Clean,
-        vec![drop_report(1, WINTER, 7, Vec::new())],
-    )
-}
-
-#[test]
-fn renders_a_repair() {
-    let mail = mail(&[(at(1), &repaired())], &[], &linked()).unwrap();
-    assert_eq!(
-        mail.subject,
-        "[firstcome] repaired: Winter coupon · 100 of 100 issued · 3 issued late"
-    );
-    keep("repaired", &mail);
+    of_winter("a3", Status::Clean, Vec::new())
 }
 
 #[test]
@@ -250,8 +211,7 @@ fn held_back_repairs_are_listed_by_kind_number_and_pass() {
         let detail = "another user holds this slot";
         applied(Kind::SlotConflict, slot, ActionKind::Project, detail)
     });
-    let swapped = vec![drop_report(1, WINTER, 7, swapped.to_vec())];
-    let swapped = run("b1", Status::Repaired, swapped);
+    let swapped = of_winter("b1", Status::Repaired, swapped.to_vec());
     let runs = [
         (at(-250), &swapped),
         (at(-225), &repaired()),
@@ -269,45 +229,66 @@ fn held_back_repairs_are_listed_by_kind_number_and_pass() {
     }
 }
 
+/// A finding about no drop, or about a coupon that stays closed.
+fn of_no_drop(kind: Kind, detail: &str, coupon_id: Option<CouponId>) -> Finding {
+    let (action, result) = match coupon_id {
+        Some(_) => (ActionKind::Open, Outcome::Failed),
+        None => (ActionKind::Report, Outcome::Skipped),
+    };
+    Finding {
+        coupon_id,
+        needs_person: true,
+        ..general(kind, action, result, detail)
+    }
+}
+
 #[test]
-fn renders_a_problem_that_needs_an_operator() {
+fn renders_passes() {
+    let held = |slot| {
+        let (action, result) = (ActionKind::Project, Outcome::Planned);
+        finding(Kind::MissingAdmission, slot, action, result)
+    };
+    let with = |finding| Run {
+        findings: vec![finding],
+        ..clean()
+    };
+    let flushed = |drop| {
+        let (action, result) = (ActionKind::Project, Outcome::Applied);
+        let lost = general(Kind::RedisLost, action, result, "Redis has lost the drop");
+        drop_report(drop, &format!("Coupon {drop}"), drop, vec![lost])
+    };
+    let stands = "4120 messages wait on the topic and the consumer has not moved for 95 s";
+    let evicts = "Redis may evict admissions (maxmemory-policy is allkeys-lru): set `maxmemory-policy noeviction`";
+    let evicts = of_no_drop(Kind::Stalled, evicts, None);
+    let evicts = cased(FindingCase::Unsafe(UnsafePart::Redis), evicts);
+    let closed = "coupon 1 stays closed and answers 503: in drop 7, slot 9, another user holds this slot (and 2 more)";
+    let closed = of_no_drop(Kind::RedisLost, closed, Some(CouponId(1)));
+    let changed = "another user holds this slot; Redis was emptied meanwhile";
+    let changed = left(Kind::SlotConflict, 4, changed);
+    #[rustfmt::skip]
+    let passes = [
+        ("repaired", repaired()),
+        ("action_needed", failed_claims()),
+        ("braked", of_winter("a4", Status::Braked, (1..=64).map(held).collect())),
+        ("stalled", with(Finding::report(Kind::Stalled, stands))),
+        ("unsafe_setting", with(evicts)),
+        ("closed_coupon", with(closed)),
+        ("left", of_winter("a9", Status::Drift, vec![changed])),
+        ("redis_flushed", run("aa", Status::Repaired, (1..=22).map(flushed).collect())),
+    ];
+    for (name, pass) in passes {
+        keep(name, &mail(&[(at(1), &pass)], &[], &linked()).unwrap());
+    }
     let run = failed_claims();
-    keep_pass("action_needed", &run);
-    keep(
-        "action_needed_without_links",
-        &mail(&[(at(1), &run)], &[], &Links::default()).unwrap(),
-    );
+    let bare = mail(&[(at(1), &run)], &[], &Links::default());
+    keep("action_needed_without_links", &bare.unwrap());
+    let again = [(at(1), &run), (at(4 * 3_600 + 1), &run)];
     keep(
         "action_needed_again",
-        &mail(&[(at(1), &run), (at(4 * 3_600 + 1), &run)], &[], &linked()).unwrap(),
+        &mail(&again, &[], &linked()).unwrap(),
     );
-}
-
-#[test]
-fn renders_a_resolved_problem() {
-    let mail = mail(
-        &[(at(1), &failed_claims()), (at(5_400), &clean())],
-        &[],
-        &linked(),
-    )
-    .unwrap();
-    keep("resolved", &mail);
-}
-
-#[test]
-fn renders_repairs_that_the_limit_holds_back() {
-    let held = (1..=64)
-        .map(|slot| {
-            finding(
-                Kind::MissingAdmission,
-                slot,
-                ActionKind::Project,
-                Outcome::Planned,
-            )
-        })
-        .collect();
-    let held = run("a4", Status::Braked, vec![drop_report(1, WINTER, 7, held)]);
-    keep_pass("braked", &held);
+    let over = [(at(1), &run), (at(5_400), &clean())];
+    keep("resolved", &mail(&over, &[], &linked()).unwrap());
 }
 
 #[test]
@@ -324,22 +305,9 @@ fn renders_broken_promises() {
         let detail = "the slot is above the quantity";
         applied(Kind::OverAdmitted, slot, ActionKind::Owe, detail)
     };
-    let drop = drop_report(1, WINTER, 7, vec![moved(101), moved(102)]);
-    let run = run("a5", Status::Drift, vec![drop]);
-    keep(
-        "broken_promises",
-        &mail(&[(at(1), &run)], &broken, &linked()).unwrap(),
-    );
-}
-
-#[test]
-fn renders_a_stall() {
-    let detail = "4120 messages wait on the topic and the consumer has not moved for 95 s";
-    let stalled = Run {
-        findings: vec![Finding::report(Kind::Stalled, detail)],
-        ..clean()
-    };
-    keep_pass("stalled", &stalled);
+    let run = of_winter("a5", Status::Drift, vec![moved(101), moved(102)]);
+    let mail = mail(&[(at(1), &run)], &broken, &linked()).unwrap();
+    keep("broken_promises", &mail);
 }
 
 fn outage(kind: AlertKind, summary: &str, why: &[&str]) -> Notice {
@@ -353,50 +321,53 @@ fn outage(kind: AlertKind, summary: &str, why: &[&str]) -> Notice {
     }
 }
 
+/// Compares the mail about an outage with its snapshot.
+fn keep_outage(name: &str, notice: &Notice, now: DateTime<Utc>) {
+    let ids = [("kafka_unreachable", 41), ("admission", 42)];
+    let links = linked();
+    let mail = AlertMail {
+        problems: std::slice::from_ref(notice),
+        ids: ids.map(|(name, id)| (name.to_owned(), id)).into(),
+        ..AlertMail::empty(&links, now)
+    };
+    keep(name, &mail.render().unwrap());
+}
+
 /// The mail about each outage names the store, what users notice and what to do.
 #[test]
 fn renders_outages() {
-    let links = linked();
-    let ids = HashMap::from([
-        ("kafka_unreachable".to_owned(), 41),
-        ("admission".to_owned(), 42),
-    ]);
-    let told = |name, notice: &Notice, now| {
-        let mail = AlertMail {
-            problems: std::slice::from_ref(notice),
-            ids: ids.clone(),
-            ..AlertMail::empty(&links, now)
-        };
-        keep(name, &mail.render().unwrap());
-    };
     let kafka = outage(AlertKind::KafkaUnreachable, "Kafka does not answer", &[]);
-    told("outage_of_kafka", &kafka, at(31));
+    keep_outage("outage_of_kafka", &kafka, at(31));
     let lasts = Notice {
         reason: NoticeReason::Repeat,
         ..kafka
     };
-    told("outage_of_kafka_lasts", &lasts, at(14_500));
-    let outages = "outage_of_redis | Redis refuses connections |
-        admission_closed | admission is closed | coupon 1 stays closed: 5000 messages are to be read first
-        outage_of_mysql | MySQL refuses connections |
-        alerts_not_recorded | MySQL answers, but alerts cannot be recorded | Lock wait timeout
-        run_failed | passes fail: MySQL: write rows: Table is full |";
-    let kinds = [
-        AlertKind::RedisUnreachable,
-        AlertKind::AdmissionClosed,
-        AlertKind::MysqlUnreachable,
-        AlertKind::AlertsNotRecorded,
-        AlertKind::RunFailed,
+    keep_outage("outage_of_kafka_lasts", &lasts, at(14_500));
+    let to_read = "coupon 1 stays closed: 5000 messages are to be read first";
+    let unrecorded = "MySQL answers, but alerts cannot be recorded";
+    let full = "passes fail: MySQL: write rows: Table is full";
+    #[rustfmt::skip]
+    let outages: [(&str, AlertKind, &str, &[&str]); 5] = [
+        ("outage_of_redis", AlertKind::RedisUnreachable, "Redis refuses connections", &[]),
+        ("admission_closed", AlertKind::AdmissionClosed, "1 coupon is closed", &[to_read]),
+        ("outage_of_mysql", AlertKind::MysqlUnreachable, "MySQL refuses connections", &[]),
+        ("alerts_not_recorded", AlertKind::AlertsNotRecorded, unrecorded, &["Lock wait timeout"]),
+        ("run_failed", AlertKind::RunFailed, full, &[]),
     ];
-    for (kind, line) in kinds.into_iter().zip(outages.lines()) {
-        let parts: Vec<&str> = line.split('|').map(str::trim).collect();
-        let why: Vec<&str> = parts[2..]
-            .iter()
-            .copied()
-            .filter(|it| !it.is_empty())
-            .collect();
-        told(parts[0], &outage(kind, parts[1], &why), at(31));
+    for (name, kind, summary, why) in outages {
+        keep_outage(name, &outage(kind, summary, why), at(31));
     }
+    let run = MissedRun {
+        schedule: "RECONCILE_CRON".to_owned(),
+        expected_at: at(0),
+        noticed_at: at(7_500),
+        because: None,
+    };
+    let late = Notice {
+        problem: run.problem(),
+        ..outage(AlertKind::RunMissed, "", &[])
+    };
+    keep_outage("run_missed", &late, run.noticed_at);
 }
 
 #[test]
@@ -430,45 +401,6 @@ fn renders_the_end_of_an_outage_with_what_passes_repaired_meanwhile() {
         ..AlertMail::empty(&links, at(720))
     };
     keep("outage_of_kafka_over", &mail.render().unwrap());
-}
-
-#[test]
-fn renders_problems_without_a_drop() {
-    let of_none = |kind, detail, coupon_id: Option<CouponId>| {
-        let (action, result) = match coupon_id {
-            Some(_) => (ActionKind::Open, Outcome::Failed),
-            None => (ActionKind::Report, Outcome::Skipped),
-        };
-        Run {
-            findings: vec![Finding {
-                coupon_id,
-                needs_person: true,
-                ..general(kind, action, result, detail)
-            }],
-            status: Status::Drift,
-            ..clean()
-        }
-    };
-    let evicts = "Redis may evict admissions (maxmemory-policy is allkeys-lru): set `maxmemory-policy noeviction`";
-    let mut evicting = of_none(Kind::Stalled, evicts, None);
-    evicting.findings[0].case = FindingCase::Unsafe(UnsafePart::Redis);
-    keep_pass("unsafe_setting", &evicting);
-    let closed = "coupon 1 stays closed and answers 503: in drop 7, slot 9, another user holds this slot (and 2 more)";
-    let two = left(
-        Kind::SlotConflict,
-        4,
-        "another user holds this slot; Redis was emptied meanwhile",
-    );
-    let left = run(
-        "a9",
-        Status::Drift,
-        vec![drop_report(1, WINTER, 7, vec![two])],
-    );
-    keep_pass("left", &left);
-    keep_pass(
-        "closed_coupon",
-        &of_none(Kind::RedisLost, closed, Some(CouponId(1))),
-    );
 }
 
 #[test]
@@ -519,27 +451,6 @@ fn commands_can_be_pasted() {
         "-H|Authorization: Bearer secret|-H|Content-Type: application/json|-X|POST|-d|{\"by\":\"Kim\"}|\
          https://reconciler.example.com/v1/alerts/41/acknowledge|"
     );
-}
-
-#[test]
-fn renders_a_missed_run() {
-    let run = MissedRun {
-        schedule: "RECONCILE_CRON".to_owned(),
-        expected_at: at(0),
-        noticed_at: at(7_500),
-        because: None,
-    };
-    let notice = Notice {
-        problem: run.problem(),
-        reason: NoticeReason::New,
-        since: run.expected_at,
-    };
-    let links = linked();
-    let mail = AlertMail {
-        problems: std::slice::from_ref(&notice),
-        ..AlertMail::empty(&links, run.noticed_at)
-    };
-    keep("run_missed", &mail.render().unwrap());
 }
 
 fn quiet_day() -> DailyDigest {

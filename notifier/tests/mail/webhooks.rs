@@ -4,12 +4,12 @@
 use std::collections::HashSet;
 
 use chrono::TimeDelta;
-use firstcome_notifier::{Clock as _, WebhookArgs, test_webhook};
-use firstcome_shared::report::Run;
+use firstcome_notifier::{WebhookArgs, test_webhook};
 use tokio_util::sync::CancellationToken;
 
-use crate::desk::{A, Desk, SOON, text};
+use crate::desk::{A, Desk, SOON};
 use crate::mailed::{clean, drift};
+use crate::outbox::{digest, patience};
 use crate::receiver::{CannedReply, OTHER, Received, Receiver, SECRET};
 
 /// Returns settings for these receivers.
@@ -65,34 +65,22 @@ async fn every_mail_about_an_alert_has_an_event_signed_according_to_the_specific
     assert_eq!(first.header("content-type"), "application/json");
     let at = crate::world::at(0).timestamp().to_string();
     assert_eq!(first.header("webhook-timestamp"), at);
-    assert!(
-        !first.id().contains('.'),
-        "it would make the signed text ambiguous"
-    );
+    let is_clear = !first.id().contains('.');
+    assert!(is_clear, "the signed text would be ambiguous");
     assert_eq!(first.json()["timestamp"], "2026-12-01T06:00:00.000Z");
     let data = &first.json()["data"];
-    let fields = [
-        "coupon_id",
-        "drop_id",
-        "coupon",
-        "issued",
-        "quantity",
-        "cases",
-    ];
-    let fields = fields.map(|field| data[field].to_string());
+    let fields = "coupon_id drop_id coupon issued quantity cases".split(' ');
+    let fields: Vec<String> = fields.map(|field| data[field].to_string()).collect();
     assert_eq!(fields, ["1", "7", "\"Winter coupon\"", "99", "100", "1"]);
     assert!(data["what_to_do"].as_str().unwrap().contains("correct it"));
     assert!(data["alert_id"].is_i64());
     assert_eq!(received[2].json()["data"]["alert_id"], data["alert_id"]);
     let names_a_user = |one: &Received| one.body.contains("customer-");
     assert!(!received.iter().any(names_a_user));
-    let rows = desk
-        .query("SELECT kind, target, body FROM outbox WHERE channel = 'webhook'")
-        .await;
-    assert!(
-        rows.len() == 3 && !format!("{rows:?}").contains("hunter2"),
-        "no table contains the secret of the address"
-    );
+    let rows = "SELECT kind, target, body FROM outbox WHERE channel = 'webhook'";
+    let rows = desk.query(rows).await;
+    let shows_secret = format!("{rows:?}").contains("hunter2");
+    assert!(rows.len() == 3 && !shows_secret, "{rows:?}");
 }
 
 #[tokio::test]
@@ -102,57 +90,37 @@ async fn undelivered_event_is_retried_with_the_same_id_and_a_new_signature() {
     let mut desk = desk_with(&[&receiver]).await;
     desk.webhooks.webhook_timeout_ms = 3_000;
     desk.after_pass(&desk.notifier(), &drift("r1", &[3])).await;
+    #[rustfmt::skip]
     let replies = [
-        (
-            CannedReply::Status(500),
-            "answered 500 Internal Server Error",
-        ),
+        (CannedReply::Status(500), "answered 500 Internal Server Error"),
         (CannedReply::Silent, "no answer within 3s"),
-        (
-            CannedReply::Redirect(elsewhere.url()),
-            "answered 307 Temporary Redirect",
-        ),
+        (CannedReply::Redirect(elsewhere.url()), "answered 307 Temporary Redirect"),
         (CannedReply::Echo, "answered 404 Not Found"),
-        (
-            CannedReply::Endless(503),
-            "answered 503 Service Unavailable",
-        ),
+        (CannedReply::Endless(503), "answered 503 Service Unavailable"),
     ];
-    for (n, (reply, error)) in replies.into_iter().enumerate() {
+    for (n, (reply, error)) in (1..).zip(replies) {
         receiver.set(reply);
-        desk.notifier().flush(SOON).await.unwrap();
-        desk.notifier().flush(SOON).await.unwrap();
-        let rows = desk
-            .query("SELECT attempts, last_error FROM outbox WHERE channel = 'webhook'")
-            .await;
-        assert!(
-            rows[0][0] == (n + 1).to_string() && rows[0][1].starts_with(error),
-            "{error}: {rows:?}"
-        );
+        desk.flush().await;
+        desk.flush().await;
+        let row = "SELECT attempts, last_error FROM outbox WHERE channel = 'webhook'";
+        let row = desk.query(row).await.concat();
+        let is_noted = row[0] == format!("{n}") && row[1].starts_with(error);
+        assert!(is_noted, "{error}: {row:?}");
         desk.clock.turn(TimeDelta::hours(1));
     }
     receiver.set(CannedReply::Status(200));
-    desk.notifier().flush(SOON).await.unwrap();
-    desk.notifier().flush(SOON).await.unwrap();
+    desk.flush().await;
+    desk.flush().await;
     let received = receiver.received();
     assert_eq!(received.len(), 6);
-    assert!(
-        received
-            .iter()
-            .all(|one| one.id() == received[0].id() && one.body == received[0].body)
-    );
-    let times: HashSet<&str> = received
-        .iter()
-        .map(|one| one.header("webhook-timestamp"))
-        .collect();
-    assert!(
-        times.len() == 6 && received.iter().all(|one| one.is_signed_by(SECRET)),
-        "{times:?}"
-    );
-    assert!(
-        elsewhere.received().is_empty(),
-        "redirects are not followed"
-    );
+    let is_same = |one: &Received| {
+        one.id() == received[0].id() && one.body == received[0].body && one.is_signed_by(SECRET)
+    };
+    assert!(received.iter().all(is_same), "{received:?}");
+    let times = received.iter().map(|one| one.header("webhook-timestamp"));
+    assert_eq!(times.collect::<HashSet<_>>().len(), 6);
+    let elsewhere = elsewhere.received();
+    assert!(elsewhere.is_empty(), "redirects are not followed");
     assert_eq!(desk.query(OPEN).await, [["0"]]);
 }
 
@@ -166,23 +134,18 @@ async fn silent_receiver_does_not_delay_passes_mails_or_other_receivers() {
     let stop = CancellationToken::new();
     let notifier = desk.notifier();
     let senders = tokio::spawn(notifier.clone().run_sender(stop.clone()));
-    for n in 1..=3 {
+    for (n, events) in (1..=3).zip(1..) {
         let mut run = drift(&format!("r{n}"), &[3]);
         run.drops[0].drop_id.0 = n;
         desk.after_pass(&notifier, &run).await;
-        other.until_there_are(usize::try_from(n).unwrap()).await;
-        desk.until_there_are(usize::try_from(n).unwrap()).await;
+        other.until_there_are(events).await;
+        desk.until_there_are(events).await;
     }
     silent.until_there_are(1).await;
     // The first delivery to it is still in progress, and no second one has begun.
     assert_eq!(silent.received().len(), 1);
-    assert_eq!(
-        desk.query(
-            "SELECT SUM(attempts) FROM outbox WHERE channel = 'webhook' AND sent_at IS NULL"
-        )
-        .await,
-        [["0"]]
-    );
+    let ended = "SELECT SUM(attempts) FROM outbox WHERE channel = 'webhook' AND sent_at IS NULL";
+    assert_eq!(desk.query(ended).await, [["0"]]);
     stop.cancel();
     tokio::time::timeout(SOON, senders).await.unwrap().unwrap();
 }
@@ -195,32 +158,21 @@ async fn event_is_given_up_if_its_receiver_is_gone_for_a_day_or_for_good() {
     desk.pass(&drift("r1", &[3])).await;
     for _ in 0..4 {
         assert_eq!(desk.query(OPEN).await, [["1"]]);
-        desk.clock.turn(TimeDelta::minutes(73));
-        desk.notifier().flush(SOON).await.unwrap();
+        desk.flush_after(TimeDelta::minutes(73)).await;
     }
     assert_eq!(desk.query(OPEN).await, [["0"]], "five times 410 Gone");
-    let now = desk.clock.turn(TimeDelta::seconds(1));
-    desk.notifier().daily_digest(now, now).await.unwrap();
-    desk.notifier().flush(SOON).await.unwrap();
-    let digest = text(desk.sink.mails().last().unwrap());
+    let digest = digest(&desk).await;
+    let says = "1 refused, or not sent for a day";
     assert!(
-        digest.contains("1 refused, or not sent for a day"),
+        digest.contains(says) && !digest.contains("hunter2"),
         "{digest}"
     );
-    assert!(!digest.contains("hunter2"), "{digest}");
 
     receiver.set(CannedReply::Status(500));
     desk.pass(&drift("r2", &[3, 4])).await;
-    let begun = desk.clock.now();
-    while desk.query(OPEN).await == [["1"]] {
-        desk.clock.turn(TimeDelta::minutes(73));
-        desk.notifier().flush(SOON).await.unwrap();
-    }
-    let lasted = desk.clock.now() - begun;
-    assert!(
-        (TimeDelta::days(1)..TimeDelta::days(2)).contains(&lasted),
-        "{lasted}"
-    );
+    let lasted = patience(&desk).await;
+    let day = TimeDelta::days(1)..TimeDelta::days(2);
+    assert!(day.contains(&lasted), "{lasted}");
 }
 
 #[tokio::test]
@@ -229,10 +181,9 @@ async fn event_of_a_removed_address_is_given_up_and_delays_no_other() {
     let mut desk = desk_with(&[&removed, &kept]).await;
     desk.after_pass(&desk.notifier(), &drift("r1", &[3])).await;
     desk.webhooks = posting_to(&[&kept]);
-    desk.notifier().flush(SOON).await.unwrap();
+    desk.flush().await;
     assert_eq!((removed.received().len(), kept.received().len()), (0, 1));
-    desk.clock.turn(TimeDelta::days(2));
-    desk.notifier().flush(SOON).await.unwrap();
+    desk.flush_after(TimeDelta::days(2)).await;
     let given_up = "SELECT COUNT(*) FROM outbox WHERE given_up_at IS NOT NULL";
     assert_eq!(desk.query(given_up).await, [["1"]]);
 }
@@ -243,18 +194,16 @@ async fn drop_is_reported_once_when_it_is_sealed() {
     let desk = desk_with(&[&receiver]).await;
     let mut sealed = clean("r1");
     sealed.drops[0].sealed = true;
-    let dry_run = Run {
-        dry_run: true,
-        ..sealed.clone()
-    };
+    let mut dry_run = sealed.clone();
+    dry_run.dry_run = true;
     for run in [dry_run, sealed.clone(), sealed] {
         desk.pass(&run).await;
     }
     assert_eq!(receiver.whats(), ["drop.sealed"]);
     let data = receiver.received()[0].json()["data"].clone();
     assert_eq!(
-        (&data["drop_id"], &data["issued"]),
-        (&7.into(), &100.into())
+        ["drop_id", "issued"].map(|field| data[field].clone()),
+        [7, 100]
     );
     assert!(desk.sink.mails().is_empty());
 }
@@ -280,21 +229,17 @@ async fn test_webhook_explains_failures() {
     ] {
         receiver.set(CannedReply::Status(reply));
         let (ok, said) = tried(&args).await;
-        assert!(
-            !ok && said.contains("FAILED webhook") && said.contains(says),
-            "{said}"
-        );
-        assert!(!said.contains("hunter2"), "{said}");
+        let explains = said.contains("FAILED webhook") && said.contains(says);
+        assert!(!ok && explains && !said.contains("hunter2"), "{said}");
     }
     args.webhook_urls = Some("http://127.0.0.1:1/".to_owned().into());
     let (ok, said) = tried(&args).await;
+    let explains = said.contains("FAILED webhook 127.0.0.1:1#");
     assert!(
-        !ok && said.contains("FAILED webhook 127.0.0.1:1#") && said.contains("Connection refused"),
+        !ok && explains && said.contains("Connection refused"),
         "{said}"
     );
-    let error = test_webhook(&WebhookArgs::default(), |_| {})
-        .await
-        .unwrap_err()
-        .to_string();
+    let none = test_webhook(&WebhookArgs::default(), |_| {}).await;
+    let error = none.unwrap_err().to_string();
     assert!(error.contains("WEBHOOK_URLS"), "{error}");
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use firstcome_shared::config::{TlsArgs, listen_address, secret};
 use secrecy::SecretString;
 
-use crate::args::{LISTEN_ADDR, PolicyArgs, ScheduleArgs, ops_token, ops_view_token};
+use crate::args::{LISTEN_ADDR, ScheduleArgs, ops_token, ops_view_token};
 use crate::notify::{NotifyArgs, WebhookArgs};
 
 /// Settings of `attach`.
@@ -58,8 +58,11 @@ pub struct AttachArgs {
     /// Token that can only read (default: none)
     #[arg(long, env = "OPS_VIEW_TOKEN", hide_env_values = true, value_parser = secret(ops_view_token), requires = "ops_token", help_heading = "HTTP")]
     pub ops_view_token: Option<SecretString>,
-    #[command(flatten)]
-    pub policy: PolicyArgs,
+    /// Retention in days: for this time (default: a year) runs are kept with their findings; but
+    /// ended alerts for at most 90 days, mails for at most 30, runs with the same result as the one
+    /// before for a day
+    #[arg(long, help_heading = "Reconciling", env = "RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub retention_days: Option<u32>,
     #[command(flatten)]
     pub schedules: ScheduleArgs,
     #[command(flatten)]

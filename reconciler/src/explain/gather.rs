@@ -8,15 +8,13 @@ use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::http::views::Happening;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::revoked::Revocation;
-use firstcome_shared::mysql::runs::FindingRow;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::sql;
-use firstcome_shared::trace::TraceContext;
 
 use super::verdict::{Evidence, Standing};
 use crate::context::Stores;
-use crate::report::{ActionKind, Kind, Outcome};
+use crate::report::{ActionKind, Finding, Kind, Outcome};
 
 /// The keys of a drop that was sealed longer ago have expired.
 const KEYS_KEPT: TimeDelta = TimeDelta::hours(2);
@@ -30,8 +28,6 @@ pub(super) struct UserFacts {
     pub(super) standings: Vec<Standing>,
     /// Whether a store could not be read.
     pub(super) is_blind: bool,
-    /// Traces of the user's claims, without duplicates.
-    pub(super) traces: Vec<String>,
 }
 
 impl UserFacts {
@@ -48,18 +44,6 @@ impl UserFacts {
             slot,
             sentence,
         });
-    }
-
-    /// Records a trace, and returns the part of a sentence that mentions it.
-    fn trace(&mut self, trace: Option<TraceContext>) -> String {
-        let Some(id) = trace.map(|trace| trace.trace_id.to_string()) else {
-            return String::new();
-        };
-        let mention = format!("; trace {id}");
-        if !self.traces.contains(&id) {
-            self.traces.push(id);
-        }
-        mention
     }
 }
 
@@ -115,9 +99,8 @@ async fn in_mysql(
 ) -> Result<Option<String>, DbError> {
     for row in db.rows_of_people(coupon.id, from_ref(user)).await? {
         let (drop, slot, by) = (DropId(row.drop_id), row.slot, row.issued_by);
-        let trace = known.trace(db.trace_on_slot(drop, slot).await?);
         let claimed = format!("claimed slot {slot} of drop {drop} (as its row says)");
-        let issued = format!("row in drop {drop}, slot {slot}, written by the {by}{trace}");
+        let issued = format!("row in drop {drop}, slot {slot}, written by the {by}");
         let holds =
             format!("they hold slot {slot} of drop {drop}; the row was written by the {by}");
         known.happened(Some(row.claimed_at.and_utc()), "mysql", claimed);
@@ -128,11 +111,11 @@ async fn in_mysql(
         revocation(&one, known);
     }
     let findings = db.findings_about(coupon.id, user).await?;
-    let last = findings.last().map(|(last, _)| last);
-    let is_left = |it: &&FindingRow| it.result == Outcome::Failed.as_str() || it.needs_person;
-    let not_repaired = last.filter(is_left).and_then(|last| last.detail.clone());
-    for (finding, at) in &findings {
-        known.happened(Some(at.and_utc()), "reconciler", sentence(finding));
+    let last = findings.last().map(|(_, last, _)| last);
+    let is_left = |it: &&Finding| it.result == Outcome::Failed || it.needs_person;
+    let not_repaired = last.filter(is_left).map(|last| last.detail.clone());
+    for (run_id, finding, at) in &findings {
+        known.happened(Some(*at), "reconciler", sentence(run_id, finding));
     }
     for row in db.dead_letters_of_person(coupon.id, user).await? {
         dead_letter(&row, not_repaired.as_deref(), known);
@@ -177,7 +160,7 @@ fn revocation(one: &Revocation, known: &mut UserFacts) {
 
 fn dead_letter(row: &DeadLetterRow, not_repaired: Option<&str>, known: &mut UserFacts) {
     let (id, reason) = (row.id, &row.reason);
-    let origin = match (row.source_partition, row.source_offset) {
+    let origin = match (row.partition, row.offset) {
         (Some(partition), Some(offset)) => {
             format!("written by the consumer: message at partition {partition}, offset {offset}")
         }
@@ -185,15 +168,13 @@ fn dead_letter(row: &DeadLetterRow, not_repaired: Option<&str>, known: &mut User
     };
     let error = row.error.as_ref().map(|error| format!(": {error}"));
     let error = error.unwrap_or_default();
-    let trace = row.traceparent.as_ref();
-    let trace = known.trace(trace.and_then(|text| TraceContext::parse(text.as_bytes())));
-    let what = format!("failed claim {id} ({origin}): {reason}{error}{trace}");
-    known.happened(Some(row.failed_at.and_utc()), "backup", what);
+    let what = format!("failed claim {id} ({origin}): {reason}{error}");
+    known.happened(Some(row.failed_at), "backup", what);
     if let Some(at) = row.resolved_at {
         let how = row.resolution.as_deref().unwrap_or("resolved");
         let more = row.resolution_detail.as_deref().unwrap_or_default();
         let what = format!("failed claim {id} dealt with: {how}; {more}");
-        known.happened(Some(at.and_utc()), "backup", what);
+        known.happened(Some(at), "backup", what);
         return;
     }
     let outcome = match not_repaired {
@@ -211,18 +192,17 @@ fn dead_letter(row: &DeadLetterRow, not_repaired: Option<&str>, known: &mut User
     });
 }
 
-fn sentence(row: &FindingRow) -> String {
-    let (kind, action, result) = (&row.kind, &row.action, &row.result);
+fn sentence(run_id: &str, row: &Finding) -> String {
+    let (kind, detail) = (row.kind.as_str(), &row.detail);
     let drop = row.drop_id.map(|drop| format!(" in drop {drop}"));
     let slot = row.slot.map(|slot| format!(", slot {slot}"));
     let place = [drop, slot].map(Option::unwrap_or_default).concat();
-    let detail = row.detail.as_deref().unwrap_or_default();
     // If a finding is only reported, its result is not worth mentioning.
-    let repair = match (action.as_str(), result.as_str()) {
-        ("report", "skipped") => String::new(),
-        (action, result) => format!(" {action} {result}:"),
+    let repair = match (row.action, row.result) {
+        (ActionKind::Report, Outcome::Skipped) => String::new(),
+        (action, result) => format!(" {} {}:", action.as_str(), result.as_str()),
     };
-    format!("{kind}{place}:{repair} {detail} (pass {})", row.run_id)
+    format!("{kind}{place}:{repair} {detail} (pass {run_id})")
 }
 
 /// Reads the user's slots and waiting positions in Redis, of the drops that it may still have.
@@ -297,13 +277,12 @@ mod tests {
             claimed_at: None,
             reason: reason.to_owned(),
             error: None,
-            failed_at: NaiveDateTime::default(),
+            failed_at: DateTime::default(),
             resolved_at: None,
             resolution: None,
             resolution_detail: None,
-            source_partition: offset.map(|_| 0),
-            source_offset: offset,
-            traceparent: None,
+            partition: offset.map(|_| 0),
+            offset,
         };
         for (row, who) in [
             (row("by hand", None), "inserted manually"),

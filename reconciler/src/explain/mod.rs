@@ -50,7 +50,6 @@ pub async fn explain(
         slot,
         happenings: known.happenings,
         no_longer_known: known.no_longer_known,
-        trace_ids: known.traces,
     }))
 }
 
@@ -84,9 +83,6 @@ fn print(story: &Story) {
     }
     for gone in &story.no_longer_known {
         println!("\nno longer known: {gone}");
-    }
-    if !story.trace_ids.is_empty() {
-        println!("\ntrace: {}", story.trace_ids.join(", "));
     }
     println!("\nnow: {}", story.conclusion);
 }

@@ -10,10 +10,8 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, Slot, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery};
-use firstcome_shared::http::views::{
-    CouponDrops, CouponSettings, DropDetails, ListedDrop, SlotTimes,
-};
-use firstcome_shared::mysql::pace::{SlotPace, sampled};
+use firstcome_shared::http::views::{CouponDrops, CouponSettings, DropDetails, ListedDrop};
+use firstcome_shared::mysql::pace::{SlotTimes, sampled};
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::sql;
@@ -131,13 +129,7 @@ async fn broken_promises(db: &Db, drop: DropId) -> Result<u64, DbError> {
 }
 
 /// Adds the slots of the sample that have no row yet, if Redis has them.
-async fn with_admissions(redis: &Redis, drop: &Drop, rows: Vec<SlotPace>) -> Vec<SlotTimes> {
-    let rows = rows.into_iter().map(|row| SlotTimes {
-        slot: row.slot,
-        claimed_at: row.claimed_at.and_utc(),
-        issued_at: row.issued_at.map(|at| at.and_utc()),
-    });
-    let mut times: Vec<SlotTimes> = rows.collect();
+async fn with_admissions(redis: &Redis, drop: &Drop, mut times: Vec<SlotTimes>) -> Vec<SlotTimes> {
     if drop.sealed_at.is_some() {
         return times;
     }

@@ -6,9 +6,7 @@ use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
-use firstcome_shared::http::views::{
-    Discarded, FailedClaimDetails, FailedClaimPage, LeftReason, ListedFailedClaim,
-};
+use firstcome_shared::http::views::{Discarded, FailedClaimDetails, FailedClaimPage, LeftReason};
 use firstcome_shared::mysql::dead_letters::{Correction, DeadLetterQuery, DeadLetterRow, Payload};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbError};
@@ -58,28 +56,9 @@ pub(super) async fn list(
     let has_more = found.len() > limit as usize && page < PAGES;
     found.truncate(limit as usize);
     Ok(Json(FailedClaimPage {
-        failed_claims: found.into_iter().map(listed).collect(),
+        failed_claims: found,
         next_page: has_more.then_some(page + 1),
     }))
-}
-
-fn listed(row: DeadLetterRow) -> ListedFailedClaim {
-    ListedFailedClaim {
-        id: row.id,
-        coupon_id: row.coupon_id,
-        drop_id: row.drop_id,
-        slot: row.slot,
-        user_id: row.user_id,
-        claimed_at: row.claimed_at.map(|at| at.and_utc()),
-        reason: row.reason,
-        error: row.error,
-        failed_at: row.failed_at.and_utc(),
-        resolved_at: row.resolved_at.map(|at| at.and_utc()),
-        resolution: row.resolution,
-        resolution_detail: row.resolution_detail,
-        partition: row.source_partition,
-        offset: row.source_offset,
-    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -129,7 +108,7 @@ async fn details(
     });
     let message = payload.beginning;
     Ok(FailedClaimDetails {
-        claim: listed(row),
+        claim: row,
         coupon_name: coupon.map(|(coupon, _)| coupon.settings.name),
         drop_exists,
         left,

@@ -60,7 +60,6 @@ fn contract() -> Router<RouteState> {
             "/v1/coupons/{id}/people/{user_id}/give-up",
             post(people::give_up),
         )
-        .route("/v1/people/{user_id}/erase", post(people::erase))
 }
 
 /// Adds the routes that are the same for an attached system: they need nothing but MySQL and the

@@ -1,5 +1,5 @@
 //! Routes for single users: find a user, explain the user's history with a coupon, give up a
-//! promise, erase the user.
+//! promise.
 
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -7,14 +7,13 @@ use firstcome_shared::domain::{CouponId, DropId, NamedDrop, UserId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
-use firstcome_shared::http::views::{ErasedPerson, FoundCoupons, GivenUp, NamedCoupon, Story};
+use firstcome_shared::http::views::{FoundCoupons, GivenUp, NamedCoupon, Story};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 
 use super::RouteState;
 use super::requests::{Answer, no_such, number, read_coupon, user_id};
-use crate::erase;
 use crate::explain;
 
 #[derive(Debug, Deserialize)]
@@ -118,16 +117,4 @@ pub(super) async fn give_up(
         return Err(Problem::new(Code::NothingBroken, why));
     }
     Ok(Json(GivenUp { promises }))
-}
-
-/// Erase a user: a pseudonym replaces the id in every table
-///
-/// Possible once all coupons of the user are over. It cannot be undone.
-pub(super) async fn erase(
-    State(app): State<RouteState>,
-    StrictPath(user): StrictPath<String>,
-    Extension(operator): Extension<Operator>,
-) -> Answer<ErasedPerson> {
-    let user = user_id(&user)?;
-    Ok(Json(erase::erase(&app.stores, &user, operator).await?))
 }

@@ -1,16 +1,13 @@
 //! Routes for runs: `GET /v1/runs` lists them, `GET /v1/runs/{id}` returns one.
 
 use std::collections::HashMap;
-use std::str::FromStr;
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery, invalid};
-use firstcome_shared::http::views::RunSummary;
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::mysql::runs::{FindingRow, RunRow};
+use firstcome_shared::mysql::runs::RunRow;
 use firstcome_shared::mysql::{Db, DbError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -18,9 +15,7 @@ use uuid::Uuid;
 
 use super::requests::{Answer, no_such, reveal, within};
 use crate::passes::Passes;
-use crate::report::{
-    ActionKind, Examined, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger, Unlisted,
-};
+use crate::report::{Examined, Finding, Run, Unlisted};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,7 +29,7 @@ pub(super) struct RunsQuery {
 /// Runs, newest first.
 #[derive(Debug, Serialize)]
 pub(super) struct Runs {
-    runs: Vec<RunSummary>,
+    runs: Vec<RunRow>,
 }
 
 /// List runs, newest first, without their findings
@@ -123,25 +118,18 @@ pub(super) async fn page(
     Ok(Some((assemble(row, findings), next)))
 }
 
-/// Parses a word of a table. Replaces an unknown one, which another release wrote, with
-/// `otherwise`.
-fn word<T: FromStr>(text: &str, otherwise: T) -> T {
-    text.parse().unwrap_or(otherwise)
-}
-
-fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
+fn assemble(row: RunRow, findings: impl Iterator<Item = Finding>) -> Run {
     let drops = row.drops.as_deref();
     let drops = drops.and_then(|json| serde_json::from_str(json).ok());
-    let trigger = word(&row.triggered_by, Trigger::Cron);
     let mut run = Run {
-        status: word(&row.status, Status::Failed),
+        status: row.status,
         drops: drops.unwrap_or_default(),
         asked_by: row.asked_by,
         dry_run: row.dry_run,
         deep: row.deep,
-        finished_at: row.finished_at.map(|at| at.and_utc()),
+        finished_at: row.finished_at,
         error: row.error,
-        ..Run::begun(&row.id, trigger, row.started_at.and_utc())
+        ..Run::begun(&row.run_id, row.trigger, row.started_at)
     };
     let (drops, listed) = run.examined();
     let less = |all: i64, listed: u64| u64::try_from(all).unwrap_or(0).saturating_sub(listed);
@@ -155,20 +143,7 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> Run {
     };
     let places = run.drops.iter().enumerate();
     let places: HashMap<_, _> = places.map(|(at, report)| (report.drop_id, at)).collect();
-    for row in findings {
-        let finding = Finding {
-            kind: word(&row.kind, Kind::Stalled),
-            coupon_id: row.coupon_id.map(CouponId),
-            drop_id: row.drop_id.map(DropId),
-            slot: row.slot,
-            user_id: row.user_id,
-            needs_person: row.needs_person,
-            action: word(&row.action, ActionKind::Report),
-            result: word(&row.result, Outcome::Skipped),
-            detail: row.detail.unwrap_or_default(),
-            dead_letter: row.dead_letter,
-            case: FindingCase::Plain,
-        };
+    for finding in findings {
         match finding.drop_id.and_then(|drop| places.get(&drop)) {
             Some(at) => run.drops[*at].findings.push(finding),
             None => run.findings.push(finding),

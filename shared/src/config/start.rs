@@ -28,6 +28,9 @@ pub enum StartError {
     Stopped(String),
 }
 
+/// Longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// Calls `ask` until it returns a value, for at most `limit`. `retry` distinguishes temporary
 /// errors (the store does not answer yet) from permanent ones (a wrong setting). `store` is the
 /// store's name and address.
@@ -38,35 +41,33 @@ pub async fn wait_for<T, E: Display, Fut: Future<Output = Result<T, E>>>(
     retry: impl Fn(&E) -> bool,
     mut ask: impl FnMut() -> Fut,
 ) -> Result<T, StartError> {
-    let start = Instant::now();
-    let mut pause = Duration::from_millis(50);
-    let mut said = false;
-    loop {
-        let error = tokio::select! {
-            () = shutdown.cancelled() => return Err(StartError::Stopped(store.to_owned())),
-            answer = ask() => match answer {
+    let waiting = async {
+        let start = Instant::now();
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let error = match ask().await {
                 Ok(value) => return Ok(value),
+                Err(error) if !retry(&error) => {
+                    return Err(StartError::Refused(format!("{error:#}")));
+                }
                 Err(error) => error,
-            },
-        };
-        if !retry(&error) {
-            return Err(StartError::Refused(error.to_string()));
+            };
+            if start.elapsed() + pause > limit {
+                return Err(StartError::Missing {
+                    store: store.to_owned(),
+                    waited: limit,
+                    reason: format!("{error:#}"),
+                });
+            }
+            tokio::time::sleep(pause).await;
+            if pause < LONGEST_PAUSE && pause * 2 >= LONGEST_PAUSE {
+                tracing::warn!("waiting for {store}, for up to {limit:?}: {error:#}");
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        if start.elapsed() + pause > limit {
-            return Err(StartError::Missing {
-                store: store.to_owned(),
-                waited: limit,
-                reason: error.to_string(),
-            });
-        }
-        if pause >= Duration::from_secs(1) && !said {
-            tracing::warn!(%error, "waiting for {store}, for up to {limit:?}");
-            said = true;
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return Err(StartError::Stopped(store.to_owned())),
-            () = tokio::time::sleep(pause) => {}
-        }
-        pause = (pause * 2).min(Duration::from_secs(1));
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => Err(StartError::Stopped(store.to_owned())),
+        answer = waiting => answer,
     }
 }

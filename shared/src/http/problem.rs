@@ -43,8 +43,6 @@ pub enum Code {
     AlreadyResolved,
     /// The user has no broken promise there.
     NothingBroken,
-    /// Something still needs the user's id.
-    StillNeeded,
     Closed,
     ChangedMeanwhile,
     TooLarge,
@@ -71,8 +69,7 @@ impl Code {
             | Self::PassRunning
             | Self::NotFiring
             | Self::AlreadyResolved
-            | Self::NothingBroken
-            | Self::StillNeeded => StatusCode::CONFLICT,
+            | Self::NothingBroken => StatusCode::CONFLICT,
             Self::Closed => StatusCode::GONE,
             Self::ChangedMeanwhile => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,

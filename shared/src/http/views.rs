@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::coupon::{Allow, DropState};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::mysql::alerts::ListedAlert;
-use crate::mysql::runs::RunRow;
+use crate::mysql::dead_letters::DeadLetterRow;
+use crate::mysql::pace::SlotTimes;
 use crate::schedule::{Schedule, Tz};
 
 /// Whether Redis admits claims.
@@ -185,40 +186,10 @@ pub struct DropDetails {
     pub slots: Vec<SlotTimes>,
 }
 
-/// When a slot was given, and when its row was written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SlotTimes {
-    pub slot: Slot,
-    pub claimed_at: DateTime<Utc>,
-    /// Null while there is no row.
-    pub issued_at: Option<DateTime<Utc>>,
-}
-
-/// A claim that the consumer could not turn into a row, or that could not be published.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ListedFailedClaim {
-    pub id: i64,
-    pub coupon_id: Option<i64>,
-    pub drop_id: Option<i64>,
-    pub slot: Option<i64>,
-    /// The user id in full.
-    pub user_id: Option<String>,
-    pub claimed_at: Option<DateTime<Utc>>,
-    pub reason: String,
-    pub error: Option<String>,
-    pub failed_at: DateTime<Utc>,
-    pub resolved_at: Option<DateTime<Utc>>,
-    pub resolution: Option<String>,
-    pub resolution_detail: Option<String>,
-    /// Partition of its message; null if it did not come from a message.
-    pub partition: Option<i32>,
-    pub offset: Option<i64>,
-}
-
 /// A page of failed claims.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FailedClaimPage {
-    pub failed_claims: Vec<ListedFailedClaim>,
+    pub failed_claims: Vec<DeadLetterRow>,
     /// The next `page`.
     pub next_page: Option<u32>,
 }
@@ -227,7 +198,7 @@ pub struct FailedClaimPage {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FailedClaimDetails {
     #[serde(flatten)]
-    pub claim: ListedFailedClaim,
+    pub claim: DeadLetterRow,
     /// The name of its coupon; null if there is no such coupon.
     pub coupon_name: Option<String>,
     /// Whether its coupon has the drop that it names.
@@ -266,69 +237,10 @@ pub struct NamedCoupon {
     pub name: String,
 }
 
-/// The pseudonym of an erased user.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErasedPerson {
-    pub pseudonym: String,
-    /// Number of rows that now have the pseudonym.
-    pub rows: u64,
-    /// Number of allow lists from which the user was removed.
-    pub allow_lists: u64,
-}
-
 /// How many broken promises were closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GivenUp {
     pub promises: u64,
-}
-
-/// A run as shown in lists.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RunSummary {
-    pub run_id: String,
-    pub trigger: String,
-    pub dry_run: bool,
-    pub deep: bool,
-    pub confirmed: bool,
-    pub status: String,
-    pub started_at: DateTime<Utc>,
-    pub finished_at: Option<DateTime<Utc>>,
-    pub drops_examined: u32,
-    pub users_examined: i64,
-    pub rows_examined: i64,
-    pub failed_claims_examined: i64,
-    pub applied: u32,
-    pub skipped: u32,
-    pub failed: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// The operator who asked for it, if a name was sent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub asked_by: Option<String>,
-}
-
-impl From<RunRow> for RunSummary {
-    fn from(row: RunRow) -> Self {
-        Self {
-            run_id: row.id,
-            trigger: row.triggered_by,
-            dry_run: row.dry_run,
-            deep: row.deep,
-            confirmed: row.confirmed,
-            status: row.status,
-            started_at: row.started_at.and_utc(),
-            finished_at: row.finished_at.map(|at| at.and_utc()),
-            drops_examined: row.drops_examined,
-            users_examined: row.users_examined,
-            rows_examined: row.rows_examined,
-            failed_claims_examined: row.failed_claims_examined,
-            applied: row.applied,
-            skipped: row.skipped,
-            failed: row.failed,
-            error: row.error,
-            asked_by: row.asked_by,
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -378,6 +290,4 @@ pub struct Story {
     pub happenings: Vec<Happening>,
     /// Facts that are no longer known or could not be read.
     pub no_longer_known: Vec<String>,
-    /// Traces of the user's claims.
-    pub trace_ids: Vec<String>,
 }

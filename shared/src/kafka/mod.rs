@@ -3,11 +3,11 @@
 
 mod error;
 mod group;
+mod headers;
 mod safety;
 mod security;
 mod signing;
 mod topic;
-mod trace;
 mod unreadable;
 mod why_not;
 
@@ -19,7 +19,6 @@ pub use error::TopicError;
 pub use security::Security;
 pub use signing::{FORGED, SIGNATURE, Signing};
 pub use topic::{check_topic, ensure_topic};
-pub use trace::trace_of;
 pub use unreadable::{Probed, probe, why_unreadable};
 
 /// Interval in milliseconds between checks whether to prefetch more messages. With the default of

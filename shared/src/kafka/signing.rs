@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::Sha256;
 
 use super::KafkaSettings;
-use super::trace::header_of;
+use super::headers::header_of;
 use crate::event::{ClaimEvent, Undecodable};
 use crate::http::ops::Tokens;
 

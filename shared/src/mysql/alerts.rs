@@ -5,15 +5,14 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::QueryResult;
-use diesel::sql_types::Text;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use strum::{EnumString, IntoStaticStr};
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::set_state;
-use super::sql::{read_as, row, values};
-use super::{Columns, Conn, Db, DbResult, MOST_VALUES, insert_all, list as values_of};
+use super::sql::{insert_rows, row};
+use super::{Columns as _, Conn, Db, DbResult, MOST_VALUES, list as values_of};
 use crate::domain::{CouponId, DropId};
 use crate::sql;
 
@@ -37,39 +36,41 @@ impl AlertState {
     }
 }
 
-/// An alert. User ids in it are masked.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Alert {
-    /// The identity of the problem: its kind, and its coupon, drop or cause.
-    #[serde(skip)]
-    pub name: String,
-    /// Its kind: a section of docs/OPERATIONS.md.
-    pub kind: String,
-    pub coupon_id: Option<CouponId>,
-    pub drop_id: Option<DropId>,
-    #[serde(rename = "status")]
-    pub state: AlertState,
-    /// One human-readable line.
-    pub summary: String,
-    /// The number of cases that its last mail named.
-    #[serde(skip)]
-    pub size: u64,
-    /// A checksum of these cases.
-    #[serde(skip)]
-    pub content: i64,
-    /// Since when it has been firing.
-    pub first_seen_at: DateTime<Utc>,
-    /// When a pass last saw it.
-    pub last_seen_at: DateTime<Utc>,
-    /// When its last mail was queued; null if nobody could get that mail.
-    pub last_mailed_at: Option<DateTime<Utc>>,
-    /// Number of mails since it was last quiet for a whole cooldown.
-    pub mails: u32,
-    /// When a pass saw that it was over.
-    pub resolved_at: Option<DateTime<Utc>>,
-    /// When it was acknowledged.
-    pub acknowledged_at: Option<DateTime<Utc>>,
-    pub acknowledged_by: Option<String>,
+row! {
+    /// An alert. User ids in it are masked.
+    #[derive(Default, PartialEq, Eq, Serialize, Deserialize)]
+    pub struct Alert {
+        /// The identity of the problem: its kind, and its coupon, drop or cause.
+        #[serde(skip)]
+        pub name: String,
+        /// Its kind: a section of docs/OPERATIONS.md.
+        pub kind: String,
+        pub coupon_id: Option<CouponId>,
+        pub drop_id: Option<DropId>,
+        #[serde(rename = "status")]
+        pub state as status: AlertState,
+        /// One human-readable line.
+        pub summary: String,
+        /// The number of cases that its last mail named.
+        #[serde(skip)]
+        pub size: u64,
+        /// A checksum of these cases.
+        #[serde(skip)]
+        pub content: i64,
+        /// Since when it has been firing.
+        pub first_seen_at: DateTime<Utc>,
+        /// When a pass last saw it.
+        pub last_seen_at: DateTime<Utc>,
+        /// When its last mail was queued; null if nobody could get that mail.
+        pub last_mailed_at: Option<DateTime<Utc>>,
+        /// Number of mails since it was last quiet for a whole cooldown.
+        pub mails: u32,
+        /// When a pass saw that it was over.
+        pub resolved_at: Option<DateTime<Utc>>,
+        /// When it was acknowledged.
+        pub acknowledged_at: Option<DateTime<Utc>>,
+        pub acknowledged_by: Option<String>,
+    }
 }
 
 impl Alert {
@@ -80,17 +81,19 @@ impl Alert {
     }
 }
 
-/// A promise that could not be kept and is unresolved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BrokenPromise {
-    pub coupon_id: CouponId,
-    pub drop_id: DropId,
-    /// The user id in full.
-    pub user_id: String,
-    /// The user's slot, if known.
-    pub slot: Option<i64>,
-    /// Why the promise could not be kept.
-    pub reason: String,
+row! {
+    /// A promise that could not be kept and is unresolved.
+    #[derive(PartialEq, Eq)]
+    pub struct BrokenPromise {
+        pub coupon_id: CouponId,
+        pub drop_id: DropId,
+        /// The user id in full.
+        pub user_id: String,
+        /// The user's slot, if known.
+        pub slot: Option<i64>,
+        /// Why the promise could not be kept.
+        pub reason: String,
+    }
 }
 
 /// An alert as shown to operators.
@@ -111,33 +114,6 @@ pub struct AlertPage {
     pub next_before: Option<i64>,
 }
 
-impl Columns for AlertState {
-    type Sql = Text;
-    type Raw = String;
-
-    fn from_raw(word: String) -> Self {
-        word.parse().unwrap_or(Self::Resolved)
-    }
-}
-
-read_as!(Alert {
-    name: String,
-    kind: String,
-    coupon_id: Option<CouponId>,
-    drop_id: Option<DropId>,
-    state as status: AlertState,
-    summary: String,
-    size: u64,
-    content: i64,
-    first_seen_at: DateTime<Utc>,
-    last_seen_at: DateTime<Utc>,
-    last_mailed_at: Option<DateTime<Utc>>,
-    mails: u32,
-    resolved_at: Option<DateTime<Utc>>,
-    acknowledged_at: Option<DateTime<Utc>>,
-    acknowledged_by: Option<String>,
-});
-
 impl From<(i64, Option<String>, Alert)> for ListedAlert {
     fn from((id, coupon_name, alert): (i64, Option<String>, Alert)) -> Self {
         Self {
@@ -157,28 +133,10 @@ pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
 
 /// Inserts an alert, or replaces the one with the same name.
 pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
-    let row = values![
-        &alert.name,
-        &alert.kind,
-        alert.coupon_id,
-        alert.drop_id,
-        alert.state.as_str(),
-        &alert.summary,
-        alert.size,
-        alert.content,
-        alert.first_seen_at,
-        alert.last_seen_at,
-        alert.last_mailed_at,
-        alert.mails,
-        alert.resolved_at,
-        alert.acknowledged_at,
-        alert.acknowledged_by.clone(),
-    ];
-    let columns = Alert::NAMES.join(", ");
-    let set = columns.split(", ").map(|it| format!("{it} = new.{it}"));
+    let set = Alert::NAMES.iter().map(|it| format!("{it} = new.{it}"));
     let set = set.collect::<Vec<_>>().join(", ");
     let replace = format!(" AS new ON DUPLICATE KEY UPDATE {set}");
-    insert_all(conn, &format!("alerts ({columns})"), vec![row], &replace).await
+    insert_rows(conn, "alerts", vec![alert.clone()], &replace).await
 }
 
 /// Reads the alerts that are firing or that have one of these names, by name.
@@ -231,10 +189,8 @@ row! {
 
 /// Stores repairs. A run that was stored before keeps its rows.
 pub async fn keep_repairs(conn: &mut Conn, rows: Vec<RepairsRow>) -> QueryResult<()> {
-    let into = format!("repairs ({})", RepairsRow::NAMES.join(", "));
-    let rows = rows.into_iter().map(RepairsRow::values).collect();
     let unchanged = " ON DUPLICATE KEY UPDATE run_id = repairs.run_id";
-    insert_all(conn, &into, rows, unchanged).await
+    insert_rows(conn, "repairs", rows, unchanged).await
 }
 
 /// Repairs that are not mailed yet, and the times of the last mails about repairs, newest first.
@@ -262,14 +218,6 @@ pub async fn repairs_are_mailed(
     }
     Ok(())
 }
-
-read_as!(BrokenPromise {
-    coupon_id: CouponId,
-    drop_id: DropId,
-    user_id: String,
-    slot: Option<i64>,
-    reason: String,
-});
 
 /// Reads the unresolved broken promises of these drops.
 pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<BrokenPromise>> {

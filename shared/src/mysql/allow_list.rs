@@ -23,8 +23,6 @@ const LONG: Duration = Duration::from_secs(60);
 pub enum ListChange {
     Add(Vec<UserId>),
     Remove(Vec<UserId>),
-    /// Removes all users.
-    Empty,
 }
 
 /// The result of a change.
@@ -98,42 +96,29 @@ impl Db {
         Ok(list.map(|list| (list, users)))
     }
 
-    /// Finds the coupons whose lists contain a user.
-    pub async fn allow_lists_of_person(&self, user: &UserId) -> DbResult<Vec<CouponId>> {
-        // Uses the primary key: one lookup per coupon with a list.
-        let query = "SELECT l.coupon_id FROM coupons c STRAIGHT_JOIN coupon_allow_list l \
-                     ON l.coupon_id = c.id AND l.user_id = ? WHERE c.allow_list_revision > 0 ORDER BY l.coupon_id";
-        let db = self.within(LONG);
-        db.all("allow lists of a user", sql!(query, user)).await
-    }
-
-    /// Finds some coupons whose list has not changed for `kept` and whose drops were all sealed at
-    /// least that long ago. An operator who adds days to such a coupon must upload the list again
-    /// first.
-    pub async fn old_allow_lists(&self, kept: Duration) -> DbResult<Vec<CouponId>> {
+    /// Deletes some lists that have not changed for `kept`, of coupons whose drops were all sealed
+    /// at least that long ago and that have no day to come. An operator who adds days to such a
+    /// coupon must upload the list again first. Returns how many were deleted.
+    pub async fn delete_old_allow_lists(&self, kept: Duration) -> DbResult<usize> {
         let Some(before) = before(kept) else {
-            return Ok(Vec::new());
+            return Ok(0);
         };
         let old = format!(
-            "SELECT c.id FROM coupons c WHERE c.allow_list_people > 0 \
-             AND COALESCE(c.allow_list_changed_at <= {before}, TRUE) \
+            "SELECT id FROM coupons c WHERE allow_list_people > 0 AND COALESCE(allow_list_changed_at <= {before}, TRUE) \
+             AND COALESCE(daily_until < CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR), TRUE) \
              AND EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id) \
              AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id AND COALESCE(d.sealed_at > {before}, TRUE)) \
-             ORDER BY c.id LIMIT 100"
+             ORDER BY id LIMIT 10 FOR UPDATE OF c"
         );
         let db = self.within(LONG);
-        db.all("old allow lists", sql!(old)).await
-    }
-
-    /// Deletes the list of a coupon that is over.
-    pub async fn delete_allow_list(&self, id: CouponId) -> DbResult<()> {
-        let db = self.within(LONG);
-        db.transaction("delete an allow list", async move |conn| {
-            if locked(conn, id).await?.is_some() {
-                apply(conn, id, &ListChange::Empty).await?;
-                set_list(conn, id, 0, 0).await?;
+        db.transaction("delete old allow lists", async move |conn| {
+            let old: Vec<CouponId> = sql!(old).all(conn).await?;
+            for id in &old {
+                let delete = sql!("DELETE FROM coupon_allow_list WHERE coupon_id = ?", *id);
+                delete.run(conn).await?;
+                set_list(conn, *id, 0, 0).await?;
             }
-            Ok(())
+            Ok(old.len())
         })
         .await
     }
@@ -154,7 +139,7 @@ async fn change_list(
     {
         // Writing a list that is too long, and undoing it, would take long.
         let new = format!("SELECT COUNT(*) {}", not_listed());
-        let new: u64 = sql!(new, json(users)?, id).one(conn).await?;
+        let new: u64 = sql!(new, json(users), id).one(conn).await?;
         if new + u64::from(list.people) > u64::from(MAX_LISTED) {
             return Ok(ListChanged::TooLong);
         }
@@ -163,7 +148,6 @@ async fn change_list(
     let (word, people) = match change {
         ListChange::Add(_) => ("added", list.people.saturating_add(changed)),
         ListChange::Remove(_) => ("removed", list.people.saturating_sub(changed)),
-        ListChange::Empty => ("removed", 0),
     };
     // Rows may have been removed manually without updating the count.
     if changed == 0 && people == list.people {
@@ -204,15 +188,14 @@ async fn apply(conn: &mut Conn, id: CouponId, change: &ListChange) -> QueryResul
                 "INSERT INTO coupon_allow_list (coupon_id, user_id) SELECT ?, j.user_id {}",
                 not_listed()
             );
-            sql!(insert, id, json(users)?, id)
+            sql!(insert, id, json(users), id)
         }
         ListChange::Remove(users) => {
             let delete = format!(
                 "DELETE l FROM {USERS} STRAIGHT_JOIN coupon_allow_list l ON l.coupon_id = ? AND l.user_id = j.user_id"
             );
-            sql!(delete, json(users)?, id)
+            sql!(delete, json(users), id)
         }
-        ListChange::Empty => sql!("DELETE FROM coupon_allow_list WHERE coupon_id = ?", id),
     };
     Ok(u32::try_from(changed.run(conn).await?).unwrap_or(u32::MAX))
 }

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, NaiveDate, Utc};
 use diesel::QueryResult;
-use diesel::sql_types::Text;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::ids::{draw_id, drop_id};
 use super::ops_actions::{Operator, OperatorAct};
 use super::sql::{read_as, row};
-use super::{Columns, Conn, Db, DbResult, Refusal, Sql, json, list, refusal};
+use super::{Conn, Db, DbResult, Refusal, Sql, json, list, refusal};
 use crate::coupon::{Allow, AllowList, Coupon, CouponSettings, Drop, DropWindow};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
@@ -47,17 +46,17 @@ read_as!(Drop {
 });
 
 /// Returns the assignments that write a coupon's settings.
-pub(super) fn settings(of: &CouponSettings) -> QueryResult<Sql> {
-    Ok(sql!(
+pub(super) fn settings(of: &CouponSettings) -> Sql {
+    sql!(
         "name = ?, quantity = ?, once_per = ?, waiting_list = ?, paused = ?, schedule = ?, allow_rule = ?",
         &of.name,
         of.quantity,
         of.once_per.as_str(),
         of.waiting_list,
         of.paused,
-        of.schedule.as_ref().map(json).transpose()?,
+        of.schedule.as_ref().map(json),
         of.allow.clone().map(String::from),
-    ))
+    )
 }
 
 impl From<CouponRow> for Coupon {
@@ -155,7 +154,7 @@ impl Db {
     /// Reads the existing coupons among `ids`, in the format of [`Db::catalogue`].
     pub async fn coupons_by_id(&self, ids: Vec<CouponId>) -> DbResult<Vec<WithDrops>> {
         self.run("read coupons", async move |conn| {
-            select_coupons(conn, listed(&ids)?).await
+            select_coupons(conn, listed(&ids)).await
         })
         .await
     }
@@ -240,9 +239,9 @@ impl Db {
 }
 
 /// Selects these ids. A long list as one value, so that the statement has few parameters.
-pub(super) fn listed(ids: &[CouponId]) -> QueryResult<Sql> {
+pub(super) fn listed(ids: &[CouponId]) -> Sql {
     let listed = "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
-    Ok(sql!(listed, json(&ids)?))
+    sql!(listed, json(&ids))
 }
 
 /// Reads coupons with their unsealed drops and the last opened one; `which` selects the coupons'
@@ -263,7 +262,7 @@ async fn select_coupons(conn: &mut Conn, which: Sql) -> QueryResult<Vec<WithDrop
                  UNION SELECT {d.columns} FROM w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
                  WHERE coupon_id = w.id AND (sealed_at IS NOT NULL OR opens_at < UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE) \
                  ORDER BY opens_at DESC LIMIT 1) d ON TRUE ORDER BY coupon_id, opens_at, id";
-    let drops = sql!("WITH w AS (").and(listed(&ids)?).and(sql!(drops));
+    let drops = sql!("WITH w AS (").and(listed(&ids)).and(sql!(drops));
     let drops: Vec<Drop> = drops.all(conn).await?;
     let mut drops = drops.into_iter().peekable();
     let with_drops = |row: CouponRow| {
@@ -298,16 +297,6 @@ read_as!(DropWindow {
     is_sealed: bool,
 });
 
-impl Columns for OncePer {
-    type Sql = Text;
-    type Raw = String;
-
-    /// The schema permits only these two words.
-    fn from_raw(word: String) -> Self {
-        word.parse().unwrap_or(Self::Coupon)
-    }
-}
-
 /// Reads the rules of the existing drops among `ids`.
 pub async fn rules_of_drops(
     conn: &mut Conn,
@@ -331,9 +320,7 @@ async fn insert_coupon(
         let (text, hash) = key.map(|key| (&key.key, &*key.body_hash)).unzip();
         let own = ", id = ?, idempotency_key = ?, body_hash = ?";
         let own = sql!(own, id, text, hash);
-        let insert = sql!("INSERT INTO coupons SET ")
-            .and(settings(new)?)
-            .and(own);
+        let insert = sql!("INSERT INTO coupons SET ").and(settings(new)).and(own);
         // A concurrent request with the same key waits here until this one commits.
         match insert.run(conn).await {
             Err(error) if refusal(&error) == Some(Refusal::Duplicate) => {

@@ -170,7 +170,7 @@ async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<u64>> {
 /// Writes the settings of a coupon at its revision, and those of these drops.
 async fn write(conn: &mut Conn, coupon: &Coupon, drops: &[Drop]) -> QueryResult<()> {
     let at_revision = sql!(", revision = ? WHERE id = ?", coupon.revision, coupon.id);
-    let update = sql!("UPDATE coupons SET ").and(settings(&coupon.settings)?);
+    let update = sql!("UPDATE coupons SET ").and(settings(&coupon.settings));
     update.and(at_revision).run(conn).await?;
     for drop in drops {
         let update = "UPDATE drops SET quantity = ?, opens_at = ?, closes_at = ?, closed_early = ? WHERE id = ?";

@@ -4,7 +4,6 @@ use chrono::{DateTime, Utc};
 
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::event::ClaimEvent;
-use crate::trace::TraceContext;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
@@ -14,8 +13,6 @@ pub struct Claim {
     pub user_id: UserId,
     /// When the user was admitted, if known; otherwise the row gets the current time.
     pub claimed_at: Option<DateTime<Utc>>,
-    /// The span of the claim, if it has a trace.
-    pub trace: Option<TraceContext>,
 }
 
 impl From<&ClaimEvent> for Claim {
@@ -26,7 +23,6 @@ impl From<&ClaimEvent> for Claim {
             slot: event.slot,
             user_id: event.user_id.clone(),
             claimed_at: Some(event.claimed_at),
-            trace: None,
         }
     }
 }

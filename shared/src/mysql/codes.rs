@@ -126,7 +126,6 @@ mod tests {
             slot: 37,
             user_id: "u-37".parse().unwrap(),
             claimed_at: None,
-            trace: None,
         };
         let at = DateTime::from_timestamp_micros(micros).unwrap();
         CodeKey::new(&[7; 32]).unwrap().code(&claim, at)

@@ -118,13 +118,11 @@ pub(super) async fn open(
     conn.map_err(|error| why_not(error, opts.db_name(), tls))
 }
 
-/// MySQL's error numbers for denied access: to the database, for the user, and without a password.
-const DOES_NOT_LET_IN: [u16; 3] = [1044, 1045, 1698];
+/// MySQL's error numbers for denied access: to the database, for the user, without a password, and
+/// without encryption (`require_secure_transport`).
+const DOES_NOT_LET_IN: [u16; 4] = [1044, 1045, 1698, 3159];
 
 const UNKNOWN_DATABASE: u16 = 1049;
-
-/// MySQL's error if `require_secure_transport` is on.
-const WANTS_TLS: u16 = 3159;
 
 /// Distinguishes wrong settings (user, password, database, certificate) from a server that is busy
 /// or shutting down.
@@ -136,26 +134,27 @@ fn why_not(
     if let (Some(tls), Some(reason)) = (tls, tls::cause(&error)) {
         return ConnectionError::InvalidConnectionUrl(tls.sentence(reason));
     }
+    let may_need_certificate = tls.is_some_and(|tls| !tls.has_identity());
+    let certificate = if may_need_certificate {
+        "; a user may also need TLS_CERT_FILE"
+    } else {
+        ""
+    };
     ConnectionError::InvalidConnectionUrl(match error {
-        mysql_async::Error::Server(error) if error.code == WANTS_TLS => {
-            format!("it takes encrypted connections only ({error}): add ?require_ssl=true to DATABASE_URL")
-        }
-        mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => {
-            "it does not speak TLS: give it a certificate, or leave require_ssl out of DATABASE_URL on a private network".to_owned()
-        }
         mysql_async::Error::Server(error) if error.code == UNKNOWN_DATABASE => {
             let name = database.unwrap_or_default();
-            format!("it has no database {name}: run CREATE DATABASE `{name}`, or correct DATABASE_URL")
+            format!(
+                "it has no database {name}: run CREATE DATABASE `{name}`, or correct DATABASE_URL"
+            )
         }
         mysql_async::Error::Server(error) if DOES_NOT_LET_IN.contains(&error.code) => {
-            let may_need_certificate = tls.is_some_and(|tls| !tls.has_identity());
-            let certificate = if may_need_certificate { "; a user may also need TLS_CERT_FILE" } else { "" };
-            format!("{error}; see DATABASE_URL{certificate}")
+            format!("{error}; see DATABASE_URL, with ?require_ssl=true for TLS{certificate}")
         }
         // MySQL asks unknown users for a password with any of its plugins.
-        mysql_async::Error::Driver(error @ DriverError::UnknownAuthPlugin { .. }) => {
-            format!("{error} Either there is no such user, or it needs: ALTER USER … IDENTIFIED WITH caching_sha2_password; see DATABASE_URL")
-        }
+        mysql_async::Error::Driver(
+            error
+            @ (DriverError::NoClientSslFlagFromServer | DriverError::UnknownAuthPlugin { .. }),
+        ) => format!("{error}; see user and require_ssl in DATABASE_URL"),
         other => return ConnectionError::BadConnection(other.to_string()),
     })
 }

@@ -7,9 +7,10 @@ use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use chrono::NaiveDateTime;
+use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection as _;
+use serde::{Deserialize, Serialize};
 
 use super::literal::push_text;
 use super::sql::row;
@@ -24,7 +25,8 @@ pub use keep::{CORRECTED, FailedClaim, MessageOrigin, UNREADABLE, keep};
 pub use look::{Correction, DeadLetterQuery, Payload};
 
 row! {
-    /// A row of the table, as the reconciler reads it.
+    /// A claim that the consumer could not turn into a row, or that was inserted by hand.
+    #[derive(Serialize, Deserialize)]
     pub struct DeadLetterRow {
         pub id: i64,
         pub coupon_id: Option<i64>,
@@ -33,28 +35,25 @@ row! {
         pub slot: Option<i64>,
         /// The user id in full, if known.
         pub user_id: Option<String>,
-        /// When the user was admitted (UTC), if known.
-        pub claimed_at: Option<NaiveDateTime>,
+        /// When the user was admitted, if known.
+        pub claimed_at: Option<DateTime<Utc>>,
         pub reason: String,
         pub error: Option<String>,
-        /// When it was written (UTC).
-        pub failed_at: NaiveDateTime,
-        /// When it was resolved (UTC).
-        pub resolved_at: Option<NaiveDateTime>,
+        pub failed_at: DateTime<Utc>,
+        pub resolved_at: Option<DateTime<Utc>>,
         pub resolution: Option<String>,
         pub resolution_detail: Option<String>,
-        pub source_partition: Option<i32>,
-        pub source_offset: Option<i64>,
-        /// The span of the claim in W3C format, if it has a trace.
-        pub traceparent: Option<String>,
+        /// Partition of its message; null if it did not come from a message.
+        pub partition as source_partition: Option<i32>,
+        pub offset as source_offset: Option<i64>,
     }
 }
 
 impl DeadLetterRow {
     /// Whether its only evidence is a message, which any client with write access to the topic can
-    /// send. All other dead letters were written by an API or an operator.
+    /// send. All other dead letters were written or confirmed (`corrected`) by an operator.
     pub fn is_of_message(&self) -> bool {
-        self.source_partition.is_some() && self.reason != CORRECTED
+        self.partition.is_some() && self.reason != CORRECTED
     }
 }
 
@@ -114,37 +113,25 @@ impl Db {
             .await
     }
 
-    /// Reads the unresolved dead letters that name no drop in which a pass could issue them, or a
-    /// sealed drop and no user, optionally of one coupon or drop. They are counted by reason, each
-    /// with a few examples. If there are only a few dead letters, the examples include all of them.
+    /// Counts the unresolved dead letters that name no drop in which a pass could issue them, or a
+    /// sealed drop and no user, optionally of one coupon or drop. Reads some of them, each with
+    /// what it names.
     pub async fn loose_dead_letters(
         &self,
         coupon: Option<CouponId>,
         drop: Option<DropId>,
-    ) -> DbResult<Vec<LooseDeadLetters>> {
-        let of_coupon = |id| sql!(" AND (g.coupon_id = ? OR d.coupon_id = ?)", id, id);
-        let of_drop = |id| sql!(" AND g.drop_id = ?", id);
-        let groups = sql!(LOOSE)
+    ) -> DbResult<(u64, Vec<(String, DeadLetterRow)>)> {
+        let of_coupon = |id| sql!(" AND (f.coupon_id = ? OR d.coupon_id = ?)", id, id);
+        let of_drop = |id| sql!(" AND f.drop_id = ?", id);
+        let loose = sql!(LOOSE)
             .and(coupon.map_or(sql!(""), of_coupon))
-            .and(drop.map_or(sql!(""), of_drop))
-            .and(sql!(" GROUP BY why"));
+            .and(drop.map_or(sql!(""), of_drop));
         let db = self.within(LONG);
-        let groups: Vec<(String, u64, String)> = db.all("count loose dead letters", groups).await?;
-        let mut loose = Vec::with_capacity(groups.len());
-        for (why, number, first_ids) in groups {
-            let first: Vec<&str> = first_ids.split(',').take(EXAMPLES).collect();
-            let examples = "SELECT {f.columns} FROM failed_claims e STRAIGHT_JOIN failed_claims f \
-                            ON f.drop_id <=> e.drop_id AND f.coupon_id <=> e.coupon_id AND f.resolved_at IS NULL \
-                            AND (f.user_id IS NULL) = (e.user_id IS NULL) WHERE e.id IN (?) LIMIT 10";
-            let examples = sql!(examples, list(first));
-            let examples = db.all("read loose dead letters", examples).await?;
-            loose.push(LooseDeadLetters {
-                why,
-                number,
-                examples,
-            });
-        }
-        Ok(loose)
+        let count = sql!("SELECT COUNT(*)").and(loose.clone());
+        let number = db.first("count loose dead letters", count).await?;
+        let some = sql!(WITH_REASON).and(loose).and(sql!(" LIMIT 10"));
+        let some = db.all("read loose dead letters", some).await?;
+        Ok((number.unwrap_or(0), some))
     }
 
     /// Reads a user's dead letters of one coupon, including resolved ones, oldest first; at most a
@@ -163,29 +150,12 @@ impl Db {
 /// Maximum duration of counting all unresolved dead letters from the index.
 const LONG: Duration = Duration::from_secs(30);
 
-/// Maximum number of dead letters listed as examples; the rest is only counted.
-const EXAMPLES: usize = 10;
+const LOOSE: &str = " FROM failed_claims f LEFT JOIN drops d ON d.id = f.drop_id WHERE f.resolved_at IS NULL \
+     AND (d.id IS NULL OR f.coupon_id <> d.coupon_id OR d.sealed_at IS NOT NULL AND f.user_id IS NULL)";
 
-/// Groups by coupon and drop before looking up drops, because millions of dead letters may name
-/// only a few drops.
-const LOOSE: &str = "SELECT CASE WHEN g.drop_id IS NULL THEN 'no drop' \
-         WHEN d.id IS NULL THEN 'a drop that does not exist' \
-         WHEN g.coupon_id <> d.coupon_id THEN 'a drop of another coupon' \
-         ELSE 'a sealed drop and no user' END AS why, \
-     SUM(g.number), GROUP_CONCAT(g.first_id ORDER BY g.first_id) \
-     FROM (SELECT drop_id, coupon_id, user_id IS NULL AS is_nameless, COUNT(*) AS number, MIN(id) AS first_id \
-           FROM failed_claims WHERE resolved_at IS NULL GROUP BY drop_id, coupon_id, is_nameless) g \
-     LEFT JOIN drops d ON d.id = g.drop_id \
-     WHERE (d.id IS NULL OR g.coupon_id <> d.coupon_id OR d.sealed_at IS NOT NULL AND g.is_nameless)";
-
-/// Dead letters that no pass can resolve.
-#[derive(Debug, Clone)]
-pub struct LooseDeadLetters {
-    /// Describes the drop that they name, for example `no drop` or `a sealed drop and no user`.
-    pub why: String,
-    pub number: u64,
-    pub examples: Vec<DeadLetterRow>,
-}
+const WITH_REASON: &str = "SELECT CASE WHEN f.drop_id IS NULL THEN 'no drop' \
+     WHEN d.id IS NULL THEN 'a drop that does not exist' WHEN f.coupon_id <> d.coupon_id THEN 'a drop of another coupon' \
+     ELSE 'a sealed drop and no user' END, {f.columns}";
 
 /// The resolution of a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]

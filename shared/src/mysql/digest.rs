@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::alerts::{self, AlertState, ListedAlert};
-use super::sql::read_as;
+use super::sql::row;
 use super::{Db, DbResult};
 use crate::domain::{CouponId, DropId};
 use crate::sql;
@@ -16,16 +16,18 @@ const LINES: i64 = 20;
 /// Time limit of all queries. With a pass every second, a day has about 86,000 rows.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A drop that was verified exact after it closed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DigestDrop {
-    pub coupon_id: CouponId,
-    pub coupon_name: String,
-    pub drop_id: DropId,
-    /// Number of coupons offered.
-    pub quantity: u32,
-    /// Number of coupons issued.
-    pub rows: u32,
+row! {
+    /// A drop that was verified exact after it closed.
+    #[derive(PartialEq, Eq)]
+    pub struct DigestDrop {
+        pub coupon_id: CouponId,
+        pub coupon_name: String,
+        pub drop_id: DropId,
+        /// Number of coupons offered.
+        pub quantity: u32,
+        /// Number of coupons issued.
+        pub rows: u32,
+    }
 }
 
 /// The daily digest of a period.
@@ -54,14 +56,6 @@ pub struct DailyDigest {
     /// Targets with messages that were given up, and how many.
     pub lost: Vec<(String, u64)>,
 }
-
-read_as!(DigestDrop {
-    coupon_id: CouponId,
-    coupon_name: String,
-    drop_id: DropId,
-    quantity: u32,
-    rows: u32,
-});
 
 /// Reads the digest of a period.
 pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> DbResult<DailyDigest> {

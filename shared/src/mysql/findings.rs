@@ -3,28 +3,26 @@
 
 use std::time::Duration;
 
-use chrono::NaiveDateTime;
+use chrono::{DateTime, NaiveDateTime, Utc};
 
-use super::sql::row;
+use super::sql::{Row as _, stored_as, values};
 use super::{Columns as _, Db, DbResult, insert_all};
-use crate::domain::{CouponId, UserId};
+use crate::domain::{CouponId, DropId, UserId};
+use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome};
 use crate::sql;
 
-row! {
-    pub struct FindingRow {
-        pub run_id: String,
-        pub coupon_id: Option<i64>,
-        pub drop_id: Option<i64>,
-        pub kind: String,
-        pub slot: Option<i64>,
-        pub user_id: Option<String>,
-        pub action: String,
-        pub result: String,
-        pub detail: Option<String>,
-        pub needs_person: bool,
-        pub dead_letter: Option<i64>,
-    }
-}
+stored_as!(Finding {
+    coupon_id: Option<CouponId>,
+    drop_id: Option<DropId>,
+    kind: Kind,
+    slot: Option<i64>,
+    user_id: Option<String>,
+    action: ActionKind,
+    result: Outcome,
+    detail: String,
+    needs_person: bool,
+    dead_letter: Option<i64>,
+} with case: FindingCase::Plain);
 
 /// Time limit for writing all findings of a run.
 const LONG: Duration = Duration::from_secs(60);
@@ -38,15 +36,17 @@ impl Db {
     pub(super) async fn write_findings(
         &self,
         run_id: &str,
-        findings: Vec<FindingRow>,
+        findings: Vec<Finding>,
     ) -> DbResult<()> {
         // Those that an attempt wrote before it failed.
         let delete = "DELETE FROM reconcile_findings WHERE run_id = ? LIMIT ?";
         let delete = sql!(delete, run_id, DELETED_AT_ONCE);
         let what = "delete findings of a run";
         while self.execute(what, delete.clone()).await? > 0 {}
-        let into = format!("reconcile_findings ({})", FindingRow::NAMES.join(", "));
-        let rows = findings.into_iter().map(FindingRow::values).collect();
+        let into = Finding::NAMES.join(", ");
+        let into = format!("reconcile_findings (run_id, {into})");
+        let row = |finding: Finding| [values![run_id], finding.values()].concat();
+        let rows = findings.into_iter().map(row).collect();
         let db = self.within(LONG);
         db.run("write findings", async move |conn| {
             insert_all(conn, &into, rows, "").await
@@ -60,7 +60,7 @@ impl Db {
         run_id: String,
         limit: u32,
         after: i64,
-    ) -> DbResult<Vec<(i64, FindingRow)>> {
+    ) -> DbResult<Vec<(i64, Finding)>> {
         let page = "SELECT id, {columns} FROM reconcile_findings WHERE run_id = ? AND id > ? ORDER BY id LIMIT ?";
         self.all("findings of a run", sql!(page, run_id, after, limit))
             .await
@@ -79,14 +79,14 @@ impl Db {
             .await
     }
 
-    /// Reads the first thousand findings about a user and a coupon, each with the time of its
-    /// record.
+    /// Reads the first thousand findings about a user and a coupon, each with its run and the time
+    /// of its record.
     pub async fn findings_about(
         &self,
         coupon: CouponId,
         user: &UserId,
-    ) -> DbResult<Vec<(FindingRow, NaiveDateTime)>> {
-        let about = "SELECT {columns}, created_at FROM reconcile_findings WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000";
+    ) -> DbResult<Vec<(String, Finding, DateTime<Utc>)>> {
+        let about = "SELECT run_id, {columns}, created_at FROM reconcile_findings WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000";
         self.all("findings about a person", sql!(about, coupon, user))
             .await
     }

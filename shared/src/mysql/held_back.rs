@@ -2,23 +2,20 @@
 
 use std::collections::HashSet;
 
-use super::sql::read_as;
+use super::sql::row;
 use super::{Db, DbResult, list};
 use crate::domain::DropId;
 use crate::sql;
 
-/// Repairs of a drop that an operator was shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ShownRepairs {
-    pub number: u32,
-    /// A hash of the repairs.
-    pub fingerprint: u64,
+row! {
+    /// Repairs of a drop that an operator was shown.
+    #[derive(Copy, PartialEq, Eq)]
+    pub struct ShownRepairs {
+        pub number as repairs: u32,
+        /// A hash of the repairs.
+        pub fingerprint: u64,
+    }
 }
-
-read_as!(ShownRepairs {
-    number: u32,
-    fingerprint: u64,
-});
 
 impl Db {
     /// Records the repairs that are held back. `looked` means that an operator sees them;
@@ -41,7 +38,7 @@ impl Db {
 
     /// Reads the repairs that were recorded last.
     pub async fn shown_repairs(&self, drop: DropId) -> DbResult<Option<ShownRepairs>> {
-        let shown = "SELECT repairs AS number, fingerprint FROM held_back WHERE drop_id = ?";
+        let shown = "SELECT {columns} FROM held_back WHERE drop_id = ?";
         self.first("repairs held back", sql!(shown, drop)).await
     }
 

@@ -1,6 +1,6 @@
 //! The table of issued coupons.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 
@@ -15,10 +15,9 @@ pub use super::inserted::{TakenOut, TakenOutRows};
 use super::literal::push_text;
 use super::slot_limits::SlotLimits;
 use super::sql::row;
-use super::{Conn, Db, DbResult, MOST_VALUES, USERS, json, list};
+use super::{Columns, Conn, Db, DbResult, MOST_VALUES, Sql, USERS, json, list};
 use crate::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
 use crate::sql;
-use crate::trace::TraceContext;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IssuedBy {
@@ -88,19 +87,15 @@ fn statement(
     now: DateTime<Utc>,
 ) -> String {
     let issued_at = instant(now);
-    // Each value costs MySQL time, even NULL, and most installations do not trace.
-    let is_traced = claims.iter().any(|claim| claim.trace.is_some());
     let mut sql = String::with_capacity(256 + claims.len() * 180);
-    // Writing to a `String` does not fail.
-    let _ = write!(
-        sql,
-        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, person_scope, slot_limit{}) VALUES ",
-        if is_traced { ", traceparent" } else { "" }
+    sql.push_str(
+        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, person_scope, slot_limit) VALUES ",
     );
     for (i, claim) in claims.iter().enumerate() {
         if i > 0 {
             sql.push(',');
         }
+        // Writing to a `String` does not fail.
         let _ = write!(
             sql,
             "({},{},{},",
@@ -114,13 +109,8 @@ fn statement(
         let by = by.as_str();
         let _ = write!(
             sql,
-            ",'{code}','{claimed_at}','{issued_at}','{by}',{scope},{limit}"
+            ",'{code}','{claimed_at}','{issued_at}','{by}',{scope},{limit})"
         );
-        let _ = match claim.trace {
-            Some(trace) => write!(sql, ",'{trace}')"),
-            None if is_traced => write!(sql, ",NULL)"),
-            None => write!(sql, ")"),
-        };
     }
     sql
 }
@@ -131,36 +121,23 @@ fn instant(at: DateTime<Utc>) -> NaiveDateTime {
     at.naive_utc().trunc_subsecs(6)
 }
 
-/// Reads the rows on these slots of one drop.
-pub async fn on_slots(
-    conn: &mut Conn,
-    drop: DropId,
-    slots: &[Slot],
-) -> QueryResult<Vec<IssuedRow>> {
+/// Selects the rows on these slots of one drop.
+pub fn on_slots(drop: DropId, slots: &[Slot]) -> Sql {
     let on = "SELECT {columns} FROM issued_coupons WHERE drop_id = ? AND slot IN (?)";
-    sql!(on, drop, list(slots.iter().copied())).all(conn).await
+    sql!(on, drop, list(slots.iter().copied()))
 }
 
-/// Reads the rows of these users in any drop of a coupon. For a list of more than a hundred values,
-/// MySQL only estimates the number of rows (`eq_range_index_dive_limit`), and with stale statistics
-/// it may scan the whole table; hence the join.
-pub async fn of_people(
-    conn: &mut Conn,
-    coupon: CouponId,
-    users: &[&str],
-) -> QueryResult<Vec<IssuedRow>> {
+/// Selects the rows of these users in any drop of a coupon. For a list of more than a hundred
+/// values, MySQL only estimates the number of rows (`eq_range_index_dive_limit`), and with stale
+/// statistics it may scan the whole table; hence the join.
+pub fn of_people(coupon: CouponId, users: &[&str]) -> Sql {
     // MySQL refuses to compare its ASCII column with other characters, and no row has them.
-    let mut users: Vec<&str> = users
-        .iter()
-        .copied()
-        .filter(|user| user.is_ascii())
-        .collect();
-    users.sort_unstable();
-    users.dedup();
+    let users = users.iter().filter(|user| user.is_ascii());
+    let users: BTreeSet<&&str> = users.collect();
     let own = " STRAIGHT_JOIN issued_coupons i FORCE INDEX (issued_coupons_one_each) \
                ON i.coupon_id = ? AND i.user_id = j.user_id ORDER BY i.claimed_at, i.slot";
-    let users = sql!("SELECT {i.columns} FROM ").and(sql!(USERS, json(&users)?));
-    users.and(sql!(own, coupon)).all(conn).await
+    let users = sql!("SELECT {i.columns} FROM ").and(sql!(USERS, json(&users)));
+    users.and(sql!(own, coupon))
 }
 
 /// Slots counted per statement, which takes MySQL about 50 ms.
@@ -193,19 +170,7 @@ impl Db {
         drop: DropId,
         slots: RangeInclusive<Slot>,
     ) -> DbResult<Vec<ClaimOfSlot>> {
-        let what = "rows on slots";
-        self.run(what, async move |conn| {
-            rows_between(conn, drop, slots).await
-        })
-        .await
-    }
-
-    /// Reads the trace of a slot's row, if it has one.
-    pub async fn trace_on_slot(&self, drop: DropId, slot: Slot) -> DbResult<Option<TraceContext>> {
-        let query = "SELECT traceparent FROM issued_coupons WHERE drop_id = ? AND slot = ?";
-        let found = self.first("trace of a row", sql!(query, drop, slot));
-        let parent: Option<String> = found.await?.flatten();
-        Ok(parent.and_then(|text| TraceContext::parse(text.as_bytes())))
+        self.all("rows on slots", rows_between(drop, &slots)).await
     }
 
     /// Reads the rows of these users in a coupon.
@@ -214,12 +179,8 @@ impl Db {
         coupon: CouponId,
         people: &[UserId],
     ) -> DbResult<Vec<IssuedRow>> {
-        let people = people.to_vec();
-        self.run("rows of people", async move |conn| {
-            let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
-            of_people(conn, coupon, &names).await
-        })
-        .await
+        let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
+        self.all("rows of people", of_people(coupon, &names)).await
     }
 
     /// Reads slot, user and time of admission of the rows in a range of slots, in order, unless the
@@ -235,7 +196,7 @@ impl Db {
             if has_later_era(conn, coupon, era).await? {
                 return Ok(None);
             }
-            rows_between(conn, drop, slots).await.map(Some)
+            rows_between(drop, &slots).all(conn).await.map(Some)
         })
         .await
     }
@@ -268,21 +229,23 @@ pub async fn has_later_era(conn: &mut Conn, coupon: CouponId, era: u64) -> Query
     Ok(now.is_some_and(|now| now > era))
 }
 
-async fn rows_between(
-    conn: &mut Conn,
-    drop: DropId,
-    slots: RangeInclusive<Slot>,
-) -> QueryResult<Vec<ClaimOfSlot>> {
-    let query = "SELECT slot, user_id, claimed_at FROM issued_coupons \
-                 WHERE drop_id = ? AND slot BETWEEN ? AND ? ORDER BY slot";
-    let rows = sql!(query, drop, *slots.start(), *slots.end());
-    let rows: Vec<(Slot, UserId, DateTime<Utc>)> = rows.all(conn).await?;
-    let claim = |(slot, user, at): (Slot, UserId, DateTime<Utc>)| ClaimOfSlot {
-        slot,
-        user,
-        at_ms: Some(at.timestamp_millis()),
-    };
-    Ok(rows.into_iter().map(claim).collect())
+fn rows_between(drop: DropId, slots: &RangeInclusive<Slot>) -> Sql {
+    let rows = "SELECT slot, user_id, claimed_at FROM issued_coupons \
+                WHERE drop_id = ? AND slot BETWEEN ? AND ? ORDER BY slot";
+    sql!(rows, drop, *slots.start(), *slots.end())
+}
+
+impl Columns for ClaimOfSlot {
+    type Sql = <(Slot, UserId, DateTime<Utc>) as Columns>::Sql;
+    type Raw = <(Slot, UserId, DateTime<Utc>) as Columns>::Raw;
+
+    fn from_raw((slot, user, at): Self::Raw) -> Self {
+        Self {
+            slot,
+            user: UserId::from_raw(user),
+            at_ms: Some(at.and_utc().timestamp_millis()),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ mod connect;
 mod db;
 pub mod dead_letters;
 pub mod digest;
-pub mod erase;
 pub mod erased;
 mod findings;
 pub mod held_back;
@@ -52,7 +51,6 @@ pub use sql::{Columns, Sql, Value, insert_all, list};
 const USERS: &str = "JSON_TABLE(?, '$[*]' COLUMNS (user_id VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin PATH '$')) j";
 
 /// Serializes a value as JSON, for a column or as the list parameter of a query (`JSON_TABLE`).
-fn json(value: &impl serde::Serialize) -> diesel::QueryResult<String> {
-    serde_json::to_string(value)
-        .map_err(|error| diesel::result::Error::SerializationError(Box::new(error)))
+pub fn json(value: &impl serde::Serialize) -> String {
+    serde_json::json!(value).to_string()
 }

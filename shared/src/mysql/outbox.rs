@@ -7,8 +7,8 @@ use std::collections::HashSet;
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use diesel::QueryResult;
 
-use super::sql::row;
-use super::{Columns as _, Conn, Db, DbResult, insert_all, list};
+use super::sql::{insert_rows, row};
+use super::{Conn, Db, DbResult, list};
 use crate::sql;
 
 /// Rows read per round.
@@ -84,10 +84,8 @@ pub enum DeliveryOutcome {
 
 /// Adds messages to the outbox. One that is already there for its target stays unchanged.
 pub async fn enqueue(conn: &mut Conn, messages: Vec<Outgoing>) -> QueryResult<()> {
-    let into = format!("outbox ({})", Outgoing::NAMES.join(", "));
-    let rows = messages.into_iter().map(Outgoing::values).collect();
     let unchanged = " ON DUPLICATE KEY UPDATE batch = outbox.batch";
-    insert_all(conn, &into, rows, unchanged).await
+    insert_rows(conn, "outbox", messages, unchanged).await
 }
 
 /// What a sender delivers.

@@ -1,7 +1,8 @@
 //! Measures how soon admitted users got their rows. Reads a sample of slots, so that the cost does
 //! not grow with the size of the drop.
 
-use chrono::NaiveDateTime;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use super::sql::row;
 use super::{Db, DbResult};
@@ -12,12 +13,13 @@ use crate::sql;
 const SLOTS: u32 = 100;
 
 row! {
-    /// A slot, its admission time, and the time of its row if it exists (UTC).
-    #[derive(PartialEq, Eq)]
-    pub struct SlotPace {
+    /// When a slot was given, and when its row was written.
+    #[derive(PartialEq, Eq, Serialize, Deserialize)]
+    pub struct SlotTimes {
         pub slot: u32,
-        pub claimed_at: NaiveDateTime,
-        pub issued_at: Option<NaiveDateTime>,
+        pub claimed_at: DateTime<Utc>,
+        /// Null while there is no row.
+        pub issued_at: Option<DateTime<Utc>>,
     }
 }
 
@@ -32,7 +34,7 @@ pub fn sampled(quantity: Slot) -> Vec<Slot> {
 
 impl Db {
     /// Reads a sample of a drop's rows in order of slot, which is the order of admission.
-    pub async fn pace(&self, drop: DropId) -> DbResult<Vec<SlotPace>> {
+    pub async fn pace(&self, drop: DropId) -> DbResult<Vec<SlotTimes>> {
         // `n` is a series that starts at 0.
         let sample = "WITH RECURSIVE series (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM series WHERE n < 99) \
                       SELECT {i.columns} FROM drops d JOIN series ON series.n < LEAST(100, d.quantity) \

@@ -11,7 +11,7 @@ use diesel::QueryResult;
 use tokio_util::sync::CancellationToken;
 
 use super::db::get_lock;
-use super::sql::{read_as, row};
+use super::sql::{Row as _, row};
 use super::{Conn, Db, DbError, DbResult, DbSettings, Sql};
 use crate::kafka::KafkaSettings;
 use crate::sql;
@@ -38,19 +38,16 @@ row! {
     }
 }
 
-/// The longest deadlines of all processes of the last day, in milliseconds: claims of a process
-/// that died may still be in flight.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Deadlines {
-    pub publish_ms: i64,
-    /// Time until a second store has the claim.
-    pub in_flight_ms: i64,
+row! {
+    /// The longest deadlines of all processes of the last day, in milliseconds: claims of a process
+    /// that died may still be in flight.
+    #[derive(Copy, Default, PartialEq, Eq)]
+    pub struct Deadlines {
+        pub publish_ms: i64,
+        /// Time until a second store has the claim.
+        pub in_flight_ms: i64,
+    }
 }
-
-read_as!(Deadlines {
-    publish_ms: i64,
-    in_flight_ms: i64,
-});
 
 /// Identifies this process by host and process id.
 pub fn owner() -> String {
@@ -78,20 +75,20 @@ impl ProcessRow {
         // The API does not use the consumer group, and the consumer does not use Redis.
         let uses_group = self.role != "serve" && other.role != "serve";
         let uses_redis = self.redis_prefix.is_some() && other.redis_prefix.is_some();
-        let prefix = |row: &Self| row.redis_prefix.clone().unwrap_or_default();
-        let group = |row: &Self| row.consumer_group.clone();
-        let (_, setting, own, theirs) = [
-            (true, "KAFKA_TOPIC", self.topic.clone(), other.topic.clone()),
-            (uses_group, "KAFKA_GROUP", group(self), group(other)),
-            (uses_redis, "REDIS_KEY_PREFIX", prefix(self), prefix(other)),
-        ]
-        .into_iter()
-        .find(|(is_used, _, own, theirs)| *is_used && own != theirs)?;
-        Some(format!(
-            "{setting} is {own} here and {theirs} in {} ({}), which works on the same database: give all programs the \
-             same, and start this one again a minute after the other has stopped",
-            other.role, other.owner
-        ))
+        let differs = self.topic != other.topic
+            || uses_group && self.consumer_group != other.consumer_group
+            || uses_redis && self.redis_prefix != other.redis_prefix;
+        let settings = |row: &Self| {
+            let prefix = row.redis_prefix.as_deref().unwrap_or("none");
+            format!("{}, {} and {prefix}", row.topic, row.consumer_group)
+        };
+        differs.then(|| {
+            format!(
+                "KAFKA_TOPIC, KAFKA_GROUP and REDIS_KEY_PREFIX are {} here, but {} in {} ({}) on the same database: make them \
+                 equal, and start this process again a minute after the other has stopped",
+                settings(self), settings(other), other.role, other.owner
+            )
+        })
     }
 }
 
@@ -243,22 +240,17 @@ impl Drop for PassLock {
 }
 
 impl Db {
-    /// Describes the holder of the pass lock, in any process.
+    /// Describes the pass that holds the pass lock, in any process.
     pub async fn pass_holder(&self) -> DbResult<Option<String>> {
-        type Holder = (i64, Option<String>, Option<String>, Option<NaiveDateTime>);
-        let holder = "SELECT held.connection, r.id, r.owner, r.started_at \
-                      FROM (SELECT IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) AS connection) held \
-                      LEFT JOIN reconcile_runs r ON r.status = 'running' \
-                      WHERE held.connection IS NOT NULL ORDER BY r.started_at DESC LIMIT 1";
-        let holder: Option<Holder> = self.first("holder of the pass lock", sql!(holder)).await?;
-        Ok(holder.map(|holder| match holder {
-            (_, Some(run), Some(owner), Some(at)) => format!(
-                "a pass has been running since {} (run {run} of process {owner})",
-                at.format("%Y-%m-%d %H:%M:%S UTC")
-            ),
-            (connection, ..) => {
-                format!("MySQL's connection {connection} holds the pass lock, and runs no pass")
-            }
+        // A process that died has left its run, but not the lock.
+        let holder = "SELECT id, owner, started_at FROM reconcile_runs WHERE status = 'running' \
+                      AND IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) IS NOT NULL \
+                      ORDER BY started_at DESC LIMIT 1";
+        let holder: Option<(String, String, NaiveDateTime)> =
+            self.first("holder of the pass lock", sql!(holder)).await?;
+        Ok(holder.map(|(run, owner, at)| {
+            let at = at.format("%Y-%m-%d %H:%M:%S UTC");
+            format!("a pass has been running since {at} (run {run} of process {owner})")
         }))
     }
 }

@@ -2,6 +2,7 @@
 //! (`broken_promises`).
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use chrono::NaiveDateTime;
 use serde_json::json;
@@ -35,6 +36,9 @@ row! {
         pub mended_at: Option<NaiveDateTime>,
     }
 }
+
+/// Time limit of a look-up in every coupon.
+const LONG: Duration = Duration::from_secs(120);
 
 const MEND: &str = "UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3) \
                     WHERE drop_id = ? AND user_id IN (?) AND mended_at IS NULL";
@@ -99,6 +103,21 @@ impl Db {
         self.all("broken promises to a person", own).await
     }
 
+    /// Finds the coupons in which a user has a row, a revocation, or a broken promise.
+    pub async fn coupons_of_person(&self, user: &UserId) -> DbResult<Vec<CouponId>> {
+        // Uses the unique key of each table: one lookup per coupon.
+        let of = |table| {
+            format!(
+                "SELECT t.coupon_id AS id FROM coupons c STRAIGHT_JOIN {table} t ON t.coupon_id = c.id AND t.user_id = ?"
+            )
+        };
+        let all = ["issued_coupons", "revoked_coupons", "broken_promises"]
+            .map(of)
+            .join(" UNION ");
+        let all = sql!(format!("{all} ORDER BY id"), user, user, user);
+        self.within(LONG).all("coupons of a person", all).await
+    }
+
     /// Reads everything recorded about `user` in any drop of `coupon`.
     pub async fn person(&self, coupon: CouponId, user: &UserId) -> DbResult<PersonRecord> {
         let user = user.clone();
@@ -107,8 +126,8 @@ impl Db {
                           WHERE coupon_id = ? AND user_id = ? AND mended_at IS NULL ORDER BY created_at";
             Ok(PersonRecord {
                 broken: sql!(broken, coupon, &user).all(conn).await?,
-                rows: of_people(conn, coupon, &[user.as_str()]).await?,
-                revoked: revoked::of_people(conn, coupon, &[user]).await?,
+                rows: of_people(coupon, &[user.as_str()]).all(conn).await?,
+                revoked: revoked::of_people(coupon, &[user]).all(conn).await?,
             })
         })
         .await

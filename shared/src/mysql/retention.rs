@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
-use super::erase::{GONE, RANDOM};
-use super::sql::row;
 use super::{Db, DbResult};
-use crate::domain::{CouponId, DropId, Slot};
+use crate::coupon::Drop;
+use crate::domain::{DropId, Slot};
 use crate::sql;
+
+/// Replaces a text that may contain a user id.
+const GONE: &str = "erased";
+
+/// SQL for a random text per row that replaces an id or code. A code is derived from the id, so an
+/// attacker with the key could try ids until one matches.
+const RANDOM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
 
 /// Slots processed per statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
@@ -15,27 +21,16 @@ const SLOTS_AT_ONCE: Slot = 2_000;
 /// through its code, if an earlier release kept the code.
 const NAMES_SOMEBODY: &str = "(user_id NOT LIKE 'erased-%' OR code NOT LIKE 'erased-%')";
 
-row! {
-    /// A drop that was sealed long ago but still contains user ids.
-    #[derive(Copy)]
-    pub struct OldDrop {
-        pub id: DropId,
-        pub coupon_id: CouponId,
-        /// Whether a user may hold one coupon per drop.
-        pub once_per_drop: bool,
-    }
-}
-
 impl Db {
     /// Finds drops after `after` that were sealed longer than `kept` ago and still contain user
-    /// ids.
+    /// ids, each with whether a user may hold one coupon per drop.
     pub async fn old_drops_with_people(
         &self,
         kept: Duration,
         after: DropId,
         most: i64,
-    ) -> DbResult<Vec<OldDrop>> {
-        let old = "SELECT d.id, d.coupon_id, c.once_per = 'drop' FROM drops d JOIN coupons c ON c.id = d.coupon_id \
+    ) -> DbResult<Vec<(Drop, bool)>> {
+        let old = "SELECT {d.columns}, c.once_per = 'drop' FROM drops d JOIN coupons c ON c.id = d.coupon_id \
                    WHERE d.id > ? AND d.codes_erased_at IS NULL \
                    AND d.sealed_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND ORDER BY d.id LIMIT ?";
         let old = sql!(old, after, kept.as_secs(), most);
@@ -53,7 +48,7 @@ impl Db {
             // Skip a drop that is no longer sealed, because passes compare it with Redis.
             let erase = format!(
                 "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
-                 SET i.user_id = {RANDOM}, i.code = {RANDOM}, i.traceparent = NULL \
+                 SET i.user_id = {RANDOM}, i.code = {RANDOM} \
                  WHERE i.drop_id = ? AND i.slot > ? AND i.slot <= ? AND {NAMES_SOMEBODY} AND d.sealed_at IS NOT NULL"
             );
             let erase = sql!(erase, drop, from, from.saturating_add(SLOTS_AT_ONCE));

@@ -13,7 +13,7 @@ use super::ids::draw_id;
 use super::ops_actions::{Operator, OperatorAct};
 use super::sealed::rows_changed;
 use super::sql::row;
-use super::{Conn, Db, DbResult, USERS, json};
+use super::{Conn, Db, DbResult, Sql, USERS, json};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use crate::sql;
 
@@ -110,17 +110,13 @@ impl Db {
     /// second, which an API may not have written to Redis yet. Redis has a field for each of them.
     /// Reads every revocation of these coupons.
     pub async fn count_banned(&self, coupons: &[CouponId]) -> DbResult<HashMap<CouponId, u64>> {
-        let ids = coupons.to_vec();
+        let count = sql!("SELECT r.coupon_id, COUNT(DISTINCT r.person_scope, r.user_id) FROM (");
+        let old = ") w STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = w.id \
+                   WHERE r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND r.user_id NOT LIKE 'erased-%' \
+                   GROUP BY r.coupon_id";
+        let count = count.and(listed(coupons)).and(sql!(old));
         let db = self.within(LONGEST_COUNT);
-        db.run("count banned users", async move |conn| {
-            let count = sql!("SELECT r.coupon_id, COUNT(DISTINCT r.person_scope, r.user_id) FROM (");
-            let old = ") w STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = w.id \
-                       WHERE r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND r.user_id NOT LIKE 'erased-%' \
-                       GROUP BY r.coupon_id";
-            let count = count.and(listed(&ids)?).and(sql!(old));
-            count.all(conn).await
-        })
-        .await
+        db.all("count banned users", count).await
     }
 
     /// Moves the row of a claim that the revocation voids into the revocation, if the row exists.
@@ -157,12 +153,8 @@ impl Db {
         coupon: CouponId,
         people: &[UserId],
     ) -> DbResult<Vec<Revocation>> {
-        let people = people.to_vec();
-        let what = "revocations of people";
-        self.run(what, async move |conn| {
-            of_people(conn, coupon, &people).await
-        })
-        .await
+        self.all("revocations of people", of_people(coupon, people))
+            .await
     }
 
     /// Revocations read per statement.
@@ -265,17 +257,13 @@ async fn close_promises(conn: &mut Conn, id: i64) -> QueryResult<()> {
     sql!(close, id).run(conn).await.map(|_| ())
 }
 
-pub(super) async fn of_people(
-    conn: &mut Conn,
-    coupon: CouponId,
-    people: &[UserId],
-) -> QueryResult<Vec<Revocation>> {
+pub(super) fn of_people(coupon: CouponId, people: &[UserId]) -> Sql {
     // MySQL refuses to compare its ASCII column with other characters, and no revocation has them.
     let people = people.iter().filter(|user| user.as_str().is_ascii());
-    let people = json(&people.collect::<Vec<_>>())?;
+    let people = json(&people.collect::<Vec<_>>());
     let own = " STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = ? AND r.user_id = j.user_id ORDER BY r.id";
     let users = sql!("SELECT {r.columns} FROM ").and(sql!(USERS, people));
-    users.and(sql!(own, coupon)).all(conn).await
+    users.and(sql!(own, coupon))
 }
 
 /// The revocations in one coupon by user, which determine the void claims.

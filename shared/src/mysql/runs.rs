@@ -6,15 +6,14 @@
 
 use std::time::Duration;
 
-use chrono::NaiveDateTime;
+use chrono::{DateTime, Utc};
 use diesel::QueryResult;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-pub use super::findings::FindingRow;
 use super::ops_actions::{Operator, OperatorAct};
-use super::sql::row;
-use super::{Columns as _, Conn, Db, DbError, DbResult, insert_all};
-use crate::http::views::RunSummary;
+use super::sql::{insert_rows, row};
+use super::{Columns as _, Conn, Db, DbResult};
+use crate::report::{Finding, Status, Trigger};
 use crate::sql;
 
 /// Name in `reconciler_state` of the time (RFC 3339) of the last successful pass.
@@ -24,16 +23,19 @@ pub const LAST_SUCCESS_AT: &str = "last_success_at";
 pub const RUNNING: &str = "running";
 
 row! {
+    /// A run, as recorded and listed.
+    #[derive(Serialize, Deserialize)]
     pub struct RunRow {
-        pub id: String,
-        pub triggered_by: String,
+        pub run_id as id: String,
+        pub trigger as triggered_by: Trigger,
         pub dry_run: bool,
         pub deep: bool,
         pub confirmed: bool,
-        pub status: String,
+        pub status: Status,
+        #[serde(skip)]
         pub owner: String,
-        pub started_at: NaiveDateTime,
-        pub finished_at: Option<NaiveDateTime>,
+        pub started_at: DateTime<Utc>,
+        pub finished_at: Option<DateTime<Utc>>,
         pub drops_examined: u32,
         pub users_examined: i64,
         pub rows_examined: i64,
@@ -41,21 +43,21 @@ row! {
         pub applied: u32,
         pub skipped: u32,
         pub failed: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
         pub error: Option<String>,
         /// Drop reports as JSON, or `None` if `same_as` stores them. Lists do not read them.
+        #[serde(skip)]
         pub drops: Option<String>,
         /// A hash of findings and drop reports. `None` for runs that did not compare everything.
+        #[serde(skip)]
         pub content: Option<i64>,
         /// The earlier run that stores the same findings and drop reports.
+        #[serde(skip)]
         pub same_as: Option<String>,
-        /// The operator who requested it.
+        /// The operator who asked for it, if a name was sent.
+        #[serde(skip_serializing_if = "Option::is_none")]
         pub asked_by: Option<String>,
     }
-}
-
-async fn insert(conn: &mut Conn, run: RunRow) -> QueryResult<()> {
-    let into = format!("reconcile_runs ({})", RunRow::NAMES.join(", "));
-    insert_all(conn, &into, vec![run.values()], "").await
 }
 
 impl Db {
@@ -70,7 +72,7 @@ impl Db {
             let died = "UPDATE reconcile_runs SET status = 'failed', finished_at = UTC_TIMESTAMP(3), \
                         error = 'the process ended during the run' WHERE status = ?";
             sql!(died, RUNNING).run(conn).await?;
-            insert(conn, run).await?;
+            insert_rows(conn, "reconcile_runs", vec![run], "").await?;
             match asked {
                 Some((operator, act)) => operator.did(conn, act).await,
                 None => Ok(()),
@@ -89,30 +91,30 @@ impl Db {
     pub async fn finish_run(
         &self,
         mut run: RunRow,
-        findings: Vec<FindingRow>,
+        findings: Vec<Finding>,
         succeeded: Option<String>,
     ) -> DbResult<()> {
         let ended = "SELECT 1 FROM reconcile_runs WHERE id = ? AND finished_at IS NOT NULL";
-        let ended: Option<i64> = self.first("find run", sql!(ended, &run.id)).await?;
+        let ended: Option<i64> = self.first("find run", sql!(ended, &run.run_id)).await?;
         if ended.is_some() {
             return Ok(());
         }
         let last = "SELECT id, content, same_as FROM reconcile_runs \
                     WHERE id <> ? AND content IS NOT NULL ORDER BY id DESC LIMIT 1";
         let last: Option<(String, Option<i64>, Option<String>)> =
-            self.first("last result", sql!(last, &run.id)).await?;
+            self.first("last result", sql!(last, &run.run_id)).await?;
         if let Some((id, content, same_as)) = last
             && content == run.content
         {
             run.same_as = Some(same_as.unwrap_or(id));
             run.drops = None;
         } else {
-            self.write_findings(&run.id, findings).await?;
+            self.write_findings(&run.run_id, findings).await?;
         }
         self.transaction("finish run", async move |conn| {
-            let begun = sql!("DELETE FROM reconcile_runs WHERE id = ?", &run.id);
+            let begun = sql!("DELETE FROM reconcile_runs WHERE id = ?", &run.run_id);
             begun.run(conn).await?;
-            insert(conn, run).await?;
+            insert_rows(conn, "reconcile_runs", vec![run], "").await?;
             match &succeeded {
                 Some(at) => set_state(conn, LAST_SUCCESS_AT, at).await,
                 None => Ok(()),
@@ -136,14 +138,13 @@ impl Db {
     }
 
     /// Lists runs, newest first; only those older than `before` if given.
-    pub async fn runs(&self, limit: u32, before: Option<String>) -> DbResult<Vec<RunSummary>> {
+    pub async fn runs(&self, limit: u32, before: Option<String>) -> DbResult<Vec<RunRow>> {
         // Drop reports may take megabytes.
         let columns = RunRow::NAMES.join(", ").replace(" drops,", " NULL,");
         let page = format!(
             "SELECT {columns} FROM reconcile_runs WHERE COALESCE(id < ?, TRUE) ORDER BY id DESC LIMIT ?"
         );
-        let rows: Vec<RunRow> = self.all("list runs", sql!(page, before, limit)).await?;
-        Ok(rows.into_iter().map(RunSummary::from).collect())
+        self.all("list runs", sql!(page, before, limit)).await
     }
 
     /// Reads a run with at most `limit` findings with ids above `after`.
@@ -152,7 +153,7 @@ impl Db {
         id: String,
         limit: u32,
         after: i64,
-    ) -> DbResult<Option<(RunRow, Vec<(i64, FindingRow)>)>> {
+    ) -> DbResult<Option<(RunRow, Vec<(i64, Finding)>)>> {
         let run = "SELECT {r.columns}, s.drops FROM reconcile_runs r LEFT JOIN reconcile_runs s ON s.id = r.same_as WHERE r.id = ?";
         let found: Option<(RunRow, Option<String>)> =
             self.first("read run", sql!(run, &id)).await?;
@@ -176,14 +177,6 @@ impl Db {
         })
         .await
     }
-}
-
-/// Serializes a value to the JSON of a column.
-pub fn to_json(value: &impl Serialize) -> DbResult<String> {
-    super::json(value).map_err(|source| DbError::Query {
-        what: "write JSON",
-        source,
-    })
 }
 
 /// Reads a value of `reconciler_state` within a transaction.

@@ -7,19 +7,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 
-use super::sql::row;
 use super::{Conn, Db, DbResult};
+use crate::coupon::Drop;
 use crate::domain::{CouponId, DropId, Slot};
 use crate::sql;
-
-row! {
-    pub struct SealedDrop {
-        pub id: DropId,
-        pub coupon_id: CouponId,
-        pub quantity: u32,
-        pub sealed_rows: Option<u32>,
-    }
-}
 
 /// Time limit for counting the rows of one drop.
 const LONG: Duration = Duration::from_secs(120);
@@ -80,7 +71,7 @@ impl Db {
         coupon: Option<CouponId>,
         drop: Option<DropId>,
         limit: i64,
-    ) -> DbResult<Vec<SealedDrop>> {
+    ) -> DbResult<Vec<Drop>> {
         let page = "SELECT {columns} FROM drops WHERE sealed_at IS NOT NULL AND id > ? \
                     AND COALESCE(coupon_id = ?, TRUE) AND COALESCE(id = ?, TRUE) ORDER BY id LIMIT ?";
         self.all("sealed drops", sql!(page, after, coupon, drop, limit))

@@ -16,8 +16,10 @@ use diesel::sql_types::{
 use diesel_async::RunQueryDsl as _;
 use diesel_async::methods::LoadQuery;
 
+use super::alerts::AlertState;
 use super::{Conn, Db, DbResult};
 use crate::domain::{CouponId, DropId, OncePer, UserId};
+use crate::report::{ActionKind, Kind, Outcome, Status, Trigger};
 
 /// Builds a [`Sql`] from its text and values.
 #[macro_export]
@@ -33,35 +35,43 @@ macro_rules! values {
 }
 pub(super) use values;
 
-/// Declares a struct that is read from the columns of the same names, in the order of its fields.
+/// Declares a struct that is read from the columns of the same names (or of those after `as`), in
+/// the order of its fields, and inserted with them.
 macro_rules! row {
-    ($(#[$meta:meta])* pub struct $name:ident { $($(#[$doc:meta])* pub $field:ident: $type:ty,)* }) => {
+    ($(#[$meta:meta])* pub struct $name:ident { $($(#[$doc:meta])* pub $field:ident $(as $column:ident)?: $type:ty,)* }) => {
         $(#[$meta])*
         #[derive(Debug, Clone)]
         pub struct $name { $($(#[$doc])* pub $field: $type,)* }
 
-        $crate::mysql::sql::read_as!($name { $($field: $type,)* });
+        $crate::mysql::sql::stored_as!($name { $($field $(as $column)?: $type,)* });
+    };
+}
+pub(super) use row;
 
-        impl $name {
-            /// Returns the values of these columns.
-            pub fn values(self) -> Vec<$crate::mysql::Value> {
+/// Reads and inserts a struct with these columns.
+macro_rules! stored_as {
+    ($name:ty { $($field:ident $(as $column:ident)?: $type:ty,)* } $($rest:tt)*) => {
+        $crate::mysql::sql::read_as!($name { $($field $(as $column)?: $type,)* } $($rest)*);
+
+        impl $crate::mysql::sql::Row for $name {
+            fn values(self) -> Vec<$crate::mysql::Value> {
                 vec![$($crate::mysql::Value::from(self.$field)),*]
             }
         }
     };
 }
-pub(super) use row;
+pub(super) use stored_as;
 
-/// Reads a struct from these columns, in this order.
+/// Reads a struct from these columns, in this order; `with` gives fields that are not stored.
 macro_rules! read_as {
-    ($name:ty { $($field:ident $(as $column:ident)?: $type:ty,)* }) => {
+    ($name:ty { $($field:ident $(as $column:ident)?: $type:ty,)* } $(with $more:ident: $value:expr)?) => {
         impl $crate::mysql::Columns for $name {
             type Sql = ($(<$type as $crate::mysql::Columns>::Sql,)*);
             type Raw = ($(<$type as $crate::mysql::Columns>::Raw,)*);
             const NAMES: &'static [&'static str] = &[$($crate::mysql::sql::name!($field $($column)?)),*];
 
             fn from_raw(($($field,)*): Self::Raw) -> Self {
-                Self { $($field: $crate::mysql::Columns::from_raw($field)),* }
+                Self { $($field: $crate::mysql::Columns::from_raw($field),)* $($more: $value)? }
             }
         }
     };
@@ -125,7 +135,6 @@ from_types! {
     DateTime<Utc>: value => Self::Time(value.naive_utc()),
     NaiveDate: value => Self::Date(value),
     CouponId: value => Self::Int(value.0),
-    OncePer: value => Self::Text(value.as_str().to_owned()),
     DropId: value => Self::Int(value.0),
     &UserId: value => Self::Text(value.as_str().to_owned()),
 }
@@ -167,6 +176,24 @@ pub async fn insert_all(
         Sql::new(text, some.concat()).run(conn).await?;
     }
     Ok(())
+}
+
+/// A struct that is inserted.
+pub(super) trait Row: Columns {
+    /// Returns the values of its columns.
+    fn values(self) -> Vec<Value>;
+}
+
+/// Inserts rows into a table. `then` is what follows the rows.
+pub(super) async fn insert_rows<R: Row>(
+    conn: &mut Conn,
+    table: &str,
+    rows: Vec<R>,
+    then: &str,
+) -> QueryResult<()> {
+    let into = format!("{table} ({})", R::NAMES.join(", "));
+    let rows = rows.into_iter().map(R::values).collect();
+    insert_all(conn, &into, rows, then).await
 }
 
 impl Sql {
@@ -369,6 +396,37 @@ columns! {
     CouponId: i64, BigInt => CouponId,
     DropId: i64, BigInt => DropId,
     UserId: String, Text => UserId::from_store,
+}
+
+/// Enums that are stored by their words. A word that the schema permits, but that is none, was
+/// written by hand.
+macro_rules! words {
+    ($($type:ty: $otherwise:ident,)*) => {
+        $(impl Columns for $type {
+            type Sql = Text;
+            type Raw = String;
+
+            fn from_raw(word: String) -> Self {
+                word.parse().unwrap_or(Self::$otherwise)
+            }
+        }
+
+        impl From<$type> for Value {
+            fn from(value: $type) -> Self {
+                Self::Text(value.as_str().to_owned())
+            }
+        })*
+    };
+}
+
+words! {
+    OncePer: Coupon,
+    AlertState: Resolved,
+    Trigger: Cron,
+    Status: Failed,
+    Kind: Stalled,
+    ActionKind: Report,
+    Outcome: Skipped,
 }
 
 impl<T: Columns> Columns for Option<T> {

@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use redis::{AsyncCommands as _, RedisError};
+use redis::RedisError;
 
 use super::Redis;
 use super::client::Script;
@@ -71,12 +71,6 @@ impl Redis {
         keys.push(gathered);
         let reply: String = self.call(&ALLOW_LIST, &keys, &args).await?;
         Written::from_reply(&reply, 0)
-    }
-
-    /// Removes a user from the list of an ended coupon, regardless of the list's revision.
-    pub async fn forget_allowed(&self, coupon: CouponId, user: &UserId) -> Result<(), RedisError> {
-        let [.., allowed, _] = keys::coupon_keys(&self.prefix, coupon);
-        self.connection().srem(allowed, user.as_str()).await
     }
 
     /// Returns the coupon's highest revision in Redis, including its allow list's, or 0 if there is

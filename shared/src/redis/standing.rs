@@ -107,17 +107,4 @@ impl Redis {
         let admitted_at_ms = at.and_then(number_of).filter(|_| is_in_users);
         Ok((is_in_users || is_claimant).then_some(HeldSlot { admitted_at_ms }))
     }
-
-    /// Whether this user holds a slot or waits in one of these drops of a coupon.
-    pub async fn knows(&self, drops: &[DropKeys], user: &UserId) -> RedisResult<bool> {
-        let found: Vec<Option<String>> = self
-            .pipe_each(drops, |pipe, keys| {
-                for set in [&keys.users, &keys.waiting] {
-                    pipe.cmd("ZSCORE").arg(set).arg(user.as_str());
-                }
-                pipe.cmd("HGET").arg(&keys.claimants).arg(user.as_str());
-            })
-            .await?;
-        Ok(found.iter().any(Option::is_some))
-    }
 }

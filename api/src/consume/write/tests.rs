@@ -145,7 +145,6 @@ async fn user_id_is_stored_unchanged_and_one_that_does_not_fit_is_refused() {
             slot,
             user_id: firstcome_shared::domain::UserId::from_store(name.to_owned()),
             claimed_at: None,
-            trace: None,
         };
         let inserted = db.run("insert", async move |conn| {
             insert(conn, &[claim], &key, IssuedBy::Consumer).await

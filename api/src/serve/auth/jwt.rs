@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use firstcome_shared::coupon::Group;
 use firstcome_shared::domain::UserId;
 use firstcome_shared::tuning::Tuning;
@@ -13,26 +12,24 @@ use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, TokenData, Validation, decode, decode_header,
 };
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 
 use super::key_set::KeySet;
 use super::problem::{TokenProblem, TokenRefused};
 use super::signatures;
 
-/// Settings of tokens, for `USER_AUTH=jwt`. An empty value counts as not set, because Compose files
-/// pass unset variables as empty values.
+/// Settings of tokens, for `USER_AUTH=jwt`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct JwtArgs {
-    /// The one algorithm that tokens are signed with; it is never taken from the token
-    #[arg(long, env = "JWT_ALGORITHM", value_parser = PossibleValuesParser::new(ALGORITHMS).try_map(|name| name.parse::<Algorithm>()))]
+    /// The one algorithm that tokens are signed with, such as RS256; it is never taken from the token
+    #[arg(long, env = "JWT_ALGORITHM")]
     pub jwt_algorithm: Option<Algorithm>,
     /// Shared secret of at least 32 bytes, for HS256 (48 for HS384, 64 for HS512)
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<SecretString>,
-    /// Address of the issuer's public keys as a JWK Set, read every five minutes: `https://…`,
-    /// `http://…` within a private network, or `file:///path`. SSL_CERT_FILE names further
-    /// certificate authorities
+    /// Address of the issuer's public keys as a JWK Set, read every five minutes: `https://…`, or
+    /// `http://…` within a private network. SSL_CERT_FILE names further certificate authorities
     #[arg(long, env = "JWT_JWKS_URL", hide_env_values = true)]
     pub jwt_jwks_url: Option<String>,
     /// Interval between two reads of a JWK Set. A token that names an unknown key causes an
@@ -46,55 +43,26 @@ pub struct JwtArgs {
     #[arg(long, env = "JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
     /// Token claim that holds the audience, such as `client_id` (Cognito) or `azp` (Clerk), if the
-    /// issuer's tokens have no `aud` (default: `aud`)
-    #[arg(long, env = "JWT_AUDIENCE_CLAIM")]
-    pub jwt_audience_claim: Option<String>,
-    /// Token claim that holds the user id: text or a whole number (default: `sub`)
-    #[arg(long, env = "JWT_USER_CLAIM")]
-    pub jwt_user_claim: Option<String>,
+    /// issuer's tokens have no `aud`
+    #[arg(long, env = "JWT_AUDIENCE_CLAIM", default_value = "aud")]
+    pub jwt_audience_claim: String,
+    /// Token claim that holds the user id: text or a whole number
+    #[arg(long, env = "JWT_USER_CLAIM", default_value = "sub")]
+    pub jwt_user_claim: String,
     /// Token claim that holds the user's groups, a string or a list of strings, for coupons of a
-    /// group. Dots lead into objects: `realm_access.roles` (default: `groups`)
-    #[arg(long, env = "JWT_GROUPS_CLAIM")]
-    pub jwt_groups_claim: Option<String>,
+    /// group. Dots lead into objects: `realm_access.roles`
+    #[arg(long, env = "JWT_GROUPS_CLAIM", default_value = "groups")]
+    pub jwt_groups_claim: String,
 }
-
-const ALGORITHMS: [&str; 12] = [
-    "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256",
-    "ES384", "EdDSA",
-];
 
 /// Tolerated difference between the issuer's clock and this one.
 const LEEWAY_SECONDS: u64 = 30;
 
-fn filled(text: Option<&String>) -> Option<&str> {
-    text.map(String::as_str).filter(|text| !text.is_empty())
-}
-
 impl JwtArgs {
-    /// Returns the name of one of these settings that is set, if any is.
-    pub(super) fn any_set(&self) -> Option<&'static str> {
-        let settings = [
-            ("JWT_JWKS_URL", &self.jwt_jwks_url),
-            ("JWT_ISSUER", &self.jwt_issuer),
-            ("JWT_AUDIENCE", &self.jwt_audience),
-            ("JWT_AUDIENCE_CLAIM", &self.jwt_audience_claim),
-            ("JWT_USER_CLAIM", &self.jwt_user_claim),
-            ("JWT_GROUPS_CLAIM", &self.jwt_groups_claim),
-        ];
-        let is_set = |(_, text): &(_, &Option<String>)| filled(text.as_ref()).is_some();
-        let text = settings.into_iter().find(is_set).map(|(name, _)| name);
-        let key = self.secret().map(|_| "JWT_SECRET");
-        text.or(key).or(self.jwt_algorithm.map(|_| "JWT_ALGORITHM"))
-    }
-
-    fn secret(&self) -> Option<&str> {
-        let secret = self.jwt_secret.as_ref()?.expose_secret();
-        (!secret.is_empty()).then_some(secret)
-    }
-
     fn keys(&self, algorithm: Algorithm) -> Result<Keys, String> {
-        let secret = self.secret();
-        let url = filled(self.jwt_jwks_url.as_ref());
+        let secret = self.jwt_secret.as_ref().map(ExposeSecret::expose_secret);
+        let secret = secret.filter(|secret| !secret.is_empty());
+        let url = self.jwt_jwks_url.as_ref().filter(|url| !url.is_empty());
         let is_shared = algorithm.family() == AlgorithmFamily::Hmac;
         let needed = match (secret, url) {
             (Some(secret), None) if is_shared => return shared_secret(algorithm, secret),
@@ -134,9 +102,7 @@ pub(crate) struct Verifier {
     rules: Validation,
     issuer: String,
     audiences: Vec<String>,
-    audience_claim: String,
-    user_claim: String,
-    groups_claim: String,
+    args: JwtArgs,
 }
 
 enum Keys {
@@ -160,25 +126,20 @@ impl Verifier {
         signatures::install();
         let algorithm = args.jwt_algorithm;
         let algorithm = algorithm.ok_or("USER_AUTH=jwt needs JWT_ALGORITHM, such as RS256")?;
-        let needed = |name: &str, setting: Option<&String>| {
-            let missing = || {
-                format!(
-                    "USER_AUTH=jwt needs {name}: else tokens meant for others would be accepted"
-                )
-            };
-            filled(setting).map(str::to_owned).ok_or_else(missing)
+        let needed = |name: &str, setting: &Option<String>| {
+            let why = "tokens meant for others would be accepted";
+            let missing = || format!("USER_AUTH=jwt needs {name}: else {why}");
+            let given = setting.clone().filter(|text| !text.is_empty());
+            given.ok_or_else(missing)
         };
-        let claim = |given: &Option<String>, usual: &str| {
-            filled(given.as_ref()).unwrap_or(usual).to_owned()
-        };
-        let issuer = needed("JWT_ISSUER", args.jwt_issuer.as_ref())?;
-        let audience = needed("JWT_AUDIENCE", args.jwt_audience.as_ref())?;
+        let issuer = needed("JWT_ISSUER", &args.jwt_issuer)?;
+        let audience = needed("JWT_AUDIENCE", &args.jwt_audience)?;
         let mut rules = Validation::new(algorithm);
         rules.leeway = LEEWAY_SECONDS;
         rules.validate_nbf = true;
         // `check_origin` checks issuer and audience, so that the log can show both values.
         rules.validate_aud = false;
-        let audience_claim = claim(&args.jwt_audience_claim, "aud");
+        let audience_claim = &args.jwt_audience_claim;
         if audience_claim != "aud" {
             tracing::warn!(
                 "JWT_AUDIENCE_CLAIM={audience_claim}: tokens are accepted by who got them, not by whom they are meant for \
@@ -190,13 +151,11 @@ impl Verifier {
             rules,
             issuer,
             audiences: audience.split(',').map(|one| one.trim().into()).collect(),
-            audience_claim,
-            user_claim: claim(&args.jwt_user_claim, "sub"),
-            groups_claim: claim(&args.jwt_groups_claim, "groups"),
+            args: args.clone(),
         })
     }
 
-    /// Returns the key set if keys are read repeatedly, from a file or a URL.
+    /// Returns the key set if keys are read repeatedly, from a URL.
     pub(super) fn key_set(&self) -> Option<&Arc<KeySet>> {
         match &self.keys {
             Keys::One(_) => None,
@@ -221,19 +180,19 @@ impl Verifier {
             return Err(TokenProblem::Extension.because(format!("crit is {extensions:?}")));
         }
         self.check_origin(&claims)?;
-        let user: Result<UserId, _> = match find(&claims, &self.user_claim) {
+        let user: Result<UserId, _> = match find(&claims, &self.args.jwt_user_claim) {
             Some(Value::String(user)) => user.parse(),
             // Laravel, Django and Spring number their users.
             Some(Value::Number(number)) if !number.is_f64() => number.to_string().parse(),
             other => {
-                let why = format!("{} is {}", self.user_claim, shown(other));
+                let why = format!("{} is {}", self.args.jwt_user_claim, shown(other));
                 return Err(TokenProblem::NoUser.because(why));
             }
         };
         let user = user.map_err(|error| TokenProblem::BadUserId.because(error.to_string()))?;
-        let groups = match find(&claims, &self.groups_claim) {
+        let groups = match find(&claims, &self.args.jwt_groups_claim) {
             Some(groups) => Groups::Named(groups.clone()),
-            None if is_left_out(&claims, &self.groups_claim) => Groups::Unknown,
+            None if is_left_out(&claims, &self.args.jwt_groups_claim) => Groups::Unknown,
             None => Groups::Named(Value::Null),
         };
         Ok((user, groups))
@@ -246,14 +205,14 @@ impl Verifier {
             let why = format!("iss is {}, JWT_ISSUER is {:?}", shown(issuer), self.issuer);
             return Err(TokenProblem::Issuer.because(why));
         }
-        let audience = find(claims, &self.audience_claim);
+        let audience = find(claims, &self.args.jwt_audience_claim);
         if strings(audience).any(|name| self.audiences.iter().any(|one| one == name)) {
             return Ok(());
         }
         let names: Vec<_> = claims.keys().map(String::as_str).collect();
         Err(TokenProblem::Audience.because(format!(
             "{} is {}, JWT_AUDIENCE is {:?}; the token has {}",
-            self.audience_claim,
+            self.args.jwt_audience_claim,
             shown(audience),
             self.audiences.join(","),
             names.join(", ")

@@ -70,7 +70,14 @@ impl Identity {
                 lines: LineLimit::new(Duration::from_secs(60)),
             });
         }
-        if let Some(name) = args.jwt.any_set() {
+        let settings = [
+            ("JWT_ALGORITHM", args.jwt.jwt_algorithm.is_some()),
+            ("JWT_SECRET", args.jwt.jwt_secret.is_some()),
+            ("JWT_JWKS_URL", args.jwt.jwt_jwks_url.is_some()),
+            ("JWT_ISSUER", args.jwt.jwt_issuer.is_some()),
+            ("JWT_AUDIENCE", args.jwt.jwt_audience.is_some()),
+        ];
+        if let Some((name, _)) = settings.into_iter().find(|(_, is_set)| *is_set) {
             return Err(format!(
                 "{name} is set but USER_AUTH=trusted-header ignores it: choose one"
             ));

@@ -61,7 +61,9 @@ fn rsa(key: &DecodingKey, rules: &'static sig::RsaParameters) -> Option<Check> {
         return None;
     };
     let (n, e) = (n.clone(), e.clone());
-    let key = RsaPublicKeyComponents { n, e };
+    // 2,048 to 8,192 bits, as the rules say. A shorter key is too weak.
+    let is_strong = (256..=1_024).contains(&n.len());
+    let key = is_strong.then_some(RsaPublicKeyComponents { n, e })?;
     Some(Box::new(move |text, signature| {
         key.verify(rules, text, signature)
     }))

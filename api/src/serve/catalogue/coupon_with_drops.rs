@@ -3,7 +3,7 @@
 
 use std::iter;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, OncePer};
 use firstcome_shared::drops;
@@ -76,17 +76,9 @@ impl CouponWithDrops {
         } else {
             Some(at + 1)
         };
-        // Winners of a sealed drop may retry their claims soon after it closed. If Redis has lost
-        // that drop, each of these claims costs a query. Users who wait for the next opening must
-        // not cause these queries, so the sealed drop is left out shortly before an opening.
+        // The coupon's claimants name the holders of its sealed drops.
         let is_asked = |one: &DropWithKeys<'_>| {
-            let is_recent = one
-                .drop
-                .closes_at
-                .is_some_and(|closes| now - closes <= opens_in);
-            one.drop.sealed_at.is_none()
-                || self.coupon.once_per == OncePer::Drop
-                    && (is_recent || opens_in <= TimeDelta::zero())
+            one.drop.sealed_at.is_none() || self.coupon.once_per == OncePer::Drop
         };
         let second = neighbour.and_then(|at| self.all().nth(at)).filter(is_asked);
         Some(DropCandidates { first, second })
@@ -143,6 +135,7 @@ pub(crate) fn instant(ms: i64) -> DateTime<Utc> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use chrono::TimeDelta;
     use firstcome_shared::coupon::{AllowList, CouponSettings};
     use firstcome_shared::domain::CouponId;
     use firstcome_shared::redis::{RedisDurability, RedisMode, RedisSettings};
@@ -270,25 +263,5 @@ pub(crate) mod tests {
         let expected: Vec<_> = firsts.into_iter().zip(seconds).collect();
         assert_eq!(asked.to_vec(), expected);
         assert!(coupon(&[]).candidates(at(0)).is_none());
-    }
-
-    #[tokio::test]
-    async fn sealed_drop_is_no_candidate_shortly_before_the_next_opening() {
-        let mut of_two = coupon(&[(10, 20), (40, 50)]);
-        of_two.drops[0].sealed_at = Some(at(21));
-        let second = |coupon: &CouponWithDrops| {
-            [22, 30, 31, 39, 40].map(|minute| {
-                let candidates = coupon.candidates(at(minute)).unwrap();
-                candidates.second.is_some()
-            })
-        };
-        of_two.coupon.settings.once_per = OncePer::Drop;
-        assert_eq!(second(&of_two), [true, true, false, false, true]);
-        of_two.coupon.settings.once_per = OncePer::Coupon;
-        assert_eq!(
-            second(&of_two),
-            [false; 5],
-            "the coupon's claimants already name holders of other drops"
-        );
     }
 }

@@ -50,8 +50,8 @@ pub(crate) struct Catalogue {
     /// Held while live coupons are read and stored, so that an older state never replaces a newer
     /// one. The coupon that was read again last, and when that began.
     turn: Mutex<Option<(CouponId, Instant)>>,
-    /// Held while other coupons are read, one request at a time, so that requests for unknown
-    /// coupons cannot occupy MySQL.
+    /// Held while a page of the list is read, one request at a time, so that requests cannot occupy
+    /// MySQL.
     lookup: Mutex<()>,
     last: parking_lot::Mutex<RefreshOutcome>,
 }
@@ -134,26 +134,13 @@ impl Catalogue {
         if !self.mysql_up() {
             return Err(LookupError::Unavailable);
         }
-        let read = async {
-            let _one_at_a_time = self.lookup.lock().await;
-            // The request before this one may have looked the same coupon up.
-            if let Some(found) = self.live.load().get(&id) {
-                return Ok(Arc::clone(found));
-            }
-            let found = self.read(id).await?;
-            // It counts as live until the next refresh: a crowd asks for it at once.
-            self.live.rcu(|live| {
-                let mut live = LiveCoupons::clone(live);
-                live.entry(id).or_insert_with(|| Arc::clone(&found));
-                live
-            });
-            Ok(found)
-        };
-        in_time(read).await
+        // A crowd asks for it at once.
+        self.reread(id).await
     }
 
-    /// Reads a coupon that this process has just written, or that has a new era, by a query that
-    /// begins after this call. Concurrent calls share it. A finished coupon counts as live until
+    /// Reads a coupon that this process does not know or has just written, or that has a new era, by
+    /// a query that begins after this call. Concurrent calls share it, and one is made at a time, so
+    /// that requests for unknown coupons cannot occupy MySQL. A finished coupon counts as live until
     /// the next refresh.
     pub(crate) async fn reread(&self, id: CouponId) -> Found {
         let asked = Instant::now();

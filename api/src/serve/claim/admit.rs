@@ -1,187 +1,117 @@
 //! Admission of one claim. A failed call is not retried: the client retries and, if the first call
 //! gave it a slot, gets `already_claimed`.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use chrono::Utc;
 use firstcome_shared::coupon::Drop;
-use firstcome_shared::domain::{CouponId, UserId};
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::problem::Code;
-use firstcome_shared::line_limit::LineLimit;
-use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
-use metrics::{Counter, Histogram, histogram};
 
-use super::batcher::{ClaimReply, PendingClaim, Queues};
-use super::outcome::{ClaimAnswer, ClaimRefusal, Meaning, counter};
-use super::second_store::{SecondStore, Store};
-use super::status::ClaimStatus;
-use crate::serve::auth::{Groups, Requester};
-use crate::serve::bulkheads::{Bulkheads, InFlightLimit};
-use crate::serve::catalogue::Catalogue;
+use super::batcher::{ClaimReply, join_call};
+use super::outcome::{ClaimAnswer, ClaimRefusal, counter};
+use super::second_store::Store;
+use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates, instant};
+use crate::serve::state::App;
 
-pub(crate) struct ClaimService {
-    /// Claims on open drops do not depend on it.
-    pub(super) mysql: Bulkheads,
-    pub(super) in_flight: Arc<InFlightLimit>,
-    pub(super) redis: Redis,
-    pub(super) catalogue: Arc<Catalogue>,
-    pub(crate) second_store: SecondStore,
-    /// Maximum wait for the next call to Redis.
-    pub(super) max_wait: Duration,
-    pub(super) queues: Queues<PendingClaim>,
-    pub(super) call_seconds: Histogram,
-    pub(super) batch_size: Histogram,
-    /// Cached because most claims of a crowd increment it.
-    sold_out: Counter,
-    refused: LineLimit,
+/// Processes one claim to its end. Once Redis is called, the claim continues even if its caller was
+/// dropped.
+pub(crate) async fn admit(
+    app: &App,
+    id: CouponId,
+    requester: Requester,
+) -> Result<ClaimAnswer, ClaimRefusal> {
+    let answer = answer(app, id, &requester).await;
+    match &answer {
+        Ok(claim) => counter(claim.into()).increment(1),
+        Err(refusal) => {
+            let (label, code, detail) = refusal.meaning();
+            counter(label).increment(1);
+            if code == Code::Unavailable
+                && let Some(left_out) = app.refused.allow(label, Instant::now())
+            {
+                let why = match refusal {
+                    ClaimRefusal::NotAnswered(error) => error.to_string().into(),
+                    _ => detail,
+                };
+                tracing::warn!(reason = label, coupon = %id, %why, left_out, "a claim was answered 503");
+            }
+        }
+    }
+    answer
 }
 
-impl ClaimService {
-    /// Claims that wait longer than `redis_timeout` are refused.
-    pub(crate) fn new(
-        mysql: Bulkheads,
-        redis: Redis,
-        catalogue: Arc<Catalogue>,
-        second_store: SecondStore,
-        in_flight: Arc<InFlightLimit>,
-        redis_timeout: Duration,
-    ) -> Self {
-        Self {
-            mysql,
-            in_flight,
-            redis,
-            catalogue,
-            second_store,
-            max_wait: redis_timeout,
-            queues: Queues::default(),
-            call_seconds: histogram!("firstcome_admission_seconds"),
-            batch_size: histogram!("firstcome_admission_batch_claims"),
-            sold_out: counter("sold_out"),
-            refused: LineLimit::default(),
-        }
+async fn answer(
+    app: &App,
+    id: CouponId,
+    requester: &Requester,
+) -> Result<ClaimAnswer, ClaimRefusal> {
+    let coupon = app.catalogue.find(id).await?;
+    let answer = ask(app, &coupon, requester).await;
+    // Redis was rebuilt, and this process has not read that yet. The script changed nothing.
+    if let Err(ClaimRefusal::NotAnswered(error)) = &answer
+        && matches!(**error, AdmissionError::AnotherEra)
+        && app.catalogue.mysql_up()
+        && let Ok(now) = app.catalogue.reread(id).await
+        && now.coupon.era != coupon.coupon.era
+    {
+        return ask(app, &now, requester).await;
     }
+    answer
+}
 
-    /// Processes one claim to its end. Once Redis is called, the claim continues even if its caller
-    /// was dropped.
-    pub(crate) async fn admit(
-        self: &Arc<Self>,
-        id: CouponId,
-        requester: Requester,
-    ) -> Result<ClaimAnswer, ClaimRefusal> {
-        let answer = self.answer(id, &requester).await;
-        match &answer {
-            Ok(claim) => counter(claim.into()).increment(1),
-            Err(ClaimRefusal::Refused(Admission::SoldOut)) => self.sold_out.increment(1),
-            Err(refusal) => {
-                let Meaning {
-                    label,
-                    code,
-                    detail,
-                } = refusal.meaning();
-                counter(label).increment(1);
-                if code == Code::Unavailable
-                    && let Some(left_out) = self.refused.allow(label, Instant::now())
-                {
-                    let why = match refusal {
-                        ClaimRefusal::NotAnswered(error) => error.to_string().into(),
-                        _ => detail,
-                    };
-                    tracing::warn!(reason = label, coupon = %id, %why, left_out, "a claim was answered 503");
-                }
-            }
-        }
-        answer
+async fn ask(
+    app: &App,
+    coupon: &CouponWithDrops,
+    requester: &Requester,
+) -> Result<ClaimAnswer, ClaimRefusal> {
+    let now = Utc::now();
+    let is_copy = app.catalogue.is_copy();
+    let Some(mut candidates) = coupon.candidates(now) else {
+        return Err(if coupon.is_over(now) && !is_copy {
+            ClaimRefusal::Refused(Admission::Closed(0))
+        } else {
+            ClaimRefusal::StandingUnknown
+        });
+    };
+    let mut reply = join_call(app, coupon, candidates, requester).await;
+    // No candidate is open by Redis's clock, so the call admitted no user. This host's clock may
+    // differ: choose the candidates again by Redis's clock.
+    if let Ok((replied, _)) = &reply
+        && replied.open_drop.is_none()
+        && let Some(by_redis) = coupon.candidates(instant(replied.now_ms))
+        && !by_redis.are(&candidates)
+    {
+        candidates = by_redis;
+        reply = join_call(app, coupon, candidates, requester).await;
     }
-
-    async fn answer(
-        self: &Arc<Self>,
-        id: CouponId,
-        requester: &Requester,
-    ) -> Result<ClaimAnswer, ClaimRefusal> {
-        let coupon = self.catalogue.find(id).await?;
-        let answer = self.ask(&coupon, requester).await;
-        // Redis was rebuilt or the coupon got another group, and this process has not read that
-        // yet. The script changed nothing.
-        if is_outdated(&answer, requester)
-            && self.catalogue.mysql_up()
-            && let Ok(now) = self.catalogue.reread(id).await
-            && (now.coupon.era, &now.coupon.allow) != (coupon.coupon.era, &coupon.coupon.allow)
-        {
-            return self.ask(&now, requester).await;
-        }
-        answer
-    }
-
-    async fn ask(
-        self: &Arc<Self>,
-        coupon: &Arc<CouponWithDrops>,
-        requester: &Requester,
-    ) -> Result<ClaimAnswer, ClaimRefusal> {
-        let now = Utc::now();
-        let Some(mut candidates) = coupon.candidates(now) else {
-            return Err(if coupon.is_over(now) && !self.catalogue.is_copy() {
-                ClaimRefusal::Refused(Admission::Closed(0))
-            } else {
-                ClaimRefusal::StandingUnknown
-            });
-        };
-        let mut reply = self.join_call(coupon, candidates, requester).await;
-        // No candidate is open by Redis's clock, so the call admitted no user. This host's clock
-        // may differ: choose the candidates again by Redis's clock.
-        if let Ok((replied, _)) = &reply
-            && replied.open_drop.is_none()
-            && let Some(by_redis) = coupon.candidates(instant(replied.now_ms))
-            && !by_redis.are(&candidates)
-        {
-            candidates = by_redis;
-            reply = self.join_call(coupon, candidates, requester).await;
-        }
-        if let Some(sealed) = sealed_drop(&reply, candidates) {
-            return self
-                .ask_mysql(coupon, candidates, sealed, &requester.user)
-                .await;
-        }
-        match acknowledge(reply?) {
-            Err(ClaimRefusal::Refused(
-                refused @ (Admission::NotOpen(_) | Admission::Closed(_)),
-            )) if coupon.lacks_a_drop(Utc::now())
-                || self.catalogue.is_copy() && matches!(refused, Admission::Closed(_)) =>
-            {
-                Err(ClaimRefusal::StandingUnknown)
-            }
-            answered => answered,
-        }
-    }
-
-    /// Answers a claim on a sealed drop from MySQL: its keys in Redis expire, and a pass has
-    /// verified that its rows are complete.
-    async fn ask_mysql(
-        &self,
-        coupon: &CouponWithDrops,
-        candidates: DropCandidates<'_>,
-        sealed: &Drop,
-        user: &UserId,
-    ) -> Result<ClaimAnswer, ClaimRefusal> {
-        let claim = self.status_in(coupon, sealed, user).await?;
-        if let (ClaimStatus::Issued, Some(drop_id), Some(slot)) =
-            (claim.status, claim.drop_id, claim.slot)
-        {
-            return Ok(ClaimAnswer::AlreadyClaimed { drop_id, slot });
-        }
+    if let Some(sealed) = sealed_drop(&reply, candidates) {
         let mut all = candidates.all();
         let later = all.find(|one| one.drop.opens_at > sealed.opens_at);
-        Err(ClaimRefusal::Refused(match later {
+        return Err(ClaimRefusal::Refused(match later {
             Some(next) => Admission::NotOpen(next.drop.opens_at.timestamp_millis()),
             None => Admission::Closed(sealed.closes_at.map_or(0, |at| at.timestamp_millis())),
-        }))
+        }));
     }
+    let answer = acknowledge(reply?);
+    let is_uncertain = match &answer {
+        Err(ClaimRefusal::Refused(Admission::NotOpen(_))) => coupon.lacks_a_drop(Utc::now()),
+        Err(ClaimRefusal::Refused(Admission::Closed(_))) => {
+            is_copy || coupon.lacks_a_drop(Utc::now())
+        }
+        _ => false,
+    };
+    if is_uncertain {
+        return Err(ClaimRefusal::StandingUnknown);
+    }
+    answer
 }
 
-/// Returns the sealed drop that MySQL alone knows: after a loss of Redis data, sealed drops are
-/// neither verified nor opened.
+/// Returns the sealed drop that MySQL alone knows: its keys in Redis expire and, after a loss of
+/// Redis data, it is neither verified nor opened. It gives out nothing, and `claims/me` names its
+/// holders.
 fn sealed_drop<'a>(
     reply: &Result<ClaimReply, ClaimRefusal>,
     candidates: DropCandidates<'a>,
@@ -199,17 +129,6 @@ fn sealed_drop<'a>(
     };
     let mut all = candidates.all().map(|one| one.drop);
     all.find(|drop| drop.id == asked && drop.sealed_at.is_some())
-}
-
-/// Whether this process's copy of the coupon may be older than Redis's.
-fn is_outdated(answer: &Result<ClaimAnswer, ClaimRefusal>, requester: &Requester) -> bool {
-    match answer {
-        Err(ClaimRefusal::NotAnswered(error)) => matches!(**error, AdmissionError::AnotherEra),
-        Err(ClaimRefusal::Refused(Admission::ForGroup)) => {
-            matches!(requester.groups, Groups::Named(_))
-        }
-        _ => false,
-    }
 }
 
 /// Acknowledges a slot only if a second store holds the claim.

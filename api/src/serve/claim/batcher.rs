@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use firstcome_shared::coupon::Allow;
+use firstcome_shared::coupon::{Allow, Group};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
@@ -21,28 +21,31 @@ use firstcome_shared::redis::admission::{
     Admission, AdmissionError, AdmissionReply, Candidates, Claimant, MAX_BATCH,
 };
 use firstcome_shared::trace::{self, TraceContext};
+use metrics::histogram;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::admit::ClaimService;
 use super::outcome::ClaimRefusal;
 use super::second_store::{Admitted, Call, Store};
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates, instant};
+use crate::serve::state::App;
 
 /// The script's reply to one claim. If the claim got a slot, also the second store that holds it;
 /// `None` if no second store took it in time.
 pub(super) type ClaimReply = (AdmissionReply, Option<Store>);
 
 /// A claim that waits for its call and then for the second store, even after its client hung up.
-pub(super) struct PendingClaim {
-    coupon: Arc<CouponWithDrops>,
+pub(crate) struct PendingClaim {
+    /// The era of the coupon as this process knows it.
+    era: u64,
     user: UserId,
-    /// Whether the user is in the coupon's group, if it has one and that is known.
-    is_member: Option<bool>,
+    /// The coupon's group, if it has one, and whether the user is in it, if that is known. If a
+    /// user's groups are unknown, never answer `not_allowed`.
+    group: Option<(Group, bool)>,
     arrived: Instant,
     /// The span of its request, if it has a trace.
     trace: Option<TraceContext>,
@@ -51,161 +54,146 @@ pub(super) struct PendingClaim {
     _place: OwnedSemaphorePermit,
 }
 
-impl ClaimService {
-    /// Puts one claim into the next call with these candidates and waits for its reply.
-    pub(super) async fn join_call(
-        self: &Arc<Self>,
-        coupon: &Arc<CouponWithDrops>,
-        candidates: DropCandidates<'_>,
-        requester: &Requester,
-    ) -> Result<ClaimReply, ClaimRefusal> {
-        let place = self.in_flight.enter()?;
-        let (reply, replied) = oneshot::channel();
-        let pending = PendingClaim {
-            coupon: Arc::clone(coupon),
-            user: requester.user.clone(),
-            is_member: match &coupon.coupon.allow {
-                Some(Allow::Group(group)) => requester.groups.have(group),
-                Some(Allow::List) | None => None,
-            },
-            arrived: Instant::now(),
-            trace: trace::current(),
-            reply,
-            _place: place,
-        };
-        let keys = candidates.keys();
-        let queue: QueueId = (keys.first.drop, keys.second.map(|keys| keys.drop));
-        if let Some(waiting) = self.queues.join(queue, pending) {
-            let this = Arc::clone(self);
-            let (first, second) = (keys.first.clone(), keys.second.cloned());
-            self.in_flight.spawn(async move {
-                let candidates = Candidates {
-                    first: &first,
-                    second: second.as_ref(),
-                };
-                let call = |batch| this.call(candidates, batch);
-                let refuse = |left| refuse(left, AdmissionError::Unanswered);
-                this.queues.make_calls(queue, waiting, call, refuse).await;
-            });
-        }
-        let Ok(reply) = replied.await else {
-            tracing::error!(drop = %queue.0, "a claim was dropped before it was answered");
-            return Err(ClaimRefusal::Panicked);
-        };
-        reply.map_err(ClaimRefusal::NotAnswered)
-    }
-
-    /// Makes one call.
-    async fn call(
-        self: &Arc<Self>,
-        candidates: Candidates<'_>,
-        mut batch: Vec<PendingClaim>,
-    ) -> Called {
-        let asked_at = Instant::now();
-        let late = batch.extract_if(.., |pending| {
-            asked_at.duration_since(pending.arrived) > self.max_wait
+/// Puts one claim into the next call with these candidates and waits for its reply.
+pub(super) async fn join_call(
+    app: &App,
+    coupon: &CouponWithDrops,
+    candidates: DropCandidates<'_>,
+    requester: &Requester,
+) -> Result<ClaimReply, ClaimRefusal> {
+    let place = app.in_flight.enter()?;
+    let (reply, replied) = oneshot::channel();
+    let member = |group: &Group| Some((group.clone(), requester.groups.have(group)?));
+    let pending = PendingClaim {
+        era: coupon.coupon.era,
+        user: requester.user.clone(),
+        group: match &coupon.coupon.allow {
+            Some(Allow::Group(group)) => member(group),
+            Some(Allow::List) | None => None,
+        },
+        arrived: Instant::now(),
+        trace: trace::current(),
+        reply,
+        _place: place,
+    };
+    let keys = candidates.keys();
+    let queue: QueueId = (keys.first.drop, keys.second.map(|keys| keys.drop));
+    if let Some(waiting) = app.queues.join(queue, pending) {
+        let this = App::clone(app);
+        let (first, second) = (keys.first.clone(), keys.second.cloned());
+        app.in_flight.spawn(async move {
+            let candidates = Candidates {
+                first: &first,
+                second: second.as_ref(),
+            };
+            let call = |batch| call(&this, candidates, batch);
+            let refuse = |left| refuse(left, AdmissionError::Unanswered);
+            this.queues.make_calls(queue, waiting, call, refuse).await;
         });
-        refuse(late.collect(), AdmissionError::Unanswered);
-        let Some(first) = batch.first() else {
-            return Called::Answered;
-        };
-        let coupon = first.coupon.coupon.id;
-        // The claims of one call may have copies of the coupon from several eras. Use the newest.
-        let eras = batch.iter().map(|pending| pending.coupon.coupon.era);
-        let era = eras.max().unwrap_or(0);
-        let people: Vec<Claimant<'_>> = batch.iter().map(PendingClaim::claimant).collect();
-        crash_point(Point::ClaimAsked);
-        let called = self.redis.claim_all(candidates, era, &people).await;
-        self.call_seconds.record(asked_at.elapsed().as_secs_f64());
-        #[allow(clippy::cast_precision_loss, reason = "at most MAX_BATCH")]
-        self.batch_size.record(people.len() as f64);
-        match called {
-            Ok(replies) => {
-                let call = Call {
-                    coupon,
-                    era,
-                    asked_at,
-                };
-                let storing = self.deliver(call, batch.into_iter().zip(replies));
-                // Let requests that wait on their sockets join the next call.
-                tokio::task::yield_now().await;
-                storing.map_or(Called::Answered, Called::Admitted)
-            }
-            Err(error) => {
-                tracing::debug!(%error, claims = batch.len(), "claims were not answered");
-                let is_failed = matches!(error, AdmissionError::Redis(_));
-                refuse(batch, error);
-                if is_failed {
-                    Called::Failed
-                } else {
-                    Called::Answered
-                }
-            }
-        }
     }
+    let Ok(reply) = replied.await else {
+        tracing::error!(drop = %queue.0, "a claim was dropped before it was answered");
+        return Err(ClaimRefusal::Panicked);
+    };
+    reply.map_err(ClaimRefusal::NotAnswered)
+}
 
-    /// Replies immediately to claims without a slot. Claims with a slot are stored first, even if
-    /// their clients hung up: those of one drop together, whether new or retries. If users were
-    /// admitted, returns the task that does this for their drop.
-    fn deliver(
-        self: &Arc<Self>,
-        call: Call,
-        replies: impl Iterator<Item = (PendingClaim, Option<AdmissionReply>)>,
-    ) -> Option<JoinHandle<()>> {
-        let mut holders: HashMap<DropId, Vec<(PendingClaim, AdmissionReply)>> = HashMap::new();
-        let mut admitting = None;
-        for (pending, reply) in replies {
-            // A damaged entry of one user in Redis must not affect the claims of other users.
-            let Some(reply) = reply else {
-                tracing::error!(coupon = %call.coupon, "the admission script's reply to one claim could not be parsed");
-                refuse(vec![pending], AdmissionError::Unexpected);
-                continue;
+/// Makes one call.
+async fn call(app: &App, candidates: Candidates<'_>, mut batch: Vec<PendingClaim>) -> Called {
+    let asked_at = Instant::now();
+    let is_late =
+        |pending: &mut PendingClaim| asked_at.duration_since(pending.arrived) > app.max_wait;
+    let late = batch.extract_if(.., is_late).collect();
+    refuse(late, AdmissionError::Unanswered);
+    // The claims of one call may have copies of the coupon from several eras. Use the newest.
+    let Some(era) = batch.iter().map(|pending| pending.era).max() else {
+        return Called::Answered;
+    };
+    let people: Vec<Claimant<'_>> = batch.iter().map(PendingClaim::claimant).collect();
+    crash_point(Point::ClaimAsked);
+    let called = app.redis.claim_all(candidates, era, &people).await;
+    histogram!("firstcome_admission_seconds").record(asked_at.elapsed());
+    #[allow(clippy::cast_precision_loss, reason = "at most MAX_BATCH")]
+    histogram!("firstcome_admission_batch_claims").record(people.len() as f64);
+    match called {
+        Ok(replies) => {
+            let call = Call {
+                coupon: candidates.first.coupon,
+                era,
+                asked_at,
             };
-            let Some((drop, _)) = slot(&reply) else {
-                pending.answer(reply, None);
-                continue;
-            };
-            if let Admission::Accepted(_) = reply.admission {
-                crash_point(Point::ClaimAdmitted);
-                admitting = Some(drop);
-            }
-            holders.entry(drop).or_default().push((pending, reply));
+            let storing = deliver(app, call, batch.into_iter().zip(replies));
+            // Let requests that wait on their sockets join the next call.
+            tokio::task::yield_now().await;
+            storing.map_or(Called::Answered, Called::Admitted)
         }
-        let mut storing = None;
-        for (drop, holders) in holders {
-            let this = Arc::clone(self);
-            let store = async move { this.store(call, holders).await };
-            let task = self.in_flight.spawn(store);
-            if admitting == Some(drop) {
-                storing = Some(task);
+        Err(error) => {
+            tracing::debug!(%error, claims = batch.len(), "claims were not answered");
+            let is_failed = matches!(error, AdmissionError::Redis(_));
+            refuse(batch, error);
+            if is_failed {
+                Called::Failed
+            } else {
+                Called::Answered
             }
         }
-        storing
     }
+}
 
-    /// Stores claims of one drop and answers them.
-    async fn store(&self, call: Call, holders: Vec<(PendingClaim, AdmissionReply)>) {
-        let admitted = |(pending, reply): &(PendingClaim, AdmissionReply)| {
-            let (drop_id, slot) = slot(reply)?;
-            let claim = ClaimEvent {
-                coupon_id: call.coupon,
-                drop_id,
-                slot,
-                user_id: pending.user.clone(),
-                claimed_at: instant(reply.admitted_at_ms.unwrap_or(reply.now_ms)),
-            };
-            Some(Admitted {
-                claim,
-                admitted_at_ms: reply.admitted_at_ms,
-                trace: pending.trace,
-            })
+/// Replies immediately to claims without a slot. Claims with a slot are stored first, even if their
+/// clients hung up: those of one drop together, whether new or retries. If users were admitted,
+/// returns the task that does this for their drop.
+fn deliver(
+    app: &App,
+    call: Call,
+    replies: impl Iterator<Item = (PendingClaim, Option<AdmissionReply>)>,
+) -> Option<JoinHandle<()>> {
+    let mut holders: HashMap<DropId, (Vec<_>, Vec<Admitted>)> = HashMap::new();
+    let mut admitting = None;
+    for (pending, reply) in replies {
+        // A damaged entry of one user in Redis must not affect the claims of other users.
+        let Some(reply) = reply else {
+            tracing::error!(coupon = %call.coupon, "the admission script's reply to one claim could not be parsed");
+            refuse(vec![pending], AdmissionError::Unexpected);
+            continue;
         };
-        let claims: Vec<Admitted> = holders.iter().filter_map(admitted).collect();
-        let stored = self.second_store.ensure(call, &claims).await;
-        for ((pending, reply), stored) in holders.into_iter().zip(stored) {
-            pending.answer(reply, stored);
+        let Some((drop_id, slot)) = slot(&reply) else {
+            pending.answer(reply, None);
+            continue;
+        };
+        if let Admission::Accepted(_) = reply.admission {
+            crash_point(Point::ClaimAdmitted);
+            admitting = Some(drop_id);
+        }
+        let (waiting, claims) = holders.entry(drop_id).or_default();
+        let claim = ClaimEvent {
+            coupon_id: call.coupon,
+            drop_id,
+            slot,
+            user_id: pending.user.clone(),
+            claimed_at: instant(reply.admitted_at_ms.unwrap_or(reply.now_ms)),
+        };
+        claims.push(Admitted {
+            claim,
+            admitted_at_ms: reply.admitted_at_ms,
+            trace: pending.trace,
+        });
+        waiting.push((pending, reply));
+    }
+    let mut storing = None;
+    for (drop_id, (waiting, claims)) in holders {
+        let this = App::clone(app);
+        let task = app.in_flight.spawn(async move {
+            let stored = this.second_store.ensure(call, &claims).await;
+            for ((pending, reply), stored) in waiting.into_iter().zip(stored) {
+                pending.answer(reply, stored);
+            }
+        });
+        if admitting == Some(drop_id) {
+            storing = Some(task);
         }
     }
+    storing
 }
 
 /// Returns the slot that a claim got, or that the user already holds.
@@ -218,21 +206,16 @@ fn slot(reply: &AdmissionReply) -> Option<(DropId, Slot)> {
 }
 
 impl PendingClaim {
+    fn claimant(&self) -> Claimant<'_> {
+        Claimant {
+            user: &self.user,
+            group: self.group.as_ref().map(|(group, is)| (group, *is)),
+        }
+    }
+
     fn answer(self, reply: AdmissionReply, stored: Option<Store>) {
         // Sending fails if the client hung up. Its retry gets the same answer.
         let _ = self.reply.send(Ok((reply, stored)));
-    }
-
-    fn claimant(&self) -> Claimant<'_> {
-        let group = match (&self.coupon.coupon.allow, self.is_member) {
-            (Some(Allow::Group(group)), Some(is_member)) => Some((group, is_member)),
-            // If a user's groups are unknown, never answer `not_allowed`.
-            _ => None,
-        };
-        Claimant {
-            user: &self.user,
-            group,
-        }
     }
 }
 
@@ -267,7 +250,7 @@ enum Called {
 
 /// Claims that wait for the next call, by candidates. An entry exists exactly while a task calls
 /// Redis for these candidates.
-pub(super) struct Queues<T>(Mutex<HashMap<QueueId, UnboundedSender<T>>>);
+pub(crate) struct Queues<T>(Mutex<HashMap<QueueId, UnboundedSender<T>>>);
 
 impl<T> Default for Queues<T> {
     fn default() -> Self {

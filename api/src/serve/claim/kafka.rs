@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::kafka::{FORGOTTEN, KafkaSettings, check_topic};
+use firstcome_shared::kafka::{KafkaSettings, check_topic};
 use firstcome_shared::trace::TRACEPARENT;
 use metrics::{counter, gauge, histogram};
 use parking_lot::RwLock;
@@ -24,8 +24,13 @@ pub(crate) struct Publisher {
     problem: RwLock<Option<String>>,
 }
 
-/// Interval of requests for the topic, and maximum wait for each.
+/// Interval of looking at the topic, and maximum wait for its answer.
 const ASK_EVERY: Duration = Duration::from_secs(5);
+
+fn producer(kafka: &KafkaSettings, deadline: Duration) -> anyhow::Result<FutureProducer> {
+    let made = kafka.producer(deadline).create();
+    made.context("the Kafka producer could not be created")
+}
 
 impl Publisher {
     /// Creates the producer, which connects later. `is_up` tells whether Kafka answers.
@@ -34,59 +39,37 @@ impl Publisher {
         deadline: Duration,
         is_up: bool,
     ) -> anyhow::Result<Self> {
-        let producer: FutureProducer = kafka
-            .producer(deadline)
-            .create()
-            .context("the Kafka producer could not be created")?;
         let publisher = Self {
-            producer: producer.into(),
+            producer: producer(&kafka, deadline)?.into(),
             kafka,
             deadline,
             problem: RwLock::default(),
         };
-        gauge!("firstcome_kafka_up").set(1.0);
-        if !is_up {
-            publisher.note(Some("Kafka was unavailable at the start".to_owned()));
-        }
+        publisher.note((!is_up).then(|| "Kafka was unavailable at the start".to_owned()));
         Ok(publisher)
     }
 
-    /// Asks for the topic periodically. Replaces the producer after [`FORGOTTEN`], and checks the
-    /// topic while there is a problem, because that may be over before the next claim. Never ends.
+    /// Looks whether a problem is over, because that may be before the next claim. The producer is
+    /// then made anew: librdkafka may have forgotten all brokers ([`FORGOTTEN`]). Never ends.
+    ///
+    /// [`FORGOTTEN`]: firstcome_shared::kafka::FORGOTTEN
     pub(crate) async fn watch_topic(&self) {
-        let mut answered = Instant::now();
         loop {
             sleep(ASK_EVERY).await;
-            if self.answers().await {
-                answered = Instant::now();
-            } else if answered.elapsed() > FORGOTTEN {
-                self.renew();
-                answered = Instant::now();
+            if self.problem().is_none() {
+                continue;
             }
-            if self.problem().is_some() {
-                let checked = check_topic(&self.kafka, ASK_EVERY).await;
-                self.note(checked.err().map(|error| error.to_string()));
-            }
-        }
-    }
-
-    async fn answers(&self) -> bool {
-        let producer = self.producer.read().clone();
-        let topic = self.kafka.topic.clone();
-        let ask = move || producer.client().fetch_metadata(Some(&topic), ASK_EVERY);
-        matches!(spawn_blocking(ask).await, Ok(Ok(_)))
-    }
-
-    /// Replaces the producer.
-    fn renew(&self) {
-        match self.kafka.producer(self.deadline).create() {
-            Ok(producer) => {
-                tracing::warn!("no broker answers: the Kafka producer is made anew");
-                let old = std::mem::replace(&mut *self.producer.write(), producer);
+            let renewed = match check_topic(&self.kafka, ASK_EVERY).await {
+                Ok(_) => producer(&self.kafka, self.deadline),
+                Err(error) => Err(error.into()),
+            };
+            self.note(renewed.as_ref().err().map(|error| format!("{error:#}")));
+            if let Ok(renewed) = renewed {
+                tracing::info!("Kafka answers again: the producer is made anew");
+                let old = std::mem::replace(&mut *self.producer.write(), renewed);
                 // Dropping it may block. Its claims become rows.
                 spawn_blocking(move || drop(old));
             }
-            Err(error) => tracing::error!(%error, "the Kafka producer could not be made anew"),
         }
     }
 
@@ -97,9 +80,6 @@ impl Publisher {
     }
 
     fn note(&self, problem: Option<String>) {
-        if problem.is_none() && self.problem.read().is_none() {
-            return;
-        }
         gauge!("firstcome_kafka_up").set(f64::from(u8::from(problem.is_none())));
         *self.problem.write() = problem;
     }

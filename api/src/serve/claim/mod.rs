@@ -3,7 +3,7 @@
 //! which [`outcome`] is. [`status`] returns the status of a claim, and [`revoke`] ends one.
 
 pub(crate) mod admit;
-mod batcher;
+pub(crate) mod batcher;
 pub(crate) mod kafka;
 pub(crate) mod outcome;
 pub(crate) mod revoke;

@@ -58,20 +58,8 @@ pub(crate) enum ClaimRefusal {
     Panicked,
 }
 
-/// The values of the label `outcome`.
-const LABELS: &str = "accepted already_claimed waiting sold_out paused revoked not_allowed not_open \
-    closed unloaded unverified gate_closed redis_slow redis_error unknown not_held shed no_coupon \
-    unexpected";
-
-pub(super) fn counter(outcome: &'static str) -> Counter {
+pub(in crate::serve) fn counter(outcome: &'static str) -> Counter {
     metrics::counter!("firstcome_claims_total", "outcome" => outcome)
-}
-
-/// Starts every outcome at 0, because a counter that first appears at 1 hides its first increase.
-pub(in crate::serve) fn start_counters() {
-    for outcome in LABELS.split_whitespace() {
-        counter(outcome).absolute(0);
-    }
 }
 
 impl IntoResponse for ClaimAnswer {
@@ -86,22 +74,15 @@ impl IntoResponse for ClaimAnswer {
 
 /// What a refusal means: the label `outcome` of the metric, the code of the response, and the
 /// sentence for the user, and for the log if the response is 503.
-pub(super) struct Meaning {
-    pub(super) label: &'static str,
-    pub(super) code: Code,
-    pub(super) detail: Cow<'static, str>,
-}
+type Meaning = (&'static str, Code, Cow<'static, str>);
 
 impl ClaimRefusal {
     pub(super) fn meaning(&self) -> Meaning {
         let try_again = |label, detail| (label, Code::Unavailable, detail);
         let (label, code, detail) = match self {
             Self::Coupon(LookupError::NoSuchCoupon(id)) => {
-                return Meaning {
-                    label: "no_coupon",
-                    code: Code::NotFound,
-                    detail: format!("there is no coupon {id}").into(),
-                };
+                let detail = format!("there is no coupon {id}").into();
+                return ("no_coupon", Code::NotFound, detail);
             }
             Self::Coupon(LookupError::Unavailable) => try_again(
                 "no_coupon",
@@ -139,12 +120,7 @@ impl ClaimRefusal {
                 "something went wrong here; the log has the reason",
             ),
         };
-        let detail = detail.into();
-        Meaning {
-            label,
-            code,
-            detail,
-        }
+        (label, code, detail.into())
     }
 }
 
@@ -183,7 +159,7 @@ impl From<LookupError> for ClaimRefusal {
 impl From<ClaimRefusal> for Problem {
     fn from(refusal: ClaimRefusal) -> Self {
         let time = |ms| instant(ms).to_rfc3339_opts(SecondsFormat::Millis, true);
-        let Meaning { code, detail, .. } = refusal.meaning();
+        let (_, code, detail) = refusal.meaning();
         let problem = match code {
             Code::Unavailable => Self::unavailable(detail),
             code => Self::new(code, detail),

@@ -2,8 +2,6 @@
 //! and both again if the user may claim again. All steps are idempotent. After a crash, a pass
 //! completes them.
 
-use std::sync::Arc;
-
 use chrono::Utc;
 use firstcome_shared::StoreError;
 use firstcome_shared::coupon::Drop;
@@ -13,12 +11,12 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::revoked::{NewRevocation, Revocation};
 use firstcome_shared::mysql::{Db, DbError};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::admit::ClaimService;
 use super::outcome::ClaimRefusal;
-use super::status::{ClaimStatus, judge};
+use super::status::{ClaimStatus, judge, standing_in, standing_shown};
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
+use crate::serve::state::App;
 
 /// Maximum number of attempts to write, because MySQL may choose the transaction to end a deadlock
 /// with a consumer.
@@ -34,138 +32,137 @@ pub(crate) struct Revoked {
 }
 
 /// A request to revoke.
-#[derive(Debug)]
-pub(crate) struct Order {
-    pub(crate) drop: Option<DropId>,
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RevokeOrder {
+    /// Kept with the revocation.
     pub(crate) reason: String,
     pub(crate) by: String,
+    /// Default: the open drop, else the last opened.
+    pub(crate) drop_id: Option<DropId>,
+    /// The user may claim another.
+    #[serde(default)]
     pub(crate) may_claim_again: bool,
-    /// `None` if the user gives the coupon back.
-    pub(crate) operator: Option<Operator>,
 }
 
-impl ClaimService {
-    /// Revokes a user's claim in a coupon: in the given drop, or else in the one that `GET …/me`
-    /// shows.
-    pub(crate) async fn revoke(
-        self: &Arc<Self>,
-        id: CouponId,
-        user: UserId,
-        order: Order,
-    ) -> Result<Revoked, Problem> {
-        let coupon = self.catalogue.find(id).await?;
-        let claims = Arc::clone(self);
-        let db = match &order.operator {
-            Some(_) => self.mysql.operators.clone(),
-            None => self.mysql.questions.clone(),
-        };
-        let revoking = async move { claims.revoke_in(&db, &coupon, user, order).await };
-        self.in_flight.run_unlimited(revoking).await?
-    }
+/// Revokes a user's claim in a coupon: in the given drop, or else in the one that `GET …/me`
+/// shows. Without an operator, the user gives it back.
+pub(crate) async fn revoke_claim(
+    app: &App,
+    id: CouponId,
+    user: UserId,
+    order: RevokeOrder,
+    operator: Option<Operator>,
+) -> Result<Revoked, Problem> {
+    let coupon = app.catalogue.find(id).await?;
+    let this = App::clone(app);
+    let revoking = async move { revoke_in(&this, &coupon, user, order, operator).await };
+    app.in_flight.run_unlimited(revoking).await?
+}
 
-    async fn revoke_in(
-        &self,
-        db: &Db,
-        coupon: &CouponWithDrops,
-        user: UserId,
-        order: Order,
-    ) -> Result<Revoked, Problem> {
-        let (id, once_per) = (coupon.coupon.id, coupon.coupon.once_per);
-        let record = db.person(id, &user).await.map_err(unknown)?;
-        let (shown, standing) = match order.drop {
-            None => {
-                let (shown, standing) = self.standing_shown(coupon, &user).await;
-                let shown = shown.ok_or(ClaimRefusal::StandingUnknown)?;
-                (shown.id, standing)
-            }
-            Some(named) => {
-                let drop = drop_named(db, coupon, named).await?;
-                (named, self.standing_in(coupon, Some(&drop), &user).await)
-            }
-        };
-        let standing = standing.map_err(unknown)?;
-        let claim = judge(once_per, Some(shown), Some(&record), Some(standing));
-        let claim = claim.ok_or(ClaimRefusal::StandingUnknown)?;
-        let drop = match claim.drop_id {
-            // With `once_per` `coupon`, the user's claim may be in another drop than the named one.
-            Some(drop) if order.drop.is_none_or(|named| named == drop) => drop,
-            None if order.drop.is_none() && coupon.lacks_a_drop(Utc::now()) => {
-                return Err(ClaimRefusal::StandingUnknown.into());
-            }
-            _ => return Err(nothing_held()),
-        };
-        let slot = match claim.status {
-            ClaimStatus::Accepted | ClaimStatus::Issued => claim.slot,
-            ClaimStatus::Waiting | ClaimStatus::Broken => None,
-            ClaimStatus::Revoked | ClaimStatus::None => {
-                let mut revoked = record.revoked.into_iter().rev();
-                let earlier = revoked.find(|one| one.drop_id == drop.0);
-                return self
-                    .finish(db, coupon, earlier.ok_or_else(nothing_held)?)
-                    .await;
-            }
-        };
-        let keys = self.redis.keys(id, shown);
-        let known = self
-            .redis
-            .last_revocation(&keys, drop, once_per, user.as_str());
-        let new = NewRevocation {
-            coupon: id,
-            drop,
-            slot,
-            after: known.await.map_err(unknown)?,
-            user,
-            reason: order.reason,
-            by: order.by,
-            may_claim_again: order.may_claim_again,
-            once_per,
-            operator: order.operator,
-        };
-        let mut attempt = 1;
-        let revocation = loop {
-            match db.revoke(new.clone()).await {
-                Err(DbError::Query { .. }) if attempt < ATTEMPTS => attempt += 1,
-                written => break written.map_err(unknown)?,
-            }
-        };
-        crash_point(Point::RevocationWritten);
-        self.finish(db, coupon, revocation).await
-    }
-
-    /// Runs the steps that follow once MySQL has the revocation. All are idempotent.
-    async fn finish(
-        &self,
-        db: &Db,
-        coupon: &CouponWithDrops,
-        revocation: Revocation,
-    ) -> Result<Revoked, Problem> {
-        let (id, once_per) = (coupon.coupon.id, coupon.coupon.once_per);
-        let drop = DropId(revocation.drop_id);
-        let keys = self.redis.keys(id, drop);
-        let released = async {
-            let until = self.redis.revoke(&keys, once_per, &revocation).await?;
-            crash_point(Point::RevocationReleased);
-            if revocation.is_to_be_ended() {
-                let ended = db.end_revocation(&revocation, until).await?;
-                self.redis.revoke(&keys, once_per, &ended).await?;
-            }
-            Ok::<_, StoreError>(())
-        };
-        released.await.map_err(|error| {
-            tracing::warn!(%error, coupon = %id, "a revocation is not in Redis yet; a pass finishes it");
-            Problem::unavailable(
-                "the claim is revoked, but its slot may not be free yet; repeat the request to be certain",
-            )
-        })?;
-        if let Err(error) = self.redis.wake_if_anyone_waits(id, &[keys]).await {
-            tracing::debug!(%error, "could not wake the reconciler; the next scheduled pass promotes waiting users");
+async fn revoke_in(
+    app: &App,
+    coupon: &CouponWithDrops,
+    user: UserId,
+    order: RevokeOrder,
+    operator: Option<Operator>,
+) -> Result<Revoked, Problem> {
+    let db = match &operator {
+        Some(_) => &app.mysql.operators,
+        None => &app.mysql.questions,
+    };
+    let (id, once_per) = (coupon.coupon.id, coupon.coupon.once_per);
+    let record = db.person(id, &user).await.map_err(unknown)?;
+    let (shown, standing) = match order.drop_id {
+        None => {
+            let (shown, standing) = standing_shown(app, coupon, &user).await;
+            let shown = shown.ok_or(ClaimRefusal::StandingUnknown)?;
+            (shown.id, standing)
         }
-        Ok(Revoked {
-            status: "revoked",
-            drop_id: drop,
-            slot: revocation.slot,
-        })
+        Some(named) => {
+            let drop = drop_named(db, coupon, named).await?;
+            (named, standing_in(app, coupon, Some(&drop), &user).await)
+        }
+    };
+    let standing = standing.map_err(unknown)?;
+    let claim = judge(once_per, Some(shown), Some(&record), Some(standing));
+    let claim = claim.ok_or(ClaimRefusal::StandingUnknown)?;
+    let drop = match claim.drop_id {
+        // With `once_per` `coupon`, the user's claim may be in another drop than the named one.
+        Some(drop) if order.drop_id.is_none_or(|named| named == drop) => drop,
+        None if order.drop_id.is_none() && coupon.lacks_a_drop(Utc::now()) => {
+            return Err(ClaimRefusal::StandingUnknown.into());
+        }
+        _ => return Err(nothing_held()),
+    };
+    let slot = match claim.status {
+        ClaimStatus::Accepted | ClaimStatus::Issued => claim.slot,
+        ClaimStatus::Waiting | ClaimStatus::Broken => None,
+        ClaimStatus::Revoked | ClaimStatus::None => {
+            let mut revoked = record.revoked.into_iter().rev();
+            let earlier = revoked.find(|one| one.drop_id == drop.0);
+            return finish(app, db, coupon, earlier.ok_or_else(nothing_held)?).await;
+        }
+    };
+    let keys = app.redis.keys(id, shown);
+    let redis = &app.redis;
+    let known = redis.last_revocation(&keys, drop, once_per, user.as_str());
+    let new = NewRevocation {
+        coupon: id,
+        drop,
+        slot,
+        after: known.await.map_err(unknown)?,
+        user,
+        reason: order.reason,
+        by: order.by,
+        may_claim_again: order.may_claim_again,
+        once_per,
+        operator,
+    };
+    let mut attempt = 1;
+    let revocation = loop {
+        match db.revoke(new.clone()).await {
+            Err(DbError::Query { .. }) if attempt < ATTEMPTS => attempt += 1,
+            written => break written.map_err(unknown)?,
+        }
+    };
+    crash_point(Point::RevocationWritten);
+    finish(app, db, coupon, revocation).await
+}
+
+/// Runs the steps that follow once MySQL has the revocation. All are idempotent.
+async fn finish(
+    app: &App,
+    db: &Db,
+    coupon: &CouponWithDrops,
+    revocation: Revocation,
+) -> Result<Revoked, Problem> {
+    let (id, once_per) = (coupon.coupon.id, coupon.coupon.once_per);
+    let drop = DropId(revocation.drop_id);
+    let keys = app.redis.keys(id, drop);
+    let released = async {
+        let until = app.redis.revoke(&keys, once_per, &revocation).await?;
+        crash_point(Point::RevocationReleased);
+        if revocation.is_to_be_ended() {
+            let ended = db.end_revocation(&revocation, until).await?;
+            app.redis.revoke(&keys, once_per, &ended).await?;
+        }
+        Ok::<_, StoreError>(())
+    };
+    released.await.map_err(|error| {
+        tracing::warn!(%error, coupon = %id, "a revocation is not in Redis yet; a pass finishes it");
+        Problem::unavailable(
+            "the claim is revoked, but its slot may not be free yet; repeat the request to be certain",
+        )
+    })?;
+    if let Err(error) = app.redis.wake_if_anyone_waits(id, &[keys]).await {
+        tracing::debug!(%error, "could not wake the reconciler; the next scheduled pass promotes waiting users");
     }
+    Ok(Revoked {
+        status: "revoked",
+        drop_id: drop,
+        slot: revocation.slot,
+    })
 }
 
 /// The catalogue holds only the last of the sealed drops.

@@ -3,7 +3,7 @@
 //! Kafka answers, no query is sent to MySQL. Otherwise the row is written here, with the consumer's
 //! writer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroUsize;
 
@@ -89,14 +89,12 @@ impl SecondStore {
     /// consumer ignores the second message.
     pub(super) async fn ensure(&self, call: Call, claims: &[Admitted]) -> Vec<Option<Store>> {
         let ids: Vec<AdmissionId> = claims.iter().map(|claim| self.id(claim)).collect();
-        let mut stores: HashMap<AdmissionId, Store> = {
+        let mut missing: BTreeMap<AdmissionId, &Admitted> =
+            ids.iter().copied().zip(claims).collect();
+        {
             let mut stored = self.stored.lock();
-            let known = |id: &AdmissionId| Some((*id, *stored.get(id)?));
-            ids.iter().filter_map(known).collect()
-        };
-        let missing = ids.iter().copied().zip(claims);
-        let missing: BTreeMap<AdmissionId, &Admitted> =
-            missing.filter(|(id, _)| !stores.contains_key(id)).collect();
+            missing.retain(|id, _| stored.get(id).is_none());
+        }
         if !missing.is_empty() {
             let (missing, claims): (Vec<AdmissionId>, Vec<&Admitted>) = missing.into_iter().unzip();
             let written = self.write(call, &claims).await;
@@ -104,7 +102,6 @@ impl SecondStore {
             for (id, store) in missing.into_iter().zip(written) {
                 if let Some(store) = store {
                     stored.put(id, store);
-                    stores.insert(id, store);
                 }
             }
         }
@@ -112,7 +109,8 @@ impl SecondStore {
         // stores' own deadlines do not prevent this, because a slow response from Redis or a pause
         // of this process may have come before them.
         let is_in_time = call.asked_at.elapsed() <= self.deadlines.longest_in_flight();
-        let store = |id| stores.get(id).copied().filter(|_| is_in_time);
+        let mut stored = self.stored.lock();
+        let store = |id| stored.get(id).copied().filter(|_| is_in_time);
         let stores: Vec<Option<Store>> = ids.iter().map(store).collect();
         let not_held = stores.iter().filter(|store| store.is_none()).count();
         counter!("firstcome_claims_not_held_total").increment(not_held as u64);
@@ -128,6 +126,12 @@ impl SecondStore {
 
     /// Writes claims to Kafka or, if Kafka does not acknowledge them, to MySQL.
     async fn write(&self, call: Call, claims: &[&Admitted]) -> Vec<Option<Store>> {
+        // Published later, it could arrive after the reconciler has waited for claims in flight and
+        // given its slot to another user: this process was suspended, or Redis answered late. A retry
+        // finds the admission, if it still stands.
+        if call.asked_at.elapsed() > self.deadlines.backup_deadline() {
+            return vec![None; claims.len()];
+        }
         let is_published = self.publisher.publish(claims).await;
         crash_point(Point::ClaimPublished);
         if is_published {
@@ -151,11 +155,8 @@ impl SecondStore {
     /// coupon has begun a later era, none is written: Redis may have been rebuilt without them.
     async fn write_rows(&self, call: Call, claims: &[&Admitted]) -> Result<Vec<bool>, DbError> {
         let key = self.mysql.code_key().await?;
-        let claim = |one: &&Admitted| Claim {
-            trace: one.trace,
-            ..Claim::from(&one.claim)
-        };
-        let claims: Vec<Claim> = claims.iter().map(claim).collect();
+        let claims = claims.iter().map(|one| Claim::from(&one.claim));
+        let claims: Vec<Claim> = claims.collect();
         loop {
             let (claims, key) = (claims.clone(), key.clone());
             let write = async move |conn: &mut Conn| {

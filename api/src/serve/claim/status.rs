@@ -1,7 +1,7 @@
 //! The status of a user's claim, from Redis and MySQL together.
 
 use chrono::{DateTime, Utc};
-use firstcome_shared::coupon::{Allow, Coupon, Drop};
+use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::mysql::DbError;
@@ -13,11 +13,10 @@ use firstcome_shared::trace;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::admit::ClaimService;
 use super::outcome::ClaimRefusal;
 use super::second_store::{Admitted, Call};
-use crate::serve::auth::{Groups, Requester};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, instant};
+use crate::serve::state::App;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -47,10 +46,6 @@ pub(crate) struct MyClaim {
     code: Option<String>,
     /// Position in the waiting list; 1 is next.
     position: Option<u32>,
-    /// Whether the user may claim; null with a claim, for an unrestricted coupon, and while
-    /// unknown.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    allowed: Option<bool>,
 }
 
 impl MyClaim {
@@ -61,138 +56,97 @@ impl MyClaim {
             slot,
             code: None,
             position: None,
-            allowed: None,
         }
     }
 }
 
-impl ClaimService {
-    /// Returns the status of a user's claim.
-    pub(crate) async fn my_claim(
-        &self,
-        id: CouponId,
-        requester: Requester,
-    ) -> Result<MyClaim, ClaimRefusal> {
-        let asked_at = Instant::now();
-        let coupon = self.catalogue.find(id).await?;
-        let Requester { user, groups } = requester;
-        let (record, (shown, standing)) = tokio::join!(
-            self.mysql.questions.person(id, &user),
-            self.standing_shown(&coupon, &user)
-        );
-        let now_ms = standing.as_ref().map_or(0, |found| found.now_ms);
-        let mut claim = self.settle(&coupon, shown, record, standing)?;
-        match (claim.status, claim.drop_id, claim.slot) {
-            (ClaimStatus::None, ..) => {
-                claim.allowed = self.may_claim(&coupon.coupon, &user, &groups).await;
-            }
-            // This status acknowledges the claim, as the response to a claim does.
-            (ClaimStatus::Accepted, Some(drop_id), Some(slot)) => {
-                let keys = self.redis.keys(id, drop_id);
-                let held = self.redis.held_slot(&keys, slot, &user).await;
-                let held = held.ok().flatten().ok_or(ClaimRefusal::NotDurable)?;
-                let admitted_at_ms = held.admitted_at_ms;
-                let admitted = Admitted {
-                    claim: ClaimEvent {
-                        coupon_id: id,
-                        drop_id,
-                        slot,
-                        user_id: user,
-                        claimed_at: instant(admitted_at_ms.unwrap_or(now_ms)),
-                    },
-                    admitted_at_ms,
-                    trace: trace::current(),
-                };
-                let call = Call {
-                    coupon: id,
-                    era: coupon.coupon.era,
-                    asked_at,
-                };
-                let stored = self.second_store.ensure(call, &[admitted]).await;
-                stored[0].ok_or(ClaimRefusal::NotDurable)?;
-            }
-            _ => {}
-        }
-        Ok(claim)
-    }
-
-    /// Returns the status of a user's claim on a sealed drop, from MySQL alone.
-    pub(super) async fn status_in(
-        &self,
-        coupon: &CouponWithDrops,
-        sealed: &Drop,
-        user: &UserId,
-    ) -> Result<MyClaim, ClaimRefusal> {
-        let record = self.mysql.questions.person(coupon.coupon.id, user).await;
-        self.settle(coupon, Some(sealed), record, Ok(NOT_IN_REDIS))
-    }
-
-    /// Returns the status that follows from what the stores answered.
-    fn settle(
-        &self,
-        coupon: &CouponWithDrops,
-        drop: Option<&Drop>,
-        record: Result<PersonRecord, DbError>,
-        standing: Result<Standing, RedisError>,
-    ) -> Result<MyClaim, ClaimRefusal> {
-        if let Err(error) = &record {
-            tracing::debug!(%error, "a claim is looked up without MySQL");
-        }
-        if let Err(error) = &standing {
-            tracing::debug!(%error, "a claim is looked up without Redis");
-        }
-        let (record, drop) = (record.ok(), drop.map(|drop| drop.id));
-        let claim = judge(coupon.coupon.once_per, drop, record.as_ref(), standing.ok());
-        // A replica may lack the user's row, and MySQL the user's drop.
-        let is_certain = |claim: &MyClaim| {
-            claim.status != ClaimStatus::None
-                || self.catalogue.is_of_primary() && !coupon.lacks_a_drop(Utc::now())
-        };
-        claim
-            .filter(is_certain)
-            .ok_or(ClaimRefusal::StandingUnknown)
-    }
-
-    /// Returns the drop to show by Redis's clock, and the user's status in it according to Redis.
-    pub(super) async fn standing_shown<'a>(
-        &self,
-        coupon: &'a CouponWithDrops,
-        user: &UserId,
-    ) -> (Option<&'a Drop>, Result<Standing, RedisError>) {
-        let now = self.redis.time_ms().await;
-        let now = now.map_or_else(|_| Utc::now(), instant);
-        let shown = drop_to_show(coupon, now).map(|one| one.drop);
-        (shown, self.standing_in(coupon, shown, user).await)
-    }
-
-    /// Reads the user's status in a drop from Redis.
-    pub(super) async fn standing_in(
-        &self,
-        coupon: &CouponWithDrops,
-        drop: Option<&Drop>,
-        user: &UserId,
-    ) -> Result<Standing, RedisError> {
-        let Some(drop) = drop.filter(|drop| drop.sealed_at.is_none()) else {
-            return Ok(NOT_IN_REDIS);
-        };
-        let keys = self.redis.keys(coupon.coupon.id, drop.id);
-        self.redis.standing(&keys, coupon.coupon.era, user).await
-    }
-
-    /// Whether the coupon's restriction admits the user. `None` if there is no restriction or the
-    /// answer is unknown.
-    async fn may_claim(&self, coupon: &Coupon, user: &UserId, groups: &Groups) -> Option<bool> {
-        match coupon.allow.as_ref()? {
-            Allow::Group(group) => groups.have(group),
-            Allow::List => match self.redis.is_allowed(coupon.id, user).await {
-                Ok(is_allowed) => is_allowed,
-                Err(error) => {
-                    tracing::debug!(%error, "could not look up a user on an allow list");
-                    None
-                }
+/// Returns the status of a user's claim.
+pub(crate) async fn my_claim(
+    app: &App,
+    id: CouponId,
+    user: UserId,
+) -> Result<MyClaim, ClaimRefusal> {
+    let asked_at = Instant::now();
+    let coupon = app.catalogue.find(id).await?;
+    let (record, (shown, standing)) = tokio::join!(
+        app.mysql.questions.person(id, &user),
+        standing_shown(app, &coupon, &user)
+    );
+    let now_ms = standing.as_ref().map_or(0, |found| found.now_ms);
+    let claim = settle(app, &coupon, shown, record, standing)?;
+    // This status acknowledges the claim, as the response to a claim does.
+    if let (ClaimStatus::Accepted, Some(drop_id), Some(slot)) =
+        (claim.status, claim.drop_id, claim.slot)
+    {
+        let keys = app.redis.keys(id, drop_id);
+        let held = app.redis.held_slot(&keys, slot, &user).await;
+        let held = held.ok().flatten().ok_or(ClaimRefusal::NotDurable)?;
+        let admitted_at_ms = held.admitted_at_ms;
+        let admitted = Admitted {
+            claim: ClaimEvent {
+                coupon_id: id,
+                drop_id,
+                slot,
+                user_id: user,
+                claimed_at: instant(admitted_at_ms.unwrap_or(now_ms)),
             },
-        }
+            admitted_at_ms,
+            trace: trace::current(),
+        };
+        let call = Call {
+            coupon: id,
+            era: coupon.coupon.era,
+            asked_at,
+        };
+        let stored = app.second_store.ensure(call, &[admitted]).await;
+        stored[0].ok_or(ClaimRefusal::NotDurable)?;
     }
+    Ok(claim)
+}
+
+/// Returns the status that follows from what the stores answered.
+fn settle(
+    app: &App,
+    coupon: &CouponWithDrops,
+    drop: Option<&Drop>,
+    record: Result<PersonRecord, DbError>,
+    standing: Result<Standing, RedisError>,
+) -> Result<MyClaim, ClaimRefusal> {
+    tracing::debug!(mysql = ?record.as_ref().err(), redis = ?standing.as_ref().err(), "looked up");
+    let (record, drop) = (record.ok(), drop.map(|drop| drop.id));
+    let claim = judge(coupon.coupon.once_per, drop, record.as_ref(), standing.ok());
+    // A replica may lack the user's row, and MySQL the user's drop.
+    let is_certain = |claim: &MyClaim| {
+        claim.status != ClaimStatus::None
+            || app.catalogue.is_of_primary() && !coupon.lacks_a_drop(Utc::now())
+    };
+    claim
+        .filter(is_certain)
+        .ok_or(ClaimRefusal::StandingUnknown)
+}
+
+/// Returns the drop to show by Redis's clock, and the user's status in it according to Redis.
+pub(super) async fn standing_shown<'a>(
+    app: &App,
+    coupon: &'a CouponWithDrops,
+    user: &UserId,
+) -> (Option<&'a Drop>, Result<Standing, RedisError>) {
+    let shown = drop_to_show(coupon, app.now().await).map(|one| one.drop);
+    (shown, standing_in(app, coupon, shown, user).await)
+}
+
+/// Reads the user's status in a drop from Redis.
+pub(super) async fn standing_in(
+    app: &App,
+    coupon: &CouponWithDrops,
+    drop: Option<&Drop>,
+    user: &UserId,
+) -> Result<Standing, RedisError> {
+    let Some(drop) = drop.filter(|drop| drop.sealed_at.is_none()) else {
+        return Ok(NOT_IN_REDIS);
+    };
+    let keys = app.redis.keys(coupon.coupon.id, drop.id);
+    app.redis.standing(&keys, coupon.coupon.era, user).await
 }
 
 /// The keys of sealed drops expire in Redis, so MySQL alone knows who holds a slot.

@@ -159,7 +159,7 @@ mod tests {
             assert!(!html.contains(forbidden), "{forbidden}: {html}");
         }
         let all = html.len() + SCRIPT.content.len() + STYLE.content.len() + ICON.content.len();
-        assert!(all <= 32_000, "{all} bytes");
+        assert!(all <= 32 * 1024, "{all} bytes");
     }
 
     #[tokio::test]

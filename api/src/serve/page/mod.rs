@@ -3,7 +3,6 @@
 //! docs/decisions/0016-pages.md.
 
 mod html;
-mod state;
 
 use axum::extract::{Path, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_LANGUAGE, CONTENT_TYPE, RETRY_AFTER, VARY};
@@ -16,12 +15,12 @@ use chrono::Utc;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::page::{Asset, secure};
+use serde_json::json;
 
 use self::html::{ICON, Language, SCRIPT, STYLE};
-use self::state::PageState;
-use super::args::CouponPage;
 use super::catalogue::LookupError;
 use super::routes::extract::CouponPath;
+use super::routes::view::show;
 use super::state::App;
 
 /// Caches may use a page without revalidation for ten seconds, because its name and times rarely
@@ -32,12 +31,12 @@ const PAGE_FRESH_FOR: &str = "public, max-age=10";
 const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-pub(crate) fn routes(page: CouponPage) -> Router<App> {
-    if page == CouponPage::Off {
+pub(crate) fn routes(is_on: bool) -> Router<App> {
+    if !is_on {
         return Router::new();
     }
     Router::new()
-        .route("/c/{id}", get(show))
+        .route("/c/{id}", get(document))
         .route("/c/{id}/state", get(state))
         .route("/c/assets/{file}", get(asset))
         .route_layer(map_response(with_security_headers))
@@ -49,7 +48,7 @@ async fn with_security_headers(mut response: Response) -> Response {
     response
 }
 
-async fn show(
+async fn document(
     State(app): State<App>,
     path: Result<CouponPath, Problem>,
     headers: HeaderMap,
@@ -87,20 +86,12 @@ async fn show(
     (status, headers, AppendHeaders(retry), page).into_response()
 }
 
+/// The state that an open page polls: the coupon by the server's clock, and that clock.
 async fn state(State(app): State<App>, CouponPath(id): CouponPath) -> Result<Response, Problem> {
     let coupon = app.catalogue.find(id).await?;
-    let now = Utc::now();
-    let open = coupon.for_claim(now).filter(|one| one.drop.is_open_at(now));
-    let stock = match open {
-        Some(one) => {
-            let shown = [(one.drop.id, one.keys)];
-            let stocks = app.remaining.of(&app.redis, &shown);
-            stocks.await.remove(&one.drop.id)
-        }
-        None => None,
-    };
-    let state = Json(PageState::of(&coupon, now, stock));
-    Ok(([(CACHE_CONTROL, "no-store")], state).into_response())
+    let shown = show(&app, &[&coupon]).await.pop();
+    let state = json!({"now_ms": Utc::now().timestamp_millis(), "coupon": shown});
+    Ok(([(CACHE_CONTROL, "no-store")], Json(state)).into_response())
 }
 
 #[allow(clippy::unused_async)] // a handler

@@ -16,12 +16,15 @@ const PATIENCE_MS = 10_000; // for one response
 const GIVE_UP_MS = 600_000; // for all attempts of a request
 const LONGEST_PAUSE_MS = 10_000;
 const ACCEPTED_PAUSE_MS = 1_500; // while the code is on its way
+const RUSH_MS = 10_000; // after an opening
+const CROWD_MS = 600_000; // before an opening
 const LOOK_MS = 2_000; // how long the button waits for the check for an existing claim
 
 let server = null; // the last state that the server sent
 let readAt = 0; // when that state was read, by performance.now()
 let mine = null; // this user's claim
 let work = null; // "loading", "claiming" or "trying" while a request is under way
+let full = null; // the drop whose waiting list is full
 let note = null, noteDrop = null; // why the last claim was refused, and in which drop
 let unsure = false; // whether a response to this claim was lost: it may have been accepted
 let misses = 0; // consecutive failures to get the state
@@ -125,12 +128,30 @@ async function settle(method, path) {
   }
 }
 
+// The drop that is open, else the next one, else the last.
+function stateOf({ now_ms, coupon }) {
+  const { current_drop: current, next_drop: next } = coupon;
+  const drop = (["open", "sold_out", "paused"].includes(current?.state) ? current : next) ?? current ?? coupon;
+  const state = drop.state?.replace("sealed", "closed") ?? "closed";
+  const opens = Date.parse(drop.opens_at);
+  const left = opens - now_ms;
+  const ahead = state === "scheduled" && current && left > CROWD_MS ? 0 : null;
+  return {
+    now_ms, state, drop_id: drop.id, quantity: drop.quantity, one_per_drop: coupon.once_per === "drop",
+    opens_at_ms: opens, closes_at_ms: drop.closes_at && Date.parse(drop.closes_at),
+    can_wait: coupon.waiting_list > 0 && drop.id !== full,
+    // No poll falls into the rush after an opening, and nobody looks a claim up around one.
+    poll_after_ms: { scheduled: Math.min(Math.max(left / 4, 5_000), 60_000), open: 60_000, sold_out: 10_000, paused: 10_000 }[state],
+    look_after_ms: state === "open" || state === "sold_out" ? Math.max(left + RUSH_MS, 0) : ahead,
+  };
+}
+
 async function refresh() {
   clearTimeout(poll);
   const before = performance.now();
   const answer = await ask("GET", `${id}/state`);
   if (answer.status === 200) {
-    server = answer.body;
+    server = stateOf(answer.body);
     readAt = (before + performance.now()) / 2;
     misses = 0;
     if (note !== "expired" && noteDrop !== server.drop_id) note = null; // a new drop
@@ -152,7 +173,7 @@ function refreshIn(ms) {
 
 // With one coupon per drop, a claim of the previous drop is shown until ten minutes before the next
 // opens.
-const isEarlier = () => server.one_per_drop && mine.drop_id !== server.drop_id && server.opens_at_ms - now() < 600_000;
+const isEarlier = () => server.one_per_drop && mine.drop_id !== server.drop_id && server.opens_at_ms - now() < CROWD_MS;
 const isOpen = () => server?.state === "open" || server?.state === "sold_out";
 const canClaim = () => isOpen() && (!mine || isEarlier());
 
@@ -188,7 +209,10 @@ function take(answer) {
   else if (answer.status < 300) meet(answer.body);
   else if (code === "not_allowed") refuse(code);
   else if (code === "revoked") mine = { status: code, drop_id: server.drop_id };
-  else if (code === "sold_out") Object.assign(server, { state: code, can_wait: false });
+  else if (code === "sold_out") {
+    full = server.drop_id;
+    Object.assign(server, { state: code, can_wait: false });
+  }
   else if (code === "paused" || code === "closed") server.state = code;
   else if (code === "not_open") Object.assign(server, { state: "scheduled", opens_at_ms: Date.parse(answer.body.opens_at) });
   else refuse("refused");
@@ -212,9 +236,8 @@ function meet(claim) {
   else if (claim.status === "none") mine = mine?.status === "accepted" ? mine : null;
   else mine = { ...claim, drop_id: claim.drop_id ?? server.drop_id, already: mine?.already };
   if (mine) keep("localStorage", own, mine.status === "waiting" ? placeMark(mine.drop_id) : "tried");
-  if (!mine && claim.allowed === false && server.state !== "closed") refuse("not_allowed");
   // Waiting lists exist only in Redis: if Redis loses a list, the position is lost.
-  else if (!mine && waited && server.state !== "closed") refuse("lost_place");
+  if (!mine && waited && server.state !== "closed") refuse("lost_place");
   follow();
 }
 

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::{Extension, Json};
 use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::AllowList;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{CouponId, UserId};
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::allow_list::{ListChange, ListChanged, MAX_LISTED};
@@ -33,11 +33,9 @@ pub(crate) struct AllowListChanged {
     /// The coupon's revision when the list was last changed.
     revision: u64,
     /// Ids in the body, with repetitions.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lines: Option<usize>,
+    lines: usize,
     /// Ids of the body that repeat an earlier one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    repeated: Option<usize>,
+    repeated: usize,
 }
 
 /// What happens to the users of a body.
@@ -58,57 +56,19 @@ pub(crate) async fn upload(
     CouponPath(id): CouponPath,
     path: StrictPath<(String, AddOrRemove)>,
     Extension(by): Extension<Operator>,
-    UsersBody(UserList { users, lines }): UsersBody,
+    request: Request,
 ) -> Result<Json<AllowListChanged>, Problem> {
+    let body = body(request, MAX_LIST_BYTES).await?;
+    let UserList { users, lines } = user_list::parse(&body).map_err(invalid)?;
+    if !(1..=MAX_LISTED as usize).contains(&lines) {
+        let why = format!("give 1 to {MAX_LISTED} ids in one request, not {lines}");
+        return Err(invalid(why));
+    }
+    let repeated = lines - users.len();
     let StrictPath((_, add_or_remove)) = path;
-    let users = match add_or_remove {
+    let change = match add_or_remove {
         AddOrRemove::Add => ListChange::Add(users),
         AddOrRemove::Remove => ListChange::Remove(users),
-    };
-    change(app, id, by, users, Some(lines)).await
-}
-
-/// Remove all users from a coupon's allow list
-///
-/// Removes all or none. Safe to repeat. Users who hold a coupon or wait keep it. While `allow` is
-/// `list`, nobody else may claim.
-pub(crate) async fn empty(
-    State(app): State<App>,
-    CouponPath(id): CouponPath,
-    Extension(by): Extension<Operator>,
-) -> Result<Json<AllowListChanged>, Problem> {
-    change(app, id, by, ListChange::Empty, None).await
-}
-
-/// The users of a body.
-pub(crate) struct UsersBody(UserList);
-
-impl FromRequest<App> for UsersBody {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, _: &App) -> Result<Self, Problem> {
-        let list = user_list::parse(&body(request, MAX_LIST_BYTES).await?).map_err(invalid)?;
-        if (1..=MAX_LISTED as usize).contains(&list.lines) {
-            return Ok(Self(list));
-        }
-        let given = list.lines;
-        Err(invalid(format!(
-            "give 1 to {MAX_LISTED} ids in one request, not {given}"
-        )))
-    }
-}
-
-/// Changes a list. `lines` is the number of ids in the body, including repetitions.
-async fn change(
-    app: App,
-    id: CouponId,
-    by: Operator,
-    change: ListChange,
-    lines: Option<usize>,
-) -> Result<Json<AllowListChanged>, Problem> {
-    let users = match &change {
-        ListChange::Add(users) | ListChange::Remove(users) => users.len(),
-        ListChange::Empty => 0,
     };
     let services = Arc::clone(&app);
     let changed = async move { apply(&services, id, change, by).await };
@@ -118,7 +78,7 @@ async fn change(
         people: now.people,
         revision: now.revision,
         lines,
-        repeated: lines.map(|lines| lines - users),
+        repeated,
     }))
 }
 
@@ -129,7 +89,6 @@ async fn apply(
     change: ListChange,
     by: Operator,
 ) -> Result<(AllowList, u32), Problem> {
-    let _one_at_a_time = services.change_locks.lock(id).await;
     let seen = recover_lost(services, id).await?;
     let db = &services.mysql.operators;
     let (now, changed) = match db.change_allow_list(id, seen, change, by).await? {
@@ -161,24 +120,4 @@ pub(super) async fn write(services: &Services, id: CouponId) -> bool {
     let what = "could not write an allow list to Redis; the reconciler will";
     tracing::warn!(why, coupon_id = id.0, "{what}");
     false
-}
-
-/// The users on a coupon's allow list.
-#[derive(Debug, Serialize)]
-pub(crate) struct AllowListView {
-    /// The coupon's revision when the list was last changed; 0: never.
-    revision: u64,
-    /// In order.
-    ids: Vec<UserId>,
-}
-
-/// Read a coupon's allow list
-pub(crate) async fn read(
-    State(app): State<App>,
-    CouponPath(id): CouponPath,
-) -> Result<Json<AllowListView>, Problem> {
-    let list = app.mysql.operators.listed_users(id).await?;
-    let (AllowList { revision, .. }, mut ids) = list.ok_or_else(|| no_such_coupon(id))?;
-    ids.sort_unstable();
-    Ok(Json(AllowListView { revision, ids }))
 }

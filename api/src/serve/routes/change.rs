@@ -25,7 +25,6 @@ use firstcome_shared::mysql::{DbError, Refusal, refusal};
 use firstcome_shared::recover::{LostSettings, recover};
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::settings::{CouponRead, Written};
-use tokio::time::timeout;
 
 use super::create::check_audience;
 use super::extract::{CouponPath, JsonBody, invalid, no_such_coupon};
@@ -63,7 +62,6 @@ async fn apply(
     only: Option<u64>,
     by: Operator,
 ) -> Result<Arc<CouponWithDrops>, Problem> {
-    let _one_at_a_time = services.change_locks.lock(id).await;
     recover_lost(services, id).await?;
     let db = &services.mysql.operators;
     let now = services.now().await;
@@ -88,20 +86,18 @@ async fn apply(
     }
 }
 
-/// Maximum wait for Redis when looking for settings that MySQL has lost. A change of a name must
-/// succeed without Redis.
-const ASKED_FOR: Duration = Duration::from_secs(1);
-
 /// Recovers settings that MySQL has lost from Redis (docs/decisions/0026-mysql-gone-back.md). Call
 /// it before a change, which must neither reuse a revision that MySQL has lost nor undo lost
 /// settings. Returns the highest revision in Redis, or 0 if it does not answer.
 pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<u64, Problem> {
     let (db, redis) = (&services.mysql.operators, &services.redis);
-    let asked = timeout(ASKED_FOR, redis.highest_revision(id)).await;
-    let Ok(Ok(highest)) = asked else {
-        let unknown = "could not check in Redis whether MySQL has lost settings";
-        tracing::warn!(?asked, coupon_id = id.0, "{unknown}");
-        return Ok(0);
+    let highest = match redis.highest_revision(id).await {
+        Ok(highest) => highest,
+        // A change of a name must succeed without Redis.
+        Err(error) => {
+            tracing::warn!(%error, coupon_id = id.0, "could not check in Redis whether MySQL has lost settings");
+            return Ok(0);
+        }
     };
     if let Some(LostSettings { changes, .. }) = recover(db, redis, id).await? {
         let what = "MySQL had lost settings, which Redis has";
@@ -236,10 +232,9 @@ fn not_changed(error: DbError, patch: &CouponPatch) -> Problem {
         _ => None,
     };
     match refused {
+        // Rows of the coupon are being written.
+        Some(Refusal::UnknownDrop) if patch.last_day.is_none() => error.into(),
         None => error.into(),
-        Some(Refusal::UnknownDrop) if patch.last_day.is_none() => {
-            unchanged("rows of this coupon are being written")
-        }
         Some(Refusal::UnknownDrop) => {
             let why = "a drop after last_day has coupons already; nothing was changed";
             Problem::new(Code::NotPossible, why)

@@ -10,8 +10,9 @@ use serde::Deserialize;
 
 use super::extract::{CouponPath, JsonBody, Person, PersonPath, StrictQuery, invalid};
 use crate::serve::claim::ClaimAnswer;
-use crate::serve::claim::revoke::{Order, Revoked};
-use crate::serve::claim::status::MyClaim;
+use crate::serve::claim::admit::admit;
+use crate::serve::claim::revoke::{RevokeOrder, Revoked, revoke_claim};
+use crate::serve::claim::status::{MyClaim, my_claim};
 use crate::serve::state::App;
 
 /// Claim a coupon
@@ -22,7 +23,7 @@ pub(crate) async fn claim(
     Person(requester): Person,
     CouponPath(id): CouponPath,
 ) -> Result<ClaimAnswer, Problem> {
-    Ok(app.claims.admit(id, requester).await?)
+    Ok(admit(&app, id, requester).await?)
 }
 
 /// Read your claim
@@ -31,14 +32,14 @@ pub(crate) async fn mine(
     Person(requester): Person,
     CouponPath(id): CouponPath,
 ) -> Result<Json<MyClaim>, Problem> {
-    Ok(Json(app.claims.my_claim(id, requester).await?))
+    Ok(Json(my_claim(&app, id, requester.user).await?))
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GiveBackQuery {
     /// The drop of the claim; default: the open one, else the last opened.
-    drop_id: Option<i64>,
+    drop_id: Option<DropId>,
 }
 
 /// Give your coupon back, or leave the waiting list
@@ -51,27 +52,14 @@ pub(crate) async fn give_back(
     CouponPath(id): CouponPath,
     StrictQuery(asked): StrictQuery<GiveBackQuery>,
 ) -> Result<Json<Revoked>, Problem> {
-    let order = Order {
-        drop: asked.drop_id.map(DropId),
+    let order = RevokeOrder {
         reason: "given back".to_owned(),
         by: requester.user.to_string(),
+        drop_id: asked.drop_id,
         may_claim_again: false,
-        operator: None,
     };
-    Ok(Json(app.claims.revoke(id, requester.user, order).await?))
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RevokeBody {
-    /// Kept with the revocation.
-    reason: String,
-    by: String,
-    /// Default: the open drop, else the last opened.
-    drop_id: Option<i64>,
-    /// The user may claim another.
-    #[serde(default)]
-    may_claim_again: bool,
+    let given_back = revoke_claim(&app, id, requester.user, order, None);
+    Ok(Json(given_back.await?))
 }
 
 /// Revoke a user's coupon
@@ -82,14 +70,10 @@ pub(crate) async fn revoke(
     State(app): State<App>,
     PersonPath(id, user): PersonPath,
     Extension(operator): Extension<Operator>,
-    JsonBody(body): JsonBody<RevokeBody>,
+    JsonBody(mut order): JsonBody<RevokeOrder>,
 ) -> Result<Json<Revoked>, Problem> {
-    let order = Order {
-        drop: body.drop_id.map(DropId),
-        reason: line("reason", 200, &body.reason).map_err(invalid)?,
-        by: line("by", 100, &body.by).map_err(invalid)?,
-        may_claim_again: body.may_claim_again,
-        operator: Some(operator),
-    };
-    Ok(Json(app.claims.revoke(id, user, order).await?))
+    order.reason = line("reason", 200, &order.reason).map_err(invalid)?;
+    order.by = line("by", 100, &order.by).map_err(invalid)?;
+    let revoked = revoke_claim(&app, id, user, order, Some(operator));
+    Ok(Json(revoked.await?))
 }

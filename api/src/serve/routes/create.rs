@@ -82,30 +82,23 @@ async fn make_once(
     by: Operator,
 ) -> Result<Arc<CouponWithDrops>, Problem> {
     let db = &services.mysql.operators;
-    let doubt = if key.is_some() {
-        "repeat the request with the same Idempotency-Key"
-    } else {
-        "look at the list of coupons before you try again"
-    };
     let away = |error: DbError| {
         tracing::warn!(%error, "a coupon could not be created");
-        Problem::unavailable(format!("MySQL did not answer; {doubt}"))
+        Problem::unavailable(
+            "MySQL did not answer; repeat the request with the same Idempotency-Key, or look at the list of coupons before you try again",
+        )
     };
     let now = services.now().await;
     let new = body.checked_new(now).map_err(invalid)?;
     check_audience(&services.identity, new.allow.as_ref())?;
-    match db.create_coupon(new, key, now, by).await.map_err(away)? {
-        Ok((coupon, drops)) => Ok(see_to(services, coupon, drops).await),
-        Err(EarlierRequest::Made(id)) => Ok(services.catalogue.find(id).await?),
+    let (coupon, drops) = match db.create_coupon(new, key, now, by).await.map_err(away)? {
+        Ok(made) => made,
+        Err(EarlierRequest::Made(id)) => return Ok(services.catalogue.find(id).await?),
         Err(EarlierRequest::OtherBody) => {
             let detail = "this Idempotency-Key was used with another body; nothing was created";
-            Err(Problem::new(Code::IdempotencyKeyUsed, detail))
+            return Err(Problem::new(Code::IdempotencyKeyUsed, detail));
         }
-    }
-}
-
-/// Writes a new coupon to Redis and to this process's catalogue.
-async fn see_to(services: &Services, coupon: Coupon, drops: Vec<Drop>) -> Arc<CouponWithDrops> {
+    };
     tracing::info!(coupon_id = %coupon.id, drops = drops.len(), "a coupon was created");
     if coupon.allow == Some(Allow::List) {
         // Write the list even if it is empty: while the list is missing from Redis, no claim gets
@@ -116,7 +109,7 @@ async fn see_to(services: &Services, coupon: Coupon, drops: Vec<Drop>) -> Arc<Co
         tracing::warn!(%error, coupon_id = %coupon.id, "a new coupon is not in Redis yet; the reconciler writes it");
     }
     // The client may request the coupon from this process next. Other processes look it up.
-    reread(services, coupon, drops).await
+    Ok(reread(services, coupon, drops).await)
 }
 
 /// Loads a new coupon's drops into Redis and opens it, unless a reconciler has begun another era.

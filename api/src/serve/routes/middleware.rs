@@ -1,40 +1,23 @@
 //! Middleware of every request: a deadline, a response after a panic, metrics by route, and a
 //! trace.
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::CACHE_CONTROL;
-use axum::http::{HeaderValue, Method, StatusCode};
+use axum::http::{HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::http::Problem;
-use firstcome_shared::line_limit::LineLimit;
 use firstcome_shared::trace::{RequestTrace, Route};
 use futures_util::FutureExt as _;
-use metrics::{Counter, Histogram, counter, histogram};
-use parking_lot::RwLock;
+use metrics::{counter, histogram};
 use tokio::time::{Instant, timeout};
 
-pub(crate) struct RequestGuard {
-    /// Maximum time until a response begins.
-    timeout: Duration,
-    late: LineLimit,
-    /// Cached handles of the metric series, because a lookup in the registry is slow.
-    metrics: RwLock<HashMap<(&'static str, StatusCode), ByPath>>,
-}
-
-type ByPath = HashMap<String, (Counter, Histogram)>;
+use crate::serve::state::App;
 
 /// Handles one request; responds 503 after the deadline, 500 after a panic.
-pub(crate) async fn guard(
-    State(guard): State<Arc<RequestGuard>>,
-    request: Request,
-    next: Next,
-) -> Response {
+pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
     let method = match *request.method() {
         Method::GET => "GET",
         Method::POST => "POST",
@@ -49,7 +32,7 @@ pub(crate) async fn guard(
     let trace = RequestTrace::of(request.headers());
     let begun = Instant::now();
     let work = AssertUnwindSafe(trace.within(next.run(request))).catch_unwind();
-    let mut response = match timeout(guard.timeout, work).await {
+    let mut response = match timeout(app.request_timeout, work).await {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => {
             // The panic's message is already on standard error.
@@ -57,14 +40,17 @@ pub(crate) async fn guard(
             Problem::internal().into_response()
         }
         Err(_) => {
-            if let Some(left_out) = guard.late.allow(method, std::time::Instant::now()) {
-                tracing::warn!(path, limit = ?guard.timeout, left_out, "a request was answered 503: no answer in time");
+            if let Some(left_out) = app.refused.allow(method, std::time::Instant::now()) {
+                tracing::warn!(path, limit = ?app.request_timeout, left_out, "a request was answered 503: no answer in time");
             }
             Problem::unavailable("this took too long; try again").into_response()
         }
     };
     let status = response.status();
-    guard.record(route, status, begun.elapsed());
+    let labels = [("method", method.to_owned()), ("path", path.to_owned())];
+    histogram!("firstcome_http_request_seconds", &labels).record(begun.elapsed());
+    let code = status.as_str().to_owned();
+    counter!("firstcome_http_requests_total", "method" => method, "path" => path.to_owned(), "status" => code).increment(1);
     let headers = response.headers_mut();
     if path.starts_with("/v1/") && !headers.contains_key(CACHE_CONTROL) {
         // Responses are about one user or change at any time, and caches cannot tell users apart by
@@ -73,33 +59,4 @@ pub(crate) async fn guard(
     }
     trace.end(route, status, headers);
     response
-}
-
-impl RequestGuard {
-    pub(crate) fn new(timeout: Duration) -> Self {
-        Self {
-            timeout,
-            late: LineLimit::default(),
-            metrics: RwLock::default(),
-        }
-    }
-
-    fn record(&self, Route { method, path }: Route<'_>, status: StatusCode, took: Duration) {
-        let count = |(requests, seconds): &(Counter, Histogram)| {
-            requests.increment(1);
-            seconds.record(took.as_secs_f64());
-        };
-        let known = self.metrics.read();
-        if let Some(series) = known.get(&(method, status)).and_then(|by| by.get(path)) {
-            return count(series);
-        }
-        drop(known);
-        let path = path.to_owned();
-        let code = status.as_str().to_owned();
-        let seconds = histogram!("firstcome_http_request_seconds", "method" => method, "path" => path.clone());
-        let requests = counter!("firstcome_http_requests_total", "method" => method, "path" => path.clone(), "status" => code);
-        let mut known = self.metrics.write();
-        let of_status = known.entry((method, status)).or_default();
-        count(of_status.entry(path).or_insert((requests, seconds)));
-    }
 }

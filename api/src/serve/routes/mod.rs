@@ -22,18 +22,13 @@ use firstcome_shared::http::ops::{self, OpsToken};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use self::middleware::{RequestGuard, guard};
-use crate::serve::openness::{CLOSED, Openness, openness};
+use self::middleware::guard;
+use crate::serve::openness::{Openness, openness};
 use crate::serve::page;
 use crate::serve::state::App;
 
 /// Builds the routes at LISTEN_ADDR, including `more`.
-pub(crate) fn router(
-    app: &App,
-    token: OpsToken,
-    more: Router,
-    request_guard: Arc<RequestGuard>,
-) -> Router {
+pub(crate) fn router(app: &App, token: OpsToken, more: Router) -> Router {
     routes(token)
         .merge(page::routes(app.coupon_page))
         .with_state(App::clone(app))
@@ -41,7 +36,7 @@ pub(crate) fn router(
         .merge(more)
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(request_guard, guard))
+        .layer(from_fn_with_state(App::clone(app), guard))
 }
 
 /// The contract, written by hand.
@@ -57,7 +52,6 @@ pub(crate) fn for_machines(prometheus: PrometheusHandle) -> Router {
 
 /// Builds the public routes.
 fn routes(token: OpsToken) -> Router<App> {
-    let list = get(allow_list::read).delete(allow_list::empty);
     let for_operators = Router::new()
         .route("/v1/coupons", post(create::create))
         .route("/v1/coupons/{id}", patch(change::change))
@@ -66,7 +60,6 @@ fn routes(token: OpsToken) -> Router<App> {
             post(claims::revoke),
         )
         .route("/v1/coupons/{id}/issued", get(issued::issued))
-        .route("/v1/coupons/{id}/allow-list", list)
         .route(
             "/v1/coupons/{id}/allow-list/{change}",
             post(allow_list::upload),
@@ -85,8 +78,10 @@ fn routes(token: OpsToken) -> Router<App> {
 /// MySQL or Kafka, so only Redis is checked.
 pub(crate) fn readiness(app: &App) -> Vec<(&'static str, HealthCheck)> {
     let gate = async |app: App| match openness(&app).await {
-        Ok(Openness::Closed) => Err(CLOSED.to_owned()),
-        Ok(_) => Ok(()),
+        Ok(Openness::Closed) => {
+            Err("admission is closed until the reconciler has verified Redis".to_owned())
+        }
+        Ok(Openness::Open | Openness::InPart) => Ok(()),
         Err(error) => Err(format!("Redis cannot be reached: {error}")),
     };
     let services = App::clone(app);
@@ -101,7 +96,7 @@ pub(crate) fn readiness(app: &App) -> Vec<(&'static str, HealthCheck)> {
 /// Checks of the stores without which claims continue; `/readyz` reports them as notes.
 pub(crate) fn notes(app: &App) -> Vec<(&'static str, HealthCheck)> {
     let kafka = note(app, |app| {
-        let problem = app.claims.second_store.publisher.problem();
+        let problem = app.second_store.publisher.problem();
         problem.map(|why| format!("claims go to MySQL, without Kafka: {why}"))
     });
     let mysql = note(app, |app| app.catalogue.problem().map(str::to_owned));

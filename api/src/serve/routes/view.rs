@@ -4,11 +4,10 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
-use firstcome_shared::coupon::{Allow, Coupon, DropState};
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
+use firstcome_shared::coupon::{Coupon, CouponSettings, DropState};
+use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::redis::stock::Stock;
-use firstcome_shared::schedule::Schedule;
 use serde::Serialize;
 
 use super::etag;
@@ -18,20 +17,10 @@ use crate::serve::state::Services;
 #[derive(Debug, Serialize)]
 pub(crate) struct CouponView {
     id: CouponId,
-    name: String,
-    /// Quantity of future drops.
-    quantity: Slot,
-    once_per: OncePer,
-    /// Places on the waiting list of a sold-out drop.
-    waiting_list: u32,
-    /// An operator has stopped admission.
-    paused: bool,
-    /// Who may claim, as in `NewCouponBody`.
-    allow: Option<Allow>,
+    #[serde(flatten)]
+    settings: CouponSettings,
     /// Counts changes of the settings, not of what is left; also the `ETag`, in quotes.
     revision: u64,
-    /// When it opens; null if its drops were inserted manually.
-    schedule: Option<Schedule>,
     /// The open drop, else the last opened; null before the first.
     current_drop: Option<DropView>,
     /// The next drop to open; null if none is planned.
@@ -70,14 +59,8 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
             |one: DropWithKeys| drop_view(coupon, one, stocks.get(&one.drop.id).copied(), now);
         CouponView {
             id: coupon.id,
-            name: coupon.name.clone(),
-            quantity: coupon.quantity,
-            once_per: coupon.once_per,
-            waiting_list: coupon.waiting_list,
-            paused: coupon.paused,
-            allow: coupon.allow.clone(),
+            settings: coupon.settings.clone(),
             revision: coupon.revision,
-            schedule: coupon.schedule.clone(),
             current_drop: with_drops.current(now).map(drop),
             next_drop: with_drops.next(now).map(drop),
         }

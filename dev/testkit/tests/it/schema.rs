@@ -120,6 +120,7 @@ async fn zero_dates_are_refused_even_in_a_session_that_is_not_strict() {
     for date in ["0000-00-00", "2026-00-01", "2026-01-00"] {
         for insert in [
             "drops (id, coupon_id, quantity, opens_at) VALUES (9, 1, 3",
+            "drops (id, coupon_id, quantity, opens_at, closes_at) VALUES (9, 1, 3, '2025-01-01'",
             "issued_coupons (coupon_id, drop_id, slot, user_id, issued_by, person_scope, slot_limit, claimed_at) \
              VALUES (1, 1, 1, 'u', 'consumer', 0, 3",
             "failed_claims (coupon_id, drop_id, slot, user_id, reason, claimed_at) VALUES (1, 1, 1, 'u', 'by hand'",

@@ -6,7 +6,6 @@ use sha2::{Digest as _, Sha256};
 use crate::event::ClaimEvent;
 use crate::mysql::sql::values;
 use crate::mysql::{Conn, Value, insert_all};
-use crate::trace::TraceContext;
 
 /// The origin of a message. Its hash ensures that a message read twice gets one row, and
 /// distinguishes it from a message at the same offset of a recreated topic.
@@ -34,8 +33,6 @@ pub struct FailedClaim {
     pub reason: &'static str,
     pub error: String,
     pub source: MessageOrigin,
-    /// The span that sent the message, if it has a trace.
-    pub trace: Option<TraceContext>,
 }
 
 impl FailedClaim {
@@ -65,13 +62,12 @@ impl FailedClaim {
             self.source.partition,
             self.source.offset,
             &*self.source_hash(),
-            self.trace.map(|trace| trace.to_string()),
         ]
     }
 }
 
 const COLUMNS: &str = "failed_claims (coupon_id, drop_id, slot, user_id, claimed_at, payload, reason, error, \
-                       source_partition, source_offset, source_hash, traceparent)";
+                       source_partition, source_offset, source_hash)";
 
 /// Stores failed claims. If a claim is already stored, increments its attempts.
 pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {

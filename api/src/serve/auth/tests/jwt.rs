@@ -66,7 +66,7 @@ async fn user(args: &JwtArgs, token: &str) -> Result<String, TokenProblem> {
 
 #[tokio::test]
 async fn user_is_the_subject_of_the_token_or_the_configured_claim() {
-    let usual = settings(&["user-claim="]);
+    let usual = settings(&[]);
     assert_eq!(user(&usual, &token(&good())).await, Ok("u-37".into()));
     let other = settings(&["user-claim=https://shop/id"]);
     let no_user = || Err(TokenProblem::NoUser);
@@ -150,7 +150,7 @@ fn reports_wrong_settings_in_one_sentence_that_omits_the_secret() {
         (&rs256, "needs JWT_JWKS_URL"),
         (&["algorithm=RS256"], "needs JWT_JWKS_URL, and no other"),
         (
-            &["jwks-url=file:///keys.json"],
+            &["jwks-url=https://issuer/keys"],
             "needs JWT_SECRET, and no other",
         ),
         (&["algorithm=HS512"], "HS512 needs at least 64"),
@@ -169,7 +169,7 @@ fn reports_wrong_settings_in_one_sentence_that_omits_the_secret() {
 
 #[tokio::test]
 async fn reads_groups_from_a_string_or_a_list_of_strings_only() {
-    let usual = || settings(&["groups-claim="]);
+    let usual = || settings(&[]);
     let roles = || settings(&["groups-claim=realm_access.roles"]);
     for (args, claim, groups, is_member) in [
         (usual(), "groups", json!("vip"), true),

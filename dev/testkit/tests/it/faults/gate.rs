@@ -53,11 +53,13 @@ async fn a_claim_of_before_a_loss_of_redis_is_not_published_after_it() {
             world.redis.command::<Option<u32>>(&["GET", &count]).await == Some(1)
         })
         .await;
-        let _daemon = world.daemon().await;
+        // Nothing but Redis had it.
         world.redis.command::<()>(&["FLUSHALL"]).await;
+        let daemon = world.daemon().await;
         until_promised(api, coupon.id, "u-other").await;
+        daemon
     };
-    let (late, ()) = tokio::join!(late, other);
+    let (late, _daemon) = tokio::join!(late, other);
     assert!(late.is("unavailable"), "{late:?}");
     all_issued(world, coupon.drop, 1).await;
     let other = api.claim(coupon.id, "u-other").await;

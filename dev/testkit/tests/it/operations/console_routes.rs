@@ -62,10 +62,9 @@ async fn routes_refuse_wrong_requests_and_changes_of_viewers_and_record_operator
         ["correct", "discard"].map(|act| format!("/v1/failed-claims/801/{act}"));
     let give_up = format!("/v1/coupons/{id}/people/u-1/give-up");
     #[rustfmt::skip]
-    let changes: [(&str, &str, Value, u16, &str); 16] = [
+    let changes: [(&str, &str, Value, u16, &str); 14] = [
         (VIEW_TOKEN, &correct, claim(9), 403, "read_only"),
         (VIEW_TOKEN, &discard, why("a script"), 403, "read_only"),
-        (VIEW_TOKEN, "/v1/people/u-lost/erase", Value::Null, 403, "read_only"),
         (VIEW_TOKEN, "/v1/alerts/77/acknowledge", json!({"by": "Lee"}), 403, "read_only"),
         (VIEW_TOKEN, "/v1/reconcile", json!({}), 403, "read_only"),
         (OPS_TOKEN, &correct, claim(21), 400, "invalid"),
@@ -77,7 +76,6 @@ async fn routes_refuse_wrong_requests_and_changes_of_viewers_and_record_operator
         (OPS_TOKEN, &correct, claim(9), 409, "already_resolved"),
         (OPS_TOKEN, "/v1/failed-claims/4711/discard", why("a script"), 404, "not_found"),
         (OPS_TOKEN, "/v1/failed-claims/802/discard", why("a script"), 200, ""),
-        (OPS_TOKEN, "/v1/people/u-1/erase", Value::Null, 409, "still_needed"),
         (OPS_TOKEN, &give_up, json!({"drop_id": drop}), 409, "nothing_broken"),
     ];
     for (token, path, body, status, code) in changes {

@@ -16,6 +16,7 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
         ("KAFKA_PROPERTIES", "no.such.thing=hunter2", "once"),
         ("KAFKA_PROPERTIES", "ssl.ca.location=hunter2", "serve"), // of a plain-text listener
         ("OPS_TOKEN", "hunter2-is-short", "daemon"),
+        ("USER_AUTH", "nobody", "serve"),
         (
             "JWT_JWKS_URL",
             "https://user:hunter2@127.0.0.1/keys",

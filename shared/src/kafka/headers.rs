@@ -1,15 +1,8 @@
-//! Reads headers and the trace of a message.
+//! Reads headers of a message.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rdkafka::message::{BorrowedHeaders, Headers as _};
-
-use crate::trace::{TRACEPARENT, TraceContext};
-
-/// Reads the span that sent a message from its header.
-pub fn trace_of(headers: &BorrowedHeaders) -> Option<TraceContext> {
-    TraceContext::parse(header_of(Some(headers), TRACEPARENT)?)
-}
 
 pub(super) fn header_of<'m>(headers: Option<&'m BorrowedHeaders>, name: &str) -> Option<&'m [u8]> {
     let headers = headers?;
