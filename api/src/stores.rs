@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use firstcome_shared::config::{StartArgs, StartError, wait_for};
-use firstcome_shared::http::fetch::FetchError;
+use firstcome_shared::http::client::FetchError;
 use firstcome_shared::kafka::{KafkaSettings, TopicError, check_topic};
 use firstcome_shared::mysql::{DbError, DbSettings, migrations};
 use firstcome_shared::redis::copy::CatalogueCopy;

@@ -152,7 +152,7 @@ mod tests {
         DateTime::UNIX_EPOCH + TimeDelta::milliseconds(ms)
     }
 
-    fn of_drop(quantity: u32) -> DropOverview {
+    fn with_quantity(quantity: u32) -> DropOverview {
         DropOverview {
             coupon_id: CouponId(1),
             coupon_name: "Winter".to_owned(),
@@ -186,7 +186,7 @@ mod tests {
             slot(2, 800, Some(3_900)),
             slot(3, 1_000, None),
         ];
-        let chart = chart(&sample, &of_drop(4), 4).unwrap();
+        let chart = chart(&sample, &with_quantity(4), 4).unwrap();
         assert_eq!(chart.admitted, "50.0,750.0 200.0,500.0 250.0,250.0");
         assert_eq!(chart.issued, "100.0,750.0 975.0,500.0");
         assert_eq!(chart.times, ["0", "1 s", "2 s", "3 s", "4 s"]);
@@ -200,8 +200,8 @@ mod tests {
 
     #[test]
     fn late_admissions_begin_the_axis_and_an_empty_sample_has_no_chart() {
-        assert!(chart(&[], &of_drop(4), 4).is_none());
-        let late = chart(&[slot(1, 3_600_000, None)], &of_drop(3), 3).unwrap();
+        assert!(chart(&[], &with_quantity(4), 4).is_none());
+        let late = chart(&[slot(1, 3_600_000, None)], &with_quantity(3), 3).unwrap();
         assert_eq!(late.since, "the first admission");
         assert_eq!(late.slots, ["3", "0"]);
     }

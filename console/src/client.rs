@@ -11,8 +11,9 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
 use firstcome_notifier::wording::{LONGEST, capital, line};
-use firstcome_shared::http::api_client::CouponApiClient;
+use firstcome_shared::http::client::HttpClient;
 use firstcome_shared::http::ops::Peer;
+use firstcome_shared::tls::Store;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -96,7 +97,7 @@ pub(crate) struct Backends {
     /// The routes of the reconciler.
     reconciler: Router,
     /// The API, if `API_URL` is set.
-    api: Option<CouponApiClient>,
+    api: Option<HttpClient>,
 }
 
 impl Backends {
@@ -106,7 +107,7 @@ impl Backends {
         reconciler: Router,
         api: Option<(String, Option<PathBuf>)>,
     ) -> anyhow::Result<Self> {
-        let client = |(url, ca): (String, _)| CouponApiClient::new(&url, ca);
+        let client = |(url, ca): (String, _)| HttpClient::new(Store::Api, &url, ca);
         let api = api.map(client).transpose().map_err(anyhow::Error::msg)?;
         Ok(Self { reconciler, api })
     }
@@ -116,7 +117,7 @@ impl Backends {
     }
 
     /// Calls a route of the reconciler.
-    pub(crate) async fn ask_reconciler<T: DeserializeOwned>(
+    pub(crate) async fn call_reconciler<T: DeserializeOwned>(
         &self,
         caller: &Credentials,
         method: Method,
@@ -136,7 +137,7 @@ impl Backends {
     }
 
     /// Sends a request to the API.
-    pub(crate) async fn ask_api<T: DeserializeOwned>(
+    pub(crate) async fn call_api<T: DeserializeOwned>(
         &self,
         caller: &Credentials,
         method: Method,
@@ -160,7 +161,7 @@ impl Backends {
         let api = self.api.as_ref();
         let api = api.ok_or_else(|| HttpRefusal::new(StatusCode::NOT_FOUND, NO_API))?;
         let exchange = async {
-            let mut request = caller.request(method, path, body)?;
+            let mut request = caller.request(method, &api.url(path), body)?;
             if let Some((name, value)) = header {
                 request
                     .headers_mut()

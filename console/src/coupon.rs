@@ -259,7 +259,7 @@ pub(super) async fn change(page: Page, Path(id): Path<String>, form: Fields) -> 
     let coupon = &found.coupon;
     let change = planned(&form, coupon)?;
     if let Some((question, button)) = change.question.filter(|_| !form.is_sure()) {
-        return Ok(page.ask(&form, &question, button));
+        return Ok(page.confirm(&form, &question, button));
     }
     // The API refuses the change if somebody else was faster. An emergency stop is never refused.
     let revision = form.get("revision");

@@ -167,7 +167,7 @@ pub(super) async fn correct(page: Page, Path(id): Path<String>, form: Fields) ->
         let what = format!(
             "Dead letter {id} stands for slot {slot} of drop {drop} of coupon {coupon}, for {person}."
         );
-        return Ok(page.ask(&form, &what, "Correct it"));
+        return Ok(page.confirm(&form, &what, "Correct it"));
     }
     let body = json!({"coupon_id": coupon, "drop_id": drop, "slot": slot, "user_id": person});
     let path = format!("/v1/failed-claims/{}/correct", encoded(&id));
@@ -185,7 +185,7 @@ pub(super) async fn discard(page: Page, Path(id): Path<String>, form: Fields) ->
         let what = format!(
             "No pass looks at dead letter {id} again. If it is the only trace of a promise, the promise is forgotten."
         );
-        return Ok(page.ask(&form, &what, "Discard it"));
+        return Ok(page.confirm(&form, &what, "Discard it"));
     }
     let path = format!("/v1/failed-claims/{}/discard", encoded(&id));
     page.post::<Value>(&path, &json!({"why": form.get("why")}))

@@ -78,7 +78,7 @@ pub(super) async fn pass(page: Page, Path(place): Path<(String, String)>, form: 
                 let what = format!(
                     "{held} repairs of {name}: their users lose the slot that Redis shows."
                 );
-                return Ok(page.ask(&form, &what, "Confirm them"));
+                return Ok(page.confirm(&form, &what, "Confirm them"));
             }
             body["confirm"] = true.into();
         }

@@ -103,7 +103,6 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
     let for_all = Router::new()
         .route("/login", get(login::form).post(login::log_in))
         .route("/assets/{file}", get(asset));
-
     let routes = for_operators
         .merge(for_all)
         .route_layer(from_fn(guard::own_origin))

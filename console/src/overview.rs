@@ -203,9 +203,9 @@ fn compared(last: Option<&LastRun>) -> String {
             .to_owned();
     };
     let (at, drops) = (run.finished_at.text(), count(run.drops, "drop", "drops"));
-    let [people, rows] = [run.users, run.rows].map(grouped);
+    let [users, rows] = [run.users, run.rows].map(grouped);
     format!(
-        "The last pass over everything ended at {at}. It compared {people} people with {rows} rows in {drops}."
+        "The last pass over everything ended at {at}. It compared {users} users with {rows} rows in {drops}."
     )
 }
 
@@ -245,8 +245,8 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
         found.push(problem("MySQL does not answer: rows come late", todo));
     }
     // Put alerts that no operator has acknowledged first.
-    let is_told = |one: &&ListedAlert| !found.iter().any(|it| it.alert == Some(one.id));
-    let mut alerts: Vec<&ListedAlert> = seen.alerts.iter().filter(is_told).collect();
+    let is_listed = |one: &&ListedAlert| !found.iter().any(|it| it.alert == Some(one.id));
+    let mut alerts: Vec<&ListedAlert> = seen.alerts.iter().filter(is_listed).collect();
     alerts.sort_by_key(|one| one.alert.acknowledged_at.is_some());
     let alerts: Vec<_> = alerts.into_iter().map(alarm).collect();
     found.extend(alerts);
@@ -255,7 +255,7 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
 
 /// What is seen now of an outage, with its alert if it has one already.
 fn outage(kind: AlertKind, what: String, seen: &Overview) -> BoardProblem {
-    let is_its = |it: &&ListedAlert| it.alert.kind == kind.facts().word;
+    let is_its = |it: &&ListedAlert| it.alert.kind == kind.word();
     let alert = seen.alerts.iter().find(is_its).map(alarm);
     BoardProblem {
         drop: Concerned::All,

@@ -216,7 +216,7 @@ impl Page {
         body: &Value,
     ) -> Result<T, HttpRefusal> {
         let (services, caller) = (&self.state.services, &self.session.caller);
-        services.ask_reconciler(caller, method, path, body).await
+        services.call_reconciler(caller, method, path, body).await
     }
 
     /// Sends a request to the API.
@@ -228,12 +228,12 @@ impl Page {
         header: Option<(&'static str, String)>,
     ) -> Result<T, HttpRefusal> {
         let (services, caller) = (&self.state.services, &self.session.caller);
-        services.ask_api(caller, method, path, body, header).await
+        services.call_api(caller, method, path, body, header).await
     }
 
     /// Asks on a separate screen whether to make a change. Its button sends the same form again,
     /// with the field `sure`.
-    pub(crate) fn ask(&self, form: &Fields, what: &str, button: &str) -> Response {
+    pub(crate) fn confirm(&self, form: &Fields, what: &str, button: &str) -> Response {
         let screen = ConfirmScreen {
             top: self.top("Are you sure?", ""),
             what,
@@ -292,7 +292,7 @@ impl Fields {
         self.get(name).parse().ok()
     }
 
-    /// Whether the operator has answered [`Page::ask`].
+    /// Whether the operator has answered [`Page::confirm`].
     pub(crate) fn is_sure(&self) -> bool {
         !self.get("sure").is_empty()
     }

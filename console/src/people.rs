@@ -140,7 +140,7 @@ pub(super) async fn revoke(page: Page, form: Fields) -> Screen {
         let what = format!(
             "{person} loses what they have of coupon {coupon}, and {may} claim again; it goes to the next. It can't be undone."
         );
-        return Ok(page.ask(&form, &what, "Revoke it from 1 person"));
+        return Ok(page.confirm(&form, &what, "Revoke it from 1 user"));
     }
     let mut body = json!({"reason": reason, "by": page.session.name(), "may_claim_again": again});
     if let Some(drop) = drop {

@@ -88,19 +88,15 @@ fn result(status: Status, dry_run: bool) -> (&'static str, &'static str) {
         Status::Clean => ("nothing found", "quiet"),
         Status::Repaired => ("repaired", "plain"),
         Status::Drift if dry_run => ("found, not changed", "plain"),
-        Status::Drift => ("needs a person", "bad"),
+        Status::Drift => ("needs an operator", "bad"),
         Status::Braked => ("held back", "bad"),
         Status::Failed => ("failed", "bad"),
     }
 }
 
-fn examined(people: u64, rows: u64, drops: u64) -> String {
+fn examined(users: u64, rows: u64, drops: u64) -> String {
     let drops = count(drops, "drop", "drops");
-    format!(
-        "{} people, {} rows, {drops}",
-        grouped(people),
-        grouped(rows)
-    )
+    format!("{} users, {} rows, {drops}", grouped(users), grouped(rows))
 }
 
 fn how(trigger: Trigger, asked_by: Option<&str>, [dry_run, deep, confirmed]: [bool; 3]) -> String {
@@ -206,7 +202,7 @@ impl RunScreen<'_> {
         let words = words(finding.action);
         match finding.result {
             Outcome::Applied | Outcome::Skipped if finding.needs_person => {
-                "needs a person".to_owned()
+                "needs an operator".to_owned()
             }
             Outcome::Applied => words.done.to_owned(),
             Outcome::Planned => format!("would: {}", words.to_do),

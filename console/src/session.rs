@@ -160,14 +160,9 @@ mod tests {
     fn session_is_valid_until_it_or_its_token_expires() {
         let now = Utc::now();
         let [old, new, view] = ["o", "n", "v"].map(|letter| letter.repeat(32));
-        let tokens = |all: &str| {
-            OpsToken::new(all.into())
-                .unwrap()
-                .with_view(Some(&view.as_str().into()))
-                .unwrap()
-        };
+        let tokens = |all: &str| OpsToken::new(&all.into(), Some(&view.as_str().into())).unwrap();
         let in_rotation = tokens(&format!("{new},{old}"));
-        let value = begin(&tokens(&old).signer(&old).unwrap(), "김 K.im; =", now);
+        let value = begin(&tokens(&old).log_in(&old, None).unwrap(), "김 K.im; =", now);
         let headers = with_cookie(&format!("other=1; {NAME}={value}"));
         let of = |tokens: &OpsToken, at| Session::from_headers(&headers, tokens, at);
 
@@ -193,7 +188,7 @@ mod tests {
         );
         assert!(ENDED_FOR >= LIFETIME + CLOCKS_DIFFER);
 
-        let viewer = begin(&in_rotation.signer(&view).unwrap(), "Lee", now);
+        let viewer = begin(&in_rotation.log_in(&view, None).unwrap(), "Lee", now);
         let viewer = Session::from_headers(
             &with_cookie(&format!("{SECURE_NAME}={viewer}")),
             &in_rotation,
@@ -206,8 +201,8 @@ mod tests {
     #[test]
     fn altered_or_forged_cookie_is_rejected() {
         let now = Utc::now();
-        let tokens = OpsToken::new("o".repeat(32).into()).unwrap();
-        let signer = tokens.signer(&"o".repeat(32)).unwrap();
+        let tokens = OpsToken::new(&"o".repeat(32).into(), None).unwrap();
+        let signer = tokens.log_in(&"o".repeat(32), None).unwrap();
         let value = begin(&signer, "Kim", now);
         let (text, signature) = value.rsplit_once('.').unwrap();
         let id = &text[..32];

@@ -15,11 +15,11 @@ use crate::clock::elapsed;
 use crate::record::{Seen, record};
 use crate::report::AlertKind;
 
-/// How long admission must be closed before that is told. A restart of Redis closes it for seconds.
+/// How long admission must be closed before that is mailed. A restart of Redis closes it for seconds.
 const PATIENCE: TimeDelta = TimeDelta::seconds(30);
 
 /// How often a process looks whether another mail is due while the outage lasts.
-const ASK_EVERY: TimeDelta = TimeDelta::seconds(60);
+const CHECK_EVERY: TimeDelta = TimeDelta::seconds(60);
 
 /// How often a process notes that it sees admission open. Must be well below [`PATIENCE`].
 const NOTE_EVERY: TimeDelta = TimeDelta::seconds(5);
@@ -47,7 +47,7 @@ struct SeenAdmission {
     /// Whether an alert fires according to this process, and when it looked. Another process, or
     /// this one before a restart, may have begun it.
     fires: Option<bool>,
-    asked_at: Option<DateTime<Utc>>,
+    checked_at: Option<DateTime<Utc>>,
     noted_at: Option<DateTime<Utc>>,
     /// The last note of any process, if this one has lost Redis.
     note_of_others: Option<String>,
@@ -91,9 +91,9 @@ impl Notifier {
             SeenGate::Unreachable => self.look_elsewhere(now).await?,
         }
         let seen = self.admission.0.lock().clone();
-        let asks = seen.fires != Some(true) || is_due(seen.asked_at, ASK_EVERY, now);
+        let checks = seen.fires != Some(true) || is_due(seen.checked_at, CHECK_EVERY, now);
         let news = match seen.closed_since {
-            Some(since) if asks && elapsed(since, now) >= PATIENCE => {
+            Some(since) if checks && elapsed(since, now) >= PATIENCE => {
                 let (kind, summary) = if gate == SeenGate::Unreachable {
                     (AlertKind::RedisUnreachable, "Redis does not answer")
                 } else {
@@ -108,7 +108,7 @@ impl Notifier {
         self.wake();
         let mut now_seen = self.admission.0.lock();
         now_seen.fires = Some(seen.closed_since.is_some());
-        now_seen.asked_at = Some(now);
+        now_seen.checked_at = Some(now);
         Ok(())
     }
 

@@ -28,7 +28,7 @@ pub struct NotifyArgs {
     pub smtp_url: Option<SecretString>,
     /// Maximum time for one mail, from connecting to the server's confirmation. Servers may scan a
     /// mail before they confirm it; a client that gives up earlier sends it twice.
-    #[arg(skip = Tuning::SmtpTimeoutMs.or(120_000_u64))]
+    #[arg(skip = 120_000_u64)]
     pub smtp_timeout_ms: u64,
     /// File of additional certificate authorities.
     #[arg(skip = ssl_cert_file())]

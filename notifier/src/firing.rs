@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_secs(15);
 pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
     // Start every kind at 0, since a rule can only compare a series that exists.
     let mut shown: BTreeMap<String, i64> = AlertKind::all()
-        .map(|kind| (kind.facts().word.to_owned(), 0))
+        .map(|kind| (kind.word().to_owned(), 0))
         .collect();
     loop {
         match db.firing_by_kind().await {

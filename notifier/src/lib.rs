@@ -85,7 +85,7 @@ pub struct Notifier {
 impl Notifier {
     /// Returns a notifier for the system that a file of `attach` describes.
     #[must_use]
-    pub fn of_attached(mut self, file: String) -> Self {
+    pub fn for_attached(mut self, file: String) -> Self {
         Arc::make_mut(&mut self.settings).links.file = Some(file);
         self
     }
@@ -196,7 +196,7 @@ impl Notifier {
             .db
             .transaction("enqueue the digest", async move |conn| {
                 stored::lock(conn).await?;
-                let last = runs::state(conn, LAST_DIGEST).await?;
+                let last = runs::state(LAST_DIGEST).first::<String>(conn).await?;
                 let last = last.and_then(|last| DateTime::parse_from_rfc3339(&last).ok());
                 // A time more than a day ahead was written by a clock that has been set back since.
                 if last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1)) {
@@ -204,7 +204,10 @@ impl Notifier {
                 }
                 let mail = mails::daily(&day, &settings.links).map_err(unwritten)?;
                 outbox::enqueue(conn, settings.mails(&mail, &[], now)).await?;
-                runs::set_state(conn, LAST_DIGEST, &now.to_rfc3339()).await
+                runs::set_state(LAST_DIGEST, &now.to_rfc3339())
+                    .run(conn)
+                    .await
+                    .map(|_| ())
             });
         enqueued.await?;
         self.wake();

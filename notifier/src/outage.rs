@@ -64,7 +64,7 @@ impl MysqlOutage {
         lasting
     }
 
-    /// Records a success. Returns the outage that ends with it, if anybody was told.
+    /// Records a success. Returns the outage that ends with it, if anybody was informed.
     fn ended(&self, now: DateTime<Utc>) -> Option<Lasting> {
         let ended = self.state.lock().take().or_else(|| self.read(now))?;
         if let Err(error) = std::fs::remove_file(&self.file) {
@@ -101,7 +101,7 @@ impl Lasting {
         is_due
     }
 
-    /// Returns the problem as everybody is told.
+    /// Returns the problem as everybody gets it.
     fn problem(&self, error: &str) -> Problem {
         let mut problem = if self.was_away {
             let away = wording::unavailable(FailureCause::Mysql, error);
@@ -157,7 +157,7 @@ impl Notifier {
         self.outage.keep(outage);
     }
 
-    /// Tells everybody that MySQL can be used again, if anybody was told that it cannot.
+    /// Tells everybody that MySQL can be used again, if anybody was informed that it cannot.
     pub(crate) async fn can_record(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let Some(outage) = self.outage.ended(now) else {
             return Ok(());

@@ -243,7 +243,7 @@ impl Post<'_> {
 
     /// What became of the users behind broken promises that are over, by drop.
     async fn fates(&mut self, over: &[Alert]) -> QueryResult<HashMap<DropId, [i64; 2]>> {
-        let word = Kind::BrokenPromise.facts().word;
+        let word = Kind::BrokenPromise.as_str();
         let mut fates = HashMap::new();
         for alert in over.iter().filter(|alert| alert.kind == word) {
             if let Some(drop) = alert.drop_id {

@@ -16,12 +16,14 @@ use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::Deadlines;
 use firstcome_shared::redis::Redis;
+use firstcome_shared::schedule::Tz;
 use firstcome_shared::schedule::time_zone::long_version;
 use secrecy::SecretString;
 
 use crate::attach::args::AttachArgs;
 use crate::barrier::Topic;
 use crate::context::{PassSettings, Stores};
+use crate::daemon::schedule::Times;
 use crate::notify::{NotifyArgs, WebhookArgs};
 
 /// The daemon's default `LISTEN_ADDR`.
@@ -134,11 +136,9 @@ pub struct DaemonArgs {
     pub webhooks: WebhookArgs,
 }
 
-/// When passes run, in UTC.
+/// When passes run.
 #[derive(Debug, Clone, Args)]
-#[command(
-    next_help_heading = "Schedules (six fields: second minute hour day month weekday, in UTC)"
-)]
+#[command(next_help_heading = "Schedules (six fields: second minute hour day month weekday)")]
 pub struct ScheduleArgs {
     /// Passes over everything that is not sealed
     #[arg(long, env = "RECONCILE_CRON", default_value = "*/30 * * * * *", value_parser = parse_cron)]
@@ -149,12 +149,22 @@ pub struct ScheduleArgs {
     /// The daily digest
     #[arg(long, env = "DIGEST_CRON", default_value = "0 0 0 * * *", value_parser = parse_cron)]
     pub digest_cron: Cron,
+    /// Time zone of these schedules, an IANA name
+    #[arg(long, env = "CRON_TIME_ZONE", default_value = "UTC")]
+    pub cron_time_zone: Tz,
+}
+
+impl ScheduleArgs {
+    pub(crate) fn of(&self, cron: &Cron) -> Times {
+        let (cron, zone) = (cron.clone(), self.cron_time_zone);
+        Times { cron, zone }
+    }
 }
 
 /// Parses a cron expression with six fields, or one such as `@daily`, that has a future occurrence.
 pub fn parse_cron(text: &str) -> Result<Cron, String> {
     if text.contains("TZ=") {
-        return Err("times are in UTC: leave the time zone out, and convert the hours".to_owned());
+        return Err("leave the time zone out, and set CRON_TIME_ZONE to it".to_owned());
     }
     let fields = text.split_whitespace().count();
     match fields {
@@ -211,8 +221,7 @@ pub(crate) fn limits() -> Limits {
 impl DaemonHttpArgs {
     /// Checks and returns the operators' tokens.
     pub fn token(&self) -> anyhow::Result<OpsToken> {
-        let token = OpsToken::new(self.ops_token.clone());
-        let token = token.and_then(|token| token.with_view(self.ops_view_token.as_ref()));
+        let token = OpsToken::new(&self.ops_token, self.ops_view_token.as_ref());
         token.map_err(anyhow::Error::msg)
     }
 }
@@ -222,7 +231,7 @@ pub(crate) fn ops_view_token(text: &str) -> Result<(), String> {
 }
 
 pub(crate) fn ops_token(text: &str) -> Result<(), String> {
-    OpsToken::new(text.to_owned().into()).map(|_| ())
+    OpsToken::new(&text.into(), None).map(|_| ())
 }
 
 /// Settings of `once`.
@@ -297,7 +306,7 @@ mod tests {
         assert_eq!(next("0 0 3 ? * MON"), "1970-01-05 03:00:00 UTC");
         for (text, says) in [
             ("30 3 * * *", "write \"0 30 3 * * *\""),
-            ("CRON_TZ=Asia/Seoul 0 0 3 * * *", "UTC"),
+            ("CRON_TZ=Asia/Seoul 0 0 3 * * *", "CRON_TIME_ZONE"),
             ("0 0 3 * * ? 2027", "7 fields"),
             ("0 0 0 31 2 *", "never"),
             ("@every 5m", "2 fields"),

@@ -12,6 +12,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::drops;
 use firstcome_shared::kafka::{TopicError, check_topic};
+use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::mysql::runs::Retention;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::safety::Unsafe;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::barrier::{self, BarrierError, ReadState};
 use crate::context::{PassSettings, Stores};
 use crate::report::{DropReport, Finding, FindingCase, Kind, Outcome, Run, UnsafePart};
-use crate::seal::is_coupon_over;
+use crate::seal::{has_keys, is_coupon_over};
 
 /// Findings about no coupon, by the job that looks for them.
 #[derive(Clone, Default)]
@@ -160,11 +161,13 @@ fn unsafe_part(part: UnsafePart, detail: String) -> Finding {
 /// The position of each partition with unread messages, and since when it has been there.
 pub(crate) type Positions = HashMap<i32, (i64, Instant)>;
 
+/// Time without progress of the consumers after which a pass reports it.
+const STALL_AFTER: Duration = Duration::from_secs(60);
+
 /// Reads how far the consumer is.
 async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Vec<Finding>, DbError> {
-    let stall_after = Duration::from_secs(Tuning::ConsumerStallSeconds.or(60));
     match barrier::read_state(&stores.db, &stores.topic, true).await {
-        Ok(state) => Ok(stalled(known, &state, stall_after).into_iter().collect()),
+        Ok(state) => Ok(stalled(known, &state, STALL_AFTER).into_iter().collect()),
         Err(BarrierError::Mysql(error)) => Err(error),
         // The pass says so.
         Err(BarrierError::Kafka(_)) => Ok(Vec::new()),
@@ -216,11 +219,11 @@ pub(crate) async fn count_sealed(
             return Ok(());
         };
         after = last.id;
-        let ids = page.iter().map(|drop| drop.id).collect();
-        let counts = db.rows_by_drop(ids).await?;
+        let ids: Vec<DropId> = page.iter().map(|drop| drop.id).collect();
+        let counts = db.count(DropCount::Rows, &ids).await?;
         for sealed in page {
             let (id, coupon_id) = (sealed.id, sealed.coupon_id);
-            let rows = counts.get(&id).map_or(0, |rows| rows.unsigned_abs());
+            let rows = counts.get(&id).copied().unwrap_or(0);
             let wanted = u64::from(sealed.sealed_rows.unwrap_or(0));
             if rows >= wanted && drop.is_none() {
                 run.unlisted.drops += 1;
@@ -316,8 +319,8 @@ async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreEr
                 None => is_coupon_over(db, coupon).await?,
             };
             over.insert(coupon, is_over);
-            let has_keys = redis.have_keys(&[redis.keys(coupon, id)]).await?;
-            if !has_keys.contains(&true) && (is_over || is_once_per_drop) {
+            let has_keys = has_keys(redis, &[redis.keys(coupon, id)]).await?;
+            if !has_keys && (is_over || is_once_per_drop) {
                 drops += 1;
                 users += db.erase_holders(id).await? + db.erase_others(id, is_over).await?;
             }

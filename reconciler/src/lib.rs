@@ -1,10 +1,10 @@
 //! The reconciler of Firstcome: compares every promise with every row, repairs differences, and
 //! alerts operators.
 //!
-//! In order of a pass: `passes` takes the lock, `run` has the steps, `read` reads, `judge` decides
-//! (pure), `rows` inserts, `gate` closes, `barrier` waits, `project` writes Redis from rows,
-//! `revoke_promote` gives free slots away, `seal` ends drops, `record` records, `notify` mails.
-//! `sweep` and `urgent` are the two lanes, `pass` is one drop.
+//! In order of a pass: `passes` takes the lock, `run` has the steps, `barrier` tells how far the
+//! consumer is, `read` reads, `judge` decides (pure), `rows` inserts, `gate` closes and waits,
+//! `project` writes Redis from rows, `revoke_promote` gives free slots away, `seal` ends drops,
+//! `record` records, `notify` mails. `sweep` and `urgent` are the two lanes, `pass` is one drop.
 
 pub mod args;
 pub mod attach;

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 
 use firstcome_shared::domain::UserId;
-use firstcome_shared::tuning::Tuning;
 use futures_util::TryStreamExt as _;
 use sha2::{Digest as _, Sha256};
 
@@ -180,7 +179,7 @@ pub(crate) fn moment(drop: DropPass<'_>) -> Moment {
         clock_ms: ctx.clock_ms,
         is_read: ctx.is_read,
         deadline_ms: ctx.publish_ms,
-        overdue_ms: Tuning::ReconcileOverdueMs.or(60_000),
+        overdue_ms: 60_000,
     }
 }
 

@@ -8,6 +8,7 @@
 //! anywhere leaves the gate closed and everything in MySQL, and the next era repeats it.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::crash::{Point, crash_point};
@@ -63,7 +64,7 @@ async fn project_drop(
 ) -> Step<()> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
     let (drop, keys) = (own.drop.id, &own.keys);
-    let highest = db.highest_slots(vec![drop]).await?;
+    let highest = db.highest_slots(&[drop]).await?;
     let count = highest.get(&drop).copied().unwrap_or(0);
     fenced(redis.project_begin(keys, fence, count).await?)?;
     crash_point(Point::DropLoaded);
@@ -98,10 +99,8 @@ pub(crate) async fn surroundings(
     let (coupon, all) = db.coupon(id).await?.ok_or(PassError::Stale)?;
     // Keys of sealed drops that an older Redis brought back.
     let sealed = all.iter().filter(|drop| drop.sealed_at.is_some());
-    let mut sealed: Vec<DropKeys> = sealed.map(|drop| redis.keys(id, drop.id)).collect();
-    let mut have_keys = redis.have_keys(&sealed).await?.into_iter();
-    sealed.retain(|_| have_keys.next().unwrap_or(false));
-    redis.unlink_drops(&sealed).await?;
+    let sealed: Vec<DropKeys> = sealed.map(|drop| redis.keys(id, drop.id)).collect();
+    redis.expire_drops(&sealed, Duration::ZERO).await?;
     if coupon.once_per == OncePer::Coupon {
         let others = all.iter().filter(|drop| !dirty.contains(&drop.id));
         claimants(ctx, id, others, fence).await?;
@@ -120,7 +119,7 @@ pub(crate) async fn surroundings(
     }
     // At a new revision: a write from before the loss could overwrite them, and one that came while
     // the drop had no settings is read here.
-    let known = redis.revision(id).await?;
+    let known = redis.coupon_state(id).await?.revision;
     if settings::write_all(ctx, seen, known, Some(fence)).await? {
         return Ok(());
     }

@@ -8,13 +8,13 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
+use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::mysql::issued::{IssuedRow, on_slots};
 use firstcome_shared::mysql::revoked::Revocations;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::{CouponState, DropState};
-use firstcome_shared::tuning::Tuning;
 use futures_util::{Stream, StreamExt as _, stream};
 
 use crate::context::{PassContext, PassError, Step};
@@ -145,9 +145,9 @@ pub(crate) async fn coupons(
     let drops = catalogue.iter().flat_map(|(_, drops)| drops);
     let keys: Vec<DropKeys> = drops.map(|it| redis.keys(it.coupon_id, it.id)).collect();
     let of_drops: Vec<DropId> = keys.iter().map(|keys| keys.drop).collect();
-    let highest = db.highest_slots(of_drops.clone()).await?;
-    let letters = db.count_dead_letters(of_drops.clone()).await?;
-    let revocations = db.count_revocations(of_drops).await?;
+    let highest = db.highest_slots(&of_drops).await?;
+    let letters = db.count(DropCount::DeadLetters, &of_drops).await?;
+    let revocations = db.count(DropCount::Revocations, &of_drops).await?;
     let broken = db.drops_with_broken_promises().await?;
     let banned = db.count_banned(&ids).await?;
     let states = redis.coupon_states(&ids).await?;
@@ -184,17 +184,19 @@ pub(crate) struct ReadPage {
     pub revision: u64,
 }
 
+/// Slots of one page.
+const PAGE_SLOTS: i64 = 5_000;
+
 /// Pages requested in advance, while one is judged.
 const AHEAD: usize = 2;
 
 /// Reads a drop page by page. The last page has no end.
 pub(crate) fn pages(drop: DropPass<'_>) -> impl Stream<Item = Step<ReadPage>> + '_ {
-    let size = Tuning::ReconcilePageSlots.or(5_000_i64).max(1);
     let upper = drop.own.upper();
-    let pages = (upper + size - 1) / size;
+    let pages = (upper + PAGE_SLOTS - 1) / PAGE_SLOTS;
     let ranges = (0..pages).map(move |page| {
-        let to = (page + 1) * size;
-        (page * size + 1, (page + 1 < pages).then_some(to))
+        let to = (page + 1) * PAGE_SLOTS;
+        (page * PAGE_SLOTS + 1, (page + 1 < pages).then_some(to))
     });
     let read = move |(from, to)| read_page(drop, from, to);
     stream::iter(ranges).map(read).buffered(AHEAD)

@@ -47,8 +47,8 @@ pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<
         drop.ctx.must_go_on()?;
         match (insert_fenced(drop, some).await, some) {
             (Ok(now), _) => ends.extend(now),
-            (Err(error), [_]) if error.is_refusal() => ends.push(end_of_refused(&error)),
-            (Err(error), _) if error.is_refusal() => {
+            (Err(error), [_]) if error.refusal().is_some() => ends.push(end_of_refused(&error)),
+            (Err(error), _) if error.refusal().is_some() => {
                 let (first, second) = some.split_at(some.len() / 2);
                 todo.extend([second, first]);
             }

@@ -6,9 +6,13 @@ use std::collections::BTreeMap;
 use chrono::Utc;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
+use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::mysql::{Db, DbError, list};
+use firstcome_shared::redis::expiry::sealed_for;
 use firstcome_shared::redis::gate::Gate;
+use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::CouponState;
+use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::schedule::Schedule;
 use firstcome_shared::sql;
 
@@ -39,7 +43,8 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
         return Ok(false);
     }
     let (id, closes_at, quantity) = (drop.id(), own.drop.closes_at, own.drop.quantity);
-    if !db.count_dead_letters(vec![id]).await?.is_empty() {
+    let letters = db.count(DropCount::DeadLetters, &[id]).await?;
+    if !letters.is_empty() {
         return Ok(false);
     }
     let left = u64::from(quantity).saturating_sub(numbers.rows);
@@ -52,7 +57,7 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
         }
         return Ok(false);
     }
-    let revocations = db.count_revocations(vec![id]).await?;
+    let revocations = db.count(DropCount::Revocations, &[id]).await?;
     let revocations = revocations.get(&id).copied().unwrap_or(0);
     let rows = u32::try_from(numbers.rows).unwrap_or(u32::MAX);
     let sealed = db.seal_drop(id, closes_at, quantity, rows, revocations);
@@ -61,9 +66,11 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
     }
     let (coupon_id, drop_id) = (coupon.0, id.0);
     tracing::info!(coupon_id, drop_id, rows, "the drop is exact, and sealed");
-    redis.expire_sealed(std::slice::from_ref(&own.keys)).await?;
+    redis
+        .expire_drops(std::slice::from_ref(&own.keys), sealed_for())
+        .await?;
     if is_coupon_over(db, coupon).await? {
-        redis.expire_coupons(&[coupon]).await?;
+        redis.expire_coupon(coupon).await?;
     }
     if left > 0 {
         ledger.add(Finding {
@@ -84,6 +91,12 @@ pub(crate) async fn is_coupon_over(db: &Db, coupon: CouponId) -> Result<bool, Db
         Some(Schedule::Once { .. }) | None => false,
     };
     Ok(!goes_on && drops.iter().all(|drop| drop.sealed_at.is_some()))
+}
+
+/// Whether Redis has any key of one of these drops.
+pub(crate) async fn has_keys(redis: &Redis, drops: &[DropKeys]) -> Result<bool, RedisError> {
+    let states = redis.drop_states(drops).await?;
+    Ok(states.iter().any(|state| state.has_keys))
 }
 
 /// Judges the dead letters that belong to no drop of a pass: those of sealed drops, by MySQL alone,

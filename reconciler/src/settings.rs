@@ -7,7 +7,8 @@ use std::collections::HashSet;
 use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::{Allow, Coupon};
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
-use firstcome_shared::recover;
+use firstcome_shared::mysql::holders::DropCount;
+use firstcome_shared::recover::recover;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::settings::Written;
@@ -38,12 +39,7 @@ pub(crate) async fn adopt(
         return Ok(());
     }
     let (db, redis, id) = (&ctx.stores.db, &ctx.stores.redis, seen.coupon.id);
-    let lost = if ctx.dry_run {
-        recover::lost_settings(db, redis, id).await?
-    } else {
-        recover::recover(db, redis, id).await?
-    };
-    let now = match lost {
+    let now = match recover(db, redis, id, ctx.dry_run).await? {
         Some(lost) => {
             let (revision, changes) = (lost.coupon.revision, lost.changes);
             let detail = format!(
@@ -285,9 +281,9 @@ pub(crate) async fn lacks_claimants(ctx: &PassContext, seen: &CouponSeen) -> Ste
     if claimants >= users + sealed.values().sum::<u64>() {
         return Ok(false);
     }
-    let rows = db.rows_by_drop(sealed.into_keys().collect()).await?;
-    let rows = u64::try_from(rows.values().sum::<i64>()).unwrap_or(0);
-    Ok(claimants < users + rows)
+    let sealed: Vec<DropId> = sealed.into_keys().collect();
+    let rows = db.count(DropCount::Rows, &sealed).await?;
+    Ok(claimants < users + rows.values().sum::<u64>())
 }
 
 /// Reports claimants that are missing.

@@ -169,36 +169,11 @@ async fn reopen_coupon(
         let drop = DropPass::new(ctx, &seen, own);
         found.push((own.clone(), compare_closed(drop).await?));
     }
-    let mut dirty = Vec::new();
-    let mut why_closed = None;
-    for (own, compared) in &mut found {
-        let id = own.drop.id;
-        if compared.refused > 0 {
-            why_closed = Some(format!(
-                "MySQL refuses {} rows of drop {id}",
-                compared.refused
-            ));
-        } else if compared.is_unsettled || compared.repaired > 0 {
-            why_closed = Some(format!("drop {id} changed while it was read"));
-        }
-        // Redis may have another time of a claim that was given back and made again: a late
-        // revocation would take it.
-        let has_returns = seen.banned > 0 || own.revocations > 0;
-        let has_all_keys = own.state.has_keys && own.state.meta.is_some() && !compared.is_new;
-        if compared.is_gone || compared.dirty.is_none() && has_all_keys && !has_returns {
-            continue;
-        }
-        let Some(why) = limit::brake(DropPass::new(ctx, &seen, own), &compared.takes).await? else {
-            dirty.push(own.drop.id);
-            continue;
-        };
-        // Nothing moves. A coupon that was open opens again as it was.
-        compared.projections.settle(Outcome::Planned, Some(&why));
-        why_closed = why_closed.or((!was_open).then_some(why));
-    }
-    let outcome = match why_closed {
-        Some(why) => Err(PassError::StaysClosed(why)),
-        None => write_and_open(ctx, &seen, fence, &dirty, &found, &mut ledger).await,
+    let planned = plan(ctx, &seen, was_open, &mut found).await?;
+    let dirty = planned.as_deref().unwrap_or_default();
+    let outcome = match &planned {
+        Ok(dirty) => write_and_open(ctx, &seen, fence, dirty, &found, &mut ledger).await,
+        Err(why) => Err(PassError::StaysClosed(why.clone())),
     };
     let opened = outcome.is_ok();
     if let Err(error) = outcome {
@@ -228,6 +203,43 @@ async fn reopen_coupon(
     }
     done.findings.extend(ledger.findings(Some(id), None));
     Ok(done)
+}
+
+/// Returns the drops that are written again, or why the coupon stays closed.
+async fn plan(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    was_open: bool,
+    found: &mut [(DropSeen, Compared)],
+) -> Step<Result<Vec<DropId>, String>> {
+    let mut dirty = Vec::new();
+    let mut why_closed = None;
+    for (own, compared) in found {
+        let id = own.drop.id;
+        if compared.refused > 0 {
+            why_closed = Some(format!(
+                "MySQL refuses {} rows of drop {id}",
+                compared.refused
+            ));
+        } else if compared.is_unsettled || compared.repaired > 0 {
+            why_closed = Some(format!("drop {id} changed while it was read"));
+        }
+        // Redis may have another time of a claim that was given back and made again: a late
+        // revocation would take it.
+        let has_returns = seen.banned > 0 || own.revocations > 0;
+        let has_all_keys = own.state.has_keys && own.state.meta.is_some() && !compared.is_new;
+        if compared.is_gone || compared.dirty.is_none() && has_all_keys && !has_returns {
+            continue;
+        }
+        let Some(why) = limit::brake(DropPass::new(ctx, seen, own), &compared.takes).await? else {
+            dirty.push(own.drop.id);
+            continue;
+        };
+        // Nothing moves. A coupon that was open opens again as it was.
+        compared.projections.settle(Outcome::Planned, Some(&why));
+        why_closed = why_closed.or((!was_open).then_some(why));
+    }
+    Ok(why_closed.map_or(Ok(dirty), Err))
 }
 
 /// What is recorded when a coupon is open again.

@@ -36,7 +36,7 @@ pub enum Point {
     /// Consumer: rows are inserted, the transaction is open.
     RowsInserted,
     /// Consumer: dead letters are written too, the transaction is open.
-    BackupInserted,
+    FallbackInserted,
     /// Consumer: rows and positions are committed in MySQL.
     RowsCommitted,
     /// Reconciler: the run is recorded, nothing is read.

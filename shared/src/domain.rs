@@ -18,12 +18,16 @@ pub fn canonical_number(text: &str) -> Option<i64> {
 }
 
 /// Coupon ID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct CouponId(pub i64);
 
 /// Drop ID, unique across coupons.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct DropId(pub i64);
 
@@ -102,26 +106,16 @@ impl UserId {
         let (name, host) = self
             .0
             .split_once('@')
-            .map_or((self.0.as_str(), None), |(name, host)| (name, Some(host)));
-        let host =
-            host.map(|host| format!("@{}{HIDDEN}", host.chars().take(1).collect::<String>()));
-        let shows_some = name.chars().count() > SHORT;
-        let first = name
-            .chars()
-            .next()
-            .filter(|_| shows_some)
-            .map(String::from)
-            .unwrap_or_default();
-        let last = if name.is_ascii() && shows_some {
-            (name.len() - 2).div_euclid(2).min(2)
-        } else {
-            0
-        };
-        format!(
-            "{first}{HIDDEN}{}{}",
-            &name[name.len() - last..],
-            host.unwrap_or_default()
-        )
+            .map_or((&*self.0, None), |(name, host)| (name, Some(host)));
+        let first = |text: &str| text.chars().take(1).collect::<String>();
+        let host = host.map_or_else(String::new, |host| format!("@{}{HIDDEN}", first(host)));
+        let name: Vec<char> = name.chars().collect();
+        if name.len() <= SHORT {
+            return format!("{HIDDEN}{host}");
+        }
+        let last = name.len() - ((name.len() - 2) / 2).min(2);
+        let last: String = name[last..].iter().collect();
+        format!("{}{HIDDEN}{last}{host}", name[0])
     }
 }
 

@@ -68,19 +68,14 @@ pub fn is_one_lost(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>) -> bool 
     if drops.is_empty() {
         return true;
     }
-    let Some(schedule @ Schedule::Daily { time_zone, .. }) = &coupon.schedule else {
+    let Some(schedule @ Schedule::Daily { .. }) = &coupon.schedule else {
         return false;
     };
-    // A window may reach into the next day.
-    let today = time_zone.local(now).date_naive();
-    let days = today.pred_opt().into_iter().chain([today]);
-    let is_due = |planned: PlannedDrop| {
-        planned.opens_at <= now
-            && planned.closes_at.is_none_or(|at| now < at)
-            && is_missing(&planned, drops, now)
+    let is_lost = |planned: PlannedDrop| {
+        planned.closes_at.is_none_or(|at| now < at) && is_missing(&planned, drops, now)
     };
-    !drops.iter().any(|drop| drop.is_open_at(now))
-        && days.filter_map(|day| schedule.drop_on(day)).any(is_due)
+    let mut opened = schedule.planned(now).take_while(|it| it.opens_at <= now);
+    !drops.iter().any(|drop| drop.is_open_at(now)) && opened.any(is_lost)
 }
 
 /// Whether no drop is this one. Sealed drops before the last one that has opened may not be among

@@ -16,9 +16,6 @@ const VERSION: u64 = 2;
 /// could not be stored in the dead-letter table either, and would block the partition.
 const YEARS: std::ops::RangeInclusive<i32> = 1970..=9_998;
 
-/// Number of consecutive slots that share a partition.
-const PARTITION_BLOCK: u32 = 64;
-
 /// An admission to store as a row.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClaimEvent {
@@ -74,21 +71,6 @@ impl ClaimEvent {
     /// order, because each slot is given once.
     pub fn key(&self) -> String {
         format!("{}:{}", self.coupon_id, self.slot)
-    }
-
-    /// Returns the partition, out of `partitions`, for this claim. Neighbouring slots share a
-    /// partition: they are admitted at the same time, so their messages fit in one request. A
-    /// single busy coupon still uses all partitions.
-    pub fn partition(&self, partitions: u32) -> u32 {
-        let block = self.slot.saturating_sub(1) / PARTITION_BLOCK;
-        // Fibonacci hashing, so that coupons start at different partitions.
-        let coupon = self
-            .coupon_id
-            .0
-            .cast_unsigned()
-            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-            >> 32;
-        u32::try_from((coupon + u64::from(block)) % u64::from(partitions.max(1))).unwrap_or(0)
     }
 
     /// Encodes a message with only this claim.
@@ -231,26 +213,5 @@ mod tests {
             assert_eq!(refused(&payload).reason, "wrong_version", "{payload}");
         }
         assert!(ClaimEvent::decode(&[0xff, 0xfe]).is_err());
-    }
-
-    #[test]
-    fn coupon_uses_every_partition_and_neighbouring_slots_share_one() {
-        let event = good();
-        for coupon_id in [1, 2, i64::MAX, -1].map(CouponId) {
-            let event = ClaimEvent {
-                coupon_id,
-                ..event.clone()
-            };
-            let of = |slot| {
-                let event = event.clone();
-                ClaimEvent { slot, ..event }.partition(12)
-            };
-            let blocks = (0..12).map(|block| of(1 + block * PARTITION_BLOCK));
-            let used: std::collections::BTreeSet<u32> = blocks.collect();
-            assert_eq!(used, (0..12).collect::<std::collections::BTreeSet<_>>());
-            assert_eq!(of(1), of(PARTITION_BLOCK));
-            assert!(of(0) < 12 && of(u32::MAX) < 12);
-        }
-        assert_eq!(event.partition(0), 0);
     }
 }

@@ -26,17 +26,16 @@ pub struct LostSettings {
     pub changes: String,
 }
 
-/// Finds a coupon's settings that MySQL has lost. Returns `None` if Redis shows no loss.
-pub async fn lost_settings(
+/// Finds a coupon's settings that MySQL has lost, and restores them there unless `dry_run`. Returns
+/// `None` if Redis shows no loss.
+pub async fn recover(
     db: &Db,
     redis: &Redis,
     id: CouponId,
+    dry_run: bool,
 ) -> Result<Option<LostSettings>, StoreError> {
     // Read Redis before MySQL, so that an operator's concurrent change does not look like a loss.
-    let revision = redis.revision(id).await?;
-    if revision == 0 {
-        return Ok(None);
-    }
+    let revision = redis.coupon_state(id).await?.revision;
     let Some((coupon, mut drops)) = db
         .coupon(id)
         .await?
@@ -55,26 +54,15 @@ pub async fn lost_settings(
     let coupon = Coupon { revision, ..coupon };
     let after = (coupon, drops);
     let changes = difference(&before, &after).to_string();
+    let (coupon, drops) = after;
+    if !dry_run && !db.recover_settings(coupon.clone(), drops.clone()).await? {
+        return Ok(None);
+    }
     Ok(Some(LostSettings {
-        coupon: after.0,
-        drops: after.1,
+        coupon,
+        drops,
         changes,
     }))
-}
-
-/// Restores a coupon's lost settings in MySQL, and returns them.
-pub async fn recover(
-    db: &Db,
-    redis: &Redis,
-    id: CouponId,
-) -> Result<Option<LostSettings>, StoreError> {
-    let Some(lost) = lost_settings(db, redis, id).await? else {
-        return Ok(None);
-    };
-    let recovered = db
-        .recover_settings(lost.coupon.clone(), lost.drops.clone())
-        .await?;
-    Ok(recovered.then_some(lost))
 }
 
 /// Overrides settings with those in Redis, which stores neither the name nor a schedule's days.

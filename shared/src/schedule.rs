@@ -117,7 +117,10 @@ impl Schedule {
 
     /// Returns the drops from two days before `from` on, in order: a window may end on the next day,
     /// and a time zone may skip a day. Of a coupon that opens once, returns its drop.
-    fn planned(&self, from: DateTime<Utc>) -> Box<dyn Iterator<Item = PlannedDrop> + '_> {
+    pub(crate) fn planned(
+        &self,
+        from: DateTime<Utc>,
+    ) -> Box<dyn Iterator<Item = PlannedDrop> + '_> {
         match self {
             Self::Once {
                 opens_at,

@@ -93,10 +93,9 @@ const UPKEEP: std::time::Duration = std::time::Duration::from_secs(1);
 /// Installs the process's metrics recorder and returns the handle that renders `/metrics`. If there
 /// already is one (tests run several services in a process), returns its handle.
 pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
-    static HANDLE: std::sync::OnceLock<PrometheusHandle> = std::sync::OnceLock::new();
-    static MAKING: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
-    let _one_at_a_time = MAKING.lock();
-    if let Some(handle) = HANDLE.get() {
+    static HANDLE: parking_lot::Mutex<Option<PrometheusHandle>> = parking_lot::Mutex::new(None);
+    let mut made = HANDLE.lock();
+    if let Some(handle) = &*made {
         return Ok(handle.clone());
     }
     let handle = PrometheusBuilder::new()
@@ -109,24 +108,18 @@ pub fn init_metrics() -> Result<PrometheusHandle, BuildError> {
     metrics::gauge!("firstcome_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     ops::describe();
     keep_small(handle.clone());
-    Ok(HANDLE.get_or_init(|| handle).clone())
+    Ok(made.insert(handle).clone())
 }
 
 /// Aggregates timed calls regularly. Otherwise each call is stored until the next scrape, so the
 /// memory of a process that is not scraped would grow with each claim.
 fn keep_small(handle: PrometheusHandle) {
-    let upkeep = move || {
+    std::thread::spawn(move || {
         loop {
             std::thread::sleep(UPKEEP);
             handle.run_upkeep();
         }
-    };
-    if let Err(error) = std::thread::Builder::new()
-        .name("metrics".into())
-        .spawn(upkeep)
-    {
-        tracing::warn!(%error, "cannot start aggregating metrics; they are aggregated only by scrapes");
-    }
+    });
 }
 
 #[cfg(test)]

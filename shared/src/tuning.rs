@@ -28,8 +28,6 @@ pub enum Tuning {
     ConsumeBatchMax,
     /// Time without progress after which a consumer is stuck.
     ConsumeStuckSeconds,
-    /// Time without progress of the consumers after which a pass reports it.
-    ConsumerStallSeconds,
     /// Maximum connections of one process to MySQL.
     DatabasePoolSize,
     /// Maximum duration of a call to MySQL.
@@ -38,29 +36,20 @@ pub enum Tuning {
     FailedClaimsKeptSeconds,
     /// Pause between the jobs beside the passes.
     JobsSeconds,
-    /// Pause between two reads of a JWK Set.
-    #[strum(serialize = "JWT_JWKS_REFRESH_SECONDS")]
-    KeysRefreshSeconds,
+    /// Time without heartbeats after which a consumer's partitions go to others.
+    KafkaSessionMs,
     /// Maximum wait for the head of a request.
     HeaderReadTimeoutMs,
     /// Retention of mails.
     MailsKeptSeconds,
     /// Maximum concurrent claims of one API.
     MaxClaimsInHand,
-    /// Maximum concurrent connections of one API.
-    MaxConnections,
     /// Retention of mended promises.
     MendedPromisesKeptSeconds,
-    /// Delay after which a scheduled run counts as missed.
-    MissedAfterSeconds,
     /// Retention of user ids in rows.
     PeopleKeptSeconds,
     /// Maximum duration of a read from MySQL.
     QuestionTimeoutMs,
-    /// Time on the topic after which the reconciler issues a claim.
-    ReconcileOverdueMs,
-    /// Slots of one page of a pass.
-    ReconcilePageSlots,
     /// Repairs that the repair limit always allows.
     #[strum(serialize = "RECONCILE_BRAKE_AT_LEAST")]
     RepairLimitAtLeast,
@@ -73,10 +62,6 @@ pub enum Tuning {
     RunsKeptSeconds,
     /// Lifetime of a sealed drop's keys in Redis.
     SealedKeysTtlSeconds,
-    /// Maximum duration of sending one mail, up to its content.
-    SmtpTimeoutMs,
-    /// Maximum duration of one webhook.
-    WebhookTimeoutMs,
     /// Maximum wait for a store at start-up.
     StartupWaitSeconds,
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use firstcome_shared::http::health::routes_of_loop;
+use firstcome_shared::http::health;
 use firstcome_shared::http::{Limits, serve};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::{ProcessRow, announce};
@@ -58,15 +58,16 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let process = ProcessRow::new("consume", &kafka);
     announce(db.clone(), process, shutdown.clone()).await;
 
-    let health = Arc::new(Health::new(Duration::from_secs(args.stuck_seconds)));
-    let router: Router = routes_of_loop(health.alive(), health.ready(), prometheus);
+    let alive = Arc::new(Health::new(Duration::from_secs(args.stuck_seconds)));
+    let router: Router = health::routes_of_loop(alive.alive(), alive.ready(), Vec::new());
+    let router = router.merge(health::metrics_route(prometheus));
     println!("listening on http://{}", listener.local_addr()?);
     println!("consuming {} as {}", kafka.topic, kafka.group);
     let done = CancellationToken::new();
     let front = tokio::spawn(serve(listener, router, Limits::FOR_MACHINES, done.clone()));
     let consume = async {
         while !shutdown.is_cancelled() {
-            let worker = Worker::subscribe(&args, kafka.clone(), db.clone(), Arc::clone(&health));
+            let worker = Worker::subscribe(&args, kafka.clone(), db.clone(), Arc::clone(&alive));
             worker?.run(&shutdown).await?;
         }
         Ok(())

@@ -87,7 +87,7 @@ const METRICS: &str = "\
 gauge firstcome_consumer_lag Messages of the partitions this process reads that have no rows yet
 histogram firstcome_issue_delay_seconds Time from a claim's admission (Redis's clock) to its row (this host's); read again, counted again
 counter firstcome_consumer_issued_total Rows written
-counter firstcome_consumer_again_total Claims that were published or read before
+counter firstcome_consumer_duplicates_total Claims that were published or read before
 counter firstcome_consumer_retries_total Attempts repeated because MySQL failed
 counter firstcome_consumer_rebalances_total Assignments of partitions
 labelled firstcome_consumer_refused_total Claims kept in the dead-letter table, by reason";
@@ -107,7 +107,7 @@ pub(super) fn count_batch(records: &[Record], claims: usize, outcomes: &[Outcome
     let number = |wanted| outcomes.iter().filter(|it| **it == wanted).count();
     counter!("firstcome_consumer_issued_total").increment(number(Outcome::Issued) as u64);
     let again = claims - records.len() + number(Outcome::Again);
-    counter!("firstcome_consumer_again_total").increment(again as u64);
+    counter!("firstcome_consumer_duplicates_total").increment(again as u64);
     let now = Utc::now();
     let delay = histogram!("firstcome_issue_delay_seconds");
     for claim in records.iter().flat_map(|record| &record.claim) {

@@ -26,7 +26,7 @@ use super::args::ConsumeArgs;
 use super::batch::Batch;
 use super::group::Group;
 use super::record::Record;
-use super::report::{GROUP, Health, MYSQL, count_batch};
+use super::report::{Health, MYSQL, count_batch};
 use super::tend::Tender;
 use super::write::{ROW_LOCKED, drop_id, write, write_by_drop};
 use crate::rows::Outcome;
@@ -171,17 +171,12 @@ impl Worker {
     /// librdkafka recovers automatically from almost every error: unavailable brokers, missing
     /// offsets, a group that continued without this process.
     fn tolerate(&self, error: KafkaError) -> anyhow::Result<()> {
-        // A fatal error itself contains no cause.
-        let (code, reason) = self.tender.consumer.client().fatal_error().unzip();
-        let code = code.or(error.rdkafka_error_code());
-        let why = code.and_then(|code| self.tender.kafka.why_kept_out(code));
         if let KafkaError::MessageConsumptionFatal(_) = error {
-            let why = why.or(reason).unwrap_or_default();
+            // The error itself contains no cause.
+            let fatal = self.tender.consumer.client().fatal_error();
+            let why = fatal.map(|(_, reason)| reason).unwrap_or_default();
             let why = format!("Kafka refuses this consumer for good: {why}");
             return Err(anyhow::Error::new(error).context(why));
-        }
-        if why.is_some() {
-            self.tender.health.set(GROUP, why);
         }
         tracing::debug!(%error, "Kafka reports a problem; polling on");
         Ok(())

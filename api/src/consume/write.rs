@@ -84,7 +84,7 @@ async fn insert(conn: &mut Conn, records: &[Record], key: &CodeKey) -> QueryResu
     let letters = letters(records, &outcomes);
     if !letters.is_empty() {
         dead_letters::keep(conn, &letters).await?;
-        crash_point(Point::BackupInserted);
+        crash_point(Point::FallbackInserted);
     }
     Ok(outcomes)
 }

@@ -9,7 +9,8 @@ use axum::http::header::{AUTHORIZATION, IF_MATCH};
 use axum::http::request::Builder;
 use clap::Args;
 use firstcome_shared::config::ssl_cert_file;
-use firstcome_shared::http::api_client::CouponApiClient;
+use firstcome_shared::http::client::HttpClient;
+use firstcome_shared::tls::Store;
 use http_body_util::BodyExt as _;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -45,7 +46,7 @@ pub(super) struct ApiArgs {
 pub(super) struct Refused(pub(super) String);
 
 pub(super) struct Client<'a> {
-    api: CouponApiClient,
+    api: HttpClient,
     args: &'a ApiArgs,
 }
 
@@ -54,13 +55,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 impl<'a> Client<'a> {
     pub(super) fn new(args: &'a ApiArgs) -> anyhow::Result<Self> {
-        let api = CouponApiClient::new(&args.api_url, ssl_cert_file());
+        let api = HttpClient::new(Store::Api, &args.api_url, ssl_cert_file());
         let api = api.map_err(anyhow::Error::msg)?;
         Ok(Self { api, args })
     }
 
     pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        self.send(Request::get(path), String::new()).await
+        let request = Request::get(self.api.url(path));
+        self.send(request, String::new()).await
     }
 
     /// Changes a coupon, if it has the revision `only` or if `only` is `None`.
@@ -70,7 +72,7 @@ impl<'a> Client<'a> {
         only: Option<&Value>,
         change: &Value,
     ) -> anyhow::Result<Value> {
-        let mut request = Request::patch(format!("/v1/coupons/{coupon}"));
+        let mut request = Request::patch(self.api.url(&format!("/v1/coupons/{coupon}")));
         if let Some(revision) = only {
             request = request.header(IF_MATCH, format!("\"{revision}\""));
         }

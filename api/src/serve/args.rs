@@ -56,9 +56,6 @@ pub struct HttpArgs {
     /// LISTEN_ADDR serves them to everybody)
     #[arg(long, env = "METRICS_ADDR", value_parser = listen_address)]
     pub metrics_addr: Option<SocketAddr>,
-    /// Maximum number of concurrent connections. Further ones wait.
-    #[arg(skip = Tuning::MaxConnections.or(10_000_u32))]
-    pub max_connections: u32,
     /// Maximum time to receive the head of a request, including the idle time between two requests
     /// on one connection.
     #[arg(skip = Tuning::HeaderReadTimeoutMs.or(10_000_u64))]
@@ -82,7 +79,6 @@ pub struct HttpArgs {
 impl ServeArgs {
     pub(crate) fn limits(&self) -> Limits {
         Limits {
-            connections: self.http.max_connections as usize,
             header_read: Duration::from_millis(self.http.header_read_timeout_ms),
             // A claim waits for an earlier call to Redis and for its own call, each for at most
             // twice the timeout, then for Kafka and the fallback.

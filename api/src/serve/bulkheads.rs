@@ -19,7 +19,7 @@ pub(crate) struct Bulkheads {
     /// Writes rows of claims that Kafka has not acknowledged.
     pub(crate) fallback: Db,
     /// Reads of users. They fail fast, because there may be very many.
-    pub(crate) questions: Db,
+    pub(crate) reads: Db,
     pub(crate) operators: Db,
     pub(crate) catalogue: Db,
 }
@@ -37,7 +37,7 @@ impl Bulkheads {
         };
         Ok(Self {
             fallback: pool(mysql.limit)?,
-            questions: pool(question_timeout.min(mysql.limit))?,
+            reads: pool(question_timeout.min(mysql.limit))?,
             operators: pool(mysql.limit)?,
             catalogue: pool(mysql.limit)?,
         })

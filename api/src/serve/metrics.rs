@@ -5,9 +5,9 @@ use crate::metrics::describe_all;
 
 const METRICS: &str = "\
 counter firstcome_claims_shed_total Claims refused because too many were in flight
-counter firstcome_claims_not_queued_total Admissions that Kafka had not acknowledged in time
-counter firstcome_claims_backed_up_total Coupons that the API issued itself, because Kafka did not acknowledge the claims
-counter firstcome_claims_not_held_total Admissions answered 503: neither Kafka nor MySQL took them in time
+counter firstcome_publish_failures_total Admissions that Kafka had not acknowledged in time
+counter firstcome_claims_fallback_total Coupons that the API issued itself, because Kafka did not acknowledge the claims
+counter firstcome_claims_not_durable_total Admissions answered 503: neither Kafka nor MySQL took them in time
 labelled firstcome_claims_total Claims processed, by outcome
 labelled firstcome_tokens_refused_total Requests refused because of their token, by reason
 labelled firstcome_http_requests_total Requests, by method, route and status
@@ -15,7 +15,7 @@ histogram firstcome_http_request_seconds Time to answer, by method and route
 histogram firstcome_admission_seconds Time of one call to Redis that admits or refuses
 histogram firstcome_publish_seconds Time until Kafka acknowledges an admission
 histogram firstcome_admission_batch_claims Claims that one call to Redis admitted or refused
-gauge firstcome_claims_in_hand Claims in flight; read once a second
+gauge firstcome_claims_in_flight Claims in flight; read once a second
 gauge firstcome_admission_open 1 while Redis answers and the gate is open
 gauge firstcome_redis_up 1 while Redis answers
 gauge firstcome_redis_managed 1 if nothing checks that Redis is durable (REDIS_DURABILITY=managed)

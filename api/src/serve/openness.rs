@@ -71,7 +71,7 @@ pub(super) async fn watch(services: &Services) {
         gauge!("firstcome_redis_up").set(f64::from(u8::from(state != NO_ANSWER)));
         gauge!("firstcome_admission_open").set(f64::from(u8::from(state == "open")));
         #[allow(clippy::cast_precision_loss, reason = "at most a million")]
-        gauge!("firstcome_claims_in_hand").set(services.in_flight.in_flight() as f64);
+        gauge!("firstcome_claims_in_flight").set(services.in_flight.in_flight() as f64);
         if state != last {
             tracing::warn!("admission is {state}");
             last = state;

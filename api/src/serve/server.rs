@@ -25,7 +25,6 @@ use super::{metrics, openness, start};
 pub struct ApiServer {
     app: App,
     listener: TcpListener,
-    address: SocketAddr,
     routes: Router,
     /// Ends all listeners.
     close: CancellationToken,
@@ -40,8 +39,7 @@ impl ApiServer {
         args: ServeArgs,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
-        let token = OpsToken::new(args.http.ops_token.clone());
-        let token = token.and_then(|token| token.with_view(args.http.ops_view_token.as_ref()));
+        let token = OpsToken::new(&args.http.ops_token, args.http.ops_view_token.as_ref());
         let token = token.map_err(anyhow::Error::msg)?;
         let prometheus = telemetry::init_metrics()?;
         metrics::describe();
@@ -52,8 +50,7 @@ impl ApiServer {
         let apart = apart.transpose()?;
         tracing::info!(address = %socket.local_addr()?, "starting");
         let started = start::services(&args, shutdown);
-        let sockets = vec![socket.try_clone()?];
-        let started = starting::answer_during(sockets, args.limits(), started);
+        let started = starting::answer_during(&socket, args.limits(), started);
         let Some(app) = Box::pin(started).await?? else {
             return Ok(None);
         };
@@ -62,7 +59,7 @@ impl ApiServer {
         let mut machines = for_machines(prometheus);
         if let Some(apart) = apart {
             tracing::info!(address = %apart.local_addr()?, "METRICS_ADDR alone serves /metrics and /openapi.json, and also the health routes");
-            let probes = health::routes_without_metrics(readiness(&app), notes(&app));
+            let probes = health::routes(readiness(&app), notes(&app));
             let routes = std::mem::take(&mut machines).merge(probes);
             let routes = routes.fallback(no_such_route);
             let listener = TcpListener::from_std(apart)?;
@@ -73,7 +70,6 @@ impl ApiServer {
         let listener = TcpListener::from_std(socket)?;
         Ok(Some(Self {
             app,
-            address: listener.local_addr()?,
             listener,
             routes,
             close,
@@ -82,8 +78,8 @@ impl ApiServer {
         }))
     }
 
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 
     /// Serves until `shutdown`, then drains.

@@ -151,7 +151,7 @@ impl ServeWorld {
         let server = ApiServer::bind(parse(flags)?, &stop)
             .await?
             .expect("the token is not cancelled");
-        let base = format!("http://{}", server.address());
+        let base = format!("http://{}", server.address()?);
         let task = tokio::spawn(server.run(stop.clone()));
         Ok(InProcessApi {
             base,

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use firstcome_load::installation::{Installation, InstallationCoupon};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::mysql::codes::random_code;
-use firstcome_shared::redis::admission::Claimant;
+use firstcome_shared::redis::admission::{Candidates, Claimant};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -144,9 +144,15 @@ pub async fn script(
         .collect::<Result<_, _>>()?;
     let calls = crowd.chunks(people).map(|users| {
         let redis = &redis;
-        let keys = &keys;
-        let claimants: Vec<_> = users.iter().map(Claimant::from).collect();
-        async move { redis.claim_all(keys.into(), era, &claimants).await }
+        let candidates = Candidates {
+            first: &keys,
+            second: None,
+        };
+        let claimants: Vec<_> = users
+            .iter()
+            .map(|user| Claimant { user, group: None })
+            .collect();
+        async move { redis.claim_all(candidates, era, &claimants).await }
     });
     let cpu = || installation.servers.cpu()[1];
     let begun = Instant::now();

@@ -186,7 +186,7 @@ impl<'a> Clients<'a> {
         loop {
             let coupon = rand::random_range(0..self.coupons.len());
             self.look_up((coupon, rand::random_range(0..people))).await;
-            pause(250).await;
+            pause(500).await;
         }
     }
 

@@ -20,7 +20,7 @@ pub const IMPATIENT: [(&str, &str); 5] = [
     ("PUBLISH_DEADLINE_MS", "500"),
     ("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "500"),
     ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "1500"),
-    ("KAFKA_PROPERTIES", "session.timeout.ms=2000"),
+    ("FIRSTCOME_TEST_KAFKA_SESSION_MS", "2000"),
 ];
 
 /// The events of a run, in milliseconds since its start.

@@ -129,7 +129,7 @@ pub(crate) fn end(alert: &Alert, now: DateTime<Utc>, verdict: &mut Verdict) {
 pub(crate) fn begun(problem: &Problem, now: DateTime<Utc>) -> Alert {
     Alert {
         name: problem.name.clone(),
-        kind: problem.kind.facts().word.to_owned(),
+        kind: problem.kind.word().to_owned(),
         coupon_id: problem.coupon_id,
         drop_id: problem.drop_id,
         summary: problem.summary.clone(),
@@ -214,9 +214,9 @@ fn is_due(
     }
     if problem.kind == AlertKind::Left(Kind::RedisLost) && problem.drop_id.is_none() {
         let admission = memory.alerts.get(ADMISSION);
-        let is_told = admission.is_some_and(|it| it.state == AlertState::Firing)
+        let is_reported = admission.is_some_and(|it| it.state == AlertState::Firing)
             || are_held_back(problem.size, memory);
-        return !is_told && lasts >= policy.patience * 2;
+        return !is_reported && lasts >= policy.patience * 2;
     }
     true
 }
@@ -230,7 +230,7 @@ pub(crate) fn are_held_back(closed: u64, memory: &AlertMemory) -> bool {
 
 /// Returns the firing alerts of a kind.
 pub(crate) fn firing(memory: &AlertMemory, kind: AlertKind) -> impl Iterator<Item = &Alert> {
-    let is_its = move |it: &&Alert| it.kind == kind.facts().word;
+    let is_its = move |it: &&Alert| it.kind == kind.word();
     let all = memory.alerts.values().filter(is_its);
     all.filter(|it| it.state == AlertState::Firing)
 }

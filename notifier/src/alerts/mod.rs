@@ -139,14 +139,14 @@ pub(crate) fn mailed_repairs<'a>(
 ) -> impl Iterator<Item = (Option<DropId>, &'a Finding)> {
     let broken = users(broken);
     placed(run)
-        .filter(|(.., it)| is_repair(it) && !is_told_elsewhere(it))
+        .filter(|(.., it)| is_repair(it) && !is_reported_elsewhere(it))
         .filter(move |(_, drop, it)| !is_broken(it, *drop, &broken))
         .map(|(_, drop, finding)| (drop, finding))
 }
 
 /// Whether another alert tells it: that about Redis if a coupon opens, that about broken promises
 /// if a user is owed a slot.
-fn is_told_elsewhere(finding: &Finding) -> bool {
+fn is_reported_elsewhere(finding: &Finding) -> bool {
     matches!(finding.action, ActionKind::Open | ActionKind::Owe)
 }
 
@@ -209,7 +209,7 @@ fn name(kind: AlertKind, coupon: Option<CouponId>, drop: Option<DropId>, part: &
     ) {
         return ADMISSION.to_owned();
     }
-    let mut parts = vec![kind.facts().word.to_owned()];
+    let mut parts = vec![kind.word().to_owned()];
     let place = coupon.zip(drop);
     parts.extend(place.map(|(coupon, drop)| format!("{coupon}.{drop}")));
     parts.extend((!part.is_empty()).then(|| part.to_owned()));

@@ -105,8 +105,7 @@ impl Duty {
             self.memory.alerts.insert(alert.name.clone(), alert.clone());
         }
         let problems = verdict.problems.iter();
-        let problems =
-            problems.map(|it| format!("{} {:?}", it.problem.kind.facts().word, it.reason));
+        let problems = problems.map(|it| format!("{} {:?}", it.problem.kind.word(), it.reason));
         let resolved = verdict.resolved.iter();
         let resolved = resolved.map(|alert| format!("{} over", alert.kind));
         problems.chain(resolved).collect::<Vec<_>>().join(", ")

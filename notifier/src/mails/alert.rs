@@ -17,7 +17,7 @@ use crate::alerts::{Alert, BrokenPromise, Notice, NoticeReason, Problem, mailed_
 use crate::report::{AlertKind, DropReport, Kind, KindFacts, Remedy, Run, Status};
 use crate::wording::{self, LONGEST, count, grouped, line};
 
-/// Maximum number of problems that are told in full.
+/// Maximum number of problems that are described in full.
 const PROBLEMS: usize = 4;
 
 /// Maximum number of lines in a list.
@@ -103,7 +103,7 @@ impl NamedDrop<'_> {
     }
 }
 
-/// A problem that is told in full.
+/// A problem that is described in full.
 struct Section<'a> {
     problem: &'a Problem,
     title: String,
@@ -424,6 +424,6 @@ fn footer(run: &Run) -> Vec<String> {
     let (id, trigger) = (line(&run.run_id, 64), run.trigger.as_str());
     vec![
         format!("Run {id} ({trigger}{by}), started {began}."),
-        format!("Examined {drops}: {users} people in Redis, {rows} rows."),
+        format!("Examined {drops}: {users} users in Redis, {rows} rows."),
     ]
 }

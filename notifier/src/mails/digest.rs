@@ -28,7 +28,7 @@ struct Digest<'a> {
 pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     let total: u64 = day.runs.iter().map(|(_, n)| n).sum();
     // The digest itself says whether passes run, and it may be late itself.
-    let late = AlertKind::RunMissed.facts().word;
+    let late = AlertKind::RunMissed.word();
     let open = day.open.iter().filter(|it| it.alert.kind != late);
     let lost = day.lost.iter().map(|(to, n)| (masked(to), *n));
     let digest = Digest {

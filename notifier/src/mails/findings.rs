@@ -23,7 +23,7 @@ pub(super) fn reasons(findings: &[Placed<'_>], is_repaired: bool) -> Vec<String>
     let mut groups: Vec<(String, String, Vec<Placed<'_>>)> = Vec::new();
     for placed in findings {
         let text = text(placed.1, is_repaired);
-        let key = wording::without_numbers(&text);
+        let key = text.replace(|c: char| c.is_ascii_digit(), "");
         match groups.iter_mut().find(|(known, ..)| *known == key) {
             Some((.., group)) => group.push(*placed),
             None => groups.push((key, text, vec![*placed])),

@@ -125,7 +125,7 @@ fn about_problem(notice: &Notice, mail: &AlertMail<'_>) -> Event {
         NoticeReason::Repeat => "repeated",
     };
     let data = json!({
-        "alert_id": mail.ids.get(&problem.name), "kind": facts.word, "status": status, "summary": problem.summary,
+        "alert_id": mail.ids.get(&problem.name), "kind": problem.kind.word(), "status": status, "summary": problem.summary,
         "users_notice": facts.users, "what_to_do": facts.to_do, "cases": problem.size,
         "coupon_id": problem.coupon_id, "coupon": coupon, "drop_id": problem.drop_id,
         "quantity": report.map(|report| report.quantity),

@@ -13,9 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use clap::Args;
 use firstcome_shared::config::{secret, ssl_cert_file};
-use firstcome_shared::http::origin::Origin;
+use firstcome_shared::http::client::HttpClient;
 use firstcome_shared::tls::Store;
-use firstcome_shared::tuning::Tuning;
 use hmac::{Hmac, Mac as _};
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, USER_AGENT};
@@ -52,7 +51,7 @@ pub struct WebhookArgs {
     #[arg(long, env = "WEBHOOK_SECRET", hide_env_values = true, value_parser = secret(|text| keys(text).map(drop)))]
     pub webhook_secret: Option<SecretString>,
     /// Maximum time for one event.
-    #[arg(skip = Tuning::WebhookTimeoutMs.or(15_000_u64))]
+    #[arg(skip = 15_000_u64)]
     pub webhook_timeout_ms: u64,
     /// File of additional certificate authorities.
     #[arg(skip = ssl_cert_file())]
@@ -81,16 +80,14 @@ impl WebhookArgs {
         let keys = Arc::new(keys);
         let limit = Duration::from_millis(self.webhook_timeout_ms);
         let webhook = |url: &Url| {
-            let shape = "https://host/path";
             let authorities = self.authorities.clone();
-            let origin = Origin::new(url.as_str(), Store::Webhook, shape, authorities);
-            let (origin, path) = origin.map_err(anyhow::Error::msg)?;
+            let client = HttpClient::new(Store::Webhook, url.as_str(), authorities);
+            let client = client.map_err(anyhow::Error::msg)?;
             let fingerprint = format!("{:x}", Sha256::digest(url.as_str()));
             Ok(Webhook {
-                name: format!("{origin}#{fingerprint:.8}"),
+                name: format!("{client}#{fingerprint:.8}"),
                 format: Format::for_url(url),
-                origin,
-                path: path.into(),
+                client,
                 keys: keys.clone(),
                 limit,
             })
@@ -168,8 +165,7 @@ pub(crate) struct Webhook {
     /// Host and fingerprint, for logs and tables. The full address may contain a secret.
     pub(crate) name: String,
     pub(crate) format: Format,
-    origin: Origin,
-    path: SecretString,
+    client: HttpClient,
     keys: Arc<Vec<SigningKey>>,
     /// Time limit of one request, including the DNS lookup.
     limit: Duration,
@@ -228,7 +224,7 @@ impl Webhook {
         now: DateTime<Utc>,
     ) -> anyhow::Result<StatusCode> {
         let agent = concat!("firstcome-reconciler/", env!("CARGO_PKG_VERSION"));
-        let mut request = Request::post(self.path.expose_secret())
+        let mut request = Request::post(self.client.url(""))
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, agent);
         if self.format == Format::Signed {
@@ -242,7 +238,7 @@ impl Webhook {
         }
         let request = request.body(Bytes::from(body.to_owned()));
         let request = request.context("the request cannot be written")?;
-        Ok(self.origin.send(request).await?.status())
+        Ok(self.client.send(request).await?.status())
     }
 }
 

@@ -84,7 +84,7 @@ async fn admission_is_mailed_once_by_all_daemons_together() {
 /// how many coupons are closed and why. A mail about held-back repairs says it already.
 #[tokio::test]
 async fn coupons_that_stay_closed_are_told_in_one_mail() {
-    let why = "the coupon stays closed: the consumer has 5000 messages to read first";
+    let why = "the coupon stays closed: 5000 messages are to be read first";
     let closed = Finding {
         coupon_id: Some(CouponId(1)),
         needs_person: true,

@@ -188,6 +188,7 @@ async fn digest_is_retried_if_enqueueing_fails_and_is_mailed_once_a_day() {
     // The last digest is dated a month ahead, by a clock that has been corrected since.
     let ahead = "UPDATE reconciler_state SET value = '2027-01-01T00:00:00+00:00' WHERE name = 'last_run:digest'";
     for change in ["DO 1", ahead] {
+        desk.flush().await;
         desk.run(change).await;
         let tomorrow = desk.clock.turn(TimeDelta::days(1));
         one.daily_digest(tomorrow, tomorrow).await.unwrap();

@@ -18,7 +18,7 @@ struct FarMysql {
 }
 
 impl FarMysql {
-    async fn of(desk: &Desk) -> Self {
+    async fn behind_proxy(desk: &Desk) -> Self {
         let proxy = mysql().await.proxy().await.unwrap();
         let url = mysql().await.database_url_via(&proxy, &desk.database);
         let settings = DbSettings {
@@ -69,7 +69,7 @@ async fn mysql_is_reported_unavailable_only_if_it_is() {
 #[tokio::test]
 async fn outage_of_mysql_and_its_end_are_mailed() {
     let desk = Desk::new(A).await;
-    let mysql = FarMysql::of(&desk).await;
+    let mysql = FarMysql::behind_proxy(&desk).await;
     let notifier = desk.notifier_with(&mysql.db, &desk.args);
     desk.after_pass(&notifier, &clean("r0")).await;
 

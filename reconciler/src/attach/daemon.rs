@@ -41,7 +41,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     // Mails link to the page, if there is one.
     notify.public_url = notify.public_url.filter(|_| args.ops_token.is_some());
     let notifier = Notifier::new(ours.db.clone(), &notify, &args.webhooks)?;
-    let notifier = notifier.of_attached(args.file.display().to_string());
+    let notifier = notifier.for_attached(args.file.display().to_string());
     notifier.announce();
     prepare(&ours, &stop).await?;
     match attached.check().await {
@@ -50,9 +50,10 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         // Each pass tries again and reports it.
         Err(error) => tracing::warn!(%error, "the file is not checked yet"),
     }
+    let times = &args.schedules;
     let crons = [
-        (ScheduledJob::Reconcile, &args.schedules.reconcile_cron),
-        (ScheduledJob::Digest, &args.schedules.digest_cron),
+        (ScheduledJob::Reconcile, times.of(&times.reconcile_cron)),
+        (ScheduledJob::Digest, times.of(&times.digest_cron)),
     ];
     let schedules = start::schedules(&ours.db, &crons).await?;
     let tasks = TaskTracker::new();
@@ -109,14 +110,13 @@ fn health(db: &Db) -> Router {
         let db = db.clone();
         async move { db.ping().await.map_err(|error| error.to_string()) }
     };
-    health::routes_without_metrics(vec![("mysql", health::check(mysql))], Vec::new())
+    health::routes(vec![("mysql", health::check(mysql))], Vec::new())
 }
 
 fn token(args: &AttachArgs) -> anyhow::Result<Option<OpsToken>> {
-    let token = args.ops_token.clone().map(|token| {
-        let token = OpsToken::new(token);
-        token.and_then(|token| token.with_view(args.ops_view_token.as_ref()))
-    });
+    let view = args.ops_view_token.as_ref();
+    let token = args.ops_token.as_ref();
+    let token = token.map(|token| OpsToken::new(token, view));
     token.transpose().map_err(anyhow::Error::msg)
 }
 

@@ -56,7 +56,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     let name = args.file.display().to_string();
     let notifier = |db| {
         let notifier = Notifier::new(db, &args.notify, &args.webhooks);
-        notifier.map(|it| it.of_attached(name))
+        notifier.map(|it| it.for_attached(name))
     };
     let notifier = attached.ours.map(|ours| notifier(ours.db)).transpose()?;
     let code = tell(notifier.as_ref(), &run, args.json, args.full_ids).await?;

@@ -92,16 +92,17 @@ impl Daemon {
         let (args, stores, notifier) = (&self.args, &self.stores, &self.notifier);
         let stop = || self.stop.clone();
         self.tasks.spawn(notifier.clone().run_sender(stop()));
+        let times = &args.schedules;
         // Put the deep pass first, since it includes the normal one.
         let crons = [
-            (ScheduledJob::Deep, &args.schedules.deep_cron),
-            (ScheduledJob::Reconcile, &args.schedules.reconcile_cron),
-            (ScheduledJob::Digest, &args.schedules.digest_cron),
+            (ScheduledJob::Deep, times.of(&times.deep_cron)),
+            (ScheduledJob::Reconcile, times.of(&times.reconcile_cron)),
+            (ScheduledJob::Digest, times.of(&times.digest_cron)),
         ];
         let token = args.http.token()?;
         let limits = limits();
         let waiting = start::wait_for_stores(stores, notifier, &crons, &self.stop);
-        let waiting = starting::answer_during(vec![socket.try_clone()?], limits, waiting);
+        let waiting = starting::answer_during(&socket, limits, waiting);
         let Some(schedules) = Box::pin(waiting).await?? else {
             return Ok(());
         };

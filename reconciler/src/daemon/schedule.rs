@@ -4,15 +4,16 @@
 //! that was prevented by a restart, another process's lock or a store therefore stays due.
 //! tokio-cron-scheduler only wakes this code at each full second. On its own it would start a job
 //! while the previous one runs, forget running jobs at shutdown, and do nothing after the clock was
-//! set back. It also computes a time zone's offset only once, so all times are UTC.
+//! set back. It also computes a time zone's offset only once, so [`Times`] follows the changes of
+//! clocks.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use croner::Cron;
+use croner::{Cron, JobType};
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::tuning::Tuning;
+use firstcome_shared::schedule::Tz;
 use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio_cron_scheduler::{Job, JobScheduler};
@@ -70,11 +71,37 @@ const AFTER_BUSY: TimeDelta = TimeDelta::seconds(5);
 /// Pause after a failed attempt, unless the next scheduled run comes sooner.
 const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(30);
 
+/// When a job runs: a cron expression, as clocks in a time zone show it.
+#[derive(Debug, Clone)]
+pub(crate) struct Times {
+    pub(crate) cron: Cron,
+    pub(crate) zone: Tz,
+}
+
+impl Times {
+    /// Returns the next time after `at`. When clocks are set back, a fixed time of the day comes
+    /// once; when they are set forward, times in the gap are left out.
+    fn next_after(&self, mut at: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let Self { cron, zone } = self;
+        let is_fixed = cron.determine_job_type() == JobType::FixedTime;
+        loop {
+            let mut next = cron.find_next_occurrence(&zone.local(at), false).ok()?;
+            if let Some(change) = zone.next_change(at).filter(|change| *change <= next) {
+                next = cron.find_next_occurrence(&zone.local(change), true).ok()?;
+            }
+            at = next.to_utc();
+            if !is_fixed || zone.instant(next.naive_local()) == Some(at) {
+                return Some(at);
+            }
+        }
+    }
+}
+
 /// A schedule with the state of its runs.
 #[derive(Debug, Clone)]
 pub(crate) struct CronSchedule {
     job: ScheduledJob,
-    cron: Cron,
+    times: Times,
     /// A run that is later than this is missed.
     tolerance: TimeDelta,
     /// When a run last ended in any process, as known to this process.
@@ -90,11 +117,11 @@ pub(crate) struct CronSchedule {
 
 impl CronSchedule {
     /// Creates a schedule whose run last ended at `last`.
-    fn new(job: ScheduledJob, cron: Cron, last: DateTime<Utc>) -> Self {
+    fn new(job: ScheduledJob, times: Times, last: DateTime<Utc>) -> Self {
         Self {
             job,
-            cron,
-            tolerance: TimeDelta::seconds(Tuning::MissedAfterSeconds.or(300)),
+            times,
+            tolerance: TimeDelta::seconds(300),
             last,
             failed_from: None,
             retry_at: None,
@@ -105,21 +132,22 @@ impl CronSchedule {
 
     /// Reads from MySQL when the run last ended, or begins now if it has never run. Logs the next
     /// runs.
-    pub(crate) async fn load(db: &Db, job: ScheduledJob, cron: &Cron) -> Result<Self, DbError> {
+    pub(crate) async fn load(db: &Db, job: ScheduledJob, times: Times) -> Result<Self, DbError> {
         let now = Utc::now();
         let (setting, key) = (job.setting(), job.counts_for()[0]);
         let last = match record::recall(db, key).await? {
             Some(last) => last,
             None => record::remember(db, key, now).await.map(|()| now)?,
         };
-        let next = cron.iter_after(now).take(3).map(|at| at.to_string());
-        let next: Vec<String> = next.collect();
-        tracing::info!(schedule = setting, ?next, "the next three runs");
-        Ok(Self::new(job, cron.clone(), last))
+        let next = std::iter::successors(times.next_after(now), |at| times.next_after(*at));
+        let next = next.take(3).map(|at| times.zone.local(at).to_string());
+        let (next, zone): (Vec<String>, _) = (next.collect(), times.zone.name());
+        tracing::info!(schedule = setting, zone, ?next, "the next three runs");
+        Ok(Self::new(job, times, last))
     }
 
     fn next_after(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.cron.find_next_occurrence(&at, false).ok()
+        self.times.next_after(at)
     }
 
     /// Returns the time of the first run that is due.
@@ -159,7 +187,7 @@ impl CronSchedule {
     /// Records the outcome of an attempt.
     fn note(&mut self, attempt: RunAttempt, began: DateTime<Utc>, ended: DateTime<Utc>) {
         match attempt {
-            RunAttempt::Ran => *self = Self::new(self.job, self.cron.clone(), ended),
+            RunAttempt::Ran => *self = Self::new(self.job, self.times.clone(), ended),
             RunAttempt::Busy => self.retry_at = Some(ended + AFTER_BUSY),
             RunAttempt::Failed(reason) => {
                 self.failed_from = Some(began);
@@ -320,8 +348,56 @@ mod tests {
         DateTime::from_str(text).unwrap()
     }
 
+    fn times(text: &str, zone: &str) -> Times {
+        let (cron, zone) = (parse_cron(text).unwrap(), zone.parse().unwrap());
+        Times { cron, zone }
+    }
+
     fn schedule(text: &str, job: ScheduledJob, last: &str) -> CronSchedule {
-        CronSchedule::new(job, parse_cron(text).unwrap(), at(last))
+        CronSchedule::new(job, times(text, "UTC"), at(last))
+    }
+
+    /// In New York, clocks showed 02:00 to 03:00 not at all on 8 March 2026, and 01:00 to 02:00
+    /// twice on 1 November.
+    #[test]
+    fn no_run_comes_twice_and_none_is_lost_but_in_the_gap_when_clocks_change() {
+        for (text, from, next) in [
+            (
+                "0 30 3 * * *",
+                "2026-03-08T00:00:00Z",
+                ["2026-03-08T07:30:00Z", "2026-03-09T07:30:00Z"],
+            ),
+            (
+                "0 30 2 * * *",
+                "2026-03-07T12:00:00Z",
+                ["2026-03-09T06:30:00Z", "2026-03-10T06:30:00Z"],
+            ),
+            (
+                "0 30 1 * * *",
+                "2026-10-31T12:00:00Z",
+                ["2026-11-01T05:30:00Z", "2026-11-02T06:30:00Z"],
+            ),
+            (
+                "0 0 * * * *",
+                "2026-03-08T06:10:00Z",
+                ["2026-03-08T07:00:00Z", "2026-03-08T08:00:00Z"],
+            ),
+            (
+                "0 0 * * * *",
+                "2026-11-01T05:10:00Z",
+                ["2026-11-01T06:00:00Z", "2026-11-01T07:00:00Z"],
+            ),
+            (
+                "*/30 * * * * *",
+                "2026-11-01T05:59:30Z",
+                ["2026-11-01T06:00:00Z", "2026-11-01T06:00:30Z"],
+            ),
+        ] {
+            let times = times(text, "America/New_York");
+            let first = times.next_after(at(from)).unwrap();
+            let found = [first, times.next_after(first).unwrap()];
+            assert_eq!(found, next.map(at), "{text} after {from}");
+        }
     }
 
     fn deep() -> CronSchedule {

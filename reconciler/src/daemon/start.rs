@@ -4,14 +4,13 @@
 
 use std::time::Duration;
 
-use croner::Cron;
 use firstcome_shared::config::StartError;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::schedule::time_zone;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::schedule::{CronSchedule, ScheduledJob};
+use super::schedule::{CronSchedule, ScheduledJob, Times};
 use crate::context::Stores;
 use crate::notify::Notifier;
 use crate::passes::mail;
@@ -30,7 +29,7 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 pub(super) async fn wait_for_stores(
     all: &Stores,
     notifier: &Notifier,
-    crons: &[(ScheduledJob, &Cron)],
+    crons: &[(ScheduledJob, Times)],
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
     time_zone::warn_if_old();
@@ -71,11 +70,11 @@ pub(super) async fn wait_for_stores(
 /// Loads the schedules.
 pub(crate) async fn schedules(
     db: &Db,
-    crons: &[(ScheduledJob, &Cron)],
+    crons: &[(ScheduledJob, Times)],
 ) -> Result<Vec<CronSchedule>, DbError> {
     let mut schedules = Vec::with_capacity(crons.len());
-    for (job, cron) in crons {
-        schedules.push(CronSchedule::load(db, *job, cron).await?);
+    for (job, times) in crons {
+        schedules.push(CronSchedule::load(db, *job, times.clone()).await?);
     }
     Ok(schedules)
 }

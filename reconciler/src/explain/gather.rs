@@ -26,6 +26,8 @@ pub(super) struct UserFacts {
     pub(super) no_longer_known: Vec<String>,
     /// What each entry says about the present.
     pub(super) standings: Vec<Standing>,
+    /// Why the last repair for the user was not made.
+    pub(super) not_repaired: Option<String>,
     /// Whether a store could not be read.
     pub(super) is_blind: bool,
 }
@@ -54,9 +56,8 @@ pub(super) async fn gather(
     user: &UserId,
 ) -> Result<UserFacts, DbError> {
     let mut known = UserFacts::default();
-    let not_repaired = in_mysql(&stores.db, coupon, user, &mut known).await?;
-    let not_repaired = not_repaired.as_deref();
-    if let Err(error) = in_redis(stores, coupon, drops, user, not_repaired, &mut known).await {
+    in_mysql(&stores.db, coupon, user, &mut known).await?;
+    if let Err(error) = in_redis(stores, coupon, drops, user, &mut known).await {
         known.is_blind = true;
         let why = format!("Redis cannot be asked right now: {error}");
         known.no_longer_known.push(why);
@@ -90,13 +91,13 @@ async fn last_loss(db: &Db, coupon: CouponId) -> Result<Option<DateTime<Utc>>, D
     Ok(found.map(|at| at.and_utc()))
 }
 
-/// Reads the user's entries in MySQL. Returns why the last repair for them was not made.
+/// Reads the user's entries in MySQL.
 async fn in_mysql(
     db: &Db,
     coupon: &Coupon,
     user: &UserId,
     known: &mut UserFacts,
-) -> Result<Option<String>, DbError> {
+) -> Result<(), DbError> {
     for row in db.rows_of_people(coupon.id, from_ref(user)).await? {
         let (drop, slot, by) = (DropId(row.drop_id), row.slot, row.issued_by);
         let claimed = format!("claimed slot {slot} of drop {drop} (as its row says)");
@@ -113,12 +114,12 @@ async fn in_mysql(
     let findings = db.findings_about(coupon.id, user).await?;
     let last = findings.last().map(|(_, last, _)| last);
     let is_left = |it: &&Finding| it.result == Outcome::Failed || it.needs_person;
-    let not_repaired = last.filter(is_left).map(|last| last.detail.clone());
+    known.not_repaired = last.filter(is_left).map(|last| last.detail.clone());
     for (run_id, finding, at) in &findings {
         known.happened(Some(*at), "reconciler", sentence(run_id, finding));
     }
     for row in db.dead_letters_of_person(coupon.id, user).await? {
-        dead_letter(&row, not_repaired.as_deref(), known);
+        dead_letter(&row, known);
     }
     for one in db.broken_promises_of(coupon.id, user).await? {
         let (drop, reason, run_id) = (DropId(one.drop_id), one.reason, one.run_id);
@@ -134,7 +135,7 @@ async fn in_mysql(
             known.stands(Evidence::BrokenPromise, drop, None, sentence);
         }
     }
-    Ok(not_repaired)
+    Ok(())
 }
 
 fn revocation(one: &Revocation, known: &mut UserFacts) {
@@ -158,7 +159,7 @@ fn revocation(one: &Revocation, known: &mut UserFacts) {
     known.stands(evidence, drop, slot, sentence);
 }
 
-fn dead_letter(row: &DeadLetterRow, not_repaired: Option<&str>, known: &mut UserFacts) {
+fn dead_letter(row: &DeadLetterRow, known: &mut UserFacts) {
     let (id, reason) = (row.id, &row.reason);
     let origin = match (row.partition, row.offset) {
         (Some(partition), Some(offset)) => {
@@ -177,13 +178,7 @@ fn dead_letter(row: &DeadLetterRow, not_repaired: Option<&str>, known: &mut User
         known.happened(Some(at), "backup", what);
         return;
     }
-    let outcome = match not_repaired {
-        None => "the next pass resolves it, or says why it cannot".to_owned(),
-        Some(why) => format!("the last pass could not resolve it: {why}"),
-    };
-    let sentence = format!(
-        "failed claim {id} ({reason}) is open: {outcome}; see docs/OPERATIONS.md#failed_claim"
-    );
+    let sentence = format!("failed claim {id} ({reason}) is open");
     known.standings.push(Standing {
         evidence: Evidence::DeadLetter,
         drop: row.drop_id.map(DropId),
@@ -211,7 +206,6 @@ async fn in_redis(
     coupon: &Coupon,
     drops: &[Drop],
     user: &UserId,
-    not_repaired: Option<&str>,
     known: &mut UserFacts,
 ) -> Result<(), RedisError> {
     let redis = &stores.redis;
@@ -237,13 +231,7 @@ async fn in_redis(
             let held = page.users.into_iter().find(|holder| holder.user == *user);
             let at = held.and_then(|holder| DateTime::from_timestamp_millis(holder.at_ms?));
             known.happened(at, "redis", format!("admitted to drop {id} in slot {slot}"));
-            let way = match not_repaired {
-                None => ": the consumer or the next pass of the reconciler writes it".to_owned(),
-                Some(why) => format!(
-                    ", and the last pass could not write it: {why}; see docs/OPERATIONS.md#unissued"
-                ),
-            };
-            let sentence = format!("they were given slot {slot} of drop {id}; no row yet{way}");
+            let sentence = format!("they were given slot {slot} of drop {id}; no row yet");
             known.stands(Evidence::Admission, id, Some(slot.into()), sentence);
         }
         if let Some(place) = standing.position {
@@ -267,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dead_letter_says_who_wrote_it_and_promises_nothing_after_a_failed_repair() {
+    fn dead_letter_says_who_wrote_it() {
         let row = |reason: &str, offset: Option<i64>| DeadLetterRow {
             id: 3,
             coupon_id: Some(1),
@@ -288,14 +276,9 @@ mod tests {
             (row("by hand", None), "inserted manually"),
             (row("undecodable", Some(9)), "partition 0, offset 9"),
         ] {
-            for not_repaired in [None, Some("no limit of this drop")] {
-                let mut known = UserFacts::default();
-                dead_letter(&row, not_repaired, &mut known);
-                assert!(known.happenings[0].what.contains(who), "{known:?}");
-                let sentence = &known.standings[0].sentence;
-                let outcome = not_repaired.unwrap_or("the next pass resolves it");
-                assert!(sentence.contains(outcome), "{sentence}");
-            }
+            let mut known = UserFacts::default();
+            dead_letter(&row, &mut known);
+            assert!(known.happenings[0].what.contains(who), "{known:?}");
         }
     }
 }

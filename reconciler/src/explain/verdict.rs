@@ -77,8 +77,14 @@ pub(super) fn verdict(known: &UserFacts, question: &Question) -> Verdict {
             }
             Holds::Broken
         }
-        Evidence::Admission => Holds::Accepted,
-        Evidence::DeadLetter => Holds::Failed,
+        Evidence::Admission => {
+            conclusion = format!("{conclusion}{}", without_row(known, "unissued"));
+            Holds::Accepted
+        }
+        Evidence::DeadLetter => {
+            conclusion = format!("{conclusion}{}", without_row(known, "failed_claim"));
+            Holds::Failed
+        }
         Evidence::Waiting => Holds::Waiting,
     };
     Verdict {
@@ -86,6 +92,16 @@ pub(super) fn verdict(known: &UserFacts, question: &Question) -> Verdict {
         conclusion,
         drop: one.drop,
         slot: one.slot,
+    }
+}
+
+/// Says what becomes of a claim without a row.
+fn without_row(known: &UserFacts, section: &str) -> String {
+    match &known.not_repaired {
+        None => ": the next pass writes its row, or says why it cannot".to_owned(),
+        Some(why) => format!(
+            "; the last pass could not write its row: {why}; see docs/OPERATIONS.md#{section}"
+        ),
     }
 }
 
@@ -146,6 +162,17 @@ mod tests {
                 holds
             };
             assert_eq!(found(&known), blind, "{standings:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_promised_after_a_repair_that_failed() {
+        for evidence in [Evidence::Admission, Evidence::DeadLetter] {
+            let mut known = known(&[(evidence, 1)]);
+            let said = |known: &UserFacts| verdict(known, &Question::default()).conclusion;
+            assert!(said(&known).contains("the next pass writes its row"));
+            known.not_repaired = Some("no limit of this drop".to_owned());
+            assert!(said(&known).contains("could not write its row: no limit of this drop"));
         }
     }
 

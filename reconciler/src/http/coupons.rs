@@ -11,6 +11,7 @@ use firstcome_shared::domain::{DropId, Slot, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery};
 use firstcome_shared::http::views::{CouponDrops, CouponSettings, DropDetails, ListedDrop};
+use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::mysql::pace::{SlotTimes, sampled};
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
@@ -92,8 +93,8 @@ async fn count_rows(db: &Db, drops: &[&Drop]) -> Result<HashMap<DropId, u64>, Db
         slots <= COUNTED
     });
     let counted: Vec<DropId> = counted.map(|drop| drop.id).collect();
-    let found = db.rows_by_drop(counted.clone()).await?;
-    let rows = |drop: DropId| (drop, found.get(&drop).map_or(0, |rows| rows.unsigned_abs()));
+    let found = db.count(DropCount::Rows, &counted).await?;
+    let rows = |drop: DropId| (drop, found.get(&drop).copied().unwrap_or(0));
     Ok(counted.into_iter().map(rows).collect())
 }
 
@@ -108,7 +109,8 @@ pub(super) async fn drop(
     let own = drops.iter().find(|drop| Some(drop.id) == own);
     let drop =
         own.ok_or_else(|| Problem::not_found(format!("the coupon has no drop {drop_id:?}")))?;
-    let slots = with_admissions(&app.stores.redis, drop, db.pace(drop.id).await?).await;
+    let rows = db.pace(drop.id, drop.quantity).await?;
+    let slots = with_admissions(&app.stores.redis, drop, rows).await;
     let settings = settings(&app, &coupon, &drops);
     let shown = db.shown_repairs(drop.id).await?;
     Ok(Json(DropDetails {

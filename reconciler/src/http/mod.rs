@@ -142,7 +142,7 @@ pub(crate) fn router(front: Front) -> anyhow::Result<Router> {
     let routes = ops
         .merge(pages)
         .route("/openapi.json", openapi)
-        .merge(health::routes_without_metrics(checks(db, redis), notes))
+        .merge(health::routes(checks(db, redis), notes))
         .merge(health::metrics_route(front.metrics));
     Ok(guarded(routes))
 }
@@ -154,7 +154,10 @@ fn checks(db: Db, redis: Redis) -> Vec<(&'static str, health::HealthCheck)> {
     };
     let redis = move || {
         let redis = redis.clone();
-        async move { redis.ping().await.map_err(|error| error.to_string()) }
+        async move {
+            let time = redis.time_ms().await;
+            time.map(drop).map_err(|error| error.to_string())
+        }
     };
     vec![("mysql", check(mysql)), ("redis", check(redis))]
 }

@@ -17,6 +17,7 @@ use firstcome_shared::http::views::{
 };
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
+use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::schedule::Schedule;
 use serde::Deserialize;
 use tokio::time::timeout;
@@ -222,7 +223,7 @@ impl Reader {
     ) -> Result<HashMap<DropId, u64>, DbError> {
         let db = &self.stores.db;
         let ids: Vec<DropId> = shown.iter().map(|(_, drop)| drop.id).collect();
-        let letters = db.count_dead_letters(ids.clone()).await?;
+        let letters = db.count(DropCount::DeadLetters, &ids).await?;
         self.rows
             .retain(|id, (_, at)| ids.contains(id) || at.elapsed() < KEPT);
         let counted_at = |drop: &Drop| self.rows.get(&drop.id).map(|(_, at)| *at);

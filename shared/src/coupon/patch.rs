@@ -85,8 +85,11 @@ impl CouponPatch {
 
     /// Whether it changes more than the name, which Redis does not store.
     pub fn concerns_redis(&self) -> bool {
-        let concerns_settings = self.paused.is_some() || self.allow.is_some();
-        self.concerns_drops() || self.waiting_list.is_some() || concerns_settings
+        let rest = Self {
+            name: None,
+            ..self.clone()
+        };
+        rest != Self::default()
     }
 
     /// Whether it changes the quantity or the window of a drop.

@@ -33,13 +33,10 @@ where
 /// Maximum duration of one check. A slower store counts as not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Builds `/healthz` and `/readyz` alone. Notes are checks whose results are shown, but which do
-/// not make the service unready.
-pub fn routes_without_metrics<S: Clone + Send + Sync + 'static>(
-    checks: Checks,
-    notes: Checks,
-) -> Router<S> {
-    probes(check(async || Ok(())), checks, notes)
+/// Builds `/healthz` and `/readyz`. Notes are checks whose results are shown, but which do not make
+/// the service unready.
+pub fn routes<S: Clone + Send + Sync + 'static>(checks: Checks, notes: Checks) -> Router<S> {
+    routes_of_loop(check(async || Ok(())), checks, notes)
 }
 
 /// Builds `/metrics` alone.
@@ -50,16 +47,6 @@ pub fn metrics_route<S: Clone + Send + Sync + 'static>(metrics: PrometheusHandle
         (kind, metrics.render())
     };
     Router::new().route("/metrics", get(render))
-}
-
-/// Builds all three routes for a service whose work is a loop: `/healthz` returns 503 if `alive`
-/// reports that the loop makes no progress, so that the supervisor restarts it.
-pub fn routes_of_loop<S: Clone + Send + Sync + 'static>(
-    alive: HealthCheck,
-    checks: Checks,
-    metrics: PrometheusHandle,
-) -> Router<S> {
-    probes(alive, checks, Vec::new()).merge(metrics_route(metrics))
 }
 
 /// Returns a `/readyz` note if `REDIS_DURABILITY=managed`, because then nothing checks that Redis
@@ -79,7 +66,9 @@ fn note(text: String) -> HealthCheck {
     check(move || ready(Err(text.clone())))
 }
 
-fn probes<S>(alive: HealthCheck, checks: Checks, notes: Checks) -> Router<S>
+/// Builds `/healthz` and `/readyz` for a service whose work is a loop: `/healthz` returns 503 if
+/// `alive` reports that the loop makes no progress, so that the supervisor restarts it.
+pub fn routes_of_loop<S>(alive: HealthCheck, checks: Checks, notes: Checks) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
 {

@@ -2,14 +2,12 @@
 //! tokens, health, request ids, access log, common parts of /openapi.json and of pages, and the
 //! reconciler's response types that the console shows.
 
-pub mod api_client;
+pub mod client;
 pub mod extract;
-pub mod fetch;
 pub mod headers;
 pub mod health;
 pub mod json;
 pub mod ops;
-pub mod origin;
 pub mod page;
 pub mod probe;
 pub mod problem;

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use metrics::{counter, describe_counter};
 use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
-use subtle::{Choice, ConstantTimeEq as _};
+use subtle::ConstantTimeEq as _;
 
 use super::Problem;
 use super::extract::invalid;
@@ -25,50 +25,30 @@ use crate::mysql::ops_actions::Operator;
 /// Minimum length of a token, in characters.
 pub const MIN_TOKEN_CHARS: usize = 32;
 
-/// A secret that requests must send. During a rotation, both the old and the new one are valid.
-#[derive(Clone, Default)]
-pub struct Tokens(Arc<[SecretString]>);
-
-impl Tokens {
-    /// Parses one secret of at least [`MIN_TOKEN_CHARS`] printable ASCII characters, or two
-    /// separated by a comma. `name` is the setting's name.
-    ///
-    /// # Errors
-    /// Returns a description of the fault, never with the secret.
-    pub fn read(name: &str, secret: &SecretString) -> Result<Self, String> {
-        let tokens: Vec<&str> = secret.expose_secret().split(',').collect();
-        if tokens.len() > 2 {
-            return Err(format!("{name} may hold two tokens by a comma, not more"));
+/// Parses one secret of at least [`MIN_TOKEN_CHARS`] printable ASCII characters, or two separated by
+/// a comma: during a rotation, both the old and the new one are valid. `name` is the setting's name.
+///
+/// # Errors
+/// Returns a description of the fault, never with the secret.
+pub(crate) fn secrets(name: &str, secret: &SecretString) -> Result<Vec<SecretString>, String> {
+    let secrets: Vec<&str> = secret.expose_secret().split(',').collect();
+    if secrets.len() > 2 {
+        return Err(format!("{name} may hold two tokens by a comma, not more"));
+    }
+    for secret in &secrets {
+        let chars = secret.len();
+        if chars < MIN_TOKEN_CHARS {
+            return Err(format!(
+                "{name} has {chars} characters; it needs at least {MIN_TOKEN_CHARS}, for example from `openssl rand -hex 32`"
+            ));
         }
-        for token in &tokens {
-            let chars = token.len();
-            if chars < MIN_TOKEN_CHARS {
-                return Err(format!(
-                    "{name} has {chars} characters; it needs at least {MIN_TOKEN_CHARS}, for example from `openssl rand -hex 32`"
-                ));
-            }
-            if !token.bytes().all(|b| b.is_ascii_graphic()) {
-                return Err(format!(
-                    "{name} may hold printable ASCII characters without spaces only"
-                ));
-            }
+        if !secret.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(format!(
+                "{name} may hold printable ASCII characters without spaces only"
+            ));
         }
-        Ok(Self(tokens.into_iter().map(SecretString::from).collect()))
     }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &SecretString> {
-        self.0.iter()
-    }
-
-    /// Compares all tokens, so that the response time does not reveal which one was close.
-    pub fn has(&self, given: &[u8]) -> bool {
-        let matches = |token: &SecretString| token.expose_secret().as_bytes().ct_eq(given);
-        self.0
-            .iter()
-            .map(matches)
-            .fold(Choice::from(0), |any, one| any | one)
-            .into()
-    }
+    Ok(secrets.into_iter().map(SecretString::from).collect())
 }
 
 /// Maximum length of `X-Operator`, in bytes.
@@ -97,8 +77,7 @@ pub(crate) fn describe() {
 /// The tokens that operators' routes require.
 #[derive(Clone)]
 pub struct OpsToken {
-    tokens: Tokens,
-    view: Tokens,
+    tokens: Arc<[(SecretString, Allowed)]>,
     /// Limits the log lines about wrong tokens.
     lines: Arc<LineLimit>,
 }
@@ -111,57 +90,48 @@ pub enum Allowed {
 }
 
 impl OpsToken {
-    /// Parses one token of at least [`MIN_TOKEN_CHARS`] printable ASCII characters, or two
-    /// separated by a comma.
+    /// Parses `OPS_TOKEN` and `OPS_VIEW_TOKEN`.
     ///
     /// # Errors
     /// Returns a description of the fault, never with the token.
-    #[allow(
-        clippy::needless_pass_by_value,
-        reason = "a secret is given away, not lent"
-    )]
-    pub fn new(token: SecretString) -> Result<Self, String> {
-        Ok(Self {
-            tokens: Tokens::read("OPS_TOKEN", &token)?,
-            view: Tokens::default(),
+    pub fn new(token: &SecretString, view: Option<&SecretString>) -> Result<Self, String> {
+        let all = secrets("OPS_TOKEN", token)?;
+        let view = view.map_or(Ok(Vec::new()), |view| secrets("OPS_VIEW_TOKEN", view))?;
+        let all = all.into_iter().map(|token| (token, Allowed::All));
+        let all = Self {
+            tokens: all.collect(),
             lines: Arc::default(),
-        })
-    }
-
-    /// Adds read-only tokens.
-    pub fn with_view(self, token: Option<&SecretString>) -> Result<Self, String> {
-        let Some(token) = token else { return Ok(self) };
-        let view = Tokens::read("OPS_VIEW_TOKEN", token)?;
-        let is_the_same = |it: &SecretString| self.tokens.has(it.expose_secret().as_bytes());
-        if view.iter().any(is_the_same) {
+        };
+        if view
+            .iter()
+            .any(|it| all.allows(it.expose_secret()).is_some())
+        {
             let why = "OPS_VIEW_TOKEN must be another token than OPS_TOKEN: it only reads";
             return Err(why.into());
         }
-        Ok(Self { view, ..self })
+        let view = view.into_iter().map(|token| (token, Allowed::View));
+        Ok(Self {
+            tokens: all.tokens.iter().cloned().chain(view).collect(),
+            ..all
+        })
     }
 
+    /// Compares all tokens, so that the response time does not reveal which one was close.
     fn allows(&self, given: &str) -> Option<Allowed> {
-        let is_view = self.view.has(given.as_bytes());
-        let view = is_view.then_some(Allowed::View);
-        if self.tokens.has(given.as_bytes()) {
-            Some(Allowed::All)
-        } else {
-            view
-        }
-    }
-
-    /// Returns the signer for a session that starts with this token, or `None` if the token is
-    /// invalid.
-    pub fn signer(&self, token: &str) -> Option<TokenSigner> {
-        TokenSigner::new(token, self.allows(token)?)
+        let is_given = |token: &SecretString| {
+            let is_same = token.expose_secret().as_bytes().ct_eq(given.as_bytes());
+            bool::from(is_same)
+        };
+        self.tokens.iter().fold(None, |found, (token, allowed)| {
+            let it = is_given(token).then_some(*allowed);
+            found.or(it)
+        })
     }
 
     /// Returns the signers of all valid tokens.
     pub fn signers(&self) -> impl Iterator<Item = TokenSigner> {
-        let all = self.tokens.iter().map(|token| (token, Allowed::All));
-        let view = self.view.iter().map(|token| (token, Allowed::View));
-        all.chain(view)
-            .filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), allowed))
+        let all = self.tokens.iter();
+        all.filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), *allowed))
     }
 
     /// Returns the permission of a token sent from this address. A wrong token is counted, and
@@ -265,7 +235,7 @@ mod tests {
     #[test]
     fn short_tokens_are_refused_without_being_shown() {
         let [a, b] = ["a", "b"].map(|letter| letter.repeat(32));
-        let refused = |token: &str| OpsToken::new(token.to_owned().into()).err().unwrap();
+        let refused = |token: &str| OpsToken::new(&token.into(), None).err().unwrap();
         assert!(refused("secret").contains("32"));
         for wrong in [
             "secret".to_owned(),
@@ -279,10 +249,7 @@ mod tests {
             let is_shown = why.contains("aaa") || why.contains("secret") || why.contains("x y");
             assert!(!is_shown, "{wrong}: {why}");
         }
-        let viewed = |view: &str| {
-            let token = OpsToken::new(a.clone().into()).unwrap();
-            token.with_view(Some(&view.into())).err()
-        };
+        let viewed = |view: &str| OpsToken::new(&a.clone().into(), Some(&view.into())).err();
         assert!(viewed("secret").unwrap().contains("OPS_VIEW_TOKEN"));
         assert!(viewed(&a).unwrap().contains("another token"));
         assert_eq!(viewed(&b), None);
@@ -300,15 +267,13 @@ mod tests {
     #[test]
     fn only_a_complete_token_grants_permission() {
         let [a, b, c, d] = ["a", "b", "c", "d"].map(|letter| letter.repeat(32));
-        let one = OpsToken::new(a.clone().into()).unwrap();
+        let one = OpsToken::new(&a.clone().into(), None).unwrap();
         assert_eq!(one.allows(&a), Some(Allowed::All));
         for wrong in ["", "a", &"a".repeat(31), &"a".repeat(33), &b] {
             assert_eq!(one.allows(wrong), None);
         }
-        let two = OpsToken::new(format!("{a},{b}").into())
-            .unwrap()
-            .with_view(Some(&format!("{c},{d}").into()))
-            .unwrap();
+        let two =
+            OpsToken::new(&format!("{a},{b}").into(), Some(&format!("{c},{d}").into())).unwrap();
         assert_eq!([&a, &b].map(|it| two.allows(it)), [Some(Allowed::All); 2]);
         assert_eq!([&c, &d].map(|it| two.allows(it)), [Some(Allowed::View); 2]);
         assert_eq!(

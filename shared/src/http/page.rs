@@ -59,11 +59,8 @@ fn stem_and_extension(name: &str) -> Option<(&str, &str)> {
 
 /// Returns the first 64 bits of the SHA-256 hash.
 pub fn hash(bytes: &[u8]) -> u64 {
-    let digest = Sha256::digest(bytes);
-    digest
-        .iter()
-        .take(8)
-        .fold(0, |hash, byte| (hash << 8) | u64::from(*byte))
+    let digest: [u8; 32] = Sha256::digest(bytes).into();
+    u64::from_be_bytes(std::array::from_fn(|at| digest[at]))
 }
 
 /// Sets the security headers of a page. `content` is the content security policy.

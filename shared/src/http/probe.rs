@@ -8,15 +8,12 @@ use hyper::Request;
 use hyper::body::Bytes;
 use tokio::time::timeout;
 
-use super::origin::Origin;
+use super::client::HttpClient;
 use crate::tls::Store;
 
 /// Time limit of a probe. Shorter than the container's own limit (3 s in docker-compose.yml), so
 /// that the error is shown.
 const LIMIT: Duration = Duration::from_secs(2);
-
-/// Maximum number of bytes read from a response.
-const ANSWER: usize = 16 * 1024;
 
 /// The kind of probe.
 #[derive(Debug, Clone, Args)]
@@ -34,11 +31,10 @@ impl ProbeArgs {
     pub async fn ask(&self, address: SocketAddr) -> Result<(), String> {
         let path = if self.ready { "/readyz" } else { "/healthz" };
         let at = SocketAddr::new(reachable(address.ip()), address.port());
-        let shape = "http://address:port";
-        let (origin, _) = Origin::new(&format!("http://{at}"), Store::Api, shape, None)?;
-        let request = Request::get(path).body(Bytes::new());
+        let client = HttpClient::new(Store::Api, &format!("http://{at}{path}"), None)?;
+        let request = Request::get(client.url("")).body(Bytes::new());
         let request = request.map_err(|error| error.to_string())?;
-        match timeout(LIMIT, origin.exchange(request, ANSWER)).await {
+        match timeout(LIMIT, client.exchange(request)).await {
             Ok(Ok(response)) if response.status().is_success() => Ok(()),
             Ok(Ok(response)) => {
                 let body = String::from_utf8_lossy(response.body());

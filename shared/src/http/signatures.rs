@@ -21,16 +21,11 @@ pub struct TokenSigner {
 }
 
 impl TokenSigner {
-    /// Derives the signing key from the token, so that these signatures cannot be confused with
-    /// other uses of the token.
     pub(super) fn new(token: &str, allowed: Allowed) -> Option<Self> {
         // HMAC accepts keys of any length.
-        let derived = Hmac::<Sha256>::new_from_slice(token.as_bytes()).ok()?;
-        let derived = derived
-            .chain_update(b"firstcome operations page")
-            .finalize()
-            .into_bytes();
-        let key = Hmac::new_from_slice(&derived).ok()?;
+        let key = Hmac::<Sha256>::new_from_slice(token.as_bytes()).ok()?;
+        // These signatures cannot be confused with other uses of the token.
+        let key = key.chain_update(b"firstcome operations page\n");
         let mut authorization = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
         authorization.set_sensitive(true);
         Some(Self {
@@ -67,11 +62,8 @@ mod tests {
     #[test]
     fn signature_is_valid_for_one_token_purpose_and_text() {
         let [a, b, c] = ["a", "b", "c"].map(|letter| letter.repeat(32));
-        let two = OpsToken::new(format!("{a},{b}").into())
-            .unwrap()
-            .with_view(Some(&c.clone().into()))
-            .unwrap();
-        let signer = two.signer(&b).unwrap();
+        let two = OpsToken::new(&format!("{a},{b}").into(), Some(&c.clone().into())).unwrap();
+        let signer = two.log_in(&b, None).unwrap();
         let signature = signer.sign(Purpose("session"), "Kim");
         let signs = |token: &OpsToken| {
             token
@@ -81,15 +73,17 @@ mod tests {
         };
         let by_two: Vec<bool> = signs(&two);
         assert_eq!(by_two, [false, true, false]);
-        let by_one: Vec<bool> = signs(&OpsToken::new(a.into()).unwrap());
+        let by_one: Vec<bool> = signs(&OpsToken::new(&a.into(), None).unwrap());
         assert_eq!(by_one, [false], "its token was withdrawn");
         assert!(
             !signer.has_signed("Kim", Purpose("form"), &signature)
                 && !signer.has_signed("Lee", Purpose("session"), &signature)
         );
-        assert!(!signer.has_signed("Kim", Purpose("session"), "") && two.signer("none").is_none());
+        assert!(
+            !signer.has_signed("Kim", Purpose("session"), "") && two.log_in("none", None).is_none()
+        );
         assert_eq!(
-            (two.signer(&c).unwrap().allowed, signer.allowed),
+            (two.log_in(&c, None).unwrap().allowed, signer.allowed),
             (Allowed::View, Allowed::All)
         );
     }

@@ -3,12 +3,9 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::error::RDKafkaErrorCode;
 
 use super::KafkaSettings;
-
-/// Time without heartbeats after which the group reassigns a consumer's partitions.
-const SESSION: Duration = Duration::from_secs(6);
+use crate::tuning::Tuning;
 
 impl KafkaSettings {
     /// Configures a consumer of the group. A new group starts at the first message, whereas
@@ -19,7 +16,8 @@ impl KafkaSettings {
     /// MySQL.
     pub fn group_consumer(&self, longest_pause: Duration) -> ClientConfig {
         let mut config = self.fetching();
-        let session = self.security.session().unwrap_or(SESSION);
+        // Time without heartbeats after which the group reassigns its partitions.
+        let session = Duration::from_millis(Tuning::KafkaSessionMs.or(6_000));
         let ms = |time: Duration| time.as_millis().to_string();
         config
             .set("session.timeout.ms", ms(session))
@@ -36,18 +34,5 @@ impl KafkaSettings {
             // When a consumer joins or leaves, only the partitions that move are paused.
             .set("partition.assignment.strategy", "cooperative-sticky");
         config
-    }
-
-    /// Returns the setting that makes the group refuse a consumer, if there is one.
-    pub fn why_kept_out(&self, code: RDKafkaErrorCode) -> Option<String> {
-        // librdkafka cannot offer both protocols, so a group changes from one to the other only
-        // while it is empty.
-        (code == RDKafkaErrorCode::InconsistentGroupProtocol).then(|| {
-            format!(
-                "the group {:?} has other consumers that rebalance eagerly: this one waits until they have stopped. Only \
-                 Firstcome's consumers may use this group",
-                self.group
-            )
-        })
     }
 }

@@ -154,25 +154,4 @@ impl KafkaSettings {
             .set("fetch.queue.backoff.ms", FETCH_AGAIN_MS);
         config
     }
-
-    /// Whether one of the clients sets this property.
-    fn sets_itself(property: &str) -> bool {
-        let brokers = String::new();
-        let topic = String::new();
-        let group = String::new();
-        let own = Self {
-            brokers,
-            topic,
-            group,
-            security: Security::default(),
-            signing: Signing::random(),
-        };
-        [
-            own.producer(Duration::ZERO),
-            own.group_consumer(Duration::ZERO),
-            own.reader(),
-        ]
-        .iter()
-        .any(|config| config.get(property).is_some())
-    }
 }

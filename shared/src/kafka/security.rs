@@ -1,16 +1,14 @@
-//! Security of connections to Kafka, and any other property of librdkafka (`KAFKA_PROPERTIES`).
+//! Security of connections to Kafka, and some other properties of librdkafka (`KAFKA_PROPERTIES`).
 //! What Firstcome sets itself cannot be overridden.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::KafkaSettings;
 use crate::tls::TlsFiles;
 
 /// Validated librdkafka properties. The default is plain text.
@@ -37,10 +35,16 @@ impl Security {
             let (name, value) = line.split_once('=').ok_or(
                 "KAFKA_PROPERTIES must be name=value, several separated by semicolons or lines",
             )?;
-            let name = may_be_set(name.trim())?;
+            let name = name.trim();
+            if !may_be_set(name) {
+                return Err(format!(
+                    "KAFKA_PROPERTIES can't set `{name}`, only {}: what Firstcome promises rests on its own values",
+                    MAY_BE_SET.join(", ")
+                ));
+            }
             let value = match name {
                 "security.protocol" => value.trim().to_lowercase(),
-                "sasl.mechanisms" => value.trim().to_uppercase(),
+                "sasl.mechanism" | "sasl.mechanisms" => value.trim().to_uppercase(),
                 _ => value.trim().to_owned(),
             };
             properties.insert(name.to_owned(), SecretString::from(value));
@@ -92,69 +96,28 @@ impl Security {
 
     pub(super) fn apply(&self, config: &mut ClientConfig) {
         for (name, value) in &self.0 {
-            // Other clients than the group's consumers would log that they ignore it.
-            if name != SESSION {
-                config.set(name, value.expose_secret());
-            }
+            config.set(name, value.expose_secret());
         }
-    }
-
-    /// Returns the operator's session timeout of the group's consumers.
-    pub(super) fn session(&self) -> Option<Duration> {
-        let ms = self.0.get(SESSION)?.expose_secret().parse();
-        ms.ok().map(Duration::from_millis)
     }
 }
 
-/// The one property that Firstcome sets and an operator may override.
-const SESSION: &str = "session.timeout.ms";
-
-/// Properties that have a separate setting.
-const HAVE_A_SETTING: [(&str, &str); 4] = [
-    ("bootstrap.servers", "KAFKA_BROKERS"),
-    ("group.id", "KAFKA_GROUP"),
-    ("delivery.timeout.ms", "PUBLISH_DEADLINE_MS"),
-    ("sasl.password", "KAFKA_SASL_PASSWORD"),
+/// What an operator may set: properties, and beginnings of their names.
+const MAY_BE_SET: [&str; 10] = [
+    "broker.address.",
+    "client.",
+    "compression.",
+    "connections.max.idle.ms",
+    "debug",
+    "enable.sasl.",
+    "https.",
+    "sasl.",
+    "security.protocol",
+    "ssl.",
 ];
 
-/// librdkafka's second names of properties that Firstcome sets.
-const ALIASES: [(&str, &str); 7] = [
-    ("auto.commit.enable", "enable.auto.commit"),
-    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
-    ("message.timeout.ms", "delivery.timeout.ms"),
-    ("metadata.broker.list", "bootstrap.servers"),
-    ("queue.buffering.max.ms", "linger.ms"),
-    ("request.required.acks", "acks"),
-    ("sasl.mechanism", "sasl.mechanisms"),
-];
-
-/// Properties that Firstcome leaves out, and that would void its promises: in-memory brokers
-/// acknowledge messages without storing them, a producer of transactions needs calls that are not
-/// made, another protocol of the group ignores settings of its consumers, and the partitions of a
-/// static member wait for it to come back.
-const LEFT_OUT: [&str; 4] = [
-    "group.instance.id",
-    "group.protocol",
-    "test.mock.num.brokers",
-    "transactional.id",
-];
-
-/// Returns the first name of a property that an operator may set.
-fn may_be_set(name: &str) -> Result<&str, String> {
-    let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
-    let property = alias.map_or(name, |(_, property)| *property);
-    if let Some((_, setting)) = HAVE_A_SETTING.iter().find(|(it, _)| *it == property) {
-        return Err(format!(
-            "KAFKA_PROPERTIES can't set `{name}`: that is what {setting} is for"
-        ));
-    }
-    let is_own = KafkaSettings::sets_itself(property) && property != SESSION;
-    if is_own || LEFT_OUT.contains(&property) {
-        return Err(format!(
-            "KAFKA_PROPERTIES can't set `{name}`: what Firstcome promises rests on its own value"
-        ));
-    }
-    Ok(property)
+fn may_be_set(name: &str) -> bool {
+    let fits = |it: &&str| name == *it || it.ends_with('.') && name.starts_with(it);
+    MAY_BE_SET.iter().any(fits) && name != "ssl.endpoint.identification.algorithm"
 }
 
 /// Asks librdkafka whether it has the property and takes the value. rdkafka's own error would show
@@ -201,7 +164,7 @@ mod tests {
             (&ssl, "compression.codec", "lz4"),
             (&ssl, "ssl.cipher.suites", "a=b c"),
             (&login, "security.protocol", "sasl_plaintext"),
-            (&login, "sasl.mechanisms", "PLAIN"),
+            (&login, "sasl.mechanism", "PLAIN"),
             (&login, "sasl.username", "u"),
             (&login, "sasl.password", "p"),
         ] {
@@ -223,10 +186,9 @@ mod tests {
 
     #[test]
     fn properties_that_would_break_a_guarantee_are_refused_by_name() {
-        let names = "enable.auto.commit enable.auto.offset.store auto.offset.reset acks \
-            request.required.acks enable.idempotence group.id bootstrap.servers metadata.broker.list \
-            partition.assignment.strategy linger.ms sasl.password enable.ssl.certificate.verification \
-            ssl.endpoint.identification.algorithm transactional.id group.instance.id";
+        let names = "acks enable.auto.commit enable.ssl.certificate.verification group.instance.id \
+            metadata.broker.list no.such.thing request.required.acks \
+            ssl.endpoint.identification.algorithm transactional.id";
         for name in names.split_whitespace() {
             let said = with(&format!("{name}=hunter2")).unwrap_err();
             let is_named = said.contains(&format!("can't set `{name}`"));
@@ -240,14 +202,9 @@ mod tests {
         for (properties, password, said) in [
             (&*format!("{ssl} client.id"), None, "name=value"),
             (
-                &*format!("{ssl} no.such.thing=hunter2"),
+                &*format!("{ssl} connections.max.idle.ms=hunter2"),
                 None,
-                "does not take `no.such.thing`",
-            ),
-            (
-                &*format!("{ssl} socket.send.buffer.bytes=hunter2"),
-                None,
-                "does not take `socket.send.buffer.bytes`",
+                "does not take `connections.max.idle.ms`",
             ),
             // Without their protocol.
             ("", Some("hunter2"), "sets `sasl.password`, but"),

@@ -12,7 +12,7 @@ use sha2::Sha256;
 use super::KafkaSettings;
 use super::headers::header_of;
 use crate::event::{ClaimEvent, Undecodable};
-use crate::http::ops::Tokens;
+use crate::http::ops::secrets;
 
 /// The header with the signature, in base64 without padding.
 pub const SIGNATURE: &str = "firstcome-signature";
@@ -22,12 +22,10 @@ pub const FORGED: &str = "forged";
 
 /// Signs and verifies messages.
 #[derive(Clone)]
-pub struct Signing {
-    /// Signs, and verifies.
-    first: Hmac<Sha256>,
-    /// The other key during a rotation, which only verifies.
-    second: Option<Hmac<Sha256>>,
-}
+pub struct Signing(
+    /// The first one signs. All verify: there are two during a rotation.
+    Vec<Hmac<Sha256>>,
+);
 
 impl std::fmt::Debug for Signing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -42,30 +40,17 @@ impl Signing {
         let secret = secret.ok_or(
             "KAFKA_SIGNING_KEY is not set: make one with `openssl rand -hex 32`, and give all programs the same",
         )?;
-        let tokens = Tokens::read("KAFKA_SIGNING_KEY", secret)?;
-        let mut keys = tokens
+        let keys = secrets("KAFKA_SIGNING_KEY", secret)?;
+        let keys = keys
             .iter()
-            .map(|token| Hmac::new_from_slice(token.expose_secret().as_bytes()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| error.to_string())?
-            .into_iter();
-        Ok(Self {
-            first: keys.next().ok_or("KAFKA_SIGNING_KEY is empty")?,
-            second: keys.next(),
-        })
-    }
-
-    /// Creates a new key, for clients that neither write nor read claims.
-    pub fn random() -> Self {
-        Self {
-            first: Hmac::new(&rand::random::<[u8; 64]>().into()),
-            second: None,
-        }
+            .map(|key| Hmac::new_from_slice(key.expose_secret().as_bytes()));
+        let keys: Result<_, _> = keys.collect();
+        Ok(Self(keys.map_err(|error| error.to_string())?))
     }
 
     /// Signs a message on a topic.
     pub fn sign(&self, topic: &str, payload: &[u8]) -> String {
-        let mac = authenticated(&self.first, topic, payload);
+        let mac = authenticated(&self.0[0], topic, payload);
         BASE64_STANDARD_NO_PAD.encode(mac.finalize().into_bytes())
     }
 
@@ -94,7 +79,7 @@ impl Signing {
                 .verify_slice(&signature)
                 .is_ok()
         };
-        if is_of(&self.first) || self.second.as_ref().is_some_and(is_of) {
+        if self.0.iter().any(is_of) {
             Ok(())
         } else {
             Err("the signature is of no key in KAFKA_SIGNING_KEY")

@@ -6,13 +6,12 @@ use std::collections::HashMap;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::QueryResult;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use strum::{EnumString, IntoStaticStr};
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::set_state;
 use super::sql::{insert_rows, row};
-use super::{Columns as _, Conn, Db, DbResult, MOST_VALUES, list as values_of};
+use super::{Columns as _, Conn, Db, DbResult, json, list as values_of};
 use crate::domain::{CouponId, DropId};
 use crate::sql;
 
@@ -27,13 +26,6 @@ pub enum AlertState {
     Firing,
     /// A pass saw that the problem is gone.
     Resolved,
-}
-
-impl AlertState {
-    /// Returns the value stored in the table.
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
 }
 
 row! {
@@ -114,21 +106,11 @@ pub struct AlertPage {
     pub next_before: Option<i64>,
 }
 
-impl From<(i64, Option<String>, Alert)> for ListedAlert {
-    fn from((id, coupon_name, alert): (i64, Option<String>, Alert)) -> Self {
-        Self {
-            id,
-            alert,
-            coupon_name,
-        }
-    }
-}
-
 /// Takes a lock until the end of the transaction, so that two processes do not make decisions from
 /// the same rows.
 pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
     // INSERT IGNORE would take a shared lock, which two transactions could hold and then deadlock.
-    set_state(conn, "notify", "").await
+    set_state("notify", "").run(conn).await.map(|_| ())
 }
 
 /// Inserts an alert, or replaces the one with the same name.
@@ -139,30 +121,27 @@ pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
     insert_rows(conn, "alerts", vec![alert.clone()], &replace).await
 }
 
+/// Lists names as a table `j`; takes them as a JSON array.
+const NAMES: &str = "JSON_TABLE(?, '$[*]' COLUMNS (name VARCHAR(100) CHARACTER SET ascii COLLATE ascii_bin PATH '$')) j";
+
 /// Reads the alerts that are firing or that have one of these names, by name.
 pub async fn firing_or_named(
     conn: &mut Conn,
     names: &[String],
 ) -> QueryResult<HashMap<String, Alert>> {
-    let firing = sql!("SELECT {columns} FROM alerts WHERE status = 'firing'");
-    let mut found: Vec<Alert> = firing.all(conn).await?;
-    for some in names.chunks(MOST_VALUES) {
-        let named = "SELECT {columns} FROM alerts WHERE name IN (?)";
-        found.extend(sql!(named, values_of(some)).all::<Vec<_>>(conn).await?);
-    }
+    let query = format!(
+        "SELECT {{a.columns}} FROM alerts a WHERE a.status = 'firing' OR a.name IN (SELECT j.name FROM {NAMES})"
+    );
+    let found: Vec<Alert> = sql!(query, json(&names)).all(conn).await?;
     let named = |alert: Alert| (alert.name.clone(), alert);
     Ok(found.into_iter().map(named).collect())
 }
 
 /// Reads the ids of alerts by name.
 pub async fn ids(conn: &mut Conn, names: &[&str]) -> QueryResult<HashMap<String, i64>> {
-    let mut found = HashMap::new();
-    for some in names.chunks(MOST_VALUES) {
-        let some = values_of(some.iter().copied());
-        let query = sql!("SELECT name, id FROM alerts WHERE name IN (?)", some);
-        found.extend(query.all::<HashMap<String, i64>>(conn).await?);
-    }
-    Ok(found)
+    let query =
+        format!("SELECT a.name, a.id FROM {NAMES} STRAIGHT_JOIN alerts a ON a.name = j.name");
+    sql!(query, json(&names)).all(conn).await
 }
 
 /// Counts the users whose broken promises in a drop ended since this time: those who have a row of
@@ -221,14 +200,9 @@ pub async fn repairs_are_mailed(
 
 /// Reads the unresolved broken promises of these drops.
 pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<BrokenPromise>> {
-    let mut found = Vec::new();
     let query = "SELECT {columns} FROM broken_promises \
                  WHERE drop_id IN (?) AND mended_at IS NULL ORDER BY drop_id, user_id";
-    for some in of.chunks(MOST_VALUES) {
-        let query = sql!(query, values_of(some.iter().copied()));
-        found.extend(query.all::<Vec<_>>(conn).await?);
-    }
-    Ok(found)
+    sql!(query, values_of(of.iter().copied())).all(conn).await
 }
 
 /// Lists alerts, newest first: at most `limit`, with an id below `before`, in the given state.
@@ -240,11 +214,16 @@ pub async fn list(
 ) -> DbResult<AlertPage> {
     let query = "SELECT a.id, c.name, {a.columns} FROM alerts a LEFT JOIN coupons c ON c.id = a.coupon_id \
                  WHERE a.status LIKE ? AND a.id < ? ORDER BY a.id DESC LIMIT ?";
-    let state = state.map_or("%", AlertState::as_str);
+    let state = state.map_or("%", <&str>::from);
     let before = before.unwrap_or(i64::MAX);
     let query = sql!(query, state, before, i64::from(limit) + 1);
     let alerts: Vec<(i64, Option<String>, Alert)> = db.all("list alerts", query).await?;
-    let mut alerts: Vec<ListedAlert> = alerts.into_iter().map(ListedAlert::from).collect();
+    let listed = |(id, coupon_name, alert)| ListedAlert {
+        id,
+        alert,
+        coupon_name,
+    };
+    let mut alerts: Vec<ListedAlert> = alerts.into_iter().map(listed).collect();
     let has_more = alerts.len() > limit as usize;
     alerts.truncate(limit as usize);
     let next_before = alerts.last().filter(|_| has_more).map(|alert| alert.id);
@@ -282,7 +261,7 @@ pub async fn acknowledge(
         if sql!(set, now, &by, id).run(conn).await? == 0 {
             return Ok(());
         }
-        let detail = json!({"alert_id": id, "by": by});
+        let detail = serde_json::json!({"alert_id": id, "by": by});
         let act = OperatorAct::new("acknowledge", None, None, detail);
         operator.did(conn, act).await
     })

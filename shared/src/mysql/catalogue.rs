@@ -145,18 +145,12 @@ impl Db {
         // One day less allows for all time zones.
         let live = "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL \
                     UNION SELECT id FROM coupons WHERE daily_until >= CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR)";
-        self.run("read catalogue", async move |conn| {
-            select_coupons(conn, sql!(live)).await
-        })
-        .await
+        self.select_coupons(sql!(live)).await
     }
 
     /// Reads the existing coupons among `ids`, in the format of [`Db::catalogue`].
     pub async fn coupons_by_id(&self, ids: Vec<CouponId>) -> DbResult<Vec<WithDrops>> {
-        self.run("read coupons", async move |conn| {
-            select_coupons(conn, listed(&ids)).await
-        })
-        .await
+        self.select_coupons(listed(&ids)).await
     }
 
     /// Reads at most `limit` coupons with ids above `after`, in order of id.
@@ -226,15 +220,42 @@ impl Db {
     pub async fn coupons_without_drops(&self) -> DbResult<Vec<WithDrops>> {
         let bare = "SELECT id FROM coupons c WHERE schedule IS NOT NULL \
                     AND NOT EXISTS (SELECT 1 FROM drops WHERE coupon_id = c.id)";
-        self.run("coupons without drops", async move |conn| {
-            select_coupons(conn, sql!(bare)).await
-        })
-        .await
+        self.select_coupons(sql!(bare)).await
     }
 
     pub async fn has_drop(&self, id: DropId) -> DbResult<bool> {
         let drop = sql!("SELECT id FROM drops WHERE id = ?", id);
         Ok(self.first::<i64>("find drop", drop).await?.is_some())
+    }
+
+    /// Reads coupons with their unsealed drops and the last opened one; `which` selects the coupons'
+    /// ids. A drop that has opened within a minute does not count as the last one, because a claim may
+    /// be a retry of a claim in the drop before. Opening is judged by MySQL's clock: if this host's
+    /// were ahead, the last drop would be missed until the next one opens.
+    async fn select_coupons(&self, which: Sql) -> DbResult<Vec<WithDrops>> {
+        // Without STRAIGHT_JOIN and without statistics, the optimizer might begin with all existing
+        // coupons.
+        let joined = sql!(") w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id");
+        let coupons = sql!("SELECT {c.columns} FROM (").and(which).and(joined);
+        let found: Vec<CouponRow> = self.all("read coupons", coupons).await?;
+        if found.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<CouponId> = found.iter().map(|coupon| coupon.id).collect();
+        let drops = ") SELECT {d.columns} FROM w STRAIGHT_JOIN drops d ON d.coupon_id = w.id AND d.sealed_at IS NULL \
+                 UNION SELECT {d.columns} FROM w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
+                 WHERE coupon_id = w.id AND (sealed_at IS NOT NULL OR opens_at < UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE) \
+                 ORDER BY opens_at DESC LIMIT 1) d ON TRUE ORDER BY coupon_id, opens_at, id";
+        let drops = sql!("WITH w AS (").and(listed(&ids)).and(sql!(drops));
+        let drops: Vec<Drop> = self.all("read drops", drops).await?;
+        let mut drops = drops.into_iter().peekable();
+        let with_drops = |row: CouponRow| {
+            let coupon = Coupon::from(row);
+            let own =
+                std::iter::from_fn(|| drops.next_if(|drop| drop.coupon_id == coupon.id)).collect();
+            (coupon, own)
+        };
+        Ok(found.into_iter().map(with_drops).collect())
     }
 }
 
@@ -242,36 +263,6 @@ impl Db {
 pub(super) fn listed(ids: &[CouponId]) -> Sql {
     let listed = "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
     sql!(listed, json(&ids))
-}
-
-/// Reads coupons with their unsealed drops and the last opened one; `which` selects the coupons'
-/// ids. A drop that has opened within a minute does not count as the last one, because a claim may
-/// be a retry of a claim in the drop before. Opening is judged by MySQL's clock: if this host's
-/// were ahead, the last drop would be missed until the next one opens.
-async fn select_coupons(conn: &mut Conn, which: Sql) -> QueryResult<Vec<WithDrops>> {
-    // Without STRAIGHT_JOIN and without statistics, the optimizer might begin with all existing
-    // coupons.
-    let joined = sql!(") w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id");
-    let coupons = sql!("SELECT {c.columns} FROM (").and(which).and(joined);
-    let found: Vec<CouponRow> = coupons.all(conn).await?;
-    if found.is_empty() {
-        return Ok(Vec::new());
-    }
-    let ids: Vec<CouponId> = found.iter().map(|coupon| coupon.id).collect();
-    let drops = ") SELECT {d.columns} FROM w STRAIGHT_JOIN drops d ON d.coupon_id = w.id AND d.sealed_at IS NULL \
-                 UNION SELECT {d.columns} FROM w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
-                 WHERE coupon_id = w.id AND (sealed_at IS NOT NULL OR opens_at < UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE) \
-                 ORDER BY opens_at DESC LIMIT 1) d ON TRUE ORDER BY coupon_id, opens_at, id";
-    let drops = sql!("WITH w AS (").and(listed(&ids)).and(sql!(drops));
-    let drops: Vec<Drop> = drops.all(conn).await?;
-    let mut drops = drops.into_iter().peekable();
-    let with_drops = |row: CouponRow| {
-        let coupon = Coupon::from(row);
-        let own =
-            std::iter::from_fn(|| drops.next_if(|drop| drop.coupon_id == coupon.id)).collect();
-        (coupon, own)
-    };
-    Ok(found.into_iter().map(with_drops).collect())
 }
 
 /// The rules that decide whether a claim of a drop can become a row.

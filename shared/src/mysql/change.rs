@@ -66,7 +66,7 @@ impl Db {
     /// is `None`. `now` must not be ahead of Redis's clock.
     ///
     /// # Errors
-    /// [`DbError`]. After a refusal ([`DbError::is_refusal`]) nothing was changed: rows above the
+    /// [`DbError`]. After a refusal ([`DbError::refusal`]) nothing was changed: rows above the
     /// new quantity are issued, or rows of a removed drop. After any other error, the change may
     /// have taken effect.
     pub async fn change_coupon(

@@ -40,15 +40,8 @@ impl CodeKey {
     fn secret_part(&self, claim: &Claim, claimed_at: DateTime<Utc>) -> String {
         let mut mac = Hmac::clone(&self.hmac);
         let claimed_at_ms = as_kept(claimed_at).timestamp_millis();
-        mac.update(
-            format!(
-                "{}:{}:{claimed_at_ms}:{}",
-                claim.drop_id.0,
-                claim.slot,
-                claim.user_id.as_str()
-            )
-            .as_bytes(),
-        );
+        let (drop, slot, user) = (claim.drop_id, claim.slot, claim.user_id.as_str());
+        mac.update(format!("{drop}:{slot}:{claimed_at_ms}:{user}").as_bytes());
         let digest: [u8; 32] = mac.finalize().into_bytes().into();
         let mut bits = [0; 16];
         bits[6..].copy_from_slice(&digest[..10]);
@@ -69,11 +62,8 @@ pub fn random_code(drop: DropId, slot: Slot) -> String {
 
 /// Encodes drop and slot so that the text sorts in their numeric order.
 fn prefix(drop: DropId, slot: Slot) -> String {
-    format!(
-        "{}-{}-",
-        number(drop.0.cast_unsigned()),
-        number(u64::from(slot))
-    )
+    let (drop, slot) = (number(drop.0.cast_unsigned()), number(slot.into()));
+    format!("{drop}-{slot}-")
 }
 
 /// Encodes a number as one digit for the number of digits, followed by the digits: 37 is `215`.

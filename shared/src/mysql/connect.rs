@@ -105,11 +105,13 @@ pub(super) async fn open(
     address: &StoreAddress,
     init: Vec<&'static str>,
 ) -> ConnectionResult<mysql_async::Conn> {
-    let url = as_given(address.url().to_owned());
-    let opts = Opts::from_url(&url)
+    let opts = Opts::from_url(address.url())
         .map_err(|error| ConnectionError::InvalidConnectionUrl(error.to_string()))?;
     let opts = OptsBuilder::from_opts(opts)
         .init(init)
+        // By default, it asks a server at a loopback address for its socket file, which may belong
+        // to another server behind a tunnel or proxy, or not exist.
+        .prefer_socket(Some(false))
         .stmt_cache_size(0)
         .client_found_rows(true);
     let tls = address.tls();
@@ -157,15 +159,4 @@ fn why_not(
         ) => format!("{error}; see user and require_ssl in DATABASE_URL"),
         other => return ConnectionError::BadConnection(other.to_string()),
     })
-}
-
-/// Makes mysql_async connect to the address of the URL. By default, it asks a server at a loopback
-/// address for its socket file and connects to that file. Behind a tunnel or proxy, the file may
-/// belong to another server or not exist.
-fn as_given(mut url: String) -> String {
-    if !url.contains("prefer_socket=") {
-        url.push(if url.contains('?') { '&' } else { '?' });
-        url.push_str("prefer_socket=false");
-    }
-    url
 }

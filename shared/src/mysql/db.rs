@@ -74,13 +74,8 @@ impl DbError {
         }
     }
 
-    /// Whether the schema refused the write, in which case nothing was written and retrying does
-    /// not help.
-    pub fn is_refusal(&self) -> bool {
-        self.refusal().is_some()
-    }
-
-    /// Returns why the schema refused the write, if it did.
+    /// Returns why the schema refused the write, if it did. In that case nothing was written, and
+    /// retrying does not help.
     pub fn refusal(&self) -> Option<Refusal> {
         self.query_error().and_then(refusal)
     }
@@ -105,7 +100,7 @@ impl DbError {
     pub fn is_about_data(&self) -> bool {
         use diesel::result::Error::{DeserializationError, SerializationError};
         let unreadable = |e: &_| matches!(e, DeserializationError(_) | SerializationError(_));
-        self.is_refusal()
+        self.refusal().is_some()
             || self.is_lock_wait()
             || self.is_deadlock()
             || self.query_error().is_some_and(unreadable)

@@ -1,20 +1,16 @@
 //! The dead-letter table `failed_claims`: claims that did not become a row, kept until the
-//! reconciler or an operator has resolved them. It is also the fallback for claims that Kafka did
-//! not accept (reason `unpublished`).
+//! reconciler or an operator has resolved them.
 
-use std::collections::{HashMap, HashSet};
-use std::fmt::Write as _;
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
-use diesel_async::SimpleAsyncConnection as _;
 use serde::{Deserialize, Serialize};
 
-use super::literal::push_text;
-use super::sql::row;
-use super::{Conn, Db, DbResult, list};
+use super::sql::{row, values};
+use super::{Conn, Db, DbResult, Sql, Value, list};
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::sql;
 
@@ -58,16 +54,6 @@ impl DeadLetterRow {
 }
 
 impl Db {
-    /// Counts the unresolved dead letters of each drop, except those that name another coupon.
-    /// Omits drops without dead letters.
-    pub async fn count_dead_letters(&self, drops: Vec<DropId>) -> DbResult<HashMap<DropId, u64>> {
-        let count = "SELECT f.drop_id, COUNT(*) FROM failed_claims f JOIN drops d ON d.id = f.drop_id \
-                     WHERE f.resolved_at IS NULL AND f.drop_id IN (?) \
-                     AND (f.coupon_id IS NULL OR f.coupon_id = d.coupon_id) GROUP BY f.drop_id";
-        let db = self.within(LONG);
-        db.by_drop("count dead letters", count, &drops).await
-    }
-
     /// Reads the unresolved dead letters of a drop in a range of slots, in order of slot. At most
     /// the oldest hundred per slot are read, because at most one of them is issued and a flood must
     /// not delay other slots. Dead letters whose only evidence is a message come last, so that they
@@ -171,20 +157,16 @@ pub async fn resolve(conn: &mut Conn, resolutions: &[Resolution], run_id: &str) 
     if resolutions.is_empty() {
         return Ok(());
     }
-    let mut sql = String::from("UPDATE (VALUES ");
-    for (i, Resolution { id, how, detail }) in resolutions.iter().enumerate() {
-        // Writing to a `String` does not fail.
-        let _ = write!(sql, "{}ROW({id},", if i > 0 { "," } else { "" });
-        push_text(&mut sql, how);
-        sql.push(',');
-        push_text(&mut sql, detail);
-        sql.push(')');
-    }
-    sql.push_str(
-        ") AS v (id, how, detail) STRAIGHT_JOIN failed_claims f FORCE INDEX (PRIMARY) ON f.id = v.id \
-         SET f.resolved_at = UTC_TIMESTAMP(3), f.resolution = v.how, f.resolution_detail = v.detail, f.resolved_by_run = ",
+    let rows = vec!["ROW(?, ?, ?)"; resolutions.len()].join(", ");
+    let update = format!(
+        "UPDATE (VALUES {rows}) AS v (id, how, detail) STRAIGHT_JOIN failed_claims f FORCE INDEX (PRIMARY) ON f.id = v.id \
+         SET f.resolved_at = UTC_TIMESTAMP(3), f.resolution = v.how, f.resolution_detail = v.detail, f.resolved_by_run = ? \
+         WHERE f.resolved_at IS NULL"
     );
-    push_text(&mut sql, run_id);
-    sql.push_str(" WHERE f.resolved_at IS NULL");
-    conn.batch_execute(&sql).await
+    let values = resolutions.iter();
+    let mut values: Vec<Value> = values
+        .flat_map(|it| values![it.id, it.how, &it.detail])
+        .collect();
+    values.push(run_id.into());
+    Sql::new(update, values).run(conn).await.map(|_| ())
 }

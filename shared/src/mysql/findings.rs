@@ -54,18 +54,6 @@ impl Db {
         .await
     }
 
-    /// Reads at most `limit` findings of a run with ids above `after`.
-    pub(super) async fn findings_of(
-        &self,
-        run_id: String,
-        limit: u32,
-        after: i64,
-    ) -> DbResult<Vec<(i64, Finding)>> {
-        let page = "SELECT id, {columns} FROM reconcile_findings WHERE run_id = ? AND id > ? ORDER BY id LIMIT ?";
-        self.all("findings of a run", sql!(page, run_id, after, limit))
-            .await
-    }
-
     /// Reads why the last pass left a dead letter unresolved, and when.
     pub async fn why_left(
         &self,

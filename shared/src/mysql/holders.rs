@@ -1,9 +1,10 @@
 //! Pages of a coupon's holders, for operators and rebuilding.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::issued::IssuedRow;
-use super::{Db, DbResult};
+use super::{Db, DbResult, list};
 use crate::domain::{CouponId, DropId, Slot};
 use crate::sql;
 
@@ -54,10 +55,34 @@ impl Db {
         .await
     }
 
-    /// Counts the rows of each drop. Omits drops without rows.
-    pub async fn rows_by_drop(&self, drops: Vec<DropId>) -> DbResult<HashMap<DropId, i64>> {
-        let count =
-            "SELECT drop_id, COUNT(*) FROM issued_coupons WHERE drop_id IN (?) GROUP BY drop_id";
-        self.by_drop("count rows by drop", count, &drops).await
+    /// Counts what these drops have. Omits drops that have none.
+    pub async fn count(&self, what: DropCount, drops: &[DropId]) -> DbResult<HashMap<DropId, u64>> {
+        let count = match what {
+            DropCount::Rows => {
+                "SELECT drop_id, COUNT(*) FROM issued_coupons WHERE drop_id IN (?) GROUP BY drop_id"
+            }
+            DropCount::Revocations => {
+                "SELECT drop_id, COUNT(*) FROM revoked_coupons WHERE drop_id IN (?) GROUP BY drop_id"
+            }
+            DropCount::DeadLetters => {
+                "SELECT f.drop_id, COUNT(*) FROM failed_claims f JOIN drops d ON d.id = f.drop_id \
+                 WHERE f.resolved_at IS NULL AND f.drop_id IN (?) \
+                 AND (f.coupon_id IS NULL OR f.coupon_id = d.coupon_id) GROUP BY f.drop_id"
+            }
+        };
+        let count = sql!(count, list(drops.iter().copied()));
+        self.within(LONG).all("count by drop", count).await
     }
+}
+
+/// Time limit of a count over some drops.
+const LONG: Duration = Duration::from_secs(30);
+
+/// What is counted by drop.
+#[derive(Debug, Clone, Copy)]
+pub enum DropCount {
+    Rows,
+    Revocations,
+    /// Unresolved ones, except those that name another coupon.
+    DeadLetters,
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use chrono::NaiveDateTime;
+use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 
 use super::claim::Claim;
@@ -68,8 +68,8 @@ type Windows = HashMap<DropId, (DropWindow, bool)>;
 async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<(Windows, bool)> {
     type Seen = (
         Option<DropId>,
-        Option<NaiveDateTime>,
-        Option<NaiveDateTime>,
+        Option<DateTime<Utc>>,
+        Option<DateTime<Utc>>,
         bool,
         bool,
     );
@@ -92,8 +92,8 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<(W
     let has_revocations = seen.iter().any(|(drop, ..)| drop.is_none());
     let window = |(drop, opens_at, closes_at, is_sealed, closes_soon): Seen| {
         let window = DropWindow {
-            opens_at: opens_at?.and_utc(),
-            closes_at: closes_at.map(|at| at.and_utc()),
+            opens_at: opens_at?,
+            closes_at,
             is_sealed,
         };
         Some((drop?, (window, closes_soon)))

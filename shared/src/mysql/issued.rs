@@ -7,34 +7,25 @@ use std::ops::RangeInclusive;
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection as _;
+use strum::IntoStaticStr;
 
 use super::claim::Claim;
 use super::codes::CodeKey;
 use super::inserted::take_out;
 pub use super::inserted::{TakenOut, TakenOutRows};
-use super::literal::push_text;
 use super::slot_limits::SlotLimits;
 use super::sql::row;
-use super::{Columns, Conn, Db, DbResult, MOST_VALUES, Sql, USERS, json, list};
+use super::{Columns, Conn, Db, DbResult, Sql, USERS, json, list};
 use crate::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
 use crate::sql;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum IssuedBy {
     Consumer,
     /// The API, while Kafka does not acknowledge claims.
     Api,
     Reconciler,
-}
-
-impl IssuedBy {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Consumer => "consumer",
-            Self::Api => "api",
-            Self::Reconciler => "reconciler",
-        }
-    }
 }
 
 row! {
@@ -95,24 +86,38 @@ fn statement(
         if i > 0 {
             sql.push(',');
         }
+        let (drop, slot, coupon) = (claim.drop_id, claim.slot, claim.coupon_id);
         // Writing to a `String` does not fail.
-        let _ = write!(
-            sql,
-            "({},{},{},",
-            claim.drop_id.0, claim.slot, claim.coupon_id.0
-        );
+        let _ = write!(sql, "({drop},{slot},{coupon},");
         push_text(&mut sql, claim.user_id.as_str());
         let claimed_at = claim.claimed_at.unwrap_or(now);
         let code = key.code(claim, claimed_at);
         let claimed_at = instant(claimed_at);
         let (limit, scope) = limits.for_claim(claim);
-        let by = by.as_str();
+        let by = <&str>::from(by);
         let _ = write!(
             sql,
             ",'{code}','{claimed_at}','{issued_at}','{by}',{scope},{limit})"
         );
     }
     sql
+}
+
+/// Appends a user id as a literal. Ids written manually may contain anything, even quotes, so
+/// invalid ids are written in hexadecimal and cannot terminate the literal.
+fn push_text(sql: &mut String, text: &str) {
+    if UserId::has_form(text) {
+        sql.push('\'');
+        sql.push_str(text);
+        sql.push('\'');
+    } else {
+        sql.push_str("_utf8mb4 X'");
+        for byte in text.bytes() {
+            // Writing to a `String` does not fail.
+            let _ = write!(sql, "{byte:02X}");
+        }
+        sql.push('\'');
+    }
 }
 
 /// Truncates the time to microseconds, the highest precision that MySQL reads. MySQL rounds them to
@@ -158,10 +163,11 @@ impl Db {
     }
 
     /// Reads the highest slot with a row, by drop.
-    pub async fn highest_slots(&self, drops: Vec<DropId>) -> DbResult<HashMap<DropId, Slot>> {
+    pub async fn highest_slots(&self, drops: &[DropId]) -> DbResult<HashMap<DropId, Slot>> {
         let highest =
             "SELECT drop_id, MAX(slot) FROM issued_coupons WHERE drop_id IN (?) GROUP BY drop_id";
-        self.by_drop("highest slots", highest, &drops).await
+        let highest = sql!(highest, list(drops.iter().copied()));
+        self.all("highest slots", highest).await
     }
 
     /// Reads slot, user and time of admission of the rows in a range of slots, in order.
@@ -199,24 +205,6 @@ impl Db {
             rows_between(drop, &slots).all(conn).await.map(Some)
         })
         .await
-    }
-
-    /// Reads a number for each of these drops. `query` selects drops and numbers, and takes the
-    /// drops as a list; drops that it does not return are omitted.
-    pub(super) async fn by_drop<N: TryFrom<i64>>(
-        &self,
-        what: &'static str,
-        query: &'static str,
-        drops: &[DropId],
-    ) -> DbResult<HashMap<DropId, N>> {
-        let mut found = HashMap::new();
-        for some in drops.chunks(MOST_VALUES) {
-            let some = sql!(query, list(some.iter().copied()));
-            let numbers: Vec<(DropId, i64)> = self.all(what, some).await?;
-            let of_drop = |(drop, number)| Some((drop, N::try_from(number).ok()?));
-            found.extend(numbers.into_iter().filter_map(of_drop));
-        }
-        Ok(found)
     }
 }
 

@@ -19,7 +19,6 @@ pub mod holders;
 mod ids;
 mod inserted;
 pub mod issued;
-mod literal;
 pub mod migrations;
 pub mod ops_actions;
 pub mod outbox;
@@ -36,10 +35,6 @@ pub mod sealed;
 mod slot_limits;
 mod sql;
 pub mod void;
-
-/// Maximum number of values in a list of one statement. MySQL refuses more than 65,535 (error
-/// 1390), and lists of drops or users are unbounded.
-pub(crate) const MOST_VALUES: usize = 10_000;
 
 pub use connect::Conn;
 pub use db::{AsyncFunc, Db, DbError, DbResult, DbSettings};

@@ -154,20 +154,10 @@ pub async fn record_outcome(
 /// serves them. Otherwise, when `SMTP_URL` is set after months, old mails would look as if their
 /// events had just happened. Returns how many.
 pub async fn give_up_untried(db: &Db, now: DateTime<Utc>) -> DbResult<usize> {
-    db.run("give up old messages", async move |conn| {
-        // A read takes no locks, so the sender of another process is not delayed.
-        let old = "SELECT id, attempts FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL AND created_at < ? \
-                   AND next_attempt_at < ? LIMIT 1000";
-        let old = sql!(old, now - GIVE_UP, now - TimeDelta::hours(1));
-        let old: Vec<(i64, u32)> = old.all(conn).await?;
-        if old.is_empty() {
-            return Ok(0);
-        }
-        let ids = list(old.iter().map(|(id, _)| *id));
-        let set = "UPDATE outbox SET given_up_at = ?, last_error = 'nothing was set for a day that sends it' WHERE id IN (?)";
-        sql!(set, now, ids).run(conn).await
-    })
-    .await
+    let old = "UPDATE outbox SET given_up_at = ?, last_error = 'nothing was set for a day that sends it' \
+               WHERE sent_at IS NULL AND given_up_at IS NULL AND created_at < ? AND next_attempt_at < ? LIMIT 1000";
+    let old = sql!(old, now, now - GIVE_UP, now - TimeDelta::hours(1));
+    db.execute("give up old messages", old).await
 }
 
 /// Whether a message of this age is given up when an attempt fails.

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::sql::row;
-use super::{Db, DbResult};
+use super::{Db, DbResult, list};
 use crate::domain::{DropId, Slot};
 use crate::sql;
 
@@ -34,13 +34,10 @@ pub fn sampled(quantity: Slot) -> Vec<Slot> {
 
 impl Db {
     /// Reads a sample of a drop's rows in order of slot, which is the order of admission.
-    pub async fn pace(&self, drop: DropId) -> DbResult<Vec<SlotTimes>> {
-        // `n` is a series that starts at 0.
-        let sample = "WITH RECURSIVE series (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM series WHERE n < 99) \
-                      SELECT {i.columns} FROM drops d JOIN series ON series.n < LEAST(100, d.quantity) \
-                      STRAIGHT_JOIN issued_coupons i ON i.drop_id = d.id \
-                          AND i.slot = 1 + FLOOR(series.n * d.quantity / LEAST(100, d.quantity)) \
-                      WHERE d.id = ? ORDER BY i.slot";
-        self.all("read a drop's pace", sql!(sample, drop)).await
+    pub async fn pace(&self, drop: DropId, quantity: Slot) -> DbResult<Vec<SlotTimes>> {
+        let sample =
+            "SELECT {columns} FROM issued_coupons WHERE drop_id = ? AND slot IN (?) ORDER BY slot";
+        let sample = sql!(sample, drop, list(sampled(quantity)));
+        self.all("read a drop's pace", sample).await
     }
 }

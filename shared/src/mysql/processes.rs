@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use chrono::NaiveDateTime;
 use diesel::QueryResult;
-use tokio_util::sync::CancellationToken;
+use strum::IntoStaticStr;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::db::get_lock;
 use super::sql::{Row as _, row};
@@ -138,14 +140,8 @@ pub async fn announce(db: Db, own: ProcessRow, shutdown: CancellationToken) {
         Err(error) => tracing::warn!(%error, "cannot read the settings of other processes"),
     }
     tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(EVERY);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        ticks.tick().await;
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => break,
-                _ = ticks.tick() => say(&db, &id, &own).await,
-            }
+        while timeout(EVERY, shutdown.cancelled()).await.is_err() {
+            say(&db, &id, &own).await;
         }
     });
 }
@@ -159,28 +155,20 @@ async fn say(db: &Db, id: &str, own: &ProcessRow) {
 /// Interval of checks whether the connection still holds the lock.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// Work that runs one at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Work that runs one at a time, by the name of its lock, without the database's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 pub enum Work {
+    #[strum(serialize = "firstcome-pass:")]
     Pass,
     /// Reopening of the admission gate, concurrently with passes.
+    #[strum(serialize = "firstcome-reopening:")]
     Reopening,
-}
-
-impl Work {
-    /// The lock's name, without the database's.
-    fn prefix(self) -> &'static str {
-        match self {
-            Self::Pass => "firstcome-pass:",
-            Self::Reopening => "firstcome-reopening:",
-        }
-    }
 }
 
 /// The right to run a pass. Dropping it releases the lock.
 pub struct PassLock {
     working: CancellationToken,
-    release: CancellationToken,
+    release: DropGuard,
     keeper: tokio::task::JoinHandle<()>,
 }
 
@@ -199,7 +187,7 @@ impl PassLock {
             let seconds = i32::try_from(wait.as_secs()).unwrap_or(i32::MAX);
             let limit = wait + settings.limit;
             let what = "take the pass lock";
-            let got = tokio::time::timeout(limit, get_lock(&mut conn, work.prefix(), seconds))
+            let got = timeout(limit, get_lock(&mut conn, work.into(), seconds))
                 .await
                 .map_err(|_| DbError::TimedOut { what, limit })?
                 .map_err(|source| DbError::Query { what, source })?;
@@ -211,11 +199,10 @@ impl PassLock {
         let working = stop.child_token();
         let release = CancellationToken::new();
         let keeper = keep(conn, work, settings.limit, working.clone(), release.clone());
-        let keeper = tokio::spawn(keeper);
         Ok(Some(Self {
             working,
-            release,
-            keeper,
+            release: release.drop_guard(),
+            keeper: tokio::spawn(keeper),
         }))
     }
 
@@ -225,17 +212,11 @@ impl PassLock {
     }
 
     /// Releases the lock and waits until it is free.
-    pub async fn release(mut self) {
-        self.release.cancel();
-        if let Err(error) = (&mut self.keeper).await {
+    pub async fn release(self) {
+        drop(self.release);
+        if let Err(error) = self.keeper.await {
             tracing::error!(%error, "the keeper of the pass lock failed");
         }
-    }
-}
-
-impl Drop for PassLock {
-    fn drop(&mut self) {
-        self.release.cancel();
     }
 }
 
@@ -266,12 +247,8 @@ async fn keep(
     working: CancellationToken,
     release: CancellationToken,
 ) {
-    loop {
-        tokio::select! {
-            () = release.cancelled() => break,
-            () = tokio::time::sleep(BEAT) => {}
-        }
-        let why = match tokio::time::timeout(limit, is_held(&mut conn, work)).await {
+    while timeout(BEAT, release.cancelled()).await.is_err() {
+        let why = match timeout(limit, is_held(&mut conn, work)).await {
             Ok(Ok(true)) => continue,
             Ok(Ok(false)) => {
                 "MySQL says that another connection holds it, or none, or that it is read-only"
@@ -287,8 +264,8 @@ async fn keep(
     // Release explicitly, so that the next process gets the lock at once. If this fails, the
     // connection is closed here, which releases the lock.
     let give_back = "DO RELEASE_LOCK(LEFT(CONCAT(?, DATABASE()), 64))";
-    let give_back = sql!(give_back, work.prefix()).run(&mut conn);
-    if !matches!(tokio::time::timeout(limit, give_back).await, Ok(Ok(_))) {
+    let give_back = sql!(give_back, <&str>::from(work)).run(&mut conn);
+    if !matches!(timeout(limit, give_back).await, Ok(Ok(_))) {
         tracing::debug!("the pass lock goes with its connection");
     }
 }
@@ -296,7 +273,7 @@ async fn keep(
 async fn is_held(conn: &mut Conn, work: Work) -> QueryResult<bool> {
     let held = "SELECT IS_USED_LOCK(LEFT(CONCAT(?, DATABASE()), 64)) = CONNECTION_ID() \
                 AND @@global.read_only = 0 AND @@global.innodb_read_only = 0";
-    let held: Option<bool> = sql!(held, work.prefix()).one(conn).await?;
+    let held: Option<bool> = sql!(held, <&str>::from(work)).one(conn).await?;
     Ok(held == Some(true))
 }
 
@@ -320,7 +297,7 @@ mod tests {
         };
         for loss in ["DO RELEASE_ALL_LOCKS()", "SET GLOBAL super_read_only = ON"] {
             let mut conn = Db::dedicated(&settings).await.unwrap();
-            assert!(get_lock(&mut conn, Work::Pass.prefix(), 5).await.unwrap());
+            assert!(get_lock(&mut conn, Work::Pass.into(), 5).await.unwrap());
             assert!(is_held(&mut conn, Work::Pass).await.unwrap());
             conn.batch_execute(loss).await.unwrap();
             let lost = CancellationToken::new();
@@ -332,7 +309,7 @@ mod tests {
                 CancellationToken::new(),
             );
             assert!(
-                tokio::time::timeout(LIMIT, keeping).await.is_ok() && lost.is_cancelled(),
+                timeout(LIMIT, keeping).await.is_ok() && lost.is_cancelled(),
                 "{loss}"
             );
         }

@@ -45,26 +45,19 @@ pub(super) async fn check(settings: &DbSettings) -> anyhow::Result<()> {
     }
 }
 
-/// Products that name themselves in their version, and what they lack.
-const PRODUCTS: [(&str, &str); 4] = [
-    (
-        "MariaDB",
-        "its triggers, CHECK constraints and `read_only` differ from MySQL's",
-    ),
-    ("TiDB", "it runs no triggers"),
-    ("Vitess", NO_TRIGGERS),
-    ("PlanetScale", NO_TRIGGERS),
-];
-
-const NO_TRIGGERS: &str = "it has no triggers, and no GET_LOCK of the whole database";
+/// Products that name themselves in their version or its comment.
+const PRODUCTS: [&str; 4] = ["MariaDB", "TiDB", "Vitess", "PlanetScale"];
 
 /// Returns why a server with these variables is not supported.
 fn unsupported(variables: &HashMap<&str, &str>) -> Option<String> {
     let value = |name| variables.get(name).copied().unwrap_or_default();
     let (version, comment) = (value("version"), value("version_comment"));
-    let is = |name: &str| version.contains(name) || comment.contains(name);
-    if let Some((name, lacks)) = PRODUCTS.iter().find(|(name, _)| is(name)) {
-        return Some(format!("{name} ({version}) is not supported: {lacks}"));
+    let is = |name: &&&str| version.contains(**name) || comment.contains(**name);
+    if let Some(name) = PRODUCTS.iter().find(is) {
+        return Some(format!(
+            "{name} ({version}) is not supported: it lacks, or does not do like MySQL, one of triggers, CHECK constraints, \
+             `read_only` and GET_LOCK"
+        ));
     }
     if variables.contains_key("pxc_strict_mode") || value("wsrep_on") == "ON" {
         let mode = value("pxc_strict_mode");

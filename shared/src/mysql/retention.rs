@@ -17,9 +17,8 @@ const RANDOM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
 /// Slots processed per statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
 
-/// Condition for rows and revocations that still identify a user. An erased row may still do so
-/// through its code, if an earlier release kept the code.
-const NAMES_SOMEBODY: &str = "(user_id NOT LIKE 'erased-%' OR code NOT LIKE 'erased-%')";
+/// Condition for rows and revocations that still identify a user.
+const NAMES_SOMEBODY: &str = "user_id NOT LIKE 'erased-%'";
 
 impl Db {
     /// Finds drops after `after` that were sealed longer than `kept` ago and still contain user

@@ -282,15 +282,6 @@ impl Revocations {
         own
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Whether the user has any revocation.
-    pub fn name(&self, user: &UserId) -> bool {
-        self.0.contains_key(user.as_str())
-    }
-
     /// Whether a claim admitted at this time (Unix milliseconds) is void.
     pub fn voids(&self, user: &UserId, admitted_at_ms: Option<i64>) -> bool {
         self.voiding(user, admitted_at_ms).is_some()

@@ -7,12 +7,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use diesel::QueryResult;
 use serde::{Deserialize, Serialize};
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::sql::{insert_rows, row};
-use super::{Columns as _, Conn, Db, DbResult};
+use super::{Columns as _, Db, DbResult, Sql};
 use crate::report::{Finding, Status, Trigger};
 use crate::sql;
 
@@ -115,10 +114,10 @@ impl Db {
             let begun = sql!("DELETE FROM reconcile_runs WHERE id = ?", &run.run_id);
             begun.run(conn).await?;
             insert_rows(conn, "reconcile_runs", vec![run], "").await?;
-            match &succeeded {
-                Some(at) => set_state(conn, LAST_SUCCESS_AT, at).await,
-                None => Ok(()),
+            if let Some(at) = &succeeded {
+                set_state(LAST_SUCCESS_AT, at).run(conn).await?;
             }
+            Ok(())
         })
         .await
     }
@@ -162,33 +161,30 @@ impl Db {
         };
         row.drops = row.drops.or(drops);
         let of = row.same_as.clone().unwrap_or(id);
-        let findings = self.findings_of(of, limit, after).await?;
-        Ok(Some((row, findings)))
+        let page = "SELECT id, {columns} FROM reconcile_findings WHERE run_id = ? AND id > ? ORDER BY id LIMIT ?";
+        let findings = self.all("findings of a run", sql!(page, of, after, limit));
+        Ok(Some((row, findings.await?)))
     }
 
     /// Reads the value with this name.
     pub async fn state(&self, name: &'static str) -> DbResult<Option<String>> {
-        self.first("read state", sql!(STATE, name)).await
+        self.first("read state", state(name)).await
     }
 
     pub async fn set_state(&self, name: &'static str, value: String) -> DbResult<()> {
-        self.run("write state", async move |conn| {
-            set_state(conn, name, &value).await
-        })
-        .await
+        let set = set_state(name, &value);
+        self.execute("write state", set).await.map(|_| ())
     }
 }
 
-/// Reads a value of `reconciler_state` within a transaction.
-pub async fn state(conn: &mut Conn, name: &str) -> QueryResult<Option<String>> {
-    sql!(STATE, name).first(conn).await
+/// Selects the value of `reconciler_state` with this name.
+pub fn state(name: &str) -> Sql {
+    sql!("SELECT value FROM reconciler_state WHERE name = ?", name)
 }
 
-const STATE: &str = "SELECT value FROM reconciler_state WHERE name = ?";
-
-pub async fn set_state(conn: &mut Conn, name: &str, value: &str) -> QueryResult<()> {
+pub fn set_state(name: &str, value: &str) -> Sql {
     let set = "REPLACE INTO reconciler_state (name, value) VALUES (?, ?)";
-    sql!(set, name, value).run(conn).await.map(|_| ())
+    sql!(set, name, value)
 }
 
 /// Retention by kind of record.

@@ -57,13 +57,6 @@ impl Db {
         .await
     }
 
-    /// Counts the revocations of each drop. Omits drops without revocations.
-    pub async fn count_revocations(&self, drops: Vec<DropId>) -> DbResult<HashMap<DropId, u64>> {
-        let count =
-            "SELECT drop_id, COUNT(*) FROM revoked_coupons WHERE drop_id IN (?) GROUP BY drop_id";
-        self.by_drop("count revocations", count, &drops).await
-    }
-
     /// Reads at most `limit` sealed drops with ids above `after`, optionally of one coupon or drop.
     pub async fn sealed_drops(
         &self,

@@ -413,7 +413,7 @@ macro_rules! words {
 
         impl From<$type> for Value {
             fn from(value: $type) -> Self {
-                Self::Text(value.as_str().to_owned())
+                Self::Text(<&str>::from(value).to_owned())
             }
         })*
     };

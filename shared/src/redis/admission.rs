@@ -28,15 +28,6 @@ pub struct Candidates<'a> {
     pub second: Option<&'a DropKeys>,
 }
 
-impl<'a> From<&'a DropKeys> for Candidates<'a> {
-    fn from(first: &'a DropKeys) -> Self {
-        Self {
-            first,
-            second: None,
-        }
-    }
-}
-
 /// A claiming user and, if known, the user's membership in a group.
 #[derive(Debug, Clone, Copy)]
 pub struct Claimant<'a> {
@@ -44,12 +35,6 @@ pub struct Claimant<'a> {
     /// The coupon's group as read by the caller, and whether the user is a member. The group may be
     /// outdated: only the script reads the current one.
     pub group: Option<(&'a Group, bool)>,
-}
-
-impl<'a> From<&'a UserId> for Claimant<'a> {
-    fn from(user: &'a UserId) -> Self {
-        Self { user, group: None }
-    }
 }
 
 /// The result of a claim, with its time by Redis's clock.

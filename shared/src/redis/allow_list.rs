@@ -56,7 +56,7 @@ impl Redis {
         list: AllowList,
         users: &[UserId],
     ) -> Result<Written, RedisError> {
-        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys::coupon_keys(self.prefix(), coupon);
         let gathered = format!("{}:{:016x}", keys[4], rand::random::<u64>());
         for some in users.chunks(ADDED_AT_ONCE) {
             let names: Vec<&str> = some.iter().map(UserId::as_str).collect();
@@ -78,24 +78,6 @@ impl Redis {
     pub async fn highest_revision(&self, coupon: CouponId) -> Result<u64, RedisError> {
         let state = self.coupon_state(coupon).await?;
         Ok(state.revision.max(state.list.revision()))
-    }
-
-    /// Whether a user is on the coupon's list, or `None` if Redis does not have the complete list.
-    pub async fn is_allowed(
-        &self,
-        coupon: CouponId,
-        user: &UserId,
-    ) -> Result<Option<bool>, RedisError> {
-        let [.., allowed, allow_list] = keys::coupon_keys(&self.prefix, coupon);
-        let mut pipe = redis::pipe();
-        pipe.atomic().get(allow_list).scard(&allowed);
-        pipe.sismember(&allowed, user.as_str());
-        let (text, people, is_member): (Option<String>, u64, bool) =
-            pipe.query_async(&mut self.connection()).await?;
-        let list = text.as_deref().and_then(parse);
-        Ok(list
-            .filter(|list| u64::from(list.people) == people)
-            .map(|_| is_member))
     }
 }
 

@@ -47,8 +47,6 @@ pub enum RedisDurability {
 pub struct Redis {
     pub(super) conn: SharedConnection,
     pub(super) deployment: Arc<Deployment>,
-    pub(super) durability: RedisDurability,
-    pub(super) prefix: Arc<str>,
     /// The only servers from which this handle reads coupons and drops.
     pub(super) pinned: Option<Arc<Servers>>,
 }
@@ -74,11 +72,10 @@ impl Master {
     /// Sends commands without keys to this server. The errors of single commands are among the
     /// answers.
     pub(super) async fn ask(&self, pipe: &mut Pipeline) -> RedisResult<Vec<Value>> {
-        pipe.ignore_errors();
         if self.node.is_some() {
             pipe.cmd("CLUSTER").arg("MYID");
         }
-        let mut told: Vec<Value> = pipe.query_async(&mut self.conn.clone()).await?;
+        let mut told = self.conn.ask(self.hash_slots[0].0, pipe).await?;
         let Some(node) = &self.node else {
             return Ok(told);
         };
@@ -90,11 +87,6 @@ impl Master {
         self.leave();
         let why = "a server of the cluster is not connected";
         Err((ErrorKind::Io, why, self.address.clone()).into())
-    }
-
-    async fn ask_one<T: FromRedisValue>(&self, verb: &str) -> RedisResult<T> {
-        let mut told = self.ask(redis::pipe().cmd(verb)).await?;
-        Ok(from_redis_value(told.pop().unwrap_or(Value::Nil))?)
     }
 
     /// Replaces the connection: the address may lead to another server now, or another server may
@@ -113,22 +105,20 @@ impl Redis {
         })?;
         let deployment = Arc::new(Deployment {
             addresses,
-            mode: settings.mode,
-            tls: settings.url.tls().cloned(),
-            timeout: settings.timeout,
+            settings: settings.clone(),
         });
         Ok(Self {
             conn: SharedConnection::new(Arc::clone(&deployment)),
             deployment,
-            durability: settings.durability,
-            prefix: settings.prefix.as_str().into(),
             pinned: None,
         })
     }
 
-    /// Returns the address, without user and password.
+    /// Returns all addresses, without user and password.
     pub fn host_and_port(&self) -> String {
-        self.deployment.hosts_and_ports()
+        let addresses = self.deployment.addresses.iter();
+        let addresses = addresses.map(|info| info.addr().to_string());
+        addresses.collect::<Vec<_>>().join(",")
     }
 
     /// Returns the shared connection, for commands with a key.
@@ -157,90 +147,60 @@ impl Redis {
             }]);
         }
         let asked = redis::cmd("CLUSTER").arg("SLOTS").to_owned();
-        let told: Vec<Vec<Value>> = asked.query_async(&mut self.conn.clone()).await?;
-        let primaries = primaries_in(&told).ok_or((
+        let ranges: Vec<Vec<Value>> = asked.query_async(&mut self.conn.clone()).await?;
+        let unreadable = (
             ErrorKind::UnexpectedReturnType,
             "the cluster's answer to CLUSTER SLOTS can't be read",
-        ))?;
-        let masters = primaries.into_iter().map(|(node, (address, hash_slots))| {
-            let conn = self.conn.of_slot(hash_slots[0].0);
-            let node = Some(node);
-            Master {
-                address,
-                node,
-                hash_slots,
-                conn,
-            }
-        });
-        let mut masters: Vec<Master> = masters.collect();
-        masters.sort_by(|a, b| a.hash_slots.cmp(&b.hash_slots));
-        Ok(masters)
+        );
+        let mut masters = BTreeMap::new();
+        for range in &ranges {
+            let [first, last, primary, ..] = range.as_slice() else {
+                return Err(unreadable.into());
+            };
+            let first = u16::from_redis_value_ref(first)?;
+            let last = u16::from_redis_value_ref(last)?;
+            let (host, port, node, _): (Option<String>, u16, String, Value) =
+                FromRedisValue::from_redis_value_ref(primary)?;
+            let master = masters.entry(node.clone()).or_insert_with(|| Master {
+                address: format!("{}:{port}", host.unwrap_or_default()),
+                node: Some(node),
+                hash_slots: Vec::new(),
+                conn: self.conn.clone(),
+            });
+            master.hash_slots.push((first, last));
+        }
+        if masters.is_empty() {
+            return Err(unreadable.into());
+        }
+        Ok(masters.into_values().collect())
     }
 
     pub fn keys(&self, coupon: CouponId, drop: DropId) -> DropKeys {
-        DropKeys::new(&self.prefix, coupon, drop)
+        DropKeys::new(self.prefix(), coupon, drop)
     }
 
     /// Whether the operator asserts that Redis is durable, so that nothing is checked.
     pub fn is_managed(&self) -> bool {
-        self.durability == RedisDurability::Managed
+        self.deployment.settings.durability == RedisDurability::Managed
     }
 
     pub fn prefix(&self) -> &str {
-        &self.prefix
+        &self.deployment.settings.prefix
     }
 
     /// Returns Redis's time in Unix milliseconds. With several servers, this is the earliest of
-    /// their clocks, so that nothing appears older than it is.
+    /// their clocks, so that nothing appears older than it is. Each must answer.
     pub async fn time_ms(&self) -> RedisResult<i64> {
         let time = async |master: Master| {
-            let (seconds, micros): (i64, i64) = master.ask_one("TIME").await?;
+            let mut told = master.ask(redis::pipe().cmd("TIME")).await?;
+            let told = told.pop().unwrap_or(Value::Nil);
+            let (seconds, micros): (i64, i64) = from_redis_value(told)?;
             Ok::<_, RedisError>(seconds * 1_000 + micros / 1_000)
         };
         let told = try_join_all(self.masters().await?.into_iter().map(time)).await?;
         let earliest = told.into_iter().min();
         earliest.ok_or_else(|| (ErrorKind::Io, "no Redis server is known").into())
     }
-
-    /// Checks that each server of Redis answers.
-    pub async fn ping(&self) -> RedisResult<()> {
-        let ping = async |master: Master| master.ask_one::<()>("PING").await;
-        try_join_all(self.masters().await?.into_iter().map(ping)).await?;
-        Ok(())
-    }
-}
-
-/// The address and hash slots of each primary, by the id of its node.
-type Primaries = BTreeMap<String, (String, Vec<HashSlots>)>;
-
-/// Parses the answer to `CLUSTER SLOTS`: ranges, each with its primary, then replicas.
-fn primaries_in(told: &[Vec<Value>]) -> Option<Primaries> {
-    let text = |value: &Value| match value {
-        Value::BulkString(text) => String::from_utf8(text.clone()).ok(),
-        _ => None,
-    };
-    let mut primaries = Primaries::new();
-    for range in told {
-        let [
-            Value::Int(first),
-            Value::Int(last),
-            Value::Array(primary),
-            ..,
-        ] = range.as_slice()
-        else {
-            return None;
-        };
-        let [host, Value::Int(port), id, ..] = primary.as_slice() else {
-            return None;
-        };
-        let address = format!("{}:{port}", text(host).unwrap_or_default());
-        let hash_slots = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
-        let primary = primaries.entry(text(id)?);
-        let (_, ranges) = primary.or_insert_with(|| (address, Vec::new()));
-        ranges.push(hash_slots);
-        ranges.sort_unstable();
-    }
-    Some(primaries).filter(|primaries| !primaries.is_empty())
 }
 
 /// A script and its hash.

@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
-use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
+use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 
 use super::deployment::Deployment;
@@ -49,14 +49,19 @@ struct Current {
     made_at: Instant,
 }
 
-/// A connection to the servers that hold the data, made on first use.
-#[derive(Clone)]
-pub struct SharedConnection {
-    shared: Arc<Shared>,
-    /// In a cluster: all commands go to the primary of this hash slot. If `None`, each goes to the
-    /// primary of its key.
-    slot: Option<u16>,
+impl Link {
+    fn connection(&self) -> Box<dyn ConnectionLike + Send> {
+        match self.clone() {
+            Self::One(one) => Box::new(one),
+            Self::Cluster(cluster) => Box::new(cluster),
+        }
+    }
 }
+
+/// A connection to the servers that hold the data, made on first use. In a cluster, each command
+/// goes to the primary of its key.
+#[derive(Clone)]
+pub struct SharedConnection(Arc<Shared>);
 
 struct Shared {
     deployment: Arc<Deployment>,
@@ -74,33 +79,40 @@ impl SharedConnection {
             failed: tokio::sync::Mutex::default(),
             is_replacing: AtomicBool::new(false),
         };
-        Self {
-            shared: Arc::new(shared),
-            slot: None,
-        }
-    }
-
-    /// Returns a connection to the primary of this hash slot only.
-    pub(super) fn of_slot(&self, slot: u16) -> Self {
-        Self {
-            slot: Some(slot),
-            ..self.clone()
-        }
+        Self(Arc::new(shared))
     }
 
     /// Replaces the connection.
     pub(super) fn leave(&self) {
-        if let Some(used) = self.shared.current.load_full() {
-            self.shared.leave(&used);
+        if let Some(used) = self.0.current.load_full() {
+            self.0.leave(&used);
         }
     }
 
+    /// Sends commands without keys to the primary of a hash slot. The errors of single commands are
+    /// among the answers.
+    pub(super) async fn ask(&self, slot: u16, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+        let used = self.current().await?;
+        let count = pipeline.len();
+        let result = match used.link.clone() {
+            Link::One(mut one) => one.send_packed_commands(pipeline, 0, count).await,
+            Link::Cluster(mut cluster) => {
+                let primary =
+                    SingleNodeRoutingInfo::SpecificNode(Route::new(slot, SlotAddr::Master));
+                let pipeline = pipeline.clone();
+                cluster.route_pipeline(pipeline, 0, count, primary).await
+            }
+        };
+        self.0.heed(&used, result.as_deref());
+        result
+    }
+
     async fn current(&self) -> RedisResult<Arc<Current>> {
-        if let Some(current) = self.shared.current.load_full() {
+        if let Some(current) = self.0.current.load_full() {
             return Ok(current);
         }
         // A task of its own, so that a caller that gives up does not end the attempt.
-        let shared = Arc::clone(&self.shared);
+        let shared = Arc::clone(&self.0);
         let attempt = tokio::spawn(async move { shared.connect().await });
         attempt.await.unwrap_or_else(|error| {
             let why = "the attempt to connect ended";
@@ -110,18 +122,9 @@ impl SharedConnection {
 
     async fn send(&self, cmd: &Cmd) -> RedisResult<Value> {
         let used = self.current().await?;
-        let result = match used.link.clone() {
-            Link::One(mut one) => one.send_packed_command(cmd).await,
-            Link::Cluster(mut cluster) => match self.slot {
-                Some(slot) => {
-                    let to = RoutingInfo::SingleNode(primary_of(slot));
-                    cluster.route_command(cmd.clone(), to).await
-                }
-                None => cluster.req_packed_command(cmd).await,
-            },
-        };
+        let result = used.link.connection().req_packed_command(cmd).await;
         let answer = result.as_ref().map(std::slice::from_ref);
-        self.shared.heed(&used, answer);
+        self.0.heed(&used, answer);
         result
     }
 
@@ -132,32 +135,20 @@ impl SharedConnection {
         count: usize,
     ) -> RedisResult<Vec<Value>> {
         let used = self.current().await?;
-        let result = match used.link.clone() {
-            Link::One(mut one) => one.send_packed_commands(pipeline, offset, count).await,
-            Link::Cluster(mut cluster) => match self.slot {
-                Some(slot) => {
-                    let pipeline = pipeline.clone();
-                    cluster
-                        .route_pipeline(pipeline, offset, count, primary_of(slot))
-                        .await
-                }
-                None if pipeline.is_transaction() => {
-                    cluster.req_packed_commands(pipeline, offset, count).await
-                }
-                // Keys of several hash slots, which redis-rs refuses in one pipeline.
-                None => {
-                    let send = async |cmd| cluster.clone().req_packed_command(cmd).await;
-                    try_join_all(pipeline.cmd_iter().map(send)).await
-                }
-            },
+        let result = match &used.link {
+            // Keys of several hash slots, which redis-rs refuses in one pipeline.
+            Link::Cluster(cluster) if !pipeline.is_transaction() => {
+                let send = async |cmd| cluster.clone().req_packed_command(cmd).await;
+                try_join_all(pipeline.cmd_iter().map(send)).await
+            }
+            link => {
+                let mut link = link.connection();
+                link.req_packed_commands(pipeline, offset, count).await
+            }
         };
-        self.shared.heed(&used, result.as_deref());
+        self.0.heed(&used, result.as_deref());
         result
     }
-}
-
-fn primary_of(slot: u16) -> SingleNodeRoutingInfo {
-    SingleNodeRoutingInfo::SpecificNode(Route::new(slot, SlotAddr::Master))
 }
 
 impl Shared {
@@ -255,6 +246,6 @@ impl ConnectionLike for SharedConnection {
     }
 
     fn get_db(&self) -> i64 {
-        self.shared.deployment.addresses[0].redis_settings().db()
+        self.0.deployment.addresses[0].redis_settings().db()
     }
 }

@@ -15,14 +15,14 @@ impl Redis {
             let what = "the catalogue could not be serialized";
             RedisError::from((redis::ErrorKind::Client, what, error.to_string()))
         })?;
-        let key = keys::catalogue(&self.prefix);
+        let key = keys::catalogue(self.prefix());
         self.connection().set(key, json).await
     }
 
     /// Reads the copy, with the eras of the gates: an era may have begun since it was written.
     /// Returns `None` if there is no copy, or if another version wrote it.
     pub async fn catalogue_copy(&self) -> RedisResult<Option<CatalogueCopy>> {
-        let key = keys::catalogue(&self.prefix);
+        let key = keys::catalogue(self.prefix());
         let json: Option<String> = self.connection().get(key).await?;
         let copy = json.and_then(|json| serde_json::from_str(&json).ok());
         let Some(mut copy): Option<CatalogueCopy> = copy else {

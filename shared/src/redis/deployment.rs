@@ -8,6 +8,7 @@ use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo as _, RedisResult};
 
+use super::client::RedisSettings;
 use super::connection::Link;
 use crate::tls::Tls;
 
@@ -28,32 +29,25 @@ const SILENT: Duration = Duration::from_secs(3);
 /// on, so one silent node delays the commands for all others by this much.
 const NODE_CONNECTS_IN: Duration = Duration::from_millis(500);
 
-/// The configured addresses and how to connect to them.
+/// The settings, with the addresses that they name.
 pub(super) struct Deployment {
     pub(super) addresses: Vec<ConnectionInfo>,
-    pub(super) mode: RedisMode,
-    pub(super) tls: Option<Tls>,
-    pub(super) timeout: Duration,
+    pub(super) settings: RedisSettings,
 }
 
 impl Deployment {
-    /// Returns all addresses, without user and password.
-    pub(super) fn hosts_and_ports(&self) -> String {
-        let addresses = self.addresses.iter().map(|info| info.addr().to_string());
-        addresses.collect::<Vec<_>>().join(",")
-    }
-
     pub(super) fn is_cluster(&self) -> bool {
-        self.mode == RedisMode::Cluster
+        self.settings.mode == RedisMode::Cluster
     }
 
     pub(super) async fn connect(&self) -> RedisResult<Link> {
-        let certificates = self.tls.as_ref().map(Tls::for_redis);
+        let timeout = self.settings.timeout;
+        let certificates = self.settings.url.tls().map(Tls::for_redis);
         if self.is_cluster() {
             let mut builder = ClusterClientBuilder::new(self.addresses.clone())
                 .retries(0)
-                .connection_timeout(self.timeout.min(NODE_CONNECTS_IN))
-                .response_timeout(self.timeout)
+                .connection_timeout(timeout.min(NODE_CONNECTS_IN))
+                .response_timeout(timeout)
                 .tcp_settings(tcp_settings());
             if let Some(certificates) = certificates {
                 builder = builder.certs(certificates);
@@ -68,8 +62,8 @@ impl Deployment {
             None => Client::open(info)?,
         };
         let config = AsyncConnectionConfig::new()
-            .set_response_timeout(Some(self.timeout))
-            .set_connection_timeout(Some(self.timeout));
+            .set_response_timeout(Some(timeout))
+            .set_connection_timeout(Some(timeout));
         let one = client.get_multiplexed_async_connection_with_config(&config);
         Ok(Link::One(one.await?))
     }

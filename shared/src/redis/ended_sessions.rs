@@ -12,13 +12,13 @@ use super::keys;
 impl Redis {
     /// Ends a session, and keeps the entry for the given time.
     pub async fn end_session(&self, session: &str, remembered: Duration) -> RedisResult<()> {
-        let key = keys::ended_session(&self.prefix, session);
+        let key = keys::ended_session(self.prefix(), session);
         let mut conn = self.connection();
         conn.set_ex(key, "", remembered.as_secs()).await
     }
 
     pub async fn session_was_ended(&self, session: &str) -> RedisResult<bool> {
-        let key = keys::ended_session(&self.prefix, session);
+        let key = keys::ended_session(self.prefix(), session);
         self.connection().exists(key).await
     }
 }

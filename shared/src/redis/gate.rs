@@ -11,6 +11,7 @@
 //! settings and revocations. A writer reads it first; the scripts do nothing if it has changed
 //! since.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::LazyLock;
 
@@ -20,20 +21,31 @@ use redis::{Pipeline, RedisResult, Value, from_redis_value};
 use super::Redis;
 use super::client::{HASH_SLOTS, HashSlots, Master, Script};
 use super::keys::{self, DropKeys};
-use super::server::ServerFacts;
 use crate::domain::{CouponId, DropId};
 
 static GATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/gate.lua")));
 
-/// The identity of a master between two promotions: `run_id:master_replid2`.
+/// The identity of a master between two promotions: `run_id:master_replid2`. The first changes with
+/// every start of the process, the second with every promotion. (`master_replid` is unsuitable,
+/// because it also changes when the first replica connects.)
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ServerId(String);
+pub struct ServerId(pub(super) String);
 
 impl ServerId {
-    /// Returns `None` for a server that is not a master.
-    pub(super) fn of(facts: &ServerFacts) -> Option<Self> {
-        facts.is_master.then(|| Self(facts.id()))
+    /// Reads `INFO server` and `INFO replication`. Returns `None` for a server that is not a master.
+    pub(super) fn of(info: &str) -> Option<Self> {
+        let info = fields(info);
+        (info.get("role") == Some(&"master")).then(|| {
+            let field = |name: &str| *info.get(name).unwrap_or(&"");
+            Self(format!("{}:{}", field("run_id"), field("master_replid2")))
+        })
     }
+}
+
+/// Parses `INFO` into fields by name.
+pub(super) fn fields(info: &str) -> HashMap<&str, &str> {
+    let fields = info.lines().filter_map(|line| line.split_once(':'));
+    fields.collect()
 }
 
 /// The servers that hold data, with their hash slots. A server that does not answer, or is not a
@@ -171,18 +183,18 @@ impl Redis {
             .ask(redis::pipe().cmd("INFO").arg("server").arg("replication"))
             .await?;
         let info: String = from_redis_value(told.pop().unwrap_or(Value::Nil))?;
-        let facts = ServerFacts::of(&info);
-        if !facts.is_master {
+        let server = ServerId::of(&info);
+        if server.is_none() {
             master.leave();
         }
-        Ok(ServerId::of(&facts))
+        Ok(server)
     }
 
     /// Reads the gates of coupons, in the same order.
     pub async fn gates(&self, coupons: &[CouponId]) -> RedisResult<Vec<Gate>> {
         // Unlike GET, MGET treats a key of another type as missing.
         let read = |pipe: &mut Pipeline, coupon: &CouponId| {
-            let [gate, ..] = keys::coupon_keys(&self.prefix, *coupon);
+            let [gate, ..] = keys::coupon_keys(self.prefix(), *coupon);
             pipe.cmd("MGET").arg(gate);
         };
         let found: Vec<[Option<Vec<u8>>; 1]> = self.pipe_each(coupons, read).await?;
@@ -201,7 +213,7 @@ impl Redis {
     ) -> RedisResult<Option<Fence>> {
         let fence = Fence::new(server, era);
         let args = [seen.0.clone(), format!("{fence} closed").into_bytes()];
-        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys::coupon_keys(self.prefix(), coupon);
         let word: String = self.call(&GATE, &keys, &args).await?;
         Ok((word == "done").then_some(fence))
     }
@@ -214,7 +226,7 @@ impl Redis {
         fence: &Fence,
         drops: &[DropKeys],
     ) -> RedisResult<Opened> {
-        let coupon = keys::coupon_keys(&self.prefix, coupon);
+        let coupon = keys::coupon_keys(self.prefix(), coupon);
         let mut names: Vec<&str> = coupon.iter().map(String::as_str).collect();
         names.extend(drops.iter().flat_map(DropKeys::own));
         let mut args = vec![format!("{fence} closed"), format!("{fence} open")];
@@ -225,12 +237,6 @@ impl Redis {
             (_, Ok(drop)) => Opened::NotWhole(DropId(drop)),
             _ => Opened::Stale,
         })
-    }
-
-    /// Reads the coupon's highest revision whose settings were written to Redis. Returns 0 if
-    /// unknown.
-    pub async fn revision(&self, coupon: CouponId) -> RedisResult<u64> {
-        Ok(self.coupon_state(coupon).await?.revision)
     }
 }
 

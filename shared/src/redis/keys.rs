@@ -16,7 +16,6 @@
 //! | `fc:{C}:gate` | string | `SERVER ERA open` or `… closed`: admission gate, fencing token |
 //! | `fc:{C}:revision` | string | highest revision of settings written here: fencing token |
 //! | `fc:ended:{S}` | string | operator's session ended early; expires with it |
-//! | `fc:wake` | set | coupons with waiting users that an operator changed |
 //! | `fc:catalogue` | string | copy of the live coupons, for an API that starts without MySQL |
 //!
 //! - `meta` has `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1),
@@ -33,7 +32,6 @@
 //! - `SERVER` is a server's `run_id:master_replid2`, `ERA` a number from MySQL (`coupons.era`). A
 //!   coupon is open only if its `gate` names the current values of both. The key is missing if
 //!   Redis was emptied.
-//! - The reconciler compares the coupons in `wake` at once.
 //! - The keys of a sealed drop expire an hour after sealing, and a coupon's keys with those of its
 //!   last drop.
 //! - Redis holds nothing promised that no other store has: the reconciler can always rebuild the
@@ -131,11 +129,6 @@ pub(super) fn coupon_keys(prefix: &str, coupon: CouponId) -> [String; 6] {
 /// The key of an operator's session that was ended early.
 pub fn ended_session(prefix: &str, session: &str) -> String {
     format!("{prefix}:ended:{session}")
-}
-
-/// The key for coupons that the reconciler must compare immediately.
-pub fn wake(prefix: &str) -> String {
-    format!("{prefix}:wake")
 }
 
 /// The copy of the live coupons.

@@ -1,7 +1,7 @@
 //! Redis: key names ([`keys`]), admission ([`admission`]), the admission gate with its fencing
 //! tokens ([`gate`]), settings ([`settings`]), the projection of MySQL's rows ([`project`]),
-//! revocations ([`revoking`]), reads (for passes [`reads`], of one user [`standing`], for the
-//! public [`stock`]), a copy of the coupons ([`copy`]), and checks that refuse a Redis that is not
+//! revocations ([`revoking`]), reads (of coupons and drops [`reads`], of one
+//! user [`standing`]), a copy of the coupons ([`copy`]), and checks that refuse a Redis that is not
 //! durable ([`safety`]).
 
 pub mod admission;
@@ -11,18 +11,15 @@ mod connection;
 pub mod copy;
 pub(crate) mod deployment;
 mod ended_sessions;
-mod expiry;
+pub mod expiry;
 pub mod gate;
 pub mod keys;
 pub mod project;
 pub mod reads;
 pub mod revoking;
 pub mod safety;
-pub mod server;
 pub mod settings;
 pub mod standing;
-pub mod stock;
-pub mod wake;
 pub mod wrong_key;
 
 pub use client::{Redis, RedisDurability, RedisSettings};

@@ -49,7 +49,7 @@ impl Redis {
         coupon: CouponId,
         fence: &Fence,
     ) -> RedisResult<Fenced<()>> {
-        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys::coupon_keys(self.prefix(), coupon);
         self.clear(&keys, fence, None, &[3]).await
     }
 
@@ -77,14 +77,14 @@ impl Redis {
         self.run_project(&keys.of_scripts(), &args).await
     }
 
-    /// Removes fields of `revoked` that still have these values.
-    pub(super) async fn forget(
+    /// Removes revocations of a closed coupon that still have the values that were read.
+    pub async fn forget_revoked(
         &self,
         coupon: CouponId,
         fence: &Fence,
         fields: &[RevokedField],
     ) -> RedisResult<Fenced<()>> {
-        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys::coupon_keys(self.prefix(), coupon);
         let first = arguments("forget", fence, DropId(0), OncePer::Coupon);
         let words = |one: &RevokedField| [one.field.clone(), one.value.clone()];
         self.run_parts(&keys, first, fields, words).await
@@ -132,7 +132,7 @@ impl Redis {
         drop: DropId,
         rows: &[ClaimOfSlot],
     ) -> RedisResult<Fenced<()>> {
-        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys::coupon_keys(self.prefix(), coupon);
         let first = arguments("claimants", fence, drop, OncePer::Coupon);
         let words = |claim: &ClaimOfSlot| triple(claim).map(String::into_bytes);
         self.run_parts(&keys, first, rows, words).await

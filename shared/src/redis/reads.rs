@@ -5,13 +5,12 @@
 use std::collections::HashMap;
 
 use futures_util::future::try_join_all;
-use redis::{AsyncCommands as _, ErrorKind, FromRedisValue, Pipeline, RedisResult, Value};
+use redis::{ErrorKind, FromRedisValue, Pipeline, RedisResult, Value};
 
 use super::Redis;
 use super::allow_list::{self, SeenList};
 use super::gate::{Gate, ServerId, number_in};
 use super::keys::{self, DropKeys, DropMeta};
-use super::server::ServerFacts;
 use crate::domain::{CouponId, Slot, UserId};
 
 /// Coupons or drops requested at the same time.
@@ -152,7 +151,7 @@ impl Redis {
         let mut found: Vec<Value> = pipe.query_async(&mut self.connection()).await?;
         if let Some(pinned) = &self.pinned {
             let info: String = redis::from_redis_value(found.pop().unwrap_or(Value::Nil))?;
-            let server = ServerId::of(&ServerFacts::of(&info));
+            let server = ServerId::of(&info);
             if server.is_none() || server.as_ref() != pinned.of(coupon) {
                 return Err((ErrorKind::Io, "another server process answers now").into());
             }
@@ -171,7 +170,7 @@ impl Redis {
 
     pub async fn coupon_state(&self, coupon: CouponId) -> RedisResult<CouponState> {
         let [gate, revision, claimants, revoked, allowed, allow_list] =
-            keys::coupon_keys(&self.prefix, coupon);
+            keys::coupon_keys(self.prefix(), coupon);
         let mut pipe = redis::pipe();
         // Unlike GET, MGET treats a key of another type as missing.
         pipe.cmd("MGET").arg(gate).arg(revision);
@@ -345,15 +344,6 @@ impl Redis {
         Ok(page)
     }
 
-    /// Whether Redis has any key of each of these drops, in the same order.
-    pub async fn have_keys(&self, drops: &[DropKeys]) -> RedisResult<Vec<bool>> {
-        let count = |pipe: &mut Pipeline, keys: &DropKeys| {
-            pipe.exists(&keys.own());
-        };
-        let found: Vec<u64> = self.pipe_each(drops, count).await?;
-        Ok(found.into_iter().map(|number| number > 0).collect())
-    }
-
     /// Counts a coupon's claimants, and the users of these drops, at one moment: a claim between
     /// two reads would look like a claimant that is missing.
     pub async fn claimants_and_users(
@@ -362,7 +352,7 @@ impl Redis {
         drops: &[DropKeys],
     ) -> RedisResult<(u64, u64)> {
         let mut pipe = redis::pipe();
-        let [_, _, claimants, ..] = keys::coupon_keys(&self.prefix, coupon);
+        let [_, _, claimants, ..] = keys::coupon_keys(self.prefix(), coupon);
         pipe.hlen(claimants);
         for keys in drops {
             pipe.zcard(&keys.users);
@@ -371,13 +361,6 @@ impl Redis {
         let claimants = replies.next("claimants");
         let users = drops.iter().map(|_| replies.next::<u64>("users"));
         Ok((claimants, users.sum()))
-    }
-
-    /// Whether Redis has any key of this coupon.
-    pub async fn is_remembered(&self, coupon: CouponId) -> RedisResult<bool> {
-        let keys = keys::coupon_keys(&self.prefix, coupon);
-        let found: u64 = self.connection().exists(&keys).await?;
-        Ok(found > 0)
     }
 
     /// Sends commands about each item, for [`AT_ONCE`] items in one pipeline, and returns all

@@ -7,9 +7,7 @@ use redis::{AsyncCommands as _, RedisResult};
 
 use super::Redis;
 use super::client::Script;
-use super::gate::Fence;
 use super::keys::{self, DropKeys};
-use super::project::Fenced;
 use crate::domain::{CouponId, DropId, OncePer};
 use crate::mysql::revoked::Revocation;
 
@@ -92,7 +90,7 @@ impl Redis {
 
     /// Reads a coupon's revocations in Redis.
     pub async fn revoked(&self, coupon: CouponId) -> RedisResult<Vec<RevokedField>> {
-        let [_, _, _, key, ..] = keys::coupon_keys(&self.prefix, coupon);
+        let [_, _, _, key, ..] = keys::coupon_keys(self.prefix(), coupon);
         let mut conn = self.connection();
         let mut all = Vec::new();
         let mut cursor = 0_u64;
@@ -110,16 +108,6 @@ impl Redis {
         }
     }
 
-    /// Removes revocations of a closed coupon that still have the values that were read.
-    pub async fn forget_revoked(
-        &self,
-        coupon: CouponId,
-        fence: &Fence,
-        forgotten: &[RevokedField],
-    ) -> RedisResult<Fenced<()>> {
-        self.forget(coupon, fence, forgotten).await
-    }
-
     /// Writes a coupon's revocations to Redis, except those of which Redis has a later state.
     /// Returns how many were new.
     pub async fn write_revoked(
@@ -128,7 +116,7 @@ impl Redis {
         once_per: OncePer,
         all: &[Revocation],
     ) -> RedisResult<u64> {
-        let keys = keys::coupon_keys(&self.prefix, coupon);
+        let keys = keys::coupon_keys(self.prefix(), coupon);
         let mut news = 0;
         for some in all.chunks(WRITTEN_AT_ONCE) {
             let mut args = vec![String::new(), String::new()];

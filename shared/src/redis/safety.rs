@@ -8,7 +8,7 @@ use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, from_red
 
 use super::Redis;
 use super::client::{Master, Script};
-use super::server::{ServerFacts, fields};
+use super::gate::{ServerId, fields};
 
 /// Oldest supported Redis: since 7.0, `INFO` accepts several sections, which the gate's scripts
 /// use.
@@ -37,16 +37,14 @@ impl Redis {
         if checked.is_ok() && self.is_managed() {
             tracing::warn!("REDIS_DURABILITY=managed: the durability of Redis is not checked");
         }
-        checked.map_err(|unsafe_| match unsafe_ {
-            Unsafe::Unreachable(error) => match wrong_setting(&error) {
-                Some(advice) => {
-                    let at = self.host_and_port();
-                    Unsafe::Setting(format!("Redis at {at} can't be used: {error}; {advice}"))
-                }
-                None => Unsafe::Unreachable(error),
-            },
-            setting @ Unsafe::Setting(_) => setting,
-        })
+        if let Err(Unsafe::Unreachable(error)) = &checked
+            && let Some(advice) = wrong_setting(error)
+        {
+            let at = self.host_and_port();
+            let fault = format!("Redis at {at} can't be used: {error}; {advice}");
+            return Err(Unsafe::Setting(fault));
+        }
+        checked
     }
 
     /// Refuses a Redis that may lose admissions: no AOF, an eviction policy, a replica, replicas
@@ -82,15 +80,15 @@ impl Redis {
         };
         let text: Vec<String> = from_redis_value(Value::Array(told))?;
         let text = text.concat();
-        let facts = ServerFacts::of(&text);
-        if !facts.is_master && self.deployment.is_cluster() {
+        let server = ServerId::of(&text);
+        if server.is_none() && self.deployment.is_cluster() {
             master.leave();
             let why = "the server that was reported as master is now a replica";
             return Err((ErrorKind::Io, why).into());
         }
         let (is_cluster, is_managed) = (self.deployment.is_cluster(), self.is_managed());
         let info = fields(&text);
-        let fault = unfit(&facts, &info, is_cluster, &of_script)
+        let fault = unfit(&info, server.as_ref(), is_cluster, &of_script)
             .or_else(|| volatile(&info, is_managed))
             .or_else(|| (!is_managed).then(|| unfenced(&info, lag.into_values().next()))?);
         Ok(fault)
@@ -125,12 +123,12 @@ fn wrong_setting(error: &RedisError) -> Option<&'static str> {
 /// Returns why a server is not of a supported kind, or does not match `REDIS_MODE`. `of_script` is
 /// what a script knows of the server: without it, the gate would stay closed.
 fn unfit(
-    facts: &ServerFacts,
     info: &HashMap<&str, &str>,
+    server: Option<&ServerId>,
     is_cluster: bool,
     of_script: &str,
 ) -> Option<String> {
-    let version = &facts.version;
+    let version = *info.get("redis_version").unwrap_or(&"");
     let major = version.split('.').next().unwrap_or_default();
     let is_supported = major.parse::<u32>().is_ok_and(|major| major >= OLDEST);
     let hides = "Redis does not tell scripts which server they run on (`INFO server replication`), so admission would stay closed";
@@ -147,8 +145,8 @@ fn unfit(
             "REDIS_URL leads to a Sentinel, which is not supported: use a Redis Cluster, or name the master".into()
         }
         _ if !is_supported => format!("Redis {version} is too old: use 7.0 or newer"),
-        _ if !facts.is_master => "REDIS_URL points to a replica: point it to the master".into(),
-        _ if of_script == facts.id() => return None,
+        _ if server.is_none() => "REDIS_URL points to a replica: point it to the master".into(),
+        _ if server.is_some_and(|it| it.0 == of_script) => return None,
         // A login without the right gets NOPERM, from Redis 7.0 also within "ACL failure in script".
         _ if of_script.contains("NOPERM") || of_script.contains("ACL failure") => {
             format!("{hides}: allow this login `+info` (now: {of_script})")
@@ -204,15 +202,12 @@ mod tests {
 
     #[test]
     fn unfit_servers_are_refused_with_what_to_change() {
-        let judged = |version: &str, is_master, fact: (&'static str, &'static str), of_script| {
-            let facts = ServerFacts {
-                run_id: "r".into(),
-                promoted_from: "i".into(),
-                version: version.into(),
-                is_master,
+        let judged =
+            |version: &str, is_master: bool, fact: (&'static str, &'static str), of_script| {
+                let server = is_master.then(|| ServerId("r:i".into()));
+                let info = [fact, ("redis_version", version)].into();
+                unfit(&info, server.as_ref(), false, of_script).unwrap_or_default()
             };
-            unfit(&facts, &[fact].into(), false, of_script).unwrap_or_default()
-        };
         let single = ("redis_mode", "standalone");
         let cluster = ("redis_mode", "cluster");
         let sentinel = ("redis_mode", "sentinel");

@@ -6,7 +6,6 @@ use super::Redis;
 use super::gate::ServerId;
 use super::keys::DropKeys;
 use super::reads::{number_of, slot_in};
-use super::server::ServerFacts;
 use crate::domain::{DropId, Slot, UserId};
 
 /// One user's status in a drop, and in its coupon.
@@ -70,7 +69,7 @@ impl Redis {
             Some((DropId(drop.parse().ok()?), slot.parse().ok()?))
         });
         let holds = slot.is_some() || claimant.is_some_and(|(drop, _)| drop != keys.drop);
-        let server = ServerId::of(&ServerFacts::of(&info));
+        let server = ServerId::of(&info);
         let is_open = gate.is_open(server.as_ref(), era) && replies.unreadable.is_empty();
         Ok(Standing {
             now_ms: seconds * 1_000 + micros / 1_000,

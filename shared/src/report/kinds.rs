@@ -2,14 +2,14 @@
 //! line take every word about a kind from it; docs/OPERATIONS.md has a section for each.
 
 use serde::{Deserialize, Serialize};
-use strum::{EnumString, IntoStaticStr, VariantArray};
+use strum::{EnumIter, EnumString, IntoEnumIterator as _, IntoStaticStr, VariantArray};
 
 use super::FailureCause;
 
 /// The kind of a finding: the name of the first difference that was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[derive(IntoStaticStr, EnumString, VariantArray)]
+#[derive(Default, IntoStaticStr, EnumString, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Kind {
     /// A promise without a row.
@@ -33,6 +33,7 @@ pub enum Kind {
     /// A promise that could not be kept.
     BrokenPromise,
     /// Something makes no progress, cannot be reached, or no longer protects promises.
+    #[default]
     Stalled,
     /// A row beyond the quantity of an attached campaign, whose schema does not refuse it.
     OverIssued,
@@ -41,7 +42,8 @@ pub enum Kind {
 }
 
 /// The kind of an alert: what one mail is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr, EnumIter)]
+#[strum(serialize_all = "snake_case")]
 pub enum AlertKind {
     /// Redis does not answer.
     RedisUnreachable,
@@ -94,8 +96,6 @@ pub enum Remedy {
 /// What a kind means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KindFacts {
-    /// The word in tables, in the API, and as the heading of a section of docs/OPERATIONS.md.
-    pub word: &'static str,
     /// One, and many.
     pub noun: [&'static str; 2],
     pub severity: Severity,
@@ -108,7 +108,6 @@ pub struct KindFacts {
 
 /// The facts of a kind that is only a warning.
 const WARNING: KindFacts = KindFacts {
-    word: "",
     noun: ["", ""],
     severity: Severity::Warning,
     users: "",
@@ -121,27 +120,23 @@ const WRITTEN_AGAIN: &str =
     "The next pass writes the drop to Redis again from its rows. If this stays, see the reason.";
 
 impl AlertKind {
-    /// All kinds but those of findings.
-    pub const OWN: [Self; 9] = [
-        Self::RedisUnreachable,
-        Self::AdmissionClosed,
-        Self::MysqlUnreachable,
-        Self::KafkaUnreachable,
-        Self::AlertsNotRecorded,
-        Self::RunFailed,
-        Self::RunMissed,
-        Self::Braked,
-        Self::UnsafeSetting,
-    ];
-
     pub fn all() -> impl Iterator<Item = Self> {
-        let left = Kind::VARIANTS.iter().copied().map(Self::Left);
-        Self::OWN.into_iter().chain(left)
+        let own = Self::iter().filter(|kind| !matches!(kind, Self::Left(_)));
+        own.chain(Kind::VARIANTS.iter().copied().map(Self::Left))
     }
 
-    /// The inverse of [`KindFacts::word`].
+    /// Returns the word in tables, in the API, and as the heading of a section of
+    /// docs/OPERATIONS.md.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Left(kind) => kind.as_str(),
+            own => own.into(),
+        }
+    }
+
+    /// The inverse of [`AlertKind::word`].
     pub fn from_word(word: &str) -> Option<Self> {
-        Self::all().find(|kind| kind.facts().word == word)
+        Self::all().find(|kind| kind.word() == word)
     }
 
     /// Whether the alert is about the installation and not about what a pass found in it: its mail
@@ -155,7 +150,6 @@ impl AlertKind {
     pub const fn facts(self) -> KindFacts {
         match self {
             Self::RedisUnreachable => KindFacts {
-                word: "redis_unreachable",
                 noun: ["outage of Redis", "outages of Redis"],
                 severity: Severity::Critical,
                 users: "Claims get 503 if the APIs cannot reach it either. Nobody loses a coupon.",
@@ -163,7 +157,6 @@ impl AlertKind {
                 remedy: Remedy::Look,
             },
             Self::AdmissionClosed => KindFacts {
-                word: "admission_closed",
                 noun: ["closure of admission", "closures of admission"],
                 severity: Severity::Critical,
                 users: "Claims to closed coupons get 503. Nobody loses a coupon.",
@@ -171,7 +164,6 @@ impl AlertKind {
                 remedy: Remedy::Look,
             },
             Self::MysqlUnreachable => KindFacts {
-                word: "mysql_unreachable",
                 noun: ["outage of MySQL", "outages of MySQL"],
                 severity: Severity::Critical,
                 users: "Claims go on as long as Kafka takes them; codes come later. No promise is lost.",
@@ -179,7 +171,6 @@ impl AlertKind {
                 remedy: Remedy::Look,
             },
             Self::KafkaUnreachable => KindFacts {
-                word: "kafka_unreachable",
                 noun: ["outage of Kafka", "outages of Kafka"],
                 users: "Claims go on, each about 2 s slower; codes come later. No promise is lost.",
                 to_do: "Bring Kafka back. Meanwhile passes issue what waits longer than a minute.",
@@ -187,7 +178,6 @@ impl AlertKind {
                 ..WARNING
             },
             Self::AlertsNotRecorded => KindFacts {
-                word: "alerts_not_recorded",
                 noun: ["refusal of alerts", "refusals of alerts"],
                 severity: Severity::Critical,
                 users: "Users notice nothing, but no mail comes about other problems.",
@@ -196,7 +186,6 @@ impl AlertKind {
                 remedy: Remedy::LookAtRuns,
             },
             Self::RunFailed => KindFacts {
-                word: "run_failed",
                 noun: ["failure of passes", "failures of passes"],
                 severity: Severity::Critical,
                 users: "No promise is lost, but nothing is compared, and codes may come late.",
@@ -204,7 +193,6 @@ impl AlertKind {
                 remedy: Remedy::LookAtRuns,
             },
             Self::RunMissed => KindFacts {
-                word: "run_missed",
                 noun: ["late run", "late runs"],
                 users: "No promise is lost, but meanwhile nothing was compared.",
                 to_do: "It runs as soon as it can. Find out why it was late: the reconciler was stopped, its host slept, or \
@@ -213,7 +201,6 @@ impl AlertKind {
                 ..WARNING
             },
             Self::Braked => KindFacts {
-                word: "braked",
                 noun: [
                     "repair that waits for a confirmation",
                     "repairs that wait for a confirmation",
@@ -226,14 +213,12 @@ impl AlertKind {
                 ..WARNING
             },
             Self::UnsafeSetting => KindFacts {
-                word: "unsafe_setting",
                 noun: ["unsafe setting", "unsafe settings"],
                 users: "Users notice nothing yet: a fault of this store could lose promises or codes.",
                 to_do: "Change the setting as the sentence says, in the running server and in its file.",
                 ..WARNING
             },
             Self::Left(Kind::Unissued) => KindFacts {
-                word: "unissued",
                 noun: ["promise without a row", "promises without a row"],
                 severity: Severity::Critical,
                 users: "Their users were promised a coupon and have no code yet.",
@@ -241,7 +226,6 @@ impl AlertKind {
                 ..WARNING
             },
             Self::Left(Kind::FailedClaim) => KindFacts {
-                word: "failed_claim",
                 noun: ["failed claim", "failed claims"],
                 users: "Their users may have been promised a coupon and have none.",
                 to_do: "See the reason of each and correct it; the next pass issues it. Discard a claim only if its user's story \
@@ -250,21 +234,18 @@ impl AlertKind {
                 ..WARNING
             },
             Self::Left(Kind::MissingAdmission) => KindFacts {
-                word: "missing_admission",
                 noun: ["row without an admission", "rows without an admission"],
                 users: "They keep their coupons, but their slots may be given to others, who then have to wait.",
                 to_do: WRITTEN_AGAIN,
                 ..WARNING
             },
             Self::Left(Kind::SlotConflict) => KindFacts {
-                word: "slot_conflict",
                 noun: ["slot conflict", "slot conflicts"],
                 users: "The user with the row keeps the slot; the other one is first in line for the next.",
                 to_do: WRITTEN_AGAIN,
                 ..WARNING
             },
             Self::Left(Kind::OverAdmitted) => KindFacts {
-                word: "over_admitted",
                 noun: ["admission too many", "admissions too many"],
                 severity: Severity::Critical,
                 users: "More people were told yes than there are slots.",
@@ -272,7 +253,6 @@ impl AlertKind {
                 remedy: Remedy::Raise,
             },
             Self::Left(Kind::CountMismatch) => KindFacts {
-                word: "count_mismatch",
                 noun: [
                     "counter that does not add up",
                     "counters that do not add up",
@@ -282,14 +262,12 @@ impl AlertKind {
                 ..WARNING
             },
             Self::Left(Kind::SettingsMismatch) => KindFacts {
-                word: "settings_mismatch",
                 noun: ["difference in settings", "differences in settings"],
                 users: "Redis follows older settings, or an older list.",
                 to_do: "The next pass writes them again. If this stays, see the reason.",
                 ..WARNING
             },
             Self::Left(Kind::RedisLost) => KindFacts {
-                word: "redis_lost",
                 noun: ["loss of data in Redis", "losses of data in Redis"],
                 severity: Severity::Critical,
                 users: "Claims to the closed coupon get 503. Nobody loses a coupon.",
@@ -297,7 +275,6 @@ impl AlertKind {
                 ..WARNING
             },
             Self::Left(Kind::Unfilled) => KindFacts {
-                word: "unfilled",
                 noun: ["slot to fill", "slots to fill"],
                 severity: Severity::Information,
                 users: "People wait although slots are left.",
@@ -305,7 +282,6 @@ impl AlertKind {
                 ..WARNING
             },
             Self::Left(Kind::BrokenPromise) => KindFacts {
-                word: "broken_promise",
                 noun: ["broken promise", "broken promises"],
                 severity: Severity::Critical,
                 users: "Their users were promised a coupon and have none; they are first on the waiting list.",
@@ -315,14 +291,12 @@ impl AlertKind {
                 remedy: Remedy::Raise,
             },
             Self::Left(Kind::Stalled) => KindFacts {
-                word: "stalled",
                 noun: ["stall", "stalls"],
                 users: "Codes come late. No promise is lost: passes issue what waits longer than a minute.",
                 to_do: "Check that consumers run, and that they reach Kafka and MySQL.",
                 ..WARNING
             },
             Self::Left(Kind::OverIssued) => KindFacts {
-                word: "over_issued",
                 noun: ["row beyond the quantity", "rows beyond the quantity"],
                 severity: Severity::Critical,
                 users: "More people hold a coupon than there are.",
@@ -331,7 +305,6 @@ impl AlertKind {
                 ..WARNING
             },
             Self::Left(Kind::DuplicateRow) => KindFacts {
-                word: "duplicate_row",
                 noun: ["user with several rows", "users with several rows"],
                 users: "They hold several coupons where one is meant, and others may go without.",
                 to_do: "Decide which row stays, delete the others, and add a unique key. No pass deletes a row.",
@@ -372,22 +345,15 @@ mod tests {
         let mut words = HashSet::new();
         for kind in AlertKind::all() {
             let facts = kind.facts();
-            let heading = format!("### {}", facts.word);
+            let word = kind.word();
+            let heading = format!("### {word}");
             assert!(operations.lines().any(|line| line == heading), "{heading}");
-            assert!(words.insert(facts.word) && facts.noun[0] != facts.noun[1]);
+            assert!(words.insert(word) && facts.noun[0] != facts.noun[1]);
             assert!(
                 facts.users.ends_with('.') && facts.to_do.ends_with('.'),
                 "{kind:?}"
             );
-            assert_eq!(AlertKind::from_word(facts.word), Some(kind));
-        }
-    }
-
-    #[test]
-    fn kinds_of_findings_have_their_own_words() {
-        for kind in Kind::VARIANTS {
-            let facts = kind.facts();
-            assert_eq!(facts.word, kind.as_str());
+            assert_eq!(AlertKind::from_word(word), Some(kind));
         }
     }
 
@@ -398,9 +364,9 @@ mod tests {
             assert_eq!(kind.facts().severity, Severity::Critical);
         }
         let rules = include_str!("../../../deploy/prometheus/rules.yml");
-        let critical = AlertKind::all().map(AlertKind::facts);
-        let critical = critical.filter(|facts| facts.severity == Severity::Critical);
-        let critical: Vec<&str> = critical.map(|facts| facts.word).collect();
+        let is_critical = |kind: &AlertKind| kind.facts().severity == Severity::Critical;
+        let critical = AlertKind::all().filter(is_critical);
+        let critical: Vec<&str> = critical.map(AlertKind::word).collect();
         for operator in ["=~", "!~"] {
             let kinds = format!("{{kind{operator}\"{}\"}}", critical.join("|"));
             assert!(rules.contains(&kinds), "{kinds}");

@@ -68,7 +68,7 @@ pub enum FailureCause {
 /// The repair for a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[derive(IntoStaticStr, EnumString)]
+#[derive(Default, IntoStaticStr, EnumString)]
 #[strum(serialize_all = "snake_case")]
 pub enum ActionKind {
     /// Write the row.
@@ -88,13 +88,14 @@ pub enum ActionKind {
     /// Open the coupon.
     Open,
     /// None: the finding is only reported.
+    #[default]
     Report,
 }
 
 /// The outcome of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[derive(IntoStaticStr, EnumString, VariantArray)]
+#[derive(Default, IntoStaticStr, EnumString, VariantArray)]
 #[strum(serialize_all = "lowercase")]
 pub enum Outcome {
     /// The repair was made, and the next check confirms it.
@@ -102,13 +103,14 @@ pub enum Outcome {
     /// The repair is planned, but this is a dry run or the repair limit holds it back.
     Planned,
     /// Nothing had to be done, the state changed in the meantime, or only an operator can decide.
+    #[default]
     Skipped,
     /// The repair was attempted, but the next check does not confirm it.
     Failed,
 }
 
 /// One drift found by a pass.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub kind: Kind,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -123,10 +125,9 @@ pub struct Finding {
     /// Human-readable, without user ids.
     pub detail: String,
     /// Only an operator can resolve it: no pass will repair it.
-    #[serde(default)]
     pub needs_person: bool,
     /// The failed claim that it concerns, if any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<i64>,
     /// Distinguishes the finding from others of its kind. Not stored.
     #[serde(skip)]
@@ -161,16 +162,10 @@ impl Finding {
     pub fn new(kind: Kind, action: ActionKind, result: Outcome, detail: impl Into<String>) -> Self {
         Self {
             kind,
-            coupon_id: None,
-            drop_id: None,
-            slot: None,
-            user_id: None,
             action,
             result,
             detail: detail.into(),
-            needs_person: false,
-            dead_letter: None,
-            case: FindingCase::Plain,
+            ..Self::default()
         }
     }
 
@@ -205,13 +200,10 @@ pub struct Numbers {
     /// Users whose claim is not due yet: it may be on the topic.
     pub in_flight: u64,
     /// Redis: free slots, which were given back.
-    #[serde(default)]
     pub free: u64,
     /// Redis: users on the waiting list.
-    #[serde(default)]
     pub waiting: u64,
     /// MySQL: broken promises, not mended.
-    #[serde(default)]
     pub broken_promises: u64,
 }
 
@@ -227,11 +219,10 @@ pub struct Examined {
 }
 
 /// The report of a pass on one drop.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropReport {
     pub coupon_id: CouponId,
     /// The coupon's name at the time of the pass.
-    #[serde(default)]
     pub coupon_name: String,
     pub drop_id: DropId,
     pub quantity: u32,
@@ -239,7 +230,6 @@ pub struct DropReport {
     /// is free.
     pub exact: bool,
     /// Verified exact after closing; later passes skip it.
-    #[serde(default)]
     pub sealed: bool,
     /// Numbers before repairs.
     pub before: Numbers,
@@ -254,15 +244,9 @@ impl DropReport {
     pub fn begun(coupon_id: CouponId, drop_id: DropId, quantity: u32) -> Self {
         Self {
             coupon_id,
-            coupon_name: String::new(),
             drop_id,
             quantity,
-            exact: false,
-            sealed: false,
-            before: Numbers::default(),
-            after: Numbers::default(),
-            examined: Examined::default(),
-            findings: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -296,12 +280,11 @@ pub struct Run {
     pub run_id: String,
     pub trigger: Trigger,
     /// The operator who asked for it, if a name was sent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub asked_by: Option<String>,
     /// A dry run: nothing was changed.
     pub dry_run: bool,
     /// The run also examined sealed drops.
-    #[serde(default)]
     pub deep: bool,
     /// Not every drop was compared: one coupon or drop was requested, or the pass failed before the
     /// end. Not stored, because it matters only right after the pass.
@@ -315,16 +298,14 @@ pub struct Run {
     /// Null while it runs.
     pub finished_at: Option<DateTime<Utc>>,
     /// Why it failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Findings about no drop: the gate, a store, a missed run.
-    #[serde(default)]
     pub findings: Vec<Finding>,
     /// Without sealed ones that are right. A stored run lists only drops with findings or changes,
     /// or under way.
     pub drops: Vec<DropReport>,
     /// The other drops.
-    #[serde(default)]
     pub unlisted: Unlisted,
 }
 

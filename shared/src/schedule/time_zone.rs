@@ -2,10 +2,10 @@
 //! because countries change their clocks at a few weeks' notice.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::LazyLock;
+use std::{fmt, iter};
 
 use chrono::{
     DateTime, FixedOffset, NaiveDate, NaiveDateTime, Offset as _, TimeDelta, Timelike as _, Utc,
@@ -98,19 +98,15 @@ impl Rules {
 
     /// Reads all zones. Those that the host does not have are the bundled ones.
     fn zones(&self) -> BTreeMap<String, TimeZone> {
-        let mut databases = vec![TimeZoneDatabase::bundled()];
-        if let Some(folder) = &self.folder {
-            match TimeZoneDatabase::from_dir(folder) {
-                Ok(host) => databases.push(host),
-                Err(error) => tracing::error!(%error, "the host's time zones cannot be read"),
-            }
-        }
+        let host = self.folder.as_ref().and_then(|folder| {
+            let host = TimeZoneDatabase::from_dir(folder).inspect_err(
+                |error| tracing::error!(%error, "the host's time zones cannot be read"),
+            );
+            host.ok()
+        });
         let mut zones = BTreeMap::new();
-        for database in &databases {
+        for database in iter::once(TimeZoneDatabase::bundled()).chain(host) {
             let names = database.available().map(|name| name.to_string());
-            // `right/` counts leap seconds, `posix/` repeats the names.
-            let names =
-                names.filter(|name| !name.starts_with("right/") && !name.starts_with("posix/"));
             zones.extend(names.filter_map(|name| Some((name.clone(), database.get(&name).ok()?))));
         }
         zones
@@ -152,6 +148,13 @@ impl Tz {
         let instant = Timestamp::from_second(at.timestamp()).unwrap_or_default();
         let offset = FixedOffset::east_opt(self.0.to_offset(instant).seconds());
         at.with_timezone(&offset.unwrap_or(Utc.fix()))
+    }
+
+    /// Returns when clocks in this zone change next after `at`.
+    pub fn next_change(self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let after = Timestamp::from_second(at.timestamp()).ok()?;
+        let change = self.0.following(after).next()?.timestamp();
+        DateTime::from_timestamp(change.as_second(), 0)
     }
 
     /// Returns the instant at which clocks in this zone show `local`. A time that occurs twice

@@ -116,7 +116,10 @@ async fn deleted_drop_is_loaded_again_and_stays() {
     assert_eq!(load().await, Written::Yes);
     assert_eq!(load().await, Written::Present);
     let soon = std::time::Duration::from_secs(60);
-    redis.expire_drop(&next, soon).await.unwrap();
+    redis
+        .expire_drops(std::slice::from_ref(&next), soon)
+        .await
+        .unwrap();
     assert_eq!(load().await, Written::Yes);
     for key in [&next.meta, &next.count] {
         assert_eq!(ask::<i64>(&server, &["TTL", key]).await, -1);

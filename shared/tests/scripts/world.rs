@@ -98,7 +98,7 @@ pub(crate) async fn claim(
     era: u64,
     user: &UserId,
 ) -> Result<AdmissionReply, AdmissionError> {
-    let mut replies = redis.claim_all(keys.into(), era, &[user.into()]).await?;
+    let mut replies = redis.claim_all(only(keys), era, &[ungrouped(user)]).await?;
     let reply = replies.pop().flatten();
     reply.ok_or(AdmissionError::Unexpected)
 }
@@ -209,7 +209,7 @@ impl ScriptWorld {
         people: &str,
     ) -> Result<Vec<AdmissionReply>, AdmissionError> {
         let users: Vec<UserId> = people.chars().map(user).collect();
-        let users: Vec<Claimant<'_>> = users.iter().map(Claimant::from).collect();
+        let users: Vec<Claimant<'_>> = users.iter().map(ungrouped).collect();
         let replies = self.redis.claim_all(candidates, self.era, &users).await?;
         Ok(replies.into_iter().map(Option::unwrap).collect())
     }
@@ -227,7 +227,7 @@ impl ScriptWorld {
         let answer = match command {
             ScriptCommand::Claim(people) => {
                 let people: String = people.iter().collect();
-                let said = match self.claim_among(keys.into(), &people).await {
+                let said = match self.claim_among(only(keys), &people).await {
                     Ok(replies) => replies.iter().map(|reply| reply.admission).collect(),
                     Err(AdmissionError::Closed) => return ("Closed".into(), Vec::new()),
                     Err(error) => panic!("{error}"),
@@ -498,4 +498,17 @@ pub(crate) fn revocation(user: &str, id: i64, ended_at_ms: Option<i64>) -> Revoc
         revoked_at: time(0),
         again_from: ended_at_ms.map(time),
     }
+}
+
+/// A claim on one drop.
+pub(crate) fn only(first: &DropKeys) -> Candidates<'_> {
+    Candidates {
+        first,
+        second: None,
+    }
+}
+
+/// A user whose groups are unknown.
+pub(crate) fn ungrouped(user: &UserId) -> Claimant<'_> {
+    Claimant { user, group: None }
 }

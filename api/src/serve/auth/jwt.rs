@@ -7,7 +7,6 @@ use std::time::Duration;
 use clap::Args;
 use firstcome_shared::coupon::Group;
 use firstcome_shared::domain::UserId;
-use firstcome_shared::tuning::Tuning;
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, TokenData, Validation, decode, decode_header,
@@ -34,7 +33,7 @@ pub struct JwtArgs {
     pub jwt_jwks_url: Option<String>,
     /// Interval between two reads of a JWK Set. A token that names an unknown key causes an
     /// immediate read, at most every ten seconds.
-    #[arg(skip = Tuning::KeysRefreshSeconds.or(300_u32))]
+    #[arg(skip = 300_u32)]
     pub jwt_jwks_refresh_seconds: u32,
     /// Required issuer of the token (`iss`)
     #[arg(long, env = "JWT_ISSUER")]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use firstcome_shared::config::ssl_cert_file;
-use firstcome_shared::http::fetch::{FetchError, HttpSource};
+use firstcome_shared::http::client::{FetchError, HttpClient};
 use firstcome_shared::tls::Store;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey};
@@ -29,7 +29,7 @@ const ASKED_EVERY: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(10);
 
 pub(crate) struct KeySet {
-    source: HttpSource,
+    source: HttpClient,
     algorithm: Algorithm,
     refresh: Duration,
     keys: ArcSwap<Vec<NamedKey>>,
@@ -52,7 +52,7 @@ impl KeySet {
     /// Creates a set without any key yet.
     pub(super) fn new(url: &str, algorithm: Algorithm, refresh: Duration) -> Result<Self, String> {
         Ok(Self {
-            source: HttpSource::new(Store::Jwks, url, ssl_cert_file())?,
+            source: HttpClient::new(Store::Jwks, url, ssl_cert_file())?,
             algorithm,
             refresh,
             keys: ArcSwap::default(),

@@ -93,3 +93,7 @@ impl JwtVerifier for RingVerifier {
         self.0
     }
 }
+
+#[cfg(test)]
+#[path = "tests/signatures.rs"]
+mod tests;

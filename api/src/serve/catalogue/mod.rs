@@ -178,8 +178,8 @@ impl Catalogue {
     /// Returns why a coupon is not in MySQL. If Redis has it, or may have it, MySQL has lost it,
     /// and users hold slots in it.
     async fn missing(&self, id: CouponId) -> LookupError {
-        match self.redis.is_remembered(id).await {
-            Ok(false) => LookupError::NoSuchCoupon(id),
+        match self.redis.highest_revision(id).await {
+            Ok(0) => LookupError::NoSuchCoupon(id),
             _ => LookupError::Unavailable,
         }
     }

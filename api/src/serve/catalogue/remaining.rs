@@ -6,30 +6,29 @@ use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::redis::stock::Stock;
+use firstcome_shared::redis::reads::DropState;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 const TTL: Duration = Duration::from_millis(200);
 
-/// Maximum wait for Redis, after which the stocks are unknown.
+/// Maximum wait for Redis, after which the states are unknown.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Held while Redis is asked: the other requests wait and then find the result.
 #[derive(Default)]
-pub(crate) struct RemainingCache(Mutex<HashMap<DropId, (Instant, Option<Stock>)>>);
+pub(crate) struct RemainingCache(Mutex<HashMap<DropId, (Instant, DropState)>>);
 
 impl RemainingCache {
-    /// Returns the stocks of drops. Omits drops that Redis does not have, and all if it is
-    /// unavailable.
+    /// Returns the states of drops, or none if Redis is unavailable.
     pub(crate) async fn of(
         &self,
         redis: &Redis,
         drops: &[(DropId, &DropKeys)],
-    ) -> HashMap<DropId, Stock> {
+    ) -> HashMap<DropId, DropState> {
         match timeout(PATIENCE, self.read(redis, drops)).await {
-            Ok(Ok(stocks)) => stocks,
+            Ok(Ok(states)) => states,
             unknown => {
                 tracing::debug!(
                     ?unknown,
@@ -44,24 +43,21 @@ impl RemainingCache {
         &self,
         redis: &Redis,
         drops: &[(DropId, &DropKeys)],
-    ) -> Result<HashMap<DropId, Stock>, RedisError> {
+    ) -> Result<HashMap<DropId, DropState>, RedisError> {
         let mut cached = self.0.lock().await;
         cached.retain(|_, (read_at, _)| read_at.elapsed() < TTL);
         let mut stale = drops.to_vec();
         stale.retain(|(drop, _)| !cached.contains_key(drop));
-        let keys: Vec<&DropKeys> = stale.iter().map(|(_, keys)| *keys).collect();
-        let stocks = redis.stock(&keys).await?;
+        let keys = stale.iter().map(|(_, keys)| *keys);
+        let states = redis.drop_states(keys).await?;
         let now = Instant::now();
-        let read = stale.iter().zip(stocks);
-        cached.extend(read.map(|((drop, _), stock)| (*drop, (now, stock))));
-        let known = |(drop, _): &(DropId, &DropKeys)| Some((*drop, cached.get(drop)?.1?));
+        let read = stale.iter().zip(states);
+        cached.extend(read.map(|((drop, _), state)| (*drop, (now, state))));
+        let known = |(drop, _): &(DropId, &DropKeys)| Some((*drop, cached.get(drop)?.1.clone()));
         Ok(drops.iter().filter_map(known).collect())
     }
 
-    pub(crate) async fn forget(&self, drops: impl Iterator<Item = DropId>) {
-        let mut cached = self.0.lock().await;
-        for drop in drops {
-            cached.remove(&drop);
-        }
+    pub(crate) async fn forget(&self) {
+        self.0.lock().await.clear();
     }
 }

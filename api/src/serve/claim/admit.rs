@@ -73,7 +73,7 @@ async fn ask(
         return Err(if coupon.is_over(now) && !is_copy {
             ClaimRefusal::Refused(Admission::Closed(0))
         } else {
-            ClaimRefusal::StandingUnknown
+            ClaimRefusal::ClaimStateUnknown
         });
     };
     let mut reply = join_call(app, coupon, candidates, requester).await;
@@ -104,7 +104,7 @@ async fn ask(
         _ => false,
     };
     if is_uncertain {
-        return Err(ClaimRefusal::StandingUnknown);
+        return Err(ClaimRefusal::ClaimStateUnknown);
     }
     answer
 }

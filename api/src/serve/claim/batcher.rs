@@ -20,7 +20,7 @@ use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::redis::admission::{
     Admission, AdmissionError, AdmissionReply, Candidates, Claimant, MAX_BATCH,
 };
-use firstcome_shared::trace::{self, TraceContext};
+use firstcome_shared::trace;
 use metrics::histogram;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -47,8 +47,8 @@ pub(crate) struct PendingClaim {
     /// user's groups are unknown, never answer `not_allowed`.
     group: Option<(Group, bool)>,
     arrived: Instant,
-    /// The span of its request, if it has a trace.
-    trace: Option<TraceContext>,
+    /// The `traceparent` of its request, if it has a trace.
+    trace: Option<String>,
     reply: oneshot::Sender<Result<ClaimReply, Arc<AdmissionError>>>,
     /// Released when the reply is sent.
     _place: OwnedSemaphorePermit,
@@ -176,7 +176,7 @@ fn deliver(
         claims.push(Admitted {
             claim,
             admitted_at_ms: reply.admitted_at_ms,
-            trace: pending.trace,
+            trace: pending.trace.clone(),
         });
         waiting.push((pending, reply));
     }

@@ -100,11 +100,11 @@ impl Publisher {
         let mut headers = self.kafka.signing.headers(topic, payload.as_bytes());
         // A message has one trace, so only that of a single claim is carried.
         if let [one] = claims
-            && let Some(trace) = one.trace
+            && let Some(trace) = &one.trace
         {
             headers = headers.insert(Header {
                 key: TRACEPARENT,
-                value: Some(&trace.to_string()),
+                value: Some(trace),
             });
         }
         let record = FutureRecord::to(topic).key(&key).payload(&payload);
@@ -125,7 +125,7 @@ impl Publisher {
         histogram!("firstcome_publish_seconds").record(begun.elapsed().as_secs_f64());
         let is_published = problem.is_none();
         if let Some(problem) = &problem {
-            counter!("firstcome_claims_not_queued_total").increment(claims.len() as u64);
+            counter!("firstcome_publish_failures_total").increment(claims.len() as u64);
             tracing::debug!(%problem, claims = claims.len(), "admissions are not queued");
         }
         self.note(problem);

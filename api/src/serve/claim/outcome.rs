@@ -52,7 +52,7 @@ pub(crate) enum ClaimRefusal {
     NotDurable,
     /// The stores that answered cannot determine the status of the claim. For example, a coupon
     /// without any drop: each coupon is created with one, so MySQL has lost it.
-    StandingUnknown,
+    ClaimStateUnknown,
     /// The limit of work in progress is reached, and the work was not started.
     TooMany,
     Panicked,
@@ -106,10 +106,10 @@ impl ClaimRefusal {
                 }
             },
             Self::NotDurable => try_again(
-                "not_held",
+                "not_durable",
                 "a slot is reserved for you, but cannot be confirmed right now; try again",
             ),
-            Self::StandingUnknown => try_again(
+            Self::ClaimStateUnknown => try_again(
                 "unknown",
                 "the status of this claim is unknown right now; try again",
             ),

@@ -69,14 +69,14 @@ async fn revoke_in(
 ) -> Result<Revoked, Problem> {
     let db = match &operator {
         Some(_) => &app.mysql.operators,
-        None => &app.mysql.questions,
+        None => &app.mysql.reads,
     };
     let (id, once_per) = (coupon.coupon.id, coupon.coupon.once_per);
     let record = db.person(id, &user).await.map_err(unknown)?;
     let (shown, standing) = match order.drop_id {
         None => {
             let (shown, standing) = standing_shown(app, coupon, &user).await;
-            let shown = shown.ok_or(ClaimRefusal::StandingUnknown)?;
+            let shown = shown.ok_or(ClaimRefusal::ClaimStateUnknown)?;
             (shown.id, standing)
         }
         Some(named) => {
@@ -86,12 +86,12 @@ async fn revoke_in(
     };
     let standing = standing.map_err(unknown)?;
     let claim = judge(once_per, Some(shown), Some(&record), Some(standing));
-    let claim = claim.ok_or(ClaimRefusal::StandingUnknown)?;
+    let claim = claim.ok_or(ClaimRefusal::ClaimStateUnknown)?;
     let drop = match claim.drop_id {
         // With `once_per` `coupon`, the user's claim may be in another drop than the named one.
         Some(drop) if order.drop_id.is_none_or(|named| named == drop) => drop,
         None if order.drop_id.is_none() && coupon.lacks_a_drop(Utc::now()) => {
-            return Err(ClaimRefusal::StandingUnknown.into());
+            return Err(ClaimRefusal::ClaimStateUnknown.into());
         }
         _ => return Err(nothing_held()),
     };
@@ -155,9 +155,6 @@ async fn finish(
             "the claim is revoked, but its slot may not be free yet; repeat the request to be certain",
         )
     })?;
-    if let Err(error) = app.redis.wake_if_anyone_waits(id, &[keys]).await {
-        tracing::debug!(%error, "could not wake the reconciler; the next scheduled pass promotes waiting users");
-    }
     Ok(Revoked {
         status: "revoked",
         drop_id: drop,
@@ -182,5 +179,5 @@ fn nothing_held() -> Problem {
 #[allow(clippy::needless_pass_by_value)] // `map_err` passes it by value
 fn unknown(error: impl std::error::Error) -> Problem {
     tracing::warn!(%error, "a claim could not be revoked");
-    ClaimRefusal::StandingUnknown.into()
+    ClaimRefusal::ClaimStateUnknown.into()
 }

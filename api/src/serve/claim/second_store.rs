@@ -14,7 +14,6 @@ use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::issued::{IssuedBy, has_later_era};
 use firstcome_shared::mysql::{Conn, Db, DbError};
-use firstcome_shared::trace::TraceContext;
 use lru::LruCache;
 use metrics::counter;
 use parking_lot::Mutex;
@@ -64,8 +63,8 @@ pub(super) struct Admitted {
     /// In Unix milliseconds, or `None` if unknown: of a user who holds a slot in another drop than
     /// the claimed one, the script reads only the coupon's claimants.
     pub(super) admitted_at_ms: Option<i64>,
-    /// The span of its request, if it has a trace.
-    pub(super) trace: Option<TraceContext>,
+    /// The `traceparent` of its request, if it has a trace.
+    pub(super) trace: Option<String>,
 }
 
 impl SecondStore {
@@ -113,7 +112,7 @@ impl SecondStore {
         let store = |id| stored.get(id).copied().filter(|_| is_in_time);
         let stores: Vec<Option<Store>> = ids.iter().map(store).collect();
         let not_held = stores.iter().filter(|store| store.is_none()).count();
-        counter!("firstcome_claims_not_held_total").increment(not_held as u64);
+        counter!("firstcome_claims_not_durable_total").increment(not_held as u64);
         stores
     }
 
@@ -146,7 +145,7 @@ impl SecondStore {
             vec![false; claims.len()]
         });
         let rows = have_rows.iter().filter(|has_row| **has_row).count();
-        counter!("firstcome_claims_backed_up_total").increment(rows as u64);
+        counter!("firstcome_claims_fallback_total").increment(rows as u64);
         let store = |has_row: bool| has_row.then_some(Store::Mysql);
         have_rows.into_iter().map(store).collect()
     }

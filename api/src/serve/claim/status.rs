@@ -69,7 +69,7 @@ pub(crate) async fn my_claim(
     let asked_at = Instant::now();
     let coupon = app.catalogue.find(id).await?;
     let (record, (shown, standing)) = tokio::join!(
-        app.mysql.questions.person(id, &user),
+        app.mysql.reads.person(id, &user),
         standing_shown(app, &coupon, &user)
     );
     let now_ms = standing.as_ref().map_or(0, |found| found.now_ms);
@@ -122,7 +122,7 @@ fn settle(
     };
     claim
         .filter(is_certain)
-        .ok_or(ClaimRefusal::StandingUnknown)
+        .ok_or(ClaimRefusal::ClaimStateUnknown)
 }
 
 /// Returns the drop to show by Redis's clock, and the user's status in it according to Redis.

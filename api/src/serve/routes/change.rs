@@ -99,7 +99,7 @@ pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<u6
             return Ok(0);
         }
     };
-    if let Some(LostSettings { changes, .. }) = recover(db, redis, id).await? {
+    if let Some(LostSettings { changes, .. }) = recover(db, redis, id, false).await? {
         let what = "MySQL had lost settings, which Redis has";
         tracing::warn!(coupon_id = id.0, changes, "{what}");
     }
@@ -126,7 +126,6 @@ async fn lower(
     let is_larger = |drop: &&Drop| drop.is_not_closed(now) && drop.quantity > quantity;
     let keys = |drop: &Drop| redis.keys(id, drop.id);
     let larger: Vec<DropKeys> = drops.iter().filter(is_larger).map(keys).collect();
-    let larger: Vec<&DropKeys> = larger.iter().collect();
     let (revision, era) = (coupon.revision, coupon.era);
     if larger.is_empty() || only.is_some_and(|only| only != revision) {
         return Ok(only.unwrap_or(revision));
@@ -135,11 +134,11 @@ async fn lower(
     // use the same `If-Match`.
     let applied = patch.apply(&mut coupon, &mut drops, now);
     applied.map_err(|why| Problem::new(Code::NotPossible, why))?;
-    for count in redis.given_out(&larger).await? {
-        match count {
-            Some(count) if count > quantity => return Err(below_given_out(count)),
-            Some(_) => {}
-            None => return Err(unchanged("this coupon is being verified")),
+    for (_, count) in redis.watched(&larger).await? {
+        let count = count.and_then(|count| Slot::try_from(count).ok());
+        let count = count.ok_or_else(|| unchanged("this coupon is being verified"))?;
+        if count > quantity {
+            return Err(below_given_out(count));
         }
     }
     let Some((taken, _)) = db.take_revision(id, 0, Some(revision)).await? else {
@@ -150,7 +149,10 @@ async fn lower(
         era,
         revision: taken.revision,
     };
-    match redis.lower(&larger, read, quantity).await? {
+    match redis
+        .lower(&larger.iter().collect::<Vec<_>>(), read, quantity)
+        .await?
+    {
         Written::Yes => Ok(taken.revision),
         Written::Outdated => Ok(revision),
         // A claim arrived after the check above.
@@ -163,8 +165,8 @@ async fn lower(
 /// removal yet still use them.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
-/// Follows up a change committed to MySQL: updates Redis, creates drops ahead, wakes the
-/// reconciler, and refreshes the caches.
+/// Follows up a change committed to MySQL: updates Redis, creates drops ahead, and
+/// refreshes the caches.
 async fn finish(
     services: &Services,
     patch: &CouponPatch,
@@ -196,21 +198,16 @@ async fn finish(
     let db = &services.mysql.operators;
     let rest = async {
         make_ahead(db, redis, &coupon, &drops, services.now().await).await?;
-        // Users on the waiting list get free slots before the next scheduled pass.
-        if patch.quantity.is_some() || patch.paused == Some(false) {
-            redis.wake_if_anyone_waits(id, &keys).await?;
-        }
         for drop in removed {
             let keys = redis.keys(id, drop);
-            redis.expire_drop(&keys, FORGET_AFTER).await?;
+            redis.expire_drops(&[keys], FORGET_AFTER).await?;
         }
         Ok::<_, StoreError>(())
     };
     if let Err(error) = rest.await {
         tracing::warn!(%error, coupon_id = id.0, "the reconciler has to follow up a change");
     }
-    let changed = drops.iter().map(|drop| drop.id);
-    services.remaining.forget(changed).await;
+    services.remaining.forget().await;
     Ok(reread(services, coupon, drops).await)
 }
 

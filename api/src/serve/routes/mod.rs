@@ -32,7 +32,7 @@ pub(crate) fn router(app: &App, token: OpsToken, more: Router) -> Router {
     routes(token)
         .merge(page::routes(app.coupon_page))
         .with_state(App::clone(app))
-        .merge(health::routes_without_metrics(readiness(app), notes(app)))
+        .merge(health::routes(readiness(app), notes(app)))
         .merge(more)
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, CouponSettings, DropState};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
-use firstcome_shared::redis::stock::Stock;
+use firstcome_shared::redis::reads::DropState as LoadedDrop;
 use serde::Serialize;
 
 use super::etag;
@@ -52,11 +52,10 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
     // Redis may have expired sealed drops. The catalogue has the number of their rows.
     let live = shown.filter(|one| one.drop.sealed_at.is_none());
     let live: Vec<_> = live.map(|one| (one.drop.id, one.keys)).collect();
-    let stocks = services.remaining.of(&services.redis, &live).await;
+    let loaded = services.remaining.of(&services.redis, &live).await;
     let view = |with_drops: &&CouponWithDrops| {
         let coupon = &with_drops.coupon;
-        let drop =
-            |one: DropWithKeys| drop_view(coupon, one, stocks.get(&one.drop.id).copied(), now);
+        let drop = |one: DropWithKeys| drop_view(coupon, one, loaded.get(&one.drop.id), now);
         CouponView {
             id: coupon.id,
             settings: coupon.settings.clone(),
@@ -84,18 +83,19 @@ pub(crate) async fn show_one(
 fn drop_view(
     coupon: &Coupon,
     chosen: DropWithKeys,
-    stock: Option<Stock>,
+    loaded: Option<&LoadedDrop>,
     now: DateTime<Utc>,
 ) -> DropView {
     let drop = chosen.drop;
+    let loaded = loaded.and_then(|it| Some((it.meta.as_ref()?, u32::try_from(it.users).ok()?)));
     let remaining = if drop.sealed_at.is_some() {
         drop.sealed_rows
             .map(|rows| drop.quantity.saturating_sub(rows))
     } else {
         // During a change of the quantity, the stores differ. Only the smaller value is certain.
-        stock.map(|stock| drop.quantity.min(stock.quantity).saturating_sub(stock.held))
+        loaded.map(|(meta, users)| drop.quantity.min(meta.quantity).saturating_sub(users))
     };
-    let paused = stock.map_or(coupon.paused, |stock| stock.paused);
+    let paused = loaded.map_or(coupon.paused, |(meta, _)| meta.paused);
     DropView {
         id: drop.id,
         opens_at: drop.opens_at,
@@ -108,41 +108,41 @@ fn drop_view(
 
 #[cfg(test)]
 mod tests {
+    use firstcome_shared::redis::keys::DropMeta;
+
     use super::*;
     use crate::serve::catalogue::coupon_with_drops::tests::{at, coupon};
 
-    fn shown(stock: Option<Stock>, minute: i64) -> (Option<u32>, DropState) {
-        let coupon = coupon(&[(10, 20)]);
-        let chosen = coupon.all().next().unwrap();
-        let view = drop_view(&coupon.coupon, chosen, stock, at(minute));
-        (view.remaining, view.state)
-    }
-
     #[tokio::test]
     async fn remaining_follows_redis_and_is_unknown_without_it() {
-        let stock = |quantity, held| Stock {
-            quantity,
-            held,
-            paused: false,
-            waiting: 0,
-            waiting_list: 0,
+        let coupon = coupon(&[(10, 20)]);
+        let chosen = || coupon.all().next().unwrap();
+        let loaded = |quantity, users, paused| LoadedDrop {
+            meta: Some(DropMeta {
+                quantity,
+                paused,
+                ..DropMeta::of(&coupon.coupon, chosen().drop)
+            }),
+            users,
+            ..LoadedDrop::default()
         };
-        for (stock, minute, remaining, state) in [
-            (Some(stock(10, 3)), 15, Some(7), DropState::Open),
-            (Some(stock(10, 10)), 15, Some(0), DropState::SoldOut),
+        for (loaded, minute, remaining, state) in [
+            (Some(loaded(10, 3, false)), 15, Some(7), DropState::Open),
+            (Some(loaded(10, 10, false)), 15, Some(0), DropState::SoldOut),
             // The quantity is lowered in Redis but not yet in MySQL, then higher in Redis.
-            (Some(stock(8, 3)), 15, Some(5), DropState::Open),
-            (Some(stock(12, 3)), 15, Some(7), DropState::Open),
+            (Some(loaded(8, 3, false)), 15, Some(5), DropState::Open),
+            (Some(loaded(12, 3, false)), 15, Some(7), DropState::Open),
+            (Some(loaded(10, 3, true)), 15, Some(7), DropState::Paused),
+            (Some(loaded(10, 3, false)), 20, Some(7), DropState::Closed),
             (None, 15, None, DropState::Open),
             (None, 5, None, DropState::Scheduled),
-            (Some(stock(10, 3)), 20, Some(7), DropState::Closed),
         ] {
-            assert_eq!(shown(stock, minute), (remaining, state), "{stock:?}");
+            let view = drop_view(&coupon.coupon, chosen(), loaded.as_ref(), at(minute));
+            assert_eq!(
+                (view.remaining, view.state),
+                (remaining, state),
+                "{loaded:?}"
+            );
         }
-        let paused = Stock {
-            paused: true,
-            ..stock(10, 3)
-        };
-        assert_eq!(shown(Some(paused), 15), (Some(7), DropState::Paused));
     }
 }

@@ -38,7 +38,7 @@ async fn an_unreadable_batch_delays_only_its_partition_and_becomes_a_dead_letter
     let (kafka, topic) = (&shared().await.kafka, world.setting("KAFKA_TOPIC"));
     kafka.garble(&topic, 0, b"\"u-5\"").unwrap();
     kafka.malform(&topic, 2, b"\"u-20\"").unwrap();
-    let soon_silent = [("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3")];
+    let soon_silent = [("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "6")];
     let consumer = world.consume_with(&soon_silent).await;
     eventually("earlier messages are issued", LIMIT, async || {
         rows(&world, coupon.drop).await.len() >= 9

@@ -3,33 +3,27 @@
 
 use super::super::FailureCause;
 
-/// The meaning of a client's error, identified by a part of its text, because clients have no error
-/// codes for these cases.
-const MEANINGS: [(&str, &str); 18] = [
-    ("Connection refused", "refuses connections"),
-    ("timed out", "does not answer"),
-    ("did not answer", "does not answer"),
-    ("no connection within", "does not answer"),
-    ("deadline has elapsed", "does not answer"),
-    ("BrokerTransportFailure", "does not answer"),
-    ("AllBrokersDown", "does not answer"),
-    ("OperationTimedOut", "does not answer"),
-    ("failed to lookup", "is at a host name that is not known"),
+/// The meanings of a client's errors, identified by parts of their texts, because clients have no
+/// error codes for these cases.
+const MEANINGS: [(&str, &str); 5] = [
+    ("refuses connections", "Connection refused"),
     (
-        "Name or service not known",
-        "is at a host name that is not known",
+        "does not answer",
+        "timed out|did not answer|no connection within|deadline has elapsed|BrokerTransportFailure|AllBrokersDown|\
+         OperationTimedOut",
     ),
     (
-        "Temporary failure in name",
         "is at a host name that is not known",
+        "failed to lookup|Name or service not known|Temporary failure in name",
     ),
-    ("Connection reset", "has closed the connection"),
-    ("Broken pipe", "has closed the connection"),
-    ("terminated", "has closed the connection"),
-    ("unexpected end of file", "has closed the connection"),
-    ("closed", "has closed the connection"),
-    ("No route to host", "is not reachable by the network"),
-    ("Network is unreachable", "is not reachable by the network"),
+    (
+        "has closed the connection",
+        "Connection reset|Broken pipe|terminated|unexpected end of file|closed",
+    ),
+    (
+        "is not reachable by the network",
+        "No route to host|Network is unreachable",
+    ),
 ];
 
 /// Describes an error of a pass in plain words. Leaves errors unchanged that do not concern an
@@ -47,11 +41,12 @@ pub fn unavailable(cause: FailureCause, error: &str) -> Option<String> {
         FailureCause::Kafka => "Kafka",
         FailureCause::Other => return None,
     };
-    let known = MEANINGS.iter().find(|(text, _)| error.contains(text));
+    let is_in = |texts: &str| texts.split('|').any(|text| error.contains(text));
+    let known = MEANINGS.iter().find(|(_, texts)| is_in(texts));
     let away = error
         .contains("cannot be reached")
         .then_some("cannot be reached");
-    let meaning = known.map(|(_, meaning)| *meaning).or(away);
+    let meaning = known.map(|(meaning, _)| *meaning).or(away);
     meaning.map(|meaning| format!("{store} {meaning}"))
 }
 

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 
 use firstcome_testkit::drift::{Drift, Injected};
 use firstcome_testkit::{
-    Answer, Fixture, MadeCoupon, PromisedAnswer, all_issued, assert_kept, coupon_body, people,
-    rows, rush,
+    Answer, Fixture, MadeCoupon, PromisedAnswer, all_issued, assert_kept, coupon_body, people, rush,
 };
 use serde_json::{Value, json};
 
@@ -190,26 +189,6 @@ async fn users_without_a_slot_are_listed_by_name_and_first_in_line() {
         let open = "SELECT COUNT(*) FROM alerts WHERE status <> 'resolved'";
         assert_eq!(world.sql.number(open).await, 0, "nothing is left to report");
     }
-}
-
-#[tokio::test]
-async fn damage_that_only_an_operator_can_repair_is_reported_and_left_as_it_is() {
-    let fixture = Fixture::new("d-left").await;
-    let world = &fixture.world;
-    let (coupon, _) = fixture.held("Left", QUANTITY, 20).await;
-    inject(world, &coupon, Drift::FailedUnrepairable, 2).await;
-    let before = rows(world, coupon.drop).await;
-    for _ in 0..2 {
-        let run = pass_ends(world, &[], DRIFT).await;
-        assert_found(
-            &run,
-            &coupon,
-            &["failed_claim"],
-            &["skipped", "failed", "planned"],
-        );
-    }
-    assert_eq!(rows(world, coupon.drop).await, before);
-    mailed(world, &["action needed", "Left"]).await;
 }
 
 /// The keys of a drop and its coupon, and the kinds that may report their loss. Without kinds, the

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use firstcome_chaos::schedule::IMPATIENT;
 use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, ProxyFault, RedisServer};
 use firstcome_testkit::{
-    ApiClient, Http, MadeCoupon, PrefixedKeys, Process, PromisedAnswer, ReconcilerClient, Running,
-    World, WorldStores, all_issued, assert_exact, eventually, people, rush, tally,
+    ApiClient, Http, MadeCoupon, PrefixedKeys, PromisedAnswer, ReconcilerClient, Running, World,
+    WorldStores, all_issued, assert_exact, eventually, people, rush, tally,
 };
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
@@ -186,19 +186,6 @@ pub(crate) async fn kafka_behind_proxy() -> (
     kafka.thaw().await.unwrap();
     proxy.set(ProxyFault::Pass).await.unwrap();
     (kafka, proxy, turn)
-}
-
-/// Starts a pass that holds its lock and is stalled.
-pub(crate) async fn stalled_pass(world: &World) -> Process {
-    let stall = [("FIRSTCOME_STALL_AT", "run_begun")];
-    let pass = world.start("firstcome-reconciler", &["once"], &stall);
-    let running =
-        "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running' AND triggered_by = 'cli'";
-    eventually("the pass has begun", HEALED, async || {
-        world.sql.number(running).await == 1
-    })
-    .await;
-    pass
 }
 
 pub(crate) async fn replication(server: &RedisServer) -> String {

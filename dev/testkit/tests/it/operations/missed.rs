@@ -10,7 +10,8 @@ async fn two_daemons_send_one_digest_and_run_one_scheduled_deep_pass() {
     let world = &fixture.world;
     fixture.held("Twice", 20, 20).await;
     let deep = "SELECT COUNT(*) FROM reconcile_runs WHERE deep";
-    let soon = "SELECT DATE_FORMAT(UTC_TIMESTAMP() + INTERVAL 6 SECOND, '%s %i %H * * *')";
+    // A busy machine takes a while to start both daemons.
+    let soon = "SELECT DATE_FORMAT(UTC_TIMESTAMP() + INTERVAL 20 SECOND, '%s %i %H * * *')";
     let soon = world.sql.query(soon).await[0][0].clone();
     let env = [("DIGEST_CRON", soon.as_str()), ("DEEP_CRON", soon.as_str())];
     let daemons: [_; 2] = tokio::join!(world.daemon_with(&env), world.daemon_with(&env)).into();

@@ -7,7 +7,7 @@ use firstcome_testkit::drift::Drift;
 use firstcome_testkit::{Fixture, Http, open_world};
 use reqwest::Method;
 
-use crate::drift::support::inject;
+use crate::drift::support::{inject, mailed};
 
 #[tokio::test]
 async fn unchanged_findings_are_written_once_and_shown_in_every_run() {
@@ -20,6 +20,7 @@ async fn unchanged_findings_are_written_once_and_shown_in_every_run() {
     for _ in 0..4 {
         runs.push(world.once_with(&[], &[]).await.run());
     }
+    mailed(world, &["action needed"]).await;
     let written = "SELECT COUNT(*) FROM reconcile_findings";
     assert_eq!(world.sql.number(written).await, 2, "the same in every pass");
     // One run has the reports, three refer to it.

@@ -3,21 +3,9 @@
 
 use firstcome_stack::{RedisOptions, RedisServer};
 
-use firstcome_testkit::{Fixture, HeldTransaction, MadeCoupon, WorldStores, eventually};
+use firstcome_testkit::{Fixture, HeldTransaction, WorldStores};
 
-use crate::faults::waves::{HEALED, impatient};
-
-async fn opens(fixture: &Fixture, coupon: &MadeCoupon, user: &str) {
-    eventually("admission is open", HEALED, async || {
-        fixture
-            .api
-            .claim(coupon.id, user)
-            .await
-            .promised()
-            .is_some()
-    })
-    .await;
-}
+use crate::faults::waves::{impatient, until_promised};
 
 #[tokio::test]
 async fn neither_a_hanging_change_nor_a_locked_drop_keeps_another_coupon_closed() {
@@ -28,7 +16,7 @@ async fn neither_a_hanging_change_nor_a_locked_drop_keeps_another_coupon_closed(
     let fixture = Fixture::of(world).await;
     let (changing, ones) = fixture.held("Changing", 10, 5).await;
     let (other, others) = fixture.held("Other", 20, 5).await;
-    let world = &fixture.world;
+    let (api, world) = (&fixture.api, &fixture.world);
     let _daemon = world.daemon().await;
     let mut change = HeldTransaction::begin(&world.sql).await;
     for (table, id) in [("drops", changing.drop), ("coupons", changing.id)] {
@@ -36,12 +24,10 @@ async fn neither_a_hanging_change_nor_a_locked_drop_keeps_another_coupon_closed(
         change.run(&lock).await;
         server.kill().await.unwrap();
         server.start_again().await.unwrap();
-        opens(&fixture, &other, &others[0].0).await;
+        until_promised(api, other.id, &others[0].0).await;
     }
-    assert_eq!(
-        fixture.api.claim(changing.id, &ones[0].0).await.promised(),
-        None
-    );
+    let closed = api.claim(changing.id, &ones[0].0).await;
+    assert_eq!(closed.promised(), None, "{closed:?}");
     change.commit().await;
-    opens(&fixture, &changing, &ones[0].0).await;
+    until_promised(api, changing.id, &ones[0].0).await;
 }

@@ -59,26 +59,15 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
 const SETTINGS: usize = 45;
 
 /// Programs, their commands, and words that the help must contain: flags, and defaults of settings.
+#[rustfmt::skip]
 const HELP: [(&str, &str, &str); 11] = [
-    (
-        "firstcome-api",
-        "serve",
-        "KAFKA_PROPERTIES coupon-claims 127.0.0.1:8080 2000 RUST_LOG",
-    ),
-    (
-        "firstcome-api",
-        "consume",
-        "firstcome-issuer 127.0.0.1:8082",
-    ),
+    ("firstcome-api", "serve", "KAFKA_PROPERTIES coupon-claims 127.0.0.1:8080 2000 RUST_LOG"),
+    ("firstcome-api", "consume", "firstcome-issuer 127.0.0.1:8082"),
     ("firstcome-api", "migrate", "--partitions 12 --replication"),
     ("firstcome-api", "coupon", ""),
     ("firstcome-api", "health", ""),
     ("firstcome-reconciler", "daemon", "127.0.0.1:8081 */30"),
-    (
-        "firstcome-reconciler",
-        "once",
-        "--dry-run --json --coupon --deep --confirm",
-    ),
+    ("firstcome-reconciler", "once", "--dry-run --json --coupon --deep --confirm"),
     ("firstcome-reconciler", "test-email", "SMTP_URL"),
     ("firstcome-reconciler", "test-webhook", "WEBHOOK_URLS"),
     ("firstcome-reconciler", "explain", "--coupon --user"),

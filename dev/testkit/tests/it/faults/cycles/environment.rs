@@ -38,7 +38,7 @@ impl Environment {
             // Passes wait for this time before they judge recent claims. The claims here are few.
             ("PUBLISH_DEADLINE_MS", "500"),
             ("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "500"),
-            ("KAFKA_PROPERTIES", "session.timeout.ms=1000"),
+            ("FIRSTCOME_TEST_KAFKA_SESSION_MS", "1000"),
             (
                 "RUST_LOG",
                 "warn,firstcome_api=info,firstcome_reconciler=info",

@@ -42,7 +42,7 @@ fn scenario(point: Point) -> Scenario {
         Point::ClaimKept => Scenario::Kept,
         Point::RevocationWritten | Point::RevocationReleased => Scenario::Revoke,
         Point::ListWritten | Point::ListFollowed => Scenario::List,
-        Point::RowsBegun | Point::RowsInserted | Point::BackupInserted | Point::RowsCommitted => {
+        Point::RowsBegun | Point::RowsInserted | Point::FallbackInserted | Point::RowsCommitted => {
             Scenario::Batch
         }
         Point::RunBegun
