@@ -189,7 +189,7 @@ mod tests {
             ("slot 3 is held by customer-4711.", "slot 3 is held by •••"),
             ("u-37 and u-33", "••• and u-33"),
             ("payload of bob@example.com, twice", "payload of ••• twice"),
-            ("user=u-37: not u-37|4", "•••: not •••"),
+            ("user=u-37: not u-37|4", "••• not •••"),
             ("a failed claim 1 on slot 1", "a failed claim 1 on slot 1"),
         ] {
             assert_eq!(detail(text, &people), masked);
