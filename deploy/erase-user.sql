@@ -6,7 +6,7 @@
 SET time_zone = '+00:00';
 SET @user = CONVERT(@user USING ascii) COLLATE ascii_bin, @pseudonym = CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))));
 CREATE TEMPORARY TABLE ended (id BIGINT PRIMARY KEY) SELECT id FROM coupons
-    WHERE COALESCE(daily_until < CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR), TRUE)
+    WHERE COALESCE(daily_until < CONVERT(UTC_DATE() - INTERVAL 1 DAY USING utf8mb4) COLLATE utf8mb4_bin, TRUE)
     AND NOT EXISTS (SELECT 1 FROM drops WHERE coupon_id = coupons.id AND COALESCE(sealed_at > UTC_TIMESTAMP() - INTERVAL 2 HOUR, TRUE))
     AND NOT EXISTS (SELECT 1 FROM failed_claims WHERE user_id = @user AND resolved_at IS NULL)
     AND NOT EXISTS (SELECT 1 FROM broken_promises WHERE user_id = @user AND mended_at IS NULL);
@@ -24,7 +24,7 @@ UPDATE ended STRAIGHT_JOIN reconcile_findings t ON t.coupon_id = ended.id AND t.
 -- Hashes of data with the id could confirm a guess. A firing alert is mailed once more because of this.
 UPDATE reconcile_runs SET content = 0 WHERE content IS NOT NULL;
 UPDATE alerts SET content = 0;
-UPDATE ops_actions SET detail = JSON_REPLACE(CAST(REPLACE(CAST(detail AS CHAR), JSON_QUOTE(@user), JSON_QUOTE(@pseudonym)) AS JSON),
+UPDATE ops_actions SET detail = JSON_REPLACE(CAST(REPLACE(CAST(detail AS CHAR CHARACTER SET utf8mb4), JSON_QUOTE(@user), JSON_QUOTE(@pseudonym)) AS JSON),
     '$.reason', 'erased', '$.why', 'erased')
     WHERE JSON_SEARCH(detail, 'one', REPLACE(@user, '_', '\\_')) IS NOT NULL AND (coupon_id IS NULL OR coupon_id IN (SELECT id FROM ended));
 INSERT INTO ops_actions (operator, token, action, detail) VALUES (CURRENT_USER(), 'by SQL', 'erase', JSON_OBJECT('erased_as', @pseudonym));
