@@ -66,7 +66,6 @@ pub(crate) async fn my_claim(
     id: CouponId,
     user: UserId,
 ) -> Result<MyClaim, ClaimRefusal> {
-    let asked_at = Instant::now();
     let coupon = app.catalogue.find(id).await?;
     let (record, (shown, standing)) = tokio::join!(
         app.mysql.reads.person(id, &user),
@@ -79,6 +78,7 @@ pub(crate) async fn my_claim(
         (claim.status, claim.drop_id, claim.slot)
     {
         let keys = app.redis.keys(id, drop_id);
+        let asked_at = Instant::now();
         let held = app.redis.held_slot(&keys, slot, &user).await;
         let held = held.ok().flatten().ok_or(ClaimRefusal::NotDurable)?;
         let admitted_at_ms = held.admitted_at_ms;
