@@ -67,9 +67,12 @@ pub(crate) async fn my_claim(
     user: UserId,
 ) -> Result<MyClaim, ClaimRefusal> {
     let coupon = app.catalogue.find(id).await?;
-    let (record, (shown, standing)) = tokio::join!(
+    let shown = drop_to_show(&coupon, app.now().await).map(|one| one.drop);
+    // The gate was open when it was read, which is later.
+    let asked_at = Instant::now();
+    let (record, standing) = tokio::join!(
         app.mysql.reads.person(id, &user),
-        standing_shown(app, &coupon, &user)
+        standing_in(app, &coupon, shown, &user)
     );
     let now_ms = standing.as_ref().map_or(0, |found| found.now_ms);
     let claim = settle(app, &coupon, shown, record, standing)?;
@@ -78,10 +81,9 @@ pub(crate) async fn my_claim(
         (claim.status, claim.drop_id, claim.slot)
     {
         let keys = app.redis.keys(id, drop_id);
-        let asked_at = Instant::now();
         let held = app.redis.held_slot(&keys, slot, &user).await;
-        let held = held.ok().flatten().ok_or(ClaimRefusal::NotDurable)?;
-        let admitted_at_ms = held.admitted_at_ms;
+        let held = held.ok().flatten().ok_or(ClaimRefusal::NotDurable);
+        let admitted_at_ms = held?.admitted_at_ms;
         let admitted = Admitted {
             claim: ClaimEvent {
                 coupon_id: id,
