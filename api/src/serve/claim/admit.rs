@@ -95,18 +95,16 @@ async fn ask(
             None => Admission::Closed(sealed.closes_at.map_or(0, |at| at.timestamp_millis())),
         }));
     }
-    let answer = acknowledge(reply?);
-    let is_uncertain = match &answer {
-        Err(ClaimRefusal::Refused(Admission::NotOpen(_))) => coupon.lacks_a_drop(Utc::now()),
-        Err(ClaimRefusal::Refused(Admission::Closed(_))) => {
-            is_copy || coupon.lacks_a_drop(Utc::now())
+    let lacks_a_drop = || coupon.lacks_a_drop(Utc::now());
+    match acknowledge(reply?) {
+        Err(ClaimRefusal::Refused(Admission::NotOpen(_))) if lacks_a_drop() => {
+            Err(ClaimRefusal::ClaimStateUnknown)
         }
-        _ => false,
-    };
-    if is_uncertain {
-        return Err(ClaimRefusal::ClaimStateUnknown);
+        Err(ClaimRefusal::Refused(Admission::Closed(_))) if is_copy || lacks_a_drop() => {
+            Err(ClaimRefusal::ClaimStateUnknown)
+        }
+        answer => answer,
     }
-    answer
 }
 
 /// Returns the sealed drop that MySQL alone knows: its keys in Redis expire and, after a loss of

@@ -66,11 +66,13 @@ pub(crate) async fn my_claim(
     id: CouponId,
     user: UserId,
 ) -> Result<MyClaim, ClaimRefusal> {
-    let asked_at = Instant::now();
     let coupon = app.catalogue.find(id).await?;
-    let (record, (shown, standing)) = tokio::join!(
+    let shown = drop_to_show(&coupon, app.now().await).map(|one| one.drop);
+    // The gate was open when it was read, which is later.
+    let asked_at = Instant::now();
+    let (record, standing) = tokio::join!(
         app.mysql.reads.person(id, &user),
-        standing_shown(app, &coupon, &user)
+        standing_in(app, &coupon, shown, &user)
     );
     let now_ms = standing.as_ref().map_or(0, |found| found.now_ms);
     let claim = settle(app, &coupon, shown, record, standing)?;
@@ -80,8 +82,8 @@ pub(crate) async fn my_claim(
     {
         let keys = app.redis.keys(id, drop_id);
         let held = app.redis.held_slot(&keys, slot, &user).await;
-        let held = held.ok().flatten().ok_or(ClaimRefusal::NotDurable)?;
-        let admitted_at_ms = held.admitted_at_ms;
+        let held = held.ok().flatten().ok_or(ClaimRefusal::NotDurable);
+        let admitted_at_ms = held?.admitted_at_ms;
         let admitted = Admitted {
             claim: ClaimEvent {
                 coupon_id: id,

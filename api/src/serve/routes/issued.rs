@@ -1,6 +1,9 @@
 //! `GET /v1/coupons/{id}/issued`: the issued coupons. The codes are valuable, so caches and logs
 //! must not store them.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -9,8 +12,9 @@ use axum::http::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::response::{IntoResponse as _, Response};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use csv::{Terminator, WriterBuilder};
+use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::holders::{HolderRange, HoldersPage};
@@ -18,7 +22,7 @@ use firstcome_shared::mysql::issued::IssuedRow;
 use futures_util::{TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
-use super::extract::{CouponPath, StrictQuery, page_size};
+use super::extract::{CouponPath, StrictQuery, no_such_coupon, page_size};
 use crate::serve::state::App;
 
 #[derive(Debug, Deserialize)]
@@ -56,8 +60,8 @@ struct IssuedCoupon {
     issued_by: String,
 }
 
-/// The fields of [`IssuedCoupon`].
-const HEADING: &str = "drop_id,slot,user_id,code,claimed_at,issued_at,issued_by\r\n";
+/// [`Labels`] and the fields of [`IssuedCoupon`].
+const HEADING: &str = "coupon,day,drop_id,slot,user_id,code,claimed_at,issued_at,issued_by\r\n";
 
 impl From<IssuedRow> for IssuedCoupon {
     fn from(row: IssuedRow) -> Self {
@@ -75,11 +79,11 @@ impl From<IssuedRow> for IssuedCoupon {
 
 /// List issued coupons
 ///
-/// `Accept` chooses JSON pages or one CSV (`text/csv`) of all rows. In a CSV, a `'` precedes fields
-/// that spreadsheets would change: formulas (they begin with `=`, `+`, `-` or `@`), numbers of more
-/// than 11 digits, leading zeros, `1E5`, dates. No user id begins with `'`, and an allow list takes
-/// the whole CSV. If a CSV cannot be completed, the connection breaks. While a drop runs, rows of
-/// lower slots may come later.
+/// `Accept` chooses JSON pages or one CSV (`text/csv`) of all rows, with the coupon's name and the
+/// day. In a CSV, a `'` precedes fields that spreadsheets would change: formulas (they begin with
+/// `=`, `+`, `-` or `@`), numbers of more than 11 digits, leading zeros, `1E5`, dates. No user id
+/// begins with `'`, and an allow list takes the whole CSV. If a CSV cannot be completed, the
+/// connection breaks. While a drop runs, rows of lower slots may come later.
 pub(crate) async fn issued(
     State(app): State<App>,
     CouponPath(id): CouponPath,
@@ -87,7 +91,8 @@ pub(crate) async fn issued(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let limit = page_size(asked.limit, 1_000, 10_000)?;
-    app.catalogue.find(id).await?;
+    let found = app.mysql.operators.coupon(id).await?;
+    let (coupon, drops) = found.ok_or_else(|| no_such_coupon(id))?;
     let after = asked.after_drop_id.or(asked.drop_id).unwrap_or_default();
     let which = HolderRange {
         coupon: id,
@@ -95,19 +100,19 @@ pub(crate) async fn issued(
         after: (DropId(after), asked.after_slot.unwrap_or_default()),
     };
     let answer = if wants_csv(&headers) {
-        csv(app, which).await?
+        let day = |drop: &Drop| drop.local_date.unwrap_or(drop.opens_at.date_naive());
+        let days = drops.iter().map(|drop| (drop.id.0, day(drop))).collect();
+        csv(app, which, Labels(guarded(coupon.settings.name), days)).await?
     } else {
         let page = page(&app, which, limit).await?;
-        let only = asked.drop_id.map(|id| format!("&drop_id={id}"));
+        let only = asked
+            .drop_id
+            .map_or_else(String::new, |id| format!("&drop_id={id}"));
+        let list = format!("/v1/coupons/{id}/issued?limit={limit}{only}");
         let last = page.rows.last().filter(|_| page.has_more);
-        let next = last.map(|last| {
-            format!(
-                "/v1/coupons/{id}/issued?after_drop_id={}&after_slot={}&limit={limit}{}",
-                last.drop_id,
-                last.slot,
-                only.unwrap_or_default()
-            )
-        });
+        let last = last.map(|last| (last.drop_id, last.slot));
+        let next =
+            last.map(|(drop, slot)| format!("{list}&after_drop_id={drop}&after_slot={slot}"));
         let issued = page.rows.into_iter().map(IssuedCoupon::from).collect();
         Json(IssuedPage { issued, next }).into_response()
     };
@@ -132,11 +137,12 @@ const PART: usize = 2_000;
 /// Responds with all rows as one CSV (RFC 4180), part by part: each is read when the client has
 /// received the one before, and no MySQL connection is held in between. An error breaks the
 /// connection, so that the client notices that rows are missing.
-async fn csv(app: App, which: HolderRange) -> Result<Response, Problem> {
+async fn csv(app: App, which: HolderRange, labels: Labels) -> Result<Response, Problem> {
+    let labels = Arc::new(labels);
     // Read the first page before the status is sent, so that an error becomes a problem response.
     let first = page(&app, which, PART).await?;
     let parts = stream::try_unfold(Some((true, which, Some(first))), move |left| {
-        let db = app.mysql.operators.clone();
+        let (db, labels) = (app.mysql.operators.clone(), Arc::clone(&labels));
         async move {
             let Some((is_first, mut which, read)) = left else {
                 return Ok(None);
@@ -150,16 +156,14 @@ async fn csv(app: App, which: HolderRange) -> Result<Response, Problem> {
                 which.after = (DropId(last.drop_id), last.slot);
                 (false, which, None)
             });
-            anyhow::Ok(Some((rows(page, is_first)?, next)))
+            anyhow::Ok(Some((rows(page, is_first, &labels)?, next)))
         }
     });
     let parts = parts.inspect_err(move |error: &anyhow::Error| {
         tracing::warn!(%error, coupon_id = %which.coupon, "a CSV of holders was aborted");
     });
-    let name = format!(
-        "attachment; filename=\"coupon-{}-issued.csv\"",
-        which.coupon
-    );
+    let coupon = which.coupon;
+    let name = format!("attachment; filename=\"coupon-{coupon}-issued.csv\"");
     let headers = [
         (CONTENT_TYPE, "text/csv; charset=utf-8; header=present"),
         (CONTENT_DISPOSITION, &name),
@@ -168,8 +172,11 @@ async fn csv(app: App, which: HolderRange) -> Result<Response, Problem> {
     Ok((headers, Body::from_stream(parts)).into_response())
 }
 
+/// What a CSV says of all rows: the coupon's name, and the local day of each drop.
+struct Labels(String, HashMap<i64, NaiveDate>);
+
 /// Writes rows, with the heading if it is the first part.
-fn rows(page: HoldersPage, is_first: bool) -> anyhow::Result<Vec<u8>> {
+fn rows(page: HoldersPage, is_first: bool, labels: &Labels) -> anyhow::Result<Vec<u8>> {
     let text = if is_first { HEADING.into() } else { Vec::new() };
     let mut csv = WriterBuilder::new()
         .has_headers(false)
@@ -178,7 +185,7 @@ fn rows(page: HoldersPage, is_first: bool) -> anyhow::Result<Vec<u8>> {
     for row in page.rows {
         let mut row = IssuedCoupon::from(row);
         row.user_id = guarded(row.user_id);
-        csv.serialize(row)?;
+        csv.serialize((&labels.0, labels.1.get(&row.drop_id), row))?;
     }
     Ok(csv.into_inner()?)
 }
