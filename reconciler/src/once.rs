@@ -71,7 +71,13 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         }
         Err(error) => return Err(error.into()),
     };
-    tell(Some(&notifier), &run, args.json, args.full_ids).await
+    let code = tell(Some(&notifier), &run, args.json, args.full_ids).await?;
+    if !args.json {
+        for section in sections(&run) {
+            println!("see docs/OPERATIONS.md#{section}");
+        }
+    }
+    Ok(code)
 }
 
 /// Mails a run, prints it, and returns the exit code.
@@ -100,15 +106,23 @@ pub(crate) async fn tell(
 }
 
 fn print(run: &Run, full_ids: bool) {
-    let is_news =
-        |drop: &&DropReport| !drop.exact || !drop.findings.is_empty() || drop.before != drop.after;
+    let is_news = |drop: &&DropReport| {
+        let is_changed = !drop.findings.is_empty() || drop.before != drop.after;
+        !drop.exact || is_changed || is_attached(drop.drop_id)
+    };
+    let mut room = SHOWN;
+    let mut print_all = |findings: &[Finding]| {
+        for finding in findings.iter().take(room) {
+            println!("{}", finding_line(finding, full_ids));
+        }
+        room = room.saturating_sub(findings.len());
+    };
     for drop in run.drops.iter().filter(is_news) {
         println!("{}", drop_line(drop));
+        print_all(&drop.findings);
     }
+    print_all(&run.findings);
     let total = run.all_findings().count();
-    for finding in run.all_findings().take(SHOWN) {
-        println!("{}", finding_line(finding, full_ids));
-    }
     if total > SHOWN {
         println!("… and {} more; `--json` shows all", total - SHOWN);
     }
@@ -118,9 +132,11 @@ fn print(run: &Run, full_ids: bool) {
     if let Some(error) = &run.error {
         println!("failed: {}", plainly(run.cause(), error));
     }
-    for section in sections(run) {
-        println!("see docs/OPERATIONS.md#{section}");
-    }
+}
+
+/// Whether it is of an attached campaign, whose ids nobody knows.
+fn is_attached(drop: DropId) -> bool {
+    drop.0 < 0
 }
 
 /// Describes a drop in one line.
@@ -134,10 +150,10 @@ fn drop_line(drop: &DropReport) -> String {
         (before, after) if before == after => after.to_string(),
         (before, after) => format!("{before} → {after}"),
     };
-    format!(
-        "{} · coupon {}, drop {}: {rows} of {} issued, {exact}",
-        drop.coupon_name, drop.coupon_id, drop.drop_id, drop.quantity
-    )
+    let ids = format!(" · coupon {}, drop {}", drop.coupon_id, drop.drop_id);
+    let ids = Some(ids).filter(|_| !is_attached(drop.drop_id));
+    let (name, ids) = (&drop.coupon_name, ids.unwrap_or_default());
+    format!("{name}{ids}: {rows} of {} issued, {exact}", drop.quantity)
 }
 
 /// Describes a finding and its outcome in one line.
@@ -148,8 +164,9 @@ fn finding_line(finding: &Finding, full_ids: bool) -> String {
     };
     let user = finding.user_id.as_ref();
     let user = user.map(|id| if full_ids { id.clone() } else { person(id) });
+    let drop = finding.drop_id.filter(|drop| !is_attached(*drop));
     let place = [
-        finding.drop_id.map(|drop| format!(", drop {drop}")),
+        drop.map(|drop| format!(", drop {drop}")),
         finding.slot.map(|slot| format!(", slot {slot}")),
         user.map(|user| format!(", {user}")),
     ];

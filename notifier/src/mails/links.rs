@@ -44,7 +44,14 @@ impl Links {
         let is_local = |it: &str| it.contains("://127.0.0.1") || it.contains("://localhost");
         let (public, api) = (self.reconciler(), self.api());
         let all = [("PUBLIC_URL", public), ("API_PUBLIC_URL", api)];
+        // Mails about an attached system link to the page only, if there is one.
+        let used = match (&self.file, &self.public) {
+            (None, _) => 2,
+            (Some(_), Some(_)) => 1,
+            (Some(_), None) => 0,
+        };
         all.into_iter()
+            .take(used)
             .filter(move |(_, address)| is_local(address))
     }
 

@@ -60,6 +60,9 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     };
     let notifier = attached.ours.map(|ours| notifier(ours.db)).transpose()?;
     let code = tell(notifier.as_ref(), &run, args.json, args.full_ids).await?;
+    if !args.json && run.all_findings().next().is_some() {
+        println!("see docs/ATTACH.md; --full-ids prints the ids of users in full");
+    }
     let is_compared = run.findings.iter().all(|it| it.kind != Kind::Stalled);
     Ok(if is_compared { code } else { ExitCode::from(2) })
 }

@@ -33,7 +33,10 @@ pub struct Sql {
 impl Sql {
     pub async fn connect(settings: &DbSettings, rows_per_second: u32) -> Answer<Self> {
         let conn = Db::plain(settings).await;
-        let conn = conn.map_err(|error| AttachError::Mysql(error.to_string()))?;
+        let conn = conn.map_err(|error| {
+            let why = error.to_string();
+            AttachError::Mysql(why.replace("see DATABASE_URL", "see database in the file"))
+        })?;
         let mut sql = Self {
             conn: Some(conn),
             limit: settings.limit * PATIENCE,

@@ -1,4 +1,4 @@
-//! Random systems: after a pass, its confirmation, and a third pass, everything is exact or named.
+//! Random systems: after a pass, its confirmation, and another pass, everything is exact or named.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -95,6 +95,8 @@ async fn check(world: &World, system: &System) {
     let before = rows(world).await;
     pass(&attached).await;
     pass_with(&attached, confirmed(&attached)).await;
+    // If all of it was held back until then, an event that has become a duplicate is closed now.
+    pass(&attached).await;
     let last = pass(&attached).await;
     let report = &last.drops[0];
     let after = rows(world).await;
@@ -115,7 +117,7 @@ async fn check(world: &World, system: &System) {
         .all(|it| it.result == Outcome::Skipped);
     assert!(
         is_left && last.status != Status::Repaired,
-        "a third pass repairs: {report:#?}"
+        "a later pass repairs: {report:#?}"
     );
     assert_eq!(report.exact, report.findings.is_empty(), "{report:#?}");
     // What is not exact is a finding with its user.
