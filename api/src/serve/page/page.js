@@ -138,7 +138,7 @@ function stateOf({ now_ms, coupon }) {
   const ahead = state === "scheduled" && current && left > CROWD_MS ? 0 : null;
   return {
     now_ms, state, drop_id: drop.id, quantity: drop.quantity, one_per_drop: coupon.once_per === "drop",
-    opens_at_ms: opens, closes_at_ms: drop.closes_at && Date.parse(drop.closes_at),
+    opens_at_ms: opens, closes_at_ms: drop.closes_at && Date.parse(drop.closes_at), next_at_ms: Date.parse(next?.opens_at),
     can_wait: coupon.waiting_list > 0 && drop.id !== full,
     // No poll falls into the rush after an opening, and nobody looks a claim up around one.
     poll_after_ms: { scheduled: Math.min(Math.max(left / 4, 5_000), 60_000), open: 60_000, sold_out: 10_000, paused: 10_000 }[state],
@@ -325,9 +325,10 @@ function ofClaim() {
   const total = count(server.quantity);
   const number = { n: count(mine.slot ?? 0), total };
   const label = say(mine.already ? "already" : "yours");
+  const again = server.one_per_drop && server.next_at_ms ? ` ${say("next", { time: at(server.next_at_ms) })}` : "";
   switch (mine.status) {
     case "issued":
-      return { view: "issued", label, big: count(mine.slot), detail: say("number", number), code: mine.code,
+      return { view: "issued", label, big: count(mine.slot), detail: say("number", number) + again, code: mine.code,
         button: say(copied ? "copied" : "copy"), act: copy };
     case "accepted":
       return { view: "accepted", label, big: count(mine.slot), detail: say("coming", number) };
@@ -359,6 +360,11 @@ function ofNote() {
   return { view: "refused", label: say("refused"), detail: say("refused_why") };
 }
 
+function openUntil(closes) {
+  if (!closes) return say("open_why");
+  return server.one_per_drop ? say("open_until_daily", { time: at(closes) }) : say("open_until", { time: at(closes) });
+}
+
 function ofState() {
   const { state, opens_at_ms: opens, closes_at_ms: closes } = server;
   switch (state) {
@@ -368,8 +374,7 @@ function ofState() {
     case "paused":
       return { view: state, label: say("paused"), detail: say("paused_why"), button: say("get") };
     case "open":
-      return { view: state, label: say("open"), detail: closes ? say("open_until", { time: at(closes) }) : say("open_why"),
-        button: claimButton(), act: claim };
+      return { view: state, label: say("open"), detail: openUntil(closes), button: claimButton(), act: claim };
     case "sold_out":
       return { view: server.can_wait ? "can_wait" : state, label: say("sold_out"),
         detail: say(server.can_wait ? "can_wait_why" : "sold_out_why"), button: claimButton(), act: claim };
