@@ -10,7 +10,6 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::page::Asset;
 use firstcome_shared::report::wording::grouped;
-use firstcome_shared::schedule::Schedule;
 
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 
@@ -96,16 +95,12 @@ pub(super) fn coupon(
     let drop = coupon.for_claim(now).map(|one| one.drop);
     let quantity = drop.map_or(coupon.coupon.quantity, |drop| drop.quantity);
     let quantity = grouped(u64::from(quantity));
-    let words = match coupon.coupon.schedule {
-        Some(Schedule::Daily { .. }) => "quantity_daily",
-        Some(Schedule::Once { .. }) | None => "quantity",
-    };
     let page = PageHtml {
         language,
         title: &coupon.coupon.name,
         body: Body::Coupon {
             id: coupon.coupon.id,
-            quantity: language.word(words).replace("{n}", &quantity),
+            quantity: language.word("quantity").replace("{n}", &quantity),
             opens: drop.map(|drop| drop.opens_at),
             wants_token,
         },
