@@ -64,8 +64,8 @@ function keep(storage, key, value) {
   } catch {} // the page works without storage
 }
 
-// The token is in the fragment, which browsers never send to a server, and is immediately removed
-// from the address.
+// The token is in the fragment, which browsers never send to a server, and is removed
+// from the address at once.
 function takeToken() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   const known = recall("sessionStorage", tokenKey);
@@ -226,7 +226,7 @@ const refuse = (why) => ([note, noteDrop] = [why, server.drop_id]);
 // What the browser stores about a place in a waiting list: the drop, and a checksum of the token.
 const placeMark = (drop) => `waiting ${drop} ${[...(token ?? "")].reduce((sum, c) => (sum * 31 + c.charCodeAt(0)) | 0, 0)}`;
 
-// Handles a claim as both `claims` and `claims/me` return it.
+// Handles a claim of `claims` and `claims/me`.
 function meet(claim) {
   const waited = mine?.status === "waiting" ? mine.drop_id === server.drop_id : recall("localStorage", own) === placeMark(server.drop_id);
   if (claim.status === "already_claimed") mine = { ...claim, status: "accepted", old: true, already: !unsure };
@@ -367,7 +367,7 @@ function ofState() {
       return { view: state, label: say("paused"), detail: say("paused_why"), button: say("get") };
     case "open":
       return { view: state, label: say("open"),
-        detail: closes ? say(server.one_per_drop ? "open_until_daily" : "open_until", { time: at(closes) }) : say("open_why"),
+        detail: closes ? say(server.one_per_drop ? "open_daily" : "open_until", { time: at(closes) }) : say("open_why"),
         button: claimButton(), act: claim };
     case "sold_out":
       return { view: server.can_wait ? "can_wait" : state, label: say("sold_out"),
