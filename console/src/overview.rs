@@ -223,12 +223,8 @@ fn problem(what: impl Into<String>, todo: impl Into<String>) -> BoardProblem {
 fn problems(seen: &Overview) -> Vec<BoardProblem> {
     let mut found = Vec::new();
     let is_silent = |one: &&DropOverview| is_shut(one) && alert_of(one, seen).is_none();
-    let shut: BTreeSet<CouponId> = seen
-        .drops
-        .iter()
-        .filter(is_silent)
-        .map(|it| it.coupon_id)
-        .collect();
+    let shut = seen.drops.iter().filter(is_silent);
+    let shut: BTreeSet<CouponId> = shut.map(|it| it.coupon_id).collect();
     if seen.admission == AdmissionState::Unknown {
         let what = "Redis does not answer: nobody can claim".to_owned();
         found.push(outage(AlertKind::RedisUnreachable, what, seen));
@@ -238,18 +234,22 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
         found.push(outage(AlertKind::AdmissionClosed, what, seen));
     }
     if !seen.mysql_answers {
-        let of = seen.mysql_read_at.map(|at| at.text());
-        let of = of.map(|at| format!(" What is shown of it is of {at}."));
+        let of = seen.mysql_read_at;
+        let of = of.map(|at| format!(" What is shown of it is of {}.", at.text()));
         let todo = "Nothing is lost: claims wait in Kafka. Bring MySQL back.";
         let todo = format!("{todo}{}", of.unwrap_or_default());
         found.push(problem("MySQL does not answer: rows come late", todo));
     }
-    // Put alerts that no operator has acknowledged first.
+    // Put alerts that no operator has acknowledged first, and the most urgent of them.
+    let urgency = |one: &&ListedAlert| {
+        let kind = AlertKind::from_word(&one.alert.kind);
+        let severity = kind.map(|kind| kind.facts().severity);
+        (one.alert.acknowledged_at.is_some(), severity)
+    };
     let is_listed = |one: &&ListedAlert| !found.iter().any(|it| it.alert == Some(one.id));
     let mut alerts: Vec<&ListedAlert> = seen.alerts.iter().filter(is_listed).collect();
-    alerts.sort_by_key(|one| one.alert.acknowledged_at.is_some());
-    let alerts: Vec<_> = alerts.into_iter().map(alarm).collect();
-    found.extend(alerts);
+    alerts.sort_by_key(urgency);
+    found.extend(alerts.into_iter().map(alarm));
     found
 }
 

@@ -70,15 +70,17 @@ impl Links {
     /// kind. Foreign texts are single lines, so none of them can begin a block. Links need the
     /// address of the operations page.
     pub(super) fn blocks(&self, markup: &str) -> Vec<Block> {
+        let is_attached = self.file.is_some();
+        // The page of an attached system has passes and alerts only.
+        let is_there = |path: &str| path.starts_with("/runs") || path.starts_with("/alerts");
         let mut blocks = Vec::new();
         for line in markup.lines() {
             let (kind, text) = line.trim().split_once(' ').unwrap_or_default();
             let owned = text.to_owned();
             match kind {
-                "page" | "link" | "curl" if self.file.is_some() => {
-                    blocks.extend(self.attached_link(kind, text));
-                }
-                "section" if self.file.is_some() => {
+                "curl" if is_attached => {}
+                "page" | "link" if is_attached && !is_there(text) => {}
+                "section" if is_attached => {
                     blocks.push(Block::Paragraph("More: docs/ATTACH.md.".to_owned()));
                 }
                 "title" => blocks.push(Block::Title(owned)),
@@ -102,14 +104,6 @@ impl Links {
             }
         }
         blocks
-    }
-
-    /// A link of an attached system, whose page has passes and alerts only.
-    fn attached_link(&self, kind: &str, text: &str) -> Option<Block> {
-        let is_there = text.starts_with("/runs") || text.starts_with("/alerts");
-        let suffix = if kind == "page" { ", in a browser" } else { "" };
-        self.link(text, suffix)
-            .filter(|_| is_there && kind != "curl")
     }
 
     /// A link: `/path Label`.

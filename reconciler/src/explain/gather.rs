@@ -164,7 +164,7 @@ fn dead_letter(row: &DeadLetterRow, known: &mut UserFacts) {
         (Some(partition), Some(offset)) => {
             format!("written by the consumer: message at partition {partition}, offset {offset}")
         }
-        _ => "inserted manually".to_owned(),
+        _ => "not from the topic".to_owned(),
     };
     let error = row.error.as_ref().map(|error| format!(": {error}"));
     let error = error.unwrap_or_default();
@@ -272,7 +272,7 @@ mod tests {
             offset,
         };
         for (row, who) in [
-            (row("by hand", None), "inserted manually"),
+            (row("by hand", None), "not from the topic"),
             (row("undecodable", Some(9)), "partition 0, offset 9"),
         ] {
             let mut known = UserFacts::default();

@@ -28,8 +28,8 @@ let full = null; // the drop whose waiting list is full
 let note = null, noteDrop = null; // why the last claim was refused, and in which drop
 let unsure = false; // whether a response to this claim was lost: it may have been accepted
 let misses = 0; // consecutive failures to get the state
-let asking = false; // whether the page asks for a confirmation to give the coupon back
-let looked = false; // whether an existing claim was looked up; until then nothing that would mislead a holder is shown
+let asking = false; // whether the page asks to confirm a return
+let looked = false; // whether an existing claim was looked up; until then, show nothing that would mislead a holder
 let poll, ticker, copied = false;
 
 // ---- words
@@ -64,8 +64,8 @@ function keep(storage, key, value) {
   } catch {} // the page works without storage
 }
 
-// The token is in the fragment, which browsers never send to a server, and is immediately removed
-// from the address.
+// The token is in the fragment, which browsers never send to a server, and is removed
+// from the address at once.
 function takeToken() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
   const known = recall("sessionStorage", tokenKey);
@@ -83,7 +83,7 @@ addEventListener("hashchange", () => location.reload());
 
 // The time by the server's clock; the device's clock may be wrong.
 const now = () => server.now_ms + performance.now() - readAt;
-// Lengthens a delay randomly, so that browsers that were given the same one do not return together.
+// Lengthens a delay randomly, so that browsers with the same one do not return together.
 const spread = (ms) => ms * (1 + 0.4 * Math.random());
 
 function pause(ms) {
@@ -139,6 +139,7 @@ function stateOf({ now_ms, coupon }) {
   return {
     now_ms, state, drop_id: drop.id, quantity: drop.quantity, one_per_drop: coupon.once_per === "drop",
     opens_at_ms: opens, closes_at_ms: drop.closes_at && Date.parse(drop.closes_at),
+    next: coupon.once_per === "drop" && Date.parse(next?.opens_at),
     can_wait: coupon.waiting_list > 0 && drop.id !== full,
     // No poll falls into the rush after an opening, and nobody looks a claim up around one.
     poll_after_ms: { scheduled: Math.min(Math.max(left / 4, 5_000), 60_000), open: 60_000, sold_out: 10_000, paused: 10_000 }[state],
@@ -160,8 +161,7 @@ async function refresh() {
   refreshIn(misses ? Math.min(1000 * 2 ** misses, 60_000) : server.poll_after_ms);
 }
 
-// The page does not poll in a hidden tab, during a request, or once the user has the only claim that
-// the coupon allows.
+// The page does not poll in a hidden tab, during a request, or once the user has the coupon's only claim.
 const mayRefresh = () => !document.hidden && !work && (!mine || server.one_per_drop);
 
 function refreshIn(ms) {
@@ -217,18 +217,16 @@ function take(answer) {
   else if (code === "not_open") Object.assign(server, { state: "scheduled", opens_at_ms: Date.parse(answer.body.opens_at) });
   else refuse("refused");
   render();
-  // After a refusal in a rush, the page waits until the rush is over before it asks for the next
-  // drop, or for a returned coupon.
+  // After a refusal in a rush, ask for the next drop, or a returned coupon, only once it is over.
   if (!mine && note !== "expired") refreshIn(note ? 60_000 : code === "sold_out" ? 20_000 : (server.poll_after_ms ?? 10_000));
 }
 
 const refuse = (why) => ([note, noteDrop] = [why, server.drop_id]);
 
-// The data that the browser stores about a position in a waiting list: the drop, and a checksum of
-// the user's token.
+// What the browser stores about a place in a waiting list: the drop, and a checksum of the token.
 const placeMark = (drop) => `waiting ${drop} ${[...(token ?? "")].reduce((sum, c) => (sum * 31 + c.charCodeAt(0)) | 0, 0)}`;
 
-// Handles a claim as both `claims` and `claims/me` return it.
+// Handles a claim of `claims` and `claims/me`.
 function meet(claim) {
   const waited = mine?.status === "waiting" ? mine.drop_id === server.drop_id : recall("localStorage", own) === placeMark(server.drop_id);
   if (claim.status === "already_claimed") mine = { ...claim, status: "accepted", old: true, already: !unsure };
@@ -255,7 +253,7 @@ async function follow() {
   for (let wait = 0; isUnderWay(); ) {
     const { status, old } = mine;
     const told = status === "accepted" ? ACCEPTED_PAUSE_MS : LONGEST_PAUSE_MS;
-    // Most codes arrive immediately, and an earlier claim most likely has its code already.
+    // Most codes arrive at once, and an earlier claim most likely has its code.
     const first = status === "accepted" ? (old ? 100 : 200) : told;
     wait = wait ? Math.max(Math.min(wait * 2, told), Math.min(wait * 1.5, LONGEST_PAUSE_MS)) : first;
     await pause(wait);
@@ -270,8 +268,7 @@ async function follow() {
   if (!mine && note !== "expired") refresh();
 }
 
-// Looks up a claim made in another browser. In a rush, or without a response, the button does not wait
-// for the result.
+// Looks up a claim made in another browser. In a rush, or without a response, the button does not wait.
 async function lookBeside() {
   const show = () => {
     looked = true;
@@ -312,7 +309,7 @@ async function copy() {
   try {
     await navigator.clipboard.writeText(code.textContent);
   } catch {
-    // Without https there is no clipboard: select the code, so that the user can copy it.
+    // Without https there is no clipboard: select the code for the user.
     return getSelection().selectAllChildren(code);
   }
   copied = true;
@@ -325,9 +322,10 @@ function ofClaim() {
   const total = count(server.quantity);
   const number = { n: count(mine.slot ?? 0), total };
   const label = say(mine.already ? "already" : "yours");
+  const next = server.next ? say("next", { time: at(server.next) }) : "";
   switch (mine.status) {
     case "issued":
-      return { view: "issued", label, big: count(mine.slot), detail: say("number", number), code: mine.code,
+      return { view: "issued", label, big: count(mine.slot), detail: say("number", number) + next, code: mine.code,
         button: say(copied ? "copied" : "copy"), act: copy };
     case "accepted":
       return { view: "accepted", label, big: count(mine.slot), detail: say("coming", number) };
@@ -368,7 +366,8 @@ function ofState() {
     case "paused":
       return { view: state, label: say("paused"), detail: say("paused_why"), button: say("get") };
     case "open":
-      return { view: state, label: say("open"), detail: closes ? say("open_until", { time: at(closes) }) : say("open_why"),
+      return { view: state, label: say("open"),
+        detail: closes ? say(server.one_per_drop ? "open_daily" : "open_until", { time: at(closes) }) : say("open_why"),
         button: claimButton(), act: claim };
     case "sold_out":
       return { view: server.can_wait ? "can_wait" : state, label: say("sold_out"),
