@@ -19,12 +19,12 @@ use crate::wait::pause;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A user: the index of the requested coupon, and the user's number.
-pub(crate) type ChaosPerson = (usize, u32);
+pub(crate) type ChaosUser = (usize, u32);
 
 /// One request and its answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Answered {
-    pub(crate) person: ChaosPerson,
+    pub(crate) person: ChaosUser,
     pub(crate) asked: Instant,
     pub(crate) answered: Instant,
     pub(crate) answer: Answer,
@@ -33,7 +33,7 @@ pub(crate) struct Answered {
 /// The party that revokes or returns a user's slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
-    Person,
+    User,
     Operator,
     /// An operator revokes it, and the user may claim again.
     OperatorOnce,
@@ -52,13 +52,13 @@ pub(crate) struct Clients<'a> {
 struct Answers {
     all: Vec<Answered>,
     /// The last definite answer of each user, positive or negative.
-    settled: HashMap<ChaosPerson, Answer>,
+    settled: HashMap<ChaosUser, Answer>,
     outside: Vec<String>,
     /// Users with a slot whose look-up denied it, with that look-up.
-    denied: Vec<(ChaosPerson, String)>,
+    denied: Vec<(ChaosUser, String)>,
     /// Users who return their slot or are revoked by an operator. They are chosen before they
     /// claim.
-    revoked: HashSet<ChaosPerson>,
+    revoked: HashSet<ChaosUser>,
 }
 
 impl<'a> Clients<'a> {
@@ -90,7 +90,7 @@ impl<'a> Clients<'a> {
             let revoked =
                 rng.random_range(0..100) < schedule.revoke_percent && returns[person.0] > 0;
             returns[person.0] -= u32::from(revoked);
-            let by = match [By::Person, By::Operator, By::OperatorOnce][rng.random_range(0..3)] {
+            let by = match [By::User, By::Operator, By::OperatorOnce][rng.random_range(0..3)] {
                 By::OperatorOnce if goes_ahead => By::Operator,
                 by => by,
             };
@@ -109,18 +109,18 @@ impl<'a> Clients<'a> {
         futures_util::future::join_all(people).await;
     }
 
-    fn everyone(&self) -> impl Iterator<Item = ChaosPerson> + use<> {
+    fn everyone(&self) -> impl Iterator<Item = ChaosUser> + use<> {
         let people = self.schedule.people;
         let coupons = self.coupons.len();
         (0..people).flat_map(move |number| (0..coupons).map(move |coupon| (coupon, number)))
     }
 
-    async fn until_answered(&self, person: ChaosPerson) {
+    async fn until_answered(&self, person: ChaosUser) {
         until(async || self.ask(person).await).await;
     }
 
     /// Returns or revokes the user's slot or place on the waiting list.
-    async fn until_revoked(&self, person: ChaosPerson, by: By) {
+    async fn until_revoked(&self, person: ChaosUser, by: By) {
         let holds = |answer: &Answer| {
             answer.promised().is_some() || matches!(answer, Answer::Waiting { .. })
         };
@@ -138,7 +138,7 @@ impl<'a> Clients<'a> {
         self.until_answered(person).await;
     }
 
-    async fn revoke(&self, person: ChaosPerson, by: By) -> bool {
+    async fn revoke(&self, person: ChaosUser, by: By) -> bool {
         let Some(api) = self.system.supervisor.any_api() else {
             return false;
         };
@@ -148,7 +148,7 @@ impl<'a> Clients<'a> {
         let again = by == By::OperatorOnce;
         let body =
             serde_json::json!({"reason": "chaos", "by": "an operator", "may_claim_again": again});
-        let answer = if by == By::Person {
+        let answer = if by == By::User {
             api.give_back(coupon, &name).await
         } else {
             api.revoke(coupon, &name, &body).await
@@ -160,7 +160,7 @@ impl<'a> Clients<'a> {
     /// Lets users without a slot claim once more. Returns true if all of them got an answer.
     pub(crate) async fn the_others_ask_again(&self) -> bool {
         let settled = self.answers.lock().settled.clone();
-        let holds = |person: &ChaosPerson| {
+        let holds = |person: &ChaosUser| {
             settled
                 .get(person)
                 .is_some_and(|answer| answer.promised().is_some())
@@ -191,7 +191,7 @@ impl<'a> Clients<'a> {
     }
 
     /// Looks up a user's claim. If the user has a slot, the answer must be the same slot, or 503.
-    async fn look_up(&self, person: ChaosPerson) {
+    async fn look_up(&self, person: ChaosUser) {
         let Some(api) = self.system.supervisor.any_api() else {
             return pause(100).await;
         };
@@ -226,7 +226,7 @@ impl<'a> Clients<'a> {
         }
     }
 
-    async fn ask_all(&self, people: impl Iterator<Item = ChaosPerson>) -> bool {
+    async fn ask_all(&self, people: impl Iterator<Item = ChaosUser>) -> bool {
         use futures_util::StreamExt as _;
         let asked =
             futures_util::stream::iter(people.map(|person| self.ask(person))).buffer_unordered(64);
@@ -236,7 +236,7 @@ impl<'a> Clients<'a> {
     }
 
     /// Sends and records one request. Returns whether the answer is definite for now.
-    async fn ask(&self, person: ChaosPerson) -> bool {
+    async fn ask(&self, person: ChaosUser) -> bool {
         let Some(api) = self.system.supervisor.any_api() else {
             return false;
         };

@@ -138,7 +138,7 @@ const CASES: &[Case] = &[
     (GOOD, "", "1:a 2:b 3:c 4:d", &[]),
     (GOOD, "", "1:a 2:b 3:c", &[(Rule::Lost, 4), (Rule::TooFew, 0)]),
     (GOOD, "", "1:a 3:c 4:d", &[(Rule::Lost, 2), (Rule::Vanished, 2)]),
-    (GOOD, "", "1:a 2:a 3:c 4:d", &[(Rule::PersonDoubled, 2)]),
+    (GOOD, "", "1:a 2:a 3:c 4:d", &[(Rule::UserDoubled, 2)]),
     (GOOD, "", "1:a 1:b 3:c 4:d", &[(Rule::SlotDoubled, 1)]),
     (GOOD, "", "1:a 2:b 3:c 5:d", &[(Rule::NoSuchSlot, 5)]),
     (GOOD, "", "1:a 2:b 3:c -1:d", &[(Rule::NoSuchSlot, -1)]),

@@ -4,7 +4,7 @@ use firstcome_shared::domain::OncePer;
 use proptest::prelude::*;
 
 /// User ids have one letter, so that a masked id still identifies the user.
-pub(crate) type PersonLetter = char;
+pub(crate) type UserLetter = char;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Start {
@@ -26,13 +26,13 @@ impl Start {
 #[derive(Debug, Clone)]
 pub(crate) enum ScriptCommand {
     /// One call with these users in order; a user may occur twice.
-    Claim(Vec<PersonLetter>),
+    Claim(Vec<UserLetter>),
     /// Loads the drop with a revision. The next two commands have a revision too.
     Load(u64),
     WriteSettings(u64, u32, bool),
     Lower(u64, u32),
     /// A revocation with its id, and whether it has ended. It is not fenced.
-    Revoke(PersonLetter, i64, bool),
+    Revoke(UserLetter, i64, bool),
     /// Begins the next era, which closes the coupon.
     Close,
     Fenced(FencedCommand),
@@ -53,7 +53,7 @@ pub(crate) enum FencedCommand {
     /// Makes the users of rows of another drop claimants.
     Claimants(Vec<Row>),
     /// Puts users at the head of the waiting list, each with the slot that was promised.
-    Owed(Vec<(PersonLetter, u32)>),
+    Owed(Vec<(UserLetter, u32)>),
     /// Writes the settings of a rebuilt drop, with a revision.
     Settings(u64),
     Open,
@@ -65,7 +65,7 @@ pub(crate) const PAGE_SLOTS: u32 = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) slot: u32,
-    pub(crate) person: PersonLetter,
+    pub(crate) person: UserLetter,
     pub(crate) time: RowTime,
 }
 
@@ -97,12 +97,12 @@ pub(crate) enum Tamper {
     /// One of [`KEYS`].
     Lose(&'static str),
     /// The user gets a slot of another drop.
-    ClaimedElsewhere(PersonLetter),
+    ClaimedElsewhere(UserLetter),
     /// Deletes everything including the gate, and begins and opens a new era.
     Empty,
 }
 
-fn person() -> impl Strategy<Value = PersonLetter> {
+fn person() -> impl Strategy<Value = UserLetter> {
     prop::char::range('a', 'h')
 }
 

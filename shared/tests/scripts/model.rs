@@ -9,7 +9,7 @@ use firstcome_shared::redis::project::Fenced;
 use firstcome_shared::redis::settings::Written;
 
 use crate::command::{
-    FencedCommand, PAGE_SLOTS, PersonLetter, Row, RowTime, ScriptCommand, Start, Tamper,
+    FencedCommand, PAGE_SLOTS, Row, RowTime, ScriptCommand, Start, Tamper, UserLetter,
 };
 use crate::world::{ENDED_AT_MS, Shown};
 
@@ -24,15 +24,15 @@ pub(crate) struct Model {
     /// Quantity and pause; `None` if the drop is not loaded.
     meta: Option<(i64, bool)>,
     count: Option<i64>,
-    users: BTreeMap<PersonLetter, i64>,
+    users: BTreeMap<UserLetter, i64>,
     free: BTreeSet<i64>,
     /// Slots with a known time of admission.
     times: BTreeMap<i64, RowTime>,
     /// The waiting list in order. Owed users come first, with the promised slot.
-    waiting: Vec<(Option<i64>, PersonLetter)>,
-    claimants: BTreeMap<PersonLetter, (i64, i64)>,
+    waiting: Vec<(Option<i64>, UserLetter)>,
+    claimants: BTreeMap<UserLetter, (i64, i64)>,
     /// Id of the last revocation, and whether it has ended.
-    revoked: BTreeMap<PersonLetter, (i64, bool)>,
+    revoked: BTreeMap<UserLetter, (i64, bool)>,
     /// Whether `revoked` has the field that shows its loss.
     has_mark: bool,
     /// The highest revision written.
@@ -93,14 +93,14 @@ impl Model {
     }
 
     /// Whether a revocation voids all claims of the user, or the claim of this time.
-    fn is_void(&self, person: PersonLetter, time: RowTime) -> bool {
+    fn is_void(&self, person: UserLetter, time: RowTime) -> bool {
         self.revoked
             .get(&person)
             .is_some_and(|(_, ended)| !ended || time != RowTime::After)
     }
 
     /// The holders whose claims are void, whatever their times.
-    pub(crate) fn revoked_holders(&self) -> Vec<PersonLetter> {
+    pub(crate) fn revoked_holders(&self) -> Vec<UserLetter> {
         let holders = self.users.keys().copied();
         holders.filter(|person| self.is_banned(*person)).collect()
     }
@@ -123,7 +123,7 @@ impl Model {
     }
 
     pub(crate) fn shown(&self) -> Shown {
-        let claim = |(p, (d, s)): (&PersonLetter, &(i64, i64))| (p.to_string(), format!("{d}:{s}"));
+        let claim = |(p, (d, s)): (&UserLetter, &(i64, i64))| (p.to_string(), format!("{d}:{s}"));
         Shown {
             quantity_and_pause: self
                 .meta
@@ -239,12 +239,12 @@ impl Model {
     }
 
     /// Processes users in order, as if each had made a separate call.
-    fn claims(&mut self, people: &[PersonLetter]) -> String {
+    fn claims(&mut self, people: &[UserLetter]) -> String {
         let answers: Vec<Admission> = people.iter().map(|person| self.claim(*person)).collect();
         words(&answers)
     }
 
-    fn field(&self, person: PersonLetter) -> String {
+    fn field(&self, person: UserLetter) -> String {
         if self.once_per_coupon() {
             person.to_string()
         } else {
@@ -252,12 +252,12 @@ impl Model {
         }
     }
 
-    fn is_banned(&self, person: PersonLetter) -> bool {
+    fn is_banned(&self, person: UserLetter) -> bool {
         self.revoked.get(&person).is_some_and(|(_, ended)| !ended)
     }
 
     /// Later states are kept.
-    fn revoke(&mut self, person: PersonLetter, number: i64, ended: bool) -> &'static str {
+    fn revoke(&mut self, person: UserLetter, number: i64, ended: bool) -> &'static str {
         let known = self.revoked.get(&person).copied();
         let further = known.filter(|(id, has_ended)| *id > number || (*id == number && *has_ended));
         let (number, ended) = further.unwrap_or((number, ended));
@@ -283,7 +283,7 @@ impl Model {
         if ended { "ended" } else { "open" }
     }
 
-    fn give(&mut self, person: PersonLetter, slot: i64) {
+    fn give(&mut self, person: UserLetter, slot: i64) {
         self.free.remove(&slot);
         self.count = self.count.max(Some(slot));
         self.users.insert(person, slot);
@@ -293,7 +293,7 @@ impl Model {
         }
     }
 
-    fn claim(&mut self, person: PersonLetter) -> Admission {
+    fn claim(&mut self, person: UserLetter) -> Admission {
         let Some((quantity, paused)) = self.meta else {
             return Admission::Unloaded(DropId(DROP));
         };
@@ -434,9 +434,9 @@ impl Model {
         Opened::Yes
     }
 
-    fn bring_to_front(&mut self, person: PersonLetter, promised: i64) {
+    fn bring_to_front(&mut self, person: UserLetter, promised: i64) {
         self.waiting.retain(|(_, waits)| *waits != person);
-        let earlier = |(slot, waits): &(Option<i64>, PersonLetter)| {
+        let earlier = |(slot, waits): &(Option<i64>, UserLetter)| {
             slot.is_some_and(|slot| (slot, *waits) < (promised, person))
         };
         self.waiting.insert(
@@ -445,12 +445,12 @@ impl Model {
         );
     }
 
-    fn holds(&self, person: PersonLetter) -> bool {
+    fn holds(&self, person: UserLetter) -> bool {
         self.users.contains_key(&person)
             || (self.once_per_coupon() && self.claimants.contains_key(&person))
     }
 
-    fn promote(&mut self, limit: u32) -> Fenced<Vec<(PersonLetter, u32)>> {
+    fn promote(&mut self, limit: u32) -> Fenced<Vec<(UserLetter, u32)>> {
         let is_ready = self.is_open && self.adds_up();
         let Some((quantity, paused)) = self.meta.filter(|_| is_ready) else {
             return Fenced::Stale;

@@ -18,7 +18,7 @@ use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
 use firstcome_stack::{RedisOptions, RedisServer};
 
 use crate::command::{
-    FencedCommand, KEYS, PAGE_SLOTS, PersonLetter, Row, RowTime, ScriptCommand, Start, Tamper,
+    FencedCommand, KEYS, PAGE_SLOTS, Row, RowTime, ScriptCommand, Start, Tamper, UserLetter,
 };
 use crate::model::OTHER_DROP;
 
@@ -103,11 +103,11 @@ pub(crate) async fn claim(
     reply.ok_or(AdmissionError::Unexpected)
 }
 
-pub(crate) fn user(person: PersonLetter) -> UserId {
+pub(crate) fn user(person: UserLetter) -> UserId {
     person.to_string().parse().unwrap()
 }
 
-pub(crate) fn claim_on(person: PersonLetter, slot: Slot) -> ClaimOfSlot {
+pub(crate) fn claim_on(person: UserLetter, slot: Slot) -> ClaimOfSlot {
     let time = RowTime::After;
     claim_of(&Row { slot, person, time })
 }
@@ -286,7 +286,7 @@ impl ScriptWorld {
         (answer, Vec::new())
     }
 
-    pub(crate) async fn revoke(&self, person: PersonLetter, number: i64, over: Option<i64>) -> i64 {
+    pub(crate) async fn revoke(&self, person: UserLetter, number: i64, over: Option<i64>) -> i64 {
         let revocation = revocation(&person.to_string(), number, over);
         let once_per = self.meta.once_per;
         self.redis
@@ -341,7 +341,7 @@ impl ScriptWorld {
                 words(&written.unwrap())
             }
             FencedCommand::Owed(owed) => {
-                let claim = |(person, slot): &(PersonLetter, Slot)| ClaimOfSlot {
+                let claim = |(person, slot): &(UserLetter, Slot)| ClaimOfSlot {
                     slot: *slot,
                     user: user(*person),
                     at_ms: None,

@@ -11,7 +11,7 @@ use crate::redis::PrefixedKeys;
 
 /// An affected user and the slot in question.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AffectedPerson {
+pub struct AffectedUser {
     /// The slot in the injected state.
     pub slot: i64,
     pub user: String,
@@ -21,7 +21,7 @@ pub struct AffectedPerson {
 pub struct Injected {
     pub kind: Drift,
     /// The affected users. Empty if the drift affects no particular user.
-    pub people: Vec<AffectedPerson>,
+    pub people: Vec<AffectedUser>,
 }
 
 pub struct Injector {
@@ -182,7 +182,7 @@ impl Injector {
 
     /// Picks `n` users, spread over the drop, whose rows and admissions agree and who are not
     /// affected yet.
-    async fn pick(&mut self, n: u32) -> Result<Vec<AffectedPerson>> {
+    async fn pick(&mut self, n: u32) -> Result<Vec<AffectedUser>> {
         let whole = self.whole().await?;
         let wanted = n as usize;
         ensure!(
@@ -199,7 +199,7 @@ impl Injector {
         Ok(picked)
     }
 
-    async fn whole(&self) -> Result<Vec<AffectedPerson>> {
+    async fn whole(&self) -> Result<Vec<AffectedUser>> {
         let rows = try_rows(&self.sql, self.drop).await?;
         let words = ["ZRANGE", &self.key("users"), "0", "-1", "WITHSCORES"];
         let admitted: Vec<(String, i64)> = self.redis.try_command(&words).await?;
@@ -207,7 +207,7 @@ impl Injector {
             .into_iter()
             .map(|(user, slot)| (slot, user))
             .collect();
-        let rows = rows.into_iter().map(|(slot, user)| AffectedPerson {
+        let rows = rows.into_iter().map(|(slot, user)| AffectedUser {
             slot: slot.into(),
             user,
         });
@@ -218,18 +218,18 @@ impl Injector {
     }
 
     /// Generates `n` users who have never claimed, on slots from `first` on.
-    fn make_up(&mut self, n: u32, first: i64) -> Vec<AffectedPerson> {
+    fn make_up(&mut self, n: u32, first: i64) -> Vec<AffectedUser> {
         let tag = rand::random::<u32>();
         let names = self.made_up..self.made_up + n;
         self.made_up += n;
         let names = names.map(|i| format!("drift-{tag:08x}-{i}"));
         let people = (first..).zip(names);
         people
-            .map(|(slot, user)| AffectedPerson { slot, user })
+            .map(|(slot, user)| AffectedUser { slot, user })
             .collect()
     }
 
-    async fn strangers_on_held_slots(&mut self, n: u32) -> Result<Vec<AffectedPerson>> {
+    async fn strangers_on_held_slots(&mut self, n: u32) -> Result<Vec<AffectedUser>> {
         let held = self.pick(n).await?;
         let mut people = self.make_up(n, 1);
         for (one, held) in people.iter_mut().zip(held) {
@@ -239,7 +239,7 @@ impl Injector {
     }
 
     /// Puts a user on a slot in Redis.
-    async fn place(&self, one: &AffectedPerson) -> Result<()> {
+    async fn place(&self, one: &AffectedUser) -> Result<()> {
         let slot = one.slot.to_string();
         self.run(&["ZADD", &self.key("users"), &slot, &one.user])
             .await?;
@@ -252,14 +252,14 @@ impl Injector {
         Ok(())
     }
 
-    async fn forget(&self, one: &AffectedPerson) -> Result<()> {
+    async fn forget(&self, one: &AffectedUser) -> Result<()> {
         self.run(&["ZREM", &self.key("users"), &one.user]).await?;
         self.run(&["HDEL", &self.redis.claimants(self.coupon), &one.user])
             .await
     }
 
     /// Admits new users on slots from `first` on, ten seconds ago, without telling any other store.
-    async fn admit(&mut self, n: u32, first: i64) -> Result<Vec<AffectedPerson>> {
+    async fn admit(&mut self, n: u32, first: i64) -> Result<Vec<AffectedUser>> {
         let people = self.make_up(n, first);
         let at = self.redis.now_ms().await - 10_000;
         for one in &people {
@@ -272,7 +272,7 @@ impl Injector {
         Ok(people)
     }
 
-    async fn move_count(&self, by: i64) -> Result<Vec<AffectedPerson>> {
+    async fn move_count(&self, by: i64) -> Result<Vec<AffectedUser>> {
         let count = self.count().await? + by;
         self.run(&["SET", &self.key("count"), &count.to_string()])
             .await?;
@@ -280,7 +280,7 @@ impl Injector {
     }
 
     /// Lowers the quantity below the slots of the last `n` users, whose rows are gone.
-    async fn shrink(&mut self, n: u32) -> Result<Vec<AffectedPerson>> {
+    async fn shrink(&mut self, n: u32) -> Result<Vec<AffectedUser>> {
         let mut people = self.whole().await?;
         ensure!(people.len() > n as usize, "only {} users", people.len());
         let people = people.split_off(people.len() - n as usize);
@@ -298,7 +298,7 @@ impl Injector {
 
     /// Ensures that `n` slots are left. If too few are, takes slots from users without a record, as
     /// a support agent might.
-    async fn make_room(&mut self, n: u32) -> Result<Vec<AffectedPerson>> {
+    async fn make_room(&mut self, n: u32) -> Result<Vec<AffectedUser>> {
         let left = self.quantity().await? - self.count().await?;
         let wanted = u32::try_from(i64::from(n) - left).unwrap_or(0);
         if wanted == 0 {
@@ -316,9 +316,9 @@ impl Injector {
     }
 
     /// Moves rows to the revocations. Passes leave recent ones to the API.
-    async fn revoke(&mut self, n: u32) -> Result<Vec<AffectedPerson>> {
+    async fn revoke(&mut self, n: u32) -> Result<Vec<AffectedUser>> {
         let people = self.pick(n).await?;
-        for AffectedPerson { slot, user } in &people {
+        for AffectedUser { slot, user } in &people {
             let sql = format!(
                 "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, reason, revoked_by, revoked_at)
                  VALUES ({}, {}, {}, {slot}, '{user}', 'drift', 'drift', UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE)",
@@ -332,8 +332,8 @@ impl Injector {
         Ok(people)
     }
 
-    async fn add_dead_letters(&self, people: &[AffectedPerson]) -> Result<()> {
-        for AffectedPerson { slot, user } in people {
+    async fn add_dead_letters(&self, people: &[AffectedUser]) -> Result<()> {
+        for AffectedUser { slot, user } in people {
             let sql = format!(
                 "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason)
                  VALUES ({}, {}, {slot}, '{user}', 'made by firstcome-drift')",
@@ -344,7 +344,7 @@ impl Injector {
         Ok(())
     }
 
-    async fn delete_rows(&self, people: &[AffectedPerson]) -> Result<()> {
+    async fn delete_rows(&self, people: &[AffectedUser]) -> Result<()> {
         let slots: Vec<String> = people.iter().map(|one| one.slot.to_string()).collect();
         let sql = format!(
             "DELETE FROM issued_coupons WHERE drop_id = {} AND slot IN ({})",

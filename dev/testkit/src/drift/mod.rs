@@ -5,5 +5,5 @@
 mod injector;
 mod kind;
 
-pub use injector::{AffectedPerson, Injected, Injector};
+pub use injector::{AffectedUser, Injected, Injector};
 pub use kind::Drift;

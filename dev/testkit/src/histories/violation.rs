@@ -18,7 +18,7 @@ pub enum Rule {
     /// A row is of a user whose every claim was refused.
     NeverAdmitted,
     SlotDoubled,
-    PersonDoubled,
+    UserDoubled,
     NoSuchSlot,
     TooMany,
     /// Slots are left although enough users claimed.

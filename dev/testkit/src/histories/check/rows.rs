@@ -42,7 +42,7 @@ pub(super) fn check(
             found.push(of(Rule::SlotDoubled).because(format!("also a row of {one}")));
         }
         if let Some(one) = people.insert(&row.person, slot) {
-            found.push(of(Rule::PersonDoubled).because(format!("also on slot {one}")));
+            found.push(of(Rule::UserDoubled).because(format!("also on slot {one}")));
         }
         let mut before = index
             .asked(facts.coupon, &row.person)
@@ -74,7 +74,7 @@ pub(super) fn across_drops(history: &History, found: &mut Vec<Violation>) {
             // Two rows in the same drop are already reported.
             if one_drop != read.drop {
                 let why = format!("also on slot {one} of drop {one_drop}");
-                let doubled = Violation::new(Rule::PersonDoubled, read.drop, row.slot, &row.person);
+                let doubled = Violation::new(Rule::UserDoubled, read.drop, row.slot, &row.person);
                 found.push(doubled.because(why));
             }
         }
