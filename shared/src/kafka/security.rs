@@ -102,7 +102,7 @@ impl Security {
 }
 
 /// What an operator may set: properties, and beginnings of their names.
-const MAY_BE_SET: [&str; 10] = [
+const MAY_BE_SET: [&str; 13] = [
     "broker.address.",
     "client.",
     "compression.",
@@ -110,8 +110,11 @@ const MAY_BE_SET: [&str; 10] = [
     "debug",
     "enable.sasl.",
     "https.",
+    "metadata.",
+    "reconnect.",
     "sasl.",
     "security.protocol",
+    "socket.keepalive.enable",
     "ssl.",
 ];
 
