@@ -45,11 +45,8 @@ impl Links {
         let (public, api) = (self.reconciler(), self.api());
         let all = [("PUBLIC_URL", public), ("API_PUBLIC_URL", api)];
         // Mails about an attached system link to the page only, if there is one.
-        let used = match (&self.file, &self.public) {
-            (None, _) => 2,
-            (Some(_), Some(_)) => 1,
-            (Some(_), None) => 0,
-        };
+        let has_page = usize::from(self.public.is_some());
+        let used = if self.file.is_some() { has_page } else { 2 };
         all.into_iter()
             .take(used)
             .filter(move |(_, address)| is_local(address))
@@ -76,7 +73,9 @@ impl Links {
             let owned = text.to_owned();
             match kind {
                 "page" | "link" | "curl" if self.file.is_some() => {
-                    blocks.extend(self.attached_link(kind, text));
+                    // The page of an attached system has passes and alerts only.
+                    let is_there = text.starts_with("/runs") || text.starts_with("/alerts");
+                    blocks.extend(self.link(text, "").filter(|_| is_there));
                 }
                 "section" if self.file.is_some() => {
                     blocks.push(Block::Paragraph("More: docs/ATTACH.md.".to_owned()));
@@ -101,15 +100,9 @@ impl Links {
                 _ => {}
             }
         }
+        // Without the address of the page, nothing may follow a title.
+        blocks.pop_if(|last| matches!(last, Block::Title(_)));
         blocks
-    }
-
-    /// A link of an attached system, whose page has passes and alerts only.
-    fn attached_link(&self, kind: &str, text: &str) -> Option<Block> {
-        let is_there = text.starts_with("/runs") || text.starts_with("/alerts");
-        let suffix = if kind == "page" { ", in a browser" } else { "" };
-        self.link(text, suffix)
-            .filter(|_| is_there && kind != "curl")
     }
 
     /// A link: `/path Label`.
