@@ -21,18 +21,12 @@ struct AlertsScreen<'a> {
     /// `firing`, `resolved`, or `one` for a single alert.
     status: &'a str,
     next_before: Option<i64>,
-    /// The alert just acknowledged.
-    done: Option<i64>,
 }
 
 #[allow(clippy::unused_self, reason = "a template calls methods")]
 impl AlertsScreen<'_> {
     fn fires(&self, one: &ListedAlert) -> bool {
         one.alert.state == AlertState::Firing
-    }
-
-    fn is_done(&self, one: &ListedAlert) -> bool {
-        self.done == Some(one.id)
     }
 
     fn place(&self, one: &ListedAlert) -> Option<String> {
@@ -49,11 +43,11 @@ impl AlertsScreen<'_> {
     /// What it means, while it fires.
     fn facts(&self, one: &ListedAlert) -> Option<KindFacts> {
         let kind = AlertKind::from_word(&one.alert.kind).filter(|_| self.fires(one))?;
-        let is_attached = self.top.is_attached();
-        Some(if is_attached {
-            kind.attached_facts()
-        } else {
+        let is_ours = !self.top.is_attached();
+        Some(if is_ours {
             kind.facts()
+        } else {
+            kind.attached_facts()
         })
     }
 }
@@ -62,8 +56,6 @@ impl AlertsScreen<'_> {
 pub(super) struct AlertsQuery {
     status: Option<String>,
     before: Option<i64>,
-    /// The alert of the action just completed.
-    alert: Option<i64>,
 }
 
 pub(super) async fn list(page: Page, OrDefault(query): OrDefault<AlertsQuery>) -> Screen {
@@ -80,7 +72,6 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<AlertsQuery>) -
         alerts: &listed.alerts,
         status,
         next_before: listed.next_before,
-        done: query.alert,
     };
     Ok(answer(StatusCode::OK, &screen))
 }
@@ -96,7 +87,6 @@ pub(super) async fn one(page: Page, Path(id): Path<i64>) -> Screen {
         alerts: &listed.alerts,
         status: "one",
         next_before: None,
-        done: None,
     };
     Ok(answer(StatusCode::OK, &screen))
 }
@@ -105,6 +95,6 @@ pub(super) async fn acknowledge(page: Page, Path(id): Path<String>) -> Screen {
     let path = format!("/v1/alerts/{}/acknowledge", encoded(&id));
     let body = json!({"by": page.session.name()});
     let id = page.post::<ListedAlert>(&path, &body).await?.id;
-    let to = format!("/alerts?done=acknowledged&alert={id}#alert-{id}");
+    let to = format!("/alerts#alert-{id}");
     Ok(Redirect::to(&to).into_response())
 }

@@ -35,12 +35,8 @@ async fn find(page: &Page, (coupon, drop): &(String, String)) -> Result<DropDeta
 
 pub(super) async fn read(page: Page, Path(place): Path<(String, String)>) -> Screen {
     let found = find(&page, &place).await?;
-    let Some(drop) = found.overview.drops.first() else {
-        return Err(HttpRefusal::new(
-            StatusCode::NOT_FOUND,
-            "there is no such drop",
-        ));
-    };
+    let none = || HttpRefusal::new(StatusCode::NOT_FOUND, "there is no such drop");
+    let drop = found.overview.drops.first().ok_or_else(none)?;
     let name = found.coupon.name.text();
     let board = drop_board(&found.overview);
     let screen = DropScreen {

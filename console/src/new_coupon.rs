@@ -100,16 +100,14 @@ fn plan(typed: &Fields) -> Result<Preview, String> {
 
 /// Names the fields of a message as the form labels them.
 fn labelled(why: &str) -> String {
-    let mut why = why.to_owned();
-    for (field, label) in [
+    let labels = [
         ("opens_at", "“Opens at”"),
         ("closes_at", "“Closes at”"),
         ("first_day", "“First day”"),
         ("last_day", "“Last day”"),
-    ] {
-        why = why.replace(field, label);
-    }
-    why
+    ];
+    let labelled = |why: String, (field, label): (&str, &str)| why.replace(field, label);
+    labels.into_iter().fold(why.to_owned(), labelled)
 }
 
 /// Builds the schedule. Without a closing time, a single drop stays open. With a closing time but

@@ -52,6 +52,15 @@ impl Ledger {
         }
     }
 
+    /// Returns what was done. What is left is found again by the next look.
+    #[must_use]
+    pub fn done(mut self) -> Self {
+        self.named.retain(|found| found.result == Outcome::Applied);
+        self.counts
+            .retain(|(_, _, result), _| *result == Outcome::Applied);
+        self
+    }
+
     /// Gives all findings their outcome, and the reason for that.
     pub fn settle(&mut self, to: Outcome, why: Option<&str>) {
         for found in &mut self.named {

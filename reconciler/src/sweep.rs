@@ -2,7 +2,7 @@
 //! promotes and seals, all at open gates. A coupon that is closed or dirty is left to the urgent
 //! lane ([`crate::urgent`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::gate::Gate;
@@ -43,6 +43,8 @@ pub(crate) fn add(
         *known = later;
         return;
     }
+    let found: HashSet<i64> = later.findings.iter().map(Finding::identity).collect();
+    known.findings.retain(|it| !found.contains(&it.identity()));
     known.findings.extend(later.findings);
     known.in_flight += later.in_flight;
     for report in later.drops {
@@ -52,6 +54,8 @@ pub(crate) fn add(
                 known.exact = report.exact;
                 known.sealed |= report.sealed;
                 known.after = report.after;
+                // What is left was found again.
+                known.findings.retain(|it| it.result == Outcome::Applied);
                 known.findings.extend(report.findings);
                 known.examined.users = known.examined.users.max(report.examined.users);
                 known.examined.rows = known.examined.rows.max(report.examined.rows);
@@ -210,5 +214,45 @@ fn note_left(first: &mut Compared, after: &Compared) {
         let found = Finding::new(kind, ActionKind::Project, Outcome::Failed, detail);
         first.projections.add(found);
         first.dirty = after.dirty;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firstcome_shared::domain::DropId;
+
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_listed_once_and_what_was_done_stays() {
+        let look = |found: &[(i64, Outcome)]| {
+            let finding = |(slot, result): &(i64, Outcome)| Finding {
+                slot: Some(*slot),
+                result: *result,
+                ..Finding::report(Kind::FailedClaim, "")
+            };
+            let findings: Vec<Finding> = found.iter().map(finding).collect();
+            let drop = DropReport {
+                findings: findings.clone(),
+                ..DropReport::begun(CouponId(1), DropId(7), 9)
+            };
+            CouponDone {
+                drops: vec![drop],
+                findings,
+                ..CouponDone::default()
+            }
+        };
+        let mut all = BTreeMap::new();
+        let (done, left) = ((1, Outcome::Applied), (2, Outcome::Skipped));
+        for found in [&[done, left][..], &[left]] {
+            add(&mut all, CouponId(1), look(found), false);
+        }
+        let CouponDone {
+            drops, findings, ..
+        } = &all[&CouponId(1)];
+        for found in [findings, &drops[0].findings] {
+            let found: Vec<_> = found.iter().map(|it| (it.slot, it.result)).collect();
+            assert_eq!(found, [(Some(1), done.1), (Some(2), left.1)]);
+        }
     }
 }

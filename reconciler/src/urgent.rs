@@ -267,10 +267,10 @@ async fn compare_closed(drop: DropPass<'_>) -> Step<Compared> {
             ..drop
         };
         let mut now = compare(again, true).await?;
-        // The findings of both, but for what only a projection repairs; the numbers of the first.
-        compared.ledger.extend(now.ledger);
-        (now.ledger, now.numbers, now.examined) =
-            (compared.ledger, compared.numbers, compared.examined);
+        // What both have done, and what is left now; the numbers of the first.
+        let mut ledger = compared.ledger.done();
+        ledger.extend(now.ledger);
+        (now.ledger, now.numbers, now.examined) = (ledger, compared.numbers, compared.examined);
         compared = now;
     }
     Ok(compared)

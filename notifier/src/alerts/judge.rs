@@ -230,9 +230,8 @@ pub(crate) fn are_held_back(closed: u64, memory: &AlertMemory) -> bool {
 
 /// Returns the firing alerts of a kind.
 pub(crate) fn firing(memory: &AlertMemory, kind: AlertKind) -> impl Iterator<Item = &Alert> {
-    let is_its = move |it: &&Alert| it.kind == kind.word();
-    let all = memory.alerts.values().filter(is_its);
-    all.filter(|it| it.state == AlertState::Firing)
+    let is_its = move |it: &&Alert| it.state == AlertState::Firing && it.kind == kind.word();
+    memory.alerts.values().filter(is_its)
 }
 
 /// The pause after so many mails. It prevents a problem that comes and goes, or changes with every

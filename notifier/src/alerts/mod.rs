@@ -138,16 +138,12 @@ pub(crate) fn mailed_repairs<'a>(
     broken: &'a [BrokenPromise],
 ) -> impl Iterator<Item = (Option<DropId>, &'a Finding)> {
     let broken = users(broken);
+    // Other alerts tell that a coupon opens, and who is owed a slot.
+    let is_reported = |action| matches!(action, ActionKind::Open | ActionKind::Owe);
     placed(run)
-        .filter(|(.., it)| is_repair(it) && !is_reported_elsewhere(it))
+        .filter(move |(.., it)| is_repair(it) && !is_reported(it.action))
         .filter(move |(_, drop, it)| !is_broken(it, *drop, &broken))
         .map(|(_, drop, finding)| (drop, finding))
-}
-
-/// Whether another alert tells it: that about Redis if a coupon opens, that about broken promises
-/// if a user is owed a slot.
-fn is_reported_elsewhere(finding: &Finding) -> bool {
-    matches!(finding.action, ActionKind::Open | ActionKind::Owe)
 }
 
 /// Whether the finding was repaired and no part of it needs an operator.

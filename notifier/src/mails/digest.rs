@@ -9,7 +9,7 @@ use super::document::{Document, Rendered, time};
 use super::duration;
 use super::links::Links;
 use crate::report::AlertKind;
-use crate::wording::{LONGEST, capital, count, grouped, line, person};
+use crate::wording::{LONGEST, capital, count, line, person};
 
 /// Maximum number of open problems.
 const LINES: usize = 20;
@@ -84,17 +84,4 @@ fn open_alert(listed: &ListedAlert, day: &DailyDigest) -> String {
     let by = by.map(|by| format!(", taken on by {}", line(by, 60)));
     let by = by.unwrap_or_default();
     format!("{place}{what}, for {lasts}{by} (alert {})", listed.id)
-}
-
-/// Such as "2 clean, 1 repaired".
-fn listed(all: &[(String, u64)], none: &str) -> String {
-    let parts = all
-        .iter()
-        .map(|(word, n)| format!("{} {word}", grouped(*n)));
-    let parts = parts.collect::<Vec<_>>().join(", ");
-    if parts.is_empty() {
-        none.to_owned()
-    } else {
-        parts
-    }
 }

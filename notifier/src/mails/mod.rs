@@ -40,12 +40,15 @@ pub(crate) fn by_kind<'a>(repairs: impl IntoIterator<Item = &'a RepairsRow>) -> 
     }
     let mut counts: Vec<(&str, u64)> = counts.into_iter().collect();
     counts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-    let name = |(kind, n): (&str, u64)| {
-        let kind = kind.parse::<Kind>();
-        let [one, many] = kind.map_or(["repair", "repairs"], |it| it.facts().noun);
-        wording::count(n, one, many)
-    };
-    counts.into_iter().map(name).collect::<Vec<_>>().join(", ")
+    let counts = counts.into_iter().map(|(kind, n)| things(kind, n));
+    counts.collect::<Vec<_>>().join(", ")
+}
+
+/// Such as "4 slot conflicts".
+pub(crate) fn things(kind: &str, n: u64) -> String {
+    let kind = kind.parse::<Kind>();
+    let [one, many] = kind.map_or(["repair", "repairs"], |it| it.facts().noun);
+    wording::count(n, one, many)
 }
 
 /// Keeps the first lines, and says how many more there are.

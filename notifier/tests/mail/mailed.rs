@@ -236,7 +236,7 @@ async fn missed_runs_and_the_daily_digest_are_mailed() {
         "- Winter coupon, drop 7: 1 unrepaired failed claim, for 0 s (alert 1)",
         "Runs: 1 repaired",
         "- Winter coupon (coupon 1, drop 7): 100 of 100 issued, verified and sealed",
-        "Repaired: 3 unissued",
+        "Repaired: 3 promises without a row",
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }

@@ -10,8 +10,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use firstcome_console::{Console, Screens};
 use firstcome_shared::http::Problem;
-use firstcome_shared::http::extract::{RawBody, StrictQuery, invalid};
-use firstcome_shared::http::json as parse;
+use firstcome_shared::http::extract::{JsonBody, StrictQuery, invalid};
 use firstcome_shared::http::ops::{OpsToken, require};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::alerts::AlertPage;
@@ -81,13 +80,8 @@ struct Body {
 async fn start(
     State(RouteState { db, passes, file }): State<RouteState>,
     Extension(operator): Extension<Operator>,
-    RawBody(body): RawBody,
+    JsonBody(body): JsonBody<Body>,
 ) -> Result<Response, Problem> {
-    let body: Body = if body.is_empty() {
-        Body::default()
-    } else {
-        parse::read(&body).map_err(invalid)?
-    };
     let named = body.campaign.as_ref().map(|name| {
         let campaign = file.campaign(name);
         let none = || Problem::not_found(format!("the file has no campaign {name:?}"));

@@ -1,7 +1,5 @@
 //! Gathers everything that the stores still have about a user.
 
-use std::slice::from_ref;
-
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
@@ -98,7 +96,8 @@ async fn in_mysql(
     user: &UserId,
     known: &mut UserFacts,
 ) -> Result<(), DbError> {
-    for row in db.rows_of_people(coupon.id, from_ref(user)).await? {
+    let person = db.person(coupon.id, user).await?;
+    for row in person.rows {
         let (drop, slot, by) = (DropId(row.drop_id), row.slot, row.issued_by);
         let claimed = format!("claimed slot {slot} of drop {drop} (as its row says)");
         let issued = format!("row in drop {drop}, slot {slot}, written by the {by}");
@@ -108,8 +107,8 @@ async fn in_mysql(
         known.happened(Some(row.issued_at.and_utc()), "mysql", issued);
         known.stands(Evidence::Row, drop, Some(slot.into()), holds);
     }
-    for one in db.revocations_of_people(coupon.id, from_ref(user)).await? {
-        revocation(&one, known);
+    for one in &person.revoked {
+        revocation(one, known);
     }
     let findings = db.findings_about(coupon.id, user).await?;
     let last = findings.last().map(|(_, last, _)| last);
@@ -121,8 +120,8 @@ async fn in_mysql(
     for row in db.dead_letters_of_person(coupon.id, user).await? {
         dead_letter(&row, known);
     }
-    for one in db.broken_promises_of(coupon.id, user).await? {
-        let (drop, reason, run_id) = (DropId(one.drop_id), one.reason, one.run_id);
+    for one in person.broken {
+        let (drop, reason, run_id) = (one.drop_id, one.reason, one.run_id);
         let what = format!("promise of drop {drop} broken: {reason} (pass {run_id})");
         known.happened(Some(one.created_at.and_utc()), "reconciler", what);
         if let Some(at) = one.mended_at {

@@ -7,9 +7,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::http::extract::{RawBody, invalid};
+use firstcome_shared::http::Problem;
+use firstcome_shared::http::extract::{JsonBody, invalid};
 use firstcome_shared::http::problem::Code;
-use firstcome_shared::http::{Problem, json as parse};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use serde::{Deserialize, Serialize};
@@ -48,13 +48,8 @@ pub(super) async fn reconcile(
     State(db): State<Db>,
     State(passes): State<Passes>,
     Extension(operator): Extension<Operator>,
-    RawBody(body): RawBody,
+    JsonBody(body): JsonBody<Body>,
 ) -> Result<Response, Problem> {
-    let body: Body = if body.is_empty() {
-        Body::default()
-    } else {
-        parse::read(&body).map_err(invalid)?
-    };
     let (coupon, drop) = (body.coupon_id.map(CouponId), body.drop_id.map(DropId));
     if body.confirm && coupon.is_none() && drop.is_none() {
         let detail =

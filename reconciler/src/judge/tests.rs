@@ -1,6 +1,8 @@
 //! What the tests of `judge` share.
 
+use chrono::DateTime;
 use firstcome_shared::domain::OncePer;
+use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::reads::DropState;
 
@@ -26,5 +28,22 @@ fn loaded(count: Option<i64>, users: u64, free: u64) -> DropState {
         users,
         free,
         ..DropState::default()
+    }
+}
+
+/// Returns a revocation of the user's claims until this time, or of all.
+fn revocation(id: i64, drop_id: i64, user: &str, again_from_ms: Option<i64>) -> Revocation {
+    let at = |ms| DateTime::from_timestamp_millis(ms).unwrap().naive_utc();
+    Revocation {
+        id,
+        coupon_id: 1,
+        drop_id,
+        slot: None,
+        user_id: user.to_owned(),
+        reason: String::new(),
+        revoked_by: String::new(),
+        may_claim_again: again_from_ms.is_some(),
+        revoked_at: at(0),
+        again_from: again_from_ms.map(at),
     }
 }

@@ -10,7 +10,6 @@ mod secret;
 mod start;
 mod tls;
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -81,13 +80,6 @@ pub fn ssl_cert_file() -> Option<PathBuf> {
     std::env::var_os("SSL_CERT_FILE")
         .filter(|path| !path.is_empty())
         .map(PathBuf::from)
-}
-
-/// Parses a path. Unlike clap's own parser, accepts an empty one, because a variable that is set
-/// but empty counts as not set.
-#[allow(clippy::unnecessary_wraps)] // clap requires a `Result`
-pub fn path(text: &str) -> Result<PathBuf, Infallible> {
-    Ok(text.into())
 }
 
 /// Parses an address to listen on. The standard library's error does not name the missing part.

@@ -23,23 +23,15 @@ pub async fn body(mut request: Request, most: usize) -> Result<Bytes, Problem> {
     DefaultBodyLimit::max(most).apply(&mut request);
     let bytes = Bytes::from_request(request, &()).await;
     bytes.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => too_large(most),
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let detail = format!("a body may have at most {most} bytes");
+            Problem::new(Code::TooLarge, detail)
+        }
         _ => invalid("the body could not be read"),
     })
 }
 
-/// The bytes of a body.
-pub struct RawBody(pub Bytes);
-
-impl<S: Send + Sync> FromRequest<S> for RawBody {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        body(request, MAX_BODY_BYTES).await.map(Self)
-    }
-}
-
-/// A JSON body.
+/// A JSON body. An empty one counts as `{}`.
 pub struct JsonBody<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
@@ -47,7 +39,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let bytes = body(request, MAX_BODY_BYTES).await?;
-        json::read(&bytes).map(Self).map_err(invalid)
+        let bytes = if bytes.is_empty() { b"{}" } else { &bytes[..] };
+        json::read(bytes).map(Self).map_err(invalid)
     }
 }
 
@@ -81,12 +74,6 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for StrictP
 /// Creates a 400 problem. The detail names the field.
 pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::new(Code::Invalid, detail)
-}
-
-/// Creates a 413 problem.
-pub fn too_large(most: usize) -> Problem {
-    let detail = format!("a body may have at most {most} bytes");
-    Problem::new(Code::TooLarge, detail)
 }
 
 #[cfg(test)]

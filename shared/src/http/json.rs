@@ -2,17 +2,13 @@
 
 use serde::de::DeserializeOwned;
 
-/// Returns a text without the byte order mark that some editors and PowerShell write before it.
-pub fn without_mark(bytes: &[u8]) -> &[u8] {
-    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
-}
-
 /// Parses one JSON object and nothing after it.
 ///
 /// # Errors
 /// Returns a message that names the field, with serde's reason.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    let bytes = without_mark(bytes);
+    // Some editors and PowerShell write a byte order mark before the text.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     // serde would parse an array into a struct, field by field.
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err("the body must be a JSON object".into());

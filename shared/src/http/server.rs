@@ -25,6 +25,9 @@ use super::request_id::RequestId;
 
 const HUNG_UP_ON: &str = "firstcome_http_connections_timed_out_total";
 
+/// Maximum size of a request's head, in bytes.
+const HEAD: usize = 16 * 1024;
+
 /// Limits on clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -33,8 +36,6 @@ pub struct Limits {
     /// Time limit for sending a request's head, for the time between two requests on a connection,
     /// and for reading a part of a response.
     pub header_read: Duration,
-    /// Maximum size of a head, in bytes.
-    pub header_bytes: usize,
     /// Time limit for requests in progress after shutdown has begun.
     pub drain: Duration,
 }
@@ -43,7 +44,6 @@ impl Limits {
     pub const DEFAULT: Self = Self {
         connections: 10_000,
         header_read: Duration::from_secs(10),
-        header_bytes: 16 * 1024,
         drain: Duration::from_secs(10),
     };
 
@@ -73,7 +73,7 @@ pub async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_read)
         .writev(true)
-        .max_buf_size(limits.header_bytes.max(8 * 1024));
+        .max_buf_size(HEAD);
     let places = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
     loop {

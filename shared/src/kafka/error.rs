@@ -1,15 +1,13 @@
 //! Why the topic cannot be used.
 
+use std::fmt::Display;
+
 use super::KafkaSettings;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TopicError {
-    #[error("Kafka cannot be reached at {brokers}: {reason}")]
-    Unreachable {
-        /// `KAFKA_BROKERS`.
-        brokers: String,
-        reason: String,
-    },
+    #[error("Kafka cannot be reached at {0}")]
+    Unreachable(String),
     /// Retrying does not help. The message names what to change.
     #[error("{0}")]
     Setting(String),
@@ -17,16 +15,10 @@ pub enum TopicError {
         "the topic {0:?} does not exist: run `firstcome-api migrate`, or make it with the number of partitions you need"
     )]
     Missing(String),
-    /// The brokers refused to create the topic.
-    #[error("the topic {topic:?} could not be made: {reason}")]
-    Refused { topic: String, reason: String },
 }
 
 impl KafkaSettings {
-    pub(super) fn unreachable(&self, reason: String) -> TopicError {
-        TopicError::Unreachable {
-            brokers: self.brokers.clone(),
-            reason,
-        }
+    pub(super) fn unreachable(&self, reason: &dyn Display) -> TopicError {
+        TopicError::Unreachable(format!("{}: {reason}", self.brokers))
     }
 }

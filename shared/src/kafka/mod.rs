@@ -1,6 +1,7 @@
 //! Kafka: client settings, and the topic. This module overrides every default that loses or delays
 //! claims.
 
+mod diagnosis;
 mod error;
 mod group;
 mod headers;
@@ -9,7 +10,6 @@ mod security;
 mod signing;
 mod topic;
 mod unreadable;
-mod why_not;
 
 use std::time::Duration;
 

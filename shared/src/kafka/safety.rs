@@ -9,21 +9,6 @@ pub(super) const IN_SYNC: usize = 2;
 
 pub(super) const BATCH_SETTING: &str = "max.message.bytes";
 
-/// Returns the required change if the topic allows larger batches than readers can decompress.
-pub(super) fn what_expands<'a>(
-    topic: &str,
-    value: impl Fn(&str) -> Option<&'a str>,
-) -> Option<String> {
-    let largest: usize = value(BATCH_SETTING)?.parse().ok()?;
-    (largest > LARGEST_BATCH).then(|| {
-        format!(
-            "the topic {topic:?} allows batches of {largest} bytes ({BATCH_SETTING}), which may expand to more than a \
-             consumer's memory; {}",
-            change(topic, &format!("{BATCH_SETTING}={LARGEST_BATCH}"))
-        )
-    })
-}
-
 fn change(topic: &str, setting: &str) -> String {
     format!(
         "set it to {setting}: kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {setting}"
@@ -31,13 +16,21 @@ fn change(topic: &str, setting: &str) -> String {
 }
 
 /// Returns the required change if the topic, with this number of replicas, can lose acknowledged
-/// messages, or `None` if it is safe. `value` returns its settings.
-pub(super) fn what_loses<'a>(
+/// messages, or allows larger batches than readers can decompress. `value` returns its settings.
+pub(super) fn what_is_unsafe<'a>(
     topic: &str,
     replicas: usize,
     value: impl Fn(&str) -> Option<&'a str>,
 ) -> Option<String> {
     let change = |setting: &str| change(topic, setting);
+    let largest = value(BATCH_SETTING).and_then(|number| number.parse::<usize>().ok());
+    if let Some(largest) = largest.filter(|largest| *largest > LARGEST_BATCH) {
+        return Some(format!(
+            "the topic {topic:?} allows batches of {largest} bytes ({BATCH_SETTING}), which may expand to more than a \
+             consumer's memory; {}",
+            change(&format!("{BATCH_SETTING}={LARGEST_BATCH}"))
+        ));
+    }
     let policy = value("cleanup.policy").unwrap_or_default();
     if policy.split(',').any(|one| one.trim() == "compact") {
         return Some(format!(
@@ -107,7 +100,7 @@ mod tests {
                 "min.insync.replicas" => Some(in_sync),
                 _ => None,
             };
-            let said = what_loses("claims", replicas, value);
+            let said = what_is_unsafe("claims", replicas, value);
             let advised = said
                 .as_deref()
                 .and_then(|said| said.split_once("--add-config "));
@@ -115,7 +108,7 @@ mod tests {
             assert_eq!(said.is_some(), advice.is_some(), "{case}");
             assert_eq!(advised.map(|(_, setting)| setting), advice, "{case}");
         }
-        let unknown = what_loses("claims", 3, |_| None);
+        let unknown = what_is_unsafe("claims", 3, |_| None);
         assert_eq!(
             unknown, None,
             "settings that a broker does not report are not guessed"
@@ -126,7 +119,7 @@ mod tests {
     fn topic_is_refused_for_its_batch_size_but_not_its_compression() {
         let with = |setting: &'static str, value: &'static str| {
             let value = move |name: &str| (name == setting).then_some(value);
-            what_loses("claims", 1, value).or_else(|| what_expands("claims", value))
+            what_is_unsafe("claims", 1, value)
         };
         let large = with("max.message.bytes", "1048588").unwrap();
         assert!(

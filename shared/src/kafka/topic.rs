@@ -11,9 +11,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::types::RDKafkaRespErr;
 
+use super::diagnosis::Failures;
 use super::error::TopicError;
-use super::safety::{BATCH_SETTING, IN_SYNC, what_expands, what_loses};
-use super::why_not::Failures;
+use super::safety::{BATCH_SETTING, IN_SYNC, what_is_unsafe};
 use super::{KafkaSettings, LARGEST_BATCH};
 
 /// Maximum number of events processed after a call.
@@ -24,14 +24,13 @@ const EVENTS: usize = 50;
 pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<usize, TopicError> {
     let owned = settings.clone();
     let asked = tokio::task::spawn_blocking(move || ask(&owned, limit)).await;
-    let canceled = |_| settings.unreachable(KafkaError::Canceled.to_string());
+    let canceled = |_| settings.unreachable(&KafkaError::Canceled);
     let (partitions, replicas) = asked.map_err(canceled)??;
     let Some(config) = settings.config_of_topic(limit).await? else {
         return Ok(partitions);
     };
     let value = |name: &str| config.get(name)?.value.as_deref();
-    let wrong = what_loses(&settings.topic, replicas, value)
-        .or_else(|| what_expands(&settings.topic, value));
+    let wrong = what_is_unsafe(&settings.topic, replicas, value);
     wrong.map_or(Ok(partitions), |why| Err(TopicError::Setting(why)))
 }
 
@@ -95,10 +94,10 @@ impl KafkaSettings {
             Ok(Some(Ok(config))) => return Ok(Some(config)),
             Ok(Some(Err(code))) | Err(KafkaError::AdminOp(code)) => code,
             Ok(None) => RDKafkaErrorCode::UnsupportedFeature,
-            Err(error) => return Err(self.unreachable(error.to_string())),
+            Err(error) => return Err(self.unreachable(&error)),
         };
         if !KEPT_BACK.contains(&code) {
-            return Err(self.unreachable(code.to_string()));
+            return Err(self.unreachable(&code));
         }
         tracing::warn!(
             topic = self.topic,
@@ -112,7 +111,7 @@ impl KafkaSettings {
     fn admin_client(&self) -> Result<AdminClient<DefaultClientContext>, TopicError> {
         self.base()
             .create()
-            .map_err(|error| self.unreachable(error.to_string()))
+            .map_err(|error| self.unreachable(&error))
     }
 }
 
@@ -146,7 +145,7 @@ pub async fn ensure_topic(
         .operation_timeout(Some(limit))
         .request_timeout(Some(limit));
     let results = admin.create_topics([&topic], &options).await;
-    let results = results.map_err(|error| settings.unreachable(error.to_string()))?;
+    let results = results.map_err(|error| settings.unreachable(&error))?;
     let reason = match results.into_iter().next() {
         Some(Ok(_)) => return Ok(true),
         // A concurrent `migrate` created it.
@@ -154,6 +153,7 @@ pub async fn ensure_topic(
         Some(Err((_, code))) => code.to_string(),
         None => "no answer".to_owned(),
     };
-    let topic = settings.topic.clone();
-    Err(TopicError::Refused { topic, reason })
+    let topic = &settings.topic;
+    let why = format!("the topic {topic:?} could not be made: {reason}");
+    Err(TopicError::Setting(why))
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use diesel::QueryResult;
+use diesel::result::Error::RollbackTransaction;
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::before;
 use super::sql::read_as;
-use super::{Conn, Db, DbResult, USERS, json, list};
+use super::{Conn, Db, DbError, DbResult, USERS, json, list};
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
 use crate::sql;
@@ -58,10 +59,16 @@ impl Db {
         by: Operator,
     ) -> DbResult<ListChanged> {
         let db = self.within(LONG);
-        db.transaction("change an allow list", async move |conn| {
+        let changed = db.transaction("change an allow list", async move |conn| {
             change_list(conn, id, seen, &change, &by).await
-        })
-        .await
+        });
+        match changed.await {
+            Err(DbError::Query {
+                source: RollbackTransaction,
+                ..
+            }) => Ok(ListChanged::TooLong),
+            changed => changed,
+        }
     }
 
     /// Gives a coupon's list a new revision, also above `seen`.
@@ -134,23 +141,15 @@ async fn change_list(
     let Some(list) = locked(conn, id).await? else {
         return Ok(ListChanged::NoCoupon);
     };
-    if let ListChange::Add(users) = change
-        && users.len() as u64 + u64::from(list.people) > u64::from(MAX_LISTED)
-    {
-        // Writing a list that is too long, and undoing it, would take long.
-        let new = format!("SELECT COUNT(*) {}", not_listed());
-        let new: u64 = sql!(new, json(users), id).one(conn).await?;
-        if new + u64::from(list.people) > u64::from(MAX_LISTED) {
-            return Ok(ListChanged::TooLong);
-        }
-    }
     let changed = apply(conn, id, change).await?;
     let (word, people) = match change {
         ListChange::Add(_) => ("added", list.people.saturating_add(changed)),
         ListChange::Remove(_) => ("removed", list.people.saturating_sub(changed)),
     };
-    // Rows may have been removed manually without updating the count.
-    if changed == 0 && people == list.people {
+    if people > MAX_LISTED {
+        return Err(RollbackTransaction);
+    }
+    if changed == 0 {
         return Ok(ListChanged::Yes { now: list, changed });
     }
     let detail = serde_json::json!({ word: changed, "people": people });
@@ -185,10 +184,9 @@ async fn apply(conn: &mut Conn, id: CouponId, change: &ListChange) -> QueryResul
     let changed = match change {
         ListChange::Add(users) => {
             let insert = format!(
-                "INSERT INTO coupon_allow_list (coupon_id, user_id) SELECT ?, j.user_id {}",
-                not_listed()
+                "INSERT IGNORE INTO coupon_allow_list (coupon_id, user_id) SELECT ?, j.user_id FROM {USERS}"
             );
-            sql!(insert, id, json(users), id)
+            sql!(insert, id, json(users))
         }
         ListChange::Remove(users) => {
             let delete = format!(
@@ -198,12 +196,4 @@ async fn apply(conn: &mut Conn, id: CouponId, change: &ListChange) -> QueryResul
         }
     };
     Ok(u32::try_from(changed.run(conn).await?).unwrap_or(u32::MAX))
-}
-
-/// Joins the given users with a coupon's list, and keeps those who are not on it.
-fn not_listed() -> String {
-    format!(
-        "FROM {USERS} LEFT JOIN coupon_allow_list l ON l.coupon_id = ? AND l.user_id = j.user_id \
-         WHERE l.user_id IS NULL"
-    )
 }

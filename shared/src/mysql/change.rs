@@ -175,14 +175,8 @@ async fn write(conn: &mut Conn, coupon: &Coupon, drops: &[Drop]) -> QueryResult<
     for drop in drops {
         let update = "UPDATE drops SET quantity = ?, opens_at = ?, closes_at = ?, closed_early = ? WHERE id = ?";
         let (quantity, opens_at, closes_at) = (drop.quantity, drop.opens_at, drop.closes_at);
-        let update = sql!(
-            update,
-            quantity,
-            opens_at,
-            closes_at,
-            drop.closed_early,
-            drop.id
-        );
+        let (early, id) = (drop.closed_early, drop.id);
+        let update = sql!(update, quantity, opens_at, closes_at, early, id);
         update.run(conn).await?;
     }
     Ok(())

@@ -39,7 +39,8 @@ impl CodeKey {
     /// key.
     fn secret_part(&self, claim: &Claim, claimed_at: DateTime<Utc>) -> String {
         let mut mac = Hmac::clone(&self.hmac);
-        let claimed_at_ms = as_kept(claimed_at).timestamp_millis();
+        // Rounds the time as its column does, because passes read it from there.
+        let claimed_at_ms = claimed_at.round_subsecs(3).timestamp_millis();
         let (drop, slot, user) = (claim.drop_id, claim.slot, claim.user_id.as_str());
         mac.update(format!("{drop}:{slot}:{claimed_at_ms}:{user}").as_bytes());
         let digest: [u8; 32] = mac.finalize().into_bytes().into();
@@ -47,11 +48,6 @@ impl CodeKey {
         bits[6..].copy_from_slice(&digest[..10]);
         written(u128::from_be_bytes(bits))
     }
-}
-
-/// Rounds a time as its column does, because passes read it from there.
-fn as_kept(claimed_at: DateTime<Utc>) -> DateTime<Utc> {
-    claimed_at.round_subsecs(3)
 }
 
 /// Generates a random code for a slot, not derived from any key: 80 bits from the operating

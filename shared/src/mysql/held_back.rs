@@ -31,9 +31,7 @@ impl Db {
         let into = "INTO held_back (drop_id, repairs, fingerprint, run_id) VALUES (?, ?, ?, ?)";
         let (number, fingerprint) = (repairs.number, repairs.fingerprint);
         let note = sql!(format!("{verb} {into}"), drop, number, fingerprint, run_id);
-        self.execute("note repairs held back", note)
-            .await
-            .map(|_| ())
+        self.execute("hold back", note).await.map(|_| ())
     }
 
     /// Reads the repairs that were recorded last.
@@ -46,8 +44,6 @@ impl Db {
     /// confirmation becomes void.
     pub async fn forget_held_back(&self, drops: HashSet<DropId>) -> DbResult<()> {
         let forget = sql!("DELETE FROM held_back WHERE drop_id IN (?)", list(drops));
-        self.execute("forget repairs held back", forget)
-            .await
-            .map(|_| ())
+        self.execute("end a hold", forget).await.map(|_| ())
     }
 }

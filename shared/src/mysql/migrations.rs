@@ -67,8 +67,7 @@ pub async fn check(settings: &DbSettings) -> anyhow::Result<()> {
     let known = MigrationSource::<Mysql>::migrations(&MIGRATIONS)
         .map_err(|error| anyhow::anyhow!("the migrations of this build can't be read: {error}"))?;
     let has_run = |name: &dyn MigrationName| ran.contains(&name.version().to_string());
-    let lacking = known.iter().filter(|migration| !has_run(migration.name()));
-    let lacking = lacking.count();
+    let lacking = known.iter().filter(|it| !has_run(it.name())).count();
     if lacking > 0 {
         bail!("the database lacks {lacking} migration(s); run `firstcome-api migrate` first");
     }

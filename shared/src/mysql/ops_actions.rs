@@ -55,9 +55,8 @@ impl Operator {
         let insert = "INSERT INTO ops_actions (operator, token, from_addr, action, coupon_id, drop_id, detail) VALUES (?, ?, ?, ?, ?, ?, ?)";
         let (name, token, detail) = (self.name.clone(), &self.token, act.detail.to_string());
         let from = self.from.map(|from| from.to_canonical().to_string());
-        let insert = sql!(
-            insert, name, token, from, act.action, act.coupon, act.drop, detail
-        );
+        let (action, coupon, drop) = (act.action, act.coupon, act.drop);
+        let insert = sql!(insert, name, token, from, action, coupon, drop, detail);
         insert.run(conn).await.map(|_| ())
     }
 }

@@ -104,9 +104,8 @@ impl Db {
             .await?;
         let forget =
             "DELETE FROM processes WHERE seen_at < UTC_TIMESTAMP(3) - INTERVAL 1 DAY LIMIT 100";
-        self.execute("forget processes", sql!(forget))
-            .await
-            .map(|_| ())
+        let forgotten = self.execute("forget processes", sql!(forget)).await;
+        forgotten.map(|_| ())
     }
 
     /// Reads the running processes.

@@ -23,14 +23,11 @@ pub(super) async fn check(settings: &DbSettings) -> anyhow::Result<()> {
         let variables: Vec<(String, String)> = conn.query(VARIABLES).await?;
         Ok::<_, mysql_async::Error>((comment, variables))
     };
-    let (comment, variables) = match tokio::time::timeout(settings.limit, asked).await {
-        Ok(Ok(found)) => found,
+    let asked = tokio::time::timeout(settings.limit, asked).await;
+    let Ok(Ok((comment, variables))) = asked else {
         // The statements that follow report what is wrong.
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "could not ask which product the database is");
-            return Ok(());
-        }
-        Err(_) => return Ok(()),
+        tracing::debug!("could not ask which product the database is");
+        return Ok(());
     };
     if comment.is_some_and(|comment| comment.contains("ProxySQL")) {
         tracing::warn!(

@@ -15,21 +15,24 @@ use super::{Db, DbResult, list};
 use crate::domain::{CouponId, DropId, NamedDrop, UserId};
 use crate::sql;
 
-/// A user's rows, and the promises to that user that could not be kept yet.
+/// A user's rows, revocations and promises that could not be kept when they were due.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PersonRecord {
     /// The user's rows, oldest drop first.
     pub rows: Vec<IssuedRow>,
-    /// Drops with an unresolved broken promise to the user, oldest first, with the promised slot.
-    pub broken: Vec<(DropId, Option<i64>)>,
+    /// The user's broken promises, oldest first, also resolved ones.
+    pub broken: Vec<BrokenPromiseRow>,
     /// The user's revocations, oldest first.
     pub revoked: Vec<Revocation>,
 }
 
 row! {
     /// A promise that could not be kept when it was due.
+    #[derive(Default, PartialEq, Eq)]
     pub struct BrokenPromiseRow {
-        pub drop_id: i64,
+        pub drop_id: DropId,
+        /// The promised slot, if known.
+        pub slot: Option<i64>,
         pub reason: String,
         pub run_id: String,
         pub created_at: NaiveDateTime,
@@ -92,17 +95,6 @@ impl Db {
         self.all("read broken promises", page).await
     }
 
-    /// Reads a user's broken promises in a coupon, including resolved ones.
-    pub async fn broken_promises_of(
-        &self,
-        coupon: CouponId,
-        user: &UserId,
-    ) -> DbResult<Vec<BrokenPromiseRow>> {
-        let own = "SELECT {columns} FROM broken_promises WHERE coupon_id = ? AND user_id = ?";
-        let own = sql!(own, coupon, user);
-        self.all("broken promises to a person", own).await
-    }
-
     /// Finds the coupons in which a user has a row, a revocation, or a broken promise.
     pub async fn coupons_of_person(&self, user: &UserId) -> DbResult<Vec<CouponId>> {
         // Uses the unique key of each table: one lookup per coupon.
@@ -122,8 +114,8 @@ impl Db {
     pub async fn person(&self, coupon: CouponId, user: &UserId) -> DbResult<PersonRecord> {
         let user = user.clone();
         self.run("read a person", async move |conn| {
-            let broken = "SELECT drop_id, slot FROM broken_promises \
-                          WHERE coupon_id = ? AND user_id = ? AND mended_at IS NULL ORDER BY created_at";
+            let broken = "SELECT {columns} FROM broken_promises \
+                          WHERE coupon_id = ? AND user_id = ? ORDER BY created_at";
             Ok(PersonRecord {
                 broken: sql!(broken, coupon, &user).all(conn).await?,
                 rows: of_people(coupon, &[user.as_str()]).all(conn).await?,

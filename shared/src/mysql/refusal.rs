@@ -30,9 +30,6 @@ const BAD_DATA: [&str; 6] = [
     "Conversion from coll",
 ];
 
-/// Beginning of MySQL's message about a lock that was not released in time.
-pub(super) const LOCK_WAIT_OVER: &str = "Lock wait timeout exceeded";
-
 /// Returns why a statement was refused. `None` means that the call may be retried: MySQL is
 /// unavailable, read-only, locked, or full.
 pub fn refusal(error: &Error) -> Option<Refusal> {
@@ -76,7 +73,7 @@ pub(super) fn why_refused(error: &Error) -> Option<String> {
 
 /// Whether another transaction held a lock on a row for too long.
 pub(super) fn is_lock_wait(error: &Error) -> bool {
-    matches!(error, DatabaseError(_, info) if info.message().starts_with(LOCK_WAIT_OVER))
+    matches!(error, DatabaseError(_, info) if info.message().starts_with("Lock wait timeout exceeded"))
 }
 
 /// Whether the transaction waited for one that waited for it, and was rolled back.

@@ -184,16 +184,10 @@ async fn insert(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation>
         let above = latest.unwrap_or(0).max(new.after) + 1;
         let insert = "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again) \
                       VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE id = id";
-        let (id, slot, user, again) = (
-            draw_id(Utc::now()).max(above),
-            new.slot,
-            &new.user,
-            new.may_claim_again,
-        );
-        let (reason, by) = (&new.reason, &new.by);
-        let insert = sql!(
-            insert, id, new.coupon, new.drop, slot, user, reason, by, again
-        );
+        let id = draw_id(Utc::now()).max(above);
+        let (coupon, drop, slot, user) = (new.coupon, new.drop, new.slot, &new.user);
+        let (reason, by, again) = (&new.reason, &new.by, new.may_claim_again);
+        let insert = sql!(insert, id, coupon, drop, slot, user, reason, by, again);
         insert.run(conn).await?;
         // `None` means that another revocation has this id.
         if let Some(open) = open_one(conn, new, " FOR UPDATE").await? {

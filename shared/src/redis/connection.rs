@@ -1,6 +1,6 @@
 //! The connection that all callers share. redis-rs finds the servers (one address, or the primaries
-//! of a cluster); this type replaces redis-rs's connection when that
-//! alone leads on: redis-rs takes a time-out, `READONLY`, `NOREPLICAS` and `CLUSTERDOWN` for
+//! of a cluster); this type replaces redis-rs's connection when only that
+//! helps: redis-rs takes a time-out, `READONLY`, `NOREPLICAS` and `CLUSTERDOWN` for
 //! answers, and stays with a server that is frozen or cut off
 //! (docs/decisions/0009-replicas.md). Nothing is sent twice: a command that timed out may have
 //! run, and the caller retries.
@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
-use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+use tokio::sync::OnceCell;
 
 use super::deployment::Deployment;
 
@@ -32,7 +33,7 @@ const LEFT_AFTER: [&str; 5] = [
 /// flooded with connections.
 const SETTLED: Duration = Duration::from_millis(500);
 
-/// Callers do not connect again for this long after an attempt that failed.
+/// Pause after an attempt to replace the connection that failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// redis-rs's connection.
@@ -65,9 +66,7 @@ pub struct SharedConnection(Arc<Shared>);
 
 struct Shared {
     deployment: Arc<Deployment>,
-    current: ArcSwapOption<Current>,
-    /// The last attempt to connect that failed. Locked during an attempt.
-    failed: tokio::sync::Mutex<Option<(Instant, RedisError)>>,
+    current: OnceCell<ArcSwap<Current>>,
     is_replacing: AtomicBool,
 }
 
@@ -75,8 +74,7 @@ impl SharedConnection {
     pub(super) fn new(deployment: Arc<Deployment>) -> Self {
         let shared = Shared {
             deployment,
-            current: ArcSwapOption::empty(),
-            failed: tokio::sync::Mutex::default(),
+            current: OnceCell::new(),
             is_replacing: AtomicBool::new(false),
         };
         Self(Arc::new(shared))
@@ -84,8 +82,8 @@ impl SharedConnection {
 
     /// Replaces the connection.
     pub(super) fn leave(&self) {
-        if let Some(used) = self.0.current.load_full() {
-            self.0.leave(&used);
+        if let Some(current) = self.0.current.get() {
+            self.0.leave(&current.load());
         }
     }
 
@@ -108,16 +106,8 @@ impl SharedConnection {
     }
 
     async fn current(&self) -> RedisResult<Arc<Current>> {
-        if let Some(current) = self.0.current.load_full() {
-            return Ok(current);
-        }
-        // A task of its own, so that a caller that gives up does not end the attempt.
-        let shared = Arc::clone(&self.0);
-        let attempt = tokio::spawn(async move { shared.connect().await });
-        attempt.await.unwrap_or_else(|error| {
-            let why = "the attempt to connect ended";
-            Err((ErrorKind::Io, why, error.to_string()).into())
-        })
+        let make = || async { Ok::<_, RedisError>(ArcSwap::new(self.0.make().await?)) };
+        Ok(self.0.current.get_or_try_init(make).await?.load_full())
     }
 
     async fn send(&self, cmd: &Cmd) -> RedisResult<Value> {
@@ -152,30 +142,6 @@ impl SharedConnection {
 }
 
 impl Shared {
-    /// Connects, unless another caller has done so in the meantime or has just failed.
-    async fn connect(&self) -> RedisResult<Arc<Current>> {
-        let asked_at = Instant::now();
-        let mut failed = self.failed.lock().await;
-        if let Some(current) = self.current.load_full() {
-            return Ok(current);
-        }
-        if let Some((at, error)) = &*failed
-            && *at + PAUSE > asked_at
-        {
-            return Err(error.clone());
-        }
-        match self.make().await {
-            Ok(made) => {
-                self.current.store(Some(Arc::clone(&made)));
-                Ok(made)
-            }
-            Err(error) => {
-                *failed = Some((Instant::now(), error.clone()));
-                Err(error)
-            }
-        }
-    }
-
     async fn make(&self) -> RedisResult<Arc<Current>> {
         let link = self.deployment.connect().await?;
         let made_at = Instant::now();
@@ -201,33 +167,30 @@ impl Shared {
         }
     }
 
+    /// Replaces a connection. Commands go on with it until the new one is ready: the other nodes of
+    /// a cluster may be well.
     fn leave(self: &Arc<Self>, used: &Arc<Current>) {
-        if used.made_at.elapsed() < SETTLED {
+        let current = self.current.get();
+        let is_current = current.is_some_and(|current| Arc::ptr_eq(&current.load(), used));
+        let is_settled = is_current && used.made_at.elapsed() >= SETTLED;
+        if !is_settled || self.is_replacing.swap(true, Ordering::AcqRel) {
             return;
         }
-        match used.link {
-            Link::One(_) => {
-                let before = self.current.compare_and_swap(used, None);
-                if before.as_ref().is_some_and(|it| Arc::ptr_eq(it, used)) {
-                    tracing::warn!("the connection to Redis is replaced");
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            match (shared.make().await, shared.current.get()) {
+                (Ok(fresh), Some(current)) => {
+                    current.store(fresh);
+                    tracing::warn!("the connection to Redis was replaced");
+                }
+                (Ok(_), None) => {}
+                (Err(error), _) => {
+                    tracing::debug!(%error, "cannot connect to Redis anew");
+                    tokio::time::sleep(PAUSE).await;
                 }
             }
-            // The other nodes may be well: their commands go on until the new connection is ready.
-            Link::Cluster(_) if !self.is_replacing.swap(true, Ordering::AcqRel) => {
-                let (shared, used) = (Arc::clone(self), Arc::clone(used));
-                tokio::spawn(async move {
-                    match shared.make().await {
-                        Ok(fresh) => {
-                            shared.current.compare_and_swap(&used, Some(fresh));
-                            tracing::warn!("the connection to Redis was replaced");
-                        }
-                        Err(error) => tracing::warn!(%error, "cannot connect to Redis anew"),
-                    }
-                    shared.is_replacing.store(false, Ordering::Release);
-                });
-            }
-            Link::Cluster(_) => {}
-        }
+            shared.is_replacing.store(false, Ordering::Release);
+        });
     }
 }
 

@@ -46,13 +46,6 @@ pub struct RevokedField {
     pub id: Option<i64>,
 }
 
-impl RevokedField {
-    fn new(field: Vec<u8>, value: Vec<u8>) -> Self {
-        let id = id_in(&value);
-        Self { field, value, id }
-    }
-}
-
 /// Parses the id of a revocation, from `ID` or `ID:END`.
 fn id_in(value: &[u8]) -> Option<i64> {
     str::from_utf8(value).ok()?.split(':').next()?.parse().ok()
@@ -100,7 +93,11 @@ impl Redis {
             let (next, pairs): (u64, Pairs) = scan.query_async(&mut conn).await?;
             // Without a name, it is the mark that the key is there.
             let named = pairs.into_iter().filter(|(field, _)| !field.is_empty());
-            all.extend(named.map(|(field, value)| RevokedField::new(field, value)));
+            all.extend(named.map(|(field, value)| RevokedField {
+                id: id_in(&value),
+                field,
+                value,
+            }));
             if next == 0 {
                 return Ok(all);
             }

@@ -253,10 +253,7 @@ impl AlertKind {
                 remedy: Remedy::Raise,
             },
             Self::Left(Kind::CountMismatch) => KindFacts {
-                noun: [
-                    "counter that does not add up",
-                    "counters that do not add up",
-                ],
+                noun: ["wrong counter", "wrong counters"],
                 users: "Claims to the drop get 503 until it is written again.",
                 to_do: WRITTEN_AGAIN,
                 ..WARNING

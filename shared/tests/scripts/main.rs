@@ -51,15 +51,8 @@ fn scripts_match_their_model() {
     }
     let seen = seen.into_inner();
     println!("{seen:?}");
-    for case in [
-        "accepted",
-        "waiting",
-        "sold_out",
-        "unverified",
-        "stale",
-        "together",
-        "rebuilt",
-    ] {
+    let cases = "accepted waiting sold_out unverified stale together rebuilt";
+    for case in cases.split(' ') {
         let times = seen.get(case).copied().unwrap_or(0);
         assert!(times > Config::default().cases / 4, "{case}: {times} times");
     }
@@ -79,39 +72,21 @@ async fn play(
         let bytes_before = world.dump().await;
         let (answer, admissions) = world.apply(command).await;
         let expected = model.apply(command);
-        prop_assert_eq!(
-            &answer,
-            &expected,
-            "answer {} to {:?}, from {:?}",
-            at,
-            command,
-            &before
-        );
-        prop_assert_eq!(
-            world.look().await,
-            model.shown(),
-            "after {} {:?}, from {:?}",
-            at,
-            command,
-            &before
-        );
+        let step = format!("step {at}, {command:?}, from {before:?}");
+        prop_assert_eq!(&answer, &expected, "{}", step);
+        prop_assert_eq!(world.look().await, model.shown(), "after {}", step);
         let is_late = matches!(command, ScriptCommand::Stale(_) | ScriptCommand::Late(_));
         if answer == "Stale" || is_late {
+            let bytes = world.dump().await;
             prop_assert_eq!(
-                world.dump().await,
+                bytes,
                 bytes_before,
-                "{:?} is of another era and changed something",
-                command
+                "another era changed something: {}",
+                step
             );
         }
         let revoked = model.revoked_holders();
-        prop_assert!(
-            revoked.is_empty(),
-            "{:?} after {} {:?}",
-            revoked,
-            at,
-            command
-        );
+        prop_assert!(revoked.is_empty(), "{:?} after {}", revoked, step);
         *seen.entry("rebuilt").or_default() += u32::from(model.is_rebuilt(&before));
         if let ScriptCommand::Claim(people) = command {
             // Check each result against the state that the earlier ones of the same call have left.
@@ -132,40 +107,17 @@ async fn play(
 /// disagree, or given twice, or above the quantity; and `sold_out` is returned only if no more
 /// slots are left than users wait.
 fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCaseError> {
-    let quantity = before.quantity().unwrap_or(0);
-    match admission {
+    let is_right = match admission {
         Admission::Accepted(slot) => {
             let slot = i64::from(slot);
-            prop_assert!(
-                before.adds_up(),
-                "slot {} was given although the numbers do not add up: {:?}",
-                slot,
-                before
-            );
-            prop_assert!(
-                (1..=quantity).contains(&slot),
-                "slot {} of {}",
-                slot,
-                quantity
-            );
-            prop_assert!(
-                !before.is_held(slot),
-                "slot {} was given twice: {:?}",
-                slot,
-                before
-            );
+            let is_in_quantity = (1..=before.quantity().unwrap_or(0)).contains(&slot);
+            before.adds_up() && is_in_quantity && !before.is_held(slot)
         }
-        Admission::Waiting(_) => prop_assert!(before.adds_up(), "{:?}", before),
-        Admission::SoldOut => {
-            prop_assert!(before.adds_up(), "{:?}", before);
-            prop_assert!(
-                before.left() <= before.waiting(),
-                "sold out with slots left for more than wait: {:?}",
-                before
-            );
-        }
-        _ => {}
-    }
+        Admission::Waiting(_) => before.adds_up(),
+        Admission::SoldOut => before.adds_up() && before.left() <= before.waiting(),
+        _ => true,
+    };
+    prop_assert!(is_right, "{:?} from {:?}", admission, before);
     Ok(())
 }
 

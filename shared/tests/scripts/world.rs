@@ -244,12 +244,8 @@ impl ScriptWorld {
                     paused: *paused,
                     ..self.meta.clone()
                 };
-                words(
-                    &redis
-                        .write_settings(*revision, &[(keys, meta)])
-                        .await
-                        .unwrap(),
-                )
+                let written = redis.write_settings(*revision, &[(keys, meta)]).await;
+                words(&written.unwrap())
             }
             ScriptCommand::Lower(revision, quantity) => {
                 let read = CouponRead {
@@ -261,27 +257,18 @@ impl ScriptWorld {
             ScriptCommand::Revoke(person, number, ended) => {
                 let ended = ended.then_some(ENDED_AT_MS);
                 let until = self.revoke(*person, *number, ended).await;
-                if until == ENDED_AT_MS {
-                    "ended".into()
-                } else {
-                    "open".into()
-                }
+                ["open", "ended"][usize::from(until == ENDED_AT_MS)].into()
             }
             ScriptCommand::Close => {
                 self.close().await;
                 String::new()
             }
             ScriptCommand::Fenced(command) => {
-                let fence = self.fence.clone();
-                if let FencedCommand::Begin(rows) = command {
-                    let answer = self.fenced(command, &fence).await;
-                    if answer != "Stale" {
-                        self.plan = Some(rows.clone());
-                    }
-                    answer
-                } else {
-                    self.fenced(command, &fence).await
+                let answer = self.fenced(command, &self.fence).await;
+                if let (FencedCommand::Begin(rows), true) = (command, answer != "Stale") {
+                    self.plan = Some(rows.clone());
                 }
+                answer
             }
             ScriptCommand::Stale(command) => {
                 let other = opened(redis, CouponId(1_000_000), 1_000_000).await;
@@ -360,12 +347,8 @@ impl ScriptWorld {
                     at_ms: None,
                 };
                 let owed: Vec<ClaimOfSlot> = owed.iter().map(claim).collect();
-                words(
-                    &redis
-                        .write_owed(keys, fence, once_per, &owed)
-                        .await
-                        .unwrap(),
-                )
+                let written = redis.write_owed(keys, fence, once_per, &owed).await;
+                words(&written.unwrap())
             }
             FencedCommand::Settings(revision) => {
                 let written = redis.load(keys, fence, *revision, &self.meta);

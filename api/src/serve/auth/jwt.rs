@@ -2,7 +2,6 @@
 //! Issuer, audience, `exp` and the user are required.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 use firstcome_shared::coupon::Group;
@@ -31,10 +30,6 @@ pub struct JwtArgs {
     /// `http://…` within a private network. SSL_CERT_FILE names further certificate authorities
     #[arg(long, env = "JWT_JWKS_URL", hide_env_values = true)]
     pub jwt_jwks_url: Option<String>,
-    /// Interval between two reads of a JWK Set. A token that names an unknown key causes an
-    /// immediate read, at most every ten seconds.
-    #[arg(skip = 300_u32)]
-    pub jwt_jwks_refresh_seconds: u32,
     /// Required issuer of the token (`iss`)
     #[arg(long, env = "JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
@@ -66,8 +61,7 @@ impl JwtArgs {
         let needed = match (secret, url) {
             (Some(secret), None) if is_shared => return shared_secret(algorithm, secret),
             (None, Some(url)) if !is_shared => {
-                let refresh = Duration::from_secs(self.jwt_jwks_refresh_seconds.into());
-                return KeySet::new(url, algorithm, refresh).map(|set| Keys::Set(set.into()));
+                return KeySet::new(url, algorithm).map(|set| Keys::Set(set.into()));
             }
             _ if is_shared => "JWT_SECRET",
             _ => "JWT_JWKS_URL",

@@ -25,13 +25,15 @@ use super::signatures;
 /// issuer. Unknown names are not stored.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
 
-/// Maximum time until the next attempt after a failed one.
+/// Interval between two reads.
+const REFRESH: Duration = Duration::from_secs(300);
+
+/// Time until the next attempt after a failed one.
 const RETRY: Duration = Duration::from_secs(10);
 
 pub(crate) struct KeySet {
     source: HttpClient,
     algorithm: Algorithm,
-    refresh: Duration,
     keys: ArcSwap<Vec<NamedKey>>,
     /// When a token last caused a read. Locked while the set is read.
     reading: tokio::sync::Mutex<Option<Instant>>,
@@ -50,11 +52,10 @@ impl fmt::Display for KeySet {
 
 impl KeySet {
     /// Creates a set without any key yet.
-    pub(super) fn new(url: &str, algorithm: Algorithm, refresh: Duration) -> Result<Self, String> {
+    pub(super) fn new(url: &str, algorithm: Algorithm) -> Result<Self, String> {
         Ok(Self {
             source: HttpClient::new(Store::Jwks, url, ssl_cert_file())?,
             algorithm,
-            refresh,
             keys: ArcSwap::default(),
             reading: tokio::sync::Mutex::default(),
             problem: Mutex::default(),
@@ -116,8 +117,8 @@ impl KeySet {
     pub(crate) async fn keep_fresh(&self) {
         loop {
             let is_failing = self.problem.lock().is_some();
-            let pause = if is_failing { RETRY } else { self.refresh };
-            tokio::time::sleep(pause.min(self.refresh)).await;
+            let pause = if is_failing { RETRY } else { REFRESH };
+            tokio::time::sleep(pause).await;
             let _ = self.read().await;
         }
     }

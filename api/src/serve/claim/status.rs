@@ -5,7 +5,7 @@ use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::promises::PersonRecord;
+use firstcome_shared::mysql::promises::{BrokenPromiseRow, PersonRecord};
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::standing::Standing;
@@ -219,9 +219,10 @@ pub(super) fn judge(
     }
     // Check `broken` before `waiting`: a broken promise puts the user on the waiting list.
     let mut broken = record.broken.iter().rev();
-    let broken = broken.find(|(id, _)| counts(*id)).map(|(drop, slot)| {
-        let slot = slot.and_then(|slot| Slot::try_from(slot).ok());
-        MyClaim::new(ClaimStatus::Broken, Some(*drop), slot)
+    let is_open = |one: &&BrokenPromiseRow| one.mended_at.is_none() && counts(one.drop_id);
+    let broken = broken.find(is_open).map(|one| {
+        let slot = one.slot.and_then(|slot| Slot::try_from(slot).ok());
+        MyClaim::new(ClaimStatus::Broken, Some(one.drop_id), slot)
     });
     let waiting = || MyClaim::new(ClaimStatus::Waiting, drop, None);
     let owed = broken.or_else(|| standing.position.map(|_| waiting()));
@@ -259,11 +260,19 @@ mod tests {
         }
     }
 
+    fn broken_in(drop: i64) -> BrokenPromiseRow {
+        BrokenPromiseRow {
+            drop_id: DropId(drop),
+            slot: Some(9),
+            ..BrokenPromiseRow::default()
+        }
+    }
+
     /// The record of a user with rows and broken promises in these drops.
     fn record(rows: &[i64], broken: &[i64]) -> PersonRecord {
         PersonRecord {
             rows: rows.iter().copied().map(row).collect(),
-            broken: broken.iter().map(|id| (DropId(*id), Some(9))).collect(),
+            broken: broken.iter().copied().map(broken_in).collect(),
             revoked: Vec::new(),
         }
     }

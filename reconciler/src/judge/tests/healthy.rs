@@ -4,13 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use chrono::DateTime;
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
-use firstcome_shared::mysql::revoked::{Revocation, Revocations};
+use firstcome_shared::mysql::revoked::Revocations;
 use strum::VariantArray as _;
 
 use super::super::*;
-use super::loaded;
+use super::{loaded, revocation};
 
 /// The legitimate transients that a page must have met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::VariantArray)]
@@ -54,6 +53,14 @@ type User = u64;
 
 fn name(user: User) -> UserId {
     format!("u-{user}").parse().unwrap()
+}
+
+fn row(slot: Slot, (user, at_ms): (User, i64)) -> Row {
+    Row {
+        slot,
+        user: name(user),
+        at_ms: Some(at_ms),
+    }
 }
 
 #[derive(Clone, Default)]
@@ -417,12 +424,7 @@ impl World {
 
     fn rows_of(&self, drop: usize) -> Vec<Row> {
         let own = self.rows.iter().filter(|((of, _), _)| *of == drop);
-        own.map(|((_, slot), (user, at_ms))| Row {
-            slot: *slot,
-            user: name(*user),
-            at_ms: Some(*at_ms),
-        })
-        .collect()
+        own.map(|((_, slot), claim)| row(*slot, *claim)).collect()
     }
 
     fn page_of(&self, drop: usize) -> RedisPage {
@@ -448,39 +450,21 @@ impl World {
         users: &BTreeSet<UserId>,
     ) -> HashMap<UserId, Vec<(DropId, Row)>> {
         let mut found: HashMap<UserId, Vec<(DropId, Row)>> = HashMap::new();
-        for ((of, slot), (user, at_ms)) in &self.rows {
-            let user = name(*user);
-            if users.contains(&user) && (self.once_per == OncePer::Coupon || *of == drop) {
-                let row = Row {
-                    slot: *slot,
-                    user: user.clone(),
-                    at_ms: Some(*at_ms),
-                };
-                found.entry(user).or_default().push((drop_id(*of), row));
+        for ((of, slot), claim) in &self.rows {
+            let row = row(*slot, *claim);
+            if users.contains(&row.user) && (self.once_per == OncePer::Coupon || *of == drop) {
+                let of_user = found.entry(row.user.clone()).or_default();
+                of_user.push((drop_id(*of), row));
             }
         }
         found
     }
 
     fn revocations_of(&self, drop: usize) -> Revocations {
-        let all = self
-            .revocations
-            .iter()
-            .enumerate()
-            .map(|(id, it)| Revocation {
-                id: i64::try_from(id).unwrap(),
-                coupon_id: 1,
-                drop_id: drop_id(it.drop).0,
-                slot: None,
-                user_id: name(it.user).to_string(),
-                reason: String::new(),
-                revoked_by: String::new(),
-                may_claim_again: it.may_claim_again,
-                revoked_at: DateTime::UNIX_EPOCH.naive_utc(),
-                again_from: it
-                    .again_from
-                    .map(|ms| DateTime::from_timestamp_millis(ms).unwrap().naive_utc()),
-            });
+        let all = (0..).zip(&self.revocations).map(|(id, it)| {
+            let user = name(it.user);
+            revocation(id, drop_id(it.drop).0, user.as_str(), it.again_from)
+        });
         Revocations::new(all.collect(), self.once_per, drop_id(drop))
     }
 }

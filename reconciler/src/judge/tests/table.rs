@@ -1,10 +1,10 @@
 //! One case a row: what M, R, M' and R' show, and what the page needs.
 
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
-use firstcome_shared::mysql::revoked::{Revocation, Revocations};
+use firstcome_shared::mysql::revoked::Revocations;
 
 use super::super::*;
-use super::loaded;
+use super::{loaded, revocation};
 use crate::report::Kind;
 
 const DROP: DropId = DropId(7);
@@ -75,26 +75,14 @@ impl Case {
         let doubts = doubts(&self.mysql, &self.redis);
         let is_asked =
             |slot: i64| Slot::try_from(slot).is_ok_and(|slot| doubts.slots.contains(&slot));
-        self.again.rows = self
-            .mysql
-            .rows
-            .iter()
-            .filter(|row| doubts.slots.contains(&row.slot))
-            .cloned()
-            .collect();
-        self.again.holders = self
-            .redis
-            .users
-            .iter()
-            .filter(|it| is_asked(it.slot))
-            .cloned()
-            .collect();
+        let rows = self.mysql.rows.iter();
+        let asked = rows.filter(|row| doubts.slots.contains(&row.slot));
+        self.again.rows = asked.cloned().collect();
+        let users = self.redis.users.iter();
+        self.again.holders = users.filter(|it| is_asked(it.slot)).cloned().collect();
         for row in &self.mysql.rows {
-            self.again
-                .rows_of_users
-                .entry(row.user.clone())
-                .or_default()
-                .push((DROP, row.clone()));
+            let of_user = self.again.rows_of_users.entry(row.user.clone());
+            of_user.or_default().push((DROP, row.clone()));
         }
         self.again.open_letters = self.mysql.letters.iter().map(|letter| letter.id).collect();
         change(&mut self.again);
@@ -117,23 +105,7 @@ fn kinds(judged: &Judgement) -> Vec<(Kind, Option<i64>, bool)> {
 }
 
 fn revoked(user: &str, again_from_ms: Option<i64>) -> Revocations {
-    let at = |ms| {
-        chrono::DateTime::from_timestamp_millis(ms)
-            .unwrap()
-            .naive_utc()
-    };
-    let one = Revocation {
-        id: 1,
-        coupon_id: 1,
-        drop_id: DROP.0,
-        slot: None,
-        user_id: user.to_owned(),
-        reason: String::new(),
-        revoked_by: String::new(),
-        may_claim_again: again_from_ms.is_some(),
-        revoked_at: at(0),
-        again_from: again_from_ms.map(at),
-    };
+    let one = revocation(1, DROP.0, user, again_from_ms);
     Revocations::new(vec![one], OncePer::Drop, DROP)
 }
 
@@ -167,14 +139,8 @@ fn row_without_its_user_is_a_missing_admission_or_a_conflict() {
     assert_eq!(kinds(&judged), [(Kind::MissingAdmission, Some(2), false)]);
     assert!(!judged.dirt[0].takes, "nobody loses a slot");
     let judged = Case::with(|it| it.redis.users[1] = holder(2, "x"));
-    let conflict = (Kind::SlotConflict, Some(2));
-    assert_eq!(
-        kinds(&judged),
-        [
-            (conflict.0, conflict.1, false),
-            (conflict.0, conflict.1, true)
-        ]
-    );
+    let conflict = |owes| (Kind::SlotConflict, Some(2), owes);
+    assert_eq!(kinds(&judged), [conflict(false), conflict(true)]);
     assert!(judged.rows.is_empty(), "the slot has a row");
 }
 
@@ -188,13 +154,8 @@ fn counters_that_do_not_add_up_are_dirty() {
         |it| it.redis.odd = 1,
     ] {
         let judged = Case::with(change);
-        assert!(
-            judged
-                .dirt
-                .iter()
-                .any(|dirt| dirt.kind == Kind::CountMismatch),
-            "{judged:?}"
-        );
+        let mut kinds = judged.dirt.iter().map(|dirt| dirt.kind);
+        assert!(kinds.any(|kind| kind == Kind::CountMismatch), "{judged:?}");
         assert!(judged.dirt.iter().all(|dirt| !dirt.takes));
     }
 }
@@ -211,20 +172,12 @@ fn user_without_row_gets_it_when_no_message_can_be_unread() {
     };
     assert_eq!(due(|_| {}), (1, 0));
     assert_eq!(due(|it| it.is_read = false), (0, 1));
-    assert_eq!(
-        due(|it| it.clock_ms = 500),
-        (0, 1),
-        "younger than the deadline"
-    );
-    assert_eq!(
-        due(|it| (it.is_read, it.clock_ms) = (false, 70_000)),
-        (1, 0),
-        "overdue"
-    );
-    assert_eq!(
-        due(|it| (it.is_read, it.clock_ms, it.is_closed) = (false, 0, true)),
-        (1, 0)
-    );
+    let younger_than_the_deadline = due(|it| it.clock_ms = 500);
+    assert_eq!(younger_than_the_deadline, (0, 1));
+    let overdue = due(|it| (it.is_read, it.clock_ms) = (false, 70_000));
+    assert_eq!(overdue, (1, 0));
+    let closed = due(|it| (it.is_read, it.clock_ms, it.is_closed) = (false, 0, true));
+    assert_eq!(closed, (1, 0));
 }
 
 #[test]
@@ -240,20 +193,13 @@ fn users_beyond_the_schema_are_owed() {
         let other = (DropId(6), row(9, "c"));
         again.rows_of_users.insert(name("c"), vec![other]);
     });
-    assert_eq!(
-        kinds(&judged),
-        [(Kind::OverAdmitted, Some(3), false)],
-        "holds the other one"
-    );
+    let holds_the_other_one = [(Kind::OverAdmitted, Some(3), false)];
+    assert_eq!(kinds(&judged), holds_the_other_one);
     let judged = Case::with(|it| {
         it.mysql.rows.pop();
         it.redis.users.push(holder(3, "d"));
     });
-    assert_eq!(
-        judged.rows.iter().map(|due| due.slot).collect::<Vec<_>>(),
-        [3],
-        "one of the two"
-    );
+    assert_eq!(judged.rows.len(), 1, "one of the two: {judged:?}");
     assert_eq!(kinds(&judged), [(Kind::SlotConflict, Some(3), true)]);
 }
 
@@ -300,48 +246,40 @@ fn dead_letter_ends_by_what_the_stores_show() {
         )
     };
     let left = |why| Some(LetterEnd::Left(why));
-    assert_eq!(
-        end(5, Some("a"), |_| {}),
-        (Some(LetterEnd::Duplicate), 0, 0)
-    );
-    assert_eq!(end(5, None, |_| {}), (left("it names no user"), 0, 0));
-    assert_eq!(
-        end(50, Some("z"), |_| {}),
-        (left("the drop has no such slot"), 0, 0)
-    );
-    let owed = LetterEnd::Owed {
-        user: name("z"),
-        slot: 2,
-    };
-    assert_eq!(end(2, Some("z"), |_| {}), (Some(owed), 0, 0));
-    // Redis agrees: a row at once, however young it is.
-    let young = |it: &mut Case| {
+    let user = name("z");
+    let owed = Some(LetterEnd::Owed { user, slot: 2 });
+    let as_it_is: fn(&mut Case) = |_| {};
+    let young: fn(&mut Case) = |it| {
         it.mysql.rows.pop();
         it.moment.is_read = false;
     };
-    assert_eq!(end(3, Some("c"), young), (None, 1, 0));
-    // A vacant slot at an open gate may be given to somebody else at this moment.
-    assert_eq!(end(4, Some("z"), |_| {}), (None, 0, 1));
-    assert_eq!(
-        end(4, Some("z"), |it| it.moment.is_closed = true),
-        (None, 1, 0)
-    );
-    let fault = |it: &mut Case| it.mysql.letters[0].fault = Some("outside");
-    assert_eq!(end(4, Some("z"), fault), (left("outside"), 0, 0));
+    let closed: fn(&mut Case) = |it| it.moment.is_closed = true;
+    let outside: fn(&mut Case) = |it| it.mysql.letters[0].fault = Some("outside");
+    let duplicate = Some(LetterEnd::Duplicate);
+    let no_slot = left("the drop has no such slot");
+    // The slot, the user, and the end with the number of rows and of differences.
+    for (slot, user, change, expected) in [
+        (5, Some("a"), as_it_is, (duplicate, 0, 0)),
+        (5, None, as_it_is, (left("it names no user"), 0, 0)),
+        (50, Some("z"), as_it_is, (no_slot, 0, 0)),
+        (2, Some("z"), as_it_is, (owed, 0, 0)),
+        // Redis agrees: a row at once, however young it is.
+        (3, Some("c"), young, (None, 1, 0)),
+        // A vacant slot at an open gate may be given to somebody else at this moment.
+        (4, Some("z"), as_it_is, (None, 0, 1)),
+        (4, Some("z"), closed, (None, 1, 0)),
+        (4, Some("z"), outside, (left("outside"), 0, 0)),
+    ] {
+        assert_eq!(end(slot, user, change), expected, "{slot} {user:?}");
+    }
     // At a closed gate it precedes a user whom only Redis names.
     let judged = Case::with(|it| {
         it.mysql.rows.pop();
         it.moment.is_closed = true;
         it.mysql.letters = vec![letter(3, Some("z"))];
     });
-    assert_eq!(
-        judged
-            .rows
-            .iter()
-            .map(|due| due.user.as_str())
-            .collect::<Vec<_>>(),
-        ["z"]
-    );
+    let users: Vec<_> = judged.rows.iter().map(|due| due.user.as_str()).collect();
+    assert_eq!(users, ["z"]);
 }
 
 #[test]

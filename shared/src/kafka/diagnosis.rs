@@ -58,9 +58,9 @@ impl KafkaSettings {
     pub(super) fn why_not(&self, error: &KafkaError, failures: &Failures) -> TopicError {
         match failures.0.lock().take() {
             Some((sentence, true)) => TopicError::Setting(sentence),
-            Some((reason, false)) => self.unreachable(reason),
+            Some((reason, false)) => self.unreachable(&reason),
             // A port that speaks TLS closes plain-text connections without a reason.
-            None => self.unreachable(format!(
+            None => self.unreachable(&format!(
                 "{error}; see KAFKA_BROKERS, and security.protocol in KAFKA_PROPERTIES"
             )),
         }
