@@ -45,11 +45,8 @@ impl Links {
         let (public, api) = (self.reconciler(), self.api());
         let all = [("PUBLIC_URL", public), ("API_PUBLIC_URL", api)];
         // Mails about an attached system link to the page only, if there is one.
-        let used = match (&self.file, &self.public) {
-            (None, _) => 2,
-            (Some(_), Some(_)) => 1,
-            (Some(_), None) => 0,
-        };
+        let has_page = usize::from(self.public.is_some());
+        let used = if self.file.is_some() { has_page } else { 2 };
         all.into_iter()
             .take(used)
             .filter(move |(_, address)| is_local(address))
@@ -103,6 +100,8 @@ impl Links {
                 _ => {}
             }
         }
+        // Without the address of the page, nothing may follow a title.
+        blocks.pop_if(|last| matches!(last, Block::Title(_)));
         blocks
     }
 

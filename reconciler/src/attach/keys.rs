@@ -65,16 +65,17 @@ impl Keys {
         })
     }
 
-    /// Refuses a replica: what it shows may be old, and it takes no repairs. A login that may not
-    /// ask is believed.
+    /// Refuses a replica: what it shows may be old, and it takes no repairs. A server that does not
+    /// tell is believed.
     pub async fn must_be_primary(&mut self) -> Answer<()> {
-        match self.ask::<Vec<Value>>(&["ROLE"]).await {
+        let role = redis::cmd("ROLE");
+        match role.query_async::<Vec<Value>>(&mut self.conn).await {
             Ok(role) if role.first().is_some_and(|it| is_word(it, "slave")) => {
                 let why = "redis: this server is a replica; repairs need its primary";
                 Err(AttachError::Misfit(why.to_owned()))
             }
-            Ok(_) | Err(AttachError::Misfit(_)) => Ok(()),
-            Err(error) => Err(error),
+            Err(error) if error.code().is_none() => Err(AttachError::Redis(without_values(error))),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 

@@ -17,6 +17,8 @@ struct Size {
     planted: u32,
     crowd: Duration,
     claims_per_second: u32,
+    /// Longer than the lag of the crowd's consumers, also on a busy machine.
+    in_flight: &'static str,
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,6 +28,7 @@ async fn planted_differences_are_found_and_none_is_invented_while_a_crowd_claims
         planted: 400,
         crowd: Duration::from_secs(4),
         claims_per_second: 200,
+        in_flight: "1.5s",
     })
     .await;
 }
@@ -39,6 +42,7 @@ async fn ten_thousand_differences_among_a_hundred_thousand_users() {
         planted: 10_000,
         crowd: Duration::from_mins(minutes),
         claims_per_second: 100,
+        in_flight: "5s",
     })
     .await;
 }
@@ -48,7 +52,7 @@ max_rows_per_second = 1000000
 [[campaign]]
 name = "Crowd"
 quantity = 4000000
-in_flight = "1.5s"
+in_flight = "IN_FLIGHT"
 repair_limit = 1000000
 users = { key = "@users", type = "set" }
 count = { key = "@count", means = "tickets" }
@@ -61,7 +65,8 @@ async fn crowd(size: Size) {
     plant(&world, &size).await;
     let stop = CancellationToken::new();
     let claims = tokio::spawn(claim(world.clone(), size.claims_per_second, stop.clone()));
-    let attached = world.attached(FILE);
+    let file = FILE.replace("IN_FLIGHT", size.in_flight);
+    let attached = world.attached(&file);
     let began = Instant::now();
     let mut passes = 0;
     while began.elapsed() < size.crowd || passes == 0 {
@@ -76,7 +81,7 @@ async fn crowd(size: Size) {
         passes += 1;
     }
     // Repairs go on while the crowd claims.
-    let repairing = world.attached(&FILE.replace("quantity", "mode = \"repair\"\nquantity"));
+    let repairing = world.attached(&file.replace("quantity", "mode = \"repair\"\nquantity"));
     let run = pass(&repairing).await;
     assert_eq!(run.status, Status::Repaired, "{:?}", run.findings);
     assert_eq!(run.drops[0].findings.len(), size.planted as usize);

@@ -14,6 +14,7 @@ use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
 use firstcome_shared::redis::Redis;
 use firstcome_stack::{MysqlServer, RedisServer, StackOptions, Tables, mysql_rows};
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -73,11 +74,15 @@ impl World {
         };
         TABLES.made(&ours, migrate).await.unwrap();
         let client = redis::Client::open(redis.url()).unwrap();
+        let patient = AsyncConnectionConfig::new().set_response_timeout(None);
         let world = Self {
             database: mysql.database_url(&theirs),
             redis_url: redis.url(),
             ours,
-            redis: client.get_multiplexed_async_connection().await.unwrap(),
+            redis: client
+                .get_multiplexed_async_connection_with_config(&patient)
+                .await
+                .unwrap(),
             prefix: format!("w{number}:"),
         };
         for table in TABLES_OF_ALL {
