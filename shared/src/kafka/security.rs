@@ -110,7 +110,7 @@ const MAY_BE_SET: [&str; 13] = [
     "debug",
     "enable.sasl.",
     "https.",
-    "metadata.",
+    "metadata.max.age.ms",
     "reconnect.",
     "sasl.",
     "security.protocol",
