@@ -54,15 +54,25 @@ impl Sql {
         let lost = || AttachError::Mysql("the connection broke".to_owned());
         let mut conn = self.conn.take().ok_or_else(lost)?;
         let asked = async {
-            match values {
-                None => conn.query::<Row, _>(sql).await,
-                Some(none) if none.is_empty() => conn.exec(sql, Params::Empty).await,
-                Some(values) => conn.exec(sql, Params::Positional(values)).await,
-            }
+            let Some(values) = values else {
+                let rows = conn.query::<Row, _>(sql).await?;
+                return Ok::<_, Error>((rows, conn.affected_rows()));
+            };
+            let params = if values.is_empty() {
+                Params::Empty
+            } else {
+                Params::Positional(values)
+            };
+            // Closed at once: the connection has no cache, so each would stay open, and their server
+            // has a limit for all its clients together (`max_prepared_stmt_count`).
+            let statement = conn.prep(sql).await?;
+            let rows = conn.exec::<Row, _, _>(&statement, params).await;
+            let changed = conn.affected_rows();
+            conn.close(statement).await?;
+            Ok((rows?, changed))
         };
         match timeout(self.limit, asked).await {
-            Ok(Ok(rows)) => {
-                let changed = conn.affected_rows();
+            Ok(Ok((rows, changed))) => {
                 self.conn = Some(conn);
                 self.spend(rows.len() as u64 + changed).await;
                 Ok((rows, changed))

@@ -3,6 +3,7 @@
 use firstcome_reconciler::attach::AttachError;
 use firstcome_reconciler::attach::config::{KeyType, UsersKey, UsersMean};
 use firstcome_reconciler::attach::keys::Keys;
+use firstcome_reconciler::attach::sql::{Sql, text};
 use firstcome_reconciler::report::{Outcome, Status};
 use firstcome_stack::{MysqlServer, RedisServer, StackOptions};
 
@@ -209,4 +210,21 @@ async fn key_that_may_not_be_read_concerns_only_its_campaign() {
         why.contains("Summer") && why.contains("refused a command"),
         "{why}"
     );
+}
+
+/// Their server has one limit for the open statements of all its clients.
+#[tokio::test]
+async fn no_statement_stays_prepared_on_their_server() {
+    let world = World::new().await;
+    let theirs = mysql_at(&world.database);
+    let mut sql = Sql::connect(&theirs, 1_000_000).await.unwrap();
+    for number in 0..50 {
+        let value = vec![number.into()];
+        assert_eq!(sql.number("SELECT ?", value).await.unwrap(), Some(number));
+    }
+    let counts =
+        "SHOW SESSION STATUS WHERE Variable_name IN ('Com_stmt_close', 'Com_stmt_prepare')";
+    let counts = sql.rows(counts, Vec::new()).await.unwrap();
+    let counts = [0, 1].map(|at| text(&counts[at], 1).parse::<u32>().unwrap());
+    assert!(counts[1] >= 50 && counts[1] - counts[0] <= 1, "{counts:?}");
 }
