@@ -18,7 +18,7 @@ const SYSTEM: &str = "it";
 const ATTACKS: &str = "attack::";
 
 /// Number of fault schedules for every change. `make chaos SEEDS=500` runs those of a release.
-const SEEDS: &str = "60";
+const SEEDS: &str = "20";
 
 /// Runs the tests of every change. With arguments, runs `cargo test` with them.
 pub(crate) fn test(args: &[String]) -> Result<()> {
@@ -114,7 +114,7 @@ fn schedules(profile: &Profile) -> Result<Command> {
     let mut chaos = profile.program("firstcome-chaos");
     chaos.args(["run", "--regressions"]);
     // A schedule waits for most of its time.
-    let workers = (2 * processors()).to_string();
+    let workers = (processors() + 1).to_string();
     chaos.envs([("FIRST", first), ("SEEDS", seeds), ("WORKERS", workers)]);
     Ok(chaos)
 }
