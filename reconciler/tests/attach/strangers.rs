@@ -220,7 +220,9 @@ async fn no_statement_stays_prepared_on_their_server() {
     let mut sql = Sql::connect(&theirs, 1_000_000).await.unwrap();
     for number in 0..50 {
         let value = vec![number.into()];
-        assert_eq!(sql.number("SELECT ?", value).await.unwrap(), Some(number));
+        // MySQL prepares a `?` of an unknown type a second time, by itself.
+        let typed = sql.number("SELECT CAST(? AS SIGNED)", value);
+        assert_eq!(typed.await.unwrap(), Some(number));
     }
     let counts =
         "SHOW SESSION STATUS WHERE Variable_name IN ('Com_stmt_close', 'Com_stmt_prepare')";
