@@ -81,8 +81,11 @@ pub(crate) async fn run(
 pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes) {
     let coupons = stores.db.catalogue().await;
     if let Ok(coupons) = &coupons {
-        let copied = stores.redis.write_catalogue_copy(coupons).await;
-        log("catalogue copy", copied.map_err(StoreError::from));
+        let copied = copy_catalogue(stores, coupons).await;
+        log(
+            "catalogue copy",
+            copied.map(|lost| notes.set("lost coupons", lost)),
+        );
     }
     log("drops ahead", make_ahead(stores, coupons).await);
     match unsafe_settings(stores).await {
@@ -101,6 +104,29 @@ fn log(job: &'static str, done: Result<(), StoreError>) {
     if let Err(error) = done {
         tracing::warn!(job, %error, "a job failed; it is repeated soon");
     }
+}
+
+/// Copies the live coupons to Redis. Reports those of the last copy that MySQL has lost while Redis
+/// still has them: no pass sees them, and the API cannot say whether they exist.
+async fn copy_catalogue(
+    Stores { db, redis, .. }: &Stores,
+    coupons: &[(Coupon, Vec<Drop>)],
+) -> Result<Vec<Finding>, StoreError> {
+    let mut lost = redis.copied_beside(coupons).await?;
+    let ids = lost.iter().map(|(coupon, _)| coupon.id).collect();
+    let ended = db.coupons_by_id(ids).await?;
+    lost.retain(|(own, _)| ended.iter().all(|(coupon, _)| coupon.id != own.id));
+    redis
+        .write_catalogue_copy(&[coupons, &lost].concat())
+        .await?;
+    let report = |(coupon, _): &(Coupon, _)| {
+        let (id, name) = (coupon.id, &coupon.name);
+        let why = format!(
+            "MySQL has lost coupon {id} ({name}), which Redis has: restore its rows, or delete its keys in Redis"
+        );
+        Finding::report(Kind::RedisLost, why)
+    };
+    Ok(lost.iter().map(report).collect())
 }
 
 /// Creates the drops that the schedules of these coupons require.

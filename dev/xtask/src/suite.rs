@@ -14,9 +14,6 @@ use crate::shell::{cargo, command, judge, output, run, setting};
 /// The program with the tests of the whole system.
 const SYSTEM: &str = "it";
 
-/// Its tests that need schemathesis (`cargo xtask attack`).
-const ATTACKS: &str = "attack::";
-
 /// Number of fault schedules for every change. `make chaos SEEDS=500` runs those of a release.
 const SEEDS: &str = "20";
 
@@ -34,14 +31,15 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
 /// Runs the tests that are skipped for every change.
 pub(crate) fn faults() -> Result<()> {
     build_all_and_fetch(&Profile::new("dev".to_owned()))?;
-    let system = ["--test", SYSTEM, "--", "--ignored", "--skip", ATTACKS];
+    let system = ["--test", SYSTEM, "--", "--ignored", "--skip", "attack::"];
     let model = ["--test", "protocol", "--", "--ignored"];
     let system = run(&mut cargo_test(2 * processors(), &system));
     system.and(run(&mut cargo_test(processors(), &model)))
 }
 
+/// Runs the tests that need schemathesis.
 pub(crate) fn attacks(schemathesis: &Path) -> Result<()> {
-    let mut tests = test_it(&["--ignored", ATTACKS, "--nocapture"]);
+    let mut tests = test_it(&["--ignored", "attack::", "--nocapture"]);
     run(tests.env("SCHEMATHESIS", schemathesis))
 }
 
@@ -112,10 +110,10 @@ fn schedules(profile: &Profile) -> Result<Command> {
     let first = setting("FIRST").map_or_else(of_commit, Ok)?;
     println!("[test] fault schedules; to run them alone: make chaos FIRST={first} SEEDS={seeds}");
     let mut chaos = profile.program("firstcome-chaos");
-    chaos.args(["run", "--regressions"]);
     // A schedule waits for most of its time.
     let workers = (processors() + 1).to_string();
     chaos.envs([("FIRST", first), ("SEEDS", seeds), ("WORKERS", workers)]);
+    chaos.args(["run", "--regressions"]);
     Ok(chaos)
 }
 

@@ -1,8 +1,12 @@
 //! A copy of the live coupons, which the reconciler keeps, so that an API that starts while MySQL
-//! is unavailable serves claims. Nothing else reads it, and no refusal may rest on it alone.
+//! is unavailable serves claims, and that shows which coupons MySQL has lost. No refusal may rest
+//! on it alone.
+
+use std::collections::HashSet;
 
 use redis::{AsyncCommands as _, RedisError, RedisResult};
 
+use super::gate::Gate;
 use super::{Redis, keys};
 use crate::coupon::{Coupon, Drop};
 
@@ -17,6 +21,17 @@ impl Redis {
         })?;
         let key = keys::catalogue(self.prefix());
         self.connection().set(key, json).await
+    }
+
+    /// Returns the coupons of the copy that are not among these, if Redis has their gates.
+    pub async fn copied_beside(&self, live: &[(Coupon, Vec<Drop>)]) -> RedisResult<CatalogueCopy> {
+        let live: HashSet<_> = live.iter().map(|(coupon, _)| coupon.id).collect();
+        let mut others = self.catalogue_copy().await?.unwrap_or_default();
+        others.retain(|(coupon, _)| !live.contains(&coupon.id));
+        let ids: Vec<_> = others.iter().map(|(coupon, _)| coupon.id).collect();
+        let mut gates = self.gates(&ids).await?.into_iter();
+        others.retain(|_| gates.next().is_some_and(|gate| gate != Gate::default()));
+        Ok(others)
     }
 
     /// Reads the copy, with the eras of the gates: an era may have begun since it was written.

@@ -138,6 +138,18 @@ async fn a_lost_drop_comes_back_under_its_own_id_also_without_its_limits() {
     }
 }
 
+/// An older MySQL may lack a coupon that Redis has. Claims get 503, so somebody must be told.
+#[tokio::test]
+async fn a_coupon_that_mysql_has_lost_is_named_in_each_pass() {
+    let fixture = Fixture::new("d-coupons").await;
+    let id = fixture.held("Lost", 20, 0).await.0.id;
+    clean_pass(&fixture.world, &fixture.held("Other", 20, 1).await.0).await;
+    lose(&fixture.world, &format!("coupons WHERE id = {id}")).await;
+    pass_ends(&fixture.world, &[], DRIFT).await;
+    let run = pass_ends(&fixture.world, &[], DRIFT).await.to_string();
+    assert!(run.contains(&format!("lost coupon {id}")), "{run}");
+}
+
 #[tokio::test]
 async fn rows_that_mysql_refuses_stay_as_they_are_and_the_finding_quotes_mysql() {
     let fixture = Fixture::new("d-limits").await;
