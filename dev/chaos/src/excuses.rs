@@ -55,7 +55,7 @@ pub(crate) struct OpenLetter {
     pub(crate) user: Option<String>,
 }
 
-const EXCUSES: [Excuse; 11] = [
+const EXCUSES: [Excuse; 12] = [
     Excuse {
         reason: "an older state restored into a running store may break promises, which are then listed by name",
         after: &[restores_older_state],
@@ -133,6 +133,11 @@ const EXCUSES: [Excuse; 11] = [
         reason: "a user whose claim was behind an unreadable batch and is lost in Redis, too, has no slot",
         after: &[is_batch_unreadable, is_redis_lost],
         covers: Covers::Denial,
+    },
+    Excuse {
+        reason: "a user whose claim was behind an unreadable batch and is lost in Redis, too, believes to have a slot",
+        after: &[is_batch_unreadable, is_redis_lost],
+        covers: Covers::NoSlot,
     },
     Excuse {
         reason: "an older allow list restored into a running Redis is believed until the coupon is closed or looked at",
@@ -287,13 +292,14 @@ mod tests {
         .map(|rule| violates(rule, 1));
         let none: &[Fault] = &[Fault::Flush, Fault::OldCopy { age_ms: 1 }];
         #[rustfmt::skip]
-        let table: [Row<'_>; 12] = [
+        let table: [Row<'_>; 13] = [
             (&listed, &[RESTORED], &[none]),
             (&listed, &[Fault::Flush, OLD], &[none]),
             (&denial, &[RESTORED], &[none, &[OLD]]),
             (&denial, both, &not_both),
             (&second, &[RESTORED], &[none, &[OLD]]),
             (&no_slot, &[OLD], &[none, &[RESTORED]]),
+            (&no_slot, both, &not_both),
             (&vanished, &[OLD], &[none, &[RESTORED]]),
             (&lost, &[OLD], &[none]),
             (&held, &[OLD], &[none, &[RESTORED]]),

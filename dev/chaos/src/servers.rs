@@ -154,19 +154,11 @@ impl ProxiedServers {
         Ok(())
     }
 
-    pub(crate) async fn freeze(&self, store: FaultyStore) -> Result<()> {
+    pub(crate) async fn set_frozen(&self, store: FaultyStore, frozen: bool) -> Result<()> {
         match store {
-            FaultyStore::Redis => self.redis().freeze().await,
-            FaultyStore::Mysql => self.mysql.freeze().await,
-            FaultyStore::Kafka => self.kafka.freeze().await,
-        }
-    }
-
-    pub(crate) async fn thaw(&self, store: FaultyStore) -> Result<()> {
-        match store {
-            FaultyStore::Redis => self.redis().thaw().await,
-            FaultyStore::Mysql => self.mysql.thaw().await,
-            FaultyStore::Kafka => self.kafka.thaw().await,
+            FaultyStore::Redis => self.redis().set_frozen(frozen).await,
+            FaultyStore::Mysql => self.mysql.set_frozen(frozen).await,
+            FaultyStore::Kafka => self.kafka.set_frozen(frozen).await,
         }
     }
 

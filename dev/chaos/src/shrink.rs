@@ -1,6 +1,7 @@
 //! Finds the faults that a failure needs, by retrying its schedule without each of them.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -10,6 +11,9 @@ use crate::worker::CampaignWorker;
 /// Number of attempts per smaller schedule, because a failure may not occur every time.
 const TRIES: u32 = 6;
 
+/// A failure is reported with the faults that are left after this time.
+const LIMIT: Duration = Duration::from_mins(4);
+
 /// Removes faults one by one as long as the schedule still fails, and writes the smallest schedule
 /// to `shrunk.json`.
 pub async fn shrink(
@@ -18,17 +22,13 @@ pub async fn shrink(
     folder: &Path,
 ) -> Result<()> {
     let mut smallest = failed.clone();
-    let mut at = 0;
-    while smallest.faults.len() > 1 && at < smallest.faults.len() {
+    let (mut at, begun) = (0, Instant::now());
+    while smallest.faults.len() > 1 && at < smallest.faults.len() && begun.elapsed() < LIMIT {
         let mut smaller = smallest.clone();
         let without = smaller.faults.remove(at);
         let fails = fails(worker, &smaller, &folder.join("smaller")).await;
-        println!(
-            "seed {}: {} without {}",
-            failed.seed,
-            if fails { "still fails" } else { "passes" },
-            without.fault
-        );
+        let ended = if fails { "still fails" } else { "passes" };
+        println!("seed {}: {ended} without {}", failed.seed, without.fault);
         if fails {
             smallest = smaller;
         } else {

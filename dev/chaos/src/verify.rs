@@ -256,7 +256,7 @@ async fn findings(system: &SystemUnderTest, run: &str, columns: &str) -> Result<
 /// Whether the latest run holds back repairs until a person confirms them.
 pub(crate) async fn waits_for_person(system: &SystemUnderTest) -> Result<bool> {
     let latest = "SELECT COUNT(*) FROM (SELECT status FROM reconcile_runs WHERE finished_at IS NOT NULL \
-                  ORDER BY number DESC LIMIT 1) latest WHERE status = 'braked'";
+                  ORDER BY started_at DESC LIMIT 1) latest WHERE status = 'braked'";
     Ok(system.number(latest).await? > 0)
 }
 

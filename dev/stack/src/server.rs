@@ -220,19 +220,19 @@ impl<K: ServerKind> Server<K> {
     /// Suspends the server (SIGSTOP): connections stay open, and it does not respond. It is
     /// suspended when this returns.
     pub async fn freeze(&self) -> Result<()> {
-        self.signal(Signal::STOP, true).await
+        self.set_frozen(true).await
     }
 
     /// Resumes a frozen server (SIGCONT).
     pub async fn thaw(&self) -> Result<()> {
-        self.signal(Signal::CONT, false).await
+        self.set_frozen(false).await
     }
 
-    /// Sends a signal and waits until the process is suspended or resumed.
-    async fn signal(&self, signal: Signal, frozen: bool) -> Result<()> {
+    /// Suspends or resumes the server, and waits until it is.
+    pub async fn set_frozen(&self, frozen: bool) -> Result<()> {
         let slot = self.process.lock().await;
         let process = slot.as_ref().context("it is not running")?;
-        process.signal(signal)?;
+        process.signal(if frozen { Signal::STOP } else { Signal::CONT })?;
         while process.is_frozen() != frozen {
             if let Some(status) = process.ended()? {
                 bail!("{} has ended by itself ({status})", K::NAME);

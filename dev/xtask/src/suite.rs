@@ -15,7 +15,7 @@ use crate::shell::{cargo, command, judge, output, run, setting};
 const SYSTEM: &str = "it";
 
 /// Number of fault schedules for every change. `make chaos SEEDS=500` runs those of a release.
-const SEEDS: &str = "20";
+const SEEDS: &str = "60";
 
 /// Runs the tests of every change. With arguments, runs `cargo test` with them.
 pub(crate) fn test(args: &[String]) -> Result<()> {

@@ -96,9 +96,9 @@ async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: &MadeCoupon) ->
         }
         Fault::FreezeServer { store, ms } => {
             let _alone = servers.alone(*store).await;
-            servers.freeze(*store).await?;
+            servers.set_frozen(*store, true).await?;
             let during = lasting(*ms).await;
-            servers.thaw(*store).await?;
+            servers.set_frozen(*store, false).await?;
             Ok(Effect::of(during, true, "suspended"))
         }
         Fault::Wire { store, wire, ms } => disturb(system, *store, *wire, *ms).await,
