@@ -105,7 +105,7 @@ priorityClassName: {{ . }}
 {{- range list "nodeSelector" "tolerations" "affinity" }}
 {{- include "firstcome.own" (dict "root" $.root "role" $.role "field" .) }}
 {{- end }}
-{{- with (index .root.Values .role).extraVolumes | default .root.Values.extraVolumes }}
+{{- with concat (.volumes | default list) ((index .root.Values .role).extraVolumes | default .root.Values.extraVolumes | default list) }}
 volumes:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -123,13 +123,13 @@ securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
   capabilities: {drop: [ALL]}
-{{- with (index .root.Values .role).extraVolumeMounts | default .root.Values.extraVolumeMounts }}
+{{- with concat (.mounts | default list) ((index .root.Values .role).extraVolumeMounts | default .root.Values.extraVolumeMounts | default list) }}
 volumeMounts:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* A Deployment of a program; `container` is the rest of its container. */}}
+{{/* A Deployment of a program; `container` is the rest of its container, `volumes` and `mounts` are its own. */}}
 {{- define "firstcome.deployment" -}}
 {{- $values := index .root.Values .role }}
 {{- $own := dict }}
