@@ -24,7 +24,6 @@ use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use firstcome_shared::mysql::{Db, alerts as stored, digest, outbox, runs};
 pub use firstcome_shared::report::wording;
 use firstcome_shared::report::{self, AlertKind, Finding, Kind, Run};
-use secrecy::ExposeSecret;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -116,10 +115,11 @@ impl Notifier {
             },
             hooks: hooks.collect(),
         };
-        let server = args.smtp_url.as_ref().map(ExposeSecret::expose_secret);
+        let mailer = args.mailer()?;
+        let server = mailer.as_ref().map(|mailer| &mailer.server);
         let identity = format!("{server:?} {:?} {:?}", settings.recipients, settings.links);
         Ok(Self {
-            sender: Sender::new(db.clone(), clock, args.mailer()?, webhooks),
+            sender: Sender::new(db.clone(), clock, mailer, webhooks),
             db,
             settings: Arc::new(settings),
             outage: Arc::new(MysqlOutage::new(&identity)),

@@ -21,7 +21,7 @@ use crate::{Notifier, wording};
 /// The pause between two attempts to reach one target.
 const PAUSE: TimeDelta = TimeDelta::hours(1);
 
-/// A file that nobody has written for this long tells of an earlier outage.
+/// A failure this long after the file was written begins another outage.
 const STALE: TimeDelta = TimeDelta::minutes(10);
 
 /// What is known about the outage that lasts, if there is one.
@@ -42,7 +42,8 @@ pub(crate) struct Lasting {
 }
 
 impl MysqlOutage {
-    /// `identity` distinguishes this installation from others on the host.
+    /// `identity` distinguishes this installation from others on the host. It must contain no
+    /// secret: the file's name is a digest of it, and everybody on the host can read the name.
     pub(crate) fn new(identity: &str) -> Self {
         let name = format!("firstcome-outage-{:.16x}.json", Sha256::digest(identity));
         Self {
@@ -57,33 +58,35 @@ impl MysqlOutage {
             since: now,
             ..Lasting::default()
         };
-        let known = self.state.lock().clone().or_else(|| self.read(now));
+        let stored = || self.read().filter(|it| elapsed(it.seen_at, now) < STALE);
+        let known = self.state.lock().clone().or_else(stored);
         let mut lasting = known.unwrap_or_else(begun);
         lasting.seen_at = now;
         lasting.was_away |= is_away;
         lasting
     }
 
-    /// Records a success. Returns the outage that ends with it, if anybody was informed.
-    fn ended(&self, now: DateTime<Utc>) -> Option<Lasting> {
-        let ended = self.state.lock().take().or_else(|| self.read(now))?;
+    /// Records a success. Returns the outage that ends with it, if anybody was informed: also an
+    /// outage that ended while the daemon was down.
+    fn ended(&self) -> Option<Lasting> {
+        let ended = self.state.lock().take().or_else(|| self.read())?;
         if let Err(error) = std::fs::remove_file(&self.file) {
             tracing::debug!(%error, "there is no file of the outage");
         }
         Some(ended).filter(|outage| !outage.attempts.is_empty())
     }
 
-    fn read(&self, now: DateTime<Utc>) -> Option<Lasting> {
+    fn read(&self) -> Option<Lasting> {
         let text = std::fs::read(&self.file).ok()?;
-        let lasting: Lasting = serde_json::from_slice(&text).ok()?;
-        Some(lasting).filter(|it| elapsed(it.seen_at, now) < STALE)
+        serde_json::from_slice(&text).ok()
     }
 
     /// Keeps the outage; without the file as long as the process lasts.
     fn keep(&self, lasting: Lasting) {
         let text = serde_json::to_vec(&lasting).unwrap_or_default();
         if let Err(error) = std::fs::write(&self.file, text) {
-            tracing::debug!(%error, "the state of the outage is not written");
+            let file = self.file.display();
+            tracing::warn!(%error, %file, "not written: a daemon that restarts mails about MySQL again, or not at all");
         }
         *self.state.lock() = Some(lasting);
     }
@@ -159,7 +162,7 @@ impl Notifier {
 
     /// Tells everybody that MySQL can be used again, if anybody was informed that it cannot.
     pub(crate) async fn can_record(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
-        let Some(outage) = self.outage.ended(now) else {
+        let Some(outage) = self.outage.ended() else {
             return Ok(());
         };
         let ended = Alert {
@@ -202,12 +205,12 @@ mod tests {
     fn each_target_is_tried_once_an_hour_after_a_moment() {
         let outage = outage("hour")();
         assert_eq!(told(&outage, 0), 0);
-        assert!(outage.ended(at(10)).is_none(), "a restart of MySQL");
+        assert!(outage.ended().is_none(), "a restart of MySQL");
         assert_eq!((told(&outage, 20), told(&outage, 50)), (0, 2));
         assert_eq!((told(&outage, 51), told(&outage, 3_649)), (0, 0));
         assert_eq!(told(&outage, 3_650), 2);
-        assert_eq!(outage.ended(at(4_000)).unwrap().since, at(20));
-        assert!(outage.ended(at(4_001)).is_none());
+        assert_eq!(outage.ended().unwrap().since, at(20));
+        assert!(outage.ended().is_none());
     }
 
     #[test]
@@ -215,8 +218,16 @@ mod tests {
         let start = outage("restarts");
         let tells: Vec<usize> = (0..13).map(|n| told(&start(), n * 20)).collect();
         assert_eq!(tells, [0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        let ended = start().ended(at(300)).unwrap();
+        let ended = start().ended().unwrap();
         assert_eq!((ended.since, ended.attempts.len()), (at(0), 2));
-        assert!(start().ended(at(301)).is_none());
+        assert!(start().ended().is_none());
+    }
+
+    #[test]
+    fn failure_long_after_the_last_begins_another_outage() {
+        let start = outage("stale");
+        assert_eq!((told(&start(), 0), told(&start(), 840)), (0, 0));
+        assert_eq!(told(&start(), 870), 2);
+        assert_eq!(start().ended().unwrap().since, at(840));
     }
 }
