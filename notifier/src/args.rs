@@ -48,14 +48,14 @@ pub struct NotifyArgs {
     /// Address at which operators reach this reconciler; mails link to it and show it in commands
     #[arg(long, env = "PUBLIC_URL", value_parser = web_url)]
     pub public_url: Option<String>,
-    /// Address at which operators and users reach the API; mails show it in commands, the
-    /// operations page links to coupon pages there
+    /// Address at which operators and users reach the API, if not at API_URL; mails show it in
+    /// commands, the operations page links to coupon pages there
     #[arg(long, env = "API_PUBLIC_URL", value_parser = web_url)]
     pub api_public_url: Option<String>,
     /// Address at which this process reaches the API, as http://127.0.0.1:8080 or
     /// https://host:port. With it the operations page can pause, raise and revoke; without it use
     /// `firstcome-api coupon`
-    #[arg(long, env = "API_URL", help_heading = "HTTP")]
+    #[arg(long, env = "API_URL", help_heading = "HTTP", value_parser = web_url)]
     pub api_url: Option<String>,
 }
 
@@ -90,9 +90,8 @@ impl NotifyArgs {
 
     /// Returns the sender.
     pub fn from(&self) -> Option<Mailbox> {
-        mailboxes(self.alert_from.as_deref().unwrap_or_default())
-            .ok()?
-            .pop()
+        let from = self.alert_from.as_deref().unwrap_or_default();
+        mailboxes(from).ok()?.pop()
     }
 
     /// Returns the recipients.
@@ -103,19 +102,19 @@ impl NotifyArgs {
         all
     }
 
+    /// Users may reach the API where this process reaches it.
     pub(super) fn links(&self) -> Links {
         let set = |url: &Option<String>| url.clone().filter(|url| !url.is_empty());
         Links {
             public: set(&self.public_url),
-            api: set(&self.api_public_url),
+            api: set(&self.api_public_url).or(set(&self.api_url)),
             file: None,
         }
     }
 
     fn url(&self) -> Option<&SecretString> {
-        self.smtp_url
-            .as_ref()
-            .filter(|url| !url.expose_secret().is_empty())
+        let url = self.smtp_url.as_ref();
+        url.filter(|url| !url.expose_secret().is_empty())
     }
 }
 
@@ -240,6 +239,18 @@ mod tests {
                 && args.recipients().is_empty()
         );
         assert_eq!(args.links(), Links::default());
+    }
+
+    #[test]
+    fn links_to_the_api_prefer_its_public_address() {
+        let api = |given: &[&str]| args(given).unwrap().links().api.unwrap();
+        let own = "--api-url=https://api.internal/";
+        assert_eq!(api(&[own]), "https://api.internal");
+        let public = "--api-public-url=https://shop.example/coupons";
+        assert_eq!(api(&[own, public]), "https://shop.example/coupons");
+        let of_cluster = args(&["--api-url=http://firstcome-api:8080"]).unwrap();
+        let dead: Vec<_> = of_cluster.links().dead().map(|(name, _)| name).collect();
+        assert!(dead.contains(&"API_PUBLIC_URL"), "{dead:?}");
     }
 
     #[test]

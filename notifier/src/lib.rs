@@ -151,8 +151,8 @@ impl Notifier {
         }
         for (setting, address) in self.settings.links.dead() {
             tracing::warn!(
-                "mails lead to {address}, which is the machine of whoever reads them: set {setting} to the address by \
-                 which people reach it"
+                "mails and QR codes lead to {address}, which is another machine for others, or none: set {setting} to the \
+                 address by which people reach it"
             );
         }
     }

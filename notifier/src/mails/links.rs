@@ -39,9 +39,10 @@ impl Links {
         self.api.as_deref().unwrap_or("http://127.0.0.1:8080")
     }
 
-    /// Returns the addresses that lead to the reader's own machine, with their settings.
+    /// Returns the addresses that lead nowhere for others, with their settings: to this machine,
+    /// or to a name within a cluster, which has no dot.
     pub(crate) fn dead(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let is_local = |it: &str| it.contains("://127.0.0.1") || it.contains("://localhost");
+        let is_local = |it: &str| it.contains("://127.0.0.1") || !it.contains('.');
         let (public, api) = (self.reconciler(), self.api());
         let all = [("PUBLIC_URL", public), ("API_PUBLIC_URL", api)];
         // Mails about an attached system link to the page only, if there is one.
