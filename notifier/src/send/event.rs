@@ -74,7 +74,8 @@ impl Event {
         } = self;
         let body = match format {
             Format::Signed => json!({"type": kind, "timestamp": instant(self.at), "data": data}),
-            Format::Text => json!({"text": text}),
+            // <…> is a command there, such as <!channel>, and the chats have no common escape.
+            Format::Text => json!({"text": text.replace('<', "‹").replace('>', "›")}),
             // Nobody is notified by a name in the text.
             Format::Discord => json!({"content": text, "allowed_mentions": {"parse": []}}),
             Format::Teams => json!({"type": "message", "attachments": [{
@@ -197,5 +198,8 @@ mod tests {
             assert_eq!(Format::for_url(&Url::parse(&url).unwrap()), format, "{url}");
             assert!(event.body(format).contains(part), "{url}");
         }
+        let name = "<!channel> <users/all>";
+        let body = Event::new("test", event.at, json!({}), name).body(Format::Text);
+        assert_eq!(body, r#"{"text":"‹!channel› ‹users/all›"}"#);
     }
 }
