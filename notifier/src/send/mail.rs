@@ -200,6 +200,9 @@ impl MailError {
                 "the server does not take mail for this address or from ALERT_FROM: check ALERT_TO, whether it relays for this \
                  host, and whether it wants a login, TLS first (?tls=required) or an address of its own domain"
             }
+            Some("421" | "501" | "504") => {
+                "if the server refuses this host's name (EHLO), set another at the end of SMTP_URL: smtp://…:587/NAME?tls=required"
+            }
             Some(_) => "the server's log says why (size, spam, policy)",
             None if text.to_lowercase().contains("certificate") => {
                 "its certificate is not trusted, or names another host (a private authority: SSL_CERT_FILE)"
@@ -303,15 +306,30 @@ mod tests {
         SmtpServer::parse(&url.to_owned().into())
     }
 
+    fn mailer(url: &str, authorities: &[u8]) -> Result<Mailer, String> {
+        let from = "f@example.com".parse().unwrap();
+        let limit = Duration::from_secs(1);
+        Mailer::new(&url.to_owned().into(), authorities, from, limit)
+    }
+
     #[test]
     fn file_without_a_certificate_is_rejected() {
-        let from: Mailbox = "f@example.com".parse().unwrap();
-        let server = |pem: &[u8]| {
-            let url = "smtps://h".to_owned().into();
-            Mailer::new(&url, pem, from.clone(), Duration::from_secs(1))
-        };
-        assert!(server(b"").is_ok());
-        assert!(server(b"nothing").err().unwrap().contains("SSL_CERT_FILE"));
+        assert!(mailer("smtps://h", b"").is_ok());
+        let error = mailer("smtps://h", b"nothing").err().unwrap();
+        assert!(error.contains("SSL_CERT_FILE"), "{error}");
+    }
+
+    #[test]
+    fn name_for_ehlo_has_a_dot_unless_smtp_url_gives_another() {
+        let own = ClientId::default();
+        let named = |name: &str| ClientId::Domain(name.to_owned());
+        let has_dot = own.to_string().contains('.');
+        let usual = if has_dot { own } else { named("example.com") };
+        for (url, name) in [("smtp://h", usual), ("smtp://h/mx1", named("mx1"))] {
+            let transport = format!("{:?}", mailer(url, b"").unwrap().transport);
+            let hello = format!("hello_name: {name:?}");
+            assert!(transport.contains(&hello), "{transport}");
+        }
     }
 
     #[test]

@@ -201,7 +201,7 @@ impl Sender {
         } else if let Some(mailer) = &self.mailer {
             mailer.send(message).await.map_err(|error| Failure {
                 is_final: error.is_final(),
-                reason: error.to_string(),
+                reason: format!("{error} -> {}", error.advice()),
             })
         } else {
             Ok(())

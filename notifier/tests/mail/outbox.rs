@@ -70,7 +70,8 @@ async fn recipient_that_is_refused_five_times_is_given_up_and_the_other_gets_one
     let rows = "SELECT target, given_up_at IS NULL, last_error FROM outbox ORDER BY id";
     let rows = desk.query(rows).await;
     assert_eq!(rows[0][..2], [A, "0"]);
-    assert!(rows[0][2].contains("nobody of that name"), "{rows:?}");
+    let reply_and_advice = "nobody of that name -> the server does not take mail";
+    assert!(rows[0][2].contains(reply_and_advice), "{rows:?}");
     assert_eq!(rows[1], [B, "1", "NULL"]);
     desk.sink.set(Behaviour::Normal).await.unwrap();
     desk.flush_after(TimeDelta::hours(18)).await;
