@@ -168,7 +168,6 @@ pub(super) async fn read(
         _ => "",
     };
     let is_daily = matches!(coupon.schedule, Some(Schedule::Daily { .. }));
-    let is_to_come = |drop: &ListedDrop| drop.state == DropState::Scheduled;
     let screen = CouponScreen {
         top: Top {
             done,
@@ -177,12 +176,17 @@ pub(super) async fn read(
         alerts: alerts.collect(),
         zone: coupon.schedule.as_ref().and_then(Schedule::time_zone),
         is_daily,
-        is_to_come: !is_daily && found.drops.iter().all(is_to_come),
+        is_to_come: !is_daily && is_to_come(&found.drops),
         qr: share_code(&page, coupon).await,
         found: &found,
         has_api: page.has_api(),
     };
     Ok(answer(StatusCode::OK, &screen))
+}
+
+/// Whether a coupon with these drops opens later. The newest drops are on the first page.
+fn is_to_come(drops: &[ListedDrop]) -> bool {
+    !drops.is_empty() && drops.iter().all(|drop| drop.state == DropState::Scheduled)
 }
 
 /// Draws the address of the coupon page, if the API serves that page.
@@ -214,19 +218,15 @@ fn act(recorded: &RecordedAct) -> String {
 
 /// Such as "quantity 100 → 200".
 fn field(name: &str, value: &Value) -> String {
-    let fields = |of: &Value| of.as_object().cloned().unwrap_or_default();
     match (value.get("from"), value.get("to"), value) {
-        (Some(from), Some(to @ Value::Object(_)), _) => {
-            let changed = fields(to)
-                .into_iter()
-                .filter(|(name, now)| from[name] != *now);
+        (Some(from), Some(Value::Object(to)), _) => {
+            let changed = to.iter().filter(|(name, now)| from[*name] != **now);
             let changed =
-                changed.map(|(name, now)| field(&name, &json!({"from": from[&name], "to": now})));
+                changed.map(|(name, now)| field(name, &json!({"from": from[name], "to": now})));
             changed.collect::<Vec<_>>().join(", ")
         }
         (Some(from), Some(to), _) => format!("{} → {}", field(name, from), plain(to)),
-        (_, _, Value::Object(_)) => {
-            let own = fields(value);
+        (_, _, Value::Object(own)) => {
             let own = own.iter().map(|(name, value)| field(name, value));
             own.collect::<Vec<_>>().join(", ")
         }
@@ -257,7 +257,7 @@ pub(super) async fn change(page: Page, Path(id): Path<String>, form: Fields) -> 
     let path = format!("/v1/coupons/{}/drops", encoded(&id));
     let found: CouponDrops = page.get(&path).await?;
     let coupon = &found.coupon;
-    let change = planned(&form, coupon)?;
+    let change = planned(&form, &found)?;
     if let Some((question, button)) = change.question.filter(|_| !form.is_sure()) {
         return Ok(page.confirm(&form, &question, button));
     }
@@ -271,7 +271,8 @@ pub(super) async fn change(page: Page, Path(id): Path<String>, form: Fields) -> 
     Ok(Redirect::to(&to).into_response())
 }
 
-fn planned(form: &Fields, coupon: &CouponSettings) -> Result<Change, HttpRefusal> {
+fn planned(form: &Fields, found: &CouponDrops) -> Result<Change, HttpRefusal> {
+    let coupon = &found.coupon;
     let name = coupon.name.text();
     let number = |field: &str, what: &str| {
         let wrong = || HttpRefusal::typed(&format!("{what} must be a whole number."));
@@ -316,6 +317,12 @@ fn planned(form: &Fields, coupon: &CouponSettings) -> Result<Change, HttpRefusal
             );
             question = Some((what, "Close it now"));
             json!({"close_now": true})
+        }
+        // It may have opened since the page, or the question, was shown.
+        "cancel" if !is_to_come(&found.drops) => {
+            return Err(HttpRefusal::typed(
+                "It has opened already, or was cancelled.",
+            ));
         }
         "cancel" => {
             let what = format!("{name} never opens. Nobody has claimed it. It can't be undone.");
