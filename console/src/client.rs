@@ -19,6 +19,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tower::ServiceExt as _;
 
+use super::new_coupon::labelled;
+
 /// Maximum wait for a response of the API.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -198,7 +200,7 @@ async fn read<T: DeserializeOwned>(
     }
     let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
     let detail = problem["detail"].as_str().unwrap_or("it does not say why");
-    let detail = line(detail, LONGEST);
+    let detail = labelled(&line(detail, LONGEST));
     let why = match (service, status) {
         ("The API", StatusCode::UNAUTHORIZED) => {
             "The API does not accept the token of this session: log in with the token that it has"

@@ -98,13 +98,14 @@ fn plan(typed: &Fields) -> Result<Preview, String> {
     })
 }
 
-/// Names the fields of a message as the form labels them.
-fn labelled(why: &str) -> String {
+/// Names the fields of a message as the forms label them.
+pub(super) fn labelled(why: &str) -> String {
     let labels = [
         ("opens_at", "“Opens at”"),
         ("closes_at", "“Closes at”"),
         ("first_day", "“First day”"),
         ("last_day", "“Last day”"),
+        ("send close_now", "use “Close the open drop early”"),
     ];
     let labelled = |why: String, (field, label): (&str, &str)| why.replace(field, label);
     labels.into_iter().fold(why.to_owned(), labelled)
@@ -169,11 +170,8 @@ pub(super) async fn form(
     let mut typed = Fields(typed);
     if typed.get("name").is_empty() && typed.get("quantity").is_empty() {
         let blank = [("waiting_list", "0"), ("time_zone", "UTC")];
-        typed = Fields(
-            blank
-                .map(|(field, text)| (field.into(), text.into()))
-                .into(),
-        );
+        let blank = blank.map(|(field, text)| (field.to_owned(), text.to_owned()));
+        typed = Fields(blank.into());
         return shown(&page, StatusCode::OK, &typed, "", None);
     }
     typed.0.retain(|(field, _)| field != "key");

@@ -168,9 +168,8 @@ async fn shown(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
 impl RunScreen<'_> {
     fn place(&self, placed: &Placed<'_>) -> String {
         let bare = placed.finding.drop_id.map(|drop| format!("drop {drop}"));
-        let named = placed
-            .drop
-            .map(|drop| place(&drop.coupon_name, drop.drop_id));
+        let named = placed.drop;
+        let named = named.map(|drop| place(&drop.coupon_name, drop.drop_id));
         named.or(bare).text()
     }
 
