@@ -106,7 +106,10 @@ const visible = () =>
 async function ask(method, path) {
   const headers = wantsToken ? { Authorization: `Bearer ${token}` } : {};
   try {
-    const answer = await fetch(path, { method, headers, signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store" });
+    const options = { signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store", redirect: "manual" };
+    const answer = await fetch(path, { method, headers, ...options });
+    // The API never redirects. A gateway does, to its log-in page, when the session is over.
+    if (answer.type === "opaqueredirect") return { status: 401, body: {}, after: 0 };
     const after = Number(answer.headers.get("Retry-After")) * 1000 || 0;
     return { status: answer.status, body: await answer.json(), after };
   } catch {
@@ -378,7 +381,11 @@ function ofState() {
 }
 
 function ofAll() {
-  if (note === "expired") return { view: "expired", label: say("expired"), detail: say("expired_why") };
+  if (note === "expired") {
+    if (wantsToken) return { view: note, label: say("expired"), detail: say("expired_why") };
+    // Loading the page leads to the gateway's log-in page.
+    return { view: note, label: say("logged_out"), detail: say("logged_out_why"), button: say("log_in"), act: () => location.reload() };
+  }
   if (wantsToken && !token) return { view: "who", label: say("who"), detail: say("who_why") };
   if (!server && misses > 1) return { view: "away", label: say("away"), detail: say("away_why") };
   if (!server || !looked) return { view: "loading", label: say("loading") };

@@ -23,6 +23,13 @@ async fn a_user_who_claims_during_a_rush_gets_a_slot_number_and_a_code() {
     let address = page.browser.address().await;
     assert!(!address.contains("token"), "{address}");
     page.assert_open_to_all("open").await;
+    // A gateway redirects to its log-in page once its session is over.
+    let redirects = "fetch = async (_, { redirect }) => redirect === 'manual' ? { type: 'opaqueredirect' } : Promise.reject()";
+    page.browser.run(redirects).await;
+    page.browser.click("#main").await;
+    page.until(&["expired"]).await;
+    page.come_as("u-you").await;
+    page.until(&["open"]).await;
     let crowd = people(400);
     // Simulates a double tap.
     let taps = "const b = document.querySelector('#main'); b.click(); b.click()";
