@@ -2,12 +2,14 @@
 //! `pages/from_mail.rs` tests it in a browser.
 
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Fixture, OPS_TOKEN, open_world};
+use firstcome_testkit::{Fixture, OPS_TOKEN, coupon_body, open_world, people};
 use reqwest::header::ORIGIN;
 use reqwest::{Method, Response};
 use serde_json::json;
 
-use super::visitor::{FormReply, VIEW_TOKEN, Visitor, assert_has, assert_lacks, filled_in, header};
+use super::visitor::{
+    FormReply, VIEW_TOKEN, Visitor, assert_has, assert_lacks, field, filled_in, header,
+};
 use crate::drift::support::injector;
 
 /// Checks that the content security policy allows only resources of the same origin, and nothing
@@ -131,4 +133,75 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
     let recorded = [("acknowledge", "Kim"), ("reveal", "Kim"), ("reveal", "Lee")];
     let recorded = recorded.map(|(action, operator)| [action, operator, "8", "127.0.0.1"]);
     assert_eq!(f.world.sql.query(acts).await, recorded);
+}
+
+#[tokio::test]
+async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
+    let f = Fixture::new("ops-forms").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 2).await;
+    let mut later = coupon_body("Later", 20, 0);
+    later["schedule"]["opens_at"] = "2100-01-01T00:00:00Z".into();
+    let later = f.api.create_coupon(&later).await.id;
+    let (sql, daemon) = (&f.world.sql, f.world.daemon().await);
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let change = |id: i64| format!("/coupons/{id}/change");
+    let (now, later) = ((coupon.id, change(coupon.id)), (later, change(later)));
+
+    let winners = format!("/coupons/{}/winners.csv", coupon.id);
+    let csv = kim.get(&winners).await;
+    assert_has(header(&csv, "content-disposition"), &["winners.csv"]);
+    let holders = people(2);
+    assert_has(&csv.text().await.unwrap(), &[&holders[0], &holders[1]]);
+    let (id, drop) = (coupon.id.to_string(), coupon.drop.to_string());
+    let revoke = [
+        ("coupon", &*id),
+        ("person", &*holders[0]),
+        ("drop", &*drop),
+        ("reason", "a script"),
+    ];
+    let asked = kim.submit("/people/revoke", &revoke).await;
+    assert_has(&asked.text, &["Are you sure?", "may not claim again"]);
+    assert_has(&kim.text(&winners).await, &[&holders[0]]);
+    let revoked = [&revoke[..], &[("sure", "1")]].concat();
+    assert_eq!(kim.submit("/people/revoke", &revoked).await.status, 303);
+    assert_lacks(&kim.text(&winners).await, &[&holders[0]]);
+
+    let cancel = [("how", "cancel"), ("sure", "1")];
+    let refused = kim.submit(&now.1, &cancel).await;
+    assert_eq!(refused.status, 400, "an open drop is not cancelled");
+    #[rustfmt::skip]
+    let cases = [
+        (&now, "pause", ("", ""), "Nobody can claim", "paused", "1"),
+        (&now, "resume", ("", ""), "", "paused", "0"),
+        (&now, "quantity", ("quantity", "30"), "20 → 30", "d.quantity", "30"),
+        (&now, "closes_at", ("closes_at", "2101-01-01T00:00"), "", "YEAR(closes_at)", "2101"),
+        (&now, "close", ("", ""), "closes now", "closed_early", "1"),
+        (&later, "cancel", ("", ""), "never opens", "closed_early", "1"),
+    ];
+    for ((id, path), how, typed, question, column, value) in cases {
+        let state = format!(
+            "SELECT {column} FROM coupons c JOIN drops d ON d.coupon_id = c.id WHERE c.id = {id}"
+        );
+        let before = sql.query(&state).await;
+        let page = kim.text(&format!("/coupons/{id}")).await;
+        let revision = ("revision", field(&page, "revision"));
+        let mut reply = kim.submit(path, &[("how", how), revision, typed]).await;
+        if !question.is_empty() {
+            assert_has(&reply.text, &["Are you sure?", question]);
+            assert_eq!(sql.query(&state).await, before, "{how}");
+            let sure = [("how", how), revision, typed, ("sure", "1")];
+            reply = kim.submit(path, &sure).await;
+        }
+        assert_eq!(reply.status, 303, "{how}: {}", reply.text);
+        assert_eq!(sql.query(&state).await, [[value]], "{how}");
+        let stale = [("how", "name"), ("name", "Other"), revision];
+        assert_eq!(kim.submit(path, &stale).await.status, 412, "{how}");
+    }
+    let refused = kim
+        .submit(
+            &now.1,
+            &[("how", "closes_at"), ("closes_at", "2020-01-01T00:00")],
+        )
+        .await;
+    assert_has(&refused.text, &["“Closes at” is in the past"]);
 }
