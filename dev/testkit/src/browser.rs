@@ -134,11 +134,8 @@ impl Browser {
     }
 
     pub async fn address(&self) -> String {
-        self.run("return location.href")
-            .await
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
+        let address = self.run("return location.href").await;
+        address.as_str().unwrap_or_default().to_owned()
     }
 
     /// Runs a script in the page and returns its result. If the result is a promise, waits for it.
@@ -233,17 +230,9 @@ impl Browser {
 
     /// Sends a command to the driver. The error is the driver's answer.
     async fn try_command(&self, path: &str, body: &Value) -> Result<Value, Value> {
-        let request = self
-            .client
-            .post(format!("{}/session{}{path}", self.driver, self.session))
-            .json(body);
-        let answer: Value = request
-            .send()
-            .await
-            .expect("the driver answers")
-            .json()
-            .await
-            .expect("JSON");
+        let url = format!("{}/session{}{path}", self.driver, self.session);
+        let answer = self.client.post(url).json(body).send().await;
+        let answer: Value = answer.expect("an answer").json().await.expect("JSON");
         let value = &answer["value"];
         if value["error"].is_null() {
             Ok(value.clone())

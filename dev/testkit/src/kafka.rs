@@ -144,20 +144,12 @@ impl TestTopic {
             producer.begin_transaction().unwrap();
             let reader: BaseConsumer = this.config().create().unwrap();
             let partitions = this.partitions(&reader);
-            for partition in partitions
-                .elements()
-                .iter()
-                .map(TopicPartitionListElem::partition)
-            {
+            for element in partitions.elements() {
                 let record = FutureRecord::<str, [u8]>::to(&this.name)
-                    .partition(partition)
+                    .partition(element.partition())
                     .payload(&payload);
-                drop(
-                    producer
-                        .send_result(record)
-                        .map_err(|(error, _)| error)
-                        .unwrap(),
-                );
+                let sent = producer.send_result(record);
+                drop(sent.map_err(|(error, _)| error).unwrap());
             }
             producer.flush(PATIENCE).unwrap();
             OpenTransaction(producer)
@@ -251,16 +243,11 @@ impl TestTopic {
         let asked = tokio::task::spawn_blocking(move || {
             let reader: BaseConsumer = config.create().unwrap();
             let metadata = reader.fetch_metadata(Some(&this.name), PATIENCE).ok()?;
-            let topic = metadata
-                .topics()
-                .iter()
-                .find(|topic| topic.name() == this.name)?;
-            let leader = topic
-                .partitions()
-                .iter()
-                .find(|found| found.id() == partition)?
-                .leader();
-            (leader > 0).then_some(leader)
+            let mut topics = metadata.topics().iter();
+            let topic = topics.find(|topic| topic.name() == this.name)?;
+            let mut partitions = topic.partitions().iter();
+            let found = partitions.find(|found| found.id() == partition)?;
+            Some(found.leader()).filter(|leader| *leader > 0)
         });
         asked.await.unwrap()
     }
@@ -277,29 +264,16 @@ impl TestTopic {
                 .create()
                 .unwrap();
             let committed = this.committed(&reader);
-            let of = |partition| {
-                let end = reader
-                    .fetch_watermarks(&this.name, partition, PATIENCE)
-                    .unwrap()
-                    .1;
-                let found = committed
-                    .find_partition(&this.name, partition)
-                    .map(|element| element.offset());
-                (
-                    if let Some(Offset::Offset(at)) = found {
-                        at
-                    } else {
-                        0
-                    },
-                    end,
-                )
+            let of = |element: &TopicPartitionListElem| {
+                let partition = element.partition();
+                let watermarks = reader.fetch_watermarks(&this.name, partition, PATIENCE);
+                let (_, end) = watermarks.unwrap();
+                match element.offset() {
+                    Offset::Offset(at) => (at, end),
+                    _ => (0, end),
+                }
             };
-            let partitions: Vec<i32> = committed
-                .elements()
-                .iter()
-                .map(TopicPartitionListElem::partition)
-                .collect();
-            partitions.into_iter().map(of).collect()
+            committed.elements().iter().map(of).collect()
         })
         .await
         .unwrap()
@@ -307,11 +281,8 @@ impl TestTopic {
 
     /// Returns the number of messages that the group has not committed.
     pub async fn lag(&self) -> i64 {
-        self.offsets()
-            .await
-            .iter()
-            .map(|(committed, end)| end - committed)
-            .sum()
+        let offsets = self.offsets().await.into_iter();
+        offsets.map(|(committed, end)| end - committed).sum()
     }
 
     /// Waits while the group's coordinator moves or loads, as after a broker was replaced.

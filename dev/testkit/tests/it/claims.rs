@@ -56,11 +56,8 @@ async fn an_operator_revokes_with_a_reason_and_may_allow_another_claim() {
     assert!(nobody.is_err_and(|answer| answer.is("not_found")));
     let claimed =
         "SELECT DATE_FORMAT(claimed_at, '%Y-%m-%dT%H:%i:%s.%fZ') FROM issued_coupons WHERE user_id";
-    let claimed_at = world
-        .sql
-        .query(&format!("{claimed} = '{user}'"))
-        .await
-        .concat();
+    let claimed = format!("{claimed} = '{user}'");
+    let claimed_at = world.sql.query(&claimed).await.concat();
     for _ in 0..2 {
         let revoked = api.revoke(coupon.id, user, &order).await;
         assert_eq!(revoked, Ok((drop, Some(old))));

@@ -29,13 +29,9 @@ fn read(path: &str) -> String {
 fn dashboard() -> Vec<String> {
     let dashboard: Value = serde_json::from_str(&read("grafana/firstcome.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
-    let targets = panels
-        .iter()
-        .filter_map(|panel| panel["targets"].as_array())
-        .flatten();
-    targets
-        .map(|target| target["expr"].as_str().unwrap().to_owned())
-        .collect()
+    let targets = panels.iter().map(|panel| panel["targets"].as_array());
+    let expression = |target: &Value| target["expr"].as_str().unwrap().to_owned();
+    targets.flatten().flatten().map(expression).collect()
 }
 
 /// Returns the names of metrics and recording rules in a string.
@@ -50,18 +46,12 @@ fn names(text: &str) -> BTreeSet<&str> {
 fn promtool(args: &[&str], input: &str) {
     let mut command = Command::new("promtool");
     command.args(args).current_dir(deployed("prometheus"));
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("promtool");
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.as_bytes())
-        .unwrap();
+    command.stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("promtool");
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
     let output = child.wait_with_output().unwrap();
     let said = format!(
         "{}{}",

@@ -20,23 +20,15 @@ use crate::histories::violation::Violation;
 pub fn check(history: &History) -> Judgement {
     let index = Index::new(history);
     let mut found = Vec::new();
+    let ended = |is_so: fn(&Ended) -> bool| {
+        let operations = history.operations.iter();
+        operations.filter(|op| is_so(&op.ended)).count()
+    };
     let mut figures = Figures {
         operations: history.operations.len(),
-        answered: history
-            .operations
-            .iter()
-            .filter(|op| matches!(op.ended, Ended::Ok(_)))
-            .count(),
-        unknown: history
-            .operations
-            .iter()
-            .filter(|op| op.ended == Ended::Unknown)
-            .count(),
-        revoked: history
-            .operations
-            .iter()
-            .filter(|op| is_revoked(&op.ended))
-            .count(),
+        answered: ended(|how| matches!(how, Ended::Ok(_))),
+        unknown: ended(|how| *how == Ended::Unknown),
+        revoked: ended(is_revoked),
         reads: history.reads.len() + history.finals.len(),
         rows: history.finals.values().map(|last| last.rows.len()).sum(),
         ..Figures::default()

@@ -131,11 +131,8 @@ impl Waves {
                 let mut own = self.answers.iter().filter(|(asked, _)| asked == *user);
                 !own.any(is_settled)
             };
-            let asking: Vec<String> = self.users[..users]
-                .iter()
-                .filter(settled)
-                .cloned()
-                .collect();
+            let asking = self.users[..users].iter().filter(settled);
+            let asking: Vec<String> = asking.cloned().collect();
             let answers = rush(&[&self.api], self.coupon.id, &asking, WAVE).await;
             self.answers.extend(answers);
             asking.is_empty()

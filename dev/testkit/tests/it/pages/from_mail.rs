@@ -49,11 +49,8 @@ async fn an_operator_repairs_injected_drift_from_the_link_in_the_mail() {
     // The daemon's mails link to the address of the daemon, because PUBLIC_URL is not set.
     let daemon = f.world.daemon().await;
     // Three strangers on held slots. They would lose them.
-    injector(&f.world, &coupon)
-        .await
-        .make(Drift::SlotConflict, 3)
-        .await
-        .unwrap();
+    let mut injector = injector(&f.world, &coupon).await;
+    injector.make(Drift::SlotConflict, 3).await.unwrap();
     daemon.reconcile(&json!({})).await;
     let mail = mailed(&f.world, &["action needed", name]).await;
     let drop_link = link(

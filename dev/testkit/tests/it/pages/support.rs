@@ -35,13 +35,9 @@ impl BrowserPage {
 
     /// Visits the page by the link that was sent to this user.
     pub(super) async fn come_as(&self, user: &str) {
-        self.browser
-            .visit(&format!(
-                "{}#token={}",
-                self.address,
-                token(SECRET, user).unwrap()
-            ))
-            .await;
+        let token = token(SECRET, user).unwrap();
+        let link = format!("{}#token={token}", self.address);
+        self.browser.visit(&link).await;
     }
 
     /// Waits for one of these views and returns it. A script in the page checks for a second at a
@@ -57,13 +53,8 @@ impl BrowserPage {
              }})"
         );
         eventually_some(&format!("the page shows {wanted:?}"), LIMIT, async || {
-            let view = self
-                .browser
-                .run(&look)
-                .await
-                .as_str()
-                .unwrap_or_default()
-                .to_owned();
+            let view = self.browser.run(&look).await;
+            let view = view.as_str().unwrap_or_default().to_owned();
             if wanted.contains(&view.as_str()) {
                 Ok(view)
             } else {
@@ -74,23 +65,16 @@ impl BrowserPage {
     }
 
     pub(super) async fn text(&self, css: &str) -> String {
-        let text = self
-            .browser
-            .run(&format!(
-                "return document.querySelector({css:?})?.innerText"
-            ))
-            .await;
+        let read = format!("return document.querySelector({css:?})?.innerText");
+        let text = self.browser.run(&read).await;
         text.as_str().unwrap_or_default().trim().to_owned()
     }
 
     /// Returns the number of claims that the page has sent since it was loaded.
     pub(super) async fn claims_sent(&self) -> u64 {
         let sent = "performance.getEntriesByType('resource').filter(({name}) => name.endsWith('/claims')).length";
-        self.browser
-            .run(&format!("return {sent}"))
-            .await
-            .as_u64()
-            .unwrap()
+        let sent = self.browser.run(&format!("return {sent}")).await;
+        sent.as_u64().unwrap()
     }
 
     pub(super) async fn assert_sound(&self, name: &str) {
@@ -190,11 +174,8 @@ pub(super) async fn log_in(browser: &Browser, name: &str, token: &str) {
 pub(super) async fn tab_to(browser: &Browser, css: &str) {
     for _ in 0..40 {
         browser.key(TAB).await;
-        if browser
-            .run(&format!("return document.activeElement.matches({css:?})"))
-            .await
-            == json!(true)
-        {
+        let has_focus = format!("return document.activeElement.matches({css:?})");
+        if browser.run(&has_focus).await == json!(true) {
             return;
         }
     }

@@ -50,19 +50,10 @@ async fn repairs_work(fixture: &Fixture) {
 
 async fn the_gate_is_opened_again(fixture: &Fixture) {
     let (coupon, answers) = fixture.held("Gate", 20, 12).await;
-    injector(&fixture.world, &coupon)
-        .await
-        .make(Drift::RedisGate, 1)
-        .await
-        .unwrap();
-    assert!(
-        fixture
-            .api
-            .claim(coupon.id, "u-late")
-            .await
-            .is("unavailable"),
-        "closed while unsure"
-    );
+    let mut injector = injector(&fixture.world, &coupon).await;
+    injector.make(Drift::RedisGate, 1).await.unwrap();
+    let late = fixture.api.claim(coupon.id, "u-late").await;
+    assert!(late.is("unavailable"), "closed while unsure");
     assert_eq!(fixture.world.once_with(&[], &[]).await.code, 0);
     assert_settled(&fixture.world, &coupon, 20, 12, &answers).await;
     assert_eq!(

@@ -22,12 +22,8 @@ fn ids(messages: impl IntoIterator<Item = Vec<u8>>, header: &str) -> Vec<String>
 }
 
 fn mails(world: &World) -> Vec<Vec<u8>> {
-    world
-        .mail
-        .mails()
-        .into_iter()
-        .map(|mail| mail.raw)
-        .collect()
+    let mails = world.mail.mails().into_iter();
+    mails.map(|mail| mail.raw).collect()
 }
 
 pub(super) async fn cycle(environment: &Environment, point: Point, channel: &str) {
