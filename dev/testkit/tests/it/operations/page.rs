@@ -2,7 +2,7 @@
 //! `pages/from_mail.rs` tests it in a browser.
 
 use firstcome_testkit::drift::Drift;
-use firstcome_testkit::{Fixture, OPS_TOKEN, coupon_body, open_world, people};
+use firstcome_testkit::{Fixture, MadeCoupon, OPS_TOKEN, coupon_body, open_world, people};
 use reqwest::header::ORIGIN;
 use reqwest::{Method, Response};
 use serde_json::json;
@@ -135,18 +135,7 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
     assert_eq!(f.world.sql.query(acts).await, recorded);
 }
 
-#[tokio::test]
-async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
-    let f = Fixture::new("ops-forms").await;
-    let (coupon, _) = f.held("Winter coupon", 20, 2).await;
-    let mut later = coupon_body("Later", 20, 0);
-    later["schedule"]["opens_at"] = "2100-01-01T00:00:00Z".into();
-    let later = f.api.create_coupon(&later).await.id;
-    let (sql, daemon) = (&f.world.sql, f.world.daemon().await);
-    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
-    let change = |id: i64| format!("/coupons/{id}/change");
-    let (now, later) = ((coupon.id, change(coupon.id)), (later, change(later)));
-
+async fn revoking_asks_first_and_shortens_the_list_of_winners(kim: &Visitor, coupon: &MadeCoupon) {
     let winners = format!("/coupons/{}/winners.csv", coupon.id);
     let csv = kim.get(&winners).await;
     assert_has(header(&csv, "content-disposition"), &["winners.csv"]);
@@ -165,7 +154,21 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
     let revoked = [&revoke[..], &[("sure", "1")]].concat();
     assert_eq!(kim.submit("/people/revoke", &revoked).await.status, 303);
     assert_lacks(&kim.text(&winners).await, &[&holders[0]]);
+}
 
+#[tokio::test]
+async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
+    let f = Fixture::new("ops-forms").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 2).await;
+    let mut later = coupon_body("Later", 20, 0);
+    later["schedule"]["opens_at"] = "2100-01-01T00:00:00Z".into();
+    let later = f.api.create_coupon(&later).await.id;
+    let (sql, daemon) = (&f.world.sql, f.world.daemon().await);
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let change = |id: i64| format!("/coupons/{id}/change");
+    let (now, later) = ((coupon.id, change(coupon.id)), (later, change(later)));
+
+    revoking_asks_first_and_shortens_the_list_of_winners(&kim, &coupon).await;
     let cancel = [("how", "cancel"), ("sure", "1")];
     let refused = kim.submit(&now.1, &cancel).await;
     assert_eq!(refused.status, 400, "an open drop is not cancelled");
@@ -197,11 +200,7 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
         let stale = [("how", "name"), ("name", "Other"), revision];
         assert_eq!(kim.submit(path, &stale).await.status, 412, "{how}");
     }
-    let refused = kim
-        .submit(
-            &now.1,
-            &[("how", "closes_at"), ("closes_at", "2020-01-01T00:00")],
-        )
-        .await;
+    let past = [("how", "closes_at"), ("closes_at", "2020-01-01T00:00")];
+    let refused = kim.submit(&now.1, &past).await;
     assert_has(&refused.text, &["“Closes at” is in the past"]);
 }
