@@ -10,7 +10,7 @@
 //! Rules that models of this size do not express:
 //!
 //! - A drop with a locked row gets dead letters: needs two coupons behind one partition
-//!   (api/src/consume/write/tests.rs).
+//!   (`faults::single`).
 //! - `claims/me`: a retry stands for it, because both ask for the same record.
 //! - Claimants are written under a fence: needs two drops that share their users
 //!   (`shared/tests/scripts`).
