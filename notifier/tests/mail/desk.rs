@@ -76,11 +76,8 @@ impl Desk {
             std::process::id(),
             DATABASES.fetch_add(1, Ordering::Relaxed)
         );
-        mysql()
-            .await
-            .query(&format!("CREATE DATABASE {database}"))
-            .await
-            .unwrap();
+        let create = format!("CREATE DATABASE {database}");
+        mysql().await.query(&create).await.unwrap();
         let url = mysql().await.database_url(&database);
         let settings = DbSettings {
             url: url.clone().into(),

@@ -65,10 +65,8 @@ fn mail(
             .extend(stored.map(|alert| (alert.name.clone(), alert.clone())));
     }
     let (now, run) = runs.last()?;
-    let names = last
-        .problems
-        .iter()
-        .map(|notice| notice.problem.name.clone());
+    let names = last.problems.iter();
+    let names = names.map(|notice| notice.problem.name.clone());
     let ids: HashMap<String, i64> = names.zip(41..).collect();
     let unmailed = runs
         .iter()
@@ -147,8 +145,8 @@ fn words(text: &str) -> Vec<String> {
 
 fn words_of_html(html: &str) -> Vec<String> {
     let body = html.split_once("<body").unwrap().1;
-    let text: Vec<&str> = body
-        .split('<')
+    let tags = body.split('<');
+    let text: Vec<&str> = tags
         .filter_map(|tag| Some(tag.split_once('>')?.1))
         .collect();
     let escaped = [
@@ -431,21 +429,13 @@ fn mail_about_many_problems_is_truncated_and_says_where_the_rest_is() {
 #[test]
 fn commands_can_be_pasted() {
     let mail = mail(&[(at(1), &failed_claims())], &[], &linked()).unwrap();
-    let lines = mail
-        .text
-        .lines()
-        .skip_while(|line| !line.contains("Acknowledge: no more mails"))
-        .skip(1);
-    let command = lines
-        .take_while(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join("\n");
+    let is_before = |line: &&str| !line.contains("Acknowledge: no more mails");
+    let lines = mail.text.lines().skip_while(is_before).skip(1);
+    let lines: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
+    let command = lines.join("\n");
     let script = format!("curl() {{ printf '%s|' \"$@\"; }}\nUSER=Kim OPS_TOKEN=secret\n{command}");
-    let said = std::process::Command::new("sh")
-        .arg("-c")
-        .arg(script)
-        .output()
-        .unwrap();
+    let mut shell = std::process::Command::new("sh");
+    let said = shell.args(["-c", &script]).output().unwrap();
     assert_eq!(
         String::from_utf8(said.stdout).unwrap(),
         "-H|Authorization: Bearer secret|-H|Content-Type: application/json|-X|POST|-d|{\"by\":\"Kim\"}|\

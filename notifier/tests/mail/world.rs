@@ -56,18 +56,10 @@ pub(crate) fn drop_report(
         rows: 100,
         ..Numbers::default()
     };
-    let lost = findings
-        .iter()
-        .filter(|f| f.action == ActionKind::Issue)
-        .count() as u64;
-    let failed_claims = findings
-        .iter()
-        .filter(|f| f.kind == Kind::FailedClaim)
-        .count() as u64;
-    let still = findings
-        .iter()
-        .filter(|f| f.kind == Kind::FailedClaim && f.needs_person)
-        .count() as u64;
+    let count = |is_so: fn(&&Finding) -> bool| findings.iter().filter(is_so).count() as u64;
+    let lost = count(|f| f.action == ActionKind::Issue);
+    let failed_claims = count(|f| f.kind == Kind::FailedClaim);
+    let still = count(|f| f.kind == Kind::FailedClaim && f.needs_person);
     DropReport {
         coupon_name: name.to_owned(),
         exact: still == 0,
