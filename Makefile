@@ -9,7 +9,7 @@ help: ## This list
 demo: ; $(xtask) demo ## The main job on real servers: a rush, faults, and the proof (QUANTITY=100 PEOPLE=10000)
 run: ; $(xtask) run ## The whole system until Ctrl-C, with commands to try (PROFILE=release for a fast one)
 test: ; $(xtask) test $(ARGS) ## The tests of every change, on real servers
-lint: ; $(xtask) lint ## Formatting, clippy, documentation, language, licences, deployment files
+lint: ; $(xtask) lint ## Formatting, clippy, documentation, licences, deployment files
 faults: ; $(xtask) faults ## The other tests, of a release: single faults of every process and server, a browser, many rows
 chaos: ; $(xtask) chaos ## Seeded fault schedules, each judged (SEEDS=20 FIRST=1 WORKERS=2 FAULT=clock; REPLAY=seed or file)
 bench: ; $(xtask) bench $(ARGS) ## Firstcome beside other designs (REQUESTS=100000 QUANTITY=100 CONNECTIONS=64; ARGS=--quick)

@@ -61,7 +61,7 @@ CREATE TABLE IF NOT EXISTS coupon_allow_list (
 --   local_date       the day in the coupon's time zone
 --   closed_early     an operator closed it early: nobody is promoted from its waiting list
 --   sealed_at        set by the reconciler once a closed drop was verified exact
---   codes_erased_at  when the user ids and codes of a sealed drop were erased (PEOPLE_KEPT_SECONDS)
+--   codes_erased_at  when the user ids and codes of a sealed drop were erased (RETENTION_DAYS)
 --   drops_opened     the last drop of a coupon that has opened
 --   drops_sealed     the one that was sealed last: a Redis that knows of it knows of all earlier ones
 CREATE TABLE IF NOT EXISTS drops (
@@ -129,7 +129,8 @@ END;
 --   a drop of another coupon            foreign key
 --   a zero date                         CHECK: a session that is not strict could write one, and no pass could read it
 -- slot_limit is any limit of the drop that is not below the slot. Every writer names it and person_scope, also a person with a
--- client: there is no trigger on insert, which cost more than the row. A code is found by its drop and slot (0021), without an index.
+-- client: there is no trigger on insert, which cost more than the row. A code is found by its drop and slot, without
+-- an index (docs/decisions/0011-slot-limits.md).
 -- The last two are INVISIBLE, so that the table reads as its contract says.
 CREATE TABLE IF NOT EXISTS issued_coupons (
     drop_id      BIGINT       NOT NULL,

@@ -3,7 +3,8 @@
 //! A gate is `SERVER ERA open|closed`. Closing is a compare-and-set to a closed gate of the next
 //! era, on Redis alone: MySQL may hang, and the era in the gate is adopted there afterwards. The
 //! text of a gate therefore never repeats, every writer of the era before is stale at once, and a
-//! suspended reconciler that wakes up can neither write nor open. Only the urgent lane begins eras.
+//! suspended reconciler that wakes up can neither write nor open. The urgent lane begins
+//! eras; the watch begins one if a counter went back, and the API begins a new coupon's first.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The urgent lane: the only one that begins eras, projects and opens. It takes coupons that are
-//! closed, for whatever reason, and open ones that a sweep found dirty.
+//! The urgent lane: the only one that projects, and that opens a coupon again. It takes coupons that
+//! are closed, for whatever reason, and open ones that a sweep found dirty.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;

@@ -169,7 +169,9 @@ impl Tender {
     ) -> anyhow::Result<()> {
         let inside = position.filter(|position| log.contains(position));
         if inside.is_none() {
-            tracing::warn!(partition, position, ?log, "position outside the log");
+            if position.is_some() {
+                tracing::warn!(partition, position, ?log, "position outside the log");
+            }
             let (topic, first) = (&self.kafka.topic, *log.start());
             let begin = self.db.begin_at_first(topic, partition, position, first);
             begin.await?;

@@ -107,7 +107,7 @@ async fn pages_and_csv_list_all_rows_by_drop_and_slot() {
     let text = csv.json.as_str().unwrap();
     let mut lines = text.split_terminator("\r\n");
     let names = "drop_id,slot,user_id,code,claimed_at,issued_at,issued_by";
-    assert_eq!(lines.next(), Some(&*format!("coupon,day,{names}")));
+    assert_eq!(lines.next(), Some(&*format!("\u{feff}coupon,day,{names}")));
     let text_of = |value: &Value| value.as_str().map_or(value.to_string(), str::to_owned);
     for row in &all {
         let mut fields = lines.next().unwrap().split(',');

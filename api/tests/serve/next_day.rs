@@ -14,6 +14,9 @@ use crate::world::{HttpAnswer, InProcessApi, ServeWorld, until};
 
 const HOUR: i64 = 3_600_000;
 
+/// An id of the maximum length.
+const USER: &str = "u-1-4567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567";
+
 /// Long enough for both APIs to read the new windows.
 const OPENS_IN: i64 = 4_000;
 
@@ -104,11 +107,11 @@ async fn repeated_return_with_drop_id_keeps_the_coupon_of_the_next_day() {
     let (id, first, second) = two_days(&world, &api, "drop").await;
     let of_first = format!("?drop_id={first}");
     let of_second = format!("?drop_id={second}");
-    assert_eq!(api.claim(id, "u-1").await.json["drop_id"], first);
-    give_back(&api, "u-1", id, &of_second)
+    assert_eq!(api.claim(id, USER).await.json["drop_id"], first);
+    give_back(&api, USER, id, &of_second)
         .await
         .is(404, "not_found"); // no claim of that drop
-    let given_back = give_back(&api, "u-1", id, &of_first).await;
+    let given_back = give_back(&api, USER, id, &of_first).await;
     assert_eq!(
         given_back.json,
         json!({"status": "revoked", "drop_id": first, "slot": 1})
@@ -121,29 +124,29 @@ async fn repeated_return_with_drop_id_keeps_the_coupon_of_the_next_day() {
         api.get(&path).await.json["current_drop"]["id"] == second
     })
     .await;
-    let next = api.claim(id, "u-1").await;
+    let next = api.claim(id, USER).await;
     assert_eq!(
         (next.code(), &next.json["drop_id"]),
         ((202, "accepted"), &json!(second))
     );
     assert_eq!(
-        give_back(&api, "u-1", id, &of_first).await.json,
+        give_back(&api, USER, id, &of_first).await.json,
         given_back.json,
         "a repeat gives the same answer"
     );
-    api.mine(id, "u-1").await.is(200, "accepted"); // still held
+    api.mine(id, USER).await.is(200, "accepted"); // still held
     for (wrong, answer) in [
         ("?drop_id=4711", (404, "not_found")),
         ("?drop_id=x", (400, "invalid")),
     ] {
         assert_eq!(
-            give_back(&api, "u-1", id, wrong).await.code(),
+            give_back(&api, USER, id, wrong).await.code(),
             answer,
             "{wrong}"
         );
     }
     assert_eq!(
-        give_back(&api, "u-1", id, "").await.json["drop_id"],
+        give_back(&api, USER, id, "").await.json["drop_id"],
         second,
         "the claim of the current drop"
     );

@@ -22,6 +22,7 @@ const REGRESSIONS: [&str; 3] = [
     include_str!("../regressions/13820.json"),
     include_str!("../regressions/13857.json"),
 ];
+const _: () = assert!(REGRESSIONS.len() <= 20, "drop the oldest");
 
 /// Selects schedules, and defines how to run them.
 #[derive(Debug, Clone)]

@@ -1,5 +1,5 @@
-//! The deviations from an exact result that DESIGN allows, each with the faults after which it is
-//! allowed. The judge accepts nothing else.
+//! The deviations from an exact result that docs/RELIABILITY.md does not exclude, each with the
+//! faults after which it is allowed. The judge accepts nothing else.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -10,9 +10,8 @@ use firstcome_testkit::histories::{Rule, Violation};
 use crate::fault::{Fault, Garbage};
 use crate::schedule::FaultSchedule;
 
-/// A deviation that DESIGN allows.
+/// A deviation that is allowed.
 pub(crate) struct Excuse {
-    /// The rule of DESIGN.
     pub(crate) reason: &'static str,
     /// The rule applies if each of these has occurred.
     after: &'static [fn(&Fault) -> bool],

@@ -8,7 +8,7 @@
 //! - `clients`: users who claim until they get an answer; a history records all of it.
 //! - `operators`: two operators who keep changing coupons.
 //! - [`run`]: runs the faults and the recovery, waits for an exact result, and judges the history;
-//!   `verify`: reads the stores at the end; `excuses`: the deviations that DESIGN allows.
+//!   `verify`: reads the stores at the end; `excuses`: the deviations that are allowed.
 //! - [`campaign`]: many schedules, each run by a [`worker`]; [`mod@shrink`]: finds the faults that
 //!   a failure needs; [`report`]: a summary.
 //! - [`calm`]: traffic without faults, in which no coupon may close.

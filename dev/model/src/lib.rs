@@ -1,24 +1,23 @@
-//! Models of the protocol (DESIGN, sections 2 to 4) whose states are explored exhaustively:
+//! Models of the protocol (docs/decisions/0003, 0005, 0008, 0040) whose states are explored
+//! exhaustively:
 //!
 //! - [`claims`]: the claims of one drop, from Redis to their rows, under faults of every store.
 //! - [`gate`]: which coupons are open after which loss of Redis.
 //!
 //! Each model has protocols with one rule left out. Each of those must be caught; otherwise the
-//! model would prove nothing. Where a rule answers an attack on the design, its number stands there
-//! (F1 …).
+//! model would prove nothing.
 //!
 //! Rules that models of this size do not express:
 //!
-//! - F5, a drop with a locked row gets dead letters: needs two coupons behind one partition
-//!   (`drift::locked`).
-//! - F14, `claims/me`: a retry stands for it, because both ask for the same record.
-//! - F17, claimants are written under a fence: needs two drops that share their users
+//! - A drop with a locked row gets dead letters: needs two coupons behind one partition
+//!   (`faults::single`).
+//! - `claims/me`: a retry stands for it, because both ask for the same record.
+//! - Claimants are written under a fence: needs two drops that share their users
 //!   (`shared/tests/scripts`).
-//! - F18, sealing is no loss: sealed drops are in no model (`drift::sealing`).
-//! - F19, only the urgent lane begins eras: without it nothing is wrong, but two passes may hinder
-//!   each other for ever. Here any two passes run at once.
-//! - F20, no limit on rebuilds: a rule that was removed.
-//! - F23, ids from time and randomness: no model has ids (`faults::mysql_failover`).
+//! - Sealing is no loss: sealed drops are in no model (`drift::sealing`).
+//! - One urgent lane at a time: without it nothing is wrong, but two passes may hinder each other
+//!   for ever. Here any two passes run at once.
+//! - Ids from time and randomness: no model has ids (`faults::mysql_failover`).
 //! - The limit on takes, rows of claims that are 60 s overdue while messages are unread, and the
 //!   users' own waiting list: they have no part in any argument here (`drift::repair_limit`,
 //!   `shared/tests/scripts`).

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use chrono::TimeDelta;
 use firstcome_notifier::{WebhookArgs, test_webhook};
+use firstcome_shared::mysql::outbox::{Served, lease};
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::{A, Desk, SOON};
@@ -122,6 +123,33 @@ async fn undelivered_event_is_retried_with_the_same_id_and_a_new_signature() {
     let elsewhere = elsewhere.received();
     assert!(elsewhere.is_empty(), "redirects are not followed");
     assert_eq!(desk.query(OPEN).await, [["0"]]);
+}
+
+#[tokio::test]
+async fn many_events_delay_no_mail() {
+    let desk = desk_with(&[&Receiver::start().await]).await;
+    desk.after_pass(&desk.notifier(), &drift("r1", &[3])).await;
+    let columns = "created_at, next_attempt_at, channel, kind, target, subject, body";
+    for _ in 0..8 {
+        let double = format!(
+            "INSERT INTO outbox (batch, {columns}) SELECT UUID(), {columns} FROM outbox WHERE channel = 'webhook'"
+        );
+        desk.run(&double).await;
+    }
+    desk.run("UPDATE outbox SET id = 1000 WHERE channel = 'mail'")
+        .await;
+    let names = desk.query("SELECT DISTINCT target FROM outbox WHERE channel = 'webhook'");
+    let webhooks = names.await.concat();
+    let served = Served {
+        mails: true,
+        webhooks,
+        busy: Vec::new(),
+    };
+    let now = desk.clock.turn(TimeDelta::zero());
+    let leased = lease(&desk.db, served, now, now + TimeDelta::minutes(1))
+        .await
+        .unwrap();
+    assert_eq!(leased.len(), 2);
 }
 
 #[tokio::test]

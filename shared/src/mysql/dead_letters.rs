@@ -147,7 +147,7 @@ const WITH_REASON: &str = "SELECT CASE WHEN f.drop_id IS NULL THEN 'no drop' \
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolution {
     pub id: i64,
-    /// One word: `issued`, `duplicate`, `readmitted`.
+    /// One word: `issued`, `duplicate`, `revoked`, `owed`.
     pub how: &'static str,
     pub detail: String,
 }

@@ -2,17 +2,12 @@
 //! before sending it, so that two senders never send the same one. A lease expires if its sender
 //! dies.
 
-use std::collections::HashSet;
-
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use diesel::QueryResult;
 
-use super::sql::{insert_rows, row};
-use super::{Conn, Db, DbResult, list};
+use super::sql::{insert_rows, row, values};
+use super::{Conn, Db, DbResult, Sql, list};
 use crate::sql;
-
-/// Rows read per round.
-const ROUND: i64 = 64;
 
 /// Rows of this age are given up.
 const GIVE_UP: TimeDelta = TimeDelta::days(1);
@@ -111,22 +106,32 @@ pub async fn lease(
         // No attempt or lease is scheduled that far ahead. If there is one, the clock has been set
         // back since. Rows that another sender has locked are skipped.
         let never = now + TimeDelta::minutes(75);
-        let due = "SELECT id, attempts, {columns} FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL \
-                   AND (next_attempt_at <= ? OR next_attempt_at > ? OR attempts = 0) \
-                   AND (leased_until IS NULL OR leased_until <= ? OR leased_until > ?) \
-                   AND (channel = ? OR target IN (?)) AND target NOT IN (?) ORDER BY id LIMIT ? FOR UPDATE SKIP LOCKED";
+        let is_due = "sent_at IS NULL AND given_up_at IS NULL \
+                      AND (next_attempt_at <= ? OR next_attempt_at > ? OR attempts = 0) \
+                      AND (leased_until IS NULL OR leased_until <= ? OR leased_until > ?) \
+                      AND (channel = ? OR target IN (?)) AND target NOT IN (?)";
         let mails = if served.mails { Channel::Mail.word() } else { "" };
         // An empty list would exclude every target.
         let busy = served.busy.iter().map(String::as_str).chain([""]);
         let (hooks, busy) = (list(&served.webhooks), list(busy));
-        let due = sql!(due, now, never, now, never, mails, hooks, busy, ROUND);
-        let mut due: Vec<(i64, u32, Outgoing)> = due.all(conn).await?;
-        let mut targets = HashSet::new();
-        due.retain(|(.., message)| targets.insert(message.target.clone()));
+        let of_due = values![now, never, now, never, mails, hooks, busy];
+        // A locking read sees the latest rows, the inner read those of its snapshot.
+        let oldest = format!("SELECT MIN(id) FROM outbox WHERE {is_due} GROUP BY target");
+        let due = format!("SELECT id, attempts, {{columns}} FROM outbox WHERE {is_due} AND id IN ({oldest}) FOR UPDATE SKIP LOCKED");
+        let due = Sql::new(due, [of_due.clone(), of_due].concat());
+        let due: Vec<(i64, u32, Outgoing)> = due.all(conn).await?;
         let ids = list(due.iter().map(|(id, ..)| *id));
-        let lease = sql!("UPDATE outbox SET leased_until = ? WHERE id IN (?)", until, ids);
+        let lease = sql!(
+            "UPDATE outbox SET leased_until = ? WHERE id IN (?)",
+            until,
+            ids
+        );
         lease.run(conn).await?;
-        let leased = |(id, attempts, message)| Leased { id, attempts, message };
+        let leased = |(id, attempts, message)| Leased {
+            id,
+            attempts,
+            message,
+        };
         Ok(due.into_iter().map(leased).collect())
     })
     .await

@@ -8,6 +8,7 @@ pub mod wording;
 
 use chrono::{DateTime, SubsecRound as _, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use strum::{EnumString, IntoStaticStr, VariantArray};
 
@@ -141,7 +142,7 @@ impl Finding {
         let place = (self.coupon_id, self.drop_id, self.slot, &self.user_id);
         let what = (self.kind, self.case.identity(), self.dead_letter);
         let end = (self.action, self.result, self.needs_person);
-        let hash = Sha256::digest(format!("{place:?} {what:?} {end:?}"));
+        let hash = Sha256::digest(json!([place, what, end]).to_string());
         i64::from_be_bytes(std::array::from_fn(|at| hash[at]))
     }
 

@@ -60,8 +60,9 @@ struct IssuedCoupon {
     issued_by: String,
 }
 
-/// [`Labels`] and the fields of [`IssuedCoupon`].
-const HEADING: &str = "coupon,day,drop_id,slot,user_id,code,claimed_at,issued_at,issued_by\r\n";
+/// [`Labels`] and the fields of [`IssuedCoupon`]. The mark tells Excel that the text is UTF-8.
+const HEADING: &str =
+    "\u{feff}coupon,day,drop_id,slot,user_id,code,claimed_at,issued_at,issued_by\r\n";
 
 impl From<IssuedRow> for IssuedCoupon {
     fn from(row: IssuedRow) -> Self {

@@ -1,5 +1,5 @@
-//! Faults in which Redis loses data or cannot write. (Faults of single members and fields are out
-//! of scope: DESIGN, section 1.)
+//! Faults in which Redis loses data or cannot write. (Edits of single members and fields are out of
+//! scope: docs/decisions/0003-admission-gate.md.)
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -63,54 +63,53 @@ pub enum Fault {
 /// A rule that a protocol leaves out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Omitted {
-    /// Owed users are stored before the first `UNLINK`, not at the end. (F1)
+    /// Owed users are stored before the first `UNLINK`, not at the end.
     OwedFirst,
     /// At an open gate, a dead letter of a vacant slot closes the gate instead of becoming a row.
-    /// (F2)
     LetterByRedis,
-    /// The position is the last statement of the batch's one transaction. (F4)
+    /// The position is the last statement of the batch's one transaction.
     PositionLast,
-    /// A range that begins beyond the stored position does not move it. (F4, F6)
+    /// A range that begins beyond the stored position does not move it.
     NoGap,
-    /// The consumer begins again at the stored position if it is not its own. (F6)
+    /// The consumer begins again at the stored position if it is not its own.
     BeginAgain,
-    /// Reached means `ends <= position <= ends`, not only `ends <= position`. (F7)
+    /// Reached means `ends <= position <= ends`, not only `ends <= position`.
     PositionInLog,
-    /// A position outside the log is stored as the first offset. (F7)
+    /// A position outside the log is stored as the first offset.
     PositionReset,
     /// A closed coupon is judged once no message is unread.
     Barrier,
-    /// A closed coupon is judged once nothing is in flight. (F15)
+    /// A closed coupon is judged once nothing is in flight.
     Wait,
-    /// A revision in Redis above MySQL's is adopted before anything is judged. (F8)
+    /// A revision in Redis above MySQL's is adopted before anything is judged.
     Adoption,
-    /// The revision that decides about adoption is read together with the users. (F8)
+    /// The revision that decides about adoption is read together with the users.
     RevisionWithUsers,
-    /// A write of settings that finds no `meta` still leaves its revision. (F8)
+    /// A write of settings that finds no `meta` still leaves its revision.
     RevisionKept,
-    /// A projected slot of a void user becomes free. (F9)
+    /// A projected slot of a void user becomes free.
     PutChecksRevoked,
     /// An admission in Redis that is void differs from a later row of its user on its slot.
     TimesCompared,
-    /// A refusal for another reason than a taken slot makes nobody owed. (F10)
+    /// A refusal for another reason than a taken slot makes nobody owed.
     RefusalQuoted,
-    /// A demoted primary answers no read. (F11)
+    /// A demoted primary answers no read.
     OfPrimary,
-    /// The cache of stored claims tells two admissions of one slot and user apart. (F13)
+    /// The cache of stored claims tells two admissions of one slot and user apart.
     CacheByTime,
-    /// A retry and `claims/me` say `accepted` only if a second store has the claim. (F14)
+    /// A retry and `claims/me` say `accepted` only if a second store has the claim.
     StoredBeforeTold,
-    /// A difference counts only if the rows are the same before and after Redis was read. (F16)
+    /// A difference counts only if the rows are the same before and after Redis was read.
     RowsAgain,
-    /// The API's row reads the era `FOR SHARE`. (F21)
+    /// The API's row reads the era `FOR SHARE`.
     FallbackFenced,
     /// The reconciler's rows read the era `FOR SHARE`.
     RowsFenced,
-    /// Each projected page carries the era. (F12)
+    /// Each projected page carries the era.
     PutFenced,
-    /// Rows that a revocation voids are moved before anything is compared. (F22)
+    /// Rows that a revocation voids are moved before anything is compared.
     VoidRowMoved,
-    /// Owed users are at the head of the waiting list before the gate opens. (F24)
+    /// Owed users are at the head of the waiting list before the gate opens.
     OwedAtHead,
     /// Rows are inserted before Redis is rebuilt from them.
     RowsFirst,

@@ -44,9 +44,9 @@ pub enum Fault {
 pub enum Omitted {
     /// A coupon is judged once the claims from before its closing are in a second store.
     Wait,
-    /// The wait begins with the answer that the era has begun at a closed gate. (F15)
+    /// The wait begins with the answer that the era has begun at a closed gate.
     WaitFromEra,
-    /// The wait is the longest deadline that a process announced. (F15)
+    /// The wait is the longest deadline that a process announced.
     LongestDeadline,
     /// Admission compares the gate with the server.
     Identity,
@@ -59,17 +59,17 @@ pub enum Omitted {
     OpenCompared,
     /// Each rebuild takes a new era.
     EraOfItsOwn,
-    /// A new era is above the gate's, not only above MySQL's. (F12)
+    /// A new era is above the gate's, not only above MySQL's.
     EraAboveGate,
-    /// A higher era on the same server is adopted. (F12)
+    /// A higher era on the same server is adopted.
     HigherEraAdopted,
     /// A gate that was closed before its new era is known cannot be opened in the old one.
     ShutApart,
-    /// A coupon opens once all its drops are rebuilt. (F3)
+    /// A coupon opens once all its drops are rebuilt.
     AllDrops,
     /// An API that made a coupon opens it only if MySQL has no later era.
     NewChecked,
-    /// A drop that was made ahead is loaded at an open gate, in the gate's era. (F18)
+    /// A drop that was made ahead is loaded at an open gate, in the gate's era.
     LoadedAtOpenGate,
     /// Every coupon that should be open and is not is urgent, whatever the reason.
     EveryClosedIsUrgent,

@@ -15,6 +15,10 @@ use crate::process::CommandLine;
 /// The suite that has MySQL. Debian's stable releases have only MariaDB.
 const SUITE: &str = "sid";
 
+/// The version with which the figures and tests of docs were made. Debian's pool keeps only the
+/// newest, so another one is used, too.
+const TESTED: &str = "9.7.4";
+
 /// Statements that initialise a new data folder.
 const FIRST_STATEMENTS: &str = "CREATE DATABASE firstcome;\n";
 
@@ -46,17 +50,17 @@ pub(crate) fn mysql() -> Result<Mysql> {
         .program("usr/sbin/mysqld");
         command.push("--version".into());
         let printed = run(&mut to_command(&command))?;
-        let version = printed
-            .split_whitespace()
-            .skip_while(|word| *word != "Ver")
-            .nth(1);
-        fs::write(
-            part.join("version"),
-            version.with_context(|| format!("mysqld calls itself {printed:?}"))?,
-        )?;
+        let mut words = printed.split_whitespace().skip_while(|word| *word != "Ver");
+        let version = words
+            .nth(1)
+            .with_context(|| format!("mysqld calls itself {printed:?}"))?;
+        fs::write(part.join("version"), version)?;
         Ok(())
     })?;
     let version = fs::read_to_string(dir.join("version"))?;
+    if version.split('-').next() != Some(TESTED) {
+        step("mysql", format!("tested with {TESTED}; this is {version}"));
+    }
     Ok(Mysql {
         root: dir.join("root"),
         version,

@@ -83,8 +83,8 @@ fn settings_in(help: &str) -> BTreeSet<String> {
     names.collect()
 }
 
-/// The schema of the Helm chart contains the names of all settings, and a lint compares it with the
-/// help.
+/// The help names each command's settings and defaults and no secret, `-h` shows at most twelve, and
+/// there are not too many in all.
 #[tokio::test]
 async fn help_shows_defaults_few_settings_and_no_secrets() {
     let world = World::bare(WorldStores::shared().await, "help").await;
