@@ -92,10 +92,8 @@ fn dated_campaign_has_a_drop_a_day_with_keys_and_ids_of_its_own() {
     let keys = drops
         .iter()
         .map(|it| it.fill("a:{date:%Y%m%d}!") + &it.fill("{date}"));
-    assert_eq!(
-        keys.collect::<Vec<_>>(),
-        ["a:20261126!2026-11-26", "a:20261127!2026-11-27"]
-    );
+    let expected = ["a:20261126!2026-11-26", "a:20261127!2026-11-27"];
+    assert_eq!(keys.collect::<Vec<_>>(), expected);
     assert!(drops[0].is_over && !drops[1].is_over && drops[0].drop_id() != drops[1].drop_id());
     assert!(drops[0].drop_id().0 < 0, "no drop of ours has this id");
     // This day begins at one o'clock.
@@ -141,9 +139,8 @@ async fn mapping_that_does_not_fit_is_refused_with_the_nearest_name() {
             other => panic!("{to}: {other:?}"),
         }
     }
-    world
-        .sql("ALTER TABLE coupon ADD UNIQUE KEY (user_id, event_id)")
-        .await;
+    let key = "ALTER TABLE coupon ADD UNIQUE KEY (user_id, event_id)";
+    world.sql(key).await;
     let unique = world.attached(&good.replace(", duplicates = \"reported\"", ""));
     let told = unique.check().await.unwrap();
     assert!(told.is_empty(), "{told:?}");

@@ -107,10 +107,8 @@ fn failed_events_are_reissued_closed_or_left() {
         ..facts(9, 11, 9)
     };
     let expected = ["a close", "b report", "c reissue", "d report", "c waits"];
-    assert_eq!(
-        short(&known),
-        expected.map(|it| format!("failed_claim {it}")).join(", ")
-    );
+    let expected = expected.map(|it| format!("failed_claim {it}"));
+    assert_eq!(short(&known), expected.join(", "));
     let failed = [(1, "b", false, None), (2, "c", false, None)]
         .map(event)
         .to_vec();
@@ -124,10 +122,8 @@ fn failed_events_are_reissued_closed_or_left() {
         numbers,
         ..facts(9, 10, 9)
     };
-    assert_eq!(
-        short(&unnamed),
-        "failed_claim b reissue, failed_claim c report"
-    );
+    let expected = "failed_claim b reissue, failed_claim c report";
+    assert_eq!(short(&unnamed), expected);
 }
 
 #[test]
@@ -173,10 +169,8 @@ fn counter_is_judged_by_its_meaning_and_while_it_moves_it_is_only_raised() {
             is_over: true,
             ..resting
         });
-        assert!(
-            count <= Some(8) || over.is_empty() || over.ends_with("report"),
-            "{case}: {over}"
-        );
+        let is_left = count <= Some(8) || over.is_empty() || over.ends_with("report");
+        assert!(is_left, "{case}: {over}");
     }
 }
 
@@ -212,11 +206,9 @@ fn what_may_be_a_wrong_file_or_a_wrong_name_is_not_repaired_without_a_person() {
         missing: names("1 2"),
         ..facts(2, 2, 2)
     };
-    assert_eq!(
-        short(&disjoint),
-        "unissued user:1 insert?, unissued user:2 insert?, missing_admission 1 add?, \
-         missing_admission 2 add?, count_mismatch - 4?"
-    );
+    let expected = "unissued user:1 insert?, unissued user:2 insert?, missing_admission 1 add?, \
+        missing_admission 2 add?, count_mismatch - 4?";
+    assert_eq!(short(&disjoint), expected);
     let event = FailedEvent {
         key: vec![Value::Int(1)],
         user: String::new(),
@@ -230,8 +222,6 @@ fn what_may_be_a_wrong_file_or_a_wrong_name_is_not_repaired_without_a_person() {
         failed: vec![event],
         ..facts(3, 4, 3)
     };
-    assert_eq!(
-        short(&unnamed),
-        "failed_claim - report, unissued kim report, missing_admission - report"
-    );
+    let expected = "failed_claim - report, unissued kim report, missing_admission - report";
+    assert_eq!(short(&unnamed), expected);
 }

@@ -103,16 +103,12 @@ async fn check(world: &World, system: &System) {
     let is_kept = |(user, rows): (&String, &u64)| after.get(user) >= Some(rows);
     assert!(before.iter().all(is_kept), "a deleted row");
     let [had, given] = [&before, &after].map(|rows| rows.values().sum::<u64>());
-    assert!(
-        given <= system.quantity.max(had),
-        "{given} rows: {report:#?}"
-    );
+    let most = system.quantity.max(had);
+    assert!(given <= most, "{given} rows: {report:#?}");
     let mut left = report.findings.iter();
     let is_left = left.all(|it| it.result == Outcome::Skipped);
-    assert!(
-        is_left && last.status != Status::Repaired,
-        "a later pass repairs: {report:#?}"
-    );
+    let is_last = is_left && last.status != Status::Repaired;
+    assert!(is_last, "a later pass repairs: {report:#?}");
     assert_eq!(report.exact, report.findings.is_empty(), "{report:#?}");
     // What is not exact is a finding with its user.
     let named = |kinds: &[Kind]| -> BTreeSet<String> {
@@ -130,10 +126,8 @@ async fn check(world: &World, system: &System) {
     let are_members = after.keys().all(|user| members.contains(user));
     assert!(are_members || system.users_mean == "nothing", "{report:#?}");
     let twice = after.iter().filter(|(_, rows)| **rows > 1);
-    assert_eq!(
-        named(&[Kind::DuplicateRow]),
-        twice.map(|(user, _)| user.clone()).collect()
-    );
+    let twice = twice.map(|(user, _)| user.clone()).collect();
+    assert_eq!(named(&[Kind::DuplicateRow]), twice);
     let all = report.findings.iter();
     let surplus = all.filter(|it| it.kind == Kind::OverIssued).count();
     assert_eq!(surplus as u64, given.saturating_sub(system.quantity));
@@ -152,10 +146,8 @@ async fn check(world: &World, system: &System) {
 }
 
 async fn rows(world: &World) -> BTreeMap<String, u64> {
-    let rows = world
-        .sql("SELECT user_id, COUNT(*) FROM coupon GROUP BY user_id")
-        .await;
-    rows.into_iter()
-        .map(|row| (row[0].clone(), row[1].parse().unwrap()))
+    let rows = "SELECT user_id, COUNT(*) FROM coupon GROUP BY user_id";
+    let rows = world.sql(rows).await.into_iter();
+    rows.map(|row| (row[0].clone(), row[1].parse().unwrap()))
         .collect()
 }

@@ -67,10 +67,8 @@ async fn observing_reports_everything_and_writes_nothing_with_a_login_that_only_
     repairing.redis = attached.redis;
     let () = world.redis("SET @count 9").await;
     let run = pass(&repairing).await;
-    assert!(
-        run.findings[0].detail.contains("refused a command"),
-        "{run:?}"
-    );
+    let why = &run.findings[0].detail;
+    assert!(why.contains("refused a command"), "{why}");
     assert_eq!(run.status, Status::Drift, "{run:?}");
 }
 
@@ -96,10 +94,7 @@ async fn repairing_makes_it_exact_and_the_next_pass_finds_nothing() {
     let is_repaired = run.status == Status::Repaired && run.drops[0].exact;
     assert!(is_repaired, "{run:?}");
     let lowered = run.drops[0].after.count;
-    assert!(
-        (9..1043).contains(&lowered),
-        "one is left to claim: {lowered}"
-    );
+    assert!((9..1043).contains(&lowered), "{lowered}");
     let () = world.redis("SET @count 9").await;
     assert_eq!(world.numbers().await, [9, 0, 9, 9]);
     assert_eq!(pass(&attached).await.status, Status::Clean);
@@ -182,11 +177,8 @@ async fn user_whom_mysql_does_not_take_is_reported_with_its_reason_and_without_t
     world.rows(7, ["Kim".to_owned()]).await;
     let () = world.redis("SET @count 3").await;
     let run = pass(&world.attached(&repairing())).await;
-    assert_eq!(
-        found(&run.drops[0]),
-        ["1 unissued failed", "1 unissued skipped"],
-        "{run:?}"
-    );
+    let expected = ["1 unissued failed", "1 unissued skipped"];
+    assert_eq!(found(&run.drops[0]), expected, "{run:?}");
     let mut findings = run.drops[0].findings.iter();
     let why = findings.find(|it| it.result == Outcome::Failed);
     let why = &why.unwrap().detail;
@@ -200,10 +192,8 @@ async fn user_whom_mysql_does_not_take_is_reported_with_its_reason_and_without_t
     numbers.members("@users", users).await;
     let () = numbers.redis("SET @count 4").await;
     let run = pass(&numbers.attached(&repairing())).await;
-    assert_eq!(
-        found(&run.drops[0]),
-        ["1 unissued applied", "2 unissued failed"]
-    );
+    let expected = ["1 unissued applied", "2 unissued failed"];
+    assert_eq!(found(&run.drops[0]), expected);
 }
 
 #[tokio::test]
@@ -234,11 +224,9 @@ async fn store_that_is_away_is_a_stall_and_never_a_repair() {
     without_mysql.theirs = mysql_at("mysql://root@127.0.0.1:1/x");
     for attached in [without_redis, without_mysql] {
         let run = pass(&attached).await;
-        assert!(
-            run.partial && run.drops.is_empty() && run.status == Status::Drift,
-            "{run:?}"
-        );
-        assert_eq!(run.findings[0].kind, Kind::Stalled);
+        assert!(run.partial && run.drops.is_empty(), "{run:?}");
+        let said = (run.status, run.findings[0].kind);
+        assert_eq!(said, (Status::Drift, Kind::Stalled));
     }
     assert_eq!(world.state().await, before);
 }

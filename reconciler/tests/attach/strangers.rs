@@ -71,10 +71,8 @@ async fn row_that_a_trigger_changes_is_taken_back_alone_with_its_failed_event() 
     let () = world.redis("SET @count 3").await;
     let run = pass(&world.attached(FILE)).await;
     let left = &run.drops[0].findings[0];
-    assert!(
-        left.result == Outcome::Failed && left.detail.contains("a trigger"),
-        "{run:?}"
-    );
+    let is_named = left.result == Outcome::Failed && left.detail.contains("a trigger");
+    assert!(is_named, "{run:?}");
     // The detail of a row that is inserted says what prevents a second one.
     assert!(run.drops[0].findings[1].detail.contains("no unique key"));
     assert_eq!(world.numbers().await, [2, 1, 3, 3]);
@@ -124,10 +122,8 @@ async fn rows_that_are_only_marked_as_deleted_are_not_given_out() {
     world.sql(key).await;
     let without = attached.replace(", duplicates = \"reported\"", "");
     let said = world.attached(&without).check().await.unwrap_err();
-    assert!(
-        said.to_string()
-            .contains("no unique key on (event_id, user_id)")
-    );
+    let said = said.to_string();
+    assert!(said.contains("no unique key on (event_id, user_id)"));
 }
 
 #[tokio::test]
@@ -211,10 +207,8 @@ async fn replica_and_table_without_transactions_are_refused_for_repairs_only() {
     refused(&|it| it.redis = replica.clone(), "this server is a replica").await;
     world.sql("ALTER TABLE coupon ENGINE = MyISAM").await;
     refused(&|_| {}, "ENGINE = InnoDB").await;
-    assert_eq!(
-        pass(&world.attached(&observing)).await.status,
-        Status::Clean
-    );
+    let run = pass(&world.attached(&observing)).await;
+    assert_eq!(run.status, Status::Clean);
     world.sql("ALTER TABLE coupon ENGINE = InnoDB").await;
     world.sql("ALTER TABLE failed_event ENGINE = MyISAM").await;
     refused(&|_| {}, "the engine of failed_event").await;
