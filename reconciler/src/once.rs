@@ -141,11 +141,7 @@ fn is_attached(drop: DropId) -> bool {
 
 /// Describes a drop in one line.
 fn drop_line(drop: &DropReport) -> String {
-    let exact = if drop.exact {
-        drop.exactness()
-    } else {
-        "NOT exact".to_owned()
-    };
+    let exact = drop.exactness().replace("not exact", "NOT exact");
     let rows = match (drop.before.rows, drop.after.rows) {
         (before, after) if before == after => after.to_string(),
         (before, after) => format!("{before} → {after}"),

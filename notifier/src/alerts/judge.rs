@@ -278,9 +278,10 @@ fn is_drop_over(drop: DropId, run: &Run) -> bool {
     };
     let was_compared = |report: &DropReport| !has_failed && !report.findings.iter().any(blocks);
     let mut reports = run.drops.iter().filter(|it| it.drop_id == drop).peekable();
-    // A deep pass reports a sealed drop only if it lacks rows.
+    // A deep pass reports a sealed drop only if it lacks rows. An attached campaign, with a negative
+    // id, has a drop a day, and only those of two days are compared, if its file fits.
     if reports.peek().is_none() {
-        return run.deep && !has_failed && !run.partial;
+        return (run.deep || drop.0 < 0 && run.findings.is_empty()) && !has_failed && !run.partial;
     }
     reports.any(|report| report.sealed || was_compared(report))
 }

@@ -468,3 +468,17 @@ fn alert_of_a_sealed_drop_ends_with_a_deep_pass_that_does_not_report_it() {
     assert_eq!(duty.sees(1, &pass), "");
     assert_eq!(duty.sees(2, &deep), "failed_claim over");
 }
+
+#[test]
+fn alert_of_an_attached_drop_ends_with_a_pass_that_does_not_compare_it_any_more() {
+    let mut duty = Duty {
+        patience: TimeDelta::minutes(1),
+        ..Duty::default()
+    };
+    let mut pass = one_left();
+    pass.drops[0].drop_id = DropId(-7);
+    assert_eq!(duty.sees(0, &pass), "failed_claim New");
+    let left_out = general(Status::Drift, vec![stalled("no table \"coupon\"")]);
+    assert_eq!(duty.sees(1, &left_out), "stalled New");
+    assert_eq!(duty.sees(2, &clean()), "failed_claim over");
+}

@@ -18,6 +18,8 @@ const LINES: usize = 20;
 #[template(path = "digest.txt")]
 struct Digest<'a> {
     day: &'a DailyDigest,
+    /// The file of an attached system, whose drops are never sealed.
+    file: Option<&'a str>,
     /// Targets with messages that were given up, masked. They come first, because only the reader
     /// can tell their recipients.
     lost: Vec<(String, u64)>,
@@ -33,6 +35,7 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     let lost = day.lost.iter().map(|(to, n)| (masked(to), *n));
     let digest = Digest {
         day,
+        file: links.file.as_deref(),
         lost: lost.collect(),
         open: open.map(|alert| open_alert(alert, day)).collect(),
     };
@@ -76,7 +79,9 @@ fn open_alert(listed: &ListedAlert, day: &DailyDigest) -> String {
     let alert = &listed.alert;
     let name = listed.coupon_name.as_ref().map(|name| line(name, 60));
     let name = name.map(|name| format!("{name}, ")).unwrap_or_default();
-    let place = alert.drop_id.map(|drop| format!("{name}drop {drop}: "));
+    // Nobody knows the ids of attached campaigns, which are negative.
+    let own = alert.drop_id.filter(|drop| drop.0 > 0);
+    let place = own.map(|drop| format!("{name}drop {drop}: "));
     let place = place.unwrap_or_default();
     let what = line(&alert.summary, LONGEST);
     let lasts = duration(day.to - alert.first_seen_at);

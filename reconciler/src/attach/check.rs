@@ -15,8 +15,10 @@ pub struct Shape {
     pub failed: Option<TableShape>,
     /// Whether `rows.order` is a date or time, which a score counts in milliseconds.
     pub order_is_time: bool,
-    /// A sentence for the operator.
+    /// A sentence for the operator: what does not prevent a user's second row.
     pub warning: Option<String>,
+    /// Another one: what makes passes slow.
+    pub slow: Option<String>,
 }
 
 /// A table that is read by pages of its primary key.
@@ -50,6 +52,8 @@ impl TableShape {
 
 const INTEGERS: [&str; 5] = ["tinyint", "smallint", "mediumint", "int", "bigint"];
 const TEXTS: [&str; 2] = ["char", "varchar"];
+/// Types whose values MySQL sorts otherwise than it compares them.
+const UNORDERED: [&str; 4] = ["enum", "set", "bit", "float"];
 /// Engines in which a row can be taken back.
 const TRANSACTIONAL: [&str; 3] = ["innodb", "ndbcluster", "rocksdb"];
 const TIMES: [&str; 3] = ["datetime", "timestamp", "date"];
@@ -71,22 +75,23 @@ pub async fn check(target: &Target<'_>, sql: &mut Sql, keys: &mut Keys) -> Answe
             if let Done::Column { column, .. } = &failed.done {
                 table.kind(column)?;
             }
+            table.must_be_transactional(sql, campaign.mode).await?;
             Some(table.shape(&failed.user)?)
         }
     };
     if let Some(stock) = &campaign.stock {
         let table = Table::read(sql, "stock", &stock.table).await?;
         table.all(stock.of.keys())?;
+        table.must_be_transactional(sql, campaign.mode).await?;
     }
-    if campaign.mode == Mode::Repair {
-        rows.must_be_transactional(sql).await?;
-    }
+    rows.must_be_transactional(sql, campaign.mode).await?;
     keys.check(target).await?;
     Ok(Shape {
         rows: rows.shape(&campaign.rows.user)?,
         failed,
         order_is_time: order.transpose()?.is_some_and(|kind| TIMES.contains(&kind)),
         warning: rows.without_unique_key(target)?,
+        slow: rows.without_index(target),
     })
 }
 
@@ -97,6 +102,8 @@ struct Table<'a> {
     name: &'a str,
     columns: Vec<(String, String)>,
     unique: Vec<(String, String)>,
+    /// Likewise, of all indexes.
+    indexes: Vec<(String, String)>,
 }
 
 impl<'a> Table<'a> {
@@ -111,14 +118,15 @@ impl<'a> Table<'a> {
             let why = format!("{field}.table: this database has no table {name:?}{near}");
             return Err(AttachError::Misfit(why));
         }
-        let unique = "SELECT INDEX_NAME, COLUMN_NAME FROM information_schema.STATISTICS \
-            WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND NON_UNIQUE = 0 \
-            ORDER BY INDEX_NAME, SEQ_IN_INDEX";
+        let indexes = "SELECT INDEX_NAME, COLUMN_NAME FROM information_schema.STATISTICS \
+            WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? ORDER BY INDEX_NAME, SEQ_IN_INDEX";
+        let unique = indexes.replace("ORDER", "AND NON_UNIQUE = 0 ORDER");
         Ok(Self {
             field,
             name,
             columns,
-            unique: pairs(sql, unique, name).await?,
+            unique: pairs(sql, &unique, name).await?,
+            indexes: pairs(sql, indexes, name).await?,
         })
     }
 
@@ -137,14 +145,13 @@ impl<'a> Table<'a> {
         names.try_for_each(|name| self.kind(name).map(|_| ()))
     }
 
-    async fn must_be_transactional(&self, sql: &mut Sql) -> Answer<()> {
+    /// Repairs need to lock rows, and to take them back.
+    async fn must_be_transactional(&self, sql: &mut Sql, mode: Mode) -> Answer<()> {
         let engine = "SELECT ENGINE, '' FROM information_schema.TABLES \
             WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?";
         let found = pairs(sql, engine, self.name).await?;
-        if found
-            .iter()
-            .all(|(engine, _)| TRANSACTIONAL.contains(&engine.as_str()))
-        {
+        let mut engines = found.iter().map(|(engine, _)| engine.as_str());
+        if mode == Mode::Observe || engines.all(|engine| TRANSACTIONAL.contains(&engine)) {
             return Ok(());
         }
         let (of, table) = (self.field, self.name);
@@ -160,9 +167,14 @@ impl<'a> Table<'a> {
         let key: Vec<String> = key.map(|(_, column)| column.clone()).collect();
         let kind = self.kind(user)?;
         let user_is_integer = INTEGERS.contains(&kind);
+        let is_unordered = |name: &&String| self.kind(name).is_ok_and(|it| UNORDERED.contains(&it));
         let why = if key.is_empty() {
             format!(
                 "{of}.table: {table} has no primary key, by which its rows are read in pages: add one"
+            )
+        } else if let Some(column) = key.iter().find(is_unordered) {
+            format!(
+                "{of}.table: the primary key of {table} has {column:?}, by whose type no pages can be read"
             )
         } else if !user_is_integer && !TEXTS.contains(&kind) {
             format!(
@@ -177,11 +189,33 @@ impl<'a> Table<'a> {
         Err(AttachError::Misfit(why))
     }
 
+    /// Whether no index finds a user among the rows of the campaign.
+    fn without_index(&self, target: &Target<'_>) -> Option<String> {
+        let rows = &target.campaign.rows;
+        let is_user = |it: &(String, String)| it.1.eq_ignore_ascii_case(&rows.user);
+        let is_of = |it: &(String, String)| {
+            let mut names = rows.of.keys();
+            names.any(|name| name.eq_ignore_ascii_case(&it.1))
+        };
+        let mut indexes = self.indexes.chunk_by(|a, b| a.0 == b.0);
+        let finds_user = indexes.any(|index| {
+            let user = index.iter().find(|it| !is_of(it));
+            user.is_some_and(is_user)
+        });
+        let why = format!(
+            "no index of {} begins with {}: each repair reads all its rows",
+            self.name, rows.user
+        );
+        (!finds_user).then_some(why)
+    }
+
     /// Whether no unique key refuses a user's second row: one of the user, and of columns whose
     /// values are the same in all rows of the campaign. Then a repair needs to know what does.
     fn without_unique_key(&self, target: &Target<'_>) -> Answer<Option<String>> {
         let rows = &target.campaign.rows;
-        let columns: Vec<&String> = rows.of.keys().chain([&rows.user]).collect();
+        // A unique key takes any number of NULLs.
+        let same = rows.of.iter().filter(|it| !it.1.is_null()).map(|it| it.0);
+        let columns: Vec<&String> = same.chain([&rows.user]).collect();
         let is_fixed = |name: &String| columns.iter().any(|it| it.eq_ignore_ascii_case(name));
         let has_user = |name: &String| rows.user.eq_ignore_ascii_case(name);
         let mut indexes = self.unique.chunk_by(|a, b| a.0 == b.0);
@@ -191,14 +225,8 @@ impl<'a> Table<'a> {
         if is_unique {
             return Ok(None);
         }
-        let (table, names) = (
-            self.name,
-            columns
-                .iter()
-                .map(|it| it.as_str())
-                .collect::<Vec<_>>()
-                .join(", "),
-        );
+        let names: Vec<&str> = columns.iter().map(|it| it.as_str()).collect();
+        let (table, names) = (self.name, names.join(", "));
         let lacks = format!("{table} has no unique key on ({names})");
         match (target.campaign.mode, rows.duplicates) {
             (_, Some(Duplicates::Locked)) => Ok(None),

@@ -183,14 +183,20 @@ pub struct StockRow {
     pub of: Columns,
 }
 
-/// A value of a column. In texts `{date}` is the day of the drop; as an inserted value, `{now}` is
-/// the time and `{uuid}` a new UUID.
+/// A value of a column. In texts `{date}` is the day of the drop, and `{null}` is NULL; as an
+/// inserted value, `{now}` is the time and `{uuid}` a new UUID.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(untagged)]
 pub enum Scalar {
     Flag(bool),
     Number(i64),
     Text(String),
+}
+
+impl Scalar {
+    pub fn is_null(&self) -> bool {
+        matches!(self, Self::Text(text) if text == "{null}")
+    }
 }
 
 fn rows_per_second() -> u32 {
@@ -266,7 +272,7 @@ impl AttachFile {
             let same = others.iter().find(|other| campaign.overlaps(other));
             ensure!(
                 same.is_none(),
-                "campaign {name:?} has the users, rows or failed events of campaign {:?}: one would repair what belongs to the other",
+                "campaign {name:?} has the users, counter, rows or failed events of campaign {:?}: one would repair what belongs to the other",
                 same.map_or(name, |other| &other.name)
             );
         }
@@ -315,31 +321,26 @@ impl Campaign {
             !is_daily || self.ends.is_none(),
             "ends: leave it out: a day ends by itself"
         );
-        let failed = self
-            .failed
-            .as_ref()
-            .is_none_or(|failed| has_date(&failed.of));
+        let failed = self.failed.as_ref();
         ensure!(
-            !is_daily || failed,
+            !is_daily || failed.is_none_or(|failed| has_date(&failed.of)),
             "failed.where: write {{date}} here, too: an event of one day must not become a row of another"
         );
-        let twice = rows
-            .insert
-            .keys()
-            .find(|it| rows.of.contains_key(*it) || **it == rows.user);
+        let is_other = |(name, value): &(&String, &Scalar)| {
+            rows.of.get(*name).is_some_and(|of| of != *value) || **name == rows.user
+        };
+        let other = rows.insert.iter().find(is_other).map(|it| it.0);
         ensure!(
-            twice.is_none(),
-            "rows.insert: leave {twice:?} out: where and user say it"
+            other.is_none(),
+            "rows.insert: leave {other:?} out: where and user say it"
         );
         let is_repairing = self.mode == Mode::Repair;
         ensure!(
             !is_repairing || rows.duplicates != Some(Duplicates::Locked) || self.stock.is_some(),
             "duplicates = \"locked\" needs the row that their writers lock: write stock = {{ table = \"…\", where = {{ id = 7 }} }}"
         );
-        let is_sorted = self
-            .users
-            .as_ref()
-            .is_some_and(|it| it.kind == KeyType::SortedSet);
+        let users = self.users.as_ref();
+        let is_sorted = users.is_some_and(|it| it.kind == KeyType::SortedSet);
         ensure!(
             !is_repairing || !is_sorted || rows.order.is_some(),
             "rows.order: name a column: a member of a sorted set gets its time or number as score"
@@ -347,11 +348,13 @@ impl Campaign {
         Ok(())
     }
 
-    /// Whether it has the users, the rows or the failed events of another one.
+    /// Whether it has the users, the counter, the rows or the failed events of another one.
     fn overlaps(&self, other: &Self) -> bool {
         let users = self.users.as_ref().zip(other.users.as_ref());
+        let count = self.count.as_ref().zip(other.count.as_ref());
         let failed = self.failed.as_ref().zip(other.failed.as_ref());
         users.is_some_and(|(a, b)| a.key == b.key)
+            || count.is_some_and(|(a, b)| a.key == b.key)
             || (&self.rows.table, &self.rows.of) == (&other.rows.table, &other.rows.of)
             || failed.is_some_and(|(a, b)| (&a.table, &a.of) == (&b.table, &b.of))
     }

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use axum::Router;
 use firstcome_shared::config::wait_for;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::{health, serve};
-use firstcome_shared::mysql::{Db, DbError, migrations};
+use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::tuning::Tuning;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -92,15 +92,7 @@ async fn prepare(ours: &Ours, stop: &CancellationToken) -> anyhow::Result<()> {
         ours.db.ping().await
     })
     .await?;
-    migrations::migrate(&ours.settings)
-        .await
-        .context("DATABASE_URL")?;
-    let has_coupons = !ours.db.catalogue().await?.is_empty();
-    ensure!(
-        !has_coupons,
-        "DATABASE_URL: Firstcome's own coupons are there; use another database"
-    );
-    Ok(())
+    ours.migrate().await
 }
 
 /// The health of the process, which needs our MySQL only: a store of theirs that is away is an alert.

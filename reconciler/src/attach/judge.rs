@@ -4,7 +4,7 @@
 //! - A row is only inserted for a user whom their system promised one, and while rows are fewer
 //!   than the quantity. Nothing here takes a row, a member or a coupon from anybody.
 //! - While the numbers move, the campaign is being sold: then users and failed events that both
-//!   looks saw are repaired, but never a counter.
+//!   looks saw are repaired, and a counter is only raised.
 //! - A repair that may be wrong although both looks saw its reason needs a confirmation, with the
 //!   sentence that says why ([`Judged::doubt`]).
 
@@ -30,6 +30,8 @@ pub struct FailedEvent {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
     pub quantity: u64,
+    /// At the first look.
+    pub before: Numbers,
     /// At the second look.
     pub numbers: Numbers,
     /// The numbers moved between the looks.
@@ -67,8 +69,15 @@ pub enum Repair {
     Close(Vec<Value>),
     /// Add a member.
     Add(String),
-    /// Set the counter, if it still has the value that was read.
-    SetCount { from: Option<i64>, to: i64 },
+    SetCount(SetCount),
+}
+
+/// A change of the counter, if its value is still between these; `from` is `None` if it was missing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SetCount {
+    pub from: Option<i64>,
+    pub most: i64,
+    pub to: i64,
 }
 
 /// A difference, with its repair if there is one. If no repair is tried, a person makes it, or
@@ -81,8 +90,9 @@ pub struct Judged {
     pub doubt: Option<&'static str>,
 }
 
-/// Promises that no key names may be on their way, and further users can claim afterwards.
-const OPENS: &str = "confirm only if no message waits on your topic, since it may be a promise";
+/// Further users can claim afterwards, while promises that no key names may be on their way.
+const OPENS: &str = "others can claim then: confirm only if nobody stopped the sale by hand, and no message \
+     waits on your topic, since it may be a promise";
 /// Otherwise users who only asked would get what others were promised.
 const UNORDERED: &str = "more are in Redis than there are coupons, and it does not say who came first; \
      if it holds everybody who asked, write means = \"applied\"";
@@ -104,17 +114,10 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
     for event in &facts.failed {
         judge.failed_event(event, concerned.insert(&event.user));
     }
-    for user in facts
-        .unissued
-        .iter()
-        .filter(|user| !concerned.contains(user))
-    {
-        judge.insert(
-            Kind::Unissued,
-            user,
-            "it is in Redis, and no row came",
-            None,
-        );
+    let without_event = |user: &&String| !concerned.contains(user);
+    for user in facts.unissued.iter().filter(without_event) {
+        let why = "it is in Redis, and no row came";
+        judge.insert(Kind::Unissued, user, why, None);
     }
     for user in &facts.aliases {
         let why = "MySQL takes it for a user who has a row: the collation of the column ignores how \
@@ -135,16 +138,12 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
         judge.found(Kind::DuplicateRow, user, "it has several rows", None);
     }
     for user in &facts.surplus {
-        judge.found(
-            Kind::OverIssued,
-            user,
-            "its row is one of the last, beyond the quantity",
-            None,
-        );
+        let why = "its row is one of the last, beyond the quantity";
+        judge.found(Kind::OverIssued, user, why, None);
     }
     // Among users who are not all named, nobody knows how many coupons are given out.
     let is_cut = facts.unissued.len().max(facts.missing.len()) >= NAMED;
-    if !facts.is_selling && !is_cut {
+    if !is_cut {
         judge.counter();
     }
     if facts.is_disjoint {
@@ -176,7 +175,7 @@ impl Judge<'_> {
             None => ActionKind::Report,
             Some(Repair::Insert(..)) => ActionKind::Issue,
             Some(Repair::Close(_)) => ActionKind::Resolve,
-            Some(Repair::Add(_) | Repair::SetCount { .. }) => ActionKind::Project,
+            Some(Repair::Add(_) | Repair::SetCount(_)) => ActionKind::Project,
         };
         let mut finding = Finding::new(kind, action, Outcome::Skipped, why);
         finding.needs_person = true;
@@ -191,24 +190,21 @@ impl Judge<'_> {
     /// Leaves a difference to a later pass.
     fn waits(&mut self, kind: Kind, user: &str, why: &str) {
         self.found(kind, user, why, None);
-        self.found
-            .last_mut()
-            .into_iter()
-            .for_each(|it| it.finding.needs_person = false);
+        if let Some(it) = self.found.last_mut() {
+            it.finding.needs_person = false;
+        }
     }
 
     /// Requires a confirmation of the difference that was just found.
     fn last_doubts(&mut self, why: &'static str) {
-        self.found
-            .last_mut()
-            .into_iter()
-            .for_each(|it| it.doubts(why));
+        if let Some(it) = self.found.last_mut() {
+            it.doubts(why);
+        }
     }
 
     /// Members who were promised a coupon, if a key names them.
     fn admitted(&self) -> Option<u64> {
-        let size = self.facts.numbers.size;
-        size.filter(|_| self.facts.means == Some(UsersMean::Admitted))
+        self.facts.numbers.admitted(self.facts.means)
     }
 
     /// Inserts a row if there is room; otherwise says what happens.
@@ -218,11 +214,8 @@ impl Judge<'_> {
         if user.is_empty() {
             self.found(kind, user, "it names no user", None);
         } else if self.facts.is_selling && are_too_many {
-            self.waits(
-                kind,
-                user,
-                "more were told yes than there are coupons; it is being sold",
-            );
+            let why = "more were told yes than there are coupons; it is being sold";
+            self.waits(kind, user, why);
         } else if self.room > 0 {
             self.room -= 1;
             let insert = Repair::Insert(user.to_owned(), event);
@@ -231,11 +224,9 @@ impl Judge<'_> {
                 self.last_doubts(UNORDERED);
             }
         } else {
-            let is_admitted = kind == Kind::Unissued;
-            let kind = if is_admitted {
-                Kind::OverAdmitted
-            } else {
-                kind
+            let kind = match kind {
+                Kind::Unissued => Kind::OverAdmitted,
+                kind => kind,
             };
             self.found(kind, user, &format!("{why}, and all are given out"), None);
         }
@@ -264,16 +255,21 @@ impl Judge<'_> {
         let missing = facts.missing.len() as u64;
         let members = self.admitted().map_or(0, |size| size + missing);
         let taken = rows.max(members).cast_signed();
-        let (quantity, from) = (quantity.cast_signed(), facts.numbers.count);
-        let count = from.unwrap_or_default();
-        let is_unfilled = count >= quantity && taken < quantity;
-        let is_off = match facts.count_means {
-            None => false,
-            Some(CountMeans::Tickets) => count < taken || is_unfilled,
-            Some(CountMeans::Issued) => count != taken,
+        let (quantity, is_missing) = (quantity.cast_signed(), facts.numbers.count.is_none());
+        let count = facts.numbers.count.unwrap_or_default();
+        // Whatever their system writes first, it has counted by the second look what the first saw.
+        let before = facts.before.admitted(facts.means).unwrap_or_default();
+        let before = before.max(facts.before.rows).cast_signed().min(taken);
+        let counted = if facts.is_selling { before } else { taken };
+        let is_unfilled = !facts.is_selling && count >= quantity && taken < quantity;
+        let (is_off, to) = match facts.count_means {
+            None => (false, taken),
+            Some(CountMeans::Tickets) => (count < counted || is_unfilled, taken),
+            Some(CountMeans::Issued) if facts.is_selling => (count < counted, counted),
+            Some(CountMeans::Issued) => (count != taken, taken),
         };
         // Keys expire after the end, and nothing is opened again.
-        if !is_off || facts.is_over && from.is_none() {
+        if !is_off || facts.is_over && is_missing {
             return;
         }
         let kind = if is_unfilled {
@@ -281,16 +277,24 @@ impl Judge<'_> {
         } else {
             Kind::CountMismatch
         };
-        let why = format!("the counter says {count}, and {taken} are given out");
-        let is_lowered = count > taken;
+        let why = format!("the counter says {count}, and {to} are given out");
+        let is_lowered = count > to;
         if is_lowered && facts.is_over {
             self.found(kind, "", &why, None);
             return;
         }
-        self.found(kind, "", &why, Some(Repair::SetCount { from, to: taken }));
-        if from.is_none() {
+        // Beyond the quantity, only users who are refused raise it.
+        let from = facts.numbers.count.map(|count| count.min(quantity));
+        let most = match from {
+            Some(_) if !is_lowered => to - 1,
+            Some(from) if from < quantity => from,
+            Some(_) | None => i64::MAX,
+        };
+        let set = Repair::SetCount(SetCount { from, most, to });
+        self.found(kind, "", &why, Some(set));
+        if is_missing {
             self.last_doubts(GONE);
-        } else if is_lowered && self.admitted().is_none() {
+        } else if is_lowered && (count >= quantity || self.admitted().is_none()) {
             self.last_doubts(OPENS);
         }
     }

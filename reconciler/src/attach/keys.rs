@@ -5,6 +5,7 @@ use firstcome_shared::redis::{Redis, SharedConnection};
 use redis::{Cmd, FromRedisValue, RedisError, Value, from_redis_value_ref};
 
 use super::config::{KeyType, Target, UsersKey};
+use super::judge::SetCount;
 use super::{Answer, AttachError};
 
 /// Members that one call of SCAN looks at.
@@ -17,10 +18,12 @@ fn is_word(value: &Value, word: &str) -> bool {
     from_redis_value_ref::<String>(value).is_ok_and(|text| text == word)
 }
 
-/// Sets a counter only if nobody has changed it. ARGV: its value as read ("" if it was missing),
-/// the new one. Returns 1 if it was set.
-const SET_COUNT: &str = "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end \
-     redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL') return 1";
+/// Sets a counter only if its value is still one that may be replaced. ARGV: the least of these, or
+/// "" if it was missing; the most; the new value. Returns 1 if it was set.
+const SET_COUNT: &str = "local count, least = tonumber(redis.call('GET', KEYS[1])), tonumber(ARGV[1]) \
+     local is_between = count and least and count >= least and count <= tonumber(ARGV[2]) \
+     if count ~= least and not is_between then return 0 end \
+     redis.call('SET', KEYS[1], ARGV[3], 'KEEPTTL') return 1";
 
 /// Adds a member, unless the key has expired meanwhile: it would come back without its users and
 /// without its expiry. ARGV: 1 if the key may be created, the command, and its arguments.
@@ -170,10 +173,11 @@ impl Keys {
         self.ask(&all).await
     }
 
-    /// Sets the counter if it still has the value that was read. Returns whether it did.
-    pub async fn set_count(&mut self, key: &str, from: Option<i64>, to: i64) -> Answer<bool> {
-        let from = from.map(|from| from.to_string()).unwrap_or_default();
-        self.ask(&["EVAL", SET_COUNT, "1", key, &from, &to.to_string()])
-            .await
+    /// Sets the counter if nobody has changed it otherwise. Returns whether it did.
+    pub async fn set_count(&mut self, key: &str, set: &SetCount) -> Answer<bool> {
+        let from = set.from.map(|from| from.to_string()).unwrap_or_default();
+        let [most, to] = [set.most, set.to].map(|number| number.to_string());
+        let words = ["EVAL", SET_COUNT, "1", key, &from, &most, &to];
+        self.ask(&words).await
     }
 }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use firstcome_shared::config::{MysqlArgs, RedisArgs};
-use firstcome_shared::mysql::{Db, DbError, DbSettings};
+use firstcome_shared::mysql::{Db, DbError, DbSettings, migrations};
 use firstcome_shared::redis::Redis;
 use tokio_util::sync::CancellationToken;
 
@@ -86,6 +86,19 @@ pub struct Attached {
 pub struct Ours {
     pub db: Db,
     pub settings: DbSettings,
+}
+
+impl Ours {
+    /// Creates our tables, and refuses those of a Firstcome with coupons of its own.
+    async fn migrate(&self) -> anyhow::Result<()> {
+        let migrated = migrations::migrate(&self.settings).await;
+        migrated.context("DATABASE_URL")?;
+        anyhow::ensure!(
+            self.db.catalogue().await?.is_empty(),
+            "DATABASE_URL: Firstcome's own coupons are there; use another database"
+        );
+        Ok(())
+    }
 }
 
 impl Attached {

@@ -4,8 +4,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
-use firstcome_shared::mysql::migrations;
+use anyhow::{bail, ensure};
 use tokio_util::sync::CancellationToken;
 
 use super::args::AttachArgs;
@@ -21,9 +20,7 @@ use crate::report::{Kind, Trigger};
 pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let attached = Attached::new(&args)?;
     if let Some(ours) = &attached.ours {
-        migrations::migrate(&ours.settings)
-            .await
-            .context("DATABASE_URL")?;
+        ours.migrate().await?;
     }
     let named = args.campaign.as_deref();
     let campaign = named.map(|name| attached.file.campaign(name));

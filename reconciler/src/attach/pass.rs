@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::check::{Shape, check};
 use super::config::{Mode, Target};
-use super::judge::{Facts, Judged, judge};
+use super::judge::{Facts, Judged, Repair, judge};
 use super::keys::Keys;
 use super::read::{Look, Numbers, Reader};
 use super::repair::{self, UsersSeen};
@@ -66,7 +66,8 @@ impl Attached {
             for target in campaign.drops(Utc::now()) {
                 let shape = check(&target, &mut sql, &mut keys).await;
                 let shape = shape.map_err(|error| error.of(name))?;
-                told.extend(shape.warning.map(|it| format!("{name}: {it}")));
+                let warnings = shape.warning.into_iter().chain(shape.slow);
+                told.extend(warnings.map(|it| format!("{name}: {it}")));
             }
         }
         Ok(told)
@@ -162,11 +163,20 @@ impl Pass<'_> {
         let second = reader.look().await?;
         let facts = first.and(second, target);
         let mut judged = judge(&facts);
+        for it in &mut judged {
+            if let (Some(Repair::Insert(..)), Some(warning)) = (&it.repair, &shape.warning) {
+                it.finding.detail = format!("{}; {warning}", it.finding.detail);
+            }
+        }
         let ours = self.attached.ours.as_ref();
         let mut ended = Ok(());
         if let Some(ours) = ours.filter(|_| target.campaign.mode == Mode::Repair) {
             let planned = judged.iter_mut().filter(|it| it.repair.is_some()).collect();
-            let now = self.allowed(ours, &facts, target, planned).await?;
+            let mut now = self.allowed(ours, &facts, target, planned).await?;
+            // If the pass ends early, the next one tries those that it did not reach.
+            for it in &mut now {
+                it.finding.result = Outcome::Skipped;
+            }
             let seen = UsersSeen {
                 name_users: facts.means.is_some(),
                 may_create: facts.numbers.size == Some(0),
@@ -292,7 +302,7 @@ fn told(target: &Target<'_>, facts: &Facts, judged: Vec<Judged>, after: Numbers)
     let is_repaired = findings.iter().all(|it| it.result == Outcome::Applied);
     DropReport {
         coupon_name: target.name(),
-        exact: is_repaired && after.rows <= facts.quantity,
+        exact: is_repaired && !facts.is_selling && after.rows <= facts.quantity,
         before,
         after: numbers(after, (facts.failed.len() - closed) as u64),
         examined: Examined {

@@ -34,6 +34,13 @@ pub struct Numbers {
     pub rows: u64,
 }
 
+impl Numbers {
+    /// Members who were promised a coupon, if a key names them.
+    pub fn admitted(self, means: Option<UsersMean>) -> Option<u64> {
+        self.size.filter(|_| means == Some(UsersMean::Admitted))
+    }
+}
+
 /// What one look saw.
 #[derive(Debug, Clone)]
 pub struct Look {
@@ -82,10 +89,8 @@ impl Seen {
 
     /// Returns what was noted about a user.
     fn flags(&self, user: &[u8]) -> u8 {
-        self.flags
-            .get(&self.hash(user))
-            .copied()
-            .unwrap_or_default()
+        let flags = self.flags.get(&self.hash(user));
+        flags.copied().unwrap_or_default()
     }
 
     /// Notes something about a user, and returns what was noted before.
@@ -194,12 +199,8 @@ impl<'a> Reader<'a> {
                 look.aliases.clear();
             }
         }
-        let surplus = look
-            .numbers
-            .rows
-            .saturating_sub(look.quantity)
-            .min(NAMED as u64);
-        look.surplus = self.last_rows(surplus).await?;
+        let surplus = look.numbers.rows.saturating_sub(look.quantity);
+        look.surplus = self.last_rows(surplus.min(NAMED as u64)).await?;
         look.ended = Instant::now();
         Ok(look)
     }
@@ -284,11 +285,8 @@ impl<'a> Reader<'a> {
         key: &[String],
         of: Condition,
     ) -> Answer<Vec<(Vec<Value>, String)>> {
-        let key = key
-            .iter()
-            .map(|name| quoted(name))
-            .collect::<Vec<_>>()
-            .join(", ");
+        let key: Vec<String> = key.iter().map(|name| quoted(name)).collect();
+        let key = key.join(", ");
         let (table, user) = (quoted(table), quoted(user));
         let sql = format!(
             "SELECT CAST({user} AS CHAR), {key} FROM {table} WHERE {} ORDER BY {key} LIMIT {ROWS}",
@@ -339,10 +337,8 @@ impl<'a> Reader<'a> {
                 has_row: false,
                 is_member: None,
             }));
-            last = all
-                .last()
-                .map(|event| event.key.clone())
-                .unwrap_or_default();
+            let end = all.last().map(|event| event.key.clone());
+            last = end.unwrap_or_default();
             if is_last {
                 break;
             }
@@ -386,6 +382,17 @@ impl Look {
     /// Returns what both looks saw.
     pub fn and(&self, mut second: Self, target: &Target<'_>) -> Facts {
         let campaign = target.campaign;
+        let users = campaign.users.as_ref();
+        let means = users.map(|users| users.means);
+        // Users who are refused move the rest: they draw tickets, and are noted as applied.
+        let of_sale = |Self {
+                           quantity, numbers, ..
+                       }: &Self| {
+            let count = numbers.count.map(|count| count.min(quantity.cast_signed()));
+            (*quantity, count, numbers.admitted(means), numbers.rows)
+        };
+        let is_selling = of_sale(self) != of_sale(&second);
+        second.surplus.retain(|_| !self.surplus.is_empty());
         second
             .unissued
             .retain(|user, _| self.unissued.contains_key(user));
@@ -394,19 +401,16 @@ impl Look {
         let known: BTreeSet<String> = self.failed.iter().map(event).collect();
         second.failed.retain(|it| known.contains(&event(it)));
         let in_flight = self.unissued.len().saturating_sub(second.unissued.len());
-        let means = campaign.users.as_ref().map(|users| users.means);
         let mut unissued: Vec<_> = second.unissued.into_iter().collect();
         // Stable: without scores, by name.
         unissued.sort_by(|a, b| a.1.unwrap_or_default().total_cmp(&b.1.unwrap_or_default()));
         Facts {
             quantity: second.quantity,
+            before: self.numbers,
             numbers: second.numbers,
-            is_selling: (self.numbers, self.quantity) != (second.numbers, second.quantity),
+            is_selling,
             is_disjoint: second.is_disjoint,
-            is_ordered: campaign
-                .users
-                .as_ref()
-                .is_some_and(|users| users.kind == KeyType::SortedSet),
+            is_ordered: users.is_some_and(|users| users.kind == KeyType::SortedSet),
             is_over: target.is_over,
             means: means.filter(|_| second.numbers.size.is_some()),
             count_means: campaign.count.as_ref().map(|count| count.means),

@@ -12,7 +12,7 @@ use mysql_async::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::config::{Done, Scalar};
-use super::judge::{Judged, Repair};
+use super::judge::{Judged, Repair, SetCount};
 use super::read::{Reader, open};
 use super::sql::{Condition, bound, quoted, text};
 use super::{Answer, AttachError};
@@ -40,6 +40,8 @@ pub struct UsersSeen {
 /// What became of a repair, and why it was not made.
 type Repaired = (Outcome, String);
 
+const PROCESSED: &str = "it was processed meanwhile";
+
 fn applied() -> Repaired {
     (Outcome::Applied, String::new())
 }
@@ -49,12 +51,15 @@ fn skipped(why: &str) -> Repaired {
     (Outcome::Skipped, why.to_owned())
 }
 
-/// Says why MySQL refused a statement, without the values that it quotes.
-fn refused(why: &str) -> Repaired {
-    (
-        Outcome::Failed,
-        format!("MySQL refuses it: {}", without_values(why)),
-    )
+/// Says why MySQL refused a statement, without the values that it quotes; or returns that a store
+/// is away, whose connection is closed, and its transaction and lock with it.
+fn failed(error: AttachError) -> Answer<Repaired> {
+    let why = match error {
+        AttachError::Refused { why, .. } => format!("MySQL refuses it: {}", without_values(&why)),
+        AttachError::Misfit(why) => why,
+        error => return Err(error),
+    };
+    Ok((Outcome::Failed, why))
 }
 
 impl Judged {
@@ -93,12 +98,12 @@ pub async fn apply(
             Some(Repair::Close(event)) => close_alone(reader, event).await?,
             Some(Repair::Add(user)) => add(reader, user, seen.may_create).await?,
             // The counter was planned for the rows that were planned.
-            Some(Repair::SetCount { .. }) if !is_as_planned => {
+            Some(Repair::SetCount(_)) if !is_as_planned => {
                 skipped("not all rows were inserted; the next pass counts again")
             }
-            Some(Repair::SetCount { from, to }) => {
+            Some(Repair::SetCount(set)) => {
                 crash_point(Point::PeopleRebuilt);
-                set_count(reader, *from, *to).await?
+                set_count(reader, set).await?
             }
         };
         it.became(repaired);
@@ -132,7 +137,7 @@ async fn insert(
     }
     let of = reader.of_rows();
     let lock = Value::from(format!("{}{of:?}", reader.target.campaign.rows.table));
-    let take = format!("SELECT CAST(GET_LOCK({LOCK}, 5) AS SIGNED)");
+    let take = format!("SELECT CAST(GET_LOCK({LOCK}, 2) AS SIGNED)");
     if reader.sql.number(&take, vec![lock.clone()]).await? != Some(1) {
         return Ok(vec![
             skipped("another reconciler repairs this campaign");
@@ -146,16 +151,11 @@ async fn insert(
             reader.sql.command("COMMIT").await?;
             repaired
         }
-        Err(AttachError::Refused { why, .. }) => {
+        Err(error) => {
+            let failed = failed(error)?;
             reader.sql.command("ROLLBACK").await?;
-            vec![refused(&why); rows.len()]
+            vec![failed; rows.len()]
         }
-        Err(AttachError::Misfit(why)) => {
-            reader.sql.command("ROLLBACK").await?;
-            vec![(Outcome::Failed, why); rows.len()]
-        }
-        // The connection is closed, and its transaction and lock with it.
-        Err(error) => return Err(error),
     };
     let release = format!("DO RELEASE_LOCK({LOCK})");
     reader.sql.rows(&release, vec![lock]).await?;
@@ -193,15 +193,16 @@ async fn locked(
             all.push(skipped("it left Redis meanwhile"));
             continue;
         }
-        let repaired = match reader.shape.rows.user(user) {
-            None => (
-                Outcome::Failed,
-                "the column of users takes whole numbers only".to_owned(),
-            ),
-            Some(user) => insert_row(reader, user, &mut room).await?,
+        reader.sql.command("SAVEPOINT one").await?;
+        let repaired = match insert_row(reader, user, event.as_deref(), &mut room).await {
+            Err(error @ AttachError::Refused { code, .. }) if ENDS_TRANSACTION.contains(&code) => {
+                return Err(error);
+            }
+            repaired => repaired.or_else(failed)?,
         };
-        if let (Some(event), Outcome::Applied | Outcome::Skipped) = (event, repaired.0) {
-            close(reader, event).await?;
+        // What one row of theirs refuses must not keep the others waiting.
+        if repaired.0 == Outcome::Failed {
+            reader.sql.command("ROLLBACK TO one").await?;
         }
         all.push(repaired);
     }
@@ -244,7 +245,23 @@ async fn is_member(reader: &mut Reader<'_>, user: &str) -> Answer<bool> {
     reader.keys.has(users, &key, user).await
 }
 
-async fn insert_row(reader: &mut Reader<'_>, user: Value, room: &mut u64) -> Answer<Repaired> {
+/// Closes the failed event, if there is one, and inserts the row. In this order, because their own
+/// job may process the event at the same time: then it is closed already, or waits for the lock.
+async fn insert_row(
+    reader: &mut Reader<'_>,
+    user: &str,
+    event: Option<&[Value]>,
+    room: &mut u64,
+) -> Answer<Repaired> {
+    let Some(user) = reader.shape.rows.user(user) else {
+        let why = "the column of users takes whole numbers only";
+        return Ok((Outcome::Failed, why.to_owned()));
+    };
+    if let Some(event) = event
+        && !close(reader, event).await?
+    {
+        return Ok(skipped(PROCESSED));
+    }
     let target = reader.target;
     let rows = &target.campaign.rows;
     let (table, column) = (quoted(&rows.table), quoted(&rows.user));
@@ -255,7 +272,8 @@ async fn insert_row(reader: &mut Reader<'_>, user: Value, room: &mut u64) -> Ans
         return Ok((Outcome::Failed, "all were given out meanwhile".to_owned()));
     }
     let (mut columns, mut marks, mut values) = (vec![column], vec!["?"], vec![user.clone()]);
-    for (name, value) in rows.of.iter().chain(&rows.insert) {
+    let further = rows.insert.iter().filter(|it| !rows.of.contains_key(it.0));
+    for (name, value) in rows.of.iter().chain(further) {
         columns.push(quoted(name));
         marks.push(match value {
             Scalar::Text(text) if text == "{now}" => "NOW(6)",
@@ -278,9 +296,6 @@ async fn insert_row(reader: &mut Reader<'_>, user: Value, room: &mut u64) -> Ans
             "a row that was inserted is not there as it was written: a trigger changes it"
                 .to_owned(),
         )),
-        Err(AttachError::Refused { code, why }) if !ENDS_TRANSACTION.contains(&code) => {
-            Ok(refused(&why))
-        }
         Err(error) => Err(error),
     }
 }
@@ -291,11 +306,8 @@ async fn close(reader: &mut Reader<'_>, event: &[Value]) -> Answer<bool> {
         return Ok(false);
     };
     let table = quoted(&failed.table);
-    let key: Vec<String> = shape
-        .key
-        .iter()
-        .map(|name| format!("{} = ?", quoted(name)))
-        .collect();
+    let is_same = |name: &String| format!("{} = ?", quoted(name));
+    let key: Vec<String> = shape.key.iter().map(is_same).collect();
     let of = open(failed, &reader.target).and(&key.join(" AND "), event.to_vec());
     let (sql, mut values) = match &failed.done {
         Done::Word(_) => (format!("DELETE FROM {table} WHERE {}", of.sql), Vec::new()),
@@ -311,9 +323,8 @@ async fn close(reader: &mut Reader<'_>, event: &[Value]) -> Answer<bool> {
 async fn close_alone(reader: &mut Reader<'_>, event: &[Value]) -> Answer<Repaired> {
     match close(reader, event).await {
         Ok(true) => Ok(applied()),
-        Ok(false) => Ok(skipped("it was processed meanwhile")),
-        Err(AttachError::Refused { why, .. }) => Ok(refused(&why)),
-        Err(error) => Err(error),
+        Ok(false) => Ok(skipped(PROCESSED)),
+        Err(error) => failed(error),
     }
 }
 
@@ -352,12 +363,12 @@ async fn add(reader: &mut Reader<'_>, user: &str, may_create: bool) -> Answer<Re
     })
 }
 
-async fn set_count(reader: &mut Reader<'_>, from: Option<i64>, to: i64) -> Answer<Repaired> {
+async fn set_count(reader: &mut Reader<'_>, set: &SetCount) -> Answer<Repaired> {
     let count = reader.target.campaign.count.as_ref();
     let key = count
         .map(|count| reader.target.fill(&count.key))
         .unwrap_or_default();
-    let is_set = reader.keys.set_count(&key, from, to).await?;
+    let is_set = reader.keys.set_count(&key, set).await?;
     Ok(if is_set {
         applied()
     } else {

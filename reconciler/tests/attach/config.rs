@@ -46,7 +46,8 @@ fn cases(text: &str) -> impl Iterator<Item = [String; 3]> {
 
 #[test]
 fn refused_file_names_the_campaign_the_field_and_what_to_write() {
-    AttachFile::parse(GOOD).unwrap();
+    let good = GOOD.replace("= 7 } }", "= 7 }, insert = { event_id = 7 } }");
+    AttachFile::parse(&good).unwrap();
     for [from, to, said] in cases(REFUSED) {
         let error = AttachFile::parse(&GOOD.replace(&from, &to)).unwrap_err();
         let error = format!("{error:#}");
@@ -63,17 +64,17 @@ fn two_campaigns_never_share_users_or_rows() {
         AttachFile::parse(&format!("{head}[[campaign]]{campaign}[[campaign]]{other}"))
     };
     let apart = other.replace("\"applied\"", "\"x\"").replace("= 7", "= 8");
+    let apart = apart.replace("\"count\"", "\"y\"");
     both(&apart).unwrap();
-    for same in [
-        apart.replace("= 8", "= 7"),
-        apart.replace("\"x\"", "\"applied\""),
+    for (its, same) in [
+        ("= 8", "= 7"),
+        ("\"x\"", "\"applied\""),
+        ("\"y\"", "\"count\""),
     ] {
-        let error = format!("{:#}", both(&same).unwrap_err());
-        assert!(
-            error
-                .contains("\"Summer\" has the users, rows or failed events of campaign \"Winter\""),
-            "{error}"
-        );
+        let error = format!("{:#}", both(&apart.replace(its, same)).unwrap_err());
+        let said =
+            "\"Summer\" has the users, counter, rows or failed events of campaign \"Winter\"";
+        assert!(error.contains(said), "{error}");
     }
 }
 
@@ -91,10 +92,8 @@ fn dated_campaign_has_a_drop_a_day_with_keys_and_ids_of_its_own() {
     let keys = drops
         .iter()
         .map(|it| it.fill("a:{date:%Y%m%d}!") + &it.fill("{date}"));
-    assert_eq!(
-        keys.collect::<Vec<_>>(),
-        ["a:20261126!2026-11-26", "a:20261127!2026-11-27"]
-    );
+    let expected = ["a:20261126!2026-11-26", "a:20261127!2026-11-27"];
+    assert_eq!(keys.collect::<Vec<_>>(), expected);
     assert!(drops[0].is_over && !drops[1].is_over && drops[0].drop_id() != drops[1].drop_id());
     assert!(drops[0].drop_id().0 < 0, "no drop of ours has this id");
     // This day begins at one o'clock.
@@ -115,6 +114,7 @@ const MISFITS: &str = r#"
 "coupon" => "bare" => has no column "event_id"
 "user_id" => "userid" => no column "userid"; the nearest is "user_id"
 "user_id" => "created_at" => is datetime; name one of text or whole numbers
+"coupon" => "by_kind" => the primary key of by_kind has "kind"
 event_id = 7 => event = 7 => the nearest is "event_id"
 event_id = 7 => "event_id` = 1 OR `id" = 7 => has no column
 , duplicates = "reported" =>  => ADD UNIQUE KEY (event_id, user_id)
@@ -126,6 +126,8 @@ event_id = 7 => "event_id` = 1 OR `id" = 7 => has no column
 async fn mapping_that_does_not_fit_is_refused_with_the_nearest_name() {
     let world = World::without_key().await;
     world.sql("CREATE TABLE bare (user_id VARCHAR(9))").await;
+    let by_kind = "CREATE TABLE by_kind (user_id INT, event_id INT, kind ENUM('b', 'a'), PRIMARY KEY (kind, user_id))";
+    world.sql(by_kind).await;
     let () = world.redis("LPUSH @list x").await;
     let () = world.redis("ZADD @z 1 x").await;
     let good = "[[campaign]]\nname = \"W\"\nmode = \"repair\"\nquantity = 9\nusers = { key = \"@u\", type = \"set\" }\n\
@@ -137,10 +139,13 @@ async fn mapping_that_does_not_fit_is_refused_with_the_nearest_name() {
             other => panic!("{to}: {other:?}"),
         }
     }
-    world
-        .sql("ALTER TABLE coupon ADD UNIQUE KEY (user_id, event_id)")
-        .await;
+    let key = "ALTER TABLE coupon ADD UNIQUE KEY (user_id, event_id)";
+    world.sql(key).await;
     let unique = world.attached(&good.replace(", duplicates = \"reported\"", ""));
     let told = unique.check().await.unwrap();
     assert!(told.is_empty(), "{told:?}");
+    world.sql("DROP INDEX event_id ON coupon").await;
+    world.sql("DROP INDEX user_id ON coupon").await;
+    let told = world.attached(good).check().await.unwrap();
+    assert!(told[1].contains("no index of coupon begins with user_id"));
 }

@@ -38,17 +38,15 @@ async fn killed_at_any_step_of_a_repair_it_loses_and_doubles_nothing() {
         world.members("@users", users(0..120)).await;
         world.rows(7, users(110..130)).await;
         world.failed(7, users(0..5).chain(users(112..115))).await;
-        let () = world.redis("SET @count 999").await;
+        let () = world.redis("SET @count 99").await;
         let mut killed = program(&world, FILE, &["--once"]);
         let killed = killed.env("FIRSTCOME_CRASH_AT", point).output().unwrap();
         let said = String::from_utf8_lossy(&killed.stderr).into_owned();
         assert!(said.contains("crash point"), "{point}: {said}");
         let attached = world.attached(FILE);
         let run = pass(&attached).await;
-        assert!(
-            matches!(run.status, Status::Repaired | Status::Clean),
-            "{point}: {run:?}"
-        );
+        let is_well = matches!(run.status, Status::Repaired | Status::Clean);
+        assert!(is_well, "{point}: {run:?}");
         assert_eq!(pass(&attached).await.status, Status::Clean, "{point}");
         assert_eq!(world.numbers().await, [130, 0, 130, 130], "{point}");
     }
@@ -100,21 +98,29 @@ async fn one_pass_needs_no_database_of_ours_and_prints_what_it_saw() {
     let () = world.redis("SET @count 3").await;
     let observing = FILE.replace("mode = \"repair\"\n", "");
     let misfit = observing.replace("user_id", "user");
-    for (file, code, said) in [
-        (observing.as_str(), 1, ": 2 of 150 issued, NOT exact"),
-        (&observing, 1, "left for you  unissued"),
-        (FILE, 2, "needs DATABASE_URL"),
-        (&misfit, 2, "the nearest is \"user_id\""),
+    for (file, args, code, said) in [
+        (&observing, "", 1, ": 2 of 150 issued, NOT exact"),
+        (&observing, "", 1, "left for you  unissued, u•••-2: "),
+        (&observing, "--full-ids", 1, "unissued, user-2: "),
+        (&observing, "--json --dry-run", 1, ": \"user-2\""),
+        (&observing, "--confirm", 2, "--confirm needs --campaign"),
+        (&FILE.to_owned(), "", 2, "needs DATABASE_URL"),
+        (&misfit, "", 2, "the nearest is \"user_id\""),
     ] {
-        let mut program = program(&world, file, &["--once"]);
+        let args = format!("--once {args}");
+        let args: Vec<&str> = args.split_whitespace().collect();
+        let mut program = program(&world, file, &args);
         let done = program.env_remove("DATABASE_URL").output().unwrap();
         let printed = [done.stdout, done.stderr].concat();
         let printed = String::from_utf8_lossy(&printed);
-        assert!(
-            done.status.code() == Some(code) && printed.contains(said),
-            "{said}: {printed}"
-        );
+        assert!(printed.contains(said), "{said}: {printed}");
+        assert_eq!(done.status.code(), Some(code), "{printed}");
     }
+    let own = "INSERT INTO coupons (id, name, quantity, once_per, schedule) VALUES (1, 'x', 1, 'coupon', '{\"type\": \"daily\"}')";
+    mysql_rows(&world.ours, own).await.unwrap();
+    let refused = program(&world, FILE, &["--once"]).output().unwrap();
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(why.contains("Firstcome's own coupons are there"), "{why}");
 }
 
 #[tokio::test]

@@ -51,6 +51,7 @@ const FILE: &str = r#"
 max_rows_per_second = 1000000
 [[campaign]]
 name = "Crowd"
+mode = "repair"
 quantity = 4000000
 in_flight = "IN_FLIGHT"
 repair_limit = 1000000
@@ -62,55 +63,57 @@ failed = { table = "failed_event", user = "user_id", where = { event_id = 7 }, d
 
 async fn crowd(size: Size) {
     let world = Arc::new(World::new().await);
-    plant(&world, &size).await;
+    let all_planted: BTreeSet<String> = (0..4).flat_map(|n| planted(&size, n)).collect();
+    let others = users(size.planted..size.users);
+    let all: Vec<String> = others.chain(all_planted.clone()).collect();
+    world.members("@users", all.clone()).await;
+    world.rows(7, all).await;
+    let () = world.redis(&format!("SET @count {}", size.users)).await;
     let stop = CancellationToken::new();
     let claims = tokio::spawn(claim(world.clone(), size.claims_per_second, stop.clone()));
-    let file = FILE.replace("IN_FLIGHT", size.in_flight);
-    let attached = world.attached(&file);
+    let attached = world.attached(&FILE.replace("IN_FLIGHT", size.in_flight));
     let began = Instant::now();
     let mut passes = 0;
     while began.elapsed() < size.crowd || passes == 0 {
+        plant(&world, &size).await;
         let run = pass(&attached).await;
-        let found = run.drops[0]
-            .findings
-            .iter()
-            .map(|it| it.user_id.as_deref().unwrap_or_default());
-        let found: BTreeSet<&str> = found.collect();
-        let invented = found.iter().find(|user| !user.starts_with("planted-"));
-        assert_eq!((found.len(), invented), (size.planted as usize, None));
+        let found = run.all_findings().filter_map(|it| it.user_id.clone());
+        // Exactly these were repaired, and nobody of the crowd.
+        assert_eq!(found.collect::<BTreeSet<_>>(), all_planted);
+        let (status, number) = (run.status, run.all_findings().count());
+        assert_eq!((status, number), (Status::Repaired, all_planted.len()));
         passes += 1;
     }
-    // Repairs go on while the crowd claims.
-    let repairing = world.attached(&file.replace("quantity", "mode = \"repair\"\nquantity"));
-    let run = pass(&repairing).await;
-    assert_eq!(run.status, Status::Repaired, "{:?}", run.findings);
-    assert_eq!(run.drops[0].findings.len(), size.planted as usize);
     stop.cancel();
     let claimed = claims.await.unwrap();
-    let run = pass(&repairing).await;
+    let run = pass(&attached).await;
     assert!(run.status == Status::Clean && run.drops[0].exact, "{run:?}");
     let all = i64::from(size.users) + claimed;
     assert_eq!(world.numbers().await, [all, 0, all, all]);
     println!(
-        "{passes} passes, {} differences each, {claimed} claims meanwhile",
-        size.planted
+        "{passes} passes, {} differences found and repaired, {claimed} claims meanwhile",
+        passes * all_planted.len()
     );
+}
+
+/// A quarter of the users who are broken before each pass.
+fn planted(size: &Size, quarter: u32) -> impl Iterator<Item = String> {
+    (0..size.planted / 4).map(move |n| format!("planted-{quarter}-{n}"))
 }
 
 /// A quarter each: no row, no member, failed, and failed although it has a row.
 async fn plant(world: &World, size: &Size) {
-    let part = size.planted / 4;
-    let planted = |n: u32| (n * part..(n + 1) * part).map(|n| format!("planted-{n}"));
-    let others = || users(size.planted..size.users);
-    let unissued = planted(0).chain(planted(2));
-    world
-        .members("@users", others().chain(unissued).chain(planted(3)))
+    for quarter in [0, 2] {
+        let of = format!("event_id = 7 AND user_id LIKE 'planted-{quarter}-%'");
+        world.sql(&format!("DELETE FROM coupon WHERE {of}")).await;
+    }
+    let members: Vec<String> = planted(size, 1).collect();
+    let () = world
+        .redis(&format!("SREM @users {}", members.join(" ")))
         .await;
     world
-        .rows(7, others().chain(planted(1)).chain(planted(3)))
+        .failed(7, planted(size, 2).chain(planted(size, 3)))
         .await;
-    world.failed(7, planted(2).chain(planted(3))).await;
-    let () = world.redis(&format!("SET @count {}", size.users)).await;
 }
 
 /// A system as in the write-ups: INCR, SADD, and a consumer that inserts up to a second later.
@@ -130,7 +133,9 @@ async fn claim(world: Arc<World>, per_second: u32, stop: CancellationToken) -> i
             tokio::time::sleep(Duration::from_millis(lag)).await;
             world.rows(7, [user]).await;
         });
-        while consumers.try_join_next().is_some() {}
+        while let Some(consumed) = consumers.try_join_next() {
+            consumed.unwrap();
+        }
     }
     consumers.join_all().await;
     claimed

@@ -140,11 +140,7 @@ async fn pass_is_requested_by_the_name_of_its_campaign_and_read_with_its_alerts(
     let refused = daemon.ask("POST", "/v1/reconcile", &[], "").await;
     assert_eq!(refused.0, 401);
     for (body, status, said) in [
-        (
-            json!({"campaign": "Summer"}),
-            404,
-            "the file has no campaign",
-        ),
+        (json!({"campaign": "Summer"}), 404, "has no campaign"),
         (json!({"coupon_id": 1}), 400, "coupon_id"),
         (json!({"confirm": true}), 400, "confirm needs campaign"),
     ] {
@@ -158,34 +154,20 @@ async fn pass_is_requested_by_the_name_of_its_campaign_and_read_with_its_alerts(
     assert_eq!(world.numbers().await, [3, 1, 3, 3]);
     let path = format!("/v1/runs/{}", run["run_id"].as_str().unwrap());
     let read = daemon.api("GET", &path, &Value::Null).await.json();
-    assert_eq!(
-        (&read["asked_by"], &read["drops"][0]["coupon_name"]),
-        (&json!("kim"), &json!("Winter"))
-    );
+    assert_eq!(read["asked_by"], "kim");
+    assert_eq!(read["drops"][0]["coupon_name"], "Winter");
     let body = json!({"wait": false});
     let later = daemon.pass(&body).await;
-    assert!(
-        later.0 == 202 && later.1.contains("location: /v1/runs/"),
-        "{}",
-        later.1
-    );
+    let is_begun = later.0 == 202 && later.1.contains("location: /v1/runs/");
+    assert!(is_begun, "{}", later.1);
     let alerts = daemon.api("GET", "/v1/alerts", &Value::Null).await.json();
     let alert = &alerts["alerts"][0];
-    assert_eq!(
-        (&alert["kind"], &alert["coupon_name"]),
-        (&json!("failed_claim"), &json!("Winter"))
-    );
+    assert_eq!(alert["kind"], "failed_claim");
+    assert_eq!(alert["coupon_name"], "Winter");
     let path = format!("/v1/alerts/{}/acknowledge", alert["id"]);
-    assert_eq!(
-        daemon.api("POST", &path, &json!({"by": "kim"})).await.0,
-        200
-    );
-    for path in [
-        "/v1/overview",
-        "/v1/people",
-        "/v1/failed-claims",
-        "/v1/coupons/1/drops",
-    ] {
+    let body = json!({"by": "kim"});
+    assert_eq!(daemon.api("POST", &path, &body).await.0, 200);
+    for path in "/v1/overview /v1/people /v1/failed-claims /v1/coupons/1/drops".split(' ') {
         assert_eq!(daemon.api("GET", path, &Value::Null).await.0, 404, "{path}");
     }
 }
@@ -202,48 +184,32 @@ async fn page_has_passes_and_alerts_and_no_screen_or_link_of_coupons() {
     let cookie = cookie.split(';').next().unwrap();
     assert!(daemon.page("/", cookie).await.1.contains("location: /runs"));
     let alerts = daemon.page("/alerts", cookie).await.2;
-    assert!(
-        alerts.contains("Winter") && alerts.contains("Acknowledge alert"),
-        "{alerts}"
-    );
+    let is_listed = alerts.contains("Winter") && alerts.contains("Acknowledge alert");
+    assert!(is_listed, "{alerts}");
     let runs = daemon.page("/runs", cookie).await.2;
     let (_, run) = runs.split_once("href=\"/runs/").unwrap();
     let path = format!("/runs/{}", run.split('"').next().unwrap());
     let run = daemon.page(&path, cookie).await.2;
-    assert!(
-        run.contains("failed_claim") && run.contains("Winter"),
-        "{run}"
-    );
+    let is_shown = run.contains("failed_claim") && run.contains("Winter");
+    assert!(is_shown, "{run}");
     let csrf = run.split("name=\"csrf\" value=\"").nth(1).unwrap();
     let csrf = format!("csrf={}", csrf.split('"').next().unwrap());
-    let revealed = daemon
-        .form(&format!("{path}/reveal"), cookie, &csrf)
-        .await
-        .2;
+    let reveal = format!("{path}/reveal");
+    let revealed = daemon.form(&reveal, cookie, &csrf).await.2;
     assert!(revealed.contains("user-9"), "{revealed}");
     for screen in [&alerts, &runs, &run, &revealed] {
-        for absent in [
-            "/coupons",
-            "/people",
-            "/dead-letters",
-            "href=\"/\"",
-            "drop -",
-            "coupon -",
-        ] {
+        let absent = ["/coupons", "/people", "/dead-letters", "href=\"/\""];
+        for absent in absent.into_iter().chain(["drop -", "coupon -"]) {
             assert!(!screen.contains(absent), "{absent}: {screen}");
         }
     }
     for path in ["/coupons", "/dead-letters", "/people", "/live"] {
         assert_eq!(daemon.page(path, cookie).await.0, 404, "{path}");
     }
-    let begun = daemon
-        .form("/pass", cookie, &format!("{csrf}&how=dry_run"))
-        .await;
-    assert!(
-        begun.0 == 303 && begun.1.contains("location: /runs/"),
-        "{}",
-        begun.1
-    );
+    let fields = format!("{csrf}&how=dry_run");
+    let begun = daemon.form("/pass", cookie, &fields).await;
+    let is_begun = begun.0 == 303 && begun.1.contains("location: /runs/");
+    assert!(is_begun, "{}", begun.1);
     assert_eq!(daemon.form("/logout", cookie, &csrf).await.0, 303);
     assert_eq!(daemon.page("/runs", cookie).await.0, 303, "a copied cookie");
 }

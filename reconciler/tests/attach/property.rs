@@ -6,7 +6,7 @@ use firstcome_reconciler::report::{Kind, Outcome, Status};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::world::{World, confirmed, pass, pass_with};
+use crate::world::{World, confirm, pass};
 
 /// Who is a member, how many rows and failed events each user has, and the numbers.
 #[derive(Debug, Clone)]
@@ -94,31 +94,21 @@ async fn check(world: &World, system: &System) {
     let attached = world.attached(&file);
     let before = rows(world).await;
     pass(&attached).await;
-    pass_with(&attached, confirmed(&attached)).await;
+    confirm(&attached).await;
     // If all of it was held back until then, an event that has become a duplicate is closed now.
     pass(&attached).await;
     let last = pass(&attached).await;
     let report = &last.drops[0];
     let after = rows(world).await;
-    assert!(
-        before
-            .iter()
-            .all(|(user, rows)| after.get(user) >= Some(rows)),
-        "a deleted row"
-    );
+    let is_kept = |(user, rows): (&String, &u64)| after.get(user) >= Some(rows);
+    assert!(before.iter().all(is_kept), "a deleted row");
     let [had, given] = [&before, &after].map(|rows| rows.values().sum::<u64>());
-    assert!(
-        given <= system.quantity.max(had),
-        "{given} rows: {report:#?}"
-    );
-    let is_left = report
-        .findings
-        .iter()
-        .all(|it| it.result == Outcome::Skipped);
-    assert!(
-        is_left && last.status != Status::Repaired,
-        "a later pass repairs: {report:#?}"
-    );
+    let most = system.quantity.max(had);
+    assert!(given <= most, "{given} rows: {report:#?}");
+    let mut left = report.findings.iter();
+    let is_left = left.all(|it| it.result == Outcome::Skipped);
+    let is_last = is_left && last.status != Status::Repaired;
+    assert!(is_last, "a later pass repairs: {report:#?}");
     assert_eq!(report.exact, report.findings.is_empty(), "{report:#?}");
     // What is not exact is a finding with its user.
     let named = |kinds: &[Kind]| -> BTreeSet<String> {
@@ -136,27 +126,16 @@ async fn check(world: &World, system: &System) {
     let are_members = after.keys().all(|user| members.contains(user));
     assert!(are_members || system.users_mean == "nothing", "{report:#?}");
     let twice = after.iter().filter(|(_, rows)| **rows > 1);
-    assert_eq!(
-        named(&[Kind::DuplicateRow]),
-        twice.map(|(user, _)| user.clone()).collect()
-    );
-    let surplus = report
-        .findings
-        .iter()
-        .filter(|it| it.kind == Kind::OverIssued);
-    assert_eq!(
-        surplus.count() as u64,
-        given.saturating_sub(system.quantity)
-    );
-    let open = world
-        .sql("SELECT DISTINCT user_id FROM failed_event")
-        .await
-        .concat();
+    let twice = twice.map(|(user, _)| user.clone()).collect();
+    assert_eq!(named(&[Kind::DuplicateRow]), twice);
+    let all = report.findings.iter();
+    let surplus = all.filter(|it| it.kind == Kind::OverIssued).count();
+    assert_eq!(surplus as u64, given.saturating_sub(system.quantity));
+    let open = "SELECT DISTINCT user_id FROM failed_event";
+    let open = world.sql(open).await.concat();
     assert_eq!(named(&[Kind::FailedClaim]), open.into_iter().collect());
-    let count = world
-        .redis::<Option<u64>>("GET @count")
-        .await
-        .unwrap_or_default();
+    let count: Option<u64> = world.redis("GET @count").await;
+    let count = count.unwrap_or_default();
     let can_go_on = count < system.quantity || taken >= system.quantity;
     let fits = if system.count_means == "issued" {
         count == taken
@@ -167,10 +146,8 @@ async fn check(world: &World, system: &System) {
 }
 
 async fn rows(world: &World) -> BTreeMap<String, u64> {
-    let rows = world
-        .sql("SELECT user_id, COUNT(*) FROM coupon GROUP BY user_id")
-        .await;
-    rows.into_iter()
-        .map(|row| (row[0].clone(), row[1].parse().unwrap()))
+    let rows = "SELECT user_id, COUNT(*) FROM coupon GROUP BY user_id";
+    let rows = world.sql(rows).await.into_iter();
+    rows.map(|row| (row[0].clone(), row[1].parse().unwrap()))
         .collect()
 }

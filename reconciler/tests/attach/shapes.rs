@@ -1,11 +1,13 @@
 //! Systems in their different shapes, each observed and then repaired.
 
+use std::sync::Arc;
+
 use firstcome_reconciler::context::PassRequest;
 use firstcome_reconciler::report::{Kind, Outcome, Status, Trigger};
 use firstcome_stack::{mysql_connection, mysql_rows};
 use mysql_async::prelude::Queryable as _;
 
-use crate::world::{World, confirmed, found, mysql_at, pass, pass_with, redis_at, users};
+use crate::world::{World, confirm, found, mysql_at, pass, pass_with, redis_at, users};
 
 const SET: &str = r#"
 [[campaign]]
@@ -48,6 +50,7 @@ async fn observing_reports_everything_and_writes_nothing_with_a_login_that_only_
     let rights = format!("ACL SETUSER {name} on nopass ~* +type +get +scard +sscan +ping +client");
     let () = world.redis(&rights).await;
     let mut attached = world.attached(SET);
+    let mut repairing = world.attached(&repairing());
     attached.theirs = mysql_at(&world.database.replace("root@", &format!("{name}@")));
     attached.redis = redis_at(&world.redis_url.replace("//", &format!("//{name}:x@")));
     let before = world.state().await;
@@ -58,15 +61,20 @@ async fn observing_reports_everything_and_writes_nothing_with_a_login_that_only_
     assert!(run.drops[0].findings.iter().all(|it| it.needs_person));
     assert!(run.status == Status::Drift && !run.drops[0].exact);
     let recorded = "SELECT drops_examined, rows_examined FROM reconcile_runs";
-    assert_eq!(
-        mysql_rows(&world.ours, recorded).await.unwrap()[0],
-        ["1", "6"]
-    );
+    let recorded = mysql_rows(&world.ours, recorded).await.unwrap();
+    assert_eq!(recorded[0], ["1", "6"]);
+    // Repairs that end early are not held back for a confirmation.
+    repairing.redis = attached.redis;
+    let () = world.redis("SET @count 9").await;
+    let run = pass(&repairing).await;
+    let why = &run.findings[0].detail;
+    assert!(why.contains("refused a command"), "{why}");
+    assert_eq!(run.status, Status::Drift, "{run:?}");
 }
 
 #[tokio::test]
 async fn repairing_makes_it_exact_and_the_next_pass_finds_nothing() {
-    let world = broken().await;
+    let world = Arc::new(broken().await);
     let attached = world.attached(&repairing());
     let dry_run = PassRequest {
         dry_run: true,
@@ -75,12 +83,20 @@ async fn repairing_makes_it_exact_and_the_next_pass_finds_nothing() {
     let before = world.state().await;
     assert_eq!(pass_with(&attached, dry_run).await.status, Status::Drift);
     assert_eq!(world.state().await, before, "a dry run");
-    let run = pass(&attached).await;
-    assert!(
-        run.status == Status::Repaired && run.drops[0].exact,
-        "{run:?}"
-    );
-    assert_eq!(world.numbers().await, [9, 0, 9, 9], "one is left to claim");
+    assert_eq!(pass(&attached).await.status, Status::Braked);
+    assert_eq!(world.numbers().await, [9, 0, 9, 1043], "it may be stopped");
+    // Everybody who is refused raises it, also between the looks.
+    let pressing = world.clone();
+    let pressing =
+        tokio::spawn(async move { while pressing.redis::<i64>("INCR @count").await > 0 {} });
+    let run = confirm(&attached).await;
+    pressing.abort();
+    let is_repaired = run.status == Status::Repaired && run.drops[0].exact;
+    assert!(is_repaired, "{run:?}");
+    let lowered = run.drops[0].after.count;
+    assert!((9..1043).contains(&lowered), "{lowered}");
+    let () = world.redis("SET @count 9").await;
+    assert_eq!(world.numbers().await, [9, 0, 9, 9]);
     assert_eq!(pass(&attached).await.status, Status::Clean);
 }
 
@@ -97,10 +113,7 @@ async fn set_of_applicants_promises_nothing_and_the_counter_is_lowered_only_by_a
     let run = pass(&attached).await;
     assert_eq!(run.status, Status::Braked, "{run:?}");
     assert_eq!(world.numbers().await, [9, 0, 50, 50], "the failed events");
-    assert_eq!(
-        pass_with(&attached, confirmed(&attached)).await.status,
-        Status::Repaired
-    );
+    assert_eq!(confirm(&attached).await.status, Status::Repaired);
     assert_eq!(world.numbers().await, [9, 0, 50, 9]);
 }
 
@@ -110,21 +123,15 @@ async fn sorted_sets_and_hashes_are_repaired_in_their_forms() {
     let count = "count = { key = \"@count\", means = \"tickets\" }\n";
     let file = repairing().replace(count, "");
     world.rows(7, users(0..9)).await;
-    world
-        .sql("UPDATE coupon SET created_at = '2026-01-02 03:04:05.678'")
-        .await;
-    let () = world
-        .redis("ZADD @users 5 late 1 early 3 middle 0 user-0")
-        .await;
+    let at = "UPDATE coupon SET created_at = '2026-01-02 03:04:05.678'";
+    world.sql(at).await;
+    let members = "ZADD @users 5 late 1 early 3 middle 0 user-0";
+    let () = world.redis(members).await;
     let run = pass(&world.attached(&file.replace("\"set\"", "\"sorted set\""))).await;
     let expected = "8 missing_admission applied, 2 over_admitted skipped, 1 unissued applied";
     assert_eq!(found(&run.drops[0]).join(", "), expected);
-    assert_eq!(
-        world
-            .number("SELECT COUNT(*) FROM coupon WHERE user_id = 'early'")
-            .await,
-        1
-    );
+    let early = "SELECT COUNT(*) FROM coupon WHERE user_id = 'early'";
+    assert_eq!(world.number(early).await, 1);
     let score: f64 = world.redis("ZSCORE @users user-3").await;
     let at = "SELECT UNIX_TIMESTAMP('2026-01-02 03:04:05.678') * 1000";
     assert!((score - world.sql(at).await[0][0].parse::<f64>().unwrap()).abs() < 1.0);
@@ -147,69 +154,46 @@ async fn quantity_of_a_table_and_the_lock_of_the_stock_row_are_used() {
     let attached = world.attached(&with_duplicates("locked").replace("quantity = 10", stock));
     let mut writer = mysql_connection(&world.database).await.unwrap();
     writer.query_drop("BEGIN").await.unwrap();
-    writer
-        .query_drop("SELECT 1 FROM stock WHERE id = 7 FOR UPDATE")
-        .await
-        .unwrap();
+    let lock = "SELECT 1 FROM stock WHERE id = 7 FOR UPDATE";
+    writer.query_drop(lock).await.unwrap();
     let run = pass(&attached).await;
-    assert!(
-        run.drops[0].findings[0]
-            .detail
-            .contains("Lock wait timeout"),
-        "{run:?}"
-    );
+    let why = &run.drops[0].findings[0].detail;
+    assert!(why.contains("Lock wait timeout"), "{run:?}");
     writer.query_drop("ROLLBACK").await.unwrap();
     assert_eq!(pass(&attached).await.status, Status::Repaired);
     world.sql("DELETE FROM stock").await;
     let run = pass(&attached).await;
-    assert!(
-        run.findings[0]
-            .detail
-            .contains("quantity_sql selects no number"),
-        "{run:?}"
-    );
+    let why = &run.findings[0].detail;
+    assert!(why.contains("quantity_sql selects no number"), "{run:?}");
 }
 
 /// MySQL takes `Kim` and `kim` for one user, and text that is no number for zero.
 #[tokio::test]
 async fn user_whom_mysql_does_not_take_is_reported_with_its_reason_and_without_the_name() {
     let world = World::new().await;
-    world
-        .sql("ALTER TABLE coupon ADD CHECK (user_id <> 'bob')")
-        .await;
-    world
-        .members("@users", ["kim", "Kim", "bob"].map(str::to_owned))
-        .await;
+    let check = "ALTER TABLE coupon ADD CHECK (user_id <> 'bob')";
+    world.sql(check).await;
+    let () = world.redis("SADD @users kim Kim bob").await;
     world.rows(7, ["Kim".to_owned()]).await;
     let () = world.redis("SET @count 3").await;
     let run = pass(&world.attached(&repairing())).await;
-    assert_eq!(
-        found(&run.drops[0]),
-        ["1 unissued failed", "1 unissued skipped"],
-        "{run:?}"
-    );
-    let why = run.drops[0]
-        .findings
-        .iter()
-        .find(|it| it.result == Outcome::Failed);
+    let expected = ["1 unissued failed", "1 unissued skipped"];
+    assert_eq!(found(&run.drops[0]), expected, "{run:?}");
+    let mut findings = run.drops[0].findings.iter();
+    let why = findings.find(|it| it.result == Outcome::Failed);
     let why = &why.unwrap().detail;
-    assert!(
-        why.contains("Check constraint") && !why.contains("bob"),
-        "{why}"
-    );
+    let is_said = why.contains("Check constraint") && !why.contains("bob");
+    assert!(is_said, "{why}");
     let numbers = World::new().await;
-    numbers
-        .sql("ALTER TABLE coupon MODIFY user_id BIGINT UNSIGNED NOT NULL")
-        .await;
+    let integers = "ALTER TABLE coupon MODIFY user_id BIGINT UNSIGNED NOT NULL";
+    numbers.sql(integers).await;
     let users = ["9007199254740993", "9007199254740992", "007", "x"].map(str::to_owned);
     numbers.rows(7, [users[1].clone()]).await;
     numbers.members("@users", users).await;
     let () = numbers.redis("SET @count 4").await;
     let run = pass(&numbers.attached(&repairing())).await;
-    assert_eq!(
-        found(&run.drops[0]),
-        ["1 unissued applied", "2 unissued failed"]
-    );
+    let expected = ["1 unissued applied", "2 unissued failed"];
+    assert_eq!(found(&run.drops[0]), expected);
 }
 
 #[tokio::test]
@@ -223,13 +207,10 @@ async fn more_repairs_than_the_limit_wait_for_a_confirmation_of_exactly_these() 
     assert!(run.status == Status::Braked && told.contains("9 repairs, and the limit is 8"));
     world.members("@users", users(20..21)).await;
     let () = world.redis("SET @count 10").await;
-    let run = pass_with(&attached, confirmed(&attached)).await;
+    let run = confirm(&attached).await;
     assert_eq!(run.status, Status::Braked, "others than were shown");
     assert_eq!(world.numbers().await[0], 0);
-    assert_eq!(
-        pass_with(&attached, confirmed(&attached)).await.status,
-        Status::Repaired
-    );
+    assert_eq!(confirm(&attached).await.status, Status::Repaired);
     assert_eq!(world.numbers().await[0], 10);
 }
 
@@ -243,11 +224,9 @@ async fn store_that_is_away_is_a_stall_and_never_a_repair() {
     without_mysql.theirs = mysql_at("mysql://root@127.0.0.1:1/x");
     for attached in [without_redis, without_mysql] {
         let run = pass(&attached).await;
-        assert!(
-            run.partial && run.drops.is_empty() && run.status == Status::Drift,
-            "{run:?}"
-        );
-        assert_eq!(run.findings[0].kind, Kind::Stalled);
+        assert!(run.partial && run.drops.is_empty(), "{run:?}");
+        let said = (run.status, run.findings[0].kind);
+        assert_eq!(said, (Status::Drift, Kind::Stalled));
     }
     assert_eq!(world.state().await, before);
 }
@@ -255,6 +234,7 @@ async fn store_that_is_away_is_a_stall_and_never_a_repair() {
 #[tokio::test]
 async fn two_passes_at_once_take_turns_and_repair_once() {
     let world = broken().await;
+    let () = world.redis("SET @count 8").await;
     let attached = [world.attached(&repairing()), world.attached(&repairing())];
     let runs = tokio::join!(pass(&attached[0]), pass(&attached[1]));
     let is_clean = [runs.0.status, runs.1.status].map(|status| status == Status::Clean);

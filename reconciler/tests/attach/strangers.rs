@@ -1,13 +1,16 @@
 //! What is usual in systems of others, and what a repair must not make worse.
 
+use std::time::{Duration, Instant};
+
 use firstcome_reconciler::attach::AttachError;
 use firstcome_reconciler::attach::config::{KeyType, UsersKey, UsersMean};
 use firstcome_reconciler::attach::keys::Keys;
 use firstcome_reconciler::attach::sql::{Sql, text};
 use firstcome_reconciler::report::{Outcome, Status};
-use firstcome_stack::{MysqlServer, RedisServer, StackOptions};
+use firstcome_stack::{MysqlServer, RedisServer, StackOptions, mysql_connection};
+use mysql_async::prelude::Queryable as _;
 
-use crate::world::{World, confirmed, found, mysql_at, pass, pass_with, redis_at, users};
+use crate::world::{World, confirm, found, mysql_at, pass, redis_at, users};
 
 const FILE: &str = r#"
 [[campaign]]
@@ -42,70 +45,106 @@ async fn users_whom_mysql_takes_for_one_are_one_although_redis_writes_them_other
     let before = world.state().await;
     let run = pass(&attached).await;
     assert_eq!(found(&run.drops[0]), ["1 unissued skipped"], "{run:?}");
-    assert!(
-        run.drops[0].findings[0].detail.contains("collation"),
-        "{run:?}"
-    );
+    let why = &run.drops[0].findings[0].detail;
+    assert!(why.contains("collation"), "{run:?}");
     assert_eq!(world.state().await, before);
     let numbers = World::new().await;
-    numbers
-        .sql("ALTER TABLE coupon MODIFY user_id BIGINT NOT NULL")
-        .await;
+    let integers = "ALTER TABLE coupon MODIFY user_id BIGINT NOT NULL";
+    numbers.sql(integers).await;
     numbers.rows(7, ["7", "8"].map(str::to_owned)).await;
     let () = numbers.redis("SADD @users 007 8").await;
     let () = numbers.redis("SET @count 2").await;
     assert_eq!(pass(&numbers.attached(FILE)).await.status, Status::Clean);
 }
 
-/// Without this, each pass would insert one more row.
+/// Without this, each pass would insert one more row, or no other one.
 #[tokio::test]
-async fn row_that_a_trigger_changes_is_taken_back() {
+async fn row_that_a_trigger_changes_is_taken_back_alone_with_its_failed_event() {
     let world = World::without_key().await;
     let binary = "ALTER TABLE coupon MODIFY user_id VARCHAR(64) COLLATE utf8mb4_bin NOT NULL";
     world.sql(binary).await;
-    world
-        .sql("CREATE TRIGGER folds BEFORE INSERT ON coupon FOR EACH ROW SET NEW.user_id = LOWER(NEW.user_id)")
-        .await;
+    let folds = "CREATE TRIGGER folds BEFORE INSERT ON coupon FOR EACH ROW SET NEW.user_id = LOWER(NEW.user_id)";
+    world.sql(folds).await;
     world.rows(7, ["lee".to_owned()]).await;
-    let () = world.redis("SADD @users Kim lee").await;
-    let () = world.redis("SET @count 2").await;
+    world.failed(7, ["Kim".to_owned()]).await;
+    let () = world.redis("SADD @users Kim lee ann").await;
+    let () = world.redis("SET @count 3").await;
     let run = pass(&world.attached(FILE)).await;
     let left = &run.drops[0].findings[0];
-    assert!(
-        left.result == Outcome::Failed && left.detail.contains("a trigger"),
-        "{run:?}"
-    );
-    assert_eq!(world.numbers().await, [1, 0, 2, 2]);
+    let is_named = left.result == Outcome::Failed && left.detail.contains("a trigger");
+    assert!(is_named, "{run:?}");
+    // The detail of a row that is inserted says what prevents a second one.
+    assert!(run.drops[0].findings[1].detail.contains("no unique key"));
+    assert_eq!(world.numbers().await, [2, 1, 3, 3]);
+}
+
+/// Their job has locked the event and inserted its row, and commits while the repair waits.
+#[tokio::test]
+async fn failed_event_that_their_own_job_processes_meanwhile_gets_no_second_row() {
+    let world = World::without_key().await;
+    world.failed(7, users(0..1)).await;
+    world.rows(7, users(1..2)).await;
+    world.members("@users", users(0..2)).await;
+    let () = world.redis("SET @count 2").await;
+    let mut job = mysql_connection(&world.database).await.unwrap();
+    job.query_drop("BEGIN").await.unwrap();
+    job.query_drop("DELETE FROM failed_event").await.unwrap();
+    let insert = "INSERT INTO coupon (event_id, user_id) VALUES (7, 'user-0')";
+    job.query_drop(insert).await.unwrap();
+    let attached = world.attached(FILE);
+    let repair = tokio::spawn(async move { pass(&attached).await });
+    let waiting = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = DATABASE() AND INFO LIKE 'DELETE%'";
+    while world.number(waiting).await == 0 {
+        assert!(!repair.is_finished());
+    }
+    job.query_drop("COMMIT").await.unwrap();
+    let run = repair.await.unwrap();
+    assert_eq!(found(&run.drops[0]), ["1 failed_claim skipped"]);
+    assert_eq!(world.numbers().await, [2, 0, 2, 2]);
+}
+
+#[tokio::test]
+async fn rows_that_are_only_marked_as_deleted_are_not_given_out() {
+    let world = World::without_key().await;
+    world
+        .sql("ALTER TABLE coupon ADD deleted_at DATETIME")
+        .await;
+    world.rows(7, users(0..3)).await;
+    let delete = "UPDATE coupon SET deleted_at = NOW() WHERE user_id = 'user-0'";
+    world.sql(delete).await;
+    world.members("@users", users(1..4)).await;
+    let () = world.redis("SET @count 3").await;
+    let attached = FILE.replace("= 7 }, dup", "= 7, deleted_at = \"{null}\" }, dup");
+    let run = pass(&world.attached(&attached)).await;
+    assert_eq!(found(&run.drops[0]), ["1 unissued applied"], "{run:?}");
+    // A unique key takes any number of NULLs.
+    let key = "ALTER TABLE coupon ADD UNIQUE KEY (event_id, user_id, deleted_at)";
+    world.sql(key).await;
+    let without = attached.replace(", duplicates = \"reported\"", "");
+    let said = world.attached(&without).check().await.unwrap_err();
+    let said = said.to_string();
+    assert!(said.contains("no unique key on (event_id, user_id)"));
 }
 
 #[tokio::test]
 async fn rows_made_ahead_are_not_given_out_and_get_no_further_ones() {
     let world = World::without_key().await;
-    world
-        .sql("ALTER TABLE coupon MODIFY user_id VARCHAR(64) NULL")
-        .await;
-    world
-        .sql("ALTER TABLE failed_event MODIFY user_id VARCHAR(64) NULL")
-        .await;
-    world
-        .sql("INSERT INTO coupon (event_id, user_id) VALUES (7, NULL), (7, NULL), (7, 'lee')")
-        .await;
-    world
-        .sql("INSERT INTO failed_event (event_id, user_id) VALUES (7, NULL)")
-        .await;
+    for statement in [
+        "ALTER TABLE coupon MODIFY user_id VARCHAR(64) NULL",
+        "ALTER TABLE failed_event MODIFY user_id VARCHAR(64) NULL",
+        "INSERT INTO coupon (event_id, user_id) VALUES (7, NULL), (7, NULL), (7, 'lee')",
+        "INSERT INTO failed_event (event_id, user_id) VALUES (7, NULL)",
+    ] {
+        world.sql(statement).await;
+    }
     let () = world.redis("SADD @users kim lee").await;
     let () = world.redis("SET @count 2").await;
     let run = pass(&world.attached(FILE)).await;
     let kinds = ["1 failed_claim skipped", "1 unissued failed"];
     assert_eq!(found(&run.drops[0]), kinds, "{run:?}");
     let why = "rows without a user are coupons made ahead";
-    assert!(
-        run.drops[0]
-            .findings
-            .iter()
-            .any(|it| it.detail.contains(why)),
-        "{run:?}"
-    );
+    let mut findings = run.drops[0].findings.iter();
+    assert!(findings.any(|it| it.detail.contains(why)), "{run:?}");
     assert_eq!(world.numbers().await, [3, 1, 2, 2]);
 }
 
@@ -118,10 +157,7 @@ async fn keys_that_are_gone_come_back_only_after_a_confirmation() {
     let run = pass(&attached).await;
     assert_eq!(run.status, Status::Braked, "{run:?}");
     assert_eq!(world.numbers().await, [4, 0, 0, -1]);
-    assert_eq!(
-        pass_with(&attached, confirmed(&attached)).await.status,
-        Status::Repaired
-    );
+    assert_eq!(confirm(&attached).await.status, Status::Repaired);
     assert_eq!(world.numbers().await, [4, 0, 4, 4]);
     let (mut keys, key) = (Keys::new(&attached.redis), format!("{}gone", world.prefix));
     for kind in [KeyType::Set, KeyType::SortedSet, KeyType::Hash] {
@@ -132,11 +168,8 @@ async fn keys_that_are_gone_come_back_only_after_a_confirmation() {
             means,
         };
         assert!(!keys.add(&users, &key, "kim", 1.0, false).await.unwrap());
-        assert_eq!(
-            keys.size(&users, &key).await.unwrap(),
-            0,
-            "it expired between the looks"
-        );
+        let size = keys.size(&users, &key).await.unwrap();
+        assert_eq!(size, 0, "it expired between the looks");
         assert!(keys.add(&users, &key, "kim", 1.0, true).await.unwrap());
         assert_eq!(keys.size(&users, &key).await.unwrap(), 1);
         let () = world.redis("DEL @gone").await;
@@ -167,20 +200,18 @@ async fn replica_and_table_without_transactions_are_refused_for_repairs_only() {
     refused(&|it| it.theirs = theirs.clone(), "this MySQL is read-only").await;
     let client = redis::Client::open(redis.url()).unwrap();
     let mut conn = client.get_multiplexed_async_connection().await.unwrap();
-    let () = redis::cmd("REPLICAOF")
-        .arg("127.0.0.1")
-        .arg("1")
-        .query_async(&mut conn)
-        .await
-        .unwrap();
+    let mut replicate = redis::cmd("REPLICAOF");
+    replicate.arg("127.0.0.1").arg("1");
+    let () = replicate.query_async(&mut conn).await.unwrap();
     let replica = redis_at(&redis.url());
     refused(&|it| it.redis = replica.clone(), "this server is a replica").await;
     world.sql("ALTER TABLE coupon ENGINE = MyISAM").await;
     refused(&|_| {}, "ENGINE = InnoDB").await;
-    assert_eq!(
-        pass(&world.attached(&observing)).await.status,
-        Status::Clean
-    );
+    let run = pass(&world.attached(&observing)).await;
+    assert_eq!(run.status, Status::Clean);
+    world.sql("ALTER TABLE coupon ENGINE = InnoDB").await;
+    world.sql("ALTER TABLE failed_event ENGINE = MyISAM").await;
+    refused(&|_| {}, "the engine of failed_event").await;
 }
 
 /// One campaign whose key a login may not read hides no other.
@@ -192,11 +223,8 @@ async fn key_that_may_not_be_read_concerns_only_its_campaign() {
         .replace("@users", "@hidden")
         .replace("= 7", "= 8");
     let name = format!("half_{}", world.prefix.trim_end_matches(':'));
-    let () = world
-        .redis(&format!(
-            "ACL SETUSER {name} on nopass ~@users ~@count allcommands"
-        ))
-        .await;
+    let rights = format!("ACL SETUSER {name} on nopass ~@users ~@count allcommands");
+    let () = world.redis(&rights).await;
     world.rows(7, users(0..1)).await;
     world.members("@users", users(0..1)).await;
     let () = world.redis("SET @count 1").await;
@@ -206,15 +234,13 @@ async fn key_that_may_not_be_read_concerns_only_its_campaign() {
     let run = pass(&attached).await;
     assert!(run.drops.len() == 1 && run.drops[0].exact, "{run:?}");
     let why = &run.findings[0].detail;
-    assert!(
-        why.contains("Summer") && why.contains("refused a command"),
-        "{why}"
-    );
+    let is_named = why.contains("Summer") && why.contains("refused a command");
+    assert!(is_named, "{why}");
 }
 
 /// Their server has one limit for the open statements of all its clients.
 #[tokio::test]
-async fn no_statement_stays_prepared_on_their_server() {
+async fn no_statement_stays_prepared_on_their_server_and_rows_are_limited() {
     let world = World::new().await;
     let theirs = mysql_at(&world.database);
     let mut sql = Sql::connect(&theirs, 1_000_000).await.unwrap();
@@ -229,4 +255,12 @@ async fn no_statement_stays_prepared_on_their_server() {
     let counts = sql.rows(counts, Vec::new()).await.unwrap();
     let counts = [0, 1].map(|at| text(&counts[at], 1).parse::<u32>().unwrap());
     assert!(counts[1] >= 50 && counts[1] - counts[0] <= 1, "{counts:?}");
+    let limit = sql.number("SELECT @@max_execution_time", Vec::new());
+    assert!(limit.await.unwrap() > Some(0));
+    // The limit of rows a second.
+    let mut slow = Sql::connect(&theirs, 1_000).await.unwrap();
+    let rows = "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 900) SELECT i FROM n";
+    let began = Instant::now();
+    assert_eq!(slow.rows(rows, Vec::new()).await.unwrap().len(), 900);
+    assert!(began.elapsed() >= Duration::from_millis(900), "{began:?}");
 }

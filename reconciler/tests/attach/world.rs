@@ -63,10 +63,8 @@ impl World {
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let [theirs, ours] = ["shop", "ours"].map(|name| format!("{name}_{number}"));
         for name in [&theirs, &ours] {
-            mysql
-                .query(&format!("CREATE DATABASE {name}"))
-                .await
-                .unwrap();
+            let create = format!("CREATE DATABASE {name}");
+            mysql.query(&create).await.unwrap();
         }
         let ours = mysql.database_url(&ours);
         let migrate = async || {
@@ -75,14 +73,12 @@ impl World {
         TABLES.made(&ours, migrate).await.unwrap();
         let client = redis::Client::open(redis.url()).unwrap();
         let patient = AsyncConnectionConfig::new().set_response_timeout(None);
+        let connection = client.get_multiplexed_async_connection_with_config(&patient);
         let world = Self {
             database: mysql.database_url(&theirs),
             redis_url: redis.url(),
             ours,
-            redis: client
-                .get_multiplexed_async_connection_with_config(&patient)
-                .await
-                .unwrap(),
+            redis: connection.await.unwrap(),
             prefix: format!("w{number}:"),
         };
         for table in TABLES_OF_ALL {
@@ -157,11 +153,8 @@ impl World {
     }
 
     pub(crate) fn file(&self, campaigns: &str) -> PathBuf {
-        let name = format!(
-            "attach-{}-{}.toml",
-            std::process::id(),
-            self.prefix.trim_end_matches(':')
-        );
+        let (process, world) = (std::process::id(), self.prefix.trim_end_matches(':'));
+        let name = format!("attach-{process}-{world}.toml");
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, self.text(campaigns)).unwrap();
         path
@@ -186,10 +179,8 @@ impl World {
     pub(crate) async fn state(&self) -> String {
         let mut state = Vec::new();
         for table in ["coupon", "failed_event", "stock"] {
-            state.push(format!(
-                "{:?}",
-                self.sql(&format!("SELECT * FROM {table}")).await
-            ));
+            let rows = self.sql(&format!("SELECT * FROM {table}")).await;
+            state.push(format!("{rows:?}"));
         }
         for key in ["@users", "@count"] {
             let dump: Option<Vec<u8>> = self.redis(&format!("DUMP {key}")).await;
@@ -224,13 +215,14 @@ pub(crate) async fn pass_with(attached: &Attached, request: PassRequest) -> Run 
     worker.once(&request, &stop).await.unwrap()
 }
 
-/// A request that confirms what is held back of the first campaign.
-pub(crate) fn confirmed(attached: &Attached) -> PassRequest {
-    PassRequest {
+/// Runs a pass that confirms what is held back of the first campaign.
+pub(crate) async fn confirm(attached: &Attached) -> Run {
+    let confirmed = PassRequest {
         coupon: Some(attached.file.campaigns[0].coupon_id()),
         confirm: true,
         ..PassRequest::new(Trigger::Cli)
-    }
+    };
+    pass_with(attached, confirmed).await
 }
 
 /// Counts the findings of a report, such as "2 unissued applied".

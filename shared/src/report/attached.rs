@@ -36,9 +36,9 @@ impl AlertKind {
                 "Bring the store back, or correct the file as the sentence says.",
             ),
             Self::Braked => (
-                "Nothing was written to your stores.",
-                "Check that the file names the right keys and rows: this many repairs are rarely right. Then list and \
-                 confirm them.",
+                "These repairs were not made.",
+                "See why. The file may name other keys or rows, or somebody may have stopped the sale by hand. \
+                 Otherwise list and confirm them.",
             ),
             Self::MysqlUnreachable => (
                 "Users notice nothing, but no pass runs without the database of its own.",

@@ -255,7 +255,10 @@ impl DropReport {
     /// be a promise: it does not make the drop inexact, but is mentioned.
     pub fn exactness(&self) -> String {
         let known = "exact for everybody whom Redis knows";
+        // An attached campaign; a drop of ours has a gate that tells.
+        let is_being_sold = self.drop_id.0 < 0 && self.findings.is_empty();
         match (self.exact, self.after.failed_claims) {
+            (false, _) if is_being_sold => "being sold".to_owned(),
             (false, _) => "not exact".to_owned(),
             (true, 0) => "exact".to_owned(),
             (true, 1) => format!("{known}; 1 failed claim is left"),
