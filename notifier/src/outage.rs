@@ -77,16 +77,14 @@ impl MysqlOutage {
     }
 
     fn read(&self) -> Option<Lasting> {
-        let text = std::fs::read(&self.file).ok()?;
-        serde_json::from_slice(&text).ok()
+        serde_json::from_slice(&std::fs::read(&self.file).ok()?).ok()
     }
 
     /// Keeps the outage; without the file as long as the process lasts.
     fn keep(&self, lasting: Lasting) {
         let text = serde_json::to_vec(&lasting).unwrap_or_default();
         if let Err(error) = std::fs::write(&self.file, text) {
-            let file = self.file.display();
-            tracing::warn!(%error, %file, "not written: a daemon that restarts mails about MySQL again, or not at all");
+            tracing::warn!(%error, file = %self.file.display(), "not written: a daemon that restarts mails about MySQL again, or not at all");
         }
         *self.state.lock() = Some(lasting);
     }

@@ -200,9 +200,7 @@ impl MailError {
                 "the server does not take mail for this address or from ALERT_FROM: check ALERT_TO, whether it relays for this \
                  host, and whether it wants a login, TLS first (?tls=required) or an address of its own domain"
             }
-            Some("421" | "501" | "504") => {
-                "if the server refuses this host's name (EHLO), set another at the end of SMTP_URL: smtp://…:587/NAME?tls=required"
-            }
+            Some("421" | "501" | "504") => "end SMTP_URL with another name for EHLO: smtp://…/NAME",
             Some(_) => "the server's log says why (size, spam, policy)",
             None if text.to_lowercase().contains("certificate") => {
                 "its certificate is not trusted, or names another host (a private authority: SSL_CERT_FILE)"
