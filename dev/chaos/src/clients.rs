@@ -10,7 +10,6 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::excuses::Excuses;
-use crate::fault::Fault;
 use crate::schedule::FaultSchedule;
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
@@ -80,7 +79,7 @@ impl<'a> Clients<'a> {
     pub(crate) async fn come(&self) {
         let schedule = self.schedule;
         // A revocation while Redis's clock is ahead is later than all claims of the next hours.
-        let goes_ahead = schedule.has(|it| matches!(it, Fault::RedisClock { seconds: 1.., .. }));
+        let goes_ahead = !schedule.clock_lead().is_zero();
         let mut rng = StdRng::seed_from_u64(schedule.seed ^ 0x00c0_ffee);
         // At most this many users return a slot, so that more users than slots remain.
         let most = schedule.people.saturating_sub(schedule.most()) / 2;

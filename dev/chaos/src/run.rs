@@ -285,7 +285,7 @@ impl Run<'_> {
     /// finds nothing. Repairs above the limit are confirmed meanwhile, as an operator would.
     async fn until_exact(&self, clients: &Clients<'_>, healed: Instant) -> Result<Instant, String> {
         let system = self.system;
-        let deadline = healed + DEADLINE;
+        let deadline = healed + DEADLINE + self.schedule.clock_lead();
         let mut why = String::new();
         while Instant::now() < deadline {
             let is_exact = async || {

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -36,6 +37,8 @@ pub(crate) struct SystemUnderTest {
     wrong: Mutex<BTreeSet<String>>,
     /// Garbage that a fault has written, with the ID of the last finding before it.
     pub(crate) garbage: Mutex<Vec<(u64, GarbagePlace)>>,
+    /// Whether messages may have been lost with the old topic, or skipped in the new one.
+    pub(crate) topic_recreated: AtomicBool,
 }
 
 /// Settings of all processes: a pass every second, and short delays unless the schedule sets
@@ -72,6 +75,7 @@ impl SystemUnderTest {
             written_before: 0,
             wrong: Mutex::default(),
             garbage: Mutex::default(),
+            topic_recreated: AtomicBool::default(),
         };
         let opened = tokio::select! {
             opened = system.open(schedule) => opened,

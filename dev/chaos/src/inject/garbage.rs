@@ -1,6 +1,7 @@
 //! Garbage that is written into a store. The product must remove it, or report it so that an
 //! operator removes it as OPERATIONS describes. Afterwards everything must become exact.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -263,6 +264,11 @@ impl<'a> PlacedGarbage<'a> {
             }
             // The message may not have been read yet.
             GarbagePlace::Garbled(_) if is_cut_off(self.system).await? => false,
+            GarbagePlace::Garbled(_) | GarbagePlace::Message { .. }
+                if self.system.topic_recreated.load(Ordering::Relaxed) =>
+            {
+                false
+            }
             // They may have vanished with an older copy of MySQL.
             GarbagePlace::DeadLetters(of) => self.open_letters(of).await? > 0,
             GarbagePlace::Message {

@@ -5,6 +5,7 @@ mod mysql;
 mod redis;
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -138,6 +139,7 @@ async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: &MadeCoupon) ->
         }
         Fault::TopicRecreated => {
             let _alone = servers.alone(FaultyStore::Kafka).await;
+            system.topic_recreated.store(true, Ordering::Relaxed);
             system.world.topic.recreate().await;
             Ok(Effect::now(true, "with the same settings"))
         }
