@@ -158,6 +158,7 @@ mod tests {
         ] {
             assert!(!html.contains(forbidden), "{forbidden}: {html}");
         }
+        let html = page(&"가".repeat(200), Language::Korean);
         let all = html.len() + SCRIPT.content.len() + STYLE.content.len() + ICON.content.len();
         assert!(all <= 32 * 1024, "{all} bytes");
     }
