@@ -238,16 +238,17 @@ impl<'a> PlacedGarbage<'a> {
         let mut removed = 0;
         for place in &places {
             while self.is_there(place).await.unwrap_or(true) {
-                if self.is_named(place).await.unwrap_or(false) {
-                    removed += u32::from(self.remove(place).await.is_ok());
-                } else if begun.elapsed() > NAMED_WITHIN {
-                    // A message goes with its topic, or is below the old position in the new one.
-                    if !self.system.topic_recreated.load(Ordering::Relaxed) {
-                        let object = format!("garbage was neither removed nor reported: {place:?}");
-                        self.system.object(object);
+                let is_named = self.is_named(place).await.unwrap_or(false);
+                // A message goes with its topic, or is below the old position in the new one.
+                let is_lost = self.system.topic_recreated.load(Ordering::Relaxed);
+                if begun.elapsed() > NAMED_WITHIN && (is_lost || !is_named) {
+                    if !is_lost {
+                        self.system
+                            .object(format!("garbage not removed or reported: {place:?}"));
                     }
                     break;
                 }
+                removed += u32::from(is_named && self.remove(place).await.is_ok());
                 pause(200).await;
             }
         }
