@@ -44,10 +44,8 @@ pub(super) async fn cycle(environment: &Environment, point: Point) {
     })
     .await;
     let promised = last.iter().filter(|one| one.1.promised().is_some());
-    assert!(
-        promised.count() == 3 && last[3].1.is("sold_out"),
-        "{last:?}"
-    );
+    assert_eq!(promised.count(), 3, "{last:?}");
+    assert!(last[3].1.is("sold_out"), "{last:?}");
     answers.extend(last);
     eventually("passes and the consumer issue all", LIMIT, async || {
         world.once_with(&[], &[]).await.code == 0 && rows(world, coupon.drop).await.len() == 3
