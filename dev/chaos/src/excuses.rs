@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, HashSet};
 
 use parking_lot::Mutex;
 
-use firstcome_testkit::histories::{Rule, Violation};
+use firstcome_testkit::histories::history::{Ended, OperationKind};
+use firstcome_testkit::histories::{History, RecordedAnswer, Rule, Violation};
 
 use crate::fault::{Fault, Garbage};
 use crate::schedule::FaultSchedule;
@@ -33,11 +34,57 @@ enum Covers {
     /// An open dead letter.
     OpenLetter(fn(&OpenLetter, &Owed) -> bool),
     /// A violation in the history.
-    Violation(fn(&Violation, &Owed) -> bool),
+    Violation(fn(&Violation, &Facts) -> bool),
 }
 
 /// Drops and users in `broken_promises`.
 pub(crate) type Owed = HashSet<(i64, String)>;
+
+/// What stores and history say about the users of violations.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) owed: Owed,
+    /// Whether a dead letter lists unreadable offsets.
+    pub(crate) unreadable: bool,
+    /// Users whose claims were returned or revoked.
+    returned_by: HashSet<String>,
+    /// Drops and slots that were promised to these users.
+    returned: HashSet<(u64, i64)>,
+}
+
+impl Facts {
+    pub(crate) fn new(owed: Owed, unreadable: bool, history: &History) -> Self {
+        let operations = || history.operations.iter();
+        let revoked = operations().filter(|op| matches!(op.act, OperationKind::Revoke { .. }));
+        let returned_by: HashSet<String> = revoked.map(|op| op.person.clone()).collect();
+        let theirs = operations().filter(|op| returned_by.contains(&op.person));
+        let returned = theirs.filter_map(|op| match op.ended {
+            Ended::Ok(
+                RecordedAnswer::Accepted { drop, slot }
+                | RecordedAnswer::AlreadyClaimed { drop, slot },
+            ) => Some((drop, slot)),
+            _ => None,
+        });
+        Self {
+            returned: returned.collect(),
+            owed,
+            unreadable,
+            returned_by,
+        }
+    }
+
+    /// Whether the user is in `broken_promises`.
+    fn owes(&self, violation: &Violation) -> bool {
+        let drop = i64::try_from(violation.drop).ok();
+        is_owed(&self.owed, drop, Some(&violation.person))
+    }
+
+    /// Whether the user or the slot belongs to a return.
+    fn is_returned(&self, violation: &Violation) -> bool {
+        self.returned_by.contains(&violation.person)
+            || self.returned.contains(&(violation.drop, violation.slot))
+    }
+}
 
 /// A finding of the last pass.
 #[derive(Debug, Clone)]
@@ -89,24 +136,24 @@ const EXCUSES: [Excuse; 12] = [
         after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
         // A user who claimed again moves back to the slot of the revived row, and the later slot
         // goes to another user. Whoever ends without a row is still `Lost`.
-        covers: Covers::Violation(|violation, _| {
-            matches!(
+        covers: Covers::Violation(|violation, facts| {
+            let is_kind = matches!(
                 violation.rule,
                 Rule::RevokedHeld
                     | Rule::RevokedPromised
                     | Rule::OtherSlot
                     | Rule::Contradiction
                     | Rule::PromisedTwice
-            )
+            );
+            is_kind && (facts.is_returned(violation) || facts.owes(violation))
         }),
     },
     Excuse {
         reason: "a return that an older MySQL has forgotten stands again; the slot's next user is listed, if need be under an earlier slot of theirs",
         after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
-        covers: Covers::Violation(|violation, owed| {
-            let drop = i64::try_from(violation.drop).ok();
+        covers: Covers::Violation(|violation, facts| {
             matches!(violation.rule, Rule::Vanished | Rule::Lost | Rule::Denied)
-                && is_owed(owed, drop, Some(&violation.person))
+                && facts.owes(violation)
         }),
     },
     Excuse {
@@ -117,15 +164,16 @@ const EXCUSES: [Excuse; 12] = [
     Excuse {
         reason: "claims behind an unreadable batch are lost if Redis has lost them, too; their offsets are listed",
         after: &[is_batch_unreadable, is_redis_lost],
-        covers: Covers::Violation(|violation, _| {
-            matches!(
+        covers: Covers::Violation(|violation, facts| {
+            let is_kind = matches!(
                 violation.rule,
                 Rule::Lost
                     | Rule::PromisedTwice
                     | Rule::Denied
                     | Rule::OtherSlot
                     | Rule::Contradiction
-            )
+            );
+            is_kind && facts.unreadable
         }),
     },
     Excuse {
@@ -155,8 +203,11 @@ fn is_batch_unreadable(fault: &Fault) -> bool {
     matches!(fault, Fault::Garbage { garbage, .. } if *garbage == batch)
 }
 
+/// Whether Redis may lose who was admitted: a closed coupon is made anew from rows and messages.
 fn is_redis_lost(fault: &Fault) -> bool {
-    fault.is_redis_lost() || matches!(fault, Fault::KeyLost { .. })
+    let gives_no_slot = ["waiting", "allowed", "allow_list"];
+    fault.is_redis_lost()
+        || matches!(fault, Fault::KeyLost { key } if !gives_no_slot.contains(&key.as_str()))
 }
 
 fn is_owed(owed: &Owed, drop: Option<i64>, user: Option<&str>) -> bool {
@@ -226,8 +277,8 @@ impl Excuses {
         self.any(|covers| matches!(covers, Covers::OpenLetter(fits) if fits(letter, owed)))
     }
 
-    pub(crate) fn violation(&self, violation: &Violation, owed: &Owed) -> bool {
-        self.any(|covers| matches!(covers, Covers::Violation(fits) if fits(violation, owed)))
+    pub(crate) fn violation(&self, violation: &Violation, facts: &Facts) -> bool {
+        self.any(|covers| matches!(covers, Covers::Violation(fits) if fits(violation, facts)))
     }
 }
 
@@ -257,38 +308,44 @@ mod tests {
         ms: 1,
     };
 
-    /// A question to the excuses. The user `u-1` is owed a slot of drop 7.
-    type Ask = fn(&Excuses, &Owed) -> bool;
+    /// A question to the excuses. The user `u-1` is owed a slot of drop 7, and slot 2 of drop 1 was
+    /// returned.
+    type Ask = fn(&Excuses, &Facts) -> bool;
 
     /// A question, faults after which the answer is yes, and others after which it is no.
     type Row<'a> = (
-        &'a dyn Fn(&Excuses, &Owed) -> bool,
+        &'a dyn Fn(&Excuses, &Facts) -> bool,
         &'a [Fault],
         &'a [&'a [Fault]],
     );
 
-    fn violates(rule: Rule, drop: u64) -> impl Fn(&Excuses, &Owed) -> bool {
-        move |excuses, owed| excuses.violation(&Violation::new(rule, drop, 1, "u-1"), owed)
+    fn violates(rule: Rule, drop: u64, slot: i64) -> impl Fn(&Excuses, &Facts) -> bool {
+        move |excuses, facts| excuses.violation(&Violation::new(rule, drop, slot, "u-1"), facts)
     }
 
     /// Each excuse, the faults after which it applies, and other faults.
     #[test]
     fn each_excuse_applies_only_after_its_faults() {
-        let owed = Owed::from([(7, "u-1".to_owned())]);
+        let facts = Facts {
+            owed: [(7, "u-1".to_owned())].into(),
+            unreadable: true,
+            returned: [(1, 2)].into(),
+            ..Facts::default()
+        };
         let both: &[Fault] = &[GARBLED, Fault::Flush];
         let not_both: [&[Fault]; 3] = [&[GARBLED], &[Fault::Flush], &[FORGED, Fault::Flush]];
         let listed: Ask = |excuses, _| excuses.listed_promise();
         let denial: Ask = |excuses, _| excuses.denial();
         let second: Ask = |excuses, _| excuses.second_claim();
         let no_slot: Ask = |excuses, _| excuses.no_slot();
-        let [vanished, lost] = [Rule::Vanished, Rule::Lost].map(|rule| violates(rule, 7));
+        let [vanished, lost] = [Rule::Vanished, Rule::Lost].map(|rule| violates(rule, 7, 1));
         let [held, twice, turned, lost_elsewhere] = [
             Rule::RevokedHeld,
             Rule::PromisedTwice,
             Rule::TurnedAway,
             Rule::Lost,
         ]
-        .map(|rule| violates(rule, 1));
+        .map(|rule| violates(rule, 1, 2));
         let none: &[Fault] = &[Fault::Flush, Fault::OldCopy { age_ms: 1 }];
         #[rustfmt::skip]
         let table: [Row<'_>; 13] = [
@@ -307,12 +364,18 @@ mod tests {
             (&turned, &[RESTORED], &[none, &[OLD]]),
         ];
         for (at, (ask, faults, others)) in table.into_iter().enumerate() {
-            assert!(ask(&after(faults), &owed), "{at}: {faults:?}");
+            assert!(ask(&after(faults), &facts), "{at}: {faults:?}");
             for other in others {
-                assert!(!ask(&after(other), &owed), "{at}: {other:?}");
+                assert!(!ask(&after(other), &facts), "{at}: {other:?}");
             }
         }
-        assert!(!lost_elsewhere(&after(&[OLD]), &owed), "not listed");
+        assert!(!lost_elsewhere(&after(&[OLD]), &facts), "not listed");
+        let elsewhere = violates(Rule::PromisedTwice, 1, 3);
+        assert!(!elsewhere(&after(&[OLD]), &facts), "not returned");
+        assert!(
+            !lost_elsewhere(&after(both), &Facts::default()),
+            "no letter"
+        );
     }
 
     #[test]

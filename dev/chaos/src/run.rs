@@ -1,6 +1,7 @@
 //! Runs one schedule: faults, recovery, the wait for an exact result, and the judgement.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use firstcome_testkit::MadeCoupon;
 use firstcome_testkit::histories::{History, RecordedRow, RecordedScope, Recorder, Verdict, check};
+use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use serde::Serialize;
 
@@ -22,6 +24,7 @@ use crate::servers::ProxiedServers;
 use crate::system::SystemUnderTest;
 use crate::verify;
 use crate::wait::pause;
+use crate::worker::panicked;
 
 /// Time limit from the end of the last fault until everything is exact.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -56,6 +59,8 @@ struct Run<'a> {
     system: &'a SystemUnderTest,
     schedule: &'a FaultSchedule,
     recorder: Recorder,
+    /// The beginning of the history.
+    begun: Instant,
     excuses: Excuses,
     gates: Gates,
 }
@@ -81,11 +86,14 @@ pub async fn run(
         system,
         schedule,
         recorder: Recorder::create(&path)?,
+        begun: Instant::now(),
         excuses: Excuses::of(schedule),
         gates: Gates::default(),
     };
+    // A panic must not end the run before its logs are kept.
+    let playing = AssertUnwindSafe(run.play()).catch_unwind();
     let played = tokio::select! {
-        played = run.play() => played,
+        played = playing => played.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))),
         () = system.supervise() => unreachable!("processes are supervised forever"),
         () = run.gates.watch(system), if schedule.faults.is_empty() => {
             unreachable!("gates are watched forever")
@@ -94,19 +102,20 @@ pub async fn run(
     system.world.keep_logs(&logs)?;
     std::fs::write(folder.join("notes.txt"), verify::notes(system).await)?;
     run.recorder.finish()?;
-    let judgement = check(&History::parse(&std::fs::read_to_string(&path)?)?);
+    let history = History::parse(&std::fs::read_to_string(&path)?)?;
+    let judgement = check(&history);
     let Played {
         hits,
         exact_after,
         answers,
         mut wrong,
     } = played?;
-    let owed = verify::owed(system).await?;
+    let facts = verify::facts(system, &history).await?;
     match &judgement.verdict {
         Verdict::Pass => {}
         Verdict::Unknown(why) => wrong.push(format!("the history proves nothing: {why}")),
         Verdict::Violated(list) => {
-            let unexcused = list.iter().filter(|it| !run.excuses.violation(it, &owed));
+            let unexcused = list.iter().filter(|it| !run.excuses.violation(it, &facts));
             wrong.extend(unexcused.map(ToString::to_string));
         }
     }
@@ -224,7 +233,8 @@ impl Run<'_> {
     ) -> Result<Healed> {
         let broken = async {
             let faults = self.schedule.faults.iter();
-            let faults = try_join_all(faults.map(|timed| at_its_time(self.system, timed)));
+            let faults =
+                try_join_all(faults.map(|timed| at_its_time(self.system, timed, self.begun)));
             let (hits, ()) = tokio::join!(faults, operators.until_people_came());
             self.system.servers.heal().await?;
             remove_what_came_back(self.system).await?;
@@ -251,7 +261,7 @@ impl Run<'_> {
                     self.recorder.read(id(coupon.drop), rows);
                 }
             }
-            pause(250).await;
+            pause(400).await;
         }
     }
 
@@ -311,7 +321,7 @@ impl Run<'_> {
             }
             // A freed slot goes to the next user who claims.
             clients.the_others_ask_again().await;
-            pause(200).await;
+            pause(500).await;
         }
         Err(why)
     }

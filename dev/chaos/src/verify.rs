@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use firstcome_testkit::MadeCoupon;
+use firstcome_testkit::histories::History;
 
-use crate::excuses::{Excuses, LeftFinding, OpenLetter, Owed};
+use crate::excuses::{Excuses, Facts, LeftFinding, OpenLetter, Owed};
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
 
@@ -54,8 +55,15 @@ pub(crate) async fn exact(system: &SystemUnderTest, excuses: &Excuses) -> Result
     Ok(())
 }
 
+/// Returns what the excuses of violations depend on.
+pub(crate) async fn facts(system: &SystemUnderTest, history: &History) -> Result<Facts> {
+    let unreadable = "SELECT COUNT(*) FROM failed_claims WHERE reason = 'unreadable'";
+    let unreadable = system.number(unreadable).await? > 0;
+    Ok(Facts::new(owed(system).await?, unreadable, history))
+}
+
 /// Returns the users in `broken_promises`.
-pub(crate) async fn owed(system: &SystemUnderTest) -> Result<Owed> {
+async fn owed(system: &SystemUnderTest) -> Result<Owed> {
     let rows = system
         .world
         .sql

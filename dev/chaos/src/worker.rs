@@ -45,7 +45,7 @@ impl CampaignWorker {
         let ran = AssertUnwindSafe(run(&servers, schedule, folder))
             .catch_unwind()
             .await;
-        let ran = ran.map_err(|panic| anyhow!("{}", said(panic.as_ref())))??;
+        let ran = ran.map_err(|panic| panicked(panic.as_ref()))??;
         servers
             .restore()
             .await
@@ -55,8 +55,9 @@ impl CampaignWorker {
     }
 }
 
-fn said(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
-        .unwrap_or_else(|| "panicked".into())
+/// Returns the message of a panic as an error.
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> anyhow::Error {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    anyhow!("panicked: {}", text.unwrap_or_default())
 }

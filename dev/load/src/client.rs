@@ -81,7 +81,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// Fails if the connection breaks, the response is not HTTP with a length, or [`ANSWER_LIMIT`]
+    /// Fails if the connection breaks, the response is not HTTP with a length, or `ANSWER_LIMIT`
     /// passes. The connection is then unusable.
     pub async fn post(&mut self, path: &str, header: (&str, &str)) -> Result<(u16, &[u8])> {
         self.request.clear();

@@ -1,5 +1,6 @@
 //! Plants faults in the rules, one at a time. The tests that a fault names must fail.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
@@ -56,15 +57,20 @@ impl Mutant {
     fn is_caught(&self) -> Result<bool> {
         let (before, after) = self.texts()?;
         fs::write(&self.file, after)?;
-        let mut tests = cargo(&["test", "--workspace", "--locked"]);
-        let ended = tests.args(&self.tests).output();
+        let passed = passes(&self.tests);
         fs::write(&self.file, before)?;
-        let ended = ended.context("cargo test")?;
-        // A fault that does not compile shows nothing.
-        let ran = String::from_utf8_lossy(&ended.stdout).contains("running ");
-        ensure!(ran, "{}: the tests did not run", self.what);
-        Ok(!ended.status.success())
+        Ok(!passed.with_context(|| self.what.clone())?)
     }
+}
+
+/// Runs tests. Returns whether all pass.
+fn passes(tests: &[String]) -> Result<bool> {
+    let mut cargo = cargo(&["test", "--workspace", "--locked"]);
+    let ended = cargo.args(tests).output().context("cargo test")?;
+    // A fault that does not compile shows nothing.
+    let ran = String::from_utf8_lossy(&ended.stdout).contains("running ");
+    ensure!(ran, "the tests did not run");
+    Ok(ended.status.success())
 }
 
 /// `ONLY` selects the faults whose first line contains it.
@@ -83,6 +89,11 @@ pub(crate) fn run(part: Option<Part>) -> Result<()> {
     }
     let changed = output(command("git").args(["status", "--porcelain"]))?;
     ensure!(changed.is_empty(), "commit first: the faults change files");
+    // Tests that fail without a fault would show nothing.
+    let selections: BTreeSet<&Vec<String>> = mutants.iter().map(|mutant| &mutant.tests).collect();
+    for tests in selections {
+        ensure!(passes(tests)?, "without a fault: {tests:?} fail");
+    }
     let mut missed = 0;
     for mutant in &mutants {
         let caught = mutant.is_caught()?;

@@ -15,7 +15,7 @@ use crate::shell::{cargo, command, judge, output, run, setting};
 const SYSTEM: &str = "it";
 
 /// Number of fault schedules for every change. `make chaos SEEDS=500` runs those of a release.
-const SEEDS: &str = "20";
+const SEEDS: &str = "60";
 
 /// Runs the tests of every change. With arguments, runs `cargo test` with them.
 pub(crate) fn test(args: &[String]) -> Result<()> {
@@ -32,9 +32,12 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
 pub(crate) fn faults() -> Result<()> {
     build_all_and_fetch(&Profile::new("dev".to_owned()))?;
     let system = ["--test", SYSTEM, "--", "--ignored", "--skip", "attack::"];
-    let model = ["--test", "protocol", "--", "--ignored"];
-    let system = run(&mut cargo_test(2 * processors(), &system));
-    system.and(run(&mut cargo_test(processors(), &model)))
+    // The half hour of a crowd runs by itself (docs/RELIABILITY.md).
+    let others = ["--test", "protocol", "--test", "attach", "--"];
+    let others = [&others[..], &["--ignored", "--skip", "crowd::"]].concat();
+    let larger = [("KILLS", "40"), ("REQUESTS", "30000"), ("CROWD", "10000")];
+    let system = run(cargo_test(2 * processors(), &system).envs(larger));
+    system.and(run(&mut cargo_test(processors(), &others)))
 }
 
 /// Runs the tests that need schemathesis.
@@ -62,7 +65,8 @@ pub(crate) fn test_it(args: &[&str]) -> Command {
 }
 
 /// Runs the tests of every change. The system tests wait for servers most of the time, so all other
-/// tests and the fault schedules run concurrently, and their output is shown afterwards.
+/// tests run concurrently, and their output is shown afterwards. The fault schedules follow: beside
+/// the tests, each would take nearly twice the CPU time, and time limits would be reached.
 fn every_change(profile: &Profile) -> Result<()> {
     // `--bins` would also build and link the programs with `test = false`. No crate has a tested
     // example, so `--doc` is left out.
@@ -71,19 +75,18 @@ fn every_change(profile: &Profile) -> Result<()> {
     for name in programs.iter().filter(|name| *name != SYSTEM) {
         others.extend(["--test", name]);
     }
-    let beside = [cargo_test(processors(), &others), schedules(profile)?];
+    let mut others = cargo_test(processors(), &others);
     let mut system = cargo_test(2 * processors(), &["--test", SYSTEM]);
-    thread::scope(|scope| {
-        let beside = beside.map(|mut command| scope.spawn(move || kept(&mut command)));
-        let mut result = run(&mut system);
-        for running in beside {
-            let ended = running.join();
-            let (log, ended) = ended.map_err(|_| anyhow!("a thread panicked"))??;
-            print!("{log}");
-            result = result.and(ended);
-        }
-        result
-    })
+    let tested = thread::scope(|scope| {
+        let others = scope.spawn(|| kept(&mut others));
+        let system = run(&mut system);
+        let others = others.join().map_err(|_| anyhow!("a thread panicked"))?;
+        let (log, others) = others?;
+        print!("{log}");
+        system.and(others)
+    });
+    let searched = run(&mut schedules(profile)?);
+    tested.and(searched)
 }
 
 /// Runs a command. Returns its output on both streams, and its result.
@@ -114,6 +117,7 @@ fn schedules(profile: &Profile) -> Result<Command> {
     let workers = (processors() + 1).to_string();
     chaos.envs([("FIRST", first), ("SEEDS", seeds), ("WORKERS", workers)]);
     chaos.args(["run", "--regressions"]);
+    in_memory(&mut chaos);
     Ok(chaos)
 }
 
@@ -131,11 +135,15 @@ fn processors() -> usize {
 fn cargo_test(threads: usize, args: &[impl AsRef<std::ffi::OsStr>]) -> Command {
     let threads = setting("RUST_TEST_THREADS").unwrap_or_else(|| threads.to_string());
     let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
-    tests.args(args).env("RUST_TEST_THREADS", threads);
+    in_memory(tests.args(args).env("RUST_TEST_THREADS", threads));
+    tests
+}
+
+/// Lets the servers of tests keep their files in memory, if there is room.
+fn in_memory(tests: &mut Command) {
     if setting("TMPDIR").is_none() && has_room_in_memory() {
         tests.env("TMPDIR", MEMORY);
     }
-    tests
 }
 
 /// Returns the names of all test programs of the workspace.

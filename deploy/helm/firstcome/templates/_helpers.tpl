@@ -57,15 +57,19 @@ labels:
 {{/* The environment of a program's process. */}}
 {{- define "firstcome.env" -}}
 {{- $settings := merge (dict) (.env | default dict) (index .root.Values .role).env .root.Values.env (.defaults | default dict) }}
+{{- $extra := dict }}
+{{- range (index .root.Values .role).extraEnv }}
+{{- $_ := set $extra .name true }}
+{{- end }}
 env:
 {{- range $name, $value := $settings }}
-{{- if ne (toString $value) "" }}
+{{- if and (ne (toString $value) "") (not (hasKey $extra $name)) }}
   - {name: {{ $name }}, value: {{ kindIs "float64" $value | ternary (int64 $value | toString) (toString $value) | quote }}}
 {{- end }}
 {{- end }}
 {{- range include "firstcome.secretNames" . | splitList "," }}
 {{- $is_made := or $.root.Values.existingSecret (index $.root.Values.secrets .) (eq . "KAFKA_SIGNING_KEY") }}
-{{- if and $is_made (not (index $settings .)) }}
+{{- if and $is_made (not (index $settings .)) (not (hasKey $extra .)) }}
   - name: {{ . }}
     valueFrom: {secretKeyRef: {name: {{ include "firstcome.secret" $.root }}, key: {{ . }}, optional: true}}
 {{- end }}

@@ -49,7 +49,7 @@ impl Effect {
 #[derive(Debug, Clone, Serialize)]
 pub struct TriedFault {
     pub name: String,
-    /// The time and duration of the fault, as text.
+    /// The fault with the milliseconds of the history at which it was due, began and ended.
     pub fault: String,
     /// Whether the fault had an effect.
     pub took: bool,
@@ -59,15 +59,21 @@ pub struct TriedFault {
     pub during: Range<Instant>,
 }
 
-/// Injects a fault at its time.
-pub(crate) async fn at_its_time(system: &SystemUnderTest, timed: &Timed) -> Result<TriedFault> {
+/// Injects a fault at its time. The history began at `begun`.
+pub(crate) async fn at_its_time(
+    system: &SystemUnderTest,
+    timed: &Timed,
+    begun: Instant,
+) -> Result<TriedFault> {
     pause(timed.at_ms).await;
     let coupon = &system.coupons()[timed.coupon % system.coupons().len()];
     let effect = inject(system, &timed.fault, coupon).await;
     let Effect { took, note, during } = effect.with_context(|| timed.fault.to_string())?;
+    let ms = |at: Instant| at.duration_since(begun).as_millis();
+    let [from, to] = [during.start, during.end].map(ms);
     Ok(TriedFault {
         name: timed.fault.name(),
-        fault: format!("{:>5} ms  {}", timed.at_ms, timed.fault),
+        fault: format!("{:>5} ms ({from} to {to})  {}", timed.at_ms, timed.fault),
         took,
         note,
         during,
