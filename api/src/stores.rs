@@ -57,10 +57,8 @@ impl<'a> StoreWait<'a> {
             // Redis is checked at the same time.
             match redis.catalogue_copy().await {
                 Ok(Some(copy)) if is_away(&error) => {
-                    tracing::warn!(
-                        error = format!("{error:#}"),
-                        "starting without MySQL: coupons are those of the copy in Redis until it answers"
-                    );
+                    let what = "starting without MySQL: coupons are those of the copy in Redis until it answers";
+                    tracing::warn!(error = format!("{error:#}"), "{what}");
                     Ok(Some(copy))
                 }
                 _ => Err(error),

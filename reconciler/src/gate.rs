@@ -183,10 +183,8 @@ pub(crate) async fn wait(ctx: &PassContext, closed_at: Instant) -> Step<()> {
             return Ok(());
         }
         if began.elapsed() > PATIENCE {
-            let why = format!(
-                "the consumer has {} messages to read first",
-                barrier::unread(&now)
-            );
+            let unread = barrier::unread(&now);
+            let why = format!("the consumer has {unread} messages to read first");
             return Err(PassError::StaysClosed(why));
         }
         ctx.sleep(POLL).await?;

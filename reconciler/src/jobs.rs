@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::barrier::{self, BarrierError, ReadState};
 use crate::context::{PassSettings, Stores};
 use crate::report::{DropReport, Finding, FindingCase, Kind, Outcome, Run, UnsafePart};
-use crate::seal::{has_keys, is_coupon_over};
+use crate::seal::{expire_sealed, is_over_for_good};
 
 /// Findings about no coupon, by the job that looks for them.
 #[derive(Clone, Default)]
@@ -82,10 +82,8 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes)
     let coupons = stores.db.catalogue().await;
     if let Ok(coupons) = &coupons {
         let copied = copy_catalogue(stores, coupons).await;
-        log(
-            "catalogue copy",
-            copied.map(|lost| notes.set("lost coupons", lost)),
-        );
+        let copied = copied.map(|lost| notes.set("lost coupons", lost));
+        log("catalogue copy", copied);
     }
     log("drops ahead", make_ahead(stores, coupons).await);
     match unsafe_settings(stores).await {
@@ -107,18 +105,23 @@ fn log(job: &'static str, done: Result<(), StoreError>) {
 }
 
 /// Copies the live coupons to Redis. Reports those of the last copy that MySQL has lost while Redis
-/// still has them: no pass sees them, and the API cannot say whether they exist.
+/// still has them: no pass sees them, and the API cannot say whether they exist. Lets the keys of
+/// those that have ended expire: sealing may have failed before it did, or an operator has removed
+/// the drops to come.
 async fn copy_catalogue(
-    Stores { db, redis, .. }: &Stores,
+    stores: &Stores,
     coupons: &[(Coupon, Vec<Drop>)],
 ) -> Result<Vec<Finding>, StoreError> {
+    let (db, redis) = (&stores.db, &stores.redis);
     let mut lost = redis.copied_beside(coupons).await?;
     let ids = lost.iter().map(|(coupon, _)| coupon.id).collect();
     let ended = db.coupons_by_id(ids).await?;
     lost.retain(|(own, _)| ended.iter().all(|(coupon, _)| coupon.id != own.id));
-    redis
-        .write_catalogue_copy(&[coupons, &lost].concat())
-        .await?;
+    for (coupon, _) in ended {
+        expire_sealed(stores, coupon.id).await?;
+    }
+    let copy = [coupons, &lost].concat();
+    redis.write_catalogue_copy(&copy).await?;
     let report = |(coupon, _): &(Coupon, _)| {
         let (id, name) = (coupon.id, &coupon.name);
         let why = format!(
@@ -151,10 +154,8 @@ async fn make_ahead(
 async fn restore_limits(stores: &Stores) -> Result<(), StoreError> {
     let restored = stores.db.restore_slot_limits().await?;
     if restored > 0 {
-        tracing::warn!(
-            restored,
-            "MySQL has lost slot limits; they are written again"
-        );
+        let lost = "MySQL has lost slot limits; they are written again";
+        tracing::warn!(restored, "{lost}");
     }
     Ok(())
 }
@@ -342,13 +343,20 @@ async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreEr
             let (id, coupon) = (drop.id, drop.coupon_id);
             let is_over = match over.get(&coupon) {
                 Some(known) => *known,
-                None => is_coupon_over(db, coupon).await?,
+                None => db
+                    .coupon(coupon)
+                    .await?
+                    .as_ref()
+                    .is_some_and(is_over_for_good),
             };
             over.insert(coupon, is_over);
-            let has_keys = has_keys(redis, &[redis.keys(coupon, id)]).await?;
+            let states = redis.drop_states(&[redis.keys(coupon, id)]).await?;
+            let has_keys = states.iter().any(|state| state.has_keys);
             if !has_keys && (is_over || is_once_per_drop) {
-                drops += 1;
-                users += db.erase_holders(id).await? + db.erase_others(id, is_over).await?;
+                // A drop of a coupon that goes on may keep ids and have nothing to erase for years.
+                let erased = db.erase_holders(id).await? + db.erase_others(id, is_over).await?;
+                drops += usize::from(erased > 0);
+                users += erased;
             }
         }
     }

@@ -135,8 +135,6 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
         WholeDrop::Whole => {}
     }
     let is_lost = matches!(compared.dirty, Some((Kind::RedisLost, _)));
-    // A row may be of a claim that was given back.
-    let has_returns = seen.banned > 0 || own.revocations > 0;
     let moment = moment(drop);
     let mut pages = std::pin::pin!(read::pages(drop));
     while let Some(page) = pages.try_next().await? {
@@ -149,7 +147,7 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
             continue;
         }
         let is_empty = page.redis.is_empty() && page.mysql.letters.is_empty();
-        if judge::is_clean(&page.mysql, &page.redis) || is_lost && is_empty && !has_returns {
+        if judge::is_clean(&page.mysql, &page.redis) || is_lost && is_empty && !drop.has_returns() {
             continue;
         }
         let Some(again) = read::again(drop, &page, false).await? else {
@@ -208,7 +206,7 @@ pub(crate) async fn end_claims(
             continue;
         }
         if may_write {
-            revoke_promote::complete(drop.ctx, drop.coupon(), revocation).await?;
+            revoke_promote::complete(drop.ctx, drop.coupon(), drop.id(), revocation).await?;
             compared.repaired += 1;
         }
         let detail = "a claim that was given back or revoked is still in a store";
@@ -283,9 +281,8 @@ fn note_letter(letter: &Letter, end: &LetterEnd, done: Outcome, compared: &mut C
         needs_person: matches!(end, LetterEnd::Left(_)),
         ..Finding::new(Kind::FailedClaim, action, result, detail)
     };
-    compared
-        .ledger
-        .add(found.of(letter.slot, letter.user.as_ref()));
+    let found = found.of(letter.slot, letter.user.as_ref());
+    compared.ledger.add(found);
 }
 
 /// Reports the drops of a coupon that cannot be compared because a store has unreadable data or

@@ -20,8 +20,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use crate::context::{PassContext, PassError, Step, fenced};
 use crate::read::{self, CouponSeen, DropSeen};
 use crate::record::Ledger;
-use crate::revoke_promote;
-use crate::settings;
+use crate::{revoke_promote, seal, settings};
 
 /// Slots written by one script.
 const PAGE: Slot = 2_000;
@@ -98,8 +97,7 @@ pub(crate) async fn surroundings(
     let (db, redis, id) = (&ctx.stores.db, &ctx.stores.redis, seen.coupon.id);
     let (coupon, all) = db.coupon(id).await?.ok_or(PassError::Stale)?;
     // Keys of sealed drops that an older Redis brought back.
-    let sealed = all.iter().filter(|drop| drop.sealed_at.is_some());
-    let sealed: Vec<DropKeys> = sealed.map(|drop| redis.keys(id, drop.id)).collect();
+    let sealed = seal::sealed_keys(redis, &all);
     redis.expire_drops(&sealed, Duration::ZERO).await?;
     if coupon.once_per == OncePer::Coupon {
         let others = all.iter().filter(|drop| !dirty.contains(&drop.id));

@@ -116,6 +116,12 @@ impl<'c> DropPass<'c> {
         &self.ctx.stores.redis
     }
 
+    /// Whether a row of the drop may be of a claim that was given back or revoked.
+    pub fn has_returns(self) -> bool {
+        let is_in_scope = self.coupon().once_per == OncePer::Coupon;
+        self.own.revocations > 0 || is_in_scope && self.seen.banned > 0
+    }
+
     /// Reads the drop's numbers again, after rows were inserted or users promoted.
     pub(crate) async fn again(self) -> Step<DropSeen> {
         let which = Some(vec![self.coupon().id]);

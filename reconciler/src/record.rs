@@ -79,18 +79,13 @@ impl Ledger {
             self.counts.entry(key).and_modify(|number| *number -= 1);
         }
         self.counts.retain(|_, number| *number > 0);
-        let more = self
-            .counts
-            .into_iter()
-            .map(|((kind, action, result), n)| Finding {
-                case: FindingCase::MoreLeft(n),
-                ..Finding::new(
-                    kind,
-                    action,
-                    result,
-                    format!("{n} more like the ones listed"),
-                )
-            });
+        let more = |((kind, action, result), n)| {
+            let detail = format!("{n} more like the ones listed");
+            let mut more = Finding::new(kind, action, result, detail);
+            more.case = FindingCase::MoreLeft(n);
+            more
+        };
+        let more = self.counts.into_iter().map(more);
         let mut all: Vec<Finding> = self.named.into_iter().chain(more).collect();
         for found in &mut all {
             found.coupon_id = coupon.or(found.coupon_id);
@@ -210,9 +205,12 @@ fn may_be_held_back(drop: &DropReport) -> bool {
 /// `max_allowed_packet`. Findings have no such limit.
 const REPORTS_AT_MOST: usize = 10_000;
 
-/// Whether the drop has findings, has changed, or is in progress.
+/// Whether the drop has findings, was sealed, or does not add up for another reason than claims in
+/// flight: with the numbers of a busy drop, no run would be the same as the last one.
 fn is_kept(drop: &DropReport) -> bool {
-    !drop.findings.is_empty() || !drop.exact || drop.sealed || drop.before != drop.after
+    let is_busy = drop.after.in_flight > 0;
+    let has_changed = !drop.exact || drop.before != drop.after;
+    !drop.findings.is_empty() || drop.sealed || has_changed && !is_busy
 }
 
 /// Returns a hash of the result of a run that compared everything: the next one has the same if it
@@ -286,9 +284,7 @@ pub async fn remember(db: &Db, name: &'static str, at: DateTime<Utc>) -> Result<
 /// Returns a time stored by [`remember`] or by a pass.
 pub async fn recall(db: &Db, name: &'static str) -> Result<Option<DateTime<Utc>>, DbError> {
     let text = db.state(name).await?;
-    Ok(text
-        .and_then(|text| DateTime::parse_from_rfc3339(&text).ok())
-        .map(|at| at.with_timezone(&Utc)))
+    Ok(text.and_then(|text| text.parse().ok()))
 }
 
 #[cfg(test)]

@@ -20,14 +20,16 @@ use crate::record::Ledger;
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 use crate::rows::{self, RowEnd};
 
-/// Carries out the steps of a revocation (docs/decisions/0013-revoking.md). Each is idempotent.
+/// Carries out the steps of a revocation (docs/decisions/0013-revoking.md) in the drop of the claim:
+/// the revocation may name the drop in which its user waited before. Each step is idempotent.
 pub(crate) async fn complete(
     ctx: &PassContext,
     coupon: &Coupon,
+    drop: DropId,
     revocation: &Revocation,
 ) -> Step<()> {
     let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
-    let keys = &redis.keys(coupon.id, DropId(revocation.drop_id));
+    let keys = &redis.keys(coupon.id, drop);
     db.take_out_row(revocation.id).await?;
     let until = redis.revoke(keys, coupon.once_per, revocation).await?;
     if revocation.is_to_be_ended() {
@@ -49,7 +51,8 @@ pub(crate) async fn finish_revocations(
     }
     for revocation in unended(ctx, seen.coupon.id).await? {
         if !ctx.dry_run {
-            complete(ctx, &seen.coupon, &revocation).await?;
+            let drop = DropId(revocation.drop_id);
+            complete(ctx, &seen.coupon, drop, &revocation).await?;
         }
         let (kind, action) = (Kind::SettingsMismatch, ActionKind::Revoke);
         let detail = "a claim was given back, and its API did not finish";

@@ -4,19 +4,21 @@
 use std::collections::BTreeMap;
 
 use chrono::Utc;
+use firstcome_shared::StoreError;
+use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::mysql::{Db, DbError, list};
+use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::expiry::sealed_for;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::CouponState;
-use firstcome_shared::redis::{Redis, RedisError};
 use firstcome_shared::schedule::Schedule;
 use firstcome_shared::sql;
 
-use crate::context::{PassContext, Step};
+use crate::context::{PassContext, Step, Stores};
 use crate::judge::{self, LetterEnd, MysqlPage, RedisPage};
 use crate::pass::{Compared, end_claims, moment, note_rows};
 use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
@@ -36,7 +38,7 @@ fn is_over(ctx: &PassContext, drop: &DropSeen) -> bool {
 /// once more under its lock. Users who are still owed a slot stay listed.
 pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledger) -> Step<bool> {
     let DropPass { ctx, seen, own } = drop;
-    let (db, redis) = (drop.db(), drop.redis());
+    let db = drop.db();
     let (coupon, numbers, waiting) = (seen.coupon.id, &last.numbers, last.numbers.waiting);
     let is_exact = last.is_clean() && numbers.users == numbers.rows && numbers.in_flight == 0;
     if ctx.dry_run || !is_exact || !is_over(ctx, own) {
@@ -66,12 +68,7 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
     }
     let (coupon_id, drop_id) = (coupon.0, id.0);
     tracing::info!(coupon_id, drop_id, rows, "the drop is exact, and sealed");
-    redis
-        .expire_drops(std::slice::from_ref(&own.keys), sealed_for())
-        .await?;
-    if is_coupon_over(db, coupon).await? {
-        redis.expire_coupon(coupon).await?;
-    }
+    expire_sealed(&ctx.stores, coupon).await?;
     if left > 0 {
         ledger.add(Finding {
             needs_person: false,
@@ -81,22 +78,33 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
     Ok(true)
 }
 
-/// Whether all drops of a coupon are sealed and its schedule has no more of them.
-pub(crate) async fn is_coupon_over(db: &Db, coupon: CouponId) -> Result<bool, DbError> {
-    let Some((coupon, drops)) = db.coupon(coupon).await? else {
-        return Ok(false);
+/// Lets the keys of a coupon's sealed drops expire, also those that an earlier call did not reach,
+/// and the coupon's own if it is over.
+pub(crate) async fn expire_sealed(stores: &Stores, coupon: CouponId) -> Result<(), StoreError> {
+    let Some(found) = stores.db.coupon(coupon).await? else {
+        return Ok(());
     };
-    let goes_on = match &coupon.schedule {
-        Some(schedule @ Schedule::Daily { .. }) => !schedule.drops_from(Utc::now()).is_empty(),
-        Some(Schedule::Once { .. }) | None => false,
-    };
-    Ok(!goes_on && drops.iter().all(|drop| drop.sealed_at.is_some()))
+    let redis = &stores.redis;
+    let keys = sealed_keys(redis, &found.1);
+    redis.expire_drops(&keys, sealed_for()).await?;
+    if is_over_for_good(&found) {
+        redis.expire_coupon(coupon).await?;
+    }
+    Ok(())
 }
 
-/// Whether Redis has any key of one of these drops.
-pub(crate) async fn has_keys(redis: &Redis, drops: &[DropKeys]) -> Result<bool, RedisError> {
-    let states = redis.drop_states(drops).await?;
-    Ok(states.iter().any(|state| state.has_keys))
+/// Returns the keys of the sealed drops among these.
+pub(crate) fn sealed_keys(redis: &Redis, drops: &[Drop]) -> Vec<DropKeys> {
+    let sealed = drops.iter().filter(|it| it.sealed_at.is_some());
+    sealed.map(|it| redis.keys(it.coupon_id, it.id)).collect()
+}
+
+/// Whether a coupon has drops, all of them sealed, and its schedule has no more of them.
+pub(crate) fn is_over_for_good((coupon, drops): &(Coupon, Vec<Drop>)) -> bool {
+    let is_daily = matches!(coupon.schedule, Some(Schedule::Daily { .. }));
+    let has_more = |it: &Schedule| !it.drops_from(Utc::now()).is_empty();
+    let goes_on = is_daily && coupon.schedule.as_ref().is_some_and(has_more);
+    !goes_on && !drops.is_empty() && drops.iter().all(|drop| drop.sealed_at.is_some())
 }
 
 /// Judges the dead letters that belong to no drop of a pass: those of sealed drops, by MySQL alone,

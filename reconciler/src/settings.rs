@@ -46,11 +46,8 @@ pub(crate) async fn adopt(
                 "MySQL has lost changes of this coupon up to revision {revision}, which Redis has, but for its name and the \
                  days of a schedule: {changes}"
             );
-            tracing::warn!(
-                coupon_id = id.0,
-                detail,
-                "MySQL has lost settings of a coupon"
-            );
+            let what = "MySQL has lost settings of a coupon";
+            tracing::warn!(coupon_id = id.0, detail, "{what}");
             ledger.add(found(ctx.outcome(), detail));
             Some((lost.coupon, lost.drops))
         }

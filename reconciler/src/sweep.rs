@@ -176,9 +176,8 @@ async fn settle_drop(drop: DropPass<'_>, first: &mut Compared) -> Step<DropRepor
             revoke_promote::plan(&now, &mut first.ledger);
         }
     } else if let Some(fence) = seen.state.gate.fence(server) {
-        repaired +=
-            revoke_promote::promote(DropPass { own: &now, ..drop }, &fence, &mut first.ledger)
-                .await?;
+        let now = DropPass { own: &now, ..drop };
+        repaired += revoke_promote::promote(now, &fence, &mut first.ledger).await?;
     }
     let mut owed = Vec::new();
     if now.has_broken_promises || now.state.owed > 0 {

@@ -185,12 +185,8 @@ async fn reopen_coupon(
         ledger.add(settings::lost_claimants(Outcome::Applied));
     } else if has_begun(&seen, ctx.clock_ms) && !was_open {
         // What was wrong with an open coupon is in the reports of its drops.
-        ledger.add(Finding::new(
-            Kind::RedisLost,
-            ActionKind::Open,
-            Outcome::Applied,
-            REOPENED,
-        ));
+        let (lost, open) = (Kind::RedisLost, ActionKind::Open);
+        ledger.add(Finding::new(lost, open, Outcome::Applied, REOPENED));
     }
     for (own, mut compared) in found {
         if opened && dirty.contains(&own.drop.id) {
@@ -217,21 +213,20 @@ async fn plan(
     for (own, compared) in found {
         let id = own.drop.id;
         if compared.refused > 0 {
-            why_closed = Some(format!(
-                "MySQL refuses {} rows of drop {id}",
-                compared.refused
-            ));
+            let refused = compared.refused;
+            why_closed = Some(format!("MySQL refuses {refused} rows of drop {id}"));
         } else if compared.is_unsettled || compared.repaired > 0 {
             why_closed = Some(format!("drop {id} changed while it was read"));
         }
+        let has_all_keys = own.state.has_keys && own.state.meta.is_some() && !compared.is_new;
+        let drop = DropPass::new(ctx, seen, own);
         // Redis may have another time of a claim that was given back and made again: a late
         // revocation would take it.
-        let has_returns = seen.banned > 0 || own.revocations > 0;
-        let has_all_keys = own.state.has_keys && own.state.meta.is_some() && !compared.is_new;
-        if compared.is_gone || compared.dirty.is_none() && has_all_keys && !has_returns {
+        let is_whole = compared.dirty.is_none() && has_all_keys && !drop.has_returns();
+        if compared.is_gone || is_whole {
             continue;
         }
-        let Some(why) = limit::brake(DropPass::new(ctx, seen, own), &compared.takes).await? else {
+        let Some(why) = limit::brake(drop, &compared.takes).await? else {
             dirty.push(own.drop.id);
             continue;
         };

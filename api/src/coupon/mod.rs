@@ -92,14 +92,11 @@ fn refuse_lower(coupon: &Value, quantity: u32) -> anyhow::Result<()> {
     let current = &coupon["current_drop"];
     let state = current["state"].as_str();
     let is_open = matches!(state, Some("open" | "sold_out" | "paused"));
-    let now = coupon["quantity"]
-        .as_u64()
-        .max(current["quantity"].as_u64());
-    if is_open && now >= Some(quantity.into()) {
-        let now = now.unwrap_or_default();
-        bail!(Refused(format!(
-            "it gives out {now} already; give a larger number than that"
-        )));
+    let number = |of: &Value| of["quantity"].as_u64().unwrap_or_default();
+    let now = number(coupon).max(number(current));
+    if is_open && now >= quantity.into() {
+        let why = format!("it gives out {now} already; give a larger number than that");
+        bail!(Refused(why));
     }
     Ok(())
 }

@@ -100,10 +100,8 @@ impl ApiServer {
         serving.await.context("the server panicked")?;
         finish(&app, ends_at).await;
         working.abort();
-        anyhow::ensure!(
-            !is_broken,
-            "the background work ended; start this process again"
-        );
+        let why = "the background work ended; start this process again";
+        anyhow::ensure!(!is_broken, "{why}");
         Ok(())
     }
 }
@@ -159,11 +157,8 @@ async fn finish(app: &App, ends_at: Instant) {
     let claims = app.in_flight.finish(rest()).await;
     let messages = app.second_store.publisher.flush(rest()).await;
     if claims > 0 || messages != 0 {
-        tracing::warn!(
-            claims,
-            messages,
-            "not finished at shutdown; the reconciler finishes claims that were admitted"
-        );
+        let what = "not finished at shutdown; the reconciler finishes claims that were admitted";
+        tracing::warn!(claims, messages, "{what}");
     }
     tracing::info!("stopped");
 }

@@ -1,5 +1,6 @@
 //! Creating and changing coupons.
 
+use chrono::{TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_stack::ProxyFault;
 use reqwest::Method;
@@ -253,17 +254,24 @@ async fn repeat_with_idempotency_key_creates_no_second_coupon() {
     let other = make_with(&apis[1], "k-1", &open(8).to_string()).await;
     assert_eq!(other.code(), (422, "idempotency_key_used"));
     for bad in ["", &"x".repeat(256)] {
-        assert_eq!(
-            make_with(&apis[0], bad, &body).await.code(),
-            (400, "invalid"),
-            "{bad:?}"
-        );
+        let refused = make_with(&apis[0], bad, &body).await;
+        assert_eq!(refused.code(), (400, "invalid"), "{bad:?}");
     }
     make_with(&apis[0], "k-2", "{}").await.is(400, "invalid");
     assert_eq!(count().await, "1");
     // A refused request does not use up its key.
     make_with(&apis[0], "k-2", &body).await.has_status(201);
     assert_eq!(count().await, "2");
+    // A repeat may come when the window has passed.
+    let closes = Utc::now() + TimeDelta::seconds(2);
+    let mut short = open(7);
+    short["schedule"]["closes_at"] = json!(closes);
+    let short = short.to_string();
+    let first = make_with(&apis[0], "k-3", &short).await;
+    until("the window has passed", async || Utc::now() > closes).await;
+    make_with(&apis[0], "k-4", &short).await.is(400, "invalid");
+    let again = make_with(&apis[1], "k-3", &short).await;
+    assert_eq!((again.status, &again.json["id"]), (201, &first.json["id"]));
 }
 
 #[tokio::test]
@@ -286,10 +294,8 @@ async fn repeat_after_a_lost_response_creates_one_coupon() {
         make_with(&api, "k", &body).await.status == 201
     })
     .await;
-    assert_eq!(
-        world.sql("SELECT COUNT(*) FROM {db}.coupons").await[0][0],
-        "1"
-    );
+    let coupons = world.sql("SELECT COUNT(*) FROM {db}.coupons").await;
+    assert_eq!(coupons[0][0], "1");
 }
 
 #[tokio::test]

@@ -130,6 +130,8 @@ impl Known {
         let mut watched = redis.watched(&keys).await?.into_iter();
         let listed: HashSet<CouponId> = coupons.iter().map(|(coupon, _)| coupon.id).collect();
         self.closed.retain(|coupon, _| listed.contains(coupon));
+        let counted: HashSet<DropId> = keys.iter().map(|keys| keys.drop).collect();
+        self.counts.retain(|drop, _| counted.contains(drop));
         let mut wanted = Wanted::new();
         let mut all_open = true;
         for (coupon, drops) in coupons.iter() {

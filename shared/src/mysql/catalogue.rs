@@ -131,6 +131,17 @@ impl Db {
         .await
     }
 
+    /// Returns the effect of an earlier request with this key, if there was one.
+    pub async fn earlier_request(
+        &self,
+        key: Option<IdempotencyKey>,
+    ) -> DbResult<Option<EarlierRequest>> {
+        let what = "find an earlier request";
+        let Some(key) = key else { return Ok(None) };
+        self.run(what, async move |conn| earlier(conn, &key).await)
+            .await
+    }
+
     /// Reads one coupon with its drops in order of opening. Returns `None` if it does not exist.
     pub async fn coupon(&self, id: CouponId) -> DbResult<Option<WithDrops>> {
         let what = "read coupon";

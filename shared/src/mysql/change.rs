@@ -1,12 +1,14 @@
 //! Revisions of a coupon, and an operator's changes to it, each in one transaction.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use serde_json::{Map, Value, json};
 
 use super::catalogue::{coupon_with_drops, settings};
 use super::ops_actions::{Operator, OperatorAct};
-use super::{Conn, Db, DbError, DbResult, Refusal, list, refusal};
+use super::{Conn, Db, DbResult, Refusal, list};
 use crate::coupon::{Coupon, CouponPatch, Drop};
 use crate::domain::{CouponId, DropId};
 use crate::drops::is_one_lost;
@@ -33,6 +35,9 @@ pub struct ChangedCoupon {
     pub drops: Vec<Drop>,
     pub removed: Vec<DropId>,
 }
+
+/// Maximum duration of a change: a lower quantity rewrites the limit of each of the drop's rows.
+const LONG: Duration = Duration::from_secs(60);
 
 /// Attempts of a change while rows of its drops are being written.
 const ATTEMPTS: u32 = 20;
@@ -77,18 +82,19 @@ impl Db {
         now: DateTime<Utc>,
         by: Operator,
     ) -> DbResult<CouponChanged> {
+        let db = self.within(LONG);
         let mut attempts = 0;
         loop {
             let (own, by) = (patch.clone(), by.clone());
-            let changed = self.transaction("change coupon", async move |conn| {
+            let changed = db.transaction("change coupon", async move |conn| {
                 change(conn, id, only, &own, now, &by).await
             });
             attempts += 1;
             match changed.await {
                 // A row that was being written refers to a limit that the change removes.
-                Err(DbError::Query { source, .. })
+                Err(error)
                     if patch.last_day.is_none()
-                        && refusal(&source) == Some(Refusal::UnknownDrop)
+                        && error.refusal() == Some(Refusal::UnknownDrop)
                         && attempts < ATTEMPTS => {}
                 changed => return changed,
             }

@@ -17,8 +17,10 @@ const RANDOM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
 /// Slots processed per statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
 
-/// Condition for rows and revocations that still identify a user.
-const NAMES_SOMEBODY: &str = "user_id NOT LIKE 'erased-%'";
+/// Condition for rows and revocations that still identify a user: a user id may begin like a
+/// pseudonym (`is_pseudonym` in erased.rs).
+pub(super) const NAMES_SOMEBODY: &str =
+    "NOT (user_id LIKE 'erased-%' AND user_id REGEXP '^erased-[0-9a-f]{20}$')";
 
 impl Db {
     /// Finds drops after `after` that were sealed longer than `kept` ago and still contain user
@@ -62,7 +64,7 @@ impl Db {
         self.transaction("erase people of a drop", async move |conn| {
             let promises = format!(
                 "UPDATE broken_promises SET user_id = {RANDOM}, reason = '{GONE}' \
-                 WHERE drop_id = ? AND mended_at IS NOT NULL AND user_id NOT LIKE 'erased-%'"
+                 WHERE drop_id = ? AND mended_at IS NOT NULL AND {NAMES_SOMEBODY}"
             );
             let mut erased = sql!(promises, drop).run(conn).await?;
             if coupon_is_over {

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::catalogue::listed;
 use super::ids::draw_id;
 use super::ops_actions::{Operator, OperatorAct};
+use super::retention::NAMES_SOMEBODY;
 use super::sealed::rows_changed;
 use super::sql::row;
 use super::{Conn, Db, DbResult, Sql, USERS, json};
@@ -111,9 +112,10 @@ impl Db {
     /// Reads every revocation of these coupons.
     pub async fn count_banned(&self, coupons: &[CouponId]) -> DbResult<HashMap<CouponId, u64>> {
         let count = sql!("SELECT r.coupon_id, COUNT(DISTINCT r.person_scope, r.user_id) FROM (");
-        let old = ") w STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = w.id \
-                   WHERE r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND r.user_id NOT LIKE 'erased-%' \
-                   GROUP BY r.coupon_id";
+        let old = format!(
+            ") w STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = w.id \
+             WHERE r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND {NAMES_SOMEBODY} GROUP BY r.coupon_id"
+        );
         let count = count.and(listed(coupons)).and(sql!(old));
         let db = self.within(LONGEST_COUNT);
         db.all("count banned users", count).await
@@ -136,7 +138,7 @@ impl Db {
     ) -> DbResult<Revocation> {
         let id = revocation.id;
         let at = DateTime::from_timestamp_millis(again_from_ms).unwrap_or_default();
-        self.run("end a revocation", async move |conn| {
+        self.transaction("end a revocation", async move |conn| {
             let end = "UPDATE revoked_coupons SET again_from = ? WHERE id = ? AND may_claim_again AND again_from IS NULL";
             if sql!(end, at, id).run(conn).await? > 0 {
                 // Close a promise that a pass recorded as broken after the revocation was written.

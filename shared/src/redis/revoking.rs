@@ -53,8 +53,9 @@ fn id_in(value: &[u8]) -> Option<i64> {
 
 impl Redis {
     /// Bans the user, and releases the user's slot, claim and position in the drop's waiting list
-    /// if the revocation voids them. Returns the time until which the user's claims are void, in
-    /// Unix milliseconds. Safe to repeat at any time.
+    /// if the revocation voids them. The revocation may name another drop, if it is of a
+    /// once-per-coupon claim. Returns the time until which the user's claims are void, in Unix
+    /// milliseconds. Safe to repeat at any time.
     pub async fn revoke(
         &self,
         keys: &DropKeys,
@@ -62,7 +63,7 @@ impl Redis {
         revocation: &Revocation,
     ) -> RedisResult<i64> {
         let [field, id, end] = noted(once_per, revocation);
-        let drop = revocation.drop_id.to_string();
+        let drop = keys.drop.to_string();
         let args = [drop, revocation.user_id.clone(), field, id, end];
         let (_, until): (i64, i64) = self.call(&REVOKE, &keys.of_scripts(), &args).await?;
         Ok(until)

@@ -25,10 +25,8 @@ async fn key_of_the_wrong_type_admits_nobody_until_the_drop_is_rebuilt() {
         ask::<Value>(&server, &["LPUSH", key, "x"]).await;
         let before = world.dump().await;
         let refused = world.claim("b").await;
-        assert!(
-            matches!(refused, Err(AdmissionError::Redis(_))),
-            "{key}: {refused:?}"
-        );
+        let is_refused = matches!(refused, Err(AdmissionError::Redis(_)));
+        assert!(is_refused, "{key}: {refused:?}");
         assert_eq!(world.dump().await, before, "{key}");
 
         world.close().await;
@@ -98,4 +96,20 @@ async fn lost_revocations_admit_nobody_until_the_coupon_is_opened_again() {
     let opened = redis.open(*coupon, &world.fence, keys).await.unwrap();
     assert_eq!(opened, Opened::Yes);
     assert_eq!(world.claims("ab").await, "[Revoked, Accepted(1)]");
+}
+
+/// Otherwise the key of a coupon that is over would stay for ever.
+#[tokio::test]
+async fn revocation_without_a_gate_expires_until_settings_are_written() {
+    let (server, world) = ScriptWorld::start(Start::new(3, OncePer::Coupon, 0)).await;
+    let ScriptWorld { redis, keys, .. } = &world;
+    let expires = async || ask::<i64>(&server, &["TTL", &keys.revoked]).await > 0;
+    world.revoke('a', 1, None).await;
+    assert!(!expires().await);
+    ask::<i64>(&server, &["DEL", &keys.gate]).await;
+    world.revoke('b', 2, None).await;
+    assert!(expires().await);
+    let metas = [(keys, world.meta.clone())];
+    redis.write_settings(9, &metas).await.unwrap();
+    assert!(!expires().await);
 }

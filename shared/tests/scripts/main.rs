@@ -23,8 +23,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use command::{ScriptCommand, Start, commands};
-use model::Model;
-use world::ScriptWorld;
+use model::{Model, OTHER_DROP};
+use world::{ScriptWorld, revocation};
 
 #[test]
 fn scripts_match_their_model() {
@@ -141,22 +141,32 @@ async fn ended_revocation_voids_only_earlier_admissions() {
     // The revocation ends in the future, so all present claims are older.
     world.revoke('a', 2, Some(long_ago + 3_600_000)).await;
     assert!(world.look().await.users.is_empty());
-    assert_eq!(
-        world.claims("a").await,
-        "[Unverified]",
-        "Redis's clock was set back"
-    );
+    let claimed = world.claims("a").await;
+    assert_eq!(claimed, "[Unverified]", "Redis's clock was set back");
     world.revoke('a', 3, None).await;
     assert_eq!(world.claims("ab").await, "[Revoked, Accepted(1)]");
     // Redis's clock was wrong when this claim was admitted.
     assert_eq!(world.claims("c").await, "[Accepted(2)]");
     let ahead = long_ago + 3_600_000;
     world.given_at(2, ahead).await;
-    assert_eq!(
-        world.revoke('c', 4, None).await,
-        ahead,
-        "the end covers the revoked claim"
-    );
+    let until = world.revoke('c', 4, None).await;
+    assert_eq!(until, ahead, "the end covers the revoked claim");
+}
+
+/// The user waited in that drop, and got a slot of this one before the revocation came.
+#[tokio::test]
+async fn revocation_that_names_another_drop_releases_the_claim() {
+    let (_server, mut world) = ScriptWorld::start(Start::new(5, OncePer::Coupon, 0)).await;
+    world.claims("a").await;
+    let mut of_another = revocation("a", 1, None);
+    of_another.drop_id = OTHER_DROP;
+    let revoke = world
+        .redis
+        .revoke(&world.keys, OncePer::Coupon, &of_another);
+    revoke.await.unwrap();
+    let left = world.look().await;
+    let is_gone = left.users.is_empty() && left.claimants.is_empty();
+    assert!(is_gone, "{left:?}");
 }
 
 #[tokio::test]

@@ -26,14 +26,9 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
             panic!("{admission:?}")
         };
         if number.is_multiple_of(2) {
-            redis
-                .revoke(
-                    &world.keys,
-                    OncePer::Coupon,
-                    &revocation(user.as_str(), 1, None),
-                )
-                .await
-                .unwrap();
+            let given_back = revocation(user.as_str(), 1, None);
+            let revoke = redis.revoke(&world.keys, OncePer::Coupon, &given_back);
+            revoke.await.unwrap();
         }
     }
 }

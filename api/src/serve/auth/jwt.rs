@@ -178,7 +178,14 @@ impl Verifier {
             // Laravel, Django and Spring number their users.
             Some(Value::Number(number)) if !number.is_f64() => number.to_string().parse(),
             other => {
-                let why = format!("{} is {}", self.args.jwt_user_claim, shown(other));
+                // Not the value, which may contain more about the user.
+                let shape = match other {
+                    None => "missing",
+                    Some(Value::Object(_)) => "an object",
+                    Some(Value::Array(_)) => "a list",
+                    Some(_) => "neither text nor a whole number",
+                };
+                let why = format!("{} is {shape}", self.args.jwt_user_claim);
                 return Err(TokenProblem::NoUser.because(why));
             }
         };
@@ -214,6 +221,10 @@ impl Verifier {
 }
 
 impl Groups {
+    pub(crate) fn are_known(&self) -> bool {
+        matches!(self, Self::Named(_))
+    }
+
     /// Whether the user is in this group, or `None` if unknown. Keycloak writes a group as a path
     /// (`/vip`).
     pub(crate) fn have(&self, group: &Group) -> Option<bool> {

@@ -50,6 +50,9 @@ pub(crate) struct Catalogue {
     /// Held while live coupons are read and stored, so that an older state never replaces a newer
     /// one. The coupon that was read again last, and when that began.
     turn: Mutex<Option<(CouponId, Instant)>>,
+    /// Held while a coupon that is not live is looked up, one request at a time, so that requests
+    /// for unknown coupons can neither occupy MySQL nor delay a refresh, which waits for `turn`.
+    unknown: Mutex<()>,
     /// Held while a page of the list is read, one request at a time, so that requests cannot occupy
     /// MySQL.
     lookup: Mutex<()>,
@@ -84,6 +87,7 @@ impl Catalogue {
             db,
             redis,
             turn: Mutex::default(),
+            unknown: Mutex::default(),
             lookup: Mutex::default(),
             last: parking_lot::Mutex::new(outcome),
         })
@@ -125,8 +129,9 @@ impl Catalogue {
 
     /// Looks the coupon up in MySQL if it is not live.
     pub(crate) async fn find(&self, id: CouponId) -> Found {
-        if let Some(found) = self.live.load().get(&id) {
-            return Ok(Arc::clone(found));
+        let known = || self.live.load().get(&id).map(Arc::clone);
+        if let Some(found) = known() {
+            return Ok(found);
         }
         if id.0 < 1 {
             return Err(LookupError::NoSuchCoupon(id));
@@ -135,13 +140,20 @@ impl Catalogue {
             return Err(LookupError::Unavailable);
         }
         // A crowd asks for it at once.
-        self.reread(id).await
+        let read = async {
+            let _one_at_a_time = self.unknown.lock().await;
+            if let Some(found) = known() {
+                return Ok(found);
+            }
+            self.read(id).await?;
+            self.reread(id).await
+        };
+        in_time(read).await
     }
 
-    /// Reads a coupon that this process does not know or has just written, or that has a new era, by
-    /// a query that begins after this call. Concurrent calls share it, and one is made at a time, so
-    /// that requests for unknown coupons cannot occupy MySQL. A finished coupon counts as live until
-    /// the next refresh.
+    /// Reads a coupon that exists and that this process does not know or has just written, or that
+    /// has a new era, by a query that begins after this call. Concurrent calls share it, and one is
+    /// made at a time. A finished coupon counts as live until the next refresh.
     pub(crate) async fn reread(&self, id: CouponId) -> Found {
         let asked = Instant::now();
         let read = async {
@@ -196,9 +208,8 @@ impl Catalogue {
             Ok(self.db.coupons_after(after, most).await?)
         };
         let page = in_time(read).await?;
-        Ok(live(&self.redis, page, &self.live())
-            .into_values()
-            .collect())
+        let page = live(&self.redis, page, &self.live());
+        Ok(page.into_values().collect())
     }
 
     /// Refreshes at this interval. Never ends.

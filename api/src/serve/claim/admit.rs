@@ -50,12 +50,17 @@ async fn answer(
 ) -> Result<ClaimAnswer, ClaimRefusal> {
     let coupon = app.catalogue.find(id).await?;
     let answer = ask(app, &coupon, requester).await;
-    // Redis was rebuilt, and this process has not read that yet. The script changed nothing.
-    if let Err(ClaimRefusal::NotAnswered(error)) = &answer
-        && matches!(**error, AdmissionError::AnotherEra)
+    // Redis was rebuilt, or the coupon restricted to a group, and this process has not read that
+    // yet. The script changed nothing.
+    let may_be_outdated = match &answer {
+        Err(ClaimRefusal::NotAnswered(error)) => matches!(**error, AdmissionError::AnotherEra),
+        Err(ClaimRefusal::Refused(Admission::ForGroup)) => requester.groups.are_known(),
+        _ => false,
+    };
+    if may_be_outdated
         && app.catalogue.mysql_up()
         && let Ok(now) = app.catalogue.reread(id).await
-        && now.coupon.era != coupon.coupon.era
+        && (now.coupon.era, &now.coupon.allow) != (coupon.coupon.era, &coupon.coupon.allow)
     {
         return ask(app, &now, requester).await;
     }
@@ -114,16 +119,13 @@ fn sealed_drop<'a>(
     reply: &Result<ClaimReply, ClaimRefusal>,
     candidates: DropCandidates<'a>,
 ) -> Option<&'a Drop> {
+    let is_closed = |error: &AdmissionError| {
+        matches!(error, AdmissionError::Closed | AdmissionError::AnotherEra)
+    };
     let asked = match reply {
-        Ok((reply, _)) => match reply.admission {
-            Admission::Unloaded(drop) => drop,
-            _ => return None,
-        },
-        Err(ClaimRefusal::NotAnswered(error)) => match **error {
-            AdmissionError::Closed | AdmissionError::AnotherEra => candidates.first.drop.id,
-            _ => return None,
-        },
-        Err(_) => return None,
+        Ok((reply, _)) if let Admission::Unloaded(drop) = reply.admission => drop,
+        Err(ClaimRefusal::NotAnswered(error)) if is_closed(error) => candidates.first.drop.id,
+        _ => return None,
     };
     let mut all = candidates.all().map(|one| one.drop);
     all.find(|drop| drop.id == asked && drop.sealed_at.is_some())

@@ -88,8 +88,7 @@ impl SecondStore {
     /// consumer ignores the second message.
     pub(super) async fn ensure(&self, call: Call, claims: &[Admitted]) -> Vec<Option<Store>> {
         let ids: Vec<AdmissionId> = claims.iter().map(|claim| self.id(claim)).collect();
-        let mut missing: BTreeMap<AdmissionId, &Admitted> =
-            ids.iter().copied().zip(claims).collect();
+        let mut missing: BTreeMap<_, _> = ids.iter().copied().zip(claims).collect();
         {
             let mut stored = self.stored.lock();
             missing.retain(|id, _| stored.get(id).is_none());

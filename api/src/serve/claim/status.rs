@@ -122,9 +122,8 @@ fn settle(
         claim.status != ClaimStatus::None
             || app.catalogue.is_of_primary() && !coupon.lacks_a_drop(Utc::now())
     };
-    claim
-        .filter(is_certain)
-        .ok_or(ClaimRefusal::ClaimStateUnknown)
+    let claim = claim.filter(is_certain);
+    claim.ok_or(ClaimRefusal::ClaimStateUnknown)
 }
 
 /// Returns the drop to show by Redis's clock, and the user's status in it according to Redis.
@@ -234,12 +233,9 @@ pub(super) fn judge(
             ..owed
         });
     }
-    match revoked {
-        Some(revoked) => Some(as_revoked(revoked)),
-        None => {
-            (knows_mysql && standing.trusted).then(|| MyClaim::new(ClaimStatus::None, None, None))
-        }
-    }
+    let none = MyClaim::new(ClaimStatus::None, None, None);
+    let is_certain = knows_mysql && standing.trusted;
+    revoked.map(as_revoked).or(is_certain.then_some(none))
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::change::{ChangedCoupon, CouponChanged};
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::mysql::{DbError, Refusal, refusal};
+use firstcome_shared::mysql::{DbError, Refusal};
 use firstcome_shared::recover::{LostSettings, recover};
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::settings::{CouponRead, Written};
@@ -131,7 +131,8 @@ async fn lower(
         return Ok(only.unwrap_or(revision));
     }
     // A refused request must change nothing, not even the revision, so that the corrected one can
-    // use the same `If-Match`.
+    // use the same `If-Match`. A claim that arrives after this check leaves the new revision, which
+    // the refusal names.
     let applied = patch.apply(&mut coupon, &mut drops, now);
     applied.map_err(|why| Problem::new(Code::NotPossible, why))?;
     for (_, count) in redis.watched(&larger).await? {
@@ -149,14 +150,12 @@ async fn lower(
         era,
         revision: taken.revision,
     };
-    match redis
-        .lower(&larger.iter().collect::<Vec<_>>(), read, quantity)
-        .await?
-    {
+    let larger: Vec<&DropKeys> = larger.iter().collect();
+    match redis.lower(&larger, read, quantity).await? {
         Written::Yes => Ok(taken.revision),
         Written::Outdated => Ok(revision),
         // A claim arrived after the check above.
-        Written::GivenOut(count) => Err(below_given_out(count)),
+        Written::GivenOut(count) => Err(below_given_out(count).with("revision", taken.revision)),
         _ => Err(unchanged("this coupon is being verified")),
     }
 }
@@ -180,6 +179,9 @@ async fn finish(
     let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
     let keys = unsealed.clone().map(|drop| redis.keys(id, drop.id));
     let keys: Vec<DropKeys> = keys.collect();
+    // First, because a repeated request does not know these drops.
+    let gone: Vec<_> = removed.iter().map(|it| redis.keys(id, *it)).collect();
+    let forgotten = redis.expire_drops(&gone, FORGET_AFTER).await;
     // If the coupon becomes restricted to a list, write the list to Redis before admission needs
     // it.
     let has_list = patch.allow != Some(Some(Allow::List)) || allow_list::write(services, id).await;
@@ -197,11 +199,8 @@ async fn finish(
     }
     let db = &services.mysql.operators;
     let rest = async {
+        forgotten?;
         make_ahead(db, redis, &coupon, &drops, services.now().await).await?;
-        for drop in removed {
-            let keys = redis.keys(id, drop);
-            redis.expire_drops(&[keys], FORGET_AFTER).await?;
-        }
         Ok::<_, StoreError>(())
     };
     if let Err(error) = rest.await {
@@ -224,11 +223,7 @@ pub(super) async fn reread(
 }
 
 fn not_changed(error: DbError, patch: &CouponPatch) -> Problem {
-    let refused = match &error {
-        DbError::Query { source, .. } => refusal(source),
-        _ => None,
-    };
-    match refused {
+    match error.refusal() {
         // Rows of the coupon are being written.
         Some(Refusal::UnknownDrop) if patch.last_day.is_none() => error.into(),
         None => error.into(),

@@ -67,10 +67,8 @@ fn idempotency_key(
     let Some(value) = only_value(headers, "idempotency-key").map_err(|_| bad())? else {
         return Ok(None);
     };
-    let key = value.to_str().ok();
-    let key = key
-        .filter(|key| (1..=255).contains(&key.len()))
-        .ok_or_else(bad)?;
+    let fits = |key: &&str| (1..=255).contains(&key.len());
+    let key = value.to_str().ok().filter(fits).ok_or_else(bad)?;
     let body = serde_json::to_vec(body).map_err(|_| Problem::internal())?;
     Ok(Some(IdempotencyKey::new(key.to_owned(), &body)))
 }
@@ -89,9 +87,18 @@ async fn make_once(
         )
     };
     let now = services.now().await;
-    let new = body.checked_new(now).map_err(invalid)?;
-    check_audience(&services.identity, new.allow.as_ref())?;
-    let (coupon, drops) = match db.create_coupon(new, key, now, by).await.map_err(away)? {
+    let made = match body.checked_new(now) {
+        Ok(new) => {
+            check_audience(&services.identity, new.allow.as_ref())?;
+            db.create_coupon(new, key, now, by).await.map_err(away)?
+        }
+        // The windows may have ended since an earlier request created it.
+        Err(why) => {
+            let earlier = db.earlier_request(key).await.map_err(away)?;
+            Err(earlier.ok_or_else(|| invalid(why))?)
+        }
+    };
+    let (coupon, drops) = match made {
         Ok(made) => made,
         Err(EarlierRequest::Made(id)) => return Ok(services.catalogue.find(id).await?),
         Err(EarlierRequest::OtherBody) => {

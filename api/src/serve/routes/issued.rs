@@ -106,9 +106,8 @@ pub(crate) async fn issued(
         csv(app, which, Labels(guarded(coupon.settings.name), days)).await?
     } else {
         let page = page(&app, which, limit).await?;
-        let only = asked
-            .drop_id
-            .map_or_else(String::new, |id| format!("&drop_id={id}"));
+        let only = asked.drop_id.map(|id| format!("&drop_id={id}"));
+        let only = only.unwrap_or_default();
         let list = format!("/v1/coupons/{id}/issued?limit={limit}{only}");
         let last = page.rows.last().filter(|_| page.has_more);
         let last = last.map(|last| (last.drop_id, last.slot));
@@ -206,11 +205,8 @@ fn guarded(text: String) -> String {
 fn would_change_as_number(text: &str) -> bool {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     let is_kept = is_number && text.len() <= 11 && (text.len() == 1 || !text.starts_with('0'));
-    text.starts_with(|first: char| first.is_ascii_digit())
-        && text
-            .bytes()
-            .all(|byte| b"0123456789.:/+-eE".contains(&byte))
-        && !is_kept
+    let is_like_one = text.bytes().all(|it| b"0123456789.:/+-eE".contains(&it));
+    text.starts_with(|first: char| first.is_ascii_digit()) && is_like_one && !is_kept
 }
 
 #[cfg(test)]
