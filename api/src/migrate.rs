@@ -49,7 +49,7 @@ pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Resu
         };
         let (made, partitions) = wait.until(&of_kafka(&kafka), ask).await?;
         let what = if made { "made" } else { "there already" };
-        println!("topic {}: {what}, {partitions} partitions", kafka.topic);
+        println!("topic {}: {what}, partitions: {partitions}", kafka.topic);
         Ok::<_, StartError>(())
     };
     unless_stopped(make.await)?;

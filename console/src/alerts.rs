@@ -95,6 +95,6 @@ pub(super) async fn acknowledge(page: Page, Path(id): Path<String>) -> Screen {
     let path = format!("/v1/alerts/{}/acknowledge", encoded(&id));
     let body = json!({"by": page.session.name()});
     let id = page.post::<ListedAlert>(&path, &body).await?.id;
-    let to = format!("/alerts#alert-{id}");
+    let to = format!("/alerts/{id}#alert-{id}");
     Ok(Redirect::to(&to).into_response())
 }

@@ -8,7 +8,7 @@ use axum::extract::Path;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect};
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use firstcome_notifier::wording::capital;
 use firstcome_shared::coupon::{Allow, DropState};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
@@ -318,13 +318,15 @@ fn planned(form: &Fields, found: &CouponDrops) -> Result<Change, HttpRefusal> {
             question = Some((what, "Close it now"));
             json!({"close_now": true})
         }
-        // It may have opened since the page, or the question, was shown.
-        "cancel" if !is_to_come(&found.drops) => {
-            return Err(HttpRefusal::typed(
-                "It has opened already, or was cancelled.",
-            ));
-        }
         "cancel" => {
+            // It may have opened since the page, or the question, was shown. It must not open before
+            // the API gets the request either: that would close it for good.
+            let soon = Utc::now() + TimeDelta::seconds(30);
+            let is_late = found.drops.iter().any(|drop| drop.opens_at <= soon);
+            if is_late || !is_to_come(&found.drops) {
+                let why = "It has opened or opens at once, or was cancelled: pause it instead.";
+                return Err(HttpRefusal::typed(why));
+            }
             let what = format!("{name} never opens. Nobody has claimed it. It can't be undone.");
             question = Some((what, "Cancel it"));
             json!({"close_now": true})

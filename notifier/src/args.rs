@@ -1,11 +1,13 @@
 //! Settings of mail.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use firstcome_shared::config::{secret, ssl_cert_file};
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::tuning::Tuning;
 use lettre::message::Mailbox;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -57,6 +59,12 @@ pub struct NotifyArgs {
     /// `firstcome-api coupon`
     #[arg(long, env = "API_URL", help_heading = "HTTP", value_parser = web_url)]
     pub api_url: Option<String>,
+    /// The file of `attach`, quoted for a shell, if the mails are about a system that is not ours.
+    #[arg(skip)]
+    pub attached_file: Option<String>,
+    /// The names of its campaigns, which no table of ours has.
+    #[arg(skip)]
+    pub campaigns: BTreeMap<CouponId, String>,
 }
 
 // An empty variable counts as unset, because docker-compose passes unset variables as empty.
@@ -108,7 +116,8 @@ impl NotifyArgs {
         Links {
             public: set(&self.public_url),
             api: set(&self.api_public_url).or(set(&self.api_url)),
-            file: None,
+            file: self.attached_file.clone(),
+            campaigns: self.campaigns.clone(),
         }
     }
 
@@ -190,13 +199,9 @@ mod tests {
             "a@x.org, B <b@x.org>,a@x.org",
         ])
         .unwrap();
-        assert_eq!(
-            args.recipients()
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>(),
-            ["a@x.org", "B <b@x.org>"]
-        );
+        let recipients = args.recipients();
+        let recipients = recipients.iter().map(ToString::to_string);
+        assert_eq!(recipients.collect::<Vec<_>>(), ["a@x.org", "B <b@x.org>"]);
     }
 
     #[test]

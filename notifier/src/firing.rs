@@ -17,9 +17,8 @@ const PAUSE: Duration = Duration::from_secs(15);
 /// stay.
 pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
     // Start every kind at 0, since a rule can only compare a series that exists.
-    let mut shown: BTreeMap<String, i64> = AlertKind::all()
-        .map(|kind| (kind.word().to_owned(), 0))
-        .collect();
+    let kinds = AlertKind::all().map(|kind| (kind.word().to_owned(), 0));
+    let mut shown: BTreeMap<String, i64> = kinds.collect();
     loop {
         match db.firing_by_kind().await {
             Ok(firing) => show(&mut shown, firing),

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
-use firstcome_shared::mysql::{Db, alerts as stored, digest, outbox, runs};
+use firstcome_shared::mysql::{Conn, Db, alerts as stored, digest, outbox, runs};
 pub use firstcome_shared::report::wording;
 use firstcome_shared::report::{self, AlertKind, Finding, Kind, Run};
 use tokio::time::timeout;
@@ -64,9 +64,8 @@ impl MissedRun {
         let mut problem =
             Problem::outage(AlertKind::RunMissed, format!("a run of {schedule} is late"));
         problem.name = format!("{}.{schedule}", problem.name);
-        let why = self.because.iter();
-        let why = why.map(|why| Finding::report(Kind::Stalled, why.clone()));
-        problem.findings.extend(why);
+        let why = self.because.iter().cloned();
+        problem.findings = why.map(|why| Finding::report(Kind::Stalled, why)).collect();
         problem
     }
 }
@@ -82,13 +81,6 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Returns a notifier for the system that a file of `attach` describes.
-    #[must_use]
-    pub fn for_attached(mut self, file: String) -> Self {
-        Arc::make_mut(&mut self.settings).links.file = Some(file);
-        self
-    }
-
     /// Creates a notifier. Checks the settings.
     pub fn new(db: Db, args: &NotifyArgs, webhooks: &WebhookArgs) -> anyhow::Result<Self> {
         Self::with_clock(db, args, webhooks, Arc::new(SystemClock))
@@ -133,6 +125,12 @@ impl Notifier {
         if !targets.is_empty() {
             tracing::info!(?targets, "webhooks will be posted");
         }
+        for (setting, address) in self.settings.links.dead() {
+            tracing::warn!(
+                "mails and QR codes lead to {address}, which is another machine for others, or none: set {setting} to the \
+                 address by which people reach it"
+            );
+        }
         let recipients = self.settings.recipients.len();
         let Some(mailer) = &self.sender.mailer else {
             tracing::warn!(
@@ -147,12 +145,6 @@ impl Notifier {
         if server.shows_password {
             tracing::warn!(
                 "the password in SMTP_URL can be read on the way: use ?tls=required or smtps://"
-            );
-        }
-        for (setting, address) in self.settings.links.dead() {
-            tracing::warn!(
-                "mails and QR codes lead to {address}, which is another machine for others, or none: set {setting} to the \
-                 address by which people reach it"
             );
         }
     }
@@ -192,24 +184,20 @@ impl Notifier {
         let now = now.trunc_subsecs(3);
         let day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
         let settings = self.settings.clone();
-        let enqueued = self
-            .db
-            .transaction("enqueue the digest", async move |conn| {
-                stored::lock(conn).await?;
-                let last = runs::state(LAST_DIGEST).first::<String>(conn).await?;
-                let last = last.and_then(|last| DateTime::parse_from_rfc3339(&last).ok());
-                // A time more than a day ahead was written by a clock that has been set back since.
-                if last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1)) {
-                    return Ok(());
-                }
-                let mail = mails::daily(&day, &settings.links).map_err(unwritten)?;
-                outbox::enqueue(conn, settings.mails(&mail, &[], now)).await?;
-                runs::set_state(LAST_DIGEST, &now.to_rfc3339())
-                    .run(conn)
-                    .await
-                    .map(|_| ())
-            });
-        enqueued.await?;
+        let enqueue = async move |conn: &mut Conn| {
+            stored::lock(conn).await?;
+            let last = runs::state(LAST_DIGEST).first::<String>(conn).await?;
+            let last = last.and_then(|last| DateTime::parse_from_rfc3339(&last).ok());
+            // A time more than a day ahead was written by a clock that has been set back since.
+            if last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1)) {
+                return Ok(());
+            }
+            let mail = mails::daily(&day, &settings.links).map_err(unwritten)?;
+            outbox::enqueue(conn, settings.mails(&mail, &[], now)).await?;
+            let noted = runs::set_state(LAST_DIGEST, &now.to_rfc3339());
+            noted.run(conn).await.map(drop)
+        };
+        self.db.transaction("enqueue the digest", enqueue).await?;
         self.wake();
         Ok(())
     }

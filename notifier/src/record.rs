@@ -263,9 +263,8 @@ pub(crate) fn thread(name: &str, since: DateTime<Utc>, domain: &str) -> String {
 
 fn threads(mail: &AlertMail<'_>, memory: &AlertMemory, domain: &str) -> Vec<String> {
     let problems = mail.problems.iter();
-    let mut named: Vec<(&str, DateTime<Utc>)> = problems
-        .map(|it| (it.problem.name.as_str(), it.since))
-        .collect();
+    let problems = problems.map(|it| (it.problem.name.as_str(), it.since));
+    let mut named: Vec<(&str, DateTime<Utc>)> = problems.collect();
     let resolved = mail.resolved.iter();
     named.extend(resolved.map(|it| (it.name.as_str(), it.first_seen_at)));
     // What Redis lost is named in the thread of its outage.

@@ -128,7 +128,7 @@ fn print(run: &Run, full_ids: bool) {
     }
     let (drops, Examined { users, rows, .. }) = run.examined();
     let status = run.status.as_str();
-    println!("{status}: {drops} drops, {users} users and {rows} rows examined, {total} findings");
+    println!("{status}; drops: {drops}, users: {users}, rows: {rows}, findings: {total}");
     if let Some(error) = &run.error {
         println!("failed: {}", plainly(run.cause(), error));
     }

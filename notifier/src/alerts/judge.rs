@@ -67,7 +67,12 @@ pub fn judge(run: &Run, memory: &AlertMemory, policy: MailPolicy, now: DateTime<
     not_seen.sort_by(|a, b| (a.drop_id, &a.name).cmp(&(b.drop_id, &b.name)));
     for alert in not_seen {
         if is_over(alert, run, policy, now) {
-            end(alert, now, &mut verdict);
+            let mut ended = alert.clone();
+            let is_reported = |id| run.drops.iter().any(|it| it.drop_id == id);
+            // An attached campaign whose day is over, or which is not in the file any more.
+            let left_out = alert.drop_id.filter(|id| id.0 < 0 && !is_reported(*id));
+            ended.summary += left_out.map_or("", |_| " (not repaired, no longer compared)");
+            end(&ended, now, &mut verdict);
         }
     }
     for problem in seen {

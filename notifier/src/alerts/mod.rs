@@ -102,9 +102,7 @@ pub fn problems(run: &Run, broken: &[BrokenPromise]) -> Vec<Problem> {
             ..Finding::report(Kind::BrokenPromise, promise.reason.replace('_', " "))
         });
     }
-    let found = groups
-        .into_iter()
-        .map(|(key, findings)| from_findings(key, findings));
+    let found = groups.into_iter().map(|(key, it)| from_findings(key, it));
     // A pass that was stopped with its process is no problem: the next pass does all of its work.
     let failed = (run.status == Status::Failed && !run.stopped).then(|| failed(run));
     let mut all: Vec<Problem> = failed.into_iter().chain(found).collect();
@@ -159,9 +157,8 @@ fn placed(run: &Run) -> impl Iterator<Item = (Option<CouponId>, Option<DropId>, 
     let loose = run.findings.iter().filter(move |it| !is_error(it));
     let of_drops = run.drops.iter().flat_map(|drop| {
         let (coupon, id) = (Some(drop.coupon_id), Some(drop.drop_id));
-        drop.findings
-            .iter()
-            .map(move |finding| (coupon, id, finding))
+        let findings = drop.findings.iter();
+        findings.map(move |finding| (coupon, id, finding))
     });
     loose.map(|finding| (None, None, finding)).chain(of_drops)
 }
@@ -240,19 +237,15 @@ fn detail_with_place(finding: &Finding, of_drop: Option<DropId>) -> String {
 
 /// Returns the number of cases that these findings stand for.
 pub(crate) fn number<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> u64 {
-    findings
-        .into_iter()
-        .map(|finding| finding.case.number())
-        .sum()
+    let findings = findings.into_iter();
+    findings.map(|finding| finding.case.number()).sum()
 }
 
 type Users<'a> = HashSet<(DropId, &'a str)>;
 
 fn users(broken: &[BrokenPromise]) -> Users<'_> {
-    broken
-        .iter()
-        .map(|promise| (promise.drop_id, promise.user_id.as_str()))
-        .collect()
+    let users = broken.iter().map(|it| (it.drop_id, it.user_id.as_str()));
+    users.collect()
 }
 
 /// Whether the user of the finding is in the list of broken promises, which is a problem of its

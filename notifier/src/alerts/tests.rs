@@ -481,4 +481,7 @@ fn alert_of_an_attached_drop_ends_with_a_pass_that_does_not_compare_it_any_more(
     let left_out = general(Status::Drift, vec![stalled("no table \"coupon\"")]);
     assert_eq!(duty.sees(1, &left_out), "stalled New");
     assert_eq!(duty.sees(2, &clean()), "failed_claim over");
+    let mut alerts = duty.memory.alerts.values();
+    let says = "(not repaired, no longer compared)";
+    assert!(alerts.any(|it| it.summary.ends_with(says)));
 }

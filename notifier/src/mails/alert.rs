@@ -71,11 +71,11 @@ impl<'a> AlertMail<'a> {
 }
 
 /// A drop that the mail names.
-struct NamedDrop<'a> {
-    id: DropId,
+pub(crate) struct NamedDrop<'a> {
+    pub(crate) id: DropId,
     coupon: Option<CouponId>,
-    name: String,
-    report: Option<&'a DropReport>,
+    pub(crate) name: String,
+    pub(crate) report: Option<&'a DropReport>,
 }
 
 impl NamedDrop<'_> {
@@ -83,17 +83,16 @@ impl NamedDrop<'_> {
     fn place(&self) -> String {
         let (name, id, issued) = (&self.name, self.id, self.issued());
         let coupon = self.coupon.map(|coupon| format!("coupon {coupon}, "));
-        let coupon = coupon.unwrap_or_default();
-        if id.0 < 0 {
-            // An attached campaign, whose ids nobody knows.
-            return format!("{name}: {issued}");
-        }
-        format!("{name} ({coupon}drop {id}): {issued}")
+        let ids = format!(" ({}drop {id})", coupon.unwrap_or_default());
+        // Nobody knows those of an attached campaign.
+        let ids = Some(ids).filter(|_| id.0 > 0).unwrap_or_default();
+        format!("{name}{ids}: {issued}")
     }
 
     /// Such as "100 of 100 issued".
     fn issued(&self) -> String {
         match self.report {
+            None if self.id.0 < 0 => String::new(),
             None => format!("drop {}", self.id),
             Some(report) => {
                 let [rows, quantity] = [report.after.rows, report.quantity.into()].map(grouped);
@@ -115,13 +114,9 @@ struct Section<'a> {
 }
 
 impl Section<'_> {
-    fn coupon(&self) -> Option<CouponId> {
-        self.problem.coupon_id
-    }
-
     /// The path where an operator acts on the drop, with this label, or on all drops.
     fn page(&self, label: &str) -> String {
-        match self.coupon().zip(self.problem.drop_id) {
+        match self.problem.coupon_id.zip(self.problem.drop_id) {
             Some((coupon, drop)) => format!("/coupons/{coupon}/drops/{drop} {label}"),
             None => "/runs Run a pass over all live drops".to_owned(),
         }
@@ -129,7 +124,7 @@ impl Section<'_> {
 
     /// The command of a pass over its coupon, or over all.
     fn once(&self) -> String {
-        let coupon = self.coupon().map(|id| format!(" --coupon {id}"));
+        let coupon = self.problem.coupon_id.map(|id| format!(" --coupon {id}"));
         format!("firstcome-reconciler once{}", coupon.unwrap_or_default())
     }
 
@@ -137,7 +132,7 @@ impl Section<'_> {
     fn held_back(&self) -> Option<String> {
         let is_held = self.problem.kind == AlertKind::Braked;
         let drop = self.drop.filter(|_| is_held)?;
-        Some(format!("'{}'", drop.name.replace('\'', "'\\''")))
+        Some(wording::shell_word(&drop.name))
     }
 
     /// The quantity of its drop, and the one with which each user gets a slot.
@@ -200,20 +195,15 @@ impl<'a> PassSummary<'a> {
             is_lost: mail.repairs.iter().any(|row| row.kind == lost),
             is_compared: drops.iter().filter_map(|drop| drop.report).all(is_compared),
         };
-        let problems = mail.problems.iter();
-        summary.sections = problems
-            .take(PROBLEMS)
-            .map(|it| summary.section(it))
-            .collect();
+        let first = mail.problems.iter().take(PROBLEMS);
+        summary.sections = first.map(|it| summary.section(it)).collect();
         let more = mail.problems.iter().skip(PROBLEMS);
         summary.more = bounded(more.map(|it| summary.title(it)).collect(), LINES);
-        let over = mail
-            .resolved
-            .iter()
-            .map(|it| match summary.drop(it.drop_id) {
-                Some(drop) => format!("{}: {}", drop.name, summary.over(it)),
-                None => summary.over(it),
-            });
+        let over = mail.resolved.iter();
+        let over = over.map(|it| match summary.drop(it.drop_id) {
+            Some(drop) => format!("{}: {}", drop.name, summary.over(it)),
+            None => summary.over(it),
+        });
         summary.over = bounded(over.collect(), LINES);
         summary
     }
@@ -224,10 +214,8 @@ impl<'a> PassSummary<'a> {
 
     fn section(&self, notice: &'a Notice) -> Section<'a> {
         let problem = &notice.problem;
-        let findings = problem
-            .findings
-            .iter()
-            .filter(|_| !is_one_sentence(problem));
+        let findings = problem.findings.iter();
+        let findings = findings.filter(|_| !is_one_sentence(problem));
         let findings: Vec<Placed<'_>> = findings.map(|it| (problem.drop_id, it)).collect();
         Section {
             problem,
@@ -242,6 +230,12 @@ impl<'a> PassSummary<'a> {
     fn has_failed(&self) -> bool {
         let run = self.mail.run;
         run.is_some_and(|run| run.status == Status::Failed)
+    }
+
+    /// Whether no pass compares a drop of the mail any more.
+    fn is_left_out(&self) -> bool {
+        let mut drops = self.drops.iter();
+        drops.any(|drop| drop.id.0 < 0 && drop.report.is_none())
     }
 
     fn document(&self) -> anyhow::Result<Document> {
@@ -300,7 +294,7 @@ impl<'a> PassSummary<'a> {
     fn place(&self) -> String {
         match self.drops {
             [] => String::new(),
-            [one] => format!("{} · {}", line(&one.name, NAME), one.issued()),
+            [one] => joined(vec![line(&one.name, NAME), one.issued()], " · "),
             many => {
                 let names: BTreeSet<&str> = many.iter().map(|drop| drop.name.as_str()).collect();
                 let coupons = match names.first() {
@@ -334,6 +328,8 @@ impl<'a> PassSummary<'a> {
             (_, None) if is_one_sentence(problem) => format!("{}.", wording::capital(summary)),
             (AlertKind::Braked, _) => format!("{things}{of}: this many at once are rarely right."),
             (AlertKind::Left(Kind::BrokenPromise), _) => format!("{things}{of}."),
+            // Of an attached system, most are only reported.
+            _ if self.mail.links.file.is_some() => format!("{things}{of}: not repaired."),
             _ => format!("{things}{of} could not be repaired."),
         };
         match notice.reason {
@@ -375,7 +371,7 @@ fn was(alert: &Alert) -> String {
 }
 
 /// Returns the drops in the mail, those with problems first.
-fn drops<'a>(mail: &AlertMail<'a>) -> Vec<NamedDrop<'a>> {
+pub(crate) fn drops<'a>(mail: &AlertMail<'a>) -> Vec<NamedDrop<'a>> {
     let problems = mail.problems.iter().map(|it| &it.problem);
     let problems = problems.map(|it| (it.coupon_id, it.drop_id));
     let repaired = mail.repairs.iter().map(|row| DropId(row.drop_id));
@@ -391,9 +387,9 @@ fn drops<'a>(mail: &AlertMail<'a>) -> Vec<NamedDrop<'a>> {
         let report = reports.find(|report| report.drop_id == id);
         let coupon = report.map(|report| report.coupon_id).or(coupon);
         let name = report.map(|report| line(&report.coupon_name, 100));
-        let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| {
-            coupon.map_or_else(|| "a coupon".to_owned(), |id| format!("coupon {id}"))
-        });
+        let name = name.filter(|name| !name.is_empty());
+        let name = name.or_else(|| mail.links.name(coupon));
+        let name = name.unwrap_or_else(|| "a coupon".to_owned());
         drops.push(NamedDrop {
             id,
             coupon,

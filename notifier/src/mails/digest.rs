@@ -37,7 +37,7 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
         day,
         file: links.file.as_deref(),
         lost: lost.collect(),
-        open: open.map(|alert| open_alert(alert, day)).collect(),
+        open: open.map(|alert| open_alert(alert, day, links)).collect(),
     };
     let mut parts = Vec::new();
     parts.extend((total == 0).then(|| "no pass has ended".to_owned()));
@@ -54,11 +54,13 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
         parts.push("nothing is open".to_owned());
     }
     let (state, runs) = (parts.join(", "), count(total, "run", "runs"));
-    let exact = count(day.sealed_total, "drop exact", "drops exact");
+    let sealed = day.sealed_total;
+    let exact = count(sealed, "drop exact", "drops exact");
+    let exact = Some(format!(" · {exact}")).filter(|_| sealed > 0);
     Document {
         kind: ["digest", "daily digest"],
         is_bad,
-        subject: format!("{state} · {runs} · {exact}"),
+        subject: format!("{state} · {runs}{}", exact.unwrap_or_default()),
         at: day.to,
         title: capital(&format!("{state}, {runs}.")),
         lead: format!("From {} to {}.", time(day.from), time(day.to)),
@@ -75,18 +77,20 @@ fn masked(target: &str) -> String {
     }
 }
 
-fn open_alert(listed: &ListedAlert, day: &DailyDigest) -> String {
+fn open_alert(listed: &ListedAlert, day: &DailyDigest, links: &Links) -> String {
     let alert = &listed.alert;
     let name = listed.coupon_name.as_ref().map(|name| line(name, 60));
-    let name = name.map(|name| format!("{name}, ")).unwrap_or_default();
+    let name = name.or_else(|| links.name(alert.coupon_id));
     // Nobody knows the ids of attached campaigns, which are negative.
     let own = alert.drop_id.filter(|drop| drop.0 > 0);
-    let place = own.map(|drop| format!("{name}drop {drop}: "));
-    let place = place.unwrap_or_default();
+    let drop = own.map(|drop| format!("drop {drop}"));
+    let place: Vec<String> = name.into_iter().chain(drop).collect();
+    let place = place.join(", ");
+    let end = if place.is_empty() { "" } else { ": " };
     let what = line(&alert.summary, LONGEST);
     let lasts = duration(day.to - alert.first_seen_at);
     let by = alert.acknowledged_by.as_ref();
     let by = by.map(|by| format!(", taken on by {}", line(by, 60)));
     let by = by.unwrap_or_default();
-    format!("{place}{what}, for {lasts}{by} (alert {})", listed.id)
+    format!("{place}{end}{what}, for {lasts}{by} (alert {})", listed.id)
 }

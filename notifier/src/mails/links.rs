@@ -1,9 +1,12 @@
 //! Links and commands of mails.
 
+use std::collections::BTreeMap;
+
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::report::{AlertKind, KindFacts};
 
 use super::document::Block;
+use crate::wording::line;
 
 /// Addresses for the links in mails, without a trailing slash.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -12,8 +15,10 @@ pub struct Links {
     pub public: Option<String>,
     /// The API's public address.
     pub api: Option<String>,
-    /// The file of `attach`, if the mails are about a system that is not ours.
+    /// The file of `attach`, quoted for a shell, if the mails are about a system that is not ours.
     pub file: Option<String>,
+    /// The names of its campaigns, which no table of ours has.
+    pub campaigns: BTreeMap<CouponId, String>,
 }
 
 impl Links {
@@ -24,6 +29,15 @@ impl Links {
         } else {
             kind.facts()
         }
+    }
+
+    /// Returns what a coupon is called in a pass without its report: by the name of its campaign, or
+    /// by its id, unless nobody knows that.
+    pub(crate) fn name(&self, coupon: Option<CouponId>) -> Option<String> {
+        let id = coupon?;
+        let own = || (id.0 > 0).then(|| format!("coupon {id}"));
+        let campaign = self.campaigns.get(&id);
+        campaign.map(|name| line(name, 60)).or_else(own)
     }
 
     /// Returns the public address of the coupon page.
@@ -119,7 +133,8 @@ impl Links {
     /// shell reads them as one command. The URL is quoted, because some shells treat `?` as a
     /// pattern.
     fn command(&self, is_request: bool, text: &str) -> Option<Block> {
-        let (line, what) = text.split_once(" | ")?;
+        // No label has the separator, but a campaign's name may.
+        let (line, what) = text.rsplit_once(" | ")?;
         let what = what.to_owned();
         if !is_request {
             let line = line.to_owned();
@@ -127,7 +142,8 @@ impl Links {
         }
         let mut parts = line.splitn(4, ' ');
         let (service, method, path) = (parts.next()?, parts.next()?, parts.next()?);
-        let mut lines = vec!["curl -H \"Authorization: Bearer $OPS_TOKEN\"".to_owned()];
+        // The first token, if two are set while rotating.
+        let mut lines = vec!["curl -H \"Authorization: Bearer ${OPS_TOKEN%%,*}\"".to_owned()];
         if let Some(body) = parts.next() {
             let quote = if body.contains('$') { '"' } else { '\'' };
             lines.push("-H \"Content-Type: application/json\"".to_owned());

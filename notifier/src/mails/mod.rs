@@ -17,6 +17,7 @@ use crate::wording;
 use document::Document;
 
 pub use alert::AlertMail;
+pub(crate) use alert::{NamedDrop, drops};
 pub use digest::daily;
 pub use document::Rendered;
 pub use links::Links;

@@ -7,7 +7,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::alerts::{Alert, Notice, NoticeReason};
-use crate::mails::{AlertMail, Links};
+use crate::mails::{AlertMail, Links, NamedDrop, drops};
 use crate::report::DropReport;
 use crate::wording::{LONGEST, grouped, line};
 
@@ -102,8 +102,12 @@ fn instant(at: DateTime<Utc>) -> String {
 
 /// The events about the alerts of a mail.
 pub(crate) fn about_alerts(mail: &AlertMail<'_>) -> Vec<Event> {
-    let problems = mail.problems.iter().map(|it| about_problem(it, mail));
-    let resolved = mail.resolved.iter().map(|it| about_resolved(it, mail));
+    let drops = drops(mail);
+    let drop = |id| drops.iter().find(|drop| Some(drop.id) == id);
+    let problems = mail.problems.iter();
+    let problems = problems.map(|it| about_problem(it, drop(it.problem.drop_id), mail));
+    let resolved = mail.resolved.iter();
+    let resolved = resolved.map(|it| about_resolved(it, drop(it.drop_id), mail));
     problems.chain(resolved).collect()
 }
 
@@ -113,13 +117,11 @@ fn link(name: &str, mail: &AlertMail<'_>) -> String {
     mail.ids.get(name).and_then(page).unwrap_or_default()
 }
 
-fn about_problem(notice: &Notice, mail: &AlertMail<'_>) -> Event {
+fn about_problem(notice: &Notice, drop: Option<&NamedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
     let problem = &notice.problem;
     let facts = mail.links.facts(problem.kind);
-    let mut reports = mail.run.map_or(&[][..], |run| &run.drops).iter();
-    let report = reports.find(|report| Some(report.drop_id) == problem.drop_id);
-    let coupon = report.map(|report| line(&report.coupon_name, 100));
-    let place = coupon.as_ref().map(|name| format!(" · {name}"));
+    let (report, coupon) = (drop.and_then(|it| it.report), drop.map(|it| &it.name));
+    let place = coupon.map(|name| format!(" · {name}"));
     let status = match notice.reason {
         NoticeReason::New => "new",
         NoticeReason::Changed => "changed",
@@ -143,14 +145,17 @@ fn about_problem(notice: &Notice, mail: &AlertMail<'_>) -> Event {
     Event::new("alert.firing", mail.now, data, &text)
 }
 
-fn about_resolved(alert: &Alert, mail: &AlertMail<'_>) -> Event {
+fn about_resolved(alert: &Alert, drop: Option<&NamedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
+    let coupon = drop.map(|it| &it.name);
+    let place = coupon.map(|name| format!(" · {name}"));
+    let place = place.unwrap_or_default();
     let data = json!({
         "alert_id": mail.ids.get(&alert.name), "kind": alert.kind, "status": "resolved", "summary": alert.summary,
-        "coupon_id": alert.coupon_id, "drop_id": alert.drop_id,
+        "coupon_id": alert.coupon_id, "coupon": coupon, "drop_id": alert.drop_id,
         "since": instant(alert.first_seen_at), "resolved_at": alert.resolved_at.map(instant),
     });
-    let link = link(&alert.name, mail);
-    let text = format!("[firstcome] resolved: {}. {link}", alert.summary);
+    let (what, link) = (&alert.summary, link(&alert.name, mail));
+    let text = format!("[firstcome] resolved: {what}{place}. {link}");
     Event::new("alert.resolved", mail.now, data, &text)
 }
 

@@ -245,10 +245,8 @@ fn message(mail: &Outgoing, from: &Mailbox) -> anyhow::Result<Message> {
         .raw_header(raw("Auto-Submitted", "auto-generated".to_owned()))
         .raw_header(raw("X-Auto-Response-Suppress", "All".to_owned()));
     let thread = mail.thread.as_deref().unwrap_or_default();
-    let ids: Vec<String> = thread
-        .split_whitespace()
-        .map(|id| format!("<{id}>"))
-        .collect();
+    let ids = thread.split_whitespace().map(|id| format!("<{id}>"));
+    let ids: Vec<String> = ids.collect();
     if let Some(first) = ids.first() {
         builder = builder.in_reply_to(first.clone()).references(ids.join(" "));
     }

@@ -94,7 +94,7 @@ fn advice(error: &PostError) -> &'static str {
             "its log says why: 401 or 403 often mean another WEBHOOK_SECRET, 404 another path; redirects are not followed"
         }
         PostError::NoAnswer(_) => {
-            "check host and port, whether a firewall is between, and whether it speaks TLS there (if not: http://)"
+            "check host and port, whether a firewall is between (no proxy is used), and whether it speaks TLS there (if not: http://)"
         }
     }
 }

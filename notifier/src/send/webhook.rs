@@ -68,11 +68,8 @@ impl WebhookArgs {
         };
         let urls = urls(&text(&self.webhook_urls)).map_err(anyhow::Error::msg)?;
         let keys = keys(&text(&self.webhook_secret)).map_err(anyhow::Error::msg)?;
-        if keys.is_empty()
-            && urls
-                .iter()
-                .any(|url| Format::for_url(url) == Format::Signed)
-        {
+        let is_signed = |url| Format::for_url(url) == Format::Signed;
+        if keys.is_empty() && urls.iter().any(is_signed) {
             bail!(
                 "WEBHOOK_URLS is set but WEBHOOK_SECRET is not: {MAKE}, and give it to the receivers too"
             );

@@ -1,6 +1,7 @@
 //! The environment of a notifier: a separate database in a real MySQL, a real mail server, and a
 //! clock that tests set.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -197,6 +198,8 @@ pub(crate) fn args(smtp_url: Option<&str>, recipients: &str) -> NotifyArgs {
         public_url: None,
         api_public_url: None,
         api_url: None,
+        attached_file: None,
+        campaigns: BTreeMap::new(),
     }
 }
 

@@ -29,12 +29,8 @@ pub(crate) fn drift(id: &str, slots: &[i64]) -> Run {
 }
 
 pub(crate) fn held_back(id: &str) -> Run {
-    let held = finding(
-        Kind::MissingAdmission,
-        3,
-        ActionKind::Project,
-        Outcome::Planned,
-    );
+    let (action, result) = (ActionKind::Project, Outcome::Planned);
+    let held = finding(Kind::MissingAdmission, 3, action, result);
     of_winter(id, Status::Braked, vec![held])
 }
 
@@ -108,10 +104,8 @@ async fn all_mails_of_one_drift_share_a_thread_across_restarts() {
     assert_eq!(answers.as_ref(), Some(&threads[0]));
     let ids: std::collections::HashSet<String> = mails.iter().map(crate::desk::id).collect();
     assert_eq!(ids.len(), 4);
-    assert_eq!(
-        desk.query("SELECT status, mails FROM alerts").await,
-        [["resolved", "4"]]
-    );
+    let alerts = desk.query("SELECT status, mails FROM alerts").await;
+    assert_eq!(alerts, [["resolved", "4"]]);
 }
 
 #[tokio::test]
@@ -324,8 +318,6 @@ async fn notice_about_broken_promises_says_what_became_of_them() {
     desk.clock.turn(TimeDelta::minutes(1));
     desk.pass(&clean("r2")).await;
     let text = text(&desk.sink.mails()[1]);
-    assert!(
-        text.contains("2 users have a coupon now, 1 was told that there is none."),
-        "{text}"
-    );
+    let says = "2 users have a coupon now, 1 was told that there is none.";
+    assert!(text.contains(says), "{text}");
 }

@@ -25,15 +25,11 @@ async fn alerts_are_listed_by_page_and_status() {
     desk.pass(&drift("r2", &[3])).await;
     let kind = |page: &AlertPage| page.alerts[0].alert.kind.clone();
     let all = list(&desk.db, None, None, 1).await.unwrap();
-    assert_eq!(
-        (all.alerts.len(), kind(&all)),
-        (1, "failed_claim".to_owned())
-    );
+    let found = (all.alerts.len(), kind(&all));
+    assert_eq!(found, (1, "failed_claim".to_owned()));
     let rest = list(&desk.db, None, all.next_before, 1).await.unwrap();
-    assert_eq!(
-        (kind(&rest), rest.next_before),
-        ("kafka_unreachable".to_owned(), None)
-    );
+    let found = (kind(&rest), rest.next_before);
+    assert_eq!(found, ("kafka_unreachable".to_owned(), None));
     let json = serde_json::to_value(&rest.alerts[0]).unwrap();
     assert_eq!(json["status"], "resolved");
     assert!(json.get("name").or(json.get("content")).is_none(), "{json}");

@@ -26,8 +26,8 @@ pub struct AttachArgs {
     /// Dry run: change nothing, list the repairs
     #[arg(long, requires = "once")]
     pub dry_run: bool,
-    /// Confirm the repairs that were shown and held back; needs --campaign
-    #[arg(long, requires = "once")]
+    /// Confirm the repairs that were shown and held back, campaign by campaign
+    #[arg(long, requires = "campaign")]
     pub confirm: bool,
     /// Print the run as JSON
     #[arg(long, requires = "once")]

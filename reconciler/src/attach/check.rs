@@ -178,7 +178,7 @@ impl<'a> Table<'a> {
             )
         } else if !user_is_integer && !TEXTS.contains(&kind) {
             format!(
-                "{of}.user: column {user:?} of {table} is {kind}; name one of text or whole numbers"
+                "{of}.user: column {user:?} of {table} is {kind}; name a CHAR, VARCHAR or integer column"
             )
         } else {
             return Ok(TableShape {

@@ -186,7 +186,10 @@ pub struct StockRow {
 /// A value of a column. In texts `{date}` is the day of the drop, and `{null}` is NULL; as an
 /// inserted value, `{now}` is the time and `{uuid}` a new UUID.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "write true, a whole number, or a text in quotes"
+)]
 pub enum Scalar {
     Flag(bool),
     Number(i64),
@@ -244,9 +247,35 @@ impl AttachFile {
         self.campaigns.iter().find(is_named)
     }
 
+    /// Returns the names of its campaigns by their ids.
+    pub fn names(&self) -> BTreeMap<CouponId, String> {
+        let campaigns = self.campaigns.iter();
+        campaigns
+            .map(|it| (it.coupon_id(), it.name.clone()))
+            .collect()
+    }
+
+    /// Finds the id of a campaign that is named.
+    ///
+    /// # Errors
+    /// A sentence, if there is none.
+    pub fn coupon_id(&self, name: Option<&String>) -> Result<Option<CouponId>, String> {
+        let id = name.map(|name| {
+            let campaign = self.campaign(name).map(Campaign::coupon_id);
+            campaign.ok_or_else(|| format!("the file has no campaign {name:?}"))
+        });
+        id.transpose()
+    }
+
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let file = toml::from_str(text);
-        let mut file: Self = file.map_err(|error| anyhow::anyhow!("{error}"))?;
+        let mut file: Self = file.map_err(|mut error: toml::de::Error| {
+            let start = error.span().map_or(0, |span| span.start);
+            let before = text.get(..start).unwrap_or(text);
+            // The error would quote the line, which may have a password.
+            error.set_input(None);
+            anyhow::anyhow!("line {}: {error}", before.split('\n').count())
+        })?;
         for (field, address) in [("database", &mut file.database), ("redis", &mut file.redis)] {
             if let Some(name) = address.strip_prefix('$') {
                 let value = std::env::var(name);

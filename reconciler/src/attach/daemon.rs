@@ -16,13 +16,12 @@ use tokio_util::task::TaskTracker;
 
 use super::args::AttachArgs;
 use super::http::{self, RouteState};
-use super::{AttachError, Attached, Ours};
+use super::{Attached, Ours};
 use crate::args::limits;
 use crate::daemon::schedule::{ScheduledJob, Schedules};
 use crate::daemon::{end, start};
 use crate::http::{CONNECTIONS, guarded};
 use crate::jobs::{EVERY_SECONDS, retention};
-use crate::notify::Notifier;
 use crate::passes::{Passes, Worker};
 
 /// Maximum wait for our MySQL. Then the process ends, and is started again.
@@ -37,18 +36,13 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     crate::metrics::describe();
     let listener = TcpListener::bind(args.listen_addr).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", args.listen_addr))?;
-    let mut notify = args.notify.clone();
-    // Mails link to the page, if there is one.
-    notify.public_url = notify.public_url.filter(|_| args.ops_token.is_some());
-    let notifier = Notifier::new(ours.db.clone(), &notify, &args.webhooks)?;
-    let notifier = notifier.for_attached(args.file.display().to_string());
+    let notifier = attached.notifier(&ours, &args)?;
     notifier.announce();
     prepare(&ours, &stop).await?;
     match attached.check().await {
         Ok(told) => told.iter().for_each(|it| tracing::warn!("{it}")),
-        Err(error @ AttachError::Misfit(_)) => return Err(error.into()),
-        // Each pass tries again and reports it.
-        Err(error) => tracing::warn!(%error, "the file is not checked yet"),
+        // Each pass tries again and reports it; the other campaigns are compared.
+        Err(error) => tracing::warn!(%error, "the file could not be checked, or does not fit"),
     }
     let times = &args.schedules;
     let crons = [

@@ -18,7 +18,7 @@ use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::config::{AttachFile, Campaign};
+use super::config::AttachFile;
 use crate::context::PassRequest;
 use crate::http::alerts::{self, AlertsQuery};
 use crate::http::requests::Answer;
@@ -82,12 +82,8 @@ async fn start(
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<Body>,
 ) -> Result<Response, Problem> {
-    let named = body.campaign.as_ref().map(|name| {
-        let campaign = file.campaign(name);
-        let none = || Problem::not_found(format!("the file has no campaign {name:?}"));
-        campaign.map(Campaign::coupon_id).ok_or_else(none)
-    });
-    let coupon = named.transpose()?;
+    let coupon = file.coupon_id(body.campaign.as_ref());
+    let coupon = coupon.map_err(Problem::not_found)?;
     if body.confirm && coupon.is_none() {
         let detail = "confirm needs campaign: what is held back is confirmed campaign by campaign";
         return Err(invalid(detail));
@@ -114,10 +110,10 @@ async fn list_alerts(
     query: StrictQuery<AlertsQuery>,
 ) -> Answer<AlertPage> {
     let Json(mut page) = alerts::list(State(db), query).await?;
+    let names = file.names();
     for it in &mut page.alerts {
-        let has_id = |campaign: &&Campaign| Some(campaign.coupon_id()) == it.alert.coupon_id;
-        let campaign = file.campaigns.iter().find(has_id);
-        it.coupon_name = campaign.map(|campaign| campaign.name.clone());
+        let id = it.alert.coupon_id.as_ref();
+        it.coupon_name = id.and_then(|id| names.get(id).cloned());
     }
     Ok(Json(page))
 }

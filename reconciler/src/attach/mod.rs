@@ -27,10 +27,14 @@ use anyhow::Context as _;
 use firstcome_shared::config::{MysqlArgs, RedisArgs};
 use firstcome_shared::mysql::{Db, DbError, DbSettings, migrations};
 use firstcome_shared::redis::Redis;
+use firstcome_shared::sql;
 use tokio_util::sync::CancellationToken;
 
 use args::AttachArgs;
 use config::AttachFile;
+
+use crate::notify::Notifier;
+use crate::notify::wording::shell_word;
 
 /// Why a target could not be compared or repaired.
 #[derive(Debug, thiserror::Error)]
@@ -89,8 +93,16 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// Creates our tables, and refuses those of a Firstcome with coupons of its own.
+    /// Creates our tables. Refuses a database with tables of others, which may be the shop's own, and
+    /// that of a Firstcome with coupons of its own.
     async fn migrate(&self) -> anyhow::Result<()> {
+        let others = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
+                      HAVING SUM(TABLE_NAME = '__diesel_schema_migrations') = 0";
+        let others = self.db.first::<i64>("look for tables", sql!(others));
+        anyhow::ensure!(
+            others.await.context("DATABASE_URL")?.is_none(),
+            "DATABASE_URL: that database has tables of others: write one of its own (CREATE DATABASE reconciler)"
+        );
         let migrated = migrations::migrate(&self.settings).await;
         migrated.context("DATABASE_URL")?;
         anyhow::ensure!(
@@ -107,15 +119,10 @@ impl Attached {
         let (tls, timeout) = (&args.tls, args.store_timeout_ms);
         let theirs = MysqlArgs::at(file.database.clone().into(), tls, timeout);
         let redis = RedisArgs::at(file.redis.clone().into(), file.redis_cluster, tls, timeout);
-        let ours = args.database_url.clone();
-        let ours = ours
-            .map(|url| MysqlArgs::at(url, tls, timeout))
-            .transpose()?;
-        let ours = ours.map(|settings| {
-            anyhow::Ok(Ours {
-                db: Db::new(&settings)?,
-                settings,
-            })
+        let ours = args.database_url.clone().map(|url| {
+            let settings = MysqlArgs::at(url, tls, timeout)?;
+            let db = Db::new(&settings)?;
+            anyhow::Ok(Ours { db, settings })
         });
         anyhow::ensure!(
             ours.is_some() || !file.repairs(),
@@ -128,10 +135,21 @@ impl Attached {
             ours: ours.transpose()?,
         })
     }
+
+    /// Creates the notifier of its campaigns. Mails link to the page, if there is one.
+    fn notifier(&self, ours: &Ours, args: &AttachArgs) -> anyhow::Result<Notifier> {
+        let mut notify = args.notify.clone();
+        notify.public_url = notify.public_url.filter(|_| args.ops_token.is_some());
+        notify.attached_file = Some(shell_word(&args.file.to_string_lossy()));
+        notify.campaigns = self.file.names();
+        Notifier::new(ours.db.clone(), &notify, &args.webhooks)
+    }
 }
 
 /// Runs the daemon, or one pass.
-pub async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+pub async fn run(mut args: AttachArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+    // Mails name it to people who are in another folder.
+    args.file = std::path::absolute(&args.file)?;
     if args.once {
         return once::run(args, stop).await;
     }

@@ -2,6 +2,8 @@
 //! their way, the second look at those that differ, repairs, and the report. A store that is away
 //! ends the pass with a `stalled` finding, and nothing is repaired.
 
+use std::collections::BTreeSet;
+
 use chrono::Utc;
 use firstcome_shared::mysql::held_back::ShownRepairs;
 use sha2::{Digest as _, Sha256};
@@ -57,10 +59,11 @@ impl Attached {
     }
 
     /// Checks every campaign against their stores. Returns sentences for the operator.
-    pub async fn check(&self) -> Answer<Vec<String>> {
+    pub async fn check(&self) -> Answer<BTreeSet<String>> {
         let mut keys = Keys::new(&self.redis);
         let mut sql = self.connect(&mut keys).await?;
-        let mut told = Vec::new();
+        // The drops of two days have the same notes.
+        let mut told = BTreeSet::new();
         for campaign in &self.file.campaigns {
             let name = &campaign.name;
             for target in campaign.drops(Utc::now()) {
@@ -111,9 +114,7 @@ impl Pass<'_> {
         let campaigns = self.attached.file.campaigns.iter();
         for campaign in campaigns.filter(|it| is_asked(it.coupon_id())) {
             for target in campaign.drops(Utc::now()) {
-                if self.stop.is_cancelled() {
-                    return Err(AttachError::Stopped);
-                }
+                repair::must_go_on(&self.stop)?;
                 match first_look(target, &mut sql, &mut self.keys.clone()).await {
                     Ok(suspect) => {
                         let facts = suspect.first.and(suspect.first.clone(), &target);
@@ -148,11 +149,7 @@ impl Pass<'_> {
     /// Looks again at a target that differs, repairs it, and reports it, also if a store goes away
     /// between two repairs.
     async fn settle(&mut self, suspect: &Suspect<'_>, sql: &mut Sql, run: &mut Run) -> Answer<()> {
-        let Suspect {
-            target,
-            shape,
-            first,
-        } = suspect;
+        let (target, shape) = (&suspect.target, &suspect.shape);
         let keys = &mut self.keys.clone();
         let mut reader = Reader {
             target: *target,
@@ -161,12 +158,12 @@ impl Pass<'_> {
             keys,
         };
         let second = reader.look().await?;
-        let facts = first.and(second, target);
+        let facts = suspect.first.and(second, target);
         let mut judged = judge(&facts);
-        for it in &mut judged {
-            if let (Some(Repair::Insert(..)), Some(warning)) = (&it.repair, &shape.warning) {
-                it.finding.detail = format!("{}; {warning}", it.finding.detail);
-            }
+        let mut inserts = judged.iter_mut();
+        let first = inserts.find(|it| matches!(it.repair, Some(Repair::Insert(..))));
+        if let (Some(it), Some(warning)) = (first, &shape.warning) {
+            it.finding.detail = format!("{}; {warning}", it.finding.detail);
         }
         let ours = self.attached.ours.as_ref();
         let mut ended = Ok(());
@@ -263,7 +260,11 @@ fn left_out(run: &mut Run, target: &Target<'_>, error: AttachError) -> Answer<()
         return Err(error);
     }
     let why = error.of(&target.campaign.name).to_string();
-    run.findings.push(Finding::report(Kind::Stalled, why));
+    let finding = Finding::report(Kind::Stalled, why);
+    // The drops of two days have the same tables.
+    if !run.findings.contains(&finding) {
+        run.findings.push(finding);
+    }
     Ok(())
 }
 
@@ -299,6 +300,7 @@ fn told(target: &Target<'_>, facts: &Facts, judged: Vec<Judged>, after: Numbers)
     let is_closed = |it: &&Finding| it.kind == Kind::FailedClaim && it.result == Outcome::Applied;
     let closed = findings.iter().filter(is_closed).count();
     let before = numbers(facts.numbers, facts.failed.len() as u64);
+    let quantity = u32::try_from(facts.quantity).unwrap_or(u32::MAX);
     let is_repaired = findings.iter().all(|it| it.result == Outcome::Applied);
     DropReport {
         coupon_name: target.name(),
@@ -311,10 +313,6 @@ fn told(target: &Target<'_>, facts: &Facts, judged: Vec<Judged>, after: Numbers)
             failed_claims: before.failed_claims,
         },
         findings,
-        ..DropReport::begun(
-            coupon,
-            drop,
-            u32::try_from(facts.quantity).unwrap_or(u32::MAX),
-        )
+        ..DropReport::begun(coupon, drop, quantity)
     }
 }

@@ -129,11 +129,22 @@ impl<'a> Reader<'a> {
         let Some(sql) = &campaign.quantity_sql else {
             return Ok(campaign.quantity.unwrap_or_default().into());
         };
-        let number = self.sql.number(sql, Vec::new()).await?;
+        let number = self.sql.number(&self.target.fill(sql), Vec::new()).await?;
         let number = number.and_then(|number| u32::try_from(number).ok());
         let no_number =
             || AttachError::Misfit("quantity_sql selects no number from 0 on".to_owned());
         number.map(u64::from).ok_or_else(no_number)
+    }
+
+    /// Selects from these rows; `{user}` stands for the column of their users.
+    pub async fn select(&mut self, what: &str, of: Condition, rest: &str) -> Answer<Vec<Row>> {
+        let rows = &self.target.campaign.rows;
+        let (table, what) = (
+            quoted(&rows.table),
+            what.replace("{user}", &quoted(&rows.user)),
+        );
+        let sql = format!("SELECT {what} FROM {table} WHERE {} {rest}", of.sql);
+        self.sql.rows(&sql, of.values).await
     }
 
     pub async fn count_rows(&mut self) -> Answer<u64> {
@@ -234,8 +245,7 @@ impl<'a> Reader<'a> {
 
     /// Returns the users of rows that MySQL takes for these names.
     async fn spellings(&mut self, names: &[String]) -> Answer<Vec<String>> {
-        let rows = &self.target.campaign.rows;
-        let (table, user) = (quoted(&rows.table), quoted(&rows.user));
+        let user = quoted(&self.target.campaign.rows.user);
         let names = names.iter().filter_map(|it| self.shape.rows.like(it));
         let names: Vec<Value> = names.collect();
         if names.is_empty() {
@@ -243,8 +253,7 @@ impl<'a> Reader<'a> {
         }
         let marks = vec!["?"; names.len()].join(", ");
         let of = self.of_rows().and(&format!("{user} IN ({marks})"), names);
-        let sql = format!("SELECT CAST({user} AS CHAR) FROM {table} WHERE {}", of.sql);
-        let found = self.sql.rows(&sql, of.values).await?;
+        let found = self.select("CAST({user} AS CHAR)", of, "").await?;
         Ok(found.iter().map(|row| text(row, 0)).collect())
     }
 
@@ -354,13 +363,9 @@ impl<'a> Reader<'a> {
         let rows = &self.target.campaign.rows;
         let order = rows.order.iter().chain(&self.shape.rows.key);
         let order: Vec<String> = order.map(|name| format!("{} DESC", quoted(name))).collect();
-        let (order, of) = (order.join(", "), self.of_rows());
-        let (table, user) = (quoted(&rows.table), quoted(&rows.user));
-        let sql = format!(
-            "SELECT CAST({user} AS CHAR) FROM {table} WHERE {} ORDER BY {order} LIMIT {number}",
-            of.sql
-        );
-        let rows = self.sql.rows(&sql, of.values).await?;
+        let rest = format!("ORDER BY {} LIMIT {number}", order.join(", "));
+        let of = self.of_rows();
+        let rows = self.select("CAST({user} AS CHAR)", of, &rest).await?;
         Ok(rows.iter().map(|row| text(row, 0)).collect())
     }
 }

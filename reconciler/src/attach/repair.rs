@@ -111,7 +111,7 @@ pub async fn apply(
     Ok(())
 }
 
-fn must_go_on(stop: &CancellationToken) -> Answer<()> {
+pub(super) fn must_go_on(stop: &CancellationToken) -> Answer<()> {
     if stop.is_cancelled() {
         Err(AttachError::Stopped)
     } else {
@@ -139,10 +139,8 @@ async fn insert(
     let lock = Value::from(format!("{}{of:?}", reader.target.campaign.rows.table));
     let take = format!("SELECT CAST(GET_LOCK({LOCK}, 2) AS SIGNED)");
     if reader.sql.number(&take, vec![lock.clone()]).await? != Some(1) {
-        return Ok(vec![
-            skipped("another reconciler repairs this campaign");
-            rows.len()
-        ]);
+        let why = "another reconciler repairs this campaign";
+        return Ok(vec![skipped(why); rows.len()]);
     }
     reader.sql.command("START TRANSACTION").await?;
     let repaired = match locked(reader, rows, &left).await {
@@ -169,16 +167,14 @@ async fn locked(
     left: &HashSet<String>,
 ) -> Answer<Vec<Repaired>> {
     if let Some(stock) = &reader.target.campaign.stock {
-        let of = Condition::of(&stock.of, &reader.target);
-        let sql = format!(
-            "SELECT 1 FROM {} WHERE {} FOR UPDATE",
+        let (table, of) = (
             quoted(&stock.table),
-            of.sql
+            Condition::of(&stock.of, &reader.target),
         );
+        let sql = format!("SELECT 1 FROM {table} WHERE {} FOR UPDATE", of.sql);
         if reader.sql.number(&sql, of.values).await?.is_none() {
-            return Err(AttachError::Misfit(
-                "stock.where selects no row to lock".to_owned(),
-            ));
+            let why = "stock.where selects no row to lock";
+            return Err(AttachError::Misfit(why.to_owned()));
         }
     }
     must_not_be_made_ahead(reader).await?;
@@ -212,13 +208,9 @@ async fn locked(
 /// Refuses a table of coupons that wait for their users: a new row would be one more coupon.
 async fn must_not_be_made_ahead(reader: &mut Reader<'_>) -> Answer<()> {
     let rows = &reader.target.campaign.rows;
-    let of = Condition::of(&rows.of, &reader.target);
-    let (table, user) = (quoted(&rows.table), quoted(&rows.user));
-    let sql = format!(
-        "SELECT 1 FROM {table} WHERE {} AND {user} IS NULL LIMIT 1",
-        of.sql
-    );
-    if reader.sql.number(&sql, of.values).await?.is_none() {
+    let has_none = format!("{} IS NULL", quoted(&rows.user));
+    let of = Condition::of(&rows.of, &reader.target).and(&has_none, []);
+    if reader.select("1", of, "LIMIT 1").await?.is_empty() {
         return Ok(());
     }
     let why = "rows without a user are coupons made ahead: give one of them to the user by hand; \
@@ -343,13 +335,10 @@ async fn add(reader: &mut Reader<'_>, user: &str, may_create: bool) -> Answer<Re
         }
         Some(order) => quoted(order),
     };
-    let (table, of) = (quoted(&rows.table), reader.of_rows());
-    let of = of.and(&format!("{} = ?", quoted(&rows.user)), [value]);
-    let sql = format!(
-        "SELECT CAST({score} AS CHAR) FROM {table} WHERE {} LIMIT 1",
-        of.sql
-    );
-    let row = reader.sql.rows(&sql, of.values).await?;
+    let is_its = format!("{} = ?", quoted(&rows.user));
+    let of = reader.of_rows().and(&is_its, [value]);
+    let score = format!("CAST({score} AS CHAR)");
+    let row = reader.select(&score, of, "LIMIT 1").await?;
     let Some(row) = row.first() else {
         return Ok(skipped("its row is gone"));
     };
@@ -365,9 +354,8 @@ async fn add(reader: &mut Reader<'_>, user: &str, may_create: bool) -> Answer<Re
 
 async fn set_count(reader: &mut Reader<'_>, set: &SetCount) -> Answer<Repaired> {
     let count = reader.target.campaign.count.as_ref();
-    let key = count
-        .map(|count| reader.target.fill(&count.key))
-        .unwrap_or_default();
+    let key = count.map(|count| reader.target.fill(&count.key));
+    let key = key.unwrap_or_default();
     let is_set = reader.keys.set_count(&key, set).await?;
     Ok(if is_set {
         applied()

@@ -35,7 +35,7 @@ impl Sql {
         let conn = Db::plain(settings).await;
         let conn = conn.map_err(|error| {
             let why = error.to_string();
-            AttachError::Mysql(why.replace("see DATABASE_URL", "see database in the file"))
+            AttachError::Mysql(why.replace("DATABASE_URL", "`database` of the file"))
         })?;
         let mut sql = Self {
             conn: Some(conn),
@@ -44,10 +44,8 @@ impl Sql {
             paid_at: Instant::now(),
         };
         // MariaDB skips it. Without it, a SELECT that nobody waits for goes on.
-        let limit = format!(
-            "/*!50708 , SESSION max_execution_time = {} */",
-            sql.limit.as_millis()
-        );
+        let limit = sql.limit.as_millis();
+        let limit = format!("/*!50708 , SESSION max_execution_time = {limit} */");
         sql.command(&format!("{SESSION} {limit}")).await?;
         sql.command(ISOLATION).await?;
         Ok(sql)

@@ -31,6 +31,8 @@ quantity = 100 => quantity = 1; failed = { table = "f", user = "u", done = 3 } =
 "tickets" => "many" => expected `tickets` or `issued`
 "applied" => "applied:{date}" => {date} must stand in every key
 event_id = 7 } } => event_id = 7 }, insert = { event_id = 8 } } => leave Some("event_id") out
+event_id = 7 => event_id = 2026-12-01 => write true, a whole number, or a text in quotes
+"mysql://app@db/shop" => "mysql://app:hunter2@db/shop => line 2: invalid basic string
 "mysql://app@db/shop" => "$NO_SUCH_VARIABLE" => $NO_SUCH_VARIABLE is not set
 "#;
 
@@ -51,7 +53,8 @@ fn refused_file_names_the_campaign_the_field_and_what_to_write() {
     for [from, to, said] in cases(REFUSED) {
         let error = AttachFile::parse(&GOOD.replace(&from, &to)).unwrap_err();
         let error = format!("{error:#}");
-        assert!(error.contains(&said), "{to}: {error}");
+        let is_told = error.contains(&said) && !error.contains("hunter2");
+        assert!(is_told, "{to}: {error}");
     }
 }
 
@@ -113,7 +116,7 @@ const MISFITS: &str = r#"
 "coupon" => "coupons" => no table "coupons"; the nearest is "coupon"
 "coupon" => "bare" => has no column "event_id"
 "user_id" => "userid" => no column "userid"; the nearest is "user_id"
-"user_id" => "created_at" => is datetime; name one of text or whole numbers
+"user_id" => "created_at" => is datetime; name a CHAR, VARCHAR or integer column
 "coupon" => "by_kind" => the primary key of by_kind has "kind"
 event_id = 7 => event = 7 => the nearest is "event_id"
 event_id = 7 => "event_id` = 1 OR `id" = 7 => has no column
@@ -147,5 +150,6 @@ async fn mapping_that_does_not_fit_is_refused_with_the_nearest_name() {
     world.sql("DROP INDEX event_id ON coupon").await;
     world.sql("DROP INDEX user_id ON coupon").await;
     let told = world.attached(good).check().await.unwrap();
-    assert!(told[1].contains("no index of coupon begins with user_id"));
+    let last = told.last().unwrap();
+    assert!(last.contains("no index of coupon begins with user_id"));
 }

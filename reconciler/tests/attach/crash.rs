@@ -103,7 +103,7 @@ async fn one_pass_needs_no_database_of_ours_and_prints_what_it_saw() {
         (&observing, "", 1, "left for you  unissued, u•••-2: "),
         (&observing, "--full-ids", 1, "unissued, user-2: "),
         (&observing, "--json --dry-run", 1, ": \"user-2\""),
-        (&observing, "--confirm", 2, "--confirm needs --campaign"),
+        (&observing, "--confirm", 2, "--campaign <NAME>"),
         (&FILE.to_owned(), "", 2, "needs DATABASE_URL"),
         (&misfit, "", 2, "the nearest is \"user_id\""),
     ] {
@@ -116,6 +116,11 @@ async fn one_pass_needs_no_database_of_ours_and_prints_what_it_saw() {
         assert!(printed.contains(said), "{said}: {printed}");
         assert_eq!(done.status.code(), Some(code), "{printed}");
     }
+    let mut in_theirs = program(&world, FILE, &["--once"]);
+    let refused = in_theirs.env("DATABASE_URL", &world.database);
+    let why = String::from_utf8(refused.output().unwrap().stderr).unwrap();
+    assert!(why.contains("that database has tables of others"), "{why}");
+    assert_eq!(world.sql("SHOW TABLES").await.len(), 3);
     let own = "INSERT INTO coupons (id, name, quantity, once_per, schedule) VALUES (1, 'x', 1, 'coupon', '{\"type\": \"daily\"}')";
     mysql_rows(&world.ours, own).await.unwrap();
     let refused = program(&world, FILE, &["--once"]).output().unwrap();

@@ -36,12 +36,8 @@ impl Reply {
 impl Daemon {
     /// Starts a daemon whose schedule never comes.
     fn start(world: &World) -> Self {
-        let args = [
-            "--listen-addr",
-            "127.0.0.1:0",
-            "--reconcile-cron",
-            "0 0 0 1 1 *",
-        ];
+        let args = "--listen-addr 127.0.0.1:0 --reconcile-cron @yearly";
+        let args: Vec<&str> = args.split(' ').collect();
         let mut daemon = program(world, FILE, &args);
         daemon.env("OPS_TOKEN", TOKEN).stderr(Stdio::null());
         let mut process = daemon.spawn().unwrap();

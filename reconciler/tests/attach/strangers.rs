@@ -74,8 +74,26 @@ async fn row_that_a_trigger_changes_is_taken_back_alone_with_its_failed_event() 
     let is_named = left.result == Outcome::Failed && left.detail.contains("a trigger");
     assert!(is_named, "{run:?}");
     // The detail of a row that is inserted says what prevents a second one.
-    assert!(run.drops[0].findings[1].detail.contains("no unique key"));
+    assert!(run.drops[0].findings[0].detail.contains("no unique key"));
     assert_eq!(world.numbers().await, [2, 1, 3, 3]);
+}
+
+#[tokio::test]
+async fn daily_campaign_has_the_quantity_of_each_day_and_is_told_about_once() {
+    let world = World::without_key().await;
+    let daily = FILE
+        .replace("= 7", "= \"{date:%j}\"")
+        .replace('@', "@{date}");
+    let quantity = "time_zone = \"UTC\"\nquantity_sql = \"SELECT {date:%Y}\"";
+    let daily = daily.replace("quantity = 10", quantity);
+    let attached = world.attached(&daily);
+    assert_eq!(attached.check().await.unwrap().len(), 1, "no unique key");
+    let run = pass(&attached).await;
+    let is_dated = run.drops.iter().all(|it| it.quantity > 2_000);
+    assert!(run.drops.len() == 2 && is_dated, "{run:?}");
+    let misfit = daily.replace("user_id", "user");
+    let run = pass(&world.attached(&misfit)).await;
+    assert!(run.findings.len() == 1 && run.drops.is_empty(), "{run:?}");
 }
 
 /// Their job has locked the event and inserted its row, and commits while the repair waits.

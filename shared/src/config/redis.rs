@@ -73,10 +73,10 @@ impl RedisArgs {
 fn validate(mode: RedisMode, nodes: &[ConnectionInfo]) -> Result<(), String> {
     match mode {
         RedisMode::Single if nodes.len() > 1 => {
-            Err("REDIS_URL names several nodes: set REDIS_MODE=cluster (Redis Sentinel is not supported)".into())
+            Err("REDIS_URL names several nodes: set REDIS_MODE=cluster (of attach, redis_cluster = true); Redis Sentinel is not supported".into())
         }
         RedisMode::Cluster if nodes[0].redis_settings().db() != 0 => {
-            Err("a cluster has database 0 only: leave the database out of REDIS_URL".into())
+            Err("a cluster has database 0 only: leave the database out of the address".into())
         }
         RedisMode::Single | RedisMode::Cluster => Ok(()),
     }

@@ -38,7 +38,7 @@ impl AlertKind {
             Self::Braked => (
                 "These repairs were not made.",
                 "See why. The file may name other keys or rows, or somebody may have stopped the sale by hand. \
-                 Otherwise list and confirm them.",
+                 Otherwise list and confirm them (docs/ATTACH.md).",
             ),
             Self::MysqlUnreachable => (
                 "Users notice nothing, but no pass runs without the database of its own.",

@@ -108,6 +108,11 @@ pub fn line(text: &str, longest: usize) -> String {
     format!("{}…", kept.trim_end_matches([' ', ',', ';', ':', '·', '(']))
 }
 
+/// Quotes a word for a shell.
+pub fn shell_word(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 /// Masks a user ID for mails.
 pub fn person(id: &str) -> String {
     id.parse::<UserId>()

@@ -40,37 +40,22 @@ fn repairs_that_are_not_listed_count_in_every_part_of_a_mail() {
         let more = general(kind, action, result, detail);
         cased(FindingCase::MoreLeft(20_000), more)
     };
-    let held = |slot| {
-        finding(
-            Kind::MissingAdmission,
-            slot,
-            ActionKind::Project,
-            Outcome::Planned,
-        )
-    };
-    let unlisted = more(
-        Kind::MissingAdmission,
-        ActionKind::Project,
-        Outcome::Planned,
-    );
+    let kind = Kind::MissingAdmission;
+    let (action, result) = (ActionKind::Project, Outcome::Planned);
+    let held = |slot| finding(kind, slot, action, result);
+    let unlisted = more(kind, action, result);
     let mut shut = one(Status::Braked, vec![held(1), held(2), unlisted]);
     shut.drops[0].after.users = 0;
     let text = flat(&of_one(&shut));
-    assert!(
-        text.contains("20,002 repairs that wait for a confirmation of Lunch"),
-        "{text}"
-    );
+    let says = "20,002 repairs that wait for a confirmation of Lunch";
+    assert!(text.contains(says), "{text}");
 
     let issued = |slot| applied(Kind::Unissued, slot, ActionKind::Issue, "no row");
     let unlisted = more(Kind::Unissued, ActionKind::Issue, Outcome::Applied);
     let mut run = one(Status::Repaired, vec![issued(1), unlisted]);
     run.drops.push(drop_report(2, "Dinner", 8, vec![issued(3)]));
-    let mail = of_one(&run);
-    assert!(
-        mail.subject.contains("20,002 issued late"),
-        "{}",
-        mail.subject
-    );
+    let subject = of_one(&run).subject;
+    assert!(subject.contains("20,002 issued late"), "{subject}");
 }
 
 /// On a screen of 390 pixels, the backslash at the end of a line would wrap to the next line.
@@ -81,4 +66,21 @@ fn html_commands_have_no_line_continuations() {
         mail.html.contains("/v1/alerts/41/acknowledge")
             && !mail.html.lines().any(|line| line.ends_with('\\'))
     );
+}
+
+#[test]
+fn command_of_an_attached_campaign_can_be_pasted_whatever_its_name_is() {
+    let (action, result) = (ActionKind::Project, Outcome::Planned);
+    let mut run = one(
+        Status::Braked,
+        vec![finding(Kind::Unissued, 1, action, result)],
+    );
+    run.drops[0].coupon_name = "Winter | VIP's".to_owned();
+    let links = Links {
+        file: Some("'shop.toml'".to_owned()),
+        ..linked()
+    };
+    let text = mail(&[(at(1), &run)], &[], &links).unwrap().text;
+    let command = "attach 'shop.toml' --once --campaign 'Winter | VIP'\\''s' --confirm";
+    assert!(text.contains(command), "{text}");
 }

@@ -11,20 +11,12 @@ fn with_ids(ids: &[String]) -> Rendered {
         finding.user_id = id(at);
     }
     let refused = "no row, and no message waits; MySQL refused the row: another row has this slot, this user or this code";
+    let above = "the slot is above the quantity";
+    let (action, result) = (ActionKind::Project, Outcome::Planned);
     let also = [
         cased(FindingCase::RowRefused, left(Kind::Unissued, 4, refused)),
-        applied(
-            Kind::OverAdmitted,
-            6,
-            ActionKind::Owe,
-            "the slot is above the quantity",
-        ),
-        finding(
-            Kind::MissingAdmission,
-            7,
-            ActionKind::Project,
-            Outcome::Planned,
-        ),
+        applied(Kind::OverAdmitted, 6, ActionKind::Owe, above),
+        finding(Kind::MissingAdmission, 7, action, result),
     ];
     let also = also.into_iter().enumerate().map(|(at, finding)| Finding {
         user_id: id(at + 3),
