@@ -117,7 +117,7 @@ impl Db {
     /// unless an earlier request with this key created one.
     ///
     /// # Errors
-    /// [`DbError`]. After a time-out, the coupon may have been created.
+    /// `DbError`. After a time-out, the coupon may have been created.
     pub async fn create_coupon(
         &self,
         new: CouponSettings,

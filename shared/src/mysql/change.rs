@@ -71,7 +71,7 @@ impl Db {
     /// is `None`. `now` must not be ahead of Redis's clock.
     ///
     /// # Errors
-    /// [`DbError`]. After a refusal ([`DbError::refusal`]) nothing was changed: rows above the
+    /// `DbError`. After a refusal (`DbError::refusal`) nothing was changed: rows above the
     /// new quantity are issued, or rows of a removed drop. After any other error, the change may
     /// have taken effect.
     pub async fn change_coupon(
@@ -105,7 +105,7 @@ impl Db {
     /// that revision or a later one.
     ///
     /// # Errors
-    /// [`DbError`]; nothing was changed.
+    /// `DbError`; nothing was changed.
     pub async fn recover_settings(&self, coupon: Coupon, drops: Vec<Drop>) -> DbResult<bool> {
         self.transaction("recover settings", async move |conn| {
             let found = locked(conn, coupon.id).await?;

@@ -86,7 +86,7 @@ impl Db {
     /// the run's row last, to keep its lock short.
     ///
     /// # Errors
-    /// [`DbError`]; the run is still in progress, and the call may be repeated.
+    /// `DbError`; the run is still in progress, and the call may be repeated.
     pub async fn finish_run(
         &self,
         mut run: RunRow,
