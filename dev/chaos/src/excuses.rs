@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use parking_lot::Mutex;
 
-use firstcome_testkit::histories::{Rule, Violation};
+use firstcome_harness::histories::{Rule, Violation};
 
 use crate::fault::{Fault, Garbage};
 use crate::schedule::FaultSchedule;

@@ -2,7 +2,7 @@
 //! it down.
 
 use anyhow::Result;
-use firstcome_testkit::{Clocks, Process, ProcessClock, World};
+use firstcome_harness::{Clocks, Process, ProcessClock, World};
 use parking_lot::Mutex;
 
 use crate::fault::{Fault, ProcessRole};
