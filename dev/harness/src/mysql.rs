@@ -22,6 +22,17 @@ pub struct SqlRefusal {
     pub message: String,
 }
 
+/// Fails the test if a statement has another error than a refusal.
+fn refusal(sql: &str) -> impl FnOnce(mysql_async::Error) -> SqlRefusal {
+    move |error| match error {
+        mysql_async::Error::Server(error) => SqlRefusal {
+            code: error.code,
+            message: error.message,
+        },
+        error => panic!("MySQL: {sql}: {error}"),
+    }
+}
+
 impl Sql {
     pub fn new(url: &str) -> Self {
         Self {
@@ -35,14 +46,7 @@ impl Sql {
 
     /// Runs one statement on a new connection. Returns the rows as text, with `NULL` for null.
     pub async fn try_query(&self, sql: &str) -> Result<Vec<Vec<String>>, SqlRefusal> {
-        match mysql_rows(&self.url, sql).await {
-            Ok(rows) => Ok(rows),
-            Err(mysql_async::Error::Server(error)) => Err(SqlRefusal {
-                code: error.code,
-                message: error.message,
-            }),
-            Err(error) => panic!("MySQL: {sql}: {error}"),
-        }
+        mysql_rows(&self.url, sql).await.map_err(refusal(sql))
     }
 
     /// Like [`Self::query`], but returns an error if MySQL fails.
@@ -91,14 +95,7 @@ impl HeldTransaction {
 
     /// Runs a statement in this transaction that MySQL may refuse.
     pub async fn try_run(&mut self, sql: &str) -> Result<(), SqlRefusal> {
-        match self.0.query_drop(sql).await {
-            Ok(()) => Ok(()),
-            Err(mysql_async::Error::Server(error)) => Err(SqlRefusal {
-                code: error.code,
-                message: error.message,
-            }),
-            Err(error) => panic!("MySQL: {sql}: {error}"),
-        }
+        self.0.query_drop(sql).await.map_err(refusal(sql))
     }
 
     pub async fn commit(mut self) {
