@@ -3,9 +3,12 @@
 //! keys from the stores. (A run is deserialised with `firstcome_reconciler::report`, whose JSON is
 //! the contract.)
 //!
+//! A [`System`] has the settings of the programs, and starts and supervises them: in tests, the
+//! demo, `make run`, the bench and fault schedules.
+//!
 //! A test creates a [`World`]: its own database, key prefix, topic and mail sink on servers that
-//! all tests share, or on private ones if a test breaks them. The world starts the processes:
-//! [`World::serve`], [`World::consume`], [`World::daemon`], `once`.
+//! all tests share, or on private ones if a test breaks them. The world starts the processes of its
+//! system: [`World::serve`], [`World::consume`], [`World::daemon`], `once`.
 //!
 //! [`drift`] damages the data in the stores, and [`histories`] judges answers offline, without any
 //! of the above.
@@ -29,7 +32,9 @@ mod reply;
 mod roles;
 mod runs;
 mod rush;
+mod service;
 mod shell;
+mod system;
 mod world;
 
 pub use answer::Answer;
@@ -51,7 +56,9 @@ pub use reply::HttpReply;
 pub use roles::{Once, Running};
 pub use runs::{assert_clean, assert_nothing_found};
 pub use rush::{people, rush, tally};
+pub use service::Service;
 pub use shell::{OperatorsShell, commands_of};
+pub use system::{Role, System};
 pub use world::{StoreUrls, World, WorldStores, shared};
 
 /// Long enough for a busy machine. It is only reached if something is broken.

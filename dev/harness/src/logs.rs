@@ -1,9 +1,9 @@
-//! The output of one test's processes, printed if the test fails.
+//! The output of one system's processes, printed if its test fails.
 
 use parking_lot::Mutex;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
+use anyhow::{Context as _, Result};
 use firstcome_stack::tail;
 use tempfile::TempDir;
 
@@ -15,55 +15,58 @@ const SHOWN: usize = 80;
 const PROCESSES: usize = 24;
 
 /// A folder with one file per process.
-#[derive(Clone)]
-pub(crate) struct Logs(Arc<Inner>);
-
-struct Inner {
-    dir: TempDir,
+#[derive(Debug)]
+pub(crate) struct Logs {
+    folder: PathBuf,
     files: Mutex<Vec<PathBuf>>,
+    _temporary: TempDir,
 }
 
 impl Logs {
-    pub(crate) fn new() -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("firstcome-system-test-")
-            .tempdir()
-            .expect("a temporary folder");
-        Self(Arc::new(Inner {
-            dir,
+    /// Without a folder, the files are in a temporary one.
+    pub(crate) fn new(folder: Option<&Path>) -> Result<Self> {
+        let temporary = tempfile::Builder::new()
+            .prefix("firstcome-system-")
+            .tempdir()?;
+        let folder = folder.unwrap_or(temporary.path()).to_owned();
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Self {
+            folder,
             files: Mutex::default(),
-        }))
+            _temporary: temporary,
+        })
     }
 
-    pub(crate) fn folder(&self) -> &std::path::Path {
-        self.0.dir.path()
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Returns a new file for a process with this name.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
-        let mut files = self.0.files.lock();
-        let path = self
-            .0
-            .dir
-            .path()
-            .join(format!("{:02}-{name}", files.len() + 1));
-        files.push(path.clone());
-        path
+        let mut files = self.files.lock();
+        let name = format!("{:02}-{name}.log", files.len() + 1);
+        files.push(self.folder.join(name));
+        files[files.len() - 1].clone()
     }
 
     /// Copies each file into a folder.
-    pub(crate) fn keep(&self, folder: &std::path::Path) -> std::io::Result<()> {
+    pub(crate) fn keep(&self, folder: &Path) -> std::io::Result<()> {
         std::fs::create_dir_all(folder)?;
-        for path in self.0.files.lock().iter() {
+        for path in self.files.lock().iter() {
             std::fs::copy(path, folder.join(path.file_name().unwrap_or_default()))?;
         }
         Ok(())
     }
+}
 
-    /// Prints the last lines of each file to stderr, which the test runner shows for failed tests
-    /// only.
-    pub(crate) fn print(&self) {
-        let files = self.0.files.lock();
+/// Prints the last lines of each file to stderr, which the test runner shows for failed tests only.
+impl Drop for Logs {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let files = self.files.lock();
         for path in &files[files.len().saturating_sub(PROCESSES)..] {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             eprintln!("--- {name}: its last lines ---\n{}", tail(path, SHOWN));

@@ -1,41 +1,19 @@
 //! A process of the product. Exceeding a time limit fails the test.
 
-use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
-use std::process::{Command, ExitStatus};
-use std::sync::LazyLock;
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use firstcome_stack::{Janitor, Program};
+use firstcome_stack::Program;
 use rustix::process::Signal;
 
 use crate::LIMIT;
-use crate::logs::Logs;
-
-/// `Drop` does not run if the owner is killed, so the janitor kills the remaining processes.
-static JANITOR: LazyLock<Janitor> = LazyLock::new(|| Janitor::start().expect("sh can be started"));
 
 /// A running process of the product, killed on drop.
 #[derive(Debug)]
-pub struct Process(Program);
+pub struct Process(pub(crate) Program);
 
 impl Process {
-    /// Starts `program args` with exactly this environment.
-    pub(crate) fn start(
-        logs: &Logs,
-        program: &Path,
-        args: &[&str],
-        env: &BTreeMap<String, String>,
-    ) -> Self {
-        let name = program.file_name().unwrap_or_default().to_string_lossy();
-        let name = format!("{name}-{}", args.first().copied().unwrap_or("run"));
-        let mut command = Command::new(program);
-        command.args(args).env_clear().envs(env);
-        command.current_dir(std::env::temp_dir());
-        Self(Program::start(&name, &mut command, &logs.file(&name), &JANITOR).unwrap())
-    }
-
     pub fn pid(&self) -> u32 {
         self.0.pid()
     }

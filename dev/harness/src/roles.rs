@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::http::{ApiClient, Http, ReconcilerClient};
 use crate::process::Process;
+use crate::system::Role;
 use crate::world::World;
 use crate::{LIMIT, eventually};
 
@@ -38,8 +39,7 @@ pub struct Once {
 impl Once {
     /// Parses the run that the process printed with `--json`.
     pub fn run(&self) -> Run {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|e| panic!("{e}: code {}\n{}", self.code, self.log))
+        serde_json::from_value(self.json()).unwrap()
     }
 
     /// Returns the run as the contract has it.
@@ -50,6 +50,27 @@ impl Once {
 }
 
 impl World {
+    /// Starts a process and does not wait until it is ready.
+    pub fn begin(&self, role: Role, env: &[(&str, &str)]) -> Process {
+        let name = format!("{role:?}").to_lowercase();
+        Process(self.system.begin(&name, role, env).unwrap())
+    }
+
+    /// Starts a process, waits until it is ready, and creates its client.
+    async fn running<C>(
+        &self,
+        role: Role,
+        env: &[(&str, &str)],
+        client: impl FnOnce(&str) -> C,
+    ) -> Running<C> {
+        let name = format!("{role:?}").to_lowercase();
+        let service = self.system.start(&name, role, env).await.unwrap();
+        Running {
+            client: client(&service.url),
+            process: Process(service.program),
+        }
+    }
+
     /// Returns a client of the API at this address, which records its claims.
     pub fn client(&self, base: &str) -> ApiClient {
         ApiClient::new(base, self.claims.recorder.clone(), self.apis.clone())
@@ -62,12 +83,7 @@ impl World {
 
     /// Like [`Self::serve`], with additional settings.
     pub async fn serve_with(&self, env: &[(&str, &str)]) -> Running<ApiClient> {
-        let process = self.start("firstcome-api", &["serve"], env);
-        let base = process.line("listening on ").await;
-        Running {
-            client: self.client(&base),
-            process,
-        }
+        self.running(Role::Api, env, |url| self.client(url)).await
     }
 
     /// Starts `firstcome-api consume` and waits until it has joined its group. The client reads its
@@ -78,24 +94,14 @@ impl World {
 
     /// Like [`Self::consume`], with additional settings.
     pub async fn consume_with(&self, env: &[(&str, &str)]) -> Running<Http> {
-        let process = self.start("firstcome-api", &["consume"], env);
-        let base = process.line("listening on ").await;
-        process.line("consuming ").await;
-        Running {
-            client: Http::new(&base),
-            process,
-        }
+        self.running(Role::Consumer, env, Http::new).await
     }
 
     /// Starts `firstcome-reconciler daemon` with these settings. Its first passes may still be
     /// running. Use it to test these passes, or a daemon that cannot finish them.
     pub async fn daemon_with(&self, env: &[(&str, &str)]) -> Running<ReconcilerClient> {
-        let process = self.start("firstcome-reconciler", &["daemon"], env);
-        let base = process.line("listening on ").await;
-        Running {
-            client: ReconcilerClient::new(&base),
-            process,
-        }
+        self.running(Role::Reconciler, env, ReconcilerClient::new)
+            .await
     }
 
     /// Starts `firstcome-reconciler daemon` and waits for its first passes. Otherwise, they might

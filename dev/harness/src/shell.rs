@@ -1,7 +1,6 @@
 //! An operator's shell that runs commands from the documentation.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -15,7 +14,7 @@ use crate::world::World;
 /// `deploy` and a world's settings.
 pub struct OperatorsShell {
     folder: TempDir,
-    env: BTreeMap<String, OsString>,
+    env: BTreeMap<String, String>,
 }
 
 impl OperatorsShell {
@@ -30,18 +29,12 @@ impl OperatorsShell {
             std::os::unix::fs::symlink(built_program(name).unwrap(), programs.join(name)).unwrap();
         }
         std::os::unix::fs::symlink(sources().join("deploy"), folder.path().join("deploy")).unwrap();
-        let mut path = programs.clone().into_os_string();
-        path.push(":");
-        path.push(std::env::var_os("PATH").unwrap_or_default());
+        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
         tokio::task::spawn_blocking(move || put_clients(&programs))
             .await
             .unwrap()
             .unwrap();
-        let mut env: BTreeMap<String, OsString> = world
-            .settings()
-            .into_iter()
-            .map(|(n, v)| (n, v.into()))
-            .collect();
+        let mut env = world.system.settings();
         env.insert("PATH".into(), path);
         Self { folder, env }
     }

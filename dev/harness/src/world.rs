@@ -1,24 +1,22 @@
 //! An isolated environment for one test: a database, a key prefix, a topic and a mail sink on the
 //! servers.
 
-use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::process::Command;
 
-use firstcome_shared::tuning::Tuning;
 use firstcome_stack::{
-    KafkaCluster, KafkaServer, MailOptions, MailSink, MysqlServer, RedisServer, SecureServers,
-    Stack, StackOptions, Tables, built_program, with_database,
+    KafkaCluster, KafkaServer, MailOptions, MailSink, RedisServer, SecureServers, Stack,
+    StackOptions, Tables, with_database,
 };
 use tokio::sync::OnceCell;
 
-use crate::LIMIT;
 use crate::history::RecordedClaims;
 use crate::http::{OPS_TOKEN, SIGNING_KEY, StartedApis};
 use crate::kafka::TestTopic;
-use crate::logs::Logs;
 use crate::mysql::Sql;
 use crate::process::Process;
 use crate::redis::PrefixedKeys;
+use crate::system::System;
 
 static STACK: OnceCell<Stack> = OnceCell::const_new();
 static TABLES: Tables = Tables::new();
@@ -37,18 +35,16 @@ pub async fn shared() -> &'static Stack {
 /// The servers of a world.
 #[derive(Debug, Clone)]
 pub struct WorldStores {
-    redis: String,
-    mysql: String,
-    kafka: String,
+    urls: StoreUrls,
     /// The number of replicas of each partition.
     replication: u8,
     /// Settings of the processes, which may have other addresses. The test uses the addresses
     /// above.
-    settings: BTreeMap<String, String>,
+    settings: BTreeMap<&'static str, String>,
 }
 
 /// The addresses of the stores. MySQL's address has no database.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct StoreUrls {
     pub redis: String,
     pub mysql: String,
@@ -67,15 +63,8 @@ impl WorldStores {
     }
 
     pub fn at(urls: StoreUrls) -> Self {
-        let StoreUrls {
-            redis,
-            mysql,
-            kafka,
-        } = urls;
         Self {
-            redis,
-            mysql,
-            kafka,
+            urls,
             replication: 1,
             settings: BTreeMap::new(),
         }
@@ -88,13 +77,8 @@ impl WorldStores {
             mysql: servers.door_to_mysql().unwrap(),
             kafka: servers.door_to_kafka(),
         };
-        let settings = servers
-            .settings()
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect();
         Self {
-            settings,
+            settings: servers.settings(),
             ..Self::at(urls)
         }
     }
@@ -102,48 +86,37 @@ impl WorldStores {
     /// Replaces Redis with a private server, which the test may break.
     #[must_use]
     pub fn with_redis(mut self, server: &RedisServer) -> Self {
-        self.redis = server.url();
+        self.urls.redis = server.url();
         self
     }
 
     /// Replaces Redis with several servers. `urls` lists all servers that may hold data, separated
     /// by commas. The product finds them through `settings`.
     #[must_use]
-    pub fn with_redis_servers(mut self, urls: &str, settings: &[(&str, String)]) -> Self {
-        urls.clone_into(&mut self.redis);
-        self.settings.extend(
-            settings
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), value.clone())),
-        );
+    pub fn with_redis_servers(mut self, urls: &str, settings: &[(&'static str, String)]) -> Self {
+        urls.clone_into(&mut self.urls.redis);
+        self.settings.extend(settings.iter().cloned());
         self
     }
 
-    /// Replaces MySQL with a private server.
-    #[must_use]
-    pub fn with_mysql(mut self, server: &MysqlServer) -> Self {
-        self.mysql = server.database_url("");
-        self
-    }
-
-    /// Replaces MySQL with a server behind an address that the test can redirect.
+    /// Replaces MySQL with a private server, or with an address that the test can redirect.
     #[must_use]
     pub fn with_mysql_at(mut self, url: &str) -> Self {
-        url.clone_into(&mut self.mysql);
+        url.clone_into(&mut self.urls.mysql);
         self
     }
 
     /// Replaces Kafka with a private server.
     #[must_use]
     pub fn with_kafka(mut self, server: &KafkaServer) -> Self {
-        self.kafka = server.bootstrap();
+        self.urls.kafka = server.bootstrap();
         self
     }
 
     /// Replaces Kafka with three brokers, each with a copy of every message.
     #[must_use]
     pub fn with_kafka_cluster(mut self, cluster: &KafkaCluster) -> Self {
-        self.kafka = cluster.bootstrap();
+        self.urls.kafka = cluster.bootstrap();
         self.replication = 3;
         self
     }
@@ -156,10 +129,10 @@ pub struct World {
     pub topic: TestTopic,
     /// Receives its mails.
     pub mail: MailSink,
+    /// Its settings and programs.
+    pub system: System,
     database: String,
     replication: u8,
-    env: Mutex<BTreeMap<String, String>>,
-    logs: Logs,
     pub(crate) apis: StartedApis,
     pub(crate) claims: RecordedClaims,
 }
@@ -194,40 +167,43 @@ impl World {
     /// Creates missing tables and the topic.
     pub async fn migrate(&self) {
         let replication = format!("--replication={}", self.replication);
-        let args = ["migrate", "--partitions=3", &replication];
-        let migrate = self.start("firstcome-api", &args, &[]);
-        assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
+        let migrated = self.system.migrate(&["--partitions=3", &replication]).await;
+        migrated.unwrap();
     }
 
     /// Creates a world on these servers, with an empty database and no topic.
     pub async fn bare(stores: WorldStores, name: &str) -> Self {
         let id = format!("{name}-{:08x}", rand::random::<u32>());
         let database = id.replace('-', "_");
-        Sql::new(&stores.mysql)
+        Sql::new(&stores.urls.mysql)
             .query(&format!("CREATE DATABASE {database}"))
             .await;
         let mail = MailSink::start(MailOptions::default()).await.unwrap();
-        let database_url = with_database(&stores.mysql, &database);
-        let mut env = settings(&id);
-        env.insert("DATABASE_URL".into(), database_url.clone());
-        env.insert("REDIS_URL".into(), stores.redis.clone());
-        env.insert("KAFKA_BROKERS".into(), stores.kafka.clone());
-        env.insert("SMTP_URL".into(), mail.url());
-        env.extend(stores.settings.clone());
+        let database_url = with_database(&stores.urls.mysql, &database);
+        let mut own = SETTINGS
+            .map(|(name, value)| (name, value.to_owned()))
+            .to_vec();
+        own.extend(System::named(&id));
+        own.extend([
+            ("DATABASE_URL", database_url.clone()),
+            ("REDIS_URL", stores.urls.redis.clone()),
+            ("KAFKA_BROKERS", stores.urls.kafka.clone()),
+            ("SMTP_URL", mail.url()),
+        ]);
+        own.extend(stores.settings.clone());
         if let Some(url) = stores.settings.get("DATABASE_URL") {
-            env.insert("DATABASE_URL".into(), with_database(url, &database));
+            own.push(("DATABASE_URL", with_database(url, &database)));
         }
-        let logs = Logs::new();
+        let system = System::new(None, None, own).unwrap();
         Self {
-            claims: RecordedClaims::new(logs.folder()),
+            claims: RecordedClaims::new(system.logs.folder()),
             sql: Sql::new(&database_url),
-            redis: PrefixedKeys::new(&stores.redis, &id),
-            topic: TestTopic::new(&stores.kafka, id.clone()),
+            redis: PrefixedKeys::new(&stores.urls.redis, &id),
+            topic: TestTopic::new(&stores.urls.kafka, id.clone()),
             mail,
+            system,
             database,
             replication: stores.replication,
-            env: Mutex::new(env),
-            logs,
             apis: StartedApis::default(),
         }
     }
@@ -238,93 +214,45 @@ impl World {
 
     /// Sets a variable for all processes that are started later. An empty value removes it.
     pub fn set(&self, name: &str, value: &str) {
-        assert_read(name);
-        self.env.lock().insert(name.into(), value.into());
+        self.system.set(name, value).unwrap();
     }
 
     /// Returns the value of a setting, which must be set.
     pub fn setting(&self, name: &str) -> String {
-        self.env.lock()[name].clone()
-    }
-
-    /// Returns all settings by name.
-    pub(crate) fn settings(&self) -> BTreeMap<String, String> {
-        self.env.lock().clone()
+        self.system.settings()[name].clone()
     }
 
     /// Copies the processes' output so far into a folder, one file each.
     pub fn keep_logs(&self, folder: &std::path::Path) -> std::io::Result<()> {
-        self.logs.keep(folder)
+        self.system.logs.keep(folder)
     }
 
     /// Starts a program of the product with this world's settings. Values in `env` override them,
     /// and an empty value removes a setting.
     pub fn start(&self, program: &str, args: &[&str], env: &[(&str, &str)]) -> Process {
-        for (name, _) in env {
-            assert_read(name);
-        }
-        let mut all = self.env.lock().clone();
-        all.extend(
-            env.iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
-        );
-        all.retain(|_, value| !value.is_empty());
-        Process::start(&self.logs, &built_program(program).unwrap(), args, &all)
+        let command = self.system.command(program, args, env);
+        self.launch(program, args, command.unwrap())
     }
 
-    /// Starts a program with only these settings.
-    pub fn start_alone(
-        &self,
-        program: &str,
-        args: &[&str],
-        env: &BTreeMap<String, String>,
-    ) -> Process {
-        Process::start(&self.logs, &built_program(program).unwrap(), args, env)
+    /// Starts a program's command. `args` name its log.
+    pub fn launch(&self, program: &str, args: &[&str], mut command: Command) -> Process {
+        let name = format!("{program}-{}", args.first().unwrap_or(&"run"));
+        Process(self.system.launch(&name, &mut command).unwrap())
     }
 }
 
-/// Fails if no program reads the variable, because a test that shortens a constant under a wrong
-/// name would only be slow. `ProcessClock` sets the clock's variable.
-fn assert_read(variable: &str) {
-    let is_known = variable
-        .strip_prefix("FIRSTCOME_TEST_")
-        .is_none_or(|name| name == "CLOCK" || Tuning::named(name).is_some());
-    assert!(is_known, "no program reads {variable}");
-}
-
-/// Returns the settings of every process except the addresses of the stores.
-fn settings(id: &str) -> BTreeMap<String, String> {
-    [
-        ("REDIS_KEY_PREFIX", id),
-        ("KAFKA_TOPIC", id),
-        ("KAFKA_GROUP", id),
-        ("LISTEN_ADDR", "127.0.0.1:0"),
-        ("OPS_TOKEN", OPS_TOKEN),
-        ("KAFKA_SIGNING_KEY", SIGNING_KEY),
-        ("USER_AUTH", "trusted-header"),
-        ("ALERT_FROM", "firstcome@example.com"),
-        ("ALERT_TO", "duty@example.com"),
-        // Scheduled passes would disturb tests, so a test must enable them.
-        ("RECONCILE_CRON", "0 0 0 1 1 *"),
-        ("DEEP_CRON", "0 0 0 1 1 *"),
-        ("DIGEST_CRON", "0 0 0 1 1 *"),
-        // A test with a failing store would otherwise wait a minute for the mail.
-        ("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "0"),
-        // Long enough for a busy machine, because these tests do not cover slow answers.
-        ("STORE_TIMEOUT_MS", "10000"),
-        ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "4000"),
-        ("FIRSTCOME_TEST_QUESTION_TIMEOUT_MS", "10000"),
-        ("RUST_LOG", "info"),
-        ("RUST_BACKTRACE", "1"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into()
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.logs.print();
-        }
-    }
-}
+/// Settings of every process except the addresses of the stores.
+const SETTINGS: [(&str, &str); 10] = [
+    ("OPS_TOKEN", OPS_TOKEN),
+    ("KAFKA_SIGNING_KEY", SIGNING_KEY),
+    ("ALERT_FROM", "firstcome@example.com"),
+    ("ALERT_TO", "duty@example.com"),
+    // A test with a failing store would otherwise wait a minute for the mail.
+    ("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "0"),
+    // Long enough for a busy machine, because these tests do not cover slow answers.
+    ("STORE_TIMEOUT_MS", "10000"),
+    ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "4000"),
+    ("FIRSTCOME_TEST_QUESTION_TIMEOUT_MS", "10000"),
+    ("RUST_LOG", "info"),
+    ("RUST_BACKTRACE", "1"),
+];

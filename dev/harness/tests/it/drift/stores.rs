@@ -61,7 +61,9 @@ async fn a_flushed_redis_opens_with_lists_revocations_and_owed_users() {
 #[tokio::test]
 async fn a_mysql_back_from_an_older_copy_breaks_no_promise() {
     let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
-    let stores = WorldStores::shared().await.with_mysql(&mysql);
+    let stores = WorldStores::shared()
+        .await
+        .with_mysql_at(&mysql.database_url(""));
     let fixture = Fixture::of(World::on(stores, "d-older").await).await;
     let (api, world) = (&fixture.api, &fixture.world);
     let (coupon, mut answers) = fixture.held("Raised", 10, 10).await;

@@ -110,7 +110,8 @@ impl Pod {
 
     fn start(&self, world: &World) -> Process {
         let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
-        world.start_alone(&self.program, &args, &self.env)
+        let command = world.system.command_of(&self.program, &args, &self.env);
+        world.launch(&self.program, &args, command)
     }
 }
 
