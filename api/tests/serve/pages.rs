@@ -1,4 +1,4 @@
-//! The coupon page as the API delivers it. `pages/` in dev/testkit/tests/it tests its behaviour in
+//! The coupon page as the API delivers it. `pages/` in dev/harness/tests/it tests its behaviour in
 //! a browser.
 
 use firstcome_stack::ProxyFault;

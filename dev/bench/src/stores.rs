@@ -61,7 +61,7 @@ fn person(slot: u32) -> String {
 
 pub fn keys(installation: &Installation, coupon: InstallationCoupon) -> DropKeys {
     let prefix = installation.setting("REDIS_KEY_PREFIX");
-    DropKeys::new(prefix, CouponId(coupon.id), DropId(coupon.drop))
+    DropKeys::new(&prefix, CouponId(coupon.id), DropId(coupon.drop))
 }
 
 /// Writes admissions of slots 1..=`to` directly into Redis, as if the script had made them two
@@ -128,8 +128,8 @@ pub async fn script(
     crowd: &str,
 ) -> Result<(f64, f64)> {
     let redis = Redis::new(&RedisSettings {
-        url: installation.setting("REDIS_URL").to_owned().into(),
-        prefix: installation.setting("REDIS_KEY_PREFIX").to_owned(),
+        url: installation.setting("REDIS_URL").into(),
+        prefix: installation.setting("REDIS_KEY_PREFIX"),
         timeout: Duration::from_secs(5),
         mode: RedisMode::default(),
         durability: RedisDurability::default(),
@@ -154,7 +154,7 @@ pub async fn script(
             .collect();
         async move { redis.claim_all(candidates, era, &claimants).await }
     });
-    let cpu = || installation.servers.cpu()[1];
+    let cpu = || installation.cpu()[1];
     let begun = Instant::now();
     let before = cpu();
     stream::iter(calls)

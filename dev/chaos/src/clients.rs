@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use firstcome_testkit::histories::Recorder;
-use firstcome_testkit::{Answer, ApiClient, MadeCoupon};
+use firstcome_harness::histories::Recorder;
+use firstcome_harness::{Answer, ApiClient, MadeCoupon};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};

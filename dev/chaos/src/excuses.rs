@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashSet};
 
 use parking_lot::Mutex;
 
-use firstcome_testkit::histories::history::{Ended, OperationKind};
-use firstcome_testkit::histories::{History, RecordedAnswer, Rule, Violation};
+use firstcome_harness::histories::history::{Ended, OperationKind};
+use firstcome_harness::histories::{History, RecordedAnswer, Rule, Violation};
 
 use crate::fault::{Fault, Garbage};
 use crate::schedule::FaultSchedule;

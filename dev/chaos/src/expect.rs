@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use firstcome_testkit::Answer;
+use firstcome_harness::Answer;
 use serde::{Deserialize, Serialize};
 
 use crate::clients::Answered;

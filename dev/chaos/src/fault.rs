@@ -2,20 +2,8 @@
 
 use std::fmt;
 
+pub use firstcome_harness::Role as ProcessRole;
 use serde::{Deserialize, Serialize};
-
-/// A kind of process of the product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProcessRole {
-    Api,
-    Consumer,
-    Reconciler,
-}
-
-impl ProcessRole {
-    pub const ALL: [Self; 3] = [Self::Api, Self::Consumer, Self::Reconciler];
-}
 
 /// A kind of store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use firstcome_testkit::MadeCoupon;
-use firstcome_testkit::histories::{History, RecordedRow, RecordedScope, Recorder, Verdict, check};
+use firstcome_harness::MadeCoupon;
+use firstcome_harness::histories::{History, RecordedRow, RecordedScope, Recorder, Verdict, check};
 use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use serde::Serialize;

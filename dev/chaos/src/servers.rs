@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use firstcome_harness::{Clocks, PrefixedKeys, ProcessClock, StoreUrls, World, WorldStores};
 use firstcome_stack::{
     FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, ProxyFault, RedisOptions,
     RedisServer,
 };
-use firstcome_testkit::{Clocks, PrefixedKeys, ProcessClock, StoreUrls, World, WorldStores};
 use parking_lot::Mutex as SyncMutex;
 use tokio::sync::{Mutex, MutexGuard};
 

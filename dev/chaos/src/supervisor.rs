@@ -2,7 +2,7 @@
 //! it down.
 
 use anyhow::Result;
-use firstcome_testkit::{Clocks, Process, ProcessClock, World};
+use firstcome_harness::{Clocks, Process, ProcessClock, World};
 use parking_lot::Mutex;
 
 use crate::fault::{Fault, ProcessRole};
@@ -121,17 +121,12 @@ impl Supervised {
         let log = state.process.as_ref().map(Process::log);
         let crashed = log.is_some_and(|log| log.contains("crash point "));
         state.crashes += u32::from(crashed);
-        let (program, verb) = match self.role {
-            ProcessRole::Api => ("firstcome-api", "serve"),
-            ProcessRole::Consumer => ("firstcome-api", "consume"),
-            ProcessRole::Reconciler => ("firstcome-reconciler", "daemon"),
-        };
         let crash_at = state.crash_at.take();
         let clock = self.clock.env();
         let mut env: Vec<(&str, &str)> = clock.iter().map(|(n, v)| (*n, v.as_str())).collect();
         let crash_at = crash_at.as_deref();
         env.extend(crash_at.map(|point| ("FIRSTCOME_CRASH_AT", point)));
-        state.process = Some(world.start(program, &[verb], &env));
+        state.process = Some(world.begin(self.role, &env));
     }
 
     /// Returns the address at which the process accepts requests.

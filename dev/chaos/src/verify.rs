@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
-use firstcome_testkit::MadeCoupon;
-use firstcome_testkit::histories::History;
+use firstcome_harness::MadeCoupon;
+use firstcome_harness::histories::History;
 
 use crate::excuses::{Excuses, Facts, LeftFinding, OpenLetter, Owed};
 use crate::system::SystemUnderTest;
@@ -29,7 +29,7 @@ pub(crate) async fn exact(system: &SystemUnderTest, excuses: &Excuses) -> Result
                 continue;
             }
         }
-        firstcome_testkit::exact(
+        firstcome_harness::exact(
             &system.world.sql,
             &system.redis(),
             coupon,
@@ -155,7 +155,7 @@ async fn is_short_of_people(
 ) -> Result<bool> {
     let redis = system.redis();
     let MadeCoupon { id, drop, .. } = coupon;
-    let given = firstcome_testkit::agreed(&system.world.sql, &redis, coupon)
+    let given = firstcome_harness::agreed(&system.world.sql, &redis, coupon)
         .await?
         .len() as u64;
     if given >= quantity {

@@ -1,41 +1,28 @@
-//! An installation of Firstcome: its settings, and the programs that it starts with them.
+//! An installation of Firstcome: a [`System`], and the servers that it is on.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use chrono::TimeDelta;
-use firstcome_stack::{built_program, mysql_connection};
+use firstcome_harness::{Service, System};
+use firstcome_stack::{Stack, mysql_connection};
 use mysql_async::prelude::Queryable as _;
 use tokio::time::{Instant, sleep};
 
-use crate::launch::{Servers, Service};
 use crate::ops::Ops;
+use crate::process::cpu_seconds;
 
-/// A six-field cron expression that fires once a year, so that passes run only on request.
-const NEVER: &str = "0 0 0 1 1 *";
 const LIMIT: Duration = Duration::from_secs(240);
 /// Number of slots that [`Installation::every_row`] counts at a time.
 const PART: u16 = 1_000;
 
-/// A process of the product.
-#[derive(Debug, Clone, Copy)]
-pub enum Role {
-    Api,
-    Consumer,
-    Reconciler,
-}
-
-/// Settings that all processes of the installation share, and the folder of its programs.
 #[derive(Debug)]
 pub struct Installation {
-    pub servers: Arc<Servers>,
-    /// The settings by variable name.
-    pub settings: BTreeMap<&'static str, String>,
-    programs: PathBuf,
+    pub servers: Arc<Stack>,
+    pub system: System,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -45,126 +32,76 @@ pub struct InstallationCoupon {
     pub quantity: u32,
 }
 
-impl Installation {
-    /// Creates tables and topic. `build` is the folder of the programs; by default that of this
-    /// program.
-    pub async fn create(
-        servers: &Arc<Servers>,
-        build: Option<&Path>,
-        own: impl IntoIterator<Item = (&'static str, String)>,
-    ) -> Result<Self> {
-        let api = built_program("firstcome-api")?;
-        let programs = build.or(api.parent()).context("no folder")?.to_owned();
-        let secret = || {
-            format!(
-                "{:032x}{:032x}",
-                rand::random::<u128>(),
-                rand::random::<u128>()
-            )
-        };
-        let mut settings: BTreeMap<_, _> = servers.stack.env().into();
-        settings.remove("SMTP_URL");
-        settings.extend([
-            ("OPS_TOKEN", secret()),
-            ("KAFKA_SIGNING_KEY", secret()),
-            ("USER_AUTH", "trusted-header".to_owned()),
-            ("LISTEN_ADDR", "127.0.0.1:0".to_owned()),
-        ]);
-        settings.extend(own);
-        let installation = Self {
-            servers: servers.clone(),
-            settings,
-            programs,
-        };
-        let migrate = installation.command("firstcome-api", &["migrate"]);
-        let done = tokio::process::Command::from(migrate).output().await?;
-        let log = String::from_utf8_lossy(&done.stderr);
-        ensure!(
-            done.status.success(),
-            "firstcome-api migrate failed:\n{log}"
-        );
-        Ok(installation)
-    }
+impl Deref for Installation {
+    type Target = System;
 
+    fn deref(&self) -> &System {
+        &self.system
+    }
+}
+
+impl Installation {
     /// Creates one of several installations on the same servers, with a separate database, key
-    /// prefix, topic and group. Passes run only on request.
-    pub async fn named(servers: &Arc<Servers>, name: &str, build: Option<&Path>) -> Result<Self> {
-        let mysql = &servers.stack.mysql;
+    /// prefix, topic and group. `build` is the folder of the programs; by default that of this
+    /// program. Passes run only on request.
+    pub async fn named(servers: &Arc<Stack>, name: &str, build: Option<&Path>) -> Result<Self> {
+        let mysql = &servers.mysql;
         let database = format!("firstcome_{name}");
         mysql
             .query(&format!("CREATE DATABASE IF NOT EXISTS {database}"))
             .await?;
         let own = [
             ("DATABASE_URL", mysql.database_url(&database)),
-            ("REDIS_KEY_PREFIX", format!("fc-{name}")),
-            ("KAFKA_TOPIC", format!("claims-{name}")),
-            ("KAFKA_GROUP", format!("issuer-{name}")),
-            ("RECONCILE_CRON", NEVER.into()),
+            ("REDIS_URL", servers.redis.url()),
+            ("KAFKA_BROKERS", servers.kafka.bootstrap()),
         ];
-        Self::create(servers, build, own).await
+        let own = System::named(&format!("fc-{name}")).into_iter().chain(own);
+        let system = System::new(build, None, own)?;
+        system.migrate(&[]).await?;
+        Ok(Self {
+            servers: servers.clone(),
+            system,
+        })
     }
 
-    pub fn setting(&self, name: &str) -> &str {
-        self.settings.get(name).map_or("", String::as_str)
-    }
-
-    /// Returns the command of a program of the product, with its settings.
-    pub fn command(&self, program: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(self.programs.join(program));
-        command.args(args).envs(&self.settings);
-        command
-    }
-
-    /// Starts a process with a free port.
-    pub async fn start(&self, role: Role) -> Result<Service> {
-        self.start_named(&format!("{role:?}").to_lowercase(), role, &[])
-            .await
-    }
-
-    /// Starts a process with additional settings. Its log has this name.
-    pub async fn start_named(
-        &self,
-        name: &str,
-        role: Role,
-        own: &[(&str, &str)],
-    ) -> Result<Service> {
-        let (program, word, ready) = match role {
-            Role::Api => ("firstcome-api", "serve", ""),
-            Role::Consumer => ("firstcome-api", "consume", "consuming "),
-            Role::Reconciler => ("firstcome-reconciler", "daemon", ""),
-        };
-        let mut command = self.command(program, &[word]);
-        command.envs(own.iter().copied());
-        self.servers.spawn(name, &mut command, ready).await
+    /// Returns the CPU seconds of MySQL, Redis and Kafka so far. 0 for a server that is down.
+    pub fn cpu(&self) -> [f64; 3] {
+        let Stack {
+            mysql,
+            redis,
+            kafka,
+            ..
+        } = &*self.servers;
+        [mysql.pid(), redis.pid(), kafka.pid()]
+            .map(|pid| pid.and_then(|pid| cpu_seconds(pid).ok()).unwrap_or(0.0))
     }
 
     /// Returns a client of the operators' routes of a service.
-    pub fn ops(&self, service: &Service) -> Result<Ops> {
-        Ops::new(&service.url, self.setting("OPS_TOKEN"))
+    pub fn ops(&self, service: &Service) -> Ops {
+        Ops::new(&service.url, &self.setting("OPS_TOKEN"))
     }
 
     /// Waits until an API admits users.
     pub async fn until_ready(&self, api: &Service) -> Result<()> {
-        let ops = self.ops(api)?;
+        let ops = self.ops(api);
         until("admission opens", async || ops.is_ready().await)
             .await
-            .with_context(|| api.log_tail())
+            .with_context(|| api.program.log_tail())
     }
 
     /// Creates a coupon that is open now, and waits until it can be claimed.
     pub async fn coupon(&self, api: &Service, quantity: u32) -> Result<InstallationCoupon> {
-        let ops = self.ops(api)?;
+        let ops = self.ops(api);
         let id = ops
             .make_coupon("Bench", quantity, TimeDelta::zero())
             .await?;
-        let path = format!("/v1/coupons/{id}");
         until("the coupon opens", async || {
-            let state = &ops.get(&path).await?["current_drop"]["state"];
-            Ok(state == "open" && ops.is_ready().await?)
+            Ok(ops.is_open(id).await? && ops.is_ready().await?)
         })
         .await
-        .with_context(|| api.log_tail())?;
-        let drop = ops.get(&path).await?["current_drop"]["id"].as_i64();
+        .with_context(|| api.program.log_tail())?;
+        let coupon = ops.get(&format!("/v1/coupons/{id}")).await?;
+        let drop = coupon["current_drop"]["id"].as_i64();
         let drop = drop.context("no drop")?;
         Ok(InstallationCoupon { id, drop, quantity })
     }
@@ -190,7 +127,7 @@ impl Installation {
     }
 
     pub async fn mysql(&self) -> Result<mysql_async::Conn> {
-        Ok(mysql_connection(self.setting("DATABASE_URL")).await?)
+        Ok(mysql_connection(&self.setting("DATABASE_URL")).await?)
     }
 
     pub async fn redis(&self) -> Result<redis::aio::MultiplexedConnection> {

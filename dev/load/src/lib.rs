@@ -1,9 +1,9 @@
-//! The load generator, a launcher of the product's processes, the demo and `make run`.
+//! The load generator, the demo and `make run`.
 //!
 //! - [`generator`] lets a [`crowd`] claim over a bounded number of [`client`] connections and sums
 //!   up the answers in a [`tally`]; [`rush`] is the program around it, which also checks that every
 //!   promise has its [`rows`].
-//! - [`launch`] starts servers and processes, and [`installation`] is one set of settings on them.
+//! - [`installation`] is a system of the harness with the servers that it is on.
 //! - [`local`] contains the whole system on this machine: the demo, and `make run`.
 
 pub mod answer;
@@ -12,7 +12,6 @@ pub mod crowd;
 pub mod generator;
 pub mod identity;
 pub mod installation;
-pub mod launch;
 pub mod local;
 pub mod ops;
 pub mod process;

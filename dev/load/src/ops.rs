@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{TimeDelta, Utc};
-use reqwest::{Client, RequestBuilder, StatusCode};
+use firstcome_harness::{Http, HttpReply};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -13,39 +14,35 @@ const PASS_LIMIT: Duration = Duration::from_secs(60);
 /// A service and its ops token.
 #[derive(Debug, Clone)]
 pub struct Ops {
-    url: String,
+    http: Http,
     token: String,
-    client: Client,
 }
 
 /// Every method except [`Ops::is_ready`] fails if the response is not 2xx. The error contains the
 /// status and the body.
 impl Ops {
     /// The token may be empty for routes without authentication.
-    pub fn new(url: &str, token: &str) -> Result<Self> {
-        Ok(Self {
-            url: url.to_owned(),
+    pub fn new(url: &str, token: &str) -> Self {
+        Self {
+            http: Http::new(url),
             token: token.to_owned(),
-            client: Client::builder().no_proxy().build()?,
-        })
+        }
     }
 
     pub async fn get(&self, path: &str) -> Result<Value> {
-        let text = self.get_text(path).await?;
-        serde_json::from_str(&text).with_context(|| format!("{path} is no JSON: {text:.300}"))
-    }
-
-    pub async fn get_text(&self, path: &str) -> Result<String> {
-        let (status, body) = self.send(self.request(path, None)).await?;
-        ensure!(status.is_success(), "{path}: {status} {body:.300}");
-        Ok(body)
+        succeeded(self.send(path, None).await?).with_context(|| path.to_owned())
     }
 
     /// Whether a service reports that it is ready, and works without limits.
     pub async fn is_ready(&self) -> Result<bool> {
-        let (status, body) = self.send(self.request("/readyz", None)).await?;
-        let body: Value = serde_json::from_str(&body).unwrap_or_default();
-        Ok(status.is_success() && body["status"] == "ok")
+        let reply = self.send("/readyz", None).await?;
+        Ok(reply.status == 200 && reply.body["status"] == "ok")
+    }
+
+    /// Whether a coupon can be claimed now.
+    pub async fn is_open(&self, coupon: i64) -> Result<bool> {
+        let coupon = self.get(&format!("/v1/coupons/{coupon}")).await?;
+        Ok(coupon["current_drop"]["state"] == "open")
     }
 
     /// Creates a coupon with one drop that opens after this pause and stays open for six hours.
@@ -56,10 +53,8 @@ impl Ops {
             "name": name, "quantity": quantity, "once_per": "coupon", "waiting_list": 0,
             "schedule": {"type": "once", "opens_at": opens_at, "closes_at": closes_at},
         });
-        let (status, made) = self.send(self.request("/v1/coupons", Some(&body))).await?;
-        let coupon: Value = serde_json::from_str(&made).unwrap_or_default();
-        let id = coupon["id"].as_i64();
-        id.with_context(|| format!("{} created no coupon: {status} {made:.300}", self.url))
+        let made = succeeded(self.send("/v1/coupons", Some(&body)).await?)?;
+        made["id"].as_i64().context("a coupon without an ID")
     }
 
     /// Requests a pass and waits for its end. Waits for a running pass first.
@@ -67,29 +62,27 @@ impl Ops {
         let begun = Instant::now();
         let body = json!({"wait": true});
         while begun.elapsed() < PASS_LIMIT {
-            let (status, run) = self
-                .send(self.request("/v1/reconcile", Some(&body)))
-                .await?;
-            if status != StatusCode::CONFLICT {
-                ensure!(status.is_success(), "the pass: {status} {run:.300}");
-                return Ok(serde_json::from_str(&run)?);
+            let reply = self.send("/v1/reconcile", Some(&body)).await?;
+            if reply.status != 409 {
+                return succeeded(reply).context("the pass");
             }
             sleep(Duration::from_millis(50)).await;
         }
         bail!("another pass has been running for {PASS_LIMIT:?}")
     }
 
-    /// Creates a POST request with the body, or a GET request if there is none.
-    fn request(&self, path: &str, body: Option<&Value>) -> RequestBuilder {
-        let url = format!("{}{path}", self.url);
-        match body {
-            Some(body) => self.client.post(url).json(body),
-            None => self.client.get(url),
-        }
+    /// Sends a POST request with the body, or a GET request if there is none.
+    async fn send(&self, path: &str, body: Option<&Value>) -> Result<HttpReply> {
+        let request = match body {
+            Some(body) => self.http.request(Method::POST, path).json(body),
+            None => self.http.request(Method::GET, path),
+        };
+        Ok(Http::try_send(request.bearer_auth(&self.token)).await?)
     }
+}
 
-    async fn send(&self, request: RequestBuilder) -> Result<(StatusCode, String)> {
-        let response = request.bearer_auth(&self.token).send().await?;
-        Ok((response.status(), response.text().await?))
-    }
+fn succeeded(reply: HttpReply) -> Result<Value> {
+    let HttpReply { status, text, .. } = &reply;
+    ensure!((200..300).contains(status), "{status} {text:.300}");
+    Ok(reply.body)
 }

@@ -113,7 +113,9 @@ pub async fn run(options: RushOptions) -> Result<ExitCode> {
         patience: Duration::from_secs(options.patience),
         warm_up: options.warm_up,
     };
-    let tally = shown(plan, options.json).await?;
+    let progress = Arc::new(CrowdProgress::default());
+    let rushing = generator::run(plan, progress.clone());
+    let tally = shown(&progress, options.json, rushing).await?;
     let rows = options.rows(coupon_id, &tally).await?;
     let missing = rows.iter().flat_map(|rows| &rows.promised_without_row);
     let missing: Vec<_> = missing.take(20).cloned().collect();
@@ -144,15 +146,18 @@ pub async fn run(options: RushOptions) -> Result<ExitCode> {
     })
 }
 
-/// Runs the crowd and shows its progress.
-async fn shown(plan: CrowdPlan, quiet: bool) -> Result<Tally> {
-    let progress = Arc::new(CrowdProgress::default());
+/// Shows a crowd's progress until its work is done.
+pub(crate) async fn shown<T>(
+    progress: &CrowdProgress,
+    quiet: bool,
+    work: impl Future<Output = T>,
+) -> T {
     let mut shown = Progress::default();
-    let mut rushing = std::pin::pin!(generator::run(plan, progress.clone()));
+    let mut work = std::pin::pin!(work);
     let mut ticks = interval(SAMPLE);
     loop {
         tokio::select! {
-            tally = &mut rushing => return tally,
+            done = &mut work => return done,
             _ = ticks.tick(), if !quiet => shown.show(|| progress.line()),
         }
     }
@@ -184,16 +189,15 @@ impl RushOptions {
         let token = token.context(
             "give --coupon, or the ops token (--ops-token, OPS_TOKEN) to create one; `make run` has both: set -a; . target/run/env",
         )?;
-        let first = Ops::new(&self.url[0].to_string(), token)?;
+        let first = Ops::new(&self.url[0].to_string(), token);
         let id = first
             .make_coupon("Rehearsal", self.quantity, TimeDelta::zero())
             .await?;
         let begun = Instant::now();
         for target in &self.url {
-            let api = Ops::new(&target.to_string(), "")?;
-            let path = format!("/v1/coupons/{id}");
+            let api = Ops::new(&target.to_string(), "");
             // Another API does not know the coupon for a moment.
-            while !matches!(api.get(&path).await, Ok(it) if it["current_drop"]["state"] == "open") {
+            while !api.is_open(id).await.unwrap_or_default() {
                 let waited = begun.elapsed();
                 ensure!(waited < KNOWN_LIMIT, "coupon {id} is not open at {target}");
                 sleep(SAMPLE).await;

@@ -2,20 +2,25 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
 use crate::kafka::KafkaServer;
 
 impl KafkaServer {
+    /// Returns the path and the contents of a partition's first segment.
+    fn log_of(&self, topic: &str, partition: i32) -> Result<(PathBuf, Vec<u8>)> {
+        let folder = self.data_dir().join(format!("{topic}-{partition}"));
+        let path = folder.join("00000000000000000000.log");
+        let log = fs::read(&path).with_context(|| path.display().to_string())?;
+        Ok((path, log))
+    }
+
     /// Flips a bit at the first occurrence of these bytes in a partition's log. The broker keeps
     /// serving the batch unchanged, and only its checksum reveals the corruption.
     pub fn garble(&self, topic: &str, partition: i32, bytes: &[u8]) -> Result<()> {
-        let path = self
-            .data_dir()
-            .join(format!("{topic}-{partition}"))
-            .join("00000000000000000000.log");
-        let log = fs::read(&path).with_context(|| path.display().to_string())?;
+        let (path, log) = self.log_of(topic, partition)?;
         let at = log
             .windows(bytes.len())
             .position(|window| window == bytes)
@@ -29,11 +34,7 @@ impl KafkaServer {
 
     /// Whether these bytes occur in a partition's log.
     pub fn log_contains(&self, topic: &str, partition: i32, bytes: &[u8]) -> Result<bool> {
-        let path = self
-            .data_dir()
-            .join(format!("{topic}-{partition}"))
-            .join("00000000000000000000.log");
-        let log = fs::read(&path).with_context(|| path.display().to_string())?;
+        let (_, log) = self.log_of(topic, partition)?;
         Ok(log.windows(bytes.len()).any(|window| window == bytes))
     }
 
@@ -41,11 +42,7 @@ impl KafkaServer {
     /// parse: the length of its key becomes -2, and the checksum of the batch is correct. The batch
     /// must not be compressed.
     pub fn malform(&self, topic: &str, partition: i32, bytes: &[u8]) -> Result<()> {
-        let path = self
-            .data_dir()
-            .join(format!("{topic}-{partition}"))
-            .join("00000000000000000000.log");
-        let mut log = fs::read(&path).with_context(|| path.display().to_string())?;
+        let (path, mut log) = self.log_of(topic, partition)?;
         let wanted = log
             .windows(bytes.len())
             .position(|window| window == bytes)

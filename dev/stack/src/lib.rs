@@ -6,6 +6,9 @@
 //! loopback port and keeps its data in a temporary folder. Servers and folder are removed when the
 //! last handle is dropped, and also when the owning process ends in any other way: see [`Stack`].
 //!
+//! This crate is below the harness (`dev/harness`), and depends on no other crate of the workspace:
+//! it builds fast and alone, because it fetches the servers while the rest is built.
+//!
 //! A [`FaultProxy`] is between a client and a server and breaks their connection in chosen ways.
 
 mod background;

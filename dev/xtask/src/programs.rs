@@ -13,7 +13,7 @@ const SYSTEM: [&str; 5] = [
     "firstcome-api",
     "firstcome-reconciler",
     "firstcome-load",
-    "firstcome-testkit",
+    "firstcome-harness",
     "firstcome-stack",
 ];
 const BENCH: [&str; 1] = ["firstcome-bench"];

@@ -2,8 +2,8 @@
 //! HTTP server.
 
 use anyhow::{Result, ensure};
-use firstcome_load::installation::{Installation, InstallationCoupon, Role};
-use firstcome_load::launch::Service;
+use firstcome_harness::{Role, Service};
+use firstcome_load::installation::{Installation, InstallationCoupon};
 use firstcome_load::process::cpu_seconds;
 use firstcome_load::rush::Workload;
 use firstcome_load::tally::{Latency, Tally};
@@ -32,8 +32,8 @@ const CLOCK_CONNECTIONS: usize = 512;
 pub(super) async fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     let installation = bench.install("ceilings").await?;
     let (reconciler, api) = tokio::try_join!(
-        installation.start(Role::Reconciler),
-        installation.start(Role::Api)
+        installation.start("reconciler", Role::Reconciler, &[]),
+        installation.start("api", Role::Api, &[])
     )?;
     let nothing = bench.design(Design::Nothing, 0).await?;
     let coupon = installation.coupon(&api, bench.size.quantity).await?;
@@ -200,7 +200,7 @@ async fn cost_of_a_row(
     rows: u32,
 ) -> Result<Measurement> {
     step("MySQL's CPU per row");
-    let cpu = || installation.servers.cpu()[0];
+    let cpu = || installation.cpu()[0];
     let each = |before: f64| (cpu() - before) * 1e6 / f64::from(rows);
     let mut own = Vec::new();
     let mut rates = Vec::new();

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use firstcome_load::installation::{Installation, Role};
-use firstcome_load::launch::Service;
+use firstcome_harness::{Role, Service};
+use firstcome_load::installation::Installation;
 use firstcome_load::rush::Workload;
 use firstcome_load::tally::Tally;
 use firstcome_load::terminal::step;
@@ -103,9 +103,9 @@ async fn other(bench: &Bench, design: Design) -> Result<Turn> {
 
 async fn firstcome(bench: &Bench, installation: &Installation) -> Result<Turn> {
     let (reconciler, api, consumer) = tokio::try_join!(
-        installation.start(Role::Reconciler),
-        installation.start(Role::Api),
-        installation.start(Role::Consumer)
+        installation.start("reconciler", Role::Reconciler, &[]),
+        installation.start("api", Role::Api, &[]),
+        installation.start("consumer", Role::Consumer, &[])
     )?;
     let coupon = installation.coupon(&api, bench.size.quantity).await?;
     let rows = format!(
@@ -127,7 +127,7 @@ async fn rush(bench: &Bench, api: &Service, coupon: i64, rows_of: &str) -> Resul
         requests_per_person: 2,
         ..once
     };
-    let mut meter = StatementMeter::start(&bench.servers.stack.mysql).await?;
+    let mut meter = StatementMeter::start(&bench.servers.mysql).await?;
     let tally = twice.run().await?;
     let begun = Instant::now();
     let users = loop {

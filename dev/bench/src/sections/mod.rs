@@ -7,17 +7,17 @@ mod passes;
 mod winners;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser as _, ValueEnum as _};
+use firstcome_harness::{Service, System};
 use firstcome_load::ended;
 use firstcome_load::installation::Installation;
-use firstcome_load::launch::{Servers, Service};
 use firstcome_load::terminal::step;
-use firstcome_stack::{StackOptions, built_program};
+use firstcome_stack::{Stack, StackOptions};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
@@ -31,7 +31,9 @@ const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// The servers and builds that are measured.
 struct Bench {
-    servers: Arc<Servers>,
+    servers: Arc<Stack>,
+    /// Starts the other designs, which read no settings.
+    designs: System,
     size: BenchSize,
     /// The programs of another build.
     other_build: Option<PathBuf>,
@@ -45,12 +47,13 @@ impl Bench {
 
     /// Starts a design with empty tables.
     async fn design(&self, design: Design, quantity: u32) -> Result<Service> {
-        let mysql = &self.servers.stack.mysql;
+        let mysql = &self.servers.mysql;
         prepare(mysql, design, quantity).await?;
-        let mut command = Command::new(built_program("firstcome-baselines")?);
-        command.args([&design.word(), "--database", &mysql.database_url("bench")]);
-        command.args(["--quantity", &quantity.to_string()]);
-        self.servers.spawn(&design.word(), &mut command, "").await
+        let (word, url) = (design.word(), mysql.database_url("bench"));
+        let quantity = quantity.to_string();
+        let args = [&word, "--database", &url, "--quantity", &quantity];
+        let mut command = self.designs.command("firstcome-baselines", &args, &[])?;
+        Service::ready(self.designs.launch(&word, &mut command)?, "").await
     }
 
     async fn measure(&self, part: Part, build: Option<&Path>) -> Result<Vec<Measurement>> {
@@ -112,7 +115,8 @@ async fn try_part(
 ) -> Result<()> {
     step("starting Redis, MySQL and Kafka");
     let bench = Bench {
-        servers: Arc::new(Servers::start(StackOptions::default(), None).await?),
+        servers: Arc::new(Stack::start(StackOptions::default()).await?),
+        designs: System::new(None, None, System::named("designs"))?,
         size: cli.size(),
         other_build: cli.against.clone(),
     };

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
-use firstcome_load::installation::{Installation, InstallationCoupon, Role};
-use firstcome_load::launch::Service;
+use firstcome_harness::{Role, Service};
+use firstcome_load::installation::{Installation, InstallationCoupon};
 use firstcome_load::process::peak_memory_kb;
 use firstcome_load::terminal::step;
 use mysql_async::prelude::Queryable as _;
@@ -56,8 +56,8 @@ async fn coupons(
     quantities: impl IntoIterator<Item = u32>,
 ) -> Result<Vec<InstallationCoupon>> {
     let (reconciler, api) = tokio::try_join!(
-        installation.start(Role::Reconciler),
-        installation.start(Role::Api)
+        installation.start("reconciler", Role::Reconciler, &[]),
+        installation.start("api", Role::Api, &[])
     )?;
     let mut coupons = Vec::new();
     for quantity in quantities {
@@ -194,7 +194,7 @@ async fn once(
 /// Runs one pass in a separate process, which must end with this status.
 async fn pass(installation: &Installation, of: &[&str], status: &str) -> Result<MeasuredPass> {
     let words = [&["once", "--json"], of].concat();
-    let mut command = Command::from(installation.command("firstcome-reconciler", &words));
+    let mut command = Command::from(installation.command("firstcome-reconciler", &words, &[])?);
     command.stdin(Stdio::null()).kill_on_drop(true);
     let child = command
         .stdout(Stdio::piped())
@@ -236,7 +236,9 @@ async fn beside_sealed(installation: &Installation, sealed: u32) -> Result<[Meas
         fill(installation, coupon).await?;
     }
     // No API runs: it reads the catalogue every second, and those statements would be counted too.
-    let reconciler = installation.start(Role::Reconciler).await?;
+    let reconciler = installation
+        .start("reconciler", Role::Reconciler, &[])
+        .await?;
     let alone = requested(installation, &reconciler).await?;
     seal_many(installation, sealed).await?;
     let beside = requested(installation, &reconciler).await?;
@@ -256,11 +258,11 @@ async fn beside_sealed(installation: &Installation, sealed: u32) -> Result<[Meas
 /// Returns the median duration in milliseconds and the lowest statement count of several requested
 /// passes. The daemon also runs passes automatically after coupons were created.
 async fn requested(installation: &Installation, reconciler: &Service) -> Result<(f64, f64)> {
-    let ops = installation.ops(reconciler)?;
+    let ops = installation.ops(reconciler);
     let mut times = Vec::new();
     let mut statements = f64::MAX;
     for _ in 0..REQUESTED {
-        let mut meter = StatementMeter::start(&installation.servers.stack.mysql).await?;
+        let mut meter = StatementMeter::start(&installation.servers.mysql).await?;
         let run = ops.reconcile().await?;
         #[allow(clippy::cast_precision_loss, reason = "a small count")]
         let count = meter.statements().await? as f64;

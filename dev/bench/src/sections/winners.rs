@@ -4,9 +4,9 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use firstcome_harness::{Role, Service};
 use firstcome_load::answer::AnswerKind;
-use firstcome_load::installation::{Installation, Role};
-use firstcome_load::launch::Service;
+use firstcome_load::installation::Installation;
 use firstcome_load::process::cpu_seconds;
 use firstcome_load::rush::Workload;
 use firstcome_load::terminal::step;
@@ -62,9 +62,9 @@ async fn everyone_wins(api: &Service, coupon: i64, people: u32, connections: usi
 impl Side {
     async fn start(installation: Installation) -> Result<Self> {
         let (reconciler, api, consumer) = tokio::try_join!(
-            installation.start(Role::Reconciler),
-            installation.start(Role::Api),
-            installation.start(Role::Consumer)
+            installation.start("reconciler", Role::Reconciler, &[]),
+            installation.start("api", Role::Api, &[]),
+            installation.start("consumer", Role::Consumer, &[])
         )?;
         Ok(Self {
             installation,
@@ -77,7 +77,7 @@ impl Side {
     }
 
     fn cpu(&self) -> Result<[f64; 5]> {
-        let [mysql, redis, kafka] = self.installation.servers.cpu();
+        let [mysql, redis, kafka] = self.installation.cpu();
         let consumer = self
             .consumer
             .as_ref()
@@ -112,7 +112,11 @@ impl Side {
         }
         let coupon = self.installation.coupon(&self.api, people).await?;
         everyone_wins(&self.api, coupon.id, people, CONNECTIONS[1]).await?;
-        self.consumer = Some(self.installation.start(Role::Consumer).await?);
+        self.consumer = Some(
+            self.installation
+                .start("consumer", Role::Consumer, &[])
+                .await?,
+        );
         let begun = Instant::now();
         self.installation.every_row(coupon).await?;
         let took = begun.elapsed().as_secs_f64();

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use firstcome_testkit::MadeCoupon;
+use firstcome_harness::MadeCoupon;
 
 use super::Effect;
 use super::redis::key_of;

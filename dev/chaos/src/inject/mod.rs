@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use firstcome_harness::MadeCoupon;
 use firstcome_stack::{Behaviour, ProxyFault};
-use firstcome_testkit::MadeCoupon;
 use serde::Serialize;
 
 use crate::fault::{Fault, FaultyStore, WireFault};

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use firstcome_testkit::{LOCK_WAITS, MadeCoupon, OldCopy, TABLE_LOCK_WAITS};
+use firstcome_harness::{LOCK_WAITS, MadeCoupon, OldCopy, TABLE_LOCK_WAITS};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use firstcome_harness::{MadeCoupon, OldCopy, PrefixedKeys};
 use firstcome_stack::{ProxyFault, RedisServer};
-use firstcome_testkit::{MadeCoupon, OldCopy, PrefixedKeys};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use super::Effect;

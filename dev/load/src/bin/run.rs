@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use firstcome_harness::Service;
 use firstcome_load::ended;
-use firstcome_load::launch::Service;
-use firstcome_load::local::system::{System, stopped};
+use firstcome_load::local::system::{Local, stopped};
 use firstcome_load::terminal::step;
 
 /// Starts the whole system on private servers and leaves it running until Ctrl-C.
@@ -32,7 +32,7 @@ async fn main() -> ExitCode {
 async fn work(cli: Cli) -> Result<ExitCode> {
     let _lock = only_one(&cli.folder)?;
     let system = tokio::select! {
-        system = System::start(&cli.reconcile_cron, Some(&cli.folder)) => system?,
+        system = Local::start(&cli.reconcile_cron, Some(&cli.folder)) => system?,
         signal = stopped() => {
             step(format!("{}: stopped", signal?));
             return Ok(ExitCode::from(130));
@@ -72,19 +72,20 @@ fn only_one(folder: &Path) -> Result<File> {
 }
 
 /// Returns the addresses for commands in another terminal, as a shell reads them.
-fn env(system: &System) -> Result<String> {
+fn env(system: &Local) -> Result<String> {
     let pages = system.pages.as_ref().context("no pages")?;
     let programs = programs()?.display().to_string();
     let urls = system.apis.each_ref().map(|api| api.url.clone());
-    let mut lines: Vec<_> = system.installation.settings.clone().into_iter().collect();
-    lines.extend([
+    let mut lines = system.installation.settings();
+    let addresses = [
         ("API_URL", urls[0].clone()),
         ("API_URLS", urls.join(",")),
         ("RECONCILER_URL", system.reconciler.url.clone()),
         ("PAGES_URL", pages.service.url.clone()),
         ("PAGE_TOKEN", pages.token.clone()),
         ("PROGRAMS", programs.clone()),
-    ]);
+    ];
+    lines.extend(addresses.map(|(name, value)| (name.to_owned(), value)));
     let lines = lines
         .iter()
         .map(|(name, value)| format!("{name}='{value}'\n"));
@@ -102,7 +103,7 @@ fn programs() -> Result<PathBuf> {
     Ok(std::path::absolute(folder)?)
 }
 
-fn welcome(system: &System, folder: &Path) -> Result<String> {
+fn welcome(system: &Local, folder: &Path) -> Result<String> {
     let pages = system.pages.as_ref().context("no pages")?;
     let urls = |services: &[Service]| {
         let urls: Vec<_> = services
@@ -111,7 +112,7 @@ fn welcome(system: &System, folder: &Path) -> Result<String> {
             .collect();
         urls.join(" ")
     };
-    let servers = system.servers.stack.env();
+    let servers = system.installation.servers.env();
     let servers = servers.map(|(name, value)| format!("  {name:<14} {value}"));
     Ok(include_str!("welcome.txt")
         .replace("{apis}", &urls(&system.apis))
@@ -120,7 +121,7 @@ fn welcome(system: &System, folder: &Path) -> Result<String> {
         .replace("{reconciler}", &system.reconciler.url)
         .replace("{pages}", &pages.service.url)
         .replace("{page_token}", &pages.token)
-        .replace("{token}", system.installation.setting("OPS_TOKEN"))
+        .replace("{token}", &system.installation.setting("OPS_TOKEN"))
         .replace("{folder}", &folder.display().to_string())
         .replace("{servers}", &servers.join("\n")))
 }

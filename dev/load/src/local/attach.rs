@@ -4,13 +4,10 @@
 
 use std::ops::Range;
 use std::path::Path;
-use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use firstcome_stack::{
-    MailOptions, MailSink, MysqlServer, RedisServer, StackOptions, built_program,
-};
+use firstcome_stack::{MailOptions, MailSink, MysqlServer, RedisServer, StackOptions};
 use mysql_async::Pool;
 use mysql_async::prelude::Queryable as _;
 use redis::aio::MultiplexedConnection;
@@ -201,6 +198,7 @@ struct Servers {
     mysql: MysqlServer,
     redis: RedisServer,
     mail: MailSink,
+    reconciler: firstcome_harness::System,
 }
 
 /// Runs the five systems.
@@ -212,7 +210,19 @@ pub async fn run() -> Result<()> {
         RedisServer::start(StackOptions::default().redis),
         MailSink::start(MailOptions::default()),
     )?;
-    let servers = Servers { mysql, redis, mail };
+    let settings = [
+        ("SMTP_URL", mail.url()),
+        ("ALERT_FROM", "firstcome@example.com".into()),
+        ("ALERT_TO", "duty@example.com".into()),
+        ("RUST_LOG", "error".into()),
+    ];
+    let reconciler = firstcome_harness::System::new(None, None, settings)?;
+    let servers = Servers {
+        mysql,
+        redis,
+        mail,
+        reconciler,
+    };
     for (number, system) in ALL.iter().enumerate() {
         println!(
             "\n== {}. {}\n   fault: {}",
@@ -291,7 +301,11 @@ impl Servers {
     fn pass(&self, what: &str, file: &Path, args: &[&str], ours: &str) -> Result<Option<i32>> {
         let file = file.to_str().context("a path that is no text")?;
         let all = [&["attach", file, "--once", "--full-ids"], args].concat();
-        let done = self.program("firstcome-reconciler", &all, ours)?;
+        let own = [("DATABASE_URL", ours)];
+        let mut pass = self
+            .reconciler
+            .command("firstcome-reconciler", &all, &own)?;
+        let done = pass.output()?;
         println!("   -- {what}");
         for line in String::from_utf8_lossy(&done.stdout).lines() {
             println!("      {line}");
@@ -299,18 +313,5 @@ impl Servers {
         let code = done.status.code();
         ensure!(code != Some(2), "{}", String::from_utf8_lossy(&done.stderr));
         Ok(code)
-    }
-
-    fn program(&self, name: &str, args: &[&str], ours: &str) -> Result<Output> {
-        let mut program = Command::new(built_program(name)?);
-        program
-            .args(args)
-            .env("DATABASE_URL", ours)
-            .env("RUST_LOG", "error");
-        program.env("SMTP_URL", self.mail.url());
-        program
-            .env("ALERT_FROM", "firstcome@example.com")
-            .env("ALERT_TO", "duty@example.com");
-        Ok(program.output()?)
     }
 }

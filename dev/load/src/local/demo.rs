@@ -8,16 +8,17 @@ use chrono::TimeDelta;
 use firstcome_stack::Mail;
 use mail_parser::MessageParser;
 use serde_json::Value;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, sleep};
 
 use crate::answer::AnswerKind;
 use crate::crowd::Crowd;
 use crate::generator::{self, CrowdPlan};
 use crate::installation::until;
 use crate::local::faults;
-use crate::local::system::System;
+use crate::local::system::Local;
 use crate::ops::Ops;
 use crate::rows::Rows;
+use crate::rush::shown;
 use crate::tally::{CrowdProgress, Tally};
 use crate::terminal::{Progress, grouped, step, table};
 
@@ -35,7 +36,7 @@ const CRON: &str = "*/3 * * * * *";
 /// Runs the demo on private servers, shuts everything down again and prints the result. Returns
 /// whether the total is exact, no answers contradict each other, and every process stopped cleanly.
 pub async fn run(quantity: u32, people: u32) -> Result<bool> {
-    let mut system = System::start(CRON, None).await?;
+    let mut system = Local::start(CRON, None).await?;
     let shown = play(quantity, people, &mut system).await;
     let complaints = system.stop().await;
     for complaint in &complaints {
@@ -44,26 +45,24 @@ pub async fn run(quantity: u32, people: u32) -> Result<bool> {
     Ok(shown? && complaints.is_empty())
 }
 
-async fn play(quantity: u32, people: u32, system: &mut System) -> Result<bool> {
+async fn play(quantity: u32, people: u32, system: &mut Local) -> Result<bool> {
     let coupon = system
-        .api()?
+        .api()
         .make_coupon(COUPON_NAME, quantity, OPENS_AFTER)
         .await?;
     step(format!(
         "coupon {coupon}: {quantity} to give away, opens in 4 s"
     ));
-    faults::refuse_some_rows(&system.servers.stack.mysql).await?;
+    faults::refuse_some_rows(&system.installation.servers.mysql).await?;
     let every = faults::REFUSED_EVERY;
     step(format!(
         "fault 1: MySQL refuses every {every}th slot from the consumer"
     ));
-    faults::send_garbage(&system.installation).await?;
+    faults::send_garbage(&system.installation.system).await?;
     step("fault 2: a message that is not a claim, which is stored for an operator");
     for api in &system.apis {
-        let api = Ops::new(&api.url, "")?;
-        let path = format!("/v1/coupons/{coupon}");
-        let opens = async || Ok(api.get(&path).await?["current_drop"]["state"] == "open");
-        until("the coupon opens", opens).await?;
+        let api = Ops::new(&api.url, "");
+        until("the coupon opens", async || api.is_open(coupon).await).await?;
     }
     let tally = rush(quantity, people, system, coupon).await?;
     let (took, requests) = (tally.seconds, grouped(tally.requests()));
@@ -72,8 +71,8 @@ async fn play(quantity: u32, people: u32, system: &mut System) -> Result<bool> {
     ));
 
     let is_exact = until_exact(quantity, system, coupon, &tally).await?;
-    faults::refuse_no_more(&system.servers.stack.mysql).await?;
-    let last_pass = system.reconciler()?.reconcile().await?;
+    faults::refuse_no_more(&system.installation.servers.mysql).await?;
+    let last_pass = system.reconciler().reconcile().await?;
     print_mails(system).await;
     let rows = rows(system, coupon, quantity, &tally).await?;
     let mut shown = tally.rows();
@@ -91,7 +90,7 @@ async fn play(quantity: u32, people: u32, system: &mut System) -> Result<bool> {
 }
 
 /// Lets all users claim. Once a third of the slots is taken, kills a consumer.
-async fn rush(quantity: u32, people: u32, system: &mut System, coupon_id: i64) -> Result<Tally> {
+async fn rush(quantity: u32, people: u32, system: &mut Local, coupon_id: i64) -> Result<Tally> {
     let crowd = Crowd::gather(people, "person-", REQUESTS_PER_PERSON)?;
     let (users, requests) = (grouped(people.into()), grouped(crowd.requests() as u64));
     step(format!(
@@ -111,7 +110,7 @@ async fn rush(quantity: u32, people: u32, system: &mut System, coupon_id: i64) -
     let consumer = system.consumers.remove(0);
     let kill = async {
         progress.admitted(u64::from(quantity.div_ceil(3))).await;
-        let name = consumer.name().to_owned();
+        let name = consumer.program.name().to_owned();
         let before = progress.count(AnswerKind::Accepted);
         consumer.kill().await?;
         let after = progress.count(AnswerKind::Accepted);
@@ -126,27 +125,20 @@ async fn rush(quantity: u32, people: u32, system: &mut System, coupon_id: i64) -
         progress.give_up();
         tally
     };
-    let mut work = std::pin::pin!(async { tokio::join!(rushing, kill) });
-    let mut shown = Progress::default();
-    let mut ticks = interval(POLL);
-    let (tally, killed) = loop {
-        tokio::select! {
-            done = &mut work => break done,
-            _ = ticks.tick() => shown.show(|| progress.line()),
-        }
-    };
+    let work = async { tokio::join!(rushing, kill) };
+    let (tally, killed) = shown(&progress, false, work).await;
     killed?;
     tally
 }
 
-async fn rows(system: &System, coupon: i64, quantity: u32, tally: &Tally) -> Result<Rows> {
+async fn rows(system: &Local, coupon: i64, quantity: u32, tally: &Tally) -> Result<Rows> {
     let mut conn = system.installation.mysql().await?;
     let rows = Rows::read(&mut conn, coupon, quantity, &tally.promises).await?;
     conn.disconnect().await?;
     Ok(rows)
 }
 
-async fn until_exact(quantity: u32, system: &System, coupon: i64, tally: &Tally) -> Result<bool> {
+async fn until_exact(quantity: u32, system: &Local, coupon: i64, tally: &Tally) -> Result<bool> {
     let begun = Instant::now();
     let mut shown = Progress::default();
     loop {
@@ -166,8 +158,8 @@ async fn until_exact(quantity: u32, system: &System, coupon: i64, tally: &Tally)
 }
 
 /// Returns rows of the table: the dead letters, and the time until every row existed.
-async fn stored(system: &System, coupon: i64) -> Result<[(String, String); 2]> {
-    let mysql = &system.servers.stack.mysql;
+async fn stored(system: &Local, coupon: i64) -> Result<[(String, String); 2]> {
+    let mysql = &system.installation.servers.mysql;
     let letters = "SELECT COUNT(*), COUNT(*) - COUNT(resolved_at) FROM firstcome.failed_claims";
     let letters = mysql.query(letters).await?.concat();
     let took = format!(
@@ -194,8 +186,8 @@ fn in_words(pass: &Value) -> String {
 }
 
 /// Prints all mails once one of them reports a repair.
-async fn print_mails(system: &System) {
-    let sink = &system.servers.stack.mail;
+async fn print_mails(system: &Local) {
+    let sink = &system.installation.servers.mail;
     let repaired = |mail: &Mail| mail.text().contains("repaired");
     if sink.wait_for(repaired, MAIL_LIMIT).await.is_err() {
         step(format!("no mail about a repair within {MAIL_LIMIT:?}"));

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
+use firstcome_harness::System;
 use firstcome_shared::kafka::{KafkaSettings, Security, Signing};
 use firstcome_stack::MysqlServer;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
-use crate::installation::Installation;
 use crate::local::system::TOPIC;
 
 /// When the consumer writes slots that are divisible by this number, MySQL refuses them.
@@ -40,10 +40,10 @@ pub async fn refuse_no_more(mysql: &MysqlServer) -> Result<()> {
 }
 
 /// Sends a signed message that is not a claim. Only an operator can resolve it.
-pub async fn send_garbage(installation: &Installation) -> Result<()> {
-    let key = installation.setting("KAFKA_SIGNING_KEY").into();
+pub async fn send_garbage(system: &System) -> Result<()> {
+    let key = system.setting("KAFKA_SIGNING_KEY").into();
     let settings = KafkaSettings {
-        brokers: installation.setting("KAFKA_BROKERS").to_owned(),
+        brokers: system.setting("KAFKA_BROKERS"),
         topic: TOPIC.into(),
         group: String::new(),
         security: Security::default(),

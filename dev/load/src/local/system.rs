@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use firstcome_stack::{MailOptions, StackOptions};
+use firstcome_harness::{Role, Service, System};
+use firstcome_stack::{MailOptions, Stack, StackOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::Target;
 use crate::identity::{token, token_settings};
-use crate::installation::{Installation, Role};
-use crate::launch::{Servers, Service};
+use crate::installation::Installation;
 use crate::ops::Ops;
 use crate::terminal::step;
 
@@ -26,20 +26,18 @@ pub struct PageApi {
     pub token: String,
 }
 
-/// All processes. Dropping this kills them; [`System::stop`] stops them gracefully.
+/// All processes. Dropping this kills them; [`Local::stop`] stops them gracefully.
 #[derive(Debug)]
-pub struct System {
+pub struct Local {
     pub apis: [Service; 2],
     /// Two, until one is killed.
     pub consumers: Vec<Service>,
     pub reconciler: Service,
     pub pages: Option<PageApi>,
     pub installation: Installation,
-    /// Redis, MySQL, Kafka and the mail sink.
-    pub servers: Arc<Servers>,
 }
 
-impl System {
+impl Local {
     /// Starts the servers, creates tables and topic, starts the processes, and waits until
     /// admission is open. With a folder for logs and mails, it also serves coupon pages, and uses
     /// the usual ports (8080 to 8083) if they are free.
@@ -54,12 +52,11 @@ impl System {
             ..StackOptions::default()
         };
         let logs = folder.map(|folder| folder.join("logs"));
-        let servers = Arc::new(Servers::start(stack, logs.as_deref()).await?);
+        let servers = Arc::new(Stack::start(stack).await?);
         step("creating tables and topic");
         let port = |wanted| address(folder.and(Some(wanted)));
         let page_address = port(8083);
         let mut own = vec![
-            ("SMTP_URL", servers.stack.mail.url()),
             ("RECONCILE_CRON", cron.to_owned()),
             ("ALERT_FROM", "firstcome@example.com".into()),
             ("ALERT_TO", "on-duty@example.com".into()),
@@ -70,12 +67,14 @@ impl System {
             let url = format!("http://{page_address}");
             own.extend([("API_URL", url.clone()), ("API_PUBLIC_URL", url)]);
         }
-        let installation = Installation::create(&servers, None, own).await?;
+        let system = System::new(None, logs.as_deref(), servers.env().into_iter().chain(own))?;
+        system.migrate(&[]).await?;
+        let installation = Installation { servers, system };
         step("starting the reconciler, two APIs and two consumers");
         let start = async |name: &str, role, usual: Option<u16>| {
             let address = usual.map_or_else(|| address(None), port);
             let own = [("LISTEN_ADDR", address.as_str())];
-            installation.start_named(name, role, &own).await
+            installation.start(name, role, &own).await
         };
         let (reconciler, api, second_api, consumer, second_consumer, pages) = tokio::try_join!(
             start("reconciler", Role::Reconciler, Some(8081)),
@@ -99,15 +98,14 @@ impl System {
             reconciler,
             pages,
             installation,
-            servers,
         })
     }
 
-    pub fn api(&self) -> Result<Ops> {
+    pub fn api(&self) -> Ops {
         self.installation.ops(&self.apis[0])
     }
 
-    pub fn reconciler(&self) -> Result<Ops> {
+    pub fn reconciler(&self) -> Ops {
         self.installation.ops(&self.reconciler)
     }
 
@@ -131,7 +129,7 @@ async fn start_pages(installation: &Installation, address: &str) -> Result<PageA
     let secret = format!("{:032x}", rand::random::<u128>());
     let mut own = vec![("LISTEN_ADDR", address), ("COUPON_PAGE", "on")];
     own.extend(token_settings(&secret));
-    let service = installation.start_named("pages", Role::Api, &own).await?;
+    let service = installation.start("pages", Role::Api, &own).await?;
     let token = token(&secret, "you")?;
     Ok(PageApi { service, token })
 }

@@ -1,0 +1,277 @@
+//! Runs the checker on good and spoiled histories: a table of events, final rows and violations.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use firstcome_harness::histories::{
+    History, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope, Rule, Verdict, check,
+};
+
+const DROP: u64 = 9;
+
+fn outcome(op: u64, words: &[&str]) -> RecordedEvent {
+    let drop = DROP;
+    let reason = "…".to_owned();
+    let slot = words.get(1).map_or(0, |slot| slot.parse().unwrap());
+    let answer = match words[0] {
+        "failed" => return RecordedEvent::Failed { op, reason },
+        "unknown" => return RecordedEvent::Unknown { op, reason },
+        "accepted" => RecordedAnswer::Accepted { drop, slot },
+        "already" => RecordedAnswer::AlreadyClaimed { drop, slot },
+        "waits" => RecordedAnswer::Waiting { position: 1 },
+        "sold_out" => RecordedAnswer::SoldOut,
+        "revoked" => RecordedAnswer::Revoked { drop },
+        "not_allowed" => RecordedAnswer::NotAllowed,
+        "changed" => RecordedAnswer::ListChanged,
+        word => panic!("{word}"),
+    };
+    RecordedEvent::Ok { op, answer }
+}
+
+fn begun(op: u64, person: &str, act: &str) -> RecordedEvent {
+    let (coupon, drop, person) = (1, Some(DROP), person.to_owned());
+    let again = act == "loses";
+    let on = act == "joins";
+    match act {
+        "claims" => RecordedEvent::Invoked {
+            op,
+            coupon,
+            drop,
+            person,
+        },
+        "returns" | "loses" => RecordedEvent::Revoking {
+            op,
+            coupon,
+            drop,
+            person,
+            again,
+        },
+        "joins" | "leaves" => RecordedEvent::Listing {
+            op,
+            coupon,
+            person,
+            on,
+        },
+        word => panic!("{word}"),
+    }
+}
+
+fn rows(words: &[&str]) -> Vec<RecordedRow> {
+    let row = |word: &&str| {
+        let (slot, person) = word.split_once(':').unwrap();
+        let slot = slot.parse().unwrap();
+        let person = person.to_owned();
+        RecordedRow { slot, person }
+    };
+    words.iter().map(row).collect()
+}
+
+/// Parses events, separated by semicolons. `a claims accepted 1` is a whole operation; `7 > a claims`
+/// and `7 < accepted 1` are its begin and its end. `loses` is a revocation after which the user may
+/// claim again.
+fn events(text: &str) -> Vec<RecordedEvent> {
+    let mut all = Vec::new();
+    let lines = text
+        .split(';')
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
+    for (op, line) in (1_000..).zip(lines) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let drop = DROP;
+        match words[..] {
+            ["drop", quantity] => all.push(RecordedEvent::Drop {
+                drop,
+                coupon: 1,
+                quantity: quantity.parse().unwrap(),
+                once_per: RecordedScope::Drop,
+            }),
+            ["list", ref people @ ..] => all.push(RecordedEvent::AllowList {
+                coupon: 1,
+                people: people.iter().map(|&person| person.into()).collect(),
+            }),
+            ["read", ref read @ ..] => all.push(RecordedEvent::Read {
+                drop,
+                rows: rows(read),
+            }),
+            ["final", ref last @ ..] => all.push(RecordedEvent::Final {
+                drop,
+                rows: rows(last),
+            }),
+            ["broken", person, slot] => all.push(RecordedEvent::Broken {
+                drop,
+                person: person.into(),
+                slot: slot.parse().ok(),
+            }),
+            [number, ">", person, act] => all.push(begun(number.parse().unwrap(), person, act)),
+            [number, "<", ref ends @ ..] => all.push(outcome(number.parse().unwrap(), ends)),
+            [person, act, ref ends @ ..] => {
+                all.push(begun(op, person, act));
+                all.push(outcome(op, ends));
+            }
+            _ => panic!("{line}"),
+        }
+    }
+    all
+}
+
+fn judged(text: &str) -> Verdict {
+    check(&History::of(events(text)).unwrap()).verdict
+}
+
+/// Four slots, all taken. One user waits, and another was refused.
+const GOOD: &str = "drop 4; a claims accepted 1; b claims accepted 2; c claims accepted 3; d claims accepted 4; \
+    a claims already 1; w claims waits; l claims sold_out; read 1:a 2:b";
+
+/// Three slots. a has one and is removed from the list, b is removed, x is added and gets a slot, and
+/// c is on the list and has not claimed yet.
+const LISTED: &str = "drop 3; list a b c; a claims accepted 1; x claims not_allowed; b leaves changed; \
+    b claims not_allowed; x joins changed; x claims accepted 2; a leaves changed; a claims already 1";
+
+/// A history, more events, the final rows, and the violations with their slots (0: none), or none.
+type Case = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [(Rule, i64)],
+);
+
+#[rustfmt::skip]
+const CASES: &[Case] = &[
+    (GOOD, "", "1:a 2:b 3:c 4:d", &[]),
+    (GOOD, "", "1:a 2:b 3:c", &[(Rule::Lost, 4), (Rule::TooFew, 0)]),
+    (GOOD, "", "1:a 3:c 4:d", &[(Rule::Lost, 2), (Rule::Vanished, 2)]),
+    (GOOD, "", "1:a 2:a 3:c 4:d", &[(Rule::UserDoubled, 2)]),
+    (GOOD, "", "1:a 1:b 3:c 4:d", &[(Rule::SlotDoubled, 1)]),
+    (GOOD, "", "1:a 2:b 3:c 5:d", &[(Rule::NoSuchSlot, 5)]),
+    (GOOD, "", "1:a 2:b 3:c -1:d", &[(Rule::NoSuchSlot, -1)]),
+    (GOOD, "", "1:a 2:b 3:c 4:d 5:w", &[(Rule::TooMany, 0)]),
+    (GOOD, "", "1:a 2:b 3:c 4:nobody", &[(Rule::NeverAsked, 4)]),
+    (GOOD, "", "1:a 2:b 3:c 4:l", &[(Rule::NeverAdmitted, 4)]),
+    (GOOD, "", "1:a 2:b 3:d 4:c", &[(Rule::OtherSlot, 3), (Rule::OtherSlot, 4)]),
+    (GOOD, "read 1:z", "1:a 2:b 3:c 4:d", &[(Rule::NeverAsked, 1)]),
+    (GOOD, "c claims already 4", "1:a 2:b 3:c 4:d", &[(Rule::Contradiction, 4), (Rule::PromisedTwice, 4)]),
+    (GOOD, "c claims sold_out", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
+    (GOOD, "z claims not_allowed", "1:a 2:b 3:c 4:d", &[(Rule::TurnedAway, 0)]),
+    // A raised quantity applies only after it is recorded.
+    (GOOD, "drop 5; read 5:w", "1:a 2:b 3:c 4:d 5:w", &[]),
+    (GOOD, "read 5:w; drop 5", "1:a 2:b 3:c 4:d 5:w", &[(Rule::NoSuchSlot, 5)]),
+    // A promise listed as broken does not count as lost, on its own slot.
+    (GOOD, "", "1:a 2:b 3:w 4:d", &[(Rule::Lost, 3)]),
+    (GOOD, "broken c 4", "1:a 2:b 3:w 4:d", &[(Rule::Lost, 3)]),
+    (GOOD, "broken c 3", "1:a 2:b 3:w 4:d", &[]),
+    // Slots that are left while users wait, or after enough users claimed.
+    ("drop 4; a claims accepted 1", "", "1:a", &[]),
+    ("drop 4; a claims accepted 1", "w claims waits", "1:a", &[(Rule::TooFew, 0)]),
+    // A returned slot goes to the next user.
+    (GOOD, "a returns revoked; w claims already 1", "1:w 2:b 3:c 4:d", &[]),
+    (GOOD, "a returns unknown; w claims already 1", "1:w 2:b 3:c 4:d", &[]),
+    (GOOD, "a returns unknown", "1:a 2:b 3:c 4:d", &[]),
+    (GOOD, "a returns failed; w claims already 1", "1:w 2:b 3:c 4:d", &[(Rule::Lost, 1)]),
+    (GOOD, "a returns revoked", "1:a 2:b 3:c 4:d", &[(Rule::RevokedHeld, 1)]),
+    (GOOD, "a returns revoked; w claims already 1; a claims already 1", "1:w 2:b 3:c 4:d", &[(Rule::RevokedPromised, 1)]),
+    (GOOD, "a returns revoked; w claims already 1", "2:b 3:c 4:d", &[(Rule::Lost, 1), (Rule::TooFew, 0)]),
+    // A user who may claim again keeps the new promise, of the slot of a user who may not.
+    (GOOD, "c returns revoked; a loses revoked; w claims already 1; a claims accepted 3", "1:w 2:b 3:a 4:d", &[]),
+    (GOOD, "c returns revoked; a loses unknown; w claims already 1; a claims accepted 3", "1:w 2:b 3:a 4:d", &[]),
+    (GOOD, "c returns revoked; a loses revoked; w claims already 1; a claims accepted 3", "1:w 2:b 4:d", &[(Rule::Lost, 3)]),
+    (GOOD, "c returns revoked; a loses unknown; w claims already 1; a claims accepted 3; l claims waits",
+        "1:w 2:b 3:l 4:d", &[]),
+    // Users off the list during every request get no promise.
+    (LISTED, "", "1:a 2:x", &[]),
+    (LISTED, "b claims accepted 3", "1:a 2:x 3:b", &[(Rule::GivenUnlisted, 0), (Rule::HeldUnlisted, 3)]),
+    (LISTED, "y claims accepted 3", "1:a 2:x 3:y", &[(Rule::GivenUnlisted, 0), (Rule::HeldUnlisted, 3)]),
+    (LISTED, "b joins failed; b claims accepted 3", "1:a 2:x 3:b", &[(Rule::GivenUnlisted, 0)]),
+    (LISTED, "b joins changed; b claims accepted 3", "1:a 2:x 3:b", &[]),
+    (LISTED, "b joins unknown; b claims accepted 3", "1:a 2:x 3:b", &[]),
+    (LISTED, "y joins changed; y leaves changed; y claims accepted 3", "1:a 2:x 3:y", &[(Rule::HeldUnlisted, 3)]),
+    (LISTED, "y joins unknown; y leaves changed; y claims accepted 3", "1:a 2:x 3:y", &[]),
+    (LISTED, "b claims waits", "1:a 2:x", &[(Rule::GivenUnlisted, 0)]),
+    // Both answers are valid if the list changes during the request.
+    (LISTED, "1 > b claims; 2 > b joins; 2 < changed; 1 < accepted 3", "1:a 2:x 3:b", &[]),
+    (LISTED, "1 > c claims; 2 > c leaves; 1 < accepted 3; 2 < changed", "1:a 2:x 3:c", &[]),
+    (LISTED, "2 > c leaves; c claims not_allowed; 2 < changed", "1:a 2:x", &[]),
+    // Users on the list during the whole request are not refused.
+    (LISTED, "c claims not_allowed", "1:a 2:x", &[(Rule::TurnedAway, 0)]),
+    (LISTED, "c leaves failed; c claims not_allowed", "1:a 2:x", &[(Rule::TurnedAway, 0)]),
+    (LISTED, "c leaves changed; c joins changed; c claims not_allowed", "1:a 2:x", &[(Rule::TurnedAway, 0)]),
+    (LISTED, "c claims not_allowed; c leaves changed", "1:a 2:x", &[(Rule::TurnedAway, 0)]),
+    (LISTED, "c leaves changed; c claims not_allowed", "1:a 2:x", &[]),
+    (LISTED, "c leaves unknown; c claims not_allowed", "1:a 2:x", &[]),
+    (LISTED, "2 > c leaves; c joins changed; c claims not_allowed", "1:a 2:x", &[]),
+    // Removal from the list revokes nothing.
+    (LISTED, "", "2:x", &[(Rule::Lost, 1)]),
+    (LISTED, "a claims not_allowed", "1:a 2:x", &[(Rule::Denied, 1)]),
+    (LISTED, "a claims sold_out", "1:a 2:x", &[(Rule::Denied, 1)]),
+    (LISTED, "a claims waits", "1:a 2:x", &[(Rule::Denied, 1)]),
+    (LISTED, "a claims not_allowed; broken a 1", "1:a 2:x", &[]),
+    (LISTED, "a loses revoked; a claims not_allowed", "2:x", &[]),
+];
+
+#[test]
+fn each_history_has_exactly_its_violations() {
+    for (at, (base, more, last, rules)) in CASES.iter().enumerate() {
+        let text = format!("{base}; {more}; final {last}");
+        let verdict = judged(&text);
+        let Verdict::Violated(found) = &verdict else {
+            assert_eq!((&verdict, rules.len()), (&Verdict::Pass, 0), "{at}: {text}");
+            continue;
+        };
+        let is_found = |(rule, slot): &(Rule, i64)| {
+            found
+                .iter()
+                .any(|one| one.rule == *rule && one.slot == *slot)
+        };
+        let all = !rules.is_empty() && rules.iter().all(is_found);
+        assert!(all, "{at}: {text}: {found:?}");
+    }
+}
+
+#[test]
+fn user_with_slots_in_two_drops_of_a_one_per_user_coupon_is_detected() {
+    for (once_per, fine) in [(RecordedScope::Drop, true), (RecordedScope::Coupon, false)] {
+        let [one, other] = [1, 2].map(|drop| RecordedEvent::Drop {
+            drop,
+            coupon: 1,
+            quantity: 1,
+            once_per,
+        });
+        let accepted = RecordedAnswer::Accepted { drop: 1, slot: 1 };
+        let mut all = vec![one, other, begun(1, "u", "claims")];
+        all.push(RecordedEvent::Ok {
+            op: 1,
+            answer: accepted,
+        });
+        all.extend([1, 2].map(|drop| RecordedEvent::Final {
+            drop,
+            rows: rows(&["1:u"]),
+        }));
+        let verdict = check(&History::of(all).unwrap()).verdict;
+        assert_eq!(verdict == Verdict::Pass, fine, "{verdict:?}");
+    }
+}
+
+#[test]
+fn a_history_without_promises_or_final_rows_proves_nothing() {
+    for text in ["", GOOD, "drop 4; a claims unknown; final 1:a"] {
+        let verdict = judged(text);
+        assert!(
+            matches!(verdict, Verdict::Unknown(_)),
+            "{text}: {verdict:?}"
+        );
+    }
+    let violated = judged(&format!("{GOOD}; read 5:d"));
+    assert!(matches!(violated, Verdict::Violated(_)), "{violated:?}");
+}
+
+#[test]
+fn a_malformed_history_is_unreadable() {
+    for text in [
+        "drop 1; 1 < accepted 1",
+        "drop 1; 1 > a claims; 1 < accepted 1; 1 < accepted 1",
+        "drop 1; 1 > a claims; 1 > a claims",
+        "a claims accepted 1",
+        "drop 1; 1 > a claims; list a",
+        "drop 1; list a; list a",
+        "drop 1; 1 > a joins",
+    ] {
+        assert!(History::of(events(text)).is_err(), "{text}");
+    }
+}

@@ -1,0 +1,96 @@
+//! The consumer: batches that a disk has corrupted or that are larger than memory, and a loop that
+//! stands still.
+
+use firstcome_harness::{LIMIT, WorldStores, eventually, open_world, rows, shared};
+use serde_json::json;
+
+use crate::faults::waves::{HEALED, Waves, impatient};
+
+/// Partition 0 has a batch with a wrong checksum, partition 1 one that decompresses to 36 MB, and
+/// partition 2 a malformed record, for which Kafka's client reports no error.
+#[tokio::test]
+async fn an_unreadable_batch_delays_only_its_partition_and_becomes_a_dead_letter() {
+    let (world, api) = open_world("unreadable").await;
+    let coupon = api.open_coupon(40).await;
+    // In this batch user `u-N` claims slot N, for three slots.
+    let batch = async |partition, from: u32| {
+        let claim = |slot| {
+            let at = "2026-06-01T00:00:00.000Z";
+            let claim = json!({"slot": slot, "user_id": format!("u-{slot}"), "claimed_at": at});
+            json!({"v": 2, "coupon_id": coupon.id, "drop_id": coupon.drop, "claims": [claim]})
+        };
+        let claims: Vec<_> = (from..from + 3)
+            .map(|slot| claim(slot).to_string().into())
+            .collect();
+        world.topic.produce_batch(partition, "none", &claims).await
+    };
+    let letters = async || {
+        let letters =
+            "SELECT reason, source_partition, error FROM failed_claims ORDER BY source_partition";
+        world.sql.query(letters).await
+    };
+    for (partition, from) in [(0, 1), (0, 4), (0, 7), (1, 10), (2, 16), (2, 19)] {
+        batch(partition, from).await;
+    }
+    let large = vec![vec![b'a'; 900_000]; 40];
+    world.topic.produce_batch(1, "zstd", &large).await;
+    batch(1, 13).await;
+    let (kafka, topic) = (&shared().await.kafka, world.setting("KAFKA_TOPIC"));
+    kafka.garble(&topic, 0, b"\"u-5\"").unwrap();
+    kafka.malform(&topic, 2, b"\"u-20\"").unwrap();
+    let soon_silent = [("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "6")];
+    let consumer = world.consume_with(&soon_silent).await;
+    eventually("earlier messages are issued", LIMIT, async || {
+        rows(&world, coupon.drop).await.len() >= 9
+    })
+    .await;
+    assert_eq!(letters().await.len(), 0, "{}", consumer.process.log());
+    eventually("unreadable messages are left out", HEALED, async || {
+        letters().await.len() == 3
+    })
+    .await;
+    let causes = [("0", "checksum"), ("1", "decompressed"), ("2", "malformed")];
+    for ((partition, cause), row) in causes.iter().zip(letters().await) {
+        assert_eq!(row[..2], ["unreadable", partition]);
+        let names = row[2].contains("offsets ") && row[2].contains(cause);
+        assert!(names, "{row:?}");
+    }
+    // Reading continues behind them.
+    let before = rows(&world, coupon.drop).await.len();
+    for (partition, from) in [(0, 22), (1, 25), (2, 28)] {
+        batch(partition, from).await;
+    }
+    eventually("later messages are issued", LIMIT, async || {
+        rows(&world, coupon.drop).await.len() == before + 9
+    })
+    .await;
+    assert_eq!(letters().await.len(), 3);
+}
+
+/// It is not alive after three seconds without progress, and loses its partitions after six.
+#[tokio::test]
+async fn a_stuck_consumer_reports_the_problem_and_loses_its_partitions() {
+    let world = impatient(WorldStores::shared().await, "stuck").await;
+    world.set("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "3");
+    let waves = Waves::begin(world).await;
+    let survived = waves.survives(async |waves| {
+        let stall = [("FIRSTCOME_STALL_AT", "rows_committed")];
+        waves.consumer_with(&stall).await;
+        waves.wave().await;
+        waves.consumer_says("stall point").await;
+        let other = waves.world.consume().await;
+        let stuck = std::mem::replace(&mut waves.consumer, other);
+        waves.wave().await;
+        waves.until_answered(60).await;
+        eventually("it says that it is stuck", HEALED, async || {
+            let reply = stuck.get("/readyz").await;
+            reply.status == 503 && reply.text.contains("the loop has stood still")
+        })
+        .await;
+        // These claims are still on the topic, so only a consumer can have issued them.
+        waves.issued(60).await;
+        assert_eq!(stuck.get("/healthz").await.status, 503);
+        stuck.process.kill().await;
+    });
+    survived.await;
+}

@@ -1,0 +1,334 @@
+//! One table: damage, the kind of finding that reports it, and the state after the repair. A dry
+//! run lists the damage and changes nothing, a pass repairs it, and the next pass finds nothing.
+
+use std::collections::BTreeMap;
+
+use firstcome_harness::drift::{Drift, Injected};
+use firstcome_harness::{
+    Answer, Fixture, MadeCoupon, PromisedAnswer, all_issued, assert_kept, coupon_body, people, rush,
+};
+use serde_json::{Value, json};
+
+use crate::drift::support::{
+    DRIFT, REPAIRED, assert_settled, assert_whole, clean_pass, clean_pass_of, dry_run, found_in,
+    inject, mailed, pass_ends,
+};
+
+/// Damage to a drop with 20 slots, and what follows from it.
+pub(crate) struct Case {
+    pub(crate) damage: Drift,
+    pub(crate) n: u32,
+    /// The kinds that may report the damage. At least one of them does. Which one depends on the
+    /// difference that the pass sees first.
+    pub(crate) kinds: &'static [&'static str],
+    /// Number of users before the damage.
+    pub(crate) held: usize,
+    /// Number of users after the repair.
+    pub(crate) end: usize,
+}
+
+const QUANTITY: u32 = 20;
+
+const fn case(
+    damage: Drift,
+    n: u32,
+    kinds: &'static [&'static str],
+    held: usize,
+    end: usize,
+) -> Case {
+    Case {
+        damage,
+        n,
+        kinds,
+        held,
+        end,
+    }
+}
+
+/// The kinds that report users who lose a slot to a row, and their promotion to free slots.
+const OWED: &[&str] = &[
+    "failed_claim",
+    "slot_conflict",
+    "count_mismatch",
+    "broken_promise",
+    "unfilled",
+];
+
+#[rustfmt::skip]
+const REPAIRABLE: [Case; 17] = [
+    case(Drift::Unissued, 3, &["unissued"], 20, 20),
+    case(Drift::Unpublished, 2, &["unissued"], 12, 14),
+    case(Drift::FailedClaim, 3, &["failed_claim"], 20, 20),
+    case(Drift::FailedDuplicate, 2, &["failed_claim"], 20, 20),
+    case(Drift::FailedSlotTaken, 2, OWED, 12, 14),
+    case(Drift::MissingAdmission, 3, &["missing_admission", "count_mismatch"], 20, 20),
+    case(Drift::MissingAdmission, 3, &["missing_admission", "count_mismatch"], 12, 12),
+    case(Drift::SlotConflict, 2, OWED, 12, 14),
+    case(Drift::CountLower, 3, &["count_mismatch"], 20, 20),
+    case(Drift::CountLower, 3, &["count_mismatch"], 12, 12),
+    case(Drift::CountHigher, 3, &["count_mismatch"], 20, 20),
+    case(Drift::CountHigher, 3, &["count_mismatch"], 12, 12),
+    case(Drift::Revoked, 3, &["settings_mismatch"], 20, 17),
+    case(Drift::Revoked, 3, &["settings_mismatch"], 12, 9),
+    case(Drift::Unfilled, 2, &["unfilled"], 20, 20),
+    case(Drift::RedisLost, 1, &["redis_lost"], 20, 20),
+    case(Drift::RedisLost, 1, &["redis_lost"], 12, 12),
+];
+
+#[tokio::test]
+async fn every_kind_of_damage_is_found_and_repaired() {
+    let fixture = Fixture::new("d-damage").await;
+    repair(&fixture, &REPAIRABLE).await;
+}
+
+/// Does the damage of each case to a separate coupon, and checks its repair.
+pub(crate) async fn repair(fixture: &Fixture, cases: &[Case]) {
+    let world = &fixture.world;
+    let mut made = Vec::new();
+    for case in cases {
+        let name = format!("{} of {}", case.damage.name(), case.held);
+        let (coupon, answers) = fixture.held(&name, QUANTITY, case.held).await;
+        let codes = codes(fixture, &coupon).await;
+        let done = inject(world, &coupon, case.damage, case.n).await;
+        made.push((case, coupon, answers, codes, done));
+    }
+    let dry = dry_run(world).await;
+    let run = pass_ends(world, &[], REPAIRED).await;
+    for (case, coupon, answers, codes, done) in &made {
+        assert_found(&dry, coupon, case.kinds, &["planned", "skipped"]);
+        assert_found(&run, coupon, case.kinds, &["applied"]);
+        let gone = lost_by(done);
+        all_issued(world, coupon.drop, case.end).await;
+        assert_whole(world, coupon, QUANTITY, case.end).await;
+        assert_kept(world, coupon, answers, &gone).await;
+        let now = self::codes(fixture, coupon).await;
+        for (user, code) in codes
+            .iter()
+            .filter(|(user, _)| !gone.contains(&user.as_str()))
+        {
+            assert_eq!(now.get(user), Some(code), "the code of {user}");
+        }
+    }
+    let coupons: Vec<&MadeCoupon> = made.iter().map(|(_, coupon, ..)| coupon).collect();
+    clean_pass_of(world, &coupons).await;
+    mailed(world, &["repaired"]).await;
+    world.mail.clear();
+}
+
+/// Users who hold nothing after the repair, because the damage was a revocation.
+fn lost_by(done: &Injected) -> Vec<&str> {
+    let is_gone = matches!(done.kind, Drift::Revoked | Drift::Unfilled);
+    let people = done.people.iter().filter(|_| is_gone);
+    people.map(|hit| hit.user.as_str()).collect()
+}
+
+async fn codes(fixture: &Fixture, coupon: &MadeCoupon) -> BTreeMap<String, String> {
+    let codes = "SELECT user_id, code FROM issued_coupons WHERE drop_id";
+    let codes = format!("{codes} = {}", coupon.drop);
+    let codes = fixture.world.sql.query(&codes).await.into_iter();
+    codes.map(|row| (row[0].clone(), row[1].clone())).collect()
+}
+
+/// Fails unless the run has findings about this coupon, all of these kinds and with these results.
+fn assert_found(run: &Value, coupon: &MadeCoupon, kinds: &[&str], results: &[&str]) {
+    let found = found_in(run, coupon);
+    let fits = found.iter().all(|finding| {
+        kinds.contains(&finding.kind.as_str()) && results.contains(&finding.result.as_str())
+    });
+    assert!(!found.is_empty() && fits, "{kinds:?}: {found:#?}");
+}
+
+/// Damage that a pass cannot repair, because no slot is left or only an operator can decide.
+#[rustfmt::skip]
+const LISTED: [(Drift, &[&str]); 4] = [
+    (Drift::FailedSlotTaken, &["failed_claim", "broken_promise"]),
+    (Drift::SlotConflict, &["slot_conflict", "count_mismatch", "broken_promise"]),
+    (Drift::OverAdmitted, &["over_admitted", "broken_promise"]),
+    (Drift::OverShrunk, &["over_admitted", "count_mismatch", "settings_mismatch", "broken_promise"]),
+];
+
+/// The first of them get the slots that an operator adds.
+#[tokio::test]
+async fn users_without_a_slot_are_listed_by_name_and_first_in_line() {
+    let fixture = Fixture::new("d-owed").await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    for (damage, kinds) in LISTED {
+        let (coupon, answers) = fixture.held(&damage.name(), QUANTITY, 20).await;
+        let done = inject(world, &coupon, damage, 2).await;
+        let quantity = if damage == Drift::OverShrunk { 18 } else { 20 };
+        let run = pass_ends(world, &[], DRIFT).await;
+        assert_found(&run, &coupon, kinds, &["applied", "failed", "skipped"]);
+        let mut owed: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
+        owed.sort_unstable();
+        assert_whole(world, &coupon, quantity, quantity as usize).await;
+        assert_kept(world, &coupon, &answers, &owed).await;
+        let listed = format!(
+            "SELECT user_id FROM broken_promises WHERE drop_id = {} AND mended_at IS NULL ORDER BY 1",
+            coupon.drop
+        );
+        assert_eq!(world.sql.query(&listed).await.concat(), owed);
+        for user in &owed {
+            assert_eq!(api.me(coupon.id, user).await["status"], "broken", "{user}");
+        }
+        mailed(world, &["action needed", &damage.name()]).await;
+        // It stays reported by name as long as it is open.
+        let again = pass_ends(world, &[], DRIFT).await;
+        let named = found_in(&again, &coupon);
+        assert!(
+            named.iter().all(|finding| finding.kind == "broken_promise"),
+            "{named:#?}"
+        );
+        api.change(coupon.id, &json!({"quantity": 22})).await;
+        pass_ends(world, &[], REPAIRED).await;
+        for user in &owed {
+            assert_eq!(api.me(coupon.id, user).await["status"], "issued", "{user}");
+        }
+        assert_whole(world, &coupon, 22, quantity as usize + 2).await;
+        mailed(world, &["repaired", &damage.name()]).await;
+        clean_pass(world, &coupon).await;
+        let open = "SELECT COUNT(*) FROM alerts WHERE status <> 'resolved'";
+        assert_eq!(world.sql.number(open).await, 0, "nothing is left to report");
+    }
+}
+
+/// The keys of a drop and its coupon, and the kinds that may report their loss. Without kinds, the
+/// loss is harmless.
+#[rustfmt::skip]
+const KEYS: [(&str, &[&str]); 12] = [
+    ("users", &["missing_admission", "count_mismatch", "redis_lost"]),
+    ("free", &["count_mismatch", "redis_lost"]),
+    ("count", &["count_mismatch", "redis_lost"]),
+    ("meta", &["settings_mismatch", "count_mismatch", "redis_lost"]),
+    ("times", &[]),
+    ("waiting", &[]),
+    ("claimants", &["settings_mismatch", "missing_admission"]),
+    ("revoked", &["settings_mismatch", "redis_lost"]),
+    ("allowed", &["settings_mismatch"]),
+    ("allow_list", &["settings_mismatch"]),
+    ("revision", &["settings_mismatch"]),
+    ("gate", &["redis_lost"]),
+];
+
+/// The kinds that may report a key of another type.
+const OF_TYPES: &[&str] = &[
+    "count_mismatch",
+    "redis_lost",
+    "settings_mismatch",
+    "missing_admission",
+];
+
+const HOLDERS: [&str; 4] = ["u-1", "u-2", "u-3", "u-4"];
+const REVOKED: &str = "u-3";
+
+/// Creates a coupon with an allow list and four holders, one of whom is revoked. Returns the
+/// promises that stand.
+async fn with_a_list(fixture: &Fixture) -> (MadeCoupon, Vec<PromisedAnswer>) {
+    let api = &fixture.api;
+    let mut body = coupon_body("Key", 8, 5);
+    body["allow"] = json!("list");
+    let coupon = api.create_coupon(&body).await;
+    let listed = [&HOLDERS[..], &["u-new"]].concat();
+    let listed: Vec<String> = listed.into_iter().map(str::to_owned).collect();
+    api.try_list(coupon.id, &listed, true).await.unwrap();
+    let mut held = rush(&[&**api], coupon.id, &listed[..4], 1).await;
+    all_issued(&fixture.world, coupon.drop, HOLDERS.len()).await;
+    let fraud = json!({"reason": "fraud", "by": "Ann"});
+    api.revoke(coupon.id, REVOKED, &fraud).await.unwrap();
+    held.retain(|(user, _)| user != REVOKED);
+    (coupon, held)
+}
+
+/// Each user gets the true answer, or 503 while the coupon is closed.
+async fn nobody_hears_a_lie(fixture: &Fixture, coupon: &MadeCoupon, held: &[PromisedAnswer]) {
+    let is_closed = |answer: &Answer| matches!(answer, Answer::Problem(503, _));
+    for (user, promise) in held {
+        let answer = fixture.api.claim(coupon.id, user).await;
+        let holds = answer.promised() == promise.promised();
+        assert!(holds || is_closed(&answer), "{user}: {answer:?}");
+    }
+    for (user, refused) in [(REVOKED, "revoked"), ("x-unlisted", "not_allowed")] {
+        let answer = fixture.api.claim(coupon.id, user).await;
+        assert!(
+            answer.is(refused) || is_closed(&answer),
+            "{user}: {answer:?}"
+        );
+    }
+}
+
+/// Each key is lost, or is of another type, in its own coupon.
+#[tokio::test]
+async fn each_lost_key_and_each_of_another_type_is_repaired_without_a_false_answer() {
+    let fixture = Fixture::new("d-keys").await;
+    let world = &fixture.world;
+    let mut damaged = Vec::new();
+    for (name, kinds) in KEYS {
+        for is_lost in [true, false] {
+            let (coupon, mut held) = with_a_list(&fixture).await;
+            let key = match name {
+                "users" | "free" | "count" | "meta" | "times" | "waiting" => {
+                    world.redis.of_drop(coupon.id, coupon.drop, name)
+                }
+                name => world.redis.own(&format!("{{{}}}:{name}", coupon.id)),
+            };
+            world.redis.command::<()>(&["DEL", &key]).await;
+            if !is_lost {
+                // No key of the product is a list.
+                let words = ["LPUSH", &key, "garbage"];
+                world.redis.command::<()>(&words).await;
+            }
+            nobody_hears_a_lie(&fixture, &coupon, &held).await;
+            let newcomer = fixture.api.claim(coupon.id, "u-new").await;
+            if newcomer.promised().is_some() {
+                held.push(("u-new".into(), newcomer));
+            }
+            all_issued(world, coupon.drop, held.len()).await;
+            let kinds = if is_lost { kinds } else { OF_TYPES };
+            damaged.push((format!("{name}, lost: {is_lost}"), kinds, coupon, held));
+        }
+    }
+    let run = pass_ends(world, &[], REPAIRED).await;
+    for (what, kinds, coupon, held) in &damaged {
+        let found = found_in(&run, coupon);
+        let fits = |kind: &String| kinds.contains(&kind.as_str());
+        let all_fit = found
+            .iter()
+            .all(|one| fits(&one.kind) && one.result == "applied");
+        let is_harmless =
+            kinds.is_empty() || what.starts_with("times") || what.starts_with("waiting");
+        assert!(
+            all_fit && (is_harmless || !found.is_empty()),
+            "{what}: {found:#?}"
+        );
+        assert_settled(world, coupon, 8, held.len(), held).await;
+        nobody_hears_a_lie(&fixture, coupon, held).await;
+        let newcomer = fixture.api.claim(coupon.id, "u-new").await;
+        assert!(
+            newcomer.promised().is_some(),
+            "{what} is open again: {newcomer:?}"
+        );
+        all_issued(world, coupon.drop, HOLDERS.len()).await;
+    }
+    let coupons: Vec<&MadeCoupon> = damaged.iter().map(|(_, _, coupon, _)| coupon).collect();
+    clean_pass_of(world, &coupons).await;
+}
+
+/// The waiting list lives only in Redis, and survives the repair of its drop.
+#[tokio::test]
+async fn the_waiting_list_survives_a_repair_and_is_lost_with_redis() {
+    let fixture = Fixture::new("d-waiting").await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let body = coupon_body("Line", 4, 5);
+    let (coupon, _) = fixture.held_of(&body, 4).await;
+    rush(&[&**api], coupon.id, &people(6)[4..], 1).await;
+    inject(world, &coupon, Drift::CountHigher, 3).await;
+    pass_ends(world, &[], REPAIRED).await;
+    let waiting = api.claim(coupon.id, &people(6)[5]).await;
+    assert!(matches!(waiting, Answer::Waiting { .. }), "{waiting:?}");
+    let key = world.redis.of_drop(coupon.id, coupon.drop, "waiting");
+    world.redis.command::<()>(&["DEL", &key]).await;
+    api.give_back(coupon.id, &people(1)[0]).await.unwrap();
+    let first = api.claim(coupon.id, "u-new").await;
+    assert_eq!(first.promised().map(|(drop, _)| drop), Some(coupon.drop));
+    all_issued(world, coupon.drop, 4).await;
+    clean_pass(world, &coupon).await;
+}

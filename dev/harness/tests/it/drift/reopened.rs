@@ -1,0 +1,76 @@
+//! Whatever closes a coupon, it is reopened without a scheduled pass.
+
+use firstcome_harness::{Fixture, LIMIT, all_issued, assert_kept, eventually_some};
+
+use crate::faults::waves::until_promised;
+
+const CLOSERS: [&str; 7] = [
+    "a lost gate",
+    "garbage in the gate",
+    "a list in place of the gate",
+    "a closed gate",
+    "a gate of another era",
+    "a counter that went back",
+    "a restart of redis",
+];
+
+#[tokio::test]
+async fn a_coupon_reopens_without_cron_whatever_closed_it() {
+    let short = [
+        ("PUBLISH_DEADLINE_MS", "500"),
+        ("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "500"),
+    ];
+    let (fixture, redis) = Fixture::with_own_redis("d-closers", &short).await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let _daemon = world.daemon().await;
+    let (coupon, mut answers) = fixture.held("Closed", 60, 12).await;
+    let gate = world.redis.gate(coupon.id);
+    let count = world.redis.of_drop(coupon.id, coupon.drop, "count");
+    let run = async |words: &[&str]| world.redis.command::<()>(words).await;
+    for (at, closer) in CLOSERS.into_iter().enumerate() {
+        let open: String = world.redis.command(&["GET", &gate]).await;
+        let held: String = world.redis.command(&["GET", &count]).await;
+        match closer {
+            "a lost gate" => run(&["DEL", &gate]).await,
+            "garbage in the gate" => run(&["SET", &gate, "x"]).await,
+            "a list in place of the gate" => {
+                run(&["DEL", &gate]).await;
+                run(&["LPUSH", &gate, "x"]).await;
+            }
+            "a closed gate" => run(&["SET", &gate, &open.replace("open", "closed")]).await,
+            "a gate of another era" => {
+                let era = format!("UPDATE coupons SET era = era + 1 WHERE id = {}", coupon.id);
+                world.sql.query(&era).await;
+            }
+            // Below, because the daemon must see it before and after.
+            "a counter that went back" => {}
+            _ => {
+                redis.kill().await.unwrap();
+                redis.start_again().await.unwrap();
+            }
+        }
+        let mut turn = false;
+        let what = format!("the gate is new after {closer}");
+        // A scheduled pass is months away.
+        eventually_some(&what, LIMIT, async || {
+            let now: Result<String, _> = world.redis.try_command(&["GET", &gate]).await;
+            match now {
+                Ok(now) if now != open && now.ends_with("open") => Ok(()),
+                // The daemon must see the higher counter, too.
+                Ok(now) if now == open && closer == "a counter that went back" => {
+                    turn = !turn;
+                    let went_back = if turn { "3" } else { &held };
+                    run(&["SET", &count, went_back]).await;
+                    Err("still open".to_owned())
+                }
+                now => Err(format!("{now:?}")),
+            }
+        })
+        .await;
+        let user = format!("u-after-{at}");
+        until_promised(api, coupon.id, &user).await;
+        answers.push((user.clone(), api.claim(coupon.id, &user).await));
+    }
+    all_issued(world, coupon.drop, answers.len()).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+}

@@ -1,0 +1,108 @@
+//! The repair limit: if more users than this would lose the slot that Redis shows, nothing moves
+//! until an operator confirms the plan. Rows are never limited.
+
+use firstcome_harness::drift::Drift;
+use firstcome_harness::{Answer, Fixture, MadeCoupon, rows};
+use serde_json::json;
+
+use crate::drift::support::{
+    BRAKED, REPAIRED, assert_settled, clean_pass, everything, found_in, inject, injector, mailed,
+    pass_ends,
+};
+
+/// Holds back repairs from the sixth user on.
+async fn beyond_the_limit(name: &str) -> Fixture {
+    let fixture = Fixture::new(name).await;
+    for setting in ["PERCENT", "AT_LEAST"] {
+        let setting = format!("FIRSTCOME_TEST_RECONCILE_BRAKE_{setting}");
+        fixture.world.set(&setting, "5");
+    }
+    fixture
+}
+
+async fn confirm(fixture: &Fixture, coupon: &MadeCoupon, ends: (i32, &str)) {
+    let args = ["--confirm", "--coupon", &coupon.id.to_string()];
+    pass_ends(&fixture.world, &args, ends).await;
+}
+
+#[tokio::test]
+async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
+    let fixture = beyond_the_limit("d-limit").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("Suspicious", 100, 90).await;
+    let mut damage = injector(world, &coupon).await;
+    damage.make(Drift::SlotConflict, 6).await.unwrap();
+    let before = everything(world).await;
+    let run = pass_ends(world, &[], BRAKED).await;
+    let found = found_in(&run, &coupon);
+    let mut results = found.iter().map(|finding| finding.result.as_str());
+    assert!(
+        results.len() > 0 && results.all(|it| it == "planned"),
+        "{found:#?}"
+    );
+    assert_eq!(before, everything(world).await, "nothing moves");
+    let mail = mailed(world, &["action needed", "Suspicious"]).await;
+    assert!(mail.text.contains("--confirm"), "{}", mail.text);
+    // Rows are not limited.
+    damage.make(Drift::Unissued, 20).await.unwrap();
+    pass_ends(world, &[], BRAKED).await;
+    assert_eq!(rows(world, coupon.drop).await.len(), 90);
+
+    let daemon = world.daemon().await;
+    let body = json!({"confirm": true, "coupon_id": coupon.id});
+    let run = daemon.reconcile(&body).await;
+    assert_eq!(run.status.as_str(), "repaired", "{run:#?}");
+    let confirmed = "SELECT COUNT(*) FROM reconcile_runs WHERE confirmed AND status = 'repaired'";
+    assert_eq!(world.sql.number(confirmed).await, 1);
+    // The strangers got free slots.
+    assert_settled(world, &coupon, 100, 96, &answers).await;
+    clean_pass(world, &coupon).await;
+    let shown = "SELECT COUNT(*) FROM held_back";
+    assert_eq!(world.sql.number(shown).await, 0, "the plan is applied");
+    mailed(world, &["repaired", "Suspicious", "96 of 100 issued"]).await;
+}
+
+/// Each plan has other strangers on held slots, who would lose them. The limit is ten users.
+#[tokio::test]
+async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_coupon() {
+    let fixture = beyond_the_limit("d-limit-grown").await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let (coupon, answers) = fixture.held("Grows", 200, 100).await;
+    let (other, _) = fixture.held("Open", 10, 2).await;
+    let conflicts = async |n| inject(world, &coupon, Drift::SlotConflict, n).await;
+    conflicts(11).await;
+    // This plan has not been shown to anybody yet.
+    confirm(&fixture, &coupon, BRAKED).await;
+    conflicts(11).await;
+    // The plan is another one than the one that was shown. A closed coupon stays closed, alone.
+    let gate = world.redis.gate(coupon.id);
+    world.redis.command::<()>(&["DEL", &gate]).await;
+    confirm(&fixture, &coupon, BRAKED).await;
+    let answer = api.claim(coupon.id, "stranger").await;
+    assert!(matches!(answer, Answer::Problem(503, _)), "{answer:?}");
+    let answer = api.claim(other.id, "stranger").await;
+    assert!(answer.is_accepted(), "{answer:?}");
+    confirm(&fixture, &coupon, REPAIRED).await;
+    clean_pass(world, &coupon).await;
+    // The confirmation has ended, and this plan was never shown.
+    conflicts(12).await;
+    confirm(&fixture, &coupon, BRAKED).await;
+    confirm(&fixture, &coupon, REPAIRED).await;
+    assert_settled(world, &coupon, 200, 134, &answers).await;
+}
+
+/// The plan is void, and the drop is written again from its rows.
+#[tokio::test]
+async fn a_plan_that_waits_for_a_confirmation_ends_with_a_loss_of_redis() {
+    let fixture = beyond_the_limit("d-limit-lost").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("Lost", 100, 90).await;
+    inject(world, &coupon, Drift::SlotConflict, 6).await;
+    pass_ends(world, &[], BRAKED).await;
+    inject(world, &coupon, Drift::RedisLost, 1).await;
+    confirm(&fixture, &coupon, REPAIRED).await;
+    let shown = "SELECT COUNT(*) FROM held_back";
+    assert_eq!(world.sql.number(shown).await, 0);
+    assert_settled(world, &coupon, 100, 90, &answers).await;
+    clean_pass(world, &coupon).await;
+}

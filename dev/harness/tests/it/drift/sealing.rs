@@ -1,0 +1,67 @@
+//! Ended drops are sealed once they are verified as exact. They then cost nothing, MySQL still
+//! answers for them, and nothing unseals them.
+
+use firstcome_harness::drift::Drift;
+use firstcome_harness::{Answer, Fixture, MadeCoupon, PromisedAnswer, assert_kept};
+use serde_json::json;
+
+use crate::drift::support::{CLEAN, DRIFT, REPAIRED, inject, is_sealed, pass_ends, until_sealed};
+
+/// Creates a drop of 20 slots that are all given out, and that has just closed.
+pub(crate) async fn closed(fixture: &Fixture, name: &str) -> (MadeCoupon, Vec<PromisedAnswer>) {
+    let (coupon, answers) = fixture.held(name, 20, 20).await;
+    let close = json!({"close_now": true});
+    fixture.api.change(coupon.id, &close).await;
+    (coupon, answers)
+}
+
+#[tokio::test]
+async fn dead_letters_of_a_sealed_drop_become_rows_or_are_listed_and_unseal_nothing() {
+    let fixture = Fixture::new("d-sealed").await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let (coupon, answers) = closed(&fixture, "Over").await;
+    until_sealed(world, &coupon).await;
+    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
+    let expires = async || world.redis.command::<i64>(&["TTL", &users]).await != -1;
+    assert!(expires().await, "the keys of a sealed drop expire");
+    // As if the reconciler had stopped before that.
+    let _: i64 = world.redis.command(&["PERSIST", &users]).await;
+    // The slot has no row; the user has a row; the slot has the row of another user.
+    inject(world, &coupon, Drift::FailedClaim, 1).await;
+    inject(world, &coupon, Drift::FailedDuplicate, 1).await;
+    pass_ends(world, &[], REPAIRED).await;
+    assert!(expires().await, "a later job sees that they do");
+    inject(world, &coupon, Drift::FailedSlotTaken, 1).await;
+    pass_ends(world, &[], DRIFT).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+    assert!(is_sealed(world, &coupon).await, "nothing unseals a drop");
+    for (user, answer) in &answers {
+        let (drop, slot) = answer.promised().unwrap();
+        let me = api.me(coupon.id, user).await;
+        let is_issued = me["status"] == "issued" && me["slot"] == slot;
+        assert!(is_issued, "{user}: {me}");
+        let again = api.claim(coupon.id, user).await;
+        assert_eq!(again, Answer::Already { drop, slot }, "{user}");
+    }
+    assert_eq!(api.me(coupon.id, "u-other").await["status"], "none");
+    assert!(api.claim(coupon.id, "u-other").await.is("closed"));
+}
+
+/// The messages of a sealed drop that has lost its rows are read again.
+#[tokio::test]
+async fn lost_rows_of_a_sealed_drop_come_back_from_the_topic() {
+    let fixture = Fixture::new("d-sealed-rows").await;
+    let world = &fixture.world;
+    let (coupon, answers) = closed(&fixture, "Rows").await;
+    until_sealed(world, &coupon).await;
+    for lost in ["issued_coupons", "topic_positions"] {
+        world.sql.query(&format!("DELETE FROM {lost}")).await;
+    }
+    world.until_rows(&coupon, 20).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+    // Each late row counts as one more than at sealing; OPERATIONS says how to record the number.
+    let count = "(SELECT COUNT(*) FROM issued_coupons i WHERE i.drop_id = drops.id)";
+    let record = format!("UPDATE drops SET sealed_rows = {count} WHERE sealed_at IS NOT NULL");
+    world.sql.query(&record).await;
+    pass_ends(world, &["--deep"], CLEAN).await;
+}

@@ -1,0 +1,205 @@
+//! Damage to a whole store that no schedule of `faults::single` has: what an emptied Redis and an
+//! older MySQL have forgotten, a lost table of a daily coupon, rows that MySQL refuses, and a foreign
+//! transaction in the topic.
+
+use firstcome_harness::drift::Drift;
+use firstcome_harness::{
+    Fixture, HeldTransaction, LIMIT, OldCopy, World, WorldStores, all_issued, assert_kept,
+    coupon_body, daily_body, eventually, people, rows, rush,
+};
+use firstcome_stack::{MysqlOptions, MysqlServer};
+use serde_json::json;
+
+use crate::drift::support::{
+    DRIFT, REPAIRED, assert_settled, assert_whole, clean_pass, found_in, inject, lose_rows,
+    pass_ends,
+};
+
+/// Allow list, revocations and owed users are in force before anybody is admitted.
+#[tokio::test]
+async fn a_flushed_redis_opens_with_lists_revocations_and_owed_users() {
+    let (fixture, _redis) = Fixture::with_own_redis("d-flushed", &[]).await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let mut body = coupon_body("Listed", 20, 0);
+    body["allow"] = json!("list");
+    let listed = api.create_coupon(&body).await;
+    api.try_list(listed.id, &people(12), true).await.unwrap();
+    let mut answers = rush(&[api], listed.id, &people(10), 10).await;
+    all_issued(world, listed.drop, 10).await;
+    let (first, _) = answers.remove(0);
+    let fraud = json!({"reason": "fraud", "by": "Ann"});
+    api.revoke(listed.id, &first, &fraud).await.unwrap();
+    let (full, _) = fixture.held("Full", 20, 20).await;
+    let owed = inject(world, &full, Drift::OverShrunk, 3).await;
+    pass_ends(world, &[], DRIFT).await;
+
+    inject(world, &listed, Drift::RedisFlushed, 1).await;
+    let late = people(12)[11].clone();
+    assert!(api.claim(listed.id, &late).await.is("unavailable"));
+    api.change(full.id, &json!({"quantity": 20})).await;
+    let newcomers: Vec<String> = (0..200).map(|n| format!("new-{n}")).collect();
+    let newcomers = rush(&[api], full.id, &newcomers, 5);
+    let (newcomers, _) = tokio::join!(newcomers, pass_ends(world, &[], REPAIRED));
+    let won = newcomers.iter().filter(|(_, answer)| answer.is_accepted());
+    assert_eq!(won.count(), 0, "owed users come first");
+    let now = rows(world, full.drop).await;
+    let has_row = |user: &String| now.values().any(|holder| holder == user);
+    assert!(owed.people.iter().all(|hit| has_row(&hit.user)), "{now:?}");
+    assert_whole(world, &full, 20, 20).await;
+    assert!(api.claim(listed.id, &first).await.is("revoked"));
+    assert!(api.claim(listed.id, "u-unlisted").await.is("not_allowed"));
+    let answer = api.claim(listed.id, &late).await;
+    assert!(answer.is_accepted(), "{answer:?}");
+    answers.push((late, answer));
+    all_issued(world, listed.drop, 10).await;
+    assert_settled(world, &listed, 20, 10, &answers).await;
+    clean_pass(world, &listed).await;
+}
+
+/// The settings of a higher revision in Redis are adopted, promises get their rows again, and a
+/// return that MySQL has forgotten stands again.
+#[tokio::test]
+async fn a_mysql_back_from_an_older_copy_breaks_no_promise() {
+    let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+    let stores = WorldStores::shared()
+        .await
+        .with_mysql_at(&mysql.database_url(""));
+    let fixture = Fixture::of(World::on(stores, "d-older").await).await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let (coupon, mut answers) = fixture.held("Raised", 10, 10).await;
+    mysql.freeze().await.unwrap();
+    let old = OldCopy::of_folder(mysql.data_dir()).unwrap();
+    mysql.thaw().await.unwrap();
+    let (returned, slot) = (answers[0].0.clone(), answers[0].1.promised().unwrap().1);
+    api.give_back(coupon.id, &returned).await.unwrap();
+    api.change(coupon.id, &json!({"quantity": 20})).await;
+    answers.extend(rush(&[api], coupon.id, &people(21)[10..], 11).await);
+    all_issued(world, coupon.drop, 20).await;
+    let later = api.open_coupon(5).await;
+    mysql.kill().await.unwrap();
+    old.put_back_into(mysql.data_dir()).unwrap();
+    mysql.start_again().await.unwrap();
+    world.until_rows(&coupon, 20).await;
+    // The slot of the forgotten return was given again. Its new holder is owed, by name.
+    let has_it = |one: &&(String, _)| answers_slot(one) == Some(slot);
+    let on_slot = answers.iter().rev().find(has_it).unwrap();
+    let owed = world.sql.query("SELECT user_id FROM broken_promises").await;
+    assert_eq!(owed, [[on_slot.0.as_str()]]);
+    assert_eq!(rows(world, coupon.drop).await[&slot], returned);
+    assert_kept(world, &coupon, &answers, &[&on_slot.0, &returned]).await;
+    let other = api.open_coupon(5).await;
+    let is_new = other.id != later.id && other.drop != later.drop;
+    assert!(is_new, "no id is given twice");
+}
+
+fn answers_slot(one: &(String, firstcome_harness::Answer)) -> Option<u32> {
+    one.1.promised().map(|(_, slot)| slot)
+}
+
+/// Deletes all rows of a table without checking references, as a restore of a single table does.
+async fn lose(world: &World, table: &str) {
+    let mut session = HeldTransaction::begin(&world.sql).await;
+    session.run("SET FOREIGN_KEY_CHECKS = 0").await;
+    session.run(&format!("DELETE FROM {table}")).await;
+    session.commit().await;
+}
+
+#[tokio::test]
+async fn a_lost_drop_comes_back_under_its_own_id_also_without_its_limits() {
+    let fixture = Fixture::new("d-drops").await;
+    let world = &fixture.world;
+    let daily = fixture.held_of(&daily_body(20, 1), 12).await;
+    let single = fixture.held("Single", 20, 12).await;
+    for (round, tables) in [&["drops"][..], &["drops", "slot_limits"]]
+        .iter()
+        .enumerate()
+    {
+        for table in *tables {
+            lose(world, table).await;
+        }
+        let issued = 13 + round;
+        for (coupon, answers) in [&daily, &single] {
+            let back = format!("SELECT COUNT(*) FROM drops WHERE id = {}", coupon.drop);
+            eventually("the drop is back", LIMIT, async || {
+                world.once_with(&["--deep"], &[]).await;
+                world.sql.number(&back).await == 1
+            })
+            .await;
+            // The API reads the catalogue every second.
+            let late = format!("u-late-{round}");
+            eventually("the drop goes on", LIMIT, async || {
+                let answer = fixture.api.claim(coupon.id, &late).await;
+                answer
+                    .promised()
+                    .is_some_and(|(drop, slot)| (drop, slot as usize) == (coupon.drop, issued))
+            })
+            .await;
+            all_issued(world, coupon.drop, issued).await;
+            assert_settled(world, coupon, 20, issued, answers).await;
+        }
+    }
+}
+
+/// An older MySQL may lack a coupon that Redis has. Claims get 503, so somebody must be told.
+#[tokio::test]
+async fn a_coupon_that_mysql_has_lost_is_named_in_each_pass() {
+    let fixture = Fixture::new("d-coupons").await;
+    let id = fixture.held("Lost", 20, 0).await.0.id;
+    clean_pass(&fixture.world, &fixture.held("Other", 20, 1).await.0).await;
+    lose(&fixture.world, &format!("coupons WHERE id = {id}")).await;
+    pass_ends(&fixture.world, &[], DRIFT).await;
+    let run = pass_ends(&fixture.world, &[], DRIFT).await.to_string();
+    assert!(run.contains(&format!("lost coupon {id}")), "{run}");
+}
+
+#[tokio::test]
+async fn rows_that_mysql_refuses_stay_as_they_are_and_the_finding_quotes_mysql() {
+    let fixture = Fixture::new("d-limits").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("Limits", 20, 12).await;
+    let refuse = "CREATE TRIGGER by_hand BEFORE INSERT ON issued_coupons FOR EACH ROW \
+         SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: refused by hand'";
+    world.sql.query(refuse).await;
+    lose_rows(world, &coupon, "<= 3").await;
+    let run = pass_ends(world, &[], DRIFT).await;
+    let found = found_in(&run, &coupon);
+    let mut details = found.iter().map(|finding| &finding.detail);
+    let is_quoted = details.any(|detail| detail.contains("refused by hand"));
+    assert!(is_quoted, "{found:#?}");
+    let owed = "SELECT COUNT(*) FROM broken_promises";
+    assert_eq!(world.sql.number(owed).await, 0, "nobody is owed for that");
+    world.sql.query("DROP TRIGGER by_hand").await;
+    pass_ends(world, &[], REPAIRED).await;
+    assert_settled(world, &coupon, 20, 12, &answers).await;
+    // No row can be inserted without the limits, which follow from the quantities.
+    lose(world, "slot_limits").await;
+    lose_rows(world, &coupon, "<= 3").await;
+    pass_ends(world, &[], REPAIRED).await;
+    assert_settled(world, &coupon, 20, 12, &answers).await;
+}
+
+/// A foreign transaction hides later messages from readers of committed ones, and its marker takes
+/// the last offset.
+#[tokio::test]
+async fn a_foreign_transaction_hides_no_claims_and_keeps_nothing_closed() {
+    let fixture = Fixture::new("d-transaction").await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let coupon = api.open_coupon(20).await;
+    let foreign = world.topic.open_transaction(b"not ours").await;
+    let mut answers = rush(&[api], coupon.id, &people(10), 10).await;
+    all_issued(world, coupon.drop, 10).await;
+    let reopens = async |user: &str| {
+        inject(world, &coupon, Drift::RedisLost, 1).await;
+        eventually(&format!("{user} is admitted"), LIMIT, async || {
+            world.once_with(&[], &[]).await;
+            api.claim(coupon.id, user).await.promised().is_some()
+        })
+        .await;
+        (user.to_owned(), api.claim(coupon.id, user).await)
+    };
+    answers.push(reopens("u-beside").await);
+    foreign.abort().await;
+    answers.push(reopens("u-behind").await);
+    all_issued(world, coupon.drop, 12).await;
+    assert_kept(world, &coupon, &answers, &[]).await;
+}

@@ -1,0 +1,242 @@
+//! Shared helpers of the drift tests: injected drift, a dump of all stores, the findings of a run,
+//! and mails.
+
+use std::collections::BTreeMap;
+
+use firstcome_harness::drift::{Drift, Injected, Injector};
+use firstcome_harness::{
+    LIMIT, MadeCoupon, PromisedAnswer, World, agreed, assert_kept, eventually,
+};
+use mail_parser::MessageParser;
+use serde_json::Value;
+
+/// Injects drift into a drop.
+pub(crate) async fn injector(world: &World, coupon: &MadeCoupon) -> Injector {
+    let (sql, redis) = (world.sql.clone(), world.redis.clone());
+    let injector = Injector::new(sql, redis, Some(coupon.id), Some(coupon.drop)).await;
+    injector.unwrap()
+}
+
+/// Injects one kind of drift `n` times into a drop.
+pub(crate) async fn inject(world: &World, coupon: &MadeCoupon, drift: Drift, n: u32) -> Injected {
+    let mut injector = injector(world, coupon).await;
+    injector.make(drift, n).await.unwrap()
+}
+
+/// Deletes the rows of a drop on these slots.
+pub(crate) async fn lose_rows(world: &World, coupon: &MadeCoupon, slots: &str) {
+    let delete = "DELETE FROM issued_coupons WHERE drop_id";
+    let delete = format!("{delete} = {} AND slot {slots}", coupon.drop);
+    world.sql.query(&delete).await;
+}
+
+/// A finding of a run, as its JSON has it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) kind: String,
+    pub(crate) result: String,
+    pub(crate) detail: String,
+}
+
+/// Returns the findings about a coupon.
+pub(crate) fn found_in(run: &Value, coupon: &MadeCoupon) -> Vec<Found> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut all = list(&run["findings"]);
+    all.retain(|finding| finding["coupon_id"] == coupon.id);
+    for drop in list(&run["drops"]) {
+        if drop["drop_id"] == coupon.drop {
+            all.extend(list(&drop["findings"]));
+        }
+    }
+    let found = all.into_iter().map(|finding| {
+        let text = |name: &str| finding[name].as_str().unwrap_or_default().to_owned();
+        Found {
+            kind: text("kind"),
+            result: text("result"),
+            detail: text("detail"),
+        }
+    });
+    found.collect()
+}
+
+/// Runs a pass on the command line that must end with this exit code and status. Returns its JSON.
+pub(crate) async fn pass_ends(world: &World, args: &[&str], ends: (i32, &str)) -> Value {
+    let once = world.once_with(args, &[]).await;
+    let run = once.json();
+    let status = run["status"].as_str().unwrap_or_default();
+    assert_eq!((once.code, status), ends, "{run:#}\n{}", once.log);
+    run
+}
+
+pub(crate) const CLEAN: (i32, &str) = (0, "clean");
+pub(crate) const REPAIRED: (i32, &str) = (0, "repaired");
+pub(crate) const DRIFT: (i32, &str) = (1, "drift");
+pub(crate) const BRAKED: (i32, &str) = (1, "braked");
+
+/// Runs a pass that must examine the users and rows of this drop and find nothing.
+pub(crate) async fn clean_pass(world: &World, coupon: &MadeCoupon) {
+    clean_pass_of(world, &[coupon]).await;
+}
+
+/// Runs a pass that must examine the users and rows of these drops and find nothing.
+pub(crate) async fn clean_pass_of(world: &World, coupons: &[&MadeCoupon]) {
+    let run = pass_ends(world, &["--deep"], CLEAN).await;
+    let drops = run["drops"].as_array().expect("drops");
+    for coupon in coupons {
+        let of = |report: &&Value| report["drop_id"] == coupon.drop;
+        let report = drops.iter().find(of).expect("the drop was examined");
+        let examined = |what: &str| report["examined"][what].as_u64() > Some(0);
+        let is_clean = report["exact"] == true && examined("users") && examined("rows");
+        assert!(is_clean, "{report:#}");
+    }
+}
+
+/// Runs a dry run that must find something and change nothing.
+pub(crate) async fn dry_run(world: &World) -> Value {
+    let before = everything(world).await;
+    let run = pass_ends(world, &["--dry-run"], DRIFT).await;
+    let after = everything(world).await;
+    assert_eq!(before, after, "a dry run changed something");
+    run
+}
+
+/// All data of the product, except the records that passes write about themselves.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Everything {
+    redis: BTreeMap<String, (Vec<u8>, i64)>,
+    mysql: BTreeMap<String, Vec<Vec<String>>>,
+    kafka: Vec<(i64, i64)>,
+}
+
+/// Reads keys with their types, values and times to live, the rows of all tables, the group's
+/// offsets and the end offsets of the topic.
+pub(crate) async fn everything(world: &World) -> Everything {
+    const OF_PASSES: [&str; 9] = [
+        "reconcile_runs",
+        "reconcile_findings",
+        "held_back",
+        "alerts",
+        "repairs",
+        "outbox",
+        "reconciler_state",
+        "processes",
+        "ops_actions",
+    ];
+    let tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()";
+    let tables = world.sql.query(tables).await.concat();
+    let mut mysql = BTreeMap::new();
+    for table in tables {
+        if !OF_PASSES.contains(&&*table) {
+            let mut rows = world.sql.query(&format!("SELECT * FROM `{table}`")).await;
+            rows.sort();
+            mysql.insert(table, rows);
+        }
+    }
+    assert!(mysql.contains_key("issued_coupons"), "{:?}", mysql.keys());
+    let mut redis = world.redis.dump().await;
+    // A copy for APIs that start while MySQL is away.
+    redis.retain(|name, _| !name.ends_with(":catalogue"));
+    Everything {
+        redis,
+        mysql,
+        kafka: world.topic.offsets().await,
+    }
+}
+
+/// Waits until no key with this prefix is left in Redis.
+pub(crate) async fn until_expired(world: &World, prefix: &str) {
+    eventually("the keys expire", LIMIT, async || {
+        let names = world.redis.names().await;
+        !names.iter().any(|name| name.starts_with(prefix))
+    })
+    .await;
+}
+
+/// Checks that Redis and MySQL agree on every user, the counts add up, nobody waits while a slot is
+/// free, and no data is left over.
+pub(crate) async fn assert_whole(world: &World, coupon: &MadeCoupon, quantity: u32, held: usize) {
+    let rows = agreed(&world.sql, &world.redis, coupon).await.unwrap();
+    assert_eq!(rows.len(), held, "rows: {rows:?}");
+    assert!(rows.keys().all(|slot| *slot <= quantity), "{rows:?}");
+    let waiting = world.redis.of_drop(coupon.id, coupon.drop, "waiting");
+    let waiting: u32 = world.redis.command(&["ZCARD", &waiting]).await;
+    let is_full = rows.len() == quantity as usize;
+    assert!(waiting == 0 || is_full, "{waiting} users wait");
+    if coupon.body["once_per"] == "coupon" {
+        let claimants = ["HGETALL", &world.redis.claimants(coupon.id)];
+        let claimants: BTreeMap<String, String> = world.redis.command(&claimants).await;
+        for (slot, user) in &rows {
+            let held = format!("{}:{slot}", coupon.drop);
+            assert_eq!(claimants.get(user), Some(&held), "{user} as a claimant");
+        }
+    }
+}
+
+/// Checks that the drop is whole, and that every promise has its row on its slot.
+pub(crate) async fn assert_settled(
+    world: &World,
+    coupon: &MadeCoupon,
+    quantity: u32,
+    held: usize,
+    answers: &[PromisedAnswer],
+) {
+    assert_whole(world, coupon, quantity, held).await;
+    assert_kept(world, coupon, answers, &[]).await;
+}
+
+/// A mail as its recipient reads it.
+#[derive(Debug)]
+pub(crate) struct ReadMail {
+    subject: String,
+    pub(crate) text: String,
+    pub(crate) html: String,
+}
+
+fn read(mail: &firstcome_stack::Mail) -> ReadMail {
+    let parsed = MessageParser::default().parse(&mail.raw).expect("a mail");
+    ReadMail {
+        subject: parsed.subject().unwrap_or_default().to_owned(),
+        text: parsed.body_text(0).unwrap_or_default().into_owned(),
+        html: parsed.body_html(0).unwrap_or_default().into_owned(),
+    }
+}
+
+/// Waits for the mail whose subject contains all of these words.
+pub(crate) async fn mailed(world: &World, words: &[&str]) -> ReadMail {
+    let fits = |subject: &str| words.iter().all(|word| subject.contains(word));
+    let found = world.mail.wait_for(|mail| fits(&read(mail).subject), LIMIT);
+    match found.await {
+        Ok(mail) => read(&mail),
+        Err(error) => {
+            let mails = world.mail.mails();
+            let subjects: Vec<String> = mails.iter().map(|mail| read(mail).subject).collect();
+            panic!("{words:?}: {error}; subjects: {subjects:#?}");
+        }
+    }
+}
+
+pub(crate) async fn is_sealed(world: &World, coupon: &MadeCoupon) -> bool {
+    let sealed = "SELECT sealed_at IS NOT NULL FROM drops WHERE id";
+    let sealed = format!("{sealed} = {}", coupon.drop);
+    world.sql.number(&sealed).await == 1
+}
+
+/// Runs passes, which may have findings, until the drop is sealed. It must first have been closed
+/// for as long as a message may take.
+pub(crate) async fn until_sealed(world: &World, coupon: &MadeCoupon) {
+    eventually("the drop is sealed", LIMIT, async || {
+        let once = world.once_with(&[], &[]).await;
+        assert_ne!(once.code, 2, "{}", once.log);
+        is_sealed(world, coupon).await
+    })
+    .await;
+}
+
+/// Returns the history of a user from the command line, as JSON.
+pub(crate) async fn explained(world: &World, coupon: &MadeCoupon, user: &str) -> Value {
+    let coupon = coupon.id.to_string();
+    let args = ["explain", "--json", "--coupon", &coupon, "--user", user];
+    let cli = world.start("firstcome-reconciler", &args, &[]);
+    assert_eq!(cli.ended(LIMIT).await, 0, "{}", cli.log());
+    serde_json::from_str(&cli.all_stdout().await).unwrap()
+}

@@ -1,0 +1,241 @@
+//! Redis and Kafka as clusters, MySQL with a replica: servers that die, hash slots that move, and a
+//! master that is cut off from its replica.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use firstcome_harness::{
+    Answer, ApiClient, LIMIT, MadeCoupon, PromisedAnswer, StoreUrls, World, WorldStores,
+    assert_exact, eventually, eventually_some, exact, holders, people, rush,
+};
+use firstcome_stack::{
+    ClusterStack, KafkaCluster, ProxyFault, RedisCluster, RedisOptions, RedisServer,
+};
+use parking_lot::Mutex;
+
+use super::waves::{
+    HEALED, Waves, assert_nobody_is_listed, follows, impatient, replication, until_promised,
+};
+
+/// Time limit, counted from the end of the last fault.
+const EXACT_WITHIN: Duration = Duration::from_secs(60);
+
+/// Returns the number of users of each coupon. A release uses `REQUESTS=30000`.
+fn users() -> usize {
+    let requests = std::env::var("REQUESTS").ok();
+    requests.map_or(3_000, |text| text.parse().unwrap())
+}
+
+async fn begin() -> (ClusterStack, World) {
+    let stack = ClusterStack::start().await.unwrap();
+    let mysql = &stack.mysql;
+    let urls = StoreUrls {
+        mysql: mysql.primary.database_url_via(&mysql.address, ""),
+        ..StoreUrls::default()
+    };
+    let stores = WorldStores::at(urls)
+        .with_redis_servers(&stack.redis.urls(), &stack.redis.env())
+        .with_kafka_cluster(&stack.kafka);
+    let world = World::on(stores, "clusters").await;
+    for (name, value) in [
+        ("RECONCILE_CRON", "*/2 * * * * *"),
+        ("STORE_TIMEOUT_MS", "2000"),
+        ("PUBLISH_DEADLINE_MS", "1000"),
+        ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "5000"),
+    ] {
+        world.set(name, value);
+    }
+    (stack, world)
+}
+
+async fn primary_of<'a>(
+    cluster: &'a RedisCluster,
+    world: &World,
+    coupon: &MadeCoupon,
+) -> &'a RedisServer {
+    let key = world.redis.claimants(coupon.id);
+    cluster.primary_of(&key).await.unwrap()
+}
+
+/// Lets all users repeat their claims, alternating between both APIs, until they get a slot or
+/// `sold_out`.
+async fn until_answered(
+    apis: &Mutex<[ApiClient; 2]>,
+    coupon: i64,
+    mut users: Vec<String>,
+) -> Vec<PromisedAnswer> {
+    let mut answers = Vec::new();
+    while !users.is_empty() {
+        let [one, other] = apis.lock().clone();
+        let some = rush(&[&one, &other], coupon, &users, 60).await;
+        let is_left =
+            |(_, answer): &&PromisedAnswer| answer.promised().is_none() && !answer.is("sold_out");
+        let left = some.iter().filter(is_left);
+        users = left.map(|(user, _)| user.clone()).collect();
+        answers.extend(some);
+    }
+    answers
+}
+
+/// During a rush on three coupons, each on its own primary, one server of each store and one
+/// process of each kind die at the same time.
+#[tokio::test]
+#[ignore = "release"]
+async fn all_coupons_are_exact_after_one_server_of_each_kind_dies_during_a_rush() {
+    let (stack, world) = begin().await;
+    let start = async || tokio::join!(world.serve(), world.consume(), world.daemon_with(&[]));
+    let ((api, consumer, daemon), kept) = tokio::join!(start(), start());
+    for api in [&api, &kept.0] {
+        api.until_ready().await;
+    }
+    // Nine in ten users get a slot, so some slots are left when the servers die.
+    let quantity = u32::try_from(users() * 9 / 10).unwrap();
+    let mut coupons = BTreeMap::new();
+    while coupons.len() < 3 {
+        let coupon = api.open_coupon(quantity).await;
+        let port = primary_of(&stack.redis, &world, &coupon).await.port();
+        coupons.entry(port).or_insert(coupon);
+    }
+    let coupons: Vec<MadeCoupon> = coupons.into_values().collect();
+    let apis = Mutex::new([ApiClient::clone(&api), ApiClient::clone(&kept.0)]);
+    let crowds = coupons
+        .iter()
+        .map(|coupon| until_answered(&apis, coupon.id, people(users())));
+    let faults = async {
+        let half = i64::from(quantity) / 2;
+        eventually("half of the slots are given out", 5 * LIMIT, async || {
+            holders(&world, &coupons[0]).await > half
+        })
+        .await;
+        let redis = primary_of(&stack.redis, &world, &coupons[0]).await;
+        let leader = world.topic.leader(0).await.unwrap();
+        let broker = stack.kafka.broker(leader).unwrap();
+        let (one, two, three, ..) = tokio::join!(
+            redis.kill(),
+            broker.kill(),
+            stack.mysql.primary.kill(),
+            api.process.kill(),
+            consumer.process.kill(),
+            daemon.process.kill(),
+        );
+        one.and(two).and(three).unwrap();
+        let key = world.redis.claimants(coupons[0].id);
+        eventually("a replica of Redis has taken over", HEALED, async || {
+            let now = stack.redis.primary_of(&key).await;
+            now.is_ok_and(|now| now.port() != redis.port())
+        })
+        .await;
+        redis.start_again().await.unwrap();
+        stack.redis.wait_until_whole().await.unwrap();
+        stack.mysql.fail_over().await.unwrap();
+        // One broker and one MySQL stay dead. The others continue without them.
+        let again = start().await;
+        apis.lock()[0] = ApiClient::clone(&again.0);
+        (again, Instant::now())
+    };
+    let (answers, (_again, last_fault)) =
+        tokio::join!(futures_util::future::join_all(crowds), faults);
+    for coupon in &coupons {
+        let left = EXACT_WITHIN.saturating_sub(last_fault.elapsed());
+        eventually_some("the coupon is exact", left, async || {
+            exact(&world.sql, &world.redis, coupon, quantity).await
+        })
+        .await;
+    }
+    for (coupon, answers) in coupons.iter().zip(&answers) {
+        assert_exact(&world, coupon, quantity, answers).await;
+    }
+    assert_nobody_is_listed(&world).await;
+    for process in [&kept.0.process, &kept.1.process, &kept.2.process] {
+        assert_eq!(process.status(), None, "{}", process.log());
+    }
+}
+
+#[tokio::test]
+#[ignore = "release"]
+async fn claims_are_stored_in_mysql_while_two_of_three_brokers_are_dead() {
+    let cluster = KafkaCluster::start().await.unwrap();
+    let stores = WorldStores::shared().await.with_kafka_cluster(&cluster);
+    let waves = Waves::begin(impatient(stores, "brokers").await).await;
+    let survived = waves.survives(async |waves| {
+        let [first, second] = [1, 2].map(|id| cluster.broker(id).unwrap());
+        let (one, other) = tokio::join!(first.kill(), second.kill());
+        one.and(other).unwrap();
+        let answers = waves.next(20).await.to_vec();
+        let kept = |answer: &Answer| matches!(answer, Answer::Accepted { queued: false, .. });
+        let honest = |answer: &Answer| kept(answer) || answer.is("unavailable");
+        assert!(
+            answers.iter().all(|(_, answer)| honest(answer)),
+            "one broker alone acknowledges nothing: {answers:?}"
+        );
+        let accepted = answers.iter().filter(|(_, answer)| kept(answer)).count();
+        let written = "SELECT COUNT(*) FROM issued_coupons WHERE issued_by = 'api'";
+        let written = waves.world.sql.number(written).await;
+        let is_written = accepted > 0 && usize::try_from(written).unwrap() >= accepted;
+        assert!(is_written, "{accepted} {written}");
+        let (one, other) = tokio::join!(first.start_again(), second.start_again());
+        one.and(other).unwrap();
+    });
+    survived.await;
+}
+
+#[tokio::test]
+#[ignore = "release"]
+async fn hash_slots_that_move_away_and_back_during_a_rush_break_no_promise() {
+    let cluster = RedisCluster::start().await.unwrap();
+    let stores = WorldStores::shared()
+        .await
+        .with_redis_servers(&cluster.urls(), &cluster.env());
+    let world = impatient(stores, "slots").await;
+    // Only the watch sees that hash slots have moved.
+    world.set("RECONCILE_CRON", "0 0 0 1 1 *");
+    let waves = Waves::begin(world).await;
+    let survived = waves.survives(async |waves| {
+        let name = waves.world.redis.claimants(waves.coupon.id);
+        let slot = cluster.slot_of(&name).await.unwrap();
+        let first = cluster.primary_of(&name).await.unwrap();
+        let mut primaries = cluster.nodes()[..3].iter();
+        let second = primaries.find(|node| node.port() != first.port()).unwrap();
+        for to in [second, first] {
+            waves
+                .next_while(10, async |_| cluster.move_slot(slot, to).await.unwrap())
+                .await;
+            until_promised(&waves.api, waves.coupon.id, &people(1)[0]).await;
+        }
+    });
+    survived.await;
+}
+
+#[tokio::test]
+#[ignore = "release"]
+async fn a_master_cut_off_from_its_replica_admits_nobody_until_reconnected() {
+    let lag = "--min-replicas-to-write 1 --min-replicas-max-lag 2 --repl-ping-replica-period 1";
+    let options = RedisOptions {
+        extra_args: lag.split(' ').map(str::to_owned).collect(),
+        ..RedisOptions::default()
+    };
+    let master = RedisServer::start(options).await.unwrap();
+    let link = master.proxy().await.unwrap();
+    let options = RedisOptions {
+        replica_of: Some(link.port()),
+        ..RedisOptions::default()
+    };
+    let _replica = RedisServer::start(options).await.unwrap();
+    let stores = WorldStores::shared().await.with_redis(&master);
+    follows(&master).await;
+    let waves = Waves::begin(impatient(stores, "cut-off").await).await;
+    let survived = waves.survives(async |waves| {
+        link.set(ProxyFault::Cut).await.unwrap();
+        eventually("the master has lost its replica", HEALED, async || {
+            let replication = replication(&master).await;
+            replication.contains("min_slaves_good_slaves:0")
+        })
+        .await;
+        // Another server may have become the master.
+        let before = holders(&waves.world, &waves.coupon).await;
+        assert_eq!(waves.wave().await, [("unavailable".into(), 20)].into());
+        assert_eq!(holders(&waves.world, &waves.coupon).await, before);
+        link.set(ProxyFault::Pass).await.unwrap();
+    });
+    survived.await;
+}

@@ -1,0 +1,78 @@
+//! A pass dies in the middle of its repairs.
+
+use firstcome_harness::drift::Drift;
+use firstcome_harness::{all_issued, people, rows, rush};
+use firstcome_shared::crash::Point;
+
+use super::environment::Environment;
+use crate::drift::support::{assert_settled, inject};
+
+/// Kinds of drift whose repair reaches the crash point. If there are several, they alternate.
+fn drifts(point: Point) -> &'static [Drift] {
+    const PROJECTED: &[Drift] = &[
+        Drift::RedisLost,
+        Drift::MissingAdmission,
+        Drift::SlotConflict,
+        Drift::CountHigher,
+        Drift::CountLower,
+    ];
+    match point {
+        Point::DropLoaded | Point::PeopleRebuilt => PROJECTED,
+        Point::EraBegun | Point::GateDue | Point::GateOpened => {
+            &[Drift::RedisGate, Drift::SlotConflict]
+        }
+        Point::PersonPromoted => &[Drift::Unfilled],
+        Point::BrokenListed => &[
+            Drift::SlotConflict,
+            Drift::FailedSlotTaken,
+            Drift::OverAdmitted,
+        ],
+        Point::RowReissued => &[Drift::FailedClaim],
+        _ => &[
+            Drift::Unissued,
+            Drift::MissingAdmission,
+            Drift::FailedClaim,
+            Drift::SlotConflict,
+            Drift::CountHigher,
+            Drift::RedisLost,
+            Drift::Unfilled,
+            Drift::FailedSlotTaken,
+            Drift::Unpublished,
+        ],
+    }
+}
+
+pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize) {
+    let world = &environment.world;
+    let drifts = drifts(point);
+    let drift = drifts[cycle % drifts.len()];
+    // Promises can only be broken if no slot is free.
+    let breaks = point == Point::BrokenListed;
+    let quantity = if breaks { 6 } else { 12 };
+    let coupon = environment.api.open_coupon(quantity).await;
+    let answers = rush(&[&environment.api], coupon.id, &people(6), 6).await;
+    all_issued(world, coupon.drop, 6).await;
+
+    let mut broken = Vec::new();
+    for round in 0..2 {
+        // First repairs what the last crash left. Injects more drift only if that repair does not
+        // reach the crash point.
+        if round == 0 || !environment.pass_dies(point).await {
+            let done = inject(world, &coupon, drift, 1).await;
+            broken.extend(done.people.into_iter().map(|hit| hit.user));
+            environment.must_die(point, &format!("{drift:?}")).await;
+        }
+    }
+    environment.mend().await;
+    let issued = rows(world, coupon.drop).await.len();
+    assert!((6..=quantity as usize).contains(&issued), "{issued} rows");
+    assert_settled(world, &coupon, quantity, issued, &answers).await;
+    let listed = format!(
+        "SELECT user_id FROM broken_promises WHERE drop_id = {} AND mended_at IS NULL ORDER BY 1",
+        coupon.drop
+    );
+    broken.retain(|_| breaks);
+    broken.sort();
+    assert_eq!(world.sql.query(&listed).await.concat(), broken, "listed");
+    environment.count(&coupon, quantity, &answers).await;
+}

@@ -1,0 +1,106 @@
+//! The admission gate: each coupon has a separate one, and any restart of Redis may have lost data.
+
+use std::time::{Duration, Instant};
+
+use firstcome_harness::{Fixture, WorldStores, all_issued, assert_exact, eventually, people, rush};
+use firstcome_stack::{RedisOptions, RedisServer};
+
+use super::waves::{HEALED, impatient, until_promised};
+
+async fn own_redis() -> (RedisServer, WorldStores) {
+    let server = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let stores = WorldStores::shared().await.with_redis(&server);
+    (server, stores)
+}
+
+/// Whatever closes a coupon, it is opened again without a schedule: here one that an API creates
+/// while the others are being rebuilt.
+#[tokio::test]
+async fn a_coupon_created_while_others_are_rebuilt_opens_without_a_schedule() {
+    let (_server, stores) = own_redis().await;
+    let world = impatient(stores, "gate-new").await;
+    world.set("RECONCILE_CRON", "0 0 0 1 1 *");
+    let fixture = Fixture::of(world).await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let (old, mut answers) = fixture.held("Old", 20, 5).await;
+    let _daemon = world.daemon().await;
+    world.redis.command::<()>(&["FLUSHALL"]).await;
+    let new = api.open_coupon(20).await;
+    let someone = people(6).split_off(5);
+    until_promised(api, new.id, &someone[0]).await;
+    until_promised(api, old.id, &someone[0]).await;
+    answers.extend(rush(&[api], old.id, &people(20), 20).await);
+    all_issued(world, old.drop, 20).await;
+    assert_exact(world, &old, 20, &answers).await;
+}
+
+/// The API stands still between Redis's answer and the topic, as if it were suspended. When it goes
+/// on, its slot is another user's.
+#[tokio::test]
+async fn a_claim_of_before_a_loss_of_redis_is_not_published_after_it() {
+    let (_server, stores) = own_redis().await;
+    let world = impatient(stores, "gate-late").await;
+    let fixture = Fixture::of(world).await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let coupon = api.open_coupon(20).await;
+    let stall = [("FIRSTCOME_STALL_AT", "claim_admitted:1:12000")];
+    let stalled = world.serve_with(&stall).await;
+    stalled.until_ready().await;
+    let late = stalled.claim(coupon.id, "u-late");
+    let other = async {
+        eventually("Redis has the claim", HEALED, async || {
+            let count = world.redis.of_drop(coupon.id, coupon.drop, "count");
+            world.redis.command::<Option<u32>>(&["GET", &count]).await == Some(1)
+        })
+        .await;
+        // Nothing but Redis had it.
+        world.redis.command::<()>(&["FLUSHALL"]).await;
+        let daemon = world.daemon().await;
+        until_promised(api, coupon.id, "u-other").await;
+        daemon
+    };
+    let (late, _daemon) = tokio::join!(late, other);
+    assert!(late.is("unavailable"), "{late:?}");
+    all_issued(world, coupon.drop, 1).await;
+    let other = api.claim(coupon.id, "u-other").await;
+    assert_eq!(other.promised(), Some((coupon.drop, 1)));
+    let letters = "SELECT COUNT(*) FROM failed_claims";
+    assert_eq!(world.sql.number(letters).await, 0);
+}
+
+/// Longer than a pass takes, so admission that opens earlier did not wait for the deadline.
+const DEADLINE: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn two_daemons_wait_for_the_slowest_apis_deadline_after_every_loss() {
+    let (server, stores) = own_redis().await;
+    let world = impatient(stores, "gate-two").await;
+    let own_deadline = world.setting("PUBLISH_DEADLINE_MS");
+    world.set("PUBLISH_DEADLINE_MS", &DEADLINE.as_millis().to_string());
+    let fixture = Fixture::of(world).await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    world.set("PUBLISH_DEADLINE_MS", &own_deadline);
+    let (coupon, _) = fixture.held("Two", 20, 10).await;
+    let daemons = [world.daemon().await, world.daemon().await];
+    // The first round has both daemons, the others only one of them.
+    for (round, stands_still) in [None, Some(0), Some(1)].into_iter().enumerate() {
+        for daemon in &daemons {
+            daemon.process.thaw();
+        }
+        // A daemon that is suspended during a pass keeps its locks for a while.
+        let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
+        eventually("no pass is running", HEALED, async || {
+            world.sql.number(running).await == 0
+        })
+        .await;
+        if let Some(at) = stands_still {
+            daemons[at].process.freeze();
+        }
+        let begun = Instant::now();
+        server.kill().await.unwrap();
+        server.start_again().await.unwrap();
+        until_promised(api, coupon.id, &people(1)[0]).await;
+        let closed = begun.elapsed();
+        assert!(closed >= DEADLINE, "round {round}: only {closed:?}");
+    }
+}

@@ -1,0 +1,65 @@
+//! The full history of one user, at the endpoint and on the command line.
+
+use firstcome_harness::drift::Drift;
+use firstcome_harness::{Fixture, Http};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::drift::support::{explained, inject};
+
+/// Fails unless each of these has a line with all its words.
+fn assert_told(story: &Value, events: &[&[&str]]) {
+    let happenings = story["happenings"].as_array().unwrap();
+    let line = |event: &Value| format!("{}: {}", event["source"], event["what"]).replace('"', "");
+    let lines: Vec<String> = happenings.iter().map(line).collect();
+    for words in events {
+        let is_it = |line: &String| words.iter().all(|word| line.contains(word));
+        assert!(lines.iter().any(is_it), "no line has {words:?}: {lines:#?}");
+    }
+}
+
+#[tokio::test]
+async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
+    let fixture = Fixture::new("d-story").await;
+    let world = &fixture.world;
+    let daemon = world.daemon().await;
+    let (coupon, answers) = fixture.held("Told", 20, 12).await;
+    let read = async |path: &str| Http::send(daemon.http().ops(Method::GET, path)).await;
+    let path = |coupon: i64, user: &str| format!("/v1/coupons/{coupon}/people/{user}");
+    let story = async |user: &str| {
+        let reply = read(&path(coupon.id, user)).await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert_eq!(explained(world, &coupon, user).await, reply.body);
+        reply.body
+    };
+    let (user, answer) = &answers[0];
+    let (drop, slot) = answer.promised().unwrap();
+    let told = story(user).await;
+    let found = (&told["holds"], &told["slot"], &told["drop_id"]);
+    assert_eq!(found, (&json!("issued"), &json!(slot), &json!(drop)));
+    let at = format!("slot {slot}");
+    let row = ["mysql:", "row", &at, "written by the consumer"];
+    assert_told(&told, &[&["redis:", "admitted", &at], &row]);
+
+    let done = inject(world, &coupon, Drift::FailedClaim, 1).await;
+    let user = &done.people[0].user;
+    let run = world.pass().await;
+    let told = story(user).await;
+    assert_eq!(told["holds"], "issued");
+    let events: [&[&str]; 4] = [
+        &["backup:", "failed claim", "firstcome-drift"],
+        &["backup:", "dealt with: issued"],
+        &["reconciler:", "failed_claim", "issue applied", &run.run_id],
+        &["mysql:", "written by the reconciler"],
+    ];
+    assert_told(&told, &events);
+
+    let told = story("u-nobody").await;
+    let found = (&told["holds"], &told["happenings"]);
+    assert_eq!(found, (&json!("none"), &json!([])));
+    for (path, status) in [(path(424_242, "u-1"), 404), (path(coupon.id, "u%201"), 400)] {
+        assert_eq!(read(&path).await.status, status, "{path}");
+    }
+    let stranger = daemon.http().get(&path(coupon.id, "u-1")).await.status;
+    assert_eq!(stranger, 401, "without a token");
+}

@@ -1,0 +1,206 @@
+//! The operations page for a client without a browser: log-in, sessions and permissions.
+//! `pages/from_mail.rs` tests it in a browser.
+
+use firstcome_harness::drift::Drift;
+use firstcome_harness::{Fixture, MadeCoupon, OPS_TOKEN, coupon_body, open_world, people};
+use reqwest::header::ORIGIN;
+use reqwest::{Method, Response};
+use serde_json::json;
+
+use super::visitor::{
+    FormReply, VIEW_TOKEN, Visitor, assert_has, assert_lacks, field, filled_in, header,
+};
+use crate::drift::support::injector;
+
+/// Checks that the content security policy allows only resources of the same origin, and nothing
+/// inline.
+fn assert_strict(answer: &Response, what: &str) {
+    let policy = header(answer, "content-security-policy");
+    let is_strict =
+        policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe");
+    assert!(is_strict, "{what}: {policy}");
+}
+
+#[tokio::test]
+async fn a_valid_token_logs_in_and_visitors_without_one_see_nothing() {
+    let (world, api) = open_world("ops-in").await;
+    api.open_coupon(3).await;
+    let daemon = world.daemon().await;
+    let stranger = Visitor::at(&daemon);
+    for path in ["/", "/live", "/alerts", "/runs?before=1"] {
+        let bearer = stranger.request(Method::GET, path).bearer_auth(OPS_TOKEN);
+        for answer in [stranger.get(path).await, bearer.send().await.unwrap()] {
+            assert_strict(&answer, path);
+            let page = FormReply::of(answer).await;
+            assert!(
+                page.status == 303 && page.location.starts_with("/login"),
+                "{path}"
+            );
+            assert_lacks(&page.text, &["Winter"]);
+        }
+    }
+    let refusals = [
+        ("Kim", "wrong", 401),
+        ("Kim", "", 401),
+        (" ", OPS_TOKEN, 400),
+    ];
+    for (name, token, status) in refusals {
+        let refused = stranger.log_in(name, token, "/").await;
+        let found = (refused.status().as_u16(), header(&refused, "set-cookie"));
+        assert_eq!(found, (status, ""), "{name:?} {token:?}");
+    }
+    for (next, path) in [
+        ("/runs?before=1", "/runs?before=1"),
+        ("//evil.example", "/"),
+    ] {
+        let answer = stranger.log_in("Kim", OPS_TOKEN, next).await;
+        assert_eq!(header(&answer, "location"), path);
+    }
+    let form = [("name", "Kim"), ("token", OPS_TOKEN)];
+    let foreign = stranger.request(Method::POST, "/login");
+    let foreign = foreign.header(ORIGIN, "https://evil.example");
+    let refused = filled_in(foreign, &form).send().await.unwrap();
+    let found = (refused.status().as_u16(), header(&refused, "set-cookie"));
+    assert_eq!(found, (403, ""));
+
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    for path in ["/", "/alerts"] {
+        let screen = kim.get(path).await;
+        assert_eq!(screen.status(), 200, "{path}");
+        assert_strict(&screen, path);
+    }
+    assert_has(&kim.text("/").await, &["Winter coupon"]);
+    let api_status = kim.get("/v1/runs").await.status();
+    assert_eq!(api_status, 401, "the cookie is only valid for the page");
+    assert_eq!(kim.submit("/logout", &[]).await.status, 303);
+    let status = kim.get("/").await.status();
+    assert_eq!(
+        status, 303,
+        "the session has ended, whatever the browser keeps"
+    );
+}
+
+#[tokio::test]
+async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
+    let f = Fixture::new("ops-change").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 20).await;
+    f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
+    let daemon = f.world.daemon().await;
+    let mut drift = injector(&f.world, &coupon).await;
+    let done = drift.make(Drift::FailedUnrepairable, 2).await.unwrap();
+    let run = daemon.reconcile(&json!({})).await.run_id;
+    let alert = "SELECT id FROM alerts WHERE status = 'firing'";
+    let alert = f.world.sql.number(alert).await;
+    let acknowledge = format!("/alerts/{alert}/acknowledge");
+    let (read, reveal) = (
+        format!("/runs/{run}"),
+        format!("/runs/{run}/reveal?after=0"),
+    );
+    let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let (of_lee, of_kim) = (lee.csrf().await, kim.csrf().await);
+    assert_eq!(lee.post(&acknowledge, &lee.base, &of_lee).await, 403);
+    for (origin, csrf, whose) in [
+        ("https://evil.example", of_kim.as_str(), "another site"),
+        ("null", &of_kim, "no site"),
+        (&kim.base, &of_lee, "another session's form"),
+        (&kim.base, "", "no form"),
+    ] {
+        for path in [&acknowledge, &reveal] {
+            assert_eq!(kim.post(path, origin, csrf).await, 403, "{path}: {whose}");
+        }
+    }
+    let stranger = Visitor::at(&daemon);
+    assert_eq!(stranger.post(&acknowledge, &kim.base, &of_kim).await, 303);
+    let acts = "SELECT action, operator, LENGTH(token), from_addr FROM ops_actions \
+                WHERE action IN ('acknowledge', 'reveal') ORDER BY id";
+    assert_eq!(f.world.sql.query(acts).await, Vec::<Vec<String>>::new());
+    let page = lee.text("/alerts").await;
+    assert_eq!(
+        page.matches("</button>").count(),
+        2,
+        "viewers can only search and log out: {page}"
+    );
+
+    assert_eq!(kim.post(&acknowledge, &kim.base, &of_kim).await, 303);
+    assert_has(&kim.text("/alerts").await, &["Taken on by Kim at "]);
+    let person = done.people[0].user.as_str();
+    // Viewers can also reveal user IDs, and their reveals are also recorded.
+    for visitor in [&kim, &lee] {
+        assert_lacks(&visitor.text(&read).await, &[person]);
+        assert_has(&visitor.submit(&reveal, &[]).await.text, &[person]);
+    }
+    let recorded = [("acknowledge", "Kim"), ("reveal", "Kim"), ("reveal", "Lee")];
+    let recorded = recorded.map(|(action, operator)| [action, operator, "8", "127.0.0.1"]);
+    assert_eq!(f.world.sql.query(acts).await, recorded);
+}
+
+async fn revoking_asks_first_and_shortens_the_list_of_winners(kim: &Visitor, coupon: &MadeCoupon) {
+    let winners = format!("/coupons/{}/winners.csv", coupon.id);
+    let csv = kim.get(&winners).await;
+    assert_has(header(&csv, "content-disposition"), &["winners.csv"]);
+    let holders = people(2);
+    assert_has(&csv.text().await.unwrap(), &[&holders[0], &holders[1]]);
+    let (id, drop) = (coupon.id.to_string(), coupon.drop.to_string());
+    let revoke = [
+        ("coupon", &*id),
+        ("person", &*holders[0]),
+        ("drop", &*drop),
+        ("reason", "a script"),
+    ];
+    let asked = kim.submit("/people/revoke", &revoke).await;
+    assert_has(&asked.text, &["Are you sure?", "may not claim again"]);
+    assert_has(&kim.text(&winners).await, &[&holders[0]]);
+    let revoked = [&revoke[..], &[("sure", "1")]].concat();
+    assert_eq!(kim.submit("/people/revoke", &revoked).await.status, 303);
+    assert_lacks(&kim.text(&winners).await, &[&holders[0]]);
+}
+
+#[tokio::test]
+async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
+    let f = Fixture::new("ops-forms").await;
+    let (coupon, _) = f.held("Winter coupon", 20, 2).await;
+    let mut later = coupon_body("Later", 20, 0);
+    later["schedule"]["opens_at"] = "2100-01-01T00:00:00Z".into();
+    let later = f.api.create_coupon(&later).await.id;
+    let (sql, daemon) = (&f.world.sql, f.world.daemon().await);
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let change = |id: i64| format!("/coupons/{id}/change");
+    let (now, later) = ((coupon.id, change(coupon.id)), (later, change(later)));
+
+    revoking_asks_first_and_shortens_the_list_of_winners(&kim, &coupon).await;
+    let cancel = [("how", "cancel"), ("sure", "1")];
+    let refused = kim.submit(&now.1, &cancel).await;
+    assert_eq!(refused.status, 400, "an open drop is not cancelled");
+    #[rustfmt::skip]
+    let cases = [
+        (&now, "pause", ("", ""), "Nobody can claim", "paused", "1"),
+        (&now, "resume", ("", ""), "", "paused", "0"),
+        (&now, "quantity", ("quantity", "30"), "20 → 30", "d.quantity", "30"),
+        (&now, "closes_at", ("closes_at", "2101-01-01T00:00"), "", "YEAR(closes_at)", "2101"),
+        (&now, "close", ("", ""), "closes now", "closed_early", "1"),
+        (&later, "cancel", ("", ""), "never opens", "closed_early", "1"),
+    ];
+    for ((id, path), how, typed, question, column, value) in cases {
+        let state = format!(
+            "SELECT {column} FROM coupons c JOIN drops d ON d.coupon_id = c.id WHERE c.id = {id}"
+        );
+        let before = sql.query(&state).await;
+        let page = kim.text(&format!("/coupons/{id}")).await;
+        let revision = ("revision", field(&page, "revision"));
+        let mut reply = kim.submit(path, &[("how", how), revision, typed]).await;
+        if !question.is_empty() {
+            assert_has(&reply.text, &["Are you sure?", question]);
+            assert_eq!(sql.query(&state).await, before, "{how}");
+            let sure = [("how", how), revision, typed, ("sure", "1")];
+            reply = kim.submit(path, &sure).await;
+        }
+        assert_eq!(reply.status, 303, "{how}: {}", reply.text);
+        assert_eq!(sql.query(&state).await, [[value]], "{how}");
+        let stale = [("how", "name"), ("name", "Other"), revision];
+        assert_eq!(kim.submit(path, &stale).await.status, 412, "{how}");
+    }
+    let past = [("how", "closes_at"), ("closes_at", "2020-01-01T00:00")];
+    let refused = kim.submit(&now.1, &past).await;
+    assert_has(&refused.text, &["“Closes at” is in the past"]);
+}

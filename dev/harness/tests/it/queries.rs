@@ -1,0 +1,162 @@
+//! A query future that is dropped before it completes never gives another caller the wrong row.
+
+use std::time::Duration;
+
+use diesel::QueryResult;
+use diesel_async::AsyncConnection as _;
+use firstcome_harness::{HeldTransaction, LIMIT, LOCK_WAITS, World, eventually};
+use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings};
+use firstcome_shared::sql;
+use firstcome_stack::{MysqlOptions, MysqlServer};
+
+/// Creates two rows, of coupon 1 and of coupon 2. `HeldTransaction` locks the first row, so that
+/// the test controls how long a read of it takes.
+async fn two_rows(name: &str) -> (World, HeldTransaction) {
+    let world = World::of_tables(name).await;
+    let rows = "INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'one', 1, 'drop'), (2, 'two', 1, 'drop')";
+    world.sql.query(rows).await;
+    let mut holding = HeldTransaction::begin(&world.sql).await;
+    holding
+        .run("SELECT * FROM coupons WHERE id = 1 FOR UPDATE")
+        .await;
+    (world, holding)
+}
+
+/// Reads the name of a coupon. Waits if another client is changing the row.
+async fn name_of(conn: &mut Conn, id: i64) -> QueryResult<String> {
+    let name = sql!("SELECT name FROM coupons WHERE id = ? FOR UPDATE", id);
+    name.one(conn).await
+}
+
+/// Returns once a query waits for the lock.
+async fn under_way(world: &World) {
+    eventually("the query runs on the server", LIMIT, async || {
+        world.sql.number(LOCK_WAITS).await > 0
+    })
+    .await;
+}
+
+fn pool_of_one(url: &str) -> Db {
+    let settings = DbSettings {
+        url: url.to_owned().into(),
+        pool_size: 1,
+        limit: Duration::from_secs(10),
+    };
+    Db::new(&settings).unwrap()
+}
+
+/// Returns MySQL's id of a connection.
+async fn id_of(conn: &mut Conn) -> QueryResult<i64> {
+    sql!("SELECT CONNECTION_ID()").one(conn).await
+}
+
+async fn connection(db: &Db) -> Result<i64, DbError> {
+    db.run("connection", async |conn| id_of(conn).await).await
+}
+
+async fn ask(db: &Db, id: i64) -> Result<String, DbError> {
+    db.run("the name", async move |conn| name_of(conn, id).await)
+        .await
+}
+
+/// Demonstrates the hazard. If this test ever fails, the libraries have fixed it and the wrapper
+/// can be removed.
+#[tokio::test]
+async fn without_the_wrapper_the_next_query_reads_the_row_of_the_dropped_query() {
+    let (world, holding) = two_rows("poison").await;
+    let mut conn = Conn::establish(world.sql.url()).await.unwrap();
+    assert_eq!(name_of(&mut conn, 2).await.unwrap(), "two");
+    tokio::select! {
+        answer = name_of(&mut conn, 1) => panic!("the query was not dropped half-way: {answer:?}"),
+        () = under_way(&world) => {}
+    }
+    holding.commit().await;
+    // It reads the row of the first query, or the remains of that reply as its own.
+    let poisoned = name_of(&mut conn, 2).await;
+    assert_ne!(poisoned.ok().as_deref(), Some("two"));
+}
+
+#[tokio::test]
+async fn with_the_wrapper_the_next_query_reads_its_own_row() {
+    let (world, holding) = two_rows("wrapped").await;
+    let db = pool_of_one(world.sql.url());
+    assert_eq!(ask(&db, 2).await.unwrap(), "two");
+    tokio::select! {
+        answer = ask(&db, 1) => panic!("the query was not dropped half-way: {answer:?}"),
+        () = under_way(&world) => {}
+    }
+    holding.commit().await;
+    assert_eq!(ask(&db, 2).await.unwrap(), "two");
+}
+
+#[tokio::test]
+async fn a_query_that_times_out_discards_its_connection() {
+    let (world, holding) = two_rows("too-slow").await;
+    let db = pool_of_one(world.sql.url());
+    let hasty = db.within(Duration::from_millis(200));
+    let late = hasty.run("slow", async |conn| name_of(conn, 1).await);
+    let late = late.await;
+    assert!(
+        matches!(late, Err(DbError::TimedOut { what: "slow", .. })),
+        "{late:?}"
+    );
+    holding.commit().await;
+    assert_eq!(ask(&db, 2).await.unwrap(), "two");
+}
+
+#[tokio::test]
+async fn a_lock_wait_and_a_deadlock_keep_their_connection() {
+    let (world, mut holding) = two_rows("contention").await;
+    let db = pool_of_one(world.sql.url());
+    let first = connection(&db).await.unwrap();
+    let waited = ask(&db, 1).await.unwrap_err();
+    assert!(waited.is_lock_wait(), "{waited}");
+    assert_eq!(connection(&db).await.unwrap(), first, "after a lock wait");
+
+    // MySQL rolls back the transaction that has changed less.
+    holding
+        .run("UPDATE coupons SET name = 'new' WHERE id = 1")
+        .await;
+    let both = db.run("both rows", async |conn| {
+        conn.transaction(async |conn| {
+            name_of(conn, 2).await?;
+            name_of(conn, 1).await
+        })
+        .await
+    });
+    let crossing = async {
+        under_way(&world).await;
+        holding
+            .run("UPDATE coupons SET name = 'new' WHERE id = 2")
+            .await;
+    };
+    let (dead, ()) = tokio::join!(both, crossing);
+    let dead = dead.unwrap_err().to_string();
+    assert!(dead.contains("Deadlock"), "{dead}");
+    assert_eq!(connection(&db).await.unwrap(), first, "after a deadlock");
+}
+
+#[tokio::test]
+#[ignore = "release"]
+async fn connections_to_a_demoted_primary_are_replaced_and_its_rows_not_trusted() {
+    let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
+    let db = pool_of_one(&server.database_url(""));
+    let first = connection(&db).await.unwrap();
+    assert_eq!(connection(&db.of_primary()).await.unwrap(), first);
+    server
+        .query("SET GLOBAL super_read_only = ON")
+        .await
+        .unwrap();
+    let believed = connection(&db.of_primary()).await;
+    assert!(
+        matches!(believed, Err(DbError::ReadOnly { .. })),
+        "{believed:?}"
+    );
+    let next = connection(&db).await.unwrap();
+    assert_ne!(next, first, "a connection that gave an old row is left");
+    // The connection is in constant use, and MySQL never refuses a write on it.
+    eventually("the connection is left", LIMIT, async || {
+        connection(&db).await.unwrap() != next
+    })
+    .await;
+}

@@ -1,0 +1,144 @@
+//! MySQL is lost and replaced by a server restored from an older dump, with the commands of
+//! OPERATIONS. Redis and the topic still have everything.
+
+use std::collections::BTreeSet;
+
+use firstcome_harness::{
+    Fixture, OperatorsShell, World, WorldStores, all_issued, assert_kept, commands_of, coupon_body,
+    eventually, people, rush, shared,
+};
+use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer};
+use serde_json::json;
+
+use crate::faults::waves::HEALED;
+
+/// Starts a server as managed services run it.
+async fn mysql() -> MysqlServer {
+    let extra_args = [
+        "--gtid-mode=ON",
+        "--enforce-gtid-consistency=ON",
+        "--log-bin-trust-function-creators=ON",
+    ];
+    let extra_args = extra_args.map(Into::into).into();
+    MysqlServer::start(MysqlOptions { extra_args })
+        .await
+        .unwrap()
+}
+
+/// Returns all rows: coupon, drop, slot, user, code.
+async fn rows(world: &World) -> BTreeSet<Vec<String>> {
+    let rows = "SELECT coupon_id, drop_id, slot, user_id, code FROM issued_coupons";
+    world.sql.query(rows).await.into_iter().collect()
+}
+
+#[tokio::test]
+#[ignore = "release"]
+async fn with_redis_intact_everything_is_restored_except_a_new_coupons_name() {
+    let [dump, load, adopt, left] = commands_of("Restore MySQL from a dump")
+        .try_into()
+        .expect("the number of blocks that this test expects");
+    let (first, restored) = tokio::join!(mysql(), mysql());
+    let address = FaultProxy::start(first.port()).await.unwrap();
+    let url = first.database_url_via(&address, "");
+    let stores = WorldStores::shared().await.with_mysql_at(&url);
+    let world = World::on(stores, "restore").await;
+    world.set("RECONCILE_CRON", "* * * * * *");
+    let mut shell = OperatorsShell::of(&world).await;
+    shell.set("DATABASE", world.database());
+    shell.set("MYSQL_TCP_PORT", &first.port().to_string());
+    let fixture = Fixture::of(world).await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let daemon = world.daemon().await;
+    let body = coupon_body("Winter", 20, 5);
+    let (winter, held) = fixture.held_of(&body, 10).await;
+    shell.run(&dump).await;
+
+    // What the dump lacks: claims, a return, a revocation, a raised quantity, and a coupon.
+    rush(&[api], winter.id, &people(20)[10..], 10).await;
+    let [giver, again] = [&held[2].0, &held[3].0];
+    let slot = api.give_back(winter.id, giver).await.unwrap().1.unwrap();
+    let next = api.claim(winter.id, "late-1").await;
+    assert_eq!(next.promised(), Some((winter.drop, slot)));
+    let may = json!({"reason": "by mistake", "by": "Kim", "may_claim_again": true});
+    api.revoke(winter.id, again, &may).await.unwrap();
+    assert!(api.claim(winter.id, again).await.is_accepted());
+    api.change(winter.id, &json!({"quantity": 23})).await;
+    assert!(api.claim(winter.id, "more-1").await.is_accepted());
+    all_issued(world, winter.drop, 21).await;
+    let (spring, spring_held) = fixture.held("Spring", 6, 5).await;
+    let spring_giver = spring_held[0].0.as_str();
+    api.give_back(spring.id, spring_giver).await.unwrap();
+    api.change(spring.id, &json!({"paused": true})).await;
+    assert_eq!(fixture.consumer.process.stop().await, 0);
+    assert_eq!(daemon.process.stop().await, 0);
+    let before = rows(world).await;
+    first.kill().await.unwrap();
+    let out = ["out-1".to_owned(), "out-2".to_owned()];
+    let during = rush(&[api], winter.id, &out, 2).await;
+    let goes_on = during.iter().all(|(_, answer)| answer.is_accepted());
+    assert!(goes_on, "claims continue while MySQL is down: {during:?}");
+
+    shell.set("MYSQL_TCP_PORT", &restored.port().to_string());
+    let user = "CREATE USER without_super";
+    restored.query(user).await.unwrap();
+    let grant = format!("GRANT ALL ON `{}`.* TO without_super", world.database());
+    restored.query(&grant).await.unwrap();
+    shell.set("MYSQL_LOGIN", "without_super");
+    shell.run(&load).await;
+    shell.run(&adopt).await;
+    address.set_upstream(restored.port());
+    shell.run("firstcome-api migrate").await;
+    let consumer = world.consume().await;
+    eventually("all messages are read again", HEALED, async || {
+        consumer.metric("firstcome_consumer_lag", &[]).await == Some(0.0)
+    })
+    .await;
+    let _daemon = world.daemon().await;
+
+    all_issued(world, winter.drop, 23).await;
+    let now = rows(world).await;
+    let lost: Vec<_> = before.difference(&now).collect();
+    assert!(lost.is_empty() && now.len() == before.len() + 2, "{lost:?}");
+    let listed = shell.run(&left).await;
+    let mut listed = listed.lines().map(|line| line.split('\t').next());
+    let is_user = |coupon: Option<&str>| coupon.is_some_and(|id| id.parse::<i64>().is_ok());
+    assert!(!listed.any(is_user), "nobody is left without a row");
+    eventually("passes find nothing else", HEALED, async || {
+        world.once_with(&[], &[]).await.run().all_findings().count() == 0
+    })
+    .await;
+    assert!(api.claim(winter.id, giver).await.is("revoked"));
+    assert!(api.claim(spring.id, spring_giver).await.is("revoked"));
+    let [winter, spring] = [api.coupon(winter.id).await, api.coupon(spring.id).await];
+    let found = (&winter["quantity"], &winter["name"]);
+    assert_eq!(found, (&json!(23), &json!("Winter")));
+    let found = (&spring["quantity"], &spring["paused"]);
+    assert_eq!(found, (&json!(6), &json!(true)));
+}
+
+/// An asynchronous replica took over that lacks a coupon.
+#[tokio::test]
+async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
+    let [restore] = commands_of("MySQL fails over")
+        .try_into()
+        .expect("the number of blocks that this test expects");
+    let fixture = Fixture::new("failover").await;
+    let world = &fixture.world;
+    let mut shell = OperatorsShell::of(world).await;
+    shell.set("DATABASE", world.database());
+    let port = shared().await.mysql.port();
+    shell.set("MYSQL_TCP_PORT", &port.to_string());
+    let (coupon, held) = fixture.held("Winter", 20, 10).await;
+    let before = rows(world).await;
+    let tables = ["issued_coupons", "slot_limits", "drops", "coupons"];
+    let delete = tables.map(|table| format!("DELETE FROM {table};")).concat();
+    let lose = format!("SET FOREIGN_KEY_CHECKS = 0; {delete} SET FOREIGN_KEY_CHECKS = 1");
+    world.sql.query(&lose).await;
+    shell.run(&restore).await;
+    eventually("every row is back", HEALED, async || {
+        world.once_with(&[], &[]).await;
+        rows(world).await == before
+    })
+    .await;
+    assert_kept(world, &coupon, &held, &[]).await;
+}

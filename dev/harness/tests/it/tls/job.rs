@@ -1,0 +1,88 @@
+//! Claims and repairs, with TLS and logins on Redis, MySQL and Kafka at once.
+
+use firstcome_harness::drift::Drift;
+use firstcome_harness::{
+    Fixture, LIMIT, all_issued, assert_clean, assert_exact, people, rush, tally,
+};
+use firstcome_stack::{PASSWORD, USER, kafka_login};
+
+use crate::drift::damage::{Case, repair};
+use crate::drift::support::{assert_settled, injector};
+use crate::tls::{servers, world};
+
+/// This is a single test, because its last part closes the gates of all coupons on this Redis.
+#[tokio::test]
+async fn claims_and_repairs_work_over_tls_with_logins() {
+    let fixture = Fixture::of(world("tls").await).await;
+    rush_is_exact(&fixture).await;
+    repairs_work(&fixture).await;
+    the_gate_is_opened_again(&fixture).await;
+}
+
+async fn rush_is_exact(fixture: &Fixture) {
+    let coupon = fixture.api.open_coupon(100).await;
+    let answers = rush(&[&fixture.api], coupon.id, &people(300), 100).await;
+    assert_eq!(
+        tally(&answers),
+        [("accepted".into(), 100), ("sold_out".into(), 200)].into()
+    );
+    all_issued(&fixture.world, coupon.drop, 100).await;
+    assert_exact(&fixture.world, &coupon, 100, &answers).await;
+    assert_clean(&fixture.world.pass().await, &coupon);
+}
+
+async fn repairs_work(fixture: &Fixture) {
+    let case = |damage, n, kinds, held, end| Case {
+        damage,
+        n,
+        kinds,
+        held,
+        end,
+    };
+    // One kind of damage for each connection from the reconciler to a store.
+    let cases = [
+        case(Drift::Unissued, 3, &["unissued"][..], 20, 20),
+        case(Drift::FailedDuplicate, 2, &["failed_claim"], 12, 12),
+        case(Drift::RedisLost, 1, &["redis_lost"], 20, 20),
+    ];
+    repair(fixture, &cases).await;
+}
+
+async fn the_gate_is_opened_again(fixture: &Fixture) {
+    let (coupon, answers) = fixture.held("Gate", 20, 12).await;
+    let mut injector = injector(&fixture.world, &coupon).await;
+    injector.make(Drift::RedisGate, 1).await.unwrap();
+    let late = fixture.api.claim(coupon.id, "u-late").await;
+    assert!(late.is("unavailable"), "closed while unsure");
+    assert_eq!(fixture.world.once_with(&[], &[]).await.code, 0);
+    assert_settled(&fixture.world, &coupon, 20, 12, &answers).await;
+    assert_eq!(
+        fixture.api.claim(coupon.id, "u-late").await.promised(),
+        Some((coupon.drop, 13))
+    );
+}
+
+#[tokio::test]
+async fn kafka_accepts_each_login_and_a_client_certificate() {
+    let world = world("tls-kafka").await;
+    let servers = servers().await;
+    let [by_login, by_certificate] = [servers.kafka_by_login(), servers.kafka_by_certificate()];
+    let token = "security.protocol=SASL_SSL; sasl.mechanism=OAUTHBEARER; \
+        enable.sasl.oauthbearer.unsecure.jwt=true; sasl.oauthbearer.config=principal=kafka";
+    for (brokers, properties, password) in [
+        (&by_login, &*kafka_login("SCRAM-SHA-256", USER), PASSWORD),
+        (&by_login, &*kafka_login("SCRAM-SHA-512", USER), PASSWORD),
+        (&by_login, &*kafka_login("PLAIN", USER), PASSWORD),
+        (&by_login, token, ""),
+        (&by_certificate, "security.protocol=SSL", ""),
+    ] {
+        let env = [
+            ("KAFKA_BROKERS", brokers.as_str()),
+            ("KAFKA_PROPERTIES", properties),
+            ("KAFKA_SASL_PASSWORD", password),
+        ];
+        let migrate = world.start("firstcome-api", &["migrate"], &env);
+        let code = migrate.ended(LIMIT).await;
+        assert_eq!(code, 0, "{properties}: {}", migrate.log());
+    }
+}
