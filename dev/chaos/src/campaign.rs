@@ -3,8 +3,10 @@
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use std::vec;
 
 use anyhow::Result;
+use clap::Args;
 
 use crate::report::ChaosReport;
 use crate::run::ScheduleResult;
@@ -25,16 +27,28 @@ const REGRESSIONS: [&str; 3] = [
 const _: () = assert!(REGRESSIONS.len() <= 20, "drop the oldest");
 
 /// Selects schedules, and defines how to run them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Args)]
 pub struct Campaign {
-    pub first: u64,
+    /// Number of seeds.
+    #[arg(long, env = "SEEDS", default_value_t = 20)]
     pub seeds: u64,
-    /// Whether the schedules that once failed run first.
+    /// The first seed.
+    #[arg(long, env = "FIRST", default_value_t = 1)]
+    pub first: u64,
+    /// Run the schedules that once failed, too, before the others.
+    #[arg(long)]
     pub regressions: bool,
-    /// Selects only schedules with a fault whose name contains this text.
+    /// Only schedules with a fault whose name contains this (`clock`, `redis wire`).
+    #[arg(long, env = "FAULT")]
     pub fault: Option<String>,
+    /// Concurrent schedules, each on its own servers (about 1 GB each).
+    #[arg(long, env = "WORKERS", default_value_t = 2)]
     pub workers: usize,
-    /// Folder for the results of failed schedules.
+    /// Begin no more schedules after this many minutes. The report says how many are left.
+    #[arg(long, default_value_t = 10_000)]
+    pub minutes: u64,
+    /// Folder for failures and the report.
+    #[arg(long, default_value = "target/chaos")]
     pub out: PathBuf,
 }
 
@@ -58,24 +72,26 @@ impl Campaign {
         let schedules = Mutex::new(schedules.into_iter());
         let report = Mutex::new(ChaosReport::default());
         let begun = Instant::now();
-        let workers = (0..self.workers).map(|_| self.work(&schedules, all, &report));
+        let workers = (0..self.workers).map(|_| self.work(&schedules, all, begun, &report));
         futures_util::future::try_join_all(workers).await?;
         let mut report = report.into_inner();
+        report.left = schedules.into_inner().len();
         report.seconds = begun.elapsed().as_secs();
         Ok(report)
     }
 
     async fn work(
         &self,
-        schedules: &Mutex<impl Iterator<Item = FaultSchedule>>,
+        schedules: &Mutex<vec::IntoIter<FaultSchedule>>,
         all: usize,
+        begun: Instant,
         report: &Mutex<ChaosReport>,
     ) -> Result<()> {
         let mut worker = CampaignWorker::default();
-        loop {
-            let Some(schedule) = schedules.lock().next() else {
-                return Ok(());
-            };
+        let next = || schedules.lock().next();
+        while begun.elapsed().as_secs() < self.minutes * 60
+            && let Some(schedule) = next()
+        {
             let seed = schedule.seed;
             let folder = self.out.join(format!("seed-{seed}"));
             let ran = worker.run(&schedule, &folder).await;
@@ -91,6 +107,7 @@ impl Campaign {
                 Err(_) => {}
             }
         }
+        Ok(())
     }
 }
 

@@ -22,26 +22,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Verb {
     /// Runs schedules, one per seed. Failures are kept and shrunk.
-    Run {
-        /// Number of seeds.
-        #[arg(long, env = "SEEDS", default_value_t = 20)]
-        seeds: u64,
-        /// The first seed.
-        #[arg(long, env = "FIRST", default_value_t = 1)]
-        first: u64,
-        /// Run the schedules that once failed, too, before the others.
-        #[arg(long)]
-        regressions: bool,
-        /// Only schedules with a fault whose name contains this (`clock`, `redis wire`).
-        #[arg(long, env = "FAULT")]
-        fault: Option<String>,
-        /// Concurrent schedules, each on its own servers (about 1 GB each).
-        #[arg(long, env = "WORKERS", default_value_t = 2)]
-        workers: usize,
-        /// Folder for failures and the report.
-        #[arg(long, default_value = "target/chaos")]
-        out: PathBuf,
-    },
+    Run(Campaign),
     /// Replays a kept schedule or the schedule of a seed, and records the result.
     Replay {
         /// A `schedule.json` or `shrunk.json`, or a seed.
@@ -69,28 +50,12 @@ enum Verb {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let good = match Args::parse().verb {
-        Verb::Run {
-            seeds,
-            first,
-            regressions,
-            fault,
-            workers,
-            out,
-        } => {
-            let campaign = Campaign {
-                first,
-                seeds,
-                regressions,
-                fault,
-                workers,
-                out: out.clone(),
-            };
+        Verb::Run(campaign) => {
             let report = campaign.run().await?;
             let text = serde_json::to_string_pretty(&report)?;
-            std::fs::write(out.join("report.json"), text)?;
-            println!("\n{report}");
-            let failed = report.failed();
-            println!("\n{failed} of {} schedules failed", report.schedules());
+            std::fs::write(campaign.out.join("report.json"), text)?;
+            let (failed, all) = (report.failed(), report.schedules());
+            println!("\n{report}\n\n{failed} of {all} schedules failed");
             report.passed()
         }
         Verb::Replay { what, out } => replay(&what, &out).await?,
@@ -104,11 +69,7 @@ async fn main() -> Result<ExitCode> {
             true
         }
     };
-    Ok(if good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(ExitCode::from(u8::from(!good)))
 }
 
 async fn replay(what: &str, out: &std::path::Path) -> Result<bool> {

@@ -14,6 +14,8 @@ pub struct ChaosReport {
     /// Seeds at which the harness failed, with the error. They count as failed, because a program
     /// that does not start or answer shows itself like this.
     pub harness_errors: Vec<(u64, String)>,
+    /// Schedules that were not begun in time.
+    pub left: usize,
     /// Duration of the campaign.
     pub seconds: u64,
 }
@@ -43,21 +45,13 @@ impl ChaosReport {
 
     /// Counts the failures by their first words.
     fn wrong(&self) -> BTreeMap<&str, usize> {
-        let mut wrong = BTreeMap::new();
-        for line in self.runs.iter().flat_map(|ran| &ran.wrong) {
-            let words = line.split([':', ',']).next().unwrap_or_default();
-            *wrong.entry(words).or_default() += 1;
-        }
-        wrong
+        let lines = self.runs.iter().flat_map(|ran| &ran.wrong);
+        count(lines.map(|line| line.split([':', ',']).next().unwrap_or_default()))
     }
 
     /// Counts the schedules that needed each excuse.
     fn excused(&self) -> BTreeMap<&str, usize> {
-        let mut excused = BTreeMap::new();
-        for reason in self.runs.iter().flat_map(|ran| &ran.excused) {
-            *excused.entry(*reason).or_default() += 1;
-        }
-        excused
+        count(self.runs.iter().flat_map(|ran| ran.excused.iter().copied()))
     }
 
     /// Counts how often each fault was tried, and how often it had an effect.
@@ -70,6 +64,12 @@ impl ChaosReport {
         }
         faults
     }
+}
+
+fn count<'a>(words: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, usize> {
+    let mut times = BTreeMap::new();
+    words.for_each(|word| *times.entry(word).or_default() += 1);
+    times
 }
 
 impl fmt::Display for ChaosReport {
@@ -87,6 +87,7 @@ impl fmt::Display for ChaosReport {
         let single = self.runs.iter().filter(|ran| ran.faults.len() == 1);
         for (name, value) in [
             ("schedules run", self.schedules()),
+            ("left, for lack of time", self.left),
             ("with a single fault", single.count()),
             ("errors of the harness", self.harness_errors.len()),
             ("requests", sum(|ran| ran.operations)),

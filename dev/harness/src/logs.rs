@@ -25,9 +25,7 @@ pub(crate) struct Logs {
 impl Logs {
     /// Without a folder, the files are in a temporary one.
     pub(crate) fn new(folder: Option<&Path>) -> Result<Self> {
-        let temporary = tempfile::Builder::new()
-            .prefix("firstcome-system-")
-            .tempdir()?;
+        let temporary = TempDir::with_prefix("firstcome-system-")?;
         let folder = folder.unwrap_or(temporary.path()).to_owned();
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;

@@ -1,9 +1,7 @@
 //! Parses the answer to a claim.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
-use strum::{EnumCount, VariantArray};
+use strum::{Display, EnumCount, VariantArray};
 
 /// The kinds that the contract names have the names of its `status` or `code`.
 #[derive(
@@ -16,10 +14,12 @@ use strum::{EnumCount, VariantArray};
     Ord,
     Serialize,
     Deserialize,
+    Display,
     EnumCount,
     VariantArray,
 )]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum AnswerKind {
     /// 202: a promise that is made for the first time.
     Accepted,
@@ -43,13 +43,6 @@ impl AnswerKind {
     /// Whether a retry shortly afterwards may succeed.
     pub fn may_pass(self) -> bool {
         matches!(self, Self::NotOpen | Self::Unavailable | Self::NoAnswer)
-    }
-}
-
-impl fmt::Display for AnswerKind {
-    /// Writes the kind as in JSON.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.serialize(f)
     }
 }
 

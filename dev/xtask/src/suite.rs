@@ -14,8 +14,10 @@ use crate::shell::{cargo, command, judge, output, run, setting};
 /// The program with the tests of the whole system.
 const SYSTEM: &str = "it";
 
-/// Number of fault schedules for every change. `make chaos SEEDS=500` runs those of a release.
+/// Number of fault schedules for every change, and the minutes after which a slow machine begins no
+/// more of them. `make chaos SEEDS=500` runs those of a release.
 const SEEDS: &str = "60";
+const MINUTES: &str = "5";
 
 /// Runs the tests of every change. With arguments, runs `cargo test` with them.
 pub(crate) fn test(args: &[String]) -> Result<()> {
@@ -65,8 +67,8 @@ pub(crate) fn test_it(args: &[&str]) -> Command {
 }
 
 /// Runs the tests of every change. The system tests wait for servers most of the time, so all other
-/// tests run concurrently, and their output is shown afterwards. The fault schedules follow: beside
-/// the tests, each would take nearly twice the CPU time, and time limits would be reached.
+/// tests run concurrently, and their output is shown at the end. The fault schedules follow: beside
+/// the system tests, each would take nearly twice the CPU time, and time limits would be reached.
 fn every_change(profile: &Profile) -> Result<()> {
     // `--bins` would also build and link the programs with `test = false`. No crate has a tested
     // example, so `--doc` is left out.
@@ -77,16 +79,15 @@ fn every_change(profile: &Profile) -> Result<()> {
     }
     let mut others = cargo_test(processors(), &others);
     let mut system = cargo_test(2 * processors(), &["--test", SYSTEM]);
-    let tested = thread::scope(|scope| {
+    thread::scope(|scope| {
         let others = scope.spawn(|| kept(&mut others));
         let system = run(&mut system);
+        let searched = run(&mut schedules(profile)?);
         let others = others.join().map_err(|_| anyhow!("a thread panicked"))?;
         let (log, others) = others?;
         print!("{log}");
-        system.and(others)
-    });
-    let searched = run(&mut schedules(profile)?);
-    tested.and(searched)
+        system.and(others).and(searched)
+    })
 }
 
 /// Runs a command. Returns its output on both streams, and its result.
@@ -116,7 +117,7 @@ fn schedules(profile: &Profile) -> Result<Command> {
     let mut chaos = profile.program("firstcome-chaos");
     let workers = (processors() + 1).to_string();
     chaos.envs([("FIRST", first), ("SEEDS", seeds), ("WORKERS", workers)]);
-    chaos.args(["run", "--regressions"]);
+    chaos.args(["run", "--regressions", "--minutes", MINUTES]);
     in_memory(&mut chaos);
     Ok(chaos)
 }

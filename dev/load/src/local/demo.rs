@@ -73,7 +73,7 @@ async fn play(quantity: u32, people: u32, system: &mut Local) -> Result<bool> {
     let is_exact = until_exact(quantity, system, coupon, &tally).await?;
     faults::refuse_no_more(&system.installation.servers.mysql).await?;
     let last_pass = system.reconciler().reconcile().await?;
-    print_mails(system).await;
+    let is_mailed = print_mails(system).await;
     let rows = rows(system, coupon, quantity, &tally).await?;
     let mut shown = tally.rows();
     shown.extend(rows.rows());
@@ -86,7 +86,7 @@ async fn play(quantity: u32, people: u32, system: &mut Local) -> Result<bool> {
     for contradiction in tally.contradictions.iter().take(20) {
         println!("contradiction: {contradiction}");
     }
-    Ok(is_exact && rows.exact(quantity) && tally.contradictions.is_empty())
+    Ok(is_exact && is_mailed && rows.exact(quantity) && tally.contradictions.is_empty())
 }
 
 /// Lets all users claim. Once a third of the slots is taken, kills a consumer.
@@ -185,16 +185,18 @@ fn in_words(pass: &Value) -> String {
     }
 }
 
-/// Prints all mails once one of them reports a repair.
-async fn print_mails(system: &Local) {
+/// Prints all mails once one of them reports a repair. Returns whether one does.
+async fn print_mails(system: &Local) -> bool {
     let sink = &system.installation.servers.mail;
     let repaired = |mail: &Mail| mail.text().contains("repaired");
-    if sink.wait_for(repaired, MAIL_LIMIT).await.is_err() {
+    let is_mailed = sink.wait_for(repaired, MAIL_LIMIT).await.is_ok();
+    if !is_mailed {
         step(format!("no mail about a repair within {MAIL_LIMIT:?}"));
     }
     for mail in sink.mails() {
         println!("─── mail {}\n{}\n", "─".repeat(20), readable(&mail));
     }
+    is_mailed
 }
 
 /// Formats a mail as its recipient reads it, up to its commands: they name servers of this run.

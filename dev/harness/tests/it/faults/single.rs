@@ -242,7 +242,7 @@ async fn two_operators_who_keep_changing_a_coupon_break_no_promise() {
 }
 
 /// Each consumer dies before its transaction, during it, or after it but before its offsets are
-/// committed. A release uses `KILLS=40`.
+/// committed. `make faults` sets `KILLS=40`.
 #[tokio::test]
 #[ignore = "release"]
 async fn two_consumers_killed_repeatedly_during_a_batch_leave_no_gap_and_no_duplicate() {
