@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use firstcome_shared::StoreError;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
@@ -75,6 +76,8 @@ pub struct PassRequest {
     pub patience: Duration,
     /// The schedules for which this run counts, by their keys in `reconciler_state`.
     pub counts_for: &'static [&'static str],
+    /// When the first of them was due: the run is left to a process that has done it since.
+    pub due: Option<DateTime<Utc>>,
 }
 
 impl PassRequest {
@@ -90,6 +93,7 @@ impl PassRequest {
             by: None,
             patience: Duration::ZERO,
             counts_for: &[],
+            due: None,
         }
     }
 

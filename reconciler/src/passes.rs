@@ -90,6 +90,13 @@ impl Worker {
                 return Ok(run);
             }
         };
+        // Another process may have done it between this one's look and the lock.
+        if let (Some(due), [key, ..]) = (request.due, request.counts_for)
+            && record::recall(db, key).await.ok().flatten() >= Some(due)
+        {
+            lock.release().await;
+            return Err(PassError::Busy);
+        }
         let ended = match record::begin(db, &run, request).await {
             Ok(()) => {
                 // Most callers wait for the end.

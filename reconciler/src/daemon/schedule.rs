@@ -283,14 +283,12 @@ impl Schedules {
             let failed = |error| RunAttempt::Failed(format!("{error:#}"));
             return Some(mailed.map_or_else(failed, |()| RunAttempt::Ran));
         }
-        let trigger = if is_first {
-            Trigger::Startup
-        } else {
-            Trigger::Cron
-        };
+        let due = (!is_first).then_some(due);
+        let trigger = due.map_or(Trigger::Startup, |_| Trigger::Cron);
         let request = PassRequest {
             deep: job == ScheduledJob::Deep,
             counts_for: job.counts_for(),
+            due,
             ..PassRequest::new(trigger)
         };
         let started = self.passes.start(request).ok()?;
@@ -321,10 +319,7 @@ impl Schedules {
         tracing::warn!(?missed, "a scheduled run is late");
         match self.notifier.missed_run(missed).await {
             Ok(()) => own.is_mailed = true,
-            Err(error) => {
-                let error = format!("{error:#}");
-                tracing::debug!(error, "the mail about a late run is not in the outbox yet");
-            }
+            Err(error) => tracing::debug!("no mail about a late run yet: {error:#}"),
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::drift::support::{assert_whole, clean_pass, until_expired, until_sealed};
 
-/// The number of users who compete for 500 slots. A release uses `CROWD=10000`.
+/// The number of users who compete for 500 slots. `make faults` sets `CROWD=10000`.
 fn crowd() -> usize {
     std::env::var("CROWD").map_or(2_000, |text| text.parse().unwrap())
 }

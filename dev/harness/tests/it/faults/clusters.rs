@@ -20,7 +20,7 @@ use super::waves::{
 /// Time limit, counted from the end of the last fault.
 const EXACT_WITHIN: Duration = Duration::from_secs(60);
 
-/// Returns the number of users of each coupon. A release uses `REQUESTS=30000`.
+/// Returns the number of users of each coupon. `make faults` sets `REQUESTS=30000`.
 fn users() -> usize {
     let requests = std::env::var("REQUESTS").ok();
     requests.map_or(3_000, |text| text.parse().unwrap())
