@@ -129,7 +129,7 @@ impl FaultSchedule {
             relisted: may_change && rng.random_bool(0.6),
             processes: EACH,
             operators: one_of(&mut rng, &[0, 2]),
-            pollers: one_of(&mut rng, &[0, 4, 30]),
+            pollers: one_of(&mut rng, &[0, 2, 10]),
             settings: BTreeMap::new(),
             faults,
             expect: Vec::new(),

@@ -17,7 +17,7 @@ const SYSTEM: &str = "it";
 /// Number of fault schedules for every change, and the minutes after which a slow machine begins no
 /// more of them. `make chaos SEEDS=500` runs those of a release.
 const SEEDS: &str = "60";
-const MINUTES: &str = "5";
+const MINUTES: &str = "4";
 
 /// Runs the tests of every change. With arguments, runs `cargo test` with them.
 pub(crate) fn test(args: &[String]) -> Result<()> {
