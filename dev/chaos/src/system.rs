@@ -37,8 +37,8 @@ pub(crate) struct SystemUnderTest {
     wrong: Mutex<BTreeSet<String>>,
     /// Garbage that a fault has written, with the ID of the last finding before it.
     pub(crate) garbage: Mutex<Vec<(u64, GarbagePlace)>>,
-    /// Whether messages may have been lost with the old topic, or skipped in the new one.
-    pub(crate) topic_recreated: AtomicBool,
+    /// Whether messages may have been lost with the old topic, or skipped by positions beyond them.
+    pub(crate) messages_skipped: AtomicBool,
 }
 
 /// Settings of all processes: a pass every second, and short delays unless the schedule sets
@@ -75,7 +75,7 @@ impl SystemUnderTest {
             written_before: 0,
             wrong: Mutex::default(),
             garbage: Mutex::default(),
-            topic_recreated: AtomicBool::default(),
+            messages_skipped: AtomicBool::default(),
         };
         let opened = tokio::select! {
             opened = system.open(schedule) => opened,

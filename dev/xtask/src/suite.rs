@@ -6,13 +6,14 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
-use serde_json::Value;
 
 use crate::programs::{Profile, build_all_and_fetch};
 use crate::shell::{cargo, command, judge, output, run, setting};
 
 /// The program with the tests of the whole system.
 const SYSTEM: &str = "it";
+/// The crate with these tests.
+const HARNESS: &str = "firstcome-harness";
 
 /// Number of fault schedules for every change, and the minutes after which a slow machine begins no
 /// more of them. `make chaos SEEDS=500` runs those of a release.
@@ -70,15 +71,9 @@ pub(crate) fn test_it(args: &[&str]) -> Command {
 /// tests run concurrently, and their output is shown at the end. The fault schedules follow: beside
 /// the system tests, each would take nearly twice the CPU time, and time limits would be reached.
 fn every_change(profile: &Profile) -> Result<()> {
-    // `--bins` would also build and link the programs with `test = false`. No crate has a tested
-    // example, so `--doc` is left out.
-    let mut others = vec!["--lib", "--bin", "xtask"];
-    let programs = test_programs()?;
-    for name in programs.iter().filter(|name| *name != SYSTEM) {
-        others.extend(["--test", name]);
-    }
+    let others = ["--exclude", HARNESS, "--tests"];
     let mut others = cargo_test(processors(), &others);
-    let mut system = cargo_test(2 * processors(), &["--test", SYSTEM]);
+    let mut system = cargo_test(2 * processors(), &["--test", "checker", "--test", SYSTEM]);
     thread::scope(|scope| {
         let others = scope.spawn(|| kept(&mut others));
         let system = run(&mut system);
@@ -145,21 +140,6 @@ fn in_memory(tests: &mut Command) {
     if setting("TMPDIR").is_none() && has_room_in_memory() {
         tests.env("TMPDIR", MEMORY);
     }
-}
-
-/// Returns the names of all test programs of the workspace.
-fn test_programs() -> Result<Vec<String>> {
-    let args = ["metadata", "--no-deps", "--locked", "--format-version=1"];
-    let metadata: Value = serde_json::from_str(&output(&mut cargo(&args))?)?;
-    let packages = metadata["packages"].as_array().into_iter().flatten();
-    let targets = packages.flat_map(|package| package["targets"].as_array().into_iter().flatten());
-    let mut names: Vec<_> = targets
-        .filter(|target| target["kind"][0] == "test")
-        .filter_map(|target| target["name"].as_str().map(str::to_owned))
-        .collect();
-    names.sort();
-    names.dedup();
-    Ok(names)
 }
 
 const MEMORY: &str = "/dev/shm";

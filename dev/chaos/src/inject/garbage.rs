@@ -239,12 +239,12 @@ impl<'a> PlacedGarbage<'a> {
         for place in &places {
             while self.is_there(place).await.unwrap_or(true) {
                 let is_named = self.is_named(place).await.unwrap_or(false);
-                // A message goes with its topic, or is below the old position in the new one.
+                // A message goes with its topic, or a position beyond it skips it.
                 let is_of_topic = matches!(
                     place,
                     GarbagePlace::Message { .. } | GarbagePlace::Garbled(_)
                 );
-                let is_lost = is_of_topic && self.system.topic_recreated.load(Ordering::Relaxed);
+                let is_lost = is_of_topic && self.system.messages_skipped.load(Ordering::Relaxed);
                 let late = begun.elapsed();
                 if late > NAMED_WITHIN * 2 || late > NAMED_WITHIN && (is_lost || !is_named) {
                     if !is_lost {

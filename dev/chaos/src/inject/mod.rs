@@ -141,11 +141,14 @@ async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: &MadeCoupon) ->
             let next = format!("GREATEST(0, CAST(next_offset AS SIGNED) + {by})");
             let moved = format!("UPDATE topic_positions SET next_offset = {next}");
             let moved = system.world.sql.rows(&moved).await;
+            if *by > 0 {
+                system.messages_skipped.store(true, Ordering::Relaxed);
+            }
             Ok(Effect::now(moved.is_ok(), "of every partition"))
         }
         Fault::TopicRecreated => {
             let _alone = servers.alone(FaultyStore::Kafka).await;
-            system.topic_recreated.store(true, Ordering::Relaxed);
+            system.messages_skipped.store(true, Ordering::Relaxed);
             system.world.topic.recreate().await;
             Ok(Effect::now(true, "with the same settings"))
         }
