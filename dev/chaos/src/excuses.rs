@@ -101,7 +101,7 @@ pub(crate) struct OpenLetter {
     pub(crate) user: Option<String>,
 }
 
-const EXCUSES: [Excuse; 12] = [
+const EXCUSES: [Excuse; 13] = [
     Excuse {
         reason: "an older state restored into a running store may break promises, which are then listed by name",
         after: &[restores_older_state],
@@ -111,6 +111,11 @@ const EXCUSES: [Excuse; 12] = [
         reason: "an older state restored into a running Redis is believed for up to a second",
         after: &[restores_older_keys],
         covers: Covers::Denial,
+    },
+    Excuse {
+        reason: "an older state restored into a running Redis is believed for up to a second, also when a holder claims again",
+        after: &[restores_older_keys],
+        covers: Covers::Violation(|violation, _| violation.rule == Rule::Denied),
     },
     Excuse {
         reason: "a user whom a restored Redis has forgotten and who claims again keeps the slot of the row",
@@ -339,16 +344,17 @@ mod tests {
         let second: Ask = |excuses, _| excuses.second_claim();
         let no_slot: Ask = |excuses, _| excuses.no_slot();
         let [vanished, lost] = [Rule::Vanished, Rule::Lost].map(|rule| violates(rule, 7, 1));
-        let [held, twice, turned, lost_elsewhere] = [
+        let [held, twice, turned, denied, lost_elsewhere] = [
             Rule::RevokedHeld,
             Rule::PromisedTwice,
             Rule::TurnedAway,
+            Rule::Denied,
             Rule::Lost,
         ]
         .map(|rule| violates(rule, 1, 2));
         let none: &[Fault] = &[Fault::Flush, Fault::OldCopy { age_ms: 1 }];
         #[rustfmt::skip]
-        let table: [Row<'_>; 13] = [
+        let table: [Row<'_>; 14] = [
             (&listed, &[RESTORED], &[none]),
             (&listed, &[Fault::Flush, OLD], &[none]),
             (&denial, &[RESTORED], &[none, &[OLD]]),
@@ -362,6 +368,7 @@ mod tests {
             (&twice, &[OLD], &[none, &[RESTORED]]),
             (&lost_elsewhere, both, &not_both),
             (&turned, &[RESTORED], &[none, &[OLD]]),
+            (&denied, &[RESTORED], &[none, &[OLD]]),
         ];
         for (at, (ask, faults, others)) in table.into_iter().enumerate() {
             assert!(ask(&after(faults), &facts), "{at}: {faults:?}");
