@@ -127,31 +127,25 @@ pub async fn agreed(
         "SELECT COUNT(DISTINCT code) FROM issued_coupons WHERE drop_id = {}",
         coupon.drop
     );
-    let codes = sql.rows(&codes).await?;
-    ensure!(
-        codes[0][0] == rows.len().to_string(),
-        "{} codes of {}",
-        codes[0][0],
-        rows.len()
-    );
+    let codes = &sql.rows(&codes).await?[0][0];
+    let people = rows.len();
+    ensure!(*codes == people.to_string(), "{codes} codes of {people}");
 
     let holders = try_holders(redis, coupon).await?;
-    let differ = rows
-        .iter()
-        .filter(|(slot, user)| holders.get(slot) != Some(user))
-        .count();
+    let is_other = |(slot, user): &(&u32, &String)| holders.get(slot) != Some(user);
+    let (differ, held) = (rows.iter().filter(is_other).count(), holders.len());
+    let is_same = held == people && differ == 0;
     ensure!(
-        holders.len() == rows.len() && differ == 0,
-        "Redis and MySQL differ: {} users in Redis, {differ} slots differ",
-        holders.len()
+        is_same,
+        "Redis and MySQL differ: {held} users in Redis, {differ} slots differ"
     );
     let key = |name: &str| redis.of_drop(coupon.id, coupon.drop, name);
     let count: Option<usize> = redis.try_command(&["GET", &key("count")]).await?;
     let free: usize = redis.try_command(&["ZCARD", &key("free")]).await?;
+    let is_right = count == Some(people + free);
     ensure!(
-        count == Some(rows.len() + free),
-        "Redis counts {count:?}: {} slots and {free} free ones",
-        rows.len()
+        is_right,
+        "Redis counts {count:?}: {people} slots and {free} free ones"
     );
     Ok(rows)
 }
@@ -241,16 +235,11 @@ pub async fn assert_kept(
     but: &[&str],
 ) {
     let rows = rows(world, coupon.drop).await;
-    for (user, answer) in answers
-        .iter()
-        .filter(|(user, _)| !but.contains(&user.as_str()))
-    {
+    let is_asked = |(user, _): &&PromisedAnswer| !but.contains(&user.as_str());
+    for (user, answer) in answers.iter().filter(is_asked) {
         if let Some((drop, slot)) = answer.promised() {
-            assert_eq!(
-                (coupon.drop, rows.get(&slot)),
-                (drop, Some(user)),
-                "{user} got {answer:?}"
-            );
+            let row = (coupon.drop, rows.get(&slot));
+            assert_eq!(row, (drop, Some(user)), "{user} got {answer:?}");
         }
     }
 }

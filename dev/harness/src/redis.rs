@@ -203,16 +203,9 @@ impl OldCopy {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let copied = std::process::Command::new("cp")
-        .arg("-a")
-        .arg(from)
-        .arg(to)
-        .status()?;
-    ensure!(
-        copied.success(),
-        "cannot copy {} to {}",
-        from.display(),
-        to.display()
-    );
+    let mut copy = std::process::Command::new("cp");
+    let copied = copy.arg("-a").args([from, to]).status()?;
+    let (from, to) = (from.display(), to.display());
+    ensure!(copied.success(), "cannot copy {from} to {to}");
     Ok(())
 }

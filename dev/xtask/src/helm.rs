@@ -1,7 +1,7 @@
 //! The Helm chart. `render` writes deploy/kubernetes/firstcome.yaml from it. `check` checks the chart
-//! with helm, and everything with the Kubernetes API schemas. `fetch` gets both tools into the cache
-//! folder: building helm with Go takes three minutes of CPU, so without it `check` checks the
-//! rendered manifests only.
+//! with helm, everything with the Kubernetes API schemas, and docker-compose.yml with docker.
+//! `fetch` gets the first two tools into the cache folder: building helm with Go takes three minutes
+//! of CPU, so without it `check` checks the rendered manifests only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 
 use crate::attack::python_package;
-use crate::shell::{cache, command, output, read, run as run_command};
+use crate::shell::{cache, command, output, read, run as run_command, unchecked};
 
 const HELM: &str = "v3.16.4";
 const KUBERNETES: &str = "1.37";
@@ -24,7 +24,7 @@ pub(crate) enum Part {
     Fetch,
     /// Write deploy/kubernetes/firstcome.yaml from the chart
     Render,
-    /// Check the chart and deploy/kubernetes/firstcome.yaml
+    /// Check the chart, deploy/kubernetes/firstcome.yaml and docker-compose.yml
     Check,
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn run(part: Part) -> Result<()> {
             fetch_helm().map(drop)
         }
         Part::Render => Ok(fs::write(MANIFESTS, rendered(&fetch_helm()?)?)?),
-        Part::Check => check(),
+        Part::Check => compose().and_then(|()| check()),
     }
 }
 
@@ -56,21 +56,30 @@ const REFUSED: [(&str, &str); 10] = [
     ("replica", "api.replica=3"),
 ];
 
+fn compose() -> Result<()> {
+    let compose = |words: &[&str]| {
+        let mut docker = command("docker");
+        docker.arg("compose").args(words);
+        docker
+    };
+    let version = compose(&["version"]).output();
+    if !version.is_ok_and(|version| version.status.success()) {
+        return unchecked("docker-compose.yml, without docker compose");
+    }
+    run_command(&mut compose(&["config", "--quiet"]))
+}
+
 /// Checks that the manifests are what helm renders, every option renders to valid objects, and wrong
 /// values are refused.
 fn check() -> Result<()> {
     let schemas = match schemas() {
         Ok(schemas) => schemas,
-        Err(error) => {
-            eprintln!("[helm] UNCHECKED, since the schemas of Kubernetes are missing: {error:#}");
-            return Ok(());
-        }
+        Err(error) => return unchecked(&format!("all, without Kubernetes' schemas: {error:#}")),
     };
     validate(&schemas, Path::new(MANIFESTS))?;
     let helm = helm_path()?;
     if !helm.exists() {
-        eprintln!("[helm] the chart: UNCHECKED, since there is no helm (cargo xtask helm fetch)");
-        return Ok(());
+        return unchecked("the chart, without helm (cargo xtask helm fetch)");
     }
     ensure!(
         rendered(&helm)? == read(MANIFESTS)?,

@@ -69,7 +69,7 @@ enum Job {
         #[command(subcommand)]
         part: Option<mutants::Part>,
     },
-    /// Check the Helm chart with helm and the Kubernetes API schemas
+    /// Check the Helm chart with helm and the Kubernetes API schemas, and docker-compose.yml
     Helm {
         #[command(subcommand)]
         part: helm::Part,

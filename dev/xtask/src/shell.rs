@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// A command that ended with an error. This program ends with the same code.
 #[derive(Debug)]
@@ -37,6 +37,14 @@ pub(crate) fn root() -> PathBuf {
 /// Returns an environment variable that is set and not empty.
 pub(crate) fn setting(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Reports a check that cannot be made on this machine. With `REQUIRED=1`, as the hosted workflows
+/// set it, that is an error.
+pub(crate) fn unchecked(what: &str) -> Result<()> {
+    ensure!(setting("REQUIRED").is_none(), "UNCHECKED: {what}");
+    eprintln!("[xtask] UNCHECKED: {what}");
+    Ok(())
 }
 
 /// Returns the cache folder, which `firstcome-stack` also uses.
@@ -165,14 +173,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
 /// Returns the matching files of the repository, including new ones and excluding deleted ones.
 pub(crate) fn files(patterns: &[&str]) -> Result<Vec<PathBuf>> {
     let mut git = command("git");
-    git.args([
-        "ls-files",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-        "-z",
-        "--",
-    ]);
+    git.args("ls-files --cached --others --exclude-standard -z --".split(' '));
     let listed = output(git.args(patterns))?;
     let mut files: Vec<_> = listed
         .split_terminator('\0')

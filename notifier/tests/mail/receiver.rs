@@ -59,11 +59,23 @@ impl Received {
     /// Returns the type of the event, and the status in its data.
     pub(crate) fn what(&self) -> String {
         let json = self.json();
-        [&json["type"], &json["data"]["status"]]
-            .iter()
-            .filter_map(|word| word.as_str())
-            .collect::<Vec<_>>()
-            .join(" ")
+        let words = [&json["type"], &json["data"]["status"]].map(Value::as_str);
+        words.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Fails unless docs/asyncapi.json has this type of event with exactly these fields.
+    pub(crate) fn assert_documented(&self) {
+        let document = include_str!("../../../docs/asyncapi.json");
+        let document: Value = serde_json::from_str(document).unwrap();
+        let messages = document["components"]["messages"].as_object().unwrap();
+        let (mut messages, event) = (messages.values(), self.json());
+        let message = messages.find(|message| message["name"] == event["type"]);
+        let schema = &message.expect("documented")["payload"]["properties"]["data"];
+        let [documented, sent] = [&schema["properties"], &event["data"]].map(Value::as_object);
+        assert!(
+            documented.unwrap().keys().eq(sent.unwrap().keys()),
+            "{event}"
+        );
     }
 
     /// Whether the event has a signature made with this secret.

@@ -2,15 +2,17 @@
 //! fault of its kind. A crowd breaks each in its own way; then the attached reconciler observes,
 //! mails, and repairs, until there are exactly 100, or those beyond are named.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use firstcome_stack::{MailOptions, MailSink, MysqlServer, RedisServer, StackOptions};
 use mysql_async::Pool;
 use mysql_async::prelude::Queryable as _;
 use redis::aio::MultiplexedConnection;
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::terminal::step;
@@ -270,7 +272,7 @@ impl Servers {
             .await?
             .text();
         let subject = mail.lines().find(|line| line.starts_with("Subject:"));
-        println!("   mail: {}", subject.unwrap_or_default());
+        println!("   mail: {}", subject.context("a mail without subject")?);
         write("repair")?;
         if self.pass("repair", &file, &[], &ours)? == Some(1) {
             self.pass(
@@ -285,33 +287,44 @@ impl Servers {
         self.pass("look again", &file, &[], &ours)?;
         self.mail.clear();
         shop.pool.disconnect().await?;
-        let rows = self
-            .mysql
-            .query(&format!("SELECT COUNT(*) FROM {theirs}.coupon"))
-            .await?;
-        match rows[0][0].parse::<i64>()? - QUANTITY {
+        // The text named the same users to people, and this names them to the check.
+        let (_, run) = self.attach(&file, &["--json", "--dry-run"], &ours)?;
+        let run: Value = serde_json::from_str(&run)?;
+        let findings = run["drops"][0]["findings"].as_array().context("no drop")?;
+        let over = findings.iter().filter(|it| it["kind"] == "over_issued");
+        let named: BTreeSet<_> = over.filter_map(|it| it["user_id"].as_str()).collect();
+        let rows = format!("SELECT user_id FROM {theirs}.coupon ORDER BY id");
+        let rows = self.mysql.query(&rows).await?.concat();
+        let beyond = rows.get(usize::try_from(QUANTITY)?..);
+        let beyond = beyond.context("some are missing and not named")?.iter();
+        let beyond: BTreeSet<_> = beyond.map(String::as_str).collect();
+        ensure!(named == beyond, "named {named:?}, beyond {beyond:?}");
+        match beyond.len() {
             0 => println!("   exactly {QUANTITY}"),
-            over @ 1.. => println!("   oversold by {over}, each named above"),
-            less => bail!("{} are missing and not named", -less),
+            over => println!("   oversold by {over}, each named above"),
         }
         Ok(())
     }
 
     /// Runs a pass, prints what it prints, and returns its exit code.
     fn pass(&self, what: &str, file: &Path, args: &[&str], ours: &str) -> Result<Option<i32>> {
+        let (code, text) = self.attach(file, &[&["--full-ids"], args].concat(), ours)?;
+        println!("   -- {what}");
+        text.lines().for_each(|line| println!("      {line}"));
+        Ok(code)
+    }
+
+    /// Runs a pass, and returns its exit code and output.
+    fn attach(&self, file: &Path, args: &[&str], ours: &str) -> Result<(Option<i32>, String)> {
         let file = file.to_str().context("a path that is no text")?;
-        let all = [&["attach", file, "--once", "--full-ids"], args].concat();
+        let all = [&["attach", file, "--once"], args].concat();
         let own = [("DATABASE_URL", ours)];
         let mut pass = self
             .reconciler
             .command("firstcome-reconciler", &all, &own)?;
         let done = pass.output()?;
-        println!("   -- {what}");
-        for line in String::from_utf8_lossy(&done.stdout).lines() {
-            println!("      {line}");
-        }
         let code = done.status.code();
         ensure!(code != Some(2), "{}", String::from_utf8_lossy(&done.stderr));
-        Ok(code)
+        Ok((code, String::from_utf8(done.stdout)?))
     }
 }

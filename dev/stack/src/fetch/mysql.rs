@@ -1,12 +1,12 @@
 //! MySQL 9: Debian packages of a newer suite that are unpacked and run through their own loader.
 
-use std::env::consts::ARCH;
+use std::env::{self, consts::ARCH};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{apt, run, step};
 use crate::cache;
@@ -16,7 +16,7 @@ use crate::process::CommandLine;
 const SUITE: &str = "sid";
 
 /// The version with which the figures and tests of docs were made. Debian's pool keeps only the
-/// newest, so another one is used, too.
+/// newest, so another one is used, too, unless `REQUIRED=1`.
 const TESTED: &str = "9.7.4";
 
 /// Statements that initialise a new data folder.
@@ -30,7 +30,7 @@ pub(crate) struct Mysql {
 
 /// Returns the MySQL of the cache folder, which is fetched if necessary.
 pub(crate) fn mysql() -> Result<Mysql> {
-    let dir = cache::get("mysql", |part| {
+    let dir = cache::get(&format!("mysql-{TESTED}"), |part| {
         let work = part.join("work");
         // Perl is only needed by scripts that nothing here uses.
         let skip = ["perl", "libperl"];
@@ -59,7 +59,10 @@ pub(crate) fn mysql() -> Result<Mysql> {
     })?;
     let version = fs::read_to_string(dir.join("version"))?;
     if version.split('-').next() != Some(TESTED) {
-        step("mysql", format!("tested with {TESTED}; this is {version}"));
+        let other = format!("tested with {TESTED}; this is {version}");
+        let may_differ = env::var_os("REQUIRED").is_none_or(|set| set.is_empty());
+        ensure!(may_differ, other);
+        step("mysql", other);
     }
     Ok(Mysql {
         root: dir.join("root"),

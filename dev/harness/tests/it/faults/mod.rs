@@ -10,7 +10,8 @@ mod mysql_failover;
 mod single;
 pub(crate) mod waves;
 
-/// docs/RELIABILITY.md names tests by their paths. Each must be a function or a module of the tests.
+/// docs/RELIABILITY.md names tests by their paths. Each must be a function or a module of the tests,
+/// in the file or folder of the module that is named before it.
 #[test]
 fn reliability_names_only_tests_that_exist() {
     let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
@@ -22,14 +23,14 @@ fn reliability_names_only_tests_that_exist() {
     let (_, table) = text.split_once("## Single faults").expect("the table");
     let named: Vec<&str> = table.split('`').filter(is_path).collect();
     assert!(named.len() > 40, "{named:?}");
-    let mut grep = std::process::Command::new("grep");
-    grep.args(["-rhoE", r"(fn|mod) \w+|^ {4}\w+:"])
-        .current_dir(root);
-    grep.args(["dev/harness/tests", "api/tests", "shared/src"]);
-    let known = String::from_utf8(grep.output().unwrap().stdout).unwrap();
     for path in named {
-        let name = path.trim_end_matches(':').rsplit("::").next().unwrap();
-        let is_it = |line: &str| line.trim().trim_end_matches(':').rsplit(' ').next() == Some(name);
-        assert!(known.lines().any(is_it), "no test {path}");
+        let (module, name) = path.rsplit_once("::").unwrap();
+        let is_named = format!(r"(fn|mod) {name}\b|^ {{4}}{name}:");
+        let mut grep = std::process::Command::new("grep");
+        grep.args(["-rlE", &is_named, "dev/harness/tests/it", "api/tests"]);
+        let files = grep.current_dir(root).output().unwrap().stdout;
+        let files = String::from_utf8(files).unwrap();
+        let is_in = |file: &str| file.split(['/', '.']).any(|part| part == module);
+        assert!(files.lines().any(is_in), "no test {path}");
     }
 }

@@ -142,12 +142,8 @@ async fn start_up_waits_for_a_store_that_is_starting() {
     redis.start_again().await.unwrap();
     let address = api.line("listening on ").await;
     assert_eq!(address, http.base());
-    assert_eq!(
-        api.log().matches("waiting for ").count(),
-        1,
-        "{}",
-        api.log()
-    );
+    let log = api.log();
+    assert_eq!(log.matches("waiting for ").count(), 1, "{log}");
     assert_eq!(api.stop().await, 0);
 }
 

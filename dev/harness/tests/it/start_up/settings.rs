@@ -39,19 +39,14 @@ async fn wrong_or_missing_settings_are_refused_with_their_name_and_without_secre
             "firstcome-reconciler"
         };
         let process = world.start(program, &[command], &[(variable, value)]);
-        assert_ne!(
-            process.ended(LIMIT).await,
-            0,
-            "{command} with {variable}={value}"
-        );
+        let code = process.ended(LIMIT).await;
+        assert_ne!(code, 0, "{command} with {variable}={value}");
         let log = process.log();
         let flag = variable.to_lowercase().replace('_', "-");
         let named = log.contains(variable) || log.contains(&format!("--{flag}"));
         assert!(named, "{command} with {variable}={value}: {log}");
-        assert!(
-            !log.contains("hunter2") && !log.contains("panicked"),
-            "{command} with {variable}={value}: {log}"
-        );
+        let is_safe = !log.contains("hunter2") && !log.contains("panicked");
+        assert!(is_safe, "{command} with {variable}={value}: {log}");
     }
 }
 
@@ -83,8 +78,8 @@ fn settings_in(help: &str) -> BTreeSet<String> {
     names.collect()
 }
 
-/// The help names each command's settings and defaults and no secret, `-h` shows at most twelve, and
-/// there are not too many in all.
+/// The help names each command's settings and defaults and no secret, `-h` shows at most twelve,
+/// there are not too many in all, and the example of the package names no other.
 #[tokio::test]
 async fn help_shows_defaults_few_settings_and_no_secrets() {
     let world = World::bare(WorldStores::shared().await, "help").await;
@@ -115,6 +110,9 @@ async fn help_shows_defaults_few_settings_and_no_secrets() {
         let short = settings_in(&help("-h").await);
         assert!(short.len() <= 12, "{program} {command} -h: {short:?}");
     }
+    let example = include_str!("../../../../../deploy/common.env.example").lines();
+    let mut named = example.filter_map(|line| line.trim_start_matches('#').split_once('='));
+    assert!(named.all(|(name, _)| all.contains(name)), "{all:?}");
     let is_few = all.len() > 40 && all.len() <= SETTINGS;
     assert!(is_few, "{}: {all:?}", all.len());
 }
