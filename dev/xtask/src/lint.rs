@@ -63,16 +63,11 @@ fn compiled() -> Result<()> {
 /// Checks the documentation of libraries with those that a build has made.
 fn docs() -> Result<()> {
     let rustdoc = fs::canonicalize("dev/rustdoc.sh")?;
+    let mut tests = cargo(&["test", "--workspace", "--locked", "--quiet"]);
     run_command(
-        cargo(&[
-            "test",
-            "--workspace",
-            "--locked",
-            "--quiet",
-            "--no-fail-fast",
-            "--doc",
-        ])
-        .env("RUSTDOC", rustdoc),
+        tests
+            .args(["--no-fail-fast", "--doc"])
+            .env("RUSTDOC", rustdoc),
     )
 }
 

@@ -164,16 +164,9 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
 
 /// Returns the matching files of the repository, including new ones and excluding deleted ones.
 pub(crate) fn files(patterns: &[&str]) -> Result<Vec<PathBuf>> {
+    const LIST: &str = "ls-files --cached --others --exclude-standard -z --";
     let mut git = command("git");
-    git.args([
-        "ls-files",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-        "-z",
-        "--",
-    ]);
-    let listed = output(git.args(patterns))?;
+    let listed = output(git.args(LIST.split(' ')).args(patterns))?;
     let mut files: Vec<_> = listed
         .split_terminator('\0')
         .map(PathBuf::from)
