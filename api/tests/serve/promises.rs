@@ -119,6 +119,12 @@ async fn api_issues_only_claims_that_kafka_does_not_acknowledge() {
     // Another process has no such record and finds the row.
     other.claim(id, "u-4").await.is(200, "already_claimed");
     assert_eq!(issued(&world).await, rows);
+    // The next slot has another user's row.
+    let moved = "{db}.issued_coupons SET slot = slot + 1 ORDER BY slot DESC LIMIT 1";
+    world.sql(&format!("UPDATE {moved}")).await;
+    let refused = api.claim(id, "u-refused").await;
+    assert_eq!(refused.code(), (503, "unavailable"), "{refused:?}");
+    let rows = issued(&world).await;
     // After a later era has begun, Redis may have been rebuilt without the claim.
     let era = format!("{{db}}.coupons SET era = era + 1 WHERE id = {id}");
     world.sql(&format!("UPDATE {era}")).await;
@@ -155,14 +161,9 @@ async fn claims_get_503_without_kafka_and_mysql_and_retries_succeed_later() {
     })
     .await;
     assert_eq!(api.mine(id, "x-cut").await.json["status"], "issued");
-    assert_eq!(
-        issued(&world)
-            .await
-            .iter()
-            .filter(|row| row[3] == "x-cut")
-            .count(),
-        1
-    );
+    let rows = issued(&world).await;
+    let own = rows.iter().filter(|row| row[3] == "x-cut");
+    assert_eq!(own.count(), 1);
     mysql.set(ProxyFault::Cut).await.unwrap();
     kafka.start_again().await.unwrap();
     until("Kafka alone is enough", async || {
@@ -260,16 +261,15 @@ pub(crate) async fn move_window(
     let opens = at(opens).timestamp_millis().to_string();
     let closes = at(closes).timestamp_millis().to_string();
     let meta = world.keys(id, drop).meta;
-    world
-        .ask_redis::<()>(&[
-            "HSET",
-            &meta,
-            "opens_at_ms",
-            &opens,
-            "closes_at_ms",
-            &closes,
-        ])
-        .await;
+    let set = [
+        "HSET",
+        &meta,
+        "opens_at_ms",
+        &opens,
+        "closes_at_ms",
+        &closes,
+    ];
+    world.ask_redis::<()>(&set).await;
 }
 
 #[tokio::test]
