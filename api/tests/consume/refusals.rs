@@ -81,24 +81,12 @@ async fn poison_messages_are_stored_once_and_later_messages_are_issued() {
         let kept = format!("failed_claims WHERE payload = '{payload}' AND reason = '{reason}'");
         assert!(world.count(&kept).await >= 1, "{reason} {payload}");
     }
-    assert_eq!(
-        world
-            .count("failed_claims WHERE user_id = 'u-x' AND slot = 11")
-            .await,
-        1
-    );
-    let taken = format!(
-        "reason = 'slot_taken' AND coupon_id = {} AND drop_id = {}",
-        drop.coupon, drop.drop
-    );
-    assert_eq!(
-        world
-            .count(&format!(
-                "failed_claims WHERE {taken} AND slot = 1 AND user_id = 'u-x'"
-            ))
-            .await,
-        1
-    );
+    let outside = "failed_claims WHERE user_id = 'u-x' AND slot = 11";
+    assert_eq!(world.count(outside).await, 1);
+    let NamedDrop { coupon, drop } = drop;
+    let taken = format!("reason = 'slot_taken' AND coupon_id = {coupon} AND drop_id = {drop}");
+    let taken = format!("failed_claims WHERE {taken} AND slot = 1 AND user_id = 'u-x'");
+    assert_eq!(world.count(&taken).await, 1);
     let bytes =
         "failed_claims WHERE payload = 0xfffe00 AND error IS NOT NULL AND source_offset = 0";
     assert_eq!(

@@ -111,6 +111,12 @@ async fn api_issues_only_claims_that_kafka_does_not_acknowledge() {
     // Another process has no such record and finds the row.
     other.claim(id, "u-4").await.is(200, "already_claimed");
     assert_eq!(issued(&world).await, rows);
+    // The next slot has another user's row.
+    let moved = "{db}.issued_coupons SET slot = slot + 1 ORDER BY slot DESC LIMIT 1";
+    world.sql(&format!("UPDATE {moved}")).await;
+    let refused = api.claim(id, "u-refused").await;
+    assert_eq!(refused.code(), (503, "unavailable"), "{refused:?}");
+    let rows = issued(&world).await;
     // After a later era has begun, Redis may have been rebuilt without the claim.
     let era = format!("{{db}}.coupons SET era = era + 1 WHERE id = {id}");
     world.sql(&format!("UPDATE {era}")).await;
@@ -250,16 +256,9 @@ pub(crate) async fn move_window(
     let opens = at(opens).timestamp_millis().to_string();
     let closes = at(closes).timestamp_millis().to_string();
     let meta = world.keys(id, drop).meta;
-    world
-        .ask_redis::<()>(&[
-            "HSET",
-            &meta,
-            "opens_at_ms",
-            &opens,
-            "closes_at_ms",
-            &closes,
-        ])
-        .await;
+    let set = format!("HSET {meta} opens_at_ms {opens} closes_at_ms {closes}");
+    let words: Vec<&str> = set.split(' ').collect();
+    world.ask_redis::<()>(&words).await;
 }
 
 #[tokio::test]

@@ -50,13 +50,8 @@ async fn try_holders(redis: &PrefixedKeys, coupon: &MadeCoupon) -> Result<BTreeM
 
 /// Returns the number of users with a slot in Redis.
 pub async fn holders(world: &World, coupon: &MadeCoupon) -> i64 {
-    world
-        .redis
-        .command(&[
-            "ZCARD",
-            &world.redis.of_drop(coupon.id, coupon.drop, "users"),
-        ])
-        .await
+    let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
+    world.redis.command(&["ZCARD", &users]).await
 }
 
 /// Waits until the drop has this many rows and nothing is in flight.

@@ -65,13 +65,7 @@ impl RedisCluster {
             buses.push(bus);
         }
         let mut create = Command::new("redis-cli");
-        create.args([
-            "--cluster",
-            "create",
-            "--cluster-replicas",
-            "1",
-            "--cluster-yes",
-        ]);
+        create.args("--cluster create --cluster-replicas 1 --cluster-yes".split(' '));
         create.args(
             nodes
                 .iter()

@@ -63,27 +63,14 @@ pub(crate) fn build(profile: &Profile, packages: &[&[&str]]) -> Result<()> {
 
 /// Builds every program and test.
 pub(crate) fn build_all(profile: &Profile) -> Result<()> {
-    const ALL: [&str; 5] = [
-        "build",
-        "--workspace",
-        "--all-targets",
-        "--locked",
-        "--profile",
-    ];
-    run(cargo(&ALL).arg(&profile.name))
+    const ALL: [&str; 4] = ["build", "--workspace", "--all-targets", "--locked"];
+    run(cargo(&ALL).args(["--profile", &profile.name]))
 }
 
 /// Builds every program and test, and fetches the servers at the same time.
 pub(crate) fn build_all_and_fetch(profile: &Profile) -> Result<()> {
-    run(cargo(&[
-        "build",
-        "--workspace",
-        "--locked",
-        "--bin",
-        "firstcome-stack",
-        "--profile",
-    ])
-    .arg(&profile.name))?;
+    let mut first = cargo(&["build", "--workspace", "--locked"]);
+    run(first.args(["--bin", "firstcome-stack", "--profile", &profile.name]))?;
     let mut stack = profile.program("firstcome-stack");
     let mut fetching = stack
         .arg("setup")

@@ -297,13 +297,8 @@ async fn row_for_a_drop_being_sealed_waits_for_the_seal_and_is_refused() {
         (done.issued, done.refused),
         (0, [("sealed_drop", 1)].into())
     );
-    assert_eq!(
-        mysql
-            .query("SELECT COUNT(*) FROM sealing.issued_coupons")
-            .await
-            .unwrap(),
-        [["0"]]
-    );
+    let rows = "SELECT COUNT(*) FROM sealing.issued_coupons";
+    assert_eq!(mysql.query(rows).await.unwrap(), [["0"]]);
 }
 
 /// A row may arrive after a pass has verified the drop and before the pass seals it.
@@ -319,4 +314,23 @@ async fn drop_is_sealed_only_if_the_verified_row_count_is_current() {
     let closes_at = db.coupon(coupon_id).await.unwrap().unwrap().1[0].closes_at;
     assert!(!db.seal_drop(drop_id, closes_at, 5, 0, 0).await.unwrap());
     assert!(db.seal_drop(drop_id, closes_at, 5, 1, 0).await.unwrap());
+}
+
+/// A drop that is not written for another reason than a lock is read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn position_stays_if_a_drop_cannot_be_written() {
+    let (mysql, db, coupon_id, drop_id) = shop("failing", 5).await;
+    db.begin_at_first("t", 0, None, 0).await.unwrap();
+    let lost = "RENAME TABLE failing.revoked_coupons TO failing.gone";
+    mysql.query(lost).await.unwrap();
+    let event = message(coupon_id, drop_id, 1, "u-1", Utc::now());
+    let batch = Batch {
+        records: vec![record(0, 0, &event)],
+        ranges: [(0, 0..1)].into(),
+        ..Batch::default()
+    };
+    let written = write_by_drop(&db, "t", Arc::new(batch)).await;
+    assert!(written.is_err(), "{written:?}");
+    let positions = db.topic_positions("t").await.unwrap();
+    assert_eq!(positions, [(0, 0)].into());
 }

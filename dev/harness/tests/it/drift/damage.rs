@@ -63,7 +63,8 @@ const REPAIRABLE: [Case; 17] = [
     case(Drift::FailedSlotTaken, 2, OWED, 12, 14),
     case(Drift::MissingAdmission, 3, &["missing_admission", "count_mismatch"], 20, 20),
     case(Drift::MissingAdmission, 3, &["missing_admission", "count_mismatch"], 12, 12),
-    case(Drift::SlotConflict, 2, OWED, 12, 14),
+    // More than a fifth, and fewer than fifty.
+    case(Drift::SlotConflict, 5, OWED, 12, 17),
     case(Drift::CountLower, 3, &["count_mismatch"], 20, 20),
     case(Drift::CountLower, 3, &["count_mismatch"], 12, 12),
     case(Drift::CountHigher, 3, &["count_mismatch"], 20, 20),

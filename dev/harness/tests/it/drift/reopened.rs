@@ -1,15 +1,16 @@
 //! Whatever closes a coupon, it is reopened without a scheduled pass.
 
-use firstcome_harness::{Fixture, LIMIT, all_issued, assert_kept, eventually_some};
+use firstcome_harness::{Fixture, LIMIT, all_issued, assert_kept, eventually, eventually_some};
 
 use crate::faults::waves::until_promised;
 
-const CLOSERS: [&str; 7] = [
+const CLOSERS: [&str; 8] = [
     "a lost gate",
     "garbage in the gate",
     "a list in place of the gate",
     "a closed gate",
     "a gate of another era",
+    "a lost counter",
     "a counter that went back",
     "a restart of redis",
 ];
@@ -42,6 +43,7 @@ async fn a_coupon_reopens_without_cron_whatever_closed_it() {
                 let era = format!("UPDATE coupons SET era = era + 1 WHERE id = {}", coupon.id);
                 world.sql.query(&era).await;
             }
+            "a lost counter" => run(&["DEL", &count]).await,
             // Below, because the daemon must see it before and after.
             "a counter that went back" => {}
             _ => {
@@ -71,6 +73,11 @@ async fn a_coupon_reopens_without_cron_whatever_closed_it() {
         until_promised(api, coupon.id, &user).await;
         answers.push((user.clone(), api.claim(coupon.id, &user).await));
     }
+    world.sql.query("UPDATE coupons SET era = 1").await;
+    eventually("MySQL has the era of the gate again", LIMIT, async || {
+        world.sql.number("SELECT era FROM coupons").await > 1
+    })
+    .await;
     all_issued(world, coupon.drop, answers.len()).await;
     assert_kept(world, &coupon, &answers, &[]).await;
 }

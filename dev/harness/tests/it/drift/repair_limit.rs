@@ -10,13 +10,11 @@ use crate::drift::support::{
     pass_ends,
 };
 
-/// Holds back repairs from the sixth user on.
+/// Holds back repairs above a fifth of the quantity, from the sixth user on.
 async fn beyond_the_limit(name: &str) -> Fixture {
     let fixture = Fixture::new(name).await;
-    for setting in ["PERCENT", "AT_LEAST"] {
-        let setting = format!("FIRSTCOME_TEST_RECONCILE_BRAKE_{setting}");
-        fixture.world.set(&setting, "5");
-    }
+    let at_least = "FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST";
+    fixture.world.set(at_least, "5");
     fixture
 }
 
@@ -29,7 +27,7 @@ async fn confirm(fixture: &Fixture, coupon: &MadeCoupon, ends: (i32, &str)) {
 async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     let fixture = beyond_the_limit("d-limit").await;
     let world = &fixture.world;
-    let (coupon, answers) = fixture.held("Suspicious", 100, 90).await;
+    let (coupon, answers) = fixture.held("Suspicious", 25, 15).await;
     let mut damage = injector(world, &coupon).await;
     damage.make(Drift::SlotConflict, 6).await.unwrap();
     let before = everything(world).await;
@@ -44,9 +42,9 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     let mail = mailed(world, &["action needed", "Suspicious"]).await;
     assert!(mail.text.contains("--confirm"), "{}", mail.text);
     // Rows are not limited.
-    damage.make(Drift::Unissued, 20).await.unwrap();
+    damage.make(Drift::Unissued, 9).await.unwrap();
     pass_ends(world, &[], BRAKED).await;
-    assert_eq!(rows(world, coupon.drop).await.len(), 90);
+    assert_eq!(rows(world, coupon.drop).await.len(), 15);
 
     let daemon = world.daemon().await;
     let body = json!({"confirm": true, "coupon_id": coupon.id});
@@ -55,11 +53,11 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     let confirmed = "SELECT COUNT(*) FROM reconcile_runs WHERE confirmed AND status = 'repaired'";
     assert_eq!(world.sql.number(confirmed).await, 1);
     // The strangers got free slots.
-    assert_settled(world, &coupon, 100, 96, &answers).await;
+    assert_settled(world, &coupon, 25, 21, &answers).await;
     clean_pass(world, &coupon).await;
     let shown = "SELECT COUNT(*) FROM held_back";
     assert_eq!(world.sql.number(shown).await, 0, "the plan is applied");
-    mailed(world, &["repaired", "Suspicious", "96 of 100 issued"]).await;
+    mailed(world, &["repaired", "Suspicious", "21 of 25 issued"]).await;
 }
 
 /// Each plan has other strangers on held slots, who would lose them. The limit is ten users.
@@ -67,7 +65,7 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
 async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_coupon() {
     let fixture = beyond_the_limit("d-limit-grown").await;
     let (api, world) = (&fixture.api, &fixture.world);
-    let (coupon, answers) = fixture.held("Grows", 200, 100).await;
+    let (coupon, answers) = fixture.held("Grows", 50, 15).await;
     let (other, _) = fixture.held("Open", 10, 2).await;
     let conflicts = async |n| inject(world, &coupon, Drift::SlotConflict, n).await;
     conflicts(11).await;
@@ -88,7 +86,7 @@ async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_
     conflicts(12).await;
     confirm(&fixture, &coupon, BRAKED).await;
     confirm(&fixture, &coupon, REPAIRED).await;
-    assert_settled(world, &coupon, 200, 134, &answers).await;
+    assert_settled(world, &coupon, 50, 49, &answers).await;
 }
 
 /// The plan is void, and the drop is written again from its rows.
@@ -96,13 +94,13 @@ async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_
 async fn a_plan_that_waits_for_a_confirmation_ends_with_a_loss_of_redis() {
     let fixture = beyond_the_limit("d-limit-lost").await;
     let world = &fixture.world;
-    let (coupon, answers) = fixture.held("Lost", 100, 90).await;
+    let (coupon, answers) = fixture.held("Lost", 25, 20).await;
     inject(world, &coupon, Drift::SlotConflict, 6).await;
     pass_ends(world, &[], BRAKED).await;
     inject(world, &coupon, Drift::RedisLost, 1).await;
     confirm(&fixture, &coupon, REPAIRED).await;
     let shown = "SELECT COUNT(*) FROM held_back";
     assert_eq!(world.sql.number(shown).await, 0);
-    assert_settled(world, &coupon, 100, 90, &answers).await;
+    assert_settled(world, &coupon, 25, 20, &answers).await;
     clean_pass(world, &coupon).await;
 }

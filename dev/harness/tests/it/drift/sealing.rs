@@ -2,7 +2,7 @@
 //! answers for them, and nothing unseals them.
 
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{Answer, Fixture, MadeCoupon, PromisedAnswer, assert_kept};
+use firstcome_harness::{Answer, Clocks, Fixture, MadeCoupon, PromisedAnswer, assert_kept};
 use serde_json::json;
 
 use crate::drift::support::{CLEAN, DRIFT, REPAIRED, inject, is_sealed, pass_ends, until_sealed};
@@ -19,8 +19,22 @@ pub(crate) async fn closed(fixture: &Fixture, name: &str) -> (MadeCoupon, Vec<Pr
 async fn dead_letters_of_a_sealed_drop_become_rows_or_are_listed_and_unseal_nothing() {
     let fixture = Fixture::new("d-sealed").await;
     let (api, world) = (&fixture.api, &fixture.world);
+    let (open, _) = closed(&fixture, "Letter").await;
+    inject(world, &open, Drift::FailedUnrepairable, 1).await;
     let (coupon, answers) = closed(&fixture, "Over").await;
+    // Claims may be on their way, by a clock that is right and with the longest deadline.
+    let clocks = Clocks::new().unwrap();
+    let clock = clocks.clock("fast").unwrap();
+    clock.set(7_200).unwrap();
+    let [library, offset] = &clock.env();
+    let env = [library, offset].map(|(name, value)| (*name, value.as_str()));
+    let late = [env[0], env[1], ("PUBLISH_DEADLINE_MS", "60000")];
+    let early = world.once_with(&[], &late).await;
+    assert_eq!(early.code, 1, "{}", early.log);
+    assert!(!is_sealed(world, &coupon).await, "too early");
     until_sealed(world, &coupon).await;
+    assert!(!is_sealed(world, &open).await, "it has a dead letter");
+    world.sql.query("DELETE FROM failed_claims").await;
     let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
     let expires = async || world.redis.command::<i64>(&["TTL", &users]).await != -1;
     assert!(expires().await, "the keys of a sealed drop expire");

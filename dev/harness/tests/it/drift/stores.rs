@@ -157,11 +157,14 @@ async fn rows_that_mysql_refuses_stay_as_they_are_and_the_finding_quotes_mysql()
     let fixture = Fixture::new("d-limits").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Limits", 20, 12).await;
-    let refuse = "CREATE TRIGGER by_hand BEFORE INSERT ON issued_coupons FOR EACH ROW \
-         SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: refused by hand'";
+    let refuse = "CREATE TRIGGER by_hand BEFORE INSERT ON issued_coupons FOR EACH ROW IF NEW.slot = 2 THEN \
+         SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: refused by hand'; END IF";
     world.sql.query(refuse).await;
     lose_rows(world, &coupon, "<= 3").await;
+    // A projection from the rows would forget the user without one.
+    inject(world, &coupon, Drift::CountHigher, 1).await;
     let run = pass_ends(world, &[], DRIFT).await;
+    assert_eq!(rows(world, coupon.drop).await.len(), 11);
     let found = found_in(&run, &coupon);
     let mut details = found.iter().map(|finding| &finding.detail);
     let is_quoted = details.any(|detail| detail.contains("refused by hand"));

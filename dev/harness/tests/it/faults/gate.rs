@@ -24,9 +24,14 @@ async fn a_coupon_created_while_others_are_rebuilt_opens_without_a_schedule() {
     let (api, world) = (&fixture.api, &fixture.world);
     let (old, mut answers) = fixture.held("Old", 20, 5).await;
     let _daemon = world.daemon().await;
+    // The row of this claim comes long after the deadlines.
+    fixture.consumer.process.kill().await;
+    let stall = [("FIRSTCOME_STALL_AT", "rows_begun:1:8000")];
+    let _consumer = world.consume_with(&stall).await;
+    answers.extend(rush(&[api], old.id, &people(6)[5..], 1).await);
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let new = api.open_coupon(20).await;
-    let someone = people(6).split_off(5);
+    let someone = people(7).split_off(6);
     until_promised(api, new.id, &someone[0]).await;
     until_promised(api, old.id, &someone[0]).await;
     answers.extend(rush(&[api], old.id, &people(20), 20).await);
@@ -66,6 +71,12 @@ async fn a_claim_of_before_a_loss_of_redis_is_not_published_after_it() {
     assert_eq!(other.promised(), Some((coupon.drop, 1)));
     let letters = "SELECT COUNT(*) FROM failed_claims";
     assert_eq!(world.sql.number(letters).await, 0);
+    // The topic has this one, but its API looks only after the deadlines.
+    let stall = [("FIRSTCOME_STALL_AT", "claim_published:1:3000")];
+    let slow = world.serve_with(&stall).await;
+    slow.until_ready().await;
+    let late = slow.claim(coupon.id, "u-slow").await;
+    assert!(late.is("unavailable"), "{late:?}");
 }
 
 /// Longer than a pass takes, so admission that opens earlier did not wait for the deadline.
