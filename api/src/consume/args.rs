@@ -6,9 +6,6 @@ use clap::Args;
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs, listen_address};
 use firstcome_shared::tuning::Tuning;
 
-/// The default `LISTEN_ADDR` of `consume`.
-const LISTEN_ADDR: &str = "127.0.0.1:8082";
-
 #[derive(Debug, Clone, Args)]
 pub struct ConsumeArgs {
     #[command(flatten)]
@@ -18,14 +15,13 @@ pub struct ConsumeArgs {
     #[command(flatten)]
     pub start: StartArgs,
     /// Address for `/healthz`, `/readyz` and `/metrics`; port 0 takes a free one
-    #[arg(help_heading = "HTTP", long, env = "LISTEN_ADDR", default_value = LISTEN_ADDR, value_parser = listen_address)]
+    #[arg(help_heading = "HTTP", long, env = "LISTEN_ADDR", default_value = "127.0.0.1:8082", value_parser = listen_address)]
     pub listen_addr: SocketAddr,
     /// Number of claims at which a batch is full. The last message may exceed it.
     #[arg(skip = Tuning::ConsumeBatchMax.or(1_000_usize))]
     pub batch_max: usize,
-    /// Time without progress after which the loop is not alive, and a partition is checked for
-    /// messages that cannot be read. After twice the time, the group reassigns the partitions of a
-    /// loop that stands still.
+    /// Time without progress after which the loop is not alive, the group reassigns its partitions,
+    /// and a partition is checked for messages that cannot be read.
     #[arg(skip = Tuning::ConsumeStuckSeconds.or(30_u64))]
     pub stuck_seconds: u64,
 }

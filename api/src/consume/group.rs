@@ -98,10 +98,12 @@ impl Group {
         self.change(partition, |reading| reading.next = None);
     }
 
-    pub(super) fn begin_all_again(&self) {
+    /// Pauses all partitions to begin again.
+    pub(super) fn begin_all_again(&self, consumer: &impl Consumer<Self>) -> KafkaResult<()> {
         for reading in self.partitions.lock().values_mut() {
             reading.next = None;
         }
+        consumer.pause(&consumer.assignment()?)
     }
 
     /// Places a message, and returns the offset up to which its partition was read before. Returns
@@ -123,12 +125,13 @@ impl Group {
         })?
     }
 
-    /// Records that the messages of these ranges have rows or dead letters. A partition that has
-    /// begun again in the meantime reads them again.
+    /// Records that the messages of these ranges have rows or dead letters, unless their partition
+    /// has begun at another offset in the meantime.
     pub(super) fn written(&self, ranges: &ReadRanges) {
         for (partition, offsets) in ranges {
             self.change(*partition, |reading| {
-                if reading.done == Some(offsets.start) && reading.next >= Some(offsets.end) {
+                let is_read = reading.next.is_none_or(|next| next >= offsets.end);
+                if is_read && reading.done == Some(offsets.start) {
                     reading.done = Some(offsets.end);
                 }
             });

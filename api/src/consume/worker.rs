@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::{KafkaSettings, why_unreadable};
 use firstcome_shared::mysql::{Db, DbError};
 use lru::LruCache;
 use metrics::counter;
 use parking_lot::Mutex;
-use rand::RngExt as _;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -28,7 +27,7 @@ use super::group::Group;
 use super::record::Record;
 use super::report::{Health, MYSQL, count_batch};
 use super::tend::Tender;
-use super::write::{ROW_LOCKED, drop_id, write, write_by_drop};
+use super::write::{ROW_LOCKED, Written, drop_id, write, write_by_drop};
 use crate::rows::Outcome;
 
 /// Maximum sleep of the loop, so that it notices a shutdown soon.
@@ -42,6 +41,10 @@ const LOCK_WAITS: u32 = 3;
 /// After a lock, drops are written one by one for this long. Otherwise each batch would wait for
 /// it.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
+/// After this time in one write, the loop polls on without reading. The group waits for a process
+/// that does not poll, and librdkafka 2.12 never joins again if the topic gets partitions while
+/// this process has yet to return one.
+const SLOW: Duration = Duration::from_secs(1);
 /// After a batch with a wrong checksum, librdkafka may skip messages. For this long after an error,
 /// only a message at the expected offset is accepted.
 const DOUBTED_FOR: Duration = Duration::from_secs(60);
@@ -73,7 +76,7 @@ impl Worker {
     ) -> anyhow::Result<Self> {
         let stuck = Duration::from_secs(args.stuck_seconds);
         let consumer: StreamConsumer<Group> = kafka
-            .group_consumer(stuck * 2)
+            .group_consumer(stuck)
             .create_with_context(Group::default())
             .context("the Kafka consumer could not be made")?;
         consumer.subscribe(&[&kafka.topic])?;
@@ -120,7 +123,7 @@ impl Worker {
         while !stop.is_cancelled() {
             let batch = self.gather().await?;
             if !batch.ranges.is_empty() {
-                self.write(batch).await;
+                self.write(batch).await?;
             }
         }
         Ok(())
@@ -175,15 +178,14 @@ impl Worker {
             // The error itself contains no cause.
             let fatal = self.tender.consumer.client().fatal_error();
             let why = fatal.map(|(_, reason)| reason).unwrap_or_default();
-            let why = format!("Kafka refuses this consumer for good: {why}");
-            return Err(anyhow::Error::new(error).context(why));
+            bail!("Kafka refuses this consumer for good: {why}");
         }
         tracing::debug!(%error, "Kafka reports a problem; polling on");
         Ok(())
     }
 
     /// Writes a batch without repeats. If MySQL does not take it, its messages are read again.
-    async fn write(&mut self, mut batch: Batch) {
+    async fn write(&mut self, mut batch: Batch) -> anyhow::Result<()> {
         if self.tender.group().has_begun.swap(false, Ordering::Relaxed) {
             // The last batch was not written, or MySQL may have been restored, and then it has lost
             // the rows of these claims.
@@ -196,25 +198,7 @@ impl Worker {
         });
         batch.records.sort_by_key(drop_id);
         let batch = Arc::new(batch);
-        let rows = Arc::clone(&batch);
-        let tender = Arc::clone(&self.tender);
-        let by_drop = Instant::now() < self.locked_until;
-        let writing = async move {
-            let (db, topic) = (&tender.db, &tender.kafka.topic);
-            if by_drop {
-                write_by_drop(db, topic, rows).await
-            } else {
-                write(db, topic, rows).await
-            }
-        };
-        let mut writing = pin!(writing);
-        let written = loop {
-            tokio::select! {
-                written = &mut writing => break written,
-                () = sleep(IDLE) => self.tender.health.iterated(),
-            }
-        };
-        let (outcomes, elsewhere) = match written {
+        let (outcomes, elsewhere) = match self.poll_until_written(Arc::clone(&batch)).await? {
             Ok(written) => written,
             Err(error) => return self.read_again(&error).await,
         };
@@ -229,11 +213,42 @@ impl Worker {
         for partition in elsewhere {
             self.tender.group().begin_again(partition);
         }
+        Ok(())
+    }
+
+    /// Writes a batch. If that is slow, pauses all partitions to begin again, and polls.
+    async fn poll_until_written(&mut self, batch: Arc<Batch>) -> anyhow::Result<Written> {
+        let tender = Arc::clone(&self.tender);
+        let (db, topic) = (&tender.db, &tender.kafka.topic);
+        let by_drop = Instant::now() < self.locked_until;
+        let mut writing = pin!(async move {
+            if by_drop {
+                write_by_drop(db, topic, batch).await
+            } else {
+                write(db, topic, batch).await
+            }
+        });
+        if let Ok(written) = timeout(SLOW, &mut writing).await {
+            return Ok(written);
+        }
+        tender.group().begin_all_again(&tender.consumer)?;
+        let mut ignored = Batch::default();
+        let written = loop {
+            tender.health.iterated();
+            tokio::select! {
+                written = &mut writing => break written,
+                () = sleep(IDLE) => {}
+                polled = tender.consumer.recv() => self.take(polled, &mut ignored)?,
+            }
+        };
+        // Positions that were read during the write are those before it.
+        tender.group().to_begin.lock().clear();
+        Ok(written)
     }
 
     /// Makes all partitions begin again, and pauses for 25 ms to 1.6 s, with a jitter that spreads
     /// the retries of consumers that failed at the same time.
-    async fn read_again(&mut self, error: &DbError) {
+    async fn read_again(&mut self, error: &DbError) -> anyhow::Result<()> {
         counter!("firstcome_consumer_retries_total").increment(1);
         let why = format!("a batch could not be written: {error}");
         self.tender.health.set(MYSQL, Some(why));
@@ -242,8 +257,9 @@ impl Worker {
         if error.is_lock_wait() && self.failures >= LOCK_WAITS {
             self.locked_until = Instant::now() + LOCKED_FOR;
         }
-        self.tender.group().begin_all_again();
-        let jitter = rand::rng().random_range(0.5..=1.0);
-        sleep(whole.mul_f64(jitter)).await;
+        let tender = &self.tender;
+        tender.group().begin_all_again(&tender.consumer)?;
+        sleep(whole.mul_f64(rand::random_range(0.5..=1.0))).await;
+        Ok(())
     }
 }

@@ -19,10 +19,13 @@ use crate::worker::CampaignWorker;
 ///
 /// - 13815, 13820: a seek did not take librdkafka away from a batch with a wrong checksum.
 /// - 13857: a broker that came back named no broker, and librdkafka forgot all of them.
-const REGRESSIONS: [&str; 3] = [
+/// - 738537: partitions were added while a batch hung in MySQL and the group moved a partition, and
+///   librdkafka never joined again.
+const REGRESSIONS: [&str; 4] = [
     include_str!("../regressions/13815.json"),
     include_str!("../regressions/13820.json"),
     include_str!("../regressions/13857.json"),
+    include_str!("../regressions/738537.json"),
 ];
 const _: () = assert!(REGRESSIONS.len() <= 20, "drop the oldest");
 

@@ -67,7 +67,7 @@ async fn an_unreadable_batch_delays_only_its_partition_and_becomes_a_dead_letter
     assert_eq!(letters().await.len(), 3);
 }
 
-/// It is not alive after three seconds without progress, and loses its partitions after six.
+/// After three seconds without progress it is not alive, and its partitions go to others.
 #[tokio::test]
 async fn a_stuck_consumer_reports_the_problem_and_loses_its_partitions() {
     let world = impatient(WorldStores::shared().await, "stuck").await;
