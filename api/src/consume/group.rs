@@ -9,7 +9,7 @@
 //! that it had taken from Kafka's client before would count as the first of the new assignment, and
 //! those below it would be skipped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use firstcome_shared::mysql::positions::ReadRanges;
@@ -50,8 +50,9 @@ impl Reading {
 pub(super) struct Group {
     /// The assigned partitions.
     partitions: Mutex<BTreeMap<i32, Reading>>,
-    /// Offsets at which the loop must begin partitions.
-    pub(super) to_begin: Mutex<BTreeMap<i32, i64>>,
+    /// Offsets at which the loop must begin partitions, in no order: Kafka's client fetches from
+    /// the first one first.
+    pub(super) to_begin: Mutex<HashMap<i32, i64>>,
     /// Whether the group has accepted this process since this was last asked.
     pub(super) has_joined: AtomicBool,
     /// Whether a partition has begun since this was last asked.
@@ -85,8 +86,9 @@ impl Group {
             // An earlier attempt has unassigned it. If not, assigning it fails, too.
             tracing::debug!(%error, partition, "not assigned");
         }
-        consumer.incremental_assign(list)?;
+        // First, because an assigned partition that is paused may be looked at a second later.
         consumer.resume(list)?;
+        consumer.incremental_assign(list)?;
         reading.begin(offset);
         self.has_begun.store(true, Ordering::Relaxed);
         Ok(())

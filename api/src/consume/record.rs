@@ -2,7 +2,6 @@
 
 use firstcome_shared::event::{ClaimEvent, Undecodable};
 use firstcome_shared::kafka::KafkaSettings;
-use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin, UNREADABLE};
 use rdkafka::message::{BorrowedMessage, Message as _};
 
@@ -73,11 +72,6 @@ impl Record {
             error,
         };
         Self::from_claims(source, &[], Err(claim))
-    }
-
-    /// Returns the claim, unless it is unreadable.
-    pub(super) fn claim(&self) -> Option<Claim> {
-        self.claim.as_ref().ok().map(Claim::from)
     }
 
     /// Builds the dead letter. Of a message with several claims it shows only this one.

@@ -14,7 +14,7 @@ use firstcome_shared::mysql::dead_letters::MessageOrigin;
 use metrics::{counter, gauge};
 use parking_lot::Mutex;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::Instant;
@@ -57,10 +57,13 @@ impl Tender {
             let mut readings = self.group().partitions().into_values();
             if is_due || readings.any(Reading::begins) {
                 let looked = self.look(is_due, &mut silences).await;
-                if looked.is_ok() || self.any_broker_answers() {
+                let is_out = matches!(looked, Err(KafkaError::ConsumerCommit(_)));
+                if looked.is_ok() || !is_out && self.any_broker_answers() {
                     answered = Instant::now();
                 } else if answered.elapsed() > FORGOTTEN {
-                    tracing::warn!("no broker answers this client of Kafka; it is replaced");
+                    tracing::warn!(
+                        "this client of Kafka has no broker, or no group; it is replaced"
+                    );
                     return client.cancel();
                 }
                 self.health
@@ -85,11 +88,11 @@ impl Tender {
     }
 
     /// Commits how far messages are written, for tools.
-    pub(super) fn commit(&self, mode: CommitMode) -> KafkaResult<()> {
+    pub(super) fn commit(&self) -> KafkaResult<()> {
         let readings = self.group().partitions().into_iter();
         let written = self.list(readings.filter_map(|(id, it)| Some((id, it.done?))))?;
         if written.count() > 0 {
-            self.consumer.commit(&written, mode)?;
+            self.consumer.commit(&written, CommitMode::Sync)?;
         }
         Ok(())
     }
@@ -100,13 +103,14 @@ impl Tender {
     async fn look(self: &Arc<Self>, is_due: bool, silences: &mut Silences) -> KafkaResult<()> {
         let before = self.group().partitions();
         if is_due {
-            self.commit(CommitMode::Async)?;
-            // Query the group's coordinator, too: librdkafka waits a minute for the response to a
-            // join request, but gives up on an unreachable host as soon as another request times
-            // out.
+            // Query the group's coordinator, too: librdkafka waits half a minute for the response
+            // to a join request, but gives up on an unreachable host as soon as another request
+            // times out.
             let any = before.keys().next().copied().unwrap_or_default();
             let list = self.list(once((any, 0)))?;
             block_in_place(|| self.consumer.committed_offsets(list, ANSWER))?;
+            // Kafka refuses this of a consumer that it has removed from the group.
+            block_in_place(|| self.commit())?;
         }
         if self.group().has_joined.swap(false, Ordering::Relaxed) {
             self.health.set(GROUP, None);

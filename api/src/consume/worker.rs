@@ -14,7 +14,7 @@ use firstcome_shared::mysql::{Db, DbError};
 use lru::LruCache;
 use metrics::counter;
 use parking_lot::Mutex;
-use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::task::spawn_blocking;
@@ -44,7 +44,7 @@ const LOCKED_FOR: Duration = Duration::from_secs(60);
 /// After this time in one write, the loop polls on without reading. The group waits for a process
 /// that does not poll, and librdkafka 2.12 never joins again if the topic gets partitions while
 /// this process has yet to return one.
-const SLOW: Duration = Duration::from_secs(1);
+const SLOW: Duration = Duration::from_millis(500);
 /// After a batch with a wrong checksum, librdkafka may skip messages. For this long after an error,
 /// only a message at the expected offset is accepted.
 const DOUBTED_FOR: Duration = Duration::from_secs(60);
@@ -107,7 +107,7 @@ impl Worker {
         // It returns the error that it was aborted.
         let _ = tending.await;
         let leave = spawn_blocking(move || {
-            if let Err(error) = self.tender.commit(CommitMode::Sync) {
+            if let Err(error) = self.tender.commit() {
                 tracing::debug!(%error, "the last offsets are not committed");
             }
             // Leaves the group, unless Kafka hangs.
@@ -156,11 +156,21 @@ impl Worker {
     ) -> anyhow::Result<()> {
         let message = match polled {
             Ok(message) => message,
-            Err(error) if why_unreadable(&error).is_some() => {
-                self.doubted_until = Instant::now() + DOUBTED_FOR;
+            Err(KafkaError::MessageConsumptionFatal(_)) => {
+                // The error itself contains no cause.
+                let fatal = self.tender.consumer.client().fatal_error();
+                let why = fatal.map(|(_, reason)| reason).unwrap_or_default();
+                bail!("Kafka refuses this consumer for good: {why}");
+            }
+            // librdkafka recovers automatically from almost every other error: unavailable brokers,
+            // missing offsets, a group that continued without this process.
+            Err(error) => {
+                if why_unreadable(&error).is_some() {
+                    self.doubted_until = Instant::now() + DOUBTED_FOR;
+                }
+                tracing::debug!(%error, "Kafka reports a problem; polling on");
                 return Ok(());
             }
-            Err(error) => return self.tolerate(error),
         };
         let (partition, offset) = (message.partition(), message.offset());
         let is_doubted = Instant::now() < self.doubted_until;
@@ -168,19 +178,6 @@ impl Worker {
             let records = Record::decode(&message, &self.tender.kafka);
             batch.push((partition, from..offset + 1), records, Instant::now());
         }
-        Ok(())
-    }
-
-    /// librdkafka recovers automatically from almost every error: unavailable brokers, missing
-    /// offsets, a group that continued without this process.
-    fn tolerate(&self, error: KafkaError) -> anyhow::Result<()> {
-        if let KafkaError::MessageConsumptionFatal(_) = error {
-            // The error itself contains no cause.
-            let fatal = self.tender.consumer.client().fatal_error();
-            let why = fatal.map(|(_, reason)| reason).unwrap_or_default();
-            bail!("Kafka refuses this consumer for good: {why}");
-        }
-        tracing::debug!(%error, "Kafka reports a problem; polling on");
         Ok(())
     }
 
@@ -216,34 +213,39 @@ impl Worker {
         Ok(())
     }
 
-    /// Writes a batch. If that is slow, pauses all partitions to begin again, and polls.
+    /// Writes a batch, and polls without reading if that is slow.
     async fn poll_until_written(&mut self, batch: Arc<Batch>) -> anyhow::Result<Written> {
         let tender = Arc::clone(&self.tender);
-        let (db, topic) = (&tender.db, &tender.kafka.topic);
         let by_drop = Instant::now() < self.locked_until;
         let mut writing = pin!(async move {
             if by_drop {
-                write_by_drop(db, topic, batch).await
+                write_by_drop(&tender.db, &tender.kafka.topic, batch).await
             } else {
-                write(db, topic, batch).await
+                write(&tender.db, &tender.kafka.topic, batch).await
             }
         });
         if let Ok(written) = timeout(SLOW, &mut writing).await {
             return Ok(written);
         }
+        let written = self.poll_until(writing).await?;
+        // Positions that were read during the write are those before it.
+        self.tender.group().to_begin.lock().clear();
+        Ok(written)
+    }
+
+    /// Pauses all partitions to begin again, and polls until `done`.
+    async fn poll_until<T>(&mut self, done: impl Future<Output = T>) -> anyhow::Result<T> {
+        let tender = Arc::clone(&self.tender);
         tender.group().begin_all_again(&tender.consumer)?;
-        let mut ignored = Batch::default();
-        let written = loop {
+        let (mut done, mut ignored) = (pin!(done), Batch::default());
+        loop {
             tender.health.iterated();
             tokio::select! {
-                written = &mut writing => break written,
+                done = &mut done => return Ok(done),
                 () = sleep(IDLE) => {}
                 polled = tender.consumer.recv() => self.take(polled, &mut ignored)?,
             }
-        };
-        // Positions that were read during the write are those before it.
-        tender.group().to_begin.lock().clear();
-        Ok(written)
+        }
     }
 
     /// Makes all partitions begin again, and pauses for 25 ms to 1.6 s, with a jitter that spreads
@@ -257,9 +259,7 @@ impl Worker {
         if error.is_lock_wait() && self.failures >= LOCK_WAITS {
             self.locked_until = Instant::now() + LOCKED_FOR;
         }
-        let tender = &self.tender;
-        tender.group().begin_all_again(&tender.consumer)?;
-        sleep(whole.mul_f64(rand::random_range(0.5..=1.0))).await;
-        Ok(())
+        let pause = sleep(whole.mul_f64(rand::random_range(0.5..=1.0)));
+        self.poll_until(pause).await
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use diesel::QueryResult;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::DropId;
+use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::codes::CodeKey;
 use firstcome_shared::mysql::dead_letters::{self, FailedClaim};
 use firstcome_shared::mysql::issued::IssuedBy;
@@ -72,7 +73,8 @@ pub(super) fn drop_id(record: &Record) -> Option<DropId> {
 }
 
 async fn insert(conn: &mut Conn, records: &[Record], key: &CodeKey) -> QueryResult<Vec<Outcome>> {
-    let claims: Vec<_> = records.iter().filter_map(Record::claim).collect();
+    let claims = records.iter().flat_map(|record| &record.claim);
+    let claims: Vec<_> = claims.map(Claim::from).collect();
     let written = write_rows(conn, &claims, key, IssuedBy::Consumer).await?;
     crash_point(Point::RowsInserted);
     let mut written = written.into_iter();
