@@ -51,7 +51,7 @@ pub enum Command {
     TestEmail(Box<NotifyArgs>),
     /// Posts an event to each of WEBHOOK_URLS and explains what came back
     TestWebhook(Box<WebhookArgs>),
-    /// Prints a user's history: claim, message, row, repairs, and the current state
+    /// Prints a user's history: claim, row, repairs, and the current state
     Explain(Box<ExplainArgs>),
     /// Checks whether the daemon of this container runs; exits 0 if it does
     Health(DaemonHealthArgs),
@@ -143,7 +143,7 @@ pub struct ScheduleArgs {
     /// Passes over everything that is not sealed
     #[arg(long, env = "RECONCILE_CRON", default_value = "*/30 * * * * *", value_parser = parse_cron)]
     pub reconcile_cron: Cron,
-    /// Passes that include sealed drops
+    /// Passes that include sealed drops; `attach` has none
     #[arg(long, env = "DEEP_CRON", default_value = "0 30 3 * * *", value_parser = parse_cron)]
     pub deep_cron: Cron,
     /// The daily digest

@@ -72,7 +72,7 @@ pub struct HttpArgs {
     #[arg(skip = Tuning::MaxClaimsInHand.or(20_000_u32))]
     pub max_claims_in_hand: u32,
     /// `on`: each coupon has a page at `/c/{id}`, where users see and claim it
-    #[arg(long, env = "COUPON_PAGE", default_value = "off", action = ArgAction::Set, value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "COUPON_PAGE", default_value = "off", action = ArgAction::Set, hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub coupon_page: bool,
 }
 

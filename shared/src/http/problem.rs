@@ -29,7 +29,6 @@ pub enum Code {
     NotAllowed,
     NotFound,
     MethodNotAllowed,
-    NotAcceptable,
     SoldOut,
     Paused,
     NotOpen,
@@ -60,7 +59,6 @@ impl Code {
             Self::ReadOnly | Self::NotAllowed => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NotAcceptable => StatusCode::NOT_ACCEPTABLE,
             Self::SoldOut
             | Self::Paused
             | Self::NotOpen

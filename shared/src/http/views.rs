@@ -178,7 +178,7 @@ pub struct DropDetails {
     pub overview: Overview,
     /// Users whose loss of a slot waits for a confirmation; null: none.
     pub held_back: Option<u32>,
-    /// Broken promises of the drop, 1,000 at most.
+    /// Open broken promises of the drop.
     pub broken_promises: u64,
     /// Slots in the sample: all, or 100 in even distances.
     pub sampled: u32,
@@ -247,7 +247,7 @@ pub struct GivenUp {
 pub struct Happening {
     /// Null if unknown.
     pub at: Option<DateTime<Utc>>,
-    /// Its source: `redis`, `kafka`, `mysql`, `backup` or `reconciler`.
+    /// Its source: `redis`, `mysql`, `backup` or `reconciler`.
     pub source: String,
     pub what: String,
 }

@@ -85,7 +85,7 @@ impl KafkaSettings {
 
     /// Configures a producer that loses no message: acknowledged by all replicas. It gives up on a
     /// message that is not acknowledged within `deadline` (librdkafka's default is five minutes),
-    /// and the reconciler issues the claim.
+    /// and the API writes the claim to MySQL.
     pub fn producer(&self, deadline: Duration) -> ClientConfig {
         let mut config = self.base();
         config

@@ -16,7 +16,7 @@ pub enum FindingCase {
     RunFailed(FailureCause),
     /// The stored positions do not advance although messages are waiting.
     ConsumerStands,
-    /// A store's settings allow promises or codes to be lost.
+    /// A store's settings allow promises to be lost.
     Unsafe(UnsafePart),
 }
 

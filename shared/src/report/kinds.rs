@@ -59,7 +59,7 @@ pub enum AlertKind {
     RunMissed,
     /// The repairs exceed the repair limit.
     Braked,
-    /// A store's settings allow promises or codes to be lost.
+    /// A store's settings allow promises to be lost.
     UnsafeSetting,
     /// Findings of this kind that no pass repairs.
     Left(Kind),
@@ -214,7 +214,7 @@ impl AlertKind {
             },
             Self::UnsafeSetting => KindFacts {
                 noun: ["unsafe setting", "unsafe settings"],
-                users: "Users notice nothing yet: a fault of this store could lose promises or codes.",
+                users: "Users notice nothing yet: a fault of this store could lose promises.",
                 to_do: "Change the setting as the sentence says, in the running server and in its file.",
                 ..WARNING
             },
