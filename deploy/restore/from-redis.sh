@@ -5,12 +5,13 @@
 set -euo pipefail
 
 prefix=${REDIS_KEY_PREFIX:-fc}
-redis() { redis-cli -u "$REDIS_URL" "$@"; }
+redis() { redis-cli -e -u "$REDIS_URL" "$@"; }
 keys() { redis --scan --pattern "$prefix:{*}:$1" | sort -u; }
 coupon_of() { local rest=${1#"$prefix:{"} && echo "${rest%%\}*}"; }
 number() { [[ $1 =~ ^[0-9]+$ ]] && echo "$1" || echo NULL; }
 text() { echo "'${1//[\'\\]/}'"; }
 
+[[ -n $(keys 'drop:*:meta') ]] || { echo "no coupon in Redis has keys below $prefix: set REDIS_KEY_PREFIX" >&2 && exit 1; }
 cat << 'SQL'
 SET time_zone = '+00:00';
 CREATE TEMPORARY TABLE redis_drops (drop_id BIGINT PRIMARY KEY, coupon_id BIGINT NOT NULL, quantity INT UNSIGNED NOT NULL, opens_ms BIGINT NOT NULL,

@@ -19,7 +19,7 @@ async fn on(kafka: &KafkaServer, world: &ServeWorld) -> (ServeWorld, FaultProxy)
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
     let own = world
         .with("kafka-brokers", kafka.bootstrap())
-        .with("publish-deadline-ms", 300);
+        .with("publish-deadline-ms", 1_000);
     own.migrate().await;
     (own.with("database-url", url), mysql)
 }

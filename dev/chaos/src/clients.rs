@@ -57,7 +57,7 @@ struct Answers {
     denied: Vec<(ChaosUser, String)>,
     /// Users who return their slot or are revoked by an operator. They are chosen before they
     /// claim.
-    revoked: HashSet<ChaosUser>,
+    revoked: HashMap<ChaosUser, By>,
 }
 
 impl<'a> Clients<'a> {
@@ -126,7 +126,7 @@ impl<'a> Clients<'a> {
         if !self.answers.lock().settled.get(&person).is_some_and(holds) {
             return;
         }
-        self.answers.lock().revoked.insert(person);
+        self.answers.lock().revoked.insert(person, by);
         until(async || self.revoke(person, by).await).await;
         if by != By::OperatorOnce {
             return;
@@ -210,7 +210,7 @@ impl<'a> Clients<'a> {
             return;
         };
         let holds = matches!(reply.body["status"].as_str(), Some("accepted" | "issued"));
-        let held = held.filter(|_| !self.answers.lock().revoked.contains(&person));
+        let held = held.filter(|_| !self.answers.lock().revoked.contains_key(&person));
         match (reply.status, held) {
             (200, Some((_, slot))) if !holds || reply.body["slot"] != slot => {
                 let denied = format!("was promised slot {slot}, and then got {}", reply.text);
@@ -250,11 +250,12 @@ impl<'a> Clients<'a> {
         let mut answers = self.answers.lock();
         match answer {
             Ok(answer) => {
+                let is_final = |by: &By| *by != By::OperatorOnce;
                 let settled = answer.promised().is_some()
                     || matches!(answer, Answer::Waiting { .. })
                     || answer.is("sold_out")
                     || answer.is("not_allowed")
-                    || answer.is("revoked");
+                    || answer.is("revoked") && answers.revoked.get(&person).is_some_and(is_final);
                 if settled {
                     answers.settled.insert(person, answer.clone());
                 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use parking_lot::Mutex;
 
-use firstcome_harness::histories::history::{Ended, OperationKind};
+use firstcome_harness::histories::history::{Ended, Operation, OperationKind};
 use firstcome_harness::histories::{History, RecordedAnswer, Rule, Violation};
 
 use crate::fault::{Fault, Garbage};
@@ -46,8 +46,8 @@ pub(crate) struct Facts {
     pub(crate) owed: Owed,
     /// Whether a dead letter lists unreadable offsets.
     pub(crate) unreadable: bool,
-    /// Users whose claims were returned or revoked.
-    returned_by: HashSet<String>,
+    /// Drops and users whose claims were returned or revoked.
+    returned_by: HashSet<(u64, String)>,
     /// Drops and slots that were promised to these users.
     returned: HashSet<(u64, i64)>,
 }
@@ -56,13 +56,18 @@ impl Facts {
     pub(crate) fn new(owed: Owed, unreadable: bool, history: &History) -> Self {
         let operations = || history.operations.iter();
         let revoked = operations().filter(|op| matches!(op.act, OperationKind::Revoke { .. }));
-        let returned_by: HashSet<String> = revoked.map(|op| op.person.clone()).collect();
-        let theirs = operations().filter(|op| returned_by.contains(&op.person));
-        let returned = theirs.filter_map(|op| match op.ended {
+        let theirs = |op: &Operation| {
+            let of = history.drops.iter().filter(|it| it.1.coupon == op.coupon);
+            of.map(|it| (*it.0, op.person.clone())).collect::<Vec<_>>()
+        };
+        let returned_by: HashSet<_> = revoked.flat_map(theirs).collect();
+        let returned = operations().filter_map(|op| match op.ended {
             Ended::Ok(
                 RecordedAnswer::Accepted { drop, slot }
                 | RecordedAnswer::AlreadyClaimed { drop, slot },
-            ) => Some((drop, slot)),
+            ) => returned_by
+                .contains(&(drop, op.person.clone()))
+                .then_some((drop, slot)),
             _ => None,
         });
         Self {
@@ -81,7 +86,8 @@ impl Facts {
 
     /// Whether the user or the slot belongs to a return.
     fn is_returned(&self, violation: &Violation) -> bool {
-        self.returned_by.contains(&violation.person)
+        let user = (violation.drop, violation.person.clone());
+        self.returned_by.contains(&user)
             || self.returned.contains(&(violation.drop, violation.slot))
     }
 }
@@ -101,7 +107,7 @@ pub(crate) struct OpenLetter {
     pub(crate) user: Option<String>,
 }
 
-const EXCUSES: [Excuse; 13] = [
+const EXCUSES: [Excuse; 12] = [
     Excuse {
         reason: "an older state restored into a running store may break promises, which are then listed by name",
         after: &[restores_older_state],
@@ -111,11 +117,6 @@ const EXCUSES: [Excuse; 13] = [
         reason: "an older state restored into a running Redis is believed for up to a second",
         after: &[restores_older_keys],
         covers: Covers::Denial,
-    },
-    Excuse {
-        reason: "an older state restored into a running Redis is believed for up to a second, also when a holder claims again",
-        after: &[restores_older_keys],
-        covers: Covers::Violation(|violation, _| violation.rule == Rule::Denied),
     },
     Excuse {
         reason: "a user whom a restored Redis has forgotten and who claims again keeps the slot of the row",
@@ -192,12 +193,12 @@ const EXCUSES: [Excuse; 13] = [
         covers: Covers::NoSlot,
     },
     Excuse {
-        reason: "an older allow list restored into a running Redis is believed until the coupon is closed or looked at",
+        reason: "an older state restored into a running Redis is believed for up to a second when a holder claims again, and an older allow list until the coupon is closed or looked at",
         after: &[restores_older_keys],
         covers: Covers::Violation(|violation, _| {
             matches!(
                 violation.rule,
-                Rule::TurnedAway | Rule::GivenUnlisted | Rule::HeldUnlisted
+                Rule::Denied | Rule::TurnedAway | Rule::GivenUnlisted | Rule::HeldUnlisted
             )
         }),
     },

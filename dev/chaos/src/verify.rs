@@ -191,7 +191,7 @@ pub(crate) async fn clean(
 ) -> Result<()> {
     // Runs are compared by ID, because the clock of a process may have been wrong when it recorded
     // the start of a run.
-    let runs = "SELECT id, status, COALESCE(error, '') FROM reconcile_runs";
+    let runs = "SELECT id, status, COALESCE(error, '') FROM reconcile_runs WHERE drops_examined >= (SELECT COUNT(*) FROM drops WHERE sealed_at IS NULL)";
     let runs = async || system.world.sql.rows(runs).await;
     let begun = runs().await?.into_iter().map(|mut run| run.swap_remove(0));
     let begun: HashSet<String> = begun.collect();

@@ -190,7 +190,7 @@ impl Browser {
     /// page itself.
     pub async fn complaints(&self) -> Vec<Value> {
         let log = self.command("/se/log", &json!({"type": "browser"})).await;
-        let entries = log.as_array().cloned().unwrap_or_default();
+        let entries = log.as_array().expect("a log").clone();
         let is_missing = |entry: &Value| {
             let message = entry["message"].as_str().unwrap_or_default();
             message.contains("/assets/") && message.contains("status of 404")

@@ -149,6 +149,7 @@ const CASES: &[Case] = &[
     (GOOD, "read 1:z", "1:a 2:b 3:c 4:d", &[(Rule::NeverAsked, 1)]),
     (GOOD, "c claims already 4", "1:a 2:b 3:c 4:d", &[(Rule::Contradiction, 4), (Rule::PromisedTwice, 4)]),
     (GOOD, "c claims sold_out", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
+    (GOOD, "c claims failed", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
     (GOOD, "z claims not_allowed", "1:a 2:b 3:c 4:d", &[(Rule::TurnedAway, 0)]),
     // A raised quantity applies only after it is recorded.
     (GOOD, "drop 5; read 5:w", "1:a 2:b 3:c 4:d 5:w", &[]),

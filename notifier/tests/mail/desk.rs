@@ -23,7 +23,7 @@ pub(crate) const A: &str = "a@example.org";
 pub(crate) const B: &str = "b@example.org";
 
 /// Maximum wait for anything in these tests.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
 static TABLES: Tables = Tables::new();

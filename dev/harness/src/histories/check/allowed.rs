@@ -18,7 +18,7 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
         .iter()
         .filter(|op| op.act == OperationKind::Claim)
     {
-        let (Ended::Ok(answer), Some(line)) = (&op.ended, op.ended_line) else {
+        let Some(line) = op.ended_line else {
             continue;
         };
         let coupon = op.coupon;
@@ -28,12 +28,13 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
             let why = format!("coupon {coupon}");
             Violation::new(rule, drop, 0, person).at(line).because(why)
         };
-        if matches!(
-            answer,
-            RecordedAnswer::NotAllowed | RecordedAnswer::SoldOut | RecordedAnswer::Waiting { .. }
-        ) {
+        let waits = matches!(op.ended, Ended::Ok(RecordedAnswer::Waiting { .. }));
+        if waits || refused(op) {
             found.extend(denied(history, index, op, line));
         }
+        let Ended::Ok(answer) = &op.ended else {
+            continue;
+        };
         let given = match answer {
             RecordedAnswer::NotAllowed => {
                 if !may_be(history, index, (coupon, person), false, op.line..=line) {
