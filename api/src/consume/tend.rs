@@ -14,7 +14,7 @@ use firstcome_shared::mysql::dead_letters::MessageOrigin;
 use metrics::{counter, gauge};
 use parking_lot::Mutex;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode::UnknownMemberId};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::Instant;
@@ -57,7 +57,7 @@ impl Tender {
             let mut readings = self.group().partitions().into_values();
             if is_due || readings.any(Reading::begins) {
                 let looked = self.look(is_due, &mut silences).await;
-                let is_out = matches!(looked, Err(KafkaError::ConsumerCommit(_)));
+                let is_out = matches!(looked, Err(KafkaError::ConsumerCommit(UnknownMemberId)));
                 if looked.is_ok() || !is_out && self.any_broker_answers() {
                     answered = Instant::now();
                 } else if answered.elapsed() > FORGOTTEN {
@@ -101,16 +101,15 @@ impl Tender {
     /// what was read, even while no message arrives: MySQL may have been restored, or a position
     /// moved by hand.
     async fn look(self: &Arc<Self>, is_due: bool, silences: &mut Silences) -> KafkaResult<()> {
-        let before = self.group().partitions();
+        let (before, mut looked) = (self.group().partitions(), Ok(()));
         if is_due {
             // Query the group's coordinator, too: librdkafka waits half a minute for the response
             // to a join request, but gives up on an unreachable host as soon as another request
             // times out.
-            let any = before.keys().next().copied().unwrap_or_default();
-            let list = self.list(once((any, 0)))?;
+            let list = self.list(once((before.keys().next().map_or(0, |id| *id), 0)))?;
             block_in_place(|| self.consumer.committed_offsets(list, ANSWER))?;
             // Kafka refuses this of a consumer that it has removed from the group.
-            block_in_place(|| self.commit())?;
+            looked = block_in_place(|| self.commit());
         }
         if self.group().has_joined.swap(false, Ordering::Relaxed) {
             self.health.set(GROUP, None);
@@ -128,7 +127,7 @@ impl Tender {
                 tokio::time::sleep(TICK * 10).await;
             }
         }
-        let (mut lag, mut looked) = (0, Ok(()));
+        let mut lag = 0;
         for (partition, reading) in before {
             let watermarks = || self.consumer.fetch_watermarks(topic, partition, ANSWER);
             let (first, end) = match block_in_place(watermarks) {

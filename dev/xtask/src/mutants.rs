@@ -83,6 +83,7 @@ pub(crate) fn run(part: Option<Part>) -> Result<()> {
     for mutant in &mutants {
         mutant.texts()?;
     }
+    ensure!(!mutants.is_empty(), "no fault contains ONLY={only}");
     println!("{} faults can be planted", mutants.len());
     if part.is_some() {
         return Ok(());
