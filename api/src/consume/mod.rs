@@ -67,8 +67,9 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let front = tokio::spawn(serve(listener, router, Limits::FOR_MACHINES, done.clone()));
     let consume = async {
         while !shutdown.is_cancelled() {
-            let worker = Worker::subscribe(&args, kafka.clone(), db.clone(), Arc::clone(&alive));
-            worker?.run(&shutdown).await?;
+            let (kafka, db, client) = (kafka.clone(), db.clone(), shutdown.child_token());
+            let worker = Worker::subscribe(&args, kafka, db, Arc::clone(&alive), client);
+            worker?.run().await?;
         }
         Ok(())
     };

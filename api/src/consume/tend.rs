@@ -44,11 +44,13 @@ pub(super) struct Tender {
     pub(super) stuck: Duration,
     /// Ranges without readable messages, and what stands for those. The loop writes them.
     pub(super) passed: Mutex<Batch>,
+    /// Cancelled if this client must be replaced.
+    pub(super) client: CancellationToken,
 }
 
 impl Tender {
-    /// Runs until it is aborted, or cancels `client` and returns if the client must be replaced.
-    pub(super) async fn tend(self: Arc<Self>, client: CancellationToken) {
+    /// Runs until it is aborted or the client must be replaced.
+    pub(super) async fn tend(self: Arc<Self>) {
         let mut silences = Silences::new();
         let mut answered = Instant::now();
         for tick in 0_u64.. {
@@ -58,23 +60,18 @@ impl Tender {
             if is_due || readings.any(Reading::begins) {
                 let looked = self.look(is_due, &mut silences).await;
                 let is_out = matches!(looked, Err(KafkaError::ConsumerCommit(UnknownMemberId)));
-                if looked.is_ok() || !is_out && self.any_broker_answers() {
+                let topic = Some(&*self.kafka.topic);
+                let any_broker = || self.consumer.fetch_metadata(topic, ANSWER);
+                if looked.is_ok() || !is_out && block_in_place(any_broker).is_ok() {
                     answered = Instant::now();
                 } else if answered.elapsed() > FORGOTTEN {
-                    tracing::warn!(
-                        "this client of Kafka has no broker, or no group; it is replaced"
-                    );
-                    return client.cancel();
+                    tracing::warn!("Kafka's client has no broker or no group; it is replaced");
+                    return self.client.cancel();
                 }
                 self.health
                     .set(KAFKA, looked.err().map(|error| error.to_string()));
             }
         }
-    }
-
-    fn any_broker_answers(&self) -> bool {
-        let topic = Some(&*self.kafka.topic);
-        block_in_place(|| self.consumer.fetch_metadata(topic, ANSWER)).is_ok()
     }
 
     pub(super) fn group(&self) -> &Group {
@@ -174,6 +171,9 @@ impl Tender {
         if inside.is_none() {
             if position.is_some() {
                 tracing::warn!(partition, position, ?log, "position outside the log");
+                // The topic is a new one. If it was away during a rebalance, some partitions may
+                // have no owner, and librdkafka 2.12 does not join again.
+                self.client.cancel();
             }
             let (topic, first) = (&self.kafka.topic, *log.start());
             let begin = self.db.begin_at_first(topic, partition, position, first);

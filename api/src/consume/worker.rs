@@ -73,6 +73,7 @@ impl Worker {
         kafka: KafkaSettings,
         db: Db,
         health: Arc<Health>,
+        client: CancellationToken,
     ) -> anyhow::Result<Self> {
         let stuck = Duration::from_secs(args.stuck_seconds);
         let consumer: StreamConsumer<Group> = kafka
@@ -87,6 +88,7 @@ impl Worker {
             health,
             stuck,
             passed: Mutex::default(),
+            client,
         };
         Ok(Self {
             tender: Arc::new(tender),
@@ -99,10 +101,9 @@ impl Worker {
     }
 
     /// Reads and writes until it is stopped or its client must be replaced, then leaves the group.
-    pub(super) async fn run(mut self, stop: &CancellationToken) -> anyhow::Result<()> {
-        let client = stop.child_token();
-        let tending = tokio::spawn(Arc::clone(&self.tender).tend(client.clone()));
-        let ended = self.iterate(&client).await;
+    pub(super) async fn run(mut self) -> anyhow::Result<()> {
+        let tending = tokio::spawn(Arc::clone(&self.tender).tend());
+        let ended = self.iterate().await;
         tending.abort();
         // It returns the error that it was aborted.
         let _ = tending.await;
@@ -119,8 +120,8 @@ impl Worker {
         ended
     }
 
-    async fn iterate(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
-        while !stop.is_cancelled() {
+    async fn iterate(&mut self) -> anyhow::Result<()> {
+        while !self.tender.client.is_cancelled() {
             let batch = self.gather().await?;
             if !batch.ranges.is_empty() {
                 self.write(batch).await?;
