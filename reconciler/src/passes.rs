@@ -90,9 +90,11 @@ impl Worker {
                 return Ok(run);
             }
         };
-        // Another process may have done it between this one's look and the lock.
+        // Another process may have done it between this one's look and the lock. A time in the
+        // future is that of a wrong clock.
         if let (Some(due), [key, ..]) = (request.due, request.counts_for)
-            && record::recall(db, key).await.ok().flatten() >= Some(due)
+            && let Some(ended) = record::recall(db, key).await.ok().flatten()
+            && (due..=Utc::now()).contains(&ended)
         {
             lock.release().await;
             return Err(PassError::Busy);
