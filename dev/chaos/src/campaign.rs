@@ -142,10 +142,9 @@ fn say(
                 "[{done}/{all}] {schedule}\n  FAILED, kept in {}",
                 folder.display()
             );
-            ran.wrong
-                .iter()
-                .take(10)
-                .for_each(|wrong| println!("    {wrong}"));
+            for wrong in ran.wrong.iter().take(10) {
+                println!("    {wrong}");
+            }
         }
         Err(error) => println!(
             "[{done}/{all}] {schedule}\n  FAILED in the harness, kept in {}: {error:#}",

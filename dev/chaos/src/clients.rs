@@ -108,7 +108,7 @@ impl<'a> Clients<'a> {
         futures_util::future::join_all(people).await;
     }
 
-    fn everyone(&self) -> impl Iterator<Item = ChaosUser> + use<> {
+    pub(crate) fn everyone(&self) -> impl Iterator<Item = ChaosUser> + use<> {
         let people = self.schedule.people;
         let coupons = self.coupons.len();
         (0..people).flat_map(move |number| (0..coupons).map(move |coupon| (coupon, number)))
@@ -168,11 +168,6 @@ impl<'a> Clients<'a> {
             .await
     }
 
-    /// Lets all users claim once more. Returns true if all of them got an answer.
-    pub(crate) async fn all_ask_again(&self) -> bool {
-        self.ask_all(self.everyone()).await
-    }
-
     /// Keeps users looking up their claims, with a limited number at a time.
     pub(crate) async fn poll(&self) {
         let pollers = self.schedule.pollers;
@@ -201,12 +196,8 @@ impl<'a> Clients<'a> {
             .get(&person)
             .and_then(Answer::promised);
         let coupon = &self.coupons[person.0];
-        let Ok(reply) = self
-            .api
-            .moved_to(&api)
-            .try_me(coupon.id, &self.schedule.user_id(person.1))
-            .await
-        else {
+        let name = self.schedule.user_id(person.1);
+        let Ok(reply) = self.api.moved_to(&api).try_me(coupon.id, &name).await else {
             return;
         };
         let holds = matches!(reply.body["status"].as_str(), Some("accepted" | "issued"));
@@ -225,7 +216,8 @@ impl<'a> Clients<'a> {
         }
     }
 
-    async fn ask_all(&self, people: impl Iterator<Item = ChaosUser>) -> bool {
+    /// Lets these users claim once more. Returns true if all of them got an answer.
+    pub(crate) async fn ask_all(&self, people: impl Iterator<Item = ChaosUser>) -> bool {
         use futures_util::StreamExt as _;
         let asked =
             futures_util::stream::iter(people.map(|person| self.ask(person))).buffer_unordered(64);

@@ -84,11 +84,9 @@ impl fmt::Display for ChaosReport {
         times.sort_unstable();
         let median = times.get(times.len() / 2).unwrap_or(&0);
         let worst = times.last().unwrap_or(&0);
-        let single = self.runs.iter().filter(|ran| ran.faults.len() == 1);
         for (name, value) in [
             ("schedules run", self.schedules()),
             ("left, for lack of time", self.left),
-            ("with a single fault", single.count()),
             ("errors of the harness", self.harness_errors.len()),
             ("requests", sum(|ran| ran.operations)),
             ("of unknown outcome", sum(|ran| ran.unknown)),

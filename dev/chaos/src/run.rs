@@ -58,6 +58,7 @@ pub struct ScheduleResult {
 struct Run<'a> {
     system: &'a SystemUnderTest,
     schedule: &'a FaultSchedule,
+    folder: &'a Path,
     recorder: Recorder,
     /// The beginning of the history.
     begun: Instant,
@@ -85,6 +86,7 @@ pub async fn run(
     let run = Run {
         system,
         schedule,
+        folder,
         recorder: Recorder::create(&path)?,
         begun: Instant::now(),
         excuses: Excuses::of(schedule),
@@ -233,8 +235,8 @@ impl Run<'_> {
     ) -> Result<Healed> {
         let broken = async {
             let faults = self.schedule.faults.iter();
-            let faults =
-                try_join_all(faults.map(|timed| at_its_time(self.system, timed, self.begun)));
+            let faults = faults.map(|it| at_its_time(self.system, it, self.begun, self.folder));
+            let faults = try_join_all(faults);
             let (hits, ()) = tokio::join!(faults, operators.until_people_came());
             self.system.servers.heal().await?;
             remove_what_came_back(self.system).await?;
@@ -303,7 +305,7 @@ impl Run<'_> {
                 let at = Instant::now();
                 // Retries are always safe: every user gets the same answer as before, and a pass
                 // finds nothing to repair.
-                let answered = clients.all_ask_again().await;
+                let answered = clients.ask_all(clients.everyone()).await;
                 ensure!(answered, "a user who claimed again got no answer");
                 verify::clean(system, deadline, &self.excuses).await?;
                 // A late change of the allow list may have admitted a user who claimed again.

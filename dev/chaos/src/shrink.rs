@@ -35,14 +35,12 @@ pub async fn shrink(
             at += 1;
         }
     }
-    std::fs::write(
-        folder.join("shrunk.json"),
-        serde_json::to_string_pretty(&smallest)?,
-    )?;
+    let file = folder.join("shrunk.json");
+    std::fs::write(&file, serde_json::to_string_pretty(&smallest)?)?;
     println!(
         "seed {}: the smallest that fails is\n{smallest}\n  replay: make chaos REPLAY={}",
         failed.seed,
-        folder.join("shrunk.json").display()
+        file.display()
     );
     Ok(())
 }

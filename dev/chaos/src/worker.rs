@@ -42,14 +42,11 @@ impl CampaignWorker {
             std::fs::remove_dir_all(folder)?;
         }
         // A panic of the harness ends only this schedule, not the campaign.
-        let ran = AssertUnwindSafe(run(&servers, schedule, folder))
-            .catch_unwind()
-            .await;
+        let running = AssertUnwindSafe(run(&servers, schedule, folder));
+        let ran = running.catch_unwind().await;
         let ran = ran.map_err(|panic| panicked(panic.as_ref()))??;
-        servers
-            .restore()
-            .await
-            .context("the servers are unusable")?;
+        let restored = servers.restore().await;
+        restored.context("the servers are unusable")?;
         self.servers = Some(servers);
         Ok(ran)
     }

@@ -197,10 +197,15 @@ impl RushOptions {
         for target in &self.url {
             let api = Ops::new(&target.to_string(), "");
             // Another API does not know the coupon for a moment.
-            while !api.is_open(id).await.unwrap_or_default() {
+            let mut open = api.is_open(id).await;
+            while !matches!(open, Ok(true)) {
                 let waited = begun.elapsed();
-                ensure!(waited < KNOWN_LIMIT, "coupon {id} is not open at {target}");
+                ensure!(
+                    waited < KNOWN_LIMIT,
+                    "coupon {id} not open at {target}: {open:?}"
+                );
                 sleep(SAMPLE).await;
+                open = api.is_open(id).await;
             }
         }
         step(format!(

@@ -57,7 +57,7 @@ async fn key_of_the_wrong_type_admits_nobody_until_the_drop_is_rebuilt() {
 #[tokio::test]
 async fn user_without_a_slot_is_only_certain_if_the_numbers_add_up() {
     let server = server().await;
-    let world = ScriptWorld::open(&server.url(), 1, &Start::new(2, OncePer::Drop, 0)).await;
+    let mut world = ScriptWorld::open(&server.url(), 1, &Start::new(2, OncePer::Drop, 0)).await;
     world.claim("a").await.unwrap();
     let [holder, other] = ["a", "b"].map(|name| name.parse::<UserId>().unwrap());
     let is_trusted = async |user: &UserId| {
@@ -69,6 +69,14 @@ async fn user_without_a_slot_is_only_certain_if_the_numbers_add_up() {
     assert!(is_trusted(&holder).await && !is_trusted(&other).await);
     ask::<i64>(&server, &["DEL", &world.keys.users]).await;
     assert!(!is_trusted(&holder).await);
+    for (field, value) in [
+        ("paused", "1"),
+        ("closes_at_ms", "1"),
+        ("opens_at_ms", "9999999999999"),
+    ] {
+        ask::<i64>(&server, &["HSET", &world.keys.meta, field, value]).await;
+        assert_eq!(world.claims("a").await, "[Unverified]", "{field}");
+    }
 }
 
 /// Otherwise a revoked user could be promised a slot.

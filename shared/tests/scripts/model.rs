@@ -314,13 +314,13 @@ impl Model {
             }
             return Admission::Already(DropId(*drop), narrow(*slot));
         }
-        if paused {
-            return Admission::Paused;
-        }
         let lacks_claimants = self.once_per_coupon() && self.claimants.len() < self.users.len();
         // Without its mark, `revoked` is lost.
         if !self.adds_up() || lacks_claimants || !self.has_mark {
             return Admission::Unverified;
+        }
+        if paused {
+            return Admission::Paused;
         }
         if let Some(slot) = self.next(quantity).filter(|_| self.waiting.is_empty()) {
             self.give(person, slot);

@@ -4,7 +4,10 @@ mod garbage;
 mod mysql;
 mod redis;
 
+use std::fs::File;
+use std::io::Write as _;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -59,11 +62,13 @@ pub struct TriedFault {
     pub during: Range<Instant>,
 }
 
-/// Injects a fault at its time. The history began at `begun`.
+/// Injects a fault at its time, and adds what it did to `faults.txt`, which stays if the harness
+/// fails. The history began at `begun`.
 pub(crate) async fn at_its_time(
     system: &SystemUnderTest,
     timed: &Timed,
     begun: Instant,
+    folder: &Path,
 ) -> Result<TriedFault> {
     pause(timed.at_ms).await;
     let coupon = &system.coupons()[timed.coupon % system.coupons().len()];
@@ -71,9 +76,13 @@ pub(crate) async fn at_its_time(
     let Effect { took, note, during } = effect.with_context(|| timed.fault.to_string())?;
     let ms = |at: Instant| at.duration_since(begun).as_millis();
     let [from, to] = [during.start, during.end].map(ms);
+    let fault = format!("{:>5} ms ({from} to {to})  {}", timed.at_ms, timed.fault);
+    let file = folder.join("faults.txt");
+    let mut file = File::options().append(true).create(true).open(file)?;
+    writeln!(file, "{fault}  {note}")?;
     Ok(TriedFault {
         name: timed.fault.name(),
-        fault: format!("{:>5} ms ({from} to {to})  {}", timed.at_ms, timed.fault),
+        fault,
         took,
         note,
         during,

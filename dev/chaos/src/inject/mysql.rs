@@ -134,9 +134,9 @@ pub(super) async fn restore_rows(system: &SystemUnderTest, age_ms: u64) -> Resul
     let lost = system.number(&format!("SELECT COUNT(*) {newer}")).await;
     let deleted = sql.rows(&format!("DELETE i {newer}")).await;
     drop(sql.rows(&format!("DROP TABLE {old}")).await);
-    let lost = lost.unwrap_or_default();
-    let note = format!("{lost} rows forgotten");
-    Ok(Effect::now(deleted.is_ok() && lost > 0, note))
+    let note = format!("rows forgotten: {lost:?}, deleted: {}", deleted.is_ok());
+    let took = deleted.is_ok() && lost.is_ok_and(|lost| lost > 0);
+    Ok(Effect::now(took, note))
 }
 
 /// Kills MySQL and restarts it with an older copy of its data.

@@ -98,14 +98,13 @@ local claims = per_coupon and call('HMGET', KEYS[3], unpack(people)) or {}
 local void_until = void_times(drop, per_coupon, people)
 local count, free = tonumber(call('GET', chosen.count)), call('ZCARD', chosen.free)
 local users, waiting = call('ZCARD', chosen.users), call('ZCARD', chosen.waiting)
--- The reason for refusing all new users, if any.
+-- The reason for refusing all new users, if any. Lost users come first: a holder among them must not be told that the drop is closed.
 local refusal = nil
-if now < chosen.opens then refusal = {'not_open', chosen.opens}
-elseif not chosen.is_open then refusal = {'closed', chosen.closes}
-elseif chosen.is_paused then refusal = 'paused'
-elseif count ~= users + free or call('HEXISTS', KEYS[4], '') == 0 or (per_coupon and call('HLEN', KEYS[3]) < users) then
+if count ~= users + free or call('HEXISTS', KEYS[4], '') == 0 or (per_coupon and call('HLEN', KEYS[3]) < users) then
     refusal = 'unverified'
-end
+elseif now < chosen.opens then refusal = {'not_open', chosen.opens}
+elseif not chosen.is_open then refusal = {'closed', chosen.closes}
+elseif chosen.is_paused then refusal = 'paused' end
 
 -- Whom the coupon's restriction excludes.
 local group, listed, words = string.match(chosen.allow, '^group:(.+)$'), nil, {}
