@@ -16,7 +16,7 @@ cat << 'SQL'
 SET time_zone = '+00:00';
 CREATE TEMPORARY TABLE redis_drops (drop_id BIGINT PRIMARY KEY, coupon_id BIGINT NOT NULL, quantity INT UNSIGNED NOT NULL, opens_ms BIGINT NOT NULL,
     closes_ms BIGINT, paused BOOLEAN, once_per VARCHAR(6) NOT NULL, waiting_list INT UNSIGNED, closed_early BOOLEAN, allow_rule VARCHAR(70));
-CREATE TEMPORARY TABLE redis_revocations (number BIGINT, coupon_id BIGINT NOT NULL, field VARCHAR(90) COLLATE ascii_bin NOT NULL, over_ms BIGINT);
+CREATE TEMPORARY TABLE redis_revocations (number BIGINT, coupon_id BIGINT NOT NULL, field VARCHAR(150) COLLATE ascii_bin NOT NULL, over_ms BIGINT);
 SQL
 
 fields=(quantity opens_at_ms closes_at_ms paused once_per waiting_list closed_early allow)

@@ -20,6 +20,10 @@ use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::MetadataTopic;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Stores;
 
 /// The offsets of each partition: the first one that the log has, and its end.
 pub type Logs = BTreeMap<i32, Range<i64>>;
@@ -134,6 +138,28 @@ pub async fn read_state(
         logs,
         positions,
     })
+}
+
+const POLL: Duration = Duration::from_millis(100);
+
+/// Waits until the consumer has read what the topic had at first: while claims arrive, it is always
+/// some messages behind. Returns the last state after this patience, or if the process stops.
+pub(crate) async fn wait(
+    stores: &Stores,
+    may_write: bool,
+    patience: Duration,
+    stop: &CancellationToken,
+) -> Result<ReadState, BarrierError> {
+    let (began, mut ends) = (Instant::now(), None);
+    loop {
+        let mut now = read_state(&stores.db, &stores.topic, may_write).await?;
+        let first = ends.get_or_insert_with(|| now.logs.clone());
+        now.is_reached |= is_reached(first, &now.positions, &now.logs);
+        if now.is_reached || began.elapsed() > patience || stop.is_cancelled() {
+            return Ok(now);
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// Why the barrier is unknown.

@@ -35,16 +35,13 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal()?;
     let code = |all_went: bool| ExitCode::from(u8::from(!all_went));
+    let say = |line: &str| println!("{line}");
     match command {
         Command::Daemon(args) => daemon::run(*args, stop).await.map(|()| ExitCode::SUCCESS),
         Command::Once(args) => Box::pin(once::run(*args, stop)).await,
         Command::Attach(args) => Box::pin(attach::run(*args, stop)).await,
-        Command::TestEmail(args) => notify::test_email(&args, |line| println!("{line}"))
-            .await
-            .map(code),
-        Command::TestWebhook(args) => notify::test_webhook(&args, |line| println!("{line}"))
-            .await
-            .map(code),
+        Command::TestEmail(args) => notify::test_email(&args, say).await.map(code),
+        Command::TestWebhook(args) => notify::test_webhook(&args, say).await.map(code),
         Command::Explain(args) => explain::run(*args).await,
         Command::Health(args) => {
             let runs = args.probe.ask(args.listen_addr).await;

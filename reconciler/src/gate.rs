@@ -125,9 +125,8 @@ pub(crate) async fn close_in_redis(
         return Ok(None);
     }
     let seen_era = seen.era().filter(|era| *era <= HIGHEST_SEEN).unwrap_or(0);
-    redis
-        .begin_era_on(coupon, server, seen, seen_era.max(era) + 1)
-        .await
+    let next = seen_era.max(era) + 1;
+    redis.begin_era_on(coupon, server, seen, next).await
 }
 
 /// Raises a coupon's era in MySQL to this one, unless it is not lower. Returns MySQL's era before,
@@ -152,8 +151,6 @@ const MARGIN: Duration = Duration::from_millis(250);
 /// Maximum wait for the consumer in one attempt. The next attempt begins with another era.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const POLL: Duration = Duration::from_millis(100);
-
 /// Waits until no claim from before the closing can be in flight, then until the consumer has read
 /// the topic.
 ///
@@ -167,26 +164,16 @@ pub(crate) async fn wait(ctx: &PassContext, closed_at: Instant) -> Step<()> {
         tracing::info!(wait = ?left, "waiting for claims that may be on their way");
         ctx.sleep(left).await?;
     }
-    let began = Instant::now();
-    let mut ends = None;
-    loop {
-        let now = match barrier::read_state(&ctx.stores.db, &ctx.stores.topic, true).await {
-            Ok(now) => now,
-            Err(BarrierError::Mysql(error)) => return Err(error.into()),
-            Err(error @ BarrierError::Kafka(_)) => {
-                return Err(PassError::StaysClosed(error.to_string()));
-            }
-        };
-        // The ends of the first read are enough: nobody is admitted since.
-        let first = ends.get_or_insert_with(|| now.logs.clone());
-        if now.is_reached || barrier::is_reached(first, &now.positions, &now.logs) {
-            return Ok(());
-        }
-        if began.elapsed() > PATIENCE {
+    // Nobody is admitted since.
+    let read = barrier::wait(&ctx.stores, true, PATIENCE, &ctx.stop).await;
+    ctx.must_go_on()?;
+    Err(PassError::StaysClosed(match read {
+        Ok(now) if now.is_reached => return Ok(()),
+        Ok(now) => {
             let unread = barrier::unread(&now);
-            let why = format!("the consumer has {unread} messages to read first");
-            return Err(PassError::StaysClosed(why));
+            format!("the consumer has {unread} messages to read first")
         }
-        ctx.sleep(POLL).await?;
-    }
+        Err(BarrierError::Mysql(error)) => return Err(error.into()),
+        Err(error @ BarrierError::Kafka(_)) => error.to_string(),
+    }))
 }

@@ -343,11 +343,10 @@ async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreEr
             let (id, coupon) = (drop.id, drop.coupon_id);
             let is_over = match over.get(&coupon) {
                 Some(known) => *known,
-                None => db
-                    .coupon(coupon)
-                    .await?
-                    .as_ref()
-                    .is_some_and(is_over_for_good),
+                None => {
+                    let found = db.coupon(coupon).await?;
+                    found.as_ref().is_some_and(is_over_for_good)
+                }
             };
             over.insert(coupon, is_over);
             let states = redis.drop_states(&[redis.keys(coupon, id)]).await?;

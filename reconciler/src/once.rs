@@ -34,13 +34,9 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         "--confirm needs --coupon or --drop: what is held back is confirmed coupon by coupon"
     );
     let stores = args.reconcile.stores.handles()?;
-    crate::stores::check(
-        &stores,
-        Duration::from_secs(Tuning::StartupWaitSeconds.or(STARTUP_WAIT)),
-        &stop,
-    )
-    .await
-    .map_err(|(_, error)| error)?;
+    let patience = Duration::from_secs(Tuning::StartupWaitSeconds.or(STARTUP_WAIT));
+    let checked = crate::stores::check(&stores, patience, &stop).await;
+    checked.map_err(|(_, error)| error)?;
     let notifier = Notifier::new(stores.db.clone(), &args.notify, &args.webhooks)?;
     if !args.dry_run {
         notifier.announce();

@@ -134,10 +134,14 @@ async fn claimants<'d>(
     fence: &Fence,
 ) -> Step<()> {
     let redis = &ctx.stores.redis;
+    let drops: Vec<DropId> = drops.map(|drop| drop.id).collect();
+    // A drop with a large quantity may have few rows.
+    let highest = ctx.stores.db.highest_slots(&drops).await?;
     for drop in drops {
-        let mut read = std::pin::pin!(rows_of(ctx, coupon, fence, drop.id, drop.quantity));
+        let highest = highest.get(&drop).copied().unwrap_or(0);
+        let mut read = std::pin::pin!(rows_of(ctx, coupon, fence, drop, highest));
         while let Some((_, rows)) = read.try_next().await? {
-            let write = redis.write_claimants(coupon, fence, drop.id, &rows);
+            let write = redis.write_claimants(coupon, fence, drop, &rows);
             fenced(write.await?)?;
         }
     }

@@ -191,8 +191,8 @@ pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> 
         return Ok(());
     }
     let without_plan = run.drops.iter().filter(|drop| !may_be_held_back(drop));
-    db.forget_held_back(without_plan.map(|drop| drop.drop_id).collect())
-        .await
+    let without_plan = without_plan.map(|drop| drop.drop_id).collect();
+    db.forget_held_back(without_plan).await
 }
 
 /// Whether repairs of the drop may wait for a confirmation: something was planned or has failed.

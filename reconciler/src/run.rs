@@ -33,6 +33,10 @@ pub struct Reconciler {
 /// Maximum wait for the urgent lane.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Maximum wait for the consumer to read what was on the topic when a pass began. Otherwise the
+/// pass issues no claim that may have an unread message.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
 /// Margin in addition to the publishing deadline, before young claims are judged again.
 const MARGIN: Duration = Duration::from_millis(250);
 
@@ -155,7 +159,7 @@ impl Reconciler {
         let servers = stores.redis.servers().await?;
         let clock_ms = stores.redis.time_ms().await?;
         let (is_read, topic_error) =
-            match barrier::read_state(&stores.db, &stores.topic, !request.dry_run).await {
+            match barrier::wait(&stores, !request.dry_run, CATCH_UP, stop).await {
                 Ok(state) => (state.is_reached, None),
                 Err(BarrierError::Mysql(error)) => return Err(error.into()),
                 Err(why @ BarrierError::Kafka(_)) => (false, Some(why.to_string())),

@@ -258,9 +258,8 @@ async fn write_revocations(ctx: &PassContext, coupon: &Coupon) -> Step<(u64, Has
         };
         after = last.id;
         ids.extend(all.iter().map(|revocation| revocation.id));
-        new += redis
-            .write_revoked(coupon.id, coupon.once_per, &all)
-            .await?;
+        let write = redis.write_revoked(coupon.id, coupon.once_per, &all);
+        new += write.await?;
     }
 }
 

@@ -139,14 +139,22 @@ impl Tender {
             let is_unchanged = self.group().partitions().get(&partition) == Some(&reading);
             let Ok(positions) = &positions else { continue };
             let position = positions.get(&partition).copied();
+            let is_outside = |at: Option<i64>| at.is_some_and(|at| !(first..=end).contains(&at));
+            if is_outside(position) || is_outside(reading.stands()) {
+                tracing::warn!(partition, position, first, end, "position outside the log");
+                // The topic is a new one. If it was away during a rebalance, some partitions may
+                // have no owner, and librdkafka 2.12 does not join again. A reconciler may have
+                // moved the position into the log already.
+                self.client.cancel();
+            }
             match reading.stands() {
                 _ if !is_unchanged => {}
-                _ if reading.begins() => {
+                _ if reading.begins() || is_outside(position) => {
                     if let Err(error) = self.begin(partition, position, first..=end).await {
                         tracing::debug!(%error, partition, "a partition does not begin yet");
                     }
                 }
-                Some(read) if position != Some(read) || !(first..=end).contains(&read) => {
+                Some(read) if position != Some(read) || is_outside(Some(read)) => {
                     self.group().begin_again(partition);
                 }
                 stands => {
@@ -169,12 +177,6 @@ impl Tender {
     ) -> anyhow::Result<()> {
         let inside = position.filter(|position| log.contains(position));
         if inside.is_none() {
-            if position.is_some() {
-                tracing::warn!(partition, position, ?log, "position outside the log");
-                // The topic is a new one. If it was away during a rebalance, some partitions may
-                // have no owner, and librdkafka 2.12 does not join again.
-                self.client.cancel();
-            }
             let (topic, first) = (&self.kafka.topic, *log.start());
             let begin = self.db.begin_at_first(topic, partition, position, first);
             begin.await?;

@@ -82,10 +82,8 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
 /// Waits for our MySQL, and creates its tables.
 async fn prepare(ours: &Ours, stop: &CancellationToken) -> anyhow::Result<()> {
     let is_away = |error: &DbError| !matches!(error, DbError::Refused(_));
-    wait_for("MySQL", PATIENCE, stop, is_away, async || {
-        ours.db.ping().await
-    })
-    .await?;
+    let ping = async || ours.db.ping().await;
+    wait_for("MySQL", PATIENCE, stop, is_away, ping).await?;
     ours.migrate().await
 }
 

@@ -219,9 +219,8 @@ impl Pass<'_> {
                 now.append(&mut held);
             } else {
                 let is_seen = confirm || dry_run;
-                ours.db
-                    .hold_back(target.drop_id(), shown, self.run_id, is_seen)
-                    .await?;
+                let (db, drop) = (&ours.db, target.drop_id());
+                db.hold_back(drop, shown, self.run_id, is_seen).await?;
                 let why = if number > limit {
                     format!("held back: this pass has {number} repairs, and the limit is {limit}")
                 } else {
@@ -238,14 +237,13 @@ impl Pass<'_> {
 
 async fn first_look<'a>(target: Target<'a>, sql: &mut Sql, keys: &mut Keys) -> Answer<Suspect<'a>> {
     let shape = check(&target, sql, keys).await?;
-    let first = Reader {
+    let mut reader = Reader {
         target,
         shape: &shape,
         sql,
         keys,
-    }
-    .look()
-    .await?;
+    };
+    let first = reader.look().await?;
     Ok(Suspect {
         target,
         shape,

@@ -336,9 +336,8 @@ impl<'a> Reader<'a> {
         let (mut all, mut last) = (Vec::new(), Vec::new());
         while all.len() < NAMED {
             let of = open(failed, &self.target).after(&shape.key, &last);
-            let page = self
-                .page(&failed.table, &failed.user, &shape.key, of)
-                .await?;
+            let page = self.page(&failed.table, &failed.user, &shape.key, of);
+            let page = page.await?;
             let is_last = page.len() < ROWS;
             all.extend(page.into_iter().map(|(key, user)| FailedEvent {
                 key,
