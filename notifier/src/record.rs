@@ -16,7 +16,7 @@ use crate::alerts::{
 };
 use crate::clock::elapsed;
 use crate::mails::AlertMail;
-use crate::report::{AlertKind, Finding, Kind, Run, Status};
+use crate::report::{AlertKind, DropReport, Finding, Kind, Run, Status};
 use crate::send::event::{self, Event};
 use crate::settings::MailSettings;
 use crate::wording;
@@ -165,7 +165,9 @@ impl Post<'_> {
         // Only a pass knows the drops.
         if let Some(run) = seen.run() {
             self.keep_repairs(run, memory).await?;
-            let sealed = run.drops.iter().filter(|drop| drop.sealed);
+            // A deep pass reads no users of drops that were sealed before.
+            let is_new = |drop: &&DropReport| drop.sealed && drop.after.users == drop.after.rows;
+            let sealed = run.drops.iter().filter(is_new);
             let sealed = sealed.map(|it| event::about_sealed(it, self.now));
             self.events(sealed.collect()).await?;
             repairs = self.due_repairs(verdict, memory).await?;

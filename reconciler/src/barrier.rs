@@ -122,12 +122,7 @@ pub async fn read_state(
     let logs = topic.logs().await.map_err(BarrierError::Kafka)?;
     let outside = outside(&positions, &logs);
     for (partition, position, first) in &outside {
-        tracing::warn!(
-            partition,
-            position,
-            first,
-            "the stored position is not one of the topic's"
-        );
+        tracing::warn!(partition, position, first, "position outside the log");
         if may_write {
             let seen = Some(*position);
             db.begin_at_first(name, *partition, seen, *first).await?;

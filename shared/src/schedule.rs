@@ -48,7 +48,7 @@ pub enum Schedule {
 /// A drop that a schedule requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlannedDrop {
-    /// The day in the schedule's time zone (in UTC for a single drop).
+    /// The day in the schedule's time zone (by default UTC).
     pub local_date: NaiveDate,
     /// Start of the window, inclusive.
     pub opens_at: DateTime<Utc>,
@@ -125,9 +125,9 @@ impl Schedule {
             Self::Once {
                 opens_at,
                 closes_at,
-                ..
+                time_zone,
             } => Box::new(std::iter::once(PlannedDrop {
-                local_date: opens_at.date_naive(),
+                local_date: time_zone.unwrap_or(Tz::utc()).local(*opens_at).date_naive(),
                 opens_at: opens_at.trunc_subsecs(3),
                 closes_at: closes_at.map(|at| at.trunc_subsecs(3)),
             })),

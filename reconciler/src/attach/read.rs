@@ -194,7 +194,9 @@ impl<'a> Reader<'a> {
         for event in &mut look.failed {
             let flags = seen.flags(event.user.as_bytes());
             event.has_row = flags & ROW != 0;
-            event.is_member = users.is_some().then_some(flags & MEMBER != 0);
+            // After its key has expired, nothing tells whom the users' system refused.
+            let has_key = self.target.campaign.users.is_some();
+            event.is_member = has_key.then_some(flags & MEMBER != 0);
         }
         look.is_disjoint = users.is_some()
             && !seen.flags.is_empty()

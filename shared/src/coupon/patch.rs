@@ -231,7 +231,9 @@ fn close_now(
     let is_once = matches!(schedule, Some(Schedule::Once { .. }));
     let ends = |drop: &Drop| drop.is_not_closed(now) && (is_once || drop.opens_at <= now);
     let last = drops.iter().rfind(|drop| drop.opens_at <= now);
-    let is_repeated = last.is_some_and(|last| last.closed_early);
+    // Later it is not a retry, but meant for the next drop.
+    let since = Some(now - TimeDelta::hours(1));
+    let is_repeated = last.is_some_and(|last| last.closed_early && last.closes_at > since);
     if !is_repeated && !drops.iter().any(ends) {
         return Err(
             "no drop is open; to prevent that another opens, pause the coupon, or send an earlier last_day"

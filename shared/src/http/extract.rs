@@ -58,7 +58,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for StrictQuery<T>
     }
 }
 
-/// The parameters of a path. A path that is not valid percent-encoded UTF-8 gets a 404.
+/// The parameters of a path. One that is not valid percent-encoded UTF-8, or
+/// has another number of them, gets a 404.
 pub struct StrictPath<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for StrictPath<T> {
@@ -67,7 +68,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for StrictP
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let path = Path::from_request_parts(parts, state).await;
         path.map(|Path(texts)| Self(texts))
-            .map_err(|_| Problem::not_found("the path is no percent-encoded UTF-8"))
+            .map_err(|_| Problem::not_found("no such path: /openapi.json has all"))
     }
 }
 

@@ -254,7 +254,7 @@ impl AlertKind {
             },
             Self::Left(Kind::CountMismatch) => KindFacts {
                 noun: ["wrong counter", "wrong counters"],
-                users: "Claims to the drop get 503 until it is written again.",
+                users: "Claims to the drop get 503 until it is written again; a sealed drop only lacks rows.",
                 to_do: WRITTEN_AGAIN,
                 ..WARNING
             },

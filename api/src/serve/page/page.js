@@ -140,7 +140,7 @@ function stateOf({ now_ms, coupon }) {
   const left = opens - now_ms;
   const ahead = state === "scheduled" && current && left > CROWD_MS ? 0 : null;
   return {
-    now_ms, state, drop_id: drop.id, quantity: drop.quantity, one_per_drop: coupon.once_per === "drop",
+    now_ms, state, drop_id: drop.id, quantity: drop.quantity, one_per_drop: coupon.once_per === "drop" && coupon.schedule?.type !== "once",
     opens_at_ms: opens, closes_at_ms: drop.closes_at && Date.parse(drop.closes_at),
     next: coupon.once_per === "drop" && Date.parse(next?.opens_at),
     can_wait: coupon.waiting_list > 0 && drop.id !== full,

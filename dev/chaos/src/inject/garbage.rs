@@ -229,14 +229,12 @@ impl<'a> PlacedGarbage<'a> {
     }
 
     /// Waits until the product has removed or reported each piece, and removes the pieces that it
-    /// has reported.
+    /// has reported. Notes those that are gone, but not those that went with their topic.
     async fn until_gone(&self, places: Vec<GarbagePlace>, ms: u64) -> Result<Effect> {
-        let noted = places.iter().map(|place| (self.finding, place.clone()));
-        self.system.garbage.lock().extend(noted);
         let begun = Instant::now();
         pause(ms).await;
         let mut removed = 0;
-        for place in &places {
+        'places: for place in &places {
             while self.is_there(place).await.unwrap_or(true) {
                 let is_named = self.is_named(place).await.unwrap_or(false);
                 // A message goes with its topic, or a position beyond it skips it.
@@ -251,11 +249,13 @@ impl<'a> PlacedGarbage<'a> {
                         self.system
                             .object(format!("garbage not removed or reported: {place:?}"));
                     }
-                    break;
+                    continue 'places;
                 }
                 removed += u32::from(is_named && self.remove(place).await.is_ok());
                 pause(200).await;
             }
+            let gone = (self.finding, place.clone());
+            self.system.garbage.lock().push(gone);
         }
         let note = format!("{removed} of {} removed by an operator", places.len());
         let during = begun..Instant::now();
