@@ -44,7 +44,7 @@ pub(crate) type Owed = HashSet<(i64, String)>;
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
     pub(crate) owed: Owed,
-    /// Whether a dead letter lists unreadable offsets.
+    /// Whether a dead letter lists unreadable offsets, or the broker has cut them off.
     pub(crate) unreadable: bool,
     /// Drops and users whose claims were returned or revoked.
     returned_by: HashSet<(u64, String)>,
@@ -168,7 +168,7 @@ const EXCUSES: [Excuse; 12] = [
         covers: Covers::NoSlot,
     },
     Excuse {
-        reason: "claims behind an unreadable batch are lost if Redis has lost them, too; their offsets are listed",
+        reason: "claims behind an unreadable batch are lost if Redis has lost them, too; their offsets are listed, unless the broker has cut them off",
         after: &[is_batch_unreadable, is_redis_lost],
         covers: Covers::Violation(|violation, facts| {
             let is_kind = matches!(

@@ -9,6 +9,7 @@ use firstcome_harness::MadeCoupon;
 use firstcome_harness::histories::History;
 
 use crate::excuses::{Excuses, Facts, LeftFinding, OpenLetter, Owed};
+use crate::inject::GarbagePlace::Garbled;
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
 
@@ -58,8 +59,11 @@ pub(crate) async fn exact(system: &SystemUnderTest, excuses: &Excuses) -> Result
 /// Returns what the excuses of violations depend on.
 pub(crate) async fn facts(system: &SystemUnderTest, history: &History) -> Result<Facts> {
     let unreadable = "SELECT COUNT(*) FROM failed_claims WHERE reason = 'unreadable'";
-    let unreadable = system.number(unreadable).await? > 0;
-    Ok(Facts::new(owed(system).await?, unreadable, history))
+    // Without a dead letter, the broker has cut off the batch and all behind it.
+    let is_gone = |garbage: &Vec<_>| garbage.iter().any(|(_, it)| matches!(it, Garbled(_)));
+    let (owed, listed) = (owed(system).await?, system.number(unreadable).await?);
+    let unreadable = listed > 0 || is_gone(&system.garbage.lock());
+    Ok(Facts::new(owed, unreadable, history))
 }
 
 /// Returns the users in `broken_promises`.

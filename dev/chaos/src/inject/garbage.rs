@@ -321,10 +321,8 @@ impl<'a> PlacedGarbage<'a> {
     async fn remove(&self, place: &GarbagePlace) -> Result<()> {
         match place {
             GarbagePlace::List { name, .. } => {
-                self.system
-                    .redis()
-                    .try_command::<()>(&["DEL", name])
-                    .await?;
+                let redis = self.system.redis();
+                redis.try_command::<()>(&["DEL", name]).await?;
             }
             GarbagePlace::DeadLetters(of)
             | GarbagePlace::Garbled(of)
