@@ -341,12 +341,11 @@ async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreEr
         after = last.id;
         for (drop, is_once_per_drop) in page {
             let (id, coupon) = (drop.id, drop.coupon_id);
-            let is_over = match over.get(&coupon) {
-                Some(known) => *known,
-                None => {
-                    let found = db.coupon(coupon).await?;
-                    found.as_ref().is_some_and(is_over_for_good)
-                }
+            let is_over = if let Some(known) = over.get(&coupon) {
+                *known
+            } else {
+                let found = db.coupon(coupon).await?;
+                found.as_ref().is_some_and(is_over_for_good)
             };
             over.insert(coupon, is_over);
             let states = redis.drop_states(&[redis.keys(coupon, id)]).await?;

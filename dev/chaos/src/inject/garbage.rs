@@ -237,6 +237,7 @@ impl<'a> PlacedGarbage<'a> {
         'places: for place in &places {
             while self.is_there(place).await.unwrap_or(true) {
                 let is_named = self.is_named(place).await.unwrap_or(false);
+                removed += u32::from(is_named && self.remove(place).await.is_ok());
                 // A message goes with its topic, or a position beyond it skips it.
                 let is_of_topic = matches!(
                     place,
@@ -251,7 +252,6 @@ impl<'a> PlacedGarbage<'a> {
                     }
                     continue 'places;
                 }
-                removed += u32::from(is_named && self.remove(place).await.is_ok());
                 pause(200).await;
             }
             let gone = (self.finding, place.clone());
