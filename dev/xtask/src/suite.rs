@@ -16,9 +16,9 @@ const SYSTEM: &str = "it";
 const HARNESS: &str = "firstcome-harness";
 
 /// Number of fault schedules for every change, and the minutes after which a slow machine begins no
-/// more of them. `make chaos SEEDS=500` runs those of a release.
+/// more of them, unless `MINUTES` is set. `make chaos SEEDS=500` runs those of a release.
 const SEEDS: &str = "60";
-const MINUTES: &str = "4";
+const MINUTES: &str = "2";
 
 /// Runs the tests of every change. With arguments, runs `cargo test` with them.
 pub(crate) fn test(args: &[String]) -> Result<()> {
@@ -112,7 +112,8 @@ fn schedules(profile: &Profile) -> Result<Command> {
     let mut chaos = profile.program("firstcome-chaos");
     let workers = (processors() + 1).to_string();
     chaos.envs([("FIRST", first), ("SEEDS", seeds), ("WORKERS", workers)]);
-    chaos.args(["run", "--regressions", "--minutes", MINUTES]);
+    let minutes = setting("MINUTES").unwrap_or_else(|| MINUTES.to_owned());
+    chaos.args(["run", "--regressions", "--minutes", &minutes]);
     in_memory(&mut chaos);
     Ok(chaos)
 }
