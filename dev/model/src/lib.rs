@@ -1,8 +1,9 @@
-//! Models of the protocol (docs/decisions/0003, 0005, 0008, 0040) whose states are explored
+//! Models of the protocol (docs/decisions/0003, 0005, 0008, 0010, 0040) whose states are explored
 //! exhaustively:
 //!
 //! - [`claims`]: the claims of one drop, from Redis to their rows, under faults of every store.
 //! - [`gate`]: which coupons are open after which loss of Redis.
+//! - [`losers`]: users who hear `sold_out` from an API's memory.
 //!
 //! Each model has protocols with one rule left out. Each of those must be caught; otherwise the
 //! model would prove nothing.
@@ -24,6 +25,7 @@
 
 pub mod claims;
 pub mod gate;
+pub mod losers;
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -65,6 +67,8 @@ pub fn cases() -> Vec<Case> {
     add(&mut all, "claims without", false, claims::cases::omitted());
     add(&mut all, "gate", true, gate::cases::whole());
     add(&mut all, "gate without", false, gate::cases::omitted());
+    add(&mut all, "losers", true, losers::cases::whole());
+    add(&mut all, "losers without", false, losers::cases::omitted());
     all
 }
 

@@ -1,0 +1,73 @@
+//! The explored worlds of losers from memory, and the one that shows what each rule is for.
+
+use super::Omitted::{
+    EndsAtOpening, EraCompared, GiveWaits, GivenCompared, HoldersFenced, LeftFromReply,
+    OutlastedByGate, PromoteWaits,
+};
+use super::{Omitted, Protocol};
+use crate::World;
+
+/// What happens in a world.
+const RETURNS: Protocol = Protocol {
+    apis: 2,
+    returns: 2,
+    losses: 0,
+    is_owed: false,
+    opens_another: false,
+    omitted: None,
+};
+const OWED: Protocol = Protocol {
+    is_owed: true,
+    ..RETURNS
+};
+const LOSSES: Protocol = Protocol {
+    apis: 1,
+    returns: 3,
+    losses: 2,
+    is_owed: true,
+    ..RETURNS
+};
+const TWO_DROPS: Protocol = Protocol {
+    opens_another: true,
+    ..RETURNS
+};
+
+/// The worlds in which the whole protocol keeps its promises.
+const WHOLE: &[(&str, Protocol)] = &[
+    ("two APIs, returns, a broken promise", OWED),
+    ("losses of Redis", LOSSES),
+    ("two drops", TWO_DROPS),
+];
+
+/// The world in which each omitted rule is missed.
+const OMITTED: &[(Omitted, Protocol)] = &[
+    (GiveWaits, RETURNS),
+    (PromoteWaits, OWED),
+    (GivenCompared, RETURNS),
+    (HoldersFenced, RETURNS),
+    (EraCompared, LOSSES),
+    (LeftFromReply, RETURNS),
+    (EndsAtOpening, TWO_DROPS),
+    (OutlastedByGate, LOSSES),
+];
+
+pub fn whole() -> Vec<World<Protocol>> {
+    let world = |(name, protocol): &(&str, Protocol)| World {
+        name: (*name).to_owned(),
+        is_large: false,
+        protocol: protocol.clone(),
+    };
+    WHOLE.iter().map(world).collect()
+}
+
+pub fn omitted() -> Vec<World<Protocol>> {
+    let world = |(rule, protocol): &(Omitted, Protocol)| World {
+        name: format!("{rule:?}"),
+        is_large: false,
+        protocol: Protocol {
+            omitted: Some(*rule),
+            ..protocol.clone()
+        },
+    };
+    OMITTED.iter().map(world).collect()
+}
