@@ -1,9 +1,10 @@
-//! Models of the protocol (docs/decisions/0003, 0005, 0008, 0010, 0040) whose states are explored
-//! exhaustively:
+//! Models of the protocol (docs/decisions/0003, 0005, 0008, 0010, 0040, 0041) whose states are
+//! explored exhaustively:
 //!
 //! - [`claims`]: the claims of one drop, from Redis to their rows, under faults of every store.
 //! - [`gate`]: which coupons are open after which loss of Redis.
 //! - [`losers`]: users who hear `sold_out` from an API's memory.
+//! - [`attach`]: a coupon system of others, and what an attached reconciler may repair in it.
 //!
 //! Each model has protocols with one rule left out. Each of those must be caught; otherwise the
 //! model would prove nothing.
@@ -23,6 +24,7 @@
 //!   users' own waiting list: they have no part in any argument here (`drift::repair_limit`,
 //!   `shared/tests/scripts`).
 
+pub mod attach;
 pub mod claims;
 pub mod gate;
 pub mod losers;
@@ -69,6 +71,8 @@ pub fn cases() -> Vec<Case> {
     add(&mut all, "gate without", false, gate::cases::omitted());
     add(&mut all, "losers", true, losers::cases::whole());
     add(&mut all, "losers without", false, losers::cases::omitted());
+    add(&mut all, "attach", true, attach::cases::whole());
+    add(&mut all, "attach without", false, attach::cases::omitted());
     all
 }
 
