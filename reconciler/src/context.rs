@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use firstcome_attach::pass::{Request, Stopped};
 use firstcome_shared::StoreError;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
@@ -103,6 +104,16 @@ impl PassRequest {
     }
 }
 
+impl From<&PassRequest> for Request {
+    fn from(request: &PassRequest) -> Self {
+        Self {
+            campaign: request.coupon,
+            dry_run: request.dry_run,
+            confirm: request.confirm,
+        }
+    }
+}
+
 /// What the steps of a pass share.
 pub struct PassContext {
     /// The stores. The connection to Redis ends when its server process ends, and rows are never
@@ -191,6 +202,12 @@ impl From<StoreError> for PassError {
             StoreError::Db(error) => Self::Mysql(error),
             StoreError::Redis(error) => Self::Redis(error),
         }
+    }
+}
+
+impl From<Stopped> for PassError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
     }
 }
 

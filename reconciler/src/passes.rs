@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use firstcome_attach::Attached;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::{PassLock, Work};
@@ -12,7 +13,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::attach::Attached;
 use crate::context::{PassError, PassRequest};
 use crate::notify::Notifier;
 use crate::record::{self, blank, fail, new_run_id};
@@ -75,7 +75,7 @@ impl Worker {
             Self::Attached(attached) => {
                 let Some(ours) = &attached.ours else {
                     // `attach --once` without a database of ours: nothing is recorded.
-                    attached.compare(request, &mut run, stop).await?;
+                    attached.compare(request.into(), &mut run, stop).await?;
                     run.end();
                     return Ok(run);
                 };
@@ -107,7 +107,11 @@ impl Worker {
                 let working = lock.working();
                 match self {
                     Self::Own(own) => Box::pin(own.sweep(request, &mut run, working)).await,
-                    Self::Attached(it) => Box::pin(it.compare(request, &mut run, working)).await,
+                    Self::Attached(it) => {
+                        let compared =
+                            Box::pin(it.compare(request.into(), &mut run, working)).await;
+                        compared.map_err(PassError::from)
+                    }
                 }
             }
             Err(error) => Err(error.into()),

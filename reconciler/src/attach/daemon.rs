@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use firstcome_attach::Ours;
 use firstcome_shared::config::wait_for;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::{health, serve};
@@ -16,7 +17,6 @@ use tokio_util::task::TaskTracker;
 
 use super::args::AttachArgs;
 use super::http::{self, RouteState};
-use super::{Attached, Ours};
 use crate::args::limits;
 use crate::daemon::schedule::{ScheduledJob, Schedules};
 use crate::daemon::{end, start};
@@ -29,14 +29,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs until stopped.
 pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<()> {
-    let attached = Attached::new(&args)?;
+    let attached = super::attached(&args)?;
     let ours = attached.ours.clone().context("DATABASE_URL is not set")?;
     let days = args.retention_days;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::metrics::describe();
     let listener = TcpListener::bind(args.listen_addr).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", args.listen_addr))?;
-    let notifier = attached.notifier(&ours, &args)?;
+    let notifier = super::notifier(&attached, &ours, &args)?;
     notifier.announce();
     prepare(&ours, &stop).await?;
     match attached.check().await {

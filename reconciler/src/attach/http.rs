@@ -8,6 +8,7 @@ use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
+use firstcome_attach::config::AttachFile;
 use firstcome_console::{Console, Screens};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictQuery, invalid};
@@ -18,7 +19,6 @@ use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::config::AttachFile;
 use crate::context::PassRequest;
 use crate::http::alerts::{self, AlertsQuery};
 use crate::http::requests::Answer;

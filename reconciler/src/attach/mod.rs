@@ -1,149 +1,33 @@
-//! `firstcome-reconciler attach FILE`: the reconciler for a coupon system that a team already has.
-//! Their API stays as it is; a file says which of their keys and tables belong together
-//! (docs/ATTACH.md).
-//!
-//! In order of a pass: `check` compares the file with their tables, `read` looks twice, `judge`
-//! decides (pure), `repair` writes, `pass` reports. Runs, alerts and mails are those of the
-//! reconciler of our own coupons: a campaign is a coupon with a negative id in our tables
-//! (docs/decisions/0041-attach.md).
+//! `firstcome-reconciler attach FILE`: the daemon and the commands around [`firstcome_attach`], for a
+//! coupon system that a team already has.
 
 pub mod args;
-pub mod check;
-pub mod config;
 mod daemon;
 mod http;
-pub mod judge;
-pub mod keys;
 mod once;
-pub mod pass;
-pub mod read;
-pub mod repair;
-pub mod sql;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use anyhow::Context as _;
-use firstcome_shared::config::{MysqlArgs, RedisArgs};
-use firstcome_shared::mysql::{Db, DbError, DbSettings, migrations};
-use firstcome_shared::redis::Redis;
-use firstcome_shared::sql;
+use firstcome_attach::{Attached, Ours};
 use tokio_util::sync::CancellationToken;
 
 use args::AttachArgs;
-use config::AttachFile;
 
 use crate::notify::Notifier;
 use crate::notify::wording::shell_word;
 
-/// Why a target could not be compared or repaired.
-#[derive(Debug, thiserror::Error)]
-pub enum AttachError {
-    #[error("their MySQL: {0}")]
-    Mysql(String),
-    #[error("their Redis: {0}")]
-    Redis(String),
-    /// Their MySQL answered with an error.
-    #[error("their MySQL refused a statement: {}", firstcome_shared::quoted::without_values(.why))]
-    Refused { code: u16, why: String },
-    /// The file does not fit their stores.
-    #[error("{0}")]
-    Misfit(String),
-    #[error(transparent)]
-    Ours(#[from] DbError),
-    #[error("the process was told to stop")]
-    Stopped,
+fn attached(args: &AttachArgs) -> anyhow::Result<Attached> {
+    let ours = args.database_url.as_ref();
+    Attached::new(&args.file, ours, &args.tls, args.store_timeout_ms)
 }
 
-/// The result of a question to their stores.
-pub type Answer<T> = Result<T, AttachError>;
-
-impl AttachError {
-    /// Names the campaign that it concerns.
-    fn of(self, campaign: &str) -> Self {
-        match self {
-            Self::Misfit(why) => Self::Misfit(format!("campaign {campaign:?}: {why}")),
-            other => other,
-        }
-    }
-
-    /// Whether a store is away, so that no other campaign can be compared either.
-    fn is_away(&self) -> bool {
-        match self {
-            Self::Mysql(_) | Self::Redis(_) | Self::Ours(_) | Self::Stopped => true,
-            Self::Refused { .. } | Self::Misfit(_) => false,
-        }
-    }
-}
-
-/// A file, their stores, and ours.
-#[derive(Clone)]
-pub struct Attached {
-    pub file: Arc<AttachFile>,
-    pub theirs: DbSettings,
-    pub redis: Redis,
-    /// Where runs, alerts and mails are recorded. Without it nothing is recorded or repaired.
-    pub ours: Option<Ours>,
-}
-
-#[derive(Clone)]
-pub struct Ours {
-    pub db: Db,
-    pub settings: DbSettings,
-}
-
-impl Ours {
-    /// Creates our tables. Refuses a database with tables of others, which may be the shop's own, and
-    /// that of a Firstcome with coupons of its own.
-    async fn migrate(&self) -> anyhow::Result<()> {
-        let others = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
-                      HAVING SUM(TABLE_NAME = '__diesel_schema_migrations') = 0";
-        let others = self.db.first::<i64>("look for tables", sql!(others));
-        anyhow::ensure!(
-            others.await.context("DATABASE_URL")?.is_none(),
-            "DATABASE_URL: that database has tables of others: write one of its own (CREATE DATABASE reconciler)"
-        );
-        let migrated = migrations::migrate(&self.settings).await;
-        migrated.context("DATABASE_URL")?;
-        anyhow::ensure!(
-            self.db.catalogue().await?.is_empty(),
-            "DATABASE_URL: Firstcome's own coupons are there; use another database"
-        );
-        Ok(())
-    }
-}
-
-impl Attached {
-    pub fn new(args: &AttachArgs) -> anyhow::Result<Self> {
-        let file = AttachFile::read(&args.file)?;
-        let (tls, timeout) = (&args.tls, args.store_timeout_ms);
-        let theirs = MysqlArgs::at(file.database.clone().into(), tls, timeout);
-        let redis = RedisArgs::at(file.redis.clone().into(), file.redis_cluster, tls, timeout);
-        let ours = args.database_url.clone().map(|url| {
-            let settings = MysqlArgs::at(url, tls, timeout)?;
-            let db = Db::new(&settings)?;
-            anyhow::Ok(Ours { db, settings })
-        });
-        anyhow::ensure!(
-            ours.is_some() || !file.repairs(),
-            "mode = \"repair\" needs DATABASE_URL: a database of ours for runs, the lock of passes, and confirmations"
-        );
-        Ok(Self {
-            theirs: theirs.context("database")?,
-            redis: Redis::new(&redis.context("redis")?)?,
-            file: Arc::new(file),
-            ours: ours.transpose()?,
-        })
-    }
-
-    /// Creates the notifier of its campaigns. Mails link to the page, if there is one.
-    fn notifier(&self, ours: &Ours, args: &AttachArgs) -> anyhow::Result<Notifier> {
-        let mut notify = args.notify.clone();
-        notify.public_url = notify.public_url.filter(|_| args.ops_token.is_some());
-        notify.attached_file = Some(shell_word(&args.file.to_string_lossy()));
-        notify.campaigns = self.file.names();
-        Notifier::new(ours.db.clone(), &notify, &args.webhooks)
-    }
+/// Creates the notifier of its campaigns. Mails link to the page, if there is one.
+fn notifier(attached: &Attached, ours: &Ours, args: &AttachArgs) -> anyhow::Result<Notifier> {
+    let mut notify = args.notify.clone();
+    notify.public_url = notify.public_url.filter(|_| args.ops_token.is_some());
+    notify.attached_file = Some(shell_word(&args.file.to_string_lossy()));
+    notify.campaigns = attached.file.names();
+    Notifier::new(ours.db.clone(), &notify, &args.webhooks)
 }
 
 /// Runs the daemon, or one pass.

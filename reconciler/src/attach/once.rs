@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::Attached;
 use super::args::AttachArgs;
 use crate::context::PassRequest;
 use crate::once::tell;
@@ -20,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(1_800);
 /// Runs the pass. Exits with 0 if everything is exact or repaired, 1 if something is left, and 2 if
 /// a campaign could not be compared.
 pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
-    let attached = Attached::new(&args)?;
+    let attached = super::attached(&args)?;
     if let Some(ours) = &attached.ours {
         ours.migrate().await?;
     }
@@ -45,7 +44,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     let run = worker.once(&request, &stop).await?;
     let ours = attached.ours.as_ref();
     let notifier = ours
-        .map(|ours| attached.notifier(ours, &args))
+        .map(|ours| super::notifier(&attached, ours, &args))
         .transpose()?;
     let code = tell(notifier.as_ref(), &run, args.json, args.full_ids).await?;
     if !args.json && run.all_findings().next().is_some() {

@@ -1,7 +1,7 @@
 //! The file: what is refused, and with which words.
 
-use firstcome_reconciler::attach::AttachError;
-use firstcome_reconciler::attach::config::AttachFile;
+use firstcome_attach::AttachError;
+use firstcome_attach::config::AttachFile;
 
 use crate::world::World;
 

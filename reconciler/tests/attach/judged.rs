@@ -1,8 +1,8 @@
 //! Table of the pure judge: facts, and what follows from them.
 
-use firstcome_reconciler::attach::config::{CountMeans, UsersMean};
-use firstcome_reconciler::attach::judge::{Facts, FailedEvent, Judged, Repair, SetCount, judge};
-use firstcome_reconciler::attach::read::Numbers;
+use firstcome_attach::config::{CountMeans, UsersMean};
+use firstcome_attach::judge::{Facts, FailedEvent, Judged, Repair, SetCount, judge};
+use firstcome_attach::read::Numbers;
 use mysql_async::Value;
 
 /// Ten coupons, with so many members, this counter, and so many rows.

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use firstcome_reconciler::attach::AttachError;
-use firstcome_reconciler::attach::config::{KeyType, UsersKey, UsersMean};
-use firstcome_reconciler::attach::keys::Keys;
-use firstcome_reconciler::attach::sql::{Sql, text};
+use firstcome_attach::AttachError;
+use firstcome_attach::config::{KeyType, UsersKey, UsersMean};
+use firstcome_attach::keys::Keys;
+use firstcome_attach::sql::{Sql, text};
 use firstcome_reconciler::report::{Outcome, Status};
 use firstcome_stack::{MysqlServer, RedisServer, StackOptions, mysql_connection};
 use mysql_async::prelude::Queryable as _;
@@ -204,8 +204,7 @@ async fn replica_and_table_without_transactions_are_refused_for_repairs_only() {
     let (mysql, redis) =
         tokio::try_join!(MysqlServer::start(mysql), RedisServer::start(redis)).unwrap();
     let observing = FILE.replace("mode = \"repair\"\n", "");
-    let refused = async |change: &dyn Fn(&mut firstcome_reconciler::attach::Attached),
-                         said: &str| {
+    let refused = async |change: &dyn Fn(&mut firstcome_attach::Attached), said: &str| {
         let mut attached = world.attached(FILE);
         change(&mut attached);
         match attached.check().await {

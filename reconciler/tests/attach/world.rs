@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use firstcome_reconciler::attach::config::AttachFile;
-use firstcome_reconciler::attach::{Attached, Ours};
+use firstcome_attach::config::AttachFile;
+use firstcome_attach::{Attached, Ours};
 use firstcome_reconciler::context::PassRequest;
 use firstcome_reconciler::passes::Worker;
 use firstcome_reconciler::report::{DropReport, Run, Trigger};

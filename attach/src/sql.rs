@@ -8,8 +8,8 @@ use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Error, Params, Row, Value};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::config::{Columns, Scalar, Target};
-use super::{Answer, AttachError};
+use crate::config::{Columns, Scalar, Target};
+use crate::{Answer, AttachError};
 
 /// `STRICT_ALL_TABLES`: a user's name that is too long is refused, never cut.
 /// `autocommit`: some servers begin sessions without it, and then a single statement would be lost.

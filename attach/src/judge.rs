@@ -12,9 +12,9 @@ use std::collections::HashSet;
 
 use mysql_async::Value;
 
-use super::config::{CountMeans, UsersMean};
-use super::read::{NAMED, Numbers};
-use crate::report::{ActionKind, Finding, Kind, Outcome};
+use crate::config::{CountMeans, UsersMean};
+use crate::read::{NAMED, Numbers};
+use firstcome_shared::report::{ActionKind, Finding, Kind, Outcome};
 
 /// An open row of their table of failed events.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,12 +9,12 @@ use std::hash::{BuildHasher as _, RandomState};
 use mysql_async::{Row, Value};
 use tokio::time::Instant;
 
-use super::check::Shape;
-use super::config::{Done, FailedTable, KeyType, Target, UsersKey, UsersMean};
-use super::judge::{Facts, FailedEvent};
-use super::keys::Keys;
-use super::sql::{Condition, Sql, bound, quoted, text};
-use super::{Answer, AttachError};
+use crate::check::Shape;
+use crate::config::{Done, FailedTable, KeyType, Target, UsersKey, UsersMean};
+use crate::judge::{Facts, FailedEvent};
+use crate::keys::Keys;
+use crate::sql::{Condition, Sql, bound, quoted, text};
+use crate::{Answer, AttachError};
 
 /// Rows read per page.
 const ROWS: usize = 2_000;

@@ -3,10 +3,10 @@
 
 use mysql_async::Value;
 
-use super::config::{Done, Duplicates, Mode, Target};
-use super::keys::Keys;
-use super::sql::{Sql, text};
-use super::{Answer, AttachError};
+use crate::config::{Done, Duplicates, Mode, Target};
+use crate::keys::Keys;
+use crate::sql::{Sql, text};
+use crate::{Answer, AttachError};
 
 /// What a pass must know about the tables of a campaign.
 #[derive(Debug, Clone)]

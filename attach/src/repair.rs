@@ -11,12 +11,12 @@ use firstcome_shared::quoted::without_values;
 use mysql_async::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::config::{Done, Scalar};
-use super::judge::{Judged, Repair, SetCount};
-use super::read::{Reader, open};
-use super::sql::{Condition, bound, quoted, text};
-use super::{Answer, AttachError};
-use crate::report::Outcome;
+use crate::config::{Done, Scalar};
+use crate::judge::{Judged, Repair, SetCount};
+use crate::read::{Reader, open};
+use crate::sql::{Condition, bound, quoted, text};
+use crate::{Answer, AttachError};
+use firstcome_shared::report::Outcome;
 
 /// Rows of one transaction: few, because their writers may wait for its lock.
 const ROWS: usize = 50;

@@ -5,35 +5,50 @@
 use std::collections::BTreeSet;
 
 use chrono::Utc;
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::held_back::ShownRepairs;
 use sha2::{Digest as _, Sha256};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use super::check::{Shape, check};
-use super::config::{Mode, Target};
-use super::judge::{Facts, Judged, Repair, judge};
-use super::keys::Keys;
-use super::read::{Look, Numbers, Reader};
-use super::repair::{self, UsersSeen};
-use super::sql::Sql;
-use super::{Answer, AttachError, Attached, Ours};
-use crate::context::{PassError, PassRequest};
-use crate::report::{self, DropReport, Examined, Finding, Kind, Outcome, Run};
+use crate::check::{Shape, check};
+use crate::config::{Mode, Target};
+use crate::judge::{Facts, Judged, Repair, judge};
+use crate::keys::Keys;
+use crate::read::{Look, Numbers, Reader};
+use crate::repair::{self, UsersSeen};
+use crate::sql::Sql;
+use crate::{Answer, AttachError, Attached, Ours};
+use firstcome_shared::report::{self, DropReport, Examined, Finding, Kind, Outcome, Run};
 
 /// A pass repairs a fifth of the quantity without a confirmation, and at least fifty.
 const LIMIT_PART: u64 = 5;
 const LIMIT_AT_LEAST: u64 = 50;
 
+/// What a pass compares, and whether it repairs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Request {
+    /// Only this campaign.
+    pub campaign: Option<CouponId>,
+    /// Change nothing, list the repairs.
+    pub dry_run: bool,
+    /// An operator confirms the repairs that were shown.
+    pub confirm: bool,
+}
+
+/// The process was told to stop, or lost the lock of passes.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopped;
+
 impl Attached {
     /// Compares and repairs everything that the request asks for. A store of theirs that is away is
     /// a finding.
-    pub(crate) async fn compare(
+    pub async fn compare(
         &self,
-        request: &PassRequest,
+        request: Request,
         run: &mut Run,
         stop: &CancellationToken,
-    ) -> Result<(), PassError> {
+    ) -> Result<(), Stopped> {
         let run_id = run.run_id.clone();
         let pass = Pass {
             attached: self,
@@ -86,7 +101,7 @@ struct Suspect<'a> {
 
 struct Pass<'a> {
     attached: &'a Attached,
-    request: &'a PassRequest,
+    request: Request,
     run_id: &'a str,
     stop: CancellationToken,
     keys: Keys,
@@ -94,12 +109,12 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     /// Compares and repairs everything that the request asks for.
-    async fn run(mut self, run: &mut Run) -> Result<(), PassError> {
+    async fn run(mut self, run: &mut Run) -> Result<(), Stopped> {
         let compared = self.both_looks(run).await;
-        run.partial = compared.is_err() || self.request.coupon.is_some();
+        run.partial = compared.is_err() || self.request.campaign.is_some();
         match compared {
             Ok(()) => {}
-            Err(AttachError::Stopped) => return Err(PassError::Stopped),
+            Err(AttachError::Stopped) => return Err(Stopped),
             Err(error) => run
                 .findings
                 .push(Finding::report(Kind::Stalled, error.to_string())),
@@ -110,7 +125,7 @@ impl Pass<'_> {
     async fn both_looks(&mut self, run: &mut Run) -> Answer<()> {
         let mut sql = self.attached.connect(&mut self.keys).await?;
         let mut suspects = Vec::new();
-        let is_asked = |id| self.request.coupon.is_none_or(|asked| asked == id);
+        let is_asked = |id| self.request.campaign.is_none_or(|asked| asked == id);
         let campaigns = self.attached.file.campaigns.iter();
         for campaign in campaigns.filter(|it| is_asked(it.coupon_id())) {
             for target in campaign.drops(Utc::now()) {
@@ -209,9 +224,9 @@ impl Pass<'_> {
         let limit = limit.unwrap_or((facts.quantity / LIMIT_PART).max(LIMIT_AT_LEAST));
         let is_held = |it: &Judged| number > limit || it.doubt.is_some();
         let (mut held, mut now): (Vec<_>, Vec<_>) = planned.into_iter().partition(|it| is_held(it));
-        let PassRequest {
+        let Request {
             confirm, dry_run, ..
-        } = *self.request;
+        } = self.request;
         if !held.is_empty() {
             let shown = shown(&held);
             let before = ours.db.shown_repairs(target.drop_id()).await?;

@@ -4,9 +4,9 @@ use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::{Redis, SharedConnection};
 use redis::{Cmd, FromRedisValue, RedisError, Value, from_redis_value_ref};
 
-use super::config::{KeyType, Target, UsersKey};
-use super::judge::SetCount;
-use super::{Answer, AttachError};
+use crate::config::{KeyType, Target, UsersKey};
+use crate::judge::SetCount;
+use crate::{Answer, AttachError};
 
 /// Members that one call of SCAN looks at.
 const PAGE: &str = "500";
