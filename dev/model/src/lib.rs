@@ -1,10 +1,11 @@
-//! Models of the protocol (docs/decisions/0003, 0005, 0008, 0010, 0040, 0041) whose states are
+//! Models of the protocol (docs/decisions/0003, 0005, 0008, 0010, 0040, 0041, 0043) whose states are
 //! explored exhaustively:
 //!
 //! - [`claims`]: the claims of one drop, from Redis to their rows, under faults of every store.
 //! - [`gate`]: which coupons are open after which loss of Redis.
 //! - [`losers`]: users who hear `sold_out` from an API's memory.
 //! - [`attach`]: a coupon system of others, and what an attached reconciler may repair in it.
+//! - [`uses`]: the use of a code by shops, its undo, and the return of the coupon.
 //!
 //! Each model has protocols with one rule left out. Each of those must be caught; otherwise the
 //! model would prove nothing.
@@ -28,6 +29,7 @@ pub mod attach;
 pub mod claims;
 pub mod gate;
 pub mod losers;
+pub mod uses;
 
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -73,6 +75,8 @@ pub fn cases() -> Vec<Case> {
     add(&mut all, "losers without", false, losers::cases::omitted());
     add(&mut all, "attach", true, attach::cases::whole());
     add(&mut all, "attach without", false, attach::cases::omitted());
+    add(&mut all, "uses", true, uses::cases::whole());
+    add(&mut all, "uses without", false, uses::cases::omitted());
     all
 }
 

@@ -1,0 +1,53 @@
+//! The explored worlds of uses, and the one that shows what each rule is for.
+
+use super::Fault::{DeleteRow, InsertVoidRow, Restart, Return};
+use super::Omitted::{
+    OneInUse, ReturnLooksForUse, UndoRemembered, UseByClaim, UseLocksRow, UseOutlivesRow,
+    VoidRowGoes,
+};
+use super::{Fault, Omitted, Protocol};
+use crate::World;
+
+/// The faults under which the whole protocol keeps its promises.
+const WHOLE: &[&[Fault]] = &[
+    &[Return],
+    &[DeleteRow, Restart],
+    &[Return, InsertVoidRow, Restart],
+    &[Return, DeleteRow],
+];
+
+/// The world in which each omitted rule is missed.
+const OMITTED: &[(Omitted, &[Fault])] = &[
+    (UndoRemembered, &[]),
+    (UseLocksRow, &[Return]),
+    (ReturnLooksForUse, &[Return]),
+    (VoidRowGoes, &[Return, InsertVoidRow, Restart]),
+    (UseByClaim, &[Return, InsertVoidRow, Restart]),
+    (UseOutlivesRow, &[DeleteRow]),
+    (OneInUse, &[]),
+];
+
+pub fn whole() -> Vec<World<Protocol>> {
+    let worlds = WHOLE.iter().map(|faults| World {
+        name: format!("{faults:?}"),
+        is_large: false,
+        protocol: protocol(None, faults),
+    });
+    worlds.collect()
+}
+
+pub fn omitted() -> Vec<World<Protocol>> {
+    let worlds = OMITTED.iter().map(|(rule, faults)| World {
+        name: format!("{rule:?}"),
+        is_large: false,
+        protocol: protocol(Some(*rule), faults),
+    });
+    worlds.collect()
+}
+
+fn protocol(omitted: Option<Omitted>, faults: &[Fault]) -> Protocol {
+    Protocol {
+        faults: faults.to_vec(),
+        omitted,
+    }
+}
