@@ -1,11 +1,12 @@
-//! Middleware for all operator requests: applies a deadline, and responds with an error after a
-//! panic.
+//! Middleware for all operator requests: applies a deadline, responds with an error after a panic,
+//! and forbids caching.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::Method;
+use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::http::Problem;
@@ -14,7 +15,7 @@ use futures_util::FutureExt as _;
 /// Maximum time until a response begins. It does not apply when the client waits for a pass.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Applies the deadline, and responds with an error after a panic.
+/// Applies the deadline, responds with an error after a panic, and forbids caching.
 pub(super) async fn guarded(
     State(deadline): State<Duration>,
     request: Request,
@@ -22,13 +23,14 @@ pub(super) async fn guarded(
 ) -> Response {
     let waits_for_a_pass =
         request.method() == Method::POST && request.uri().path() == "/v1/reconcile";
+    let is_of_the_api = request.uri().path().starts_with("/v1/");
     let work = AssertUnwindSafe(next.run(request)).catch_unwind();
     let ended = if waits_for_a_pass {
         Ok(work.await)
     } else {
         tokio::time::timeout(deadline, work).await
     };
-    match ended {
+    let mut response = match ended {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => {
             // The panic hook has already written the panic to standard error.
@@ -36,7 +38,13 @@ pub(super) async fn guarded(
             Problem::internal().into_response()
         }
         Err(_) => Problem::unavailable("this took too long; try again").into_response(),
+    };
+    let headers = response.headers_mut();
+    if is_of_the_api && !headers.contains_key(CACHE_CONTROL) {
+        // Responses name users, and change at any time.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
+    response
 }
 
 #[cfg(test)]
@@ -58,8 +66,10 @@ mod tests {
             .route("/late", get(std::future::pending::<()>))
             .route("/broken", get(broken))
             .route("/v1/reconcile", post(late))
+            .route("/page", get(async || ()))
             .layer(from_fn_with_state(deadline, guarded));
         for (method, path, status) in [
+            (Method::GET, "/page", 200),
             (Method::GET, "/late", 503),
             (Method::GET, "/broken", 500),
             (Method::POST, "/v1/reconcile", 200),
@@ -71,6 +81,9 @@ mod tests {
                 .unwrap();
             let response = routes.clone().oneshot(request).await.unwrap();
             assert_eq!(response.status(), status, "{path}");
+            let caching = response.headers().get(CACHE_CONTROL);
+            let is_forbidden = caching.is_some_and(|it| it == "no-store");
+            assert_eq!(is_forbidden, path.starts_with("/v1/"), "{path}");
         }
     }
 }

@@ -2,11 +2,12 @@
 //! and follows no redirects.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::uri::Scheme;
+use axum::http::uri::{Authority, Scheme};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, USER_AGENT};
@@ -103,6 +104,17 @@ impl HttpClient {
     pub fn is_encrypted(&self) -> bool {
         let address = self.address.expose_secret();
         address.parse().is_ok_and(|url| is_encrypted(&url))
+    }
+
+    /// Whether requests stay on this machine.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.authority.parse::<Authority>();
+        let host = host.as_ref().map_or("", Authority::host);
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        host.eq_ignore_ascii_case("localhost")
+            || address
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
     }
 
     /// Returns the address with this path at its end.

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_ENCODING;
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
@@ -17,8 +18,14 @@ pub const MAX_BODY_BYTES: usize = 16 * 1024;
 /// Reads a body of at most so many bytes.
 ///
 /// # Errors
-/// 413 if it is larger, 400 if it breaks off.
+/// 415 if it is compressed, 413 if it is larger, 400 if it breaks off.
 pub async fn body(mut request: Request, most: usize) -> Result<Bytes, Problem> {
+    let encodings = request.headers().get_all(CONTENT_ENCODING).iter();
+    let mut encodings = encodings.map(|encoding| encoding.to_str().unwrap_or("unreadable"));
+    if let Some(encoding) = encodings.find(|it| !it.trim().eq_ignore_ascii_case("identity")) {
+        let detail = format!("Content-Encoding is {encoding:?}: send the body without compression");
+        return Err(Problem::new(Code::UnsupportedEncoding, detail));
+    }
     // A limit in a layer would cost each claim, which has no body.
     DefaultBodyLimit::max(most).apply(&mut request);
     let bytes = Bytes::from_request(request, &()).await;
@@ -124,6 +131,24 @@ mod tests {
         let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
         let text = |name: &str| problem[name].as_str().unwrap_or_default().to_owned();
         (status, text("code"), text("detail"))
+    }
+
+    #[tokio::test]
+    async fn compressed_body_is_refused_with_its_encoding() {
+        let routes = Router::new().route("/body", post(async |JsonBody(_): JsonBody<Page>| ()));
+        for (encoding, status) in [("gzip", 415), ("br", 415), ("identity", 200)] {
+            let request = Request::post("/body").header(CONTENT_ENCODING, encoding);
+            let request = request.body(Body::from("{}")).unwrap();
+            let response = routes.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status, "{encoding}");
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let text = String::from_utf8_lossy(&body);
+            assert_eq!(
+                text.contains(&format!("\\\"{encoding}\\\"")),
+                status == 415,
+                "{text}"
+            );
+        }
     }
 
     #[tokio::test]

@@ -45,6 +45,8 @@ pub enum Code {
     Closed,
     ChangedMeanwhile,
     TooLarge,
+    /// The body is compressed.
+    UnsupportedEncoding,
     IdempotencyKeyUsed,
     NotPossible,
     Internal,
@@ -71,6 +73,7 @@ impl Code {
             Self::Closed => StatusCode::GONE,
             Self::ChangedMeanwhile => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::IdempotencyKeyUsed | Self::NotPossible => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,

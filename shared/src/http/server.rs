@@ -3,12 +3,16 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Response};
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::{Service, service_fn};
@@ -33,9 +37,13 @@ const HEAD: usize = 16 * 1024;
 pub struct Limits {
     /// Maximum number of concurrent connections. Further ones wait in the operating system's queue.
     pub connections: usize,
-    /// Time limit for sending a request's head, for the time between two requests on a connection,
-    /// and for reading a part of a response.
+    /// Time limit for the head of the first request on a connection, and for reading a part of a
+    /// response.
     pub header_read: Duration,
+    /// Time limit for the head of each further request, including the idle time before it. Longer
+    /// than proxies keep idle connections (nginx and AWS's load balancers: 60 s): a proxy that
+    /// reuses one just as it is closed here answers its client 502.
+    pub idle: Duration,
     /// Time limit for requests in progress after shutdown has begun.
     pub drain: Duration,
 }
@@ -44,6 +52,7 @@ impl Limits {
     pub const DEFAULT: Self = Self {
         connections: 10_000,
         header_read: Duration::from_secs(10),
+        idle: Duration::from_secs(75),
         drain: Duration::from_secs(10),
     };
 
@@ -71,7 +80,7 @@ pub async fn serve(
     let mut builder = Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_read)
+        .header_read_timeout(limits.idle)
         .writev(true)
         .max_buf_size(HEAD);
     let places = Arc::new(Semaphore::new(limits.connections));
@@ -95,10 +104,27 @@ pub async fn serve(
             .as_mut()
             .set_write_timeout_pinned(Some(limits.header_read));
         let routes = routes.clone();
-        let service = service_fn(move |request| answered(&routes, peer, request));
+        let has_asked = Arc::new(AtomicBool::new(false));
+        let asks = Arc::clone(&has_asked);
+        let is_crowded = places.available_permits() < limits.connections / 2;
+        let service = service_fn(move |request| {
+            asks.store(true, Relaxed);
+            answered(&routes, peer, is_crowded, request)
+        });
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                ended = &mut connection => ended,
+                () = tokio::time::sleep(limits.header_read) => {
+                    if !has_asked.load(Relaxed) {
+                        metrics::counter!(HUNG_UP_ON).increment(1);
+                        return;
+                    }
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
                 if error.is_timeout() || is_write_timeout(&error) {
                     metrics::counter!(HUNG_UP_ON).increment(1);
                 }
@@ -116,10 +142,12 @@ pub async fn serve(
     }
 }
 
-/// Sets the id of every request, and its peer.
+/// Sets the id of every request, and its peer. A connection that was accepted while there were many
+/// ends after its first response: idle ones must not keep others out.
 fn answered(
     routes: &TowerToHyperService<Router>,
     peer: SocketAddr,
+    is_crowded: bool,
     mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
     let id = RequestId::of(request.headers());
@@ -128,6 +156,10 @@ fn answered(
     id.clone().within(async move {
         let mut response = work.await?;
         id.write(response.headers_mut());
+        if is_crowded {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
         Ok(response)
     })
 }

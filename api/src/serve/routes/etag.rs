@@ -13,8 +13,9 @@ pub(super) fn of(revision: u64) -> [(HeaderName, String); 1] {
     [(ETAG, format!("\"{revision}\""))]
 }
 
-/// Returns the revision that a change requires, or `None` if any revision is allowed. Accepts a
-/// strong tag exactly as [`of`] writes it.
+/// Returns the revision that a change requires, or `None` if any revision is allowed. Accepts a tag
+/// exactly as [`of`] writes it, also if a proxy that compresses has made it weak (`W/"7"`): the
+/// number alone says which settings the client has read.
 pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let bad = || invalid("If-Match must be one ETag as GET gives it, such as \"7\", or *");
     let Some(value) = only_value(headers, IF_MATCH).map_err(|GivenTwice| bad())? else {
@@ -24,8 +25,9 @@ pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     if text == "*" {
         return Ok(None);
     }
-    let revision = text.trim_matches('"').parse().ok();
-    let revision = revision.filter(|revision: &u64| format!("\"{revision}\"") == text);
+    let tag = text.strip_prefix("W/").unwrap_or(text);
+    let revision = tag.trim_matches('"').parse().ok();
+    let revision = revision.filter(|revision: &u64| format!("\"{revision}\"") == tag);
     revision.ok_or_else(bad).map(Some)
 }
 
@@ -43,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn if_match_accepts_one_strong_tag_or_a_star() {
+    fn if_match_accepts_one_tag_or_a_star() {
         let read = |values: &[&'static str]| {
             let values = values
                 .iter()
@@ -52,10 +54,16 @@ mod tests {
         };
         assert_eq!(read(&["\"7\""]), Ok(Some(7)));
         assert_eq!(read(&[" \"0\" "]), Ok(Some(0)));
+        assert_eq!(
+            read(&["W/\"7\""]),
+            Ok(Some(7)),
+            "as nginx gives it with gzip"
+        );
         assert_eq!((read(&["*"]), read(&[])), (Ok(None), Ok(None)));
         assert_eq!(read(&["\"7\"", "\"7\""]), Err("invalid"));
         for bad in
-            "7|W/\"7\"|\"07\"|\"+7\"|\"7\", \"8\"||\"x\"|\"18446744073709551616\"|\"".split('|')
+            "7|W/7|w/\"7\"|W/W/\"7\"|\"07\"|\"+7\"|\"7\", \"8\"||\"x\"|\"18446744073709551616\"|\""
+                .split('|')
         {
             assert_eq!(read(&[bad]), Err("invalid"), "{bad:?}");
         }

@@ -119,11 +119,25 @@ pub(crate) async fn issued(
     Ok(([(CACHE_CONTROL, "no-store"), (VARY, "Accept")], answer).into_response())
 }
 
-/// Whether the client accepts CSV by name. All others get JSON.
+/// Whether the client names CSV and does not prefer JSON to it. All others get JSON.
 fn wants_csv(headers: &HeaderMap) -> bool {
     let values = headers.get_all(ACCEPT).iter();
-    let mut values = values.filter_map(|value| value.to_str().ok());
-    values.any(|value| value.to_ascii_lowercase().contains("text/csv"))
+    let values = values.filter_map(|value| value.to_str().ok());
+    let (mut csv, mut json) = (0.0_f32, 0.0_f32);
+    for range in values.flat_map(|value| value.split(',')) {
+        let mut parts = range
+            .split(';')
+            .map(|part| part.trim().to_ascii_lowercase());
+        let name = parts.next().unwrap_or_default();
+        let quality = parts.find_map(|part| part.strip_prefix("q=")?.trim().parse().ok());
+        let quality = quality.unwrap_or(1.0);
+        match name.as_str() {
+            "text/csv" => csv = quality,
+            "application/json" => json = quality,
+            _ => {}
+        }
+    }
+    csv > 0.0 && csv >= json
 }
 
 async fn page(app: &App, which: HolderRange, limit: usize) -> Result<HoldersPage, Problem> {
@@ -212,6 +226,25 @@ fn would_change_as_number(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn csv_is_sent_to_clients_that_name_it_and_do_not_prefer_json() {
+        for (accept, is_csv) in [
+            ("text/csv", true),
+            ("TEXT/CSV; charset=utf-8", true),
+            ("text/csv;q=0.5", true),
+            ("text/csv, application/json", true),
+            ("text/csv, application/json;q=0.9, */*;q=0.1", true),
+            ("application/json, text/csv;q=0.5", false),
+            ("text/csv;q=0, application/json", false),
+            ("text/csv; q=0", false),
+            ("*/*", false),
+            ("text/csv-schema", false),
+        ] {
+            let headers = [(ACCEPT, accept.parse().unwrap())].into_iter().collect();
+            assert_eq!(wants_csv(&headers), is_csv, "{accept}");
+        }
+    }
 
     #[test]
     fn escapes_what_a_spreadsheet_would_change() {

@@ -51,3 +51,53 @@ async fn idle_connections_make_room_after_the_time_limit_and_busy_ones_stay() {
     go_on.notify_one();
     assert!(answer(slow).await.starts_with("HTTP/1.1 200"));
 }
+
+/// Sends a request on a connection that stays open, and returns whether the response ends it.
+async fn is_ended_after_a_request(stream: &mut TcpStream) -> bool {
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut text = String::new();
+    while !text.ends_with("\r\n\r\nok") {
+        let mut bytes = [0; 1024];
+        let read = stream.read(&mut bytes).await.unwrap();
+        assert!(read > 0, "the connection was closed: {text:?}");
+        text.push_str(str::from_utf8(&bytes[..read]).unwrap());
+    }
+    text.contains("connection: close")
+}
+
+#[tokio::test]
+async fn connection_stays_open_while_a_proxy_keeps_it_idle() {
+    assert!(Limits::DEFAULT.idle > Duration::from_secs(60));
+    let header_read = Duration::from_millis(100);
+    let (address, _, _stop) = server(Limits {
+        header_read,
+        ..Limits::DEFAULT
+    })
+    .await;
+    let mut used = TcpStream::connect(address).await.unwrap();
+    assert!(!is_ended_after_a_request(&mut used).await);
+    let mut unused = TcpStream::connect(address).await.unwrap();
+    // It is closed after the time in which the other one was idle.
+    assert_eq!(unused.read(&mut [0]).await.unwrap(), 0);
+    assert!(!is_ended_after_a_request(&mut used).await);
+}
+
+#[tokio::test]
+async fn connections_end_after_each_response_while_half_of_the_places_are_taken() {
+    let (address, _, _stop) = server(Limits {
+        connections: 4,
+        ..Limits::DEFAULT
+    })
+    .await;
+    let mut ends = Vec::new();
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        ends.push(is_ended_after_a_request(&mut stream).await);
+        open.push(stream);
+    }
+    assert_eq!(ends, [false, false, true]);
+}
