@@ -30,23 +30,39 @@ fn changes(method: &Method) -> bool {
 }
 
 /// Middleware that requires changes to come from a page of this origin.
-pub(super) async fn own_origin(request: Request, next: Next) -> Response {
-    if changes(request.method()) && !is_own(request.headers()) {
-        let why = "This request came from another site, so nothing was done.";
-        return notice("Refused", StatusCode::FORBIDDEN, why);
+pub(super) async fn own_origin(
+    State(page): State<ScreenState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let headers = request.headers();
+    if changes(request.method()) && !is_own(headers, page.public_origin.as_deref()) {
+        let why = format!(
+            "This request came from another site, so nothing was done. If it came from this page, through a proxy: let the \
+             proxy pass on Host (it sent {:?}), or set PUBLIC_URL to the address that the browser shows ({:?}).",
+            text(headers, HOST.as_str()).unwrap_or_default(),
+            text(headers, ORIGIN.as_str()).unwrap_or_default()
+        );
+        return notice("Refused", StatusCode::FORBIDDEN, &why);
     }
     next.run(request).await
 }
 
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
 /// Whether the request comes from the page's own origin, according to headers that scripts cannot
-/// set. Over plain http to another host, browsers only send `Origin`.
-fn is_own(headers: &HeaderMap) -> bool {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    match (text("sec-fetch-site"), text(ORIGIN.as_str())) {
+/// set. Over plain http to another host, browsers only send `Origin`. It is the page's own if it is
+/// that of `PUBLIC_URL`, or has the host that the request names.
+fn is_own(headers: &HeaderMap, public: Option<&str>) -> bool {
+    let site = text(headers, "sec-fetch-site");
+    match (site, text(headers, ORIGIN.as_str())) {
         (Some(site), _) => site == "same-origin",
+        (None, Some(origin)) if Some(origin) == public => true,
         (None, Some(origin)) => origin
             .split_once("://")
-            .is_some_and(|(_, host)| Some(host) == text(HOST.as_str())),
+            .is_some_and(|(_, host)| Some(host) == text(headers, HOST.as_str())),
         (None, None) => false,
     }
 }
@@ -161,9 +177,15 @@ mod tests {
         let host = ("host", "ops.example.com:8081");
         let own = ("origin", "http://ops.example.com:8081");
         let foreign = ("origin", "https://evil.example");
+        let public = ("origin", "https://public.example.com");
+        let inner = ("host", "reconciler:8081");
         for (pairs, is_ours) in [
             (vec![host, own], true),
             (vec![host, ("sec-fetch-site", "same-origin")], true),
+            // A proxy rewrites Host, and PUBLIC_URL says what browsers show.
+            (vec![inner, public], true),
+            (vec![inner, ("origin", "http://public.example.com")], false),
+            (vec![inner, public, ("sec-fetch-site", "cross-site")], false),
             // A proxy that terminates TLS may send a different Host.
             (
                 vec![
@@ -185,7 +207,8 @@ mod tests {
             (vec![host, own, ("sec-fetch-site", "cross-site")], false),
             (vec![host, own, ("sec-fetch-site", "none")], false),
         ] {
-            assert_eq!(is_own(&headers(&pairs)), is_ours, "{pairs:?}");
+            let is_accepted = is_own(&headers(&pairs), Some("https://public.example.com"));
+            assert_eq!(is_accepted, is_ours, "{pairs:?}");
         }
         assert!(is_https(&headers(&[("origin", "https://ops.example.com")])));
         assert!(is_https(&headers(&[("x-forwarded-proto", "https")])));

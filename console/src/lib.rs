@@ -33,6 +33,7 @@ use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::page::{Asset, secure};
 use firstcome_shared::redis::Redis;
 use tokio::sync::Mutex;
+use url::Url;
 
 use self::assets::{ICON, SCRIPT, STYLE};
 use self::client::Backends;
@@ -48,6 +49,8 @@ pub struct Console {
     pub api: Option<(String, Option<PathBuf>)>,
     /// The tokens that log in. Cookies are signed with keys derived from them.
     pub token: OpsToken,
+    /// `PUBLIC_URL`, where browsers show the page.
+    pub public_url: Option<String>,
     pub screens: Screens,
 }
 
@@ -77,6 +80,7 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         token: console.token,
         log_outs: Arc::new(log_outs),
         is_attached,
+        public_origin: console.public_url.as_deref().and_then(origin),
     };
     let mut changes = Router::new()
         .route("/alerts/{id}/acknowledge", post(alerts::acknowledge))
@@ -105,10 +109,16 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         .route("/assets/{file}", get(asset));
     let routes = for_operators
         .merge(for_all)
-        .route_layer(from_fn(guard::own_origin))
+        .route_layer(from_fn_with_state(page.clone(), guard::own_origin))
         .route_layer(from_fn(with_menu))
         .route_layer(map_response(with_security_headers));
     Ok(routes.with_state(page))
+}
+
+/// Returns the origin of an address (RFC 6454), as browsers send it: without a port that is usual.
+fn origin(address: &str) -> Option<String> {
+    let origin = Url::parse(address).ok()?.origin();
+    origin.is_tuple().then(|| origin.ascii_serialization())
 }
 
 fn changes_of_coupons() -> Router<ScreenState> {

@@ -32,6 +32,8 @@ pub(crate) struct ScreenState {
     pub(crate) log_outs: Arc<LogOuts>,
     /// Whether the passes are over a system that is not ours.
     pub(crate) is_attached: bool,
+    /// The origin of `PUBLIC_URL`, as browsers send it.
+    pub(crate) public_origin: Option<String>,
 }
 
 impl ScreenState {

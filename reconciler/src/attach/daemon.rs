@@ -65,7 +65,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
             passes: passes.clone(),
             file: campaigns,
         };
-        routes = routes.merge(http::routes(state, token)?);
+        routes = routes.merge(http::routes(state, token, args.notify.public_url.clone())?);
     } else {
         tracing::info!("no OPS_TOKEN is set, so there is no page and no POST /v1/reconcile");
     }

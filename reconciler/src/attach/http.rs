@@ -47,7 +47,11 @@ impl FromRef<RouteState> for Passes {
 }
 
 /// Creates the routes and the page in front of them, for operators with the token.
-pub(super) fn routes(state: RouteState, token: OpsToken) -> anyhow::Result<Router> {
+pub(super) fn routes(
+    state: RouteState,
+    token: OpsToken,
+    public_url: Option<String>,
+) -> anyhow::Result<Router> {
     let ops = passes_and_alerts(Router::new())
         .route("/v1/reconcile", post(start))
         .route("/v1/alerts", get(list_alerts))
@@ -57,6 +61,7 @@ pub(super) fn routes(state: RouteState, token: OpsToken) -> anyhow::Result<Route
         reconciler: guarded(ops.clone()),
         api: None,
         token,
+        public_url,
         screens: Screens::PassesAndAlerts,
     })?;
     Ok(ops.merge(page))

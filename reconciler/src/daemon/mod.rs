@@ -116,6 +116,7 @@ impl Daemon {
             passes: passes.clone(),
             notifier: notifier.clone(),
             token,
+            public_url: args.notify.public_url.clone(),
             api: api.map(|url| (url, args.notify.authorities.clone())),
             metrics,
         };

@@ -104,6 +104,7 @@ pub(crate) struct Front {
     pub(crate) notifier: Notifier,
     /// The operators' tokens, which are also used to log in and to sign cookies.
     pub(crate) token: OpsToken,
+    pub(crate) public_url: Option<String>,
     /// `API_URL` and a file of additional certificate authorities, if they are set.
     pub(crate) api: Option<(String, Option<PathBuf>)>,
     pub(crate) metrics: PrometheusHandle,
@@ -133,6 +134,7 @@ pub(crate) fn router(front: Front) -> anyhow::Result<Router> {
         reconciler: guarded(ops.clone()),
         api: front.api,
         token: front.token,
+        public_url: front.public_url,
         screens: Screens::All(redis.clone()),
     })?;
     let notes = health::durability_of(&redis)
