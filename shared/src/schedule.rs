@@ -257,11 +257,16 @@ pub mod wall_clock {
     }
 
     pub fn read(text: &str) -> Result<NaiveTime, String> {
+        // chrono would also read `9:5`, and spaces.
+        let mut bytes = text.bytes().enumerate();
+        let is_whole = bytes.all(|(at, byte)| (at % 3 == 2) || byte.is_ascii_digit());
         NaiveTime::parse_from_str(text, "%H:%M")
             .or_else(|_| NaiveTime::parse_from_str(text, "%H:%M:%S"))
             .ok()
-            .filter(|time| time.nanosecond() < 1_000_000_000)
-            .ok_or_else(|| format!("{text:?} is not a time of day such as 15:00"))
+            .filter(|time| {
+                is_whole && matches!(text.len(), 5 | 8) && time.nanosecond() < 1_000_000_000
+            })
+            .ok_or_else(|| format!("{text:?} is not a time of day such as 09:05"))
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<NaiveTime, D::Error> {

@@ -45,7 +45,9 @@ fn invalid_schedule_is_refused_with_the_reason() {
     let daily = r#"{"type":"daily","time_zone":"Asia/Seoul","opens":"15:00","closes":"18:00","first_day":"2026-12-02","last_day":"2026-12-01"}"#;
     assert!(refused(daily).contains("first_day"));
     assert!(refused(&daily.replace("Asia/Seoul", "Asia/Soul")).contains("Asia/Soul"));
-    assert!(refused(&daily.replace("15:00", "25:00")).contains("25:00"));
+    for odd in ["25:00", "9:5", "9:05", " 9:05", "09:05:0", "09:05:60"] {
+        assert!(refused(&daily.replace("15:00", odd)).contains(odd), "{odd}");
+    }
     assert!(refused(&daily.replace("last_day", "lastday")).contains("lastday"));
 }
 

@@ -168,6 +168,16 @@ impl Tz {
         let instant = instant.compatible().ok()?;
         DateTime::from_timestamp(instant.as_second(), local.nanosecond())
     }
+
+    /// Like [`instant`](Self::instant), but a skipped time means the end of the gap.
+    pub fn first_instant(self, local: NaiveDateTime) -> Option<DateTime<Utc>> {
+        let instant = self.instant(local)?;
+        if self.local(instant).naive_local() == local {
+            return Some(instant);
+        }
+        // The gap is shorter than a day, and clocks change less often.
+        self.next_change(instant - TimeDelta::days(1))
+    }
 }
 
 impl FromStr for Tz {
