@@ -142,7 +142,7 @@ impl Notifier {
         let server = &mailer.server;
         let (host, port, encryption) = (&server.host, server.port, server.encryption);
         tracing::info!(host, port, encryption, recipients, "mails will be sent");
-        if server.shows_password {
+        if server.shows_password() {
             tracing::warn!(
                 "the password in SMTP_URL can be read on the way: use ?tls=required or smtps://"
             );

@@ -1,11 +1,14 @@
 //! The mail server: lettre's transport, mails as the server gets them, and what its errors usually
 //! mean.
 
+use std::borrow::Cow;
+use std::str::Utf8Error;
 use std::time::Duration;
 
 use firstcome_shared::mysql::outbox::Outgoing;
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart};
+use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::transport::smtp::{AsyncSmtpTransport, Error as SmtpError};
@@ -33,16 +36,16 @@ pub(crate) struct Mailer {
     transport: Transport,
 }
 
-/// The parts of an `SMTP_URL` that may be shown.
+/// The parts of an `SMTP_URL`. Only the password must not be shown.
 #[derive(Debug, Clone)]
 pub(crate) struct SmtpServer {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) encryption: &'static str,
     pub(crate) user: Option<String>,
-    /// Whether the password is sent without encryption.
-    pub(crate) shows_password: bool,
-    has_hello: bool,
+    password: Option<SecretString>,
+    /// The name for EHLO.
+    hello: Option<String>,
 }
 
 impl SmtpServer {
@@ -56,9 +59,10 @@ impl SmtpServer {
             let encoded = if text.contains('@') { ENCODED } else { "" };
             format!("{SHAPE}{encoded}")
         };
-        Transport::from_url(text).map_err(|_| wrong())?;
         let url = Url::parse(text).map_err(|_| wrong())?;
         let host = url.host_str().filter(|host| !host.is_empty());
+        // The resolver wants an IPv6 address without its brackets.
+        let host = host.map(|host| host.trim_start_matches('[').trim_end_matches(']'));
         // A / in the password ends the host: what follows it would become the name in EHLO.
         if url.username().is_empty() && text.contains('@') {
             return Err(wrong());
@@ -68,22 +72,64 @@ impl SmtpServer {
         }
         let (encryption, port) = match (url.scheme(), url.query()) {
             ("smtps", _) => ("TLS from the first byte", 465),
-            (_, None) => ("none", 25),
-            (_, Some("tls=required")) => ("STARTTLS, required", 587),
-            (_, Some("tls=opportunistic")) => ("STARTTLS if offered", 587),
-            _ => return Err("SMTP_URL: tls is `required` or `opportunistic`".into()),
+            ("smtp", None) => ("none", 25),
+            ("smtp", Some("tls=required")) => ("STARTTLS, required", 587),
+            ("smtp", Some("tls=opportunistic")) => ("STARTTLS if offered", 587),
+            ("smtp", _) => return Err("SMTP_URL: tls is `required` or `opportunistic`".into()),
+            _ => return Err(wrong()),
         };
-        let user = percent_encoding::percent_decode_str(url.username()).decode_utf8_lossy();
+        let hello = url.path().trim_matches('/');
+        let password = url.password().map(decoded).transpose();
+        let user = decoded(url.username()).map_err(|_| wrong())?;
         Ok(Self {
             host: host.ok_or_else(wrong)?.to_owned(),
             port: url.port().unwrap_or(port),
             encryption,
-            user: url.password().map(|_| user.into_owned()),
-            shows_password: url.password().is_some()
-                && matches!(encryption, "none" | "STARTTLS if offered"),
-            has_hello: !url.path().trim_matches('/').is_empty(),
+            user: url.password().map(|_| user),
+            password: password.map_err(|_| wrong())?.map(SecretString::from),
+            hello: Some(hello.to_owned()).filter(|hello| !hello.is_empty()),
         })
     }
+
+    /// Whether the password is sent without encryption.
+    pub(crate) fn shows_password(&self) -> bool {
+        self.password.is_some() && matches!(self.encryption, "none" | "STARTTLS if offered")
+    }
+
+    /// Returns what lettre sends as the login.
+    fn credentials(&self) -> Option<Credentials> {
+        let password = self.password.as_ref()?.expose_secret().to_owned();
+        Some(Credentials::new(self.user.clone()?, password))
+    }
+
+    /// Returns the encryption, which trusts these authorities (PEM) too.
+    fn tls(&self, authorities: &[u8]) -> Result<Tls, String> {
+        if self.encryption == "none" {
+            return Ok(Tls::None);
+        }
+        let mut tls = TlsParameters::builder(self.host.clone());
+        if !authorities.is_empty() {
+            let wrong = || "SSL_CERT_FILE holds no certificate in PEM".to_owned();
+            if !String::from_utf8_lossy(authorities).contains("-----BEGIN CERTIFICATE-----") {
+                return Err(wrong());
+            }
+            tls =
+                tls.add_root_certificate(Certificate::from_pem(authorities).map_err(|_| wrong())?);
+        }
+        let host = &self.host;
+        let failed = |error| format!("SMTP_URL: TLS can't be set up for {host}: {error}");
+        let tls = tls.build().map_err(failed)?;
+        Ok(match self.encryption {
+            "TLS from the first byte" => Tls::Wrapper(tls),
+            "STARTTLS, required" => Tls::Required(tls),
+            _ => Tls::Opportunistic(tls),
+        })
+    }
+}
+
+fn decoded(text: &str) -> Result<String, Utf8Error> {
+    let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+    decoded.map(Cow::into_owned)
 }
 
 /// Why a mail was not sent.
@@ -111,15 +157,17 @@ impl Mailer {
         limit: Duration,
     ) -> Result<Self, String> {
         let server = SmtpServer::parse(url)?;
-        let transport = Transport::from_url(url.expose_secret());
-        let mut transport = transport.map_err(|_| format!("{SHAPE}{ENCODED}"))?;
-        if !authorities.is_empty() && server.encryption != "none" {
-            transport = transport.tls(trusting(authorities, &server)?);
+        let mut transport = Transport::builder_dangerous(&server.host)
+            .port(server.port)
+            .tls(server.tls(authorities)?);
+        if let Some(credentials) = server.credentials() {
+            transport = transport.credentials(credentials);
         }
         // Servers refuse a name without a dot, as containers have.
-        if !server.has_hello && !ClientId::default().to_string().contains('.') {
-            let domain = from.email.domain().to_owned();
-            transport = transport.hello_name(ClientId::Domain(domain));
+        let has_dot = ClientId::default().to_string().contains('.');
+        let domain = (!has_dot).then(|| from.email.domain().to_owned());
+        if let Some(name) = server.hello.clone().or(domain) {
+            transport = transport.hello_name(ClientId::Domain(name));
         }
         Ok(Self {
             from,
@@ -138,24 +186,6 @@ impl Mailer {
             Err(_) => Err(MailError::Silent(self.limit)),
         }
     }
-}
-
-/// The encryption of a server whose certificate one of these authorities signs.
-fn trusting(authorities: &[u8], server: &SmtpServer) -> Result<Tls, String> {
-    let wrong = || "SSL_CERT_FILE holds no certificate in PEM".to_owned();
-    if !String::from_utf8_lossy(authorities).contains("-----BEGIN CERTIFICATE-----") {
-        return Err(wrong());
-    }
-    let certificate = Certificate::from_pem(authorities).map_err(|_| wrong())?;
-    let tls = TlsParameters::builder(server.host.clone()).add_root_certificate(certificate);
-    let host = &server.host;
-    let failed = |error| format!("SMTP_URL: TLS can't be set up for {host}: {error}");
-    let tls = tls.build().map_err(failed)?;
-    Ok(match server.encryption {
-        "TLS from the first byte" => Tls::Wrapper(tls),
-        "STARTTLS, required" => Tls::Required(tls),
-        _ => Tls::Opportunistic(tls),
-    })
 }
 
 impl MailError {
@@ -339,12 +369,24 @@ mod tests {
                 Some("u@x.org"),
             ),
             ("smtps://u:p%2Fw@h/client.example.com", 465, Some("u")),
+            ("smtp://[::1]:25", 25, None),
         ] {
             let server = parse(url).unwrap();
             assert_eq!((server.port, server.user.as_deref()), (port, user), "{url}");
-            let lettres = format!("{:?}", Transport::from_url(url).unwrap());
+            let lettres = format!("{:?}", mailer(url, b"").unwrap().transport);
             assert!(lettres.contains(&format!("port: {port}")), "{lettres}");
         }
+    }
+
+    #[tokio::test]
+    async fn mail_is_handed_to_a_server_that_is_named_by_its_ipv6_address() {
+        let listener = tokio::net::TcpListener::bind("[::1]:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let url = format!("smtp://[::1]:{port}");
+        let transport = mailer(&url, b"").unwrap().transport;
+        let connecting = tokio::spawn(async move { transport.test_connection().await });
+        listener.accept().await.unwrap();
+        connecting.abort();
     }
 
     #[test]

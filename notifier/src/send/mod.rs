@@ -45,6 +45,9 @@ const RECORDING: Duration = Duration::from_secs(60);
 /// First and longest pause between attempts for a message, in seconds.
 const BACKOFF_SECONDS: (i64, i64) = (30, 3_600);
 
+/// How long a target may put off the next attempt.
+const WAITED_FOR: TimeDelta = TimeDelta::hours(6);
+
 /// How often a target may refuse a message for good until it is given up, after about a quarter of
 /// an hour: a server's rule that refuses everybody may be a mistake that is soon corrected.
 const REFUSALS: u32 = 5;
@@ -196,11 +199,13 @@ impl Sender {
             let posted = webhook.post(&message.batch, &message.body, now).await;
             posted.map_err(|error| Failure {
                 is_final: error.is_final(webhook.format),
+                after: error.after(),
                 reason: error.to_string(),
             })
         } else if let Some(mailer) = &self.mailer {
             mailer.send(message).await.map_err(|error| Failure {
                 is_final: error.is_final(),
+                after: None,
                 reason: format!("{error} -> {}", error.advice()),
             })
         } else {
@@ -233,6 +238,8 @@ impl Sender {
 pub(crate) struct Failure {
     /// Whether the target rejected the message permanently.
     is_final: bool,
+    /// When the target wants the next attempt.
+    after: Option<DateTime<Utc>>,
     reason: String,
 }
 
@@ -242,7 +249,14 @@ fn outcome(leased: &Leased, failure: Failure, now: DateTime<Utc>) -> DeliveryOut
     if is_refused || outbox::is_old(leased.message.created_at.and_utc(), now) {
         return DeliveryOutcome::GivenUp(failure.reason);
     }
-    DeliveryOutcome::Retry(now + backoff(leased.attempts), failure.reason)
+    let next = next_attempt(now, leased.attempts, failure.after);
+    DeliveryOutcome::Retry(next, failure.reason)
+}
+
+/// Returns the time of the next attempt: not before the target wants it, unless it is days away.
+fn next_attempt(now: DateTime<Utc>, attempts: u32, wanted: Option<DateTime<Utc>>) -> DateTime<Utc> {
+    let next = now + backoff(attempts);
+    wanted.map_or(next, |wanted| next.max(wanted.min(now + WAITED_FOR)))
 }
 
 fn log(leased: &Leased, outcome: &DeliveryOutcome) {
@@ -282,6 +296,21 @@ fn backoff(attempts: u32) -> TimeDelta {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn next_attempt_is_when_the_receiver_wants_it_but_neither_sooner_nor_days_later() {
+        let now = "2026-11-28T07:00:00Z".parse::<DateTime<Utc>>().unwrap();
+        for (wanted, expected) in [
+            (None, 24..=36),
+            (Some(1), 24..=36),
+            (Some(600), 600..=600),
+            (Some(864_000), 21_600..=21_600),
+        ] {
+            let at = wanted.map(|seconds| now + TimeDelta::seconds(seconds));
+            let pause = (next_attempt(now, 0, at) - now).num_seconds();
+            assert!(expected.contains(&pause), "{wanted:?}: {pause}");
+        }
+    }
 
     #[test]
     fn retry_delay_doubles_up_to_one_hour() {

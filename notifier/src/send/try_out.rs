@@ -46,7 +46,7 @@ fn settings(mailer: &Mailer, recipients: &[String]) -> String {
         Some(user) => format!("as {user} (password not shown)"),
         None => "none".to_owned(),
     };
-    let warning = if server.shows_password {
+    let warning = if server.shows_password() {
         "\nwarning     the password can be read on the way: use ?tls=required or smtps://"
     } else {
         ""
@@ -90,7 +90,7 @@ pub async fn test_webhook(
 
 fn advice(error: &PostError) -> &'static str {
     match error {
-        PostError::Refused(_) => {
+        PostError::Refused { .. } => {
             "its log says why: 401 or 403 often mean another WEBHOOK_SECRET, 404 another path; redirects are not followed"
         }
         PostError::NoAnswer(_) => {

@@ -10,15 +10,15 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use firstcome_shared::config::{secret, ssl_cert_file};
 use firstcome_shared::http::client::HttpClient;
 use firstcome_shared::tls::Store;
 use hmac::{Hmac, Mac as _};
-use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, USER_AGENT};
-use hyper::{Request, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
+use hyper::{Request, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
@@ -177,17 +177,29 @@ impl fmt::Debug for Webhook {
 /// Why a receiver did not accept an event.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PostError {
-    #[error("answered {0}")]
-    Refused(StatusCode),
+    #[error("answered {status}")]
+    Refused {
+        status: StatusCode,
+        /// `Retry-After`: when to come back.
+        after: Option<DateTime<Utc>>,
+    },
     /// The receiver may have the event.
     #[error("{0}")]
     NoAnswer(String),
 }
 
 impl PostError {
+    /// Returns when the receiver wants the next attempt.
+    pub(crate) fn after(&self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Refused { after, .. } => *after,
+            Self::NoAnswer(_) => None,
+        }
+    }
+
     /// Whether another attempt cannot help: the receiver is gone, or a chat refuses the text.
     pub(crate) fn is_final(&self, format: Format) -> bool {
-        let Self::Refused(status) = self else {
+        let Self::Refused { status, .. } = self else {
             return false;
         };
         let is_busy = *status == StatusCode::TOO_MANY_REQUESTS;
@@ -206,8 +218,11 @@ impl Webhook {
     ) -> Result<(), PostError> {
         let answer = timeout(self.limit, self.exchange(id, body, now)).await;
         let reason = match answer {
-            Ok(Ok(status)) if status.is_success() => return Ok(()),
-            Ok(Ok(status)) => return Err(PostError::Refused(status)),
+            Ok(Ok(answer)) if answer.status().is_success() => return Ok(()),
+            Ok(Ok(answer)) => {
+                let (status, after) = (answer.status(), retry_after(answer.headers(), now));
+                return Err(PostError::Refused { status, after });
+            }
             Ok(Err(error)) => wording::line(&format!("{error:#}"), wording::LONGEST),
             Err(_) => format!("no answer within {:?}", self.limit),
         };
@@ -219,7 +234,7 @@ impl Webhook {
         id: &str,
         body: &str,
         now: DateTime<Utc>,
-    ) -> anyhow::Result<StatusCode> {
+    ) -> anyhow::Result<Response<Incoming>> {
         let agent = concat!("firstcome-reconciler/", env!("CARGO_PKG_VERSION"));
         let mut request = Request::post(self.client.url(""))
             .header(CONTENT_TYPE, "application/json")
@@ -235,7 +250,18 @@ impl Webhook {
         }
         let request = request.body(Bytes::from(body.to_owned()));
         let request = request.context("the request cannot be written")?;
-        Ok(self.client.send(request).await?.status())
+        Ok(self.client.send(request).await?)
+    }
+}
+
+/// Returns when a receiver wants the next attempt: `Retry-After` has seconds or a date (RFC 9110).
+fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    match value.parse::<u32>() {
+        Ok(seconds) => Some(now + TimeDelta::seconds(seconds.into())),
+        Err(_) => DateTime::parse_from_rfc2822(value)
+            .ok()
+            .map(|at| at.to_utc()),
     }
 }
 
@@ -304,6 +330,26 @@ mod tests {
     fn addresses_of_chats_need_no_secret() {
         let slack = ["--webhook-urls", "https://hooks.slack.com/services/T/B/x"];
         assert_eq!(webhooks(&slack).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_or_as_a_date() {
+        let now = "2026-11-28T07:00:00Z".parse::<DateTime<Utc>>().unwrap();
+        for (value, after) in [
+            ("120", Some("2026-11-28T07:02:00Z")),
+            (
+                "Sat, 28 Nov 2026 07:30:00 GMT",
+                Some("2026-11-28T07:30:00Z"),
+            ),
+            ("soon", None),
+            ("-1", None),
+        ] {
+            let headers = [(RETRY_AFTER, value.parse().unwrap())]
+                .into_iter()
+                .collect();
+            let after = after.map(|at| at.parse().unwrap());
+            assert_eq!(retry_after(&headers, now), after, "{value}");
+        }
     }
 
     /// Uses the example from the specification's own libraries.
