@@ -56,6 +56,9 @@ const REFUSED: [(&str, &str); 10] = [
     ("replica", "api.replica=3"),
 ];
 
+/// A setting under `env`, as it is in each program's container.
+const PAGES_ON: &str = r#"{name: COUPON_PAGE, value: "on"}"#;
+
 fn compose() -> Result<()> {
     let compose = |words: &[&str]| {
         let mut docker = command("docker");
@@ -93,6 +96,12 @@ fn check() -> Result<()> {
         fs::write(&file, output(&mut template(&helm, values))?)?;
         validate(&schemas, &file)?;
     }
+    let switched_on = ["--set", "env.COUPON_PAGE=on"];
+    let rendered = output(template(&helm, "minimal").args(switched_on))?;
+    ensure!(
+        rendered.matches(PAGES_ON).count() == 4,
+        "env.COUPON_PAGE is not that of every program, so a default of the chart wins"
+    );
     for (word, option) in REFUSED {
         let tried = template(&helm, "minimal")
             .args(["--set", option])

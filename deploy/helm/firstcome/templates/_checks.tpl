@@ -19,7 +19,7 @@
 {{- if eq (index $api "USER_AUTH") "jwt" }}
 {{- range list "JWT_ALGORITHM" "JWT_ISSUER" "JWT_AUDIENCE" }}
 {{- if not (index $api .) }}
-{{- fail (printf "set api.env.%s: USER_AUTH is jwt, and without it the API does not start" .) }}
+{{- fail (printf "set env.%s: USER_AUTH is jwt, and without it the API does not start" .) }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -149,3 +149,21 @@ async fn pods_work_with_the_environment_of_the_manifests_and_stop_in_time() {
         assert_eq!(process.ended(pod.grace).await, 0, "{}", process.log());
     }
 }
+
+/// systemd gives up after five starts in ten seconds unless it is told otherwise: then a wrong
+/// password or a store that is away would end a service for good.
+#[test]
+fn units_of_services_are_restarted_for_ever() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/systemd");
+    let mut services = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let unit = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let (head, service) = unit.split_once("[Service]").unwrap();
+        if !service.contains("Type=oneshot") {
+            services += 1;
+            assert!(service.contains("\nRestart=always\n"), "{unit}");
+            assert!(head.contains("\nStartLimitIntervalSec=0\n"), "{unit}");
+        }
+    }
+    assert_eq!(services, 3);
+}
