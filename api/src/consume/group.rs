@@ -16,7 +16,7 @@ use firstcome_shared::mysql::positions::ReadRanges;
 use metrics::counter;
 use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
@@ -57,9 +57,20 @@ pub(super) struct Group {
     pub(super) has_joined: AtomicBool,
     /// Whether a partition has begun since this was last asked.
     pub(super) has_begun: AtomicBool,
+    /// What Kafka does not permit. librdkafka only reports this as an event; its calls time out.
+    denied: Mutex<Option<&'static str>>,
 }
 
 impl Group {
+    /// Returns what Kafka does not permit, since it last permitted all.
+    pub(super) fn denied(&self) -> Option<&'static str> {
+        *self.denied.lock()
+    }
+
+    pub(super) fn note_permitted(&self) {
+        *self.denied.lock() = None;
+    }
+
     pub(super) fn partitions(&self) -> BTreeMap<i32, Reading> {
         self.partitions.lock().clone()
     }
@@ -175,6 +186,16 @@ impl ClientContext for Group {
     fn error(&self, error: KafkaError, reason: &str) {
         // `recv` returns the same error, and the loop logs it once.
         tracing::debug!(%error, reason, "librdkafka reports an error");
+        let denied = match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {
+                "Kafka does not permit this consumer group: allow its user or its certificate `Read` on it (KAFKA_GROUP)"
+            }
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                "Kafka does not permit the topic: allow its user or its certificate `Read` and `Describe` on it (KAFKA_TOPIC)"
+            }
+            _ => return,
+        };
+        *self.denied.lock() = Some(denied);
     }
 }
 
@@ -187,6 +208,22 @@ mod tests {
         let group = Group::default();
         group.partitions.lock().insert(0, Reading::default());
         group
+    }
+
+    #[test]
+    fn right_that_kafka_refuses_is_named_until_it_is_permitted() {
+        let group = group();
+        group.error(KafkaError::Global(RDKafkaErrorCode::OperationTimedOut), "");
+        assert_eq!(group.denied(), None);
+        for (code, setting) in [
+            (RDKafkaErrorCode::GroupAuthorizationFailed, "KAFKA_GROUP"),
+            (RDKafkaErrorCode::TopicAuthorizationFailed, "KAFKA_TOPIC"),
+        ] {
+            group.error(KafkaError::Global(code), "");
+            assert!(group.denied().unwrap().contains(setting), "{code}");
+        }
+        group.note_permitted();
+        assert_eq!(group.denied(), None);
     }
 
     fn begin(group: &Group, offset: i64) {

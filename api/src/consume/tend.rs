@@ -68,8 +68,14 @@ impl Tender {
                     tracing::warn!("Kafka's client has no broker or no group; it is replaced");
                     return self.client.cancel();
                 }
-                self.health
-                    .set(KAFKA, looked.err().map(|error| error.to_string()));
+                let why = looked.err().map(|error| match self.group().denied() {
+                    Some(denied) => denied.to_owned(),
+                    None => error.to_string(),
+                });
+                if why.is_none() {
+                    self.group().note_permitted();
+                }
+                self.health.set(KAFKA, why);
             }
         }
     }

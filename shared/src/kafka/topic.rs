@@ -77,7 +77,7 @@ impl KafkaSettings {
             return Err(TopicError::Missing(name.clone()));
         }
         Err(TopicError::Setting(format!(
-            "Kafka does not let this process see the topic {name:?}: allow its user or its certificate to read and write it"
+            "Kafka does not let this process see the topic {name:?}: allow its user or its certificate `Describe` on it, and `Create` for `migrate`"
         )))
     }
 

@@ -53,8 +53,15 @@ impl fmt::Display for KeySet {
 impl KeySet {
     /// Creates a set without any key yet.
     pub(super) fn new(url: &str, algorithm: Algorithm) -> Result<Self, String> {
+        let source = HttpClient::new(Store::Jwks, url, ssl_cert_file())?;
+        if !source.is_encrypted() && !source.is_loopback() {
+            return Err(format!(
+                "JWT_JWKS_URL: use https. Anybody on the way to {source} could give keys of their own, \
+                 and claim as any user. http is accepted for this machine only (127.0.0.1, ::1, localhost)"
+            ));
+        }
         Ok(Self {
-            source: HttpClient::new(Store::Jwks, url, ssl_cert_file())?,
+            source,
             algorithm,
             keys: ArcSwap::default(),
             reading: tokio::sync::Mutex::default(),

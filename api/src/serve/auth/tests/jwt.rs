@@ -143,6 +143,7 @@ async fn audience_may_be_one_of_several_and_in_another_claim() {
 #[test]
 fn reports_wrong_settings_in_one_sentence_that_omits_the_secret() {
     let rs256 = ["algorithm=RS256", "secret="];
+    let by_http = [&rs256[..], &["jwks-url=http://issuer/keys"]].concat();
     let at_address = [&rs256[..], &["jwks-url=https://u:hunter2@issuer/"]].concat();
     for (given, expected) in [
         (&["secret=hunter2"][..], "needs at least 32"),
@@ -157,6 +158,7 @@ fn reports_wrong_settings_in_one_sentence_that_omits_the_secret() {
         (&["issuer="], "needs JWT_ISSUER"),
         (&["audience="], "needs JWT_AUDIENCE"),
         (&at_address, "JWT_JWKS_URL must look like"),
+        (&by_http, "JWT_JWKS_URL: use https"),
     ] {
         let refused = Verifier::new(&settings(given)).err().unwrap_or_default();
         assert!(refused.contains(expected), "{expected}: {refused:?}");
