@@ -8,6 +8,7 @@
 
 pub mod check;
 pub mod config;
+pub mod forms;
 pub mod judge;
 pub mod keys;
 pub mod pass;

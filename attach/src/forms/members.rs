@@ -1,0 +1,123 @@
+//! How the users of a key are written.
+
+use super::{Form, SPELLINGS, Spelling, java};
+
+/// How users are written in a key: a form, and a text around the id, such as `user:{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Members {
+    form: Form,
+    before: String,
+    after: String,
+}
+
+/// What stands for the id in `users.member`.
+const ID: &str = "{id}";
+
+impl Members {
+    /// # Errors
+    /// What to write instead, if `member` does not have `{id}` once.
+    pub fn new(form: Form, member: Option<&str>) -> Result<Self, String> {
+        match member.unwrap_or(ID).split_once(ID) {
+            Some((before, after)) if !after.contains(ID) => Ok(Self {
+                form,
+                before: before.to_owned(),
+                after: after.to_owned(),
+            }),
+            _ => Err("users.member: write {id} once, as in \"user:{id}\"".to_owned()),
+        }
+    }
+
+    /// Returns the user of a member.
+    pub fn decode(&self, bytes: &[u8]) -> Option<(String, Spelling)> {
+        let (text, spelling) = self.form.decode(bytes)?;
+        let behind = text.strip_prefix(self.before.as_str())?;
+        let user = behind.strip_suffix(self.after.as_str())?;
+        Some((user.to_owned(), spelling))
+    }
+
+    /// Says what to write so that this member is read.
+    fn advice(&self, strange: &[u8]) -> String {
+        let guess = Form::guess(strange);
+        if self.form.decode(strange).is_some() {
+            "write member = \"user:{id}\" with the text around the id".to_owned()
+        } else if guess == self.form || guess.decode(strange).is_none() {
+            "only String and Long can be read".to_owned()
+        } else {
+            format!("write form = {:?}", guess.word())
+        }
+    }
+
+    /// Returns the member of a user, or `None` if it is never written.
+    pub fn encode(&self, spelling: Spelling, user: &str) -> Option<Vec<u8>> {
+        spelling.encode(&format!("{}{user}{}", self.before, self.after))
+    }
+}
+
+/// The most members of another form that are named.
+const NAMED: usize = 100;
+
+/// How the members of a key are written, and those that are written otherwise.
+#[derive(Debug, Clone, Default)]
+pub struct Census {
+    numbers: [u64; SPELLINGS.len()],
+    strange: u64,
+    named: Vec<Vec<u8>>,
+}
+
+impl Census {
+    /// Counts a member, and returns its user.
+    pub fn note(&mut self, members: &Members, bytes: Vec<u8>) -> Option<String> {
+        let Some((user, spelling)) = members.decode(&bytes) else {
+            self.strange += 1;
+            if self.named.len() < NAMED {
+                self.named.push(bytes);
+            }
+            return None;
+        };
+        let at = SPELLINGS.iter().position(|it| *it == spelling)?;
+        self.numbers[at] += 1;
+        Some(user)
+    }
+
+    /// Returns how most members are written.
+    pub fn majority(&self, members: &Members) -> Spelling {
+        let most = SPELLINGS
+            .into_iter()
+            .zip(self.numbers)
+            .filter(|(_, number)| *number > 0)
+            .max_by_key(|(_, number)| *number);
+        most.map_or(members.form.usual(), |(spelling, _)| spelling)
+    }
+
+    /// Returns the members of another form, to be named one by one.
+    ///
+    /// # Errors
+    /// If they are more than 1 % (one is always allowed): then the file is wrong. Names the form to
+    /// write.
+    pub fn strange(&self, members: &Members, key: &str) -> Result<Vec<String>, String> {
+        let decoded: u64 = self.numbers.iter().sum();
+        let all = decoded + self.strange;
+        let is_few = self.strange <= (all / 100).max(1) && (decoded > 0 || all == 0);
+        if is_few {
+            return Ok(self.named.iter().map(|bytes| shown(bytes)).collect());
+        }
+        let first = self.named.first().map(Vec::as_slice).unwrap_or_default();
+        Err(format!(
+            "users.form: {} of {all} members of key {key:?} are not as the file says (form = {:?}); \
+             one is {}: {}",
+            self.strange,
+            members.form.word(),
+            shown(first),
+            members.advice(first)
+        ))
+    }
+}
+
+/// Shows what a member is, with no more of its user than two letters.
+fn shown(bytes: &[u8]) -> String {
+    if let Some(class) = java::class(bytes) {
+        return format!("a serialised {class:?}");
+    }
+    let first = &bytes[..bytes.len().min(3)];
+    format!("{}… of {} bytes", first.escape_ascii(), bytes.len())
+}

@@ -1,0 +1,160 @@
+//! Codec of user ids: how their programs write one as a member, a field or a key in Redis (plain
+//! text, JSON, Java serialisation), and as a UUID in `BINARY(16)`.
+//!
+//! Members are compared decoded, and written as most of their neighbours are written. What decodes
+//! to a user but cannot be written so that every program reads that user again is only named.
+
+mod java;
+mod members;
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+pub use members::{Census, Members};
+
+/// The form in which their program writes users to Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    #[default]
+    Plain,
+    /// As Jackson and most others: `"user-1"`, `42`, or `["java.lang.Long",42]`.
+    Json,
+    /// As `RedisTemplate` does by default: a serialised `String` or `Long`; the key, too.
+    Java,
+}
+
+/// How one member is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spelling {
+    Plain,
+    JsonText,
+    JsonNumber,
+    /// With the name of its class, as Jackson's default typing does.
+    JsonTyped,
+    JavaText,
+    JavaNumber,
+}
+
+const SPELLINGS: [Spelling; 6] = [
+    Spelling::Plain,
+    Spelling::JsonText,
+    Spelling::JsonNumber,
+    Spelling::JsonTyped,
+    Spelling::JavaText,
+    Spelling::JavaNumber,
+];
+
+/// The class of a typed number in JSON.
+const JAVA_LONG: &str = "java.lang.Long";
+
+impl Form {
+    /// Returns its word in the file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Json => "json",
+            Self::Java => "java",
+        }
+    }
+
+    /// Returns the form that bytes have at first sight.
+    fn guess(bytes: &[u8]) -> Self {
+        match bytes {
+            [b'"' | b'[', ..] => Self::Json,
+            _ if bytes.starts_with(java::MAGIC) => Self::Java,
+            _ => Self::Plain,
+        }
+    }
+
+    /// Returns the text of a member, and how it is written; `None` if it has another form.
+    pub fn decode(self, bytes: &[u8]) -> Option<(String, Spelling)> {
+        match self {
+            Self::Plain => {
+                let text = str::from_utf8(bytes).ok()?;
+                (Self::guess(bytes) == Self::Plain).then(|| (text.to_owned(), Spelling::Plain))
+            }
+            Self::Json => decode_json(bytes),
+            Self::Java => java::decode(bytes),
+        }
+    }
+
+    /// Returns the name of a key.
+    pub fn key(self, name: &str) -> Vec<u8> {
+        match self {
+            Self::Plain | Self::Json => name.as_bytes().to_vec(),
+            Self::Java => java::text(name).unwrap_or_else(|| name.as_bytes().to_vec()),
+        }
+    }
+
+    /// Returns how the first member of a key is written.
+    fn usual(self) -> Spelling {
+        match self {
+            Self::Plain => Spelling::Plain,
+            Self::Json => Spelling::JsonText,
+            Self::Java => Spelling::JavaText,
+        }
+    }
+}
+
+impl Spelling {
+    /// Writes a text; `None` if it cannot be written so, or if programs may write it in several
+    /// ways, as JSON's escapes are.
+    pub fn encode(self, text: &str) -> Option<Vec<u8>> {
+        match self {
+            Self::Plain => Form::Plain.decode(text.as_bytes()).map(|_| text.into()),
+            Self::JsonText => {
+                let is_safe = text.chars().all(is_never_escaped);
+                is_safe.then(|| format!("\"{text}\"").into_bytes())
+            }
+            Self::JsonNumber => number(text).map(|number| number.to_string().into_bytes()),
+            Self::JsonTyped => {
+                let number = number(text)?;
+                Some(format!("[\"{JAVA_LONG}\",{number}]").into_bytes())
+            }
+            Self::JavaText => java::text(text),
+            Self::JavaNumber => number(text).map(java::number),
+        }
+    }
+}
+
+/// Reads a number that is written in the only usual way.
+fn number(text: &str) -> Option<i64> {
+    let number: i64 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
+}
+
+/// Gson escapes the characters of HTML, Jackson on request all that is not ASCII, some the slash.
+fn is_never_escaped(letter: char) -> bool {
+    matches!(letter, ' '..='~')
+        && !matches!(letter, '"' | '\\' | '/' | '<' | '>' | '&' | '=' | '\'')
+}
+
+fn decode_json(bytes: &[u8]) -> Option<(String, Spelling)> {
+    use serde_json::Value::{Array, Number, String};
+
+    match serde_json::from_slice(bytes).ok()? {
+        String(text) => Some((text, Spelling::JsonText)),
+        Number(number) => Some((number.as_i64()?.to_string(), Spelling::JsonNumber)),
+        Array(pair) => match pair.as_slice() {
+            [String(class), Number(number)] if class == JAVA_LONG => {
+                Some((number.as_i64()?.to_string(), Spelling::JsonTyped))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Reads a UUID in 16 bytes, as `BIN_TO_UUID` does without its second argument.
+pub fn uuid_text(bytes: &[u8]) -> Option<String> {
+    let uuid = Uuid::from_slice(bytes).ok()?;
+    Some(uuid.hyphenated().to_string())
+}
+
+/// Returns the 16 bytes of a UUID that is written with hyphens.
+pub fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
+    let is_hyphenated = text.len() == uuid::fmt::Hyphenated::LENGTH;
+    let uuid = Uuid::try_parse(text).ok().filter(|_| is_hyphenated)?;
+    Some(*uuid.as_bytes())
+}
