@@ -23,7 +23,8 @@
 //! - Ids from time and randomness: no model has ids (`faults::mysql_failover`).
 //! - The limit on takes, rows of claims that are 60 s overdue while messages are unread, and the
 //!   users' own waiting list: they have no part in any argument here (`drift::repair_limit`,
-//!   `shared/tests/scripts`).
+//!   `shared/tests/scripts`). Of the pace only one rule has: [`claims::Omitted::BarrierUnpaced`]
+//!   (the others: `consume::pace`).
 
 pub mod attach;
 pub mod claims;

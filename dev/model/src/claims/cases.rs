@@ -5,10 +5,10 @@ use super::Fault::{
     LoseLimits, Pause, Raise, RecreateTopic, Restart, Return,
 };
 use super::Omitted::{
-    Adoption, Barrier, BeginAgain, CacheByTime, FallbackFenced, LetterByRedis, NoGap, OfPrimary,
-    OwedAtHead, OwedFirst, PositionInLog, PositionLast, PositionReset, PutChecksRevoked, PutFenced,
-    RefusalQuoted, RevisionKept, RevisionWithUsers, RowsAgain, RowsFenced, RowsFirst,
-    StoredBeforeTold, TimesCompared, VoidRowMoved, Wait,
+    Adoption, Barrier, BarrierUnpaced, BeginAgain, CacheByTime, FallbackFenced, LetterByRedis,
+    NoGap, OfPrimary, OwedAtHead, OwedFirst, PositionInLog, PositionLast, PositionReset,
+    PutChecksRevoked, PutFenced, RefusalQuoted, RevisionKept, RevisionWithUsers, RowsAgain,
+    RowsFenced, RowsFirst, StoredBeforeTold, TimesCompared, VoidRowMoved, Wait,
 };
 use super::{Fault, Omitted, Protocol};
 use crate::World;
@@ -63,6 +63,7 @@ const OMITTED: &[(Omitted, usize, &[Fault])] = &[
     (PositionInLog, 1, &[Crash, RecreateTopic, Flush]),
     (PositionReset, 1, &[RecreateTopic, Restart]),
     (Barrier, 1, &[Flush]),
+    (BarrierUnpaced, 1, &[Restart]),
     (Wait, 1, &[Flush]),
     (Adoption, 1, &[Raise, FailoverToOlder]),
     (RevisionWithUsers, 1, &[Raise, FailoverToOlder]),

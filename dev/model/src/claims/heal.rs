@@ -1,9 +1,10 @@
 //! Convergence: once the faults are over, while all users retry and passes run, the system must
-//! become exact.
+//! become exact. Rows may keep a pace: while a coupon is closed, the consumer may stand still for
+//! longer than anybody waits, unless a pass that waits for the barrier says that there is no pace.
 
 use super::pass::Reconciler;
 use super::state::{State, Way};
-use super::{Protocol, Step, USERS, step};
+use super::{Omitted, Protocol, Step, USERS, step};
 
 /// Maximum number of rounds until nothing changes. Each round has one pass.
 const ROUNDS: usize = 8;
@@ -54,7 +55,7 @@ fn is_exact(state: &State) -> bool {
 
 fn finish_what_is_begun(protocol: &Protocol, state: &mut State) {
     step::take(protocol, state, Step::RestoreLimits);
-    consume(protocol, state);
+    consume_at_pace(protocol, state);
     send_all(protocol, state);
     step::take(protocol, state, Step::FinishReturn);
     step::take(protocol, state, Step::FinishChange);
@@ -66,14 +67,14 @@ fn finish_what_is_begun(protocol: &Protocol, state: &mut State) {
 }
 
 fn one_round(protocol: &Protocol, state: &mut State) {
-    consume(protocol, state);
+    consume_at_pace(protocol, state);
     step::take(protocol, state, Step::Reconcile(0));
     finish_pass(protocol, state, 0);
     state.reconcilers[0] = Reconciler::Idle;
     for user in (0..).take(USERS) {
         step::take(protocol, state, Step::Claim(user));
         send_all(protocol, state);
-        consume(protocol, state);
+        consume_at_pace(protocol, state);
     }
     state.tidy();
 }
@@ -85,6 +86,13 @@ fn send_all(protocol: &Protocol, state: &mut State) {
             Way::Fallback | Way::Late => Step::Store(0),
         };
         step::take(protocol, state, step);
+    }
+}
+
+/// The pace is slower than a round has time for, so what is unread at a closed gate stays unread.
+fn consume_at_pace(protocol: &Protocol, state: &mut State) {
+    if state.redis.gate.is_some_and(|gate| gate.open) {
+        consume(protocol, state);
     }
 }
 
@@ -104,6 +112,9 @@ fn finish_pass(protocol: &Protocol, state: &mut State, at: usize) {
     for _ in 0..STEPS {
         if state.reconcilers[at] == Reconciler::Idle {
             return;
+        }
+        if state.reconcilers[at].waits_for_barrier() && !protocol.omits(Omitted::BarrierUnpaced) {
+            consume(protocol, state);
         }
         step::take(protocol, state, Step::Reconcile(at));
     }

@@ -79,6 +79,8 @@ pub enum Omitted {
     PositionReset,
     /// A closed coupon is judged once no message is unread.
     Barrier,
+    /// Rows keep no pace while a closed coupon waits for the barrier.
+    BarrierUnpaced,
     /// A closed coupon is judged once nothing is in flight.
     Wait,
     /// A revision in Redis above MySQL's is adopted before anything is judged.

@@ -29,6 +29,13 @@ pub enum Reconciler {
     Closed(Closed, Stage),
 }
 
+impl Reconciler {
+    /// Whether it has closed the coupon and waits for the barrier. Rows keep no pace then.
+    pub fn waits_for_barrier(&self) -> bool {
+        matches!(self, Self::Closed(_, Stage::Wait))
+    }
+}
+
 /// The result of one `MULTI` in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RedisView {
