@@ -287,10 +287,12 @@ CREATE TABLE IF NOT EXISTS broken_promises (
 -- Where reading of each partition begins: the offset after the last message whose row or dead letter is in this database. A consumer moves it in
 -- the transaction of the rows and starts here on every assignment; passes compare it with the ends of the topic. It is part of every backup, so a
 -- restored database reads again what it lost.
+--   seen_at  when the partition's consumer moved it, or last said that it waits for the pace of rows (ROWS_PER_SECOND)
 CREATE TABLE IF NOT EXISTS topic_positions (
     topic        VARCHAR(249) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     partition_id INT          NOT NULL,
     next_offset  BIGINT       NOT NULL,
+    seen_at      DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
     PRIMARY KEY (topic, partition_id)
 ) DEFAULT CHARACTER SET utf8mb4;
 

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 use firstcome_shared::config::{
-    KafkaArgs, LogArgs, MysqlArgs, PublishArgs, RedisArgs, listen_address, secret,
+    KafkaArgs, LogArgs, MysqlArgs, PaceArgs, PublishArgs, RedisArgs, listen_address, secret,
 };
 use firstcome_shared::http::Limits;
 use firstcome_shared::http::ops::OpsToken;
@@ -84,6 +84,8 @@ pub struct ReconcileArgs {
     /// Maximum time for an admission to reach Kafka.
     #[command(flatten)]
     pub publish: PublishArgs,
+    #[command(flatten)]
+    pub pace: PaceArgs,
     /// Retention in days. For this time (default: a year) records are kept: runs with their
     /// findings, resolved promises and operators' actions; but ended alerts for at most 90 days,
     /// mails and resolved dead letters for at most 30, runs with the same result as the one before
@@ -117,6 +119,7 @@ impl ReconcileArgs {
                 in_flight_ms: ms(self.publish.longest_in_flight()),
             },
             retention_days: self.retention_days,
+            rows_per_second: self.pace.rows_per_second,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use firstcome_shared::kafka::KafkaSettings;
-use firstcome_shared::mysql::positions::Positions;
+use firstcome_shared::mysql::positions::{Positions, SecondsUnseen};
 use firstcome_shared::mysql::processes::Deadlines;
 use firstcome_shared::mysql::{Db, DbError};
 use parking_lot::Mutex;
@@ -107,6 +107,34 @@ pub struct ReadState {
     pub is_reached: bool,
     pub logs: Logs,
     pub positions: Positions,
+    pub unseen: SecondsUnseen,
+}
+
+/// Time after which a claim without a row is overdue, if its message may wait in a partition that
+/// nobody has attended to for as long.
+pub const OVERDUE: Duration = Duration::from_secs(60);
+
+impl ReadState {
+    /// Returns the partitions with unread messages.
+    pub(crate) fn unread_partitions(&self) -> impl Iterator<Item = i32> {
+        self.logs.iter().filter_map(|(partition, log)| {
+            let position = self.positions.get(partition).copied();
+            (position.unwrap_or(log.start) != log.end).then_some(*partition)
+        })
+    }
+
+    /// Returns how long ago the owner of a partition read it, or waited for the pace of rows. A time
+    /// in the future is that of a MySQL whose clock was wrong.
+    pub(crate) fn unattended_for(&self, partition: i32) -> Duration {
+        let seconds = self.unseen.get(&partition);
+        seconds.map_or(Duration::MAX, |it| Duration::from_secs(it.unsigned_abs()))
+    }
+
+    /// Whether messages are unread in a partition that nobody attends to.
+    pub(crate) fn is_unattended(&self) -> bool {
+        let mut unread = self.unread_partitions();
+        unread.any(|partition| self.unattended_for(partition) > OVERDUE)
+    }
 }
 
 /// Reads ends, positions, and ends again. A position outside its log is stored as the log's first
@@ -118,7 +146,7 @@ pub async fn read_state(
 ) -> Result<ReadState, BarrierError> {
     let name = &topic.settings.topic;
     let before = topic.logs().await.map_err(BarrierError::Kafka)?;
-    let positions = db.of_primary().topic_positions(name).await?;
+    let (positions, unseen) = db.of_primary().attended_positions(name).await?;
     let logs = topic.logs().await.map_err(BarrierError::Kafka)?;
     let outside = outside(&positions, &logs);
     for (partition, position, first) in &outside {
@@ -132,6 +160,7 @@ pub async fn read_state(
         is_reached: is_reached(&before, &positions, &logs) && outside.is_empty(),
         logs,
         positions,
+        unseen,
     })
 }
 
@@ -208,5 +237,25 @@ mod tests {
         assert_eq!(outside(&positions, &logs(20)), [(0, 5_000, 10)]);
         let expired = Positions::from([(0, 3)]);
         assert_eq!(outside(&expired, &logs(20)), [(0, 3, 10)]);
+    }
+
+    #[test]
+    fn only_unread_partitions_that_nobody_has_seen_for_a_minute_are_unattended() {
+        for (position, seconds, expected) in [
+            (Some(19), Some(59), false),
+            (Some(19), Some(61), true),
+            (Some(20), Some(3_600), false),
+            (Some(5_000), Some(61), true),
+            (None, None, true),
+            (Some(19), Some(-3_600), true),
+        ] {
+            let state = ReadState {
+                is_reached: false,
+                logs: Logs::from([(0, 10..20), (1, 0..0)]),
+                positions: position.map(|at| (0, at)).into_iter().collect(),
+                unseen: seconds.map(|it| (0, it)).into_iter().collect(),
+            };
+            assert_eq!(state.is_unattended(), expected, "{position:?} {seconds:?}");
+        }
     }
 }

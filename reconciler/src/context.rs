@@ -1,6 +1,7 @@
 //! What the steps of a pass share: the stores, the settings, and the moment at which it began.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -57,6 +58,29 @@ pub struct PassSettings {
     /// API has announced a longer one.
     pub deadlines: Deadlines,
     pub retention_days: Option<u32>,
+    /// The pace of rows.
+    pub rows_per_second: Option<u32>,
+}
+
+/// How many rows a pass may still insert at open gates. The others count as in flight, and the next
+/// pass inserts them. Without a number, there is no limit.
+#[derive(Debug, Clone, Default)]
+pub struct RowsLeft(Option<Arc<AtomicUsize>>);
+
+impl RowsLeft {
+    pub fn new(rows: usize) -> Self {
+        Self(Some(Arc::new(AtomicUsize::new(rows))))
+    }
+
+    /// Returns how many of these rows may be inserted, and subtracts them if they are.
+    pub fn take(&self, wanted: usize, inserts: bool) -> usize {
+        let Some(left) = &self.0 else { return wanted };
+        let taken = if inserts { wanted } else { 0 };
+        let before = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            Some(left.saturating_sub(taken))
+        });
+        before.unwrap_or_else(|unchanged| unchanged).min(wanted)
+    }
 }
 
 /// A request for a pass.
@@ -130,6 +154,10 @@ pub struct PassContext {
     pub clock_ms: i64,
     /// Whether MySQL had everything that the topic had after that clock.
     pub is_read: bool,
+    /// Whether messages are unread to which no consumer has attended for a minute, or the topic
+    /// cannot be read.
+    pub is_unattended: bool,
+    pub rows_left: RowsLeft,
     /// Why the topic cannot be read, if it cannot.
     pub topic_error: Option<String>,
     /// The longest time that a claim takes to the topic, and to the second store after it.
@@ -250,5 +278,19 @@ pub fn fenced<T>(change: Fenced<T>) -> Result<T, PassError> {
     match change {
         Fenced::Done(result) => Ok(result),
         Fenced::Stale => Err(PassError::Stale),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweep_takes_rows_until_none_are_left_and_a_look_takes_none() {
+        let rows = RowsLeft::new(30);
+        let taken = [(20, true), (20, false), (20, true), (20, true), (1, false)];
+        let taken = taken.map(|(wanted, inserts)| rows.take(wanted, inserts));
+        assert_eq!(taken, [20, 10, 10, 0, 0]);
+        assert_eq!(RowsLeft::default().take(5_000, true), 5_000, "no limit");
     }
 }

@@ -6,6 +6,7 @@
 //! suspended reconciler that wakes up can neither write nor open. The urgent lane begins
 //! eras; the watch begins one if a counter went back, and the API begins a new coupon's first.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use firstcome_shared::crash::{Point, crash_point};
@@ -151,12 +152,32 @@ const MARGIN: Duration = Duration::from_millis(250);
 /// Maximum wait for the consumer in one attempt. The next attempt begins with another era.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Interval at which the pace of rows is suspended again.
+const SUSPEND_EVERY: Duration = Duration::from_secs(1);
+
 /// Waits until no claim from before the closing can be in flight, then until the consumer has read
-/// the topic.
+/// the topic. Meanwhile rows keep no pace: one coupon's backlog would keep all others closed.
 ///
 /// # Errors
 /// [`PassError::StaysClosed`] if the coupons cannot be judged yet.
 pub(crate) async fn wait(ctx: &PassContext, closed_at: Instant) -> Step<()> {
+    tokio::select! {
+        waited = wait_for_barrier(ctx, closed_at) => waited,
+        never = suspend_pace(&ctx.stores.db) => match never {},
+    }
+}
+
+/// Suspends the pace of rows until it is dropped.
+async fn suspend_pace(db: &Db) -> Infallible {
+    loop {
+        if let Err(error) = db.suspend_pace().await {
+            tracing::debug!(%error, "the pace of rows is not suspended");
+        }
+        tokio::time::sleep(SUSPEND_EVERY).await;
+    }
+}
+
+async fn wait_for_barrier(ctx: &PassContext, closed_at: Instant) -> Step<()> {
     // Read after the coupons were closed: an API may just have announced a longer one.
     let deadlines = barrier::deadlines(&ctx.stores.db, ctx.settings.deadlines).await?;
     let left = (millis(deadlines.in_flight_ms) + MARGIN).saturating_sub(closed_at.elapsed());

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::barrier::{self, BarrierError, ReadState};
+use crate::barrier::{self, BarrierError, OVERDUE, ReadState};
 use crate::context::{PassSettings, Stores};
 use crate::report::{DropReport, Finding, FindingCase, Kind, Outcome, Run, UnsafePart};
 use crate::seal::{expire_sealed, is_over_for_good};
@@ -188,20 +188,18 @@ fn unsafe_part(part: UnsafePart, detail: String) -> Finding {
 /// The position of each partition with unread messages, and since when it has been there.
 pub(crate) type Positions = HashMap<i32, (i64, Instant)>;
 
-/// Time without progress of the consumers after which a pass reports it.
-const STALL_AFTER: Duration = Duration::from_secs(60);
-
 /// Reads how far the consumer is.
 async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Vec<Finding>, DbError> {
     match barrier::read_state(&stores.db, &stores.topic, true).await {
-        Ok(state) => Ok(stalled(known, &state, STALL_AFTER).into_iter().collect()),
+        Ok(state) => Ok(stalled(known, &state, OVERDUE).into_iter().collect()),
         Err(BarrierError::Mysql(error)) => Err(error),
         // The pass says so.
         Err(BarrierError::Kafka(_)) => Ok(Vec::new()),
     }
 }
 
-/// Reports partitions whose position has not moved for too long although messages are unread.
+/// Reports partitions with unread messages whose position has not moved for too long, and whose
+/// owner does not wait for the pace of rows either.
 fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<Finding> {
     let now = Instant::now();
     let before = std::mem::take(known);
@@ -213,7 +211,10 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
             known.insert(*partition, (position, since));
         }
     }
-    let waits = |(partition, (_, since)): (&i32, &(i64, Instant))| (*partition, now - *since);
+    let waits = |(partition, (_, since)): (&i32, &(i64, Instant))| {
+        let stands = now.saturating_duration_since(*since);
+        (*partition, stands.min(state.unattended_for(*partition)))
+    };
     let mut stuck: BTreeMap<i32, Duration> = known.iter().map(waits).collect();
     stuck.retain(|_, since| *since > limit);
     let longest = stuck.values().max()?.as_secs();

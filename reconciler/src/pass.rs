@@ -7,6 +7,7 @@ use firstcome_shared::domain::UserId;
 use futures_util::TryStreamExt as _;
 use sha2::{Digest as _, Sha256};
 
+use crate::barrier::OVERDUE;
 use crate::context::{PassContext, Step};
 use crate::judge::{self, Dirt, DueRow, Holder, Judgement, Letter, LetterEnd, Moment, WholeDrop};
 use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
@@ -159,6 +160,8 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
             // One finding for the drop, not one for each row.
             judged.dirt.retain(|dirt| dirt.takes);
         }
+        let room = ctx.rows_left.take(judged.rows.len(), may_write);
+        judged.in_flight += judged.rows.drain(room..).len() as u64;
         end_claims(drop, &page.mysql.letters, &judged, may_write, &mut compared).await?;
         let due = may_write.then_some(&*judged.rows);
         let ends = rows::insert_rows(drop, due.unwrap_or(&[])).await?;
@@ -177,7 +180,8 @@ pub(crate) fn moment(drop: DropPass<'_>) -> Moment {
         clock_ms: ctx.clock_ms,
         is_read: ctx.is_read,
         deadline_ms: ctx.publish_ms,
-        overdue_ms: 60_000,
+        overdue_ms: i64::try_from(OVERDUE.as_millis()).unwrap_or(i64::MAX),
+        is_unattended: ctx.is_unattended,
     }
 }
 

@@ -10,10 +10,14 @@ use std::time::Duration;
 
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::processes::{PassLock, Work};
+use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::barrier::{self, BarrierError};
-use crate::context::{PassContext, PassError, PassRequest, PassSettings, Step, Stores, millis};
+use crate::barrier::{self, BarrierError, ReadState};
+use crate::context::{
+    PassContext, PassError, PassRequest, PassSettings, RowsLeft, Step, Stores, millis,
+};
 use crate::jobs::{self, Notes};
 use crate::record::failure;
 use crate::report::{FailureCause, Run, Trigger};
@@ -28,6 +32,8 @@ pub struct Reconciler {
     settings: Arc<PassSettings>,
     /// What jobs of the scheduler have found, for the next run.
     pub notes: Notes,
+    /// When the last sweep that keeps the pace of rows began.
+    paced_at: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Maximum wait for the urgent lane.
@@ -36,6 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Maximum wait for the consumer to read what was on the topic when a pass began. Otherwise the
 /// pass issues no claim that may have an unread message.
 const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// The pace of rows gives a sweep at most the rows of this time.
+const PACED: Duration = Duration::from_secs(30);
 
 /// Margin in addition to the publishing deadline, before young claims are judged again.
 const MARGIN: Duration = Duration::from_millis(250);
@@ -46,7 +55,21 @@ impl Reconciler {
             stores,
             settings: Arc::new(settings),
             notes: Notes::default(),
+            paced_at: Arc::default(),
         }
+    }
+
+    /// Returns how many rows a sweep that nobody asked for may insert: those of the time since the
+    /// last one, and of half a minute at most, so that it never sleeps.
+    fn rows_at_pace(&self) -> RowsLeft {
+        let Some(limit) = self.settings.rows_per_second else {
+            return RowsLeft::default();
+        };
+        let now = Instant::now();
+        let last = self.paced_at.lock().replace(now);
+        let since = last.map_or(PACED, |last| PACED.min(now - last));
+        let rows = u64::from(limit) * u64::try_from(since.as_millis()).unwrap_or(0) / 1_000;
+        RowsLeft::new(usize::try_from(rows).unwrap_or(usize::MAX))
     }
 
     /// Compares everything that the request asks for at open gates, and waits for the urgent lane
@@ -59,11 +82,19 @@ impl Reconciler {
         stop: &CancellationToken,
     ) -> Step<()> {
         let is_awaited = matches!(request.trigger, Trigger::Endpoint | Trigger::Cli);
+        let rows_left = if is_awaited {
+            RowsLeft::default()
+        } else {
+            self.rows_at_pace()
+        };
         let mut which = request.coupon.map(|coupon| vec![coupon]);
         let mut done = BTreeMap::new();
         let mut looks = 0;
         let ctx = loop {
-            let ctx = self.context(request, &run.run_id, stop).await?;
+            let ctx = PassContext {
+                rows_left: rows_left.clone(),
+                ..self.context(request, &run.run_id, stop).await?
+            };
             let all = read::coupons(&ctx, which, request.drop).await?;
             let mut swept = sweep::coupons(&ctx, all).await?;
             self.reopen(&ctx, &mut swept).await?;
@@ -158,12 +189,11 @@ impl Reconciler {
         let stores = self.stores.pinned().await?;
         let servers = stores.redis.servers().await?;
         let clock_ms = stores.redis.time_ms().await?;
-        let (is_read, topic_error) =
-            match barrier::wait(&stores, !request.dry_run, CATCH_UP, stop).await {
-                Ok(state) => (state.is_reached, None),
-                Err(BarrierError::Mysql(error)) => return Err(error.into()),
-                Err(why @ BarrierError::Kafka(_)) => (false, Some(why.to_string())),
-            };
+        let state = match barrier::wait(&stores, !request.dry_run, CATCH_UP, stop).await {
+            Ok(state) => Ok(state),
+            Err(BarrierError::Mysql(error)) => return Err(error.into()),
+            Err(why @ BarrierError::Kafka(_)) => Err(why.to_string()),
+        };
         let deadlines = barrier::deadlines(&stores.db, self.settings.deadlines).await?;
         Ok(PassContext {
             stores,
@@ -174,8 +204,10 @@ impl Reconciler {
             confirm: request.confirm,
             servers,
             clock_ms,
-            is_read,
-            topic_error,
+            is_read: state.as_ref().is_ok_and(|state| state.is_reached),
+            is_unattended: state.as_ref().map_or(true, ReadState::is_unattended),
+            rows_left: RowsLeft::default(),
+            topic_error: state.err(),
             publish_ms: deadlines.publish_ms,
             in_flight_ms: deadlines.in_flight_ms,
             stop: stop.clone(),

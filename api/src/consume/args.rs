@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Args;
-use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs, listen_address};
+use firstcome_shared::config::{KafkaArgs, MysqlArgs, PaceArgs, StartArgs, listen_address};
 use firstcome_shared::tuning::Tuning;
 
 #[derive(Debug, Clone, Args)]
@@ -12,6 +12,8 @@ pub struct ConsumeArgs {
     pub mysql: MysqlArgs,
     #[command(flatten)]
     pub kafka: KafkaArgs,
+    #[command(flatten)]
+    pub pace: PaceArgs,
     #[command(flatten)]
     pub start: StartArgs,
     /// Address for `/healthz`, `/readyz` and `/metrics`; port 0 takes a free one

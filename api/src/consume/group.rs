@@ -75,6 +75,13 @@ impl Group {
         self.partitions.lock().clone()
     }
 
+    /// Returns the partitions that do not have to begin.
+    pub(super) fn begun(&self) -> Vec<i32> {
+        let partitions = self.partitions.lock();
+        let begun = partitions.iter().filter(|(_, it)| !it.begins());
+        begun.map(|(partition, _)| *partition).collect()
+    }
+
     /// Changes how far a partition was read, unless the group has taken it away.
     fn change<T>(&self, partition: i32, change: impl FnOnce(&mut Reading) -> T) -> Option<T> {
         self.partitions.lock().get_mut(&partition).map(change)

@@ -8,12 +8,15 @@
 //!                                         └ MySQL unavailable: read again, Kafka is the buffer
 //! ```
 //!
+//! `pace` limits how many rows all consumers together insert, if an operator has set that.
+//!
 //! The invariant: every message before a partition's position in MySQL has a row or a dead letter
 //! (`failed_claims`). Reading begins at the positions, and reading a message again changes nothing.
 
 mod args;
 mod batch;
 mod group;
+mod pace;
 mod record;
 mod report;
 mod tend;
@@ -34,8 +37,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use args::ConsumeArgs;
+use pace::Pace;
 use report::{Health, describe_metrics};
-use worker::Worker;
+use worker::{Connections, Worker};
 
 use crate::stores::{StoreWait, unless_stopped};
 
@@ -51,9 +55,9 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let db = Db::new(&mysql)?;
     let wait = StoreWait::new(&args.start, &shutdown);
     let checked = tokio::try_join!(wait.tables(&mysql), wait.topic(&kafka));
-    if unless_stopped(checked)?.is_none() {
+    let Some(((), partitions)) = unless_stopped(checked)? else {
         return Ok(());
-    }
+    };
 
     let process = ProcessRow::new("consume", &kafka);
     announce(db.clone(), process, shutdown.clone()).await;
@@ -63,13 +67,19 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let router = router.merge(health::metrics_route(prometheus));
     println!("listening on http://{}", listener.local_addr()?);
     println!("consuming {} as {}", kafka.topic, kafka.group);
+    let pace = Arc::new(Pace::new(args.pace.rows_per_second, partitions));
     let done = CancellationToken::new();
     let front = tokio::spawn(serve(listener, router, Limits::FOR_MACHINES, done.clone()));
     let consume = async {
         while !shutdown.is_cancelled() {
-            let (kafka, db, client) = (kafka.clone(), db.clone(), shutdown.child_token());
-            let worker = Worker::subscribe(&args, kafka, db, Arc::clone(&alive), client);
-            worker?.run().await?;
+            let connections = Connections {
+                kafka: kafka.clone(),
+                db: db.clone(),
+                health: Arc::clone(&alive),
+                pace: Arc::clone(&pace),
+                client: shutdown.child_token(),
+            };
+            Worker::subscribe(&args, connections)?.run().await?;
         }
         Ok(())
     };

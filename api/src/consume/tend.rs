@@ -1,7 +1,7 @@
 //! Tends the assigned partitions beside the loop: measures them, begins to read them at their
 //! positions in MySQL, and looks for messages that cannot be read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter::once;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
 use super::group::{Group, Reading};
+use super::pace::Pace;
 use super::record::Record;
 use super::report::{GROUP, Health, KAFKA, MYSQL};
 
@@ -29,6 +30,8 @@ use super::report::{GROUP, Health, KAFKA, MYSQL};
 const TICK: Duration = Duration::from_millis(50);
 /// Interval of looking at all partitions, in ticks: a second.
 const LOOK: u64 = 20;
+/// Interval of counting the topic's partitions, in ticks: a minute.
+const COUNT: u64 = 60 * LOOK;
 /// Maximum wait for one answer of Kafka.
 const ANSWER: Duration = Duration::from_secs(2);
 
@@ -40,6 +43,7 @@ pub(super) struct Tender {
     pub(super) kafka: KafkaSettings,
     pub(super) db: Db,
     pub(super) health: Arc<Health>,
+    pub(super) pace: Arc<Pace>,
     /// A partition whose messages do not arrive for this long is probed.
     pub(super) stuck: Duration,
     /// Ranges without readable messages, and what stands for those. The loop writes them.
@@ -56,6 +60,14 @@ impl Tender {
         for tick in 0_u64.. {
             tokio::time::sleep(TICK).await;
             let is_due = tick % LOOK == 0;
+            if self.pace.is_limited() {
+                if tick % COUNT == 0 {
+                    self.count_partitions();
+                }
+                if is_due {
+                    self.attend().await;
+                }
+            }
             let mut readings = self.group().partitions().into_values();
             if is_due || readings.any(Reading::begins) {
                 let looked = self.look(is_due, &mut silences).await;
@@ -88,6 +100,71 @@ impl Tender {
         let topic = &self.kafka.topic;
         let at = |(partition, offset)| ((topic.clone(), partition), Offset::Offset(offset));
         TopicPartitionList::from_topic_map(&offsets.map(at).collect())
+    }
+
+    /// Returns how long the loop must not write yet.
+    pub(super) fn wait_for_pace(&self) -> Duration {
+        let own = self.group().partitions().len();
+        self.pace.wait(own, Instant::now())
+    }
+
+    /// Returns the number of claims at which a batch is full because of the pace.
+    pub(super) fn full_at_pace(&self) -> usize {
+        let own = self.group().partitions().len();
+        self.pace.full(own, Instant::now())
+    }
+
+    /// Pauses partitions where they are.
+    pub(super) fn hold(&self, partitions: &[i32]) -> KafkaResult<()> {
+        let list = self.list(partitions.iter().map(|partition| (*partition, 0)))?;
+        if list.count() > 0 {
+            self.consumer.pause(&list)?;
+        }
+        Ok(())
+    }
+
+    /// Reads on in those of these partitions that still belong to this process. One that has to
+    /// begin stays paused.
+    pub(super) fn release(&self, held: &BTreeSet<i32>) -> KafkaResult<()> {
+        let begun = self.group().begun().into_iter();
+        let held = begun.filter(|partition| held.contains(partition));
+        let list = self.list(held.map(|partition| (partition, 0)))?;
+        if list.count() > 0 {
+            self.consumer.resume(&list)?;
+        }
+        Ok(())
+    }
+
+    /// The topic may get more partitions.
+    fn count_partitions(&self) {
+        let topic = Some(&*self.kafka.topic);
+        match block_in_place(|| self.consumer.fetch_metadata(topic, ANSWER)) {
+            Ok(metadata) => {
+                let partitions = metadata.topics().iter().map(|it| it.partitions().len());
+                self.pace.set_partitions(partitions.sum());
+            }
+            Err(error) => tracing::debug!(%error, "the partitions are not counted"),
+        }
+    }
+
+    /// Tells passes that partitions wait for the pace and are not forgotten, and reads whether the
+    /// pace is suspended.
+    async fn attend(&self) {
+        let now = Instant::now();
+        if self.pace.must_ask(now) {
+            match self.db.is_pace_suspended().await {
+                Ok(true) => self.pace.suspend(now),
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "the suspension of the pace is not read"),
+            }
+        }
+        let begun = self.group().begun();
+        if self.pace.must_touch(now) && !begun.is_empty() {
+            match self.db.touch_positions(&self.kafka.topic, begun).await {
+                Ok(()) => self.pace.touched(now),
+                Err(error) => tracing::debug!(%error, "positions are not touched"),
+            }
+        }
     }
 
     /// Commits how far messages are written, for tools.
@@ -192,9 +269,11 @@ impl Tender {
         Ok(())
     }
 
-    /// Begins the partitions whose positions are known. The loop calls this between two messages.
-    pub(super) fn begin_partitions(&self) {
+    /// Begins the partitions whose positions are known, and returns them. The loop calls this
+    /// between two messages.
+    pub(super) fn begin_partitions(&self) -> Vec<i32> {
         let begins = std::mem::take(&mut *self.group().to_begin.lock());
+        let partitions = begins.keys().copied().collect();
         for (partition, offset) in begins {
             let list = self.list(once((partition, offset)));
             let begin = |list| self.group().begin(partition, offset, &self.consumer, &list);
@@ -202,17 +281,23 @@ impl Tender {
                 tracing::debug!(%error, partition, "a partition does not begin yet");
             }
         }
+        partitions
     }
 
     /// Probes a partition that has been silent for too long: unread messages follow the offset at
-    /// which it stands, and do not arrive.
+    /// which it stands, and do not arrive. Time in which this process owes rows does not count.
     fn listen(self: &Arc<Self>, partition: i32, silent: Option<i64>, silences: &mut Silences) {
         let now = Instant::now();
         let (was, since) = silences.entry(partition).or_insert((silent, now));
         if *was != silent {
             (*was, *since) = (silent, now);
         } else if let Some(offset) = silent
-            && since.elapsed() > self.stuck
+            && self
+                .pace
+                .owed_at()
+                .map_or(*since, |at| at.max(*since))
+                .elapsed()
+                > self.stuck
         {
             *since = now;
             let tender = Arc::clone(self);

@@ -1,6 +1,7 @@
 //! The loop: gathers batches and writes them. If a batch cannot be written, its messages are read
 //! again from the positions in MySQL: Kafka is the buffer.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::ConsumeArgs;
 use super::batch::Batch;
 use super::group::Group;
+use super::pace::Pace;
 use super::record::Record;
 use super::report::{Health, MYSQL, count_batch};
 use super::tend::Tender;
@@ -52,6 +54,16 @@ const DOUBTED_FOR: Duration = Duration::from_secs(60);
 /// Number of written claims that are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(30_000);
 
+/// What a worker is made of, besides its settings.
+pub(super) struct Connections {
+    pub(super) kafka: KafkaSettings,
+    pub(super) db: Db,
+    pub(super) health: Arc<Health>,
+    pub(super) pace: Arc<Pace>,
+    /// Cancelled if the client must be replaced, or the process stops.
+    pub(super) client: CancellationToken,
+}
+
 pub(super) struct Worker {
     tender: Arc<Tender>,
     batch_max: usize,
@@ -68,27 +80,23 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn subscribe(
-        args: &ConsumeArgs,
-        kafka: KafkaSettings,
-        db: Db,
-        health: Arc<Health>,
-        client: CancellationToken,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn subscribe(args: &ConsumeArgs, with: Connections) -> anyhow::Result<Self> {
         let stuck = Duration::from_secs(args.stuck_seconds);
-        let consumer: StreamConsumer<Group> = kafka
+        let consumer: StreamConsumer<Group> = with
+            .kafka
             .group_consumer(stuck)
             .create_with_context(Group::default())
             .context("the Kafka consumer could not be made")?;
-        consumer.subscribe(&[&kafka.topic])?;
+        consumer.subscribe(&[&with.kafka.topic])?;
         let tender = Tender {
             consumer,
-            kafka,
-            db,
-            health,
+            kafka: with.kafka,
+            db: with.db,
+            health: with.health,
+            pace: with.pace,
             stuck,
             passed: Mutex::default(),
-            client,
+            client: with.client,
         };
         Ok(Self {
             tender: Arc::new(tender),
@@ -122,12 +130,43 @@ impl Worker {
 
     async fn iterate(&mut self) -> anyhow::Result<()> {
         while !self.tender.client.is_cancelled() {
+            self.keep_pace().await?;
             let batch = self.gather().await?;
             if !batch.ranges.is_empty() {
                 self.write(batch).await?;
             }
         }
         Ok(())
+    }
+
+    /// Waits until the rows of the batches before are paid for. A short wait is a sleep. During a
+    /// long one the loop polls on, with the partitions paused where they are; a message that comes
+    /// all the same belongs to the next batch.
+    async fn keep_pace(&mut self) -> anyhow::Result<()> {
+        let tender = Arc::clone(&self.tender);
+        loop {
+            match tender.wait_for_pace() {
+                Duration::ZERO => return Ok(()),
+                short if short <= SLOW => sleep(short).await,
+                _ => break,
+            }
+        }
+        let mut to_hold = tender.group().begun();
+        let mut held = BTreeSet::new();
+        while !tender.client.is_cancelled() && !tender.wait_for_pace().is_zero() {
+            tender.health.iterated();
+            tender.hold(&to_hold)?;
+            held.extend(to_hold);
+            tokio::select! {
+                () = sleep(IDLE) => {}
+                polled = tender.consumer.recv() => self.take(polled, &mut tender.passed.lock())?,
+            }
+            // Those that the group has just assigned begin, or they would be looked at all the time.
+            to_hold = tender.begin_partitions();
+        }
+        // Those that have just begun are read already.
+        held.retain(|partition| !to_hold.contains(partition));
+        Ok(tender.release(&held)?)
     }
 
     /// Gathers a batch. Messages that have already arrived are taken even after its deadline.
@@ -138,7 +177,8 @@ impl Worker {
         tender.health.iterated();
         let mut batch = std::mem::take(&mut *tender.passed.lock());
         let idle = Instant::now() + IDLE;
-        let full = (self.batch_max >> self.failures.min(16)).max(1);
+        let most = (self.batch_max >> self.failures.min(16)).max(1);
+        let full = most.min(tender.full_at_pace());
         while batch.records.len() < full {
             tender.begin_partitions();
             let until = batch.deadline().unwrap_or(idle);
@@ -201,6 +241,7 @@ impl Worker {
             Err(error) => return self.read_again(&error).await,
         };
         count_batch(&batch.records, claims, &outcomes);
+        self.tender.pace.written(&outcomes, Instant::now());
         let is_locked = |outcome| matches!(outcome, &Outcome::Refused(ROW_LOCKED, _));
         if outcomes.iter().any(is_locked) {
             self.locked_until = Instant::now() + LOCKED_FOR;

@@ -5,6 +5,7 @@ mod batches;
 mod faults;
 mod issuing;
 mod judged;
+mod pacing;
 mod positions;
 mod processes;
 mod refusals;

@@ -40,7 +40,7 @@ pub(crate) fn run(part: Part) -> Result<()> {
 }
 
 /// Values that must be refused, with a word of the reason.
-const REFUSED: [(&str, &str); 10] = [
+const REFUSED: [(&str, &str); 11] = [
     ("KAFKA_BROKERS", "env.KAFKA_BROKERS="),
     ("DATABASE_URL", "secrets.DATABASE_URL="),
     ("KAFKA_SIGNING_KEY", "secrets.KAFKA_SIGNING_KEY="),
@@ -54,6 +54,10 @@ const REFUSED: [(&str, &str); 10] = [
     ("REDIS_URL", "consumer.env.REDIS_URL=redis://redis"),
     ("ingress.api.host", "ingress.api.enabled=true"),
     ("replica", "api.replica=3"),
+    (
+        "exclude each other",
+        "env.ROWS_PER_SECOND=fast,consumer.autoscaling.enabled=true",
+    ),
 ];
 
 /// A setting under `env`, as it is in each program's container.

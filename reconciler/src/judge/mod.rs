@@ -89,8 +89,12 @@ pub struct Moment {
     pub is_read: bool,
     /// Time after which an admission is on the topic or never will be.
     pub deadline_ms: i64,
-    /// Time after which a row is written even if its message may still be unread.
+    /// Time after which a row is written even if its message may still be unread, if nobody attends
+    /// to the unread messages.
     pub overdue_ms: i64,
+    /// Messages are unread to which no consumer has attended for as long, or the topic cannot be
+    /// read.
+    pub is_unattended: bool,
 }
 
 impl Moment {
@@ -100,7 +104,9 @@ impl Moment {
     /// message may name the slot.
     fn is_due(&self, admitted_at_ms: Option<i64>) -> bool {
         let age = self.clock_ms.saturating_sub(admitted_at_ms.unwrap_or(0));
-        self.is_closed || (self.is_read && age > self.deadline_ms) || age > self.overdue_ms
+        let is_read = self.is_read && age > self.deadline_ms;
+        let is_overdue = self.is_unattended && age > self.overdue_ms;
+        self.is_closed || is_read || is_overdue
     }
 }
 

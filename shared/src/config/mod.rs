@@ -57,6 +57,17 @@ impl PublishArgs {
     }
 }
 
+/// The pace of rows. All consumers and the reconciler must have the same value.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Rows")]
+pub struct PaceArgs {
+    /// Maximum number of rows that all consumers together insert in a second, so that a drop does
+    /// not slow down other users of the database (default: no limit). Give the consumers and the
+    /// reconciler the same value
+    #[arg(long, env = "ROWS_PER_SECOND", value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rows_per_second: Option<u32>,
+}
+
 /// How long to wait for stores at start-up.
 #[derive(Debug, Clone, Args)]
 pub struct StartArgs {

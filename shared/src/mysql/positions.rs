@@ -16,8 +16,18 @@ use crate::sql;
 /// The offset after the last message with a row or dead letter, by partition.
 pub type Positions = BTreeMap<i32, i64>;
 
+/// How many seconds ago the owner of a partition read it, or waited for the pace of rows.
+pub type SecondsUnseen = BTreeMap<i32, i64>;
+
 /// Offsets whose messages have rows or dead letters, by partition.
 pub type ReadRanges = BTreeMap<i32, Range<i64>>;
+
+/// Name in `reconciler_state` of the time at which a coupon was last seen waiting for unread
+/// messages.
+const UNPACED: &str = "rows_unpaced";
+
+/// How long a suspension of the pace lasts. Longer than the urgent lane pauses between two attempts.
+const UNPACED_SECONDS: u32 = 10;
 
 fn read(topic: &str) -> Sql {
     let read = "SELECT partition_id, next_offset FROM topic_positions WHERE topic = ?";
@@ -28,6 +38,46 @@ impl Db {
     /// Reads the positions of a topic.
     pub async fn topic_positions(&self, topic: &str) -> DbResult<Positions> {
         self.all("read positions", read(topic)).await
+    }
+
+    /// Reads the positions of a topic, and when their partitions were last attended to.
+    pub async fn attended_positions(&self, topic: &str) -> DbResult<(Positions, SecondsUnseen)> {
+        let read = "SELECT partition_id, next_offset, TIMESTAMPDIFF(SECOND, seen_at, UTC_TIMESTAMP(3)) \
+                    FROM topic_positions WHERE topic = ?";
+        let rows: Vec<(i32, i64, i64)> = self.all("read positions", sql!(read, topic)).await?;
+        let mut positions = Positions::new();
+        let mut unseen = SecondsUnseen::new();
+        for (partition, offset, seconds) in rows {
+            positions.insert(partition, offset);
+            unseen.insert(partition, seconds);
+        }
+        Ok((positions, unseen))
+    }
+
+    /// Records that the owner of these partitions has not forgotten them: it waits for the pace of
+    /// rows.
+    pub async fn touch_positions(&self, topic: &str, partitions: Vec<i32>) -> DbResult<()> {
+        let touch = "UPDATE topic_positions SET seen_at = UTC_TIMESTAMP(3) \
+                     WHERE topic = ? AND partition_id IN (?)";
+        self.execute("touch positions", sql!(touch, topic, list(partitions)))
+            .await
+            .map(|_| ())
+    }
+
+    /// Suspends the pace of rows for [`UNPACED_SECONDS`], for all consumers.
+    pub async fn suspend_pace(&self) -> DbResult<()> {
+        self.set_state(UNPACED, String::new()).await
+    }
+
+    /// Whether the pace of rows is suspended.
+    pub async fn is_pace_suspended(&self) -> DbResult<bool> {
+        let recent = "SELECT COUNT(*) FROM reconciler_state \
+                      WHERE name = ? AND updated_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND";
+        let what = "read the suspension of the pace";
+        let found: Option<i64> = self
+            .first(what, sql!(recent, UNPACED, UNPACED_SECONDS))
+            .await?;
+        Ok(found.unwrap_or(0) > 0)
     }
 
     /// Stores the first offset of a partition whose position is missing, or outside the log (the
@@ -41,8 +91,10 @@ impl Db {
         first: i64,
     ) -> DbResult<()> {
         let begin = "INSERT INTO topic_positions (topic, partition_id, next_offset) VALUES (?, ?, ?) \
-                     ON DUPLICATE KEY UPDATE next_offset = IF(next_offset = ?, VALUES(next_offset), next_offset)";
-        let begin = sql!(begin, topic, partition, first, seen.unwrap_or(first));
+                     ON DUPLICATE KEY UPDATE seen_at = IF(next_offset = ?, UTC_TIMESTAMP(3), seen_at), \
+                     next_offset = IF(next_offset = ?, VALUES(next_offset), next_offset)";
+        let known = seen.unwrap_or(first);
+        let begin = sql!(begin, topic, partition, first, known, known);
         let what = "begin a partition at its first message";
         self.execute(what, begin).await.map(|_| ())
     }
@@ -85,7 +137,8 @@ async fn moved(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> QueryResult
     let update = format!(
         "UPDATE (VALUES {}) AS r (partition_id, begins, ends) \
          STRAIGHT_JOIN topic_positions AS p ON p.topic = ? AND p.partition_id = r.partition_id \
-         SET p.next_offset = r.ends WHERE r.begins <= p.next_offset AND p.next_offset < r.ends",
+         SET p.next_offset = r.ends, p.seen_at = UTC_TIMESTAMP(3) \
+         WHERE r.begins <= p.next_offset AND p.next_offset < r.ends",
         rows.join(", ")
     );
     sql!(update, topic).run(conn).await

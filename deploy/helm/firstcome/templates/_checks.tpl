@@ -16,6 +16,10 @@
 {{- fail "set secrets.KAFKA_SIGNING_KEY (openssl rand -hex 32): it signs the messages of claims. Helm makes one only while it can read the cluster; without it, each rendering would have another" }}
 {{- end }}
 {{- end }}
+{{- $consumer := merge (dict) $v.consumer.env $v.env }}
+{{- if and (index $consumer "ROWS_PER_SECOND") $v.consumer.autoscaling.enabled }}
+{{- fail "ROWS_PER_SECOND and consumer.autoscaling exclude each other: messages wait for the pace, and more consumers do not read them any sooner" }}
+{{- end }}
 {{- if eq (index $api "USER_AUTH") "jwt" }}
 {{- range list "JWT_ALGORITHM" "JWT_ISSUER" "JWT_AUDIENCE" }}
 {{- if not (index $api .) }}

@@ -9,6 +9,7 @@ mod consumer;
 mod drift;
 mod faults;
 mod operations;
+mod pace;
 mod pages;
 mod queries;
 mod receiver;

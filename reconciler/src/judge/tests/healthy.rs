@@ -575,6 +575,7 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
         is_read,
         deadline_ms: DEADLINE_MS,
         overdue_ms: OVERDUE_MS,
+        is_unattended: true,
     };
     Some(judge(&moment, &mysql, &page, &again))
 }

@@ -50,6 +50,7 @@ impl Case {
                 is_read: true,
                 deadline_ms: 500,
                 overdue_ms: 60_000,
+                is_unattended: false,
             },
             mysql: MysqlPage {
                 rows,
@@ -174,8 +175,14 @@ fn user_without_row_gets_it_when_no_message_can_be_unread() {
     assert_eq!(due(|it| it.is_read = false), (0, 1));
     let younger_than_the_deadline = due(|it| it.clock_ms = 500);
     assert_eq!(younger_than_the_deadline, (0, 1));
-    let overdue = due(|it| (it.is_read, it.clock_ms) = (false, 70_000));
-    assert_eq!(overdue, (1, 0));
+    let waiting = due(|it| (it.is_read, it.clock_ms) = (false, 70_000));
+    assert_eq!(waiting, (0, 1), "its consumer attends to the messages");
+    let overdue = |it: &mut Moment| (it.is_read, it.is_unattended) = (false, true);
+    assert_eq!(due(overdue), (0, 1), "too young");
+    let overdue = |it: &mut Moment| {
+        (it.is_read, it.is_unattended, it.clock_ms) = (false, true, 70_000);
+    };
+    assert_eq!(due(overdue), (1, 0));
     let closed = due(|it| (it.is_read, it.clock_ms, it.is_closed) = (false, 0, true));
     assert_eq!(closed, (1, 0));
 }

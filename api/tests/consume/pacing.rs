@@ -1,0 +1,98 @@
+//! `ROWS_PER_SECOND`: all consumers together keep a pace, and a partition that waits for it does
+//! not look forgotten.
+
+use firstcome_shared::domain::{NamedDrop, OncePer};
+use firstcome_shared::event::ClaimEvent;
+use tokio::time::Instant;
+
+use crate::world::{ConsumeWorld, PARTITIONS, claim_event, until};
+
+/// Claims of each message that is written whole.
+const TOGETHER: u32 = 100;
+
+impl ConsumeWorld {
+    /// Sends a message to each of these partitions, with as many claims as its number says.
+    async fn claim_together(&self, drop: NamedDrop, partitions: &[i32]) {
+        let messages = (0..).zip(partitions).map(|(number, partition)| {
+            let slots = number * TOGETHER + 1..=(number + 1) * TOGETHER;
+            let claim = |slot| claim_event(drop.coupon, drop.drop, slot, &format!("u-{slot}"));
+            let claims: Vec<ClaimEvent> = slots.map(claim).collect();
+            let claims: Vec<&ClaimEvent> = claims.iter().collect();
+            let value = ClaimEvent::encode_batch(&claims);
+            (*partition, Some(claims[0].key()), Some(value))
+        });
+        self.send(messages.collect()).await;
+    }
+
+    async fn until_all_begun(&self) {
+        until("each partition has a position", async || {
+            self.count("topic_positions").await == u64::try_from(PARTITIONS).unwrap()
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundred_claims_at_ten_a_second_take_ten_seconds_and_repeats_none() {
+    let (world, drop) = ConsumeWorld::with_coupon(100, OncePer::Coupon).await;
+    let consumer = world.consumer(&["--rows-per-second=10"]);
+    world.until_all_begun().await;
+    let begun = Instant::now();
+    world.claim(drop, 1..=100).await;
+    world.until_rows(100).await;
+    let took = begun.elapsed().as_secs_f64();
+    println!("100 claims at 10 a second: {took:.1} s");
+    assert!((9.0..13.0).contains(&took), "{took}");
+    // As users do who look up their claims at other APIs, and a position that was lost.
+    world.claim(drop, 1..=100).await;
+    let repeated = Instant::now();
+    until("repeats are read", async || world.read_up_to().await == 200).await;
+    let took = repeated.elapsed().as_secs_f64();
+    assert!(took < 5.0, "repeats cost nothing: {took}");
+    consumer.stop().await;
+    world.assert_exact(100).await;
+}
+
+/// The next message is due in 100 seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_partitions_are_attended_to_and_a_suspended_pace_holds_nobody_up() {
+    let (world, drop) = ConsumeWorld::with_coupon(500, OncePer::Coupon).await;
+    let consumer = world.consumer(&["--rows-per-second=1"]);
+    world.until_all_begun().await;
+    world
+        .query("UPDATE topic_positions SET seen_at = '2020-01-01'")
+        .await;
+    world.claim_together(drop, &[0, 0, 0, 0, 0]).await;
+    world.until_rows(u64::from(TOGETHER)).await;
+    // Partition 0 was read, and the others wait.
+    until("partitions are touched", async || {
+        let recent = "topic_positions WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL 1 HOUR";
+        world.count(recent).await == u64::try_from(PARTITIONS).unwrap()
+    })
+    .await;
+    assert_eq!(world.rows().await, u64::from(TOGETHER));
+    let suspended = Instant::now();
+    world.db.suspend_pace().await.unwrap();
+    world.until_rows(500).await;
+    let took = suspended.elapsed().as_secs_f64();
+    println!("400 claims without a pace: {took:.1} s");
+    assert!(took < 20.0, "{took}");
+    consumer.stop().await;
+    world.assert_exact(500).await;
+}
+
+/// The first consumer owes for minutes when the other takes its partitions over.
+#[tokio::test(flavor = "multi_thread")]
+async fn next_owner_of_a_partition_goes_on() {
+    let (world, drop) = ConsumeWorld::with_coupon(200, OncePer::Coupon).await;
+    let pace = ["--rows-per-second=1"];
+    let first = world.consumer(&pace);
+    world.until_all_begun().await;
+    world.claim_together(drop, &[0, 0]).await;
+    world.until_rows(u64::from(TOGETHER)).await;
+    let second = world.consumer(&pace);
+    first.stop().await;
+    world.until_rows(200).await;
+    second.stop().await;
+    world.assert_exact(200).await;
+}

@@ -1,0 +1,103 @@
+//! `ROWS_PER_SECOND` in the whole system: nobody but the consumers writes rows, nobody is mailed, and
+//! a backlog keeps no other coupon closed.
+
+use std::time::{Duration, Instant};
+
+use firstcome_harness::{Fixture, LIMIT, World, all_issued, eventually, people, rows, rush};
+
+use crate::faults::waves::until_promised;
+
+/// Users at the same time.
+const AT_ONCE: usize = 64;
+
+async fn issued(world: &World, by: &str) -> i64 {
+    let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE issued_by = '{by}'");
+    world.sql.number(&rows).await
+}
+
+/// 5,000 rows at 10 a second are eight minutes.
+#[tokio::test]
+async fn backlog_of_one_coupon_keeps_no_other_closed_after_a_restart_of_redis() {
+    let pace = [("ROWS_PER_SECOND", "10")];
+    let (fixture, redis) = Fixture::with_own_redis("pace-redis", &pace).await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let (other, others) = fixture.held("Other", 10, 5).await;
+    let _daemon = world.daemon().await;
+    let crowded = api.open_coupon(5_000).await;
+    let answers = rush(&[api], crowded.id, &people(5_000), AT_ONCE).await;
+    assert!(answers.iter().all(|(_, it)| it.promised().is_some()));
+    let rows = issued(world, "consumer").await;
+    assert!(rows < 2_500, "{rows} rows already");
+    let restarted = Instant::now();
+    redis.kill().await.unwrap();
+    redis.start_again().await.unwrap();
+    until_promised(api, other.id, &others[0].0).await;
+    let closed_for = restarted.elapsed();
+    println!("5,000 rows at 10 a second, Redis restarted: closed for {closed_for:.1?}");
+    // Ten seconds on a quiet machine.
+    assert!(closed_for < Duration::from_secs(30), "{closed_for:?}");
+    until_promised(api, crowded.id, &answers[0].0).await;
+    assert_eq!(issued(world, "consumer").await, 5_005);
+}
+
+#[tokio::test]
+async fn scheduled_sweep_keeps_the_pace_and_a_run_that_was_asked_for_does_not() {
+    let fixture = Fixture::new("pace-sweep").await;
+    let world = &fixture.world;
+    let (coupon, _) = fixture.held("Lost", 100, 100).await;
+    world.sql.query("DELETE FROM issued_coupons").await;
+    eventually("all rows are due", LIMIT, async || {
+        let planned = world.once_with(&["--dry-run"], &[]).await.run();
+        let drop = planned.drops.iter().find(|it| it.coupon_id.0 == coupon.id);
+        drop.is_some_and(|it| (it.before.users, it.before.in_flight) == (100, 0))
+    })
+    .await;
+    world.set("ROWS_PER_SECOND", "1");
+    // Those at its start only.
+    world.set("RECONCILE_CRON", "0 0 0 1 1 *");
+    let daemon = world.daemon().await;
+    let rows = rows(world, coupon.drop).await.len();
+    assert!((30..60).contains(&rows), "{rows}: {}", daemon.process.log());
+    world.pass().await;
+    all_issued(world, coupon.drop, 100).await;
+}
+
+/// The backlog lasts for more than two minutes: a claim whose row does not come for one minute is
+/// overdue, but not while its consumer waits for the pace.
+#[tokio::test]
+#[ignore = "release"]
+async fn consumers_write_a_backlog_at_the_pace_although_one_is_killed() {
+    let world = World::new("pace-backlog").await;
+    world.set("ROWS_PER_SECOND", "20");
+    let fixture = Fixture::of(world).await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let second = world.consume().await;
+    let _daemon = world.daemon().await;
+    world.mail.clear();
+    let coupon = api.open_coupon(2_600).await;
+    let begun = Instant::now();
+    rush(&[api], coupon.id, &people(2_600), AT_ONCE).await;
+    let rows = "SELECT COUNT(*) FROM issued_coupons";
+    let long = Duration::from_secs(300);
+    eventually("half of the rows", long, async || {
+        world.sql.number(rows).await >= 1_600
+    })
+    .await;
+    second.process.kill().await;
+    eventually("all rows", long, async || {
+        world.sql.number(rows).await == 2_600
+    })
+    .await;
+    let took = begun.elapsed().as_secs();
+    println!("2,600 rows at 20 a second: {took} s");
+    assert!((100..170).contains(&took), "{took}");
+    assert_eq!(issued(world, "consumer").await, 2_600);
+    let most = "SELECT MAX(n) FROM (SELECT COUNT(*) AS n FROM issued_coupons a JOIN issued_coupons b \
+                ON b.issued_at BETWEEN a.issued_at AND a.issued_at + INTERVAL 60 SECOND GROUP BY a.drop_id, a.slot) m";
+    let most = world.sql.number(most).await;
+    // A quarter of a second, and a message of each of the two consumers.
+    assert!(most <= 20 * 60 + 5 + 2 * 128, "{most} rows in a minute");
+    assert_eq!(world.mail.mails().len(), 0);
+    let run = world.pass().await;
+    assert_eq!(run.findings.len(), 0, "{run:#?}");
+}
