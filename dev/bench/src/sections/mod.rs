@@ -3,6 +3,7 @@
 mod ceilings;
 mod designs;
 mod meter;
+mod pace;
 mod passes;
 mod winners;
 
@@ -61,6 +62,7 @@ impl Bench {
             Part::Designs => designs::measure(self).await,
             Part::Ceilings => ceilings::measure(self).await,
             Part::Winners => winners::measure(self).await,
+            Part::Pace => pace::measure(self).await,
             Part::Passes => passes::measure(self, build).await,
         }
     }

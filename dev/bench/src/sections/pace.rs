@@ -1,0 +1,194 @@
+//! What a drop does to somebody else on the same MySQL: a neighbour reads and updates a table of its
+//! own, alone, beside the rows of a drop at a pace, and beside rows without one.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use firstcome_harness::Role;
+use firstcome_load::answer::AnswerKind;
+use firstcome_load::installation::{Installation, InstallationCoupon};
+use firstcome_load::rush::Workload;
+use firstcome_load::terminal::step;
+use mysql_async::prelude::Queryable as _;
+use tokio_util::sync::CancellationToken;
+
+use super::Bench;
+use crate::quiet::settle;
+use crate::report::{FigureTarget, Measurement};
+
+const PART: &str = "pace";
+const CONNECTIONS: usize = 64;
+/// Seconds for which the rows of a drop last at the pace.
+const LASTS: u32 = 100;
+/// Rows of the neighbour's table.
+const NEIGHBOURS: u32 = 10_000;
+const COUNTED_EVERY: Duration = Duration::from_millis(250);
+/// Pause of the neighbour between two requests.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// A drop whose winners all have rows.
+struct DropRun {
+    /// The neighbour's 99th percentile while rows were written, in milliseconds.
+    neighbour_ms: f64,
+    /// Rows in a second from the last answer to the last row.
+    per_second: f64,
+    /// Rows in the busiest ten seconds, for a second.
+    busiest: f64,
+    /// Rows that passes wrote.
+    by_passes: u32,
+}
+
+pub(super) async fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
+    let people = bench.size.winners;
+    let limit = (people / LASTS).max(1);
+    let idle = {
+        let installation = bench.install("idle").await?;
+        prepare_neighbour(&installation).await?;
+        let stop = CancellationToken::new();
+        let neighbour = tokio::spawn(neighbour(installation.mysql().await?, stop.clone()));
+        let seconds = bench.size.open_seconds;
+        step(format!("a neighbour alone, for {seconds} s"));
+        tokio::time::sleep(Duration::from_secs(seconds.into())).await;
+        stop.cancel();
+        p99(neighbour.await??)?
+    };
+    step(format!("{people} winners at {limit} rows a second"));
+    let paced = drop_of_winners(bench, "paced", people, Some(limit)).await?;
+    step(format!("{people} winners without a pace"));
+    let unpaced = drop_of_winners(bench, "unpaced", people, None).await?;
+    let limit = f64::from(limit);
+    let beside = |what: &str, run: &DropRun| {
+        let upper = ("p99 ms beside rows", run.neighbour_ms);
+        let what = format!("a neighbour's p99 beside rows {what} ÷ alone");
+        Measurement::ratio(PART, what, upper, ("p99 ms alone", idle)).with("rows/s", run.per_second)
+    };
+    let rows = Measurement::ratio(
+        PART,
+        "rows in the busiest ten seconds ÷ limit",
+        ("rows/s", paced.busiest),
+        ("limit", limit),
+    );
+    Ok(vec![
+        rows.with("rows/s, all", paced.per_second)
+            .with("rows by passes", paced.by_passes.into())
+            .target(FigureTarget::AtMost(1.02)),
+        beside("at the pace", &paced).target(FigureTarget::AtMost(1.3)),
+        beside("without a pace", &unpaced),
+    ])
+}
+
+/// Lets everyone win, and measures a neighbour from the last answer to the last row.
+async fn drop_of_winners(
+    bench: &Bench,
+    name: &str,
+    people: u32,
+    limit: Option<u32>,
+) -> Result<DropRun> {
+    let installation = bench.install(name).await?;
+    prepare_neighbour(&installation).await?;
+    if let Some(limit) = limit {
+        installation.set("ROWS_PER_SECOND", &limit.to_string())?;
+    }
+    installation.set("RECONCILE_CRON", "*/30 * * * * *")?;
+    let (reconciler, api, consumer) = tokio::try_join!(
+        installation.start("reconciler", Role::Reconciler, &[]),
+        installation.start("api", Role::Api, &[]),
+        installation.start("consumer", Role::Consumer, &[])
+    )?;
+    let coupon = installation.coupon(&api, people).await?;
+    settle().await?;
+    let workload = Workload::once_each(api.address()?, coupon.id, people, CONNECTIONS);
+    let tally = workload.run().await?;
+    let won = tally.count(&[AnswerKind::Accepted]);
+    ensure!(won == u64::from(people), "{:?}", tally.answers);
+    let stop = CancellationToken::new();
+    let neighbour = tokio::spawn(neighbour(installation.mysql().await?, stop.clone()));
+    let begun = Instant::now();
+    let mut conn = installation.mysql().await?;
+    let count = "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = ?";
+    let first: u32 = conn.exec_first(count, (coupon.drop,)).await?.unwrap_or(0);
+    let mut rows = first;
+    while rows < people {
+        // Rarely, because the neighbour would notice.
+        tokio::time::sleep(COUNTED_EVERY).await;
+        rows = conn.exec_first(count, (coupon.drop,)).await?.unwrap_or(0);
+        ensure!(
+            begun.elapsed() < 5 * Duration::from_secs(LASTS.into()),
+            "{rows} rows"
+        );
+    }
+    let took = begun.elapsed().as_secs_f64();
+    stop.cancel();
+    let neighbour_ms = p99(neighbour.await??)?;
+    let busiest = busiest(&mut conn, coupon).await?;
+    let by_passes =
+        "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = ? AND issued_by <> 'consumer'";
+    let by_passes: Option<u32> = conn.exec_first(by_passes, (coupon.drop,)).await?;
+    conn.disconnect().await?;
+    for service in [consumer, api, reconciler] {
+        service.stop().await?;
+    }
+    Ok(DropRun {
+        neighbour_ms,
+        per_second: f64::from(people.saturating_sub(first)) / took,
+        busiest,
+        by_passes: by_passes.context("no count")?,
+    })
+}
+
+/// Returns the rows in a second of the ten seconds that have most.
+async fn busiest(conn: &mut mysql_async::Conn, coupon: InstallationCoupon) -> Result<f64> {
+    let seconds = "SELECT CAST(FLOOR(UNIX_TIMESTAMP(issued_at)) AS SIGNED), CAST(COUNT(*) AS SIGNED) \
+                   FROM issued_coupons WHERE drop_id = ? GROUP BY 1 ORDER BY 1";
+    let seconds: Vec<(i64, u32)> = conn.exec(seconds, (coupon.drop,)).await?;
+    let window = |(from, _): &(i64, u32)| {
+        let within = seconds
+            .iter()
+            .filter(|(at, _)| (*from..from + 10).contains(at));
+        within.map(|(_, rows)| *rows).sum::<u32>()
+    };
+    let most = seconds.iter().map(window).max();
+    Ok(f64::from(most.context("no rows")?) / 10.0)
+}
+
+async fn prepare_neighbour(installation: &Installation) -> Result<()> {
+    let mut conn = installation.mysql().await?;
+    let table = "CREATE TABLE neighbour (id INT PRIMARY KEY, value INT NOT NULL, filler VARCHAR(200) NOT NULL)";
+    conn.query_drop(table).await?;
+    conn.query_drop("SET SESSION cte_max_recursion_depth = 1000000")
+        .await?;
+    conn.query_drop(format!(
+        "INSERT INTO neighbour WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {NEIGHBOURS}) \
+         SELECT i, 0, REPEAT('x', 200) FROM n"
+    ))
+    .await?;
+    Ok(conn.disconnect().await?)
+}
+
+/// Reads and updates a row at a time, like a shop's own requests. Returns how long each took.
+async fn neighbour(mut conn: mysql_async::Conn, stop: CancellationToken) -> Result<Vec<Duration>> {
+    let mut took = Vec::new();
+    for number in 0_u32.. {
+        if stop.is_cancelled() {
+            break;
+        }
+        let id = number.wrapping_mul(2_654_435_761) % NEIGHBOURS + 1;
+        let begun = Instant::now();
+        let read = "SELECT value FROM neighbour WHERE id = ?";
+        let _: Option<i64> = conn.exec_first(read, (id,)).await?;
+        conn.exec_drop("UPDATE neighbour SET value = value + 1 WHERE id = ?", (id,))
+            .await?;
+        took.push(begun.elapsed());
+        tokio::time::sleep(PAUSE).await;
+    }
+    conn.disconnect().await?;
+    Ok(took)
+}
+
+/// Returns the 99th percentile, in milliseconds.
+fn p99(mut took: Vec<Duration>) -> Result<f64> {
+    took.sort_unstable();
+    let at = took.len() * 99 / 100;
+    let found = took.get(at).context("the neighbour measured nothing")?;
+    Ok(found.as_secs_f64() * 1e3)
+}
