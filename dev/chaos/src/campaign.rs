@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::report::ChaosReport;
-use crate::run::ScheduleResult;
+use crate::run::{HISTORY, ScheduleResult};
 use crate::schedule::FaultSchedule;
 use crate::shrink::shrink;
 use crate::worker::CampaignWorker;
@@ -50,6 +50,10 @@ pub struct Campaign {
     /// Begin no more schedules after this many minutes. The report says how many are left.
     #[arg(long, default_value_t = 10_000)]
     pub minutes: u64,
+    /// Folder for the history of each schedule that passed without an excuse, for other checkers.
+    /// What it contains is deleted
+    #[arg(long, env = "HISTORIES")]
+    pub histories: Option<PathBuf>,
     /// Folder for failures and the report.
     #[arg(long, default_value = "target/chaos")]
     pub out: PathBuf,
@@ -59,6 +63,12 @@ impl Campaign {
     /// Runs all schedules and prints a line for each.
     pub async fn run(&self) -> Result<ChaosReport> {
         std::fs::create_dir_all(&self.out)?;
+        if let Some(folder) = &self.histories {
+            if folder.exists() {
+                std::fs::remove_dir_all(folder)?;
+            }
+            std::fs::create_dir_all(folder)?;
+        }
         let mut schedules = Vec::new();
         for text in REGRESSIONS.into_iter().filter(|_| self.regressions) {
             schedules.push(serde_json::from_str(text)?);
@@ -105,7 +115,13 @@ impl Campaign {
             };
             say(done, all, &schedule, ran.as_ref(), &folder);
             match ran {
-                Ok(ran) if ran.wrong.is_empty() => std::fs::remove_dir_all(&folder)?,
+                Ok(ran) if ran.wrong.is_empty() => {
+                    if let Some(kept) = self.histories.as_ref().filter(|_| ran.excused.is_empty()) {
+                        let kept = kept.join(format!("seed-{seed}.jsonl"));
+                        std::fs::copy(folder.join(HISTORY), kept)?;
+                    }
+                    std::fs::remove_dir_all(&folder)?;
+                }
                 Ok(_) => shrink(&mut worker, &schedule, &folder).await?,
                 Err(_) => {}
             }

@@ -29,6 +29,9 @@ use crate::worker::panicked;
 /// Time limit from the end of the last fault until everything is exact.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// The name of a schedule's history in its folder.
+pub(crate) const HISTORY: &str = "history.jsonl";
+
 /// The result of a schedule.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ScheduleResult {
@@ -82,7 +85,7 @@ pub async fn run(
     let logs = folder.join("logs");
     let system = SystemUnderTest::start(Arc::clone(servers), schedule, &logs).await;
     let system = &system.context("before the first fault")?;
-    let path = folder.join("history.jsonl");
+    let path = folder.join(HISTORY);
     let run = Run {
         system,
         schedule,

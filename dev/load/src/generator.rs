@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use firstcome_harness::histories::{Pending, RecordedOutcome, Recorder};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -21,7 +22,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// every connection was busy.
 const LATE: Duration = Duration::from_millis(10);
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct CrowdPlan {
     /// Addresses of the APIs. The connections are spread over all of them.
     pub targets: Vec<Target>,
@@ -44,11 +45,20 @@ pub struct CrowdPlan {
     /// Whether each connection sends one uncounted request for a separate user before the clock
     /// starts, so that opening many connections at once is not part of the measurement.
     pub warm_up: bool,
+    /// Records each request and its answer.
+    pub recorder: Option<Recorder>,
 }
 
 impl CrowdPlan {
     fn target(&self, number: usize) -> &Target {
         &self.targets[number % self.targets.len()]
+    }
+
+    /// Records that a user claims.
+    fn invoke(&self, person: u32) -> Option<Pending> {
+        let recorder = self.recorder.as_ref()?;
+        let coupon = u64::try_from(self.coupon_id).unwrap_or_default();
+        Some(recorder.invoke(coupon, None, &self.crowd.user_id(person)))
     }
 
     /// Returns the header that identifies a user.
@@ -158,7 +168,9 @@ impl CrowdWorker {
         let (name, value) = self.plan.header(person);
         let mut asked = due;
         loop {
-            let answer = self.ask((name, &value)).await.unwrap_or_else(|_| {
+            let pending = self.plan.invoke(person);
+            let answer = self.ask((name, &value), pending).await;
+            let answer = answer.unwrap_or_else(|_| {
                 self.connection = None;
                 // The next attempt goes to a different process.
                 self.number += 1;
@@ -178,7 +190,12 @@ impl CrowdWorker {
         }
     }
 
-    async fn ask(&mut self, identity: (&str, &str)) -> Result<CrowdAnswer> {
+    /// Sends a claim. Without an answer, it is recorded as unknown.
+    async fn ask(
+        &mut self,
+        identity: (&str, &str),
+        pending: Option<Pending>,
+    ) -> Result<CrowdAnswer> {
         if self.connection.is_none() {
             let target = self.plan.target(self.number);
             self.connection = Some(Connection::open(target).await?);
@@ -186,6 +203,10 @@ impl CrowdWorker {
         let connection = self.connection.as_mut().context("no connection")?;
         let (status, body) = connection.post(&self.path, identity).await?;
         let answer = CrowdAnswer::read(status, body);
+        if let Some(pending) = pending {
+            let body = serde_json::from_slice(body).unwrap_or_default();
+            pending.end(RecordedOutcome::of_http(status, &body));
+        }
         let is_unclear = matches!(answer.kind, AnswerKind::Refused | AnswerKind::Failed);
         if is_unclear && self.tally.unclear.is_none() {
             let body: String = String::from_utf8_lossy(body).chars().take(200).collect();

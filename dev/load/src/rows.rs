@@ -19,6 +19,8 @@ pub struct Rows {
     pub duplicates: usize,
     /// Users who were promised a coupon but have no row with the promised drop and slot.
     pub promised_without_row: BTreeSet<String>,
+    /// The drop, slot and user of each row.
+    pub holders: Vec<(i64, u32, String)>,
 }
 
 impl Rows {
@@ -46,7 +48,8 @@ impl Rows {
             if promises.get(&user) == Some(&PromisedSlot { drop_id, slot }) {
                 read.promised_without_row.remove(&user);
             }
-            read.duplicates += usize::from(!holders.insert(user));
+            read.duplicates += usize::from(!holders.insert(user.clone()));
+            read.holders.push((drop_id, slot, user));
         }
         Ok(read)
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use chrono::TimeDelta;
 use clap::{Parser, value_parser};
+use firstcome_harness::histories::{RecordedRow, RecordedScope, Recorder};
 use firstcome_stack::{built_program, mysql_connection};
 use tokio::net::lookup_host;
 use tokio::process::Command;
@@ -84,6 +85,10 @@ pub struct RushOptions {
     /// File with one token per line for each user; by default users have the header X-User-Id
     #[arg(long)]
     tokens: Option<PathBuf>,
+    /// File for a history of all requests and answers, for `cargo xtask histories`; with
+    /// --database-url it ends with the rows
+    #[arg(long)]
+    history: Option<PathBuf>,
     /// Print the report as JSON, with all promises
     #[arg(long)]
     json: bool,
@@ -103,6 +108,7 @@ pub async fn run(options: RushOptions) -> Result<ExitCode> {
     let crowd = Crowd::gather(options.people, &prefix, options.requests_per_person)?;
     let tokens = options.tokens.as_deref().map(read_tokens).transpose()?;
     let coupon_id = options.coupon(&prefix).await?;
+    let history = options.history(coupon_id).await?;
     let plan = CrowdPlan {
         targets: options.url.clone(),
         coupon_id,
@@ -112,11 +118,15 @@ pub async fn run(options: RushOptions) -> Result<ExitCode> {
         rate: options.rate,
         patience: Duration::from_secs(options.patience),
         warm_up: options.warm_up,
+        recorder: history.as_ref().map(|history| history.recorder.clone()),
     };
     let progress = Arc::new(CrowdProgress::default());
     let rushing = generator::run(plan, progress.clone());
     let tally = shown(&progress, options.json, rushing).await?;
     let rows = options.rows(coupon_id, &tally).await?;
+    if let Some(history) = &history {
+        history.end(rows.as_ref())?;
+    }
     let missing = rows.iter().flat_map(|rows| &rows.promised_without_row);
     let missing: Vec<_> = missing.take(20).cloned().collect();
     if options.json {
@@ -163,7 +173,54 @@ pub(crate) async fn shown<T>(
     }
 }
 
+/// The history of a rush.
+struct RushHistory {
+    recorder: Recorder,
+    drop: i64,
+}
+
+impl RushHistory {
+    /// Records the rows, if they were read, and checks that nothing is missing.
+    fn end(&self, rows: Option<&Rows>) -> Result<()> {
+        if let Some(rows) = rows {
+            let own = rows.holders.iter().filter(|(drop, ..)| *drop == self.drop);
+            let own = own.map(|(_, slot, person)| RecordedRow {
+                slot: (*slot).into(),
+                person: person.clone(),
+            });
+            self.recorder.finally(id(self.drop), own.collect());
+        }
+        self.recorder.finish().context("the history is incomplete")
+    }
+}
+
+fn id(id: i64) -> u64 {
+    u64::try_from(id).unwrap_or_default()
+}
+
 impl RushOptions {
+    /// Begins a history of the coupon's current drop.
+    async fn history(&self, coupon_id: i64) -> Result<Option<RushHistory>> {
+        let Some(path) = &self.history else {
+            return Ok(None);
+        };
+        let api = Ops::new(&self.url[0].to_string(), "");
+        let coupon = api.get(&format!("/v1/coupons/{coupon_id}")).await?;
+        let drop = &coupon["current_drop"];
+        let (number, quantity) = (drop["id"].as_i64(), drop["quantity"].as_u64());
+        let number = number.context("the coupon has no current drop")?;
+        let recorder =
+            Recorder::create(path).with_context(|| format!("the history {}", path.display()))?;
+        let once_per = match coupon["once_per"].as_str() {
+            Some("coupon") => RecordedScope::Coupon,
+            _ => RecordedScope::Drop,
+        };
+        let quantity = quantity.context("the drop has no quantity")?;
+        recorder.drop_is(id(number), id(coupon_id), quantity, once_per);
+        let drop = number;
+        Ok(Some(RushHistory { recorder, drop }))
+    }
+
     async fn only_allowed_machines(&self) -> Result<()> {
         for target in &self.url {
             let mut found = lookup_host(&target.authority)

@@ -3,6 +3,7 @@
 
 mod attack;
 mod helm;
+mod histories;
 mod lint;
 mod mutants;
 mod programs;
@@ -64,6 +65,9 @@ enum Job {
         #[command(subcommand)]
         part: Option<attack::Part>,
     },
+    /// Check histories for linearizability with porcupine: files, or those of the last fault
+    /// schedules
+    Histories { files: Vec<std::path::PathBuf> },
     /// Plant faults in the rules and the scripts, each of which a test must catch (ONLY=words)
     Mutants {
         #[command(subcommand)]
@@ -107,6 +111,7 @@ fn run(job: Job) -> Result<()> {
         Job::Setup => programs::setup(),
         Job::Crashes => suite::crashes(),
         Job::Attack { part } => attack::attack(part),
+        Job::Histories { files } => histories::check(files),
         Job::Mutants { part } => mutants::run(part),
         Job::Helm { part } => helm::run(part),
         Job::ApiDocs => suite::api_docs(),

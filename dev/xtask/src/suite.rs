@@ -7,6 +7,7 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::histories;
 use crate::programs::{Profile, build_all_and_fetch};
 use crate::shell::{cargo, command, judge, output, run, setting};
 
@@ -81,7 +82,8 @@ fn every_change(profile: &Profile) -> Result<()> {
         let others = others.join().map_err(|_| anyhow!("a thread panicked"))?;
         let (log, others) = others?;
         print!("{log}");
-        system.and(others).and(searched)
+        let linear = histories::check(Vec::new());
+        system.and(others).and(searched).and(linear)
     })
 }
 
@@ -114,6 +116,7 @@ fn schedules(profile: &Profile) -> Result<Command> {
     chaos.envs([("FIRST", first), ("SEEDS", seeds), ("WORKERS", workers)]);
     let minutes = setting("MINUTES").unwrap_or_else(|| MINUTES.to_owned());
     chaos.args(["run", "--regressions", "--minutes", &minutes]);
+    chaos.env("HISTORIES", histories::FOLDER);
     in_memory(&mut chaos);
     Ok(chaos)
 }

@@ -105,6 +105,7 @@ async fn rush(quantity: u32, people: u32, system: &mut Local, coupon_id: i64) ->
         rate: None,
         patience: Duration::from_secs(30),
         warm_up: false,
+        recorder: None,
     };
     let progress = Arc::new(CrowdProgress::default());
     let consumer = system.consumers.remove(0);

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// recording writes a history, a millisecond a line.
+type recording struct {
+	lines []string
+	at    int
+}
+
+func (r *recording) write(format string, values ...any) {
+	event := fmt.Sprintf(format, values...)
+	r.lines = append(r.lines, fmt.Sprintf(`{"at_ms":%d,%s}`, r.at, event))
+	r.at++
+}
+
+func begin(quantity int) *recording {
+	r := &recording{}
+	r.quantity(quantity)
+	return r
+}
+
+func (r *recording) quantity(quantity int) {
+	r.write(`"event":"drop","drop":7,"coupon":1,"quantity":%d,"once_per":"coupon"`, quantity)
+}
+
+func (r *recording) ask(op int, person string) {
+	r.write(`"event":"invoked","op":%d,"coupon":1,"drop":7,"person":%q`, op, person)
+}
+
+func (r *recording) hear(op int, status string, slot int) {
+	r.write(`"event":"ok","op":%d,"answer":{"status":%q,"drop":7,"slot":%d}`, op, status, slot)
+}
+
+func (r *recording) claim(op int, person, status string, slot int) {
+	r.ask(op, person)
+	r.hear(op, status, slot)
+}
+
+func (r *recording) soldOut(op int, person string) {
+	r.ask(op, person)
+	r.write(`"event":"ok","op":%d,"answer":{"status":"sold_out"}`, op)
+}
+
+func (r *recording) unknown(op int, person string) {
+	r.ask(op, person)
+	r.write(`"event":"unknown","op":%d,"reason":"unavailable"`, op)
+}
+
+func (r *recording) giveBack(op int, person string, again bool) {
+	r.write(`"event":"revoking","op":%d,"coupon":1,"drop":7,"person":%q,"again":%t`, op, person, again)
+	r.hear(op, "revoked", 0)
+}
+
+func (r *recording) rows(people ...string) {
+	var rows []string
+	for at, person := range people {
+		if person != "" {
+			rows = append(rows, fmt.Sprintf(`{"slot":%d,"person":%q}`, at+1, person))
+		}
+	}
+	r.write(`"event":"final","drop":7,"rows":[%s]`, strings.Join(rows, ","))
+}
+
+func (r *recording) verdict(t *testing.T) porcupine.CheckResult {
+	t.Helper()
+	all, err := read(strings.NewReader(strings.Join(r.lines, "\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	worst := porcupine.Ok
+	for _, of := range all.units {
+		if result := judge(of, all.operations(of)); result != porcupine.Ok {
+			worst = result
+		}
+	}
+	return worst
+}
+
+// healthy has two slots, and everything that a model of a drop must know.
+func healthy() *recording {
+	r := begin(1)
+	r.ask(1, "a")
+	r.ask(2, "b")
+	r.hear(2, "accepted", 1) // b asked later and was first
+	r.write(`"event":"ok","op":1,"answer":{"status":"sold_out"}`)
+	r.claim(3, "b", "already_claimed", 1)
+	r.quantity(2)
+	r.at += 1000
+	r.unknown(4, "c")
+	r.soldOut(5, "a") // c may have the last slot
+	r.claim(6, "c", "already_claimed", 2)
+	r.giveBack(7, "b", true)
+	r.at += 1000
+	r.claim(8, "d", "accepted", 1)
+	r.claim(9, "b", "waiting", 0)
+	return r
+}
+
+func TestHealthyHistoriesPass(t *testing.T) {
+	histories := map[string]func(*recording){
+		"rows":             func(r *recording) { r.rows("d", "c") },
+		"promoted":         func(r *recording) { r.giveBack(10, "c", false); r.rows("d", "b") },
+		"not promoted yet": func(r *recording) { r.giveBack(10, "c", false); r.rows("d") },
+		"a lease, 0.3 s":   func(r *recording) { r.giveBack(10, "b", false); r.giveBack(11, "d", false); r.soldOut(12, "e") },
+		"a revocation without answer": func(r *recording) {
+			r.write(`"event":"revoking","op":10,"coupon":1,"drop":7,"person":"c","again":false`)
+			r.rows("d")
+		},
+		"listed as broken": func(r *recording) {
+			r.write(`"event":"broken","drop":7,"person":"c","slot":2`)
+			r.rows("d", "b")
+		},
+	}
+	for name, more := range histories {
+		r := healthy()
+		more(r)
+		if result := r.verdict(t); result != porcupine.Ok {
+			t.Errorf("%s: %s", name, word(result))
+		}
+	}
+}
+
+func TestPlantedFaultsAreFound(t *testing.T) {
+	faults := map[string]func(*recording){
+		"a slot is given twice":            func(r *recording) { r.claim(10, "e", "accepted", 1) },
+		"a retry names another slot":       func(r *recording) { r.claim(10, "d", "already_claimed", 2) },
+		"sold_out to a holder":             func(r *recording) { r.soldOut(10, "d") },
+		"a promise from nothing":           func(r *recording) { r.claim(10, "e", "already_claimed", 2) },
+		"a return is lost":                 func(r *recording) { r.giveBack(10, "c", false); r.claim(11, "c", "already_claimed", 2) },
+		"the row of a return stays":        func(r *recording) { r.giveBack(10, "c", false); r.rows("d", "c") },
+		"a promise has no row":             func(r *recording) { r.rows("d") },
+		"a row belongs to nobody":          func(r *recording) { r.giveBack(10, "c", false); r.rows("d", "e") },
+		"a second slot":                    func(r *recording) { r.giveBack(10, "c", true); r.claim(11, "d", "accepted", 2) },
+		"a revoked user is admitted again": func(r *recording) { r.giveBack(10, "c", false); r.claim(11, "c", "accepted", 2) },
+		"a raise is not given out": func(r *recording) {
+			r.giveBack(10, "b", false)
+			r.quantity(3)
+			r.quantity(3)
+			r.at += 1000
+			r.soldOut(11, "e")
+		},
+	}
+	for name, fault := range faults {
+		r := healthy()
+		fault(r)
+		if result := r.verdict(t); result != porcupine.Illegal {
+			t.Errorf("%s: %s", name, word(result))
+		}
+	}
+}
+
+// A crowd of which each member asks beside many others is decided at once.
+func TestCrowdIsDecided(t *testing.T) {
+	r := begin(100)
+	for op := range 2000 {
+		r.ask(op, fmt.Sprintf("u-%d", op))
+		if before := op - 64; before >= 0 {
+			if before < 100 {
+				r.hear(before, "accepted", 100-before)
+			} else {
+				r.write(`"event":"ok","op":%d,"answer":{"status":"sold_out"}`, before)
+			}
+		}
+	}
+	if result := r.verdict(t); result != porcupine.Ok {
+		t.Error(word(result))
+	}
+}

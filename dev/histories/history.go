@@ -1,0 +1,268 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"sort"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// line is an event of a history (dev/harness/src/histories/event.rs). Its number is its time: a
+// request is written before it is sent, and its outcome after the answer has come.
+type line struct {
+	AtMs     int64   `json:"at_ms"`
+	Event    string  `json:"event"`
+	Op       int64   `json:"op"`
+	Coupon   int64   `json:"coupon"`
+	Drop     int64   `json:"drop"`
+	Quantity int     `json:"quantity"`
+	OncePer  string  `json:"once_per"`
+	Person   string  `json:"person"`
+	Again    bool    `json:"again"`
+	Reason   string  `json:"reason"`
+	Answer   *answer `json:"answer"`
+	Rows     []row   `json:"rows"`
+	number   int64
+}
+
+type answer struct {
+	Status string `json:"status"`
+	Drop   int64  `json:"drop"`
+	Slot   int64  `json:"slot"`
+}
+
+// UnmarshalJSON also reads the name that the API gives to the drop.
+func (a *answer) UnmarshalJSON(text []byte) error {
+	var wire struct {
+		Status string `json:"status"`
+		Drop   int64  `json:"drop"`
+		DropID int64  `json:"drop_id"`
+		Slot   int64  `json:"slot"`
+	}
+	if err := json.Unmarshal(text, &wire); err != nil {
+		return err
+	}
+	*a = answer{wire.Status, wire.Drop + wire.DropID, wire.Slot}
+	return nil
+}
+
+type row struct {
+	Slot   int64  `json:"slot"`
+	Person string `json:"person"`
+}
+
+// request is a claim or a revocation with its outcome.
+type request struct {
+	asked *line
+	// Nil if no answer came.
+	ended *line
+}
+
+// unit is what is checked as one: a drop, or all drops of a coupon of which a user may have one.
+type unit struct {
+	name     string
+	once     bool
+	drops    map[int64]bool
+	quantity map[int64][]*line
+	requests []*request
+	finals   []*line
+	// Users whose promise is listed as broken, so that nothing is known of their slots.
+	excused map[string]bool
+	// The users' numbers in the model.
+	numbers map[string]int
+}
+
+type history struct {
+	lines []*line
+	units []*unit
+}
+
+func read(from io.Reader) (*history, error) {
+	all := &history{}
+	scanner := bufio.NewScanner(from)
+	scanner.Buffer(nil, 256<<20)
+	for scanner.Scan() {
+		it := &line{number: int64(len(all.lines))}
+		if err := json.Unmarshal(scanner.Bytes(), it); err != nil {
+			return nil, fmt.Errorf("line %d: %w", it.number+1, err)
+		}
+		all.lines = append(all.lines, it)
+	}
+	if err := scanner.Err(); err != nil {
+		return nil, err
+	}
+	all.split()
+	return all, nil
+}
+
+// split assigns the events to units. A request that names no drop belongs to the drop of its
+// answer, or to the only drop of its coupon.
+func (h *history) split() {
+	ofDrop := map[int64]*unit{}
+	ofCoupon := map[int64][]int64{}
+	for _, it := range h.lines {
+		if it.Event != "drop" {
+			continue
+		}
+		of := ofDrop[it.Drop]
+		if of == nil {
+			siblings := ofCoupon[it.Coupon]
+			if it.OncePer == "coupon" && len(siblings) > 0 {
+				of = ofDrop[siblings[0]]
+			} else {
+				of = &unit{
+					name:     fmt.Sprintf("coupon %d, drop %d", it.Coupon, it.Drop),
+					once:     it.OncePer == "coupon",
+					drops:    map[int64]bool{},
+					quantity: map[int64][]*line{},
+					excused:  map[string]bool{},
+				}
+				h.units = append(h.units, of)
+			}
+			ofDrop[it.Drop] = of
+			ofCoupon[it.Coupon] = append(siblings, it.Drop)
+			of.drops[it.Drop] = true
+		}
+		of.quantity[it.Drop] = append(of.quantity[it.Drop], it)
+	}
+	requests := map[int64]*request{}
+	var inOrder []*request
+	for _, it := range h.lines {
+		switch it.Event {
+		case "invoked", "revoking":
+			requests[it.Op] = &request{asked: it}
+			inOrder = append(inOrder, requests[it.Op])
+		case "ok", "failed", "unknown":
+			if one := requests[it.Op]; one != nil {
+				one.ended = it
+			}
+		case "final":
+			if of := ofDrop[it.Drop]; of != nil {
+				of.finals = append(of.finals, it)
+			}
+		case "broken":
+			if of := ofDrop[it.Drop]; of != nil {
+				of.excused[it.Person] = true
+			}
+		}
+	}
+	for _, one := range inOrder {
+		drop := one.asked.Drop
+		if one.ended != nil && one.ended.Answer != nil && one.ended.Answer.Drop != 0 {
+			drop = one.ended.Answer.Drop
+		}
+		if siblings := ofCoupon[one.asked.Coupon]; drop == 0 && len(siblings) > 0 {
+			of := ofDrop[siblings[0]]
+			if len(siblings) > 1 && !of.once {
+				// It may have been for any of them.
+				continue
+			}
+			drop = siblings[0]
+		}
+		if of := ofDrop[drop]; of != nil {
+			of.requests = append(of.requests, one)
+		}
+	}
+}
+
+// before returns the number of the first line that is at most this many milliseconds older.
+func (h *history) before(it *line, ms int64) int64 {
+	first := sort.Search(len(h.lines), func(at int) bool { return h.lines[at].AtMs >= it.AtMs-ms })
+	return min(int64(first), it.number)
+}
+
+// least returns the smallest quantity that a drop may have had between two lines. Quantities are
+// recorded now and then, so the values on both sides count.
+func (u *unit) least(drop, from, to int64) int {
+	all := u.quantity[drop]
+	first := sort.Search(len(all), func(at int) bool { return all[at].number > from })
+	last := sort.Search(len(all), func(at int) bool { return all[at].number > to })
+	least := all[max(first-1, 0)].Quantity
+	for at := max(first-1, 0); at <= min(last, len(all)-1); at++ {
+		least = min(least, all[at].Quantity)
+	}
+	return least
+}
+
+// begin returns the state before the first request.
+func (u *unit) begin() *state {
+	users := make([]cell, len(u.numbers))
+	for person := range u.excused {
+		if user, known := u.numbers[person]; known {
+			users[user].flags = excused
+		}
+	}
+	return &state{users: users}
+}
+
+// number returns the number of a user in the model.
+func (u *unit) number(person string) int {
+	user, known := u.numbers[person]
+	if !known {
+		user = len(u.numbers)
+		u.numbers[person] = user
+	}
+	return user
+}
+
+// operations returns the steps of a unit. Times are numbers of lines.
+func (h *history) operations(u *unit) []porcupine.Operation {
+	u.numbers = map[string]int{}
+	var all []porcupine.Operation
+	add := func(in *input, from, to int64) {
+		operation := porcupine.Operation{ClientId: 0, Input: in, Call: from, Return: to}
+		all = append(all, operation)
+	}
+	for _, one := range u.requests {
+		in := &input{user: u.number(one.asked.Person), again: one.asked.Again}
+		from := one.asked.number
+		isClaim := one.asked.Event == "invoked"
+		if one.ended == nil || one.ended.Event == "unknown" {
+			in.kind = revokeLost
+			if isClaim {
+				in.kind = claimLost
+			}
+			add(in, from, from)
+			continue
+		}
+		if one.ended.Event == "failed" || one.ended.Answer == nil {
+			continue
+		}
+		to := one.ended.number
+		in.drop, in.slot = one.ended.Answer.Drop, one.ended.Answer.Slot
+		switch one.ended.Answer.Status {
+		case "accepted":
+			in.kind = accepted
+		case "already_claimed":
+			in.kind = already
+		case "waiting":
+			in.kind = waiting
+		case "revoked":
+			in.kind = revoked
+		case "sold_out":
+			in.kind = notHolder
+			since := h.before(one.asked, *lease)
+			nothing := &input{kind: full, least: map[int64]int{}}
+			for drop := range u.drops {
+				if one.asked.Drop == 0 || one.asked.Drop == drop {
+					nothing.least[drop] = u.least(drop, since, to)
+				}
+			}
+			add(nothing, since, to)
+		default:
+			continue
+		}
+		add(in, from, to)
+	}
+	for _, last := range u.finals {
+		in := &input{kind: rows, drop: last.Drop}
+		for _, found := range last.Rows {
+			in.rows = append(in.rows, held{u.number(found.Person), found.Slot})
+		}
+		add(in, last.number, last.number)
+	}
+	return all
+}

@@ -1,0 +1,90 @@
+// Checks histories of claims for linearizability with porcupine, a checker that others wrote: is
+// there an order of all requests, each between its sending and its answer, in which one drop that
+// handles them one after the other would have given these answers and these rows?
+//
+//	histories [-lease MS] FILE…
+//
+// Exits with 1 if a history is wrong, with 2 if one cannot be read or decided.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// Time for one drop. Searches that take longer decide nothing.
+const patience = 2 * time.Minute
+
+// lease is how long an API may still answer `sold_out` after a slot has become free
+// (docs/decisions/0010-micro-batches.md), and a margin for this machine.
+var lease = flag.Int64("lease", 300, "milliseconds for which a `sold_out` may be older than its request")
+
+func main() {
+	flag.Parse()
+	worst := 0
+	for _, path := range flag.Args() {
+		worst = max(worst, judgeFile(path))
+	}
+	if flag.NArg() == 0 {
+		fmt.Fprintln(os.Stderr, "name the histories")
+		worst = 2
+	}
+	os.Exit(worst)
+}
+
+func judgeFile(path string) int {
+	file, err := os.Open(path)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	defer file.Close()
+	all, err := read(file)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", path, err)
+		return 2
+	}
+	if len(all.units) == 0 {
+		fmt.Fprintf(os.Stderr, "%s: no drop\n", path)
+		return 2
+	}
+	worst := 0
+	for _, of := range all.units {
+		operations := all.operations(of)
+		begun := time.Now()
+		result := judge(of, operations)
+		took := time.Since(begun).Round(time.Millisecond)
+		fmt.Printf("%s: %s: %s, %d steps, %v\n", path, of.name, word(result), len(operations), took)
+		switch result {
+		case porcupine.Illegal:
+			worst = max(worst, 1)
+		case porcupine.Unknown:
+			worst = 2
+		}
+	}
+	return worst
+}
+
+func word(result porcupine.CheckResult) string {
+	switch result {
+	case porcupine.Ok:
+		return "linearizable"
+	case porcupine.Illegal:
+		return "NOT linearizable"
+	default:
+		return "not decided"
+	}
+}
+
+func judge(of *unit, operations []porcupine.Operation) porcupine.CheckResult {
+	model := porcupine.Model{
+		Init:  func() any { return of.begin() },
+		Step:  func(state, input, _ any) (bool, any) { return step(state, input) },
+		Equal: equal,
+	}
+	return porcupine.CheckOperationsTimeout(model, operations, patience)
+}
