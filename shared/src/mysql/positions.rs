@@ -130,6 +130,14 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> Query
 /// many were advanced. `STRAIGHT_JOIN` ensures that only these partitions' rows are locked, in the
 /// order of the ranges.
 async fn moved(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> QueryResult<usize> {
+    if let [(partition, range)] = ranges.iter().collect::<Vec<_>>()[..] {
+        // Most batches are of one partition: this text stays prepared.
+        let update = "UPDATE topic_positions SET next_offset = ? WHERE topic = ? AND partition_id = ? \
+                      AND ? <= next_offset AND next_offset < ?";
+        return sql!(update, range.end, topic, *partition, range.start, range.end)
+            .run(conn)
+            .await;
+    }
     let row = |(partition, offsets): (&i32, &Range<i64>)| {
         format!("ROW({partition}, {}, {})", offsets.start, offsets.end)
     };

@@ -95,6 +95,8 @@ pub(super) use name;
 pub struct Sql {
     text: Cow<'static, str>,
     values: Vec<Value>,
+    /// Whether the text consists of parts of the source code: there are few such texts.
+    is_fixed: bool,
 }
 
 /// A value of a statement.
@@ -199,15 +201,22 @@ pub(super) async fn insert_rows<R: Row>(
 impl Sql {
     pub fn new(text: impl Into<Cow<'static, str>>, values: Vec<Value>) -> Self {
         let text = text.into();
-        Self { text, values }
+        Self {
+            is_fixed: matches!(text, Cow::Borrowed(_)),
+            text,
+            values,
+        }
     }
 
     /// Whether the statement stays prepared on its connection, which saves a round trip: its text is
-    /// always the same. Each distinct text takes one of MySQL's prepared statements
-    /// (`max_prepared_stmt_count`).
+    /// always the same, also with a list of one value. Each distinct text takes one of MySQL's
+    /// prepared statements (`max_prepared_stmt_count`).
     fn is_cached(&self) -> bool {
-        let is_list = |value: &Value| matches!(value, Value::List(_));
-        matches!(self.text, Cow::Borrowed(_)) && !self.values.iter().any(is_list)
+        let is_one = |value: &Value| match value {
+            Value::List(values) => values.len() == 1,
+            _ => true,
+        };
+        self.is_fixed && self.values.iter().all(is_one)
     }
 
     /// Appends another statement's text and values.
@@ -215,6 +224,7 @@ impl Sql {
     pub fn and(mut self, more: Self) -> Self {
         self.text.to_mut().push_str(&more.text);
         self.values.extend(more.values);
+        self.is_fixed &= more.is_fixed;
         self
     }
 
@@ -485,6 +495,11 @@ mod tests {
         assert_eq!(some.unwrap(), r#"a = ? AND b IN (1,-2) -- binds: ["x"]"#);
         let fixed = text(sql!("a = ? AND b <=> ?", 1, None::<i64>));
         assert_eq!(fixed.unwrap(), "a = ? AND b <=> ? -- binds: [1, None]");
+        let parts = sql!("a = ?", 1).and(sql!(" AND b IN (?)", list([2])));
+        let parts = text(parts).unwrap();
+        assert_eq!(parts, "a = ? AND b IN (?) -- binds: [1, 2]");
+        let built = sql!("a = ?", 1).and(sql!(" AND b = ?".to_owned(), 2));
+        assert_eq!(text(built).unwrap(), "a = 1 AND b = 2 -- binds: []");
         let none = sql!("a <=> ?", None::<i64>).and(sql!(" OR b IN (?)", list([""; 0])));
         assert_eq!(
             text(none).unwrap(),
