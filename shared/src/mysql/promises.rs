@@ -5,13 +5,14 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::NaiveDateTime;
+use diesel::QueryResult;
 use serde_json::json;
 
 use super::issued::{IssuedRow, of_people};
 use super::ops_actions::{Operator, OperatorAct};
 use super::revoked::{self, Revocation};
 use super::sql::row;
-use super::{Db, DbResult, list};
+use super::{Conn, Db, DbResult, list};
 use crate::domain::{CouponId, DropId, NamedDrop, UserId};
 use crate::sql;
 
@@ -114,14 +115,47 @@ impl Db {
     pub async fn person(&self, coupon: CouponId, user: &UserId) -> DbResult<PersonRecord> {
         let user = user.clone();
         self.run("read a person", async move |conn| {
-            let broken = "SELECT {columns} FROM broken_promises \
-                          WHERE coupon_id = ? AND user_id = ? ORDER BY created_at";
+            read_person(conn, coupon, user).await
+        })
+        .await
+    }
+
+    /// Reads what decides about a claim of `user`: the rows that no open revocation voids, with one
+    /// statement, if one of them is of the drop `only` (`None`: of any drop); otherwise everything
+    /// as [`Db::person`] does. After a rush, each winner asks for the code at about the same time.
+    pub async fn person_with_row(
+        &self,
+        coupon: CouponId,
+        only: Option<DropId>,
+        user: &UserId,
+    ) -> DbResult<PersonRecord> {
+        let user = user.clone();
+        self.run("read a user's rows", async move |conn| {
+            let standing = "SELECT {i.columns} FROM issued_coupons i \
+                            WHERE i.coupon_id = ? AND i.user_id = ? AND NOT EXISTS \
+                            (SELECT 1 FROM revoked_coupons r WHERE r.coupon_id = i.coupon_id \
+                            AND r.user_id = i.user_id AND r.open_scope = i.person_scope) \
+                            ORDER BY i.claimed_at, i.slot";
+            let rows: Vec<IssuedRow> = sql!(standing, coupon, &user).all(conn).await?;
+            let counts = |row: &IssuedRow| only.is_none_or(|only| only.0 == row.drop_id);
+            if !rows.iter().any(counts) {
+                return read_person(conn, coupon, user).await;
+            }
             Ok(PersonRecord {
-                broken: sql!(broken, coupon, &user).all(conn).await?,
-                rows: of_people(coupon, &[user.as_str()]).all(conn).await?,
-                revoked: revoked::of_people(coupon, &[user]).all(conn).await?,
+                rows,
+                ..PersonRecord::default()
             })
         })
         .await
     }
+}
+
+async fn read_person(conn: &mut Conn, coupon: CouponId, user: UserId) -> QueryResult<PersonRecord> {
+    let broken = "SELECT {columns} FROM broken_promises \
+                  WHERE coupon_id = ? AND user_id = ? ORDER BY created_at";
+    Ok(PersonRecord {
+        broken: sql!(broken, coupon, &user).all(conn).await?,
+        rows: of_people(coupon, &[user.as_str()]).all(conn).await?,
+        revoked: revoked::of_people(coupon, &[user]).all(conn).await?,
+    })
 }

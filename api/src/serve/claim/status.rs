@@ -70,8 +70,12 @@ pub(crate) async fn my_claim(
     let shown = drop_to_show(&coupon, app.now().await).map(|one| one.drop);
     // The gate was open when it was read, which is later.
     let asked_at = Instant::now();
+    let only = match coupon.coupon.once_per {
+        OncePer::Coupon => None,
+        OncePer::Drop => Some(shown.map(|drop| drop.id).unwrap_or_default()),
+    };
     let (record, standing) = tokio::join!(
-        app.mysql.reads.person(id, &user),
+        app.mysql.reads.person_with_row(id, only, &user),
         standing_in(app, &coupon, shown, &user)
     );
     let now_ms = standing.as_ref().map_or(0, |found| found.now_ms);
