@@ -113,7 +113,8 @@ async fn copy_catalogue(
     coupons: &[(Coupon, Vec<Drop>)],
 ) -> Result<Vec<Finding>, StoreError> {
     let (db, redis) = (&stores.db, &stores.redis);
-    let mut lost = redis.copied_beside(coupons).await?;
+    let stored = redis.stored_copy().await?;
+    let mut lost = redis.copied_beside(&stored, coupons).await?;
     let ids = lost.iter().map(|(coupon, _)| coupon.id).collect();
     let ended = db.coupons_by_id(ids).await?;
     lost.retain(|(own, _)| ended.iter().all(|(coupon, _)| coupon.id != own.id));
@@ -121,7 +122,9 @@ async fn copy_catalogue(
         expire_sealed(stores, coupon.id).await?;
     }
     let copy = [coupons, &lost].concat();
-    redis.write_catalogue_copy(&copy).await?;
+    if redis.write_catalogue_copy(&copy, &stored).await? {
+        tracing::debug!(coupons = copy.len(), "the copy of the catalogue is written");
+    }
     let report = |(coupon, _): &(Coupon, _)| {
         let (id, name) = (coupon.id, &coupon.name);
         let why = format!(

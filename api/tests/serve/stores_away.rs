@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
+use firstcome_shared::redis::copy::StoredCopy;
 use firstcome_stack::{FaultProxy, ProxyFault};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -298,7 +299,17 @@ async fn api_that_starts_without_mysql_serves_claims_from_the_copy_in_redis() {
     first.stop().await;
     // As the reconciler writes it.
     let coupons = world.db().catalogue().await.unwrap();
-    world.redis.write_catalogue_copy(&coupons).await.unwrap();
+    let none = StoredCopy::default();
+    assert!(
+        world
+            .redis
+            .write_catalogue_copy(&coupons, &none)
+            .await
+            .unwrap()
+    );
+    let stored = world.redis.stored_copy().await.unwrap();
+    let again = world.redis.write_catalogue_copy(&coupons, &stored).await;
+    assert!(!again.unwrap(), "an unchanged copy is not written again");
     mysql.set(ProxyFault::Cut).await.unwrap();
 
     let api = proxied.with("catalogue-refresh-ms", 50).api().await;

@@ -13,21 +13,45 @@ use crate::coupon::{Coupon, Drop};
 /// Coupons with their drops in order of opening.
 pub type CatalogueCopy = Vec<(Coupon, Vec<Drop>)>;
 
+/// The copy as Redis stores it; empty if there is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoredCopy(String);
+
 impl Redis {
-    pub async fn write_catalogue_copy(&self, coupons: &[(Coupon, Vec<Drop>)]) -> RedisResult<()> {
+    pub async fn stored_copy(&self) -> RedisResult<StoredCopy> {
+        let key = keys::catalogue(self.prefix());
+        let json: Option<String> = self.connection().get(key).await?;
+        Ok(StoredCopy(json.unwrap_or_default()))
+    }
+
+    /// Writes the copy, unless it is the `known` one: with thousands of coupons it has megabytes,
+    /// and no claim is answered while Redis writes and syncs them. Returns whether it was written.
+    pub async fn write_catalogue_copy(
+        &self,
+        coupons: &[(Coupon, Vec<Drop>)],
+        known: &StoredCopy,
+    ) -> RedisResult<bool> {
         let json = serde_json::to_string(coupons).map_err(|error| {
             let what = "the catalogue could not be serialized";
             RedisError::from((redis::ErrorKind::Client, what, error.to_string()))
         })?;
+        if json == known.0 {
+            return Ok(false);
+        }
         let key = keys::catalogue(self.prefix());
-        self.connection().set(key, json).await
+        self.connection().set(key, json).await.map(|()| true)
     }
 
     /// Returns the coupons of the copy that are not among these, if Redis has their gates.
-    pub async fn copied_beside(&self, live: &[(Coupon, Vec<Drop>)]) -> RedisResult<CatalogueCopy> {
+    pub async fn copied_beside(
+        &self,
+        stored: &StoredCopy,
+        live: &[(Coupon, Vec<Drop>)],
+    ) -> RedisResult<CatalogueCopy> {
         let live: HashSet<_> = live.iter().map(|(coupon, _)| coupon.id).collect();
-        let mut others = self.catalogue_copy().await?.unwrap_or_default();
-        others.retain(|(coupon, _)| !live.contains(&coupon.id));
+        let copied = parse(stored).unwrap_or_default();
+        let is_other = |(coupon, _): &(Coupon, _)| !live.contains(&coupon.id);
+        let mut others: CatalogueCopy = copied.into_iter().filter(is_other).collect();
         let ids: Vec<_> = others.iter().map(|(coupon, _)| coupon.id).collect();
         let mut gates = self.gates(&ids).await?.into_iter();
         others.retain(|_| gates.next().is_some_and(|gate| gate != Gate::default()));
@@ -37,10 +61,7 @@ impl Redis {
     /// Reads the copy, with the eras of the gates: an era may have begun since it was written.
     /// Returns `None` if there is no copy, or if another version wrote it.
     pub async fn catalogue_copy(&self) -> RedisResult<Option<CatalogueCopy>> {
-        let key = keys::catalogue(self.prefix());
-        let json: Option<String> = self.connection().get(key).await?;
-        let copy = json.and_then(|json| serde_json::from_str(&json).ok());
-        let Some(mut copy): Option<CatalogueCopy> = copy else {
+        let Some(mut copy) = parse(&self.stored_copy().await?) else {
             return Ok(None);
         };
         let ids: Vec<_> = copy.iter().map(|(coupon, _)| coupon.id).collect();
@@ -49,4 +70,8 @@ impl Redis {
         }
         Ok(Some(copy))
     }
+}
+
+fn parse(StoredCopy(json): &StoredCopy) -> Option<CatalogueCopy> {
+    serde_json::from_str(json).ok()
 }
