@@ -185,6 +185,16 @@ impl PassContext {
         }
     }
 
+    /// Returns the sentence if the error concerns one coupon ([`PassError::about_data`]). So does a
+    /// query of this coupon that took too long, if MySQL answers others.
+    pub(crate) async fn about_coupon(&self, error: PassError) -> Step<String> {
+        let is_late = matches!(error, PassError::Mysql(DbError::TimedOut { .. }));
+        if is_late && self.stores.db.ping().await.is_ok() {
+            return Ok(error.to_string());
+        }
+        error.about_data()
+    }
+
     pub async fn sleep(&self, wait: Duration) -> Result<(), PassError> {
         tokio::select! {
             () = tokio::time::sleep(wait) => Ok(()),

@@ -81,46 +81,23 @@ impl Reconciler {
         run: &mut Run,
         stop: &CancellationToken,
     ) -> Step<()> {
-        let is_awaited = matches!(request.trigger, Trigger::Endpoint | Trigger::Cli);
-        let rows_left = if is_awaited {
-            RowsLeft::default()
-        } else {
-            self.rows_at_pace()
-        };
-        let mut which = request.coupon.map(|coupon| vec![coupon]);
         let mut done = BTreeMap::new();
-        let mut looks = 0;
-        let ctx = loop {
-            let ctx = PassContext {
-                rows_left: rows_left.clone(),
-                ..self.context(request, &run.run_id, stop).await?
-            };
-            let all = read::coupons(&ctx, which, request.drop).await?;
-            let mut swept = sweep::coupons(&ctx, all).await?;
-            self.reopen(&ctx, &mut swept).await?;
-            let young = swept.iter().filter(|(_, it)| it.in_flight > 0);
-            let young: Vec<CouponId> = young.map(|(id, _)| *id).collect();
-            for (id, now) in swept {
-                sweep::add(&mut done, id, now, request.dry_run);
+        let compared = self.coupons(request, &run.run_id, stop, &mut done).await;
+        if let Ok(ctx) = &compared {
+            if let Some(why) = &ctx.topic_error {
+                run.findings.push(failure(FailureCause::Kafka, why.clone()));
+                run.error = Some(why.clone());
             }
-            looks += 1;
-            if !is_awaited || young.is_empty() || looks > 1 {
-                break ctx;
+            if request.covers_everything() {
+                run.findings.extend(self.notes.all());
             }
-            which = Some(young);
-            ctx.sleep(millis(ctx.publish_ms) + MARGIN).await?;
-        };
-        if let Some(why) = &ctx.topic_error {
-            run.findings.push(failure(FailureCause::Kafka, why.clone()));
-            run.error = Some(why.clone());
         }
-        if request.covers_everything() {
-            run.findings.extend(self.notes.all());
-        }
+        // Also if the pass fails: some of it was done.
         for it in done.into_values() {
             run.findings.extend(it.findings);
             run.drops.extend(it.drops);
         }
+        let ctx = compared?;
         if request.deep {
             let which = (request.coupon, request.drop);
             jobs::count_sealed(&self.stores.db, which, run).await?;
@@ -130,6 +107,49 @@ impl Reconciler {
         run.findings.extend(found);
         run.partial = !request.covers_everything();
         Ok(())
+    }
+
+    /// Compares the coupons and has them reopened, and adds what was found and done to `done`, also
+    /// if an error stops the pass.
+    async fn coupons(
+        &self,
+        request: &PassRequest,
+        run_id: &str,
+        stop: &CancellationToken,
+        done: &mut BTreeMap<CouponId, CouponDone>,
+    ) -> Step<PassContext> {
+        let is_awaited = matches!(request.trigger, Trigger::Endpoint | Trigger::Cli);
+        let rows_left = if is_awaited {
+            RowsLeft::default()
+        } else {
+            self.rows_at_pace()
+        };
+        let mut which = request.coupon.map(|coupon| vec![coupon]);
+        let mut looks = 0;
+        loop {
+            let ctx = PassContext {
+                rows_left: rows_left.clone(),
+                ..self.context(request, run_id, stop).await?
+            };
+            let all = read::coupons(&ctx, which, request.drop).await?;
+            let mut swept = BTreeMap::new();
+            let ended = match sweep::coupons(&ctx, all, &mut swept).await {
+                Ok(()) => self.reopen(&ctx, &mut swept).await,
+                Err(error) => Err(error),
+            };
+            let young = swept.iter().filter(|(_, it)| it.in_flight > 0);
+            let young: Vec<CouponId> = young.map(|(id, _)| *id).collect();
+            for (id, now) in swept {
+                sweep::add(done, id, now, request.dry_run);
+            }
+            ended?;
+            looks += 1;
+            if !is_awaited || young.is_empty() || looks > 1 {
+                return Ok(ctx);
+            }
+            which = Some(young);
+            ctx.sleep(millis(ctx.publish_ms) + MARGIN).await?;
+        }
     }
 
     /// Has the urgent lane reopen what a sweep found closed or dirty, and adds its results.

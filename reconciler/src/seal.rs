@@ -134,7 +134,7 @@ pub(crate) async fn judge_letters(
                 Ok(found) => ledger.extend(found),
                 // The letters of other drops do not wait for these.
                 Err(error) => {
-                    let why = error.about_data()?;
+                    let why = ctx.about_coupon(error).await?;
                     let detail = format!("failed claims of this drop cannot be judged: {why}");
                     ledger.add(Finding::report(Kind::FailedClaim, detail));
                 }

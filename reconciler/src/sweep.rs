@@ -9,7 +9,7 @@ use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::project::ClaimOfSlot;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::context::{PassContext, Step};
+use crate::context::{PassContext, PassError, Step};
 use crate::pass::{Compared, compare, unworkable};
 use crate::read::{CouponSeen, DropPass};
 use crate::record::Ledger;
@@ -65,11 +65,14 @@ pub(crate) fn add(
     }
 }
 
-/// Reconciles coupons, several at once. Bad data of one is reported, and stops no other.
+/// Reconciles coupons, several at once, and adds what was found to `done`, also if an error stops
+/// the pass. Bad data of one coupon, or a query about it that takes too long, is reported, and stops
+/// no other.
 pub(crate) async fn coupons(
     ctx: &PassContext,
     mut all: Vec<CouponSeen>,
-) -> Step<BTreeMap<CouponId, CouponDone>> {
+    done: &mut BTreeMap<CouponId, CouponDone>,
+) -> Step<()> {
     // Small ones first: a coupon with millions of claims must not delay the others.
     all.sort_by_key(|seen| seen.drops.iter().map(|own| own.state.users).sum::<u64>());
     let reconcile = async |seen: CouponSeen| {
@@ -78,7 +81,8 @@ pub(crate) async fn coupons(
         let done = match open_coupon(ctx, seen.clone()).await {
             Ok(done) => done,
             Err(error) => {
-                let (coupon_id, why) = (id.0, error.about_data()?);
+                let why = ctx.about_coupon(error).await?;
+                let coupon_id = id.0;
                 tracing::error!(coupon_id, why, "a coupon cannot be reconciled");
                 CouponDone {
                     drops: unworkable(ctx, &seen, &why),
@@ -86,10 +90,14 @@ pub(crate) async fn coupons(
                 }
             }
         };
-        Ok((id, done))
+        Ok::<_, PassError>((id, done))
     };
     let all = stream::iter(all).map(reconcile);
-    all.buffer_unordered(AT_ONCE).try_collect().await
+    let mut reconciled = std::pin::pin!(all.buffer_unordered(AT_ONCE));
+    while let Some((id, coupon)) = reconciled.try_next().await? {
+        done.insert(id, coupon);
+    }
+    Ok(())
 }
 
 async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Step<CouponDone> {

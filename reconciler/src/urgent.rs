@@ -49,7 +49,9 @@ pub(crate) async fn reopen(ctx: &PassContext, wanted: Wanted) -> Reopened {
     // reopened, or for which an operator's change asks.
     ids.retain(|id| !results.get(id).is_some_and(is_left_closed));
     let all = read::coupons(ctx, Some(ids), None).await?;
-    for (id, mut again) in sweep::coupons(ctx, all).await? {
+    let mut swept = BTreeMap::new();
+    sweep::coupons(ctx, all, &mut swept).await?;
+    for (id, mut again) in swept {
         if again.urgent.take().is_some() {
             let reported = if results.contains_key(&id) {
                 let why = "still differs after it was written again; the next pass tries again";
@@ -135,7 +137,7 @@ async fn coupon(
         Err(error) => error,
     };
     let is_bad_data = !matches!(error, PassError::Stale | PassError::StaysClosed(_));
-    let why = error.about_data()?;
+    let why = ctx.about_coupon(error).await?;
     let mut done = stays_closed(seen.coupon.id, &why);
     if is_bad_data {
         done.drops = unworkable(ctx, &seen, &why);
@@ -177,7 +179,7 @@ async fn reopen_coupon(
     };
     let opened = outcome.is_ok();
     if let Err(error) = outcome {
-        done = stays_closed(id, &error.about_data()?);
+        done = stays_closed(id, &ctx.about_coupon(error).await?);
     } else if was_open && !seen.state.unreadable.is_empty() {
         let keys = &seen.state.unreadable;
         ledger.add(settings::lost_keys(keys, Outcome::Applied));

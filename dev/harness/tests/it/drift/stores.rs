@@ -181,6 +181,34 @@ async fn rows_that_mysql_refuses_stay_as_they_are_and_the_finding_quotes_mysql()
     assert_settled(world, &coupon, 20, 12, &answers).await;
 }
 
+/// MySQL answers everything but a query about one coupon.
+#[tokio::test]
+async fn a_query_that_takes_too_long_delays_its_coupon_and_no_other() {
+    let fixture = Fixture::new("d-slow").await;
+    let world = &fixture.world;
+    let (slow, slow_answers) = fixture.held("Slow", 20, 5).await;
+    let (other, answers) = fixture.held("Other", 20, 12).await;
+    let hang = format!(
+        "CREATE TRIGGER by_hand BEFORE INSERT ON issued_coupons FOR EACH ROW \
+         IF NEW.coupon_id = {} THEN DO SLEEP(9); END IF",
+        slow.id
+    );
+    world.sql.query(&hang).await;
+    lose_rows(world, &slow, "= 1").await;
+    lose_rows(world, &other, "<= 3").await;
+    let run = pass_ends(world, &[], DRIFT).await;
+    let found = found_in(&run, &slow);
+    let mut details = found.iter().map(|finding| &finding.detail);
+    assert!(details.any(|it| it.contains("did not answer")), "{run:#}");
+    let issued = found_in(&run, &other);
+    let applied = issued.iter().filter(|it| it.result == "applied").count();
+    assert_eq!(applied, 3, "{run:#}");
+    assert_settled(world, &other, 20, 12, &answers).await;
+    world.sql.query("DROP TRIGGER by_hand").await;
+    pass_ends(world, &[], REPAIRED).await;
+    assert_settled(world, &slow, 20, 5, &slow_answers).await;
+}
+
 /// A foreign transaction hides later messages from readers of committed ones, and its marker takes
 /// the last offset.
 #[tokio::test]
