@@ -90,7 +90,9 @@ CREATE TABLE IF NOT EXISTS drops (
 -- Refuses a slot above the quantity by a foreign key and a CHECK, not by a query for each row
 -- (docs/decisions/0011-slot-limits.md): a row of issued_coupons names its limit, the limit must
 -- exist for its drop (foreign key), and the slot must not be above it (CHECK). A drop's limits are
--- its quantity and every lower quantity it had.
+-- its quantity, every lower quantity it had, and in between every 10,000 slots (of more than five
+-- million slots, every 500th of them). A row names the lowest limit that is not below its slot, so a
+-- lower quantity changes only the rows of one such part.
 CREATE TABLE IF NOT EXISTS slot_limits (
     drop_id      BIGINT       NOT NULL,
     slot_limit   INT UNSIGNED NOT NULL,
@@ -154,13 +156,17 @@ CREATE TABLE IF NOT EXISTS issued_coupons (
         REFERENCES slot_limits (drop_id, slot_limit, coupon_id, person_scope)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- A new drop's limit. A row of drops that was lost and is created again finds its limits, and rows
+-- A new drop's limits. A row of drops that was lost and is created again finds its limits, and rows
 -- that refer to a higher one get the new one.
 CREATE TRIGGER IF NOT EXISTS drops_after_insert AFTER INSERT ON drops FOR EACH ROW
 BEGIN
-    IF NOT EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.id AND l.slot_limit = NEW.quantity) THEN
-        INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) VALUES (NEW.id, NEW.quantity, NEW.coupon_id, 0);
-    END IF;
+    DECLARE step BIGINT DEFAULT GREATEST(10000, NEW.quantity DIV 500);
+    INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope)
+        WITH RECURSIVE parts (slot_limit) AS (
+            SELECT LEAST(step, NEW.quantity)
+            UNION ALL SELECT LEAST(slot_limit + step, NEW.quantity) FROM parts WHERE slot_limit < NEW.quantity)
+        SELECT NEW.id, p.slot_limit, NEW.coupon_id, 0 FROM parts p
+        WHERE NOT EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.id AND l.slot_limit = p.slot_limit);
     IF EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.id AND l.slot_limit > NEW.quantity) THEN
         UPDATE issued_coupons SET slot_limit = NEW.quantity WHERE drop_id = NEW.id AND slot_limit > NEW.quantity;
         DELETE FROM slot_limits WHERE drop_id = NEW.id AND slot_limit > NEW.quantity;
@@ -180,19 +186,26 @@ BEGIN
     END IF;
 END;
 
--- Limits follow the quantity. If it is lowered, rows with a higher limit get the new one, and the
--- higher limits are deleted.
+-- Limits follow the quantity. If it is lowered, the rows that name a higher limit, at most those of
+-- one part, get the new one, and the higher limits are deleted. These are locked first: who inserts a
+-- row that names one waits, and is then refused by the foreign key.
 CREATE TRIGGER IF NOT EXISTS drops_after_update AFTER UPDATE ON drops FOR EACH ROW
 BEGIN
+    DECLARE step BIGINT DEFAULT GREATEST(10000, NEW.quantity DIV 500);
+    DECLARE higher INT UNSIGNED DEFAULT 0;
     IF NEW.quantity <> OLD.quantity THEN
-        IF NOT EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.id AND l.slot_limit = NEW.quantity) THEN
-            INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope)
-                VALUES (NEW.id, NEW.quantity, NEW.coupon_id, 0);
-        END IF;
-        IF NEW.quantity < OLD.quantity THEN
-            UPDATE issued_coupons SET slot_limit = NEW.quantity WHERE drop_id = NEW.id AND slot_limit > NEW.quantity;
-            DELETE FROM slot_limits WHERE drop_id = NEW.id AND slot_limit > NEW.quantity;
-        END IF;
+        INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope)
+            WITH RECURSIVE parts (slot_limit) AS (
+                SELECT LEAST(step, NEW.quantity)
+                UNION ALL SELECT LEAST(slot_limit + step, NEW.quantity) FROM parts WHERE slot_limit < NEW.quantity)
+            SELECT NEW.id, p.slot_limit, NEW.coupon_id, 0 FROM parts p
+            WHERE NOT EXISTS (SELECT 1 FROM slot_limits l WHERE l.drop_id = NEW.id AND l.slot_limit = p.slot_limit);
+    END IF;
+    IF NEW.quantity < OLD.quantity THEN
+        SELECT COUNT(*) INTO higher FROM slot_limits l
+            WHERE l.drop_id = NEW.id AND l.slot_limit > NEW.quantity FOR UPDATE;
+        UPDATE issued_coupons SET slot_limit = NEW.quantity WHERE drop_id = NEW.id AND slot_limit > NEW.quantity;
+        DELETE FROM slot_limits WHERE drop_id = NEW.id AND slot_limit > NEW.quantity;
     END IF;
 END;
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::catalogue::{coupon_with_drops, settings};
 use super::ops_actions::{Operator, OperatorAct};
-use super::{Conn, Db, DbResult, Refusal, list};
+use super::{Conn, Db, DbResult, list};
 use crate::coupon::{Coupon, CouponPatch, Drop};
 use crate::domain::{CouponId, DropId};
 use crate::drops::is_one_lost;
@@ -36,7 +36,8 @@ pub struct ChangedCoupon {
     pub removed: Vec<DropId>,
 }
 
-/// Maximum duration of a change: a lower quantity rewrites the limit of each of the drop's rows.
+/// Maximum duration of a change: a lower quantity rewrites the rows of one of the drop's parts, or
+/// all rows if the limits in between were lost.
 const LONG: Duration = Duration::from_secs(60);
 
 /// Attempts of a change while rows of its drops are being written.
@@ -91,11 +92,8 @@ impl Db {
             });
             attempts += 1;
             match changed.await {
-                // A row that was being written refers to a limit that the change removes.
-                Err(error)
-                    if patch.last_day.is_none()
-                        && error.refusal() == Some(Refusal::UnknownDrop)
-                        && attempts < ATTEMPTS => {}
+                // A batch of rows names several of the limits that the change locks and removes.
+                Err(error) if error.is_deadlock() && attempts < ATTEMPTS => {}
                 changed => return changed,
             }
         }

@@ -1,26 +1,46 @@
-//! Reads the slot limits of a whole batch of rows.
+//! Reads the slot limits that the rows of a whole batch name.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use diesel::QueryResult;
 
 use super::claim::Claim;
-use super::{Conn, Db, DbResult, list};
+use super::{Conn, Db, DbResult, json};
 use crate::domain::Slot;
 use crate::sql;
 
-/// The slot limits of some drops in ascending order, each with its `person_scope`.
+/// The limits of ranges of slots. One look through the limits of each drop finds its last one: a
+/// subquery in the condition would be evaluated for each of them.
+const OF_RANGES: &str = "SELECT l.drop_id, l.slot_limit, l.person_scope \
+    FROM JSON_TABLE(?, '$[*]' COLUMNS (drop_id BIGINT PATH '$[0]', lowest INT UNSIGNED PATH '$[1]', \
+        highest INT UNSIGNED PATH '$[2]')) j \
+    STRAIGHT_JOIN LATERAL (SELECT COALESCE(MIN(IF(m.slot_limit >= j.highest, m.slot_limit, NULL)), \
+        MAX(m.slot_limit)) AS last FROM slot_limits m WHERE m.drop_id = j.drop_id) u \
+    STRAIGHT_JOIN slot_limits l ON l.drop_id = j.drop_id \
+        AND l.slot_limit BETWEEN LEAST(j.lowest, u.last) AND u.last \
+    ORDER BY l.drop_id, l.slot_limit";
+
+/// Slot limits of some drops in ascending order, each with its `person_scope`.
 #[derive(Debug, Default)]
 pub(super) struct SlotLimits(HashMap<i64, Vec<(Slot, i64)>>);
 
 impl SlotLimits {
-    /// Reads the limits for these claims. Does not lock them, so that new drops do not wait. If a
-    /// limit changes before the rows are inserted, the schema's foreign key refuses the rows.
+    /// Reads the limits for these claims: of each drop, those from its lowest claimed slot to the
+    /// first that is not below the highest one, or its last one. Does not lock them, so that new
+    /// drops do not wait. If a limit changes before the rows are inserted, the schema's foreign key
+    /// refuses the rows.
     pub(super) async fn read(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Self> {
-        let drops: BTreeSet<i64> = claims.iter().map(|claim| claim.drop_id.0).collect();
-        let query = "SELECT drop_id, slot_limit, person_scope FROM slot_limits \
-                     WHERE drop_id IN (?) ORDER BY drop_id, slot_limit";
-        let found: Vec<(i64, Slot, i64)> = sql!(query, list(drops)).all(conn).await?;
+        let mut claimed: HashMap<i64, (Slot, Slot)> = HashMap::new();
+        for Claim { drop_id, slot, .. } in claims {
+            let (lowest, highest) = claimed.entry(drop_id.0).or_insert((*slot, *slot));
+            *lowest = (*lowest).min(*slot);
+            *highest = (*highest).max(*slot);
+        }
+        let ranges: Vec<(i64, Slot, Slot)> = claimed
+            .into_iter()
+            .map(|(drop, (lowest, highest))| (drop, lowest, highest))
+            .collect();
+        let found: Vec<(i64, Slot, i64)> = sql!(OF_RANGES, json(&ranges)).all(conn).await?;
         let mut limits = Self::default();
         for (drop, limit, scope) in found {
             limits.0.entry(drop).or_default().push((limit, scope));
@@ -42,7 +62,8 @@ impl SlotLimits {
 
 impl Db {
     /// Writes the limits of unsealed drops that have none: the table was lost or restored alone. No
-    /// row of them could be inserted. Returns how many.
+    /// row of them could be inserted. Returns how many. Their quantity is enough: only a change that
+    /// lowers it needs those in between.
     pub async fn restore_slot_limits(&self) -> DbResult<usize> {
         let restore = "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) \
                        SELECT d.id, d.quantity, d.coupon_id, 0 FROM drops d \

@@ -144,7 +144,14 @@ async fn limits_follow_the_quantity_and_coupons_and_drops_keep_their_rules() {
         [(0, row(1, 1, 2, "u-2")), (0, quantity(1, 200_000))],
     )
     .await;
-    assert_eq!(limits().await, "3,200000");
+    // Those in between are 10,000 slots apart.
+    let parts = |last: u32| {
+        let all = (10_000..=last)
+            .step_by(10_000)
+            .map(|limit| limit.to_string());
+        format!("3,{}", all.collect::<Vec<_>>().join(","))
+    };
+    assert_eq!(limits().await, parts(200_000));
     let drops = "INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity)";
     let day =
         |id: i64, window: &str| format!("{drops} VALUES ({id}, 1, '2026-02-01', {window}, 3)");
@@ -164,9 +171,32 @@ async fn limits_follow_the_quantity_and_coupons_and_drops_keep_their_rules() {
         (CHECK, "UPDATE drops SET closes_at = opens_at WHERE local_date = '2026-02-01'".into()),
     ];
     run(&world, statements).await;
-    assert_eq!(limits().await, "3,150000");
+    assert_eq!(limits().await, parts(150_000));
     let kept = "SELECT GROUP_CONCAT(slot_limit ORDER BY slot) FROM issued_coupons";
     assert_eq!(world.sql.query(kept).await, [["3,150000,150000"]]);
+}
+
+#[tokio::test]
+async fn a_lower_quantity_changes_the_rows_of_one_part_and_refuses_the_slots_above() {
+    let world = world("parts").await;
+    let row = |slot: i64, limit: u32| {
+        let (user, limit) = (format!("u-{slot}"), limit.to_string());
+        named(1, 1, slot, &user, "0", &limit)
+    };
+    let rows = [(2, 3), (9_999, 10_000), (10_001, 20_000), (25_000, 30_000)];
+    let statements = [(0, quantity(1, 50_000))].into_iter();
+    let rows = rows.map(|(slot, limit)| (0, row(slot, limit)));
+    let lower = [
+        (SIGNAL, quantity(1, 24_999)),
+        (0, quantity(1, 25_000)),
+        (FOREIGN_KEY, row(25_001, 30_000)),
+        (CHECK, row(25_001, 25_000)),
+        (0, row(24_999, 25_000)),
+    ];
+    run(&world, statements.chain(rows).chain(lower)).await;
+    let kept = "SELECT GROUP_CONCAT(slot_limit ORDER BY slot) FROM issued_coupons";
+    let kept = world.sql.query(kept).await;
+    assert_eq!(kept, [["3,10000,20000,25000,25000"]]);
 }
 
 #[tokio::test]
