@@ -253,7 +253,9 @@ CREATE TABLE IF NOT EXISTS code_key (
 
 -- The dead-letter table: messages the consumer could not turn into a row, and claims inserted by
 -- hand. The reconciler reissues them.
---   source_hash         SHA-256 of topic, partition, offset, timestamp and payload: a message that is read twice gets only one row
+--   source_hash         SHA-256 of topic, partition, offset, timestamp and payload: a message that is read twice gets only one row.
+--                       Of topic, partition and day for messages without a valid signature: who can write to the topic could
+--                       fill the table. `attempts` counts them
 --   failed_claims_open  unresolved ones are counted, and read by a page of slots, from this index alone; resolved ones are deleted
 --                       through it
 CREATE TABLE IF NOT EXISTS failed_claims (

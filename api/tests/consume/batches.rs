@@ -154,7 +154,15 @@ async fn message_without_a_valid_signature_takes_no_slot() {
         .await;
     println!("forged messages accepted: {accepted} of 10000");
     assert_eq!((world.rows().await, accepted), (10, 0));
-    assert_eq!(world.refusals().await, counts([("forged", 10_000)]));
+    // One dead letter of each partition counts them: they must not fill MySQL.
+    let counted = "(SELECT SUM(attempts) AS forged, COUNT(*) AS letters FROM failed_claims) f";
+    let counted = format!("{counted} WHERE forged = 10000 AND letters <= 6");
+    assert_eq!(
+        world.count(&counted).await,
+        1,
+        "{:?}",
+        world.refusals().await
+    );
     let named =
         "failed_claims WHERE slot IS NOT NULL OR drop_id IS NOT NULL OR user_id IS NOT NULL";
     assert_eq!(

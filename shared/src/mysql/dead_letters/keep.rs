@@ -1,9 +1,13 @@
 //! Writing dead letters.
 
+use std::collections::HashMap;
+
+use chrono::Utc;
 use diesel::QueryResult;
 use sha2::{Digest as _, Sha256};
 
 use crate::event::ClaimEvent;
+use crate::kafka::FORGED;
 use crate::mysql::sql::values;
 use crate::mysql::{Conn, Value, insert_all};
 
@@ -36,11 +40,17 @@ pub struct FailedClaim {
 }
 
 impl FailedClaim {
+    /// Whoever may write to the topic can send any number of forged messages, so those of a
+    /// partition and day share a dead letter, which counts them.
     fn source_hash(&self) -> Vec<u8> {
         let mut hash = Sha256::new();
         hash.update(self.source.topic.as_bytes());
         hash.update([0]);
         hash.update(self.source.partition.to_be_bytes());
+        if self.reason == FORGED {
+            hash.update(Utc::now().date_naive().to_string());
+            return hash.finalize().to_vec();
+        }
         hash.update(self.source.offset.to_be_bytes());
         hash.update(self.source.timestamp_ms.unwrap_or(-1).to_be_bytes());
         hash.update(&self.payload);
@@ -48,7 +58,7 @@ impl FailedClaim {
         hash.finalize().to_vec()
     }
 
-    fn values(&self) -> Vec<Value> {
+    fn values(&self, source_hash: &[u8], attempts: u32) -> Vec<Value> {
         let claim = self.claim.as_ref();
         values![
             claim.map(|claim| claim.coupon_id.0),
@@ -61,19 +71,32 @@ impl FailedClaim {
             &self.error,
             self.source.partition,
             self.source.offset,
-            &*self.source_hash(),
+            source_hash,
+            attempts,
         ]
     }
 }
 
 const COLUMNS: &str = "failed_claims (coupon_id, drop_id, slot, user_id, claimed_at, payload, reason, error, \
-                       source_partition, source_offset, source_hash)";
+                       source_partition, source_offset, source_hash, attempts)";
 
 /// Stores failed claims. If a claim is already stored, increments its attempts.
 pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
-    let rows = failed.iter().map(FailedClaim::values).collect();
-    let count = " ON DUPLICATE KEY UPDATE attempts = attempts + 1";
-    insert_all(conn, COLUMNS, rows, count).await
+    let mut attempts: HashMap<Vec<u8>, u32> = HashMap::new();
+    let mut first = Vec::new();
+    for one in failed {
+        let hash = one.source_hash();
+        let times = attempts.entry(hash.clone()).or_default();
+        if *times == 0 {
+            first.push((one, hash));
+        }
+        *times += 1;
+    }
+    let rows = first
+        .iter()
+        .map(|(one, hash)| one.values(hash, attempts[hash]));
+    let count = " ON DUPLICATE KEY UPDATE attempts = attempts + VALUES(attempts)";
+    insert_all(conn, COLUMNS, rows.collect(), count).await
 }
 
 /// The reason of messages that no Kafka client can read.
