@@ -24,6 +24,24 @@ pub struct Cli {
     /// Connections
     #[arg(long, env = "CONNECTIONS")]
     connections: Option<usize>,
+    /// Sealed drops of `history`
+    #[arg(long, env = "SEALED_DROPS")]
+    sealed_drops: Option<u32>,
+    /// Rows of these sealed drops
+    #[arg(long, env = "SEALED_ROWS")]
+    sealed_rows: Option<u32>,
+    /// Old revocations of `history`
+    #[arg(long, env = "REVOCATIONS")]
+    revocations: Option<u32>,
+    /// Coupons of `history`
+    #[arg(long, env = "COUPONS")]
+    coupons: Option<u32>,
+    /// Rows of the drop that `history` lowers
+    #[arg(long, env = "GIVEN_OUT")]
+    given_out: Option<u32>,
+    /// Winners who ask for their codes in `history`
+    #[arg(long, env = "ASKING")]
+    asking: Option<u32>,
     /// Folder with the programs of another build. `winners` measures it alternately with this one,
     /// `passes` after it
     #[arg(long, env = "AGAINST")]
@@ -46,6 +64,8 @@ pub enum Part {
     Pace,
     /// Passes of the reconciler: clean, repairing, and with many sealed drops
     Passes,
+    /// What a long history costs: passes, reopening, an idle hour, reading codes, lowering
+    History,
 }
 
 /// The amount of each kind of work that is measured.
@@ -70,6 +90,15 @@ pub struct BenchSize {
     pub rebuilt: u32,
     /// Duration of the open loop in seconds.
     pub open_seconds: u32,
+    /// The history: sealed drops, their rows, old revocations, and coupons.
+    pub sealed_drops: u32,
+    pub sealed_rows: u32,
+    pub revocations: u32,
+    pub coupons: u32,
+    /// Number of rows of a drop whose quantity is lowered.
+    pub given_out: u32,
+    /// Number of winners who ask for their codes.
+    pub asking: u32,
 }
 
 impl Cli {
@@ -86,6 +115,12 @@ impl Cli {
             small: 2_000,
             rebuilt: 3_000_000,
             open_seconds: 30,
+            sealed_drops: self.sealed_drops.unwrap_or(10_000),
+            sealed_rows: self.sealed_rows.unwrap_or(5_000_000),
+            revocations: self.revocations.unwrap_or(1_000_000),
+            coupons: self.coupons.unwrap_or(10_000),
+            given_out: self.given_out.unwrap_or(3_000_000),
+            asking: self.asking.unwrap_or(50_000),
         };
         if !self.quick {
             return whole;
@@ -100,6 +135,12 @@ impl Cli {
             small: 50,
             rebuilt: 10_000,
             open_seconds: 5,
+            sealed_drops: self.sealed_drops.unwrap_or(100),
+            sealed_rows: self.sealed_rows.unwrap_or(10_000),
+            revocations: self.revocations.unwrap_or(2_000),
+            coupons: self.coupons.unwrap_or(50),
+            given_out: self.given_out.unwrap_or(30_000),
+            asking: self.asking.unwrap_or(1_000),
             ..whole
         }
     }

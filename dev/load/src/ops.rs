@@ -57,6 +57,22 @@ impl Ops {
         made["id"].as_i64().context("a coupon without an ID")
     }
 
+    /// Changes a coupon.
+    pub async fn change(&self, coupon: i64, change: &Value) -> Result<Value> {
+        let path = format!("/v1/coupons/{coupon}");
+        let request = self.http.request(Method::PATCH, &path).json(change);
+        succeeded(Http::try_send(request.bearer_auth(&self.token)).await?)
+    }
+
+    /// Returns the status of a user's claim.
+    pub async fn my_claim(&self, coupon: i64, user: &str) -> Result<String> {
+        let path = format!("/v1/coupons/{coupon}/claims/me");
+        let request = self.http.request(Method::GET, &path);
+        let claim = succeeded(Http::try_send(request.header("x-user-id", user)).await?)?;
+        let status = claim["status"].as_str();
+        Ok(status.context("a claim without a status")?.to_owned())
+    }
+
     /// Requests a pass and waits for its end. Waits for a running pass first.
     pub async fn reconcile(&self) -> Result<Value> {
         let begun = Instant::now();

@@ -2,6 +2,7 @@
 
 mod ceilings;
 mod designs;
+mod history;
 mod meter;
 mod pace;
 mod passes;
@@ -64,6 +65,7 @@ impl Bench {
             Part::Winners => winners::measure(self).await,
             Part::Pace => pace::measure(self).await,
             Part::Passes => passes::measure(self, build).await,
+            Part::History => history::measure(self).await,
         }
     }
 }
