@@ -213,7 +213,8 @@ END;
 -- claims of its user in its scope, whatever their slot:
 --   again_from NULL    every claim; revoked_coupons_one allows one such revocation at a time
 --   again_from         those admitted up to this time by Redis's clock
--- person_scope is as in issued_coupons. slot is NULL for a user who had none (on the waiting list),
+-- person_scope is as in issued_coupons. Redis needs those of unsealed drops, and those of a whole coupon
+-- that have not ended (revoked_coupons_in_force); passes read no others. slot is NULL for a user who had none (on the waiting list),
 -- code and the times if there was no row yet.
 CREATE TABLE IF NOT EXISTS revoked_coupons (
     id              BIGINT       NOT NULL PRIMARY KEY,
@@ -234,6 +235,7 @@ CREATE TABLE IF NOT EXISTS revoked_coupons (
     open_scope      BIGINT       GENERATED ALWAYS AS (IF(again_from IS NULL, person_scope, NULL)) VIRTUAL INVISIBLE,
     UNIQUE KEY revoked_coupons_one (coupon_id, user_id, open_scope),
     KEY revoked_coupons_drop (drop_id, coupon_id),
+    KEY revoked_coupons_in_force (coupon_id, person_scope, again_from),
     CONSTRAINT revoked_coupons_of_drop FOREIGN KEY (drop_id, coupon_id) REFERENCES drops (id, coupon_id)
 ) DEFAULT CHARACTER SET utf8mb4;
 

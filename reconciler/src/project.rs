@@ -31,15 +31,29 @@ const ROWS_AT_ONCE: Slot = 4_000;
 /// Statements that read rows while the rows of an earlier one are written.
 const AHEAD: usize = 2;
 
-/// Writes these drops of a closed coupon to Redis from their rows, and forgets the claimants of all
-/// others until [`surroundings`] writes them.
+/// What a projection writes: the drops that differ from their rows, and beside them what Redis may
+/// have of sealed drops.
+pub(crate) struct Plan<'p> {
+    pub dirty: &'p [DropId],
+    /// No drop differs, and Redis knows of the last sealing.
+    pub knows_sealed: bool,
+    /// So `claimants` is as it should be, too ([`settings::has_all_claimants`]).
+    pub has_claimants: bool,
+}
+
+/// Writes the drops that differ to Redis from their rows, and forgets the claimants of all others
+/// until [`surroundings`] writes them.
 pub(crate) async fn drops(
     ctx: &PassContext,
     seen: &CouponSeen,
     fence: &Fence,
-    dirty: &[DropId],
+    &Plan {
+        dirty,
+        has_claimants,
+        ..
+    }: &Plan<'_>,
 ) -> Step<()> {
-    if seen.coupon.once_per == OncePer::Coupon {
+    if seen.coupon.once_per == OncePer::Coupon && !has_claimants {
         let clear = ctx.stores.redis.clear_claimants(seen.coupon.id, fence);
         fenced(clear.await?)?;
     }
@@ -91,17 +105,24 @@ pub(crate) async fn surroundings(
     ctx: &PassContext,
     seen: &CouponSeen,
     fence: &Fence,
-    dirty: &[DropId],
+    plan: &Plan<'_>,
     ledger: &mut Ledger,
 ) -> Step<()> {
     let (db, redis, id) = (&ctx.stores.db, &ctx.stores.redis, seen.coupon.id);
     let (coupon, all) = db.coupon(id).await?.ok_or(PassError::Stale)?;
-    // Keys of sealed drops that an older Redis brought back.
-    let sealed = seal::sealed_keys(redis, &all);
-    redis.expire_drops(&sealed, Duration::ZERO).await?;
-    if coupon.once_per == OncePer::Coupon {
-        let others = all.iter().filter(|drop| !dirty.contains(&drop.id));
+    if !plan.knows_sealed {
+        // Keys of sealed drops that an older Redis brought back.
+        let sealed = seal::sealed_keys(redis, &all);
+        redis.expire_drops(&sealed, Duration::ZERO).await?;
+    }
+    if coupon.once_per == OncePer::Coupon && !plan.has_claimants {
+        let others = all.iter().filter(|drop| !plan.dirty.contains(&drop.id));
         claimants(ctx, id, others, fence).await?;
+    }
+    if !plan.knows_sealed
+        && let Some(last) = db.last_sealed(id).await?
+    {
+        fenced(redis.note_seal(id, fence, last).await?)?;
     }
     for own in &seen.drops {
         let owed = revoke_promote::open_promises(ctx, &seen.coupon, own.drop.id).await?;

@@ -5,10 +5,10 @@ use std::collections::HashSet;
 
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
-use firstcome_shared::mysql::DbError;
+use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::revoked::Revocation;
+use firstcome_shared::mysql::{DbError, list};
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
 use firstcome_shared::sql;
@@ -49,7 +49,7 @@ pub(crate) async fn finish_revocations(
     if seen.banned == 0 {
         return Ok(());
     }
-    for revocation in unended(ctx, seen.coupon.id).await? {
+    for revocation in unended(ctx, seen).await? {
         if !ctx.dry_run {
             let drop = DropId(revocation.drop_id);
             complete(ctx, &seen.coupon, drop, &revocation).await?;
@@ -63,11 +63,16 @@ pub(crate) async fn finish_revocations(
     Ok(())
 }
 
-async fn unended(ctx: &PassContext, coupon: CouponId) -> Result<Vec<Revocation>, DbError> {
-    let unended = "SELECT {columns} FROM revoked_coupons WHERE coupon_id = ? AND may_claim_again AND again_from IS NULL \
+async fn unended(ctx: &PassContext, seen: &CouponSeen) -> Result<Vec<Revocation>, DbError> {
+    let scopes: Vec<i64> = match seen.coupon.once_per {
+        OncePer::Coupon => vec![0],
+        OncePer::Drop => seen.drops.iter().map(|own| own.drop.id.0).collect(),
+    };
+    let unended = "SELECT {columns} FROM revoked_coupons FORCE INDEX (revoked_coupons_in_force) \
+                   WHERE coupon_id = ? AND person_scope IN (?) AND may_claim_again AND again_from IS NULL \
                    AND revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND LIMIT 1000";
-    let what = "unended revocations";
-    ctx.stores.db.all(what, sql!(unended, coupon)).await
+    let unended = sql!(unended, seen.coupon.id, list(scopes));
+    ctx.stores.db.all("unended revocations", unended).await
 }
 
 /// Reads a drop's open broken promises, and closes those that were kept or became void.

@@ -14,6 +14,7 @@ use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::expiry::sealed_for;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::redis::project::Fenced;
 use firstcome_shared::redis::reads::CouponState;
 use firstcome_shared::schedule::Schedule;
 use firstcome_shared::sql;
@@ -24,7 +25,7 @@ use crate::pass::{Compared, end_claims, moment, note_rows};
 use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
 use crate::record::Ledger;
 use crate::report::{Finding, FindingCase, Kind};
-use crate::{revoke_promote, rows};
+use crate::{revoke_promote, rows, settings};
 
 /// Whether the drop has been closed for longer than any claim takes, by Redis's clock and by this
 /// host's: if either is wrong, users may still be admitted.
@@ -59,6 +60,14 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
         }
         return Ok(false);
     }
+    // First, so that a Redis with this note is not older than the sealing.
+    let Some(fence) = seen.state.gate.fence(ctx.servers.of(coupon)) else {
+        return Ok(false);
+    };
+    let noted = drop.redis().note_seal(coupon, &fence, id).await?;
+    if noted == Fenced::Stale {
+        return Ok(false);
+    }
     let revocations = db.count(DropCount::Revocations, &[id]).await?;
     let revocations = revocations.get(&id).copied().unwrap_or(0);
     let rows = u32::try_from(numbers.rows).unwrap_or(u32::MAX);
@@ -71,6 +80,10 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
     // The next seal does it again, or a job at the coupon's end. The pass must report this one.
     if let Err(error) = expire_sealed(&ctx.stores, coupon).await {
         tracing::warn!(coupon_id, drop_id, %error, "its keys do not expire yet");
+    }
+    if let Err(error) = settings::forget_sealed(ctx, &seen.coupon, id, &fence).await {
+        let what = "its revocations stay in Redis until it is verified again";
+        tracing::warn!(coupon_id, drop_id, %error, "{what}");
     }
     if left > 0 {
         ledger.add(Finding {

@@ -10,10 +10,11 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::recover::recover;
 use firstcome_shared::redis::gate::Fence;
-use firstcome_shared::redis::keys::DropMeta;
+use firstcome_shared::redis::keys::{DropKeys, DropMeta};
+use firstcome_shared::redis::revoking::RevokedField;
 use firstcome_shared::redis::settings::Written;
 
-use crate::context::{PassContext, PassError, Step, fenced};
+use crate::context::{PassContext, PassError, Step, Stores, fenced};
 use crate::read::{self, CouponSeen, DropSeen};
 use crate::record::Ledger;
 use crate::report::{ActionKind, Finding, Kind, Outcome};
@@ -99,7 +100,7 @@ pub(crate) async fn write_again(
     if seen.state.revoked < seen.banned {
         let mut missing = seen.banned - seen.state.revoked;
         if !ctx.dry_run {
-            missing = write_revocations(ctx, &seen.coupon).await?.0;
+            missing = write_revocations(ctx, seen).await?.0;
         }
         if missing > 0 {
             let detail = format!("{missing} revocations were not in Redis");
@@ -223,44 +224,103 @@ pub(crate) async fn write_list(
     })
 }
 
-/// Writes all revocations of a closed coupon, and removes those that MySQL has forgotten: their
-/// claims stand again. Redis is read first, so that one that an API records meanwhile stays.
+/// Writes the revocations of a closed coupon that are in force, and removes the others: those that
+/// ended with a sealed drop, and those that MySQL has forgotten, whose claims stand again. Redis is
+/// read first, so that one that an API records meanwhile stays. Returns whether Redis had the last
+/// state of all: then it knows every return.
 pub(crate) async fn project_revocations(
     ctx: &PassContext,
-    coupon: &Coupon,
+    seen: &CouponSeen,
     fence: &Fence,
-) -> Step<()> {
+) -> Step<bool> {
     let redis = &ctx.stores.redis;
-    let mut forgotten = redis.revoked(coupon.id).await?;
-    let (_, known) = write_revocations(ctx, coupon).await?;
-    forgotten.retain(|one| one.id.is_none_or(|id| !known.contains(&id)));
-    if !forgotten.is_empty() {
-        let (coupon_id, number) = (coupon.id.0, forgotten.len());
-        tracing::warn!(
-            coupon_id,
-            number,
-            "MySQL has forgotten revocations that Redis has"
+    let id = seen.coupon.id;
+    let mut others = redis.revoked(id).await?;
+    let (new, known) = write_revocations(ctx, seen).await?;
+    others.retain(|one| one.id.is_none_or(|id| !known.contains(&id)));
+    if !others.is_empty() {
+        tracing::info!(
+            coupon_id = id.0,
+            number = others.len(),
+            "revocations that are not in force in MySQL are removed from Redis"
         );
     }
-    fenced(redis.forget_revoked(coupon.id, fence, &forgotten).await?)
+    fenced(redis.forget_revoked(id, fence, &others).await?)?;
+    Ok(new == 0)
 }
 
-/// Writes all revocations of a coupon, including those of sealed drops. Returns how many were new
-/// to Redis, and the ids of all.
-async fn write_revocations(ctx: &PassContext, coupon: &Coupon) -> Step<(u64, HashSet<i64>)> {
-    let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
-    let (mut after, mut new, mut ids) = (0, 0, HashSet::new());
+/// Writes the revocations of a coupon that are in force. Returns how many were new to Redis, and the
+/// ids of all.
+async fn write_revocations(ctx: &PassContext, seen: &CouponSeen) -> Step<(u64, HashSet<i64>)> {
+    let Stores { db, redis, .. } = &ctx.stores;
+    let coupon = &seen.coupon;
+    let mut new = 0;
+    let mut ids = HashSet::new();
+    let drops = seen.drops.iter().map(|own| Some(own.drop.id));
+    for which in drops.chain([None]) {
+        let mut after = 0;
+        loop {
+            let page = db.revocations_after(coupon.id, which, after).await?;
+            let Some(last) = page.last() else {
+                break;
+            };
+            after = last.id;
+            ids.extend(page.iter().map(|revocation| revocation.id));
+            new += redis
+                .write_revoked(coupon.id, coupon.once_per, &page)
+                .await?;
+        }
+    }
+    Ok((new, ids))
+}
+
+/// Removes the revocations of a drop that was just sealed from Redis, except those that keep their
+/// users out of the whole coupon.
+pub(crate) async fn forget_sealed(
+    ctx: &PassContext,
+    coupon: &Coupon,
+    drop: DropId,
+    fence: &Fence,
+) -> Step<()> {
+    let Stores { db, redis, .. } = &ctx.stores;
+    let is_per_drop = coupon.once_per == OncePer::Drop;
+    let mut after = 0;
     loop {
-        let page = db.revocations_after(coupon.id, None, after).await?;
-        let all: Vec<_> = page.into_iter().map(|(revocation, _)| revocation).collect();
-        let Some(last) = all.last() else {
-            return Ok((new, ids));
+        let page = db.revocations_after(coupon.id, Some(drop), after).await?;
+        let Some(last) = page.last() else {
+            return Ok(());
         };
         after = last.id;
-        ids.extend(all.iter().map(|revocation| revocation.id));
-        let write = redis.write_revoked(coupon.id, coupon.once_per, &all);
-        new += write.await?;
+        let over: Vec<RevokedField> = page
+            .iter()
+            .filter(|one| is_per_drop || one.again_from.is_some())
+            .map(|one| RevokedField::of(coupon.once_per, one))
+            .collect();
+        fenced(redis.forget_revoked(coupon.id, fence, &over).await?)?;
     }
+}
+
+/// Whether Redis has every claimant of a closed coupon that allows one claim in total, and no other.
+/// Call it if no drop differs from its rows and [`knows_last_seal`]: then Redis is no copy from before
+/// the last sealing and lacks no user of the sealed drops, so an equal number means that it has nobody
+/// whose claim was given back since.
+pub(crate) async fn has_all_claimants(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
+    let Stores { db, redis, .. } = &ctx.stores;
+    let id = seen.coupon.id;
+    if seen.coupon.once_per != OncePer::Coupon {
+        return Ok(false);
+    }
+    let drops: Vec<DropKeys> = seen.drops.iter().map(|own| own.keys.clone()).collect();
+    let mut sealed = db.sealed_rows_of(id).await?;
+    sealed.retain(|drop, _| drops.iter().all(|own| own.drop != *drop));
+    let (claimants, users) = redis.claimants_and_users(id, &drops).await?;
+    Ok(claimants == users + sealed.values().sum::<u64>())
+}
+
+/// Whether Redis knows of the last sealing of a drop of this coupon.
+pub(crate) async fn knows_last_seal(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
+    let last = ctx.stores.db.last_sealed(seen.coupon.id).await?;
+    Ok(seen.state.sealed == last)
 }
 
 /// Whether Redis lacks claimants of a coupon that allows one claim in total: they are fewer than

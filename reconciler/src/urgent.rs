@@ -163,7 +163,7 @@ async fn reopen_coupon(
             fenced(ctx.stores.redis.unlink_unreadable(&own.keys, fence).await?)?;
         }
     }
-    settings::project_revocations(ctx, &seen.coupon, fence).await?;
+    let knows_returns = settings::project_revocations(ctx, &seen, fence).await?;
     let lacks_claimants = was_open && settings::lacks_claimants(ctx, &seen).await?;
     // Rows first: whatever Redis still names and MySQL lacks becomes a row.
     let mut found: Vec<(DropSeen, Compared)> = Vec::new();
@@ -171,7 +171,11 @@ async fn reopen_coupon(
         let drop = DropPass::new(ctx, &seen, own);
         found.push((own.clone(), compare_closed(drop).await?));
     }
-    let planned = plan(ctx, &seen, was_open, &mut found).await?;
+    let closed = ClosedRedis {
+        was_open,
+        knows_returns,
+    };
+    let planned = plan(ctx, &seen, closed, &mut found).await?;
     let dirty = planned.as_deref().unwrap_or_default();
     let outcome = match &planned {
         Ok(dirty) => write_and_open(ctx, &seen, fence, dirty, &found, &mut ledger).await,
@@ -203,11 +207,22 @@ async fn reopen_coupon(
     Ok(done)
 }
 
+/// What is known of a coupon's data in Redis before its drops are judged.
+struct ClosedRedis {
+    /// The coupon was open until this pass closed it.
+    was_open: bool,
+    /// Redis had the last state of every return.
+    knows_returns: bool,
+}
+
 /// Returns the drops that are written again, or why the coupon stays closed.
 async fn plan(
     ctx: &PassContext,
     seen: &CouponSeen,
-    was_open: bool,
+    ClosedRedis {
+        was_open,
+        knows_returns,
+    }: ClosedRedis,
     found: &mut [(DropSeen, Compared)],
 ) -> Step<Result<Vec<DropId>, String>> {
     let mut dirty = Vec::new();
@@ -222,9 +237,10 @@ async fn plan(
         }
         let has_all_keys = own.state.has_keys && own.state.meta.is_some() && !compared.is_new;
         let drop = DropPass::new(ctx, seen, own);
-        // Redis may have another time of a claim that was given back and made again: a late
-        // revocation would take it.
-        let is_whole = compared.dirty.is_none() && has_all_keys && !drop.has_returns();
+        // An older Redis may have another time of a claim that was given back and made again: a late
+        // revocation would take it. One that knows every return is not that old.
+        let may_be_older = drop.has_returns() && !knows_returns;
+        let is_whole = compared.dirty.is_none() && has_all_keys && !may_be_older;
         if compared.is_gone || is_whole {
             continue;
         }
@@ -296,8 +312,14 @@ async fn write_and_open(
             ledger.add(found.of(Some(user.slot), Some(&user.user)));
         }
     }
-    project::drops(ctx, seen, fence, dirty).await?;
-    project::surroundings(ctx, seen, fence, dirty, ledger).await?;
+    let knows_sealed = dirty.is_empty() && settings::knows_last_seal(ctx, seen).await?;
+    let plan = project::Plan {
+        dirty,
+        knows_sealed,
+        has_claimants: knows_sealed && settings::has_all_claimants(ctx, seen).await?,
+    };
+    project::drops(ctx, seen, fence, &plan).await?;
+    project::surroundings(ctx, seen, fence, &plan, ledger).await?;
     project::open(ctx, seen, fence).await
 }
 

@@ -107,16 +107,28 @@ impl Db {
         .await
     }
 
-    /// Counts the banned users of these coupons, except for erased ones and revocations of the last
-    /// second, which an API may not have written to Redis yet. Redis has a field for each of them.
-    /// Reads every revocation of these coupons.
+    /// Counts the users whom revocations in force name, except for erased ones and revocations of
+    /// the last second, which an API may not have written to Redis yet. Redis has a field for each
+    /// of them. In force are the revocations of unsealed drops, and those of a whole coupon that
+    /// have not ended: no other one concerns a claim that Redis may have. Their number does not grow
+    /// with the sealed drops.
     pub async fn count_banned(&self, coupons: &[CouponId]) -> DbResult<HashMap<CouponId, u64>> {
-        let count = sql!("SELECT r.coupon_id, COUNT(DISTINCT r.person_scope, r.user_id) FROM (");
+        let whole = ") w STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_in_force) \
+                     ON r.coupon_id = w.id AND r.person_scope = 0 AND r.again_from <=> NULL UNION ALL \
+                     SELECT r.coupon_id, r.user_id, r.revoked_at, r.person_scope FROM (";
+        let unsealed = ") w STRAIGHT_JOIN drops d FORCE INDEX (drops_sealed) \
+                        ON d.coupon_id = w.id AND d.sealed_at IS NULL \
+                        STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_drop) \
+                        ON r.drop_id = d.id AND r.coupon_id = d.coupon_id";
+        let columns = "SELECT r.coupon_id, r.user_id, r.revoked_at, r.person_scope FROM (";
+        let whole = sql!(columns).and(listed(coupons)).and(sql!(whole));
+        let in_force = whole.and(listed(coupons)).and(sql!(unsealed));
+        let count = sql!("SELECT coupon_id, COUNT(DISTINCT person_scope, user_id) FROM (");
         let old = format!(
-            ") w STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = w.id \
-             WHERE r.revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND {NAMES_SOMEBODY} GROUP BY r.coupon_id"
+            ") r WHERE revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND {NAMES_SOMEBODY} \
+             GROUP BY coupon_id"
         );
-        let count = count.and(listed(coupons)).and(sql!(old));
+        let count = count.and(in_force).and(sql!(old));
         let db = self.within(LONGEST_COUNT);
         db.all("count banned users", count).await
     }
@@ -162,17 +174,25 @@ impl Db {
     /// Revocations read per statement.
     pub const REVOCATIONS_AT_ONCE: i64 = 1_000;
 
-    /// Reads a page of revocations of a coupon or drop with ids above `after`, each with its age in
-    /// milliseconds by MySQL's clock.
+    /// Reads a page of the revocations of a drop with ids above `after`, or, without a drop, of those
+    /// of the whole coupon that have not ended.
     pub async fn revocations_after(
         &self,
         coupon: CouponId,
         drop: Option<DropId>,
         after: i64,
-    ) -> DbResult<Vec<(Revocation, i64)>> {
-        let page = "SELECT {columns}, TIMESTAMPDIFF(MICROSECOND, revoked_at, UTC_TIMESTAMP(6)) DIV 1000 FROM revoked_coupons \
-                    WHERE coupon_id = ? AND id > ? AND COALESCE(drop_id = ?, TRUE) ORDER BY id LIMIT ?";
-        let page = sql!(page, coupon, after, drop, Self::REVOCATIONS_AT_ONCE);
+    ) -> DbResult<Vec<Revocation>> {
+        let most = Self::REVOCATIONS_AT_ONCE;
+        let page = if let Some(drop) = drop {
+            let page = "SELECT {columns} FROM revoked_coupons FORCE INDEX (revoked_coupons_drop) \
+                        WHERE drop_id = ? AND coupon_id = ? AND id > ? ORDER BY id LIMIT ?";
+            sql!(page, drop, coupon, after, most)
+        } else {
+            let page = "SELECT {columns} FROM revoked_coupons FORCE INDEX (revoked_coupons_in_force) \
+                        WHERE coupon_id = ? AND person_scope = 0 AND again_from IS NULL AND id > ? \
+                        ORDER BY id LIMIT ?";
+            sql!(page, coupon, after, most)
+        };
         self.all("read revocations", page).await
     }
 }

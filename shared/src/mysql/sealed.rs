@@ -22,6 +22,14 @@ impl Db {
         self.all("rows of sealed drops", sql!(sealed, coupon)).await
     }
 
+    /// Returns the drop of a coupon that was sealed last.
+    pub async fn last_sealed(&self, coupon: CouponId) -> DbResult<Option<DropId>> {
+        let last = "SELECT id FROM drops FORCE INDEX (drops_sealed) \
+                    WHERE coupon_id = ? AND sealed_at IS NOT NULL \
+                    ORDER BY sealed_at DESC, id DESC LIMIT 1";
+        self.first("last sealed drop", sql!(last, coupon)).await
+    }
+
     /// Seals a drop with the verified number of rows. Returns `false` if an operator has changed
     /// its closing time or quantity since the caller read it, if its rows or revocations differ
     /// from those verified, or if it is already sealed.

@@ -77,7 +77,20 @@ impl Redis {
         self.run_project(&keys.of_scripts(), &args).await
     }
 
-    /// Removes revocations of a closed coupon that still have the values that were read.
+    /// Notes that a drop is about to be sealed, or that it is the one sealed last and the claimants
+    /// of all sealed drops are in Redis: a Redis with this note is not older than the sealing.
+    pub async fn note_seal(
+        &self,
+        coupon: CouponId,
+        fence: &Fence,
+        drop: DropId,
+    ) -> RedisResult<Fenced<u32>> {
+        let keys = keys::coupon_keys(self.prefix(), coupon);
+        let args = arguments("seal", fence, drop, OncePer::Coupon);
+        self.run_project(&keys, &args).await
+    }
+
+    /// Removes revocations that still have the values that were read. The coupon may be open.
     pub async fn forget_revoked(
         &self,
         coupon: CouponId,

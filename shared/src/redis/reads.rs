@@ -11,7 +11,7 @@ use super::Redis;
 use super::allow_list::{self, SeenList};
 use super::gate::{Gate, ServerId, number_in};
 use super::keys::{self, DropKeys, DropMeta};
-use crate::domain::{CouponId, Slot, UserId};
+use crate::domain::{CouponId, DropId, Slot, UserId};
 
 /// Coupons or drops requested at the same time.
 const AT_ONCE: usize = 200;
@@ -24,6 +24,8 @@ pub struct CouponState {
     pub revision: u64,
     pub claimants: u64,
     pub revoked: u64,
+    /// The last drop whose sealing this Redis knows of ([`Redis::note_seal`]).
+    pub sealed: Option<DropId>,
     pub list: SeenList,
     /// The names of keys of another type than Firstcome's, and `revoked` if it is lost.
     pub unreadable: Vec<&'static str>,
@@ -175,16 +177,18 @@ impl Redis {
         // Unlike GET, MGET treats a key of another type as missing.
         pipe.cmd("MGET").arg(gate).arg(revision);
         pipe.cmd("HLEN").arg(claimants).cmd("HLEN").arg(&revoked);
-        pipe.cmd("HEXISTS").arg(&revoked).arg("");
+        pipe.cmd("HGET").arg(&revoked).arg("");
         pipe.cmd("GET").arg(allow_list).cmd("SCARD").arg(allowed);
         let mut replies = self.read_at_once(coupon, &mut pipe).await?;
         let (gate, revision) = replies.gate_and_revision();
         let claimants = replies.next("claimants");
         let revoked: u64 = replies.next("revoked");
-        let has_mark: bool = replies.next("revoked");
-        if !has_mark && !replies.unreadable.contains(&"revoked") {
+        let mark: Option<Vec<u8>> = replies.next("revoked");
+        if mark.is_none() && !replies.unreadable.contains(&"revoked") {
             replies.unreadable.push("revoked");
         }
+        let has_mark = mark.is_some();
+        let sealed = mark.and_then(number_of).filter(|drop| *drop > 0);
         let list: Option<String> = replies.next("allow_list");
         let list = SeenList {
             list: list.as_deref().and_then(allow_list::parse),
@@ -195,6 +199,7 @@ impl Redis {
             revision,
             claimants,
             revoked: revoked - u64::from(has_mark),
+            sealed: sealed.map(DropId),
             list,
             unreadable: replies.unreadable,
         })

@@ -51,6 +51,23 @@ fn id_in(value: &[u8]) -> Option<i64> {
     str::from_utf8(value).ok()?.split(':').next()?.parse().ok()
 }
 
+impl RevokedField {
+    /// The field of a revocation, with the value that Redis has if it knows its last state.
+    pub fn of(once_per: OncePer, revocation: &Revocation) -> Self {
+        let [field, id, end] = noted(once_per, revocation);
+        let value = if end.is_empty() {
+            id
+        } else {
+            format!("{id}:{end}")
+        };
+        Self {
+            field: field.into_bytes(),
+            value: value.into_bytes(),
+            id: Some(revocation.id),
+        }
+    }
+}
+
 impl Redis {
     /// Bans the user, and releases the user's slot, claim and position in the drop's waiting list
     /// if the revocation voids them. The revocation may name another drop, if it is of a

@@ -1,7 +1,7 @@
 //! Rebuilding a drop, and what may happen in between.
 
 use firstcome_shared::domain::{DropId, OncePer, UserId};
-use firstcome_shared::redis::gate::Opened;
+use firstcome_shared::redis::gate::{Fence, Opened};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
 use firstcome_shared::redis::settings::{CouponRead, Written};
@@ -57,10 +57,9 @@ async fn forgotten_revocations_are_removed_unless_they_have_changed() {
     world.revoke('b', 2, None).await;
     let read = world.redis.revoked(world.coupon).await.unwrap();
     assert_eq!(read.iter().filter_map(|one| one.id).sum::<i64>(), 3);
-    let open = world
-        .redis
-        .forget_revoked(world.coupon, &world.fence, &read);
-    assert_eq!(open.await.unwrap(), Fenced::Stale, "the gate is open");
+    let earlier = Fence::default();
+    let stale = world.redis.forget_revoked(world.coupon, &earlier, &read);
+    assert_eq!(stale.await.unwrap(), Fenced::Stale, "another era");
     world.close().await;
     // An operator revokes the claim of b for good at this moment, again.
     world.revoke('b', 3, None).await;
@@ -78,6 +77,28 @@ async fn forgotten_revocations_are_removed_unless_they_have_changed() {
     assert_eq!(page.await.unwrap(), Fenced::Done(1), "that of b is void");
     let users = world.look().await.users;
     assert_eq!(users.len(), 1, "{users:?}");
+}
+
+/// The note must not replace the mark that shows the loss of `revoked`.
+#[tokio::test]
+async fn sealing_is_noted_and_kept_at_the_next_opening_unless_revocations_are_lost() {
+    let (server, mut world) = ScriptWorld::start(Start::new(3, OncePer::Coupon, 0)).await;
+    world.claims("a").await;
+    let earlier = Fence::default();
+    let stale = world.redis.note_seal(world.coupon, &earlier, DROP);
+    assert_eq!(stale.await.unwrap(), Fenced::Stale);
+    let noted = world.redis.note_seal(world.coupon, &world.fence, DROP);
+    assert_eq!(noted.await.unwrap(), Fenced::Done(0));
+    world.close().await;
+    let all = std::slice::from_ref(&world.keys);
+    let opened = world.redis.open(world.coupon, &world.fence, all).await;
+    assert_eq!(opened.unwrap(), Opened::Yes);
+    let state = world.redis.coupon_state(world.coupon).await.unwrap();
+    assert_eq!((state.sealed, state.revoked), (Some(DROP), 0));
+    ask::<i64>(&server, &["DEL", &world.keys.revoked]).await;
+    let lost = world.redis.note_seal(world.coupon, &world.fence, DROP);
+    assert_eq!(lost.await.unwrap(), Fenced::Stale);
+    assert_eq!(world.claims("b").await, "[Unverified]");
 }
 
 #[tokio::test]

@@ -41,6 +41,8 @@ impl Reconciler {
 pub struct RedisView {
     users: [Option<Claim>; USERS],
     revision: u8,
+    /// Redis had the last state of every return: it is no copy from before one.
+    knows_returns: bool,
 }
 
 /// The first reads of a pass at an open gate.
@@ -119,6 +121,7 @@ fn read_redis(state: &State) -> RedisView {
     RedisView {
         users: state.redis.users,
         revision: state.redis.revision,
+        knows_returns: state.redis.revoked == state.mysql.revoked,
     }
 }
 
@@ -208,7 +211,9 @@ fn judge(
     protocol: &Protocol,
     state: &State,
     view: &OpenView,
-    RedisView { users, revision }: RedisView,
+    RedisView {
+        users, revision, ..
+    }: RedisView,
 ) -> Reconciler {
     let mysql = &state.mysql;
     let is_ahead =
@@ -324,11 +329,11 @@ fn promote(state: &mut State, gate: Gate, owed: [bool; USERS]) -> Reconciler {
 }
 
 /// Whether Redis has exactly the rows. An admission that a revocation voids is none of them, even
-/// if the user has the slot again.
-fn is_clean(protocol: &Protocol, mysql: &Mysql, users: [Option<Claim>; USERS]) -> bool {
+/// if the user has the slot again; a Redis that knows every return has no such admission.
+fn is_clean(mysql: &Mysql, users: [Option<Claim>; USERS], compares_times: bool) -> bool {
     let has_row = |claim: &Claim| {
         let row = mysql.row_on(claim.slot);
-        let stands = !mysql.voids(*claim) || protocol.omits(Omitted::TimesCompared);
+        let stands = !compares_times || !mysql.voids(*claim);
         stands && row.is_some_and(|row| row.user == claim.user)
     };
     let rows = mysql.rows.iter().flatten().count();
@@ -345,7 +350,11 @@ fn project(protocol: &Protocol, state: &mut State, of: &mut Closed, stage: Stage
     match stage {
         Stage::Wait => wait(protocol, state, of.gate),
         Stage::Rows(_) if protocol.omits(Omitted::RowsFirst) => Some(Stage::Unlink),
-        Stage::Rows(RedisView { users, revision }) => {
+        Stage::Rows(RedisView {
+            users,
+            revision,
+            knows_returns,
+        }) => {
             if revision > state.mysql.settings.revision
                 && !protocol.omits(Omitted::RevisionWithUsers)
             {
@@ -357,7 +366,8 @@ fn project(protocol: &Protocol, state: &mut State, of: &mut Closed, stage: Stage
                 let is_owed = |claim: &Claim| state.mysql.row_of(claim.user).is_none();
                 of.owed = users.map(|claim| claim.filter(is_owed));
             }
-            let is_clean = is_clean(protocol, &state.mysql, users) && state.redis.adds_up();
+            let compares_times = !knows_returns && !protocol.omits(Omitted::TimesCompared);
+            let is_clean = is_clean(&state.mysql, users, compares_times) && state.redis.adds_up();
             let keys_exist = state.redis.settings.is_some();
             // What MySQL refuses for another reason stays as it is, behind a closed gate.
             match (is_whole, is_clean && keys_exist) {

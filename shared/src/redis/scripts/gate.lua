@@ -15,6 +15,6 @@ for i = 3, #ARGV do
     if redis.call('EXISTS', meta) == 0 or tonumber(redis.call('GET', count)) ~= sum then return ARGV[i] end
 end
 -- With this field, `claim.lua` notices the loss of the whole key: it would forget who is revoked.
-if string.sub(new, -5) == ' open' then redis.call('HSET', KEYS[4], '', 0) end
+if string.sub(new, -5) == ' open' then redis.call('HSETNX', KEYS[4], '', 0) end
 redis.call('SET', KEYS[1], new)
 return 'done'

@@ -1,7 +1,9 @@
 //! A daily coupon with a sealed earlier day: after Redis goes back in time, nobody wins a second
-//! time.
+//! time; an intact Redis is not written again.
 
-use firstcome_harness::{Answer, Fixture, LIMIT, OldCopy, all_issued, daily_body, eventually_some};
+use firstcome_harness::{
+    Answer, Fixture, LIMIT, OldCopy, all_issued, daily_body, eventually, eventually_some,
+};
 use serde_json::json;
 
 use crate::drift::support::{CLEAN, pass_ends, until_sealed};
@@ -62,5 +64,66 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody_and_its_winne
     }
     let next = "SELECT id FROM drops WHERE sealed_at IS NULL";
     all_issued(world, world.sql.number(next).await, 2).await;
+    pass_ends(world, &[], CLEAN).await;
+}
+
+/// A claimant of the sealed day that was changed by hand shows whether claimants were written.
+#[tokio::test]
+async fn an_intact_redis_is_reopened_without_rewriting_and_a_damaged_one_is_written_again() {
+    let (fixture, redis) = Fixture::with_own_redis("d-intact", &[]).await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let mut body = daily_body(3, 2);
+    body["schedule"]["closes"] = json!("23:59");
+    let (coupon, winners) = fixture.held_of(&body, 3).await;
+    let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
+    api.revoke(coupon.id, &winners[0].0, &order).await.unwrap();
+    let claimants = world.redis.claimants(coupon.id);
+    let revoked = claimants.replace("claimants", "revoked");
+    let own = ["HEXISTS", &revoked, &winners[0].0];
+    assert_eq!(world.redis.command::<i64>(&own).await, 1);
+    api.change(coupon.id, &json!({"close_now": true})).await;
+    until_sealed(world, &coupon).await;
+    let ended = world.redis.command::<i64>(&own).await;
+    assert_eq!(ended, 0, "a return of a sealed day concerns no claim");
+    let open =
+        "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
+    world.sql.query(open).await;
+    world.pass().await;
+    let next = "SELECT id FROM drops WHERE sealed_at IS NULL ORDER BY opens_at LIMIT 1";
+    let next = world.sql.number(next).await;
+    // Two users of the open day, of whom one has given it back.
+    for user in ["n-1", "n-2"] {
+        let what = format!("{user} is admitted");
+        eventually(&what, LIMIT, async || {
+            api.claim(coupon.id, user).await.promised().is_some()
+        })
+        .await;
+    }
+    all_issued(world, next, 2).await;
+    api.give_back(coupon.id, "n-1").await.unwrap();
+
+    let (winner, answer) = &winners[1];
+    let (drop, slot) = answer.promised().unwrap();
+    let reopen = async || {
+        redis.kill().await.unwrap();
+        redis.start_again().await.unwrap();
+        world.pass().await;
+        let read = ["HGET", &claimants, winner];
+        world.redis.command::<String>(&read).await
+    };
+    let by_hand = format!("{drop}:9");
+    let words = ["HSET", &claimants, winner, &by_hand];
+    world.redis.command::<i64>(&words).await;
+    assert_eq!(
+        reopen().await,
+        by_hand,
+        "nothing differs, nothing is written"
+    );
+    world.redis.command::<i64>(&["DEL", &claimants]).await;
+    assert_eq!(
+        reopen().await,
+        format!("{drop}:{slot}"),
+        "claimants are lost"
+    );
     pass_ends(world, &[], CLEAN).await;
 }
