@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Completes the root folder of an image with our binaries in usr/local/bin: shared libraries, an SBOM (CycloneDX, for binaries built by
-# dev/auditable.sh), certificate authorities, a user.
+# dev/auditable.sh; SBOM=none leaves it out), certificate authorities, a user.
 set -euo pipefail
 
 tools=${FIRSTCOME_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/firstcome}/auditable-1/bin
@@ -9,8 +9,10 @@ image=${1:?the folder of the image}
 for program in "$image"/usr/local/bin/*; do
     # Lines of ldd are "name => path (address)" or "path (address)".
     ldd "$program" | grep -o '/[^ ]*' | sort -u | xargs cp --parents --dereference --update --target-directory "$image"
-    install -d "$image/usr/share/sbom"
-    "$tools/auditable2cdx" "$program" >"$image/usr/share/sbom/$(basename "$program").cdx.json"
+    if [ "${SBOM:-}" != none ]; then
+        install -d "$image/usr/share/sbom"
+        "$tools/auditable2cdx" "$program" >"$image/usr/share/sbom/$(basename "$program").cdx.json"
+    fi
 done
 install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$image/etc/ssl/certs/ca-certificates.crt"
 install -d -m 1777 "$image/tmp"

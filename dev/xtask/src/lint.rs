@@ -2,13 +2,16 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
 use regex_lite::Regex;
 
 use crate::helm;
-use crate::shell::{cargo, cargo_tool, command, files, run as run_command, setting, unchecked};
+use crate::shell::{
+    cargo, cargo_tool, command, files, output, read, run as run_command, setting, unchecked,
+};
 
 const CARGO_DENY: &str = "0.20.2";
 
@@ -38,8 +41,15 @@ fn quick() -> Result<()> {
         run_command(&mut cargo(&["fmt", "--all", "--check"]))
     })?;
     step("no package registry, no path of a machine", neutral)?;
+    step("commit messages", commits)?;
+    step("one version", versions)?;
     step("shell scripts", || {
-        let mut scripts = files(&["*.sh", ".ci/run"])?;
+        let mut scripts = files(&[
+            "*.sh",
+            ".ci/run",
+            "dev/hooks",
+            "dev/containers/**/entrypoint",
+        ])?;
         scripts.retain(|path| !path.starts_with("deploy/helm"));
         scripts
             .iter()
@@ -65,6 +75,75 @@ fn docs() -> Result<()> {
     let words = "test --workspace --locked --quiet --no-fail-fast --doc";
     let mut tests = command("cargo");
     run_command(tests.args(words.split(' ')).env("RUSTDOC", rustdoc))
+}
+
+/// The last commit before messages were checked.
+const COMMITS_CHECKED_AFTER: &str = "c85626b3";
+
+/// Checks the messages of all commits since then with the commit-msg hook. A shallow clone does not
+/// have them all, so there only the newest commit is checked.
+fn commits() -> Result<()> {
+    let is_known = command("git")
+        .args(["merge-base", "--is-ancestor", COMMITS_CHECKED_AFTER, "HEAD"])
+        .stderr(Stdio::null())
+        .status()?
+        .success();
+    let range = if is_known {
+        format!("{COMMITS_CHECKED_AFTER}..HEAD")
+    } else {
+        "HEAD^!".to_owned()
+    };
+    let mut list = command("git");
+    let hashes = output(list.args(["rev-list", "--no-merges", &range]))?;
+    let message = tempfile::NamedTempFile::new()?;
+    for hash in hashes.lines() {
+        let text = output(command("git").args(["log", "-1", "--format=%B", hash]))?;
+        fs::write(message.path(), text)?;
+        run_command(command("dev/hooks/commit-msg").arg(message.path()))
+            .context(hash.to_owned())?;
+    }
+    Ok(())
+}
+
+/// Compares the version of image tags, chart and deployment files with that of the workspace.
+fn versions() -> Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    let places = [
+        (
+            "docker-compose.yml",
+            format!("image: firstcome:{version}\n"),
+        ),
+        (
+            "docker-compose.yml",
+            format!("image: firstcome-demo:{version}\n"),
+        ),
+        (
+            "deploy/helm/firstcome/Chart.yaml",
+            format!("\nversion: {version}\n"),
+        ),
+        (
+            "deploy/helm/firstcome/Chart.yaml",
+            format!("\nappVersion: {version}\n"),
+        ),
+        (
+            "deploy/kubernetes/kustomization.yaml",
+            format!("newTag: {version}}}"),
+        ),
+        (
+            "deploy/kubernetes/README.md",
+            format!("/firstcome:{version} "),
+        ),
+        ("CHANGELOG.md", format!("\n## {version}")),
+    ];
+    for (file, expected) in places {
+        let names_it = read(file)?.contains(&expected);
+        ensure!(
+            names_it,
+            "{file} does not have version {version}: {}",
+            expected.trim()
+        );
+    }
+    Ok(())
 }
 
 /// Rejects files that only work on one machine: the home folder of a developer, or a package

@@ -2,6 +2,7 @@
 //! environment, where `make WORD NAME=value` puts them.
 
 mod attack;
+mod containers;
 mod helm;
 mod histories;
 mod lint;
@@ -78,6 +79,14 @@ enum Job {
         #[command(subcommand)]
         part: helm::Part,
     },
+    /// Run docker-compose.yml through an outage and a restart, until it is exact
+    Containers {
+        #[arg(long, value_enum, default_value = "podman")]
+        engine: containers::Engine,
+        /// Put the programs that `make test` has built into the image, instead of building a release
+        #[arg(long)]
+        prebuilt: bool,
+    },
     /// Write docs/openapi-api.json and docs/openapi-reconciler.json as the services serve them
     ApiDocs,
 }
@@ -85,6 +94,7 @@ enum Job {
 fn main() -> ExitCode {
     let done = env::set_current_dir(shell::root())
         .map_err(Into::into)
+        .and_then(|()| shell::install_hooks())
         .and_then(|()| run(Cli::parse().job));
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -114,6 +124,7 @@ fn run(job: Job) -> Result<()> {
         Job::Histories { files } => histories::check(files),
         Job::Mutants { part } => mutants::run(part),
         Job::Helm { part } => helm::run(part),
+        Job::Containers { engine, prebuilt } => containers::run(engine, prebuilt),
         Job::ApiDocs => suite::api_docs(),
     }
 }

@@ -92,6 +92,11 @@ pub(crate) fn setup() -> Result<()> {
     fetch(&profile)
 }
 
+/// Builds the system's programs without fetching servers.
+pub(crate) fn build_system(profile: &Profile) -> Result<()> {
+    build(profile, &[&SYSTEM])
+}
+
 /// Builds the system's programs, and replaces this process with one of them.
 pub(crate) fn become_program(name: &str, args: &[&str]) -> Result<()> {
     let profile = Profile::or("dev");

@@ -39,6 +39,22 @@ pub(crate) fn setting(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Lets git run the repository's hooks, unless the developer has set other ones. Outside of a clone
+/// (in an image, for instance) there is nothing to set.
+pub(crate) fn install_hooks() -> Result<()> {
+    if !Path::new(".git").exists() {
+        return Ok(());
+    }
+    let set = command("git")
+        .args(["config", "--get", "core.hooksPath"])
+        .output()
+        .context("cannot start git")?;
+    if set.status.success() {
+        return Ok(());
+    }
+    run(command("git").args(["config", "core.hooksPath", "dev/hooks"]))
+}
+
 /// Reports a check that cannot be made on this machine. With `REQUIRED=1`, as the hosted workflows
 /// set it, that is an error.
 pub(crate) fn unchecked(what: &str) -> Result<()> {
