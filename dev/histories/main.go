@@ -2,9 +2,9 @@
 // there an order of all requests, each between its sending and its answer, in which one drop that
 // handles them one after the other would have given these answers and these rows?
 //
-//	histories [-lease MS] FILE…
+//	histories [-lease MS] [-plant] FILE…
 //
-// Exits with 1 if a history is wrong, with 2 if one cannot be read or decided.
+// With -plant, it plants faults in each history, and each must be found. Exits with 1 if a history is wrong, with 2 if one cannot be read or decided.
 package main
 
 import (
@@ -17,17 +17,23 @@ import (
 )
 
 // Time for one drop. Searches that take longer decide nothing.
-const patience = 2 * time.Minute
+const patience = time.Minute
 
 // lease is how long an API may still answer `sold_out` after a slot has become free
 // (docs/decisions/0010-micro-batches.md), and a margin for this machine.
 var lease = flag.Int64("lease", 300, "milliseconds for which a `sold_out` may be older than its request")
 
+var planting = flag.Bool("plant", false, "plant faults in the histories, which must be found")
+
 func main() {
 	flag.Parse()
 	worst := 0
 	for _, path := range flag.Args() {
-		worst = max(worst, judgeFile(path))
+		if *planting {
+			worst = max(worst, plantIn(path))
+		} else {
+			worst = max(worst, judgeFile(path))
+		}
 	}
 	if flag.NArg() == 0 {
 		fmt.Fprintln(os.Stderr, "name the histories")
@@ -36,20 +42,54 @@ func main() {
 	os.Exit(worst)
 }
 
-func judgeFile(path string) int {
+func open(path string) *history {
 	file, err := os.Open(path)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		return 2
+		return nil
 	}
 	defer file.Close()
 	all, err := read(file)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", path, err)
-		return 2
+		return nil
 	}
 	if len(all.units) == 0 {
 		fmt.Fprintf(os.Stderr, "%s: no drop\n", path)
+		return nil
+	}
+	return all
+}
+
+// plantIn plants each fault in a history and exits with 1 if one is not found.
+func plantIn(path string) int {
+	worst := 0
+	for _, fault := range plants {
+		all := open(path)
+		if all == nil {
+			return 2
+		}
+		if !fault.plant(all) {
+			fmt.Printf("%s: %s: no place for it\n", path, fault.name)
+			continue
+		}
+		verdict := "NOT FOUND"
+		for _, of := range all.units {
+			if judge(of, all.operations(of)) == porcupine.Illegal {
+				verdict = "found"
+			}
+		}
+		fmt.Printf("%s: %s: %s\n", path, fault.name, verdict)
+		if verdict != "found" {
+			worst = 1
+		}
+	}
+	return worst
+}
+
+func judgeFile(path string) int {
+	all := open(path)
+	if all == nil {
 		return 2
 	}
 	worst := 0
@@ -80,7 +120,19 @@ func word(result porcupine.CheckResult) string {
 	}
 }
 
+// judge checks first, for each slot, the requests of the users who were told that they have it: if
+// all requests have an order, so have these, and the search among a few users ends at once also if
+// there is none. Then it checks everything together.
 func judge(of *unit, operations []porcupine.Operation) porcupine.CheckResult {
+	for _, some := range bySlot(operations) {
+		if result := search(of, some); result != porcupine.Ok {
+			return result
+		}
+	}
+	return search(of, operations)
+}
+
+func search(of *unit, operations []porcupine.Operation) porcupine.CheckResult {
 	model := porcupine.Model{
 		Init:  func() any { return of.begin() },
 		Step:  func(state, input, _ any) (bool, any) { return step(state, input) },

@@ -1,6 +1,9 @@
 package main
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // The sequential model of a drop. A user holds a slot, waits, or has nothing; a slot has one user.
 //
@@ -61,13 +64,17 @@ type cell struct {
 // state is immutable.
 type state struct {
 	users []cell
-	// Slots that were given back or revoked and not given again.
-	returned int
+	// Slots that were given back or revoked and not given again, without flags, in order.
+	returned []cell
 }
 
 func equal(one, other any) bool {
 	a, b := one.(*state), other.(*state)
-	return a == b || a.returned == b.returned && slices.Equal(a.users, b.users)
+	return a == b || slices.Equal(a.returned, b.returned) && slices.Equal(a.users, b.users)
+}
+
+func compare(a, b cell) int {
+	return cmp.Or(cmp.Compare(a.drop, b.drop), cmp.Compare(a.slot, b.slot))
 }
 
 func (s *state) with(user int, now cell) *state {
@@ -101,7 +108,9 @@ func (s *state) give(user int, drop, slot int64) (bool, *state) {
 	it.drop, it.slot = drop, slot
 	it.flags &^= waits
 	next = next.with(user, it)
-	next.returned = max(next.returned-1, 0)
+	if at, found := slices.BinarySearchFunc(s.returned, cell{drop, slot, 0}, compare); found {
+		next.returned = slices.Delete(slices.Clone(s.returned), at, at+1)
+	}
 	return true, next
 }
 
@@ -140,7 +149,9 @@ func step(from, with any) (bool, any) {
 		return s.isFull(in), s
 	case revoked:
 		if it.slot != 0 {
-			s = &state{s.users, s.returned + 1}
+			free := cell{it.drop, it.slot, 0}
+			at, _ := slices.BinarySearchFunc(s.returned, free, compare)
+			s = &state{s.users, slices.Insert(slices.Clone(s.returned), at, free)}
 		}
 		it.drop, it.slot = 0, 0
 		it.flags &^= waits
@@ -164,7 +175,10 @@ func step(from, with any) (bool, any) {
 // once Redis knows it, which a fault may delay; and it may belong to somebody who waits.
 func (s *state) isFull(in *input) bool {
 	taken := map[int64]int{}
-	maybe := s.returned
+	for _, free := range s.returned {
+		taken[free.drop]++
+	}
+	maybe := 0
 	for _, it := range s.users {
 		if it.slot != 0 {
 			taken[it.drop]++

@@ -1,0 +1,95 @@
+package main
+
+// plants are faults of a system that a history can show. Each changes a recorded history, and says
+// whether the history has a place for it.
+var plants = []struct {
+	name  string
+	plant func(*history) bool
+}{
+	{"a slot is given twice", giveTwice},
+	{"sold_out to a holder", denyHolder},
+	{"a return is lost", loseReturn},
+}
+
+// certain returns the first claim with this answer whose user has nothing that a history cannot
+// tell, and with or without a revocation.
+func (u *unit) certain(status string, isRevoked bool, fits func(*request) bool) *request {
+	doubtful, revoked := map[string]bool{}, map[string]bool{}
+	for person := range u.excused {
+		doubtful[person] = true
+	}
+	for _, one := range u.requests {
+		person := one.asked.Person
+		if one.ended == nil || one.ended.Event == "unknown" {
+			doubtful[person] = true
+		}
+		if one.asked.Event == "revoking" {
+			revoked[person] = true
+			if one.asked.Again || one.ended == nil || one.ended.Event != "ok" {
+				doubtful[person] = true
+			}
+		}
+	}
+	for _, one := range u.requests {
+		person := one.asked.Person
+		if doubtful[person] || revoked[person] != isRevoked || one.asked.Event != "invoked" {
+			continue
+		}
+		if one.ended.Answer != nil && one.ended.Answer.Status == status && fits(one) {
+			return one
+		}
+	}
+	return nil
+}
+
+func every(*request) bool { return true }
+
+func giveTwice(h *history) bool {
+	for _, of := range h.units {
+		first := of.certain("accepted", false, every)
+		if first == nil {
+			continue
+		}
+		second := of.certain("accepted", false, func(one *request) bool {
+			return one != first && one.ended.Answer.Drop == first.ended.Answer.Drop
+		})
+		if second != nil {
+			second.ended.Answer.Slot = first.ended.Answer.Slot
+			return true
+		}
+	}
+	return false
+}
+
+func denyHolder(h *history) bool {
+	for _, of := range h.units {
+		if holder := of.certain("accepted", false, every); holder != nil {
+			of.answer(h, holder, &answer{Status: "sold_out"})
+			return true
+		}
+	}
+	return false
+}
+
+func loseReturn(h *history) bool {
+	for _, of := range h.units {
+		if gone := of.certain("accepted", true, every); gone != nil {
+			given := gone.ended.Answer
+			of.answer(h, gone, &answer{"already_claimed", given.Drop, given.Slot})
+			return true
+		}
+	}
+	return false
+}
+
+// answer lets the user of a request claim again at the end, with this answer.
+func (u *unit) answer(h *history, like *request, with *answer) {
+	asked, ended := *like.asked, *like.ended
+	ended.Answer = with
+	for _, it := range []*line{&asked, &ended} {
+		it.number = int64(len(h.lines))
+		it.AtMs = h.lines[len(h.lines)-1].AtMs
+		h.lines = append(h.lines, it)
+	}
+	u.requests = append(u.requests, &request{&asked, &ended})
+}
