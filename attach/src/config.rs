@@ -76,6 +76,8 @@ pub struct UsersKey {
     pub kind: KeyType,
     #[serde(default)]
     pub means: UsersMean,
+    /// The value of a user who is added to a hash.
+    pub value: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -103,16 +105,52 @@ pub enum UsersMean {
 #[serde(deny_unknown_fields)]
 pub struct CountKey {
     pub key: String,
+    /// The field that has the counter, if the key is a hash.
+    pub field: Option<String>,
     pub means: CountMeans,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
 pub enum CountMeans {
     /// Everybody increments it, so it may run past the quantity.
+    #[serde(rename = "tickets")]
     Tickets,
     /// The number of coupons given out: never more than the quantity.
+    #[serde(rename = "issued")]
     Issued,
+    /// The number of coupons that are left: never below 0 while nobody claims.
+    #[serde(rename = "left")]
+    Left,
+    /// Everybody decrements it, so it may run below 0.
+    #[serde(rename = "left tickets")]
+    LeftTickets,
+}
+
+impl CountMeans {
+    /// Whether it counts down from the quantity.
+    pub fn is_left(self) -> bool {
+        match self {
+            Self::Tickets | Self::Issued => false,
+            Self::Left | Self::LeftTickets => true,
+        }
+    }
+
+    /// Whether it is exact while nobody claims, also after everybody was refused.
+    pub fn is_exact(self) -> bool {
+        match self {
+            Self::Tickets | Self::LeftTickets => false,
+            Self::Issued | Self::Left => true,
+        }
+    }
+
+    /// Converts the counter's value into coupons given out, and back.
+    pub fn given(self, value: i64, quantity: i64) -> i64 {
+        if self.is_left() {
+            quantity.saturating_sub(value)
+        } else {
+            value
+        }
+    }
 }
 
 /// Columns with a value each.
@@ -152,9 +190,17 @@ pub enum Duplicates {
 pub struct FailedTable {
     pub table: String,
     pub user: String,
-    #[serde(default, rename = "where")]
-    pub of: Columns,
+    /// Required for repairs if the rows have one: an event of another campaign is no duplicate.
+    #[serde(rename = "where")]
+    pub of: Option<Columns>,
     pub done: Done,
+}
+
+impl FailedTable {
+    /// Selects the events of this campaign.
+    pub fn of(&self) -> Columns {
+        self.of.clone().unwrap_or_default()
+    }
 }
 
 /// What marks a failed event as processed: `"delete"`, or a column that has another value, or none,
@@ -181,10 +227,24 @@ pub struct StockRow {
     pub table: String,
     #[serde(rename = "where")]
     pub of: Columns,
+    /// Its column that counts what is left.
+    pub left: Option<String>,
+    /// Its column that counts what was given out.
+    pub given: Option<String>,
+    /// `false`: none of its columns moves with a row.
+    pub counts: Option<bool>,
+}
+
+impl StockRow {
+    /// Returns the column that counts, and whether it counts down.
+    pub fn column(&self) -> Option<(&str, bool)> {
+        let left = self.left.as_deref().map(|name| (name, true));
+        left.or_else(|| self.given.as_deref().map(|name| (name, false)))
+    }
 }
 
 /// A value of a column. In texts `{date}` is the day of the drop, and `{null}` is NULL; as an
-/// inserted value, `{now}` is the time and `{uuid}` a new UUID.
+/// inserted value, `{now}` is the time, `{uuid}` a new UUID, and `{random:16}` 16 random characters.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(
     untagged,
@@ -194,11 +254,34 @@ pub enum Scalar {
     Flag(bool),
     Number(i64),
     Text(String),
+    /// In `where`: any of these. A row that is inserted gets the first.
+    AnyOf(Vec<Scalar>),
 }
 
 impl Scalar {
     pub fn is_null(&self) -> bool {
         matches!(self, Self::Text(text) if text == "{null}")
+    }
+
+    /// The values that a column may have.
+    pub fn all(&self) -> &[Self] {
+        match self {
+            Self::AnyOf(all) => all,
+            one => std::slice::from_ref(one),
+        }
+    }
+
+    /// The value of an inserted row.
+    pub fn first(&self) -> &Self {
+        self.all().first().unwrap_or(self)
+    }
+
+    /// The text of a value that is no list.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Flag(_) | Self::Number(_) | Self::AnyOf(_) => None,
+        }
     }
 }
 
@@ -274,7 +357,8 @@ impl AttachFile {
             let before = text.get(..start).unwrap_or(text);
             // The error would quote the line, which may have a password.
             error.set_input(None);
-            anyhow::anyhow!("line {}: {error}", before.split('\n').count())
+            let why = without_addresses(&error.to_string());
+            anyhow::anyhow!("line {}: {why}", before.split('\n').count())
         })?;
         for (field, address) in [("database", &mut file.database), ("redis", &mut file.redis)] {
             if let Some(name) = address.strip_prefix('$') {
@@ -291,6 +375,11 @@ impl AttachFile {
         for (number, campaign) in file.campaigns.iter().enumerate() {
             let name = &campaign.name;
             ensure!(
+                !name.contains("://"),
+                "name of campaign {}: that is an address: it belongs to `database` or `redis`",
+                number + 1
+            );
+            ensure!(
                 names.insert(name),
                 "two campaigns are named {name:?}: rename one"
             );
@@ -301,12 +390,53 @@ impl AttachFile {
             let same = others.iter().find(|other| campaign.overlaps(other));
             ensure!(
                 same.is_none(),
-                "campaign {name:?} has the users, counter, rows or failed events of campaign {:?}: one would repair what belongs to the other",
+                "campaign {name:?} has the users, counter, rows or failed events of campaign {:?}: one would repair what belongs to the other. Give each keys of its own, and a column in `where` with other values",
                 same.map_or(name, |other| &other.name)
             );
         }
         Ok(file)
     }
+
+    /// Identifies what a campaign compares: a confirmation of its repairs holds until this changes.
+    pub fn mapping(&self, campaign: &Campaign) -> String {
+        // Without the logins, which may change.
+        let [database, redis] = [&self.database, &self.redis].map(|address| {
+            let host = address.rsplit_once('@');
+            host.map_or(address.as_str(), |(_, host)| host)
+        });
+        let Campaign {
+            quantity_sql,
+            time_zone,
+            users,
+            count,
+            rows,
+            failed,
+            stock,
+            ..
+        } = campaign;
+        let stores = format!("{database}\n{redis}\n{quantity_sql:?}\n{time_zone:?}");
+        let what = format!("{stores}\n{users:?}\n{count:?}\n{rows:?}\n{failed:?}\n{stock:?}");
+        let hash = Sha256::digest(what);
+        hash[..16].iter().fold(String::new(), |mut text, byte| {
+            _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+}
+
+/// Removes addresses, which may have a password, from a message that quotes a value.
+fn without_addresses(text: &str) -> String {
+    let mut words = text.split_inclusive(['"', '`', '\'', ' ', '\n']);
+    words.by_ref().fold(String::new(), |mut safe, word| {
+        let end = word.len() - word.chars().next_back().map_or(0, char::len_utf8);
+        if word.contains("://") || word.contains('@') {
+            safe.push('…');
+            safe.push_str(word.get(end..).unwrap_or_default());
+        } else {
+            safe.push_str(word);
+        }
+        safe
+    })
 }
 
 impl Campaign {
@@ -315,6 +445,7 @@ impl Campaign {
             !self.name.is_empty() && self.name.len() <= 100,
             "name: write 1 to 100 bytes"
         );
+        self.check_names()?;
         ensure!(
             self.quantity.is_some() != self.quantity_sql.is_some(),
             "quantity: write quantity = 100, or quantity_sql = \"SELECT total FROM event WHERE id = 7\""
@@ -352,40 +483,110 @@ impl Campaign {
         );
         let failed = self.failed.as_ref();
         ensure!(
-            !is_daily || failed.is_none_or(|failed| has_date(&failed.of)),
+            !is_daily || failed.is_none_or(|failed| has_date(&failed.of())),
             "failed.where: write {{date}} here, too: an event of one day must not become a row of another"
         );
         let is_other = |(name, value): &(&String, &Scalar)| {
-            rows.of.get(*name).is_some_and(|of| of != *value) || **name == rows.user
+            rows.of.get(*name).is_some_and(|of| of.first() != *value) || **name == rows.user
         };
         let other = rows.insert.iter().find(is_other).map(|it| it.0);
         ensure!(
             other.is_none(),
             "rows.insert: leave {other:?} out: where and user say it"
         );
-        let is_repairing = self.mode == Mode::Repair;
+        let stock = self.stock.as_ref();
         ensure!(
-            !is_repairing || rows.duplicates != Some(Duplicates::Locked) || self.stock.is_some(),
+            stock.is_none_or(|it| it.left.is_none() || it.given.is_none()),
+            "stock: write left or given, not both"
+        );
+        let left = stock.and_then(|it| it.left.as_deref());
+        ensure!(
+            left.is_none_or(|name| !has_word(sql, name)),
+            "quantity_sql: it selects stock.left, which falls with each row; select the whole quantity"
+        );
+        let values = rows
+            .insert
+            .values()
+            .chain(stock.into_iter().flat_map(|it| it.of.values()));
+        ensure!(
+            !values.into_iter().any(|it| matches!(it, Scalar::AnyOf(_))),
+            "a list of values is for rows.where and failed.where only"
+        );
+        let lists = rows.of.values().chain(
+            failed
+                .iter()
+                .flat_map(|it| it.of.iter().flatten().map(|it| it.1)),
+        );
+        let is_bad = |it: &Scalar| {
+            let all = it.all();
+            all.is_empty() || all.iter().any(|it| matches!(it, Scalar::AnyOf(_)))
+        };
+        ensure!(
+            !lists.into_iter().any(is_bad),
+            "where: write at least one value in a list, and no list in it"
+        );
+        if self.mode == Mode::Repair {
+            self.check_repairs()?;
+        }
+        Ok(())
+    }
+
+    /// Refuses an address where a name belongs: names are printed, and addresses have passwords.
+    fn check_names(&self) -> anyhow::Result<()> {
+        let users = self.users.as_ref().map(|it| ("users.key", &it.key));
+        let count = self.count.as_ref().map(|it| ("count.key", &it.key));
+        let failed = self.failed.as_ref().map(|it| ("failed.table", &it.table));
+        let stock = self.stock.as_ref().map(|it| ("stock.table", &it.table));
+        let named = [("rows.table", &self.rows.table)];
+        let optional = [users, count, failed, stock].into_iter().flatten();
+        for (field, text) in named.into_iter().chain(optional) {
+            ensure!(
+                !text.contains("://"),
+                "{field}: that is an address: it belongs to `database` or `redis`"
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks what would let a repair write something wrong.
+    fn check_repairs(&self) -> anyhow::Result<()> {
+        let rows = &self.rows;
+        let is_locked = rows.duplicates == Some(Duplicates::Locked);
+        ensure!(
+            !is_locked || self.stock.is_some(),
             "duplicates = \"locked\" needs the row that their writers lock: write stock = {{ table = \"…\", where = {{ id = 7 }} }}"
         );
         let users = self.users.as_ref();
         let is_sorted = users.is_some_and(|it| it.kind == KeyType::SortedSet);
         ensure!(
-            !is_repairing || !is_sorted || rows.order.is_some(),
+            !is_sorted || rows.order.is_some(),
             "rows.order: name a column: a member of a sorted set gets its time or number as score"
+        );
+        let has_where = self.failed.as_ref().is_none_or(|it| it.of.is_some());
+        ensure!(
+            has_where || rows.of.is_empty(),
+            "failed.where: say which events are of this campaign, as rows.where does; where = {{}} if all are"
+        );
+        let column = self.stock.as_ref().and_then(StockRow::column);
+        ensure!(
+            column.is_none() || is_locked,
+            "stock: a column that counts needs duplicates = \"locked\": writers that do not lock the row overwrite it"
         );
         Ok(())
     }
 
-    /// Whether it has the users, the counter, the rows or the failed events of another one.
+    /// Whether it has the users, the counter, the rows or the failed events of another one, or may
+    /// have: repairs need conditions that no row fulfils both.
     fn overlaps(&self, other: &Self) -> bool {
         let users = self.users.as_ref().zip(other.users.as_ref());
         let count = self.count.as_ref().zip(other.count.as_ref());
         let failed = self.failed.as_ref().zip(other.failed.as_ref());
+        let is_repaired = self.mode == Mode::Repair || other.mode == Mode::Repair;
+        let are_same = |a: &Columns, b: &Columns| a == b || is_repaired && !are_apart(a, b);
         users.is_some_and(|(a, b)| a.key == b.key)
-            || count.is_some_and(|(a, b)| a.key == b.key)
-            || (&self.rows.table, &self.rows.of) == (&other.rows.table, &other.rows.of)
-            || failed.is_some_and(|(a, b)| (&a.table, &a.of) == (&b.table, &b.of))
+            || count.is_some_and(|(a, b)| (&a.key, &a.field) == (&b.key, &b.field))
+            || self.rows.table == other.rows.table && are_same(&self.rows.of, &other.rows.of)
+            || failed.is_some_and(|(a, b)| a.table == b.table && are_same(&a.of(), &b.of()))
     }
 
     /// Whether it has a drop a day.
@@ -417,7 +618,25 @@ impl Campaign {
 
 fn has_date(columns: &Columns) -> bool {
     let mut values = columns.values();
-    values.any(|value| matches!(value, Scalar::Text(text) if text.contains("{date")))
+    values.any(|value| value.text().is_some_and(|text| text.contains("{date")))
+}
+
+/// Whether no row fulfils both conditions: a column has no value in common.
+fn are_apart(a: &Columns, b: &Columns) -> bool {
+    let mut columns = a.iter();
+    columns.any(|(name, values)| {
+        let others = b.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+        others.is_some_and(|(_, others)| {
+            let mut values = values.all().iter();
+            values.all(|value| !others.all().contains(value))
+        })
+    })
+}
+
+/// Whether a statement has this word.
+fn has_word(sql: &str, word: &str) -> bool {
+    let mut words = sql.split(|c: char| !c.is_alphanumeric() && c != '_');
+    words.any(|it| it.eq_ignore_ascii_case(word))
 }
 
 /// What is compared and repaired at once: a campaign, or its drop of one day.
@@ -445,21 +664,35 @@ impl Target<'_> {
         format!("{}{date}", self.campaign.name)
     }
 
-    /// Replaces `{date}` and `{date:%Y%m%d}` in the name of a key or the text of a column. A format
-    /// that is none stays as it is.
+    /// Replaces each `{date}` and `{date:%Y%m%d}` in the name of a key or the text of a column. A
+    /// format that is none stays as it is.
     pub fn fill(&self, text: &str) -> String {
-        let day = self.date.zip(text.split_once("{date"));
-        let Some((date, (before, Some((format, after))))) =
-            day.map(|(date, (before, rest))| (date, (before, rest.split_once('}'))))
-        else {
+        let Some(date) = self.date else {
             return text.to_owned();
         };
-        let format = format.strip_prefix(':').unwrap_or("%Y-%m-%d");
-        let mut filled = before.to_owned();
-        match write!(filled, "{}{after}", date.format(format)) {
-            Ok(()) => filled,
-            Err(std::fmt::Error) => text.to_owned(),
+        let mut parts = text.split("{date");
+        let mut filled = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let Some((format, after)) = part.split_once('}') else {
+                filled.push_str("{date");
+                filled.push_str(part);
+                continue;
+            };
+            let pattern = format.strip_prefix(':').unwrap_or("%Y-%m-%d");
+            let before = filled.len();
+            if write!(filled, "{}", date.format(pattern)).is_err() {
+                filled.truncate(before);
+                filled.extend(["{date", format, "}"]);
+            }
+            filled.push_str(after);
         }
+        filled
+    }
+
+    /// The offset of the campaign's time zone from UTC, as MySQL writes it.
+    pub fn offset(&self, now: DateTime<Utc>) -> Option<String> {
+        let zone = self.campaign.time_zone?;
+        Some(zone.local(now).format("%:z").to_string())
     }
 }
 

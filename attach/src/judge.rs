@@ -45,11 +45,22 @@ pub struct Facts {
     /// `None` if no key names the users.
     pub means: Option<UsersMean>,
     pub count_means: Option<CountMeans>,
+    /// Their MySQL tells the quantity, so that stock that somebody added is known.
+    pub is_quantity_told: bool,
+    /// A late message may write a second row: no unique key refuses it, and nothing tells what
+    /// waits on their topic.
+    pub may_double: bool,
+    /// What the column of the stock row says and should say, if both looks saw the same.
+    pub stock: Option<(i64, i64)>,
     pub failed: Vec<FailedEvent>,
     /// Members without a row, in the order of a sorted set, otherwise by name.
     pub unissued: Vec<String>,
     /// Members whom MySQL takes for another member, who has a row.
     pub aliases: Vec<String>,
+    /// Members without a row whom the column of users cannot hold.
+    pub strange: Vec<String>,
+    /// Users who are members and have a row.
+    pub in_both: u64,
     /// Users with a row who are no members.
     pub missing: Vec<String>,
     /// Users with several rows.
@@ -69,15 +80,18 @@ pub enum Repair {
     Close(Vec<Value>),
     /// Add a member.
     Add(String),
-    SetCount(SetCount),
+    MoveCount(MoveCount),
 }
 
-/// A change of the counter, if its value is still between these; `from` is `None` if it was missing.
+/// A relative change of the counter: never a new value, because a claim that is refused may be
+/// about to give back what it took.
 #[derive(Debug, Clone, PartialEq)]
-pub struct SetCount {
-    pub from: Option<i64>,
-    pub most: i64,
-    pub to: i64,
+pub struct MoveCount {
+    /// Its value at the second look; `None` if it was missing.
+    pub seen: Option<i64>,
+    /// 0: only if it still has this value; 1: also if it has risen since; -1: if it has fallen.
+    pub may_move: i8,
+    pub by: i64,
 }
 
 /// A difference, with its repair if there is one. If no repair is tried, a person makes it, or
@@ -93,6 +107,17 @@ pub struct Judged {
 /// Further users can claim afterwards, while promises that no key names may be on their way.
 const OPENS: &str = "others can claim then: confirm only if nobody stopped the sale by hand, and no message \
      waits on your topic, since it may be a promise";
+/// No unique key would refuse the row of the message.
+const MAY_DOUBLE: &str = "nothing refuses a second row: confirm only if no message waits on your topic, \
+     or describe it (queue)";
+/// Without `quantity_sql`, coupons that were added look like a counter that is wrong.
+const STOCK_ADDED: &str = "confirm only if nobody added stock: with quantity_sql it is known";
+/// The most harmful fault of a file: what is left, taken for what was given out.
+const COUNTS_DOWN: &str =
+    "this counter seems to count down: then write means = \"left\" instead of confirming";
+/// A later sale may use its name.
+const RESET: &str =
+    "it is below half of the rows, as after a reset: confirm only if no other sale uses this key";
 /// Otherwise users who only asked would get what others were promised.
 const UNORDERED: &str = "more are in Redis than there are coupons, and it does not say who came first; \
      if it holds everybody who asked, write means = \"applied\"";
@@ -101,6 +126,9 @@ const DISJOINT: &str = "no user in Redis has a row: check that users and rows me
      and write ids in the same form";
 /// It may have expired, and a later sale may use its name.
 const GONE: &str = "the counter is gone; if it expired after the sale, do not confirm, write ends";
+/// Likewise. A key that is created again has no expiry.
+const USERS_GONE: &str = "the key of the users is gone; if it expired after the sale, do not confirm, write ends: \
+     it would come back without its expiry";
 
 /// Judges a target.
 pub fn judge(facts: &Facts) -> Vec<Judged> {
@@ -124,14 +152,31 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
             they differ";
         judge.found(Kind::Unissued, user, why, None);
     }
+    for user in &facts.strange {
+        let why = "it is in Redis, and the column of users cannot hold it";
+        judge.found(Kind::Unissued, user, why, None);
+    }
+    let surplus: HashSet<&String> = facts.surplus.iter().collect();
     for user in &facts.missing {
+        let has_row = "it has a row, and is not in Redis";
         let (add, why) = if user.is_empty() {
-            (None, "its row names no user")
+            (None, "its row names no user".to_owned())
+        } else if facts.is_over {
+            (
+                None,
+                format!("{has_row}; after the end nothing is written there"),
+            )
+        } else if surplus.contains(user) {
+            (
+                None,
+                format!(
+                    "{has_row}; its row is beyond the quantity, so nobody may have told it yes"
+                ),
+            )
         } else {
-            let add = Repair::Add(user.clone());
-            (Some(add), "it has a row, and is not in Redis")
+            (Some(Repair::Add(user.clone())), has_row.to_owned())
         };
-        judge.found(Kind::MissingAdmission, user, why, add);
+        judge.found(Kind::MissingAdmission, user, &why, add);
     }
     // Rows are never deleted, so what only a deletion could repair is named.
     for user in &facts.twice {
@@ -146,9 +191,18 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
     if !is_cut {
         judge.counter();
     }
+    if let Some((says, due)) = facts.stock {
+        let why = format!(
+            "the column of the stock row says {says}, and {due} is right by the rows; \
+             a person corrects it with one UPDATE"
+        );
+        judge.found(Kind::CountMismatch, "", &why, None);
+    }
     if facts.is_disjoint {
+        let is_gone = facts.numbers.size == Some(0);
+        let why = if is_gone { USERS_GONE } else { DISJOINT };
         for it in judge.found.iter_mut().filter(|it| it.repair.is_some()) {
-            it.doubts(DISJOINT);
+            it.doubts(why);
         }
     }
     judge.found
@@ -175,7 +229,7 @@ impl Judge<'_> {
             None => ActionKind::Report,
             Some(Repair::Insert(..)) => ActionKind::Issue,
             Some(Repair::Close(_)) => ActionKind::Resolve,
-            Some(Repair::Add(_) | Repair::SetCount(_)) => ActionKind::Project,
+            Some(Repair::Add(_) | Repair::MoveCount(_)) => ActionKind::Project,
         };
         let mut finding = Finding::new(kind, action, Outcome::Skipped, why);
         finding.needs_person = true;
@@ -223,6 +277,10 @@ impl Judge<'_> {
             if are_too_many && !self.facts.is_ordered && kind == Kind::Unissued {
                 self.last_doubts(UNORDERED);
             }
+            // A message is on the topic or among the failed events, not in both.
+            if self.facts.may_double && kind == Kind::Unissued {
+                self.last_doubts(MAY_DOUBLE);
+            }
         } else {
             let kind = match kind {
                 Kind::Unissued => Kind::OverAdmitted,
@@ -255,21 +313,23 @@ impl Judge<'_> {
         let missing = facts.missing.len() as u64;
         let members = self.admitted().map_or(0, |size| size + missing);
         let taken = rows.max(members).cast_signed();
-        let (quantity, is_missing) = (quantity.cast_signed(), facts.numbers.count.is_none());
-        let count = facts.numbers.count.unwrap_or_default();
+        let quantity = quantity.cast_signed();
+        let Some(means) = facts.count_means else {
+            return;
+        };
+        let seen = facts.numbers.count;
+        let value = seen.unwrap_or_else(|| means.given(0, quantity));
+        let count = means.given(value, quantity);
         // Whatever their system writes first, it has counted by the second look what the first saw.
         let before = facts.before.admitted(facts.means).unwrap_or_default();
         let before = before.max(facts.before.rows).cast_signed().min(taken);
-        let counted = if facts.is_selling { before } else { taken };
+        let to = if facts.is_selling { before } else { taken };
         let is_unfilled = !facts.is_selling && count >= quantity && taken < quantity;
-        let (is_off, to) = match facts.count_means {
-            None => (false, taken),
-            Some(CountMeans::Tickets) => (count < counted || is_unfilled, taken),
-            Some(CountMeans::Issued) if facts.is_selling => (count < counted, counted),
-            Some(CountMeans::Issued) => (count != taken, taken),
-        };
+        let is_behind = count < to;
+        let is_ahead = !facts.is_selling && means.is_exact() && count > to;
         // Keys expire after the end, and nothing is opened again.
-        if !is_off || facts.is_over && is_missing {
+        let is_gone = facts.is_over && seen.is_none();
+        if is_gone || !is_behind && !is_ahead && !is_unfilled {
             return;
         }
         let kind = if is_unfilled {
@@ -277,25 +337,86 @@ impl Judge<'_> {
         } else {
             Kind::CountMismatch
         };
-        let why = format!("the counter says {count}, and {to} are given out");
-        let is_lowered = count > to;
-        if is_lowered && facts.is_over {
+        let means_of_value = if means.is_left() {
+            format!(
+                "the counter says that {value} are left, and {} are",
+                quantity - to
+            )
+        } else {
+            format!("the counter says {value}, and {to} are given out")
+        };
+        let why = if seen.is_none() {
+            format!("there is no counter, and {to} are given out")
+        } else {
+            means_of_value
+        };
+        if facts.is_over {
+            let why = format!("{why}; after the end nothing is written there");
             self.found(kind, "", &why, None);
             return;
         }
-        // Beyond the quantity, only users who are refused raise it.
-        let from = facts.numbers.count.map(|count| count.min(quantity));
-        let most = match from {
-            Some(_) if !is_lowered => to - 1,
-            Some(from) if from < quantity => from,
-            Some(_) | None => i64::MAX,
-        };
-        let set = Repair::SetCount(SetCount { from, most, to });
-        self.found(kind, "", &why, Some(set));
-        if is_missing {
-            self.last_doubts(GONE);
-        } else if is_lowered && (count >= quantity || self.admitted().is_none()) {
-            self.last_doubts(OPENS);
+        if !facts.is_selling && facts.before.count != seen {
+            // A claim that is refused moves it, and may be about to give back what it took.
+            self.waits(
+                kind,
+                "",
+                &format!("{why}; it is moving, and is repaired when it rests"),
+            );
+            return;
         }
+        let may_move = match (facts.is_selling, means.is_left()) {
+            (false, _) => 0,
+            (true, true) => -1,
+            (true, false) => 1,
+        };
+        let by = match seen {
+            Some(value) => means.given(to, quantity) - value,
+            None => means.given(to, quantity),
+        };
+        let repair = Repair::MoveCount(MoveCount { seen, may_move, by });
+        self.found(kind, "", &why, Some(repair));
+        if let Some(doubt) = self.doubt_of_count(means, value, is_behind) {
+            self.last_doubts(doubt);
+        }
+    }
+
+    /// Why the counter may be right, or another one.
+    fn doubt_of_count(
+        &self,
+        means: CountMeans,
+        value: i64,
+        is_behind: bool,
+    ) -> Option<&'static str> {
+        let facts = self.facts;
+        let quantity = facts.quantity.cast_signed();
+        let (rows, count) = (
+            facts.numbers.rows.cast_signed(),
+            means.given(value, quantity),
+        );
+        if facts.numbers.count.is_none() {
+            return Some(GONE);
+        }
+        if !means.is_left() && is_behind && self.seems_to_count_down(value) {
+            return Some(COUNTS_DOWN);
+        }
+        if is_behind && count < rows / 2 {
+            return Some(RESET);
+        }
+        if means.is_left() && !facts.is_quantity_told {
+            return Some(STOCK_ADDED);
+        }
+        let opens = !is_behind && (count >= quantity || self.admitted().is_none());
+        opens.then_some(OPENS)
+    }
+
+    /// Whether a counter that is behind shows what is left: it is negative, or falls while rows come,
+    /// or makes up the quantity together with the rows, but for those on their way.
+    fn seems_to_count_down(&self, value: i64) -> bool {
+        let facts = self.facts;
+        let quantity = facts.quantity.cast_signed();
+        let rows = facts.numbers.rows.cast_signed();
+        let has_fallen = facts.before.count > Some(value) && facts.before.rows < facts.numbers.rows;
+        let on_their_way = (quantity - value - rows).abs();
+        value < 0 || has_fallen || value > 0 && on_their_way <= 2 + quantity / 50
     }
 }

@@ -2,33 +2,34 @@
 
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::{Redis, SharedConnection};
-use redis::{Cmd, FromRedisValue, RedisError, Value, from_redis_value_ref};
+use redis::{Cmd, FromRedisValue, RedisError, ToRedisArgs, Value, from_redis_value_ref};
 
-use crate::config::{KeyType, Target, UsersKey};
-use crate::judge::SetCount;
+use crate::config::{CountKey, KeyType, Target, UsersKey};
+use crate::judge::MoveCount;
 use crate::{Answer, AttachError};
 
 /// Members that one call of SCAN looks at.
 const PAGE: &str = "500";
 
-/// Refusals that concern a key or a command, so that other campaigns can be compared.
-const OF_A_KEY: [&str; 4] = ["NOPERM", "OOM", "READONLY", "WRONGTYPE"];
+/// Answers of a server that serves nobody: it starts, is a replica without its master, misses a part
+/// of the cluster, or refuses the login. Any other refusal concerns a key or a command, so that other
+/// campaigns can be compared.
+const AWAY: [&str; 7] = [
+    "LOADING",
+    "BUSY",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "NOAUTH",
+    "WRONGPASS",
+];
+
+const MOVE_COUNT: &str = include_str!("scripts/move_count.lua");
+const ADD_USER: &str = include_str!("scripts/add_user.lua");
 
 fn is_word(value: &Value, word: &str) -> bool {
     from_redis_value_ref::<String>(value).is_ok_and(|text| text == word)
 }
-
-/// Sets a counter only if its value is still one that may be replaced. ARGV: the least of these, or
-/// "" if it was missing; the most; the new value. Returns 1 if it was set.
-const SET_COUNT: &str = "local count, least = tonumber(redis.call('GET', KEYS[1])), tonumber(ARGV[1]) \
-     local is_between = count and least and count >= least and count <= tonumber(ARGV[2]) \
-     if count ~= least and not is_between then return 0 end \
-     redis.call('SET', KEYS[1], ARGV[3], 'KEEPTTL') return 1";
-
-/// Adds a member, unless the key has expired meanwhile: it would come back without its users and
-/// without its expiry. ARGV: 1 if the key may be created, the command, and its arguments.
-const ADD: &str = "if ARGV[1] ~= '1' and redis.call('EXISTS', KEYS[1]) == 0 then return 0 end \
-     redis.call(ARGV[2], KEYS[1], unpack(ARGV, 3)) return 1";
 
 /// Their Redis. Cheap to clone.
 #[derive(Clone)]
@@ -53,19 +54,34 @@ impl Keys {
         Self { conn }
     }
 
-    async fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> Answer<T> {
+    async fn ask<T: FromRedisValue>(&mut self, words: &[impl ToRedisArgs]) -> Answer<T> {
         let mut command = Cmd::new();
         command.arg(words);
         let answer = command.query_async(&mut self.conn).await;
-        answer.map_err(|error: RedisError| {
-            let is_of_a_key = error.code().is_some_and(|code| OF_A_KEY.contains(&code));
-            let why = without_values(error);
-            if is_of_a_key {
-                AttachError::Misfit(format!("their Redis refused a command: {why}"))
-            } else {
-                AttachError::Redis(why)
-            }
-        })
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(self.cause(error).await),
+        }
+    }
+
+    /// Tells a server that is away, which ends the pass, from a refusal or a slow command, which
+    /// concerns one campaign.
+    async fn cause(&mut self, error: RedisError) -> AttachError {
+        let code = error.code().map(str::to_owned);
+        let why = without_values(error);
+        match code {
+            Some(code) if AWAY.contains(&code.as_str()) => AttachError::Redis(why),
+            Some(_) => AttachError::Misfit(format!("their Redis refused a command: {why}")),
+            None => match redis::cmd("PING")
+                .query_async::<Value>(&mut self.conn)
+                .await
+            {
+                Ok(_) => {
+                    AttachError::Misfit(format!("their Redis did not answer a command: {why}"))
+                }
+                Err(_) => AttachError::Redis(why),
+            },
+        }
     }
 
     /// Refuses a replica: what it shows may be old, and it takes no repairs. A server that does not
@@ -88,7 +104,10 @@ impl Keys {
         let users = users
             .as_ref()
             .map(|users| (&users.key, users.kind.words()[0]));
-        let count = count.as_ref().map(|count| (&count.key, "string"));
+        let count = count.as_ref().map(|count| {
+            let is_field = count.field.is_some();
+            (&count.key, if is_field { "hash" } else { "string" })
+        });
         for (key, wanted) in users.into_iter().chain(count) {
             let key = target.fill(key);
             let kind: String = self.ask(&["TYPE", &key]).await?;
@@ -105,9 +124,12 @@ impl Keys {
         self.ask(&[users.kind.words()[1], key]).await
     }
 
-    /// Returns the counter; `None` if the key does not exist.
-    pub async fn count(&mut self, key: &str) -> Answer<Option<i64>> {
-        let text: Option<String> = self.ask(&["GET", key]).await?;
+    /// Returns the counter; `None` if the key or its field does not exist.
+    pub async fn count(&mut self, count: &CountKey, key: &str) -> Answer<Option<i64>> {
+        let text: Option<String> = match &count.field {
+            None => self.ask(&["GET", key]).await?,
+            Some(field) => self.ask(&["HGET", key, field]).await?,
+        };
         let number = text.map(|text| text.parse()).transpose();
         number.map_err(|_| AttachError::Misfit(format!("count.key: {key:?} holds no whole number")))
     }
@@ -152,32 +174,66 @@ impl Keys {
         ))
     }
 
-    /// Adds a user, and changes nothing if they are there. Returns false if the key is gone and
-    /// must not be created.
-    pub async fn add(
-        &mut self,
-        users: &UsersKey,
-        key: &str,
-        user: &str,
-        score: f64,
-        may_create: bool,
-    ) -> Answer<bool> {
-        let score = score.to_string();
-        let command = match users.kind {
-            KeyType::Set => vec!["SADD", user],
-            KeyType::SortedSet => vec!["ZADD", "NX", &score, user],
-            KeyType::Hash => vec!["HSETNX", user, "1"],
-        };
-        let create = if may_create { "1" } else { "0" };
-        let all = [vec!["EVAL", ADD, "1", key, create], command].concat();
-        self.ask(&all).await
+    /// Returns a score of the sorted set, if it has one.
+    pub async fn some_score(&mut self, key: &str) -> Answer<Option<f64>> {
+        let last: Vec<String> = self.ask(&["ZRANGE", key, "-1", "-1", "WITHSCORES"]).await?;
+        Ok(last.get(1).and_then(|score| score.parse().ok()))
     }
 
-    /// Sets the counter if nobody has changed it otherwise. Returns whether it did.
-    pub async fn set_count(&mut self, key: &str, set: &SetCount) -> Answer<bool> {
-        let from = set.from.map(|from| from.to_string()).unwrap_or_default();
-        let [most, to] = [set.most, set.to].map(|number| number.to_string());
-        let words = ["EVAL", SET_COUNT, "1", key, &from, &most, &to];
+    /// Returns the value of the hash's users, if those of one page have the same.
+    pub async fn value_of_all(&mut self, key: &str) -> Answer<Option<Vec<u8>>> {
+        let asked = ["HSCAN", key, "0", "COUNT", PAGE];
+        let (_, page): (String, Vec<Vec<u8>>) = self.ask(&asked).await?;
+        let mut values = page.iter().skip(1).step_by(2);
+        let first = values.next();
+        Ok(first.filter(|it| values.all(|other| other == *it)).cloned())
+    }
+
+    /// Adds a user, and changes nothing if they are there. Returns false if the key is gone and
+    /// must not be created.
+    pub async fn add(&mut self, key: &str, add: &NewMember<'_>) -> Answer<bool> {
+        let score = add.score.to_string();
+        let (user, value) = (add.user.as_bytes(), add.value.as_slice());
+        let command: &[&[u8]] = match add.kind {
+            KeyType::Set => &[b"SADD", user],
+            KeyType::SortedSet => &[b"ZADD", b"NX", score.as_bytes(), user],
+            KeyType::Hash => &[b"HSETNX", user, value],
+        };
+        let may_create = if add.may_create { "1" } else { "0" };
+        let begins: [&[u8]; 5] = [
+            b"EVAL",
+            ADD_USER.as_bytes(),
+            b"1",
+            key.as_bytes(),
+            may_create.as_bytes(),
+        ];
+        self.ask(&[&begins, command].concat()).await
+    }
+
+    /// Moves the counter if it is where it was. Returns whether it did.
+    pub async fn move_count(
+        &mut self,
+        count: &CountKey,
+        key: &str,
+        to: &MoveCount,
+    ) -> Answer<bool> {
+        let seen = to.seen.map(|seen| seen.to_string()).unwrap_or_default();
+        let field = count.field.as_deref().unwrap_or_default();
+        let (may, by) = (to.may_move.to_string(), to.by.to_string());
+        let words = ["EVAL", MOVE_COUNT, "1", key, field, &seen, &may, &by];
         self.ask(&words).await
     }
+}
+
+/// A user who is added to the users' key.
+#[derive(Debug)]
+pub struct NewMember<'a> {
+    pub kind: KeyType,
+    pub user: &'a str,
+    /// In a sorted set.
+    pub score: f64,
+    /// In a hash.
+    pub value: Vec<u8>,
+    /// The looks saw no key.
+    pub may_create: bool,
 }

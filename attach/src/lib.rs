@@ -15,6 +15,7 @@ pub mod pass;
 pub mod read;
 pub mod repair;
 pub mod sql;
+pub mod trust;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,10 +34,14 @@ use crate::config::AttachFile;
 pub enum AttachError {
     #[error("their MySQL: {0}")]
     Mysql(String),
+    /// A connection to their MySQL that broke or did not answer: either it is away, or one statement
+    /// is slow.
+    #[error("their MySQL: {0}")]
+    Lost(String),
     #[error("their Redis: {0}")]
     Redis(String),
     /// Their MySQL answered with an error.
-    #[error("their MySQL refused a statement: {}", firstcome_shared::quoted::without_values(.why))]
+    #[error("their MySQL refused a statement: {}", repair::refusal(*.code, .why))]
     Refused { code: u16, why: String },
     /// The file does not fit their stores.
     #[error("{0}")]
@@ -55,7 +60,10 @@ impl AttachError {
     fn of(self, campaign: &str) -> Self {
         match self {
             Self::Misfit(why) => Self::Misfit(format!("campaign {campaign:?}: {why}")),
-            other => other,
+            Self::Lost(_) | Self::Refused { .. } => {
+                Self::Misfit(format!("campaign {campaign:?}: {self}"))
+            }
+            Self::Mysql(_) | Self::Redis(_) | Self::Ours(_) | Self::Stopped => self,
         }
     }
 
@@ -63,7 +71,7 @@ impl AttachError {
     fn is_away(&self) -> bool {
         match self {
             Self::Mysql(_) | Self::Redis(_) | Self::Ours(_) | Self::Stopped => true,
-            Self::Refused { .. } | Self::Misfit(_) => false,
+            Self::Refused { .. } | Self::Lost(_) | Self::Misfit(_) => false,
         }
     }
 }
@@ -88,11 +96,19 @@ impl Ours {
     /// Creates our tables. Refuses a database with tables of others, which may be the shop's own, and
     /// that of a Firstcome with coupons of its own.
     pub async fn migrate(&self) -> anyhow::Result<()> {
-        let others = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() \
-                      HAVING SUM(TABLE_NAME = '__diesel_schema_migrations') = 0";
-        let others = self.db.first::<i64>("look for tables", sql!(others));
+        let tables = "SELECT COUNT(*), CAST(COALESCE(SUM(TABLE_NAME = '__diesel_schema_migrations'), 0) AS SIGNED) \
+                      FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()";
+        let tables = self.db.first::<(i64, i64)>("look for tables", sql!(tables));
+        let (all, of_diesel) = tables.await.context("DATABASE_URL")?.unwrap_or_default();
+        let mut is_ours = all == 0;
+        if of_diesel > 0 {
+            // A shop in Rust may have this table, too, with migrations of its own.
+            let others = "SELECT COUNT(*) FROM __diesel_schema_migrations WHERE version <> '0001'";
+            let others = self.db.first::<i64>("look for migrations", sql!(others));
+            is_ours = others.await.context("DATABASE_URL")? == Some(0);
+        }
         anyhow::ensure!(
-            others.await.context("DATABASE_URL")?.is_none(),
+            is_ours,
             "DATABASE_URL: that database has tables of others: write one of its own (CREATE DATABASE reconciler)"
         );
         let migrated = migrations::migrate(&self.settings).await;

@@ -18,6 +18,7 @@ use crate::keys::Keys;
 use crate::read::{Look, Numbers, Reader};
 use crate::repair::{self, UsersSeen};
 use crate::sql::Sql;
+use crate::trust::{identity, is_proof};
 use crate::{Answer, AttachError, Attached, Ours};
 use firstcome_shared::report::{self, DropReport, Examined, Finding, Kind, Outcome, Run};
 
@@ -84,7 +85,7 @@ impl Attached {
             for target in campaign.drops(Utc::now()) {
                 let shape = check(&target, &mut sql, &mut keys).await;
                 let shape = shape.map_err(|error| error.of(name))?;
-                let warnings = shape.warning.into_iter().chain(shape.slow);
+                let warnings = shape.warning.into_iter().chain(shape.notes);
                 told.extend(warnings.map(|it| format!("{name}: {it}")));
             }
         }
@@ -133,14 +134,22 @@ impl Pass<'_> {
                 match first_look(target, &mut sql, &mut self.keys.clone()).await {
                     Ok(suspect) => {
                         let facts = suspect.first.and(suspect.first.clone(), &target);
-                        if judge(&facts).is_empty() {
-                            run.drops
-                                .push(told(&target, &facts, Vec::new(), facts.numbers));
+                        let judged = judge(&facts);
+                        if judged.is_empty() {
+                            self.learn(&target, &facts, &judged).await?;
+                            let report = told(&target, &facts, judged, facts.numbers);
+                            run.drops.push(report);
                         } else {
                             suspects.push(suspect);
                         }
                     }
-                    Err(error) => left_out(run, &target, error)?,
+                    Err(error) => {
+                        let is_lost = matches!(error, AttachError::Lost(_));
+                        left_out(run, &target, error)?;
+                        if is_lost {
+                            sql = self.attached.connect(&mut self.keys).await?;
+                        }
+                    }
                 }
             }
         }
@@ -152,13 +161,23 @@ impl Pass<'_> {
                 () = sleep_until(due(&suspect)) => {}
                 () = self.stop.cancelled() => return Err(AttachError::Stopped),
             }
-            // Their MySQL may have closed a connection that waited.
+            // Their MySQL may have closed a connection that waited, or a statement broke it.
             let mut sql = self.attached.connect(&mut self.keys).await?;
             if let Err(error) = self.settle(&suspect, &mut sql, run).await {
                 left_out(run, &suspect.target, error)?;
             }
         }
         Ok(())
+    }
+
+    /// Trusts a mapping whose look was clean.
+    async fn learn(&self, target: &Target<'_>, facts: &Facts, judged: &[Judged]) -> Answer<()> {
+        match &self.attached.ours {
+            Some(ours) if is_proof(facts, judged) => {
+                ours.trust(&self.attached.file, target.campaign).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Looks again at a target that differs, repairs it, and reports it, also if a store goes away
@@ -172,9 +191,14 @@ impl Pass<'_> {
             sql,
             keys,
         };
+        let now = Utc::now();
+        reader.sql.set_zone(target.offset(now).as_deref()).await?;
         let second = reader.look().await?;
-        let facts = suspect.first.and(second, target);
+        let mut facts = suspect.first.and(second, target);
+        // With a unique key, MySQL refuses the row of a message that comes late.
+        facts.may_double = target.campaign.mode == Mode::Repair && shape.warning.is_some();
         let mut judged = judge(&facts);
+        self.learn(target, &facts, &judged).await?;
         let mut inserts = judged.iter_mut();
         let first = inserts.find(|it| matches!(it.repair, Some(Repair::Insert(..))));
         if let (Some(it), Some(warning)) = (first, &shape.warning) {
@@ -216,13 +240,26 @@ impl Pass<'_> {
         target: &Target<'_>,
         mut planned: Vec<&'j mut Judged>,
     ) -> Answer<Vec<&'j mut Judged>> {
+        let twice = ours.repaired_twice(target.drop_id()).await?;
+        planned.retain_mut(|it| {
+            let came_back = twice.contains(&identity(&it.finding));
+            if came_back {
+                let why =
+                    "it was repaired twice within an hour, and came back: something sets it back"
+                        .to_owned();
+                it.became((Outcome::Skipped, why));
+            }
+            !came_back
+        });
         for it in &mut planned {
             it.finding.needs_person = false;
             it.finding.result = Outcome::Planned;
         }
+        let file = &self.attached.file;
+        let is_trusted = ours.trusts(file, target.campaign).await?;
         let (number, limit) = (planned.len() as u64, target.campaign.repair_limit);
         let limit = limit.unwrap_or((facts.quantity / LIMIT_PART).max(LIMIT_AT_LEAST));
-        let is_held = |it: &Judged| number > limit || it.doubt.is_some();
+        let is_held = |it: &Judged| !is_trusted || number > limit || it.doubt.is_some();
         let (mut held, mut now): (Vec<_>, Vec<_>) = planned.into_iter().partition(|it| is_held(it));
         let Request {
             confirm, dry_run, ..
@@ -231,12 +268,17 @@ impl Pass<'_> {
             let shown = shown(&held);
             let before = ours.db.shown_repairs(target.drop_id()).await?;
             if confirm && !dry_run && before == Some(shown) {
+                ours.trust(file, target.campaign).await?;
                 now.append(&mut held);
             } else {
                 let is_seen = confirm || dry_run;
                 let (db, drop) = (&ours.db, target.drop_id());
                 db.hold_back(drop, shown, self.run_id, is_seen).await?;
-                let why = if number > limit {
+                let why = if !is_trusted {
+                    "held back: nothing was repaired with this part of the file yet, and no look was clean; \
+                     confirm its first plan"
+                        .to_owned()
+                } else if number > limit {
                     format!("held back: this pass has {number} repairs, and the limit is {limit}")
                 } else {
                     "held back until it is confirmed".to_owned()
@@ -252,6 +294,8 @@ impl Pass<'_> {
 
 async fn first_look<'a>(target: Target<'a>, sql: &mut Sql, keys: &mut Keys) -> Answer<Suspect<'a>> {
     let shape = check(&target, sql, keys).await?;
+    let offset = target.offset(Utc::now());
+    sql.set_zone(offset.as_deref()).await?;
     let mut reader = Reader {
         target,
         shape: &shape,

@@ -9,11 +9,11 @@ use std::hash::{BuildHasher as _, RandomState};
 use mysql_async::{Row, Value};
 use tokio::time::Instant;
 
-use crate::check::Shape;
+use crate::check::{Shape, TableShape};
 use crate::config::{Done, FailedTable, KeyType, Target, UsersKey, UsersMean};
 use crate::judge::{Facts, FailedEvent};
 use crate::keys::Keys;
-use crate::sql::{Condition, Sql, bound, quoted, text};
+use crate::sql::{Condition, Sql, bound, quoted};
 use crate::{Answer, AttachError};
 
 /// Rows read per page.
@@ -52,8 +52,14 @@ pub struct Look {
     unissued: BTreeMap<String, Option<f64>>,
     /// Members whom MySQL takes for another member, who has a row.
     aliases: BTreeSet<String>,
+    /// Members without a row whom the column of users cannot hold.
+    strange: BTreeSet<String>,
     /// No user is a member and has a row.
     is_disjoint: bool,
+    /// Users who are members and have a row.
+    in_both: u64,
+    /// The column of the stock row: what it says, and what it should.
+    stock: Option<(i64, i64)>,
     /// Users with a row who are no members.
     missing: BTreeSet<String>,
     twice: BTreeSet<String>,
@@ -120,7 +126,7 @@ impl<'a> Reader<'a> {
     pub fn of_rows(&self) -> Condition {
         let rows = &self.target.campaign.rows;
         let has_user = format!("{} IS NOT NULL", quoted(&rows.user));
-        Condition::of(&rows.of, &self.target).and(&has_user, [])
+        Condition::of(&rows.of, &self.target, &self.shape.rows).and(&has_user, [])
     }
 
     /// Reads the quantity.
@@ -129,22 +135,42 @@ impl<'a> Reader<'a> {
         let Some(sql) = &campaign.quantity_sql else {
             return Ok(campaign.quantity.unwrap_or_default().into());
         };
-        let number = self.sql.number(&self.target.fill(sql), Vec::new()).await?;
-        let number = number.and_then(|number| u32::try_from(number).ok());
-        let no_number =
-            || AttachError::Misfit("quantity_sql selects no number from 0 on".to_owned());
-        number.map(u64::from).ok_or_else(no_number)
+        self.sql.only_number(&self.target.fill(sql)).await
     }
 
-    /// Selects from these rows; `{user}` stands for the column of their users.
+    /// Selects an expression from these rows.
     pub async fn select(&mut self, what: &str, of: Condition, rest: &str) -> Answer<Vec<Row>> {
-        let rows = &self.target.campaign.rows;
-        let (table, what) = (
-            quoted(&rows.table),
-            what.replace("{user}", &quoted(&rows.user)),
-        );
+        let table = quoted(&self.target.campaign.rows.table);
         let sql = format!("SELECT {what} FROM {table} WHERE {} {rest}", of.sql);
         self.sql.rows(&sql, of.values).await
+    }
+
+    /// Selects the users of these rows.
+    async fn users_of(&mut self, of: Condition, rest: &str) -> Answer<Vec<String>> {
+        let shape = &self.shape.rows;
+        let user = shape.selected(&self.target.campaign.rows.user);
+        let rows = self.select(&user, of, rest).await?;
+        Ok(rows.iter().map(|row| shape.user_of(row, 0)).collect())
+    }
+
+    /// Reads the column of the stock row, and returns it with what it should be.
+    pub async fn stock(&mut self, quantity: u64, rows: u64) -> Answer<Option<(i64, i64)>> {
+        let (Some(stock), Some(shape)) = (&self.target.campaign.stock, &self.shape.stock) else {
+            return Ok(None);
+        };
+        let Some((column, is_left)) = stock.column() else {
+            return Ok(None);
+        };
+        let of = Condition::of(&stock.of, &self.target, shape);
+        let (table, column) = (quoted(&stock.table), quoted(column));
+        let sql = format!(
+            "SELECT CAST({column} AS SIGNED) FROM {table} WHERE {}",
+            of.sql
+        );
+        let says = self.sql.number(&sql, of.values).await?;
+        let (quantity, rows) = (quantity.cast_signed(), rows.cast_signed());
+        let due = if is_left { quantity - rows } else { rows };
+        Ok(says.map(|says| (says, due)))
     }
 
     pub async fn count_rows(&mut self) -> Answer<u64> {
@@ -160,7 +186,11 @@ impl<'a> Reader<'a> {
     pub async fn numbers(&mut self) -> Answer<Numbers> {
         let size = self.users().await?.map(|(.., size)| size);
         let count = match &self.target.campaign.count {
-            Some(count) => self.keys.count(&self.target.fill(&count.key)).await?,
+            Some(count) => {
+                self.keys
+                    .count(count, &self.target.fill(&count.key))
+                    .await?
+            }
             None => None,
         };
         let rows = self.count_rows().await?;
@@ -175,12 +205,16 @@ impl<'a> Reader<'a> {
             numbers: self.numbers().await?,
             unissued: BTreeMap::new(),
             aliases: BTreeSet::new(),
+            strange: BTreeSet::new(),
             is_disjoint: false,
+            in_both: 0,
+            stock: None,
             missing: BTreeSet::new(),
             twice: BTreeSet::new(),
             failed: self.failed().await?,
             surplus: Vec::new(),
         };
+        look.stock = self.stock(look.quantity, look.numbers.rows).await?;
         let users = self.users().await?;
         let mut seen = Seen::default();
         let expected = look.numbers.size.unwrap_or_default().max(look.numbers.rows);
@@ -198,9 +232,9 @@ impl<'a> Reader<'a> {
             let has_key = self.target.campaign.users.is_some();
             event.is_member = has_key.then_some(flags & MEMBER != 0);
         }
-        look.is_disjoint = users.is_some()
-            && !seen.flags.is_empty()
-            && seen.flags.values().all(|flags| *flags != MEMBER | ROW);
+        let in_both = seen.flags.values().filter(|it| **it == MEMBER | ROW);
+        look.in_both = in_both.count() as u64;
+        look.is_disjoint = users.is_some() && !seen.flags.is_empty() && look.in_both == 0;
         if let Some((users, key, _)) = users
             && (users.means == UsersMean::Admitted || !look.missing.is_empty())
             && seen.flags.values().any(|flags| *flags == MEMBER)
@@ -210,6 +244,7 @@ impl<'a> Reader<'a> {
             if users.means == UsersMean::Applied {
                 look.unissued.clear();
                 look.aliases.clear();
+                look.strange.clear();
             }
         }
         let surplus = look.numbers.rows.saturating_sub(look.quantity);
@@ -223,25 +258,41 @@ impl<'a> Reader<'a> {
     async fn match_spellings(&mut self, look: &mut Look) -> Answer<()> {
         let names: Vec<String> = look.unissued.keys().cloned().collect();
         for names in names.chunks(NAMES) {
-            let rows = self.spellings(names).await?;
-            if rows.iter().all(|row| look.unissued.contains_key(row)) {
+            let all_known = match self.spellings(names).await {
+                Ok(rows) => rows.iter().all(|row| look.unissued.contains_key(row)),
+                // One of them is beyond the character set of the column.
+                Err(AttachError::Refused { .. }) => false,
+                Err(error) => return Err(error),
+            };
+            if all_known {
                 continue;
             }
             for name in names {
-                let rows = self.spellings(std::slice::from_ref(name)).await?;
-                if rows.is_empty() {
-                    continue;
-                }
-                look.unissued.remove(name);
-                let is_matched = rows
-                    .iter()
-                    .any(|row| row == name || look.missing.remove(row));
-                if !is_matched {
-                    look.aliases.insert(name.clone());
-                }
+                self.match_spelling(name, look).await?;
             }
         }
         look.is_disjoint &= look.aliases.is_empty() && names.len() == look.unissued.len();
+        Ok(())
+    }
+
+    async fn match_spelling(&mut self, name: &String, look: &mut Look) -> Answer<()> {
+        let rows = match self.spellings(std::slice::from_ref(name)).await {
+            Ok(rows) if rows.is_empty() => return Ok(()),
+            Ok(rows) => rows,
+            Err(AttachError::Refused { .. }) => {
+                look.unissued.remove(name);
+                look.strange.insert(name.clone());
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        look.unissued.remove(name);
+        let is_matched = rows
+            .iter()
+            .any(|row| row == name || look.missing.remove(row));
+        if !is_matched {
+            look.aliases.insert(name.clone());
+        }
         Ok(())
     }
 
@@ -255,18 +306,17 @@ impl<'a> Reader<'a> {
         }
         let marks = vec!["?"; names.len()].join(", ");
         let of = self.of_rows().and(&format!("{user} IN ({marks})"), names);
-        let found = self.select("CAST({user} AS CHAR)", of, "").await?;
-        Ok(found.iter().map(|row| text(row, 0)).collect())
+        self.users_of(of, "").await
     }
 
     /// Reads all rows, and names users without a member and users with two rows.
     async fn rows(&mut self, has_users: bool, seen: &mut Seen, look: &mut Look) -> Answer<()> {
         let rows = &self.target.campaign.rows;
-        let key = &self.shape.rows.key;
+        let shape = &self.shape.rows;
         let mut last = Vec::new();
         loop {
-            let of = self.of_rows().after(key, &last);
-            let page = self.page(&rows.table, &rows.user, key, of).await?;
+            let of = self.of_rows().after(&shape.key, &last);
+            let page = self.page(&rows.table, &rows.user, shape, of).await?;
             let is_last = page.len() < ROWS;
             for (key, user) in page {
                 last = key;
@@ -293,22 +343,22 @@ impl<'a> Reader<'a> {
         &mut self,
         table: &str,
         user: &str,
-        key: &[String],
+        shape: &TableShape,
         of: Condition,
     ) -> Answer<Vec<(Vec<Value>, String)>> {
-        let key: Vec<String> = key.iter().map(|name| quoted(name)).collect();
+        let key: Vec<String> = shape.key.iter().map(|name| quoted(name)).collect();
         let key = key.join(", ");
-        let (table, user) = (quoted(table), quoted(user));
+        let (table, selected) = (quoted(table), shape.selected(user));
         let sql = format!(
-            "SELECT CAST({user} AS CHAR), {key} FROM {table} WHERE {} ORDER BY {key} LIMIT {ROWS}",
+            "SELECT {selected}, {key} FROM {table} WHERE {} ORDER BY {key} LIMIT {ROWS}",
             of.sql
         );
         let rows = self.sql.rows(&sql, of.values).await?;
-        let split = |row: Row| {
-            let user = text(&row, 0);
+        let rows = rows.into_iter().map(|row| {
+            let user = shape.user_of(&row, 0);
             (row.unwrap().split_off(1), user)
-        };
-        Ok(rows.into_iter().map(split).collect())
+        });
+        Ok(rows.collect())
     }
 
     async fn name_unissued(
@@ -318,16 +368,19 @@ impl<'a> Reader<'a> {
         seen: &Seen,
         look: &mut Look,
     ) -> Answer<()> {
-        let (named, mut is_text) = (&mut look.unissued, true);
+        let Look {
+            unissued, strange, ..
+        } = look;
         let each = |member: Vec<u8>, score: Option<f64>| {
-            if seen.flags(&member) & ROW == 0 && named.len() < NAMED {
-                let user = String::from_utf8(member);
-                is_text &= user.map(|user| named.insert(user, score)).is_ok();
+            if seen.flags(&member) & ROW != 0 || unissued.len() + strange.len() >= NAMED {
+                return;
+            }
+            match String::from_utf8(member) {
+                Ok(user) => _ = unissued.insert(user, score),
+                Err(error) => _ = strange.insert(error.as_bytes().escape_ascii().to_string()),
             }
         };
-        self.keys.scan(users, key, each).await?;
-        let why = || AttachError::Misfit(format!("a member of key {key:?} is no text"));
-        if is_text { Ok(()) } else { Err(why()) }
+        self.keys.scan(users, key, each).await
     }
 
     /// Reads the open failed events, oldest key first.
@@ -337,8 +390,8 @@ impl<'a> Reader<'a> {
         };
         let (mut all, mut last) = (Vec::new(), Vec::new());
         while all.len() < NAMED {
-            let of = open(failed, &self.target).after(&shape.key, &last);
-            let page = self.page(&failed.table, &failed.user, &shape.key, of);
+            let of = open(failed, shape, &self.target).after(&shape.key, &last);
+            let page = self.page(&failed.table, &failed.user, shape, of);
             let page = page.await?;
             let is_last = page.len() < ROWS;
             all.extend(page.into_iter().map(|(key, user)| FailedEvent {
@@ -366,22 +419,22 @@ impl<'a> Reader<'a> {
         let order: Vec<String> = order.map(|name| format!("{} DESC", quoted(name))).collect();
         let rest = format!("ORDER BY {} LIMIT {number}", order.join(", "));
         let of = self.of_rows();
-        let rows = self.select("CAST({user} AS CHAR)", of, &rest).await?;
-        Ok(rows.iter().map(|row| text(row, 0)).collect())
+        self.users_of(of, &rest).await
     }
 }
 
 /// The open failed events of a target.
-pub fn open(failed: &FailedTable, target: &Target<'_>) -> Condition {
-    let of = Condition::of(&failed.of, target);
-    match &failed.done {
-        Done::Word(_) => of,
-        Done::Column { column, value } => {
-            let column = quoted(column);
-            let sql = format!("({column} IS NULL OR {column} <> ?)");
-            of.and(&sql, [bound(value, target)])
-        }
+pub fn open(failed: &FailedTable, shape: &TableShape, target: &Target<'_>) -> Condition {
+    let of = Condition::of(&failed.of(), target, shape);
+    let Done::Column { column, value } = &failed.done else {
+        return of;
+    };
+    let name = quoted(column);
+    if value.text() == Some("{now}") {
+        return of.and(&format!("{name} IS NULL"), []);
     }
+    let sql = format!("({name} IS NULL OR {name} <> ?)");
+    of.and(&sql, [bound(value, target, shape.is_uuid(column))])
 }
 
 impl Look {
@@ -398,6 +451,9 @@ impl Look {
             (*quantity, count, numbers.admitted(means), numbers.rows)
         };
         let is_selling = of_sale(self) != of_sale(&second);
+        let is_off = |stock: &(i64, i64)| stock.0 != stock.1;
+        let stock = second.stock.filter(is_off);
+        let stock = stock.filter(|it| !is_selling && self.stock == Some(*it));
         second.surplus.retain(|_| !self.surplus.is_empty());
         second
             .unissued
@@ -420,13 +476,18 @@ impl Look {
             is_over: target.is_over,
             means: means.filter(|_| second.numbers.size.is_some()),
             count_means: campaign.count.as_ref().map(|count| count.means),
+            is_quantity_told: campaign.quantity_sql.is_some(),
+            in_both: self.in_both.min(second.in_both),
+            stock,
             failed: second.failed,
             unissued: unissued.into_iter().map(|(user, _)| user).collect(),
             aliases: both(second.aliases, &self.aliases),
+            strange: both(second.strange, &self.strange),
             missing: both(second.missing, &self.missing),
             twice: both(second.twice, &self.twice),
             surplus: second.surplus,
             in_flight: in_flight as u64,
+            may_double: false,
         }
     }
 }

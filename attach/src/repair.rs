@@ -11,10 +11,12 @@ use firstcome_shared::quoted::without_values;
 use mysql_async::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Done, Scalar};
-use crate::judge::{Judged, Repair, SetCount};
+use crate::check::changing;
+use crate::config::{Done, KeyType};
+use crate::judge::{Judged, MoveCount, Repair};
+use crate::keys::NewMember;
 use crate::read::{Reader, open};
-use crate::sql::{Condition, bound, quoted, text};
+use crate::sql::{Condition, quoted, text, written};
 use crate::{Answer, AttachError};
 use firstcome_shared::report::Outcome;
 
@@ -51,11 +53,30 @@ fn skipped(why: &str) -> Repaired {
     (Outcome::Skipped, why.to_owned())
 }
 
+/// Errors of MySQL that quote names of columns and tables, and no values.
+const WITH_NAMES: [u16; 10] = [1048, 1054, 1142, 1143, 1146, 1265, 1364, 1406, 3105, 3819];
+/// "Incorrect … value: '…' for column …".
+const INCORRECT_VALUE: u16 = 1366;
+
+/// Says why MySQL refused a statement, with the column and without the values.
+pub fn refusal(code: u16, why: &str) -> String {
+    if WITH_NAMES.contains(&code) {
+        return why.to_owned();
+    }
+    let column = why
+        .rsplit_once(" for column ")
+        .filter(|_| code == INCORRECT_VALUE);
+    match column {
+        Some((value, column)) => format!("{} for column {column}", without_values(value)),
+        None => without_values(why),
+    }
+}
+
 /// Says why MySQL refused a statement, without the values that it quotes; or returns that a store
 /// is away, whose connection is closed, and its transaction and lock with it.
 fn failed(error: AttachError) -> Answer<Repaired> {
     let why = match error {
-        AttachError::Refused { why, .. } => format!("MySQL refuses it: {}", without_values(&why)),
+        AttachError::Refused { code, why } => format!("MySQL refuses it: {}", refusal(code, &why)),
         AttachError::Misfit(why) => why,
         error => return Err(error),
     };
@@ -98,12 +119,12 @@ pub async fn apply(
             Some(Repair::Close(event)) => close_alone(reader, event).await?,
             Some(Repair::Add(user)) => add(reader, user, seen.may_create).await?,
             // The counter was planned for the rows that were planned.
-            Some(Repair::SetCount(_)) if !is_as_planned => {
+            Some(Repair::MoveCount(_)) if !is_as_planned => {
                 skipped("not all rows were inserted; the next pass counts again")
             }
-            Some(Repair::SetCount(set)) => {
+            Some(Repair::MoveCount(set)) => {
                 crash_point(Point::PeopleRebuilt);
-                set_count(reader, set).await?
+                move_count(reader, set).await?
             }
         };
         it.became(repaired);
@@ -166,11 +187,9 @@ async fn locked(
     rows: &[&mut Judged],
     left: &HashSet<String>,
 ) -> Answer<Vec<Repaired>> {
-    if let Some(stock) = &reader.target.campaign.stock {
-        let (table, of) = (
-            quoted(&stock.table),
-            Condition::of(&stock.of, &reader.target),
-        );
+    if let (Some(stock), Some(shape)) = (&reader.target.campaign.stock, &reader.shape.stock) {
+        let table = quoted(&stock.table);
+        let of = Condition::of(&stock.of, &reader.target, shape);
         let sql = format!("SELECT 1 FROM {table} WHERE {} FOR UPDATE", of.sql);
         if reader.sql.number(&sql, of.values).await?.is_none() {
             let why = "stock.where selects no row to lock";
@@ -179,7 +198,9 @@ async fn locked(
     }
     must_not_be_made_ahead(reader).await?;
     let quantity = reader.quantity().await?;
-    let mut room = quantity.saturating_sub(reader.count_rows().await?);
+    let rows_before = reader.count_rows().await?;
+    let mut room = quantity.saturating_sub(rows_before);
+    let mut stock = reader.stock(quantity, rows_before).await?;
     let mut all = Vec::new();
     for it in rows {
         let Some(Repair::Insert(user, event)) = &it.repair else {
@@ -190,7 +211,16 @@ async fn locked(
             continue;
         }
         reader.sql.command("SAVEPOINT one").await?;
-        let repaired = match insert_row(reader, user, event.as_deref(), &mut room).await {
+        let inserted = insert_row(reader, user, event.as_deref(), room).await;
+        let inserted = match inserted {
+            Ok(applied @ (Outcome::Applied, _)) => {
+                room -= 1;
+                stock = follow(reader, stock).await?;
+                Ok(applied)
+            }
+            other => other,
+        };
+        let repaired = match inserted {
             Err(error @ AttachError::Refused { code, .. }) if ENDS_TRANSACTION.contains(&code) => {
                 return Err(error);
             }
@@ -205,11 +235,37 @@ async fn locked(
     Ok(all)
 }
 
+/// Moves the column of the stock row with a row that was inserted, if it was right before, and if
+/// the insert itself (a trigger) has not moved it. Returns what it says now, and what it should.
+async fn follow(reader: &mut Reader<'_>, before: Option<(i64, i64)>) -> Answer<Option<(i64, i64)>> {
+    let (Some((says, due)), Some(stock)) = (before, &reader.target.campaign.stock) else {
+        return Ok(None);
+    };
+    let (Some((column, is_left)), Some(shape)) = (stock.column(), &reader.shape.stock) else {
+        return Ok(None);
+    };
+    let step = if is_left { -1 } else { 1 };
+    let next = due + step;
+    if says != due {
+        return Ok(Some((says, next)));
+    }
+    let of = Condition::of(&stock.of, &reader.target, shape);
+    let (table, column) = (quoted(&stock.table), quoted(column));
+    let sql = format!(
+        "UPDATE {table} SET {column} = {column} + ({step}) WHERE {} AND {column} = ?",
+        of.sql
+    );
+    let mut values = of.values;
+    values.push(Value::Int(says));
+    reader.sql.change(&sql, values).await?;
+    Ok(Some((next, next)))
+}
+
 /// Refuses a table of coupons that wait for their users: a new row would be one more coupon.
 async fn must_not_be_made_ahead(reader: &mut Reader<'_>) -> Answer<()> {
     let rows = &reader.target.campaign.rows;
     let has_none = format!("{} IS NULL", quoted(&rows.user));
-    let of = Condition::of(&rows.of, &reader.target).and(&has_none, []);
+    let of = Condition::of(&rows.of, &reader.target, &reader.shape.rows).and(&has_none, []);
     if reader.select("1", of, "LIMIT 1").await?.is_empty() {
         return Ok(());
     }
@@ -243,11 +299,11 @@ async fn insert_row(
     reader: &mut Reader<'_>,
     user: &str,
     event: Option<&[Value]>,
-    room: &mut u64,
+    room: u64,
 ) -> Answer<Repaired> {
-    let Some(user) = reader.shape.rows.user(user) else {
-        let why = "the column of users takes whole numbers only";
-        return Ok((Outcome::Failed, why.to_owned()));
+    let shape = &reader.shape.rows;
+    let Some(user) = shape.user(user) else {
+        return Ok((Outcome::Failed, shape.why_not().to_owned()));
     };
     if let Some(event) = event
         && !close(reader, event).await?
@@ -260,29 +316,27 @@ async fn insert_row(
     if rows_of(reader, &user).await? != Some(0) {
         return Ok(skipped("a row came meanwhile"));
     }
-    if *room == 0 {
+    if has_changed(reader, &user).await? {
+        let why = "a row of its user has another value of a column that changes: write all values of issued \
+            coupons in rows.where, such as [\"ISSUED\", \"USED\"]";
+        return Ok((Outcome::Failed, why.to_owned()));
+    }
+    if room == 0 {
         return Ok((Outcome::Failed, "all were given out meanwhile".to_owned()));
     }
-    let (mut columns, mut marks, mut values) = (vec![column], vec!["?"], vec![user.clone()]);
+    let (mut columns, mut marks, mut values) =
+        (vec![column], vec!["?".to_owned()], vec![user.clone()]);
     let further = rows.insert.iter().filter(|it| !rows.of.contains_key(it.0));
     for (name, value) in rows.of.iter().chain(further) {
+        let (mark, value) = written(value, &target, shape.is_uuid(name));
         columns.push(quoted(name));
-        marks.push(match value {
-            Scalar::Text(text) if text == "{now}" => "NOW(6)",
-            Scalar::Text(text) if text == "{uuid}" => "UUID()",
-            value => {
-                values.push(bound(value, &target));
-                "?"
-            }
-        });
+        marks.push(mark);
+        values.extend(value);
     }
     let (columns, marks) = (columns.join(", "), marks.join(", "));
     let sql = format!("INSERT INTO {table} ({columns}) VALUES ({marks})");
     match reader.sql.change(&sql, values).await {
-        Ok(_) if rows_of(reader, &user).await? == Some(1) => {
-            *room -= 1;
-            Ok(applied())
-        }
+        Ok(_) if rows_of(reader, &user).await? == Some(1) => Ok(applied()),
         // The next pass would not see it either, and insert another one.
         Ok(_) => Err(AttachError::Misfit(
             "a row that was inserted is not there as it was written: a trigger changes it"
@@ -290,6 +344,20 @@ async fn insert_row(
         )),
         Err(error) => Err(error),
     }
+}
+
+/// Whether the user has a row that is not selected because a column such as a status has changed.
+async fn has_changed(reader: &mut Reader<'_>, user: &Value) -> Answer<bool> {
+    let rows = &reader.target.campaign.rows;
+    let changing = changing(&rows.of);
+    if changing.is_empty() {
+        return Ok(false);
+    }
+    let mut of = rows.of.clone();
+    of.retain(|name, _| !changing.contains(&name));
+    let is_its = format!("{} = ?", quoted(&rows.user));
+    let of = Condition::of(&of, &reader.target, &reader.shape.rows).and(&is_its, [user.clone()]);
+    Ok(!reader.select("1", of, "LIMIT 1").await?.is_empty())
 }
 
 /// Marks a failed event as processed, and returns whether it was open.
@@ -300,12 +368,17 @@ async fn close(reader: &mut Reader<'_>, event: &[Value]) -> Answer<bool> {
     let table = quoted(&failed.table);
     let is_same = |name: &String| format!("{} = ?", quoted(name));
     let key: Vec<String> = shape.key.iter().map(is_same).collect();
-    let of = open(failed, &reader.target).and(&key.join(" AND "), event.to_vec());
+    let of = open(failed, shape, &reader.target).and(&key.join(" AND "), event.to_vec());
     let (sql, mut values) = match &failed.done {
         Done::Word(_) => (format!("DELETE FROM {table} WHERE {}", of.sql), Vec::new()),
         Done::Column { column, value } => {
-            let sql = format!("UPDATE {table} SET {} = ? WHERE {}", quoted(column), of.sql);
-            (sql, vec![bound(value, &reader.target)])
+            let (mark, value) = written(value, &reader.target, shape.is_uuid(column));
+            let sql = format!(
+                "UPDATE {table} SET {} = {mark} WHERE {}",
+                quoted(column),
+                of.sql
+            );
+            (sql, value.into_iter().collect())
         }
     };
     values.extend(of.values);
@@ -342,22 +415,61 @@ async fn add(reader: &mut Reader<'_>, user: &str, may_create: bool) -> Answer<Re
     let Some(row) = row.first() else {
         return Ok(skipped("its row is gone"));
     };
-    let score = text(row, 0).parse().unwrap_or_default();
+    let score: f64 = text(row, 0).parse().unwrap_or_default();
     let key = target.fill(&users.key);
-    let is_added = reader.keys.add(users, &key, user, score, may_create);
-    Ok(if is_added.await? {
+    let score = match users.kind {
+        KeyType::SortedSet if reader.shape.order_is_time => {
+            in_unit_of(score, reader.keys.some_score(&key).await?)
+        }
+        KeyType::SortedSet | KeyType::Set | KeyType::Hash => score,
+    };
+    let value = match &users.value {
+        Some(value) => target.fill(value).into_bytes(),
+        None if users.kind == KeyType::Hash => {
+            let Some(value) = reader.keys.value_of_all(&key).await? else {
+                let why = "the users in the hash have different values: write users.value";
+                return Ok((Outcome::Failed, why.to_owned()));
+            };
+            value
+        }
+        None => Vec::new(),
+    };
+    let member = NewMember {
+        kind: users.kind,
+        user,
+        score,
+        value,
+        may_create,
+    };
+    Ok(if reader.keys.add(&key, &member).await? {
         applied()
     } else {
         skipped("its key expired meanwhile")
     })
 }
 
-async fn set_count(reader: &mut Reader<'_>, set: &SetCount) -> Answer<Repaired> {
-    let count = reader.target.campaign.count.as_ref();
-    let key = count.map(|count| reader.target.fill(&count.key));
-    let key = key.unwrap_or_default();
-    let is_set = reader.keys.set_count(&key, set).await?;
-    Ok(if is_set {
+/// Converts a time in milliseconds into the unit in which a neighbour's score is: seconds, or
+/// thousands, millions of parts of them.
+fn in_unit_of(millis: f64, neighbour: Option<f64>) -> f64 {
+    let Some(neighbour) = neighbour.filter(|it| *it > 0.0 && millis > 0.0) else {
+        return millis;
+    };
+    // Times of one sale differ by much less than a factor of ten.
+    let ratio = (neighbour / millis).log10();
+    match ratio {
+        -4.0..=-2.0 => millis / 1e3,
+        2.0..=4.0 => millis * 1e3,
+        5.0..=7.0 => millis * 1e6,
+        _ => millis,
+    }
+}
+
+async fn move_count(reader: &mut Reader<'_>, to: &MoveCount) -> Answer<Repaired> {
+    let Some(count) = &reader.target.campaign.count else {
+        return Ok(skipped("there is no counter"));
+    };
+    let key = reader.target.fill(&count.key);
+    Ok(if reader.keys.move_count(count, &key, to).await? {
         applied()
     } else {
         skipped("it moved meanwhile; the next pass counts again")

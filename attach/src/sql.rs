@@ -8,6 +8,7 @@ use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Error, Params, Row, Value};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::check::{TableShape, uuid};
 use crate::config::{Columns, Scalar, Target};
 use crate::{Answer, AttachError};
 
@@ -43,8 +44,9 @@ impl Sql {
             rows_per_second,
             paid_at: Instant::now(),
         };
-        // MariaDB skips it. Without it, a SELECT that nobody waits for goes on.
-        let limit = sql.limit.as_millis();
+        // MariaDB skips it. Without it, a SELECT that nobody waits for goes on. It ends before our own
+        // wait, so that the server says that the statement was slow.
+        let limit = sql.limit.mul_f64(0.9).as_millis();
         let limit = format!("/*!50708 , SESSION max_execution_time = {limit} */");
         sql.command(&format!("{SESSION} {limit}")).await?;
         sql.command(ISOLATION).await?;
@@ -54,7 +56,7 @@ impl Sql {
     /// Runs a statement, prepared if there are values, and returns its rows and how many it
     /// changed. Only a prepared statement returns numbers as numbers.
     async fn run(&mut self, sql: &str, values: Option<Vec<Value>>) -> Answer<(Vec<Row>, u64)> {
-        let lost = || AttachError::Mysql("the connection broke".to_owned());
+        let lost = || AttachError::Lost("the connection broke".to_owned());
         let mut conn = self.conn.take().ok_or_else(lost)?;
         let asked = async {
             let Some(values) = values else {
@@ -87,9 +89,9 @@ impl Sql {
                     why: error.message,
                 })
             }
-            Ok(Err(error)) => Err(AttachError::Mysql(error.to_string())),
-            Err(_) => Err(AttachError::Mysql(format!(
-                "no answer within {:?}",
+            Ok(Err(error)) => Err(AttachError::Lost(error.to_string())),
+            Err(_) => Err(AttachError::Lost(format!(
+                "no answer to a statement within {:?}: a lock on its table, or a slow count",
                 self.limit
             ))),
         }
@@ -118,6 +120,33 @@ impl Sql {
             .get_opt::<Option<i64>, _>(0)
             .and_then(Result::ok)
             .flatten())
+    }
+
+    /// Lets times be those of clocks in a campaign's zone, or else in the server's.
+    pub async fn set_zone(&mut self, offset: Option<&str>) -> Answer<()> {
+        let zone = offset.map_or("@@GLOBAL.time_zone".to_owned(), |it| format!("'{it}'"));
+        self.command(&format!("SET SESSION time_zone = {zone}"))
+            .await
+    }
+
+    /// Returns the one number of the one row that a statement of the file selects.
+    pub async fn only_number(&mut self, sql: &str) -> Answer<u64> {
+        let rows = self.rows(sql, Vec::new()).await?;
+        let misfit = |why: String| AttachError::Misfit(format!("quantity_sql {why}"));
+        let [row] = rows.as_slice() else {
+            let why = format!(
+                "selects {} rows: write a WHERE that selects one",
+                rows.len()
+            );
+            return Err(misfit(why));
+        };
+        // SUM() is a DECIMAL, which comes as text.
+        let number = row.get_opt::<i64, _>(0).and_then(Result::ok);
+        let number = number.or_else(|| text(row, 0).parse().ok());
+        let number = number.and_then(|number| u32::try_from(number).ok());
+        number
+            .map(u64::from)
+            .ok_or_else(|| misfit("selects no number from 0 on".to_owned()))
     }
 
     /// Refuses a replica: what it shows may be old, and a row that is inserted there breaks it.
@@ -162,15 +191,27 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// The rows of a target.
-    pub fn of(columns: &Columns, target: &Target<'_>) -> Self {
-        // `<=>` also compares NULL.
-        let parts = columns.keys().map(|name| format!("{} <=> ?", quoted(name)));
-        let parts: Vec<String> = std::iter::once("TRUE".to_owned()).chain(parts).collect();
-        Self {
-            sql: parts.join(" AND "),
-            values: columns.values().map(|value| bound(value, target)).collect(),
+    /// The rows of a table with these values.
+    pub fn of(columns: &Columns, target: &Target<'_>, table: &TableShape) -> Self {
+        let mut condition = Self {
+            sql: "TRUE".to_owned(),
+            values: Vec::new(),
+        };
+        for (name, value) in columns {
+            let column = quoted(name);
+            let values = value
+                .all()
+                .iter()
+                .map(|it| bound(it, target, table.is_uuid(name)));
+            let values: Vec<Value> = values.collect();
+            let marks = vec!["?"; values.len()].join(", ");
+            condition = match values.as_slice() {
+                // `<=>` also compares NULL.
+                [_] => condition.and(&format!("{column} <=> ?"), values),
+                _ => condition.and(&format!("{column} IN ({marks})"), values),
+            };
         }
+        condition
     }
 
     #[must_use]
@@ -194,12 +235,40 @@ impl Condition {
     }
 }
 
-/// The value of a parameter.
-pub fn bound(value: &Scalar, target: &Target<'_>) -> Value {
-    match value {
+/// The value of a parameter. `is_uuid`: its column has UUIDs in 16 bytes.
+pub fn bound(value: &Scalar, target: &Target<'_>, is_uuid: bool) -> Value {
+    match value.first() {
         value if value.is_null() => Value::NULL,
         Scalar::Flag(flag) => Value::Int(i64::from(*flag)),
         Scalar::Number(number) => Value::Int(*number),
-        Scalar::Text(text) => Value::Bytes(target.fill(text).into_bytes()),
+        Scalar::Text(text) => {
+            let text = target.fill(text);
+            let bytes = is_uuid.then(|| uuid(&text)).flatten();
+            bytes.unwrap_or(Value::Bytes(text.into_bytes()))
+        }
+        Scalar::AnyOf(_) => Value::NULL,
     }
+}
+
+/// The value of a column that is written: an expression of MySQL, or a parameter.
+pub fn written(value: &Scalar, target: &Target<'_>, is_uuid: bool) -> (String, Option<Value>) {
+    let random = |text: &str| {
+        let length = text.strip_prefix("{random:")?.strip_suffix('}')?;
+        length.parse::<u8>().ok().filter(|it| (1..=64).contains(it))
+    };
+    let parameter = || ("?".to_owned(), Some(bound(value, target, is_uuid)));
+    let Scalar::Text(text) = value.first() else {
+        return parameter();
+    };
+    let expression = match text.as_str() {
+        "{now}" => "NOW(6)".to_owned(),
+        "{uuid}" if is_uuid => "UNHEX(REPLACE(UUID(), '-', ''))".to_owned(),
+        "{uuid}" => "UUID()".to_owned(),
+        "{uuid:binary}" => "UNHEX(REPLACE(UUID(), '-', ''))".to_owned(),
+        text => match random(text) {
+            Some(length) => format!("LEFT(HEX(RANDOM_BYTES(32)), {length})"),
+            None => return parameter(),
+        },
+    };
+    (expression, None)
 }

@@ -28,7 +28,13 @@ quantity = 100 => quantity = 1; time_zone = "Asia/Soul" => Asia/Seoul
 quantity = 100 => quantity = 1; failed = { table = "f", user = "u", done = 3 } => write done = "delete", or
 "60s" => "1h" => write seconds up to "240s"
 "set" => "list" => expected one of `set`, `sorted set`, `hash`
-"tickets" => "many" => expected `tickets` or `issued`
+"tickets" => "many" => expected one of `tickets`, `issued`, `left`, `left tickets`
+"mysql://app@db/shop" => "$NO_SUCH_VARIABLE"; redis_cluster = "redis://u:hunter2@db" => expected a boolean
+"Winter" => "mysql://app:hunter2@db/shop" => name of campaign 1: that is an address
+quantity = 100 => mode = "repair"; quantity = 1; failed = { table = "f", user = "u", done = "delete" } => failed.where: say which events
+quantity = 100 => quantity_sql = "SELECT s.remaining FROM s"; stock = { table = "s", where = { id = 7 }, left = "remaining" } => it selects stock.left
+quantity = 100 => mode = "repair"; quantity = 1; stock = { table = "s", where = { id = 7 }, left = "remaining" } => needs duplicates = "locked"
+event_id = 7 => event_id = [] => write at least one value
 "applied" => "applied:{date}" => {date} must stand in every key
 event_id = 7 } } => event_id = 7 }, insert = { event_id = 8 } } => leave Some("event_id") out
 event_id = 7 => event_id = 2026-12-01 => write true, a whole number, or a text in quotes
@@ -55,6 +61,32 @@ fn refused_file_names_the_campaign_the_field_and_what_to_write() {
         let error = format!("{error:#}");
         let is_told = error.contains(&said) && !error.contains("hunter2");
         assert!(is_told, "{to}: {error}");
+    }
+}
+
+/// Rows of one would be users of the other, or be inserted twice.
+#[test]
+fn repairs_need_campaigns_whose_rows_and_events_no_condition_shares() {
+    let (head, campaign) = GOOD.split_once("[[campaign]]").unwrap();
+    let other = campaign
+        .replace("Winter", "Summer")
+        .replace("\"applied\"", "\"x\"");
+    let other = other.replace("\"count\"", "\"y\"");
+    for (of, are_apart) in [
+        ("event_id = 8", true),
+        ("event_id = [8, 9]", true),
+        ("event_id = [7, 8]", false),
+        ("event_id = 7, day = 1", false),
+        ("kind = 7", false),
+        ("", false),
+    ] {
+        let other = other.replace("event_id = 7", of);
+        for mode in ["observe", "repair"] {
+            let other = other.replace("quantity", &format!("mode = \"{mode}\"\nquantity"));
+            let file =
+                AttachFile::parse(&format!("{head}[[campaign]]{campaign}[[campaign]]{other}"));
+            assert_eq!(file.is_ok(), are_apart || mode == "observe", "{mode} {of}");
+        }
     }
 }
 
@@ -94,8 +126,8 @@ fn dated_campaign_has_a_drop_a_day_with_keys_and_ids_of_its_own() {
     let drops = file.campaigns[0].drops("2026-11-26T15:30:00Z".parse().unwrap());
     let keys = drops
         .iter()
-        .map(|it| it.fill("a:{date:%Y%m%d}!") + &it.fill("{date}"));
-    let expected = ["a:20261126!2026-11-26", "a:20261127!2026-11-27"];
+        .map(|it| it.fill("a:{date:%Y%m%d}:{date:%d}!") + &it.fill("{date"));
+    let expected = ["a:20261126:26!{date", "a:20261127:27!{date"];
     assert_eq!(keys.collect::<Vec<_>>(), expected);
     assert!(drops[0].is_over && !drops[1].is_over && drops[0].drop_id() != drops[1].drop_id());
     assert!(drops[0].drop_id().0 < 0, "no drop of ours has this id");
@@ -116,7 +148,7 @@ const MISFITS: &str = r#"
 "coupon" => "coupons" => no table "coupons"; the nearest is "coupon"
 "coupon" => "bare" => has no column "event_id"
 "user_id" => "userid" => no column "userid"; the nearest is "user_id"
-"user_id" => "created_at" => is datetime; name a CHAR, VARCHAR or integer column
+"user_id" => "created_at" => is datetime; name a CHAR, VARCHAR, BINARY(16) or integer column
 "coupon" => "by_kind" => the primary key of by_kind has "kind"
 event_id = 7 => event = 7 => the nearest is "event_id"
 event_id = 7 => "event_id` = 1 OR `id" = 7 => has no column

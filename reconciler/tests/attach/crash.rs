@@ -6,7 +6,7 @@ use std::time::Duration;
 use firstcome_reconciler::report::Status;
 use firstcome_stack::{Mail, MailOptions, MailSink, mysql_rows};
 
-use crate::world::{World, pass, users};
+use crate::world::{World, pass, trust, users};
 
 pub(crate) const FILE: &str = r#"
 max_rows_per_second = 1000000
@@ -19,7 +19,7 @@ repair_limit = 1000
 users = { key = "@users", type = "set" }
 count = { key = "@count", means = "tickets" }
 rows = { table = "coupon", user = "user_id", where = { event_id = 7 } }
-failed = { table = "failed_event", user = "user_id", done = "delete" }
+failed = { table = "failed_event", user = "user_id", where = { event_id = 7 }, done = "delete" }
 "#;
 
 pub(crate) fn program(world: &World, campaigns: &str, args: &[&str]) -> Command {
@@ -39,6 +39,7 @@ async fn killed_at_any_step_of_a_repair_it_loses_and_doubles_nothing() {
         world.rows(7, users(110..130)).await;
         world.failed(7, users(0..5).chain(users(112..115))).await;
         let () = world.redis("SET @count 99").await;
+        trust(&world.attached(FILE)).await;
         let mut killed = program(&world, FILE, &["--once"]);
         let killed = killed.env("FIRSTCOME_CRASH_AT", point).output().unwrap();
         let said = String::from_utf8_lossy(&killed.stderr).into_owned();
@@ -60,6 +61,7 @@ async fn two_daemons_repair_once_and_mail_it() {
     let () = world.redis("SET @count 21").await;
     // Nobody knows that they were promised one, so this is left to a person.
     world.failed(7, users(30..31)).await;
+    trust(&world.attached(FILE)).await;
     let mail = MailSink::start(MailOptions::default()).await.unwrap();
     let url = mail.url();
     let settings = [

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::crash::{FILE, program};
-use crate::world::{World, users};
+use crate::world::{World, trust, users};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -35,7 +35,8 @@ impl Reply {
 
 impl Daemon {
     /// Starts a daemon whose schedule never comes.
-    fn start(world: &World) -> Self {
+    async fn start(world: &World) -> Self {
+        trust(&world.attached(FILE)).await;
         let args = "--listen-addr 127.0.0.1:0 --reconcile-cron @yearly";
         let args: Vec<&str> = args.split(' ').collect();
         let mut daemon = program(world, FILE, &args);
@@ -132,7 +133,7 @@ async fn world() -> World {
 #[tokio::test]
 async fn pass_is_requested_by_the_name_of_its_campaign_and_read_with_its_alerts() {
     let world = world().await;
-    let daemon = Daemon::start(&world).after_first_pass().await;
+    let daemon = Daemon::start(&world).await.after_first_pass().await;
     let refused = daemon.ask("POST", "/v1/reconcile", &[], "").await;
     assert_eq!(refused.0, 401);
     for (body, status, said) in [
@@ -171,7 +172,7 @@ async fn pass_is_requested_by_the_name_of_its_campaign_and_read_with_its_alerts(
 #[tokio::test]
 async fn page_has_passes_and_alerts_and_no_screen_or_link_of_coupons() {
     let world = world().await;
-    let daemon = Daemon::start(&world).after_first_pass().await;
+    let daemon = Daemon::start(&world).await.after_first_pass().await;
     assert_eq!(daemon.pass(&Value::Null).await.0, 200);
     assert_eq!(daemon.page("/runs", "").await.0, 303);
     let fields = format!("name=kim&token={TOKEN}&next=%2F");

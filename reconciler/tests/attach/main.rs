@@ -5,6 +5,7 @@
 mod config;
 mod crash;
 mod crowd;
+mod harmless;
 mod http;
 mod judged;
 mod property;

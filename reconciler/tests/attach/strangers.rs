@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use firstcome_attach::AttachError;
 use firstcome_attach::config::{KeyType, UsersKey, UsersMean};
-use firstcome_attach::keys::Keys;
+use firstcome_attach::keys::{Keys, NewMember};
 use firstcome_attach::sql::{Sql, text};
 use firstcome_reconciler::report::{Outcome, Status};
 use firstcome_stack::{MysqlServer, RedisServer, StackOptions, mysql_connection};
@@ -69,7 +69,14 @@ async fn row_that_a_trigger_changes_is_taken_back_alone_with_its_failed_event() 
     world.failed(7, ["Kim".to_owned()]).await;
     let () = world.redis("SADD @users Kim lee ann").await;
     let () = world.redis("SET @count 3").await;
-    let run = pass(&world.attached(FILE)).await;
+    let attached = world.attached(FILE);
+    pass(&attached).await;
+    assert_eq!(
+        world.numbers().await,
+        [1, 1, 3, 3],
+        "ann has to be confirmed"
+    );
+    let run = confirm(&attached).await;
     let left = &run.drops[0].findings[0];
     let is_named = left.result == Outcome::Failed && left.detail.contains("a trigger");
     assert!(is_named, "{run:?}");
@@ -133,7 +140,9 @@ async fn rows_that_are_only_marked_as_deleted_are_not_given_out() {
     world.members("@users", users(1..4)).await;
     let () = world.redis("SET @count 3").await;
     let attached = FILE.replace("= 7 }, dup", "= 7, deleted_at = \"{null}\" }, dup");
-    let run = pass(&world.attached(&attached)).await;
+    let marked = world.attached(&attached);
+    pass(&marked).await;
+    let run = confirm(&marked).await;
     assert_eq!(found(&run.drops[0]), ["1 unissued applied"], "{run:?}");
     // A unique key takes any number of NULLs.
     let key = "ALTER TABLE coupon ADD UNIQUE KEY (event_id, user_id, deleted_at)";
@@ -157,7 +166,9 @@ async fn rows_made_ahead_are_not_given_out_and_get_no_further_ones() {
     }
     let () = world.redis("SADD @users kim lee").await;
     let () = world.redis("SET @count 2").await;
-    let run = pass(&world.attached(FILE)).await;
+    let attached = world.attached(FILE);
+    pass(&attached).await;
+    let run = confirm(&attached).await;
     let kinds = ["1 failed_claim skipped", "1 unissued failed"];
     assert_eq!(found(&run.drops[0]), kinds, "{run:?}");
     let why = "rows without a user are coupons made ahead";
@@ -179,16 +190,24 @@ async fn keys_that_are_gone_come_back_only_after_a_confirmation() {
     assert_eq!(world.numbers().await, [4, 0, 4, 4]);
     let (mut keys, key) = (Keys::new(&attached.redis), format!("{}gone", world.prefix));
     for kind in [KeyType::Set, KeyType::SortedSet, KeyType::Hash] {
-        let (means, name) = (UsersMean::Admitted, key.clone());
         let users = UsersKey {
-            key: name,
+            key: key.clone(),
             kind,
-            means,
+            means: UsersMean::Admitted,
+            value: None,
         };
-        assert!(!keys.add(&users, &key, "kim", 1.0, false).await.unwrap());
+        let mut kim = NewMember {
+            kind,
+            user: "kim",
+            score: 1.0,
+            value: b"1".to_vec(),
+            may_create: false,
+        };
+        assert!(!keys.add(&key, &kim).await.unwrap());
         let size = keys.size(&users, &key).await.unwrap();
         assert_eq!(size, 0, "it expired between the looks");
-        assert!(keys.add(&users, &key, "kim", 1.0, true).await.unwrap());
+        kim.may_create = true;
+        assert!(keys.add(&key, &kim).await.unwrap());
         assert_eq!(keys.size(&users, &key).await.unwrap(), 1);
         let () = world.redis("DEL @gone").await;
     }

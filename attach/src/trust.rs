@@ -1,0 +1,57 @@
+//! What a campaign's repairs need besides the looks: the trust in its mapping, and the memory of what
+//! came back. A wrong mapping is the likeliest fault, and makes every repair wrong; so nothing is
+//! repaired until one of its looks was clean, or a person has confirmed one plan that it made.
+
+use std::collections::HashSet;
+
+use firstcome_shared::domain::DropId;
+use firstcome_shared::mysql::runs::{set_state, state};
+use firstcome_shared::report::{Finding, Outcome};
+use firstcome_shared::sql;
+
+use crate::config::{AttachFile, Campaign};
+use crate::judge::{Facts, Judged};
+use crate::{Answer, Ours};
+
+/// Users who must be members and have rows, so that a clean look proves the mapping.
+const PROVES: u64 = 10;
+
+/// Whether a look at which nothing was wrong proves the mapping.
+pub fn is_proof(facts: &Facts, judged: &[Judged]) -> bool {
+    judged.is_empty() && facts.in_both >= PROVES
+}
+
+fn name(campaign: &Campaign) -> String {
+    format!("attach.{}", campaign.coupon_id())
+}
+
+impl Ours {
+    /// Whether repairs of this mapping, as it is in the file now, need no first confirmation.
+    pub async fn trusts(&self, file: &AttachFile, campaign: &Campaign) -> Answer<bool> {
+        let trusted = self.db.first("trust", state(&name(campaign))).await?;
+        Ok(trusted == Some(file.mapping(campaign)))
+    }
+
+    pub async fn trust(&self, file: &AttachFile, campaign: &Campaign) -> Answer<()> {
+        if !self.trusts(file, campaign).await? {
+            let set = set_state(&name(campaign), &file.mapping(campaign));
+            self.db.execute("trust", set).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns what was repaired twice within an hour: its kind, and its user.
+    pub async fn repaired_twice(&self, drop: DropId) -> Answer<HashSet<(String, String)>> {
+        let twice = "SELECT kind, COALESCE(user_id, '') FROM reconcile_findings \
+             WHERE drop_id = ? AND result = ? AND created_at > UTC_TIMESTAMP(3) - INTERVAL 1 HOUR \
+             GROUP BY kind, user_id HAVING COUNT(*) >= 2";
+        let twice = sql!(twice, drop, Outcome::Applied.as_str());
+        Ok(self.db.all("what came back", twice).await?)
+    }
+}
+
+/// How a finding is found again.
+pub fn identity(finding: &Finding) -> (String, String) {
+    let user = finding.user_id.clone().unwrap_or_default();
+    (finding.kind.as_str().to_owned(), user)
+}
