@@ -14,6 +14,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest as _, Sha256};
 
+use crate::queue::{Stage, Stages};
+
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,6 +26,10 @@ pub struct AttachFile {
     pub redis: String,
     #[serde(default)]
     pub redis_cluster: bool,
+    /// Brokers of their Kafka, likewise; needed if a queue names a topic.
+    pub kafka: Option<String>,
+    /// Properties of librdkafka, such as a login, likewise.
+    pub kafka_properties: Option<String>,
     /// The most rows that their MySQL reads and writes for us in a second.
     #[serde(default = "rows_per_second")]
     pub max_rows_per_second: u32,
@@ -46,8 +52,8 @@ pub struct Campaign {
     /// Nobody can claim after this time, so no counter is lowered then.
     pub ends: Option<DateTime<Utc>>,
     /// A difference younger than this may be a claim on its way.
-    #[serde(default = "in_flight", deserialize_with = "seconds")]
-    pub in_flight: Duration,
+    #[serde(default, deserialize_with = "seconds")]
+    in_flight: Option<Duration>,
     /// Repairs of one pass that need no confirmation.
     pub repair_limit: Option<u64>,
     pub users: Option<UsersKey>,
@@ -56,6 +62,9 @@ pub struct Campaign {
     pub failed: Option<FailedTable>,
     /// Their stock row, which repairs lock.
     pub stock: Option<StockRow>,
+    /// What a promise passes on its way to its row.
+    #[serde(default, deserialize_with = "stages")]
+    pub queue: Vec<Stage>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -289,21 +298,30 @@ fn rows_per_second() -> u32 {
     20_000
 }
 
-fn in_flight() -> Duration {
-    Duration::from_secs(60)
+fn stages<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Stage>, D::Error> {
+    Stages::deserialize(from).map(Into::into)
 }
+
+const IN_FLIGHT: Duration = Duration::from_secs(60);
+/// What waits in a queue is not in flight.
+const IN_FLIGHT_BESIDE_QUEUE: Duration = Duration::from_secs(20);
+
+/// All of these waits together, so that most of the patience with a queue is left for what waits in
+/// it ([`PATIENCE`](crate::queue::PATIENCE)).
+const LONGEST_BESIDE_QUEUE: Duration = Duration::from_secs(120);
 
 /// A pass waits this long between its looks, and a schedule counts as missed after five minutes.
 const LONGEST_IN_FLIGHT: Duration = Duration::from_secs(240);
 
-fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(from)?;
     let number = text
         .strip_suffix('s')
         .and_then(|number| number.parse().ok());
     let time = number.and_then(|number| Duration::try_from_secs_f64(number).ok());
     let time = time.filter(|time| *time <= LONGEST_IN_FLIGHT);
-    time.ok_or_else(|| D::Error::custom(format!("{text:?}: write seconds up to \"240s\"")))
+    let why = || D::Error::custom(format!("{text:?}: write seconds up to \"240s\""));
+    time.map(Some).ok_or_else(why)
 }
 
 impl AttachFile {
@@ -350,6 +368,24 @@ impl AttachFile {
         id.transpose()
     }
 
+    /// Replaces `$NAME` by the environment variable.
+    fn read_variables(&mut self) -> anyhow::Result<()> {
+        let mut fields = vec![("database", &mut self.database), ("redis", &mut self.redis)];
+        fields.extend(self.kafka.iter_mut().map(|it| ("kafka", it)));
+        fields.extend(
+            self.kafka_properties
+                .iter_mut()
+                .map(|it| ("kafka_properties", it)),
+        );
+        for (field, value) in fields {
+            if let Some(name) = value.strip_prefix('$') {
+                let found = std::env::var(name);
+                *value = found.with_context(|| format!("{field}: ${name} is not set"))?;
+            }
+        }
+        Ok(())
+    }
+
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let file = toml::from_str(text);
         let mut file: Self = file.map_err(|mut error: toml::de::Error| {
@@ -360,12 +396,7 @@ impl AttachFile {
             let why = without_addresses(&error.to_string());
             anyhow::anyhow!("line {}: {why}", before.split('\n').count())
         })?;
-        for (field, address) in [("database", &mut file.database), ("redis", &mut file.redis)] {
-            if let Some(name) = address.strip_prefix('$') {
-                let value = std::env::var(name);
-                *address = value.with_context(|| format!("{field}: ${name} is not set"))?;
-            }
-        }
+        file.read_variables()?;
         ensure!(
             file.max_rows_per_second > 0,
             "max_rows_per_second: write at least 1"
@@ -386,6 +417,10 @@ impl AttachFile {
             campaign
                 .check()
                 .with_context(|| format!("campaign {name:?}"))?;
+            ensure!(
+                file.kafka.is_some() || !campaign.queue.iter().any(Stage::is_topic),
+                "campaign {name:?}: queue: a topic needs its brokers: write kafka = \"host:9092\" beside redis"
+            );
             let others = &file.campaigns[..number];
             let same = others.iter().find(|other| campaign.overlaps(other));
             ensure!(
@@ -412,10 +447,12 @@ impl AttachFile {
             rows,
             failed,
             stock,
+            queue,
             ..
         } = campaign;
         let stores = format!("{database}\n{redis}\n{quantity_sql:?}\n{time_zone:?}");
-        let what = format!("{stores}\n{users:?}\n{count:?}\n{rows:?}\n{failed:?}\n{stock:?}");
+        let what =
+            format!("{stores}\n{users:?}\n{count:?}\n{rows:?}\n{failed:?}\n{stock:?}\n{queue:?}");
         let hash = Sha256::digest(what);
         hash[..16].iter().fold(String::new(), |mut text, byte| {
             _ = write!(text, "{byte:02x}");
@@ -449,6 +486,13 @@ impl Campaign {
         ensure!(
             self.quantity.is_some() != self.quantity_sql.is_some(),
             "quantity: write quantity = 100, or quantity_sql = \"SELECT total FROM event WHERE id = 7\""
+        );
+        let waits = u32::try_from(self.queue.len() + 1)?;
+        ensure!(
+            self.queue.is_empty() || self.in_flight() * waits <= LONGEST_BESIDE_QUEUE,
+            "in_flight: a pass waits this long {waits} times, before and after each stage of the queue: \
+             write at most {:?}",
+            LONGEST_BESIDE_QUEUE / waits
         );
         let sql = self.quantity_sql.as_deref().unwrap_or("SELECT");
         let is_select = sql
@@ -587,6 +631,16 @@ impl Campaign {
             || count.is_some_and(|(a, b)| (&a.key, &a.field) == (&b.key, &b.field))
             || self.rows.table == other.rows.table && are_same(&self.rows.of, &other.rows.of)
             || failed.is_some_and(|(a, b)| a.table == b.table && are_same(&a.of(), &b.of()))
+    }
+
+    /// Returns the time within which a claim that is in no queue becomes a row.
+    pub fn in_flight(&self) -> Duration {
+        let usual = if self.queue.is_empty() {
+            IN_FLIGHT
+        } else {
+            IN_FLIGHT_BESIDE_QUEUE
+        };
+        self.in_flight.unwrap_or(usual)
     }
 
     /// Whether it has a drop a day.

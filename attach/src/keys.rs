@@ -54,7 +54,7 @@ impl Keys {
         Self { conn }
     }
 
-    async fn ask<T: FromRedisValue>(&mut self, words: &[impl ToRedisArgs]) -> Answer<T> {
+    pub(crate) async fn ask<T: FromRedisValue>(&mut self, words: &[impl ToRedisArgs]) -> Answer<T> {
         let mut command = Cmd::new();
         command.arg(words);
         let answer = command.query_async(&mut self.conn).await;

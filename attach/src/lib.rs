@@ -12,6 +12,7 @@ pub mod forms;
 pub mod judge;
 pub mod keys;
 pub mod pass;
+pub mod queue;
 pub mod read;
 pub mod repair;
 pub mod sql;
@@ -25,9 +26,11 @@ use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
 use firstcome_shared::mysql::{Db, DbError, DbSettings, migrations};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::sql;
+use rdkafka::error::KafkaError;
 use secrecy::SecretString;
 
 use crate::config::AttachFile;
+use crate::queue::Queues;
 
 /// Why a target could not be compared or repaired.
 #[derive(Debug, thiserror::Error)]
@@ -40,12 +43,17 @@ pub enum AttachError {
     Lost(String),
     #[error("their Redis: {0}")]
     Redis(String),
+    #[error("their Kafka: {0}")]
+    Kafka(String),
     /// Their MySQL answered with an error.
     #[error("their MySQL refused a statement: {}", repair::refusal(*.code, .why))]
     Refused { code: u16, why: String },
     /// The file does not fit their stores.
     #[error("{0}")]
     Misfit(String),
+    /// A queue that stands: what has no row may wait in it.
+    #[error("{0}")]
+    Stands(String),
     #[error(transparent)]
     Ours(#[from] DbError),
     #[error("the process was told to stop")]
@@ -56,6 +64,10 @@ pub enum AttachError {
 pub type Answer<T> = Result<T, AttachError>;
 
 impl AttachError {
+    fn kafka(error: &KafkaError) -> Self {
+        Self::Kafka(error.to_string())
+    }
+
     /// Names the campaign that it concerns.
     fn of(self, campaign: &str) -> Self {
         match self {
@@ -63,7 +75,10 @@ impl AttachError {
             Self::Lost(_) | Self::Refused { .. } => {
                 Self::Misfit(format!("campaign {campaign:?}: {self}"))
             }
-            Self::Mysql(_) | Self::Redis(_) | Self::Ours(_) | Self::Stopped => self,
+            Self::Stands(why) => Self::Stands(format!("campaign {campaign:?}: {why}")),
+            Self::Mysql(_) | Self::Redis(_) | Self::Kafka(_) | Self::Ours(_) | Self::Stopped => {
+                self
+            }
         }
     }
 
@@ -71,7 +86,12 @@ impl AttachError {
     fn is_away(&self) -> bool {
         match self {
             Self::Mysql(_) | Self::Redis(_) | Self::Ours(_) | Self::Stopped => true,
-            Self::Refused { .. } | Self::Lost(_) | Self::Misfit(_) => false,
+            // Only campaigns with a topic need Kafka.
+            Self::Kafka(_)
+            | Self::Stands(_)
+            | Self::Refused { .. }
+            | Self::Lost(_)
+            | Self::Misfit(_) => false,
         }
     }
 }
@@ -82,6 +102,7 @@ pub struct Attached {
     pub file: Arc<AttachFile>,
     pub theirs: DbSettings,
     pub redis: Redis,
+    pub queues: Queues,
     /// Where runs, alerts and mails are recorded. Without it nothing is recorded or repaired.
     pub ours: Option<Ours>,
 }
@@ -137,6 +158,7 @@ impl Attached {
             tls,
             timeout_ms,
         );
+        let queues = Queues::new(&file, tls)?;
         let ours = database_url.map(|url| {
             let settings = MysqlArgs::at(url.clone(), tls, timeout_ms)?;
             let db = Db::new(&settings)?;
@@ -149,6 +171,7 @@ impl Attached {
         Ok(Self {
             theirs: theirs.context("database")?,
             redis: Redis::new(&redis.context("redis")?)?,
+            queues,
             file: Arc::new(file),
             ours: ours.transpose()?,
         })

@@ -1,5 +1,5 @@
 //! A pass over the campaigns of a file: the first look at each, one wait for claims that may be on
-//! their way, the second look at those that differ, repairs, and the report. A store that is away
+//! their way or in queues, the second look at those that differ, repairs, and the report. A store that is away
 //! ends the pass with a `stalled` finding, and nothing is repaired.
 
 use std::collections::BTreeSet;
@@ -7,14 +7,17 @@ use std::collections::BTreeSet;
 use chrono::Utc;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::held_back::ShownRepairs;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use sha2::{Digest as _, Sha256};
-use tokio::time::sleep_until;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::check::{Shape, check};
 use crate::config::{Mode, Target};
 use crate::judge::{Facts, Judged, Repair, judge};
 use crate::keys::Keys;
+use crate::queue::Queue;
 use crate::read::{Look, Numbers, Reader};
 use crate::repair::{self, UsersSeen};
 use crate::sql::Sql;
@@ -87,6 +90,9 @@ impl Attached {
                 let shape = shape.map_err(|error| error.of(name))?;
                 let warnings = shape.warning.into_iter().chain(shape.notes);
                 told.extend(warnings.map(|it| format!("{name}: {it}")));
+                let mut queue = Queue::new(&target, keys.clone(), &self.queues);
+                let lists = queue.check().await.map_err(|error| error.of(name))?;
+                told.extend(lists.into_iter().map(|it| format!("{name}: {it}")));
             }
         }
         Ok(told)
@@ -98,6 +104,15 @@ struct Suspect<'a> {
     target: Target<'a>,
     shape: Shape,
     first: Look,
+}
+
+impl Suspect<'_> {
+    /// Waits until it may be looked at again.
+    async fn wait(self, attached: &Attached, keys: Keys, deadline: Instant) -> (Self, Answer<()>) {
+        let mut queue = Queue::new(&self.target, keys, &attached.queues);
+        let passed = queue.pass(self.first.ended, deadline).await;
+        (self, passed)
+    }
 }
 
 struct Pass<'a> {
@@ -154,12 +169,22 @@ impl Pass<'_> {
             }
         }
         drop(sql);
-        let due = |it: &Suspect<'_>| it.first.ended + it.target.campaign.in_flight;
-        suspects.sort_by_key(due);
-        for suspect in suspects {
-            tokio::select! {
-                () = sleep_until(due(&suspect)) => {}
+        let deadline = Instant::now() + self.attached.queues.patience;
+        let mut waiting: FuturesUnordered<_> = suspects
+            .into_iter()
+            .map(|suspect| suspect.wait(self.attached, self.keys.clone(), deadline))
+            .collect();
+        loop {
+            let next = tokio::select! {
+                next = waiting.next() => next,
                 () = self.stop.cancelled() => return Err(AttachError::Stopped),
+            };
+            let Some((suspect, passed)) = next else {
+                break;
+            };
+            if let Err(error) = passed {
+                left_out(run, &suspect.target, error)?;
+                continue;
             }
             // Their MySQL may have closed a connection that waited, or a statement broke it.
             let mut sql = self.attached.connect(&mut self.keys).await?;

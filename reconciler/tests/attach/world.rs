@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use firstcome_attach::config::AttachFile;
+use firstcome_attach::queue::Queues;
 use firstcome_attach::{Attached, Ours};
 use firstcome_reconciler::context::PassRequest;
 use firstcome_reconciler::passes::Worker;
@@ -170,6 +171,7 @@ impl World {
         Attached {
             theirs: mysql_at(&file.database),
             redis: redis_at(&file.redis),
+            queues: Queues::default(),
             file: Arc::new(file),
             ours: Some(ours),
         }

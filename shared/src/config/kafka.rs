@@ -35,6 +35,16 @@ pub struct KafkaArgs {
 }
 
 impl KafkaArgs {
+    /// Checks the address of a Kafka that is not ours, and returns the security of connections to it.
+    pub fn at(
+        addresses: &str,
+        properties: &SecretString,
+        tls: &TlsArgs,
+    ) -> anyhow::Result<Security> {
+        brokers(addresses).map_err(anyhow::Error::msg)?;
+        Security::new(properties, None, &tls.files()).map_err(anyhow::Error::msg)
+    }
+
     /// Returns the settings for the clients.
     pub fn settings(&self, tls: &TlsArgs) -> anyhow::Result<KafkaSettings> {
         // A variable that is set but empty, as in docker-compose, counts as not set.

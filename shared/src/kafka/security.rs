@@ -94,7 +94,7 @@ impl Security {
         Ok(Self(properties))
     }
 
-    pub(super) fn apply(&self, config: &mut ClientConfig) {
+    pub fn apply(&self, config: &mut ClientConfig) {
         for (name, value) in &self.0 {
             config.set(name, value.expose_secret());
         }

@@ -1,0 +1,191 @@
+//! A stage that is a Kafka topic: it has passed once the committed offsets have reached the end. Only
+//! offsets are read, never a message, and the group is not joined.
+//!
+//! A transactional producer leaves a marker behind the last message, which no offset reaches: such a
+//! topic never passes.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaResult;
+use rdkafka::metadata::MetadataTopic;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use super::{Brokers, Progress};
+use crate::{Answer, AttachError};
+
+/// Maximum wait for one answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// The offsets of each partition: the first one that the log has, and its end.
+pub(super) type Logs = BTreeMap<i32, Range<i64>>;
+
+/// The committed offset of each partition that has one.
+type Committed = BTreeMap<i32, i64>;
+
+/// A topic, and the group that reads it.
+pub(super) struct Topic {
+    client: Arc<BaseConsumer>,
+    name: String,
+    group: String,
+}
+
+impl Topic {
+    pub(super) fn new(brokers: Option<&Brokers>, name: &str, group: &str) -> Answer<Self> {
+        let Some(brokers) = brokers else {
+            let why = "kafka: write its address, as \"host:9092\"";
+            return Err(AttachError::Misfit(why.to_owned()));
+        };
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &brokers.addresses)
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("socket.timeout.ms", ANSWER.as_millis().to_string())
+            .set("enable.ssl.certificate.verification", "true")
+            .set("ssl.endpoint.identification.algorithm", "https");
+        brokers.security.apply(&mut config);
+        let client = config
+            .create()
+            .map_err(|error| AttachError::kafka(&error))?;
+        Ok(Self {
+            client: Arc::new(client),
+            name: name.to_owned(),
+            group: group.to_owned(),
+        })
+    }
+
+    /// Asks Kafka in a thread of its own, since its client blocks.
+    async fn ask<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&BaseConsumer) -> KafkaResult<T> + Send + 'static,
+    ) -> Answer<T> {
+        let client = self.client.clone();
+        let asked = tokio::task::spawn_blocking(move || read(&client)).await;
+        asked
+            .map_err(|error| AttachError::Kafka(error.to_string()))?
+            .map_err(|error| AttachError::kafka(&error))
+    }
+
+    /// Refuses a topic or a group that does not exist.
+    pub(super) async fn check(&self) -> Answer<()> {
+        self.logs().await?;
+        let group = self.group.clone();
+        if self.ask(move |client| exists(client, &group)).await? {
+            return Ok(());
+        }
+        Err(AttachError::Misfit(format!(
+            "queue: Kafka has no consumer group {:?} yet: start its consumer, or correct the name",
+            self.group
+        )))
+    }
+
+    pub(super) async fn logs(&self) -> Answer<Logs> {
+        let name = self.name.clone();
+        let logs = self.ask(move |client| logs(client, &name)).await?;
+        // A topic without partitions would have passed.
+        if logs.is_empty() {
+            let why = format!("queue: Kafka has no topic {:?}", self.name);
+            return Err(AttachError::Misfit(why));
+        }
+        Ok(logs)
+    }
+
+    /// Compares the committed offsets with the ends that were read before.
+    pub(super) async fn progress(&self, ends: &Logs) -> Answer<Progress> {
+        let name = self.name.clone();
+        let partitions: Vec<i32> = ends.keys().copied().collect();
+        let committed = self
+            .ask(move |client| committed(client, &name, &partitions))
+            .await?;
+        // Read afterwards: an offset beyond this end is of another log.
+        let now = self.logs().await?;
+        Ok(compare(ends, &committed, &now))
+    }
+}
+
+fn exists(client: &BaseConsumer, group: &str) -> KafkaResult<bool> {
+    let found = client.fetch_group_list(Some(group), ANSWER)?;
+    let mut groups = found.groups().iter();
+    Ok(groups.any(|it| it.name() == group && it.state() != "Dead"))
+}
+
+fn logs(client: &BaseConsumer, name: &str) -> KafkaResult<Logs> {
+    let metadata = client.fetch_metadata(Some(name), ANSWER)?;
+    let mut logs = Logs::new();
+    for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
+        let (first, end) = client.fetch_watermarks(name, partition.id(), ANSWER)?;
+        logs.insert(partition.id(), first..end);
+    }
+    Ok(logs)
+}
+
+fn committed(client: &BaseConsumer, name: &str, partitions: &[i32]) -> KafkaResult<Committed> {
+    let mut asked = TopicPartitionList::new();
+    for partition in partitions {
+        asked.add_partition(name, *partition);
+    }
+    let mut committed = Committed::new();
+    for element in client.committed_offsets(asked, ANSWER)?.elements() {
+        element.error()?;
+        if let Offset::Offset(offset) = element.offset() {
+            committed.insert(element.partition(), offset);
+        }
+    }
+    Ok(committed)
+}
+
+/// Whether a group has passed the ends. A partition without a committed offset has, if it had no
+/// message. An offset beyond the log is of a topic that was deleted since.
+fn compare(ends: &Logs, committed: &Committed, now: &Logs) -> Progress {
+    let mut behind = 0;
+    for (partition, log) in ends {
+        let offset = committed.get(partition).copied();
+        if offset.is_some_and(|it| now.get(partition).is_none_or(|log| it > log.end)) {
+            let why = format!("the committed offset of partition {partition} is beyond its end");
+            return Progress::Behind(why);
+        }
+        behind += (log.end - offset.unwrap_or(log.start).max(log.start)).max(0);
+    }
+    if behind == 0 {
+        Progress::Passed
+    } else {
+        Progress::Behind(format!("{behind} messages from before are not processed"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_has_passed_once_each_partition_with_messages_is_committed() {
+        let ends = Logs::from([(0, 10..20), (1, 5..5)]);
+        let later = Logs::from([(0, 10..30), (1, 5..9)]);
+        let shorter = Logs::from([(0, 0..3), (1, 0..0)]);
+        for (committed, now, expected) in [
+            (&[(0, 20)][..], &ends, None),
+            (&[(0, 25), (1, 9)], &later, None),
+            (&[(0, 19)], &ends, Some("1 messages")),
+            (&[], &ends, Some("10 messages")),
+            // Offsets that expired: nobody read what retention deleted.
+            (&[(0, 4)], &ends, Some("10 messages")),
+            (&[(0, 20)], &shorter, Some("beyond its end")),
+            (&[(0, 20)], &Logs::new(), Some("beyond its end")),
+        ] {
+            let committed: Committed = committed.iter().copied().collect();
+            let told = match compare(&ends, &committed, now) {
+                Progress::Passed => None,
+                Progress::Behind(why) => Some(why),
+            };
+            assert_eq!(told.is_some(), expected.is_some(), "{committed:?}");
+            assert!(
+                told.unwrap_or_default()
+                    .contains(expected.unwrap_or_default())
+            );
+        }
+    }
+}

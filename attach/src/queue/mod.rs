@@ -1,0 +1,251 @@
+//! The queue of a campaign: the stages that a promise passes on its way to its row, in order. A
+//! user without a row is a lost promise only if the promise is in none of them.
+//!
+//! In order of time, each wait being a rule of `dev/model/src/attach`: the first look; `in_flight`,
+//! in which a producer hands over what it holds; then for each stage its end is read and must pass,
+//! and `in_flight` again, in which what was committed or popped is written or reaches the next
+//! stage; the second look.
+
+mod kafka;
+mod redis;
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use firstcome_shared::config::{KafkaArgs, TlsArgs};
+use firstcome_shared::kafka::Security;
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::config::{AttachFile, Target};
+use crate::keys::Keys;
+use crate::{Answer, AttachError};
+use kafka::{Logs, Topic};
+
+/// How long the campaigns of a pass wait for their queues, all together.
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
+const POLL: Duration = Duration::from_millis(250);
+
+/// A stage of a queue, as the file names it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "write { topic = \"…\", group = \"…\" }, { list = \"…\" }, or { stream = \"…\", group = \"…\" }"
+)]
+pub enum Stage {
+    Topic { topic: String, group: String },
+    List { list: String },
+    Stream { stream: String, group: String },
+}
+
+/// One stage or several.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "write queue = { topic = \"…\", group = \"…\" }, { list = \"…\" }, \
+                 { stream = \"…\", group = \"…\" }, or a list of these"
+)]
+pub enum Stages {
+    One(Stage),
+    Several(Vec<Stage>),
+}
+
+/// Their Kafka.
+#[derive(Debug, Clone)]
+pub struct Brokers {
+    /// `host:port`, several separated by commas.
+    pub addresses: String,
+    pub security: Security,
+}
+
+/// How a pass waits for queues.
+#[derive(Debug, Clone)]
+pub struct Queues {
+    pub brokers: Option<Brokers>,
+    pub patience: Duration,
+}
+
+impl Default for Queues {
+    fn default() -> Self {
+        Self {
+            brokers: None,
+            patience: PATIENCE,
+        }
+    }
+}
+
+impl Queues {
+    pub(crate) fn new(file: &AttachFile, tls: &TlsArgs) -> anyhow::Result<Self> {
+        let brokers = file.kafka.as_ref().map(|addresses| {
+            let properties = file.kafka_properties.clone().unwrap_or_default();
+            let security = KafkaArgs::at(addresses, &properties.into(), tls).context("kafka")?;
+            anyhow::Ok(Brokers {
+                addresses: addresses.clone(),
+                security,
+            })
+        });
+        Ok(Self {
+            brokers: brokers.transpose()?,
+            ..Self::default()
+        })
+    }
+}
+
+/// A stage whose end was read, and which is to pass it.
+enum Awaited {
+    Topic(Topic, Logs),
+    /// A list has no positions, so it must be seen empty.
+    List(String),
+    Stream {
+        stream: String,
+        group: String,
+        end: redis::Id,
+    },
+}
+
+/// How far a stage is.
+enum Progress {
+    Passed,
+    /// Not yet, and what there is to say about it.
+    Behind(String),
+}
+
+impl From<Stages> for Vec<Stage> {
+    fn from(stages: Stages) -> Self {
+        match stages {
+            Stages::One(stage) => vec![stage],
+            Stages::Several(stages) => stages,
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Topic { topic, group } => write!(f, "topic {topic:?}, group {group:?}"),
+            Self::List { list } => write!(f, "list {list:?}"),
+            Self::Stream { stream, group } => write!(f, "stream {stream:?}, group {group:?}"),
+        }
+    }
+}
+
+impl Stage {
+    pub(crate) fn is_topic(&self) -> bool {
+        matches!(self, Self::Topic { .. })
+    }
+
+    /// Returns it with the day of the target in its names.
+    fn of(&self, target: &Target<'_>) -> Self {
+        match self {
+            Self::Topic { topic, group } => Self::Topic {
+                topic: target.fill(topic),
+                group: target.fill(group),
+            },
+            Self::List { list } => Self::List {
+                list: target.fill(list),
+            },
+            Self::Stream { stream, group } => Self::Stream {
+                stream: target.fill(stream),
+                group: target.fill(group),
+            },
+        }
+    }
+}
+
+/// Reads the queue of a target.
+pub struct Queue {
+    stages: Vec<Stage>,
+    in_flight: Duration,
+    keys: Keys,
+    brokers: Option<Brokers>,
+}
+
+impl Queue {
+    pub fn new(target: &Target<'_>, keys: Keys, queues: &Queues) -> Self {
+        let stages = target.campaign.queue.iter();
+        Self {
+            stages: stages.map(|stage| stage.of(target)).collect(),
+            in_flight: target.campaign.in_flight(),
+            keys,
+            brokers: queues.brokers.clone(),
+        }
+    }
+
+    /// Refuses topics, streams and groups that do not exist. Returns the lists: one whose name is
+    /// wrong looks like an empty one.
+    pub async fn check(&mut self) -> Answer<Vec<String>> {
+        let mut lists = Vec::new();
+        for stage in &self.stages {
+            match stage {
+                Stage::Topic { topic, group } => {
+                    Topic::new(self.brokers.as_ref(), topic, group)?
+                        .check()
+                        .await?;
+                }
+                Stage::List { list } => {
+                    self.keys.check_list(list).await?;
+                    lists.push(format!(
+                        "queue: while list {list:?} is empty, a wrong name looks the same; \
+                         compare it with your program"
+                    ));
+                }
+                Stage::Stream { stream, group } => self.keys.check_group(stream, group).await?,
+            }
+        }
+        Ok(lists)
+    }
+
+    /// Waits from the first look, which ended at `looked`, until the second one may begin.
+    ///
+    /// # Errors
+    /// [`AttachError::Stands`] with stage and number, if a stage has not passed at `deadline`.
+    pub async fn pass(&mut self, looked: Instant, deadline: Instant) -> Answer<()> {
+        sleep_until(looked + self.in_flight).await;
+        for number in 0..self.stages.len() {
+            let awaited = self.end(number).await?;
+            while let Progress::Behind(by) = self.progress(&awaited).await? {
+                if Instant::now() >= deadline {
+                    let stage = &self.stages[number];
+                    return Err(AttachError::Stands(format!(
+                        "queue stage {} ({stage}) stands: {by}, although the pass waited; \
+                         nothing was compared or repaired: start its consumer",
+                        number + 1
+                    )));
+                }
+                sleep(POLL).await;
+            }
+            sleep(self.in_flight).await;
+        }
+        Ok(())
+    }
+
+    /// Reads the end of a stage.
+    async fn end(&mut self, number: usize) -> Answer<Awaited> {
+        Ok(match self.stages[number].clone() {
+            Stage::Topic { topic, group } => {
+                let topic = Topic::new(self.brokers.as_ref(), &topic, &group)?;
+                let logs = topic.logs().await?;
+                Awaited::Topic(topic, logs)
+            }
+            Stage::List { list } => Awaited::List(list),
+            Stage::Stream { stream, group } => {
+                self.keys.check_group(&stream, &group).await?;
+                let end = self.keys.last_id(&stream).await?;
+                Awaited::Stream { stream, group, end }
+            }
+        })
+    }
+
+    async fn progress(&mut self, awaited: &Awaited) -> Answer<Progress> {
+        match awaited {
+            Awaited::Topic(topic, ends) => topic.progress(ends).await,
+            Awaited::List(list) => self.keys.list_progress(list).await,
+            Awaited::Stream { stream, group, end } => {
+                self.keys.stream_progress(stream, group, *end).await
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Stages in Redis: a list, which has passed once it is seen empty, and a stream with its group, which
+//! has once all entries up to its end are delivered and none of them is pending. The stream's `lag`
+//! says less: it is unknown after XDEL and XTRIM.
+
+use std::collections::HashMap;
+
+use redis::{Value, from_redis_value_ref};
+
+use super::Progress;
+use crate::keys::Keys;
+use crate::{Answer, AttachError};
+
+/// The most pending entries that are counted.
+const PENDING: &str = "10000";
+
+/// The id of a stream's entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Id {
+    ms: u64,
+    sequence: u64,
+}
+
+/// A reply of XINFO.
+type Fields = HashMap<String, Value>;
+
+impl Id {
+    fn parse(text: &str) -> Option<Self> {
+        let (ms, sequence) = text.split_once('-')?;
+        Some(Self {
+            ms: ms.parse().ok()?,
+            sequence: sequence.parse().ok()?,
+        })
+    }
+
+    fn text(self) -> String {
+        format!("{}-{}", self.ms, self.sequence)
+    }
+}
+
+fn id_of(fields: &Fields, name: &str) -> Answer<Id> {
+    let id = fields
+        .get(name)
+        .and_then(|value| from_redis_value_ref::<String>(value).ok())
+        .and_then(|text| Id::parse(&text));
+    id.ok_or_else(|| AttachError::Misfit(format!("queue: their Redis tells no {name} of a stream")))
+}
+
+fn is_named(group: &Fields, name: &str) -> bool {
+    let found = group.get("name");
+    found.is_some_and(|value| from_redis_value_ref::<String>(value).is_ok_and(|it| it == name))
+}
+
+impl Keys {
+    /// Refuses a key of another type. A list that is empty does not exist.
+    pub(super) async fn check_list(&mut self, key: &str) -> Answer<()> {
+        let kind: String = self.ask(&["TYPE", key]).await?;
+        if kind == "list" || kind == "none" {
+            return Ok(());
+        }
+        let why = format!("queue: key {key:?} in Redis is a {kind}, not a list");
+        Err(AttachError::Misfit(why))
+    }
+
+    /// Refuses a stream or a group that does not exist.
+    pub(super) async fn check_group(&mut self, stream: &str, group: &str) -> Answer<()> {
+        let kind: String = self.ask(&["TYPE", stream]).await?;
+        if kind != "stream" {
+            let why = format!("queue: key {stream:?} in Redis is no stream: it is a {kind}");
+            return Err(AttachError::Misfit(why.replace("a none", "missing")));
+        }
+        self.group(stream, group).await.map(drop)
+    }
+
+    async fn group(&mut self, stream: &str, name: &str) -> Answer<Fields> {
+        let groups: Vec<Fields> = self.ask(&["XINFO", "GROUPS", stream]).await?;
+        let found = groups.into_iter().find(|group| is_named(group, name));
+        let missing =
+            || AttachError::Misfit(format!("queue: stream {stream:?} has no group {name:?}"));
+        found.ok_or_else(missing)
+    }
+
+    pub(super) async fn last_id(&mut self, stream: &str) -> Answer<Id> {
+        let fields: Fields = self.ask(&["XINFO", "STREAM", stream]).await?;
+        id_of(&fields, "last-generated-id")
+    }
+
+    pub(super) async fn list_progress(&mut self, list: &str) -> Answer<Progress> {
+        let length: u64 = self.ask(&["LLEN", list]).await?;
+        Ok(match length {
+            0 => Progress::Passed,
+            length => Progress::Behind(format!("{length} messages are in it")),
+        })
+    }
+
+    pub(super) async fn stream_progress(
+        &mut self,
+        stream: &str,
+        group: &str,
+        end: Id,
+    ) -> Answer<Progress> {
+        let fields = self.group(stream, group).await?;
+        let delivered = id_of(&fields, "last-delivered-id")?;
+        if delivered < end {
+            let after = format!("({}", delivered.text());
+            let asked = ["XRANGE", stream, &after, &end.text(), "COUNT", "1"];
+            let entries: Vec<Value> = self.ask(&asked).await?;
+            // Deleted entries are delivered to nobody.
+            if !entries.is_empty() {
+                let lag = fields.get("lag").map(from_redis_value_ref::<u64>);
+                let number = lag
+                    .and_then(Result::ok)
+                    .map_or("some".into(), |it| it.to_string());
+                let why = format!("{number} messages are not delivered");
+                return Ok(Progress::Behind(why));
+            }
+        }
+        let asked = ["XPENDING", stream, group, "-", &end.text(), PENDING];
+        let pending: Vec<(String, String, u64, u64)> = self.ask(&asked).await?;
+        Ok(match pending.first() {
+            None => Progress::Passed,
+            Some((id, owner, ..)) => Progress::Behind(format!(
+                "{} messages are delivered and not acknowledged, the first ({id}) by consumer {owner:?}",
+                pending.len()
+            )),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_compared_as_numbers() {
+        let [a, b] = ["9-10", "10-2"].map(|text| Id::parse(text).unwrap());
+        assert!(a < b);
+        assert_eq!(a.text(), "9-10");
+        assert_eq!(Id::parse("10"), None);
+    }
+}

@@ -1,0 +1,283 @@
+//! What waits in a queue is no lost promise: a list, a stream, a topic and its retry topic, on real
+//! servers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../world/mod.rs"]
+mod world;
+
+use std::time::Duration;
+
+use firstcome_attach::config::AttachFile;
+use firstcome_attach::pass::Request;
+use firstcome_attach::queue::{Brokers, Queues};
+use firstcome_attach::{AttachError, Attached};
+use firstcome_shared::config::{KafkaArgs, TlsArgs};
+use firstcome_stack::{KafkaServer, StackOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use world::{World, pass, told};
+
+/// Messages that wait.
+const WAITING: u32 = 1_000;
+/// Users who had a row before.
+const BEFORE: u32 = 20;
+/// Messages that are lost.
+const LOST: u32 = 10;
+
+const TABLE: &str =
+    "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40) UNIQUE)";
+
+fn file(queue: &str) -> String {
+    format!(
+        "kafka = 'KAFKA'
+        [[campaign]]
+        name = 'Winter'
+        mode = 'repair'
+        quantity = 2000
+        in_flight = '0.05s'
+        users = {{ key = '@users', type = 'set' }}
+        rows = {{ table = 'coupon', user = 'user_id' }}
+        queue = {queue}"
+    )
+}
+
+fn impatient() -> Queues {
+    Queues {
+        patience: Duration::from_millis(300),
+        ..Queues::default()
+    }
+}
+
+fn users(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|number| format!("user-{number}")).collect()
+}
+
+async fn add_members(world: &World, range: std::ops::Range<u32>) {
+    let members = users(range).join(" ");
+    let () = world.redis(&format!("SADD @users {members}")).await;
+}
+
+async fn add_rows(world: &World, range: std::ops::Range<u32>) {
+    let rows: Vec<String> = users(range).iter().map(|it| format!("('{it}')")).collect();
+    let insert = format!("INSERT INTO coupon (user_id) VALUES {}", rows.join(", "));
+    world.sql(&insert).await;
+}
+
+async fn rows(world: &World) -> u32 {
+    let counted = world.sql("SELECT COUNT(*) FROM coupon").await;
+    counted[0][0].parse().unwrap()
+}
+
+/// Creates a campaign that was clean once.
+async fn clean(queue: &str, queues: Queues) -> (World, Attached) {
+    let world = World::new().await;
+    world.sql(TABLE).await;
+    let attached = world.attached(&file(queue), queues);
+    add_members(&world, 0..BEFORE).await;
+    add_rows(&world, 0..BEFORE).await;
+    assert_eq!(pass(&attached, Request::default()).await, []);
+    (world, attached)
+}
+
+/// The consumer stands: nothing is called lost, and nothing is repaired.
+async fn must_stand(world: &World, attached: &Attached, stage: &str, by: &str) {
+    let findings = pass(attached, Request::default()).await;
+    assert_eq!(told(&findings), ["1 stalled skipped"], "{findings:?}");
+    let said = &findings[0].detail;
+    assert!(said.contains("campaign \"Winter\""), "{said}");
+    assert!(said.contains(stage) && said.contains(by), "{said}");
+    assert_eq!(rows(world).await, BEFORE);
+}
+
+/// The consumer has processed all but the lost messages: those are repaired.
+async fn must_repair(world: &World, attached: &Attached) {
+    let findings = pass(attached, Request::default()).await;
+    let expected = [format!("{LOST} unissued applied")];
+    assert_eq!(told(&findings), expected, "{findings:?}");
+    assert_eq!(rows(world).await, BEFORE + WAITING);
+}
+
+fn all() -> std::ops::Range<u32> {
+    BEFORE..BEFORE + WAITING
+}
+
+fn processed() -> std::ops::Range<u32> {
+    BEFORE..BEFORE + WAITING - LOST
+}
+
+#[tokio::test]
+async fn messages_in_a_list_are_no_lost_promises() {
+    let (world, attached) = clean("{ list = '@queue' }", impatient()).await;
+    add_members(&world, all()).await;
+    let push = format!("RPUSH @queue {}", users(all()).join(" "));
+    let () = world.redis(&push).await;
+    must_stand(&world, &attached, "queue stage 1 (list ", "1000 messages").await;
+    let () = world.redis("DEL @queue").await;
+    add_rows(&world, processed()).await;
+    must_repair(&world, &attached).await;
+}
+
+#[tokio::test]
+async fn messages_in_a_stream_are_no_lost_promises() {
+    let (world, attached) = {
+        let world = World::new().await;
+        world.sql(TABLE).await;
+        let () = world
+            .redis("XGROUP CREATE @stream workers $ MKSTREAM")
+            .await;
+        let queue = "[{ list = '@ahead' }, { stream = '@stream', group = 'workers' }]";
+        let attached = world.attached(&file(queue), impatient());
+        add_members(&world, 0..BEFORE).await;
+        add_rows(&world, 0..BEFORE).await;
+        assert_eq!(pass(&attached, Request::default()).await, []);
+        (world, attached)
+    };
+    add_members(&world, all()).await;
+    for user in users(all()) {
+        let _id: String = world.redis(&format!("XADD @stream * user {user}")).await;
+    }
+    let stage = "queue stage 2 (stream ";
+    must_stand(&world, &attached, stage, "1000 messages are not delivered").await;
+    // Delivered, and the worker died.
+    let read = "XREADGROUP GROUP workers worker-1 COUNT 2000 STREAMS @stream >";
+    let _entries: redis::Value = world.redis(read).await;
+    must_stand(&world, &attached, stage, "by consumer \"worker-1\"").await;
+    let pending: Vec<(String, String, u64, u64)> =
+        world.redis("XPENDING @stream workers - + 2000").await;
+    let ids: Vec<String> = pending.into_iter().map(|it| it.0).collect();
+    let () = world
+        .redis(&format!("XACK @stream workers {}", ids.join(" ")))
+        .await;
+    add_rows(&world, processed()).await;
+    // Entries that were deleted before a worker read them are delivered to nobody.
+    let id: String = world.redis("XADD @stream * user nobody").await;
+    let () = world.redis(&format!("XDEL @stream {id}")).await;
+    must_repair(&world, &attached).await;
+}
+
+/// A Kafka client of their consumer's group.
+fn client(kafka: &KafkaServer) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", kafka.bootstrap())
+        .set("group.id", "coupon");
+    config
+}
+
+fn commit(kafka: &KafkaServer, topic: &str, offset: i64) {
+    let consumer: BaseConsumer = client(kafka).create().unwrap();
+    let mut offsets = TopicPartitionList::new();
+    offsets
+        .add_partition_offset(topic, 0, Offset::Offset(offset))
+        .unwrap();
+    consumer.commit(&offsets, CommitMode::Sync).unwrap();
+}
+
+#[tokio::test]
+async fn messages_in_a_topic_or_its_retry_topic_are_no_lost_promises() {
+    let kafka = KafkaServer::start(StackOptions::without_fsync().kafka);
+    let kafka = kafka.await.unwrap();
+    let admin: AdminClient<DefaultClientContext> = client(&kafka).create().unwrap();
+    for name in ["coupon", "coupon-retry"] {
+        let topic = NewTopic::new(name, 1, TopicReplication::Fixed(1));
+        let created = admin.create_topics([&topic], &AdminOptions::new()).await;
+        created.unwrap()[0].as_ref().unwrap();
+    }
+    let security = KafkaArgs::at(&kafka.bootstrap(), &"".into(), &TlsArgs::default());
+    let queues = Queues {
+        brokers: Some(Brokers {
+            addresses: kafka.bootstrap(),
+            security: security.unwrap(),
+        }),
+        ..impatient()
+    };
+    let queue =
+        "[{ topic = 'coupon', group = 'coupon' }, { topic = 'coupon-retry', group = 'coupon' }]";
+    let (world, attached) = clean(queue, queues).await;
+    let unknown = attached.check().await.unwrap_err();
+    let AttachError::Misfit(why) = unknown else {
+        panic!("{unknown}");
+    };
+    assert!(why.contains("no consumer group \"coupon\" yet"), "{why}");
+
+    let producer: BaseProducer = client(&kafka).create().unwrap();
+    for user in users(all()) {
+        let record = BaseRecord::<(), str>::to("coupon").payload(&user);
+        producer.send(record).unwrap();
+    }
+    producer.flush(Duration::from_secs(10)).unwrap();
+    add_members(&world, all()).await;
+    let stage = "queue stage 1 (topic \"coupon\", group \"coupon\")";
+    must_stand(&world, &attached, stage, "1000 messages").await;
+    commit(&kafka, "coupon", 600);
+    attached.check().await.unwrap();
+    must_stand(&world, &attached, stage, "400 messages").await;
+    // The last message fails, and waits in the retry topic.
+    let retried = BaseRecord::<(), str>::to("coupon-retry").payload("user");
+    producer.send(retried).unwrap();
+    producer.flush(Duration::from_secs(10)).unwrap();
+    commit(&kafka, "coupon", 1_000);
+    must_stand(&world, &attached, "queue stage 2", "1 messages").await;
+    commit(&kafka, "coupon-retry", 1);
+    add_rows(&world, processed()).await;
+    must_repair(&world, &attached).await;
+
+    admin
+        .delete_topics(&["coupon-retry"], &AdminOptions::new())
+        .await
+        .unwrap();
+    let () = world.redis("SADD @users another").await;
+    let findings = pass(&attached, Request::default()).await;
+    assert_eq!(told(&findings), ["1 stalled skipped"], "{findings:?}");
+}
+
+#[tokio::test]
+async fn a_stream_or_group_that_does_not_exist_is_refused() {
+    for (setup, expected) in [
+        ("PING", "is no stream: it is missing"),
+        ("RPUSH @stream x", "is no stream: it is a list"),
+        ("XADD @stream * a b", "has no group \"workers\""),
+    ] {
+        let queue = "{ stream = '@stream', group = 'workers' }";
+        let (world, attached) = clean(queue, impatient()).await;
+        let _reply: redis::Value = world.redis(setup).await;
+        let Err(AttachError::Misfit(why)) = attached.check().await else {
+            panic!("{setup}");
+        };
+        assert!(why.contains(expected), "{why}");
+        // A pass compares nothing then, either.
+        add_members(&world, all()).await;
+        must_stand(&world, &attached, "queue", expected).await;
+    }
+}
+
+#[test]
+fn a_queue_is_refused_with_what_to_write() {
+    let parse = |queue: &str, replaced: (&str, &str)| {
+        let text = format!(
+            "database = 'mysql://db/shop'\nredis = 'redis://cache'\n{}",
+            file(queue).replace(replaced.0, replaced.1)
+        );
+        AttachFile::parse(&text)
+    };
+    let good = "{ topic = 't', group = 'g' }";
+    assert_eq!(parse(good, ("", "")).unwrap().campaigns[0].queue.len(), 1);
+    for (queue, replaced, expected) in [
+        (good, ("kafka = 'KAFKA'", ""), "write kafka = \"host:9092\""),
+        (good, ("0.05s", "61s"), "write at most 60s"),
+        ("{ topic = 't' }", ("", ""), "write queue = { topic = "),
+        ("{ list = 'l', group = 'g' }", ("", ""), "write queue = "),
+        ("'l'", ("", ""), "write queue = "),
+    ] {
+        let why = parse(queue, replaced).unwrap_err();
+        assert!(format!("{why:#}").contains(expected), "{why:#}");
+    }
+    let without = parse(good, ("in_flight = '0.05s'", "")).unwrap();
+    let in_flight = without.campaigns[0].in_flight();
+    assert_eq!(in_flight, Duration::from_secs(20));
+}
