@@ -1,0 +1,317 @@
+//! Coupon systems as published projects build them, each made anew from its description: how it
+//! counts, which keys name its users, what its table needs. Each is described by a file, is clean,
+//! loses a row, a member and a count, and is repaired to what it was.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../world/mod.rs"]
+mod world;
+
+use anyhow::ensure;
+use firstcome_attach::Attached;
+use firstcome_attach::pass::Request;
+use firstcome_attach::queue::Queues;
+
+use world::{World, pass, told};
+
+const QUANTITY: u32 = 20;
+const ASKED: u32 = 30;
+/// The user whose row is lost, and the one who is missing in Redis.
+const LOST: [u32; 2] = [3, 5];
+
+/// A system. In its commands, `{U}` is the user and `{N}` the place.
+struct System {
+    name: &'static str,
+    table: &'static str,
+    row: &'static str,
+    /// What its programs run before the sale, for each winner, and for each loser, in Redis.
+    open: &'static [&'static str],
+    winner: &'static [&'static str],
+    loser: &'static [&'static str],
+    /// What is broken besides a row.
+    fault: &'static [&'static str],
+    /// A key names who was told yes. Otherwise a lost row is only a number.
+    names_users: bool,
+    /// What is read to compare.
+    state: &'static [&'static str],
+    /// The campaign of the file, without name, mode, `in_flight` and quantity.
+    campaign: &'static str,
+}
+
+/// A string that counts down, beside a set.
+const DOWN: System = System {
+    name: "",
+    table: "CREATE TABLE coupon (id BIGINT AUTO_INCREMENT PRIMARY KEY, user_id BIGINT NOT NULL UNIQUE)",
+    row: "INSERT INTO coupon (user_id) VALUES ({U})",
+    open: &["SET @stock 20"],
+    winner: &["DECR @stock", "SADD @users {U}"],
+    loser: &[],
+    fault: &["SREM @users 5", "DECR @stock"],
+    names_users: true,
+    state: &["SMEMBERS @users", "GET @stock"],
+    campaign: "users = { key = '@users', type = 'set' }
+        count = { key = '@stock', means = 'left' }
+        rows = { table = 'coupon', user = 'user_id' }",
+};
+
+/// A string that counts up, beside a set.
+const UP: System = System {
+    open: &[],
+    winner: &["INCR @count", "SADD @users {U}"],
+    fault: &["SREM @users 5", "INCR @count"],
+    state: &["SMEMBERS @users", "GET @count"],
+    campaign: "users = { key = '@users', type = 'set' }
+        count = { key = '@count', means = 'issued' }
+        rows = { table = 'coupon', user = 'user_id' }",
+    ..DOWN
+};
+
+/// A string that counts up, and nothing that names its users.
+const NUMBER: System = System {
+    fault: &["INCR @count"],
+    names_users: false,
+    state: &["GET @count"],
+    campaign: "count = { key = '@count', means = 'issued' }
+        rows = { table = 'coupon', user = 'user_id' }",
+    ..UP
+};
+
+const SYSTEMS: &[System] = &[
+    System {
+        name: "Dev-sungmin/coupon-lab: counts up, never past the quantity, no key of users",
+        winner: &["INCR @count"],
+        ..NUMBER
+    },
+    System {
+        name: "junsugi/redis-coupon-system: counts up, a key a user, a stream of what was issued",
+        winner: &[
+            "INCR @count",
+            "SET @issued:{U} 1 EX 3600",
+            "XADD @issued * user {U}",
+        ],
+        ..NUMBER
+    },
+    System {
+        name: "Soundbar91/coupon-system: counts up, a set",
+        ..UP
+    },
+    System {
+        name: "youngmin0628/port_1: INCR, and DECR past the end",
+        loser: &["INCR @count", "DECR @count"],
+        ..UP
+    },
+    System {
+        name: "wonzzu/ticketon: counts down, a set",
+        ..DOWN
+    },
+    System {
+        name: "nmin11/hhplus-e-commerce: counts down, rows of several coupons",
+        table: "CREATE TABLE user_coupon (id BIGINT AUTO_INCREMENT PRIMARY KEY, user_id BIGINT NOT NULL, \
+            coupon_id BIGINT NOT NULL, status VARCHAR(20) NOT NULL DEFAULT 'ISSUED', UNIQUE (coupon_id, user_id))",
+        row: "INSERT INTO user_coupon (user_id, coupon_id) VALUES ({U}, 7)",
+        campaign: "users = { key = '@users', type = 'set' }
+            count = { key = '@stock', means = 'left' }
+            rows = { table = 'user_coupon', user = 'user_id', where = { coupon_id = 7 } }",
+        ..DOWN
+    },
+    System {
+        name: "catchtable-clone/backend: a counter that is missing means not open",
+        fault: &["SREM @users 5", "DEL @stock"],
+        ..DOWN
+    },
+    System {
+        name: "Get-bot/spring-event-lab: the stock is read before the set",
+        loser: &["GET @stock"],
+        ..DOWN
+    },
+    System {
+        name: "MO-COU/load-test: DECR, and INCR past the end",
+        loser: &["DECR @stock", "INCR @stock"],
+        ..DOWN
+    },
+    System {
+        name: "ssngza/coupon-issue-java-kafka: a status key a user, a queue",
+        winner: &[
+            "DECR @stock",
+            "SADD @users {U}",
+            "SET @status:{U} ISSUED EX 3600",
+        ],
+        campaign: "users = { key = '@users', type = 'set' }
+            count = { key = '@stock', means = 'left' }
+            rows = { table = 'coupon', user = 'user_id' }
+            queue = { list = '@queue' }",
+        ..DOWN
+    },
+    System {
+        name: "zziminking/h99_ecommerce: a hash a user",
+        winner: &["DECR @stock", "SADD @users {U}", "HSET @of:{U} 7 issued"],
+        ..DOWN
+    },
+    System {
+        name: "choiseongho1/coupon-test: a set that expires after the last winner",
+        winner: &["DECR @stock", "SADD @users {U}", "EXPIRE @users 2592000"],
+        ..DOWN
+    },
+    System {
+        name: "PetCare-Platform/petcoupon-backend: a hash of request ids, codes made by the program",
+        table: "CREATE TABLE coupon (id BIGINT AUTO_INCREMENT PRIMARY KEY, user_id BIGINT NOT NULL UNIQUE, \
+            sequence_no INT NOT NULL DEFAULT 0, code CHAR(32) NOT NULL UNIQUE)",
+        row: "INSERT INTO coupon (user_id, sequence_no, code) VALUES ({U}, {N}, REPLACE(UUID(), '-', ''))",
+        winner: &["DECR @stock", "HSET @users {U} request-{U}"],
+        fault: &["HDEL @users 5", "DECR @stock"],
+        state: &["HKEYS @users", "GET @stock"],
+        campaign: "users = { key = '@users', type = 'hash', value = 'repaired' }
+            count = { key = '@stock', means = 'left' }
+            rows = { table = 'coupon', user = 'user_id', insert = { code = '{random:32}' } }",
+        ..DOWN
+    },
+    System {
+        name: "eeoos/airbob: the field `stock` of a hash",
+        open: &["HSET @coupon stock 20 active 1 unlimited 0"],
+        winner: &["HINCRBY @coupon stock -1", "SADD @users {U}"],
+        fault: &["SREM @users 5", "HINCRBY @coupon stock -1"],
+        state: &["SMEMBERS @users", "HGETALL @coupon"],
+        campaign: "users = { key = '@users', type = 'set' }
+            count = { key = '@coupon', field = 'stock', means = 'left' }
+            rows = { table = 'coupon', user = 'user_id' }",
+        ..DOWN
+    },
+    System {
+        name: "kk787016/coupon-fcfs-service: a hash of the stock of all coupons",
+        open: &["HSET @stocks 7 20 8 500"],
+        winner: &[
+            "HINCRBY @stocks 7 -1",
+            "SADD @users {U}",
+            "HSET @places {N} {U}",
+        ],
+        fault: &["SREM @users 5", "HINCRBY @stocks 7 -1"],
+        state: &["SMEMBERS @users", "HGETALL @stocks", "HGETALL @places"],
+        campaign: "users = { key = '@users', type = 'set' }
+            count = { key = '@stocks', field = '7', means = 'left' }
+            rows = { table = 'coupon', user = 'user_id' }",
+        ..DOWN
+    },
+    System {
+        name: "seckill.lua: counts down, a set, a stream",
+        open: &["SET @stock 20", "XGROUP CREATE @orders g1 0 MKSTREAM"],
+        campaign: "users = { key = '@users', type = 'set' }
+            count = { key = '@stock', means = 'left' }
+            rows = { table = 'coupon', user = 'user_id' }
+            queue = { stream = '@orders', group = 'g1' }",
+        ..DOWN
+    },
+];
+
+fn filled(text: &str, user: u32) -> String {
+    let user = user.to_string();
+    text.replace("{U}", &user).replace("{N}", &user)
+}
+
+fn text(value: redis::Value) -> String {
+    redis::from_redis_value(value).unwrap()
+}
+
+impl System {
+    fn table_name(&self) -> &str {
+        self.table.split(' ').nth(2).unwrap()
+    }
+
+    async fn run(&self, world: &World, commands: &[&str], user: u32) {
+        for command in commands {
+            let _reply: redis::Value = world.redis(&filled(command, user)).await;
+        }
+    }
+
+    /// Runs a sale, and describes the system.
+    async fn open(&self, world: &World) -> Attached {
+        let () = world.redis("FLUSHDB").await;
+        world
+            .sql(&format!("DROP TABLE IF EXISTS {}", self.table_name()))
+            .await;
+        world.sql(self.table).await;
+        self.run(world, self.open, 0).await;
+        for user in 1..=QUANTITY {
+            self.run(world, self.winner, user).await;
+            world.sql(&filled(self.row, user)).await;
+        }
+        for user in QUANTITY + 1..=ASKED {
+            self.run(world, self.loser, user).await;
+        }
+        let lines = self.campaign.lines().count();
+        // Two of the file, and four of the campaign.
+        assert!(lines + 6 <= 12, "{}: {lines} lines", self.name);
+        let System { name, campaign, .. } = self;
+        let file = format!(
+            "[[campaign]]\nname = {name:?}\nmode = 'repair'\nquantity = {QUANTITY}\nin_flight = '0.01s'\n{campaign}"
+        );
+        world.attached(&file, Queues::default())
+    }
+
+    /// Everything that a repair must bring back.
+    async fn state(&self, world: &World) -> Vec<Vec<String>> {
+        let table = self.table_name();
+        let users = format!("SELECT user_id FROM {table} ORDER BY user_id");
+        let mut state = world.sql(&users).await;
+        for command in self.state {
+            let mut read: Vec<String> = match world.redis(command).await {
+                redis::Value::Nil => Vec::new(),
+                redis::Value::Array(all) => all.into_iter().map(text).collect(),
+                one => vec![text(one)],
+            };
+            if !command.starts_with("HGETALL") {
+                read.sort();
+            }
+            state.push(read);
+        }
+        state
+    }
+}
+
+/// Breaks and repairs a system.
+async fn repair(world: &World, system: &System) -> anyhow::Result<()> {
+    let attached = system.open(world).await;
+    let findings = pass(&attached, Request::default()).await;
+    ensure!(findings.is_empty(), "at first {findings:#?}");
+    let before = system.state(world).await;
+
+    if system.names_users {
+        let table = system.table_name();
+        let lose = format!("DELETE FROM {table} WHERE user_id = {}", LOST[0]);
+        world.sql(&lose).await;
+    }
+    system.run(world, system.fault, LOST[1]).await;
+    ensure!(system.state(world).await != before, "nothing broke");
+    let findings = pass(&attached, Request::default()).await;
+    let kinds = told(&findings).join(", ");
+    for kind in ["1 unissued", "1 missing_admission"] {
+        let is_named = kinds.contains(kind) == system.names_users;
+        ensure!(is_named, "{kinds} {findings:#?}");
+    }
+    // Others may claim what a counter is raised by, so a person confirms it.
+    let confirm = Request {
+        campaign: Some(attached.file.campaigns[0].coupon_id()),
+        confirm: true,
+        ..Request::default()
+    };
+    let confirmed = pass(&attached, confirm).await;
+    let state = system.state(world).await;
+    ensure!(
+        state == before,
+        "{state:?} instead of {before:?}: {findings:#?} {confirmed:#?}"
+    );
+    let findings = pass(&attached, Request::default()).await;
+    ensure!(findings.is_empty(), "at last {findings:#?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn published_systems_are_repaired_to_what_they_were() {
+    let world = World::new().await;
+    let mut failed = Vec::new();
+    for system in SYSTEMS {
+        if let Err(error) = repair(&world, system).await {
+            failed.push(format!("{}: {error}", system.name));
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
