@@ -43,7 +43,7 @@ pub struct Cli {
     #[arg(long, env = "ASKING")]
     asking: Option<u32>,
     /// Folder with the programs of another build. `winners` measures it alternately with this one,
-    /// `passes` after it
+    /// `passes` and `history` after it
     #[arg(long, env = "AGAINST")]
     pub against: Option<PathBuf>,
     /// Folder for report.json

@@ -1,6 +1,7 @@
 //! Costs beside a long history: sealed drops with their rows, old revocations, many coupons. What
 //! is open is small, so a pass and a reopening must take as long as without the history.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -32,9 +33,9 @@ const PER_DROP: i64 = 1;
 /// How long nobody claims while the AOF is watched.
 const QUIET: Duration = Duration::from_secs(60);
 
-pub(super) async fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
+pub(super) async fn measure(bench: &Bench, build: Option<&Path>) -> Result<Vec<Measurement>> {
     let size = &bench.size;
-    let installation = bench.install("history").await?;
+    let installation = Installation::named(&bench.servers, "history", build).await?;
     let (reconciler, api) = tokio::try_join!(
         installation.start("reconciler", Role::Reconciler, &[]),
         installation.start("api", Role::Api, &[])

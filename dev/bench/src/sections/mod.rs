@@ -65,7 +65,7 @@ impl Bench {
             Part::Winners => winners::measure(self).await,
             Part::Pace => pace::measure(self).await,
             Part::Passes => passes::measure(self, build).await,
-            Part::History => history::measure(self).await,
+            Part::History => history::measure(self, build).await,
         }
     }
 }
@@ -96,7 +96,8 @@ async fn run(cli: &Cli) -> Result<()> {
     let parts = Part::value_variants().iter().copied();
     for part in parts.filter(|part| cli.part.is_none_or(|wanted| wanted == *part)) {
         try_part(part, None, cli, &mut report).await?;
-        if part == Part::Passes && cli.against.is_some() {
+        let is_of_one_build = matches!(part, Part::Passes | Part::History);
+        if is_of_one_build && cli.against.is_some() {
             try_part(part, cli.against.as_deref(), cli, &mut report).await?;
         }
     }
