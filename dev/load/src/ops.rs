@@ -64,13 +64,18 @@ impl Ops {
         succeeded(Http::try_send(request.bearer_auth(&self.token)).await?)
     }
 
-    /// Returns the status of a user's claim.
+    /// Returns the status of a user's claim, or the code of a problem.
     pub async fn my_claim(&self, coupon: i64, user: &str) -> Result<String> {
         let path = format!("/v1/coupons/{coupon}/claims/me");
         let request = self.http.request(Method::GET, &path);
-        let claim = succeeded(Http::try_send(request.header("x-user-id", user)).await?)?;
-        let status = claim["status"].as_str();
-        Ok(status.context("a claim without a status")?.to_owned())
+        let reply = Http::try_send(request.header("x-user-id", user)).await?;
+        let name = if reply.status == 200 {
+            "status"
+        } else {
+            "code"
+        };
+        let status = reply.body[name].as_str();
+        Ok(status.context("neither a claim nor a problem")?.to_owned())
     }
 
     /// Requests a pass and waits for its end. Waits for a running pass first.
