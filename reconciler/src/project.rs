@@ -109,13 +109,20 @@ pub(crate) async fn surroundings(
     ledger: &mut Ledger,
 ) -> Step<()> {
     let (db, redis, id) = (&ctx.stores.db, &ctx.stores.redis, seen.coupon.id);
-    let (coupon, all) = db.coupon(id).await?.ok_or(PassError::Stale)?;
+    let lacks_claimants = seen.coupon.once_per == OncePer::Coupon && !plan.has_claimants;
+    // With all sealed drops only if Redis may have something of them, or lack it.
+    let found = if plan.knows_sealed && !lacks_claimants {
+        db.coupons_by_id(vec![id]).await?.pop()
+    } else {
+        db.coupon(id).await?
+    };
+    let (coupon, all) = found.ok_or(PassError::Stale)?;
     if !plan.knows_sealed {
         // Keys of sealed drops that an older Redis brought back.
         let sealed = seal::sealed_keys(redis, &all);
         redis.expire_drops(&sealed, Duration::ZERO).await?;
     }
-    if coupon.once_per == OncePer::Coupon && !plan.has_claimants {
+    if lacks_claimants {
         let others = all.iter().filter(|drop| !plan.dirty.contains(&drop.id));
         claimants(ctx, id, others, fence).await?;
     }

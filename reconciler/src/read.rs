@@ -290,10 +290,8 @@ pub(crate) async fn again(
     if !letters.is_empty() {
         again.open_letters = db.open_dead_letters(letters).await?;
     }
-    let now = db.coupon(coupon.id).await?;
-    let mut drops = now.iter().flat_map(|(_, drops)| drops);
-    let own = drops.find(|own| own.id == id && (may_be_sealed || own.sealed_at.is_none()));
-    let Some(own) = own else {
+    let own = db.drop_of(coupon.id, id).await?;
+    let Some(own) = own.filter(|own| may_be_sealed || own.sealed_at.is_none()) else {
         return Ok(None);
     };
     // A dry run adopts a quantity that MySQL has lost, without writing it.

@@ -155,8 +155,7 @@ pub(crate) async fn write_all(
     };
     let revision = coupon.revision;
     let all = seen.drops.iter().filter_map(|own| {
-        let mut unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
-        let drop = unsealed.find(|drop| drop.id == own.drop.id)?;
+        let drop = drops.iter().find(|drop| drop.id == own.drop.id)?;
         Some((&own.keys, DropMeta::of(&coupon, drop)))
     });
     let all: Vec<_> = all.collect();
@@ -311,10 +310,10 @@ pub(crate) async fn has_all_claimants(ctx: &PassContext, seen: &CouponSeen) -> S
         return Ok(false);
     }
     let drops: Vec<DropKeys> = seen.drops.iter().map(|own| own.keys.clone()).collect();
-    let mut sealed = db.sealed_rows_of(id).await?;
-    sealed.retain(|drop, _| drops.iter().all(|own| own.drop != *drop));
+    let own: Vec<DropId> = drops.iter().map(|own| own.drop).collect();
+    let sealed = db.sealed_rows_beside(id, &own).await?;
     let (claimants, users) = redis.claimants_and_users(id, &drops).await?;
-    Ok(claimants == users + sealed.values().sum::<u64>())
+    Ok(claimants == users + sealed)
 }
 
 /// Whether Redis knows of the last sealing of a drop of this coupon.
@@ -329,15 +328,17 @@ pub(crate) async fn lacks_claimants(ctx: &PassContext, seen: &CouponSeen) -> Ste
     if seen.coupon.once_per != OncePer::Coupon {
         return Ok(false);
     }
-    let (id, db) = (seen.coupon.id, &ctx.stores.db);
-    let drops: Vec<_> = seen.drops.iter().map(|own| own.keys.clone()).collect();
-    let mut sealed = db.sealed_rows_of(id).await?;
-    sealed.retain(|drop, _| drops.iter().all(|own| own.drop != *drop));
-    let (claimants, users) = ctx.stores.redis.claimants_and_users(id, &drops).await?;
-    if claimants >= users + sealed.values().sum::<u64>() {
+    let Stores { db, redis, .. } = &ctx.stores;
+    let id = seen.coupon.id;
+    let drops: Vec<DropKeys> = seen.drops.iter().map(|own| own.keys.clone()).collect();
+    let own: Vec<DropId> = drops.iter().map(|own| own.drop).collect();
+    let sealed = db.sealed_rows_beside(id, &own).await?;
+    let (claimants, users) = redis.claimants_and_users(id, &drops).await?;
+    if claimants >= users + sealed {
         return Ok(false);
     }
-    let sealed: Vec<DropId> = sealed.into_keys().collect();
+    let mut sealed = db.sealed_with_rows(id).await?;
+    sealed.retain(|drop| !own.contains(drop));
     let rows = db.count(DropCount::Rows, &sealed).await?;
     Ok(claimants < users + rows.values().sum::<u64>())
 }

@@ -149,6 +149,12 @@ impl Db {
             .await
     }
 
+    /// Reads one drop of a coupon. Returns `None` if the coupon has no such drop.
+    pub async fn drop_of(&self, coupon: CouponId, drop: DropId) -> DbResult<Option<Drop>> {
+        let own = "SELECT {columns} FROM drops WHERE id = ? AND coupon_id = ?";
+        self.first("read drop", sql!(own, drop, coupon)).await
+    }
+
     /// Reads the live coupons in order of id: daily coupons that have not ended, and coupons with
     /// an unsealed drop. Each comes with its unsealed drops in order of opening, and with the last
     /// opened drop. The cost depends only on the number of live coupons.
@@ -406,10 +412,29 @@ pub(super) async fn coupon_with_drops(
     conn: &mut Conn,
     id: CouponId,
 ) -> QueryResult<Option<WithDrops>> {
+    let Some(coupon) = coupon_alone(conn, id).await? else {
+        return Ok(None);
+    };
+    Ok(Some((coupon, drops_of(conn, id).await?)))
+}
+
+/// Like [`coupon_with_drops`], without the sealed drops, of which there may be many.
+pub(super) async fn coupon_with_unsealed_drops(
+    conn: &mut Conn,
+    id: CouponId,
+) -> QueryResult<Option<WithDrops>> {
+    let Some(coupon) = coupon_alone(conn, id).await? else {
+        return Ok(None);
+    };
+    let own =
+        "SELECT {columns} FROM drops WHERE coupon_id = ? AND sealed_at IS NULL ORDER BY opens_at";
+    Ok(Some((coupon, sql!(own, id).all(conn).await?)))
+}
+
+async fn coupon_alone(conn: &mut Conn, id: CouponId) -> QueryResult<Option<Coupon>> {
     let query = "SELECT {columns} FROM coupons WHERE id = ?";
     let row: Option<CouponRow> = sql!(query, id).first(conn).await?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(Some((row.into(), drops_of(conn, id).await?)))
+    Ok(row.map(Coupon::from))
 }
 
 async fn drops_of(conn: &mut Conn, coupon: CouponId) -> QueryResult<Vec<Drop>> {

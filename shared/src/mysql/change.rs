@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use serde_json::{Map, Value, json};
 
-use super::catalogue::{coupon_with_drops, settings};
+use super::catalogue::{coupon_with_drops, coupon_with_unsealed_drops, settings};
 use super::ops_actions::{Operator, OperatorAct};
 use super::{Conn, Db, DbResult, list};
 use crate::coupon::{Coupon, CouponPatch, Drop};
@@ -45,7 +45,8 @@ const ATTEMPTS: u32 = 20;
 
 impl Db {
     /// Takes the coupon's next revision, unless Redis has `seen` a later one or the coupon has
-    /// another one than `only`, and returns the coupon and its drops at that revision. A revision
+    /// another one than `only`, and returns the coupon and its unsealed drops at that revision. A
+    /// revision
     /// is a fencing token: its owner may write the coupon's settings to Redis until another process
     /// takes a later revision. If MySQL's is below `seen`, MySQL has lost revisions
     /// (docs/decisions/0026-mysql-gone-back.md).
@@ -63,7 +64,7 @@ impl Db {
             };
             let take = "UPDATE coupons SET revision = ? WHERE id = ?";
             sql!(take, found.saturating_add(1), id).run(conn).await?;
-            coupon_with_drops(conn, id).await
+            coupon_with_unsealed_drops(conn, id).await
         })
         .await
     }

@@ -1,13 +1,12 @@
 //! Sealed drops: closed, verified exact, and skipped by later passes. Also counts revocations,
 //! which can prevent sealing.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 
-use super::{Conn, Db, DbResult};
+use super::{Conn, Db, DbResult, list};
 use crate::coupon::Drop;
 use crate::domain::{CouponId, DropId, Slot};
 use crate::sql;
@@ -16,10 +15,21 @@ use crate::sql;
 const LONG: Duration = Duration::from_secs(120);
 
 impl Db {
-    /// Returns a coupon's sealed drops that have rows, with the number of rows.
-    pub async fn sealed_rows_of(&self, coupon: CouponId) -> DbResult<HashMap<DropId, u64>> {
-        let sealed = "SELECT id, sealed_rows FROM drops WHERE coupon_id = ? AND sealed_at IS NOT NULL AND sealed_rows > 0";
-        self.all("rows of sealed drops", sql!(sealed, coupon)).await
+    /// Returns a coupon's sealed drops that have rows.
+    pub async fn sealed_with_rows(&self, coupon: CouponId) -> DbResult<Vec<DropId>> {
+        let sealed = "SELECT id FROM drops \
+                      WHERE coupon_id = ? AND sealed_at IS NOT NULL AND sealed_rows > 0";
+        self.all("sealed drops with rows", sql!(sealed, coupon))
+            .await
+    }
+
+    /// Returns how many rows a coupon's sealed drops have, without those of `drops`.
+    pub async fn sealed_rows_beside(&self, coupon: CouponId, drops: &[DropId]) -> DbResult<u64> {
+        let sum = "SELECT CAST(COALESCE(SUM(sealed_rows), 0) AS UNSIGNED) FROM drops \
+                   WHERE coupon_id = ? AND sealed_at IS NOT NULL AND NOT COALESCE(id IN (?), FALSE)";
+        let sum = sql!(sum, coupon, list(drops.iter().copied()));
+        let rows = self.first("rows of sealed drops", sum).await?;
+        Ok(rows.unwrap_or(0))
     }
 
     /// Returns the drop of a coupon that was sealed last.

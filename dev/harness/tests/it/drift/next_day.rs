@@ -127,3 +127,30 @@ async fn an_intact_redis_is_reopened_without_rewriting_and_a_damaged_one_is_writ
     );
     pass_ends(world, &[], CLEAN).await;
 }
+
+/// With the time of the first claim, a late revocation of it would take the second one's slot.
+#[tokio::test]
+async fn a_claim_that_was_made_again_has_its_own_time_after_redis_went_back() {
+    let (fixture, redis) = Fixture::with_own_redis("d-again", &[]).await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let (coupon, answers) = fixture.held("Again", 3, 1).await;
+    let user = &answers[0].0;
+    redis.stop().await.unwrap();
+    let old = OldCopy::of(&redis).unwrap();
+    redis.start_again().await.unwrap();
+    world.pass().await;
+    api.give_back(coupon.id, user).await.unwrap();
+    let again = api.claim(coupon.id, user).await;
+    assert_eq!(again.promised().unwrap(), (coupon.drop, 1));
+    all_issued(world, coupon.drop, 1).await;
+    redis.kill().await.unwrap();
+    old.put_back(&redis).unwrap();
+    redis.start_again().await.unwrap();
+    world.pass().await;
+    let times = world.redis.of_drop(coupon.id, coupon.drop, "times");
+    let time: i64 = world.redis.command(&["HGET", &times, "1"]).await;
+    let row = "SELECT CAST(UNIX_TIMESTAMP(claimed_at) * 1000 AS SIGNED) FROM issued_coupons";
+    assert_eq!(time, world.sql.number(row).await);
+    let held = api.claim(coupon.id, user).await;
+    assert_eq!(held.promised().unwrap(), (coupon.drop, 1));
+}
