@@ -81,7 +81,7 @@ impl<'a> StoreWait<'a> {
     ) -> Result<Option<usize>, StartError> {
         match check_topic(kafka, KAFKA_LIMIT).await {
             Ok(partitions) => Ok(Some(partitions)),
-            Err(error @ TopicError::Unreachable { .. }) => {
+            Err(error) if error.is_away() => {
                 tracing::warn!(%error, "starting without Kafka: claims go to MySQL until it answers");
                 Ok(None)
             }
@@ -112,7 +112,7 @@ pub(crate) fn unless_stopped<T>(waited: Result<T, StartError>) -> Result<Option<
 /// Whether a store did not answer, so that asking again may help.
 fn is_away(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(DbError::Unreachable(_)))
-        || matches!(error.downcast_ref(), Some(TopicError::Unreachable { .. }))
+        || error.downcast_ref().is_some_and(TopicError::is_away)
         || matches!(error.downcast_ref(), Some(Unsafe::Unreachable(_)))
         || matches!(error.downcast_ref(), Some(FetchError::Away(_)))
         || error.is::<RedisError>()

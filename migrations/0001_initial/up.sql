@@ -325,6 +325,9 @@ CREATE TABLE IF NOT EXISTS processes (
     consumer_group       VARCHAR(249) NOT NULL,
     publish_deadline_ms  BIGINT       NOT NULL,
     fallback_deadline_ms BIGINT       NOT NULL,
+    redis_problem        VARCHAR(500) NULL,
+    mysql_problem        VARCHAR(500) NULL,
+    kafka_problem        VARCHAR(500) NULL,
     seen_at              DATETIME(3)  NOT NULL,
     KEY processes_by_time (seen_at)
 ) DEFAULT CHARACTER SET utf8mb4;

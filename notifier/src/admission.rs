@@ -13,7 +13,7 @@ use crate::Notifier;
 use crate::alerts::{ADMISSION, Problem};
 use crate::clock::elapsed;
 use crate::record::{Seen, record};
-use crate::report::AlertKind;
+use crate::report::{AlertKind, StoreRefusal};
 
 /// How long admission must be closed before that is mailed. A restart of Redis closes it for seconds.
 const PATIENCE: TimeDelta = TimeDelta::seconds(30);
@@ -24,16 +24,21 @@ const CHECK_EVERY: TimeDelta = TimeDelta::seconds(60);
 /// How often a process notes that it sees admission open. Must be well below [`PATIENCE`].
 const NOTE_EVERY: TimeDelta = TimeDelta::seconds(5);
 
+/// How often a process that cannot record says so to the part that mails past MySQL.
+const CANNOT_RECORD_EVERY: TimeDelta = TimeDelta::seconds(5);
+
 /// Key in `reconciler_state` of the last time at which a process noted that it sees admission open.
 const SEEN_OPEN: &str = "admission_seen_open";
 
 /// The state of admission as a process sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SeenGate {
     Open,
     Closed,
     /// This process cannot reach Redis, although the APIs may.
     Unreachable,
+    /// Redis answers and refuses, as it says.
+    Refuses(StoreRefusal, String),
 }
 
 /// What this process has seen.
@@ -66,17 +71,31 @@ impl Notifier {
     ) {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = None;
+        let mut is_refused = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            let gate = *gate.borrow();
-            if let Some(gate) = gate
-                && let Err(error) = self.admission(gate, Utc::now()).await
-            {
-                let error = format!("{error:#}");
-                tracing::debug!(error, "the mail about admission is not in the outbox yet");
+            let Some(gate) = gate.borrow().clone() else {
+                continue;
+            };
+            let now = Utc::now();
+            match self.admission(gate, now).await {
+                Ok(()) if !is_refused => {}
+                Ok(()) => {
+                    is_refused = self.can_record(now).await.is_err();
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::debug!(error, "the mail about admission is not in the outbox yet");
+                    is_refused = true;
+                    if is_due(told, CANNOT_RECORD_EVERY, now) {
+                        told = Some(now);
+                        self.cannot_write(&error, now).await;
+                    }
+                }
             }
         }
     }
@@ -85,23 +104,29 @@ impl Notifier {
     /// or unreachable for every daemon, for half a minute, and when it is open again.
     pub async fn admission(&self, gate: SeenGate, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
-        match gate {
+        match &gate {
             SeenGate::Open => self.note_open(now).await?,
-            SeenGate::Closed => drop(self.admission.0.lock().closed_since.get_or_insert(now)),
+            SeenGate::Closed | SeenGate::Refuses(..) => {
+                self.admission.0.lock().closed_since.get_or_insert(now);
+            }
             SeenGate::Unreachable => self.look_elsewhere(now).await?,
         }
         let seen = self.admission.0.lock().clone();
         let checks = seen.fires != Some(true) || is_due(seen.checked_at, CHECK_EVERY, now);
         let news = match seen.closed_since {
             Some(since) if checks && elapsed(since, now) >= PATIENCE => {
-                let (kind, summary) = if gate == SeenGate::Unreachable {
-                    (AlertKind::RedisUnreachable, "Redis does not answer")
-                } else {
-                    (AlertKind::AdmissionClosed, "admission is closed")
+                let problem = match &gate {
+                    SeenGate::Refuses(refusal, text) => Problem::refusal(*refusal, text),
+                    SeenGate::Unreachable => {
+                        Problem::outage(AlertKind::RedisUnreachable, "Redis does not answer")
+                    }
+                    SeenGate::Open | SeenGate::Closed => {
+                        Problem::outage(AlertKind::AdmissionClosed, "admission is closed")
+                    }
                 };
-                Seen::Outage(Problem::outage(kind, summary), since)
+                Seen::Outage(problem, since)
             }
-            None if seen.fires != Some(false) => Seen::Over(ADMISSION),
+            None if seen.fires != Some(false) => Seen::Over(ADMISSION.to_owned()),
             _ => return Ok(()),
         };
         record(&self.db, news, self.settings.clone(), now).await?;

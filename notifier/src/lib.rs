@@ -14,6 +14,7 @@ mod firing;
 pub mod mails;
 mod outage;
 mod record;
+mod refusals;
 mod send;
 mod settings;
 
@@ -23,7 +24,7 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use firstcome_shared::mysql::{Conn, Db, alerts as stored, digest, outbox, runs};
 pub use firstcome_shared::report::wording;
-use firstcome_shared::report::{self, AlertKind, Finding, Kind, Run};
+use firstcome_shared::report::{self, AlertKind, Finding, Kind, Run, StoreRefusal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +33,7 @@ use alerts::{MailPolicy, Problem};
 use mails::Links;
 use outage::MysqlOutage;
 use record::{Seen, record, unwritten};
+use refusals::RefusalWatch;
 use send::Sender;
 use settings::MailSettings;
 
@@ -78,6 +80,7 @@ pub struct Notifier {
     sender: Sender,
     outage: Arc<MysqlOutage>,
     admission: Arc<AdmissionWatch>,
+    refusals: Arc<RefusalWatch>,
 }
 
 impl Notifier {
@@ -116,6 +119,7 @@ impl Notifier {
             settings: Arc::new(settings),
             outage: Arc::new(MysqlOutage::new(&identity)),
             admission: Arc::default(),
+            refusals: Arc::default(),
         })
     }
 
@@ -160,12 +164,34 @@ impl Notifier {
         let now = now.trunc_subsecs(3);
         let seen = Seen::Pass(Box::new(run.clone()));
         if let Err(error) = record(&self.db, seen, self.settings.clone(), now).await {
-            let is_away = self.db.ping().await.is_err();
-            self.cannot_record(is_away, &error.to_string(), now);
+            self.cannot_write(&error.to_string(), now).await;
             return Err(error.into());
         }
         self.can_record(now).await?;
         self.wake();
+        Ok(())
+    }
+
+    /// Handles an error of recording: mails past MySQL, if it lasts.
+    pub(crate) async fn cannot_write(&self, error: &str, now: DateTime<Utc>) {
+        let is_away = self.db.ping().await.is_err();
+        self.cannot_record(is_away, error, now);
+    }
+
+    /// Handles what processes say of a store that refuses them. Must be called every few seconds.
+    /// Mails if it lasts, and when it is over.
+    pub async fn refusals(
+        &self,
+        seen: Vec<(StoreRefusal, String)>,
+        now: DateTime<Utc>,
+    ) -> anyhow::Result<()> {
+        let now = now.trunc_subsecs(3);
+        let news = self.refusals.news(seen, now);
+        for (seen, name) in news {
+            record(&self.db, seen, self.settings.clone(), now).await?;
+            self.refusals.is_recorded(&name, now);
+            self.wake();
+        }
         Ok(())
     }
 

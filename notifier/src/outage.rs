@@ -14,7 +14,7 @@ use crate::alerts::{Alert, AlertState, Notice, NoticeReason, Problem, begun};
 use crate::clock::elapsed;
 use crate::mails::AlertMail;
 use crate::record::{Seen, record, thread};
-use crate::report::{AlertKind, FailureCause, Finding, Kind};
+use crate::report::{AlertKind, FailureCause, Finding, Kind, StoreRefusal};
 use crate::send::event;
 use crate::{Notifier, wording};
 
@@ -37,6 +37,9 @@ pub(crate) struct Lasting {
     seen_at: DateTime<Utc>,
     /// Whether MySQL did not answer at least once.
     was_away: bool,
+    /// The last error.
+    #[serde(default)]
+    error: String,
     /// The last attempt to reach each target.
     attempts: BTreeMap<String, DateTime<Utc>>,
 }
@@ -53,7 +56,7 @@ impl MysqlOutage {
     }
 
     /// Records a failure. Returns the outage.
-    fn failed(&self, is_away: bool, now: DateTime<Utc>) -> Lasting {
+    fn failed(&self, is_away: bool, error: &str, now: DateTime<Utc>) -> Lasting {
         let begun = || Lasting {
             since: now,
             ..Lasting::default()
@@ -63,6 +66,7 @@ impl MysqlOutage {
         let mut lasting = known.unwrap_or_else(begun);
         lasting.seen_at = now;
         lasting.was_away |= is_away;
+        error.clone_into(&mut lasting.error);
         lasting
     }
 
@@ -103,18 +107,22 @@ impl Lasting {
     }
 
     /// Returns the problem as everybody gets it.
-    fn problem(&self, error: &str) -> Problem {
-        let mut problem = if self.was_away {
-            let away = wording::unavailable(FailureCause::Mysql, error);
-            let away = away.unwrap_or_else(|| "MySQL cannot be used".to_owned());
-            Problem::outage(AlertKind::MysqlUnreachable, away)
-        } else {
-            let unrecorded = "MySQL answers, but alerts cannot be recorded";
-            let mut problem = Problem::outage(AlertKind::AlertsNotRecorded, unrecorded);
-            let why = wording::line(error, wording::LONGEST);
-            problem.findings = vec![Finding::report(Kind::Stalled, why)];
-            problem
-        };
+    fn problem(&self) -> Problem {
+        let error = &self.error;
+        let mut problem =
+            if let Some(refusal) = StoreRefusal::from_error(FailureCause::Mysql, error) {
+                Problem::refusal(refusal, error)
+            } else if self.was_away {
+                let away = wording::unavailable(FailureCause::Mysql, error);
+                let away = away.unwrap_or_else(|| "MySQL cannot be used".to_owned());
+                Problem::outage(AlertKind::MysqlUnreachable, away)
+            } else {
+                let unrecorded = "MySQL answers, but alerts cannot be recorded";
+                let mut problem = Problem::outage(AlertKind::AlertsNotRecorded, unrecorded);
+                let why = wording::line(error, wording::LONGEST);
+                problem.findings = vec![Finding::report(Kind::Stalled, why)];
+                problem
+            };
         "mysql".clone_into(&mut problem.name);
         problem
     }
@@ -123,10 +131,10 @@ impl Lasting {
 impl Notifier {
     /// Tells everybody that MySQL is unavailable, or refuses what a pass records.
     pub(crate) fn cannot_record(&self, is_away: bool, error: &str, now: DateTime<Utc>) {
-        let mut outage = self.outage.failed(is_away, now);
+        let mut outage = self.outage.failed(is_away, error, now);
         let patience = self.settings.policy.patience;
         let notice = Notice {
-            problem: outage.problem(error),
+            problem: outage.problem(),
             reason: NoticeReason::New,
             since: outage.since,
         };
@@ -166,7 +174,7 @@ impl Notifier {
         let ended = Alert {
             state: AlertState::Resolved,
             resolved_at: Some(outage.seen_at),
-            ..begun(&outage.problem(""), outage.since)
+            ..begun(&outage.problem(), outage.since)
         };
         let seen = Seen::OverUnrecorded(Box::new(ended));
         let recorded = record(&self.db, seen, self.settings.clone(), now).await;
@@ -187,7 +195,7 @@ mod tests {
 
     fn told(outage: &MysqlOutage, seconds: i64) -> usize {
         let now = at(seconds);
-        let mut lasting = outage.failed(true, now);
+        let mut lasting = outage.failed(true, "", now);
         let mut is_due = |target: &&str| lasting.is_due(target, TimeDelta::seconds(30), now);
         let told = ["a", "b"].iter().filter(|it| is_due(it)).count();
         outage.keep(lasting);

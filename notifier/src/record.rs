@@ -37,7 +37,7 @@ pub(crate) enum Seen {
     /// An outage, and when it began. The caller has waited for its patience.
     Outage(Problem, DateTime<Utc>),
     /// The outage with this name is over, if there was one.
-    Over(&'static str),
+    Over(String),
     /// An outage is over that could not be recorded.
     OverUnrecorded(Box<Alert>),
 }
@@ -86,7 +86,7 @@ impl Seen {
                 names.chain([ADMISSION.to_owned()]).collect()
             }
             Self::Outage(problem, _) => vec![problem.name.clone()],
-            Self::Over(name) => vec![(*name).to_owned()],
+            Self::Over(name) => vec![name.clone()],
             Self::OverUnrecorded(alert) => vec![alert.name.clone()],
         };
         Ok(AlertMemory {
@@ -101,7 +101,7 @@ impl Seen {
             Self::Pass(run) => return judging::judge(run, memory, policy, now),
             Self::Outage(problem, since) => {
                 let mut problem = problem.clone();
-                if problem.name == ADMISSION {
+                if problem.name == ADMISSION && problem.kind != AlertKind::RedisRefuses {
                     let lost = AlertKind::Left(Kind::RedisLost);
                     let lost: Vec<&Alert> = judging::firing(memory, lost).collect();
                     let why = |it: &&Alert| Finding::report(Kind::RedisLost, it.summary.clone());
@@ -128,7 +128,7 @@ impl Seen {
                 }
             }
             Self::Over(name) => {
-                if let Some(alert) = memory.alerts.get(*name) {
+                if let Some(alert) = memory.alerts.get(name) {
                     judging::end(alert, now, &mut verdict);
                 }
             }

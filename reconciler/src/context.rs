@@ -11,15 +11,15 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::processes::{Deadlines, ProcessRow};
 use firstcome_shared::mysql::{Db, DbError, DbSettings};
-use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::gate::Servers;
 use firstcome_shared::redis::project::Fenced;
+use firstcome_shared::redis::refusing::text_of;
 use firstcome_shared::redis::wrong_key::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
 use crate::barrier::Topic;
-use crate::report::{FailureCause, Outcome, Trigger};
+use crate::report::{FailureCause, Outcome, StoreRefusal, Trigger};
 
 /// Connections to every store. Cheap to clone.
 #[derive(Clone)]
@@ -160,6 +160,8 @@ pub struct PassContext {
     pub rows_left: RowsLeft,
     /// Why the topic cannot be read, if it cannot.
     pub topic_error: Option<String>,
+    /// Why Redis takes no writes, if it takes none: rows are still written.
+    pub redis_error: Option<String>,
     /// The longest time that a claim takes to the topic, and to the second store after it.
     pub publish_ms: i64,
     pub in_flight_ms: i64,
@@ -214,7 +216,7 @@ pub enum PassError {
     /// The drop or coupon does not exist.
     #[error("{0}")]
     NotFound(String),
-    #[error("Redis cannot be reached: {}", without_values(.0))]
+    #[error("{}", about_redis(.0))]
     Redis(#[from] RedisError),
     #[error(transparent)]
     Mysql(#[from] DbError),
@@ -232,6 +234,15 @@ pub enum PassError {
     /// Why this coupon cannot be opened yet.
     #[error("{0}")]
     StaysClosed(String),
+}
+
+/// Says what Redis refuses, or that it does not answer.
+fn about_redis(error: &RedisError) -> String {
+    let text = text_of(error);
+    match StoreRefusal::from_error(FailureCause::Redis, &text) {
+        Some(_) => format!("Redis refuses: {text}"),
+        None => format!("Redis cannot be reached: {text}"),
+    }
 }
 
 impl From<StoreError> for PassError {
@@ -271,7 +282,7 @@ impl PassError {
     pub fn about_data(self) -> Result<String, Self> {
         match &self {
             Self::Mysql(error) if error.is_about_data() => Ok(error.to_string()),
-            Self::Redis(error) if is_about_data(error) => Ok(without_values(error)),
+            Self::Redis(error) if is_about_data(error) => Ok(text_of(error)),
             Self::Stale | Self::StaysClosed(_) => Ok(self.to_string()),
             _ => Err(self),
         }

@@ -84,9 +84,15 @@ impl Reconciler {
         let mut done = BTreeMap::new();
         let compared = self.coupons(request, &run.run_id, stop, &mut done).await;
         if let Ok(ctx) = &compared {
-            if let Some(why) = &ctx.topic_error {
-                run.findings.push(failure(FailureCause::Kafka, why.clone()));
-                run.error = Some(why.clone());
+            let errors = [
+                (FailureCause::Kafka, &ctx.topic_error),
+                (FailureCause::Redis, &ctx.redis_error),
+            ];
+            for (cause, error) in errors {
+                if let Some(why) = error {
+                    run.findings.push(failure(cause, why.clone()));
+                    run.error = Some(why.clone());
+                }
             }
             if request.covers_everything() {
                 run.findings.extend(self.notes.all());
@@ -214,6 +220,7 @@ impl Reconciler {
             Err(BarrierError::Mysql(error)) => return Err(error.into()),
             Err(why @ BarrierError::Kafka(_)) => Err(why.to_string()),
         };
+        let refused = stores.redis.check_writes().await.err();
         let deadlines = barrier::deadlines(&stores.db, self.settings.deadlines).await?;
         Ok(PassContext {
             stores,
@@ -228,6 +235,7 @@ impl Reconciler {
             is_unattended: state.as_ref().map_or(true, ReadState::is_unattended),
             rows_left: RowsLeft::default(),
             topic_error: state.err(),
+            redis_error: refused.map(|error| PassError::Redis(error).to_string()),
             publish_ms: deadlines.publish_ms,
             in_flight_ms: deadlines.in_flight_ms,
             stop: stop.clone(),

@@ -47,8 +47,7 @@ pub async fn check(
     safe.map_err(of(FailureCause::Redis))?;
     let kafka = &stores.topic.settings;
     let name = format!("Kafka at {}", kafka.brokers);
-    let is_away = |error: &TopicError| matches!(error, TopicError::Unreachable { .. });
     let topic = async || check_topic(kafka, PATIENCE).await;
-    let safe = wait_for(&name, limit, stop, is_away, topic).await;
+    let safe = wait_for(&name, limit, stop, TopicError::is_away, topic).await;
     safe.map(|_| ()).map_err(of(FailureCause::Kafka))
 }

@@ -6,8 +6,21 @@ use std::fmt::Display;
 /// The words after which redis-rs quotes a whole reply.
 const REPLY: &str = "response was";
 
-/// Returns an error's text without the values in quotes, and without a quoted reply. An
-/// unterminated quote hides the rest.
+/// The words before a quoted name of the schema: MySQL's messages call tables, columns and keys so,
+/// never values.
+const BEFORE_NAMES: [&str; 8] = [
+    "for key ",
+    "column ",
+    "Column ",
+    "Field ",
+    "table ",
+    "Table ",
+    "constraint ",
+    "parameter ",
+];
+
+/// Returns an error's text without the values in quotes, and without a quoted reply. Names of the
+/// schema stay. An unterminated quote hides the rest.
 pub fn without_values(error: impl Display) -> String {
     let text = error.to_string();
     let cut = text.find(REPLY);
@@ -22,7 +35,13 @@ pub fn without_values(error: impl Display) -> String {
         if quote.is_none() {
             out.push(letter);
             // An apostrophe within a word does not open a quote.
-            if matches!(letter, '\'' | '"') && !before.is_alphanumeric() {
+            let opens = matches!(letter, '\'' | '"') && !before.is_alphanumeric();
+            let is_name = |out: &str| BEFORE_NAMES.iter().any(|word| out.ends_with(word));
+            if opens && is_name(out.trim_end_matches(['\'', '"'])) {
+                let name = letters.by_ref().take_while(|next| *next != letter);
+                out.extend(name);
+                out.push(letter);
+            } else if opens {
                 quote = Some(letter);
                 out.push('…');
             }
@@ -41,6 +60,30 @@ pub fn without_values(error: impl Display) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_the_schema_stay() {
+        for (error, shown) in [
+            (
+                "Duplicate entry '7-u-1' for key 'issued_coupons.one_each'",
+                "Duplicate entry '…' for key 'issued_coupons.one_each'",
+            ),
+            (
+                "Field 'id' doesn't have a default value",
+                "Field 'id' doesn't have a default value",
+            ),
+            (
+                "The table 'issued_coupons' is full",
+                "The table 'issued_coupons' is full",
+            ),
+            (
+                "Incorrect string value: 'u-1' for column 'user_id' at row 1",
+                "Incorrect string value: '…' for column 'user_id' at row 1",
+            ),
+        ] {
+            assert_eq!(without_values(error), shown);
+        }
+    }
 
     proptest::proptest! {
         #[test]

@@ -31,7 +31,7 @@ use axum::Router;
 use firstcome_shared::http::health;
 use firstcome_shared::http::{Limits, serve};
 use firstcome_shared::mysql::Db;
-use firstcome_shared::mysql::processes::{ProcessRow, announce};
+use firstcome_shared::mysql::processes::{ProcessRow, SeenProblems, announce};
 use firstcome_shared::telemetry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -60,9 +60,13 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     };
 
     let process = ProcessRow::new("consume", &kafka);
-    announce(db.clone(), process, shutdown.clone()).await;
+    let problems = SeenProblems::default();
+    announce(db.clone(), process, problems.clone(), shutdown.clone()).await;
 
-    let alive = Arc::new(Health::new(Duration::from_secs(args.stuck_seconds)));
+    let alive = Arc::new(Health::new(
+        Duration::from_secs(args.stuck_seconds),
+        problems,
+    ));
     let router: Router = health::routes_of_loop(alive.alive(), alive.ready(), Vec::new());
     let router = router.merge(health::metrics_route(prometheus));
     println!("listening on http://{}", listener.local_addr()?);

@@ -10,6 +10,7 @@ use firstcome_shared::coupon::ClaimFault;
 use firstcome_shared::http::health::{HealthCheck, check};
 use firstcome_shared::kafka::FORGED;
 use firstcome_shared::mysql::dead_letters::UNREADABLE;
+use firstcome_shared::mysql::processes::SeenProblems;
 use metrics::{counter, histogram};
 use parking_lot::Mutex;
 
@@ -31,15 +32,18 @@ pub(super) struct Health {
     stuck: Duration,
     iterated_at: Mutex<Instant>,
     troubles: Mutex<BTreeMap<&'static str, String>>,
+    /// What the reconciler is told of them.
+    problems: SeenProblems,
 }
 
 impl Health {
     /// Creates the initial state: alive, but not ready until the group has assigned partitions.
-    pub(super) fn new(stuck: Duration) -> Self {
+    pub(super) fn new(stuck: Duration, problems: SeenProblems) -> Self {
         Self {
             stuck,
             iterated_at: Mutex::new(Instant::now()),
             troubles: Mutex::new([(GROUP, "not in the group yet".into())].into()),
+            problems,
         }
     }
 
@@ -49,6 +53,15 @@ impl Health {
 
     /// Reports trouble, or `None` if there is none. Logs when it begins and ends.
     pub(super) fn set(&self, what: &'static str, trouble: Option<String>) {
+        match what {
+            MYSQL => self
+                .problems
+                .note(|it| it.mysql_problem.clone_from(&trouble)),
+            KAFKA => self
+                .problems
+                .note(|it| it.kafka_problem.clone_from(&trouble)),
+            _ => {}
+        }
         let mut troubles = self.troubles.lock();
         if let Some(why) = trouble {
             if !troubles.contains_key(what) {
@@ -128,7 +141,7 @@ mod tests {
 
     #[test]
     fn stalled_loop_is_not_alive_until_it_resumes() {
-        let health = Health::new(Duration::from_secs(30));
+        let health = Health::new(Duration::from_secs(30), SeenProblems::default());
         let now = Instant::now();
         assert_eq!(health.is_alive(now + Duration::from_secs(29)), Ok(()));
         let stuck = health.is_alive(now + Duration::from_secs(32));

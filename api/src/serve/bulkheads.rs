@@ -25,21 +25,23 @@ pub(crate) struct Bulkheads {
 }
 
 impl Bulkheads {
-    /// Gives each part a quarter of the connections, and at least one.
+    /// Gives each part a quarter of the connections, and at least one; the fallback twice as many,
+    /// because each call writes a transaction for each of its drops while Kafka is away.
     pub(crate) fn new(mysql: &DbSettings, question_timeout: Duration) -> anyhow::Result<Self> {
-        let pool = |limit| {
+        let share = (mysql.pool_size / 4).max(1);
+        let pool = |pool_size, limit| {
             Db::new(&DbSettings {
-                pool_size: (mysql.pool_size / 4).max(1),
+                pool_size,
                 limit,
                 ..mysql.clone()
             })
             .context("DATABASE_URL can't be used")
         };
         Ok(Self {
-            fallback: pool(mysql.limit)?,
-            reads: pool(question_timeout.min(mysql.limit))?,
-            operators: pool(mysql.limit)?,
-            catalogue: pool(mysql.limit)?,
+            fallback: pool(2 * share, mysql.limit)?,
+            reads: pool(share, question_timeout.min(mysql.limit))?,
+            operators: pool(share, mysql.limit)?,
+            catalogue: pool(share, mysql.limit)?,
         })
     }
 }

@@ -6,14 +6,14 @@ use chrono::Utc;
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::RedisError;
+use firstcome_shared::redis::refusing::text_of;
+use firstcome_shared::report::{FailureCause, StoreRefusal};
 use metrics::gauge;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::state::Services;
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
-
-const NO_ANSWER: &str = "closed: Redis does not answer";
 
 /// The state of admission to the coupons with an open drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +28,9 @@ pub(crate) enum Openness {
 /// that holds data answers as a master.
 ///
 /// # Errors
-/// If no server responds.
+/// If no server responds, or one refuses writes.
 pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError> {
+    services.redis.check_writes().await?;
     let now = Utc::now();
     let is_open = |drop: &Drop| drop.sealed_at.is_none() && drop.is_open_at(now);
     let live = services.catalogue.live();
@@ -55,21 +56,40 @@ pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError
     })
 }
 
-/// Watches admission for metrics and the log. Never ends.
+/// Says what Redis refuses and what to do, or that it does not answer.
+pub(crate) fn why_closed(error: &RedisError) -> String {
+    let text = text_of(error);
+    match StoreRefusal::from_error(FailureCause::Redis, &text) {
+        Some(refusal) => format!("{} ({text})", refusal.sentence()),
+        None => format!("Redis cannot be reached: {text}"),
+    }
+}
+
+/// Watches admission for metrics, the log and the reconciler. Never ends.
 pub(super) async fn watch(services: &Services) {
     let mut ticks = interval(WATCH_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last = "";
+    let mut last = String::new();
     loop {
         ticks.tick().await;
-        let state = match openness(services).await {
-            Ok(Openness::Open) => "open",
-            Ok(Openness::InPart) => "open to some coupons only",
-            Ok(Openness::Closed) => "closed until the reconciler has verified Redis",
-            Err(_) => NO_ANSWER,
+        let seen = openness(services).await;
+        let problem = seen.as_ref().err().map(text_of);
+        let state = match &seen {
+            Ok(Openness::Open) => "open".to_owned(),
+            Ok(Openness::InPart) => "open to some coupons only".to_owned(),
+            Ok(Openness::Closed) => "closed until the reconciler has verified Redis".to_owned(),
+            Err(error) => format!("closed: {}", why_closed(error)),
         };
-        gauge!("firstcome_redis_up").set(f64::from(u8::from(state != NO_ANSWER)));
-        gauge!("firstcome_admission_open").set(f64::from(u8::from(state == "open")));
+        gauge!("firstcome_redis_up").set(f64::from(u8::from(seen.is_ok())));
+        let is_open = matches!(seen, Ok(Openness::Open));
+        gauge!("firstcome_admission_open").set(f64::from(u8::from(is_open)));
+        let kafka = services.second_store.publisher.refusal();
+        let mysql = services.second_store.refusal();
+        services.problems.note(|known| {
+            known.redis_problem = problem;
+            known.kafka_problem = kafka;
+            known.mysql_problem = mysql;
+        });
         #[allow(clippy::cast_precision_loss, reason = "at most a million")]
         gauge!("firstcome_claims_in_flight").set(services.in_flight.in_flight() as f64);
         if state != last {

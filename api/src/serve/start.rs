@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use firstcome_shared::config::StartError;
 use firstcome_shared::line_limit::LineLimit;
-use firstcome_shared::mysql::processes::{ProcessRow, announce};
+use firstcome_shared::mysql::processes::{ProcessRow, SeenProblems, announce};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::schedule::time_zone;
 use tokio_util::sync::CancellationToken;
@@ -56,7 +56,9 @@ pub(super) async fn services(
         fallback_deadline_ms: millis(args.publish.backup_deadline()),
         ..ProcessRow::new("serve", &kafka)
     };
-    announce(mysql.operators.clone(), process, shutdown.clone()).await;
+    let problems = SeenProblems::default();
+    let db = mysql.operators.clone();
+    announce(db, process, problems.clone(), shutdown.clone()).await;
 
     let catalogue = Catalogue::load(mysql.catalogue.clone(), redis.clone(), copy).await?;
     let publisher = Publisher::new(kafka, args.publish.deadline(), partitions.is_some())?;
@@ -74,6 +76,7 @@ pub(super) async fn services(
         request_timeout: Duration::from_millis(args.http.request_timeout_ms),
         refused: LineLimit::default(),
         coupon_page: args.http.coupon_page,
+        problems,
         stopping: CancellationToken::new(),
     }))
 }

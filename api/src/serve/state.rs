@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::line_limit::LineLimit;
+use firstcome_shared::mysql::processes::SeenProblems;
 use firstcome_shared::redis::Redis;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,8 @@ pub(crate) struct Services {
     /// Log lines about requests that were answered 503.
     pub(crate) refused: LineLimit,
     pub(crate) coupon_page: bool,
+    /// What the reconciler is told of stores that refuse this process.
+    pub(crate) problems: SeenProblems,
     /// Cancelled when shutdown begins, while the listener is still open.
     pub(crate) stopping: CancellationToken,
 }

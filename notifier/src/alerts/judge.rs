@@ -262,14 +262,20 @@ fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> 
         // Only a deep pass stands for a missed one.
         Some(AlertKind::RunMissed) => !alert.name.ends_with("DEEP_CRON") || run.deep,
         // The watch ends it too, as soon as it sees every coupon open.
-        Some(AlertKind::RedisUnreachable | AlertKind::AdmissionClosed) => {
+        Some(
+            AlertKind::RedisUnreachable | AlertKind::RedisRefuses | AlertKind::AdmissionClosed,
+        ) => {
             let mut findings = run.findings.iter();
             !findings.any(|it| it.action == ActionKind::Open && it.result == Outcome::Failed)
         }
-        // A process that has just begun to watch the stores may not see it yet.
-        Some(AlertKind::Left(Kind::Stalled) | AlertKind::UnsafeSetting) => {
-            elapsed(alert.last_seen_at, now) >= policy.patience * 2
-        }
+        // A process that has just begun to watch the stores may not see it yet, and another process
+        // may see what this one does not.
+        Some(
+            AlertKind::Left(Kind::Stalled)
+            | AlertKind::UnsafeSetting
+            | AlertKind::MysqlRefuses
+            | AlertKind::KafkaRefuses,
+        ) => elapsed(alert.last_seen_at, now) >= policy.patience * 2,
         _ => true,
     }
 }

@@ -16,6 +16,7 @@ pub use firstcome_shared::mysql::alerts::{Alert, AlertState, BrokenPromise};
 
 use crate::report::{
     ActionKind, AlertKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
+    StoreRefusal,
 };
 use crate::wording;
 
@@ -68,6 +69,25 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// A store that answers and refuses, as it says.
+    pub fn refusal(refusal: StoreRefusal, text: &str) -> Self {
+        let quoted = wording::line(text, wording::LONGEST);
+        Self {
+            findings: vec![refusal.quoted(&quoted)],
+            ..Self::outage(refusal.alert(), refusal.facts().says)
+        }
+    }
+
+    /// What a store refuses, if the problem is that.
+    pub fn refused(&self) -> Option<StoreRefusal> {
+        self.findings.iter().find_map(|finding| match finding.case {
+            FindingCase::Refused(refusal) => Some(refusal),
+            _ => None,
+        })
+    }
+}
+
 /// Kind, coupon, drop, and what distinguishes problems of one kind and place.
 type Key = (AlertKind, Option<CouponId>, Option<DropId>, &'static str);
 
@@ -114,6 +134,9 @@ pub fn problems(run: &Run, broken: &[BrokenPromise]) -> Vec<Problem> {
 fn failed(run: &Run) -> Problem {
     let error = run.error.as_deref().unwrap_or("the log has the reason");
     let cause = run.cause().unwrap_or(FailureCause::Other);
+    if let Some(refusal) = StoreRefusal::from_error(cause, error) {
+        return Problem::refusal(refusal, error);
+    }
     if let Some(summary) = wording::unavailable(cause, error) {
         return Problem::outage(cause.alert(), summary);
     }
@@ -196,12 +219,15 @@ fn from_findings((kind, coupon_id, drop_id, part): Key, mut findings: Vec<Findin
 }
 
 fn name(kind: AlertKind, coupon: Option<CouponId>, drop: Option<DropId>, part: &str) -> String {
-    if matches!(
-        kind,
-        AlertKind::RedisUnreachable | AlertKind::AdmissionClosed
-    ) {
-        return ADMISSION.to_owned();
-    }
+    // An outage that begins or ends with refusals is one.
+    let kind = match kind {
+        AlertKind::RedisUnreachable | AlertKind::RedisRefuses | AlertKind::AdmissionClosed => {
+            return ADMISSION.to_owned();
+        }
+        AlertKind::MysqlRefuses => AlertKind::MysqlUnreachable,
+        AlertKind::KafkaRefuses => AlertKind::KafkaUnreachable,
+        other => other,
+    };
     let mut parts = vec![kind.word().to_owned()];
     let place = coupon.zip(drop);
     parts.extend(place.map(|(coupon, drop)| format!("{coupon}.{drop}")));

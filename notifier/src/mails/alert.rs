@@ -14,7 +14,9 @@ use super::findings::{Placed, reasons};
 use super::links::Links;
 use super::{bounded, by_kind, duration};
 use crate::alerts::{Alert, BrokenPromise, Notice, NoticeReason, Problem, mailed_repairs};
-use crate::report::{AlertKind, DropReport, Kind, KindFacts, Remedy, Run, Status};
+use crate::report::{
+    AlertKind, DropReport, Kind, KindFacts, RefusalFacts, Remedy, Run, Status, StoreRefusal,
+};
 use crate::wording::{self, LONGEST, count, grouped, line};
 
 /// Maximum number of problems that are described in full.
@@ -133,6 +135,11 @@ impl Section<'_> {
         let is_held = self.problem.kind == AlertKind::Braked;
         let drop = self.drop.filter(|_| is_held)?;
         Some(wording::shell_word(&drop.name))
+    }
+
+    /// What a store refuses, if the problem is that.
+    fn refusal(&self) -> Option<RefusalFacts> {
+        self.problem.refused().map(StoreRefusal::facts)
     }
 
     /// The quantity of its drop, and the one with which each user gets a slot.

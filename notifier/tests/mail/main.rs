@@ -9,6 +9,7 @@ mod operators;
 mod outages;
 mod outbox;
 mod receiver;
+mod refusals;
 mod rendered;
 mod test_email;
 mod webhooks;

@@ -1,6 +1,7 @@
 //! `firstcome-reconciler daemon`: runs the schedules, the HTTP API, the watch over Redis and the
 //! mails, and one pass at a time.
 
+mod refusals;
 pub mod schedule;
 pub(crate) mod start;
 mod watch;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_shared::http::starting;
-use firstcome_shared::mysql::processes::announce;
+use firstcome_shared::mysql::processes::{SeenProblems, announce};
 use futures_util::future::select_all;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
@@ -106,7 +107,8 @@ impl Daemon {
         let Some(schedules) = Box::pin(waiting).await?? else {
             return Ok(());
         };
-        announce(stores.db.clone(), stores.process(), stop()).await;
+        let problems = SeenProblems::default();
+        announce(stores.db.clone(), stores.process(), problems, stop()).await;
         let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
         let worker = Worker::Own(Box::new(reconciler.clone()));
         let passes = Passes::new(worker, notifier.clone(), self.tasks.clone(), stop());
@@ -143,7 +145,9 @@ impl Daemon {
         let gate = watched::Sender::new(None);
         let (settings, notes) = (self.args.reconcile.settings(), reconciler.notes.clone());
         let admission = notifier.clone().watch_admission(gate.subscribe(), stop());
+        let refusals = refusals::watch(self.stores.clone(), notifier.clone(), stop());
         vec![
+            tasks.spawn(refusals),
             tasks.spawn(admission),
             tasks.spawn(jobs::run(self.stores.clone(), settings, notes, stop())),
             tasks.spawn(watch::watch(reconciler, notifier, gate, stop())),

@@ -17,6 +17,7 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::redis::refusing::text_of;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,7 @@ use crate::gate::close_in_redis;
 use crate::notify::{Notifier, SeenGate};
 use crate::passes::note_end;
 use crate::record;
-use crate::report::{Finding, Outcome};
+use crate::report::{FailureCause, Finding, Outcome, StoreRefusal};
 use crate::run::Reconciler;
 use crate::urgent::{AFTER_FAILURE, Wanted, pause_after};
 
@@ -97,14 +98,26 @@ async fn look(
         let Some(coupons) = catalogue.borrow().clone() else {
             continue;
         };
-        let (now, seen) = match known.look(stores, &coupons).await {
+        let looked = known.look(stores, &coupons).await;
+        let written = stores.redis.check_writes().await;
+        let error = looked.as_ref().err().or(written.as_ref().err());
+        let refused = error.and_then(refusal);
+        let (now, seen) = match looked {
             Ok((wanted, true)) => (wanted, SeenGate::Open),
             Ok((wanted, false)) => (wanted, SeenGate::Closed),
             Err(_) => (Wanted::new(), SeenGate::Unreachable),
         };
+        let seen = refused.unwrap_or(seen);
         gate.send_replace(Some(seen));
         wanted.send_replace(now);
     }
+}
+
+/// Tells a Redis that refuses from one that does not answer.
+fn refusal(error: &RedisError) -> Option<SeenGate> {
+    let text = text_of(error);
+    let refusal = StoreRefusal::from_error(FailureCause::Redis, &text)?;
+    Some(SeenGate::Refuses(refusal, text))
 }
 
 /// What the watch remembers of the looks before.

@@ -24,6 +24,7 @@ use firstcome_shared::http::ops::{OpsToken, require};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::Redis;
+use firstcome_shared::redis::refusing::text_of;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Mutex;
 
@@ -31,6 +32,7 @@ use self::overview::Reader;
 use crate::context::Stores;
 use crate::notify::Notifier;
 use crate::passes::Passes;
+use crate::report::{FailureCause, StoreRefusal};
 
 /// The description of all routes, which is maintained by hand. `cargo xtask attack` holds the
 /// service against it.
@@ -152,16 +154,27 @@ pub(crate) fn router(front: Front) -> anyhow::Result<Router> {
 fn checks(db: Db, redis: Redis) -> Vec<(&'static str, health::HealthCheck)> {
     let mysql = move || {
         let db = db.clone();
-        async move { db.ping().await.map_err(|error| error.to_string()) }
+        async move {
+            let written = db.check_writes().await;
+            written.map_err(|error| unusable(FailureCause::Mysql, &error.to_string()))
+        }
     };
     let redis = move || {
         let redis = redis.clone();
         async move {
-            let time = redis.time_ms().await;
-            time.map(drop).map_err(|error| error.to_string())
+            let written = redis.check_writes().await;
+            written.map_err(|error| unusable(FailureCause::Redis, &text_of(&error)))
         }
     };
     vec![("mysql", check(mysql)), ("redis", check(redis))]
+}
+
+/// Says what a store refuses and what to do, or quotes the error.
+fn unusable(store: FailureCause, error: &str) -> String {
+    match StoreRefusal::from_error(store, error) {
+        Some(refusal) => format!("{} ({error})", refusal.sentence()),
+        None => error.to_owned(),
+    }
 }
 
 /// Adds the layers that apply to every request.

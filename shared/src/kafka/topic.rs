@@ -25,17 +25,33 @@ pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<us
     let owned = settings.clone();
     let asked = tokio::task::spawn_blocking(move || ask(&owned, limit)).await;
     let canceled = |_| settings.unreachable(&KafkaError::Canceled);
-    let (partitions, replicas) = asked.map_err(canceled)??;
+    let found = asked.map_err(canceled)??;
     let Some(config) = settings.config_of_topic(limit).await? else {
-        return Ok(partitions);
+        return Ok(found.partitions);
     };
     let value = |name: &str| config.get(name)?.value.as_deref();
-    let wrong = what_is_unsafe(&settings.topic, replicas, value);
-    wrong.map_or(Ok(partitions), |why| Err(TopicError::Setting(why)))
+    if let Some(why) = what_is_unsafe(&settings.topic, found.replicas, value) {
+        return Err(TopicError::Setting(why));
+    }
+    let needed = value("min.insync.replicas").and_then(|number| number.parse::<usize>().ok());
+    if needed.is_some_and(|needed| found.in_sync < needed) {
+        return Err(TopicError::Refuses(format!(
+            "a partition of the topic {:?} has fewer replicas in sync ({}) than min.insync.replicas: NOT_ENOUGH_REPLICAS",
+            settings.topic, found.in_sync
+        )));
+    }
+    Ok(found.partitions)
 }
 
-/// Returns the number of partitions, and the smallest number of replicas of a partition.
-fn ask(settings: &KafkaSettings, limit: Duration) -> Result<(usize, usize), TopicError> {
+/// What the brokers know of a topic.
+struct FoundTopic {
+    partitions: usize,
+    /// The smallest number of replicas of a partition, and of those in sync.
+    replicas: usize,
+    in_sync: usize,
+}
+
+fn ask(settings: &KafkaSettings, limit: Duration) -> Result<FoundTopic, TopicError> {
     let client = settings.reader().create_with_context(Failures::default());
     let client: BaseConsumer<Failures> = client.map_err(|error| {
         TopicError::Setting(format!(
@@ -64,13 +80,18 @@ const KEPT_BACK: [RDKafkaErrorCode; 4] = [
 ];
 
 impl KafkaSettings {
-    fn topic_in(&self, metadata: &Metadata) -> Result<(usize, usize), TopicError> {
+    fn topic_in(&self, metadata: &Metadata) -> Result<FoundTopic, TopicError> {
         let name = &self.topic;
         let topic = metadata.topics().iter().find(|topic| topic.name() == name);
         let partitions = topic.map_or(&[][..], MetadataTopic::partitions);
         let replicas = partitions.iter().map(|one| one.replicas().len());
-        if let Some(replicas) = replicas.min() {
-            return Ok((partitions.len(), replicas));
+        let in_sync = partitions.iter().map(|one| one.isr().len());
+        if let Some((replicas, in_sync)) = replicas.min().zip(in_sync.min()) {
+            return Ok(FoundTopic {
+                partitions: partitions.len(),
+                replicas,
+                in_sync,
+            });
         }
         let hidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
         if topic.is_none_or(|topic| topic.error() != Some(hidden)) {

@@ -4,10 +4,12 @@
 //! a pooled connection it would outlive the pass. If the connection dies, its lock is released, so
 //! the pass ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::NaiveDateTime;
 use diesel::QueryResult;
+use parking_lot::RwLock;
 use strum::IntoStaticStr;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -16,6 +18,7 @@ use super::db::get_lock;
 use super::sql::{Row as _, row};
 use super::{Conn, Db, DbError, DbResult, DbSettings, Sql};
 use crate::kafka::KafkaSettings;
+use crate::report::wording::line;
 use crate::sql;
 
 /// Interval at which a process renews its row.
@@ -50,6 +53,33 @@ row! {
         pub in_flight_ms: i64,
     }
 }
+
+/// Why stores refuse a process, as they say it. Shared by the parts of a process that notice it.
+#[derive(Debug, Clone, Default)]
+pub struct SeenProblems(Arc<RwLock<StoreProblems>>);
+
+row! {
+    #[derive(Default, PartialEq, Eq)]
+    pub struct StoreProblems {
+        pub redis_problem: Option<String>,
+        pub mysql_problem: Option<String>,
+        pub kafka_problem: Option<String>,
+    }
+}
+
+impl SeenProblems {
+    pub fn get(&self) -> StoreProblems {
+        self.0.read().clone()
+    }
+
+    /// Changes what is known of the stores.
+    pub fn note(&self, change: impl FnOnce(&mut StoreProblems)) {
+        change(&mut self.0.write());
+    }
+}
+
+/// Longest text of a problem, in characters.
+const LONGEST: usize = 400;
 
 /// Identifies this process by host and process id.
 pub fn owner() -> String {
@@ -95,11 +125,15 @@ impl ProcessRow {
 }
 
 impl Db {
-    async fn announce(&self, id: &str, row: &ProcessRow) -> DbResult<()> {
+    async fn announce(&self, id: &str, row: &ProcessRow, seen: StoreProblems) -> DbResult<()> {
         let mut values = row.clone().values();
+        for problem in [seen.redis_problem, seen.mysql_problem, seen.kafka_problem] {
+            values.push(problem.map(|text| line(&text, LONGEST)).into());
+        }
         values.push(id.into());
         let renew = "REPLACE INTO processes (role, owner, redis_prefix, topic, consumer_group, publish_deadline_ms, \
-                     fallback_deadline_ms, id, seen_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(3))";
+                     fallback_deadline_ms, redis_problem, mysql_problem, kafka_problem, id, seen_at) \
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(3))";
         self.execute("announce process", Sql::new(renew, values))
             .await?;
         let forget =
@@ -115,6 +149,15 @@ impl Db {
             .await
     }
 
+    /// Reads what running processes say of stores that refuse them.
+    pub async fn store_problems(&self) -> DbResult<Vec<StoreProblems>> {
+        let refused = "SELECT DISTINCT {columns} FROM processes WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+                       AND COALESCE(redis_problem, mysql_problem, kafka_problem) IS NOT NULL LIMIT 100";
+        let lasts = EVERY.as_secs().cast_signed() * 2;
+        self.all("list problems of processes", sql!(refused, lasts))
+            .await
+    }
+
     /// Reads the longest deadlines of the API's processes.
     pub async fn longest_deadlines(&self) -> DbResult<Deadlines> {
         let longest = "SELECT COALESCE(MAX(publish_deadline_ms), 0) AS publish_ms, \
@@ -125,11 +168,16 @@ impl Db {
     }
 }
 
-/// Announces this process, and renews the announcement until `shutdown`. Logs settings that
-/// disagree. In that case, the reconciler refuses to work.
-pub async fn announce(db: Db, own: ProcessRow, shutdown: CancellationToken) {
+/// Announces this process with its problems, and renews the announcement until `shutdown`. Logs
+/// settings that disagree. In that case, the reconciler refuses to work.
+pub async fn announce(
+    db: Db,
+    own: ProcessRow,
+    problems: SeenProblems,
+    shutdown: CancellationToken,
+) {
     let id = format!("{:032x}", rand::random::<u128>());
-    say(&db, &id, &own).await;
+    say(&db, &id, &own, &problems).await;
     match db.processes().await {
         Ok(others) => {
             for sentence in others.iter().filter_map(|other| own.disagreement(other)) {
@@ -140,13 +188,13 @@ pub async fn announce(db: Db, own: ProcessRow, shutdown: CancellationToken) {
     }
     tokio::spawn(async move {
         while timeout(EVERY, shutdown.cancelled()).await.is_err() {
-            say(&db, &id, &own).await;
+            say(&db, &id, &own, &problems).await;
         }
     });
 }
 
-async fn say(db: &Db, id: &str, own: &ProcessRow) {
-    if let Err(error) = db.announce(id, own).await {
+async fn say(db: &Db, id: &str, own: &ProcessRow, problems: &SeenProblems) {
+    if let Err(error) = db.announce(id, own, problems.get()).await {
         tracing::warn!(%error, "cannot announce this process in MySQL");
     }
 }

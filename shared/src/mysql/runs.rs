@@ -171,6 +171,12 @@ impl Db {
         self.first("read state", state(name)).await
     }
 
+    /// Checks that MySQL takes writes.
+    pub async fn check_writes(&self) -> DbResult<()> {
+        let now = chrono::Utc::now().to_rfc3339();
+        self.of_primary().set_state("writes_checked_at", now).await
+    }
+
     pub async fn set_state(&self, name: &'static str, value: String) -> DbResult<()> {
         let set = set_state(name, &value);
         self.execute("write state", set).await.map(|_| ())

@@ -15,6 +15,7 @@ use super::connection::SharedConnection;
 use super::deployment::{Deployment, RedisMode, addresses};
 use super::gate::Servers;
 use super::keys::DropKeys;
+use super::refusing::LastWrite;
 use crate::domain::{CouponId, DropId};
 use crate::tls::StoreAddress;
 
@@ -49,6 +50,8 @@ pub struct Redis {
     pub(super) deployment: Arc<Deployment>,
     /// The only servers from which this handle reads coupons and drops.
     pub(super) pinned: Option<Arc<Servers>>,
+    /// Whether the last write that was checked succeeded.
+    pub(super) last_write: LastWrite,
 }
 
 /// First and last hash slot of a range.
@@ -111,6 +114,7 @@ impl Redis {
             conn: SharedConnection::new(Arc::clone(&deployment)),
             deployment,
             pinned: None,
+            last_write: LastWrite::default(),
         })
     }
 

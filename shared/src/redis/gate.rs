@@ -74,7 +74,12 @@ impl Servers {
 
 /// Returns the hash slot of a coupon's keys, whose hash tag is the coupon's id.
 fn hash_slot(coupon: CouponId) -> u16 {
-    crc16::State::<crc16::XMODEM>::calculate(coupon.to_string().as_bytes()) % HASH_SLOTS
+    hash_slot_of(&coupon.to_string())
+}
+
+/// Returns the hash slot of a key without a hash tag, or of a hash tag.
+pub(super) fn hash_slot_of(key: &str) -> u16 {
+    crc16::State::<crc16::XMODEM>::calculate(key.as_bytes()) % HASH_SLOTS
 }
 
 /// A coupon's era on one server. The default value names no era, and every script refuses it.

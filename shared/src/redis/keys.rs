@@ -17,6 +17,7 @@
 //! | `fc:{C}:revision` | string | highest revision of settings written here: fencing token |
 //! | `fc:ended:{S}` | string | operator's session ended early; expires with it |
 //! | `fc:catalogue` | string | copy of the live coupons, for an API that starts without MySQL |
+//! | `fc:writes:N` | string | written once a second to see whether Redis takes writes; expires |
 //!
 //! - `meta` has `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1),
 //!   `once_per`, `waiting_list`, `closed_early` (0/1) and `allow` (empty: everybody; `list`;

@@ -2,7 +2,7 @@
 //! tokens ([`gate`]), settings ([`settings`]), the projection of MySQL's rows ([`project`]),
 //! revocations ([`revoking`]), reads (of coupons and drops [`reads`], of one
 //! user [`standing`]), a copy of the coupons ([`copy`]), and checks that refuse a Redis that is not
-//! durable ([`safety`]).
+//! durable ([`safety`]), or that takes no writes ([`refusing`]).
 
 pub mod admission;
 pub mod allow_list;
@@ -16,6 +16,7 @@ pub mod gate;
 pub mod keys;
 pub mod project;
 pub mod reads;
+pub mod refusing;
 pub mod revoking;
 pub mod safety;
 pub mod settings;

@@ -1,6 +1,6 @@
 //! Cases: what programs need to know about a finding beyond its kind.
 
-use super::FailureCause;
+use super::{FailureCause, StoreRefusal};
 
 /// The case of a finding. It is not stored, because mails are written right after the pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum FindingCase {
     ConsumerStands,
     /// A store's settings allow promises to be lost.
     Unsafe(UnsafePart),
+    /// A store answers and refuses.
+    Refused(StoreRefusal),
 }
 
 /// The part with unsafe settings.
@@ -38,6 +40,7 @@ impl FindingCase {
             Self::ConsumerStands => "consumer_stands",
             Self::Unsafe(UnsafePart::Redis) => "unsafe_redis",
             Self::Unsafe(UnsafePart::Topic) => "unsafe_topic",
+            Self::Refused(refusal) => refusal.alert().word(),
         }
     }
 
@@ -49,7 +52,8 @@ impl FindingCase {
             | Self::RowRefused
             | Self::RunFailed(_)
             | Self::ConsumerStands
-            | Self::Unsafe(_) => 1,
+            | Self::Unsafe(_)
+            | Self::Refused(_) => 1,
         }
     }
 }

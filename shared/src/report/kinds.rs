@@ -47,10 +47,16 @@ pub enum Kind {
 pub enum AlertKind {
     /// Redis does not answer.
     RedisUnreachable,
+    /// Redis answers, and refuses writes, commands or connections.
+    RedisRefuses,
     /// Redis answers, but coupons stay closed.
     AdmissionClosed,
     MysqlUnreachable,
+    /// MySQL answers, and refuses writes or connections.
+    MysqlRefuses,
     KafkaUnreachable,
+    /// Kafka answers, and refuses messages.
+    KafkaRefuses,
     /// MySQL answers, but refuses what the reconciler records.
     AlertsNotRecorded,
     /// Passes fail for a reason that is not an unreachable store.
@@ -156,6 +162,13 @@ impl AlertKind {
                 to_do: "Bring Redis back, or the connection to it. Each coupon opens by itself once it is verified.",
                 remedy: Remedy::Look,
             },
+            Self::RedisRefuses => KindFacts {
+                noun: ["refusal of Redis", "refusals of Redis"],
+                severity: Severity::Critical,
+                users: "Claims get 503. Nobody loses a coupon.",
+                to_do: "Remove what the sentence names. Each coupon opens by itself once it is verified.",
+                remedy: Remedy::Look,
+            },
             Self::AdmissionClosed => KindFacts {
                 noun: ["closure of admission", "closures of admission"],
                 severity: Severity::Critical,
@@ -170,10 +183,24 @@ impl AlertKind {
                 to_do: "Bring MySQL back. Everything then continues by itself.",
                 remedy: Remedy::Look,
             },
+            Self::MysqlRefuses => KindFacts {
+                noun: ["refusal of MySQL", "refusals of MySQL"],
+                severity: Severity::Critical,
+                users: "Claims go on as long as Kafka takes them; codes come later. No promise is lost.",
+                to_do: "Remove what the sentence names. Everything then continues by itself.",
+                remedy: Remedy::Look,
+            },
             Self::KafkaUnreachable => KindFacts {
                 noun: ["outage of Kafka", "outages of Kafka"],
                 users: "Claims go on, each about 2 s slower; codes come later. No promise is lost.",
                 to_do: "Bring Kafka back. Meanwhile passes issue what waits longer than a minute.",
+                remedy: Remedy::Look,
+                ..WARNING
+            },
+            Self::KafkaRefuses => KindFacts {
+                noun: ["refusal of Kafka", "refusals of Kafka"],
+                users: "Claims go on: the API writes them to MySQL. No promise is lost.",
+                to_do: "Remove what the sentence names. Everything then continues by itself.",
                 remedy: Remedy::Look,
                 ..WARNING
             },

@@ -4,6 +4,7 @@
 mod attached;
 mod case;
 mod kinds;
+mod refusals;
 pub mod wording;
 
 use chrono::{DateTime, SubsecRound as _, Utc};
@@ -16,6 +17,7 @@ use crate::domain::{CouponId, DropId, UserId};
 
 pub use case::{FindingCase, UnsafePart};
 pub use kinds::{AlertKind, Kind, KindFacts, Remedy, Severity};
+pub use refusals::{RefusalFacts, StoreRefusal};
 
 /// What triggered a pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

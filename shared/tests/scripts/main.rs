@@ -12,6 +12,7 @@ mod lost;
 mod model;
 mod project;
 mod reads;
+mod refusing;
 mod world;
 
 use std::cell::{Cell, RefCell};

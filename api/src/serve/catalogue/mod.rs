@@ -17,6 +17,7 @@ use firstcome_shared::mysql::runs::LAST_SUCCESS_AT;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::copy::CatalogueCopy;
+use firstcome_shared::report::StoreRefusal;
 use metrics::gauge;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -103,7 +104,10 @@ impl Catalogue {
 
     /// Whether MySQL answered the last refresh.
     pub(crate) fn mysql_up(&self) -> bool {
-        self.problem().is_none()
+        matches!(
+            self.outcome(),
+            RefreshOutcome::Fresh | RefreshOutcome::ReadOnly
+        )
     }
 
     /// Whether the coupons are a copy from Redis, which may lack the newest drops.
@@ -116,10 +120,11 @@ impl Catalogue {
         self.outcome() != RefreshOutcome::ReadOnly
     }
 
-    /// Describes the state of the coupons, if MySQL does not answer.
+    /// Describes the state of the coupons, if MySQL does not answer or takes no writes.
     pub(crate) fn problem(&self) -> Option<&'static str> {
         match self.outcome() {
-            RefreshOutcome::Fresh | RefreshOutcome::ReadOnly => None,
+            RefreshOutcome::Fresh => None,
+            RefreshOutcome::ReadOnly => Some(StoreRefusal::MysqlReadOnly.facts().says),
             RefreshOutcome::Away => Some("coupons are those last read from MySQL"),
             RefreshOutcome::Copied => Some(
                 "this process started without MySQL: coupons are those of the copy in Redis, and claims go on",
@@ -217,7 +222,8 @@ impl Catalogue {
         loop {
             tokio::time::sleep(every).await;
             self.refresh().await;
-            gauge!("firstcome_mysql_up").set(f64::from(u8::from(self.mysql_up())));
+            let is_up = self.problem().is_none();
+            gauge!("firstcome_mysql_up").set(f64::from(u8::from(is_up)));
         }
     }
 

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::kafka::{KafkaSettings, check_topic};
+use firstcome_shared::report::FailureCause;
 use firstcome_shared::trace::TRACEPARENT;
 use metrics::{counter, gauge, histogram};
 use parking_lot::RwLock;
@@ -14,6 +15,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::refusal::LastRefusal;
 use super::second_store::Admitted;
 
 pub(crate) struct Publisher {
@@ -22,6 +24,7 @@ pub(crate) struct Publisher {
     deadline: Duration,
     /// Why Kafka did not accept the last claim.
     problem: RwLock<Option<String>>,
+    refused: LastRefusal,
 }
 
 /// Interval of looking at the topic, and maximum wait for its answer.
@@ -44,13 +47,13 @@ impl Publisher {
             kafka,
             deadline,
             problem: RwLock::default(),
+            refused: LastRefusal::new(FailureCause::Kafka),
         };
         publisher.note((!is_up).then(|| "Kafka was unavailable at the start".to_owned()));
         Ok(publisher)
     }
 
-    /// Looks whether a problem is over, because that may be before the next claim. The producer is
-    /// then made anew: librdkafka may have forgotten all brokers ([`FORGOTTEN`]). Never ends.
+    /// Looks whether a problem is over: until then no claim is sent. The producer is then made anew: librdkafka may have forgotten all brokers ([`FORGOTTEN`]). Never ends.
     ///
     /// [`FORGOTTEN`]: firstcome_shared::kafka::FORGOTTEN
     pub(crate) async fn watch_topic(&self) {
@@ -79,8 +82,14 @@ impl Publisher {
         self.problem.read().clone()
     }
 
+    /// Returns what Kafka refused lately, if it answered.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.refused.get()
+    }
+
     fn note(&self, problem: Option<String>) {
-        gauge!("firstcome_kafka_up").set(f64::from(u8::from(problem.is_none())));
+        let is_up = problem.is_none() && self.refusal().is_none();
+        gauge!("firstcome_kafka_up").set(f64::from(u8::from(is_up)));
         *self.problem.write() = problem;
     }
 
@@ -91,6 +100,11 @@ impl Publisher {
     ///
     /// [`MAX_BATCH`]: firstcome_shared::redis::admission::MAX_BATCH
     pub(super) async fn publish(&self, claims: &[&Admitted]) -> bool {
+        // A circuit breaker: while Kafka does not take claims, none waits for its deadline.
+        if self.problem().is_some() {
+            counter!("firstcome_publish_failures_total").increment(claims.len() as u64);
+            return false;
+        }
         let begun = Instant::now();
         let events: Vec<&ClaimEvent> = claims.iter().map(|one| &one.claim).collect();
         let first = events.iter().min_by_key(|claim| claim.slot);
@@ -128,6 +142,7 @@ impl Publisher {
             counter!("firstcome_publish_failures_total").increment(claims.len() as u64);
             tracing::debug!(%problem, claims = claims.len(), "admissions are not queued");
         }
+        self.refused.note(problem.as_deref());
         self.note(problem);
         is_published
     }

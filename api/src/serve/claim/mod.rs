@@ -6,6 +6,7 @@ pub(crate) mod admit;
 pub(crate) mod batcher;
 pub(crate) mod kafka;
 pub(crate) mod outcome;
+mod refusal;
 pub(crate) mod revoke;
 pub(crate) mod second_store;
 pub(crate) mod status;

@@ -14,12 +14,14 @@ use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::issued::{IssuedBy, has_later_era};
 use firstcome_shared::mysql::{Conn, Db, DbError};
+use firstcome_shared::report::FailureCause;
 use lru::LruCache;
 use metrics::counter;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::kafka::Publisher;
+use super::refusal::LastRefusal;
 use crate::rows::{Outcome, write_rows};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,7 @@ pub(crate) struct SecondStore {
     /// Claims that a second store holds. What is known stays valid when Redis loses data.
     stored: Mutex<LruCache<AdmissionId, Store>>,
     hashing: RandomState,
+    refused: LastRefusal,
 }
 
 /// Number of claims in `stored`. A claim that was forgotten is written again.
@@ -76,7 +79,13 @@ impl SecondStore {
             deadlines,
             stored: LruCache::new(REMEMBERED).into(),
             hashing: RandomState::new(),
+            refused: LastRefusal::new(FailureCause::Mysql),
         }
+    }
+
+    /// Returns what MySQL refused lately, if it answered.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.refused.get()
     }
 
     /// Ensures that a second store holds claims of one call and drop. Those that are not known to
@@ -139,7 +148,10 @@ impl SecondStore {
         let late = |_| Err(DbError::Unreachable(format!("no answer within {limit:?}")));
         let written = timeout(limit, self.write_rows(call, claims)).await;
         crash_point(Point::ClaimKept);
-        let have_rows = written.unwrap_or_else(late).unwrap_or_else(|error| {
+        let written = written.unwrap_or_else(late);
+        let error = written.as_ref().err().map(ToString::to_string);
+        self.refused.note(error.as_deref());
+        let have_rows = written.unwrap_or_else(|error| {
             tracing::debug!(%error, "rows of claims that Kafka has not acknowledged are not written");
             vec![false; claims.len()]
         });

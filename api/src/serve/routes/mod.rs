@@ -23,7 +23,7 @@ use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use self::middleware::guard;
-use crate::serve::openness::{Openness, openness};
+use crate::serve::openness::{Openness, openness, why_closed};
 use crate::serve::page;
 use crate::serve::state::App;
 
@@ -82,7 +82,7 @@ pub(crate) fn readiness(app: &App) -> Vec<(&'static str, HealthCheck)> {
             Err("admission is closed until the reconciler has verified Redis".to_owned())
         }
         Ok(Openness::Open | Openness::InPart) => Ok(()),
-        Err(error) => Err(format!("Redis cannot be reached: {error}")),
+        Err(error) => Err(why_closed(&error)),
     };
     let services = App::clone(app);
     let gate = health::check(move || gate(App::clone(&services)));
@@ -96,10 +96,14 @@ pub(crate) fn readiness(app: &App) -> Vec<(&'static str, HealthCheck)> {
 /// Checks of the stores without which claims continue; `/readyz` reports them as notes.
 pub(crate) fn notes(app: &App) -> Vec<(&'static str, HealthCheck)> {
     let kafka = note(app, |app| {
-        let problem = app.second_store.publisher.problem();
+        let publisher = &app.second_store.publisher;
+        let problem = publisher.problem().or_else(|| publisher.refusal());
         problem.map(|why| format!("claims go to MySQL, without Kafka: {why}"))
     });
-    let mysql = note(app, |app| app.catalogue.problem().map(str::to_owned));
+    let mysql = note(app, |app| {
+        let away = app.catalogue.problem().map(str::to_owned);
+        away.or_else(|| app.second_store.refusal())
+    });
     let mut notes = vec![("kafka", kafka), ("mysql", mysql)];
     if let Some(keys) = app.identity.key_set().map(Arc::clone) {
         notes.push(("jwt_keys", note(app, move |_| keys.problem())));

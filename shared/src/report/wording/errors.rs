@@ -1,7 +1,7 @@
 //! Translates errors of store clients into plain words for the operator. The log has the original
 //! errors.
 
-use super::super::FailureCause;
+use super::super::{FailureCause, StoreRefusal};
 
 /// The meanings of a client's errors, identified by parts of their texts, because clients have no
 /// error codes for these cases.
@@ -33,8 +33,11 @@ pub fn plainly(cause: Option<FailureCause>, error: &str) -> String {
     plain.unwrap_or_else(|| error.to_owned())
 }
 
-/// Says in plain words that a store is unavailable, if the error means that.
+/// Says in plain words that a store is unavailable, or what it refuses, if the error means that.
 pub fn unavailable(cause: FailureCause, error: &str) -> Option<String> {
+    if let Some(refusal) = StoreRefusal::from_error(cause, error) {
+        return Some(refusal.facts().says.to_owned());
+    }
     let store = match cause {
         FailureCause::Mysql => "MySQL",
         FailureCause::Redis => "Redis",
@@ -61,7 +64,8 @@ mod tests {
             "MySQL cannot be reached: Input/output error: Connection refused (os error 111)";
         let reset = "Redis cannot be reached: Connection reset by peer (os error 104)";
         let transport = "the topic cannot be read: Meta data fetch error: BrokerTransportFailure (Local: Broker transport failure)";
-        let full = "MySQL: write rows: Table is full";
+        let full = "MySQL: write rows: The table 'issued_coupons' is full";
+        let unknown = "MySQL: write rows: Unknown column 'slot'";
         for (cause, error, plain) in [
             (Mysql, refused, "MySQL refuses connections"),
             (
@@ -72,7 +76,8 @@ mod tests {
             (Redis, reset, "Redis has closed the connection"),
             (Kafka, transport, "Kafka does not answer"),
             (Other, "it timed out", "it timed out"),
-            (Mysql, full, full),
+            (Mysql, full, "MySQL refuses writes: its disk is full"),
+            (Mysql, unknown, unknown),
         ] {
             assert_eq!(plainly(Some(cause), error), plain);
         }

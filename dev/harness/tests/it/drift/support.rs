@@ -187,12 +187,12 @@ pub(crate) async fn assert_settled(
 /// A mail as its recipient reads it.
 #[derive(Debug)]
 pub(crate) struct ReadMail {
-    subject: String,
+    pub(crate) subject: String,
     pub(crate) text: String,
     pub(crate) html: String,
 }
 
-fn read(mail: &firstcome_stack::Mail) -> ReadMail {
+pub(crate) fn read(mail: &firstcome_stack::Mail) -> ReadMail {
     let parsed = MessageParser::default().parse(&mail.raw).expect("a mail");
     ReadMail {
         subject: parsed.subject().unwrap_or_default().to_owned(),

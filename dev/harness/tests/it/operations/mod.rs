@@ -11,6 +11,7 @@ mod openapi;
 mod page;
 mod promotion;
 mod recording;
+mod refusals;
 mod reopening;
 mod silent;
 mod traces;

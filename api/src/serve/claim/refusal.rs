@@ -1,0 +1,42 @@
+//! What a store refused lately. That it answers does not mean that it takes claims, and the next
+//! claim that would show it may come late.
+
+use std::time::Duration;
+
+use firstcome_shared::report::{FailureCause, StoreRefusal};
+use parking_lot::RwLock;
+use tokio::time::Instant;
+
+/// How long a refusal is told after the last claim that met it.
+const TOLD_FOR: Duration = Duration::from_secs(60);
+
+pub(super) struct LastRefusal {
+    store: FailureCause,
+    seen: RwLock<Option<(String, Instant)>>,
+}
+
+impl LastRefusal {
+    pub(super) fn new(store: FailureCause) -> Self {
+        Self {
+            store,
+            seen: RwLock::default(),
+        }
+    }
+
+    /// Notes the outcome of a write. An error that is no refusal says nothing about it.
+    pub(super) fn note(&self, error: Option<&str>) {
+        let Some(why) = error else {
+            *self.seen.write() = None;
+            return;
+        };
+        if StoreRefusal::from_error(self.store, why).is_some() {
+            *self.seen.write() = Some((why.to_owned(), Instant::now()));
+        }
+    }
+
+    pub(super) fn get(&self) -> Option<String> {
+        let seen = self.seen.read().clone();
+        let is_recent = |(_, at): &(String, Instant)| at.elapsed() < TOLD_FOR;
+        seen.filter(is_recent).map(|(why, _)| why)
+    }
+}

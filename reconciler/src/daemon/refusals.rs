@@ -1,0 +1,83 @@
+//! Watches for stores that answer and refuse, as the other processes see them: the APIs write to
+//! Kafka, and consumers to MySQL, while the reconciler only reads there. What the watch over Redis
+//! sees itself is not repeated.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use firstcome_shared::kafka::{TopicError, check_topic};
+use firstcome_shared::mysql::DbError;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Stores;
+use crate::notify::Notifier;
+use crate::report::{FailureCause, StoreRefusal};
+
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Interval of looking at the topic, and maximum wait for Kafka.
+const TOPIC_EVERY: Duration = Duration::from_secs(20);
+const TOPIC_LIMIT: Duration = Duration::from_secs(5);
+
+/// Watches until `stop`.
+pub(super) async fn watch(stores: Stores, notifier: Notifier, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut topic = None;
+    let mut looked_at: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if looked_at.is_none_or(|at| at.elapsed() >= TOPIC_EVERY) {
+            looked_at = Some(Instant::now());
+            topic = of_topic(&stores).await;
+        }
+        let mut seen = match of_processes(&stores).await {
+            Ok(seen) => seen,
+            // The pass, and the watch over admission, say so.
+            Err(error) => {
+                tracing::debug!(%error, "the problems of processes cannot be read");
+                continue;
+            }
+        };
+        seen.extend(topic.clone());
+        if let Err(error) = notifier.refusals(seen, Utc::now()).await {
+            let error = format!("{error:#}");
+            tracing::debug!(error, "the mail about a refusal is not in the outbox yet");
+        }
+    }
+}
+
+/// Whether the topic takes messages, as far as its description tells.
+async fn of_topic(stores: &Stores) -> Option<(StoreRefusal, String)> {
+    match check_topic(&stores.topic.settings, TOPIC_LIMIT).await {
+        Err(TopicError::Refuses(why)) => known(FailureCause::Kafka, why),
+        _ => None,
+    }
+}
+
+async fn of_processes(stores: &Stores) -> Result<Vec<(StoreRefusal, String)>, DbError> {
+    let mut seen = Vec::new();
+    for problems in stores.db.store_problems().await? {
+        let texts = [
+            (FailureCause::Redis, problems.redis_problem),
+            (FailureCause::Mysql, problems.mysql_problem),
+            (FailureCause::Kafka, problems.kafka_problem),
+        ];
+        let refused = texts
+            .into_iter()
+            .filter_map(|(store, text)| known(store, text?));
+        let is_new = |(refusal, _): &(StoreRefusal, String)| {
+            refusal.facts().store != FailureCause::Redis || refusal.is_of_connection()
+        };
+        seen.extend(refused.filter(is_new));
+    }
+    Ok(seen)
+}
+
+fn known(store: FailureCause, text: String) -> Option<(StoreRefusal, String)> {
+    Some((StoreRefusal::from_error(store, &text)?, text))
+}

@@ -1,0 +1,102 @@
+//! Whether Redis takes writes. A Redis that answers `PING` and reads may refuse every claim: its disk
+//! or memory is full, it is a replica, or too few replicas follow it. Only a write shows it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis::{RedisError, RedisResult};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::Redis;
+use super::client::{HASH_SLOTS, Master};
+use super::gate::hash_slot_of;
+use crate::quoted::without_values;
+use crate::report::{FailureCause, StoreRefusal};
+
+/// Age up to which a result is used again: what asks more often, such as a probe, writes nothing.
+const USED_FOR: Duration = Duration::from_millis(900);
+
+/// How long the key that is written stays, in milliseconds.
+const KEPT_MS: u64 = 60_000;
+
+/// The last result of a process, and when it was asked for. Held while Redis is asked.
+pub(super) type LastWrite = Arc<Mutex<Option<(Instant, RedisResult<()>)>>>;
+
+/// Returns an error of Redis as Redis says it. Values in quotes, which may be those of users, are
+/// removed from everything but refusals, whose texts are fixed.
+pub fn text_of(error: &RedisError) -> String {
+    let said = match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    };
+    match StoreRefusal::from_error(FailureCause::Redis, &said) {
+        Some(_) => said,
+        None => without_values(error),
+    }
+}
+
+impl Redis {
+    /// Checks that Redis takes writes, on every server that holds data and answers. Asks at most
+    /// about once a second.
+    ///
+    /// # Errors
+    /// The refusal, or the fault if no server answers.
+    pub async fn check_writes(&self) -> RedisResult<()> {
+        let mut last = self.last_write.lock().await;
+        if let Some((at, result)) = last.as_ref().filter(|(at, _)| at.elapsed() < USED_FOR) {
+            tracing::trace!(age = ?at.elapsed(), "the last check of writes is used again");
+            return result.clone();
+        }
+        let begun = Instant::now();
+        let result = self.write_everywhere().await;
+        *last = Some((begun, result.clone()));
+        result
+    }
+
+    /// Why Redis refused the last write that was checked.
+    pub async fn last_refusal(&self) -> Option<RedisError> {
+        let last = self.last_write.lock().await;
+        last.as_ref()
+            .and_then(|(_, result)| result.as_ref().err().cloned())
+    }
+
+    async fn write_everywhere(&self) -> RedisResult<()> {
+        let masters = self.masters().await?;
+        let written = join_all(masters.iter().map(|master| self.write_to(master))).await;
+        let answers = written.iter().any(Result::is_ok);
+        let is_refusal = |error: &&RedisError| {
+            let refusal = StoreRefusal::from_error(FailureCause::Redis, &text_of(error));
+            refusal.is_some() || !answers
+        };
+        let error = written
+            .iter()
+            .filter_map(|it| it.as_ref().err())
+            .find(is_refusal);
+        error.map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    async fn write_to(&self, master: &Master) -> RedisResult<()> {
+        let Some(key) = self.key_on(master) else {
+            return Ok(());
+        };
+        let mut pipe = redis::pipe();
+        pipe.cmd("SET").arg(key).arg(1).arg("PX").arg(KEPT_MS);
+        for answer in master.ask(&mut pipe).await? {
+            answer.extract_error()?;
+        }
+        Ok(())
+    }
+
+    /// Names a key that this server holds.
+    fn key_on(&self, master: &Master) -> Option<String> {
+        let holds = |key: &String| {
+            let slot = hash_slot_of(key);
+            let has_it = |(first, last): &(u16, u16)| (*first..=*last).contains(&slot);
+            master.hash_slots.iter().any(has_it)
+        };
+        let mut keys = (0..HASH_SLOTS).map(|number| format!("{}:writes:{number}", self.prefix()));
+        keys.find(holds)
+    }
+}

@@ -1,0 +1,361 @@
+//! Refusals: what a store that answers says when it refuses writes, commands or connections. Mails,
+//! `/readyz` and the command line take the sentence and the command from this table, which
+//! docs/OPERATIONS.md repeats.
+
+use strum::VariantArray;
+
+use super::{AlertKind, FailureCause, Finding, FindingCase, Kind};
+
+/// A refusal of a store that answers, by its cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, VariantArray)]
+pub enum StoreRefusal {
+    /// `MISCONF … AOF file`
+    RedisAppendOnlyFile,
+    /// `MISCONF … RDB snapshots`
+    RedisSnapshot,
+    /// `OOM`
+    RedisMemory,
+    /// `READONLY`
+    RedisReplica,
+    /// `NOREPLICAS`
+    RedisFewReplicas,
+    /// `LOADING`
+    RedisLoading,
+    /// `BUSY`
+    RedisScript,
+    /// `ERR max number of clients reached`
+    RedisClients,
+    /// `CLUSTERDOWN`
+    RedisCluster,
+    /// `NOAUTH`, `WRONGPASS`, `NOPERM`
+    RedisLogin,
+    MysqlDisk,
+    MysqlReadOnly,
+    MysqlConnections,
+    /// `NOT_ENOUGH_REPLICAS`
+    KafkaFewReplicas,
+    /// `KAFKA_STORAGE_ERROR`
+    KafkaDisk,
+    /// `TOPIC_AUTHORIZATION_FAILED`, `CLUSTER_AUTHORIZATION_FAILED`
+    KafkaRights,
+}
+
+/// What a refusal means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefusalFacts {
+    pub store: FailureCause,
+    /// Parts of the store's texts.
+    signs: &'static [&'static str],
+    /// The first sentence of its mail, without a full stop.
+    pub says: &'static str,
+    /// What an operator does.
+    pub to_do: &'static str,
+    /// The command that shows or removes the cause, and what it does.
+    pub command: [&'static str; 2],
+}
+
+impl StoreRefusal {
+    /// Returns everything that is said about a refusal.
+    #[allow(clippy::too_many_lines, reason = "one table")]
+    pub const fn facts(self) -> RefusalFacts {
+        use FailureCause::{Kafka, Mysql, Redis};
+        match self {
+            Self::RedisAppendOnlyFile => RefusalFacts {
+                store: Redis,
+                signs: &["Errors writing to the AOF file"],
+                says: "Redis refuses writes: it cannot write its append-only file (MISCONF)",
+                to_do: "Its disk is full or read-only: free it. Redis then goes on by itself.",
+                command: [
+                    "redis-cli CONFIG GET dir",
+                    "The folder; see its disk with df -h",
+                ],
+            },
+            Self::RedisSnapshot => RefusalFacts {
+                store: Redis,
+                signs: &["MISCONF"],
+                says: "Redis refuses writes: its last snapshot failed (MISCONF)",
+                to_do: "Its disk is full or read-only, or it could not fork: remove that, or stop the snapshots, which an \
+                        append-only file replaces (also in redis.conf).",
+                command: [
+                    "redis-cli CONFIG SET save ''",
+                    "Stop the snapshots; writes work at once",
+                ],
+            },
+            Self::RedisMemory => RefusalFacts {
+                store: Redis,
+                signs: &["command not allowed when used memory"],
+                says: "Redis refuses writes: its memory is full (maxmemory, OOM)",
+                to_do: "Raise maxmemory (also in redis.conf), or delete what is not Firstcome's.",
+                command: [
+                    "redis-cli CONFIG SET maxmemory 4gb",
+                    "Raise it, here to 4 GB",
+                ],
+            },
+            Self::RedisReplica => RefusalFacts {
+                store: Redis,
+                signs: &["READONLY", "read only replica", "points to a replica"],
+                says: "Redis refuses writes: REDIS_URL leads to a replica (READONLY)",
+                to_do: "Point REDIS_URL, or the address in it, to the master. If no other server is master, promote this one.",
+                command: ["redis-cli INFO replication", "Whom it follows"],
+            },
+            Self::RedisFewReplicas => RefusalFacts {
+                store: Redis,
+                signs: &["NOREPLICAS", "Not enough good replicas"],
+                says: "Redis refuses writes: too few replicas follow it (min-replicas-to-write, NOREPLICAS)",
+                to_do: "Bring a replica back. Redis then goes on by itself.",
+                command: [
+                    "redis-cli INFO replication",
+                    "Which replicas follow, and how far they lag",
+                ],
+            },
+            Self::RedisLoading => RefusalFacts {
+                store: Redis,
+                signs: &["LOADING", "Redis is loading", "MASTERDOWN", "MasterDown"],
+                says: "Redis refuses commands: it is still loading its data (LOADING)",
+                to_do: "Wait. It goes on by itself once it has read its file.",
+                command: [
+                    "redis-cli INFO persistence",
+                    "How far it is (loading_eta_seconds)",
+                ],
+            },
+            Self::RedisScript => RefusalFacts {
+                store: Redis,
+                signs: &["Redis is busy running"],
+                says: "Redis refuses commands: a script or function runs too long (BUSY)",
+                to_do: "Firstcome's scripts take milliseconds: end the one that runs, and find out whose it is.",
+                command: [
+                    "redis-cli SCRIPT KILL",
+                    "End it, unless it has written something",
+                ],
+            },
+            Self::RedisClients => RefusalFacts {
+                store: Redis,
+                signs: &["max number of clients"],
+                says: "Redis refuses connections: it has as many as it may have (maxclients)",
+                to_do: "End clients that are not Firstcome's, or raise maxclients in redis.conf.",
+                command: ["ss -tn sport = :6379", "On its host: who is connected"],
+            },
+            Self::RedisCluster => RefusalFacts {
+                store: Redis,
+                signs: &["CLUSTERDOWN", "ClusterDown"],
+                says: "Redis refuses commands: its cluster has no server for some keys (CLUSTERDOWN)",
+                to_do: "Bring the missing nodes back, or assign their hash slots.",
+                command: ["redis-cli CLUSTER NODES", "Which nodes fail"],
+            },
+            Self::RedisLogin => RefusalFacts {
+                store: Redis,
+                signs: &["NOAUTH", "WRONGPASS", "NOPERM", "NoPerm", "ACL failure"],
+                says: "Redis refuses this login, or a command of it (NOAUTH, WRONGPASS, NOPERM)",
+                to_do: "Correct user and password in REDIS_URL, or the rights of that user.",
+                command: ["redis-cli ACL LOG 5", "What was refused, and to whom"],
+            },
+            Self::MysqlDisk => RefusalFacts {
+                store: Mysql,
+                signs: &[
+                    "' is full",
+                    "No space left on device",
+                    "Disk full",
+                    "Waiting for disk space",
+                ],
+                says: "MySQL refuses writes: its disk is full",
+                to_do: "Free its disk. Everything then continues by itself.",
+                command: ["df -h /var/lib/mysql", "On its host: the disk of its data"],
+            },
+            Self::MysqlReadOnly => RefusalFacts {
+                store: Mysql,
+                signs: &["read-only option", "read_only", "is read-only"],
+                says: "MySQL refuses writes: it is read-only (read_only or super_read_only)",
+                to_do: "Point DATABASE_URL, or the address in it, to the primary. If this is the primary, let it take writes.",
+                command: [
+                    "mysql -e 'SET GLOBAL read_only = OFF'",
+                    "If it is the primary",
+                ],
+            },
+            Self::MysqlConnections => RefusalFacts {
+                store: Mysql,
+                signs: &["Too many connections", "max_user_connections"],
+                says: "MySQL refuses connections: it has as many as it may have (max_connections)",
+                to_do: "End connections that are not Firstcome's, or raise max_connections (also in its file).",
+                command: [
+                    "mysql -e 'SET GLOBAL max_connections = 500'",
+                    "Raise it, here to 500",
+                ],
+            },
+            Self::KafkaFewReplicas => RefusalFacts {
+                store: Kafka,
+                signs: &["ot enough in-sync replicas", "NOT_ENOUGH_REPLICAS"],
+                says: "Kafka refuses messages: too few replicas are in sync (NOT_ENOUGH_REPLICAS)",
+                to_do: "Bring the missing broker back. Claims are written to MySQL meanwhile.",
+                command: [
+                    "kafka-topics.sh --bootstrap-server localhost:9092 --describe --under-min-isr-partitions",
+                    "Which partitions",
+                ],
+            },
+            Self::KafkaDisk => RefusalFacts {
+                store: Kafka,
+                signs: &["Disk error", "KAFKA_STORAGE_ERROR", "KafkaStorageError"],
+                says: "Kafka refuses messages: a disk of a broker is full or broken (KAFKA_STORAGE_ERROR)",
+                to_do: "Free or replace the disk, and start the broker again. Claims are written to MySQL meanwhile.",
+                command: [
+                    "kafka-log-dirs.sh --bootstrap-server localhost:9092 --describe",
+                    "Which folders have an error",
+                ],
+            },
+            Self::KafkaRights => RefusalFacts {
+                store: Kafka,
+                signs: &["authorization failed", "TOPIC_AUTHORIZATION_FAILED"],
+                says: "Kafka refuses messages: this user may not write to the topic (TOPIC_AUTHORIZATION_FAILED)",
+                to_do: "Allow the API's user to write and describe the topic. Claims are written to MySQL meanwhile.",
+                command: [
+                    "kafka-acls.sh --bootstrap-server localhost:9092 --list",
+                    "What each user may do",
+                ],
+            },
+        }
+    }
+
+    /// Recognizes the refusal in an error of a store. `None` if the store does not answer, or means
+    /// something else.
+    pub fn from_error(store: FailureCause, error: &str) -> Option<Self> {
+        let means = |refusal: &&Self| {
+            let facts = refusal.facts();
+            facts.store == store && facts.signs.iter().any(|sign| error.contains(sign))
+        };
+        Self::VARIANTS.iter().find(means).copied()
+    }
+
+    /// The alert about it: its store's, so that an outage that begins or ends with refusals is one.
+    pub const fn alert(self) -> AlertKind {
+        match self.facts().store {
+            FailureCause::Redis => AlertKind::RedisRefuses,
+            FailureCause::Mysql => AlertKind::MysqlRefuses,
+            FailureCause::Kafka => AlertKind::KafkaRefuses,
+            FailureCause::Other => AlertKind::RunFailed,
+        }
+    }
+
+    /// Whether only processes that connect anew, or with another login, notice it.
+    pub const fn is_of_connection(self) -> bool {
+        matches!(self, Self::RedisClients | Self::RedisLogin)
+    }
+
+    /// The sentence and what to do, for one line.
+    pub fn sentence(self) -> String {
+        let facts = self.facts();
+        format!("{}. {} `{}`", facts.says, facts.to_do, facts.command[0])
+    }
+
+    /// Quotes the store, for the reasons of a mail.
+    pub fn quoted(self, error: &str) -> Finding {
+        Finding {
+            case: FindingCase::Refused(self),
+            ..Finding::report(Kind::Stalled, error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The texts are what Redis 7.0, MySQL 9.7 and librdkafka 2.12 say.
+    #[test]
+    fn refusals_of_stores_are_recognized_by_their_texts() {
+        use FailureCause::{Kafka, Mysql, Redis};
+        use StoreRefusal as Is;
+        for (store, text, refusal) in [
+            (
+                Redis,
+                "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to",
+                Is::RedisSnapshot,
+            ),
+            (
+                Redis,
+                "MISCONF Errors writing to the AOF file: No space left on device",
+                Is::RedisAppendOnlyFile,
+            ),
+            (
+                Redis,
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                Is::RedisMemory,
+            ),
+            (
+                Redis,
+                "ReadOnly: You can't write against a read only replica.",
+                Is::RedisReplica,
+            ),
+            (
+                Redis,
+                "NOREPLICAS Not enough good replicas to write.",
+                Is::RedisFewReplicas,
+            ),
+            (
+                Redis,
+                "LOADING Redis is loading the dataset in memory",
+                Is::RedisLoading,
+            ),
+            (
+                Redis,
+                "BUSY Redis is busy running a script. You can only call SCRIPT KILL",
+                Is::RedisScript,
+            ),
+            (Redis, "ERR max number of clients reached", Is::RedisClients),
+            (
+                Mysql,
+                "MySQL: write rows: The table 'issued_coupons' is full",
+                Is::MysqlDisk,
+            ),
+            (
+                Mysql,
+                "The MySQL server is running with the --super-read-only option",
+                Is::MysqlReadOnly,
+            ),
+            (
+                Mysql,
+                "The MySQL server is running with the --read-only option",
+                Is::MysqlReadOnly,
+            ),
+            (
+                Mysql,
+                "MySQL: ping: this server is read-only; DATABASE_URL must lead",
+                Is::MysqlReadOnly,
+            ),
+            (
+                Mysql,
+                "ERROR 08004 (1040): Too many connections",
+                Is::MysqlConnections,
+            ),
+            (
+                Kafka,
+                "Message production error: NotEnoughReplicas (Broker: Not enough in-sync replicas)",
+                Is::KafkaFewReplicas,
+            ),
+            (
+                Kafka,
+                "Broker: Disk error when trying to access log file on disk",
+                Is::KafkaDisk,
+            ),
+            (Kafka, "Broker: Topic authorization failed", Is::KafkaRights),
+        ] {
+            assert_eq!(
+                StoreRefusal::from_error(store, text),
+                Some(refusal),
+                "{text}"
+            );
+        }
+        let away = "Connection refused (os error 111)";
+        assert_eq!(StoreRefusal::from_error(Redis, away), None);
+    }
+
+    #[test]
+    fn operations_lists_every_refusal_with_its_command() {
+        let operations = include_str!("../../../docs/OPERATIONS.md");
+        for refusal in StoreRefusal::VARIANTS {
+            let facts = refusal.facts();
+            let [command, _] = facts.command;
+            let row = operations.lines().find(|line| line.contains(facts.says));
+            assert!(row.is_some_and(|row| row.contains(command)), "{refusal:?}");
+            assert!(facts.to_do.ends_with('.'), "{refusal:?}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! A Redis that answers `PING` and refuses writes is recognized, with its own words.
+
+use std::time::Duration;
+
+use firstcome_shared::redis::Redis;
+use firstcome_shared::redis::refusing::text_of;
+use firstcome_shared::report::{FailureCause, StoreRefusal};
+use firstcome_stack::{RedisOptions, RedisServer, eventually};
+use redis::{Client, Value, cmd};
+
+use crate::world::connect;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+async fn run(server: &RedisServer, words: &[&str]) -> Value {
+    let client = Client::open(server.url()).unwrap();
+    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+    let (name, arguments) = words.split_first().unwrap();
+    cmd(name)
+        .arg(arguments)
+        .query_async(&mut conn)
+        .await
+        .unwrap()
+}
+
+async fn refusal(redis: &Redis) -> Option<StoreRefusal> {
+    let text = text_of(&redis.check_writes().await.err()?);
+    let refusal = StoreRefusal::from_error(FailureCause::Redis, &text);
+    assert!(refusal.is_some() && !text.contains('…'), "{text}");
+    refusal
+}
+
+async fn is_refused(redis: &Redis, expected: StoreRefusal) {
+    let name = format!("{expected:?}");
+    eventually(&name, LIMIT, async || {
+        refusal(redis).await == Some(expected)
+    })
+    .await;
+}
+
+async fn is_over(redis: &Redis) {
+    eventually("writes work again", LIMIT, async || {
+        refusal(redis).await.is_none()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn refusals_of_a_real_redis_are_recognized_and_end() {
+    let server = RedisServer::start(RedisOptions::default()).await.unwrap();
+    let redis = connect(&server.url());
+    redis.check_writes().await.unwrap();
+    let set = async |name: &str, value: &str| run(&server, &["CONFIG", "SET", name, value]).await;
+
+    set("maxmemory", "1").await;
+    is_refused(&redis, StoreRefusal::RedisMemory).await;
+    set("maxmemory", "0").await;
+    is_over(&redis).await;
+
+    set("min-replicas-to-write", "1").await;
+    is_refused(&redis, StoreRefusal::RedisFewReplicas).await;
+    set("min-replicas-to-write", "0").await;
+    is_over(&redis).await;
+
+    run(&server, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    is_refused(&redis, StoreRefusal::RedisReplica).await;
+    run(&server, &["REPLICAOF", "NO", "ONE"]).await;
+    is_over(&redis).await;
+
+    // A folder of this name makes every snapshot fail.
+    std::fs::create_dir_all(server.data_dir().join("dump.rdb/x")).unwrap();
+    set("save", "3600 1").await;
+    run(&server, &["BGSAVE"]).await;
+    is_refused(&redis, StoreRefusal::RedisSnapshot).await;
+    set("save", "").await;
+    is_over(&redis).await;
+
+    set("busy-reply-threshold", "1").await;
+    let client = Client::open(server.url()).unwrap();
+    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+    let script = tokio::spawn(async move {
+        let mut forever = cmd("EVAL");
+        forever.arg("while true do end").arg(0);
+        forever.query_async::<Value>(&mut conn).await
+    });
+    is_refused(&redis, StoreRefusal::RedisScript).await;
+    run(&server, &["SCRIPT", "KILL"]).await;
+    script.abort();
+    is_over(&redis).await;
+
+    // Only a new connection notices it.
+    set("maxclients", "1").await;
+    is_refused(&connect(&server.url()), StoreRefusal::RedisClients).await;
+}
