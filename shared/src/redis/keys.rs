@@ -27,9 +27,10 @@
 //! - `times` lacks slots that were added manually or rebuilt.
 //! - Fields of `revoked` start with `D:` if `once_per` is `drop`. If the user may claim again, the
 //!   value is followed by `:` and the time in ms after which claims are valid.
-//! - `revoked` also has a field without a name while the coupon is open, so that the loss of the
-//!   key is noticed. Its value is the drop that was sealed last: a Redis that names MySQL's last one
-//!   is not older than its sealing, so `claimants` has the users of every sealed drop.
+//! - `revoked` and `claimants` also have a field without a name while the coupon is open, so that
+//!   the loss of a whole key is noticed, also between two days. Its value in `revoked` is the drop
+//!   that was sealed last: a Redis that names MySQL's last one is not older than its sealing, so
+//!   `claimants` has the users of every sealed drop.
 //! - `revoked` has the revocations of unsealed drops, and those of a whole coupon that have not ended.
 //! - If `allow_list` is missing, it is unknown which users are allowed.
 //! - `SERVER` is a server's `run_id:master_replid2`, `ERA` a number from MySQL (`coupons.era`). A

@@ -27,7 +27,8 @@ pub struct CouponState {
     /// The last drop whose sealing this Redis knows of ([`Redis::note_seal`]).
     pub sealed: Option<DropId>,
     pub list: SeenList,
-    /// The names of keys of another type than Firstcome's, and `revoked` if it is lost.
+    /// The names of keys of another type than Firstcome's, and `revoked` and `claimants` if they are
+    /// lost.
     pub unreadable: Vec<&'static str>,
 }
 
@@ -129,6 +130,16 @@ impl Replies {
         (gate, number_in(revision).unwrap_or(0))
     }
 
+    /// The size of a key, without the mark that `gate.lua` sets. Without it, the key is lost.
+    fn marked(&mut self, name: &'static str) -> u64 {
+        let size: u64 = self.next(name);
+        let has_mark: bool = self.next(name);
+        if !has_mark && !self.unreadable.contains(&name) {
+            self.unreadable.push(name);
+        }
+        size - u64::from(has_mark)
+    }
+
     /// A key that holds a number. Other text counts as missing.
     pub(super) fn number(&mut self, name: &'static str) -> Option<i64> {
         number_of(self.next(name))
@@ -176,12 +187,14 @@ impl Redis {
         let mut pipe = redis::pipe();
         // Unlike GET, MGET treats a key of another type as missing.
         pipe.cmd("MGET").arg(gate).arg(revision);
-        pipe.cmd("HLEN").arg(claimants).cmd("HLEN").arg(&revoked);
+        pipe.cmd("HLEN").arg(&claimants);
+        pipe.cmd("HEXISTS").arg(&claimants).arg("");
+        pipe.cmd("HLEN").arg(&revoked);
         pipe.cmd("HGET").arg(&revoked).arg("");
         pipe.cmd("GET").arg(allow_list).cmd("SCARD").arg(allowed);
         let mut replies = self.read_at_once(coupon, &mut pipe).await?;
         let (gate, revision) = replies.gate_and_revision();
-        let claimants = replies.next("claimants");
+        let claimants = replies.marked("claimants");
         let revoked: u64 = replies.next("revoked");
         let mark: Option<Vec<u8>> = replies.next("revoked");
         if mark.is_none() && !replies.unreadable.contains(&"revoked") {
@@ -267,6 +280,30 @@ impl Redis {
             (Gate(gate.unwrap_or_default()), count.and_then(number_of))
         };
         Ok(found.into_iter().map(watched).collect())
+    }
+
+    /// Reads how many users wait for each drop, and whether the coupon has the keys that name users,
+    /// in the same order.
+    pub async fn attention(&self, drops: &[DropKeys]) -> RedisResult<Vec<(u64, bool)>> {
+        let mut replies = Vec::with_capacity(drops.len());
+        for some in drops.chunks(AT_ONCE) {
+            let mut pipe = redis::pipe();
+            pipe.ignore_errors();
+            for keys in some {
+                pipe.zcard(&keys.waiting);
+                pipe.hexists(&keys.claimants, "").hexists(&keys.revoked, "");
+            }
+            let told: Vec<Value> = pipe.query_async(&mut self.connection()).await?;
+            replies.extend(told);
+        }
+        // A key of another type is for the pass.
+        let number = |value: &Value| match value {
+            Value::Int(number) => u64::try_from(*number).unwrap_or(0),
+            Value::Boolean(is_there) => u64::from(*is_there),
+            _ => 0,
+        };
+        let attention = |one: &[Value]| (number(&one[0]), one[1..].iter().all(|it| number(it) > 0));
+        Ok(replies.chunks_exact(3).map(attention).collect())
     }
 
     /// Reads the slots `from..=to`, or all slots from `from` on if `to` is `None`, without times.
@@ -358,12 +395,12 @@ impl Redis {
     ) -> RedisResult<(u64, u64)> {
         let mut pipe = redis::pipe();
         let [_, _, claimants, ..] = keys::coupon_keys(self.prefix(), coupon);
-        pipe.hlen(claimants);
+        pipe.hlen(&claimants).hexists(&claimants, "");
         for keys in drops {
             pipe.zcard(&keys.users);
         }
         let mut replies = self.read_at_once(coupon, &mut pipe).await?;
-        let claimants = replies.next("claimants");
+        let claimants = replies.marked("claimants");
         let users = drops.iter().map(|_| replies.next::<u64>("users"));
         Ok((claimants, users.sum()))
     }

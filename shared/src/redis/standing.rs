@@ -50,6 +50,8 @@ impl Redis {
         pipe.zrank(&keys.waiting, user.as_str());
         pipe.hget(&keys.claimants, user.as_str());
         pipe.exists(&keys.meta).get(&keys.count);
+        pipe.hget(&keys.meta, "once_per")
+            .hexists(&keys.claimants, "");
         pipe.zcard(&keys.users).zcard(&keys.free);
         // The numbers change together.
         let mut replies = self.read_at_once(keys.coupon, &mut pipe).await?;
@@ -61,6 +63,10 @@ impl Redis {
         let claimant: Option<String> = replies.next("claimants");
         let loaded: bool = replies.next("meta");
         let count = replies.number("count");
+        let once_per: Option<String> = replies.next("meta");
+        let has_claimants: bool = replies.next("claimants");
+        // Without them, it is unknown whether the user holds a slot of another day.
+        let is_complete = has_claimants || once_per.as_deref() != Some("coupon");
         let users: i64 = replies.next("users");
         let free: i64 = replies.next("free");
         let slot = score.and_then(slot_in);
@@ -74,7 +80,7 @@ impl Redis {
         Ok(Standing {
             now_ms: seconds * 1_000 + micros / 1_000,
             loaded,
-            trusted: loaded && is_open && (holds || count == Some(users + free)),
+            trusted: loaded && is_open && (holds || is_complete && count == Some(users + free)),
             // A valid score is a slot number; ignore others.
             slot: slot.and_then(|slot| Slot::try_from(slot).ok()),
             position: rank.map(|r| r + 1),

@@ -33,8 +33,9 @@ pub(crate) struct Model {
     claimants: BTreeMap<UserLetter, (i64, i64)>,
     /// Id of the last revocation, and whether it has ended.
     revoked: BTreeMap<UserLetter, (i64, bool)>,
-    /// Whether `revoked` has the field that shows its loss.
+    /// Whether `revoked` and `claimants` have the field that shows their loss.
     has_mark: bool,
+    has_claimants_mark: bool,
     /// The highest revision written.
     revision: u64,
 }
@@ -74,6 +75,7 @@ impl Model {
             claimants: BTreeMap::new(),
             revoked: BTreeMap::new(),
             has_mark: true,
+            has_claimants_mark: true,
             revision: 1,
         }
     }
@@ -122,7 +124,13 @@ impl Model {
         self.start.once_per == OncePer::Coupon
     }
 
+    /// Whether a whole key that names users is lost.
+    fn has_lost_users(&self) -> bool {
+        !self.has_mark || self.once_per_coupon() && !self.has_claimants_mark
+    }
+
     pub(crate) fn shown(&self) -> Shown {
+        let mark = |is_there: bool| is_there.then(|| (String::new(), "0".to_owned()));
         let claim = |(p, (d, s)): (&UserLetter, &(i64, i64))| (p.to_string(), format!("{d}:{s}"));
         Shown {
             quantity_and_pause: self
@@ -141,12 +149,17 @@ impl Model {
                 .iter()
                 .map(|(_, person)| person.to_string())
                 .collect(),
-            claimants: self.claimants.iter().map(claim).collect(),
+            claimants: self
+                .claimants
+                .iter()
+                .map(claim)
+                .chain(mark(self.has_claimants_mark))
+                .collect(),
             revoked: self
                 .revoked
                 .iter()
                 .map(|(p, (id, ended))| (self.field(*p), revocation(*id, *ended)))
-                .chain(self.has_mark.then(|| (String::new(), "0".to_owned())))
+                .chain(mark(self.has_mark))
                 .collect(),
         }
     }
@@ -211,6 +224,7 @@ impl Model {
             FencedCommand::Page(page) => words(&Fenced::Done(self.write_page(*page))),
             FencedCommand::ClearClaimants => {
                 self.claimants.clear();
+                self.has_claimants_mark = false;
                 words(&Fenced::Done(()))
             }
             FencedCommand::Claimants(rows) => {
@@ -315,8 +329,7 @@ impl Model {
             return Admission::Already(DropId(*drop), narrow(*slot));
         }
         let lacks_claimants = self.once_per_coupon() && self.claimants.len() < self.users.len();
-        // Without its mark, `revoked` is lost.
-        if !self.adds_up() || lacks_claimants || !self.has_mark {
+        if !self.adds_up() || lacks_claimants || self.has_lost_users() {
             return Admission::Unverified;
         }
         if paused {
@@ -430,6 +443,7 @@ impl Model {
             return Opened::NotWhole(DropId(DROP));
         }
         self.has_mark |= !self.is_open;
+        self.has_claimants_mark |= !self.is_open;
         self.is_open = true;
         Opened::Yes
     }
@@ -451,7 +465,7 @@ impl Model {
     }
 
     fn promote(&mut self, limit: u32) -> Fenced<Vec<(UserLetter, u32)>> {
-        let is_ready = self.is_open && self.adds_up();
+        let is_ready = self.is_open && self.adds_up() && !self.has_lost_users();
         let Some((quantity, paused)) = self.meta.filter(|_| is_ready) else {
             return Fenced::Stale;
         };
@@ -481,7 +495,10 @@ impl Model {
             Tamper::Lose("free") => self.free.clear(),
             Tamper::Lose("waiting") => self.waiting.clear(),
             Tamper::Lose("times") => self.times.clear(),
-            Tamper::Lose("claimants") => self.claimants.clear(),
+            Tamper::Lose("claimants") => {
+                self.claimants.clear();
+                self.has_claimants_mark = false;
+            }
             Tamper::Lose(_) => {
                 self.revoked.clear();
                 self.has_mark = false;

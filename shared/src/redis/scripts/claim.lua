@@ -100,7 +100,7 @@ local count, free = tonumber(call('GET', chosen.count)), call('ZCARD', chosen.fr
 local users, waiting = call('ZCARD', chosen.users), call('ZCARD', chosen.waiting)
 -- The reason for refusing all new users, if any. Lost users come first: a holder among them must not be told that the drop is closed.
 local refusal = nil
-if count ~= users + free or call('HEXISTS', KEYS[4], '') == 0 or (per_coupon and call('HLEN', KEYS[3]) < users) then
+if count ~= users + free or has_lost_users(per_coupon) or (per_coupon and call('HLEN', KEYS[3]) <= users) then
     refusal = 'unverified'
 elseif now < chosen.opens then refusal = {'not_open', chosen.opens}
 elseif not chosen.is_open then refusal = {'closed', chosen.closes}

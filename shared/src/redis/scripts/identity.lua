@@ -24,6 +24,10 @@ local function revision_in(text)
     local number = type(text) == 'string' and string.match(text, '^%d+$') and tonumber(text)
     return number and number <= 2 ^ 40 and number or 0
 end
+-- Whether the coupon has lost a whole key that names users: `gate.lua` marks both when it opens.
+local function has_lost_users(per_coupon)
+    return redis.call('HEXISTS', KEYS[4], '') == 0 or per_coupon and redis.call('HEXISTS', KEYS[3], '') == 0
+end
 local function now_ms()
     local time = redis.call('TIME')
     return time[1] * 1000 + math.floor(time[2] / 1000)

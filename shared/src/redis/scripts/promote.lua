@@ -1,7 +1,7 @@
 -- Gives free slots, then new slot numbers, to the first users on the waiting list, in order.
 -- KEYS  see identity.lua; one drop
 -- ARGV  1 era as `SERVER ERA`  2 drop id  3 maximum number of slots
--- Reply {-1}: another era, another server, or the coupon is closed, or the drop's numbers do not add up | {now, left_out, user,
+-- Reply {-1}: another era, another server, or the coupon is closed, the drop's numbers do not add up, or a key is lost | {now, left_out, user,
 --       slot, user, slot, …}; now: Redis's time in ms; left_out: number of entries removed without a slot, 1,000 at most
 -- Users who already hold a slot (of this drop, or of the coupon if one is allowed in total) and users
 -- who are revoked leave the list without a slot. No user is promoted while the coupon is paused. If the drop was closed early,
@@ -9,7 +9,7 @@
 local meta = redis.call('HMGET', KEYS[7], 'quantity', 'once_per', 'paused', 'closed_early')
 local quantity, per_coupon, count = tonumber(meta[1]), meta[2] == 'coupon', tonumber(redis.call('GET', KEYS[8]))
 local sum = redis.call('ZCARD', KEYS[9]) + redis.call('ZCARD', KEYS[10])
-if gate_state(ARGV[1]) ~= 'open' or not quantity or count ~= sum then return {-1} end
+if gate_state(ARGV[1]) ~= 'open' or not quantity or count ~= sum or has_lost_users(per_coupon) then return {-1} end
 local now = now_ms()
 local reply = {now, 0}
 if meta[3] == '1' then return reply end

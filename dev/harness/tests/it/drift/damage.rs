@@ -202,7 +202,7 @@ const KEYS: [(&str, &[&str]); 12] = [
     ("meta", &["settings_mismatch", "count_mismatch", "redis_lost"]),
     ("times", &[]),
     ("waiting", &[]),
-    ("claimants", &["settings_mismatch", "missing_admission"]),
+    ("claimants", &["settings_mismatch", "missing_admission", "redis_lost"]),
     ("revoked", &["settings_mismatch", "redis_lost"]),
     ("allowed", &["settings_mismatch"]),
     ("allow_list", &["settings_mismatch"]),

@@ -154,3 +154,41 @@ async fn a_claim_that_was_made_again_has_its_own_time_after_redis_went_back() {
     let held = api.claim(coupon.id, user).await;
     assert_eq!(held.promised().unwrap(), (coupon.drop, 1));
 }
+
+/// The whole key is lost after the next day opened and before anybody claimed: only it says who
+/// holds a coupon of the day before.
+#[tokio::test]
+async fn winner_of_the_day_before_gets_no_second_coupon_when_the_claimants_are_lost() {
+    let fixture = Fixture::new("d-claimants").await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let mut body = daily_body(3, 2);
+    body["schedule"]["closes"] = json!("23:59");
+    let (coupon, winners) = fixture.held_of(&body, 2).await;
+    api.change(coupon.id, &json!({"close_now": true})).await;
+    until_sealed(world, &coupon).await;
+    let open =
+        "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
+    world.sql.query(open).await;
+    world.pass().await;
+    world
+        .redis
+        .command::<i64>(&["DEL", &world.redis.claimants(coupon.id)])
+        .await;
+    for (user, _) in &winners {
+        let again = api.claim(coupon.id, user).await;
+        assert!(!again.is_accepted(), "{user}: {again:?}");
+    }
+    // The watch of a daemon sees it without a pass.
+    let _daemon = world.daemon().await;
+    for (user, answer) in &winners {
+        let (drop, slot) = answer.promised().unwrap();
+        let again = eventually_some("the claimants are back", LIMIT, async || {
+            let again = api.claim(coupon.id, user).await;
+            again
+                .promised()
+                .map(|_| again.clone())
+                .ok_or(format!("{again:?}"))
+        });
+        assert_eq!(again.await, Answer::Already { drop, slot }, "{user}");
+    }
+}
