@@ -3,6 +3,9 @@
 //! schedule. The watch itself closes a coupon, by compare-and-set and without MySQL, if under the
 //! same open gate a drop's counter went back: an older state was restored into a running Redis.
 //!
+//! Twice a second it also looks for slots that are left beside users who wait or are owed one, and
+//! for lost keys of an open coupon: the urgent lane promotes, or writes again, whatever the schedule.
+//!
 //! It needs a running reconciler, and as many claims in a quarter of a second as were lost hide a
 //! counter that went back; the next sweep finds it then.
 
@@ -13,11 +16,12 @@ use std::time::Duration;
 use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::Db;
-use firstcome_shared::redis::RedisError;
+use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::redis::reads::DropState;
 use firstcome_shared::redis::refusing::text_of;
+use firstcome_shared::redis::{Redis, RedisError};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +31,7 @@ use crate::gate::close_in_redis;
 use crate::notify::{Notifier, SeenGate};
 use crate::passes::note_end;
 use crate::record;
-use crate::report::{FailureCause, Finding, Outcome, StoreRefusal};
+use crate::report::{ActionKind, FailureCause, Finding, Outcome, StoreRefusal};
 use crate::run::Reconciler;
 use crate::urgent::{AFTER_FAILURE, Wanted, pause_after};
 
@@ -44,7 +48,28 @@ const LOOKS: u32 = 3;
 /// Looks for which a coupon must be open in an era above MySQL's: longer than the catalogue is old.
 const LOOKS_AHEAD: u32 = 8;
 
-type Catalogue = Arc<Vec<(Coupon, Vec<Drop>)>>;
+/// Looks between two of those for slots that are left.
+const LOOKS_FOR_SLOTS: u32 = 2;
+
+/// Pause of such looks at a coupon in which the urgent lane could give nobody a slot.
+const NOTHING_GIVEN: Duration = Duration::from_secs(10);
+
+/// The live coupons, and the drops with users who are owed a slot.
+struct Live {
+    coupons: Vec<(Coupon, Vec<Drop>)>,
+    owed: HashSet<DropId>,
+}
+
+type Catalogue = Arc<Live>;
+
+/// What a look wants of the urgent lane.
+#[derive(Debug, Clone, Default)]
+struct Wants {
+    /// Coupons that are closed, or that lack keys.
+    closed: Wanted,
+    /// Open coupons in which users wait or are owed a slot, and slots are left.
+    with_slots: HashSet<CouponId>,
+}
 
 /// What the watch sees of admission: nothing before its first look. A daemon that still waits for
 /// its stores must not count as one that sees open coupons.
@@ -59,7 +84,7 @@ pub(super) async fn watch(
 ) {
     let stores = &reconciler.stores;
     let catalogue = watch::Sender::new(None);
-    let wanted = watch::Sender::new(Wanted::new());
+    let wanted = watch::Sender::new(Wants::default());
     let looks = async {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -75,7 +100,12 @@ pub(super) async fn watch(
 
 async fn list(db: &Db, catalogue: &watch::Sender<Option<Catalogue>>) {
     loop {
-        let read = async { db.coupons_by_id(db.open_coupons_now().await?).await };
+        let read = async {
+            Ok::<_, DbError>(Live {
+                coupons: db.coupons_by_id(db.open_coupons_now().await?).await?,
+                owed: db.drops_with_broken_promises().await?,
+            })
+        };
         match read.await {
             Ok(now) => drop(catalogue.send_replace(Some(Arc::new(now)))),
             Err(error) => tracing::debug!(%error, "the catalogue cannot be read"),
@@ -87,7 +117,7 @@ async fn list(db: &Db, catalogue: &watch::Sender<Option<Catalogue>>) {
 async fn look(
     stores: &Stores,
     catalogue: &watch::Sender<Option<Catalogue>>,
-    wanted: &watch::Sender<Wanted>,
+    wanted: &watch::Sender<Wants>,
     gate: &watch::Sender<SeenAdmission>,
 ) {
     let mut ticks = tokio::time::interval(EVERY);
@@ -105,7 +135,7 @@ async fn look(
         let (now, seen) = match looked {
             Ok((wanted, true)) => (wanted, SeenGate::Open),
             Ok((wanted, false)) => (wanted, SeenGate::Closed),
-            Err(_) => (Wanted::new(), SeenGate::Unreachable),
+            Err(_) => (Wants::default(), SeenGate::Unreachable),
         };
         let seen = refused.unwrap_or(seen);
         gate.send_replace(Some(seen));
@@ -127,6 +157,8 @@ struct Known {
     closed: HashMap<CouponId, u32>,
     /// The highest counter of each drop under its gate.
     counts: HashMap<DropId, (Gate, i64)>,
+    /// Number of looks.
+    looks: u32,
 }
 
 impl Known {
@@ -134,9 +166,9 @@ impl Known {
     async fn look(
         &mut self,
         stores: &Stores,
-        coupons: &Catalogue,
-    ) -> Result<(Wanted, bool), RedisError> {
-        let redis = &stores.redis;
+        live: &Catalogue,
+    ) -> Result<(Wants, bool), RedisError> {
+        let (redis, coupons) = (&stores.redis, &live.coupons);
         let servers = redis.servers().await?;
         let drops = coupons.iter().flat_map(|(_, drops)| unsealed(drops));
         let keys: Vec<DropKeys> = drops.map(|it| redis.keys(it.coupon_id, it.id)).collect();
@@ -145,9 +177,14 @@ impl Known {
         self.closed.retain(|coupon, _| listed.contains(coupon));
         let counted: HashSet<DropId> = keys.iter().map(|keys| keys.drop).collect();
         self.counts.retain(|drop, _| counted.contains(drop));
-        let mut wanted = Wanted::new();
+        self.looks = self.looks.wrapping_add(1);
+        let mut wants = Wants::default();
+        if self.looks.is_multiple_of(LOOKS_FOR_SLOTS) {
+            wants = with_slots_or_losses(redis, live, keys).await?;
+        }
+        let wanted = &mut wants.closed;
         let mut all_open = true;
-        for (coupon, drops) in coupons.iter() {
+        for (coupon, drops) in coupons {
             let own: Vec<_> = unsealed(drops).zip(watched.by_ref()).collect();
             let Some((_, (gate, _))) = own.first() else {
                 continue;
@@ -188,7 +225,7 @@ impl Known {
                 wanted.insert(coupon.id, is_open.then_some(gate));
             }
         }
-        Ok((wanted, all_open))
+        Ok((wants, all_open))
     }
 
     /// Whether a counter is lower than before under the same gate. A missing one is not.
@@ -207,6 +244,51 @@ impl Known {
     }
 }
 
+/// Returns the open coupons in which somebody waits or is owed a slot although slots are left, and
+/// those that lack a whole key.
+async fn with_slots_or_losses(
+    redis: &Redis,
+    live: &Live,
+    mut keys: Vec<DropKeys>,
+) -> Result<Wants, RedisError> {
+    let found = redis.attention(&keys).await?;
+    let mut lost = HashSet::new();
+    let mut waits = HashSet::new();
+    for (keys, (waiting, has_keys)) in keys.iter().zip(found) {
+        if !has_keys {
+            lost.insert(keys.coupon);
+        }
+        if waiting > 0 || live.owed.contains(&keys.drop) {
+            waits.insert(keys.drop);
+        }
+    }
+    keys.retain(|keys| waits.contains(&keys.drop) || lost.contains(&keys.coupon));
+    let states = redis.drop_states(&keys).await?;
+    let mut wants = Wants::default();
+    for (keys, state) in keys.iter().zip(states) {
+        if lost.contains(&keys.coupon) {
+            // It is closed if it still has this gate, and if it is open.
+            wants.closed.insert(keys.coupon, Some(state.gate));
+        } else if has_slot_to_give(&state, live.owed.contains(&keys.drop)) {
+            wants.with_slots.insert(keys.coupon);
+        }
+    }
+    Ok(wants)
+}
+
+/// Whether the first of the waiting list may get a slot.
+fn has_slot_to_give(state: &DropState, is_owed: bool) -> bool {
+    let Some(meta) = &state.meta else {
+        return false;
+    };
+    let is_left = state.free > 0
+        || state
+            .count
+            .is_some_and(|count| count < meta.quantity.into());
+    let may_be_served = !meta.closed_early || state.owed > 0 || is_owed;
+    is_left && may_be_served && !meta.paused
+}
+
 fn unsealed(drops: &[Drop]) -> impl Iterator<Item = &Drop> {
     drops.iter().filter(|drop| drop.sealed_at.is_none())
 }
@@ -216,11 +298,13 @@ fn unsealed(drops: &[Drop]) -> impl Iterator<Item = &Drop> {
 async fn reopen(
     reconciler: &Reconciler,
     notifier: &Notifier,
-    mut wanted: watch::Receiver<Wanted>,
+    mut wanted: watch::Receiver<Wants>,
     stop: &CancellationToken,
 ) {
     // Coupons that were left closed, until when they are left alone.
     let mut later: HashMap<CouponId, Instant> = HashMap::new();
+    // The same of those in which nobody got a slot.
+    let mut in_vain: HashMap<CouponId, Instant> = HashMap::new();
     // What the last run found.
     let mut last = Vec::new();
     loop {
@@ -228,8 +312,14 @@ async fn reopen(
             () = stop.cancelled() => return,
             _ = wanted.changed() => {}
         }
-        let mut now = wanted.borrow_and_update().clone();
+        let Wants {
+            closed: mut now,
+            mut with_slots,
+        } = wanted.borrow_and_update().clone();
         later.retain(|_, until| Instant::now() < *until);
+        in_vain.retain(|_, until| Instant::now() < *until);
+        with_slots.retain(|coupon| !in_vain.contains_key(coupon) && !now.contains_key(coupon));
+        now.extend(with_slots.iter().map(|coupon| (*coupon, None)));
         now.retain(|coupon, _| !later.contains_key(coupon));
         if now.is_empty() {
             continue;
@@ -241,6 +331,11 @@ async fn reopen(
         match reconciler.urgent(now, &run.run_id, false, stop).await {
             Ok(done) => {
                 for (id, it) in done {
+                    let of_drops = it.drops.iter().flat_map(|drop| &drop.findings);
+                    let mut done = of_drops.filter(|it| it.action == ActionKind::Promote);
+                    if with_slots.contains(&id) && done.next().is_none() {
+                        in_vain.insert(id, Instant::now() + NOTHING_GIVEN);
+                    }
                     match pause_after(&it) {
                         Some(pause) => left.insert(id, pause),
                         None => left.remove(&id),

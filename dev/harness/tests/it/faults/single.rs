@@ -168,6 +168,7 @@ faults! {
     a_stale_replica_that_is_promoted_breaks_no_promise: [Fault::StaleReplica { lag_ms: 700 }], [Refusals];
     a_redis_with_a_file_size_limit_breaks_no_promise: [Fault::RedisDiskFull { ms: MS }], [Refusals];
     a_redis_without_memory_breaks_no_promise: [Fault::RedisMemory { ms: MS }], [Refusals];
+    a_redis_whose_snapshot_fails_breaks_no_promise: [Fault::RedisSnapshotFails { ms: MS }], [Refusals];
     a_redis_host_that_dies_silently_breaks_no_promise: silent(FaultyStore::Redis, true), [Unavailable];
     an_unreachable_redis_host_with_open_connections_breaks_no_promise: silent(FaultyStore::Redis, false), [Unavailable];
     a_redis_demoted_and_promoted_again_in_one_process_breaks_no_promise: [Fault::Demotion { lag_ms: 700 }], [Refusals];
