@@ -113,6 +113,8 @@ pub enum Fault {
     RedisDiskFull { ms: u64 },
     /// Redis has no memory for new keys.
     RedisMemory { ms: u64 },
+    /// A snapshot of Redis fails, so that it refuses every write (MISCONF).
+    RedisSnapshotFails { ms: u64 },
     /// One key of a drop or its coupon is deleted.
     KeyLost { key: String },
     /// All keys of a drop are deleted.

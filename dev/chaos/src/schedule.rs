@@ -260,6 +260,7 @@ const WEIGHTS: &[(u32, Draw)] = &[
     (1, |rng, ms| Fault::RedisClock { seconds: one_of(rng, &[-7_200, -7_200, -90, 90, 90, 90]),
         ms: ms + 1_000 }),
     (1, |rng, ms| one_of(rng, &[Fault::RedisDiskFull { ms }, Fault::RedisMemory { ms }])),
+    (1, |_, ms| Fault::RedisSnapshotFails { ms }),
     (3, |rng, _| Fault::KeyLost { key: key(rng) }),
     (1, |_, _| Fault::DropKeysLost),
     (2, |rng, ms| Fault::WrongType { key: key(rng), ms: ms + 2_000 }),

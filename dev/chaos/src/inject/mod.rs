@@ -127,6 +127,7 @@ async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: &MadeCoupon) ->
         Fault::RedisClock { seconds, ms } => redis::clock(system, *seconds, *ms).await,
         Fault::RedisDiskFull { ms } => redis::disk_full(system, *ms).await,
         Fault::RedisMemory { ms } => redis::no_memory(system, *ms).await,
+        Fault::RedisSnapshotFails { ms } => redis::snapshot_fails(system, *ms).await,
         Fault::KeyLost { key } => redis::lose_keys(system, coupon, &[key]).await,
         Fault::DropKeysLost => redis::lose_keys(system, coupon, &crate::fault::DROP_KEYS).await,
         Fault::WrongType { key, ms } => garbage::wrong_type(system, coupon, key, *ms).await,

@@ -160,20 +160,44 @@ pub(super) async fn no_memory(system: &SystemUnderTest, ms: u64) -> Result<Effec
             .try_command::<()>(&["CONFIG", "SET", "maxmemory", bytes])
             .await
     };
-    let before = refused(&redis).await?;
+    let before = refused(&redis, "OOM").await?;
     limit("1").await?;
     let during = lasting(ms).await;
-    let refused = refused(&redis).await? - before;
+    let refused = refused(&redis, "OOM").await? - before;
     limit("0").await?;
     let note = format!("{refused} commands refused");
     Ok(Effect::of(during, refused > 0, note))
 }
 
-/// Counts the OOM errors since Redis started.
-async fn refused(redis: &PrefixedKeys) -> Result<u64> {
+/// Makes a snapshot fail, as a full or read-only disk does, so that Redis refuses every write until
+/// an operator stops the snapshots.
+pub(super) async fn snapshot_fails(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
+    let _alone = system.servers.alone(Redis).await;
+    let redis = system.redis();
+    let save = async |rule| {
+        let words = ["CONFIG", "SET", "save", rule];
+        redis.try_command::<()>(&words).await
+    };
+    let before = refused(&redis, "MISCONF").await?;
+    // Redis cannot replace a folder that has an entry.
+    let block = system.servers.redis().data_dir().join("dump.rdb");
+    std::fs::create_dir_all(block.join("x"))?;
+    save("3600 1").await?;
+    redis.try_command::<()>(&["BGSAVE"]).await?;
+    let during = lasting(ms).await;
+    save("").await?;
+    std::fs::remove_dir_all(block)?;
+    let refused = refused(&redis, "MISCONF").await? - before;
+    let note = format!("{refused} commands refused");
+    Ok(Effect::of(during, refused > 0, note))
+}
+
+/// Counts the errors with this code since Redis started.
+async fn refused(redis: &PrefixedKeys, code: &str) -> Result<u64> {
     let info: String = redis.try_command(&["INFO", "errorstats"]).await?;
+    let begin = format!("errorstat_{code}:count=");
     let mut lines = info.lines();
-    let number = lines.find_map(|line| line.strip_prefix("errorstat_OOM:count="));
+    let number = lines.find_map(|line| line.strip_prefix(&begin));
     Ok(number.and_then(|it| it.trim().parse().ok()).unwrap_or(0))
 }
 
