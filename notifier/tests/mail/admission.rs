@@ -67,7 +67,7 @@ async fn admission_is_mailed_once_by_all_daemons_together() {
         for (seconds, first, second) in scenes {
             for _ in 0..*seconds {
                 let now = desk.clock.turn(TimeDelta::seconds(1));
-                let gates = [Some(*first), *second].into_iter();
+                let gates = [Some(first.clone()), second.clone()].into_iter();
                 for (daemon, gate) in daemons.iter().zip(gates) {
                     if let Some(gate) = gate {
                         daemon.admission(gate, now).await.unwrap();

@@ -6,7 +6,7 @@ use firstcome_notifier::Clock as _;
 use firstcome_notifier::SeenGate::{Open, Refuses};
 use firstcome_shared::report::StoreRefusal;
 
-use crate::desk::{A, Desk, text};
+use crate::desk::{A, Desk, mysql, text};
 use crate::mailed::clean;
 
 /// What the mail of a refusal must contain.
@@ -103,16 +103,20 @@ async fn refusals_that_other_processes_meet_are_mailed_between_passes() {
 async fn full_disk_of_mysql_is_named_although_nothing_can_be_recorded() {
     let desk = Desk::new(A).await;
     let daemon = desk.notifier();
-    let full = "CREATE TRIGGER full BEFORE INSERT ON reconciler_state FOR EACH ROW SIGNAL SQLSTATE 'HY000' \
-                SET MYSQL_ERRNO = 1114, MESSAGE_TEXT = \"The table 'reconciler_state' is full\"";
-    desk.run(full).await;
+    let database = &desk.database;
+    let full = format!(
+        "CREATE TRIGGER {database}.full BEFORE INSERT ON {database}.reconciler_state FOR EACH ROW SIGNAL SQLSTATE 'HY000' \
+         SET MYSQL_ERRNO = 1114, MESSAGE_TEXT = \"The table 'reconciler_state' is full\""
+    );
+    mysql().await.query(&full).await.unwrap();
     for n in 0..4 {
         let now = desk.clock.turn(TimeDelta::seconds(30));
         let pass = clean(&format!("r{n}"));
         daemon.after_pass(&pass, now).await.unwrap_err();
     }
     desk.until_there_are(1).await;
-    desk.run("DROP TRIGGER full").await;
+    let freed = format!("DROP TRIGGER {database}.full");
+    mysql().await.query(&freed).await.unwrap();
     desk.clock.turn(TimeDelta::minutes(1));
     desk.after_pass(&daemon, &clean("r9")).await;
     desk.flush().await;

@@ -101,9 +101,8 @@ impl Case {
         };
         let holders = match state {
             State::Empty => "",
-            State::Begun | State::Paused => "ab",
             State::Full | State::Waiting | State::Freed => "abcd",
-            State::NextDay | State::NextDayBegun | State::BetweenDays => "ab",
+            _ => "ab",
         };
         case.admit(holders).await;
         match state {
