@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::redis::RedisError;
@@ -31,7 +30,7 @@ pub(crate) enum Openness {
 /// If no server responds, or one refuses writes.
 pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError> {
     services.redis.check_writes().await?;
-    let now = Utc::now();
+    let now = services.now();
     let is_open = |drop: &Drop| drop.sealed_at.is_none() && drop.is_open_at(now);
     let live = services.catalogue.live();
     let coupons = live.iter().filter(|(_, one)| one.drops.iter().any(is_open));
@@ -65,13 +64,14 @@ pub(crate) fn why_closed(error: &RedisError) -> String {
     }
 }
 
-/// Watches admission for metrics, the log and the reconciler. Never ends.
+/// Watches admission for metrics, the log and the reconciler, and Redis's clock. Never ends.
 pub(super) async fn watch(services: &Services) {
     let mut ticks = interval(WATCH_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = String::new();
     loop {
         ticks.tick().await;
+        services.clock.read(&services.redis).await;
         let seen = openness(services).await;
         let problem = seen.as_ref().err().map(text_of);
         let state = match &seen {

@@ -18,7 +18,7 @@ use super::catalogue::remaining::RemainingCache;
 use super::claim::batcher::Queues;
 use super::claim::kafka::Publisher;
 use super::claim::second_store::SecondStore;
-use super::state::Services;
+use super::state::{RedisClock, Services};
 use crate::stores::{StoreWait, unless_stopped};
 
 /// Builds the shared state. Returns `None` if `shutdown` came while waiting for a store.
@@ -62,6 +62,8 @@ pub(super) async fn services(
 
     let catalogue = Catalogue::load(mysql.catalogue.clone(), redis.clone(), copy).await?;
     let publisher = Publisher::new(kafka, args.publish.deadline(), partitions.is_some())?;
+    let clock = RedisClock::default();
+    clock.read(&redis).await;
     let second_store = SecondStore::new(publisher, &mysql.fallback, args.publish.clone());
     Ok(Some(Services {
         identity,
@@ -70,6 +72,7 @@ pub(super) async fn services(
         in_flight: InFlightLimit::new(args.http.max_claims_in_hand),
         mysql,
         redis,
+        clock,
         second_store,
         queues: Queues::default(),
         max_wait: redis_timeout,

@@ -1,9 +1,10 @@
 //! The state that the requests of one process share.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::line_limit::LineLimit;
 use firstcome_shared::mysql::processes::SeenProblems;
 use firstcome_shared::redis::Redis;
@@ -12,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use super::auth::Identity;
 use super::bulkheads::{Bulkheads, InFlightLimit};
 use super::catalogue::Catalogue;
-use super::catalogue::coupon_with_drops::instant;
 use super::catalogue::remaining::RemainingCache;
 use super::claim::batcher::{PendingClaim, Queues};
 use super::claim::second_store::SecondStore;
@@ -25,6 +25,7 @@ pub(crate) struct Services {
     /// Claims on open drops do not depend on it.
     pub(crate) mysql: Bulkheads,
     pub(crate) redis: Redis,
+    pub(crate) clock: RedisClock,
     pub(crate) second_store: SecondStore,
     /// Claims that wait for the next call to Redis.
     pub(crate) queues: Queues<PendingClaim>,
@@ -43,11 +44,31 @@ pub(crate) struct Services {
 
 pub(crate) type App = Arc<Services>;
 
+/// How far Redis's clock is ahead of this host's. Drops open and close by Redis's clock, and whatever
+/// this process says about time follows it by this one offset.
+#[derive(Default)]
+pub(crate) struct RedisClock(AtomicI64);
+
+impl RedisClock {
+    /// Reads Redis's clock. Without an answer, the last offset stays.
+    pub(crate) async fn read(&self, redis: &Redis) {
+        let before = Utc::now();
+        let Ok(theirs) = redis.time_ms().await else {
+            return;
+        };
+        let between = before + (Utc::now() - before) / 2;
+        let offset = theirs - between.timestamp_millis();
+        self.0.store(offset, Ordering::Relaxed);
+    }
+
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        Utc::now() + TimeDelta::milliseconds(self.0.load(Ordering::Relaxed))
+    }
+}
+
 impl Services {
-    /// Returns Redis's time, by which drops open and close, or this host's time if Redis does not
-    /// answer.
-    pub(crate) async fn now(&self) -> DateTime<Utc> {
-        let now = self.redis.time_ms().await;
-        now.map_or_else(|_| Utc::now(), instant)
+    /// Returns Redis's time.
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
     }
 }

@@ -120,12 +120,6 @@ impl<'a> DropCandidates<'a> {
             second: self.second.map(|one| one.keys),
         }
     }
-
-    /// Whether both contain the same drops, in any order.
-    pub(crate) fn are(&self, others: &Self) -> bool {
-        let has = |id| others.all().any(|one| one.drop.id == id);
-        self.second.is_some() == others.second.is_some() && self.all().all(|one| has(one.drop.id))
-    }
 }
 
 /// Converts Unix milliseconds to a timestamp.

@@ -3,7 +3,6 @@
 
 use std::time::Instant;
 
-use chrono::Utc;
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::problem::Code;
@@ -13,7 +12,7 @@ use super::batcher::{ClaimReply, join_call};
 use super::outcome::{ClaimAnswer, ClaimRefusal, counter};
 use super::second_store::Store;
 use crate::serve::auth::Requester;
-use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates, instant};
+use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates};
 use crate::serve::state::App;
 
 /// Processes one claim to its end. Once Redis is called, the claim continues even if its caller was
@@ -72,26 +71,16 @@ async fn ask(
     coupon: &CouponWithDrops,
     requester: &Requester,
 ) -> Result<ClaimAnswer, ClaimRefusal> {
-    let now = Utc::now();
+    let now = app.now();
     let is_copy = app.catalogue.is_copy();
-    let Some(mut candidates) = coupon.candidates(now) else {
+    let Some(candidates) = coupon.candidates(now) else {
         return Err(if coupon.is_over(now) && !is_copy {
             ClaimRefusal::Refused(Admission::Closed(0))
         } else {
             ClaimRefusal::ClaimStateUnknown
         });
     };
-    let mut reply = join_call(app, coupon, candidates, requester).await;
-    // No candidate is open by Redis's clock, so the call admitted no user. This host's clock may
-    // differ: choose the candidates again by Redis's clock.
-    if let Ok((replied, _)) = &reply
-        && replied.open_drop.is_none()
-        && let Some(by_redis) = coupon.candidates(instant(replied.now_ms))
-        && !by_redis.are(&candidates)
-    {
-        candidates = by_redis;
-        reply = join_call(app, coupon, candidates, requester).await;
-    }
+    let reply = join_call(app, coupon, candidates, requester).await;
     if let Some(sealed) = sealed_drop(&reply, candidates) {
         let mut all = candidates.all();
         let later = all.find(|one| one.drop.opens_at > sealed.opens_at);
@@ -100,7 +89,7 @@ async fn ask(
             None => Admission::Closed(sealed.closes_at.map_or(0, |at| at.timestamp_millis())),
         }));
     }
-    let lacks_a_drop = || coupon.lacks_a_drop(Utc::now());
+    let lacks_a_drop = || coupon.lacks_a_drop(now);
     match acknowledge(reply?) {
         Err(ClaimRefusal::Refused(Admission::NotOpen(_))) if lacks_a_drop() => {
             Err(ClaimRefusal::ClaimStateUnknown)

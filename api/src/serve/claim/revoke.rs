@@ -2,7 +2,6 @@
 //! and both again if the user may claim again. All steps are idempotent. After a crash, a pass
 //! completes them.
 
-use chrono::Utc;
 use firstcome_shared::StoreError;
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::crash::{Point, crash_point};
@@ -90,7 +89,7 @@ async fn revoke_in(
     let drop = match claim.drop_id {
         // With `once_per` `coupon`, the user's claim may be in another drop than the named one.
         Some(drop) if order.drop_id.is_none_or(|named| named == drop) => drop,
-        None if order.drop_id.is_none() && coupon.lacks_a_drop(Utc::now()) => {
+        None if order.drop_id.is_none() && coupon.lacks_a_drop(app.now()) => {
             return Err(ClaimRefusal::ClaimStateUnknown.into());
         }
         _ => return Err(nothing_held()),

@@ -67,7 +67,7 @@ pub(crate) async fn my_claim(
     user: UserId,
 ) -> Result<MyClaim, ClaimRefusal> {
     let coupon = app.catalogue.find(id).await?;
-    let shown = drop_to_show(&coupon, app.now().await).map(|one| one.drop);
+    let shown = drop_to_show(&coupon, app.now()).map(|one| one.drop);
     // The gate was open when it was read, which is later.
     let asked_at = Instant::now();
     let only = match coupon.coupon.once_per {
@@ -124,7 +124,7 @@ fn settle(
     // A replica may lack the user's row, and MySQL the user's drop.
     let is_certain = |claim: &MyClaim| {
         claim.status != ClaimStatus::None
-            || app.catalogue.is_of_primary() && !coupon.lacks_a_drop(Utc::now())
+            || app.catalogue.is_of_primary() && !coupon.lacks_a_drop(app.now())
     };
     let claim = claim.filter(is_certain);
     claim.ok_or(ClaimRefusal::ClaimStateUnknown)
@@ -136,7 +136,7 @@ pub(super) async fn standing_shown<'a>(
     coupon: &'a CouponWithDrops,
     user: &UserId,
 ) -> (Option<&'a Drop>, Result<Standing, RedisError>) {
-    let shown = drop_to_show(coupon, app.now().await).map(|one| one.drop);
+    let shown = drop_to_show(coupon, app.now()).map(|one| one.drop);
     (shown, standing_in(app, coupon, shown, user).await)
 }
 

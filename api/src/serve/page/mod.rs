@@ -11,7 +11,6 @@ use axum::middleware::map_response;
 use axum::response::{AppendHeaders, IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use chrono::Utc;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::page::{Asset, secure};
@@ -61,7 +60,7 @@ async fn document(
     let (status, caching, page) = match found {
         Ok(coupon) => {
             let wants_token = app.identity.wants_token();
-            let page = html::coupon(&coupon, Utc::now(), language, wants_token);
+            let page = html::coupon(&coupon, app.now(), language, wants_token);
             (StatusCode::OK, PAGE_FRESH_FOR, page)
         }
         Err(LookupError::NoSuchCoupon(_)) => {
@@ -86,11 +85,11 @@ async fn document(
     (status, headers, AppendHeaders(retry), page).into_response()
 }
 
-/// The state that an open page polls: the coupon by the server's clock, and that clock.
+/// The state that an open page polls: the coupon by Redis's clock, and that clock.
 async fn state(State(app): State<App>, CouponPath(id): CouponPath) -> Result<Response, Problem> {
     let coupon = app.catalogue.find(id).await?;
     let shown = show(&app, &[&coupon]).await.pop();
-    let state = json!({"now_ms": Utc::now().timestamp_millis(), "coupon": shown});
+    let state = json!({"now_ms": app.now().timestamp_millis(), "coupon": shown});
     Ok(([(CACHE_CONTROL, "no-store")], Json(state)).into_response())
 }
 

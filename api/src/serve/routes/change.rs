@@ -64,7 +64,7 @@ async fn apply(
 ) -> Result<Arc<CouponWithDrops>, Problem> {
     recover_lost(services, id).await?;
     let db = &services.mysql.operators;
-    let now = services.now().await;
+    let now = services.now();
     let expected = match patch.quantity {
         Some(new) => Some(lower(services, id, &patch, new, now, only).await?),
         None => only,
@@ -200,7 +200,7 @@ async fn finish(
     let db = &services.mysql.operators;
     let rest = async {
         forgotten?;
-        make_ahead(db, redis, &coupon, &drops, services.now().await).await?;
+        make_ahead(db, redis, &coupon, &drops, services.now()).await?;
         Ok::<_, StoreError>(())
     };
     if let Err(error) = rest.await {

@@ -86,7 +86,7 @@ async fn make_once(
             "MySQL did not answer; repeat the request with the same Idempotency-Key, or look at the list of coupons before you try again",
         )
     };
-    let now = services.now().await;
+    let now = services.now();
     let made = match body.checked_new(now) {
         Ok(new) => {
             check_audience(&services.identity, new.allow.as_ref())?;

@@ -44,7 +44,7 @@ pub(crate) struct DropView {
 
 /// Reads the current state of coupons.
 pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> Vec<CouponView> {
-    let now = Utc::now();
+    let now = services.now();
     let shown = coupons
         .iter()
         .flat_map(|it| [it.current(now), it.next(now)]);

@@ -1,0 +1,39 @@
+//! Whatever an API says about time follows Redis's clock, by which drops open and close.
+
+use firstcome_harness::{Answer, Clocks, LIMIT, World, eventually};
+use serde_json::json;
+
+const HOURS: i64 = 7_200;
+
+/// Otherwise half of a crowd has no button while the other half claims.
+#[tokio::test]
+async fn api_whose_host_clock_is_wrong_shows_what_its_claims_get() {
+    let world = World::new("one-clock").await;
+    world.set("COUPON_PAGE", "on");
+    let clocks = Clocks::new().unwrap();
+    let clock = clocks.clock("api").unwrap();
+    let env = clock.env();
+    let env: Vec<(&str, &str)> = env
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let (api, ()) = tokio::join!(world.serve_with(&env), world.open());
+    let coupon = api.open_coupon(100).await;
+    let http = api.http();
+    for (user, seconds) in [("u-back", -HOURS), ("u-ahead", HOURS), ("u-right", 0)] {
+        clock.set(seconds).unwrap();
+        eventually("state, countdown and claims agree", LIMIT, async || {
+            let shown = http.get(&format!("/v1/coupons/{}", coupon.id)).await.body;
+            let page = http.get(&format!("/c/{}/state", coupon.id)).await.body;
+            let now = world.redis.now_ms().await;
+            let off = page["now_ms"].as_i64().unwrap_or(0) - now;
+            let claim = api.claim(coupon.id, user).await;
+            let is_promised = matches!(claim, Answer::Accepted { .. } | Answer::Already { .. });
+            is_promised
+                && off.abs() < 1_000
+                && shown["current_drop"]["state"] == json!("open")
+                && page["coupon"]["current_drop"]["state"] == json!("open")
+        })
+        .await;
+    }
+}
