@@ -74,7 +74,7 @@ pub fn main() -> ExitCode {
     match ended {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("firstcome-api: {error:#}");
+            firstcome_shared::complain!("firstcome-api: {error:#}");
             ExitCode::FAILURE
         }
     }

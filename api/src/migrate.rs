@@ -39,8 +39,8 @@ pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Resu
     let make = async {
         let migrate = async || migrations::migrate(&mysql).await;
         match wait.until(&of_mysql(&mysql), migrate).await?.as_slice() {
-            [] => println!("tables: nothing to do"),
-            done => println!("tables: ran {}", done.join(", ")),
+            [] => firstcome_shared::say!("tables: nothing to do"),
+            done => firstcome_shared::say!("tables: ran {}", done.join(", ")),
         }
         let ask = async || {
             let (partitions, replicas) = (args.partitions, args.replication);
@@ -49,7 +49,7 @@ pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Resu
         };
         let (made, partitions) = wait.until(&of_kafka(&kafka), ask).await?;
         let what = if made { "made" } else { "there already" };
-        println!("topic {}: {what}, partitions: {partitions}", kafka.topic);
+        firstcome_shared::say!("topic {}: {what}, partitions: {partitions}", kafka.topic);
         Ok::<_, StartError>(())
     };
     unless_stopped(make.await)?;

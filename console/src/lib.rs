@@ -1,6 +1,7 @@
 //! The operations page: it shows whether the installation works, and what to do if not. It is a
 //! client of the HTTP APIs of both services. The reconciler serves it at `/` to operators who log
 //! in with a token (docs/decisions/0016-pages.md).
+#![warn(clippy::print_stdout, clippy::print_stderr)] // `say!` and `complain!` never end the program
 
 mod alerts;
 mod assets;

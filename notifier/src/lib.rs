@@ -5,6 +5,7 @@
 //! pure function), [`mails`] writes the mail, `record` stores alerts and outbox in one transaction,
 //! and a separate task sends the outbox. A pass only waits for MySQL, never for a mail server or a
 //! receiver.
+#![warn(clippy::print_stdout, clippy::print_stderr)] // `say!` and `complain!` never end the program
 
 mod admission;
 pub mod alerts;

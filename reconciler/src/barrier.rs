@@ -137,8 +137,11 @@ impl ReadState {
     }
 }
 
-/// Reads ends, positions, and ends again. A position outside its log is stored as the log's first
-/// offset.
+/// Pause before a position outside its log is believed.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+/// Reads ends, positions, and ends again. A position outside its log, in two
+/// readings, is stored as the log's first offset.
 pub async fn read_state(
     db: &Db,
     topic: &Topic,
@@ -147,8 +150,16 @@ pub async fn read_state(
     let name = &topic.settings.topic;
     let before = topic.logs().await.map_err(BarrierError::Kafka)?;
     let (positions, unseen) = db.of_primary().attended_positions(name).await?;
-    let logs = topic.logs().await.map_err(BarrierError::Kafka)?;
-    let outside = outside(&positions, &logs);
+    let mut logs = topic.logs().await.map_err(BarrierError::Kafka)?;
+    let mut outside = outside(&positions, &logs);
+    if !outside.is_empty() {
+        // A broker whose leader has just changed may know too low an end, or another one a wrong
+        // first offset, for a moment: reading everything again would take an hour.
+        tokio::time::sleep(SECOND_LOOK).await;
+        logs = topic.logs().await.map_err(BarrierError::Kafka)?;
+        let still = self::outside(&positions, &logs);
+        outside.retain(|it| still.contains(it));
+    }
     for (partition, position, first) in &outside {
         tracing::warn!(partition, position, first, "position outside the log");
         if may_write {

@@ -27,7 +27,7 @@ pub fn main() -> ExitCode {
             done
         });
     done.unwrap_or_else(|error| {
-        eprintln!("firstcome-reconciler: {error:#}");
+        firstcome_shared::complain!("firstcome-reconciler: {error:#}");
         ExitCode::from(2)
     })
 }
@@ -35,7 +35,7 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal()?;
     let code = |all_went: bool| ExitCode::from(u8::from(!all_went));
-    let say = |line: &str| println!("{line}");
+    let say = |line: &str| firstcome_shared::say!("{line}");
     match command {
         Command::Daemon(args) => daemon::run(*args, stop).await.map(|()| ExitCode::SUCCESS),
         Command::Once(args) => Box::pin(once::run(*args, stop)).await,

@@ -5,6 +5,7 @@
 //! consumer is, `read` reads, `judge` decides (pure), `rows` inserts, `gate` closes and waits,
 //! `project` writes Redis from rows, `revoke_promote` gives free slots away, `seal` ends drops,
 //! `record` records, `notify` mails. `sweep` and `urgent` are the two lanes, `pass` is one drop.
+#![warn(clippy::print_stdout, clippy::print_stderr)] // `say!` and `complain!` never end the program
 
 pub mod args;
 pub mod attach;

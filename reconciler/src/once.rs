@@ -70,7 +70,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     let code = tell(Some(&notifier), &run, args.json, args.full_ids).await?;
     if !args.json {
         for section in sections(&run) {
-            println!("see docs/OPERATIONS.md#{section}");
+            firstcome_shared::say!("see docs/OPERATIONS.md#{section}");
         }
     }
     Ok(code)
@@ -90,7 +90,7 @@ pub(crate) async fn tell(
         }
     }
     if json {
-        println!("{}", serde_json::to_string_pretty(run)?);
+        firstcome_shared::say!("{}", serde_json::to_string_pretty(run)?);
     } else {
         print(run, full_ids);
     }
@@ -109,24 +109,26 @@ fn print(run: &Run, full_ids: bool) {
     let mut room = SHOWN;
     let mut print_all = |findings: &[Finding]| {
         for finding in findings.iter().take(room) {
-            println!("{}", finding_line(finding, full_ids));
+            firstcome_shared::say!("{}", finding_line(finding, full_ids));
         }
         room = room.saturating_sub(findings.len());
     };
     for drop in run.drops.iter().filter(is_news) {
-        println!("{}", drop_line(drop));
+        firstcome_shared::say!("{}", drop_line(drop));
         print_all(&drop.findings);
     }
     print_all(&run.findings);
     let total = run.all_findings().count();
     if total > SHOWN {
-        println!("… and {} more; `--json` shows all", total - SHOWN);
+        firstcome_shared::say!("… and {} more; `--json` shows all", total - SHOWN);
     }
     let (drops, Examined { users, rows, .. }) = run.examined();
     let status = run.status.as_str();
-    println!("{status}; drops: {drops}, users: {users}, rows: {rows}, findings: {total}");
+    firstcome_shared::say!(
+        "{status}; drops: {drops}, users: {users}, rows: {rows}, findings: {total}"
+    );
     if let Some(error) = &run.error {
-        println!("failed: {}", plainly(run.cause(), error));
+        firstcome_shared::say!("failed: {}", plainly(run.cause(), error));
     }
 }
 

@@ -88,11 +88,11 @@ impl Point {
 #[cfg(any(debug_assertions, feature = "crash-points"))]
 pub fn crash_point(point: Point) {
     if wanted::CRASH.is_due(point) {
-        eprintln!("crash point {}", point.name());
+        crate::complain!("crash point {}", point.name());
         std::process::abort();
     }
     if wanted::STALL.is_due(point) {
-        eprintln!("stall point {}", point.name());
+        crate::complain!("stall point {}", point.name());
         std::thread::sleep(wanted::STALL.time());
     }
 }

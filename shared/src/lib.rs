@@ -3,6 +3,7 @@
 //! end).
 //!
 //! Key names, table names and the format of events are defined only here.
+#![warn(clippy::print_stdout, clippy::print_stderr)] // `say!` and `complain!` never end the program
 
 pub mod allow_list;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod http;
 pub mod kafka;
 pub mod line_limit;
 pub mod mysql;
+pub mod output;
 pub mod quoted;
 pub mod recover;
 pub mod redis;

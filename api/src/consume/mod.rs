@@ -69,8 +69,8 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     ));
     let router: Router = health::routes_of_loop(alive.alive(), alive.ready(), Vec::new());
     let router = router.merge(health::metrics_route(prometheus));
-    println!("listening on http://{}", listener.local_addr()?);
-    println!("consuming {} as {}", kafka.topic, kafka.group);
+    firstcome_shared::say!("listening on http://{}", listener.local_addr()?);
+    firstcome_shared::say!("consuming {} as {}", kafka.topic, kafka.group);
     let pace = Arc::new(Pace::new(args.pace.rows_per_second, partitions));
     let done = CancellationToken::new();
     let front = tokio::spawn(serve(listener, router, Limits::FOR_MACHINES, done.clone()));

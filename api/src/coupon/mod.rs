@@ -52,7 +52,7 @@ pub async fn run(args: CouponArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("firstcome-api: {error:#}");
+            firstcome_shared::complain!("firstcome-api: {error:#}");
             ExitCode::from(if error.is::<Refused>() { 1 } else { 2 })
         }
     }

@@ -27,6 +27,6 @@ pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result
     let Some(server) = ApiServer::bind(args, &shutdown).await? else {
         return Ok(());
     };
-    println!("listening on http://{}", server.address()?);
+    firstcome_shared::say!("listening on http://{}", server.address()?);
     server.run(shutdown).await
 }

@@ -70,7 +70,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         tracing::info!("no OPS_TOKEN is set, so there is no page and no POST /v1/reconcile");
     }
     let routes = guarded(routes);
-    println!("listening on http://{}", listener.local_addr()?);
+    firstcome_shared::say!("listening on http://{}", listener.local_addr()?);
     tasks.spawn(serve(listener, routes, limits(), stop.clone()));
     tasks.spawn(retain(ours.db.clone(), days, stop.clone()));
     let schedules = Schedules::new(ours.db, passes, notifier, schedules);

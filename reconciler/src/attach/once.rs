@@ -26,11 +26,13 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     let coupon = attached.file.coupon_id(args.campaign.as_ref());
     let coupon = coupon.map_err(anyhow::Error::msg)?;
     match attached.check().await {
-        Ok(told) => told.iter().for_each(|it| eprintln!("note: {it}")),
+        Ok(told) => told
+            .iter()
+            .for_each(|it| firstcome_shared::complain!("note: {it}")),
         // The pass reports it.
         Err(error) => tracing::debug!(%error, "the file is not checked"),
     }
-    eprintln!(
+    firstcome_shared::complain!(
         "waiting for a pass that runs, then reading; if something differs, again after in_flight"
     );
     let request = PassRequest {
@@ -48,7 +50,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         .transpose()?;
     let code = tell(notifier.as_ref(), &run, args.json, args.full_ids).await?;
     if !args.json && run.all_findings().next().is_some() {
-        println!("see docs/ATTACH.md; --full-ids prints the ids of users in full");
+        firstcome_shared::say!("see docs/ATTACH.md; --full-ids prints the ids of users in full");
     }
     let is_compared = run.findings.iter().all(|it| it.kind != Kind::Stalled);
     Ok(if is_compared { code } else { ExitCode::from(2) })

@@ -128,7 +128,7 @@ impl Daemon {
         let serve = firstcome_shared::http::serve(listener, router, limits, stop());
         self.tasks.spawn(serve);
         let beside = self.beside_passes(reconciler);
-        println!("listening on http://{address}");
+        firstcome_shared::say!("listening on http://{address}");
         let (db, notifier) = (stores.db.clone(), notifier.clone());
         let schedules = Schedules::new(db, passes, notifier, schedules).run(stop());
         tokio::select! {

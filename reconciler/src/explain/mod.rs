@@ -61,7 +61,7 @@ pub async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let story = explain(&stores, id, drop, &user).await?;
     let story = story.with_context(|| format!("there is no coupon {id}"))?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&story)?);
+        firstcome_shared::say!("{}", serde_json::to_string_pretty(&story)?);
     } else {
         print(&story);
     }
@@ -70,19 +70,19 @@ pub async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
 
 fn print(story: &Story) {
     let (user, id, name) = (&story.user_id, story.coupon_id, &story.coupon_name);
-    println!("{user} and coupon {id} ({name})\n");
+    firstcome_shared::say!("{user} and coupon {id} ({name})\n");
     for one in &story.happenings {
         let at = one
             .at
             .map(|at| at.format("%Y-%m-%d %H:%M:%S%.3f").to_string());
         let at = at.unwrap_or_else(|| "time not known".to_owned());
-        println!("{at:<23}  {:<10}  {}", one.source, one.what);
+        firstcome_shared::say!("{at:<23}  {:<10}  {}", one.source, one.what);
     }
     if story.happenings.is_empty() {
-        println!("nothing is known");
+        firstcome_shared::say!("nothing is known");
     }
     for gone in &story.no_longer_known {
-        println!("\nno longer known: {gone}");
+        firstcome_shared::say!("\nno longer known: {gone}");
     }
-    println!("\nnow: {}", story.conclusion);
+    firstcome_shared::say!("\nnow: {}", story.conclusion);
 }
