@@ -84,8 +84,4 @@ async fn refusals_of_a_real_redis_are_recognized_and_end() {
     run(&server, &["SCRIPT", "KILL"]).await;
     script.abort();
     is_over(&redis).await;
-
-    // Only a new connection notices it.
-    set("maxclients", "1").await;
-    is_refused(&connect(&server.url()), StoreRefusal::RedisClients).await;
 }
