@@ -440,7 +440,7 @@ async fn campaign_that_cannot_be_compared_hides_no_other() {
     let () = world.redis(&rights).await;
     let () = world.redis("SREM @users user-2").await;
     world.rows(7, users(13..14)).await;
-    let mut attached = world.attached(&FILE.to_owned());
+    let mut attached = world.attached(FILE);
     attached.redis = redis_at(&world.redis_url.replace("//", &format!("//{name}:x@")));
     let run = pass(&attached).await;
     let why = &run.findings[0].detail;
