@@ -9,9 +9,11 @@ use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::mysql::{DbError, list};
+use firstcome_shared::redis::admission::LEASE;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
 use firstcome_shared::sql;
+use tokio::time::sleep;
 
 use crate::context::{PassContext, Step};
 use crate::judge::DueRow;
@@ -149,6 +151,10 @@ pub(crate) async fn promote(drop: DropPass<'_>, fence: &Fence, ledger: &mut Ledg
         let Fenced::Done(promotion) = given else {
             return Ok(promoted);
         };
+        if promotion.is_leased {
+            sleep(LEASE).await;
+            continue;
+        }
         if promotion.given.is_empty() {
             // Users who left the list without a slot made room for others.
             if promotion.left_without == 0 {

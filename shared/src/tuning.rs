@@ -30,6 +30,8 @@ pub enum Tuning {
     ConsumeStuckSeconds,
     /// Maximum connections of one process to MySQL.
     DatabasePoolSize,
+    /// Losers in a tenth of a second that are a crowd, which is answered from memory.
+    CrowdOfLosers,
     /// Maximum duration of a call to MySQL.
     DatabaseTimeoutMs,
     /// Retention of resolved dead letters.

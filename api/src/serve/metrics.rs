@@ -8,6 +8,7 @@ counter firstcome_claims_shed_total Claims refused because too many were in flig
 counter firstcome_publish_failures_total Admissions that Kafka had not acknowledged in time
 counter firstcome_claims_fallback_total Coupons that the API issued itself, because Kafka did not acknowledge the claims
 counter firstcome_claims_not_durable_total Admissions answered 503: neither Kafka nor MySQL took them in time
+counter firstcome_claims_from_memory_total Claims answered sold_out without Redis, which leased the drop
 labelled firstcome_claims_total Claims processed, by outcome
 labelled firstcome_tokens_refused_total Requests refused because of their token, by reason
 labelled firstcome_http_requests_total Requests, by method, route and status

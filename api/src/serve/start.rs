@@ -7,6 +7,7 @@ use firstcome_shared::config::StartError;
 use firstcome_shared::line_limit::LineLimit;
 use firstcome_shared::mysql::processes::{ProcessRow, SeenProblems, announce};
 use firstcome_shared::redis::Redis;
+use firstcome_shared::redis::admission::LEASE;
 use firstcome_shared::schedule::time_zone;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,12 @@ pub(super) async fn services(
     time_zone::warn_if_old();
     let identity = Identity::new(&args.identity, args.http.listen_addr);
     let identity = identity.map_err(anyhow::Error::msg)?;
+    // A gate is closed for this long before slots are given again, and no lease may outlast that.
+    anyhow::ensure!(
+        args.publish.longest_in_flight() >= 2 * LEASE,
+        "PUBLISH_DEADLINE_MS and the deadline of MySQL after it are below {:?} together: raise them",
+        2 * LEASE
+    );
     let settings = args.mysql.settings()?;
     let question_timeout = Duration::from_millis(args.http.question_timeout_ms);
     let mysql = Bulkheads::new(&settings, question_timeout)?;

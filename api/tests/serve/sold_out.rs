@@ -1,10 +1,13 @@
-//! Sold-out drops: the next claim at any process sees every acknowledged change.
+//! Sold-out drops: the next claim at any process sees every acknowledged change, unless a crowd is
+//! answered from memory for a moment.
 
 use firstcome_shared::domain::DropId;
 use firstcome_stack::{RedisOptions, RedisServer};
+use futures_util::future::join_all;
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{InProcessApi, ServeWorld, open, until};
+use crate::world::{HttpAnswer, InProcessApi, ServeWorld, open, until};
 
 /// Creates a coupon from `body`, sells out its two slots, and returns its id and drop id.
 async fn sold_out(api: &InProcessApi, body: Value) -> (i64, i64) {
@@ -66,4 +69,63 @@ async fn sold_out_is_never_answered_with_a_closed_gate_or_without_redis() {
 
     set(&world, &["FLUSHALL"]).await;
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
+}
+
+/// Claims for many users at once. Returns how many heard `sold_out`.
+async fn crowd(api: &InProcessApi, id: i64) -> usize {
+    let claims = (0..200).map(async |user| api.claim(id, &format!("loser-{user}")).await);
+    let answers = join_all(claims).await;
+    let is_loser = |answer: &&HttpAnswer| answer.code() == (409, "sold_out");
+    answers.iter().filter(is_loser).count()
+}
+
+#[tokio::test]
+async fn crowd_is_answered_from_memory_but_a_holder_never_is() {
+    let world = ServeWorld::new().await;
+    let api = world.api().await;
+    let other = world.api().await;
+    let (id, _) = sold_out(&api, open(2)).await;
+    let from_memory = async || api.metric("firstcome_claims_from_memory_total").await;
+    let before = from_memory().await;
+    until("losers are answered from memory", async || {
+        assert_eq!(crowd(&api, id).await, 200);
+        from_memory().await > before
+    })
+    .await;
+    for user in ["u-1", "u-2"] {
+        assert_eq!(api.claim(id, user).await.code(), (200, "already_claimed"));
+    }
+    let give_back = format!("/v1/coupons/{id}/claims/me");
+    let given_back = other.ask(Method::DELETE, &give_back, &[("x-user-id", "u-1")], "");
+    assert_eq!(given_back.await.status, 200);
+    // The crowd goes on, and the slot is given to one of it as soon as the lease ends.
+    until("the slot is given again", async || {
+        crowd(&api, id).await == 199
+    })
+    .await;
+    let mut winners = Vec::new();
+    for user in 0..200 {
+        let user = format!("loser-{user}");
+        if api.claim(id, &user).await.status == 200 {
+            winners.push(user);
+        }
+    }
+    let [winner] = winners.as_slice() else {
+        panic!("{winners:?} got one slot")
+    };
+    for _ in 0..5 {
+        assert_eq!(crowd(&api, id).await, 199, "the winner has a coupon");
+        assert_eq!(api.claim(id, winner).await.code(), (200, "already_claimed"));
+    }
+}
+
+#[tokio::test]
+async fn deadlines_that_a_lease_outlasts_are_refused() {
+    let world = ServeWorld::closed().await.with("publish-deadline-ms", 100);
+    let world = world.with("backup-deadline-ms", 100);
+    let Err(refused) = world.try_api().await else {
+        panic!("it started")
+    };
+    let why = format!("{refused:#}");
+    assert!(why.contains("PUBLISH_DEADLINE_MS"), "{why}");
 }

@@ -152,7 +152,7 @@ pub async fn script(
             .iter()
             .map(|user| Claimant { user, group: None })
             .collect();
-        async move { redis.claim_all(candidates, era, &claimants).await }
+        async move { redis.claim_all(candidates, era, &claimants, false).await }
     });
     let cpu = || installation.cpu()[1];
     let begun = Instant::now();

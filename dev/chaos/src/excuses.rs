@@ -107,7 +107,7 @@ pub(crate) struct OpenLetter {
     pub(crate) user: Option<String>,
 }
 
-const EXCUSES: [Excuse; 12] = [
+const EXCUSES: [Excuse; 13] = [
     Excuse {
         reason: "an older state restored into a running store may break promises, which are then listed by name",
         after: &[restores_older_state],
@@ -201,6 +201,11 @@ const EXCUSES: [Excuse; 12] = [
                 Rule::Denied | Rule::TurnedAway | Rule::GivenUnlisted | Rule::HeldUnlisted
             )
         }),
+    },
+    Excuse {
+        reason: "after Redis's clock has jumped ahead, a holder may hear sold_out for 0.2 s",
+        after: &[|fault| matches!(fault, Fault::RedisClock { .. })],
+        covers: Covers::Violation(|violation, _| violation.rule == Rule::Denied),
     },
 ];
 

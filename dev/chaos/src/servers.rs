@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use firstcome_harness::{Clocks, PrefixedKeys, ProcessClock, StoreUrls, World, WorldStores};
+use firstcome_harness::{PrefixedKeys, StoreUrls, World, WorldStores};
+use firstcome_stack::{Clocks, ProcessClock};
 use firstcome_stack::{
     FaultProxy, KafkaOptions, KafkaServer, MysqlOptions, MysqlServer, ProxyFault, RedisOptions,
     RedisServer,
@@ -184,7 +185,7 @@ impl ProxiedServers {
             // Connections to silent hosts would stay open forever.
             proxy.cut_now().await;
         }
-        self.redis_clock.set(0)?;
+        self.redis_clock.shift_ms(0)?;
         if !Arc::ptr_eq(&self.redis(), &self.first_redis) {
             self.promote(Arc::clone(&self.first_redis)).await?;
         }

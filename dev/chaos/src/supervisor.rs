@@ -2,7 +2,8 @@
 //! it down.
 
 use anyhow::Result;
-use firstcome_harness::{Clocks, Process, ProcessClock, World};
+use firstcome_harness::{Process, World};
+use firstcome_stack::{Clocks, ProcessClock};
 use parking_lot::Mutex;
 
 use crate::fault::{Fault, ProcessRole};
@@ -181,7 +182,7 @@ impl Supervised {
 
     /// Shifts the clock of the process. Returns whether it is running.
     pub(crate) fn set_clock(&self, seconds: i64) -> Result<bool> {
-        self.clock.set(seconds)?;
+        self.clock.shift_ms(seconds * 1_000)?;
         Ok(self.runs())
     }
 }

@@ -43,13 +43,15 @@ pub(crate) struct SystemUnderTest {
 
 /// Settings of all processes: a pass every second, and short delays unless the schedule sets
 /// others.
-const SETTINGS: [(&str, &str); 6] = [
+const SETTINGS: [(&str, &str); 7] = [
     ("RECONCILE_CRON", "* * * * * *"),
     ("STORE_TIMEOUT_MS", "2000"),
     ("PUBLISH_DEADLINE_MS", "1000"),
     ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "5000"),
     ("FIRSTCOME_TEST_ALERT_COOLDOWN_SECONDS", "3600"),
     ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "20"),
+    // So that these crowds are answered from memory.
+    ("FIRSTCOME_TEST_CROWD_OF_LOSERS", "1"),
 ];
 
 impl SystemUnderTest {

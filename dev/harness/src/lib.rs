@@ -17,7 +17,6 @@
 mod answer;
 mod browser;
 mod check;
-mod clock;
 pub mod drift;
 mod fixture;
 pub mod histories;
@@ -42,7 +41,6 @@ pub use browser::{Browser, Look};
 pub use check::{
     PromisedAnswer, agreed, all_issued, assert_exact, assert_kept, exact, holders, rows, try_rows,
 };
-pub use clock::{Clocks, ProcessClock};
 pub use firstcome_stack::{LOCK_WAITS, TABLE_LOCK_WAITS, eventually, eventually_some};
 pub use fixture::{Fixture, open_world};
 pub use http::{

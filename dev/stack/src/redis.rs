@@ -73,9 +73,10 @@ impl ServerKind for RedisOptions {
             "--appendonly yes",
             "--appendfsync always",
             "--maxmemory-policy noeviction",
-            // By default Redis stores a set of up to 128 members as a list, which each claim would
+            // By default Redis stores up to 128 members or fields as a list, which each claim would
             // search linearly.
             "--zset-max-listpack-entries 0",
+            "--hash-max-listpack-entries 0",
             "--lazyfree-lazy-expire yes",
             // By default a master waits five seconds for more replicas before it sends its data.
             "--repl-diskless-sync-delay 0",

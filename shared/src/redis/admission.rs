@@ -2,6 +2,7 @@
 //! ([`super::gate`]) is closed.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use redis::{FromRedisValue as _, RedisError, Value};
 use strum::IntoStaticStr;
@@ -35,6 +36,29 @@ pub struct Claimant<'a> {
     /// The coupon's group as read by the caller, and whether the user is a member. The group may be
     /// outdated: only the script reads the current one.
     pub group: Option<(&'a Group, bool)>,
+}
+
+/// The longest time for which an API may answer `sold_out` without Redis (`LEASE_MS` in
+/// identity.lua). No slot is given meanwhile.
+pub const LEASE: Duration = Duration::from_millis(200);
+
+/// The results of one call.
+#[derive(Debug)]
+pub struct Admissions {
+    /// One reply per user in the same order, or `None` for a reply that cannot be parsed.
+    pub replies: Vec<Option<AdmissionReply>>,
+    /// The lease of the open candidate, if the caller asked for it and Redis grants it.
+    pub lease: Option<LeaseReply>,
+}
+
+/// A lease of a sold-out drop: until it ends, no user gets a slot of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseReply {
+    pub drop: DropId,
+    /// From the moment at which Redis was asked.
+    pub left: Duration,
+    /// The version of the drop's holders in this era: it changes whenever a slot is given.
+    pub version: i64,
 }
 
 /// The result of a claim, with its time by Redis's clock.
@@ -105,16 +129,16 @@ pub enum AdmissionError {
 }
 
 impl Redis {
-    /// Runs admission for several users in one call, as if they came one after the other. Returns
-    /// one reply per user in the same order, or `None` for a reply that cannot be parsed. Accepts
-    /// at most [`MAX_BATCH`] users. Sends the call again only if Redis did not have the
-    /// script, so that nothing ran.
+    /// Runs admission for several users in one call, as if they came one after the other, and asks
+    /// for a lease. Accepts at most [`MAX_BATCH`] users. Sends the call again only if Redis did not
+    /// have the script, so that nothing ran.
     pub async fn claim_all(
         &self,
         candidates: Candidates<'_>,
         era: u64,
         people: &[Claimant<'_>],
-    ) -> Result<Vec<Option<AdmissionReply>>, AdmissionError> {
+        asks_for_lease: bool,
+    ) -> Result<Admissions, AdmissionError> {
         let Candidates { first, second } = candidates;
         let mut keys = first.of_scripts().to_vec();
         keys.extend(second.iter().flat_map(|second| second.own()));
@@ -124,6 +148,7 @@ impl Redis {
             groups(people),
             first.drop.to_string(),
             other,
+            if asks_for_lease { "lease" } else { "" }.to_owned(),
         ];
         let users = people.iter().map(|person| person.user.as_str());
         let args: Vec<&str> = head.iter().map(String::as_str).chain(users).collect();
@@ -148,21 +173,39 @@ fn groups(people: &[Claimant<'_>]) -> String {
     people.iter().map(word).collect::<Vec<_>>().join(",")
 }
 
-/// Parses one reply per user. An invalid one becomes `None`. Returns `None` if the whole value is
-/// not a reply of the script.
-fn read_replies(value: &Value, people: usize) -> Option<Vec<Option<AdmissionReply>>> {
+/// Parses the reply. Returns `None` if it is not one of the script.
+fn read_replies(value: &Value, people: usize) -> Option<Admissions> {
     let Value::Array(items) = value else {
         return None;
     };
-    let [Value::Int(now_ms), Value::Int(open_drop), answers @ ..] = items.as_slice() else {
+    let [
+        Value::Int(now_ms),
+        Value::Int(open_drop),
+        Value::Int(left_ms),
+        Value::Int(version),
+        answers @ ..,
+    ] = items.as_slice()
+    else {
         return None;
     };
     let open_drop = Some(DropId(*open_drop)).filter(|drop| drop.0 > 0);
+    let lease = || {
+        Some(LeaseReply {
+            drop: open_drop?,
+            left: Duration::from_millis(u64::try_from(*left_ms).ok()?),
+            version: *version,
+        })
+    };
     let reply = |answer| read_answer(answer, open_drop, *now_ms);
-    if answers.is_empty() {
-        return Some(vec![reply(&Value::Int(0)); people]);
-    }
-    (answers.len() == people).then(|| answers.iter().map(reply).collect())
+    let replies = if answers.is_empty() {
+        vec![reply(&Value::Int(0)); people]
+    } else {
+        answers.iter().map(reply).collect()
+    };
+    (replies.len() == people).then(|| Admissions {
+        replies,
+        lease: lease().filter(|lease| !lease.left.is_zero()),
+    })
 }
 
 fn read_answer(answer: &Value, open_drop: Option<DropId>, now_ms: i64) -> Option<AdmissionReply> {

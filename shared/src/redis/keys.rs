@@ -22,6 +22,8 @@
 //! - `meta` has `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1),
 //!   `once_per`, `waiting_list`, `closed_early` (0/1) and `allow` (empty: everybody; `list`;
 //!   `group:NAME`).
+//! - The scripts also write `version` of `meta`, which changes whenever a slot is given, and
+//!   `lease_until`: until then an API may answer `sold_out` without Redis, and nothing is given.
 //! - `waiting`: arrival order counts from 1. Users whose promise is broken have scores below 1, in
 //!   the order of the promised slots, and are served first.
 //! - `times` lacks slots that were added manually or rebuilt.

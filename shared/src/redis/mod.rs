@@ -1,6 +1,6 @@
 //! Redis: key names ([`keys`]), admission ([`admission`]), the admission gate with its fencing
 //! tokens ([`gate`]), settings ([`settings`]), the projection of MySQL's rows ([`project`]),
-//! revocations ([`revoking`]), reads (of coupons and drops [`reads`], of one
+//! revocations ([`revoking`]), reads (of coupons and drops [`reads`], of holders [`holders`], of one
 //! user [`standing`]), a copy of the coupons ([`copy`]), and checks that refuse a Redis that is not
 //! durable ([`safety`]), or that takes no writes ([`refusing`]).
 
@@ -13,6 +13,7 @@ pub(crate) mod deployment;
 mod ended_sessions;
 pub mod expiry;
 pub mod gate;
+pub mod holders;
 pub mod keys;
 pub mod project;
 pub mod reads;

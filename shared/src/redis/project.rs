@@ -34,12 +34,17 @@ pub enum Fenced<T> {
 }
 
 /// The outcome of promoting users from a waiting list.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Promotion {
     /// The promoted users, in order.
     pub given: Vec<ClaimOfSlot>,
     /// Number of users who left the list without a slot: they already hold one, or are revoked.
     pub left_without: u32,
+    /// An API answers `sold_out` without Redis until [`LEASE`] has passed at the latest, so no user
+    /// was promoted yet.
+    ///
+    /// [`LEASE`]: super::admission::LEASE
+    pub is_leased: bool,
 }
 
 impl Redis {
@@ -208,6 +213,12 @@ impl Redis {
         let args = [fence.to_string(), keys.drop.to_string(), limit.to_string()];
         let reply: Vec<Value> = self.call(&PROMOTE, &keys.of_scripts(), &args).await?;
         let [now, left_without, given @ ..] = reply.as_slice() else {
+            if reply == [Value::Int(-2)] {
+                return Ok(Fenced::Done(Promotion {
+                    is_leased: true,
+                    ..Promotion::default()
+                }));
+            }
             return Ok(Fenced::Stale);
         };
         let now = i64::from_redis_value_ref(now)?;
@@ -224,6 +235,7 @@ impl Redis {
         Ok(Fenced::Done(Promotion {
             given: given?,
             left_without: u32::from_redis_value_ref(left_without)?,
+            is_leased: false,
         }))
     }
 }

@@ -135,8 +135,8 @@ async fn group_coupon_asks_for_memberships_that_the_caller_did_not_state() {
         let claimants = [Claimant { user: &user, group }];
         let claims = world
             .redis
-            .claim_all(only(&world.keys), world.era, &claimants);
-        claims.await.unwrap().remove(0).unwrap().admission
+            .claim_all(only(&world.keys), world.era, &claimants, false);
+        claims.await.unwrap().replies.remove(0).unwrap().admission
     };
     // Holders and waiting users get that result regardless of their groups. An unrestricted coupon
     // ignores groups.

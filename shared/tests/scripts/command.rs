@@ -27,6 +27,12 @@ impl Start {
 pub(crate) enum ScriptCommand {
     /// One call with these users in order; a user may occur twice.
     Claim(Vec<UserLetter>),
+    /// The same, and the caller asks for a lease.
+    Lease(Vec<UserLetter>),
+    /// This number of milliseconds passes.
+    Wait(i64),
+    /// Redis's clock is set back by this number of milliseconds.
+    SetBack(i64),
     /// Loads the drop with a revision. The next two commands have a revision too.
     Load(u64),
     WriteSettings(u64, u32, bool),
@@ -154,6 +160,9 @@ fn command() -> impl Strategy<Value = ScriptCommand> {
     prop_oneof![
         7 => person().prop_map(|who| ScriptCommand::Claim(vec![who])),
         7 => prop::collection::vec(person(), 2..9).prop_map(ScriptCommand::Claim),
+        7 => prop::collection::vec(person(), 1..9).prop_map(ScriptCommand::Lease),
+        4 => (0..=300_i64).prop_map(ScriptCommand::Wait),
+        1 => prop::sample::select(&[30, 150, 7_200_000][..]).prop_map(ScriptCommand::SetBack),
         1 => revision().prop_map(ScriptCommand::Load),
         1 => (revision(), 1..=7_u32, prop::bool::weighted(0.2))
             .prop_map(|(r, q, paused)| ScriptCommand::WriteSettings(r, q, paused)),
@@ -189,14 +198,54 @@ fn rebuild() -> impl Strategy<Value = Vec<ScriptCommand>> {
     })
 }
 
+/// Users ask for a lease, one of them returns the slot, and others want it, sometimes with a broken
+/// promise. The clock goes on or back meanwhile.
+fn return_during_a_lease() -> impl Strategy<Value = Vec<ScriptCommand>> {
+    let people = || prop::collection::vec(person(), 5..9);
+    let time = || {
+        let back = prop::sample::select(&[30, 150, 7_200_000][..]).prop_map(ScriptCommand::SetBack);
+        prop_oneof![
+            Just(None),
+            (0..=300_i64).prop_map(ScriptCommand::Wait).prop_map(Some),
+            back.prop_map(Some)
+        ]
+    };
+    let owed = prop::collection::vec((person(), 1..=7_u32), 1..3).prop_map(FencedCommand::Owed);
+    let owed = prop::option::of(owed.prop_map(ScriptCommand::Fenced));
+    let all = (
+        people(),
+        people(),
+        person(),
+        1..=4_i64,
+        [time(), time()],
+        owed,
+    );
+    all.prop_map(|(some, others, who, id, [first, then], owed)| {
+        let mut all = vec![
+            ScriptCommand::Claim(some.clone()),
+            ScriptCommand::Lease(some),
+        ];
+        all.extend(first);
+        all.push(ScriptCommand::Revoke(who, id, false));
+        all.extend(owed);
+        all.extend(then);
+        all.push(ScriptCommand::Fenced(FencedCommand::Promote(3)));
+        all.push(ScriptCommand::Claim(others));
+        all
+    })
+}
+
 /// Generates a drop, and some dozens of commands.
 pub(crate) fn commands() -> impl Strategy<Value = (Start, Vec<ScriptCommand>)> {
     let once_per = prop_oneof![Just(OncePer::Drop), Just(OncePer::Coupon)];
-    let start = (1..=5_u32, once_per, 0..=3_u32)
+    // Only a drop without a waiting list can be leased.
+    let places = prop_oneof![Just(0), 0..=3_u32];
+    let start = (1..=5_u32, once_per, places)
         .prop_map(|(q, once_per, waiting)| Start::new(q, once_per, waiting));
     let some = prop_oneof![
         12 => command().prop_map(|one| vec![one]),
         1 => rebuild(),
+        2 => return_during_a_lease(),
     ];
     let commands = prop::collection::vec(some, 1..50).prop_map(|all| all.concat());
     (start, commands)

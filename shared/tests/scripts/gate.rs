@@ -95,7 +95,7 @@ enum Event {
     DemotedAndPromoted,
 }
 
-async fn replica_of(master: &RedisServer) -> RedisServer {
+pub(crate) async fn replica_of(master: &RedisServer) -> RedisServer {
     let replica = RedisServer::start(RedisOptions {
         replica_of: Some(master.port()),
         ..RedisOptions::default()

@@ -8,6 +8,7 @@ mod allowed;
 mod choice;
 mod command;
 mod gate;
+mod leases;
 mod lost;
 mod model;
 mod project;
@@ -21,10 +22,12 @@ use std::collections::BTreeMap;
 
 use firstcome_shared::domain::OncePer;
 use firstcome_shared::redis::admission::Admission;
+use firstcome_stack::Clocks;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use command::{ScriptCommand, Start, commands};
+use leases::{Leases, TimedWorld};
 use model::{Model, OTHER_DROP};
 use world::{ScriptWorld, revocation};
 
@@ -34,7 +37,9 @@ fn scripts_match_their_model() {
         .enable_all()
         .build()
         .unwrap();
-    let server = runtime.block_on(world::server());
+    let clocks = Clocks::new().unwrap();
+    let clock = clocks.clock("redis").unwrap();
+    let server = runtime.block_on(world::server_with(&clock));
     let coupon = Cell::new(0);
     let seen = RefCell::new(Coverage::new());
     let config = Config {
@@ -46,14 +51,15 @@ fn scripts_match_their_model() {
         coupon.set(coupon.get() + 1);
         let url = server.url();
         let seen = &mut seen.borrow_mut();
-        runtime.block_on(play(&url, coupon.get(), &start, &commands, seen))
+        let world = TimedWorld::open(&url, coupon.get(), &start, &clock);
+        runtime.block_on(async { play(world.await, &start, &commands, seen).await })
     });
     if let Err(error) = result {
         panic!("{}", error.to_string().replace(char::is_whitespace, " "));
     }
     let seen = seen.into_inner();
     println!("{seen:?}");
-    let cases = "accepted waiting sold_out unverified stale together rebuilt";
+    let cases = "accepted waiting sold_out unverified stale together rebuilt leased withheld";
     for case in cases.split(' ') {
         let times = seen.get(case).copied().unwrap_or(0);
         assert!(times > Config::default().cases / 4, "{case}: {times} times");
@@ -61,14 +67,13 @@ fn scripts_match_their_model() {
 }
 
 async fn play(
-    url: &str,
-    coupon: i64,
+    mut world: TimedWorld<'_>,
     start: &Start,
     commands: &[ScriptCommand],
     seen: &mut Coverage,
 ) -> Result<(), TestCaseError> {
-    let mut world = ScriptWorld::open(url, coupon, start).await;
     let mut model = Model::new(start);
+    let mut leases = Leases::default();
     for (at, command) in commands.iter().enumerate() {
         let before = model.clone();
         let bytes_before = world.dump().await;
@@ -87,17 +92,21 @@ async fn play(
                 step
             );
         }
+        leases.judge(command, &answer, &admissions, &model)?;
         let revoked = model.revoked_holders();
         prop_assert!(revoked.is_empty(), "{:?} after {}", revoked, step);
         *seen.entry("rebuilt").or_default() += u32::from(model.is_rebuilt(&before));
-        if let ScriptCommand::Claim(people) = command {
+        if let ScriptCommand::Claim(people) | ScriptCommand::Lease(people) = command {
             // Check each result against the state that the earlier ones of the same call have left.
             let mut now = before.clone();
             for (person, admission) in people.iter().zip(&admissions) {
                 admitted_rightly(&now, *admission)?;
                 *seen.entry(<&str>::from(admission)).or_default() += 1;
+                let is_withheld = *admission == Admission::SoldOut && now.left() > now.waiting();
+                *seen.entry("withheld").or_default() += u32::from(is_withheld);
                 now.apply(&ScriptCommand::Claim(vec![*person]));
             }
+            *seen.entry("leased").or_default() += u32::from(answer.contains("lease"));
             *seen.entry("together").or_default() += u32::from(people.len() > 1);
         }
         *seen.entry("stale").or_default() += u32::from(answer == "Stale");
@@ -107,7 +116,7 @@ async fn play(
 
 /// Checks invariants of each claim, independent of the model: no slot is given while the counters
 /// disagree, or given twice, or above the quantity; and `sold_out` is returned only if no more
-/// slots are left than users wait.
+/// slots are left than users wait, or the drop is leased.
 fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCaseError> {
     let is_right = match admission {
         Admission::Accepted(slot) => {
@@ -116,7 +125,9 @@ fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCase
             before.adds_up() && is_in_quantity && !before.is_held(slot)
         }
         Admission::Waiting(_) => before.adds_up(),
-        Admission::SoldOut => before.adds_up() && before.left() <= before.waiting(),
+        Admission::SoldOut => {
+            before.adds_up() && (before.left() <= before.waiting() || before.is_leased())
+        }
         _ => true,
     };
     prop_assert!(is_right, "{:?} from {:?}", admission, before);

@@ -11,6 +11,7 @@ use firstcome_shared::redis::settings::Written;
 use crate::command::{
     FencedCommand, PAGE_SLOTS, Row, RowTime, ScriptCommand, Start, Tamper, UserLetter,
 };
+use crate::leases::BEGUN_AT_MS;
 use crate::world::{ENDED_AT_MS, Shown};
 
 #[derive(Debug, Clone)]
@@ -38,8 +39,14 @@ pub(crate) struct Model {
     has_claimants_mark: bool,
     /// The highest revision written.
     revision: u64,
+    /// By Redis's clock.
+    now_ms: i64,
+    /// The end of the drop's lease, and the version of its holders; lost with `meta`.
+    lease_until: i64,
+    version: i64,
 }
 
+const LEASE_MS: i64 = 200;
 const DROP: i64 = 3;
 pub(crate) const OTHER_DROP: i64 = 99;
 
@@ -77,6 +84,9 @@ impl Model {
             has_mark: true,
             has_claimants_mark: true,
             revision: 1,
+            now_ms: BEGUN_AT_MS,
+            lease_until: 0,
+            version: 0,
         }
     }
 
@@ -166,8 +176,25 @@ impl Model {
 
     pub(crate) fn apply(&mut self, command: &ScriptCommand) -> String {
         match command {
-            ScriptCommand::Claim(_) if !self.is_open => "Closed".into(),
+            ScriptCommand::Claim(_) | ScriptCommand::Lease(_) if !self.is_open => "Closed".into(),
             ScriptCommand::Claim(people) => self.claims(people),
+            ScriptCommand::Lease(people) => {
+                let is_granted = self.meta.is_some() && self.is_sold_out();
+                let answers = self.claims(people);
+                if !is_granted {
+                    return answers;
+                }
+                let left = self.lease();
+                format!("{answers} lease {left} of {}", self.version)
+            }
+            ScriptCommand::Wait(ms) => {
+                self.now_ms += ms;
+                String::new()
+            }
+            ScriptCommand::SetBack(ms) => {
+                self.now_ms -= ms;
+                String::new()
+            }
             ScriptCommand::Load(revision) => words(&self.load(*revision)),
             ScriptCommand::WriteSettings(revision, quantity, paused) => {
                 words(&self.write_settings(*revision, *quantity, *paused))
@@ -214,7 +241,7 @@ impl Model {
             FencedCommand::Begin(rows) => {
                 let highest = rows.iter().map(|row| i64::from(row.slot)).max();
                 self.plan = Some(rows.clone());
-                self.meta = None;
+                self.lose_meta();
                 self.count = Some(highest.unwrap_or(0));
                 self.users.clear();
                 self.free.clear();
@@ -248,13 +275,20 @@ impl Model {
             }
             FencedCommand::Settings(revision) => words(&self.load(*revision)),
             FencedCommand::Open => words(&self.open()),
-            FencedCommand::Promote(limit) => words(&self.promote(*limit)),
+            FencedCommand::Promote(limit) => self.promote(*limit),
         }
     }
 
     /// Processes users in order, as if each had made a separate call.
     fn claims(&mut self, people: &[UserLetter]) -> String {
+        if self.meta.is_some() {
+            self.cut_lease();
+        }
         let answers: Vec<Admission> = people.iter().map(|person| self.claim(*person)).collect();
+        let is_given = |answer: &Admission| matches!(answer, Admission::Accepted(_));
+        if answers.iter().any(is_given) {
+            self.change_version();
+        }
         words(&answers)
     }
 
@@ -335,14 +369,15 @@ impl Model {
         if paused {
             return Admission::Paused;
         }
-        if let Some(slot) = self.next(quantity).filter(|_| self.waiting.is_empty()) {
+        let may_give = self.waiting.is_empty() && !self.is_leased();
+        if let Some(slot) = self.next(quantity).filter(|_| may_give) {
             self.give(person, slot);
             return Admission::Accepted(narrow(slot));
         }
         let place = self.waiting.iter().position(|(_, waits)| *waits == person);
         // The list accepts at least as many waiting users as there are slots left.
-        if place.is_none() && self.waiting() >= i64::from(self.start.waiting_list).max(self.left())
-        {
+        let places = i64::from(self.start.waiting_list).max(self.left());
+        if place.is_none() && (self.waiting() >= places || self.is_leased()) {
             return Admission::SoldOut;
         }
         let place = place.unwrap_or_else(|| {
@@ -350,6 +385,39 @@ impl Model {
             self.waiting.len() - 1
         });
         Admission::Waiting(u32::try_from(place).unwrap() + 1)
+    }
+
+    /// Whether no slot may be given.
+    pub(crate) fn is_leased(&self) -> bool {
+        self.now_ms < self.lease_until
+    }
+
+    pub(crate) fn lease_left(&self) -> i64 {
+        self.lease_until - self.now_ms
+    }
+
+    /// After the clock was set back, a lease ends when a new one would.
+    fn cut_lease(&mut self) {
+        self.lease_until = self.lease_until.min(self.now_ms + LEASE_MS);
+    }
+
+    /// Whether no user who holds nothing can get a slot or a place, whatever is leased.
+    fn is_sold_out(&self) -> bool {
+        let Some((quantity, false)) = self.meta else {
+            return false;
+        };
+        let has_place = self.start.waiting_list > 0 || self.left() > 0;
+        let is_full = self.free.is_empty() && self.count >= Some(quantity) && !has_place;
+        let knows_all = !self.once_per_coupon() || self.claimants.len() == self.users.len();
+        is_full && self.waiting.is_empty() && self.adds_up() && !self.has_lost_users() && knows_all
+    }
+
+    /// Leases the drop, and returns the milliseconds left.
+    fn lease(&mut self) -> i64 {
+        if 2 * self.lease_left() < LEASE_MS {
+            self.lease_until = self.now_ms + LEASE_MS;
+        }
+        self.lease_left()
     }
 
     /// Returns the lowest free slot, or the next new slot if there is none.
@@ -464,12 +532,18 @@ impl Model {
             || (self.once_per_coupon() && self.claimants.contains_key(&person))
     }
 
-    fn promote(&mut self, limit: u32) -> Fenced<Vec<(UserLetter, u32)>> {
+    fn promote(&mut self, limit: u32) -> String {
         let is_ready = self.is_open && self.adds_up() && !self.has_lost_users();
         let Some((quantity, paused)) = self.meta.filter(|_| is_ready) else {
-            return Fenced::Stale;
+            return "Stale".into();
         };
-        let limit = if paused { 0 } else { limit };
+        if paused || self.waiting.is_empty() {
+            return "Done([])".into();
+        }
+        self.cut_lease();
+        if self.is_leased() {
+            return "leased".into();
+        }
         let mut promoted = Vec::new();
         while promoted.len() < limit as usize {
             let Some((_, person)) = self.waiting.first().copied() else {
@@ -484,12 +558,26 @@ impl Model {
             }
             self.waiting.remove(0);
         }
-        Fenced::Done(promoted)
+        if !promoted.is_empty() {
+            self.change_version();
+        }
+        words(&Fenced::Done(promoted))
+    }
+
+    /// Each call that gives slots changes it once.
+    fn change_version(&mut self) {
+        self.version = self.now_ms.max(self.version + 1);
+    }
+
+    fn lose_meta(&mut self) {
+        self.meta = None;
+        self.lease_until = 0;
+        self.version = 0;
     }
 
     fn tamper(&mut self, tamper: Tamper) {
         match tamper {
-            Tamper::Lose("meta") => self.meta = None,
+            Tamper::Lose("meta") => self.lose_meta(),
             Tamper::Lose("count") => self.count = None,
             Tamper::Lose("users") => self.users.clear(),
             Tamper::Lose("free") => self.free.clear(),
@@ -511,6 +599,7 @@ impl Model {
                     meta: None,
                     count: None,
                     revision: 0,
+                    now_ms: self.now_ms,
                     has_ended: true,
                     ..Self::new(&self.start)
                 };

@@ -8,14 +8,14 @@ use chrono::DateTime;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::mysql::revoked::Revocation;
 use firstcome_shared::redis::admission::{
-    Admission, AdmissionError, AdmissionReply, Candidates, Claimant,
+    Admission, AdmissionError, AdmissionReply, Admissions, Candidates, Claimant,
 };
 use firstcome_shared::redis::gate::{Fence, Gate, Opened};
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
 use firstcome_shared::redis::settings::{CouponRead, Written};
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
-use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_stack::{ProcessClock, RedisOptions, RedisServer};
 
 use crate::command::{
     FencedCommand, KEYS, PAGE_SLOTS, Row, RowTime, ScriptCommand, Start, Tamper, UserLetter,
@@ -98,7 +98,10 @@ pub(crate) async fn claim(
     era: u64,
     user: &UserId,
 ) -> Result<AdmissionReply, AdmissionError> {
-    let mut replies = redis.claim_all(only(keys), era, &[ungrouped(user)]).await?;
+    let mut replies = redis
+        .claim_all(only(keys), era, &[ungrouped(user)], false)
+        .await?
+        .replies;
     let reply = replies.pop().flatten();
     reply.ok_or(AdmissionError::Unexpected)
 }
@@ -130,8 +133,21 @@ fn words(answer: &impl Debug) -> String {
 
 /// Starts a Redis without a file, because durability is not tested here.
 pub(crate) async fn server() -> RedisServer {
+    start_server(Vec::new()).await
+}
+
+/// Starts a Redis with this clock.
+pub(crate) async fn server_with(clock: &ProcessClock) -> RedisServer {
+    start_server(clock.env().into()).await
+}
+
+async fn start_server(env: Vec<(&'static str, String)>) -> RedisServer {
     RedisServer::start(RedisOptions {
-        extra_args: ["--appendonly", "no"].map(Into::into).into(),
+        env,
+        // `DUMP` of a hash that is a table may have its fields in another order each time.
+        extra_args: ["--appendonly", "no", "--hash-max-listpack-entries", "512"]
+            .map(Into::into)
+            .into(),
         ..RedisOptions::default()
     })
     .await
@@ -208,10 +224,22 @@ impl ScriptWorld {
         candidates: Candidates<'_>,
         people: &str,
     ) -> Result<Vec<AdmissionReply>, AdmissionError> {
+        let said = self.admissions(candidates, people, false).await?;
+        Ok(said.replies.into_iter().map(Option::unwrap).collect())
+    }
+
+    /// Claims for several users in one call.
+    pub(crate) async fn admissions(
+        &self,
+        candidates: Candidates<'_>,
+        people: &str,
+        asks_for_lease: bool,
+    ) -> Result<Admissions, AdmissionError> {
         let users: Vec<UserId> = people.chars().map(user).collect();
         let users: Vec<Claimant<'_>> = users.iter().map(ungrouped).collect();
-        let replies = self.redis.claim_all(candidates, self.era, &users).await?;
-        Ok(replies.into_iter().map(Option::unwrap).collect())
+        self.redis
+            .claim_all(candidates, self.era, &users, asks_for_lease)
+            .await
     }
 
     /// Claims for all users in one call, and returns the results in words.
@@ -225,14 +253,25 @@ impl ScriptWorld {
         let redis = &self.redis;
         let keys = &self.keys;
         let answer = match command {
-            ScriptCommand::Claim(people) => {
+            ScriptCommand::Claim(people) | ScriptCommand::Lease(people) => {
                 let people: String = people.iter().collect();
-                let said = match self.claim_among(only(keys), &people).await {
-                    Ok(replies) => replies.iter().map(|reply| reply.admission).collect(),
+                let asks = matches!(command, ScriptCommand::Lease(_));
+                let said = match self.admissions(only(keys), &people, asks).await {
+                    Ok(said) => said,
                     Err(AdmissionError::Closed) => return ("Closed".into(), Vec::new()),
                     Err(error) => panic!("{error}"),
                 };
-                return (words(&said), said);
+                let replies = said.replies.into_iter().flatten();
+                let replies: Vec<_> = replies.map(|reply| reply.admission).collect();
+                let mut answer = words(&replies);
+                if let Some(lease) = said.lease {
+                    let left = lease.left.as_millis();
+                    answer = format!("{answer} lease {left} of {}", lease.version);
+                }
+                return (answer, replies);
+            }
+            ScriptCommand::Wait(_) | ScriptCommand::SetBack(_) => {
+                panic!("this world has no clock")
             }
             ScriptCommand::Load(revision) => {
                 let loaded = redis.load(keys, &self.fence, *revision, &self.meta);
@@ -361,6 +400,7 @@ impl ScriptWorld {
             FencedCommand::Promote(limit) => {
                 let promoted = redis.promote_waiting(keys, fence, *limit).await.unwrap();
                 match promoted {
+                    Fenced::Done(promotion) if promotion.is_leased => "leased".into(),
                     Fenced::Done(promotion) => {
                         let given = promotion.given.iter();
                         let given: Vec<_> = given

@@ -2,6 +2,7 @@
 //! may be for. A claim needs no other data before it calls Redis.
 
 use std::iter;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
@@ -10,27 +11,38 @@ use firstcome_shared::drops;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::Candidates;
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::schedule::PlannedDrop;
+use firstcome_shared::schedule::{PlannedDrop, Schedule};
+
+use super::losers::Losers;
 
 #[derive(Debug)]
 pub(crate) struct CouponWithDrops {
     pub(crate) coupon: Coupon,
     /// In order of opening.
     pub(crate) drops: Vec<Drop>,
-    /// The keys of each drop, in the same order.
-    keys: Vec<DropKeys>,
+    /// The keys and losers of each drop, in the same order.
+    keys: Vec<(DropKeys, Arc<Losers>)>,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DropWithKeys<'a> {
     pub(crate) drop: &'a Drop,
     pub(crate) keys: &'a DropKeys,
+    pub(crate) losers: &'a Arc<Losers>,
 }
+
+/// The ids of the drops that a claim may be for.
+pub(crate) type CandidateIds = (DropId, Option<DropId>);
 
 impl CouponWithDrops {
     pub(crate) fn new(redis: &Redis, coupon: Coupon, drops: Vec<Drop>) -> Self {
-        let keys = drops.iter().map(|drop| redis.keys(coupon.id, drop.id));
-        let keys = keys.collect();
+        let is_once = matches!(coupon.schedule, Some(Schedule::Once { .. }));
+        let may_lease = is_once || coupon.once_per == OncePer::Drop;
+        let of_drop = |drop: &Drop| {
+            let losers = Arc::new(Losers::new(may_lease));
+            (redis.keys(coupon.id, drop.id), losers)
+        };
+        let keys = drops.iter().map(of_drop).collect();
         Self {
             coupon,
             drops,
@@ -41,7 +53,7 @@ impl CouponWithDrops {
     /// Returns all drops, in order of opening.
     pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = DropWithKeys<'_>> {
         let all = self.drops.iter().zip(&self.keys);
-        all.map(|(drop, keys)| DropWithKeys { drop, keys })
+        all.map(|(drop, (keys, losers))| DropWithKeys { drop, keys, losers })
     }
 
     pub(crate) fn drop(&self, id: DropId) -> Option<&Drop> {
@@ -119,6 +131,10 @@ impl<'a> DropCandidates<'a> {
             first: self.first.keys,
             second: self.second.map(|one| one.keys),
         }
+    }
+
+    pub(crate) fn ids(&self) -> CandidateIds {
+        (self.first.drop.id, self.second.map(|one| one.drop.id))
     }
 }
 

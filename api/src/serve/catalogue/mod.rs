@@ -3,6 +3,7 @@
 //! snapshot stays in use and claims continue.
 
 pub(crate) mod coupon_with_drops;
+pub(crate) mod losers;
 pub(crate) mod remaining;
 
 use std::collections::BTreeMap;
@@ -224,6 +225,9 @@ impl Catalogue {
             self.refresh().await;
             let is_up = self.problem().is_none();
             gauge!("firstcome_mysql_up").set(f64::from(u8::from(is_up)));
+            for coupon in self.live().values() {
+                coupon.all().for_each(|drop| drop.losers.forget_if_idle());
+            }
         }
     }
 

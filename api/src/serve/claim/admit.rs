@@ -1,12 +1,11 @@
 //! Admission of one claim. A failed call is not retried: the client retries and, if the first call
 //! gave it a slot, gets `already_claimed`.
 
-use std::time::Instant;
-
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
+use tokio::time::Instant;
 
 use super::batcher::{ClaimReply, join_call};
 use super::outcome::{ClaimAnswer, ClaimRefusal, counter};
@@ -29,7 +28,7 @@ pub(crate) async fn admit(
             let (label, code, detail) = refusal.meaning();
             counter(label).increment(1);
             if code == Code::Unavailable
-                && let Some(left_out) = app.refused.allow(label, Instant::now())
+                && let Some(left_out) = app.refused.allow(label, std::time::Instant::now())
             {
                 let why = match refusal {
                     ClaimRefusal::NotAnswered(error) => error.to_string().into(),
@@ -80,6 +79,11 @@ async fn ask(
             ClaimRefusal::ClaimStateUnknown
         });
     };
+    let asked_at = Instant::now();
+    let losers = candidates.first.losers;
+    if losers.include(candidates.ids(), &requester.user, asked_at) {
+        return Err(ClaimRefusal::Refused(Admission::SoldOut));
+    }
     let reply = join_call(app, coupon, candidates, requester).await;
     if let Some(sealed) = sealed_drop(&reply, candidates) {
         let mut all = candidates.all();

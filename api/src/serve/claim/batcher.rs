@@ -18,7 +18,7 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::redis::admission::{
-    Admission, AdmissionError, AdmissionReply, Candidates, Claimant, MAX_BATCH,
+    Admission, AdmissionError, AdmissionReply, Admissions, Candidates, Claimant, MAX_BATCH,
 };
 use firstcome_shared::trace;
 use metrics::histogram;
@@ -31,7 +31,10 @@ use tokio::time::{Instant, sleep, timeout};
 use super::outcome::ClaimRefusal;
 use super::second_store::{Admitted, Call, Store};
 use crate::serve::auth::Requester;
-use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates, instant};
+use crate::serve::catalogue::coupon_with_drops::{
+    CandidateIds, CouponWithDrops, DropCandidates, instant,
+};
+use crate::serve::catalogue::losers::{LeaseCall, Losers};
 use crate::serve::state::App;
 
 /// The script's reply to one claim. If the claim got a slot, also the second store that holds it;
@@ -47,6 +50,8 @@ pub(crate) struct PendingClaim {
     /// user's groups are unknown, never answer `not_allowed`.
     group: Option<(Group, bool)>,
     arrived: Instant,
+    /// Those of its first candidate.
+    losers: Arc<Losers>,
     /// The `traceparent` of its request, if it has a trace.
     trace: Option<String>,
     reply: oneshot::Sender<Result<ClaimReply, Arc<AdmissionError>>>,
@@ -72,12 +77,13 @@ pub(super) async fn join_call(
             Some(Allow::List) | None => None,
         },
         arrived: Instant::now(),
+        losers: Arc::clone(candidates.first.losers),
         trace: trace::current(),
         reply,
         _place: place,
     };
     let keys = candidates.keys();
-    let queue: QueueId = (keys.first.drop, keys.second.map(|keys| keys.drop));
+    let queue = candidates.ids();
     if let Some(waiting) = app.queues.join(queue, pending) {
         let this = App::clone(app);
         let (first, second) = (keys.first.clone(), keys.second.cloned());
@@ -106,17 +112,36 @@ async fn call(app: &App, candidates: Candidates<'_>, mut batch: Vec<PendingClaim
     let late = batch.extract_if(.., is_late).collect();
     refuse(late, AdmissionError::Unanswered);
     // The claims of one call may have copies of the coupon from several eras. Use the newest.
-    let Some(era) = batch.iter().map(|pending| pending.era).max() else {
+    let Some(newest) = batch.iter().max_by_key(|pending| pending.era) else {
         return Called::Answered;
     };
+    let era = newest.era;
+    let losers = Arc::clone(&newest.losers);
     let people: Vec<Claimant<'_>> = batch.iter().map(PendingClaim::claimant).collect();
     crash_point(Point::ClaimAsked);
-    let called = app.redis.claim_all(candidates, era, &people).await;
+    let called = app
+        .redis
+        .claim_all(candidates, era, &people, losers.want_lease())
+        .await;
     histogram!("firstcome_admission_seconds").record(asked_at.elapsed());
     #[allow(clippy::cast_precision_loss, reason = "at most MAX_BATCH")]
     histogram!("firstcome_admission_batch_claims").record(people.len() as f64);
     match called {
-        Ok(replies) => {
+        Ok(Admissions { replies, lease }) => {
+            losers.count(&replies, Instant::now());
+            if let Some(lease) = lease {
+                let keys = candidates.first;
+                let candidates = (keys.drop, candidates.second.map(|keys| keys.drop));
+                let call = LeaseCall {
+                    candidates,
+                    era,
+                    asked_at,
+                };
+                if losers.begin(call, lease, Instant::now()) {
+                    let (redis, keys) = (app.redis.clone(), keys.clone());
+                    tokio::spawn(async move { losers.read_holders(&redis, &keys, era).await });
+                }
+            }
             let call = Call {
                 coupon: candidates.first.coupon,
                 era,
@@ -227,7 +252,7 @@ fn refuse(claims: Vec<PendingClaim>, error: AdmissionError) {
 }
 
 /// Identifies the claims that may share calls: those with the same candidates.
-type QueueId = (DropId, Option<DropId>);
+type QueueId = CandidateIds;
 
 /// This many claims are worth a separate call: more would not make a claim cheaper.
 const ENOUGH: usize = 64;

@@ -130,10 +130,10 @@ pub(super) async fn clock(system: &SystemUnderTest, seconds: i64, ms: u64) -> Re
     let _alone = system.servers.alone(Redis).await;
     let redis = system.redis();
     let before = redis.now_ms().await;
-    system.servers.redis_clock.set(seconds)?;
+    system.servers.redis_clock.shift_ms(seconds * 1_000)?;
     let stepped = (redis.now_ms().await - before) / 1_000;
     let during = lasting(ms).await;
-    system.servers.redis_clock.set(0)?;
+    system.servers.redis_clock.shift_ms(0)?;
     let note = format!("it shifted by {stepped} s");
     Ok(Effect::of(during, (stepped - seconds).abs() < 5, note))
 }

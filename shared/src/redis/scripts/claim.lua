@@ -7,10 +7,10 @@
 -- KEYS  see identity.lua; one or two drops
 -- ARGV  1 era of the coupon in MySQL  2 users' groups ('' if none is known), one word per user, separated by commas:
 --       NAME (a member), !NAME (not a member), empty (unknown)  3 drop id  4 drop id of the second candidate, or ''
---       5.. user ids
+--       5 'lease' to ask for a lease of the drop, or ''  6.. user ids
 -- Reply 'closed' if the gate is closed, 'another_era' if it names an era that the caller did not pass;
--- else {Redis's time in ms, id of the open candidate or 0, answer, answer, …}, one answer per user, in order; no answers if
--- the drop is sold out for all users:
+-- else {Redis's time in ms, id of the open candidate or 0, ms left of the lease or 0, version of the holders, answer, answer, …},
+-- one answer per user, in order; no answers if the drop is sold out for all users:
 --   slot                            accepted
 --   0                               sold out
 --   {'already', drop, slot, at}     holds a slot; at: time of admission in ms, 0 if unknown
@@ -23,8 +23,9 @@
 --   {'unloaded', drop}              no candidate is open, and this one is not loaded
 --   'unverified'                    the drop's numbers disagree: the reconciler must rebuild it
 -- Invariant: count = |users| + |free|, and no slot above the quantity is given. Everything is read and decided before the first
--- write, because Redis has no rollback: reading a key checks its type, and `times`, which may be unread, is written first.
-local call, before = redis.call, 4 -- arguments before the user ids
+-- write, because Redis has no rollback: reading a key checks its type, and `times`, which may be unread, is written first. Only the
+-- end of a lease is written earlier: it changes no answer of this call.
+local call, before, head = redis.call, 5, 4 -- arguments before the user ids, and parts of the reply before the answers
 -- For this long after an admission, a claim of the same user counts as a retry, even if the next drop has opened since.
 local RETRY_MS = 15000
 local server, gate = identity(), redis.pcall('GET', KEYS[1])
@@ -36,14 +37,16 @@ local now, people = now_ms(), {unpack(ARGV, before + 1)}
 
 -- A candidate with its settings and keys.
 local function candidate(drop, meta, count, users, free, waiting, times)
-    local fields = call('HMGET', meta, 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list', 'allow')
+    local fields = call('HMGET', meta, 'quantity', 'opens_at_ms', 'closes_at_ms', 'paused', 'once_per', 'waiting_list', 'allow',
+        'version', 'lease_until')
     local quantity, opens, closes = tonumber(fields[1]), tonumber(fields[2]), tonumber(fields[3])
     return {
-        drop = drop, count = count, users = users, free = free, waiting = waiting, times = times,
+        drop = drop, meta = meta, count = count, users = users, free = free, waiting = waiting, times = times,
         is_loaded = quantity and opens, quantity = quantity, opens = opens, closes = closes,
         is_open = quantity and opens and now >= opens and not (closes and now >= closes),
         is_paused = fields[4] == '1', per_coupon = fields[5] == 'coupon',
         places = tonumber(fields[6]) or 0, allow = fields[7] or '',
+        version = tonumber(fields[8]) or 0, lease_until = tonumber(fields[9]) or 0,
     }
 end
 -- Whether to choose `one` rather than `other`. Order of preference: the open drop; a drop without
@@ -61,7 +64,7 @@ if ARGV[4] ~= '' and not (chosen.is_open and now - chosen.opens > RETRY_MS) then
     if not is_better(chosen, neighbour) then chosen, neighbour = neighbour, chosen end
 end
 local drop, quantity, per_coupon = chosen.drop, chosen.quantity, chosen.per_coupon
-local reply = {now, chosen.is_open and tonumber(drop) or 0}
+local reply = {now, chosen.is_open and tonumber(drop) or 0, 0, chosen.version}
 
 -- The answers for users who hold a slot of a drop.
 local function holders(one)
@@ -81,8 +84,9 @@ local held = holders(chosen)
 -- finds its claim; just after the neighbour closed, of users who may be retrying. If a user may hold one coupon in total,
 -- `claimants` contains the holders instead.
 local elsewhere, closed = {}, neighbour and neighbour.closes or math.huge
-if neighbour and neighbour.is_loaded and not neighbour.per_coupon
-    and (not chosen.is_open or (now >= closed and now - closed <= RETRY_MS)) then
+local has_neighbour = neighbour and neighbour.is_loaded and not neighbour.per_coupon
+    and (not chosen.is_open or (now >= closed and now - closed <= RETRY_MS))
+if has_neighbour then
     local void_until = void_times(neighbour.drop, false, people)
     for i, answer in pairs(holders(neighbour)) do
         local may_retry = not chosen.is_open or now - answer[4] <= RETRY_MS
@@ -90,7 +94,7 @@ if neighbour and neighbour.is_loaded and not neighbour.per_coupon
     end
 end
 if not chosen.is_loaded then
-    for i in ipairs(people) do reply[i + 2] = elsewhere[i] or {'unloaded', tonumber(drop)} end
+    for i in ipairs(people) do reply[i + head] = elsewhere[i] or {'unloaded', tonumber(drop)} end
     return reply
 end
 
@@ -98,9 +102,10 @@ local claims = per_coupon and call('HMGET', KEYS[3], unpack(people)) or {}
 local void_until = void_times(drop, per_coupon, people)
 local count, free = tonumber(call('GET', chosen.count)), call('ZCARD', chosen.free)
 local users, waiting = call('ZCARD', chosen.users), call('ZCARD', chosen.waiting)
+local claimants = per_coupon and call('HLEN', KEYS[3])
 -- The reason for refusing all new users, if any. Lost users come first: a holder among them must not be told that the drop is closed.
 local refusal = nil
-if count ~= users + free or has_lost_users(per_coupon) or (per_coupon and call('HLEN', KEYS[3]) <= users) then
+if count ~= users + free or has_lost_users(per_coupon) or (per_coupon and claimants <= users) then
     refusal = 'unverified'
 elseif now < chosen.opens then refusal = {'not_open', chosen.opens}
 elseif not chosen.is_open then refusal = {'closed', chosen.closes}
@@ -141,6 +146,30 @@ end
 -- Whether no user of this call can change anything.
 local is_sold_out = waiting == 0 and #lowest == 0 and highest and highest >= quantity and math.max(chosen.places, quantity - users) <= 0
 
+local leased = is_leased(chosen.meta, chosen.lease_until, now)
+-- Leases the drop to the caller, if nothing changes who gets `sold_out` in it: not its end, not the start of the other candidate, no
+-- holder of another drop. Returns the ms left. A lease of which half is left is not written again.
+local function lease()
+    local ends = math.min(now + LEASE_MS, chosen.closes or math.huge)
+    -- One field of `claimants` is its mark.
+    if per_coupon and (ARGV[4] ~= '' or claimants ~= users + 1) then return 0 end
+    if ARGV[4] ~= '' then
+        local opens = tonumber(call('HGET', chosen.meta == KEYS[7] and KEYS[13] or KEYS[7], 'opens_at_ms'))
+        if not opens then return 0 end
+        if opens > now then ends = math.min(ends, opens) end
+    end
+    local kept = math.min(chosen.lease_until, ends)
+    if 2 * (kept - now) >= ends - now then return kept - now end
+    return write_lease(chosen.meta, ends) and ends - now or 0
+end
+if is_sold_out and not refusal and not is_restricted then
+    if ARGV[5] == 'lease' and not has_neighbour then reply[3] = lease() end
+    -- In a rush, most calls are about users of whom Redis knows nothing.
+    local is_known = next(held) or next(elsewhere) or next(void_until)
+    for i = 1, #claims do is_known = is_known or claims[i] end
+    if not is_known then return reply end
+end
+
 local given, admitted, sold_out, last_place = {}, 0, 0, nil -- given: slots by user
 local new_users, new_times, new_claims, new_waiting, places, has_waited = {}, {}, {}, {}, {}, waiting > 0
 local function admit(i, user)
@@ -153,7 +182,7 @@ local function admit(i, user)
     local excluded = is_restricted and not place and restriction(i)
     if excluded then return excluded end
     -- Users already waiting go first: the reconciler gives them freed slots.
-    local slot = waiting == 0 and next_slot()
+    local slot = not leased and waiting == 0 and next_slot()
     if slot then
         given[user] = slot
         users = users + 1
@@ -170,7 +199,7 @@ local function admit(i, user)
     end
     -- The list accepts at least as many users as there are slots left, regardless of its configured length: those slots are not
     -- sold out, only not given yet.
-    if not place and waiting < math.max(chosen.places, quantity - users) then
+    if not place and not leased and waiting < math.max(chosen.places, quantity - users) then
         last_place = (last_place or math.max(0, tonumber(call('ZRANGE', chosen.waiting, -1, -1, 'WITHSCORES')[2]) or 0)) + 1
         new_waiting[#new_waiting + 1] = last_place
         new_waiting[#new_waiting + 1] = user
@@ -207,11 +236,12 @@ for i, user in ipairs(people) do
     else
         answer = admit(i, user)
     end
-    reply[i + 2] = answer
+    reply[i + head] = answer
 end
-if sold_out == #people then return {reply[1], reply[2]} end
+if sold_out == #people then return {unpack(reply, 1, head)} end
 if admitted > 0 then
     call('HSET', chosen.times, unpack(new_times))
+    call('HSET', chosen.meta, 'version', next_version(chosen.version, now))
     call('ZADD', chosen.users, unpack(new_users))
     if per_coupon then call('HSET', KEYS[3], unpack(new_claims)) end
     if highest > count then call('SET', chosen.count, highest) end

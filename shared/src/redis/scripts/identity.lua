@@ -47,3 +47,24 @@ local function void_times(drop, per_coupon, users)
     end
     return times
 end
+-- For this long, at most, an API that holds a lease of a drop answers `sold_out` without Redis. No script gives a slot or a place
+-- of the drop before `lease_until` in its meta (docs/decisions/0010-micro-batches.md).
+local LEASE_MS = 200
+-- Writes the end of a drop's lease. It is neither logged nor replicated, because another server or run closes the gate for longer;
+-- a server without `set_repl` logs it. Returns false if Redis refuses the write.
+local function write_lease(meta, ends)
+    pcall(redis.set_repl, redis.REPL_NONE)
+    local written = redis.pcall('HSET', meta, 'lease_until', ends)
+    pcall(redis.set_repl, redis.REPL_ALL)
+    return type(written) == 'number'
+end
+-- The version of a drop's holders, after a slot was given. It never repeats, not even after a drop was lost and loaded again.
+local function next_version(version, now)
+    return math.max(version + 1, now)
+end
+-- Whether the drop is leased. If the clock was set back, a lease ends when a new one would: no API counts longer than that.
+local function is_leased(meta, lease_until, now)
+    local ends = tonumber(lease_until)
+    if ends and ends > now + LEASE_MS then write_lease(meta, now + LEASE_MS) end
+    return ends and now < ends
+end

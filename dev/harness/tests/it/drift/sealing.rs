@@ -2,7 +2,8 @@
 //! answers for them, and nothing unseals them.
 
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{Answer, Clocks, Fixture, MadeCoupon, PromisedAnswer, assert_kept};
+use firstcome_harness::{Answer, Fixture, MadeCoupon, PromisedAnswer, assert_kept};
+use firstcome_stack::Clocks;
 use serde_json::json;
 
 use crate::drift::support::{CLEAN, DRIFT, REPAIRED, inject, is_sealed, pass_ends, until_sealed};
@@ -25,7 +26,7 @@ async fn dead_letters_of_a_sealed_drop_become_rows_or_are_listed_and_unseal_noth
     // Claims may be on their way, by a clock that is right and with the longest deadline.
     let clocks = Clocks::new().unwrap();
     let clock = clocks.clock("fast").unwrap();
-    clock.set(7_200).unwrap();
+    clock.shift_ms(7_200_000).unwrap();
     let [library, offset] = &clock.env();
     let env = [library, offset].map(|(name, value)| (*name, value.as_str()));
     let late = [env[0], env[1], ("PUBLISH_DEADLINE_MS", "60000")];

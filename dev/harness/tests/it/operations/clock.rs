@@ -1,6 +1,7 @@
 //! Whatever an API says about time follows Redis's clock, by which drops open and close.
 
-use firstcome_harness::{Answer, Clocks, LIMIT, World, eventually};
+use firstcome_harness::{Answer, LIMIT, World, eventually};
+use firstcome_stack::Clocks;
 use serde_json::json;
 
 const HOURS: i64 = 7_200;
@@ -21,7 +22,7 @@ async fn api_whose_host_clock_is_wrong_shows_what_its_claims_get() {
     let coupon = api.open_coupon(100).await;
     let http = api.http();
     for (user, seconds) in [("u-back", -HOURS), ("u-ahead", HOURS), ("u-right", 0)] {
-        clock.set(seconds).unwrap();
+        clock.shift_ms(seconds * 1_000).unwrap();
         eventually("state, countdown and claims agree", LIMIT, async || {
             let shown = http.get(&format!("/v1/coupons/{}", coupon.id)).await.body;
             let page = http.get(&format!("/c/{}/state", coupon.id)).await.body;

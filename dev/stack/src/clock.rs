@@ -1,5 +1,5 @@
-//! Wall clocks, one per process, that a test can shift through a preloaded library. Monotonic
-//! clocks stay correct.
+//! Wall clocks, one per process, that a test can shift or stop through a preloaded library.
+//! Monotonic clocks stay correct.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -33,7 +33,7 @@ impl Clocks {
             library: self.0.path().join("libclock.so"),
             offset: self.0.path().join(name),
         };
-        clock.set(0)?;
+        clock.shift_ms(0)?;
         Ok(clock)
     }
 }
@@ -45,14 +45,23 @@ pub struct ProcessClock {
 }
 
 impl ProcessClock {
-    /// Sets the offset of the clock to this number of seconds.
-    pub fn set(&self, seconds: i64) -> Result<()> {
+    /// Sets the clock ahead by this number of milliseconds. A negative value sets it back.
+    pub fn shift_ms(&self, ms: i64) -> Result<()> {
+        self.set([ms, 0])
+    }
+
+    /// Stops the clock at this time, in Unix milliseconds.
+    pub fn stop_at_ms(&self, ms: i64) -> Result<()> {
+        self.set([0, ms])
+    }
+
+    fn set(&self, numbers: [i64; 2]) -> Result<()> {
         let file = File::options()
             .create(true)
             .truncate(false)
             .write(true)
             .open(&self.offset)?;
-        file.write_all_at(&seconds.to_ne_bytes(), 0)
+        file.write_all_at(&numbers.map(i64::to_ne_bytes).concat(), 0)
             .context("the clock can't be set")
     }
 

@@ -1,4 +1,5 @@
-/* Preloaded into one process: shifts its wall clock by the seconds in the file FIRSTCOME_TEST_CLOCK. CLOCK_MONOTONIC is unchanged.
+/* Preloaded into one process: shifts its wall clock by the first number in the file FIRSTCOME_TEST_CLOCK, in milliseconds, or stops
+   it at the second one, if that is not 0. CLOCK_MONOTONIC is unchanged.
    `gettimeofday` and `time` are only shifted for Redis, which reads its clock with them: librdkafka computes deadlines from them for
    waits that the kernel times with its own clock, and those would last as long as the shift. */
 #define _GNU_SOURCE
@@ -11,15 +12,20 @@
 #include <time.h>
 #include <unistd.h>
 
-static time_t offset_now(void)
+#define SECOND 1000000000LL
+
+/* The time in nanoseconds, from the real one. */
+static long long shifted(long long real)
 {
     static int file = -2;
-    long long offset;
+    long long set[2];
     if (file == -2) {
         const char *path = getenv("FIRSTCOME_TEST_CLOCK");
         file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     }
-    return file >= 0 && pread(file, &offset, sizeof offset, 0) == sizeof offset ? offset : 0;
+    if (file < 0 || pread(file, set, sizeof set, 0) != sizeof set)
+        return real;
+    return set[1] ? set[1] * (SECOND / 1000) : real + set[0] * (SECOND / 1000);
 }
 
 int clock_gettime(clockid_t id, struct timespec *now)
@@ -28,8 +34,11 @@ int clock_gettime(clockid_t id, struct timespec *now)
     if (!real)
         *(void **)&real = dlsym(RTLD_NEXT, "clock_gettime");
     int result = real(id, now);
-    if (result == 0 && id == CLOCK_REALTIME)
-        now->tv_sec += offset_now();
+    if (result == 0 && id == CLOCK_REALTIME) {
+        long long at = shifted(now->tv_sec * SECOND + now->tv_nsec);
+        now->tv_sec = at / SECOND;
+        now->tv_nsec = at % SECOND;
+    }
     return result;
 }
 
@@ -44,8 +53,11 @@ int gettimeofday(struct timeval *now, void *zone)
     if (!real)
         *(void **)&real = dlsym(RTLD_NEXT, "gettimeofday");
     int result = real(now, zone);
-    if (result == 0 && is_redis())
-        now->tv_sec += offset_now();
+    if (result == 0 && is_redis()) {
+        long long at = shifted(now->tv_sec * SECOND + now->tv_usec * 1000LL);
+        now->tv_sec = at / SECOND;
+        now->tv_usec = at % SECOND / 1000;
+    }
     return result;
 }
 
@@ -54,7 +66,9 @@ time_t time(time_t *now)
     static time_t (*real)(time_t *);
     if (!real)
         *(void **)&real = dlsym(RTLD_NEXT, "time");
-    time_t at = real(NULL) + (is_redis() ? offset_now() : 0);
+    time_t at = real(NULL);
+    if (is_redis())
+        at = shifted(at * SECOND) / SECOND;
     if (now)
         *now = at;
     return at;
