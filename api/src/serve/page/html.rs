@@ -64,6 +64,17 @@ pub(super) static WORDS: LazyLock<BTreeMap<String, [String; 2]>> = LazyLock::new
     serde_json::from_str(include_str!("words.json")).unwrap_or_default()
 });
 
+/// Keys that the script does not use.
+const SERVER_ONLY: [&str; 7] = [
+    "quantity",
+    "quantity_one",
+    "no_script",
+    "missing",
+    "missing_why",
+    "unavailable",
+    "unavailable_why",
+];
+
 /// What a page shows below its title.
 enum Body {
     Notice(&'static str),
@@ -94,13 +105,18 @@ pub(super) fn coupon(
 ) -> askama::Result<String> {
     let drop = coupon.for_claim(now).map(|one| one.drop);
     let quantity = drop.map_or(coupon.coupon.quantity, |drop| drop.quantity);
-    let quantity = grouped(u64::from(quantity));
     let page = PageHtml {
         language,
         title: &coupon.coupon.name,
         body: Body::Coupon {
             id: coupon.coupon.id,
-            quantity: language.word("quantity").replace("{n}", &quantity),
+            quantity: match quantity {
+                1 => language.word("quantity_one").to_owned(),
+                many => {
+                    let many = grouped(u64::from(many));
+                    language.word("quantity").replace("{n}", &many)
+                }
+            },
             opens: drop.map(|drop| drop.opens_at),
             wants_token,
         },
@@ -189,6 +205,7 @@ mod tests {
         let mut uses = 0;
         for key in used {
             assert!(WORDS.contains_key(key), "page.js says {key}");
+            assert!(!SERVER_ONLY.contains(&key), "page.js says {key}");
             uses += 1;
         }
         assert!(uses > 20, "{uses}");

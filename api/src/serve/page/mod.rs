@@ -89,7 +89,11 @@ async fn document(
 async fn state(State(app): State<App>, CouponPath(id): CouponPath) -> Result<Response, Problem> {
     let coupon = app.catalogue.find(id).await?;
     let shown = show(&app, &[&coupon]).await.pop();
-    let state = json!({"now_ms": app.now().timestamp_millis(), "coupon": shown});
+    let state = json!({
+        "now_ms": app.now().timestamp_millis(),
+        "wants_token": app.identity.wants_token(),
+        "coupon": shown,
+    });
     Ok(([(CACHE_CONTROL, "no-store")], Json(state)).into_response())
 }
 

@@ -159,6 +159,7 @@ async function refresh() {
     readAt = (before + performance.now()) / 2;
     misses = 0;
     if (note !== "expired" && noteDrop !== server.drop_id) note = null; // a new drop
+    if (note === "lost_place" && server.state === "closed") note = null;
   } else misses += 1;
   render();
   refreshIn(misses ? Math.min(1000 * 2 ** misses, 60_000) : server.poll_after_ms);
@@ -237,9 +238,20 @@ function meet(claim) {
   else if (claim.status === "none") mine = mine?.status === "accepted" ? mine : null;
   else mine = { ...claim, drop_id: claim.drop_id ?? server.drop_id, already: mine?.already };
   if (mine) keep("localStorage", own, mine.status === "waiting" ? placeMark(mine.drop_id) : "tried");
-  // Waiting lists exist only in Redis: if Redis loses a list, the position is lost.
-  if (!mine && waited && server.state !== "closed") refuse("lost_place");
+  if (!mine && waited) missPlace(server.drop_id);
   follow();
+}
+
+// Redis may lose a waiting list. A drop that was closed has none either, and this page may hear of that later.
+async function missPlace(drop) {
+  work = "loading";
+  do {
+    await pause(2000);
+    await refresh();
+  } while (misses);
+  work = null;
+  if (!mine && server.drop_id === drop && isOpen()) refuse("lost_place");
+  render();
 }
 
 function forget() {

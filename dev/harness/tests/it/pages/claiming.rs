@@ -5,6 +5,7 @@ use firstcome_harness::{
     Fixture, LIMIT, Look, all_issued, eventually, holders, people, rush, tally,
 };
 use firstcome_stack::{FaultProxy, ProxyFault};
+use serde_json::json;
 
 #[tokio::test]
 async fn a_user_who_claims_during_a_rush_gets_a_slot_number_and_a_code() {
@@ -98,4 +99,25 @@ async fn a_claim_survives_a_lost_network_and_a_new_process() {
     let _consumer = world.consume().await;
     page.until(&["issued"]).await;
     page.assert_sound("issued-late").await;
+}
+
+/// A drop that is closed early has no waiting list any more, which is not a fault.
+#[tokio::test]
+async fn a_user_who_waits_is_told_that_the_drop_was_closed() {
+    let f = Fixture::new("page-closed").await;
+    let pages = serve_pages(&f.world).await;
+    let coupon = f.api.open_coupon(1).await;
+    f.api.change(coupon.id, &json!({"waiting_list": 5})).await;
+    f.api.claim(coupon.id, "u-first").await;
+    let page = BrowserPage::of(pages.http().base(), coupon.id, Look::default()).await;
+    page.come_as("u-you").await;
+    page.until(&["can_wait"]).await;
+    page.browser.click("#main").await;
+    page.until(&["waiting"]).await;
+    f.api.change(coupon.id, &json!({"close_now": true})).await;
+    // A pass deletes the waiting list once nobody can be on the way to it.
+    f.world.set("RECONCILE_CRON", "* * * * * *");
+    let _daemon = f.world.daemon().await;
+    assert_eq!(page.until(&["closed", "lost_place"]).await, "closed");
+    assert_eq!(page.text("#label").await, "Closed");
 }
