@@ -174,6 +174,9 @@ impl Notifier {
         let ended = Alert {
             state: AlertState::Resolved,
             resolved_at: Some(outage.seen_at),
+            last_seen_at: outage.seen_at,
+            last_mailed_at: outage.attempts.values().max().copied(),
+            mails: 1,
             ..begun(&outage.problem(), outage.since)
         };
         let seen = Seen::OverUnrecorded(Box::new(ended));

@@ -132,7 +132,11 @@ impl Seen {
                     judging::end(alert, now, &mut verdict);
                 }
             }
-            Self::OverUnrecorded(alert) => verdict.resolved.push(*alert.clone()),
+            Self::OverUnrecorded(alert) => {
+                // It could not be recorded while it lasted.
+                verdict.alerts.push(*alert.clone());
+                verdict.resolved.push(*alert.clone());
+            }
         }
         verdict
     }
@@ -184,6 +188,7 @@ impl Post<'_> {
             repairs: &repairs,
             broken: &memory.broken,
             ids: alerts::ids(self.conn, &names).await?,
+            older_since: alerts::reopened_since(self.conn, &repairs).await?,
             fates: self.fates(resolved).await?,
             ..AlertMail::empty(&self.settings.links, self.now)
         };

@@ -108,6 +108,34 @@ async fn all_mails_of_one_drift_share_a_thread_across_restarts() {
     assert_eq!(alerts, [["resolved", "4"]]);
 }
 
+/// Mails link to the numbers of alerts.
+#[tokio::test]
+async fn alert_that_fires_again_has_another_number_and_the_first_one_stays() {
+    let desk = Desk::new(A).await;
+    for (n, run) in [drift("r1", &[3]), clean("r2"), drift("r3", &[4])]
+        .iter()
+        .enumerate()
+    {
+        desk.clock.turn(TimeDelta::minutes(n as i64));
+        desk.pass(run).await;
+    }
+    let alerts = "SELECT status, name LIKE 'failed_claim.%#%' FROM alerts ORDER BY id";
+    assert_eq!(
+        desk.query(alerts).await,
+        [["resolved", "1"], ["firing", "0"]]
+    );
+    let ids = desk.query("SELECT id FROM alerts ORDER BY id").await;
+    let mails = desk.sink.mails();
+    for (mail, id) in [(0, &ids[0][0]), (2, &ids[1][0])] {
+        let link = format!("/v1/alerts/{id}/acknowledge");
+        assert!(
+            text(&mails[mail]).contains(&link),
+            "{link}: {}",
+            text(&mails[mail])
+        );
+    }
+}
+
 #[tokio::test]
 async fn frequent_repairs_are_mailed_together_and_completely() {
     let desk = Desk::new(A).await;

@@ -10,6 +10,7 @@ use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::views::{FoundCoupons, GivenUp, NamedCoupon, Story};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::sql;
 use serde::Deserialize;
 
 use super::RouteState;
@@ -66,6 +67,12 @@ async fn in_question(
     let coupon = coupon.map(str::trim).filter(|text| !text.is_empty());
     let number = coupon.and_then(|text| text.parse().ok().map(CouponId));
     let mut found = db.coupons_by_id(number.into_iter().collect()).await?;
+    if let (true, Some(number)) = (found.is_empty(), number) {
+        // Mails name drops, too.
+        let of_drop = sql!("SELECT coupon_id FROM drops WHERE id = ?", number.0);
+        let of_drop: Option<CouponId> = db.first("the coupon of a drop", of_drop).await?;
+        found = db.coupons_by_id(of_drop.into_iter().collect()).await?;
+    }
     if found.is_empty() {
         let ids = match (coupon, user) {
             (Some(text), _) => db.coupons_named(text).await?,

@@ -90,10 +90,12 @@ pub(crate) async fn run(
     request: PassRequest,
     wait: bool,
 ) -> Result<Response, Problem> {
-    let started = passes.start(request).map_err(|why| match why {
-        NotStarted::Running(run_id) => busy(Some(run_id)),
-        NotStarted::Stopping => stopping(),
-    })?;
+    let started = match passes.start(request) {
+        Ok(started) => started,
+        // Its own id is not recorded before it has the lock, which another process may have.
+        Err(NotStarted::Running(_)) => return Err(busy(db.running_run().await?)),
+        Err(NotStarted::Stopping) => return Err(stopping()),
+    };
     let run_id = started.run_id;
     // It never begins if another process has the lock.
     if !wait && started.begun.await.is_ok() {
@@ -109,10 +111,10 @@ pub(crate) async fn run(
     }
 }
 
-/// If the ID is not known, another process is just taking or releasing the lock.
+/// If no run is recorded, a pass is just taking or releasing the lock.
 fn busy(run_id: Option<String>) -> Problem {
     let Some(run_id) = run_id else {
-        let why = "another process is about to run a pass; ask again when it has ended";
+        let why = "a pass is about to begin or to end; ask again in a moment";
         return Problem::new(Code::PassRunning, why);
     };
     let why =

@@ -1,7 +1,7 @@
 //! The table `alerts`: reported problems, one row per problem, kept across restarts; and `repairs`,
 //! what passes repaired, until it is mailed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::QueryResult;
@@ -113,8 +113,14 @@ pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
     set_state("notify", "").run(conn).await.map(|_| ())
 }
 
-/// Inserts an alert, or replaces the one with the same name.
+/// Inserts an alert, or replaces the one with the same name. An earlier one that was mailed and is
+/// over keeps its id, to which its mails lead, and gives its name away.
 pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
+    let earlier = "UPDATE alerts SET name = CONCAT(name, '#', id) WHERE name = ? AND status = 'resolved' \
+                   AND last_mailed_at >= first_seen_at AND first_seen_at < ?";
+    sql!(earlier, &alert.name, alert.first_seen_at)
+        .run(conn)
+        .await?;
     let set = Alert::NAMES.iter().map(|it| format!("{it} = new.{it}"));
     let set = set.collect::<Vec<_>>().join(", ");
     let replace = format!(" AS new ON DUPLICATE KEY UPDATE {set}");
@@ -135,6 +141,21 @@ pub async fn firing_or_named(
     let found: Vec<Alert> = sql!(query, json(&names)).all(conn).await?;
     let named = |alert: Alert| (alert.name.clone(), alert);
     Ok(found.into_iter().map(named).collect())
+}
+
+/// Returns when Redis was first found restarted or replaced, if one of the passes that made these
+/// repairs found that.
+pub async fn reopened_since(
+    conn: &mut Conn,
+    repairs: &[RepairsRow],
+) -> QueryResult<Option<NaiveDateTime>> {
+    let runs: BTreeSet<&str> = repairs.iter().map(|row| row.run_id.as_str()).collect();
+    if runs.is_empty() {
+        return Ok(None);
+    }
+    let first = "SELECT MIN(created_at) FROM reconcile_findings WHERE run_id IN (?) AND kind = 'redis_lost' \
+                 AND action = 'open' AND result = 'applied'";
+    sql!(first, values_of(runs)).one(conn).await
 }
 
 /// Reads the ids of alerts by name.
