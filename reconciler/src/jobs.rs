@@ -16,6 +16,7 @@ use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::mysql::runs::Retention;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::safety::Unsafe;
+use firstcome_shared::report::wording::count;
 use firstcome_shared::tuning::Tuning;
 use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -222,12 +223,19 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
     let mut stuck: BTreeMap<i32, Duration> = known.iter().map(waits).collect();
     stuck.retain(|_, since| *since > limit);
     let longest = stuck.values().max()?.as_secs();
-    let partitions: Vec<String> = stuck.keys().map(ToString::to_string).collect();
-    let detail = format!(
-        "{} messages wait on partition {} of the topic, and the consumer has not moved for {longest} s",
-        barrier::unread(state),
-        partitions.join(", ")
-    );
+    // A message has one promise or several.
+    let unread = count(barrier::unread(state), "promise waits", "promises wait");
+    let detail = if stuck.len() == state.logs.len() {
+        format!("no consumer works: at least {unread} for a row, and none was read for {longest} s")
+    } else {
+        let partitions: Vec<String> = stuck.keys().take(5).map(ToString::to_string).collect();
+        let more = if stuck.len() > 5 { ", …" } else { "" };
+        format!(
+            "the consumer of a part of the topic does not work: at least {unread} for a row, and none was read for {longest} s \
+             (partition {}{more})",
+            partitions.join(", ")
+        )
+    };
     Some(Finding {
         case: FindingCase::ConsumerStands,
         ..Finding::report(Kind::Stalled, detail)

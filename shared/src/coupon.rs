@@ -38,8 +38,8 @@ pub struct CouponSettings {
     pub allow: Option<Allow>,
 }
 
-const MAX_QUANTITY: Slot = 10_000_000;
-const MAX_WAITING: u32 = 1_000_000;
+pub const MAX_QUANTITY: Slot = 10_000_000;
+pub const MAX_WAITING: u32 = 1_000_000;
 
 /// Maximum length of a name, in characters.
 const MAX_NAME_CHARS: usize = 200;

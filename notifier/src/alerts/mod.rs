@@ -189,6 +189,7 @@ fn placed(run: &Run) -> impl Iterator<Item = (Option<CouponId>, Option<DropId>, 
 fn alert_kind(finding: &Finding) -> Option<AlertKind> {
     match (finding.kind, finding.result, &finding.case) {
         (Kind::Stalled, _, FindingCase::Unsafe(_)) => Some(AlertKind::UnsafeSetting),
+        (Kind::FailedClaim, _, FindingCase::Forged) => Some(AlertKind::Forged),
         (Kind::Stalled, Outcome::Applied, _) if !finding.needs_person => None,
         (Kind::Stalled, _, _) => Some(AlertKind::Left(Kind::Stalled)),
         // This was not a dry run, so the repair limit held it back. One confirmation releases all
@@ -240,6 +241,8 @@ fn summary(kind: AlertKind, drop: Option<DropId>, findings: &[Finding]) -> Strin
     let [one, many] = kind.facts().noun;
     let things = wording::count(number(findings), one, many);
     match (kind, findings) {
+        // A dead letter may stand for many of them.
+        (AlertKind::Forged, _) => "messages without our signature on the topic".to_owned(),
         (AlertKind::Left(Kind::BrokenPromise) | AlertKind::Braked, _) => things,
         (AlertKind::UnsafeSetting | AlertKind::Left(Kind::Stalled), [first, ..]) => {
             detail_with_place(first, drop)

@@ -329,6 +329,31 @@ fn problem_of_each_kind_drop_and_reason_has_its_own_alert() {
 }
 
 #[test]
+fn forged_messages_are_an_alert_of_their_own_that_counts_them() {
+    let forged = || Finding {
+        case: FindingCase::Forged,
+        ..Finding::report(Kind::FailedClaim, "the message has no signature")
+    };
+    let other = Finding::report(Kind::FailedClaim, "failed claim 4 names no drop");
+    let run = general(Status::Drift, vec![forged(), forged(), other]);
+    let found = problems(&run, &[]);
+    let found = found.iter().map(|it| (it.kind, it.summary.as_str()));
+    assert_eq!(
+        found.collect::<Vec<_>>(),
+        [
+            (
+                AlertKind::Forged,
+                "messages without our signature on the topic"
+            ),
+            (
+                AlertKind::Left(Kind::FailedClaim),
+                "failed claim 4 names no drop"
+            ),
+        ]
+    );
+}
+
+#[test]
 fn held_back_repairs_are_one_alert_per_drop_mailed_again_when_doubled() {
     let mut duty = Duty::default();
     let held = |n: i64| {

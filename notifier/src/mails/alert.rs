@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use askama::Template;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::RepairsRow;
 
@@ -15,7 +15,8 @@ use super::links::Links;
 use super::{bounded, by_kind, duration};
 use crate::alerts::{Alert, BrokenPromise, Notice, NoticeReason, Problem, mailed_repairs};
 use crate::report::{
-    AlertKind, DropReport, Kind, KindFacts, RefusalFacts, Remedy, Run, Status, StoreRefusal,
+    AlertKind, DropReport, FindingCase, Kind, KindFacts, RefusalFacts, Remedy, Run, Status,
+    StoreRefusal,
 };
 use crate::wording::{self, LONGEST, count, grouped, line};
 
@@ -42,6 +43,9 @@ pub struct AlertMail<'a> {
     pub broken: &'a [BrokenPromise],
     /// Alert IDs by name.
     pub ids: HashMap<String, i64>,
+    /// When Redis was restarted or replaced, if that made some of the repairs necessary although it
+    /// lost no whole drop: it came back with an older copy of its data.
+    pub older_since: Option<NaiveDateTime>,
     /// How many of a drop's broken promises were kept after all, and how many users were told.
     pub fates: HashMap<DropId, [i64; 2]>,
     pub links: &'a Links,
@@ -59,10 +63,23 @@ impl<'a> AlertMail<'a> {
             repairs: &[],
             broken: &[],
             ids: HashMap::new(),
+            older_since: None,
             fates: HashMap::new(),
             links,
             now,
         }
+    }
+
+    /// Returns the names of the coupons with such repairs, each once.
+    fn coupons_of<'n>(
+        &self,
+        drops: &'n [NamedDrop<'_>],
+        is_such: impl Fn(&RepairsRow) -> bool,
+    ) -> Vec<&'n str> {
+        let such = self.repairs.iter().filter(|row| is_such(row));
+        let drops_of = such.filter_map(|row| drops.iter().find(|it| it.id.0 == row.drop_id));
+        let names: BTreeSet<&str> = drops_of.map(|drop| drop.name.as_str()).collect();
+        names.into_iter().collect()
     }
 
     /// Writes the mail.
@@ -168,8 +185,11 @@ struct PassSummary<'a> {
     done: String,
     /// Repairs of earlier passes, by run.
     held_back: Vec<&'a [RepairsRow]>,
-    /// Whether Redis lost data.
-    is_lost: bool,
+    /// The names of coupons of which Redis lost data, or that were closed because it came back with
+    /// older data.
+    lost: Vec<&'a str>,
+    /// When Redis came back with older data, as far as these repairs tell.
+    older_since: Option<NaiveDateTime>,
     /// Whether the drops were compared after their repairs: only then nothing needs to be done.
     is_compared: bool,
 }
@@ -188,7 +208,6 @@ impl<'a> PassSummary<'a> {
             let since = first.repaired_at.format("%H:%M UTC");
             done.push(format!("{kinds} in earlier passes since {since}"));
         }
-        let lost = Kind::RedisLost.as_str();
         let is_compared = |report: &DropReport| report.exact;
         let mut summary = Self {
             mail,
@@ -199,7 +218,8 @@ impl<'a> PassSummary<'a> {
             repaired: reasons(&repaired, true),
             done: joined(done, "; "),
             held_back,
-            is_lost: mail.repairs.iter().any(|row| row.kind == lost),
+            lost: mail.coupons_of(drops, |row| row.kind == Kind::RedisLost.as_str()),
+            older_since: mail.older_since,
             is_compared: drops.iter().filter_map(|drop| drop.report).all(is_compared),
         };
         let first = mail.problems.iter().take(PROBLEMS);
@@ -231,6 +251,17 @@ impl<'a> PassSummary<'a> {
             drop: self.drop(problem.drop_id),
             alert: self.mail.ids.get(&problem.name),
             why: reasons(&findings, false),
+        }
+    }
+
+    /// Names the coupons of these repairs, if the mail is about several.
+    fn of_coupons(&self, rows: &[RepairsRow]) -> String {
+        let of_rows = self.mail.coupons_of(self.drops, |row| rows.contains(row));
+        let all = self.mail.coupons_of(self.drops, |_| true);
+        if all.len() > 1 {
+            of_coupons(&of_rows)
+        } else {
+            String::new()
         }
     }
 
@@ -270,7 +301,10 @@ impl<'a> PassSummary<'a> {
     fn subject(&self) -> String {
         let (place, repaired) = (self.place(), self.done.clone());
         let (what, repaired) = match (self.mail.problems, self.mail.resolved) {
-            ([], []) if self.is_lost => ("Redis lost data".to_owned(), repaired),
+            ([], []) if !self.lost.is_empty() => ("Redis lost data".to_owned(), repaired),
+            ([], []) if self.older_since.is_some() => {
+                ("Redis came back with older data".to_owned(), repaired)
+            }
             ([], []) => (String::new(), repaired),
             (_, _) if repaired.is_empty() => (self.news(&place), repaired),
             (_, _) => (self.news(&place), format!("repaired: {repaired}")),
@@ -335,6 +369,10 @@ impl<'a> PassSummary<'a> {
             (_, None) if is_one_sentence(problem) => format!("{}.", wording::capital(summary)),
             (AlertKind::Braked, _) => format!("{things}{of}: this many at once are rarely right."),
             (AlertKind::Left(Kind::BrokenPromise), _) => format!("{things}{of}."),
+            (AlertKind::Forged, _) => {
+                "Messages without our signature are on the topic: somebody else writes to it."
+                    .to_owned()
+            }
             // Of an attached system, most are only reported.
             _ if self.mail.links.file.is_some() => format!("{things}{of}: not repaired."),
             _ => format!("{things}{of} could not be repaired."),
@@ -364,6 +402,16 @@ impl<'a> PassSummary<'a> {
     }
 }
 
+/// Names these coupons in a sentence, but not more than a few.
+fn of_coupons(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => format!(" of {}", line(one, NAME)),
+        [one, other] => format!(" of {} and {}", line(one, NAME), line(other, NAME)),
+        [one, rest @ ..] => format!(" of {} and {} more coupons", line(one, NAME), rest.len()),
+    }
+}
+
 fn joined(mut parts: Vec<String>, separator: &str) -> String {
     parts.retain(|part| !part.is_empty());
     parts.join(separator)
@@ -373,6 +421,10 @@ fn joined(mut parts: Vec<String>, separator: &str) -> String {
 fn was(alert: &Alert) -> String {
     match AlertKind::from_word(&alert.kind) {
         Some(kind) if kind.is_outage() => kind.facts().noun[0].to_owned(),
+        // Its sentence says how many wait, which is not true any more.
+        _ if alert.name.ends_with(FindingCase::ConsumerStands.identity()) => {
+            "standstill of consumers".to_owned()
+        }
         _ => alert.summary.clone(),
     }
 }
@@ -411,7 +463,9 @@ pub(crate) fn drops<'a>(mail: &AlertMail<'a>) -> Vec<NamedDrop<'a>> {
 fn is_one_sentence(problem: &Problem) -> bool {
     let is_listed = matches!(
         problem.kind,
-        AlertKind::Left(Kind::FailedClaim | Kind::BrokenPromise) | AlertKind::Braked
+        AlertKind::Left(Kind::FailedClaim | Kind::BrokenPromise)
+            | AlertKind::Braked
+            | AlertKind::Forged
     );
     let is_whole = matches!(problem.findings.as_slice(), [one] if one.is_whole());
     is_whole && !is_listed && !problem.kind.is_outage()

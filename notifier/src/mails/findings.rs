@@ -72,6 +72,19 @@ fn line(text: &str, group: &[Placed<'_>]) -> String {
         1 => String::new(),
         many => format!("{} × ", grouped(many as u64)),
     };
+    // The text names the first of several dead letters.
+    let letters = list(
+        found()
+            .filter_map(|it| it.dead_letter)
+            .map(|it| it.to_string()),
+    );
+    let text = match (group[0].1.dead_letter, letters) {
+        (Some(first), Some(letters)) if group.len() > 1 => {
+            let one = format!("failed claim {first}");
+            text.replacen(&one, &format!("failed claims {letters}"), 1)
+        }
+        _ => text.to_owned(),
+    };
     let whom = Some(whom.join(" · ")).filter(|whom| !whom.is_empty());
     let whom = whom.map(|whom| format!(" ({whom})")).unwrap_or_default();
     format!("{many}{text}{whom}")

@@ -91,6 +91,8 @@ impl Links {
             let owned = text.to_owned();
             match kind {
                 "curl" if is_attached => {}
+                // The page shows the same.
+                "curl" if self.public.is_some() && text.starts_with("reconciler GET ") => {}
                 "page" | "link" if is_attached && !is_there(text) => {}
                 "section" if is_attached => {
                     blocks.push(Block::Paragraph("More: docs/ATTACH.md.".to_owned()));

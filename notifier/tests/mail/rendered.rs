@@ -77,6 +77,7 @@ fn mail(
         problems: &last.problems,
         resolved: &last.resolved,
         repairs: &unmailed,
+        older_since: None,
         broken,
         ids,
         fates: HashMap::from([(DropId(7), [2, 1])]),
@@ -254,12 +255,21 @@ fn renders_passes() {
         let lost = general(Kind::RedisLost, action, result, "Redis has lost the drop");
         drop_report(drop, &format!("Coupon {drop}"), drop, vec![lost])
     };
-    let stands = "4120 messages wait on the topic and the consumer has not moved for 95 s";
+    let stands =
+        "no consumer works: at least 4,120 promises wait for a row, and none was read for 95 s";
     let evicts = "Redis may evict admissions (maxmemory-policy is allkeys-lru): set `maxmemory-policy noeviction`";
     let evicts = of_no_drop(Kind::Stalled, evicts, None);
     let evicts = cased(FindingCase::Unsafe(UnsafePart::Redis), evicts);
     let closed = "coupon 1 stays closed and answers 503: in drop 7, slot 9, another user holds this slot (and 2 more)";
     let closed = of_no_drop(Kind::RedisLost, closed, Some(CouponId(1)));
+    let forged = || {
+        let found = of_no_drop(Kind::FailedClaim, "the message has no signature", None);
+        cased(FindingCase::Forged, found)
+    };
+    let forged = Run {
+        findings: vec![forged(), forged(), forged()],
+        ..clean()
+    };
     let changed = "another user holds this slot; Redis was emptied meanwhile";
     let changed = left(Kind::SlotConflict, 4, changed);
     #[rustfmt::skip]
@@ -267,8 +277,9 @@ fn renders_passes() {
         ("repaired", repaired()),
         ("action_needed", failed_claims()),
         ("braked", of_winter("a4", Status::Braked, (1..=64).map(held).collect())),
-        ("stalled", with(Finding::report(Kind::Stalled, stands))),
+        ("stalled", with(cased(FindingCase::ConsumerStands, Finding::report(Kind::Stalled, stands)))),
         ("unsafe_setting", with(evicts)),
+        ("forged", forged),
         ("closed_coupon", with(closed)),
         ("left", of_winter("a9", Status::Drift, vec![changed])),
         ("redis_flushed", run("aa", Status::Repaired, (1..=22).map(flushed).collect())),
@@ -398,6 +409,34 @@ fn renders_the_end_of_an_outage_with_what_passes_repaired_meanwhile() {
     keep("outage_of_kafka_over", &mail.render().unwrap());
 }
 
+/// The product knows that Redis was restarted, so the mail says it, and does not ask who is to blame.
+#[test]
+fn renders_an_older_copy_of_redis() {
+    let row = |kind: Kind, drop_id, number| RepairsRow {
+        run_id: "b1".to_owned(),
+        drop_id,
+        kind: kind.as_str().to_owned(),
+        number,
+        repaired_at: at(100).naive_utc(),
+    };
+    let rows = [
+        row(Kind::MissingAdmission, 7, 332),
+        row(Kind::SlotConflict, 7, 2),
+        row(Kind::SettingsMismatch, 8, 1),
+    ];
+    let links = linked();
+    let other = drop_report(8, "설날 쿠폰", 2, Vec::new());
+    let mut run = clean();
+    run.drops.push(other);
+    let mail = AlertMail {
+        run: Some(&run),
+        repairs: &rows,
+        older_since: Some(at(90).naive_utc()),
+        ..AlertMail::empty(&links, at(120))
+    };
+    keep("redis_older", &mail.render().unwrap());
+}
+
 #[test]
 fn mail_about_many_problems_is_truncated_and_says_where_the_rest_is() {
     let drop = |drop| {
@@ -411,7 +450,7 @@ fn mail_about_many_problems_is_truncated_and_says_where_the_rest_is() {
     let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
     let is_short = mail.text.lines().count() < 250 && mail.html.len() < 60_000;
     assert!(is_short, "{}", mail.text);
-    for rest in ["and 252 more", "and 26 more", "/v1/alerts?status=firing"] {
+    for rest in ["and 252 more", "and 26 more", "/alerts"] {
         assert!(mail.text.contains(rest), "{rest}\n{}", mail.text);
     }
 }

@@ -20,6 +20,8 @@ pub enum FindingCase {
     Unsafe(UnsafePart),
     /// A store answers and refuses.
     Refused(StoreRefusal),
+    /// A message on the topic is not signed by an API of ours.
+    Forged,
 }
 
 /// The part with unsafe settings.
@@ -38,6 +40,7 @@ impl FindingCase {
             Self::RowRefused => "row_refused",
             Self::RunFailed(cause) => cause.as_str(),
             Self::ConsumerStands => "consumer_stands",
+            Self::Forged => "forged",
             Self::Unsafe(UnsafePart::Redis) => "unsafe_redis",
             Self::Unsafe(UnsafePart::Topic) => "unsafe_topic",
             Self::Refused(refusal) => refusal.alert().word(),
@@ -52,6 +55,7 @@ impl FindingCase {
             | Self::RowRefused
             | Self::RunFailed(_)
             | Self::ConsumerStands
+            | Self::Forged
             | Self::Unsafe(_)
             | Self::Refused(_) => 1,
         }

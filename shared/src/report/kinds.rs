@@ -67,6 +67,8 @@ pub enum AlertKind {
     Braked,
     /// A store's settings allow promises to be lost.
     UnsafeSetting,
+    /// Messages on the topic are not signed by an API of ours.
+    Forged,
     /// Findings of this kind that no pass repairs.
     Left(Kind),
 }
@@ -148,7 +150,10 @@ impl AlertKind {
     /// Whether the alert is about the installation and not about what a pass found in it: its mail
     /// is that of an outage.
     pub fn is_outage(self) -> bool {
-        !matches!(self, Self::Braked | Self::UnsafeSetting | Self::Left(_))
+        !matches!(
+            self,
+            Self::Braked | Self::UnsafeSetting | Self::Forged | Self::Left(_)
+        )
     }
 
     /// Returns everything that is said and decided about a kind.
@@ -192,8 +197,8 @@ impl AlertKind {
             },
             Self::KafkaUnreachable => KindFacts {
                 noun: ["outage of Kafka", "outages of Kafka"],
-                users: "Claims go on, each about 2 s slower; codes come later. No promise is lost.",
-                to_do: "Bring Kafka back. Meanwhile passes issue what waits longer than a minute.",
+                users: "Claims go on, each about 2 s slower. The API issues them itself, so codes come at once. No promise is lost.",
+                to_do: "Bring Kafka back. Until then passes fail, and slots that are given back are not passed on.",
                 remedy: Remedy::Look,
                 ..WARNING
             },
@@ -243,6 +248,18 @@ impl AlertKind {
                 noun: ["unsafe setting", "unsafe settings"],
                 users: "Users notice nothing yet: a fault of this store could lose promises.",
                 to_do: "Change the setting as the sentence says, in the running server and in its file.",
+                ..WARNING
+            },
+            Self::Forged => KindFacts {
+                noun: [
+                    "message without our signature",
+                    "messages without our signature",
+                ],
+                users: "Users notice nothing: nothing was issued for such a message.",
+                to_do: "Find who can write to the topic, take that right away, and discard the messages. If they come from \
+                        an API of yours with another KAFKA_SIGNING_KEY, set the same key everywhere: passes issue its \
+                        claims from Redis.",
+                remedy: Remedy::DeadLetters,
                 ..WARNING
             },
             Self::Left(Kind::Unissued) => KindFacts {
@@ -308,10 +325,10 @@ impl AlertKind {
             Self::Left(Kind::BrokenPromise) => KindFacts {
                 noun: ["broken promise", "broken promises"],
                 severity: Severity::Critical,
-                users: "Their users were promised a coupon and have none; they are first on the waiting list.",
-                to_do: "Raise the quantity before the drop closes (every drop of a daily coupon that is not closed): the next \
-                        pass gives each of them a coupon. Or tell each of them, and note it in their story; the last one \
-                        ends this alert.",
+                users: "They were promised a coupon and have none; they are first on the waiting list.",
+                to_do: "Raise the quantity before the drop closes: the next pass gives them a coupon. (Of a daily coupon, that \
+                        raises each drop that has not closed.) Or tell them, and note it in their story; the last note ends \
+                        this alert.",
                 remedy: Remedy::Raise,
             },
             Self::Left(Kind::Stalled) => KindFacts {
