@@ -151,6 +151,21 @@ impl Backends {
         read("The API", answer).await
     }
 
+    /// Sends text to the API.
+    pub(crate) async fn post_text_to_api<T: DeserializeOwned>(
+        &self,
+        caller: &Credentials,
+        path: &str,
+        text: &str,
+    ) -> Result<T, HttpRefusal> {
+        let api = self.api.as_ref();
+        let api = api.ok_or_else(|| HttpRefusal::new(StatusCode::NOT_FOUND, NO_API))?;
+        let request = caller.request(Method::POST, &api.url(path), &Value::Null);
+        let mut request = request.map_err(|error| unreadable(&error))?;
+        *request.body_mut() = Bytes::from(text.to_owned());
+        read("The API", exchange(api, request).await?).await
+    }
+
     /// Sends a request to the API, and returns when the head of the response has arrived.
     pub(crate) async fn send_to_api(
         &self,
@@ -162,25 +177,31 @@ impl Backends {
     ) -> Result<Response<Body>, HttpRefusal> {
         let api = self.api.as_ref();
         let api = api.ok_or_else(|| HttpRefusal::new(StatusCode::NOT_FOUND, NO_API))?;
-        let exchange = async {
-            let mut request = caller.request(method, &api.url(path), body)?;
-            if let Some((name, value)) = header {
-                request
-                    .headers_mut()
-                    .insert(name, HeaderValue::from_str(&value)?);
-            }
-            anyhow::Ok(api.send(request).await?.map(Body::new))
-        };
-        let answer = tokio::time::timeout(PATIENCE, exchange);
-        let answer = answer.await.context("no answer in time").flatten();
-        answer.map_err(|error| {
-            let error = format!("{error:#}");
-            tracing::warn!(error, "the API did not answer the operations page");
-            let why =
-                "The API did not answer. It may have done it, or not: look, and if not, ask again";
-            HttpRefusal::new(StatusCode::BAD_GATEWAY, why)
-        })
+        let request = caller.request(method, &api.url(path), body);
+        let mut request = request.map_err(|error| unreadable(&error))?;
+        if let Some((name, value)) = header {
+            let value = HeaderValue::from_str(&value).map_err(|error| unreadable(&error.into()))?;
+            request.headers_mut().insert(name, value);
+        }
+        exchange(api, request).await
     }
+}
+
+/// Sends a request, and returns when the head of the response has arrived.
+async fn exchange(
+    api: &HttpClient,
+    request: Request<Bytes>,
+) -> Result<Response<Body>, HttpRefusal> {
+    let sent = async { anyhow::Ok(api.send(request).await?.map(Body::new)) };
+    let answer = tokio::time::timeout(PATIENCE, sent);
+    let answer = answer.await.context("no answer in time").flatten();
+    answer.map_err(|error| {
+        let error = format!("{error:#}");
+        tracing::warn!(error, "the API did not answer the operations page");
+        let why =
+            "The API did not answer. It may have done it, or not: look, and if not, ask again";
+        HttpRefusal::new(StatusCode::BAD_GATEWAY, why)
+    })
 }
 
 /// The message for a submitted form that the page does not offer without the API's address.

@@ -1,29 +1,34 @@
 //! Coupons: the list of all, as the API has it, and one coupon with its drops, what operators did,
 //! and the changes that they can make.
 
+mod change;
+mod history;
+
 use std::time::Duration;
 
 use askama::Template;
 use axum::extract::Path;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method, StatusCode};
-use axum::response::{IntoResponse as _, Redirect};
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::wording::capital;
 use firstcome_shared::coupon::{Allow, DropState};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
-use firstcome_shared::http::views::{CouponDrops, CouponSettings, ListedDrop, RecordedAct};
+use firstcome_shared::http::views::{CouponDrops, CouponSettings, ListedDrop};
 use firstcome_shared::mysql::alerts::AlertPage;
 use firstcome_shared::schedule::{Schedule, Tz};
 use qrcode::QrCode;
 use qrcode::render::svg;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::client::{HttpRefusal, encoded};
 use super::page::{Fields, OrDefault, Page, Screen, Top, answer};
-use super::text::{Text, window};
+use super::text::{Text, short, window};
+
+pub(super) use change::{change, change_list};
+pub(crate) use history::act;
 
 #[derive(Template)]
 #[template(path = "coupons.html")]
@@ -46,9 +51,30 @@ struct CouponScreen<'a> {
     is_daily: bool,
     /// Whether its only drop opens later, so that it can be cancelled.
     is_to_come: bool,
-    /// A QR code of the coupon page's address as SVG, if that page is on.
-    qr: Option<String>,
+    /// How users get to the coupon page, if it is on.
+    share: Option<Share>,
     has_api: bool,
+    /// What was typed into a form that was refused, and why.
+    typed: &'a Fields,
+    wrong: &'a str,
+    /// What people can do now.
+    state: String,
+    is_cancelled: bool,
+    /// Whether a drop is open, so that it can be closed.
+    is_open: bool,
+}
+
+impl CouponScreen<'_> {
+    /// What was typed, or the present value.
+    fn value(&self, field: &str, now: &impl ToString) -> String {
+        let typed = self.typed.0.iter().find(|(name, _)| name == field);
+        typed.map_or_else(|| now.to_string(), |(_, text)| text.clone())
+    }
+
+    fn day(&self, drop: &ListedDrop) -> String {
+        let zone = self.zone.unwrap_or_else(Tz::utc);
+        zone.local(drop.opens_at).format("%Y-%m-%d").to_string()
+    }
 }
 
 /// Maximum wait for the coupon page, which is only looked for.
@@ -87,9 +113,20 @@ impl ApiCoupon {
         [&self.next_drop, &self.current_drop].into_iter().flatten()
     }
 
+    fn state(&self) -> String {
+        let next = self.next_drop.as_ref();
+        let opens = next.map(|drop| short(drop.opens_at, self.zone()));
+        let mut drops = self.drops();
+        let is_open = drops.any(|drop| is_open(drop.state));
+        coupon_state(self.is_over(), self.paused, is_open, opens.as_deref())
+    }
+
+    fn zone(&self) -> Option<Tz> {
+        self.schedule.as_ref().and_then(Schedule::time_zone)
+    }
+
     fn opens(&self, drop: &ApiDrop) -> String {
-        let zone = self.schedule.as_ref().and_then(Schedule::time_zone);
-        window(drop.opens_at, None, zone)
+        window(drop.opens_at, None, self.zone())
     }
 }
 
@@ -118,12 +155,41 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<CouponsQuery>) 
     Ok(answer(StatusCode::OK, &screen))
 }
 
-/// Describes the state of a coupon.
-fn coupon_state(is_over: bool, is_paused: bool) -> &'static str {
-    match (is_over, is_paused) {
-        (true, _) => "over",
-        (false, true) => "live, paused",
-        (false, false) => "live",
+/// Describes what people can do with a coupon now.
+fn coupon_state(is_over: bool, is_paused: bool, is_open: bool, opens: Option<&str>) -> String {
+    match (is_over, is_paused, is_open, opens) {
+        (true, ..) => "over".to_owned(),
+        (false, true, true, _) => "paused while it is open".to_owned(),
+        (false, true, false, Some(opens)) => format!("paused, would open {opens}"),
+        (false, true, false, None) => "paused".to_owned(),
+        (false, false, true, _) => "open".to_owned(),
+        (false, false, false, Some(opens)) => format!("opens {opens}"),
+        (false, false, false, None) => "closed".to_owned(),
+    }
+}
+
+/// Whether the window of a drop is open.
+fn is_open(state: DropState) -> bool {
+    matches!(
+        state,
+        DropState::Open | DropState::SoldOut | DropState::Paused
+    )
+}
+
+/// Whether the drop was ended before it opened.
+fn is_cancelled(drop: &ListedDrop) -> bool {
+    // Its window is then the shortest that there is.
+    let shortest = TimeDelta::milliseconds(1);
+    let window = drop.closes_at.map(|closes| closes - drop.opens_at);
+    window.is_some_and(|window| window <= shortest)
+}
+
+/// Describes the state of a listed drop.
+fn listed_state(drop: &ListedDrop) -> &'static str {
+    if is_cancelled(drop) {
+        "cancelled"
+    } else {
+        drop_state(drop.state)
     }
 }
 
@@ -150,9 +216,27 @@ pub(super) async fn read(
     Path(id): Path<String>,
     OrDefault(query): OrDefault<CouponQuery>,
 ) -> Screen {
+    shown(&page, &id, &query, None).await
+}
+
+/// A form that was refused.
+struct RefusedForm<'a> {
+    typed: &'a Fields,
+    refusal: &'a HttpRefusal,
+}
+
+/// Shows a coupon, with a form that was refused if there is one.
+async fn shown(
+    page: &Page,
+    id: &str,
+    query: &CouponQuery,
+    refused: Option<RefusedForm<'_>>,
+) -> Screen {
     let number = query.page.clamp(1, 100_000);
-    let path = format!("/v1/coupons/{}/drops?page={number}", encoded(&id));
-    let found: CouponDrops = page.get(&path).await?;
+    let path = format!("/v1/coupons/{}/drops?page={number}", encoded(id));
+    let mut found: CouponDrops = page.get(&path).await?;
+    // The open one first: further days of a daily coupon are newer.
+    found.drops.sort_by_key(|drop| !is_open(drop.state));
     let coupon = &found.coupon;
     let firing = "/v1/alerts?status=firing&limit=500";
     let mut alerts = page.get::<AlertPage>(firing).await?.alerts;
@@ -165,8 +249,30 @@ pub(super) async fn read(
         ("paused", true) => "Paused. Nobody can claim until it is resumed.",
         ("resumed", false) => "Resumed. People can claim again.",
         ("changed", _) => "Changed.",
+        ("closed", _) => "Closed. Its waiting list gets nothing more.",
+        ("cancelled", _) => "Cancelled. It never opens.",
+        ("listed", _) => "The allow list was changed.",
         _ => "",
     };
+    let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);
+    let is_open = found.drops.iter().any(|drop| is_open(drop.state));
+    let to_come = found
+        .drops
+        .iter()
+        .filter(|drop| drop.state == DropState::Scheduled);
+    let opens = to_come.map(|drop| drop.opens_at).min();
+    let opens = opens.map(|at| short(at, zone));
+    let is_cancelled = !found.drops.is_empty() && found.drops.iter().all(is_cancelled);
+    let state = if is_cancelled {
+        "cancelled: it never opens".to_owned()
+    } else {
+        coupon_state(coupon.over, coupon.paused, is_open, opens.as_deref())
+    };
+    let nothing = Fields::default();
+    let sentence = refused.as_ref().map(|it| it.refusal.sentence());
+    let status = refused
+        .as_ref()
+        .map_or(StatusCode::OK, |it| it.refusal.status);
     let is_daily = matches!(coupon.schedule, Some(Schedule::Daily { .. }));
     let screen = CouponScreen {
         top: Top {
@@ -174,14 +280,19 @@ pub(super) async fn read(
             ..page.top(&name, "coupons")
         },
         alerts: alerts.collect(),
-        zone: coupon.schedule.as_ref().and_then(Schedule::time_zone),
+        zone,
         is_daily,
         is_to_come: !is_daily && is_to_come(&found.drops),
-        qr: share_code(&page, coupon).await,
+        share: share(page, coupon).await,
         found: &found,
         has_api: page.has_api(),
+        typed: refused.as_ref().map_or(&nothing, |it| it.typed),
+        wrong: sentence.as_deref().unwrap_or_default(),
+        state,
+        is_cancelled,
+        is_open,
     };
-    Ok(answer(StatusCode::OK, &screen))
+    Ok(answer(status, &screen))
 }
 
 /// Whether a coupon with these drops opens later. The newest drops are on the first page.
@@ -189,168 +300,33 @@ fn is_to_come(drops: &[ListedDrop]) -> bool {
     !drops.is_empty() && drops.iter().all(|drop| drop.state == DropState::Scheduled)
 }
 
-/// Draws the address of the coupon page, if the API serves that page.
-async fn share_code(page: &Page, coupon: &CouponSettings) -> Option<String> {
-    let (services, caller) = (&page.state.services, &page.session.caller);
-    let path = format!("/c/{}", coupon.id);
-    let asked = services.send_to_api(caller, Method::GET, &path, &Value::Null, None);
+/// How users get to the coupon page.
+enum Share {
+    /// By its address, which this QR code has as SVG.
+    Address(String),
+    /// Each by a link of their own, with a token.
+    OwnLinks,
+}
+
+/// The part of a coupon page's state that says how users get there.
+#[derive(Deserialize)]
+struct PageState {
+    wants_token: bool,
+}
+
+/// Finds out how users get to the coupon page, if the API serves that page.
+async fn share(page: &Page, coupon: &CouponSettings) -> Option<Share> {
+    let path = format!("/c/{}/state", coupon.id);
+    let asked = page.api::<PageState>(Method::GET, &path, &Value::Null, None);
     // Without the API, or without the page, no address is shown.
-    let asked = timeout(PATIENCE, asked).await;
-    let is_on = matches!(asked, Ok(Ok(answer)) if answer.status().is_success());
-    let code = QrCode::new(&coupon.page).ok().filter(|_| is_on)?;
+    let state = timeout(PATIENCE, asked).await.ok()?.ok()?;
+    if state.wants_token {
+        return Some(Share::OwnLinks);
+    }
+    let code = QrCode::new(&coupon.page).ok()?;
     let drawn = code.render::<svg::Color<'_>>().build();
     let (_, drawing) = drawn.split_once("?>")?;
-    Some(drawing.to_owned())
-}
-
-/// Describes what an operator did: the fields of the change, without JSON's punctuation.
-fn act(recorded: &RecordedAct) -> String {
-    let detail: Value = serde_json::from_str(&recorded.detail).unwrap_or_default();
-    let all = detail.as_object().into_iter().flatten();
-    let all = all.filter(|(_, value)| !value.is_null());
-    // A change of its drops repeats what the coupon says.
-    let (of_drops, own): (Vec<_>, Vec<_>) = all.partition(|(name, _)| name.starts_with("drop "));
-    let fields = if own.is_empty() { of_drops } else { own };
-    let fields = fields.into_iter().map(|(name, value)| field(name, value));
-    let fields = fields.collect::<Vec<_>>().join(", ");
-    format!("{}: {fields}", recorded.action.replace('_', " ")).text()
-}
-
-/// Such as "quantity 100 → 200".
-fn field(name: &str, value: &Value) -> String {
-    match (value.get("from"), value.get("to"), value) {
-        (Some(from), Some(Value::Object(to)), _) => {
-            let changed = to.iter().filter(|(name, now)| from[*name] != **now);
-            let changed =
-                changed.map(|(name, now)| field(name, &json!({"from": from[name], "to": now})));
-            changed.collect::<Vec<_>>().join(", ")
-        }
-        (Some(from), Some(to), _) => format!("{} → {}", field(name, from), plain(to)),
-        (_, _, Value::Object(own)) => {
-            let own = own.iter().map(|(name, value)| field(name, value));
-            own.collect::<Vec<_>>().join(", ")
-        }
-        _ => format!("{} {}", name.replace('_', " "), plain(value)),
-    }
-}
-
-fn plain(value: &Value) -> String {
-    match value {
-        Value::Null => "none".to_owned(),
-        Value::String(text) => text
-            .parse()
-            .map_or(text.clone(), |at: DateTime<Utc>| at.text()),
-        other => other.to_string(),
-    }
-}
-
-/// What a form changes: the request to the API, and the question before it, if the change takes
-/// something from users.
-struct Change {
-    body: Value,
-    question: Option<(String, &'static str)>,
-    done: &'static str,
-}
-
-/// Changes a coupon.
-pub(super) async fn change(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
-    let path = format!("/v1/coupons/{}/drops", encoded(&id));
-    let found: CouponDrops = page.get(&path).await?;
-    let coupon = &found.coupon;
-    let change = planned(&form, &found)?;
-    if let Some((question, button)) = change.question.filter(|_| !form.is_sure()) {
-        return Ok(page.confirm(&form, &question, button));
-    }
-    // The API refuses the change if somebody else was faster. An emergency stop is never refused.
-    let revision = form.get("revision");
-    let tag = (!revision.is_empty()).then(|| ("if-match", format!("\"{revision}\"")));
-    let path = format!("/v1/coupons/{}", coupon.id);
-    page.api::<Value>(Method::PATCH, &path, &change.body, tag)
-        .await?;
-    let to = format!("/coupons/{}?done={}", coupon.id, change.done);
-    Ok(Redirect::to(&to).into_response())
-}
-
-fn planned(form: &Fields, found: &CouponDrops) -> Result<Change, HttpRefusal> {
-    let coupon = &found.coupon;
-    let name = coupon.name.text();
-    let number = |field: &str, what: &str| {
-        let wrong = || HttpRefusal::typed(&format!("{what} must be a whole number."));
-        form.number::<u32>(field).ok_or_else(wrong)
-    };
-    let (mut question, mut done) = (None, "changed");
-    let body = match form.get("how") {
-        "pause" => {
-            let what =
-                format!("Nobody can claim {name} until it is resumed. Those who hold one keep it.");
-            (question, done) = (Some((what, "Pause it")), "paused");
-            json!({"paused": true})
-        }
-        "resume" => {
-            done = "resumed";
-            json!({"paused": false})
-        }
-        "quantity" => {
-            let quantity = number("quantity", "The quantity")?;
-            let [from, to] = [coupon.quantity, quantity].map(|n| n.text());
-            let what = format!(
-                "{name}: {from} → {to}, for all its drops that are not closed and for later ones."
-            );
-            question = Some((what, "Change the quantity"));
-            json!({"quantity": quantity})
-        }
-        "name" => json!({"name": form.get("name")}),
-        "waiting_list" => json!({"waiting_list": number("waiting_list", "The waiting list")?}),
-        "dates" => {
-            let mut body = json!({"last_day": null});
-            for field in ["opens", "closes", "last_day"] {
-                if !form.get(field).is_empty() {
-                    body[field] = form.get(field).into();
-                }
-            }
-            body
-        }
-        "closes_at" => json!({"closes_at": closing(form, coupon)?}),
-        "close" => {
-            let what = format!(
-                "The open drop of {name} closes now. Its waiting list gets nothing more. It can't be undone."
-            );
-            question = Some((what, "Close it now"));
-            json!({"close_now": true})
-        }
-        "cancel" => {
-            // It may have opened since the page, or the question, was shown. It must not open before
-            // the API gets the request either: that would close it for good.
-            let soon = Utc::now() + TimeDelta::seconds(30);
-            let is_late = found.drops.iter().any(|drop| drop.opens_at <= soon);
-            if is_late || !is_to_come(&found.drops) {
-                let why = "It has opened or opens at once, or was cancelled: pause it instead.";
-                return Err(HttpRefusal::typed(why));
-            }
-            let what = format!("{name} never opens. Nobody has claimed it. It can't be undone.");
-            question = Some((what, "Cancel it"));
-            json!({"close_now": true})
-        }
-        _ => return Err(HttpRefusal::typed("The form is not of this page.")),
-    };
-    Ok(Change {
-        body,
-        question,
-        done,
-    })
-}
-
-/// Returns when a coupon that opens once closes, as typed in its own zone.
-fn closing(form: &Fields, coupon: &CouponSettings) -> Result<Option<DateTime<Utc>>, HttpRefusal> {
-    let text = form.get("closes_at");
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);
-    let at = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M").ok();
-    let at = at.and_then(|at| zone.unwrap_or_else(Tz::utc).instant(at));
-    let wrong = || HttpRefusal::typed("“Closes at” is no time there.");
-    at.map(Some).ok_or_else(wrong)
+    Some(Share::Address(drawing.to_owned()))
 }
 
 /// Passes the API's list of holders through, as a file.
@@ -370,4 +346,45 @@ pub(super) async fn winners(page: Page, Path(id): Path<String>) -> Screen {
     answer.headers_mut().insert(CONTENT_TYPE, csv);
     answer.headers_mut().insert(CONTENT_DISPOSITION, file);
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_says_what_people_can_do_now() {
+        let at = Some("2026-12-01 10:00 UTC");
+        for (over, paused, open, opens, says) in [
+            (true, false, false, None, "over"),
+            (false, false, true, at, "open"),
+            (false, false, false, at, "opens 2026-12-01 10:00 UTC"),
+            (false, true, true, None, "paused while it is open"),
+            (
+                false,
+                true,
+                false,
+                at,
+                "paused, would open 2026-12-01 10:00 UTC",
+            ),
+            (false, false, false, None, "closed"),
+        ] {
+            assert_eq!(coupon_state(over, paused, open, opens), says);
+        }
+    }
+
+    #[test]
+    fn drop_that_was_ended_before_it_opened_is_cancelled() {
+        let at = DateTime::from_timestamp(0, 0).unwrap();
+        let until = |milliseconds| ListedDrop {
+            id: DropId(7),
+            opens_at: at,
+            closes_at: Some(at + TimeDelta::milliseconds(milliseconds)),
+            quantity: 1,
+            state: DropState::Closed,
+            rows: None,
+        };
+        assert_eq!(listed_state(&until(1)), "cancelled");
+        assert_eq!(listed_state(&until(2)), "ended");
+    }
 }

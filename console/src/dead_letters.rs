@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use firstcome_notifier::wording::{capital, detail, line, person};
 use firstcome_shared::http::views::{FailedClaimDetails, FailedClaimPage};
+use firstcome_shared::kafka::FORGED;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -173,6 +174,41 @@ pub(super) async fn correct(page: Page, Path(id): Path<String>, form: Fields) ->
     let path = format!("/v1/failed-claims/{}/correct", encoded(&id));
     page.post::<FailedClaimDetails>(&path, &body).await?;
     let to = format!("/dead-letters/{}?done=corrected", encoded(&id));
+    Ok(Redirect::to(&to).into_response())
+}
+
+/// How many dead letters one click discards at most.
+const AT_ONCE: usize = 500;
+
+/// Discards all open dead letters with a reason.
+pub(super) async fn discard_all(page: Page, form: Fields) -> Screen {
+    let (reason, why) = (form.get("reason"), form.get("why"));
+    if reason.is_empty() || why.is_empty() {
+        return Err(HttpRefusal::typed("Say why they are discarded."));
+    }
+    let parameters = [("reason", reason), ("limit", "200")];
+    let path = format!("/v1/failed-claims{}", query_string(&parameters));
+    if !form.is_sure() {
+        let what = format!(
+            "No pass looks again at the dead letters with the reason “{}”. If one is the only trace of a promise, the \
+             promise is forgotten.",
+            reason.text()
+        );
+        return Ok(page.confirm(&form, &what, "Discard them all"));
+    }
+    let mut discarded = 0;
+    while discarded < AT_ONCE {
+        let found: FailedClaimPage = page.get(&path).await?;
+        for letter in &found.failed_claims {
+            let path = format!("/v1/failed-claims/{}/discard", letter.id);
+            page.post::<Value>(&path, &json!({"why": why})).await?;
+        }
+        discarded += found.failed_claims.len();
+        if found.next_page.is_none() {
+            break;
+        }
+    }
+    let to = format!("/dead-letters{}", query_string(&[("reason", reason)]));
     Ok(Redirect::to(&to).into_response())
 }
 

@@ -22,6 +22,9 @@ use super::session::Session;
 /// Maximum size of a form, in bytes.
 const FORM_AT_MOST: usize = 16 * 1024;
 
+/// Maximum size of a form with an allow list, in bytes: 8 MB, of which browsers encode line ends.
+const LIST_AT_MOST: usize = 12 * 1024 * 1024;
+
 /// Maximum length of a path to redirect to after log-in.
 const NEXT_AT_MOST: usize = 500;
 
@@ -116,7 +119,9 @@ struct Token {
 
 async fn with_token(request: Request, session: &Session) -> Result<Request, Response> {
     let (parts, body) = request.into_parts();
-    let Ok(bytes) = to_bytes(body, FORM_AT_MOST).await else {
+    let is_list = parts.uri.path().ends_with("/allow-list");
+    let most = if is_list { LIST_AT_MOST } else { FORM_AT_MOST };
+    let Ok(bytes) = to_bytes(body, most).await else {
         return Err(notice(
             "Too large",
             StatusCode::PAYLOAD_TOO_LARGE,

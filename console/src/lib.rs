@@ -127,6 +127,8 @@ fn changes_of_coupons() -> Router<ScreenState> {
         .route("/dead-letters/{id}/correct", post(dead_letters::correct))
         .route("/dead-letters/{id}/discard", post(dead_letters::discard))
         .route("/coupons/{coupon}/change", post(coupon::change))
+        .route("/coupons/{coupon}/allow-list", post(coupon::change_list))
+        .route("/dead-letters/discard-all", post(dead_letters::discard_all))
         .route("/coupons/new", post(new_coupon::make))
         .route("/people/give-up", post(people::give_up))
         .route("/people/revoke", post(people::revoke))

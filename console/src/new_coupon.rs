@@ -2,17 +2,19 @@
 //! UTC. Then the API creates the coupon. An idempotency key in the form prevents a double click
 //! from creating two coupons.
 
+use std::ops::RangeInclusive;
+
 use askama::Template;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use chrono::{DateTime, FixedOffset, NaiveDate, NaiveTime, Utc};
 use firstcome_notifier::wording::grouped;
-use firstcome_shared::coupon::Allow;
+use firstcome_shared::coupon::{Allow, MAX_QUANTITY, MAX_WAITING};
 use firstcome_shared::schedule::{PlannedDrop, Schedule, Tz, time_zone, wall_clock};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::page::{Fields, OrDefault, Page, Screen, Top, answer};
+use super::page::{Fields, OrDefault, Page, Screen, Top, answer, whole_number};
 use super::text::Text;
 
 #[derive(Template)]
@@ -56,13 +58,19 @@ impl Preview {
 
 /// Builds the request to the API, and the openings that it would create.
 fn plan(typed: &Fields) -> Result<Preview, String> {
-    let number = |what: &str, field: &str| {
+    let number = |what: &str, field: &str, range: RangeInclusive<u32>| {
         let text = typed.get(field);
-        let number = text.parse::<u32>();
-        number.map_err(|_| format!("{what} must be a whole number, not {:?}", text.text()))
+        let number = whole_number(text).filter(|number| range.contains(number));
+        number.ok_or_else(|| {
+            let [least, most] = [range.start(), range.end()].map(Text::text);
+            format!(
+                "{what} must be a whole number from {least} to {most}, not {:?}",
+                text.text()
+            )
+        })
     };
-    let quantity = number("The quantity", "quantity")?;
-    let waiting = number("The waiting list", "waiting_list")?;
+    let quantity = number("The quantity", "quantity", 1..=MAX_QUANTITY)?;
+    let waiting = number("The waiting list", "waiting_list", 0..=MAX_WAITING)?;
     let is_daily = typed.get("repeats") == "daily";
     let zone: Tz = typed.get("time_zone").text().parse()?;
     let schedule = schedule(typed, is_daily, zone)?;
@@ -123,6 +131,9 @@ fn schedule(typed: &Fields, is_daily: bool, zone: Tz) -> Result<Schedule, String
         "" => None,
         last => Some(day(last)?),
     };
+    if last.is_some_and(|last| last < first) {
+        return Err("“Last day” must not be before “First day”".to_owned());
+    }
     let opens = wall_clock::read(typed.get("opens"))?;
     let closes = match typed.get("closes") {
         "" => None,
@@ -139,8 +150,14 @@ fn schedule(typed: &Fields, is_daily: bool, zone: Tz) -> Result<Schedule, String
         });
     }
     let at = |day: NaiveDate, time: NaiveTime| -> Result<DateTime<Utc>, String> {
-        let at = zone.instant(day.and_time(time));
-        at.ok_or_else(|| format!("{day} {time} is no time there"))
+        let local = day.and_time(time);
+        let at = zone
+            .instant(local)
+            .filter(|at| zone.local(*at).naive_local() == local);
+        at.ok_or_else(|| {
+            let (time, zone) = (time.format("%H:%M"), zone.name());
+            format!("{time} does not exist on {day} in {zone}: clocks are set forward then")
+        })
     };
     let closes_at = match (last, closes) {
         (None, None) => None,
@@ -314,7 +331,22 @@ mod tests {
             (&[("once_per", "")], "each person"),
             (&[("closes", "")], "at which it closes"),
             (&[("opens", "3 pm")], "time of day"),
-            (&[("last_day", "2130-11-01")], "Last day"),
+            (&[("quantity", "0")], "from 1 to 10,000,000"),
+            (&[("waiting_list", "99,999,999")], "from 0 to 1,000,000"),
+            (&[("last_day", "2130-11-01")], "before “First day”"),
+            (
+                &[("repeats", "once"), ("last_day", "2130-11-01")],
+                "before “First day”",
+            ),
+            (
+                &[
+                    ("repeats", "once"),
+                    ("time_zone", "Europe/Berlin"),
+                    ("first_day", "2027-03-28"),
+                    ("opens", "02:30"),
+                ],
+                "02:30 does not exist on 2027-03-28",
+            ),
             (
                 &[("first_day", "2020-01-01"), ("last_day", "2020-01-02")],
                 "never open",

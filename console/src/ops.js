@@ -133,3 +133,10 @@ const zone = document.querySelector("[data-browser-zone]");
 if (zone) zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone ?? zone.value;
 
 if (document.querySelector("[data-running]")) setTimeout(() => location.reload(), 1500);
+
+for (const input of document.querySelectorAll("[data-into]")) {
+  input.addEventListener("change", async () => {
+    const [file] = input.files;
+    if (file) document.getElementById(input.dataset.into).value = await file.text();
+  });
+}

@@ -83,6 +83,8 @@ pub(super) struct BoardLine {
     pub(super) is_shut: bool,
     /// Why the drop is marked red.
     pub(super) wrong: Option<String>,
+    /// Whether rows could be counted now.
+    has_rows: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -142,7 +144,7 @@ pub(super) fn board(seen: &Overview) -> Board {
         lead: compared(seen.last_run.as_ref()),
         problems,
         drops: seen.drops.iter().map(|one| board_line(one, seen)).collect(),
-        caption: "Coupons that are open, will open, or need somebody",
+        caption: "Coupons that are open, will open, ended today, or need somebody",
         elsewhere: 0,
         page: seen.page,
         pages: seen.pages,
@@ -173,7 +175,7 @@ pub(super) fn drop_board(seen: &Overview) -> Board {
     Board {
         tone,
         title: format!("{}: {what}", place(&one.coupon_name, id)),
-        lead: capital(&format!("{}. Last pass: {}.", line.when(), one.last_run)),
+        lead: capital(&format!("{}. Last pass: {}.", line.when(), line.last_run())),
         problems,
         elsewhere: elsewhere.len(),
         drops: vec![line],
@@ -332,6 +334,7 @@ fn board_line(drop: &DropOverview, seen: &Overview) -> BoardLine {
         admission,
         is_shut,
         wrong: alert_of(drop, seen).map(|alert| alert.alert.summary.text()),
+        has_rows: seen.mysql_answers,
     }
 }
 
@@ -339,6 +342,14 @@ impl BoardLine {
     pub(super) fn when(&self) -> String {
         let drop = &self.drop;
         window(drop.opens_at, drop.closes_at, drop.time_zone)
+    }
+
+    /// What the last pass found, unless the drop was never open.
+    pub(super) fn last_run(&self) -> &str {
+        match self.drop.state {
+            DropState::Scheduled => "not open yet",
+            _ => &self.drop.last_run,
+        }
     }
 
     fn is_sealed(&self) -> bool {
@@ -360,7 +371,8 @@ impl BoardLine {
         if self.is_sealed() {
             return Some(0);
         }
-        let counted = self.drop.rows.filter(|_| self.drop.redis.is_some());
+        let is_known = self.has_rows && self.drop.redis.is_some();
+        let counted = self.drop.rows.filter(|_| is_known);
         counted.map(|counted| counted.users.saturating_sub(counted.rows))
     }
 

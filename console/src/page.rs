@@ -233,6 +233,16 @@ impl Page {
         services.call_api(caller, method, path, body, header).await
     }
 
+    /// Sends text to the API.
+    pub(crate) async fn api_text<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        text: &str,
+    ) -> Result<T, HttpRefusal> {
+        let (services, caller) = (&self.state.services, &self.session.caller);
+        services.post_text_to_api(caller, path, text).await
+    }
+
     /// Asks on a separate screen whether to make a change. Its button sends the same form again,
     /// with the field `sure`.
     pub(crate) fn confirm(&self, form: &Fields, what: &str, button: &str) -> Response {
@@ -269,6 +279,21 @@ pub(crate) struct JustDone {
     pub(crate) done: String,
 }
 
+/// Reads a whole number, which may have separators: 1,000 and 1.000 and 1 000.
+pub(crate) fn whole_number(text: &str) -> Option<u32> {
+    let mut groups = text.split([',', '.', ' ', '\u{a0}', '\u{202f}']);
+    let first = groups.next()?;
+    let rest: Vec<&str> = groups.collect();
+    let is_digits = |group: &str| !group.is_empty() && group.bytes().all(|it| it.is_ascii_digit());
+    let is_grouped = rest
+        .iter()
+        .all(|group| group.len() == 3 && is_digits(group));
+    let fits = rest.is_empty() || first.len() <= 3;
+    (is_digits(first) && is_grouped && fits)
+        .then(|| format!("{first}{}", rest.concat()).parse().ok())
+        .flatten()
+}
+
 /// The fields of a form.
 #[derive(Default)]
 pub(crate) struct Fields(pub(crate) Vec<(String, String)>);
@@ -290,6 +315,7 @@ impl Fields {
         field.map_or("", |(_, value)| value.trim())
     }
 
+    /// Returns a number that names something.
     pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
         self.get(name).parse().ok()
     }
@@ -297,5 +323,30 @@ impl Fields {
     /// Whether the operator has answered [`Page::confirm`].
     pub(crate) fn is_sure(&self) -> bool {
         !self.get("sure").is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_may_have_separators_but_no_fraction() {
+        for (text, number) in [
+            ("1000", Some(1_000)),
+            ("1,000", Some(1_000)),
+            ("1.000.000", Some(1_000_000)),
+            ("10 000", Some(10_000)),
+            ("1.5", None),
+            ("1,00", None),
+            ("1000,000", None),
+            (",000", None),
+            ("-1", None),
+            ("+1", None),
+            ("", None),
+            ("99999999999", None),
+        ] {
+            assert_eq!(whole_number(text), number, "{text:?}");
+        }
     }
 }

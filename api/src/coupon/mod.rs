@@ -95,7 +95,10 @@ fn refuse_lower(coupon: &Value, quantity: u32) -> anyhow::Result<()> {
     let number = |of: &Value| of["quantity"].as_u64().unwrap_or_default();
     let now = number(coupon).max(number(current));
     if is_open && now >= quantity.into() {
-        let why = format!("it gives out {now} already; give a larger number than that");
+        let why = format!(
+            "its quantity is {now} already, and it is open: give a larger number. The operations page lowers it, as far as \
+             slots are not given out"
+        );
         bail!(Refused(why));
     }
     Ok(())

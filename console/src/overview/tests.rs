@@ -97,6 +97,14 @@ fn first_line_states_the_verdict_and_its_basis() {
     assert_eq!(drop.drop.last_run, "nothing found");
     assert_eq!(drop.wrong, None);
 
+    let mut away = overview(vec![seen(100, 97)]);
+    away.mysql_answers = false;
+    assert_eq!(
+        board(&away).drops[0].in_flight(),
+        None,
+        "rows are not known"
+    );
+
     let mut later = overview(vec![]);
     later.at = at(19 + 3 * 60);
     let stale = "plain: Nothing was compared for 3 hours";

@@ -177,6 +177,8 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
         (&now, "pause", ("", ""), "Nobody can claim", "paused", "1"),
         (&now, "resume", ("", ""), "", "paused", "0"),
         (&now, "quantity", ("quantity", "30"), "20 → 30", "d.quantity", "30"),
+        (&now, "name", ("name", "Winter"), "instead of “Winter coupon”", "name", "Winter"),
+        (&now, "allow", ("allow", "list"), "only the 0 people on its allow list", "allow_rule", "list"),
         (&now, "closes_at", ("closes_at", "2101-01-01T00:00"), "", "YEAR(closes_at)", "2101"),
         (&now, "close", ("", ""), "closes now", "closed_early", "1"),
         (&later, "cancel", ("", ""), "never opens", "closed_early", "1"),
@@ -197,10 +199,58 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
         }
         assert_eq!(reply.status, 303, "{how}: {}", reply.text);
         assert_eq!(sql.query(&state).await, [[value]], "{how}");
-        let stale = [("how", "name"), ("name", "Other"), revision];
+        let stale = [("how", "name"), ("name", "Other"), revision, ("sure", "1")];
         assert_eq!(kim.submit(path, &stale).await.status, 412, "{how}");
     }
     let past = [("how", "closes_at"), ("closes_at", "2020-01-01T00:00")];
     let refused = kim.submit(&now.1, &past).await;
     assert_has(&refused.text, &["“Closes at” is in the past"]);
+    // What was typed stays, beside the reason and the coupon.
+    for (typed, says) in [
+        (["quantity", "0"], "from 1 to 10,000,000"),
+        (["quantity", "30"], "The quantity is 30 already"),
+        (["waiting_list", "99,999,999"], "from 0 to 1,000,000"),
+    ] {
+        let [field, text] = typed;
+        let refused = kim.submit(&now.1, &[("how", field), (field, text)]).await;
+        let kept = format!("name=\"{field}\" value=\"{text}\"");
+        assert_has(&refused.text, &[says, &kept, "What operators did"]);
+    }
+    let again = [("how", "close"), ("sure", "1")];
+    let refused = kim.submit(&now.1, &again).await;
+    assert_has(&refused.text, &["No drop of it is open"]);
+    let page = kim.text(&format!("/coupons/{}", later.0)).await;
+    assert_has(&page, &["cancelled: it never opens"]);
+    assert_lacks(&page, &["Change it", "value=\"pause\""]);
+}
+
+#[tokio::test]
+async fn an_allow_list_is_pasted_and_a_removed_end_is_in_the_history() {
+    let f = Fixture::new("ops-list").await;
+    let coupon = f.api.open_coupon(5).await;
+    let daemon = f.world.daemon().await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let page = format!("/coupons/{}", coupon.id);
+    let (list, change) = (format!("{page}/allow-list"), format!("{page}/change"));
+    let many: String = (0..3_000).map(|n| format!("user-{n}\r\n")).collect();
+    let added = [("how", "add"), ("people", many.as_str())];
+    assert_eq!(kim.submit(&list, &added).await.status, 303);
+    assert_has(&kim.text(&page).await, &["3,000 people now"]);
+    let removed = [("how", "remove"), ("people", "user-7")];
+    assert_eq!(kim.submit(&list, &removed).await.status, 303);
+    assert_has(&kim.text(&page).await, &["2,999 people now"]);
+    let wrong = [("how", "add"), ("people", "user 8")];
+    let refused = kim.submit(&list, &wrong).await;
+    assert_has(&refused.text, &["line 1", "user 8</textarea>"]);
+
+    let until = [("how", "closes_at"), ("closes_at", "2101-01-01T00:00")];
+    assert_eq!(kim.submit(&change, &until).await.status, 303);
+    let never = [("how", "closes_at"), ("closes_at", ""), ("sure", "1")];
+    assert_eq!(kim.submit(&change, &never).await.status, 303);
+    let removed = "closes at: 2101-01-01 00:00:00 UTC → none";
+    assert_has(&kim.text(&page).await, &[removed]);
+    // Mails name drops.
+    let found = [("person", coupon.drop.to_string())];
+    let found = kim.submit("/people", &[(found[0].0, &found[0].1)]).await;
+    assert_eq!(found.location, page);
 }

@@ -1,0 +1,143 @@
+//! What operators did to a coupon, in the words of its forms.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::http::views::RecordedAct;
+use serde_json::{Value, json};
+
+use crate::text::Text as _;
+
+/// Describes what an operator did: the fields of the change, without JSON's punctuation.
+pub(crate) fn act(recorded: &RecordedAct) -> String {
+    let detail: Value = serde_json::from_str(&recorded.detail).unwrap_or_default();
+    let all = detail.as_object().into_iter().flatten();
+    let all = all.filter(|(_, value)| !value.is_null());
+    // A change of its drops repeats what the coupon says.
+    let (of_drops, own): (Vec<_>, Vec<_>) = all.partition(|(name, _)| name.starts_with("drop "));
+    let fields = if own.is_empty() { of_drops } else { own };
+    let is_change = recorded.action == "change_coupon";
+    let fields = fields.into_iter().map(|(name, value)| field(name, value));
+    let fields = listed(fields);
+    match (is_change, fields.as_str()) {
+        (true, "") => "changed nothing".to_owned(),
+        (true, fields) => fields.text(),
+        (false, fields) => format!("{}: {fields}", recorded.action.replace('_', " ")).text(),
+    }
+}
+
+fn listed(fields: impl Iterator<Item = String>) -> String {
+    let fields: Vec<String> = fields.filter(|field| !field.is_empty()).collect();
+    fields.join(", ")
+}
+
+/// Such as "quantity 100 → 200". Empty if nothing is worth a word.
+fn field(name: &str, value: &Value) -> String {
+    match (value.get("from"), value.get("to"), value) {
+        // Only cancelling changes when a coupon opens.
+        (Some(from), Some(to), _) if is_cancelled(from, to) => {
+            "cancelled: it never opens".to_owned()
+        }
+        (Some(Value::Object(from)), Some(Value::Object(to)), _) => {
+            // What was taken away is only in `from`.
+            let names: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
+            let [from, to] = [from, to].map(|side| move |name: &String| side.get(name).cloned());
+            let sides = names.into_iter().map(|name| (name, [from(name), to(name)]));
+            let changed = sides.filter(|(_, [from, to])| from != to);
+            listed(changed.map(|(name, [from, to])| field(name, &json!({"from": from, "to": to}))))
+        }
+        (Some(_), Some(Value::Bool(true)), _) if name == "paused" => "paused".to_owned(),
+        (Some(_), Some(Value::Bool(false)), _) if name == "paused" => "resumed".to_owned(),
+        (Some(from), Some(to), _) => {
+            format!("{}: {} → {}", label(name), plain(from), plain(to))
+        }
+        (_, _, Value::Object(own)) => listed(own.iter().map(|(name, value)| field(name, value))),
+        (_, _, Value::Null | Value::Bool(false)) => String::new(),
+        _ => format!("{} {}", label(name), plain(value)),
+    }
+}
+
+fn is_cancelled(from: &Value, to: &Value) -> bool {
+    let [from, to] = [from, to].map(|schedule| &schedule["opens_at"]);
+    to.is_string() && from != to
+}
+
+/// A field as the forms name it.
+fn label(name: &str) -> String {
+    match name {
+        "once_per" => "one for each person and".to_owned(),
+        "waiting_list" => "places on the waiting list".to_owned(),
+        "allow" => "for".to_owned(),
+        "type" => "opens".to_owned(),
+        "opens_at" => "opens at".to_owned(),
+        "closes_at" => "closes at".to_owned(),
+        other => other.replace('_', " "),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => text
+            .parse()
+            .map_or(text.clone(), |at: DateTime<Utc>| at.text()),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(action: &str, detail: &Value) -> String {
+        act(&RecordedAct {
+            at: Utc::now(),
+            by: Some("kim".to_owned()),
+            action: action.to_owned(),
+            detail: detail.to_string(),
+        })
+    }
+
+    #[test]
+    fn history_says_what_was_taken_away_and_that_nothing_changed() {
+        let once = |closes: Value| json!({"type": "once", "closes_at": closes});
+        for (from, to, says) in [
+            (
+                json!({"schedule": once(json!("2026-12-01T06:00:00Z")), "name": "A"}),
+                json!({"schedule": {"type": "once"}, "name": "A"}),
+                "closes at: 2026-12-01 06:00:00 UTC → none",
+            ),
+            (
+                json!({"schedule": {"opens_at": "2026-12-24T09:00:00Z"}}),
+                json!({"schedule": {"opens_at": "2026-11-28T12:00:00Z"}}),
+                "cancelled: it never opens",
+            ),
+            (
+                json!({"schedule": {"last_day": "2026-12-24"}}),
+                json!({"schedule": {}}),
+                "last day: 2026-12-24 → none",
+            ),
+            (
+                json!({"quantity": 80}),
+                json!({"quantity": 80}),
+                "changed nothing",
+            ),
+            (
+                json!({"quantity": 80}),
+                json!({"quantity": 100}),
+                "quantity: 80 → 100",
+            ),
+            (json!({"paused": false}), json!({"paused": true}), "paused"),
+            (json!({"paused": true}), json!({"paused": false}), "resumed"),
+        ] {
+            let detail = json!({"coupon": {"from": from, "to": to}});
+            assert_eq!(shown("change_coupon", &detail), says);
+        }
+        let made =
+            json!({"name": "A", "quantity": 5, "paused": false, "schedule": {"type": "once"}});
+        assert_eq!(
+            shown("create_coupon", &made),
+            "create coupon: name A, quantity 5, opens once"
+        );
+    }
+}
