@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use firstcome_shared::line_limit::LineLimit;
 use firstcome_shared::mysql::processes::SeenProblems;
 use firstcome_shared::redis::Redis;
@@ -61,8 +61,10 @@ impl RedisClock {
         self.0.store(offset, Ordering::Relaxed);
     }
 
+    /// In whole milliseconds: Redis cuts off the rest of a time, and MySQL rounds it.
     pub(crate) fn now(&self) -> DateTime<Utc> {
-        Utc::now() + TimeDelta::milliseconds(self.0.load(Ordering::Relaxed))
+        let now = Utc::now() + TimeDelta::milliseconds(self.0.load(Ordering::Relaxed));
+        now.trunc_subsecs(3)
     }
 }
 
