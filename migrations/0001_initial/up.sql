@@ -14,6 +14,8 @@
 --   allow_list_people      how many are on it
 --   allow_list_changed_at  when that was
 --   idempotency_key        of the request that created it, with the hash of its body: a repeated request gets this coupon
+--   valid_until            its codes can be used before this time; valid_days: or within this many times 24 hours from `claimed_at`. At most
+--                          one is set. Redis does not have them
 --   daily_until            the last local date of a daily schedule, '9999-12-31' without one, NULL for any other: such a coupon may
 --                          need drops although none is unsealed
 CREATE TABLE IF NOT EXISTS coupons (
@@ -24,6 +26,8 @@ CREATE TABLE IF NOT EXISTS coupons (
     waiting_list          INT UNSIGNED    NOT NULL DEFAULT 0,
     paused                BOOLEAN         NOT NULL DEFAULT FALSE,
     schedule              JSON            NULL,
+    valid_until           DATETIME(3)     NULL,
+    valid_days            INT UNSIGNED    NULL,
     revision              BIGINT UNSIGNED NOT NULL DEFAULT 1,
     era                   BIGINT UNSIGNED NOT NULL DEFAULT 0,
     allow_rule            VARCHAR(70)     CHARACTER SET ascii COLLATE ascii_bin NULL,
@@ -37,7 +41,8 @@ CREATE TABLE IF NOT EXISTS coupons (
         IF(JSON_TYPE(schedule->'$.last_day') = 'STRING', LEFT(schedule->>'$.last_day', 10), '9999-12-31'), NULL)) VIRTUAL,
     KEY coupons_daily_until (daily_until),
     CONSTRAINT coupons_quantity CHECK (quantity >= 1),
-    CONSTRAINT coupons_once_per CHECK (once_per IN ('coupon', 'drop'))
+    CONSTRAINT coupons_once_per CHECK (once_per IN ('coupon', 'drop')),
+    CONSTRAINT coupons_valid CHECK (valid_until IS NULL OR valid_days IS NULL)
 ) DEFAULT CHARACTER SET utf8mb4;
 
 -- Issued rows depend on the scope of "one each", so it can't change later.
@@ -132,14 +137,15 @@ END;
 --   a zero date                         CHECK: a session that is not strict could write one, and no pass could read it
 -- slot_limit is any limit of the drop that is not below the slot. Every writer names it and person_scope, also a person with a
 -- client: there is no trigger on insert, which cost more than the row. A code is found by its drop and slot, without
--- an index (docs/decisions/0011-slot-limits.md).
+-- an index (docs/decisions/0011-slot-limits.md); one of a manual row needs the form of the default.
 -- The last two are INVISIBLE, so that the table reads as its contract says.
 CREATE TABLE IF NOT EXISTS issued_coupons (
     drop_id      BIGINT       NOT NULL,
     slot         INT UNSIGNED NOT NULL,
     coupon_id    BIGINT       NOT NULL,
     user_id      VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    code         VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL DEFAULT (HEX(RANDOM_BYTES(10))),
+    code         VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL
+        DEFAULT (CONCAT(drop_id, '.', slot, '.', HEX(RANDOM_BYTES(10)))),
     claimed_at   DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
     issued_at    DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
     issued_by    VARCHAR(10)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -234,7 +240,7 @@ CREATE TABLE IF NOT EXISTS revoked_coupons (
     person_scope    BIGINT       NOT NULL DEFAULT 0 INVISIBLE,
     open_scope      BIGINT       GENERATED ALWAYS AS (IF(again_from IS NULL, person_scope, NULL)) VIRTUAL INVISIBLE,
     UNIQUE KEY revoked_coupons_one (coupon_id, user_id, open_scope),
-    KEY revoked_coupons_drop (drop_id, coupon_id),
+    KEY revoked_coupons_drop (drop_id, coupon_id, slot),
     KEY revoked_coupons_in_force (coupon_id, person_scope, again_from),
     CONSTRAINT revoked_coupons_of_drop FOREIGN KEY (drop_id, coupon_id) REFERENCES drops (id, coupon_id)
 ) DEFAULT CHARACTER SET utf8mb4;
@@ -243,6 +249,26 @@ CREATE TRIGGER IF NOT EXISTS revoked_coupons_before_insert BEFORE INSERT ON revo
 BEGIN
     SET NEW.person_scope = IF((SELECT c.once_per FROM coupons c WHERE c.id = NEW.coupon_id) = 'coupon', 0, NEW.drop_id);
 END;
+
+-- Uses of codes by shops (docs/decisions/0043-using.md). A use belongs to a claim, not to its row, which passes may move, delete and
+-- write again: therefore no foreign key.
+--   reference  the order, at most 100 for each claim
+--   used_by    the name in the request, else the fingerprint of its token
+--   used_at    NULL: the reference was undone before it used the code
+--   undone_at  the reference can never use the code again
+--   in_use     1 if used and not undone: one at a time, by coupon_uses_one
+CREATE TABLE IF NOT EXISTS coupon_uses (
+    drop_id    BIGINT       NOT NULL,
+    slot       INT UNSIGNED NOT NULL,
+    claimed_at DATETIME(3)  NOT NULL,
+    reference  VARCHAR(100) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    used_by    VARCHAR(100) NOT NULL,
+    used_at    DATETIME(3)  NULL,
+    undone_at  DATETIME(3)  NULL,
+    in_use     TINYINT      GENERATED ALWAYS AS (IF(used_at IS NOT NULL AND undone_at IS NULL, 1, NULL)) VIRTUAL INVISIBLE,
+    PRIMARY KEY (drop_id, slot, claimed_at, reference),
+    UNIQUE KEY coupon_uses_one (drop_id, slot, claimed_at, in_use)
+) DEFAULT CHARACTER SET utf8mb4;
 
 -- The key from which codes are derived (docs/decisions/0011-slot-limits.md): a claim whose row is written
 -- again gets the same code. Generated by `firstcome-api migrate`, or, if the table was copied

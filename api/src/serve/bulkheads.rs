@@ -22,11 +22,17 @@ pub(crate) struct Bulkheads {
     pub(crate) reads: Db,
     pub(crate) operators: Db,
     pub(crate) catalogue: Db,
+    /// Uses of codes by shops, which may be as busy as a drop.
+    pub(crate) uses: Db,
 }
+
+/// Connections for uses of codes.
+const CONNECTIONS_FOR_USES: usize = 4;
 
 impl Bulkheads {
     /// Gives each part a quarter of the connections, and at least one; the fallback twice as many,
-    /// because each call writes a transaction for each of its drops while Kafka is away.
+    /// because each call writes a transaction for each of its drops while Kafka is away; uses have
+    /// their own number.
     pub(crate) fn new(mysql: &DbSettings, question_timeout: Duration) -> anyhow::Result<Self> {
         let share = (mysql.pool_size / 4).max(1);
         let pool = |pool_size, limit| {
@@ -42,6 +48,7 @@ impl Bulkheads {
             reads: pool(share, question_timeout.min(mysql.limit))?,
             operators: pool(share, mysql.limit)?,
             catalogue: pool(share, mysql.limit)?,
+            uses: pool(CONNECTIONS_FOR_USES, mysql.limit)?,
         })
     }
 }

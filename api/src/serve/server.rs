@@ -39,8 +39,9 @@ impl ApiServer {
         args: ServeArgs,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
-        let token = OpsToken::new(&args.http.ops_token, args.http.ops_view_token.as_ref());
-        let token = token.map_err(anyhow::Error::msg)?;
+        let token = OpsToken::new(&args.http.ops_token, args.http.ops_view_token.as_ref())
+            .and_then(|token| token.with_redeem(args.http.redeem_token.as_ref()))
+            .map_err(anyhow::Error::msg)?;
         let prometheus = telemetry::init_metrics()?;
         metrics::describe();
         allow_open_files();

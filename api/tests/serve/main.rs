@@ -18,5 +18,6 @@ mod sold_out;
 mod stores_away;
 #[path = "../support/mod.rs"]
 mod support;
+mod uses;
 mod who;
 mod world;

@@ -315,5 +315,5 @@ async fn every_documented_operation_is_a_route() {
             operations += 1;
         }
     }
-    assert_eq!(operations, 14);
+    assert_eq!(operations, 17);
 }

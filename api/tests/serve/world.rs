@@ -27,6 +27,8 @@ use crate::support::{RunningProgram, migrate, new_database, parse};
 
 pub(crate) const OPS_TOKEN: &str = "a-token-for-operators-of-40-characters-x";
 
+pub(crate) const REDEEM_TOKEN: &str = "a-token-for-shops-of-some-characters-yz";
+
 const TOKEN_SECRET: &str = "a secret of more than thirty-two bytes";
 
 /// Builds an `Authorization` header with a user's token, with the claims of `more` added or
@@ -74,6 +76,7 @@ impl ServeWorld {
         let settings = BTreeMap::from([
             ("listen-addr", "127.0.0.1:0".to_owned()),
             ("ops-token", OPS_TOKEN.to_owned()),
+            ("redeem-token", REDEEM_TOKEN.to_owned()),
             ("user-auth", "trusted-header".to_owned()),
             // Long timeouts for busy machines.
             ("question-timeout-ms", "5000".to_owned()),

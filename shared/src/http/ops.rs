@@ -87,6 +87,8 @@ pub struct OpsToken {
 pub enum Allowed {
     All,
     View,
+    /// Only the routes of codes.
+    Redeem,
 }
 
 impl OpsToken {
@@ -116,6 +118,27 @@ impl OpsToken {
         })
     }
 
+    /// Adds `REDEEM_TOKEN`, with which shops use codes.
+    ///
+    /// # Errors
+    /// Returns a description of the fault, never with the token.
+    pub fn with_redeem(self, redeem: Option<&SecretString>) -> Result<Self, String> {
+        let redeem = redeem.map_or(Ok(Vec::new()), |redeem| secrets("REDEEM_TOKEN", redeem))?;
+        if redeem
+            .iter()
+            .any(|it| self.allows(it.expose_secret()).is_some())
+        {
+            let why =
+                "REDEEM_TOKEN must be another token than those of operators: it only uses codes";
+            return Err(why.into());
+        }
+        let redeem = redeem.into_iter().map(|token| (token, Allowed::Redeem));
+        Ok(Self {
+            tokens: self.tokens.iter().cloned().chain(redeem).collect(),
+            ..self
+        })
+    }
+
     /// Compares all tokens, so that the response time does not reveal which one was close.
     fn allows(&self, given: &str) -> Option<Allowed> {
         let is_given = |token: &SecretString| {
@@ -128,9 +151,10 @@ impl OpsToken {
         })
     }
 
-    /// Returns the signers of all valid tokens.
+    /// Returns the signers of all operators' tokens.
     pub fn signers(&self) -> impl Iterator<Item = TokenSigner> {
         let all = self.tokens.iter();
+        let all = all.filter(|(_, allowed)| *allowed != Allowed::Redeem);
         all.filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), *allowed))
     }
 
@@ -154,16 +178,19 @@ impl OpsToken {
         TokenSigner::new(token, self.check(token, from)?)
     }
 
-    /// Authorizes a request, and returns the operator and the permission.
-    fn judge(&self, request: &Request) -> Result<(Operator, Allowed), Problem> {
+    /// Authorizes a request to this kind of route, and returns the operator and the permission.
+    fn judge(
+        &self,
+        request: &Request,
+        routes: TokenRoutes,
+    ) -> Result<(Operator, Allowed), Problem> {
         let (headers, from) = (request.headers(), peer(request));
-        let wrong = || {
-            let detail =
-                "this route is for operators: send `Authorization: Bearer` with the OPS_TOKEN";
-            Problem::new(Code::Unauthorized, detail)
-        };
+        let wrong = || Problem::new(Code::Unauthorized, routes.needs());
         let token = bearer(headers)?.ok_or_else(wrong)?;
         let allowed = self.check(token, from).ok_or_else(wrong)?;
+        if !routes.admit(allowed, request.method()) {
+            return Err(wrong());
+        }
         if allowed == Allowed::View && !matches!(*request.method(), Method::GET | Method::HEAD) {
             let detail = "the OPS_VIEW_TOKEN reads and changes nothing; send the OPS_TOKEN";
             return Err(Problem::new(Code::ReadOnly, detail));
@@ -174,6 +201,34 @@ impl OpsToken {
             from,
         };
         Ok((operator, allowed))
+    }
+}
+
+/// Routes that require a token.
+#[derive(Debug, Clone, Copy)]
+enum TokenRoutes {
+    Operators,
+    Codes,
+}
+
+impl TokenRoutes {
+    fn needs(self) -> &'static str {
+        match self {
+            Self::Operators => {
+                "this route is for operators: send `Authorization: Bearer` with the OPS_TOKEN"
+            }
+            Self::Codes => {
+                "this route is for shops: send `Authorization: Bearer` with the REDEEM_TOKEN"
+            }
+        }
+    }
+
+    /// Operators read codes and undo uses, but do not use codes.
+    fn admit(self, allowed: Allowed, method: &Method) -> bool {
+        match self {
+            Self::Operators => allowed != Allowed::Redeem,
+            Self::Codes => allowed == Allowed::Redeem || method != Method::PUT,
+        }
     }
 }
 
@@ -218,8 +273,26 @@ fn fingerprint(token: &str) -> String {
 
 /// Middleware that lets only requests with a sufficient token pass. Handlers find the [`Operator`]
 /// and the [`Allowed`] in the extensions.
-pub async fn require(State(token): State<OpsToken>, mut request: Request, next: Next) -> Response {
-    let (operator, allowed) = match token.judge(&request) {
+pub async fn require(State(token): State<OpsToken>, request: Request, next: Next) -> Response {
+    require_for(TokenRoutes::Operators, &token, request, next).await
+}
+
+/// Like [`require`], for the routes with which shops use codes.
+pub async fn require_redeem(
+    State(token): State<OpsToken>,
+    request: Request,
+    next: Next,
+) -> Response {
+    require_for(TokenRoutes::Codes, &token, request, next).await
+}
+
+async fn require_for(
+    routes: TokenRoutes,
+    token: &OpsToken,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let (operator, allowed) = match token.judge(&request, routes) {
         Ok(judged) => judged,
         Err(problem) => return problem.into_response(),
     };

@@ -33,6 +33,12 @@ pub enum Code {
     Paused,
     NotOpen,
     Revoked,
+    /// Another order uses the code.
+    Used,
+    /// The order's use of the code was undone.
+    Undone,
+    /// No other order can use the code.
+    TooManyReferences,
     /// More slots are already given out.
     BelowGivenOut,
     PassRunning,
@@ -43,6 +49,8 @@ pub enum Code {
     /// The user has no broken promise there.
     NothingBroken,
     Closed,
+    /// The code can no longer be used.
+    Expired,
     ChangedMeanwhile,
     TooLarge,
     /// The body is compressed.
@@ -65,12 +73,15 @@ impl Code {
             | Self::Paused
             | Self::NotOpen
             | Self::Revoked
+            | Self::Used
+            | Self::Undone
+            | Self::TooManyReferences
             | Self::BelowGivenOut
             | Self::PassRunning
             | Self::NotFiring
             | Self::AlreadyResolved
             | Self::NothingBroken => StatusCode::CONFLICT,
-            Self::Closed => StatusCode::GONE,
+            Self::Closed | Self::Expired => StatusCode::GONE,
             Self::ChangedMeanwhile => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -2,6 +2,7 @@
 //! that its user was shown. A code begins with drop and slot, which are the primary key of its row,
 //! so that no index on codes is needed (docs/decisions/0011-slot-limits.md).
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use chrono::{DateTime, SubsecRound as _, Utc};
@@ -54,6 +55,92 @@ impl CodeKey {
 /// system's generator.
 pub fn random_code(drop: DropId, slot: Slot) -> String {
     prefix(drop, slot) + &written(rand::rng().random())
+}
+
+/// The code of an issued coupon as somebody typed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Code {
+    pub drop: DropId,
+    pub slot: Slot,
+    /// As the row has it.
+    pub text: String,
+}
+
+/// The text is no code of this installation: no row needs to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the text does not have the form of a code")]
+pub struct NoCode;
+
+/// Digits of the random part of a manual row's code, which is in hexadecimal.
+const MANUAL_DIGITS: usize = 20;
+
+impl FromStr for Code {
+    type Err = NoCode;
+
+    /// Parses `DROP-SLOT-XXXX-XXXX-XXXX-XXXX`, or `DROP.SLOT.` and 20 hexadecimal digits: the
+    /// default of rows that are inserted by hand. Accepts lower case, and letters that people take
+    /// for digits.
+    fn from_str(typed: &str) -> Result<Self, NoCode> {
+        let text: String = typed.chars().map(as_meant).collect();
+        let (drop, slot) = derived_place(&text)
+            .or_else(|| manual_place(&text))
+            .ok_or(NoCode)?;
+        let drop = DropId(i64::try_from(drop).map_err(|_| NoCode)?);
+        let slot = Slot::try_from(slot).map_err(|_| NoCode)?;
+        Ok(Self { drop, slot, text })
+    }
+}
+
+/// Returns the character of a code that somebody meant by this one.
+fn as_meant(typed: char) -> char {
+    match typed.to_ascii_uppercase() {
+        'O' => '0',
+        'I' | 'L' => '1',
+        other => other,
+    }
+}
+
+/// Returns drop and slot of a code that is derived from its claim.
+fn derived_place(text: &str) -> Option<(u64, u64)> {
+    let mut parts = text.splitn(3, '-');
+    let place = (value(parts.next()?)?, value(parts.next()?)?);
+    let secret = parts.next()?;
+    let fits = |(at, byte)| match at % 5 {
+        4 => byte == b'-',
+        _ => ALPHABET.contains(&byte),
+    };
+    let is_secret = secret.len() == SECRET_LEN && secret.bytes().enumerate().all(fits);
+    is_secret.then_some(place)
+}
+
+/// Returns drop and slot of a manual row's code.
+fn manual_place(text: &str) -> Option<(u64, u64)> {
+    let mut parts = text.splitn(3, '.');
+    let place = (decimal(parts.next()?)?, decimal(parts.next()?)?);
+    let secret = parts.next()?;
+    let is_secret =
+        secret.len() == MANUAL_DIGITS && secret.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_secret.then_some(place)
+}
+
+/// Parses a number in the only form in which MySQL writes it.
+fn decimal(text: &str) -> Option<u64> {
+    let value: u64 = text.parse().ok()?;
+    (value.to_string() == text).then_some(value)
+}
+
+/// Decodes a number that [`number`] encoded.
+fn value(text: &str) -> Option<u64> {
+    let digits = text.bytes().map(|byte| {
+        let value = ALPHABET.iter().position(|digit| *digit == byte);
+        value.map(|value| value as u64)
+    });
+    let digits: Vec<u64> = digits.collect::<Option<_>>()?;
+    let (_, digits) = digits.split_first()?;
+    let value = digits.iter().try_fold(0_u64, |value, digit| {
+        value.checked_mul(32)?.checked_add(*digit)
+    })?;
+    (number(value) == text).then_some(value)
 }
 
 /// Encodes drop and slot so that the text sorts in their numeric order.
@@ -140,7 +227,71 @@ mod tests {
             .prop_map(|(bits, low, by)| ((1 << bits) | (low & ((1 << bits) - 1))) + by.max(0))
     }
 
+    #[test]
+    fn text_of_another_form_is_no_code() {
+        let secret = "ABCD-EFGH-JKMN-PQRS";
+        let hex = "0123456789ABCDEF0123";
+        for good in [
+            format!("12-215-{secret}"),
+            format!("2.37.{hex}"),
+            "l2-2i5-abcd-efgh-jkmn-pqrs".to_owned(),
+            "2.37.o123456789abcdefoi23".to_owned(),
+        ] {
+            let code: Code = good.parse().unwrap();
+            assert_eq!((code.drop, code.slot), (DropId(2), 37), "{good}");
+        }
+        for bad in [
+            String::new(),
+            format!("12-215{secret}"),
+            format!("12-215-{secret}-"),
+            format!("02-215-{secret}"),
+            format!("22-215-{secret}"),
+            format!("202-215-{secret}"),
+            format!("12-Z11111111111111111111111-{secret}"),
+            "12-215-ABCD-EFGH-JKMN-PQRU".to_owned(),
+            "12-215-ABCDE-FGH-JKMN-PQRS".to_owned(),
+            format!("02.37.{hex}"),
+            format!("2.+37.{hex}"),
+            format!("2.4294967296.{hex}"),
+            format!("9223372036854775808.1.{hex}"),
+            format!("2.37.{hex}0"),
+            "2.37.G123456789ABCDEF0123".to_owned(),
+            "erased-0123456789abcdef0123".to_owned(),
+            "é2-215-ABCD-EFGH-JKMN-PQRS".to_owned(),
+        ] {
+            assert_eq!(bad.parse::<Code>(), Err(NoCode), "{bad}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn every_code_names_its_drop_and_slot_however_it_is_typed(
+            drop in any_number(62),
+            slot in any_number(31),
+            random in any::<u64>(),
+            is_manual in any::<bool>(),
+            typed in prop::collection::vec(0..3_usize, 64),
+        ) {
+            let place = (DropId(drop), Slot::try_from(slot).unwrap());
+            let code = if is_manual {
+                format!("{drop}.{slot}.{random:020X}")
+            } else {
+                random_code(place.0, place.1)
+            };
+            let variant = |(letter, how): (char, &usize)| match (letter, how) {
+                ('0', 1) => 'o',
+                ('0', 2) => 'O',
+                ('1', 1) => 'l',
+                ('1', 2) => 'I',
+                (other, 1) => other.to_ascii_lowercase(),
+                (other, _) => other,
+            };
+            let typed: String = code.chars().zip(&typed).map(variant).collect();
+            let read: Code = typed.parse().unwrap();
+            prop_assert_eq!((read.drop, read.slot), place, "{}", typed);
+            prop_assert_eq!(read.text, code);
+        }
+
         #[test]
         fn codes_sort_by_drop_and_slot(
             drops in [any_number(62), any_number(62)],

@@ -279,7 +279,8 @@ fn no_connection(error: &ConnectionError) -> DbError {
 /// Errors after which the connection is certainly ready for the next command. Any other error may
 /// hide an I/O error.
 fn leaves_connection_usable(error: &diesel::result::Error) -> bool {
-    matches!(error, diesel::result::Error::NotFound)
+    use diesel::result::Error::{NotFound, RollbackTransaction};
+    matches!(error, NotFound | RollbackTransaction)
         || refusal(error).is_some()
         || is_lock_wait(error)
         || is_deadlock(error)

@@ -34,6 +34,7 @@ pub mod runs;
 pub mod sealed;
 mod slot_limits;
 mod sql;
+pub mod uses;
 pub mod void;
 
 pub use connect::Conn;

@@ -14,7 +14,8 @@ use super::ops_actions::{Operator, OperatorAct};
 use super::retention::NAMES_SOMEBODY;
 use super::sealed::rows_changed;
 use super::sql::row;
-use super::{Conn, Db, DbResult, Sql, USERS, json};
+use super::uses::is_in_use;
+use super::{Conn, Db, DbError, DbResult, Sql, USERS, json};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use crate::sql;
 
@@ -70,6 +71,8 @@ pub struct NewRevocation {
     /// The drop of the claim, as stored in Redis.
     pub drop: DropId,
     pub slot: Option<Slot>,
+    /// When the slot was given, if Redis knows it.
+    pub claimed_at: Option<DateTime<Utc>>,
     pub user: UserId,
     pub reason: String,
     pub by: String,
@@ -81,6 +84,10 @@ pub struct NewRevocation {
     pub after: i64,
 }
 
+/// A shop uses the coupon's code, so that it can be neither returned nor revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CouponInUse;
+
 /// How often an id is drawn for a revocation. One in a million is taken if there is one a second.
 const ATTEMPTS: usize = 10;
 
@@ -89,22 +96,34 @@ const LONGEST_COUNT: Duration = Duration::from_secs(60);
 
 impl Db {
     /// Writes a revocation that voids all claims of its user in its scope, and moves the user's row
-    /// into it, atomically. Returns the open revocation if there already is one.
+    /// into it, atomically. Returns the open revocation if there already is one. Changes nothing if
+    /// a shop uses the coupon.
     ///
     /// The revocation is inserted before the row is read: see `look` in `inserted.rs`.
-    pub async fn revoke(&self, new: NewRevocation) -> DbResult<Revocation> {
-        self.transaction("revoke", async move |conn| {
+    pub async fn revoke(&self, new: NewRevocation) -> DbResult<Result<Revocation, CouponInUse>> {
+        let revoked = self.transaction("revoke", async move |conn| {
             let is_new = open_one(conn, &new, "").await?.is_none();
             let id = insert(conn, &new).await?.id;
-            move_row(conn, id).await?;
+            let row = lock_void_row(conn, id).await?;
+            // A void row that is used all the same, as one inserted by hand, has to go.
+            if is_new && is_used(conn, &new, row.as_ref()).await? {
+                return Err(diesel::result::Error::RollbackTransaction);
+            }
+            move_row(conn, id, row).await?;
             close_promises(conn, id).await?;
             let revocation = read(conn, id).await?;
             if let Some(operator) = new.operator.as_ref().filter(|_| is_new) {
                 operator.did(conn, act(&revocation)).await?;
             }
             Ok(revocation)
-        })
-        .await
+        });
+        match revoked.await {
+            Err(DbError::Query {
+                source: diesel::result::Error::RollbackTransaction,
+                ..
+            }) => Ok(Err(CouponInUse)),
+            other => other.map(Ok),
+        }
     }
 
     /// Counts the users whom revocations in force name, except for erased ones and revocations of
@@ -136,8 +155,11 @@ impl Db {
     /// Moves the row of a claim that the revocation voids into the revocation, if the row exists.
     pub async fn take_out_row(&self, id: i64) -> DbResult<()> {
         let what = "take out a revoked row";
-        self.transaction(what, async move |conn| move_row(conn, id).await)
-            .await
+        self.transaction(what, async move |conn| {
+            let row = lock_void_row(conn, id).await?;
+            move_row(conn, id, row).await
+        })
+        .await
     }
 
     /// Ends a revocation that lets its user claim again: admissions after this time, by Redis's
@@ -247,13 +269,41 @@ fn act(of: &Revocation) -> OperatorAct {
     OperatorAct::new("revoke", Some(coupon), Some(drop), detail)
 }
 
-/// Moves the user's row into the revocation, if the revocation voids it. Locks the revocation,
+/// A row that a revocation voids.
+struct VoidRow {
+    drop: i64,
+    slot: Slot,
+    claimed_at: DateTime<Utc>,
+}
+
+/// Locks the user's row, if the revocation voids it, so that no use begins. Locks the revocation,
 /// because a later claim of its user is valid once it has ended.
-async fn move_row(conn: &mut Conn, id: i64) -> QueryResult<()> {
-    let void = "SELECT i.drop_id, i.slot FROM revoked_coupons r STRAIGHT_JOIN issued_coupons i \
+async fn lock_void_row(conn: &mut Conn, id: i64) -> QueryResult<Option<VoidRow>> {
+    let void = "SELECT i.drop_id, i.slot, i.claimed_at FROM revoked_coupons r STRAIGHT_JOIN issued_coupons i \
                 ON i.coupon_id = r.coupon_id AND i.user_id = r.user_id AND r.person_scope IN (0, i.drop_id) \
                 AND (r.again_from IS NULL OR i.claimed_at <= r.again_from) WHERE r.id = ? FOR UPDATE";
-    let Some((drop, slot)) = sql!(void, id).first::<(i64, Slot)>(conn).await? else {
+    let row: Option<(i64, Slot, DateTime<Utc>)> = sql!(void, id).first(conn).await?;
+    Ok(row.map(|(drop, slot, claimed_at)| VoidRow {
+        drop,
+        slot,
+        claimed_at,
+    }))
+}
+
+/// Whether a shop uses the coupon: by its row or, if that is missing, by the claim in Redis.
+async fn is_used(conn: &mut Conn, new: &NewRevocation, row: Option<&VoidRow>) -> QueryResult<bool> {
+    if let Some(row) = row {
+        return is_in_use(conn, row.drop, row.slot, row.claimed_at).await;
+    }
+    match (new.slot, new.claimed_at) {
+        (Some(slot), Some(at)) => is_in_use(conn, new.drop.0, slot, at).await,
+        _ => Ok(false),
+    }
+}
+
+/// Moves a locked row into the revocation.
+async fn move_row(conn: &mut Conn, id: i64, row: Option<VoidRow>) -> QueryResult<()> {
+    let Some(VoidRow { drop, slot, .. }) = row else {
         return Ok(());
     };
     let fill = "UPDATE revoked_coupons r JOIN issued_coupons i ON i.drop_id = ? AND i.slot = ? \

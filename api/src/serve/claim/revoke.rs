@@ -7,14 +7,15 @@ use firstcome_shared::coupon::Drop;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::mysql::revoked::{NewRevocation, Revocation};
+use firstcome_shared::mysql::revoked::{CouponInUse, NewRevocation, Revocation};
 use firstcome_shared::mysql::{Db, DbError};
 use serde::{Deserialize, Serialize};
 
 use super::outcome::ClaimRefusal;
 use super::status::{ClaimStatus, judge, standing_in, standing_shown};
-use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
+use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
 use crate::serve::state::App;
 
 /// Maximum number of attempts to write, because MySQL may choose the transaction to end a deadlock
@@ -105,11 +106,19 @@ async fn revoke_in(
     };
     let keys = app.redis.keys(id, shown);
     let redis = &app.redis;
+    let held = match slot {
+        Some(slot) if claim.status == ClaimStatus::Accepted => {
+            let keys = redis.keys(id, drop);
+            redis.held_slot(&keys, slot, &user).await.map_err(unknown)?
+        }
+        _ => None,
+    };
     let known = redis.last_revocation(&keys, drop, once_per, user.as_str());
     let new = NewRevocation {
         coupon: id,
         drop,
         slot,
+        claimed_at: held.and_then(|held| held.admitted_at_ms).map(instant),
         after: known.await.map_err(unknown)?,
         user,
         reason: order.reason,
@@ -122,7 +131,7 @@ async fn revoke_in(
     let revocation = loop {
         match db.revoke(new.clone()).await {
             Err(DbError::Query { .. }) if attempt < ATTEMPTS => attempt += 1,
-            written => break written.map_err(unknown)?,
+            written => break written.map_err(unknown)?.map_err(in_use)?,
         }
     };
     crash_point(Point::RevocationWritten);
@@ -169,6 +178,13 @@ async fn drop_named(db: &Db, coupon: &CouponWithDrops, id: DropId) -> Result<Dro
     let all = db.coupon(coupon.coupon.id).await.map_err(unknown)?;
     let mut drops = all.into_iter().flat_map(|(_, drops)| drops);
     drops.find(|drop| drop.id == id).ok_or_else(nothing_held)
+}
+
+fn in_use(CouponInUse: CouponInUse) -> Problem {
+    Problem::new(
+        Code::Used,
+        "the coupon's code is used; once the shop, or an operator, has undone that, repeat this",
+    )
 }
 
 fn nothing_held() -> Problem {

@@ -21,6 +21,7 @@ pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) 
     let method = match *request.method() {
         Method::GET => "GET",
         Method::POST => "POST",
+        Method::PUT => "PUT",
         Method::PATCH => "PATCH",
         Method::DELETE => "DELETE",
         _ => "other",

@@ -3,6 +3,7 @@
 mod allow_list;
 mod change;
 pub(crate) mod claims;
+mod codes;
 mod coupons;
 mod create;
 pub(super) mod etag;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::header;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, patch, post};
+use axum::routing::{get, patch, post, put};
 use firstcome_shared::http::health::{self, HealthCheck};
 use firstcome_shared::http::ops::{self, OpsToken};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
@@ -64,7 +65,14 @@ fn routes(token: OpsToken) -> Router<App> {
             "/v1/coupons/{id}/allow-list/{change}",
             post(allow_list::upload),
         )
-        .layer(from_fn_with_state(token, ops::require));
+        .layer(from_fn_with_state(token.clone(), ops::require));
+    let for_shops = Router::new()
+        .route("/v1/codes/{code}", get(codes::code))
+        .route(
+            "/v1/codes/{code}/use",
+            put(codes::use_code).delete(codes::undo),
+        )
+        .layer(from_fn_with_state(token, ops::require_redeem));
     let mine = get(claims::mine).delete(claims::give_back);
     Router::new()
         .route("/v1/coupons", get(coupons::list))
@@ -72,6 +80,7 @@ fn routes(token: OpsToken) -> Router<App> {
         .route("/v1/coupons/{id}/claims", post(claims::claim))
         .route("/v1/coupons/{id}/claims/me", mine)
         .merge(for_operators)
+        .merge(for_shops)
 }
 
 /// Checks for `/readyz`: the process is ready if it would process a claim. Claims continue without

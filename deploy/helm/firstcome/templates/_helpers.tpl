@@ -50,7 +50,7 @@ labels:
 {{- define "firstcome.secretNames" -}}
 {{- $everywhere := list "DATABASE_URL" "KAFKA_SIGNING_KEY" "KAFKA_SASL_PASSWORD" "KAFKA_PROPERTIES" }}
 {{- $operators := list "REDIS_URL" "OPS_TOKEN" "OPS_VIEW_TOKEN" }}
-{{- $own := dict "api" (list "JWT_SECRET" "JWT_JWKS_URL") "reconciler" (list "SMTP_URL" "WEBHOOK_URLS" "WEBHOOK_SECRET") }}
+{{- $own := dict "api" (list "JWT_SECRET" "JWT_JWKS_URL" "REDEEM_TOKEN") "reconciler" (list "SMTP_URL" "WEBHOOK_URLS" "WEBHOOK_SECRET") }}
 {{- concat $everywhere (has .role (list "api" "reconciler") | ternary $operators list) (index $own .role | default list) | join "," }}
 {{- end }}
 

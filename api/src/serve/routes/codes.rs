@@ -1,0 +1,170 @@
+//! The routes with which shops use codes: `/v1/codes/{code}` and `…/use`.
+
+use std::time::Instant;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use chrono::{DateTime, SecondsFormat, Utc};
+use firstcome_shared::coupon::line;
+use firstcome_shared::http::Problem;
+use firstcome_shared::http::ops::Allowed;
+use firstcome_shared::http::problem::Code as ProblemCode;
+use firstcome_shared::mysql::codes::Code;
+use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::mysql::uses::{
+    CodeDetails, CodeRefusal, CodeUse, MAX_REFERENCES, UndoReason, UseOrder, Used,
+};
+use metrics::counter;
+use serde::{Deserialize, Serialize};
+
+use super::extract::{JsonBody, StrictPath, StrictQuery, invalid};
+use crate::serve::state::App;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UseBody {
+    /// The order.
+    reference: String,
+}
+
+/// Use a code
+///
+/// Repeat it until it is answered: the same reference gets the same answer, even after the code's
+/// end.
+pub(crate) async fn use_code(
+    State(app): State<App>,
+    StrictPath(code): StrictPath<String>,
+    Extension(shop): Extension<Operator>,
+    JsonBody(body): JsonBody<UseBody>,
+) -> Result<Json<Used>, Problem> {
+    let order = order(&app, &code, body.reference, shop)?;
+    let used = app.mysql.uses.use_code(order).await?;
+    used.map(Json).map_err(|refusal| problem(&app, refusal))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UndoQuery {
+    /// The order.
+    reference: String,
+    /// Required from operators, and recorded.
+    reason: Option<String>,
+}
+
+/// An undone use.
+#[derive(Debug, Serialize)]
+pub(crate) struct UseUndone {
+    undone_at: DateTime<Utc>,
+}
+
+/// Undo the use of a code
+///
+/// The reference can never use the code again, even if it has not used it yet and its request
+/// arrives later. Repeat it until it is answered.
+pub(crate) async fn undo(
+    State(app): State<App>,
+    StrictPath(code): StrictPath<String>,
+    Extension(by): Extension<Operator>,
+    Extension(allowed): Extension<Allowed>,
+    StrictQuery(asked): StrictQuery<UndoQuery>,
+) -> Result<Json<UseUndone>, Problem> {
+    let reason = match (allowed, asked.reason) {
+        (Allowed::Redeem, None) => None,
+        (Allowed::Redeem, Some(_)) => {
+            return Err(invalid("reason is for operators: leave it out"));
+        }
+        (Allowed::All | Allowed::View, reason) => {
+            let reason = reason.unwrap_or_default();
+            let reason = line("reason", 200, &reason).map_err(invalid)?;
+            let operator = by.clone();
+            Some(UndoReason { reason, operator })
+        }
+    };
+    let order = order(&app, &code, asked.reference, by)?;
+    let undone = app.mysql.uses.undo_use(order, reason).await?;
+    let undone_at = undone.map_err(|refusal| problem(&app, refusal))?;
+    Ok(Json(UseUndone { undone_at }))
+}
+
+/// A code, as operators and shops see it.
+#[derive(Debug, Serialize)]
+pub(crate) struct CodeView {
+    #[serde(flatten)]
+    details: CodeDetails,
+    /// Null for shops: whoever knows another shop's reference could undo its use.
+    uses: Option<Vec<CodeUse>>,
+}
+
+/// Read a code
+pub(crate) async fn code(
+    State(app): State<App>,
+    StrictPath(code): StrictPath<String>,
+    Extension(allowed): Extension<Allowed>,
+) -> Result<Json<CodeView>, Problem> {
+    let found = app.mysql.uses.code(parsed(&app, &code)?).await?;
+    let (details, uses) = found.map_err(|refusal| problem(&app, refusal))?;
+    let uses = (allowed != Allowed::Redeem).then_some(uses);
+    Ok(Json(CodeView { details, uses }))
+}
+
+/// Maximum length of a reference, in characters.
+const MAX_REFERENCE: usize = 100;
+
+fn order(app: &App, code: &str, reference: String, shop: Operator) -> Result<UseOrder, Problem> {
+    let is_fit = (1..=MAX_REFERENCE).contains(&reference.len())
+        && reference.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_fit {
+        return Err(invalid(format!(
+            "reference must be the order, 1 to {MAX_REFERENCE} printable ASCII characters without spaces"
+        )));
+    }
+    Ok(UseOrder {
+        code: parsed(app, code)?,
+        reference,
+        by: shop.name.unwrap_or(shop.token),
+    })
+}
+
+fn parsed(app: &App, code: &str) -> Result<Code, Problem> {
+    let code = code.parse();
+    code.map_err(|_| problem(app, CodeRefusal::NoSuchCode))
+}
+
+fn problem(app: &App, refusal: CodeRefusal) -> Problem {
+    let at = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Millis, true);
+    match refusal {
+        CodeRefusal::NoSuchCode => {
+            count_wrong_code(app);
+            Problem::not_found("no coupon has this code; its user sees it in `claims/me`")
+        }
+        CodeRefusal::Revoked => Problem::new(
+            ProblemCode::Revoked,
+            "the coupon of this code was returned or revoked",
+        ),
+        CodeRefusal::Used(used_at) => {
+            Problem::new(ProblemCode::Used, "another order uses this code")
+                .with("used_at", at(used_at))
+        }
+        CodeRefusal::Undone => Problem::new(
+            ProblemCode::Undone,
+            "the use of this code by this reference was undone; a new attempt needs a new reference",
+        ),
+        CodeRefusal::Expired(expires_at) => {
+            Problem::new(ProblemCode::Expired, "the code can no longer be used")
+                .with("expires_at", at(expires_at))
+        }
+        CodeRefusal::TooManyReferences => Problem::new(
+            ProblemCode::TooManyReferences,
+            format!("{MAX_REFERENCES} references have used or undone this code; it takes no other"),
+        ),
+    }
+}
+
+/// Counts and logs a wrong code as a wrong token: without a lock-out, because 80 random bits cannot
+/// be guessed.
+fn count_wrong_code(app: &App) {
+    counter!("firstcome_wrong_codes_total").increment(1);
+    if let Some(left_out) = app.refused.allow("wrong_code", Instant::now()) {
+        tracing::warn!(left_out, "a code that no coupon has");
+    }
+}

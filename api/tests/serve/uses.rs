@@ -1,0 +1,488 @@
+//! Shops use codes and undo it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::domain::DropId;
+use firstcome_shared::mysql::codes::random_code;
+use firstcome_shared::sql;
+use futures_util::future::join_all;
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
+use rand::{RngExt as _, SeedableRng as _};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use crate::world::{HttpAnswer, InProcessApi, REDEEM_TOKEN, ServeWorld, open, until};
+
+impl InProcessApi {
+    async fn shop(&self, method: Method, path: &str, body: &Value) -> HttpAnswer {
+        let token = format!("Bearer {REDEEM_TOKEN}");
+        let path = format!("/v1/codes/{path}");
+        self.ask(
+            method,
+            &path,
+            &[("authorization", &token)],
+            body.to_string(),
+        )
+        .await
+    }
+
+    async fn use_code(&self, code: &str, reference: &str) -> HttpAnswer {
+        let body = json!({"reference": reference});
+        self.shop(Method::PUT, &format!("{code}/use"), &body).await
+    }
+
+    async fn undo(&self, code: &str, reference: &str) -> HttpAnswer {
+        let path = format!("{code}/use?reference={reference}");
+        self.shop(Method::DELETE, &path, &json!({})).await
+    }
+
+    async fn code(&self, code: &str) -> HttpAnswer {
+        self.shop(Method::GET, code, &json!({})).await
+    }
+}
+
+impl ServeWorld {
+    /// Inserts the row of a user with a code like that of a claim, and returns the code.
+    async fn issue_code(&self, coupon: i64, drop: i64, slot: u32, user: &str) -> String {
+        self.issue(coupon, DropId(drop), slot, user).await;
+        let code = random_code(DropId(drop), slot);
+        let set = format!(
+            "UPDATE {{db}}.issued_coupons SET code = '{code}' WHERE drop_id = {drop} AND slot = {slot}"
+        );
+        self.sql(&set).await;
+        code
+    }
+}
+
+/// A coupon with one row, and its code.
+struct UsableCode {
+    world: ServeWorld,
+    api: InProcessApi,
+    coupon: i64,
+    drop: i64,
+    code: String,
+}
+
+async fn usable() -> UsableCode {
+    let (world, api) = ServeWorld::with_api().await;
+    let (coupon, drop) = api.make(open(200)).await;
+    let code = world.issue_code(coupon, drop, 1, "u-1").await;
+    UsableCode {
+        world,
+        api,
+        coupon,
+        drop,
+        code,
+    }
+}
+
+#[tokio::test]
+async fn one_reference_uses_a_code_and_its_repetition_gets_the_same_answer() {
+    let UsableCode { api, code, .. } = usable().await;
+    let first = api.use_code(&code, "order-1").await;
+    first.has_status(200);
+    let again = api.use_code(&code.to_lowercase(), "order-1").await;
+    assert_eq!(first.json, again.json);
+    let other = api.use_code(&code, "order-2").await;
+    other.is(409, "used");
+    assert_eq!(other.json["used_at"], first.json["used_at"]);
+    assert!(!other.json.to_string().contains("order-1"), "{other:?}");
+    let read = api.code(&code).await;
+    assert_eq!(read.json["used_at"], first.json["used_at"]);
+    assert_eq!(read.json["uses"], Value::Null);
+}
+
+#[tokio::test]
+async fn undone_reference_never_uses_the_code_again_and_another_one_may() {
+    let UsableCode { api, code, .. } = usable().await;
+    api.use_code(&code, "order-1").await.has_status(200);
+    let undone = api.undo(&code, "order-1").await;
+    undone.has_status(200);
+    assert_eq!(api.undo(&code, "order-1").await.json, undone.json);
+    api.use_code(&code, "order-1").await.is(409, "undone");
+    api.undo(&code, "order-2").await.has_status(200); // its request is still on the way
+    api.use_code(&code, "order-2").await.is(409, "undone");
+    api.use_code(&code, "order-3").await.has_status(200);
+    // Undone all the same, although another one uses the code.
+    api.undo(&code, "order-4").await.is(409, "used");
+    api.undo(&code, "order-3").await.has_status(200);
+    api.use_code(&code, "order-4").await.is(409, "undone");
+    assert_eq!(api.code(&code).await.json["used_at"], Value::Null);
+}
+
+#[tokio::test]
+async fn code_of_a_manual_row_is_used_and_wrong_codes_are_counted() {
+    let UsableCode {
+        world,
+        api,
+        coupon,
+        drop,
+        code,
+    } = usable().await;
+    let insert = format!(
+        "INSERT INTO {{db}}.issued_coupons (drop_id, slot, coupon_id, user_id, issued_by, slot_limit, person_scope) \
+         SELECT {drop}, 2, {coupon}, 'u-2', 'consumer', slot_limit, person_scope FROM {{db}}.slot_limits WHERE drop_id = {drop}"
+    );
+    world.sql(&insert).await;
+    let read =
+        format!("SELECT code FROM {{db}}.issued_coupons WHERE drop_id = {drop} AND slot = 2");
+    let manual = world.sql(&read).await[0][0].clone();
+    api.use_code(&manual, "order-1").await.has_status(200);
+    let wrong = |code: &str| code[..code.len() - 1].to_owned() + "Z";
+    let before = api.metric("firstcome_wrong_codes_total").await;
+    let others = [wrong(&code), wrong(&manual), "nothing".to_owned()];
+    for other in [&random_code(DropId(drop), 1), &random_code(DropId(7), 1)]
+        .into_iter()
+        .chain(&others)
+    {
+        api.use_code(other, "order-2").await.is(404, "not_found");
+        api.undo(other, "order-2").await.is(404, "not_found");
+        api.code(other).await.is(404, "not_found");
+    }
+    let counted = api.metric("firstcome_wrong_codes_total").await - before;
+    assert!(counted >= 15.0, "{counted}"); // other tests of this process may have more
+    let uses = "SELECT COUNT(*) FROM {db}.coupon_uses";
+    assert_eq!(world.sql(uses).await, [["1"]]);
+}
+
+#[tokio::test]
+async fn only_the_redeem_token_uses_codes_and_only_operators_see_references() {
+    let UsableCode { api, code, .. } = usable().await;
+    let path = format!("/v1/codes/{code}/use");
+    let body = json!({"reference": "order-1"});
+    api.ask(Method::PUT, &path, &[], body.to_string())
+        .await
+        .is(401, "unauthorized");
+    api.ops(Method::PUT, &path, &body)
+        .await
+        .is(401, "unauthorized");
+    let token = format!("Bearer {REDEEM_TOKEN}");
+    let issued = "/v1/coupons/1/issued";
+    api.ask(Method::GET, issued, &[("authorization", &token)], "")
+        .await
+        .is(401, "unauthorized");
+    for bad in ["", "with space", &"x".repeat(101), "é"] {
+        api.use_code(&code, bad).await.is(400, "invalid");
+    }
+    let shop = [("authorization", &*token), ("x-operator", "shop-eu")];
+    api.ask(Method::PUT, &path, &shop, body.to_string())
+        .await
+        .has_status(200);
+    let seen = api
+        .ops(Method::GET, &format!("/v1/codes/{code}"), &json!({}))
+        .await;
+    let first = &seen.json["uses"][0];
+    assert_eq!(first["reference"], "order-1");
+    assert_eq!(first["used_by"], "shop-eu");
+}
+
+#[tokio::test]
+async fn operator_undoes_a_use_with_a_reason_that_is_recorded() {
+    let UsableCode {
+        world, api, code, ..
+    } = usable().await;
+    api.use_code(&code, "order-1").await.has_status(200);
+    let path = format!("/v1/codes/{code}/use?reference=order-1");
+    let refused = api.ops(Method::DELETE, &path, &json!({})).await;
+    refused.is(400, "invalid");
+    refused.says("reason");
+    let reasoned = format!("{path}&reason=cancelled%20by%20phone");
+    api.ops(Method::DELETE, &reasoned, &json!({}))
+        .await
+        .has_status(200);
+    let acts = "SELECT detail->>'$.reference', detail->>'$.reason' FROM {db}.ops_actions WHERE action = 'undo_use'";
+    let recorded = world.sql(acts).await;
+    assert_eq!(recorded, [["order-1", "cancelled by phone"]]);
+    let token = format!("Bearer {REDEEM_TOKEN}");
+    let headers = [("authorization", &*token)];
+    let by_shop = api.ask(Method::DELETE, &reasoned, &headers, "").await;
+    by_shop.is(400, "invalid");
+}
+
+#[tokio::test]
+async fn used_coupon_is_neither_returned_nor_revoked_until_its_use_is_undone() {
+    let UsableCode {
+        world,
+        api,
+        coupon,
+        drop,
+        code,
+    } = usable().await;
+    let mine = format!("/v1/coupons/{coupon}/claims/me");
+    let give_back = async || {
+        api.ask(Method::DELETE, &mine, &[("x-user-id", "u-1")], "")
+            .await
+    };
+    let order = json!({"reason": "fraud", "by": "Kim"});
+    let revoke = format!("/v1/coupons/{coupon}/people/u-1/revoke");
+    api.use_code(&code, "order-1").await.has_status(200);
+    give_back().await.is(409, "used");
+    api.ops(Method::POST, &revoke, &order).await.is(409, "used");
+    let stored = "SELECT (SELECT COUNT(*) FROM {db}.issued_coupons), (SELECT COUNT(*) FROM {db}.revoked_coupons)";
+    assert_eq!(world.sql(stored).await, [["1", "0"]]);
+    api.undo(&code, "order-1").await.has_status(200);
+    give_back().await.has_status(200);
+    api.use_code(&code, "order-2").await.is(409, "revoked");
+    api.code(&code).await.is(409, "revoked");
+    let second = world.issue_code(coupon, drop, 1, "u-2").await;
+    api.use_code(&second, "order-2").await.has_status(200);
+}
+
+/// A use that waits for a row's lock sees that the row is gone: a read without a lock would not.
+#[tokio::test]
+async fn use_waits_for_the_lock_of_its_row() {
+    let UsableCode {
+        world, api, code, ..
+    } = usable().await;
+    let db = world.db();
+    let (locked, is_locked) = oneshot::channel();
+    let (go, may_go) = oneshot::channel();
+    let deleting = tokio::spawn(async move {
+        db.transaction("delete rows", async move |conn| {
+            sql!("DELETE FROM issued_coupons").run(conn).await?;
+            locked.send(()).unwrap();
+            may_go.await.unwrap();
+            Ok(())
+        })
+        .await
+    });
+    is_locked.await.unwrap();
+    let use_code = api.use_code(&code, "order-1");
+    let waits = "SELECT COUNT(*) FROM performance_schema.data_lock_waits w JOIN performance_schema.data_locks l \
+                 ON l.ENGINE_LOCK_ID = w.REQUESTING_ENGINE_LOCK_ID WHERE l.OBJECT_SCHEMA = '{db}'";
+    let delete = async {
+        until("the use waits", async || world.sql(waits).await != [["0"]]).await;
+        go.send(()).unwrap();
+    };
+    let (answer, ()) = tokio::join!(use_code, delete);
+    deleting.await.unwrap().unwrap();
+    answer.is(404, "not_found");
+    let uses = "SELECT COUNT(*) FROM {db}.coupon_uses";
+    assert_eq!(world.sql(uses).await, [["0"]]);
+}
+
+/// The claim is then in Redis alone, and its use is found by the time of admission.
+#[tokio::test]
+async fn used_coupon_whose_row_was_deleted_is_not_returned() {
+    let (world, api) = ServeWorld::with_api().await;
+    let (coupon, drop) = api.make(open(2)).await;
+    let claimed = api.claim(coupon, "u-1").await;
+    claimed.has_status(202);
+    let times = world.keys(coupon, DropId(drop)).times;
+    let at: String = world.ask_redis(&["HGET", &times, "1"]).await;
+    let code = world.issue_code(coupon, drop, 1, "u-1").await;
+    let set = format!(
+        "UPDATE {{db}}.issued_coupons SET claimed_at = FROM_UNIXTIME({at} / 1000) WHERE drop_id = {drop}"
+    );
+    world.sql(&format!("SET time_zone = '+00:00'; {set}")).await;
+    api.use_code(&code, "order-1").await.has_status(200);
+    world.sql("DELETE FROM {db}.issued_coupons").await;
+    let mine = format!("/v1/coupons/{coupon}/claims/me");
+    let give_back = api.ask(Method::DELETE, &mine, &[("x-user-id", "u-1")], "");
+    give_back.await.is(409, "used");
+}
+
+#[tokio::test]
+async fn rewritten_row_is_still_used_and_the_next_claim_of_its_slot_is_not() {
+    let UsableCode {
+        world, api, code, ..
+    } = usable().await;
+    api.use_code(&code, "order-1").await.has_status(200);
+    let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, slot_limit, person_scope";
+    for statement in [
+        format!("CREATE TABLE {{db}}.kept AS SELECT {columns} FROM {{db}}.issued_coupons"),
+        "DELETE FROM {db}.issued_coupons".to_owned(),
+    ] {
+        world.sql(&statement).await;
+    }
+    api.use_code(&code, "order-2").await.is(404, "not_found");
+    let again =
+        format!("INSERT INTO {{db}}.issued_coupons ({columns}) SELECT {columns} FROM {{db}}.kept");
+    world.sql(&again).await;
+    api.use_code(&code, "order-2").await.is(409, "used");
+    api.use_code(&code, "order-1").await.has_status(200);
+    let later = "UPDATE {db}.issued_coupons SET claimed_at = claimed_at + INTERVAL 1 SECOND";
+    world.sql(later).await;
+    api.use_code(&code, "order-2").await.has_status(200);
+}
+
+#[tokio::test]
+async fn expired_code_is_not_used_but_its_use_is_repeated_and_undone() {
+    let UsableCode {
+        world, api, code, ..
+    } = usable().await;
+    let used = api.use_code(&code, "order-1").await;
+    assert_eq!(used.json["expires_at"], Value::Null);
+    world
+        .sql("UPDATE {db}.coupons SET valid_until = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND")
+        .await;
+    let again = api.use_code(&code, "order-1").await;
+    assert_eq!(again.json["used_at"], used.json["used_at"]);
+    api.undo(&code, "order-1").await.has_status(200);
+    api.use_code(&code, "order-2").await.is(410, "expired");
+    for (age, status) in [(23, 200), (25, 410)] {
+        let reference = format!("order-{age}");
+        world
+            .sql("UPDATE {db}.coupons SET valid_until = NULL, valid_days = 1")
+            .await;
+        let claimed = format!(
+            "UPDATE {{db}}.issued_coupons SET claimed_at = UTC_TIMESTAMP(3) - INTERVAL {age} HOUR"
+        );
+        world.sql(&claimed).await;
+        let answer = api.use_code(&code, &reference).await;
+        answer.has_status(status);
+        let read = api.code(&code).await.json;
+        let end: DateTime<Utc> = read["expires_at"].as_str().unwrap().parse().unwrap();
+        assert_eq!(end < Utc::now(), status == 410, "{read}");
+    }
+}
+
+#[tokio::test]
+async fn code_takes_a_hundred_references() {
+    let UsableCode { api, code, .. } = usable().await;
+    for order in 1..=99 {
+        api.undo(&code, &format!("order-{order}"))
+            .await
+            .has_status(200);
+    }
+    api.use_code(&code, "order-100").await.has_status(200);
+    api.undo(&code, "order-100").await.has_status(200);
+    let more = "too_many_references";
+    api.use_code(&code, "order-101").await.is(409, more);
+    api.undo(&code, "order-101").await.is(409, more);
+    api.undo(&code, "order-5").await.has_status(200);
+}
+
+/// The answers of one code's requests, one after another.
+#[derive(Default)]
+struct CodeModel {
+    user: Option<usize>,
+    undone: BTreeSet<usize>,
+}
+
+impl CodeModel {
+    fn use_code(&mut self, reference: usize) -> (u16, &'static str) {
+        if self.undone.contains(&reference) {
+            return (409, "undone");
+        }
+        if *self.user.get_or_insert(reference) == reference {
+            (200, "")
+        } else {
+            (409, "used")
+        }
+    }
+
+    fn undo(&mut self, reference: usize) -> (u16, &'static str) {
+        let is_new = self.undone.insert(reference);
+        self.user = self.user.filter(|user| *user != reference);
+        if self.user.is_some() && is_new {
+            (409, "used")
+        } else {
+            (200, "")
+        }
+    }
+}
+
+#[tokio::test]
+async fn random_requests_get_the_answers_of_a_small_model() {
+    let UsableCode {
+        world,
+        api,
+        coupon,
+        drop,
+        ..
+    } = usable().await;
+    let seed = rand::random();
+    let mut rng = StdRng::seed_from_u64(seed);
+    for slot in 2..12 {
+        let code = world
+            .issue_code(coupon, drop, slot, &format!("u-{slot}"))
+            .await;
+        let mut model = CodeModel::default();
+        for step in 0..20 {
+            let order = rng.random_range(0..4);
+            let reference = format!("order-{order}");
+            let (answer, expected) = if rng.random_bool(0.6) {
+                (api.use_code(&code, &reference).await, model.use_code(order))
+            } else {
+                (api.undo(&code, &reference).await, model.undo(order))
+            };
+            assert_eq!(
+                answer.code(),
+                expected,
+                "seed {seed}, slot {slot}, step {step}"
+            );
+        }
+    }
+}
+
+/// Each order is sent to one of two APIs, perhaps twice, and some are undone while their request is
+/// on the way.
+#[tokio::test]
+async fn crowd_of_shops_uses_each_code_once_and_no_undone_order_uses_one() {
+    let UsableCode {
+        world,
+        api,
+        coupon,
+        drop,
+        ..
+    } = usable().await;
+    let apis = [&api, &world.api().await];
+    let mut codes = Vec::new();
+    for slot in 2..62 {
+        let user = format!("u-{slot}");
+        codes.push(world.issue_code(coupon, drop, slot, &user).await);
+    }
+    let seed = rand::random();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut requests = Vec::new();
+    for code in &codes {
+        for shop in 0..4 {
+            requests.push((code, shop, false));
+            requests.extend(rng.random_bool(0.5).then_some((code, shop, false)));
+            requests.extend(rng.random_bool(0.3).then_some((code, shop, true)));
+        }
+    }
+    requests.shuffle(&mut rng);
+    let sent = requests.iter().map(|(code, shop, is_undo)| {
+        let api = apis.choose(&mut rng).unwrap();
+        let reference = format!("shop-{shop}");
+        async move {
+            let answer = if *is_undo {
+                api.undo(code, &reference).await
+            } else {
+                api.use_code(code, &reference).await
+            };
+            (answer.status, answer.json)
+        }
+    });
+    let answers = join_all(sent.collect::<Vec<_>>()).await;
+    let mut used: BTreeMap<&String, BTreeSet<i32>> = BTreeMap::new();
+    for ((code, shop, is_undo), (status, json)) in requests.iter().zip(&answers) {
+        assert!([200, 409].contains(status), "seed {seed}: {status} {json}");
+        let is_undone = requests.contains(&(code, *shop, true));
+        if !is_undo && *status == 200 && !is_undone {
+            used.entry(code).or_default().insert(*shop);
+        }
+    }
+    assert!(
+        used.values().all(|shops| shops.len() == 1),
+        "seed {seed}: {used:?}"
+    );
+    let in_use = "SELECT drop_id, slot, reference FROM {db}.coupon_uses WHERE in_use = 1";
+    let stored = world.sql(in_use).await;
+    let undone = requests.iter().filter(|(_, _, is_undo)| *is_undo);
+    let undone: BTreeSet<(u32, String)> = undone
+        .map(|(code, shop, _)| {
+            let code: firstcome_shared::mysql::codes::Code = code.parse().unwrap();
+            (code.slot, format!("shop-{shop}"))
+        })
+        .collect();
+    for row in stored {
+        let place = (row[1].parse().unwrap(), row[2].clone());
+        assert!(!undone.contains(&place), "seed {seed}: {place:?}");
+    }
+}
