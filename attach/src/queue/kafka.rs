@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::metadata::MetadataTopic;
+use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::{Brokers, Progress};
@@ -19,6 +20,8 @@ use crate::{Answer, AttachError};
 
 /// Maximum wait for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
+/// Time between two questions to a broker that has just started.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// The offsets of each partition: the first one that the log has, and its end.
 pub(super) type Logs = BTreeMap<i32, Range<i64>>;
@@ -108,7 +111,18 @@ impl Topic {
 }
 
 fn exists(client: &BaseConsumer, group: &str) -> KafkaResult<bool> {
-    let found = client.fetch_group_list(Some(group), ANSWER)?;
+    let deadline = Instant::now() + ANSWER;
+    let found = loop {
+        match client.fetch_group_list(Some(group), ANSWER) {
+            // A broker that has just started knows no group yet.
+            Err(KafkaError::GroupListFetch(RDKafkaErrorCode::CoordinatorLoadInProgress))
+                if Instant::now() < deadline =>
+            {
+                std::thread::sleep(RETRY);
+            }
+            found => break found?,
+        }
+    };
     let mut groups = found.groups().iter();
     Ok(groups.any(|it| it.name() == group && it.state() != "Dead"))
 }

@@ -386,6 +386,6 @@ mod tests {
         let all = (1..=1_000).flat_map(|seed| FaultSchedule::draw(seed).faults);
         let drawn: BTreeSet<String> = all.map(|timed| timed.fault.name()).collect();
         // Of processes, servers, Redis, MySQL, Kafka, garbage, and others.
-        assert_eq!(drawn.len(), 12 + 30 + 34 + 12 + 3 + 5 + 2, "{drawn:#?}");
+        assert_eq!(drawn.len(), 12 + 31 + 34 + 12 + 3 + 5 + 2, "{drawn:#?}");
     }
 }

@@ -156,9 +156,17 @@ impl PrefixedKeys {
         let mut conn = self.connection().await;
         let mut dump = BTreeMap::new();
         for name in self.names().await {
-            let mut pipe = redis::pipe();
-            pipe.cmd("DUMP").arg(&name).cmd("PEXPIRETIME").arg(&name);
-            dump.insert(name, pipe.query_async(&mut conn).await.unwrap());
+            let kind: String = self.command(&["TYPE", &name]).await;
+            let content = if kind == "hash" {
+                // Its own order changes while Redis rebuilds the table, so its fields are sorted.
+                let fields: BTreeMap<Vec<u8>, Vec<u8>> = self.command(&["HGETALL", &name]).await;
+                format!("{fields:?}").into_bytes()
+            } else {
+                self.command(&["DUMP", &name]).await
+            };
+            let mut expiry = redis::cmd("PEXPIRETIME");
+            let expires_at = expiry.arg(&name).query_async(&mut conn).await.unwrap();
+            dump.insert(name, (content, expires_at));
         }
         dump
     }

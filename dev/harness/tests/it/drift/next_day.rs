@@ -130,6 +130,7 @@ async fn an_intact_redis_is_reopened_without_rewriting_and_a_damaged_one_is_writ
 
 /// With the time of the first claim, a late revocation of it would take the second one's slot.
 #[tokio::test]
+#[ignore = "release"]
 async fn a_claim_that_was_made_again_has_its_own_time_after_redis_went_back() {
     let (fixture, redis) = Fixture::with_own_redis("d-again", &[]).await;
     let (api, world) = (&fixture.api, &fixture.world);
