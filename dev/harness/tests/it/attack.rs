@@ -23,7 +23,7 @@ const CONFIG: &str = r#"
 "path.user_id" = "u-1"
 
 # Valid by the schema, and refused: values that contradict each other or come too late (a window that is over, a quantity below the number given out),
-# invisible characters, lines of a text.
+# invisible characters, lines of a text, an operator's undo of a use without its reason.
 [[operations]]
 include-name = [
     "POST /v1/coupons", "PATCH /v1/coupons/{id}", "POST /v1/coupons/{id}/people/{user_id}/revoke", "GET /v1/coupons/{id}/issued",
@@ -31,7 +31,7 @@ include-name = [
     "POST /v1/reconcile", "POST /v1/alerts/{id}/acknowledge",
     "GET /v1/alerts", "GET /v1/runs", "GET /v1/runs/{id}", "GET /v1/people", "GET /v1/failed-claims",
     "POST /v1/failed-claims/{id}/discard", "POST /v1/failed-claims/{id}/correct",
-    "POST /v1/coupons/{id}/people/{user_id}/give-up",
+    "POST /v1/coupons/{id}/people/{user_id}/give-up", "DELETE /v1/codes/{code}/use",
 ]
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "409", "412", "422", "429", "503"]
 
