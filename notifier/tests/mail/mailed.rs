@@ -116,7 +116,8 @@ async fn alert_that_fires_again_has_another_number_and_the_first_one_stays() {
         .iter()
         .enumerate()
     {
-        desk.clock.turn(TimeDelta::minutes(n as i64));
+        desk.clock
+            .turn(TimeDelta::minutes(i64::try_from(n).unwrap()));
         desk.pass(run).await;
     }
     let alerts = "SELECT status, name LIKE 'failed_claim.%#%' FROM alerts ORDER BY id";
