@@ -1,5 +1,7 @@
 //! Checks that do not run the product, cheapest first.
 
+mod lines;
+
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
@@ -43,6 +45,7 @@ fn quick() -> Result<()> {
     step("no package registry, no path of a machine", neutral)?;
     step("commit messages", commits)?;
     step("one version", versions)?;
+    step("statements that were shortened", lines::check)?;
     step("shell scripts", || {
         let mut scripts = files(&[
             "*.sh",
