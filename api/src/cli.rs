@@ -62,7 +62,10 @@ pub fn main() -> ExitCode {
     let cli: Cli = parse(Cli::command());
     cli.logs.init();
     if let Err(error) = small_pages {
-        tracing::warn!(%error, "huge pages could not be switched off: this process will need more memory");
+        tracing::warn!(
+            %error,
+            "huge pages could not be switched off: this process will need more memory"
+        );
     }
     let runtime = Builder::new_multi_thread().enable_all().build();
     let ended = runtime.map_err(anyhow::Error::from).and_then(|runtime| {

@@ -37,17 +37,24 @@ pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Resu
     let kafka = args.kafka.settings(&args.mysql.tls)?;
     let wait = StoreWait::new(&args.start, &shutdown);
     let make = async {
-        let migrate = async || migrations::migrate(&mysql).await;
-        match wait.until(&of_mysql(&mysql), migrate).await?.as_slice() {
+        match wait
+            .until(&of_mysql(&mysql), async || {
+                migrations::migrate(&mysql).await
+            })
+            .await?
+            .as_slice()
+        {
             [] => firstcome_shared::say!("tables: nothing to do"),
             done => firstcome_shared::say!("tables: ran {}", done.join(", ")),
         }
-        let ask = async || {
-            let (partitions, replicas) = (args.partitions, args.replication);
-            let made = kafka::ensure_topic(&kafka, partitions, KAFKA_LIMIT, replicas).await?;
-            Ok((made, known_partitions(&kafka).await?))
-        };
-        let (made, partitions) = wait.until(&of_kafka(&kafka), ask).await?;
+        let (made, partitions) = wait
+            .until(&of_kafka(&kafka), async || {
+                let partitions = args.partitions;
+                let replicas = args.replication;
+                let made = kafka::ensure_topic(&kafka, partitions, KAFKA_LIMIT, replicas).await?;
+                Ok((made, known_partitions(&kafka).await?))
+            })
+            .await?;
         let what = if made { "made" } else { "there already" };
         firstcome_shared::say!("topic {}: {what}, partitions: {partitions}", kafka.topic);
         Ok::<_, StartError>(())

@@ -31,8 +31,9 @@ pub(crate) async fn write_rows(
         written => return written,
     }
     let mut outcomes = judged(conn, claims).await?;
-    let is_accepted = |at: &usize| outcomes[*at] == Outcome::Issued;
-    let accepted: Vec<usize> = (0..outcomes.len()).filter(is_accepted).collect();
+    let accepted: Vec<usize> = (0..outcomes.len())
+        .filter(|at: &usize| outcomes[*at] == Outcome::Issued)
+        .collect();
     let all = accepted.iter().map(|at| claims[*at].clone()).collect();
     match insert_all(conn, all, key, by).await {
         Ok(written) => {
@@ -70,10 +71,9 @@ async fn write_one(
     };
     // Usually a row that another process has just written explains the refusal.
     let judged = judged(conn, one).await?.into_iter().next();
-    let unexplained = || Outcome::Refused(reason, without_values(&error));
     Ok(judged
         .filter(|outcome| *outcome != Outcome::Issued)
-        .unwrap_or_else(unexplained))
+        .unwrap_or_else(|| Outcome::Refused(reason, without_values(&error))))
 }
 
 /// Inserts all claims with one statement, in the order of the primary key, so that two processes
@@ -88,14 +88,16 @@ async fn insert_all(
     let mut sorted = claims;
     sorted.sort_unstable_by_key(|claim| (claim.drop_id, claim.slot));
     let taken_out = insert(conn, &sorted, key, by).await?;
-    let outcome = |place| match taken_out.get(place) {
-        None => Outcome::Issued,
-        Some(TakenOut::Void) => Outcome::Void,
-        Some(TakenOut::Fault(fault)) => {
-            Outcome::Refused(fault.into(), fault.explanation().to_owned())
-        }
-    };
-    Ok(places.iter().map(outcome).collect())
+    Ok(places
+        .iter()
+        .map(|place| match taken_out.get(place) {
+            None => Outcome::Issued,
+            Some(TakenOut::Void) => Outcome::Void,
+            Some(TakenOut::Fault(fault)) => {
+                Outcome::Refused(fault.into(), fault.explanation().to_owned())
+            }
+        })
+        .collect())
 }
 
 /// Compares claims with revocations, with the rows of the same slots and users, and with the rules
@@ -125,9 +127,11 @@ async fn judged(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Vec<Outcome>> 
     let drops: Vec<DropId> = slots.into_keys().collect();
     let rules = rules_of_drops(conn, &drops).await?;
     let mut verdicts = classify(&valid, &rows, &rules).into_iter();
-    let outcome = |claim| {
-        let verdict = (!is_void(claim)).then(|| verdicts.next());
-        verdict.flatten().unwrap_or(Outcome::Void)
-    };
-    Ok(claims.iter().map(outcome).collect())
+    Ok(claims
+        .iter()
+        .map(|claim| {
+            let verdict = (!is_void(claim)).then(|| verdicts.next());
+            verdict.flatten().unwrap_or(Outcome::Void)
+        })
+        .collect())
 }

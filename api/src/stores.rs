@@ -57,7 +57,8 @@ impl<'a> StoreWait<'a> {
             // Redis is checked at the same time.
             match redis.catalogue_copy().await {
                 Ok(Some(copy)) if is_away(&error) => {
-                    let what = "starting without MySQL: coupons are those of the copy in Redis until it answers";
+                    let what = "starting without MySQL: coupons are those of the copy in Redis \
+                        until it answers";
                     tracing::warn!(error = format!("{error:#}"), "{what}");
                     Ok(Some(copy))
                 }
@@ -69,8 +70,10 @@ impl<'a> StoreWait<'a> {
 
     /// Waits for Kafka and checks the topic. Returns its number of partitions.
     pub(crate) async fn topic(&self, kafka: &KafkaSettings) -> Result<usize, StartError> {
-        let check = async || Ok(check_topic(kafka, KAFKA_LIMIT).await?);
-        self.until(&of_kafka(kafka), check).await
+        self.until(&of_kafka(kafka), async || {
+            Ok(check_topic(kafka, KAFKA_LIMIT).await?)
+        })
+        .await
     }
 
     /// Checks the topic if Kafka answers. Returns `None` if Kafka is unavailable, because claims

@@ -25,9 +25,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<UserList, String> {
         return Err("the text is UTF-16 (\"Unicode\" in some editors); save it as UTF-8".into());
     }
     // With one kind of line end, also after the last line, the reader's position tells the line.
-    let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
-    let text = text.replace('\r', "\n") + "\n";
-    let text = text.trim_start_matches('\u{feff}');
+    let lines = String::from_utf8_lossy(bytes)
+        .replace("\r\n", "\n")
+        .replace('\r', "\n")
+        + "\n";
+    let text = lines.trim_start_matches('\u{feff}');
     let first = text.trim_start().lines().next().unwrap_or_default().trim();
     let mut delimiters = [b'\t', b';'].into_iter();
     let delimiter = delimiters.find(|sign| first.as_bytes().contains(sign));
@@ -40,7 +42,9 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<UserList, String> {
     let mut record = StringRecord::new();
     // Of the first line: how many columns it has, and which one has the ids.
     let mut columns = None;
-    let (mut users, mut seen, mut lines) = (Vec::new(), HashSet::new(), 0);
+    let mut users = Vec::new();
+    let mut seen = HashSet::new();
+    let mut lines = 0;
     while matches!(reader.read_record(&mut record), Ok(true)) {
         if record.iter().all(str::is_empty) {
             continue;
@@ -92,7 +96,8 @@ fn heading(first: &StringRecord) -> Result<Option<usize>, String> {
     let count = first.len();
     if count > 1 {
         return Err(format!(
-            "it has {count} columns: give one id a line, or name the column with the ids user_id in the first line"
+            "it has {count} columns: give one id a line, or name the column with the ids user_id \
+            in the first line"
         ));
     }
     let only = word(&first[0]);
@@ -104,8 +109,12 @@ fn heading(first: &StringRecord) -> Result<Option<usize>, String> {
 
 /// Whether a spreadsheet shows a long number like this.
 fn is_rounded(id: &str) -> bool {
-    let is_of_number = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'.' | b',');
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(is_of_number);
+    let is_number = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|byte: u8| byte.is_ascii_digit() || matches!(byte, b'.' | b','))
+    };
     let parts = id.split_once("E+");
     parts.is_some_and(|(number, exponent)| is_number(number) && is_number(exponent))
 }

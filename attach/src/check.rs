@@ -206,8 +206,8 @@ fn changes_later(of: &Columns) -> Option<String> {
         .map(String::as_str)
         .collect();
     let why = format!(
-        "rows.where: {} may change after a coupon is issued, and its row would count as lost: write all \
-         values of issued coupons, such as [\"ISSUED\", \"USED\"]",
+        "rows.where: {} may change after a coupon is issued, and its row would count as lost: \
+        write all values of issued coupons, such as [\"ISSUED\", \"USED\"]",
         single.join(", ")
     );
     (!single.is_empty()).then_some(why)
@@ -265,9 +265,13 @@ impl<'a> Table<'a> {
         let is = |row: &Row, at| text(row, at) == "1";
         let found = sql.rows(TABLE, of_name()).await?;
         let Some(table) = found.first() else {
-            let tables = "SELECT TABLE_NAME FROM information_schema.TABLES \
-                WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME <> ?";
-            let tables = sql.rows(tables, of_name()).await?;
+            let tables = sql
+                .rows(
+                    "SELECT TABLE_NAME FROM information_schema.TABLES \
+                WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME <> ?",
+                    of_name(),
+                )
+                .await?;
             let near = nearest(name, tables.iter().map(|row| text(row, 0)));
             let why = format!("{field}.table: this database has no table {name:?}{near}");
             return Err(AttachError::Misfit(why));
@@ -277,16 +281,16 @@ impl<'a> Table<'a> {
                 "{field}.table: {name:?} is a view, whose rows have no primary key: name its table"
             )));
         }
-        let columns = sql.rows(COLUMNS, of_name()).await?;
-        let columns = columns.iter().map(|row| Column {
+        let column_rows = sql.rows(COLUMNS, of_name()).await?;
+        let columns = column_rows.iter().map(|row| Column {
             name: text(row, 0),
             kind: text(row, 1),
             bytes: text(row, 2).parse().unwrap_or_default(),
             needs_value: is(row, 3),
             is_generated: is(row, 4),
         });
-        let indexes = sql.rows(INDEXES, of_name()).await?;
-        let indexes = indexes.iter().map(|row| IndexPart {
+        let index_rows = sql.rows(INDEXES, of_name()).await?;
+        let indexes = index_rows.iter().map(|row| IndexPart {
             index: text(row, 0),
             column: text(row, 1),
             is_unique: is(row, 2),
@@ -318,12 +322,13 @@ impl<'a> Table<'a> {
 
     /// Refuses names that are no columns, all at once.
     fn must_have<'n>(&self, names: impl Iterator<Item = &'n String>) -> Answer<()> {
-        let missing = names.filter(|name| self.column(name).is_none());
-        let missing = missing.map(|name| {
-            let near = nearest(name, self.columns.iter().map(|it| it.name.clone()));
-            format!("{name:?}{near}")
-        });
-        let missing: Vec<String> = missing.collect();
+        let missing: Vec<String> = names
+            .filter(|name| self.column(name).is_none())
+            .map(|name| {
+                let near = nearest(name, self.columns.iter().map(|it| it.name.clone()));
+                format!("{name:?}{near}")
+            })
+            .collect();
         if missing.is_empty() {
             return Ok(());
         }
@@ -337,8 +342,10 @@ impl<'a> Table<'a> {
 
     /// Columns whose values are UUIDs in 16 bytes.
     fn uuids(&self) -> BTreeSet<String> {
-        let is_uuid = |it: &&Column| it.kind == "binary" && it.bytes == 16;
-        let columns = self.columns.iter().filter(is_uuid);
+        let columns = self
+            .columns
+            .iter()
+            .filter(|it: &&Column| it.kind == "binary" && it.bytes == 16);
         columns.map(|it| it.name.clone()).collect()
     }
 
@@ -399,11 +406,12 @@ impl<'a> Table<'a> {
             );
             return Err(self.misfit(".where", &why));
         }
-        let needed = self
+        let needed: Vec<String> = self
             .columns
             .iter()
-            .filter(|it| it.needs_value && !is_given(it));
-        let needed: Vec<String> = needed.map(quoted).collect();
+            .filter(|it| it.needs_value && !is_given(it))
+            .map(quoted)
+            .collect();
         if needed.is_empty() || self.has_triggers {
             return Ok(());
         }
@@ -436,8 +444,8 @@ impl<'a> Table<'a> {
             return Ok(());
         };
         let why = format!(
-            "column {0:?} of {1} seems to count coupons: write left = {0:?} or given = {0:?}, so that it moves \
-             with each row that a repair inserts, or counts = false",
+            "column {0:?} of {1} seems to count coupons: write left = {0:?} or given = {0:?}, so \
+            that it moves with each row that a repair inserts, or counts = false",
             counter.name, self.name
         );
         Err(self.misfit("", &why))
@@ -445,17 +453,23 @@ impl<'a> Table<'a> {
 
     fn shape(&self, user: &str) -> Answer<TableShape> {
         let table = self.name;
-        let key = self.indexes.iter().filter(|it| it.index == "primary");
-        let key: Vec<String> = key.map(|it| it.column.clone()).collect();
+        let key: Vec<String> = self
+            .indexes
+            .iter()
+            .filter(|it| it.index == "primary")
+            .map(|it| it.column.clone())
+            .collect();
         let kind = self.kind(user)?;
         let uuids = self.uuids();
-        let is_unordered = |name: &&String| self.kind(name).is_ok_and(|it| UNORDERED.contains(&it));
         if key.is_empty() {
             let why =
                 format!("{table} has no primary key, by which its rows are read in pages: add one");
             return Err(self.misfit(".table", &why));
         }
-        if let Some(column) = key.iter().find(is_unordered) {
+        if let Some(column) = key
+            .iter()
+            .find(|name: &&String| self.kind(name).is_ok_and(|it| UNORDERED.contains(&it)))
+        {
             let why = format!(
                 "the primary key of {table} has {column:?}, by whose type no pages can be read"
             );
@@ -469,7 +483,8 @@ impl<'a> Table<'a> {
             UserColumn::Uuid
         } else {
             let why = format!(
-                "column {user:?} of {table} is {kind}; name a CHAR, VARCHAR, BINARY(16) or integer column"
+                "column {user:?} of {table} is {kind}; name a CHAR, VARCHAR, BINARY(16) or \
+                integer column"
             );
             return Err(self.misfit(".user", &why));
         };
@@ -509,8 +524,7 @@ impl<'a> Table<'a> {
         let same = rows.of.iter().filter(|it| is_same(it.1)).map(|it| it.0);
         let columns: Vec<&String> = same.chain([&rows.user]).collect();
         let is_fixed = |name: &str| columns.iter().any(|it| it.eq_ignore_ascii_case(name));
-        let unique = self.indexes.iter().filter(|it| it.is_unique);
-        let unique: Vec<&IndexPart> = unique.collect();
+        let unique: Vec<&IndexPart> = self.indexes.iter().filter(|it| it.is_unique).collect();
         let mut indexes = unique.chunk_by(|a, b| a.index == b.index);
         let is_unique = indexes.any(|index| {
             let mut columns = index.iter();
@@ -523,7 +537,8 @@ impl<'a> Table<'a> {
             return Ok(None);
         }
         let names: Vec<&str> = columns.iter().map(|it| it.as_str()).collect();
-        let (table, names) = (self.name, names.join(", "));
+        let table = self.name;
+        let names = names.join(", ");
         let lacks = format!("{table} has no unique key on ({names})");
         match (campaign.mode, rows.duplicates) {
             (_, Some(Duplicates::Locked)) => Ok(None),
@@ -531,8 +546,9 @@ impl<'a> Table<'a> {
                 "{lacks}: nothing refuses a user's second row, also of a message that comes late"
             ))),
             (Mode::Repair, None) => Err(AttachError::Misfit(format!(
-                "{lacks}: add one (ALTER TABLE {table} ADD UNIQUE KEY ({names})), or write what prevents a second row: \
-                 duplicates = \"locked\" (your writers lock the row of stock first) or \"reported\" (nothing)"
+                "{lacks}: add one (ALTER TABLE {table} ADD UNIQUE KEY ({names})), or write what \
+                prevents a second row: duplicates = \"locked\" (your writers lock the row of \
+                stock first) or \"reported\" (nothing)"
             ))),
         }
     }
@@ -541,8 +557,8 @@ impl<'a> Table<'a> {
 /// Names what was probably meant.
 fn nearest(name: &str, all: impl Iterator<Item = String>) -> String {
     let name = name.to_lowercase();
-    let distance = |other: &String| strsim::damerau_levenshtein(&name, &other.to_lowercase());
-    let nearest = all.min_by_key(distance);
+    let nearest =
+        all.min_by_key(|other: &String| strsim::damerau_levenshtein(&name, &other.to_lowercase()));
     nearest
         .map(|near| format!("; the nearest is {near:?}"))
         .unwrap_or_default()

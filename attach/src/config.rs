@@ -318,10 +318,11 @@ fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Er
     let number = text
         .strip_suffix('s')
         .and_then(|number| number.parse().ok());
-    let time = number.and_then(|number| Duration::try_from_secs_f64(number).ok());
-    let time = time.filter(|time| *time <= LONGEST_IN_FLIGHT);
-    let why = || D::Error::custom(format!("{text:?}: write seconds up to \"240s\""));
-    time.map(Some).ok_or_else(why)
+    let time = number
+        .and_then(|number| Duration::try_from_secs_f64(number).ok())
+        .filter(|time| *time <= LONGEST_IN_FLIGHT);
+    time.map(Some)
+        .ok_or_else(|| D::Error::custom(format!("{text:?}: write seconds up to \"240s\"")))
 }
 
 impl AttachFile {
@@ -341,11 +342,10 @@ impl AttachFile {
 
     /// Finds a campaign by its name, or by that of one of its drops, as mails print it.
     pub fn campaign(&self, name: &str) -> Option<&Campaign> {
-        let is_named = |it: &&Campaign| {
+        self.campaigns.iter().find(|it: &&Campaign| {
             let mut drops = it.drops(Utc::now()).into_iter();
             it.name == name || drops.any(|drop| drop.name() == name)
-        };
-        self.campaigns.iter().find(is_named)
+        })
     }
 
     /// Returns the names of its campaigns by their ids.
@@ -387,8 +387,7 @@ impl AttachFile {
     }
 
     pub fn parse(text: &str) -> anyhow::Result<Self> {
-        let file = toml::from_str(text);
-        let mut file: Self = file.map_err(|mut error: toml::de::Error| {
+        let mut file: Self = toml::from_str(text).map_err(|mut error: toml::de::Error| {
             let start = error.span().map_or(0, |span| span.start);
             let before = text.get(..start).unwrap_or(text);
             // The error would quote the line, which may have a password.
@@ -419,13 +418,16 @@ impl AttachFile {
                 .with_context(|| format!("campaign {name:?}"))?;
             ensure!(
                 file.kafka.is_some() || !campaign.queue.iter().any(Stage::is_topic),
-                "campaign {name:?}: queue: a topic needs its brokers: write kafka = \"host:9092\" beside redis"
+                "campaign {name:?}: queue: a topic needs its brokers: write kafka = \
+                \"host:9092\" beside redis"
             );
             let others = &file.campaigns[..number];
             let same = others.iter().find(|other| campaign.overlaps(other));
             ensure!(
                 same.is_none(),
-                "campaign {name:?} has the users, counter, rows or failed events of campaign {:?}: one would repair what belongs to the other. Give each keys of its own, and a column in `where` with other values",
+                "campaign {name:?} has the users, counter, rows or failed events of campaign \
+                {:?}: one would repair what belongs to the other. Give each keys of its own, and \
+                a column in `where` with other values",
                 same.map_or(name, |other| &other.name)
             );
         }
@@ -477,6 +479,17 @@ fn without_addresses(text: &str) -> String {
 }
 
 impl Campaign {
+    fn check_waits(&self) -> anyhow::Result<()> {
+        let waits = u32::try_from(self.queue.len() + 1)?;
+        ensure!(
+            self.queue.is_empty() || self.in_flight() * waits <= LONGEST_BESIDE_QUEUE,
+            "in_flight: a pass waits this long {waits} times, before and after each stage of the \
+            queue: write at most {:?}",
+            LONGEST_BESIDE_QUEUE / waits
+        );
+        Ok(())
+    }
+
     fn check(&self) -> anyhow::Result<()> {
         ensure!(
             !self.name.is_empty() && self.name.len() <= 100,
@@ -487,13 +500,7 @@ impl Campaign {
             self.quantity.is_some() != self.quantity_sql.is_some(),
             "quantity: write quantity = 100, or quantity_sql = \"SELECT total FROM event WHERE id = 7\""
         );
-        let waits = u32::try_from(self.queue.len() + 1)?;
-        ensure!(
-            self.queue.is_empty() || self.in_flight() * waits <= LONGEST_BESIDE_QUEUE,
-            "in_flight: a pass waits this long {waits} times, before and after each stage of the queue: \
-             write at most {:?}",
-            LONGEST_BESIDE_QUEUE / waits
-        );
+        self.check_waits()?;
         let sql = self.quantity_sql.as_deref().unwrap_or("SELECT");
         let is_select = sql
             .get(..6)
@@ -502,11 +509,13 @@ impl Campaign {
             is_select && !sql.contains(';'),
             "quantity_sql: write one SELECT of one number"
         );
-        let keys = [
+        let keys: Vec<&String> = [
             self.users.as_ref().map(|users| &users.key),
             self.count.as_ref().map(|count| &count.key),
-        ];
-        let keys: Vec<&String> = keys.into_iter().flatten().collect();
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         ensure!(
             !keys.is_empty(),
             "users: write users = {{ key = \"…\", type = \"set\" }}, or a count, or both"
@@ -515,7 +524,8 @@ impl Campaign {
         let is_daily = self.is_daily();
         ensure!(
             keys.iter().all(|key| key.contains("{date") == is_daily),
-            "{{date}} must stand in every key and in rows.where, or nowhere: a key of one day is compared with the rows of that day"
+            "{{date}} must stand in every key and in rows.where, or nowhere: a key of one day is \
+            compared with the rows of that day"
         );
         ensure!(
             !is_daily || self.time_zone.is_some(),
@@ -528,12 +538,16 @@ impl Campaign {
         let failed = self.failed.as_ref();
         ensure!(
             !is_daily || failed.is_none_or(|failed| has_date(&failed.of())),
-            "failed.where: write {{date}} here, too: an event of one day must not become a row of another"
+            "failed.where: write {{date}} here, too: an event of one day must not become a row \
+            of another"
         );
-        let is_other = |(name, value): &(&String, &Scalar)| {
-            rows.of.get(*name).is_some_and(|of| of.first() != *value) || **name == rows.user
-        };
-        let other = rows.insert.iter().find(is_other).map(|it| it.0);
+        let other = rows
+            .insert
+            .iter()
+            .find(|(name, value): &(&String, &Scalar)| {
+                rows.of.get(*name).is_some_and(|of| of.first() != *value) || **name == rows.user
+            })
+            .map(|it| it.0);
         ensure!(
             other.is_none(),
             "rows.insert: leave {other:?} out: where and user say it"
@@ -561,12 +575,11 @@ impl Campaign {
                 .iter()
                 .flat_map(|it| it.of.iter().flatten().map(|it| it.1)),
         );
-        let is_bad = |it: &Scalar| {
-            let all = it.all();
-            all.is_empty() || all.iter().any(|it| matches!(it, Scalar::AnyOf(_)))
-        };
         ensure!(
-            !lists.into_iter().any(is_bad),
+            !lists.into_iter().any(|it: &Scalar| {
+                let all = it.all();
+                all.is_empty() || all.iter().any(|it| matches!(it, Scalar::AnyOf(_)))
+            }),
             "where: write at least one value in a list, and no list in it"
         );
         if self.mode == Mode::Repair {
@@ -598,7 +611,8 @@ impl Campaign {
         let is_locked = rows.duplicates == Some(Duplicates::Locked);
         ensure!(
             !is_locked || self.stock.is_some(),
-            "duplicates = \"locked\" needs the row that their writers lock: write stock = {{ table = \"…\", where = {{ id = 7 }} }}"
+            "duplicates = \"locked\" needs the row that their writers lock: write stock = {{ \
+            table = \"…\", where = {{ id = 7 }} }}"
         );
         let users = self.users.as_ref();
         let is_sorted = users.is_some_and(|it| it.kind == KeyType::SortedSet);
@@ -609,12 +623,14 @@ impl Campaign {
         let has_where = self.failed.as_ref().is_none_or(|it| it.of.is_some());
         ensure!(
             has_where || rows.of.is_empty(),
-            "failed.where: say which events are of this campaign, as rows.where does; where = {{}} if all are"
+            "failed.where: say which events are of this campaign, as rows.where does; where = \
+            {{}} if all are"
         );
         let column = self.stock.as_ref().and_then(StockRow::column);
         ensure!(
             column.is_none() || is_locked,
-            "stock: a column that counts needs duplicates = \"locked\": writers that do not lock the row overwrite it"
+            "stock: a column that counts needs duplicates = \"locked\": writers that do not lock \
+            the row overwrite it"
         );
         Ok(())
     }

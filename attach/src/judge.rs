@@ -105,11 +105,11 @@ pub struct Judged {
 }
 
 /// Further users can claim afterwards, while promises that no key names may be on their way.
-const OPENS: &str = "others can claim then: confirm only if nobody stopped the sale by hand, and no message \
-     waits on your topic, since it may be a promise";
+const OPENS: &str = "others can claim then: confirm only if nobody stopped the sale by hand, and \
+    no message waits on your topic, since it may be a promise";
 /// No unique key would refuse the row of the message.
-const MAY_DOUBLE: &str = "nothing refuses a second row: confirm only if no message waits on your topic, \
-     or describe it (queue)";
+const MAY_DOUBLE: &str = "nothing refuses a second row: confirm only if no message waits on your \
+    topic, or describe it (queue)";
 /// Without `quantity_sql`, coupons that were added look like a counter that is wrong.
 const STOCK_ADDED: &str = "confirm only if nobody added stock: with quantity_sql it is known";
 /// The most harmful fault of a file: what is left, taken for what was given out.
@@ -127,8 +127,8 @@ const DISJOINT: &str = "no user in Redis has a row: check that users and rows me
 /// It may have expired, and a later sale may use its name.
 const GONE: &str = "the counter is gone; if it expired after the sale, do not confirm, write ends";
 /// Likewise. A key that is created again has no expiry.
-const USERS_GONE: &str = "the key of the users is gone; if it expired after the sale, do not confirm, write ends: \
-     it would come back without its expiry";
+const USERS_GONE: &str = "the key of the users is gone; if it expired after the sale, do not \
+    confirm, write ends: it would come back without its expiry";
 
 /// Judges a target.
 pub fn judge(facts: &Facts) -> Vec<Judged> {
@@ -142,8 +142,11 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
     for event in &facts.failed {
         judge.failed_event(event, concerned.insert(&event.user));
     }
-    let without_event = |user: &&String| !concerned.contains(user);
-    for user in facts.unissued.iter().filter(without_event) {
+    for user in facts
+        .unissued
+        .iter()
+        .filter(|user: &&String| !concerned.contains(user))
+    {
         let why = "it is in Redis, and no row came";
         judge.insert(Kind::Unissued, user, why, None);
     }
@@ -291,7 +294,8 @@ impl Judge<'_> {
     }
 
     fn failed_event(&mut self, event: &FailedEvent, is_first: bool) {
-        let (kind, user) = (Kind::FailedClaim, event.user.as_str());
+        let kind = Kind::FailedClaim;
+        let user = event.user.as_str();
         if event.has_row && !user.is_empty() {
             let close = Some(Repair::Close(event.key.clone()));
             self.found(kind, user, "its user has a row: a duplicate", close);
@@ -307,7 +311,8 @@ impl Judge<'_> {
     }
 
     fn counter(&mut self) {
-        let (facts, quantity) = (self.facts, self.facts.quantity);
+        let facts = self.facts;
+        let quantity = self.facts.quantity;
         // What is given out, or will be by the repairs of this pass.
         let rows = quantity.saturating_sub(self.room).max(facts.numbers.rows);
         let missing = facts.missing.len() as u64;
@@ -321,8 +326,13 @@ impl Judge<'_> {
         let value = seen.unwrap_or_else(|| means.given(0, quantity));
         let count = means.given(value, quantity);
         // Whatever their system writes first, it has counted by the second look what the first saw.
-        let before = facts.before.admitted(facts.means).unwrap_or_default();
-        let before = before.max(facts.before.rows).cast_signed().min(taken);
+        let before = facts
+            .before
+            .admitted(facts.means)
+            .unwrap_or_default()
+            .max(facts.before.rows)
+            .cast_signed()
+            .min(taken);
         let to = if facts.is_selling { before } else { taken };
         let is_unfilled = !facts.is_selling && count >= quantity && taken < quantity;
         let is_behind = count < to;
@@ -389,10 +399,8 @@ impl Judge<'_> {
     ) -> Option<&'static str> {
         let facts = self.facts;
         let quantity = facts.quantity.cast_signed();
-        let (rows, count) = (
-            facts.numbers.rows.cast_signed(),
-            means.given(value, quantity),
-        );
+        let rows = facts.numbers.rows.cast_signed();
+        let count = means.given(value, quantity);
         if facts.numbers.count.is_none() {
             return Some(GONE);
         }

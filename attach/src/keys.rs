@@ -100,7 +100,8 @@ impl Keys {
 
     /// Checks the types of a target's keys, which need not exist yet.
     pub async fn check(&mut self, target: &Target<'_>) -> Answer<()> {
-        let (users, count) = (&target.campaign.users, &target.campaign.count);
+        let users = &target.campaign.users;
+        let count = &target.campaign.count;
         let users = users
             .as_ref()
             .map(|users| (&users.key, users.kind.words()[0]));
@@ -193,7 +194,8 @@ impl Keys {
     /// must not be created.
     pub async fn add(&mut self, key: &str, add: &NewMember<'_>) -> Answer<bool> {
         let score = add.score.to_string();
-        let (user, value) = (add.user.as_bytes(), add.value.as_slice());
+        let user = add.user.as_bytes();
+        let value = add.value.as_slice();
         let command: &[&[u8]] = match add.kind {
             KeyType::Set => &[b"SADD", user],
             KeyType::SortedSet => &[b"ZADD", b"NX", score.as_bytes(), user],
@@ -219,7 +221,8 @@ impl Keys {
     ) -> Answer<bool> {
         let seen = to.seen.map(|seen| seen.to_string()).unwrap_or_default();
         let field = count.field.as_deref().unwrap_or_default();
-        let (may, by) = (to.may_move.to_string(), to.by.to_string());
+        let may = to.may_move.to_string();
+        let by = to.by.to_string();
         let words = ["EVAL", MOVE_COUNT, "1", key, field, &seen, &may, &by];
         self.ask(&words).await
     }

@@ -117,20 +117,24 @@ impl Ours {
     /// Creates our tables. Refuses a database with tables of others, which may be the shop's own, and
     /// that of a Firstcome with coupons of its own.
     pub async fn migrate(&self) -> anyhow::Result<()> {
-        let tables = "SELECT COUNT(*), CAST(COALESCE(SUM(TABLE_NAME = '__diesel_schema_migrations'), 0) AS SIGNED) \
-                      FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()";
+        let tables = "SELECT COUNT(*), CAST(COALESCE(SUM(TABLE_NAME = \
+            '__diesel_schema_migrations'), 0) AS SIGNED) FROM information_schema.TABLES \
+            WHERE TABLE_SCHEMA = DATABASE()";
         let tables = self.db.first::<(i64, i64)>("look for tables", sql!(tables));
         let (all, of_diesel) = tables.await.context("DATABASE_URL")?.unwrap_or_default();
         let mut is_ours = all == 0;
         if of_diesel > 0 {
             // A shop in Rust may have this table, too, with migrations of its own.
-            let others = "SELECT COUNT(*) FROM __diesel_schema_migrations WHERE version <> '0001'";
-            let others = self.db.first::<i64>("look for migrations", sql!(others));
+            let others = self.db.first::<i64>(
+                "look for migrations",
+                sql!("SELECT COUNT(*) FROM __diesel_schema_migrations WHERE version <> '0001'"),
+            );
             is_ours = others.await.context("DATABASE_URL")? == Some(0);
         }
         anyhow::ensure!(
             is_ours,
-            "DATABASE_URL: that database has tables of others: write one of its own (CREATE DATABASE reconciler)"
+            "DATABASE_URL: that database has tables of others: write one of its own (CREATE \
+            DATABASE reconciler)"
         );
         let migrated = migrations::migrate(&self.settings).await;
         migrated.context("DATABASE_URL")?;
@@ -166,7 +170,8 @@ impl Attached {
         });
         anyhow::ensure!(
             ours.is_some() || !file.repairs(),
-            "mode = \"repair\" needs DATABASE_URL: a database of ours for runs, the lock of passes, and confirmations"
+            "mode = \"repair\" needs DATABASE_URL: a database of ours for runs, the lock of \
+            passes, and confirmations"
         );
         Ok(Self {
             theirs: theirs.context("database")?,

@@ -86,8 +86,9 @@ impl Attached {
         for campaign in &self.file.campaigns {
             let name = &campaign.name;
             for target in campaign.drops(Utc::now()) {
-                let shape = check(&target, &mut sql, &mut keys).await;
-                let shape = shape.map_err(|error| error.of(name))?;
+                let shape = check(&target, &mut sql, &mut keys)
+                    .await
+                    .map_err(|error| error.of(name))?;
                 let warnings = shape.warning.into_iter().chain(shape.notes);
                 told.extend(warnings.map(|it| format!("{name}: {it}")));
                 let mut queue = Queue::new(&target, keys.clone(), &self.queues);
@@ -208,7 +209,8 @@ impl Pass<'_> {
     /// Looks again at a target that differs, repairs it, and reports it, also if a store goes away
     /// between two repairs.
     async fn settle(&mut self, suspect: &Suspect<'_>, sql: &mut Sql, run: &mut Run) -> Answer<()> {
-        let (target, shape) = (&suspect.target, &suspect.shape);
+        let target = &suspect.target;
+        let shape = &suspect.shape;
         let keys = &mut self.keys.clone();
         let mut reader = Reader {
             target: *target,
@@ -245,8 +247,11 @@ impl Pass<'_> {
             ended = repair::apply(&mut reader, now, seen, &self.stop).await;
         }
         let mut after = facts.numbers;
-        let is_applied = |it: &Judged| it.finding.result == Outcome::Applied;
-        if ended.is_ok() && judged.iter().any(is_applied) {
+        if ended.is_ok()
+            && judged
+                .iter()
+                .any(|it: &Judged| it.finding.result == Outcome::Applied)
+        {
             match reader.numbers().await {
                 Ok(numbers) => after = numbers,
                 Err(error) => ended = Err(error),
@@ -282,8 +287,11 @@ impl Pass<'_> {
         }
         let file = &self.attached.file;
         let is_trusted = ours.trusts(file, target.campaign).await?;
-        let (number, limit) = (planned.len() as u64, target.campaign.repair_limit);
-        let limit = limit.unwrap_or((facts.quantity / LIMIT_PART).max(LIMIT_AT_LEAST));
+        let number = planned.len() as u64;
+        let limit = target
+            .campaign
+            .repair_limit
+            .unwrap_or((facts.quantity / LIMIT_PART).max(LIMIT_AT_LEAST));
         let is_held = |it: &Judged| !is_trusted || number > limit || it.doubt.is_some();
         let (mut held, mut now): (Vec<_>, Vec<_>) = planned.into_iter().partition(|it| is_held(it));
         let Request {
@@ -297,11 +305,12 @@ impl Pass<'_> {
                 now.append(&mut held);
             } else {
                 let is_seen = confirm || dry_run;
-                let (db, drop) = (&ours.db, target.drop_id());
+                let db = &ours.db;
+                let drop = target.drop_id();
                 db.hold_back(drop, shown, self.run_id, is_seen).await?;
                 let why = if !is_trusted {
-                    "held back: nothing was repaired with this part of the file yet, and no look was clean; \
-                     confirm its first plan"
+                    "held back: nothing was repaired with this part of the file yet, and no look \
+                    was clean; confirm its first plan"
                         .to_owned()
                 } else if number > limit {
                     format!("held back: this pass has {number} repairs, and the limit is {limit}")
@@ -352,13 +361,15 @@ fn left_out(run: &mut Run, target: &Target<'_>, error: AttachError) -> Answer<()
 
 /// The number of repairs, and a hash of them in any order.
 fn shown(repairs: &[&mut Judged]) -> ShownRepairs {
-    let hash = |it: &&mut Judged| {
-        let hash = Sha256::digest(format!("{:?}", it.repair));
-        u64::from_be_bytes(std::array::from_fn(|at| hash[at]))
-    };
     ShownRepairs {
         number: u32::try_from(repairs.len()).unwrap_or(u32::MAX),
-        fingerprint: repairs.iter().map(hash).fold(0, u64::wrapping_add),
+        fingerprint: repairs
+            .iter()
+            .map(|it: &&mut Judged| {
+                let hash = Sha256::digest(format!("{:?}", it.repair));
+                u64::from_be_bytes(std::array::from_fn(|at| hash[at]))
+            })
+            .fold(0, u64::wrapping_add),
     }
 }
 
@@ -372,15 +383,20 @@ fn told(target: &Target<'_>, facts: &Facts, judged: Vec<Judged>, after: Numbers)
         in_flight: facts.in_flight,
         ..report::Numbers::default()
     };
-    let (coupon, drop) = (target.campaign.coupon_id(), target.drop_id());
-    let placed = |it: Judged| Finding {
-        coupon_id: Some(coupon),
-        drop_id: Some(drop),
-        ..it.finding
-    };
-    let findings: Vec<Finding> = judged.into_iter().map(placed).collect();
-    let is_closed = |it: &&Finding| it.kind == Kind::FailedClaim && it.result == Outcome::Applied;
-    let closed = findings.iter().filter(is_closed).count();
+    let coupon = target.campaign.coupon_id();
+    let drop = target.drop_id();
+    let findings: Vec<Finding> = judged
+        .into_iter()
+        .map(|it: Judged| Finding {
+            coupon_id: Some(coupon),
+            drop_id: Some(drop),
+            ..it.finding
+        })
+        .collect();
+    let closed = findings
+        .iter()
+        .filter(|it: &&Finding| it.kind == Kind::FailedClaim && it.result == Outcome::Applied)
+        .count();
     let before = numbers(facts.numbers, facts.failed.len() as u64);
     let quantity = u32::try_from(facts.quantity).unwrap_or(u32::MAX);
     let is_repaired = findings.iter().all(|it| it.result == Outcome::Applied);

@@ -162,13 +162,15 @@ impl<'a> Reader<'a> {
             return Ok(None);
         };
         let of = Condition::of(&stock.of, &self.target, shape);
-        let (table, column) = (quoted(&stock.table), quoted(column));
+        let table = quoted(&stock.table);
+        let column = quoted(column);
         let sql = format!(
             "SELECT CAST({column} AS SIGNED) FROM {table} WHERE {}",
             of.sql
         );
         let says = self.sql.number(&sql, of.values).await?;
-        let (quantity, rows) = (quantity.cast_signed(), rows.cast_signed());
+        let quantity = quantity.cast_signed();
+        let rows = rows.cast_signed();
         let due = if is_left { quantity - rows } else { rows };
         Ok(says.map(|says| (says, due)))
     }
@@ -221,8 +223,11 @@ impl<'a> Reader<'a> {
         seen.flags
             .reserve(usize::try_from(expected).unwrap_or_default());
         if let Some((users, key, _)) = &users {
-            let each = |member: Vec<u8>, _| _ = seen.note(&member, MEMBER);
-            self.keys.scan(users, key, each).await?;
+            self.keys
+                .scan(users, key, |member: Vec<u8>, _| {
+                    _ = seen.note(&member, MEMBER);
+                })
+                .await?;
         }
         self.rows(users.is_some(), &mut seen, &mut look).await?;
         for event in &mut look.failed {
@@ -299,8 +304,10 @@ impl<'a> Reader<'a> {
     /// Returns the users of rows that MySQL takes for these names.
     async fn spellings(&mut self, names: &[String]) -> Answer<Vec<String>> {
         let user = quoted(&self.target.campaign.rows.user);
-        let names = names.iter().filter_map(|it| self.shape.rows.like(it));
-        let names: Vec<Value> = names.collect();
+        let names: Vec<Value> = names
+            .iter()
+            .filter_map(|it| self.shape.rows.like(it))
+            .collect();
         if names.is_empty() {
             return Ok(Vec::new());
         }
@@ -346,18 +353,23 @@ impl<'a> Reader<'a> {
         shape: &TableShape,
         of: Condition,
     ) -> Answer<Vec<(Vec<Value>, String)>> {
-        let key: Vec<String> = shape.key.iter().map(|name| quoted(name)).collect();
-        let key = key.join(", ");
-        let (table, selected) = (quoted(table), shape.selected(user));
+        let names: Vec<String> = shape.key.iter().map(|name| quoted(name)).collect();
+        let key = names.join(", ");
+        let table = quoted(table);
+        let selected = shape.selected(user);
         let sql = format!(
             "SELECT {selected}, {key} FROM {table} WHERE {} ORDER BY {key} LIMIT {ROWS}",
             of.sql
         );
-        let rows = self.sql.rows(&sql, of.values).await?;
-        let rows = rows.into_iter().map(|row| {
-            let user = shape.user_of(&row, 0);
-            (row.unwrap().split_off(1), user)
-        });
+        let rows = self
+            .sql
+            .rows(&sql, of.values)
+            .await?
+            .into_iter()
+            .map(|row| {
+                let user = shape.user_of(&row, 0);
+                (row.unwrap().split_off(1), user)
+            });
         Ok(rows.collect())
     }
 
@@ -388,11 +400,11 @@ impl<'a> Reader<'a> {
         let (Some(failed), Some(shape)) = (&self.target.campaign.failed, &self.shape.failed) else {
             return Ok(Vec::new());
         };
-        let (mut all, mut last) = (Vec::new(), Vec::new());
+        let mut all = Vec::new();
+        let mut last = Vec::new();
         while all.len() < NAMED {
             let of = open(failed, shape, &self.target).after(&shape.key, &last);
-            let page = self.page(&failed.table, &failed.user, shape, of);
-            let page = page.await?;
+            let page = self.page(&failed.table, &failed.user, shape, of).await?;
             let is_last = page.len() < ROWS;
             all.extend(page.into_iter().map(|(key, user)| FailedEvent {
                 key,
@@ -415,8 +427,12 @@ impl<'a> Reader<'a> {
             return Ok(Vec::new());
         }
         let rows = &self.target.campaign.rows;
-        let order = rows.order.iter().chain(&self.shape.rows.key);
-        let order: Vec<String> = order.map(|name| format!("{} DESC", quoted(name))).collect();
+        let order: Vec<String> = rows
+            .order
+            .iter()
+            .chain(&self.shape.rows.key)
+            .map(|name| format!("{} DESC", quoted(name)))
+            .collect();
         let rest = format!("ORDER BY {} LIMIT {number}", order.join(", "));
         let of = self.of_rows();
         self.users_of(of, &rest).await
@@ -451,9 +467,10 @@ impl Look {
             (*quantity, count, numbers.admitted(means), numbers.rows)
         };
         let is_selling = of_sale(self) != of_sale(&second);
-        let is_off = |stock: &(i64, i64)| stock.0 != stock.1;
-        let stock = second.stock.filter(is_off);
-        let stock = stock.filter(|it| !is_selling && self.stock == Some(*it));
+        let stock = second
+            .stock
+            .filter(|stock: &(i64, i64)| stock.0 != stock.1)
+            .filter(|it| !is_selling && self.stock == Some(*it));
         second.surplus.retain(|_| !self.surplus.is_empty());
         second
             .unissued

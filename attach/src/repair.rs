@@ -100,8 +100,9 @@ pub async fn apply(
     seen: UsersSeen,
     stop: &CancellationToken,
 ) -> Answer<()> {
-    let is_insert = |it: &&mut Judged| matches!(it.repair, Some(Repair::Insert(..)));
-    let (mut rows, others): (Vec<_>, Vec<_>) = judged.into_iter().partition(is_insert);
+    let (mut rows, others): (Vec<_>, Vec<_>) = judged
+        .into_iter()
+        .partition(|it: &&mut Judged| matches!(it.repair, Some(Repair::Insert(..))));
     for rows in rows.chunks_mut(ROWS) {
         must_go_on(stop)?;
         crash_point(Point::RepairBegun);
@@ -250,7 +251,8 @@ async fn follow(reader: &mut Reader<'_>, before: Option<(i64, i64)>) -> Answer<O
         return Ok(Some((says, next)));
     }
     let of = Condition::of(&stock.of, &reader.target, shape);
-    let (table, column) = (quoted(&stock.table), quoted(column));
+    let table = quoted(&stock.table);
+    let column = quoted(column);
     let sql = format!(
         "UPDATE {table} SET {column} = {column} + ({step}) WHERE {} AND {column} = ?",
         of.sql
@@ -277,7 +279,8 @@ async fn must_not_be_made_ahead(reader: &mut Reader<'_>) -> Answer<()> {
 /// Counts the rows of a user. MySQL compares, since two names may be one for its collation.
 async fn rows_of(reader: &mut Reader<'_>, user: &Value) -> Answer<Option<i64>> {
     let rows = &reader.target.campaign.rows;
-    let (table, column) = (quoted(&rows.table), quoted(&rows.user));
+    let table = quoted(&rows.table);
+    let column = quoted(&rows.user);
     let of = reader
         .of_rows()
         .and(&format!("{column} = ?"), [user.clone()]);
@@ -312,20 +315,22 @@ async fn insert_row(
     }
     let target = reader.target;
     let rows = &target.campaign.rows;
-    let (table, column) = (quoted(&rows.table), quoted(&rows.user));
+    let table = quoted(&rows.table);
+    let column = quoted(&rows.user);
     if rows_of(reader, &user).await? != Some(0) {
         return Ok(skipped("a row came meanwhile"));
     }
     if has_changed(reader, &user).await? {
-        let why = "a row of its user has another value of a column that changes: write all values of issued \
-            coupons in rows.where, such as [\"ISSUED\", \"USED\"]";
+        let why = "a row of its user has another value of a column that changes: write all \
+            values of issued coupons in rows.where, such as [\"ISSUED\", \"USED\"]";
         return Ok((Outcome::Failed, why.to_owned()));
     }
     if room == 0 {
         return Ok((Outcome::Failed, "all were given out meanwhile".to_owned()));
     }
-    let (mut columns, mut marks, mut values) =
-        (vec![column], vec!["?".to_owned()], vec![user.clone()]);
+    let mut columns = vec![column];
+    let mut marks = vec!["?".to_owned()];
+    let mut values = vec![user.clone()];
     let further = rows.insert.iter().filter(|it| !rows.of.contains_key(it.0));
     for (name, value) in rows.of.iter().chain(further) {
         let (mark, value) = written(value, &target, shape.is_uuid(name));
@@ -333,7 +338,8 @@ async fn insert_row(
         marks.push(mark);
         values.extend(value);
     }
-    let (columns, marks) = (columns.join(", "), marks.join(", "));
+    let columns = columns.join(", ");
+    let marks = marks.join(", ");
     let sql = format!("INSERT INTO {table} ({columns}) VALUES ({marks})");
     match reader.sql.change(&sql, values).await {
         Ok(_) if rows_of(reader, &user).await? == Some(1) => Ok(applied()),
@@ -366,8 +372,11 @@ async fn close(reader: &mut Reader<'_>, event: &[Value]) -> Answer<bool> {
         return Ok(false);
     };
     let table = quoted(&failed.table);
-    let is_same = |name: &String| format!("{} = ?", quoted(name));
-    let key: Vec<String> = shape.key.iter().map(is_same).collect();
+    let key: Vec<String> = shape
+        .key
+        .iter()
+        .map(|name: &String| format!("{} = ?", quoted(name)))
+        .collect();
     let of = open(failed, shape, &reader.target).and(&key.join(" AND "), event.to_vec());
     let (sql, mut values) = match &failed.done {
         Done::Word(_) => (format!("DELETE FROM {table} WHERE {}", of.sql), Vec::new()),

@@ -15,7 +15,8 @@ use crate::{Answer, AttachError};
 /// `STRICT_ALL_TABLES`: a user's name that is too long is refused, never cut.
 /// `autocommit`: some servers begin sessions without it, and then a single statement would be lost.
 /// READ COMMITTED: after a lock is taken, a count sees what others committed before.
-const SESSION: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES', SESSION innodb_lock_wait_timeout = 2, SESSION autocommit = 1";
+const SESSION: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES', SESSION \
+    innodb_lock_wait_timeout = 2, SESSION autocommit = 1";
 const ISOLATION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 
 /// Time limit of a statement, as a multiple of that of our own MySQL: their tables are not ours.
@@ -33,8 +34,7 @@ pub struct Sql {
 
 impl Sql {
     pub async fn connect(settings: &DbSettings, rows_per_second: u32) -> Answer<Self> {
-        let conn = Db::plain(settings).await;
-        let conn = conn.map_err(|error| {
+        let conn = Db::plain(settings).await.map_err(|error| {
             let why = error.to_string();
             AttachError::Mysql(why.replace("DATABASE_URL", "`database` of the file"))
         })?;
@@ -56,8 +56,10 @@ impl Sql {
     /// Runs a statement, prepared if there are values, and returns its rows and how many it
     /// changed. Only a prepared statement returns numbers as numbers.
     async fn run(&mut self, sql: &str, values: Option<Vec<Value>>) -> Answer<(Vec<Row>, u64)> {
-        let lost = || AttachError::Lost("the connection broke".to_owned());
-        let mut conn = self.conn.take().ok_or_else(lost)?;
+        let mut conn = self
+            .conn
+            .take()
+            .ok_or_else(|| AttachError::Lost("the connection broke".to_owned()))?;
         let asked = async {
             let Some(values) = values else {
                 let rows = conn.query::<Row, _>(sql).await?;
@@ -141,9 +143,11 @@ impl Sql {
             return Err(misfit(why));
         };
         // SUM() is a DECIMAL, which comes as text.
-        let number = row.get_opt::<i64, _>(0).and_then(Result::ok);
-        let number = number.or_else(|| text(row, 0).parse().ok());
-        let number = number.and_then(|number| u32::try_from(number).ok());
+        let number = row
+            .get_opt::<i64, _>(0)
+            .and_then(Result::ok)
+            .or_else(|| text(row, 0).parse().ok())
+            .and_then(|number| u32::try_from(number).ok());
         number
             .map(u64::from)
             .ok_or_else(|| misfit("selects no number from 0 on".to_owned()))
@@ -199,11 +203,11 @@ impl Condition {
         };
         for (name, value) in columns {
             let column = quoted(name);
-            let values = value
+            let values: Vec<Value> = value
                 .all()
                 .iter()
-                .map(|it| bound(it, target, table.is_uuid(name)));
-            let values: Vec<Value> = values.collect();
+                .map(|it| bound(it, target, table.is_uuid(name)))
+                .collect();
             let marks = vec!["?"; values.len()].join(", ");
             condition = match values.as_slice() {
                 // `<=>` also compares NULL.

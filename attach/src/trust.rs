@@ -42,10 +42,13 @@ impl Ours {
 
     /// Returns what was repaired twice within an hour: its kind, and its user.
     pub async fn repaired_twice(&self, drop: DropId) -> Answer<HashSet<(String, String)>> {
-        let twice = "SELECT kind, COALESCE(user_id, '') FROM reconcile_findings \
+        let twice = sql!(
+            "SELECT kind, COALESCE(user_id, '') FROM reconcile_findings \
              WHERE drop_id = ? AND result = ? AND created_at > UTC_TIMESTAMP(3) - INTERVAL 1 HOUR \
-             GROUP BY kind, user_id HAVING COUNT(*) >= 2";
-        let twice = sql!(twice, drop, Outcome::Applied.as_str());
+             GROUP BY kind, user_id HAVING COUNT(*) >= 2",
+            drop,
+            Outcome::Applied.as_str()
+        );
         Ok(self.db.all("what came back", twice).await?)
     }
 }

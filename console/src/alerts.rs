@@ -31,8 +31,8 @@ impl AlertsScreen<'_> {
 
     fn place(&self, one: &ListedAlert) -> Option<String> {
         let coupon = one.alert.coupon_id?;
-        let name = one.coupon_name.as_ref().map(Text::text);
-        let name = name.unwrap_or_else(|| format!("coupon {coupon}"));
+        let known = one.coupon_name.as_ref().map(Text::text);
+        let name = known.unwrap_or_else(|| format!("coupon {coupon}"));
         if self.top.is_attached() {
             return Some(name);
         }

@@ -61,25 +61,32 @@ pub(super) fn chart(sample: &[SlotTimes], drop: &DropOverview, sampled: u32) -> 
     };
     let after = |at: DateTime<Utc>| (at - begin).max(TimeDelta::zero());
     let mut admitted: Vec<TimeDelta> = sample.iter().map(|one| after(one.claimed_at)).collect();
-    let issued = sample.iter().filter_map(|one| one.issued_at);
-    let mut issued: Vec<TimeDelta> = issued.map(after).collect();
+    let mut issued: Vec<TimeDelta> = sample
+        .iter()
+        .filter_map(|one| one.issued_at)
+        .map(after)
+        .collect();
     admitted.sort_unstable();
     issued.sort_unstable();
     let longest = admitted.last().max(issued.last())?.num_milliseconds();
-    let step = STEPS.into_iter().find(|step| step * PARTS >= longest);
-    let step = step.unwrap_or((longest / PARTS / DAY + 1) * DAY);
+    let step = STEPS
+        .into_iter()
+        .find(|step| step * PARTS >= longest)
+        .unwrap_or((longest / PARTS / DAY + 1) * DAY);
     let parts = parts(drop.quantity);
     let line = |times: &[TimeDelta]| line(times, step * PARTS, sampled as usize);
     let across = (1..PARTS).map(|part| format!("M{} 0V1000", part * 1_000 / PARTS));
     let upwards = (1..parts).map(|part| format!("M0 {}H1000", part * 1_000 / parts));
-    let slot = |part| grouped(u64::from(drop.quantity) * part / parts);
     Some(Chart {
         since,
         admitted: line(&admitted),
         issued: line(&issued),
         grid: across.chain(upwards).collect(),
         times: (0..=PARTS).map(|part| label(step * part)).collect(),
-        slots: (0..=parts).rev().map(slot).collect(),
+        slots: (0..=parts)
+            .rev()
+            .map(|part| grouped(u64::from(drop.quantity) * part / parts))
+            .collect(),
         summary: summary(sample, &admitted, since)?,
     })
 }
@@ -104,7 +111,8 @@ fn summary(sample: &[SlotTimes], admitted: &[TimeDelta], since: &str) -> Option<
         format!("Half of them were admitted within {half} of {since}, the last after {last}.");
     let slowest = sample.iter().max_by_key(|one| took(one))?;
     if let Some(took) = took(slowest) {
-        let (took, slot) = (length(took), grouped(slowest.slot.into()));
+        let took = length(took);
+        let slot = grouped(slowest.slot.into());
         text = format!("{text} The slowest row came {took} after its claim, in slot {slot}.");
     }
     Some(text)

@@ -85,8 +85,10 @@ pub(crate) fn encoded(text: &str) -> String {
 /// Builds a query string of these parameters, without empty ones.
 pub(crate) fn query(parameters: &[(&str, &str)]) -> String {
     let given = parameters.iter().filter(|(_, value)| !value.is_empty());
-    let pairs = given.map(|(name, value)| format!("{name}={}", encoded(value)));
-    let pairs = pairs.collect::<Vec<_>>().join("&");
+    let pairs = given
+        .map(|(name, value)| format!("{name}={}", encoded(value)))
+        .collect::<Vec<_>>()
+        .join("&");
     if pairs.is_empty() {
         pairs
     } else {
@@ -109,8 +111,10 @@ impl Backends {
         reconciler: Router,
         api: Option<(String, Option<PathBuf>)>,
     ) -> anyhow::Result<Self> {
-        let client = |(url, ca): (String, _)| HttpClient::new(Store::Api, &url, ca);
-        let api = api.map(client).transpose().map_err(anyhow::Error::msg)?;
+        let api = api
+            .map(|(url, ca): (String, _)| HttpClient::new(Store::Api, &url, ca))
+            .transpose()
+            .map_err(anyhow::Error::msg)?;
         Ok(Self { reconciler, api })
     }
 
@@ -158,10 +162,13 @@ impl Backends {
         path: &str,
         text: &str,
     ) -> Result<T, HttpRefusal> {
-        let api = self.api.as_ref();
-        let api = api.ok_or_else(|| HttpRefusal::new(StatusCode::NOT_FOUND, NO_API))?;
-        let request = caller.request(Method::POST, &api.url(path), &Value::Null);
-        let mut request = request.map_err(|error| unreadable(&error))?;
+        let api = self
+            .api
+            .as_ref()
+            .ok_or_else(|| HttpRefusal::new(StatusCode::NOT_FOUND, NO_API))?;
+        let mut request = caller
+            .request(Method::POST, &api.url(path), &Value::Null)
+            .map_err(|error| unreadable(&error))?;
         *request.body_mut() = Bytes::from(text.to_owned());
         read("The API", exchange(api, request).await?).await
     }
@@ -175,10 +182,13 @@ impl Backends {
         body: &Value,
         header: Option<(&'static str, String)>,
     ) -> Result<Response<Body>, HttpRefusal> {
-        let api = self.api.as_ref();
-        let api = api.ok_or_else(|| HttpRefusal::new(StatusCode::NOT_FOUND, NO_API))?;
-        let request = caller.request(method, &api.url(path), body);
-        let mut request = request.map_err(|error| unreadable(&error))?;
+        let api = self
+            .api
+            .as_ref()
+            .ok_or_else(|| HttpRefusal::new(StatusCode::NOT_FOUND, NO_API))?;
+        let mut request = caller
+            .request(method, &api.url(path), body)
+            .map_err(|error| unreadable(&error))?;
         if let Some((name, value)) = header {
             let value = HeaderValue::from_str(&value).map_err(|error| unreadable(&error.into()))?;
             request.headers_mut().insert(name, value);
@@ -193,15 +203,17 @@ async fn exchange(
     request: Request<Bytes>,
 ) -> Result<Response<Body>, HttpRefusal> {
     let sent = async { anyhow::Ok(api.send(request).await?.map(Body::new)) };
-    let answer = tokio::time::timeout(PATIENCE, sent);
-    let answer = answer.await.context("no answer in time").flatten();
-    answer.map_err(|error| {
-        let error = format!("{error:#}");
-        tracing::warn!(error, "the API did not answer the operations page");
-        let why =
-            "The API did not answer. It may have done it, or not: look, and if not, ask again";
-        HttpRefusal::new(StatusCode::BAD_GATEWAY, why)
-    })
+    let answer = tokio::time::timeout(PATIENCE, sent).await;
+    answer
+        .context("no answer in time")
+        .flatten()
+        .map_err(|error| {
+            let error = format!("{error:#}");
+            tracing::warn!(error, "the API did not answer the operations page");
+            let why =
+                "The API did not answer. It may have done it, or not: look, and if not, ask again";
+            HttpRefusal::new(StatusCode::BAD_GATEWAY, why)
+        })
 }
 
 /// The message for a submitted form that the page does not offer without the API's address.
@@ -213,15 +225,18 @@ async fn read<T: DeserializeOwned>(
     answer: Response<Body>,
 ) -> Result<T, HttpRefusal> {
     let status = answer.status();
-    let body = to_bytes(answer.into_body(), BODY).await;
-    let body = body.map_err(|error| unreadable(&error.into()))?;
+    let body = to_bytes(answer.into_body(), BODY)
+        .await
+        .map_err(|error| unreadable(&error.into()))?;
     if status.is_success() {
         let body = if body.is_empty() { b"null" } else { &body[..] };
         return serde_json::from_slice(body).map_err(|error| unreadable(&error.into()));
     }
     let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let detail = problem["detail"].as_str().unwrap_or("it does not say why");
-    let detail = labelled(&line(detail, LONGEST));
+    let detail = labelled(&line(
+        problem["detail"].as_str().unwrap_or("it does not say why"),
+        LONGEST,
+    ));
     let why = match (service, status) {
         ("The API", StatusCode::UNAUTHORIZED) => {
             "The API does not accept the token of this session: log in with the token that it has"

@@ -105,8 +105,8 @@ struct ApiDrop {
 impl ApiCoupon {
     fn is_over(&self) -> bool {
         let current = self.current_drop.as_ref();
-        let is_sealed = |drop: &ApiDrop| drop.state == DropState::Sealed;
-        self.next_drop.is_none() && current.is_none_or(is_sealed)
+        self.next_drop.is_none()
+            && current.is_none_or(|drop: &ApiDrop| drop.state == DropState::Sealed)
     }
 
     fn drops(&self) -> impl Iterator<Item = &ApiDrop> {
@@ -241,8 +241,9 @@ async fn shown(
     let firing = "/v1/alerts?status=firing&limit=500";
     let mut alerts = page.get::<AlertPage>(firing).await?.alerts;
     alerts.retain(|it| it.alert.coupon_id == Some(coupon.id));
-    let alerts = alerts.iter();
-    let alerts = alerts.map(|it| (it.id, capital(&it.alert.summary.text())));
+    let alerts = alerts
+        .iter()
+        .map(|it| (it.id, capital(&it.alert.summary.text())));
     let name = coupon.name.text();
     let done = match (query.done.as_str(), coupon.paused) {
         ("made", _) => "Made.",
@@ -260,8 +261,10 @@ async fn shown(
         .drops
         .iter()
         .filter(|drop| drop.state == DropState::Scheduled);
-    let opens = to_come.map(|drop| drop.opens_at).min();
-    let opens = opens.map(|at| short(at, zone));
+    let opens = to_come
+        .map(|drop| drop.opens_at)
+        .min()
+        .map(|at| short(at, zone));
     let is_cancelled = !found.drops.is_empty() && found.drops.iter().all(is_cancelled);
     let state = if is_cancelled {
         "cancelled: it never opens".to_owned()
@@ -331,11 +334,13 @@ async fn share(page: &Page, coupon: &CouponSettings) -> Option<Share> {
 
 /// Passes the API's list of holders through, as a file.
 pub(super) async fn winners(page: Page, Path(id): Path<String>) -> Screen {
-    let (services, caller) = (&page.state.services, &page.session.caller);
+    let services = &page.state.services;
+    let caller = &page.session.caller;
     let path = format!("/v1/coupons/{}/issued", encoded(&id));
     let csv = Some(("accept", "text/csv".to_owned()));
-    let answer = services.send_to_api(caller, Method::GET, &path, &Value::Null, csv);
-    let mut answer = answer.await?;
+    let mut answer = services
+        .send_to_api(caller, Method::GET, &path, &Value::Null, csv)
+        .await?;
     if !answer.status().is_success() {
         let why = "The API did not give the list of holders";
         return Err(HttpRefusal::new(answer.status(), why));

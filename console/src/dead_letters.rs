@@ -79,7 +79,8 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<DeadLettersQuer
 }
 
 fn place(letter: &DeadLetterRow) -> String {
-    let (coupon, drop) = (letter.coupon_id.text(), letter.drop_id.text());
+    let coupon = letter.coupon_id.text();
+    let drop = letter.drop_id.text();
     format!("coupon {coupon}, drop {drop}")
 }
 
@@ -182,7 +183,8 @@ const AT_ONCE: usize = 500;
 
 /// Discards all open dead letters with a reason.
 pub(super) async fn discard_all(page: Page, form: Fields) -> Screen {
-    let (reason, why) = (form.get("reason"), form.get("why"));
+    let reason = form.get("reason");
+    let why = form.get("why");
     if reason.is_empty() || why.is_empty() {
         return Err(HttpRefusal::typed("Say why they are discarded."));
     }
@@ -190,8 +192,8 @@ pub(super) async fn discard_all(page: Page, form: Fields) -> Screen {
     let path = format!("/v1/failed-claims{}", query_string(&parameters));
     if !form.is_sure() {
         let what = format!(
-            "No pass looks again at the dead letters with the reason “{}”. If one is the only trace of a promise, the \
-             promise is forgotten.",
+            "No pass looks again at the dead letters with the reason “{}”. If one is the only \
+            trace of a promise, the promise is forgotten.",
             reason.text()
         );
         return Ok(page.confirm(&form, &what, "Discard them all"));
@@ -219,7 +221,8 @@ pub(super) async fn discard(page: Page, Path(id): Path<String>, form: Fields) ->
     }
     if !form.is_sure() {
         let what = format!(
-            "No pass looks at dead letter {id} again. If it is the only trace of a promise, the promise is forgotten."
+            "No pass looks at dead letter {id} again. If it is the only trace of a promise, the \
+            promise is forgotten."
         );
         return Ok(page.confirm(&form, &what, "Discard it"));
     }

@@ -35,8 +35,11 @@ async fn find(page: &Page, (coupon, drop): &(String, String)) -> Result<DropDeta
 
 pub(super) async fn read(page: Page, Path(place): Path<(String, String)>) -> Screen {
     let found = find(&page, &place).await?;
-    let none = || HttpRefusal::new(StatusCode::NOT_FOUND, "there is no such drop");
-    let drop = found.overview.drops.first().ok_or_else(none)?;
+    let drop = found
+        .overview
+        .drops
+        .first()
+        .ok_or_else(|| HttpRefusal::new(StatusCode::NOT_FOUND, "there is no such drop"))?;
     let name = found.coupon.name.text();
     let board = drop_board(&found.overview);
     let screen = DropScreen {
@@ -66,11 +69,13 @@ pub(super) async fn pass(page: Page, Path(place): Path<(String, String)>, form: 
         "confirm" => {
             // Confirm exactly the repairs that the operator has seen.
             if found.held_back != form.number("held") {
-                let why = "The number of held-back repairs has changed. Nothing was done: look at the drop again";
+                let why = "The number of held-back repairs has changed. Nothing was done: look \
+                    at the drop again";
                 return Err(HttpRefusal::new(StatusCode::CONFLICT, why));
             }
             if !form.is_sure() {
-                let (held, name) = (found.held_back.text(), found.coupon.name.text());
+                let held = found.held_back.text();
+                let name = found.coupon.name.text();
                 let what = format!(
                     "{held} repairs of {name}: their users lose the slot that Redis shows."
                 );

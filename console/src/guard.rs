@@ -41,8 +41,9 @@ pub(super) async fn own_origin(
     let headers = request.headers();
     if changes(request.method()) && !is_own(headers, page.public_origin.as_deref()) {
         let why = format!(
-            "This request came from another site, so nothing was done. If it came from this page, through a proxy: let the \
-             proxy pass on Host (it sent {:?}), or set PUBLIC_URL to the address that the browser shows ({:?}).",
+            "This request came from another site, so nothing was done. If it came from this \
+            page, through a proxy: let the proxy pass on Host (it sent {:?}), or set PUBLIC_URL \
+            to the address that the browser shows ({:?}).",
             text(headers, HOST.as_str()).unwrap_or_default(),
             text(headers, ORIGIN.as_str()).unwrap_or_default()
         );
@@ -106,7 +107,8 @@ pub(super) async fn logged_in(
 pub(super) async fn may_change(request: Request, next: Next) -> Response {
     let session = request.extensions().get::<Arc<Session>>();
     if session.is_none_or(|session| !session.may_change()) {
-        let why = "You are logged in with the OPS_VIEW_TOKEN, which sees all and changes nothing. Nothing was done.";
+        let why = "You are logged in with the OPS_VIEW_TOKEN, which sees all and changes \
+            nothing. Nothing was done.";
         return notice("View only", StatusCode::FORBIDDEN, why);
     }
     next.run(request).await
@@ -133,13 +135,16 @@ async fn with_token(request: Request, session: &Session) -> Result<Request, Resp
     if token.is_ok_and(|Form(token)| token.csrf.as_bytes().ct_eq(session.csrf.as_bytes()).into()) {
         return Ok(Request::from_parts(parts, Body::from(bytes)));
     }
-    let why = "This form is of an earlier log-in. Nothing was done: go back, reload the page, and try again.";
+    let why = "This form is of an earlier log-in. Nothing was done: go back, reload the page, \
+        and try again.";
     Err(notice("Out of date", StatusCode::FORBIDDEN, why))
 }
 
 fn to_log_in(request: &Request) -> Response {
-    let wanted = request.uri().path_and_query();
-    let wanted = wanted.filter(|_| !changes(request.method()));
+    let wanted = request
+        .uri()
+        .path_and_query()
+        .filter(|_| !changes(request.method()));
     let wanted = own_path(wanted.map_or("/", |path| path.as_str()));
     let next = Some(wanted).filter(|path| *path != "/").unwrap_or_default();
     Redirect::to(&format!("/login{}", query(&[("next", next)]))).into_response()

@@ -64,8 +64,9 @@ pub enum Screens {
 }
 
 /// Forbids other origins, inline code and framing, and allows forms only to this origin.
-const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-     img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors \
+    'none'";
 
 /// Creates the routes of the page.
 ///

@@ -26,7 +26,8 @@ impl LogOuts {
         match self {
             Self::Redis(redis) => redis.end_session(session, ENDED_FOR).await,
             Self::Process(ended) => {
-                let (mut ended, now) = (ended.lock().await, Instant::now());
+                let mut ended = ended.lock().await;
+                let now = Instant::now();
                 ended.retain(|_, until| *until > now);
                 ended.insert(session.to_owned(), now + ENDED_FOR);
                 Ok(())

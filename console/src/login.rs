@@ -76,8 +76,9 @@ pub(super) async fn log_out(page: Page) -> Response {
     let ended = page.state.log_outs.end(&page.session.id).await;
     if let Err(error) = ended {
         tracing::warn!(%error, "a session was ended in its browser only");
-        let why = "You are logged out in this browser. Redis did not answer, so a copy of its cookie would count until \
-                   the session's twelve hours are over: if somebody may have one, replace the token.";
+        let why = "You are logged out in this browser. Redis did not answer, so a copy of its \
+            cookie would count until the session's twelve hours are over: if somebody may have \
+            one, replace the token.";
         let said = notice("Logged out here only", StatusCode::SERVICE_UNAVAILABLE, why);
         return (over, said).into_response();
     }

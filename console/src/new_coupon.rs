@@ -75,8 +75,7 @@ fn plan(typed: &Fields) -> Result<Preview, String> {
     let zone: Tz = typed.get("time_zone").text().parse()?;
     let schedule = schedule(typed, is_daily, zone)?;
     let now = Utc::now();
-    let openings = schedule.preview(now);
-    let openings = openings.map_err(labelled)?;
+    let openings = schedule.preview(now).map_err(labelled)?;
     let once_per = match (is_daily, typed.get("once_per")) {
         (false, _) => "coupon",
         (true, per @ ("drop" | "coupon")) => per,
@@ -94,8 +93,9 @@ fn plan(typed: &Fields) -> Result<Preview, String> {
         other => other.to_owned(),
     };
     if !allow.is_empty() {
-        let wrong = |_| "Name the group: letters, digits, - and _, without spaces".to_owned();
-        body["allow"] = json!(Allow::try_from(allow).map_err(wrong)?);
+        body["allow"] = json!(Allow::try_from(allow).map_err(|_| {
+            "Name the group: letters, digits, - and _, without spaces".to_owned()
+        })?);
     }
     Ok(Preview {
         body,
@@ -115,8 +115,10 @@ pub(super) fn labelled(why: &str) -> String {
         ("last_day", "“Last day”"),
         ("send close_now", "use “Close the open drop early”"),
     ];
-    let labelled = |why: String, (field, label): (&str, &str)| why.replace(field, label);
-    labels.into_iter().fold(why.to_owned(), labelled)
+    labels.into_iter().fold(
+        why.to_owned(),
+        |why: String, (field, label): (&str, &str)| why.replace(field, label),
+    )
 }
 
 /// Builds the schedule. Without a closing time, a single drop stays open. With a closing time but
@@ -155,7 +157,8 @@ fn schedule(typed: &Fields, is_daily: bool, zone: Tz) -> Result<Schedule, String
             .instant(local)
             .filter(|at| zone.local(*at).naive_local() == local);
         at.ok_or_else(|| {
-            let (time, zone) = (time.format("%H:%M"), zone.name());
+            let time = time.format("%H:%M");
+            let zone = zone.name();
             format!("{time} does not exist on {day} in {zone}: clocks are set forward then")
         })
     };
@@ -186,8 +189,8 @@ pub(super) async fn form(
 ) -> Response {
     let mut typed = Fields(typed);
     if typed.get("name").is_empty() && typed.get("quantity").is_empty() {
-        let blank = [("waiting_list", "0"), ("time_zone", "UTC")];
-        let blank = blank.map(|(field, text)| (field.to_owned(), text.to_owned()));
+        let blank = [("waiting_list", "0"), ("time_zone", "UTC")]
+            .map(|(field, text)| (field.to_owned(), text.to_owned()));
         typed = Fields(blank.into());
         return shown(&page, StatusCode::OK, &typed, "", None);
     }
@@ -245,8 +248,8 @@ mod tests {
 
     /// Returns the input of a valid form with some fields changed.
     fn typed(changed: &[(&str, &str)]) -> Fields {
-        let form = "name= Winter |quantity=500|once_per=drop|waiting_list=10|allow=group|group= vip |repeats=daily|\
-                    time_zone=Asia/Seoul|first_day=2130-12-01|opens=15:00|closes=18:00";
+        let form = "name= Winter |quantity=500|once_per=drop|waiting_list=10|allow=group|group= \
+            vip |repeats=daily|time_zone=Asia/Seoul|first_day=2130-12-01|opens=15:00|closes=18:00";
         let form = form.split('|').filter_map(|field| field.split_once('='));
         // The first field with a name counts.
         let all = changed.iter().copied().chain(form);

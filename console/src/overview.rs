@@ -117,8 +117,7 @@ pub(super) struct LivePart {
 pub(super) async fn live(page: Page) -> Result<Json<LivePart>, HttpRefusal> {
     let seen: Overview = page.get("/v1/overview").await?;
     let board = board(&seen);
-    let html = (Fragment { board: &board }).render();
-    let html = html.map_err(|error| {
+    let html = (Fragment { board: &board }).render().map_err(|error| {
         tracing::error!(%error, "the operations page cannot be written");
         HttpRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the page has an error")
     })?;
@@ -204,10 +203,12 @@ fn compared(last: Option<&LastRun>) -> String {
         return "No pass over everything has ended yet. The first one comes by its schedule."
             .to_owned();
     };
-    let (at, drops) = (run.finished_at.text(), count(run.drops, "drop", "drops"));
+    let at = run.finished_at.text();
+    let drops = count(run.drops, "drop", "drops");
     let [users, rows] = [run.users, run.rows].map(grouped);
     format!(
-        "The last pass over everything ended at {at}. It compared {users} users with {rows} rows in {drops}."
+        "The last pass over everything ended at {at}. It compared {users} users with {rows} rows \
+        in {drops}."
     )
 }
 
@@ -224,9 +225,12 @@ fn problem(what: impl Into<String>, todo: impl Into<String>) -> BoardProblem {
 
 fn problems(seen: &Overview) -> Vec<BoardProblem> {
     let mut found = Vec::new();
-    let is_silent = |one: &&DropOverview| is_shut(one) && alert_of(one, seen).is_none();
-    let shut = seen.drops.iter().filter(is_silent);
-    let shut: BTreeSet<CouponId> = shut.map(|it| it.coupon_id).collect();
+    let shut: BTreeSet<CouponId> = seen
+        .drops
+        .iter()
+        .filter(|one: &&DropOverview| is_shut(one) && alert_of(one, seen).is_none())
+        .map(|it| it.coupon_id)
+        .collect();
     if seen.admission == AdmissionState::Unknown {
         let what = "Redis does not answer: nobody can claim".to_owned();
         found.push(outage(AlertKind::RedisUnreachable, what, seen));
@@ -236,29 +240,36 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
         found.push(outage(AlertKind::AdmissionClosed, what, seen));
     }
     if !seen.mysql_answers {
-        let of = seen.mysql_read_at;
-        let of = of.map(|at| format!(" What is shown of it is of {}.", at.text()));
-        let todo = "Nothing is lost: claims wait in Kafka. Bring MySQL back.";
-        let todo = format!("{todo}{}", of.unwrap_or_default());
+        let read = seen.mysql_read_at;
+        let age = read.map(|at| format!(" What is shown of it is of {}.", at.text()));
+        let todo = format!(
+            "Nothing is lost: claims wait in Kafka. Bring MySQL back.{}",
+            age.unwrap_or_default()
+        );
         found.push(problem("MySQL does not answer: rows come late", todo));
     }
     // Put alerts that no operator has acknowledged first, and the most urgent of them.
-    let urgency = |one: &&ListedAlert| {
+    let mut alerts: Vec<&ListedAlert> = seen
+        .alerts
+        .iter()
+        .filter(|one: &&ListedAlert| !found.iter().any(|it| it.alert == Some(one.id)))
+        .collect();
+    alerts.sort_by_key(|one: &&ListedAlert| {
         let kind = AlertKind::from_word(&one.alert.kind);
         let severity = kind.map(|kind| kind.facts().severity);
         (one.alert.acknowledged_at.is_some(), severity)
-    };
-    let is_listed = |one: &&ListedAlert| !found.iter().any(|it| it.alert == Some(one.id));
-    let mut alerts: Vec<&ListedAlert> = seen.alerts.iter().filter(is_listed).collect();
-    alerts.sort_by_key(urgency);
+    });
     found.extend(alerts.into_iter().map(alarm));
     found
 }
 
 /// What is seen now of an outage, with its alert if it has one already.
 fn outage(kind: AlertKind, what: String, seen: &Overview) -> BoardProblem {
-    let is_its = |it: &&ListedAlert| it.alert.kind == kind.word();
-    let alert = seen.alerts.iter().find(is_its).map(alarm);
+    let alert = seen
+        .alerts
+        .iter()
+        .find(|it: &&ListedAlert| it.alert.kind == kind.word())
+        .map(alarm);
     BoardProblem {
         drop: Concerned::All,
         what,
@@ -283,8 +294,10 @@ fn alarm(listed: &ListedAlert) -> BoardProblem {
     let alert = &listed.alert;
     let kind = AlertKind::from_word(&alert.kind);
     let todo = kind.map_or("Look at the last runs.", |kind| kind.facts().to_do);
-    let by = alert.acknowledged_by.as_ref();
-    let by = by.map(|by| format!(", taken on by {}", by.text()));
+    let by = alert
+        .acknowledged_by
+        .as_ref()
+        .map(|by| format!(", taken on by {}", by.text()));
     let name = listed.coupon_name.as_deref().zip(alert.drop_id);
     BoardProblem {
         place: name.map(|(name, drop)| place(name, drop)),

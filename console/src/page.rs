@@ -217,7 +217,8 @@ impl Page {
         path: &str,
         body: &Value,
     ) -> Result<T, HttpRefusal> {
-        let (services, caller) = (&self.state.services, &self.session.caller);
+        let services = &self.state.services;
+        let caller = &self.session.caller;
         services.call_reconciler(caller, method, path, body).await
     }
 
@@ -229,7 +230,8 @@ impl Page {
         body: &Value,
         header: Option<(&'static str, String)>,
     ) -> Result<T, HttpRefusal> {
-        let (services, caller) = (&self.state.services, &self.session.caller);
+        let services = &self.state.services;
+        let caller = &self.session.caller;
         services.call_api(caller, method, path, body, header).await
     }
 
@@ -239,7 +241,8 @@ impl Page {
         path: &str,
         text: &str,
     ) -> Result<T, HttpRefusal> {
-        let (services, caller) = (&self.state.services, &self.session.caller);
+        let services = &self.state.services;
+        let caller = &self.session.caller;
         services.post_text_to_api(caller, path, text).await
     }
 

@@ -46,8 +46,9 @@ impl<'a> PeopleScreen<'a> {
     }
 }
 
-const NOTHING: &str = "No coupon has this number or name, and no coupon has a row, a revocation or a broken promise of \
-     such a user. A claim that waits, or is on its way, is found on its coupon's page.";
+const NOTHING: &str = "No coupon has this number or name, and no coupon has a row, a revocation \
+    or a broken promise of such a user. A claim that waits, or is on its way, is found on its \
+    coupon's page.";
 
 /// The slot or waiting position to revoke. Empty if there is none.
 fn holds(story: &Story) -> String {
@@ -71,9 +72,11 @@ pub(super) async fn form(page: Page, OrDefault(query): OrDefault<JustDone>) -> S
 
 /// Searches. With a coupon, which buttons send by its ID, shows the user's history.
 pub(super) async fn search(page: Page, form: Fields) -> Screen {
-    let (coupon, text) = (form.get("coupon"), form.get("person"));
+    let coupon = form.get("coupon");
+    let text = form.get("person");
     let mut screen = PeopleScreen::new(&page, text);
-    let (mut named, mut known) = (Vec::new(), Vec::new());
+    let mut named = Vec::new();
+    let mut known = Vec::new();
     let is_user = text.parse::<UserId>().is_ok();
     if coupon.is_empty() {
         named = coupons(&page, "coupon", text).await?;
@@ -129,7 +132,8 @@ fn place(form: &Fields) -> Result<(String, Option<i64>), HttpRefusal> {
 /// Revokes a user's coupon.
 pub(super) async fn revoke(page: Page, form: Fields) -> Screen {
     let (path, drop) = place(&form)?;
-    let (person, reason) = (form.get("person"), form.get("reason"));
+    let person = form.get("person");
+    let reason = form.get("reason");
     if reason.is_empty() {
         return Err(HttpRefusal::typed("Say why it is revoked."));
     }
@@ -138,7 +142,8 @@ pub(super) async fn revoke(page: Page, form: Fields) -> Screen {
         let may = if again { "may" } else { "may not" };
         let coupon = form.get("coupon");
         let what = format!(
-            "{person} loses what they have of coupon {coupon}, and {may} claim again; it goes to the next. It can't be undone."
+            "{person} loses what they have of coupon {coupon}, and {may} claim again; it goes to \
+            the next. It can't be undone."
         );
         return Ok(page.confirm(&form, &what, "Revoke it from 1 user"));
     }

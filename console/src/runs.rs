@@ -142,7 +142,8 @@ struct RunPage {
 }
 
 async fn shown(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
-    let (from, reveal) = (after.to_string(), if revealed { "true" } else { "" });
+    let from = after.to_string();
+    let reveal = if revealed { "true" } else { "" };
     let parameters = [("limit", FINDINGS), ("after", &from), ("reveal", reveal)];
     let path = format!("/v1/runs/{}{}", encoded(id), query_string(&parameters));
     let RunPage { run, next_after } = page.get(&path).await?;
@@ -168,16 +169,22 @@ async fn shown(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
 impl RunScreen<'_> {
     fn place(&self, placed: &Placed<'_>) -> String {
         let bare = placed.finding.drop_id.map(|drop| format!("drop {drop}"));
-        let named = placed.drop;
-        let named = named.map(|drop| place(&drop.coupon_name, drop.drop_id));
+        let named = placed
+            .drop
+            .map(|drop| place(&drop.coupon_name, drop.drop_id));
         named.or(bare).text()
     }
 
     fn person(&self, finding: &Finding) -> String {
-        let shown = |id: &String| {
-            if self.revealed { id.text() } else { person(id) }
-        };
-        finding.user_id.as_ref().map(shown).text()
+        finding
+            .user_id
+            .as_ref()
+            .map(
+                |id: &String| {
+                    if self.revealed { id.text() } else { person(id) }
+                },
+            )
+            .text()
     }
 
     /// The coupon, the drop and the user of the history, once revealed.

@@ -116,8 +116,10 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     } else {
         &[SECURE_NAME, NAME]
     };
-    let cookies = headers.get_all(COOKIE).iter();
-    let cookies = cookies.filter_map(|value| value.to_str().ok());
+    let cookies = headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     let pairs = cookies
         .flat_map(|text| text.split(';'))
         .filter_map(|pair| pair.trim().split_once('='));

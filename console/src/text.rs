@@ -76,7 +76,8 @@ pub(crate) fn window(
         };
     };
     let there = |at| zone.local(at).format("%Y-%m-%d %H:%M").to_string();
-    let (begin, name) = (there(opens), zone.name());
+    let begin = there(opens);
+    let name = zone.name();
     let Some(end) = closes.map(there) else {
         return format!("from {begin} {name}");
     };

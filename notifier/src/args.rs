@@ -151,9 +151,10 @@ fn mailboxes(text: &str) -> Result<Vec<Mailbox>, String> {
     let is_clean =
         |text: &str| !text.chars().any(char::is_control) && text.len() <= LONGEST_ADDRESS;
     let parts = text.split(',').map(str::trim);
-    let parse = |text: &str| text.parse().ok().filter(|_| is_clean(text));
     let given = parts.filter(|_| !text.trim().is_empty());
-    let all: Option<Vec<Mailbox>> = given.map(parse).collect();
+    let all: Option<Vec<Mailbox>> = given
+        .map(|text: &str| text.parse().ok().filter(|_| is_clean(text)))
+        .collect();
     all.ok_or_else(|| wrong.to_owned())
 }
 

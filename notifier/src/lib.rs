@@ -132,20 +132,23 @@ impl Notifier {
         }
         for (setting, address) in self.settings.links.dead() {
             tracing::warn!(
-                "mails and QR codes lead to {address}, which is another machine for others, or none: set {setting} to the \
-                 address by which people reach it"
+                "mails and QR codes lead to {address}, which is another machine for others, or \
+                none: set {setting} to the address by which people reach it"
             );
         }
         let recipients = self.settings.recipients.len();
         let Some(mailer) = &self.sender.mailer else {
             tracing::warn!(
                 recipients,
-                "SMTP_URL is not set: mails stay in the outbox (table outbox) until it is; without ALERT_TO none is written"
+                "SMTP_URL is not set: mails stay in the outbox (table outbox) until it is; \
+                without ALERT_TO none is written"
             );
             return;
         };
         let server = &mailer.server;
-        let (host, port, encryption) = (&server.host, server.port, server.encryption);
+        let host = &server.host;
+        let port = server.port;
+        let encryption = server.encryption;
         tracing::info!(host, port, encryption, recipients, "mails will be sent");
         if server.shows_password() {
             tracing::warn!(
@@ -213,8 +216,10 @@ impl Notifier {
         let settings = self.settings.clone();
         let enqueue = async move |conn: &mut Conn| {
             stored::lock(conn).await?;
-            let last = runs::state(LAST_DIGEST).first::<String>(conn).await?;
-            let last = last.and_then(|last| DateTime::parse_from_rfc3339(&last).ok());
+            let last = runs::state(LAST_DIGEST)
+                .first::<String>(conn)
+                .await?
+                .and_then(|last| DateTime::parse_from_rfc3339(&last).ok());
             // A time more than a day ahead was written by a clock that has been set back since.
             if last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1)) {
                 return Ok(());

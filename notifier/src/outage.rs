@@ -57,13 +57,12 @@ impl MysqlOutage {
 
     /// Records a failure. Returns the outage.
     fn failed(&self, is_away: bool, error: &str, now: DateTime<Utc>) -> Lasting {
-        let begun = || Lasting {
+        let last = self.state.lock().clone().or_else(|| self.read());
+        let same = last.filter(|outage| elapsed(outage.seen_at, now) < STALE);
+        let mut lasting = same.unwrap_or_else(|| Lasting {
             since: now,
             ..Lasting::default()
-        };
-        let known = self.state.lock().clone().or_else(|| self.read());
-        let known = known.filter(|it| elapsed(it.seen_at, now) < STALE);
-        let mut lasting = known.unwrap_or_else(begun);
+        });
         lasting.seen_at = now;
         lasting.was_away |= is_away;
         error.clone_into(&mut lasting.error);
@@ -88,7 +87,10 @@ impl MysqlOutage {
     fn keep(&self, lasting: Lasting) {
         let text = serde_json::to_vec(&lasting).unwrap_or_default();
         if let Err(error) = std::fs::write(&self.file, text) {
-            tracing::warn!(%error, file = %self.file.display(), "not written: a daemon that restarts mails about MySQL again, or not at all");
+            tracing::warn!(
+                %error, file = %self.file.display(),
+                "not written: a daemon that restarts mails about MySQL again, or not at all"
+            );
         }
         *self.state.lock() = Some(lasting);
     }
@@ -113,8 +115,8 @@ impl Lasting {
             if let Some(refusal) = StoreRefusal::from_error(FailureCause::Mysql, error) {
                 Problem::refusal(refusal, error)
             } else if self.was_away {
-                let away = wording::unavailable(FailureCause::Mysql, error);
-                let away = away.unwrap_or_else(|| "MySQL cannot be used".to_owned());
+                let away = wording::unavailable(FailureCause::Mysql, error)
+                    .unwrap_or_else(|| "MySQL cannot be used".to_owned());
                 Problem::outage(AlertKind::MysqlUnreachable, away)
             } else {
                 let unrecorded = "MySQL answers, but alerts cannot be recorded";

@@ -104,8 +104,10 @@ impl Seen {
                 if problem.name == ADMISSION && problem.kind != AlertKind::RedisRefuses {
                     let lost = AlertKind::Left(Kind::RedisLost);
                     let lost: Vec<&Alert> = judging::firing(memory, lost).collect();
-                    let why = |it: &&Alert| Finding::report(Kind::RedisLost, it.summary.clone());
-                    problem.findings = lost.iter().map(why).collect();
+                    problem.findings = lost
+                        .iter()
+                        .map(|it: &&Alert| Finding::report(Kind::RedisLost, it.summary.clone()))
+                        .collect();
                     let closed = lost.iter().map(|it| it.size).sum();
                     if judging::are_held_back(closed, memory) {
                         return verdict;
@@ -164,15 +166,18 @@ impl Post<'_> {
         for alert in &verdict.alerts {
             alerts::keep(self.conn, alert).await?;
         }
-        let (problems, resolved) = (&verdict.problems, &verdict.resolved);
+        let problems = &verdict.problems;
+        let resolved = &verdict.resolved;
         let mut repairs = Vec::new();
         // Only a pass knows the drops.
         if let Some(run) = seen.run() {
             self.keep_repairs(run, memory).await?;
             // A deep pass reads no users of drops that were sealed before.
-            let is_new = |drop: &&DropReport| drop.sealed && drop.after.users == drop.after.rows;
-            let sealed = run.drops.iter().filter(is_new);
-            let sealed = sealed.map(|it| event::about_sealed(it, self.now));
+            let sealed = run
+                .drops
+                .iter()
+                .filter(|drop: &&DropReport| drop.sealed && drop.after.users == drop.after.rows)
+                .map(|it| event::about_sealed(it, self.now));
             self.events(sealed.collect()).await?;
             repairs = self.due_repairs(verdict, memory).await?;
         }
@@ -202,14 +207,16 @@ impl Post<'_> {
     }
 
     async fn keep_repairs(&mut self, run: &Run, memory: &AlertMemory) -> QueryResult<()> {
-        let rows = judging::repairs(run, &memory.broken);
-        let rows = rows.into_iter().map(|((drop, kind), number)| RepairsRow {
-            run_id: run.run_id.clone(),
-            drop_id: drop.map_or(0, |drop| drop.0),
-            kind: kind.as_str().to_owned(),
-            number: u32::try_from(number).unwrap_or(u32::MAX),
-            repaired_at: self.now.naive_utc(),
-        });
+        let rows =
+            judging::repairs(run, &memory.broken)
+                .into_iter()
+                .map(|((drop, kind), number)| RepairsRow {
+                    run_id: run.run_id.clone(),
+                    drop_id: drop.map_or(0, |drop| drop.0),
+                    kind: kind.as_str().to_owned(),
+                    number: u32::try_from(number).unwrap_or(u32::MAX),
+                    repaired_at: self.now.naive_utc(),
+                });
         alerts::keep_repairs(self.conn, rows.collect()).await
     }
 
@@ -232,12 +239,12 @@ impl Post<'_> {
         for alert in memory.alerts.values().chain(&verdict.alerts) {
             all.insert(&alert.name, alert);
         }
-        let is_outage = |it: &&Alert| {
+        let oldest = rows.first().map(|row| row.repaired_at.and_utc());
+        if all.values().any(|it: &&Alert| {
             let kind = AlertKind::from_word(&it.kind);
             it.state == AlertState::Firing && kind.is_some_and(AlertKind::is_outage)
-        };
-        let oldest = rows.first().map(|row| row.repaired_at.and_utc());
-        if all.values().any(is_outage) && oldest.is_none_or(|oldest| oldest >= since) {
+        }) && oldest.is_none_or(|oldest| oldest >= since)
+        {
             return Ok(Vec::new());
         }
         let has_news = !(verdict.problems.is_empty() && verdict.resolved.is_empty());
@@ -269,17 +276,21 @@ pub(crate) fn thread(name: &str, since: DateTime<Utc>, domain: &str) -> String {
 }
 
 fn threads(mail: &AlertMail<'_>, memory: &AlertMemory, domain: &str) -> Vec<String> {
-    let problems = mail.problems.iter();
-    let problems = problems.map(|it| (it.problem.name.as_str(), it.since));
+    let problems = mail
+        .problems
+        .iter()
+        .map(|it| (it.problem.name.as_str(), it.since));
     let mut named: Vec<(&str, DateTime<Utc>)> = problems.collect();
     let resolved = mail.resolved.iter();
     named.extend(resolved.map(|it| (it.name.as_str(), it.first_seen_at)));
     // What Redis lost is named in the thread of its outage.
     let lost = Kind::RedisLost.as_str();
     if mail.repairs.iter().any(|row| row.kind == lost) {
-        let outage = memory.alerts.get(ADMISSION).filter(|it| it.was_mailed());
-        let is_recent = |it: &&Alert| elapsed(it.last_seen_at, mail.now) < TimeDelta::hours(1);
-        let outage = outage.filter(is_recent);
+        let outage = memory
+            .alerts
+            .get(ADMISSION)
+            .filter(|it| it.was_mailed())
+            .filter(|it: &&Alert| elapsed(it.last_seen_at, mail.now) < TimeDelta::hours(1));
         named.extend(outage.map(|it| (it.name.as_str(), it.first_seen_at)));
     }
     let named = named.into_iter().take(THREADS);

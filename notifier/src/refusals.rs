@@ -56,10 +56,13 @@ impl RefusalWatch {
         lasting.retain(|_, one| !one.is_over || one.recorded_at.is_some());
         let mut news = Vec::new();
         for (name, one) in lasting.iter() {
-            let is_due = |at: DateTime<Utc>| elapsed(at, now) >= CHECK_EVERY;
             if one.is_over {
                 news.push((Seen::Over(name.clone()), name.clone()));
-            } else if elapsed(one.since, now) >= PATIENCE && one.recorded_at.is_none_or(is_due) {
+            } else if elapsed(one.since, now) >= PATIENCE
+                && one
+                    .recorded_at
+                    .is_none_or(|at: DateTime<Utc>| elapsed(at, now) >= CHECK_EVERY)
+            {
                 let outage = Seen::Outage(one.problem.clone(), one.since);
                 news.push((outage, name.clone()));
             }

@@ -31,12 +31,14 @@ impl MailSettings {
     ) -> Vec<Outgoing> {
         let thread = Some(threads.join(" ")).filter(|threads| !threads.is_empty());
         let batch = Uuid::now_v7().to_string();
-        let to = |recipient: &String| Outgoing {
-            batch: batch.clone(),
-            thread: thread.clone(),
-            ..mail_to(recipient, mail, now)
-        };
-        self.recipients.iter().map(to).collect()
+        self.recipients
+            .iter()
+            .map(|recipient: &String| Outgoing {
+                batch: batch.clone(),
+                thread: thread.clone(),
+                ..mail_to(recipient, mail, now)
+            })
+            .collect()
     }
 
     /// Returns each event to each webhook.

@@ -159,7 +159,8 @@ pub struct ScheduleArgs {
 
 impl ScheduleArgs {
     pub(crate) fn of(&self, cron: &Cron) -> Times {
-        let (cron, zone) = (cron.clone(), self.cron_time_zone);
+        let cron = cron.clone();
+        let zone = self.cron_time_zone;
         Times { cron, zone }
     }
 }
@@ -188,8 +189,9 @@ pub fn parse_cron(text: &str) -> Result<Cron, String> {
         .seconds(Seconds::Required)
         .dom_and_dow(true)
         .build();
-    let cron = parser.parse(text);
-    let cron = cron.map_err(|error| format!("it cannot be read: {error}"))?;
+    let cron = parser
+        .parse(text)
+        .map_err(|error| format!("it cannot be read: {error}"))?;
     cron.find_next_occurrence(&Utc::now(), false)
         .map_err(|_| "it never comes".to_owned())?;
     Ok(cron)

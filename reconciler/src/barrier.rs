@@ -94,11 +94,13 @@ pub fn is_reached(before: &Logs, positions: &Positions, after: &Logs) -> bool {
 /// Returns the partitions whose position is outside their log, with the offset at which reading
 /// begins: the topic was recreated, or the position was moved.
 pub fn outside(positions: &Positions, log: &Logs) -> Vec<(i32, i64, i64)> {
-    let at = |(partition, log): (&i32, &Range<i64>)| {
-        let position = *positions.get(partition)?;
-        (position < log.start || position > log.end).then_some((*partition, position, log.start))
-    };
-    log.iter().filter_map(at).collect()
+    log.iter()
+        .filter_map(|(partition, log): (&i32, &Range<i64>)| {
+            let position = *positions.get(partition)?;
+            (position < log.start || position > log.end)
+                .then_some((*partition, position, log.start))
+        })
+        .collect()
 }
 
 /// How far the consumer has read.
@@ -185,7 +187,8 @@ pub(crate) async fn wait(
     patience: Duration,
     stop: &CancellationToken,
 ) -> Result<ReadState, BarrierError> {
-    let (began, mut ends) = (Instant::now(), None);
+    let began = Instant::now();
+    let mut ends = None;
     loop {
         let mut now = read_state(&stores.db, &stores.topic, may_write).await?;
         let first = ends.get_or_insert_with(|| now.logs.clone());
@@ -217,11 +220,14 @@ pub async fn deadlines(db: &Db, least: Deadlines) -> Result<Deadlines, DbError> 
 
 /// Returns the number of unread messages.
 pub fn unread(state: &ReadState) -> i64 {
-    let behind = |(partition, log): (&i32, &Range<i64>)| {
-        let position = state.positions.get(partition).copied();
-        (log.end - position.unwrap_or(log.start)).max(0)
-    };
-    state.logs.iter().map(behind).sum()
+    state
+        .logs
+        .iter()
+        .map(|(partition, log): (&i32, &Range<i64>)| {
+            let position = state.positions.get(partition).copied();
+            (log.end - position.unwrap_or(log.start)).max(0)
+        })
+        .sum()
 }
 
 #[cfg(test)]

@@ -34,7 +34,8 @@ const ATTEMPTS: usize = 5;
 /// Whether a coupon is open. A higher era on this server is one that MySQL has lost, and is
 /// adopted: whoever reads the coupon from now on knows it.
 pub(crate) async fn is_open(ctx: &PassContext, seen: &mut CouponSeen) -> Step<bool> {
-    let (id, server) = (seen.coupon.id, ctx.servers.of(seen.coupon.id));
+    let id = seen.coupon.id;
+    let server = ctx.servers.of(seen.coupon.id);
     let era = seen.state.gate.era().unwrap_or(0);
     if era < seen.coupon.era || era > HIGHEST_SEEN || !seen.state.gate.is_open(server, era) {
         return Ok(false);
@@ -76,7 +77,9 @@ pub(crate) async fn close(
 }
 
 async fn close_coupon(ctx: &PassContext, seen: CouponSeen, was_open: bool) -> Step<Option<Closed>> {
-    let (coupon, mut era, mut seen) = (seen.coupon.id, seen.coupon.era, seen.state.gate);
+    let coupon = seen.coupon.id;
+    let mut era = seen.coupon.era;
+    let mut seen = seen.state.gate;
     for _ in 0..ATTEMPTS {
         let begun = close_in_redis(&ctx.stores.redis, &ctx.servers, coupon, &seen, era).await?;
         let Some(fence) = begun else {

@@ -82,8 +82,9 @@ pub(crate) async fn run(
 pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes) {
     let coupons = stores.db.catalogue().await;
     if let Ok(coupons) = &coupons {
-        let copied = copy_catalogue(stores, coupons).await;
-        let copied = copied.map(|lost| notes.set("lost coupons", lost));
+        let copied = copy_catalogue(stores, coupons)
+            .await
+            .map(|lost| notes.set("lost coupons", lost));
         log("catalogue copy", copied);
     }
     log("drops ahead", make_ahead(stores, coupons).await);
@@ -113,7 +114,8 @@ async fn copy_catalogue(
     stores: &Stores,
     coupons: &[(Coupon, Vec<Drop>)],
 ) -> Result<Vec<Finding>, StoreError> {
-    let (db, redis) = (&stores.db, &stores.redis);
+    let db = &stores.db;
+    let redis = &stores.redis;
     let stored = redis.stored_copy().await?;
     let mut lost = redis.copied_beside(&stored, coupons).await?;
     let ids = lost.iter().map(|(coupon, _)| coupon.id).collect();
@@ -126,14 +128,18 @@ async fn copy_catalogue(
     if redis.write_catalogue_copy(&copy, &stored).await? {
         tracing::debug!(coupons = copy.len(), "the copy of the catalogue is written");
     }
-    let report = |(coupon, _): &(Coupon, _)| {
-        let (id, name) = (coupon.id, &coupon.name);
-        let why = format!(
-            "MySQL has lost coupon {id} ({name}), which Redis has: restore its rows, or delete its keys in Redis"
-        );
-        Finding::report(Kind::RedisLost, why)
-    };
-    Ok(lost.iter().map(report).collect())
+    Ok(lost
+        .iter()
+        .map(|(coupon, _): &(Coupon, _)| {
+            let id = coupon.id;
+            let name = &coupon.name;
+            let why = format!(
+                "MySQL has lost coupon {id} ({name}), which Redis has: restore its rows, or delete \
+            its keys in Redis"
+            );
+            Finding::report(Kind::RedisLost, why)
+        })
+        .collect())
 }
 
 /// Creates the drops that the schedules of these coupons require.
@@ -211,8 +217,8 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
     for (partition, log) in &state.logs {
         let position = state.positions.get(partition).copied().unwrap_or(log.start);
         if position < log.end {
-            let since = before.get(partition).filter(|(at, _)| *at == position);
-            let since = since.map_or(now, |(_, since)| *since);
+            let same = before.get(partition).filter(|(at, _)| *at == position);
+            let since = same.map_or(now, |(_, since)| *since);
             known.insert(*partition, (position, since));
         }
     }
@@ -231,8 +237,8 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
         let partitions: Vec<String> = stuck.keys().take(5).map(ToString::to_string).collect();
         let more = if stuck.len() > 5 { ", …" } else { "" };
         format!(
-            "the consumer of a part of the topic does not work: at least {unread} for a row, and none was read for {longest} s \
-             (partition {}{more})",
+            "the consumer of a part of the topic does not work: at least {unread} for a row, and \
+            none was read for {longest} s (partition {}{more})",
             partitions.join(", ")
         )
     };
@@ -262,7 +268,8 @@ pub(crate) async fn count_sealed(
         let ids: Vec<DropId> = page.iter().map(|drop| drop.id).collect();
         let counts = db.count(DropCount::Rows, &ids).await?;
         for sealed in page {
-            let (id, coupon_id) = (sealed.id, sealed.coupon_id);
+            let id = sealed.id;
+            let coupon_id = sealed.coupon_id;
             let rows = counts.get(&id).copied().unwrap_or(0);
             let wanted = u64::from(sealed.sealed_rows.unwrap_or(0));
             if rows >= wanted && drop.is_none() {
@@ -279,8 +286,8 @@ pub(crate) async fn count_sealed(
             }
             if rows < wanted {
                 let detail = format!(
-                    "it was sealed with {wanted} rows, now there are {rows}: insert the rows again from a backup of MySQL, or \
-                     have the topic read again"
+                    "it was sealed with {wanted} rows, now there are {rows}: insert the rows \
+                    again from a backup of MySQL, or have the topic read again"
                 );
                 report.findings.push(Finding {
                     coupon_id: Some(coupon_id),
@@ -344,16 +351,19 @@ const USERS_AT_MOST: usize = 1_000_000;
 /// nor Redis needs the ids. If a coupon allows one per user in total, its rows keep their users
 /// until the coupon is over, because they show who already has one.
 async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreError> {
-    let (db, redis) = (&stores.db, &stores.redis);
+    let db = &stores.db;
+    let redis = &stores.redis;
     let mut over = HashMap::new();
     let mut after = DropId(0);
-    let (mut drops, mut users) = (0, 0);
+    let mut drops = 0;
+    let mut users = 0;
     while drops < DROPS_AT_MOST && users < USERS_AT_MOST {
         let page = db.old_drops_with_people(kept, after, AT_ONCE).await?;
         let Some((last, _)) = page.last() else { break };
         after = last.id;
         for (drop, is_once_per_drop) in page {
-            let (id, coupon) = (drop.id, drop.coupon_id);
+            let id = drop.id;
+            let coupon = drop.coupon_id;
             let is_over = if let Some(known) = over.get(&coupon) {
                 *known
             } else {

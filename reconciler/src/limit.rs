@@ -13,7 +13,9 @@ use crate::read::DropPass;
 
 /// Returns why a projection must wait for an operator, or `None` if it may go on.
 pub(crate) async fn brake(drop: DropPass<'_>, takes: &Takes) -> Result<Option<String>, DbError> {
-    let (ctx, db, id) = (drop.ctx, drop.db(), drop.id());
+    let ctx = drop.ctx;
+    let db = drop.db();
+    let id = drop.id();
     let percent = Tuning::RepairLimitPercent.or(20_u64);
     let at_least = Tuning::RepairLimitAtLeast.or(50_u64);
     let limit = (u64::from(drop.own.drop.quantity) * percent / 100).max(at_least);

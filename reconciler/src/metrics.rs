@@ -26,7 +26,8 @@ const METRICS: [(Type, &str, &str); 13] = [
     (Type::Histogram, "firstcome_pass_seconds", "Length of passes"),
     (Type::Gauge, "firstcome_drift", "Findings that the last pass over everything left, by kind; apart for sealed drops, which only deep passes see"),
     (Type::Gauge, PASS_STARTED, "When the pass that runs now began, in Unix time; 0 if none runs"),
-    (Type::Gauge, LAST_SUCCESS, "When a pass over everything of this process last ended well, in Unix time; 0 if none did"),
+    (Type::Gauge, LAST_SUCCESS, "When a pass over everything of this process last ended well, in \
+        Unix time; 0 if none did"),
     (Type::Gauge, "firstcome_mails_waiting", "Mails in the outbox that are not sent yet"),
     (Type::Gauge, "firstcome_webhooks_waiting", "Events in the outbox that are not posted yet, all targets together"),
     (Type::Gauge, "firstcome_alerts", "Problems that were mailed and are not over, by kind"),
@@ -70,7 +71,8 @@ pub(crate) fn pass(run: &Run, took: Duration) {
     counter!("firstcome_passes_total", "trigger" => run.trigger.as_str(), "status" => run.status.as_str()).increment(1);
     histogram!("firstcome_pass_seconds").record(took.as_secs_f64());
     for finding in run.all_findings() {
-        let (kind, result) = (finding.kind.as_str(), finding.result.as_str());
+        let kind = finding.kind.as_str();
+        let result = finding.result.as_str();
         let number = finding.case.number();
         counter!("firstcome_findings_total", "kind" => kind).increment(number);
         counter!("firstcome_repairs_total", "kind" => kind, "result" => result).increment(number);
@@ -108,14 +110,14 @@ pub(crate) fn drift(run: Option<&Run>, is_deep: bool) {
 /// Counts the findings of a kind that a run left in drops. A sealed drop that is exact has none: it
 /// was closed below its quantity.
 fn left(run: &Run, kind: Kind, sealed: bool) -> usize {
-    let is_own = |it: &&DropReport| it.sealed == sealed && !(sealed && it.exact);
     let findings = run
         .drops
         .iter()
-        .filter(is_own)
+        .filter(|it: &&DropReport| it.sealed == sealed && !(sealed && it.exact))
         .flat_map(|drop| &drop.findings);
-    let is_left = |it: &&Finding| it.kind == kind && it.result != Outcome::Applied;
-    findings.filter(is_left).count()
+    findings
+        .filter(|it: &&Finding| it.kind == kind && it.result != Outcome::Applied)
+        .count()
 }
 
 #[cfg(test)]

@@ -102,10 +102,6 @@ pub(crate) async fn tell(
 }
 
 fn print(run: &Run, full_ids: bool) {
-    let is_news = |drop: &&DropReport| {
-        let is_changed = !drop.findings.is_empty() || drop.before != drop.after;
-        !drop.exact || is_changed || is_attached(drop.drop_id)
-    };
     let mut room = SHOWN;
     let mut print_all = |findings: &[Finding]| {
         for finding in findings.iter().take(room) {
@@ -113,7 +109,10 @@ fn print(run: &Run, full_ids: bool) {
         }
         room = room.saturating_sub(findings.len());
     };
-    for drop in run.drops.iter().filter(is_news) {
+    for drop in run.drops.iter().filter(|drop: &&DropReport| {
+        let is_changed = !drop.findings.is_empty() || drop.before != drop.after;
+        !drop.exact || is_changed || is_attached(drop.drop_id)
+    }) {
         firstcome_shared::say!("{}", drop_line(drop));
         print_all(&drop.findings);
     }
@@ -144,9 +143,13 @@ fn drop_line(drop: &DropReport) -> String {
         (before, after) if before == after => after.to_string(),
         (before, after) => format!("{before} → {after}"),
     };
-    let ids = format!(" · coupon {}, drop {}", drop.coupon_id, drop.drop_id);
-    let ids = Some(ids).filter(|_| !is_attached(drop.drop_id));
-    let (name, ids) = (&drop.coupon_name, ids.unwrap_or_default());
+    let ids = Some(format!(
+        " · coupon {}, drop {}",
+        drop.coupon_id, drop.drop_id
+    ))
+    .filter(|_| !is_attached(drop.drop_id));
+    let name = &drop.coupon_name;
+    let ids = ids.unwrap_or_default();
     format!("{name}{ids}: {rows} of {} issued, {exact}", drop.quantity)
 }
 
@@ -156,16 +159,20 @@ fn finding_line(finding: &Finding, full_ids: bool) -> String {
         Outcome::Skipped if finding.needs_person => "left for you",
         result => result.as_str(),
     };
-    let user = finding.user_id.as_ref();
-    let user = user.map(|id| if full_ids { id.clone() } else { person(id) });
+    let user = finding
+        .user_id
+        .as_ref()
+        .map(|id| if full_ids { id.clone() } else { person(id) });
     let drop = finding.drop_id.filter(|drop| !is_attached(*drop));
     let place = [
         drop.map(|drop| format!(", drop {drop}")),
         finding.slot.map(|slot| format!(", slot {slot}")),
         user.map(|user| format!(", {user}")),
-    ];
-    let place = place.map(Option::unwrap_or_default).concat();
-    let (kind, words) = (finding.kind.as_str(), words(finding.action));
+    ]
+    .map(Option::unwrap_or_default)
+    .concat();
+    let kind = finding.kind.as_str();
+    let words = words(finding.action);
     let repair = match (finding.action, finding.result) {
         (ActionKind::Report, _) => String::new(),
         (_, Outcome::Applied) => format!(" ({})", words.done),
@@ -177,8 +184,10 @@ fn finding_line(finding: &Finding, full_ids: bool) -> String {
 
 /// Returns the sections of docs/OPERATIONS.md that describe the required actions.
 fn sections(run: &Run) -> BTreeSet<&'static str> {
-    let left = |it: &&Finding| it.needs_person || it.result == Outcome::Failed;
-    let kinds = run.all_findings().filter(left).map(|it| it.kind.as_str());
+    let kinds = run
+        .all_findings()
+        .filter(|it: &&Finding| it.needs_person || it.result == Outcome::Failed)
+        .map(|it| it.kind.as_str());
     let of_status = match run.status {
         Status::Braked => Some("braked"),
         Status::Failed => Some("run_failed"),

@@ -71,7 +71,8 @@ impl Compared {
     }
 
     fn count(&mut self, page: &ReadPage) {
-        let (users, rows) = (page.redis.users.len() as u64, page.mysql.rows.len() as u64);
+        let users = page.redis.users.len() as u64;
+        let rows = page.mysql.rows.len() as u64;
         self.numbers.users += users;
         self.numbers.rows += rows;
         self.numbers.free += page.redis.free.len() as u64;
@@ -86,7 +87,8 @@ impl Compared {
         if let Some(user) = dirt.user.as_ref().filter(|_| dirt.takes) {
             self.takes.add(dirt.slot, user);
             if let Some(slot) = dirt.slot.filter(|_| dirt.owes) {
-                let (user, at_ms) = (user.clone(), None);
+                let user = user.clone();
+                let at_ms = None;
                 self.owed.push(Holder { slot, user, at_ms });
             }
         }
@@ -285,8 +287,8 @@ fn note_letter(letter: &Letter, end: &LetterEnd, done: Outcome, compared: &mut C
         needs_person: matches!(end, LetterEnd::Left(_)),
         ..Finding::new(Kind::FailedClaim, action, result, detail)
     };
-    let found = found.of(letter.slot, letter.user.as_ref());
-    compared.ledger.add(found);
+    let of_letter = found.of(letter.slot, letter.user.as_ref());
+    compared.ledger.add(of_letter);
 }
 
 /// Reports the drops of a coupon that cannot be compared because a store has unreadable data or

@@ -169,7 +169,8 @@ impl Passes {
         let running = Running::begin(&self.current, &run_id).map_err(NotStarted::Running)?;
         let (answer, ended) = oneshot::channel();
         let (began, begun) = oneshot::channel();
-        let (passes, id) = (self.clone(), run_id.clone());
+        let passes = self.clone();
+        let id = run_id.clone();
         self.tasks.spawn(async move {
             let started = Instant::now();
             let Self { worker, stop, .. } = &passes;
@@ -267,7 +268,8 @@ pub(crate) async fn note_end(run: &Run, started: Instant, notifier: &Notifier) {
 /// Passes a run to the notifier. Failures of the notifier never affect the pass.
 pub async fn mail(notifier: &Notifier, run: &Run) {
     if let Err(error) = notifier.after_pass(run, Utc::now()).await {
-        let (run_id, error) = (&run.run_id, format!("{error:#}"));
+        let run_id = &run.run_id;
+        let error = format!("{error:#}");
         tracing::error!(
             run_id,
             error,

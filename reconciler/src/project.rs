@@ -75,8 +75,10 @@ async fn project_drop(
     own: &DropSeen,
     fence: &Fence,
 ) -> Step<()> {
-    let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
-    let (drop, keys) = (own.drop.id, &own.keys);
+    let db = &ctx.stores.db;
+    let redis = &ctx.stores.redis;
+    let drop = own.drop.id;
+    let keys = &own.keys;
     let highest = db.highest_slots(&[drop]).await?;
     let count = highest.get(&drop).copied().unwrap_or(0);
     fenced(redis.project_begin(keys, fence, count).await?)?;
@@ -108,7 +110,9 @@ pub(crate) async fn surroundings(
     plan: &Plan<'_>,
     ledger: &mut Ledger,
 ) -> Step<()> {
-    let (db, redis, id) = (&ctx.stores.db, &ctx.stores.redis, seen.coupon.id);
+    let db = &ctx.stores.db;
+    let redis = &ctx.stores.redis;
+    let id = seen.coupon.id;
     let lacks_claimants = seen.coupon.once_per == OncePer::Coupon && !plan.has_claimants;
     // With all sealed drops only if Redis may have something of them, or lack it.
     let found = if plan.knows_sealed && !lacks_claimants {

@@ -125,8 +125,11 @@ impl<'c> DropPass<'c> {
     /// Reads the drop's numbers again, after rows were inserted or users promoted.
     pub(crate) async fn again(self) -> Step<DropSeen> {
         let which = Some(vec![self.coupon().id]);
-        let now = coupons(self.ctx, which, Some(self.id())).await?;
-        let now = now.into_iter().flat_map(|seen| seen.drops).next();
+        let now = coupons(self.ctx, which, Some(self.id()))
+            .await?
+            .into_iter()
+            .flat_map(|seen| seen.drops)
+            .next();
         Ok(now.unwrap_or_else(|| self.own.clone()))
     }
 }
@@ -137,14 +140,14 @@ pub(crate) async fn coupons(
     which: Option<Vec<CouponId>>,
     drop: Option<DropId>,
 ) -> Step<Vec<CouponSeen>> {
-    let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
+    let db = &ctx.stores.db;
+    let redis = &ctx.stores.redis;
     let mut catalogue = match which {
         Some(ids) => db.coupons_by_id(ids).await?,
         None => db.catalogue().await?,
     };
-    let is_wanted = |it: &Drop| it.sealed_at.is_none() && drop.is_none_or(|id| id == it.id);
     for (_, drops) in &mut catalogue {
-        drops.retain(is_wanted);
+        drops.retain(|it: &Drop| it.sealed_at.is_none() && drop.is_none_or(|id| id == it.id));
     }
     catalogue.retain(|(_, drops)| !drops.is_empty());
     let ids: Vec<CouponId> = catalogue.iter().map(|(coupon, _)| coupon.id).collect();
@@ -204,12 +207,15 @@ pub(crate) fn pages(drop: DropPass<'_>) -> impl Stream<Item = Step<ReadPage>> + 
         let to = (page + 1) * PAGE_SLOTS;
         (page * PAGE_SLOTS + 1, (page + 1 < pages).then_some(to))
     });
-    let read = move |(from, to)| read_page(drop, from, to);
-    stream::iter(ranges).map(read).buffered(AHEAD)
+    stream::iter(ranges)
+        .map(move |(from, to)| read_page(drop, from, to))
+        .buffered(AHEAD)
 }
 
 async fn read_page(drop: DropPass<'_>, from: i64, to: Option<i64>) -> Step<ReadPage> {
-    let (db, coupon, id) = (drop.db(), drop.coupon().id, drop.id());
+    let db = drop.db();
+    let coupon = drop.coupon().id;
+    let id = drop.id();
     let slot = |slot: i64| Slot::try_from(slot).unwrap_or(Slot::MAX);
     let slots = slot(from)..=to.map_or(Slot::MAX, slot);
     let rows = db.rows_on_slots(id, slots).await?;
@@ -265,7 +271,9 @@ pub(crate) async fn again(
     page: &ReadPage,
     may_be_sealed: bool,
 ) -> Step<Option<Recheck>> {
-    let (db, coupon, id) = (drop.db(), drop.coupon(), drop.id());
+    let db = drop.db();
+    let coupon = drop.coupon();
+    let id = drop.id();
     let doubts = judge::doubts(&page.mysql, &page.redis);
     let slots: Vec<Slot> = doubts.slots.into_iter().collect();
     let users: Vec<UserId> = doubts.users.into_iter().collect();
@@ -279,7 +287,8 @@ pub(crate) async fn again(
     again.revocations = Revocations::new(revocations, coupon.once_per, id);
     for row in of_users {
         let is_in_scope = coupon.once_per == OncePer::Coupon || row.drop_id == id.0;
-        let (of, row) = (DropId(row.drop_id), row_of(row));
+        let of = DropId(row.drop_id);
+        let row = row_of(row);
         // A void row is moved, and rules out nothing.
         if is_in_scope && !again.revocations.voids(&row.user, row.at_ms) {
             let rows = again.rows_of_users.entry(row.user.clone()).or_default();

@@ -171,13 +171,17 @@ pub(crate) async fn end(db: &Db, run: &Run, request: &PassRequest) {
 pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> {
     let finished_at = run.finished_at.unwrap_or_else(Utc::now);
     // Findings are stored in separate rows.
-    let bare = |drop: &DropReport| DropReport {
-        findings: Vec::new(),
-        coupon_name: drop.coupon_name.clone(),
-        ..*drop
-    };
-    let drops = run.drops.iter().filter(|drop| is_kept(drop));
-    let drops: Vec<DropReport> = drops.take(REPORTS_AT_MOST).map(bare).collect();
+    let drops: Vec<DropReport> = run
+        .drops
+        .iter()
+        .filter(|drop| is_kept(drop))
+        .take(REPORTS_AT_MOST)
+        .map(|drop: &DropReport| DropReport {
+            findings: Vec::new(),
+            coupon_name: drop.coupon_name.clone(),
+            ..*drop
+        })
+        .collect();
     let drops = json(&drops);
     let row = RunRow {
         content: content(run, &drops),
@@ -190,15 +194,20 @@ pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> 
     if run.dry_run {
         return Ok(());
     }
-    let without_plan = run.drops.iter().filter(|drop| !may_be_held_back(drop));
-    let without_plan = without_plan.map(|drop| drop.drop_id).collect();
+    let without_plan = run
+        .drops
+        .iter()
+        .filter(|drop| !may_be_held_back(drop))
+        .map(|drop| drop.drop_id)
+        .collect();
     db.forget_held_back(without_plan).await
 }
 
 /// Whether repairs of the drop may wait for a confirmation: something was planned or has failed.
 fn may_be_held_back(drop: &DropReport) -> bool {
-    let is_left = |found: &Finding| matches!(found.result, Outcome::Planned | Outcome::Failed);
-    drop.findings.iter().any(is_left)
+    drop.findings
+        .iter()
+        .any(|found: &Finding| matches!(found.result, Outcome::Planned | Outcome::Failed))
 }
 
 /// Maximum number of drop reports stored with a run. They take about 4 MB of JSON, far below
@@ -271,8 +280,9 @@ fn row(run: &Run, confirmed: bool) -> RunRow {
 /// for the column. In that case, the slot identifies the finding.
 fn stored(finding: &Finding) -> Finding {
     let mut stored = finding.clone();
-    let fits = |name: &String| name.is_ascii() && name.len() <= UserId::MAX_LEN;
-    stored.user_id = stored.user_id.filter(fits);
+    stored.user_id = stored
+        .user_id
+        .filter(|name: &String| name.is_ascii() && name.len() <= UserId::MAX_LEN);
     stored
 }
 

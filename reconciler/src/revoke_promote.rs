@@ -30,7 +30,8 @@ pub(crate) async fn complete(
     drop: DropId,
     revocation: &Revocation,
 ) -> Step<()> {
-    let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
+    let db = &ctx.stores.db;
+    let redis = &ctx.stores.redis;
     let keys = &redis.keys(coupon.id, drop);
     db.take_out_row(revocation.id).await?;
     let until = redis.revoke(keys, coupon.once_per, revocation).await?;
@@ -56,7 +57,8 @@ pub(crate) async fn finish_revocations(
             let drop = DropId(revocation.drop_id);
             complete(ctx, &seen.coupon, drop, &revocation).await?;
         }
-        let (kind, action) = (Kind::SettingsMismatch, ActionKind::Revoke);
+        let kind = Kind::SettingsMismatch;
+        let action = ActionKind::Revoke;
         let detail = "a claim was given back, and its API did not finish";
         let user = UserId::from_store(revocation.user_id);
         let found = Finding::new(kind, action, ctx.outcome(), detail);
@@ -70,10 +72,13 @@ async fn unended(ctx: &PassContext, seen: &CouponSeen) -> Result<Vec<Revocation>
         OncePer::Coupon => vec![0],
         OncePer::Drop => seen.drops.iter().map(|own| own.drop.id.0).collect(),
     };
-    let unended = "SELECT {columns} FROM revoked_coupons FORCE INDEX (revoked_coupons_in_force) \
-                   WHERE coupon_id = ? AND person_scope IN (?) AND may_claim_again AND again_from IS NULL \
-                   AND revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND LIMIT 1000";
-    let unended = sql!(unended, seen.coupon.id, list(scopes));
+    let unended = sql!(
+        "SELECT {columns} FROM revoked_coupons FORCE INDEX (revoked_coupons_in_force) \
+        WHERE coupon_id = ? AND person_scope IN (?) AND may_claim_again AND again_from IS NULL \
+        AND revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND LIMIT 1000",
+        seen.coupon.id,
+        list(scopes)
+    );
     ctx.stores.db.all("unended revocations", unended).await
 }
 
@@ -95,20 +100,23 @@ pub(crate) async fn open_promises(
         let users: Vec<UserId> = page.iter().map(|(user, _)| user.clone()).collect();
         let rows = db.rows_of_people(coupon.id, &users).await?;
         let whole_coupon = coupon.once_per == OncePer::Coupon;
-        let counts = |row: &IssuedRow| whole_coupon || row.drop_id == drop.0;
-        let rows = rows.into_iter().filter(counts);
+        let rows = rows
+            .into_iter()
+            .filter(|row: &IssuedRow| whole_coupon || row.drop_id == drop.0);
         let with_row: HashSet<String> = rows.map(|row| row.user_id).collect();
         let mut kept = Vec::new();
         for (user, slot) in page {
             if with_row.contains(user.as_str()) {
                 kept.push(user);
             } else {
-                let (slot, at_ms) = (Slot::try_from(slot).unwrap_or(Slot::MAX), None);
+                let slot = Slot::try_from(slot).unwrap_or(Slot::MAX);
+                let at_ms = None;
                 open.push(ClaimOfSlot { slot, user, at_ms });
             }
         }
         if !ctx.dry_run && !kept.is_empty() {
-            let (drop_id, users) = (drop.0, kept.len());
+            let drop_id = drop.0;
+            let users = kept.len();
             tracing::info!(drop_id, users, "broken promises are kept");
             db.mend_broken_promises(drop, &kept).await?;
         }
@@ -124,7 +132,8 @@ pub(crate) fn plan(drop: &DropSeen, ledger: &mut Ledger) {
     let waiting = drop.state.waiting;
     if left > 0 && waiting > 0 && !drop.drop.closed_early {
         let detail = format!("{left} slots are left and {waiting} people wait");
-        let (kind, action) = (Kind::Unfilled, ActionKind::Promote);
+        let kind = Kind::Unfilled;
+        let action = ActionKind::Promote;
         ledger.add(Finding::new(kind, action, Outcome::Planned, detail));
     }
 }
@@ -172,7 +181,8 @@ pub(crate) async fn promote(drop: DropPass<'_>, fence: &Fence, ledger: &mut Ledg
                 RowEnd::Issued => Outcome::Applied,
                 RowEnd::Overtaken | RowEnd::Stale | RowEnd::Refused(_) => Outcome::Skipped,
             };
-            let (kind, action) = (Kind::Unfilled, ActionKind::Promote);
+            let kind = Kind::Unfilled;
+            let action = ActionKind::Promote;
             let found = Finding::new(kind, action, result, "a slot was left");
             ledger.add(found.of(Some(due.slot.into()), Some(&due.user)));
         }

@@ -68,7 +68,9 @@ pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<
 /// above the one that the pass knows. The transaction holds the era's lock, so that the new era,
 /// and whatever is read in it, waits for these rows.
 async fn insert_fenced(drop: DropPass<'_>, due: &[DueRow]) -> Result<Vec<RowEnd>, DbError> {
-    let (coupon, era, id) = (drop.coupon().id, drop.coupon().era, drop.id());
+    let coupon = drop.coupon().id;
+    let era = drop.coupon().era;
+    let id = drop.id();
     let run_id = drop.ctx.run_id.clone();
     let key = drop.db().code_key().await?;
     let mut claims: Vec<Claim> = due.iter().map(|due| claim(drop, due)).collect();
@@ -84,19 +86,23 @@ async fn insert_fenced(drop: DropPass<'_>, due: &[DueRow]) -> Result<Vec<RowEnd>
         let void = insert(conn, &claims, &key, IssuedBy::Reconciler).await?;
         let rows = i64::try_from(claims.len() - void.len()).unwrap_or(i64::MAX);
         rows_changed(conn, id.0, rows).await?;
-        let resolved = resolutions.into_iter();
-        let resolved = resolved.filter(|(slot, _)| !void.contains_key(&(id, *slot)));
-        let resolved: Vec<Resolution> = resolved.map(|(_, how)| how).collect();
+        let resolved: Vec<Resolution> = resolutions
+            .into_iter()
+            .filter(|(slot, _)| !void.contains_key(&(id, *slot)))
+            .map(|(_, how)| how)
+            .collect();
         resolve(conn, &resolved, &run_id).await?;
         Ok(Some(void))
     });
     let void = written.await?;
-    let end = |due: &DueRow| match &void {
-        None => RowEnd::Stale,
-        Some(void) if void.contains_key(&(id, due.slot)) => RowEnd::Overtaken,
-        Some(_) => RowEnd::Issued,
-    };
-    Ok(due.iter().map(end).collect())
+    Ok(due
+        .iter()
+        .map(|due: &DueRow| match &void {
+            None => RowEnd::Stale,
+            Some(void) if void.contains_key(&(id, due.slot)) => RowEnd::Overtaken,
+            Some(_) => RowEnd::Issued,
+        })
+        .collect())
 }
 
 fn claim(drop: DropPass<'_>, due: &DueRow) -> Claim {
@@ -110,7 +116,8 @@ fn claim(drop: DropPass<'_>, due: &DueRow) -> Claim {
 }
 
 fn issued(due: &DueRow) -> Option<(Slot, Resolution)> {
-    let (id, how) = (due.letter?, "issued");
+    let id = due.letter?;
+    let how = "issued";
     let detail = format!("issued in slot {}", due.slot);
     Some((due.slot, Resolution { id, how, detail }))
 }
@@ -138,10 +145,13 @@ pub(crate) async fn end_letters(
             continue;
         };
         if let LetterEnd::Owed { user, slot } = end {
-            let (slot, user, at_ms) = (*slot, user.clone(), None);
+            let slot = *slot;
+            let user = user.clone();
+            let at_ms = None;
             owed.push(Holder { slot, user, at_ms });
         }
-        let (id, detail) = (*id, why.to_owned());
+        let id = *id;
+        let detail = why.to_owned();
         resolutions.push(Resolution { id, how, detail });
     }
     if resolutions.is_empty() {
@@ -157,12 +167,22 @@ pub(crate) async fn owe(
     reason: &'static str,
     resolutions: Vec<Resolution>,
 ) -> Result<(), DbError> {
-    let (run_id, coupon, id) = (drop.ctx.run_id.clone(), drop.coupon().id, drop.id());
+    let run_id = drop.ctx.run_id.clone();
+    let coupon = drop.coupon().id;
+    let id = drop.id();
     let listed = drop.db().transaction("list owed users", async move |conn| {
         for Holder { user, slot, .. } in &owed {
-            let owe = "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
-                       VALUES (?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE mended_at = NULL, slot = VALUES(slot)";
-            let owe = sql!(owe, id, user, coupon, *slot, reason, &run_id);
+            let owe = sql!(
+                "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, \
+                reason, run_id) VALUES (?, ?, ?, ?, ?, ?) \
+                ON DUPLICATE KEY UPDATE mended_at = NULL, slot = VALUES(slot)",
+                id,
+                user,
+                coupon,
+                *slot,
+                reason,
+                &run_id
+            );
             owe.run(conn).await?;
         }
         resolve(conn, &resolutions, &run_id).await

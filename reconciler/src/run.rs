@@ -143,8 +143,11 @@ impl Reconciler {
                 Ok(()) => self.reopen(&ctx, &mut swept).await,
                 Err(error) => Err(error),
             };
-            let young = swept.iter().filter(|(_, it)| it.in_flight > 0);
-            let young: Vec<CouponId> = young.map(|(id, _)| *id).collect();
+            let young: Vec<CouponId> = swept
+                .iter()
+                .filter(|(_, it)| it.in_flight > 0)
+                .map(|(id, _)| *id)
+                .collect();
             for (id, now) in swept {
                 sweep::add(done, id, now, request.dry_run);
             }
@@ -190,8 +193,10 @@ impl Reconciler {
     ) -> Reopened {
         let db = &self.stores.db_settings;
         let Some(lock) = PassLock::take(db, Work::Reopening, PATIENCE, stop).await? else {
-            let others = |id| (id, urgent::of_others(id));
-            return Ok(wanted.into_keys().map(others).collect());
+            return Ok(wanted
+                .into_keys()
+                .map(|id| (id, urgent::of_others(id)))
+                .collect());
         };
         let request = PassRequest {
             confirm,

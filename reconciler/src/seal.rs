@@ -41,12 +41,16 @@ fn is_over(ctx: &PassContext, drop: &DropSeen) -> bool {
 pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledger) -> Step<bool> {
     let DropPass { ctx, seen, own } = drop;
     let db = drop.db();
-    let (coupon, numbers, waiting) = (seen.coupon.id, &last.numbers, last.numbers.waiting);
+    let coupon = seen.coupon.id;
+    let numbers = &last.numbers;
+    let waiting = last.numbers.waiting;
     let is_exact = last.is_clean() && numbers.users == numbers.rows && numbers.in_flight == 0;
     if ctx.dry_run || !is_exact || !is_over(ctx, own) {
         return Ok(false);
     }
-    let (id, closes_at, quantity) = (drop.id(), own.drop.closes_at, own.drop.quantity);
+    let id = drop.id();
+    let closes_at = own.drop.closes_at;
+    let quantity = own.drop.quantity;
     let letters = db.count(DropCount::DeadLetters, &[id]).await?;
     if !letters.is_empty() {
         return Ok(false);
@@ -69,14 +73,19 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
     if noted == Fenced::Stale {
         return Ok(false);
     }
-    let revocations = db.count(DropCount::Revocations, &[id]).await?;
-    let revocations = revocations.get(&id).copied().unwrap_or(0);
+    let revocations = db
+        .count(DropCount::Revocations, &[id])
+        .await?
+        .get(&id)
+        .copied()
+        .unwrap_or(0);
     let rows = u32::try_from(numbers.rows).unwrap_or(u32::MAX);
     let sealed = db.seal_drop(id, closes_at, quantity, rows, revocations);
     if !sealed.await? {
         return Ok(false);
     }
-    let (coupon_id, drop_id) = (coupon.0, id.0);
+    let coupon_id = coupon.0;
+    let drop_id = id.0;
     tracing::info!(coupon_id, drop_id, rows, "the drop is exact, and sealed");
     // The next seal does it again, or a job at the coupon's end. The pass must report this one.
     if let Err(error) = expire_sealed(&ctx.stores, coupon).await {
@@ -119,8 +128,11 @@ pub(crate) fn sealed_keys(redis: &Redis, drops: &[Drop]) -> Vec<DropKeys> {
 /// Whether a coupon has drops, all of them sealed, and its schedule has no more of them.
 pub(crate) fn is_over_for_good((coupon, drops): &(Coupon, Vec<Drop>)) -> bool {
     let is_daily = matches!(coupon.schedule, Some(Schedule::Daily { .. }));
-    let has_more = |it: &Schedule| !it.drops_from(Utc::now()).is_empty();
-    let goes_on = is_daily && coupon.schedule.as_ref().is_some_and(has_more);
+    let goes_on = is_daily
+        && coupon
+            .schedule
+            .as_ref()
+            .is_some_and(|it: &Schedule| !it.drops_from(Utc::now()).is_empty());
     !goes_on && !drops.is_empty() && drops.iter().all(|drop| drop.sealed_at.is_some())
 }
 
@@ -166,8 +178,9 @@ pub(crate) async fn judge_letters(
         }
     }
     let of_drops = of_drops.into_iter();
-    let findings = of_drops.flat_map(|((coupon, drop), it)| it.findings(Some(coupon), Some(drop)));
-    let mut findings: Vec<Finding> = findings.collect();
+    let mut findings: Vec<Finding> = of_drops
+        .flat_map(|((coupon, drop), it)| it.findings(Some(coupon), Some(drop)))
+        .collect();
     let (loose, examples) = db.loose_dead_letters(coupon, drop).await?;
     findings.extend(loose_letters(loose, examples));
     Ok((number + loose, findings))
@@ -220,11 +233,19 @@ async fn letters_of_sealed(
     drop: Option<DropId>,
     (after, last): (i64, i64),
 ) -> Result<Vec<(OfDrop, DeadLetterRow)>, DbError> {
-    let next = "SELECT d.coupon_id, d.id, {f.columns} FROM drops d JOIN failed_claims f ON f.drop_id = d.id \
-                AND f.resolved_at IS NULL AND f.user_id IS NOT NULL AND COALESCE(f.coupon_id = d.coupon_id, TRUE) \
-                WHERE d.sealed_at IS NOT NULL AND (d.id > ? OR d.id = ? AND f.id > ?) \
-                AND COALESCE(d.coupon_id = ?, TRUE) AND COALESCE(d.id = ?, TRUE) ORDER BY d.id, f.id LIMIT ?";
-    let next = sql!(next, after, after, last, coupon, drop, LETTERS_AT_ONCE);
+    let next = sql!(
+        "SELECT d.coupon_id, d.id, {f.columns} FROM drops d JOIN failed_claims f ON f.drop_id = \
+        d.id AND f.resolved_at IS NULL AND f.user_id IS NOT NULL \
+        AND COALESCE(f.coupon_id = d.coupon_id, TRUE) WHERE d.sealed_at IS NOT NULL \
+        AND (d.id > ? OR d.id = ? AND f.id > ?) AND COALESCE(d.coupon_id = ?, TRUE) \
+        AND COALESCE(d.id = ?, TRUE) ORDER BY d.id, f.id LIMIT ?",
+        after,
+        after,
+        last,
+        coupon,
+        drop,
+        LETTERS_AT_ONCE
+    );
     db.all("dead letters of sealed drops", next).await
 }
 
@@ -235,13 +256,14 @@ async fn sealed_that_owe(
     drop: Option<DropId>,
 ) -> Result<Vec<OfDrop>, DbError> {
     let owing = db.drops_with_broken_promises().await?;
-    let sealed = "SELECT coupon_id, id FROM drops WHERE id IN (?) AND sealed_at IS NOT NULL";
-    let sealed = sql!(sealed, list(owing));
+    let sealed = sql!(
+        "SELECT coupon_id, id FROM drops WHERE id IN (?) AND sealed_at IS NOT NULL",
+        list(owing)
+    );
     let mut sealed: Vec<OfDrop> = db.all("sealed drops that owe", sealed).await?;
-    let is_wanted = |(of, id): &OfDrop| {
+    sealed.retain(|(of, id): &OfDrop| {
         coupon.is_none_or(|coupon| coupon == *of) && drop.is_none_or(|drop| drop == *id)
-    };
-    sealed.retain(is_wanted);
+    });
     Ok(sealed)
 }
 
@@ -254,8 +276,10 @@ async fn sealed_drop(
         return Ok(None);
     };
     let keys = ctx.stores.redis.keys(coupon.id, drop);
-    let own = drops.into_iter().find(|own| own.id == drop);
-    let own = own.map(|drop| DropSeen::bare(drop, keys));
+    let own = drops
+        .into_iter()
+        .find(|own| own.id == drop)
+        .map(|drop| DropSeen::bare(drop, keys));
     let seen = CouponSeen {
         coupon,
         drops: Vec::new(),
@@ -298,7 +322,8 @@ async fn judge_sealed(ctx: &PassContext, letters: &[(OfDrop, DeadLetterRow)]) ->
         }
     }
     let mut compared = Compared::default();
-    let (letters, may_write) = (&page.mysql.letters, !ctx.dry_run);
+    let letters = &page.mysql.letters;
+    let may_write = !ctx.dry_run;
     end_claims(drop, letters, &judged, may_write, &mut compared).await?;
     let due = may_write.then_some(&*judged.rows);
     let ends = rows::insert_rows(drop, due.unwrap_or(&[])).await?;

@@ -39,13 +39,16 @@ pub(crate) async fn adopt(
     if seen.state.revision <= seen.coupon.revision {
         return Ok(());
     }
-    let (db, redis, id) = (&ctx.stores.db, &ctx.stores.redis, seen.coupon.id);
+    let db = &ctx.stores.db;
+    let redis = &ctx.stores.redis;
+    let id = seen.coupon.id;
     let now = match recover(db, redis, id, ctx.dry_run).await? {
         Some(lost) => {
-            let (revision, changes) = (lost.coupon.revision, lost.changes);
+            let revision = lost.coupon.revision;
+            let changes = lost.changes;
             let detail = format!(
-                "MySQL has lost changes of this coupon up to revision {revision}, which Redis has, but for its name and the \
-                 days of a schedule: {changes}"
+                "MySQL has lost changes of this coupon up to revision {revision}, which Redis \
+                has, but for its name and the days of a schedule: {changes}"
             );
             let what = "MySQL has lost settings of a coupon";
             tracing::warn!(coupon_id = id.0, detail, "{what}");
@@ -75,10 +78,12 @@ pub(crate) async fn load_new(
     new: &[DropId],
 ) -> Step<()> {
     for own in seen.drops.iter().filter(|own| new.contains(&own.drop.id)) {
-        let (redis, revision) = (&ctx.stores.redis, seen.coupon.revision);
+        let redis = &ctx.stores.redis;
+        let revision = seen.coupon.revision;
         let meta = DropMeta::of(&seen.coupon, &own.drop);
         if redis.load(&own.keys, fence, revision, &meta).await? == Written::Yes {
-            let (coupon_id, drop_id) = (seen.coupon.id.0, own.drop.id.0);
+            let coupon_id = seen.coupon.id.0;
+            let drop_id = own.drop.id.0;
             tracing::info!(coupon_id, drop_id, "a new drop was loaded");
         }
     }
@@ -113,11 +118,10 @@ pub(crate) async fn write_again(
 fn settings_differ(seen: &CouponSeen) -> bool {
     // Without its revision, Redis would accept an outdated write.
     let is_lost = seen.state.revision == 0;
-    let differs = |own: &DropSeen| {
+    seen.drops.iter().any(|own: &DropSeen| {
         let meta = own.state.meta.as_ref();
         meta.is_some_and(|meta| is_lost || *meta != DropMeta::of(&seen.coupon, &own.drop))
-    };
-    seen.drops.iter().any(differs)
+    })
 }
 
 /// Writes the settings at a new revision. Reads both stores again first: an operator's change
@@ -149,16 +153,20 @@ pub(crate) async fn write_all(
     known: u64,
     fence: Option<&Fence>,
 ) -> Step<bool> {
-    let (db, redis) = (&ctx.stores.db, &ctx.stores.redis);
+    let db = &ctx.stores.db;
+    let redis = &ctx.stores.redis;
     let Some((coupon, drops)) = db.take_revision(seen.coupon.id, known, None).await? else {
         return Ok(false);
     };
     let revision = coupon.revision;
-    let all = seen.drops.iter().filter_map(|own| {
-        let drop = drops.iter().find(|drop| drop.id == own.drop.id)?;
-        Some((&own.keys, DropMeta::of(&coupon, drop)))
-    });
-    let all: Vec<_> = all.collect();
+    let all: Vec<_> = seen
+        .drops
+        .iter()
+        .filter_map(|own| {
+            let drop = drops.iter().find(|drop| drop.id == own.drop.id)?;
+            Some((&own.keys, DropMeta::of(&coupon, drop)))
+        })
+        .collect();
     let Some(fence) = fence else {
         let written = redis.write_settings(revision, &all).await?;
         return Ok(written != Written::Outdated);

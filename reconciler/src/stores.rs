@@ -34,7 +34,8 @@ pub async fn check(
     let usable = wait_for(&name, limit, stop, is_away, async || {
         stores.db.ping().await?;
         migrations::check(settings).await?;
-        let (own, others) = (stores.process(), stores.db.processes().await?);
+        let own = stores.process();
+        let others = stores.db.processes().await?;
         let wrong = others.iter().find_map(|other| own.disagreement(other));
         wrong.map_or(Ok(()), |why| Err(Error::msg(why)))
     });
@@ -42,12 +43,16 @@ pub async fn check(
     let redis = &stores.redis;
     let name = format!("Redis at {}", redis.host_and_port());
     let is_away = |error: &Unsafe| matches!(error, Unsafe::Unreachable(_));
-    let check = async || redis.check_at_start().await;
-    let safe = wait_for(&name, limit, stop, is_away, check).await;
+    let safe = wait_for(&name, limit, stop, is_away, async || {
+        redis.check_at_start().await
+    })
+    .await;
     safe.map_err(of(FailureCause::Redis))?;
     let kafka = &stores.topic.settings;
     let name = format!("Kafka at {}", kafka.brokers);
-    let topic = async || check_topic(kafka, PATIENCE).await;
-    let safe = wait_for(&name, limit, stop, TopicError::is_away, topic).await;
+    let safe = wait_for(&name, limit, stop, TopicError::is_away, async || {
+        check_topic(kafka, PATIENCE).await
+    })
+    .await;
     safe.map(|_| ()).map_err(of(FailureCause::Kafka))
 }

@@ -134,8 +134,12 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Step<CouponDone
         if compared.is_new {
             new.push(own.drop.id);
         }
-        let is_planned = |it: &Finding| it.result == Outcome::Planned;
-        if compared.dirty.is_some() && !report.findings.iter().any(is_planned) {
+        if compared.dirty.is_some()
+            && !report
+                .findings
+                .iter()
+                .any(|it: &Finding| it.result == Outcome::Planned)
+        {
             done.urgent = Some(gate.clone());
         }
         if !compared.is_gone {
@@ -250,7 +254,8 @@ mod tests {
             }
         };
         let mut all = BTreeMap::new();
-        let (done, left) = ((1, Outcome::Applied), (2, Outcome::Skipped));
+        let done = (1, Outcome::Applied);
+        let left = (2, Outcome::Skipped);
         for found in [&[done, left][..], &[left]] {
             add(&mut all, CouponId(1), look(found), false);
         }

@@ -75,8 +75,10 @@ async fn all_closed(ctx: &PassContext, closed: Vec<Closed>) -> Reopened {
     tracing::warn!(coupons, "coupons are closed until they are verified");
     if let Err(error) = gate::wait(ctx, last).await {
         let why = error.about_data()?;
-        let late = |it: Closed| (it.coupon, stays_closed(it.coupon, &why));
-        return Ok(closed.into_iter().map(late).collect());
+        return Ok(closed
+            .into_iter()
+            .map(|it: Closed| (it.coupon, stays_closed(it.coupon, &why)))
+            .collect());
     }
     // Read under the closed gates: nobody is admitted now.
     let ids = closed.iter().map(|closed| closed.coupon).collect();
@@ -84,18 +86,22 @@ async fn all_closed(ctx: &PassContext, closed: Vec<Closed>) -> Reopened {
     // Those that people may be trying now first, then small ones.
     all.sort_by_key(|seen| {
         let is_open_now = seen.drops.iter().any(|own| own.drop.is_open_at(Utc::now()));
-        let size = |own: &DropSeen| own.state.users + u64::from(own.highest_row);
-        (!is_open_now, seen.drops.iter().map(size).sum::<u64>())
+        (
+            !is_open_now,
+            seen.drops
+                .iter()
+                .map(|own: &DropSeen| own.state.users + u64::from(own.highest_row))
+                .sum::<u64>(),
+        )
     });
-    let reopen = async |seen: CouponSeen| {
+    let all = stream::iter(all).map(async |seen: CouponSeen| {
         let id = seen.coupon.id;
         let done = match closed.iter().find(|closed| closed.coupon == id) {
             Some(closed) => coupon(ctx, seen, &closed.fence, closed.was_open).await?,
             None => CouponDone::default(),
         };
         Ok((id, done))
-    };
-    let all = stream::iter(all).map(reopen);
+    });
     all.buffer_unordered(AT_ONCE).try_collect().await
 }
 
@@ -191,7 +197,8 @@ async fn reopen_coupon(
         ledger.add(settings::lost_claimants(Outcome::Applied));
     } else if has_begun(&seen, ctx.clock_ms) && !was_open {
         // What was wrong with an open coupon is in the reports of its drops.
-        let (lost, open) = (Kind::RedisLost, ActionKind::Open);
+        let lost = Kind::RedisLost;
+        let open = ActionKind::Open;
         ledger.add(Finding::new(lost, open, Outcome::Applied, REOPENED));
     }
     for (own, mut compared) in found {
@@ -262,8 +269,9 @@ const REOPENED: &str =
 /// Whether any of these drops may have been open when the gate was found closed.
 fn has_begun(seen: &CouponSeen, clock_ms: i64) -> bool {
     let now = clock_ms.max(Utc::now().timestamp_millis());
-    let has_begun = |own: &DropSeen| own.drop.opens_at.timestamp_millis() <= now;
-    seen.drops.iter().any(has_begun)
+    seen.drops
+        .iter()
+        .any(|own: &DropSeen| own.drop.opens_at.timestamp_millis() <= now)
 }
 
 /// Compares a drop under the closed gate until it needs no more rows.
@@ -299,15 +307,18 @@ async fn write_and_open(
     ledger: &mut Ledger,
 ) -> Step<()> {
     // Users who lose their slot and have nothing else are listed before the first key goes.
-    let is_dirty = |(own, _): &&(DropSeen, Compared)| dirty.contains(&own.drop.id);
-    for (own, Compared { owed, .. }) in found.iter().filter(is_dirty) {
+    for (own, Compared { owed, .. }) in found
+        .iter()
+        .filter(|(own, _): &&(DropSeen, Compared)| dirty.contains(&own.drop.id))
+    {
         if !owed.is_empty() {
             let drop = DropPass::new(ctx, seen, own);
             rows::owe(drop, owed.clone(), "slot_lost", Vec::new()).await?;
         }
         for user in owed {
             let detail = "promised a slot that belongs to another user";
-            let (kind, applied) = (Kind::BrokenPromise, Outcome::Applied);
+            let kind = Kind::BrokenPromise;
+            let applied = Outcome::Applied;
             let found = Finding::new(kind, ActionKind::Owe, applied, detail);
             ledger.add(found.of(Some(user.slot), Some(&user.user)));
         }
@@ -343,6 +354,7 @@ pub(crate) fn pause_after(done: &CouponDone) -> Option<Duration> {
 }
 
 fn is_left_closed(done: &CouponDone) -> bool {
-    let is_left = |it: &Finding| it.action == ActionKind::Open && it.result != Outcome::Applied;
-    done.findings.iter().any(is_left)
+    done.findings
+        .iter()
+        .any(|it: &Finding| it.action == ActionKind::Open && it.result != Outcome::Applied)
 }

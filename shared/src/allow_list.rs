@@ -42,7 +42,8 @@ pub async fn follow(db: &Db, redis: &Redis, id: CouponId) -> Result<Followed, St
     // Its table was changed manually, lost rows, or was restored alone.
     if usize::try_from(people) != Ok(users.len()) {
         return Ok(Followed::Kept(format!(
-            "MySQL recorded {people} people on the allow list, and `coupon_allow_list` has {}: rows were lost or written by hand",
+            "MySQL recorded {people} people on the allow list, and `coupon_allow_list` has {}: \
+            rows were lost or written by hand",
             users.len()
         )));
     }

@@ -71,11 +71,11 @@ pub fn is_one_lost(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>) -> bool 
     let Some(schedule @ Schedule::Daily { .. }) = &coupon.schedule else {
         return false;
     };
-    let is_lost = |planned: PlannedDrop| {
-        planned.closes_at.is_none_or(|at| now < at) && is_missing(&planned, drops, now)
-    };
     let mut opened = schedule.planned(now).take_while(|it| it.opens_at <= now);
-    !drops.iter().any(|drop| drop.is_open_at(now)) && opened.any(is_lost)
+    !drops.iter().any(|drop| drop.is_open_at(now))
+        && opened.any(|planned: PlannedDrop| {
+            planned.closes_at.is_none_or(|at| now < at) && is_missing(&planned, drops, now)
+        })
 }
 
 /// Whether no drop is this one. Sealed drops before the last one that has opened may not be among

@@ -132,8 +132,10 @@ impl ClaimWire<'_> {
         if self.slot == 0 {
             return Err(Undecodable::new("slots begin with 1"));
         }
-        let user_id = self.user_id.parse();
-        let user_id = user_id.map_err(|error| Undecodable::new(format!("user_id: {error}")))?;
+        let user_id = self
+            .user_id
+            .parse()
+            .map_err(|error| Undecodable::new(format!("user_id: {error}")))?;
         let claimed_at = instant(&self.claimed_at).ok_or_else(|| Undecodable::new(NOT_STORED))?;
         Ok(ClaimEvent {
             coupon_id: CouponId(head.coupon_id),

@@ -28,7 +28,8 @@ pub fn without_values(error: impl Display) -> String {
         text[..at].trim_end_matches([' ', '(', ',', '-'])
     });
     let mut out = String::with_capacity(shown.len());
-    let (mut before, mut quote) = (' ', None);
+    let mut before = ' ';
+    let mut quote = None;
     let mut letters = shown.chars().peekable();
     while let Some(letter) = letters.next() {
         let ends_word = !letters.peek().is_some_and(|next| next.is_alphanumeric());

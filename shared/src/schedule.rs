@@ -140,8 +140,10 @@ impl Schedule {
             } => {
                 let start = time_zone.local(from).date_naive() - TimeDelta::days(2);
                 let last_day = last_day.unwrap_or(NaiveDate::MAX);
-                let days = start.max(*first_day).iter_days();
-                let days = days.take_while(move |day| *day <= last_day);
+                let days = start
+                    .max(*first_day)
+                    .iter_days()
+                    .take_while(move |day| *day <= last_day);
                 Box::new(days.filter_map(|day| daily_drop(*time_zone, day, *opens, *closes)))
             }
         }
@@ -180,8 +182,11 @@ impl Schedule {
     /// Why the schedule is invalid.
     pub fn preview(&self, now: DateTime<Utc>) -> Result<Vec<PlannedDrop>, &'static str> {
         self.check_new(now)?;
-        let is_ahead = |drop: &PlannedDrop| drop.closes_at.is_none_or(|closes| closes > now);
-        Ok(self.planned(now).filter(is_ahead).take(10).collect())
+        Ok(self
+            .planned(now)
+            .filter(|drop: &PlannedDrop| drop.closes_at.is_none_or(|closes| closes > now))
+            .take(10)
+            .collect())
     }
 }
 

@@ -52,8 +52,8 @@ pub fn start_as(process: &'static str) -> anyhow::Result<()> {
     let Some(address) = address.or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT")) else {
         return Ok(());
     };
-    let collector = HttpClient::new(Store::Collector, &address, ssl_cert_file());
-    let collector = collector.map_err(|why| anyhow!(why))?;
+    let collector =
+        HttpClient::new(Store::Collector, &address, ssl_cert_file()).map_err(|why| anyhow!(why))?;
     let exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(OtlpSender {

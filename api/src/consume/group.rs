@@ -166,8 +166,11 @@ impl ConsumerContext for Group {
         event: RDKafkaRespErr,
         list: &mut TopicPartitionList,
     ) {
-        let ids = list.elements();
-        let ids: Vec<i32> = ids.iter().map(TopicPartitionListElem::partition).collect();
+        let ids: Vec<i32> = list
+            .elements()
+            .iter()
+            .map(TopicPartitionListElem::partition)
+            .collect();
         let is_assigned = event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         tracing::info!(partitions = ?ids, is_assigned, "the group moves partitions");
         let mut change = || {
@@ -195,10 +198,12 @@ impl ClientContext for Group {
         tracing::debug!(%error, reason, "librdkafka reports an error");
         let denied = match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {
-                "Kafka does not permit this consumer group: allow its user or its certificate `Read` on it (KAFKA_GROUP)"
+                "Kafka does not permit this consumer group: allow its user or its certificate \
+                `Read` on it (KAFKA_GROUP)"
             }
             Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-                "Kafka does not permit the topic: allow its user or its certificate `Read` and `Describe` on it (KAFKA_TOPIC)"
+                "Kafka does not permit the topic: allow its user or its certificate `Read` and \
+                `Describe` on it (KAFKA_TOPIC)"
             }
             _ => return,
         };

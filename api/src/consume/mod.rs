@@ -48,8 +48,9 @@ use crate::stores::{StoreWait, unless_stopped};
 pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let prometheus = telemetry::init_metrics()?;
     describe_metrics();
-    let listener = TcpListener::bind(args.listen_addr).await;
-    let listener = listener.with_context(|| format!("cannot listen on {}", args.listen_addr))?;
+    let listener = TcpListener::bind(args.listen_addr)
+        .await
+        .with_context(|| format!("cannot listen on {}", args.listen_addr))?;
     let mysql = args.mysql.settings()?;
     let kafka = args.kafka.settings(&args.mysql.tls)?;
     let db = Db::new(&mysql)?;
@@ -67,8 +68,8 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
         Duration::from_secs(args.stuck_seconds),
         problems,
     ));
-    let router: Router = health::routes_of_loop(alive.alive(), alive.ready(), Vec::new());
-    let router = router.merge(health::metrics_route(prometheus));
+    let router: Router = health::routes_of_loop(alive.alive(), alive.ready(), Vec::new())
+        .merge(health::metrics_route(prometheus));
     firstcome_shared::say!("listening on http://{}", listener.local_addr()?);
     firstcome_shared::say!("consuming {} as {}", kafka.topic, kafka.group);
     let pace = Arc::new(Pace::new(args.pace.rows_per_second, partitions));

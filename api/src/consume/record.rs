@@ -61,8 +61,8 @@ impl Record {
     /// Stands for messages that no client can read. Its dead letter names them.
     pub(super) fn unreadable(source: &MessageOrigin, end: i64, why: &str) -> Vec<Self> {
         let error = format!(
-            "offsets {} to {} of partition {} cannot be read, or come after one that cannot: {why}; passes issue \
-             the promises in them from Redis",
+            "offsets {} to {} of partition {} cannot be read, or come after one that cannot: \
+            {why}; passes issue the promises in them from Redis",
             source.offset,
             end - 1,
             source.partition

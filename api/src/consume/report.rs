@@ -108,8 +108,9 @@ labelled firstcome_consumer_refused_total Claims kept in the dead-letter table, 
 pub(super) fn describe_metrics() {
     describe_all(METRICS);
     let faults = [ClaimFault::SealedDrop, ClaimFault::OutsideWindow].map(<&str>::from);
-    let others = "undecodable unknown_drop slot_out_of_range slot_taken already_has_one bad_data";
-    let others = others.split(' ').chain(faults);
+    let others = "undecodable unknown_drop slot_out_of_range slot_taken already_has_one bad_data"
+        .split(' ')
+        .chain(faults);
     for reason in others.chain([ROW_LOCKED, UNREADABLE, FORGED]) {
         counter!("firstcome_consumer_refused_total", "reason" => reason).absolute(0);
     }

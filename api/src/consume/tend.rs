@@ -73,8 +73,10 @@ impl Tender {
                 let looked = self.look(is_due, &mut silences).await;
                 let is_out = matches!(looked, Err(KafkaError::ConsumerCommit(UnknownMemberId)));
                 let topic = Some(&*self.kafka.topic);
-                let any_broker = || self.consumer.fetch_metadata(topic, ANSWER);
-                if looked.is_ok() || !is_out && block_in_place(any_broker).is_ok() {
+                if looked.is_ok()
+                    || !is_out
+                        && block_in_place(|| self.consumer.fetch_metadata(topic, ANSWER)).is_ok()
+                {
                     answered = Instant::now();
                 } else if answered.elapsed() > FORGOTTEN {
                     tracing::warn!("Kafka's client has no broker or no group; it is replaced");
@@ -98,8 +100,11 @@ impl Tender {
 
     fn list(&self, offsets: impl Iterator<Item = (i32, i64)>) -> KafkaResult<TopicPartitionList> {
         let topic = &self.kafka.topic;
-        let at = |(partition, offset)| ((topic.clone(), partition), Offset::Offset(offset));
-        TopicPartitionList::from_topic_map(&offsets.map(at).collect())
+        TopicPartitionList::from_topic_map(
+            &offsets
+                .map(|(partition, offset)| ((topic.clone(), partition), Offset::Offset(offset)))
+                .collect(),
+        )
     }
 
     /// Returns how long the loop must not write yet.
@@ -181,7 +186,8 @@ impl Tender {
     /// what was read, even while no message arrives: MySQL may have been restored, or a position
     /// moved by hand.
     async fn look(self: &Arc<Self>, is_due: bool, silences: &mut Silences) -> KafkaResult<()> {
-        let (before, mut looked) = (self.group().partitions(), Ok(()));
+        let before = self.group().partitions();
+        let mut looked = Ok(());
         if is_due {
             // Query the group's coordinator, too: librdkafka waits half a minute for the response
             // to a join request, but gives up on an unreachable host as soon as another request
@@ -209,15 +215,15 @@ impl Tender {
         }
         let mut lag = 0;
         for (partition, reading) in before {
-            let watermarks = || self.consumer.fetch_watermarks(topic, partition, ANSWER);
-            let (first, end) = match block_in_place(watermarks) {
-                Ok(both) => both,
-                // The leaders of other partitions may answer.
-                Err(error) => {
-                    looked = Err(error);
-                    continue;
-                }
-            };
+            let (first, end) =
+                match block_in_place(|| self.consumer.fetch_watermarks(topic, partition, ANSWER)) {
+                    Ok(both) => both,
+                    // The leaders of other partitions may answer.
+                    Err(error) => {
+                        looked = Err(error);
+                        continue;
+                    }
+                };
             lag += reading.done.map_or(0, |done| (end - done).max(0));
             let is_unchanged = self.group().partitions().get(&partition) == Some(&reading);
             let Ok(positions) = &positions else { continue };
@@ -260,7 +266,8 @@ impl Tender {
     ) -> anyhow::Result<()> {
         let inside = position.filter(|position| log.contains(position));
         if inside.is_none() {
-            let (topic, first) = (&self.kafka.topic, *log.start());
+            let topic = &self.kafka.topic;
+            let first = *log.start();
             let begin = self.db.begin_at_first(topic, partition, position, first);
             begin.await?;
         }

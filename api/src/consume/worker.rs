@@ -123,7 +123,11 @@ impl Worker {
             drop(self.tender);
         });
         if timeout(LEAVE, leave).await.is_err() {
-            tracing::warn!(after = ?LEAVE, "this consumer could not leave the group in time; Kafka reassigns its partitions after the session timeout");
+            tracing::warn!(
+                after = ?LEAVE,
+                "this consumer could not leave the group in time; Kafka reassigns its partitions \
+                after the session timeout"
+            );
         }
         ended
     }
@@ -213,7 +217,8 @@ impl Worker {
                 return Ok(());
             }
         };
-        let (partition, offset) = (message.partition(), message.offset());
+        let partition = message.partition();
+        let offset = message.offset();
         let is_doubted = Instant::now() < self.doubted_until;
         if let Some(from) = self.tender.group().arrived(partition, offset, is_doubted) {
             let records = Record::decode(&message, &self.tender.kafka);
@@ -242,8 +247,10 @@ impl Worker {
         };
         count_batch(&batch.records, claims, &outcomes);
         self.tender.pace.written(&outcomes, Instant::now());
-        let is_locked = |outcome| matches!(outcome, &Outcome::Refused(ROW_LOCKED, _));
-        if outcomes.iter().any(is_locked) {
+        if outcomes
+            .iter()
+            .any(|outcome| matches!(outcome, &Outcome::Refused(ROW_LOCKED, _)))
+        {
             self.locked_until = Instant::now() + LOCKED_FOR;
         }
         self.failures = 0;
@@ -279,7 +286,8 @@ impl Worker {
     async fn poll_until<T>(&mut self, done: impl Future<Output = T>) -> anyhow::Result<T> {
         let tender = Arc::clone(&self.tender);
         tender.group().begin_all_again(&tender.consumer)?;
-        let (mut done, mut ignored) = (pin!(done), Batch::default());
+        let mut done = pin!(done);
+        let mut ignored = Batch::default();
         loop {
             tender.health.iterated();
             tokio::select! {

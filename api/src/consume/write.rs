@@ -27,7 +27,8 @@ pub(super) type Written = Result<(Vec<Outcome>, Vec<i32>), DbError>;
 /// MySQL's response was lost. Writing them again is correct in both cases.
 pub(super) async fn write(db: &Db, topic: &str, batch: Arc<Batch>) -> Written {
     crash_point(Point::RowsBegun);
-    let (key, topic) = (db.code_key().await?, topic.to_owned());
+    let key = db.code_key().await?;
+    let topic = topic.to_owned();
     let writing = async move |conn: &mut Conn| {
         let outcomes = insert(conn, &batch.records, &key).await?;
         // Last, so that no position passes a claim without a row.
@@ -73,16 +74,21 @@ pub(super) fn drop_id(record: &Record) -> Option<DropId> {
 }
 
 async fn insert(conn: &mut Conn, records: &[Record], key: &CodeKey) -> QueryResult<Vec<Outcome>> {
-    let claims = records.iter().flat_map(|record| &record.claim);
-    let claims: Vec<_> = claims.map(Claim::from).collect();
+    let claims: Vec<_> = records
+        .iter()
+        .flat_map(|record| &record.claim)
+        .map(Claim::from)
+        .collect();
     let written = write_rows(conn, &claims, key, IssuedBy::Consumer).await?;
     crash_point(Point::RowsInserted);
     let mut written = written.into_iter();
-    let outcome = |record: &Record| match &record.claim {
-        Ok(_) => written.next().unwrap_or(Outcome::Void),
-        Err(bad) => Outcome::Refused(bad.reason, bad.error.clone()),
-    };
-    let outcomes: Vec<Outcome> = records.iter().map(outcome).collect();
+    let outcomes: Vec<Outcome> = records
+        .iter()
+        .map(|record: &Record| match &record.claim {
+            Ok(_) => written.next().unwrap_or(Outcome::Void),
+            Err(bad) => Outcome::Refused(bad.reason, bad.error.clone()),
+        })
+        .collect();
     let letters = letters(records, &outcomes);
     if !letters.is_empty() {
         dead_letters::keep(conn, &letters).await?;
@@ -93,11 +99,14 @@ async fn insert(conn: &mut Conn, records: &[Record], key: &CodeKey) -> QueryResu
 
 /// Builds the dead letters of claims that were refused.
 fn letters(records: &[Record], outcomes: &[Outcome]) -> Vec<FailedClaim> {
-    let letter = |(record, outcome): (&Record, &Outcome)| match outcome {
-        Outcome::Refused(reason, error) => Some(record.letter(reason, error)),
-        Outcome::Issued | Outcome::Again | Outcome::Void => None,
-    };
-    records.iter().zip(outcomes).filter_map(letter).collect()
+    records
+        .iter()
+        .zip(outcomes)
+        .filter_map(|(record, outcome): (&Record, &Outcome)| match outcome {
+            Outcome::Refused(reason, error) => Some(record.letter(reason, error)),
+            Outcome::Issued | Outcome::Again | Outcome::Void => None,
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -55,8 +55,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 impl<'a> Client<'a> {
     pub(super) fn new(args: &'a ApiArgs) -> anyhow::Result<Self> {
-        let api = HttpClient::new(Store::Api, &args.api_url, ssl_cert_file());
-        let api = api.map_err(anyhow::Error::msg)?;
+        let api = HttpClient::new(Store::Api, &args.api_url, ssl_cert_file())
+            .map_err(anyhow::Error::msg)?;
         Ok(Self { api, args })
     }
 

@@ -96,8 +96,8 @@ fn refuse_lower(coupon: &Value, quantity: u32) -> anyhow::Result<()> {
     let now = number(coupon).max(number(current));
     if is_open && now >= quantity.into() {
         let why = format!(
-            "its quantity is {now} already, and it is open: give a larger number. The operations page lowers it, as far as \
-             slots are not given out"
+            "its quantity is {now} already, and it is open: give a larger number. The operations \
+            page lowers it, as far as slots are not given out"
         );
         bail!(Refused(why));
     }
@@ -125,8 +125,9 @@ async fn list(client: &Client<'_>, json: bool) -> anyhow::Result<String> {
             current => current,
         };
         let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-        let left = drop["remaining"].as_u64();
-        let left = left.map_or("?".to_owned(), |left| left.to_string());
+        let left = drop["remaining"]
+            .as_u64()
+            .map_or("?".to_owned(), |left| left.to_string());
         table.add_row([
             coupon["id"].to_string(),
             text(&drop["state"]),

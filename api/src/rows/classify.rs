@@ -43,8 +43,10 @@ pub(super) fn classify<'a>(
         let coupon = CouponId(row.coupon_id);
         holders.add(DropId(row.drop_id), row.slot, coupon, holder);
     }
-    let judge = |claim: &&'a Claim| holders.judge(claim, rules);
-    claims.iter().map(judge).collect()
+    claims
+        .iter()
+        .map(|claim: &&'a Claim| holders.judge(claim, rules))
+        .collect()
 }
 
 #[derive(Clone, Copy)]
@@ -82,7 +84,9 @@ impl<'a> Holders<'a> {
     }
 
     fn judge(&mut self, claim: &'a Claim, rules: &HashMap<DropId, DropRules>) -> Outcome {
-        let (coupon, drop, slot) = (claim.coupon_id, claim.drop_id, claim.slot);
+        let coupon = claim.coupon_id;
+        let drop = claim.drop_id;
+        let slot = claim.slot;
         let user = claim.user_id.as_str();
         let refused = |reason, why: String| Outcome::Refused(reason, why);
         let Some(rule) = rules.get(&drop).filter(|rule| rule.coupon_id == coupon) else {

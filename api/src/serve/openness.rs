@@ -31,10 +31,16 @@ pub(crate) enum Openness {
 pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError> {
     services.redis.check_writes().await?;
     let now = services.now();
-    let is_open = |drop: &Drop| drop.sealed_at.is_none() && drop.is_open_at(now);
     let live = services.catalogue.live();
-    let coupons = live.iter().filter(|(_, one)| one.drops.iter().any(is_open));
-    let coupons: Vec<CouponId> = coupons.map(|(id, _)| *id).collect();
+    let coupons: Vec<CouponId> = live
+        .iter()
+        .filter(|(_, one)| {
+            one.drops
+                .iter()
+                .any(|drop: &Drop| drop.sealed_at.is_none() && drop.is_open_at(now))
+        })
+        .map(|(id, _)| *id)
+        .collect();
     let servers = services.redis.servers().await?;
     if coupons.is_empty() && servers.are_complete() {
         return Ok(Openness::Open);

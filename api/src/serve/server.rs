@@ -46,9 +46,11 @@ impl ApiServer {
         metrics::describe();
         allow_open_files();
         let socket = listen("LISTEN_ADDR", args.http.listen_addr)?;
-        let apart = args.http.metrics_addr;
-        let apart = apart.map(|wanted| listen("METRICS_ADDR", wanted));
-        let apart = apart.transpose()?;
+        let apart = args
+            .http
+            .metrics_addr
+            .map(|wanted| listen("METRICS_ADDR", wanted))
+            .transpose()?;
         tracing::info!(address = %socket.local_addr()?, "starting");
         let started = start::services(&args, shutdown);
         let started = starting::answer_during(&socket, args.limits(), started);
@@ -59,10 +61,14 @@ impl ApiServer {
         let close = CancellationToken::new();
         let mut machines = for_machines(prometheus);
         if let Some(apart) = apart {
-            tracing::info!(address = %apart.local_addr()?, "METRICS_ADDR alone serves /metrics and /openapi.json, and also the health routes");
+            tracing::info!(
+                address = %apart.local_addr()?,
+                "METRICS_ADDR alone serves /metrics and /openapi.json, and also the health routes"
+            );
             let probes = health::routes(readiness(&app), notes(&app));
-            let routes = std::mem::take(&mut machines).merge(probes);
-            let routes = routes.fallback(no_such_route);
+            let routes = std::mem::take(&mut machines)
+                .merge(probes)
+                .fallback(no_such_route);
             let listener = TcpListener::from_std(apart)?;
             let serving = http::serve(listener, routes, Limits::FOR_MACHINES, close.clone());
             tokio::spawn(serving);
@@ -88,8 +94,12 @@ impl ApiServer {
         let app = self.app;
         let mut working = tokio::spawn(background(App::clone(&app), self.refresh));
         let close = self.close;
-        let serving = http::serve(self.listener, self.routes, self.limits, close.clone());
-        let serving = tokio::spawn(serving);
+        let serving = tokio::spawn(http::serve(
+            self.listener,
+            self.routes,
+            self.limits,
+            close.clone(),
+        ));
         let is_broken = tokio::select! {
             () = shutdown.cancelled() => false,
             _ = &mut working => true,

@@ -28,8 +28,8 @@ pub(super) async fn services(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Option<Services>> {
     time_zone::warn_if_old();
-    let identity = Identity::new(&args.identity, args.http.listen_addr);
-    let identity = identity.map_err(anyhow::Error::msg)?;
+    let identity =
+        Identity::new(&args.identity, args.http.listen_addr).map_err(anyhow::Error::msg)?;
     // A gate is closed for this long before slots are given again, and no lease may outlast that.
     anyhow::ensure!(
         args.publish.longest_in_flight() >= 2 * LEASE,

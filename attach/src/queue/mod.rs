@@ -33,7 +33,8 @@ const POLL: Duration = Duration::from_millis(250);
 #[serde(
     untagged,
     deny_unknown_fields,
-    expecting = "write { topic = \"…\", group = \"…\" }, { list = \"…\" }, or { stream = \"…\", group = \"…\" }"
+    expecting = "write { topic = \"…\", group = \"…\" }, { list = \"…\" }, or { stream = \"…\", \
+        group = \"…\" }"
 )]
 pub enum Stage {
     Topic { topic: String, group: String },

@@ -119,7 +119,8 @@ impl Keys {
         Ok(match pending.first() {
             None => Progress::Passed,
             Some((id, owner, ..)) => Progress::Behind(format!(
-                "{} messages are delivered and not acknowledged, the first ({id}) by consumer {owner:?}",
+                "{} messages are delivered and not acknowledged, the first ({id}) by consumer \
+                {owner:?}",
                 pending.len()
             )),
         })

@@ -103,7 +103,8 @@ fn whole(
 ) -> Result<u32, HttpRefusal> {
     let number = whole_number(form.get(field)).filter(|number| (least..=most).contains(number));
     number.ok_or_else(|| {
-        let (least, most) = (least.text(), most.text());
+        let least = least.text();
+        let most = most.text();
         HttpRefusal::typed(&format!(
             "{what} must be a whole number from {least} to {most}."
         ))
@@ -111,7 +112,8 @@ fn whole(
 }
 
 fn quantity_question(coupon: &CouponSettings, quantity: u32) -> Result<String, HttpRefusal> {
-    let (now, name) = (coupon.quantity, coupon.name.text());
+    let now = coupon.quantity;
+    let name = coupon.name.text();
     let [from, to] = [now, quantity].map(|n| n.text());
     if quantity == now {
         return Err(HttpRefusal::typed(&format!(
@@ -136,8 +138,8 @@ fn allowed(form: &Fields, coupon: &CouponSettings) -> Result<(Value, String), Ht
         }
         ("group", group) => {
             let wrong = "Name the group: letters, digits, - and _, without spaces.";
-            let allow = Allow::try_from(format!("group:{group}"));
-            let allow = allow.map_err(|_| HttpRefusal::typed(wrong))?;
+            let allow =
+                Allow::try_from(format!("group:{group}")).map_err(|_| HttpRefusal::typed(wrong))?;
             (
                 json!(allow),
                 format!("only people of the group {}", group.text()),
@@ -150,7 +152,8 @@ fn allowed(form: &Fields, coupon: &CouponSettings) -> Result<(Value, String), Ht
 fn planned(form: &Fields, found: &CouponDrops) -> Result<Change, HttpRefusal> {
     let coupon = &found.coupon;
     let name = coupon.name.text();
-    let (mut question, mut done) = (None, "changed");
+    let mut question = None;
+    let mut done = "changed";
     let mut more_slots = 0;
     let body = match form.get("how") {
         "pause" => {
@@ -211,7 +214,8 @@ fn planned(form: &Fields, found: &CouponDrops) -> Result<Change, HttpRefusal> {
             }
             done = "closed";
             let what = format!(
-                "The open drop of {name} closes now. Its waiting list gets nothing more. It can't be undone."
+                "The open drop of {name} closes now. Its waiting list gets nothing more. It \
+                can't be undone."
             );
             question = Some((what, "Close it now"));
             json!({"close_now": true})
@@ -246,10 +250,11 @@ fn closing(form: &Fields, coupon: &CouponSettings) -> Result<Option<DateTime<Utc
         return Ok(None);
     }
     let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);
-    let at = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M").ok();
-    let at = at.and_then(|at| zone.unwrap_or_else(Tz::utc).instant(at));
-    let wrong = || HttpRefusal::typed("“Closes at” is no time there.");
-    at.map(Some).ok_or_else(wrong)
+    let at = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M")
+        .ok()
+        .and_then(|at| zone.unwrap_or_else(Tz::utc).instant(at));
+    at.map(Some)
+        .ok_or_else(|| HttpRefusal::typed("“Closes at” is no time there."))
 }
 
 /// Adds people to the allow list, or removes them.

@@ -11,14 +11,16 @@ use crate::text::Text as _;
 /// Describes what an operator did: the fields of the change, without JSON's punctuation.
 pub(crate) fn act(recorded: &RecordedAct) -> String {
     let detail: Value = serde_json::from_str(&recorded.detail).unwrap_or_default();
-    let all = detail.as_object().into_iter().flatten();
-    let all = all.filter(|(_, value)| !value.is_null());
+    let all = detail
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, value)| !value.is_null());
     // A change of its drops repeats what the coupon says.
     let (of_drops, own): (Vec<_>, Vec<_>) = all.partition(|(name, _)| name.starts_with("drop "));
     let fields = if own.is_empty() { of_drops } else { own };
     let is_change = recorded.action == "change_coupon";
-    let fields = fields.into_iter().map(|(name, value)| field(name, value));
-    let fields = listed(fields);
+    let fields = listed(fields.into_iter().map(|(name, value)| field(name, value)));
     match (is_change, fields.as_str()) {
         (true, "") => "changed nothing".to_owned(),
         (true, fields) => fields.text(),

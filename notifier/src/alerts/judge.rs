@@ -235,8 +235,10 @@ pub(crate) fn are_held_back(closed: u64, memory: &AlertMemory) -> bool {
 
 /// Returns the firing alerts of a kind.
 pub(crate) fn firing(memory: &AlertMemory, kind: AlertKind) -> impl Iterator<Item = &Alert> {
-    let is_its = move |it: &&Alert| it.state == AlertState::Firing && it.kind == kind.word();
-    memory.alerts.values().filter(is_its)
+    memory
+        .alerts
+        .values()
+        .filter(move |it: &&Alert| it.state == AlertState::Firing && it.kind == kind.word())
 }
 
 /// The pause after so many mails. It prevents a problem that comes and goes, or changes with every
@@ -284,10 +286,12 @@ fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> 
 /// whole.
 fn is_drop_over(drop: DropId, run: &Run) -> bool {
     let has_failed = run.status == Status::Failed;
-    let blocks = |it: &Finding| {
-        it.result == Outcome::Planned || it.result == Outcome::Failed && it.is_whole()
+    let was_compared = |report: &DropReport| {
+        !has_failed
+            && !report.findings.iter().any(|it: &Finding| {
+                it.result == Outcome::Planned || it.result == Outcome::Failed && it.is_whole()
+            })
     };
-    let was_compared = |report: &DropReport| !has_failed && !report.findings.iter().any(blocks);
     let mut reports = run.drops.iter().filter(|it| it.drop_id == drop).peekable();
     // A deep pass reports a sealed drop only if it lacks rows. An attached campaign, with a negative
     // id, has a drop a day, and only those of two days are compared, if its file fits.

@@ -179,7 +179,8 @@ fn placed(run: &Run) -> impl Iterator<Item = (Option<CouponId>, Option<DropId>, 
     let is_error = |finding: &&Finding| matches!(finding.case, FindingCase::RunFailed(_));
     let loose = run.findings.iter().filter(move |it| !is_error(it));
     let of_drops = run.drops.iter().flat_map(|drop| {
-        let (coupon, id) = (Some(drop.coupon_id), Some(drop.drop_id));
+        let coupon = Some(drop.coupon_id);
+        let id = Some(drop.drop_id);
         let findings = drop.findings.iter();
         findings.map(move |finding| (coupon, id, finding))
     });

@@ -100,7 +100,9 @@ pub(crate) struct NamedDrop<'a> {
 impl NamedDrop<'_> {
     /// The drop with its numbers, which the API and the command line want.
     fn place(&self) -> String {
-        let (name, id, issued) = (&self.name, self.id, self.issued());
+        let name = &self.name;
+        let id = self.id;
+        let issued = self.issued();
         let coupon = self.coupon.map(|coupon| format!("coupon {coupon}, "));
         let ids = format!(" ({}drop {id})", coupon.unwrap_or_default());
         // Nobody knows those of an attached campaign.
@@ -200,15 +202,15 @@ impl<'a> PassSummary<'a> {
         let by_run = mail.repairs.chunk_by(|a, b| a.run_id == b.run_id);
         let (own, held_back): (Vec<_>, Vec<_>) = by_run.partition(|rows| rows[0].run_id == id);
         let run = mail.run.filter(|_| !own.is_empty());
-        let repaired = run.map(|run| mailed_repairs(run, mail.broken).collect());
-        let repaired: Vec<Placed<'_>> = repaired.unwrap_or_default();
+        let repaired: Vec<Placed<'_>> = run
+            .map(|run| mailed_repairs(run, mail.broken).collect())
+            .unwrap_or_default();
         let mut done = vec![wording::done(repaired.iter().map(|(_, finding)| *finding))];
         if let [[first, ..], ..] = held_back.as_slice() {
             let kinds = by_kind(held_back.iter().copied().flatten());
             let since = first.repaired_at.format("%H:%M UTC");
             done.push(format!("{kinds} in earlier passes since {since}"));
         }
-        let is_compared = |report: &DropReport| report.exact;
         let mut summary = Self {
             mail,
             drops,
@@ -220,17 +222,22 @@ impl<'a> PassSummary<'a> {
             held_back,
             lost: mail.coupons_of(drops, |row| row.kind == Kind::RedisLost.as_str()),
             older_since: mail.older_since,
-            is_compared: drops.iter().filter_map(|drop| drop.report).all(is_compared),
+            is_compared: drops
+                .iter()
+                .filter_map(|drop| drop.report)
+                .all(|report: &DropReport| report.exact),
         };
         let first = mail.problems.iter().take(PROBLEMS);
         summary.sections = first.map(|it| summary.section(it)).collect();
         let more = mail.problems.iter().skip(PROBLEMS);
         summary.more = bounded(more.map(|it| summary.title(it)).collect(), LINES);
-        let over = mail.resolved.iter();
-        let over = over.map(|it| match summary.drop(it.drop_id) {
-            Some(drop) => format!("{}: {}", drop.name, summary.over(it)),
-            None => summary.over(it),
-        });
+        let over = mail
+            .resolved
+            .iter()
+            .map(|it| match summary.drop(it.drop_id) {
+                Some(drop) => format!("{}: {}", drop.name, summary.over(it)),
+                None => summary.over(it),
+            });
         summary.over = bounded(over.collect(), LINES);
         summary
     }
@@ -241,9 +248,12 @@ impl<'a> PassSummary<'a> {
 
     fn section(&self, notice: &'a Notice) -> Section<'a> {
         let problem = &notice.problem;
-        let findings = problem.findings.iter();
-        let findings = findings.filter(|_| !is_one_sentence(problem));
-        let findings: Vec<Placed<'_>> = findings.map(|it| (problem.drop_id, it)).collect();
+        let findings: Vec<Placed<'_>> = problem
+            .findings
+            .iter()
+            .filter(|_| !is_one_sentence(problem))
+            .map(|it| (problem.drop_id, it))
+            .collect();
         Section {
             problem,
             title: self.title(notice),
@@ -299,7 +309,8 @@ impl<'a> PassSummary<'a> {
     /// The subject without its prefix. The problem comes first, since a lock screen shows only the
     /// beginning.
     fn subject(&self) -> String {
-        let (place, repaired) = (self.place(), self.done.clone());
+        let place = self.place();
+        let repaired = self.done.clone();
         let (what, repaired) = match (self.mail.problems, self.mail.resolved) {
             ([], []) if !self.lost.is_empty() => ("Redis lost data".to_owned(), repaired),
             ([], []) if self.older_since.is_some() => {
@@ -356,8 +367,8 @@ impl<'a> PassSummary<'a> {
         let problem = &notice.problem;
         let name = self.drop(problem.drop_id).map(|drop| drop.name.as_str());
         let of = name.map(|name| format!(" of {name}")).unwrap_or_default();
-        let summary = line(&problem.summary, LONGEST);
-        let summary = summary.trim_end_matches('.');
+        let first_line = line(&problem.summary, LONGEST);
+        let summary = first_line.trim_end_matches('.');
         let [one, many] = problem.kind.facts().noun;
         let things = count(problem.size, one, many);
         let lasts = self.age(notice);
@@ -395,9 +406,10 @@ impl<'a> PassSummary<'a> {
         };
         let kept = count(*kept, "user has a coupon now", "users have a coupon now");
         let [one, many] = ["was", "were"].map(|were| format!("{were} told that there is none"));
-        let told = Some(told).filter(|told| **told > 0);
-        let told = told.map(|told| format!(", {}", count(*told, &one, &many)));
-        let told = told.unwrap_or_default();
+        let told = Some(told)
+            .filter(|told| **told > 0)
+            .map(|told| format!(", {}", count(*told, &one, &many)))
+            .unwrap_or_default();
         format!("{text} {kept}{told}.")
     }
 }
@@ -431,10 +443,16 @@ fn was(alert: &Alert) -> String {
 
 /// Returns the drops in the mail, those with problems first.
 pub(crate) fn drops<'a>(mail: &AlertMail<'a>) -> Vec<NamedDrop<'a>> {
-    let problems = mail.problems.iter().map(|it| &it.problem);
-    let problems = problems.map(|it| (it.coupon_id, it.drop_id));
-    let repaired = mail.repairs.iter().map(|row| DropId(row.drop_id));
-    let repaired = repaired.map(|drop| (None, Some(drop).filter(|id| id.0 != 0)));
+    let problems = mail
+        .problems
+        .iter()
+        .map(|it| &it.problem)
+        .map(|it| (it.coupon_id, it.drop_id));
+    let repaired = mail
+        .repairs
+        .iter()
+        .map(|row| DropId(row.drop_id))
+        .map(|drop| (None, Some(drop).filter(|id| id.0 != 0)));
     let resolved = mail.resolved.iter().map(|it| (it.coupon_id, it.drop_id));
     let mut drops = Vec::new();
     let mut seen = HashSet::new();
@@ -445,10 +463,11 @@ pub(crate) fn drops<'a>(mail: &AlertMail<'a>) -> Vec<NamedDrop<'a>> {
         let mut reports = mail.run.map_or(&[][..], |run| &run.drops).iter();
         let report = reports.find(|report| report.drop_id == id);
         let coupon = report.map(|report| report.coupon_id).or(coupon);
-        let name = report.map(|report| line(&report.coupon_name, 100));
-        let name = name.filter(|name| !name.is_empty());
-        let name = name.or_else(|| mail.links.name(coupon));
-        let name = name.unwrap_or_else(|| "a coupon".to_owned());
+        let name = report
+            .map(|report| line(&report.coupon_name, 100))
+            .filter(|name| !name.is_empty())
+            .or_else(|| mail.links.name(coupon))
+            .unwrap_or_else(|| "a coupon".to_owned());
         drops.push(NamedDrop {
             id,
             coupon,
@@ -475,10 +494,13 @@ fn footer(run: &Run) -> Vec<String> {
     let (drops, examined) = run.examined();
     let [users, rows] = [examined.users, examined.rows].map(grouped);
     let drops = count(drops, "drop", "drops");
-    let by = run.asked_by.as_ref().map(|name| line(name, 100));
-    let by = by.map(|name| format!(", asked for by {name}"));
-    let (by, began) = (by.unwrap_or_default(), time(run.started_at));
-    let (id, trigger) = (line(&run.run_id, 64), run.trigger.as_str());
+    let operator = run.asked_by.as_ref().map(|name| line(name, 100));
+    let by = operator
+        .map(|name| format!(", asked for by {name}"))
+        .unwrap_or_default();
+    let began = time(run.started_at);
+    let id = line(&run.run_id, 64);
+    let trigger = run.trigger.as_str();
     vec![
         format!("Run {id} ({trigger}{by}), started {began}."),
         format!("Examined {drops}: {users} users in Redis, {rows} rows."),

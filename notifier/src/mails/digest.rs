@@ -41,7 +41,8 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     };
     let mut parts = Vec::new();
     parts.extend((total == 0).then(|| "no pass has ended".to_owned()));
-    let (lost, open) = (digest.lost.len() as u64, digest.open.len() as u64);
+    let lost = digest.lost.len() as u64;
+    let open = digest.open.len() as u64;
     for (n, one, many) in [
         (lost, "address misses mails", "addresses miss mails"),
         (day.broken, "promise is broken", "promises are broken"),
@@ -53,7 +54,8 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     if !is_bad {
         parts.push("nothing is open".to_owned());
     }
-    let (state, runs) = (parts.join(", "), count(total, "run", "runs"));
+    let state = parts.join(", ");
+    let runs = count(total, "run", "runs");
     let sealed = day.sealed_total;
     let exact = count(sealed, "drop exact", "drops exact");
     let exact = Some(format!(" · {exact}")).filter(|_| sealed > 0);
@@ -79,18 +81,23 @@ fn masked(target: &str) -> String {
 
 fn open_alert(listed: &ListedAlert, day: &DailyDigest, links: &Links) -> String {
     let alert = &listed.alert;
-    let name = listed.coupon_name.as_ref().map(|name| line(name, 60));
-    let name = name.or_else(|| links.name(alert.coupon_id));
+    let name = listed
+        .coupon_name
+        .as_ref()
+        .map(|name| line(name, 60))
+        .or_else(|| links.name(alert.coupon_id));
     // Nobody knows the ids of attached campaigns, which are negative.
     let own = alert.drop_id.filter(|drop| drop.0 > 0);
     let drop = own.map(|drop| format!("drop {drop}"));
-    let place: Vec<String> = name.into_iter().chain(drop).collect();
-    let place = place.join(", ");
+    let places: Vec<String> = name.into_iter().chain(drop).collect();
+    let place = places.join(", ");
     let end = if place.is_empty() { "" } else { ": " };
     let what = line(&alert.summary, LONGEST);
     let lasts = duration(day.to - alert.first_seen_at);
-    let by = alert.acknowledged_by.as_ref();
-    let by = by.map(|by| format!(", taken on by {}", line(by, 60)));
-    let by = by.unwrap_or_default();
+    let by = alert
+        .acknowledged_by
+        .as_ref()
+        .map(|by| format!(", taken on by {}", line(by, 60)))
+        .unwrap_or_default();
     format!("{place}{end}{what}, for {lasts}{by} (alert {})", listed.id)
 }

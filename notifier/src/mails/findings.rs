@@ -85,17 +85,22 @@ fn line(text: &str, group: &[Placed<'_>]) -> String {
         }
         _ => text.to_owned(),
     };
-    let whom = Some(whom.join(" · ")).filter(|whom| !whom.is_empty());
-    let whom = whom.map(|whom| format!(" ({whom})")).unwrap_or_default();
-    format!("{many}{text}{whom}")
+    if whom.is_empty() {
+        return format!("{many}{text}");
+    }
+    format!("{many}{text} ({})", whom.join(" · "))
 }
 
 /// Names the first of these.
 fn list(all: impl Iterator<Item = String>) -> Option<String> {
     let all: Vec<String> = all.take(NAMED + 1).collect();
     let more = if all.len() > NAMED { ", …" } else { "" };
-    let named = all.iter().take(NAMED).map(String::as_str);
-    let named = named.collect::<Vec<_>>().join(", ");
+    let named = all
+        .iter()
+        .take(NAMED)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
     (!named.is_empty()).then(|| format!("{named}{more}"))
 }
 

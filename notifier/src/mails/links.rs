@@ -35,9 +35,10 @@ impl Links {
     /// by its id, unless nobody knows that.
     pub(crate) fn name(&self, coupon: Option<CouponId>) -> Option<String> {
         let id = coupon?;
-        let own = || (id.0 > 0).then(|| format!("coupon {id}"));
         let campaign = self.campaigns.get(&id);
-        campaign.map(|name| line(name, 60)).or_else(own)
+        campaign
+            .map(|name| line(name, 60))
+            .or_else(|| (id.0 > 0).then(|| format!("coupon {id}")))
     }
 
     /// Returns the public address of the coupon page.
@@ -57,7 +58,8 @@ impl Links {
     /// or to a name within a cluster, which has no dot.
     pub(crate) fn dead(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let is_local = |it: &str| it.contains("://127.0.0.1") || !it.contains('.');
-        let (public, api) = (self.reconciler(), self.api());
+        let public = self.reconciler();
+        let api = self.api();
         let all = [("PUBLIC_URL", public), ("API_PUBLIC_URL", api)];
         // Mails about an attached system link to the page only, if there is one.
         let has_page = usize::from(self.public.is_some());
@@ -143,7 +145,9 @@ impl Links {
             return Some(Block::Command { what, line });
         }
         let mut parts = line.splitn(4, ' ');
-        let (service, method, path) = (parts.next()?, parts.next()?, parts.next()?);
+        let service = parts.next()?;
+        let method = parts.next()?;
+        let path = parts.next()?;
         // The first token, if two are set while rotating.
         let mut lines = vec!["curl -H \"Authorization: Bearer ${OPS_TOKEN%%,*}\"".to_owned()];
         if let Some(body) = parts.next() {

@@ -104,23 +104,30 @@ fn instant(at: DateTime<Utc>) -> String {
 pub(crate) fn about_alerts(mail: &AlertMail<'_>) -> Vec<Event> {
     let drops = drops(mail);
     let drop = |id| drops.iter().find(|drop| Some(drop.id) == id);
-    let problems = mail.problems.iter();
-    let problems = problems.map(|it| about_problem(it, drop(it.problem.drop_id), mail));
-    let resolved = mail.resolved.iter();
-    let resolved = resolved.map(|it| about_resolved(it, drop(it.drop_id), mail));
+    let problems = mail
+        .problems
+        .iter()
+        .map(|it| about_problem(it, drop(it.problem.drop_id), mail));
+    let resolved = mail
+        .resolved
+        .iter()
+        .map(|it| about_resolved(it, drop(it.drop_id), mail));
     problems.chain(resolved).collect()
 }
 
 /// The path of the alert in the operations page, if both are known.
 fn link(name: &str, mail: &AlertMail<'_>) -> String {
-    let page = |id: &i64| mail.links.page(&Links::alert(*id));
-    mail.ids.get(name).and_then(page).unwrap_or_default()
+    mail.ids
+        .get(name)
+        .and_then(|id: &i64| mail.links.page(&Links::alert(*id)))
+        .unwrap_or_default()
 }
 
 fn about_problem(notice: &Notice, drop: Option<&NamedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
     let problem = &notice.problem;
     let facts = mail.links.facts(problem.kind);
-    let (report, coupon) = (drop.and_then(|it| it.report), drop.map(|it| &it.name));
+    let report = drop.and_then(|drop| drop.report);
+    let coupon = drop.map(|drop| &drop.name);
     let place = coupon.map(|name| format!(" · {name}"));
     let status = match notice.reason {
         NoticeReason::New => "new",
@@ -147,14 +154,14 @@ fn about_problem(notice: &Notice, drop: Option<&NamedDrop<'_>>, mail: &AlertMail
 
 fn about_resolved(alert: &Alert, drop: Option<&NamedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
     let coupon = drop.map(|it| &it.name);
-    let place = coupon.map(|name| format!(" · {name}"));
-    let place = place.unwrap_or_default();
+    let place = coupon.map(|name| format!(" · {name}")).unwrap_or_default();
     let data = json!({
         "alert_id": mail.ids.get(&alert.name), "kind": alert.kind, "status": "resolved", "summary": alert.summary,
         "coupon_id": alert.coupon_id, "coupon": coupon, "drop_id": alert.drop_id,
         "since": instant(alert.first_seen_at), "resolved_at": alert.resolved_at.map(instant),
     });
-    let (what, link) = (&alert.summary, link(&alert.name, mail));
+    let what = &alert.summary;
+    let link = link(&alert.name, mail);
     let text = format!("[firstcome] resolved: {what}{place}. {link}");
     Event::new("alert.resolved", mail.now, data, &text)
 }

@@ -19,10 +19,12 @@ use tokio::time::timeout;
 use url::Url;
 
 /// How `SMTP_URL` is written.
-const SHAPE: &str = "SMTP_URL must look like smtp://user:password@host:587?tls=required or smtps://user:password@host";
+const SHAPE: &str = "SMTP_URL must look like smtp://user:password@host:587?tls=required or \
+    smtps://user:password@host";
 
 /// How special characters are written in it.
-const ENCODED: &str = "; in its user and password write / as %2F, @ as %40, : as %3A, # as %23, ? as %3F and % as %25";
+const ENCODED: &str = "; in its user and password write / as %2F, @ as %40, : as %3A, # as %23, \
+    ? as %3F and % as %25";
 
 type Transport = AsyncSmtpTransport<Tokio1Executor>;
 
@@ -60,9 +62,11 @@ impl SmtpServer {
             format!("{SHAPE}{encoded}")
         };
         let url = Url::parse(text).map_err(|_| wrong())?;
-        let host = url.host_str().filter(|host| !host.is_empty());
-        // The resolver wants an IPv6 address without its brackets.
-        let host = host.map(|host| host.trim_start_matches('[').trim_end_matches(']'));
+        let host = url
+            .host_str()
+            .filter(|host| !host.is_empty())
+            // The resolver wants an IPv6 address without its brackets.
+            .map(|host| host.trim_start_matches('[').trim_end_matches(']'));
         // A / in the password ends the host: what follows it would become the name in EHLO.
         if url.username().is_empty() && text.contains('@') {
             return Err(wrong());
@@ -117,8 +121,9 @@ impl SmtpServer {
                 tls.add_root_certificate(Certificate::from_pem(authorities).map_err(|_| wrong())?);
         }
         let host = &self.host;
-        let failed = |error| format!("SMTP_URL: TLS can't be set up for {host}: {error}");
-        let tls = tls.build().map_err(failed)?;
+        let tls = tls
+            .build()
+            .map_err(|error| format!("SMTP_URL: TLS can't be set up for {host}: {error}"))?;
         Ok(match self.encryption {
             "TLS from the first byte" => Tls::Wrapper(tls),
             "STARTTLS, required" => Tls::Required(tls),
@@ -179,8 +184,8 @@ impl Mailer {
 
     /// Delivers a mail over a connection of its own.
     pub(crate) async fn send(&self, mail: &Outgoing) -> Result<(), MailError> {
-        let written = message(mail, &self.from);
-        let written = written.map_err(|error| MailError::Unwritable(format!("{error:#}")))?;
+        let written = message(mail, &self.from)
+            .map_err(|error| MailError::Unwritable(format!("{error:#}")))?;
         match timeout(self.limit, self.transport.send(written)).await {
             Ok(answer) => Ok(answer.map(drop)?),
             Err(_) => Err(MailError::Silent(self.limit)),
@@ -218,26 +223,29 @@ impl MailError {
             return "check ALERT_FROM and ALERT_TO";
         }
         if text.contains("No compatible authentication mechanism") {
-            return "the server offers no login with a password here: it wants TLS first (?tls=required), or only XOAUTH2: then \
-                    create an app password, or use its SMTP relay";
+            return "the server offers no login with a password here: it wants TLS first \
+                (?tls=required), or only XOAUTH2: then create an app password, or use its SMTP \
+                relay";
         }
         match self.code().as_deref() {
             Some("534" | "535" | "538") => {
-                "the server refuses the user or the password; special characters in SMTP_URL are percent-encoded, and some \
-                 providers want an app password"
+                "the server refuses the user or the password; special characters in SMTP_URL are \
+                percent-encoded, and some providers want an app password"
             }
             Some("530" | "550" | "553" | "554") => {
-                "the server does not take mail for this address or from ALERT_FROM: check ALERT_TO, whether it relays for this \
-                 host, and whether it wants a login, TLS first (?tls=required) or an address of its own domain"
+                "the server does not take mail for this address or from ALERT_FROM: check \
+                ALERT_TO, whether it relays for this host, and whether it wants a login, TLS \
+                first (?tls=required) or an address of its own domain"
             }
             Some("421" | "501" | "504") => "end SMTP_URL with another name for EHLO: smtp://…/NAME",
             Some(_) => "the server's log says why (size, spam, policy)",
             None if text.to_lowercase().contains("certificate") => {
-                "its certificate is not trusted, or names another host (a private authority: SSL_CERT_FILE)"
+                "its certificate is not trusted, or names another host (a private authority: \
+                SSL_CERT_FILE)"
             }
             None => {
-                "check host, port and DNS, and whether a firewall is between: 587 wants smtp://…?tls=required, 465 smtps://, \
-                 25 between servers smtp://"
+                "check host, port and DNS, and whether a firewall is between: 587 wants \
+                smtp://…?tls=required, 465 smtps://, 25 between servers smtp://"
             }
         }
     }
@@ -275,8 +283,10 @@ fn message(mail: &Outgoing, from: &Mailbox) -> anyhow::Result<Message> {
         .raw_header(raw("Auto-Submitted", "auto-generated".to_owned()))
         .raw_header(raw("X-Auto-Response-Suppress", "All".to_owned()));
     let thread = mail.thread.as_deref().unwrap_or_default();
-    let ids = thread.split_whitespace().map(|id| format!("<{id}>"));
-    let ids: Vec<String> = ids.collect();
+    let ids: Vec<String> = thread
+        .split_whitespace()
+        .map(|id| format!("<{id}>"))
+        .collect();
     if let Some(first) = ids.first() {
         builder = builder.in_reply_to(first.clone()).references(ids.join(" "));
     }

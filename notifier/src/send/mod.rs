@@ -108,7 +108,8 @@ impl Sender {
         }
         if timeout(GRACE, self.tasks.wait()).await.is_err() {
             tracing::warn!(
-                "mails or webhooks were still being handed over at shutdown; they are tried again after their lease"
+                "mails or webhooks were still being handed over at shutdown; they are tried \
+                again after their lease"
             );
         }
     }
@@ -260,8 +261,10 @@ fn next_attempt(now: DateTime<Utc>, attempts: u32, wanted: Option<DateTime<Utc>>
 }
 
 fn log(leased: &Leased, outcome: &DeliveryOutcome) {
-    let (id, message) = (leased.id, &leased.message);
-    let (kind, target) = (&message.kind, &message.target);
+    let id = leased.id;
+    let message = &leased.message;
+    let kind = &message.kind;
+    let target = &message.target;
     let attempt = leased.attempts + 1;
     let result = match outcome {
         DeliveryOutcome::Sent => {

@@ -30,7 +30,8 @@ pub async fn test_email(
         all_taken &= sent.is_ok();
         let said = match sent {
             Ok(()) => format!(
-                "ok     to {to}\n       the server took it; if it does not arrive, look at the server's log and the spam folder"
+                "ok     to {to}\n       the server took it; if it does not arrive, look at the \
+                server's log and the spam folder"
             ),
             Err(error) => format!("FAILED to {to}: {error}\n       -> {}", error.advice()),
         };
@@ -40,8 +41,12 @@ pub async fn test_email(
 }
 
 fn settings(mailer: &Mailer, recipients: &[String]) -> String {
-    let (server, from, limit) = (&mailer.server, &mailer.from, mailer.limit);
-    let (host, port, encryption) = (&server.host, server.port, server.encryption);
+    let server = &mailer.server;
+    let from = &mailer.from;
+    let limit = mailer.limit;
+    let host = &server.host;
+    let port = server.port;
+    let encryption = server.encryption;
     let login = match &server.user {
         Some(user) => format!("as {user} (password not shown)"),
         None => "none".to_owned(),
@@ -53,8 +58,8 @@ fn settings(mailer: &Mailer, recipients: &[String]) -> String {
     };
     let to = recipients.join(", ");
     format!(
-        "server      {host}, port {port}\nencryption  {encryption}\nlogin       {login}\nfrom        {from}\nto          {to}\n\
-         time limit  {limit:?}{warning}"
+        "server      {host}, port {port}\nencryption  {encryption}\nlogin       {login}\nfro\
+        m        {from}\nto          {to}\ntime limit  {limit:?}{warning}"
     )
 }
 
@@ -91,10 +96,12 @@ pub async fn test_webhook(
 fn advice(error: &PostError) -> &'static str {
     match error {
         PostError::Refused { .. } => {
-            "its log says why: 401 or 403 often mean another WEBHOOK_SECRET, 404 another path; redirects are not followed"
+            "its log says why: 401 or 403 often mean another WEBHOOK_SECRET, 404 another path; \
+            redirects are not followed"
         }
         PostError::NoAnswer(_) => {
-            "check host and port, whether a firewall is between (no proxy is used), and whether it speaks TLS there (if not: http://)"
+            "check host and port, whether a firewall is between (no proxy is used), and whether \
+            it speaks TLS there (if not: http://)"
         }
     }
 }

@@ -68,18 +68,22 @@ impl WebhookArgs {
         };
         let urls = urls(&text(&self.webhook_urls)).map_err(anyhow::Error::msg)?;
         let keys = keys(&text(&self.webhook_secret)).map_err(anyhow::Error::msg)?;
-        let is_signed = |url| Format::for_url(url) == Format::Signed;
-        if keys.is_empty() && urls.iter().any(is_signed) {
+        if keys.is_empty()
+            && urls
+                .iter()
+                .any(|url| Format::for_url(url) == Format::Signed)
+        {
             bail!(
-                "WEBHOOK_URLS is set but WEBHOOK_SECRET is not: {MAKE}, and give it to the receivers too"
+                "WEBHOOK_URLS is set but WEBHOOK_SECRET is not: {MAKE}, and give it to the \
+                receivers too"
             );
         }
         let keys = Arc::new(keys);
         let limit = Duration::from_millis(self.webhook_timeout_ms);
         let webhook = |url: &Url| {
             let authorities = self.authorities.clone();
-            let client = HttpClient::new(Store::Webhook, url.as_str(), authorities);
-            let client = client.map_err(anyhow::Error::msg)?;
+            let client = HttpClient::new(Store::Webhook, url.as_str(), authorities)
+                .map_err(anyhow::Error::msg)?;
             let fingerprint = format!("{:x}", Sha256::digest(url.as_str()));
             Ok(Webhook {
                 name: format!("{client}#{fingerprint:.8}"),
@@ -99,14 +103,13 @@ fn parts(text: &str) -> Vec<&str> {
 }
 
 fn urls(text: &str) -> Result<BTreeSet<Url>, String> {
-    let is_fit = |url: &Url| {
-        let has_host = url.host_str().is_some_and(|host| !host.is_empty());
-        let is_plain = url.fragment().is_none() && url.username().is_empty();
-        matches!(url.scheme(), "http" | "https") && has_host && is_plain
-    };
     let parse = |(at, text): (usize, &&str)| {
         let wrong = "does not begin with https:// or http://, or has no host, or has a user or a #";
-        let url = Url::parse(text).ok().filter(is_fit);
+        let url = Url::parse(text).ok().filter(|url: &Url| {
+            let has_host = url.host_str().is_some_and(|host| !host.is_empty());
+            let is_plain = url.fragment().is_none() && url.username().is_empty();
+            matches!(url.scheme(), "http" | "https") && has_host && is_plain
+        });
         url.ok_or_else(|| format!("address {} {wrong}; {SHAPE}", at + 1))
     };
     parts(text).iter().enumerate().map(parse).collect()
@@ -128,10 +131,12 @@ struct SigningKey(SecretSlice<u8>);
 impl SigningKey {
     /// Parses `whsec_…`. The error never contains the secret.
     fn parse(text: &str) -> Result<Self, &'static str> {
-        let encoded = text.strip_prefix("whsec_");
-        let encoded = encoded.ok_or("it must begin with whsec_")?;
-        let key = STANDARD.decode(encoded);
-        let key = key.map_err(|_| "what follows whsec_ must be base64")?;
+        let encoded = text
+            .strip_prefix("whsec_")
+            .ok_or("it must begin with whsec_")?;
+        let key = STANDARD
+            .decode(encoded)
+            .map_err(|_| "what follows whsec_ must be base64")?;
         if KEY.contains(&key.len()) {
             Ok(Self(key.into()))
         } else {
@@ -220,7 +225,8 @@ impl Webhook {
         let reason = match answer {
             Ok(Ok(answer)) if answer.status().is_success() => return Ok(()),
             Ok(Ok(answer)) => {
-                let (status, after) = (answer.status(), retry_after(answer.headers(), now));
+                let status = answer.status();
+                let after = retry_after(answer.headers(), now);
                 return Err(PostError::Refused { status, after });
             }
             Ok(Err(error)) => wording::line(&format!("{error:#}"), wording::LONGEST),
@@ -248,8 +254,8 @@ impl Webhook {
                 .header("webhook-timestamp", timestamp)
                 .header("webhook-signature", signature);
         }
-        let request = request.body(Bytes::from(body.to_owned()));
-        let request = request.context("the request cannot be written")?;
+        let signed = request.body(Bytes::from(body.to_owned()));
+        let request = signed.context("the request cannot be written")?;
         Ok(self.client.send(request).await?)
     }
 }

@@ -34,8 +34,9 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     let days = args.retention_days;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::metrics::describe();
-    let listener = TcpListener::bind(args.listen_addr).await;
-    let listener = listener.with_context(|| format!("cannot listen on {}", args.listen_addr))?;
+    let listener = TcpListener::bind(args.listen_addr)
+        .await
+        .with_context(|| format!("cannot listen on {}", args.listen_addr))?;
     let notifier = super::notifier(&attached, &ours, &args)?;
     notifier.announce();
     prepare(&ours, &stop).await?;
@@ -81,9 +82,14 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
 
 /// Waits for our MySQL, and creates its tables.
 async fn prepare(ours: &Ours, stop: &CancellationToken) -> anyhow::Result<()> {
-    let is_away = |error: &DbError| !matches!(error, DbError::Refused(_));
-    let ping = async || ours.db.ping().await;
-    wait_for("MySQL", PATIENCE, stop, is_away, ping).await?;
+    wait_for(
+        "MySQL",
+        PATIENCE,
+        stop,
+        |error: &DbError| !matches!(error, DbError::Refused(_)),
+        async || ours.db.ping().await,
+    )
+    .await?;
     ours.migrate().await
 }
 
@@ -99,8 +105,10 @@ fn health(db: &Db) -> Router {
 
 fn token(args: &AttachArgs) -> anyhow::Result<Option<OpsToken>> {
     let view = args.ops_view_token.as_ref();
-    let token = args.ops_token.as_ref();
-    let token = token.map(|token| OpsToken::new(token, view));
+    let token = args
+        .ops_token
+        .as_ref()
+        .map(|token| OpsToken::new(token, view));
     token.transpose().map_err(anyhow::Error::msg)
 }
 

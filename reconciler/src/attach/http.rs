@@ -87,8 +87,9 @@ async fn start(
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<Body>,
 ) -> Result<Response, Problem> {
-    let coupon = file.coupon_id(body.campaign.as_ref());
-    let coupon = coupon.map_err(Problem::not_found)?;
+    let coupon = file
+        .coupon_id(body.campaign.as_ref())
+        .map_err(Problem::not_found)?;
     if body.confirm && coupon.is_none() {
         let detail = "confirm needs campaign: what is held back is confirmed campaign by campaign";
         return Err(invalid(detail));

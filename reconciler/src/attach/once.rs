@@ -23,8 +23,10 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     if let Some(ours) = &attached.ours {
         ours.migrate().await?;
     }
-    let coupon = attached.file.coupon_id(args.campaign.as_ref());
-    let coupon = coupon.map_err(anyhow::Error::msg)?;
+    let coupon = attached
+        .file
+        .coupon_id(args.campaign.as_ref())
+        .map_err(anyhow::Error::msg)?;
     match attached.check().await {
         Ok(told) => told
             .iter()

@@ -90,7 +90,9 @@ impl Daemon {
         socket: std::net::TcpListener,
         metrics: PrometheusHandle,
     ) -> anyhow::Result<()> {
-        let (args, stores, notifier) = (&self.args, &self.stores, &self.notifier);
+        let args = &self.args;
+        let stores = &self.stores;
+        let notifier = &self.notifier;
         let stop = || self.stop.clone();
         self.tasks.spawn(notifier.clone().run_sender(stop()));
         let times = &args.schedules;
@@ -129,7 +131,8 @@ impl Daemon {
         self.tasks.spawn(serve);
         let beside = self.beside_passes(reconciler);
         firstcome_shared::say!("listening on http://{address}");
-        let (db, notifier) = (stores.db.clone(), notifier.clone());
+        let db = stores.db.clone();
+        let notifier = notifier.clone();
         let schedules = Schedules::new(db, passes, notifier, schedules).run(stop());
         tokio::select! {
             biased;
@@ -140,10 +143,12 @@ impl Daemon {
 
     /// Starts the watch, which reopens coupons, and the jobs.
     fn beside_passes(&self, reconciler: Reconciler) -> Vec<JoinHandle<()>> {
-        let (tasks, stop) = (&self.tasks, || self.stop.clone());
+        let tasks = &self.tasks;
+        let stop = || self.stop.clone();
         let notifier = self.notifier.clone();
         let gate = watched::Sender::new(None);
-        let (settings, notes) = (self.args.reconcile.settings(), reconciler.notes.clone());
+        let settings = self.args.reconcile.settings();
+        let notes = reconciler.notes.clone();
         let admission = notifier.clone().watch_admission(gate.subscribe(), stop());
         let refusals = refusals::watch(self.stores.clone(), notifier.clone(), stop());
         vec![

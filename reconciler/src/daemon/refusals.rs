@@ -70,10 +70,9 @@ async fn of_processes(stores: &Stores) -> Result<Vec<(StoreRefusal, String)>, Db
         let refused = texts
             .into_iter()
             .filter_map(|(store, text)| known(store, text?));
-        let is_new = |(refusal, _): &(StoreRefusal, String)| {
+        seen.extend(refused.filter(|(refusal, _): &(StoreRefusal, String)| {
             refusal.facts().store != FailureCause::Redis || refusal.is_of_connection()
-        };
-        seen.extend(refused.filter(is_new));
+        }));
     }
     Ok(seen)
 }

@@ -159,13 +159,15 @@ impl CronSchedule {
     /// runs.
     pub(crate) async fn load(db: &Db, job: ScheduledJob, times: Times) -> Result<Self, DbError> {
         let now = Utc::now();
-        let (setting, key) = (job.setting(), job.counts_for()[0]);
+        let setting = job.setting();
+        let key = job.counts_for()[0];
         let last = match record::recall(db, key).await? {
             Some(last) => last,
             None => record::remember(db, key, now).await.map(|()| now)?,
         };
-        let next = std::iter::successors(times.next_after(now), |at| times.next_after(*at));
-        let next = next.take(3).map(|at| times.zone.local(at).to_string());
+        let next = std::iter::successors(times.next_after(now), |at| times.next_after(*at))
+            .take(3)
+            .map(|at| times.zone.local(at).to_string());
         let (next, zone): (Vec<String>, _) = (next.collect(), times.zone.name());
         tracing::info!(schedule = setting, zone, ?next, "the next three runs");
         Ok(Self::new(job, times, last))
@@ -202,8 +204,10 @@ impl CronSchedule {
     /// Returns when a process has completed the run. Ignores times in the future, which come from a
     /// wrong clock.
     async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let ended = record::recall(db, self.job.counts_for()[0]).await;
-        let ended = ended.ok().flatten()?;
+        let ended = record::recall(db, self.job.counts_for()[0])
+            .await
+            .ok()
+            .flatten()?;
         let is_new = ended <= now && ended > self.last;
         is_new.then(|| self.note(RunAttempt::Ran, ended, ended))?;
         Some(ended)
@@ -250,8 +254,11 @@ impl Schedules {
         let every_second = Job::new("* * * * * *", move |_, _| notify.notify_waiters())?;
         scheduler.add(every_second).await?;
         scheduler.start().await?;
-        let all = self.all.iter().cloned();
-        let all = all.map(|schedule| self.follow(schedule, &second));
+        let all = self
+            .all
+            .iter()
+            .cloned()
+            .map(|schedule| self.follow(schedule, &second));
         tokio::select! {
             () = stop.cancelled() => {}
             _ = join_all(all) => {}
@@ -305,8 +312,10 @@ impl Schedules {
     ) -> Option<RunAttempt> {
         if job == ScheduledJob::Digest {
             let mailed = self.notifier.daily_digest(due, Utc::now()).await;
-            let failed = |error| RunAttempt::Failed(format!("{error:#}"));
-            return Some(mailed.map_or_else(failed, |()| RunAttempt::Ran));
+            return Some(mailed.map_or_else(
+                |error| RunAttempt::Failed(format!("{error:#}")),
+                |()| RunAttempt::Ran,
+            ));
         }
         let due = (!is_first).then_some(due);
         let trigger = due.map_or(Trigger::Startup, |_| Trigger::Cron);
@@ -369,7 +378,8 @@ mod tests {
     }
 
     fn times(text: &str, zone: &str) -> Times {
-        let (cron, zone) = (parse_cron(text).unwrap(), zone.parse().unwrap());
+        let cron = parse_cron(text).unwrap();
+        let zone = zone.parse().unwrap();
         Times { cron, zone }
     }
 

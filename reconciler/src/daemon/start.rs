@@ -46,8 +46,8 @@ pub(super) async fn wait_for_stores(
             Err((_, refused @ StartError::Refused(_))) => return Err(refused.into()),
         };
         // All attempts without this store are one run.
-        let run = failed.take().filter(|run| run.cause() == Some(cause));
-        let run = run.unwrap_or_else(|| {
+        let same = failed.take().filter(|run| run.cause() == Some(cause));
+        let run = same.unwrap_or_else(|| {
             tracing::warn!(?cause, reason, "passes begin once every store answers");
             let mut run = record::unasked();
             record::fail_by(&mut run, cause, reason);

@@ -168,7 +168,8 @@ impl Known {
         stores: &Stores,
         live: &Catalogue,
     ) -> Result<(Wants, bool), RedisError> {
-        let (redis, coupons) = (&stores.redis, &live.coupons);
+        let redis = &stores.redis;
+        let coupons = &live.coupons;
         let servers = redis.servers().await?;
         let drops = coupons.iter().flat_map(|(_, drops)| unsealed(drops));
         let keys: Vec<DropKeys> = drops.map(|it| redis.keys(it.coupon_id, it.id)).collect();
@@ -189,17 +190,19 @@ impl Known {
             let Some((_, (gate, _))) = own.first() else {
                 continue;
             };
-            let (gate, server) = (gate.clone(), servers.of(coupon.id));
+            let gate = gate.clone();
+            let server = servers.of(coupon.id);
             // The catalogue may be a second old, and the era may have gone on since.
             let era = gate.era().filter(|era| *era >= coupon.era);
             let is_open = era.is_some_and(|era| gate.is_open(server, era));
             // MySQL has lost this era, unless the catalogue is a second old.
             let is_ahead = is_open && era > Some(coupon.era);
             let went_back = is_open && self.went_back(&own);
-            let is_lost = |(drop, (_, count)): &(&Drop, (Gate, Option<i64>))| {
-                count.is_none() && drop.is_open_at(Utc::now())
-            };
-            let lacks = own.iter().any(is_lost);
+            let lacks = own
+                .iter()
+                .any(|(drop, (_, count)): &(&Drop, (Gate, Option<i64>))| {
+                    count.is_none() && drop.is_open_at(Utc::now())
+                });
             if is_open && !went_back && !lacks && !is_ahead {
                 self.closed.remove(&coupon.id);
                 continue;
@@ -350,8 +353,10 @@ async fn reopen(
         let ended = Instant::now();
         later.extend(left.into_iter().map(|(id, pause)| (id, ended + pause)));
         // Another process does what was skipped, and records it.
-        let is_own = |it: &&Finding| it.result != Outcome::Skipped || it.needs_person;
-        let own = || run.all_findings().filter(is_own);
+        let own = || {
+            run.all_findings()
+                .filter(|it: &&Finding| it.result != Outcome::Skipped || it.needs_person)
+        };
         let mut found: Vec<i64> = own().map(Finding::identity).collect();
         found.sort_unstable();
         let has_done = own().any(|it| it.result == Outcome::Applied);

@@ -61,15 +61,17 @@ pub(super) async fn gather(
         known.no_longer_known.push(why);
     }
     // The waiting list is only in Redis.
-    let is_waiting = |it: &Standing| it.evidence == Evidence::Waiting;
     if coupon.waiting_list > 0
-        && !known.standings.iter().any(is_waiting)
+        && !known
+            .standings
+            .iter()
+            .any(|it: &Standing| it.evidence == Evidence::Waiting)
         && let Some(at) = last_loss(&stores.db, coupon.id).await?
     {
         let at = at.format("%Y-%m-%d %H:%M:%S UTC");
         known.no_longer_known.push(format!(
-            "Redis was restarted, replaced or emptied at {at}: if it lost the waiting list, whoever waited lost the place \
-             and has to claim again"
+            "Redis was restarted, replaced or emptied at {at}: if it lost the waiting list, \
+            whoever waited lost the place and has to claim again"
         ));
     }
     Ok(known)
@@ -98,7 +100,9 @@ async fn in_mysql(
 ) -> Result<(), DbError> {
     let person = db.person(coupon.id, user).await?;
     for row in person.rows {
-        let (drop, slot, by) = (DropId(row.drop_id), row.slot, row.issued_by);
+        let drop = DropId(row.drop_id);
+        let slot = row.slot;
+        let by = row.issued_by;
         let claimed = format!("claimed slot {slot} of drop {drop} (as its row says)");
         let issued = format!("row in drop {drop}, slot {slot}, written by the {by}");
         let holds =
@@ -112,8 +116,9 @@ async fn in_mysql(
     }
     let findings = db.findings_about(coupon.id, user).await?;
     let last = findings.last().map(|(_, last, _)| last);
-    let is_left = |it: &&Finding| it.result == Outcome::Failed || it.needs_person;
-    known.not_repaired = last.filter(is_left).map(|last| last.detail.clone());
+    known.not_repaired = last
+        .filter(|it: &&Finding| it.result == Outcome::Failed || it.needs_person)
+        .map(|last| last.detail.clone());
     for (run_id, finding, at) in &findings {
         known.happened(Some(*at), "reconciler", sentence(run_id, finding));
     }
@@ -121,7 +126,9 @@ async fn in_mysql(
         dead_letter(&row, known);
     }
     for one in person.broken {
-        let (drop, reason, run_id) = (one.drop_id, one.reason, one.run_id);
+        let drop = one.drop_id;
+        let reason = one.reason;
+        let run_id = one.run_id;
         let what = format!("promise of drop {drop} broken: {reason} (pass {run_id})");
         known.happened(Some(one.created_at.and_utc()), "reconciler", what);
         if let Some(at) = one.mended_at {
@@ -129,7 +136,8 @@ async fn in_mysql(
             known.happened(Some(at.and_utc()), "reconciler", what);
         } else {
             let sentence = format!(
-                "they were promised a coupon in drop {drop}, and the promise could not be kept: {reason}"
+                "they were promised a coupon in drop {drop}, and the promise could not be kept: \
+                {reason}"
             );
             known.stands(Evidence::BrokenPromise, drop, None, sentence);
         }
@@ -138,8 +146,10 @@ async fn in_mysql(
 }
 
 fn revocation(one: &Revocation, known: &mut UserFacts) {
-    let (drop, slot) = (DropId(one.drop_id), one.slot.map(i64::from));
-    let (by, reason) = (&one.revoked_by, &one.reason);
+    let drop = DropId(one.drop_id);
+    let slot = one.slot.map(i64::from);
+    let by = &one.revoked_by;
+    let reason = &one.reason;
     let place = slot.map_or_else(|| "no slot".to_owned(), |slot| format!("slot {slot}"));
     let what = format!("revoked: drop {drop}, {place}, by {by}: {reason}");
     known.happened(Some(one.revoked_at.and_utc()), "mysql", what);
@@ -159,15 +169,19 @@ fn revocation(one: &Revocation, known: &mut UserFacts) {
 }
 
 fn dead_letter(row: &DeadLetterRow, known: &mut UserFacts) {
-    let (id, reason) = (row.id, &row.reason);
+    let id = row.id;
+    let reason = &row.reason;
     let origin = match (row.partition, row.offset) {
         (Some(partition), Some(offset)) => {
             format!("written by the consumer: message at partition {partition}, offset {offset}")
         }
         _ => "not from the topic".to_owned(),
     };
-    let error = row.error.as_ref().map(|error| format!(": {error}"));
-    let error = error.unwrap_or_default();
+    let error = row
+        .error
+        .as_ref()
+        .map(|error| format!(": {error}"))
+        .unwrap_or_default();
     let what = format!("failed claim {id} ({origin}): {reason}{error}");
     known.happened(Some(row.failed_at), "backup", what);
     if let Some(at) = row.resolved_at {
@@ -187,7 +201,8 @@ fn dead_letter(row: &DeadLetterRow, known: &mut UserFacts) {
 }
 
 fn sentence(run_id: &str, row: &Finding) -> String {
-    let (kind, detail) = (row.kind.as_str(), &row.detail);
+    let kind = row.kind.as_str();
+    let detail = &row.detail;
     let drop = row.drop_id.map(|drop| format!(" in drop {drop}"));
     let slot = row.slot.map(|slot| format!(", slot {slot}"));
     let place = [drop, slot].map(Option::unwrap_or_default).concat();

@@ -56,10 +56,12 @@ pub async fn explain(
 /// Runs `firstcome-reconciler explain`.
 pub async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let stores = args.stores.handles()?;
-    let (id, user) = (CouponId(args.coupon), args.user.parse().context("--user")?);
+    let id = CouponId(args.coupon);
+    let user = args.user.parse().context("--user")?;
     let drop = args.drop.map(DropId);
-    let story = explain(&stores, id, drop, &user).await?;
-    let story = story.with_context(|| format!("there is no coupon {id}"))?;
+    let story = explain(&stores, id, drop, &user)
+        .await?
+        .with_context(|| format!("there is no coupon {id}"))?;
     if args.json {
         firstcome_shared::say!("{}", serde_json::to_string_pretty(&story)?);
     } else {
@@ -69,13 +71,15 @@ pub async fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn print(story: &Story) {
-    let (user, id, name) = (&story.user_id, story.coupon_id, &story.coupon_name);
+    let user = &story.user_id;
+    let id = story.coupon_id;
+    let name = &story.coupon_name;
     firstcome_shared::say!("{user} and coupon {id} ({name})\n");
     for one in &story.happenings {
-        let at = one
+        let time = one
             .at
             .map(|at| at.format("%Y-%m-%d %H:%M:%S%.3f").to_string());
-        let at = at.unwrap_or_else(|| "time not known".to_owned());
+        let at = time.unwrap_or_else(|| "time not known".to_owned());
         firstcome_shared::say!("{at:<23}  {:<10}  {}", one.source, one.what);
     }
     if story.happenings.is_empty() {

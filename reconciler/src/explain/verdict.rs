@@ -54,16 +54,25 @@ pub(super) struct Verdict {
 /// default, the last drop in which the user is known.
 pub(super) fn verdict(known: &UserFacts, question: &Question) -> Verdict {
     let whole_coupon = question.whole_coupon;
-    let place = |drop: &DropId| question.drops.iter().position(|one| one == drop);
     let drops = known.standings.iter().filter_map(|one| one.drop);
-    let latest = drops.max_by_key(place);
+    let latest =
+        drops.max_by_key(|drop: &DropId| question.drops.iter().position(|one| one == drop));
     let about = question.drop.or(latest.filter(|_| !whole_coupon));
-    let is_asked = |one: &&Standing| match one.evidence {
-        Evidence::Row | Evidence::Revocation | Evidence::EarlierRevocation if whole_coupon => true,
-        _ => about.is_none() || one.drop.is_none() || one.drop == about,
-    };
     // The newest of several equal ones.
-    let asked = || known.standings.iter().rev().filter(is_asked);
+    let asked = || {
+        known
+            .standings
+            .iter()
+            .rev()
+            .filter(|one: &&Standing| match one.evidence {
+                Evidence::Row | Evidence::Revocation | Evidence::EarlierRevocation
+                    if whole_coupon =>
+                {
+                    true
+                }
+                _ => about.is_none() || one.drop.is_none() || one.drop == about,
+            })
+    };
     let Some(one) = asked().min_by_key(|one| one.evidence) else {
         return unknown(known, question);
     };

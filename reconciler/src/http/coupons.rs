@@ -68,16 +68,18 @@ pub(super) async fn drops(
     let shown: Vec<&Drop> = drops.iter().rev().skip(skipped).take(DROPS).collect();
     let rows = count_rows(&app.stores.db, &shown).await?;
     let now = Utc::now();
-    let listed = |drop: &&Drop| ListedDrop {
-        id: drop.id,
-        opens_at: drop.opens_at,
-        closes_at: drop.closes_at,
-        quantity: drop.quantity,
-        state: drop.state(now, false, 1),
-        rows: rows.get(&drop.id).copied(),
-    };
     Ok(Json(CouponDrops {
-        drops: shown.iter().map(listed).collect(),
+        drops: shown
+            .iter()
+            .map(|drop: &&Drop| ListedDrop {
+                id: drop.id,
+                opens_at: drop.opens_at,
+                closes_at: drop.closes_at,
+                quantity: drop.quantity,
+                state: drop.state(now, false, 1),
+                rows: rows.get(&drop.id).copied(),
+            })
+            .collect(),
         next_page: (drops.len() > skipped.saturating_add(DROPS)).then_some(page + 1),
         history: app.stores.db.acts_on(coupon.id).await?,
         coupon: settings(&app, &coupon, &drops),
@@ -88,14 +90,19 @@ pub(super) async fn drops(
 /// takes too long.
 async fn count_rows(db: &Db, drops: &[&Drop]) -> Result<HashMap<DropId, u64>, DbError> {
     let mut slots = 0_u64;
-    let counted = drops.iter().take_while(|drop| {
-        slots += u64::from(drop.quantity);
-        slots <= COUNTED
-    });
-    let counted: Vec<DropId> = counted.map(|drop| drop.id).collect();
+    let counted: Vec<DropId> = drops
+        .iter()
+        .take_while(|drop| {
+            slots += u64::from(drop.quantity);
+            slots <= COUNTED
+        })
+        .map(|drop| drop.id)
+        .collect();
     let found = db.count(DropCount::Rows, &counted).await?;
-    let rows = |drop: DropId| (drop, found.get(&drop).copied().unwrap_or(0));
-    Ok(counted.into_iter().map(rows).collect())
+    Ok(counted
+        .into_iter()
+        .map(|drop: DropId| (drop, found.get(&drop).copied().unwrap_or(0)))
+        .collect())
 }
 
 /// Read one drop: its state, what needs an operator, and how fast its slots were given away
@@ -125,8 +132,15 @@ pub(super) async fn drop(
 
 /// Counts the open broken promises of a drop.
 async fn broken_promises(db: &Db, drop: DropId) -> Result<u64, DbError> {
-    let open = "SELECT COUNT(*) FROM broken_promises WHERE drop_id = ? AND mended_at IS NULL";
-    let open = db.first("count broken promises", sql!(open, drop)).await?;
+    let open = db
+        .first(
+            "count broken promises",
+            sql!(
+                "SELECT COUNT(*) FROM broken_promises WHERE drop_id = ? AND mended_at IS NULL",
+                drop
+            ),
+        )
+        .await?;
     Ok(open.unwrap_or(0))
 }
 
@@ -139,10 +153,14 @@ async fn with_admissions(redis: &Redis, drop: &Drop, mut times: Vec<SlotTimes>) 
     let mut slots = sampled(drop.quantity);
     slots.retain(|slot| !with_row.contains(slot));
     let keys = redis.keys(drop.coupon_id, drop.id);
-    let held = redis.slots(&keys, &slots).await.inspect_err(|error| {
-        tracing::debug!(%error, "showing the slots of a drop from rows only");
-    });
-    let held = held.map(|page| page.users).unwrap_or_default();
+    let held = redis
+        .slots(&keys, &slots)
+        .await
+        .inspect_err(|error| {
+            tracing::debug!(%error, "showing the slots of a drop from rows only");
+        })
+        .map(|page| page.users)
+        .unwrap_or_default();
     times.extend(held.into_iter().filter_map(|holder| {
         Some(SlotTimes {
             slot: Slot::try_from(holder.slot).ok()?,

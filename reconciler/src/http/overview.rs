@@ -122,9 +122,12 @@ impl Reader {
         self.read_facts(FACTS_EVERY).await;
         let all = in_order(&self.facts, Utc::now());
         let pages = all.len().div_ceil(DROPS).max(1);
-        let shown = all.into_iter().skip((page - 1) * DROPS).take(DROPS);
-        let shown = shown.map(|(coupon, drop)| (coupon.clone(), drop.clone()));
-        let shown = shown.collect();
+        let shown = all
+            .into_iter()
+            .skip((page - 1) * DROPS)
+            .take(DROPS)
+            .map(|(coupon, drop)| (coupon.clone(), drop.clone()))
+            .collect();
         let seen = Overview {
             page,
             pages,
@@ -145,8 +148,10 @@ impl Reader {
     /// Reads the numbers of these drops.
     async fn look(&mut self, shown: Vec<(Coupon, Drop)>) -> Overview {
         let at = Utc::now();
-        let found = timeout(PATIENCE, in_redis(&self.stores, &shown)).await;
-        let found = found.ok().and_then(Result::ok);
+        let found = timeout(PATIENCE, in_redis(&self.stores, &shown))
+            .await
+            .ok()
+            .and_then(Result::ok);
         let admission = match &found {
             None => AdmissionState::Unknown,
             Some(seen) if seen.values().all(|(_, is_verified)| *is_verified) => {
@@ -184,8 +189,12 @@ impl Reader {
         };
         let drops = shown.iter().map(overview_of).collect();
         let facts = &self.facts;
-        let live = facts.coupons.iter().flat_map(|(_, drops)| drops);
-        let live = live.filter(|drop| drop.sealed_at.is_none()).count() as u64;
+        let live = facts
+            .coupons
+            .iter()
+            .flat_map(|(_, drops)| drops)
+            .filter(|drop| drop.sealed_at.is_none())
+            .count() as u64;
         Overview {
             at,
             admission,
@@ -206,8 +215,10 @@ impl Reader {
             return;
         }
         self.asked_at = Some(Instant::now());
-        let read = timeout(PATIENCE, facts(&self.stores, self.facts.last_run.as_ref())).await;
-        let read = read.ok().and_then(Result::ok);
+        let read = timeout(PATIENCE, facts(&self.stores, self.facts.last_run.as_ref()))
+            .await
+            .ok()
+            .and_then(Result::ok);
         self.mysql_answers = read.is_some();
         if let Some(facts) = read {
             self.facts = facts;
@@ -227,12 +238,15 @@ impl Reader {
         self.rows
             .retain(|id, (_, at)| ids.contains(id) || at.elapsed() < KEPT);
         let counted_at = |drop: &Drop| self.rows.get(&drop.id).map(|(_, at)| *at);
-        let is_due = |drop: &&Drop| {
-            let rest = Duration::from_secs(u64::from(drop.quantity / SLOTS_A_SECOND));
-            drop.quantity <= COUNTED_AT_MOST
-                && counted_at(drop).is_none_or(|at| at.elapsed() >= rest)
-        };
-        let mut due: Vec<&Drop> = shown.iter().map(|(_, drop)| drop).filter(is_due).collect();
+        let mut due: Vec<&Drop> = shown
+            .iter()
+            .map(|(_, drop)| drop)
+            .filter(|drop: &&Drop| {
+                let rest = Duration::from_secs(u64::from(drop.quantity / SLOTS_A_SECOND));
+                drop.quantity <= COUNTED_AT_MOST
+                    && counted_at(drop).is_none_or(|at| at.elapsed() >= rest)
+            })
+            .collect();
         due.sort_by_key(|drop| counted_at(drop));
         let mut slots = 0_u32;
         for drop in due {

@@ -84,8 +84,8 @@ async fn in_question(
     if found.is_empty() {
         return Err(Problem::not_found(match coupon {
             Some(text) => format!("there is no coupon {text:?}, by number or by name"),
-            None => "no coupon has a row, a revocation or a broken promise of this user; a claim that waits, or is on its \
-                     way, is found only with its coupon"
+            None => "no coupon has a row, a revocation or a broken promise of this user; a claim \
+                that waits, or is on its way, is found only with its coupon"
                 .to_owned(),
         }));
     }

@@ -50,7 +50,8 @@ pub(super) async fn reconcile(
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<Body>,
 ) -> Result<Response, Problem> {
-    let (coupon, drop) = (body.coupon_id.map(CouponId), body.drop_id.map(DropId));
+    let coupon = body.coupon_id.map(CouponId);
+    let drop = body.drop_id.map(DropId);
     if body.confirm && coupon.is_none() && drop.is_none() {
         let detail =
             "confirm needs coupon_id or drop_id: what is held back is confirmed coupon by coupon";

@@ -82,9 +82,8 @@ pub(super) async fn read(
     let is_under_way = passes.current.run_id().as_deref() == Some(&id);
     let found = page(&db, id.clone(), limit, after).await?;
     // A run is recorded once it has the lock.
-    let beginning = || Problem::unavailable("the run is just beginning");
     let (run, next_after) = found.ok_or_else(|| {
-        let is_beginning = is_under_way.then(beginning);
+        let is_beginning = is_under_way.then(|| Problem::unavailable("the run is just beginning"));
         is_beginning.unwrap_or_else(|| no_such("run", &id))
     })?;
     if query.reveal.unwrap_or(false) {
@@ -119,8 +118,10 @@ pub(super) async fn page(
 }
 
 fn assemble(row: RunRow, findings: impl Iterator<Item = Finding>) -> Run {
-    let drops = row.drops.as_deref();
-    let drops = drops.and_then(|json| serde_json::from_str(json).ok());
+    let drops = row
+        .drops
+        .as_deref()
+        .and_then(|json| serde_json::from_str(json).ok());
     let mut run = Run {
         status: row.status,
         drops: drops.unwrap_or_default(),
@@ -141,8 +142,12 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = Finding>) -> Run {
             failed_claims: less(row.failed_claims_examined, listed.failed_claims),
         },
     };
-    let places = run.drops.iter().enumerate();
-    let places: HashMap<_, _> = places.map(|(at, report)| (report.drop_id, at)).collect();
+    let places: HashMap<_, _> = run
+        .drops
+        .iter()
+        .enumerate()
+        .map(|(at, report)| (report.drop_id, at))
+        .collect();
     for finding in findings {
         match finding.drop_id.and_then(|drop| places.get(&drop)) {
             Some(at) => run.drops[*at].findings.push(finding),

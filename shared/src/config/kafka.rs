@@ -65,12 +65,15 @@ impl KafkaArgs {
 fn brokers(text: &str) -> Result<String, String> {
     if text.contains("://") {
         return Err(
-            "give host:port without a protocol: that is what security.protocol in KAFKA_PROPERTIES is for"
+            "give host:port without a protocol: that is what security.protocol in \
+            KAFKA_PROPERTIES is for"
                 .into(),
         );
     }
-    let has_port = |broker: &str| !broker.trim().starts_with(':') && broker.contains(':');
-    if text.split(',').all(has_port) {
+    if text
+        .split(',')
+        .all(|broker: &str| !broker.trim().starts_with(':') && broker.contains(':'))
+    {
         Ok(text.to_owned())
     } else {
         Err("give host:port, several by commas".into())

@@ -60,10 +60,13 @@ impl MysqlArgs {
     pub fn settings(&self) -> anyhow::Result<DbSettings> {
         let url = self.database_url.expose_secret();
         let is_encrypted = Opts::from_url(url).is_ok_and(|opts| opts.ssl_opts().is_some());
-        let tls = is_encrypted.then(|| Tls::new(Store::Mysql, &self.tls.files()));
-        let tls = tls.transpose().map_err(anyhow::Error::msg)?;
-        let limit = self.timeout_ms;
-        let limit = limit.unwrap_or(MYSQL_FACTOR * self.store_timeout_ms);
+        let tls = is_encrypted
+            .then(|| Tls::new(Store::Mysql, &self.tls.files()))
+            .transpose()
+            .map_err(anyhow::Error::msg)?;
+        let limit = self
+            .timeout_ms
+            .unwrap_or(MYSQL_FACTOR * self.store_timeout_ms);
         Ok(DbSettings {
             url: StoreAddress::new(self.database_url.clone(), tls),
             pool_size: self.pool_size,

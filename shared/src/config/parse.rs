@@ -25,11 +25,12 @@ fn with_short_help(command: Command) -> Command {
         arg.get_env()
             .is_some_and(|env| !SHORT_HELP.iter().any(|name| env == *name))
     };
-    let shorten = |arg: Arg| {
-        let hidden = is_rare(&arg);
-        arg.hide_short_help(hidden)
-    };
-    command.mut_args(shorten).mut_subcommands(with_short_help)
+    command
+        .mut_args(|arg: Arg| {
+            let hidden = is_rare(&arg);
+            arg.hide_short_help(hidden)
+        })
+        .mut_subcommands(with_short_help)
 }
 
 /// Parses the command line. If that fails, prints the reason and ends the process.

@@ -54,11 +54,12 @@ impl RedisArgs {
 
     /// Returns the settings for the client. `timeout` is the maximum wait for one response.
     pub fn settings(&self, timeout: Duration, tls: &TlsArgs) -> anyhow::Result<RedisSettings> {
-        let nodes = addresses(self.redis_url.expose_secret());
-        let nodes = nodes.map_err(anyhow::Error::msg)?;
+        let nodes = addresses(self.redis_url.expose_secret()).map_err(anyhow::Error::msg)?;
         validate(self.redis_mode, &nodes).map_err(anyhow::Error::msg)?;
-        let tls = is_encrypted(&nodes[0]).then(|| Tls::new(Store::Redis, &tls.files()));
-        let tls = tls.transpose().map_err(anyhow::Error::msg)?;
+        let tls = is_encrypted(&nodes[0])
+            .then(|| Tls::new(Store::Redis, &tls.files()))
+            .transpose()
+            .map_err(anyhow::Error::msg)?;
         Ok(RedisSettings {
             url: StoreAddress::new(self.redis_url.clone(), tls),
             prefix: self.redis_key_prefix.clone(),
@@ -72,9 +73,11 @@ impl RedisArgs {
 /// Checks that the addresses fit the mode; clap has checked their form.
 fn validate(mode: RedisMode, nodes: &[ConnectionInfo]) -> Result<(), String> {
     match mode {
-        RedisMode::Single if nodes.len() > 1 => {
-            Err("REDIS_URL names several nodes: set REDIS_MODE=cluster (of attach, redis_cluster = true); Redis Sentinel is not supported".into())
-        }
+        RedisMode::Single if nodes.len() > 1 => Err(
+            "REDIS_URL names several nodes: set REDIS_MODE=cluster (of attach, redis_cluster \
+                = true); Redis Sentinel is not supported"
+                .into(),
+        ),
         RedisMode::Cluster if nodes[0].redis_settings().db() != 0 => {
             Err("a cluster has database 0 only: leave the database out of the address".into())
         }
@@ -94,8 +97,12 @@ fn redis_url(text: &str) -> Result<(), String> {
 }
 
 fn key_prefix(text: &str) -> Result<String, String> {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
-    if !text.is_empty() && text.len() <= 64 && text.bytes().all(fits) {
+    if !text.is_empty()
+        && text.len() <= 64
+        && text
+            .bytes()
+            .all(|b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':'))
+    {
         Ok(text.to_owned())
     } else {
         Err("1 to 64 characters of A-Z a-z 0-9 - _ . :".into())

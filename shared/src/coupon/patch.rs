@@ -73,7 +73,8 @@ impl CouponPatch {
     pub fn checked(mut self) -> Result<Self, String> {
         self.close_now = self.close_now.filter(|close| *close);
         if self == Self::default() {
-            let fields = "name, quantity, paused, waiting_list, allow, closes_at, opens, closes, last_day, close_now (true)";
+            let fields = "name, quantity, paused, waiting_list, allow, closes_at, opens, closes, \
+                last_day, close_now (true)";
             return Err(format!("give at least one of {fields}"));
         }
         if let Some(name) = &self.name {
@@ -159,7 +160,11 @@ impl CouponPatch {
             ..
         }) = schedule
         else {
-            return Err("opens, closes and last_day apply to daily coupons; coupons that open once have closes_at".into());
+            return Err(
+                "opens, closes and last_day apply to daily coupons; coupons that open \
+                once have closes_at"
+                    .into(),
+            );
         };
         *opens = self.opens.unwrap_or(*opens);
         *closes = self.closes.unwrap_or(*closes);
@@ -188,8 +193,8 @@ fn check_no_overlap(new: &Schedule, drops: &[Drop], now: DateTime<Utc>) -> Resul
         return Ok(());
     };
     Err(format!(
-        "the drop that opens at {} is made already and stays open until {}, but the next one would open at {}: \
-         give a later time",
+        "the drop that opens at {} is made already and stays open until {}, but the next one \
+        would open at {}: give a later time",
         last.opens_at.to_rfc3339(),
         closes.to_rfc3339(),
         next.opens_at.to_rfc3339()
@@ -236,7 +241,8 @@ fn close_now(
     let is_repeated = last.is_some_and(|last| last.closed_early && last.closes_at > since);
     if !is_repeated && !drops.iter().any(ends) {
         return Err(
-            "no drop is open; to prevent that another opens, pause the coupon, or send an earlier last_day"
+            "no drop is open; to prevent that another opens, pause the coupon, or send an \
+            earlier last_day"
                 .into(),
         );
     }

@@ -108,8 +108,8 @@ impl HttpClient {
 
     /// Whether requests stay on this machine.
     pub fn is_loopback(&self) -> bool {
-        let host = self.authority.parse::<Authority>();
-        let host = host.as_ref().map_or("", Authority::host);
+        let authority = self.authority.parse::<Authority>();
+        let host = authority.as_ref().map_or("", Authority::host);
         let address = host.trim_start_matches('[').trim_end_matches(']');
         host.eq_ignore_ascii_case("localhost")
             || address
@@ -157,8 +157,8 @@ impl HttpClient {
             .body(Bytes::new())
             .map_err(FetchError::away)?;
         let answer = timeout(LIMIT, self.exchange(request)).await;
-        let late = |_| FetchError::Away(format!("no answer within {LIMIT:?}"));
-        let response = answer.map_err(late)??;
+        let response =
+            answer.map_err(|_| FetchError::Away(format!("no answer within {LIMIT:?}")))??;
         let status = response.status();
         let said = format!("it answered {status}");
         match status {

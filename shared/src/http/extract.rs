@@ -20,8 +20,11 @@ pub const MAX_BODY_BYTES: usize = 16 * 1024;
 /// # Errors
 /// 415 if it is compressed, 413 if it is larger, 400 if it breaks off.
 pub async fn body(mut request: Request, most: usize) -> Result<Bytes, Problem> {
-    let encodings = request.headers().get_all(CONTENT_ENCODING).iter();
-    let mut encodings = encodings.map(|encoding| encoding.to_str().unwrap_or("unreadable"));
+    let mut encodings = request
+        .headers()
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .map(|encoding| encoding.to_str().unwrap_or("unreadable"));
     if let Some(encoding) = encodings.find(|it| !it.trim().eq_ignore_ascii_case("identity")) {
         let detail = format!("Content-Encoding is {encoding:?}: send the body without compression");
         return Err(Problem::new(Code::UnsupportedEncoding, detail));

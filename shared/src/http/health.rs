@@ -42,11 +42,13 @@ pub fn routes<S: Clone + Send + Sync + 'static>(checks: Checks, notes: Checks) -
 /// Builds `/metrics` alone.
 pub fn metrics_route<S: Clone + Send + Sync + 'static>(metrics: PrometheusHandle) -> Router<S> {
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    let render = async move || {
-        metrics.run_upkeep();
-        (kind, metrics.render())
-    };
-    Router::new().route("/metrics", get(render))
+    Router::new().route(
+        "/metrics",
+        get(async move || {
+            metrics.run_upkeep();
+            (kind, metrics.render())
+        }),
+    )
 }
 
 /// Returns a `/readyz` note if `REDIS_DURABILITY=managed`, because then nothing checks that Redis
@@ -103,15 +105,20 @@ async fn readiness(checks: &Checks, notes: &Checks) -> (StatusCode, Json<Value>)
 /// Runs the checks. Returns the result of each (`ok` or the fault), and whether all succeeded.
 async fn ask(checks: &Checks) -> (Map<String, Value>, bool) {
     let late = || Err(format!("no answer within {PATIENCE:?}"));
-    let answers = checks.iter().map(async |(name, check)| {
+    let answers = join_all(checks.iter().map(async |(name, check)| {
         let answer = timeout(PATIENCE, check()).await;
         (*name, answer.unwrap_or_else(|_| late()))
-    });
-    let answers = join_all(answers).await;
+    }))
+    .await;
     let ok = answers.iter().all(|(_, answer)| answer.is_ok());
-    let part = |(name, answer): (&str, Result<(), String>)| {
-        let said = answer.map_or_else(Value::from, |()| "ok".into());
-        (name.to_owned(), said)
-    };
-    (answers.into_iter().map(part).collect(), ok)
+    (
+        answers
+            .into_iter()
+            .map(|(name, answer): (&str, Result<(), String>)| {
+                let said = answer.map_or_else(Value::from, |()| "ok".into());
+                (name.to_owned(), said)
+            })
+            .collect(),
+        ok,
+    )
 }

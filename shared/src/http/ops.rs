@@ -39,7 +39,8 @@ pub(crate) fn secrets(name: &str, secret: &SecretString) -> Result<Vec<SecretStr
         let chars = secret.len();
         if chars < MIN_TOKEN_CHARS {
             return Err(format!(
-                "{name} has {chars} characters; it needs at least {MIN_TOKEN_CHARS}, for example from `openssl rand -hex 32`"
+                "{name} has {chars} characters; it needs at least {MIN_TOKEN_CHARS}, for example \
+                from `openssl rand -hex 32`"
             ));
         }
         if !secret.bytes().all(|b| b.is_ascii_graphic()) {
@@ -153,8 +154,10 @@ impl OpsToken {
 
     /// Returns the signers of all operators' tokens.
     pub fn signers(&self) -> impl Iterator<Item = TokenSigner> {
-        let all = self.tokens.iter();
-        let all = all.filter(|(_, allowed)| *allowed != Allowed::Redeem);
+        let all = self
+            .tokens
+            .iter()
+            .filter(|(_, allowed)| *allowed != Allowed::Redeem);
         all.filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), *allowed))
     }
 
@@ -184,7 +187,8 @@ impl OpsToken {
         request: &Request,
         routes: TokenRoutes,
     ) -> Result<(Operator, Allowed), Problem> {
-        let (headers, from) = (request.headers(), peer(request));
+        let headers = request.headers();
+        let from = peer(request);
         let wrong = || Problem::new(Code::Unauthorized, routes.needs());
         let token = bearer(headers)?.ok_or_else(wrong)?;
         let allowed = self.check(token, from).ok_or_else(wrong)?;
@@ -235,27 +239,27 @@ impl TokenRoutes {
 /// Returns the token of a request. Duplicate headers are an error, because a proxy in front may
 /// have checked the other one.
 pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    let value = only_value(headers, header::AUTHORIZATION);
+    let given = only_value(headers, header::AUTHORIZATION);
     let value =
-        value.map_err(|GivenTwice| invalid("send one Authorization header, not several"))?;
+        given.map_err(|GivenTwice| invalid("send one Authorization header, not several"))?;
     let parts = value.and_then(|value| value.to_str().ok()?.split_once(' '));
     let token = parts.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     Ok(token.map(|(_, token)| token.trim()))
 }
 
 fn name(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let value = only_value(headers, "x-operator");
-    let value = value.map_err(|GivenTwice| invalid("send one X-Operator header, not several"))?;
+    let value = only_value(headers, "x-operator")
+        .map_err(|GivenTwice| invalid("send one X-Operator header, not several"))?;
     let Some(value) = value else { return Ok(None) };
-    let bad = || {
-        invalid(format!(
-            "X-Operator must be your name, 1 to {MAX_NAME} bytes of UTF-8 without control or invisible characters"
-        ))
-    };
     std::str::from_utf8(value.as_bytes())
         .ok()
         .and_then(operator_name)
-        .ok_or_else(bad)
+        .ok_or_else(|| {
+            invalid(format!(
+                "X-Operator must be your name, 1 to {MAX_NAME} bytes of UTF-8 without control or \
+            invisible characters"
+            ))
+        })
         .map(Some)
 }
 

@@ -41,8 +41,9 @@ impl Asset {
         let no_file = || Problem::not_found("there is no such file");
         let wanted = stem_and_extension(file).ok_or_else(no_file)?;
         let mut assets = all.iter();
-        let asset = assets.find(|asset| stem_and_extension(&asset.name) == Some(wanted));
-        let asset = asset.ok_or_else(no_file)?;
+        let asset = assets
+            .find(|asset| stem_and_extension(&asset.name) == Some(wanted))
+            .ok_or_else(no_file)?;
         let caching = if asset.name == file {
             "public, max-age=31536000, immutable"
         } else {

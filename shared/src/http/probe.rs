@@ -32,8 +32,9 @@ impl ProbeArgs {
         let path = if self.ready { "/readyz" } else { "/healthz" };
         let at = SocketAddr::new(reachable(address.ip()), address.port());
         let client = HttpClient::new(Store::Api, &format!("http://{at}{path}"), None)?;
-        let request = Request::get(client.url("")).body(Bytes::new());
-        let request = request.map_err(|error| error.to_string())?;
+        let request = Request::get(client.url(""))
+            .body(Bytes::new())
+            .map_err(|error| error.to_string())?;
         match timeout(LIMIT, client.exchange(request)).await {
             Ok(Ok(response)) if response.status().is_success() => Ok(()),
             Ok(Ok(response)) => {

@@ -116,8 +116,8 @@ impl From<DbError> for Problem {
     fn from(error: DbError) -> Self {
         tracing::warn!(%error, "a request could not be processed");
         Self::unavailable(
-            "MySQL does not answer. If you read something, nothing is wrong with it; if you changed something, repeat it: only \
-             then is it certain whether that took effect",
+            "MySQL does not answer. If you read something, nothing is wrong with it; if you \
+            changed something, repeat it: only then is it certain whether that took effect",
         )
     }
 }

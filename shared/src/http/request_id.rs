@@ -29,13 +29,15 @@ impl RequestId {
     /// Returns the id in the request if there is exactly one and it is valid. Otherwise creates
     /// one.
     pub fn of(headers: &HeaderMap) -> Self {
-        let is_well_formed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:=+/@".contains(byte);
-        let is_valid = |given: &&HeaderValue| {
-            (1..=LONGEST).contains(&given.len()) && given.as_bytes().iter().all(is_well_formed)
-        };
         let only = only_value(headers, REQUEST_ID).ok().flatten();
-        only.filter(is_valid)
-            .map_or_else(Self::random, |given| Self(given.clone()))
+        only.filter(|given: &&HeaderValue| {
+            (1..=LONGEST).contains(&given.len())
+                && given
+                    .as_bytes()
+                    .iter()
+                    .all(|byte: &u8| byte.is_ascii_alphanumeric() || b"-._:=+/@".contains(byte))
+        })
+        .map_or_else(Self::random, |given| Self(given.clone()))
     }
 
     fn random() -> Self {

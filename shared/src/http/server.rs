@@ -74,7 +74,8 @@ pub async fn serve(
     let routes = TowerToHyperService::new(router);
     metrics::describe_counter!(
         HUNG_UP_ON,
-        "Connections closed because no whole request head came, or nothing of an answer was read, in time"
+        "Connections closed because no whole request head came, or nothing of an answer was \
+        read, in time"
     );
     metrics::counter!(HUNG_UP_ON).absolute(0);
     let mut builder = Builder::new();

@@ -23,9 +23,9 @@ pub struct TokenSigner {
 impl TokenSigner {
     pub(super) fn new(token: &str, allowed: Allowed) -> Option<Self> {
         // HMAC accepts keys of any length.
-        let key = Hmac::<Sha256>::new_from_slice(token.as_bytes()).ok()?;
+        let of_token = Hmac::<Sha256>::new_from_slice(token.as_bytes()).ok()?;
         // These signatures cannot be confused with other uses of the token.
-        let key = key.chain_update(b"firstcome operations page\n");
+        let key = of_token.chain_update(b"firstcome operations page\n");
         let mut authorization = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
         authorization.set_sensitive(true);
         Some(Self {

@@ -15,7 +15,8 @@ pub enum TopicError {
     #[error("{0}")]
     Setting(String),
     #[error(
-        "the topic {0:?} does not exist: run `firstcome-api migrate`, or make it with the number of partitions you need"
+        "the topic {0:?} does not exist: run `firstcome-api migrate`, or make it with the number \
+        of partitions you need"
     )]
     Missing(String),
 }

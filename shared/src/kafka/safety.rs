@@ -11,7 +11,8 @@ pub(super) const BATCH_SETTING: &str = "max.message.bytes";
 
 fn change(topic: &str, setting: &str) -> String {
     format!(
-        "set it to {setting}: kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config {setting}"
+        "set it to {setting}: kafka-configs.sh --alter --entity-type topics --entity-name \
+        {topic} --add-config {setting}"
     )
 }
 
@@ -26,24 +27,24 @@ pub(super) fn what_is_unsafe<'a>(
     let largest = value(BATCH_SETTING).and_then(|number| number.parse::<usize>().ok());
     if let Some(largest) = largest.filter(|largest| *largest > LARGEST_BATCH) {
         return Some(format!(
-            "the topic {topic:?} allows batches of {largest} bytes ({BATCH_SETTING}), which may expand to more than a \
-             consumer's memory; {}",
+            "the topic {topic:?} allows batches of {largest} bytes ({BATCH_SETTING}), which may \
+            expand to more than a consumer's memory; {}",
             change(&format!("{BATCH_SETTING}={LARGEST_BATCH}"))
         ));
     }
     let policy = value("cleanup.policy").unwrap_or_default();
     if policy.split(',').any(|one| one.trim() == "compact") {
         return Some(format!(
-            "the topic {topic:?} is compacted (cleanup.policy={policy}), which deletes a claim when its slot is given to \
-             another person, read or not; {}",
+            "the topic {topic:?} is compacted (cleanup.policy={policy}), which deletes a claim \
+            when its slot is given to another person, read or not; {}",
             change("cleanup.policy=delete")
         ));
     }
     let in_sync = value("min.insync.replicas").and_then(|number| number.parse::<usize>().ok());
     if in_sync.is_some_and(|in_sync| in_sync > replicas) {
         return Some(format!(
-            "the topic {topic:?} acknowledges nothing: a partition has {replicas} replicas, and min.insync.replicas asks \
-             for more; {}",
+            "the topic {topic:?} acknowledges nothing: a partition has {replicas} replicas, and \
+            min.insync.replicas asks for more; {}",
             change(&format!("min.insync.replicas={}", replicas.min(IN_SYNC)))
         ));
     }
@@ -53,15 +54,16 @@ pub(super) fn what_is_unsafe<'a>(
     }
     if value("unclean.leader.election.enable") == Some("true") {
         return Some(format!(
-            "the topic {topic:?} may get a leader that lacks acknowledged claims (unclean.leader.election.enable=true); {}",
+            "the topic {topic:?} may get a leader that lacks acknowledged claims \
+            (unclean.leader.election.enable=true); {}",
             change("unclean.leader.election.enable=false")
         ));
     }
     let in_sync = in_sync?;
     (in_sync < IN_SYNC).then(|| {
         format!(
-            "the topic {topic:?} has {replicas} replicas, but min.insync.replicas={in_sync}: an acknowledged claim may be on \
-             one broker alone, and be lost with it; {}",
+            "the topic {topic:?} has {replicas} replicas, but min.insync.replicas={in_sync}: an \
+            acknowledged claim may be on one broker alone, and be lost with it; {}",
             change(&format!("min.insync.replicas={IN_SYNC}"))
         )
     })

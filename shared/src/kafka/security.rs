@@ -38,7 +38,8 @@ impl Security {
             let name = name.trim();
             if !may_be_set(name) {
                 return Err(format!(
-                    "KAFKA_PROPERTIES can't set `{name}`, only {}: what Firstcome promises rests on its own values",
+                    "KAFKA_PROPERTIES can't set `{name}`, only {}: what Firstcome promises rests \
+                    on its own values",
                     MAY_BE_SET.join(", ")
                 ));
             }
@@ -52,20 +53,19 @@ impl Security {
         if let Some(password) = password {
             properties.insert("sasl.password".to_owned(), password.clone());
         }
-        let protocol = properties.get("security.protocol");
-        let protocol = protocol
+        let protocol = properties
+            .get("security.protocol")
             .map_or("plaintext", |it| it.expose_secret())
             .to_owned();
         let [is_encrypted, logs_in] =
             ["ssl", "sasl"].map(|part| protocol.split('_').any(|it| it == part));
-        let is_unused = |name: &&String| {
-            name.starts_with("ssl.") && !is_encrypted || name.starts_with("sasl.") && !logs_in
-        };
         // An operator would believe that connections are secure.
-        if let Some(name) = properties.keys().find(is_unused) {
+        if let Some(name) = properties.keys().find(|name: &&String| {
+            name.starts_with("ssl.") && !is_encrypted || name.starts_with("sasl.") && !logs_in
+        }) {
             return Err(format!(
-                "KAFKA_PROPERTIES or KAFKA_SASL_PASSWORD sets `{name}`, but security.protocol in KAFKA_PROPERTIES is {protocol}: set it to SSL, \
-                 SASL_SSL or SASL_PLAINTEXT"
+                "KAFKA_PROPERTIES or KAFKA_SASL_PASSWORD sets `{name}`, but security.protocol in \
+                KAFKA_PROPERTIES is {protocol}: set it to SSL, SASL_SSL or SASL_PLAINTEXT"
             ));
         }
         for (name, value) in &properties {
@@ -87,8 +87,9 @@ impl Security {
             if let Some(file) = file
                 && (is_encrypted || name.starts_with("https."))
             {
-                let ours = || file.display().to_string().into();
-                properties.entry(name.to_owned()).or_insert_with(ours);
+                properties
+                    .entry(name.to_owned())
+                    .or_insert_with(|| file.display().to_string().into());
             }
         }
         Ok(Self(properties))
@@ -119,8 +120,10 @@ const MAY_BE_SET: [&str; 13] = [
 ];
 
 fn may_be_set(name: &str) -> bool {
-    let fits = |it: &&str| name == *it || it.ends_with('.') && name.starts_with(it);
-    MAY_BE_SET.iter().any(fits) && name != "ssl.endpoint.identification.algorithm"
+    MAY_BE_SET
+        .iter()
+        .any(|it: &&str| name == *it || it.ends_with('.') && name.starts_with(it))
+        && name != "ssl.endpoint.identification.algorithm"
 }
 
 /// Asks librdkafka whether it has the property and takes the value. rdkafka's own error would show

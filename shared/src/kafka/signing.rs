@@ -38,13 +38,13 @@ impl Signing {
     /// Returns a description of the fault in the setting, without the key.
     pub fn new(secret: Option<&SecretString>) -> Result<Self, String> {
         let secret = secret.ok_or(
-            "KAFKA_SIGNING_KEY is not set: make one with `openssl rand -hex 32`, and give all programs the same",
+            "KAFKA_SIGNING_KEY is not set: make one with `openssl rand -hex 32`, and give all \
+            programs the same",
         )?;
-        let keys = secrets("KAFKA_SIGNING_KEY", secret)?;
-        let keys = keys
+        let keys: Result<_, _> = secrets("KAFKA_SIGNING_KEY", secret)?
             .iter()
-            .map(|key| Hmac::new_from_slice(key.expose_secret().as_bytes()));
-        let keys: Result<_, _> = keys.collect();
+            .map(|key| Hmac::new_from_slice(key.expose_secret().as_bytes()))
+            .collect();
         Ok(Self(keys.map_err(|error| error.to_string())?))
     }
 
@@ -72,14 +72,14 @@ impl Signing {
         payload: &[u8],
         signature: Option<&[u8]>,
     ) -> Result<(), &'static str> {
-        let signature = signature.ok_or("the message has no signature")?;
-        let signature = BASE64_STANDARD_NO_PAD.decode(signature).unwrap_or_default();
-        let is_of = |key: &Hmac<Sha256>| {
+        let signature = BASE64_STANDARD_NO_PAD
+            .decode(signature.ok_or("the message has no signature")?)
+            .unwrap_or_default();
+        if self.0.iter().any(|key: &Hmac<Sha256>| {
             authenticated(key, topic, payload)
                 .verify_slice(&signature)
                 .is_ok()
-        };
-        if self.0.iter().any(is_of) {
+        }) {
             Ok(())
         } else {
             Err("the signature is of no key in KAFKA_SIGNING_KEY")

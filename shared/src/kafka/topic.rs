@@ -24,8 +24,7 @@ const EVENTS: usize = 50;
 pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<usize, TopicError> {
     let owned = settings.clone();
     let asked = tokio::task::spawn_blocking(move || ask(&owned, limit)).await;
-    let canceled = |_| settings.unreachable(&KafkaError::Canceled);
-    let found = asked.map_err(canceled)??;
+    let found = asked.map_err(|_| settings.unreachable(&KafkaError::Canceled))??;
     let Some(config) = settings.config_of_topic(limit).await? else {
         return Ok(found.partitions);
     };
@@ -36,7 +35,8 @@ pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<us
     let needed = value("min.insync.replicas").and_then(|number| number.parse::<usize>().ok());
     if needed.is_some_and(|needed| found.in_sync < needed) {
         return Err(TopicError::Refuses(format!(
-            "a partition of the topic {:?} has fewer replicas in sync ({}) than min.insync.replicas: NOT_ENOUGH_REPLICAS",
+            "a partition of the topic {:?} has fewer replicas in sync ({}) than \
+            min.insync.replicas: NOT_ENOUGH_REPLICAS",
             settings.topic, found.in_sync
         )));
     }
@@ -52,10 +52,11 @@ struct FoundTopic {
 }
 
 fn ask(settings: &KafkaSettings, limit: Duration) -> Result<FoundTopic, TopicError> {
-    let client = settings.reader().create_with_context(Failures::default());
-    let client: BaseConsumer<Failures> = client.map_err(|error| {
+    let created = settings.reader().create_with_context(Failures::default());
+    let client: BaseConsumer<Failures> = created.map_err(|error| {
         TopicError::Setting(format!(
-            "the Kafka client can't be set up: {error}; see KAFKA_PROPERTIES, SSL_CERT_FILE and TLS_CERT_FILE"
+            "the Kafka client can't be set up: {error}; see KAFKA_PROPERTIES, SSL_CERT_FILE and \
+            TLS_CERT_FILE"
         ))
     })?;
     let answer = client.fetch_metadata(Some(&settings.topic), limit);
@@ -98,7 +99,8 @@ impl KafkaSettings {
             return Err(TopicError::Missing(name.clone()));
         }
         Err(TopicError::Setting(format!(
-            "Kafka does not let this process see the topic {name:?}: allow its user or its certificate `Describe` on it, and `Create` for `migrate`"
+            "Kafka does not let this process see the topic {name:?}: allow its user or its \
+            certificate `Describe` on it, and `Create` for `migrate`"
         )))
     }
 
@@ -123,8 +125,8 @@ impl KafkaSettings {
         tracing::warn!(
             topic = self.topic,
             %code,
-            "Kafka does not tell the topic's settings, so whether they lose messages is not checked: allow this process \
-             DescribeConfigs on the topic"
+            "Kafka does not tell the topic's settings, so whether they lose messages is not \
+            checked: allow this process DescribeConfigs on the topic"
         );
         Ok(None)
     }
@@ -165,8 +167,10 @@ pub async fn ensure_topic(
     let options = AdminOptions::new()
         .operation_timeout(Some(limit))
         .request_timeout(Some(limit));
-    let results = admin.create_topics([&topic], &options).await;
-    let results = results.map_err(|error| settings.unreachable(&error))?;
+    let results = admin
+        .create_topics([&topic], &options)
+        .await
+        .map_err(|error| settings.unreachable(&error))?;
     let reason = match results.into_iter().next() {
         Some(Ok(_)) => return Ok(true),
         // A concurrent `migrate` created it.

@@ -116,19 +116,23 @@ pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
 /// Inserts an alert, or replaces the one with the same name. An earlier one that was mailed and is
 /// over keeps its id, to which its mails lead, and gives its name away.
 pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
-    let earlier = "UPDATE alerts SET name = CONCAT(name, '#', id) WHERE name = ? AND status = 'resolved' \
-                   AND last_mailed_at >= first_seen_at AND first_seen_at < ?";
+    let earlier = "UPDATE alerts SET name = CONCAT(name, '#', id) WHERE name = ? \
+        AND status = 'resolved' AND last_mailed_at >= first_seen_at AND first_seen_at < ?";
     sql!(earlier, &alert.name, alert.first_seen_at)
         .run(conn)
         .await?;
-    let set = Alert::NAMES.iter().map(|it| format!("{it} = new.{it}"));
-    let set = set.collect::<Vec<_>>().join(", ");
+    let set = Alert::NAMES
+        .iter()
+        .map(|it| format!("{it} = new.{it}"))
+        .collect::<Vec<_>>()
+        .join(", ");
     let replace = format!(" AS new ON DUPLICATE KEY UPDATE {set}");
     insert_rows(conn, "alerts", vec![alert.clone()], &replace).await
 }
 
 /// Lists names as a table `j`; takes them as a JSON array.
-const NAMES: &str = "JSON_TABLE(?, '$[*]' COLUMNS (name VARCHAR(100) CHARACTER SET ascii COLLATE ascii_bin PATH '$')) j";
+const NAMES: &str = "JSON_TABLE(?, '$[*]' COLUMNS (name VARCHAR(100) CHARACTER SET ascii COLLATE \
+    ascii_bin PATH '$')) j";
 
 /// Reads the alerts that are firing or that have one of these names, by name.
 pub async fn firing_or_named(
@@ -136,11 +140,14 @@ pub async fn firing_or_named(
     names: &[String],
 ) -> QueryResult<HashMap<String, Alert>> {
     let query = format!(
-        "SELECT {{a.columns}} FROM alerts a WHERE a.status = 'firing' OR a.name IN (SELECT j.name FROM {NAMES})"
+        "SELECT {{a.columns}} FROM alerts a WHERE a.status = 'firing' \
+        OR a.name IN (SELECT j.name FROM {NAMES})"
     );
     let found: Vec<Alert> = sql!(query, json(&names)).all(conn).await?;
-    let named = |alert: Alert| (alert.name.clone(), alert);
-    Ok(found.into_iter().map(named).collect())
+    Ok(found
+        .into_iter()
+        .map(|alert: Alert| (alert.name.clone(), alert))
+        .collect())
 }
 
 /// Returns when Redis was first found restarted or replaced, if one of the passes that made these
@@ -153,8 +160,8 @@ pub async fn reopened_since(
     if runs.is_empty() {
         return Ok(None);
     }
-    let first = "SELECT MIN(created_at) FROM reconcile_findings WHERE run_id IN (?) AND kind = 'redis_lost' \
-                 AND action = 'open' AND result = 'applied'";
+    let first = "SELECT MIN(created_at) FROM reconcile_findings WHERE run_id IN (?) \
+        AND kind = 'redis_lost' AND action = 'open' AND result = 'applied'";
     sql!(first, values_of(runs)).one(conn).await
 }
 
@@ -168,8 +175,9 @@ pub async fn ids(conn: &mut Conn, names: &[&str]) -> QueryResult<HashMap<String,
 /// Counts the users whose broken promises in a drop ended since this time: those who have a row of
 /// the coupon, and the others, whom an operator has told.
 pub async fn mended(conn: &mut Conn, drop: DropId, since: DateTime<Utc>) -> QueryResult<[i64; 2]> {
-    let query = "SELECT COUNT(*), CAST(COALESCE(SUM(EXISTS (SELECT 1 FROM issued_coupons i WHERE i.coupon_id = b.coupon_id \
-                 AND i.user_id = b.user_id)), 0) AS SIGNED) FROM broken_promises b WHERE b.drop_id = ? AND b.mended_at >= ?";
+    let query = "SELECT COUNT(*), CAST(COALESCE(SUM(EXISTS (SELECT 1 FROM issued_coupons i \
+        WHERE i.coupon_id = b.coupon_id AND i.user_id = b.user_id)), 0) AS SIGNED) \
+        FROM broken_promises b WHERE b.drop_id = ? AND b.mended_at >= ?";
     let (all, kept): (i64, i64) = sql!(query, drop, since).one(conn).await?;
     Ok([kept, all - kept])
 }
@@ -233,18 +241,21 @@ pub async fn list(
     before: Option<i64>,
     limit: u32,
 ) -> DbResult<AlertPage> {
-    let query = "SELECT a.id, c.name, {a.columns} FROM alerts a LEFT JOIN coupons c ON c.id = a.coupon_id \
-                 WHERE a.status LIKE ? AND a.id < ? ORDER BY a.id DESC LIMIT ?";
+    let query = "SELECT a.id, c.name, {a.columns} FROM alerts a \
+        LEFT JOIN coupons c ON c.id = a.coupon_id WHERE a.status LIKE ? AND a.id < ? \
+        ORDER BY a.id DESC LIMIT ?";
     let state = state.map_or("%", <&str>::from);
     let before = before.unwrap_or(i64::MAX);
     let query = sql!(query, state, before, i64::from(limit) + 1);
-    let alerts: Vec<(i64, Option<String>, Alert)> = db.all("list alerts", query).await?;
-    let listed = |(id, coupon_name, alert)| ListedAlert {
-        id,
-        alert,
-        coupon_name,
-    };
-    let mut alerts: Vec<ListedAlert> = alerts.into_iter().map(listed).collect();
+    let rows: Vec<(i64, Option<String>, Alert)> = db.all("list alerts", query).await?;
+    let mut alerts: Vec<ListedAlert> = rows
+        .into_iter()
+        .map(|(id, coupon_name, alert)| ListedAlert {
+            id,
+            alert,
+            coupon_name,
+        })
+        .collect();
     let has_more = alerts.len() > limit as usize;
     alerts.truncate(limit as usize);
     let next_before = alerts.last().filter(|_| has_more).map(|alert| alert.id);
@@ -262,8 +273,8 @@ pub async fn find(db: &Db, id: i64) -> DbResult<Option<ListedAlert>> {
 impl Db {
     /// Counts firing alerts by kind. Only mailed alerts count.
     pub async fn firing_by_kind(&self) -> DbResult<Vec<(String, i64)>> {
-        let firing = "SELECT kind, COUNT(*) FROM alerts WHERE status = 'firing' AND last_mailed_at >= first_seen_at \
-                      GROUP BY kind";
+        let firing = "SELECT kind, COUNT(*) FROM alerts WHERE status = 'firing' \
+            AND last_mailed_at >= first_seen_at GROUP BY kind";
         self.all("count firing alerts", sql!(firing)).await
     }
 }
@@ -278,7 +289,8 @@ pub async fn acknowledge(
     operator: Operator,
 ) -> DbResult<Option<ListedAlert>> {
     db.transaction("acknowledge an alert", async move |conn| {
-        let set = "UPDATE alerts SET acknowledged_at = ?, acknowledged_by = ? WHERE id = ? AND status = 'firing'";
+        let set = "UPDATE alerts SET acknowledged_at = ?, acknowledged_by = ? WHERE id = ? \
+            AND status = 'firing'";
         if sql!(set, now, &by, id).run(conn).await? == 0 {
             return Ok(());
         }

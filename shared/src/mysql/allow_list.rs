@@ -96,8 +96,8 @@ impl Db {
         let query = "SELECT c.allow_list_revision, c.allow_list_people, l.user_id \
                      FROM coupons c LEFT JOIN coupon_allow_list l ON l.coupon_id = c.id WHERE c.id = ?";
         let db = self.within(LONG);
-        let rows = db.all("read an allow list", sql!(query, id));
-        let rows: Vec<(AllowList, Option<UserId>)> = rows.await?;
+        let rows: Vec<(AllowList, Option<UserId>)> =
+            db.all("read an allow list", sql!(query, id)).await?;
         let list = rows.first().map(|(list, _)| *list);
         let users = rows.into_iter().filter_map(|(_, user)| user).collect();
         Ok(list.map(|list| (list, users)))
@@ -111,11 +111,12 @@ impl Db {
             return Ok(0);
         };
         let old = format!(
-            "SELECT id FROM coupons c WHERE allow_list_people > 0 AND COALESCE(allow_list_changed_at <= {before}, TRUE) \
-             AND COALESCE(daily_until < CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR), TRUE) \
-             AND EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id) \
-             AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id AND COALESCE(d.sealed_at > {before}, TRUE)) \
-             ORDER BY id LIMIT 10 FOR UPDATE OF c"
+            "SELECT id FROM coupons c WHERE allow_list_people > 0 \
+            AND COALESCE(allow_list_changed_at <= {before}, TRUE) \
+            AND COALESCE(daily_until < CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR), TRUE) \
+            AND EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id) \
+            AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id \
+            AND COALESCE(d.sealed_at > {before}, TRUE)) ORDER BY id LIMIT 10 FOR UPDATE OF c"
         );
         let db = self.within(LONG);
         db.transaction("delete old allow lists", async move |conn| {
@@ -168,8 +169,8 @@ async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<AllowList>>
 /// Sets the coupon's next revision, which is also the list's, and the size of the list.
 async fn set_list(conn: &mut Conn, id: CouponId, seen: u64, people: u32) -> QueryResult<AllowList> {
     // MySQL assigns from left to right, so the list gets the revision that was just set.
-    let set = "UPDATE coupons SET revision = GREATEST(revision, ?) + 1, allow_list_revision = revision, \
-               allow_list_people = ?, allow_list_changed_at = UTC_TIMESTAMP(3) WHERE id = ?";
+    let set = "UPDATE coupons SET revision = GREATEST(revision, ?) + 1, allow_list_revision = \
+        revision, allow_list_people = ?, allow_list_changed_at = UTC_TIMESTAMP(3) WHERE id = ?";
     sql!(set, seen, people, id).run(conn).await?;
     let revision = sql!("SELECT allow_list_revision FROM coupons WHERE id = ?", id);
     Ok(AllowList {
@@ -184,13 +185,15 @@ async fn apply(conn: &mut Conn, id: CouponId, change: &ListChange) -> QueryResul
     let changed = match change {
         ListChange::Add(users) => {
             let insert = format!(
-                "INSERT IGNORE INTO coupon_allow_list (coupon_id, user_id) SELECT ?, j.user_id FROM {USERS}"
+                "INSERT IGNORE INTO coupon_allow_list (coupon_id, user_id) SELECT ?, j.user_id \
+                FROM {USERS}"
             );
             sql!(insert, id, json(users))
         }
         ListChange::Remove(users) => {
             let delete = format!(
-                "DELETE l FROM {USERS} STRAIGHT_JOIN coupon_allow_list l ON l.coupon_id = ? AND l.user_id = j.user_id"
+                "DELETE l FROM {USERS} STRAIGHT_JOIN coupon_allow_list l ON l.coupon_id = ? \
+                AND l.user_id = j.user_id"
             );
             sql!(delete, json(users), id)
         }

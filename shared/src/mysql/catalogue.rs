@@ -48,7 +48,8 @@ read_as!(Drop {
 /// Returns the assignments that write a coupon's settings.
 pub(super) fn settings(of: &CouponSettings) -> Sql {
     sql!(
-        "name = ?, quantity = ?, once_per = ?, waiting_list = ?, paused = ?, schedule = ?, allow_rule = ?",
+        "name = ?, quantity = ?, once_per = ?, waiting_list = ?, paused = ?, schedule = ?, \
+        allow_rule = ?",
         &of.name,
         of.quantity,
         of.once_per.as_str(),
@@ -160,8 +161,8 @@ impl Db {
     /// opened drop. The cost depends only on the number of live coupons.
     pub async fn catalogue(&self) -> DbResult<Vec<WithDrops>> {
         // One day less allows for all time zones.
-        let live = "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL \
-                    UNION SELECT id FROM coupons WHERE daily_until >= CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR)";
+        let live = "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL UNION SELECT id \
+            FROM coupons WHERE daily_until >= CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR)";
         self.select_coupons(sql!(live)).await
     }
 
@@ -172,8 +173,11 @@ impl Db {
 
     /// Reads at most `limit` coupons with ids above `after`, in order of id.
     pub async fn coupons_after(&self, after: CouponId, limit: i64) -> DbResult<Vec<WithDrops>> {
-        let page = "SELECT id FROM coupons WHERE id > ? ORDER BY id LIMIT ?";
-        let page = sql!(page, after, limit);
+        let page = sql!(
+            "SELECT id FROM coupons WHERE id > ? ORDER BY id LIMIT ?",
+            after,
+            limit
+        );
         self.coupons_by_id(self.all("page of coupons", page).await?)
             .await
     }
@@ -181,7 +185,8 @@ impl Db {
     /// Finds coupons whose names contain this text. If any name equals the text, returns only exact
     /// matches.
     pub async fn coupons_named(&self, text: &str) -> DbResult<Vec<CouponId>> {
-        let named = "SELECT id, name = ? FROM coupons WHERE LOCATE(?, name) > 0 ORDER BY 2 DESC, id LIMIT 50";
+        let named = "SELECT id, name = ? FROM coupons WHERE LOCATE(?, name) > 0 \
+            ORDER BY 2 DESC, id LIMIT 50";
         let mut found: Vec<(CouponId, bool)> =
             self.all("coupons by name", sql!(named, text, text)).await?;
         if found.first().is_some_and(|(_, is_exact)| *is_exact) {
@@ -259,20 +264,29 @@ impl Db {
             return Ok(Vec::new());
         }
         let ids: Vec<CouponId> = found.iter().map(|coupon| coupon.id).collect();
-        let drops = ") SELECT {d.columns} FROM w STRAIGHT_JOIN drops d ON d.coupon_id = w.id AND d.sealed_at IS NULL \
-                 UNION SELECT {d.columns} FROM w STRAIGHT_JOIN LATERAL (SELECT * FROM drops FORCE INDEX (drops_opened) \
-                 WHERE coupon_id = w.id AND (sealed_at IS NOT NULL OR opens_at < UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE) \
-                 ORDER BY opens_at DESC LIMIT 1) d ON TRUE ORDER BY coupon_id, opens_at, id";
-        let drops = sql!("WITH w AS (").and(listed(&ids)).and(sql!(drops));
-        let drops: Vec<Drop> = self.all("read drops", drops).await?;
-        let mut drops = drops.into_iter().peekable();
-        let with_drops = |row: CouponRow| {
-            let coupon = Coupon::from(row);
-            let own =
-                std::iter::from_fn(|| drops.next_if(|drop| drop.coupon_id == coupon.id)).collect();
-            (coupon, own)
-        };
-        Ok(found.into_iter().map(with_drops).collect())
+        let open_and_last = sql!(
+            ") SELECT {d.columns} FROM w \
+            STRAIGHT_JOIN drops d ON d.coupon_id = w.id AND d.sealed_at IS NULL \
+            UNION SELECT {d.columns} FROM w \
+            STRAIGHT_JOIN LATERAL (\
+            SELECT * FROM drops FORCE INDEX (drops_opened) \
+            WHERE coupon_id = w.id \
+            AND (sealed_at IS NOT NULL OR opens_at < UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE) \
+            ORDER BY opens_at DESC LIMIT 1) d ON TRUE \
+            ORDER BY coupon_id, opens_at, id"
+        );
+        let query = sql!("WITH w AS (").and(listed(&ids)).and(open_and_last);
+        let rows: Vec<Drop> = self.all("read drops", query).await?;
+        let mut drops = rows.into_iter().peekable();
+        Ok(found
+            .into_iter()
+            .map(|row: CouponRow| {
+                let coupon = Coupon::from(row);
+                let own = std::iter::from_fn(|| drops.next_if(|drop| drop.coupon_id == coupon.id))
+                    .collect();
+                (coupon, own)
+            })
+            .collect())
     }
 }
 
@@ -310,8 +324,9 @@ pub async fn rules_of_drops(
     conn: &mut Conn,
     ids: &[DropId],
 ) -> QueryResult<HashMap<DropId, DropRules>> {
-    let rules = "SELECT d.id, d.coupon_id, d.quantity, c.once_per, d.opens_at, d.closes_at, d.sealed_at IS NOT NULL \
-                 FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id IN (?)";
+    let rules = "SELECT d.id, d.coupon_id, d.quantity, c.once_per, d.opens_at, d.closes_at, \
+        d.sealed_at IS NOT NULL FROM drops d JOIN coupons c ON c.id = d.coupon_id \
+        WHERE d.id IN (?)";
     sql!(rules, list(ids.iter().copied())).all(conn).await
 }
 
@@ -326,8 +341,12 @@ async fn insert_coupon(
     let id = loop {
         let id = CouponId(draw_id(Utc::now()));
         let (text, hash) = key.map(|key| (&key.key, &*key.body_hash)).unzip();
-        let own = ", id = ?, idempotency_key = ?, body_hash = ?";
-        let own = sql!(own, id, text, hash);
+        let own = sql!(
+            ", id = ?, idempotency_key = ?, body_hash = ?",
+            id,
+            text,
+            hash
+        );
         let insert = sql!("INSERT INTO coupons SET ").and(settings(new)).and(own);
         // A concurrent request with the same key waits here until this one commits.
         match insert.run(conn).await {
@@ -391,17 +410,27 @@ async fn insert_drop(
     id: DropId,
 ) -> QueryResult<bool> {
     // Rows of a drop that was lost may be above a quantity that was lowered since.
-    let highest = "SELECT MAX(slot) FROM issued_coupons WHERE drop_id = ? AND coupon_id = ?";
-    let highest: Option<Slot> = sql!(highest, id, coupon).one(conn).await?;
+    let highest: Option<Slot> = sql!(
+        "SELECT MAX(slot) FROM issued_coupons WHERE drop_id = ? AND coupon_id = ?",
+        id,
+        coupon
+    )
+    .one(conn)
+    .await?;
     let quantity = quantity.max(highest.unwrap_or(0));
-    let insert = "INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity) VALUES (?, ?, ?, ?, ?, ?)";
-    let (day, opens_at, closes_at) = (drop.local_date, drop.opens_at, drop.closes_at);
+    let insert = "INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity) \
+        VALUES (?, ?, ?, ?, ?, ?)";
+    let day = drop.local_date;
+    let opens_at = drop.opens_at;
+    let closes_at = drop.closes_at;
     let insert = sql!(insert, id, coupon, day, opens_at, closes_at, quantity);
     match insert.run(conn).await {
         Err(error) if refusal(&error) == Some(Refusal::Duplicate) => {
             // A locking read sees the other row even if it is newer than this transaction.
-            let owner = sql!("SELECT coupon_id FROM drops WHERE id = ? FOR SHARE", id);
-            let owner: Option<CouponId> = owner.first(conn).await?;
+            let owner: Option<CouponId> =
+                sql!("SELECT coupon_id FROM drops WHERE id = ? FOR SHARE", id)
+                    .first(conn)
+                    .await?;
             Ok(owner.is_none_or(|owner| owner == coupon))
         }
         other => other.map(|_| true),

@@ -87,7 +87,8 @@ impl Db {
         let db = self.within(LONG);
         let mut attempts = 0;
         loop {
-            let (own, by) = (patch.clone(), by.clone());
+            let own = patch.clone();
+            let by = by.clone();
             let changed = db.transaction("change coupon", async move |conn| {
                 change(conn, id, only, &own, now, &by).await
             });
@@ -145,8 +146,11 @@ async fn change(
         return Ok(CouponChanged::NotPossible(why));
     }
     coupon.revision = revision.saturating_add(1);
-    let changed = drops.iter().filter(|drop| !before.1.contains(drop));
-    let changed: Vec<Drop> = changed.cloned().collect();
+    let changed: Vec<Drop> = drops
+        .iter()
+        .filter(|drop| !before.1.contains(drop))
+        .cloned()
+        .collect();
     write(conn, &coupon, &changed).await?;
     let mut removed: Vec<DropId> = before.1.iter().map(|drop| drop.id).collect();
     removed.retain(|id| drops.iter().all(|drop| drop.id != *id));
@@ -178,9 +182,13 @@ async fn write(conn: &mut Conn, coupon: &Coupon, drops: &[Drop]) -> QueryResult<
     let update = sql!("UPDATE coupons SET ").and(settings(&coupon.settings));
     update.and(at_revision).run(conn).await?;
     for drop in drops {
-        let update = "UPDATE drops SET quantity = ?, opens_at = ?, closes_at = ?, closed_early = ? WHERE id = ?";
-        let (quantity, opens_at, closes_at) = (drop.quantity, drop.opens_at, drop.closes_at);
-        let (early, id) = (drop.closed_early, drop.id);
+        let update = "UPDATE drops SET quantity = ?, opens_at = ?, closes_at = ?, closed_early = \
+            ? WHERE id = ?";
+        let quantity = drop.quantity;
+        let opens_at = drop.opens_at;
+        let closes_at = drop.closes_at;
+        let early = drop.closed_early;
+        let id = drop.id;
         let update = sql!(update, quantity, opens_at, closes_at, early, id);
         update.run(conn).await?;
     }
@@ -202,15 +210,14 @@ pub(crate) fn difference(before: &(Coupon, Vec<Drop>), after: &(Coupon, Vec<Drop
 }
 
 fn fields((coupon, drops): &(Coupon, Vec<Drop>)) -> Map<String, Value> {
-    let drop = |d: &Drop| {
-        let window =
-            json!({"opens_at": d.opens_at, "closes_at": d.closes_at, "quantity": d.quantity});
-        (format!("drop {}", d.id), window)
-    };
     let mut fields = match json!(coupon.settings) {
         Value::Object(fields) => fields,
         _ => Map::new(),
     };
-    fields.extend(drops.iter().map(drop));
+    fields.extend(drops.iter().map(|d: &Drop| {
+        let window =
+            json!({"opens_at": d.opens_at, "closes_at": d.closes_at, "quantity": d.quantity});
+        (format!("drop {}", d.id), window)
+    }));
     fields
 }

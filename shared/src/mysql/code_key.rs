@@ -10,8 +10,10 @@ use crate::sql;
 impl Db {
     /// Returns the installation's key, which is read once per pool.
     pub async fn code_key(&self) -> DbResult<CodeKey> {
-        let read = || self.run("key of the codes", async |conn| read_or_draw(conn).await);
-        self.code_key.get_or_try_init(read).await.cloned()
+        self.code_key
+            .get_or_try_init(|| self.run("key of the codes", async |conn| read_or_draw(conn).await))
+            .await
+            .cloned()
     }
 }
 
@@ -24,9 +26,10 @@ async fn read_or_draw(conn: &mut Conn) -> QueryResult<CodeKey> {
         let any = sql!("SELECT drop_id FROM issued_coupons LIMIT 1");
         if any.first::<i64>(conn).await?.is_some() {
             tracing::error!(
-                "the table code_key was empty although there are coupons, and a new key was drawn: a row that is written \
-                 again gets another code than its user was shown. Put the key back from a backup of MySQL, see \
-                 \"The key of the codes\" in OPERATIONS.md"
+                "the table code_key was empty although there are coupons, and a new key was \
+                drawn: a row that is written again gets another code than its user was shown. \
+                Put the key back from a backup of MySQL, see \"The key of the codes\" in \
+                OPERATIONS.md"
             );
         }
         let drawn: [u8; 32] = rand::rng().random();

@@ -42,7 +42,9 @@ impl CodeKey {
         let mut mac = Hmac::clone(&self.hmac);
         // Rounds the time as its column does, because passes read it from there.
         let claimed_at_ms = claimed_at.round_subsecs(3).timestamp_millis();
-        let (drop, slot, user) = (claim.drop_id, claim.slot, claim.user_id.as_str());
+        let drop = claim.drop_id;
+        let slot = claim.slot;
+        let user = claim.user_id.as_str();
         mac.update(format!("{drop}:{slot}:{claimed_at_ms}:{user}").as_bytes());
         let digest: [u8; 32] = mac.finalize().into_bytes().into();
         let mut bits = [0; 16];
@@ -105,11 +107,11 @@ fn derived_place(text: &str) -> Option<(u64, u64)> {
     let mut parts = text.splitn(3, '-');
     let place = (value(parts.next()?)?, value(parts.next()?)?);
     let secret = parts.next()?;
-    let fits = |(at, byte)| match at % 5 {
-        4 => byte == b'-',
-        _ => ALPHABET.contains(&byte),
-    };
-    let is_secret = secret.len() == SECRET_LEN && secret.bytes().enumerate().all(fits);
+    let is_secret = secret.len() == SECRET_LEN
+        && secret.bytes().enumerate().all(|(at, byte)| match at % 5 {
+            4 => byte == b'-',
+            _ => ALPHABET.contains(&byte),
+        });
     is_secret.then_some(place)
 }
 
@@ -131,11 +133,13 @@ fn decimal(text: &str) -> Option<u64> {
 
 /// Decodes a number that [`number`] encoded.
 fn value(text: &str) -> Option<u64> {
-    let digits = text.bytes().map(|byte| {
-        let value = ALPHABET.iter().position(|digit| *digit == byte);
-        value.map(|value| value as u64)
-    });
-    let digits: Vec<u64> = digits.collect::<Option<_>>()?;
+    let digits: Vec<u64> = text
+        .bytes()
+        .map(|byte| {
+            let value = ALPHABET.iter().position(|digit| *digit == byte);
+            value.map(|value| value as u64)
+        })
+        .collect::<Option<_>>()?;
     let (_, digits) = digits.split_first()?;
     let value = digits.iter().try_fold(0_u64, |value, digit| {
         value.checked_mul(32)?.checked_add(*digit)
@@ -145,7 +149,8 @@ fn value(text: &str) -> Option<u64> {
 
 /// Encodes drop and slot so that the text sorts in their numeric order.
 fn prefix(drop: DropId, slot: Slot) -> String {
-    let (drop, slot) = (number(drop.0.cast_unsigned()), number(slot.into()));
+    let drop = number(drop.0.cast_unsigned());
+    let slot = number(slot.into());
     format!("{drop}-{slot}-")
 }
 

@@ -89,9 +89,10 @@ pub(super) const IS_PRIMARY: &str =
 /// unreachable server.
 /// `lc_messages`: diesel returns an error's text but not its number, and [`super::refusal`] reads
 /// the English text.
-const SETTINGS: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', \
-     SESSION transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 2, SESSION wait_timeout = 10, \
-     SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'";
+const SETTINGS: &str = "SET SESSION sql_mode = \
+    'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', SESSION \
+    transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 2, SESSION \
+    wait_timeout = 10, SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'";
 
 /// Opens a connection outside the pool with the same settings, for locks that last as long as their
 /// connection.

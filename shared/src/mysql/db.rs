@@ -99,11 +99,12 @@ impl DbError {
     /// written.
     pub fn is_about_data(&self) -> bool {
         use diesel::result::Error::{DeserializationError, SerializationError};
-        let unreadable = |e: &_| matches!(e, DeserializationError(_) | SerializationError(_));
         self.refusal().is_some()
             || self.is_lock_wait()
             || self.is_deadlock()
-            || self.query_error().is_some_and(unreadable)
+            || self
+                .query_error()
+                .is_some_and(|e: &_| matches!(e, DeserializationError(_) | SerializationError(_)))
     }
 }
 
@@ -202,8 +203,11 @@ impl Db {
 
     async fn call<T: 'static>(&self, what: &'static str, op: Op) -> DbResult<T> {
         let task = tokio::spawn(attempt(self.clone(), what, op));
-        let answer = task.await.unwrap_or(Err(DbError::Panicked { what }))?;
-        let answer = answer.downcast().map(|answer| *answer);
+        let answer = task
+            .await
+            .unwrap_or(Err(DbError::Panicked { what }))?
+            .downcast()
+            .map(|answer| *answer);
         answer.map_err(|_| DbError::Panicked { what })
     }
 

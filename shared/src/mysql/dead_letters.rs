@@ -64,12 +64,17 @@ impl Db {
         drop: DropId,
         slots: RangeInclusive<i64>,
     ) -> DbResult<Vec<DeadLetterRow>> {
-        let first = "SELECT {f.columns} FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY slot \
-                     ORDER BY source_partition IS NOT NULL AND reason <> 'corrected', id) AS place \
-                     FROM failed_claims WHERE resolved_at IS NULL AND drop_id = ? AND slot BETWEEN ? AND ? \
-                     AND COALESCE(coupon_id = ?, TRUE)) w JOIN failed_claims f ON f.id = w.id \
-                     WHERE w.place <= 100 ORDER BY f.slot, w.place";
-        let first = sql!(first, drop, *slots.start(), *slots.end(), coupon);
+        let first = sql!(
+            "SELECT {f.columns} FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY slot \
+            ORDER BY source_partition IS NOT NULL AND reason <> 'corrected', id) AS place \
+            FROM failed_claims WHERE resolved_at IS NULL AND drop_id = ? AND slot BETWEEN ? \
+            AND ? AND COALESCE(coupon_id = ?, TRUE)) w JOIN failed_claims f ON f.id = w.id \
+            WHERE w.place <= 100 ORDER BY f.slot, w.place",
+            drop,
+            *slots.start(),
+            *slots.end(),
+            coupon
+        );
         let db = self.within(LONG);
         db.all("read dead letters", first).await
     }
@@ -107,11 +112,11 @@ impl Db {
         coupon: Option<CouponId>,
         drop: Option<DropId>,
     ) -> DbResult<(u64, Vec<(String, DeadLetterRow)>)> {
-        let of_coupon = |id| sql!(" AND (f.coupon_id = ? OR d.coupon_id = ?)", id, id);
-        let of_drop = |id| sql!(" AND f.drop_id = ?", id);
         let loose = sql!(LOOSE)
-            .and(coupon.map_or(sql!(""), of_coupon))
-            .and(drop.map_or(sql!(""), of_drop));
+            .and(coupon.map_or(sql!(""), |id| {
+                sql!(" AND (f.coupon_id = ? OR d.coupon_id = ?)", id, id)
+            }))
+            .and(drop.map_or(sql!(""), |id| sql!(" AND f.drop_id = ?", id)));
         let db = self.within(LONG);
         let count = sql!("SELECT COUNT(*)").and(loose.clone());
         let number = db.first("count loose dead letters", count).await?;
@@ -127,7 +132,8 @@ impl Db {
         coupon: CouponId,
         user: &UserId,
     ) -> DbResult<Vec<DeadLetterRow>> {
-        let own = "SELECT {columns} FROM failed_claims WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000";
+        let own = "SELECT {columns} FROM failed_claims WHERE coupon_id = ? AND user_id = ? \
+            ORDER BY id LIMIT 1000";
         let what = "read a person's dead letters";
         self.all(what, sql!(own, coupon, user)).await
     }
@@ -136,12 +142,13 @@ impl Db {
 /// Maximum duration of counting all unresolved dead letters from the index.
 const LONG: Duration = Duration::from_secs(30);
 
-const LOOSE: &str = " FROM failed_claims f LEFT JOIN drops d ON d.id = f.drop_id WHERE f.resolved_at IS NULL \
-     AND (d.id IS NULL OR f.coupon_id <> d.coupon_id OR d.sealed_at IS NOT NULL AND f.user_id IS NULL)";
+const LOOSE: &str = " FROM failed_claims f LEFT JOIN drops d ON d.id = f.drop_id \
+    WHERE f.resolved_at IS NULL AND (d.id IS NULL OR f.coupon_id <> d.coupon_id \
+    OR d.sealed_at IS NOT NULL AND f.user_id IS NULL)";
 
-const WITH_REASON: &str = "SELECT CASE WHEN f.drop_id IS NULL THEN 'no drop' \
-     WHEN d.id IS NULL THEN 'a drop that does not exist' WHEN f.coupon_id <> d.coupon_id THEN 'a drop of another coupon' \
-     ELSE 'a sealed drop and no user' END, {f.columns}";
+const WITH_REASON: &str = "SELECT CASE WHEN f.drop_id IS NULL THEN 'no drop' WHEN d.id IS NULL \
+    THEN 'a drop that does not exist' WHEN f.coupon_id <> d.coupon_id THEN 'a drop of another \
+    coupon' ELSE 'a sealed drop and no user' END, {f.columns}";
 
 /// The resolution of a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,12 +166,13 @@ pub async fn resolve(conn: &mut Conn, resolutions: &[Resolution], run_id: &str) 
     }
     let rows = vec!["ROW(?, ?, ?)"; resolutions.len()].join(", ");
     let update = format!(
-        "UPDATE (VALUES {rows}) AS v (id, how, detail) STRAIGHT_JOIN failed_claims f FORCE INDEX (PRIMARY) ON f.id = v.id \
-         SET f.resolved_at = UTC_TIMESTAMP(3), f.resolution = v.how, f.resolution_detail = v.detail, f.resolved_by_run = ? \
-         WHERE f.resolved_at IS NULL"
+        "UPDATE (VALUES {rows}) AS v (id, how, detail) \
+        STRAIGHT_JOIN failed_claims f FORCE INDEX (PRIMARY) ON f.id = v.id \
+        SET f.resolved_at = UTC_TIMESTAMP(3), f.resolution = v.how, f.resolution_detail = \
+        v.detail, f.resolved_by_run = ? WHERE f.resolved_at IS NULL"
     );
-    let values = resolutions.iter();
-    let mut values: Vec<Value> = values
+    let mut values: Vec<Value> = resolutions
+        .iter()
         .flat_map(|it| values![it.id, it.how, &it.detail])
         .collect();
     values.push(run_id.into());

@@ -60,41 +60,73 @@ pub struct DailyDigest {
 /// Reads the digest of a period.
 pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> DbResult<DailyDigest> {
     let open = alerts::list(db, Some(AlertState::Firing), None, 500).await?;
-    db.within(LIMIT).run("gather the day", async move |conn| {
-        let runs = "SELECT status, COUNT(*) FROM reconcile_runs WHERE started_at >= ? AND started_at < ? \
-                    AND finished_at IS NOT NULL AND NOT dry_run GROUP BY status ORDER BY status";
-        let runs = sql!(runs, from, to).all(conn).await?;
-        let last = "SELECT MAX(finished_at) FROM reconcile_runs WHERE status IN ('clean', 'repaired') AND NOT dry_run";
-        let last_success_at = sql!(last).one(conn).await?;
-        let repairs = "SELECT kind, CAST(SUM(number) AS SIGNED) FROM repairs WHERE repaired_at >= ? AND repaired_at < ? \
-                       GROUP BY kind ORDER BY kind";
-        let repairs = sql!(repairs, from, to).all(conn).await?;
-        let sealed = "SELECT c.id, c.name, d.id, d.quantity, COALESCE(d.sealed_rows, 0) FROM drops d \
-                      JOIN coupons c ON c.id = d.coupon_id WHERE d.sealed_at >= ? AND d.sealed_at < ? ORDER BY d.sealed_at LIMIT ?";
-        let sealed = sql!(sealed, from, to, LINES).all(conn).await?;
-        let totals = "SELECT (SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL), \
-                      (SELECT COUNT(*) FROM drops WHERE sealed_at >= ? AND sealed_at < ?), \
-                      (SELECT COUNT(*) FROM outbox WHERE sent_at >= ? AND sent_at < ?), \
-                      (SELECT COUNT(*) FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL)";
-        let totals = sql!(totals, from, to, from, to);
-        let (broken, sealed_total, sent, waiting) = totals.one(conn).await?;
-        let lost = "SELECT target, COUNT(*) FROM outbox WHERE given_up_at >= ? AND given_up_at < ? \
-                    GROUP BY target ORDER BY target LIMIT ?";
-        let lost = sql!(lost, from, to, LINES).all(conn).await?;
-        Ok(DailyDigest {
-            from,
-            to,
-            open: open.alerts,
-            broken,
-            runs,
-            last_success_at,
-            repairs,
-            sealed,
-            sealed_total,
-            sent,
-            waiting,
-            lost,
+    db.within(LIMIT)
+        .run("gather the day", async move |conn| {
+            let runs = sql!(
+                "SELECT status, COUNT(*) FROM reconcile_runs WHERE started_at >= ? \
+            AND started_at < ? AND finished_at IS NOT NULL AND NOT dry_run GROUP BY status \
+            ORDER BY status",
+                from,
+                to
+            )
+            .all(conn)
+            .await?;
+            let last = "SELECT MAX(finished_at) FROM reconcile_runs \
+            WHERE status IN ('clean', 'repaired') AND NOT dry_run";
+            let last_success_at = sql!(last).one(conn).await?;
+            let repairs = sql!(
+                "SELECT kind, CAST(SUM(number) AS SIGNED) FROM repairs \
+            WHERE repaired_at >= ? AND repaired_at < ? GROUP BY kind ORDER BY kind",
+                from,
+                to
+            )
+            .all(conn)
+            .await?;
+            let sealed = sql!(
+                "SELECT c.id, c.name, d.id, d.quantity, COALESCE(d.sealed_rows, 0) \
+            FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.sealed_at >= ? \
+            AND d.sealed_at < ? ORDER BY d.sealed_at LIMIT ?",
+                from,
+                to,
+                LINES
+            )
+            .all(conn)
+            .await?;
+            let totals = sql!(
+                "SELECT (SELECT COUNT(*) FROM broken_promises \
+            WHERE mended_at IS NULL), (SELECT COUNT(*) FROM drops WHERE sealed_at >= ? \
+            AND sealed_at < ?), (SELECT COUNT(*) FROM outbox WHERE sent_at >= ? \
+            AND sent_at < ?), (SELECT COUNT(*) FROM outbox WHERE sent_at IS NULL \
+            AND given_up_at IS NULL)",
+                from,
+                to,
+                from,
+                to
+            );
+            let (broken, sealed_total, sent, waiting) = totals.one(conn).await?;
+            let lost = sql!(
+                "SELECT target, COUNT(*) FROM outbox WHERE given_up_at >= ? \
+            AND given_up_at < ? GROUP BY target ORDER BY target LIMIT ?",
+                from,
+                to,
+                LINES
+            )
+            .all(conn)
+            .await?;
+            Ok(DailyDigest {
+                from,
+                to,
+                open: open.alerts,
+                broken,
+                runs,
+                last_success_at,
+                repairs,
+                sealed,
+                sealed_total,
+                sent,
+                waiting,
+                lost,
+            })
         })
-    })
-    .await
+        .await
 }

@@ -39,14 +39,19 @@ impl Db {
         findings: Vec<Finding>,
     ) -> DbResult<()> {
         // Those that an attempt wrote before it failed.
-        let delete = "DELETE FROM reconcile_findings WHERE run_id = ? LIMIT ?";
-        let delete = sql!(delete, run_id, DELETED_AT_ONCE);
+        let delete = sql!(
+            "DELETE FROM reconcile_findings WHERE run_id = ? LIMIT ?",
+            run_id,
+            DELETED_AT_ONCE
+        );
         let what = "delete findings of a run";
         while self.execute(what, delete.clone()).await? > 0 {}
         let into = Finding::NAMES.join(", ");
         let into = format!("reconcile_findings (run_id, {into})");
-        let row = |finding: Finding| [values![run_id], finding.values()].concat();
-        let rows = findings.into_iter().map(row).collect();
+        let rows = findings
+            .into_iter()
+            .map(|finding: Finding| [values![run_id], finding.values()].concat())
+            .collect();
         let db = self.within(LONG);
         db.run("write findings", async move |conn| {
             insert_all(conn, &into, rows, "").await
@@ -61,8 +66,8 @@ impl Db {
         drop: Option<i64>,
     ) -> DbResult<Option<(String, NaiveDateTime)>> {
         // The condition matches the index on drop and result.
-        let left = "SELECT detail, created_at FROM reconcile_findings \
-                    WHERE drop_id <=> ? AND result = 'skipped' AND dead_letter = ? ORDER BY created_at DESC LIMIT 1";
+        let left = "SELECT detail, created_at FROM reconcile_findings WHERE drop_id <=> ? \
+            AND result = 'skipped' AND dead_letter = ? ORDER BY created_at DESC LIMIT 1";
         self.first("why a dead letter stays", sql!(left, drop, letter))
             .await
     }
@@ -74,7 +79,8 @@ impl Db {
         coupon: CouponId,
         user: &UserId,
     ) -> DbResult<Vec<(String, Finding, DateTime<Utc>)>> {
-        let about = "SELECT run_id, {columns}, created_at FROM reconcile_findings WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000";
+        let about = "SELECT run_id, {columns}, created_at FROM reconcile_findings \
+            WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000";
         self.all("findings about a person", sql!(about, coupon, user))
             .await
     }

@@ -29,7 +29,8 @@ impl Db {
     ) -> DbResult<()> {
         let verb = if looked { "REPLACE" } else { "INSERT IGNORE" };
         let into = "INTO held_back (drop_id, repairs, fingerprint, run_id) VALUES (?, ?, ?, ?)";
-        let (number, fingerprint) = (repairs.number, repairs.fingerprint);
+        let number = repairs.number;
+        let fingerprint = repairs.fingerprint;
         let note = sql!(format!("{verb} {into}"), drop, number, fingerprint, run_id);
         self.execute("hold back", note).await.map(|_| ())
     }

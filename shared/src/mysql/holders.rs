@@ -30,16 +30,25 @@ impl Db {
     /// coupon.
     pub async fn holders(&self, which: HolderRange, limit: usize) -> DbResult<Option<HoldersPage>> {
         self.run("page of holders", async move |conn| {
-            let own = "SELECT id FROM drops WHERE coupon_id = ? ORDER BY opens_at, id";
-            let mut own: Vec<DropId> = sql!(own, which.coupon).all(conn).await?;
+            let mut own: Vec<DropId> = sql!(
+                "SELECT id FROM drops WHERE coupon_id = ? \
+                ORDER BY opens_at, id",
+                which.coupon
+            )
+            .all(conn)
+            .await?;
             own.retain(|id| which.drop.is_none_or(|drop| drop == *id));
             if own.is_empty() && which.drop.is_some() {
                 return Ok(None);
             }
             let (first, mut after) = which.after;
             let mut rows: Vec<IssuedRow> = Vec::new();
-            let page = "SELECT {columns} FROM issued_coupons WHERE drop_id = ? AND slot > ? AND coupon_id = ? ORDER BY slot LIMIT ?";
-            for drop in own.into_iter().skip_while(|id| first.0 != 0 && first != *id) {
+            let page = "SELECT {columns} FROM issued_coupons WHERE drop_id = ? AND slot > ? \
+                AND coupon_id = ? ORDER BY slot LIMIT ?";
+            for drop in own
+                .into_iter()
+                .skip_while(|id| first.0 != 0 && first != *id)
+            {
                 let wanted = (limit + 1 - rows.len()) as u64;
                 let page = sql!(page, drop, after, which.coupon, wanted);
                 rows.extend(page.all::<Vec<IssuedRow>>(conn).await?);

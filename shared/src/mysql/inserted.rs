@@ -40,8 +40,9 @@ pub(super) async fn take_out(
     seal_is_final(conn, &mut windows).await?;
     let mut taken = TakenOutRows::default();
     if has_revocations {
-        let void = void_among(conn, &claims.iter().collect::<Vec<_>>()).await?;
-        let void = void.into_iter();
+        let void = void_among(conn, &claims.iter().collect::<Vec<_>>())
+            .await?
+            .into_iter();
         taken.extend(void.map(|claim| ((claim.drop_id, claim.slot), TakenOut::Void)));
     }
     for claim in claims {
@@ -75,31 +76,35 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<(W
     );
     let coupons: BTreeSet<i64> = claims.iter().map(|claim| claim.coupon_id.0).collect();
     let mut query = sql!(
-        "(SELECT NULL AS drop_id, NULL AS opens_at, NULL AS closes_at, 0 AS is_sealed, 0 AS closes_soon \
-         FROM revoked_coupons WHERE coupon_id IN (?) LIMIT 1 FOR SHARE)",
+        "(SELECT NULL AS drop_id, NULL AS opens_at, NULL AS closes_at, 0 AS is_sealed, 0 AS \
+        closes_soon FROM revoked_coupons WHERE coupon_id IN (?) LIMIT 1 FOR SHARE)",
         list(coupons)
     );
     if by != IssuedBy::Reconciler {
         let drops: BTreeSet<i64> = claims.iter().map(|claim| claim.drop_id.0).collect();
         query = query.and(sql!(
             " UNION ALL (SELECT id, opens_at, closes_at, sealed_at IS NOT NULL, \
-             COALESCE(closes_at <= UTC_TIMESTAMP(3) + INTERVAL ? SECOND, 0) FROM drops WHERE id IN (?))",
+            COALESCE(closes_at <= UTC_TIMESTAMP(3) + INTERVAL ? SECOND, 0) FROM drops \
+            WHERE id IN (?))",
             LOCKED_BEFORE,
             list(drops)
         ));
     }
     let seen: Vec<Seen> = query.all(conn).await?;
     let has_revocations = seen.iter().any(|(drop, ..)| drop.is_none());
-    let window = |(drop, opens_at, closes_at, is_sealed, closes_soon): Seen| {
-        let window = DropWindow {
-            opens_at: opens_at?,
-            closes_at,
-            is_sealed,
-        };
-        Some((drop?, (window, closes_soon)))
-    };
     Ok((
-        seen.into_iter().filter_map(window).collect(),
+        seen.into_iter()
+            .filter_map(
+                |(drop, opens_at, closes_at, is_sealed, closes_soon): Seen| {
+                    let window = DropWindow {
+                        opens_at: opens_at?,
+                        closes_at,
+                        is_sealed,
+                    };
+                    Some((drop?, (window, closes_soon)))
+                },
+            )
+            .collect(),
         has_revocations,
     ))
 }
@@ -110,8 +115,11 @@ async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<(W
 /// [`LOCKED_BEFORE`] on. Other drops stay unlocked, so that an operator's change is not delayed.
 async fn seal_is_final(conn: &mut Conn, windows: &mut Windows) -> QueryResult<()> {
     let unsure = |(window, closes_soon): &(DropWindow, bool)| *closes_soon && !window.is_sealed;
-    let ids = windows.iter().filter(|(_, seen)| unsure(seen));
-    let ids: BTreeSet<i64> = ids.map(|(drop, _)| drop.0).collect();
+    let ids: BTreeSet<i64> = windows
+        .iter()
+        .filter(|(_, seen)| unsure(seen))
+        .map(|(drop, _)| drop.0)
+        .collect();
     if ids.is_empty() {
         return Ok(());
     }

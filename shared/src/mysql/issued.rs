@@ -80,13 +80,16 @@ fn statement(
     let issued_at = instant(now);
     let mut sql = String::with_capacity(256 + claims.len() * 180);
     sql.push_str(
-        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, person_scope, slot_limit) VALUES ",
+        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, \
+        issued_at, issued_by, person_scope, slot_limit) VALUES ",
     );
     for (i, claim) in claims.iter().enumerate() {
         if i > 0 {
             sql.push(',');
         }
-        let (drop, slot, coupon) = (claim.drop_id, claim.slot, claim.coupon_id);
+        let drop = claim.drop_id;
+        let slot = claim.slot;
+        let coupon = claim.coupon_id;
         // Writing to a `String` does not fail.
         let _ = write!(sql, "({drop},{slot},{coupon},");
         push_text(&mut sql, claim.user_id.as_str());
@@ -137,8 +140,7 @@ pub fn on_slots(drop: DropId, slots: &[Slot]) -> Sql {
 /// statistics it may scan the whole table; hence the join.
 pub fn of_people(coupon: CouponId, users: &[&str]) -> Sql {
     // MySQL refuses to compare its ASCII column with other characters, and no row has them.
-    let users = users.iter().filter(|user| user.is_ascii());
-    let users: BTreeSet<&&str> = users.collect();
+    let users: BTreeSet<&&str> = users.iter().filter(|user| user.is_ascii()).collect();
     let own = " STRAIGHT_JOIN issued_coupons i FORCE INDEX (issued_coupons_one_each) \
                ON i.coupon_id = ? AND i.user_id = j.user_id ORDER BY i.claimed_at, i.slot";
     let users = sql!("SELECT {i.columns} FROM ").and(sql!(USERS, json(&users)));
@@ -151,7 +153,8 @@ const SLOTS_COUNTED_AT_ONCE: i64 = 200_000;
 impl Db {
     /// Counts the rows of a drop in ranges, so that no statement takes longer for a larger drop.
     pub async fn count_rows(&self, drop: DropId, upper: i64) -> DbResult<u64> {
-        let (mut rows, mut from) = (0, 0);
+        let mut rows = 0;
+        let mut from = 0;
         while from <= upper {
             let count =
                 "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = ? AND slot >= ? AND slot < ?";

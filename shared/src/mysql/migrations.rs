@@ -31,7 +31,8 @@ pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
     let got = get_lock(&mut conn, "firstcome-migrate:", LOCK_WAIT_SECONDS).await;
     if !got.context("cannot request the migration lock")? {
         bail!(
-            "another process has been migrating this database for {LOCK_WAIT_SECONDS} s; check what it is waiting for"
+            "another process has been migrating this database for {LOCK_WAIT_SECONDS} s; check \
+            what it is waiting for"
         );
     }
     let done = tokio::task::spawn_blocking(move || run_pending(conn)).await??;
@@ -56,14 +57,15 @@ fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {
 pub async fn check(settings: &DbSettings) -> anyhow::Result<()> {
     product::check(settings).await?;
     let db = Db::new(settings)?;
-    let ran = db.run("read which migrations ran", async |conn| {
-        let ran = sql!("SELECT version FROM __diesel_schema_migrations");
-        match ran.all(conn).await {
-            Err(error) if is_missing_table(&error) => Ok(Vec::new()),
-            ran => ran,
-        }
-    });
-    let ran: Vec<String> = ran.await?;
+    let ran: Vec<String> = db
+        .run("read which migrations ran", async |conn| {
+            let ran = sql!("SELECT version FROM __diesel_schema_migrations");
+            match ran.all(conn).await {
+                Err(error) if is_missing_table(&error) => Ok(Vec::new()),
+                ran => ran,
+            }
+        })
+        .await?;
     let known = MigrationSource::<Mysql>::migrations(&MIGRATIONS)
         .map_err(|error| anyhow::anyhow!("the migrations of this build can't be read: {error}"))?;
     let has_run = |name: &dyn MigrationName| ran.contains(&name.version().to_string());

@@ -44,7 +44,8 @@ pub use sql::{Columns, Sql, Value, insert_all, list};
 
 /// Lists users as a table `j`; takes them as a JSON array. Unlike a long list, it needs few
 /// parameters, and MySQL does not estimate their rows.
-const USERS: &str = "JSON_TABLE(?, '$[*]' COLUMNS (user_id VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin PATH '$')) j";
+const USERS: &str = "JSON_TABLE(?, '$[*]' COLUMNS (user_id VARCHAR(128) CHARACTER SET ascii \
+    COLLATE ascii_bin PATH '$')) j";
 
 /// Serializes a value as JSON, for a column or as the list parameter of a query (`JSON_TABLE`).
 pub fn json(value: &impl serde::Serialize) -> String {

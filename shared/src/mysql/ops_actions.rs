@@ -52,10 +52,15 @@ impl OperatorAct {
 impl Operator {
     /// Records an action; must be called in the transaction of that action.
     pub async fn did(&self, conn: &mut Conn, act: OperatorAct) -> QueryResult<()> {
-        let insert = "INSERT INTO ops_actions (operator, token, from_addr, action, coupon_id, drop_id, detail) VALUES (?, ?, ?, ?, ?, ?, ?)";
-        let (name, token, detail) = (self.name.clone(), &self.token, act.detail.to_string());
+        let insert = "INSERT INTO ops_actions (operator, token, from_addr, action, coupon_id, \
+            drop_id, detail) VALUES (?, ?, ?, ?, ?, ?, ?)";
+        let name = self.name.clone();
+        let token = &self.token;
+        let detail = act.detail.to_string();
         let from = self.from.map(|from| from.to_canonical().to_string());
-        let (action, coupon, drop) = (act.action, act.coupon, act.drop);
+        let action = act.action;
+        let coupon = act.coupon;
+        let drop = act.drop;
         let insert = sql!(insert, name, token, from, action, coupon, drop, detail);
         insert.run(conn).await.map(|_| ())
     }
@@ -66,7 +71,8 @@ read_as!(RecordedAct { at: DateTime<Utc>, by: Option<String>, action: String, de
 impl Db {
     /// Reads the last actions on a coupon, newest first.
     pub async fn acts_on(&self, coupon: CouponId) -> DbResult<Vec<RecordedAct>> {
-        let last = "SELECT at, operator, action, CAST(detail AS CHAR) FROM ops_actions WHERE coupon_id = ? ORDER BY at DESC, id DESC LIMIT 20";
+        let last = "SELECT at, operator, action, CAST(detail AS CHAR) FROM ops_actions \
+            WHERE coupon_id = ? ORDER BY at DESC, id DESC LIMIT 20";
         self.all("acts on a coupon", sql!(last, coupon)).await
     }
 

@@ -110,16 +110,27 @@ pub async fn lease(
                       AND (next_attempt_at <= ? OR next_attempt_at > ? OR attempts = 0) \
                       AND (leased_until IS NULL OR leased_until <= ? OR leased_until > ?) \
                       AND (channel = ? OR target IN (?)) AND target NOT IN (?)";
-        let mails = if served.mails { Channel::Mail.word() } else { "" };
+        let mails = if served.mails {
+            Channel::Mail.word()
+        } else {
+            ""
+        };
         // An empty list would exclude every target.
         let busy = served.busy.iter().map(String::as_str).chain([""]);
-        let (hooks, busy) = (list(&served.webhooks), list(busy));
+        let hooks = list(&served.webhooks);
+        let busy = list(busy);
         let of_due = values![now, never, now, never, mails, hooks, busy];
         // A locking read sees the latest rows, the inner read those of its snapshot.
         let oldest = format!("SELECT MIN(id) FROM outbox WHERE {is_due} GROUP BY target");
-        let due = format!("SELECT id, attempts, {{columns}} FROM outbox WHERE {is_due} AND id IN ({oldest}) FOR UPDATE SKIP LOCKED");
-        let due = Sql::new(due, [of_due.clone(), of_due].concat());
-        let due: Vec<(i64, u32, Outgoing)> = due.all(conn).await?;
+        let due: Vec<(i64, u32, Outgoing)> = Sql::new(
+            format!(
+                "SELECT id, attempts, {{columns}} \
+            FROM outbox WHERE {is_due} AND id IN ({oldest}) FOR UPDATE SKIP LOCKED"
+            ),
+            [of_due.clone(), of_due].concat(),
+        )
+        .all(conn)
+        .await?;
         let ids = list(due.iter().map(|(id, ..)| *id));
         let lease = sql!(
             "UPDATE outbox SET leased_until = ? WHERE id IN (?)",
@@ -127,12 +138,14 @@ pub async fn lease(
             ids
         );
         lease.run(conn).await?;
-        let leased = |(id, attempts, message)| Leased {
-            id,
-            attempts,
-            message,
-        };
-        Ok(due.into_iter().map(leased).collect())
+        Ok(due
+            .into_iter()
+            .map(|(id, attempts, message)| Leased {
+                id,
+                attempts,
+                message,
+            })
+            .collect())
     })
     .await
 }
@@ -149,9 +162,16 @@ pub async fn record_outcome(
         DeliveryOutcome::Retry(next, error) => (None, None, Some(next), Some(error)),
         DeliveryOutcome::GivenUp(error) => (None, Some(now), None, Some(error)),
     };
-    let set = "UPDATE outbox SET attempts = attempts + 1, leased_until = NULL, sent_at = ?, given_up_at = ?, last_error = ?, \
-               next_attempt_at = COALESCE(?, next_attempt_at) WHERE id = ? AND sent_at IS NULL";
-    let set = sql!(set, sent, given_up, error, next, id);
+    let set = sql!(
+        "UPDATE outbox SET attempts = attempts + 1, leased_until = NULL, sent_at = ?, \
+        given_up_at = ?, last_error = ?, next_attempt_at = COALESCE(?, next_attempt_at) \
+        WHERE id = ? AND sent_at IS NULL",
+        sent,
+        given_up,
+        error,
+        next,
+        id
+    );
     db.execute("record a delivery", set).await.map(|_| ())
 }
 
@@ -159,9 +179,14 @@ pub async fn record_outcome(
 /// serves them. Otherwise, when `SMTP_URL` is set after months, old mails would look as if their
 /// events had just happened. Returns how many.
 pub async fn give_up_untried(db: &Db, now: DateTime<Utc>) -> DbResult<usize> {
-    let old = "UPDATE outbox SET given_up_at = ?, last_error = 'nothing was set for a day that sends it' \
-               WHERE sent_at IS NULL AND given_up_at IS NULL AND created_at < ? AND next_attempt_at < ? LIMIT 1000";
-    let old = sql!(old, now, now - GIVE_UP, now - TimeDelta::hours(1));
+    let old = sql!(
+        "UPDATE outbox SET given_up_at = ?, last_error = 'nothing was set for a day that sends \
+        it' WHERE sent_at IS NULL AND given_up_at IS NULL AND created_at < ? \
+        AND next_attempt_at < ? LIMIT 1000",
+        now,
+        now - GIVE_UP,
+        now - TimeDelta::hours(1)
+    );
     db.execute("give up old messages", old).await
 }
 
@@ -172,6 +197,7 @@ pub fn is_old(created_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
 
 /// Counts unsent messages by channel.
 pub async fn waiting(db: &Db) -> DbResult<Vec<(String, i64)>> {
-    let open = "SELECT channel, COUNT(*) FROM outbox WHERE sent_at IS NULL AND given_up_at IS NULL GROUP BY channel";
+    let open = "SELECT channel, COUNT(*) FROM outbox WHERE sent_at IS NULL \
+        AND given_up_at IS NULL GROUP BY channel";
     db.all("count what waits in the outbox", sql!(open)).await
 }

@@ -138,10 +138,12 @@ async fn moved(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> QueryResult
             .run(conn)
             .await;
     }
-    let row = |(partition, offsets): (&i32, &Range<i64>)| {
-        format!("ROW({partition}, {}, {})", offsets.start, offsets.end)
-    };
-    let rows: Vec<String> = ranges.iter().map(row).collect();
+    let rows: Vec<String> = ranges
+        .iter()
+        .map(|(partition, offsets): (&i32, &Range<i64>)| {
+            format!("ROW({partition}, {}, {})", offsets.start, offsets.end)
+        })
+        .collect();
     let update = format!(
         "UPDATE (VALUES {}) AS r (partition_id, begins, ends) \
          STRAIGHT_JOIN topic_positions AS p ON p.topic = ? AND p.partition_id = r.partition_id \

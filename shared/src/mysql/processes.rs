@@ -116,9 +116,13 @@ impl ProcessRow {
         };
         differs.then(|| {
             format!(
-                "KAFKA_TOPIC, KAFKA_GROUP and REDIS_KEY_PREFIX are {} here, but {} in {} ({}) on the same database: make them \
-                 equal, and start this process again a minute after the other has stopped",
-                settings(self), settings(other), other.role, other.owner
+                "KAFKA_TOPIC, KAFKA_GROUP and REDIS_KEY_PREFIX are {} here, but {} in {} ({}) on \
+                the same database: make them equal, and start this process again a minute after \
+                the other has stopped",
+                settings(self),
+                settings(other),
+                other.role,
+                other.owner
             )
         })
     }
@@ -131,9 +135,9 @@ impl Db {
             values.push(problem.map(|text| line(&text, LONGEST)).into());
         }
         values.push(id.into());
-        let renew = "REPLACE INTO processes (role, owner, redis_prefix, topic, consumer_group, publish_deadline_ms, \
-                     fallback_deadline_ms, redis_problem, mysql_problem, kafka_problem, id, seen_at) \
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(3))";
+        let renew = "REPLACE INTO processes (role, owner, redis_prefix, topic, consumer_group, \
+            publish_deadline_ms, fallback_deadline_ms, redis_problem, mysql_problem, \
+            kafka_problem, id, seen_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(3))";
         self.execute("announce process", Sql::new(renew, values))
             .await?;
         let forget =
@@ -144,15 +148,17 @@ impl Db {
 
     /// Reads the running processes.
     pub async fn processes(&self) -> DbResult<Vec<ProcessRow>> {
-        let running = "SELECT {columns} FROM processes WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND LIMIT 10000";
+        let running = "SELECT {columns} FROM processes WHERE seen_at > UTC_TIMESTAMP(3) - \
+            INTERVAL ? SECOND LIMIT 10000";
         self.all("list processes", sql!(running, RUNNING_SECONDS))
             .await
     }
 
     /// Reads what running processes say of stores that refuse them.
     pub async fn store_problems(&self) -> DbResult<Vec<StoreProblems>> {
-        let refused = "SELECT DISTINCT {columns} FROM processes WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
-                       AND COALESCE(redis_problem, mysql_problem, kafka_problem) IS NOT NULL LIMIT 100";
+        let refused = "SELECT DISTINCT {columns} FROM processes \
+            WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+            AND COALESCE(redis_problem, mysql_problem, kafka_problem) IS NOT NULL LIMIT 100";
         let lasts = EVERY.as_secs().cast_signed() * 2;
         self.all("list problems of processes", sql!(refused, lasts))
             .await
@@ -160,11 +166,13 @@ impl Db {
 
     /// Reads the longest deadlines of the API's processes.
     pub async fn longest_deadlines(&self) -> DbResult<Deadlines> {
-        let longest = "SELECT COALESCE(MAX(publish_deadline_ms), 0) AS publish_ms, \
-                       COALESCE(MAX(publish_deadline_ms + fallback_deadline_ms), 0) AS in_flight_ms \
-                       FROM processes WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL 1 DAY";
-        let longest = self.first("read deadlines", sql!(longest)).await?;
-        Ok(longest.unwrap_or_default())
+        let longest = sql!(
+            "SELECT COALESCE(MAX(publish_deadline_ms), 0) AS publish_ms, \
+            COALESCE(MAX(publish_deadline_ms + fallback_deadline_ms), 0) AS in_flight_ms \
+            FROM processes WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL 1 DAY"
+        );
+        let deadlines = self.first("read deadlines", longest).await?;
+        Ok(deadlines.unwrap_or_default())
     }
 }
 
@@ -310,17 +318,24 @@ async fn keep(
     }
     // Release explicitly, so that the next process gets the lock at once. If this fails, the
     // connection is closed here, which releases the lock.
-    let give_back = "DO RELEASE_LOCK(LEFT(CONCAT(?, DATABASE()), 64))";
-    let give_back = sql!(give_back, <&str>::from(work)).run(&mut conn);
+    let give_back = sql!(
+        "DO RELEASE_LOCK(LEFT(CONCAT(?, DATABASE()), 64))",
+        <&str>::from(work)
+    )
+    .run(&mut conn);
     if !matches!(timeout(limit, give_back).await, Ok(Ok(_))) {
         tracing::debug!("the pass lock goes with its connection");
     }
 }
 
 async fn is_held(conn: &mut Conn, work: Work) -> QueryResult<bool> {
-    let held = "SELECT IS_USED_LOCK(LEFT(CONCAT(?, DATABASE()), 64)) = CONNECTION_ID() \
-                AND @@global.read_only = 0 AND @@global.innodb_read_only = 0";
-    let held: Option<bool> = sql!(held, <&str>::from(work)).one(conn).await?;
+    let held: Option<bool> = sql!(
+        "SELECT IS_USED_LOCK(LEFT(CONCAT(?, DATABASE()), 64)) = CONNECTION_ID() \
+                AND @@global.read_only = 0 AND @@global.innodb_read_only = 0",
+        <&str>::from(work)
+    )
+    .one(conn)
+    .await?;
     Ok(held == Some(true))
 }
 

@@ -31,8 +31,9 @@ pub(super) async fn check(settings: &DbSettings) -> anyhow::Result<()> {
     };
     if comment.is_some_and(|comment| comment.contains("ProxySQL")) {
         tracing::warn!(
-            "ProxySQL is between this process and MySQL: rules that send reads to replicas, or a session to several servers, \
-             break locks and give stale answers; let this user's rules lead to the primary only, or connect without it"
+            "ProxySQL is between this process and MySQL: rules that send reads to replicas, or a \
+            session to several servers, break locks and give stale answers; let this user's \
+            rules lead to the primary only, or connect without it"
         );
     }
     let variables = variables.iter().map(|(name, value)| (&**name, &**value));
@@ -48,19 +49,20 @@ const PRODUCTS: [&str; 4] = ["MariaDB", "TiDB", "Vitess", "PlanetScale"];
 /// Returns why a server with these variables is not supported.
 fn unsupported(variables: &HashMap<&str, &str>) -> Option<String> {
     let value = |name| variables.get(name).copied().unwrap_or_default();
-    let (version, comment) = (value("version"), value("version_comment"));
+    let version = value("version");
+    let comment = value("version_comment");
     let is = |name: &&&str| version.contains(**name) || comment.contains(**name);
     if let Some(name) = PRODUCTS.iter().find(is) {
         return Some(format!(
-            "{name} ({version}) is not supported: it lacks, or does not do like MySQL, one of triggers, CHECK constraints, \
-             `read_only` and GET_LOCK"
+            "{name} ({version}) is not supported: it lacks, or does not do like MySQL, one of \
+            triggers, CHECK constraints, `read_only` and GET_LOCK"
         ));
     }
     if variables.contains_key("pxc_strict_mode") || value("wsrep_on") == "ON" {
         let mode = value("pxc_strict_mode");
         return Some(format!(
-            "Percona XtraDB Cluster or Galera is not supported: GET_LOCK holds on one node only, and is refused if \
-             pxc_strict_mode is ENFORCING or MASTER (now: {})",
+            "Percona XtraDB Cluster or Galera is not supported: GET_LOCK holds on one node only, \
+            and is refused if pxc_strict_mode is ENFORCING or MASTER (now: {})",
             if mode.is_empty() { "not set" } else { mode }
         ));
     }

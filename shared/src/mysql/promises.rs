@@ -90,9 +90,13 @@ impl Db {
     /// Reads a page of a drop's unresolved broken promises: users with ids above `after`, in order
     /// of id. An unknown slot sorts last.
     pub async fn open_promises(&self, drop: DropId, after: String) -> DbResult<Vec<(UserId, i64)>> {
-        let page = "SELECT user_id, COALESCE(slot, 9223372036854775807) FROM broken_promises \
-                    WHERE mended_at IS NULL AND drop_id = ? AND user_id > ? ORDER BY user_id LIMIT ?";
-        let page = sql!(page, drop, after, Self::PROMISES_AT_ONCE as u64);
+        let page = sql!(
+            "SELECT user_id, COALESCE(slot, 9223372036854775807) FROM broken_promises \
+                    WHERE mended_at IS NULL AND drop_id = ? AND user_id > ? ORDER BY user_id LIMIT ?",
+            drop,
+            after,
+            Self::PROMISES_AT_ONCE as u64
+        );
         self.all("read broken promises", page).await
     }
 
@@ -101,7 +105,8 @@ impl Db {
         // Uses the unique key of each table: one lookup per coupon.
         let of = |table| {
             format!(
-                "SELECT t.coupon_id AS id FROM coupons c STRAIGHT_JOIN {table} t ON t.coupon_id = c.id AND t.user_id = ?"
+                "SELECT t.coupon_id AS id FROM coupons c \
+                STRAIGHT_JOIN {table} t ON t.coupon_id = c.id AND t.user_id = ?"
             )
         };
         let all = ["issued_coupons", "revoked_coupons", "broken_promises"]
@@ -137,8 +142,10 @@ impl Db {
                             AND r.user_id = i.user_id AND r.open_scope = i.person_scope) \
                             ORDER BY i.claimed_at, i.slot";
             let rows: Vec<IssuedRow> = sql!(standing, coupon, &user).all(conn).await?;
-            let counts = |row: &IssuedRow| only.is_none_or(|only| only.0 == row.drop_id);
-            if !rows.iter().any(counts) {
+            if !rows
+                .iter()
+                .any(|row: &IssuedRow| only.is_none_or(|only| only.0 == row.drop_id))
+            {
                 return read_person(conn, coupon, user).await;
             }
             Ok(PersonRecord {

@@ -31,10 +31,14 @@ impl Db {
         after: DropId,
         most: i64,
     ) -> DbResult<Vec<(Drop, bool)>> {
-        let old = "SELECT {d.columns}, c.once_per = 'drop' FROM drops d JOIN coupons c ON c.id = d.coupon_id \
+        let old = sql!(
+            "SELECT {d.columns}, c.once_per = 'drop' FROM drops d JOIN coupons c ON c.id = d.coupon_id \
                    WHERE d.id > ? AND d.codes_erased_at IS NULL \
-                   AND d.sealed_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND ORDER BY d.id LIMIT ?";
-        let old = sql!(old, after, kept.as_secs(), most);
+                   AND d.sealed_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND ORDER BY d.id LIMIT ?",
+            after,
+            kept.as_secs(),
+            most
+        );
         self.all("old drops with people", old).await
     }
 
@@ -42,17 +46,23 @@ impl Db {
     /// so that rows of the same user cannot be linked. Returns how many rows changed.
     pub async fn erase_holders(&self, drop: DropId) -> DbResult<usize> {
         let last = "SELECT MAX(slot) FROM issued_coupons WHERE drop_id = ?";
-        let last = self.first("last slot of a drop", sql!(last, drop));
-        let last: Option<Slot> = last.await?.flatten();
+        let last: Option<Slot> = self
+            .first("last slot of a drop", sql!(last, drop))
+            .await?
+            .flatten();
         let mut erased = 0;
         for from in (0..last.unwrap_or(0)).step_by(SLOTS_AT_ONCE as usize) {
             // Skip a drop that is no longer sealed, because passes compare it with Redis.
-            let erase = format!(
-                "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
-                 SET i.user_id = {RANDOM}, i.code = {RANDOM} \
-                 WHERE i.drop_id = ? AND i.slot > ? AND i.slot <= ? AND {NAMES_SOMEBODY} AND d.sealed_at IS NOT NULL"
+            let erase = sql!(
+                format!(
+                    "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
+                    SET i.user_id = {RANDOM}, i.code = {RANDOM} WHERE i.drop_id = ? \
+                    AND i.slot > ? AND i.slot <= ? AND {NAMES_SOMEBODY} AND d.sealed_at IS NOT NULL"
+                ),
+                drop,
+                from,
+                from.saturating_add(SLOTS_AT_ONCE)
             );
-            let erase = sql!(erase, drop, from, from.saturating_add(SLOTS_AT_ONCE));
             erased += self.execute("erase holders", erase).await?;
         }
         Ok(erased)
@@ -69,14 +79,16 @@ impl Db {
             let mut erased = sql!(promises, drop).run(conn).await?;
             if coupon_is_over {
                 let revocations = format!(
-                    "UPDATE revoked_coupons SET user_id = {RANDOM}, code = IF(code IS NULL, NULL, {RANDOM}), \
-                     reason = '{GONE}', revoked_by = '{GONE}' WHERE drop_id = ? AND {NAMES_SOMEBODY}"
+                    "UPDATE revoked_coupons SET user_id = {RANDOM}, code = IF(code IS NULL, \
+                    NULL, {RANDOM}), reason = '{GONE}', revoked_by = '{GONE}' WHERE drop_id = ? \
+                    AND {NAMES_SOMEBODY}"
                 );
                 erased += sql!(revocations, drop).run(conn).await?;
             }
             let mark = format!(
-                "UPDATE drops SET codes_erased_at = UTC_TIMESTAMP(3) WHERE id = ? AND sealed_at IS NOT NULL \
-                 AND NOT EXISTS (SELECT 1 FROM revoked_coupons WHERE drop_id = drops.id AND {NAMES_SOMEBODY})"
+                "UPDATE drops SET codes_erased_at = UTC_TIMESTAMP(3) WHERE id = ? \
+                AND sealed_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM revoked_coupons \
+                WHERE drop_id = drops.id AND {NAMES_SOMEBODY})"
             );
             sql!(mark, drop).run(conn).await?;
             Ok(erased)

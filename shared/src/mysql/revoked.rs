@@ -173,7 +173,8 @@ impl Db {
         let id = revocation.id;
         let at = DateTime::from_timestamp_millis(again_from_ms).unwrap_or_default();
         self.transaction("end a revocation", async move |conn| {
-            let end = "UPDATE revoked_coupons SET again_from = ? WHERE id = ? AND may_claim_again AND again_from IS NULL";
+            let end = "UPDATE revoked_coupons SET again_from = ? WHERE id = ? \
+                AND may_claim_again AND again_from IS NULL";
             if sql!(end, at, id).run(conn).await? > 0 {
                 // Close a promise that a pass recorded as broken after the revocation was written.
                 close_promises(conn, id).await?;
@@ -223,14 +224,25 @@ impl Db {
 async fn insert(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation> {
     for _ in 0..ATTEMPTS {
         // Redis keeps the revocation with the highest id of each user.
-        let latest = "SELECT MAX(id) FROM revoked_coupons WHERE coupon_id = ? AND user_id = ?";
-        let latest: Option<i64> = sql!(latest, new.coupon, &new.user).one(conn).await?;
+        let latest: Option<i64> = sql!(
+            "SELECT MAX(id) FROM revoked_coupons WHERE coupon_id = ? AND user_id = ?",
+            new.coupon,
+            &new.user
+        )
+        .one(conn)
+        .await?;
         let above = latest.unwrap_or(0).max(new.after) + 1;
-        let insert = "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, reason, revoked_by, may_claim_again) \
-                      VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON DUPLICATE KEY UPDATE id = id";
+        let insert = "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, \
+            reason, revoked_by, may_claim_again) VALUES (?, ?, ?, ?, ?, ?, ?, ?) \
+            ON DUPLICATE KEY UPDATE id = id";
         let id = draw_id(Utc::now()).max(above);
-        let (coupon, drop, slot, user) = (new.coupon, new.drop, new.slot, &new.user);
-        let (reason, by, again) = (&new.reason, &new.by, new.may_claim_again);
+        let coupon = new.coupon;
+        let drop = new.drop;
+        let slot = new.slot;
+        let user = &new.user;
+        let reason = &new.reason;
+        let by = &new.by;
+        let again = new.may_claim_again;
         let insert = sql!(insert, id, coupon, drop, slot, user, reason, by, again);
         insert.run(conn).await?;
         // `None` means that another revocation has this id.
@@ -265,7 +277,8 @@ fn act(of: &Revocation) -> OperatorAct {
         "user_id": of.user_id, "slot": of.slot, "reason": of.reason, "by": of.revoked_by,
         "may_claim_again": of.may_claim_again,
     });
-    let (coupon, drop) = (CouponId(of.coupon_id), DropId(of.drop_id));
+    let coupon = CouponId(of.coupon_id);
+    let drop = DropId(of.drop_id);
     OperatorAct::new("revoke", Some(coupon), Some(drop), detail)
 }
 
@@ -279,9 +292,10 @@ struct VoidRow {
 /// Locks the user's row, if the revocation voids it, so that no use begins. Locks the revocation,
 /// because a later claim of its user is valid once it has ended.
 async fn lock_void_row(conn: &mut Conn, id: i64) -> QueryResult<Option<VoidRow>> {
-    let void = "SELECT i.drop_id, i.slot, i.claimed_at FROM revoked_coupons r STRAIGHT_JOIN issued_coupons i \
-                ON i.coupon_id = r.coupon_id AND i.user_id = r.user_id AND r.person_scope IN (0, i.drop_id) \
-                AND (r.again_from IS NULL OR i.claimed_at <= r.again_from) WHERE r.id = ? FOR UPDATE";
+    let void = "SELECT i.drop_id, i.slot, i.claimed_at FROM revoked_coupons r \
+        STRAIGHT_JOIN issued_coupons i ON i.coupon_id = r.coupon_id AND i.user_id = r.user_id \
+        AND r.person_scope IN (0, i.drop_id) AND (r.again_from IS NULL \
+        OR i.claimed_at <= r.again_from) WHERE r.id = ? FOR UPDATE";
     let row: Option<(i64, Slot, DateTime<Utc>)> = sql!(void, id).first(conn).await?;
     Ok(row.map(|(drop, slot, claimed_at)| VoidRow {
         drop,
@@ -307,8 +321,8 @@ async fn move_row(conn: &mut Conn, id: i64, row: Option<VoidRow>) -> QueryResult
         return Ok(());
     };
     let fill = "UPDATE revoked_coupons r JOIN issued_coupons i ON i.drop_id = ? AND i.slot = ? \
-                SET r.drop_id = i.drop_id, r.slot = i.slot, r.code = i.code, r.claimed_at = i.claimed_at, \
-                r.issued_at = i.issued_at, r.issued_by = i.issued_by WHERE r.id = ?";
+        SET r.drop_id = i.drop_id, r.slot = i.slot, r.code = i.code, r.claimed_at = \
+        i.claimed_at, r.issued_at = i.issued_at, r.issued_by = i.issued_by WHERE r.id = ?";
     sql!(fill, drop, slot, id).run(conn).await?;
     let delete = "DELETE FROM issued_coupons WHERE drop_id = ? AND slot = ?";
     sql!(delete, drop, slot).run(conn).await?;
@@ -317,9 +331,9 @@ async fn move_row(conn: &mut Conn, id: i64, row: Option<VoidRow>) -> QueryResult
 
 /// Closes broken promises that the revocation voids.
 async fn close_promises(conn: &mut Conn, id: i64) -> QueryResult<()> {
-    let close = "UPDATE revoked_coupons r STRAIGHT_JOIN broken_promises p \
-                 ON p.coupon_id = r.coupon_id AND p.user_id = r.user_id AND r.person_scope IN (0, p.drop_id) \
-                 SET p.mended_at = UTC_TIMESTAMP(3) WHERE r.id = ? AND p.mended_at IS NULL";
+    let close = "UPDATE revoked_coupons r STRAIGHT_JOIN broken_promises p ON p.coupon_id = \
+        r.coupon_id AND p.user_id = r.user_id AND r.person_scope IN (0, p.drop_id) \
+        SET p.mended_at = UTC_TIMESTAMP(3) WHERE r.id = ? AND p.mended_at IS NULL";
     sql!(close, id).run(conn).await.map(|_| ())
 }
 
@@ -327,7 +341,8 @@ pub(super) fn of_people(coupon: CouponId, people: &[UserId]) -> Sql {
     // MySQL refuses to compare its ASCII column with other characters, and no revocation has them.
     let people = people.iter().filter(|user| user.as_str().is_ascii());
     let people = json(&people.collect::<Vec<_>>());
-    let own = " STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = ? AND r.user_id = j.user_id ORDER BY r.id";
+    let own = " STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = ? AND r.user_id = j.user_id \
+        ORDER BY r.id";
     let users = sql!("SELECT {r.columns} FROM ").and(sql!(USERS, people));
     users.and(sql!(own, coupon))
 }

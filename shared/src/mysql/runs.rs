@@ -93,8 +93,15 @@ impl Db {
         findings: Vec<Finding>,
         succeeded: Option<String>,
     ) -> DbResult<()> {
-        let ended = "SELECT 1 FROM reconcile_runs WHERE id = ? AND finished_at IS NOT NULL";
-        let ended: Option<i64> = self.first("find run", sql!(ended, &run.run_id)).await?;
+        let ended: Option<i64> = self
+            .first(
+                "find run",
+                sql!(
+                    "SELECT 1 FROM reconcile_runs WHERE id = ? AND finished_at IS NOT NULL",
+                    &run.run_id
+                ),
+            )
+            .await?;
         if ended.is_some() {
             return Ok(());
         }
@@ -153,7 +160,8 @@ impl Db {
         limit: u32,
         after: i64,
     ) -> DbResult<Option<(RunRow, Vec<(i64, Finding)>)>> {
-        let run = "SELECT {r.columns}, s.drops FROM reconcile_runs r LEFT JOIN reconcile_runs s ON s.id = r.same_as WHERE r.id = ?";
+        let run = "SELECT {r.columns}, s.drops FROM reconcile_runs r \
+            LEFT JOIN reconcile_runs s ON s.id = r.same_as WHERE r.id = ?";
         let found: Option<(RunRow, Option<String>)> =
             self.first("read run", sql!(run, &id)).await?;
         let Some((mut row, drops)) = found else {
@@ -161,7 +169,8 @@ impl Db {
         };
         row.drops = row.drops.or(drops);
         let of = row.same_as.clone().unwrap_or(id);
-        let page = "SELECT id, {columns} FROM reconcile_findings WHERE run_id = ? AND id > ? ORDER BY id LIMIT ?";
+        let page = "SELECT id, {columns} FROM reconcile_findings WHERE run_id = ? \
+            AND id > ? ORDER BY id LIMIT ?";
         let findings = self.all("findings of a run", sql!(page, of, after, limit));
         Ok(Some((row, findings.await?)))
     }
@@ -215,9 +224,10 @@ pub struct Retention {
 const AT_ONCE: u32 = 1_000;
 
 /// Runs that end and are neither the last clean one nor one that another refers to.
-const RUNS: &str = "status <> 'running' AND NOT id <=> (SELECT id FROM (SELECT id FROM reconcile_runs \
-     WHERE status = 'clean' AND NOT dry_run ORDER BY started_at DESC LIMIT 1) l) \
-     AND id NOT IN (SELECT same_as FROM (SELECT DISTINCT same_as FROM reconcile_runs WHERE same_as IS NOT NULL) s)";
+const RUNS: &str = "status <> 'running' AND NOT id <=> (SELECT id FROM (SELECT id \
+    FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run ORDER BY started_at DESC \
+    LIMIT 1) l) AND id NOT IN (SELECT same_as FROM (SELECT DISTINCT same_as \
+    FROM reconcile_runs WHERE same_as IS NOT NULL) s)";
 
 impl Db {
     /// Deletes a limited number of rows past their retention, in the order of an index.

@@ -25,9 +25,12 @@ impl Db {
 
     /// Returns how many rows a coupon's sealed drops have, without those of `drops`.
     pub async fn sealed_rows_beside(&self, coupon: CouponId, drops: &[DropId]) -> DbResult<u64> {
-        let sum = "SELECT CAST(COALESCE(SUM(sealed_rows), 0) AS UNSIGNED) FROM drops \
-                   WHERE coupon_id = ? AND sealed_at IS NOT NULL AND NOT COALESCE(id IN (?), FALSE)";
-        let sum = sql!(sum, coupon, list(drops.iter().copied()));
+        let sum = sql!(
+            "SELECT CAST(COALESCE(SUM(sealed_rows), 0) AS UNSIGNED) FROM drops \
+                   WHERE coupon_id = ? AND sealed_at IS NOT NULL AND NOT COALESCE(id IN (?), FALSE)",
+            coupon,
+            list(drops.iter().copied())
+        );
         let rows = self.first("rows of sealed drops", sum).await?;
         Ok(rows.unwrap_or(0))
     }
@@ -58,19 +61,28 @@ impl Db {
     ) -> DbResult<bool> {
         let db = self.within(LONG);
         db.transaction("seal drop", async move |conn| {
-            let lock = "SELECT id FROM drops WHERE id = ? AND sealed_at IS NULL AND closes_at <=> ? AND quantity = ? FOR UPDATE";
+            let lock = "SELECT id FROM drops WHERE id = ? AND sealed_at IS NULL \
+                AND closes_at <=> ? AND quantity = ? FOR UPDATE";
             let locked: Option<i64> = sql!(lock, id, closes_at, quantity).first(conn).await?;
             if locked.is_none() {
                 return Ok(false);
             }
-            let numbers = "SELECT (SELECT COUNT(*) FROM issued_coupons WHERE drop_id = ?), \
-                           (SELECT COUNT(*) FROM revoked_coupons WHERE drop_id = ?)";
-            let numbers: (u64, u64) = sql!(numbers, id, id).one(conn).await?;
+            let numbers: (u64, u64) = sql!(
+                "SELECT (SELECT COUNT(*) FROM issued_coupons \
+                WHERE drop_id = ?), (SELECT COUNT(*) FROM revoked_coupons WHERE drop_id = ?)",
+                id,
+                id
+            )
+            .one(conn)
+            .await?;
             if numbers != (rows.into(), revocations) {
                 return Ok(false);
             }
             let seal = "UPDATE drops SET sealed_at = ?, sealed_rows = ? WHERE id = ?";
-            sql!(seal, Utc::now(), rows, id).run(conn).await.map(|_| true)
+            sql!(seal, Utc::now(), rows, id)
+                .run(conn)
+                .await
+                .map(|_| true)
         })
         .await
     }
@@ -96,8 +108,8 @@ impl Db {
 pub async fn rows_changed(conn: &mut Conn, drop: i64, by: i64) -> QueryResult<()> {
     let lock = "SELECT sealed_at IS NOT NULL FROM drops WHERE id = ? FOR SHARE";
     if sql!(lock, drop).first(conn).await? == Some(true) {
-        let count = "UPDATE drops SET sealed_rows = GREATEST(CAST(sealed_rows AS SIGNED) + ?, 0), codes_erased_at = NULL \
-                     WHERE id = ?";
+        let count = "UPDATE drops SET sealed_rows = GREATEST(CAST(sealed_rows AS SIGNED) + ?, \
+            0), codes_erased_at = NULL WHERE id = ?";
         sql!(count, by, drop).run(conn).await?;
     }
     Ok(())

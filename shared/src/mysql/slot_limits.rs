@@ -55,8 +55,11 @@ impl SlotLimits {
         let Some(limits) = self.0.get(&claim.drop_id.0) else {
             return (claim.slot, 0);
         };
-        let fits = |(limit, _): &&(Slot, i64)| claim.slot > 0 && *limit >= claim.slot;
-        limits.iter().find(fits).copied().unwrap_or_default()
+        limits
+            .iter()
+            .find(|(limit, _): &&(Slot, i64)| claim.slot > 0 && *limit >= claim.slot)
+            .copied()
+            .unwrap_or_default()
     }
 }
 

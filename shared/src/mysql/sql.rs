@@ -170,10 +170,10 @@ pub async fn insert_all(
     then: &str,
 ) -> QueryResult<()> {
     for some in rows.chunks(INSERTED_AT_ONCE) {
-        let places = some
+        let places: Vec<String> = some
             .iter()
-            .map(|row| format!("({})", vec!["?"; row.len()].join(", ")));
-        let places: Vec<String> = places.collect();
+            .map(|row| format!("({})", vec!["?"; row.len()].join(", ")))
+            .collect();
         let text = format!("INSERT INTO {into} VALUES {}{then}", places.join(", "));
         Sql::new(text, some.concat()).run(conn).await?;
     }
@@ -212,11 +212,11 @@ impl Sql {
     /// always the same, also with a list of one value. Each distinct text takes one of MySQL's
     /// prepared statements (`max_prepared_stmt_count`).
     fn is_cached(&self) -> bool {
-        let is_one = |value: &Value| match value {
-            Value::List(values) => values.len() == 1,
-            _ => true,
-        };
-        self.is_fixed && self.values.iter().all(is_one)
+        self.is_fixed
+            && self.values.iter().all(|value: &Value| match value {
+                Value::List(values) => values.len() == 1,
+                _ => true,
+            })
     }
 
     /// Appends another statement's text and values.

@@ -231,10 +231,14 @@ impl Db {
                 Ok(claim) => claim,
                 Err(refusal) => return Ok(Err(refusal)),
             };
-            let uses = "SELECT reference, used_by, used_at, undone_at FROM coupon_uses \
+            let uses = sql!(
+                "SELECT reference, used_by, used_at, undone_at FROM coupon_uses \
                         WHERE drop_id = ? AND slot = ? AND claimed_at = ? \
-                        ORDER BY COALESCE(used_at, undone_at), reference";
-            let uses = sql!(uses, code.drop, code.slot, claim.claimed_at);
+                        ORDER BY COALESCE(used_at, undone_at), reference",
+                code.drop,
+                code.slot,
+                claim.claimed_at
+            );
             let details = CodeDetails {
                 coupon_id: claim.coupon_id,
                 drop_id: code.drop,
@@ -271,8 +275,11 @@ async fn try_use(conn: &mut Conn, order: &UseOrder) -> QueryResult<Option<Answer
                   SELECT i.drop_id, i.slot, i.claimed_at, ?, ?, ? FROM issued_coupons i \
                   WHERE i.drop_id = ? AND i.slot = ? AND i.code = ? AND i.claimed_at = ? FOR SHARE";
     let code = &order.code;
-    let (drop, slot, claimed_at) = (code.drop, code.slot, claim.claimed_at);
-    let (reference, by) = (&order.reference, &order.by);
+    let drop = code.drop;
+    let slot = code.slot;
+    let claimed_at = claim.claimed_at;
+    let reference = &order.reference;
+    let by = &order.by;
     let insert = sql!(
         insert,
         reference,
@@ -308,13 +315,17 @@ async fn try_undo(
     if state.own_used_at.is_none() && state.references >= MAX_REFERENCES {
         return Ok(Some(Err(CodeRefusal::TooManyReferences)));
     }
-    let insert = "INSERT INTO coupon_uses (drop_id, slot, claimed_at, reference, used_by, undone_at) \
-                  SELECT i.drop_id, i.slot, i.claimed_at, ?, ?, ? FROM issued_coupons i \
-                  WHERE i.drop_id = ? AND i.slot = ? AND i.code = ? AND i.claimed_at = ? FOR SHARE \
-                  ON DUPLICATE KEY UPDATE undone_at = COALESCE(coupon_uses.undone_at, VALUES(undone_at))";
+    let insert = "INSERT INTO coupon_uses (drop_id, slot, claimed_at, reference, used_by, \
+        undone_at) SELECT i.drop_id, i.slot, i.claimed_at, ?, ?, ? FROM issued_coupons i \
+        WHERE i.drop_id = ? AND i.slot = ? AND i.code = ? \
+        AND i.claimed_at = ? FOR SHARE ON DUPLICATE KEY UPDATE undone_at = \
+        COALESCE(coupon_uses.undone_at, VALUES(undone_at))";
     let code = &order.code;
-    let (drop, slot, claimed_at) = (code.drop, code.slot, claim.claimed_at);
-    let (reference, by) = (&order.reference, &order.by);
+    let drop = code.drop;
+    let slot = code.slot;
+    let claimed_at = claim.claimed_at;
+    let reference = &order.reference;
+    let by = &order.by;
     let insert = sql!(
         insert, reference, by, claim.now, drop, slot, &code.text, claimed_at
     );
@@ -337,16 +348,20 @@ async fn try_undo(
 /// Reads a code's row and uses. A wrong code costs a few look-ups by primary key, or by the key of
 /// the drop's revocations.
 async fn read(conn: &mut Conn, code: &Code, reference: &str) -> QueryResult<CodeState> {
-    let query = "SELECT d.coupon_id, i.claimed_at, i.slot IS NULL AND EXISTS (SELECT 1 FROM revoked_coupons r \
-                 WHERE r.drop_id = d.id AND r.coupon_id = d.coupon_id AND r.slot = ? AND r.code = ?), \
-                 c.valid_until, c.valid_days, UTC_TIMESTAMP(3), u.used_at, IF(o.undone_at IS NULL, o.used_at, NULL), o.undone_at, \
-                 (SELECT COUNT(*) FROM coupon_uses n WHERE n.drop_id = i.drop_id AND n.slot = i.slot AND n.claimed_at = i.claimed_at) \
-                 FROM drops d STRAIGHT_JOIN coupons c ON c.id = d.coupon_id \
-                 LEFT JOIN issued_coupons i ON i.drop_id = d.id AND i.slot = ? AND i.code = ? \
-                 LEFT JOIN coupon_uses u ON u.drop_id = i.drop_id AND u.slot = i.slot AND u.claimed_at = i.claimed_at AND u.in_use = 1 \
-                 LEFT JOIN coupon_uses o ON o.drop_id = i.drop_id AND o.slot = i.slot AND o.claimed_at = i.claimed_at \
-                 AND o.reference = ? WHERE d.id = ?";
-    let (slot, text) = (code.slot, &code.text);
+    let query = "SELECT d.coupon_id, i.claimed_at, i.slot IS NULL AND EXISTS (SELECT 1 \
+        FROM revoked_coupons r WHERE r.drop_id = d.id AND r.coupon_id = d.coupon_id \
+        AND r.slot = ? AND r.code = ?), c.valid_until, c.valid_days, UTC_TIMESTAMP(3), \
+        u.used_at, IF(o.undone_at IS NULL, o.used_at, NULL), o.undone_at, (SELECT COUNT(*) \
+        FROM coupon_uses n WHERE n.drop_id = i.drop_id AND n.slot = i.slot \
+        AND n.claimed_at = i.claimed_at) FROM drops d \
+        STRAIGHT_JOIN coupons c ON c.id = d.coupon_id \
+        LEFT JOIN issued_coupons i ON i.drop_id = d.id AND i.slot = ? AND i.code = ? \
+        LEFT JOIN coupon_uses u ON u.drop_id = i.drop_id AND u.slot = i.slot \
+        AND u.claimed_at = i.claimed_at AND u.in_use = 1 \
+        LEFT JOIN coupon_uses o ON o.drop_id = i.drop_id AND o.slot = i.slot \
+        AND o.claimed_at = i.claimed_at AND o.reference = ? WHERE d.id = ?";
+    let slot = code.slot;
+    let text = &code.text;
     let query = sql!(query, slot, text, slot, text, reference, code.drop);
     let found: Option<CodeState> = query.first(conn).await?;
     Ok(found.unwrap_or(CodeState::UNKNOWN))
@@ -375,7 +390,11 @@ pub(super) async fn is_in_use(
     slot: Slot,
     claimed_at: DateTime<Utc>,
 ) -> QueryResult<bool> {
-    let used = "SELECT 1 FROM coupon_uses WHERE drop_id = ? AND slot = ? AND claimed_at = ? AND in_use = 1";
-    let used = sql!(used, drop, slot, claimed_at);
+    let used = sql!(
+        "SELECT 1 FROM coupon_uses WHERE drop_id = ? AND slot = ? AND claimed_at = ? AND in_use = 1",
+        drop,
+        slot,
+        claimed_at
+    );
     Ok(used.first::<i64>(conn).await?.is_some())
 }

@@ -165,12 +165,15 @@ fn groups(people: &[Claimant<'_>]) -> String {
     if people.iter().all(|person| person.group.is_none()) {
         return String::new();
     }
-    let word = |person: &Claimant<'_>| match person.group {
-        None => String::new(),
-        Some((group, true)) => group.as_str().to_owned(),
-        Some((group, false)) => format!("!{}", group.as_str()),
-    };
-    people.iter().map(word).collect::<Vec<_>>().join(",")
+    people
+        .iter()
+        .map(|person: &Claimant<'_>| match person.group {
+            None => String::new(),
+            Some((group, true)) => group.as_str().to_owned(),
+            Some((group, false)) => format!("!{}", group.as_str()),
+        })
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// Parses the reply. Returns `None` if it is not one of the script.

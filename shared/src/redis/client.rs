@@ -120,8 +120,11 @@ impl Redis {
 
     /// Returns all addresses, without user and password.
     pub fn host_and_port(&self) -> String {
-        let addresses = self.deployment.addresses.iter();
-        let addresses = addresses.map(|info| info.addr().to_string());
+        let addresses = self
+            .deployment
+            .addresses
+            .iter()
+            .map(|info| info.addr().to_string());
         addresses.collect::<Vec<_>>().join(",")
     }
 
@@ -195,13 +198,21 @@ impl Redis {
     /// Returns Redis's time in Unix milliseconds. With several servers, this is the earliest of
     /// their clocks, so that nothing appears older than it is. Each must answer.
     pub async fn time_ms(&self) -> RedisResult<i64> {
-        let time = async |master: Master| {
-            let mut told = master.ask(redis::pipe().cmd("TIME")).await?;
-            let told = told.pop().unwrap_or(Value::Nil);
-            let (seconds, micros): (i64, i64) = from_redis_value(told)?;
-            Ok::<_, RedisError>(seconds * 1_000 + micros / 1_000)
-        };
-        let told = try_join_all(self.masters().await?.into_iter().map(time)).await?;
+        let told = try_join_all(
+            self.masters()
+                .await?
+                .into_iter()
+                .map(async |master: Master| {
+                    let told = master
+                        .ask(redis::pipe().cmd("TIME"))
+                        .await?
+                        .pop()
+                        .unwrap_or(Value::Nil);
+                    let (seconds, micros): (i64, i64) = from_redis_value(told)?;
+                    Ok::<_, RedisError>(seconds * 1_000 + micros / 1_000)
+                }),
+        )
+        .await?;
         let earliest = told.into_iter().min();
         earliest.ok_or_else(|| (ErrorKind::Io, "no Redis server is known").into())
     }

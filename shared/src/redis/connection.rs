@@ -106,8 +106,12 @@ impl SharedConnection {
     }
 
     async fn current(&self) -> RedisResult<Arc<Current>> {
-        let make = || async { Ok::<_, RedisError>(ArcSwap::new(self.0.make().await?)) };
-        Ok(self.0.current.get_or_try_init(make).await?.load_full())
+        Ok(self
+            .0
+            .current
+            .get_or_try_init(|| async { Ok::<_, RedisError>(ArcSwap::new(self.0.make().await?)) })
+            .await?
+            .load_full())
     }
 
     async fn send(&self, cmd: &Cmd) -> RedisResult<Value> {
@@ -128,8 +132,12 @@ impl SharedConnection {
         let result = match &used.link {
             // Keys of several hash slots, which redis-rs refuses in one pipeline.
             Link::Cluster(cluster) if !pipeline.is_transaction() => {
-                let send = async |cmd| cluster.clone().req_packed_command(cmd).await;
-                try_join_all(pipeline.cmd_iter().map(send)).await
+                try_join_all(
+                    pipeline
+                        .cmd_iter()
+                        .map(async |cmd| cluster.clone().req_packed_command(cmd).await),
+                )
+                .await
             }
             link => {
                 let mut link = link.connection();

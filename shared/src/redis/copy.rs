@@ -50,8 +50,10 @@ impl Redis {
     ) -> RedisResult<CatalogueCopy> {
         let live: HashSet<_> = live.iter().map(|(coupon, _)| coupon.id).collect();
         let copied = parse(stored).unwrap_or_default();
-        let is_other = |(coupon, _): &(Coupon, _)| !live.contains(&coupon.id);
-        let mut others: CatalogueCopy = copied.into_iter().filter(is_other).collect();
+        let mut others: CatalogueCopy = copied
+            .into_iter()
+            .filter(|(coupon, _): &(Coupon, _)| !live.contains(&coupon.id))
+            .collect();
         let ids: Vec<_> = others.iter().map(|(coupon, _)| coupon.id).collect();
         let mut gates = self.gates(&ids).await?.into_iter();
         others.retain(|_| gates.next().is_some_and(|gate| gate != Gate::default()));

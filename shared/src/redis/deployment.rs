@@ -82,11 +82,13 @@ fn tcp_settings() -> TcpSettings {
 
 /// Parses addresses separated by commas.
 pub(crate) fn addresses(text: &str) -> Result<Vec<ConnectionInfo>, String> {
-    let form = "it must look like redis://host:6379/0, several nodes like redis://first:6379,redis://second:6379";
-    let parse = |part: &str| {
-        part.trim()
-            .into_connection_info()
-            .map_err(|_| form.to_owned())
-    };
-    text.split(',').map(parse).collect()
+    let form = "it must look like redis://host:6379/0, several nodes like \
+        redis://first:6379,redis://second:6379";
+    text.split(',')
+        .map(|part: &str| {
+            part.trim()
+                .into_connection_info()
+                .map_err(|_| form.to_owned())
+        })
+        .collect()
 }

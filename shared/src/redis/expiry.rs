@@ -31,13 +31,14 @@ impl Redis {
 
     /// An expiry of zero deletes the keys, in the background: a drop may be large.
     async fn expire(&self, keys: Vec<String>, after: Duration) -> RedisResult<()> {
-        let add = |pipe: &mut Pipeline, key: &String| {
+        self.pipe_each::<_, i64>(&keys, |pipe: &mut Pipeline, key: &String| {
             if after.is_zero() {
                 pipe.cmd("UNLINK").arg(key);
             } else {
                 pipe.cmd("EXPIRE").arg(key).arg(after.as_secs());
             }
-        };
-        self.pipe_each::<_, i64>(&keys, add).await.map(drop)
+        })
+        .await
+        .map(drop)
     }
 }

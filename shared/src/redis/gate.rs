@@ -60,9 +60,12 @@ impl Servers {
             return only.as_ref();
         }
         let slot = hash_slot(coupon);
-        let has_it = |(first, last): &HashSlots| (*first..=*last).contains(&slot);
         let mut servers = self.0.iter();
-        let found = servers.find(|(hash_slots, _)| hash_slots.iter().any(has_it));
+        let found = servers.find(|(hash_slots, _)| {
+            hash_slots
+                .iter()
+                .any(|(first, last): &HashSlots| (*first..=*last).contains(&slot))
+        });
         found.and_then(|(_, server)| server.as_ref())
     }
 
@@ -172,15 +175,23 @@ impl Redis {
     /// # Errors
     /// If no server answers.
     pub async fn servers(&self) -> RedisResult<Servers> {
-        let identify = async |master: Master| (self.identify(&master).await, master.hash_slots);
-        let told = join_all(self.masters().await?.into_iter().map(identify)).await;
+        let told = join_all(
+            self.masters()
+                .await?
+                .into_iter()
+                .map(async |master: Master| (self.identify(&master).await, master.hash_slots)),
+        )
+        .await;
         if let Some((Err(error), _)) = told.first()
             && told.iter().all(|(read, _)| read.is_err())
         {
             return Err(error.clone());
         }
-        let server = |(read, hash_slots): (Result<_, _>, _)| (hash_slots, read.ok().flatten());
-        Ok(Servers(told.into_iter().map(server).collect()))
+        Ok(Servers(
+            told.into_iter()
+                .map(|(read, hash_slots): (Result<_, _>, _)| (hash_slots, read.ok().flatten()))
+                .collect(),
+        ))
     }
 
     async fn identify(&self, master: &Master) -> RedisResult<Option<ServerId>> {
@@ -198,13 +209,16 @@ impl Redis {
     /// Reads the gates of coupons, in the same order.
     pub async fn gates(&self, coupons: &[CouponId]) -> RedisResult<Vec<Gate>> {
         // Unlike GET, MGET treats a key of another type as missing.
-        let read = |pipe: &mut Pipeline, coupon: &CouponId| {
-            let [gate, ..] = keys::coupon_keys(self.prefix(), *coupon);
-            pipe.cmd("MGET").arg(gate);
-        };
-        let found: Vec<[Option<Vec<u8>>; 1]> = self.pipe_each(coupons, read).await?;
-        let gate = |[text]: [Option<Vec<u8>>; 1]| Gate(text.unwrap_or_default());
-        Ok(found.into_iter().map(gate).collect())
+        let found: Vec<[Option<Vec<u8>>; 1]> = self
+            .pipe_each(coupons, |pipe: &mut Pipeline, coupon: &CouponId| {
+                let [gate, ..] = keys::coupon_keys(self.prefix(), *coupon);
+                pipe.cmd("MGET").arg(gate);
+            })
+            .await?;
+        Ok(found
+            .into_iter()
+            .map(|[text]: [Option<Vec<u8>>; 1]| Gate(text.unwrap_or_default()))
+            .collect())
     }
 
     /// Begins an era of a coupon, which closes the coupon. Returns `None` if the gate is no longer
@@ -268,7 +282,8 @@ mod tests {
     #[test]
     fn gate_is_open_only_on_its_server_in_its_era() {
         let [server, other] = ["0a:0b", "0a:0c"].map(|id| Some(ServerId(id.into())));
-        let (server, other) = (server.as_ref(), other.as_ref());
+        let server = server.as_ref();
+        let other = other.as_ref();
         let gate = |text: &str| Gate(text.into());
         let fence = Some(Fence::new("0a:0b", 7));
         let open = gate("0a:0b 7 open");

@@ -192,8 +192,10 @@ impl DropMeta {
             ("closed_early", flag(self.closed_early)),
             ("allow", allow.unwrap_or_default()),
         ];
-        let pair = |(field, value): (&str, String)| [field.to_owned(), value];
-        fields.into_iter().flat_map(pair).collect()
+        fields
+            .into_iter()
+            .flat_map(|(field, value): (&str, String)| [field.to_owned(), value])
+            .collect()
     }
 
     /// Parses the hash. Returns `None` if it is missing or a field has another form than
@@ -212,8 +214,10 @@ impl DropMeta {
             allow: filled("allow").and_then(|allow| allow.to_owned().try_into().ok()),
         };
         let written = meta.fields();
-        let is_same = |pair: &[String]| fields.get(&pair[0]) == pair.get(1);
-        written.chunks(2).all(is_same).then_some(meta)
+        written
+            .chunks(2)
+            .all(|pair: &[String]| fields.get(&pair[0]) == pair.get(1))
+            .then_some(meta)
     }
 }
 

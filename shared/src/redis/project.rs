@@ -104,8 +104,10 @@ impl Redis {
     ) -> RedisResult<Fenced<()>> {
         let keys = keys::coupon_keys(self.prefix(), coupon);
         let first = arguments("forget", fence, DropId(0), OncePer::Coupon);
-        let words = |one: &RevokedField| [one.field.clone(), one.value.clone()];
-        self.run_parts(&keys, first, fields, words).await
+        self.run_parts(&keys, first, fields, |one: &RevokedField| {
+            [one.field.clone(), one.value.clone()]
+        })
+        .await
     }
 
     async fn clear(
@@ -152,8 +154,10 @@ impl Redis {
     ) -> RedisResult<Fenced<()>> {
         let keys = keys::coupon_keys(self.prefix(), coupon);
         let first = arguments("claimants", fence, drop, OncePer::Coupon);
-        let words = |claim: &ClaimOfSlot| triple(claim).map(String::into_bytes);
-        self.run_parts(&keys, first, rows, words).await
+        self.run_parts(&keys, first, rows, |claim: &ClaimOfSlot| {
+            triple(claim).map(String::into_bytes)
+        })
+        .await
     }
 
     /// Puts users whose promise is broken at the head of a drop's waiting list, in the order of the
@@ -166,10 +170,10 @@ impl Redis {
         owed: &[ClaimOfSlot],
     ) -> RedisResult<Fenced<()>> {
         let first = arguments("owed", fence, keys.drop, once_per);
-        let words = |one: &ClaimOfSlot| {
+        self.run_parts(&keys.of_scripts(), first, owed, |one: &ClaimOfSlot| {
             [one.slot.to_string(), one.user.to_string()].map(String::into_bytes)
-        };
-        self.run_parts(&keys.of_scripts(), first, owed, words).await
+        })
+        .await
     }
 
     /// Runs an operation for [`PROJECTED_AT_ONCE`] items at a time, each with its words.

@@ -272,14 +272,17 @@ impl Redis {
     /// Reads the gate of each drop's coupon, and the highest slot given, in the same order. The
     /// count is `None` if the key is missing or not a number.
     pub async fn watched(&self, drops: &[DropKeys]) -> RedisResult<Vec<(Gate, Option<i64>)>> {
-        let read = |pipe: &mut Pipeline, keys: &DropKeys| {
-            pipe.cmd("MGET").arg(&keys.gate).arg(&keys.count);
-        };
-        let found: Vec<[Option<Vec<u8>>; 2]> = self.pipe_each(drops, read).await?;
-        let watched = |[gate, count]: [Option<Vec<u8>>; 2]| {
-            (Gate(gate.unwrap_or_default()), count.and_then(number_of))
-        };
-        Ok(found.into_iter().map(watched).collect())
+        let found: Vec<[Option<Vec<u8>>; 2]> = self
+            .pipe_each(drops, |pipe: &mut Pipeline, keys: &DropKeys| {
+                pipe.cmd("MGET").arg(&keys.gate).arg(&keys.count);
+            })
+            .await?;
+        Ok(found
+            .into_iter()
+            .map(|[gate, count]: [Option<Vec<u8>>; 2]| {
+                (Gate(gate.unwrap_or_default()), count.and_then(number_of))
+            })
+            .collect())
     }
 
     /// Reads how many users wait for each drop, and whether the coupon has the keys that name users,
@@ -302,8 +305,10 @@ impl Redis {
             Value::Boolean(is_there) => u64::from(*is_there),
             _ => 0,
         };
-        let attention = |one: &[Value]| (number(&one[0]), one[1..].iter().all(|it| number(it) > 0));
-        Ok(replies.chunks_exact(3).map(attention).collect())
+        Ok(replies
+            .chunks_exact(3)
+            .map(|one: &[Value]| (number(&one[0]), one[1..].iter().all(|it| number(it) > 0)))
+            .collect())
     }
 
     /// Reads the slots `from..=to`, or all slots from `from` on if `to` is `None`, without times.
@@ -322,10 +327,10 @@ impl Redis {
     /// Reads single slots, with the times at which their users were admitted. A user and the time
     /// are of one moment: a time from another read may belong to the slot's next user.
     pub async fn slots(&self, keys: &DropKeys, slots: &[Slot]) -> RedisResult<SlotPage> {
-        let ranges = slots
+        let ranges: Vec<_> = slots
             .iter()
-            .map(|slot| (slot.to_string(), slot.to_string()));
-        let ranges: Vec<_> = ranges.collect();
+            .map(|slot| (slot.to_string(), slot.to_string()))
+            .collect();
         self.read_slots(keys, &ranges, slots).await
     }
 

@@ -66,14 +66,14 @@ impl Redis {
         let masters = self.masters().await?;
         let written = join_all(masters.iter().map(|master| self.write_to(master))).await;
         let answers = written.iter().any(Result::is_ok);
-        let is_refusal = |error: &&RedisError| {
-            let refusal = StoreRefusal::from_error(FailureCause::Redis, &text_of(error));
-            refusal.is_some() || !answers
-        };
-        let error = written
-            .iter()
-            .filter_map(|it| it.as_ref().err())
-            .find(is_refusal);
+        let error =
+            written
+                .iter()
+                .filter_map(|it| it.as_ref().err())
+                .find(|error: &&RedisError| {
+                    let refusal = StoreRefusal::from_error(FailureCause::Redis, &text_of(error));
+                    refusal.is_some() || !answers
+                });
         error.map_or(Ok(()), |error| Err(error.clone()))
     }
 
@@ -91,12 +91,13 @@ impl Redis {
 
     /// Names a key that this server holds.
     fn key_on(&self, master: &Master) -> Option<String> {
-        let holds = |key: &String| {
-            let slot = hash_slot_of(key);
-            let has_it = |(first, last): &(u16, u16)| (*first..=*last).contains(&slot);
-            master.hash_slots.iter().any(has_it)
-        };
         let mut keys = (0..HASH_SLOTS).map(|number| format!("{}:writes:{number}", self.prefix()));
-        keys.find(holds)
+        keys.find(|key: &String| {
+            let slot = hash_slot_of(key);
+            master
+                .hash_slots
+                .iter()
+                .any(|(first, last): &(u16, u16)| (*first..=*last).contains(&slot))
+        })
     }
 }

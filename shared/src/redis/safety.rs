@@ -18,9 +18,10 @@ const OLDEST: u32 = 7;
 /// its replicas. Every fail-over must take longer than this.
 const LONGEST_LAG: u32 = 10;
 
-const STOPS_AFTER_SNAPSHOTS: &str = "Redis writes snapshots (`save`) and refuses every write after one that \
-    fails (`stop-writes-on-bgsave-error yes`), so a full disk would stop all claims: set `save \"\"`, which an append-only file \
-    makes unnecessary, or `stop-writes-on-bgsave-error no`";
+const STOPS_AFTER_SNAPSHOTS: &str = "Redis writes snapshots (`save`) and refuses every write \
+    after one that fails (`stop-writes-on-bgsave-error yes`), so a full disk would stop all \
+    claims: set `save \"\"`, which an append-only file makes unnecessary, or \
+    `stop-writes-on-bgsave-error no`";
 
 static IDENTITY: LazyLock<Script> = LazyLock::new(|| Script::new("return identity() or ''"));
 
@@ -78,8 +79,13 @@ impl Redis {
         let names = ["save", "stop-writes-on-bgsave-error"];
         pipe.cmd("CONFIG").arg("GET").arg(&names);
         for master in masters {
-            let told = master.ask(&mut pipe.clone()).await.unwrap_or_default();
-            let told = told.into_iter().next().unwrap_or(Value::Nil);
+            let told = master
+                .ask(&mut pipe.clone())
+                .await
+                .unwrap_or_default()
+                .into_iter()
+                .next()
+                .unwrap_or(Value::Nil);
             let settings: HashMap<String, String> = from_redis_value(told).unwrap_or_default();
             let saves = settings.get("save").is_some_and(|save| !save.is_empty());
             if saves && settings.get(names[1]).is_some_and(|stops| stops == "yes") {
@@ -99,21 +105,22 @@ impl Redis {
         // Not every login may read it.
         pipe.cmd("CONFIG").arg("GET").arg("min-replicas-max-lag");
         let mut told = master.ask(&mut pipe).await?;
-        let lag = told.pop().unwrap_or(Value::Nil);
-        let lag = from_redis_value::<HashMap<String, u32>>(lag).unwrap_or_default();
+        let lag = from_redis_value::<HashMap<String, u32>>(told.pop().unwrap_or(Value::Nil))
+            .unwrap_or_default();
         let of_script = match told.pop().unwrap_or(Value::Nil) {
             Value::ServerError(error) => RedisError::from(error).to_string(),
             said => from_redis_value(said).unwrap_or_default(),
         };
-        let text: Vec<String> = from_redis_value(Value::Array(told))?;
-        let text = text.concat();
+        let parts: Vec<String> = from_redis_value(Value::Array(told))?;
+        let text = parts.concat();
         let server = ServerId::of(&text);
         if server.is_none() && self.deployment.is_cluster() {
             master.leave();
             let why = "the server that was reported as master is now a replica";
             return Err((ErrorKind::Io, why).into());
         }
-        let (is_cluster, is_managed) = (self.deployment.is_cluster(), self.is_managed());
+        let is_cluster = self.deployment.is_cluster();
+        let is_managed = self.is_managed();
         let info = fields(&text);
         let fault = unfit(&info, server.as_ref(), is_cluster, &of_script)
             .or_else(|| volatile(&info, is_managed))
@@ -158,18 +165,21 @@ fn unfit(
     let version = *info.get("redis_version").unwrap_or(&"");
     let major = version.split('.').next().unwrap_or_default();
     let is_supported = major.parse::<u32>().is_ok_and(|major| major >= OLDEST);
-    let hides = "Redis does not tell scripts which server they run on (`INFO server replication`), so admission would stay closed";
+    let hides = "Redis does not tell scripts which server they run on (`INFO server \
+        replication`), so admission would stay closed";
     Some(match info.get("redis_mode").copied() {
         _ if info.contains_key("dragonfly_version") => {
-            "Dragonfly is not supported: it does not report `master_replid2`, so that a failover which loses admissions \
-             would not be noticed; use Redis or Valkey"
+            "Dragonfly is not supported: it does not report `master_replid2`, so that a failover \
+            which loses admissions would not be noticed; use Redis or Valkey"
                 .into()
         }
         Some("cluster") if !is_cluster => {
             "REDIS_URL leads to a node of a cluster: set REDIS_MODE=cluster".into()
         }
         Some("sentinel") => {
-            "REDIS_URL leads to a Sentinel, which is not supported: use a Redis Cluster, or name the master".into()
+            "REDIS_URL leads to a Sentinel, which is not supported: use a Redis Cluster, or name \
+            the master"
+                .into()
         }
         _ if !is_supported => format!("Redis {version} is too old: use 7.0 or newer"),
         _ if server.is_none() => "REDIS_URL points to a replica: point it to the master".into(),
@@ -179,8 +189,9 @@ fn unfit(
             format!("{hides}: allow this login `+info` (now: {of_script})")
         }
         _ => format!(
-            "{hides}: this kind of server is not supported, whatever its settings (Redis Software, Redis Cloud, Azure Managed \
-             Redis and Upstash are known to hide it), nor a proxy that hides it; use a Redis or Valkey that shows it (now: {of_script})"
+            "{hides}: this kind of server is not supported, whatever its settings (Redis \
+            Software, Redis Cloud, Azure Managed Redis and Upstash are known to hide it), nor a \
+            proxy that hides it; use a Redis or Valkey that shows it (now: {of_script})"
         ),
     })
 }
@@ -190,8 +201,8 @@ fn unfit(
 /// eviction policy always loses data.
 fn volatile(info: &HashMap<&str, &str>, is_managed: bool) -> Option<String> {
     if !is_managed && info.get("aof_enabled") != Some(&"1") {
-        let no_aof = "Redis keeps no append-only file, so a restart forgets admissions: set `appendonly yes`, or \
-            REDIS_DURABILITY=managed where a provider vouches for it";
+        let no_aof = "Redis keeps no append-only file, so a restart forgets admissions: set \
+            `appendonly yes`, or REDIS_DURABILITY=managed where a provider vouches for it";
         return Some(no_aof.into());
     }
     match info.get("maxmemory_policy") {
@@ -218,8 +229,9 @@ fn unfenced(info: &HashMap<&str, &str>, lag: Option<u32>) -> Option<String> {
         (true, None) => "this login may not read the second: allow it `CONFIG GET`".to_owned(),
     };
     Some(format!(
-        "Redis has replicas ({replicas}) and takes writes without them, so a master that is cut off would go on admitting beside \
-         the one that replaces it: set `min-replicas-to-write 1` and `min-replicas-max-lag {LONGEST_LAG}` or less ({now})"
+        "Redis has replicas ({replicas}) and takes writes without them, so a master that is cut \
+        off would go on admitting beside the one that replaces it: set `min-replicas-to-write 1` \
+        and `min-replicas-max-lag {LONGEST_LAG}` or less ({now})"
     ))
 }
 

@@ -97,7 +97,8 @@ impl Redis {
         read: CouponRead,
         quantity: Slot,
     ) -> RedisResult<Written> {
-        let (revision, era) = (read.revision, read.era.to_string());
+        let revision = read.revision;
+        let era = read.era.to_string();
         let args = vec![["quantity".to_owned(), quantity.to_string()]; drops.len()].concat();
         self.run_settings("lower", drops, revision, era, args).await
     }

@@ -14,7 +14,8 @@ impl AlertKind {
             Self::Left(Kind::Unissued) => ("They were told yes, and have no coupon yet.", AGAIN),
             Self::Left(Kind::FailedClaim) => (
                 "They may have been told yes, and have no coupon.",
-                "See the reason of each. Those that came after the last coupon was given out can be deleted.",
+                "See the reason of each. Those that came after the last coupon was given out can \
+                be deleted.",
             ),
             Self::Left(Kind::MissingAdmission) => (
                 "They have their coupons, and could claim a second one.",
@@ -29,7 +30,8 @@ impl AlertKind {
             ),
             Self::Left(Kind::OverAdmitted) => (
                 "More people were told yes than there are coupons.",
-                "Raise the quantity, and the next pass in mode repair gives each of them one; or tell each of them.",
+                "Raise the quantity, and the next pass in mode repair gives each of them one; or \
+                tell each of them.",
             ),
             Self::Left(Kind::Stalled) => (
                 "Users notice nothing, but nothing is compared and nothing is repaired.",
@@ -37,8 +39,8 @@ impl AlertKind {
             ),
             Self::Braked => (
                 "These repairs were not made.",
-                "See why. The file may name other keys or rows, or somebody may have stopped the sale by hand. \
-                 Otherwise list and confirm them (docs/ATTACH.md).",
+                "See why. The file may name other keys or rows, or somebody may have stopped the \
+                sale by hand. Otherwise list and confirm them (docs/ATTACH.md).",
             ),
             Self::MysqlUnreachable => (
                 "Users notice nothing, but no pass runs without the database of its own.",

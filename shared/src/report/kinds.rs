@@ -164,41 +164,48 @@ impl AlertKind {
                 noun: ["outage of Redis", "outages of Redis"],
                 severity: Severity::Critical,
                 users: "Claims get 503 if the APIs cannot reach it either. Nobody loses a coupon.",
-                to_do: "Bring Redis back, or the connection to it. Each coupon opens by itself once it is verified.",
+                to_do: "Bring Redis back, or the connection to it. Each coupon opens by itself \
+                    once it is verified.",
                 remedy: Remedy::Look,
             },
             Self::RedisRefuses => KindFacts {
                 noun: ["refusal of Redis", "refusals of Redis"],
                 severity: Severity::Critical,
                 users: "Claims get 503. Nobody loses a coupon.",
-                to_do: "Remove what the sentence names. Each coupon opens by itself once it is verified.",
+                to_do: "Remove what the sentence names. Each coupon opens by itself once it is \
+                    verified.",
                 remedy: Remedy::Look,
             },
             Self::AdmissionClosed => KindFacts {
                 noun: ["closure of admission", "closures of admission"],
                 severity: Severity::Critical,
                 users: "Claims to closed coupons get 503. Nobody loses a coupon.",
-                to_do: "Each coupon opens by itself once it is verified. If it stays closed, remove the reason.",
+                to_do: "Each coupon opens by itself once it is verified. If it stays closed, \
+                    remove the reason.",
                 remedy: Remedy::Look,
             },
             Self::MysqlUnreachable => KindFacts {
                 noun: ["outage of MySQL", "outages of MySQL"],
                 severity: Severity::Critical,
-                users: "Claims go on as long as Kafka takes them; codes come later. No promise is lost.",
+                users: "Claims go on as long as Kafka takes them; codes come later. No promise \
+                    is lost.",
                 to_do: "Bring MySQL back. Everything then continues by itself.",
                 remedy: Remedy::Look,
             },
             Self::MysqlRefuses => KindFacts {
                 noun: ["refusal of MySQL", "refusals of MySQL"],
                 severity: Severity::Critical,
-                users: "Claims go on as long as Kafka takes them; codes come later. No promise is lost.",
+                users: "Claims go on as long as Kafka takes them; codes come later. No promise \
+                    is lost.",
                 to_do: "Remove what the sentence names. Everything then continues by itself.",
                 remedy: Remedy::Look,
             },
             Self::KafkaUnreachable => KindFacts {
                 noun: ["outage of Kafka", "outages of Kafka"],
-                users: "Claims go on, each about 2 s slower. The API issues them itself, so codes come at once. No promise is lost.",
-                to_do: "Bring Kafka back. Until then passes fail, and slots that are given back are not passed on.",
+                users: "Claims go on, each about 2 s slower. The API issues them itself, so \
+                    codes come at once. No promise is lost.",
+                to_do: "Bring Kafka back. Until then passes fail, and slots that are given back \
+                    are not passed on.",
                 remedy: Remedy::Look,
                 ..WARNING
             },
@@ -213,8 +220,8 @@ impl AlertKind {
                 noun: ["refusal of alerts", "refusals of alerts"],
                 severity: Severity::Critical,
                 users: "Users notice nothing, but no mail comes about other problems.",
-                to_do: "Find what blocks MySQL: a long transaction, a full disk, a missing privilege. Until then look at the \
-                        last runs every hour.",
+                to_do: "Find what blocks MySQL: a long transaction, a full disk, a missing \
+                    privilege. Until then look at the last runs every hour.",
                 remedy: Remedy::LookAtRuns,
             },
             Self::RunFailed => KindFacts {
@@ -227,8 +234,9 @@ impl AlertKind {
             Self::RunMissed => KindFacts {
                 noun: ["late run", "late runs"],
                 users: "No promise is lost, but meanwhile nothing was compared.",
-                to_do: "It runs as soon as it can. Find out why it was late: the reconciler was stopped, its host slept, or \
-                        another pass blocks it. A pass that runs for half an hour hangs: end its process.",
+                to_do: "It runs as soon as it can. Find out why it was late: the reconciler was \
+                    stopped, its host slept, or another pass blocks it. A pass that runs for \
+                    half an hour hangs: end its process.",
                 remedy: Remedy::LookAtRuns,
                 ..WARNING
             },
@@ -237,17 +245,19 @@ impl AlertKind {
                     "repair that waits for a confirmation",
                     "repairs that wait for a confirmation",
                 ],
-                users: "Nothing was changed in Redis. A closed coupon answers 503; an open one goes on, and may give slots to \
-                        users who then lose them.",
-                to_do: "If you don't know the cause, pause the coupon and wait for somebody who does. If you know it, and MySQL \
-                        is complete, list the repairs and confirm them.",
+                users: "Nothing was changed in Redis. A closed coupon answers 503; an open one \
+                    goes on, and may give slots to users who then lose them.",
+                to_do: "If you don't know the cause, pause the coupon and wait for somebody who \
+                    does. If you know it, and MySQL is complete, list the repairs and confirm \
+                    them.",
                 remedy: Remedy::Confirm,
                 ..WARNING
             },
             Self::UnsafeSetting => KindFacts {
                 noun: ["unsafe setting", "unsafe settings"],
                 users: "Users notice nothing yet: a fault of this store could lose promises.",
-                to_do: "Change the setting as the sentence says, in the running server and in its file.",
+                to_do: "Change the setting as the sentence says, in the running server and in \
+                    its file.",
                 ..WARNING
             },
             Self::Forged => KindFacts {
@@ -256,9 +266,9 @@ impl AlertKind {
                     "messages without our signature",
                 ],
                 users: "Users notice nothing: nothing was issued for such a message.",
-                to_do: "Find who can write to the topic, take that right away, and discard the messages. If they come from \
-                        an API of yours with another KAFKA_SIGNING_KEY, set the same key everywhere: passes issue its \
-                        claims from Redis.",
+                to_do: "Find who can write to the topic, take that right away, and discard the \
+                    messages. If they come from an API of yours with another KAFKA_SIGNING_KEY, \
+                    set the same key everywhere: passes issue its claims from Redis.",
                 remedy: Remedy::DeadLetters,
                 ..WARNING
             },
@@ -272,20 +282,22 @@ impl AlertKind {
             Self::Left(Kind::FailedClaim) => KindFacts {
                 noun: ["failed claim", "failed claims"],
                 users: "Their users may have been promised a coupon and have none.",
-                to_do: "See the reason of each and correct it; the next pass issues it. Discard a claim only if its user's story \
-                        (Search) shows no promise.",
+                to_do: "See the reason of each and correct it; the next pass issues it. Discard \
+                    a claim only if its user's story (Search) shows no promise.",
                 remedy: Remedy::DeadLetters,
                 ..WARNING
             },
             Self::Left(Kind::MissingAdmission) => KindFacts {
                 noun: ["row without an admission", "rows without an admission"],
-                users: "They keep their coupons, but their slots may be given to others, who then have to wait.",
+                users: "They keep their coupons, but their slots may be given to others, who \
+                    then have to wait.",
                 to_do: WRITTEN_AGAIN,
                 ..WARNING
             },
             Self::Left(Kind::SlotConflict) => KindFacts {
                 noun: ["slot conflict", "slot conflicts"],
-                users: "The user with the row keeps the slot; the other one is first in line for the next.",
+                users: "The user with the row keeps the slot; the other one is first in line for \
+                    the next.",
                 to_do: WRITTEN_AGAIN,
                 ..WARNING
             },
@@ -293,12 +305,14 @@ impl AlertKind {
                 noun: ["admission too many", "admissions too many"],
                 severity: Severity::Critical,
                 users: "More people were told yes than there are slots.",
-                to_do: "Raise the quantity before the drop closes: the next pass gives each of them a coupon.",
+                to_do: "Raise the quantity before the drop closes: the next pass gives each of \
+                    them a coupon.",
                 remedy: Remedy::Raise,
             },
             Self::Left(Kind::CountMismatch) => KindFacts {
                 noun: ["wrong counter", "wrong counters"],
-                users: "Claims to the drop get 503 until it is written again; a sealed drop only lacks rows.",
+                users: "Claims to the drop get 503 until it is written again; a sealed drop only \
+                    lacks rows.",
                 to_do: WRITTEN_AGAIN,
                 ..WARNING
             },
@@ -319,21 +333,23 @@ impl AlertKind {
                 noun: ["slot to fill", "slots to fill"],
                 severity: Severity::Information,
                 users: "People wait although slots are left.",
-                to_do: "The next pass promotes them. If the drop has closed, decide whether they get the slots.",
+                to_do: "The next pass promotes them. If the drop has closed, decide whether they \
+                    get the slots.",
                 ..WARNING
             },
             Self::Left(Kind::BrokenPromise) => KindFacts {
                 noun: ["broken promise", "broken promises"],
                 severity: Severity::Critical,
                 users: "They were promised a coupon and have none; they are first on the waiting list.",
-                to_do: "Raise the quantity before the drop closes: the next pass gives them a coupon. (Of a daily coupon, that \
-                        raises each drop that has not closed.) Or tell them, and note it in their story; the last note ends \
-                        this alert.",
+                to_do: "Raise the quantity before the drop closes: the next pass gives them a \
+                    coupon. (Of a daily coupon, that raises each drop that has not closed.) Or \
+                    tell them, and note it in their story; the last note ends this alert.",
                 remedy: Remedy::Raise,
             },
             Self::Left(Kind::Stalled) => KindFacts {
                 noun: ["stall", "stalls"],
-                users: "Codes come late. No promise is lost: passes issue what waits longer than a minute.",
+                users: "Codes come late. No promise is lost: passes issue what waits longer than \
+                    a minute.",
                 to_do: "Check that consumers run, and that they reach Kafka and MySQL.",
                 ..WARNING
             },
@@ -341,14 +357,15 @@ impl AlertKind {
                 noun: ["row beyond the quantity", "rows beyond the quantity"],
                 severity: Severity::Critical,
                 users: "More people hold a coupon than there are.",
-                to_do: "Decide for each of the last rows: raise the quantity, or take the coupon back and tell its user. No \
-                        pass deletes a row.",
+                to_do: "Decide for each of the last rows: raise the quantity, or take the coupon \
+                    back and tell its user. No pass deletes a row.",
                 ..WARNING
             },
             Self::Left(Kind::DuplicateRow) => KindFacts {
                 noun: ["user with several rows", "users with several rows"],
                 users: "They hold several coupons where one is meant, and others may go without.",
-                to_do: "Decide which row stays, delete the others, and add a unique key. No pass deletes a row.",
+                to_do: "Decide which row stays, delete the others, and add a unique key. No pass \
+                    deletes a row.",
                 ..WARNING
             },
         }

@@ -352,10 +352,9 @@ impl Run {
 
     /// Returns the status of a run that has ended, based on its findings.
     pub fn final_status(&self) -> Status {
-        let is_braked = |drop: &DropReport| {
+        if self.drops.iter().any(|drop: &DropReport| {
             !self.dry_run && drop.findings.iter().any(|it| it.result == Outcome::Planned)
-        };
-        if self.drops.iter().any(is_braked) {
+        }) {
             return Status::Braked;
         }
         let is_left = |it: &Finding| {

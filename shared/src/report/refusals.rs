@@ -74,8 +74,8 @@ impl StoreRefusal {
                 store: Redis,
                 signs: &["MISCONF"],
                 says: "Redis refuses writes: its last snapshot failed (MISCONF)",
-                to_do: "Its disk is full or read-only, or it could not fork: remove that, or stop the snapshots, which an \
-                        append-only file replaces (also in redis.conf).",
+                to_do: "Its disk is full or read-only, or it could not fork: remove that, or \
+                    stop the snapshots, which an append-only file replaces (also in redis.conf).",
                 command: [
                     "redis-cli CONFIG SET save ''",
                     "Stop the snapshots; writes work at once",
@@ -95,13 +95,15 @@ impl StoreRefusal {
                 store: Redis,
                 signs: &["READONLY", "read only replica", "points to a replica"],
                 says: "Redis refuses writes: REDIS_URL leads to a replica (READONLY)",
-                to_do: "Point REDIS_URL, or the address in it, to the master. If no other server is master, promote this one.",
+                to_do: "Point REDIS_URL, or the address in it, to the master. If no other server \
+                    is master, promote this one.",
                 command: ["redis-cli INFO replication", "Whom it follows"],
             },
             Self::RedisFewReplicas => RefusalFacts {
                 store: Redis,
                 signs: &["NOREPLICAS", "Not enough good replicas"],
-                says: "Redis refuses writes: too few replicas follow it (min-replicas-to-write, NOREPLICAS)",
+                says: "Redis refuses writes: too few replicas follow it (min-replicas-to-write, \
+                    NOREPLICAS)",
                 to_do: "Bring a replica back. Redis then goes on by itself.",
                 command: [
                     "redis-cli INFO replication",
@@ -122,7 +124,8 @@ impl StoreRefusal {
                 store: Redis,
                 signs: &["Redis is busy running"],
                 says: "Redis refuses commands: a script or function runs too long (BUSY)",
-                to_do: "Firstcome's scripts take milliseconds: end the one that runs, and find out whose it is.",
+                to_do: "Firstcome's scripts take milliseconds: end the one that runs, and find \
+                    out whose it is.",
                 command: [
                     "redis-cli SCRIPT KILL",
                     "End it, unless it has written something",
@@ -165,7 +168,8 @@ impl StoreRefusal {
                 store: Mysql,
                 signs: &["read-only option", "read_only", "is read-only"],
                 says: "MySQL refuses writes: it is read-only (read_only or super_read_only)",
-                to_do: "Point DATABASE_URL, or the address in it, to the primary. If this is the primary, let it take writes.",
+                to_do: "Point DATABASE_URL, or the address in it, to the primary. If this is the \
+                    primary, let it take writes.",
                 command: [
                     "mysql -e 'SET GLOBAL read_only = OFF'",
                     "If it is the primary",
@@ -175,7 +179,8 @@ impl StoreRefusal {
                 store: Mysql,
                 signs: &["Too many connections", "max_user_connections"],
                 says: "MySQL refuses connections: it has as many as it may have (max_connections)",
-                to_do: "End connections that are not Firstcome's, or raise max_connections (also in its file).",
+                to_do: "End connections that are not Firstcome's, or raise max_connections (also \
+                    in its file).",
                 command: [
                     "mysql -e 'SET GLOBAL max_connections = 500'",
                     "Raise it, here to 500",
@@ -187,15 +192,18 @@ impl StoreRefusal {
                 says: "Kafka refuses messages: too few replicas are in sync (NOT_ENOUGH_REPLICAS)",
                 to_do: "Bring the missing broker back. Claims are written to MySQL meanwhile.",
                 command: [
-                    "kafka-topics.sh --bootstrap-server localhost:9092 --describe --under-min-isr-partitions",
+                    "kafka-topics.sh --bootstrap-server localhost:9092 --describe \
+                    --under-min-isr-partitions",
                     "Which partitions",
                 ],
             },
             Self::KafkaDisk => RefusalFacts {
                 store: Kafka,
                 signs: &["Disk error", "KAFKA_STORAGE_ERROR", "KafkaStorageError"],
-                says: "Kafka refuses messages: a disk of a broker is full or broken (KAFKA_STORAGE_ERROR)",
-                to_do: "Free or replace the disk, and start the broker again. Claims are written to MySQL meanwhile.",
+                says: "Kafka refuses messages: a disk of a broker is full or broken \
+                    (KAFKA_STORAGE_ERROR)",
+                to_do: "Free or replace the disk, and start the broker again. Claims are written \
+                    to MySQL meanwhile.",
                 command: [
                     "kafka-log-dirs.sh --bootstrap-server localhost:9092 --describe",
                     "Which folders have an error",
@@ -204,8 +212,10 @@ impl StoreRefusal {
             Self::KafkaRights => RefusalFacts {
                 store: Kafka,
                 signs: &["authorization failed", "TOPIC_AUTHORIZATION_FAILED"],
-                says: "Kafka refuses messages: this user may not write to the topic (TOPIC_AUTHORIZATION_FAILED)",
-                to_do: "Allow the API's user to write and describe the topic. Claims are written to MySQL meanwhile.",
+                says: "Kafka refuses messages: this user may not write to the topic \
+                    (TOPIC_AUTHORIZATION_FAILED)",
+                to_do: "Allow the API's user to write and describe the topic. Claims are written \
+                    to MySQL meanwhile.",
                 command: [
                     "kafka-acls.sh --bootstrap-server localhost:9092 --list",
                     "What each user may do",
@@ -217,11 +227,13 @@ impl StoreRefusal {
     /// Recognizes the refusal in an error of a store. `None` if the store does not answer, or means
     /// something else.
     pub fn from_error(store: FailureCause, error: &str) -> Option<Self> {
-        let means = |refusal: &&Self| {
-            let facts = refusal.facts();
-            facts.store == store && facts.signs.iter().any(|sign| error.contains(sign))
-        };
-        Self::VARIANTS.iter().find(means).copied()
+        Self::VARIANTS
+            .iter()
+            .find(|refusal: &&Self| {
+                let facts = refusal.facts();
+                facts.store == store && facts.signs.iter().any(|sign| error.contains(sign))
+            })
+            .copied()
     }
 
     /// The alert about it: its store's, so that an outage that begins or ends with refusals is one.

@@ -90,11 +90,11 @@ pub const LONGEST: usize = 300;
 /// control, direction and invisible characters. The line is cut between words, unless that would
 /// lose much of it.
 pub fn line(text: &str, longest: usize) -> String {
-    let visible = text
+    let visible: String = text
         .chars()
         .filter(|c| !is_invisible(*c))
-        .map(|c| if c.is_control() { ' ' } else { c });
-    let visible: String = visible.collect();
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     let single: String = visible.split_whitespace().collect::<Vec<_>>().join(" ");
     if single.chars().count() <= longest {
         return single;
@@ -130,14 +130,13 @@ pub fn detail(text: &str, people: &HashSet<&str>) -> String {
             .iter()
             .any(|id| is_unmistakable(id) && word.contains(id))
     };
-    let hidden = |word: &str| {
+    let words = text.split_inclusive(char::is_whitespace).map(|word: &str| {
         if word.contains('@') || names(word) {
             format!("{HIDDEN} ")
         } else {
             word.to_owned()
         }
-    };
-    let words = text.split_inclusive(char::is_whitespace).map(hidden);
+    });
     line(&words.collect::<String>(), LONGEST)
 }
 

@@ -87,8 +87,9 @@ impl Rules {
                 published: BUNDLED_ON.unwrap_or_default(),
             };
         };
-        let changed = std::fs::metadata(&file).and_then(|file| file.modified());
-        let changed = changed.map_or_else(|_| Utc::now(), DateTime::from);
+        let changed = std::fs::metadata(&file)
+            .and_then(|file| file.modified())
+            .map_or_else(|_| Utc::now(), DateTime::from);
         Self {
             version: version.to_owned(),
             folder: Some(folder.to_owned()),
@@ -116,8 +117,8 @@ impl Rules {
         let age = now.date_naive() - self.published;
         (age > OLD).then(|| {
             format!(
-                "the time zone rules are {} days old ({self}): daily coupons may open an hour early or late; \
-                 update the host's tzdata, or Firstcome",
+                "the time zone rules are {} days old ({self}): daily coupons may open an hour \
+                early or late; update the host's tzdata, or Firstcome",
                 age.num_days()
             )
         })
@@ -164,8 +165,9 @@ impl Tz {
         let as_utc = Timestamp::from_second(local.and_utc().timestamp()).ok()?;
         let instant = self
             .0
-            .to_ambiguous_timestamp(Offset::UTC.to_datetime(as_utc));
-        let instant = instant.compatible().ok()?;
+            .to_ambiguous_timestamp(Offset::UTC.to_datetime(as_utc))
+            .compatible()
+            .ok()?;
         DateTime::from_timestamp(instant.as_second(), local.nanosecond())
     }
 

@@ -94,9 +94,9 @@ fn read(name: &str, path: &Path) -> Result<Vec<u8>, String> {
 
 /// Parses one or more certificates, starting with the end-entity certificate.
 fn certificates(name: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let der: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let der = der.ok().filter(|der| !der.is_empty());
-    der.ok_or_else(|| format!("{name} holds no certificate in PEM form"))
+    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let some = parsed.ok().filter(|certificates| !certificates.is_empty());
+    some.ok_or_else(|| format!("{name} holds no certificate in PEM form"))
 }
 
 impl Tls {
@@ -129,10 +129,14 @@ impl Tls {
                 let key_der = PrivateKeyDer::from_pem_slice(&key).map_err(
                     |_| "TLS_KEY_FILE holds no private key in PEM form, or one behind a password",
                 )?;
-                let config = config.with_client_auth_cert(certificates, key_der.clone_key());
-                let config = config.map_err(|error| {
-                    format!("TLS_KEY_FILE is no key to TLS_CERT_FILE, or of a kind that can't be used: {error}")
-                })?;
+                let config = config
+                    .with_client_auth_cert(certificates, key_der.clone_key())
+                    .map_err(|error| {
+                        format!(
+                            "TLS_KEY_FILE is no key to TLS_CERT_FILE, or of a kind that can't be \
+                        used: {error}"
+                        )
+                    })?;
                 let key = key.into();
                 (config, Some(Arc::new(Identity { cert, key, key_der })))
             }
@@ -221,8 +225,10 @@ impl StoreAddress {
 
     /// Returns host and port of MySQL, without user, password and database.
     pub fn host_and_port(&self) -> String {
-        let at = |opts: Opts| format!("{}:{}", opts.ip_or_hostname(), opts.tcp_port());
-        Opts::from_url(self.url()).map_or_else(|_| String::new(), at)
+        Opts::from_url(self.url()).map_or_else(
+            |_| String::new(),
+            |opts: Opts| format!("{}:{}", opts.ip_or_hostname(), opts.tcp_port()),
+        )
     }
 }
 

@@ -54,8 +54,11 @@ const LEEWAY_SECONDS: u64 = 30;
 
 impl JwtArgs {
     fn keys(&self, algorithm: Algorithm) -> Result<Keys, String> {
-        let secret = self.jwt_secret.as_ref().map(ExposeSecret::expose_secret);
-        let secret = secret.filter(|secret| !secret.is_empty());
+        let secret = self
+            .jwt_secret
+            .as_ref()
+            .map(ExposeSecret::expose_secret)
+            .filter(|secret| !secret.is_empty());
         let url = self.jwt_jwks_url.as_ref().filter(|url| !url.is_empty());
         let is_shared = algorithm.family() == AlgorithmFamily::Hmac;
         let needed = match (secret, url) {
@@ -117,13 +120,13 @@ impl Verifier {
     /// contain the secret.
     pub(super) fn new(args: &JwtArgs) -> Result<Self, String> {
         signatures::install();
-        let algorithm = args.jwt_algorithm;
-        let algorithm = algorithm.ok_or("USER_AUTH=jwt needs JWT_ALGORITHM, such as RS256")?;
+        let algorithm = args
+            .jwt_algorithm
+            .ok_or("USER_AUTH=jwt needs JWT_ALGORITHM, such as RS256")?;
         let needed = |name: &str, setting: &Option<String>| {
             let why = "tokens meant for others would be accepted";
-            let missing = || format!("USER_AUTH=jwt needs {name}: else {why}");
             let given = setting.clone().filter(|text| !text.is_empty());
-            given.ok_or_else(missing)
+            given.ok_or_else(|| format!("USER_AUTH=jwt needs {name}: else {why}"))
         };
         let issuer = needed("JWT_ISSUER", &args.jwt_issuer)?;
         let audience = needed("JWT_AUDIENCE", &args.jwt_audience)?;
@@ -135,8 +138,9 @@ impl Verifier {
         let audience_claim = &args.jwt_audience_claim;
         if audience_claim != "aud" {
             tracing::warn!(
-                "JWT_AUDIENCE_CLAIM={audience_claim}: tokens are accepted by who got them, not by whom they are meant for \
-                 (`aud`); a token that {audience} got for another service is accepted here too"
+                "JWT_AUDIENCE_CLAIM={audience_claim}: tokens are accepted by who got them, not \
+                by whom they are meant for (`aud`); a token that {audience} got for another \
+                service is accepted here too"
             );
         }
         Ok(Self {
@@ -173,7 +177,7 @@ impl Verifier {
             return Err(TokenProblem::Extension.because(format!("crit is {extensions:?}")));
         }
         self.check_origin(&claims)?;
-        let user: Result<UserId, _> = match find(&claims, &self.args.jwt_user_claim) {
+        let parsed: Result<UserId, _> = match find(&claims, &self.args.jwt_user_claim) {
             Some(Value::String(user)) => user.parse(),
             // Laravel, Django and Spring number their users.
             Some(Value::Number(number)) if !number.is_f64() => number.to_string().parse(),
@@ -189,7 +193,7 @@ impl Verifier {
                 return Err(TokenProblem::NoUser.because(why));
             }
         };
-        let user = user.map_err(|error| TokenProblem::BadUserId.because(error.to_string()))?;
+        let user = parsed.map_err(|error| TokenProblem::BadUserId.because(error.to_string()))?;
         let groups = match find(&claims, &self.args.jwt_groups_claim) {
             Some(groups) => Groups::Named(groups.clone()),
             None if is_left_out(&claims, &self.args.jwt_groups_claim) => Groups::Unknown,
@@ -231,8 +235,10 @@ impl Groups {
         let Self::Named(groups) = self else {
             return None;
         };
-        let is_it = |name: &str| name.strip_prefix('/').unwrap_or(name) == group.as_str();
-        Some(strings(Some(groups)).any(is_it))
+        Some(
+            strings(Some(groups))
+                .any(|name: &str| name.strip_prefix('/').unwrap_or(name) == group.as_str()),
+        )
     }
 }
 

@@ -56,8 +56,9 @@ impl KeySet {
         let source = HttpClient::new(Store::Jwks, url, ssl_cert_file())?;
         if !source.is_encrypted() && !source.is_loopback() {
             return Err(format!(
-                "JWT_JWKS_URL: use https. Anybody on the way to {source} could give keys of their own, \
-                 and claim as any user. http is accepted for this machine only (127.0.0.1, ::1, localhost)"
+                "JWT_JWKS_URL: use https. Anybody on the way to {source} could give keys of \
+                their own, and claim as any user. http is accepted for this machine only \
+                (127.0.0.1, ::1, localhost)"
             ));
         }
         Ok(Self {
@@ -98,8 +99,9 @@ impl KeySet {
             };
             set.known(Some(&name)).ok_or_else(|| why.because(name))
         });
-        let panicked = |error| Err(TokenProblem::KeysAway.because(format!("{error}")));
-        found.await.unwrap_or_else(panicked)
+        found
+            .await
+            .unwrap_or_else(|error| Err(TokenProblem::KeysAway.because(format!("{error}"))))
     }
 
     /// A token that names no key requires a set of one key (OpenID Connect Core, 10.1). A set of
@@ -160,8 +162,9 @@ impl KeySet {
 /// kinds that are not known here. One that cannot be used does not affect the others.
 fn usable(algorithm: Algorithm, text: &[u8]) -> Result<Vec<NamedKey>, String> {
     let set: Value = serde_json::from_slice(text).unwrap_or_default();
-    let jwks = set["keys"].as_array();
-    let jwks = jwks.ok_or("it is no JWK Set: {\"keys\": [ ... ]}")?;
+    let jwks = set["keys"]
+        .as_array()
+        .ok_or("it is no JWK Set: {\"keys\": [ ... ]}")?;
     let mut keys = Vec::new();
     let mut skipped = Vec::new();
     for jwk in jwks {

@@ -84,7 +84,8 @@ impl Identity {
         }
         if !listen_addr.ip().is_loopback() {
             tracing::warn!(
-                "USER_AUTH=trusted-header: clients that reach this address without the gateway can claim as any user"
+                "USER_AUTH=trusted-header: clients that reach this address without the gateway \
+                can claim as any user"
             );
         }
         Ok(Self::TrustedHeader)
@@ -124,10 +125,9 @@ impl Identity {
 /// come from the gateway and the other from the client.
 fn named_by_gateway(headers: &HeaderMap) -> Result<UserId, Problem> {
     let bad = |why: String| Problem::new(Code::BadUserId, why);
-    let missing = || Problem::new(Code::Unauthorized, "the user is missing: send X-User-Id");
     let user = only_value(headers, "x-user-id")
         .map_err(|GivenTwice| bad("X-User-Id is given more than once".into()))?
-        .ok_or_else(missing)?;
+        .ok_or_else(|| Problem::new(Code::Unauthorized, "the user is missing: send X-User-Id"))?;
     String::from_utf8_lossy(user.as_bytes())
         .parse()
         .map_err(|error| bad(format!("{error}")))

@@ -60,7 +60,8 @@ fn rsa(key: &DecodingKey, rules: &'static sig::RsaParameters) -> Option<Check> {
     let DecodingKeyKind::RsaModulusExponent { n, e } = key.kind() else {
         return None;
     };
-    let (n, e) = (n.clone(), e.clone());
+    let n = n.clone();
+    let e = e.clone();
     // 2,048 to 8,192 bits, as the rules say. A shorter key is too weak.
     let is_strong = (256..=1_024).contains(&n.len());
     let key = is_strong.then_some(RsaPublicKeyComponents { n, e })?;

@@ -38,11 +38,13 @@ impl CouponWithDrops {
     pub(crate) fn new(redis: &Redis, coupon: Coupon, drops: Vec<Drop>) -> Self {
         let is_once = matches!(coupon.schedule, Some(Schedule::Once { .. }));
         let may_lease = is_once || coupon.once_per == OncePer::Drop;
-        let of_drop = |drop: &Drop| {
-            let losers = Arc::new(Losers::new(may_lease));
-            (redis.keys(coupon.id, drop.id), losers)
-        };
-        let keys = drops.iter().map(of_drop).collect();
+        let keys = drops
+            .iter()
+            .map(|drop: &Drop| {
+                let losers = Arc::new(Losers::new(may_lease));
+                (redis.keys(coupon.id, drop.id), losers)
+            })
+            .collect();
         Self {
             coupon,
             drops,
@@ -89,10 +91,12 @@ impl CouponWithDrops {
             Some(at + 1)
         };
         // The coupon's claimants name the holders of its sealed drops.
-        let is_asked = |one: &DropWithKeys<'_>| {
-            one.drop.sealed_at.is_none() || self.coupon.once_per == OncePer::Drop
-        };
-        let second = neighbour.and_then(|at| self.all().nth(at)).filter(is_asked);
+        let second =
+            neighbour
+                .and_then(|at| self.all().nth(at))
+                .filter(|one: &DropWithKeys<'_>| {
+                    one.drop.sealed_at.is_none() || self.coupon.once_per == OncePer::Drop
+                });
         Some(DropCandidates { first, second })
     }
 
@@ -104,9 +108,12 @@ impl CouponWithDrops {
 
     /// Whether the schedule plans no drop that is open at `now` or opens later.
     pub(crate) fn is_over(&self, now: DateTime<Utc>) -> bool {
-        let is_due = |planned: &PlannedDrop| planned.closes_at.is_none_or(|at| now < at);
         let schedule = self.coupon.schedule.as_ref();
-        schedule.is_some_and(|one| !one.drops_from(now).iter().any(is_due))
+        schedule.is_some_and(|one| {
+            !one.drops_from(now)
+                .iter()
+                .any(|planned: &PlannedDrop| planned.closes_at.is_none_or(|at| now < at))
+        })
     }
 
     /// Returns the first drop that has not opened at `now`.

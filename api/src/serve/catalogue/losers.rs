@@ -329,7 +329,8 @@ mod tests {
     #[test]
     fn lease_ends_earlier_than_in_redis_and_holders_never_count_as_losers() {
         for left in [0, 5, 50, 200] {
-            let (losers, asked_at) = (losers(), Instant::now());
+            let losers = losers();
+            let asked_at = Instant::now();
             assert!(!losers.begin(call(asked_at), lease(left), asked_at));
             let first = losers.include(DROP, &user("b"), asked_at);
             assert_eq!(first, left > 10, "{left}");
@@ -348,7 +349,8 @@ mod tests {
 
     #[test]
     fn one_claim_renews_a_lease_that_is_half_over() {
-        let (losers, asked_at) = (losers(), Instant::now());
+        let losers = losers();
+        let asked_at = Instant::now();
         losers.begin(call(asked_at), lease(200), asked_at);
         let at = |at| losers.include(DROP, &user("b"), asked_at + ms(at));
         let answers = [0, 109, 110, 110, 189, 190].map(at);
@@ -416,7 +418,8 @@ mod tests {
 
     #[test]
     fn answers_from_memory_keep_the_lease_wanted() {
-        let (losers, begun) = (losers(), Instant::now());
+        let losers = losers();
+        let begun = Instant::now();
         losers.count(&[], begun);
         losers.begin(call(begun), lease(200), begun);
         for _ in 0..100 {

@@ -128,7 +128,8 @@ impl Catalogue {
             RefreshOutcome::ReadOnly => Some(StoreRefusal::MysqlReadOnly.facts().says),
             RefreshOutcome::Away => Some("coupons are those last read from MySQL"),
             RefreshOutcome::Copied => Some(
-                "this process started without MySQL: coupons are those of the copy in Redis, and claims go on",
+                "this process started without MySQL: coupons are those of the copy in Redis, and \
+                claims go on",
             ),
         }
     }
@@ -254,7 +255,10 @@ impl Catalogue {
             }
             Err(error) => {
                 if was == RefreshOutcome::Fresh {
-                    tracing::warn!(%error, "coupons could not be read again; the copy in memory stays in use");
+                    tracing::warn!(
+                        %error,
+                        "coupons could not be read again; the copy in memory stays in use"
+                    );
                 }
                 match error {
                     _ if was == RefreshOutcome::Copied => RefreshOutcome::Copied,
@@ -289,12 +293,20 @@ fn unix_seconds(at: DateTime<Utc>) -> f64 {
 
 /// Takes the coupons that did not change from `before`.
 fn live(redis: &Redis, coupons: Vec<(Coupon, Vec<Drop>)>, before: &LiveCoupons) -> LiveCoupons {
-    let one = |(coupon, drops): (Coupon, Vec<Drop>)| {
-        let known = before.get(&coupon.id);
-        let known = known.filter(|known| known.coupon == coupon && known.drops == drops);
-        let id = coupon.id;
-        let new = || CouponWithDrops::new(redis, coupon, drops).into();
-        (id, known.map_or_else(new, Arc::clone))
-    };
-    coupons.into_iter().map(one).collect()
+    coupons
+        .into_iter()
+        .map(|(coupon, drops): (Coupon, Vec<Drop>)| {
+            let known = before
+                .get(&coupon.id)
+                .filter(|known| known.coupon == coupon && known.drops == drops);
+            let id = coupon.id;
+            (
+                id,
+                known.map_or_else(
+                    || CouponWithDrops::new(redis, coupon, drops).into(),
+                    Arc::clone,
+                ),
+            )
+        })
+        .collect()
 }

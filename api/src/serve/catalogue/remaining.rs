@@ -53,8 +53,12 @@ impl RemainingCache {
         let now = Instant::now();
         let read = stale.iter().zip(states);
         cached.extend(read.map(|((drop, _), state)| (*drop, (now, state))));
-        let known = |(drop, _): &(DropId, &DropKeys)| Some((*drop, cached.get(drop)?.1.clone()));
-        Ok(drops.iter().filter_map(known).collect())
+        Ok(drops
+            .iter()
+            .filter_map(|(drop, _): &(DropId, &DropKeys)| {
+                Some((*drop, cached.get(drop)?.1.clone()))
+            })
+            .collect())
     }
 
     pub(crate) async fn forget(&self) {

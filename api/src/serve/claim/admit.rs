@@ -34,7 +34,10 @@ pub(crate) async fn admit(
                     ClaimRefusal::NotAnswered(error) => error.to_string().into(),
                     _ => detail,
                 };
-                tracing::warn!(reason = label, coupon = %id, %why, left_out, "a claim was answered 503");
+                tracing::warn!(
+                    reason = label, coupon = %id, %why, left_out,
+                    "a claim was answered 503"
+                );
             }
         }
     }

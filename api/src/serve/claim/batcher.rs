@@ -86,15 +86,21 @@ pub(super) async fn join_call(
     let queue = candidates.ids();
     if let Some(waiting) = app.queues.join(queue, pending) {
         let this = App::clone(app);
-        let (first, second) = (keys.first.clone(), keys.second.cloned());
+        let first = keys.first.clone();
+        let second = keys.second.cloned();
         app.in_flight.spawn(async move {
             let candidates = Candidates {
                 first: &first,
                 second: second.as_ref(),
             };
-            let call = |batch| call(&this, candidates, batch);
-            let refuse = |left| refuse(left, AdmissionError::Unanswered);
-            this.queues.make_calls(queue, waiting, call, refuse).await;
+            this.queues
+                .make_calls(
+                    queue,
+                    waiting,
+                    |batch| call(&this, candidates, batch),
+                    |left| refuse(left, AdmissionError::Unanswered),
+                )
+                .await;
         });
     }
     let Ok(reply) = replied.await else {
@@ -138,7 +144,8 @@ async fn call(app: &App, candidates: Candidates<'_>, mut batch: Vec<PendingClaim
                     asked_at,
                 };
                 if losers.begin(call, lease, Instant::now()) {
-                    let (redis, keys) = (app.redis.clone(), keys.clone());
+                    let redis = app.redis.clone();
+                    let keys = keys.clone();
                     tokio::spawn(async move { losers.read_holders(&redis, &keys, era).await });
                 }
             }
@@ -178,7 +185,10 @@ fn deliver(
     for (pending, reply) in replies {
         // A damaged entry of one user in Redis must not affect the claims of other users.
         let Some(reply) = reply else {
-            tracing::error!(coupon = %call.coupon, "the admission script's reply to one claim could not be parsed");
+            tracing::error!(
+                coupon = %call.coupon,
+                "the admission script's reply to one claim could not be parsed"
+            );
             refuse(vec![pending], AdmissionError::Unexpected);
             continue;
         };

@@ -71,7 +71,8 @@ async fn revoke_in(
         Some(_) => &app.mysql.operators,
         None => &app.mysql.reads,
     };
-    let (id, once_per) = (coupon.coupon.id, coupon.coupon.once_per);
+    let id = coupon.coupon.id;
+    let once_per = coupon.coupon.once_per;
     let record = db.person(id, &user).await.map_err(unknown)?;
     let (shown, standing) = match order.drop_id {
         None => {
@@ -85,8 +86,8 @@ async fn revoke_in(
         }
     };
     let standing = standing.map_err(unknown)?;
-    let claim = judge(once_per, Some(shown), Some(&record), Some(standing));
-    let claim = claim.ok_or(ClaimRefusal::ClaimStateUnknown)?;
+    let claim = judge(once_per, Some(shown), Some(&record), Some(standing))
+        .ok_or(ClaimRefusal::ClaimStateUnknown)?;
     let drop = match claim.drop_id {
         // With `once_per` `coupon`, the user's claim may be in another drop than the named one.
         Some(drop) if order.drop_id.is_none_or(|named| named == drop) => drop,
@@ -145,7 +146,8 @@ async fn finish(
     coupon: &CouponWithDrops,
     revocation: Revocation,
 ) -> Result<Revoked, Problem> {
-    let (id, once_per) = (coupon.coupon.id, coupon.coupon.once_per);
+    let id = coupon.coupon.id;
+    let once_per = coupon.coupon.once_per;
     let drop = DropId(revocation.drop_id);
     let keys = app.redis.keys(id, drop);
     let released = async {

@@ -145,10 +145,10 @@ impl SecondStore {
             return vec![Some(Store::Kafka); claims.len()];
         }
         let limit = self.deadlines.backup_deadline();
-        let late = |_| Err(DbError::Unreachable(format!("no answer within {limit:?}")));
         let written = timeout(limit, self.write_rows(call, claims)).await;
         crash_point(Point::ClaimKept);
-        let written = written.unwrap_or_else(late);
+        let written = written
+            .unwrap_or_else(|_| Err(DbError::Unreachable(format!("no answer within {limit:?}"))));
         let error = written.as_ref().err().map(ToString::to_string);
         self.refused.note(error.as_deref());
         let have_rows = written.unwrap_or_else(|error| {
@@ -157,18 +157,20 @@ impl SecondStore {
         });
         let rows = have_rows.iter().filter(|has_row| **has_row).count();
         counter!("firstcome_claims_fallback_total").increment(rows as u64);
-        let store = |has_row: bool| has_row.then_some(Store::Mysql);
-        have_rows.into_iter().map(store).collect()
+        have_rows
+            .into_iter()
+            .map(|has_row: bool| has_row.then_some(Store::Mysql))
+            .collect()
     }
 
     /// Writes the rows of claims that one call named, and returns which of them exist. If the
     /// coupon has begun a later era, none is written: Redis may have been rebuilt without them.
     async fn write_rows(&self, call: Call, claims: &[&Admitted]) -> Result<Vec<bool>, DbError> {
         let key = self.mysql.code_key().await?;
-        let claims = claims.iter().map(|one| Claim::from(&one.claim));
-        let claims: Vec<Claim> = claims.collect();
+        let claims: Vec<Claim> = claims.iter().map(|one| Claim::from(&one.claim)).collect();
         loop {
-            let (claims, key) = (claims.clone(), key.clone());
+            let claims = claims.clone();
+            let key = key.clone();
             let write = async move |conn: &mut Conn| {
                 if has_later_era(conn, call.coupon, call.era).await? {
                     return Ok(vec![false; claims.len()]);

@@ -85,8 +85,13 @@ pub(crate) async fn my_claim(
         (claim.status, claim.drop_id, claim.slot)
     {
         let keys = app.redis.keys(id, drop_id);
-        let held = app.redis.held_slot(&keys, slot, &user).await;
-        let held = held.ok().flatten().ok_or(ClaimRefusal::NotDurable);
+        let held = app
+            .redis
+            .held_slot(&keys, slot, &user)
+            .await
+            .ok()
+            .flatten()
+            .ok_or(ClaimRefusal::NotDurable);
         let admitted_at_ms = held?.admitted_at_ms;
         let admitted = Admitted {
             claim: ClaimEvent {
@@ -119,15 +124,15 @@ fn settle(
     standing: Result<Standing, RedisError>,
 ) -> Result<MyClaim, ClaimRefusal> {
     tracing::debug!(mysql = ?record.as_ref().err(), redis = ?standing.as_ref().err(), "looked up");
-    let (record, drop) = (record.ok(), drop.map(|drop| drop.id));
-    let claim = judge(coupon.coupon.once_per, drop, record.as_ref(), standing.ok());
-    // A replica may lack the user's row, and MySQL the user's drop.
-    let is_certain = |claim: &MyClaim| {
-        claim.status != ClaimStatus::None
-            || app.catalogue.is_of_primary() && !coupon.lacks_a_drop(app.now())
-    };
-    let claim = claim.filter(is_certain);
-    claim.ok_or(ClaimRefusal::ClaimStateUnknown)
+    let record = record.ok();
+    let drop = drop.map(|drop| drop.id);
+    judge(coupon.coupon.once_per, drop, record.as_ref(), standing.ok())
+        // A replica may lack the user's row, and MySQL the user's drop.
+        .filter(|claim: &MyClaim| {
+            claim.status != ClaimStatus::None
+                || app.catalogue.is_of_primary() && !coupon.lacks_a_drop(app.now())
+        })
+        .ok_or(ClaimRefusal::ClaimStateUnknown)
 }
 
 /// Returns the drop to show by Redis's clock, and the user's status in it according to Redis.
@@ -174,8 +179,11 @@ fn drop_to_show(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Option<DropWith
     {
         return current;
     }
-    let unsealed = |one: &DropWithKeys| one.drop.sealed_at.is_none() && one.drop.opens_at <= now;
-    coupon.all().rev().find(unsealed).or(current)
+    coupon
+        .all()
+        .rev()
+        .find(|one: &DropWithKeys| one.drop.sealed_at.is_none() && one.drop.opens_at <= now)
+        .or(current)
 }
 
 /// Returns the status of the claim, or `None` if it is uncertain. A store that did not answer is
@@ -190,8 +198,11 @@ pub(super) fn judge(
     let knows_mysql = record.is_some();
     let nothing = PersonRecord::default();
     let record = record.unwrap_or(&nothing);
-    let mut revoked = record.revoked.iter().rev();
-    let revoked = revoked.find(|one| counts(DropId(one.drop_id)));
+    let revoked = record
+        .revoked
+        .iter()
+        .rev()
+        .find(|one| counts(DropId(one.drop_id)));
     let as_revoked = |one: &Revocation| {
         let drop = DropId(one.drop_id);
         MyClaim::new(ClaimStatus::Revoked, Some(drop), one.slot)
@@ -213,8 +224,7 @@ pub(super) fn judge(
     let claimant = standing.claimant.filter(|_| once_per == OncePer::Coupon);
     // The claimants name a slot of this drop but `users` does not. Only a pass can determine which
     // is right.
-    let is_of_this = |(of, _): (DropId, Slot)| Some(of) == drop;
-    if standing.slot.is_none() && claimant.is_some_and(is_of_this) {
+    if standing.slot.is_none() && claimant.is_some_and(|(of, _): (DropId, Slot)| Some(of) == drop) {
         return None;
     }
     if let Some((drop, slot)) = drop.zip(standing.slot).or(claimant) {
@@ -223,12 +233,15 @@ pub(super) fn judge(
         return standing.trusted.then_some(accepted);
     }
     // Check `broken` before `waiting`: a broken promise puts the user on the waiting list.
-    let mut broken = record.broken.iter().rev();
-    let is_open = |one: &&BrokenPromiseRow| one.mended_at.is_none() && counts(one.drop_id);
-    let broken = broken.find(is_open).map(|one| {
-        let slot = one.slot.and_then(|slot| Slot::try_from(slot).ok());
-        MyClaim::new(ClaimStatus::Broken, Some(one.drop_id), slot)
-    });
+    let broken = record
+        .broken
+        .iter()
+        .rev()
+        .find(|one: &&BrokenPromiseRow| one.mended_at.is_none() && counts(one.drop_id))
+        .map(|one| {
+            let slot = one.slot.and_then(|slot| Slot::try_from(slot).ok());
+            MyClaim::new(ClaimStatus::Broken, Some(one.drop_id), slot)
+        });
     let waiting = || MyClaim::new(ClaimStatus::Waiting, drop, None);
     let owed = broken.or_else(|| standing.position.map(|_| waiting()));
     if let Some(owed) = owed {

@@ -30,9 +30,11 @@ impl Language {
     /// Returns the first accepted language, because browsers name the preferred one first; English
     /// if neither is accepted.
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        let wishes = headers.get(ACCEPT_LANGUAGE);
-        let wishes = wishes.and_then(|wishes| wishes.to_str().ok());
-        let wishes = wishes.unwrap_or_default().to_ascii_lowercase();
+        let wishes = headers
+            .get(ACCEPT_LANGUAGE)
+            .and_then(|wishes| wishes.to_str().ok())
+            .unwrap_or_default()
+            .to_ascii_lowercase();
         let mut tags = wishes
             .split(',')
             .map(|wish| wish.trim().split(['-', ';']).next());

@@ -27,8 +27,9 @@ use super::state::App;
 const PAGE_FRESH_FOR: &str = "public, max-age=10";
 
 /// Forbids other origins, inline scripts and styles, and framing.
-const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-     img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors \
+    'none'";
 
 pub(crate) fn routes(is_on: bool) -> Router<App> {
     if !is_on {

@@ -90,12 +90,16 @@ async fn apply(
 /// it before a change, which must neither reuse a revision that MySQL has lost nor undo lost
 /// settings. Returns the highest revision in Redis, or 0 if it does not answer.
 pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<u64, Problem> {
-    let (db, redis) = (&services.mysql.operators, &services.redis);
+    let db = &services.mysql.operators;
+    let redis = &services.redis;
     let highest = match redis.highest_revision(id).await {
         Ok(highest) => highest,
         // A change of a name must succeed without Redis.
         Err(error) => {
-            tracing::warn!(%error, coupon_id = id.0, "could not check in Redis whether MySQL has lost settings");
+            tracing::warn!(
+                %error, coupon_id = id.0,
+                "could not check in Redis whether MySQL has lost settings"
+            );
             return Ok(0);
         }
     };
@@ -117,16 +121,20 @@ async fn lower(
     now: DateTime<Utc>,
     only: Option<u64>,
 ) -> Result<u64, Problem> {
-    let (db, redis) = (&services.mysql.operators, &services.redis);
+    let db = &services.mysql.operators;
+    let redis = &services.redis;
     let found = db.coupon(id).await?;
     let (mut coupon, mut drops) = found.ok_or_else(|| no_such_coupon(id))?;
     if is_one_lost(&coupon, &drops, now) {
         return Err(lost_drop());
     }
-    let is_larger = |drop: &&Drop| drop.is_not_closed(now) && drop.quantity > quantity;
-    let keys = |drop: &Drop| redis.keys(id, drop.id);
-    let larger: Vec<DropKeys> = drops.iter().filter(is_larger).map(keys).collect();
-    let (revision, era) = (coupon.revision, coupon.era);
+    let larger: Vec<DropKeys> = drops
+        .iter()
+        .filter(|drop: &&Drop| drop.is_not_closed(now) && drop.quantity > quantity)
+        .map(|drop: &Drop| redis.keys(id, drop.id))
+        .collect();
+    let revision = coupon.revision;
+    let era = coupon.era;
     if larger.is_empty() || only.is_some_and(|only| only != revision) {
         return Ok(only.unwrap_or(revision));
     }
@@ -136,8 +144,9 @@ async fn lower(
     let applied = patch.apply(&mut coupon, &mut drops, now);
     applied.map_err(|why| Problem::new(Code::NotPossible, why))?;
     for (_, count) in redis.watched(&larger).await? {
-        let count = count.and_then(|count| Slot::try_from(count).ok());
-        let count = count.ok_or_else(|| unchanged("this coupon is being verified"))?;
+        let count = count
+            .and_then(|count| Slot::try_from(count).ok())
+            .ok_or_else(|| unchanged("this coupon is being verified"))?;
         if count > quantity {
             return Err(below_given_out(count));
         }
@@ -175,10 +184,13 @@ async fn finish(
         removed,
     }: ChangedCoupon,
 ) -> Result<Arc<CouponWithDrops>, Problem> {
-    let (id, redis) = (coupon.id, &services.redis);
+    let id = coupon.id;
+    let redis = &services.redis;
     let unsealed = drops.iter().filter(|drop| drop.sealed_at.is_none());
-    let keys = unsealed.clone().map(|drop| redis.keys(id, drop.id));
-    let keys: Vec<DropKeys> = keys.collect();
+    let keys: Vec<DropKeys> = unsealed
+        .clone()
+        .map(|drop| redis.keys(id, drop.id))
+        .collect();
     // First, because a repeated request does not know these drops.
     let gone: Vec<_> = removed.iter().map(|it| redis.keys(id, *it)).collect();
     let forgotten = redis.expire_drops(&gone, FORGET_AFTER).await;
@@ -233,7 +245,8 @@ fn not_changed(error: DbError, patch: &CouponPatch) -> Problem {
         }
         Some(_) => {
             tracing::warn!(%error, "a quantity was not lowered");
-            let why = "rows above that quantity are issued already; MySQL was not changed, and Redis follows within a minute";
+            let why = "rows above that quantity are issued already; MySQL was not changed, and \
+                Redis follows within a minute";
             Problem::new(Code::BelowGivenOut, why)
         }
     }

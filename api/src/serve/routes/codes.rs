@@ -115,7 +115,8 @@ fn order(app: &App, code: &str, reference: String, shop: Operator) -> Result<Use
         && reference.bytes().all(|byte| byte.is_ascii_graphic());
     if !is_fit {
         return Err(invalid(format!(
-            "reference must be the order, 1 to {MAX_REFERENCE} printable ASCII characters without spaces"
+            "reference must be the order, 1 to {MAX_REFERENCE} printable ASCII characters \
+            without spaces"
         )));
     }
     Ok(UseOrder {

@@ -30,7 +30,8 @@ use crate::serve::state::{App, Services};
 pub(super) fn check_audience(identity: &Identity, allow: Option<&Allow>) -> Result<(), Problem> {
     if matches!(allow, Some(Allow::Group(_))) && !identity.wants_token() {
         return Err(invalid(
-            "allow: a coupon of a group needs USER_AUTH=jwt; with USER_AUTH=trusted-header nobody's groups are known",
+            "allow: a coupon of a group needs USER_AUTH=jwt; with USER_AUTH=trusted-header \
+            nobody's groups are known",
         ));
     }
     Ok(())
@@ -67,8 +68,11 @@ fn idempotency_key(
     let Some(value) = only_value(headers, "idempotency-key").map_err(|_| bad())? else {
         return Ok(None);
     };
-    let fits = |key: &&str| (1..=255).contains(&key.len());
-    let key = value.to_str().ok().filter(fits).ok_or_else(bad)?;
+    let key = value
+        .to_str()
+        .ok()
+        .filter(|key: &&str| (1..=255).contains(&key.len()))
+        .ok_or_else(bad)?;
     let body = serde_json::to_vec(body).map_err(|_| Problem::internal())?;
     Ok(Some(IdempotencyKey::new(key.to_owned(), &body)))
 }
@@ -83,7 +87,8 @@ async fn make_once(
     let away = |error: DbError| {
         tracing::warn!(%error, "a coupon could not be created");
         Problem::unavailable(
-            "MySQL did not answer; repeat the request with the same Idempotency-Key, or look at the list of coupons before you try again",
+            "MySQL did not answer; repeat the request with the same Idempotency-Key, or look at \
+            the list of coupons before you try again",
         )
     };
     let now = services.now();
@@ -113,7 +118,10 @@ async fn make_once(
         super::allow_list::write(services, coupon.id).await;
     }
     if let Err(error) = load(services, &coupon, &drops).await {
-        tracing::warn!(%error, coupon_id = %coupon.id, "a new coupon is not in Redis yet; the reconciler writes it");
+        tracing::warn!(
+            %error, coupon_id = %coupon.id,
+            "a new coupon is not in Redis yet; the reconciler writes it"
+        );
     }
     // The client may request the coupon from this process next. Other processes look it up.
     Ok(reread(services, coupon, drops).await)
@@ -121,7 +129,8 @@ async fn make_once(
 
 /// Loads a new coupon's drops into Redis and opens it, unless a reconciler has begun another era.
 async fn load(services: &Services, coupon: &Coupon, drops: &[Drop]) -> anyhow::Result<()> {
-    let (redis, id) = (&services.redis, coupon.id);
+    let redis = &services.redis;
+    let id = coupon.id;
     let servers = redis.servers().await?;
     let server = servers
         .of(id)

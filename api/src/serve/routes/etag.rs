@@ -26,9 +26,12 @@ pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
         return Ok(None);
     }
     let tag = text.strip_prefix("W/").unwrap_or(text);
-    let revision = tag.trim_matches('"').parse().ok();
-    let revision = revision.filter(|revision: &u64| format!("\"{revision}\"") == tag);
-    revision.ok_or_else(bad).map(Some)
+    tag.trim_matches('"')
+        .parse()
+        .ok()
+        .filter(|revision: &u64| format!("\"{revision}\"") == tag)
+        .ok_or_else(bad)
+        .map(Some)
 }
 
 /// Builds the 412 response, with the current revision.

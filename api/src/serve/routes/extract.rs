@@ -40,8 +40,9 @@ impl FromRequestParts<App> for PersonPath {
         let CouponPath(id) = CouponPath::from_request_parts(parts, app).await?;
         let path = Path::<(String, String)>::from_request_parts(parts, app).await;
         let Path((_, user)) = path.map_err(|_| invalid("user_id is not percent-encoded UTF-8"))?;
-        let user = user.parse();
-        let user = user.map_err(|error| invalid(format!("user_id: {error}")))?;
+        let user = user
+            .parse()
+            .map_err(|error| invalid(format!("user_id: {error}")))?;
         Ok(Self(id, user))
     }
 }

@@ -106,11 +106,16 @@ pub(crate) async fn issued(
         csv(app, which, Labels(guarded(coupon.settings.name), days)).await?
     } else {
         let page = page(&app, which, limit).await?;
-        let only = asked.drop_id.map(|id| format!("&drop_id={id}"));
-        let only = only.unwrap_or_default();
+        let only = asked
+            .drop_id
+            .map(|id| format!("&drop_id={id}"))
+            .unwrap_or_default();
         let list = format!("/v1/coupons/{id}/issued?limit={limit}{only}");
-        let last = page.rows.last().filter(|_| page.has_more);
-        let last = last.map(|last| (last.drop_id, last.slot));
+        let last = page
+            .rows
+            .last()
+            .filter(|_| page.has_more)
+            .map(|last| (last.drop_id, last.slot));
         let next =
             last.map(|(drop, slot)| format!("{list}&after_drop_id={drop}&after_slot={slot}"));
         let issued = page.rows.into_iter().map(IssuedCoupon::from).collect();
@@ -121,16 +126,20 @@ pub(crate) async fn issued(
 
 /// Whether the client names CSV and does not prefer JSON to it. All others get JSON.
 fn wants_csv(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(ACCEPT).iter();
-    let values = values.filter_map(|value| value.to_str().ok());
-    let (mut csv, mut json) = (0.0_f32, 0.0_f32);
+    let values = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut csv = 0.0_f32;
+    let mut json = 0.0_f32;
     for range in values.flat_map(|value| value.split(',')) {
         let mut parts = range
             .split(';')
             .map(|part| part.trim().to_ascii_lowercase());
         let name = parts.next().unwrap_or_default();
-        let quality = parts.find_map(|part| part.strip_prefix("q=")?.trim().parse().ok());
-        let quality = quality.unwrap_or(1.0);
+        let quality = parts
+            .find_map(|part| part.strip_prefix("q=")?.trim().parse().ok())
+            .unwrap_or(1.0);
         match name.as_str() {
             "text/csv" => csv = quality,
             "application/json" => json = quality,
@@ -156,7 +165,8 @@ async fn csv(app: App, which: HolderRange, labels: Labels) -> Result<Response, P
     // Read the first page before the status is sent, so that an error becomes a problem response.
     let first = page(&app, which, PART).await?;
     let parts = stream::try_unfold(Some((true, which, Some(first))), move |left| {
-        let (db, labels) = (app.mysql.operators.clone(), Arc::clone(&labels));
+        let db = app.mysql.operators.clone();
+        let labels = Arc::clone(&labels);
         async move {
             let Some((is_first, mut which, read)) = left else {
                 return Ok(None);
@@ -173,7 +183,7 @@ async fn csv(app: App, which: HolderRange, labels: Labels) -> Result<Response, P
             anyhow::Ok(Some((rows(page, is_first, &labels)?, next)))
         }
     });
-    let parts = parts.inspect_err(move |error: &anyhow::Error| {
+    let logged = parts.inspect_err(move |error: &anyhow::Error| {
         tracing::warn!(%error, coupon_id = %which.coupon, "a CSV of holders was aborted");
     });
     let coupon = which.coupon;
@@ -183,7 +193,7 @@ async fn csv(app: App, which: HolderRange, labels: Labels) -> Result<Response, P
         (CONTENT_DISPOSITION, &name),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    Ok((headers, Body::from_stream(parts)).into_response())
+    Ok((headers, Body::from_stream(logged)).into_response())
 }
 
 /// What a CSV says of all rows: the coupon's name, and the local day of each drop.

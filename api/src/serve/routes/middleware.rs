@@ -27,8 +27,8 @@ pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) 
         _ => "other",
     };
     // The pattern, because otherwise each id in a path would create a metric series.
-    let path = request.extensions().get::<MatchedPath>().cloned();
-    let path = path.as_ref().map_or("other", MatchedPath::as_str);
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let path = matched.as_ref().map_or("other", MatchedPath::as_str);
     let route = Route { method, path };
     let trace = RequestTrace::of(request.headers());
     let begun = Instant::now();
@@ -42,7 +42,10 @@ pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) 
         }
         Err(_) => {
             if let Some(left_out) = app.refused.allow(method, std::time::Instant::now()) {
-                tracing::warn!(path, limit = ?app.request_timeout, left_out, "a request was answered 503: no answer in time");
+                tracing::warn!(
+                    path, limit = ?app.request_timeout, left_out,
+                    "a request was answered 503: no answer in time"
+                );
             }
             Problem::unavailable("this took too long; try again").into_response()
         }

@@ -49,8 +49,11 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
         .iter()
         .flat_map(|it| [it.current(now), it.next(now)]);
     // Redis may have expired sealed drops. The catalogue has the number of their rows.
-    let live = shown.flatten().filter(|one| one.drop.sealed_at.is_none());
-    let live: Vec<_> = live.map(|one| (one.drop.id, one.keys)).collect();
+    let live: Vec<_> = shown
+        .flatten()
+        .filter(|one| one.drop.sealed_at.is_none())
+        .map(|one| (one.drop.id, one.keys))
+        .collect();
     let loaded = services.remaining.of(&services.redis, &live).await;
     let view = |with_drops: &&CouponWithDrops| {
         let coupon = &with_drops.coupon;

@@ -77,8 +77,8 @@ impl FailedClaim {
     }
 }
 
-const COLUMNS: &str = "failed_claims (coupon_id, drop_id, slot, user_id, claimed_at, payload, reason, error, \
-                       source_partition, source_offset, source_hash, attempts)";
+const COLUMNS: &str = "failed_claims (coupon_id, drop_id, slot, user_id, claimed_at, payload, \
+    reason, error, source_partition, source_offset, source_hash, attempts)";
 
 /// Stores failed claims. If a claim is already stored, increments its attempts.
 pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {

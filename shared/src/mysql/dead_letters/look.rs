@@ -51,8 +51,8 @@ impl Db {
             .drop
             .map_or(sql!(""), |drop| sql!(" AND drop_id = ?", drop));
         let page = format!(
-            "SELECT /*+ MAX_EXECUTION_TIME(10000) */ {{columns}} FROM failed_claims FORCE INDEX (failed_claims_open) \
-             WHERE resolved_at {is_resolved}"
+            "SELECT /*+ MAX_EXECUTION_TIME(10000) */ {{columns}} \
+            FROM failed_claims FORCE INDEX (failed_claims_open) WHERE resolved_at {is_resolved}"
         );
         let rest = format!(" AND COALESCE(reason = ?, TRUE) ORDER BY {order} LIMIT ? OFFSET ?");
         let page = sql!(page)
@@ -63,7 +63,8 @@ impl Db {
 
     /// Reads one dead letter, with the beginning of its message and the message's length in bytes.
     pub async fn dead_letter(&self, id: i64) -> DbResult<Option<(DeadLetterRow, Payload)>> {
-        let query = "SELECT {columns}, LEFT(payload, 4096), COALESCE(LENGTH(payload), 0) FROM failed_claims WHERE id = ?";
+        let query = "SELECT {columns}, LEFT(payload, 4096), COALESCE(LENGTH(payload), 0) \
+            FROM failed_claims WHERE id = ?";
         self.first("read a dead letter", sql!(query, id)).await
     }
 
@@ -79,7 +80,8 @@ impl Db {
             let Some(was) = lock_open(conn, id).await? else {
                 return Ok(false);
             };
-            let correct = "UPDATE failed_claims SET coupon_id = ?, drop_id = ?, slot = ?, user_id = ?, reason = ? WHERE id = ?";
+            let correct = "UPDATE failed_claims SET coupon_id = ?, drop_id = ?, slot = ?, \
+                user_id = ?, reason = ? WHERE id = ?";
             sql!(correct, to.coupon, to.drop, to.slot, &to.user, CORRECTED, id).run(conn).await?;
             let was = json!({
                 "coupon": was.coupon_id, "drop": was.drop_id, "slot": was.slot, "user_id": was.user_id, "reason": was.reason,
@@ -99,12 +101,13 @@ impl Db {
             let Some(letter) = lock_open(conn, id).await? else {
                 return Ok(false);
             };
-            let discard = "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'by_hand', \
-                           resolution_detail = ? WHERE id = ?";
+            let discard = "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = \
+                'by_hand', resolution_detail = ? WHERE id = ?";
             sql!(discard, &why, id).run(conn).await?;
             // Store the reason only with the dead letter, so that erasing the user removes it.
             let detail = json!({"dead_letter": id, "slot": letter.slot});
-            let (coupon, drop) = (letter.coupon_id.map(CouponId), letter.drop_id.map(DropId));
+            let coupon = letter.coupon_id.map(CouponId);
+            let drop = letter.drop_id.map(DropId);
             let act = OperatorAct::new("discard_dead_letter", coupon, drop, detail);
             by.did(conn, act).await.map(|()| true)
         })

@@ -9,8 +9,8 @@ const MEANINGS: [(&str, &str); 5] = [
     ("refuses connections", "Connection refused"),
     (
         "does not answer",
-        "timed out|did not answer|no connection within|deadline has elapsed|BrokerTransportFailure|AllBrokersDown|\
-         OperationTimedOut",
+        "timed out|did not answer|no connection within|deadline has \
+        elapsed|BrokerTransportFailure|AllBrokersDown|OperationTimedOut",
     ),
     (
         "is at a host name that is not known",
@@ -63,7 +63,8 @@ mod tests {
         let refused =
             "MySQL cannot be reached: Input/output error: Connection refused (os error 111)";
         let reset = "Redis cannot be reached: Connection reset by peer (os error 104)";
-        let transport = "the topic cannot be read: Meta data fetch error: BrokerTransportFailure (Local: Broker transport failure)";
+        let transport = "the topic cannot be read: Meta data fetch error: BrokerTransportFailure \
+            (Local: Broker transport failure)";
         let full = "MySQL: write rows: The table 'issued_coupons' is full";
         let unknown = "MySQL: write rows: Unknown column 'slot'";
         for (cause, error, plain) in [
