@@ -95,7 +95,7 @@ impl Cli {
             Command::Migrate(args) => migrate::run(*args, shutdown).await?,
             Command::Coupon(args) => return Ok(coupon::run(*args).await),
             Command::Health(args) => {
-                let asked = args.probe.ask(args.listen_addr).await;
+                let asked = args.probe.probe(args.listen_addr).await;
                 asked.map_err(anyhow::Error::msg)?;
             }
         }

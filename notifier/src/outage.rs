@@ -198,7 +198,7 @@ mod tests {
         DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
     }
 
-    fn told(outage: &MysqlOutage, seconds: i64) -> usize {
+    fn due_mails(outage: &MysqlOutage, seconds: i64) -> usize {
         let now = at(seconds);
         let mut lasting = outage.failed(true, "", now);
         let mut is_due = |target: &&str| lasting.is_due(target, TimeDelta::seconds(30), now);
@@ -215,11 +215,15 @@ mod tests {
     #[test]
     fn each_target_is_tried_once_an_hour_after_a_moment() {
         let outage = outage("hour")();
-        assert_eq!(told(&outage, 0), 0);
+        assert_eq!(due_mails(&outage, 0), 0);
         assert!(outage.ended().is_none(), "a restart of MySQL");
-        assert_eq!((told(&outage, 20), told(&outage, 50)), (0, 2));
-        assert!((51..3_650).step_by(500).all(|at| told(&outage, at) == 0));
-        assert_eq!(told(&outage, 3_650), 2);
+        assert_eq!((due_mails(&outage, 20), due_mails(&outage, 50)), (0, 2));
+        assert!(
+            (51..3_650)
+                .step_by(500)
+                .all(|at| due_mails(&outage, at) == 0)
+        );
+        assert_eq!(due_mails(&outage, 3_650), 2);
         assert_eq!(outage.ended().unwrap().since, at(20));
         assert!(outage.ended().is_none());
     }
@@ -227,7 +231,7 @@ mod tests {
     #[test]
     fn daemon_that_restarts_again_and_again_tells_once_an_hour() {
         let start = outage("restarts");
-        let tells: Vec<usize> = (0..13).map(|n| told(&start(), n * 20)).collect();
+        let tells: Vec<usize> = (0..13).map(|n| due_mails(&start(), n * 20)).collect();
         assert_eq!(tells, [0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         let ended = start().ended().unwrap();
         assert_eq!((ended.since, ended.attempts.len()), (at(0), 2));
@@ -237,8 +241,8 @@ mod tests {
     #[test]
     fn failure_long_after_the_last_begins_another_outage() {
         let start = outage("stale");
-        assert_eq!((told(&start(), 0), told(&start(), 840)), (0, 0));
-        assert_eq!(told(&start(), 870), 2);
+        assert_eq!((due_mails(&start(), 0), due_mails(&start(), 840)), (0, 0));
+        assert_eq!(due_mails(&start(), 870), 2);
         assert_eq!(start().ended().unwrap().since, at(840));
     }
 }

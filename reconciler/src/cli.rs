@@ -44,7 +44,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::TestWebhook(args) => notify::test_webhook(&args, say).await.map(code),
         Command::Explain(args) => explain::run(*args).await,
         Command::Health(args) => {
-            let runs = args.probe.ask(args.listen_addr).await;
+            let runs = args.probe.probe(args.listen_addr).await;
             runs.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::msg)
         }
     }

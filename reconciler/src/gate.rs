@@ -35,7 +35,7 @@ const ATTEMPTS: usize = 5;
 /// adopted: whoever reads the coupon from now on knows it.
 pub(crate) async fn is_open(ctx: &PassContext, seen: &mut CouponSeen) -> Step<bool> {
     let id = seen.coupon.id;
-    let server = ctx.servers.of(seen.coupon.id);
+    let server = ctx.servers.holding(seen.coupon.id);
     let era = seen.state.gate.era().unwrap_or(0);
     if era < seen.coupon.era || era > HIGHEST_SEEN || !seen.state.gate.is_open(server, era) {
         return Ok(false);
@@ -120,7 +120,7 @@ pub(crate) async fn close_in_redis(
     seen: &Gate,
     era: u64,
 ) -> Result<Option<Fence>, RedisError> {
-    let Some(server) = servers.of(coupon) else {
+    let Some(server) = servers.holding(coupon) else {
         return Ok(None);
     };
     // The scripts read no higher one.

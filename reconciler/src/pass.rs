@@ -94,7 +94,7 @@ impl Compared {
         }
         let found = Finding::new(dirt.kind, ActionKind::Project, result, dirt.detail);
         self.projections
-            .add(found.of(dirt.slot, dirt.user.as_ref()));
+            .add(found.naming(dirt.slot, dirt.user.as_ref()));
     }
 
     /// Takes the findings for the report of a drop. `after` is the second look, if there was one.
@@ -217,7 +217,7 @@ pub(crate) async fn end_claims(
         }
         let detail = "a claim that was given back or revoked is still in a store";
         let found = Finding::new(Kind::SettingsMismatch, ActionKind::Revoke, done, detail);
-        compared.ledger.add(found.of(None, Some(user)));
+        compared.ledger.add(found.naming(None, Some(user)));
     }
     if may_write {
         rows::end_letters(drop, &judged.letters).await?;
@@ -267,7 +267,7 @@ pub(crate) fn note_rows(due: &[DueRow], ends: Vec<RowEnd>, compared: &mut Compar
             found.needs_person = true;
             found.case = FindingCase::RowRefused;
         }
-        let place = found.of(Some(due.slot.into()), Some(&due.user));
+        let place = found.naming(Some(due.slot.into()), Some(&due.user));
         compared.ledger.add(place);
     }
 }
@@ -287,7 +287,7 @@ fn note_letter(letter: &Letter, end: &LetterEnd, done: Outcome, compared: &mut C
         needs_person: matches!(end, LetterEnd::Left(_)),
         ..Finding::new(Kind::FailedClaim, action, result, detail)
     };
-    let of_letter = found.of(letter.slot, letter.user.as_ref());
+    let of_letter = found.naming(letter.slot, letter.user.as_ref());
     compared.ledger.add(of_letter);
 }
 

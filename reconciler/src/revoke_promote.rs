@@ -62,7 +62,7 @@ pub(crate) async fn finish_revocations(
         let detail = "a claim was given back, and its API did not finish";
         let user = UserId::from_store(revocation.user_id);
         let found = Finding::new(kind, action, ctx.outcome(), detail);
-        ledger.add(found.of(None, Some(&user)));
+        ledger.add(found.naming(None, Some(&user)));
     }
     Ok(())
 }
@@ -184,7 +184,7 @@ pub(crate) async fn promote(drop: DropPass<'_>, fence: &Fence, ledger: &mut Ledg
             let kind = Kind::Unfilled;
             let action = ActionKind::Promote;
             let found = Finding::new(kind, action, result, "a slot was left");
-            ledger.add(found.of(Some(due.slot.into()), Some(&due.user)));
+            ledger.add(found.naming(Some(due.slot.into()), Some(&due.user)));
         }
     }
 }

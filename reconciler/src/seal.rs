@@ -66,7 +66,7 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
         return Ok(false);
     }
     // First, so that a Redis with this note is not older than the sealing.
-    let Some(fence) = seen.state.gate.fence(ctx.servers.of(coupon)) else {
+    let Some(fence) = seen.state.gate.fence(ctx.servers.holding(coupon)) else {
         return Ok(false);
     };
     let noted = drop.redis().note_seal(coupon, &fence, id).await?;
@@ -174,7 +174,7 @@ pub(crate) async fn judge_letters(
         let ledger = of_drops.entry(of_drop).or_default();
         for owed in revoke_promote::open_promises(ctx, &seen.coupon, of_drop.1).await? {
             let found = Finding::report(Kind::BrokenPromise, "promised, and its drop is sealed");
-            ledger.add(found.of(Some(owed.slot.into()), Some(&owed.user)));
+            ledger.add(found.naming(Some(owed.slot.into()), Some(&owed.user)));
         }
     }
     let of_drops = of_drops.into_iter();

@@ -80,7 +80,7 @@ pub(crate) async fn load_new(
     for own in seen.drops.iter().filter(|own| new.contains(&own.drop.id)) {
         let redis = &ctx.stores.redis;
         let revision = seen.coupon.revision;
-        let meta = DropMeta::of(&seen.coupon, &own.drop);
+        let meta = DropMeta::new(&seen.coupon, &own.drop);
         if redis.load(&own.keys, fence, revision, &meta).await? == Written::Yes {
             let coupon_id = seen.coupon.id.0;
             let drop_id = own.drop.id.0;
@@ -120,7 +120,7 @@ fn settings_differ(seen: &CouponSeen) -> bool {
     let is_lost = seen.state.revision == 0;
     seen.drops.iter().any(|own: &DropSeen| {
         let meta = own.state.meta.as_ref();
-        meta.is_some_and(|meta| is_lost || *meta != DropMeta::of(&seen.coupon, &own.drop))
+        meta.is_some_and(|meta| is_lost || *meta != DropMeta::new(&seen.coupon, &own.drop))
     })
 }
 
@@ -164,7 +164,7 @@ pub(crate) async fn write_all(
         .iter()
         .filter_map(|own| {
             let drop = drops.iter().find(|drop| drop.id == own.drop.id)?;
-            Some((&own.keys, DropMeta::of(&coupon, drop)))
+            Some((&own.keys, DropMeta::new(&coupon, drop)))
         })
         .collect();
     let Some(fence) = fence else {
@@ -301,7 +301,7 @@ pub(crate) async fn forget_sealed(
         let over: Vec<RevokedField> = page
             .iter()
             .filter(|one| is_per_drop || one.again_from.is_some())
-            .map(|one| RevokedField::of(coupon.once_per, one))
+            .map(|one| RevokedField::new(coupon.once_per, one))
             .collect();
         fenced(redis.forget_revoked(coupon.id, fence, &over).await?)?;
     }

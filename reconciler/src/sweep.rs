@@ -106,7 +106,7 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Step<CouponDone
     let id = seen.coupon.id;
     settings::adopt(ctx, &mut seen, &mut ledger).await?;
     let gate = seen.state.gate.clone();
-    let server = ctx.servers.of(id);
+    let server = ctx.servers.holding(id);
     seen.is_closed = !gate::is_open(ctx, &mut seen).await?;
     // Keys that cannot be read are written again by the urgent lane.
     let unreadable = &seen.state.unreadable;
@@ -173,7 +173,7 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Step<CouponDone
 async fn settle_drop(drop: DropPass<'_>, first: &mut Compared) -> Step<DropReport> {
     let DropPass { ctx, seen, own } = drop;
     let mut repaired = first.repaired;
-    let server = ctx.servers.of(seen.coupon.id);
+    let server = ctx.servers.holding(seen.coupon.id);
     // With rows inserted and users owed.
     let mut now = own.clone();
     if repaired > 0 && !ctx.dry_run {
@@ -197,7 +197,9 @@ async fn settle_drop(drop: DropPass<'_>, first: &mut Compared) -> Step<DropRepor
     }
     for ClaimOfSlot { slot, user, .. } in &owed {
         let found = Finding::report(Kind::BrokenPromise, "promised, and no slot is left");
-        first.ledger.add(found.of(Some((*slot).into()), Some(user)));
+        first
+            .ledger
+            .add(found.naming(Some((*slot).into()), Some(user)));
     }
     let mut second = None;
     if repaired > 0 && !ctx.dry_run {

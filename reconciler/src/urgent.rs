@@ -320,7 +320,7 @@ async fn write_and_open(
             let kind = Kind::BrokenPromise;
             let applied = Outcome::Applied;
             let found = Finding::new(kind, ActionKind::Owe, applied, detail);
-            ledger.add(found.of(Some(user.slot), Some(&user.user)));
+            ledger.add(found.naming(Some(user.slot), Some(&user.user)));
         }
     }
     let knows_sealed = dirty.is_empty() && settings::knows_last_seal(ctx, seen).await?;

@@ -45,7 +45,7 @@ pub async fn make_ahead(
     let gate = redis.gates(&[coupon.id]).await?;
     let fence = gate
         .first()
-        .and_then(|gate| gate.fence(servers.of(coupon.id)));
+        .and_then(|gate| gate.fence(servers.holding(coupon.id)));
     let Some((coupon, made)) = db.make_drops(coupon.id, missing).await? else {
         return Ok(0);
     };
@@ -54,7 +54,7 @@ pub async fn make_ahead(
             // Redis refuses this if the coupon has changed since; the reconciler then loads the
             // drop.
             let keys = redis.keys(coupon.id, drop.id);
-            let meta = DropMeta::of(&coupon, drop);
+            let meta = DropMeta::new(&coupon, drop);
             redis.load(&keys, &fence, coupon.revision, &meta).await?;
         }
     }

@@ -151,12 +151,12 @@ mod tests {
             closes_at_ms: Some(9),
             closed_early: true,
             allow: Some(Allow::List),
-            ..DropMeta::of(&coupon, &drop)
+            ..DropMeta::new(&coupon, &drop)
         };
         let before = (coupon, vec![drop]);
         let by = |known| by_redis(&before.0, &before.1, &known);
         let (coupon, drops) = by([(DropId(1), known.clone())].into());
-        assert_eq!(DropMeta::of(&coupon, &drops[0]), known);
+        assert_eq!(DropMeta::new(&coupon, &drops[0]), known);
         assert_eq!(coupon.schedule, Some(once(Some(9))));
         assert_eq!((coupon.quantity, coupon.name.as_str()), (20, "Winter"));
         assert_eq!(by(HashMap::new()), before, "Redis has none of its drops");

@@ -133,7 +133,7 @@ pub struct Route<'a> {
 pub struct RequestTrace(Option<Context>);
 
 impl RequestTrace {
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn from_headers(headers: &HeaderMap) -> Self {
         let parent = TraceContextPropagator::new()
             .extract_with_context(&Context::new(), &HeaderExtractor(headers));
         let is_continued = parent.has_active_span();
@@ -201,7 +201,7 @@ mod tests {
                 method: "GET",
                 path: "/",
             };
-            RequestTrace::of(&given).end(route, StatusCode::OK, &mut headers);
+            RequestTrace::from_headers(&given).end(route, StatusCode::OK, &mut headers);
             headers.remove(TRACEPARENT)
         };
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

@@ -54,7 +54,7 @@ pub(super) struct Tender {
 
 impl Tender {
     /// Runs until it is aborted or the client must be replaced.
-    pub(super) async fn tend(self: Arc<Self>) {
+    pub(super) async fn run(self: Arc<Self>) {
         let mut silences = Silences::new();
         let mut answered = Instant::now();
         for tick in 0_u64.. {
@@ -70,7 +70,7 @@ impl Tender {
             }
             let mut readings = self.group().partitions().into_values();
             if is_due || readings.any(Reading::begins) {
-                let looked = self.look(is_due, &mut silences).await;
+                let looked = self.check_partitions(is_due, &mut silences).await;
                 let is_out = matches!(looked, Err(KafkaError::ConsumerCommit(UnknownMemberId)));
                 let topic = Some(&*self.kafka.topic);
                 if looked.is_ok()
@@ -185,7 +185,11 @@ impl Tender {
     /// Looks at the partitions: begins them at their positions in MySQL, and compares those with
     /// what was read, even while no message arrives: MySQL may have been restored, or a position
     /// moved by hand.
-    async fn look(self: &Arc<Self>, is_due: bool, silences: &mut Silences) -> KafkaResult<()> {
+    async fn check_partitions(
+        self: &Arc<Self>,
+        is_due: bool,
+        silences: &mut Silences,
+    ) -> KafkaResult<()> {
         let before = self.group().partitions();
         let mut looked = Ok(());
         if is_due {

@@ -110,7 +110,7 @@ impl Worker {
 
     /// Reads and writes until it is stopped or its client must be replaced, then leaves the group.
     pub(super) async fn run(mut self) -> anyhow::Result<()> {
-        let tending = tokio::spawn(Arc::clone(&self.tender).tend());
+        let tending = tokio::spawn(Arc::clone(&self.tender).run());
         let ended = self.iterate().await;
         tending.abort();
         // It returns the error that it was aborted.

@@ -46,13 +46,13 @@ pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError
         return Ok(Openness::Open);
     }
     let mut reachable = coupons.clone();
-    reachable.retain(|coupon| servers.of(*coupon).is_some());
+    reachable.retain(|coupon| servers.holding(*coupon).is_some());
     let gates = services.redis.gates(&reachable).await?;
     let open = reachable.iter().zip(gates).filter(|(coupon, gate)| {
         // The era may be later than in this process's copy of the coupon, which a claim reads
         // again.
         let era = gate.era();
-        era.is_some_and(|era| gate.is_open(servers.of(**coupon), era))
+        era.is_some_and(|era| gate.is_open(servers.holding(**coupon), era))
     });
     Ok(match open.count() {
         0 => Openness::Closed,

@@ -112,7 +112,7 @@ impl ServeWorld {
         for row in self.sql("SELECT id, era FROM {db}.coupons").await {
             let [coupon, era] = [row[0].parse().unwrap(), row[1].parse().unwrap()];
             let coupon = CouponId(coupon);
-            let server = servers.of(coupon).unwrap();
+            let server = servers.holding(coupon).unwrap();
             let seen = self.redis.gates(&[coupon]).await.unwrap().remove(0);
             let era = u64::try_from(era).unwrap();
             let begun = self.redis.begin_era_on(coupon, server, &seen, era).await;

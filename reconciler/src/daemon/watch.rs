@@ -90,7 +90,7 @@ pub(super) async fn watch(
             () = stop.cancelled() => {}
             // Concurrently, because MySQL may hang while Redis loses data.
             () = list(&stores.db, &catalogue) => {}
-            () = look(stores, &catalogue, &wanted, &gate) => {}
+            () = watch_gates(stores, &catalogue, &wanted, &gate) => {}
         }
     };
     // The urgent lane is not cut off: it ends between two repairs.
@@ -114,7 +114,7 @@ async fn list(db: &Db, catalogue: &watch::Sender<Option<Catalogue>>) {
     }
 }
 
-async fn look(
+async fn watch_gates(
     stores: &Stores,
     catalogue: &watch::Sender<Option<Catalogue>>,
     wanted: &watch::Sender<Wants>,
@@ -128,7 +128,7 @@ async fn look(
         let Some(coupons) = catalogue.borrow().clone() else {
             continue;
         };
-        let looked = known.look(stores, &coupons).await;
+        let looked = known.check_gates(stores, &coupons).await;
         let written = stores.redis.check_writes().await;
         let error = looked.as_ref().err().or(written.as_ref().err());
         let refused = error.and_then(refusal);
@@ -163,7 +163,7 @@ struct Known {
 
 impl Known {
     /// Returns the coupons for the urgent lane, and whether every coupon is open.
-    async fn look(
+    async fn check_gates(
         &mut self,
         stores: &Stores,
         live: &Catalogue,
@@ -191,7 +191,7 @@ impl Known {
                 continue;
             };
             let gate = gate.clone();
-            let server = servers.of(coupon.id);
+            let server = servers.holding(coupon.id);
             // The catalogue may be a second old, and the era may have gone on since.
             let era = gate.era().filter(|era| *era >= coupon.era);
             let is_open = era.is_some_and(|era| gate.is_open(server, era));

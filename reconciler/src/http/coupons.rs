@@ -122,7 +122,12 @@ pub(super) async fn drop(
     let shown = db.shown_repairs(drop.id).await?;
     Ok(Json(DropDetails {
         coupon: settings,
-        overview: app.overview.lock().await.one(coupon, drop.clone()).await,
+        overview: app
+            .overview
+            .lock()
+            .await
+            .read_one(coupon, drop.clone())
+            .await,
         held_back: shown.map(|shown| shown.number),
         broken_promises: broken_promises(db, drop.id).await?,
         sampled: u32::try_from(sampled(drop.quantity).len()).unwrap_or(u32::MAX),

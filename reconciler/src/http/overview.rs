@@ -131,7 +131,7 @@ impl Reader {
         let seen = Overview {
             page,
             pages,
-            ..self.look(shown).await
+            ..self.read_numbers(shown).await
         };
         if page == 1 {
             self.first_page = Some((began, seen.clone()));
@@ -140,13 +140,13 @@ impl Reader {
     }
 
     /// Reads one drop now, whatever its page.
-    pub(super) async fn one(&mut self, coupon: Coupon, drop: Drop) -> Overview {
+    pub(super) async fn read_one(&mut self, coupon: Coupon, drop: Drop) -> Overview {
         self.read_facts(FACTS_OF_ONE).await;
-        self.look(vec![(coupon, drop)]).await
+        self.read_numbers(vec![(coupon, drop)]).await
     }
 
     /// Reads the numbers of these drops.
-    async fn look(&mut self, shown: Vec<(Coupon, Drop)>) -> Overview {
+    async fn read_numbers(&mut self, shown: Vec<(Coupon, Drop)>) -> Overview {
         let at = Utc::now();
         let found = timeout(PATIENCE, in_redis(&self.stores, &shown))
             .await
@@ -276,7 +276,7 @@ async fn in_redis(stores: &Stores, shown: &[(Coupon, Drop)]) -> Result<InRedis, 
             free: state.free,
             waiting: state.waiting,
         };
-        let is_verified = state.gate.is_open(servers.of(coupon.id), coupon.era);
+        let is_verified = state.gate.is_open(servers.holding(coupon.id), coupon.era);
         (drop.id, (counts, is_verified))
     });
     Ok(found.collect())

@@ -89,7 +89,7 @@ where
 }
 
 async fn readiness(checks: &Checks, notes: &Checks) -> (StatusCode, Json<Value>) {
-    let ((checks, ok), (said, _)) = tokio::join!(ask(checks), ask(notes));
+    let ((checks, ok), (said, _)) = tokio::join!(run_checks(checks), run_checks(notes));
     let (status, word) = if ok {
         (StatusCode::OK, "ok")
     } else {
@@ -103,7 +103,7 @@ async fn readiness(checks: &Checks, notes: &Checks) -> (StatusCode, Json<Value>)
 }
 
 /// Runs the checks. Returns the result of each (`ok` or the fault), and whether all succeeded.
-async fn ask(checks: &Checks) -> (Map<String, Value>, bool) {
+async fn run_checks(checks: &Checks) -> (Map<String, Value>, bool) {
     let late = || Err(format!("no answer within {PATIENCE:?}"));
     let answers = join_all(checks.iter().map(async |(name, check)| {
         let answer = timeout(PATIENCE, check()).await;

@@ -28,7 +28,7 @@ impl ProbeArgs {
     ///
     /// # Errors
     /// Returns a message with the response, or says that there was none within two seconds.
-    pub async fn ask(&self, address: SocketAddr) -> Result<(), String> {
+    pub async fn probe(&self, address: SocketAddr) -> Result<(), String> {
         let path = if self.ready { "/readyz" } else { "/healthz" };
         let at = SocketAddr::new(reachable(address.ip()), address.port());
         let client = HttpClient::new(Store::Api, &format!("http://{at}{path}"), None)?;
@@ -76,8 +76,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let router = router.route("/readyz", get(busy));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        assert_eq!(ProbeArgs { ready: false }.ask(address).await, Ok(()));
-        let said = ProbeArgs { ready: true }.ask(address).await.unwrap_err();
+        assert_eq!(ProbeArgs { ready: false }.probe(address).await, Ok(()));
+        let said = ProbeArgs { ready: true }.probe(address).await.unwrap_err();
         assert!(
             said.contains("503") && said.contains("redis: gone"),
             "{said}"

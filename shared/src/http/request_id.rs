@@ -28,7 +28,7 @@ pub fn current() -> Option<RequestId> {
 impl RequestId {
     /// Returns the id in the request if there is exactly one and it is valid. Otherwise creates
     /// one.
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn from_headers(headers: &HeaderMap) -> Self {
         let only = only_value(headers, REQUEST_ID).ok().flatten();
         only.filter(|given: &&HeaderValue| {
             (1..=LONGEST).contains(&given.len())
@@ -69,9 +69,9 @@ impl fmt::Display for RequestId {
 mod tests {
     use super::*;
 
-    fn of(given: &[u8]) -> String {
+    fn accepted(given: &[u8]) -> String {
         let headers = HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_bytes(given).unwrap())]);
-        RequestId::of(&headers).as_str().to_owned()
+        RequestId::from_headers(&headers).as_str().to_owned()
     }
 
     #[test]
@@ -79,18 +79,18 @@ mod tests {
         let longest = "x".repeat(LONGEST);
         let amazon = "Root=1-67891233-abcdef012345678912345678";
         for good in ["1", amazon, "a/b+c=", &longest] {
-            assert_eq!(of(good.as_bytes()), good);
+            assert_eq!(accepted(good.as_bytes()), good);
         }
         for bad in ["", "a b", "a\"b", "a\\b", "ü", &format!("{longest}x")] {
-            let made = of(bad.as_bytes());
+            let made = accepted(bad.as_bytes());
             let is_hex = made.bytes().all(|digit| digit.is_ascii_hexdigit());
             assert!(made.len() == 16 && is_hex, "{bad:?} {made}");
         }
         let two = HeaderMap::from_iter(
             ["one", "two"].map(|id| (REQUEST_ID, HeaderValue::from_static(id))),
         );
-        assert_eq!(RequestId::of(&two).as_str().len(), 16);
-        let made = || RequestId::of(&HeaderMap::new());
+        assert_eq!(RequestId::from_headers(&two).as_str().len(), 16);
+        let made = || RequestId::from_headers(&HeaderMap::new());
         assert_ne!(made(), made());
     }
 }

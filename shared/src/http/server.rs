@@ -151,7 +151,7 @@ fn answered(
     is_crowded: bool,
     mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
-    let id = RequestId::of(request.headers());
+    let id = RequestId::from_headers(request.headers());
     request.extensions_mut().insert(Peer(peer));
     let work = routes.call(request);
     id.clone().within(async move {

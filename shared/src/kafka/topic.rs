@@ -23,7 +23,7 @@ const EVENTS: usize = 50;
 /// partitions.
 pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<usize, TopicError> {
     let owned = settings.clone();
-    let asked = tokio::task::spawn_blocking(move || ask(&owned, limit)).await;
+    let asked = tokio::task::spawn_blocking(move || read_topic(&owned, limit)).await;
     let found = asked.map_err(|_| settings.unreachable(&KafkaError::Canceled))??;
     let Some(config) = settings.config_of_topic(limit).await? else {
         return Ok(found.partitions);
@@ -51,7 +51,7 @@ struct FoundTopic {
     in_sync: usize,
 }
 
-fn ask(settings: &KafkaSettings, limit: Duration) -> Result<FoundTopic, TopicError> {
+fn read_topic(settings: &KafkaSettings, limit: Duration) -> Result<FoundTopic, TopicError> {
     let created = settings.reader().create_with_context(Failures::default());
     let client: BaseConsumer<Failures> = created.map_err(|error| {
         TopicError::Setting(format!(

@@ -36,7 +36,7 @@ pub(super) async fn take_out(
     claims: &[Claim],
     by: IssuedBy,
 ) -> QueryResult<TakenOutRows> {
-    let (mut windows, has_revocations) = look(conn, claims, by).await?;
+    let (mut windows, has_revocations) = read_windows(conn, claims, by).await?;
     seal_is_final(conn, &mut windows).await?;
     let mut taken = TakenOutRows::default();
     if has_revocations {
@@ -66,7 +66,11 @@ type Windows = HashMap<DropId, (DropWindow, bool)>;
 /// coupons rarely have revocations. It runs after the insert and uses a locking read. A revocation
 /// also inserts its own row before it reads a claim's row, so one of the two transactions waits for
 /// the other and sees its row.
-async fn look(conn: &mut Conn, claims: &[Claim], by: IssuedBy) -> QueryResult<(Windows, bool)> {
+async fn read_windows(
+    conn: &mut Conn,
+    claims: &[Claim],
+    by: IssuedBy,
+) -> QueryResult<(Windows, bool)> {
     type Seen = (
         Option<DropId>,
         Option<DateTime<Utc>>,

@@ -74,11 +74,11 @@ pub(super) struct Master {
 impl Master {
     /// Sends commands without keys to this server. The errors of single commands are among the
     /// answers.
-    pub(super) async fn ask(&self, pipe: &mut Pipeline) -> RedisResult<Vec<Value>> {
+    pub(super) async fn send(&self, pipe: &mut Pipeline) -> RedisResult<Vec<Value>> {
         if self.node.is_some() {
             pipe.cmd("CLUSTER").arg("MYID");
         }
-        let mut told = self.conn.ask(self.hash_slots[0].0, pipe).await?;
+        let mut told = self.conn.send_keyless(self.hash_slots[0].0, pipe).await?;
         let Some(node) = &self.node else {
             return Ok(told);
         };
@@ -204,7 +204,7 @@ impl Redis {
                 .into_iter()
                 .map(async |master: Master| {
                     let told = master
-                        .ask(redis::pipe().cmd("TIME"))
+                        .send(redis::pipe().cmd("TIME"))
                         .await?
                         .pop()
                         .unwrap_or(Value::Nil);

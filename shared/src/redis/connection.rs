@@ -89,7 +89,11 @@ impl SharedConnection {
 
     /// Sends commands without keys to the primary of a hash slot. The errors of single commands are
     /// among the answers.
-    pub(super) async fn ask(&self, slot: u16, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+    pub(super) async fn send_keyless(
+        &self,
+        slot: u16,
+        pipeline: &Pipeline,
+    ) -> RedisResult<Vec<Value>> {
         let used = self.current().await?;
         let count = pipeline.len();
         let result = match used.link.clone() {

@@ -33,7 +33,7 @@ pub struct ServerId(pub(super) String);
 
 impl ServerId {
     /// Reads `INFO server` and `INFO replication`. Returns `None` for a server that is not a master.
-    pub(super) fn of(info: &str) -> Option<Self> {
+    pub(super) fn parse(info: &str) -> Option<Self> {
         let info = fields(info);
         (info.get("role") == Some(&"master")).then(|| {
             let field = |name: &str| *info.get(name).unwrap_or(&"");
@@ -55,7 +55,7 @@ pub struct Servers(Vec<(Vec<HashSlots>, Option<ServerId>)>);
 
 impl Servers {
     /// Returns the identity of the server that holds a coupon.
-    pub fn of(&self, coupon: CouponId) -> Option<&ServerId> {
+    pub fn holding(&self, coupon: CouponId) -> Option<&ServerId> {
         if let [(_, only)] = self.0.as_slice() {
             return only.as_ref();
         }
@@ -196,10 +196,10 @@ impl Redis {
 
     async fn identify(&self, master: &Master) -> RedisResult<Option<ServerId>> {
         let mut told = master
-            .ask(redis::pipe().cmd("INFO").arg("server").arg("replication"))
+            .send(redis::pipe().cmd("INFO").arg("server").arg("replication"))
             .await?;
         let info: String = from_redis_value(told.pop().unwrap_or(Value::Nil))?;
-        let server = ServerId::of(&info);
+        let server = ServerId::parse(&info);
         if server.is_none() {
             master.leave();
         }

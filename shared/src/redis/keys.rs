@@ -164,7 +164,7 @@ pub struct DropMeta {
 
 impl DropMeta {
     /// The fields as stored in MySQL.
-    pub fn of(coupon: &Coupon, drop: &Drop) -> Self {
+    pub fn new(coupon: &Coupon, drop: &Drop) -> Self {
         Self {
             quantity: drop.quantity,
             opens_at_ms: drop.opens_at.timestamp_millis(),

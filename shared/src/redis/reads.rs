@@ -164,8 +164,8 @@ impl Redis {
         let mut found: Vec<Value> = pipe.query_async(&mut self.connection()).await?;
         if let Some(pinned) = &self.pinned {
             let info: String = redis::from_redis_value(found.pop().unwrap_or(Value::Nil))?;
-            let server = ServerId::of(&info);
-            if server.is_none() || server.as_ref() != pinned.of(coupon) {
+            let server = ServerId::parse(&info);
+            if server.is_none() || server.as_ref() != pinned.holding(coupon) {
                 return Err((ErrorKind::Io, "another server process answers now").into());
             }
         }

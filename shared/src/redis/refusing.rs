@@ -83,7 +83,7 @@ impl Redis {
         };
         let mut pipe = redis::pipe();
         pipe.cmd("SET").arg(key).arg(1).arg("PX").arg(KEPT_MS);
-        for answer in master.ask(&mut pipe).await? {
+        for answer in master.send(&mut pipe).await? {
             answer.extract_error()?;
         }
         Ok(())

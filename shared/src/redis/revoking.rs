@@ -53,7 +53,7 @@ fn id_in(value: &[u8]) -> Option<i64> {
 
 impl RevokedField {
     /// The field of a revocation, with the value that Redis has if it knows its last state.
-    pub fn of(once_per: OncePer, revocation: &Revocation) -> Self {
+    pub fn new(once_per: OncePer, revocation: &Revocation) -> Self {
         let [field, id, end] = noted(once_per, revocation);
         let value = if end.is_empty() {
             id

@@ -80,7 +80,7 @@ impl Redis {
         pipe.cmd("CONFIG").arg("GET").arg(&names);
         for master in masters {
             let told = master
-                .ask(&mut pipe.clone())
+                .send(&mut pipe.clone())
                 .await
                 .unwrap_or_default()
                 .into_iter()
@@ -104,7 +104,7 @@ impl Redis {
         pipe.cmd("EVAL").arg(&IDENTITY.text).arg(0);
         // Not every login may read it.
         pipe.cmd("CONFIG").arg("GET").arg("min-replicas-max-lag");
-        let mut told = master.ask(&mut pipe).await?;
+        let mut told = master.send(&mut pipe).await?;
         let lag = from_redis_value::<HashMap<String, u32>>(told.pop().unwrap_or(Value::Nil))
             .unwrap_or_default();
         let of_script = match told.pop().unwrap_or(Value::Nil) {
@@ -113,7 +113,7 @@ impl Redis {
         };
         let parts: Vec<String> = from_redis_value(Value::Array(told))?;
         let text = parts.concat();
-        let server = ServerId::of(&text);
+        let server = ServerId::parse(&text);
         if server.is_none() && self.deployment.is_cluster() {
             master.leave();
             let why = "the server that was reported as master is now a replica";

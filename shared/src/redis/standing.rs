@@ -75,7 +75,7 @@ impl Redis {
             Some((DropId(drop.parse().ok()?), slot.parse().ok()?))
         });
         let holds = slot.is_some() || claimant.is_some_and(|(drop, _)| drop != keys.drop);
-        let server = ServerId::of(&info);
+        let server = ServerId::parse(&info);
         let is_open = gate.is_open(server.as_ref(), era) && replies.unreadable.is_empty();
         Ok(Standing {
             now_ms: seconds * 1_000 + micros / 1_000,

@@ -182,7 +182,7 @@ impl Finding {
 
     /// Names the slot and the user.
     #[must_use]
-    pub fn of(mut self, slot: Option<i64>, user: Option<&UserId>) -> Self {
+    pub fn naming(mut self, slot: Option<i64>, user: Option<&UserId>) -> Self {
         self.slot = slot;
         self.user_id = user.map(ToString::to_string);
         self

@@ -296,7 +296,7 @@ async fn changed_gate_gets_no_era_and_opens_only_in_its_own() {
     let first = opened(&redis, coupon, 1).await;
     let seen = gate_of(&redis, coupon).await;
     let servers = redis.servers().await.unwrap();
-    let this = servers.of(coupon);
+    let this = servers.holding(coupon);
     let next = begun(&redis, coupon, 2).await;
     for late in [&seen, &Gate::default()] {
         let begun = redis.begin_era_on(coupon, this.unwrap(), late, 3).await;

@@ -77,7 +77,7 @@ pub(crate) async fn gate_of(redis: &Redis, coupon: CouponId) -> Gate {
 /// Begins an era of a coupon, which closes it.
 pub(crate) async fn begun(redis: &Redis, coupon: CouponId, era: u64) -> Fence {
     let servers = redis.servers().await.unwrap();
-    let server = servers.of(coupon).expect("a master");
+    let server = servers.holding(coupon).expect("a master");
     let seen = gate_of(redis, coupon).await;
     let begun = redis.begin_era_on(coupon, server, &seen, era).await;
     begun.unwrap().expect("nobody else begins one")

@@ -206,7 +206,11 @@ impl Verifier {
     fn check_origin(&self, claims: &Map<String, Value>) -> Result<(), TokenRefused> {
         let issuer = claims.get("iss");
         if issuer.and_then(Value::as_str) != Some(&self.issuer) {
-            let why = format!("iss is {}, JWT_ISSUER is {:?}", shown(issuer), self.issuer);
+            let why = format!(
+                "iss is {}, JWT_ISSUER is {:?}",
+                claim_text(issuer),
+                self.issuer
+            );
             return Err(TokenProblem::Issuer.because(why));
         }
         let audience = find(claims, &self.args.jwt_audience_claim);
@@ -217,7 +221,7 @@ impl Verifier {
         Err(TokenProblem::Audience.because(format!(
             "{} is {}, JWT_AUDIENCE is {:?}; the token has {}",
             self.args.jwt_audience_claim,
-            shown(audience),
+            claim_text(audience),
             self.audiences.join(","),
             names.join(", ")
         )))
@@ -263,7 +267,7 @@ fn strings(value: Option<&Value>) -> impl Iterator<Item = &str> {
 }
 
 /// Shows a claim in a log.
-fn shown(claim: Option<&Value>) -> String {
+fn claim_text(claim: Option<&Value>) -> String {
     claim.map_or("missing".to_owned(), Value::to_string)
 }
 

@@ -29,7 +29,7 @@ pub(super) enum Language {
 impl Language {
     /// Returns the first accepted language, because browsers name the preferred one first; English
     /// if neither is accepted.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    pub(super) fn from_headers(headers: &HeaderMap) -> Self {
         let wishes = headers
             .get(ACCEPT_LANGUAGE)
             .and_then(|wishes| wishes.to_str().ok())
@@ -225,7 +225,7 @@ mod tests {
             let headers = [(ACCEPT_LANGUAGE, HeaderValue::from_static(value))]
                 .into_iter()
                 .collect();
-            Language::of(&headers).tag()
+            Language::from_headers(&headers).tag()
         };
         for korean in ["ko", "ko-KR,ko;q=0.9,en-US;q=0.8", "fr, KO;q=0.2"] {
             assert_eq!(of(korean), "ko", "{korean}");
@@ -233,6 +233,6 @@ mod tests {
         for english in ["", "en", "fr", "*", "en-GB, ko;q=0.9", "kok"] {
             assert_eq!(of(english), "en", "{english}");
         }
-        assert_eq!(Language::of(&HeaderMap::new()), Language::English);
+        assert_eq!(Language::from_headers(&HeaderMap::new()), Language::English);
     }
 }

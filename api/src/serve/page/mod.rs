@@ -53,7 +53,7 @@ async fn document(
     path: Result<CouponPath, Problem>,
     headers: HeaderMap,
 ) -> Response {
-    let language = Language::of(&headers);
+    let language = Language::from_headers(&headers);
     let found = match path {
         Ok(CouponPath(id)) => app.catalogue.find(id).await,
         Err(_) => Err(LookupError::NoSuchCoupon(CouponId(0))),

@@ -198,7 +198,7 @@ async fn finish(
     // it.
     let has_list = patch.allow != Some(Some(Allow::List)) || allow_list::write(services, id).await;
     if patch.concerns_redis() {
-        let metas = unsealed.map(|drop| DropMeta::of(&coupon, drop));
+        let metas = unsealed.map(|drop| DropMeta::new(&coupon, drop));
         let all: Vec<_> = keys.iter().zip(metas).collect();
         let written = redis.write_settings(coupon.revision, &all).await;
         // A drop that is not loaded admits no user. When the reconciler loads it from MySQL, the

@@ -133,7 +133,7 @@ async fn load(services: &Services, coupon: &Coupon, drops: &[Drop]) -> anyhow::R
     let id = coupon.id;
     let servers = redis.servers().await?;
     let server = servers
-        .of(id)
+        .holding(id)
         .context("the server that holds the coupon is not a master")?;
     let gate = Gate::default();
     let Some(fence) = redis.begin_era_on(id, server, &gate, coupon.era).await? else {
@@ -141,7 +141,7 @@ async fn load(services: &Services, coupon: &Coupon, drops: &[Drop]) -> anyhow::R
     };
     let keys: Vec<_> = drops.iter().map(|drop| redis.keys(id, drop.id)).collect();
     for (drop, keys) in drops.iter().zip(&keys) {
-        let meta = DropMeta::of(coupon, drop);
+        let meta = DropMeta::new(coupon, drop);
         redis.load(keys, &fence, coupon.revision, &meta).await?;
     }
     // If this process was paused until now, a reconciler may have begun another era in which users

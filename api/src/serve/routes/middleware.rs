@@ -30,7 +30,7 @@ pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) 
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let path = matched.as_ref().map_or("other", MatchedPath::as_str);
     let route = Route { method, path };
-    let trace = RequestTrace::of(request.headers());
+    let trace = RequestTrace::from_headers(request.headers());
     let begun = Instant::now();
     let work = AssertUnwindSafe(trace.within(next.run(request))).catch_unwind();
     let mut response = match timeout(app.request_timeout, work).await {

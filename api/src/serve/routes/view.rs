@@ -123,7 +123,7 @@ mod tests {
             meta: Some(DropMeta {
                 quantity,
                 paused,
-                ..DropMeta::of(&coupon.coupon, chosen().drop)
+                ..DropMeta::new(&coupon.coupon, chosen().drop)
             }),
             users,
             ..LoadedDrop::default()
