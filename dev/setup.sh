@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks the build requirements and installs missing ones if permitted. Reports its steps; silent if nothing is missing.
-# `cargo xtask setup` fetches the servers (Redis, MySQL, Kafka).
+# With `--missing` it only prints what it would install. `cargo xtask setup` fetches the servers (Redis, MySQL, Kafka).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,6 +21,21 @@ install() {
     DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" >/dev/null
 }
 
+# A C compiler, make, cmake and OpenSSL's headers: librdkafka, libcurl, zlib, zstd and ring are built from source. A release builds OpenSSL too, with perl.
+packages=()
+have cc || packages+=(gcc libc6-dev)
+have c++ || packages+=(g++)
+have make || packages+=(make)
+have cmake || packages+=(cmake)
+perl -MIPC::Cmd -MFile::Compare -MTime::Piece -e 1 2>/dev/null || packages+=(perl)
+have pkg-config || packages+=(pkg-config)
+{ have pkg-config && pkg-config --exists openssl; } || packages+=(libssl-dev)
+if [ "${1:-}" = --missing ]; then
+    have cargo || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ] || packages+=(rustup)
+    echo "${packages[*]:-}"
+    exit
+fi
+
 # rustup's folder is not on the PATH of every shell.
 if ! have cargo && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
     fail "cargo is installed but not on the PATH: run  . \"${CARGO_HOME:-$HOME/.cargo}/env\"  and try again"
@@ -39,15 +54,6 @@ if [ "$(printf '%s\n' "$need_rust" "${rust%%-*}" | sort -V | head -n 1)" != "$ne
     fail "Rust $rust is too old: $need_rust or newer is needed (rustup update stable)"
 fi
 
-# A C compiler, make, cmake and OpenSSL's headers: librdkafka, libcurl, zlib, zstd and ring are built from source. A release builds OpenSSL too, with perl.
-packages=()
-have cc || packages+=(gcc libc6-dev)
-have c++ || packages+=(g++)
-have make || packages+=(make)
-have cmake || packages+=(cmake)
-perl -MIPC::Cmd -MFile::Compare -MTime::Piece -e 1 2>/dev/null || packages+=(perl)
-have pkg-config || packages+=(pkg-config)
-{ have pkg-config && pkg-config --exists openssl; } || packages+=(libssl-dev)
 if [ ${#packages[@]} -gt 0 ]; then
     install "${packages[@]}"
 fi

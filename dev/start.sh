@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Starts `cargo xtask demo` or `cargo xtask run`. The first line says what will be installed and how long it takes. On a machine where it cannot be
+# installed, the line names the command for containers, and that is no error, unless REQUIRED=1.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+job=${1:?demo or run}
+case $job in
+    demo) containers="docker compose run --rm demo" ;;
+    *) containers="docker compose up --build" ;;
+esac
+have() { command -v "$1" >/dev/null 2>&1; }
+say() { echo "[$job] $*" >&2; }
+
+# The programs and servers that dev/setup.sh and dev/stack would fetch, as words in a line: bash of macOS has no empty arrays.
+packages=$(dev/setup.sh --missing | sed 's/^./ &/')
+servers=
+cache=${FIRSTCOME_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/firstcome}
+have redis-server || packages+=" redis-server"
+have java || packages+=" default-jre-headless"
+compgen -G "$cache/mysql-[0-9]*/root" >/dev/null || servers+=" MySQL"
+if ! compgen -G "$cache/kafka-[0-9]*/jars" >/dev/null; then
+    servers+=" Kafka"
+    have mvn || packages+=" maven"
+fi
+
+system=$(sed -n 's/^ID=//p' /etc/os-release 2>/dev/null || uname -s)
+reason=
+if [ "$system" != debian ] || ! have apt-get; then
+    reason="they come from Debian's packages, and this is $system"
+elif [ -n "$packages" ] && [ "$(id -u)" -ne 0 ]; then
+    reason="apt needs root"
+fi
+if [ -n "$reason" ] && [ -n "$packages$servers" ]; then
+    say "cannot install$packages$servers: $reason. With Docker alone:  $containers"
+    [ -z "${REQUIRED:-}" ]
+    exit
+fi
+
+installs=
+[ -z "$packages" ] || installs="installs$packages with apt; "
+[ -z "$servers" ] || installs+="downloads$servers into $cache; "
+if compgen -G "${CARGO_TARGET_DIR:-target}/*/firstcome-$job" >/dev/null; then
+    say "${installs:-installs nothing; }builds what has changed; starts in half a minute"
+else
+    say "${installs:-installs nothing; }builds the programs, which takes 4 to 12 minutes and prints nothing"
+fi
+if ! dev/setup.sh; then
+    say "with Docker alone:  $containers"
+    exit 1
+fi
+exec cargo xtask "$job"
