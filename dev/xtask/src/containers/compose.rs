@@ -50,9 +50,9 @@ impl Compose {
         self.quietly(&["down"])
     }
 
-    /// Removes the containers and their volumes.
+    /// Removes the containers and their volumes, without a moment to finish.
     pub(super) fn remove(&self) -> Result<()> {
-        self.quietly(&["down", "--volumes"])
+        self.quietly(&["down", "--volumes", "--timeout", "0"])
     }
 
     pub(super) fn stop(&self, service: &str) -> Result<()> {

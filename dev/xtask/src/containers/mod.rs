@@ -24,8 +24,9 @@ const RECONCILER: &str = "http://127.0.0.1:8081";
 const QUANTITY: usize = 100;
 /// How long the containers may take to become ready. Kafka and MySQL make their files first.
 const START: Duration = Duration::from_secs(120);
-/// How long MySQL is away.
+/// How long MySQL is away, and in the check of every change, which uses the programs of its tests.
 const OUTAGE: Duration = Duration::from_secs(60);
+const SHORT_OUTAGE: Duration = Duration::from_secs(15);
 /// How long a pass may take to make a coupon exact.
 const REPAIR: Duration = Duration::from_secs(90);
 
@@ -63,7 +64,8 @@ pub(crate) fn run(engine: Engine, prebuilt: bool) -> Result<()> {
         }
     }
     compose.remove()?;
-    let checked = check(&compose, &profile);
+    let outage = if prebuilt { SHORT_OUTAGE } else { OUTAGE };
+    let checked = check(&compose, &profile, outage);
     if checked.is_err() {
         compose.print_logs();
     }
@@ -91,7 +93,7 @@ fn tools() -> Result<()> {
     install(&PACKAGES)
 }
 
-fn check(compose: &Compose, profile: &Profile) -> Result<()> {
+fn check(compose: &Compose, profile: &Profile, outage: Duration) -> Result<()> {
     compose.up()?;
     wait_until("API and reconciler are ready", START, || Ok(is_ready()))?;
     let token = compose.secret("OPS_TOKEN")?;
@@ -116,12 +118,12 @@ fn check(compose: &Compose, profile: &Profile) -> Result<()> {
     );
     eprintln!(
         "[containers] MySQL is away for {} s, during a rush",
-        OUTAGE.as_secs()
+        outage.as_secs()
     );
     compose.stop("mysql")?;
     let stopped = Instant::now();
     rush(profile, &second, &token)?;
-    std::thread::sleep(OUTAGE.saturating_sub(stopped.elapsed()));
+    std::thread::sleep(outage.saturating_sub(stopped.elapsed()));
     compose.start("mysql")?;
     wait_until("the second coupon is exact", REPAIR, || {
         is_exact(&token, &second)
