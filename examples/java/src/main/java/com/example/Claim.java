@@ -1,0 +1,71 @@
+package com.example;
+
+import com.example.firstcome.ApiClient;
+import com.example.firstcome.ApiException;
+import com.example.firstcome.api.ClaimsApi;
+import com.example.firstcome.api.OperatorsApi;
+import com.example.firstcome.model.Accepted;
+import com.example.firstcome.model.NewCouponBody;
+import com.example.firstcome.model.OncePer;
+import com.example.firstcome.model.Problem;
+import com.example.firstcome.model.Schedule;
+import java.util.Map;
+import java.util.TreeMap;
+
+/**
+ * Creates a coupon of 3, claims it as 5 users, and fails unless exactly 3 get it. The client is generated:
+ *
+ * <pre>
+ * mvn compile
+ * set -a; . ../../target/run/env; set +a; mvn exec:java
+ * </pre>
+ */
+public final class Claim {
+  private static final int QUANTITY = 3;
+
+  private static ApiClient client() {
+    ApiClient client = new ApiClient();
+    client.updateBaseUri(System.getenv("API_URL"));
+    return client;
+  }
+
+  private static long createCoupon() throws Exception {
+    ApiClient client = client();
+    client.setRequestInterceptor(request -> request.header("Authorization", "Bearer " + System.getenv("OPS_TOKEN")));
+    NewCouponBody coupon = new NewCouponBody();
+    coupon.setName("Java");
+    coupon.setQuantity(QUANTITY);
+    coupon.setOncePer(OncePer.COUPON);
+    coupon.setWaitingList(0);
+    String schedule = "{\"type\": \"once\", \"opens_at\": \"2026-01-01T00:00:00Z\"}";
+    coupon.setSchedule(client.getObjectMapper().readValue(schedule, Schedule.class));
+    return new OperatorsApi(client).create(coupon, null, null).getId();
+  }
+
+  /** A repetition is always safe: a user gets one slot, however often the claim is sent. */
+  private static String claim(ApiClient client, long coupon, String user) throws Exception {
+    while (true) {
+      try {
+        return new ClaimsApi(client).claim(coupon, user).getActualInstance() instanceof Accepted ? "accepted" : "another answer";
+      } catch (ApiException refused) {
+        if (refused.getCode() != 503) {
+          return client.getObjectMapper().readValue(refused.getResponseBody(), Problem.class).getCode().toString();
+        }
+        Thread.sleep(1000 * refused.getResponseHeaders().firstValueAsLong("Retry-After").orElse(1));
+      }
+    }
+  }
+
+  public static void main(String[] arguments) throws Exception {
+    long coupon = createCoupon();
+    ApiClient client = client();
+    Map<String, Integer> answers = new TreeMap<>();
+    for (int user = 1; user <= QUANTITY + 2; user += 1) {
+      answers.merge(claim(client, coupon, "java-" + user), 1, Integer::sum);
+    }
+    System.out.println("Java: " + answers);
+    if (!answers.equals(Map.of("accepted", QUANTITY, "sold_out", 2))) {
+      System.exit(1);
+    }
+  }
+}

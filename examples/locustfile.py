@@ -1,0 +1,76 @@
+"""A rush with Locust (https://locust.io): each claim is made by a new user, until its answer is final. Fails unless exactly
+QUANTITY are accepted and everybody else is told `sold_out`. With `make run` in another terminal:
+
+    set -a; . target/run/env; set +a
+    locust --locustfile examples/locustfile.py --headless --users 256 --spawn-rate 256 --only-summary
+
+Settings: API_URLS (comma-separated) and OPS_TOKEN, as target/run/env has them; QUANTITY, PEOPLE, as `rush` has them.
+"""
+
+import itertools
+import os
+import time
+from collections import Counter
+
+import requests
+from locust import FastHttpUser, constant, events, task
+from locust.exception import StopUser
+
+APIS = os.environ["API_URLS"].split(",")
+QUANTITY = int(os.environ.get("QUANTITY", 100))
+PEOPLE = int(os.environ.get("PEOPLE", 10_000))
+PREFIX = f"locust-{int(time.time())}"
+
+people = itertools.count()
+answers = Counter()
+coupon = {}
+
+
+@events.test_start.add_listener
+def create_coupon(environment, **_):
+    body = {"name": "Locust", "quantity": QUANTITY, "once_per": "coupon", "waiting_list": 0,
+            "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"}}
+    operator = {"Authorization": f"Bearer {os.environ['OPS_TOKEN']}"}
+    created = requests.post(f"{APIS[0]}/v1/coupons", json=body, headers=operator, timeout=10)
+    created.raise_for_status()
+    coupon["id"] = created.json()["id"]
+    # Each API reads new coupons several times in a second.
+    for api in APIS:
+        while requests.get(f"{api}/v1/coupons/{coupon['id']}", timeout=10).status_code != 200:
+            time.sleep(0.05)
+
+
+class Crowd(FastHttpUser):
+    host = APIS[0]
+    wait_time = constant(0)
+
+    @task
+    def claim(self):
+        person = next(people)
+        if person >= PEOPLE:
+            raise StopUser
+        url = f"{APIS[person % len(APIS)]}/v1/coupons/{coupon['id']}/claims"
+        # A repetition is always safe: it gets the same slot.
+        for _ in range(30):
+            with self.client.post(url, headers={"X-User-Id": f"{PREFIX}-{person}"}, name="claim", catch_response=True) as answer:
+                if answer.status_code in (0, 503):
+                    answer.failure("repeated")
+                    time.sleep(float(answer.headers.get("Retry-After", 1) if answer.headers else 1))
+                    continue
+                body = answer.json()
+                result = body.get("status") or body.get("code")
+                answers["accepted" if result == "already_claimed" else result] += 1
+                answer.success()
+                return
+        answers["no answer"] += 1
+
+    def on_stop(self):
+        if sum(answers.values()) >= PEOPLE:
+            self.environment.runner.quit()
+
+
+@events.quitting.add_listener
+def compare(environment, **_):
+    print(f"answers: {dict(answers)}")
+    wanted = {"accepted": QUANTITY, "sold_out": PEOPLE - QUANTITY}
+    environment.process_exit_code = 0 if answers == {k: n for k, n in wanted.items() if n} else 1
