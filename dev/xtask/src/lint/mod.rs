@@ -49,7 +49,7 @@ fn quick() -> Result<()> {
     step("shell scripts", || {
         let mut scripts = files(&[
             "*.sh",
-            ".ci/run",
+            ".ci",
             "dev/hooks",
             "dev/containers/**/entrypoint",
         ])?;
