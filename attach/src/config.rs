@@ -664,9 +664,9 @@ impl Campaign {
         has_date(&self.rows.of)
     }
 
-    /// Returns its id in our tables: negative, so that it is no coupon of our own.
+    /// Returns its id in our tables.
     pub fn coupon_id(&self) -> CouponId {
-        CouponId(negative_id(&self.name))
+        CouponId::of_campaign(&self.name)
     }
 
     /// Returns what a pass at this time compares: the campaign, or its drops of today and
@@ -720,10 +720,7 @@ pub struct Target<'a> {
 
 impl Target<'_> {
     pub fn drop_id(&self) -> DropId {
-        DropId(negative_id(&format!(
-            "{}\n{:?}",
-            self.campaign.name, self.date
-        )))
+        DropId::of_campaign(&format!("{}\n{:?}", self.campaign.name, self.date))
     }
 
     pub fn name(&self) -> String {
@@ -764,13 +761,4 @@ impl Target<'_> {
         let zone = self.campaign.time_zone?;
         Some(zone.local(now).format("%:z").to_string())
     }
-}
-
-/// The first 52 bits of a hash, negative: exact in JSON, and the id of no coupon or drop of ours.
-fn negative_id(name: &str) -> i64 {
-    let hash = Sha256::digest(format!("attach\n{name}"));
-    let bits = hash[..8]
-        .iter()
-        .fold(0_u64, |bits, byte| (bits << 8) | u64::from(*byte));
-    -(bits >> 12).cast_signed() - 1
 }

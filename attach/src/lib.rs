@@ -3,8 +3,8 @@
 //! reconciler's program runs it (`firstcome-reconciler attach FILE`), with schedules, page and mails.
 //!
 //! In order of a pass: `check` compares the file with their tables, `read` looks twice, `judge`
-//! decides (pure), `repair` writes, `pass` reports. A campaign is a coupon with a negative id in our
-//! tables (docs/decisions/0041-attach.md).
+//! decides (pure), `repair` writes, `pass` reports. In our tables a campaign is a
+//! coupon ([`firstcome_shared::subject`], docs/decisions/0041-attach.md).
 
 pub mod check;
 pub mod config;

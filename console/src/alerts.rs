@@ -4,8 +4,10 @@ use askama::Template;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
-use firstcome_shared::mysql::alerts::{AlertPage, AlertState, ListedAlert};
+use firstcome_shared::domain::DropId;
+use firstcome_shared::mysql::alerts::{Alert, AlertPage, AlertState, ListedAlert};
 use firstcome_shared::report::{AlertKind, KindFacts, Remedy};
+use firstcome_shared::subject::Subject;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -32,23 +34,31 @@ impl AlertsScreen<'_> {
     fn place(&self, one: &ListedAlert) -> Option<String> {
         let coupon = one.alert.coupon_id?;
         let known = one.coupon_name.as_ref().map(Text::text);
-        let name = known.unwrap_or_else(|| format!("coupon {coupon}"));
-        if self.top.is_attached() {
-            return Some(name);
+        let name = known.or_else(|| coupon.label());
+        let drop = one.alert.drop_id.and_then(DropId::label);
+        let places: Vec<String> = name.into_iter().chain(drop).collect();
+        Some(places.join(" · ")).filter(|place| !place.is_empty())
+    }
+
+    /// The screen of its place.
+    fn screen(&self, one: &ListedAlert) -> Option<String> {
+        let Alert {
+            coupon_id, drop_id, ..
+        } = one.alert;
+        match self.top.subject() {
+            Subject::Campaign => Some("/runs".to_owned()),
+            Subject::Drop => {
+                let coupon = coupon_id?;
+                let drop = drop_id?;
+                Some(format!("/coupons/{coupon}/drops/{drop}"))
+            }
         }
-        let drop = one.alert.drop_id.map(|drop| format!(" · drop {drop}"));
-        Some(format!("{name}{}", drop.unwrap_or_default()))
     }
 
     /// What it means, while it fires.
     fn facts(&self, one: &ListedAlert) -> Option<KindFacts> {
         let kind = AlertKind::from_word(&one.alert.kind).filter(|_| self.fires(one))?;
-        let is_ours = !self.top.is_attached();
-        Some(if is_ours {
-            kind.facts()
-        } else {
-            kind.attached_facts()
-        })
+        Some(kind.facts_for(self.top.subject()))
     }
 }
 

@@ -33,6 +33,7 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::page::{Asset, secure};
 use firstcome_shared::redis::Redis;
+use firstcome_shared::subject::Subject;
 use tokio::sync::Mutex;
 use url::Url;
 
@@ -73,15 +74,15 @@ const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src
 /// # Errors
 /// If `API_URL` or the file is invalid.
 pub fn routes(console: Console) -> anyhow::Result<Router> {
-    let (is_attached, log_outs) = match console.screens {
-        Screens::All(redis) => (false, LogOuts::Redis(redis)),
-        Screens::PassesAndAlerts => (true, LogOuts::Process(Mutex::default())),
+    let (subject, log_outs) = match console.screens {
+        Screens::All(redis) => (Subject::Drop, LogOuts::Redis(redis)),
+        Screens::PassesAndAlerts => (Subject::Campaign, LogOuts::Process(Mutex::default())),
     };
     let page = ScreenState {
         services: Arc::new(Backends::new(console.reconciler, console.api)?),
         token: console.token,
         log_outs: Arc::new(log_outs),
-        is_attached,
+        subject,
         public_origin: console.public_url.as_deref().and_then(origin),
     };
     let mut changes = Router::new()
@@ -95,12 +96,15 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         // These routes change nothing and are recorded, so viewers may use them.
         .route("/runs/{id}/reveal", post(runs::reveal))
         .route("/logout", post(login::log_out));
-    if is_attached {
-        let first = get(async || Redirect::to("/runs"));
-        for_operators = for_operators.route("/", first);
-    } else {
-        changes = changes.merge(changes_of_coupons());
-        for_operators = for_operators.merge(screens_of_coupons());
+    match subject {
+        Subject::Campaign => {
+            let first = get(async || Redirect::to("/runs"));
+            for_operators = for_operators.route("/", first);
+        }
+        Subject::Drop => {
+            changes = changes.merge(changes_of_coupons());
+            for_operators = for_operators.merge(screens_of_coupons());
+        }
     }
     let for_operators = for_operators
         .merge(changes.route_layer(from_fn(guard::may_change)))

@@ -283,11 +283,8 @@ fn alert_of<'a>(one: &DropOverview, seen: &'a Overview) -> Option<&'a ListedAler
 }
 
 pub(super) fn place(name: &str, drop: DropId) -> String {
-    if drop.0 < 0 {
-        // Of an attached campaign: its name says which day.
-        return name.text();
-    }
-    format!("{} · drop {drop}", name.text())
+    let places: Vec<String> = [name.text()].into_iter().chain(drop.label()).collect();
+    places.join(" · ")
 }
 
 fn alarm(listed: &ListedAlert) -> BoardProblem {

@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::OpsToken;
+use firstcome_shared::subject::Subject;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -30,8 +31,8 @@ pub(crate) struct ScreenState {
     pub(crate) services: Arc<Backends>,
     pub(crate) token: OpsToken,
     pub(crate) log_outs: Arc<LogOuts>,
-    /// Whether the passes are over a system that is not ours.
-    pub(crate) is_attached: bool,
+    /// What the passes compare.
+    pub(crate) subject: Subject,
     /// The origin of `PUBLIC_URL`, as browsers send it.
     pub(crate) public_origin: Option<String>,
 }
@@ -41,7 +42,7 @@ impl ScreenState {
     /// are still accepted.
     pub(crate) async fn session(&self, headers: &HeaderMap) -> Option<Session> {
         let mut session = Session::from_headers(headers, &self.token, Utc::now())?;
-        session.is_attached = self.is_attached;
+        session.subject = self.subject;
         (!self.log_outs.has(&session.id).await).then_some(session)
     }
 }
@@ -76,9 +77,9 @@ impl<'a> Top<'a> {
         self.session.map_or("", |session| &session.csrf)
     }
 
-    /// Whether there are only passes and alerts, of a system that is not ours.
-    pub(crate) fn is_attached(&self) -> bool {
-        self.session.is_some_and(|session| session.is_attached)
+    pub(crate) fn subject(&self) -> Subject {
+        self.session
+            .map_or(Subject::default(), |session| session.subject)
     }
 
     pub(crate) fn may_change(&self) -> bool {

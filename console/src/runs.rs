@@ -7,8 +7,10 @@ use askama::Template;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use firstcome_notifier::wording::{count, detail, grouped, person, words};
+use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::runs::RunRow;
 use firstcome_shared::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
+use firstcome_shared::subject::Subject;
 use serde::Deserialize;
 
 use super::client::{encoded, query as query_string};
@@ -168,7 +170,7 @@ async fn shown(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
 #[allow(clippy::unused_self, reason = "a template calls methods")]
 impl RunScreen<'_> {
     fn place(&self, placed: &Placed<'_>) -> String {
-        let bare = placed.finding.drop_id.map(|drop| format!("drop {drop}"));
+        let bare = placed.finding.drop_id.and_then(DropId::label);
         let named = placed
             .drop
             .map(|drop| place(&drop.coupon_name, drop.drop_id));
@@ -190,7 +192,10 @@ impl RunScreen<'_> {
     /// The coupon, the drop and the user of the history, once revealed.
     fn story(&self, Placed { drop, finding }: &Placed<'_>) -> Option<[String; 3]> {
         let coupon = drop.map(|drop| drop.coupon_id).or(finding.coupon_id);
-        let has_story = self.revealed && !self.top.is_attached();
+        let has_story = match self.top.subject() {
+            Subject::Drop => self.revealed,
+            Subject::Campaign => false,
+        };
         let coupon = coupon.filter(|_| has_story)?.to_string();
         let drop = drop.map(|drop| drop.drop_id.to_string());
         Some([coupon, drop.unwrap_or_default(), finding.user_id.clone()?])

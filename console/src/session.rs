@@ -8,6 +8,7 @@ use axum::http::header::COOKIE;
 use chrono::{DateTime, Utc};
 use firstcome_shared::http::ops::{Allowed, OpsToken, operator_name};
 use firstcome_shared::http::signatures::{Purpose, TokenSigner};
+use firstcome_shared::subject::Subject;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::client::Credentials;
@@ -43,8 +44,8 @@ pub(super) struct Session {
     pub(super) csrf: String,
     /// 128 random bits that identify the session at log-out.
     pub(super) id: String,
-    /// Whether there are only passes and alerts, of a system that is not ours.
-    pub(super) is_attached: bool,
+    /// What the passes compare: of a system that is not ours, there are only passes and alerts.
+    pub(super) subject: Subject,
     ends: DateTime<Utc>,
 }
 
@@ -55,6 +56,14 @@ impl Session {
 
     pub(super) fn may_change(&self) -> bool {
         self.allowed == Allowed::All
+    }
+
+    /// Whether the page has the screens of coupons.
+    pub(super) fn has_coupons(&self) -> bool {
+        match self.subject {
+            Subject::Drop => true,
+            Subject::Campaign => false,
+        }
     }
 
     pub(super) fn rest(&self, now: DateTime<Utc>) -> Duration {
@@ -85,7 +94,7 @@ impl Session {
         Some(Self {
             csrf: signer.sign(OF_FORMS, text),
             id: id.to_owned(),
-            is_attached: false,
+            subject: Subject::default(),
             ends: DateTime::from_timestamp(ends.parse().ok()?, 0)?,
             allowed: signer.allowed,
             caller: Credentials {

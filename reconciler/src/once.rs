@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::subject::Subject;
 use firstcome_shared::tuning::Tuning;
 use tokio_util::sync::CancellationToken;
 
@@ -109,10 +110,7 @@ fn print(run: &Run, full_ids: bool) {
         }
         room = room.saturating_sub(findings.len());
     };
-    for drop in run.drops.iter().filter(|drop: &&DropReport| {
-        let is_changed = !drop.findings.is_empty() || drop.before != drop.after;
-        !drop.exact || is_changed || is_attached(drop.drop_id)
-    }) {
+    for drop in run.drops.iter().filter(|drop| is_listed(drop)) {
         firstcome_shared::say!("{}", drop_line(drop));
         print_all(&drop.findings);
     }
@@ -131,9 +129,14 @@ fn print(run: &Run, full_ids: bool) {
     }
 }
 
-/// Whether it is of an attached campaign, whose ids nobody knows.
-fn is_attached(drop: DropId) -> bool {
-    drop.0 < 0
+/// Whether a drop is printed although nothing was found in it.
+fn is_listed(drop: &DropReport) -> bool {
+    let is_changed = !drop.findings.is_empty() || drop.before != drop.after;
+    match drop.drop_id.subject() {
+        Subject::Drop => !drop.exact || is_changed,
+        // A file has few campaigns.
+        Subject::Campaign => true,
+    }
 }
 
 /// Describes a drop in one line.
@@ -143,13 +146,11 @@ fn drop_line(drop: &DropReport) -> String {
         (before, after) if before == after => after.to_string(),
         (before, after) => format!("{before} → {after}"),
     };
-    let ids = Some(format!(
-        " · coupon {}, drop {}",
-        drop.coupon_id, drop.drop_id
-    ))
-    .filter(|_| !is_attached(drop.drop_id));
-    let name = &drop.coupon_name;
-    let ids = ids.unwrap_or_default();
+    let ids = match drop.drop_id.subject() {
+        Subject::Drop => format!(" · coupon {}, drop {}", drop.coupon_id, drop.drop_id),
+        Subject::Campaign => String::new(),
+    };
+    let name = line(&drop.coupon_name, LONGEST);
     format!("{name}{ids}: {rows} of {} issued, {exact}", drop.quantity)
 }
 
@@ -159,13 +160,19 @@ fn finding_line(finding: &Finding, full_ids: bool) -> String {
         Outcome::Skipped if finding.needs_person => "left for you",
         result => result.as_str(),
     };
-    let user = finding
-        .user_id
-        .as_ref()
-        .map(|id| if full_ids { id.clone() } else { person(id) });
-    let drop = finding.drop_id.filter(|drop| !is_attached(*drop));
+    let user = finding.user_id.as_ref().map(|id: &String| {
+        if full_ids {
+            // Ids of a system of others are any text, also one that controls terminals.
+            line(id, LONGEST)
+        } else {
+            person(id)
+        }
+    });
     let place = [
-        drop.map(|drop| format!(", drop {drop}")),
+        finding
+            .drop_id
+            .and_then(DropId::label)
+            .map(|drop| format!(", {drop}")),
         finding.slot.map(|slot| format!(", slot {slot}")),
         user.map(|user| format!(", {user}")),
     ]

@@ -23,6 +23,7 @@ pub mod redis;
 pub mod report;
 pub mod schedule;
 pub mod shutdown;
+pub mod subject;
 pub mod telemetry;
 pub mod tls;
 pub mod trace;

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
+use firstcome_shared::subject::Subject;
 
 use super::{ADMISSION, Alert, AlertMemory, AlertState, Problem, problems};
 use crate::clock::elapsed;
@@ -68,10 +69,9 @@ pub fn judge(run: &Run, memory: &AlertMemory, policy: MailPolicy, now: DateTime<
     for alert in not_seen {
         if is_over(alert, run, policy, now) {
             let mut ended = alert.clone();
-            let is_reported = |id| run.drops.iter().any(|it| it.drop_id == id);
-            // An attached campaign whose day is over, or which is not in the file any more.
-            let left_out = alert.drop_id.filter(|id| id.0 < 0 && !is_reported(*id));
-            ended.summary += left_out.map_or("", |_| " (not repaired, no longer compared)");
+            if alert.drop_id.is_some_and(|drop| is_left_out(drop, run)) {
+                ended.summary += " (not repaired, no longer compared)";
+            }
             end(&ended, now, &mut verdict);
         }
     }
@@ -282,6 +282,14 @@ fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> 
     }
 }
 
+/// Whether it is a campaign whose day is over, or which is not in the file any more.
+fn is_left_out(drop: DropId, run: &Run) -> bool {
+    match drop.subject() {
+        Subject::Campaign => run.drops.iter().all(|it| it.drop_id != drop),
+        Subject::Drop => false,
+    }
+}
+
 /// Whether a pass has compared the drop: the limit held no repair back, and it did not fail as a
 /// whole.
 fn is_drop_over(drop: DropId, run: &Run) -> bool {
@@ -293,10 +301,14 @@ fn is_drop_over(drop: DropId, run: &Run) -> bool {
             })
     };
     let mut reports = run.drops.iter().filter(|it| it.drop_id == drop).peekable();
-    // A deep pass reports a sealed drop only if it lacks rows. An attached campaign, with a negative
-    // id, has a drop a day, and only those of two days are compared, if its file fits.
     if reports.peek().is_none() {
-        return (run.deep || drop.0 < 0 && run.findings.is_empty()) && !has_failed && !run.partial;
+        let would_be_reported = match drop.subject() {
+            // A deep pass reports a sealed drop only if it lacks rows.
+            Subject::Drop => run.deep,
+            // It has a drop a day, and only those of two days are compared, if its file fits.
+            Subject::Campaign => run.findings.is_empty(),
+        };
+        return would_be_reported && !has_failed && !run.partial;
     }
     reports.any(|report| report.sealed || was_compared(report))
 }

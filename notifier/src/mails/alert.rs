@@ -8,6 +8,7 @@ use askama::Template;
 use chrono::{DateTime, NaiveDateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::RepairsRow;
+use firstcome_shared::subject::Subject;
 
 use super::document::{Document, Rendered, time};
 use super::findings::{Placed, reasons};
@@ -103,18 +104,20 @@ impl NamedDrop<'_> {
         let name = &self.name;
         let id = self.id;
         let issued = self.issued();
-        let coupon = self.coupon.map(|coupon| format!("coupon {coupon}, "));
-        let ids = format!(" ({}drop {id})", coupon.unwrap_or_default());
-        // Nobody knows those of an attached campaign.
-        let ids = Some(ids).filter(|_| id.0 > 0).unwrap_or_default();
+        let ids = match id.subject() {
+            Subject::Drop => {
+                let coupon = self.coupon.map(|coupon| format!("coupon {coupon}, "));
+                format!(" ({}drop {id})", coupon.unwrap_or_default())
+            }
+            Subject::Campaign => String::new(),
+        };
         format!("{name}{ids}: {issued}")
     }
 
     /// Such as "100 of 100 issued".
     fn issued(&self) -> String {
         match self.report {
-            None if self.id.0 < 0 => String::new(),
-            None => format!("drop {}", self.id),
+            None => self.id.label().unwrap_or_default(),
             Some(report) => {
                 let [rows, quantity] = [report.after.rows, report.quantity.into()].map(grouped);
                 format!("{rows} of {quantity} issued")
@@ -280,10 +283,13 @@ impl<'a> PassSummary<'a> {
         run.is_some_and(|run| run.status == Status::Failed)
     }
 
-    /// Whether no pass compares a drop of the mail any more.
+    /// Whether no pass compares a campaign of the mail any more.
     fn is_left_out(&self) -> bool {
-        let mut drops = self.drops.iter();
-        drops.any(|drop| drop.id.0 < 0 && drop.report.is_none())
+        self.drops.iter().any(|drop| match drop.id.subject() {
+            Subject::Campaign => drop.report.is_none(),
+            // Passes compare it until it is sealed.
+            Subject::Drop => false,
+        })
     }
 
     fn document(&self) -> anyhow::Result<Document> {
@@ -384,9 +390,11 @@ impl<'a> PassSummary<'a> {
                 "Messages without our signature are on the topic: somebody else writes to it."
                     .to_owned()
             }
-            // Of an attached system, most are only reported.
-            _ if self.mail.links.file.is_some() => format!("{things}{of}: not repaired."),
-            _ => format!("{things}{of} could not be repaired."),
+            _ => match self.mail.links.subject() {
+                Subject::Drop => format!("{things}{of} could not be repaired."),
+                // Most are only reported.
+                Subject::Campaign => format!("{things}{of}: not repaired."),
+            },
         };
         match notice.reason {
             NoticeReason::New => what,

@@ -1,6 +1,7 @@
 //! The daily digest: problems first, then runs, repairs and finished drops.
 
 use askama::Template;
+use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::ListedAlert;
 use firstcome_shared::mysql::digest::DailyDigest;
 use lettre::message::Mailbox;
@@ -86,9 +87,7 @@ fn open_alert(listed: &ListedAlert, day: &DailyDigest, links: &Links) -> String 
         .as_ref()
         .map(|name| line(name, 60))
         .or_else(|| links.name(alert.coupon_id));
-    // Nobody knows the ids of attached campaigns, which are negative.
-    let own = alert.drop_id.filter(|drop| drop.0 > 0);
-    let drop = own.map(|drop| format!("drop {drop}"));
+    let drop = alert.drop_id.and_then(DropId::label);
     let places: Vec<String> = name.into_iter().chain(drop).collect();
     let place = places.join(", ");
     let end = if place.is_empty() { "" } else { ": " };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::report::{AlertKind, KindFacts};
+use firstcome_shared::subject::Subject;
 
 use super::document::Block;
 use crate::wording::line;
@@ -22,23 +23,25 @@ pub struct Links {
 }
 
 impl Links {
-    /// Returns the facts of a kind in the system that the mails are about.
-    pub(crate) fn facts(&self, kind: AlertKind) -> KindFacts {
-        if self.file.is_some() {
-            kind.attached_facts()
-        } else {
-            kind.facts()
+    /// What the mails are about.
+    pub(crate) fn subject(&self) -> Subject {
+        match self.file {
+            Some(_) => Subject::Campaign,
+            None => Subject::Drop,
         }
     }
 
+    /// Returns the facts of a kind in the system that the mails are about.
+    pub(crate) fn facts(&self, kind: AlertKind) -> KindFacts {
+        kind.facts_for(self.subject())
+    }
+
     /// Returns what a coupon is called in a pass without its report: by the name of its campaign, or
-    /// by its id, unless nobody knows that.
+    /// by its id.
     pub(crate) fn name(&self, coupon: Option<CouponId>) -> Option<String> {
         let id = coupon?;
         let campaign = self.campaigns.get(&id);
-        campaign
-            .map(|name| line(name, 60))
-            .or_else(|| (id.0 > 0).then(|| format!("coupon {id}")))
+        campaign.map(|name| line(name, 60)).or_else(|| id.label())
     }
 
     /// Returns the public address of the coupon page.
@@ -61,9 +64,11 @@ impl Links {
         let public = self.reconciler();
         let api = self.api();
         let all = [("PUBLIC_URL", public), ("API_PUBLIC_URL", api)];
-        // Mails about an attached system link to the page only, if there is one.
-        let has_page = usize::from(self.public.is_some());
-        let used = if self.file.is_some() { has_page } else { 2 };
+        let used = match self.subject() {
+            Subject::Drop => 2,
+            // Its mails link to the page only, if there is one.
+            Subject::Campaign => usize::from(self.public.is_some()),
+        };
         all.into_iter()
             .take(used)
             .filter(move |(_, address)| is_local(address))
@@ -84,21 +89,14 @@ impl Links {
     /// kind. Foreign texts are single lines, so none of them can begin a block. Links need the
     /// address of the operations page.
     pub(super) fn blocks(&self, markup: &str) -> Vec<Block> {
-        let is_attached = self.file.is_some();
-        // The page of an attached system has passes and alerts only.
-        let is_there = |path: &str| path.starts_with("/runs") || path.starts_with("/alerts");
         let mut blocks = Vec::new();
         for line in markup.lines() {
             let (kind, text) = line.trim().split_once(' ').unwrap_or_default();
             let owned = text.to_owned();
             match kind {
-                "curl" if is_attached => {}
+                _ if !self.has(kind, text) => {}
                 // The page shows the same.
                 "curl" if self.public.is_some() && text.starts_with("reconciler GET ") => {}
-                "page" | "link" if is_attached && !is_there(text) => {}
-                "section" if is_attached => {
-                    blocks.push(Block::Paragraph("More: docs/ATTACH.md.".to_owned()));
-                }
                 "title" => blocks.push(Block::Title(owned)),
                 "p" => blocks.push(Block::Paragraph(owned)),
                 "todo" => blocks.push(Block::Todo(owned)),
@@ -107,8 +105,11 @@ impl Links {
                     _ => blocks.push(Block::List(vec![owned])),
                 },
                 "section" => {
-                    let more = format!("More: docs/OPERATIONS.md, section “{text}”.");
-                    blocks.push(Block::Paragraph(more));
+                    let more = match self.subject() {
+                        Subject::Drop => format!("docs/OPERATIONS.md, section “{text}”"),
+                        Subject::Campaign => "docs/ATTACH.md".to_owned(),
+                    };
+                    blocks.push(Block::Paragraph(format!("More: {more}.")));
                 }
                 "page" => blocks.extend(self.link(text, ", in a browser")),
                 "link" => blocks.push(self.link(text, "").unwrap_or_else(|| {
@@ -122,6 +123,19 @@ impl Links {
         // Without the address of the page, nothing may follow a title.
         blocks.pop_if(|last| matches!(last, Block::Title(_)));
         blocks
+    }
+
+    /// Whether the system that the mails are about has what a block refers to.
+    fn has(&self, kind: &str, text: &str) -> bool {
+        match self.subject() {
+            Subject::Drop => true,
+            Subject::Campaign => match kind {
+                "curl" => false,
+                // Its page has passes and alerts only.
+                "page" | "link" => text.starts_with("/runs") || text.starts_with("/alerts"),
+                _ => true,
+            },
+        }
     }
 
     /// A link: `/path Label`.

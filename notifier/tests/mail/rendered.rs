@@ -521,10 +521,10 @@ fn renders_the_daily_digest() {
         ..quiet_day()
     };
     keep("daily_with_problems", &daily(&day, &linked()).unwrap());
-    let (coupon, mut attached) = (CouponId(-5), day);
+    let (coupon, mut attached) = (CouponId::of_campaign("Summer"), day);
     attached.open[0].coupon_name = None;
     attached.open[0].alert.coupon_id = Some(coupon);
-    attached.open[0].alert.drop_id = Some(DropId(-7));
+    attached.open[0].alert.drop_id = Some(DropId::of_campaign("Summer"));
     let mut links = linked();
     links.campaigns.insert(coupon, "Summer".to_owned());
     let text = daily(&attached, &links).unwrap().text;

@@ -2,6 +2,7 @@
 
 use firstcome_attach::AttachError;
 use firstcome_attach::config::AttachFile;
+use firstcome_shared::subject::Subject;
 
 use crate::world::World;
 
@@ -130,7 +131,7 @@ fn dated_campaign_has_a_drop_a_day_with_keys_and_ids_of_its_own() {
     let expected = ["a:20261126:26!{date", "a:20261127:27!{date"];
     assert_eq!(keys.collect::<Vec<_>>(), expected);
     assert!(drops[0].is_over && !drops[1].is_over && drops[0].drop_id() != drops[1].drop_id());
-    assert!(drops[0].drop_id().0 < 0, "no drop of ours has this id");
+    assert_eq!(drops[0].drop_id().subject(), Subject::Campaign);
     // This day begins at one o'clock.
     let failed = "failed = { table = \"failed\", user = \"u\", done = \"delete\" }";
     let error = format!(

@@ -2,13 +2,21 @@
 //! there, and no slot is taken from anybody.
 
 use super::{AlertKind, Kind, KindFacts, Remedy};
+use crate::subject::Subject;
 
 const AGAIN: &str = "In mode repair the next pass repairs it; in mode observe, repair it by hand, or \
     write mode = \"repair\" for the campaign. See the reason.";
 
 impl AlertKind {
-    /// Returns the facts of a kind for an attached system.
-    pub const fn attached_facts(self) -> KindFacts {
+    /// Returns the facts of a kind in what passes compare.
+    pub const fn facts_for(self, subject: Subject) -> KindFacts {
+        match subject {
+            Subject::Drop => self.facts(),
+            Subject::Campaign => self.campaign_facts(),
+        }
+    }
+
+    const fn campaign_facts(self) -> KindFacts {
         let facts = self.facts();
         let (users, to_do) = match self {
             Self::Left(Kind::Unissued) => ("They were told yes, and have no coupon yet.", AGAIN),

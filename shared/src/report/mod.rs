@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use strum::{EnumString, IntoStaticStr, VariantArray};
 
 use crate::domain::{CouponId, DropId, UserId};
+use crate::subject::Subject;
 
 pub use case::{FindingCase, UnsafePart};
 pub use kinds::{AlertKind, Kind, KindFacts, Remedy, Severity};
@@ -257,8 +258,11 @@ impl DropReport {
     /// be a promise: it does not make the drop inexact, but is mentioned.
     pub fn exactness(&self) -> String {
         let known = "exact for everybody whom Redis knows";
-        // An attached campaign; a drop of ours has a gate that tells.
-        let is_being_sold = self.drop_id.0 < 0 && self.findings.is_empty();
+        let is_being_sold = match self.drop_id.subject() {
+            Subject::Campaign => self.findings.is_empty(),
+            // Its gate tells.
+            Subject::Drop => false,
+        };
         match (self.exact, self.after.failed_claims) {
             (false, _) if is_being_sold => "being sold".to_owned(),
             (false, _) => "not exact".to_owned(),

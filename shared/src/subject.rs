@@ -1,0 +1,92 @@
+//! What a report, an alert or a screen is about: a drop of ours, or a campaign of `attach`. Whatever
+//! differs between the two stands in a `match` of [`Subject`]. That campaigns have negative ids in
+//! our tables is known only here.
+
+use sha2::{Digest as _, Sha256};
+
+use crate::domain::{CouponId, DropId};
+
+/// What passes compare.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Subject {
+    /// A drop of a coupon of ours.
+    #[default]
+    Drop,
+    /// A campaign of a coupon system that is not ours.
+    Campaign,
+}
+
+impl Subject {
+    const fn from_id(id: i64) -> Self {
+        if id < 0 { Self::Campaign } else { Self::Drop }
+    }
+
+    /// Returns the id of a campaign: the first 52 bits of a hash, negative. It is exact in JSON, and
+    /// no coupon or drop of ours has it.
+    fn id_of_campaign(name: &str) -> i64 {
+        let hash = Sha256::digest(format!("attach\n{name}"));
+        let bits = hash[..8]
+            .iter()
+            .fold(0_u64, |bits, byte| (bits << 8) | u64::from(*byte));
+        -(bits >> 12).cast_signed() - 1
+    }
+}
+
+impl CouponId {
+    /// Returns the id under which a campaign is recorded.
+    pub fn of_campaign(name: &str) -> Self {
+        Self(Subject::id_of_campaign(name))
+    }
+
+    pub const fn subject(self) -> Subject {
+        Subject::from_id(self.0)
+    }
+
+    /// Names the coupon by its id. Nobody knows the ids of campaigns, which have names.
+    pub fn label(self) -> Option<String> {
+        match self.subject() {
+            Subject::Drop => Some(format!("coupon {self}")),
+            Subject::Campaign => None,
+        }
+    }
+}
+
+impl DropId {
+    /// Returns the id under which what a campaign compares at once is recorded.
+    pub fn of_campaign(name: &str) -> Self {
+        Self(Subject::id_of_campaign(name))
+    }
+
+    pub const fn subject(self) -> Subject {
+        Subject::from_id(self.0)
+    }
+
+    /// Names the drop by its id. The name of a daily campaign says which day it is.
+    pub fn label(self) -> Option<String> {
+        match self.subject() {
+            Subject::Drop => Some(format!("drop {self}")),
+            Subject::Campaign => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn campaigns_are_told_from_drops_and_have_no_number() {
+        let own = [CouponId(0).subject(), CouponId(i64::MAX).subject()];
+        assert_eq!(own, [Subject::Drop; 2]);
+        assert_eq!(DropId(7).label().as_deref(), Some("drop 7"));
+        assert_eq!(CouponId(5).label().as_deref(), Some("coupon 5"));
+        for name in ["", "Winter 2026", "쿠폰\nNone"] {
+            let coupon = CouponId::of_campaign(name);
+            let drop = DropId::of_campaign(name);
+            assert_eq!([coupon.subject(), drop.subject()], [Subject::Campaign; 2]);
+            assert_eq!([coupon.label(), drop.label()], [None, None]);
+            // JavaScript reads numbers as doubles.
+            assert!(coupon.0 > -(1 << 53), "{coupon}");
+        }
+    }
+}
