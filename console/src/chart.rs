@@ -3,9 +3,9 @@
 //! can place them: the page has no inline styles.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_notifier::wording::grouped;
 use firstcome_shared::http::views::DropOverview;
 use firstcome_shared::mysql::pace::SlotTimes;
+use firstcome_shared::report::wording::grouped;
 
 /// Width and height of the drawing, in its own units.
 const SIZE: f64 = 1_000.0;

@@ -10,16 +10,16 @@ use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode};
-use firstcome_notifier::wording::{LONGEST, capital, line};
 use firstcome_shared::http::client::HttpClient;
 use firstcome_shared::http::ops::Peer;
+use firstcome_shared::report::wording::{LONGEST, capital, line};
 use firstcome_shared::tls::Store;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tower::ServiceExt as _;
 
-use super::new_coupon::labelled;
+use super::text::labelled;
 
 /// Maximum wait for a response of the API.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -7,10 +7,10 @@ use askama::Template;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
-use firstcome_notifier::wording::{capital, detail, line, person};
 use firstcome_shared::http::views::{FailedClaimDetails, FailedClaimPage};
 use firstcome_shared::kafka::FORGED;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
+use firstcome_shared::report::wording::{capital, detail, line, person};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -71,17 +71,6 @@ fn is_own(headers: &HeaderMap, public: Option<&str>) -> bool {
     }
 }
 
-/// Whether the browser uses https, directly or through a proxy.
-pub(super) fn is_https(headers: &HeaderMap) -> bool {
-    let is = |name: &str, begin: &str| {
-        headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(|value| value.starts_with(begin))
-    };
-    is(ORIGIN.as_str(), "https://") || is("x-forwarded-proto", "https")
-}
-
 /// Middleware that requires a session. Handlers find their [`Session`] in the extensions. A change
 /// must also send the session's token.
 pub(super) async fn logged_in(
@@ -220,9 +209,6 @@ mod tests {
             let is_accepted = is_own(&headers(&pairs), Some("https://public.example.com"));
             assert_eq!(is_accepted, is_ours, "{pairs:?}");
         }
-        assert!(is_https(&headers(&[("origin", "https://ops.example.com")])));
-        assert!(is_https(&headers(&[("x-forwarded-proto", "https")])));
-        assert!(!is_https(&headers(&[own, host])));
     }
 
     #[test]

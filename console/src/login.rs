@@ -9,9 +9,9 @@ use chrono::Utc;
 use firstcome_shared::http::ops::{self, operator_name};
 use serde::Deserialize;
 
-use super::guard::{is_https, own_path};
+use super::guard::own_path;
 use super::page::{Fields, OrDefault, Page, ScreenState, Top, answer, notice};
-use super::session::{begin, cookie};
+use super::session::{begin, cookie, is_https};
 
 #[derive(Template)]
 #[template(path = "login.html")]

@@ -8,14 +8,14 @@ use askama::Template;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use chrono::{DateTime, FixedOffset, NaiveDate, NaiveTime, Utc};
-use firstcome_notifier::wording::grouped;
 use firstcome_shared::coupon::{Allow, MAX_QUANTITY, MAX_WAITING};
+use firstcome_shared::report::wording::grouped;
 use firstcome_shared::schedule::{PlannedDrop, Schedule, Tz, time_zone, wall_clock};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::page::{Fields, OrDefault, Page, Screen, Top, answer, whole_number};
-use super::text::Text;
+use super::text::{Text, labelled};
 
 #[derive(Template)]
 #[template(path = "new_coupon.html")]
@@ -104,21 +104,6 @@ fn plan(typed: &Fields) -> Result<Preview, String> {
         now,
         key: typed.get("key").to_owned(),
     })
-}
-
-/// Names the fields of a message as the forms label them.
-pub(super) fn labelled(why: &str) -> String {
-    let labels = [
-        ("opens_at", "“Opens at”"),
-        ("closes_at", "“Closes at”"),
-        ("first_day", "“First day”"),
-        ("last_day", "“Last day”"),
-        ("send close_now", "use “Close the open drop early”"),
-    ];
-    labels.into_iter().fold(
-        why.to_owned(),
-        |why: String, (field, label): (&str, &str)| why.replace(field, label),
-    )
 }
 
 /// Builds the schedule. Without a closing time, a single drop stays open. With a closing time but

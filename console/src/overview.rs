@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 use askama::Template;
 use axum::Json;
 use axum::http::StatusCode;
-use firstcome_notifier::wording::{capital, count, grouped};
 use firstcome_shared::coupon::DropState;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::views::{AdmissionState, DropOverview, LastRun, Overview};
 use firstcome_shared::mysql::alerts::ListedAlert;
 use firstcome_shared::report::AlertKind;
+use firstcome_shared::report::wording::{capital, count, grouped};
 use serde::{Deserialize, Serialize};
 
 use super::client::HttpRefusal;

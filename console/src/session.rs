@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use axum::http::header::COOKIE;
+use axum::http::header::{COOKIE, ORIGIN};
 use chrono::{DateTime, Utc};
 use firstcome_shared::http::ops::{Allowed, OpsToken, operator_name};
 use firstcome_shared::http::signatures::{Purpose, TokenSigner};
@@ -12,7 +12,6 @@ use firstcome_shared::subject::Subject;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::client::Credentials;
-use super::guard::is_https;
 
 /// Lifetime of a session, regardless of how much it is used.
 const LIFETIME: Duration = Duration::from_secs(12 * 3_600);
@@ -137,6 +136,17 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .map(|(_, value)| value)
 }
 
+/// Whether the browser uses https, directly or through a proxy.
+pub(super) fn is_https(headers: &HeaderMap) -> bool {
+    let is = |name: &str, begin: &str| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.starts_with(begin))
+    };
+    is(ORIGIN.as_str(), "https://") || is("x-forwarded-proto", "https")
+}
+
 /// Returns the `Set-Cookie` header of a session. An empty value ends the session.
 pub(super) fn cookie(value: &str, is_https: bool) -> String {
     let (name, secure) = if is_https {
@@ -154,7 +164,7 @@ pub(super) fn cookie(value: &str, is_https: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
+    use axum::http::{HeaderName, HeaderValue};
     use chrono::TimeDelta;
 
     use super::*;
@@ -251,6 +261,21 @@ mod tests {
             Session::from_headers(&headers, &tokens, now).is_none(),
             "over https without the prefix"
         );
+    }
+
+    #[test]
+    fn https_is_recognized_directly_and_behind_a_proxy() {
+        for (name, value, is_secure) in [
+            ("origin", "https://ops.example.com", true),
+            ("x-forwarded-proto", "https", true),
+            ("origin", "http://ops.example.com:8081", false),
+        ] {
+            let headers = HeaderMap::from_iter([(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )]);
+            assert_eq!(is_https(&headers), is_secure, "{name}: {value}");
+        }
     }
 
     #[test]

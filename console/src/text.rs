@@ -1,7 +1,7 @@
 //! How values are shown. Foreign texts are reduced to one harmless line.
 
 use chrono::{DateTime, Utc};
-use firstcome_notifier::wording::{LONGEST, grouped, line};
+use firstcome_shared::report::wording::{LONGEST, grouped, line};
 use firstcome_shared::schedule::Tz;
 
 /// A value as the screens show it.
@@ -86,6 +86,21 @@ pub(crate) fn window(
     format!(
         "{begin} to {} {name}",
         end.strip_prefix(day).unwrap_or(&end)
+    )
+}
+
+/// Names the fields of a message as the forms label them.
+pub(super) fn labelled(why: &str) -> String {
+    let labels = [
+        ("opens_at", "“Opens at”"),
+        ("closes_at", "“Closes at”"),
+        ("first_day", "“First day”"),
+        ("last_day", "“Last day”"),
+        ("send close_now", "use “Close the open drop early”"),
+    ];
+    labels.into_iter().fold(
+        why.to_owned(),
+        |why: String, (field, label): (&str, &str)| why.replace(field, label),
     )
 }
 

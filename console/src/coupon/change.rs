@@ -5,9 +5,9 @@ use axum::extract::Path;
 use axum::http::Method;
 use axum::response::{IntoResponse as _, Redirect};
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
-use firstcome_notifier::wording::count;
 use firstcome_shared::coupon::{Allow, MAX_QUANTITY, MAX_WAITING};
 use firstcome_shared::http::views::{CouponDrops, CouponSettings, DropDetails};
+use firstcome_shared::report::wording::count;
 use firstcome_shared::schedule::{Schedule, Tz};
 use serde_json::{Value, json};
 
