@@ -1,7 +1,7 @@
 // Creates a coupon of 3, claims it as 5 users, and fails unless exactly 3 get it. The types in api.d.ts are generated:
 //
-//   npm ci && npm run generate && npm run compile
-//   set -a; . ../../target/run/env; set +a; npm start
+//   set -a; . ../../target/run/env; set +a
+//   npm ci && npm run generate && npm run compile && npm start
 import createClient from "openapi-fetch";
 import type { components, paths } from "./api.js";
 

@@ -8,33 +8,41 @@ use std::str::FromStr;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
+use utoipa::ToSchema;
 
 use crate::domain::{CouponId, DropId, OncePer, Slot, unfit_in_a_name};
 use crate::schedule::Schedule;
 
 pub use self::patch::CouponPatch;
 
-// The body of `POST /v1/coupons` and the row in MySQL. `CouponPatch` changes it.
 /// The settings of a coupon.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+//
+// The body of `POST /v1/coupons` and the row in MySQL. `CouponPatch` changes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewCouponBody)]
 pub struct CouponSettings {
     /// At least one character.
+    #[schema(example = "Winter coupon", max_length = 200)]
     pub name: String,
     /// Quantity of each drop.
+    #[schema(value_type = u32, example = 100, minimum = 1, maximum = 10_000_000)]
     pub quantity: Slot,
     /// Scope in which a user may hold one coupon.
     pub once_per: OncePer,
     /// Places on the waiting list of a sold-out drop.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 1_000_000)]
     pub waiting_list: u32,
     /// No claim is admitted while this is set.
     #[serde(default)]
     pub paused: bool,
-    // `None` for a coupon whose drops are created manually.
+    /// When it opens. A new coupon needs it; null if its drops were inserted manually.
+    #[schema(required = true)]
     pub schedule: Option<Schedule>,
     /// Who may claim: null is everybody, `list` users on its allow list, `group:NAME` users whose
     /// token names that group.
+    #[schema(value_type = Option<String>, example = "list", max_length = 70)]
     pub allow: Option<Allow>,
 }
 
@@ -254,7 +262,9 @@ impl DropWindow {
 }
 
 /// State of a drop, as users see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum DropState {

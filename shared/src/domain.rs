@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr};
+use utoipa::ToSchema;
 
 /// Parses a number in its canonical form only. Forms such as `05` and `+5` are invalid, because
 /// they would bypass a gateway's rate limits by path.
@@ -19,14 +20,36 @@ pub fn canonical_number(text: &str) -> Option<i64> {
 
 /// Coupon ID.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Default,
+    Serialize,
+    Deserialize,
+    ToSchema,
 )]
 #[serde(transparent)]
 pub struct CouponId(pub i64);
 
 /// Drop ID, unique across coupons.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Default,
+    Serialize,
+    Deserialize,
+    ToSchema,
 )]
 #[serde(transparent)]
 pub struct DropId(pub i64);
@@ -58,8 +81,10 @@ impl fmt::Display for DropId {
 ///
 /// `Debug` masks it, so that logs cannot reveal it by accident. `Display` shows it in full, for
 /// keys and rows.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, example = "u-37")]
+#[schema(pattern = r"^(?!\.{1,2}$)[A-Za-z0-9._@+|:=/-]{1,128}$")]
 pub struct UserId(String);
 
 /// Replaces the hidden part of a masked id.
@@ -158,7 +183,17 @@ impl fmt::Debug for UserId {
 
 /// Scope in which a user may hold one coupon.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, EnumString,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    IntoStaticStr,
+    EnumString,
+    Serialize,
+    Deserialize,
+    ToSchema,
 )]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]

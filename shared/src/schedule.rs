@@ -5,17 +5,19 @@ pub mod time_zone;
 
 use chrono::{DateTime, Datelike as _, NaiveDate, NaiveTime, SubsecRound as _, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use self::time_zone::Tz;
 
 /// A schedule, as given in `POST /v1/coupons`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Schedule {
     /// One drop.
     Once {
         /// The zone in which its times are shown, an IANA name; without it UTC.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<String>, example = "Asia/Seoul")]
         time_zone: Option<Tz>,
         /// Claims are admitted from this time.
         #[serde(deserialize_with = "instants::one")]
@@ -31,12 +33,15 @@ pub enum Schedule {
     /// One drop a local date, from `first_day` to `last_day`, both included.
     Daily {
         /// IANA name, such as `Asia/Seoul`.
+        #[schema(value_type = String, example = "Asia/Seoul")]
         time_zone: Tz,
         /// Local opening time, `HH:MM` or `HH:MM:SS`.
         #[serde(with = "wall_clock")]
+        #[schema(value_type = String, example = "15:00")]
         opens: NaiveTime,
         /// Local closing time; if not later than `opens`, on the next day.
         #[serde(with = "wall_clock")]
+        #[schema(value_type = String, example = "18:00")]
         closes: NaiveTime,
         first_day: NaiveDate,
         /// Without it the coupon continues.

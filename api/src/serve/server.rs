@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
-use super::routes::{for_machines, notes, readiness, router};
+use super::routes::{contract, for_machines, notes, readiness, router};
 use super::state::App;
 use super::{metrics, openness, start};
 
@@ -59,7 +59,8 @@ impl ApiServer {
         };
         let app = Arc::new(app);
         let close = CancellationToken::new();
-        let mut machines = for_machines(prometheus);
+        let (public, document) = contract(token)?;
+        let mut machines = for_machines(document, prometheus);
         if let Some(apart) = apart {
             tracing::info!(
                 address = %apart.local_addr()?,
@@ -73,7 +74,7 @@ impl ApiServer {
             let serving = http::serve(listener, routes, Limits::FOR_MACHINES, close.clone());
             tokio::spawn(serving);
         }
-        let routes = router(&app, token, machines);
+        let routes = router(&app, public, machines);
         let listener = TcpListener::from_std(socket)?;
         Ok(Some(Self {
             app,

@@ -87,8 +87,6 @@ enum Job {
         #[arg(long)]
         prebuilt: bool,
     },
-    /// Write docs/openapi-api.json and docs/openapi-reconciler.json as the services serve them
-    ApiDocs,
 }
 
 fn main() -> ExitCode {
@@ -125,6 +123,5 @@ fn run(job: Job) -> Result<()> {
         Job::Mutants { part } => mutants::run(part),
         Job::Helm { part } => helm::run(part),
         Job::Containers { engine, prebuilt } => containers::run(engine, prebuilt),
-        Job::ApiDocs => suite::api_docs(),
     }
 }

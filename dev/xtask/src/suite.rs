@@ -56,11 +56,6 @@ pub(crate) fn crashes() -> Result<()> {
     run(test_it(&["cycles::", "--nocapture"]).env("CYCLES", cycles))
 }
 
-pub(crate) fn api_docs() -> Result<()> {
-    build_all_and_fetch(&Profile::new("dev".to_owned()))?;
-    run(test_it(&["openapi::"]).env("UPDATE_DOCS", "1"))
-}
-
 /// Returns the `cargo test` command for the system tests, with these arguments of the test program.
 pub(crate) fn test_it(args: &[&str]) -> Command {
     let mut tests = cargo(&["test", "--workspace", "--locked", "--test", SYSTEM, "--"]);

@@ -4,41 +4,51 @@
 
 use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound as _, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer};
+use utoipa::ToSchema;
 
 use super::{Allow, Coupon, Drop, MAX_NAME_CHARS, line};
 use crate::domain::Slot;
 use crate::schedule::{Schedule, instants, wall_clock};
 
 /// A change. Missing fields stay as they are.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ChangeBody)]
 pub struct CouponPatch {
+    #[schema(example = "Winter coupon", max_length = 200)]
     pub name: Option<String>,
     /// Quantity of each drop that is not closed, and of later ones.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 10_000_000)]
     pub quantity: Option<Slot>,
     /// Stops or resumes admission.
     pub paused: Option<bool>,
     /// Places on the waiting list of a sold-out drop. Users who wait keep theirs.
+    #[schema(minimum = 0, maximum = 1_000_000)]
     pub waiting_list: Option<u32>,
     /// When a coupon that opens once closes; null: never.
     #[serde(default, deserialize_with = "instant_or_null")]
+    #[schema(value_type = Option<DateTime<Utc>>)]
     pub closes_at: Option<Option<DateTime<Utc>>>,
     /// Local opening time of a daily coupon, for drops that are not made yet. Drops are made two
     /// days ahead.
     #[serde(default, deserialize_with = "time_of_day")]
+    #[schema(value_type = Option<String>, example = "15:00")]
     pub opens: Option<NaiveTime>,
     /// Local closing time of a daily coupon, for drops that are not made yet.
     #[serde(default, deserialize_with = "time_of_day")]
+    #[schema(value_type = Option<String>, example = "18:00")]
     pub closes: Option<NaiveTime>,
     /// Last local date of a daily coupon; null: none. Drops after it that open in more than a
     /// minute are removed.
     #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<NaiveDate>)]
     pub last_day: Option<Option<NaiveDate>>,
     /// True closes the open drop immediately and permanently; its waiting list gets nothing more. A
     /// coupon that opens once is ended even before it opens. Later drops of a daily coupon stay.
     pub close_now: Option<bool>,
     /// Who may claim, as in `NewCouponBody`. Users who hold a coupon or wait keep it.
     #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<String>, example = "list", max_length = 70)]
     pub allow: Option<Option<Allow>>,
 }
 

@@ -1,5 +1,6 @@
 //! `/healthz` (the process runs), `/readyz` (its dependencies are available), `/metrics`.
 
+use std::collections::BTreeMap;
 use std::future::{Future, ready};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +10,9 @@ use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::future::{BoxFuture, join_all};
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 use tokio::time::timeout;
+use utoipa::ToSchema;
 
 use crate::redis::Redis;
 use crate::schedule::time_zone;
@@ -76,11 +78,11 @@ where
 {
     let shown = Arc::new((checks, notes));
     let healthz = async move || match alive().await {
-        Ok(()) => (StatusCode::OK, Json(json!({"status": "ok"}))),
-        Err(reason) => {
-            let body = json!({"status": "stuck", "reason": reason});
-            (StatusCode::SERVICE_UNAVAILABLE, Json(body))
-        }
+        Ok(()) => (StatusCode::OK, Json(Health::Ok)),
+        Err(reason) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(Health::Stuck { reason }),
+        ),
     };
     Router::new().route("/healthz", get(healthz)).route(
         "/readyz",
@@ -88,22 +90,55 @@ where
     )
 }
 
-async fn readiness(checks: &Checks, notes: &Checks) -> (StatusCode, Json<Value>) {
-    let ((checks, ok), (said, _)) = tokio::join!(run_checks(checks), run_checks(notes));
-    let (status, word) = if ok {
-        (StatusCode::OK, "ok")
+/// The response of `/healthz`.
+#[derive(Serialize, ToSchema)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum Health {
+    Ok,
+    /// The process makes no progress.
+    Stuck {
+        reason: String,
+    },
+}
+
+/// The response of `/readyz`.
+#[derive(Serialize, ToSchema)]
+pub struct Readiness {
+    status: ReadinessStatus,
+    /// `ok`, or the fault, of each store that the process needs.
+    checks: BTreeMap<&'static str, String>,
+    /// What else is worth knowing. It does not make the process unready.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    notes: BTreeMap<&'static str, String>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum ReadinessStatus {
+    Ok,
+    Unavailable,
+}
+
+async fn readiness(checks: &Checks, notes: &Checks) -> (StatusCode, Json<Readiness>) {
+    let ((checks, ok), (notes, _)) = tokio::join!(run_checks(checks), run_checks(notes));
+    let (code, status) = if ok {
+        (StatusCode::OK, ReadinessStatus::Ok)
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            ReadinessStatus::Unavailable,
+        )
     };
-    let mut body = json!({"status": word, "checks": checks});
-    if !notes.is_empty() {
-        body["notes"] = said.into();
-    }
-    (status, Json(body))
+    let readiness = Readiness {
+        status,
+        checks,
+        notes,
+    };
+    (code, Json(readiness))
 }
 
 /// Runs the checks. Returns the result of each (`ok` or the fault), and whether all succeeded.
-async fn run_checks(checks: &Checks) -> (Map<String, Value>, bool) {
+async fn run_checks(checks: &Checks) -> (BTreeMap<&'static str, String>, bool) {
     let late = || Err(format!("no answer within {PATIENCE:?}"));
     let answers = join_all(checks.iter().map(async |(name, check)| {
         let answer = timeout(PATIENCE, check()).await;
@@ -114,9 +149,8 @@ async fn run_checks(checks: &Checks) -> (Map<String, Value>, bool) {
     (
         answers
             .into_iter()
-            .map(|(name, answer): (&str, Result<(), String>)| {
-                let said = answer.map_or_else(Value::from, |()| "ok".into());
-                (name.to_owned(), said)
+            .map(|(name, answer): (&'static str, Result<(), String>)| {
+                (name, answer.err().unwrap_or_else(|| "ok".to_owned()))
             })
             .collect(),
         ok,

@@ -7,6 +7,7 @@ pub mod extract;
 pub mod headers;
 pub mod health;
 pub mod json;
+pub mod openapi;
 pub mod ops;
 pub mod page;
 pub mod probe;

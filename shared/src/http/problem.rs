@@ -7,13 +7,14 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use strum::IntoStaticStr;
+use utoipa::ToSchema;
 
 use crate::StoreError;
 use crate::mysql::DbError;
 use crate::redis::RedisError;
 
 /// Stable error codes, the same in both services. Each has one meaning and one status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Code {
@@ -92,21 +93,27 @@ impl Code {
     }
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Problem {
     /// `about:blank`; see `code`.
     #[serde(rename = "type")]
+    #[schema(example = "about:blank")]
     kind: &'static str,
     /// The status in words.
+    #[schema(example = "Conflict")]
     title: &'static str,
     /// The HTTP status.
+    #[schema(example = 409)]
     status: u16,
     /// Stable error code.
+    #[schema(example = "sold_out")]
     code: Code,
     /// Human-readable: what is wrong and what to do.
+    #[schema(example = "all are given out")]
     detail: Cow<'static, str>,
     /// Further members, by code: `opens_at`, `run_id`, …
     #[serde(flatten)]
+    #[schema(ignore)]
     more: Map<String, Value>,
     #[serde(skip)]
     retry_after_seconds: Option<u32>,

@@ -3,6 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::coupon::{Allow, DropState};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
@@ -12,7 +13,7 @@ use crate::mysql::pace::SlotTimes;
 use crate::schedule::{Schedule, Tz};
 
 /// Whether Redis admits claims.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AdmissionState {
     Open,
@@ -24,7 +25,7 @@ pub enum AdmissionState {
 
 /// The state of the installation: stores, alerts, and the drops that are live or need manual
 /// attention.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Overview {
     /// When the stores were read.
     pub at: DateTime<Utc>,
@@ -48,8 +49,9 @@ pub struct Overview {
 }
 
 /// The extent of the last run over all drops.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct LastRun {
+    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     pub run_id: String,
     /// When it ended.
     pub finished_at: DateTime<Utc>,
@@ -61,16 +63,19 @@ pub struct LastRun {
 }
 
 /// One drop as the stores show it now.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DropOverview {
     pub coupon_id: CouponId,
+    #[schema(example = "Winter coupon")]
     pub coupon_name: String,
     /// The time zone of the coupon; null: UTC.
+    #[schema(value_type = Option<String>, example = "Asia/Seoul")]
     pub time_zone: Option<Tz>,
     pub drop_id: DropId,
     pub opens_at: DateTime<Utc>,
     /// Null for a drop that stays open.
     pub closes_at: Option<DateTime<Utc>>,
+    #[schema(value_type = u32)]
     pub quantity: Slot,
     pub state: DropState,
     /// An operator paused the coupon, perhaps before it opens.
@@ -85,11 +90,12 @@ pub struct DropOverview {
     /// Unresolved failed claims; null before the first count.
     pub failed_claims: Option<u64>,
     /// What the last run over all drops found in this one, human-readable.
+    #[schema(example = "exact, after repairs")]
     pub last_run: String,
 }
 
 /// The keys of a drop in Redis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RedisCounts {
     /// The highest slot given; null if the key is missing or not a number.
     pub count: Option<i64>,
@@ -102,7 +108,7 @@ pub struct RedisCounts {
 }
 
 /// The rows of a drop when they were last counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RowCount {
     pub rows: u64,
     /// Users who held a slot in Redis just before that count.
@@ -110,17 +116,20 @@ pub struct RowCount {
 }
 
 /// Settings of a coupon.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CouponSettings {
     pub id: CouponId,
+    #[schema(example = "Winter coupon")]
     pub name: String,
     /// Quantity of future drops.
+    #[schema(value_type = u32)]
     pub quantity: Slot,
     pub once_per: OncePer,
     /// Places on the waiting list of a sold-out drop.
     pub waiting_list: u32,
     pub paused: bool,
     /// Who may claim: null is everybody.
+    #[schema(value_type = Option<String>, example = "list")]
     pub allow: Option<Allow>,
     /// Users on its allow list.
     pub allow_list_users: u32,
@@ -131,11 +140,12 @@ pub struct CouponSettings {
     /// All drops are sealed, and no other will come.
     pub over: bool,
     /// Address of its coupon page.
+    #[schema(example = "https://coupons.example.com/c/1")]
     pub page: String,
 }
 
 /// A coupon with a page of its drops, newest first.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CouponDrops {
     pub coupon: CouponSettings,
     pub drops: Vec<ListedDrop>,
@@ -146,23 +156,27 @@ pub struct CouponDrops {
 }
 
 /// What an operator did.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct RecordedAct {
     pub at: DateTime<Utc>,
     /// Null if the operator sent no name.
+    #[schema(example = "Kim")]
     pub by: Option<String>,
+    #[schema(example = "change_coupon")]
     pub action: String,
     /// JSON.
+    #[schema(example = "{\"quantity\":200}")]
     pub detail: String,
 }
 
 /// A drop in the list of its coupon.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ListedDrop {
     pub id: DropId,
     pub opens_at: DateTime<Utc>,
     /// Null for a drop that stays open.
     pub closes_at: Option<DateTime<Utc>>,
+    #[schema(value_type = u32)]
     pub quantity: Slot,
     /// By its window alone: `open` may be sold out or paused.
     pub state: DropState,
@@ -171,7 +185,7 @@ pub struct ListedDrop {
 }
 
 /// A drop: its state, what needs manual attention, and when a sample of its slots was given out.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DropDetails {
     pub coupon: CouponSettings,
     /// The response of `GET /v1/overview`, limited to this drop.
@@ -187,7 +201,7 @@ pub struct DropDetails {
 }
 
 /// A page of failed claims.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FailedClaimPage {
     pub failed_claims: Vec<DeadLetterRow>,
     /// The next `page`.
@@ -195,65 +209,70 @@ pub struct FailedClaimPage {
 }
 
 /// One failed claim with its message.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FailedClaimDetails {
     #[serde(flatten)]
     pub claim: DeadLetterRow,
     /// The name of its coupon; null if there is no such coupon.
+    #[schema(example = "Winter coupon")]
     pub coupon_name: Option<String>,
     /// Whether its coupon has the drop that it names.
     pub drop_exists: bool,
     /// Why the last run left it; null if no run has given a reason.
     pub left: Option<LeftReason>,
     /// The first 4,096 bytes of its message as text; null if it has none.
+    #[schema(example = "{\"v\":2,\"coupon_id\":1}")]
     pub message: Option<String>,
     /// The length of the whole message.
     pub message_bytes: u64,
 }
 
 /// Why a run left a failed claim.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LeftReason {
+    #[schema(example = "the drop has no such slot, and Redis does not know its user")]
     pub why: String,
     pub at: DateTime<Utc>,
 }
 
 /// How many failed claims were discarded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Discarded {
     pub failed_claims: u64,
 }
 
 /// Result of a search.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FoundCoupons {
     pub coupons: Vec<NamedCoupon>,
 }
 
 /// A coupon by ID and name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NamedCoupon {
     pub id: CouponId,
+    #[schema(example = "Winter coupon")]
     pub name: String,
 }
 
 /// How many broken promises were closed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GivenUp {
     pub promises: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Happening {
     /// Null if unknown.
     pub at: Option<DateTime<Utc>>,
     /// Its source: `redis`, `mysql`, `backup` or `reconciler`.
     pub source: String,
+    #[schema(example = "the row was written by the consumer")]
     pub what: String,
 }
 
 /// The current state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Holds {
     /// The row exists, so the user holds a coupon.
@@ -275,14 +294,17 @@ pub enum Holds {
 }
 
 /// A user's history with a coupon.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Story {
     pub coupon_id: CouponId,
+    #[schema(example = "Winter coupon")]
     pub coupon_name: String,
     /// In full.
+    #[schema(example = "u-37")]
     pub user_id: String,
     pub holds: Holds,
     /// The state in one sentence, with what to do.
+    #[schema(example = "they hold slot 37 of drop 7; the row was written by the consumer")]
     pub conclusion: String,
     pub drop_id: Option<DropId>,
     pub slot: Option<i64>,

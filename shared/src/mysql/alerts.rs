@@ -7,6 +7,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::QueryResult;
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr};
+use utoipa::ToSchema;
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::runs::set_state;
@@ -16,7 +17,7 @@ use crate::domain::{CouponId, DropId};
 use crate::sql;
 
 /// The status of an alert.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[derive(IntoStaticStr, EnumString)]
 #[strum(serialize_all = "lowercase")]
@@ -30,18 +31,20 @@ pub enum AlertState {
 
 row! {
     /// An alert. User ids in it are masked.
-    #[derive(Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[derive(Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
     pub struct Alert {
         /// The identity of the problem: its kind, and its coupon, drop or cause.
         #[serde(skip)]
         pub name: String,
         /// Its kind: a section of docs/OPERATIONS.md.
+        #[schema(example = "unissued")]
         pub kind: String,
         pub coupon_id: Option<CouponId>,
         pub drop_id: Option<DropId>,
         #[serde(rename = "status")]
         pub state as status: AlertState,
         /// One human-readable line.
+        #[schema(example = "3 people hold a slot and have no row")]
         pub summary: String,
         /// The number of cases that its last mail named.
         #[serde(skip)]
@@ -61,6 +64,7 @@ row! {
         pub resolved_at: Option<DateTime<Utc>>,
         /// When it was acknowledged.
         pub acknowledged_at: Option<DateTime<Utc>>,
+        #[schema(example = "Kim")]
         pub acknowledged_by: Option<String>,
     }
 }
@@ -89,17 +93,18 @@ row! {
 }
 
 /// An alert as shown to operators.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ListedAlert {
     pub id: i64,
     #[serde(flatten)]
     pub alert: Alert,
     /// The name of its coupon; null if it has none.
+    #[schema(example = "Winter coupon")]
     pub coupon_name: Option<String>,
 }
 
 /// Alerts, newest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AlertPage {
     pub alerts: Vec<ListedAlert>,
     /// `before` of the next page.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::sql::{row, values};
 use super::{Conn, Db, DbResult, Sql, Value, list};
@@ -22,7 +23,8 @@ pub use look::{Correction, DeadLetterQuery, Payload};
 
 row! {
     /// A claim that the consumer could not turn into a row, or that was inserted by hand.
-    #[derive(Serialize, Deserialize)]
+    #[derive(Serialize, Deserialize, ToSchema)]
+    #[schema(as = ListedFailedClaim)]
     pub struct DeadLetterRow {
         pub id: i64,
         pub coupon_id: Option<i64>,
@@ -30,14 +32,19 @@ row! {
         /// The slot, even if invalid.
         pub slot: Option<i64>,
         /// The user id in full, if known.
+        #[schema(example = "u-37")]
         pub user_id: Option<String>,
         /// When the user was admitted, if known.
         pub claimed_at: Option<DateTime<Utc>>,
+        #[schema(example = "slot_taken")]
         pub reason: String,
+        #[schema(example = "another user holds the slot")]
         pub error: Option<String>,
         pub failed_at: DateTime<Utc>,
         pub resolved_at: Option<DateTime<Utc>>,
+        #[schema(example = "issued")]
         pub resolution: Option<String>,
+        #[schema(example = "its user holds slot 12")]
         pub resolution_detail: Option<String>,
         /// Partition of its message; null if it did not come from a message.
         pub partition as source_partition: Option<i32>,

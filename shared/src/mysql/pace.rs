@@ -3,6 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::sql::row;
 use super::{Db, DbResult, list};
@@ -14,7 +15,7 @@ const SLOTS: u32 = 100;
 
 row! {
     /// When a slot was given, and when its row was written.
-    #[derive(PartialEq, Eq, Serialize, Deserialize)]
+    #[derive(PartialEq, Eq, Serialize, Deserialize, ToSchema)]
     pub struct SlotTimes {
         pub slot: u32,
         pub claimed_at: DateTime<Utc>,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::ops_actions::{Operator, OperatorAct};
 use super::sql::{insert_rows, row};
@@ -23,8 +24,10 @@ pub const RUNNING: &str = "running";
 
 row! {
     /// A run, as recorded and listed.
-    #[derive(Serialize, Deserialize)]
+    #[derive(Serialize, Deserialize, ToSchema)]
+    #[schema(as = RunSummary)]
     pub struct RunRow {
+        #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
         pub run_id as id: String,
         pub trigger as triggered_by: Trigger,
         pub dry_run: bool,
@@ -43,6 +46,7 @@ row! {
         pub skipped: u32,
         pub failed: u32,
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schema(example = "MySQL did not answer")]
         pub error: Option<String>,
         /// Drop reports as JSON, or `None` if `same_as` stores them. Lists do not read them.
         #[serde(skip)]
@@ -55,6 +59,7 @@ row! {
         pub same_as: Option<String>,
         /// The operator who asked for it, if a name was sent.
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schema(example = "Kim")]
         pub asked_by: Option<String>,
     }
 }

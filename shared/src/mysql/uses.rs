@@ -5,6 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use diesel::QueryResult;
 use serde::Serialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
 use super::codes::Code;
 use super::ops_actions::{Operator, OperatorAct};
@@ -35,9 +36,10 @@ pub struct UndoReason {
     pub operator: Operator,
 }
 
-/// A code that is used by the order that asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// A code that this order uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Used {
+    /// By MySQL's clock.
     pub used_at: DateTime<Utc>,
     /// Null: never.
     pub expires_at: Option<DateTime<Utc>>,
@@ -58,11 +60,13 @@ pub enum CodeRefusal {
 }
 
 /// What a code is for, and whether it is used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct CodeDetails {
     pub coupon_id: CouponId,
     pub drop_id: DropId,
+    #[schema(value_type = u32, minimum = 1)]
     pub slot: Slot,
+    /// When the user was admitted.
     pub claimed_at: DateTime<Utc>,
     /// Null: it is not used.
     pub used_at: Option<DateTime<Utc>>,
@@ -71,11 +75,11 @@ pub struct CodeDetails {
 }
 
 /// A use of a code.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct CodeUse {
     /// The order.
     pub reference: String,
-    /// The shop.
+    /// The shop: its X-Operator, else the fingerprint of its token.
     pub used_by: String,
     /// Null: it was undone before it used the code.
     pub used_at: Option<DateTime<Utc>>,

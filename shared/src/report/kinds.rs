@@ -3,13 +3,14 @@
 
 use serde::{Deserialize, Serialize};
 use strum::{EnumIter, EnumString, IntoEnumIterator as _, IntoStaticStr, VariantArray};
+use utoipa::ToSchema;
 
 use super::FailureCause;
 
 /// The kind of a finding: the name of the first difference that was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[derive(Default, IntoStaticStr, EnumString, VariantArray)]
+#[derive(Default, IntoStaticStr, EnumString, VariantArray, ToSchema)]
 #[strum(serialize_all = "snake_case")]
 pub enum Kind {
     /// A promise without a row.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use strum::{EnumString, IntoStaticStr, VariantArray};
+use utoipa::ToSchema;
 
 use crate::domain::{CouponId, DropId, UserId};
 use crate::subject::Subject;
@@ -23,7 +24,7 @@ pub use refusals::{RefusalFacts, StoreRefusal};
 /// What triggered a pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[derive(IntoStaticStr, EnumString)]
+#[derive(IntoStaticStr, EnumString, ToSchema)]
 #[strum(serialize_all = "lowercase")]
 pub enum Trigger {
     /// The schedule.
@@ -40,7 +41,7 @@ pub enum Trigger {
 /// The final status of a pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[derive(IntoStaticStr, EnumString, VariantArray)]
+#[derive(IntoStaticStr, EnumString, VariantArray, ToSchema)]
 #[strum(serialize_all = "lowercase")]
 pub enum Status {
     /// Still running.
@@ -72,7 +73,7 @@ pub enum FailureCause {
 /// The repair for a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[derive(Default, IntoStaticStr, EnumString)]
+#[derive(Default, IntoStaticStr, EnumString, ToSchema)]
 #[strum(serialize_all = "snake_case")]
 pub enum ActionKind {
     /// Write the row.
@@ -99,7 +100,7 @@ pub enum ActionKind {
 /// The outcome of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[derive(Default, IntoStaticStr, EnumString, VariantArray)]
+#[derive(Default, IntoStaticStr, EnumString, VariantArray, ToSchema)]
 #[strum(serialize_all = "lowercase")]
 pub enum Outcome {
     /// The repair was made, and the next check confirms it.
@@ -114,7 +115,7 @@ pub enum Outcome {
 }
 
 /// One drift found by a pass.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
     pub kind: Kind,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -123,10 +124,12 @@ pub struct Finding {
     pub drop_id: Option<DropId>,
     pub slot: Option<i64>,
     /// In full; logs and mails mask it.
+    #[schema(example = "u-37")]
     pub user_id: Option<String>,
     pub action: ActionKind,
     pub result: Outcome,
     /// Human-readable, without user ids.
+    #[schema(example = "admitted, and no row came")]
     pub detail: String,
     /// Only an operator can resolve it: no pass will repair it.
     pub needs_person: bool,
@@ -191,7 +194,7 @@ impl Finding {
 }
 
 /// The numbers of a drop at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Numbers {
     /// Redis: highest slot given.
     pub count: i64,
@@ -212,7 +215,7 @@ pub struct Numbers {
 }
 
 /// How much was examined, so that "0 drift" never means "nothing was examined".
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Examined {
     /// Users in Redis.
     pub users: u64,
@@ -223,7 +226,7 @@ pub struct Examined {
 }
 
 /// The report of a pass on one drop.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DropReport {
     pub coupon_id: CouponId,
     /// The coupon's name at the time of the pass.
@@ -274,7 +277,7 @@ impl DropReport {
 }
 
 /// Drops of a run without findings, counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Unlisted {
     /// The number of drops.
     pub drops: u64,
@@ -284,13 +287,15 @@ pub struct Unlisted {
 }
 
 /// One run of the reconciler.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Run {
     /// Run ids sort by time.
+    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     pub run_id: String,
     pub trigger: Trigger,
     /// The operator who asked for it, if a name was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Kim")]
     pub asked_by: Option<String>,
     /// A dry run: nothing was changed.
     pub dry_run: bool,
@@ -309,6 +314,7 @@ pub struct Run {
     pub finished_at: Option<DateTime<Utc>>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "MySQL did not answer")]
     pub error: Option<String>,
     /// Findings about no drop: the gate, a store, a missed run.
     pub findings: Vec<Finding>,

@@ -14,26 +14,36 @@ use firstcome_shared::redis::admission::{Admission, AdmissionError};
 use metrics::Counter;
 use serde::Serialize;
 use strum::IntoStaticStr;
+use utoipa::ToSchema;
 
 use crate::serve::catalogue::LookupError;
 use crate::serve::catalogue::coupon_with_drops::instant;
 
 /// A claim that got a slot or a position in the waiting list.
-#[derive(Debug, Serialize, IntoStaticStr)]
+#[derive(Debug, Serialize, IntoStaticStr, ToSchema)]
 #[serde(tag = "status", rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
+#[schema(as = Claim)]
 pub(crate) enum ClaimAnswer {
     /// A new slot.
+    #[schema(title = "Accepted")]
     Accepted {
         drop_id: DropId,
+        #[schema(value_type = u32)]
         slot: Slot,
         /// True: the message is on the topic, and the coupon comes a moment later. False: Kafka did
         /// not take it, so the API has issued the coupon itself.
         queued: bool,
     },
     /// The slot that the user already holds.
-    AlreadyClaimed { drop_id: DropId, slot: Slot },
+    #[schema(title = "AlreadyClaimed")]
+    AlreadyClaimed {
+        drop_id: DropId,
+        #[schema(value_type = u32)]
+        slot: Slot,
+    },
     /// A position in the waiting list.
+    #[schema(title = "Waiting")]
     Waiting {
         /// 1 is next.
         position: u32,

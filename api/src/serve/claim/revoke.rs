@@ -12,6 +12,7 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::revoked::{CouponInUse, NewRevocation, Revocation};
 use firstcome_shared::mysql::{Db, DbError};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::outcome::ClaimRefusal;
 use super::status::{ClaimStatus, judge, standing_in, standing_shown};
@@ -23,20 +24,25 @@ use crate::serve::state::App;
 const ATTEMPTS: usize = 3;
 
 /// A claim that was given back or revoked.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Revoked {
+    #[schema(example = "revoked")]
     status: &'static str,
     drop_id: DropId,
     /// Null for a position in the waiting list.
+    #[schema(value_type = Option<u32>)]
     slot: Option<Slot>,
 }
 
 /// A request to revoke.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = RevokeBody)]
 pub(crate) struct RevokeOrder {
     /// Kept with the revocation.
+    #[schema(example = "bought by a script", min_length = 1, max_length = 200)]
     pub(crate) reason: String,
+    #[schema(example = "Kim", min_length = 1, max_length = 100)]
     pub(crate) by: String,
     /// Default: the open drop, else the last opened.
     pub(crate) drop_id: Option<DropId>,

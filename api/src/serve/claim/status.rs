@@ -12,13 +12,14 @@ use firstcome_shared::redis::standing::Standing;
 use firstcome_shared::trace;
 use serde::Serialize;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::outcome::ClaimRefusal;
 use super::second_store::{Admitted, Call};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, instant};
 use crate::serve::state::App;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ClaimStatus {
     /// The user has a slot; the coupon will be issued.
@@ -36,13 +37,15 @@ pub(crate) enum ClaimStatus {
 }
 
 /// A user's claim: of the open or last opened drop, or, with `once_per` `coupon`, of any drop.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct MyClaim {
     pub(super) status: ClaimStatus,
     /// Null without a claim.
     pub(super) drop_id: Option<DropId>,
+    #[schema(value_type = Option<u32>)]
     pub(super) slot: Option<Slot>,
     /// Redeems the coupon; null until it is issued.
+    #[schema(example = "12-215-J4B3-K69R-NG6Z-CMPF")]
     code: Option<String>,
     /// Position in the waiting list; 1 is next.
     position: Option<u32>,

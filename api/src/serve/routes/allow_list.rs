@@ -14,6 +14,7 @@ use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::allow_list::{ListChange, ListChanged, MAX_LISTED};
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::change::{follows_later, recover_lost};
 use super::extract::{CouponPath, StrictPath, body, invalid, no_such_coupon};
@@ -24,7 +25,7 @@ use crate::user_list::{self, UserList};
 const MAX_LIST_BYTES: usize = 8 * 1024 * 1024;
 
 /// Result of a change to an allow list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AllowListChanged {
     /// Users added or removed; the others already were.
     changed: u32,
@@ -39,7 +40,7 @@ pub(crate) struct AllowListChanged {
 }
 
 /// What happens to the users of a body.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum AddOrRemove {
     Add,
@@ -51,6 +52,21 @@ pub(crate) enum AddOrRemove {
 /// One id a line, or a CSV with a column `user_id`: all of them or none. A list has at most 200,000
 /// users. Safe to repeat. The list counts while the coupon's `allow` is `list`. Removed users who
 /// hold a coupon or wait keep it.
+#[utoipa::path(
+    post, path = "/v1/coupons/{id}/allow-list/{change}", tag = "operators", security(("ops" = [])),
+    request_body(content = String, content_type = "text/plain"),
+    params(
+        ("id" = CouponId, Path, description = "Coupon ID", example = 7),
+        ("change" = inline(AddOrRemove), Path, description = "What happens to the users of the body")
+    ),
+    responses(
+        (
+            status = 200, body = AllowListChanged,
+            description = "The list has changed, or was like this"
+        ),
+        (status = 422, description = "`not_possible`: the list would be too long")
+    )
+)]
 pub(crate) async fn upload(
     State(app): State<App>,
     CouponPath(id): CouponPath,

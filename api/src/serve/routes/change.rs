@@ -28,7 +28,7 @@ use firstcome_shared::redis::settings::{CouponRead, Written};
 
 use super::create::check_audience;
 use super::extract::{CouponPath, JsonBody, invalid, no_such_coupon};
-use super::view::show_one;
+use super::view::{CouponView, show_one};
 use super::{allow_list, etag};
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
@@ -37,6 +37,33 @@ use crate::serve::state::{App, Services};
 ///
 /// Safe to repeat. After a 503, part of the change may have been applied; the message says which.
 /// Repeat it without `If-Match`, since the revision may have changed.
+#[utoipa::path(
+    patch, path = "/v1/coupons/{id}", tag = "operators", security(("ops" = [])),
+    request_body = CouponPatch,
+    params(
+        ("id" = CouponId, Path, description = "Coupon ID", example = 7),
+        (
+            "If-Match" = Option<String>, Header, example = "\"7\"",
+            description = "The coupon's `ETag`, or `*`: change it only if it still matches"
+        )
+    ),
+    responses(
+        (
+            status = 200, description = "The changed coupon", body = CouponView,
+            headers(("ETag" = String, description = "Its revision, in quotes"))
+        ),
+        (
+            status = 409,
+            description = "`below_given_out`, with `given_out`: more is given out already. With \
+                `revision` if a claim came during the change and left that revision"
+        ),
+        (
+            status = 412,
+            description = "`changed_meanwhile`, with `revision`: `If-Match` does not match"
+        ),
+        (status = 422, description = "`not_possible`: the message says what to do")
+    )
+)]
 pub(crate) async fn change(
     State(app): State<App>,
     CouponPath(id): CouponPath,

@@ -3,10 +3,11 @@
 use axum::extract::State;
 use axum::{Extension, Json};
 use firstcome_shared::coupon::line;
-use firstcome_shared::domain::DropId;
+use firstcome_shared::domain::{CouponId, DropId, UserId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::extract::{CouponPath, JsonBody, Person, PersonPath, StrictQuery, invalid};
 use crate::serve::claim::ClaimAnswer;
@@ -18,6 +19,30 @@ use crate::serve::state::App;
 /// Claim a coupon
 ///
 /// A retry is always safe: it gets `already_claimed`. No body is needed.
+#[utoipa::path(
+    post, path = "/v1/coupons/{id}/claims", tag = "claims",
+    security(("person" = []), ("user_token" = [])),
+    params(("id" = CouponId, Path, description = "Coupon ID", example = 7)),
+    responses(
+        (
+            status = 202, body = ClaimAnswer,
+            description = "`accepted`: you have a slot; or `waiting`: you are on the waiting list"
+        ),
+        (status = 200, description = "`already_claimed`: you hold one", body = ClaimAnswer),
+        (
+            status = 403,
+            description = "`not_allowed`: you are not on the allow list, or not in the group. \
+                Users who already hold a coupon or wait for one get that answer instead"
+        ),
+        (
+            status = 409,
+            description = "`sold_out`, `paused`, `not_open` with `opens_at`, or `revoked`: you \
+                had one and may not have another"
+        ),
+        (status = 410, description = "`closed`"),
+        (status = 503, description = "`unavailable`: nothing is certain, try again")
+    )
+)]
 pub(crate) async fn claim(
     State(app): State<App>,
     Person(requester): Person,
@@ -27,6 +52,15 @@ pub(crate) async fn claim(
 }
 
 /// Read your claim
+#[utoipa::path(
+    get, path = "/v1/coupons/{id}/claims/me", tag = "claims",
+    security(("person" = []), ("user_token" = [])),
+    params(("id" = CouponId, Path, description = "Coupon ID", example = 7)),
+    responses(
+        (status = 200, description = "Your claim", body = MyClaim),
+        (status = 503, description = "`unavailable`: too little is known right now")
+    )
+)]
 pub(crate) async fn mine(
     State(app): State<App>,
     Person(requester): Person,
@@ -35,8 +69,9 @@ pub(crate) async fn mine(
     Ok(Json(my_claim(&app, id, requester.user).await?))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct GiveBackQuery {
     /// The drop of the claim; default: the open one, else the last opened.
     drop_id: Option<DropId>,
@@ -46,6 +81,16 @@ pub(crate) struct GiveBackQuery {
 ///
 /// This is final: a claim gets 409 `revoked` from then on. Safe to repeat. With `once_per` `drop`,
 /// send `drop_id`: without it, a repeat may apply to the next drop.
+#[utoipa::path(
+    delete, path = "/v1/coupons/{id}/claims/me", tag = "claims",
+    security(("person" = []), ("user_token" = [])),
+    params(("id" = CouponId, Path, description = "Coupon ID", example = 7), GiveBackQuery),
+    responses(
+        (status = 200, description = "It was given back", body = Revoked),
+        (status = 404, description = "`not_found`: no such coupon, or nothing to give back"),
+        (status = 409, description = "`used`: a shop uses the coupon's code")
+    )
+)]
 pub(crate) async fn give_back(
     State(app): State<App>,
     Person(requester): Person,
@@ -66,6 +111,22 @@ pub(crate) async fn give_back(
 ///
 /// Its slot goes to the next user. Safe to repeat: the first reason stays. But a user who may claim
 /// again may have done so, and a repeat revokes that claim too.
+#[utoipa::path(
+    post, path = "/v1/coupons/{id}/people/{user_id}/revoke", tag = "operators",
+    security(("ops" = [])), request_body = RevokeOrder,
+    params(
+        ("id" = CouponId, Path, description = "Coupon ID", example = 7),
+        (
+            "user_id" = inline(UserId), Path, description = "The user, percent-encoded",
+            example = "u-37"
+        )
+    ),
+    responses(
+        (status = 200, description = "It was revoked", body = Revoked),
+        (status = 404, description = "`not_found`: no such coupon, or nothing to revoke"),
+        (status = 409, description = "`used`: a shop uses the coupon's code")
+    )
+)]
 pub(crate) async fn revoke(
     State(app): State<App>,
     PersonPath(id, user): PersonPath,

@@ -16,21 +16,50 @@ use firstcome_shared::mysql::uses::{
 };
 use metrics::counter;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use crate::serve::state::App;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UseBody {
-    /// The order.
+    /// The order: the same in each repetition, another for each new attempt.
+    #[schema(
+        example = "order-991",
+        min_length = 1,
+        max_length = 100,
+        pattern = "^[!-~]+$"
+    )]
     reference: String,
 }
 
 /// Use a code
 ///
-/// Repeat it until it is answered: the same reference gets the same answer, even after the code's
-/// end.
+/// Send it before the order is committed, and repeat it until it is answered: the same reference
+/// gets the same answer, even after the code's end.
+#[utoipa::path(
+    put, path = "/v1/codes/{code}/use", tag = "codes", security(("redeem" = [])),
+    request_body = UseBody,
+    params((
+        "code" = String, Path, example = "12-215-1DV5-630B-SAGH-X9QK",
+        description = "The code as the user has it; O is read as 0, I and L as 1"
+    )),
+    responses(
+        (status = 200, description = "The order uses the code", body = Used),
+        (status = 404, description = "`not_found`: no coupon has this code"),
+        (
+            status = 409,
+            description = "`used` (by another reference), `undone` (this reference was undone; a \
+                new attempt needs a new one), `revoked`, or `too_many_references` (100)"
+        ),
+        (status = 410, description = "`expired`"),
+        (
+            status = 503,
+            description = "`unavailable`: MySQL did not answer; repeat the request"
+        )
+    )
+)]
 pub(crate) async fn use_code(
     State(app): State<App>,
     StrictPath(code): StrictPath<String>,
@@ -42,18 +71,27 @@ pub(crate) async fn use_code(
     used.map(Json).map_err(|refusal| problem(&app, refusal))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct UndoQuery {
     /// The order.
+    #[param(
+        example = "order-991",
+        min_length = 1,
+        max_length = 100,
+        pattern = "^[!-~]+$"
+    )]
     reference: String,
-    /// Required from operators, and recorded.
+    /// Required with the OPS_TOKEN, which records it; refused with the REDEEM_TOKEN.
+    #[param(example = "order cancelled by phone", max_length = 200)]
     reason: Option<String>,
 }
 
 /// An undone use.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct UseUndone {
+    /// When it was undone first, by MySQL's clock.
     undone_at: DateTime<Utc>,
 }
 
@@ -61,6 +99,27 @@ pub(crate) struct UseUndone {
 ///
 /// The reference can never use the code again, even if it has not used it yet and its request
 /// arrives later. Repeat it until it is answered.
+#[utoipa::path(
+    delete, path = "/v1/codes/{code}/use", tag = "codes",
+    security(("redeem" = []), ("ops" = [])),
+    params((
+        "code" = String, Path, example = "12-215-1DV5-630B-SAGH-X9QK",
+        description = "The code as the user has it; O is read as 0, I and L as 1"
+    ), UndoQuery),
+    responses(
+        (status = 200, description = "The reference does not use the code", body = UseUndone),
+        (status = 404, description = "`not_found`: no coupon has this code"),
+        (
+            status = 409,
+            description = "`used`: another reference uses the code; this one is undone all the \
+                same. `revoked`, or `too_many_references` (100)"
+        ),
+        (
+            status = 503,
+            description = "`unavailable`: MySQL did not answer; repeat the request"
+        )
+    )
+)]
 pub(crate) async fn undo(
     State(app): State<App>,
     StrictPath(code): StrictPath<String>,
@@ -87,7 +146,7 @@ pub(crate) async fn undo(
 }
 
 /// A code, as operators and shops see it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CodeView {
     #[serde(flatten)]
     details: CodeDetails,
@@ -96,6 +155,22 @@ pub(crate) struct CodeView {
 }
 
 /// Read a code
+#[utoipa::path(
+    get, path = "/v1/codes/{code}", tag = "codes", security(("redeem" = []), ("ops" = [])),
+    params((
+        "code" = String, Path, example = "12-215-1DV5-630B-SAGH-X9QK",
+        description = "The code as the user has it; O is read as 0, I and L as 1"
+    )),
+    responses(
+        (status = 200, description = "The code", body = CodeView),
+        (status = 404, description = "`not_found`: no coupon has this code"),
+        (status = 409, description = "`revoked`: the coupon was returned or revoked"),
+        (
+            status = 503,
+            description = "`unavailable`: MySQL did not answer; repeat the request"
+        )
+    )
+)]
 pub(crate) async fn code(
     State(app): State<App>,
     StrictPath(code): StrictPath<String>,

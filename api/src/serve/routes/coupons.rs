@@ -10,13 +10,23 @@ use axum::response::{AppendHeaders, IntoResponse as _, Response};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::extract::{CouponPath, StrictQuery, page_size};
-use super::view::{show, show_one};
+use super::view::{CouponView, show, show_one};
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::App;
 
 /// Read one coupon
+#[utoipa::path(
+    get, path = "/v1/coupons/{id}", tag = "coupons",
+    params(("id" = CouponId, Path, description = "Coupon ID", example = 7)),
+    responses((
+        status = 200, body = CouponView,
+        description = "The coupon. `remaining` is up to 0.2 s old, changes by another process up to 1 s",
+        headers(("ETag" = String, description = "Its revision, in quotes"))
+    ))
+)]
 pub(crate) async fn one(
     State(app): State<App>,
     CouponPath(id): CouponPath,
@@ -25,10 +35,12 @@ pub(crate) async fn one(
     Ok(show_one(&app, &coupon, StatusCode::OK).await)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Listing {
     /// Page size.
+    #[param(default = 100, minimum = 1, maximum = 1000)]
     limit: Option<usize>,
     /// Only coupons with a higher ID.
     after: Option<i64>,
@@ -37,6 +49,15 @@ pub(crate) struct Listing {
 /// List coupons, ordered by ID
 ///
 /// The `Link` header names the next page, if there is one. `remaining` is up to 0.2 s old.
+#[utoipa::path(
+    get, path = "/v1/coupons", tag = "coupons",
+    params(Listing),
+    responses(
+        (status = 200, description = "The coupons", body = Vec<CouponView>),
+        (status = 400, description = "`invalid`: the message says what is wrong"),
+        (status = 503, description = "`unavailable`: MySQL does not answer in time")
+    )
+)]
 pub(crate) async fn list(
     State(app): State<App>,
     StrictQuery(asked): StrictQuery<Listing>,

@@ -20,7 +20,7 @@ use firstcome_shared::redis::keys::DropMeta;
 
 use super::change::reread;
 use super::extract::{JsonBody, invalid};
-use super::view::show_one;
+use super::view::{CouponView, show_one};
 use crate::serve::auth::Identity;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
@@ -42,6 +42,21 @@ pub(super) fn check_audience(identity: &Identity, allow: Option<&Allow>) -> Resu
 /// The coupon and its first drops exist once this returns. If Redis is unavailable, claims get 503
 /// until the reconciler has written the drops to it. With an `Idempotency-Key`, repeat the
 /// request until it succeeds: one coupon is created.
+#[utoipa::path(
+    post, path = "/v1/coupons", tag = "operators", security(("ops" = [])),
+    request_body = CouponSettings,
+    params((
+        "Idempotency-Key" = Option<String>, Header,
+        description = "1 to 255 printable ASCII characters", example = "winter-2026"
+    )),
+    responses(
+        (
+            status = 201, description = "The coupon; `Location` has its path", body = CouponView,
+            headers(("ETag" = String, description = "Its revision, in quotes"))
+        ),
+        (status = 422, description = "`idempotency_key_used`: with another body")
+    )
+)]
 pub(crate) async fn create(
     State(app): State<App>,
     Extension(by): Extension<Operator>,

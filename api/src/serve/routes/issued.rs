@@ -15,48 +15,57 @@ use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, NaiveDate, Utc};
 use csv::{Terminator, WriterBuilder};
 use firstcome_shared::coupon::Drop;
-use firstcome_shared::domain::{DropId, Slot};
+use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::holders::{HolderRange, HoldersPage};
 use firstcome_shared::mysql::issued::IssuedRow;
 use futures_util::{TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{CouponPath, StrictQuery, no_such_coupon, page_size};
 use crate::serve::state::App;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct IssuedQuery {
     /// Only this drop; default: all drops, one after the other.
     drop_id: Option<i64>,
     /// Only rows after this slot of `after_drop_id`, of `drop_id`, or of the first drop.
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295_i64)]
     after_slot: Option<Slot>,
     /// Only rows of this drop after `after_slot`, and of later drops.
     after_drop_id: Option<i64>,
     /// Page size of JSON. A CSV has all rows.
+    #[param(default = 1000, minimum = 1, maximum = 10000)]
     limit: Option<usize>,
 }
 
 /// A page of issued coupons, in order of drop and slot.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct IssuedPage {
     issued: Vec<IssuedCoupon>,
     /// Path of the next page.
+    #[schema(example = "/v1/coupons/7/issued?limit=1000&after_drop_id=7&after_slot=1000")]
     next: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct IssuedCoupon {
     drop_id: i64,
+    #[schema(value_type = u32)]
     slot: Slot,
+    #[schema(example = "u-37")]
     user_id: String,
     /// Redeems the coupon.
+    #[schema(example = "12-215-J4B3-K69R-NG6Z-CMPF")]
     code: String,
     claimed_at: DateTime<Utc>,
     /// When the row was written.
     issued_at: DateTime<Utc>,
     /// `consumer`, `api` (Kafka did not take the claim) or `reconciler`.
+    #[schema(example = "consumer")]
     issued_by: String,
 }
 
@@ -85,6 +94,18 @@ impl From<IssuedRow> for IssuedCoupon {
 /// `=`, `+`, `-` or `@`), numbers of more than 11 digits, leading zeros, `1E5`, dates. No user id
 /// begins with `'`, and an allow list takes the whole CSV. If a CSV cannot be completed, the
 /// connection breaks. While a drop runs, rows of lower slots may come later.
+#[utoipa::path(
+    get, path = "/v1/coupons/{id}/issued", tag = "operators", security(("ops" = [])),
+    params(("id" = CouponId, Path, description = "Coupon ID", example = 7), IssuedQuery),
+    responses(
+        (
+            status = 200, description = "The rows",
+            content((IssuedPage = "application/json"), (String = "text/csv"))
+        ),
+        (status = 404, description = "`not_found`: no such coupon or drop"),
+        (status = 503, description = "`unavailable`: MySQL does not answer")
+    )
+)]
 pub(crate) async fn issued(
     State(app): State<App>,
     CouponPath(id): CouponPath,

@@ -10,6 +10,7 @@ pub(super) mod etag;
 pub(super) mod extract;
 mod issued;
 pub(crate) mod middleware;
+mod openapi;
 pub(super) mod view;
 
 use std::sync::Arc;
@@ -17,20 +18,24 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::header;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, patch, post, put};
+use axum::routing::get;
 use firstcome_shared::http::health::{self, HealthCheck};
+use firstcome_shared::http::openapi::completed;
 use firstcome_shared::http::ops::{self, OpsToken};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use metrics_exporter_prometheus::PrometheusHandle;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use self::middleware::guard;
 use crate::serve::openness::{Openness, openness, why_closed};
 use crate::serve::page;
 use crate::serve::state::App;
 
-/// Builds the routes at LISTEN_ADDR, including `more`.
-pub(crate) fn router(app: &App, token: OpsToken, more: Router) -> Router {
-    routes(token)
+/// Builds the routes at LISTEN_ADDR: those of the [`contract`], and `more`.
+pub(crate) fn router(app: &App, public: Router<App>, more: Router) -> Router {
+    public
         .merge(page::routes(app.coupon_page))
         .with_state(App::clone(app))
         .merge(health::routes(readiness(app), notes(app)))
@@ -40,47 +45,36 @@ pub(crate) fn router(app: &App, token: OpsToken, more: Router) -> Router {
         .layer(from_fn_with_state(App::clone(app), guard))
 }
 
-/// The contract, written by hand.
-const OPENAPI: &str = include_str!("../../../../docs/openapi-api.json");
-
 /// Builds the expensive routes for machines. If METRICS_ADDR is set, they are served only there.
-pub(crate) fn for_machines(prometheus: PrometheusHandle) -> Router {
-    let openapi = async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI);
+pub(crate) fn for_machines(document: String, prometheus: PrometheusHandle) -> Router {
+    let openapi = async || ([(header::CONTENT_TYPE, "application/json")], document);
     Router::new()
         .route("/openapi.json", get(openapi))
         .merge(health::metrics_route(prometheus))
 }
 
-/// Builds the public routes.
-fn routes(token: OpsToken) -> Router<App> {
-    let for_operators = Router::new()
-        .route("/v1/coupons", post(create::create))
-        .route("/v1/coupons/{id}", patch(change::change))
-        .route(
-            "/v1/coupons/{id}/people/{user_id}/revoke",
-            post(claims::revoke),
-        )
-        .route("/v1/coupons/{id}/issued", get(issued::issued))
-        .route(
-            "/v1/coupons/{id}/allow-list/{change}",
-            post(allow_list::upload),
-        )
+/// Builds the public routes, and the JSON document that describes them.
+pub(crate) fn contract(token: OpsToken) -> serde_json::Result<(Router<App>, String)> {
+    let for_operators = OpenApiRouter::new()
+        .routes(routes!(create::create))
+        .routes(routes!(change::change))
+        .routes(routes!(claims::revoke))
+        .routes(routes!(issued::issued))
+        .routes(routes!(allow_list::upload))
         .layer(from_fn_with_state(token.clone(), ops::require));
-    let for_shops = Router::new()
-        .route("/v1/codes/{code}", get(codes::code))
-        .route(
-            "/v1/codes/{code}/use",
-            put(codes::use_code).delete(codes::undo),
-        )
+    let for_shops = OpenApiRouter::new()
+        .routes(routes!(codes::code))
+        .routes(routes!(codes::use_code, codes::undo))
         .layer(from_fn_with_state(token, ops::require_redeem));
-    let mine = get(claims::mine).delete(claims::give_back);
-    Router::new()
-        .route("/v1/coupons", get(coupons::list))
-        .route("/v1/coupons/{id}", get(coupons::one))
-        .route("/v1/coupons/{id}/claims", post(claims::claim))
-        .route("/v1/coupons/{id}/claims/me", mine)
+    let (routes, document) = OpenApiRouter::with_openapi(openapi::Description::openapi())
+        .routes(routes!(coupons::list))
+        .routes(routes!(coupons::one))
+        .routes(routes!(claims::claim))
+        .routes(routes!(claims::mine, claims::give_back))
         .merge(for_operators)
         .merge(for_shops)
+        .split_for_parts();
+    Ok((routes, completed(document).to_json()?))
 }
 
 /// Checks for `/readyz`: the process is ready if it would process a claim. Claims continue without

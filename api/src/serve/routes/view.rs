@@ -9,12 +9,14 @@ use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::redis::reads::DropState as LoadedDrop;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::etag;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
 use crate::serve::state::Services;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Coupon)]
 pub(crate) struct CouponView {
     id: CouponId,
     #[serde(flatten)]
@@ -28,13 +30,15 @@ pub(crate) struct CouponView {
 }
 
 /// One opening of a coupon.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Drop)]
 pub(crate) struct DropView {
     id: DropId,
     /// Claims are admitted from this time.
     opens_at: DateTime<Utc>,
     /// Claims are rejected from this time; null: it stays open.
     closes_at: Option<DateTime<Utc>>,
+    #[schema(value_type = u32)]
     quantity: Slot,
     /// How many are left; null while unknown (Redis is unavailable, or being verified).
     remaining: Option<u32>,

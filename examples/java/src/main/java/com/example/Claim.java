@@ -16,8 +16,8 @@ import java.util.TreeMap;
  * Creates a coupon of 3, claims it as 5 users, and fails unless exactly 3 get it. The client is generated:
  *
  * <pre>
- * mvn compile
- * set -a; . ../../target/run/env; set +a; mvn exec:java
+ * set -a; . ../../target/run/env; set +a
+ * mvn compile exec:java
  * </pre>
  */
 public final class Claim {

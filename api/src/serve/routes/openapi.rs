@@ -1,0 +1,74 @@
+//! The document of the API: what the handlers and types do not say.
+
+use firstcome_shared::http::health::Readiness;
+use firstcome_shared::http::{Problem, openapi};
+use utoipa::Modify;
+use utoipa::openapi::OpenApi;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+
+/// The document without the operations, which the router adds.
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Firstcome API",
+        description = "Gives out a limited number of coupons, first come, first served. Errors \
+            are `application/problem+json` (RFC 9457) with a stable `code` and a human-readable \
+            message. A request that is rejected (4xx) changes nothing. After a 503, a change may \
+            already have been applied, so repeat the request. When creating a coupon, repeat it \
+            with the same `Idempotency-Key`."
+    ),
+    tags(
+        (name = "claims", description = "For users"),
+        (name = "codes", description = "For shops, with the REDEEM_TOKEN"),
+        (name = "coupons", description = "For everybody"),
+        (name = "operators", description = "With the OPS_TOKEN"),
+        (name = "service", description = "For the people who run the process")
+    ),
+    components(schemas(Problem)),
+    paths(openapi::healthz, readyz, openapi::metrics, openapi::openapi_json),
+    modifiers(&Tokens)
+)]
+pub(super) struct Description;
+
+struct Tokens;
+
+impl Modify for Tokens {
+    fn modify(&self, document: &mut OpenApi) {
+        let header = "The user, with USER_AUTH=trusted-header: the gateway sets this header, and \
+            nobody else can";
+        let header = ApiKeyValue::with_description("X-User-Id", header);
+        let token = "The user, with USER_AUTH=jwt: the issuer's token, whose claim `sub` names the \
+            user. The header X-User-Id is ignored then";
+        let token = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("JWT")
+            .description(Some(token));
+        let components = document.components.get_or_insert_default();
+        for (name, scheme) in [
+            ("ops", openapi::bearer("The OPS_TOKEN")),
+            ("redeem", openapi::bearer("The REDEEM_TOKEN")),
+            ("person", SecurityScheme::ApiKey(ApiKey::Header(header))),
+            ("user_token", SecurityScheme::Http(token.build())),
+        ] {
+            components.add_security_scheme(name, scheme);
+        }
+    }
+}
+
+/// Whether this process admits claims
+#[allow(dead_code)] // served by the code that all services share; this only describes it
+#[utoipa::path(
+    get, path = "/readyz", tag = "service",
+    responses(
+        (
+            status = 200, body = Readiness,
+            description = "Redis answers and admission is open; `notes` names other stores that \
+                are unavailable"
+        ),
+        (
+            status = 503, body = Readiness,
+            description = "Admission is closed; the body says why"
+        )
+    )
+)]
+const fn readyz() {}

@@ -1,0 +1,317 @@
+//! `/openapi.json`, which is generated from the handlers and the types (utoipa). This module adds
+//! the parts that all operations of a kind share.
+
+use std::collections::BTreeMap;
+
+use utoipa::PartialSchema as _;
+use utoipa::openapi::header::Header;
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{AllOf, Object, ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Content, OpenApi, Ref, RefOr, Required, Response};
+
+use crate::domain::UserId;
+
+// `health` and the routers serve these routes; the functions here only describe them.
+
+/// Whether the process runs
+#[utoipa::path(
+    get, path = "/healthz", tag = "service",
+    responses((status = 200, description = "It runs", body = super::health::Health))
+)]
+pub const fn healthz() {}
+
+#[utoipa::path(
+    get, path = "/metrics", tag = "service",
+    responses((
+        status = 200, description = "Metrics in Prometheus's text format",
+        content_type = "text/plain"
+    ))
+)]
+pub const fn metrics() {}
+
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "service",
+    responses((status = 200, description = "This document"))
+)]
+pub const fn openapi_json() {}
+
+/// Describes a token in `Authorization: Bearer`.
+pub fn bearer(description: &str) -> SecurityScheme {
+    SecurityScheme::Http(
+        HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some(description))
+            .build(),
+    )
+}
+
+/// Adds the headers and error responses that operations with the same tokens share, and the schema
+/// of errors.
+#[must_use]
+pub fn completed(mut document: OpenApi) -> OpenApi {
+    for (path, item) in &mut document.paths.paths {
+        if !path.starts_with("/v1/") {
+            continue;
+        }
+        let has_id = path.contains("{id}");
+        if let Some(operation) = &mut item.get {
+            complete(operation, has_id, false);
+        }
+        let changes = [
+            &mut item.post,
+            &mut item.put,
+            &mut item.patch,
+            &mut item.delete,
+        ];
+        for operation in changes.into_iter().flatten() {
+            complete(operation, has_id, true);
+        }
+    }
+    if let Some(components) = &mut document.components {
+        merge_flattened(&mut components.schemas);
+    }
+    document
+}
+
+fn complete(operation: &mut Operation, has_id: bool, changes: bool) {
+    let is_for = |scheme: &str| {
+        let required = SecurityRequirement::new(scheme, Vec::<String>::new());
+        operation
+            .security
+            .iter()
+            .flatten()
+            .any(|it| *it == required)
+    };
+    let is_for_users = is_for("person");
+    let is_for_operators = is_for("ops");
+    let is_for_shops = is_for("redeem");
+    let has_body = operation.request_body.is_some();
+    let all = [
+        (true, "503", "`unavailable`"),
+        (has_id, "404", "`not_found`"),
+        (has_body, "413", "`too_large`"),
+        (
+            has_body,
+            "415",
+            "`unsupported_encoding`: send the body without compression",
+        ),
+        (is_for_users, "400", "`bad_user_id`, or `invalid`"),
+        (
+            is_for_operators || is_for_shops,
+            "400",
+            "`invalid`: the message says what is wrong",
+        ),
+        (
+            is_for_users || is_for_operators || is_for_shops,
+            "401",
+            "`unauthorized`",
+        ),
+        (
+            is_for_operators && changes,
+            "403",
+            "`read_only`: with the OPS_VIEW_TOKEN",
+        ),
+    ];
+    let responses = &mut operation.responses.responses;
+    for (_, status, meaning) in all.iter().filter(|(applies, ..)| *applies) {
+        responses
+            .entry((*status).to_owned())
+            .or_insert_with(|| Response::new(*meaning).into());
+    }
+    for (status, response) in responses {
+        if let RefOr::T(response) = response
+            && status.starts_with(['4', '5'])
+        {
+            as_problem(response, status);
+        }
+    }
+    let added = if is_for_users {
+        Some(user_header())
+    } else if is_for_shops {
+        Some(name_header("Your name, recorded with the use", "shop-eu"))
+    } else if is_for_operators && changes {
+        Some(name_header("Your name, recorded in `ops_actions`", "Kim"))
+    } else {
+        None
+    };
+    let parameters = operation.parameters.get_or_insert_default();
+    parameters.extend(added.map(RefOr::T));
+}
+
+/// Gives an error response the schema of errors, and a 503 its `Retry-After`.
+fn as_problem(response: &mut Response, status: &str) {
+    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+    let media_type = "application/problem+json".to_owned();
+    response.content.insert(media_type, problem.into());
+    if status == "503" {
+        let mut seconds = Header::new(Object::with_type(Type::Integer));
+        seconds.description = Some("After how many seconds to try again".to_owned());
+        let name = "Retry-After".to_owned();
+        response.headers.insert(name, seconds.into());
+    }
+}
+
+fn user_header() -> Parameter {
+    let meaning = "The user, with USER_AUTH=trusted-header";
+    header("X-User-Id", meaning, "u-37", UserId::schema())
+}
+
+fn name_header(meaning: &str, example: &str) -> Parameter {
+    let printable = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some("^(?=.*[!-~])[ -~]{1,100}$"));
+    header("X-Operator", meaning, example, printable.into())
+}
+
+fn header(name: &str, meaning: &str, example: &str, schema: RefOr<Schema>) -> Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(meaning))
+        .example(Some(example.into()))
+        .schema(Some(schema))
+        .build()
+}
+
+type Schemas = BTreeMap<String, RefOr<Schema>>;
+
+/// Replaces the `allOf` of each struct with flattened fields by one object. As a part of `allOf`, a
+/// body that accepts no unknown fields would refuse the other fields of the struct.
+fn merge_flattened(schemas: &mut Schemas) {
+    let parts = schemas.clone();
+    for schema in schemas.values_mut() {
+        if let RefOr::T(Schema::AllOf(flattened)) = schema {
+            let mut merged = Object::new();
+            merged.description.clone_from(&flattened.description);
+            add_parts(&mut merged, flattened, &parts);
+            *schema = Schema::Object(merged).into();
+        }
+    }
+}
+
+fn add_parts(merged: &mut Object, flattened: &AllOf, schemas: &Schemas) {
+    for part in &flattened.items {
+        let part = match part {
+            RefOr::Ref(reference) => reference
+                .ref_location
+                .rsplit('/')
+                .next()
+                .and_then(|name| schemas.get(name)),
+            RefOr::T(_) => Some(part),
+        };
+        match part {
+            Some(RefOr::T(Schema::Object(part))) => add_fields(merged, part),
+            Some(RefOr::T(Schema::AllOf(part))) => add_parts(merged, part, schemas),
+            _ => {}
+        }
+    }
+}
+
+/// Adds the fields of a flattened struct. A field with a default may be missing in a body, but a
+/// response has it.
+fn add_fields(merged: &mut Object, part: &Object) {
+    merged.required.extend(part.required.iter().cloned());
+    for (name, schema) in &part.properties {
+        merged.properties.insert(name.clone(), schema.clone());
+        if !may_be_null(schema) && !merged.required.contains(name) {
+            merged.required.push(name.clone());
+        }
+    }
+}
+
+fn may_be_null(schema: &RefOr<Schema>) -> bool {
+    match schema {
+        RefOr::T(Schema::Object(object)) => match &object.schema_type {
+            SchemaType::Type(only) => *only == Type::Null,
+            SchemaType::Array(types) => types.contains(&Type::Null),
+            SchemaType::AnyValue => true,
+        },
+        RefOr::T(Schema::Array(array)) => match &array.schema_type {
+            SchemaType::Array(types) => types.contains(&Type::Null),
+            SchemaType::Type(_) | SchemaType::AnyValue => false,
+        },
+        RefOr::T(Schema::OneOf(choice)) => choice.items.iter().any(may_be_null),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+    use serde_json::{Value, json};
+    use utoipa::{OpenApi as _, ToSchema};
+
+    use super::*;
+    use crate::http::Problem;
+
+    #[derive(Serialize, Deserialize, ToSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Settings {
+        name: String,
+        #[serde(default)]
+        paused: bool,
+        allow: Option<String>,
+    }
+
+    #[derive(Serialize, ToSchema)]
+    struct View {
+        id: u32,
+        #[serde(flatten)]
+        settings: Settings,
+    }
+
+    #[utoipa::path(
+        patch, path = "/v1/things/{id}", request_body = Settings, security(("ops" = [])),
+        responses((status = 200, body = View), (status = 409, description = "`paused`"))
+    )]
+    #[allow(dead_code)] // described, never served
+    fn change() {}
+
+    #[utoipa::path(get, path = "/v1/things", responses((status = 200, body = Vec<View>)))]
+    #[allow(dead_code)] // described, never served
+    fn list() {}
+
+    #[derive(utoipa::OpenApi)]
+    #[openapi(paths(change, list), components(schemas(Problem)))]
+    struct Things;
+
+    fn document() -> Value {
+        serde_json::to_value(completed(Things::openapi())).unwrap()
+    }
+
+    #[test]
+    fn flattened_body_in_a_response_is_part_of_one_open_object() {
+        let schemas = &document()["components"]["schemas"];
+        assert_eq!(schemas["Settings"]["additionalProperties"], false);
+        assert_eq!(schemas["Settings"]["required"], json!(["name"]));
+        let view = &schemas["View"];
+        assert!(view["additionalProperties"].is_null() && view["allOf"].is_null());
+        let fields: Vec<&String> = view["properties"].as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["allow", "id", "name", "paused"]);
+        let mut required: Vec<String> = serde_json::from_value(view["required"].clone()).unwrap();
+        required.sort();
+        assert_eq!(required, ["id", "name", "paused"]);
+    }
+
+    #[test]
+    fn operation_has_the_errors_and_headers_of_its_token() {
+        let document = document();
+        let change = &document["paths"]["/v1/things/{id}"]["patch"];
+        let statuses: Vec<&String> = change["responses"].as_object().unwrap().keys().collect();
+        let expected = [
+            "200", "400", "401", "403", "404", "409", "413", "415", "503",
+        ];
+        assert_eq!(statuses, expected);
+        let own = &change["responses"]["409"];
+        assert_eq!(own["description"], "`paused`");
+        let schema = &own["content"]["application/problem+json"]["schema"]["$ref"];
+        assert_eq!(schema, "#/components/schemas/Problem");
+        assert!(change["responses"]["503"]["headers"]["Retry-After"].is_object());
+        assert_eq!(change["parameters"][0]["name"], "X-Operator");
+        let list = &document["paths"]["/v1/things"]["get"]["responses"];
+        let statuses: Vec<&String> = list.as_object().unwrap().keys().collect();
+        assert_eq!(statuses, ["200", "503"], "it needs no token");
+    }
+}
