@@ -18,6 +18,7 @@ use firstcome_shared::mysql::alerts::AlertPage;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use serde::Deserialize;
 use serde_json::json;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::context::PassRequest;
 use crate::http::alerts::{self, AlertsQuery};
@@ -52,7 +53,8 @@ pub(super) fn routes(
     token: OpsToken,
     public_url: Option<String>,
 ) -> anyhow::Result<Router> {
-    let ops = passes_and_alerts(Router::new())
+    let (shared, _) = passes_and_alerts(OpenApiRouter::new()).split_for_parts();
+    let ops = shared
         .route("/v1/reconcile", post(start))
         .route("/v1/alerts", get(list_alerts))
         .route_layer(from_fn_with_state(token.clone(), require))

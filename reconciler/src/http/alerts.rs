@@ -10,22 +10,32 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::alerts::{self, AlertPage, AlertState, ListedAlert};
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 
 use super::requests::{Answer, no_such, number, within};
 use crate::notify::wording::line;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct AlertsQuery {
     /// Only alerts with this status.
+    #[param(inline, example = "firing")]
     status: Option<AlertState>,
     /// Only alerts with a lower ID.
     before: Option<i64>,
     /// Page size.
+    #[param(default = 100, minimum = 1, maximum = 500)]
     limit: Option<u32>,
 }
 
 /// List alerts, newest first
+#[utoipa::path(
+    get, path = "/v1/alerts", tag = "alerts",
+    operation_id = "list_alerts", security(("ops" = [])),
+    params(AlertsQuery),
+    responses((status = 200, description = "Alerts, newest first", body = AlertPage))
+)]
 pub(crate) async fn list(
     State(db): State<Db>,
     StrictQuery(query): StrictQuery<AlertsQuery>,
@@ -36,16 +46,27 @@ pub(crate) async fn list(
 }
 
 /// The operator who acknowledges it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Acknowledge {
     /// Your name, 1 to 100 characters.
+    #[schema(example = "Kim")]
     by: String,
 }
 
 /// Acknowledge an alert
 ///
 /// The alert is not mailed again until it changes or is over.
+#[utoipa::path(
+    post, path = "/v1/alerts/{id}/acknowledge", tag = "alerts",
+    security(("ops" = [])),
+    request_body = Acknowledge,
+    params(("id" = i64, Path, description = "The alert")),
+    responses(
+        (status = 200, description = "The alert", body = ListedAlert),
+        (status = 409, description = "`not_firing`")
+    )
+)]
 pub(super) async fn acknowledge(
     State(db): State<Db>,
     StrictPath(text): StrictPath<String>,

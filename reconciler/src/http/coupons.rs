@@ -17,6 +17,7 @@ use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::sql;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::RouteState;
 use super::requests::{Answer, read_coupon, within};
@@ -49,14 +50,22 @@ fn settings(app: &RouteState, coupon: &Coupon, drops: &[Drop]) -> CouponSettings
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct CouponDropsQuery {
     /// The page of drops, from 1; 50 drops a page.
+    #[param(default = 1, minimum = 1, maximum = 100_000)]
     page: Option<u32>,
 }
 
 /// List the drops of a coupon, newest first, with their rows
+#[utoipa::path(
+    get, path = "/v1/coupons/{id}/drops", tag = "coupons",
+    operation_id = "list_drops", security(("ops" = [])),
+    params(("id" = i64, Path, description = "The coupon"), CouponDropsQuery),
+    responses((status = 200, description = "The coupon and its drops", body = CouponDrops))
+)]
 pub(super) async fn drops(
     State(app): State<RouteState>,
     StrictPath(id): StrictPath<String>,
@@ -106,6 +115,18 @@ async fn count_rows(db: &Db, drops: &[&Drop]) -> Result<HashMap<DropId, u64>, Db
 }
 
 /// Read one drop: its state, what needs an operator, and how fast its slots were given away
+#[utoipa::path(
+    get, path = "/v1/coupons/{id}/drops/{drop_id}", tag = "coupons",
+    operation_id = "read_drop", security(("ops" = [])),
+    params(
+        ("id" = i64, Path, description = "The coupon"),
+        ("drop_id" = i64, Path, description = "The drop")
+    ),
+    responses(
+        (status = 200, description = "The drop", body = DropDetails),
+        (status = 404, description = "`not_found`: no such coupon or drop")
+    )
+)]
 pub(super) async fn drop(
     State(app): State<RouteState>,
     StrictPath((id, drop_id)): StrictPath<(String, String)>,

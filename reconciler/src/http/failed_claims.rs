@@ -12,6 +12,7 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbError};
 use serde::Deserialize;
 use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 
 use super::requests::{Answer, no_such, number, reveal, user_id, within};
 use crate::notify::wording::line;
@@ -22,24 +23,34 @@ const PAGES: u32 = 200;
 /// Maximum length of a reason for discarding, in characters.
 const WHY: usize = 200;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct FailedClaimsQuery {
     /// If true, resolved ones, newest first; otherwise unresolved ones, by drop and slot.
     resolved: Option<bool>,
     /// Only those that name this drop.
     drop_id: Option<i64>,
     /// Only those with this reason.
+    #[param(example = "undecodable")]
     reason: Option<String>,
     /// The page.
+    #[param(default = 1, minimum = 1, maximum = 200)]
     page: Option<u32>,
     /// Page size.
+    #[param(default = 50, minimum = 1, maximum = 200)]
     limit: Option<u32>,
 }
 
 /// List failed claims
 ///
 /// Each run retries unresolved ones; those that remain need an operator.
+#[utoipa::path(
+    get, path = "/v1/failed-claims", tag = "failed claims",
+    operation_id = "list_failed_claims", security(("ops" = [])),
+    params(FailedClaimsQuery),
+    responses((status = 200, description = "Failed claims", body = FailedClaimPage))
+)]
 pub(super) async fn list(
     State(db): State<Db>,
     StrictQuery(query): StrictQuery<FailedClaimsQuery>,
@@ -61,14 +72,21 @@ pub(super) async fn list(
     }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct FailedClaimQuery {
     /// Record in `ops_actions` that you (`X-Operator`) saw the user's id and the message.
     reveal: Option<bool>,
 }
 
 /// Read one failed claim with its message
+#[utoipa::path(
+    get, path = "/v1/failed-claims/{id}", tag = "failed claims",
+    operation_id = "read_failed_claim", security(("ops" = [])),
+    params(("id" = i64, Path, description = "The failed claim"), FailedClaimQuery),
+    responses((status = 200, description = "The failed claim", body = FailedClaimDetails))
+)]
 pub(super) async fn read(
     State(db): State<Db>,
     StrictPath(id): StrictPath<String>,
@@ -118,18 +136,32 @@ async fn details(
 }
 
 /// The intended claim.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CorrectedClaim {
+    #[schema(example = 1)]
     coupon_id: i64,
+    #[schema(example = 1)]
     drop_id: i64,
+    #[schema(value_type = u32, example = 37)]
     slot: Slot,
+    #[schema(example = "u-37")]
     user_id: String,
 }
 
 /// Correct the claim that a failed claim stands for
 ///
 /// The next run over the drop issues it. If its slot is taken, its user is owed the next free one.
+#[utoipa::path(
+    post, path = "/v1/failed-claims/{id}/correct", tag = "failed claims",
+    operation_id = "correct_failed_claim", security(("ops" = [])),
+    request_body = CorrectedClaim,
+    params(("id" = i64, Path, description = "The failed claim")),
+    responses(
+        (status = 200, description = "The corrected claim", body = FailedClaimDetails),
+        (status = 409, description = "`already_resolved`")
+    )
+)]
 pub(super) async fn correct(
     State(db): State<Db>,
     StrictPath(id): StrictPath<String>,
@@ -168,10 +200,11 @@ fn must_be_open(was_changed: bool, id: i64) -> Result<(), Problem> {
 }
 
 /// Why a failed claim is discarded.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Discard {
     /// 1 to 200 characters.
+    #[schema(example = "sent by a script")]
     why: String,
 }
 
@@ -179,6 +212,16 @@ pub(super) struct Discard {
 ///
 /// No run tries it again. Users who are in Redis or have a row lose nothing. If it is the only
 /// record of a promise, the promise is lost.
+#[utoipa::path(
+    post, path = "/v1/failed-claims/{id}/discard", tag = "failed claims",
+    operation_id = "discard_failed_claim", security(("ops" = [])),
+    request_body = Discard,
+    params(("id" = i64, Path, description = "The failed claim")),
+    responses(
+        (status = 200, description = "It was discarded", body = Discarded),
+        (status = 409, description = "`already_resolved`")
+    )
+)]
 pub(super) async fn discard(
     State(db): State<Db>,
     StrictPath(id): StrictPath<String>,

@@ -4,6 +4,7 @@ pub(crate) mod alerts;
 mod coupons;
 mod deadline;
 mod failed_claims;
+mod openapi;
 mod overview;
 mod people;
 pub(crate) mod reconcile;
@@ -17,9 +18,10 @@ use axum::Router;
 use axum::extract::FromRef;
 use axum::http::header;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::get;
 use firstcome_console::{Console, Screens};
 use firstcome_shared::http::health::{self, check};
+use firstcome_shared::http::openapi::completed;
 use firstcome_shared::http::ops::{OpsToken, require};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use firstcome_shared::mysql::Db;
@@ -27,6 +29,9 @@ use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::refusing::text_of;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Mutex;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use self::overview::Reader;
 use crate::context::Stores;
@@ -34,48 +39,35 @@ use crate::notify::Notifier;
 use crate::passes::Passes;
 use crate::report::{FailureCause, StoreRefusal};
 
-/// The description of all routes, which is maintained by hand. `cargo xtask attack` holds the
-/// service against it.
-const OPENAPI: &str = include_str!("../../../docs/openapi-reconciler.json");
-
-/// Returns the documented routes.
-fn contract() -> Router<RouteState> {
-    passes_and_alerts(Router::new())
-        .route("/v1/reconcile", post(reconcile::reconcile))
-        .route("/v1/alerts", get(alerts::list))
-        .route("/v1/overview", get(overview::read))
-        .route("/v1/coupons/{id}/drops", get(coupons::drops))
-        .route("/v1/coupons/{id}/drops/{drop_id}", get(coupons::drop))
-        .route("/v1/failed-claims", get(failed_claims::list))
-        .route("/v1/failed-claims/{id}", get(failed_claims::read))
-        .route(
-            "/v1/failed-claims/{id}/correct",
-            post(failed_claims::correct),
-        )
-        .route(
-            "/v1/failed-claims/{id}/discard",
-            post(failed_claims::discard),
-        )
-        .route("/v1/people", get(people::search))
-        .route("/v1/coupons/{id}/people/{user_id}", get(people::explain))
-        .route(
-            "/v1/coupons/{id}/people/{user_id}/give-up",
-            post(people::give_up),
-        )
+/// Returns the routes with the document that describes them.
+fn contract() -> OpenApiRouter<RouteState> {
+    passes_and_alerts(OpenApiRouter::with_openapi(openapi::Description::openapi()))
+        .routes(routes!(reconcile::reconcile))
+        .routes(routes!(alerts::list))
+        .routes(routes!(overview::read))
+        .routes(routes!(coupons::drops))
+        .routes(routes!(coupons::drop))
+        .routes(routes!(failed_claims::list))
+        .routes(routes!(failed_claims::read))
+        .routes(routes!(failed_claims::correct))
+        .routes(routes!(failed_claims::discard))
+        .routes(routes!(people::search))
+        .routes(routes!(people::explain))
+        .routes(routes!(people::give_up))
 }
 
 /// Adds the routes that are the same for an attached system: they need nothing but MySQL and the
 /// passes of the process.
-pub(crate) fn passes_and_alerts<S>(router: Router<S>) -> Router<S>
+pub(crate) fn passes_and_alerts<S>(router: OpenApiRouter<S>) -> OpenApiRouter<S>
 where
     S: Clone + Send + Sync + 'static,
     Db: FromRef<S>,
     Passes: FromRef<S>,
 {
     router
-        .route("/v1/runs", get(runs::list))
-        .route("/v1/runs/{id}", get(runs::read))
-        .route("/v1/alerts/{id}/acknowledge", post(alerts::acknowledge))
+        .routes(routes!(runs::list))
+        .routes(routes!(runs::read))
+        .routes(routes!(alerts::acknowledge))
 }
 
 /// What the routes share. Cheap to clone.
@@ -128,8 +120,10 @@ pub(crate) fn router(front: Front) -> anyhow::Result<Router> {
         passes: front.passes,
         notifier: front.notifier,
     };
-    let openapi = get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI));
-    let ops = contract()
+    let (operations, document) = contract().split_for_parts();
+    let document = completed(document).to_json()?;
+    let openapi = get(async || ([(header::CONTENT_TYPE, "application/json")], document));
+    let ops = operations
         .route_layer(from_fn_with_state(front.token.clone(), require))
         .with_state(app);
     let pages = firstcome_console::routes(Console {

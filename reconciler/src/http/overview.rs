@@ -21,6 +21,7 @@ use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::schedule::Schedule;
 use serde::Deserialize;
 use tokio::time::timeout;
+use utoipa::IntoParams;
 
 use super::requests::{Answer, within};
 use super::{RouteState, runs};
@@ -54,10 +55,12 @@ const KEPT: Duration = Duration::from_secs(60);
 /// Maximum wait for one store. After that the page shows old counts.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct OverviewQuery {
     /// The page of drops, from 1; 50 drops a page.
+    #[param(default = 1, minimum = 1, maximum = 100_000)]
     page: Option<u32>,
 }
 
@@ -66,6 +69,15 @@ pub(super) struct OverviewQuery {
 /// Firing alerts, admission, and the drops that are live or need manual attention, the most urgent
 /// first. Counts are at most a second old (rows of large drops up to 20 seconds), settings and
 /// alerts 5 seconds.
+#[utoipa::path(
+    get, path = "/v1/overview", tag = "overview",
+    operation_id = "read_overview", security(("ops" = [])),
+    params(OverviewQuery),
+    responses((
+        status = 200, body = Overview,
+        description = "The state, also while a store does not answer"
+    ))
+)]
 pub(super) async fn read(
     State(app): State<RouteState>,
     StrictQuery(query): StrictQuery<OverviewQuery>,

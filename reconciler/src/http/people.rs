@@ -12,19 +12,31 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::sql;
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 
 use super::RouteState;
 use super::requests::{Answer, no_such, number, read_coupon, user_id};
 use crate::explain;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct InDrop {
     /// The state in this drop; default: the last one in which the user is known.
     drop_id: Option<i64>,
 }
 
 /// Explain a user's history with a coupon, and the current state
+#[utoipa::path(
+    get, path = "/v1/coupons/{id}/people/{user_id}", tag = "people",
+    security(("ops" = [])),
+    params(
+        ("id" = i64, Path, description = "The coupon"),
+        ("user_id" = String, Path, description = "The user, percent-encoded", example = "u-37"),
+        InDrop
+    ),
+    responses((status = 200, description = "The story", body = Story))
+)]
 pub(super) async fn explain(
     State(app): State<RouteState>,
     StrictPath((id, user)): StrictPath<(String, String)>,
@@ -37,17 +49,32 @@ pub(super) async fn explain(
     Ok(Json(story.ok_or_else(|| no_such("coupon", &id))?))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct PeopleQuery {
     /// A coupon's ID, or a part of its name.
+    #[param(example = "Winter coupon")]
     coupon: Option<String>,
     /// Without a coupon, every coupon is searched for a row, a revocation or a broken promise of
     /// the user.
+    #[param(example = "u-37")]
     user_id: Option<String>,
 }
 
 /// Find a coupon by number or name, or the coupons of a user
+#[utoipa::path(
+    get, path = "/v1/people", tag = "people",
+    operation_id = "find_people", security(("ops" = [])),
+    params(PeopleQuery),
+    responses(
+        (status = 200, description = "The coupons found", body = FoundCoupons),
+        (
+            status = 404,
+            description = "`not_found`: no such coupon, or no coupon knows the user"
+        )
+    )
+)]
 pub(super) async fn search(
     State(db): State<Db>,
     StrictQuery(query): StrictQuery<PeopleQuery>,
@@ -97,9 +124,10 @@ async fn in_question(
 }
 
 /// The drop of the promise.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PromiseGivenUp {
+    #[schema(example = 1)]
     drop_id: i64,
 }
 
@@ -107,6 +135,19 @@ pub(super) struct PromiseGivenUp {
 ///
 /// For promises that cannot be kept. Giving up the last open promise of a drop ends the drop's
 /// alert.
+#[utoipa::path(
+    post, path = "/v1/coupons/{id}/people/{user_id}/give-up", tag = "people",
+    operation_id = "give_up_promise", security(("ops" = [])),
+    request_body = PromiseGivenUp,
+    params(
+        ("id" = i64, Path, description = "The coupon"),
+        ("user_id" = String, Path, description = "The user, percent-encoded", example = "u-37")
+    ),
+    responses(
+        (status = 200, description = "It was given up", body = GivenUp),
+        (status = 409, description = "`nothing_broken`: no broken promise in that drop")
+    )
+)]
 pub(super) async fn give_up(
     State(db): State<Db>,
     StrictPath((id, user)): StrictPath<(String, String)>,

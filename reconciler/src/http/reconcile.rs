@@ -14,16 +14,19 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use utoipa::ToSchema;
 
 use crate::context::{PassError, PassRequest};
 use crate::passes::{NotStarted, Passes};
 use crate::report::{Run, Trigger};
 
 /// The scope and kind of the pass.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = PassBody)]
 pub(super) struct Body {
     /// Only this coupon.
+    #[schema(example = 1)]
     coupon_id: Option<i64>,
     /// Only this drop.
     drop_id: Option<i64>,
@@ -38,12 +41,28 @@ pub(super) struct Body {
 }
 
 /// A pass that was started.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Started {
+    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     run_id: String,
 }
 
 /// Run a pass
+#[utoipa::path(
+    post, path = "/v1/reconcile", tag = "runs",
+    security(("ops" = [])),
+    request_body = Option<Body>,
+    responses(
+        (status = 200, description = "The run, ended", body = Run),
+        (status = 202, description = "Started; `Location` has its path", body = Started),
+        (status = 404, description = "`not_found`: no such coupon or drop"),
+        (status = 409, description = "`pass_running`, with its `run_id`, which can be read"),
+        (
+            status = 503,
+            description = "`unavailable`: the pass could not begin, or the process is stopping"
+        )
+    )
+)]
 pub(super) async fn reconcile(
     State(db): State<Db>,
     State(passes): State<Passes>,

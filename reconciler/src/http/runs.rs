@@ -11,28 +11,38 @@ use firstcome_shared::mysql::runs::RunRow;
 use firstcome_shared::mysql::{Db, DbError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::requests::{Answer, no_such, reveal, within};
 use crate::passes::Passes;
 use crate::report::{Examined, Finding, Run, Unlisted};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct RunsQuery {
     /// Page size.
+    #[param(default = 20, minimum = 1, maximum = 200)]
     limit: Option<u32>,
     /// Only runs older than this one.
+    #[param(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     before: Option<String>,
 }
 
 /// Runs, newest first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Runs {
     runs: Vec<RunRow>,
 }
 
 /// List runs, newest first, without their findings
+#[utoipa::path(
+    get, path = "/v1/runs", tag = "runs",
+    operation_id = "list_runs", security(("ops" = [])),
+    params(RunsQuery),
+    responses((status = 200, description = "Runs, newest first", body = Runs))
+)]
 pub(super) async fn list(
     State(db): State<Db>,
     StrictQuery(query): StrictQuery<RunsQuery>,
@@ -45,10 +55,12 @@ pub(super) async fn list(
     Ok(Json(Runs { runs }))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct RunQuery {
     /// Page size.
+    #[param(default = 1000, minimum = 1, maximum = 10000)]
     limit: Option<u32>,
     /// Only findings after this one: `next_after` of the previous page.
     after: Option<i64>,
@@ -57,7 +69,7 @@ pub(super) struct RunQuery {
 }
 
 /// A run with a page of its findings.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct RunPage {
     #[serde(flatten)]
     run: Run,
@@ -67,6 +79,18 @@ pub(super) struct RunPage {
 }
 
 /// Read one run with its findings, a page at a time
+#[utoipa::path(
+    get, path = "/v1/runs/{id}", tag = "runs",
+    operation_id = "read_run", security(("ops" = [])),
+    params(
+        (
+            "id" = String, Path, description = "The run",
+            example = "0193a1f2-7c00-7d31-8000-0000000000a1"
+        ),
+        RunQuery
+    ),
+    responses((status = 200, description = "The run", body = RunPage))
+)]
 pub(super) async fn read(
     State(db): State<Db>,
     State(passes): State<Passes>,
