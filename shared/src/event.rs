@@ -1,5 +1,6 @@
 //! Messages of admissions on the topic: UTF-8 JSON with the claims that one call admitted to a
-//! drop. The key is `coupon:lowest slot`. `docs/asyncapi.json` describes them.
+//! drop. The key is `coupon:lowest slot`. Their format is in
+//! docs/decisions/0032-batches-and-signatures.md.
 
 use std::borrow::Cow;
 
@@ -180,13 +181,15 @@ mod tests {
 
     #[test]
     fn documented_example_decodes_to_the_claims_that_encode_it() {
-        let document: Value =
-            serde_json::from_str(include_str!("../../docs/asyncapi.json")).unwrap();
-        let example = &document["components"]["messages"]["claims"]["examples"][0]["payload"];
-        let claims = ClaimEvent::decode(example.to_string().as_bytes()).unwrap();
+        let document = include_str!("../../docs/decisions/0032-batches-and-signatures.md");
+        let (_, example) = document.split_once("```json\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let claims = ClaimEvent::decode(example.as_bytes()).unwrap();
         assert_eq!(claims[0], good());
         let encoded = ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>());
-        assert_eq!(&serde_json::from_str::<Value>(&encoded).unwrap(), example);
+        let [encoded, example] =
+            [&encoded, example].map(|json| serde_json::from_str::<Value>(json).unwrap());
+        assert_eq!(encoded, example);
     }
 
     #[test]
