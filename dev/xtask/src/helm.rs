@@ -1,5 +1,5 @@
-//! The Helm chart. `render` writes deploy/kubernetes/firstcome.yaml from it. `check` checks the chart
-//! with helm, everything with the Kubernetes API schemas, and docker-compose.yml with docker.
+//! The Helm chart. `render` writes from it what the system tests run. `check` checks the chart with
+//! helm, everything with the Kubernetes API schemas, and docker-compose.yml with docker.
 //! `fetch` gets the first two tools into the cache folder: building helm with Go takes three minutes
 //! of CPU, so without it `check` checks the rendered manifests only.
 
@@ -16,15 +16,15 @@ use crate::shell::{cache, command, output, read, run as run_command, unchecked};
 const HELM: &str = "v3.16.4";
 const KUBERNETES: &str = "1.37";
 const CHART: &str = "deploy/helm/firstcome";
-const MANIFESTS: &str = "deploy/kubernetes/firstcome.yaml";
+const MANIFESTS: &str = "dev/harness/tests/it/operations/chart/firstcome.yaml";
 
 #[derive(Clone, Copy, Subcommand)]
 pub(crate) enum Part {
     /// Only fetch helm and the API schemas
     Fetch,
-    /// Write deploy/kubernetes/firstcome.yaml from the chart
+    /// Write what the chart renders to the file that the system tests read
     Render,
-    /// Check the chart, deploy/kubernetes/firstcome.yaml and docker-compose.yml
+    /// Check the chart, what it renders, and docker-compose.yml
     Check,
 }
 

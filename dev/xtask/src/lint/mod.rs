@@ -62,7 +62,7 @@ fn quick() -> Result<()> {
 }
 
 fn compiled() -> Result<()> {
-    step("the chart, deploy/kubernetes, docker-compose.yml", || {
+    step("the chart, docker-compose.yml", || {
         helm::run(helm::Part::Check)
     })?;
     step("clippy", || {
@@ -129,11 +129,7 @@ fn versions() -> Result<()> {
             format!("\nappVersion: {version}\n"),
         ),
         (
-            "deploy/kubernetes/kustomization.yaml",
-            format!("newTag: {version}}}"),
-        ),
-        (
-            "deploy/kubernetes/README.md",
+            "deploy/helm/firstcome/README.md",
             format!("/firstcome:{version} "),
         ),
         ("CHANGELOG.md", format!("\n## {version}")),

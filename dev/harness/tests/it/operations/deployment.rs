@@ -1,5 +1,5 @@
-//! deploy/kubernetes as published: the real programs work together with exactly the arguments and
-//! the environment of their pods, and stop within the time that the kubelet gives them.
+//! The Helm chart: the real programs work together with exactly the arguments and the environment of
+//! the pods that it renders, and stop within the time that the kubelet gives them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,9 +12,9 @@ use firstcome_harness::{
 use serde::Deserialize as _;
 use serde_json::Value;
 
-/// Reads all objects of deploy/kubernetes.
+/// Reads all objects that the chart renders (`cargo xtask helm render`), and their Secret.
 fn manifests() -> Vec<Value> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/kubernetes");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/operations/chart");
     let mut objects = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
