@@ -2,500 +2,104 @@
 //! what happens by itself or what to do, then the reasons. Its length is limited regardless of the
 //! number of findings.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-
-use askama::Template;
-use chrono::{DateTime, NaiveDateTime, Utc};
-use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::alerts::RepairsRow;
-use firstcome_shared::subject::Subject;
-
-use super::document::{Document, Rendered, time};
-use super::findings::{Placed, reasons};
+use super::by_kind;
+use super::document::{Block, Document, Rendered, time};
+use super::input::{AlertMail, drops};
+use super::lead::lead;
 use super::links::Links;
-use super::{bounded, by_kind, duration};
-use crate::alerts::{Alert, BrokenPromise, Notice, NoticeReason, Problem, mailed_repairs};
-use crate::report::{
-    AlertKind, DropReport, FindingCase, Kind, KindFacts, RefusalFacts, Remedy, Run, Status,
-    StoreRefusal,
-};
-use crate::wording::{self, LONGEST, count, grouped, line};
+use super::section::{last_runs, open_problems};
+use super::summary::{LINES, PassSummary};
+use crate::report::Run;
+use crate::wording::{count, grouped, line};
 
-/// Maximum number of problems that are described in full.
-const PROBLEMS: usize = 4;
-
-/// Maximum number of lines in a list.
-const LINES: usize = 10;
-
-/// Maximum length of a coupon's name in a subject, in characters.
-const NAME: usize = 60;
-
-/// The input of a mail: what is new, over, or repaired.
-#[derive(Debug, Clone)]
-pub struct AlertMail<'a> {
-    /// The pass, unless the mail is about an outage that something else has noticed.
-    pub run: Option<&'a Run>,
-    pub problems: &'a [Notice],
-    /// Alerts of earlier mails that are over.
-    pub resolved: &'a [Alert],
-    /// Repairs of this pass and of earlier ones that are not mailed yet, oldest first.
-    pub repairs: &'a [RepairsRow],
-    /// Broken promises of the drops that the pass examined.
-    pub broken: &'a [BrokenPromise],
-    /// Alert IDs by name.
-    pub ids: HashMap<String, i64>,
-    /// When Redis was restarted or replaced, if that made some of the repairs necessary although it
-    /// lost no whole drop: it came back with an older copy of its data.
-    pub older_since: Option<NaiveDateTime>,
-    /// How many of a drop's broken promises were kept after all, and how many users were told.
-    pub fates: HashMap<DropId, [i64; 2]>,
-    pub links: &'a Links,
-    /// The time of mailing.
-    pub now: DateTime<Utc>,
-}
-
-impl<'a> AlertMail<'a> {
-    /// A mail that says nothing yet.
-    pub fn empty(links: &'a Links, now: DateTime<Utc>) -> Self {
-        Self {
-            run: None,
-            problems: &[],
-            resolved: &[],
-            repairs: &[],
-            broken: &[],
-            ids: HashMap::new(),
-            older_since: None,
-            fates: HashMap::new(),
-            links,
-            now,
-        }
-    }
-
-    /// Returns the names of the coupons with such repairs, each once.
-    fn coupons_of<'n>(
-        &self,
-        drops: &'n [NamedDrop<'_>],
-        is_such: impl Fn(&RepairsRow) -> bool,
-    ) -> Vec<&'n str> {
-        let such = self.repairs.iter().filter(|row| is_such(row));
-        let drops_of = such.filter_map(|row| drops.iter().find(|it| it.id.0 == row.drop_id));
-        let names: BTreeSet<&str> = drops_of.map(|drop| drop.name.as_str()).collect();
-        names.into_iter().collect()
-    }
-
+impl AlertMail<'_> {
     /// Writes the mail.
     pub fn render(&self) -> anyhow::Result<Rendered> {
         let drops = drops(self);
-        PassSummary::new(self, &drops).document()?.render()
+        document(&PassSummary::new(self, &drops)).render()
     }
 }
 
-/// A drop that the mail names.
-pub(crate) struct NamedDrop<'a> {
-    pub(crate) id: DropId,
-    coupon: Option<CouponId>,
-    pub(crate) name: String,
-    pub(crate) report: Option<&'a DropReport>,
+fn document(summary: &PassSummary<'_>) -> Document {
+    let mail = summary.mail;
+    let mut lead = lead(summary).into_iter();
+    Document {
+        kind: match (mail.problems, mail.resolved) {
+            ([_, ..], _) => ["action", "action needed"],
+            ([], [_, ..]) => ["resolved"; 2],
+            ([], []) => ["repaired"; 2],
+        },
+        is_bad: !mail.problems.is_empty(),
+        subject: summary.subject(),
+        at: mail.now,
+        title: lead.next().unwrap_or_default(),
+        lead: lead.collect::<Vec<_>>().join(" "),
+        blocks: blocks(summary),
+        footer: mail.run.map_or_else(Vec::new, footer),
+    }
 }
 
-impl NamedDrop<'_> {
-    /// The drop with its numbers, which the API and the command line want.
-    fn place(&self) -> String {
-        let name = &self.name;
-        let id = self.id;
-        let issued = self.issued();
-        let ids = match id.subject() {
-            Subject::Drop => {
-                let coupon = self.coupon.map(|coupon| format!("coupon {coupon}, "));
-                format!(" ({}drop {id})", coupon.unwrap_or_default())
-            }
-            Subject::Campaign => String::new(),
-        };
-        format!("{name}{ids}: {issued}")
-    }
-
-    /// Such as "100 of 100 issued".
-    fn issued(&self) -> String {
-        match self.report {
-            None => self.id.label().unwrap_or_default(),
-            Some(report) => {
-                let [rows, quantity] = [report.after.rows, report.quantity.into()].map(grouped);
-                format!("{rows} of {quantity} issued")
-            }
+fn blocks(summary: &PassSummary<'_>) -> Vec<Block> {
+    let mail = summary.mail;
+    let links = mail.links;
+    let mut blocks = Vec::new();
+    for section in &summary.sections {
+        // The lead has the title and the consequence of a single problem.
+        if mail.problems.len() > 1 {
+            blocks.push(Block::Title(section.title.clone()));
+            blocks.push(Block::Paragraph(section.facts.users.to_owned()));
         }
+        blocks.extend(section.blocks(links, mail.run));
     }
+    if let Some(more) = Block::list(summary.more.clone()) {
+        blocks.push(Block::Title("Also".to_owned()));
+        blocks.push(more);
+        blocks.extend(open_problems(links));
+    }
+    if mail.resolved.len() > 1 {
+        blocks.push(Block::Title("Over".to_owned()));
+        blocks.extend(Block::list(summary.over.clone()));
+    }
+    if !summary.done.is_empty() {
+        blocks.extend(repairs(summary));
+    }
+    match mail.run {
+        Some(run) => blocks.extend(whole_pass(run, links)),
+        None if mail.problems.is_empty() => blocks.extend(open_problems(links)),
+        None => {}
+    }
+    blocks
 }
 
-/// A problem that is described in full.
-struct Section<'a> {
-    problem: &'a Problem,
-    title: String,
-    facts: KindFacts,
-    drop: Option<&'a NamedDrop<'a>>,
-    alert: Option<&'a i64>,
-    /// The reasons, unless the title says everything.
-    why: Vec<String>,
+/// Lists the repairs of this pass and of earlier ones.
+fn repairs(summary: &PassSummary<'_>) -> Vec<Block> {
+    let links = summary.mail.links;
+    let mut blocks = vec![Block::Title("Repaired by itself".to_owned())];
+    blocks.extend(Block::list(summary.repaired.clone()));
+    for rows in summary.held_back.iter().take(LINES) {
+        let first = &rows[0];
+        let at = first.repaired_at.format("%H:%M:%S UTC");
+        let text = format!("{at}: {}{}", by_kind(*rows), summary.of_coupons(rows));
+        blocks.extend(links.linked(&format!("/runs/{}", first.run_id), text));
+    }
+    if !summary.held_back.is_empty() {
+        blocks.extend(last_runs(links));
+    }
+    blocks
 }
 
-impl Section<'_> {
-    /// The path where an operator acts on the drop, with this label, or on all drops.
-    fn page(&self, label: &str) -> String {
-        match self.problem.coupon_id.zip(self.problem.drop_id) {
-            Some((coupon, drop)) => format!("/coupons/{coupon}/drops/{drop} {label}"),
-            None => "/runs Run a pass over all live drops".to_owned(),
-        }
+/// Links to the pass, or reads it. An attached system without the address of a page has neither.
+fn whole_pass(run: &Run, links: &Links) -> Vec<Block> {
+    let what = "This pass, with its findings";
+    let screen = links.screen(&format!("/runs/{}", run.run_id), what);
+    let read = links.read(&format!("/v1/runs/{}", run.run_id), what);
+    let ways: Vec<Block> = screen.into_iter().chain(read).collect();
+    if ways.is_empty() {
+        return ways;
     }
-
-    /// The command of a pass over its coupon, or over all.
-    fn once(&self) -> String {
-        let coupon = self.problem.coupon_id.map(|id| format!(" --coupon {id}"));
-        format!("firstcome-reconciler once{}", coupon.unwrap_or_default())
-    }
-
-    /// The name of an attached campaign whose repairs are held back, quoted for a shell.
-    fn held_back(&self) -> Option<String> {
-        let is_held = self.problem.kind == AlertKind::Braked;
-        let drop = self.drop.filter(|_| is_held)?;
-        Some(wording::shell_word(&drop.name))
-    }
-
-    /// What a store refuses, if the problem is that.
-    fn refusal(&self) -> Option<RefusalFacts> {
-        self.problem.refused().map(StoreRefusal::facts)
-    }
-
-    /// The quantity of its drop, and the one with which each user gets a slot.
-    fn raise(&self) -> Option<[u64; 2]> {
-        let report = self.drop?.report.filter(|report| !report.sealed)?;
-        let from = u64::from(report.quantity);
-        Some([from, from + self.problem.size])
-    }
-}
-
-/// What a mail says, computed once.
-#[derive(Template)]
-#[template(path = "alert.txt")]
-struct PassSummary<'a> {
-    mail: &'a AlertMail<'a>,
-    /// The drops of the mail, those with problems first.
-    drops: &'a [NamedDrop<'a>],
-    sections: Vec<Section<'a>>,
-    /// The titles of the other problems.
-    more: Vec<String>,
-    /// What is over, if it is more than one thing.
-    over: Vec<String>,
-    /// What this pass repaired.
-    repaired: Vec<String>,
-    /// What this pass repaired, and what earlier ones did, in a few words each.
-    done: String,
-    /// Repairs of earlier passes, by run.
-    held_back: Vec<&'a [RepairsRow]>,
-    /// The names of coupons of which Redis lost data, or that were closed because it came back with
-    /// older data.
-    lost: Vec<&'a str>,
-    /// When Redis came back with older data, as far as these repairs tell.
-    older_since: Option<NaiveDateTime>,
-    /// Whether the drops were compared after their repairs: only then nothing needs to be done.
-    is_compared: bool,
-}
-
-impl<'a> PassSummary<'a> {
-    fn new(mail: &'a AlertMail<'a>, drops: &'a [NamedDrop<'a>]) -> Self {
-        let id = mail.run.map_or("", |run| run.run_id.as_str());
-        let by_run = mail.repairs.chunk_by(|a, b| a.run_id == b.run_id);
-        let (own, held_back): (Vec<_>, Vec<_>) = by_run.partition(|rows| rows[0].run_id == id);
-        let run = mail.run.filter(|_| !own.is_empty());
-        let repaired: Vec<Placed<'_>> = run
-            .map(|run| mailed_repairs(run, mail.broken).collect())
-            .unwrap_or_default();
-        let mut done = vec![wording::done(repaired.iter().map(|(_, finding)| *finding))];
-        if let [[first, ..], ..] = held_back.as_slice() {
-            let kinds = by_kind(held_back.iter().copied().flatten());
-            let since = first.repaired_at.format("%H:%M UTC");
-            done.push(format!("{kinds} in earlier passes since {since}"));
-        }
-        let mut summary = Self {
-            mail,
-            drops,
-            sections: Vec::new(),
-            more: Vec::new(),
-            over: Vec::new(),
-            repaired: reasons(&repaired, true),
-            done: joined(done, "; "),
-            held_back,
-            lost: mail.coupons_of(drops, |row| row.kind == Kind::RedisLost.as_str()),
-            older_since: mail.older_since,
-            is_compared: drops
-                .iter()
-                .filter_map(|drop| drop.report)
-                .all(|report: &DropReport| report.exact),
-        };
-        let first = mail.problems.iter().take(PROBLEMS);
-        summary.sections = first.map(|it| summary.section(it)).collect();
-        let more = mail.problems.iter().skip(PROBLEMS);
-        summary.more = bounded(more.map(|it| summary.title(it)).collect(), LINES);
-        let over = mail
-            .resolved
-            .iter()
-            .map(|it| match summary.drop(it.drop_id) {
-                Some(drop) => format!("{}: {}", drop.name, summary.over(it)),
-                None => summary.over(it),
-            });
-        summary.over = bounded(over.collect(), LINES);
-        summary
-    }
-
-    fn drop(&self, id: Option<DropId>) -> Option<&'a NamedDrop<'a>> {
-        self.drops.iter().find(|drop| Some(drop.id) == id)
-    }
-
-    fn section(&self, notice: &'a Notice) -> Section<'a> {
-        let problem = &notice.problem;
-        let findings: Vec<Placed<'_>> = problem
-            .findings
-            .iter()
-            .filter(|_| !is_one_sentence(problem))
-            .map(|it| (problem.drop_id, it))
-            .collect();
-        Section {
-            problem,
-            title: self.title(notice),
-            facts: self.mail.links.facts(problem.kind),
-            drop: self.drop(problem.drop_id),
-            alert: self.mail.ids.get(&problem.name),
-            why: reasons(&findings, false),
-        }
-    }
-
-    /// Names the coupons of these repairs, if the mail is about several.
-    fn of_coupons(&self, rows: &[RepairsRow]) -> String {
-        let of_rows = self.mail.coupons_of(self.drops, |row| rows.contains(row));
-        let all = self.mail.coupons_of(self.drops, |_| true);
-        if all.len() > 1 {
-            of_coupons(&of_rows)
-        } else {
-            String::new()
-        }
-    }
-
-    fn has_failed(&self) -> bool {
-        let run = self.mail.run;
-        run.is_some_and(|run| run.status == Status::Failed)
-    }
-
-    /// Whether no pass compares a campaign of the mail any more.
-    fn is_left_out(&self) -> bool {
-        self.drops.iter().any(|drop| match drop.id.subject() {
-            Subject::Campaign => drop.report.is_none(),
-            // Passes compare it until it is sealed.
-            Subject::Drop => false,
-        })
-    }
-
-    fn document(&self) -> anyhow::Result<Document> {
-        let mail = self.mail;
-        let markup = self.render()?;
-        let mut lead = markup.lines().filter_map(|line| line.strip_prefix("lead "));
-        Ok(Document {
-            kind: match (mail.problems, mail.resolved) {
-                ([_, ..], _) => ["action", "action needed"],
-                ([], [_, ..]) => ["resolved"; 2],
-                ([], []) => ["repaired"; 2],
-            },
-            is_bad: !mail.problems.is_empty(),
-            subject: self.subject(),
-            at: mail.now,
-            title: lead.next().unwrap_or_default().to_owned(),
-            lead: lead.collect::<Vec<_>>().join(" "),
-            blocks: mail.links.blocks(&markup),
-            footer: mail.run.map_or_else(Vec::new, footer),
-        })
-    }
-
-    /// The subject without its prefix. The problem comes first, since a lock screen shows only the
-    /// beginning.
-    fn subject(&self) -> String {
-        let place = self.place();
-        let repaired = self.done.clone();
-        let (what, repaired) = match (self.mail.problems, self.mail.resolved) {
-            ([], []) if !self.lost.is_empty() => ("Redis lost data".to_owned(), repaired),
-            ([], []) if self.older_since.is_some() => {
-                ("Redis came back with older data".to_owned(), repaired)
-            }
-            ([], []) => (String::new(), repaired),
-            (_, _) if repaired.is_empty() => (self.news(&place), repaired),
-            (_, _) => (self.news(&place), format!("repaired: {repaired}")),
-        };
-        joined(vec![what, place, repaired], " · ")
-    }
-
-    /// What is wrong or over, for a subject.
-    fn news(&self, place: &str) -> String {
-        match (self.mail.problems, self.mail.resolved) {
-            ([first, rest @ ..], _) => {
-                let longest = if place.is_empty() { 2 * NAME } else { NAME };
-                let mut what = line(&first.problem.summary, longest);
-                if !rest.is_empty() {
-                    what = format!("{what}, {} more", rest.len());
-                }
-                if first.reason == NoticeReason::Repeat || first.problem.kind.is_outage() {
-                    what = format!("{what} (for {})", self.age(first));
-                }
-                what
-            }
-            ([], [one]) => line(&was(one), 80),
-            ([], many) => count(many.len() as u64, "problem", "problems"),
-        }
-    }
-
-    /// Names a single drop with its counts, or says how many drops there are.
-    fn place(&self) -> String {
-        match self.drops {
-            [] => String::new(),
-            [one] => joined(vec![line(&one.name, NAME), one.issued()], " · "),
-            many => {
-                let names: BTreeSet<&str> = many.iter().map(|drop| drop.name.as_str()).collect();
-                let coupons = match names.first() {
-                    Some(one) if names.len() == 1 => line(one, NAME),
-                    _ => count(names.len() as u64, "coupon", "coupons"),
-                };
-                format!("{} drops of {coupons}", many.len())
-            }
-        }
-    }
-
-    fn age(&self, notice: &Notice) -> String {
-        duration(self.mail.now - notice.since)
-    }
-
-    /// What is wrong, in one sentence.
-    fn title(&self, notice: &Notice) -> String {
-        let problem = &notice.problem;
-        let name = self.drop(problem.drop_id).map(|drop| drop.name.as_str());
-        let of = name.map(|name| format!(" of {name}")).unwrap_or_default();
-        let first_line = line(&problem.summary, LONGEST);
-        let summary = first_line.trim_end_matches('.');
-        let [one, many] = problem.kind.facts().noun;
-        let things = count(problem.size, one, many);
-        let lasts = self.age(notice);
-        let what = match (problem.kind, name) {
-            (kind, _) if kind.is_outage() => {
-                return format!("{} (for {lasts}).", wording::capital(summary));
-            }
-            (_, Some(name)) if is_one_sentence(problem) => format!("{name}: {summary}."),
-            (_, None) if is_one_sentence(problem) => format!("{}.", wording::capital(summary)),
-            (AlertKind::Braked, _) => format!("{things}{of}: this many at once are rarely right."),
-            (AlertKind::Left(Kind::BrokenPromise), _) => format!("{things}{of}."),
-            (AlertKind::Forged, _) => {
-                "Messages without our signature are on the topic: somebody else writes to it."
-                    .to_owned()
-            }
-            _ => match self.mail.links.subject() {
-                Subject::Drop => format!("{things}{of} could not be repaired."),
-                // Most are only reported.
-                Subject::Campaign => format!("{things}{of}: not repaired."),
-            },
-        };
-        match notice.reason {
-            NoticeReason::New => what,
-            NoticeReason::Changed => format!("Changed, first seen {lasts} ago: {what}"),
-            NoticeReason::Repeat => format!("Still there after {lasts}: {what}"),
-        }
-    }
-
-    /// What was wrong and for how long, and what became of the users.
-    fn over(&self, alert: &Alert) -> String {
-        let lasted = duration(alert.resolved_at.unwrap_or(self.mail.now) - alert.first_seen_at);
-        let text = format!("Over after {lasted}: {}.", line(&was(alert), LONGEST));
-        let is_promise = alert.kind == Kind::BrokenPromise.as_str();
-        let drop = alert.drop_id.filter(|_| is_promise);
-        let Some([kept, told]) = drop.and_then(|drop| self.mail.fates.get(&drop)) else {
-            return text;
-        };
-        let kept = count(*kept, "user has a coupon now", "users have a coupon now");
-        let [one, many] = ["was", "were"].map(|were| format!("{were} told that there is none"));
-        let told = Some(told)
-            .filter(|told| **told > 0)
-            .map(|told| format!(", {}", count(*told, &one, &many)))
-            .unwrap_or_default();
-        format!("{text} {kept}{told}.")
-    }
-}
-
-/// Names these coupons in a sentence, but not more than a few.
-fn of_coupons(names: &[&str]) -> String {
-    match names {
-        [] => String::new(),
-        [one] => format!(" of {}", line(one, NAME)),
-        [one, other] => format!(" of {} and {}", line(one, NAME), line(other, NAME)),
-        [one, rest @ ..] => format!(" of {} and {} more coupons", line(one, NAME), rest.len()),
-    }
-}
-
-fn joined(mut parts: Vec<String>, separator: &str) -> String {
-    parts.retain(|part| !part.is_empty());
-    parts.join(separator)
-}
-
-/// What an alert was about: an outage is named by its store.
-fn was(alert: &Alert) -> String {
-    match AlertKind::from_word(&alert.kind) {
-        Some(kind) if kind.is_outage() => kind.facts().noun[0].to_owned(),
-        // Its sentence says how many wait, which is not true any more.
-        _ if alert.name.ends_with(FindingCase::ConsumerStands.identity()) => {
-            "standstill of consumers".to_owned()
-        }
-        _ => alert.summary.clone(),
-    }
-}
-
-/// Returns the drops in the mail, those with problems first.
-pub(crate) fn drops<'a>(mail: &AlertMail<'a>) -> Vec<NamedDrop<'a>> {
-    let problems = mail
-        .problems
-        .iter()
-        .map(|it| &it.problem)
-        .map(|it| (it.coupon_id, it.drop_id));
-    let repaired = mail
-        .repairs
-        .iter()
-        .map(|row| DropId(row.drop_id))
-        .map(|drop| (None, Some(drop).filter(|id| id.0 != 0)));
-    let resolved = mail.resolved.iter().map(|it| (it.coupon_id, it.drop_id));
-    let mut drops = Vec::new();
-    let mut seen = HashSet::new();
-    for (coupon, drop) in problems.chain(repaired).chain(resolved) {
-        let Some(id) = drop.filter(|id| seen.insert(*id)) else {
-            continue;
-        };
-        let mut reports = mail.run.map_or(&[][..], |run| &run.drops).iter();
-        let report = reports.find(|report| report.drop_id == id);
-        let coupon = report.map(|report| report.coupon_id).or(coupon);
-        let name = report
-            .map(|report| line(&report.coupon_name, 100))
-            .filter(|name| !name.is_empty())
-            .or_else(|| mail.links.name(coupon))
-            .unwrap_or_else(|| "a coupon".to_owned());
-        drops.push(NamedDrop {
-            id,
-            coupon,
-            name,
-            report,
-        });
-    }
-    drops
-}
-
-/// Whether the problem is a single finding without a user, so that its text needs no addition.
-fn is_one_sentence(problem: &Problem) -> bool {
-    let is_listed = matches!(
-        problem.kind,
-        AlertKind::Left(Kind::FailedClaim | Kind::BrokenPromise)
-            | AlertKind::Braked
-            | AlertKind::Forged
-    );
-    let is_whole = matches!(problem.findings.as_slice(), [one] if one.is_whole());
-    is_whole && !is_listed && !problem.kind.is_outage()
+    let mut blocks = vec![Block::Title("The pass".to_owned())];
+    blocks.extend(ways);
+    blocks
 }
 
 fn footer(run: &Run) -> Vec<String> {

@@ -1,53 +1,42 @@
 //! The daily digest: problems first, then runs, repairs and finished drops.
 
-use askama::Template;
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::ListedAlert;
 use firstcome_shared::mysql::digest::DailyDigest;
+use firstcome_shared::subject::Subject;
 use lettre::message::Mailbox;
 
-use super::document::{Document, Rendered, time};
-use super::duration;
+use super::document::{Block, Document, Rendered, time};
 use super::links::Links;
-use crate::report::AlertKind;
-use crate::wording::{LONGEST, capital, count, line, person};
+use super::section::open_problems;
+use super::{bounded, duration, things};
+use crate::report::{AlertKind, Kind};
+use crate::wording::{LONGEST, capital, count, grouped, line, person};
 
 /// Maximum number of open problems.
 const LINES: usize = 20;
-
-#[derive(Template)]
-#[template(path = "digest.txt")]
-struct Digest<'a> {
-    day: &'a DailyDigest,
-    /// The file of an attached system, whose drops are never sealed.
-    file: Option<&'a str>,
-    /// Targets with messages that were given up, masked. They come first, because only the reader
-    /// can tell their recipients.
-    lost: Vec<(String, u64)>,
-    open: Vec<String>,
-}
 
 /// Writes the daily digest.
 pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     let total: u64 = day.runs.iter().map(|(_, n)| n).sum();
     // The digest itself says whether passes run, and it may be late itself.
     let late = AlertKind::RunMissed.word();
-    let open = day.open.iter().filter(|it| it.alert.kind != late);
-    let lost = day.lost.iter().map(|(to, n)| (masked(to), *n));
-    let digest = Digest {
-        day,
-        file: links.file.as_deref(),
-        lost: lost.collect(),
-        open: open.map(|alert| open_alert(alert, day, links)).collect(),
-    };
+    let open: Vec<String> = day
+        .open
+        .iter()
+        .filter(|it| it.alert.kind != late)
+        .map(|alert| open_alert(alert, day, links))
+        .collect();
     let mut parts = Vec::new();
     parts.extend((total == 0).then(|| "no pass has ended".to_owned()));
-    let lost = digest.lost.len() as u64;
-    let open = digest.open.len() as u64;
     for (n, one, many) in [
-        (lost, "address misses mails", "addresses miss mails"),
+        (
+            day.lost.len() as u64,
+            "address misses mails",
+            "addresses miss mails",
+        ),
         (day.broken, "promise is broken", "promises are broken"),
-        (open, "problem open", "problems open"),
+        (open.len() as u64, "problem open", "problems open"),
     ] {
         parts.extend((n > 0).then(|| count(n, one, many)));
     }
@@ -60,6 +49,13 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     let sealed = day.sealed_total;
     let exact = count(sealed, "drop exact", "drops exact");
     let exact = Some(format!(" · {exact}")).filter(|_| sealed > 0);
+    let mut blocks = problems(day, open, links);
+    blocks.extend(runs_and_repairs(day));
+    match links.subject() {
+        Subject::Drop => blocks.extend(finished_drops(day)),
+        // Campaigns are never sealed.
+        Subject::Campaign => {}
+    }
     Document {
         kind: ["digest", "daily digest"],
         is_bad,
@@ -67,10 +63,120 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
         at: day.to,
         title: capital(&format!("{state}, {runs}.")),
         lead: format!("From {} to {}.", time(day.from), time(day.to)),
-        blocks: links.blocks(&digest.render()?),
+        blocks,
         footer: Vec::new(),
     }
     .render()
+}
+
+/// Lists targets with messages that were given up first, because only the reader can tell their
+/// recipients.
+fn problems(day: &DailyDigest, open: Vec<String>, links: &Links) -> Vec<Block> {
+    let mut blocks = vec![Block::Title("Problems".to_owned())];
+    let lost = day.lost.iter().map(|(target, given_up)| {
+        let given_up = grouped(*given_up);
+        format!(
+            "{}: {given_up} refused, or not sent for a day",
+            masked(target)
+        )
+    });
+    if let Some(lost) = Block::list(lost.collect()) {
+        blocks.push(lost);
+        let to_do = "Check ALERT_TO, SMTP_URL and WEBHOOK_URLS, then run: \
+            firstcome-reconciler test-email, and test-webhook";
+        blocks.push(Block::Todo(to_do.to_owned()));
+    }
+    if day.runs.is_empty() {
+        blocks.extend(without_runs(links));
+    }
+    let nothing = match (day.runs.is_empty(), day.broken) {
+        (true, _) => "No problem is recorded, but no pass ran.",
+        (false, 0) => "Nothing needs an operator.",
+        (false, _) => "No alert is open.",
+    };
+    let open = Block::list(bounded(open, LINES));
+    blocks.push(open.unwrap_or_else(|| Block::Paragraph(nothing.to_owned())));
+    blocks.extend(open_problems(links));
+    if day.broken > 0 {
+        let broken = count(day.broken, "promise is broken", "promises are broken");
+        let what = format!("{broken}: these users have no coupon.");
+        blocks.push(Block::Paragraph(what));
+        blocks.push(links.section(Kind::BrokenPromise.as_str()));
+    }
+    blocks
+}
+
+fn without_runs(links: &Links) -> Vec<Block> {
+    let find_out = "Find out now why the reconciler does not run.";
+    let (to_do, command) = match &links.file {
+        Some(file) => (
+            find_out.to_owned(),
+            format!("firstcome-reconciler attach {file} --once"),
+        ),
+        None => (
+            format!("{find_out} If Redis restarts meanwhile, nobody can claim."),
+            "firstcome-reconciler once".to_owned(),
+        ),
+    };
+    let mut blocks = vec![Block::Todo(to_do)];
+    blocks.extend(links.screen("/runs", "Run a pass"));
+    blocks.push(Block::command("A pass by hand", command));
+    blocks.push(links.section(AlertKind::RunMissed.word()));
+    blocks
+}
+
+fn runs_and_repairs(day: &DailyDigest) -> [Block; 2] {
+    let runs: Vec<String> = day
+        .runs
+        .iter()
+        .map(|(word, n)| format!("{} {word}", grouped(*n)))
+        .collect();
+    let runs = match runs.as_slice() {
+        [] => "none ended, so nothing was verified".to_owned(),
+        ended => ended.join(", "),
+    };
+    let last = match day.last_success_at {
+        Some(at) => format!("{}, {} before this mail", time(at), duration(day.to - at)),
+        None => "no run has ever ended clean or repaired".to_owned(),
+    };
+    let repairs: Vec<String> = day
+        .repairs
+        .iter()
+        .map(|(kind, n)| things(kind, *n))
+        .collect();
+    let repairs = match repairs.as_slice() {
+        [] => "nothing".to_owned(),
+        repairs => repairs.join(", "),
+    };
+    let [sent, waiting] = [day.sent, day.waiting].map(grouped);
+    [
+        Block::Title("Runs and repairs".to_owned()),
+        Block::List(vec![
+            format!("Runs: {runs}"),
+            format!("The last that ended clean or repaired: {last}"),
+            format!("Repaired: {repairs}"),
+            format!("Mails and webhooks: {sent} sent, {waiting} waiting"),
+        ]),
+    ]
+}
+
+fn finished_drops(day: &DailyDigest) -> [Block; 2] {
+    let sealed = day.sealed.iter().map(|drop| {
+        let name = line(&drop.coupon_name, 60);
+        let [rows, quantity] = [drop.rows.into(), drop.quantity.into()].map(grouped);
+        format!(
+            "{name} (coupon {}, drop {}): {rows} of {quantity} issued, verified and sealed",
+            drop.coupon_id, drop.drop_id
+        )
+    });
+    let mut sealed: Vec<String> = sealed.collect();
+    let more = day.sealed_total.saturating_sub(sealed.len() as u64);
+    sealed.extend((more > 0).then(|| format!("and {} more", grouped(more))));
+    let none = || Block::Paragraph("No drop was finished in this time.".to_owned());
+    [
+        Block::Title("Finished drops".to_owned()),
+        Block::list(sealed).unwrap_or_else(none),
+    ]
 }
 
 fn masked(target: &str) -> String {

@@ -1,6 +1,6 @@
 //! The document model of mails: what happened, then blocks of paragraphs, lists, links and
-//! commands. One template renders it as HTML and one as plain text, so that both have the same
-//! content.
+//! commands. One template renders it as HTML and one function as plain text, so that both have the
+//! same content.
 
 use askama::Template;
 use chrono::{DateTime, Utc};
@@ -78,12 +78,6 @@ struct Html<'a> {
     colour: &'static str,
 }
 
-#[derive(Template)]
-#[template(path = "document.txt")]
-struct Text<'a> {
-    document: &'a Document,
-}
-
 impl Document {
     pub(super) fn render(&self) -> anyhow::Result<Rendered> {
         let [kind, prefix] = self.kind;
@@ -97,7 +91,7 @@ impl Document {
         Ok(Rendered {
             kind,
             html: html.render()?,
-            text: Text { document: self }.render()?,
+            text: self.as_text(),
             subject,
         })
     }
@@ -109,21 +103,35 @@ impl Document {
         format!("{kind} · {}", self.at.format("%Y-%m-%d %H:%M UTC"))
     }
 
-    fn wrapped_lead(&self) -> String {
-        wrap(format!("{} {}", self.title, self.lead).trim_end(), "", "")
+    fn as_text(&self) -> String {
+        let label = self.label();
+        let lead = format!("{} {}", self.title, self.lead);
+        let lead = wrap(lead.trim_end(), "", "");
+        let blocks: Vec<String> = self.blocks.iter().map(Block::as_text).collect();
+        let footer: Vec<String> = self.footer().map(|line| wrap(line, "", "")).collect();
+        let blocks = blocks.join("\n\n");
+        let footer = footer.join("\n");
+        format!("{label}\n\n{lead}\n\n\n{blocks}\n\n-- \n{footer}")
     }
 
     fn footer(&self) -> impl Iterator<Item = &str> {
         self.footer.iter().map(String::as_str).chain(FOOTER)
     }
-
-    fn wrapped_footer(&self) -> String {
-        let lines = self.footer().map(|line| wrap(line, "", ""));
-        lines.collect::<Vec<_>>().join("\n")
-    }
 }
 
 impl Block {
+    pub(super) fn command(what: &str, line: impl Into<String>) -> Self {
+        Self::Command {
+            what: what.to_owned(),
+            line: line.into(),
+        }
+    }
+
+    /// Returns a list, if it has items.
+    pub(super) fn list(items: Vec<String>) -> Option<Self> {
+        (!items.is_empty()).then_some(Self::List(items))
+    }
+
     /// Joins a command into one line for HTML, which wraps lines automatically. Otherwise a narrow
     /// screen could put the backslash of a line alone on the next one.
     fn in_one_line(line: &str) -> String {

@@ -85,94 +85,82 @@ impl Links {
         format!("/alerts/{id}#alert-{id}")
     }
 
-    /// Reads the markup of a mail, as the templates write it: a block a line, which begins with its
-    /// kind. Foreign texts are single lines, so none of them can begin a block. Links need the
-    /// address of the operations page.
-    pub(super) fn blocks(&self, markup: &str) -> Vec<Block> {
-        let mut blocks = Vec::new();
-        for line in markup.lines() {
-            let (kind, text) = line.trim().split_once(' ').unwrap_or_default();
-            let owned = text.to_owned();
-            match kind {
-                _ if !self.has(kind, text) => {}
-                // The page shows the same.
-                "curl" if self.public.is_some() && text.starts_with("reconciler GET ") => {}
-                "title" => blocks.push(Block::Title(owned)),
-                "p" => blocks.push(Block::Paragraph(owned)),
-                "todo" => blocks.push(Block::Todo(owned)),
-                "li" => match blocks.last_mut() {
-                    Some(Block::List(items)) => items.push(owned),
-                    _ => blocks.push(Block::List(vec![owned])),
-                },
-                "section" => {
-                    let more = match self.subject() {
-                        Subject::Drop => format!("docs/OPERATIONS.md, section “{text}”"),
-                        Subject::Campaign => "docs/ATTACH.md".to_owned(),
-                    };
-                    blocks.push(Block::Paragraph(format!("More: {more}.")));
-                }
-                "page" => blocks.extend(self.link(text, ", in a browser")),
-                "link" => blocks.push(self.link(text, "").unwrap_or_else(|| {
-                    let (_, label) = text.split_once(' ').unwrap_or_default();
-                    Block::Paragraph(label.to_owned())
-                })),
-                "run" | "curl" => blocks.extend(self.command(kind == "curl", text)),
-                _ => {}
-            }
-        }
-        // Without the address of the page, nothing may follow a title.
-        blocks.pop_if(|last| matches!(last, Block::Title(_)));
-        blocks
-    }
-
-    /// Whether the system that the mails are about has what a block refers to.
-    fn has(&self, kind: &str, text: &str) -> bool {
-        match self.subject() {
-            Subject::Drop => true,
-            Subject::Campaign => match kind {
-                "curl" => false,
-                // Its page has passes and alerts only.
-                "page" | "link" => text.starts_with("/runs") || text.starts_with("/alerts"),
-                _ => true,
-            },
-        }
-    }
-
-    /// A link: `/path Label`.
-    fn link(&self, text: &str, suffix: &str) -> Option<Block> {
-        let (path, label) = text.split_once(' ')?;
-        let url = self.page(path)?;
-        let label = format!("{label}{suffix}");
+    /// Links to a screen of the operations page, if its address is known.
+    pub(super) fn screen(&self, path: &str, label: &str) -> Option<Block> {
+        let url = self.page(path).filter(|_| self.has_screen(path))?;
+        let label = format!("{label}, in a browser");
         Some(Block::Link { label, url })
     }
 
-    /// A command: `firstcome-reconciler once | What`, or `api PATCH /v1/… BODY | What` for a
-    /// request. Its arguments stand on lines of their own, so that a phone does not break them; the
-    /// shell reads them as one command. The URL is quoted, because some shells treat `?` as a
-    /// pattern.
-    fn command(&self, is_request: bool, text: &str) -> Option<Block> {
-        // No label has the separator, but a campaign's name may.
-        let (line, what) = text.rsplit_once(" | ")?;
-        let what = what.to_owned();
-        if !is_request {
-            let line = line.to_owned();
-            return Some(Block::Command { what, line });
-        }
-        let mut parts = line.splitn(4, ' ');
-        let service = parts.next()?;
-        let method = parts.next()?;
-        let path = parts.next()?;
-        // The first token, if two are set while rotating.
-        let mut lines = vec!["curl -H \"Authorization: Bearer ${OPS_TOKEN%%,*}\"".to_owned()];
-        if let Some(body) = parts.next() {
-            let quote = if body.contains('$') { '"' } else { '\'' };
-            lines.push("-H \"Content-Type: application/json\"".to_owned());
-            lines.push(format!("-X {method} -d {quote}{body}{quote}"));
-        }
-        let api = service == "api";
-        let host = if api { self.api() } else { self.reconciler() };
-        lines.push(format!("\"{host}{path}\""));
-        let line = lines.join(" \\\n");
-        Some(Block::Command { what, line })
+    /// Returns a text that links to a screen of the operations page, if its address is known.
+    pub(super) fn linked(&self, path: &str, text: String) -> Option<Block> {
+        let block = match self.page(path) {
+            Some(url) => Block::Link { label: text, url },
+            None => Block::Paragraph(text),
+        };
+        Some(block).filter(|_| self.has_screen(path))
     }
+
+    fn has_screen(&self, path: &str) -> bool {
+        match self.subject() {
+            Subject::Drop => true,
+            // Its page has passes and alerts only.
+            Subject::Campaign => path.starts_with("/runs") || path.starts_with("/alerts"),
+        }
+    }
+
+    /// Returns a command that reads from the reconciler, unless the page shows the same.
+    pub(super) fn read(&self, path: &str, what: &str) -> Option<Block> {
+        if self.public.is_some() {
+            return None;
+        }
+        let url = format!("{}{path}", self.reconciler());
+        self.curl(&url, &[], what)
+    }
+
+    /// Returns a command that changes a coupon.
+    pub(super) fn change_coupon(&self, coupon: CouponId, body: &str, what: &str) -> Option<Block> {
+        let url = format!("{}/v1/coupons/{coupon}", self.api());
+        self.curl(&url, &with_body(&format!("-X PATCH -d '{body}'")), what)
+    }
+
+    /// Returns a command that acknowledges an alert.
+    pub(super) fn acknowledge(&self, alert: i64) -> Option<Block> {
+        let url = format!("{}/v1/alerts/{alert}/acknowledge", self.reconciler());
+        let body = with_body(r#"-X POST -d "{\"by\":\"$USER\"}""#);
+        let what = "Acknowledge: no more mails come until the alert changes";
+        self.curl(&url, &body, what)
+    }
+
+    /// Returns a request as a command. Its arguments are on lines of their own, so that a phone does
+    /// not break them; the shell reads them as one command. The URL is quoted, because some shells
+    /// treat `?` as a pattern. An attached system gets none: its requests have other bodies.
+    fn curl(&self, url: &str, arguments: &[String], what: &str) -> Option<Block> {
+        match self.subject() {
+            Subject::Drop => {
+                // The first token, if two are set while rotating.
+                let token = "curl -H \"Authorization: Bearer ${OPS_TOKEN%%,*}\"";
+                let mut lines = vec![token.to_owned()];
+                lines.extend_from_slice(arguments);
+                lines.push(format!("\"{url}\""));
+                Some(Block::command(what, lines.join(" \\\n")))
+            }
+            Subject::Campaign => None,
+        }
+    }
+
+    /// Returns the path of a section of the documents, or of the one about attached systems.
+    pub(super) fn section(&self, word: &str) -> Block {
+        let more = match self.subject() {
+            Subject::Drop => format!("docs/OPERATIONS.md, section “{word}”"),
+            Subject::Campaign => "docs/ATTACH.md".to_owned(),
+        };
+        Block::Paragraph(format!("More: {more}."))
+    }
+}
+
+/// Returns the arguments of a request with a body.
+fn with_body(arguments: &str) -> [String; 2] {
+    let json = "-H \"Content-Type: application/json\"";
+    [json, arguments].map(str::to_owned)
 }

@@ -5,7 +5,11 @@ mod alert;
 mod digest;
 mod document;
 mod findings;
+mod input;
+mod lead;
 mod links;
+mod section;
+mod summary;
 
 use std::collections::BTreeMap;
 
@@ -14,12 +18,12 @@ use firstcome_shared::mysql::alerts::RepairsRow;
 
 use crate::report::Kind;
 use crate::wording;
-use document::Document;
+use document::{Block, Document};
 
-pub use alert::AlertMail;
-pub(crate) use alert::{NamedDrop, drops};
 pub use digest::daily;
 pub use document::Rendered;
+pub use input::AlertMail;
+pub(crate) use input::{NamedDrop, drops};
 pub use links::Links;
 
 /// Formats a duration in its largest unit.
@@ -63,7 +67,6 @@ fn bounded(mut lines: Vec<String>, most: usize) -> Vec<String> {
 /// Writes the mail of `test-email`.
 pub(crate) fn test(now: DateTime<Utc>) -> anyhow::Result<Rendered> {
     let sent = format!("Sent {}. This is how commands look:", document::time(now));
-    let command = "run firstcome-reconciler once | A pass by hand";
     Document {
         kind: ["test"; 2],
         is_bad: false,
@@ -71,7 +74,10 @@ pub(crate) fn test(now: DateTime<Utc>) -> anyhow::Result<Rendered> {
         at: now,
         title: "Mail from the Firstcome reconciler arrives here.".to_owned(),
         lead: "Nothing needs to be done.".to_owned(),
-        blocks: Links::default().blocks(&format!("p {sent}\n{command}")),
+        blocks: vec![
+            Block::Paragraph(sent),
+            Block::command("A pass by hand", "firstcome-reconciler once"),
+        ],
         footer: Vec::new(),
     }
     .render()

@@ -1,0 +1,142 @@
+//! The input of a mail about a pass or an outage, and the drops that it names.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::alerts::RepairsRow;
+use firstcome_shared::subject::Subject;
+
+use super::links::Links;
+use crate::alerts::{Alert, BrokenPromise, Notice};
+use crate::report::{DropReport, Run};
+use crate::wording::{grouped, line};
+
+/// The input of a mail: what is new, over, or repaired.
+#[derive(Debug, Clone)]
+pub struct AlertMail<'a> {
+    /// The pass, unless the mail is about an outage that something else has noticed.
+    pub run: Option<&'a Run>,
+    pub problems: &'a [Notice],
+    /// Alerts of earlier mails that are over.
+    pub resolved: &'a [Alert],
+    /// Repairs of this pass and of earlier ones that are not mailed yet, oldest first.
+    pub repairs: &'a [RepairsRow],
+    /// Broken promises of the drops that the pass examined.
+    pub broken: &'a [BrokenPromise],
+    /// Alert IDs by name.
+    pub ids: HashMap<String, i64>,
+    /// When Redis was restarted or replaced, if that made some of the repairs necessary although it
+    /// lost no whole drop: it came back with an older copy of its data.
+    pub older_since: Option<NaiveDateTime>,
+    /// How many of a drop's broken promises were kept after all, and how many users were told.
+    pub fates: HashMap<DropId, [i64; 2]>,
+    pub links: &'a Links,
+    /// The time of mailing.
+    pub now: DateTime<Utc>,
+}
+
+impl<'a> AlertMail<'a> {
+    /// A mail that says nothing yet.
+    pub fn empty(links: &'a Links, now: DateTime<Utc>) -> Self {
+        Self {
+            run: None,
+            problems: &[],
+            resolved: &[],
+            repairs: &[],
+            broken: &[],
+            ids: HashMap::new(),
+            older_since: None,
+            fates: HashMap::new(),
+            links,
+            now,
+        }
+    }
+
+    /// Returns the names of the coupons with such repairs, each once.
+    pub(super) fn coupons_of<'n>(
+        &self,
+        drops: &'n [NamedDrop<'_>],
+        is_such: impl Fn(&RepairsRow) -> bool,
+    ) -> Vec<&'n str> {
+        let such = self.repairs.iter().filter(|row| is_such(row));
+        let drops_of = such.filter_map(|row| drops.iter().find(|it| it.id.0 == row.drop_id));
+        let names: BTreeSet<&str> = drops_of.map(|drop| drop.name.as_str()).collect();
+        names.into_iter().collect()
+    }
+}
+
+/// A drop that the mail names.
+pub(crate) struct NamedDrop<'a> {
+    pub(crate) id: DropId,
+    coupon: Option<CouponId>,
+    pub(crate) name: String,
+    pub(crate) report: Option<&'a DropReport>,
+}
+
+impl NamedDrop<'_> {
+    /// The drop with its numbers, which the API and the command line want.
+    pub(super) fn place(&self) -> String {
+        let name = &self.name;
+        let id = self.id;
+        let ids = match id.subject() {
+            Subject::Drop => {
+                let coupon = self.coupon.map(|coupon| format!("coupon {coupon}, "));
+                format!(" ({}drop {id})", coupon.unwrap_or_default())
+            }
+            Subject::Campaign => String::new(),
+        };
+        match self.issued() {
+            none if none.is_empty() => format!("{name}{ids}:"),
+            issued => format!("{name}{ids}: {issued}"),
+        }
+    }
+
+    /// Such as "100 of 100 issued".
+    pub(super) fn issued(&self) -> String {
+        match self.report {
+            None => self.id.label().unwrap_or_default(),
+            Some(report) => {
+                let [rows, quantity] = [report.after.rows, report.quantity.into()].map(grouped);
+                format!("{rows} of {quantity} issued")
+            }
+        }
+    }
+}
+
+/// Returns the drops in the mail, those with problems first.
+pub(crate) fn drops<'a>(mail: &AlertMail<'a>) -> Vec<NamedDrop<'a>> {
+    let problems = mail
+        .problems
+        .iter()
+        .map(|it| &it.problem)
+        .map(|it| (it.coupon_id, it.drop_id));
+    let repaired = mail
+        .repairs
+        .iter()
+        .map(|row| DropId(row.drop_id))
+        .map(|drop| (None, Some(drop).filter(|id| id.0 != 0)));
+    let resolved = mail.resolved.iter().map(|it| (it.coupon_id, it.drop_id));
+    let mut drops = Vec::new();
+    let mut seen = HashSet::new();
+    for (coupon, drop) in problems.chain(repaired).chain(resolved) {
+        let Some(id) = drop.filter(|id| seen.insert(*id)) else {
+            continue;
+        };
+        let mut reports = mail.run.map_or(&[][..], |run| &run.drops).iter();
+        let report = reports.find(|report| report.drop_id == id);
+        let coupon = report.map(|report| report.coupon_id).or(coupon);
+        let name = report
+            .map(|report| line(&report.coupon_name, 100))
+            .filter(|name| !name.is_empty())
+            .or_else(|| mail.links.name(coupon))
+            .unwrap_or_else(|| "a coupon".to_owned());
+        drops.push(NamedDrop {
+            id,
+            coupon,
+            name,
+            report,
+        });
+    }
+    drops
+}

@@ -1,0 +1,171 @@
+//! The part of a mail that describes one problem: where it is, what to do about it, and the reasons.
+
+use super::document::Block;
+use super::input::NamedDrop;
+use super::links::Links;
+use crate::alerts::Problem;
+use crate::report::{AlertKind, KindFacts, Remedy, Run, StoreRefusal};
+use crate::wording;
+
+/// A problem that is described in full.
+pub(super) struct Section<'a> {
+    pub(super) problem: &'a Problem,
+    pub(super) title: String,
+    pub(super) facts: KindFacts,
+    pub(super) drop: Option<&'a NamedDrop<'a>>,
+    pub(super) alert: Option<i64>,
+    /// The reasons, unless the title says everything.
+    pub(super) why: Vec<String>,
+}
+
+impl Section<'_> {
+    /// Describes the problem without its title. `run` is the pass that found it.
+    pub(super) fn blocks(&self, links: &Links, run: Option<&Run>) -> Vec<Block> {
+        let mut blocks = Vec::new();
+        blocks.extend(self.drop.map(|drop| Block::Paragraph(drop.place())));
+        match self.problem.refused().map(StoreRefusal::facts) {
+            Some(refusal) => {
+                let [command, what] = refusal.command;
+                blocks.push(Block::Todo(refusal.to_do.to_owned()));
+                blocks.push(Block::command(what, command));
+            }
+            None => blocks.push(Block::Todo(self.facts.to_do.to_owned())),
+        }
+        blocks.extend(self.remedy(links, run));
+        if let Some(id) = self.alert {
+            blocks.extend(links.screen(&Links::alert(id), "Acknowledge it"));
+            blocks.extend(links.acknowledge(id));
+        }
+        if let Some(why) = Block::list(self.why.clone()) {
+            blocks.push(Block::Paragraph("Why:".to_owned()));
+            blocks.push(why);
+        }
+        blocks.push(links.section(self.problem.kind.word()));
+        blocks
+    }
+
+    /// Links to what an operator can do, and commands for it.
+    fn remedy(&self, links: &Links, run: Option<&Run>) -> Vec<Block> {
+        let mut blocks = Vec::new();
+        match self.facts.remedy {
+            Remedy::Look => {
+                blocks.extend(links.screen("/", "Closed coupons and unavailable stores"));
+                if self.drop.is_some() {
+                    blocks.extend(self.screen(links, "See this drop"));
+                }
+            }
+            Remedy::LookAtRuns => blocks.extend(last_runs(links)),
+            Remedy::Pass => {
+                blocks.extend(self.screen(links, "This drop"));
+                blocks.push(Block::command("Try again now", self.once("")));
+            }
+            Remedy::Confirm => {
+                let label = "Pause the coupon, or see and confirm the repairs";
+                blocks.extend(self.screen(links, label));
+                if let Some(coupon) = self.problem.coupon_id {
+                    let what = "Pause the coupon: nobody can claim until it is resumed";
+                    blocks.extend(links.change_coupon(coupon, r#"{"paused":true}"#, what));
+                }
+                blocks.push(Block::command("List the repairs", self.once(" --dry-run")));
+                blocks.push(Block::command("Confirm them", self.once(" --confirm")));
+            }
+            Remedy::Raise => blocks.extend(self.raise(links, run)),
+            Remedy::DeadLetters => blocks.extend(self.dead_letters(links)),
+            Remedy::Attached => blocks.extend(self.attached(links)),
+        }
+        blocks
+    }
+
+    /// Links to the drop, or to all drops.
+    fn screen(&self, links: &Links, label: &str) -> Option<Block> {
+        match self.problem.coupon_id.zip(self.problem.drop_id) {
+            Some((coupon, drop)) => links.screen(&format!("/coupons/{coupon}/drops/{drop}"), label),
+            None => links.screen("/runs", "Run a pass over all live drops"),
+        }
+    }
+
+    /// The command of a pass over its coupon, or over all.
+    fn once(&self, options: &str) -> String {
+        match self.problem.coupon_id {
+            Some(coupon) => format!("firstcome-reconciler once --coupon {coupon}{options}"),
+            None => format!("firstcome-reconciler once{options}"),
+        }
+    }
+
+    fn dead_letters(&self, links: &Links) -> Vec<Block> {
+        if self.problem.kind == AlertKind::Forged {
+            let forged = "/dead-letters?reason=forged";
+            return Vec::from_iter(links.screen(forged, "See and discard them"));
+        }
+        let path = match self.drop {
+            Some(drop) => format!("/dead-letters?drop={}", drop.id),
+            None => "/dead-letters".to_owned(),
+        };
+        let mut blocks = Vec::from_iter(links.screen(&path, "See them, with their reasons"));
+        blocks.extend(self.screen(links, "Run a pass over this drop"));
+        blocks.push(Block::command("Once they are corrected", self.once("")));
+        blocks
+    }
+
+    fn raise(&self, links: &Links, run: Option<&Run>) -> Vec<Block> {
+        let Some(coupon) = self.problem.coupon_id else {
+            return Vec::new();
+        };
+        let quantity = format!("/coupons/{coupon}#quantity");
+        let mut blocks = Vec::from_iter(links.screen(&quantity, "Raise the quantity"));
+        if let Some(run) = run {
+            blocks.extend(links.screen(&format!("/runs/{}", run.run_id), "Who they are"));
+        }
+        let report = self.drop.and_then(|drop| drop.report);
+        if let Some(report) = report.filter(|report| !report.sealed) {
+            let from = u64::from(report.quantity);
+            // With this quantity each user gets a slot.
+            let to = from + self.problem.size;
+            let body = format!(r#"{{"quantity":{to}}}"#);
+            let what = format!(
+                "While the drop is open, give each of them a slot (quantity {from} → {to})"
+            );
+            blocks.extend(links.change_coupon(coupon, &body, &what));
+            blocks.push(Block::command("Then", self.once("")));
+        }
+        blocks
+    }
+
+    fn attached(&self, links: &Links) -> Vec<Block> {
+        let Some(file) = &links.file else {
+            return Vec::new();
+        };
+        let once = format!("firstcome-reconciler attach {file} --once");
+        let list = format!("{once} --dry-run --full-ids");
+        let what = "List the differences, with the ids of users";
+        let mut blocks = vec![Block::command(what, list)];
+        if let Some(drop) = self.drop
+            && self.problem.kind == AlertKind::Braked
+        {
+            let campaign = wording::shell_word(&drop.name);
+            let confirm = format!("{once} --campaign {campaign} --confirm");
+            blocks.push(Block::command("Confirm what is held back", confirm));
+        }
+        blocks
+    }
+}
+
+/// Links to the last runs, or reads them.
+pub(super) fn last_runs(links: &Links) -> impl Iterator<Item = Block> {
+    let what = "The last runs";
+    let runs = [
+        links.screen("/runs", what),
+        links.read("/v1/runs?limit=20", what),
+    ];
+    runs.into_iter().flatten()
+}
+
+/// Links to the firing alerts, or reads them.
+pub(super) fn open_problems(links: &Links) -> impl Iterator<Item = Block> {
+    let what = "All open problems";
+    let alerts = [
+        links.screen("/alerts", what),
+        links.read("/v1/alerts?status=firing", what),
+    ];
+    alerts.into_iter().flatten()
+}
