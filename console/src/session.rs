@@ -6,8 +6,8 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use axum::http::header::{COOKIE, ORIGIN};
 use chrono::{DateTime, Utc};
-use firstcome_shared::http::ops::{Allowed, OpsToken, operator_name};
-use firstcome_shared::http::signatures::{Purpose, TokenSigner};
+use firstcome_shared::http::ops::{OpsToken, operator_name};
+use firstcome_shared::http::signatures::{Allowed, Purpose, TokenSigner};
 use firstcome_shared::subject::Subject;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 

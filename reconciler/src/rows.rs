@@ -5,9 +5,9 @@
 use chrono::DateTime;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::Slot;
-use firstcome_shared::mysql::claim::Claim;
+use firstcome_shared::mysql::claim::{Claim, IssuedBy};
 use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
-use firstcome_shared::mysql::issued::{IssuedBy, has_later_era, insert};
+use firstcome_shared::mysql::issued::{has_later_era, insert};
 use firstcome_shared::mysql::sealed::rows_changed;
 use firstcome_shared::mysql::{DbError, Refusal};
 use firstcome_shared::sql;

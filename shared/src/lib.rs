@@ -15,6 +15,7 @@ pub mod event;
 pub mod http;
 pub mod kafka;
 pub mod line_limit;
+pub mod model;
 pub mod mysql;
 pub mod output;
 pub mod quoted;

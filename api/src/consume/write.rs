@@ -5,10 +5,9 @@ use std::sync::Arc;
 use diesel::QueryResult;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::DropId;
-use firstcome_shared::mysql::claim::Claim;
+use firstcome_shared::mysql::claim::{Claim, IssuedBy};
 use firstcome_shared::mysql::codes::CodeKey;
 use firstcome_shared::mysql::dead_letters::{self, FailedClaim};
-use firstcome_shared::mysql::issued::IssuedBy;
 use firstcome_shared::mysql::positions::advance;
 use firstcome_shared::mysql::{Conn, Db, DbError};
 

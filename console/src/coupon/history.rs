@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use firstcome_shared::http::views::RecordedAct;
+use firstcome_shared::model::RecordedAct;
 use serde_json::{Value, json};
 
 use crate::text::Text as _;

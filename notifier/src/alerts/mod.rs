@@ -12,7 +12,8 @@ mod tests;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use firstcome_shared::domain::{CouponId, DropId};
-pub use firstcome_shared::mysql::alerts::{Alert, AlertState, BrokenPromise};
+pub use firstcome_shared::mysql::alerts::{Alert, BrokenPromise};
+pub use firstcome_shared::report::AlertState;
 
 use crate::report::{
     ActionKind, AlertKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
@@ -73,8 +74,12 @@ impl Problem {
     /// A store that answers and refuses, as it says.
     pub fn refusal(refusal: StoreRefusal, text: &str) -> Self {
         let quoted = wording::line(text, wording::LONGEST);
+        let finding = Finding {
+            case: FindingCase::Refused(refusal),
+            ..Finding::report(Kind::Stalled, quoted)
+        };
         Self {
-            findings: vec![refusal.quoted(&quoted)],
+            findings: vec![finding],
             ..Self::outage(refusal.alert(), refusal.facts().says)
         }
     }

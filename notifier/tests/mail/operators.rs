@@ -2,10 +2,9 @@
 
 use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
-use firstcome_shared::mysql::alerts::{
-    AlertPage, AlertState, ListedAlert, acknowledge, find, list,
-};
+use firstcome_shared::mysql::alerts::{AlertPage, ListedAlert, acknowledge, find, list};
 use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::report::AlertState;
 
 use crate::desk::{A, Desk};
 use crate::mailed::{clean, drift, kafka_is_away};

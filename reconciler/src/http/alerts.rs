@@ -7,13 +7,14 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::Db;
-use firstcome_shared::mysql::alerts::{self, AlertPage, AlertState, ListedAlert};
+use firstcome_shared::mysql::alerts::{self, AlertPage, ListedAlert};
 use firstcome_shared::mysql::ops_actions::Operator;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::requests::{Answer, no_such, number, within};
 use crate::notify::wording::line;
+use crate::report::AlertState;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]

@@ -16,7 +16,7 @@ use firstcome_shared::http::views::{
     AdmissionState, DropOverview, LastRun, Overview, RedisCounts, RowCount,
 };
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::alerts::{self, AlertState, ListedAlert};
+use firstcome_shared::mysql::alerts::{self, ListedAlert};
 use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::schedule::Schedule;
 use serde::Deserialize;
@@ -26,7 +26,7 @@ use utoipa::IntoParams;
 use super::requests::{Answer, within};
 use super::{RouteState, runs};
 use crate::context::Stores;
-use crate::report::Run;
+use crate::report::{AlertState, Run};
 
 /// Drops per page.
 const DROPS: usize = 50;

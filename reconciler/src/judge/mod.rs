@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 /// A row of the drop. The time of admission tells two claims of one slot apart.
 pub use firstcome_shared::domain::ClaimOfSlot as Row;
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
-use firstcome_shared::mysql::revoked::{Revocation, Revocations};
+use firstcome_shared::model::{Revocation, Revocations};
 use firstcome_shared::redis::reads::DropState;
 
 /// A user whom Redis has on a slot. The time of admission is known only in R'.

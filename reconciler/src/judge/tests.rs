@@ -2,7 +2,7 @@
 
 use chrono::DateTime;
 use firstcome_shared::domain::OncePer;
-use firstcome_shared::mysql::revoked::Revocation;
+use firstcome_shared::model::Revocation;
 use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::reads::DropState;
 

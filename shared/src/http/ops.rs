@@ -17,40 +17,11 @@ use super::Problem;
 use super::extract::invalid;
 use super::headers::{GivenTwice, only_value};
 use super::problem::Code;
-use super::signatures::TokenSigner;
+use super::signatures::{Allowed, TokenSigner};
 use crate::domain::unfit_in_a_name;
 use crate::line_limit::LineLimit;
+use crate::model::secrets;
 use crate::mysql::ops_actions::Operator;
-
-/// Minimum length of a token, in characters.
-pub const MIN_TOKEN_CHARS: usize = 32;
-
-/// Parses one secret of at least [`MIN_TOKEN_CHARS`] printable ASCII characters, or two separated by
-/// a comma: during a rotation, both the old and the new one are valid. `name` is the setting's name.
-///
-/// # Errors
-/// Returns a description of the fault, never with the secret.
-pub(crate) fn secrets(name: &str, secret: &SecretString) -> Result<Vec<SecretString>, String> {
-    let secrets: Vec<&str> = secret.expose_secret().split(',').collect();
-    if secrets.len() > 2 {
-        return Err(format!("{name} may hold two tokens by a comma, not more"));
-    }
-    for secret in &secrets {
-        let chars = secret.len();
-        if chars < MIN_TOKEN_CHARS {
-            return Err(format!(
-                "{name} has {chars} characters; it needs at least {MIN_TOKEN_CHARS}, for example \
-                from `openssl rand -hex 32`"
-            ));
-        }
-        if !secret.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(format!(
-                "{name} may hold printable ASCII characters without spaces only"
-            ));
-        }
-    }
-    Ok(secrets.into_iter().map(SecretString::from).collect())
-}
 
 /// Maximum length of `X-Operator`, in bytes.
 const MAX_NAME: usize = 100;
@@ -81,15 +52,6 @@ pub struct OpsToken {
     tokens: Arc<[(SecretString, Allowed)]>,
     /// Limits the log lines about wrong tokens.
     lines: Arc<LineLimit>,
-}
-
-/// The permission of a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Allowed {
-    All,
-    View,
-    /// Only the routes of codes.
-    Redeem,
 }
 
 impl OpsToken {

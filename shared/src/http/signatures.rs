@@ -5,11 +5,18 @@ use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
-use super::ops::Allowed;
-
 /// The purpose of a signature.
 #[derive(Debug, Clone, Copy)]
 pub struct Purpose(pub &'static str);
+
+/// The permission of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allowed {
+    All,
+    View,
+    /// Only the routes of codes.
+    Redeem,
+}
 
 /// Signs with an operators' token. Signatures are valid in every process that has the token, until
 /// the token is withdrawn.

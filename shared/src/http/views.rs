@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use crate::coupon::{Allow, DropState};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
+use crate::model::RecordedAct;
 use crate::mysql::alerts::ListedAlert;
 use crate::mysql::dead_letters::DeadLetterRow;
 use crate::mysql::pace::SlotTimes;
@@ -153,20 +154,6 @@ pub struct CouponDrops {
     pub next_page: Option<u32>,
     /// What operators did to the coupon, newest first, 20 at most.
     pub history: Vec<RecordedAct>,
-}
-
-/// What an operator did.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct RecordedAct {
-    pub at: DateTime<Utc>,
-    /// Null if the operator sent no name.
-    #[schema(example = "Kim")]
-    pub by: Option<String>,
-    #[schema(example = "change_coupon")]
-    pub action: String,
-    /// JSON.
-    #[schema(example = "{\"quantity\":200}")]
-    pub detail: String,
 }
 
 /// A drop in the list of its coupon.

@@ -12,7 +12,7 @@ use sha2::Sha256;
 use super::KafkaSettings;
 use super::headers::header_of;
 use crate::event::{ClaimEvent, Undecodable};
-use crate::http::ops::secrets;
+use crate::model::secrets;
 
 /// The header with the signature, in base64 without padding.
 pub const SIGNATURE: &str = "firstcome-signature";

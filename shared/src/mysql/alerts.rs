@@ -6,7 +6,6 @@ use std::collections::{BTreeSet, HashMap};
 use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::QueryResult;
 use serde::{Deserialize, Serialize};
-use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
 
 use super::ops_actions::{Operator, OperatorAct};
@@ -14,20 +13,8 @@ use super::runs::set_state;
 use super::sql::{insert_rows, row};
 use super::{Columns as _, Conn, Db, DbResult, json, list as values_of};
 use crate::domain::{CouponId, DropId};
+use crate::report::AlertState;
 use crate::sql;
-
-/// The status of an alert.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-#[derive(IntoStaticStr, EnumString)]
-#[strum(serialize_all = "lowercase")]
-pub enum AlertState {
-    /// The last pass that examined it saw the problem.
-    #[default]
-    Firing,
-    /// A pass saw that the problem is gone.
-    Resolved,
-}
 
 row! {
     /// An alert. User ids in it are masked.

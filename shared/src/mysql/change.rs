@@ -11,7 +11,7 @@ use super::ops_actions::{Operator, OperatorAct};
 use super::{Conn, Db, DbResult, list};
 use crate::coupon::{Coupon, CouponPatch, Drop};
 use crate::domain::{CouponId, DropId};
-use crate::drops::is_one_lost;
+use crate::model::is_one_lost;
 use crate::sql;
 
 /// The outcome of [`Db::change_coupon`].

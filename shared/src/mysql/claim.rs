@@ -1,6 +1,7 @@
-//! A claim to be stored as a row.
+//! A claim to be stored as a row, and by whom.
 
 use chrono::{DateTime, Utc};
+use strum::IntoStaticStr;
 
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::event::ClaimEvent;
@@ -13,6 +14,16 @@ pub struct Claim {
     pub user_id: UserId,
     /// When the user was admitted, if known; otherwise the row gets the current time.
     pub claimed_at: Option<DateTime<Utc>>,
+}
+
+/// Who wrote the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
+pub enum IssuedBy {
+    Consumer,
+    /// The API, while Kafka does not acknowledge claims.
+    Api,
+    Reconciler,
 }
 
 impl From<&ClaimEvent> for Claim {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::alerts::{self, AlertState, ListedAlert};
+use super::alerts::{self, ListedAlert};
 use super::sql::row;
 use super::{Db, DbResult};
 use crate::domain::{CouponId, DropId};
+use crate::report::AlertState;
 use crate::sql;
 
 /// Maximum number of finished drops. The mail shows only the number of the others.

@@ -7,9 +7,8 @@ use std::ops::RangeInclusive;
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection as _;
-use strum::IntoStaticStr;
 
-use super::claim::Claim;
+use super::claim::{Claim, IssuedBy};
 use super::codes::CodeKey;
 use super::inserted::take_out;
 pub use super::inserted::{TakenOut, TakenOutRows};
@@ -18,15 +17,6 @@ use super::sql::row;
 use super::{Columns, Conn, Db, DbResult, Sql, USERS, json, list};
 use crate::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
 use crate::sql;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
-#[strum(serialize_all = "lowercase")]
-pub enum IssuedBy {
-    Consumer,
-    /// The API, while Kafka does not acknowledge claims.
-    Api,
-    Reconciler,
-}
 
 row! {
     #[derive(PartialEq, Eq)]

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::sql::read_as;
 use super::{Conn, Db, DbResult};
 use crate::domain::{CouponId, DropId};
-use crate::http::views::RecordedAct;
+use crate::model::RecordedAct;
 use crate::sql;
 
 /// The operator of a request, as identified by the request.

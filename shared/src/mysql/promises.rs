@@ -10,10 +10,11 @@ use serde_json::json;
 
 use super::issued::{IssuedRow, of_people};
 use super::ops_actions::{Operator, OperatorAct};
-use super::revoked::{self, Revocation};
+use super::revoked;
 use super::sql::row;
 use super::{Conn, Db, DbResult, list};
 use crate::domain::{CouponId, DropId, NamedDrop, UserId};
+use crate::model::Revocation;
 use crate::sql;
 
 /// A user's rows, revocations and promises that could not be kept when they were due.

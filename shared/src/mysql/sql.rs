@@ -16,10 +16,9 @@ use diesel::sql_types::{
 use diesel_async::RunQueryDsl as _;
 use diesel_async::methods::LoadQuery;
 
-use super::alerts::AlertState;
 use super::{Conn, Db, DbResult};
 use crate::domain::{CouponId, DropId, OncePer, UserId};
-use crate::report::{ActionKind, Kind, Outcome, Status, Trigger};
+use crate::report::{ActionKind, AlertState, Kind, Outcome, Status, Trigger};
 
 /// Builds a [`Sql`] from its text and values.
 #[macro_export]

@@ -9,7 +9,7 @@ use super::Redis;
 use super::client::Script;
 use super::keys::{self, DropKeys};
 use crate::domain::{CouponId, DropId, OncePer};
-use crate::mysql::revoked::Revocation;
+use crate::model::Revocation;
 
 static REVOKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/revoke.lua")));
 

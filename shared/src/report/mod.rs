@@ -325,6 +325,19 @@ pub struct Run {
     pub unlisted: Unlisted,
 }
 
+/// The status of an alert.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[derive(IntoStaticStr, EnumString)]
+#[strum(serialize_all = "lowercase")]
+pub enum AlertState {
+    /// The last pass that examined it saw the problem.
+    #[default]
+    Firing,
+    /// A pass saw that the problem is gone.
+    Resolved,
+}
+
 macro_rules! words {
     ($($type:ty),*) => {$(
         impl $type {

@@ -4,7 +4,7 @@
 
 use strum::VariantArray;
 
-use super::{AlertKind, FailureCause, Finding, FindingCase, Kind};
+use super::{AlertKind, FailureCause};
 
 /// A refusal of a store that answers, by its cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, VariantArray)]
@@ -255,14 +255,6 @@ impl StoreRefusal {
     pub fn sentence(self) -> String {
         let facts = self.facts();
         format!("{}. {} `{}`", facts.says, facts.to_do, facts.command[0])
-    }
-
-    /// Quotes the store, for the reasons of a mail.
-    pub fn quoted(self, error: &str) -> Finding {
-        Finding {
-            case: FindingCase::Refused(self),
-            ..Finding::report(Kind::Stalled, error)
-        }
     }
 }
 

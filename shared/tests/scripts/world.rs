@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
-use firstcome_shared::mysql::revoked::Revocation;
+use firstcome_shared::model::Revocation;
 use firstcome_shared::redis::admission::{
     Admission, AdmissionError, AdmissionReply, Admissions, Candidates, Claimant,
 };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, OncePer};
-use firstcome_shared::drops;
+use firstcome_shared::model::is_one_lost;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::Candidates;
 use firstcome_shared::redis::keys::DropKeys;
@@ -103,7 +103,7 @@ impl CouponWithDrops {
     /// Whether MySQL has lost the drop that the schedule requires at `now`, so that its holders are
     /// unknown.
     pub(crate) fn lacks_a_drop(&self, now: DateTime<Utc>) -> bool {
-        drops::is_one_lost(&self.coupon, &self.drops, now)
+        is_one_lost(&self.coupon, &self.drops, now)
     }
 
     /// Whether the schedule plans no drop that is open at `now` or opens later.

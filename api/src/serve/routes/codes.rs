@@ -7,8 +7,8 @@ use axum::{Extension, Json};
 use chrono::{DateTime, SecondsFormat, Utc};
 use firstcome_shared::coupon::line;
 use firstcome_shared::http::Problem;
-use firstcome_shared::http::ops::Allowed;
 use firstcome_shared::http::problem::Code as ProblemCode;
+use firstcome_shared::http::signatures::Allowed;
 use firstcome_shared::mysql::codes::Code;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::uses::{

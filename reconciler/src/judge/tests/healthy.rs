@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
-use firstcome_shared::mysql::revoked::Revocations;
+use firstcome_shared::model::Revocations;
 use strum::VariantArray as _;
 
 use super::super::*;

@@ -1,7 +1,7 @@
 //! One case a row: what M, R, M' and R' show, and what the page needs.
 
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
-use firstcome_shared::mysql::revoked::Revocations;
+use firstcome_shared::model::Revocations;
 
 use super::super::*;
 use super::{loaded, revocation};

@@ -1,0 +1,12 @@
+//! Types and rules that several stores and services share. They import no store.
+
+mod lost_drops;
+mod recorded_act;
+mod revocation;
+mod secrets;
+
+pub(crate) use lost_drops::is_missing;
+pub use lost_drops::is_one_lost;
+pub use recorded_act::RecordedAct;
+pub use revocation::{Revocation, Revocations};
+pub(crate) use secrets::secrets;
