@@ -12,9 +12,9 @@ import os
 import time
 from collections import Counter
 
+import gevent
 import requests
 from locust import FastHttpUser, constant, events, task
-from locust.exception import StopUser
 
 APIS = os.environ["API_URLS"].split(",")
 QUANTITY = int(os.environ.get("QUANTITY", 100))
@@ -38,6 +38,13 @@ def create_coupon(environment, **_):
     for api in APIS:
         while requests.get(f"{api}/v1/coupons/{coupon['id']}", timeout=10).status_code != 200:
             time.sleep(0.05)
+    gevent.spawn(quit_after_the_last_answer, environment.runner)
+
+
+def quit_after_the_last_answer(runner):
+    while sum(answers.values()) < PEOPLE:
+        time.sleep(0.1)
+    runner.quit()
 
 
 class Crowd(FastHttpUser):
@@ -48,7 +55,8 @@ class Crowd(FastHttpUser):
     def claim(self):
         person = next(people)
         if person >= PEOPLE:
-            raise StopUser
+            time.sleep(1)
+            return
         url = f"{APIS[person % len(APIS)]}/v1/coupons/{coupon['id']}/claims"
         # A repetition is always safe: it gets the same slot.
         for _ in range(30):
@@ -58,15 +66,12 @@ class Crowd(FastHttpUser):
                     time.sleep(float(answer.headers.get("Retry-After", 1) if answer.headers else 1))
                     continue
                 body = answer.json()
-                result = body.get("status") or body.get("code")
+                # A problem has a code. Its status is a number.
+                result = body.get("code") or body["status"]
                 answers["accepted" if result == "already_claimed" else result] += 1
                 answer.success()
                 return
         answers["no answer"] += 1
-
-    def on_stop(self):
-        if sum(answers.values()) >= PEOPLE:
-            self.environment.runner.quit()
 
 
 @events.quitting.add_listener
