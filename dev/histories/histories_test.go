@@ -109,6 +109,25 @@ func TestHealthyHistoriesPass(t *testing.T) {
 		"promoted":         func(r *recording) { r.giveBack(10, "c", false); r.rows("d", "b") },
 		"not promoted yet": func(r *recording) { r.giveBack(10, "c", false); r.rows("d") },
 		"a lease, 0.3 s":   func(r *recording) { r.giveBack(10, "b", false); r.giveBack(11, "d", false); r.soldOut(12, "e") },
+		"a quantity is lowered in Redis first": func(r *recording) {
+			r.giveBack(9, "b", false)
+			r.quantity(4)
+			r.quantity(4)
+			r.at += 1000
+			r.write(`"event":"changing","op":10,"coupon":1,"quantity":2`)
+			r.soldOut(11, "e")
+			r.quantity(4)
+			r.write(`"event":"changed","op":10`)
+			r.quantity(2)
+		},
+		"a raise that Redis gets late": func(r *recording) {
+			r.giveBack(9, "b", false)
+			r.write(`"event":"changing","op":10,"coupon":1,"quantity":4`)
+			r.quantity(4)
+			r.quantity(4)
+			r.at += 1000
+			r.soldOut(11, "e")
+		},
 		"a revocation without answer": func(r *recording) {
 			r.write(`"event":"revoking","op":10,"coupon":1,"drop":7,"person":"c","again":false`)
 			r.rows("d")
@@ -139,6 +158,15 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 		"a row belongs to nobody":          func(r *recording) { r.giveBack(10, "c", false); r.rows("d", "e") },
 		"a second slot":                    func(r *recording) { r.giveBack(10, "c", true); r.claim(11, "d", "accepted", 2) },
 		"a revoked user is admitted again": func(r *recording) { r.giveBack(10, "c", false); r.claim(11, "c", "accepted", 2) },
+		"a lowered quantity counts before it was asked": func(r *recording) {
+			r.giveBack(9, "b", false)
+			r.quantity(4)
+			r.quantity(4)
+			r.at += 1000
+			r.soldOut(10, "e")
+			r.write(`"event":"changing","op":11,"coupon":1,"quantity":2`)
+			r.write(`"event":"changed","op":11`)
+		},
 		"a raise is not given out": func(r *recording) {
 			r.giveBack(10, "b", false)
 			r.quantity(3)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"sort"
 
 	"github.com/anishathalye/porcupine"
@@ -61,12 +62,20 @@ type request struct {
 	ended *line
 }
 
+// change is an operator's change of a quantity, from its request to its answer. If that did not say
+// what became of it, the change may take effect at any time.
+type change struct {
+	from, to int64
+	quantity int
+}
+
 // unit is what is checked as one: a drop, or all drops of a coupon of which a user may have one.
 type unit struct {
 	name     string
 	once     bool
 	drops    map[int64]bool
 	quantity map[int64][]*line
+	changes  []*change
 	requests []*request
 	finals   []*line
 	// Users whose promise is listed as broken, so that nothing is known of their slots.
@@ -129,6 +138,7 @@ func (h *history) split() {
 		of.quantity[it.Drop] = append(of.quantity[it.Drop], it)
 	}
 	requests := map[int64]*request{}
+	changes := map[int64]*change{}
 	var inOrder []*request
 	for _, it := range h.lines {
 		switch it.Event {
@@ -138,6 +148,19 @@ func (h *history) split() {
 		case "ok", "failed", "unknown":
 			if one := requests[it.Op]; one != nil {
 				one.ended = it
+			}
+		case "changing":
+			changes[it.Op] = &change{it.number, math.MaxInt64, it.Quantity}
+			for _, drop := range ofCoupon[it.Coupon] {
+				of := ofDrop[drop]
+				if of.once && drop != ofCoupon[it.Coupon][0] {
+					continue
+				}
+				of.changes = append(of.changes, changes[it.Op])
+			}
+		case "changed":
+			if one := changes[it.Op]; one != nil {
+				one.to = it.number
 			}
 		case "final":
 			if of := ofDrop[it.Drop]; of != nil {
@@ -175,12 +198,21 @@ func (h *history) before(it *line, ms int64) int64 {
 }
 
 // least returns the smallest quantity that a drop may have had between two lines. Quantities are
-// recorded now and then, so the values on both sides count.
+// recorded now and then, so the values on both sides count. They are those of MySQL: while a change
+// is under way, Redis may have the new one before MySQL, or still the old one.
 func (u *unit) least(drop, from, to int64) int {
+	changed := math.MaxInt
+	for at := len(u.changes) - 1; at >= 0; at-- {
+		one := u.changes[at]
+		if one.from <= to && from <= one.to {
+			from = min(from, one.from)
+			changed = min(changed, one.quantity)
+		}
+	}
 	all := u.quantity[drop]
 	first := sort.Search(len(all), func(at int) bool { return all[at].number > from })
 	last := sort.Search(len(all), func(at int) bool { return all[at].number > to })
-	least := all[max(first-1, 0)].Quantity
+	least := min(changed, all[max(first-1, 0)].Quantity)
 	for at := max(first-1, 0); at <= min(last, len(all)-1); at++ {
 		least = min(least, all[at].Quantity)
 	}

@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Operators<'a> {
     system: &'a SystemUnderTest,
     schedule: &'a FaultSchedule,
+    recorder: Recorder,
     api: ApiClient,
     /// Whether the operators should stop.
     enough: AtomicBool,
@@ -31,7 +32,7 @@ pub(crate) struct Operators<'a> {
 }
 
 impl<'a> Operators<'a> {
-    /// `recorder` records changes of the allow list.
+    /// `recorder` records changes of quantities and of the allow list.
     pub(crate) fn new(
         system: &'a SystemUnderTest,
         schedule: &'a FaultSchedule,
@@ -40,7 +41,8 @@ impl<'a> Operators<'a> {
         Self {
             system,
             schedule,
-            api: ApiClient::patient("", PATIENCE, recorder),
+            api: ApiClient::patient("", PATIENCE, recorder.clone()),
+            recorder,
             enough: AtomicBool::default(),
             stopped: AtomicBool::default(),
         }
@@ -123,7 +125,14 @@ impl<'a> Operators<'a> {
         let Some(base) = self.system.supervisor.any_api() else {
             return pause(100).await;
         };
+        let quantity = change["quantity"].as_u64();
+        let op =
+            quantity.map(|quantity| self.recorder.changing(coupon.id.cast_unsigned(), quantity));
         let reply = self.api.moved_to(&base).try_patch(coupon.id, change).await;
+        let is_certain = reply.as_ref().is_ok_and(|reply| reply.status < 500);
+        if is_certain && let Some(op) = op {
+            self.recorder.changed(op);
+        }
         self.judge(&change.to_string(), reply, |reply| {
             let below = reply.body["code"] == "below_given_out" && !change["quantity"].is_null();
             reply.status == 200 && reply.body["id"] == coupon.id || reply.status == 409 && below

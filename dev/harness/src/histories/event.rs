@@ -66,6 +66,18 @@ pub enum RecordedEvent {
         /// True if added, false if removed.
         on: bool,
     },
+    /// An operator changes the quantity of a coupon. Redis and MySQL may have the old or the new one
+    /// until `changed`, or from then on, if that line is missing.
+    Changing {
+        /// See `invoked`.
+        op: u64,
+        coupon: u64,
+        quantity: u64,
+    },
+    /// The change was made or refused.
+    Changed {
+        op: u64,
+    },
     Ok {
         op: u64,
         answer: RecordedAnswer,

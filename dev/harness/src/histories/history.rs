@@ -221,7 +221,10 @@ impl History {
                     return Err(format!("drop {drop} has ended before"));
                 }
             }
-            RecordedEvent::Invoked { .. }
+            // Only porcupine needs to know when a quantity is uncertain.
+            RecordedEvent::Changing { .. }
+            | RecordedEvent::Changed { .. }
+            | RecordedEvent::Invoked { .. }
             | RecordedEvent::Revoking { .. }
             | RecordedEvent::Listing { .. } => {}
         }

@@ -92,16 +92,36 @@ impl Recorder {
         })
     }
 
+    /// Records that an operator changes a quantity, and returns the operation. Call it before the
+    /// request is sent.
+    pub fn changing(&self, coupon: u64, quantity: u64) -> u64 {
+        self.number(|op| RecordedEvent::Changing {
+            op,
+            coupon,
+            quantity,
+        })
+    }
+
+    /// Records that a change of a quantity was made or refused. Do not call it if that is unknown.
+    pub fn changed(&self, op: u64) {
+        self.write(RecordedEvent::Changed { op });
+    }
+
     fn begin(&self, event: impl FnOnce(u64) -> RecordedEvent) -> Pending {
+        Pending {
+            recorder: self.clone(),
+            op: self.number(event),
+            open: true,
+        }
+    }
+
+    /// Records an event with a new number of an operation, and returns the number.
+    fn number(&self, event: impl FnOnce(u64) -> RecordedEvent) -> u64 {
         let mut inner = self.0.lock();
         inner.ops += 1;
         let op = inner.ops;
         inner.write(event(op));
-        Pending {
-            recorder: self.clone(),
-            op,
-            open: true,
-        }
+        op
     }
 
     pub fn read(&self, drop: u64, rows: Vec<RecordedRow>) {
