@@ -15,7 +15,7 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::gate::Opened;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
-use firstcome_stack::{KafkaOptions, KafkaServer, tokens};
+use firstcome_stack::{KafkaOptions, KafkaServer, redis_dump, tokens};
 use redis::{FromRedisValue, ToRedisArgs};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -214,26 +214,15 @@ impl ServeWorld {
 
     /// Returns all keys of this test with their contents, to detect changes.
     pub(crate) async fn dump(&self) -> BTreeMap<String, Vec<u8>> {
-        let mut dump = BTreeMap::new();
-        for name in self
-            .ask_redis::<Vec<String>>(&["KEYS", &format!("{}:*", self.name)])
-            .await
-        {
-            // What each process writes once a second, to see whether Redis takes writes.
-            if name.contains(":writes:") {
-                continue;
-            }
-            let kind: String = self.ask_redis(&["TYPE", &name]).await;
-            let content = if kind == "hash" {
-                // Its own order changes while Redis rebuilds the table, so its fields are sorted.
-                let fields: BTreeMap<Vec<u8>, Vec<u8>> = self.ask_redis(&["HGETALL", &name]).await;
-                format!("{fields:?}").into_bytes()
-            } else {
-                self.ask_redis(&["DUMP", &name]).await
-            };
-            dump.insert(name, content);
-        }
-        dump
+        let pattern = format!("{}:*", self.name);
+        let mut names: Vec<String> = self.ask_redis(&["KEYS", &pattern]).await;
+        // What each process writes once a second, to see whether Redis takes writes.
+        names.retain(|name| !name.contains(":writes:"));
+        let dump = redis_dump(&mut self.redis.connection(), names).await;
+        dump.unwrap()
+            .into_iter()
+            .map(|(name, (content, _))| (name, content))
+            .collect()
     }
 
     /// Sends one command to Redis.

@@ -1,11 +1,10 @@
 //! The keys of one world, plain commands, and copies of Redis's data.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use firstcome_stack::RedisServer;
+use firstcome_stack::{RedisDump, RedisServer, redis_dump};
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisResult, ToRedisArgs, Value,
@@ -150,25 +149,12 @@ impl PrefixedKeys {
         names
     }
 
-    /// Returns every key with the prefix, with its serialised content and its time to live. Two
-    /// dumps are equal if and only if nothing was changed between them.
-    pub async fn dump(&self) -> BTreeMap<String, (Vec<u8>, i64)> {
-        let mut conn = self.connection().await;
-        let mut dump = BTreeMap::new();
-        for name in self.names().await {
-            let kind: String = self.command(&["TYPE", &name]).await;
-            let content = if kind == "hash" {
-                // Its own order changes while Redis rebuilds the table, so its fields are sorted.
-                let fields: BTreeMap<Vec<u8>, Vec<u8>> = self.command(&["HGETALL", &name]).await;
-                format!("{fields:?}").into_bytes()
-            } else {
-                self.command(&["DUMP", &name]).await
-            };
-            let mut expiry = redis::cmd("PEXPIRETIME");
-            let expires_at = expiry.arg(&name).query_async(&mut conn).await.unwrap();
-            dump.insert(name, (content, expires_at));
-        }
-        dump
+    /// Returns every key with the prefix, with its content and when it expires.
+    pub async fn dump(&self) -> RedisDump {
+        let names = self.names().await;
+        redis_dump(&mut self.connection().await, names)
+            .await
+            .unwrap()
     }
 }
 

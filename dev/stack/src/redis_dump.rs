@@ -1,0 +1,31 @@
+//! The content of Redis's keys, to compare two moments.
+
+use std::collections::BTreeMap;
+
+use ::redis::aio::ConnectionLike;
+use ::redis::{RedisResult, cmd};
+
+/// The content of each key, and when it expires in Unix milliseconds (-1: never).
+pub type RedisDump = BTreeMap<String, (Vec<u8>, i64)>;
+
+/// Reads keys. Two dumps are equal if and only if nothing was changed between them.
+pub async fn redis_dump(
+    conn: &mut impl ConnectionLike,
+    names: Vec<String>,
+) -> RedisResult<RedisDump> {
+    let mut dump = RedisDump::new();
+    for name in names {
+        let kind: String = cmd("TYPE").arg(&name).query_async(conn).await?;
+        let content = if kind == "hash" {
+            // Its own order changes while Redis rebuilds the table, so its fields are sorted.
+            let fields: BTreeMap<Vec<u8>, Vec<u8>> =
+                cmd("HGETALL").arg(&name).query_async(conn).await?;
+            format!("{fields:?}").into_bytes()
+        } else {
+            cmd("DUMP").arg(&name).query_async(conn).await?
+        };
+        let expires_at = cmd("PEXPIRETIME").arg(&name).query_async(conn).await?;
+        dump.insert(name, (content, expires_at));
+    }
+    Ok(dump)
+}
