@@ -48,6 +48,17 @@ pub struct World<P> {
     pub protocol: P,
 }
 
+impl<P> World<P> {
+    /// The world in which the lack of a rule is found.
+    fn without(rule: &impl Debug, protocol: P) -> Self {
+        Self {
+            name: format!("{rule:?}"),
+            is_large: false,
+            protocol,
+        }
+    }
+}
+
 /// A protocol to explore.
 pub struct Case {
     /// `claims: …`

@@ -97,12 +97,10 @@ pub fn whole() -> Vec<World<Protocol>> {
 }
 
 pub fn omitted() -> Vec<World<Protocol>> {
-    let worlds = OMITTED.iter().map(|(rule, system, faults)| World {
-        name: format!("{rule:?}"),
-        is_large: false,
-        protocol: protocol(Some(*rule), *system, faults),
-    });
-    worlds.collect()
+    OMITTED
+        .iter()
+        .map(|(rule, system, faults)| World::without(rule, protocol(Some(*rule), *system, faults)))
+        .collect()
 }
 
 fn protocol(omitted: Option<Omitted>, system: System, faults: &[Fault]) -> Protocol {

@@ -97,12 +97,12 @@ pub fn whole() -> Vec<World<Protocol>> {
 }
 
 pub fn omitted() -> Vec<World<Protocol>> {
-    let worlds = OMITTED.iter().map(|(rule, reconcilers, faults)| World {
-        name: format!("{rule:?}"),
-        is_large: false,
-        protocol: protocol(Some(*rule), *reconcilers, faults),
-    });
-    worlds.collect()
+    OMITTED
+        .iter()
+        .map(|(rule, reconcilers, faults)| {
+            World::without(rule, protocol(Some(*rule), *reconcilers, faults))
+        })
+        .collect()
 }
 
 fn protocol(omitted: Option<Omitted>, reconcilers: usize, faults: &[Fault]) -> Protocol {

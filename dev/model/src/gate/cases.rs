@@ -76,14 +76,12 @@ pub fn whole() -> Vec<World<Protocol>> {
 }
 
 pub fn omitted() -> Vec<World<Protocol>> {
-    let worlds = OMITTED
+    OMITTED
         .iter()
-        .map(|(rule, reconcilers, drops, faults)| World {
-            name: format!("{rule:?}"),
-            is_large: false,
-            protocol: protocol(Some(*rule), *reconcilers, *drops, faults),
-        });
-    worlds.collect()
+        .map(|(rule, reconcilers, drops, faults)| {
+            World::without(rule, protocol(Some(*rule), *reconcilers, *drops, faults))
+        })
+        .collect()
 }
 
 fn protocol(

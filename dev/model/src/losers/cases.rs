@@ -61,13 +61,13 @@ pub fn whole() -> Vec<World<Protocol>> {
 }
 
 pub fn omitted() -> Vec<World<Protocol>> {
-    let world = |(rule, protocol): &(Omitted, Protocol)| World {
-        name: format!("{rule:?}"),
-        is_large: false,
-        protocol: Protocol {
-            omitted: Some(*rule),
+    let worlds = OMITTED.iter().map(|(rule, protocol)| {
+        let omitted = Some(*rule);
+        let protocol = Protocol {
+            omitted,
             ..protocol.clone()
-        },
-    };
-    OMITTED.iter().map(world).collect()
+        };
+        World::without(rule, protocol)
+    });
+    worlds.collect()
 }

@@ -37,12 +37,10 @@ pub fn whole() -> Vec<World<Protocol>> {
 }
 
 pub fn omitted() -> Vec<World<Protocol>> {
-    let worlds = OMITTED.iter().map(|(rule, faults)| World {
-        name: format!("{rule:?}"),
-        is_large: false,
-        protocol: protocol(Some(*rule), faults),
-    });
-    worlds.collect()
+    OMITTED
+        .iter()
+        .map(|(rule, faults)| World::without(rule, protocol(Some(*rule), faults)))
+        .collect()
 }
 
 fn protocol(omitted: Option<Omitted>, faults: &[Fault]) -> Protocol {
