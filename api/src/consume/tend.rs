@@ -35,6 +35,35 @@ const COUNT: u64 = 60 * LOOK;
 /// Maximum wait for one answer of Kafka.
 const ANSWER: Duration = Duration::from_secs(2);
 
+/// Pause before an offset outside its log is believed.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+/// The first and the end offset of each partition.
+type Logs = BTreeMap<i32, KafkaResult<(i64, i64)>>;
+
+/// Reads the logs of partitions, and once more after a pause where one of these offsets is outside:
+/// a broker whose leader has just changed may know too low an end for a moment, and reading
+/// everything again would take an hour.
+async fn read_logs(
+    offsets: &BTreeMap<i32, Vec<i64>>,
+    pause: Duration,
+    read: impl Fn(i32) -> KafkaResult<(i64, i64)>,
+) -> Logs {
+    let mut logs: Logs = offsets.keys().map(|id| (*id, read(*id))).collect();
+    let is_outside = |(id, log): &(&i32, &mut KafkaResult<(i64, i64)>)| {
+        let Ok((first, end)) = log else { return false };
+        offsets[*id].iter().any(|at| !(*first..=*end).contains(at))
+    };
+    let mut outside = logs.iter_mut().filter(is_outside).peekable();
+    if outside.peek().is_some() {
+        tokio::time::sleep(pause).await;
+    }
+    for (id, log) in outside {
+        *log = read(*id);
+    }
+    logs
+}
+
 /// Where partitions stand with unread messages, and since when they have not moved.
 type Silences = BTreeMap<i32, (Option<i64>, Instant)>;
 
@@ -217,21 +246,33 @@ impl Tender {
                 tokio::time::sleep(TICK * 10).await;
             }
         }
+        let position = |partition: i32| positions.as_ref().ok()?.get(&partition).copied();
+        let offsets = before
+            .iter()
+            .map(|(id, reading)| (*id, reading.stands().into_iter().chain(position(*id))))
+            .map(|(id, offsets)| (id, offsets.collect()))
+            .collect();
+        let mut logs = read_logs(&offsets, SECOND_LOOK, |partition| {
+            block_in_place(|| self.consumer.fetch_watermarks(topic, partition, ANSWER))
+        })
+        .await;
         let mut lag = 0;
         for (partition, reading) in before {
-            let (first, end) =
-                match block_in_place(|| self.consumer.fetch_watermarks(topic, partition, ANSWER)) {
-                    Ok(both) => both,
-                    // The leaders of other partitions may answer.
-                    Err(error) => {
-                        looked = Err(error);
-                        continue;
-                    }
-                };
+            let (first, end) = match logs.remove(&partition) {
+                Some(Ok(log)) => log,
+                // The leaders of other partitions may answer.
+                Some(Err(error)) => {
+                    looked = Err(error);
+                    continue;
+                }
+                None => continue,
+            };
             lag += reading.done.map_or(0, |done| (end - done).max(0));
             let is_unchanged = self.group().partitions().get(&partition) == Some(&reading);
-            let Ok(positions) = &positions else { continue };
-            let position = positions.get(&partition).copied();
+            if positions.is_err() {
+                continue;
+            }
+            let position = position(partition);
             let is_outside = |at: Option<i64>| at.is_some_and(|at| !(first..=end).contains(&at));
             if is_outside(position) || is_outside(reading.stands()) {
                 tracing::warn!(partition, position, first, end, "position outside the log");
@@ -343,5 +384,36 @@ impl Tender {
         let read = (partition, offset..end);
         self.passed.lock().push(read, records, Instant::now());
         self.group().begin_again(partition);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn offset_outside_the_log_is_believed_only_the_second_time() {
+        let low = (0, 10);
+        let right = (0, 100);
+        for (stands, answers, found, times) in [
+            (vec![100, 90], [right, right], right, 1),
+            // The new leader does not know the end yet.
+            (vec![100, 90], [low, right], right, 2),
+            (vec![100], [low, low], low, 2),
+            // The position is outside, and nothing was read yet.
+            (vec![5_000], [low, low], low, 2),
+            (vec![], [low, right], low, 1),
+        ] {
+            let asked = RefCell::new(0);
+            let offsets = BTreeMap::from([(7, stands.clone())]);
+            let logs = read_logs(&offsets, Duration::ZERO, |_| {
+                *asked.borrow_mut() += 1;
+                Ok(answers[*asked.borrow() - 1])
+            });
+            assert_eq!(logs.await[&7], Ok(found), "{stands:?} {answers:?}");
+            assert_eq!(*asked.borrow(), times, "{stands:?} {answers:?}");
+        }
     }
 }
