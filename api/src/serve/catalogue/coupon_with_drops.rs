@@ -3,6 +3,7 @@
 
 use std::iter;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
@@ -22,6 +23,9 @@ pub(crate) struct CouponWithDrops {
     pub(crate) drops: Vec<Drop>,
     /// The keys and losers of each drop, in the same order.
     keys: Vec<(DropKeys, Arc<Losers>)>,
+    /// Whether MySQL has lost a drop: the second for which that was found out, shifted by one bit,
+    /// and the answer.
+    lost: AtomicI64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +53,7 @@ impl CouponWithDrops {
             coupon,
             drops,
             keys,
+            lost: AtomicI64::new(i64::MIN),
         }
     }
 
@@ -102,8 +107,19 @@ impl CouponWithDrops {
 
     /// Whether MySQL has lost the drop that the schedule requires at `now`, so that its holders are
     /// unknown.
+    ///
+    /// Schedules have whole seconds, so the answer holds for a second. In the storm before an
+    /// opening, each `not_open` would otherwise calculate the days of the schedule.
     pub(crate) fn lacks_a_drop(&self, now: DateTime<Utc>) -> bool {
-        is_one_lost(&self.coupon, &self.drops, now)
+        let second = now.timestamp();
+        let known = self.lost.load(Ordering::Relaxed);
+        if known >> 1 == second {
+            return known & 1 == 1;
+        }
+        let is_lost = is_one_lost(&self.coupon, &self.drops, now);
+        let found = (second << 1) | i64::from(is_lost);
+        self.lost.store(found, Ordering::Relaxed);
+        is_lost
     }
 
     /// Whether the schedule plans no drop that is open at `now` or opens later.
@@ -252,6 +268,11 @@ pub(crate) mod tests {
         // The window of 2 January reaches into the next day.
         listed.coupon.settings.schedule = Some(daily("23:50", "00:05"));
         assert!(listed.lacks_a_drop(at(2 * 1_440 + 3)));
+        // It is found out once a second.
+        listed.coupon.settings.schedule = None;
+        let second = at(2 * 1_440 + 3) + TimeDelta::milliseconds(999);
+        assert!(listed.lacks_a_drop(second));
+        assert!(!listed.lacks_a_drop(second + TimeDelta::milliseconds(1)));
         let mut empty = coupon(&[]);
         assert_eq!(lacks(&empty), [true; 6], "no drop at all");
         assert!(!empty.is_over(at(0)), "it has no schedule");
