@@ -99,7 +99,11 @@ pub(super) async fn watch(services: &Services) {
         #[allow(clippy::cast_precision_loss, reason = "at most a million")]
         gauge!("firstcome_claims_in_flight").set(services.in_flight.in_flight() as f64);
         if state != last {
-            tracing::warn!("admission is {state}");
+            if is_open {
+                tracing::info!("admission is {state}");
+            } else {
+                tracing::warn!("admission is {state}");
+            }
             last = state;
         }
     }
