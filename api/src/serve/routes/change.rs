@@ -298,6 +298,9 @@ fn unchanged(why: &str) -> Problem {
 }
 
 fn below_given_out(given_out: Slot) -> Problem {
-    let detail = format!("{given_out} are given out already; nothing was changed");
+    let detail = format!(
+        "{given_out} are given out already, counting returned ones, which keep their slots: \
+        {given_out} is the lowest quantity possible; nothing was changed"
+    );
     Problem::new(Code::BelowGivenOut, detail).with("given_out", given_out)
 }
