@@ -8,7 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 use firstcome_shared::config::{
-    KafkaArgs, LogArgs, MysqlArgs, PaceArgs, PublishArgs, RedisArgs, listen_address, secret,
+    KafkaArgs, LogArgs, MysqlArgs, NumberOrUnset, PaceArgs, PublishArgs, RedisArgs, listen_address,
+    number_or_unset, secret,
 };
 use firstcome_shared::http::Limits;
 use firstcome_shared::http::ops::OpsToken;
@@ -91,8 +92,8 @@ pub struct ReconcileArgs {
     /// mails and resolved dead letters for at most 30, runs with the same result as the one before
     /// for a day. If it is set, user ids in rows of sealed drops become pseudonyms after this time,
     /// too, and that cannot be undone; otherwise they stay
-    #[arg(long, help_heading = "Reconciling", env = "RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
-    pub retention_days: Option<u32>,
+    #[arg(long, help_heading = "Reconciling", env = "RETENTION_DAYS", value_name = "DAYS", default_value = "", hide_default_value = true, value_parser = number_or_unset::<1, 36_500>)]
+    pub retention_days: NumberOrUnset,
 }
 
 impl StoreArgs {
@@ -118,8 +119,8 @@ impl ReconcileArgs {
                 publish_ms: ms(self.publish.deadline()),
                 in_flight_ms: ms(self.publish.longest_in_flight()),
             },
-            retention_days: self.retention_days,
-            rows_per_second: self.pace.rows_per_second,
+            retention_days: self.retention_days.0,
+            rows_per_second: self.pace.rows_per_second.0,
         }
     }
 }

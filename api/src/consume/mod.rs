@@ -72,7 +72,7 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
         .merge(health::metrics_route(prometheus));
     firstcome_shared::say!("listening on http://{}", listener.local_addr()?);
     firstcome_shared::say!("consuming {} as {}", kafka.topic, kafka.group);
-    let pace = Arc::new(Pace::new(args.pace.rows_per_second, partitions));
+    let pace = Arc::new(Pace::new(args.pace.rows_per_second.0, partitions));
     let done = CancellationToken::new();
     let front = tokio::spawn(serve(listener, router, Limits::FOR_MACHINES, done.clone()));
     let consume = async {

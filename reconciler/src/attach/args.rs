@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use firstcome_shared::config::{TlsArgs, listen_address, secret};
+use firstcome_shared::config::{NumberOrUnset, TlsArgs, listen_address, number_or_unset, secret};
 use secrecy::SecretString;
 
 use crate::args::{LISTEN_ADDR, ScheduleArgs, ops_token, ops_view_token};
@@ -60,8 +60,8 @@ pub struct AttachArgs {
     /// Retention in days: for this time (default: a year) runs are kept with their findings; but
     /// ended alerts for at most 90 days, mails for at most 30, runs with the same result as the one
     /// before for a day
-    #[arg(long, help_heading = "Reconciling", env = "RETENTION_DAYS", value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
-    pub retention_days: Option<u32>,
+    #[arg(long, help_heading = "Reconciling", env = "RETENTION_DAYS", value_name = "DAYS", default_value = "", hide_default_value = true, value_parser = number_or_unset::<1, 36_500>)]
+    pub retention_days: NumberOrUnset,
     #[command(flatten)]
     pub schedules: ScheduleArgs,
     #[command(flatten)]

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let attached = super::attached(&args)?;
     let ours = attached.ours.clone().context("DATABASE_URL is not set")?;
-    let days = args.retention_days;
+    let days = args.retention_days.0;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::metrics::describe();
     let listener = TcpListener::bind(args.listen_addr)

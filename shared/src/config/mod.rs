@@ -64,8 +64,25 @@ pub struct PaceArgs {
     /// Maximum number of rows that all consumers together insert in a second, so that a drop does
     /// not slow down other users of the database (default: no limit). Give the consumers and the
     /// reconciler the same value
-    #[arg(long, env = "ROWS_PER_SECOND", value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub rows_per_second: Option<u32>,
+    #[arg(long, env = "ROWS_PER_SECOND", value_name = "ROWS", default_value = "", hide_default_value = true, value_parser = number_or_unset::<1, 1_000_000>)]
+    pub rows_per_second: NumberOrUnset,
+}
+
+/// A number that need not be set. As with other settings, an empty value does not set it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NumberOrUnset(pub Option<u32>);
+
+/// Parses a number within these limits, or an empty value.
+pub fn number_or_unset<const LEAST: u32, const MOST: u32>(
+    text: &str,
+) -> Result<NumberOrUnset, String> {
+    if text.is_empty() {
+        return Ok(NumberOrUnset(None));
+    }
+    match text.parse() {
+        Ok(number) if (LEAST..=MOST).contains(&number) => Ok(NumberOrUnset(Some(number))),
+        _ => Err(format!("give a whole number from {LEAST} to {MOST}")),
+    }
 }
 
 /// How long to wait for stores at start-up.
@@ -98,4 +115,19 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let example = "127.0.0.1:8080, or 0.0.0.0:8080 for all networks";
     text.parse()
         .map_err(|_| format!("give an IP address and a port, such as {example}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_value_does_not_set_a_number() {
+        let read = number_or_unset::<1, 50>;
+        assert_eq!(read(""), Ok(NumberOrUnset(None)));
+        assert_eq!(read("50"), Ok(NumberOrUnset(Some(50))));
+        for text in ["0", "51", "-1", "1.5", " 5", "a"] {
+            assert_eq!(read(text).unwrap_err(), "give a whole number from 1 to 50");
+        }
+    }
 }
