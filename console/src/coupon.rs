@@ -71,6 +71,12 @@ impl CouponScreen<'_> {
         typed.map_or_else(|| now.to_string(), |(_, text)| text.clone())
     }
 
+    /// A time as a form has it, in the coupon's zone.
+    fn typed_form(&self, at: DateTime<Utc>) -> String {
+        let zone = self.zone.unwrap_or_else(Tz::utc);
+        zone.local(at).format("%Y-%m-%dT%H:%M").to_string()
+    }
+
     fn day(&self, drop: &ListedDrop) -> String {
         let zone = self.zone.unwrap_or_else(Tz::utc);
         zone.local(drop.opens_at).format("%Y-%m-%d").to_string()

@@ -377,3 +377,22 @@ async fn refuses_quantity_below_given_out_without_taking_a_revision() {
     );
     assert_agree(&world, id).await;
 }
+
+#[tokio::test]
+async fn opening_moves_in_both_stores_until_a_minute_before_it() {
+    let (world, api) = ServeWorld::with_api().await;
+    let later = in_minutes(60);
+    let (id, _) = api.make(coupon(5, 10..=120)).await;
+    let moved = patch_with(&api, id, &[], &json!({"opens_at": later})).await;
+    assert_eq!(moved.status, 200, "{moved:?}");
+    let [[_, _, opens, ..]] = assert_agree(&world, id).await.try_into().unwrap();
+    let expected = later.parse::<chrono::DateTime<Utc>>().unwrap();
+    assert_eq!(opens, expected.timestamp_millis().to_string());
+    let early = api.claim(id, "u-1").await;
+    early.is(409, "not_open");
+    let soon = patch_with(&api, id, &[], &json!({"opens_at": in_minutes(1)})).await;
+    assert_eq!(soon.status, 200, "{soon:?}");
+    let late = patch_with(&api, id, &[], &json!({"opens_at": later})).await;
+    late.is(422, "not_possible");
+    assert_agree(&world, id).await;
+}

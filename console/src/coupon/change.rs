@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{CouponQuery, RefusedForm, is_open, is_to_come, shown};
 use crate::client::{HttpRefusal, encoded};
 use crate::page::{Fields, Page, Screen, whole_number};
-use crate::text::Text as _;
+use crate::text::{Text as _, short};
 
 /// What a form changes: the request to the API, and the question before it, if the change takes
 /// something from users.
@@ -200,8 +200,16 @@ fn planned(form: &Fields, found: &CouponDrops) -> Result<Change, HttpRefusal> {
             }
             body
         }
+        "opens_at" => {
+            let wrong = || HttpRefusal::typed("Give the time at which it opens.");
+            let opens = typed_time(form, coupon, "opens_at", "Opens at")?.ok_or_else(wrong)?;
+            let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);
+            let what = format!("{name} opens at {}.", short(opens, zone));
+            question = Some((what, "Change the opening"));
+            json!({"opens_at": opens})
+        }
         "closes_at" => {
-            let closes = closing(form, coupon)?;
+            let closes = typed_time(form, coupon, "closes_at", "Closes at")?;
             if closes.is_none() {
                 let what = format!("{name} then never closes by itself.");
                 question = Some((what, "Remove the end"));
@@ -243,9 +251,14 @@ fn planned(form: &Fields, found: &CouponDrops) -> Result<Change, HttpRefusal> {
     })
 }
 
-/// Returns when a coupon that opens once closes, as typed in its own zone.
-fn closing(form: &Fields, coupon: &CouponSettings) -> Result<Option<DateTime<Utc>>, HttpRefusal> {
-    let text = form.get("closes_at");
+/// Returns a time of a coupon that opens once, as typed in its own zone.
+fn typed_time(
+    form: &Fields,
+    coupon: &CouponSettings,
+    field: &str,
+    label: &str,
+) -> Result<Option<DateTime<Utc>>, HttpRefusal> {
+    let text = form.get(field);
     if text.is_empty() {
         return Ok(None);
     }
@@ -254,7 +267,7 @@ fn closing(form: &Fields, coupon: &CouponSettings) -> Result<Option<DateTime<Utc
         .ok()
         .and_then(|at| zone.unwrap_or_else(Tz::utc).instant(at));
     at.map(Some)
-        .ok_or_else(|| HttpRefusal::typed("“Closes at” is no time there."))
+        .ok_or_else(|| HttpRefusal::typed(&format!("“{label}” is no time there.")))
 }
 
 /// Adds people to the allow list, or removes them.

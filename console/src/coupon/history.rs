@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::model::RecordedAct;
 use serde_json::{Value, json};
 
@@ -36,10 +36,7 @@ fn listed(fields: impl Iterator<Item = String>) -> String {
 /// Such as "quantity 100 → 200". Empty if nothing is worth a word.
 fn field(name: &str, value: &Value) -> String {
     match (value.get("from"), value.get("to"), value) {
-        // Only cancelling changes when a coupon opens.
-        (Some(from), Some(to), _) if is_cancelled(from, to) => {
-            "cancelled: it never opens".to_owned()
-        }
+        (Some(_), Some(to), _) if is_cancelled(to) => "cancelled: it never opens".to_owned(),
         (Some(Value::Object(from)), Some(Value::Object(to)), _) => {
             // What was taken away is only in `from`.
             let names: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
@@ -59,9 +56,11 @@ fn field(name: &str, value: &Value) -> String {
     }
 }
 
-fn is_cancelled(from: &Value, to: &Value) -> bool {
-    let [from, to] = [from, to].map(|schedule| &schedule["opens_at"]);
-    to.is_string() && from != to
+/// Whether a schedule has the window of a coupon that was ended before it opened.
+fn is_cancelled(schedule: &Value) -> bool {
+    let at = |name: &str| schedule[name].as_str()?.parse::<DateTime<Utc>>().ok();
+    let window = at("opens_at").zip(at("closes_at"));
+    window.is_some_and(|(opens, closes)| closes - opens <= TimeDelta::milliseconds(1))
 }
 
 /// A field as the forms name it.
@@ -111,8 +110,15 @@ mod tests {
             ),
             (
                 json!({"schedule": {"opens_at": "2026-12-24T09:00:00Z"}}),
-                json!({"schedule": {"opens_at": "2026-11-28T12:00:00Z"}}),
+                json!({"schedule": {
+                    "opens_at": "2026-11-28T12:00:00Z", "closes_at": "2026-11-28T12:00:00.001Z"
+                }}),
                 "cancelled: it never opens",
+            ),
+            (
+                json!({"schedule": {"opens_at": "2026-12-24T09:00:00Z"}}),
+                json!({"schedule": {"opens_at": "2026-12-25T09:00:00Z"}}),
+                "opens at: 2026-12-24 09:00:00 UTC → 2026-12-25 09:00:00 UTC",
             ),
             (
                 json!({"schedule": {"last_day": "2026-12-24"}}),

@@ -25,6 +25,9 @@ pub struct CouponPatch {
     /// Places on the waiting list of a sold-out drop. Users who wait keep theirs.
     #[schema(minimum = 0, maximum = 1_000_000)]
     pub waiting_list: Option<u32>,
+    /// When a coupon that opens once opens. Only possible until a minute before it opens.
+    #[serde(default, deserialize_with = "instants::or_none")]
+    pub opens_at: Option<DateTime<Utc>>,
     /// When a coupon that opens once closes; null: never.
     #[serde(default, deserialize_with = "instant_or_null")]
     #[schema(value_type = Option<DateTime<Utc>>)]
@@ -71,9 +74,9 @@ fn time_of_day<'de, D: Deserializer<'de>>(d: D) -> Result<Option<NaiveTime>, D::
     Ok(Option::<WallClock>::deserialize(d)?.map(|time| time.0))
 }
 
-/// Drops that open sooner are not removed. A change is in both stores within this time, so that
-/// nobody is admitted to a removed drop.
-const REMOVED_BEFORE_OPENING: TimeDelta = TimeDelta::minutes(1);
+/// Drops that open sooner are not removed, nor moved. A change is in both stores within this time,
+/// so that nobody is admitted to a removed drop, or before a later opening.
+const CHANGED_BEFORE_OPENING: TimeDelta = TimeDelta::minutes(1);
 
 impl CouponPatch {
     /// Checks the fields one by one, and trims the name.
@@ -83,8 +86,8 @@ impl CouponPatch {
     pub fn checked(mut self) -> Result<Self, String> {
         self.close_now = self.close_now.filter(|close| *close);
         if self == Self::default() {
-            let fields = "name, quantity, paused, waiting_list, allow, closes_at, opens, closes, \
-                last_day, close_now (true)";
+            let fields = "name, quantity, paused, waiting_list, allow, opens_at, closes_at, opens, \
+                closes, last_day, close_now (true)";
             return Err(format!("give at least one of {fields}"));
         }
         if let Some(name) = &self.name {
@@ -105,8 +108,9 @@ impl CouponPatch {
 
     /// Whether it changes the quantity or the window of a drop.
     pub fn concerns_drops(&self) -> bool {
-        let concerns_window = self.closes_at.is_some() || self.close_now.is_some();
-        self.quantity.is_some() || concerns_window || self.concerns_days()
+        let concerns_window = self.opens_at.is_some() || self.closes_at.is_some();
+        let closes_now = self.close_now.is_some();
+        self.quantity.is_some() || concerns_window || closes_now || self.concerns_days()
     }
 
     fn concerns_days(&self) -> bool {
@@ -135,8 +139,13 @@ impl CouponPatch {
                 drop.quantity = quantity;
             }
         }
-        if self.close_now.is_some() && self.closes_at.is_some() {
-            return Err("close_now closes at once; give it or closes_at, not both".into());
+        if self.close_now.is_some() && (self.opens_at.is_some() || self.closes_at.is_some()) {
+            return Err(
+                "close_now closes at once; give it or opens_at and closes_at, not both".into(),
+            );
+        }
+        if let Some(opens_at) = self.opens_at {
+            open_at(&mut settings.schedule, drops, opens_at, now)?;
         }
         if let Some(closes_at) = self.closes_at {
             close_at(&mut settings.schedule, drops, closes_at, now)?;
@@ -182,7 +191,7 @@ impl CouponPatch {
         if let Some(Some(last)) = self.last_day {
             drops.retain(|drop| {
                 let is_later = drop.local_date.is_some_and(|day| day > last);
-                !is_later || drop.opens_at <= now + REMOVED_BEFORE_OPENING
+                !is_later || drop.opens_at <= now + CHANGED_BEFORE_OPENING
             });
         }
         Ok(())
@@ -209,6 +218,34 @@ fn check_no_overlap(new: &Schedule, drops: &[Drop], now: DateTime<Utc>) -> Resul
         closes.to_rfc3339(),
         next.opens_at.to_rfc3339()
     ))
+}
+
+/// Moves the opening of a coupon that opens once. Repeating the change is possible at any time.
+fn open_at(
+    schedule: &mut Option<Schedule>,
+    drops: &mut [Drop],
+    wanted: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<(), String> {
+    let Some(Schedule::Once { opens_at, .. }) = schedule else {
+        return Err("opens_at applies to coupons that open once; daily coupons have opens".into());
+    };
+    let wanted = wanted.trunc_subsecs(3);
+    if wanted == *opens_at {
+        return Ok(());
+    }
+    let soon = now + CHANGED_BEFORE_OPENING;
+    if drops.iter().any(|drop| drop.opens_at <= soon) {
+        return Err("the coupon has opened, or opens within a minute".into());
+    }
+    if wanted <= now {
+        return Err("opens_at is in the past".into());
+    }
+    *opens_at = wanted;
+    for drop in drops {
+        drop.opens_at = wanted;
+    }
+    Ok(())
 }
 
 fn close_at(
@@ -403,6 +440,39 @@ mod tests {
         let schedule = once.0.schedule.as_ref().unwrap();
         let drop = &schedule.drops_from(at("01T09:00"))[0];
         assert_eq!(drop.opens_at, at("01T09:00"));
+    }
+
+    #[test]
+    fn opening_moves_until_a_minute_before_it() {
+        let mut once = daily("12:00");
+        once.1.truncate(1);
+        once.0.settings.schedule = Some(Schedule::Once {
+            time_zone: None,
+            opens_at: at("01T11:00"),
+            closes_at: Some(at("01T12:00")),
+        });
+        once.1[0].closes_at = Some(at("01T12:00"));
+        let opens = |text: &str| json!({"opens_at": format!("2026-12-{text}:00Z")});
+        for (now, patch, says) in [
+            ("01T10:59", opens("01T11:30"), "within a minute"),
+            ("01T11:30", opens("01T11:45"), "has opened"),
+            ("01T10:00", opens("01T09:59"), "in the past"),
+            ("01T10:00", opens("01T12:00"), "later than opens_at"),
+        ] {
+            let refused = change(&mut once.clone(), now, patch).unwrap_err();
+            assert!(refused.contains(says), "{now}: {refused}");
+        }
+        for moved in ["01T11:30", "01T10:00"] {
+            change(&mut once, "01T09:00", opens(moved)).unwrap();
+            assert_eq!(once.1[0].opens_at, at(moved));
+            // A repeated request is answered alike, also once it is open.
+            change(&mut once, "01T11:31", opens(moved)).unwrap();
+        }
+        let both = json!({"opens_at": "2026-12-02T11:00:00Z", "closes_at": null});
+        change(&mut once, "01T09:00", both).unwrap();
+        assert_eq!(once.1[0].closes_at, None);
+        let refused = change(&mut daily("12:00"), "01T09:00", opens("01T11:30")).unwrap_err();
+        assert!(refused.contains("daily coupons have opens"), "{refused}");
     }
 
     #[test]
