@@ -46,9 +46,9 @@ impl<'a> PeopleScreen<'a> {
     }
 }
 
-const NOTHING: &str = "No coupon has this number or name, and no coupon has a row, a revocation \
-    or a broken promise of such a user. A claim that waits, or is on its way, is found on its \
-    coupon's page.";
+const NOTHING: &str = "No coupon has this number or name, and no coupon has a row, a revocation, \
+    a broken promise, a slot or a place of such a user. Of a place that was lost with Redis's data, \
+    nothing is known.";
 
 /// The slot or waiting position to revoke. Empty if there is none.
 fn holds(story: &Story) -> String {

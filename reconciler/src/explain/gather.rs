@@ -12,7 +12,7 @@ use firstcome_shared::sql;
 
 use super::verdict::{Evidence, Standing};
 use crate::context::Stores;
-use crate::report::{ActionKind, Finding, Kind, Outcome};
+use crate::report::{ActionKind, AlertKind, Finding, Kind, Outcome, wording};
 
 /// The keys of a drop that was sealed longer ago have expired.
 const KEYS_KEPT: TimeDelta = TimeDelta::hours(2);
@@ -183,12 +183,12 @@ fn dead_letter(row: &DeadLetterRow, known: &mut UserFacts) {
         .map(|error| format!(": {error}"))
         .unwrap_or_default();
     let what = format!("failed claim {id} ({origin}): {reason}{error}");
-    known.happened(Some(row.failed_at), "backup", what);
+    known.happened(Some(row.failed_at), "dead letter", what);
     if let Some(at) = row.resolved_at {
         let how = row.resolution.as_deref().unwrap_or("resolved");
         let more = row.resolution_detail.as_deref().unwrap_or_default();
         let what = format!("failed claim {id} dealt with: {how}; {more}");
-        known.happened(Some(at), "backup", what);
+        known.happened(Some(at), "dead letter", what);
         return;
     }
     let sentence = format!("failed claim {id} ({reason}) is open");
@@ -200,18 +200,23 @@ fn dead_letter(row: &DeadLetterRow, known: &mut UserFacts) {
     });
 }
 
+/// Says what a pass found about the user and did, in the words of the mails.
 fn sentence(run_id: &str, row: &Finding) -> String {
-    let kind = row.kind.as_str();
+    let [kind, _] = AlertKind::Left(row.kind).facts().noun;
     let detail = &row.detail;
     let drop = row.drop_id.map(|drop| format!(" in drop {drop}"));
     let slot = row.slot.map(|slot| format!(", slot {slot}"));
     let place = [drop, slot].map(Option::unwrap_or_default).concat();
-    // If a finding is only reported, its result is not worth mentioning.
+    let words = wording::words(row.action);
     let repair = match (row.action, row.result) {
-        (ActionKind::Report, Outcome::Skipped) => String::new(),
-        (action, result) => format!(" {} {}:", action.as_str(), result.as_str()),
+        // If a finding is only reported, its result is not worth mentioning.
+        (ActionKind::Report, _) => String::new(),
+        (_, Outcome::Applied) => format!(", {}", words.done),
+        (_, Outcome::Planned) => format!(", held back: {}", words.to_do),
+        (_, Outcome::Failed) => format!(", not possible: {}", words.to_do),
+        (_, Outcome::Skipped) => format!(", left to others: {}", words.to_do),
     };
-    format!("{kind}{place}:{repair} {detail} (pass {run_id})")
+    format!("{kind}{place}{repair}: {detail} (pass {run_id})")
 }
 
 /// Reads the user's slots and waiting positions in Redis, of the drops that it may still have.

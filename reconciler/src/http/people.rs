@@ -16,6 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::RouteState;
 use super::requests::{Answer, no_such, number, read_coupon, user_id};
+use crate::context::Stores;
 use crate::explain;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -57,7 +58,7 @@ pub(super) struct PeopleQuery {
     #[param(example = "Winter coupon")]
     coupon: Option<String>,
     /// Without a coupon, every coupon is searched for a row, a revocation or a broken promise of
-    /// the user.
+    /// the user, and those that are not over for a slot or a place.
     #[param(example = "u-37")]
     user_id: Option<String>,
 }
@@ -76,21 +77,22 @@ pub(super) struct PeopleQuery {
     )
 )]
 pub(super) async fn search(
-    State(db): State<Db>,
+    State(app): State<RouteState>,
     StrictQuery(query): StrictQuery<PeopleQuery>,
 ) -> Answer<FoundCoupons> {
     let user = query.user_id.as_deref().map(user_id).transpose()?;
-    let coupons = in_question(&db, query.coupon.as_deref(), user.as_ref()).await?;
+    let coupons = in_question(&app.stores, query.coupon.as_deref(), user.as_ref()).await?;
     Ok(Json(FoundCoupons { coupons }))
 }
 
 /// Returns the coupon with that ID, those whose names contain the text, or those in which the user
 /// is known.
 async fn in_question(
-    db: &Db,
+    stores: &Stores,
     coupon: Option<&str>,
     user: Option<&UserId>,
 ) -> Result<Vec<NamedCoupon>, Problem> {
+    let db = &stores.db;
     let coupon = coupon.map(str::trim).filter(|text| !text.is_empty());
     let number = coupon.and_then(|text| text.parse().ok().map(CouponId));
     let mut found = db.coupons_by_id(number.into_iter().collect()).await?;
@@ -103,7 +105,13 @@ async fn in_question(
     if found.is_empty() {
         let ids = match (coupon, user) {
             (Some(text), _) => db.coupons_named(text).await?,
-            (None, Some(user)) => db.coupons_of_person(user).await?,
+            (None, Some(user)) => {
+                let mut ids = db.coupons_of_person(user).await?;
+                ids.extend(known_in_redis(stores, user).await?);
+                ids.sort_unstable();
+                ids.dedup();
+                ids
+            }
             (None, None) => return Err(invalid("send coupon or user_id")),
         };
         found = db.coupons_by_id(ids).await?;
@@ -111,9 +119,11 @@ async fn in_question(
     if found.is_empty() {
         return Err(Problem::not_found(match coupon {
             Some(text) => format!("there is no coupon {text:?}, by number or by name"),
-            None => "no coupon has a row, a revocation or a broken promise of this user; a claim \
-                that waits, or is on its way, is found only with its coupon"
-                .to_owned(),
+            None => {
+                "no coupon has a row, a revocation, a broken promise, a slot or a place of this \
+                user; of a place that was lost with Redis's data, nothing is known"
+                    .to_owned()
+            }
         }));
     }
     let named = found.into_iter().map(|(coupon, _)| NamedCoupon {
@@ -121,6 +131,22 @@ async fn in_question(
         name: coupon.settings.name,
     });
     Ok(named.collect())
+}
+
+/// Returns the coupons that are not over in which Redis has a user: one who waits, or whose claim
+/// has no row yet.
+async fn known_in_redis(stores: &Stores, user: &UserId) -> Result<Vec<CouponId>, Problem> {
+    let mut drops = Vec::new();
+    for (_, all) in stores.db.catalogue().await? {
+        let unsealed = all.iter().filter(|drop| drop.sealed_at.is_none());
+        drops.extend(unsealed.map(|drop| stores.redis.keys(drop.coupon_id, drop.id)));
+    }
+    let found = stores.redis.have_user(&drops, user).await?;
+    Ok(drops
+        .iter()
+        .zip(found)
+        .filter_map(|(keys, has_user)| has_user.then_some(keys.coupon))
+        .collect())
 }
 
 /// The drop of the promise.

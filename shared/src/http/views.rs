@@ -252,7 +252,7 @@ pub struct GivenUp {
 pub struct Happening {
     /// Null if unknown.
     pub at: Option<DateTime<Utc>>,
-    /// Its source: `redis`, `mysql`, `backup` or `reconciler`.
+    /// Its source: `redis`, `mysql`, `dead letter` or `reconciler`.
     pub source: String,
     #[schema(example = "the row was written by the consumer")]
     pub what: String,

@@ -410,6 +410,21 @@ impl Redis {
         Ok((claimants, users.sum()))
     }
 
+    /// Whether each of these drops has a user, on a slot or waiting, in the same order.
+    pub async fn have_user(&self, drops: &[DropKeys], user: &UserId) -> RedisResult<Vec<bool>> {
+        let scores: Vec<Option<f64>> = self
+            .pipe_each(drops, |pipe: &mut Pipeline, keys: &DropKeys| {
+                for set in [&keys.users, &keys.waiting] {
+                    pipe.cmd("ZSCORE").arg(set).arg(user.as_str());
+                }
+            })
+            .await?;
+        Ok(scores
+            .chunks_exact(2)
+            .map(|of_drop| of_drop.iter().any(Option::is_some))
+            .collect())
+    }
+
     /// Sends commands about each item, for [`AT_ONCE`] items in one pipeline, and returns all
     /// replies in order.
     pub(super) async fn pipe_each<T, R: FromRedisValue>(

@@ -1,7 +1,7 @@
 //! The full history of one user, at the endpoint and on the command line.
 
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{Fixture, Http};
+use firstcome_harness::{Fixture, Http, coupon_body};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -47,9 +47,9 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     let told = story(user).await;
     assert_eq!(told["holds"], "issued");
     let events: [&[&str]; 4] = [
-        &["backup:", "failed claim", "firstcome-drift"],
-        &["backup:", "dealt with: issued"],
-        &["reconciler:", "failed_claim", "issue applied", &run.run_id],
+        &["dead letter:", "failed claim", "firstcome-drift"],
+        &["dead letter:", "dealt with: issued"],
+        &["reconciler:", "failed claim", "issued late", &run.run_id],
         &["mysql:", "written by the reconciler"],
     ];
     assert_told(&told, &events);
@@ -62,4 +62,29 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     }
     let stranger = daemon.http().get(&path(coupon.id, "u-1")).await.status;
     assert_eq!(stranger, 401, "without a token");
+}
+
+/// MySQL knows nothing of a user who waits.
+#[tokio::test]
+async fn user_who_waits_is_found_without_the_coupon() {
+    let fixture = Fixture::new("d-waits").await;
+    let daemon = fixture.world.daemon().await;
+    let mut body = coupon_body("Waits", 1, 5);
+    body["once_per"] = json!("drop");
+    let coupon = fixture.api.create_coupon(&body).await;
+    for user in ["u-first", "u-second"] {
+        fixture.api.claim(coupon.id, user).await;
+    }
+    let find = async |user: &str| {
+        let path = format!("/v1/people?user_id={user}");
+        Http::send(daemon.http().ops(Method::GET, &path)).await
+    };
+    for user in ["u-first", "u-second"] {
+        let found = find(user).await;
+        assert_eq!(
+            found.body["coupons"][0]["id"], coupon.id,
+            "{user}: {found:?}"
+        );
+    }
+    assert_eq!(find("u-third").await.status, 404);
 }
