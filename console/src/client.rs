@@ -131,7 +131,7 @@ impl Backends {
         body: &Value,
     ) -> Result<T, HttpRefusal> {
         let exchange = async {
-            let mut request = caller.request(method, path, body)?.map(Body::from);
+            let mut request = caller.request(method.clone(), path, body)?.map(Body::from);
             // Set the peer, as the server does for a connection.
             if let Some(peer) = caller.peer {
                 request.extensions_mut().insert(peer);
@@ -139,6 +139,9 @@ impl Backends {
             anyhow::Ok(self.reconciler.clone().oneshot(request).await?)
         };
         let answer = exchange.await.map_err(|error| unreadable(&error))?;
+        if method == Method::GET && answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+            return Err(HttpRefusal::new(answer.status(), NEEDS_A_STORE));
+        }
         read("The reconciler", answer).await
     }
 
@@ -218,6 +221,10 @@ async fn exchange(
 
 /// The message for a submitted form that the page does not offer without the API's address.
 pub(crate) const NO_API: &str = "This reconciler does not know the API's address: set API_URL";
+
+/// The message of a page that only shows what a store has.
+const NEEDS_A_STORE: &str = "This page shows what is in a store that does not answer now. The \
+    overview says which one, and shows what is known without it";
 
 /// Reads an answer. One that cannot be read is an error: what was done is not known.
 async fn read<T: DeserializeOwned>(

@@ -8,10 +8,11 @@ use axum::Json;
 use axum::http::StatusCode;
 use firstcome_shared::coupon::DropState;
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::http::views::{AdmissionState, DropOverview, LastRun, Overview};
+use firstcome_shared::http::views::{AdmissionState, DropOverview, LastRun, MOST_ALERTS, Overview};
 use firstcome_shared::mysql::alerts::ListedAlert;
 use firstcome_shared::report::AlertKind;
 use firstcome_shared::report::wording::{capital, count, grouped};
+use firstcome_shared::schedule::Tz;
 use serde::{Deserialize, Serialize};
 
 use super::client::HttpRefusal;
@@ -129,7 +130,15 @@ pub(super) fn board(seen: &Overview) -> Board {
     let hours = |run: &LastRun| (seen.at - run.finished_at).num_hours();
     let (tone, title) = match (problems.as_slice(), seen.last_run.as_ref().map(hours)) {
         ([one], _) => ("bad", one.what.clone()),
-        ([_, _, ..], _) => ("bad", format!("{} things are wrong", problems.len())),
+        ([_, _, ..], _) => {
+            // More alerts may fire than the overview has.
+            let least = if seen.alerts.len() < MOST_ALERTS as usize {
+                ""
+            } else {
+                "At least "
+            };
+            ("bad", format!("{least}{} things are wrong", problems.len()))
+        }
         ([], Some(hours @ STALE_HOURS..)) => {
             ("plain", format!("Nothing was compared for {hours} hours"))
         }
@@ -173,7 +182,7 @@ pub(super) fn drop_board(seen: &Overview) -> Board {
     };
     Board {
         tone,
-        title: format!("{}: {what}", place(&one.coupon_name, id)),
+        title: format!("{}: {what}", dated(one)),
         lead: capital(&format!("{}. Last pass: {}.", line.when(), line.last_run())),
         problems,
         elsewhere: elsewhere.len(),
@@ -259,7 +268,7 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
         let severity = kind.map(|kind| kind.facts().severity);
         (one.alert.acknowledged_at.is_some(), severity)
     });
-    found.extend(alerts.into_iter().map(alarm));
+    found.extend(alerts.into_iter().map(|one| alarm(one, seen)));
     found
 }
 
@@ -269,7 +278,7 @@ fn outage(kind: AlertKind, what: String, seen: &Overview) -> BoardProblem {
         .alerts
         .iter()
         .find(|it: &&ListedAlert| it.alert.kind == kind.word())
-        .map(alarm);
+        .map(|it| alarm(it, seen));
     BoardProblem {
         drop: Concerned::All,
         what,
@@ -287,7 +296,14 @@ pub(super) fn place(name: &str, drop: DropId) -> String {
     places.join(" · ")
 }
 
-fn alarm(listed: &ListedAlert) -> BoardProblem {
+/// A drop by its coupon's name, its day, and last its number.
+fn dated(one: &DropOverview) -> String {
+    let zone = one.time_zone.unwrap_or_else(Tz::utc);
+    let day = zone.local(one.opens_at).format("%Y-%m-%d");
+    place(&format!("{} · {day}", one.coupon_name.text()), one.drop_id)
+}
+
+fn alarm(listed: &ListedAlert, seen: &Overview) -> BoardProblem {
     let alert = &listed.alert;
     let kind = AlertKind::from_word(&alert.kind);
     let todo = kind.map_or("Look at the last runs.", |kind| kind.facts().to_do);
@@ -296,8 +312,12 @@ fn alarm(listed: &ListedAlert) -> BoardProblem {
         .as_ref()
         .map(|by| format!(", taken on by {}", by.text()));
     let name = listed.coupon_name.as_deref().zip(alert.drop_id);
+    let mut drops = seen.drops.iter();
+    let on_page = drops.find(|one| Some(one.drop_id) == alert.drop_id && one.drop_id.0 > 0);
     BoardProblem {
-        place: name.map(|(name, drop)| place(name, drop)),
+        place: on_page
+            .map(dated)
+            .or_else(|| name.map(|(name, drop)| place(name, drop))),
         more: Some(format!(
             "Since {}{}",
             alert.first_seen_at.text(),

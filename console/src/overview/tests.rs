@@ -182,7 +182,10 @@ fn alerts_have_advice_and_unacknowledged_ones_come_first() {
     assert!(more.ends_with(", taken on by Kim"), "{more}");
     let todo = &second.todo;
     assert!(todo.starts_with("If you don't know the cause, pause"));
-    assert_eq!(second.place.as_deref(), Some("Winter <coupon> · drop 7"));
+    assert_eq!(
+        second.place.as_deref(),
+        Some("Winter <coupon> · 1970-01-01 · drop 7")
+    );
 }
 
 #[test]
@@ -195,7 +198,7 @@ fn drop_screen_starts_with_its_state_and_counts_problems_elsewhere() {
     let mut seen = overview(vec![seen(100, 100)]);
     seen.alerts = elsewhere.to_vec();
     let fine = drop_board(&seen);
-    let open = "good: Winter <coupon> · drop 7: open, sold out";
+    let open = "good: Winter <coupon> · 1970-01-01 · drop 7: open, sold out";
     assert_eq!(verdict(&fine), open);
     assert_eq!((fine.problems.len(), fine.elsewhere), (0, 2));
     let lead = "1970-01-01 00:10 UTC to 1970-01-01 00:40 UTC. Last pass: nothing found.";
@@ -208,7 +211,7 @@ fn drop_screen_starts_with_its_state_and_counts_problems_elsewhere() {
     seen.admission = AdmissionState::Open;
     seen.alerts.push(alert("80 repairs are held back", None));
     let bad = drop_board(&seen);
-    let own = "bad: Winter <coupon> · drop 7: 80 repairs are held back";
+    let own = "bad: Winter <coupon> · 1970-01-01 · drop 7: 80 repairs are held back";
     assert_eq!(verdict(&bad), own);
     assert_eq!((bad.problems[0].place.as_ref(), bad.elsewhere), (None, 2));
 }

@@ -13,7 +13,7 @@ use firstcome_shared::coupon::{Coupon, Drop, DropState};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::extract::StrictQuery;
 use firstcome_shared::http::views::{
-    AdmissionState, DropOverview, LastRun, Overview, RedisCounts, RowCount,
+    AdmissionState, DropOverview, LastRun, MOST_ALERTS, Overview, RedisCounts, RowCount,
 };
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, ListedAlert};
@@ -30,9 +30,6 @@ use crate::report::{AlertState, Run};
 
 /// Drops per page.
 const DROPS: usize = 50;
-
-/// Maximum number of alerts.
-const ALERTS: u32 = 50;
 
 /// A page is reused for requests that arrive within this time after its reading began. The console
 /// polls once a second.
@@ -297,7 +294,7 @@ async fn in_redis(stores: &Stores, shown: &[(Coupon, Drop)]) -> Result<InRedis, 
 async fn facts(stores: &Stores, known: Option<&Run>) -> Result<Facts, DbError> {
     let db = &stores.db;
     let read_at = Some(Utc::now());
-    let firing = alerts::list(db, Some(AlertState::Firing), None, ALERTS).await?;
+    let firing = alerts::list(db, Some(AlertState::Firing), None, MOST_ALERTS).await?;
     let alerts = firing.alerts;
     let mut coupons = db.catalogue().await?;
     let live: HashSet<CouponId> = coupons.iter().map(|(coupon, _)| coupon.id).collect();

@@ -24,6 +24,9 @@ pub enum AdmissionState {
     Unknown,
 }
 
+/// The most alerts that an overview has.
+pub const MOST_ALERTS: u32 = 50;
+
 /// The state of the installation: stores, alerts, and the drops that are live or need manual
 /// attention.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
