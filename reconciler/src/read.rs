@@ -149,7 +149,8 @@ pub(crate) async fn coupons(
     for (_, drops) in &mut catalogue {
         drops.retain(|it: &Drop| it.sealed_at.is_none() && drop.is_none_or(|id| id == it.id));
     }
-    catalogue.retain(|(_, drops)| !drops.is_empty());
+    // Coupons of a cluster's server that does not answer wait for it, and hold up no others.
+    catalogue.retain(|(coupon, drops)| !drops.is_empty() && !ctx.servers.miss(coupon.id));
     let ids: Vec<CouponId> = catalogue.iter().map(|(coupon, _)| coupon.id).collect();
     let drops = catalogue.iter().flat_map(|(_, drops)| drops);
     let keys: Vec<DropKeys> = drops.map(|it| redis.keys(it.coupon_id, it.id)).collect();

@@ -46,6 +46,10 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 /// The pace of rows gives a sweep at most the rows of this time.
 const PACED: Duration = Duration::from_secs(30);
 
+/// Why a pass over a cluster was not complete.
+const SERVER_AWAY: &str = "a server of the Redis Cluster does not answer as a master: its coupons \
+    are closed, and were left out";
+
 /// Margin in addition to the publishing deadline, before young claims are judged again.
 const MARGIN: Duration = Duration::from_millis(250);
 
@@ -84,9 +88,11 @@ impl Reconciler {
         let mut done = BTreeMap::new();
         let compared = self.coupons(request, &run.run_id, stop, &mut done).await;
         if let Ok(ctx) = &compared {
+            let missing = ctx.servers.are_in_part().then(|| SERVER_AWAY.to_owned());
             let errors = [
                 (FailureCause::Kafka, &ctx.topic_error),
                 (FailureCause::Redis, &ctx.redis_error),
+                (FailureCause::Redis, &missing),
             ];
             for (cause, error) in errors {
                 if let Some(why) = error {

@@ -169,8 +169,13 @@ impl Known {
         live: &Catalogue,
     ) -> Result<(Wants, bool), RedisError> {
         let redis = &stores.redis;
-        let coupons = &live.coupons;
         let servers = redis.servers().await?;
+        // Those of a cluster's server that does not answer are closed, and hide no others.
+        let coupons: Vec<&(Coupon, Vec<Drop>)> = live
+            .coupons
+            .iter()
+            .filter(|(coupon, _)| !servers.miss(coupon.id))
+            .collect();
         let drops = coupons.iter().flat_map(|(_, drops)| unsealed(drops));
         let keys: Vec<DropKeys> = drops.map(|it| redis.keys(it.coupon_id, it.id)).collect();
         let mut watched = redis.watched(&keys).await?.into_iter();
@@ -184,7 +189,7 @@ impl Known {
             wants = with_slots_or_losses(redis, live, keys).await?;
         }
         let wanted = &mut wants.closed;
-        let mut all_open = true;
+        let mut all_open = coupons.len() == live.coupons.len();
         for (coupon, drops) in coupons {
             let own: Vec<_> = unsealed(drops).zip(watched.by_ref()).collect();
             let Some((_, (gate, _))) = own.first() else {

@@ -196,22 +196,22 @@ impl Redis {
     }
 
     /// Returns Redis's time in Unix milliseconds. With several servers, this is the earliest of
-    /// their clocks, so that nothing appears older than it is. Each must answer.
+    /// their clocks, so that nothing appears older than it is. Each must answer, but those that did
+    /// not when this handle was pinned: it reads none of their coupons.
     pub async fn time_ms(&self) -> RedisResult<i64> {
-        let told = try_join_all(
-            self.masters()
+        let mut masters = self.masters().await?;
+        if let Some(pinned) = &self.pinned {
+            masters.retain(|master: &Master| !pinned.lack(&master.hash_slots));
+        }
+        let told = try_join_all(masters.into_iter().map(async |master: Master| {
+            let told = master
+                .send(redis::pipe().cmd("TIME"))
                 .await?
-                .into_iter()
-                .map(async |master: Master| {
-                    let told = master
-                        .send(redis::pipe().cmd("TIME"))
-                        .await?
-                        .pop()
-                        .unwrap_or(Value::Nil);
-                    let (seconds, micros): (i64, i64) = from_redis_value(told)?;
-                    Ok::<_, RedisError>(seconds * 1_000 + micros / 1_000)
-                }),
-        )
+                .pop()
+                .unwrap_or(Value::Nil);
+            let (seconds, micros): (i64, i64) = from_redis_value(told)?;
+            Ok::<_, RedisError>(seconds * 1_000 + micros / 1_000)
+        }))
         .await?;
         let earliest = told.into_iter().min();
         earliest.ok_or_else(|| (ErrorKind::Io, "no Redis server is known").into())

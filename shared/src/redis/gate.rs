@@ -69,6 +69,22 @@ impl Servers {
         found.and_then(|(_, server)| server.as_ref())
     }
 
+    /// Whether the server of a coupon did not answer as a master, while others of the cluster did.
+    pub fn miss(&self, coupon: CouponId) -> bool {
+        self.of(coupon).is_none() && self.are_in_part()
+    }
+
+    /// Whether only some servers answered as masters.
+    pub fn are_in_part(&self) -> bool {
+        !self.are_complete() && self.0.iter().any(|(_, server)| server.is_some())
+    }
+
+    /// Whether the server with these hash slots was asked and did not answer as a master.
+    pub(super) fn lack(&self, hash_slots: &[HashSlots]) -> bool {
+        let mut servers = self.0.iter();
+        servers.any(|(held, server)| held == hash_slots && server.is_none())
+    }
+
     /// Whether every server answered as a master.
     pub fn are_complete(&self) -> bool {
         self.0.iter().all(|(_, server)| server.is_some())
@@ -278,6 +294,30 @@ pub(super) fn revision_in(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn coupon_is_missed_only_if_its_server_is_away_and_others_are_not() {
+        let [low, high] = [vec![(0, 8_191)], vec![(8_192, 16_383)]];
+        let id = || Some(ServerId("0a:0b".into()));
+        let of = |low_slots: bool| {
+            let mut coupons = (1..100).map(CouponId);
+            coupons
+                .find(|id| (hash_slot(*id) < 8_192) == low_slots)
+                .unwrap()
+        };
+        let part = Servers(vec![(low.clone(), id()), (high.clone(), None)]);
+        assert!(part.are_in_part() && part.lack(&high) && !part.lack(&low));
+        assert!(!part.miss(of(true)) && part.miss(of(false)));
+        let whole = Servers(vec![(low.clone(), id()), (high.clone(), id())]);
+        let none = Servers(vec![(low, None), (high.clone(), None)]);
+        let replica = Servers(vec![(vec![(0, 16_383)], None)]);
+        for servers in [whole, none, replica] {
+            assert!(
+                !servers.miss(of(false)) && !servers.are_in_part(),
+                "{servers:?}"
+            );
+        }
+    }
 
     #[test]
     fn gate_is_open_only_on_its_server_in_its_era() {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use firstcome_harness::{
-    Answer, ApiClient, LIMIT, MadeCoupon, PromisedAnswer, StoreUrls, World, WorldStores,
-    assert_exact, eventually, eventually_some, exact, holders, people, rush,
+    Answer, ApiClient, LIMIT, MadeCoupon, PrefixedKeys, PromisedAnswer, StoreUrls, World,
+    WorldStores, assert_exact, eventually, eventually_some, exact, holders, people, rush,
 };
 use firstcome_stack::{
     ClusterStack, KafkaCluster, ProxyFault, RedisCluster, RedisOptions, RedisServer,
@@ -149,6 +149,52 @@ async fn all_coupons_are_exact_after_one_server_of_each_kind_dies_during_a_rush(
     for process in [&kept.0.process, &kept.1.process, &kept.2.process] {
         assert_eq!(process.status(), None, "{}", process.log());
     }
+}
+
+/// A cluster that does not require all hash slots serves those that are left.
+#[tokio::test]
+#[ignore = "release"]
+async fn coupons_of_other_masters_are_reopened_while_one_master_and_its_replica_are_dead() {
+    let cluster = RedisCluster::start().await.unwrap();
+    for node in cluster.nodes() {
+        let set = ["CONFIG", "SET", "cluster-require-full-coverage", "no"];
+        let keys = PrefixedKeys::new(&node.url(), "");
+        keys.command::<()>(&set).await;
+    }
+    let stores = WorldStores::shared()
+        .await
+        .with_redis_servers(&cluster.urls(), &cluster.env());
+    let world = impatient(stores, "one-master").await;
+    let (api, _consumer, _daemon) =
+        tokio::join!(world.serve(), world.consume(), world.daemon_with(&[]));
+    api.until_ready().await;
+    let lost = api.open_coupon(100).await;
+    let master = primary_of(&cluster, &world, &lost).await;
+    let mut kept = api.open_coupon(100).await;
+    while primary_of(&cluster, &world, &kept).await.port() == master.port() {
+        kept = api.open_coupon(100).await;
+    }
+    let mut dead = vec![master];
+    for node in cluster.nodes() {
+        let followed = format!("master_port:{}\r", master.port());
+        if replication(node).await.contains(&followed) {
+            dead.push(node);
+        }
+    }
+    assert_eq!(dead.len(), 2);
+    for node in &dead {
+        node.kill().await.unwrap();
+    }
+    let gate = world.redis.gate(kept.id);
+    world.redis.command::<i64>(&["DEL", &gate]).await;
+    until_promised(&api, kept.id, &people(1)[0]).await;
+    let once = world.once_with(&[], &[]).await;
+    let error = once.run().error.unwrap_or_default();
+    assert!(error.contains("does not answer as a master"), "{error}");
+    for node in &dead {
+        node.start_again().await.unwrap();
+    }
+    until_promised(&api, lost.id, &people(1)[0]).await;
 }
 
 #[tokio::test]
