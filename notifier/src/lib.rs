@@ -25,7 +25,7 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use firstcome_shared::mysql::{Conn, Db, alerts as stored, digest, outbox, runs};
 pub use firstcome_shared::report::wording;
-use firstcome_shared::report::{self, AlertKind, Finding, Kind, Run, StoreRefusal};
+use firstcome_shared::report::{self, AlertKind, COMMITS_HANG, Finding, Kind, Run, StoreRefusal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -176,10 +176,22 @@ impl Notifier {
         Ok(())
     }
 
-    /// Handles an error of recording: mails past MySQL, if it lasts.
-    pub(crate) async fn cannot_write(&self, error: &str, now: DateTime<Utc>) {
+    /// Handles an error of recording, or a MySQL in which no commit ends: mails past MySQL, if it
+    /// lasts.
+    pub async fn cannot_write(&self, error: &str, now: DateTime<Utc>) {
         let is_away = self.db.ping().await.is_err();
+        let hangs = !is_away && self.db.commits_hang().await.unwrap_or(false);
+        let error = if hangs { COMMITS_HANG } else { error };
         self.cannot_record(is_away, error, now);
+    }
+
+    /// Handles the end of what [`Self::cannot_write`] was told.
+    pub async fn can_write(&self, now: DateTime<Utc>) {
+        if let Err(error) = self.can_record(now.trunc_subsecs(3)).await {
+            let error = format!("{error:#}");
+            tracing::debug!(error, "the end of an outage is told after the next pass");
+        }
+        self.wake();
     }
 
     /// Handles what processes say of a store that refuses them. Must be called every few seconds.

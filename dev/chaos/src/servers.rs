@@ -50,9 +50,7 @@ impl ProxiedServers {
             env: redis_clock.env().into(),
             ..RedisOptions::default()
         };
-        let mysql = MysqlOptions {
-            extra_args: vec![LOCK_WAIT.to_owned()],
-        };
+        let mysql = MysqlOptions::with(vec![LOCK_WAIT.to_owned()]);
         let (redis, mysql, (kafka, kafka_proxy)) = tokio::try_join!(
             RedisServer::start(redis),
             MysqlServer::start(mysql),

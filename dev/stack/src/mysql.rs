@@ -1,6 +1,8 @@
 //! MySQL, unpacked in the cache folder and started through its own loader.
 
+use std::ffi::OsString;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -30,6 +32,30 @@ pub struct MysqlOptions {
     /// Additional arguments of `mysqld`, such as `["--innodb-lock-wait-timeout=1"]`, which take
     /// precedence.
     pub extra_args: Vec<String>,
+    /// The size in megabytes of a disk of its own, which its other files share with those of the
+    /// test ([`MysqlServer::small_disk`]). A new server needs about 200. Only root can have it.
+    pub disk_mb: Option<u32>,
+}
+
+impl MysqlOptions {
+    /// The defaults with these arguments.
+    pub fn with(extra_args: Vec<String>) -> Self {
+        Self {
+            extra_args,
+            ..Self::default()
+        }
+    }
+}
+
+/// Runs a program on a disk of its own, which nothing but the program's processes see, and which
+/// ends with them. Arguments: the folder of the disk, its size, a folder whose files it gets, and
+/// the program's command line.
+const WITH_DISK: &str = "mkdir -p \"$1\" && mount -t tmpfs -o size=\"$2\" tmpfs \"$1\" && \
+    cp -a \"$3/.\" \"$1\" && shift 3 && exec \"$@\"";
+
+/// The folder of the small disk.
+fn disk_of(instance: &Instance) -> PathBuf {
+    instance.dir.join("disk")
 }
 
 /// A private MySQL 9 with the server's own defaults (durable commits, binary log), 500 connections,
@@ -50,6 +76,14 @@ impl MysqlServer {
     /// Returns the URL of a database through a proxy.
     pub fn database_url_via(&self, proxy: &FaultProxy, name: &str) -> String {
         format!("mysql://root@127.0.0.1:{}/{name}", proxy.port())
+    }
+
+    /// Returns the folder of the small disk of [`MysqlOptions::disk_mb`] while the server runs.
+    pub fn small_disk(&self) -> Option<PathBuf> {
+        let pid = self.pid()?;
+        let disk = disk_of(&self.instance);
+        let seen_by_it = Path::new("/proc").join(pid.to_string()).join("root");
+        Some(seen_by_it.join(disk.strip_prefix("/").ok()?))
     }
 
     /// Runs one statement on a new connection and returns its rows as text, with `NULL` for null.
@@ -239,7 +273,21 @@ impl ServerKind for MysqlOptions {
         command.push(format!("--port={}", instance.port()).into());
         command.extend(["--bind-address=127.0.0.1", "--max-connections=500"].map(Into::into));
         command.extend(self.extra_args.iter().map(Into::into));
-        Ok(command)
+        let Some(megabytes) = self.disk_mb else {
+            return Ok(command);
+        };
+        let disk = disk_of(instance);
+        let mut datadir = OsString::from("--datadir=");
+        datadir.push(&disk);
+        command.push(datadir);
+        let mut with_disk: CommandLine = ["unshare", "--mount", "sh", "-c", WITH_DISK, "sh"]
+            .map(Into::into)
+            .to_vec();
+        with_disk.push(disk.into());
+        with_disk.push(format!("{megabytes}m").into());
+        with_disk.push(instance.data.clone().into());
+        with_disk.extend(command);
+        Ok(with_disk)
     }
 
     async fn answers(&self, instance: &Instance) -> Result<()> {

@@ -37,7 +37,7 @@ impl MysqlPair {
             let mut extra_args: Vec<String> = SEMI_SYNCHRONOUS.map(Into::into).into();
             extra_args.push(format!("--server-id={number}"));
             extra_args.push(format!("--rpl-semi-sync-source-enabled={waits}"));
-            MysqlServer::start(MysqlOptions { extra_args })
+            MysqlServer::start(MysqlOptions::with(extra_args))
         };
         // The replica has no replica to wait for and would wait forever.
         let (primary, replica) = tokio::try_join!(server(1, "ON"), server(2, "OFF"))?;

@@ -177,7 +177,7 @@ async fn mysql(certificates: &CertificateFolder) -> Result<MysqlServer> {
         format!("--ssl-cert={}", file("server.pem")),
         format!("--ssl-key={}", file("server.key")),
     ]);
-    let server = MysqlServer::start(MysqlOptions { extra_args }).await?;
+    let server = MysqlServer::start(MysqlOptions::with(extra_args)).await?;
     for statement in [
         format!("CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}' REQUIRE X509"),
         format!("GRANT ALL ON *.* TO '{USER}'@'%'"),

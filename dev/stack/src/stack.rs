@@ -30,9 +30,7 @@ impl StackOptions {
             "--innodb-flush-log-at-trx-commit=2",
         ];
         Self {
-            mysql: MysqlOptions {
-                extra_args: arguments.map(Into::into).into(),
-            },
+            mysql: MysqlOptions::with(arguments.map(Into::into).into()),
             ..Self::default()
         }
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Stores;
 use crate::notify::Notifier;
-use crate::report::{FailureCause, StoreRefusal};
+use crate::report::{COMMITS_HANG, FailureCause, StoreRefusal};
 
 const EVERY: Duration = Duration::from_secs(5);
 
@@ -25,6 +25,8 @@ pub(super) async fn watch(stores: Stores, notifier: Notifier, stop: Cancellation
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut topic = None;
+    // Whether commits of MySQL did not end.
+    let mut hung = false;
     let mut looked_at: Option<Instant> = None;
     loop {
         tokio::select! {
@@ -34,6 +36,17 @@ pub(super) async fn watch(stores: Stores, notifier: Notifier, stop: Cancellation
         if looked_at.is_none_or(|at| at.elapsed() >= TOPIC_EVERY) {
             looked_at = Some(Instant::now());
             topic = of_topic(&stores).await;
+        }
+        let is_hanging = stores.db.commits_hang().await.unwrap_or(hung);
+        if is_hanging {
+            // The outbox is in MySQL.
+            notifier.cannot_write(COMMITS_HANG, Utc::now()).await;
+        } else if hung {
+            notifier.can_write(Utc::now()).await;
+        }
+        hung = is_hanging;
+        if is_hanging {
+            continue;
         }
         let mut seen = match of_processes(&stores).await {
             Ok(seen) => seen,

@@ -37,7 +37,7 @@ use self::overview::Reader;
 use crate::context::Stores;
 use crate::notify::Notifier;
 use crate::passes::Passes;
-use crate::report::{FailureCause, StoreRefusal};
+use crate::report::{COMMITS_HANG, FailureCause, StoreRefusal};
 
 /// Returns the routes with the document that describes them.
 fn contract() -> OpenApiRouter<RouteState> {
@@ -149,7 +149,11 @@ fn checks(db: Db, redis: Redis) -> Vec<(&'static str, health::HealthCheck)> {
     let mysql = move || {
         let db = db.clone();
         async move {
-            let written = db.check_writes().await;
+            let written = match db.commits_hang().await {
+                Ok(true) => return Err(unusable(FailureCause::Mysql, COMMITS_HANG)),
+                Ok(false) => db.check_writes().await,
+                Err(error) => Err(error),
+            };
             written.map_err(|error| unusable(FailureCause::Mysql, &error.to_string()))
         }
     };

@@ -191,6 +191,17 @@ impl Db {
         self.of_primary().set_state("writes_checked_at", now).await
     }
 
+    /// Whether no commit ends, as far as this user's connections show. While the disk of the binary
+    /// log is full, MySQL answers reads and lets every commit wait, without an error; each attempt
+    /// to write would keep a connection until the disk is free.
+    pub async fn commits_hang(&self) -> DbResult<bool> {
+        let hanging = "SELECT COUNT(*) FROM performance_schema.processlist \
+            WHERE state = 'waiting for handler commit' AND time >= ?";
+        let hanging = sql!(hanging, HANGS_SECONDS);
+        let found: Option<u64> = self.first("look for commits that hang", hanging).await?;
+        Ok(found.is_some_and(|found| found > 0))
+    }
+
     pub async fn set_state(&self, name: &'static str, value: String) -> DbResult<()> {
         let set = set_state(name, &value);
         self.execute("write state", set).await.map(|_| ())
@@ -206,6 +217,9 @@ pub fn set_state(name: &str, value: &str) -> Sql {
     let set = "REPLACE INTO reconciler_state (name, value) VALUES (?, ?)";
     sql!(set, name, value)
 }
+
+/// A commit that has lasted this long counts as one that hangs.
+const HANGS_SECONDS: u32 = 3;
 
 /// Retention by kind of record.
 #[derive(Debug, Clone, Copy)]

@@ -19,7 +19,7 @@ use crate::subject::Subject;
 
 pub use case::{FindingCase, UnsafePart};
 pub use kinds::{AlertKind, Kind, KindFacts, Remedy, Severity};
-pub use refusals::{RefusalFacts, StoreRefusal};
+pub use refusals::{COMMITS_HANG, RefusalFacts, StoreRefusal};
 
 /// What triggered a pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

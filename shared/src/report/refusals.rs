@@ -30,6 +30,8 @@ pub enum StoreRefusal {
     /// `NOAUTH`, `WRONGPASS`, `NOPERM`
     RedisLogin,
     MysqlDisk,
+    /// Commits wait: [`COMMITS_HANG`].
+    MysqlCommits,
     MysqlReadOnly,
     MysqlConnections,
     /// `NOT_ENOUGH_REPLICAS`
@@ -39,6 +41,10 @@ pub enum StoreRefusal {
     /// `TOPIC_AUTHORIZATION_FAILED`, `CLUSTER_AUTHORIZATION_FAILED`
     KafkaRights,
 }
+
+/// What is said of a MySQL that answers reads while no commit ends: it waits for free space for its
+/// binary log, and gives no error ([`Db::commits_hang`](crate::mysql::Db::commits_hang)).
+pub const COMMITS_HANG: &str = "no commit ends (waiting for handler commit)";
 
 /// What a refusal means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +168,15 @@ impl StoreRefusal {
                 ],
                 says: "MySQL refuses writes: its disk is full",
                 to_do: "Free its disk. Everything then continues by itself.",
+                command: ["df -h /var/lib/mysql", "On its host: the disk of its data"],
+            },
+            Self::MysqlCommits => RefusalFacts {
+                store: Mysql,
+                signs: &[COMMITS_HANG],
+                says: "MySQL answers, but ends no write: the disk of its binary log is full or \
+                    does not respond",
+                to_do: "Free that disk: MySQL tries again within a minute, and its error log says \
+                    whether the disk is full. Everything then continues by itself.",
                 command: ["df -h /var/lib/mysql", "On its host: the disk of its data"],
             },
             Self::MysqlReadOnly => RefusalFacts {
@@ -309,6 +324,7 @@ mod tests {
                 "MySQL: write rows: The table 'issued_coupons' is full",
                 Is::MysqlDisk,
             ),
+            (Mysql, COMMITS_HANG, Is::MysqlCommits),
             (
                 Mysql,
                 "The MySQL server is running with the --super-read-only option",

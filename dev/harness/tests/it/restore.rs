@@ -20,7 +20,7 @@ async fn mysql() -> MysqlServer {
         "--log-bin-trust-function-creators=ON",
     ];
     let extra_args = extra_args.map(Into::into).into();
-    MysqlServer::start(MysqlOptions { extra_args })
+    MysqlServer::start(MysqlOptions::with(extra_args))
         .await
         .unwrap()
 }
