@@ -151,7 +151,11 @@ fn drop_line(drop: &DropReport) -> String {
         Subject::Campaign => String::new(),
     };
     let name = line(&drop.coupon_name, LONGEST);
-    format!("{name}{ids}: {rows} of {} issued, {exact}", drop.quantity)
+    let day = drop.day.map(|day| format!(", {day}")).unwrap_or_default();
+    format!(
+        "{name}{day}{ids}: {rows} of {} issued, {exact}",
+        drop.quantity
+    )
 }
 
 /// Describes a finding and its outcome in one line.

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use firstcome_shared::domain::UserId;
+use firstcome_shared::schedule::{Schedule, Tz};
 use futures_util::TryStreamExt as _;
 use sha2::{Digest as _, Sha256};
 
@@ -110,8 +111,12 @@ impl Compared {
             && numbers.users == numbers.rows
             && numbers.broken_promises == 0
             && !is_unfilled;
+        let schedule = drop.coupon().schedule.as_ref();
+        let zone = schedule.and_then(Schedule::time_zone);
+        let opens = zone.unwrap_or_else(Tz::utc).local(drop.own.drop.opens_at);
         DropReport {
             coupon_name: drop.coupon().name.clone(),
+            day: Some(opens.date_naive()),
             exact,
             before: self.numbers,
             after: numbers,

@@ -86,9 +86,13 @@ impl NamedDrop<'_> {
             }
             Subject::Campaign => String::new(),
         };
+        let day = self
+            .report
+            .and_then(|report| report.day)
+            .map_or_else(String::new, |day| format!(", {day}"));
         match self.issued() {
-            none if none.is_empty() => format!("{name}{ids}:"),
-            issued => format!("{name}{ids}: {issued}"),
+            none if none.is_empty() => format!("{name}{day}{ids}:"),
+            issued => format!("{name}{day}{ids}: {issued}"),
         }
     }
 

@@ -455,6 +455,15 @@ fn mail_about_many_problems_is_truncated_and_says_where_the_rest_is() {
     }
 }
 
+#[test]
+fn drop_is_named_by_its_coupon_and_day_before_its_numbers() {
+    let mut run = failed_claims();
+    run.drops[0].day = chrono::NaiveDate::from_ymd_opt(2026, 12, 1);
+    let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
+    let place = format!("{WINTER}, 2026-12-01 (coupon 1, drop 7): 98 of 100 issued");
+    assert!(mail.text.contains(&place), "{}", mail.text);
+}
+
 /// Parses each command as a shell does. Each must be one program call that ends with the addresses.
 #[test]
 fn commands_can_be_pasted() {

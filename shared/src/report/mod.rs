@@ -7,7 +7,7 @@ mod kinds;
 mod refusals;
 pub mod wording;
 
-use chrono::{DateTime, SubsecRound as _, Utc};
+use chrono::{DateTime, NaiveDate, SubsecRound as _, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -231,6 +231,9 @@ pub struct DropReport {
     pub coupon_id: CouponId,
     /// The coupon's name at the time of the pass.
     pub coupon_name: String,
+    /// The day on which it opens, in the coupon's time zone. Missing for an attached campaign.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub day: Option<NaiveDate>,
     pub drop_id: DropId,
     pub quantity: u32,
     /// Every promise has its row, none is broken, no row is surplus, and no user waits while a slot
