@@ -71,7 +71,7 @@ impl Servers {
 
     /// Whether the server of a coupon did not answer as a master, while others of the cluster did.
     pub fn miss(&self, coupon: CouponId) -> bool {
-        self.of(coupon).is_none() && self.are_in_part()
+        self.holding(coupon).is_none() && self.are_in_part()
     }
 
     /// Whether only some servers answered as masters.

@@ -47,12 +47,7 @@ fn quick() -> Result<()> {
     step("one version", versions)?;
     step("statements that were shortened", lines::check)?;
     step("shell scripts", || {
-        let mut scripts = files(&[
-            "*.sh",
-            ".ci",
-            "dev/hooks",
-            "dev/containers/**/entrypoint",
-        ])?;
+        let mut scripts = files(&["*.sh", ".ci", "dev/hooks", "dev/containers/**/entrypoint"])?;
         scripts.retain(|path| !path.starts_with("deploy/helm"));
         scripts
             .iter()
