@@ -15,7 +15,7 @@ use firstcome_shared::coupon::{Allow, DropState};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
 use firstcome_shared::http::views::{CouponDrops, CouponSettings, ListedDrop};
 use firstcome_shared::mysql::alerts::AlertPage;
-use firstcome_shared::report::wording::capital;
+use firstcome_shared::report::wording::{capital, count};
 use firstcome_shared::schedule::{Schedule, Tz};
 use qrcode::QrCode;
 use qrcode::render::svg;
@@ -75,6 +75,23 @@ impl CouponScreen<'_> {
     fn typed_form(&self, at: DateTime<Utc>) -> String {
         let zone = self.zone.unwrap_or_else(Tz::utc);
         zone.local(at).format("%Y-%m-%dT%H:%M").to_string()
+    }
+
+    /// The days for which codes can be used, as typed or at present.
+    fn valid_days(&self) -> String {
+        let days = self.found.coupon.valid_days;
+        self.value(
+            "valid_days",
+            &days.map_or_else(String::new, |days| days.to_string()),
+        )
+    }
+
+    /// The end of codes in the coupon's zone, as typed or at present.
+    fn valid_until(&self) -> String {
+        let zone = self.zone.unwrap_or_else(Tz::utc);
+        let until = self.found.coupon.valid_until.map(|until| zone.local(until));
+        let until = until.map(|until| until.format("%Y-%m-%dT%H:%M").to_string());
+        self.value("valid_until", &until.unwrap_or_default())
     }
 
     fn day(&self, drop: &ListedDrop) -> String {
@@ -171,6 +188,15 @@ fn coupon_state(is_over: bool, is_paused: bool, is_open: bool, opens: Option<&st
         (false, false, true, _) => "open".to_owned(),
         (false, false, false, Some(opens)) => format!("opens {opens}"),
         (false, false, false, None) => "closed".to_owned(),
+    }
+}
+
+/// Describes until when codes can be used.
+fn codes_end(until: Option<DateTime<Utc>>, days: Option<u32>, zone: Option<Tz>) -> String {
+    match (until, days) {
+        (Some(until), _) => format!("until {}", short(until, zone)),
+        (None, Some(days)) => format!("for {} from the claim", count(days, "day", "days")),
+        (None, None) => "without an end".to_owned(),
     }
 }
 

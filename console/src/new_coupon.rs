@@ -8,7 +8,7 @@ use askama::Template;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use chrono::{DateTime, FixedOffset, NaiveDate, NaiveTime, Utc};
-use firstcome_shared::coupon::{Allow, MAX_QUANTITY, MAX_WAITING};
+use firstcome_shared::coupon::{Allow, MAX_QUANTITY, MAX_VALID_DAYS, MAX_WAITING};
 use firstcome_shared::report::wording::grouped;
 use firstcome_shared::schedule::{PlannedDrop, Schedule, Tz, time_zone, wall_clock};
 use serde_json::{Value, json};
@@ -88,6 +88,10 @@ fn plan(typed: &Fields) -> Result<Preview, String> {
         "name": typed.get("name"), "quantity": quantity, "once_per": once_per, "waiting_list": waiting,
         "schedule": schedule,
     });
+    if !typed.get("valid_days").is_empty() {
+        let days = number("“Days to use a code”", "valid_days", 1..=MAX_VALID_DAYS)?;
+        body["valid_days"] = days.into();
+    }
     let allow = match typed.get("allow") {
         "group" => format!("group:{}", typed.get("group")),
         other => other.to_owned(),

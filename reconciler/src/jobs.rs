@@ -14,6 +14,7 @@ use firstcome_shared::drops;
 use firstcome_shared::kafka::check_topic;
 use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::mysql::runs::Retention;
+use firstcome_shared::mysql::used_rows::ListedUse;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::report::wording::count;
@@ -300,6 +301,27 @@ pub(crate) async fn count_sealed(
         }
     }
 }
+
+/// Names uses of codes whose coupon has no row: a part of deep passes, after rows were written.
+pub(crate) async fn stray_uses(
+    db: &Db,
+    (coupon, drop): (Option<CouponId>, Option<DropId>),
+) -> Result<Vec<Finding>, DbError> {
+    let stray = db.within(LONG).stray_uses(coupon, drop).await?;
+    let findings = stray.into_iter().map(|found: ListedUse| {
+        let detail = format!("{} used its code, and it has no row", found.used_by);
+        Finding {
+            coupon_id: found.coupon_id,
+            drop_id: Some(found.drop_id),
+            slot: Some(found.slot.into()),
+            ..Finding::report(Kind::BadUse, detail)
+        }
+    });
+    Ok(findings.collect())
+}
+
+/// Time limit of a page of uses.
+const LONG: Duration = Duration::from_secs(60);
 
 /// Retention if `RETENTION_DAYS` is not set: a year, so that records of the last run of a yearly
 /// campaign still exist.

@@ -113,6 +113,8 @@ impl Reconciler {
         if request.deep {
             let which = (request.coupon, request.drop);
             jobs::count_sealed(&self.stores.db, which, run).await?;
+            run.findings
+                .extend(jobs::stray_uses(&self.stores.db, which).await?);
         }
         let (letters, found) = seal::judge_letters(&ctx, request.coupon, request.drop).await?;
         run.unlisted.examined.failed_claims += letters;

@@ -5,13 +5,13 @@ mod patch;
 use std::ops::{Deref, RangeInclusive};
 use std::str::FromStr;
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, Datelike as _, NaiveDate, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
 use crate::domain::{CouponId, DropId, OncePer, Slot, unfit_in_a_name};
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, instants};
 
 pub use self::patch::CouponPatch;
 
@@ -37,6 +37,12 @@ pub struct CouponSettings {
     /// No claim is admitted while this is set.
     #[serde(default)]
     pub paused: bool,
+    /// Codes can be used before this time; null: without an end.
+    #[serde(default, deserialize_with = "instants::or_none")]
+    pub valid_until: Option<DateTime<Utc>>,
+    /// Codes can be used for this many times 24 hours from the claim; null: without an end.
+    #[schema(example = 30, minimum = 1, maximum = 3650)]
+    pub valid_days: Option<u32>,
     /// When it opens. A new coupon needs it; null if its drops were inserted manually.
     #[schema(required = true)]
     pub schedule: Option<Schedule>,
@@ -48,6 +54,7 @@ pub struct CouponSettings {
 
 pub const MAX_QUANTITY: Slot = 10_000_000;
 pub const MAX_WAITING: u32 = 1_000_000;
+pub const MAX_VALID_DAYS: u32 = 3_650;
 
 /// Maximum length of a name, in characters.
 const MAX_NAME_CHARS: usize = 200;
@@ -64,8 +71,48 @@ impl CouponSettings {
         schedule
             .check_new(now)
             .map_err(|error| format!("schedule: {error}"))?;
+        self.check_validity()?;
+        if self.valid_until.is_some_and(|end| end <= now) {
+            return Err("valid_until is in the past: no code could be used".to_owned());
+        }
         Ok(self)
     }
+
+    /// Checks that codes have one end, after the opening.
+    fn check_validity(&self) -> Result<(), String> {
+        if self.valid_until.is_some() && self.valid_days.is_some() {
+            return Err("give valid_until or valid_days, and null for the other".to_owned());
+        }
+        in_range(
+            "valid_days",
+            self.valid_days.unwrap_or(1),
+            1..=MAX_VALID_DAYS,
+        )?;
+        if self.valid_until.is_some_and(|end| end.year() > 9_999) {
+            return Err("valid_until is too late: the last year is 9999".to_owned());
+        }
+        if let Some(Schedule::Once { opens_at, .. }) = &self.schedule
+            && self.valid_until.is_some_and(|end| end <= *opens_at)
+        {
+            return Err("valid_until must be after opens_at".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Returns when the code of a claim expires, or `None` if it never does.
+    pub fn code_expires_at(&self, claimed_at: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        code_expires_at(self.valid_until, self.valid_days, claimed_at)
+    }
+}
+
+/// Returns when the code of a claim expires, or `None` if it never does.
+pub fn code_expires_at(
+    valid_until: Option<DateTime<Utc>>,
+    valid_days: Option<u32>,
+    claimed_at: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    let days = valid_days.map(|days| TimeDelta::days(days.into()));
+    valid_until.or_else(|| claimed_at.checked_add_signed(days?))
 }
 
 fn check_numbers(quantity: Slot, waiting_list: u32) -> Result<(), String> {

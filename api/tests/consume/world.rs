@@ -109,6 +109,8 @@ impl ConsumeWorld {
             quantity,
             once_per,
             waiting_list: 0,
+            valid_until: None,
+            valid_days: None,
             schedule: Some(schedule),
             paused: false,
             allow: None,

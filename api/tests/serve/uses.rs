@@ -14,7 +14,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use crate::world::{HttpAnswer, InProcessApi, REDEEM_TOKEN, ServeWorld, open, until};
+use crate::world::{
+    HttpAnswer, InProcessApi, OPS_TOKEN, REDEEM_TOKEN, ServeWorld, open, until, with,
+};
 
 impl InProcessApi {
     async fn shop(&self, method: Method, path: &str, body: &Value) -> HttpAnswer {
@@ -485,4 +487,59 @@ async fn crowd_of_shops_uses_each_code_once_and_no_undone_order_uses_one() {
         let place = (row[1].parse().unwrap(), row[2].clone());
         assert!(!undone.contains(&place), "seed {seed}: {place:?}");
     }
+}
+
+#[tokio::test]
+async fn end_of_codes_is_set_changed_and_shown_to_users_and_operators() {
+    let (world, api) = ServeWorld::with_api().await;
+    let refused = [
+        with(open(5), "valid_until", "2020-01-01T00:00:00Z"),
+        with(open(5), "valid_days", 0),
+        with(
+            with(open(5), "valid_days", 7),
+            "valid_until",
+            "2100-01-01T00:00:00Z",
+        ),
+    ];
+    for body in refused {
+        let answer = api.ops(Method::POST, "/v1/coupons", &body).await;
+        answer.is(400, "invalid");
+        answer.says("valid_");
+    }
+    let (coupon, drop) = api.make(with(open(5), "valid_days", 30)).await;
+    let path = format!("/v1/coupons/{coupon}");
+    assert_eq!(api.get(&path).await.json["valid_days"], 30);
+    let code = world.issue_code(coupon, drop, 1, "u-1").await;
+    let time = |json: &Value| -> DateTime<Utc> { json.as_str().unwrap().parse().unwrap() };
+    let mine = api.mine(coupon, "u-1").await.json;
+    let left = time(&mine["expires_at"]) - Utc::now();
+    assert_eq!((left.num_days(), &mine["used_at"]), (29, &Value::Null));
+    let change = json!({"valid_days": null, "valid_until": "2100-01-01T00:00:00Z"});
+    api.patch(coupon, json!({"valid_until": "2100-01-01T00:00:00Z"}))
+        .await
+        .is(422, "not_possible");
+    api.patch(coupon, change).await.has_status(200);
+    let used = api.use_code(&code, "=order-1").await;
+    assert_eq!(used.json["expires_at"], "2100-01-01T00:00:00Z");
+    let mine = api.mine(coupon, "u-1").await.json;
+    assert_eq!(mine["used_at"], used.json["used_at"]);
+    assert_eq!(mine["expires_at"], "2100-01-01T00:00:00Z");
+    world.issue_code(coupon, drop, 2, "u-2").await;
+    let issued = api
+        .ops(Method::GET, &format!("{path}/issued"), &json!({}))
+        .await;
+    let issued = &issued.json["issued"];
+    assert_eq!(issued[0]["reference"], "=order-1");
+    assert_eq!(issued[0]["used_at"], used.json["used_at"]);
+    assert_eq!(issued[1]["used_at"], Value::Null);
+    let token = format!("Bearer {OPS_TOKEN}");
+    let headers = [("authorization", &*token), ("accept", "text/csv")];
+    let csv = api
+        .ask(Method::GET, &format!("{path}/issued"), &headers, "")
+        .await;
+    let csv = csv.json.as_str().unwrap().to_owned();
+    assert!(csv.lines().nth(1).unwrap().contains(",'=order-1,"), "{csv}");
+    api.patch(coupon, json!({"valid_until": "2020-01-01T00:00:00Z"}))
+        .await
+        .is(422, "not_possible");
 }

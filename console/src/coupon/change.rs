@@ -5,13 +5,13 @@ use axum::extract::Path;
 use axum::http::Method;
 use axum::response::{IntoResponse as _, Redirect};
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
-use firstcome_shared::coupon::{Allow, MAX_QUANTITY, MAX_WAITING};
+use firstcome_shared::coupon::{Allow, MAX_QUANTITY, MAX_VALID_DAYS, MAX_WAITING};
 use firstcome_shared::http::views::{CouponDrops, CouponSettings, DropDetails};
 use firstcome_shared::report::wording::count;
 use firstcome_shared::schedule::{Schedule, Tz};
 use serde_json::{Value, json};
 
-use super::{CouponQuery, RefusedForm, is_open, is_to_come, shown};
+use super::{CouponQuery, RefusedForm, codes_end, is_open, is_to_come, shown};
 use crate::client::{HttpRefusal, encoded};
 use crate::page::{Fields, Page, Screen, whole_number};
 use crate::text::{Text as _, short};
@@ -184,6 +184,13 @@ fn planned(form: &Fields, found: &CouponDrops) -> Result<Change, HttpRefusal> {
             let places = whole(form, "waiting_list", "The waiting list", 0, MAX_WAITING)?;
             json!({"waiting_list": places})
         }
+        "validity" => {
+            let (body, end) = validity(form, coupon)?;
+            let what =
+                format!("Codes of {name} can be used {end}. That concerns codes that exist, too.");
+            question = Some((what, "Change the end of codes"));
+            body
+        }
         "allow" => {
             let (allow, who) = allowed(form, coupon)?;
             let what =
@@ -229,15 +236,7 @@ fn planned(form: &Fields, found: &CouponDrops) -> Result<Change, HttpRefusal> {
             json!({"close_now": true})
         }
         "cancel" => {
-            // It may have opened since the page, or the question, was shown. It must not open before
-            // the API gets the request either: that would close it for good.
-            let soon = Utc::now() + TimeDelta::seconds(30);
-            let is_late = found.drops.iter().any(|drop| drop.opens_at <= soon);
-            if is_late || !is_to_come(&found.drops) {
-                let why = "It has opened or opens at once, or was cancelled: pause it instead.";
-                return Err(HttpRefusal::typed(why));
-            }
-            let what = format!("{name} never opens. Nobody has claimed it. It can't be undone.");
+            let what = cancelling(found)?;
             (question, done) = (Some((what, "Cancel it")), "cancelled");
             json!({"close_now": true})
         }
@@ -249,6 +248,45 @@ fn planned(form: &Fields, found: &CouponDrops) -> Result<Change, HttpRefusal> {
         more_slots,
         done,
     })
+}
+
+/// Returns the question before a coupon is cancelled.
+fn cancelling(found: &CouponDrops) -> Result<String, HttpRefusal> {
+    // It may have opened since the page, or the question, was shown. It must not open before the
+    // API gets the request either: that would close it for good.
+    let soon = Utc::now() + TimeDelta::seconds(30);
+    let is_late = found.drops.iter().any(|drop| drop.opens_at <= soon);
+    if is_late || !is_to_come(&found.drops) {
+        let why = "It has opened or opens at once, or was cancelled: pause it instead.";
+        return Err(HttpRefusal::typed(why));
+    }
+    let name = found.coupon.name.text();
+    Ok(format!(
+        "{name} never opens. Nobody has claimed it. It can't be undone."
+    ))
+}
+
+/// Returns until when codes can be used, for the API and in words.
+fn validity(form: &Fields, coupon: &CouponSettings) -> Result<(Value, String), HttpRefusal> {
+    let until = typed_time(form, coupon, "valid_until", "Until")?;
+    let days = match form.get("valid_days") {
+        "" => None,
+        _ => Some(whole(
+            form,
+            "valid_days",
+            "“Days from the claim”",
+            1,
+            MAX_VALID_DAYS,
+        )?),
+    };
+    if until.is_some() && days.is_some() {
+        return Err(HttpRefusal::typed(
+            "Give a time or a number of days, not both.",
+        ));
+    }
+    let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);
+    let body = json!({"valid_until": until, "valid_days": days});
+    Ok((body, codes_end(until, days, zone)))
 }
 
 /// Returns a time of a coupon that opens once, as typed in its own zone.

@@ -2,10 +2,11 @@
 
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::http::views::Happening;
 use firstcome_shared::model::Revocation;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
+use firstcome_shared::mysql::uses::CodeUse;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::sql;
@@ -99,6 +100,9 @@ async fn in_mysql(
     known: &mut UserFacts,
 ) -> Result<(), DbError> {
     let person = db.person(coupon.id, user).await?;
+    for ((drop, slot, _), order) in db.uses_of_rows(&person.rows).await? {
+        record_use(drop, slot, &order, known);
+    }
     for row in person.rows {
         let drop = DropId(row.drop_id);
         let slot = row.slot;
@@ -143,6 +147,18 @@ async fn in_mysql(
         }
     }
     Ok(())
+}
+
+fn record_use(drop: i64, slot: Slot, order: &CodeUse, known: &mut UserFacts) {
+    let code = format!("code of slot {slot} of drop {drop}");
+    let by = format!("order {} of {}", order.reference, order.used_by);
+    if order.used_at.is_some() {
+        known.happened(order.used_at, "mysql", format!("{code} used by {by}"));
+    }
+    if order.undone_at.is_some() {
+        let what = format!("use of the {code} by {by} undone");
+        known.happened(order.undone_at, "mysql", what);
+    }
 }
 
 fn revocation(one: &Revocation, known: &mut UserFacts) {

@@ -41,6 +41,8 @@ fn settings(app: &RouteState, coupon: &Coupon, drops: &[Drop]) -> CouponSettings
         once_per: coupon.once_per,
         waiting_list: coupon.waiting_list,
         paused: coupon.paused,
+        valid_until: coupon.valid_until,
+        valid_days: coupon.valid_days,
         allow: coupon.allow.clone(),
         allow_list_users: coupon.allow_list.people,
         revision: coupon.revision,

@@ -49,6 +49,14 @@ pub struct CouponPatch {
     /// True closes the open drop immediately and permanently; its waiting list gets nothing more. A
     /// coupon that opens once is ended even before it opens. Later drops of a daily coupon stay.
     pub close_now: Option<bool>,
+    /// Codes can be used before this time; null: without an end. The past ends it at once.
+    #[serde(default, deserialize_with = "instant_or_null")]
+    #[schema(value_type = Option<DateTime<Utc>>)]
+    pub valid_until: Option<Option<DateTime<Utc>>>,
+    /// Codes can be used for this many times 24 hours from the claim; null: without an end.
+    #[serde(default, deserialize_with = "or_null")]
+    #[schema(value_type = Option<u32>, example = 30, minimum = 1, maximum = 3650)]
+    pub valid_days: Option<Option<u32>>,
     /// Who may claim, as in `NewCouponBody`. Users who hold a coupon or wait keep it.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<String>, example = "list", max_length = 70)]
@@ -87,7 +95,7 @@ impl CouponPatch {
         self.close_now = self.close_now.filter(|close| *close);
         if self == Self::default() {
             let fields = "name, quantity, paused, waiting_list, allow, opens_at, closes_at, opens, \
-                closes, last_day, close_now (true)";
+                closes, last_day, valid_until, valid_days, close_now (true)";
             return Err(format!("give at least one of {fields}"));
         }
         if let Some(name) = &self.name {
@@ -97,10 +105,12 @@ impl CouponPatch {
         Ok(self)
     }
 
-    /// Whether it changes more than the name, which Redis does not store.
+    /// Whether it changes more than the name and the end of codes, which Redis does not store.
     pub fn concerns_redis(&self) -> bool {
         let rest = Self {
             name: None,
+            valid_until: None,
+            valid_days: None,
             ..self.clone()
         };
         rest != Self::default()
@@ -133,6 +143,9 @@ impl CouponPatch {
         settings.paused = self.paused.unwrap_or(settings.paused);
         settings.waiting_list = self.waiting_list.unwrap_or(settings.waiting_list);
         settings.allow = self.allow.clone().unwrap_or(settings.allow.clone());
+        settings.valid_until = self.valid_until.unwrap_or(settings.valid_until);
+        settings.valid_days = self.valid_days.unwrap_or(settings.valid_days);
+        settings.check_validity()?;
         if let Some(quantity) = self.quantity {
             settings.quantity = quantity;
             for drop in drops.iter_mut().filter(|drop| drop.is_not_closed(now)) {
@@ -484,12 +497,18 @@ mod tests {
             (json!({"quantity": 10_000_001}), "quantity must be"),
             (json!({"waiting_list": 1_000_001}), "waiting_list must be"),
             (json!({"name": " "}), "name must have"),
+            (json!({"valid_days": 0}), "valid_days must be"),
+            (
+                json!({"valid_days": 7, "valid_until": "2027-01-01T00:00:00Z"}),
+                "null for the other",
+            ),
         ] {
             let refused = change(&mut daily("12:00"), "01T12:00", patch.clone()).unwrap_err();
             assert!(refused.contains(says), "{patch}: {refused}");
         }
         for (patch, expected) in [
             (json!({"name": "x"}), [false, false]),
+            (json!({"valid_days": null}), [false, false]),
             (json!({"paused": true}), [true, false]),
             (json!({"quantity": 7}), [true, true]),
         ] {

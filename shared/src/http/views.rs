@@ -132,6 +132,11 @@ pub struct CouponSettings {
     /// Places on the waiting list of a sold-out drop.
     pub waiting_list: u32,
     pub paused: bool,
+    /// Codes can be used before this time; null: without an end, or with `valid_days`.
+    pub valid_until: Option<DateTime<Utc>>,
+    /// Codes can be used for this many days from the claim; null: without an end, or with
+    /// `valid_until`.
+    pub valid_days: Option<u32>,
     /// Who may claim: null is everybody.
     #[schema(value_type = Option<String>, example = "list")]
     pub allow: Option<Allow>,

@@ -25,6 +25,8 @@ row! {
         pub waiting_list: u32,
         pub paused: bool,
         pub schedule: Option<String>,
+        pub valid_until: Option<DateTime<Utc>>,
+        pub valid_days: Option<u32>,
         pub allow_rule: Option<String>,
         pub revision: u64,
         pub era: u64,
@@ -49,13 +51,15 @@ read_as!(Drop {
 pub(super) fn settings(of: &CouponSettings) -> Sql {
     sql!(
         "name = ?, quantity = ?, once_per = ?, waiting_list = ?, paused = ?, schedule = ?, \
-        allow_rule = ?",
+        valid_until = ?, valid_days = ?, allow_rule = ?",
         &of.name,
         of.quantity,
         of.once_per.as_str(),
         of.waiting_list,
         of.paused,
         of.schedule.as_ref().map(json),
+        of.valid_until,
+        of.valid_days,
         of.allow.clone().map(String::from),
     )
 }
@@ -73,6 +77,8 @@ impl From<CouponRow> for Coupon {
                 once_per: row.once_per,
                 waiting_list: row.waiting_list,
                 paused: row.paused,
+                valid_until: row.valid_until,
+                valid_days: row.valid_days,
                 schedule: schedule.and_then(|json| serde_json::from_str(json).ok()),
                 allow: row
                     .allow_rule

@@ -34,6 +34,7 @@ pub mod runs;
 pub mod sealed;
 mod slot_limits;
 mod sql;
+pub mod used_rows;
 pub mod uses;
 pub mod void;
 

@@ -1,10 +1,10 @@
 //! Promises to users: the rows that fulfil them, and the promises that could not be kept yet
 //! (`broken_promises`).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use chrono::NaiveDateTime;
+use chrono::{DateTime, NaiveDateTime, Utc};
 use diesel::QueryResult;
 use serde_json::json;
 
@@ -22,6 +22,8 @@ use crate::sql;
 pub struct PersonRecord {
     /// The user's rows, oldest drop first.
     pub rows: Vec<IssuedRow>,
+    /// When a shop used the code of the user's row in a drop; empty after [`Db::person`].
+    pub used_at: HashMap<i64, DateTime<Utc>>,
     /// The user's broken promises, oldest first, also resolved ones.
     pub broken: Vec<BrokenPromiseRow>,
     /// The user's revocations, oldest first.
@@ -137,22 +139,29 @@ impl Db {
     ) -> DbResult<PersonRecord> {
         let user = user.clone();
         self.run("read a user's rows", async move |conn| {
-            let standing = "SELECT {i.columns} FROM issued_coupons i \
+            let standing = "SELECT {i.columns}, u.used_at FROM issued_coupons i \
+                            LEFT JOIN coupon_uses u ON u.drop_id = i.drop_id \
+                            AND u.slot = i.slot AND u.claimed_at = i.claimed_at \
+                            AND u.in_use = 1 \
                             WHERE i.coupon_id = ? AND i.user_id = ? AND NOT EXISTS \
                             (SELECT 1 FROM revoked_coupons r WHERE r.coupon_id = i.coupon_id \
                             AND r.user_id = i.user_id AND r.open_scope = i.person_scope) \
                             ORDER BY i.claimed_at, i.slot";
-            let rows: Vec<IssuedRow> = sql!(standing, coupon, &user).all(conn).await?;
-            if !rows
+            let found: Vec<(IssuedRow, Option<DateTime<Utc>>)> =
+                sql!(standing, coupon, &user).all(conn).await?;
+            let mut record = PersonRecord::default();
+            for (row, used_at) in found {
+                record.used_at.extend(used_at.map(|at| (row.drop_id, at)));
+                record.rows.push(row);
+            }
+            if !record
+                .rows
                 .iter()
                 .any(|row: &IssuedRow| only.is_none_or(|only| only.0 == row.drop_id))
             {
                 return read_person(conn, coupon, user).await;
             }
-            Ok(PersonRecord {
-                rows,
-                ..PersonRecord::default()
-            })
+            Ok(record)
         })
         .await
     }
@@ -165,5 +174,6 @@ async fn read_person(conn: &mut Conn, coupon: CouponId, user: UserId) -> QueryRe
         broken: sql!(broken, coupon, &user).all(conn).await?,
         rows: of_people(coupon, &[user.as_str()]).all(conn).await?,
         revoked: revoked::of_people(coupon, &[user]).all(conn).await?,
+        used_at: HashMap::new(),
     })
 }

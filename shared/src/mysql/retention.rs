@@ -24,7 +24,8 @@ pub(super) const NAMES_SOMEBODY: &str =
 
 impl Db {
     /// Finds drops after `after` that were sealed longer than `kept` ago and still contain user
-    /// ids, each with whether a user may hold one coupon per drop.
+    /// ids, each with whether a user may hold one coupon per drop. Codes stay until their end, if
+    /// they have one.
     pub async fn old_drops_with_people(
         &self,
         kept: Duration,
@@ -34,7 +35,11 @@ impl Db {
         let old = sql!(
             "SELECT {d.columns}, c.once_per = 'drop' FROM drops d JOIN coupons c ON c.id = d.coupon_id \
                    WHERE d.id > ? AND d.codes_erased_at IS NULL \
-                   AND d.sealed_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND ORDER BY d.id LIMIT ?",
+                   AND d.sealed_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+                   AND (c.valid_until IS NULL OR c.valid_until < UTC_TIMESTAMP(3)) \
+                   AND (c.valid_days IS NULL \
+                   OR d.sealed_at + INTERVAL c.valid_days DAY < UTC_TIMESTAMP(3)) \
+                   ORDER BY d.id LIMIT ?",
             after,
             kept.as_secs(),
             most

@@ -1,7 +1,7 @@
 //! Uses of codes by shops (docs/decisions/0043-using.md). Each call reads the code's row with its
 //! uses in one statement, and writes with one statement that locks the row.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use serde::Serialize;
 use serde_json::json;
@@ -9,8 +9,9 @@ use utoipa::ToSchema;
 
 use super::codes::Code;
 use super::ops_actions::{Operator, OperatorAct};
-use super::sql::read_as;
+use super::sql::{read_as, row};
 use super::{Conn, Db, DbResult, Refusal, refusal};
+use crate::coupon::code_expires_at;
 use crate::domain::{CouponId, DropId, Slot};
 use crate::sql;
 
@@ -74,43 +75,29 @@ pub struct CodeDetails {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-/// A use of a code.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct CodeUse {
-    /// The order.
-    pub reference: String,
-    /// The shop: its X-Operator, else the fingerprint of its token.
-    pub used_by: String,
-    /// Null: it was undone before it used the code.
-    pub used_at: Option<DateTime<Utc>>,
-    /// Null: it was not undone.
-    pub undone_at: Option<DateTime<Utc>>,
+row! {
+    /// A use of a code.
+    #[derive(PartialEq, Eq, Serialize, ToSchema)]
+    pub struct CodeUse {
+        /// The order.
+        pub reference: String,
+        /// The shop: its X-Operator, else the fingerprint of its token.
+        pub used_by: String,
+        /// Null: it was undone before it used the code.
+        pub used_at: Option<DateTime<Utc>>,
+        /// Null: it was not undone.
+        pub undone_at: Option<DateTime<Utc>>,
+    }
 }
 
-read_as!(CodeUse {
-    reference: String,
-    used_by: String,
-    used_at: Option<DateTime<Utc>>,
-    undone_at: Option<DateTime<Utc>>,
-});
-
-/// How long the codes of a coupon can be used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Validity {
-    pub until: Option<DateTime<Utc>>,
-    pub days: Option<u32>,
-}
-
-impl Validity {
-    /// Returns when the code of a claim expires, or `None` if it never does.
-    pub fn end(self, claimed_at: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let days = self.days.map(|days| TimeDelta::days(days.into()));
-        let after_days = days.and_then(|days| claimed_at.checked_add_signed(days));
-        self.until.into_iter().chain(after_days).min()
+impl CodeUse {
+    pub fn is_in_use(&self) -> bool {
+        self.used_at.is_some() && self.undone_at.is_none()
     }
 }
 
 /// A code's row, and what the uses of its claim say about a reference.
+#[derive(Default)]
 struct CodeState {
     coupon_id: CouponId,
     /// `None` if no row has the code.
@@ -158,14 +145,10 @@ impl CodeState {
                 CodeRefusal::NoSuchCode
             });
         };
-        let validity = Validity {
-            until: self.valid_until,
-            days: self.valid_days,
-        };
         Ok(CodeClaim {
             coupon_id: self.coupon_id,
             claimed_at,
-            expires_at: validity.end(claimed_at),
+            expires_at: code_expires_at(self.valid_until, self.valid_days, claimed_at),
             now: self.now,
         })
     }
@@ -236,7 +219,7 @@ impl Db {
                 Err(refusal) => return Ok(Err(refusal)),
             };
             let uses = sql!(
-                "SELECT reference, used_by, used_at, undone_at FROM coupon_uses \
+                "SELECT {columns} FROM coupon_uses \
                         WHERE drop_id = ? AND slot = ? AND claimed_at = ? \
                         ORDER BY COALESCE(used_at, undone_at), reference",
                 code.drop,
@@ -367,24 +350,8 @@ async fn read(conn: &mut Conn, code: &Code, reference: &str) -> QueryResult<Code
     let slot = code.slot;
     let text = &code.text;
     let query = sql!(query, slot, text, slot, text, reference, code.drop);
-    let found: Option<CodeState> = query.first(conn).await?;
-    Ok(found.unwrap_or(CodeState::UNKNOWN))
-}
-
-impl CodeState {
-    /// No drop has the code.
-    const UNKNOWN: Self = Self {
-        coupon_id: CouponId(0),
-        claimed_at: None,
-        is_revoked: false,
-        valid_until: None,
-        valid_days: None,
-        now: DateTime::UNIX_EPOCH,
-        used_at: None,
-        own_used_at: None,
-        own_undone_at: None,
-        references: 0,
-    };
+    // Without such a drop there is no row either.
+    Ok(query.first(conn).await?.unwrap_or_default())
 }
 
 /// Whether a claim's code is in use.

@@ -40,6 +40,8 @@ pub enum Kind {
     OverIssued,
     /// A user with several rows of an attached campaign.
     DuplicateRow,
+    /// A code is used, and its coupon has no row.
+    BadUse,
 }
 
 /// The kind of an alert: what one mail is about.
@@ -360,6 +362,13 @@ impl AlertKind {
                 users: "More people hold a coupon than there are.",
                 to_do: "Decide for each of the last rows: raise the quantity, or take the coupon \
                     back and tell its user. No pass deletes a row.",
+                ..WARNING
+            },
+            Self::Left(Kind::BadUse) => KindFacts {
+                noun: ["use without its coupon", "uses without their coupon"],
+                users: "A shop gave something for a code that nobody holds.",
+                to_do: "See whether its row was lost: passes write it again. If the coupon was \
+                        revoked, settle it with the shop, then undo the use by SQL.",
                 ..WARNING
             },
             Self::Left(Kind::DuplicateRow) => KindFacts {

@@ -108,6 +108,8 @@ async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, Coup
         quantity,
         once_per,
         waiting_list: 0,
+        valid_until: None,
+        valid_days: None,
         schedule: Some(schedule),
         paused: false,
         allow: None,

@@ -207,6 +207,8 @@ pub(crate) mod tests {
                 once_per: OncePer::Coupon,
                 waiting_list: 0,
                 paused: false,
+                valid_until: None,
+                valid_days: None,
                 schedule: None,
                 allow: None,
             },

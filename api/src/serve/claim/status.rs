@@ -6,6 +6,7 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::event::ClaimEvent;
 use firstcome_shared::model::Revocation;
 use firstcome_shared::mysql::DbError;
+use firstcome_shared::mysql::issued::IssuedRow;
 use firstcome_shared::mysql::promises::{BrokenPromiseRow, PersonRecord};
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::standing::Standing;
@@ -47,6 +48,10 @@ pub(crate) struct MyClaim {
     /// Redeems the coupon; null until it is issued.
     #[schema(example = "12-215-J4B3-K69R-NG6Z-CMPF")]
     code: Option<String>,
+    /// When a shop used the code; null: it did not.
+    used_at: Option<DateTime<Utc>>,
+    /// Until when the code can be used; null: without an end, or not issued yet.
+    expires_at: Option<DateTime<Utc>>,
     /// Position in the waiting list; 1 is next.
     position: Option<u32>,
 }
@@ -58,8 +63,14 @@ impl MyClaim {
             drop_id,
             slot,
             code: None,
+            used_at: None,
+            expires_at: None,
             position: None,
         }
+    }
+
+    fn has_row(&self, row: &IssuedRow) -> bool {
+        self.code.as_ref() == Some(&row.code)
     }
 }
 
@@ -129,13 +140,20 @@ fn settle(
     tracing::debug!(mysql = ?record.as_ref().err(), redis = ?standing.as_ref().err(), "looked up");
     let record = record.ok();
     let drop = drop.map(|drop| drop.id);
-    judge(coupon.coupon.once_per, drop, record.as_ref(), standing.ok())
+    let mut claim = judge(coupon.coupon.once_per, drop, record.as_ref(), standing.ok())
         // A replica may lack the user's row, and MySQL the user's drop.
         .filter(|claim: &MyClaim| {
             claim.status != ClaimStatus::None
                 || app.catalogue.is_of_primary() && !coupon.lacks_a_drop(app.now())
         })
-        .ok_or(ClaimRefusal::ClaimStateUnknown)
+        .ok_or(ClaimRefusal::ClaimStateUnknown)?;
+    if let Some(record) = record
+        && let Some(row) = record.rows.iter().find(|row| claim.has_row(row))
+    {
+        claim.expires_at = coupon.coupon.code_expires_at(row.claimed_at.and_utc());
+        claim.used_at = record.used_at.get(&row.drop_id).copied();
+    }
+    Ok(claim)
 }
 
 /// Returns the drop to show by Redis's clock, and the user's status in it according to Redis.
@@ -260,8 +278,6 @@ pub(super) fn judge(
 
 #[cfg(test)]
 mod tests {
-    use firstcome_shared::mysql::issued::IssuedRow;
-
     use super::*;
 
     fn row(drop_id: i64) -> IssuedRow {
@@ -291,7 +307,7 @@ mod tests {
         PersonRecord {
             rows: rows.iter().copied().map(row).collect(),
             broken: broken.iter().copied().map(broken_in).collect(),
-            revoked: Vec::new(),
+            ..PersonRecord::default()
         }
     }
 

@@ -316,6 +316,7 @@ async function giveBack() {
   const answer = await settle("DELETE", `${claims}/me${server.one_per_drop ? `?drop_id=${mine.drop_id}` : ""}`);
   work = mine = null;
   if (answer?.status === 404) refresh(); // there is no claim
+  else if (answer?.body.code === "used") lookUp();
   else take(answer);
 }
 
@@ -333,6 +334,13 @@ async function copy() {
 
 // ---- display
 
+function validity() {
+  if (mine.used_at) return say("used", { time: at(Date.parse(mine.used_at)) });
+  if (!mine.expires_at) return "";
+  const end = Date.parse(mine.expires_at);
+  return say(end <= now() ? "ended" : "valid_until", { time: at(end) });
+}
+
 function ofClaim() {
   const total = count(server.quantity);
   const number = { n: count(mine.slot ?? 0), total };
@@ -340,7 +348,7 @@ function ofClaim() {
   const next = server.next ? say("next", { time: at(server.next) }) : "";
   switch (mine.status) {
     case "issued":
-      return { view: "issued", label, big: count(mine.slot), detail: say("number", number) + next, code: mine.code,
+      return { view: "issued", label, big: count(mine.slot), detail: say("number", number) + validity() + next, code: mine.code,
         button: say(copied ? "copied" : "copy"), act: copy };
     case "accepted":
       return { view: "accepted", label, big: count(mine.slot), detail: say("coming", number) };

@@ -14,11 +14,14 @@ use axum::http::header::{
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, NaiveDate, Utc};
 use csv::{Terminator, WriterBuilder};
-use firstcome_shared::coupon::Drop;
+use firstcome_shared::coupon::{CouponSettings, Drop};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::mysql::holders::{HolderRange, HoldersPage};
 use firstcome_shared::mysql::issued::IssuedRow;
+use firstcome_shared::mysql::used_rows::RowClaim;
+use firstcome_shared::mysql::uses::CodeUse;
+use firstcome_shared::mysql::{Db, DbError};
 use futures_util::{TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -67,14 +70,25 @@ struct IssuedCoupon {
     /// `consumer`, `api` (Kafka did not take the claim) or `reconciler`.
     #[schema(example = "consumer")]
     issued_by: String,
+    /// When a shop used the code; null: it did not.
+    used_at: Option<DateTime<Utc>>,
+    /// The order that used it.
+    reference: Option<String>,
+    /// The shop that used it.
+    used_by: Option<String>,
+    /// Until when the code can be used; null: without an end.
+    expires_at: Option<DateTime<Utc>>,
 }
 
 /// [`Labels`] and the fields of [`IssuedCoupon`]. The mark tells Excel that the text is UTF-8.
-const HEADING: &str =
-    "\u{feff}coupon,day,drop_id,slot,user_id,code,claimed_at,issued_at,issued_by\r\n";
+const HEADING: &str = "\u{feff}coupon,day,drop_id,slot,user_id,code,claimed_at,issued_at,issued_by,\
+     used_at,reference,used_by,expires_at\r\n";
 
-impl From<IssuedRow> for IssuedCoupon {
-    fn from(row: IssuedRow) -> Self {
+impl IssuedCoupon {
+    fn new(row: IssuedRow, in_use: Option<CodeUse>, settings: &CouponSettings) -> Self {
+        let expires_at = settings.code_expires_at(row.claimed_at.and_utc());
+        let used_at = in_use.as_ref().and_then(|order| order.used_at);
+        let (reference, used_by) = in_use.map(|order| (order.reference, order.used_by)).unzip();
         Self {
             drop_id: row.drop_id,
             slot: row.slot,
@@ -83,8 +97,30 @@ impl From<IssuedRow> for IssuedCoupon {
             claimed_at: row.claimed_at.and_utc(),
             issued_at: row.issued_at.and_utc(),
             issued_by: row.issued_by,
+            used_at,
+            reference,
+            used_by,
+            expires_at,
         }
     }
+}
+
+/// Adds to the rows of a page what shops did with their codes.
+async fn with_uses(
+    db: &Db,
+    rows: Vec<IssuedRow>,
+    settings: &CouponSettings,
+) -> Result<Vec<IssuedCoupon>, DbError> {
+    let uses = db.uses_of_rows(&rows).await?;
+    let mut in_use: HashMap<RowClaim, CodeUse> = uses
+        .into_iter()
+        .filter(|(_, order)| order.is_in_use())
+        .collect();
+    let issued = rows.into_iter().map(|row: IssuedRow| {
+        let used = in_use.remove(&row.claim());
+        IssuedCoupon::new(row, used, settings)
+    });
+    Ok(issued.collect())
 }
 
 /// List issued coupons
@@ -124,7 +160,7 @@ pub(crate) async fn issued(
     let answer = if wants_csv(&headers) {
         let day = |drop: &Drop| drop.local_date.unwrap_or(drop.opens_at.date_naive());
         let days = drops.iter().map(|drop| (drop.id.0, day(drop))).collect();
-        csv(app, which, Labels(guarded(coupon.settings.name), days)).await?
+        csv(app, which, Labels(coupon.settings, days)).await?
     } else {
         let page = page(&app, which, limit).await?;
         let only = asked
@@ -139,7 +175,7 @@ pub(crate) async fn issued(
             .map(|last| (last.drop_id, last.slot));
         let next =
             last.map(|(drop, slot)| format!("{list}&after_drop_id={drop}&after_slot={slot}"));
-        let issued = page.rows.into_iter().map(IssuedCoupon::from).collect();
+        let issued = with_uses(&app.mysql.operators, page.rows, &coupon.settings).await?;
         Json(IssuedPage { issued, next }).into_response()
     };
     Ok(([(CACHE_CONTROL, "no-store"), (VARY, "Accept")], answer).into_response())
@@ -201,7 +237,8 @@ async fn csv(app: App, which: HolderRange, labels: Labels) -> Result<Response, P
                 which.after = (DropId(last.drop_id), last.slot);
                 (false, which, None)
             });
-            anyhow::Ok(Some((rows(page, is_first, &labels)?, next)))
+            let issued = with_uses(&db, page.rows, &labels.0).await?;
+            anyhow::Ok(Some((rows(issued, is_first, &labels)?, next)))
         }
     });
     let logged = parts.inspect_err(move |error: &anyhow::Error| {
@@ -217,20 +254,22 @@ async fn csv(app: App, which: HolderRange, labels: Labels) -> Result<Response, P
     Ok((headers, Body::from_stream(logged)).into_response())
 }
 
-/// What a CSV says of all rows: the coupon's name, and the local day of each drop.
-struct Labels(String, HashMap<i64, NaiveDate>);
+/// What a CSV says of all rows: the coupon's settings, and the local day of each drop.
+struct Labels(CouponSettings, HashMap<i64, NaiveDate>);
 
 /// Writes rows, with the heading if it is the first part.
-fn rows(page: HoldersPage, is_first: bool, labels: &Labels) -> anyhow::Result<Vec<u8>> {
+fn rows(issued: Vec<IssuedCoupon>, is_first: bool, labels: &Labels) -> anyhow::Result<Vec<u8>> {
+    let name = guarded(labels.0.name.clone());
     let text = if is_first { HEADING.into() } else { Vec::new() };
     let mut csv = WriterBuilder::new()
         .has_headers(false)
         .terminator(Terminator::CRLF)
         .from_writer(text);
-    for row in page.rows {
-        let mut row = IssuedCoupon::from(row);
+    for mut row in issued {
         row.user_id = guarded(row.user_id);
-        csv.serialize((&labels.0, labels.1.get(&row.drop_id), row))?;
+        row.reference = row.reference.map(guarded);
+        row.used_by = row.used_by.map(guarded);
+        csv.serialize((&name, labels.1.get(&row.drop_id), row))?;
     }
     Ok(csv.into_inner()?)
 }

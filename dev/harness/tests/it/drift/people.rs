@@ -70,6 +70,10 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
     ] {
         world.sql.query(&format!("INSERT INTO {insert}")).await;
     }
+    let used = "INSERT INTO coupon_uses (drop_id, slot, claimed_at, reference, used_by, used_at) \
+                SELECT drop_id, slot, claimed_at, 'order-1', 'shop', UTC_TIMESTAMP(3) \
+                FROM issued_coupons WHERE user_id = 'u-3'";
+    world.sql.query(used).await;
     erase(world, "u-3").await;
     let pseudonym = "SELECT user_id FROM issued_coupons WHERE user_id LIKE 'erased-%'";
     let pseudonym = world.sql.query(pseudonym).await.concat().concat();
@@ -90,6 +94,11 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
             [pseudonym, "erased by erased"],
         ),
         ("user_id, reason", "broken_promises", [pseudonym, "erased"]),
+        (
+            "user_id, reference",
+            "coupon_uses JOIN issued_coupons USING (drop_id, slot, claimed_at)",
+            [pseudonym, "order-1"],
+        ),
         (
             "user_id, detail",
             "reconcile_findings WHERE run_id = 'by-hand'",
@@ -140,6 +149,22 @@ async fn users_of_old_drops_are_erased() {
         );
         world.sql.number(&sql).await
     };
+    let valid = |until: &str| {
+        let (set, id) = ("UPDATE coupons SET valid_until", over.id);
+        format!("{set} = {until} WHERE id = {id}")
+    };
+    world
+        .sql
+        .query(&valid("UTC_TIMESTAMP(3) + INTERVAL 1 HOUR"))
+        .await;
+    world.set("RETENTION_DAYS", "1");
+    world.set("FIRSTCOME_TEST_PEOPLE_KEPT_SECONDS", "1");
+    pass_ends(world, &["--deep"], CLEAN).await;
+    assert_eq!(left_of(&over).await, 39, "its codes can still be used");
+    world
+        .sql
+        .query(&valid("UTC_TIMESTAMP(3) - INTERVAL 1 SECOND"))
+        .await;
     for (flags, days, seconds, left) in [
         (&["--deep"][..], "", "1", 39),
         (&["--deep"], "1", "3600", 39),

@@ -34,12 +34,27 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     };
     let (user, answer) = &answers[0];
     let (drop, slot) = answer.promised().unwrap();
+    let used = format!(
+        "INSERT INTO coupon_uses \
+         (drop_id, slot, claimed_at, reference, used_by, used_at, undone_at) \
+         SELECT drop_id, slot, claimed_at, 'order-1', 'shop-eu', issued_at, UTC_TIMESTAMP(3) \
+         FROM issued_coupons WHERE drop_id = {drop} AND slot = {slot}"
+    );
+    world.sql.query(&used).await;
     let told = story(user).await;
     let found = (&told["holds"], &told["slot"], &told["drop_id"]);
     assert_eq!(found, (&json!("issued"), &json!(slot), &json!(drop)));
     let at = format!("slot {slot}");
     let row = ["mysql:", "row", &at, "written by the consumer"];
-    assert_told(&told, &[&["redis:", "admitted", &at], &row]);
+    let used = ["mysql:", "code of", &at, "used by order order-1 of shop-eu"];
+    let undone = [
+        "mysql:",
+        "use of",
+        &at,
+        "by order order-1 of shop-eu undone",
+    ];
+    let admitted = ["redis:", "admitted", &at];
+    assert_told(&told, &[&admitted, &row, &used, &undone]);
 
     let done = inject(world, &coupon, Drift::FailedClaim, 1).await;
     let user = &done.people[0].user;

@@ -180,6 +180,8 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
         (&now, "name", ("name", "Winter"), "instead of “Winter coupon”", "name", "Winter"),
         (&now, "allow", ("allow", "list"), "only the 0 people on its allow list", "allow_rule", "list"),
         (&now, "closes_at", ("closes_at", "2101-01-01T00:00"), "", "YEAR(closes_at)", "2101"),
+        (&now, "validity", ("valid_days", "30"), "for 30 days from the claim", "valid_days", "30"),
+        (&now, "validity", ("valid_until", "2101-01-01T00:00"), "until 2101-01-01 00:00 UTC", "YEAR(valid_until)", "2101"),
         (&now, "close", ("", ""), "closes now", "closed_early", "1"),
         (&later, "cancel", ("", ""), "never opens", "closed_early", "1"),
     ];
@@ -216,6 +218,13 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
         let kept = format!("name=\"{field}\" value=\"{text}\"");
         assert_has(&refused.text, &[says, &kept, "What operators did"]);
     }
+    let both = [("valid_days", "7"), ("valid_until", "2102-01-01T00:00")];
+    let refused = [&[("how", "validity")][..], &both].concat();
+    let refused = kim.submit(&now.1, &refused).await;
+    assert_has(
+        &refused.text,
+        &["not both", "value=\"7\"", "value=\"2102-01-01T00:00\""],
+    );
     let again = [("how", "close"), ("sure", "1")];
     let refused = kim.submit(&now.1, &again).await;
     assert_has(&refused.text, &["No drop of it is open"]);
