@@ -66,6 +66,8 @@ pub enum Part {
     Passes,
     /// What a long history costs: passes, reopening, an idle hour, reading codes, lowering
     History,
+    /// Shops that use codes
+    Uses,
 }
 
 /// The amount of each kind of work that is measured.

@@ -63,9 +63,10 @@ impl System {
     ) -> Result<Self> {
         let api = built_program("firstcome-api")?;
         let programs = programs.or(api.parent()).context("no folder")?;
-        let [token, key] = [(); 2].map(|()| format!("{:032x}", rand::random::<u128>()));
+        let [token, redeem, key] = [(); 3].map(|()| format!("{:032x}", rand::random::<u128>()));
         let general = [
             ("OPS_TOKEN", token),
+            ("REDEEM_TOKEN", redeem),
             ("KAFKA_SIGNING_KEY", key),
             ("USER_AUTH", "trusted-header".to_owned()),
             ("LISTEN_ADDR", "127.0.0.1:0".to_owned()),

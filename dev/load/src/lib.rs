@@ -3,6 +3,7 @@
 //! - [`generator`] lets a [`crowd`] claim over a bounded number of [`client`] connections and sums
 //!   up the answers in a [`tally`]; [`rush`] is the program around it, which also checks that every
 //!   promise has its [`rows`].
+//! - [`shops`] use the codes of a coupon.
 //! - [`installation`] is a system of the harness with the servers that it is on.
 //! - [`local`] contains the whole system on this machine: the demo, and `make run`.
 
@@ -17,6 +18,7 @@ pub mod ops;
 pub mod process;
 pub mod rows;
 pub mod rush;
+pub mod shops;
 pub mod tally;
 pub mod terminal;
 

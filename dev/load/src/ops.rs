@@ -92,6 +92,30 @@ impl Ops {
         bail!("another pass has been running for {PASS_LIMIT:?}")
     }
 
+    /// Uses a code for an order, repeating the request until it is answered. Returns whether the
+    /// order uses it.
+    pub async fn use_code(&self, code: &str, reference: &str) -> Result<bool> {
+        let begun = Instant::now();
+        let body = json!({"reference": reference});
+        loop {
+            let path = format!("/v1/codes/{code}/use");
+            let request = self.http.request(Method::PUT, &path).json(&body);
+            let reply = Http::try_send(request.bearer_auth(&self.token)).await;
+            match reply {
+                Ok(reply) if reply.status == 200 => return Ok(true),
+                Ok(reply) if reply.body["code"] == "used" => return Ok(false),
+                Ok(reply) if reply.status < 500 => {
+                    bail!("{} {:.300}", reply.status, reply.text);
+                }
+                failed if begun.elapsed() > PASS_LIMIT => {
+                    failed?;
+                    bail!("{path}: no answer for {PASS_LIMIT:?}");
+                }
+                _ => sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
     /// Sends a POST request with the body, or a GET request if there is none.
     async fn send(&self, path: &str, body: Option<&Value>) -> Result<HttpReply> {
         let request = match body {

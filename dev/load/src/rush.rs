@@ -12,6 +12,7 @@ use chrono::TimeDelta;
 use clap::{Parser, value_parser};
 use firstcome_harness::histories::{RecordedRow, RecordedScope, Recorder};
 use firstcome_stack::{built_program, mysql_connection};
+use mysql_async::Conn;
 use tokio::net::lookup_host;
 use tokio::process::Command;
 use tokio::time::{Instant, interval, sleep};
@@ -22,6 +23,7 @@ use crate::generator::{self, CrowdPlan};
 use crate::identity::read_tokens;
 use crate::ops::Ops;
 use crate::rows::Rows;
+use crate::shops::{self, ShopTally};
 use crate::tally::{CrowdProgress, Tally};
 use crate::terminal::{Progress, grouped, step, table};
 
@@ -36,7 +38,8 @@ const KNOWN_LIMIT: Duration = Duration::from_secs(15);
 /// arrival, so that stalls of the system show.
 ///
 /// Exits with 0 if every user got a final answer, every answer was understood, no two answers
-/// contradict each other, and, with --database-url, every promise has its row.
+/// contradict each other, and, with --database-url, every promise has its row; with --use-codes,
+/// if one order uses each code.
 #[derive(Debug, Parser)]
 #[command(name = "rush", version, max_term_width = 120)]
 pub struct RushOptions {
@@ -89,6 +92,13 @@ pub struct RushOptions {
     /// --database-url it ends with the rows
     #[arg(long)]
     history: Option<PathBuf>,
+    /// Then let two orders want the code of each user of this rush at once, at all addresses; needs
+    /// --database-url and the redeem token. The codes are really used
+    #[arg(long, requires = "database_url")]
+    use_codes: bool,
+    /// Redeem token of the API
+    #[arg(long, env = "REDEEM_TOKEN", hide_env_values = true)]
+    redeem_token: Option<String>,
     /// Print the report as JSON, with all promises
     #[arg(long)]
     json: bool,
@@ -129,15 +139,15 @@ pub async fn run(options: RushOptions) -> Result<ExitCode> {
     }
     let missing = rows.iter().flat_map(|rows| &rows.promised_without_row);
     let missing: Vec<_> = missing.take(20).cloned().collect();
+    let shops = options.use_codes(coupon_id, &prefix).await?;
     if options.json {
         println!("{}", serde_json::to_string(&tally)?);
     } else {
         let more = rows.iter().flat_map(Rows::rows);
         let late = ("requests sent late".to_owned(), grouped(tally.late));
-        println!(
-            "{}",
-            table(tally.rows().into_iter().chain([late]).chain(more))
-        );
+        let used = shops.as_ref().map(ShopTally::row);
+        let all = tally.rows().into_iter().chain([late]);
+        println!("{}", table(all.chain(more).chain(used)));
     }
     for contradiction in tally.contradictions.iter().take(20) {
         step(format!("contradiction: {contradiction}"));
@@ -148,7 +158,8 @@ pub async fn run(options: RushOptions) -> Result<ExitCode> {
     if !missing.is_empty() {
         step(format!("promised, but no row: {}", missing.join(", ")));
     }
-    let is_good = tally.good() && missing.is_empty();
+    let is_used_once = shops.is_none_or(|shops| shops.used_once == shops.codes);
+    let is_good = tally.good() && missing.is_empty() && is_used_once;
     Ok(if is_good {
         ExitCode::SUCCESS
     } else {
@@ -171,6 +182,12 @@ pub(crate) async fn shown<T>(
             _ = ticks.tick(), if !quiet => shown.show(|| progress.line()),
         }
     }
+}
+
+async fn connection(database_url: &str) -> Result<Conn> {
+    // The error omits the address, because it contains a password.
+    let conn = mysql_connection(database_url).await.ok();
+    conn.context("MySQL can't be reached at DATABASE_URL")
 }
 
 /// The history of a rush.
@@ -219,6 +236,20 @@ impl RushOptions {
         recorder.drop_is(id(number), id(coupon_id), quantity, once_per);
         let drop = number;
         Ok(Some(RushHistory { recorder, drop }))
+    }
+
+    /// Lets two orders want the code of each of these users.
+    async fn use_codes(&self, coupon_id: i64, prefix: &str) -> Result<Option<ShopTally>> {
+        let Some(url) = self.database_url.as_ref().filter(|_| self.use_codes) else {
+            return Ok(None);
+        };
+        let token = self.redeem_token.as_deref().unwrap_or_default();
+        let mut conn = connection(url).await?;
+        let codes = shops::codes(&mut conn, coupon_id, prefix).await?;
+        conn.disconnect().await?;
+        let apis = self.url.iter().map(|url| Ops::new(&url.to_string(), token));
+        let tally = shops::use_codes(apis.collect(), codes, 2, self.connections).await?;
+        Ok(Some(tally))
     }
 
     async fn only_allowed_machines(&self) -> Result<()> {
@@ -277,11 +308,7 @@ impl RushOptions {
         let Some(url) = &self.database_url else {
             return Ok(None);
         };
-        // The error omits the address, because it contains a password.
-        let conn = mysql_connection(url).await.map_err(|_| ());
-        let mut conn = conn
-            .ok()
-            .context("MySQL can't be reached at DATABASE_URL")?;
+        let mut conn = connection(url).await?;
         let begun = Instant::now();
         loop {
             let rows = Rows::read(&mut conn, coupon_id, u32::MAX, &tally.promises).await?;

@@ -6,6 +6,7 @@ mod history;
 mod meter;
 mod pace;
 mod passes;
+mod uses;
 mod winners;
 
 use std::path::{Path, PathBuf};
@@ -65,6 +66,7 @@ impl Bench {
             Part::Winners => winners::measure(self).await,
             Part::Pace => pace::measure(self).await,
             Part::Passes => passes::measure(self, build).await,
+            Part::Uses => uses::measure(self).await,
             Part::History => history::measure(self, build).await,
         }
     }

@@ -52,9 +52,9 @@ async fn work(cli: Cli) -> Result<ExitCode> {
         }
     };
     if is_exact {
-        println!("exactly {quantity}");
+        println!("exactly {quantity}, each used once");
         return Ok(ExitCode::SUCCESS);
     }
-    println!("NOT exactly {quantity}");
+    println!("NOT exactly {quantity}, each used once");
     Ok(ExitCode::FAILURE)
 }

@@ -19,6 +19,7 @@ use crate::local::system::Local;
 use crate::ops::Ops;
 use crate::rows::Rows;
 use crate::rush::shown;
+use crate::shops::{self, ShopTally};
 use crate::tally::{CrowdProgress, Tally};
 use crate::terminal::{Progress, grouped, step, table};
 
@@ -30,11 +31,13 @@ const MAIL_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
 const REQUESTS_PER_PERSON: u32 = 3;
 const CONNECTIONS: usize = 256;
+const CONNECTIONS_OF_SHOPS: usize = 32;
 /// Passes every three seconds.
 const CRON: &str = "*/3 * * * * *";
 
 /// Runs the demo on private servers, shuts everything down again and prints the result. Returns
-/// whether the total is exact, no answers contradict each other, and every process stopped cleanly.
+/// whether the total is exact, each code is used once, no answers contradict each other, and every
+/// process stopped cleanly.
 pub async fn run(quantity: u32, people: u32) -> Result<bool> {
     let mut system = Local::start(CRON, None).await?;
     let shown = play(quantity, people, &mut system).await;
@@ -72,12 +75,14 @@ async fn play(quantity: u32, people: u32, system: &mut Local) -> Result<bool> {
 
     let is_exact = until_exact(quantity, system, coupon, &tally).await?;
     faults::refuse_no_more(&system.installation.servers.mysql).await?;
+    let shops = use_codes(system, coupon).await?;
     let last_pass = system.reconciler().reconcile().await?;
     let is_mailed = print_mails(system).await;
     let rows = rows(system, coupon, quantity, &tally).await?;
     let mut shown = tally.rows();
     shown.extend(rows.rows());
     shown.extend(stored(system, coupon).await?);
+    shown.push(shops.row());
     shown.push(("last pass".into(), in_words(&last_pass)));
     println!("{}", table(shown));
     for user in rows.promised_without_row.iter().take(20) {
@@ -86,7 +91,20 @@ async fn play(quantity: u32, people: u32, system: &mut Local) -> Result<bool> {
     for contradiction in tally.contradictions.iter().take(20) {
         println!("contradiction: {contradiction}");
     }
-    Ok(is_exact && is_mailed && rows.exact(quantity) && tally.contradictions.is_empty())
+    let is_used_once = shops.used_once == quantity as usize;
+    let is_exact = is_exact && rows.exact(quantity) && is_used_once;
+    Ok(is_exact && is_mailed && tally.contradictions.is_empty())
+}
+
+/// Lets two orders use each code at once, each at another API.
+async fn use_codes(system: &Local, coupon: i64) -> Result<ShopTally> {
+    let mut conn = system.installation.mysql().await?;
+    let codes = shops::codes(&mut conn, coupon, "").await?;
+    conn.disconnect().await?;
+    let token = system.installation.setting("REDEEM_TOKEN");
+    let apis = system.apis.iter().map(|api| Ops::new(&api.url, &token));
+    step(format!("two orders use each of the {} codes", codes.len()));
+    shops::use_codes(apis.collect(), codes, 2, CONNECTIONS_OF_SHOPS).await
 }
 
 /// Lets all users claim. Once a third of the slots is taken, kills a consumer.
