@@ -17,4 +17,5 @@ mod restore;
 mod schema;
 mod start_up;
 mod tls;
+mod uses;
 mod watch;

@@ -11,6 +11,7 @@ use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer};
 use serde_json::json;
 
 use crate::faults::waves::HEALED;
+use crate::uses::{Shop, codes, problem, used};
 
 /// Starts a server as managed services run it.
 async fn mysql() -> MysqlServer {
@@ -51,7 +52,15 @@ async fn with_redis_intact_everything_is_restored_except_a_new_coupons_name() {
     let daemon = world.daemon().await;
     let body = coupon_body("Winter", 20, 5);
     let (winter, held) = fixture.held_of(&body, 10).await;
+    let shop = Shop::of(world, &[api.http()]);
+    let codes = codes(world, winter.drop).await;
+    let code = |number: usize| {
+        let (_, slot) = held[number].1.promised().unwrap();
+        codes[slot as usize - 1].as_str()
+    };
+    assert_eq!(shop.use_code(code(0), "order-1").await, used());
     shell.run(&dump).await;
+    assert_eq!(shop.use_code(code(1), "order-2").await, used());
 
     // What the dump lacks: claims, a return, a revocation, a raised quantity, and a coupon.
     rush(&[api], winter.id, &people(20)[10..], 10).await;
@@ -107,6 +116,12 @@ async fn with_redis_intact_everything_is_restored_except_a_new_coupons_name() {
         world.once_with(&[], &[]).await.run().all_findings().count() == 0
     })
     .await;
+    assert_eq!(shop.use_code(code(0), "order-9").await, problem("used"));
+    // The dump lacks this use, so the shop repeats it.
+    for _ in 0..2 {
+        assert_eq!(shop.use_code(code(1), "order-2").await, used());
+    }
+    assert_eq!(shop.use_code(code(1), "order-9").await, problem("used"));
     assert!(api.claim(winter.id, giver).await.is("revoked"));
     assert!(api.claim(spring.id, spring_giver).await.is("revoked"));
     let [winter, spring] = [api.coupon(winter.id).await, api.coupon(spring.id).await];
@@ -130,6 +145,9 @@ async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
     shell.set("MYSQL_TCP_PORT", &port.to_string());
     let (coupon, held) = fixture.held("Winter", 20, 10).await;
     let before = rows(world).await;
+    let shop = Shop::of(world, &[fixture.api.http()]);
+    let codes = codes(world, coupon.drop).await;
+    assert_eq!(shop.use_code(&codes[0], "order-1").await, used());
     let tables = ["issued_coupons", "slot_limits", "drops", "coupons"];
     let delete = tables.map(|table| format!("DELETE FROM {table};")).concat();
     let lose = format!("SET FOREIGN_KEY_CHECKS = 0; {delete} SET FOREIGN_KEY_CHECKS = 1");
@@ -141,4 +159,5 @@ async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
     })
     .await;
     assert_kept(world, &coupon, &held, &[]).await;
+    assert_eq!(shop.use_code(&codes[0], "order-9").await, problem("used"));
 }
