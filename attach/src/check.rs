@@ -1,15 +1,19 @@
-//! Checks a campaign's mapping against `information_schema` and the types of its keys, before each
-//! pass: a mapping that does not fit is refused with the nearest name, before anything is compared.
+//! Checks a campaign's mapping against its tables and the types of its keys, before each pass: what
+//! does not fit is refused, all at once, with table, column and the nearest name, before anything is
+//! compared.
 
 use std::collections::BTreeSet;
 
 use mysql_async::{Row, Value};
 use uuid::Uuid;
 
-use crate::config::{Campaign, Columns, Done, Duplicates, Mode, Scalar, StockRow, Target};
+use crate::config::{
+    Campaign, Columns, Done, Duplicates, FailedTable, Mode, Scalar, StockRow, Target,
+};
 use crate::keys::Keys;
+use crate::schema::{Column, IndexPart, Table};
 use crate::sql::{Sql, quoted, text};
-use crate::{Answer, AttachError};
+use crate::{Answer, AttachError, schema};
 
 /// What a pass must know about the tables of a campaign.
 #[derive(Debug, Clone)]
@@ -111,8 +115,6 @@ const INTEGERS: [&str; 5] = ["tinyint", "smallint", "mediumint", "int", "bigint"
 const TEXTS: [&str; 2] = ["char", "varchar"];
 /// Types whose values MySQL sorts otherwise than it compares them.
 const UNORDERED: [&str; 4] = ["enum", "set", "bit", "float"];
-/// Engines in which a row can be taken back.
-const TRANSACTIONAL: [&str; 3] = ["innodb", "ndbcluster", "rocksdb"];
 const TIMES: [&str; 3] = ["datetime", "timestamp", "date"];
 /// Parts of the names of columns that change after a row was inserted.
 const CHANGING: [&str; 8] = [
@@ -140,64 +142,105 @@ fn has_part(name: &str, parts: &[&str]) -> bool {
 /// Checks one target.
 ///
 /// # Errors
-/// [`AttachError::Misfit`] with what to write, or that a store does not answer.
+/// [`AttachError::Misfit`] with all that does not fit and what to write, or that a store does not
+/// answer.
 pub async fn check(target: &Target<'_>, sql: &mut Sql, keys: &mut Keys) -> Answer<Shape> {
     let campaign = target.campaign;
-    let rows = Table::read(sql, "rows", &campaign.rows.table).await?;
-    let of = &campaign.rows;
-    rows.must_have(
-        of.of
-            .keys()
-            .chain(of.insert.keys())
-            .chain([&of.user])
-            .chain(&of.order),
-    )?;
-    let order = of.order.as_ref().map(|name| rows.kind(name)).transpose()?;
-    let rows_shape = rows.shape(&of.user)?;
-    rows.must_be_uuids(&rows_shape, &of.of)?;
-    let mut notes: Vec<String> = rows.without_index(campaign).into_iter().collect();
-    notes.extend(changes_later(&campaign.rows.of));
-    let failed = match &campaign.failed {
-        None => None,
-        Some(failed) => {
-            let table = Table::read(sql, "failed", &failed.table).await?;
-            let column = match &failed.done {
-                Done::Column { column, .. } => Some(column),
-                Done::Word(_) => None,
-            };
-            let of = failed.of();
-            table.must_have(of.keys().chain([&failed.user]).chain(column))?;
-            table.must_be_transactional(campaign.mode)?;
-            let shape = table.shape(&failed.user)?;
-            table.must_be_uuids(&shape, &of)?;
-            Some(shape)
-        }
+    let rows = ("rows", campaign.rows.table.as_str());
+    let failed = campaign
+        .failed
+        .as_ref()
+        .map(|it| ("failed", it.table.as_str()));
+    let stock = campaign
+        .stock
+        .as_ref()
+        .map(|it| ("stock", it.table.as_str()));
+    let fields: Vec<(&str, &str)> = [rows].into_iter().chain(failed).chain(stock).collect();
+    let names: Vec<&str> = fields.iter().map(|it| it.1).collect();
+    let tables = schema::read(sql, &names).await?;
+    must_be_tables(sql, &fields, &tables).await?;
+    let mut rules = Rules {
+        mode: campaign.mode,
+        misfits: Vec::new(),
     };
-    let stock = match &campaign.stock {
-        None => None,
-        Some(stock) => {
-            let table = Table::read(sql, "stock", &stock.table).await?;
-            table.must_have(stock.of.keys().chain(&stock.left).chain(&stock.given))?;
-            table.must_be_transactional(campaign.mode)?;
-            table.must_not_count(stock, campaign)?;
-            Some(TableShape {
-                uuids: table.uuids(),
-                ..TableShape::default()
-            })
-        }
-    };
-    rows.must_be_transactional(campaign.mode)?;
-    rows.must_take_rows(campaign)?;
-    keys.check(target).await?;
-    Ok(Shape {
-        warning: rows.without_unique_key(campaign)?,
-        rows: rows_shape,
-        failed,
-        stock,
-        order_is_time: order.is_some_and(|kind| TIMES.contains(&kind)),
-        notes,
-    })
+    let shape = rules.shape(campaign, &tables);
+    if campaign.mode == Mode::Repair {
+        rules.misfits.extend(denied(target, sql).await?);
+    }
+    match keys.check(target).await {
+        Err(AttachError::Misfit(why)) => rules.misfits.push(why),
+        checked => checked?,
+    }
+    match shape {
+        Some(shape) if rules.misfits.is_empty() => Ok(shape),
+        _ => Err(AttachError::Misfit(rules.misfits.join("; "))),
+    }
 }
+
+/// Refuses views and names of no table, each with what to write.
+async fn must_be_tables(sql: &mut Sql, fields: &[(&str, &str)], tables: &[Table]) -> Answer<()> {
+    let mut misfits = Vec::new();
+    for (field, name) in fields {
+        match find(tables, name) {
+            Some(table) if table.is_view => {
+                let of = schema::tables_of_view(sql, &table.name).await.join(" or ");
+                misfits.push(format!(
+                    "{field}.table: {name:?} is a view, whose rows have no primary key: name its \
+                    table {of}"
+                ));
+            }
+            Some(_) => {}
+            None => {
+                let near = nearest(name, schema::names(sql).await?.into_iter());
+                misfits.push(format!(
+                    "{field}.table: this database has no table {name:?}{near}"
+                ));
+            }
+        }
+    }
+    if misfits.is_empty() {
+        return Ok(());
+    }
+    Err(AttachError::Misfit(misfits.join("; ")))
+}
+
+fn find<'t>(tables: &'t [Table], name: &str) -> Option<&'t Table> {
+    let mut tables = tables.iter();
+    tables.find(|it| it.name.eq_ignore_ascii_case(name))
+}
+
+/// Asks their server whether our login may do what repairs do, without doing it. It tells of rights
+/// on a whole table, and those of roles.
+async fn denied(target: &Target<'_>, sql: &mut Sql) -> Answer<Vec<String>> {
+    let campaign = target.campaign;
+    let mut statements = Vec::new();
+    if let Some(stock) = &campaign.stock {
+        let table = quoted(&stock.table);
+        let lock = format!("SELECT 1 FROM {table} WHERE FALSE FOR UPDATE");
+        statements.push(("stock", lock));
+    }
+    if let Some(failed) = &campaign.failed
+        && let Done::Word(_) = failed.done
+    {
+        let table = quoted(&failed.table);
+        let delete = format!("EXPLAIN DELETE FROM {table} WHERE FALSE");
+        statements.push(("failed", delete));
+    }
+    let mut misfits = Vec::new();
+    for (field, statement) in statements {
+        match sql.command(&statement).await {
+            Ok(()) => {}
+            Err(AttachError::Refused { code, why }) if NO_RIGHT.contains(&code) => {
+                misfits.push(format!("{field}.table: {why}: grant it"));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(misfits)
+}
+
+/// Errors of MySQL: no right on a table, on a column.
+const NO_RIGHT: [u16; 2] = [1142, 1143];
 
 fn changes_later(of: &Columns) -> Option<String> {
     let columns = changing(of).into_iter();
@@ -213,269 +256,256 @@ fn changes_later(of: &Columns) -> Option<String> {
     (!single.is_empty()).then_some(why)
 }
 
-/// A table, its columns, and its indexes.
-struct Table<'a> {
-    /// The field of the file that names it.
-    field: &'a str,
-    name: &'a str,
-    engine: String,
-    columns: Vec<Column>,
-    /// A trigger may fill columns that have no default.
-    has_triggers: bool,
-    indexes: Vec<IndexPart>,
+/// The rules that tables must keep, and what breaks them.
+struct Rules {
+    mode: Mode,
+    misfits: Vec<String>,
 }
 
-/// Its texts are in lower case.
-struct Column {
-    name: String,
-    kind: String,
-    bytes: u64,
-    /// An INSERT without it fails.
-    needs_value: bool,
-    is_generated: bool,
-}
+impl Rules {
+    fn refuse(&mut self, field: &str, why: &str) {
+        self.misfits.push(format!("{field}: {why}"));
+    }
 
-struct IndexPart {
-    index: String,
-    column: String,
-    is_unique: bool,
-}
-
-const COLUMNS: &str = "SELECT LOWER(COLUMN_NAME), LOWER(DATA_TYPE), \
-    CAST(COALESCE(CHARACTER_OCTET_LENGTH, 0) AS CHAR), \
-    CAST(IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL AND EXTRA NOT LIKE '%auto_increment%' \
-      AND EXTRA NOT LIKE '%GENERATED%' AS CHAR), \
-    CAST(EXTRA LIKE '% GENERATED%' AS CHAR) \
-    FROM information_schema.COLUMNS \
-    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? ORDER BY ORDINAL_POSITION";
-
-const INDEXES: &str = "SELECT LOWER(INDEX_NAME), LOWER(COLUMN_NAME), CAST(NON_UNIQUE = 0 AS CHAR) \
-    FROM information_schema.STATISTICS \
-    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? ORDER BY INDEX_NAME, SEQ_IN_INDEX";
-
-const TABLE: &str = "SELECT TABLE_TYPE, COALESCE(ENGINE, ''), \
-    CAST(EXISTS (SELECT 1 FROM information_schema.TRIGGERS \
-      WHERE EVENT_OBJECT_SCHEMA = DATABASE() AND EVENT_OBJECT_TABLE = TABLE_NAME \
-        AND ACTION_TIMING = 'BEFORE' AND EVENT_MANIPULATION = 'INSERT') AS CHAR) \
-    FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?";
-
-impl<'a> Table<'a> {
-    async fn read(sql: &mut Sql, field: &'a str, name: &'a str) -> Answer<Self> {
-        let of_name = || vec![Value::Bytes(name.into())];
-        let is = |row: &Row, at| text(row, at) == "1";
-        let found = sql.rows(TABLE, of_name()).await?;
-        let Some(table) = found.first() else {
-            let tables = sql
-                .rows(
-                    "SELECT TABLE_NAME FROM information_schema.TABLES \
-                WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME <> ?",
-                    of_name(),
-                )
-                .await?;
-            let near = nearest(name, tables.iter().map(|row| text(row, 0)));
-            let why = format!("{field}.table: this database has no table {name:?}{near}");
-            return Err(AttachError::Misfit(why));
-        };
-        if text(table, 0).contains("VIEW") {
-            return Err(AttachError::Misfit(format!(
-                "{field}.table: {name:?} is a view, whose rows have no primary key: name its table"
-            )));
+    /// Checks all tables of a campaign. Returns nothing if it cannot even be read.
+    fn shape(&mut self, campaign: &Campaign, tables: &[Table]) -> Option<Shape> {
+        let rows = find(tables, &campaign.rows.table)?;
+        let of = &campaign.rows;
+        let read: Vec<&String> = of.of.keys().chain([&of.user]).chain(&of.order).collect();
+        self.must_have("rows", rows, read.iter().copied().chain(of.insert.keys()));
+        self.must_allow("rows", rows, "select", &read);
+        let rows_shape = self.table_shape("rows", rows, &of.user);
+        self.must_be_uuids("rows", rows, &of.of);
+        let mut warning = None;
+        if campaign.inserts_rows() {
+            self.must_be_transactional("rows", rows);
+            self.must_take_rows(rows, campaign);
+            warning = self.without_unique_key(rows, campaign);
         }
-        let column_rows = sql.rows(COLUMNS, of_name()).await?;
-        let columns = column_rows.iter().map(|row| Column {
-            name: text(row, 0),
-            kind: text(row, 1),
-            bytes: text(row, 2).parse().unwrap_or_default(),
-            needs_value: is(row, 3),
-            is_generated: is(row, 4),
+        // What has no shape has a misfit.
+        let failed = campaign.failed.as_ref().and_then(|failed| {
+            let table = find(tables, &failed.table)?;
+            self.failed_shape(table, failed)
         });
-        let index_rows = sql.rows(INDEXES, of_name()).await?;
-        let indexes = index_rows.iter().map(|row| IndexPart {
-            index: text(row, 0),
-            column: text(row, 1),
-            is_unique: is(row, 2),
+        let stock = campaign.stock.as_ref().and_then(|stock| {
+            let table = find(tables, &stock.table)?;
+            Some(self.stock_shape(table, stock))
         });
-        Ok(Self {
-            field,
-            name,
-            engine: text(table, 1).to_lowercase(),
-            columns: columns.collect(),
-            has_triggers: is(table, 2),
-            indexes: indexes.collect(),
+        let order = of.order.as_ref().and_then(|name| rows.column(name));
+        let notes = [
+            without_index(rows, campaign),
+            changes_later(&of.of),
+            narrow_charset(rows, &of.user),
+        ];
+        Some(Shape {
+            warning,
+            rows: rows_shape?,
+            failed,
+            stock,
+            order_is_time: order.is_some_and(|it| TIMES.contains(&it.kind.as_str())),
+            notes: notes.into_iter().flatten().collect(),
         })
     }
 
-    fn misfit(&self, part: &str, why: &str) -> AttachError {
-        AttachError::Misfit(format!("{}{part}: {why}", self.field))
+    fn failed_shape(&mut self, table: &Table, failed: &FailedTable) -> Option<TableShape> {
+        let column = match &failed.done {
+            Done::Column { column, .. } => Some(column),
+            Done::Word(_) => None,
+        };
+        let of = failed.of();
+        let read: Vec<&String> = of
+            .keys()
+            .chain(failed.skip.keys())
+            .chain([&failed.user])
+            .chain(column)
+            .collect();
+        self.must_have("failed", table, read.iter().copied());
+        self.must_allow("failed", table, "select", &read);
+        if let (Some(column), Mode::Repair) = (column, self.mode) {
+            self.must_allow("failed", table, "update", &[column]);
+        }
+        self.must_be_transactional("failed", table);
+        self.must_be_uuids("failed", table, &of);
+        self.table_shape("failed", table, &failed.user)
     }
 
-    fn column(&self, name: &str) -> Option<&Column> {
-        let mut columns = self.columns.iter();
-        columns.find(|it| it.name == name.to_lowercase())
+    fn stock_shape(&mut self, table: &Table, stock: &StockRow) -> TableShape {
+        let counts = stock.left.iter().chain(&stock.given);
+        let read: Vec<&String> = stock.of.keys().chain(counts.clone()).collect();
+        self.must_have("stock", table, read.iter().copied());
+        self.must_allow("stock", table, "select", &read);
+        if self.mode == Mode::Repair {
+            let written: Vec<&String> = counts.collect();
+            self.must_allow("stock", table, "update", &written);
+        }
+        self.must_be_transactional("stock", table);
+        self.must_be_uuids("stock", table, &stock.of);
+        self.must_not_count(table, stock);
+        TableShape {
+            uuids: table.uuids(),
+            ..TableShape::default()
+        }
     }
 
-    /// Returns the type of a column.
-    fn kind(&self, name: &str) -> Answer<&str> {
-        self.must_have([&name.to_owned()].into_iter())?;
-        Ok(self.column(name).map_or("", |it| it.kind.as_str()))
-    }
-
-    /// Refuses names that are no columns, all at once.
-    fn must_have<'n>(&self, names: impl Iterator<Item = &'n String>) -> Answer<()> {
+    /// Refuses names that are no columns.
+    fn must_have<'n>(
+        &mut self,
+        field: &str,
+        table: &Table,
+        names: impl Iterator<Item = &'n String>,
+    ) {
         let missing: Vec<String> = names
-            .filter(|name| self.column(name).is_none())
+            .filter(|name| table.column(name).is_none())
             .map(|name| {
-                let near = nearest(name, self.columns.iter().map(|it| it.name.clone()));
+                let near = nearest(name, table.columns.iter().map(|it| it.name.clone()));
                 format!("{name:?}{near}")
             })
             .collect();
-        if missing.is_empty() {
-            return Ok(());
+        if !missing.is_empty() {
+            let missing = missing.join(", no column ");
+            let why = format!("table {} has no column {missing}", table.name);
+            self.refuse(field, &why);
         }
-        let why = format!(
-            "table {} has no column {}",
-            self.name,
-            missing.join(", no column ")
-        );
-        Err(self.misfit("", &why))
     }
 
-    /// Columns whose values are UUIDs in 16 bytes.
-    fn uuids(&self) -> BTreeSet<String> {
-        let columns = self
-            .columns
-            .iter()
-            .filter(|it: &&Column| it.kind == "binary" && it.bytes == 16);
-        columns.map(|it| it.name.clone()).collect()
+    /// Refuses columns on which our login lacks a right.
+    fn must_allow(&mut self, field: &str, table: &Table, right: &str, columns: &[&String]) {
+        let lacks = |it: &&&String| {
+            let column = table.column(it);
+            column.is_some_and(|column| !column.rights.split(',').any(|it| it == right))
+        };
+        let denied: Vec<&str> = columns.iter().filter(lacks).map(|it| it.as_str()).collect();
+        if !denied.is_empty() {
+            let why = format!(
+                "the login of `database` lacks {} on column {} of {}: grant it",
+                right.to_uppercase(),
+                denied.join(", "),
+                table.name
+            );
+            self.refuse(field, &why);
+        }
     }
 
     /// Refuses values of `BINARY(16)` columns that are no UUIDs: they would select nothing.
-    fn must_be_uuids(&self, shape: &TableShape, of: &Columns) -> Answer<()> {
-        for (name, value) in of.iter().filter(|it| shape.is_uuid(it.0)) {
+    fn must_be_uuids(&mut self, field: &str, table: &Table, of: &Columns) {
+        let uuids = table.uuids();
+        for (name, value) in of.iter().filter(|it| uuids.contains(&it.0.to_lowercase())) {
             let mut values = value.all().iter().filter(|it| !it.is_null());
             if !values.all(|it| it.text().is_some_and(|text| uuid(text).is_some())) {
                 let why = format!(
                     "column {name:?} of {} is BINARY(16): write a UUID",
-                    self.name
+                    table.name
                 );
-                return Err(self.misfit(".where", &why));
+                self.refuse(&format!("{field}.where"), &why);
             }
         }
-        Ok(())
     }
 
     /// Repairs need to lock rows, and to take them back.
-    fn must_be_transactional(&self, mode: Mode) -> Answer<()> {
-        if mode == Mode::Observe || TRANSACTIONAL.contains(&self.engine.as_str()) {
-            return Ok(());
+    fn must_be_transactional(&mut self, field: &str, table: &Table) {
+        if self.mode == Mode::Observe || table.is_transactional() {
+            return;
         }
-        let table = self.name;
+        let table = &table.name;
         let why = format!(
             "the engine of {table} has no transactions, so that a repair could be left half done: \
              ALTER TABLE {table} ENGINE = InnoDB, or write mode = \"observe\""
         );
-        Err(self.misfit(".table", &why))
+        self.refuse(&format!("{field}.table"), &why);
     }
 
-    /// Names every column that a repair could not fill, before any is tried.
-    fn must_take_rows(&self, campaign: &Campaign) -> Answer<()> {
-        if campaign.mode == Mode::Observe {
-            return Ok(());
+    /// Names every column that a repair could not fill, or may not write, before any is tried.
+    fn must_take_rows(&mut self, table: &Table, campaign: &Campaign) {
+        if self.mode == Mode::Observe {
+            return;
         }
         let rows = &campaign.rows;
         let names = rows.of.keys().chain(rows.insert.keys());
-        let given: Vec<String> = names
-            .chain([&rows.user])
-            .map(|it| it.to_lowercase())
-            .collect();
-        let is_given = |it: &&Column| given.contains(&it.name);
-        let quoted = |it: &Column| format!("{:?}", it.name);
-        let made: Vec<String> = self
-            .columns
-            .iter()
+        let written: Vec<&String> = names.chain([&rows.user]).collect();
+        self.must_allow("rows", table, "insert", &written);
+        let is_given = |it: &&Column| {
+            let mut written = written.iter();
+            written.any(|name| name.eq_ignore_ascii_case(&it.name))
+        };
+        let listed = |columns: Vec<&Column>| {
+            let names = columns.iter().map(|it| format!("{:?}", it.name));
+            names.collect::<Vec<_>>().join(", ")
+        };
+        let columns = table.columns.iter();
+        let made: Vec<&Column> = columns
+            .clone()
             .filter(|it| it.is_generated)
             .filter(is_given)
-            .map(quoted)
             .collect();
         if !made.is_empty() {
             let why = format!(
                 "column {} of {} is generated, so no row can be inserted with it: \
                 select by the columns that it is made of",
-                made.join(", "),
-                self.name
+                listed(made),
+                table.name
             );
-            return Err(self.misfit(".where", &why));
+            self.refuse("rows.where", &why);
         }
-        let needed: Vec<String> = self
-            .columns
-            .iter()
+        let needed: Vec<&Column> = columns
             .filter(|it| it.needs_value && !is_given(it))
-            .map(quoted)
             .collect();
-        if needed.is_empty() || self.has_triggers {
-            return Ok(());
+        if !needed.is_empty() && !table.has_triggers {
+            let why = format!(
+                "a repair could insert no row: {} has no default for {}. Write a value for each, \
+                such as \"{{now}}\", \"{{uuid}}\" or \"{{random:16}}\", or give the column a DEFAULT",
+                table.name,
+                listed(needed)
+            );
+            self.refuse("rows.insert", &why);
         }
-        let why = format!(
-            "a repair could insert no row: {} has no default for {}. Write a value for each, such as \
-             \"{{now}}\", \"{{uuid}}\" or \"{{random:16}}\", or give the column a DEFAULT",
-            self.name,
-            needed.join(", ")
-        );
-        Err(self.misfit(".insert", &why))
     }
 
     /// Refuses a stock row with a column that seems to count, but is not described: it would keep
     /// its old number beside each row that a repair inserts, and their consumers would sell on.
-    fn must_not_count(&self, stock: &StockRow, campaign: &Campaign) -> Answer<()> {
+    fn must_not_count(&mut self, table: &Table, stock: &StockRow) {
         let is_said = stock.column().is_some() || stock.counts.is_some();
-        if is_said || campaign.mode == Mode::Observe {
-            return Ok(());
+        if is_said || self.mode == Mode::Observe {
+            return;
         }
         let is_counter =
             |it: &&Column| INTEGERS.contains(&it.kind.as_str()) && has_part(&it.name, &COUNTING);
         let is_selected = |it: &Column| {
-            stock
-                .of
-                .keys()
-                .any(|name| name.eq_ignore_ascii_case(&it.name))
+            let mut names = stock.of.keys();
+            names.any(|name| name.eq_ignore_ascii_case(&it.name))
         };
-        let mut counters = self.columns.iter().filter(is_counter);
-        let Some(counter) = counters.find(|it| !is_selected(it)) else {
-            return Ok(());
-        };
-        let why = format!(
-            "column {0:?} of {1} seems to count coupons: write left = {0:?} or given = {0:?}, so \
-            that it moves with each row that a repair inserts, or counts = false",
-            counter.name, self.name
-        );
-        Err(self.misfit("", &why))
+        let mut counters = table.columns.iter().filter(is_counter);
+        if let Some(counter) = counters.find(|it| !is_selected(it)) {
+            let why = format!(
+                "column {0:?} of {1} seems to count coupons: write left = {0:?} or given = {0:?}, \
+                so that it moves with each row that a repair inserts, or counts = false",
+                counter.name, table.name
+            );
+            self.refuse("stock", &why);
+        }
     }
 
-    fn shape(&self, user: &str) -> Answer<TableShape> {
-        let table = self.name;
-        let key: Vec<String> = self
-            .indexes
-            .iter()
-            .filter(|it| it.index == "primary")
-            .map(|it| it.column.clone())
-            .collect();
-        let kind = self.kind(user)?;
-        let uuids = self.uuids();
+    /// How a table is read: by pages of its primary key.
+    fn table_shape(&mut self, field: &str, table: &Table, user: &str) -> Option<TableShape> {
+        let name = &table.name;
+        let key = table.primary_key();
         if key.is_empty() {
             let why =
-                format!("{table} has no primary key, by which its rows are read in pages: add one");
-            return Err(self.misfit(".table", &why));
+                format!("{name} has no primary key, by which its rows are read in pages: add one");
+            self.refuse(&format!("{field}.table"), &why);
         }
-        if let Some(column) = key
-            .iter()
-            .find(|name: &&String| self.kind(name).is_ok_and(|it| UNORDERED.contains(&it)))
-        {
+        let is_unordered = |it: &&String| {
+            let column = table.column(it);
+            column.is_some_and(|column| UNORDERED.contains(&column.kind.as_str()))
+        };
+        if let Some(column) = key.iter().find(is_unordered) {
             let why = format!(
-                "the primary key of {table} has {column:?}, by whose type no pages can be read"
+                "the primary key of {name} has {column:?}, by whose type no pages can be read"
             );
-            return Err(self.misfit(".table", &why));
+            self.refuse(&format!("{field}.table"), &why);
         }
-        let column = if INTEGERS.contains(&kind) {
+        let uuids = table.uuids();
+        let kind = table.column(user)?.kind.as_str();
+        let user = if INTEGERS.contains(&kind) {
             UserColumn::Integer
         } else if TEXTS.contains(&kind) {
             UserColumn::Text
@@ -483,48 +513,25 @@ impl<'a> Table<'a> {
             UserColumn::Uuid
         } else {
             let why = format!(
-                "column {user:?} of {table} is {kind}; name a CHAR, VARCHAR, BINARY(16) or \
+                "column {user:?} of {name} is {kind}; name a CHAR, VARCHAR, BINARY(16) or \
                 integer column"
             );
-            return Err(self.misfit(".user", &why));
+            self.refuse(&format!("{field}.user"), &why);
+            return None;
         };
-        Ok(TableShape {
-            key,
-            user: column,
-            uuids,
-        })
-    }
-
-    /// Whether no index finds a user among the rows of the campaign.
-    fn without_index(&self, campaign: &Campaign) -> Option<String> {
-        let rows = &campaign.rows;
-        let is_of = |it: &IndexPart| {
-            rows.of
-                .keys()
-                .any(|name| name.eq_ignore_ascii_case(&it.column))
-        };
-        let mut indexes = self.indexes.chunk_by(|a, b| a.index == b.index);
-        let finds_user = indexes.any(|index| {
-            let user = index.iter().find(|it| !is_of(it));
-            user.is_some_and(|it| it.column.eq_ignore_ascii_case(&rows.user))
-        });
-        let why = format!(
-            "no index of {} begins with {}: each repair reads all its rows",
-            self.name, rows.user
-        );
-        (!finds_user).then_some(why)
+        Some(TableShape { key, user, uuids })
     }
 
     /// Whether no unique key refuses a user's second row: one of the user, and of columns whose
     /// values are the same in all rows of the campaign. Then a repair needs to know what does.
-    fn without_unique_key(&self, campaign: &Campaign) -> Answer<Option<String>> {
+    fn without_unique_key(&mut self, table: &Table, campaign: &Campaign) -> Option<String> {
         let rows = &campaign.rows;
         // A unique key takes any number of NULLs.
         let is_same = |value: &Scalar| !value.is_null() && value.all().len() == 1;
         let same = rows.of.iter().filter(|it| is_same(it.1)).map(|it| it.0);
         let columns: Vec<&String> = same.chain([&rows.user]).collect();
         let is_fixed = |name: &str| columns.iter().any(|it| it.eq_ignore_ascii_case(name));
-        let unique: Vec<&IndexPart> = self.indexes.iter().filter(|it| it.is_unique).collect();
+        let unique: Vec<&IndexPart> = table.indexes.iter().filter(|it| it.is_unique).collect();
         let mut indexes = unique.chunk_by(|a, b| a.index == b.index);
         let is_unique = indexes.any(|index| {
             let mut columns = index.iter();
@@ -533,25 +540,57 @@ impl<'a> Table<'a> {
                     .iter()
                     .any(|it| rows.user.eq_ignore_ascii_case(&it.column))
         });
-        if is_unique {
-            return Ok(None);
+        if is_unique || rows.duplicates == Some(Duplicates::Locked) {
+            return None;
         }
         let names: Vec<&str> = columns.iter().map(|it| it.as_str()).collect();
-        let table = self.name;
+        let table = &table.name;
         let names = names.join(", ");
         let lacks = format!("{table} has no unique key on ({names})");
-        match (campaign.mode, rows.duplicates) {
-            (_, Some(Duplicates::Locked)) => Ok(None),
-            (Mode::Observe, _) | (_, Some(Duplicates::Reported)) => Ok(Some(format!(
-                "{lacks}: nothing refuses a user's second row, also of a message that comes late"
-            ))),
-            (Mode::Repair, None) => Err(AttachError::Misfit(format!(
+        if self.mode == Mode::Repair && rows.duplicates.is_none() {
+            let why = format!(
                 "{lacks}: add one (ALTER TABLE {table} ADD UNIQUE KEY ({names})), or write what \
                 prevents a second row: duplicates = \"locked\" (your writers lock the row of \
                 stock first) or \"reported\" (nothing)"
-            ))),
+            );
+            self.refuse("rows", &why);
         }
+        Some(format!(
+            "{lacks}: nothing refuses a user's second row, also of a message that comes late"
+        ))
     }
+}
+
+/// Whether no index finds a user among the rows of the campaign.
+fn without_index(table: &Table, campaign: &Campaign) -> Option<String> {
+    let rows = &campaign.rows;
+    let is_of = |it: &IndexPart| {
+        let mut names = rows.of.keys();
+        names.any(|name| name.eq_ignore_ascii_case(&it.column))
+    };
+    let mut indexes = table.indexes.chunk_by(|a, b| a.index == b.index);
+    let finds_user = indexes.any(|index| {
+        let user = index.iter().find(|it| !is_of(it));
+        user.is_some_and(|it| it.column.eq_ignore_ascii_case(&rows.user))
+    });
+    let why = format!(
+        "no index of {} begins with {}: each repair reads all its rows",
+        table.name, rows.user
+    );
+    (!finds_user).then_some(why)
+}
+
+/// Character sets that hold every user.
+const WIDE: [&str; 5] = ["", "utf8mb4", "ucs2", "utf16", "utf32"];
+
+/// Whether users beyond the character set of the column get no row.
+fn narrow_charset(table: &Table, user: &str) -> Option<String> {
+    let column = table.column(user)?;
+    let why = format!(
+        "column {user:?} of {} is in {}: users whom that cannot hold are only named",
+        table.name, column.charset
+    );
+    (!WIDE.contains(&column.charset.as_str())).then_some(why)
 }
 
 /// Names what was probably meant.

@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use mysql_async::Value;
 
 use crate::config::{CountMeans, UsersMean};
-use crate::read::{NAMED, Numbers};
+use crate::read::{NAMED, Numbers, StockColumn};
 use firstcome_shared::report::{ActionKind, Finding, Kind, Outcome};
 
 /// An open row of their table of failed events.
@@ -38,6 +38,8 @@ pub struct Facts {
     pub is_selling: bool,
     /// No user is a member and has a row.
     pub is_disjoint: bool,
+    /// Then the text around ids with which most members would be users, such as `user:{id}`.
+    pub member: Option<String>,
     /// The users' key says who came first.
     pub is_ordered: bool,
     /// Nobody can claim any more.
@@ -50,8 +52,10 @@ pub struct Facts {
     /// A late message may write a second row: no unique key refuses it, and nothing tells what
     /// waits on their topic.
     pub may_double: bool,
-    /// What the column of the stock row says and should say, if both looks saw the same.
-    pub stock: Option<(i64, i64)>,
+    /// The column of the stock row, if both looks saw the same.
+    pub stock: Option<StockColumn>,
+    /// Whether their Redis says that something is left, if both looks saw the same.
+    pub sale: Option<bool>,
     pub failed: Vec<FailedEvent>,
     /// Members without a row, in the order of a sorted set, otherwise by name.
     pub unissued: Vec<String>,
@@ -193,8 +197,12 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
     let is_cut = facts.unissued.len().max(facts.missing.len()) >= NAMED;
     if !is_cut {
         judge.counter();
+        judge.sale();
     }
-    if let Some((says, due)) = facts.stock {
+    if let Some(StockColumn { says, due }) = facts.stock
+        && says != due
+        && !facts.is_selling
+    {
         let why = format!(
             "the column of the stock row says {says}, and {due} is right by the rows; \
              a person corrects it with one UPDATE"
@@ -206,6 +214,10 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
         let why = if is_gone { USERS_GONE } else { DISJOINT };
         for it in judge.found.iter_mut().filter(|it| it.repair.is_some()) {
             it.doubts(why);
+            if let Some(text) = &facts.member {
+                let detail = &it.finding.detail;
+                it.finding.detail = format!("{detail}; try users.member = {text:?}");
+            }
         }
     }
     judge.found
@@ -310,15 +322,40 @@ impl Judge<'_> {
         }
     }
 
-    fn counter(&mut self) {
+    /// What is given out, or will be by the repairs of this pass.
+    fn taken(&self) -> u64 {
         let facts = self.facts;
-        let quantity = self.facts.quantity;
-        // What is given out, or will be by the repairs of this pass.
-        let rows = quantity.saturating_sub(self.room).max(facts.numbers.rows);
+        let rows = facts.quantity.saturating_sub(self.room);
         let missing = facts.missing.len() as u64;
         let members = self.admitted().map_or(0, |size| size + missing);
-        let taken = rows.max(members).cast_signed();
-        let quantity = quantity.cast_signed();
+        rows.max(facts.numbers.rows).max(members)
+    }
+
+    /// Names a key that says otherwise than the numbers whether something is left. Before the first
+    /// is given out, the sale may not have begun.
+    fn sale(&mut self) {
+        let facts = self.facts;
+        let Some(is_on) = facts.sale.filter(|_| !facts.is_selling && !facts.is_over) else {
+            return;
+        };
+        let taken = self.taken();
+        let left = facts.quantity.saturating_sub(taken);
+        if is_on && left == 0 {
+            let why = "the key of the sale says that something is left, and all are given out";
+            self.found(Kind::CountMismatch, "", why, None);
+        } else if !is_on && left > 0 && taken > 0 {
+            let why = format!(
+                "the key of the sale says that nothing is left, and {left} are: open it again, \
+                unless somebody stopped the sale"
+            );
+            self.found(Kind::Unfilled, "", &why, None);
+        }
+    }
+
+    fn counter(&mut self) {
+        let facts = self.facts;
+        let taken = self.taken().cast_signed();
+        let quantity = facts.quantity.cast_signed();
         let Some(means) = facts.count_means else {
             return;
         };

@@ -4,7 +4,8 @@ use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::{Redis, SharedConnection};
 use redis::{Cmd, FromRedisValue, RedisError, ToRedisArgs, Value, from_redis_value_ref};
 
-use crate::config::{CountKey, KeyType, Target, UsersKey};
+use crate::config::{CountName, KeyType, SaleKey, Target};
+use crate::forms::{Form, Members};
 use crate::judge::MoveCount;
 use crate::{Answer, AttachError};
 
@@ -54,7 +55,10 @@ impl Keys {
         Self { conn }
     }
 
-    pub(crate) async fn ask<T: FromRedisValue>(&mut self, words: &[impl ToRedisArgs]) -> Answer<T> {
+    pub(crate) async fn query<T: FromRedisValue>(
+        &mut self,
+        words: &[impl ToRedisArgs],
+    ) -> Answer<T> {
         let mut command = Cmd::new();
         command.arg(words);
         let answer = command.query_async(&mut self.conn).await;
@@ -100,60 +104,105 @@ impl Keys {
 
     /// Checks the types of a target's keys, which need not exist yet.
     pub async fn check(&mut self, target: &Target<'_>) -> Answer<()> {
-        let users = &target.campaign.users;
-        let count = &target.campaign.count;
-        let users = users
-            .as_ref()
-            .map(|users| (&users.key, users.kind.words()[0]));
-        let count = count.as_ref().map(|count| {
-            let is_field = count.field.is_some();
-            (&count.key, if is_field { "hash" } else { "string" })
-        });
-        for (key, wanted) in users.into_iter().chain(count) {
-            let key = target.fill(key);
-            let kind: String = self.ask(&["TYPE", &key]).await?;
-            if kind != wanted && kind != "none" {
-                let why = format!("key {key:?} in Redis is a {kind}, not a {wanted}");
-                return Err(AttachError::Misfit(why.replace("zset", "sorted set")));
+        if let Some(users) = &target.campaign.users {
+            let name = target.fill(&users.key);
+            let form = users.key_form.unwrap_or(users.form);
+            self.check_type(&name, form, users.kind.words()[0]).await?;
+        }
+        if let Some(count) = &target.campaign.count {
+            let kind = if count.field.is_some() {
+                "hash"
+            } else {
+                "string"
+            };
+            self.check_type(&target.fill(&count.key), count.form, kind)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn check_type(&mut self, name: &str, form: Form, wanted: &str) -> Answer<()> {
+        let kind: String = self.query(&[b"TYPE", &form.key(name)[..]]).await?;
+        if kind != "none" && kind != wanted {
+            let why = format!("key {name:?} in Redis is a {kind}, not a {wanted}");
+            return Err(AttachError::Misfit(why.replace("zset", "sorted set")));
+        }
+        for other in form.others().iter().filter(|_| kind == "none") {
+            let kind: String = self.query(&[b"TYPE", &other.key(name)[..]]).await?;
+            if kind == wanted {
+                return Err(AttachError::Misfit(format!(
+                    "key {name:?} is in Redis as a {} name: write key_form = {:?} (in count: \
+                     form)",
+                    other.word(),
+                    other.word()
+                )));
             }
         }
         Ok(())
     }
 
     /// Returns the number of members, and 0 if the key does not exist.
-    pub async fn size(&mut self, users: &UsersKey, key: &str) -> Answer<u64> {
-        self.ask(&[users.kind.words()[1], key]).await
+    pub async fn size(&mut self, kind: KeyType, key: &[u8]) -> Answer<u64> {
+        self.query(&[kind.words()[1].as_bytes(), key]).await
     }
 
     /// Returns the counter; `None` if the key or its field does not exist.
-    pub async fn count(&mut self, count: &CountKey, key: &str) -> Answer<Option<i64>> {
-        let text: Option<String> = match &count.field {
-            None => self.ask(&["GET", key]).await?,
-            Some(field) => self.ask(&["HGET", key, field]).await?,
+    pub async fn count(&mut self, name: &CountName) -> Answer<Option<i64>> {
+        let text: Option<Vec<u8>> = match &name.field {
+            None => self.query(&[b"GET", &name.key[..]]).await?,
+            Some(field) => self.query(&[b"HGET", &name.key[..], field]).await?,
         };
-        let number = text.map(|text| text.parse()).transpose();
-        number.map_err(|_| AttachError::Misfit(format!("count.key: {key:?} holds no whole number")))
+        let Some(text) = text else {
+            return Ok(None);
+        };
+        let number = str::from_utf8(&text).ok().and_then(|it| it.parse().ok());
+        let misfit = || AttachError::Misfit("count.key: it holds no whole number".to_owned());
+        number.ok_or_else(misfit).map(Some)
+    }
+
+    /// Whether the key says that something is left.
+    pub async fn is_on_sale(&mut self, sale: &SaleKey, target: &Target<'_>) -> Answer<bool> {
+        let key = sale.form.key(&target.fill(&sale.key));
+        if let Some(member) = &sale.member {
+            let members = Members::new(sale.form, None).map_err(AttachError::Misfit)?;
+            let all = members.all(&target.fill(member));
+            return self.has(KeyType::Set, &key, &all).await;
+        }
+        let field = sale.field.as_ref().map(|it| target.fill(it));
+        let value: Option<Vec<u8>> = match (field, &sale.value) {
+            (Some(field), _) => {
+                let field = sale.form.field(&field);
+                self.query(&[b"HGET", &key[..], &field]).await?
+            }
+            (None, Some(_)) => self.query(&[b"GET", &key[..]]).await?,
+            (None, None) => return self.query(&[b"EXISTS", &key[..]]).await,
+        };
+        Ok(match &sale.value {
+            Some(wanted) => value.as_deref() == Some(target.fill(wanted).as_bytes()),
+            None => value.is_some(),
+        })
     }
 
     /// Passes every member to `each`, some of them twice, with its score in a sorted set.
     pub async fn scan(
         &mut self,
-        users: &UsersKey,
-        key: &str,
+        kind: KeyType,
+        key: &[u8],
         mut each: impl FnMut(Vec<u8>, Option<f64>),
     ) -> Answer<()> {
         let mut cursor = "0".to_owned();
         loop {
-            let asked = [users.kind.words()[2], key, &cursor, "COUNT", PAGE];
-            let (next, page): (String, Vec<Vec<u8>>) = self.ask(&asked).await?;
+            let words = [kind.words()[2].as_bytes(), key, cursor.as_bytes()];
+            let limit: [&[u8]; 2] = [b"COUNT", PAGE.as_bytes()];
+            let (next, page): (String, Vec<Vec<u8>>) =
+                self.query(&[&words[..], &limit].concat()).await?;
             let mut page = page.into_iter();
             while let Some(member) = page.next() {
-                let value = if users.kind == KeyType::Set {
-                    None
-                } else {
-                    page.next()
+                let value = match kind {
+                    KeyType::Set => None,
+                    KeyType::SortedSet | KeyType::Hash => page.next(),
                 };
-                let score = value.filter(|_| users.kind == KeyType::SortedSet);
+                let score = value.filter(|_| kind == KeyType::SortedSet);
                 each(
                     member,
                     score.and_then(|text| String::from_utf8(text).ok()?.parse().ok()),
@@ -166,73 +215,89 @@ impl Keys {
         }
     }
 
-    pub async fn has(&mut self, users: &UsersKey, key: &str, user: &str) -> Answer<bool> {
-        let found: Value = self.ask(&[users.kind.words()[3], key, user]).await?;
-        // ZSCORE answers with a score or nothing, the others with 1 or 0.
-        Ok(!matches!(
-            found,
-            Value::Nil | Value::Int(0) | Value::Boolean(false)
-        ))
+    /// Whether one of these is a member.
+    pub async fn has(&mut self, kind: KeyType, key: &[u8], members: &[Vec<u8>]) -> Answer<bool> {
+        for member in members {
+            let words = [kind.words()[3].as_bytes(), key, member];
+            let found: Value = self.query(&words).await?;
+            // ZSCORE answers with a score or nothing, the others with 1 or 0.
+            let is_missing = matches!(found, Value::Nil | Value::Int(0) | Value::Boolean(false));
+            if !is_missing {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Returns a score of the sorted set, if it has one.
-    pub async fn some_score(&mut self, key: &str) -> Answer<Option<f64>> {
-        let last: Vec<String> = self.ask(&["ZRANGE", key, "-1", "-1", "WITHSCORES"]).await?;
-        Ok(last.get(1).and_then(|score| score.parse().ok()))
+    pub async fn some_score(&mut self, key: &[u8]) -> Answer<Option<f64>> {
+        let words: [&[u8]; 5] = [b"ZRANGE", key, b"-1", b"-1", b"WITHSCORES"];
+        let last: Vec<Vec<u8>> = self.query(&words).await?;
+        let score = last.get(1).and_then(|score| str::from_utf8(score).ok());
+        Ok(score.and_then(|score| score.parse().ok()))
     }
 
     /// Returns the value of the hash's users, if those of one page have the same.
-    pub async fn value_of_all(&mut self, key: &str) -> Answer<Option<Vec<u8>>> {
-        let asked = ["HSCAN", key, "0", "COUNT", PAGE];
-        let (_, page): (String, Vec<Vec<u8>>) = self.ask(&asked).await?;
+    pub async fn value_of_all(&mut self, key: &[u8]) -> Answer<Option<Vec<u8>>> {
+        let words: [&[u8]; 5] = [b"HSCAN", key, b"0", b"COUNT", PAGE.as_bytes()];
+        let (_, page): (String, Vec<Vec<u8>>) = self.query(&words).await?;
         let mut values = page.iter().skip(1).step_by(2);
         let first = values.next();
         Ok(first.filter(|it| values.all(|other| other == *it)).cloned())
     }
 
-    /// Adds a user, and changes nothing if they are there. Returns false if the key is gone and
-    /// must not be created.
-    pub async fn add(&mut self, key: &str, add: &NewMember<'_>) -> Answer<bool> {
+    /// Adds a user, and changes nothing if they are there in any spelling. Returns false if the key
+    /// is gone and must not be created.
+    pub async fn add(&mut self, key: &[u8], add: &NewMember) -> Answer<bool> {
         let score = add.score.to_string();
-        let user = add.user.as_bytes();
-        let value = add.value.as_slice();
+        let member = add.member.as_slice();
         let command: &[&[u8]] = match add.kind {
-            KeyType::Set => &[b"SADD", user],
-            KeyType::SortedSet => &[b"ZADD", b"NX", score.as_bytes(), user],
-            KeyType::Hash => &[b"HSETNX", user, value],
+            KeyType::Set => &[b"SADD", member],
+            KeyType::SortedSet => &[b"ZADD", b"NX", score.as_bytes(), member],
+            KeyType::Hash => &[b"HSETNX", member, &add.value],
         };
         let may_create = if add.may_create { "1" } else { "0" };
-        let begins: [&[u8]; 5] = [
+        let spellings = add.spellings.len().to_string();
+        let mut words: Vec<&[u8]> = vec![
             b"EVAL",
             ADD_USER.as_bytes(),
             b"1",
-            key.as_bytes(),
+            key,
             may_create.as_bytes(),
+            add.kind.words()[3].as_bytes(),
+            spellings.as_bytes(),
         ];
-        self.ask(&[&begins, command].concat()).await
+        words.extend(add.spellings.iter().map(Vec::as_slice));
+        words.extend(command);
+        self.query(&words).await
     }
 
     /// Moves the counter if it is where it was. Returns whether it did.
-    pub async fn move_count(
-        &mut self,
-        count: &CountKey,
-        key: &str,
-        to: &MoveCount,
-    ) -> Answer<bool> {
+    pub async fn move_count(&mut self, name: &CountName, to: &MoveCount) -> Answer<bool> {
         let seen = to.seen.map(|seen| seen.to_string()).unwrap_or_default();
-        let field = count.field.as_deref().unwrap_or_default();
         let may = to.may_move.to_string();
         let by = to.by.to_string();
-        let words = ["EVAL", MOVE_COUNT, "1", key, field, &seen, &may, &by];
-        self.ask(&words).await
+        let words: [&[u8]; 8] = [
+            b"EVAL",
+            MOVE_COUNT.as_bytes(),
+            b"1",
+            &name.key,
+            name.field.as_deref().unwrap_or_default(),
+            seen.as_bytes(),
+            may.as_bytes(),
+            by.as_bytes(),
+        ];
+        self.query(&words).await
     }
 }
 
 /// A user who is added to the users' key.
 #[derive(Debug)]
-pub struct NewMember<'a> {
+pub struct NewMember {
     pub kind: KeyType,
-    pub user: &'a str,
+    pub member: Vec<u8>,
+    /// All members that are the same user.
+    pub spellings: Vec<Vec<u8>>,
     /// In a sorted set.
     pub score: f64,
     /// In a hash.

@@ -15,6 +15,7 @@ pub mod pass;
 pub mod queue;
 pub mod read;
 pub mod repair;
+pub mod schema;
 pub mod sql;
 pub mod trust;
 

@@ -19,7 +19,7 @@ use crate::judge::{Facts, Judged, Repair, judge};
 use crate::keys::Keys;
 use crate::queue::Queue;
 use crate::read::{Look, Numbers, Reader};
-use crate::repair::{self, UsersSeen};
+use crate::repair::{self, LooksSaw};
 use crate::sql::Sql;
 use crate::trust::{identity, is_proof};
 use crate::{Answer, AttachError, Attached, Ours};
@@ -221,14 +221,20 @@ impl Pass<'_> {
         let now = Utc::now();
         reader.sql.set_zone(target.offset(now).as_deref()).await?;
         let second = reader.look().await?;
+        let spelling = second.spelling;
         let mut facts = suspect.first.and(second, target);
-        // With a unique key, MySQL refuses the row of a message that comes late.
-        facts.may_double = target.campaign.mode == Mode::Repair && shape.warning.is_some();
+        // With a unique key, MySQL refuses the row of a message that comes late; and none comes of a
+        // queue that has passed.
+        let may_double = shape
+            .warning
+            .as_ref()
+            .filter(|_| target.campaign.queue.is_empty());
+        facts.may_double = target.campaign.mode == Mode::Repair && may_double.is_some();
         let mut judged = judge(&facts);
         self.learn(target, &facts, &judged).await?;
         let mut inserts = judged.iter_mut();
         let first = inserts.find(|it| matches!(it.repair, Some(Repair::Insert(..))));
-        if let (Some(it), Some(warning)) = (first, &shape.warning) {
+        if let (Some(it), Some(warning)) = (first, may_double) {
             it.finding.detail = format!("{}; {warning}", it.finding.detail);
         }
         let ours = self.attached.ours.as_ref();
@@ -240,9 +246,11 @@ impl Pass<'_> {
             for it in &mut now {
                 it.finding.result = Outcome::Skipped;
             }
-            let seen = UsersSeen {
+            let seen = LooksSaw {
+                stock: facts.stock,
                 name_users: facts.means.is_some(),
                 may_create: facts.numbers.size == Some(0),
+                spelling,
             };
             ended = repair::apply(&mut reader, now, seen, &self.stop).await;
         }

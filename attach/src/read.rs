@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::check::{Shape, TableShape};
 use crate::config::{Done, FailedTable, KeyType, Target, UsersKey, UsersMean};
+use crate::forms::{Census, Members, Spelling};
 use crate::judge::{Facts, FailedEvent};
 use crate::keys::Keys;
 use crate::sql::{Condition, Sql, bound, quoted};
@@ -41,6 +42,14 @@ impl Numbers {
     }
 }
 
+/// The column of their stock row that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StockColumn {
+    pub says: i64,
+    /// What it should say by the rows.
+    pub due: i64,
+}
+
 /// What one look saw.
 #[derive(Debug, Clone)]
 pub struct Look {
@@ -54,12 +63,15 @@ pub struct Look {
     aliases: BTreeSet<String>,
     /// Members without a row whom the column of users cannot hold.
     strange: BTreeSet<String>,
+    /// How most members are written.
+    pub spelling: Spelling,
     /// No user is a member and has a row.
     is_disjoint: bool,
     /// Users who are members and have a row.
     in_both: u64,
-    /// The column of the stock row: what it says, and what it should.
-    stock: Option<(i64, i64)>,
+    stock: Option<StockColumn>,
+    /// Whether their Redis says that something is left.
+    sale: Option<bool>,
     /// Users with a row who are no members.
     missing: BTreeSet<String>,
     twice: BTreeSet<String>,
@@ -108,18 +120,32 @@ impl Seen {
     }
 }
 
-/// The users' key of a target, its name, and its size.
-type Users<'a> = Option<(&'a UsersKey, String, u64)>;
+/// The users' key of a target.
+struct Users<'a> {
+    of: &'a UsersKey,
+    key: Vec<u8>,
+    members: Members,
+    size: u64,
+}
 
 impl<'a> Reader<'a> {
     /// Returns the users' key, unless the target is over and the key has expired.
-    async fn users(&mut self) -> Answer<Users<'a>> {
-        let Some(users) = &self.target.campaign.users else {
+    async fn users(&mut self) -> Answer<Option<Users<'a>>> {
+        let Some(of) = &self.target.campaign.users else {
             return Ok(None);
         };
-        let key = self.target.fill(&users.key);
-        let size = self.keys.size(users, &key).await?;
-        Ok((size > 0 || !self.target.is_over).then_some((users, key, size)))
+        let key = of.name(&self.target);
+        let size = self.keys.size(of.kind, &key).await?;
+        if size == 0 && self.target.is_over {
+            return Ok(None);
+        }
+        let members = of.members().map_err(AttachError::Misfit)?;
+        Ok(Some(Users {
+            of,
+            key,
+            members,
+            size,
+        }))
     }
 
     /// The rows of the target. One without a user is a coupon that was made ahead, not given out.
@@ -153,8 +179,8 @@ impl<'a> Reader<'a> {
         Ok(rows.iter().map(|row| shape.user_of(row, 0)).collect())
     }
 
-    /// Reads the column of the stock row, and returns it with what it should be.
-    pub async fn stock(&mut self, quantity: u64, rows: u64) -> Answer<Option<(i64, i64)>> {
+    /// Reads the column of the stock row.
+    pub async fn stock(&mut self, quantity: u64, rows: u64) -> Answer<Option<StockColumn>> {
         let (Some(stock), Some(shape)) = (&self.target.campaign.stock, &self.shape.stock) else {
             return Ok(None);
         };
@@ -172,7 +198,7 @@ impl<'a> Reader<'a> {
         let quantity = quantity.cast_signed();
         let rows = rows.cast_signed();
         let due = if is_left { quantity - rows } else { rows };
-        Ok(says.map(|says| (says, due)))
+        Ok(says.map(|says| StockColumn { says, due }))
     }
 
     pub async fn count_rows(&mut self) -> Answer<u64> {
@@ -186,13 +212,9 @@ impl<'a> Reader<'a> {
     /// Reads the numbers, the users first: a system that counts before it adds a user then never
     /// shows more users than its counter.
     pub async fn numbers(&mut self) -> Answer<Numbers> {
-        let size = self.users().await?.map(|(.., size)| size);
+        let size = self.users().await?.map(|users| users.size);
         let count = match &self.target.campaign.count {
-            Some(count) => {
-                self.keys
-                    .count(count, &self.target.fill(&count.key))
-                    .await?
-            }
+            Some(count) => self.keys.count(&count.name(&self.target)).await?,
             None => None,
         };
         let rows = self.count_rows().await?;
@@ -208,26 +230,33 @@ impl<'a> Reader<'a> {
             unissued: BTreeMap::new(),
             aliases: BTreeSet::new(),
             strange: BTreeSet::new(),
+            spelling: Spelling::Plain,
             is_disjoint: false,
             in_both: 0,
             stock: None,
+            sale: None,
             missing: BTreeSet::new(),
             twice: BTreeSet::new(),
             failed: self.failed().await?,
             surplus: Vec::new(),
         };
         look.stock = self.stock(look.quantity, look.numbers.rows).await?;
+        if let Some(sale) = &self.target.campaign.sale {
+            look.sale = Some(self.keys.is_on_sale(sale, &self.target).await?);
+        }
         let users = self.users().await?;
         let mut seen = Seen::default();
         let expected = look.numbers.size.unwrap_or_default().max(look.numbers.rows);
         seen.flags
             .reserve(usize::try_from(expected).unwrap_or_default());
-        if let Some((users, key, _)) = &users {
-            self.keys
-                .scan(users, key, |member: Vec<u8>, _| {
-                    _ = seen.note(&member, MEMBER);
-                })
-                .await?;
+        if let Some(users) = &users {
+            let census = self.note_members(users, &mut seen).await?;
+            look.spelling = census.majority(&users.members);
+            let strange = census.strange(&users.members, &users.of.key);
+            let strange = strange.map_err(AttachError::Misfit)?;
+            if users.of.means == UsersMean::Admitted {
+                look.strange.extend(strange);
+            }
         }
         self.rows(users.is_some(), &mut seen, &mut look).await?;
         for event in &mut look.failed {
@@ -240,13 +269,13 @@ impl<'a> Reader<'a> {
         let in_both = seen.flags.values().filter(|it| **it == MEMBER | ROW);
         look.in_both = in_both.count() as u64;
         look.is_disjoint = users.is_some() && !seen.flags.is_empty() && look.in_both == 0;
-        if let Some((users, key, _)) = users
-            && (users.means == UsersMean::Admitted || !look.missing.is_empty())
+        if let Some(users) = users
+            && (users.of.means == UsersMean::Admitted || !look.missing.is_empty())
             && seen.flags.values().any(|flags| *flags == MEMBER)
         {
-            self.name_unissued(users, &key, &seen, &mut look).await?;
+            self.name_unissued(&users, &seen, &mut look).await?;
             self.match_spellings(&mut look).await?;
-            if users.means == UsersMean::Applied {
+            if users.of.means == UsersMean::Applied {
                 look.unissued.clear();
                 look.aliases.clear();
                 look.strange.clear();
@@ -373,26 +402,32 @@ impl<'a> Reader<'a> {
         Ok(rows.collect())
     }
 
+    async fn note_members(&mut self, users: &Users<'_>, seen: &mut Seen) -> Answer<Census> {
+        let mut census = Census::default();
+        let each = |member: Vec<u8>, _| {
+            if let Some(user) = census.note(&users.members, member) {
+                seen.note(user.as_bytes(), MEMBER);
+            }
+        };
+        self.keys.scan(users.of.kind, &users.key, each).await?;
+        Ok(census)
+    }
+
     async fn name_unissued(
         &mut self,
-        users: &UsersKey,
-        key: &str,
+        users: &Users<'_>,
         seen: &Seen,
         look: &mut Look,
     ) -> Answer<()> {
-        let Look {
-            unissued, strange, ..
-        } = look;
         let each = |member: Vec<u8>, score: Option<f64>| {
-            if seen.flags(&member) & ROW != 0 || unissued.len() + strange.len() >= NAMED {
+            let Some((user, _)) = users.members.decode(&member) else {
                 return;
-            }
-            match String::from_utf8(member) {
-                Ok(user) => _ = unissued.insert(user, score),
-                Err(error) => _ = strange.insert(error.as_bytes().escape_ascii().to_string()),
+            };
+            if seen.flags(user.as_bytes()) & ROW == 0 && look.unissued.len() < NAMED {
+                look.unissued.insert(user, score);
             }
         };
-        self.keys.scan(users, key, each).await
+        self.keys.scan(users.of.kind, &users.key, each).await
     }
 
     /// Reads the open failed events, oldest key first.
@@ -441,7 +476,19 @@ impl<'a> Reader<'a> {
 
 /// The open failed events of a target.
 pub fn open(failed: &FailedTable, shape: &TableShape, target: &Target<'_>) -> Condition {
-    let of = Condition::of(&failed.of(), target, shape);
+    let mut of = Condition::of(&failed.of(), target, shape);
+    for (name, reasons) in &failed.skip {
+        let reasons = reasons.all().iter();
+        let values: Vec<Value> = reasons
+            .map(|it| bound(it, target, shape.is_uuid(name)))
+            .collect();
+        let name = quoted(name);
+        let marks = vec!["?"; values.len()].join(", ");
+        of = of.and(
+            &format!("({name} IS NULL OR {name} NOT IN ({marks}))"),
+            values,
+        );
+    }
     let Done::Column { column, value } = &failed.done else {
         return of;
     };
@@ -467,10 +514,8 @@ impl Look {
             (*quantity, count, numbers.admitted(means), numbers.rows)
         };
         let is_selling = of_sale(self) != of_sale(&second);
-        let stock = second
-            .stock
-            .filter(|stock: &(i64, i64)| stock.0 != stock.1)
-            .filter(|it| !is_selling && self.stock == Some(*it));
+        let member = text_around(&second);
+        let stock = second.stock.filter(|it| self.stock == Some(*it));
         second.surplus.retain(|_| !self.surplus.is_empty());
         second
             .unissued
@@ -489,6 +534,7 @@ impl Look {
             numbers: second.numbers,
             is_selling,
             is_disjoint: second.is_disjoint,
+            member,
             is_ordered: users.is_some_and(|users| users.kind == KeyType::SortedSet),
             is_over: target.is_over,
             means: means.filter(|_| second.numbers.size.is_some()),
@@ -496,6 +542,7 @@ impl Look {
             is_quantity_told: campaign.quantity_sql.is_some(),
             in_both: self.in_both.min(second.in_both),
             stock,
+            sale: second.sale.filter(|it| self.sale == Some(*it)),
             failed: second.failed,
             unissued: unissued.into_iter().map(|(user, _)| user).collect(),
             aliases: both(second.aliases, &self.aliases),
@@ -508,6 +555,30 @@ impl Look {
         }
     }
 }
+
+/// Returns the text around ids with which most members would be users who have rows, such as
+/// `user:{id}`, if no member is one as it is.
+fn text_around(look: &Look) -> Option<String> {
+    if !look.is_disjoint {
+        return None;
+    }
+    let members: Vec<&String> = look.unissued.keys().take(TRIED).collect();
+    for user in look.missing.iter().filter(|it| !it.is_empty()).take(TRIED) {
+        for member in &members {
+            let Some((before, after)) = member.split_once(user.as_str()) else {
+                continue;
+            };
+            let fits = |it: &&&String| it.starts_with(before) && it.ends_with(after);
+            if members.iter().filter(fits).count() * 10 >= members.len() * 9 {
+                return Some(format!("{before}{{id}}{after}"));
+            }
+        }
+    }
+    None
+}
+
+/// Members of which the text around an id is guessed.
+const TRIED: usize = 100;
 
 fn both(second: BTreeSet<String>, first: &BTreeSet<String>) -> Vec<String> {
     let both = second.into_iter().filter(|it| first.contains(it));

@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::check::changing;
 use crate::config::{Done, KeyType};
+use crate::forms::Spelling;
 use crate::judge::{Judged, MoveCount, Repair};
 use crate::keys::NewMember;
-use crate::read::{Reader, open};
+use crate::read::{Reader, StockColumn, open};
 use crate::sql::{Condition, quoted, text, written};
 use crate::{Answer, AttachError};
 use firstcome_shared::report::Outcome;
@@ -30,13 +31,17 @@ const ENDS_TRANSACTION: [u16; 2] = [1213, 1205];
 /// The lock of a target's rows, whatever its campaign is called in another file.
 const LOCK: &str = "CONCAT('firstcome:', LEFT(SHA2(CONCAT(DATABASE(), ?), 256), 40))";
 
-/// What the looks saw of the users' key.
+/// What the looks saw.
 #[derive(Debug, Clone, Copy)]
-pub struct UsersSeen {
-    /// It is there, so that each user who gets a row is a member.
+pub struct LooksSaw {
+    /// The users' key is there, so that each user who gets a row is a member.
     pub name_users: bool,
     /// It was not, so that it may be created.
     pub may_create: bool,
+    /// How most of its members are written.
+    pub spelling: Spelling,
+    /// The column of the stock row, if both saw the same, and what this pass has done to it.
+    pub stock: Option<StockColumn>,
 }
 
 /// What became of a repair, and why it was not made.
@@ -97,7 +102,7 @@ impl Judged {
 pub async fn apply(
     reader: &mut Reader<'_>,
     judged: Vec<&mut Judged>,
-    seen: UsersSeen,
+    mut seen: LooksSaw,
     stop: &CancellationToken,
 ) -> Answer<()> {
     let (mut rows, others): (Vec<_>, Vec<_>) = judged
@@ -106,7 +111,7 @@ pub async fn apply(
     for rows in rows.chunks_mut(ROWS) {
         must_go_on(stop)?;
         crash_point(Point::RepairBegun);
-        let repaired = insert(reader, rows, seen.name_users).await?;
+        let repaired = insert(reader, rows, &mut seen).await?;
         rows.iter_mut()
             .zip(repaired)
             .for_each(|(it, repaired)| it.became(repaired));
@@ -118,7 +123,7 @@ pub async fn apply(
         let repaired = match &it.repair {
             None | Some(Repair::Insert(..)) => continue,
             Some(Repair::Close(event)) => close_alone(reader, event).await?,
-            Some(Repair::Add(user)) => add(reader, user, seen.may_create).await?,
+            Some(Repair::Add(user)) => add(reader, user, seen).await?,
             // The counter was planned for the rows that were planned.
             Some(Repair::MoveCount(_)) if !is_as_planned => {
                 skipped("not all rows were inserted; the next pass counts again")
@@ -145,13 +150,13 @@ pub(super) fn must_go_on(stop: &CancellationToken) -> Answer<()> {
 async fn insert(
     reader: &mut Reader<'_>,
     rows: &[&mut Judged],
-    are_members: bool,
+    seen: &mut LooksSaw,
 ) -> Answer<Vec<Repaired>> {
     // Their API may have taken a user back since the look.
     let mut left = HashSet::new();
     for it in rows {
         if let Some(Repair::Insert(user, _)) = &it.repair
-            && are_members
+            && seen.name_users
             && !is_member(reader, user).await?
         {
             left.insert(user.clone());
@@ -165,10 +170,11 @@ async fn insert(
         return Ok(vec![skipped(why); rows.len()]);
     }
     reader.sql.command("START TRANSACTION").await?;
-    let repaired = match locked(reader, rows, &left).await {
-        Ok(repaired) => {
+    let repaired = match locked(reader, rows, &left, seen.stock).await {
+        Ok((repaired, at_rest)) => {
             crash_point(Point::RowsInserted);
             reader.sql.command("COMMIT").await?;
+            seen.stock = at_rest;
             repaired
         }
         Err(error) => {
@@ -182,12 +188,14 @@ async fn insert(
     Ok(repaired)
 }
 
-/// Inserts rows while the transaction holds the lock.
+/// Inserts rows while the transaction holds the lock. Returns what both looks would have seen of the
+/// stock row with these rows.
 async fn locked(
     reader: &mut Reader<'_>,
     rows: &[&mut Judged],
     left: &HashSet<String>,
-) -> Answer<Vec<Repaired>> {
+    at_rest: Option<StockColumn>,
+) -> Answer<(Vec<Repaired>, Option<StockColumn>)> {
     if let (Some(stock), Some(shape)) = (&reader.target.campaign.stock, &reader.shape.stock) {
         let table = quoted(&stock.table);
         let of = Condition::of(&stock.of, &reader.target, shape);
@@ -201,7 +209,12 @@ async fn locked(
     let quantity = reader.quantity().await?;
     let rows_before = reader.count_rows().await?;
     let mut room = quantity.saturating_sub(rows_before);
-    let mut stock = reader.stock(quantity, rows_before).await?;
+    let mut column = Column {
+        quantity,
+        rows: rows_before,
+        now: reader.stock(quantity, rows_before).await?,
+        at_rest,
+    };
     let mut all = Vec::new();
     for it in rows {
         let Some(Repair::Insert(user, event)) = &it.repair else {
@@ -211,12 +224,19 @@ async fn locked(
             all.push(skipped("it left Redis meanwhile"));
             continue;
         }
+        if column.may_be_ahead() {
+            all.push(skipped(
+                "the column of the stock row moves: it may count this row already, and the next \
+                pass looks again",
+            ));
+            continue;
+        }
         reader.sql.command("SAVEPOINT one").await?;
         let inserted = insert_row(reader, user, event.as_deref(), room).await;
         let inserted = match inserted {
             Ok(applied @ (Outcome::Applied, _)) => {
                 room -= 1;
-                stock = follow(reader, stock).await?;
+                column.follow(reader).await?;
                 Ok(applied)
             }
             other => other,
@@ -233,34 +253,55 @@ async fn locked(
         }
         all.push(repaired);
     }
-    Ok(all)
+    Ok((all, column.at_rest))
 }
 
-/// Moves the column of the stock row with a row that was inserted, if it was right before, and if
-/// the insert itself (a trigger) has not moved it. Returns what it says now, and what it should.
-async fn follow(reader: &mut Reader<'_>, before: Option<(i64, i64)>) -> Answer<Option<(i64, i64)>> {
-    let (Some((says, due)), Some(stock)) = (before, &reader.target.campaign.stock) else {
-        return Ok(None);
-    };
-    let (Some((column, is_left)), Some(shape)) = (stock.column(), &reader.shape.stock) else {
-        return Ok(None);
-    };
-    let step = if is_left { -1 } else { 1 };
-    let next = due + step;
-    if says != due {
-        return Ok(Some((says, next)));
+/// The column of the stock row, under its lock.
+struct Column {
+    quantity: u64,
+    rows: u64,
+    now: Option<StockColumn>,
+    /// What both looks saw, with the rows that this pass has inserted.
+    at_rest: Option<StockColumn>,
+}
+
+impl Column {
+    /// Whether it differs from the rows because one of their writers is between the two, and
+    /// perhaps counted the row that is to be inserted. Not so if it did at both looks.
+    fn may_be_ahead(&self) -> bool {
+        self.now
+            .is_some_and(|it| it.says != it.due && self.at_rest != Some(it))
     }
-    let of = Condition::of(&stock.of, &reader.target, shape);
-    let table = quoted(&stock.table);
-    let column = quoted(column);
-    let sql = format!(
-        "UPDATE {table} SET {column} = {column} + ({step}) WHERE {} AND {column} = ?",
-        of.sql
-    );
-    let mut values = of.values;
-    values.push(Value::Int(says));
-    reader.sql.change(&sql, values).await?;
-    Ok(Some((next, next)))
+
+    /// Moves it with a row that was inserted, if it was right before, and if the insert itself (a
+    /// trigger) has not moved it.
+    async fn follow(&mut self, reader: &mut Reader<'_>) -> Answer<()> {
+        self.rows += 1;
+        let (Some(before), Some(stock)) = (self.now, &reader.target.campaign.stock) else {
+            return Ok(());
+        };
+        let (Some((column, is_left)), Some(shape)) = (stock.column(), &reader.shape.stock) else {
+            return Ok(());
+        };
+        if before.says == before.due {
+            let step = if is_left { -1 } else { 1 };
+            let of = Condition::of(&stock.of, &reader.target, shape);
+            let table = quoted(&stock.table);
+            let column = quoted(column);
+            let sql = format!(
+                "UPDATE {table} SET {column} = {column} + ({step}) WHERE {} AND {column} = ?",
+                of.sql
+            );
+            let mut values = of.values;
+            values.push(Value::Int(before.says));
+            reader.sql.change(&sql, values).await?;
+        }
+        self.now = reader.stock(self.quantity, self.rows).await?;
+        if self.at_rest == Some(before) {
+            self.at_rest = self.now;
+        }
+        Ok(())
+    }
 }
 
 /// Refuses a table of coupons that wait for their users: a new row would be one more coupon.
@@ -292,8 +333,10 @@ async fn is_member(reader: &mut Reader<'_>, user: &str) -> Answer<bool> {
     let Some(users) = &reader.target.campaign.users else {
         return Ok(true);
     };
-    let key = reader.target.fill(&users.key);
-    reader.keys.has(users, &key, user).await
+    let key = users.name(&reader.target);
+    let members = users.members().map_err(AttachError::Misfit)?;
+    let all = members.all(user);
+    reader.keys.has(users.kind, &key, &all).await
 }
 
 /// Closes the failed event, if there is one, and inserts the row. In this order, because their own
@@ -402,13 +445,17 @@ async fn close_alone(reader: &mut Reader<'_>, event: &[Value]) -> Answer<Repaire
     }
 }
 
-/// Adds a user who still has a row, with the score of the row's order. `may_create`: the looks saw
-/// no key.
-async fn add(reader: &mut Reader<'_>, user: &str, may_create: bool) -> Answer<Repaired> {
+/// Adds a user who still has a row, with the score of the row's order.
+async fn add(reader: &mut Reader<'_>, user: &str, seen: LooksSaw) -> Answer<Repaired> {
     let target = reader.target;
     let rows = &target.campaign.rows;
     let (Some(users), Some(value)) = (&target.campaign.users, reader.shape.rows.user(user)) else {
         return Ok(skipped("it cannot have a row"));
+    };
+    let members = users.members().map_err(AttachError::Misfit)?;
+    let Some(member) = members.encode(seen.spelling, user) else {
+        let why = "programs may write it in several ways: add it with yours";
+        return Ok((Outcome::Failed, why.to_owned()));
     };
     let score = match &rows.order {
         None => "0".to_owned(),
@@ -425,7 +472,7 @@ async fn add(reader: &mut Reader<'_>, user: &str, may_create: bool) -> Answer<Re
         return Ok(skipped("its row is gone"));
     };
     let score: f64 = text(row, 0).parse().unwrap_or_default();
-    let key = target.fill(&users.key);
+    let key = users.name(&target);
     let score = match users.kind {
         KeyType::SortedSet if reader.shape.order_is_time => {
             in_unit_of(score, reader.keys.some_score(&key).await?)
@@ -445,10 +492,11 @@ async fn add(reader: &mut Reader<'_>, user: &str, may_create: bool) -> Answer<Re
     };
     let member = NewMember {
         kind: users.kind,
-        user,
+        spellings: members.all(user),
+        member,
         score,
         value,
-        may_create,
+        may_create: seen.may_create,
     };
     Ok(if reader.keys.add(&key, &member).await? {
         applied()
@@ -477,8 +525,8 @@ async fn move_count(reader: &mut Reader<'_>, to: &MoveCount) -> Answer<Repaired>
     let Some(count) = &reader.target.campaign.count else {
         return Ok(skipped("there is no counter"));
     };
-    let key = reader.target.fill(&count.key);
-    Ok(if reader.keys.move_count(count, &key, to).await? {
+    let name = count.name(&reader.target);
+    Ok(if reader.keys.move_count(&name, to).await? {
         applied()
     } else {
         skipped("it moved meanwhile; the next pass counts again")

@@ -1,6 +1,6 @@
 //! How the users of a key are written.
 
-use super::{Form, SPELLINGS, Spelling, java};
+use super::{Form, SPELLINGS, Spelling, java, json_texts};
 
 /// How users are written in a key: a form, and a text around the id, such as `user:{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,6 +47,25 @@ impl Members {
         }
     }
 
+    /// Returns every member that is read as this user and that a program may have written.
+    pub fn all(&self, user: &str) -> Vec<Vec<u8>> {
+        let text = format!("{}{user}{}", self.before, self.after);
+        let mut all: Vec<Vec<u8>> = self
+            .form
+            .spellings()
+            .iter()
+            .filter_map(|spelling| spelling.encode(&text))
+            .collect();
+        if self.form == Form::Json {
+            for written in json_texts(&text) {
+                if !all.contains(&written) {
+                    all.push(written);
+                }
+            }
+        }
+        all
+    }
+
     /// Returns the member of a user, or `None` if it is never written.
     pub fn encode(&self, spelling: Spelling, user: &str) -> Option<Vec<u8>> {
         spelling.encode(&format!("{}{user}{}", self.before, self.after))
@@ -89,7 +108,7 @@ impl Census {
         most.map_or(members.form.usual(), |(spelling, _)| spelling)
     }
 
-    /// Returns the members of another form, to be named one by one.
+    /// Returns the members of another form, to be named one by one as users are.
     ///
     /// # Errors
     /// If they are more than 1 % (one is always allowed): then the file is wrong. Names the form to
@@ -99,7 +118,8 @@ impl Census {
         let all = decoded + self.strange;
         let is_few = self.strange <= (all / 100).max(1) && (decoded > 0 || all == 0);
         if is_few {
-            return Ok(self.named.iter().map(|bytes| shown(bytes)).collect());
+            let named = self.named.iter();
+            return Ok(named.map(|it| it.escape_ascii().to_string()).collect());
         }
         let first = self.named.first().map(Vec::as_slice).unwrap_or_default();
         Err(format!(

@@ -7,6 +7,8 @@
 mod java;
 mod members;
 
+use std::fmt::Write as _;
+
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -87,6 +89,29 @@ impl Form {
         }
     }
 
+    /// Returns the name of a field of a hash.
+    pub fn field(self, name: &str) -> Vec<u8> {
+        let written = self.usual().encode(name);
+        written.unwrap_or_else(|| name.as_bytes().to_vec())
+    }
+
+    /// Returns the other forms in which a key may be named.
+    pub fn others(self) -> &'static [Self] {
+        match self {
+            Self::Plain | Self::Json => &[Self::Java],
+            Self::Java => &[Self::Plain],
+        }
+    }
+
+    /// Returns the ways in which it writes a text.
+    fn spellings(self) -> &'static [Spelling] {
+        match self {
+            Self::Plain => &SPELLINGS[..1],
+            Self::Json => &SPELLINGS[1..4],
+            Self::Java => &SPELLINGS[4..],
+        }
+    }
+
     /// Returns how the first member of a key is written.
     fn usual(self) -> Spelling {
         match self {
@@ -128,6 +153,22 @@ fn number(text: &str) -> Option<i64> {
 fn is_never_escaped(letter: char) -> bool {
     matches!(letter, ' '..='~')
         && !matches!(letter, '"' | '\\' | '/' | '<' | '>' | '&' | '=' | '\'')
+}
+
+/// Writes a text in JSON as most programs do: with its letters, and with all but ASCII escaped.
+fn json_texts(text: &str) -> [Vec<u8>; 2] {
+    let usual = serde_json::Value::from(text).to_string();
+    let mut escaped = String::with_capacity(usual.len());
+    for letter in usual.chars() {
+        if letter.is_ascii() {
+            escaped.push(letter);
+            continue;
+        }
+        for unit in letter.encode_utf16(&mut [0; 2]) {
+            _ = write!(escaped, "\\u{unit:04X}");
+        }
+    }
+    [usual.into_bytes(), escaped.into_bytes()]
 }
 
 fn decode_json(bytes: &[u8]) -> Option<(String, Spelling)> {

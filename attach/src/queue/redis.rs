@@ -53,7 +53,7 @@ fn is_named(group: &Fields, name: &str) -> bool {
 impl Keys {
     /// Refuses a key of another type. A list that is empty does not exist.
     pub(super) async fn check_list(&mut self, key: &str) -> Answer<()> {
-        let kind: String = self.ask(&["TYPE", key]).await?;
+        let kind: String = self.query(&["TYPE", key]).await?;
         if kind == "list" || kind == "none" {
             return Ok(());
         }
@@ -63,7 +63,7 @@ impl Keys {
 
     /// Refuses a stream or a group that does not exist.
     pub(super) async fn check_group(&mut self, stream: &str, group: &str) -> Answer<()> {
-        let kind: String = self.ask(&["TYPE", stream]).await?;
+        let kind: String = self.query(&["TYPE", stream]).await?;
         if kind != "stream" {
             let why = format!("queue: key {stream:?} in Redis is no stream: it is a {kind}");
             return Err(AttachError::Misfit(why.replace("a none", "missing")));
@@ -72,7 +72,7 @@ impl Keys {
     }
 
     async fn group(&mut self, stream: &str, name: &str) -> Answer<Fields> {
-        let groups: Vec<Fields> = self.ask(&["XINFO", "GROUPS", stream]).await?;
+        let groups: Vec<Fields> = self.query(&["XINFO", "GROUPS", stream]).await?;
         let found = groups.into_iter().find(|group| is_named(group, name));
         let missing =
             || AttachError::Misfit(format!("queue: stream {stream:?} has no group {name:?}"));
@@ -80,12 +80,12 @@ impl Keys {
     }
 
     pub(super) async fn last_id(&mut self, stream: &str) -> Answer<Id> {
-        let fields: Fields = self.ask(&["XINFO", "STREAM", stream]).await?;
+        let fields: Fields = self.query(&["XINFO", "STREAM", stream]).await?;
         id_of(&fields, "last-generated-id")
     }
 
     pub(super) async fn list_progress(&mut self, list: &str) -> Answer<Progress> {
-        let length: u64 = self.ask(&["LLEN", list]).await?;
+        let length: u64 = self.query(&["LLEN", list]).await?;
         Ok(match length {
             0 => Progress::Passed,
             length => Progress::Behind(format!("{length} messages are in it")),
@@ -103,7 +103,7 @@ impl Keys {
         if delivered < end {
             let after = format!("({}", delivered.text());
             let asked = ["XRANGE", stream, &after, &end.text(), "COUNT", "1"];
-            let entries: Vec<Value> = self.ask(&asked).await?;
+            let entries: Vec<Value> = self.query(&asked).await?;
             // Deleted entries are delivered to nobody.
             if !entries.is_empty() {
                 let lag = fields.get("lag").map(from_redis_value_ref::<u64>);
@@ -115,7 +115,7 @@ impl Keys {
             }
         }
         let asked = ["XPENDING", stream, group, "-", &end.text(), PENDING];
-        let pending: Vec<(String, String, u64, u64)> = self.ask(&asked).await?;
+        let pending: Vec<(String, String, u64, u64)> = self.query(&asked).await?;
         Ok(match pending.first() {
             None => Progress::Passed,
             Some((id, owner, ..)) => Progress::Behind(format!(

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use firstcome_attach::AttachError;
-use firstcome_attach::config::{KeyType, UsersKey, UsersMean};
+use firstcome_attach::config::KeyType;
 use firstcome_attach::keys::{Keys, NewMember};
 use firstcome_attach::sql::{Sql, text};
 use firstcome_reconciler::report::{Outcome, Status};
@@ -188,27 +188,23 @@ async fn keys_that_are_gone_come_back_only_after_a_confirmation() {
     assert_eq!(world.numbers().await, [4, 0, 0, -1]);
     assert_eq!(confirm(&attached).await.status, Status::Repaired);
     assert_eq!(world.numbers().await, [4, 0, 4, 4]);
-    let (mut keys, key) = (Keys::new(&attached.redis), format!("{}gone", world.prefix));
+    let mut keys = Keys::new(&attached.redis);
+    let key = format!("{}gone", world.prefix).into_bytes();
     for kind in [KeyType::Set, KeyType::SortedSet, KeyType::Hash] {
-        let users = UsersKey {
-            key: key.clone(),
-            kind,
-            means: UsersMean::Admitted,
-            value: None,
-        };
         let mut kim = NewMember {
             kind,
-            user: "kim",
+            member: b"kim".to_vec(),
+            spellings: vec![b"kim".to_vec()],
             score: 1.0,
             value: b"1".to_vec(),
             may_create: false,
         };
         assert!(!keys.add(&key, &kim).await.unwrap());
-        let size = keys.size(&users, &key).await.unwrap();
+        let size = keys.size(kind, &key).await.unwrap();
         assert_eq!(size, 0, "it expired between the looks");
         kim.may_create = true;
         assert!(keys.add(&key, &kim).await.unwrap());
-        assert_eq!(keys.size(&users, &key).await.unwrap(), 1);
+        assert_eq!(keys.size(kind, &key).await.unwrap(), 1);
         let () = world.redis("DEL @gone").await;
     }
 }

@@ -1,28 +1,19 @@
-//! A coupon system of somebody else: its tables, its keys, and the file that describes them.
+//! A coupon system of somebody else: its tables, its keys, and passes of the reconciler over it.
+
+#[path = "../../../attach/tests/base/mod.rs"]
+mod base;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use firstcome_attach::config::AttachFile;
+use firstcome_attach::Attached;
 use firstcome_attach::queue::Queues;
-use firstcome_attach::{Attached, Ours};
 use firstcome_reconciler::context::PassRequest;
 use firstcome_reconciler::passes::Worker;
 use firstcome_reconciler::report::{DropReport, Run, Trigger};
-use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
-use firstcome_shared::mysql::{Db, DbSettings, migrations};
-use firstcome_shared::redis::Redis;
-use firstcome_stack::{MysqlServer, RedisServer, StackOptions, Tables, mysql_rows};
-use redis::AsyncConnectionConfig;
-use redis::aio::MultiplexedConnection;
-use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-static SERVERS: OnceCell<(MysqlServer, RedisServer)> = OnceCell::const_new();
-static TABLES: Tables = Tables::new();
-static WORLDS: AtomicU32 = AtomicU32::new(0);
+pub(crate) use base::{World, mysql_at, redis_at};
 
 /// The tables of all tests; most add a unique key.
 const TABLES_OF_ALL: [&str; 3] = [
@@ -31,23 +22,6 @@ const TABLES_OF_ALL: [&str; 3] = [
     "CREATE TABLE failed_event (id BIGINT AUTO_INCREMENT PRIMARY KEY, event_id INT NOT NULL, user_id VARCHAR(64) NOT NULL)",
     "CREATE TABLE stock (id INT PRIMARY KEY, total INT NOT NULL)",
 ];
-
-pub(crate) struct World {
-    pub(crate) database: String,
-    pub(crate) redis_url: String,
-    pub(crate) ours: String,
-    pub(crate) redis: MultiplexedConnection,
-    /// Begins the names of its keys.
-    pub(crate) prefix: String,
-}
-
-async fn servers() -> &'static (MysqlServer, RedisServer) {
-    let start = async || {
-        let StackOptions { mysql, redis, .. } = StackOptions::without_fsync();
-        tokio::try_join!(MysqlServer::start(mysql), RedisServer::start(redis)).unwrap()
-    };
-    SERVERS.get_or_init(start).await
-}
 
 impl World {
     /// Creates a world whose unique key refuses a user's second row.
@@ -60,37 +34,11 @@ impl World {
     }
 
     pub(crate) async fn without_key() -> Self {
-        let (mysql, redis) = servers().await;
-        let number = WORLDS.fetch_add(1, Ordering::Relaxed);
-        let [theirs, ours] = ["shop", "ours"].map(|name| format!("{name}_{number}"));
-        for name in [&theirs, &ours] {
-            let create = format!("CREATE DATABASE {name}");
-            mysql.query(&create).await.unwrap();
-        }
-        let ours = mysql.database_url(&ours);
-        let migrate = async || {
-            migrations::migrate(&mysql_at(&ours)).await.unwrap();
-        };
-        TABLES.made(&ours, migrate).await.unwrap();
-        let client = redis::Client::open(redis.url()).unwrap();
-        let patient = AsyncConnectionConfig::new().set_response_timeout(None);
-        let connection = client.get_multiplexed_async_connection_with_config(&patient);
-        let world = Self {
-            database: mysql.database_url(&theirs),
-            redis_url: redis.url(),
-            ours,
-            redis: connection.await.unwrap(),
-            prefix: format!("w{number}:"),
-        };
+        let world = Self::empty().await;
         for table in TABLES_OF_ALL {
             world.sql(table).await;
         }
         world
-    }
-
-    pub(crate) async fn sql(&self, sql: &str) -> Vec<Vec<String>> {
-        let rows = mysql_rows(&self.database, sql).await;
-        rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
     pub(crate) async fn number(&self, sql: &str) -> i64 {
@@ -110,14 +58,6 @@ impl World {
             self.redis("SCARD @users").await,
             count.unwrap_or(-1),
         ]
-    }
-
-    /// Runs a Redis command; `@` is the prefix of the world's keys.
-    pub(crate) async fn redis<T: redis::FromRedisValue>(&self, command: &str) -> T {
-        let command = command.replace('@', &self.prefix);
-        let mut asked = redis::Cmd::new();
-        asked.arg(command.split(' ').collect::<Vec<_>>());
-        asked.query_async(&mut self.redis.clone()).await.unwrap()
     }
 
     /// Inserts rows of an event for these users.
@@ -144,15 +84,6 @@ impl World {
         }
     }
 
-    /// The file, with its addresses; `@` is the prefix of the world's keys.
-    pub(crate) fn text(&self, campaigns: &str) -> String {
-        let campaigns = campaigns.replace('@', &self.prefix);
-        format!(
-            "database = {:?}\nredis = {:?}\n{campaigns}",
-            self.database, self.redis_url
-        )
-    }
-
     pub(crate) fn file(&self, campaigns: &str) -> PathBuf {
         let (process, world) = (std::process::id(), self.prefix.trim_end_matches(':'));
         let name = format!("attach-{process}-{world}.toml");
@@ -162,19 +93,7 @@ impl World {
     }
 
     pub(crate) fn attached(&self, campaigns: &str) -> Attached {
-        let file = AttachFile::parse(&self.text(campaigns)).unwrap();
-        let settings = mysql_at(&self.ours);
-        let ours = Ours {
-            db: Db::new(&settings).unwrap(),
-            settings,
-        };
-        Attached {
-            theirs: mysql_at(&file.database),
-            redis: redis_at(&file.redis),
-            queues: Queues::default(),
-            file: Arc::new(file),
-            ours: Some(ours),
-        }
+        self.attached_with(campaigns, Queues::default())
     }
 
     /// The state of all that is theirs, for a comparison.
@@ -190,15 +109,6 @@ impl World {
         }
         state.concat()
     }
-}
-
-pub(crate) fn mysql_at(url: &str) -> DbSettings {
-    MysqlArgs::at(url.to_owned().into(), &TlsArgs::default(), 5_000).unwrap()
-}
-
-pub(crate) fn redis_at(url: &str) -> Redis {
-    let settings = RedisArgs::at(url.to_owned().into(), false, &TlsArgs::default(), 5_000);
-    Redis::new(&settings.unwrap()).unwrap()
 }
 
 /// Runs one pass with mappings that were confirmed before.

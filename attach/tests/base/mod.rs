@@ -1,22 +1,19 @@
-//! A world for coupon systems of others. One MySQL and one Redis for all tests. Each test has a database and a prefix of its own.
+//! A coupon system of somebody else, as tests of two crates share it: one MySQL and one Redis for all
+//! of them; each test has databases and a prefix of its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use chrono::Utc;
 use firstcome_attach::config::AttachFile;
-use firstcome_attach::pass::Request;
 use firstcome_attach::queue::Queues;
 use firstcome_attach::{Attached, Ours};
 use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
 use firstcome_shared::redis::Redis;
-use firstcome_shared::report::{Finding, Run, Trigger};
 use firstcome_stack::{MysqlServer, RedisServer, StackOptions, Tables, mysql_rows};
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::OnceCell;
-use tokio_util::sync::CancellationToken;
 
 static SERVERS: OnceCell<(MysqlServer, RedisServer)> = OnceCell::const_new();
 static TABLES: Tables = Tables::new();
@@ -26,12 +23,12 @@ const TIMEOUT_MS: u64 = 5_000;
 
 /// Their database and Redis, and our database.
 pub(crate) struct World {
-    database: String,
-    redis_url: String,
-    ours: String,
-    redis: MultiplexedConnection,
+    pub(crate) database: String,
+    pub(crate) redis_url: String,
+    pub(crate) ours: String,
+    pub(crate) redis: MultiplexedConnection,
     /// Begins the names of its keys.
-    prefix: String,
+    pub(crate) prefix: String,
 }
 
 async fn servers() -> &'static (MysqlServer, RedisServer) {
@@ -42,20 +39,25 @@ async fn servers() -> &'static (MysqlServer, RedisServer) {
     SERVERS.get_or_init(start).await
 }
 
-fn mysql_at(url: &str) -> DbSettings {
+pub(crate) fn mysql_at(url: &str) -> DbSettings {
     MysqlArgs::at(url.to_owned().into(), &TlsArgs::default(), TIMEOUT_MS).unwrap()
 }
 
+pub(crate) fn redis_at(url: &str) -> Redis {
+    let tls = TlsArgs::default();
+    let settings = RedisArgs::at(url.to_owned().into(), false, &tls, TIMEOUT_MS);
+    Redis::new(&settings.unwrap()).unwrap()
+}
+
 impl World {
-    pub(crate) async fn new() -> Self {
+    /// Creates one without tables.
+    pub(crate) async fn empty() -> Self {
         let (mysql, redis) = servers().await;
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let [theirs, ours] = ["shop", "ours"].map(|name| format!("{name}_{number}"));
         for name in [&theirs, &ours] {
-            mysql
-                .query(&format!("CREATE DATABASE {name}"))
-                .await
-                .unwrap();
+            let create = format!("CREATE DATABASE {name}");
+            mysql.query(&create).await.unwrap();
         }
         let ours = mysql.database_url(&ours);
         let migrate = async || {
@@ -70,7 +72,7 @@ impl World {
             redis_url: redis.url(),
             ours,
             redis: connection.await.unwrap(),
-            prefix: format!("s{number}:"),
+            prefix: format!("w{number}:"),
         }
     }
 
@@ -88,52 +90,28 @@ impl World {
         answer.unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    /// Reads a file without addresses; `@` is the prefix of the world's keys.
-    pub(crate) fn attached(&self, text: &str, queues: Queues) -> Attached {
-        let stores = format!(
-            "database = {:?}\nredis = {:?}\n",
+    /// The file, with its addresses; `@` is the prefix of the world's keys.
+    pub(crate) fn text(&self, campaigns: &str) -> String {
+        let campaigns = campaigns.replace('@', &self.prefix);
+        format!(
+            "database = {:?}\nredis = {:?}\n{campaigns}",
             self.database, self.redis_url
-        );
-        let text = format!("{stores}{}", text.replace('@', &self.prefix));
-        let file = AttachFile::parse(&text).unwrap();
+        )
+    }
+
+    pub(crate) fn attached_with(&self, campaigns: &str, queues: Queues) -> Attached {
+        let file = AttachFile::parse(&self.text(campaigns)).unwrap();
         let settings = mysql_at(&self.ours);
-        let redis = RedisArgs::at(
-            file.redis.clone().into(),
-            false,
-            &TlsArgs::default(),
-            TIMEOUT_MS,
-        );
+        let ours = Ours {
+            db: Db::new(&settings).unwrap(),
+            settings,
+        };
         Attached {
             theirs: mysql_at(&file.database),
-            redis: Redis::new(&redis.unwrap()).unwrap(),
+            redis: redis_at(&file.redis),
             queues,
             file: Arc::new(file),
-            ours: Some(Ours {
-                db: Db::new(&settings).unwrap(),
-                settings,
-            }),
+            ours: Some(ours),
         }
     }
-}
-
-/// Runs one pass, and returns its findings.
-pub(crate) async fn pass(attached: &Attached, request: Request) -> Vec<Finding> {
-    let mut run = Run::begun("run", Trigger::Cli, Utc::now());
-    let stop = CancellationToken::new();
-    attached.compare(request, &mut run, &stop).await.unwrap();
-    run.all_findings().cloned().collect()
-}
-
-/// Says how often which kind became what.
-pub(crate) fn told(findings: &[Finding]) -> Vec<String> {
-    let mut all: Vec<String> = findings
-        .iter()
-        .map(|it| format!("{} {}", it.kind.as_str(), it.result.as_str()))
-        .collect();
-    all.sort();
-    let mut told = Vec::new();
-    for same in all.chunk_by(|a, b| a == b) {
-        told.push(format!("{} {}", same.len(), same[0]));
-    }
-    told
 }

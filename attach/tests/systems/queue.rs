@@ -1,11 +1,6 @@
 //! What waits in a queue is no lost promise: a list, a stream, a topic and its retry topic, on real
 //! servers.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-#[path = "../world/mod.rs"]
-mod world;
-
 use std::time::Duration;
 
 use firstcome_attach::config::AttachFile;
@@ -20,7 +15,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use world::{World, pass, told};
+use crate::world::{World, pass, told};
 
 /// Messages that wait.
 const WAITING: u32 = 1_000;
@@ -75,9 +70,9 @@ async fn rows(world: &World) -> u32 {
 
 /// Creates a campaign that was clean once.
 async fn clean(queue: &str, queues: Queues) -> (World, Attached) {
-    let world = World::new().await;
+    let world = World::empty().await;
     world.sql(TABLE).await;
-    let attached = world.attached(&file(queue), queues);
+    let attached = world.attached_with(&file(queue), queues);
     add_members(&world, 0..BEFORE).await;
     add_rows(&world, 0..BEFORE).await;
     assert_eq!(pass(&attached, Request::default()).await, []);
@@ -125,13 +120,13 @@ async fn messages_in_a_list_are_no_lost_promises() {
 #[tokio::test]
 async fn messages_in_a_stream_are_no_lost_promises() {
     let (world, attached) = {
-        let world = World::new().await;
+        let world = World::empty().await;
         world.sql(TABLE).await;
         let () = world
             .redis("XGROUP CREATE @stream workers $ MKSTREAM")
             .await;
         let queue = "[{ list = '@ahead' }, { stream = '@stream', group = 'workers' }]";
-        let attached = world.attached(&file(queue), impatient());
+        let attached = world.attached_with(&file(queue), impatient());
         add_members(&world, 0..BEFORE).await;
         add_rows(&world, 0..BEFORE).await;
         assert_eq!(pass(&attached, Request::default()).await, []);

@@ -2,17 +2,12 @@
 //! counts, which keys name its users, what its table needs. Each is described by a file, is clean,
 //! loses a row, a member and a count, and is repaired to what it was.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-#[path = "../world/mod.rs"]
-mod world;
-
 use anyhow::ensure;
 use firstcome_attach::Attached;
 use firstcome_attach::pass::Request;
 use firstcome_attach::queue::Queues;
 
-use world::{World, pass, told};
+use crate::world::{World, confirm, pass, told};
 
 const QUANTITY: u32 = 20;
 const ASKED: u32 = 30;
@@ -130,6 +125,10 @@ const SYSTEMS: &[System] = &[
         ..DOWN
     },
     System {
+        name: "nhnacademy-be12-high-five/coupon_server: counts down, a set",
+        ..DOWN
+    },
+    System {
         name: "ssngza/coupon-issue-java-kafka: a status key a user, a queue",
         winner: &[
             "DECR @stock",
@@ -224,7 +223,7 @@ impl System {
 
     /// Runs a sale, and describes the system.
     async fn open(&self, world: &World) -> Attached {
-        let () = world.redis("FLUSHDB").await;
+        world.wipe().await;
         world
             .sql(&format!("DROP TABLE IF EXISTS {}", self.table_name()))
             .await;
@@ -244,7 +243,7 @@ impl System {
         let file = format!(
             "[[campaign]]\nname = {name:?}\nmode = 'repair'\nquantity = {QUANTITY}\nin_flight = '0.01s'\n{campaign}"
         );
-        world.attached(&file, Queues::default())
+        world.attached_with(&file, Queues::default())
     }
 
     /// Everything that a repair must bring back.
@@ -288,12 +287,7 @@ async fn repair(world: &World, system: &System) -> anyhow::Result<()> {
         ensure!(is_named, "{kinds} {findings:#?}");
     }
     // Others may claim what a counter is raised by, so a person confirms it.
-    let confirm = Request {
-        campaign: Some(attached.file.campaigns[0].coupon_id()),
-        confirm: true,
-        ..Request::default()
-    };
-    let confirmed = pass(&attached, confirm).await;
+    let confirmed = confirm(&attached).await;
     let state = system.state(world).await;
     ensure!(
         state == before,
@@ -306,7 +300,7 @@ async fn repair(world: &World, system: &System) -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn published_systems_are_repaired_to_what_they_were() {
-    let world = World::new().await;
+    let world = World::empty().await;
     let mut failed = Vec::new();
     for system in SYSTEMS {
         if let Err(error) = repair(&world, system).await {
@@ -314,4 +308,143 @@ async fn published_systems_are_repaired_to_what_they_were() {
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// U-Ply/backend: one set of users for several stocks, a string a stock, a status of the coupon. Two
+/// kinds of campaigns describe it: one of the users, which names who lost a row of whichever stock,
+/// and one a stock, which counts.
+#[tokio::test]
+async fn users_of_several_stocks_and_the_count_of_each_are_two_campaigns() {
+    const FILE: &str = "[[campaign]]
+name = 'users'
+quantity = 40
+users = { key = '@users', type = 'set' }
+rows = { table = 'coupon', user = 'user_id', where = { event_id = 3, status = ['ISSUED', 'USED'] } }
+[[campaign]]
+name = 'stock 1'
+mode = 'repair'
+quantity = 20
+count = { key = '@stock:1', means = 'left' }
+rows = { table = 'coupon', user = 'user_id', where = { stock_id = 1, status = ['ISSUED', 'USED'] } }";
+    // Two more are those of the stores.
+    assert_eq!(FILE.lines().count(), 11);
+    let world = World::empty().await;
+    let table = "CREATE TABLE coupon (id BIGINT AUTO_INCREMENT PRIMARY KEY, event_id BIGINT NOT NULL, \
+        stock_id BIGINT NOT NULL, user_id BIGINT NOT NULL, status VARCHAR(9) NOT NULL, \
+        UNIQUE (event_id, user_id))";
+    world.sql(table).await;
+    let () = world.redis("MSET @stock:1 20 @stock:2 20").await;
+    let claim = async |user: u32| {
+        let stock = user % 2 + 1;
+        let status = if user < 9 { "USED" } else { "ISSUED" };
+        let row = format!(
+            "INSERT INTO coupon (event_id, stock_id, user_id, status) VALUES (3, {stock}, {user}, '{status}')"
+        );
+        world.sql(&row).await;
+    };
+    for user in 0..30 {
+        let () = world.redis(&format!("SADD @users {user}")).await;
+        let () = world.redis(&format!("DECR @stock:{}", user % 2 + 1)).await;
+        claim(user).await;
+    }
+    let fast = FILE.replace("\nquantity", "\nin_flight = '0.01s'\nquantity");
+    let attached = world.attached_with(&fast, Queues::default());
+    let findings = pass(&attached, Request::default()).await;
+    assert!(findings.is_empty(), "{findings:#?}");
+
+    let () = world.redis("DECR @stock:1").await;
+    let stock = Request {
+        campaign: Some(attached.file.campaigns[1].coupon_id()),
+        ..Request::default()
+    };
+    pass(&attached, stock).await;
+    let confirmed = Request {
+        confirm: true,
+        ..stock
+    };
+    let findings = pass(&attached, confirmed).await;
+    assert_eq!(
+        told(&findings),
+        ["1 count_mismatch applied"],
+        "{findings:#?}"
+    );
+    assert_eq!(world.redis::<i64>("GET @stock:1").await, 5);
+
+    // Of whichever stock it was: their program issues it again.
+    world.sql("DELETE FROM coupon WHERE user_id = 13").await;
+    let () = world.redis("SREM @users 15").await;
+    let findings = pass(&attached, Request::default()).await;
+    let named = told(&findings).join(", ");
+    assert!(named.contains("1 missing_admission skipped"), "{named}");
+    assert!(named.contains("1 unissued skipped"), "{named}");
+    claim(13).await;
+    let () = world.redis("SADD @users 15").await;
+    let findings = pass(&attached, Request::default()).await;
+    assert!(findings.is_empty(), "{findings:#?}");
+}
+
+/// The final form of a write-up: no key of users; consumers take from a stock column and write the
+/// row; what failed is in a log; the id of a coupon is in a set while something is left.
+#[tokio::test]
+async fn stock_column_and_a_set_of_what_is_available_need_no_key_of_users() {
+    const FILE: &str = "[[campaign]]
+name = 'coupon 7'
+mode = 'repair'
+quantity_sql = 'SELECT total FROM stock WHERE coupon_id = 7'
+rows = { table = 'history', user = 'user_id', where = { coupon_id = 7 }, duplicates = 'locked' }
+failed = { table = 'failed', user = 'user_id', where = { coupon_id = 7 }, skip = { reason = ['BLOCKED'] }, done = 'delete' }
+stock = { table = 'stock', where = { coupon_id = 7 }, left = 'remaining' }
+sale = { key = '@available', member = '7' }
+queue = { list = '@queue' }";
+    assert!(FILE.lines().count() + 2 <= 12);
+    let world = World::empty().await;
+    for sql in [
+        "CREATE TABLE stock (coupon_id INT PRIMARY KEY, total INT NOT NULL, remaining INT NOT NULL)",
+        "INSERT INTO stock VALUES (7, 20, 5)",
+        "CREATE TABLE history (id INT AUTO_INCREMENT PRIMARY KEY, coupon_id INT, user_id INT, KEY (coupon_id, user_id))",
+        "CREATE TABLE failed (id INT AUTO_INCREMENT PRIMARY KEY, coupon_id INT, user_id INT, reason VARCHAR(9))",
+    ] {
+        world.sql(sql).await;
+    }
+    for user in 0..15 {
+        let row = format!("INSERT INTO history (coupon_id, user_id) VALUES (7, {user})");
+        world.sql(&row).await;
+    }
+    let () = world.redis("SADD @available 7 8").await;
+    let fast = FILE.replace("\nrows", "\nin_flight = '0.01s'\nrows");
+    let attached = world.attached_with(&fast, Queues::default());
+    let findings = pass(&attached, Request::default()).await;
+    assert!(findings.is_empty(), "{findings:#?}");
+
+    // A consumer failed with one user, another one was refused rightly.
+    let failed =
+        "INSERT INTO failed (coupon_id, user_id, reason) VALUES (7, 15, NULL), (7, 16, 'BLOCKED')";
+    world.sql(failed).await;
+    let () = world.redis("SREM @available 7").await;
+    pass(&attached, Request::default()).await;
+    let findings = confirm(&attached).await;
+    let expected = ["1 failed_claim applied", "1 unfilled skipped"];
+    assert_eq!(told(&findings), expected, "{findings:#?}");
+    let why = "the key of the sale says that nothing is left, and 4 are";
+    assert!(
+        findings.iter().any(|it| it.detail.contains(why)),
+        "{findings:#?}"
+    );
+    let rows = "SELECT COUNT(*), MAX(user_id), (SELECT remaining FROM stock) FROM history";
+    assert_eq!(world.sql(rows).await, [["16", "15", "4"]]);
+    let () = world.redis("SADD @available 7").await;
+    let findings = pass(&attached, Request::default()).await;
+    assert!(findings.is_empty(), "{findings:#?}");
+
+    for user in 16..20 {
+        let row = format!("INSERT INTO history (coupon_id, user_id) VALUES (7, {user})");
+        world.sql(&row).await;
+    }
+    world.sql("UPDATE stock SET remaining = 0").await;
+    let findings = pass(&attached, Request::default()).await;
+    assert_eq!(
+        told(&findings),
+        ["1 count_mismatch skipped"],
+        "{findings:#?}"
+    );
 }

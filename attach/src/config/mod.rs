@@ -1,6 +1,8 @@
 //! The file of `attach`: which keys and tables of a team's coupon system belong together. Parsed by
 //! serde with unknown fields refused; every error names the campaign, the field, and what to write.
 
+mod checks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -14,6 +16,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest as _, Sha256};
 
+use crate::forms::{Form, Members};
 use crate::queue::{Stage, Stages};
 
 /// The whole file.
@@ -62,6 +65,8 @@ pub struct Campaign {
     pub failed: Option<FailedTable>,
     /// Their stock row, which repairs lock.
     pub stock: Option<StockRow>,
+    /// What is in Redis while coupons are left.
+    pub sale: Option<SaleKey>,
     /// What a promise passes on its way to its row.
     #[serde(default, deserialize_with = "stages")]
     pub queue: Vec<Stage>,
@@ -87,6 +92,28 @@ pub struct UsersKey {
     pub means: UsersMean,
     /// The value of a user who is added to a hash.
     pub value: Option<String>,
+    /// How the program writes users, and unless `key_form` says otherwise the key's name.
+    #[serde(default)]
+    pub form: Form,
+    pub key_form: Option<Form>,
+    /// The text around an id, as in `user:{id}`.
+    pub member: Option<String>,
+}
+
+impl UsersKey {
+    /// Returns the name of its key in Redis.
+    pub fn name(&self, target: &Target<'_>) -> Vec<u8> {
+        let form = self.key_form.unwrap_or(self.form);
+        form.key(&target.fill(&self.key))
+    }
+
+    /// Returns how its members are written.
+    ///
+    /// # Errors
+    /// What to write instead of `member`.
+    pub fn members(&self) -> Result<Members, String> {
+        Members::new(self.form, self.member.as_deref())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -117,6 +144,27 @@ pub struct CountKey {
     /// The field that has the counter, if the key is a hash.
     pub field: Option<String>,
     pub means: CountMeans,
+    /// How the program writes the names of key and field. The number itself is plain: Redis counts.
+    #[serde(default)]
+    pub form: Form,
+}
+
+impl CountKey {
+    /// Returns the name of its key in Redis, and the field.
+    pub fn name(&self, target: &Target<'_>) -> CountName {
+        let field = self.field.as_ref().map(|field| target.fill(field));
+        CountName {
+            key: self.form.key(&target.fill(&self.key)),
+            field: field.map(|field| self.form.field(&field)),
+        }
+    }
+}
+
+/// Where a counter is in Redis.
+#[derive(Debug, Clone)]
+pub struct CountName {
+    pub key: Vec<u8>,
+    pub field: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -162,6 +210,20 @@ impl CountMeans {
     }
 }
 
+/// A key that exists while something is left; or that has this value, this member of a set, or this
+/// field of a hash.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SaleKey {
+    pub key: String,
+    pub value: Option<String>,
+    pub member: Option<String>,
+    pub field: Option<String>,
+    /// How the program writes the names of key and field, and the member.
+    #[serde(default)]
+    pub form: Form,
+}
+
 /// Columns with a value each.
 pub type Columns = BTreeMap<String, Scalar>;
 
@@ -202,6 +264,9 @@ pub struct FailedTable {
     /// Required for repairs if the rows have one: an event of another campaign is no duplicate.
     #[serde(rename = "where")]
     pub of: Option<Columns>,
+    /// Events with one of these values are no promises: refusals that are right.
+    #[serde(default)]
+    pub skip: Columns,
     pub done: Done,
 }
 
@@ -437,7 +502,8 @@ impl AttachFile {
     /// Identifies what a campaign compares: a confirmation of its repairs holds until this changes.
     pub fn mapping(&self, campaign: &Campaign) -> String {
         // Without the logins, which may change.
-        let [database, redis] = [&self.database, &self.redis].map(|address| {
+        let kafka = self.kafka.as_ref().unwrap_or(&self.redis);
+        let [database, redis, kafka] = [&self.database, &self.redis, kafka].map(|address| {
             let host = address.rsplit_once('@');
             host.map_or(address.as_str(), |(_, host)| host)
         });
@@ -449,12 +515,14 @@ impl AttachFile {
             rows,
             failed,
             stock,
+            sale,
             queue,
             ..
         } = campaign;
-        let stores = format!("{database}\n{redis}\n{quantity_sql:?}\n{time_zone:?}");
-        let what =
-            format!("{stores}\n{users:?}\n{count:?}\n{rows:?}\n{failed:?}\n{stock:?}\n{queue:?}");
+        let stores = format!("{database}\n{redis}\n{kafka}\n{quantity_sql:?}\n{time_zone:?}");
+        let what = format!(
+            "{stores}\n{users:?}\n{count:?}\n{rows:?}\n{failed:?}\n{stock:?}\n{sale:?}\n{queue:?}"
+        );
         let hash = Sha256::digest(what);
         hash[..16].iter().fold(String::new(), |mut text, byte| {
             _ = write!(text, "{byte:02x}");
@@ -479,174 +547,10 @@ fn without_addresses(text: &str) -> String {
 }
 
 impl Campaign {
-    fn check_waits(&self) -> anyhow::Result<()> {
-        let waits = u32::try_from(self.queue.len() + 1)?;
-        ensure!(
-            self.queue.is_empty() || self.in_flight() * waits <= LONGEST_BESIDE_QUEUE,
-            "in_flight: a pass waits this long {waits} times, before and after each stage of the \
-            queue: write at most {:?}",
-            LONGEST_BESIDE_QUEUE / waits
-        );
-        Ok(())
-    }
-
-    fn check(&self) -> anyhow::Result<()> {
-        ensure!(
-            !self.name.is_empty() && self.name.len() <= 100,
-            "name: write 1 to 100 bytes"
-        );
-        self.check_names()?;
-        ensure!(
-            self.quantity.is_some() != self.quantity_sql.is_some(),
-            "quantity: write quantity = 100, or quantity_sql = \"SELECT total FROM event WHERE id = 7\""
-        );
-        self.check_waits()?;
-        let sql = self.quantity_sql.as_deref().unwrap_or("SELECT");
-        let is_select = sql
-            .get(..6)
-            .is_some_and(|word| word.eq_ignore_ascii_case("select"));
-        ensure!(
-            is_select && !sql.contains(';'),
-            "quantity_sql: write one SELECT of one number"
-        );
-        let keys: Vec<&String> = [
-            self.users.as_ref().map(|users| &users.key),
-            self.count.as_ref().map(|count| &count.key),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        ensure!(
-            !keys.is_empty(),
-            "users: write users = {{ key = \"…\", type = \"set\" }}, or a count, or both"
-        );
-        let rows = &self.rows;
-        let is_daily = self.is_daily();
-        ensure!(
-            keys.iter().all(|key| key.contains("{date") == is_daily),
-            "{{date}} must stand in every key and in rows.where, or nowhere: a key of one day is \
-            compared with the rows of that day"
-        );
-        ensure!(
-            !is_daily || self.time_zone.is_some(),
-            "time_zone: write \"Asia/Seoul\""
-        );
-        ensure!(
-            !is_daily || self.ends.is_none(),
-            "ends: leave it out: a day ends by itself"
-        );
-        let failed = self.failed.as_ref();
-        ensure!(
-            !is_daily || failed.is_none_or(|failed| has_date(&failed.of())),
-            "failed.where: write {{date}} here, too: an event of one day must not become a row \
-            of another"
-        );
-        let other = rows
-            .insert
-            .iter()
-            .find(|(name, value): &(&String, &Scalar)| {
-                rows.of.get(*name).is_some_and(|of| of.first() != *value) || **name == rows.user
-            })
-            .map(|it| it.0);
-        ensure!(
-            other.is_none(),
-            "rows.insert: leave {other:?} out: where and user say it"
-        );
-        let stock = self.stock.as_ref();
-        ensure!(
-            stock.is_none_or(|it| it.left.is_none() || it.given.is_none()),
-            "stock: write left or given, not both"
-        );
-        let left = stock.and_then(|it| it.left.as_deref());
-        ensure!(
-            left.is_none_or(|name| !has_word(sql, name)),
-            "quantity_sql: it selects stock.left, which falls with each row; select the whole quantity"
-        );
-        let values = rows
-            .insert
-            .values()
-            .chain(stock.into_iter().flat_map(|it| it.of.values()));
-        ensure!(
-            !values.into_iter().any(|it| matches!(it, Scalar::AnyOf(_))),
-            "a list of values is for rows.where and failed.where only"
-        );
-        let lists = rows.of.values().chain(
-            failed
-                .iter()
-                .flat_map(|it| it.of.iter().flatten().map(|it| it.1)),
-        );
-        ensure!(
-            !lists.into_iter().any(|it: &Scalar| {
-                let all = it.all();
-                all.is_empty() || all.iter().any(|it| matches!(it, Scalar::AnyOf(_)))
-            }),
-            "where: write at least one value in a list, and no list in it"
-        );
-        if self.mode == Mode::Repair {
-            self.check_repairs()?;
-        }
-        Ok(())
-    }
-
-    /// Refuses an address where a name belongs: names are printed, and addresses have passwords.
-    fn check_names(&self) -> anyhow::Result<()> {
-        let users = self.users.as_ref().map(|it| ("users.key", &it.key));
-        let count = self.count.as_ref().map(|it| ("count.key", &it.key));
-        let failed = self.failed.as_ref().map(|it| ("failed.table", &it.table));
-        let stock = self.stock.as_ref().map(|it| ("stock.table", &it.table));
-        let named = [("rows.table", &self.rows.table)];
-        let optional = [users, count, failed, stock].into_iter().flatten();
-        for (field, text) in named.into_iter().chain(optional) {
-            ensure!(
-                !text.contains("://"),
-                "{field}: that is an address: it belongs to `database` or `redis`"
-            );
-        }
-        Ok(())
-    }
-
-    /// Checks what would let a repair write something wrong.
-    fn check_repairs(&self) -> anyhow::Result<()> {
-        let rows = &self.rows;
-        let is_locked = rows.duplicates == Some(Duplicates::Locked);
-        ensure!(
-            !is_locked || self.stock.is_some(),
-            "duplicates = \"locked\" needs the row that their writers lock: write stock = {{ \
-            table = \"…\", where = {{ id = 7 }} }}"
-        );
+    /// Whether a repair may insert rows: something names who was promised one.
+    pub fn inserts_rows(&self) -> bool {
         let users = self.users.as_ref();
-        let is_sorted = users.is_some_and(|it| it.kind == KeyType::SortedSet);
-        ensure!(
-            !is_sorted || rows.order.is_some(),
-            "rows.order: name a column: a member of a sorted set gets its time or number as score"
-        );
-        let has_where = self.failed.as_ref().is_none_or(|it| it.of.is_some());
-        ensure!(
-            has_where || rows.of.is_empty(),
-            "failed.where: say which events are of this campaign, as rows.where does; where = \
-            {{}} if all are"
-        );
-        let column = self.stock.as_ref().and_then(StockRow::column);
-        ensure!(
-            column.is_none() || is_locked,
-            "stock: a column that counts needs duplicates = \"locked\": writers that do not lock \
-            the row overwrite it"
-        );
-        Ok(())
-    }
-
-    /// Whether it has the users, the counter, the rows or the failed events of another one, or may
-    /// have: repairs need conditions that no row fulfils both.
-    fn overlaps(&self, other: &Self) -> bool {
-        let users = self.users.as_ref().zip(other.users.as_ref());
-        let count = self.count.as_ref().zip(other.count.as_ref());
-        let failed = self.failed.as_ref().zip(other.failed.as_ref());
-        let is_repaired = self.mode == Mode::Repair || other.mode == Mode::Repair;
-        let are_same = |a: &Columns, b: &Columns| a == b || is_repaired && !are_apart(a, b);
-        users.is_some_and(|(a, b)| a.key == b.key)
-            || count.is_some_and(|(a, b)| (&a.key, &a.field) == (&b.key, &b.field))
-            || self.rows.table == other.rows.table && are_same(&self.rows.of, &other.rows.of)
-            || failed.is_some_and(|(a, b)| a.table == b.table && are_same(&a.of(), &b.of()))
+        self.failed.is_some() || users.is_some_and(|it| it.means == UsersMean::Admitted)
     }
 
     /// Returns the time within which a claim that is in no queue becomes a row.
@@ -689,24 +593,6 @@ impl Campaign {
 fn has_date(columns: &Columns) -> bool {
     let mut values = columns.values();
     values.any(|value| value.text().is_some_and(|text| text.contains("{date")))
-}
-
-/// Whether no row fulfils both conditions: a column has no value in common.
-fn are_apart(a: &Columns, b: &Columns) -> bool {
-    let mut columns = a.iter();
-    columns.any(|(name, values)| {
-        let others = b.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
-        others.is_some_and(|(_, others)| {
-            let mut values = values.all().iter();
-            values.all(|value| !others.all().contains(value))
-        })
-    })
-}
-
-/// Whether a statement has this word.
-fn has_word(sql: &str, word: &str) -> bool {
-    let mut words = sql.split(|c: char| !c.is_alphanumeric() && c != '_');
-    words.any(|it| it.eq_ignore_ascii_case(word))
 }
 
 /// What is compared and repaired at once: a campaign, or its drop of one day.

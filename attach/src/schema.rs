@@ -1,0 +1,191 @@
+//! Tables of others, as `information_schema` describes them: columns with their defaults, rights and
+//! character sets, and keys. One query reads all tables of a campaign.
+
+use std::collections::BTreeSet;
+
+use mysql_async::{Row, Value};
+
+use crate::Answer;
+use crate::sql::{Sql, text};
+
+/// A table or view.
+#[derive(Debug, Default)]
+pub struct Table {
+    pub name: String,
+    pub is_view: bool,
+    /// In lower case.
+    pub engine: String,
+    /// A trigger may fill columns that have no default.
+    pub has_triggers: bool,
+    pub columns: Vec<Column>,
+    pub indexes: Vec<IndexPart>,
+}
+
+/// Its texts are in lower case.
+#[derive(Debug)]
+pub struct Column {
+    pub name: String,
+    pub kind: String,
+    pub bytes: u64,
+    /// Empty if it has no texts.
+    pub charset: String,
+    /// An INSERT without it fails.
+    pub needs_value: bool,
+    pub is_generated: bool,
+    /// What our login may do with it, such as `select,insert`.
+    pub rights: String,
+}
+
+#[derive(Debug)]
+pub struct IndexPart {
+    pub index: String,
+    /// Empty if it is an expression.
+    pub column: String,
+    pub is_unique: bool,
+}
+
+/// Each row is a table, a column, or a part of an index, with up to seven facts. All is text, since
+/// UNION needs one collation.
+fn query(marks: &str) -> String {
+    format!(
+        "SELECT CAST(TABLE_NAME AS CHAR), 1 AS part, '' AS of_index, 0 AS place,
+      CAST(TABLE_TYPE LIKE '%VIEW' AS CHAR),
+      CAST(LOWER(COALESCE(ENGINE, '')) AS CHAR),
+      CAST(EXISTS (
+        SELECT 1 FROM information_schema.TRIGGERS
+        WHERE EVENT_OBJECT_SCHEMA = DATABASE() AND EVENT_OBJECT_TABLE = TABLE_NAME
+          AND ACTION_TIMING = 'BEFORE' AND EVENT_MANIPULATION = 'INSERT') AS CHAR),
+      '', '', '', ''
+    FROM information_schema.TABLES
+    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME IN ({marks})
+    UNION ALL
+    SELECT CAST(TABLE_NAME AS CHAR), 2, '', ORDINAL_POSITION,
+      CAST(LOWER(COLUMN_NAME) AS CHAR),
+      CAST(LOWER(DATA_TYPE) AS CHAR),
+      CAST(COALESCE(CHARACTER_OCTET_LENGTH, 0) AS CHAR),
+      CAST(COALESCE(CHARACTER_SET_NAME, '') AS CHAR),
+      CAST(IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL AND EXTRA NOT LIKE '%auto_increment%'
+        AND EXTRA NOT LIKE '%GENERATED%' AS CHAR),
+      CAST(EXTRA LIKE '% GENERATED%' AS CHAR),
+      CAST(LOWER(PRIVILEGES) AS CHAR)
+    FROM information_schema.COLUMNS
+    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME IN ({marks})
+    UNION ALL
+    SELECT CAST(TABLE_NAME AS CHAR), 3, CAST(LOWER(INDEX_NAME) AS CHAR), SEQ_IN_INDEX,
+      CAST(LOWER(COALESCE(COLUMN_NAME, '')) AS CHAR),
+      CAST(NON_UNIQUE = 0 AS CHAR),
+      '', '', '', '', ''
+    FROM information_schema.STATISTICS
+    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME IN ({marks})
+    ORDER BY part, of_index, place"
+    )
+}
+
+/// Reads those of these tables that exist, in any order.
+pub async fn read(sql: &mut Sql, names: &[&str]) -> Answer<Vec<Table>> {
+    let marks = vec!["?"; names.len()].join(", ");
+    let query = query(&marks);
+    let names = names.repeat(3);
+    let values = names.into_iter().map(|name| Value::Bytes(name.into()));
+    let rows = sql.rows(&query, values.collect()).await?;
+    let mut tables: Vec<Table> = Vec::new();
+    for row in &rows {
+        let name = text(row, 0);
+        match number(row, 1) {
+            1 => tables.push(Table {
+                name,
+                is_view: is(row, 4),
+                engine: text(row, 5),
+                has_triggers: is(row, 6),
+                ..Table::default()
+            }),
+            part => {
+                let Some(table) = tables.iter_mut().find(|it| it.name == name) else {
+                    continue;
+                };
+                if part == 2 {
+                    table.columns.push(column(row));
+                } else {
+                    table.indexes.push(IndexPart {
+                        index: text(row, 2),
+                        column: text(row, 4),
+                        is_unique: is(row, 5),
+                    });
+                }
+            }
+        }
+    }
+    Ok(tables)
+}
+
+fn number(row: &Row, at: usize) -> i64 {
+    let number = row.get_opt::<i64, _>(at);
+    number.and_then(Result::ok).unwrap_or_default()
+}
+
+fn is(row: &Row, at: usize) -> bool {
+    text(row, at) == "1"
+}
+
+fn column(row: &Row) -> Column {
+    Column {
+        name: text(row, 4),
+        kind: text(row, 5),
+        bytes: text(row, 6).parse().unwrap_or_default(),
+        charset: text(row, 7),
+        needs_value: is(row, 8),
+        is_generated: is(row, 9),
+        rights: text(row, 10),
+    }
+}
+
+/// Names the tables of the database, to find the one that was meant.
+pub async fn names(sql: &mut Sql) -> Answer<Vec<String>> {
+    let all = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()";
+    let rows = sql.rows(all, Vec::new()).await?;
+    Ok(rows.iter().map(|row| text(row, 0)).collect())
+}
+
+/// Names the tables of a view; none if their server does not tell.
+pub async fn tables_of_view(sql: &mut Sql, view: &str) -> Vec<String> {
+    let used = "SELECT TABLE_NAME FROM information_schema.VIEW_TABLE_USAGE \
+        WHERE VIEW_SCHEMA = DATABASE() AND VIEW_NAME = ?";
+    let rows = sql.rows(used, vec![Value::Bytes(view.into())]).await;
+    rows.map_or_else(
+        |_| Vec::new(),
+        |rows| {
+            rows.iter()
+                .map(|row| format!("{:?}", text(row, 0)))
+                .collect()
+        },
+    )
+}
+
+impl Table {
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        let mut columns = self.columns.iter();
+        columns.find(|it| it.name == name.to_lowercase())
+    }
+
+    /// Columns whose values are UUIDs in 16 bytes.
+    pub fn uuids(&self) -> BTreeSet<String> {
+        let columns = self.columns.iter();
+        let uuids = columns.filter(|it: &&Column| it.kind == "binary" && it.bytes == 16);
+        uuids.map(|it| it.name.clone()).collect()
+    }
+
+    /// The columns of the primary key.
+    pub fn primary_key(&self) -> Vec<String> {
+        let parts = self.indexes.iter();
+        let parts = parts.filter(|it| it.index == "primary");
+        parts.map(|it| it.column.clone()).collect()
+    }
+
+    /// Whether its rows can be locked, and taken back.
+    pub fn is_transactional(&self) -> bool {
+        TRANSACTIONAL.contains(&self.engine.as_str())
+    }
+}
+
+/// Engines in which a row can be taken back.
+const TRANSACTIONAL: [&str; 3] = ["innodb", "ndbcluster", "rocksdb"];

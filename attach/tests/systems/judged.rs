@@ -1,0 +1,124 @@
+//! Properties of the pure judge.
+
+use firstcome_attach::config::{CountMeans, UsersMean};
+use firstcome_attach::judge::{Facts, Judged, MoveCount, Repair, judge};
+use firstcome_attach::read::Numbers;
+use proptest::prelude::*;
+
+fn numbers() -> impl Strategy<Value = Numbers> {
+    let count = prop::option::weighted(0.9, -20..40_i64);
+    (prop::option::of(0..30_u64), count, 0..30_u64).prop_map(|(size, count, rows)| Numbers {
+        size,
+        count,
+        rows,
+    })
+}
+
+fn facts() -> impl Strategy<Value = Facts> {
+    let users_mean = prop::sample::select(vec![
+        Some(UsersMean::Admitted),
+        Some(UsersMean::Applied),
+        None,
+    ]);
+    let is_exact = any::<bool>();
+    let missing = prop::collection::vec("[a-c]", 0..3);
+    let all = (
+        1..25_u64,
+        numbers(),
+        numbers(),
+        users_mean,
+        is_exact,
+        missing,
+    );
+    (all, any::<[bool; 3]>()).prop_map(
+        |((quantity, before, now, means, is_exact, missing), flags)| {
+            let [is_selling, is_over, is_at_rest] = flags;
+            Facts {
+                quantity,
+                before: if is_at_rest { now } else { before },
+                numbers: now,
+                is_selling,
+                is_over,
+                means,
+                count_means: Some(if is_exact {
+                    CountMeans::Issued
+                } else {
+                    CountMeans::Tickets
+                }),
+                // Otherwise each repair of what is left asks whether stock was added.
+                is_quantity_told: true,
+                missing,
+                ..Facts::default()
+            }
+        },
+    )
+}
+
+/// The same system, whose counter shows what is left.
+fn mirrored(facts: &Facts) -> Facts {
+    let quantity = facts.quantity.cast_signed();
+    let mirror = |numbers: Numbers| Numbers {
+        count: numbers.count.map(|count| quantity - count),
+        ..numbers
+    };
+    Facts {
+        before: mirror(facts.before),
+        numbers: mirror(facts.numbers),
+        count_means: facts.count_means.map(|means| match means {
+            CountMeans::Issued | CountMeans::Left => CountMeans::Left,
+            CountMeans::Tickets | CountMeans::LeftTickets => CountMeans::LeftTickets,
+        }),
+        ..facts.clone()
+    }
+}
+
+/// What is found, and how many are given out after its repair. Its words, and a doubt that only a
+/// counter that counts up can raise, may differ.
+fn essence(facts: &Facts) -> Vec<String> {
+    let quantity = facts.quantity.cast_signed();
+    let given = |count: i64| match facts.count_means {
+        Some(means) => means.given(count, quantity),
+        None => count,
+    };
+    let repair = |it: &Judged| match &it.repair {
+        Some(Repair::MoveCount(MoveCount { seen, by, .. })) => {
+            format!("to {}", given(seen.unwrap_or_default() + by))
+        }
+        other => format!("{other:?}"),
+    };
+    let all = judge(facts);
+    all.iter()
+        .map(|it| {
+            let kind = it.finding.kind.as_str();
+            let user = it.finding.user_id.as_deref().unwrap_or_default();
+            format!("{kind} {user} {} {}", repair(it), it.finding.needs_person)
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_left_is_judged_as_what_was_given(facts in facts()) {
+        prop_assert_eq!(essence(&facts), essence(&mirrored(&facts)));
+    }
+
+    #[test]
+    fn counter_moves_to_no_more_than_is_given_out_and_never_while_it_moves(facts in facts()) {
+        for it in judge(&facts) {
+            let Some(Repair::MoveCount(to)) = it.repair else {
+                continue;
+            };
+            prop_assert!(!facts.is_over);
+            prop_assert_eq!(to.seen, facts.numbers.count);
+            prop_assert!(facts.is_selling || facts.before.count == facts.numbers.count);
+            // While it is sold, it is only raised, and only by what the first look saw.
+            let after = to.seen.unwrap_or_default() + to.by;
+            let taken = facts.numbers.rows.max(facts.numbers.admitted(facts.means).unwrap_or_default());
+            let most = taken + facts.missing.len() as u64;
+            prop_assert!(after <= most.cast_signed(), "{after} of {most}");
+            prop_assert!(!facts.is_selling || to.by > 0 || to.seen.is_none());
+        }
+    }
+}

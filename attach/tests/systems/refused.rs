@@ -1,0 +1,140 @@
+//! What does not fit their tables is told before anything is planned: all at once, with table, column
+//! and what to write.
+
+use firstcome_attach::AttachError;
+use firstcome_attach::pass::Request;
+use firstcome_attach::queue::Queues;
+
+use crate::world::{World, pass};
+
+const TABLES: [&str; 4] = [
+    "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, event_id INT NOT NULL, user_id VARCHAR(40) NOT NULL, \
+     code CHAR(8) NOT NULL DEFAULT '', UNIQUE KEY (event_id, user_id))",
+    "CREATE TABLE failed (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40) NOT NULL, resolved INT)",
+    "CREATE TABLE letters (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40) NOT NULL)",
+    "CREATE TABLE stock (id INT PRIMARY KEY, remaining INT NOT NULL)",
+];
+
+const FILE: &str = "[[campaign]]
+name = 'Winter'
+mode = 'repair'
+quantity = 20
+in_flight = '0.01s'
+users = { key = '@users', type = 'set' }
+rows = { table = 'coupon', user = 'user_id', where = { event_id = 7 }, duplicates = 'locked' }
+failed = { table = 'failed', user = 'user_id', where = {}, done = { column = 'resolved', value = 1 } }
+stock = { table = 'stock', where = { id = 7 }, left = 'remaining' }";
+
+async fn world() -> World {
+    let world = World::empty().await;
+    for table in TABLES {
+        world.sql(table).await;
+    }
+    world
+}
+
+async fn refusal(world: &World, file: &str) -> String {
+    match world.attached_with(file, Queues::default()).check().await {
+        Err(AttachError::Misfit(why)) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn all_names_that_are_none_are_told_at_once() {
+    let world = world().await;
+    let wrong = FILE
+        .replace("event_id", "events_id")
+        .replace("'resolved'", "'resolve'")
+        .replace("'remaining'", "'remain'");
+    let why = refusal(&world, &wrong).await;
+    for said in [
+        "campaign \"Winter\": rows: table coupon has no column \"events_id\"; the nearest is \"event_id\"",
+        "failed: table failed has no column \"resolve\"; the nearest is \"resolved\"",
+        "stock: table stock has no column \"remain\"; the nearest is \"remaining\"",
+    ] {
+        assert!(why.contains(said), "{said}: {why}");
+    }
+    let wrong = FILE
+        .replace("'coupon'", "'coupons'")
+        .replace("'stock'", "'stocks'");
+    let why = refusal(&world, &wrong).await;
+    for said in [
+        "rows.table: this database has no table \"coupons\"; the nearest is \"coupon\"",
+        "stock.table: this database has no table \"stocks\"; the nearest is \"stock\"",
+    ] {
+        assert!(why.contains(said), "{said}: {why}");
+    }
+}
+
+#[tokio::test]
+async fn view_is_refused_with_the_name_of_its_table() {
+    let world = world().await;
+    world.sql("CREATE VIEW seen AS SELECT * FROM coupon").await;
+    let why = refusal(&world, &FILE.replace("'coupon'", "'seen'")).await;
+    assert!(why.contains("\"seen\" is a view"), "{why}");
+    assert!(why.ends_with("name its table \"coupon\""), "{why}");
+}
+
+#[tokio::test]
+async fn key_of_an_expression_is_no_unique_key_of_the_user() {
+    let world = world().await;
+    let key = "ALTER TABLE coupon DROP INDEX event_id, ADD UNIQUE KEY (user_id, (LOWER(code)))";
+    world.sql(key).await;
+    let lines = FILE.lines().filter(|line| !line.starts_with("stock"));
+    let file = lines.collect::<Vec<_>>().join("\n");
+    let why = refusal(&world, &file.replace(", duplicates = 'locked'", "")).await;
+    assert!(
+        why.contains("has no unique key on (event_id, user_id)"),
+        "{why}"
+    );
+}
+
+#[tokio::test]
+async fn all_rights_that_are_missing_are_told_before_the_first_repair() {
+    let world = world().await;
+    let name = world.login("reads").await;
+    let database = world.database_name();
+    let grant = async |rights: &str| {
+        world.sql(&format!("GRANT {rights} TO {name}")).await;
+    };
+    grant(&format!("SELECT ON {database}.*")).await;
+    let letters = FILE
+        .replace("'failed'", "'letters'")
+        .replace("{ column = 'resolved', value = 1 }", "'delete'");
+    for (file, said) in [
+        (
+            FILE,
+            &[
+                "rows: the login of `database` lacks INSERT on column event_id, user_id of coupon",
+                "failed: the login of `database` lacks UPDATE on column resolved of failed",
+                "stock: the login of `database` lacks UPDATE on column remaining of stock",
+                "stock.table: ",
+            ][..],
+        ),
+        (&letters, &["failed.table: DELETE command denied"]),
+    ] {
+        let mut attached = world.attached_with(file, Queues::default());
+        attached.theirs = world.mysql_as(&name);
+        let why = attached.check().await.unwrap_err().to_string();
+        for said in said {
+            assert!(why.contains(said), "{said}: {why}");
+        }
+        assert!(why.contains("campaign \"Winter\""), "{why}");
+        let observed = file.replace("mode = 'repair'\n", "");
+        let mut attached = world.attached_with(&observed, Queues::default());
+        attached.theirs = world.mysql_as(&name);
+        attached.check().await.unwrap();
+        let findings = pass(&attached, Request::default()).await;
+        assert!(findings.is_empty(), "{findings:#?}");
+    }
+    // A role is as good as a grant.
+    world.sql(&format!("CREATE ROLE {name}_role")).await;
+    let rights = format!("SELECT, INSERT, UPDATE, DELETE ON {database}.*");
+    world.sql(&format!("GRANT {rights} TO {name}_role")).await;
+    grant(&format!("{name}_role")).await;
+    world.sql(&format!("SET DEFAULT ROLE ALL TO {name}")).await;
+    let mut attached = world.attached_with(FILE, Queues::default());
+    attached.theirs = world.mysql_as(&name);
+    attached.check().await.unwrap();
+}

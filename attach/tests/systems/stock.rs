@@ -1,0 +1,158 @@
+//! The column of a stock row that counts, and rows that no unique key protects, while their own
+//! writers are at work.
+
+use std::time::Duration;
+
+use firstcome_attach::Attached;
+use firstcome_attach::config::CountName;
+use firstcome_attach::judge::MoveCount;
+use firstcome_attach::keys::Keys;
+use firstcome_attach::pass::Request;
+use firstcome_attach::queue::Queues;
+
+use crate::world::{World, confirm, pass, told};
+
+const TABLES: [&str; 3] = [
+    "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40) NOT NULL, KEY (user_id))",
+    "CREATE TABLE stock (id INT PRIMARY KEY, remaining INT NOT NULL)",
+    "INSERT INTO stock VALUES (7, 3)",
+];
+
+fn file(rest: &str) -> String {
+    format!(
+        "[[campaign]]
+        name = 'Winter'
+        mode = 'repair'
+        quantity = 20
+        users = {{ key = '@users', type = 'set' }}
+        {rest}"
+    )
+}
+
+/// Seventeen rows, and one member more.
+async fn open(rest: &str) -> (World, Attached) {
+    let world = World::empty().await;
+    for sql in TABLES {
+        world.sql(sql).await;
+    }
+    for user in 0..17 {
+        let insert = format!("INSERT INTO coupon (user_id) VALUES ('user-{user}')");
+        world.sql(&insert).await;
+        let () = world.redis(&format!("SADD @users user-{user}")).await;
+    }
+    let attached = world.attached_with(&file(rest), Queues::default());
+    assert!(pass(&attached, Request::default()).await.is_empty());
+    let () = world.redis("SADD @users user-17").await;
+    (world, attached)
+}
+
+async fn number(world: &World, sql: &str) -> i64 {
+    world.sql(sql).await[0][0].parse().unwrap()
+}
+
+const ROWS: &str = "SELECT COUNT(*) FROM coupon";
+const REMAINING: &str = "SELECT remaining FROM stock";
+
+const COUNTED: &str = "in_flight = '1s'
+    rows = { table = 'coupon', user = 'user_id', duplicates = 'locked' }
+    stock = { table = 'stock', where = { id = 7 }, left = 'remaining' }";
+
+/// Their consumer moves the column in a transaction before that of the row.
+#[tokio::test]
+async fn row_waits_while_the_column_moves_since_it_may_count_this_row_already() {
+    let (world, attached) = open(COUNTED).await;
+    let lowered = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        world.sql("UPDATE stock SET remaining = 2").await;
+    };
+    let (findings, ()) = tokio::join!(pass(&attached, Request::default()), lowered);
+    assert_eq!(told(&findings), ["1 unissued skipped"], "{findings:#?}");
+    let why = &findings[0].detail;
+    assert!(why.contains("column of the stock row moves"), "{why}");
+    assert_eq!(number(&world, ROWS).await, 17);
+    // The writer died: both looks see the same two numbers.
+    let findings = pass(&attached, Request::default()).await;
+    let expected = ["1 count_mismatch skipped", "1 unissued applied"];
+    assert_eq!(told(&findings), expected, "{findings:#?}");
+    assert_eq!(number(&world, ROWS).await, 18);
+    assert_eq!(number(&world, REMAINING).await, 2, "it counted the row");
+    assert!(pass(&attached, Request::default()).await.is_empty());
+}
+
+#[tokio::test]
+async fn column_that_differs_at_rest_keeps_its_difference_over_several_rows() {
+    let (world, attached) = open(&COUNTED.replace("1s", "0.01s")).await;
+    world.sql("UPDATE stock SET remaining = 9").await;
+    let trigger = "CREATE TRIGGER moves AFTER INSERT ON coupon FOR EACH ROW UPDATE stock SET remaining = remaining - 1";
+    world.sql(trigger).await;
+    let () = world.redis("SADD @users user-18 user-19").await;
+    let findings = pass(&attached, Request::default()).await;
+    let expected = ["1 count_mismatch skipped", "3 unissued applied"];
+    assert_eq!(told(&findings), expected, "{findings:#?}");
+    assert_eq!(number(&world, ROWS).await, 20);
+    assert_eq!(number(&world, REMAINING).await, 6);
+}
+
+#[tokio::test]
+async fn row_without_a_unique_key_asks_unless_the_queue_has_passed() {
+    let rows = "in_flight = '0.01s'
+        rows = { table = 'coupon', user = 'user_id', duplicates = 'reported' }";
+    let (world, attached) = open(rows).await;
+    let findings = pass(&attached, Request::default()).await;
+    assert_eq!(told(&findings), ["1 unissued planned"], "{findings:#?}");
+    let queue = format!("{rows}\nqueue = {{ list = '@queue' }}");
+    let described = world.attached_with(&file(&queue), Queues::default());
+    let ours = attached.ours.as_ref().unwrap();
+    let campaign = &described.file.campaigns[0];
+    let is_trusted = ours.trusts(&described.file, campaign).await.unwrap();
+    assert!(!is_trusted, "a queue is a part of the mapping");
+    ours.trust(&described.file, campaign).await.unwrap();
+    let findings = pass(&described, Request::default()).await;
+    assert_eq!(told(&findings), ["1 unissued applied"], "{findings:#?}");
+    assert_eq!(number(&world, ROWS).await, 18);
+    assert!(confirm(&described).await.is_empty());
+}
+
+/// Between look and repair, a claim that is refused takes from the counter and gives back: a value
+/// that is set, or a difference that is added to another value, would sell one coupon too many.
+#[tokio::test]
+async fn counter_moves_by_the_difference_and_only_from_where_it_was_seen() {
+    let (world, attached) = open(COUNTED).await;
+    let mut keys = Keys::new(&attached.redis);
+    let field = Some(b"stock".to_vec());
+    for (now, seen, may_move, by, after) in [
+        (Some(4), Some(4), 0, 2, Some(6)),
+        // A loser has taken one, and gives it back after the repair.
+        (Some(3), Some(4), 0, 2, Some(3)),
+        (Some(5), Some(4), 0, 2, Some(5)),
+        // While it is sold, a counter of what is left only falls.
+        (Some(3), Some(4), -1, -2, Some(1)),
+        (Some(5), Some(4), -1, -2, Some(5)),
+        (Some(5), Some(4), 1, 2, Some(7)),
+        (Some(3), Some(4), 1, 2, Some(3)),
+        (None, Some(4), 0, 2, None),
+        (None, None, 0, 6, Some(6)),
+        (Some(0), None, 0, 6, Some(0)),
+    ] {
+        for field in [None, field.clone()] {
+            let () = world.redis("DEL @count").await;
+            if let Some(now) = now {
+                let set = if field.is_some() {
+                    format!("HSET @count stock {now}")
+                } else {
+                    format!("SET @count {now}")
+                };
+                let () = world.redis(&set).await;
+            }
+            let name = CountName {
+                key: world.key("@count").into_bytes(),
+                field,
+            };
+            let to = MoveCount { seen, may_move, by };
+            let is_moved = keys.move_count(&name, &to).await.unwrap();
+            let case = format!("{now:?} {to:?} {name:?}");
+            assert_eq!(keys.count(&name).await.unwrap(), after, "{case}");
+            assert_eq!(is_moved, now != after, "{case}");
+        }
+    }
+}

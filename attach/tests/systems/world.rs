@@ -1,0 +1,91 @@
+//! Worlds of these tests, and passes over them.
+
+#[path = "../base/mod.rs"]
+mod base;
+
+use chrono::Utc;
+use firstcome_attach::Attached;
+use firstcome_attach::pass::Request;
+use firstcome_shared::mysql::DbSettings;
+use firstcome_shared::report::{Finding, Run, Trigger};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use base::World;
+
+impl World {
+    /// Runs a Redis command of bytes on a key whose name, in this form, begins with the prefix.
+    pub(crate) async fn bytes<T: redis::FromRedisValue>(
+        &self,
+        command: &str,
+        key: &[u8],
+        values: &[Vec<u8>],
+    ) -> T {
+        let mut asked = redis::cmd(command);
+        asked.arg(key).arg(values);
+        let answer = asked.query_async(&mut self.redis.clone()).await;
+        answer.unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// Deletes its keys, in whatever form their names are.
+    pub(crate) async fn wipe(&self) {
+        let pattern = format!("*{}*", self.prefix).into_bytes();
+        let keys: Vec<Vec<u8>> = self.bytes("KEYS", &pattern, &[]).await;
+        for key in keys {
+            let () = self.bytes("DEL", &key, &[]).await;
+        }
+    }
+
+    /// The name of a key.
+    pub(crate) fn key(&self, name: &str) -> String {
+        name.replace('@', &self.prefix)
+    }
+
+    /// Creates a login without rights.
+    pub(crate) async fn login(&self, name: &str) -> String {
+        let name = format!("{name}_{}", self.prefix.trim_end_matches(':'));
+        self.sql(&format!("CREATE USER {name}")).await;
+        name
+    }
+
+    pub(crate) fn database_name(&self) -> &str {
+        let name = self.database.rsplit_once('/');
+        name.unwrap().1
+    }
+
+    /// Their MySQL with another login.
+    pub(crate) fn mysql_as(&self, login: &str) -> DbSettings {
+        base::mysql_at(&self.database.replace("root@", &format!("{login}@")))
+    }
+}
+
+/// Runs one pass, and returns its findings.
+pub(crate) async fn pass(attached: &Attached, request: Request) -> Vec<Finding> {
+    let mut run = Run::begun("run", Trigger::Cli, Utc::now());
+    let stop = CancellationToken::new();
+    attached.compare(request, &mut run, &stop).await.unwrap();
+    run.all_findings().cloned().collect()
+}
+
+/// Runs a pass that confirms what is held back of the first campaign.
+pub(crate) async fn confirm(attached: &Attached) -> Vec<Finding> {
+    let request = Request {
+        campaign: Some(attached.file.campaigns[0].coupon_id()),
+        confirm: true,
+        ..Request::default()
+    };
+    pass(attached, request).await
+}
+
+/// Says how often which kind became what.
+pub(crate) fn told(findings: &[Finding]) -> Vec<String> {
+    let mut all: Vec<String> = findings
+        .iter()
+        .map(|it| format!("{} {}", it.kind.as_str(), it.result.as_str()))
+        .collect();
+    all.sort();
+    let mut told = Vec::new();
+    for same in all.chunk_by(|a, b| a == b) {
+        told.push(format!("{} {}", same.len(), same[0]));
+    }
+    told
+}
