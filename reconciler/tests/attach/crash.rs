@@ -30,27 +30,53 @@ pub(crate) fn program(world: &World, campaigns: &str, args: &[&str]) -> Command 
     program
 }
 
+/// The steps of a repair, and those of the run around it.
+const POINTS: &str = "run_begun repair_begun:2 rows_inserted rows_inserted:3 row_reissued people_rebuilt run_done run_recorded";
+
 #[tokio::test]
 async fn killed_at_any_step_of_a_repair_it_loses_and_doubles_nothing() {
-    let points = "run_begun repair_begun:2 rows_inserted rows_inserted:3 row_reissued people_rebuilt run_done run_recorded";
-    for point in points.split(' ') {
-        let world = World::new().await;
-        world.members("@users", users(0..120)).await;
-        world.rows(7, users(110..130)).await;
-        world.failed(7, users(0..5).chain(users(112..115))).await;
-        let () = world.redis("SET @count 99").await;
-        trust(&world.attached(FILE)).await;
-        let mut killed = program(&world, FILE, &["--once"]);
-        let killed = killed.env("FIRSTCOME_CRASH_AT", point).output().unwrap();
-        let said = String::from_utf8_lossy(&killed.stderr).into_owned();
-        assert!(said.contains("crash point"), "{point}: {said}");
-        let attached = world.attached(FILE);
-        let run = pass(&attached).await;
-        let is_well = matches!(run.status, Status::Repaired | Status::Clean);
-        assert!(is_well, "{point}: {run:?}");
-        assert_eq!(pass(&attached).await.status, Status::Clean, "{point}");
-        assert_eq!(world.numbers().await, [130, 0, 130, 130], "{point}");
+    for point in POINTS.split(' ') {
+        let world = broken().await;
+        kill_at(point, program(&world, FILE, &["--once"]));
+        repair_rest(&world, point).await;
     }
+}
+
+#[tokio::test]
+async fn daemon_killed_at_any_step_of_a_repair_loses_and_doubles_nothing() {
+    for point in POINTS.split(' ') {
+        let world = broken().await;
+        let mut daemon = program(&world, FILE, &["--listen-addr", "127.0.0.1:0"]);
+        daemon.env("RECONCILE_CRON", "* * * * * *");
+        kill_at(point, daemon);
+        repair_rest(&world, point).await;
+    }
+}
+
+/// Members without rows, rows without members, failed events of both, and a counter behind them.
+async fn broken() -> World {
+    let world = World::new().await;
+    world.members("@users", users(0..120)).await;
+    world.rows(7, users(110..130)).await;
+    world.failed(7, users(0..5).chain(users(112..115))).await;
+    let () = world.redis("SET @count 99").await;
+    trust(&world.attached(FILE)).await;
+    world
+}
+
+fn kill_at(point: &str, mut program: Command) {
+    let killed = program.env("FIRSTCOME_CRASH_AT", point).output().unwrap();
+    let said = String::from_utf8_lossy(&killed.stderr);
+    assert!(said.contains("crash point"), "{point}: {said}");
+}
+
+async fn repair_rest(world: &World, point: &str) {
+    let attached = world.attached(FILE);
+    let run = pass(&attached).await;
+    let is_well = matches!(run.status, Status::Repaired | Status::Clean);
+    assert!(is_well, "{point}: {run:?}");
+    assert_eq!(pass(&attached).await.status, Status::Clean, "{point}");
+    assert_eq!(world.numbers().await, [130, 0, 130, 130], "{point}");
 }
 
 #[tokio::test]

@@ -19,56 +19,116 @@ struct Size {
     claims_per_second: u32,
     /// Longer than the lag of the crowd's consumers, also on a busy machine.
     in_flight: &'static str,
+    shape: Shape,
+}
+
+/// How the attached system counts and hands over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// INCR, and a consumer that is told at once.
+    CountsUp,
+    /// DECR of a stock, and a list of messages.
+    CountsDownWithQueue,
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn planted_differences_are_found_and_none_is_invented_while_a_crowd_claims() {
-    crowd(Size {
-        users: 3_000,
-        planted: 400,
-        crowd: Duration::from_secs(4),
-        claims_per_second: 200,
-        in_flight: "1.5s",
-    })
-    .await;
+    for shape in [Shape::CountsUp, Shape::CountsDownWithQueue] {
+        crowd(Size {
+            users: 3_000,
+            planted: 400,
+            crowd: Duration::from_secs(4),
+            claims_per_second: 200,
+            in_flight: "1.5s",
+            shape,
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "release"] // half an hour, or ATTACH_MINUTES
 async fn ten_thousand_differences_among_a_hundred_thousand_users() {
-    let minutes = std::env::var("ATTACH_MINUTES").map_or(30, |it| it.parse().unwrap());
-    crowd(Size {
-        users: 100_000,
-        planted: 10_000,
-        crowd: Duration::from_mins(minutes),
-        claims_per_second: 100,
-        in_flight: "5s",
-    })
-    .await;
+    let minutes: u64 = std::env::var("ATTACH_MINUTES").map_or(30, |it| it.parse().unwrap());
+    for shape in [Shape::CountsUp, Shape::CountsDownWithQueue] {
+        crowd(Size {
+            users: 100_000,
+            planted: 10_000,
+            crowd: Duration::from_mins(minutes) / 2,
+            claims_per_second: 100,
+            in_flight: "5s",
+            shape,
+        })
+        .await;
+    }
 }
+
+const QUANTITY: i64 = 4_000_000;
 
 const FILE: &str = r#"
 max_rows_per_second = 1000000
 [[campaign]]
 name = "Crowd"
 mode = "repair"
-quantity = 4000000
+QUANTITY
 in_flight = "IN_FLIGHT"
 repair_limit = 1000000
 users = { key = "@users", type = "set" }
-count = { key = "@count", means = "tickets" }
+count = { key = "@count", means = "MEANS" }
 rows = { table = "coupon", user = "user_id", where = { event_id = 7 } }
 failed = { table = "failed_event", user = "user_id", where = { event_id = 7 }, done = "delete" }
 "#;
 
+impl Shape {
+    fn file(self, in_flight: &str) -> String {
+        let (means, quantity) = match self {
+            Self::CountsUp => ("tickets", format!("quantity = {QUANTITY}")),
+            Self::CountsDownWithQueue => (
+                "left",
+                "quantity_sql = \"SELECT total FROM stock WHERE id = 7\"\nqueue = { list = \"@queue\" }"
+                    .to_owned(),
+            ),
+        };
+        FILE.replace("IN_FLIGHT", in_flight)
+            .replace("MEANS", means)
+            .replace("QUANTITY", &quantity)
+    }
+
+    /// The counter once so many are given out.
+    fn count(self, given: i64) -> i64 {
+        match self {
+            Self::CountsUp => given,
+            Self::CountsDownWithQueue => QUANTITY - given,
+        }
+    }
+
+    /// Counts so many coupons.
+    async fn take(self, world: &World, number: u32) {
+        let word = match self {
+            Self::CountsUp => "INCRBY",
+            Self::CountsDownWithQueue => "DECRBY",
+        };
+        let () = world.redis(&format!("{word} @count {number}")).await;
+    }
+}
+
 async fn crowd(size: Size) {
+    let shape = size.shape;
     let world = Arc::new(World::new().await);
     world.members("@users", users(0..size.users)).await;
     world.rows(7, users(0..size.users)).await;
-    let () = world.redis(&format!("SET @count {}", size.users)).await;
+    let stock = format!("INSERT INTO stock VALUES (7, {QUANTITY})");
+    world.sql(&stock).await;
+    let count = shape.count(size.users.into());
+    let () = world.redis(&format!("SET @count {count}")).await;
     let stop = CancellationToken::new();
-    let claims = tokio::spawn(claim(world.clone(), size.claims_per_second, stop.clone()));
-    let attached = world.attached(&FILE.replace("IN_FLIGHT", size.in_flight));
+    let crowd = Crowd {
+        world: world.clone(),
+        shape,
+        per_second: size.claims_per_second,
+    };
+    let claims = tokio::spawn(crowd.claim(stop.clone()));
+    let attached = world.attached(&shape.file(size.in_flight));
     let began = Instant::now();
     let mut passes = 0_u32;
     while began.elapsed() < size.crowd || passes == 0 {
@@ -87,9 +147,9 @@ async fn crowd(size: Size) {
     assert!(run.status == Status::Clean && run.drops[0].exact, "{run:?}");
     let planted = passes * size.planted;
     let all = i64::from(size.users + planted) + claimed;
-    assert_eq!(world.numbers().await, [all, 0, all, all]);
+    assert_eq!(world.numbers().await, [all, 0, all, shape.count(all)]);
     println!(
-        "{passes} passes, {planted} differences found and repaired, {claimed} claims meanwhile"
+        "{shape:?}: {passes} passes, {planted} differences found and repaired, {claimed} claims meanwhile"
     );
 }
 
@@ -102,9 +162,7 @@ async fn plant(world: &World, size: &Size, pass: u32) -> BTreeSet<String> {
         users.collect::<Vec<String>>()
     };
     let [no_row, no_member, failed, duplicate] = [0, 1, 2, 3].map(quarter);
-    let () = world
-        .redis(&format!("INCRBY @count {}", size.planted))
-        .await;
+    size.shape.take(world, size.planted).await;
     let members = [no_row.clone(), failed.clone(), duplicate.clone()];
     world.members("@users", members.concat()).await;
     let rows = [no_member.clone(), duplicate.clone()];
@@ -115,27 +173,65 @@ async fn plant(world: &World, size: &Size, pass: u32) -> BTreeSet<String> {
     all.into_iter().collect()
 }
 
-/// A system as in the write-ups: INCR, SADD, and a consumer that inserts up to a second later.
-/// Returns how many claimed.
-async fn claim(world: Arc<World>, per_second: u32, stop: CancellationToken) -> i64 {
-    let mut every = tokio::time::interval(Duration::from_secs(1) / per_second);
+/// A system as in the write-ups: it counts, SADD, and a consumer that inserts up to a second later.
+struct Crowd {
+    world: Arc<World>,
+    shape: Shape,
+    per_second: u32,
+}
+
+impl Crowd {
+    /// Claims until stopped. Returns how many did.
+    async fn claim(self, stop: CancellationToken) -> i64 {
+        let mut every = tokio::time::interval(Duration::from_secs(1) / self.per_second);
+        let mut consumers = JoinSet::new();
+        let mut claimed = 0;
+        let closed = CancellationToken::new();
+        let popping = tokio::spawn(pop(self.world.clone(), closed.clone()));
+        while !stop.is_cancelled() {
+            every.tick().await;
+            let user = format!("crowd-{claimed}");
+            self.shape.take(&self.world, 1).await;
+            let () = self.world.redis(&format!("SADD @users {user}")).await;
+            claimed += 1;
+            match self.shape {
+                Shape::CountsUp => _ = consumers.spawn(consume(self.world.clone(), user)),
+                Shape::CountsDownWithQueue => {
+                    let () = self.world.redis(&format!("RPUSH @queue {user}")).await;
+                }
+            }
+            while let Some(consumed) = consumers.try_join_next() {
+                consumed.unwrap();
+            }
+        }
+        consumers.join_all().await;
+        closed.cancel();
+        popping.await.unwrap();
+        claimed
+    }
+}
+
+/// Inserts a row up to a second later.
+async fn consume(world: Arc<World>, user: String) {
+    let lag = rand::rng().random_range(0..900);
+    tokio::time::sleep(Duration::from_millis(lag)).await;
+    world.rows(7, [user]).await;
+}
+
+/// Pops messages until the list is empty and nobody pushes any more.
+async fn pop(world: Arc<World>, closed: CancellationToken) {
     let mut consumers = JoinSet::new();
-    let mut claimed = 0;
-    while !stop.is_cancelled() {
-        every.tick().await;
-        let user = format!("crowd-{claimed}");
-        let () = world.redis("INCR @count").await;
-        let () = world.redis(&format!("SADD @users {user}")).await;
-        claimed += 1;
-        let (world, lag) = (world.clone(), rand::rng().random_range(0..900));
-        consumers.spawn(async move {
-            tokio::time::sleep(Duration::from_millis(lag)).await;
-            world.rows(7, [user]).await;
-        });
+    loop {
+        let is_last = closed.is_cancelled();
+        let popped: Option<String> = world.redis("LPOP @queue").await;
+        match popped {
+            Some(user) => _ = consumers.spawn(consume(world.clone(), user)),
+            None if is_last => break,
+            None => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
         while let Some(consumed) = consumers.try_join_next() {
             consumed.unwrap();
         }
     }
     consumers.join_all().await;
-    claimed
 }
