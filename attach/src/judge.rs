@@ -14,7 +14,7 @@ use mysql_async::Value;
 
 use crate::config::{CountMeans, UsersMean};
 use crate::read::{NAMED, Numbers, StockColumn};
-use firstcome_shared::report::{ActionKind, Finding, Kind, Outcome};
+use firstcome_shared::report::{ActionKind, Doubt, Finding, FindingCase, Kind, Outcome};
 
 /// An open row of their table of failed events.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,34 +105,8 @@ pub struct Judged {
     pub finding: Finding,
     pub repair: Option<Repair>,
     /// Why an operator has to confirm the repair.
-    pub doubt: Option<&'static str>,
+    pub doubt: Option<Doubt>,
 }
-
-/// Further users can claim afterwards, while promises that no key names may be on their way.
-const OPENS: &str = "others can claim then: confirm only if nobody stopped the sale by hand, and \
-    no message waits on your topic, since it may be a promise";
-/// No unique key would refuse the row of the message.
-const MAY_DOUBLE: &str = "nothing refuses a second row: confirm only if no message waits on your \
-    topic, or describe it (queue)";
-/// Without `quantity_sql`, coupons that were added look like a counter that is wrong.
-const STOCK_ADDED: &str = "confirm only if nobody added stock: with quantity_sql it is known";
-/// The most harmful fault of a file: what is left, taken for what was given out.
-const COUNTS_DOWN: &str =
-    "this counter seems to count down: then write means = \"left\" instead of confirming";
-/// A later sale may use its name.
-const RESET: &str =
-    "it is below half of the rows, as after a reset: confirm only if no other sale uses this key";
-/// Otherwise users who only asked would get what others were promised.
-const UNORDERED: &str = "more are in Redis than there are coupons, and it does not say who came first; \
-     if it holds everybody who asked, write means = \"applied\"";
-/// The likeliest reason is a file that names another key, other rows, or ids of another form.
-const DISJOINT: &str = "no user in Redis has a row: check that users and rows mean the same campaign, \
-     and write ids in the same form";
-/// It may have expired, and a later sale may use its name.
-const GONE: &str = "the counter is gone; if it expired after the sale, do not confirm, write ends";
-/// Likewise. A key that is created again has no expiry.
-const USERS_GONE: &str = "the key of the users is gone; if it expired after the sale, do not \
-    confirm, write ends: it would come back without its expiry";
 
 /// Judges a target.
 pub fn judge(facts: &Facts) -> Vec<Judged> {
@@ -140,6 +114,7 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
     let mut judge = Judge {
         facts,
         room,
+        second_rows: facts.twice.len(),
         found: Vec::new(),
     };
     let mut concerned = HashSet::new();
@@ -211,9 +186,13 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
     }
     if facts.is_disjoint {
         let is_gone = facts.numbers.size == Some(0);
-        let why = if is_gone { USERS_GONE } else { DISJOINT };
+        let doubt = if is_gone {
+            Doubt::UsersGone
+        } else {
+            Doubt::Disjoint
+        };
         for it in judge.found.iter_mut().filter(|it| it.repair.is_some()) {
-            it.doubts(why);
+            it.doubts(doubt);
             if let Some(text) = &facts.member {
                 let detail = &it.finding.detail;
                 it.finding.detail = format!("{detail}; try users.member = {text:?}");
@@ -224,10 +203,17 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
 }
 
 impl Judged {
-    /// Requires a confirmation.
-    fn doubts(&mut self, why: &'static str) {
-        self.finding.detail = format!("{}; {why}", self.finding.detail);
-        self.doubt = Some(why);
+    /// Notes why all repairs of its campaign are held back, unless it has a reason of its own.
+    pub(super) fn doubt_unless_graver(&mut self, doubt: Doubt) {
+        let gravest = self.doubt.map_or(doubt, |own| own.min(doubt));
+        self.finding.case = FindingCase::Doubted(gravest);
+    }
+
+    /// Requires a confirmation of its repair, if it has one.
+    pub(super) fn doubts(&mut self, doubt: Doubt) {
+        self.finding.detail = format!("{}; {}", self.finding.detail, doubt.says());
+        self.finding.case = FindingCase::Doubted(doubt);
+        self.doubt = Some(doubt);
     }
 }
 
@@ -235,6 +221,8 @@ struct Judge<'a> {
     facts: &'a Facts,
     /// Rows that may still be inserted.
     room: u64,
+    /// Users with several rows, less those whose second row was named as somebody's coupon.
+    second_rows: usize,
     found: Vec<Judged>,
 }
 
@@ -244,7 +232,8 @@ impl Judge<'_> {
             None => ActionKind::Report,
             Some(Repair::Insert(..)) => ActionKind::Issue,
             Some(Repair::Close(_)) => ActionKind::Resolve,
-            Some(Repair::Add(_) | Repair::MoveCount(_)) => ActionKind::Project,
+            Some(Repair::Add(_)) => ActionKind::AddUser,
+            Some(Repair::MoveCount(_)) => ActionKind::SetCounter,
         };
         let mut finding = Finding::new(kind, action, Outcome::Skipped, why);
         finding.needs_person = true;
@@ -265,9 +254,9 @@ impl Judge<'_> {
     }
 
     /// Requires a confirmation of the difference that was just found.
-    fn last_doubts(&mut self, why: &'static str) {
+    fn last_doubts(&mut self, doubt: Doubt) {
         if let Some(it) = self.found.last_mut() {
-            it.doubts(why);
+            it.doubts(doubt);
         }
     }
 
@@ -290,18 +279,36 @@ impl Judge<'_> {
             let insert = Repair::Insert(user.to_owned(), event);
             self.found(kind, user, why, Some(insert));
             if are_too_many && !self.facts.is_ordered && kind == Kind::Unissued {
-                self.last_doubts(UNORDERED);
+                self.last_doubts(Doubt::Unordered);
             }
             // A message is on the topic or among the failed events, not in both.
             if self.facts.may_double && kind == Kind::Unissued {
-                self.last_doubts(MAY_DOUBLE);
+                self.last_doubts(Doubt::MayDouble);
             }
         } else {
-            let kind = match kind {
-                Kind::Unissued => Kind::OverAdmitted,
-                kind => kind,
-            };
-            self.found(kind, user, &format!("{why}, and all are given out"), None);
+            self.all_are_given_out(kind, user, why);
+        }
+    }
+
+    /// Names a user whose coupon somebody else has, perhaps with a second row.
+    fn all_are_given_out(&mut self, kind: Kind, user: &str, why: &str) {
+        let kind = match kind {
+            Kind::Unissued => Kind::OverAdmitted,
+            kind => kind,
+        };
+        let all = format!("{why}, and all are given out");
+        if kind != Kind::OverAdmitted || self.second_rows == 0 {
+            self.found(kind, user, &all, None);
+            return;
+        }
+        self.second_rows -= 1;
+        let why = format!(
+            "{all}, one of them to a user who has several rows: delete the second row, and the \
+             next pass gives it"
+        );
+        self.found(kind, user, &why, None);
+        if let Some(it) = self.found.last_mut() {
+            it.finding.case = FindingCase::SecondRow;
         }
     }
 
@@ -428,30 +435,25 @@ impl Judge<'_> {
     }
 
     /// Why the counter may be right, or another one.
-    fn doubt_of_count(
-        &self,
-        means: CountMeans,
-        value: i64,
-        is_behind: bool,
-    ) -> Option<&'static str> {
+    fn doubt_of_count(&self, means: CountMeans, value: i64, is_behind: bool) -> Option<Doubt> {
         let facts = self.facts;
         let quantity = facts.quantity.cast_signed();
         let rows = facts.numbers.rows.cast_signed();
         let count = means.given(value, quantity);
         if facts.numbers.count.is_none() {
-            return Some(GONE);
+            return Some(Doubt::CounterGone);
         }
         if !means.is_left() && is_behind && self.seems_to_count_down(value) {
-            return Some(COUNTS_DOWN);
+            return Some(Doubt::CountsDown);
         }
         if is_behind && count < rows / 2 {
-            return Some(RESET);
+            return Some(Doubt::Reset);
         }
         if means.is_left() && !facts.is_quantity_told {
-            return Some(STOCK_ADDED);
+            return Some(Doubt::StockAdded);
         }
         let opens = !is_behind && (count >= quantity || self.admitted().is_none());
-        opens.then_some(OPENS)
+        opens.then_some(Doubt::Opens)
     }
 
     /// Whether a counter that is behind shows what is left: it is negative, or falls while rows come,

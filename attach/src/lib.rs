@@ -26,6 +26,7 @@ use anyhow::Context as _;
 use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
 use firstcome_shared::mysql::{Db, DbError, DbSettings, migrations};
 use firstcome_shared::redis::Redis;
+use firstcome_shared::report::{FailureCause, FindingCase};
 use firstcome_shared::sql;
 use rdkafka::error::KafkaError;
 use secrecy::SecretString;
@@ -80,6 +81,21 @@ impl AttachError {
             Self::Mysql(_) | Self::Redis(_) | Self::Kafka(_) | Self::Ours(_) | Self::Stopped => {
                 self
             }
+        }
+    }
+
+    /// What programs need to know about it: which store is away, or that a queue stands.
+    fn case(&self) -> FindingCase {
+        match self {
+            Self::Mysql(_) => FindingCase::Away(FailureCause::Mysql),
+            Self::Redis(_) => FindingCase::Away(FailureCause::Redis),
+            Self::Kafka(_) => FindingCase::Away(FailureCause::Kafka),
+            Self::Stands(_) => FindingCase::ConsumerStands,
+            Self::Lost(_)
+            | Self::Refused { .. }
+            | Self::Misfit(_)
+            | Self::Ours(_)
+            | Self::Stopped => FindingCase::Plain,
         }
     }
 

@@ -23,7 +23,9 @@ use crate::repair::{self, LooksSaw};
 use crate::sql::Sql;
 use crate::trust::{identity, is_proof};
 use crate::{Answer, AttachError, Attached, Ours};
-use firstcome_shared::report::{self, DropReport, Examined, Finding, Kind, Outcome, Run};
+use firstcome_shared::report::{
+    self, Doubt, DropReport, Examined, Finding, FindingCase, Kind, Outcome, Run,
+};
 
 /// A pass repairs a fifth of the quantity without a confirmation, and at least fifty.
 const LIMIT_PART: u64 = 5;
@@ -132,9 +134,10 @@ impl Pass<'_> {
         match compared {
             Ok(()) => {}
             Err(AttachError::Stopped) => return Err(Stopped),
-            Err(error) => run
-                .findings
-                .push(Finding::report(Kind::Stalled, error.to_string())),
+            Err(error) => run.findings.push(Finding {
+                case: error.case(),
+                ..Finding::report(Kind::Stalled, error.to_string())
+            }),
         }
         Ok(())
     }
@@ -316,17 +319,19 @@ impl Pass<'_> {
                 let db = &ours.db;
                 let drop = target.drop_id();
                 db.hold_back(drop, shown, self.run_id, is_seen).await?;
-                let why = if !is_trusted {
-                    "held back: nothing was repaired with this part of the file yet, and no look \
-                    was clean; confirm its first plan"
-                        .to_owned()
-                } else if number > limit {
-                    format!("held back: this pass has {number} repairs, and the limit is {limit}")
-                } else {
-                    "held back until it is confirmed".to_owned()
-                };
                 for it in held {
-                    it.became((Outcome::Planned, why.clone()));
+                    let why = if !is_trusted {
+                        it.doubt_unless_graver(Doubt::Untrusted);
+                        format!("held back: {}", Doubt::Untrusted.says())
+                    } else if number > limit {
+                        it.doubt_unless_graver(Doubt::Many);
+                        format!(
+                            "held back: this pass has {number} repairs, and the limit is {limit}"
+                        )
+                    } else {
+                        "held back until it is confirmed".to_owned()
+                    };
+                    it.became((Outcome::Planned, why));
                 }
             }
         }
@@ -358,8 +363,18 @@ fn left_out(run: &mut Run, target: &Target<'_>, error: AttachError) -> Answer<()
     if error.is_away() {
         return Err(error);
     }
+    let case = error.case();
     let why = error.of(&target.campaign.name).to_string();
-    let finding = Finding::report(Kind::Stalled, why);
+    let campaign = match case {
+        // It concerns every campaign that needs the store.
+        FindingCase::Away(_) => None,
+        _ => Some(target.campaign.coupon_id()),
+    };
+    let finding = Finding {
+        coupon_id: campaign,
+        case,
+        ..Finding::report(Kind::Stalled, why)
+    };
     // The drops of two days have the same tables.
     if !run.findings.contains(&finding) {
         run.findings.push(finding);

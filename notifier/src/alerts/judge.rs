@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::domain::DropId;
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::subject::Subject;
 
 use super::{ADMISSION, Alert, AlertMemory, AlertState, Problem, problems};
@@ -257,7 +257,7 @@ pub fn pause(mails: u32, policy: MailPolicy) -> TimeDelta {
 fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> bool {
     let is_complete = run.status != Status::Failed && !run.partial;
     if let Some(drop) = alert.drop_id {
-        return is_drop_over(drop, run);
+        return is_drop_over(drop, alert.coupon_id, run);
     }
     match AlertKind::from_word(&alert.kind) {
         _ if !is_complete => false,
@@ -292,7 +292,7 @@ fn is_left_out(drop: DropId, run: &Run) -> bool {
 
 /// Whether a pass has compared the drop: the limit held no repair back, and it did not fail as a
 /// whole.
-fn is_drop_over(drop: DropId, run: &Run) -> bool {
+fn is_drop_over(drop: DropId, coupon: Option<CouponId>, run: &Run) -> bool {
     let has_failed = run.status == Status::Failed;
     let was_compared = |report: &DropReport| {
         !has_failed
@@ -305,8 +305,12 @@ fn is_drop_over(drop: DropId, run: &Run) -> bool {
         let would_be_reported = match drop.subject() {
             // A deep pass reports a sealed drop only if it lacks rows.
             Subject::Drop => run.deep,
-            // It has a drop a day, and only those of two days are compared, if its file fits.
-            Subject::Campaign => run.findings.is_empty(),
+            // It has a drop a day, and only those of two days are compared, if nothing hinders it:
+            // a finding without a campaign concerns all.
+            Subject::Campaign => run
+                .findings
+                .iter()
+                .all(|it| it.coupon_id.is_some() && it.coupon_id != coupon),
         };
         return would_be_reported && !has_failed && !run.partial;
     }

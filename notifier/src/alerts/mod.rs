@@ -16,10 +16,11 @@ pub use firstcome_shared::mysql::alerts::{Alert, BrokenPromise};
 pub use firstcome_shared::report::AlertState;
 
 use crate::report::{
-    ActionKind, AlertKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
+    ActionKind, AlertKind, Doubt, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
     StoreRefusal,
 };
 use crate::wording;
+use firstcome_shared::subject::Subject;
 
 pub use judge::{MailPolicy, Notice, NoticeReason, Verdict, judge, pause};
 pub(crate) use judge::{are_held_back, begun, end, firing, observe};
@@ -84,6 +85,11 @@ impl Problem {
         }
     }
 
+    /// Why it may be none.
+    pub fn doubt(&self) -> Option<Doubt> {
+        doubt(&self.findings)
+    }
+
     /// What a store refuses, if the problem is that.
     pub fn refused(&self) -> Option<StoreRefusal> {
         self.findings.iter().find_map(|finding| match finding.case {
@@ -105,13 +111,7 @@ pub fn problems(run: &Run, broken: &[BrokenPromise]) -> Vec<Problem> {
             continue;
         }
         if let Some(kind) = alert_kind(finding) {
-            let part = match kind {
-                AlertKind::Left(Kind::Stalled) | AlertKind::UnsafeSetting => {
-                    finding.case.identity()
-                }
-                _ => "",
-            };
-            let key = (kind, coupon, drop, part);
+            let key = (kind, coupon, drop, part(finding, kind));
             groups.entry(key).or_default().push(finding.clone());
         }
     }
@@ -189,22 +189,45 @@ fn placed(run: &Run) -> impl Iterator<Item = (Option<CouponId>, Option<DropId>, 
         let findings = drop.findings.iter();
         findings.map(move |finding| (coupon, id, finding))
     });
-    loose.map(|finding| (None, None, finding)).chain(of_drops)
+    let loose = loose.map(|finding| (campaign(finding), None, finding));
+    loose.chain(of_drops)
+}
+
+/// The campaign that could not be compared, so that its alert covers no other.
+fn campaign(finding: &Finding) -> Option<CouponId> {
+    finding.coupon_id.filter(|id| match id.subject() {
+        Subject::Campaign => true,
+        // The alert is about all coupons.
+        Subject::Drop => false,
+    })
 }
 
 fn alert_kind(finding: &Finding) -> Option<AlertKind> {
     match (finding.kind, finding.result, &finding.case) {
         (Kind::Stalled, _, FindingCase::Unsafe(_)) => Some(AlertKind::UnsafeSetting),
         (Kind::FailedClaim, _, FindingCase::Forged) => Some(AlertKind::Forged),
+        (Kind::Stalled, _, FindingCase::Away(store)) => Some(store.alert()),
+        (_, _, FindingCase::SecondRow) => Some(AlertKind::SecondRow),
         (Kind::Stalled, Outcome::Applied, _) if !finding.needs_person => None,
         (Kind::Stalled, _, _) => Some(AlertKind::Left(Kind::Stalled)),
         // This was not a dry run, so the repair limit held it back. One confirmation releases all
         // repairs of a drop.
         (_, Outcome::Planned, _) => Some(AlertKind::Braked),
+        (_, Outcome::Skipped, FindingCase::Doubted(_)) => Some(AlertKind::Doubtful),
         (kind, result, _) if finding.needs_person || result == Outcome::Failed => {
             Some(AlertKind::Left(kind))
         }
         _ => None,
+    }
+}
+
+/// Returns what distinguishes problems of one kind and place.
+fn part(finding: &Finding, kind: AlertKind) -> &'static str {
+    match (&finding.case, kind) {
+        // Another server than ours.
+        (FindingCase::Away(_), _) => "theirs",
+        (case, AlertKind::Left(Kind::Stalled) | AlertKind::UnsafeSetting) => case.identity(),
+        _ => "",
     }
 }
 
@@ -221,14 +244,21 @@ fn from_findings((kind, coupon_id, drop_id, part): Key, mut findings: Vec<Findin
         summary: summary(kind, drop_id, &findings),
         size: number(&findings),
         content: content.fold(0, i64::wrapping_add),
-        findings,
+        // The summary of an outage says everything.
+        findings: if kind.is_outage() {
+            Vec::new()
+        } else {
+            findings
+        },
     }
 }
 
 fn name(kind: AlertKind, coupon: Option<CouponId>, drop: Option<DropId>, part: &str) -> String {
     // An outage that begins or ends with refusals is one.
     let kind = match kind {
-        AlertKind::RedisUnreachable | AlertKind::RedisRefuses | AlertKind::AdmissionClosed => {
+        AlertKind::RedisUnreachable | AlertKind::RedisRefuses | AlertKind::AdmissionClosed
+            if part.is_empty() =>
+        {
             return ADMISSION.to_owned();
         }
         AlertKind::MysqlRefuses => AlertKind::MysqlUnreachable,
@@ -236,8 +266,8 @@ fn name(kind: AlertKind, coupon: Option<CouponId>, drop: Option<DropId>, part: &
         other => other,
     };
     let mut parts = vec![kind.word().to_owned()];
-    let place = coupon.zip(drop);
-    parts.extend(place.map(|(coupon, drop)| format!("{coupon}.{drop}")));
+    parts.extend(coupon.map(|coupon| coupon.to_string()));
+    parts.extend(drop.map(|drop| drop.to_string()));
     parts.extend((!part.is_empty()).then(|| part.to_owned()));
     parts.join(".")
 }
@@ -249,10 +279,15 @@ fn summary(kind: AlertKind, drop: Option<DropId>, findings: &[Finding]) -> Strin
     match (kind, findings) {
         // A dead letter may stand for many of them.
         (AlertKind::Forged, _) => "messages without our signature on the topic".to_owned(),
-        (AlertKind::Left(Kind::BrokenPromise) | AlertKind::Braked, _) => things,
+        (AlertKind::Braked | AlertKind::Doubtful, _) => match doubt(findings) {
+            Some(doubt) => format!("{}: {}", doubt.words().headline, doubted(kind, findings)),
+            None => things,
+        },
+        (AlertKind::Left(Kind::BrokenPromise) | AlertKind::SecondRow, _) => things,
         (AlertKind::UnsafeSetting | AlertKind::Left(Kind::Stalled), [first, ..]) => {
             detail_with_place(first, drop)
         }
+        (kind, [first, ..]) if kind.is_outage() => their_outage(first),
         // A single finding without a user is already the best summary.
         (AlertKind::Left(_), [one]) if one.is_whole() => detail_with_place(one, drop),
         (AlertKind::Left(_), _) => things.replacen(' ', " unrepaired ", 1),
@@ -260,14 +295,45 @@ fn summary(kind: AlertKind, drop: Option<DropId>, findings: &[Finding]) -> Strin
     }
 }
 
+/// Says in plain words which store of an attached system is away.
+fn their_outage(finding: &Finding) -> String {
+    let plain = match finding.case {
+        FindingCase::Away(store) => wording::unavailable(store, &finding.detail),
+        _ => None,
+    };
+    match plain {
+        Some(plain) => format!("their {plain}"),
+        None => wording::line(&finding.detail, wording::LONGEST),
+    }
+}
+
 /// The detail of a finding, with its coupon unless the alert has its drop.
 fn detail_with_place(finding: &Finding, of_drop: Option<DropId>) -> String {
     let mut text = finding.detail.clone();
-    if let (None, Some(coupon)) = (of_drop, finding.coupon_id) {
+    let coupon = finding.coupon_id.and_then(CouponId::label);
+    if let (None, Some(coupon)) = (of_drop, coupon) {
         let drop = finding.drop_id.map(|drop| format!("drop {drop} of "));
-        text = format!("{}coupon {coupon}: {text}", drop.unwrap_or_default());
+        text = format!("{}{coupon}: {text}", drop.unwrap_or_default());
     }
     wording::line(&text, wording::LONGEST)
+}
+
+/// Counts what a doubt concerns, in the few words that a subject has room for.
+pub(crate) fn doubted(kind: AlertKind, findings: &[Finding]) -> String {
+    let many = number(findings);
+    match kind {
+        AlertKind::Braked => wording::count(many, "repair waits", "repairs wait"),
+        _ => wording::count(many, "difference", "differences"),
+    }
+}
+
+/// Returns the gravest reason why these findings may be no differences.
+fn doubt(findings: &[Finding]) -> Option<Doubt> {
+    let doubts = findings.iter().filter_map(|it: &Finding| match it.case {
+        FindingCase::Doubted(doubt) => Some(doubt),
+        _ => None,
+    });
+    doubts.min()
 }
 
 /// Returns the number of cases that these findings stand for.

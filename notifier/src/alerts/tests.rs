@@ -510,3 +510,130 @@ fn alert_of_an_attached_drop_ends_with_a_pass_that_does_not_compare_it_any_more(
     let says = "(not repaired, no longer compared)";
     assert!(alerts.any(|it| it.summary.ends_with(says)));
 }
+
+fn not_compared(campaign: &str) -> Finding {
+    Finding {
+        coupon_id: Some(CouponId::of_campaign(campaign)),
+        ..stalled(&format!("campaign {campaign:?}: no table \"coupon\""))
+    }
+}
+
+fn away(store: FailureCause) -> Run {
+    let finding = Finding {
+        case: FindingCase::Away(store),
+        ..stalled("their store: no answer")
+    };
+    Run {
+        partial: true,
+        drops: Vec::new(),
+        ..general(Status::Drift, vec![finding])
+    }
+}
+
+#[test]
+fn acknowledged_alert_of_a_campaign_hides_no_other_and_no_store() {
+    let mut duty = Duty::default();
+    let old = general(Status::Drift, vec![not_compared("Old")]);
+    assert_eq!(duty.sees(0, &old), "stalled New");
+    duty.acknowledge(1);
+    assert_eq!(duty.sees(2, &old), "");
+    let both = general(
+        Status::Drift,
+        vec![not_compared("Old"), not_compared("Winter")],
+    );
+    assert_eq!(duty.sees(3, &both), "stalled New");
+    duty.acknowledge(4);
+    for (minutes, store, expected) in [
+        (5, FailureCause::Mysql, "mysql_unreachable New"),
+        (6, FailureCause::Redis, "redis_unreachable New"),
+        (7, FailureCause::Kafka, "kafka_unreachable New"),
+    ] {
+        let run = away(store);
+        assert_eq!(duty.sees(minutes, &run), expected);
+        let again = duty.sees(minutes, &run);
+        assert_eq!(again, "", "one alert an outage");
+    }
+    // The outage of our own MySQL is another one.
+    let ours = failed(FailureCause::Mysql, "Connection refused (os error 111)");
+    assert_eq!(duty.sees(8, &ours), "mysql_unreachable New");
+    let over = duty.sees(90, &old);
+    for word in ["mysql", "redis", "kafka"] {
+        let ended = format!("{word}_unreachable over");
+        assert!(over.contains(&ended), "{over}");
+    }
+    assert!(!over.contains("New"), "{over}");
+}
+
+#[test]
+fn restart_of_a_store_of_others_is_mailed_only_if_it_lasts() {
+    let mut duty = Duty {
+        patience: TimeDelta::minutes(1),
+        ..Duty::default()
+    };
+    let down = away(FailureCause::Redis);
+    assert_eq!(duty.sees(0, &down), "");
+    assert_eq!(duty.sees(2, &down), "redis_unreachable New");
+}
+
+#[test]
+fn doubt_is_the_headline_and_one_alert_whatever_follows_from_it() {
+    let doubted = |kind, slot, doubt| Finding {
+        case: FindingCase::Doubted(doubt),
+        ..left(kind, slot)
+    };
+    let mut observed = run(
+        Status::Drift,
+        vec![
+            doubted(Kind::OverAdmitted, 1, Doubt::Disjoint),
+            doubted(Kind::MissingAdmission, 2, Doubt::Disjoint),
+        ],
+    );
+    let found = problems(&observed, &[]);
+    let [problem] = found.as_slice() else {
+        panic!("{found:?}");
+    };
+    assert_eq!(problem.kind, AlertKind::Doubtful);
+    let says = "no user in Redis has a row: 2 differences";
+    assert_eq!(problem.summary, says);
+    for finding in &mut observed.drops[0].findings {
+        finding.result = Outcome::Planned;
+    }
+    // The gravest of several.
+    observed.drops[0].findings[0].case = FindingCase::Doubted(Doubt::Untrusted);
+    let held = problems(&observed, &[]);
+    let says = "no user in Redis has a row: 2 repairs wait";
+    assert_eq!((held[0].kind, &*held[0].summary), (AlertKind::Braked, says));
+}
+
+#[test]
+fn second_row_of_a_user_is_no_reason_to_raise_the_quantity() {
+    let without = Finding {
+        case: FindingCase::SecondRow,
+        ..left(Kind::OverAdmitted, 1)
+    };
+    let found = problems(&run(Status::Drift, vec![without]), &[]);
+    assert_eq!(found[0].kind, AlertKind::SecondRow);
+    let to_do = found[0].kind.facts_for(Subject::Campaign).to_do;
+    assert!(to_do.starts_with("Delete the second row"), "{to_do}");
+}
+
+#[test]
+fn alert_of_a_campaign_stays_while_it_cannot_be_compared() {
+    let mut duty = Duty::default();
+    let coupon = CouponId::of_campaign("Winter");
+    let mut pass = one_left();
+    pass.drops[0].coupon_id = coupon;
+    pass.drops[0].drop_id = DropId::of_campaign("Winter");
+    assert_eq!(duty.sees(0, &pass), "failed_claim New");
+    let mut kafka = away(FailureCause::Kafka);
+    kafka.partial = false;
+    assert_eq!(duty.sees(1, &kafka), "kafka_unreachable New");
+    let mut misfit = general(Status::Drift, vec![not_compared("Winter")]);
+    misfit.drops.clear();
+    assert_eq!(duty.sees(2, &misfit), "stalled New, kafka_unreachable over");
+    // Another campaign hinders nothing.
+    let mut other = general(Status::Drift, vec![not_compared("Old")]);
+    other.drops.clear();
+    let over = duty.sees(3, &other);
+    assert!(over.contains("failed_claim over"), "{over}");
+}

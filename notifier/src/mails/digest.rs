@@ -1,5 +1,7 @@
 //! The daily digest: problems first, then runs, repairs and finished drops.
 
+use std::collections::BTreeSet;
+
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::ListedAlert;
 use firstcome_shared::mysql::digest::DailyDigest;
@@ -15,6 +17,9 @@ use crate::wording::{LONGEST, capital, count, grouped, line, person};
 
 /// Maximum number of open problems.
 const LINES: usize = 20;
+
+/// Maximum number of campaigns that the subject names.
+const FEW: u64 = 3;
 
 /// Writes the daily digest.
 pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
@@ -45,6 +50,8 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
         parts.push("nothing is open".to_owned());
     }
     let state = parts.join(", ");
+    let campaigns = campaigns(day, links).map(|names| format!(" · {names}"));
+    let campaigns = campaigns.unwrap_or_default();
     let runs = count(total, "run", "runs");
     let sealed = day.sealed_total;
     let exact = count(sealed, "drop exact", "drops exact");
@@ -59,7 +66,7 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     Document {
         kind: ["digest", "daily digest"],
         is_bad,
-        subject: format!("{state} · {runs}{}", exact.unwrap_or_default()),
+        subject: format!("{state}{campaigns} · {runs}{}", exact.unwrap_or_default()),
         at: day.to,
         title: capital(&format!("{state}, {runs}.")),
         lead: format!("From {} to {}.", time(day.from), time(day.to)),
@@ -179,6 +186,26 @@ fn finished_drops(day: &DailyDigest) -> [Block; 2] {
     ]
 }
 
+/// Names the campaigns with problems, or else all, if they are few.
+fn campaigns(day: &DailyDigest, links: &Links) -> Option<String> {
+    let concerned = day.open.iter().filter_map(|it| it.alert.coupon_id);
+    let mut names: BTreeSet<&str> = concerned
+        .filter_map(|id| links.campaign(Some(id)))
+        .collect();
+    if names.is_empty() {
+        names = links.campaigns.values().map(String::as_str).collect();
+    }
+    let many = names.len() as u64;
+    match many {
+        0 => None,
+        1..=FEW => {
+            let names: Vec<String> = names.into_iter().map(|name| line(name, 40)).collect();
+            Some(names.join(", "))
+        }
+        _ => Some(count(many, "campaign", "campaigns")),
+    }
+}
+
 fn masked(target: &str) -> String {
     match target.parse::<Mailbox>() {
         Ok(to) => format!("mail to {}", person(to.email.as_ref())),
@@ -188,11 +215,12 @@ fn masked(target: &str) -> String {
 
 fn open_alert(listed: &ListedAlert, day: &DailyDigest, links: &Links) -> String {
     let alert = &listed.alert;
-    let name = listed
-        .coupon_name
-        .as_ref()
-        .map(|name| line(name, 60))
-        .or_else(|| links.name(alert.coupon_id));
+    let known = listed.coupon_name.as_ref().map(|name| line(name, 60));
+    let name = match alert.drop_id {
+        Some(_) => known.or_else(|| links.name(alert.coupon_id)),
+        // The sentence names what could not be compared.
+        None => known,
+    };
     let drop = alert.drop_id.and_then(DropId::label);
     let places: Vec<String> = name.into_iter().chain(drop).collect();
     let place = places.join(", ");

@@ -36,6 +36,12 @@ impl Links {
         kind.facts_for(self.subject())
     }
 
+    /// Returns the name of a campaign, as the file has it.
+    pub(crate) fn campaign(&self, coupon: Option<CouponId>) -> Option<&str> {
+        let name = self.campaigns.get(&coupon?)?;
+        Some(name.as_str())
+    }
+
     /// Returns what a coupon is called in a pass without its report: by the name of its campaign, or
     /// by its id.
     pub(crate) fn name(&self, coupon: Option<CouponId>) -> Option<String> {

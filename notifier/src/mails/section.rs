@@ -4,7 +4,7 @@ use super::document::Block;
 use super::input::NamedDrop;
 use super::links::Links;
 use crate::alerts::Problem;
-use crate::report::{AlertKind, KindFacts, Remedy, Run, StoreRefusal};
+use crate::report::{AlertKind, Doubt, KindFacts, Remedy, Run, StoreRefusal};
 use crate::wording;
 
 /// A problem that is described in full.
@@ -29,7 +29,7 @@ impl Section<'_> {
                 blocks.push(Block::Todo(refusal.to_do.to_owned()));
                 blocks.push(Block::command(what, command));
             }
-            None => blocks.push(Block::Todo(self.facts.to_do.to_owned())),
+            None => blocks.push(Block::Todo(self.to_do())),
         }
         blocks.extend(self.remedy(links, run));
         if let Some(id) = self.alert {
@@ -71,7 +71,7 @@ impl Section<'_> {
             }
             Remedy::Raise => blocks.extend(self.raise(links, run)),
             Remedy::DeadLetters => blocks.extend(self.dead_letters(links)),
-            Remedy::Attached => blocks.extend(self.attached(links)),
+            Remedy::Attached => blocks.extend(self.attached(links, run)),
         }
         blocks
     }
@@ -131,7 +131,22 @@ impl Section<'_> {
         blocks
     }
 
-    fn attached(&self, links: &Links) -> Vec<Block> {
+    /// What to do: that of a doubt, if it is doubtful.
+    fn to_do(&self) -> String {
+        let doubt = self.problem.doubt().map(Doubt::words);
+        let advice = doubt.map(|words| wording::capital(words.advice));
+        match (self.problem.kind, advice) {
+            (AlertKind::Braked, Some(advice)) => {
+                format!("{advice}. Otherwise list and confirm them.")
+            }
+            (AlertKind::Doubtful, Some(advice)) => format!(
+                "{advice}. If the file is right, the differences are, too: then repair them."
+            ),
+            _ => self.facts.to_do.to_owned(),
+        }
+    }
+
+    fn attached(&self, links: &Links, run: Option<&Run>) -> Vec<Block> {
         let Some(file) = &links.file else {
             return Vec::new();
         };
@@ -142,7 +157,12 @@ impl Section<'_> {
         if let Some(drop) = self.drop
             && self.problem.kind == AlertKind::Braked
         {
-            let campaign = wording::shell_word(&drop.name);
+            let plan = run.map(|run| format!("/runs/{}", run.run_id));
+            let plan = plan.and_then(|path| links.screen(&path, "See and confirm the repairs"));
+            blocks.splice(0..0, plan);
+            // The name of a daily drop says its day, too.
+            let campaign = links.campaign(self.problem.coupon_id);
+            let campaign = wording::shell_word(campaign.unwrap_or(&drop.name));
             let confirm = format!("{once} --campaign {campaign} --confirm");
             blocks.push(Block::command("Confirm what is held back", confirm));
         }

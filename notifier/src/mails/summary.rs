@@ -12,7 +12,7 @@ use super::findings::{Placed, reasons};
 use super::input::{AlertMail, NamedDrop};
 use super::section::Section;
 use super::{bounded, by_kind, duration};
-use crate::alerts::{Alert, Notice, NoticeReason, Problem, mailed_repairs};
+use crate::alerts::{Alert, Notice, NoticeReason, Problem, doubted, mailed_repairs};
 use crate::report::{AlertKind, DropReport, FindingCase, Kind, Status};
 use crate::wording::{self, LONGEST, count, line};
 
@@ -215,8 +215,18 @@ impl<'a> PassSummary<'a> {
             }
             (_, Some(name)) if is_one_sentence(problem) => format!("{name}: {summary}."),
             (_, None) if is_one_sentence(problem) => format!("{}.", wording::capital(summary)),
-            (AlertKind::Braked, _) => format!("{things}{of}: this many at once are rarely right."),
-            (AlertKind::Left(Kind::BrokenPromise), _) => format!("{things}{of}."),
+            (AlertKind::Braked | AlertKind::Doubtful, _) => match problem.doubt() {
+                Some(doubt) => {
+                    let headline = wording::capital(doubt.words().headline);
+                    let things = doubted(problem.kind, &problem.findings);
+                    let of = name.map(|name| format!(" ({name})")).unwrap_or_default();
+                    format!("{headline}: {things}{of}.")
+                }
+                None => format!("{things}{of}: this many at once are rarely right."),
+            },
+            (AlertKind::Left(Kind::BrokenPromise) | AlertKind::SecondRow, _) => {
+                format!("{things}{of}.")
+            }
             (AlertKind::Forged, _) => {
                 "Messages without our signature are on the topic: somebody else writes to it."
                     .to_owned()
@@ -286,6 +296,8 @@ fn is_one_sentence(problem: &Problem) -> bool {
         problem.kind,
         AlertKind::Left(Kind::FailedClaim | Kind::BrokenPromise)
             | AlertKind::Braked
+            | AlertKind::Doubtful
+            | AlertKind::SecondRow
             | AlertKind::Forged
     );
     let is_whole = matches!(problem.findings.as_slice(), [one] if one.is_whole());

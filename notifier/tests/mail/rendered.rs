@@ -15,7 +15,8 @@ use firstcome_shared::domain::{CouponId, DropId, HIDDEN};
 use firstcome_shared::mysql::alerts::{Alert, ListedAlert, RepairsRow};
 use firstcome_shared::mysql::digest::{DailyDigest, DigestDrop};
 use firstcome_shared::report::{
-    ActionKind, AlertKind, DropReport, Finding, FindingCase, Kind, Outcome, Run, Status, UnsafePart,
+    ActionKind, AlertKind, Doubt, DropReport, FailureCause, Finding, FindingCase, Kind, Outcome,
+    Run, Status, UnsafePart,
 };
 
 use crate::world::{self, applied, at, cased, drop_report, finding, general, left};
@@ -536,8 +537,11 @@ fn renders_the_daily_digest() {
     attached.open[0].alert.drop_id = Some(DropId::of_campaign("Summer"));
     let mut links = linked();
     links.campaigns.insert(coupon, "Summer".to_owned());
-    let text = daily(&attached, &links).unwrap().text;
+    let of_summer = daily(&attached, &links).unwrap();
+    let text = &of_summer.text;
     assert!(text.contains("- Summer: 2 unrepaired"), "{text}");
+    let subject = &of_summer.subject;
+    assert!(subject.contains("1 problem open · Summer · "), "{subject}");
     let none = DailyDigest {
         runs: Vec::new(),
         last_success_at: None,

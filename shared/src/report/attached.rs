@@ -42,24 +42,44 @@ impl AlertKind {
                 tell each of them.",
             ),
             Self::Left(Kind::Stalled) => (
-                "Users notice nothing, but nothing is compared and nothing is repaired.",
-                "Bring the store back, or correct the file as the sentence says.",
+                "This campaign is not compared, and nothing of it is repaired. If its queue \
+                stands, its users wait for their coupons.",
+                "Correct what the sentence names: the file, a table, a right, or the consumer. \
+                The other campaigns go on.",
             ),
             Self::Braked => (
                 "These repairs were not made.",
                 "See why. The file may name other keys or rows, or somebody may have stopped the \
                 sale by hand. Otherwise list and confirm them (docs/ATTACH.md).",
             ),
+            Self::RedisUnreachable => (
+                "Your users get errors if your API needs this Redis. Nothing is compared, and \
+                nothing is repaired.",
+                "Bring it back, or the connection to it. The next pass compares everything.",
+            ),
             Self::MysqlUnreachable => (
-                "Users notice nothing, but no pass runs without the database of its own.",
-                "Bring the MySQL of DATABASE_URL back. Everything then continues by itself.",
+                "Your users get errors if your API needs this MySQL, and their coupons come \
+                late. Nothing is compared, and nothing is repaired.",
+                "Bring it back, or the connection to it: the sentence says whether it is that of \
+                the file or of DATABASE_URL. The next pass compares everything.",
+            ),
+            Self::KafkaUnreachable => (
+                "Your users get errors if your API waits for this Kafka, and their coupons come \
+                late. Campaigns whose queue is a topic are not compared if something differs.",
+                "Bring it back, or the connection to it. The next pass compares everything.",
             ),
             _ => (facts.users, facts.to_do),
+        };
+        // While a store is away, there is nothing to list.
+        let remedy = if self.is_outage() {
+            Remedy::LookAtRuns
+        } else {
+            Remedy::Attached
         };
         KindFacts {
             users,
             to_do,
-            remedy: Remedy::Attached,
+            remedy,
             ..facts
         }
     }

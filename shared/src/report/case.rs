@@ -1,6 +1,6 @@
 //! Cases: what programs need to know about a finding beyond its kind.
 
-use super::{FailureCause, StoreRefusal};
+use super::{Doubt, FailureCause, StoreRefusal};
 
 /// The case of a finding. It is not stored, because mails are written right after the pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +22,12 @@ pub enum FindingCase {
     Refused(StoreRefusal),
     /// A message on the topic is not signed by an API of ours.
     Forged,
+    /// A store of an attached system is away.
+    Away(FailureCause),
+    /// The difference may be none, or its repair wrong.
+    Doubted(Doubt),
+    /// All is given out, because somebody has a second row.
+    SecondRow,
 }
 
 /// The part with unsafe settings.
@@ -44,6 +50,9 @@ impl FindingCase {
             Self::Unsafe(UnsafePart::Redis) => "unsafe_redis",
             Self::Unsafe(UnsafePart::Topic) => "unsafe_topic",
             Self::Refused(refusal) => refusal.alert().word(),
+            Self::Away(store) => store.as_str(),
+            Self::Doubted(doubt) => doubt.as_str(),
+            Self::SecondRow => "second_row",
         }
     }
 
@@ -57,7 +66,10 @@ impl FindingCase {
             | Self::ConsumerStands
             | Self::Forged
             | Self::Unsafe(_)
-            | Self::Refused(_) => 1,
+            | Self::Refused(_)
+            | Self::Away(_)
+            | Self::Doubted(_)
+            | Self::SecondRow => 1,
         }
     }
 }

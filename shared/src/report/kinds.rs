@@ -72,6 +72,10 @@ pub enum AlertKind {
     UnsafeSetting,
     /// Messages on the topic are not signed by an API of ours.
     Forged,
+    /// Differences of an attached campaign that are probably a fault of its file.
+    Doubtful,
+    /// Promises of an attached campaign whose coupons are second rows of others.
+    SecondRow,
     /// Findings of this kind that no pass repairs.
     Left(Kind),
 }
@@ -152,10 +156,15 @@ impl AlertKind {
 
     /// Whether the alert is about the installation and not about what a pass found in it: its mail
     /// is that of an outage.
-    pub fn is_outage(self) -> bool {
+    pub const fn is_outage(self) -> bool {
         !matches!(
             self,
-            Self::Braked | Self::UnsafeSetting | Self::Forged | Self::Left(_)
+            Self::Braked
+                | Self::UnsafeSetting
+                | Self::Forged
+                | Self::Doubtful
+                | Self::SecondRow
+                | Self::Left(_)
         )
     }
 
@@ -274,6 +283,27 @@ impl AlertKind {
                     set the same key everywhere: passes issue its claims from Redis.",
                 remedy: Remedy::DeadLetters,
                 ..WARNING
+            },
+            Self::Doubtful => KindFacts {
+                noun: ["doubtful difference", "doubtful differences"],
+                users: "Users may lack nothing: the file may describe another key, other rows, or \
+                    ids of another form.",
+                to_do: "Correct the file as the reason says. If the file is right, the \
+                    differences are, too: then repair them.",
+                remedy: Remedy::Attached,
+                ..WARNING
+            },
+            Self::SecondRow => KindFacts {
+                noun: [
+                    "promise whose coupon is a second row of somebody",
+                    "promises whose coupons are second rows of others",
+                ],
+                severity: Severity::Critical,
+                users: "They were told yes, and have no coupon, because somebody has two.",
+                to_do: "Delete the second row (duplicate_row names its user), and add a unique \
+                    key. In mode repair the next pass then gives the coupon to whom it was \
+                    promised. Do not raise the quantity.",
+                remedy: Remedy::Attached,
             },
             Self::Left(Kind::Unissued) => KindFacts {
                 noun: ["promise without a row", "promises without a row"],

@@ -3,6 +3,7 @@
 
 mod attached;
 mod case;
+mod doubt;
 mod kinds;
 mod refusals;
 pub mod wording;
@@ -18,6 +19,7 @@ use crate::domain::{CouponId, DropId, UserId};
 use crate::subject::Subject;
 
 pub use case::{FindingCase, UnsafePart};
+pub use doubt::{Doubt, DoubtWords};
 pub use kinds::{AlertKind, Kind, KindFacts, Remedy, Severity};
 pub use refusals::{COMMITS_HANG, RefusalFacts, StoreRefusal};
 
@@ -92,6 +94,10 @@ pub enum ActionKind {
     WriteSettings,
     /// Open the coupon.
     Open,
+    /// Add a user to the Redis of an attached campaign.
+    AddUser,
+    /// Move the counter of an attached campaign.
+    SetCounter,
     /// None: the finding is only reported.
     #[default]
     Report,
@@ -260,6 +266,11 @@ impl DropReport {
         }
     }
 
+    /// Whether repairs wait for a confirmation, or were only planned by a dry run.
+    pub fn has_planned(&self) -> bool {
+        self.findings.iter().any(|it| it.result == Outcome::Planned)
+    }
+
     /// Whether the drop is exact, in words. A failed claim whose user is unknown to Redis may not
     /// be a promise: it does not make the drop inexact, but is mentioned.
     pub fn exactness(&self) -> String {
@@ -378,9 +389,7 @@ impl Run {
 
     /// Returns the status of a run that has ended, based on its findings.
     pub fn final_status(&self) -> Status {
-        if self.drops.iter().any(|drop: &DropReport| {
-            !self.dry_run && drop.findings.iter().any(|it| it.result == Outcome::Planned)
-        }) {
+        if !self.dry_run && self.drops.iter().any(DropReport::has_planned) {
             return Status::Braked;
         }
         let is_left = |it: &Finding| {
@@ -470,7 +479,8 @@ mod tests {
     /// Programs use these words in tables, metrics and JSON.
     #[test]
     fn enum_words_match_in_json_and_tables_and_parse_back() {
-        let words = "issue resolve owe project promote revoke write_settings open report";
+        let words = "issue resolve owe project promote revoke write_settings open add_user \
+            set_counter report";
         for word in words.split_whitespace() {
             let action: ActionKind = word.parse().unwrap();
             let json = serde_json::to_value(action).unwrap();

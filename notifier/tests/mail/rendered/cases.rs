@@ -69,6 +69,75 @@ fn html_commands_have_no_line_continuations() {
 }
 
 #[test]
+fn mail_about_a_doubtful_plan_begins_with_the_doubt_and_leads_to_its_confirmation() {
+    let detail = "it is in Redis, and no row came; no user in Redis has a row: check";
+    let held = |slot| Finding {
+        case: FindingCase::Doubted(Doubt::Disjoint),
+        slot: None,
+        ..finding(Kind::Unissued, slot, ActionKind::Issue, Outcome::Planned)
+    };
+    let mut run = one(Status::Braked, vec![held(1), held(2)]);
+    let coupon = CouponId::of_campaign("Winter");
+    let drop = DropId::of_campaign("Winter\nSome(2026-11-28)");
+    let report = &mut run.drops[0];
+    report.coupon_name = "Winter (2026-11-28)".to_owned();
+    report.coupon_id = coupon;
+    report.drop_id = drop;
+    for finding in &mut report.findings {
+        finding.detail = detail.to_owned();
+    }
+    let links = Links {
+        file: Some("'/etc/shop.toml'".to_owned()),
+        campaigns: [(coupon, "Winter".to_owned())].into(),
+        ..linked()
+    };
+    let mail = mail(&[(at(1), &run)], &[], &links).unwrap();
+    keep("attached_doubt", &mail);
+    let begins = "[firstcome] action needed: no user in Redis has a row: 2 repairs wait · Winter";
+    assert!(mail.subject.starts_with(begins), "{}", mail.subject);
+    let text = flat(&mail);
+    for says in [
+        "No user in Redis has a row: 2 repairs wait (Winter (2026-11-28)).",
+        "To do: Check that users and rows mean the same campaign",
+        "See and confirm the repairs, in a browser: https://reconciler.example.com/runs/0193a1f2",
+        // Not the name of the day.
+        "--campaign 'Winter' --confirm",
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+}
+
+#[test]
+fn outage_of_a_store_of_others_says_what_their_users_notice() {
+    let away = Finding {
+        case: FindingCase::Away(FailureCause::Redis),
+        ..Finding::report(
+            Kind::Stalled,
+            "their Redis: Connection refused (os error 111)",
+        )
+    };
+    let mut down = Run {
+        findings: vec![away],
+        partial: true,
+        ..one(Status::Drift, Vec::new())
+    };
+    down.drops.clear();
+    let links = Links {
+        file: Some("'/etc/shop.toml'".to_owned()),
+        ..linked()
+    };
+    let mail = mail(&[(at(1), &down)], &[], &links).unwrap();
+    keep("attached_redis_away", &mail);
+    let text = flat(&mail);
+    assert!(text.contains("Their Redis refuses connections"), "{text}");
+    assert!(text.contains("Your users get errors"), "{text}");
+    assert!(
+        !text.contains("--once --dry-run"),
+        "nothing can be listed: {text}"
+    );
+}
+
+#[test]
 fn command_of_an_attached_campaign_can_be_pasted_whatever_its_name_is() {
     let (action, result) = (ActionKind::Project, Outcome::Planned);
     let mut run = one(

@@ -1,0 +1,127 @@
+//! Why a difference of an attached campaign may be none, or its repair wrong: the headline of its mail
+//! and of the page, before any consequence.
+
+use strum::{IntoStaticStr, VariantArray};
+
+/// Why an operator has to confirm a repair. The gravest comes first: one mail names one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum Doubt {
+    /// The likeliest reason is a file that names another key, other rows, or ids of another form.
+    Disjoint,
+    /// The users' key may have expired. A key that is created again has no expiry.
+    UsersGone,
+    /// The most harmful fault of a file: what is left, taken for what was given out.
+    CountsDown,
+    /// The counter may have expired, and a later sale may use its name.
+    CounterGone,
+    /// A later sale may use its name.
+    Reset,
+    /// Otherwise users who only asked would get what others were promised.
+    Unordered,
+    /// Further users can claim afterwards, while promises that no key names may be on their way.
+    Opens,
+    /// No unique key would refuse the row of a message that comes late.
+    MayDouble,
+    /// Without `quantity_sql`, coupons that were added look like a counter that is wrong.
+    StockAdded,
+    /// No look with this part of the file was clean, and no plan of it was confirmed.
+    Untrusted,
+    /// More repairs than the limit.
+    Many,
+}
+
+/// What is said about a doubt. Both are parts of sentences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DoubtWords {
+    pub headline: &'static str,
+    pub advice: &'static str,
+}
+
+impl Doubt {
+    /// Returns the word that distinguishes it in the identity of findings.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    pub const fn words(self) -> DoubtWords {
+        match self {
+            Self::Disjoint => DoubtWords {
+                headline: "no user in Redis has a row",
+                advice: "check that users and rows mean the same campaign, and write ids in the \
+                    same form",
+            },
+            Self::UsersGone => DoubtWords {
+                headline: "the key of the users is gone",
+                advice: "if it expired after the sale, do not confirm, write ends: it would come \
+                    back without its expiry",
+            },
+            Self::CountsDown => DoubtWords {
+                headline: "this counter seems to count down",
+                advice: "then write means = \"left\" instead of confirming",
+            },
+            Self::CounterGone => DoubtWords {
+                headline: "the counter is gone",
+                advice: "if it expired after the sale, do not confirm, write ends",
+            },
+            Self::Reset => DoubtWords {
+                headline: "the counter is below half of the rows, as after a reset",
+                advice: "confirm only if no other sale uses this key",
+            },
+            Self::Unordered => DoubtWords {
+                headline: "more are in Redis than there are coupons, and it does not say who came \
+                    first",
+                advice: "if it holds everybody who asked, write means = \"applied\"",
+            },
+            Self::Opens => DoubtWords {
+                headline: "others can claim then",
+                advice: "confirm only if nobody stopped the sale by hand, and no message waits on \
+                    your topic, since it may be a promise",
+            },
+            Self::MayDouble => DoubtWords {
+                headline: "nothing refuses a second row",
+                advice: "confirm only if no message waits on your topic, or describe it (queue)",
+            },
+            Self::StockAdded => DoubtWords {
+                headline: "somebody may have added stock",
+                advice: "confirm only if nobody did; with quantity_sql it is known",
+            },
+            Self::Untrusted => DoubtWords {
+                headline: "nothing was repaired with this part of the file yet, and no look was \
+                    clean",
+                advice: "confirm its first plan",
+            },
+            Self::Many => DoubtWords {
+                headline: "this many at once are rarely right",
+                advice: "see why before you confirm them",
+            },
+        }
+    }
+
+    /// Returns both parts.
+    pub fn says(self) -> String {
+        let DoubtWords { headline, advice } = self.words();
+        format!("{headline}: {advice}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_doubt_has_a_headline_that_fits_a_lock_screen_and_an_advice() {
+        let mut headlines = HashSet::new();
+        for doubt in Doubt::VARIANTS {
+            let DoubtWords { headline, advice } = doubt.words();
+            assert!(headlines.insert(headline), "{headline}");
+            assert!(
+                headline.len() <= 85 && !headline.contains(':'),
+                "{headline}"
+            );
+            assert!(!advice.is_empty() && !advice.ends_with('.'), "{advice}");
+        }
+    }
+}
