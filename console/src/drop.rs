@@ -94,15 +94,23 @@ pub(super) async fn pass_over_all(page: Page, form: Fields) -> Screen {
     started(&page, json!({"dry_run": dry_run})).await
 }
 
-/// A pass that has begun.
+/// A pass that has begun, or waits for another.
 #[derive(Deserialize)]
 struct BegunPass {
     run_id: String,
+    #[serde(default)]
+    queued: bool,
 }
 
-async fn started(page: &Page, mut body: Value) -> Screen {
+async fn started(page: &Page, body: Value) -> Screen {
+    begun(page, "/v1/reconcile", body).await
+}
+
+/// Requests a pass, and leads to it.
+pub(super) async fn begun(page: &Page, path: &str, mut body: Value) -> Screen {
     body["wait"] = false.into();
-    match page.post::<BegunPass>("/v1/reconcile", &body).await {
+    match page.post::<BegunPass>(path, &body).await {
+        Ok(BegunPass { queued: true, .. }) => Ok(Redirect::to("/runs?done=queued").into_response()),
         Ok(begun) => Ok(Redirect::to(&format!("/runs/{}", begun.run_id)).into_response()),
         Err(why) => Ok(notice("No pass was begun", why.status, &why.sentence())),
     }

@@ -98,6 +98,7 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         .route("/logout", post(login::log_out));
     match subject {
         Subject::Campaign => {
+            changes = changes.route("/runs/{id}/confirm", post(runs::confirm));
             let first = get(async || Redirect::to("/runs"));
             for_operators = for_operators.route("/", first);
         }

@@ -6,16 +6,18 @@ use std::collections::HashSet;
 use askama::Template;
 use axum::extract::Path;
 use axum::http::StatusCode;
-use firstcome_shared::domain::DropId;
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::runs::RunRow;
 use firstcome_shared::report::wording::{count, detail, grouped, person, words};
 use firstcome_shared::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
 use firstcome_shared::subject::Subject;
 use serde::Deserialize;
+use serde_json::json;
 
-use super::client::{encoded, query as query_string};
+use super::client::{HttpRefusal, encoded, query as query_string};
+use super::drop::begun;
 use super::overview::place;
-use super::page::{OrDefault, Page, Screen, Top, answer};
+use super::page::{Fields, OrDefault, Page, Screen, Top, answer};
 use super::text::Text;
 
 #[derive(Template)]
@@ -48,6 +50,16 @@ struct Placed<'a> {
     finding: &'a Finding,
 }
 
+impl RunsScreen<'_> {
+    /// What a pass without further limits compares.
+    fn everything(&self) -> &'static str {
+        match self.top.subject() {
+            Subject::Drop => "all live drops",
+            Subject::Campaign => "all campaigns",
+        }
+    }
+}
+
 /// Number of runs per page.
 const RUNS: usize = 50;
 
@@ -61,6 +73,8 @@ pub(super) struct RunsQuery {
     before: String,
     /// The last finding of the previous page.
     after: i64,
+    /// What was just done.
+    done: String,
 }
 
 /// A page of runs.
@@ -75,8 +89,12 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<RunsQuery>) -> 
     let path = format!("/v1/runs{}", query_string(&parameters));
     let ListedRuns { runs } = page.get(&path).await?;
     let last = runs.last().filter(|_| runs.len() == RUNS);
+    let mut top = page.top("Passes", "runs");
+    if query.done == "queued" {
+        top.done = "The pass is queued: it begins when the running one has ended. Reload then.";
+    }
     let screen = RunsScreen {
-        top: page.top("Passes", "runs"),
+        top,
         runs: &runs,
         next_before: last.map(|run| run.run_id.as_str()),
     };
@@ -143,6 +161,24 @@ struct RunPage {
     next_after: Option<i64>,
 }
 
+/// Confirms the repairs of one campaign that this pass has shown.
+pub(super) async fn confirm(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
+    let campaign = form
+        .number("coupon")
+        .map(CouponId)
+        .ok_or_else(|| HttpRefusal::typed("The form is not of this page."))?;
+    if !form.is_sure() {
+        let name = form.get("name").text();
+        let what = format!(
+            "The repairs of {name} that this pass has shown are made in your Redis and your \
+             MySQL. If others are needed by then, nothing is done."
+        );
+        return Ok(page.confirm(&form, &what, "Confirm them"));
+    }
+    let path = format!("/v1/runs/{}/confirm", encoded(&id));
+    begun(&page, &path, json!({"coupon_id": campaign})).await
+}
+
 async fn shown(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
     let from = after.to_string();
     let reveal = if revealed { "true" } else { "" };
@@ -169,6 +205,19 @@ async fn shown(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
 
 #[allow(clippy::unused_self, reason = "a template calls methods")]
 impl RunScreen<'_> {
+    /// The drops whose repairs this pass has shown, and an operator may confirm here.
+    fn plans(&self) -> Vec<&DropReport> {
+        let may_confirm = match self.top.subject() {
+            Subject::Campaign => self.top.may_change(),
+            // They are confirmed on the screen of the drop.
+            Subject::Drop => false,
+        };
+        let drops = self.run.drops.iter();
+        drops
+            .filter(|drop: &&DropReport| may_confirm && drop.has_planned())
+            .collect()
+    }
+
     fn place(&self, placed: &Placed<'_>) -> String {
         let bare = placed.finding.drop_id.and_then(DropId::label);
         let named = placed

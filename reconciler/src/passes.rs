@@ -1,5 +1,6 @@
 //! Runs the passes of a process one at a time: the lock, the record, and the result of each.
 
+use std::future::{Future, ready};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -8,7 +9,7 @@ use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,20 +20,44 @@ use crate::record::{self, blank, fail, new_run_id};
 use crate::report::Run;
 use crate::run::Reconciler;
 
-/// The pass that this process runs, and when its last one ended.
+/// The pass that this process runs, and those around it.
+#[derive(Debug)]
+pub struct Current {
+    runs: Mutex<CurrentRuns>,
+    /// The right to run a pass. The pass that waits for it gets it before any that comes later.
+    turn: Arc<Semaphore>,
+}
+
 #[derive(Debug, Default)]
-pub struct Current(Mutex<(Option<String>, Option<DateTime<Utc>>)>);
+struct CurrentRuns {
+    running: Option<String>,
+    waiting: Option<String>,
+    /// When the last one ended.
+    ended_at: Option<DateTime<Utc>>,
+}
+
+impl Default for Current {
+    fn default() -> Self {
+        let runs = Mutex::default();
+        let turn = Arc::new(Semaphore::new(1));
+        Self { runs, turn }
+    }
+}
 
 impl Current {
-    /// The ID of the running pass.
-    pub fn run_id(&self) -> Option<String> {
-        self.0.lock().0.clone()
+    /// Whether this pass is running, or waits for the one that is.
+    pub fn has(&self, run_id: &str) -> bool {
+        let runs = self.runs.lock();
+        let both = [&runs.running, &runs.waiting];
+        both.into_iter().flatten().any(|id| id == run_id)
     }
 }
 
 /// A pass that was started.
 pub struct StartedPass {
     pub run_id: String,
+    /// It waits for another pass of this process.
+    pub waits: bool,
     /// It has the lock and is recorded.
     pub begun: oneshot::Receiver<()>,
     pub ended: oneshot::Receiver<PassResult>,
@@ -44,8 +69,8 @@ pub type PassResult = Result<Run, PassError>;
 /// Why a pass was not started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotStarted {
-    /// This pass of the same process is running, or waits for its lock, which it may never get.
-    Running(String),
+    /// A pass of the same process is running, or waits for its lock, which it may never get.
+    Running,
     /// The process is shutting down.
     Stopping,
 }
@@ -160,18 +185,62 @@ impl Passes {
         }
     }
 
-    /// Starts a pass.
+    /// Starts a pass, unless one is running.
     pub fn start(&self, request: PassRequest) -> Result<StartedPass, NotStarted> {
+        let turn = self.turn()?.ok_or(NotStarted::Running)?;
+        let run_id = new_run_id();
+        let running = Running::begin(&self.current, turn, &run_id);
+        Ok(self.spawn(request, run_id, false, ready(Some(running))))
+    }
+
+    /// Starts a pass, or lets it wait for the one that is running. Only one can wait.
+    pub fn queue(&self, request: PassRequest) -> Result<StartedPass, NotStarted> {
+        let run_id = new_run_id();
+        if let Some(turn) = self.turn()? {
+            let running = Running::begin(&self.current, turn, &run_id);
+            return Ok(self.spawn(request, run_id, false, ready(Some(running))));
+        }
+        let waiting = Waiting::begin(&self.current, &run_id).ok_or(NotStarted::Running)?;
+        let stop = self.stop.clone();
+        let id = run_id.clone();
+        let running = async move {
+            let current = waiting.0.clone();
+            let turn = tokio::select! {
+                turn = current.turn.clone().acquire_owned() => turn.ok(),
+                () = stop.cancelled() => None,
+            };
+            // It is one or the other at any time.
+            let running = turn.map(|turn| Running::begin(&current, turn, &id));
+            drop(waiting);
+            running
+        };
+        Ok(self.spawn(request, run_id, true, running))
+    }
+
+    /// Takes the right to run a pass, if nobody has it.
+    fn turn(&self) -> Result<Option<OwnedSemaphorePermit>, NotStarted> {
         if self.stop.is_cancelled() {
             return Err(NotStarted::Stopping);
         }
-        let run_id = new_run_id();
-        let running = Running::begin(&self.current, &run_id).map_err(NotStarted::Running)?;
+        Ok(self.current.turn.clone().try_acquire_owned().ok())
+    }
+
+    /// Runs a pass as soon as it has the right to run, or not at all without it.
+    fn spawn(
+        &self,
+        request: PassRequest,
+        run_id: String,
+        waits: bool,
+        running: impl Future<Output = Option<Running>> + Send + 'static,
+    ) -> StartedPass {
         let (answer, ended) = oneshot::channel();
         let (began, begun) = oneshot::channel();
         let passes = self.clone();
         let id = run_id.clone();
         self.tasks.spawn(async move {
+            let Some(running) = running.await else {
+                return;
+            };
             let started = Instant::now();
             let Self { worker, stop, .. } = &passes;
             let result = worker.pass(&request, &id, began, stop).await;
@@ -183,16 +252,17 @@ impl Passes {
                 tracing::trace!("nobody waits for this pass's answer");
             }
         });
-        Ok(StartedPass {
+        StartedPass {
             run_id,
+            waits,
             begun,
             ended,
-        })
+        }
     }
 
     /// Whether a pass of this process has ended at this time or later.
     pub fn has_ended_since(&self, at: DateTime<Utc>) -> bool {
-        self.current.0.lock().1 >= Some(at)
+        self.current.runs.lock().ended_at >= Some(at)
     }
 
     /// Rejects a request for a coupon or drop that does not exist.
@@ -204,26 +274,51 @@ impl Passes {
     }
 }
 
-/// The right to run a pass in this process: passes do not queue behind a long one. It ends when
-/// dropped, also if the pass panics.
-struct Running(Arc<Current>);
+/// The pass that runs in this process. It ends when dropped, also if the pass panics.
+struct Running {
+    current: Arc<Current>,
+    /// Given back after the pass is noted as ended.
+    _turn: OwnedSemaphorePermit,
+}
 
 impl Running {
-    /// Takes the right, or returns the ID of the pass that has it.
-    fn begin(current: &Arc<Current>, run_id: &str) -> Result<Self, String> {
-        match &mut current.0.lock().0 {
-            Some(running) => return Err(running.clone()),
-            none => *none = Some(run_id.to_owned()),
-        }
+    fn begin(current: &Arc<Current>, turn: OwnedSemaphorePermit, run_id: &str) -> Self {
+        current.runs.lock().running = Some(run_id.to_owned());
         crate::metrics::pass_under_way(Some(Utc::now()));
-        Ok(Self(current.clone()))
+        Self {
+            current: current.clone(),
+            _turn: turn,
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         crate::metrics::pass_under_way(None);
-        *self.0.0.lock() = (None, Some(Utc::now()));
+        let mut runs = self.current.runs.lock();
+        runs.running = None;
+        runs.ended_at = Some(Utc::now());
+    }
+}
+
+/// The one pass that waits for another to end.
+struct Waiting(Arc<Current>);
+
+impl Waiting {
+    /// Returns `None` if another one waits.
+    fn begin(current: &Arc<Current>, run_id: &str) -> Option<Self> {
+        let waiting = &mut current.runs.lock().waiting;
+        if waiting.is_some() {
+            return None;
+        }
+        *waiting = Some(run_id.to_owned());
+        Some(Self(current.clone()))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.runs.lock().waiting = None;
     }
 }
 

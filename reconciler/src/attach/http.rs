@@ -2,6 +2,7 @@
 //! is about coupons of our own, and absent here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{FromRef, State};
 use axum::middleware::from_fn_with_state;
@@ -10,9 +11,11 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use firstcome_attach::config::AttachFile;
 use firstcome_console::{Console, Screens};
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
-use firstcome_shared::http::extract::{JsonBody, StrictQuery, invalid};
+use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::ops::{OpsToken, require};
+use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::alerts::AlertPage;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
@@ -23,7 +26,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::context::PassRequest;
 use crate::http::alerts::{self, AlertsQuery};
 use crate::http::requests::Answer;
-use crate::http::{guarded, passes_and_alerts, reconcile};
+use crate::http::{guarded, passes_and_alerts, reconcile, runs};
 use crate::passes::Passes;
 use crate::report::Trigger;
 
@@ -56,6 +59,7 @@ pub(super) fn routes(
     let (shared, _) = passes_and_alerts(OpenApiRouter::new()).split_for_parts();
     let ops = shared
         .route("/v1/reconcile", post(start))
+        .route("/v1/runs/{id}/confirm", post(confirm))
         .route("/v1/alerts", get(list_alerts))
         .route_layer(from_fn_with_state(token.clone(), require))
         .with_state(state);
@@ -107,9 +111,78 @@ async fn start(
         dry_run: body.dry_run,
         confirm: body.confirm,
         by: Some((operator, act)),
+        patience: PATIENCE,
         ..PassRequest::new(Trigger::Endpoint)
     };
-    reconcile::run(&db, &passes, request, body.wait.unwrap_or(true)).await
+    let started = passes.queue(request);
+    reconcile::run(&db, started, body.wait.unwrap_or(true)).await
+}
+
+/// Maximum wait for a pass of another daemon: while something differs, one follows another.
+const PATIENCE: Duration = Duration::from_secs(1_800);
+
+/// Which repairs of a run are confirmed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShownPlan {
+    /// As in the reports of the run.
+    coupon_id: CouponId,
+    /// Wait for the end (default). If false, the run's path is returned at once.
+    wait: Option<bool>,
+}
+
+/// Maximum number of findings that a page of a run has.
+const FINDINGS: u32 = 10_000;
+
+/// Confirms what a run has shown and held back of one campaign, and nothing else.
+async fn confirm(
+    State(RouteState { db, passes, file }): State<RouteState>,
+    Extension(operator): Extension<Operator>,
+    StrictPath(id): StrictPath<String>,
+    JsonBody(body): JsonBody<ShownPlan>,
+) -> Result<Response, Problem> {
+    let names = file.names();
+    let campaign = names
+        .get(&body.coupon_id)
+        .ok_or_else(|| Problem::not_found("the file has no such campaign"))?;
+    let shown = if runs::is_run_id(&id) {
+        runs::page(&db, id.clone(), FINDINGS, 0).await?
+    } else {
+        None
+    };
+    let (run, _) = shown.ok_or_else(|| Problem::not_found(format!("there is no run {id}")))?;
+    let mut planned = Vec::new();
+    for report in &run.drops {
+        if report.coupon_id == body.coupon_id && report.has_planned() {
+            planned.push(report.drop_id);
+        }
+    }
+    if planned.is_empty() {
+        let why = "that run held back nothing of this campaign";
+        return Err(Problem::new(Code::NotPossible, why));
+    }
+    for drop in planned {
+        if !db.has_shown(&id, drop).await? {
+            let why = "other repairs are held back now than that run has shown: look again (a \
+                dry run), and confirm those";
+            return Err(Problem::new(Code::ChangedMeanwhile, why));
+        }
+    }
+    let act = OperatorAct {
+        action: "reconcile",
+        coupon: Some(body.coupon_id),
+        drop: None,
+        detail: json!({"campaign": campaign, "confirm": true, "shown_by": id}),
+    };
+    let request = PassRequest {
+        coupon: Some(body.coupon_id),
+        confirm: true,
+        by: Some((operator, act)),
+        patience: PATIENCE,
+        ..PassRequest::new(Trigger::Endpoint)
+    };
+    let started = passes.queue(request);
+    reconcile::run(&db, started, body.wait.unwrap_or(true)).await
 }
 
 /// Lists alerts with the names of their campaigns, which only the file knows.

@@ -9,7 +9,7 @@ mod overview;
 mod people;
 pub(crate) mod reconcile;
 pub(crate) mod requests;
-mod runs;
+pub(crate) mod runs;
 
 use std::path::PathBuf;
 use std::sync::Arc;

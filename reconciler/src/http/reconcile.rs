@@ -14,10 +14,11 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use crate::context::{PassError, PassRequest};
-use crate::passes::{NotStarted, Passes};
+use crate::passes::{NotStarted, Passes, StartedPass};
 use crate::report::{Run, Trigger};
 
 /// The scope and kind of the pass.
@@ -45,6 +46,9 @@ pub(super) struct Body {
 pub(super) struct Started {
     #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     run_id: String,
+    /// It begins when another pass has ended. Until then its path answers 503.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    queued: bool,
 }
 
 /// Run a pass
@@ -96,34 +100,45 @@ pub(super) async fn reconcile(
     if let Err(PassError::NotFound(what)) = passes.must_exist(&request).await {
         return Err(Problem::not_found(what));
     }
-    run(&db, &passes, request, body.wait.unwrap_or(true)).await
+    let started = passes.start(request);
+    run(&db, started, body.wait.unwrap_or(true)).await
 }
 
 /// Maximum wait for the lock: a pass of another process usually ends within this time.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Runs a pass and waits until it ends, or until it has begun. If another pass is already running
+/// How long a request waits for the pass to begin, if it does not wait for its end.
+const BEGINS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Waits until a pass ends, or until it has begun or is queued. If another pass is already running
 /// in any process, returns an error with the ID of that pass.
 pub(crate) async fn run(
     db: &Db,
-    passes: &Passes,
-    request: PassRequest,
+    started: Result<StartedPass, NotStarted>,
     wait: bool,
 ) -> Result<Response, Problem> {
-    let started = match passes.start(request) {
+    let started = match started {
         Ok(started) => started,
         // Its own id is not recorded before it has the lock, which another process may have.
-        Err(NotStarted::Running(_)) => return Err(busy(db.running_run().await?)),
+        Err(NotStarted::Running) => return Err(busy(db.running_run().await?)),
         Err(NotStarted::Stopping) => return Err(stopping()),
     };
     let run_id = started.run_id;
-    // It never begins if another process has the lock.
-    if !wait && started.begun.await.is_ok() {
-        return Ok(accepted(run_id));
+    if !wait {
+        if started.waits {
+            return Ok(accepted(run_id, true));
+        }
+        match timeout(BEGINS_WITHIN, started.begun).await {
+            Ok(Ok(())) => return Ok(accepted(run_id, false)),
+            // Another process has the lock, and the pass waits for it.
+            Err(_) => return Ok(accepted(run_id, true)),
+            // It ended before it began.
+            Ok(Err(_)) => {}
+        }
     }
     match started.ended.await {
         Ok(Ok(run)) if wait => Ok(Json(run).into_response()),
-        Ok(Ok(Run { error: None, .. })) => Ok(accepted(run_id)),
+        Ok(Ok(Run { error: None, .. })) => Ok(accepted(run_id, false)),
         Ok(Ok(run)) => Err(not_begun(&run.error.unwrap_or_default())),
         Ok(Err(PassError::Busy)) => Err(busy(db.running_run().await?)),
         Ok(Err(error)) => Err(Problem::unavailable(error.to_string())),
@@ -150,8 +165,10 @@ fn not_begun(why: &str) -> Problem {
     Problem::unavailable(format!("the pass could not begin: {why}"))
 }
 
-/// Responds that the pass has the lock and is recorded, so that its path is valid.
-fn accepted(run_id: String) -> Response {
+/// Responds that the pass has the lock and is recorded, so that its path is valid; or that it is
+/// queued.
+fn accepted(run_id: String, queued: bool) -> Response {
     let location = [(header::LOCATION, format!("/v1/runs/{run_id}"))];
-    (StatusCode::ACCEPTED, location, Json(Started { run_id })).into_response()
+    let started = Started { run_id, queued };
+    (StatusCode::ACCEPTED, location, Json(started)).into_response()
 }

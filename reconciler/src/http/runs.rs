@@ -103,11 +103,12 @@ pub(super) async fn read(
         return Err(no_such("run", &id));
     }
     let after = query.after.unwrap_or(0);
-    let is_under_way = passes.current.run_id().as_deref() == Some(&id);
+    let is_under_way = passes.current.has(&id);
     let found = page(&db, id.clone(), limit, after).await?;
     // A run is recorded once it has the lock.
     let (run, next_after) = found.ok_or_else(|| {
-        let is_beginning = is_under_way.then(|| Problem::unavailable("the run is just beginning"));
+        let why = "the run is just beginning, or waits for another";
+        let is_beginning = is_under_way.then(|| Problem::unavailable(why));
         is_beginning.unwrap_or_else(|| no_such("run", &id))
     })?;
     if query.reveal.unwrap_or(false) {
@@ -120,13 +121,13 @@ pub(super) async fn read(
 
 /// Whether the text has the form of a run's ID. For other text MySQL would report an error if its
 /// character set differs from the column's.
-fn is_run_id(text: &str) -> bool {
+pub(crate) fn is_run_id(text: &str) -> bool {
     text.parse::<Uuid>().is_ok()
 }
 
 /// Returns a run with at most `limit` findings after the finding `after`, and the start of the next
 /// page.
-pub(super) async fn page(
+pub(crate) async fn page(
     db: &Db,
     id: String,
     limit: u32,

@@ -41,6 +41,22 @@ impl Db {
         self.first("repairs held back", sql!(shown, drop)).await
     }
 
+    /// Whether the repairs that were recorded last are those that this run has shown, itself or with
+    /// the same result as the run that recorded them.
+    pub async fn has_shown(&self, run_id: &str, drop: DropId) -> DbResult<bool> {
+        let same = sql!(
+            "SELECT COUNT(*) FROM held_back h \
+             JOIN reconcile_runs recorded ON recorded.id = h.run_id \
+             JOIN reconcile_runs shown ON shown.id = ? \
+             WHERE h.drop_id = ? \
+             AND COALESCE(shown.same_as, shown.id) = COALESCE(recorded.same_as, recorded.id)",
+            run_id,
+            drop
+        );
+        let found: Option<i64> = self.first("who has shown repairs", same).await?;
+        Ok(found > Some(0))
+    }
+
     /// Deletes the records of these drops, whose repairs are made or no longer needed. Any
     /// confirmation becomes void.
     pub async fn forget_held_back(&self, drops: HashSet<DropId>) -> DbResult<()> {
