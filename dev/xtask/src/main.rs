@@ -31,7 +31,7 @@ struct Cli {
 enum Job {
     /// Run the demo on real servers: a rush, faults, and the proof (QUANTITY=100 PEOPLE=10000)
     Demo,
-    /// Let a rush break five coupon systems of others, and the attached reconciler repair them
+    /// Let a rush break coupon systems of others, and the attached reconciler repair them
     AttachDemo,
     /// Run the whole system until Ctrl-C (PROFILE=release for a fast one)
     Run,

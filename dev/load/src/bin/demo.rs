@@ -21,7 +21,7 @@ struct Cli {
     /// Number of users
     #[arg(long, env = "PEOPLE", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     people: u32,
-    /// Show five coupon systems of others instead, with the attached reconciler
+    /// Show coupon systems of others instead, with the attached reconciler
     #[arg(long)]
     attach: bool,
 }

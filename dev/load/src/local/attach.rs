@@ -1,6 +1,6 @@
-//! Five coupon systems as published write-ups describe them, each with the keys, the tables and the
-//! fault of its kind. A crowd breaks each in its own way; then the attached reconciler observes,
-//! mails, and repairs, until there are exactly 100, or those beyond are named.
+//! Coupon systems as published write-ups and repositories describe them, each with the keys, the
+//! tables and the fault of its kind. A crowd breaks each in its own way; then the attached reconciler
+//! observes, mails, and repairs, until there are exactly 100, or those beyond are named.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -28,6 +28,12 @@ const CROWD: usize = 64;
 struct System {
     name: &'static str,
     fault: &'static str,
+    /// Before the sale.
+    opens: &'static [&'static str],
+    /// A script that admits. Its `ARGV[1]` is the user; it answers with the ticket, or 0.
+    script: &'static str,
+    /// What is lost in Redis after the sale.
+    breaks: &'static [&'static str],
     /// If this answers 100 or more, the claim ends.
     check: &'static str,
     /// If this answers 0, the user was there already, and the claim ends.
@@ -40,15 +46,24 @@ struct System {
     /// Tickets whose row is refused, and the event that is kept instead.
     failed: &'static [i64],
     event: &'static str,
+    /// The only parameter is the user.
     row: &'static str,
     tables: &'static [&'static str],
     campaign: &'static str,
+    /// Further campaigns of the file; `MODE` is their mode. The first one then only observes, and
+    /// their program issues what it names.
+    more: &'static str,
+    /// The campaigns that are repaired.
+    repaired: &'static [&'static str],
 }
 
 /// A system that does nothing.
 const NONE: System = System {
     name: "",
     fault: "",
+    opens: &[],
+    script: "",
+    breaks: &[],
     check: "",
     join: "",
     ticket: "",
@@ -59,11 +74,13 @@ const NONE: System = System {
     row: "INSERT INTO coupon (user_id) VALUES (?)",
     tables: &["CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40))"],
     campaign: "",
+    more: "",
+    repaired: &["demo"],
 };
 
 const EVENTS: &str = "CREATE TABLE failed (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40), done INT DEFAULT 0)";
 
-const SYSTEMS: [System; 5] = [
+const SYSTEMS: [System; 8] = [
     System {
         name: "SADD, INCR, a topic and a table of failed events",
         fault: "three inserts fail, two messages are lost, and the counter runs to 1,000",
@@ -129,6 +146,85 @@ const SYSTEMS: [System; 5] = [
             stock = { table = 'stock', where = { id = 7 } }",
         ..NONE
     },
+    System {
+        name: "a script that takes from a stock, and a set",
+        fault: "five messages are lost, and a failover of Redis forgets the last two claims",
+        opens: &["SET sale:stock 100"],
+        script: "if redis.call('SISMEMBER', 'sale:users', ARGV[1]) == 1 then return 0 end
+            if tonumber(redis.call('GET', 'sale:stock')) <= 0 then return 0 end
+            redis.call('SADD', 'sale:users', ARGV[1])
+            return 100 - redis.call('DECR', 'sale:stock')",
+        lost: 40..45,
+        breaks: &["SPOP sale:users 2", "INCRBY sale:stock 2"],
+        campaign: "users = { key = 'sale:users', type = 'set' }
+            count = { key = 'sale:stock', means = 'left' }
+            rows = { table = 'coupon', user = 'user_id', duplicates = 'reported' }",
+        ..NONE
+    },
+    System {
+        name: "a stock, a hash of requests, a place and a code in each row",
+        fault: "a worker dies with eight requests, and the stock loses three",
+        opens: &["SET policy:stock 100"],
+        script: "if redis.call('HEXISTS', 'policy:users', ARGV[1]) == 1 then return 0 end
+            if tonumber(redis.call('GET', 'policy:stock')) <= 0 then return 0 end
+            redis.call('DECR', 'policy:stock')
+            local place = redis.call('INCR', 'policy:sequence')
+            redis.call('HSET', 'policy:users', ARGV[1], 'request-' .. ARGV[1])
+            redis.call('HSET', 'policy:requests', 'request-' .. ARGV[1], place)
+            return place",
+        lost: 61..69,
+        breaks: &["DECRBY policy:stock 3"],
+        row: "INSERT INTO coupon (user_id, sequence_no, code) VALUES (?, N, REPLACE(UUID(), '-', ''))",
+        tables: &[
+            "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40) UNIQUE, \
+            sequence_no INT NOT NULL, code CHAR(32) NOT NULL UNIQUE)",
+        ],
+        campaign: "users = { key = 'policy:users', type = 'hash', value = 'repaired' }
+            count = { key = 'policy:stock', means = 'left' }
+            [campaign.rows]
+            table = 'coupon'
+            user = 'user_id'
+            insert = { sequence_no = 0, code = '{random:32}' }",
+        ..NONE
+    },
+    System {
+        name: "a set of users over two stocks, and a status",
+        fault: "six messages are lost, and one of the stocks loses two",
+        opens: &["MSET stock:1 60 stock:2 40"],
+        script: "if redis.call('SISMEMBER', 'event:3', ARGV[1]) == 1 then return 0 end
+            local first = tonumber(redis.call('GET', 'stock:1'))
+            local second = tonumber(redis.call('GET', 'stock:2'))
+            if first + second <= 0 then return 0 end
+            redis.call('SADD', 'event:3', ARGV[1])
+            redis.call('DECR', first > 0 and 'stock:1' or 'stock:2')
+            return 101 - first - second",
+        lost: 58..64,
+        breaks: &["DECRBY stock:2 2"],
+        row: "INSERT INTO coupon (event_id, stock_id, user_id, status) \
+            VALUES (3, IF(N <= 60, 1, 2), ?, IF(N < 20, 'USED', 'ISSUED'))",
+        tables: &[
+            "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, event_id INT, stock_id INT, \
+            user_id VARCHAR(40), status VARCHAR(9), UNIQUE (event_id, user_id))",
+        ],
+        campaign: "users = { key = 'event:3', type = 'set' }
+            rows = { table = 'coupon', user = 'user_id', where = { event_id = 3, status = ['ISSUED', 'USED'] } }",
+        more: "[[campaign]]
+            name = 'stock 1'
+            mode = 'MODE'
+            quantity = 60
+            in_flight = '1s'
+            count = { key = 'stock:1', means = 'left' }
+            rows = { table = 'coupon', user = 'user_id', where = { stock_id = 1, status = ['ISSUED', 'USED'] } }
+            [[campaign]]
+            name = 'stock 2'
+            mode = 'MODE'
+            quantity = 40
+            in_flight = '1s'
+            count = { key = 'stock:2', means = 'left' }
+            rows = { table = 'coupon', user = 'user_id', where = { stock_id = 2, status = ['ISSUED', 'USED'] } }",
+        repaired: &["stock 1", "stock 2"],
+        ..NONE
+    },
 ];
 
 /// The stores of one system.
@@ -150,13 +246,27 @@ impl Shop {
             "N" => &ticket,
             word => word,
         });
-        let mut asked = redis::Cmd::new();
-        asked.arg(words.collect::<Vec<_>>());
-        Ok(Some(asked.query_async(&mut self.redis).await?))
+        let command = words.collect::<Vec<_>>().join(" ");
+        Ok(Some(
+            command_of(&command).query_async(&mut self.redis).await?,
+        ))
+    }
+
+    /// Runs the system's script, and returns the ticket.
+    async fn script(&mut self, script: &str, user: &str) -> Result<i64> {
+        let mut asked = redis::cmd("EVAL");
+        asked.arg(script).arg(0).arg(user);
+        Ok(asked.query_async(&mut self.redis).await?)
     }
 
     async fn claim(mut self, system: &System, user: String) -> Result<()> {
         let user = user.as_str();
+        if !system.script.is_empty() {
+            return match self.script(system.script, user).await? {
+                0 => Ok(()),
+                ticket => self.issue(system, user, ticket).await,
+            };
+        }
         let size = self.redis(system.check, user, 0).await?;
         if size >= Some(QUANTITY) || self.redis(system.join, user, 0).await? == Some(0) {
             return Ok(());
@@ -169,13 +279,18 @@ impl Shop {
             return Ok(());
         }
         self.redis(system.admit, user, ticket).await?;
+        self.issue(system, user, ticket).await
+    }
+
+    /// Writes the row of a user, unless the system loses it.
+    async fn issue(&self, system: &System, user: &str, ticket: i64) -> Result<()> {
         if system.lost.contains(&ticket) {
             return Ok(());
         }
         let sql = if system.failed.contains(&ticket) {
-            system.event
+            system.event.to_owned()
         } else {
-            system.row
+            row(system, ticket)
         };
         Ok(self.pool.get_conn().await?.exec_drop(sql, (user,)).await?)
     }
@@ -196,6 +311,23 @@ impl Shop {
     }
 }
 
+fn command_of(words: &str) -> redis::Cmd {
+    let mut command = redis::Cmd::new();
+    command.arg(words.split(' ').collect::<Vec<_>>());
+    command
+}
+
+/// The statement that writes a row.
+fn row(system: &System, ticket: i64) -> String {
+    let words = system.row.split_inclusive(['(', ' ', ',']);
+    words
+        .map(|word| match word.strip_prefix('N') {
+            Some(after @ ("" | " " | ",")) => format!("{ticket}{after}"),
+            _ => word.to_owned(),
+        })
+        .collect()
+}
+
 struct Servers {
     mysql: MysqlServer,
     redis: RedisServer,
@@ -203,9 +335,9 @@ struct Servers {
     reconciler: firstcome_harness::System,
 }
 
-/// Runs the five systems.
+/// Runs the systems.
 pub async fn run() -> Result<()> {
-    static ALL: [System; 5] = SYSTEMS;
+    static ALL: [System; 8] = SYSTEMS;
     step("starting MySQL, Redis and a mail server");
     let (mysql, redis, mail) = tokio::try_join!(
         MysqlServer::start(StackOptions::without_fsync().mysql),
@@ -254,15 +386,28 @@ impl Servers {
         for table in system.tables {
             shop.pool.get_conn().await?.query_drop(*table).await?;
         }
+        for command in system.opens {
+            let _done: redis::Value = command_of(command)
+                .query_async(&mut shop.redis.clone())
+                .await?;
+        }
         shop.rush(system, 0..PEOPLE).await?;
+        for command in system.breaks {
+            let _done: redis::Value = command_of(command)
+                .query_async(&mut shop.redis.clone())
+                .await?;
+        }
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("shop.toml");
-        let campaign = system.campaign;
+        let System { campaign, more, .. } = system;
         let write = |mode: &str| {
             let stores = format!("database = '{database}'\nredis = '{address}'\n");
+            let more = more.replace("MODE", mode);
+            let first = if more.is_empty() { mode } else { "observe" };
             let text =
-                format!("name = 'demo'\nquantity = {QUANTITY}\nmode = '{mode}'\nin_flight = '1s'");
-            std::fs::write(&file, format!("{stores}[[campaign]]\n{text}\n{campaign}\n"))
+                format!("name = 'demo'\nquantity = {QUANTITY}\nmode = '{first}'\nin_flight = '1s'");
+            let text = format!("{stores}[[campaign]]\n{text}\n{campaign}\n{more}\n");
+            std::fs::write(&file, text)
         };
         write("observe")?;
         self.pass("observe", &file, &[], &ours)?;
@@ -273,14 +418,16 @@ impl Servers {
             .text();
         let subject = mail.lines().find(|line| line.starts_with("Subject:"));
         println!("   mail: {}", subject.context("a mail without subject")?);
+        if !system.more.is_empty() {
+            self.issue_what_is_named(&shop, system, &file, &ours)
+                .await?;
+        }
         write("repair")?;
         if self.pass("repair", &file, &[], &ours)? == Some(1) {
-            self.pass(
-                "confirm",
-                &file,
-                &["--campaign", "demo", "--confirm"],
-                &ours,
-            )?;
+            for campaign in system.repaired {
+                let confirm = ["--campaign", campaign, "--confirm"];
+                self.pass("confirm", &file, &confirm, &ours)?;
+            }
         }
         // Others claim what a repair has left to claim.
         shop.rush(system, PEOPLE..PEOPLE + 50).await?;
@@ -299,9 +446,41 @@ impl Servers {
         let beyond = beyond.context("some are missing and not named")?.iter();
         let beyond: BTreeSet<_> = beyond.map(String::as_str).collect();
         ensure!(named == beyond, "named {named:?}, beyond {beyond:?}");
+        let examined = &run["drops"][0]["examined"];
+        let [users, rows] = ["users", "rows"].map(|what| &examined[what]);
         match beyond.len() {
-            0 => println!("   exactly {QUANTITY}"),
-            over => println!("   oversold by {over}, each named above"),
+            0 => println!("   exactly {QUANTITY}; examined: {users} users in Redis, {rows} rows"),
+            over => println!(
+                "   oversold by {over}, each named above; examined: {users} users in Redis, \
+                {rows} rows"
+            ),
+        }
+        Ok(())
+    }
+
+    /// Their program issues what a pass named: only it knows from which stock.
+    async fn issue_what_is_named(
+        &self,
+        shop: &Shop,
+        system: &System,
+        file: &Path,
+        ours: &str,
+    ) -> Result<()> {
+        let (_, run) = self.attach(file, &["--json", "--campaign", "demo"], ours)?;
+        let run: Value = serde_json::from_str(&run)?;
+        let findings = run["drops"][0]["findings"].as_array().context("no drop")?;
+        let unissued = findings.iter().filter(|it| it["kind"] == "unissued");
+        let users: Vec<&str> = unissued.filter_map(|it| it["user_id"].as_str()).collect();
+        let lost: Vec<i64> = system.lost.clone().collect();
+        ensure!(
+            users.len() == lost.len(),
+            "{} of {lost:?} are named",
+            users.len()
+        );
+        println!("   their program issues the {} that are named", users.len());
+        for (user, ticket) in users.into_iter().zip(lost) {
+            let mut conn = shop.pool.get_conn().await?;
+            conn.exec_drop(row(system, ticket), (user,)).await?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! - [`system`] starts it on private servers.
 //! - [`demo`] lets a crowd claim and injects [`faults`] meanwhile; then the rows decide.
-//! - [`attach`] shows five systems of others.
+//! - [`attach`] shows systems of others.
 
 pub mod attach;
 pub mod demo;
