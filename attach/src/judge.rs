@@ -191,7 +191,10 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
         } else {
             Doubt::Disjoint
         };
-        for it in judge.found.iter_mut().filter(|it| it.repair.is_some()) {
+        for it in &mut judge.found {
+            if !it.compares_stores() {
+                continue;
+            }
             it.doubts(doubt);
             if let Some(text) = &facts.member {
                 let detail = &it.finding.detail;
@@ -203,6 +206,14 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
 }
 
 impl Judged {
+    /// Whether it follows from users who are in one store and not in the other.
+    fn compares_stores(&self) -> bool {
+        match self.finding.kind {
+            Kind::Unissued | Kind::OverAdmitted | Kind::MissingAdmission => true,
+            _ => self.repair.is_some() && self.doubt.is_none(),
+        }
+    }
+
     /// Notes why all repairs of its campaign are held back, unless it has a reason of its own.
     pub(super) fn doubt_unless_graver(&mut self, doubt: Doubt) {
         let gravest = self.doubt.map_or(doubt, |own| own.min(doubt));

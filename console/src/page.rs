@@ -82,6 +82,19 @@ impl<'a> Top<'a> {
             .map_or(Subject::default(), |session| session.subject)
     }
 
+    /// Whether there are coupons, with slots.
+    pub(crate) fn has_coupons(&self) -> bool {
+        self.session.is_none_or(Session::has_coupons)
+    }
+
+    /// What a pass without further limits compares.
+    pub(crate) fn everything(&self) -> &'static str {
+        match self.subject() {
+            Subject::Drop => "all live drops",
+            Subject::Campaign => "all campaigns",
+        }
+    }
+
     pub(crate) fn may_change(&self) -> bool {
         self.session.is_some_and(Session::may_change)
     }

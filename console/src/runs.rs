@@ -50,16 +50,6 @@ struct Placed<'a> {
     finding: &'a Finding,
 }
 
-impl RunsScreen<'_> {
-    /// What a pass without further limits compares.
-    fn everything(&self) -> &'static str {
-        match self.top.subject() {
-            Subject::Drop => "all live drops",
-            Subject::Campaign => "all campaigns",
-        }
-    }
-}
-
 /// Number of runs per page.
 const RUNS: usize = 50;
 
@@ -114,8 +104,9 @@ fn result(status: Status, dry_run: bool) -> (&'static str, &'static str) {
     }
 }
 
-fn examined(users: u64, rows: u64, drops: u64) -> String {
-    let drops = count(drops, "drop", "drops");
+fn examined(subject: Subject, users: u64, rows: u64, drops: u64) -> String {
+    let [one, many] = subject.nouns();
+    let drops = count(drops, one, many);
     format!("{} users, {} rows, {drops}", grouped(users), grouped(rows))
 }
 

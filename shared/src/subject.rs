@@ -17,6 +17,30 @@ pub enum Subject {
 }
 
 impl Subject {
+    /// Its name in lists, one and many.
+    pub const fn nouns(self) -> [&'static str; 2] {
+        match self {
+            Self::Drop => ["drop", "drops"],
+            Self::Campaign => ["campaign", "campaigns"],
+        }
+    }
+
+    /// Its name as the head of a column.
+    pub const fn one(self) -> &'static str {
+        match self {
+            Self::Drop => "Drop",
+            Self::Campaign => "Campaign",
+        }
+    }
+
+    /// Its name as the title of a table.
+    pub const fn many(self) -> &'static str {
+        match self {
+            Self::Drop => "Drops",
+            Self::Campaign => "Campaigns",
+        }
+    }
+
     const fn from_id(id: i64) -> Self {
         if id < 0 { Self::Campaign } else { Self::Drop }
     }

@@ -2,6 +2,8 @@
 //! what happens by itself or what to do, then the reasons. Its length is limited regardless of the
 //! number of findings.
 
+use firstcome_shared::subject::Subject;
+
 use super::by_kind;
 use super::document::{Block, Document, Rendered, time};
 use super::input::{AlertMail, drops};
@@ -35,7 +37,9 @@ fn document(summary: &PassSummary<'_>) -> Document {
         title: lead.next().unwrap_or_default(),
         lead: lead.collect::<Vec<_>>().join(" "),
         blocks: blocks(summary),
-        footer: mail.run.map_or_else(Vec::new, footer),
+        footer: mail
+            .run
+            .map_or_else(Vec::new, |run| footer(run, mail.links.subject())),
     }
 }
 
@@ -102,10 +106,11 @@ fn whole_pass(run: &Run, links: &Links) -> Vec<Block> {
     blocks
 }
 
-fn footer(run: &Run) -> Vec<String> {
+fn footer(run: &Run, subject: Subject) -> Vec<String> {
     let (drops, examined) = run.examined();
     let [users, rows] = [examined.users, examined.rows].map(grouped);
-    let drops = count(drops, "drop", "drops");
+    let [one, many] = subject.nouns();
+    let drops = count(drops, one, many);
     let operator = run.asked_by.as_ref().map(|name| line(name, 100));
     let by = operator
         .map(|name| format!(", asked for by {name}"))

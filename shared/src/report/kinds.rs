@@ -295,11 +295,11 @@ impl AlertKind {
             },
             Self::SecondRow => KindFacts {
                 noun: [
-                    "promise whose coupon is a second row of somebody",
-                    "promises whose coupons are second rows of others",
+                    "coupon that somebody has twice",
+                    "coupons that somebody has twice",
                 ],
                 severity: Severity::Critical,
-                users: "They were told yes, and have no coupon, because somebody has two.",
+                users: "Somebody else was told yes, and has none.",
                 to_do: "Delete the second row (duplicate_row names its user), and add a unique \
                     key. In mode repair the next pass then gives the coupon to whom it was \
                     promised. Do not raise the quantity.",

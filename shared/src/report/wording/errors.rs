@@ -44,7 +44,12 @@ pub fn unavailable(cause: FailureCause, error: &str) -> Option<String> {
         FailureCause::Kafka => "Kafka",
         FailureCause::Other => return None,
     };
-    let is_in = |texts: &str| texts.split('|').any(|text| error.contains(text));
+    // Clients differ in their capitals.
+    let lower = error.to_lowercase();
+    let is_in = |texts: &str| {
+        let mut texts = texts.split('|');
+        texts.any(|text| lower.contains(&text.to_lowercase()))
+    };
     let known = MEANINGS.iter().find(|(_, texts)| is_in(texts));
     let away = error
         .contains("cannot be reached")
