@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers may panic, as tests may
 #![allow(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
 
+mod attach;
 mod attack;
 mod claims;
 mod consumer;

@@ -1,5 +1,6 @@
 //! The pages in a real browser: the coupon page and the operations page.
 
+mod attached;
 mod claiming;
 mod from_mail;
 mod support;

@@ -1,0 +1,122 @@
+//! The attached daemon: stores that go away, and a daemon that is killed. `pages/attached.rs` has the
+//! operator on duty.
+
+mod asked;
+mod killed;
+mod mariadb;
+mod stores;
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use firstcome_harness::{Process, Sql, World, shared};
+use firstcome_stack::with_database;
+
+/// A pass each second.
+pub(crate) const OFTEN: [(&str, &str); 1] = [("RECONCILE_CRON", "* * * * * *")];
+
+const TABLE: &str = "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, \
+    user_id VARCHAR(40) NOT NULL UNIQUE)";
+
+/// A coupon system of somebody else, on the servers of all tests.
+pub(crate) struct Shop {
+    /// Our database and mails.
+    pub(crate) world: World,
+    /// Their database.
+    pub(crate) sql: Sql,
+    folder: tempfile::TempDir,
+}
+
+impl Shop {
+    pub(crate) async fn new(name: &str) -> Self {
+        let shop = Self::at(&shared().await.mysql.url(), name).await;
+        shop.sql.query(TABLE).await;
+        shop
+    }
+
+    /// Creates a shop without tables on this server.
+    async fn at(server: &str, name: &str) -> Self {
+        let world = World::new(name).await;
+        let database = format!("{}_shop", world.database());
+        let create = format!("CREATE DATABASE {database}");
+        Sql::new(server).query(&create).await;
+        let sql = Sql::new(&with_database(server, &database));
+        Self {
+            world,
+            sql,
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// A key of the shop.
+    pub(crate) fn key(&self, name: &str) -> String {
+        self.world.redis.own(name)
+    }
+
+    pub(crate) async fn redis<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        self.world.redis.command(words).await
+    }
+
+    /// Users who were told yes and have their rows.
+    pub(crate) async fn sell(&self, users: std::ops::Range<u32>) {
+        for user in users {
+            self.add_member(user).await;
+            self.add_row(user).await;
+        }
+    }
+
+    pub(crate) async fn add_member(&self, user: u32) {
+        let user = format!("user-{user}");
+        let () = self.redis(&["SADD", &self.key("users"), &user]).await;
+        let () = self.redis(&["INCR", &self.key("count")]).await;
+    }
+
+    pub(crate) async fn add_row(&self, user: u32) {
+        let insert = format!("INSERT INTO coupon (user_id) VALUES ('user-{user}')");
+        self.sql.query(&insert).await;
+    }
+
+    pub(crate) async fn rows(&self) -> i64 {
+        self.sql.number("SELECT COUNT(*) FROM coupon").await
+    }
+
+    /// Writes the file. `stores` are the lines before the campaigns, and `of_campaign` further lines
+    /// of the only one.
+    pub(crate) fn file(&self, stores: &str, of_campaign: &str) -> PathBuf {
+        let path = self.folder.path().join("shop.toml");
+        let [users, count] = [self.key("users"), self.key("count")];
+        let campaign = format!(
+            "[[campaign]]\nname = 'Winter 2026'\nquantity = 40\nin_flight = '0.1s'\n\
+             users = {{ key = '{users}', type = 'set' }}\n\
+             count = {{ key = '{count}', means = 'issued' }}\n\
+             rows = {{ table = 'coupon', user = 'user_id' }}\n{of_campaign}\n"
+        );
+        std::fs::write(&path, format!("{stores}\n{campaign}")).unwrap();
+        path
+    }
+
+    /// The lines of the stores without a proxy.
+    pub(crate) async fn stores(&self) -> String {
+        let redis = shared().await.redis.url();
+        let database = self.sql.url();
+        format!("database = '{database}'\nredis = '{redis}'")
+    }
+
+    pub(crate) fn daemon(&self, file: &std::path::Path, settings: &[(&str, &str)]) -> Process {
+        let file = file.to_str().unwrap();
+        let program = "firstcome-reconciler";
+        self.world.start(program, &["attach", file], settings)
+    }
+
+    /// The kinds of the alerts that fire.
+    pub(crate) async fn firing(&self) -> Vec<String> {
+        let firing = "SELECT kind FROM alerts WHERE status = 'firing' ORDER BY kind";
+        self.world.sql.query(firing).await.concat()
+    }
+}
+
+/// A free port, for a daemon whose address its mails name.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}

@@ -1,0 +1,93 @@
+//! Their stores go away one after the other: one alert each, the right one, that ends by itself.
+
+use std::time::Duration;
+
+use firstcome_harness::{LIMIT, eventually, shared};
+use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault, StackOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use super::{OFTEN, Shop};
+
+/// Creates their topic, of which their group has read everything.
+async fn make_topic(kafka: &KafkaServer) {
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", kafka.bootstrap())
+        .set("group.id", "coupon");
+    let admin: AdminClient<DefaultClientContext> = client.create().unwrap();
+    let topic = NewTopic::new("coupon", 1, TopicReplication::Fixed(1));
+    let created = admin.create_topics([&topic], &AdminOptions::new()).await;
+    created.unwrap()[0].as_ref().unwrap();
+    tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = client.create().unwrap();
+        let mut offsets = TopicPartitionList::new();
+        let added = offsets.add_partition_offset("coupon", 0, Offset::Offset(0));
+        added.unwrap();
+        consumer.commit(&offsets, CommitMode::Sync).unwrap();
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn each_store_of_theirs_that_is_away_is_one_alert_that_names_it() {
+    let shop = Shop::new("attach-away").await;
+    let stack = shared().await;
+    let options = StackOptions::without_fsync();
+    let (kafka, kafka_way) = KafkaServer::start_behind_proxy(options.kafka)
+        .await
+        .unwrap();
+    make_topic(&kafka).await;
+    let mysql_way = FaultProxy::start(stack.mysql.port()).await.unwrap();
+    let redis_way = FaultProxy::start(stack.redis.port()).await.unwrap();
+    let database = format!("{}_shop", shop.world.database());
+    let stores = format!(
+        "database = '{}'\nredis = '{}'\nkafka = '{}'",
+        stack.mysql.database_url_via(&mysql_way, &database),
+        stack.redis.url_via(&redis_way),
+        kafka.bootstrap(),
+    );
+    let file = shop.file(&stores, "queue = { topic = 'coupon', group = 'coupon' }");
+    shop.sell(0..30).await;
+    // Their Kafka is asked only if something differs.
+    shop.add_member(30).await;
+    let settings = [OFTEN[0], ("STORE_TIMEOUT_MS", "500")];
+    let daemon = shop.daemon(&file, &settings);
+    eventually("the lost promise", LIMIT, async || {
+        shop.firing().await == ["unissued"]
+    })
+    .await;
+    for (kind, way, says) in [
+        ("mysql_unreachable", &mysql_way, "their MySQL"),
+        ("redis_unreachable", &redis_way, "their Redis"),
+        ("kafka_unreachable", &kafka_way, "their Kafka"),
+    ] {
+        way.set(ProxyFault::Cut).await.unwrap();
+        eventually(kind, Duration::from_secs(120), async || {
+            shop.firing().await.iter().any(|it| it == kind)
+        })
+        .await;
+        // The alert of before is neither ended nor told again.
+        let mut expected = [kind, "unissued"];
+        expected.sort_unstable();
+        assert_eq!(shop.firing().await, expected, "{}", daemon.log());
+        way.set(ProxyFault::Pass).await.unwrap();
+        eventually("it is back", Duration::from_secs(120), async || {
+            shop.firing().await == ["unissued"]
+        })
+        .await;
+        let told = format!("SELECT CONCAT(mails, summary) FROM alerts WHERE kind = '{kind}'");
+        let told = shop.world.sql.query(&told).await.concat();
+        assert_eq!(told.len(), 1, "one alert");
+        // Its beginning and its end.
+        assert!(
+            told[0].starts_with('2') && told[0].contains(says),
+            "{told:?}"
+        );
+    }
+    let again = "SELECT mails FROM alerts WHERE kind = 'unissued'";
+    assert_eq!(shop.world.sql.number(again).await, 1);
+}

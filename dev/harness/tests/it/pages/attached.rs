@@ -1,0 +1,55 @@
+//! The operator on duty has only the mail: it says the doubt first, and leads to the page, which
+//! confirms the plan.
+
+use firstcome_harness::{Browser, LIMIT, Look, OPS_TOKEN, eventually};
+
+use super::support::{assert_open_to_all, log_in, until_text, until_there};
+use crate::attach::{OFTEN, Shop, free_port};
+use crate::drift::support::mailed;
+
+#[tokio::test]
+#[ignore = "release"]
+async fn operator_confirms_the_plan_of_a_mail_on_the_page() {
+    let shop = Shop::new("attach-page").await;
+    let file = shop.file(&shop.stores().await, "mode = 'repair'");
+    shop.sell(0..40).await;
+    let port = free_port();
+    let [public, listen] = [
+        format!("http://127.0.0.1:{port}"),
+        format!("127.0.0.1:{port}"),
+    ];
+    let settings = [
+        OFTEN[0],
+        ("LISTEN_ADDR", listen.as_str()),
+        ("PUBLIC_URL", public.as_str()),
+    ];
+    let _daemon = shop.daemon(&file, &settings);
+    let clean = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'clean'";
+    eventually("a clean pass", LIMIT, async || {
+        shop.world.sql.number(clean).await > 0
+    })
+    .await;
+
+    let count = shop.key("count");
+    let () = shop.redis(&["DEL", &count]).await;
+    let mail = mailed(&shop.world, &["action needed", "the counter is gone"]).await;
+    let label = "See and confirm the repairs, in a browser: ";
+    let mut lines = mail.text.lines();
+    let link = lines.find_map(|line| line.strip_prefix(label)).unwrap();
+
+    let browser = &Browser::open(Look::default().on_a_phone()).await;
+    browser.visit(link.trim_end()).await;
+    log_in(browser, "Kim", OPS_TOKEN).await;
+    until_text(browser, "the counter is gone").await;
+    assert_open_to_all(browser, "attach-plan").await;
+    browser.click("form[action$=confirm] button").await;
+    until_there(browser, "button[name=sure]").await;
+    assert_open_to_all(browser, "attach-sure").await;
+    browser.click("button[name=sure]").await;
+    eventually("the counter is set", LIMIT, async || {
+        shop.redis::<Option<i64>>(&["GET", &count]).await == Some(40)
+    })
+    .await;
+    let by = "SELECT COUNT(*) FROM ops_actions WHERE operator = 'Kim' AND action = 'reconcile'";
+    assert_eq!(shop.world.sql.number(by).await, 1);
+}
