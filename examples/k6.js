@@ -36,14 +36,20 @@ http.setResponseCallback(http.expectedStatuses(200, 202, 409, 503));
 
 export function setup() {
   const coupon = { name: "k6", quantity: QUANTITY, once_per: "coupon", waiting_list: 0, schedule: { type: "once", opens_at: "2026-01-01T00:00:00Z" } };
-  const created = http.post(`${APIS[0]}/v1/coupons`, JSON.stringify(coupon), {
-    headers: { Authorization: `Bearer ${__ENV.OPS_TOKEN}`, "Content-Type": "application/json" },
-  });
+  const prefix = `k6-${Date.now().toString(36)}`;
+  // With the same key, a repetition creates no second coupon.
+  const headers = { Authorization: `Bearer ${__ENV.OPS_TOKEN}`, "Content-Type": "application/json", "Idempotency-Key": prefix };
+  const create = () => http.post(`${APIS[0]}/v1/coupons`, JSON.stringify(coupon), { headers });
+  let created = create();
+  while (created.status === 503) {
+    sleep(1);
+    created = create();
+  }
   const id = created.json("id");
   if (!id) exec.test.abort(`no coupon was created: ${created.status} ${created.body}`);
   // Each API reads new coupons several times in a second.
   for (const api of APIS) while (http.get(`${api}/v1/coupons/${id}`).status !== 200) sleep(0.05);
-  return { id, prefix: `k6-${Date.now().toString(36)}` };
+  return { id, prefix };
 }
 
 export default function ({ id, prefix }) {

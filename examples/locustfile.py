@@ -30,8 +30,13 @@ coupon = {}
 def create_coupon(environment, **_):
     body = {"name": "Locust", "quantity": QUANTITY, "once_per": "coupon", "waiting_list": 0,
             "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"}}
-    operator = {"Authorization": f"Bearer {os.environ['OPS_TOKEN']}"}
-    created = requests.post(f"{APIS[0]}/v1/coupons", json=body, headers=operator, timeout=10)
+    # With the same key, a repetition creates no second coupon.
+    headers = {"Authorization": f"Bearer {os.environ['OPS_TOKEN']}", "Idempotency-Key": PREFIX}
+    while True:
+        created = requests.post(f"{APIS[0]}/v1/coupons", json=body, headers=headers, timeout=10)
+        if created.status_code != 503:
+            break
+        time.sleep(1)
     created.raise_for_status()
     coupon["id"] = created.json()["id"]
     # Each API reads new coupons several times in a second.

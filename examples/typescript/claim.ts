@@ -16,21 +16,28 @@ const coupon: components["schemas"]["NewCouponBody"] = {
   waiting_list: 0,
   schedule: { type: "once", opens_at: "2026-01-01T00:00:00Z" },
 };
-const created = await api.POST("/v1/coupons", { body: coupon, headers: operator });
+
+// Repeats a request while the system is unavailable.
+async function repeat<T extends { response: Response }>(send: () => Promise<T>): Promise<T> {
+  for (;;) {
+    const answer = await send();
+    if (answer.response.status !== 503) return answer;
+    const seconds = Number(answer.response.headers.get("Retry-After") ?? 1);
+    await new Promise((resume) => setTimeout(resume, 1000 * seconds));
+  }
+}
+
+// With the same key, a repetition creates no second coupon.
+const header = { "Idempotency-Key": crypto.randomUUID() };
+const created = await repeat(() => api.POST("/v1/coupons", { params: { header }, body: coupon, headers: operator }));
 if (!created.data) throw new Error(`no coupon was created: ${JSON.stringify(created.error)}`);
 const path = { id: created.data.id };
 
 // A repetition is always safe: a user gets one slot, however often the claim is sent.
 async function claim(user: string): Promise<string> {
-  for (;;) {
-    const { data, error, response } = await api.POST("/v1/coupons/{id}/claims", {
-      params: { path },
-      headers: { "X-User-Id": user },
-    });
-    if (data) return data.status;
-    if (response.status !== 503) return error.code;
-    await new Promise((resume) => setTimeout(resume, 1000 * Number(response.headers.get("Retry-After") ?? 1)));
-  }
+  const headers = { "X-User-Id": user };
+  const { data, error } = await repeat(() => api.POST("/v1/coupons/{id}/claims", { params: { path }, headers }));
+  return data ? data.status : error.code;
 }
 
 const answers: Record<string, number> = {};

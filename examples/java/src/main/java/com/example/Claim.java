@@ -11,6 +11,7 @@ import com.example.firstcome.model.Problem;
 import com.example.firstcome.model.Schedule;
 import java.util.Map;
 import java.util.TreeMap;
+import java.util.UUID;
 
 /**
  * Creates a coupon of 3, claims it as 5 users, and fails unless exactly 3 get it. The client is generated:
@@ -39,20 +40,36 @@ public final class Claim {
     coupon.setWaitingList(0);
     String schedule = "{\"type\": \"once\", \"opens_at\": \"2026-01-01T00:00:00Z\"}";
     coupon.setSchedule(client.getObjectMapper().readValue(schedule, Schedule.class));
-    return new OperatorsApi(client).create(coupon, null, null).getId();
+    // With the same key, a repetition creates no second coupon.
+    String key = UUID.randomUUID().toString();
+    return repeat(() -> new OperatorsApi(client).create(coupon, key, null)).getId();
+  }
+
+  private interface Request<T> {
+    T send() throws ApiException;
+  }
+
+  /** Repeats a request while the system is unavailable. */
+  private static <T> T repeat(Request<T> request) throws ApiException, InterruptedException {
+    while (true) {
+      try {
+        return request.send();
+      } catch (ApiException refused) {
+        if (refused.getCode() != 503) {
+          throw refused;
+        }
+        Thread.sleep(1000 * refused.getResponseHeaders().firstValueAsLong("Retry-After").orElse(1));
+      }
+    }
   }
 
   /** A repetition is always safe: a user gets one slot, however often the claim is sent. */
   private static String claim(ApiClient client, long coupon, String user) throws Exception {
-    while (true) {
-      try {
-        return new ClaimsApi(client).claim(coupon, user).getActualInstance() instanceof Accepted ? "accepted" : "another answer";
-      } catch (ApiException refused) {
-        if (refused.getCode() != 503) {
-          return client.getObjectMapper().readValue(refused.getResponseBody(), Problem.class).getCode().toString();
-        }
-        Thread.sleep(1000 * refused.getResponseHeaders().firstValueAsLong("Retry-After").orElse(1));
-      }
+    try {
+      Object answer = repeat(() -> new ClaimsApi(client).claim(coupon, user)).getActualInstance();
+      return answer instanceof Accepted ? "accepted" : answer.getClass().getSimpleName();
+    } catch (ApiException refused) {
+      return client.getObjectMapper().readValue(refused.getResponseBody(), Problem.class).getCode().toString();
     }
   }
 
