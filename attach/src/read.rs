@@ -252,8 +252,9 @@ impl<'a> Reader<'a> {
         if let Some(users) = &users {
             let census = self.note_members(users, &mut seen).await?;
             look.spelling = census.majority(&users.members);
-            let strange = census.strange(&users.members, &users.of.key);
-            let strange = strange.map_err(AttachError::Misfit)?;
+            let strange = census
+                .strange(&users.members, &users.of.key)
+                .map_err(AttachError::Misfit)?;
             if users.of.means == UsersMean::Admitted {
                 look.strange.extend(strange);
             }

@@ -176,9 +176,11 @@ impl Table {
 
     /// The columns of the primary key.
     pub fn primary_key(&self) -> Vec<String> {
-        let parts = self.indexes.iter();
-        let parts = parts.filter(|it| it.index == "primary");
-        parts.map(|it| it.column.clone()).collect()
+        self.indexes
+            .iter()
+            .filter(|it| it.index == "primary")
+            .map(|it| it.column.clone())
+            .collect()
     }
 
     /// Whether its rows can be locked, and taken back.

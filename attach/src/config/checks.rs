@@ -110,11 +110,13 @@ impl Campaign {
 
     fn check_values(&self) -> anyhow::Result<()> {
         let rows = &self.rows;
-        let mut inserted = rows.insert.iter();
-        let other = inserted.find(|(name, value): &(&String, &Scalar)| {
-            rows.of.get(*name).is_some_and(|of| of.first() != *value) || **name == rows.user
-        });
-        let other = other.map(|it| it.0);
+        let other = rows
+            .insert
+            .iter()
+            .find(|(name, value): &(&String, &Scalar)| {
+                rows.of.get(*name).is_some_and(|of| of.first() != *value) || **name == rows.user
+            })
+            .map(|it| it.0);
         ensure!(
             other.is_none(),
             "rows.insert: leave {other:?} out: where and user say it"
