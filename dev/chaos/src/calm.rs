@@ -73,6 +73,7 @@ pub async fn calm(lasts: Duration, out: &Path) -> Result<ChaosReport> {
             revoke_percent: 15,
             operators: 2,
             pollers: 4,
+            shops: 2,
             processes: 2,
             crowd_ms: 6_000,
             settings: BTreeMap::new(),

@@ -44,6 +44,9 @@ pub struct Campaign {
     /// Only schedules with a fault whose name contains this (`clock`, `redis wire`).
     #[arg(long, env = "FAULT")]
     pub fault: Option<String>,
+    /// Only schedules with shops.
+    #[arg(long)]
+    pub shops: bool,
     /// Concurrent schedules, each on its own servers (about 1 GB each).
     #[arg(long, env = "WORKERS", default_value_t = 2)]
     pub workers: usize,
@@ -79,7 +82,7 @@ impl Campaign {
             let has = |part: &String| {
                 schedule.has(|fault| fault.name().to_lowercase().contains(part.as_str()))
             };
-            wanted.as_ref().is_none_or(has)
+            wanted.as_ref().is_none_or(has) && (!self.shops || schedule.shops > 0)
         });
         let all = schedules.len();
         let schedules = Mutex::new(schedules.into_iter());
@@ -145,10 +148,12 @@ fn say(
             });
             let faults: Vec<String> = tried.collect();
             println!(
-                "[{done}/{all}] seed {:>5} ok: {} promises, {} broken, exact {} ms after healing · {}",
+                "[{done}/{all}] seed {:>5} ok: {} promises, {} broken, {} uses, \
+                 exact {} ms after healing · {}",
                 ran.seed,
                 ran.promises,
                 ran.listed,
+                ran.uses,
                 ran.exact_after_ms.unwrap_or_default(),
                 faults.join(", ")
             );

@@ -152,6 +152,11 @@ impl<'a> Clients<'a> {
         } else {
             api.revoke(coupon, &name, &body).await
         };
+        if answer.as_ref().is_err_and(|answer| answer.is("used")) {
+            // A shop uses it: the user keeps it.
+            self.answers.lock().revoked.remove(&person);
+            return true;
+        }
         // If the promise was broken and listed, there may be nothing to return.
         answer.is_ok() || answer.is_err_and(|answer| answer.is("not_found"))
     }

@@ -33,6 +33,8 @@ enum Covers {
     Finding(fn(&LeftFinding, &Owed) -> bool),
     /// An open dead letter.
     OpenLetter(fn(&OpenLetter, &Owed) -> bool),
+    /// Answers to shops that the stored uses contradict.
+    ForgottenUse,
     /// A violation in the history.
     Violation(fn(&Violation, &Facts) -> bool),
 }
@@ -107,7 +109,7 @@ pub(crate) struct OpenLetter {
     pub(crate) user: Option<String>,
 }
 
-const EXCUSES: [Excuse; 13] = [
+const EXCUSES: [Excuse; 14] = [
     Excuse {
         reason: "an older state restored into a running store may break promises, which are then listed by name",
         after: &[restores_older_state],
@@ -166,6 +168,11 @@ const EXCUSES: [Excuse; 13] = [
         reason: "a user who returned a slot has none, although an older MySQL has forgotten claim and return",
         after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
         covers: Covers::NoSlot,
+    },
+    Excuse {
+        reason: "an older MySQL has forgotten uses; the shops repeat them",
+        after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
+        covers: Covers::ForgottenUse,
     },
     Excuse {
         reason: "claims behind an unreadable batch are lost if Redis has lost them, too; their offsets are listed, unless the broker has cut them off",
@@ -280,6 +287,10 @@ impl Excuses {
         self.any(|covers| matches!(covers, Covers::NoSlot))
     }
 
+    pub(crate) fn forgotten_use(&self) -> bool {
+        self.any(|covers| matches!(covers, Covers::ForgottenUse))
+    }
+
     pub(crate) fn finding(&self, finding: &LeftFinding, owed: &Owed) -> bool {
         self.any(|covers| matches!(covers, Covers::Finding(fits) if fits(finding, owed)))
     }
@@ -349,6 +360,7 @@ mod tests {
         let denial: Ask = |excuses, _| excuses.denial();
         let second: Ask = |excuses, _| excuses.second_claim();
         let no_slot: Ask = |excuses, _| excuses.no_slot();
+        let forgotten: Ask = |excuses, _| excuses.forgotten_use();
         let [vanished, lost] = [Rule::Vanished, Rule::Lost].map(|rule| violates(rule, 7, 1));
         let [held, twice, turned, denied, lost_elsewhere] = [
             Rule::RevokedHeld,
@@ -360,7 +372,7 @@ mod tests {
         .map(|rule| violates(rule, 1, 2));
         let none: &[Fault] = &[Fault::Flush, Fault::OldCopy { age_ms: 1 }];
         #[rustfmt::skip]
-        let table: [Row<'_>; 14] = [
+        let table: [Row<'_>; 15] = [
             (&listed, &[RESTORED], &[none]),
             (&listed, &[Fault::Flush, OLD], &[none]),
             (&denial, &[RESTORED], &[none, &[OLD]]),
@@ -368,6 +380,7 @@ mod tests {
             (&second, &[RESTORED], &[none, &[OLD]]),
             (&no_slot, &[OLD], &[none, &[RESTORED]]),
             (&no_slot, both, &not_both),
+            (&forgotten, &[OLD], &[none, &[RESTORED]]),
             (&vanished, &[OLD], &[none, &[RESTORED]]),
             (&lost, &[OLD], &[none]),
             (&held, &[OLD], &[none, &[RESTORED]]),

@@ -59,9 +59,12 @@ impl<'a> Operators<'a> {
         }
     }
 
-    /// If there are operators, waits until all users have arrived.
+    /// If there are operators or shops, waits until all users have arrived.
     pub(crate) async fn until_people_came(&self) {
-        if self.schedule.operators > 0 || self.schedule.relisted {
+        let FaultSchedule {
+            operators, shops, ..
+        } = self.schedule;
+        if *operators > 0 || *shops > 0 || self.schedule.relisted {
             pause(self.schedule.crowd_ms).await;
         }
     }

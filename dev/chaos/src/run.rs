@@ -21,6 +21,7 @@ use crate::inject::{TriedFault, at_its_time, remove_what_came_back};
 use crate::operators::{self, Operators};
 use crate::schedule::FaultSchedule;
 use crate::servers::ProxiedServers;
+use crate::shops::Shops;
 use crate::system::SystemUnderTest;
 use crate::verify;
 use crate::wait::pause;
@@ -46,6 +47,8 @@ pub struct ScheduleResult {
     pub revoked: usize,
     pub operations: usize,
     pub unknown: usize,
+    /// Requests of shops about codes.
+    pub uses: usize,
     /// Number of times the rows were read.
     pub reads: usize,
     /// Milliseconds from the end of the last fault until everything was exact. `None` if it never
@@ -113,6 +116,7 @@ pub async fn run(
         hits,
         exact_after,
         answers,
+        uses,
         mut wrong,
     } = played?;
     let facts = verify::facts(system, &history).await?;
@@ -153,6 +157,7 @@ pub async fn run(
         revoked: figures.revoked,
         operations: figures.operations,
         unknown: figures.unknown,
+        uses,
         reads: figures.reads,
         exact_after_ms: exact_after.and_then(|time| time.as_millis().try_into().ok()),
         wrong,
@@ -169,6 +174,8 @@ struct Played {
     /// Time from the end of the last fault. `None` if the result did not become exact.
     exact_after: Option<Duration>,
     answers: Vec<Answered>,
+    /// Requests of shops.
+    uses: usize,
     wrong: Vec<String>,
 }
 
@@ -186,8 +193,10 @@ impl Run<'_> {
         }
         let clients = Clients::new(self.system, self.schedule, self.recorder.clone());
         let operators = Operators::new(self.system, self.schedule, self.recorder.clone());
+        let shops = Shops::new(self.system, self.schedule);
         let (hits, healed, exact) = tokio::select! {
-            ended = self.until_healed_and_exact(&clients, &operators) => ended?,
+            ended = self.until_healed_and_exact(&clients, &operators, &shops) => ended?,
+            Err(error) = shops.work() => return Err(error.context("a shop")),
             () = operators.work() => unreachable!("pauses are ended forever"),
             () = self.watch_rows() => unreachable!("rows are watched forever"),
             () = clients.poll() => unreachable!("users poll forever"),
@@ -204,6 +213,10 @@ impl Run<'_> {
             self.recorder.finally(id(coupon.drop), rows);
         }
         let (answers, mut wrong) = clients.into_answers(&listed, &self.excuses);
+        let contradictions = shops.contradictions().await?;
+        if !contradictions.is_empty() && !self.excuses.forgotten_use() {
+            wrong.extend(contradictions);
+        }
         let exact_after = match exact {
             Ok(at) => Some(at.saturating_duration_since(healed)),
             Err(why) => {
@@ -217,6 +230,7 @@ impl Run<'_> {
             hits,
             exact_after,
             answers,
+            uses: shops.requests(),
             wrong,
         })
     }
@@ -235,6 +249,7 @@ impl Run<'_> {
         &self,
         clients: &Clients<'_>,
         operators: &Operators<'_>,
+        shops: &Shops<'_>,
     ) -> Result<Healed> {
         let broken = async {
             let faults = self.schedule.faults.iter();
@@ -243,7 +258,7 @@ impl Run<'_> {
             let (hits, ()) = tokio::join!(faults, operators.until_people_came());
             self.system.servers.heal().await?;
             remove_what_came_back(self.system).await?;
-            operators.stop().await;
+            tokio::join!(operators.stop(), shops.stop());
             anyhow::Ok((hits?, Instant::now()))
         };
         // Users who have no answer after the recovery keep claiming until the deadline.

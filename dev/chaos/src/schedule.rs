@@ -58,6 +58,9 @@ pub struct FaultSchedule {
     pub operators: u32,
     /// Number of users who keep looking up their claims.
     pub pollers: u32,
+    /// Number of shops that use codes and undo it.
+    #[serde(default)]
+    pub shops: u32,
     /// Additional settings of the processes in this schedule.
     pub settings: BTreeMap<String, String>,
     /// The faults, in order of time.
@@ -83,7 +86,7 @@ fn one_of<T: Clone>(rng: &mut StdRng, all: &[T]) -> T {
 
 impl FaultSchedule {
     /// Draws the schedule for a seed. A third of the schedules have one fault, the others two to
-    /// six. Half of all schedules have operators.
+    /// six. Half of all schedules have operators, half have shops.
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let coupons = rng.random_range(1..=3);
@@ -130,6 +133,8 @@ impl FaultSchedule {
             processes: EACH,
             operators: one_of(&mut rng, &[0, 2]),
             pollers: one_of(&mut rng, &[0, 2, 10]),
+            // Drawn last: schedules of older seeds stay the same.
+            shops: one_of(&mut rng, &[0, 2]),
             settings: BTreeMap::new(),
             faults,
             expect: Vec::new(),
@@ -155,6 +160,7 @@ impl FaultSchedule {
             processes: 1,
             operators: 0,
             pollers: 0,
+            shops: 0,
             settings: settings.into(),
             faults,
             expect,
@@ -343,7 +349,7 @@ impl fmt::Display for FaultSchedule {
         write!(
             out,
             "seed {}: {} × {} users for {} in {} ms, one each per {}; {} may wait, {} % give it back \
-             or are revoked, {} on an allow list (changing: {}), {} operators, {} poll",
+             or are revoked, {} on an allow list (changing: {}), {} operators, {} poll, {} shops",
             self.seed,
             self.coupons,
             self.people,
@@ -355,7 +361,8 @@ impl fmt::Display for FaultSchedule {
             self.listed,
             self.relisted,
             self.operators,
-            self.pollers
+            self.pollers,
+            self.shops
         )?;
         let mut faults = self.faults.iter();
         faults.try_for_each(|it| write!(out, "\n  {:>5} ms  {}", it.at_ms, it.fault))

@@ -34,7 +34,8 @@ impl Http {
     }
 
     /// Creates a client with this timeout for responses.
-    fn patient(base: &str, patience: Duration) -> Self {
+    /// Creates a client with this timeout for responses.
+    pub fn patient(base: &str, patience: Duration) -> Self {
         // Much shorter than the server's idle timeout. Otherwise a request could be sent on a
         // connection that is closing.
         let idle = Duration::from_secs(5);

@@ -1,0 +1,234 @@
+//! Decides whether the answers about one code can be explained: by an order of the requests that
+//! respects time (linearizability), under the rules of docs/decisions/0043-using.md.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fmt::Write as _;
+use std::time::Instant;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RequestKind {
+    Use,
+    Undo,
+}
+
+/// The answer to a shop's request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answered {
+    Done,
+    /// By another order.
+    Used,
+    /// This order was undone.
+    Undone,
+    Revoked,
+    NoSuchCode,
+    /// No answer, or none that tells whether it was done.
+    Unknown,
+}
+
+/// A request about a code, from the time at which it could arrive.
+#[derive(Debug, Clone)]
+pub(super) struct CodeRequest {
+    pub(super) kind: RequestKind,
+    pub(super) reference: String,
+    pub(super) begun: Instant,
+    pub(super) ended: Instant,
+    pub(super) answer: Answered,
+}
+
+/// The uses of a code: the state of the model, and what MySQL has at the end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(super) struct StoredUses {
+    pub(super) in_use: Option<String>,
+    pub(super) undone: BTreeSet<String>,
+}
+
+impl StoredUses {
+    fn is_used_by_another(&self, reference: &str) -> bool {
+        self.in_use.as_deref().is_some_and(|user| user != reference)
+    }
+
+    /// Does what the request asks for. Returns `None` if the rules do not allow that.
+    fn after(&self, request: &CodeRequest) -> Option<Self> {
+        let reference = &request.reference;
+        let mut next = self.clone();
+        match request.kind {
+            RequestKind::Use if self.undone.contains(reference) => return None,
+            RequestKind::Use if self.is_used_by_another(reference) => return None,
+            RequestKind::Use => next.in_use = Some(reference.clone()),
+            RequestKind::Undo => {
+                next.undone.insert(reference.clone());
+                next.in_use.take_if(|user| user == reference);
+            }
+        }
+        Some(next)
+    }
+
+    /// Returns the states after a request that got its answer in this state.
+    fn explained(&self, request: &CodeRequest) -> Vec<Self> {
+        let reference = &request.reference;
+        let is_undone = self.undone.contains(reference);
+        let is_used_by_another = self.is_used_by_another(reference);
+        let unchanged = |is_right: bool| is_right.then(|| self.clone()).into_iter().collect();
+        match (request.kind, request.answer) {
+            // Of an undo, an order that begins to use the code meanwhile need not be seen.
+            (_, Answered::Done) => self.after(request).into_iter().collect(),
+            (RequestKind::Use, Answered::Used) => unchanged(is_used_by_another && !is_undone),
+            (RequestKind::Use, Answered::Undone) => unchanged(is_undone),
+            (RequestKind::Undo, Answered::Used) if is_used_by_another => {
+                self.after(request).into_iter().collect()
+            }
+            (RequestKind::Undo, Answered::Used | Answered::Undone) => Vec::new(),
+            // A coupon that a shop uses is not revoked.
+            (_, Answered::Revoked) => unchanged(self.in_use.is_none()),
+            // A row may be missing for a while.
+            (_, Answered::NoSuchCode) => unchanged(true),
+            (_, Answered::Unknown) => [Some(self.clone()), self.after(request)]
+                .into_iter()
+                .flatten()
+                .collect(),
+        }
+    }
+}
+
+/// Whether an order of the requests explains all answers and, if the code has a row, the stored
+/// uses.
+pub(super) fn is_possible(requests: &[CodeRequest], stored: Option<&StoredUses>) -> bool {
+    let mut seen: HashSet<(u64, StoredUses)> = HashSet::new();
+    let mut open = vec![(0_u64, StoredUses::default())];
+    let all = (1_u64 << requests.len()) - 1;
+    while let Some((done, state)) = open.pop() {
+        if !seen.insert((done, state.clone())) {
+            continue;
+        }
+        if done == all && stored.is_none_or(|stored| *stored == state) {
+            return true;
+        }
+        let left = || {
+            let places = 0..requests.len();
+            places.filter(|place| done & (1 << place) == 0)
+        };
+        // A request that was answered was done by then. One without an answer may be done later.
+        let until = left()
+            .map(|place| &requests[place])
+            .filter(|request| request.answer != Answered::Unknown)
+            .map(|request| request.ended)
+            .min();
+        for place in left() {
+            let request = &requests[place];
+            if until.is_none_or(|until| request.begun <= until) {
+                let states = state.explained(request);
+                open.extend(states.into_iter().map(|state| (done | (1 << place), state)));
+            }
+        }
+    }
+    false
+}
+
+/// Lists requests for a report.
+pub(super) fn listed(requests: &[CodeRequest]) -> String {
+    let mut text = String::new();
+    let Some(first) = requests.iter().map(|request| request.begun).min() else {
+        return text;
+    };
+    for request in requests {
+        let [begun, ended] = [request.begun, request.ended].map(|at| (at - first).as_millis());
+        let (kind, answer) = (request.kind, request.answer);
+        // Writing to a string does not fail.
+        let _ = write!(
+            text,
+            "\n      {begun:>6}-{ended:>6} ms {kind:?} {} {answer:?}",
+            request.reference
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Reads requests such as `0-5 use a done`, one a line.
+    fn requests(text: &str) -> Vec<CodeRequest> {
+        let start = Instant::now();
+        let read = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let (begun, ended) = words[0].split_once('-').unwrap();
+            let at = |ms: &str| start + Duration::from_millis(ms.parse().unwrap());
+            CodeRequest {
+                kind: match words[1] {
+                    "use" => RequestKind::Use,
+                    _ => RequestKind::Undo,
+                },
+                reference: words[2].to_owned(),
+                begun: at(begun),
+                ended: at(ended),
+                answer: match words[3] {
+                    "done" => Answered::Done,
+                    "used" => Answered::Used,
+                    "undone" => Answered::Undone,
+                    "revoked" => Answered::Revoked,
+                    "none" => Answered::NoSuchCode,
+                    _ => Answered::Unknown,
+                },
+            }
+        };
+        text.split(',').map(|line| read(line.trim())).collect()
+    }
+
+    #[test]
+    fn answers_are_explained_or_not() {
+        for (text, expected) in [
+            ("0-1 use a done, 2-3 use a done", true),
+            ("0-1 use a done, 2-3 use b done", false),
+            (
+                "0-1 use a done, 2-3 use b used, 4-5 undo a done, 6-7 use b done",
+                true,
+            ),
+            ("0-1 use a done, 0-1 use b done", false),
+            ("0-9 use a done, 0-9 use b done, 2-3 undo a done", true),
+            ("0-1 undo a done, 2-3 use a done", false),
+            ("0-1 undo a done, 2-3 use a undone, 4-5 use b done", true),
+            ("0-1 undo a done, 0-3 use a done", true),
+            (
+                "0-1 use b done, 2-3 undo a used, 4-5 undo b done, 6-7 use a done",
+                false,
+            ),
+            ("0-1 use a unknown, 2-3 use b done", true),
+            ("0-1 use a unknown, 2-3 use b used, 4-5 use b done", false),
+            (
+                "0-1 use a unknown, 2-3 use b done, 4-5 undo b done, 6-7 use b used",
+                false,
+            ),
+            (
+                "0-1 use a unknown, 2-3 use b done, 4-5 undo b done, 6-7 use c used",
+                true,
+            ),
+            ("0-1 use a done, 2-3 use a revoked", false),
+            ("0-1 use a done, 2-3 undo a done, 4-5 use b revoked", true),
+            ("0-1 use a none, 2-3 use b done", true),
+        ] {
+            assert_eq!(is_possible(&requests(text), None), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn rows_must_fit_the_answers() {
+        let by = |user: &str| StoredUses {
+            in_use: Some(user.to_owned()),
+            ..StoredUses::default()
+        };
+        for (text, stored, expected) in [
+            ("0-1 use a done", by("a"), true),
+            ("0-1 use a done", StoredUses::default(), false),
+            ("0-1 use a unknown", StoredUses::default(), true),
+            ("0-1 use a unknown", by("a"), true),
+            ("0-1 use a unknown", by("b"), false),
+            ("0-1 use a done, 2-3 undo a done", by("a"), false),
+        ] {
+            let possible = is_possible(&requests(text), Some(&stored));
+            assert_eq!(possible, expected, "{text} {stored:?}");
+        }
+    }
+}
