@@ -213,7 +213,9 @@ fn alert_kind(finding: &Finding) -> Option<AlertKind> {
         // This was not a dry run, so the repair limit held it back. One confirmation releases all
         // repairs of a drop.
         (_, Outcome::Planned, _) => Some(AlertKind::Braked),
-        (_, Outcome::Skipped, FindingCase::Doubted(_)) => Some(AlertKind::Doubtful),
+        (_, Outcome::Skipped, FindingCase::Doubted(doubt)) if doubt.may_be_none() => {
+            Some(AlertKind::Doubtful)
+        }
         (kind, result, _) if finding.needs_person || result == Outcome::Failed => {
             Some(AlertKind::Left(kind))
         }

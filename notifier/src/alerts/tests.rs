@@ -595,6 +595,13 @@ fn doubt_is_the_headline_and_one_alert_whatever_follows_from_it() {
     assert_eq!(problem.kind, AlertKind::Doubtful);
     let says = "no user in Redis has a row: 2 differences";
     assert_eq!(problem.summary, says);
+    // A sale that a repair would open again differs all the same.
+    let opens = run(
+        Status::Drift,
+        vec![doubted(Kind::Unfilled, 1, Doubt::Opens)],
+    );
+    let left = problems(&opens, &[]);
+    assert_eq!(left[0].kind, AlertKind::Left(Kind::Unfilled));
     for finding in &mut observed.drops[0].findings {
         finding.result = Outcome::Planned;
     }

@@ -74,7 +74,7 @@ impl Doubt {
                 advice: "if it holds everybody who asked, write means = \"applied\"",
             },
             Self::Opens => DoubtWords {
-                headline: "others can claim then",
+                headline: "a repair opens the sale again",
                 advice: "confirm only if nobody stopped the sale by hand, and no message waits on \
                     your topic, since it may be a promise",
             },
@@ -95,6 +95,21 @@ impl Doubt {
                 headline: "this many at once are rarely right",
                 advice: "see why before you confirm them",
             },
+        }
+    }
+
+    /// Whether the difference itself may be none, and not only its repair wrong.
+    pub const fn may_be_none(self) -> bool {
+        match self {
+            Self::Disjoint
+            | Self::UsersGone
+            | Self::CountsDown
+            | Self::CounterGone
+            | Self::Reset
+            | Self::Unordered => true,
+            Self::Opens | Self::MayDouble | Self::StockAdded | Self::Untrusted | Self::Many => {
+                false
+            }
         }
     }
 

@@ -142,7 +142,7 @@ const SYSTEMS: [System; 8] = [
         campaign: "users = { key = 'coupon:issued', type = 'hash' }
             count = { key = 'coupon:count', means = 'tickets' }
             rows = { table = 'coupon', user = 'user_id', where = { stock_id = 7 }, duplicates = 'locked' }
-            failed = { table = 'failed', user = 'user_id', done = { column = 'done', value = 1 } }
+            failed = { table = 'failed', user = 'user_id', where = {}, done = { column = 'done', value = 1 } }
             stock = { table = 'stock', where = { id = 7 } }",
         ..NONE
     },
