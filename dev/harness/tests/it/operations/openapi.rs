@@ -76,7 +76,10 @@ async fn has_every_route(http: &Http, document: &Value, sources: &str) {
         let asked = path.replace(['{', '}'], "");
         let answer = Http::send(http.ops(Method::TRACE, &asked)).await;
         let Some(allowed) = answer.headers.get("allow") else {
-            panic!("{path}: TRACE was answered {}: {}", answer.status, answer.body);
+            panic!(
+                "{path}: TRACE was answered {}: {}",
+                answer.status, answer.body
+            );
         };
         let allowed = allowed.to_str().unwrap().to_lowercase();
         let allowed: BTreeSet<&str> = allowed
