@@ -10,25 +10,28 @@ use crate::world::{ServeWorld, bearer, open, with};
 async fn status_of_a_claim_goes_from_accepted_to_issued() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(with(open(1), "waiting_list", 5)).await;
-    let nothing =
-        json!({"status": "none", "drop_id": null, "slot": null, "code": null, "position": null});
+    let state = |status: &str, drop: Option<i64>, slot: Option<u32>, code: Option<&str>| {
+        json!({
+            "status": status, "drop_id": drop, "slot": slot, "code": code, "position": null,
+            "expires_at": null, "used_at": null
+        })
+    };
+    let nothing = state("none", None, None, None);
     assert_eq!(api.mine(id, "u-1").await.json, nothing);
     for user in ["u-1", "u-2", "u-3"] {
         assert_eq!(api.claim(id, user).await.status, 202);
     }
-    let accepted =
-        json!({"status": "accepted", "drop_id": drop, "slot": 1, "code": null, "position": null});
+    let accepted = state("accepted", Some(drop), Some(1), None);
     let mine = api.mine(id, "u-1").await;
     // Caches cannot tell users apart by the gateway's header.
     assert_eq!(mine.headers["cache-control"], "no-store");
     assert_eq!(mine.json, accepted);
-    let waiting =
-        json!({"status": "waiting", "drop_id": drop, "slot": null, "code": null, "position": 2});
+    let mut waiting = state("waiting", Some(drop), None, None);
+    waiting["position"] = json!(2);
     assert_eq!(api.mine(id, "u-3").await.json, waiting);
 
     world.issue(id, DropId(drop), 1, "u-1").await;
-    let issued =
-        json!({"status": "issued", "drop_id": drop, "slot": 1, "code": "CODE-1", "position": null});
+    let issued = state("issued", Some(drop), Some(1), Some("CODE-1"));
     assert_eq!(api.mine(id, "u-1").await.json, issued);
 
     world.sql(&format!("INSERT INTO {{db}}.broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) VALUES ({drop}, 'u-9', {id}, 7, 'test', 'run')")).await;

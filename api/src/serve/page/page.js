@@ -83,7 +83,7 @@ addEventListener("hashchange", () => location.reload());
 
 // The time by the server's clock; the device's clock may be wrong.
 const now = () => server.now_ms + performance.now() - readAt;
-// Lengthens a delay randomly, so that browsers with the same one do not return together.
+// Lengthens a delay randomly: browsers must not return together.
 const spread = (ms) => ms * (1 + 0.4 * Math.random());
 
 function pause(ms) {
@@ -165,7 +165,7 @@ async function refresh() {
   refreshIn(misses ? Math.min(1000 * 2 ** misses, 60_000) : server.poll_after_ms);
 }
 
-// The page does not poll in a hidden tab, during a request, or once the user has the coupon's only claim.
+// No poll in a hidden tab, during a request, or once the user has the only claim.
 const mayRefresh = () => !document.hidden && !work && (!mine || server.one_per_drop);
 
 function refreshIn(ms) {
@@ -175,8 +175,7 @@ function refreshIn(ms) {
 
 // ---- this user's claim
 
-// With one coupon per drop, a claim of the previous drop is shown until ten minutes before the next
-// opens.
+// With one per drop, the previous drop's claim is shown until ten minutes before the next opens.
 const isEarlier = () => server.one_per_drop && mine.drop_id !== server.drop_id && server.opens_at_ms - now() < CROWD_MS;
 const isOpen = () => server?.state === "open" || server?.state === "sold_out";
 const canClaim = () => isOpen() && (!mine || isEarlier());
@@ -221,20 +220,20 @@ function take(answer) {
   else if (code === "not_open") Object.assign(server, { state: "scheduled", opens_at_ms: Date.parse(answer.body.opens_at) });
   else refuse("refused");
   render();
-  // After a refusal in a rush, ask for the next drop, or a returned coupon, only once it is over.
+  // In a rush, ask for the next drop or a returned coupon only once it is over.
   if (!mine && note !== "expired") refreshIn(note ? 60_000 : code === "sold_out" ? 20_000 : (server.poll_after_ms ?? 10_000));
 }
 
 const refuse = (why) => ([note, noteDrop] = [why, server.drop_id]);
 
-// What the browser stores about a place in a waiting list: the drop, and a checksum of the token.
+// What the browser stores of a place in a waiting list: the drop, and the token's checksum.
 const placeMark = (drop) => `waiting ${drop} ${[...(token ?? "")].reduce((sum, c) => (sum * 31 + c.charCodeAt(0)) | 0, 0)}`;
 
 // Handles a claim of `claims` and `claims/me`.
 function meet(claim) {
   const waited = mine?.status === "waiting" ? mine.drop_id === server.drop_id : recall("localStorage", own) === placeMark(server.drop_id);
   if (claim.status === "already_claimed") mine = { ...claim, status: "accepted", old: true, already: !unsure };
-  // An accepted claim stays on the page until the server reports another status for it.
+  // An accepted claim stays until the server reports another status.
   else if (claim.status === "none") mine = mine?.status === "accepted" ? mine : null;
   else mine = { ...claim, drop_id: claim.drop_id ?? server.drop_id, already: mine?.already };
   if (mine) keep("localStorage", own, mine.status === "waiting" ? placeMark(mine.drop_id) : "tried");
@@ -242,7 +241,7 @@ function meet(claim) {
   follow();
 }
 
-// Redis may lose a waiting list. A drop that was closed has none either, and this page may hear of that later.
+// Redis may lose a waiting list. A closed drop has none, of which this page may hear later.
 async function missPlace(drop) {
   work = "loading";
   do {
@@ -447,8 +446,7 @@ function render() {
   part("sure").hidden = !giveable || !asking;
 }
 
-// Opens and closes the drop by the server's clock, and schedules the next rendering: at the next second
-// of the countdown, or at the closing.
+// Opens and closes the drop by the server's clock, and renders again at the next second or the closing.
 function passTime() {
   clearTimeout(ticker);
   if (!server) return;
@@ -487,7 +485,7 @@ async function begin() {
     return claim();
   }
   if (recall("localStorage", own) || server.state === "closed" || server.state === "paused") return lookUp();
-  // Null while a crowd waits for an opening: no lookup then, to spare the stores.
+  // Null while a crowd waits for an opening: that spares the stores.
   if (server.look_after_ms != null) return lookBeside();
   looked = true;
   render();
