@@ -19,4 +19,4 @@ pub mod starting;
 pub mod views;
 
 pub use problem::Problem;
-pub use server::{Limits, serve};
+pub use server::{Limits, Routes, serve, serve_with};

@@ -1,22 +1,23 @@
 //! A server based on hyper-util: `axum::serve` has no header-read timeout and no connection limit,
 //! so slow clients could hold sockets forever.
 
+mod watch;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::http::header::CONNECTION;
-use axum::http::{HeaderValue, Request, Response};
+use axum::http::{HeaderValue, Request};
+use axum::response::Response;
+use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -24,6 +25,7 @@ use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
+use self::watch::Watch;
 use super::ops::Peer;
 use super::request_id::RequestId;
 
@@ -64,6 +66,29 @@ impl Limits {
     };
 }
 
+/// Answers requests by a router.
+#[derive(Clone)]
+pub struct Routes(TowerToHyperService<Router>);
+
+impl Routes {
+    pub fn new(router: Router) -> Self {
+        Self(TowerToHyperService::new(router))
+    }
+
+    pub fn answer(
+        &self,
+        peer: Peer,
+        mut request: Request<Incoming>,
+    ) -> impl Future<Output = Response> + use<> {
+        request.extensions_mut().insert(peer);
+        let answered = self.0.call(request);
+        answered.map(|answered: Result<Response, Infallible>| match answered {
+            Ok(response) => response,
+            Err(never) => match never {},
+        })
+    }
+}
+
 /// Serves `router` until `shutdown`, then finishes the requests in progress and closes.
 pub async fn serve(
     listener: TcpListener,
@@ -71,7 +96,20 @@ pub async fn serve(
     limits: Limits,
     shutdown: CancellationToken,
 ) {
-    let routes = TowerToHyperService::new(router);
+    let routes = Routes::new(router);
+    let answer = move |peer, request| routes.answer(peer, request);
+    serve_with(listener, answer, limits, shutdown).await;
+}
+
+/// Serves until `shutdown` as [`serve`] does, with the answers of any function.
+pub async fn serve_with<Answering>(
+    listener: TcpListener,
+    answer: impl Fn(Peer, Request<Incoming>) -> Answering + Clone + Send + 'static,
+    limits: Limits,
+    shutdown: CancellationToken,
+) where
+    Answering: Future<Output = Response> + Send + 'static,
+{
     metrics::describe_counter!(
         HUNG_UP_ON,
         "Connections closed because no whole request head came, or nothing of an answer was \
@@ -79,9 +117,9 @@ pub async fn serve(
     );
     metrics::counter!(HUNG_UP_ON).absolute(0);
     let mut builder = Builder::new();
+    // The connection's own timer closes it.
     builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle)
+        .header_read_timeout(None)
         .writev(true)
         .max_buf_size(HEAD);
     let places = Arc::new(Semaphore::new(limits.connections));
@@ -98,35 +136,44 @@ pub async fn serve(
         let Some(((stream, peer), place)) = accepted else {
             continue;
         };
-        // While a client does not read, hyper does not read its next request, so none of hyper's
-        // timers runs.
+        // While a client does not read, hyper does not read its next request, and the connection
+        // has no other limit.
         let mut stream = Box::pin(TimeoutStream::new(stream));
         stream
             .as_mut()
             .set_write_timeout_pinned(Some(limits.header_read));
-        let routes = routes.clone();
-        let has_asked = Arc::new(AtomicBool::new(false));
-        let asks = Arc::clone(&has_asked);
+        let answer = answer.clone();
+        let watch = Watch::new(limits);
+        let watched = Arc::clone(&watch);
+        // A connection that was accepted while there were many ends after its first response: idle
+        // ones must not keep others out.
         let is_crowded = places.available_permits() < limits.connections / 2;
-        let service = service_fn(move |request| {
-            asks.store(true, Relaxed);
-            answered(&routes, peer, is_crowded, request)
+        let service = service_fn(move |request: Request<Incoming>| {
+            watched.begin();
+            let id = RequestId::of(request.headers());
+            let answering = answer(Peer(peer), request);
+            let watched = Arc::clone(&watched);
+            id.clone().within(answering.map(move |mut response| {
+                id.write(response.headers_mut());
+                if is_crowded {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
+                Ok::<_, Infallible>(watched.end(response))
+            }))
         });
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             let mut connection = pin!(connection);
             let ended = tokio::select! {
                 ended = &mut connection => ended,
-                () = tokio::time::sleep(limits.header_read) => {
-                    if !has_asked.load(Relaxed) {
-                        metrics::counter!(HUNG_UP_ON).increment(1);
-                        return;
-                    }
-                    connection.await
+                () = watch.idle() => {
+                    metrics::counter!(HUNG_UP_ON).increment(1);
+                    return;
                 }
             };
             if let Err(error) = ended {
-                if error.is_timeout() || is_write_timeout(&error) {
+                if is_write_timeout(&error) {
                     metrics::counter!(HUNG_UP_ON).increment(1);
                 }
                 tracing::debug!(%error, "a connection ended early");
@@ -141,28 +188,6 @@ pub async fn serve(
     {
         tracing::warn!(after = ?limits.drain, "closed connections that were still busy at shutdown");
     }
-}
-
-/// Sets the id of every request, and its peer. A connection that was accepted while there were many
-/// ends after its first response: idle ones must not keep others out.
-fn answered(
-    routes: &TowerToHyperService<Router>,
-    peer: SocketAddr,
-    is_crowded: bool,
-    mut request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
-    let id = RequestId::from_headers(request.headers());
-    request.extensions_mut().insert(Peer(peer));
-    let work = routes.call(request);
-    id.clone().within(async move {
-        let mut response = work.await?;
-        id.write(response.headers_mut());
-        if is_crowded {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(CONNECTION, close);
-        }
-        Ok(response)
-    })
 }
 
 fn is_write_timeout(error: &hyper::Error) -> bool {

@@ -83,7 +83,7 @@ addEventListener("hashchange", () => location.reload());
 
 // The time by the server's clock; the device's clock may be wrong.
 const now = () => server.now_ms + performance.now() - readAt;
-// Lengthens a delay randomly: browsers must not return together.
+// Lengthens a delay randomly: browsers must not return at once.
 const spread = (ms) => ms * (1 + 0.4 * Math.random());
 
 function pause(ms) {
@@ -282,7 +282,7 @@ async function follow() {
   if (!mine && note !== "expired") refresh();
 }
 
-// Looks up a claim made in another browser. In a rush, or without a response, the button does not wait.
+// Looks up a claim of another browser. In a rush, or without a response, the button does not wait.
 async function lookBeside() {
   const show = () => {
     looked = true;

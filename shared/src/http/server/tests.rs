@@ -1,6 +1,9 @@
+use axum::body::Body;
 use axum::routing::get;
+use futures_util::stream::once;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::*;
 
@@ -9,8 +12,17 @@ async fn server(limits: Limits) -> (SocketAddr, Arc<Notify>, tokio_util::sync::D
     let go_on = Arc::new(Notify::new());
     let stop = CancellationToken::new();
     let slow = Arc::clone(&go_on);
+    let streaming = Arc::clone(&go_on);
+    let stream = async move || {
+        let end = once(async move {
+            streaming.notified().await;
+            Ok::<_, Infallible>("end")
+        });
+        Body::from_stream(end)
+    };
     let routes = Router::new()
         .route("/healthz", get(async || "ok"))
+        .route("/stream", get(stream))
         .route("/slow", get(async move || slow.notified().await));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -100,4 +112,48 @@ async fn connections_end_after_each_response_while_half_of_the_places_are_taken(
         open.push(stream);
     }
     assert_eq!(ends, [false, false, true]);
+}
+
+#[tokio::test]
+async fn connection_is_closed_if_it_is_idle_or_its_next_head_does_not_end() {
+    let (address, _, _stop) = server(Limits {
+        header_read: Duration::from_millis(50),
+        idle: Duration::from_millis(300),
+        ..Limits::DEFAULT
+    })
+    .await;
+    for begun in ["", "GET /healthz HTTP/1.1\r\nhost:"] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        assert!(!is_ended_after_a_request(&mut stream).await);
+        let answered = Instant::now();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        assert!(answer(stream).await.is_empty());
+        assert!(answered.elapsed() >= Duration::from_millis(290), "{begun}");
+    }
+}
+
+#[tokio::test]
+async fn connection_stays_open_while_a_response_lasts() {
+    let (address, go_on, _stop) = server(Limits {
+        header_read: Duration::from_millis(50),
+        idle: Duration::from_millis(50),
+        ..Limits::DEFAULT
+    })
+    .await;
+    for path in ["/slow", "/stream"] {
+        let asked = ask(address, path).await;
+        // It is closed after the time in which the other one was busy.
+        for _ in 0..4 {
+            let mut unused = TcpStream::connect(address).await.unwrap();
+            assert_eq!(unused.read(&mut [0]).await.unwrap(), 0);
+        }
+        go_on.notify_one();
+        let answered = answer(asked).await;
+        assert!(answered.starts_with("HTTP/1.1 200"), "{path}");
+        assert_eq!(
+            answered.contains("end\r\n"),
+            path == "/stream",
+            "{answered}"
+        );
+    }
 }
