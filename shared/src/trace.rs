@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use async_trait::async_trait;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use futures_util::future::Either;
 use hyper::body::Bytes;
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::{
@@ -134,6 +135,9 @@ pub struct RequestTrace(Option<Context>);
 
 impl RequestTrace {
     pub fn from_headers(headers: &HeaderMap) -> Self {
+        if EXPORT.get().is_none() && !headers.contains_key(TRACEPARENT) {
+            return Self(None);
+        }
         let parent = TraceContextPropagator::new()
             .extract_with_context(&Context::new(), &HeaderExtractor(headers));
         let is_continued = parent.has_active_span();
@@ -148,12 +152,10 @@ impl RequestTrace {
 
     /// Runs `work` with this trace as [`current`].
     pub fn within<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
-        let context = self.0.clone();
-        async move {
-            match context {
-                Some(context) => work.with_context(context).await,
-                None => work.await,
-            }
+        // No `async` block, which would contain `work` three times.
+        match &self.0 {
+            Some(context) => Either::Left(work.with_context(context.clone())),
+            None => Either::Right(work),
         }
     }
 

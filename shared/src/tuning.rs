@@ -40,6 +40,8 @@ pub enum Tuning {
     JobsSeconds,
     /// Time without heartbeats after which a consumer's partitions go to others.
     KafkaSessionMs,
+    /// Whether the API answers claims before its router.
+    HasFastPath,
     /// Maximum wait for the head of a request.
     HeaderReadTimeoutMs,
     /// Retention of mails.

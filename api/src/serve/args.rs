@@ -74,6 +74,9 @@ pub struct HttpArgs {
     /// Maximum number of claims in progress. Additional claims get 503 immediately.
     #[arg(skip = Tuning::MaxClaimsInHand.or(20_000_u32))]
     pub max_claims_in_hand: u32,
+    /// Whether claims are answered before the router; tests compare both.
+    #[arg(skip = Tuning::HasFastPath.or(true))]
+    pub has_fast_path: bool,
     /// `on`: each coupon has a page at `/c/{id}`, where users see and claim it
     #[arg(long, env = "COUPON_PAGE", default_value = "off", action = ArgAction::Set, hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub coupon_page: bool,

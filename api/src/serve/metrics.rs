@@ -1,6 +1,14 @@
-//! The metrics of `serve`.
+//! The metrics of `serve`. Each thread keeps the series that it has looked up by their labels: a
+//! look-up takes as long as a tenth of the answer to a loser.
 
-use super::claim::outcome;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use firstcome_shared::trace::Route;
+use metrics::{Counter, Histogram, counter, histogram};
+
 use crate::metrics::describe_all;
 
 const METRICS: &str = "\
@@ -33,5 +41,76 @@ gauge reconciler_last_success_age_seconds Time since the last successful full pa
 pub(super) fn describe() {
     describe_all(METRICS);
     // Begin at 0, because a counter that first appears at 1 hides its first increase.
-    outcome::counter("accepted").absolute(0);
+    claims_counter("accepted").absolute(0);
+}
+
+/// The series of the responses with one method and status.
+struct ResponseSeries {
+    method: &'static str,
+    status: StatusCode,
+    seconds: Histogram,
+    responses: Counter,
+}
+
+thread_local! {
+    static RESPONSES: RefCell<HashMap<String, Vec<ResponseSeries>>> = RefCell::default();
+    static CLAIMS: RefCell<Vec<(&'static str, Counter)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Counts a response of a route.
+pub(super) fn record_response(route: Route<'_>, status: StatusCode, took: Duration) {
+    let Route { method, path } = route;
+    RESPONSES.with_borrow_mut(|by_path: &mut HashMap<String, Vec<ResponseSeries>>| {
+        let known = by_path.get(path).and_then(|of_path| {
+            let mut of_path = of_path.iter();
+            of_path.find(|series| series.status == status && series.method == method)
+        });
+        if let Some(series) = known {
+            series.record(took);
+            return;
+        }
+        let series = ResponseSeries::find(route, status);
+        series.record(took);
+        by_path.entry(path.to_owned()).or_default().push(series);
+    });
+}
+
+impl ResponseSeries {
+    fn find(route: Route<'_>, status: StatusCode) -> Self {
+        let Route { method, path } = route;
+        let path = path.to_owned();
+        let code = status.as_str().to_owned();
+        let labels = [("method", method.to_owned()), ("path", path.clone())];
+        Self {
+            method,
+            status,
+            seconds: histogram!("firstcome_http_request_seconds", &labels),
+            responses: counter!(
+                "firstcome_http_requests_total",
+                "method" => method, "path" => path, "status" => code
+            ),
+        }
+    }
+
+    fn record(&self, took: Duration) {
+        self.seconds.record(took);
+        self.responses.increment(1);
+    }
+}
+
+fn claims_counter(outcome: &'static str) -> Counter {
+    counter!("firstcome_claims_total", "outcome" => outcome)
+}
+
+/// Counts a claim.
+pub(super) fn record_claim(outcome: &'static str) {
+    CLAIMS.with_borrow_mut(|known: &mut Vec<(&'static str, Counter)>| {
+        if let Some((_, counter)) = known.iter().find(|(of, _)| *of == outcome) {
+            counter.increment(1);
+            return;
+        }
+        let counter = claims_counter(outcome);
+        counter.increment(1);
+        known.push((outcome, counter));
+    });
 }

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use axum::Router;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::problem::no_such_route;
-use firstcome_shared::http::{self, Limits, health, starting};
+use firstcome_shared::http::{self, Limits, Routes, health, starting};
 use firstcome_shared::telemetry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
-use super::routes::{contract, for_machines, notes, readiness, router};
+use super::routes::{contract, fast_path, for_machines, notes, readiness, router};
 use super::state::App;
 use super::{metrics, openness, start};
 
@@ -95,9 +95,12 @@ impl ApiServer {
         let app = self.app;
         let mut working = tokio::spawn(background(App::clone(&app), self.refresh));
         let close = self.close;
-        let serving = tokio::spawn(http::serve(
+        let routes = Routes::new(self.routes);
+        let services = App::clone(&app);
+        let answer = move |peer, request| fast_path::answer(&services, &routes, peer, request);
+        let serving = tokio::spawn(http::serve_with(
             self.listener,
-            self.routes,
+            answer,
             self.limits,
             close.clone(),
         ));

@@ -86,6 +86,7 @@ pub(super) async fn services(
         request_timeout: Duration::from_millis(args.http.request_timeout_ms),
         refused: LineLimit::default(),
         coupon_page: args.http.coupon_page,
+        has_fast_path: args.http.has_fast_path,
         problems,
         stopping: CancellationToken::new(),
     }))

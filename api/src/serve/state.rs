@@ -36,6 +36,8 @@ pub(crate) struct Services {
     /// Log lines about requests that were answered 503.
     pub(crate) refused: LineLimit,
     pub(crate) coupon_page: bool,
+    /// Whether claims are answered before the router.
+    pub(crate) has_fast_path: bool,
     /// What the reconciler is told of stores that refuse this process.
     pub(crate) problems: SeenProblems,
     /// Cancelled when shutdown begins, while the listener is still open.

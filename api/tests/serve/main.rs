@@ -8,6 +8,7 @@ mod bulkheads;
 mod catalogue;
 mod changes;
 mod defences;
+mod fast_path;
 mod issued;
 mod next_day;
 mod operators;

@@ -150,7 +150,7 @@ pub async fn serve_with<Answering>(
         let is_crowded = places.available_permits() < limits.connections / 2;
         let service = service_fn(move |request: Request<Incoming>| {
             watched.begin();
-            let id = RequestId::of(request.headers());
+            let id = RequestId::from_headers(request.headers());
             let answering = answer(Peer(peer), request);
             let watched = Arc::clone(&watched);
             id.clone().within(answering.map(move |mut response| {

@@ -113,7 +113,7 @@ impl Identity {
             });
         };
         let found = match bearer(headers)? {
-            Some(token) => verifier.identify(token).await,
+            Some(token) => Box::pin(verifier.identify(token)).await,
             None => Err(TokenProblem::Missing.because("no bearer token")),
         };
         let (user, groups) = found.inspect_err(|refused| refused.record(lines))?;

@@ -136,10 +136,17 @@ impl Catalogue {
 
     /// Looks the coupon up in MySQL if it is not live.
     pub(crate) async fn find(&self, id: CouponId) -> Found {
-        let known = || self.live.load().get(&id).map(Arc::clone);
-        if let Some(found) = known() {
-            return Ok(found);
+        match self.known(id) {
+            Some(found) => Ok(found),
+            None => Box::pin(self.look_up(id)).await,
         }
+    }
+
+    fn known(&self, id: CouponId) -> Option<Arc<CouponWithDrops>> {
+        self.live.load().get(&id).map(Arc::clone)
+    }
+
+    async fn look_up(&self, id: CouponId) -> Found {
         if id.0 < 1 {
             return Err(LookupError::NoSuchCoupon(id));
         }
@@ -149,7 +156,7 @@ impl Catalogue {
         // A crowd asks for it at once.
         let read = async {
             let _one_at_a_time = self.unknown.lock().await;
-            if let Some(found) = known() {
+            if let Some(found) = self.known(id) {
                 return Ok(found);
             }
             self.read(id).await?;

@@ -1,6 +1,8 @@
 //! Admission of one claim. A failed call is not retried: the client retries and, if the first call
 //! gave it a slot, gets `already_claimed`.
 
+use std::sync::Arc;
+
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::problem::Code;
@@ -8,10 +10,11 @@ use firstcome_shared::redis::admission::{Admission, AdmissionError};
 use tokio::time::Instant;
 
 use super::batcher::{ClaimReply, join_call};
-use super::outcome::{ClaimAnswer, ClaimRefusal, counter};
+use super::outcome::{ClaimAnswer, ClaimRefusal};
 use super::second_store::Store;
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates};
+use crate::serve::metrics::record_claim;
 use crate::serve::state::App;
 
 /// Processes one claim to its end. Once Redis is called, the claim continues even if its caller was
@@ -23,10 +26,10 @@ pub(crate) async fn admit(
 ) -> Result<ClaimAnswer, ClaimRefusal> {
     let answer = answer(app, id, &requester).await;
     match &answer {
-        Ok(claim) => counter(claim.into()).increment(1),
+        Ok(claim) => record_claim(claim.into()),
         Err(refusal) => {
             let (label, code, detail) = refusal.meaning();
-            counter(label).increment(1);
+            record_claim(label);
             if code == Code::Unavailable
                 && let Some(left_out) = app.refused.allow(label, std::time::Instant::now())
             {
@@ -50,6 +53,27 @@ async fn answer(
     requester: &Requester,
 ) -> Result<ClaimAnswer, ClaimRefusal> {
     let coupon = app.catalogue.find(id).await?;
+    if is_loser(app, &coupon, requester) {
+        return Err(ClaimRefusal::Refused(Admission::SoldOut));
+    }
+    // Boxed, so that the claims of losers stay small: each is moved several times.
+    Box::pin(answer_by_redis(app, coupon, requester)).await
+}
+
+/// Whether the user is answered `sold_out` without Redis.
+fn is_loser(app: &App, coupon: &CouponWithDrops, requester: &Requester) -> bool {
+    coupon.candidates(app.now()).is_some_and(|candidates| {
+        let losers = candidates.first.losers;
+        losers.include(candidates.ids(), &requester.user, Instant::now())
+    })
+}
+
+async fn answer_by_redis(
+    app: &App,
+    coupon: Arc<CouponWithDrops>,
+    requester: &Requester,
+) -> Result<ClaimAnswer, ClaimRefusal> {
+    let id = coupon.coupon.id;
     let answer = ask(app, &coupon, requester).await;
     // Redis was rebuilt, or the coupon restricted to a group, and this process has not read that
     // yet. The script changed nothing.
@@ -60,10 +84,10 @@ async fn answer(
     };
     if may_be_outdated
         && app.catalogue.mysql_up()
-        && let Ok(now) = app.catalogue.reread(id).await
+        && let Ok(now) = Box::pin(app.catalogue.reread(id)).await
         && (now.coupon.era, &now.coupon.allow) != (coupon.coupon.era, &coupon.coupon.allow)
     {
-        return ask(app, &now, requester).await;
+        return Box::pin(ask(app, &now, requester)).await;
     }
     answer
 }
@@ -82,11 +106,6 @@ async fn ask(
             ClaimRefusal::ClaimStateUnknown
         });
     };
-    let asked_at = Instant::now();
-    let losers = candidates.first.losers;
-    if losers.include(candidates.ids(), &requester.user, asked_at) {
-        return Err(ClaimRefusal::Refused(Admission::SoldOut));
-    }
     let reply = join_call(app, coupon, candidates, requester).await;
     if let Some(sealed) = sealed_drop(&reply, candidates) {
         let mut all = candidates.all();

@@ -10,5 +10,3 @@ mod refusal;
 pub(crate) mod revoke;
 pub(crate) mod second_store;
 pub(crate) mod status;
-
-pub(crate) use outcome::ClaimAnswer;

@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use chrono::SecondsFormat;
 use firstcome_shared::domain::{DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
-use metrics::Counter;
 use serde::Serialize;
 use strum::IntoStaticStr;
 use utoipa::ToSchema;
@@ -66,10 +66,6 @@ pub(crate) enum ClaimRefusal {
     /// The limit of work in progress is reached, and the work was not started.
     TooMany,
     Panicked,
-}
-
-pub(in crate::serve) fn counter(outcome: &'static str) -> Counter {
-    metrics::counter!("firstcome_claims_total", "outcome" => outcome)
 }
 
 impl IntoResponse for ClaimAnswer {
@@ -160,6 +156,22 @@ fn refused(admission: Admission) -> (&'static str, Code, &'static str) {
     (admission.into(), code, detail)
 }
 
+/// Almost all responses of a drop are this one.
+const SOLD_OUT: &str = concat!(
+    r#"{"type":"about:blank","title":"Conflict","status":409,"#,
+    r#""code":"sold_out","detail":"all are given out"}"#
+);
+
+impl IntoResponse for ClaimRefusal {
+    fn into_response(self) -> Response {
+        if let Self::Refused(Admission::SoldOut) = self {
+            let kind = [(CONTENT_TYPE, "application/problem+json")];
+            return (StatusCode::CONFLICT, kind, SOLD_OUT).into_response();
+        }
+        Problem::from(self).into_response()
+    }
+}
+
 impl From<LookupError> for ClaimRefusal {
     fn from(error: LookupError) -> Self {
         Self::Coupon(error)
@@ -193,6 +205,17 @@ impl From<LookupError> for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sold_out_is_the_problem_that_other_refusals_would_be() {
+        let refusal = || ClaimRefusal::Refused(Admission::SoldOut);
+        let problem = Problem::from(refusal());
+        assert_eq!(serde_json::to_string(&problem).unwrap(), SOLD_OUT);
+        let whole = problem.into_response();
+        let fixed = refusal().into_response();
+        assert_eq!(fixed.status(), whole.status());
+        assert_eq!(fixed.headers(), whole.headers());
+    }
 
     #[test]
     fn refusals_of_admission_map_to_status_and_code() {

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::extract::{CouponPath, JsonBody, Person, PersonPath, StrictQuery, invalid};
-use crate::serve::claim::ClaimAnswer;
 use crate::serve::claim::admit::admit;
+use crate::serve::claim::outcome::{ClaimAnswer, ClaimRefusal};
 use crate::serve::claim::revoke::{RevokeOrder, Revoked, revoke_claim};
 use crate::serve::claim::status::{MyClaim, my_claim};
 use crate::serve::state::App;
@@ -47,8 +47,8 @@ pub(crate) async fn claim(
     State(app): State<App>,
     Person(requester): Person,
     CouponPath(id): CouponPath,
-) -> Result<ClaimAnswer, Problem> {
-    Ok(admit(&app, id, requester).await?)
+) -> Result<ClaimAnswer, ClaimRefusal> {
+    admit(&app, id, requester).await
 }
 
 /// Read your claim

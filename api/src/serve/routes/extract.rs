@@ -20,14 +20,18 @@ impl FromRequestParts<App> for CouponPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
-        // Read the segment from the URI as it was sent; axum's `Path` decodes it.
-        let mut segments = parts.uri.path().split('/');
-        segments.find(|segment| matches!(*segment, "coupons" | "c"));
-        let text = segments.next().unwrap_or_default();
-        let id = canonical_number(text).map(CouponId);
-        id.map(Self)
-            .ok_or_else(|| Problem::not_found(format!("there is no coupon {text:?}")))
+        coupon_of_path(parts.uri.path()).map(Self)
     }
+}
+
+/// Returns the coupon in a path.
+pub(super) fn coupon_of_path(path: &str) -> Result<CouponId, Problem> {
+    // Read the segment from the URI as it was sent; axum's `Path` decodes it.
+    let mut segments = path.split('/');
+    segments.find(|segment| matches!(*segment, "coupons" | "c"));
+    let text = segments.next().unwrap_or_default();
+    let id = canonical_number(text).map(CouponId);
+    id.ok_or_else(|| Problem::not_found(format!("there is no coupon {text:?}")))
 }
 
 /// The coupon and the user in a path.

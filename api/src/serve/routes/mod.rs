@@ -8,6 +8,7 @@ mod coupons;
 mod create;
 pub(super) mod etag;
 pub(super) mod extract;
+pub(super) mod fast_path;
 mod issued;
 pub(crate) mod middleware;
 mod openapi;
