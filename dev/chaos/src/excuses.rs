@@ -1,7 +1,8 @@
 //! The deviations from an exact result that docs/RELIABILITY.md does not exclude, each with the
 //! faults after which it is allowed. The judge accepts nothing else.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::RangeInclusive;
 
 use parking_lot::Mutex;
 
@@ -10,6 +11,9 @@ use firstcome_harness::histories::{History, RecordedAnswer, Rule, Violation};
 
 use crate::fault::{Fault, Garbage};
 use crate::schedule::FaultSchedule;
+
+/// Longest time for which an API answers `sold_out` without Redis.
+const LEASE_MS: u64 = 200;
 
 /// A deviation that is allowed.
 pub(crate) struct Excuse {
@@ -52,6 +56,10 @@ pub(crate) struct Facts {
     returned_by: HashSet<(u64, String)>,
     /// Drops and slots that were promised to these users.
     returned: HashSet<(u64, i64)>,
+    /// When Redis's clock was set, in milliseconds of the history.
+    clock_steps_ms: Vec<u64>,
+    /// The lines of `sold_out`, and how long the claims took, in milliseconds of the history.
+    sold_out_ms: HashMap<usize, RangeInclusive<u64>>,
 }
 
 impl Facts {
@@ -72,11 +80,38 @@ impl Facts {
                 .then_some((drop, slot)),
             _ => None,
         });
+        let sold_out = operations().filter_map(|op| match op.ended {
+            Ended::Ok(RecordedAnswer::SoldOut) => {
+                let answered = op.ended_line?;
+                let during = history.at_ms(op.line)?..=history.at_ms(answered)?;
+                Some((answered, during))
+            }
+            _ => None,
+        });
         Self {
             returned: returned.collect(),
             owed,
             unreadable,
             returned_by,
+            clock_steps_ms: Vec::new(),
+            sold_out_ms: sold_out.collect(),
+        }
+    }
+
+    /// Whether the answer is a `sold_out` to a claim that was sent at most one lease after a step of
+    /// Redis's clock.
+    fn may_be_of_an_old_lease(&self, violation: &Violation) -> bool {
+        let Some(during_ms) = self.sold_out_ms.get(&violation.line) else {
+            return false;
+        };
+        let mut steps_ms = self.clock_steps_ms.iter();
+        steps_ms.any(|step| *during_ms.start() <= step + LEASE_MS && step <= during_ms.end())
+    }
+
+    pub(crate) fn with_clock_steps(self, clock_steps_ms: Vec<u64>) -> Self {
+        Self {
+            clock_steps_ms,
+            ..self
         }
     }
 
@@ -212,7 +247,9 @@ const EXCUSES: [Excuse; 14] = [
     Excuse {
         reason: "after Redis's clock has jumped ahead, a holder may hear sold_out for 0.2 s",
         after: &[|fault| matches!(fault, Fault::RedisClock { .. })],
-        covers: Covers::Violation(|violation, _| violation.rule == Rule::Denied),
+        covers: Covers::Violation(|violation, facts| {
+            violation.rule == Rule::Denied && facts.may_be_of_an_old_lease(violation)
+        }),
     },
 ];
 
@@ -402,6 +439,31 @@ mod tests {
             !lost_elsewhere(&after(both), &Facts::default()),
             "no letter"
         );
+    }
+
+    #[test]
+    fn holder_may_hear_sold_out_only_within_a_lease_after_a_step_of_the_clock() {
+        let facts = Facts {
+            clock_steps_ms: vec![1_000, 3_000],
+            sold_out_ms: [
+                (1, 900..=999),
+                (2, 900..=1_000),
+                (3, 1_200..=1_900),
+                (4, 1_201..=1_202),
+                (5, 3_100..=3_101),
+            ]
+            .into(),
+            ..Facts::default()
+        };
+        let excuses = after(&[Fault::RedisClock {
+            shift_ms: 30,
+            ms: 2_000,
+        }]);
+        let is_excused = [1, 2, 3, 4, 5, 6].map(|line| {
+            let denied = Violation::new(Rule::Denied, 1, 2, "u-1").at(line);
+            excuses.violation(&denied, &facts)
+        });
+        assert_eq!(is_excused, [false, true, true, false, true, false]);
     }
 
     #[test]

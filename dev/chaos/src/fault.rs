@@ -107,8 +107,9 @@ pub enum Fault {
     /// The master takes over the data of a replica that stopped following it `lag_ms` before, and
     /// is promoted again in the same process.
     Demotion { lag_ms: u64 },
-    /// Sets Redis's clock ahead by this number of seconds. Negative values set it back.
-    RedisClock { seconds: i64, ms: u64 },
+    /// Sets Redis's clock ahead by `shift_ms`, and then back again. Negative values set it back
+    /// first.
+    RedisClock { shift_ms: i64, ms: u64 },
     /// Redis's disk is full (its files may not grow). Redis exits, and is restarted.
     RedisDiskFull { ms: u64 },
     /// Redis has no memory for new keys.

@@ -17,6 +17,7 @@ use crate::calm::Gates;
 use crate::clients::{Answered, Clients};
 use crate::excuses::Excuses;
 use crate::expect::Evidence;
+use crate::fault::Fault;
 use crate::inject::{TriedFault, at_its_time, remove_what_came_back};
 use crate::operators::{self, Operators};
 use crate::schedule::FaultSchedule;
@@ -119,7 +120,7 @@ pub async fn run(
         uses,
         mut wrong,
     } = played?;
-    let facts = verify::facts(system, &history).await?;
+    let facts = verify::facts(system, &history, run.clock_steps_ms(&hits)).await?;
     match &judgement.verdict {
         Verdict::Pass => {}
         Verdict::Unknown(why) => wrong.push(format!("the history proves nothing: {why}")),
@@ -270,6 +271,17 @@ impl Run<'_> {
             Err(_) => Err("some users got no answer".to_owned()),
         };
         Ok((hits, healed, exact))
+    }
+
+    /// Returns when Redis's clock was set, in milliseconds of the history.
+    fn clock_steps_ms(&self, hits: &[TriedFault]) -> Vec<u64> {
+        let faults = self.schedule.faults.iter().zip(hits);
+        let steps = faults.filter(|(timed, _)| matches!(timed.fault, Fault::RedisClock { .. }));
+        steps
+            .flat_map(|(_, hit)| [hit.during.start, hit.during.end])
+            .map(|at| at.duration_since(self.begun).as_millis())
+            .map(|ms| u64::try_from(ms).unwrap_or(u64::MAX))
+            .collect()
     }
 
     /// Keeps recording all rows.

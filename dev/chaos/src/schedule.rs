@@ -181,10 +181,10 @@ impl FaultSchedule {
     /// a row once the clock has come to its time.
     pub(crate) fn clock_lead(&self) -> Duration {
         let lead = |timed: &Timed| match timed.fault {
-            Fault::RedisClock { seconds, .. } => u64::try_from(seconds).unwrap_or_default(),
+            Fault::RedisClock { shift_ms, .. } => u64::try_from(shift_ms).unwrap_or_default(),
             _ => 0,
         };
-        Duration::from_secs(self.faults.iter().map(lead).max().unwrap_or_default())
+        Duration::from_millis(self.faults.iter().map(lead).max().unwrap_or_default())
     }
 
     /// Returns the user ID of a user.
@@ -263,8 +263,10 @@ const WEIGHTS: &[(u32, Draw)] = &[
     (1, |rng, _| Fault::StaleReplica { lag_ms: age(rng) }),
     (1, |rng, _| Fault::Demotion { lag_ms: age(rng) }),
     // A step of two hours leaves the windows, which end in half an hour.
-    (1, |rng, ms| Fault::RedisClock { seconds: one_of(rng, &[-7_200, -7_200, -90, 90, 90, 90]),
-        ms: ms + 1_000 }),
+    (1, |rng, ms| Fault::RedisClock { ms: ms + 1_000,
+        shift_ms: one_of(rng, &[-7_200_000, -7_200_000, -90_000, 90_000, 90_000, 90_000]) }),
+    // A part of a lease.
+    (1, |rng, ms| Fault::RedisClock { shift_ms: one_of(rng, &[-150, -30, 30, 150]), ms }),
     (1, |rng, ms| one_of(rng, &[Fault::RedisDiskFull { ms }, Fault::RedisMemory { ms }])),
     (1, |_, ms| Fault::RedisSnapshotFails { ms }),
     (3, |rng, _| Fault::KeyLost { key: key(rng) }),

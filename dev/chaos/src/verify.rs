@@ -57,13 +57,18 @@ pub(crate) async fn exact(system: &SystemUnderTest, excuses: &Excuses) -> Result
 }
 
 /// Returns what the excuses of violations depend on.
-pub(crate) async fn facts(system: &SystemUnderTest, history: &History) -> Result<Facts> {
+pub(crate) async fn facts(
+    system: &SystemUnderTest,
+    history: &History,
+    clock_steps_ms: Vec<u64>,
+) -> Result<Facts> {
     let unreadable = "SELECT COUNT(*) FROM failed_claims WHERE reason = 'unreadable'";
     // Without a dead letter, the broker has cut off the batch and all behind it.
     let is_gone = |garbage: &Vec<_>| garbage.iter().any(|(_, it)| matches!(it, Garbled(_)));
     let (owed, listed) = (owed(system).await?, system.number(unreadable).await?);
     let unreadable = listed > 0 || is_gone(&system.garbage.lock());
-    Ok(Facts::new(owed, unreadable, history))
+    let facts = Facts::new(owed, unreadable, history);
+    Ok(facts.with_clock_steps(clock_steps_ms))
 }
 
 /// Returns the users in `broken_promises`.

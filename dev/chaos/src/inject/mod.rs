@@ -124,7 +124,7 @@ async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: &MadeCoupon) ->
         Fault::OldCopy { age_ms } => redis::old_copy(system, *age_ms).await,
         Fault::StaleReplica { lag_ms } => redis::stale_replica(system, *lag_ms).await,
         Fault::Demotion { lag_ms } => redis::demote(system, *lag_ms).await,
-        Fault::RedisClock { seconds, ms } => redis::clock(system, *seconds, *ms).await,
+        Fault::RedisClock { shift_ms, ms } => redis::clock(system, *shift_ms, *ms).await,
         Fault::RedisDiskFull { ms } => redis::disk_full(system, *ms).await,
         Fault::RedisMemory { ms } => redis::no_memory(system, *ms).await,
         Fault::RedisSnapshotFails { ms } => redis::snapshot_fails(system, *ms).await,

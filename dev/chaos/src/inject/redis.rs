@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use chrono::Utc;
 use firstcome_harness::{MadeCoupon, OldCopy, PrefixedKeys};
 use firstcome_stack::{ProxyFault, RedisServer};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -125,17 +126,20 @@ pub(super) async fn demote(system: &SystemUnderTest, lag_ms: u64) -> Result<Effe
     Ok(Effect { during, ..effect })
 }
 
-/// Shifts Redis's clock by `seconds`. It decides when windows open and close.
-pub(super) async fn clock(system: &SystemUnderTest, seconds: i64, ms: u64) -> Result<Effect> {
+/// Shifts Redis's clock. It decides when windows open and close, and when leases end.
+pub(super) async fn clock(system: &SystemUnderTest, shift_ms: i64, ms: u64) -> Result<Effect> {
     let _alone = system.servers.alone(Redis).await;
     let redis = system.redis();
-    let before = redis.now_ms().await;
-    system.servers.redis_clock.shift_ms(seconds * 1_000)?;
-    let stepped = (redis.now_ms().await - before) / 1_000;
-    let during = lasting(ms).await;
+    let ahead = async || redis.now_ms().await - Utc::now().timestamp_millis();
+    let before = ahead().await;
+    let begun = Instant::now();
+    system.servers.redis_clock.shift_ms(shift_ms)?;
+    let stepped = ahead().await - before;
+    let during = begun..lasting(ms).await.end;
     system.servers.redis_clock.shift_ms(0)?;
-    let note = format!("it shifted by {stepped} s");
-    Ok(Effect::of(during, (stepped - seconds).abs() < 5, note))
+    let note = format!("it shifted by {stepped} ms");
+    let took = (stepped - shift_ms).abs() < shift_ms.abs() / 2;
+    Ok(Effect::of(during, took, note))
 }
 
 /// Prevents Redis's files from growing. With `appendfsync always` Redis exits, because it cannot

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryLine {
-    /// Milliseconds since the recorder was created. For readers only: no check uses it.
+    /// Milliseconds since the recorder was created. No check uses it; the excuses of chaos do.
     pub at_ms: u64,
     #[serde(flatten)]
     pub event: RecordedEvent,

@@ -91,15 +91,24 @@ pub struct History {
     pub broken: Vec<(u64, String, Option<i64>)>,
     /// The final read of each drop.
     pub finals: BTreeMap<u64, RowsRead>,
+    /// When each line was written, in milliseconds since the recorder was created.
+    times: Vec<u64>,
 }
 
 impl History {
+    /// Returns when this line was written, in milliseconds since the recorder was created.
+    pub fn at_ms(&self, line: usize) -> Option<u64> {
+        self.times.get(line.checked_sub(1)?).copied()
+    }
+
     /// Parses JSON lines. A malformed history (an outcome without its operation, a drop that was
     /// never announced) is an error: the recorder is faulty, so the history proves nothing.
     pub fn parse(text: &str) -> Result<Self> {
-        let lines = text.lines().map(serde_json::from_str::<HistoryLine>);
-        let events: Result<Vec<_>, _> = lines.map(|line| line.map(|line| line.event)).collect();
-        Self::of(events?)
+        let parsed = text.lines().map(serde_json::from_str::<HistoryLine>);
+        let lines: Vec<HistoryLine> = parsed.collect::<Result<_, _>>()?;
+        let times = lines.iter().map(|line| line.at_ms).collect();
+        let history = Self::of(lines.into_iter().map(|line| line.event))?;
+        Ok(Self { times, ..history })
     }
 
     /// Builds a history from events, each of which is a line.

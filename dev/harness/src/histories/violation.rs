@@ -65,7 +65,7 @@ impl Violation {
     }
 
     #[must_use]
-    pub(super) fn at(self, line: usize) -> Self {
+    pub fn at(self, line: usize) -> Self {
         Self { line, ..self }
     }
 

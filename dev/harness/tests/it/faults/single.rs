@@ -173,9 +173,11 @@ faults! {
     an_unreachable_redis_host_with_open_connections_breaks_no_promise: silent(FaultyStore::Redis, false), [Unavailable];
     a_redis_demoted_and_promoted_again_in_one_process_breaks_no_promise: [Fault::Demotion { lag_ms: 700 }], [Refusals];
     a_redis_whose_clock_steps_forwards_closes_early_and_breaks_no_promise:
-        [Fault::RedisClock { seconds: HOURS, ms: 2 * MS }], [Refused("closed".into())];
+        [Fault::RedisClock { shift_ms: HOURS * 1_000, ms: 2 * MS }], [Refused("closed".into())];
     a_redis_whose_clock_steps_back_opens_late_and_breaks_no_promise:
-        [Fault::RedisClock { seconds: -HOURS, ms: 2 * MS }], [Refused("not_open".into())];
+        [Fault::RedisClock { shift_ms: -HOURS * 1_000, ms: 2 * MS }], [Refused("not_open".into())];
+    redis_clock_steps_within_a_lease_break_no_promise:
+        [30, -30, 150, -150].map(|shift_ms| Fault::RedisClock { shift_ms, ms: MS / 4 }), [];
     lost_keys_of_a_drop_break_no_promise: [Fault::DropKeysLost], [Refusals];
 
     // MySQL: claims do not need it.
