@@ -42,8 +42,8 @@ pub struct Cli {
     /// Winners who ask for their codes in `history`
     #[arg(long, env = "ASKING")]
     asking: Option<u32>,
-    /// Folder with the programs of another build. `winners` measures it alternately with this one,
-    /// `passes` and `history` after it
+    /// Folder with the programs of another build. `winners` and `ceilings` measure it alternately
+    /// with this one, `passes` and `history` after it
     #[arg(long, env = "AGAINST")]
     pub against: Option<PathBuf>,
     /// Folder for report.json
@@ -56,7 +56,7 @@ pub struct Cli {
 pub enum Part {
     /// The same rush on every design
     Designs,
-    /// The HTTP server, the script and MySQL alone, compared with sold-out claims
+    /// Sold-out claims beside a route that does nothing and design j; the script and MySQL alone
     Ceilings,
     /// CPU per winner and process, alternating with design j and, with --against, another build
     Winners,

@@ -1,5 +1,5 @@
-//! Ceilings: the HTTP server, the script and MySQL alone, and sold-out claims compared with the
-//! HTTP server.
+//! Ceilings: sold-out claims in turns with a route that does nothing, design j and possibly another
+//! build; the script and MySQL alone.
 
 use anyhow::{Result, ensure};
 use firstcome_harness::{Role, Service};
@@ -16,8 +16,8 @@ use crate::report::{FigureTarget, Measurement, median, ratios};
 use crate::stores::{insert_rows, keys, script};
 
 const PART: &str = "ceilings";
-/// Number of turns of each of two servers. They alternate, so that background load affects both.
-const TURNS: usize = 11;
+/// Number of turns of each server. They alternate, so that background load affects all.
+const TURNS: usize = 7;
 /// Number of connections of a second crowd. Its batches are larger because more users wait at once.
 const MANY_CONNECTIONS: usize = 256;
 /// Number of turns of rows.
@@ -35,97 +35,166 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
         installation.start("reconciler", Role::Reconciler, &[]),
         installation.start("api", Role::Api, &[])
     )?;
-    let nothing = bench.design(Design::Nothing, 0).await?;
-    let coupon = installation.coupon(&api, bench.size.quantity).await?;
-    let buyers = bench.size.quantity * 2;
-    let buyers = Workload::once_each(api.address()?, coupon.id, buyers, 64);
-    buyers.run().await?;
-    let pair = Pair {
-        nothing: &nothing,
-        api: &api,
-        coupon: coupon.id,
+    let quantity = bench.size.quantity;
+    let nothing = SoldOut {
+        service: bench.design(Design::Nothing, 0).await?,
+        coupon: 1,
+    };
+    let own = SoldOut {
+        coupon: installation.coupon(&api, quantity).await?.id,
+        service: api,
+    };
+    let design_j = SoldOut {
+        service: bench.design(Design::J, quantity).await?,
+        coupon: 1,
+    };
+    let mut sides = vec![nothing, own, design_j];
+    let mut passes = vec![reconciler];
+    if let Some(build) = &bench.other_build {
+        let before = Installation::named(&bench.servers, "before", Some(build)).await?;
+        let (reconciler, service) = tokio::try_join!(
+            before.start("reconciler", Role::Reconciler, &[]),
+            before.start("api", Role::Api, &[])
+        )?;
+        let coupon = before.coupon(&service, quantity).await?.id;
+        sides.push(SoldOut { service, coupon });
+        passes.push(reconciler);
+    }
+    for side in &sides[OWN..] {
+        let address = side.service.address()?;
+        let buyers = Workload::once_each(address, side.coupon, quantity * 2, 64);
+        buyers.run().await?;
+    }
+    let contest = Contest {
+        installation: &installation,
+        sides,
         people: bench.size.many_requests,
     };
     let mut measurements = Vec::new();
     let mut rate = 0.0;
     for connections in [bench.size.connections, MANY_CONNECTIONS] {
-        let (measurement, sold_out) = pair.in_turns(connections).await?;
-        measurements.push(measurement);
+        let (of_connections, sold_out) = contest.in_turns(connections).await?;
+        measurements.extend(of_connections);
         if connections == bench.size.connections {
             rate = sold_out / 2.0;
         }
     }
-    measurements.push(pair.by_the_clock(rate, bench.size.open_seconds).await?);
-    nothing.kill().await?;
+    let seconds = bench.size.open_seconds;
+    measurements.push(contest.by_the_clock(rate, seconds).await?);
     step("the admission script alone");
+    let api = &contest.sides[OWN].service;
     for people in [1, 16, MAX_BATCH] {
         let claims = bench.size.many_requests;
-        measurements.extend(by_itself(&installation, &api, claims, people).await?);
+        measurements.extend(by_itself(&installation, api, claims, people).await?);
     }
     let rows = bench.size.missing.max(LEAST_ROWS);
-    measurements.push(cost_of_a_row(&installation, &api, rows).await?);
-    api.stop().await?;
-    reconciler.stop().await?;
+    measurements.push(cost_of_a_row(&installation, api, rows).await?);
+    for SoldOut { service, .. } in contest.sides {
+        service.kill().await?;
+    }
+    for reconciler in passes {
+        reconciler.stop().await?;
+    }
     Ok(measurements)
 }
 
-/// An API with a sold-out coupon, and a route that does nothing.
-struct Pair<'a> {
-    nothing: &'a Service,
-    api: &'a Service,
+/// A server that answers every claim `sold_out`.
+struct SoldOut {
+    service: Service,
     coupon: i64,
+}
+
+/// A crowd at one server.
+struct Turn {
+    tally: Tally,
+    /// CPU microseconds of the server per claim.
+    own: f64,
+    /// Those of Redis.
+    redis: f64,
+}
+
+/// The sides of the contest: a route that does nothing, this build, design j, and possibly another
+/// build.
+const NOTHING: usize = 0;
+const OWN: usize = 1;
+const DESIGN_J: usize = 2;
+const OTHER: usize = 3;
+
+struct Contest<'a> {
+    installation: &'a Installation,
+    sides: Vec<SoldOut>,
     people: u32,
 }
 
-impl Pair<'_> {
-    /// Runs both in a turn, and alternates which goes first. `[nothing, api]`.
-    async fn turn(&self, turn: usize, workload: &Workload) -> Result<[(Tally, f64); 2]> {
-        let mut results = [None, None];
-        let mut order = [(0, self.nothing), (1, self.api)];
-        order.rotate_left(turn % 2);
-        for (which, service) in order {
-            let prefix = format!("{}{which}-{turn}-", workload.prefix);
-            let target = service.address()?;
+impl Contest<'_> {
+    /// Lets a crowd claim at these sides, and alternates which goes first. Returns their turns in
+    /// the order of the sides.
+    async fn turn(&self, turn: usize, sides: usize, workload: &Workload) -> Result<Vec<Turn>> {
+        let mut turns = Vec::new();
+        for step in 0..sides {
+            let which = (step + turn) % sides;
+            let SoldOut { service, coupon } = &self.sides[which];
             let workload = Workload {
-                target,
-                prefix,
+                target: service.address()?,
+                coupon: *coupon,
+                prefix: format!("{}{which}-{turn}-", workload.prefix),
                 ..workload.clone()
             };
-            let before = cpu_seconds(service.pid())?;
+            let redis = || self.installation.cpu()[1];
+            let before = [cpu_seconds(service.pid())?, redis()];
             let tally = workload.run().await?;
-            let cpu = cpu_seconds(service.pid())? - before;
-            results[which] = Some((tally, cpu * 1e6 / f64::from(workload.people)));
+            let after = [cpu_seconds(service.pid())?, redis()];
+            let each = |at: usize| (after[at] - before[at]) * 1e6 / f64::from(workload.people);
+            let done = Turn {
+                tally,
+                own: each(0),
+                redis: each(1),
+            };
+            turns.push((which, done));
         }
-        match results {
-            [Some(nothing), Some(api)] => Ok([nothing, api]),
-            _ => anyhow::bail!("a turn is missing"),
-        }
+        turns.sort_by_key(|(which, _)| *which);
+        Ok(turns.into_iter().map(|(_, turn)| turn).collect())
     }
 
-    /// Returns the ratio, and the sold-out claims per second.
-    async fn in_turns(&self, connections: usize) -> Result<(Measurement, f64)> {
+    /// Returns the measurements, and this build's sold-out claims per second.
+    async fn in_turns(&self, connections: usize) -> Result<(Vec<Measurement>, f64)> {
         step(format!("sold-out claims over {connections} connections"));
-        let target = self.api.address()?;
-        let workload = Workload::once_each(target, self.coupon, self.people, connections);
+        let target = self.sides[OWN].service.address()?;
+        let workload = Workload::once_each(target, 0, self.people, connections);
         let mut turns = Vec::new();
         for turn in 0..TURNS {
-            turns.push(self.turn(turn, &workload).await?);
+            turns.push(self.turn(turn, self.sides.len(), &workload).await?);
         }
-        let all = |pick: fn(&[(Tally, f64); 2]) -> f64| turns.iter().map(pick).collect::<Vec<_>>();
-        let [idle, lost] = [
-            all(|turn| turn[0].0.per_second),
-            all(|turn| turn[1].0.per_second),
-        ];
-        let ratios = ratios(&lost, &idle);
-        let what = format!("sold-out claims ÷ do-nothing route, {connections} connections");
-        let measurement = Measurement::of(PART, what, median(ratios.clone()), "×")
-            .with("sold out/s", median(lost.clone()))
-            .with("nothing/s", median(idle))
-            .with("µs of the API's CPU", median(all(|turn| turn[1].1)))
-            .with("of the other's", median(all(|turn| turn[0].1)))
-            .target(FigureTarget::AtLeast(0.75))
-            .turns(&ratios);
-        Ok((measurement, median(lost)))
+        let all = |side: usize, pick: fn(&Turn) -> f64| {
+            let turns = turns.iter().map(|sides| pick(&sides[side]));
+            turns.collect::<Vec<f64>>()
+        };
+        let rates = |side| all(side, |turn| turn.tally.per_second);
+        let nothing = rates(NOTHING);
+        let of_side = |side: usize| {
+            let own = rates(side);
+            let to_nothing = ratios(&own, &nothing);
+            let what = format!("sold-out claims ÷ do-nothing route, {connections} connections");
+            Measurement::of(PART, what, median(to_nothing.clone()), "×")
+                .with("sold out/s", median(own))
+                .with("nothing/s", median(nothing.clone()))
+                .with("µs of the API's CPU", median(all(side, |turn| turn.own)))
+                .with("of Redis's", median(all(side, |turn| turn.redis)))
+                .with("of the other's", median(all(NOTHING, |turn| turn.own)))
+                .turns(&to_nothing)
+        };
+        let to_j = ratios(&rates(OWN), &rates(DESIGN_J));
+        let what = format!("sold-out claims ÷ design j, {connections} connections");
+        let beside_j = Measurement::of(PART, what, median(to_j.clone()), "×")
+            .with("j/s", median(rates(DESIGN_J)))
+            .with("µs of j's CPU", median(all(DESIGN_J, |turn| turn.own)))
+            .turns(&to_j);
+        let beside_nothing = of_side(OWN).target(FigureTarget::AtLeast(0.85));
+        let mut measurements = vec![beside_nothing, beside_j];
+        if self.sides.len() > OTHER {
+            measurements.push(of_side(OTHER).of_other_build());
+        }
+        Ok((measurements, median(rates(OWN))))
     }
 
     /// Measures an open loop. Latency that both have comes from the machine and the generator's
@@ -140,30 +209,30 @@ impl Pair<'_> {
             reason = "a positive rate"
         )]
         let people = rate as u32 * seconds / CLOCK_TURNS;
-        let target = self.api.address()?;
+        let target = self.sides[OWN].service.address()?;
         let workload = Workload {
             rate: Some(rate),
             prefix: "open".to_owned(),
-            ..Workload::once_each(target, self.coupon, people, CLOCK_CONNECTIONS)
+            ..Workload::once_each(target, 0, people, CLOCK_CONNECTIONS)
         };
         let mut turns = Vec::new();
         for turn in 0..CLOCK_TURNS {
-            turns.push(self.turn(turn as usize, &workload).await?);
+            turns.push(self.turn(turn as usize, OWN + 1, &workload).await?);
         }
         let all = |which: usize, pick: fn(&Latency) -> f64| {
-            let latencies = turns.iter().map(|turn| &turn[which].0.others);
+            let latencies = turns.iter().map(|turn| &turn[which].tally.others);
             latencies.map(pick).collect::<Vec<_>>()
         };
-        let p99 = all(1, |latency| latency.p99_ms);
+        let p99 = all(OWN, |latency| latency.p99_ms);
         let what = "p99 of sold-out claims at half the maximum rate, open loop";
         Ok(Measurement::of(PART, what, median(p99.clone()), "ms")
             .target(FigureTarget::AtMost(10.0))
             .with("rate/s", rate)
-            .with("p50 ms", median(all(1, |latency| latency.p50_ms)))
-            .with("p99.9 ms", median(all(1, |latency| latency.p999_ms)))
+            .with("p50 ms", median(all(OWN, |latency| latency.p50_ms)))
+            .with("p99.9 ms", median(all(OWN, |latency| latency.p999_ms)))
             .with(
                 "do-nothing p99 ms",
-                median(all(0, |latency| latency.p99_ms)),
+                median(all(NOTHING, |latency| latency.p99_ms)),
             )
             .turns(&p99))
     }
