@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::{Extension, Json};
-use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::AllowList;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::CouponId;
@@ -16,8 +15,8 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::change::{follows_later, recover_lost};
 use super::extract::{CouponPath, StrictPath, body, invalid, no_such_coupon};
+use super::follow_up::{follows_later, recover_lost, write_allow_list};
 use crate::serve::state::{App, Services};
 use crate::user_list::{self, UserList};
 
@@ -117,23 +116,10 @@ async fn apply(
     };
     tracing::info!(coupon_id = id.0, changed, ?now, "an allow list was changed");
     crash_point(Point::ListWritten);
-    let has_list = write(services, id).await;
+    let has_list = write_allow_list(services, id).await;
     crash_point(Point::ListFollowed);
     if has_list {
         return Ok((now, changed));
     }
     Err(follows_later())
-}
-
-/// Writes the list to Redis if Redis has another revision. Returns `false` if the reconciler has to
-/// write it.
-pub(super) async fn write(services: &Services, id: CouponId) -> bool {
-    let why = match follow(&services.mysql.operators, &services.redis, id).await {
-        Ok(Followed::Same | Followed::Written(_)) => return true,
-        Ok(Followed::Kept(why)) => why,
-        Err(error) => error.to_string(),
-    };
-    let what = "could not write an allow list to Redis; the reconciler will";
-    tracing::warn!(why, coupon_id = id.0, "{what}");
-    false
 }

@@ -23,14 +23,13 @@ use firstcome_shared::model::is_one_lost;
 use firstcome_shared::mysql::change::{ChangedCoupon, CouponChanged};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{DbError, Refusal};
-use firstcome_shared::recover::{LostSettings, recover};
 use firstcome_shared::redis::keys::{DropKeys, DropMeta};
 use firstcome_shared::redis::settings::{CouponRead, Written};
 
-use super::create::check_audience;
+use super::etag;
 use super::extract::{CouponPath, JsonBody, invalid, no_such_coupon};
+use super::follow_up::{check_audience, follows_later, recover_lost, reread, write_allow_list};
 use super::view::{CouponView, show_one};
-use super::{allow_list, etag};
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
 
@@ -112,30 +111,6 @@ async fn apply(
         CouponChanged::LostDrop => Err(lost_drop()),
         CouponChanged::NoCoupon => Err(no_such_coupon(id)),
     }
-}
-
-/// Recovers settings that MySQL has lost from Redis (docs/decisions/0026-mysql-gone-back.md). Call
-/// it before a change, which must neither reuse a revision that MySQL has lost nor undo lost
-/// settings. Returns the highest revision in Redis, or 0 if it does not answer.
-pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<u64, Problem> {
-    let db = &services.mysql.operators;
-    let redis = &services.redis;
-    let highest = match redis.highest_revision(id).await {
-        Ok(highest) => highest,
-        // A change of a name must succeed without Redis.
-        Err(error) => {
-            tracing::warn!(
-                %error, coupon_id = id.0,
-                "could not check in Redis whether MySQL has lost settings"
-            );
-            return Ok(0);
-        }
-    };
-    if let Some(LostSettings { changes, .. }) = recover(db, redis, id, false).await? {
-        let what = "MySQL had lost settings, which Redis has";
-        tracing::warn!(coupon_id = id.0, changes, "{what}");
-    }
-    Ok(highest)
 }
 
 /// Lowers the quantity in Redis, which then gives out no slot above it. MySQL has the revision
@@ -224,7 +199,7 @@ async fn finish(
     let forgotten = redis.expire_drops(&gone, FORGET_AFTER).await;
     // If the coupon becomes restricted to a list, write the list to Redis before admission needs
     // it.
-    let has_list = patch.allow != Some(Some(Allow::List)) || allow_list::write(services, id).await;
+    let has_list = patch.allow != Some(Some(Allow::List)) || write_allow_list(services, id).await;
     if patch.concerns_redis() {
         let metas = unsealed.map(|drop| DropMeta::new(&coupon, drop));
         let all: Vec<_> = keys.iter().zip(metas).collect();
@@ -250,18 +225,6 @@ async fn finish(
     Ok(reread(services, coupon, drops).await)
 }
 
-/// Reads a coupon again that this process has just written, or returns what it has written.
-pub(super) async fn reread(
-    services: &Services,
-    coupon: Coupon,
-    drops: Vec<Drop>,
-) -> Arc<CouponWithDrops> {
-    match services.catalogue.reread(coupon.id).await {
-        Ok(seen) => seen,
-        Err(_) => CouponWithDrops::new(&services.redis, coupon, drops).into(),
-    }
-}
-
 fn not_changed(error: DbError, patch: &CouponPatch) -> Problem {
     match error.refusal() {
         // Rows of the coupon are being written.
@@ -278,13 +241,6 @@ fn not_changed(error: DbError, patch: &CouponPatch) -> Problem {
             Problem::new(Code::BelowGivenOut, why)
         }
     }
-}
-
-/// The response if Redis does not have a change yet.
-pub(super) fn follows_later() -> Problem {
-    Problem::unavailable(
-        "MySQL has the change; admission follows within a minute, or when you repeat the request",
-    )
 }
 
 fn lost_drop() -> Problem {

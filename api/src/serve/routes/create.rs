@@ -18,24 +18,11 @@ use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropMeta;
 
-use super::change::reread;
 use super::extract::{JsonBody, invalid};
+use super::follow_up::{check_audience, reread, write_allow_list};
 use super::view::{CouponView, show_one};
-use crate::serve::auth::Identity;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
-
-/// Refuses groups if a gateway identifies users, because the gateway names no groups, so no user
-/// would be admitted.
-pub(super) fn check_audience(identity: &Identity, allow: Option<&Allow>) -> Result<(), Problem> {
-    if matches!(allow, Some(Allow::Group(_))) && !identity.wants_token() {
-        return Err(invalid(
-            "allow: a coupon of a group needs USER_AUTH=jwt; with USER_AUTH=trusted-header \
-            nobody's groups are known",
-        ));
-    }
-    Ok(())
-}
 
 /// Create a coupon
 ///
@@ -130,7 +117,7 @@ async fn make_once(
     if coupon.allow == Some(Allow::List) {
         // Write the list even if it is empty: while the list is missing from Redis, no claim gets
         // `not_allowed`.
-        super::allow_list::write(services, coupon.id).await;
+        write_allow_list(services, coupon.id).await;
     }
     if let Err(error) = load(services, &coupon, &drops).await {
         tracing::warn!(

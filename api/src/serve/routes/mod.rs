@@ -9,6 +9,7 @@ mod create;
 pub(super) mod etag;
 pub(super) mod extract;
 pub(super) mod fast_path;
+mod follow_up;
 mod issued;
 pub(crate) mod middleware;
 mod openapi;
