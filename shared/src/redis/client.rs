@@ -3,44 +3,23 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use redis::{
     ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, ToRedisArgs,
     Value, from_redis_value,
 };
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::connection::SharedConnection;
-use super::deployment::{Deployment, RedisMode, addresses};
-use super::gate::Servers;
+use super::deployment::{Deployment, RedisDurability, RedisSettings, addresses};
 use super::keys::DropKeys;
-use super::refusing::LastWrite;
+use super::servers::{HASH_SLOTS, HashSlots, Servers};
 use crate::domain::{CouponId, DropId};
-use crate::tls::StoreAddress;
 
-#[derive(Debug, Clone)]
-pub struct RedisSettings {
-    /// `redis://[[user]:password@]host:port[/database]`, or `rediss://…` with TLS settings; several
-    /// nodes are separated by commas.
-    pub url: StoreAddress,
-    /// Prefix of every key; `fc` unless several installations share one Redis.
-    pub prefix: String,
-    /// Maximum wait for a reply. A call that timed out may have run.
-    pub timeout: Duration,
-    pub mode: RedisMode,
-    pub durability: RedisDurability,
-}
-
-/// How this process ensures that Redis keeps acknowledged writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum RedisDurability {
-    /// By reading its settings
-    #[default]
-    Checked,
-    /// The operator guarantees it: for a provider's Redis whose settings can't be read
-    Managed,
-}
+/// The last result of a process, and when it was asked for. Held while Redis is asked.
+pub(super) type LastWrite = Arc<Mutex<Option<(Instant, RedisResult<()>)>>>;
 
 /// One installation's Redis: a shared connection that reconnects automatically, with the key names
 /// and scripts. Commands are not retried.
@@ -53,12 +32,6 @@ pub struct Redis {
     /// Whether the last write that was checked succeeded.
     pub(super) last_write: LastWrite,
 }
-
-/// First and last hash slot of a range.
-pub(super) type HashSlots = (u16, u16);
-
-/// Hash slots of a cluster.
-pub(super) const HASH_SLOTS: u16 = 16_384;
 
 /// A server that holds data.
 pub(super) struct Master {

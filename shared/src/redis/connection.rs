@@ -12,13 +12,12 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
-use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::cluster_async::ClusterConnection;
+use redis::aio::ConnectionLike;
 use redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 use tokio::sync::OnceCell;
 
-use super::deployment::Deployment;
+use super::deployment::{Deployment, Link};
 
 /// Answers of a server that is no master, or is about to be replaced.
 const LEFT_AFTER: [&str; 5] = [
@@ -36,27 +35,9 @@ const SETTLED: Duration = Duration::from_millis(500);
 /// Pause after an attempt to replace the connection that failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// redis-rs's connection.
-#[derive(Clone)]
-pub(super) enum Link {
-    /// To one server. It ends with the server's process.
-    One(MultiplexedConnection),
-    /// To the nodes of a cluster.
-    Cluster(ClusterConnection),
-}
-
 struct Current {
     link: Link,
     made_at: Instant,
-}
-
-impl Link {
-    fn connection(&self) -> Box<dyn ConnectionLike + Send> {
-        match self.clone() {
-            Self::One(one) => Box::new(one),
-            Self::Cluster(cluster) => Box::new(cluster),
-        }
-    }
 }
 
 /// A connection to the servers that hold the data, made on first use. In a cluster, each command

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
+use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClientBuilder;
+use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo as _, RedisResult};
 
-use super::client::RedisSettings;
-use super::connection::Link;
-use crate::tls::Tls;
+use crate::tls::{StoreAddress, Tls};
 
 /// Kinds of Redis deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -22,12 +22,53 @@ pub enum RedisMode {
     Cluster,
 }
 
+#[derive(Debug, Clone)]
+pub struct RedisSettings {
+    /// `redis://[[user]:password@]host:port[/database]`, or `rediss://…` with TLS settings; several
+    /// nodes are separated by commas.
+    pub url: StoreAddress,
+    /// Prefix of every key; `fc` unless several installations share one Redis.
+    pub prefix: String,
+    /// Maximum wait for a reply. A call that timed out may have run.
+    pub timeout: Duration,
+    pub mode: RedisMode,
+    pub durability: RedisDurability,
+}
+
+/// How this process ensures that Redis keeps acknowledged writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum RedisDurability {
+    /// By reading its settings
+    #[default]
+    Checked,
+    /// The operator guarantees it: for a provider's Redis whose settings can't be read
+    Managed,
+}
+
 /// TCP timeout for a host that acknowledges nothing. The kernel's default is a quarter of an hour.
 const SILENT: Duration = Duration::from_secs(3);
 
 /// Maximum time to connect to a node of a cluster. redis-rs connects to all nodes before it sends
 /// on, so one silent node delays the commands for all others by this much.
 const NODE_CONNECTS_IN: Duration = Duration::from_millis(500);
+
+/// redis-rs's connection.
+#[derive(Clone)]
+pub(super) enum Link {
+    /// To one server. It ends with the server's process.
+    One(MultiplexedConnection),
+    /// To the nodes of a cluster.
+    Cluster(ClusterConnection),
+}
+
+impl Link {
+    pub(super) fn connection(&self) -> Box<dyn ConnectionLike + Send> {
+        match self.clone() {
+            Self::One(one) => Box::new(one),
+            Self::Cluster(cluster) => Box::new(cluster),
+        }
+    }
+}
 
 /// The settings, with the addresses that they name.
 pub(super) struct Deployment {

@@ -11,7 +11,6 @@
 //! settings and revocations. A writer reads it first; the scripts do nothing if it has changed
 //! since.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::LazyLock;
 
@@ -19,87 +18,12 @@ use futures_util::future::join_all;
 use redis::{Pipeline, RedisResult, Value, from_redis_value};
 
 use super::Redis;
-use super::client::{HASH_SLOTS, HashSlots, Master, Script};
+use super::client::{Master, Script};
 use super::keys::{self, DropKeys};
+use super::servers::{ServerId, Servers};
 use crate::domain::{CouponId, DropId};
 
 static GATE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/gate.lua")));
-
-/// The identity of a master between two promotions: `run_id:master_replid2`. The first changes with
-/// every start of the process, the second with every promotion. (`master_replid` is unsuitable,
-/// because it also changes when the first replica connects.)
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ServerId(pub(super) String);
-
-impl ServerId {
-    /// Reads `INFO server` and `INFO replication`. Returns `None` for a server that is not a master.
-    pub(super) fn parse(info: &str) -> Option<Self> {
-        let info = fields(info);
-        (info.get("role") == Some(&"master")).then(|| {
-            let field = |name: &str| *info.get(name).unwrap_or(&"");
-            Self(format!("{}:{}", field("run_id"), field("master_replid2")))
-        })
-    }
-}
-
-/// Parses `INFO` into fields by name.
-pub(super) fn fields(info: &str) -> HashMap<&str, &str> {
-    let fields = info.lines().filter_map(|line| line.split_once(':'));
-    fields.collect()
-}
-
-/// The servers that hold data, with their hash slots. A server that does not answer, or is not a
-/// master, has no identity.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Servers(Vec<(Vec<HashSlots>, Option<ServerId>)>);
-
-impl Servers {
-    /// Returns the identity of the server that holds a coupon.
-    pub fn holding(&self, coupon: CouponId) -> Option<&ServerId> {
-        if let [(_, only)] = self.0.as_slice() {
-            return only.as_ref();
-        }
-        let slot = hash_slot(coupon);
-        let mut servers = self.0.iter();
-        let found = servers.find(|(hash_slots, _)| {
-            hash_slots
-                .iter()
-                .any(|(first, last): &HashSlots| (*first..=*last).contains(&slot))
-        });
-        found.and_then(|(_, server)| server.as_ref())
-    }
-
-    /// Whether the server of a coupon did not answer as a master, while others of the cluster did.
-    pub fn miss(&self, coupon: CouponId) -> bool {
-        self.holding(coupon).is_none() && self.are_in_part()
-    }
-
-    /// Whether only some servers answered as masters.
-    pub fn are_in_part(&self) -> bool {
-        !self.are_complete() && self.0.iter().any(|(_, server)| server.is_some())
-    }
-
-    /// Whether the server with these hash slots was asked and did not answer as a master.
-    pub(super) fn lack(&self, hash_slots: &[HashSlots]) -> bool {
-        let mut servers = self.0.iter();
-        servers.any(|(held, server)| held == hash_slots && server.is_none())
-    }
-
-    /// Whether every server answered as a master.
-    pub fn are_complete(&self) -> bool {
-        self.0.iter().all(|(_, server)| server.is_some())
-    }
-}
-
-/// Returns the hash slot of a coupon's keys, whose hash tag is the coupon's id.
-fn hash_slot(coupon: CouponId) -> u16 {
-    hash_slot_of(&coupon.to_string())
-}
-
-/// Returns the hash slot of a key without a hash tag, or of a hash tag.
-pub(super) fn hash_slot_of(key: &str) -> u16 {
-    crc16::State::<crc16::XMODEM>::calculate(key.as_bytes()) % HASH_SLOTS
-}
 
 /// A coupon's era on one server. The default value names no era, and every script refuses it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]

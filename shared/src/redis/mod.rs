@@ -1,5 +1,5 @@
 //! Redis: key names ([`keys`]), admission ([`admission`]), the admission gate with its fencing
-//! tokens ([`gate`]), settings ([`settings`]), the projection of MySQL's rows ([`project`]),
+//! tokens ([`gate`]) and the servers that it names ([`servers`]), settings ([`settings`]), the projection of MySQL's rows ([`project`]),
 //! revocations ([`revoking`]), reads (of coupons and drops [`reads`], of holders [`holders`], of one
 //! user [`standing`]), a copy of the coupons ([`copy`]), and checks that refuse a Redis that is not
 //! durable ([`safety`]), or that takes no writes ([`refusing`]).
@@ -20,11 +20,12 @@ pub mod reads;
 pub mod refusing;
 pub mod revoking;
 pub mod safety;
+pub mod servers;
 pub mod settings;
 pub mod standing;
 pub mod wrong_key;
 
-pub use client::{Redis, RedisDurability, RedisSettings};
+pub use client::Redis;
 pub use connection::SharedConnection;
-pub use deployment::RedisMode;
+pub use deployment::{RedisDurability, RedisMode, RedisSettings};
 pub use redis::{RedisError, Value};

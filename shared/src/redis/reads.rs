@@ -9,8 +9,9 @@ use redis::{ErrorKind, FromRedisValue, Pipeline, RedisResult, Value};
 
 use super::Redis;
 use super::allow_list::{self, SeenList};
-use super::gate::{Gate, ServerId, number_in};
+use super::gate::{Gate, number_in};
 use super::keys::{self, DropKeys, DropMeta};
+use super::servers::ServerId;
 use crate::domain::{CouponId, DropId, Slot, UserId};
 
 /// Coupons or drops requested at the same time.

@@ -1,17 +1,15 @@
 //! Whether Redis takes writes. A Redis that answers `PING` and reads may refuse every claim: its disk
 //! or memory is full, it is a replica, or too few replicas follow it. Only a write shows it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use redis::{RedisError, RedisResult};
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::Redis;
-use super::client::{HASH_SLOTS, Master};
-use super::gate::hash_slot_of;
+use super::client::Master;
+use super::servers::{HASH_SLOTS, hash_slot_of};
 use crate::quoted::without_values;
 use crate::report::{FailureCause, StoreRefusal};
 
@@ -20,9 +18,6 @@ const USED_FOR: Duration = Duration::from_millis(900);
 
 /// How long the key that is written stays, in milliseconds.
 const KEPT_MS: u64 = 60_000;
-
-/// The last result of a process, and when it was asked for. Held while Redis is asked.
-pub(super) type LastWrite = Arc<Mutex<Option<(Instant, RedisResult<()>)>>>;
 
 /// Returns an error of Redis as Redis says it. Values in quotes, which may be those of users, are
 /// removed from everything but refusals, whose texts are fixed.

@@ -8,7 +8,7 @@ use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, from_red
 
 use super::Redis;
 use super::client::{Master, Script};
-use super::gate::{ServerId, fields};
+use super::servers::{ServerId, fields};
 
 /// Oldest supported Redis: since 7.0, `INFO` accepts several sections, which the gate's scripts
 /// use.

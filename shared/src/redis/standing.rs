@@ -3,9 +3,9 @@
 use redis::RedisResult;
 
 use super::Redis;
-use super::gate::ServerId;
 use super::keys::DropKeys;
 use super::reads::{number_of, slot_in};
+use super::servers::ServerId;
 use crate::domain::{DropId, Slot, UserId};
 
 /// One user's status in a drop, and in its coupon.
