@@ -22,10 +22,10 @@ use firstcome_shared::schedule::time_zone::long_version;
 use secrecy::SecretString;
 
 use crate::attach::args::AttachArgs;
-use crate::barrier::Topic;
 use crate::context::{PassSettings, Stores};
 use crate::daemon::schedule::Times;
 use crate::notify::{NotifyArgs, WebhookArgs};
+use crate::topic::Topic;
 
 /// The daemon's default `LISTEN_ADDR`.
 pub(crate) const LISTEN_ADDR: &str = "127.0.0.1:8081";

@@ -6,79 +6,17 @@
 //! answer of the command that closed it, and after the positions have reached the ends that were
 //! read then: every claim from before the closing has a row, a dead letter, or is only in Redis.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
-use firstcome_shared::kafka::KafkaSettings;
 use firstcome_shared::mysql::positions::{Positions, SecondsUnseen};
 use firstcome_shared::mysql::processes::Deadlines;
 use firstcome_shared::mysql::{Db, DbError};
-use parking_lot::Mutex;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
-use rdkafka::metadata::MetadataTopic;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Stores;
-
-/// The offsets of each partition: the first one that the log has, and its end.
-pub type Logs = BTreeMap<i32, Range<i64>>;
-
-/// Maximum wait for one answer about the topic.
-const ANSWER: Duration = Duration::from_secs(5);
-
-/// Reads the topic's offsets with one client, and never its messages.
-#[derive(Clone)]
-pub struct Topic {
-    pub settings: KafkaSettings,
-    /// `None` while a read uses it. A read that hangs keeps it, and the next one creates another.
-    client: Arc<Mutex<Option<BaseConsumer>>>,
-}
-
-impl Topic {
-    pub fn new(settings: KafkaSettings) -> Self {
-        let client = Arc::default();
-        Self { settings, client }
-    }
-
-    /// Reads the offsets of all partitions.
-    pub async fn logs(&self) -> anyhow::Result<Logs> {
-        let topic = self.clone();
-        let read = tokio::task::spawn_blocking(move || topic.read());
-        // librdkafka measures its limits by the host's clock, which may be set back.
-        match tokio::time::timeout(3 * ANSWER, read).await {
-            Ok(read) => read?,
-            Err(_) => Err(anyhow!("Kafka did not answer within {:?}", 3 * ANSWER)),
-        }
-    }
-
-    fn read(&self) -> anyhow::Result<Logs> {
-        let kept = self.client.lock().take();
-        let client = match kept {
-            Some(client) => client,
-            None => self.settings.reader().create()?,
-        };
-        let name = &self.settings.topic;
-        let offsets = || -> Result<Logs, KafkaError> {
-            let metadata = client.fetch_metadata(Some(name), ANSWER)?;
-            let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
-            let log = |partition: i32| {
-                let (first, end) = client.fetch_watermarks(name, partition, ANSWER)?;
-                Ok((partition, first..end))
-            };
-            partitions.map(|partition| log(partition.id())).collect()
-        };
-        let logs = offsets().with_context(|| format!("the topic {name:?} cannot be read"))?;
-        anyhow::ensure!(!logs.is_empty(), "the topic {name:?} has no partition");
-        // Only a client that has just answered is used again.
-        self.client.lock().replace(client);
-        Ok(logs)
-    }
-}
+use crate::topic::{Logs, Topic};
 
 /// Whether the positions have reached the ends. They are read between the two reads of the ends:
 /// a position beyond the later end belongs to another log. A missing position counts as the first

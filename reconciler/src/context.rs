@@ -18,8 +18,8 @@ use firstcome_shared::redis::wrong_key::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 
-use crate::barrier::Topic;
 use crate::report::{FailureCause, Outcome, StoreRefusal, Trigger};
+use crate::topic::Topic;
 
 /// Connections to every store. Cheap to clone.
 #[derive(Clone)]

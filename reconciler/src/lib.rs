@@ -33,6 +33,7 @@ mod seal;
 mod settings;
 pub mod stores;
 mod sweep;
+pub mod topic;
 mod urgent;
 
 pub use firstcome_notifier as notify;

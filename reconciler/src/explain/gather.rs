@@ -3,7 +3,6 @@
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
-use firstcome_shared::http::views::Happening;
 use firstcome_shared::model::Revocation;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::uses::CodeUse;
@@ -11,42 +10,12 @@ use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::sql;
 
-use super::verdict::{Evidence, Standing};
+use super::facts::{Evidence, Standing, UserFacts};
 use crate::context::Stores;
 use crate::report::{ActionKind, AlertKind, Finding, Kind, Outcome, wording};
 
 /// The keys of a drop that was sealed longer ago have expired.
 const KEYS_KEPT: TimeDelta = TimeDelta::hours(2);
-
-/// The known facts about a user.
-#[derive(Debug, Default)]
-pub(super) struct UserFacts {
-    pub(super) happenings: Vec<Happening>,
-    pub(super) no_longer_known: Vec<String>,
-    /// What each entry says about the present.
-    pub(super) standings: Vec<Standing>,
-    /// Why the last repair for the user was not made.
-    pub(super) not_repaired: Option<String>,
-    /// Whether a store could not be read.
-    pub(super) is_blind: bool,
-}
-
-impl UserFacts {
-    fn happened(&mut self, at: Option<DateTime<Utc>>, source: &str, what: String) {
-        let source = source.to_owned();
-        self.happenings.push(Happening { at, source, what });
-    }
-
-    fn stands(&mut self, evidence: Evidence, drop: DropId, slot: Option<i64>, sentence: String) {
-        let drop = Some(drop);
-        self.standings.push(Standing {
-            evidence,
-            drop,
-            slot,
-            sentence,
-        });
-    }
-}
 
 pub(super) async fn gather(
     stores: &Stores,

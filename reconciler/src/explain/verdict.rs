@@ -3,31 +3,7 @@
 use firstcome_shared::domain::DropId;
 use firstcome_shared::http::views::Holds;
 
-use super::gather::UserFacts;
-
-/// What an entry of a store proves. The first that is known decides the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Evidence {
-    Row,
-    Revocation,
-    BrokenPromise,
-    /// Redis has the user on a slot.
-    Admission,
-    DeadLetter,
-    Waiting,
-    /// A revocation after which the user may claim again.
-    EarlierRevocation,
-}
-
-/// What one entry of a store says about the user's state.
-#[derive(Debug, Clone)]
-pub(super) struct Standing {
-    pub(super) evidence: Evidence,
-    /// The drop, or `None` if the entry names none.
-    pub(super) drop: Option<DropId>,
-    pub(super) slot: Option<i64>,
-    pub(super) sentence: String,
-}
+use super::facts::{Evidence, Standing, UserFacts};
 
 /// The scope of a question about a user.
 #[derive(Debug, Clone, Default)]

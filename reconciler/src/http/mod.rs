@@ -7,6 +7,7 @@ mod failed_claims;
 mod openapi;
 mod overview;
 mod people;
+mod reader;
 pub(crate) mod reconcile;
 pub(crate) mod requests;
 pub(crate) mod runs;
@@ -33,7 +34,7 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use self::overview::Reader;
+use self::reader::Reader;
 use crate::context::Stores;
 use crate::notify::Notifier;
 use crate::passes::Passes;

@@ -120,7 +120,10 @@ async fn counter_that_counts_down_is_compared_and_moved_by_the_difference() {
     let attached = world.attached(&written);
     let run = pass(&attached).await;
     assert_eq!(run.status, Status::Braked, "{run:?}");
-    assert!(details(&run).contains("somebody may have added stock"), "{run:?}");
+    assert!(
+        details(&run).contains("somebody may have added stock"),
+        "{run:?}"
+    );
     assert_eq!(confirm(&attached).await.status, Status::Repaired);
     assert_eq!(world.redis::<i64>("HGET @hash stock").await, 6);
     let many = sold(20).await;

@@ -217,6 +217,7 @@ pub(super) fn revision_in(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::servers::hash_slot;
     use super::*;
 
     #[test]

@@ -77,7 +77,7 @@ impl Servers {
 }
 
 /// Returns the hash slot of a coupon's keys, whose hash tag is the coupon's id.
-fn hash_slot(coupon: CouponId) -> u16 {
+pub(super) fn hash_slot(coupon: CouponId) -> u16 {
     hash_slot_of(&coupon.to_string())
 }
 

@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 use firstcome_shared::StoreError;
-use firstcome_shared::coupon::{Allow, Coupon, CouponPatch, Drop};
+use firstcome_shared::coupon::{Allow, CouponPatch, Drop};
 use firstcome_shared::domain::{CouponId, Slot};
 use firstcome_shared::drops::make_ahead;
 use firstcome_shared::http::Problem;

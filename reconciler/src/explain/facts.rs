@@ -1,0 +1,65 @@
+//! What the stores know about a user.
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::domain::DropId;
+use firstcome_shared::http::views::Happening;
+
+/// What an entry of a store proves. The first that is known decides the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Evidence {
+    Row,
+    Revocation,
+    BrokenPromise,
+    /// Redis has the user on a slot.
+    Admission,
+    DeadLetter,
+    Waiting,
+    /// A revocation after which the user may claim again.
+    EarlierRevocation,
+}
+
+/// What one entry of a store says about the user's state.
+#[derive(Debug, Clone)]
+pub(super) struct Standing {
+    pub(super) evidence: Evidence,
+    /// The drop, or `None` if the entry names none.
+    pub(super) drop: Option<DropId>,
+    pub(super) slot: Option<i64>,
+    pub(super) sentence: String,
+}
+
+/// The known facts about a user.
+#[derive(Debug, Default)]
+pub(super) struct UserFacts {
+    pub(super) happenings: Vec<Happening>,
+    pub(super) no_longer_known: Vec<String>,
+    /// What each entry says about the present.
+    pub(super) standings: Vec<Standing>,
+    /// Why the last repair for the user was not made.
+    pub(super) not_repaired: Option<String>,
+    /// Whether a store could not be read.
+    pub(super) is_blind: bool,
+}
+
+impl UserFacts {
+    pub(super) fn happened(&mut self, at: Option<DateTime<Utc>>, source: &str, what: String) {
+        let source = source.to_owned();
+        self.happenings.push(Happening { at, source, what });
+    }
+
+    pub(super) fn stands(
+        &mut self,
+        evidence: Evidence,
+        drop: DropId,
+        slot: Option<i64>,
+        sentence: String,
+    ) {
+        let drop = Some(drop);
+        self.standings.push(Standing {
+            evidence,
+            drop,
+            slot,
+            sentence,
+        });
+    }
+}

@@ -1,0 +1,68 @@
+//! The offsets of the topic of claims.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use firstcome_shared::kafka::KafkaSettings;
+use parking_lot::Mutex;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::metadata::MetadataTopic;
+
+/// The offsets of each partition: the first one that the log has, and its end.
+pub type Logs = BTreeMap<i32, Range<i64>>;
+
+/// Maximum wait for one answer about the topic.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Reads the topic's offsets with one client, and never its messages.
+#[derive(Clone)]
+pub struct Topic {
+    pub settings: KafkaSettings,
+    /// `None` while a read uses it. A read that hangs keeps it, and the next one creates another.
+    client: Arc<Mutex<Option<BaseConsumer>>>,
+}
+
+impl Topic {
+    pub fn new(settings: KafkaSettings) -> Self {
+        let client = Arc::default();
+        Self { settings, client }
+    }
+
+    /// Reads the offsets of all partitions.
+    pub async fn logs(&self) -> anyhow::Result<Logs> {
+        let topic = self.clone();
+        let read = tokio::task::spawn_blocking(move || topic.read());
+        // librdkafka measures its limits by the host's clock, which may be set back.
+        match tokio::time::timeout(3 * ANSWER, read).await {
+            Ok(read) => read?,
+            Err(_) => Err(anyhow!("Kafka did not answer within {:?}", 3 * ANSWER)),
+        }
+    }
+
+    fn read(&self) -> anyhow::Result<Logs> {
+        let kept = self.client.lock().take();
+        let client = match kept {
+            Some(client) => client,
+            None => self.settings.reader().create()?,
+        };
+        let name = &self.settings.topic;
+        let offsets = || -> Result<Logs, KafkaError> {
+            let metadata = client.fetch_metadata(Some(name), ANSWER)?;
+            let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+            let log = |partition: i32| {
+                let (first, end) = client.fetch_watermarks(name, partition, ANSWER)?;
+                Ok((partition, first..end))
+            };
+            partitions.map(|partition| log(partition.id())).collect()
+        };
+        let logs = offsets().with_context(|| format!("the topic {name:?} cannot be read"))?;
+        anyhow::ensure!(!logs.is_empty(), "the topic {name:?} has no partition");
+        // Only a client that has just answered is used again.
+        self.client.lock().replace(client);
+        Ok(logs)
+    }
+}
