@@ -105,7 +105,7 @@ impl<S: UnitStore> Shared<S> {
         while !batch.is_empty() {
             if let Some(last) = self.last.get() {
                 for Waiting { user, reply } in batch.drain(..) {
-                    answer(reply, finally(last, &user));
+                    answer(reply, finally(last, user.as_str()));
                 }
                 break;
             }
@@ -153,8 +153,9 @@ fn answer(reply: oneshot::Sender<DesignReply>, answer: DesignReply) {
     let _ = reply.send(answer);
 }
 
-fn finally(holders: &HashSet<String>, user: &UserId) -> DesignReply {
-    if holders.contains(user.as_str()) {
+/// Returns the reply to a user once the drop is permanently sold out.
+pub(super) fn finally(holders: &HashSet<String>, user: &str) -> DesignReply {
+    if holders.contains(user) {
         DesignReply::Already
     } else {
         DesignReply::SoldOut
@@ -164,7 +165,7 @@ fn finally(holders: &HashSet<String>, user: &UserId) -> DesignReply {
 impl<S: UnitStore> Issuer for MysqlBatches<S> {
     async fn claim(&self, user: &UserId) -> Result<DesignReply> {
         if let Some(last) = self.shared.last.get() {
-            return Ok(finally(last, user));
+            return Ok(finally(last, user.as_str()));
         }
         let (reply, answered) = oneshot::channel();
         self.queue

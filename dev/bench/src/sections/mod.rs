@@ -4,6 +4,7 @@ mod ceilings;
 mod designs;
 mod history;
 mod meter;
+mod neighbour;
 mod pace;
 mod passes;
 mod uses;
@@ -52,9 +53,16 @@ impl Bench {
     async fn design(&self, design: Design, quantity: u32) -> Result<Service> {
         let mysql = &self.servers.mysql;
         prepare(mysql, design, quantity).await?;
-        let (word, url) = (design.word(), mysql.database_url("bench"));
+        let word = design.word();
         let quantity = quantity.to_string();
-        let args = [&word, "--database", &url, "--quantity", &quantity];
+        let name = format!("bench-{word}-{}", chrono::Utc::now().timestamp_micros());
+        let database = mysql.database_url("bench");
+        let redis = self.servers.redis.url();
+        let brokers = self.servers.kafka.bootstrap();
+        let mut args = vec![word.as_str()];
+        args.extend(["--database", &database, "--redis", &redis]);
+        args.extend(["--brokers", &brokers, "--name", &name]);
+        args.extend(["--quantity", &quantity]);
         let mut command = self.designs.command("firstcome-baselines", &args, &[])?;
         Service::ready(self.designs.launch(&word, &mut command)?, "").await
     }

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use firstcome_harness::Role;
 use firstcome_load::answer::AnswerKind;
-use firstcome_load::installation::{Installation, InstallationCoupon};
+use firstcome_load::installation::InstallationCoupon;
 use firstcome_load::rush::Workload;
 use firstcome_load::terminal::step;
 use mysql_async::prelude::Queryable as _;
-use tokio_util::sync::CancellationToken;
 
 use super::Bench;
+use super::neighbour::Neighbour;
 use crate::quiet::settle;
 use crate::report::{FigureTarget, Measurement};
 
@@ -24,11 +24,7 @@ const LASTS: u32 = 100;
 const SLOWEST: u32 = 50;
 /// The span in which the busiest rows are counted.
 const SPAN_SECONDS: u32 = 60;
-/// Rows of the neighbour's table.
-const NEIGHBOURS: u32 = 10_000;
 const COUNTED_EVERY: Duration = Duration::from_millis(250);
-/// Pause of the neighbour between two requests.
-const PAUSE: Duration = Duration::from_millis(2);
 
 /// A drop whose winners all have rows.
 struct DropRun {
@@ -47,14 +43,11 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     let limit = (people / LASTS).max(SLOWEST);
     let idle = {
         let installation = bench.install("idle").await?;
-        prepare_neighbour(&installation).await?;
-        let stop = CancellationToken::new();
-        let neighbour = tokio::spawn(neighbour(installation.mysql().await?, stop.clone()));
+        let neighbour = Neighbour::start(&installation.setting("DATABASE_URL")).await?;
         let seconds = bench.size.open_seconds;
         step(format!("a neighbour alone, for {seconds} s"));
         tokio::time::sleep(Duration::from_secs(seconds.into())).await;
-        stop.cancel();
-        p99(neighbour.await??)?
+        neighbour.stop().await?
     };
     step(format!("{people} winners at {limit} rows a second"));
     let paced = drop_of_winners(bench, "paced", people, Some(limit)).await?;
@@ -89,7 +82,6 @@ async fn drop_of_winners(
     limit: Option<u32>,
 ) -> Result<DropRun> {
     let installation = bench.install(name).await?;
-    prepare_neighbour(&installation).await?;
     if let Some(limit) = limit {
         installation.set("ROWS_PER_SECOND", &limit.to_string())?;
     }
@@ -105,8 +97,7 @@ async fn drop_of_winners(
     let tally = workload.run().await?;
     let won = tally.count(&[AnswerKind::Accepted]);
     ensure!(won == u64::from(people), "{:?}", tally.answers);
-    let stop = CancellationToken::new();
-    let neighbour = tokio::spawn(neighbour(installation.mysql().await?, stop.clone()));
+    let neighbour = Neighbour::start(&installation.setting("DATABASE_URL")).await?;
     let begun = Instant::now();
     let mut conn = installation.mysql().await?;
     let count = "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = ?";
@@ -122,8 +113,7 @@ async fn drop_of_winners(
         );
     }
     let took = begun.elapsed().as_secs_f64();
-    stop.cancel();
-    let neighbour_ms = p99(neighbour.await??)?;
+    let neighbour_ms = neighbour.stop().await?;
     let busiest = busiest(&mut conn, coupon).await?;
     let by_passes =
         "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = ? AND issued_by <> 'consumer'";
@@ -153,46 +143,4 @@ async fn busiest(conn: &mut mysql_async::Conn, coupon: InstallationCoupon) -> Re
     };
     let most = seconds.iter().map(window).max();
     Ok(f64::from(most.context("no rows")?) / f64::from(SPAN_SECONDS))
-}
-
-async fn prepare_neighbour(installation: &Installation) -> Result<()> {
-    let mut conn = installation.mysql().await?;
-    let table = "CREATE TABLE neighbour (id INT PRIMARY KEY, value INT NOT NULL, filler VARCHAR(200) NOT NULL)";
-    conn.query_drop(table).await?;
-    conn.query_drop("SET SESSION cte_max_recursion_depth = 1000000")
-        .await?;
-    conn.query_drop(format!(
-        "INSERT INTO neighbour WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {NEIGHBOURS}) \
-         SELECT i, 0, REPEAT('x', 200) FROM n"
-    ))
-    .await?;
-    Ok(conn.disconnect().await?)
-}
-
-/// Reads and updates a row at a time, like a shop's own requests. Returns how long each took.
-async fn neighbour(mut conn: mysql_async::Conn, stop: CancellationToken) -> Result<Vec<Duration>> {
-    let mut took = Vec::new();
-    for number in 0_u32.. {
-        if stop.is_cancelled() {
-            break;
-        }
-        let id = number.wrapping_mul(2_654_435_761) % NEIGHBOURS + 1;
-        let begun = Instant::now();
-        let read = "SELECT value FROM neighbour WHERE id = ?";
-        let _: Option<i64> = conn.exec_first(read, (id,)).await?;
-        conn.exec_drop("UPDATE neighbour SET value = value + 1 WHERE id = ?", (id,))
-            .await?;
-        took.push(begun.elapsed());
-        tokio::time::sleep(PAUSE).await;
-    }
-    conn.disconnect().await?;
-    Ok(took)
-}
-
-/// Returns the 99th percentile, in milliseconds.
-fn p99(mut took: Vec<Duration>) -> Result<f64> {
-    took.sort_unstable();
-    let at = took.len() * 99 / 100;
-    let found = took.get(at).context("the neighbour measured nothing")?;
-    Ok(found.as_secs_f64() * 1e3)
 }
