@@ -231,10 +231,10 @@ async fn shops_compete(name: &str, number: usize) {
         let todo = Arc::clone(&todo);
         async move { todo.lock().len() <= number * 4 - number * 4 / part }
     };
-    eventually("a quarter of the orders is sent", LIMIT, || left(4)).await;
+    eventually("a quarter of the orders is sent", LIMIT * 5, || left(4)).await;
     mysql.kill().await.unwrap();
     mysql.start_again().await.unwrap();
-    eventually("half of the orders is sent", LIMIT, || left(2)).await;
+    eventually("half of the orders is sent", LIMIT * 5, || left(2)).await;
     other.process.kill().await;
     let third = world.serve().await;
     shop.apis.lock()[1] = Http::new(third.http().base());
