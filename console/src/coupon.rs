@@ -89,9 +89,11 @@ impl CouponScreen<'_> {
     /// The end of codes in the coupon's zone, as typed or at present.
     fn valid_until(&self) -> String {
         let zone = self.zone.unwrap_or_else(Tz::utc);
-        let until = self.found.coupon.valid_until.map(|until| zone.local(until));
-        let until = until.map(|until| until.format("%Y-%m-%dT%H:%M").to_string());
-        self.value("valid_until", &until.unwrap_or_default())
+        let until = self.found.coupon.valid_until;
+        let text = until.map_or_else(String::new, |until| {
+            zone.local(until).format("%Y-%m-%dT%H:%M").to_string()
+        });
+        self.value("valid_until", &text)
     }
 
     fn day(&self, drop: &ListedDrop) -> String {

@@ -50,8 +50,8 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
         parts.push("nothing is open".to_owned());
     }
     let state = parts.join(", ");
-    let campaigns = campaigns(day, links).map(|names| format!(" · {names}"));
-    let campaigns = campaigns.unwrap_or_default();
+    let names = campaigns(day, links);
+    let campaigns = names.map_or_else(String::new, |names| format!(" · {names}"));
     let runs = count(total, "run", "runs");
     let sealed = day.sealed_total;
     let exact = count(sealed, "drop exact", "drops exact");
@@ -176,13 +176,13 @@ fn finished_drops(day: &DailyDigest) -> [Block; 2] {
             drop.coupon_id, drop.drop_id
         )
     });
-    let mut sealed: Vec<String> = sealed.collect();
-    let more = day.sealed_total.saturating_sub(sealed.len() as u64);
-    sealed.extend((more > 0).then(|| format!("and {} more", grouped(more))));
+    let mut items: Vec<String> = sealed.collect();
+    let more = day.sealed_total.saturating_sub(items.len() as u64);
+    items.extend((more > 0).then(|| format!("and {} more", grouped(more))));
     let none = || Block::Paragraph("No drop was finished in this time.".to_owned());
     [
         Block::Title("Finished drops".to_owned()),
-        Block::list(sealed).unwrap_or_else(none),
+        Block::list(items).unwrap_or_else(none),
     ]
 }
 

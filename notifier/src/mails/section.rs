@@ -157,8 +157,8 @@ impl Section<'_> {
         if let Some(drop) = self.drop
             && self.problem.kind == AlertKind::Braked
         {
-            let plan = run.map(|run| format!("/runs/{}", run.run_id));
-            let plan = plan.and_then(|path| links.screen(&path, "See and confirm the repairs"));
+            let path = run.map(|run| format!("/runs/{}", run.run_id));
+            let plan = path.and_then(|path| links.screen(&path, "See and confirm the repairs"));
             blocks.splice(0..0, plan);
             // The name of a daily drop says its day, too.
             let campaign = links.campaign(self.problem.coupon_id);
