@@ -57,7 +57,12 @@ async fn pass_that_is_asked_for_during_another_is_queued_and_a_third_refused() {
     let mut theirs = HeldTransaction::begin(&shop.sql).await;
     theirs.run("LOCK TABLES coupon WRITE").await;
     let (status, first) = api.reconcile(&json!({"wait": false})).await;
-    assert_eq!((status, &first["queued"]), (202, &Value::Null), "{first}");
+    assert_eq!(status, 202, "{first}");
+    // The pass at the start may still hold its place for a moment.
+    eventually("the first pass begins", LIMIT, async || {
+        api.run(&first).await.0 == 200
+    })
+    .await;
     let (status, second) = api
         .reconcile(&json!({"wait": false, "dry_run": true}))
         .await;

@@ -1,8 +1,7 @@
-//! The attached daemon: stores that go away, and a daemon that is killed. `pages/attached.rs` has the
+//! The attached daemon: stores that go away, and what an operator asks of it. `pages/attached.rs` has the
 //! operator on duty.
 
 mod asked;
-mod killed;
 mod mariadb;
 mod stores;
 
