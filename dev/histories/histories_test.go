@@ -120,6 +120,20 @@ func TestHealthyHistoriesPass(t *testing.T) {
 			r.write(`"event":"changed","op":10`)
 			r.quantity(2)
 		},
+		"a lowered quantity that is raised again before it is recorded": func(r *recording) {
+			r.giveBack(9, "b", false)
+			r.quantity(4)
+			r.quantity(4)
+			r.at += 1000
+			r.write(`"event":"changing","op":10,"coupon":1,"quantity":2`)
+			r.write(`"event":"changed","op":10`)
+			r.at += 1000
+			r.soldOut(11, "e")
+			r.at += 1000
+			r.write(`"event":"changing","op":12,"coupon":1,"quantity":4`)
+			r.write(`"event":"changed","op":12`)
+			r.quantity(4)
+		},
 		"a raise that Redis gets late": func(r *recording) {
 			r.giveBack(9, "b", false)
 			r.write(`"event":"changing","op":10,"coupon":1,"quantity":4`)
@@ -166,6 +180,16 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 			r.soldOut(10, "e")
 			r.write(`"event":"changing","op":11,"coupon":1,"quantity":2`)
 			r.write(`"event":"changed","op":11`)
+		},
+		"a lowered quantity counts after a larger one was recorded": func(r *recording) {
+			r.giveBack(9, "b", false)
+			r.quantity(4)
+			r.write(`"event":"changing","op":10,"coupon":1,"quantity":2`)
+			r.write(`"event":"changed","op":10`)
+			r.quantity(4)
+			r.quantity(4)
+			r.at += 1000
+			r.soldOut(11, "e")
 		},
 		"a raise is not given out": func(r *recording) {
 			r.giveBack(10, "b", false)

@@ -199,17 +199,25 @@ func (h *history) before(it *line, ms int64) int64 {
 
 // least returns the smallest quantity that a drop may have had between two lines. Quantities are
 // recorded now and then, so the values on both sides count. They are those of MySQL: while a change
-// is under way, Redis may have the new one before MySQL, or still the old one.
+// is under way, Redis may have the new one before MySQL, or still the old one. After its answer,
+// nothing is known until the next value is recorded: another change may have come before that.
 func (u *unit) least(drop, from, to int64) int {
+	all := u.quantity[drop]
+	recorded := func(line int64) int64 {
+		next := sort.Search(len(all), func(at int) bool { return all[at].number > line })
+		if next == len(all) {
+			return math.MaxInt64
+		}
+		return all[next].number
+	}
 	changed := math.MaxInt
 	for at := len(u.changes) - 1; at >= 0; at-- {
 		one := u.changes[at]
-		if one.from <= to && from <= one.to {
+		if one.from <= to && from <= recorded(one.to) {
 			from = min(from, one.from)
 			changed = min(changed, one.quantity)
 		}
 	}
-	all := u.quantity[drop]
 	first := sort.Search(len(all), func(at int) bool { return all[at].number > from })
 	last := sort.Search(len(all), func(at int) bool { return all[at].number > to })
 	least := min(changed, all[max(first-1, 0)].Quantity)
