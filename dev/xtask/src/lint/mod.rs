@@ -46,6 +46,7 @@ fn quick() -> Result<()> {
     step("commit messages", commits)?;
     step("one version", versions)?;
     step("statements that were shortened", lines::check)?;
+    step("links between files of the repository", links)?;
     step("shell scripts", || {
         let mut scripts = files(&["*.sh", ".ci", "dev/hooks", "dev/containers/**/entrypoint"])?;
         scripts.retain(|path| !path.starts_with("deploy/helm"));
@@ -137,6 +138,30 @@ fn versions() -> Result<()> {
             expected.trim()
         );
     }
+    Ok(())
+}
+
+/// Follows every link of a document to a file of the repository.
+fn links() -> Result<()> {
+    let link = Regex::new(r"\]\(([^)#\s]+)")?;
+    let mut followed = 0;
+    for document in files(&["*.md"])? {
+        let text = read(&document)?;
+        let folder = document.parent().unwrap_or(Path::new(""));
+        for found in link.captures_iter(&text) {
+            let target = &found[1];
+            if target.contains(':') {
+                continue;
+            }
+            ensure!(
+                folder.join(target).exists(),
+                "{}: {target} does not exist",
+                document.display()
+            );
+            followed += 1;
+        }
+    }
+    ensure!(followed > 0, "no link was found");
     Ok(())
 }
 
