@@ -64,7 +64,7 @@ impl Db {
             .map(|_| ())
     }
 
-    /// Suspends the pace of rows for [`UNPACED_SECONDS`], for all consumers.
+    /// Suspends the pace of rows for ten seconds, for all consumers.
     pub async fn suspend_pace(&self) -> DbResult<()> {
         self.set_state(UNPACED, String::new()).await
     }

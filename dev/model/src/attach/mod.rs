@@ -1,7 +1,7 @@
 //! Attach: a coupon system of others, which counts down, with one claim more than its stock; and
 //! the reconciler that looks at it twice and repairs it. Each of its passes may die after any step.
 //!
-//! No clock: a [bounded](Phase::is_bounded) phase is one that ends within `in_flight`, so a wait
+//! No clock: a bounded (`Phase::is_bounded`) phase is one that ends within `in_flight`, so a wait
 //! lasts until each claim that was in one has left it. A message may wait in a topic for ever.
 //!
 //! Their consumer never looks for a row before it inserts one, and no unique key refuses a second.

@@ -75,10 +75,6 @@ impl Shop {
         self.sql.query(&insert).await;
     }
 
-    pub(crate) async fn rows(&self) -> i64 {
-        self.sql.number("SELECT COUNT(*) FROM coupon").await
-    }
-
     /// Writes the file. `stores` are the lines before the campaigns, and `of_campaign` further lines
     /// of the only one.
     pub(crate) fn file(&self, stores: &str, of_campaign: &str) -> PathBuf {
