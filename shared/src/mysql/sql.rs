@@ -37,10 +37,15 @@ pub(super) use values;
 /// Declares a struct that is read from the columns of the same names (or of those after `as`), in
 /// the order of its fields, and inserted with them.
 macro_rules! row {
-    ($(#[$meta:meta])* pub struct $name:ident { $($(#[$doc:meta])* pub $field:ident $(as $column:ident)?: $type:ty,)* }) => {
+    (
+        $(#[$meta:meta])*
+        $seen:vis struct $name:ident {
+            $($(#[$doc:meta])* $field_seen:vis $field:ident $(as $column:ident)?: $type:ty,)*
+        }
+    ) => {
         $(#[$meta])*
         #[derive(Debug, Clone)]
-        pub struct $name { $($(#[$doc])* pub $field: $type,)* }
+        $seen struct $name { $($(#[$doc])* $field_seen $field: $type,)* }
 
         $crate::mysql::sql::stored_as!($name { $($field $(as $column)?: $type,)* });
     };

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::codes::Code;
 use super::ops_actions::{Operator, OperatorAct};
-use super::sql::{read_as, row};
+use super::sql::row;
 use super::{Conn, Db, DbResult, Refusal, refusal};
 use crate::coupon::code_expires_at;
 use crate::domain::{CouponId, DropId, Slot};
@@ -96,36 +96,25 @@ impl CodeUse {
     }
 }
 
-/// A code's row, and what the uses of its claim say about a reference.
-#[derive(Default)]
-struct CodeState {
-    coupon_id: CouponId,
-    /// `None` if no row has the code.
-    claimed_at: Option<DateTime<Utc>>,
-    is_revoked: bool,
-    valid_until: Option<DateTime<Utc>>,
-    valid_days: Option<u32>,
-    /// MySQL's time.
-    now: DateTime<Utc>,
-    /// By any reference.
-    used_at: Option<DateTime<Utc>>,
-    own_used_at: Option<DateTime<Utc>>,
-    own_undone_at: Option<DateTime<Utc>>,
-    references: i64,
+row! {
+    /// A code's row, and what the uses of its claim say about a reference.
+    #[derive(Default)]
+    struct CodeState {
+        coupon_id: CouponId,
+        /// `None` if no row has the code.
+        claimed_at: Option<DateTime<Utc>>,
+        is_revoked: bool,
+        valid_until: Option<DateTime<Utc>>,
+        valid_days: Option<u32>,
+        /// MySQL's time.
+        now: DateTime<Utc>,
+        /// By any reference.
+        used_at: Option<DateTime<Utc>>,
+        own_used_at: Option<DateTime<Utc>>,
+        own_undone_at: Option<DateTime<Utc>>,
+        references: i64,
+    }
 }
-
-read_as!(CodeState {
-    coupon_id: CouponId,
-    claimed_at: Option<DateTime<Utc>>,
-    is_revoked: bool,
-    valid_until: Option<DateTime<Utc>>,
-    valid_days: Option<u32>,
-    now: DateTime<Utc>,
-    used_at: Option<DateTime<Utc>>,
-    own_used_at: Option<DateTime<Utc>>,
-    own_undone_at: Option<DateTime<Utc>>,
-    references: i64,
-});
 
 /// The claim of a code whose row exists.
 #[derive(Clone, Copy)]
