@@ -34,6 +34,16 @@ pub(crate) struct UseBody {
     reference: String,
 }
 
+/// The code of a path. [`StrictPath`] reads it; this only describes it.
+#[allow(dead_code)]
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct CodeParam {
+    /// The code as the user has it; O is read as 0, I and L as 1
+    #[param(example = "12-215-1DV5-630B-SAGH-X9QK")]
+    code: String,
+}
+
 /// Use a code
 ///
 /// Send it before the order is committed, and repeat it until it is answered: the same reference
@@ -41,10 +51,7 @@ pub(crate) struct UseBody {
 #[utoipa::path(
     put, path = "/v1/codes/{code}/use", tag = "codes", security(("redeem" = [])),
     request_body = UseBody,
-    params((
-        "code" = String, Path, example = "12-215-1DV5-630B-SAGH-X9QK",
-        description = "The code as the user has it; O is read as 0, I and L as 1"
-    )),
+    params(CodeParam),
     responses(
         (status = 200, description = "The order uses the code", body = Used),
         (status = 404, description = "`not_found`: no coupon has this code"),
@@ -102,10 +109,7 @@ pub(crate) struct UseUndone {
 #[utoipa::path(
     delete, path = "/v1/codes/{code}/use", tag = "codes",
     security(("redeem" = []), ("ops" = [])),
-    params((
-        "code" = String, Path, example = "12-215-1DV5-630B-SAGH-X9QK",
-        description = "The code as the user has it; O is read as 0, I and L as 1"
-    ), UndoQuery),
+    params(CodeParam, UndoQuery),
     responses(
         (status = 200, description = "The reference does not use the code", body = UseUndone),
         (status = 404, description = "`not_found`: no coupon has this code"),
@@ -157,10 +161,7 @@ pub(crate) struct CodeView {
 /// Read a code
 #[utoipa::path(
     get, path = "/v1/codes/{code}", tag = "codes", security(("redeem" = []), ("ops" = [])),
-    params((
-        "code" = String, Path, example = "12-215-1DV5-630B-SAGH-X9QK",
-        description = "The code as the user has it; O is read as 0, I and L as 1"
-    )),
+    params(CodeParam),
     responses(
         (status = 200, description = "The code", body = CodeView),
         (status = 404, description = "`not_found`: no coupon has this code"),
