@@ -26,8 +26,8 @@ pub(crate) struct Bulkheads {
     pub(crate) uses: Db,
 }
 
-/// Connections for uses of codes.
-const CONNECTIONS_FOR_USES: usize = 4;
+/// Connections for uses of codes. Four keep MySQL waiting for the API (docs/PERFORMANCE.md).
+const CONNECTIONS_FOR_USES: usize = 8;
 
 impl Bulkheads {
     /// Gives each part a quarter of the connections, and at least one; the fallback twice as many,

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
@@ -16,7 +16,7 @@ use crate::domain::{CouponId, DropId, Slot};
 use crate::sql;
 
 /// Maximum number of references of a claim.
-pub const MAX_REFERENCES: i64 = 100;
+pub const MAX_REFERENCES: usize = 100;
 
 /// Attempts of a call whose row changes between its two statements.
 const ATTEMPTS: usize = 3;
@@ -61,7 +61,7 @@ pub enum CodeRefusal {
 }
 
 /// What a code is for, and whether it is used.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CodeDetails {
     pub coupon_id: CouponId,
     pub drop_id: DropId,
@@ -77,7 +77,7 @@ pub struct CodeDetails {
 
 row! {
     /// A use of a code.
-    #[derive(PartialEq, Eq, Serialize, ToSchema)]
+    #[derive(PartialEq, Eq, Serialize, Deserialize, ToSchema)]
     pub struct CodeUse {
         /// The order.
         pub reference: String,
@@ -96,66 +96,66 @@ impl CodeUse {
     }
 }
 
+/// A code, as operators and shops see it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CodeView {
+    #[serde(flatten)]
+    pub details: CodeDetails,
+    /// Null for shops: whoever knows another shop's reference could undo its use.
+    pub uses: Option<Vec<CodeUse>>,
+}
+
 row! {
-    /// A code's row, and what the uses of its claim say about a reference.
-    #[derive(Default)]
-    struct CodeState {
+    /// What a code is for.
+    struct CodeRow {
         coupon_id: CouponId,
         /// `None` if no row has the code.
         claimed_at: Option<DateTime<Utc>>,
-        is_revoked: bool,
         valid_until: Option<DateTime<Utc>>,
         valid_days: Option<u32>,
         /// MySQL's time.
         now: DateTime<Utc>,
-        /// By any reference.
-        used_at: Option<DateTime<Utc>>,
-        own_used_at: Option<DateTime<Utc>>,
-        own_undone_at: Option<DateTime<Utc>>,
-        references: i64,
     }
 }
 
-/// The claim of a code whose row exists.
-#[derive(Clone, Copy)]
-struct CodeClaim {
+/// The claim of a code, and its uses.
+struct CodeState {
     coupon_id: CouponId,
     claimed_at: DateTime<Utc>,
     expires_at: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
+    uses: Vec<CodeUse>,
 }
 
 impl CodeState {
-    fn claim(&self) -> Result<CodeClaim, CodeRefusal> {
-        let Some(claimed_at) = self.claimed_at else {
-            return Err(if self.is_revoked {
-                CodeRefusal::Revoked
-            } else {
-                CodeRefusal::NoSuchCode
-            });
-        };
-        Ok(CodeClaim {
-            coupon_id: self.coupon_id,
-            claimed_at,
-            expires_at: code_expires_at(self.valid_until, self.valid_days, claimed_at),
-            now: self.now,
-        })
+    /// Returns when the order that uses the code did so.
+    fn used_at(&self) -> Option<DateTime<Utc>> {
+        let in_use = self.uses.iter().find(|order: &&CodeUse| order.is_in_use());
+        in_use.and_then(|order| order.used_at)
+    }
+
+    fn order(&self, reference: &str) -> Option<&CodeUse> {
+        self.uses.iter().find(|order| order.reference == reference)
+    }
+
+    fn has_all_references(&self) -> bool {
+        self.uses.len() >= MAX_REFERENCES
     }
 
     /// Returns when the reference used the code, or `None` if it may use it now.
-    fn use_by_own(&self, claim: &CodeClaim) -> Result<Option<DateTime<Utc>>, CodeRefusal> {
-        if self.own_undone_at.is_some() {
-            return Err(CodeRefusal::Undone);
+    fn use_by(&self, reference: &str) -> Answer<Option<DateTime<Utc>>> {
+        if let Some(order) = self.order(reference) {
+            return match (order.is_in_use(), order.used_at) {
+                (true, used_at) => Ok(used_at),
+                (false, _) => Err(CodeRefusal::Undone),
+            };
         }
-        if let Some(used_at) = self.own_used_at {
-            return Ok(Some(used_at));
-        }
-        if let Some(used_at) = self.used_at {
+        if let Some(used_at) = self.used_at() {
             return Err(CodeRefusal::Used(used_at));
         }
-        match claim.expires_at {
+        match self.expires_at {
             Some(end) if end <= self.now => Err(CodeRefusal::Expired(end)),
-            _ if self.references >= MAX_REFERENCES => Err(CodeRefusal::TooManyReferences),
+            _ if self.has_all_references() => Err(CodeRefusal::TooManyReferences),
             _ => Ok(None),
         }
     }
@@ -202,28 +202,23 @@ impl Db {
     pub async fn code(&self, code: Code) -> DbResult<Answer<(CodeDetails, Vec<CodeUse>)>> {
         let db = self.of_primary();
         db.run("read a code", async move |conn| {
-            let state = read(conn, &code, "").await?;
-            let claim = match state.claim() {
-                Ok(claim) => claim,
+            let state = match read(conn, &code).await? {
+                Ok(state) => state,
                 Err(refusal) => return Ok(Err(refusal)),
             };
-            let uses = sql!(
-                "SELECT {columns} FROM coupon_uses \
-                        WHERE drop_id = ? AND slot = ? AND claimed_at = ? \
-                        ORDER BY COALESCE(used_at, undone_at), reference",
-                code.drop,
-                code.slot,
-                claim.claimed_at
-            );
             let details = CodeDetails {
-                coupon_id: claim.coupon_id,
+                coupon_id: state.coupon_id,
                 drop_id: code.drop,
                 slot: code.slot,
-                claimed_at: claim.claimed_at,
-                used_at: state.used_at,
-                expires_at: claim.expires_at,
+                claimed_at: state.claimed_at,
+                used_at: state.used_at(),
+                expires_at: state.expires_at,
             };
-            Ok(Ok((details, uses.all(conn).await?)))
+            let mut uses = state.uses;
+            uses.sort_by_cached_key(|order| {
+                (order.used_at.or(order.undone_at), order.reference.clone())
+            });
+            Ok(Ok((details, uses)))
         })
         .await
     }
@@ -231,44 +226,38 @@ impl Db {
 
 /// Returns `None` if another transaction came in between.
 async fn try_use(conn: &mut Conn, order: &UseOrder) -> QueryResult<Option<Answer<Used>>> {
-    let state = read(conn, &order.code, &order.reference).await?;
-    let judged = state
-        .claim()
-        .and_then(|claim| Ok((claim, state.use_by_own(&claim)?)));
-    let (claim, earlier) = match judged {
-        Ok(judged) => judged,
+    let state = match read(conn, &order.code).await? {
+        Ok(state) => state,
         Err(refusal) => return Ok(Some(Err(refusal))),
     };
-    let used = Used {
-        used_at: earlier.unwrap_or(claim.now),
-        expires_at: claim.expires_at,
+    let expires_at = state.expires_at;
+    let used = |used_at| Used {
+        used_at,
+        expires_at,
     };
-    if earlier.is_some() {
-        return Ok(Some(Ok(used)));
+    match state.use_by(&order.reference) {
+        Ok(None) => {}
+        Ok(Some(used_at)) => return Ok(Some(Ok(used(used_at)))),
+        Err(refusal) => return Ok(Some(Err(refusal))),
     }
     // The row stays locked until the use is committed: a return waits, and then sees the use.
     let insert = "INSERT INTO coupon_uses (drop_id, slot, claimed_at, reference, used_by, used_at) \
                   SELECT i.drop_id, i.slot, i.claimed_at, ?, ?, ? FROM issued_coupons i \
                   WHERE i.drop_id = ? AND i.slot = ? AND i.code = ? AND i.claimed_at = ? FOR SHARE";
     let code = &order.code;
-    let drop = code.drop;
-    let slot = code.slot;
-    let claimed_at = claim.claimed_at;
-    let reference = &order.reference;
-    let by = &order.by;
     let insert = sql!(
         insert,
-        reference,
-        by,
-        used.used_at,
-        drop,
-        slot,
+        &order.reference,
+        &order.by,
+        state.now,
+        code.drop,
+        code.slot,
         &code.text,
-        claimed_at
+        state.claimed_at
     );
     match insert.run(conn).await {
         Ok(0) => Ok(None),
-        Ok(_) => Ok(Some(Ok(used))),
+        Ok(_) => Ok(Some(Ok(used(state.now)))),
         Err(error) if refusal(&error) == Some(Refusal::Duplicate) => Ok(None),
         Err(error) => Err(error),
     }
@@ -280,15 +269,15 @@ async fn try_undo(
     order: &UseOrder,
     reason: Option<&UndoReason>,
 ) -> QueryResult<Option<Answer<DateTime<Utc>>>> {
-    let state = read(conn, &order.code, &order.reference).await?;
-    let claim = match state.claim() {
-        Ok(claim) => claim,
+    let state = match read(conn, &order.code).await? {
+        Ok(state) => state,
         Err(refusal) => return Ok(Some(Err(refusal))),
     };
-    if let Some(undone_at) = state.own_undone_at {
+    let own = state.order(&order.reference);
+    if let Some(undone_at) = own.and_then(|own| own.undone_at) {
         return Ok(Some(Ok(undone_at)));
     }
-    if state.own_used_at.is_none() && state.references >= MAX_REFERENCES {
+    if own.is_none() && state.has_all_references() {
         return Ok(Some(Err(CodeRefusal::TooManyReferences)));
     }
     let insert = "INSERT INTO coupon_uses (drop_id, slot, claimed_at, reference, used_by, \
@@ -297,50 +286,77 @@ async fn try_undo(
         AND i.claimed_at = ? FOR SHARE ON DUPLICATE KEY UPDATE undone_at = \
         COALESCE(coupon_uses.undone_at, VALUES(undone_at))";
     let code = &order.code;
-    let drop = code.drop;
-    let slot = code.slot;
-    let claimed_at = claim.claimed_at;
-    let reference = &order.reference;
-    let by = &order.by;
     let insert = sql!(
-        insert, reference, by, claim.now, drop, slot, &code.text, claimed_at
+        insert,
+        &order.reference,
+        &order.by,
+        state.now,
+        code.drop,
+        code.slot,
+        &code.text,
+        state.claimed_at
     );
     if insert.run(conn).await? == 0 {
         return Ok(None);
     }
     if let Some(UndoReason { reason, operator }) = reason {
-        let detail = json!({"slot": slot, "reference": reference, "reason": reason});
-        let act = OperatorAct::new("undo_use", Some(claim.coupon_id), Some(drop), detail);
+        let reference = &order.reference;
+        let detail = json!({"slot": code.slot, "reference": reference, "reason": reason});
+        let coupon = Some(state.coupon_id);
+        let act = OperatorAct::new("undo_use", coupon, Some(code.drop), detail);
         operator.did(conn, act).await?;
     }
     // The undo is remembered although another order uses the code: a request of this one that
     // arrives after that order was undone must not use it.
-    let other = state.used_at.filter(|_| state.own_used_at.is_none());
-    Ok(Some(
-        other.map_or(Ok(claim.now), |at| Err(CodeRefusal::Used(at))),
-    ))
+    let other = state.used_at().filter(|_| own.is_none());
+    Ok(Some(match other {
+        Some(used_at) => Err(CodeRefusal::Used(used_at)),
+        None => Ok(state.now),
+    }))
 }
 
-/// Reads a code's row and uses. A wrong code costs a few look-ups by primary key, or by the key of
-/// the drop's revocations.
-async fn read(conn: &mut Conn, code: &Code, reference: &str) -> QueryResult<CodeState> {
-    let query = "SELECT d.coupon_id, i.claimed_at, i.slot IS NULL AND EXISTS (SELECT 1 \
-        FROM revoked_coupons r WHERE r.drop_id = d.id AND r.coupon_id = d.coupon_id \
-        AND r.slot = ? AND r.code = ?), c.valid_until, c.valid_days, UTC_TIMESTAMP(3), \
-        u.used_at, IF(o.undone_at IS NULL, o.used_at, NULL), o.undone_at, (SELECT COUNT(*) \
-        FROM coupon_uses n WHERE n.drop_id = i.drop_id AND n.slot = i.slot \
-        AND n.claimed_at = i.claimed_at) FROM drops d \
-        STRAIGHT_JOIN coupons c ON c.id = d.coupon_id \
-        LEFT JOIN issued_coupons i ON i.drop_id = d.id AND i.slot = ? AND i.code = ? \
-        LEFT JOIN coupon_uses u ON u.drop_id = i.drop_id AND u.slot = i.slot \
-        AND u.claimed_at = i.claimed_at AND u.in_use = 1 \
-        LEFT JOIN coupon_uses o ON o.drop_id = i.drop_id AND o.slot = i.slot \
-        AND o.claimed_at = i.claimed_at AND o.reference = ? WHERE d.id = ?";
-    let slot = code.slot;
-    let text = &code.text;
-    let query = sql!(query, slot, text, slot, text, reference, code.drop);
+/// Reads what a code is for, and its uses. A wrong code costs a look-up by primary key, and one by
+/// the key of the drop's revocations.
+async fn read(conn: &mut Conn, code: &Code) -> QueryResult<Answer<CodeState>> {
+    let query = "SELECT d.coupon_id, i.claimed_at, c.valid_until, c.valid_days, \
+                        UTC_TIMESTAMP(3), u.reference, u.used_by, u.used_at, u.undone_at \
+                 FROM drops d STRAIGHT_JOIN coupons c ON c.id = d.coupon_id \
+                 LEFT JOIN issued_coupons i ON i.drop_id = d.id AND i.slot = ? AND i.code = ? \
+                 LEFT JOIN coupon_uses u ON u.drop_id = i.drop_id AND u.slot = i.slot \
+                           AND u.claimed_at = i.claimed_at \
+                 WHERE d.id = ?";
+    let query = sql!(query, code.slot, &code.text, code.drop);
+    let rows: Vec<(CodeRow, Option<CodeUse>)> = query.all(conn).await?;
     // Without such a drop there is no row either.
-    Ok(query.first(conn).await?.unwrap_or_default())
+    let Some((row, _)) = rows.first() else {
+        return Ok(Err(CodeRefusal::NoSuchCode));
+    };
+    let Some(claimed_at) = row.claimed_at else {
+        return Ok(Err(if is_revoked(conn, row.coupon_id, code).await? {
+            CodeRefusal::Revoked
+        } else {
+            CodeRefusal::NoSuchCode
+        }));
+    };
+    Ok(Ok(CodeState {
+        coupon_id: row.coupon_id,
+        claimed_at,
+        expires_at: code_expires_at(row.valid_until, row.valid_days, claimed_at),
+        now: row.now,
+        uses: rows.into_iter().filter_map(|(_, order)| order).collect(),
+    }))
+}
+
+async fn is_revoked(conn: &mut Conn, coupon: CouponId, code: &Code) -> QueryResult<bool> {
+    let revoked = sql!(
+        "SELECT 1 FROM revoked_coupons WHERE drop_id = ? AND coupon_id = ? AND slot = ? AND code = ? \
+         LIMIT 1",
+        code.drop,
+        coupon,
+        code.slot,
+        &code.text
+    );
+    Ok(revoked.first::<i64>(conn).await?.is_some())
 }
 
 /// Whether a claim's code is in use.

@@ -12,7 +12,7 @@ use firstcome_shared::http::signatures::Allowed;
 use firstcome_shared::mysql::codes::Code;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::uses::{
-    CodeDetails, CodeRefusal, CodeUse, MAX_REFERENCES, UndoReason, UseOrder, Used,
+    CodeRefusal, CodeView, MAX_REFERENCES, UndoReason, UseOrder, Used,
 };
 use metrics::counter;
 use serde::{Deserialize, Serialize};
@@ -147,15 +147,6 @@ pub(crate) async fn undo(
     let undone = app.mysql.uses.undo_use(order, reason).await?;
     let undone_at = undone.map_err(|refusal| problem(&app, refusal))?;
     Ok(Json(UseUndone { undone_at }))
-}
-
-/// A code, as operators and shops see it.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct CodeView {
-    #[serde(flatten)]
-    details: CodeDetails,
-    /// Null for shops: whoever knows another shop's reference could undo its use.
-    uses: Option<Vec<CodeUse>>,
 }
 
 /// Read a code
