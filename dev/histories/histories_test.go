@@ -225,3 +225,55 @@ func TestCrowdIsDecided(t *testing.T) {
 		t.Error(word(result))
 	}
 }
+
+func (r *recording) shop(op int, verb, reference, outcome string) {
+	undo := verb == "undo"
+	r.write(`"event":"code_asked","op":%d,"code":"7-1","reference":%q,"undo":%t`, op, reference, undo)
+	if outcome != "" {
+		r.write(`"event":"code_answered","op":%d,"outcome":%q`, op, outcome)
+	}
+}
+
+func (r *recording) ofCodes(t *testing.T) porcupine.CheckResult {
+	t.Helper()
+	all, err := read(strings.NewReader(strings.Join(r.lines, "\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return judgeCode(all.codes()["7-1"])
+}
+
+func TestAnswersAboutCodesAreExplainedOrNot(t *testing.T) {
+	type request struct{ verb, reference, outcome string }
+	right, wrong := porcupine.Ok, porcupine.Illegal
+	for _, c := range []struct {
+		requests []request
+		last     string
+		want     porcupine.CheckResult
+	}{
+		{[]request{{"use", "a", "done"}, {"use", "a", "done"}}, `"in_use":"a","undone":[]`, right},
+		{[]request{{"use", "a", "done"}, {"use", "b", "done"}}, "", wrong},
+		{[]request{{"use", "a", "done"}, {"use", "b", "used"}, {"undo", "a", "done"}, {"use", "b", "done"}}, `"in_use":"b","undone":["a"]`, right},
+		{[]request{{"undo", "a", "done"}, {"use", "a", "done"}}, "", wrong},
+		{[]request{{"undo", "a", "done"}, {"use", "a", "undone"}, {"use", "b", "done"}}, `"in_use":"b","undone":["a"]`, right},
+		{[]request{{"use", "b", "done"}, {"undo", "a", "used"}, {"undo", "b", "done"}, {"use", "a", "done"}}, "", wrong},
+		{[]request{{"use", "a", ""}, {"use", "b", "done"}}, `"in_use":"b","undone":[]`, right},
+		{[]request{{"use", "a", ""}, {"use", "b", "used"}, {"use", "b", "done"}}, "", wrong},
+		{[]request{{"use", "a", "done"}, {"use", "a", "revoked"}}, "", wrong},
+		{[]request{{"use", "a", "no_such_code"}, {"use", "b", "done"}}, `"in_use":"b","undone":[]`, right},
+		{[]request{{"use", "a", "done"}}, `"in_use":null,"undone":[]`, wrong},
+		{[]request{{"use", "a", "done"}, {"undo", "a", "done"}}, `"in_use":"a","undone":[]`, wrong},
+		{[]request{{"use", "a", ""}}, `"in_use":"b","undone":[]`, wrong},
+	} {
+		r := &recording{}
+		for at, one := range c.requests {
+			r.shop(at+1, one.verb, one.reference, one.outcome)
+		}
+		if c.last != "" {
+			r.write(`"event":"code_final","code":"7-1",%s`, c.last)
+		}
+		if got := r.ofCodes(t); got != c.want {
+			t.Errorf("%v %s: %s", c.requests, c.last, word(got))
+		}
+	}
+}

@@ -26,7 +26,16 @@ type line struct {
 	Reason   string  `json:"reason"`
 	Answer   *answer `json:"answer"`
 	Rows     []row   `json:"rows"`
-	number   int64
+
+	// What shops do.
+	Code      string   `json:"code"`
+	Reference string   `json:"reference"`
+	Undo      bool     `json:"undo"`
+	Outcome   string   `json:"outcome"`
+	InUse     string   `json:"in_use"`
+	Undone    []string `json:"undone"`
+
+	number int64
 }
 
 type answer struct {

@@ -79,6 +79,11 @@ func plantIn(path string) int {
 				verdict = "found"
 			}
 		}
+		for _, operations := range all.codes() {
+			if judgeCode(operations) == porcupine.Illegal {
+				verdict = "found"
+			}
+		}
 		fmt.Printf("%s: %s: %s\n", path, fault.name, verdict)
 		if verdict != "found" {
 			worst = 1
@@ -104,6 +109,21 @@ func judgeFile(path string) int {
 			worst = max(worst, 1)
 		}
 	}
+	return max(worst, judgeCodes(path, all.codes()))
+}
+
+func judgeCodes(path string, codes map[string][]porcupine.Operation) int {
+	worst, requests := 0, 0
+	for code, operations := range codes {
+		requests += len(operations)
+		if result := judgeCode(operations); result != porcupine.Ok {
+			fmt.Printf("%s: code %s: %s, %d steps\n", path, code, word(result), len(operations))
+			if result == porcupine.Illegal {
+				worst = 1
+			}
+		}
+	}
+	fmt.Printf("%s: %d codes checked, %d steps\n", path, len(codes), requests)
 	return worst
 }
 

@@ -9,6 +9,7 @@ var plants = []struct {
 	{"a slot is given twice", giveTwice},
 	{"sold_out to a holder", denyHolder},
 	{"a return is lost", loseReturn},
+	{"an undo is forgotten", forgetUndo},
 }
 
 // certain returns the first claim with this answer whose user has nothing that a history cannot
@@ -92,4 +93,25 @@ func (u *unit) answer(h *history, like *request, with *answer) {
 		h.lines = append(h.lines, it)
 	}
 	u.requests = append(u.requests, &request{&asked, &ended})
+}
+
+// forgetUndo lets an order use a code again after its use was undone.
+func forgetUndo(h *history) bool {
+	undos := map[int64]*line{}
+	for _, it := range h.lines {
+		if it.Event == "code_asked" && it.Undo {
+			undos[it.Op] = it
+		}
+		undo := undos[it.Op]
+		if it.Event != "code_answered" || it.Outcome != "done" || undo == nil {
+			continue
+		}
+		end := int64(len(h.lines))
+		op := end + 1
+		asked := &line{Event: "code_asked", Op: op, Code: undo.Code, Reference: undo.Reference, number: end}
+		answered := &line{Event: "code_answered", Op: op, Outcome: "done", number: end + 1}
+		h.lines = append(h.lines, asked, answered)
+		return true
+	}
+	return false
 }

@@ -328,6 +328,12 @@ impl Excuses {
         self.any(|covers| matches!(covers, Covers::ForgottenUse))
     }
 
+    /// Whether uses may be lost, which needs no excuse unless answers contradict each other.
+    pub(crate) fn may_forget_uses(&self) -> bool {
+        let forgets = |excuse: &&Excuse| matches!(excuse.covers, Covers::ForgottenUse);
+        self.all.iter().any(forgets)
+    }
+
     pub(crate) fn finding(&self, finding: &LeftFinding, owed: &Owed) -> bool {
         self.any(|covers| matches!(covers, Covers::Finding(fits) if fits(finding, owed)))
     }

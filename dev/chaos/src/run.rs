@@ -194,7 +194,13 @@ impl Run<'_> {
         }
         let clients = Clients::new(self.system, self.schedule, self.recorder.clone());
         let operators = Operators::new(self.system, self.schedule, self.recorder.clone());
-        let shops = Shops::new(self.system, self.schedule);
+        // Faults may lose uses, and then porcupine would name their answers.
+        let of_shops = if self.excuses.may_forget_uses() {
+            Recorder::new(std::io::sink())
+        } else {
+            self.recorder.clone()
+        };
+        let shops = Shops::new(self.system, self.schedule, of_shops);
         let (hits, healed, exact) = tokio::select! {
             ended = self.until_healed_and_exact(&clients, &operators, &shops) => ended?,
             Err(error) = shops.work() => return Err(error.context("a shop")),

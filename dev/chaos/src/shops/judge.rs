@@ -5,24 +5,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write as _;
 use std::time::Instant;
 
+use firstcome_harness::histories::CodeAnswer;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RequestKind {
     Use,
     Undo,
-}
-
-/// The answer to a shop's request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answered {
-    Done,
-    /// By another order.
-    Used,
-    /// This order was undone.
-    Undone,
-    Revoked,
-    NoSuchCode,
-    /// No answer, or none that tells whether it was done.
-    Unknown,
 }
 
 /// A request about a code, from the time at which it could arrive.
@@ -32,7 +20,8 @@ pub(super) struct CodeRequest {
     pub(super) reference: String,
     pub(super) begun: Instant,
     pub(super) ended: Instant,
-    pub(super) answer: Answered,
+    /// `None` if no answer came, or one that does not tell whether it was done.
+    pub(super) answer: Option<CodeAnswer>,
 }
 
 /// The uses of a code: the state of the model, and what MySQL has at the end.
@@ -71,18 +60,20 @@ impl StoredUses {
         let unchanged = |is_right: bool| is_right.then(|| self.clone()).into_iter().collect();
         match (request.kind, request.answer) {
             // Of an undo, an order that begins to use the code meanwhile need not be seen.
-            (_, Answered::Done) => self.after(request).into_iter().collect(),
-            (RequestKind::Use, Answered::Used) => unchanged(is_used_by_another && !is_undone),
-            (RequestKind::Use, Answered::Undone) => unchanged(is_undone),
-            (RequestKind::Undo, Answered::Used) if is_used_by_another => {
+            (_, Some(CodeAnswer::Done)) => self.after(request).into_iter().collect(),
+            (RequestKind::Use, Some(CodeAnswer::Used)) => {
+                unchanged(is_used_by_another && !is_undone)
+            }
+            (RequestKind::Use, Some(CodeAnswer::Undone)) => unchanged(is_undone),
+            (RequestKind::Undo, Some(CodeAnswer::Used)) if is_used_by_another => {
                 self.after(request).into_iter().collect()
             }
-            (RequestKind::Undo, Answered::Used | Answered::Undone) => Vec::new(),
+            (RequestKind::Undo, Some(CodeAnswer::Used | CodeAnswer::Undone)) => Vec::new(),
             // A coupon that a shop uses is not revoked.
-            (_, Answered::Revoked) => unchanged(self.in_use.is_none()),
+            (_, Some(CodeAnswer::Revoked)) => unchanged(self.in_use.is_none()),
             // A row may be missing for a while.
-            (_, Answered::NoSuchCode) => unchanged(true),
-            (_, Answered::Unknown) => [Some(self.clone()), self.after(request)]
+            (_, Some(CodeAnswer::NoSuchCode)) => unchanged(true),
+            (_, None) => [Some(self.clone()), self.after(request)]
                 .into_iter()
                 .flatten()
                 .collect(),
@@ -110,7 +101,7 @@ pub(super) fn is_possible(requests: &[CodeRequest], stored: Option<&StoredUses>)
         // A request that was answered was done by then. One without an answer may be done later.
         let until = left()
             .map(|place| &requests[place])
-            .filter(|request| request.answer != Answered::Unknown)
+            .filter(|request| request.answer.is_some())
             .map(|request| request.ended)
             .min();
         for place in left() {
@@ -165,12 +156,12 @@ mod tests {
                 begun: at(begun),
                 ended: at(ended),
                 answer: match words[3] {
-                    "done" => Answered::Done,
-                    "used" => Answered::Used,
-                    "undone" => Answered::Undone,
-                    "revoked" => Answered::Revoked,
-                    "none" => Answered::NoSuchCode,
-                    _ => Answered::Unknown,
+                    "done" => Some(CodeAnswer::Done),
+                    "used" => Some(CodeAnswer::Used),
+                    "undone" => Some(CodeAnswer::Undone),
+                    "revoked" => Some(CodeAnswer::Revoked),
+                    "none" => Some(CodeAnswer::NoSuchCode),
+                    _ => None,
                 },
             }
         };

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use firstcome_harness::Http;
+use firstcome_harness::histories::{CodeAnswer, Recorder};
 use firstcome_stack::{FaultProxy, ProxyFault};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -17,7 +18,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use reqwest::Method;
 use serde_json::json;
 
-use self::judge::{Answered, CodeRequest, RequestKind, StoredUses};
+use self::judge::{CodeRequest, RequestKind, StoredUses};
 use crate::schedule::FaultSchedule;
 use crate::system::SystemUnderTest;
 use crate::wait::{pause, until};
@@ -39,6 +40,7 @@ pub(crate) struct Shops<'a> {
     schedule: &'a FaultSchedule,
     http: Http,
     token: String,
+    recorder: Recorder,
     requests: Mutex<BTreeMap<String, Vec<CodeRequest>>>,
     enough: AtomicBool,
     /// Number of shops that have stopped.
@@ -51,13 +53,24 @@ struct ShopOrder {
     reference: String,
 }
 
+/// A request as the history has it.
+struct Asked {
+    at: Instant,
+    op: u64,
+}
+
 impl<'a> Shops<'a> {
-    pub(crate) fn new(system: &'a SystemUnderTest, schedule: &'a FaultSchedule) -> Self {
+    pub(crate) fn new(
+        system: &'a SystemUnderTest,
+        schedule: &'a FaultSchedule,
+        recorder: Recorder,
+    ) -> Self {
         Self {
             system,
             schedule,
             http: Http::patient("", PATIENCE),
             token: system.world.setting("REDEEM_TOKEN"),
+            recorder,
             requests: Mutex::default(),
             enough: AtomicBool::default(),
             stopped: Mutex::default(),
@@ -118,9 +131,18 @@ impl<'a> Shops<'a> {
         let Some(api) = self.system.supervisor.any_api() else {
             return pause(100).await;
         };
-        let begun = Instant::now();
+        let asked = self.asked(kind, order);
         let answer = self.answer(&api, kind, order).await;
-        self.record(kind, order, begun, answer);
+        self.record(kind, order, &asked, answer);
+    }
+
+    fn asked(&self, kind: RequestKind, order: &ShopOrder) -> Asked {
+        let ShopOrder { code, reference } = order;
+        let is_undo = kind == RequestKind::Undo;
+        Asked {
+            at: Instant::now(),
+            op: self.recorder.code_asked(code, reference, is_undo),
+        }
     }
 
     /// Withholds the use of an order in a proxy until the order's undo is answered.
@@ -133,15 +155,17 @@ impl<'a> Shops<'a> {
         proxy.set_upstream(port.context("an API without a port")?);
         proxy.set(ProxyFault::BlackHole).await?;
         let address = format!("http://127.0.0.1:{}", proxy.port());
-        let arrives = Mutex::new(Instant::now());
+        let arrives = Mutex::new(None);
         let late = async {
             let answer = self.answer(&address, RequestKind::Use, order).await;
-            let arrived = *arrives.lock();
-            self.record(RequestKind::Use, order, arrived, answer);
+            // Without it, the request has never left the proxy.
+            if let Some(asked) = arrives.lock().take() {
+                self.record(RequestKind::Use, order, &asked, answer);
+            }
         };
         let undone = async {
             self.send(RequestKind::Undo, order).await;
-            *arrives.lock() = Instant::now();
+            *arrives.lock() = Some(self.asked(RequestKind::Use, order));
             proxy.set(ProxyFault::Pass).await
         };
         let ((), passes) = tokio::join!(late, undone);
@@ -149,7 +173,7 @@ impl<'a> Shops<'a> {
         passes
     }
 
-    async fn answer(&self, api: &str, kind: RequestKind, order: &ShopOrder) -> Answered {
+    async fn answer(&self, api: &str, kind: RequestKind, order: &ShopOrder) -> Option<CodeAnswer> {
         let ShopOrder { code, reference } = order;
         let path = format!("{api}/v1/codes/{code}/use");
         let request = match kind {
@@ -163,29 +187,38 @@ impl<'a> Shops<'a> {
             }
         };
         let Ok(reply) = Http::try_send(request.bearer_auth(&self.token)).await else {
-            return Answered::Unknown;
+            return None;
         };
         match (reply.status, reply.body["code"].as_str()) {
-            (200, _) => Answered::Done,
-            (404, _) => Answered::NoSuchCode,
-            (409, Some("used")) => Answered::Used,
-            (409, Some("undone")) => Answered::Undone,
-            (409, Some("revoked")) => Answered::Revoked,
-            (500.., _) if reply.retry_after().is_some() => Answered::Unknown,
+            (200, _) => Some(CodeAnswer::Done),
+            (404, _) => Some(CodeAnswer::NoSuchCode),
+            (409, Some("used")) => Some(CodeAnswer::Used),
+            (409, Some("undone")) => Some(CodeAnswer::Undone),
+            (409, Some("revoked")) => Some(CodeAnswer::Revoked),
+            (500.., _) if reply.retry_after().is_some() => None,
             (status, _) => {
                 let text = reply.text;
                 self.system
                     .object(format!("{kind:?} of a code was answered {status} {text}"));
-                Answered::Unknown
+                None
             }
         }
     }
 
-    fn record(&self, kind: RequestKind, order: &ShopOrder, begun: Instant, answer: Answered) {
+    fn record(
+        &self,
+        kind: RequestKind,
+        order: &ShopOrder,
+        asked: &Asked,
+        answer: Option<CodeAnswer>,
+    ) {
+        if let Some(answer) = answer {
+            self.recorder.code_answered(asked.op, answer);
+        }
         let request = CodeRequest {
             kind,
             reference: order.reference.clone(),
-            begun,
+            begun: asked.at,
             ended: Instant::now(),
             answer,
         };
@@ -202,6 +235,10 @@ impl<'a> Shops<'a> {
         let stored = self.stored().await?;
         for (code, requests) in &*self.requests.lock() {
             let stored = stored.get(code).cloned();
+            if let Some(StoredUses { in_use, undone }) = stored.clone() {
+                let undone = undone.into_iter().collect();
+                self.recorder.code_finally(code, in_use, undone);
+            }
             if !judge::is_possible(requests, stored.as_ref()) {
                 let requests = judge::listed(requests);
                 wrong.push(format!(

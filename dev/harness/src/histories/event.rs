@@ -78,6 +78,28 @@ pub enum RecordedEvent {
     Changed {
         op: u64,
     },
+    /// A shop uses a code for an order, or undoes the use. Only porcupine reads what shops do.
+    CodeAsked {
+        /// See `invoked`.
+        op: u64,
+        code: String,
+        /// The order.
+        reference: String,
+        undo: bool,
+    },
+    /// The answer to a shop. Without it, the request may have its effect at any time.
+    CodeAnswered {
+        op: u64,
+        outcome: CodeAnswer,
+    },
+    /// The uses of a code that has a row, after the system has recovered.
+    CodeFinal {
+        code: String,
+        /// The order that uses it.
+        in_use: Option<String>,
+        /// The orders that never may.
+        undone: Vec<String>,
+    },
     Ok {
         op: u64,
         answer: RecordedAnswer,
@@ -162,6 +184,19 @@ pub enum RecordedAnswer {
     NotAllowed,
     /// The change of the allow list has taken effect.
     ListChanged,
+}
+
+/// The answer to a shop that uses a code or undoes a use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CodeAnswer {
+    Done,
+    /// By another order.
+    Used,
+    /// This order was undone.
+    Undone,
+    Revoked,
+    NoSuchCode,
 }
 
 /// The outcome of an operation.

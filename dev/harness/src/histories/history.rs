@@ -230,9 +230,12 @@ impl History {
                     return Err(format!("drop {drop} has ended before"));
                 }
             }
-            // Only porcupine needs to know when a quantity is uncertain.
+            // Only porcupine needs to know when a quantity is uncertain, and judges shops.
             RecordedEvent::Changing { .. }
             | RecordedEvent::Changed { .. }
+            | RecordedEvent::CodeAsked { .. }
+            | RecordedEvent::CodeAnswered { .. }
+            | RecordedEvent::CodeFinal { .. }
             | RecordedEvent::Invoked { .. }
             | RecordedEvent::Revoking { .. }
             | RecordedEvent::Listing { .. } => {}

@@ -17,7 +17,8 @@ mod violation;
 
 pub use check::check;
 pub use event::{
-    HistoryLine, RecordedAnswer, RecordedEvent, RecordedOutcome, RecordedRow, RecordedScope,
+    CodeAnswer, HistoryLine, RecordedAnswer, RecordedEvent, RecordedOutcome, RecordedRow,
+    RecordedScope,
 };
 pub use history::History;
 pub use recorder::{Pending, Recorder};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::histories::event::{
-    HistoryLine, RecordedEvent, RecordedOutcome, RecordedRow, RecordedScope,
+    CodeAnswer, HistoryLine, RecordedEvent, RecordedOutcome, RecordedRow, RecordedScope,
 };
 
 /// Writes lines in the order of events, from any thread. Clones write to the same history. Every
@@ -105,6 +105,31 @@ impl Recorder {
     /// Records that a change of a quantity was made or refused. Do not call it if that is unknown.
     pub fn changed(&self, op: u64) {
         self.write(RecordedEvent::Changed { op });
+    }
+
+    /// Records that a shop uses a code, or undoes the use, and returns the operation. Call it before
+    /// the request can arrive.
+    pub fn code_asked(&self, code: &str, reference: &str, undo: bool) -> u64 {
+        self.number(|op| RecordedEvent::CodeAsked {
+            op,
+            code: code.to_owned(),
+            reference: reference.to_owned(),
+            undo,
+        })
+    }
+
+    /// Records the answer to a shop. Do not call it if the answer does not tell what was done.
+    pub fn code_answered(&self, op: u64, outcome: CodeAnswer) {
+        self.write(RecordedEvent::CodeAnswered { op, outcome });
+    }
+
+    /// Records the uses of a code that has a row, after the system has recovered.
+    pub fn code_finally(&self, code: &str, in_use: Option<String>, undone: Vec<String>) {
+        self.write(RecordedEvent::CodeFinal {
+            code: code.to_owned(),
+            in_use,
+            undone,
+        });
     }
 
     fn begin(&self, event: impl FnOnce(u64) -> RecordedEvent) -> Pending {
