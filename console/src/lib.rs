@@ -7,6 +7,7 @@ mod alerts;
 mod assets;
 mod chart;
 mod client;
+mod codes;
 mod coupon;
 mod dead_letters;
 mod drop;
@@ -138,6 +139,7 @@ fn changes_of_coupons() -> Router<ScreenState> {
         .route("/coupons/new", post(new_coupon::make))
         .route("/people/give-up", post(people::give_up))
         .route("/people/revoke", post(people::revoke))
+        .route("/codes/undo", post(codes::undo))
         .route("/coupons/{coupon}/drops/{drop}/pass", post(drop::pass))
 }
 

@@ -1,5 +1,5 @@
-//! Search from every page, for coupons by number or name and for users by ID; one user's history
-//! with a coupon, and what can be done about it. Searches use POST, because IDs must not appear in
+//! Search from every page, for coupons by number or name, for users by ID and for codes; one user's
+//! history with a coupon, and what can be done about it. Searches use POST, because IDs must not appear in
 //! logs and browser histories.
 
 use askama::Template;
@@ -7,9 +7,11 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect};
 use firstcome_shared::domain::UserId;
 use firstcome_shared::http::views::{FoundCoupons, GivenUp, Holds, NamedCoupon, Story};
+use firstcome_shared::mysql::codes::Code;
 use serde_json::{Value, json};
 
 use super::client::{HttpRefusal, encoded, query as query_string};
+use super::codes;
 use super::page::{Fields, JustDone, OrDefault, Page, Screen, Top, answer};
 use super::text::Text;
 
@@ -65,6 +67,7 @@ pub(super) async fn form(page: Page, OrDefault(query): OrDefault<JustDone>) -> S
     screen.top.done = match query.done.as_str() {
         "revoked" => "Revoked. Search for them again to see it.",
         "given-up" => "Noted. Search for them again to see it.",
+        "undone" => "Undone. Search for the code again to see it.",
         _ => "",
     };
     Ok(answer(StatusCode::OK, &screen))
@@ -74,6 +77,12 @@ pub(super) async fn form(page: Page, OrDefault(query): OrDefault<JustDone>) -> S
 pub(super) async fn search(page: Page, form: Fields) -> Screen {
     let coupon = form.get("coupon");
     let text = form.get("person");
+    if page.has_api()
+        && text.parse::<Code>().is_ok()
+        && let Some(found) = codes::find(&page, text).await?
+    {
+        return Ok(found);
+    }
     let mut screen = PeopleScreen::new(&page, text);
     let mut named = Vec::new();
     let mut known = Vec::new();

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::bail;
+use chrono::{DateTime, FixedOffset};
 use clap::{Args, Subcommand};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
@@ -34,6 +35,16 @@ enum CouponCommand {
     /// Raise the quantity of the drops that are not closed, and of later ones. While no drop is open,
     /// also lower it
     Raise { coupon: i64, quantity: u32 },
+    /// Change until when codes can be used; without a flag, they never expire
+    Validity {
+        coupon: i64,
+        /// For so many days from the claim
+        #[arg(long, value_name = "DAYS", conflicts_with = "until")]
+        days: Option<u32>,
+        /// Until this time, such as 2027-01-31T23:59:59+09:00
+        #[arg(long, value_name = "TIME")]
+        until: Option<DateTime<FixedOffset>>,
+    },
     /// Close the open drop, or a coupon that has not opened, immediately and permanently
     Close {
         coupon: i64,
@@ -76,6 +87,11 @@ async fn act(args: &CouponArgs) -> anyhow::Result<String> {
             let change = json!({ "quantity": quantity });
             client.change(coupon, only, &change).await?
         }
+        CouponCommand::Validity {
+            coupon,
+            days,
+            until,
+        } => change(coupon, json!({"valid_days": days, "valid_until": until})).await?,
         CouponCommand::Close { coupon, yes: true } => {
             change(coupon, json!({"close_now": true})).await?
         }

@@ -55,6 +55,19 @@ async fn a_coupon_is_watched_changed_and_closed_on_the_command_line() {
     assert_eq!(run(format!("resume {id}")).await["paused"], false);
     let raised = run(format!("raise {id} 5")).await;
     assert_eq!(raised["current_drop"]["remaining"], 2);
+    for (flag, days, until) in [
+        (" --days 30", json!(30), Value::Null),
+        (
+            " --until 2101-01-01T00:00:00Z",
+            Value::Null,
+            json!("2101-01-01T00:00:00Z"),
+        ),
+        ("", Value::Null, Value::Null),
+    ] {
+        let changed = run(format!("validity {id}{flag}")).await;
+        assert_eq!(changed["valid_days"], days, "{flag}");
+        assert_eq!(changed["valid_until"], until, "{flag}");
+    }
     let refused = coupon(&f, &[], &format!("close {id}")).await;
     let asks = ["겨울", "--yes"]
         .iter()

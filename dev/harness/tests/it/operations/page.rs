@@ -2,7 +2,7 @@
 //! `pages/from_mail.rs` tests it in a browser.
 
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{Fixture, MadeCoupon, OPS_TOKEN, coupon_body, open_world, people};
+use firstcome_harness::{Fixture, MadeCoupon, OPS_TOKEN, World, coupon_body, open_world, people};
 use reqwest::header::ORIGIN;
 use reqwest::{Method, Response};
 use serde_json::json;
@@ -11,6 +11,7 @@ use super::visitor::{
     FormReply, VIEW_TOKEN, Visitor, assert_has, assert_lacks, field, filled_in, header,
 };
 use crate::drift::support::injector;
+use crate::uses::{Shop, codes, problem, used};
 
 /// Checks that the content security policy allows only resources of the same origin, and nothing
 /// inline.
@@ -263,4 +264,47 @@ async fn an_allow_list_is_pasted_and_a_removed_end_is_in_the_history() {
     let found = [("person", coupon.drop.to_string())];
     let found = kim.submit("/people", &[(found[0].0, &found[0].1)]).await;
     assert_eq!(found.location, page);
+}
+
+#[tokio::test]
+async fn a_code_is_found_with_its_orders_and_its_use_is_undone_with_a_reason() {
+    let world = World::new("ops-code").await;
+    world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
+    let f = Fixture::of(world).await;
+    let (coupon, _) = f.held("Winter coupon", 5, 1).await;
+    let code = codes(&f.world, coupon.drop).await.remove(0);
+    let shop = Shop::of(&f.world, &[f.api.http()]);
+    let daemon = f.world.daemon().await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
+    let search = [("person", &*code)];
+    let found = kim.submit("/people", &search).await;
+    let place = format!("Slot 1 of drop {}", coupon.drop);
+    assert_has(&found.text, &[&place, "Not used. It does not expire."]);
+
+    assert_eq!(shop.use_code(&code, "order-1").await, used());
+    let seen = lee.submit("/people", &search).await;
+    assert_has(&seen.text, &["Used ", "order-1"]);
+    assert_lacks(&seen.text, &["Undo the use"]);
+    let undo = [("code", &*code), ("reference", "order-1"), ("reason", "")];
+    assert_eq!(kim.submit("/codes/undo", &undo).await.status, 400);
+    let undo = [undo[0], undo[1], ("reason", "cancelled by phone")];
+    let asked = kim.submit("/codes/undo", &undo).await;
+    assert_has(
+        &asked.text,
+        &["Are you sure?", "Order order-1 loses the code"],
+    );
+    assert_eq!(shop.use_code(&code, "order-2").await, problem("used"));
+    let sure = [&undo[..], &[("sure", "1")]].concat();
+    assert_eq!(lee.submit("/codes/undo", &sure).await.status, 403);
+    assert_eq!(kim.submit("/codes/undo", &sure).await.status, 303);
+    assert_eq!(shop.use_code(&code, "order-1").await, problem("undone"));
+    assert_eq!(shop.use_code(&code, "order-2").await, used());
+    let acts = "SELECT operator, detail->>'$.reason' FROM ops_actions WHERE action = 'undo_use'";
+    let acts = f.world.sql.query(acts).await;
+    assert_eq!(acts, [["Kim", "cancelled by phone"]]);
+
+    let nobodys = code.replace(|c: char| c.is_ascii_uppercase(), "0");
+    let nothing = kim.submit("/people", &[("person", &*nobodys)]).await;
+    assert_eq!(nothing.status, 404);
 }

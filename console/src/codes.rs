@@ -1,0 +1,70 @@
+//! A code, as a user tells it to support: what it is for, the orders that used it, and a form that
+//! undoes the use of an order that no longer exists.
+
+use askama::Template;
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use firstcome_shared::mysql::uses::CodeView;
+use serde_json::Value;
+
+use super::client::{HttpRefusal, encoded, query};
+use super::page::{Fields, Page, Screen, Top, answer};
+use super::text::Text;
+
+#[derive(Template)]
+#[template(path = "code.html")]
+struct CodeScreen<'a> {
+    top: Top<'a>,
+    /// As it was typed.
+    code: &'a str,
+    found: &'a CodeView,
+}
+
+impl CodeScreen<'_> {
+    fn state(&self) -> String {
+        let details = &self.found.details;
+        match (details.used_at, details.expires_at) {
+            (Some(used_at), _) => format!("Used {}.", used_at.text()),
+            (None, None) => "Not used. It does not expire.".to_owned(),
+            (None, Some(end)) => format!("Not used. It can be used before {}.", end.text()),
+        }
+    }
+}
+
+/// Shows a code, or returns `None` if no coupon has it.
+pub(super) async fn find(page: &Page, code: &str) -> Result<Option<Response>, HttpRefusal> {
+    let path = format!("/v1/codes/{}", encoded(code));
+    let found = page.api::<CodeView>(Method::GET, &path, &Value::Null, None);
+    match found.await {
+        Ok(found) => {
+            let top = page.top("Code", "people");
+            let found = &found;
+            let screen = CodeScreen { top, code, found };
+            Ok(Some(answer(StatusCode::OK, &screen)))
+        }
+        Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Ok(None),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// Undoes the use of a code by an order.
+pub(super) async fn undo(page: Page, form: Fields) -> Screen {
+    let code = form.get("code");
+    let reference = form.get("reference");
+    let reason = form.get("reason");
+    if reason.is_empty() {
+        return Err(HttpRefusal::typed("Say why the use is undone."));
+    }
+    if !form.is_sure() {
+        let what = format!(
+            "Order {reference} loses the code {code}, and can never use it again. Another order \
+            can. It can't be undone."
+        );
+        return Ok(page.confirm(&form, &what, "Undo the use"));
+    }
+    let query = query(&[("reference", reference), ("reason", reason)]);
+    let path = format!("/v1/codes/{}/use{query}", encoded(code));
+    page.api::<Value>(Method::DELETE, &path, &Value::Null, None)
+        .await?;
+    Ok(Redirect::to("/people?done=undone").into_response())
+}
