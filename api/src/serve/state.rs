@@ -14,7 +14,8 @@ use super::auth::Identity;
 use super::bulkheads::{Bulkheads, InFlightLimit};
 use super::catalogue::Catalogue;
 use super::catalogue::remaining::RemainingCache;
-use super::claim::batcher::{PendingClaim, Queues};
+use super::claim::pending::PendingClaim;
+use super::claim::queue::Queues;
 use super::claim::second_store::SecondStore;
 
 pub(crate) struct Services {

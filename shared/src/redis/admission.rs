@@ -29,6 +29,15 @@ pub struct Candidates<'a> {
     pub second: Option<&'a DropKeys>,
 }
 
+/// The ids of the drops of [`Candidates`].
+pub type CandidateIds = (DropId, Option<DropId>);
+
+impl Candidates<'_> {
+    pub fn ids(&self) -> CandidateIds {
+        (self.first.drop, self.second.map(|keys| keys.drop))
+    }
+}
+
 /// A claiming user and, if known, the user's membership in a group.
 #[derive(Debug, Clone, Copy)]
 pub struct Claimant<'a> {

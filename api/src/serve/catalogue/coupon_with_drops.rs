@@ -10,7 +10,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, OncePer};
 use firstcome_shared::model::is_one_lost;
 use firstcome_shared::redis::Redis;
-use firstcome_shared::redis::admission::Candidates;
+use firstcome_shared::redis::admission::{CandidateIds, Candidates};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::schedule::{PlannedDrop, Schedule};
 
@@ -34,9 +34,6 @@ pub(crate) struct DropWithKeys<'a> {
     pub(crate) keys: &'a DropKeys,
     pub(crate) losers: &'a Arc<Losers>,
 }
-
-/// The ids of the drops that a claim may be for.
-pub(crate) type CandidateIds = (DropId, Option<DropId>);
 
 impl CouponWithDrops {
     pub(crate) fn new(redis: &Redis, coupon: Coupon, drops: Vec<Drop>) -> Self {
@@ -157,7 +154,7 @@ impl<'a> DropCandidates<'a> {
     }
 
     pub(crate) fn ids(&self) -> CandidateIds {
-        (self.first.drop.id, self.second.map(|one| one.drop.id))
+        self.keys().ids()
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::redis::Redis;
-use firstcome_shared::redis::admission::{Admission, AdmissionReply, LeaseReply};
+use firstcome_shared::redis::admission::{Admission, AdmissionReply, CandidateIds, LeaseReply};
 use firstcome_shared::redis::holders::SLOTS_OF_PAGE;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::tuning::Tuning;
@@ -23,8 +23,6 @@ use metrics::Counter;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
-
-use super::coupon_with_drops::CandidateIds;
 
 /// A lease ends this much earlier here than in Redis, which counts whole milliseconds by another
 /// clock.

@@ -9,8 +9,9 @@ use firstcome_shared::http::problem::Code;
 use firstcome_shared::redis::admission::{Admission, AdmissionError};
 use tokio::time::Instant;
 
-use super::batcher::{ClaimReply, join_call};
+use super::batcher::join_call;
 use super::outcome::{ClaimAnswer, ClaimRefusal};
+use super::pending::ClaimReply;
 use super::second_store::Store;
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates};

@@ -15,8 +15,8 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::admitted::Admitted;
 use super::refusal::LastRefusal;
-use super::second_store::Admitted;
 
 pub(crate) struct Publisher {
     kafka: KafkaSettings,
@@ -53,7 +53,8 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Looks whether a problem is over: until then no claim is sent. The producer is then made anew: librdkafka may have forgotten all brokers ([`FORGOTTEN`]). Never ends.
+    /// Looks whether a problem is over: until then no claim is sent. The producer is then recreated,
+    /// because librdkafka may have forgotten all brokers ([`FORGOTTEN`]). Never ends.
     ///
     /// [`FORGOTTEN`]: firstcome_shared::kafka::FORGOTTEN
     pub(crate) async fn watch_topic(&self) {

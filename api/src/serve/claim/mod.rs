@@ -1,11 +1,14 @@
 //! One claim: [`admit`] decides through Redis, in a call that [`batcher`] shares among concurrent
-//! claims. [`second_store`] makes sure that Kafka or MySQL holds the claim before the response,
+//! claims; they wait in a [`queue`] for it. [`second_store`] makes sure that Kafka or MySQL holds the claim before the response,
 //! which [`outcome`] is. [`status`] returns the status of a claim, and [`revoke`] ends one.
 
 pub(crate) mod admit;
-pub(crate) mod batcher;
+mod admitted;
+mod batcher;
 pub(crate) mod kafka;
 pub(crate) mod outcome;
+pub(crate) mod pending;
+pub(crate) mod queue;
 mod refusal;
 pub(crate) mod revoke;
 pub(crate) mod second_store;

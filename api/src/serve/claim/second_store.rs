@@ -9,8 +9,7 @@ use std::num::NonZeroUsize;
 
 use firstcome_shared::config::PublishArgs;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{CouponId, DropId, Slot};
-use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::domain::{DropId, Slot};
 use firstcome_shared::mysql::claim::{Claim, IssuedBy};
 use firstcome_shared::mysql::issued::has_later_era;
 use firstcome_shared::mysql::{Conn, Db, DbError};
@@ -18,8 +17,9 @@ use firstcome_shared::report::FailureCause;
 use lru::LruCache;
 use metrics::counter;
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
+use super::admitted::{Admitted, Call};
 use super::kafka::Publisher;
 use super::refusal::LastRefusal;
 use crate::rows::{Outcome, write_rows};
@@ -49,26 +49,6 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(100_000);
 /// Drop, slot, and a keyed hash of the user and the time of admission. If a repair gives the slot
 /// to another user, or to the same user a second time, the claim differs and is written again.
 type AdmissionId = (DropId, Slot, u64);
-
-/// The call to Redis that named slots.
-#[derive(Clone, Copy)]
-pub(super) struct Call {
-    pub(super) coupon: CouponId,
-    /// The era of the gate at which Redis named the slots, or an earlier one.
-    pub(super) era: u64,
-    /// The time before the call.
-    pub(super) asked_at: Instant,
-}
-
-/// A claim that has a slot: from the script's reply to the message or the row.
-pub(super) struct Admitted {
-    pub(super) claim: ClaimEvent,
-    /// In Unix milliseconds, or `None` if unknown: of a user who holds a slot in another drop than
-    /// the claimed one, the script reads only the coupon's claimants.
-    pub(super) admitted_at_ms: Option<i64>,
-    /// The `traceparent` of its request, if it has a trace.
-    pub(super) trace: Option<String>,
-}
 
 impl SecondStore {
     /// `mysql` has connections that nothing else uses.

@@ -15,8 +15,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
+use super::admitted::{Admitted, Call};
 use super::outcome::ClaimRefusal;
-use super::second_store::{Admitted, Call};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys, instant};
 use crate::serve::state::App;
 

@@ -1,0 +1,25 @@
+//! Claims that have a slot, on their way to the second store.
+
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::event::ClaimEvent;
+use tokio::time::Instant;
+
+/// The call to Redis that named slots.
+#[derive(Clone, Copy)]
+pub(super) struct Call {
+    pub(super) coupon: CouponId,
+    /// The era of the gate at which Redis named the slots, or an earlier one.
+    pub(super) era: u64,
+    /// The time before the call.
+    pub(super) asked_at: Instant,
+}
+
+/// A claim that has a slot: from the script's reply to the message or the row.
+pub(super) struct Admitted {
+    pub(super) claim: ClaimEvent,
+    /// In Unix milliseconds, or `None` if unknown: of a user who holds a slot in another drop than
+    /// the claimed one, the script reads only the coupon's claimants.
+    pub(super) admitted_at_ms: Option<i64>,
+    /// The `traceparent` of its request, if it has a trace.
+    pub(super) trace: Option<String>,
+}

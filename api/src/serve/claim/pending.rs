@@ -1,0 +1,55 @@
+//! Claims that wait for their answer.
+
+use std::sync::Arc;
+
+use firstcome_shared::coupon::Group;
+use firstcome_shared::domain::UserId;
+use firstcome_shared::redis::admission::{AdmissionError, AdmissionReply, Claimant};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+use super::second_store::Store;
+use crate::serve::catalogue::losers::Losers;
+
+/// The script's reply to one claim. If the claim got a slot, also the second store that holds it;
+/// `None` if no second store took it in time.
+pub(super) type ClaimReply = (AdmissionReply, Option<Store>);
+
+/// A claim that waits for its call and then for the second store, even after its client hung up.
+pub(crate) struct PendingClaim {
+    /// The era of the coupon as this process knows it.
+    pub(super) era: u64,
+    pub(super) user: UserId,
+    /// The coupon's group, if it has one, and whether the user is in it, if that is known. If a
+    /// user's groups are unknown, never answer `not_allowed`.
+    pub(super) group: Option<(Group, bool)>,
+    pub(super) arrived: Instant,
+    /// Those of its first candidate.
+    pub(super) losers: Arc<Losers>,
+    /// The `traceparent` of its request, if it has a trace.
+    pub(super) trace: Option<String>,
+    pub(super) reply: oneshot::Sender<Result<ClaimReply, Arc<AdmissionError>>>,
+    /// Released when the reply is sent.
+    pub(super) _place: OwnedSemaphorePermit,
+}
+
+impl PendingClaim {
+    pub(super) fn claimant(&self) -> Claimant<'_> {
+        Claimant {
+            user: &self.user,
+            group: self.group.as_ref().map(|(group, is)| (group, *is)),
+        }
+    }
+
+    pub(super) fn answer(self, reply: AdmissionReply, stored: Option<Store>) {
+        // Sending fails if the client hung up. Its retry gets the same answer.
+        let _ = self.reply.send(Ok((reply, stored)));
+    }
+}
+
+pub(super) fn refuse(claims: Vec<PendingClaim>, error: AdmissionError) {
+    let error = Arc::new(error);
+    for pending in claims {
+        let _ = pending.reply.send(Err(Arc::clone(&error)));
+    }
+}
