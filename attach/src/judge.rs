@@ -12,68 +12,10 @@ use std::collections::HashSet;
 
 use mysql_async::Value;
 
-use crate::config::{CountMeans, UsersMean};
-use crate::read::{NAMED, Numbers, StockColumn};
+use crate::config::CountMeans;
+use crate::facts::{Facts, FailedEvent, NAMED, StockColumn};
+use crate::keys::MoveCount;
 use firstcome_shared::report::{ActionKind, Doubt, Finding, FindingCase, Kind, Outcome};
-
-/// An open row of their table of failed events.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FailedEvent {
-    pub key: Vec<Value>,
-    pub user: String,
-    pub has_row: bool,
-    /// Whether the users' key has its user; `None` if there is no such key.
-    pub is_member: Option<bool>,
-}
-
-/// What both looks saw of a target.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Facts {
-    pub quantity: u64,
-    /// At the first look.
-    pub before: Numbers,
-    /// At the second look.
-    pub numbers: Numbers,
-    /// The numbers moved between the looks.
-    pub is_selling: bool,
-    /// No user is a member and has a row.
-    pub is_disjoint: bool,
-    /// Then the text around ids with which most members would be users, such as `user:{id}`.
-    pub member: Option<String>,
-    /// The users' key says who came first.
-    pub is_ordered: bool,
-    /// Nobody can claim any more.
-    pub is_over: bool,
-    /// `None` if no key names the users.
-    pub means: Option<UsersMean>,
-    pub count_means: Option<CountMeans>,
-    /// Their MySQL tells the quantity, so that stock that somebody added is known.
-    pub is_quantity_told: bool,
-    /// A late message may write a second row: no unique key refuses it, and nothing tells what
-    /// waits on their topic.
-    pub may_double: bool,
-    /// The column of the stock row, if both looks saw the same.
-    pub stock: Option<StockColumn>,
-    /// Whether their Redis says that something is left, if both looks saw the same.
-    pub sale: Option<bool>,
-    pub failed: Vec<FailedEvent>,
-    /// Members without a row, in the order of a sorted set, otherwise by name.
-    pub unissued: Vec<String>,
-    /// Members whom MySQL takes for another member, who has a row.
-    pub aliases: Vec<String>,
-    /// Members without a row whom the column of users cannot hold.
-    pub strange: Vec<String>,
-    /// Users who are members and have a row.
-    pub in_both: u64,
-    /// Users with a row who are no members.
-    pub missing: Vec<String>,
-    /// Users with several rows.
-    pub twice: Vec<String>,
-    /// Users of the last rows beyond the quantity.
-    pub surplus: Vec<String>,
-    /// Users of the first look who had a row at the second.
-    pub in_flight: u64,
-}
 
 /// A change in their stores.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,17 +27,6 @@ pub enum Repair {
     /// Add a member.
     Add(String),
     MoveCount(MoveCount),
-}
-
-/// A relative change of the counter: never a new value, because a claim that is refused may be
-/// about to give back what it took.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MoveCount {
-    /// Its value at the second look; `None` if it was missing.
-    pub seen: Option<i64>,
-    /// 0: only if it still has this value; 1: also if it has risen since; -1: if it has fallen.
-    pub may_move: i8,
-    pub by: i64,
 }
 
 /// A difference, with its repair if there is one. If no repair is tried, a person makes it, or

@@ -6,7 +6,6 @@ use redis::{Cmd, FromRedisValue, RedisError, ToRedisArgs, Value, from_redis_valu
 
 use crate::config::{CountName, KeyType, SaleKey, Target};
 use crate::forms::{Form, Members};
-use crate::judge::MoveCount;
 use crate::{Answer, AttachError};
 
 /// Members that one call of SCAN looks at.
@@ -30,6 +29,17 @@ const ADD_USER: &str = include_str!("scripts/add_user.lua");
 
 fn is_word(value: &Value, word: &str) -> bool {
     from_redis_value_ref::<String>(value).is_ok_and(|text| text == word)
+}
+
+/// A relative change of the counter: never a new value, because a claim that is refused may be
+/// about to give back what it took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MoveCount {
+    /// Its value at the second look; `None` if it was missing.
+    pub seen: Option<i64>,
+    /// 0: only if it still has this value; 1: also if it has risen since; -1: if it has fallen.
+    pub may_move: i8,
+    pub by: i64,
 }
 
 /// Their Redis. Cheap to clone.

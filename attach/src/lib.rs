@@ -7,7 +7,9 @@
 //! coupon ([`firstcome_shared::subject`], docs/decisions/0041-attach.md).
 
 pub mod check;
+pub mod condition;
 pub mod config;
+pub mod facts;
 pub mod forms;
 pub mod judge;
 pub mod keys;
@@ -16,6 +18,7 @@ pub mod queue;
 pub mod read;
 pub mod repair;
 pub mod schema;
+pub mod shape;
 pub mod sql;
 pub mod trust;
 

@@ -13,13 +13,15 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::check::{Shape, check};
+use crate::check::check;
 use crate::config::{Mode, Target};
-use crate::judge::{Facts, Judged, Repair, judge};
+use crate::facts::{Facts, Numbers};
+use crate::judge::{Judged, Repair, judge};
 use crate::keys::Keys;
 use crate::queue::Queue;
-use crate::read::{Look, Numbers, Reader};
+use crate::read::{Look, Reader};
 use crate::repair::{self, LooksSaw};
+use crate::shape::Shape;
 use crate::sql::Sql;
 use crate::trust::{identity, is_proof};
 use crate::{Answer, AttachError, Attached, Ours};

@@ -9,12 +9,13 @@ use std::hash::{BuildHasher as _, RandomState};
 use mysql_async::{Row, Value};
 use tokio::time::Instant;
 
-use crate::check::{Shape, TableShape};
+use crate::condition::{Condition, bound};
 use crate::config::{Done, FailedTable, KeyType, Target, UsersKey, UsersMean};
+use crate::facts::{Facts, FailedEvent, NAMED, Numbers, StockColumn};
 use crate::forms::{Census, Members, Spelling};
-use crate::judge::{Facts, FailedEvent};
 use crate::keys::Keys;
-use crate::sql::{Condition, Sql, bound, quoted};
+use crate::shape::{Shape, TableShape};
+use crate::sql::{Sql, quoted};
 use crate::{Answer, AttachError};
 
 /// Rows read per page.
@@ -22,33 +23,6 @@ const ROWS: usize = 2_000;
 
 /// Names of one comparison by MySQL.
 const NAMES: usize = 500;
-
-/// The most users of one kind that a pass names and repairs. The next pass goes on.
-pub const NAMED: usize = 100_000;
-
-/// The numbers of a target.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Numbers {
-    /// Members of the users' key; `None` if there is no such key, or it expired after the end.
-    pub size: Option<u64>,
-    pub count: Option<i64>,
-    pub rows: u64,
-}
-
-impl Numbers {
-    /// Members who were promised a coupon, if a key names them.
-    pub fn admitted(self, means: Option<UsersMean>) -> Option<u64> {
-        self.size.filter(|_| means == Some(UsersMean::Admitted))
-    }
-}
-
-/// The column of their stock row that counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StockColumn {
-    pub says: i64,
-    /// What it should say by the rows.
-    pub due: i64,
-}
 
 /// What one look saw.
 #[derive(Debug, Clone)]

@@ -12,12 +12,14 @@ use mysql_async::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::check::changing;
+use crate::condition::{Condition, written};
 use crate::config::{Done, KeyType};
+use crate::facts::StockColumn;
 use crate::forms::Spelling;
-use crate::judge::{Judged, MoveCount, Repair};
-use crate::keys::NewMember;
-use crate::read::{Reader, StockColumn, open};
-use crate::sql::{Condition, quoted, text, written};
+use crate::judge::{Judged, Repair};
+use crate::keys::{MoveCount, NewMember};
+use crate::read::{Reader, open};
+use crate::sql::{quoted, text};
 use crate::{Answer, AttachError};
 use firstcome_shared::report::Outcome;
 

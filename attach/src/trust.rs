@@ -10,7 +10,8 @@ use firstcome_shared::report::{Finding, Outcome};
 use firstcome_shared::sql;
 
 use crate::config::{AttachFile, Campaign};
-use crate::judge::{Facts, Judged};
+use crate::facts::Facts;
+use crate::judge::Judged;
 use crate::{Answer, Ours};
 
 /// Users who must be members and have rows, so that a clean look proves the mapping.

@@ -2,6 +2,7 @@
 //! serde with unknown fields refused; every error names the campaign, the field, and what to write.
 
 mod checks;
+mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -16,8 +17,10 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest as _, Sha256};
 
+use self::stage::Stages;
 use crate::forms::{Form, Members};
-use crate::queue::{Stage, Stages};
+
+pub use self::stage::Stage;
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]

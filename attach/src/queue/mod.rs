@@ -9,16 +9,14 @@
 mod kafka;
 mod redis;
 
-use std::fmt;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_shared::config::{KafkaArgs, TlsArgs};
 use firstcome_shared::kafka::Security;
-use serde::Deserialize;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::config::{AttachFile, Target};
+use crate::config::{AttachFile, Stage, Target};
 use crate::keys::Keys;
 use crate::{Answer, AttachError};
 use kafka::{Logs, Topic};
@@ -27,32 +25,6 @@ use kafka::{Logs, Topic};
 pub const PATIENCE: Duration = Duration::from_secs(240);
 
 const POLL: Duration = Duration::from_millis(250);
-
-/// A stage of a queue, as the file names it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(
-    untagged,
-    deny_unknown_fields,
-    expecting = "write { topic = \"…\", group = \"…\" }, { list = \"…\" }, or { stream = \"…\", \
-        group = \"…\" }"
-)]
-pub enum Stage {
-    Topic { topic: String, group: String },
-    List { list: String },
-    Stream { stream: String, group: String },
-}
-
-/// One stage or several.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "write queue = { topic = \"…\", group = \"…\" }, { list = \"…\" }, \
-                 { stream = \"…\", group = \"…\" }, or a list of these"
-)]
-pub enum Stages {
-    One(Stage),
-    Several(Vec<Stage>),
-}
 
 /// Their Kafka.
 #[derive(Debug, Clone)]
@@ -112,48 +84,6 @@ enum Progress {
     Passed,
     /// Not yet, and what there is to say about it.
     Behind(String),
-}
-
-impl From<Stages> for Vec<Stage> {
-    fn from(stages: Stages) -> Self {
-        match stages {
-            Stages::One(stage) => vec![stage],
-            Stages::Several(stages) => stages,
-        }
-    }
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Topic { topic, group } => write!(f, "topic {topic:?}, group {group:?}"),
-            Self::List { list } => write!(f, "list {list:?}"),
-            Self::Stream { stream, group } => write!(f, "stream {stream:?}, group {group:?}"),
-        }
-    }
-}
-
-impl Stage {
-    pub(crate) fn is_topic(&self) -> bool {
-        matches!(self, Self::Topic { .. })
-    }
-
-    /// Returns it with the day of the target in its names.
-    fn of(&self, target: &Target<'_>) -> Self {
-        match self {
-            Self::Topic { topic, group } => Self::Topic {
-                topic: target.fill(topic),
-                group: target.fill(group),
-            },
-            Self::List { list } => Self::List {
-                list: target.fill(list),
-            },
-            Self::Stream { stream, group } => Self::Stream {
-                stream: target.fill(stream),
-                group: target.fill(group),
-            },
-        }
-    }
 }
 
 /// Reads the queue of a target.

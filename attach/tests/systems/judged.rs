@@ -1,8 +1,9 @@
 //! Properties of the pure judge.
 
 use firstcome_attach::config::{CountMeans, UsersMean};
-use firstcome_attach::judge::{Facts, Judged, MoveCount, Repair, judge};
-use firstcome_attach::read::Numbers;
+use firstcome_attach::facts::{Facts, Numbers};
+use firstcome_attach::judge::{Judged, Repair, judge};
+use firstcome_attach::keys::MoveCount;
 use proptest::prelude::*;
 
 fn numbers() -> impl Strategy<Value = Numbers> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use firstcome_attach::Attached;
 use firstcome_attach::config::CountName;
-use firstcome_attach::judge::MoveCount;
 use firstcome_attach::keys::Keys;
+use firstcome_attach::keys::MoveCount;
 use firstcome_attach::pass::Request;
 use firstcome_attach::queue::Queues;
 

@@ -1,8 +1,9 @@
 //! Table of the pure judge: facts, and what follows from them.
 
 use firstcome_attach::config::{CountMeans, UsersMean};
-use firstcome_attach::judge::{Facts, FailedEvent, Judged, MoveCount, Repair, judge};
-use firstcome_attach::read::Numbers;
+use firstcome_attach::facts::{Facts, FailedEvent, Numbers};
+use firstcome_attach::judge::{Judged, Repair, judge};
+use firstcome_attach::keys::MoveCount;
 use mysql_async::Value;
 
 /// Ten coupons, with so many members, this counter, and so many rows.

@@ -1,0 +1,91 @@
+//! What two looks at a target saw: the input of [`judge`](super::judge).
+
+use mysql_async::Value;
+
+use crate::config::{CountMeans, UsersMean};
+
+/// The most users of one kind that a pass names and repairs. The next pass goes on.
+pub const NAMED: usize = 100_000;
+
+/// The numbers of a target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// Members of the users' key; `None` if there is no such key, or it expired after the end.
+    pub size: Option<u64>,
+    pub count: Option<i64>,
+    pub rows: u64,
+}
+
+impl Numbers {
+    /// Members who were promised a coupon, if a key names them.
+    pub fn admitted(self, means: Option<UsersMean>) -> Option<u64> {
+        self.size.filter(|_| means == Some(UsersMean::Admitted))
+    }
+}
+
+/// The column of their stock row that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StockColumn {
+    pub says: i64,
+    /// What it should say by the rows.
+    pub due: i64,
+}
+
+/// An open row of their table of failed events.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FailedEvent {
+    pub key: Vec<Value>,
+    pub user: String,
+    pub has_row: bool,
+    /// Whether the users' key has its user; `None` if there is no such key.
+    pub is_member: Option<bool>,
+}
+
+/// What both looks saw of a target.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Facts {
+    pub quantity: u64,
+    /// At the first look.
+    pub before: Numbers,
+    /// At the second look.
+    pub numbers: Numbers,
+    /// The numbers moved between the looks.
+    pub is_selling: bool,
+    /// No user is a member and has a row.
+    pub is_disjoint: bool,
+    /// Then the text around ids with which most members would be users, such as `user:{id}`.
+    pub member: Option<String>,
+    /// The users' key says who came first.
+    pub is_ordered: bool,
+    /// Nobody can claim any more.
+    pub is_over: bool,
+    /// `None` if no key names the users.
+    pub means: Option<UsersMean>,
+    pub count_means: Option<CountMeans>,
+    /// Their MySQL tells the quantity, so that stock that somebody added is known.
+    pub is_quantity_told: bool,
+    /// A late message may write a second row: no unique key refuses it, and nothing tells what
+    /// waits on their topic.
+    pub may_double: bool,
+    /// The column of the stock row, if both looks saw the same.
+    pub stock: Option<StockColumn>,
+    /// Whether their Redis says that something is left, if both looks saw the same.
+    pub sale: Option<bool>,
+    pub failed: Vec<FailedEvent>,
+    /// Members without a row, in the order of a sorted set, otherwise by name.
+    pub unissued: Vec<String>,
+    /// Members whom MySQL takes for another member, who has a row.
+    pub aliases: Vec<String>,
+    /// Members without a row whom the column of users cannot hold.
+    pub strange: Vec<String>,
+    /// Users who are members and have a row.
+    pub in_both: u64,
+    /// Users with a row who are no members.
+    pub missing: Vec<String>,
+    /// Users with several rows.
+    pub twice: Vec<String>,
+    /// Users of the last rows beyond the quantity.
+    pub surplus: Vec<String>,
+    /// Users of the first look who had a row at the second.
+    pub in_flight: u64,
+}

@@ -1,0 +1,105 @@
+//! What a pass must know about the tables of a campaign: how their rows are read, and how they hold
+//! users.
+
+use std::collections::BTreeSet;
+
+use mysql_async::{Row, Value};
+use uuid::Uuid;
+
+use crate::sql::{quoted, text};
+
+/// What a pass must know about the tables of a campaign.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    pub rows: TableShape,
+    pub failed: Option<TableShape>,
+    pub stock: Option<TableShape>,
+    /// Whether `rows.order` is a date or time, which a score counts in milliseconds.
+    pub order_is_time: bool,
+    /// A sentence for the operator: what does not prevent a user's second row.
+    pub warning: Option<String>,
+    /// Other ones: what makes passes slow, what may change later.
+    pub notes: Vec<String>,
+}
+
+/// A table that is read by pages of its primary key.
+#[derive(Debug, Clone, Default)]
+pub struct TableShape {
+    /// The columns of the primary key.
+    pub key: Vec<String>,
+    pub(crate) user: UserColumn,
+    /// Columns in `BINARY(16)`, whose values are UUIDs.
+    pub(crate) uuids: BTreeSet<String>,
+}
+
+/// How the column of users holds them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum UserColumn {
+    #[default]
+    Text,
+    /// Numbers are compared as numbers.
+    Integer,
+    /// 16 bytes.
+    Uuid,
+}
+
+impl TableShape {
+    /// Returns the value of a user, or `None` if the column cannot hold it as it is written.
+    pub fn user(&self, user: &str) -> Option<Value> {
+        let value = self.like(user)?;
+        let is_number = || user.parse().is_ok_and(|it: i128| it.to_string() == user);
+        let is_kept = self.user != UserColumn::Integer || is_number();
+        is_kept.then_some(value)
+    }
+
+    /// Returns the value with which a user compares as equal, such as 7 for `007`. MySQL itself
+    /// would take text that is no number for zero.
+    pub fn like(&self, user: &str) -> Option<Value> {
+        match self.user {
+            UserColumn::Text => Some(Value::Bytes(user.into())),
+            UserColumn::Uuid => uuid(user),
+            UserColumn::Integer => {
+                let number = user.trim().parse::<i128>().ok()?;
+                let signed = i64::try_from(number).ok().map(Value::Int);
+                signed.or_else(|| u64::try_from(number).ok().map(Value::UInt))
+            }
+        }
+    }
+
+    /// Selects the users of this column as text.
+    pub fn selected(&self, user: &str) -> String {
+        match self.user {
+            UserColumn::Text | UserColumn::Integer => format!("CAST({} AS CHAR)", quoted(user)),
+            UserColumn::Uuid => format!("LOWER(HEX({}))", quoted(user)),
+        }
+    }
+
+    /// Returns a user that was selected, as it is written in Redis.
+    pub fn user_of(&self, row: &Row, at: usize) -> String {
+        let text = text(row, at);
+        match self.user {
+            UserColumn::Text | UserColumn::Integer => text,
+            UserColumn::Uuid => Uuid::parse_str(&text).map_or(text, |uuid| uuid.to_string()),
+        }
+    }
+
+    /// What is wrong with a user, if the column cannot hold it.
+    pub fn why_not(&self) -> &'static str {
+        match self.user {
+            UserColumn::Text => "the column of users cannot hold it",
+            UserColumn::Integer => "the column of users takes whole numbers only",
+            UserColumn::Uuid => "the column of users takes UUIDs only",
+        }
+    }
+
+    /// Whether the values of a column are UUIDs in 16 bytes.
+    pub fn is_uuid(&self, column: &str) -> bool {
+        self.uuids.contains(&column.to_lowercase())
+    }
+}
+
+/// The 16 bytes of a UUID.
+pub fn uuid(text: &str) -> Option<Value> {
+    let uuid = Uuid::try_parse(text).ok()?;
+    Some(Value::Bytes(uuid.as_bytes().to_vec()))
+}
