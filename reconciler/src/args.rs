@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono::Utc;
-use clap::{Args, Parser, Subcommand};
+use clap::Args;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 use firstcome_shared::config::{
-    KafkaArgs, LogArgs, MysqlArgs, NumberOrUnset, PaceArgs, PublishArgs, RedisArgs, listen_address,
+    KafkaArgs, MysqlArgs, NumberOrUnset, PaceArgs, PublishArgs, RedisArgs, listen_address,
     number_or_unset, secret,
 };
 use firstcome_shared::http::Limits;
@@ -18,10 +18,8 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::Deadlines;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::schedule::Tz;
-use firstcome_shared::schedule::time_zone::long_version;
 use secrecy::SecretString;
 
-use crate::attach::args::AttachArgs;
 use crate::context::{PassSettings, Stores};
 use crate::daemon::schedule::Times;
 use crate::notify::{NotifyArgs, WebhookArgs};
@@ -29,34 +27,6 @@ use crate::topic::Topic;
 
 /// The daemon's default `LISTEN_ADDR`.
 pub(crate) const LISTEN_ADDR: &str = "127.0.0.1:8081";
-
-/// Compares every promise with every row, repairs the differences, and alerts operators.
-#[derive(Debug, Parser)]
-#[command(name = "firstcome-reconciler", version, long_version = long_version(), about, max_term_width = 120)]
-pub struct Cli {
-    #[command(flatten)]
-    pub logs: LogArgs,
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Runs until stopped: scheduled and requested passes, reopening of admission, mails
-    Daemon(Box<DaemonArgs>),
-    /// Runs one pass now; exits 0 clean or repaired, 1 drift left, 2 could not run
-    Once(Box<OnceArgs>),
-    /// Compares and repairs the coupon system that a file describes, which need not be Firstcome
-    Attach(Box<AttachArgs>),
-    /// Sends a mail to everyone in ALERT_TO and explains what was tried
-    TestEmail(Box<NotifyArgs>),
-    /// Posts an event to each of WEBHOOK_URLS and explains what came back
-    TestWebhook(Box<WebhookArgs>),
-    /// Prints a user's history: claim, row, repairs, and the current state
-    Explain(Box<ExplainArgs>),
-    /// Checks whether the daemon of this container runs; exits 0 if it does
-    Health(DaemonHealthArgs),
-}
 
 /// Settings of `health`.
 #[derive(Debug, Args)]

@@ -1,16 +1,47 @@
-//! The entry point of the program. It is not async because an async body would be compiled again in
-//! every crate that awaits it.
+//! The commands of the program, and its entry point, which is not async because an async body would
+//! be compiled again in every crate that awaits it.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::CommandFactory as _;
-use firstcome_shared::config::parse;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use firstcome_shared::config::{LogArgs, parse};
+use firstcome_shared::schedule::time_zone::long_version;
 use firstcome_shared::shutdown;
 use tokio::runtime::Runtime;
 
-use crate::args::{Cli, Command};
+use crate::args::{DaemonArgs, DaemonHealthArgs, ExplainArgs, OnceArgs};
+use crate::attach::args::AttachArgs;
+use crate::notify::{NotifyArgs, WebhookArgs};
 use crate::{attach, daemon, explain, notify, once};
+
+/// Compares every promise with every row, repairs the differences, and alerts operators.
+#[derive(Debug, Parser)]
+#[command(name = "firstcome-reconciler", version, long_version = long_version(), about, max_term_width = 120)]
+pub struct Cli {
+    #[command(flatten)]
+    pub logs: LogArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs until stopped: scheduled and requested passes, reopening of admission, mails
+    Daemon(Box<DaemonArgs>),
+    /// Runs one pass now; exits 0 clean or repaired, 1 drift left, 2 could not run
+    Once(Box<OnceArgs>),
+    /// Compares and repairs the coupon system that a file describes, which need not be Firstcome
+    Attach(Box<AttachArgs>),
+    /// Sends a mail to everyone in ALERT_TO and explains what was tried
+    TestEmail(Box<NotifyArgs>),
+    /// Posts an event to each of WEBHOOK_URLS and explains what came back
+    TestWebhook(Box<WebhookArgs>),
+    /// Prints a user's history: claim, row, repairs, and the current state
+    Explain(Box<ExplainArgs>),
+    /// Checks whether the daemon of this container runs; exits 0 if it does
+    Health(DaemonHealthArgs),
+}
 
 /// Maximum time that a thread blocked in a client library may delay the shutdown.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
