@@ -56,43 +56,30 @@ impl Subject {
     }
 }
 
-impl CouponId {
-    /// Returns the id under which a campaign is recorded.
-    pub fn of_campaign(name: &str) -> Self {
-        Self(Subject::id_of_campaign(name))
-    }
+macro_rules! ids_of_subjects {
+    ($($Id:ident: $noun:literal),+) => {$(
+        impl $Id {
+            /// Returns the id under which a campaign, or a day of it, is recorded.
+            pub fn of_campaign(name: &str) -> Self {
+                Self(Subject::id_of_campaign(name))
+            }
 
-    pub const fn subject(self) -> Subject {
-        Subject::from_id(self.0)
-    }
+            pub const fn subject(self) -> Subject {
+                Subject::from_id(self.0)
+            }
 
-    /// Names the coupon by its id. Nobody knows the ids of campaigns, which have names.
-    pub fn label(self) -> Option<String> {
-        match self.subject() {
-            Subject::Drop => Some(format!("coupon {self}")),
-            Subject::Campaign => None,
+            /// Names it by its id. Campaigns have names instead, which nobody knows by their ids.
+            pub fn label(self) -> Option<String> {
+                match self.subject() {
+                    Subject::Drop => Some(format!(concat!($noun, " {}"), self)),
+                    Subject::Campaign => None,
+                }
+            }
         }
-    }
+    )+};
 }
 
-impl DropId {
-    /// Returns the id under which what a campaign compares at once is recorded.
-    pub fn of_campaign(name: &str) -> Self {
-        Self(Subject::id_of_campaign(name))
-    }
-
-    pub const fn subject(self) -> Subject {
-        Subject::from_id(self.0)
-    }
-
-    /// Names the drop by its id. The name of a daily campaign says which day it is.
-    pub fn label(self) -> Option<String> {
-        match self.subject() {
-            Subject::Drop => Some(format!("drop {self}")),
-            Subject::Campaign => None,
-        }
-    }
-}
+ids_of_subjects!(CouponId: "coupon", DropId: "drop");
 
 #[cfg(test)]
 mod tests {
