@@ -7,7 +7,6 @@ mod catalogue;
 mod claim;
 mod metrics;
 mod openness;
-mod page;
 mod routes;
 mod server;
 mod start;

@@ -13,6 +13,7 @@ mod follow_up;
 mod issued;
 pub(crate) mod middleware;
 mod openapi;
+mod page;
 pub(super) mod view;
 
 use std::sync::Arc;
@@ -32,7 +33,6 @@ use utoipa_axum::routes;
 
 use self::middleware::guard;
 use crate::serve::openness::{Openness, openness, why_closed};
-use crate::serve::page;
 use crate::serve::state::App;
 
 /// Builds the routes at LISTEN_ADDR: those of the [`contract`], and `more`.

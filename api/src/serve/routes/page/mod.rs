@@ -17,10 +17,10 @@ use firstcome_shared::http::page::{Asset, secure};
 use serde_json::json;
 
 use self::html::{ICON, Language, SCRIPT, STYLE};
-use super::catalogue::LookupError;
-use super::routes::extract::CouponPath;
-use super::routes::view::show;
-use super::state::App;
+use super::extract::CouponPath;
+use super::view::show;
+use crate::serve::catalogue::LookupError;
+use crate::serve::state::App;
 
 /// Caches may use a page without revalidation for ten seconds, because its name and times rarely
 /// change.
