@@ -22,7 +22,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use firstcome_console::{Console, Screens};
 use firstcome_shared::http::health::{self, check};
-use firstcome_shared::http::openapi::completed;
+use firstcome_shared::http::openapi::{bearer, completed};
 use firstcome_shared::http::ops::{OpsToken, require};
 use firstcome_shared::http::problem::{no_such_method, no_such_route};
 use firstcome_shared::mysql::Db;
@@ -122,7 +122,8 @@ pub(crate) fn router(front: Front) -> anyhow::Result<Router> {
         notifier: front.notifier,
     };
     let (operations, document) = contract().split_for_parts();
-    let document = completed(document).to_json()?;
+    let tokens = [("ops", bearer("The OPS_TOKEN"))];
+    let document = completed(document, &tokens).to_json()?;
     let openapi = get(async || ([(header::CONTENT_TYPE, "application/json")], document));
     let ops = operations
         .route_layer(from_fn_with_state(front.token.clone(), require))

@@ -2,8 +2,6 @@
 
 use firstcome_shared::http::health::Readiness;
 use firstcome_shared::http::{Problem, openapi};
-use utoipa::Modify;
-use utoipa::openapi::OpenApi;
 
 /// The document without the operations, which the router adds.
 #[derive(utoipa::OpenApi)]
@@ -23,19 +21,9 @@ use utoipa::openapi::OpenApi;
         (name = "service", description = "For operating the process")
     ),
     components(schemas(Problem)),
-    paths(openapi::healthz, readyz, openapi::metrics, openapi::openapi_json),
-    modifiers(&Tokens)
+    paths(openapi::healthz, readyz, openapi::metrics, openapi::openapi_json)
 )]
 pub(super) struct Description;
-
-struct Tokens;
-
-impl Modify for Tokens {
-    fn modify(&self, document: &mut OpenApi) {
-        let components = document.components.get_or_insert_default();
-        components.add_security_scheme("ops", openapi::bearer("The OPS_TOKEN"));
-    }
-}
 
 /// Whether passes can run
 #[allow(dead_code)] // served by the code that all services share; this only describes it

@@ -46,10 +46,10 @@ pub fn bearer(description: &str) -> SecurityScheme {
     )
 }
 
-/// Adds the headers and error responses that operations with the same tokens share, and the schema
-/// of errors.
+/// Adds the tokens by name, the headers and error responses that operations with the same tokens
+/// share, and the schema of errors.
 #[must_use]
-pub fn completed(mut document: OpenApi) -> OpenApi {
+pub fn completed(mut document: OpenApi, tokens: &[(&str, SecurityScheme)]) -> OpenApi {
     for (path, item) in &mut document.paths.paths {
         if !path.starts_with("/v1/") {
             continue;
@@ -68,9 +68,11 @@ pub fn completed(mut document: OpenApi) -> OpenApi {
             complete(operation, has_id, true);
         }
     }
-    if let Some(components) = &mut document.components {
-        merge_flattened(&mut components.schemas);
+    let components = document.components.get_or_insert_default();
+    for (name, scheme) in tokens {
+        components.add_security_scheme(*name, scheme.clone());
     }
+    merge_flattened(&mut components.schemas);
     document
 }
 
@@ -278,7 +280,7 @@ mod tests {
     struct Things;
 
     fn document() -> Value {
-        serde_json::to_value(completed(Things::openapi())).unwrap()
+        serde_json::to_value(completed(Things::openapi(), &[])).unwrap()
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub(crate) struct CodeParam {
     code: String,
 }
 
+const MYSQL_AWAY: &str = "`unavailable`: MySQL did not answer; repeat the request";
+
 /// Use a code
 ///
 /// Send it before the order is committed, and repeat it until it is answered: the same reference
@@ -61,10 +63,7 @@ pub(crate) struct CodeParam {
                 new attempt needs a new one), `revoked`, or `too_many_references` (100)"
         ),
         (status = 410, description = "`expired`"),
-        (
-            status = 503,
-            description = "`unavailable`: MySQL did not answer; repeat the request"
-        )
+        (status = 503, description = MYSQL_AWAY)
     )
 )]
 pub(crate) async fn use_code(
@@ -118,10 +117,7 @@ pub(crate) struct UseUndone {
             description = "`used`: another reference uses the code; this one is undone all the \
                 same. `revoked`, or `too_many_references` (100)"
         ),
-        (
-            status = 503,
-            description = "`unavailable`: MySQL did not answer; repeat the request"
-        )
+        (status = 503, description = MYSQL_AWAY)
     )
 )]
 pub(crate) async fn undo(
@@ -157,10 +153,7 @@ pub(crate) async fn undo(
         (status = 200, description = "The code", body = CodeView),
         (status = 404, description = "`not_found`: no coupon has this code"),
         (status = 409, description = "`revoked`: the coupon was returned or revoked"),
-        (
-            status = 503,
-            description = "`unavailable`: MySQL did not answer; repeat the request"
-        )
+        (status = 503, description = MYSQL_AWAY)
     )
 )]
 pub(crate) async fn code(

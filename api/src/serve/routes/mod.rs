@@ -76,7 +76,7 @@ pub(crate) fn contract(token: OpsToken) -> serde_json::Result<(Router<App>, Stri
         .merge(for_operators)
         .merge(for_shops)
         .split_for_parts();
-    Ok((routes, completed(document).to_json()?))
+    Ok((routes, completed(document, &openapi::tokens()).to_json()?))
 }
 
 /// Checks for `/readyz`: the process is ready if it would process a claim. Claims continue without

@@ -2,8 +2,6 @@
 
 use firstcome_shared::http::health::Readiness;
 use firstcome_shared::http::{Problem, openapi};
-use utoipa::Modify;
-use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 /// The document without the operations, which the router adds.
@@ -25,34 +23,28 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
         (name = "service", description = "For the people who run the process")
     ),
     components(schemas(Problem)),
-    paths(openapi::healthz, readyz, openapi::metrics, openapi::openapi_json),
-    modifiers(&Tokens)
+    paths(openapi::healthz, readyz, openapi::metrics, openapi::openapi_json)
 )]
 pub(super) struct Description;
 
-struct Tokens;
-
-impl Modify for Tokens {
-    fn modify(&self, document: &mut OpenApi) {
-        let header = "The user, with USER_AUTH=trusted-header: the gateway sets this header, and \
-            nobody else can";
-        let header = ApiKeyValue::with_description("X-User-Id", header);
-        let token = "The user, with USER_AUTH=jwt: the issuer's token, whose claim `sub` names the \
-            user. The header X-User-Id is ignored then";
-        let token = HttpBuilder::new()
-            .scheme(HttpAuthScheme::Bearer)
-            .bearer_format("JWT")
-            .description(Some(token));
-        let components = document.components.get_or_insert_default();
-        for (name, scheme) in [
-            ("ops", openapi::bearer("The OPS_TOKEN")),
-            ("redeem", openapi::bearer("The REDEEM_TOKEN")),
-            ("person", SecurityScheme::ApiKey(ApiKey::Header(header))),
-            ("user_token", SecurityScheme::Http(token.build())),
-        ] {
-            components.add_security_scheme(name, scheme);
-        }
-    }
+/// Returns the tokens of users, shops and operators, by name.
+pub(super) fn tokens() -> [(&'static str, SecurityScheme); 4] {
+    let header = "The user, with USER_AUTH=trusted-header: the gateway sets this header, and \
+        nobody else can";
+    let header = ApiKeyValue::with_description("X-User-Id", header);
+    let token = "The user, with USER_AUTH=jwt: the issuer's token, whose claim `sub` names the \
+        user. The header X-User-Id is ignored then";
+    let token = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("JWT")
+        .description(Some(token))
+        .build();
+    [
+        ("ops", openapi::bearer("The OPS_TOKEN")),
+        ("redeem", openapi::bearer("The REDEEM_TOKEN")),
+        ("person", SecurityScheme::ApiKey(ApiKey::Header(header))),
+        ("user_token", SecurityScheme::Http(token)),
+    ]
 }
 
 /// Whether this process admits claims
