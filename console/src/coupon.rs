@@ -2,6 +2,7 @@
 //! and the changes that they can make.
 
 mod change;
+mod form;
 mod history;
 
 use std::time::Duration;
@@ -341,7 +342,7 @@ fn is_to_come(drops: &[ListedDrop]) -> bool {
 enum Share {
     /// By its address, which this QR code has as SVG.
     Address(String),
-    /// Each by a link of their own, with a token.
+    /// Each by a personal link, with a token.
     OwnLinks,
 }
 

@@ -1,0 +1,516 @@
+//! The forms of a coupon's page: what each changes, the question before it, and what the page says
+//! once it is done.
+
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use firstcome_shared::coupon::{Allow, Group, MAX_QUANTITY, MAX_VALID_DAYS, MAX_WAITING};
+use firstcome_shared::http::views::{CouponDrops, CouponSettings};
+use firstcome_shared::report::wording::count;
+use firstcome_shared::schedule::{Schedule, Tz};
+use serde_json::{Value, json};
+
+use super::{codes_end, is_open, is_to_come};
+use crate::client::HttpRefusal;
+use crate::page::{Fields, whole_number};
+use crate::text::{Text as _, short};
+
+/// A form as it was filled in, within the limits that the API has.
+#[derive(Debug, PartialEq)]
+pub(super) enum CouponForm {
+    Pause,
+    Resume,
+    Quantity(u32),
+    Name(String),
+    WaitingList(u32),
+    /// The end of codes: at a time, after days, or neither.
+    Validity {
+        until: Option<DateTime<Utc>>,
+        days: Option<u32>,
+    },
+    Allow(Option<Allow>),
+    /// Of a daily coupon, as typed. Empty opening and closing times stay as they are.
+    Dates {
+        opens: String,
+        closes: String,
+        last_day: String,
+    },
+    OpensAt(DateTime<Utc>),
+    ClosesAt(Option<DateTime<Utc>>),
+    /// Closes the open drop.
+    Close,
+    /// Closes the only drop before it opens.
+    Cancel,
+}
+
+/// What an operator is asked before a change that takes something from users or cannot be undone.
+pub(super) struct Question {
+    pub(super) text: String,
+    pub(super) button: &'static str,
+}
+
+impl CouponForm {
+    pub(super) fn parse(
+        form: &Fields,
+        found: &CouponDrops,
+        now: DateTime<Utc>,
+    ) -> Result<Self, HttpRefusal> {
+        let coupon = &found.coupon;
+        Ok(match form.get("how") {
+            "pause" => Self::Pause,
+            "resume" => Self::Resume,
+            "quantity" => Self::Quantity(new_quantity(form, coupon)?),
+            "name" => Self::Name(form.get("name").to_owned()),
+            "waiting_list" => {
+                let places = whole(form, "waiting_list", "The waiting list", 0, MAX_WAITING)?;
+                Self::WaitingList(places)
+            }
+            "validity" => validity(form, coupon)?,
+            "allow" => Self::Allow(allow(form)?),
+            "dates" => Self::Dates {
+                opens: form.get("opens").to_owned(),
+                closes: form.get("closes").to_owned(),
+                last_day: form.get("last_day").to_owned(),
+            },
+            "opens_at" => {
+                let wrong = || HttpRefusal::typed("Give the time at which it opens.");
+                let opens = typed_time(form, coupon, "opens_at", "Opens at")?;
+                Self::OpensAt(opens.ok_or_else(wrong)?)
+            }
+            "closes_at" => Self::ClosesAt(typed_time(form, coupon, "closes_at", "Closes at")?),
+            "close" => {
+                if !found.drops.iter().any(|drop| is_open(drop.state)) {
+                    return Err(HttpRefusal::typed("No drop of it is open."));
+                }
+                Self::Close
+            }
+            "cancel" => {
+                if !can_be_cancelled(found, now) {
+                    return Err(HttpRefusal::typed(
+                        "It has opened or opens at once, or was cancelled: pause it instead.",
+                    ));
+                }
+                Self::Cancel
+            }
+            _ => return Err(HttpRefusal::typed("The form is not of this page.")),
+        })
+    }
+
+    /// Returns the body of the request to the API.
+    pub(super) fn body(&self) -> Value {
+        match self {
+            Self::Pause => json!({"paused": true}),
+            Self::Resume => json!({"paused": false}),
+            Self::Quantity(quantity) => json!({"quantity": quantity}),
+            Self::Name(name) => json!({"name": name}),
+            Self::WaitingList(places) => json!({"waiting_list": places}),
+            Self::Validity { until, days } => json!({"valid_until": until, "valid_days": days}),
+            Self::Allow(allow) => json!({"allow": allow}),
+            Self::Dates {
+                opens,
+                closes,
+                last_day,
+            } => {
+                let mut body = json!({"last_day": null});
+                for (field, typed) in [("opens", opens), ("closes", closes), ("last_day", last_day)]
+                {
+                    if !typed.is_empty() {
+                        body[field] = typed.as_str().into();
+                    }
+                }
+                body
+            }
+            Self::OpensAt(opens) => json!({"opens_at": opens}),
+            Self::ClosesAt(closes) => json!({"closes_at": closes}),
+            Self::Close | Self::Cancel => json!({"close_now": true}),
+        }
+    }
+
+    pub(super) fn question(&self, coupon: &CouponSettings) -> Option<Question> {
+        let name = coupon.name.text();
+        let (text, button) = match self {
+            Self::Pause => (
+                format!("Nobody can claim {name} until it is resumed. Those who hold one keep it."),
+                "Pause it",
+            ),
+            Self::Quantity(quantity) => {
+                (quantity_question(coupon, *quantity), "Change the quantity")
+            }
+            Self::Name(new) => (
+                format!("People see “{}” instead of “{name}”.", new.text()),
+                "Rename it",
+            ),
+            Self::Validity { until, days } => {
+                let end = codes_end(*until, *days, zone(coupon));
+                (
+                    format!(
+                        "Codes of {name} can be used {end}. That concerns codes that exist, too."
+                    ),
+                    "Change the end of codes",
+                )
+            }
+            Self::Allow(allow) => {
+                let who = who_may_claim(allow.as_ref(), coupon);
+                (
+                    format!(
+                        "From now on, {who} may claim {name}. Those who hold one or wait keep it."
+                    ),
+                    "Change who may claim",
+                )
+            }
+            Self::OpensAt(opens) => (
+                format!("{name} opens at {}.", short(*opens, zone(coupon))),
+                "Change the opening",
+            ),
+            Self::ClosesAt(None) => (
+                format!("{name} then never closes by itself."),
+                "Remove the end",
+            ),
+            Self::Close => (
+                format!(
+                    "The open drop of {name} closes now. Its waiting list gets nothing more. It \
+                    can't be undone."
+                ),
+                "Close it now",
+            ),
+            Self::Cancel => (
+                format!("{name} never opens. Nobody has claimed it. It can't be undone."),
+                "Cancel it",
+            ),
+            Self::Resume
+            | Self::WaitingList(_)
+            | Self::Dates { .. }
+            | Self::ClosesAt(Some(_)) => return None,
+        };
+        Some(Question { text, button })
+    }
+
+    /// Returns what the page's address says once the change is done (`done=`).
+    pub(super) fn done(&self) -> &'static str {
+        match self {
+            Self::Pause => "paused",
+            Self::Resume => "resumed",
+            Self::Close => "closed",
+            Self::Cancel => "cancelled",
+            Self::Quantity(_)
+            | Self::Name(_)
+            | Self::WaitingList(_)
+            | Self::Validity { .. }
+            | Self::Allow(_)
+            | Self::Dates { .. }
+            | Self::OpensAt(_)
+            | Self::ClosesAt(_) => "changed",
+        }
+    }
+}
+
+fn zone(coupon: &CouponSettings) -> Option<Tz> {
+    coupon.schedule.as_ref().and_then(Schedule::time_zone)
+}
+
+/// Whether a coupon can be cancelled. It may have opened since the page, or the question, was
+/// shown. It must not open before the API gets the request either: that would close it for good.
+fn can_be_cancelled(found: &CouponDrops, now: DateTime<Utc>) -> bool {
+    let soon = now + TimeDelta::seconds(30);
+    is_to_come(&found.drops) && found.drops.iter().all(|drop| drop.opens_at > soon)
+}
+
+fn new_quantity(form: &Fields, coupon: &CouponSettings) -> Result<u32, HttpRefusal> {
+    let quantity = whole(form, "quantity", "The quantity", 1, MAX_QUANTITY)?;
+    if quantity == coupon.quantity {
+        let why = format!("The quantity is {} already.", quantity.text());
+        return Err(HttpRefusal::typed(&why));
+    }
+    Ok(quantity)
+}
+
+fn quantity_question(coupon: &CouponSettings, quantity: u32) -> String {
+    let name = coupon.name.text();
+    let from = coupon.quantity.text();
+    let to = quantity.text();
+    let more = match quantity / coupon.quantity.max(1) {
+        0 => " Those who hold one keep it.".to_owned(),
+        1..10 => String::new(),
+        times => format!(" That is {} times as many!", times.text()),
+    };
+    let which = "for all its drops that are not closed and for later ones.";
+    format!("{name}: {from} → {to}, {which}{more}")
+}
+
+fn allow(form: &Fields) -> Result<Option<Allow>, HttpRefusal> {
+    match form.get("allow") {
+        "list" => Ok(Some(Allow::List)),
+        "group" => {
+            let wrong = "Name the group: letters, digits, - and _, without spaces.";
+            let group = form.get("group").parse::<Group>();
+            group
+                .map(|group| Some(Allow::Group(group)))
+                .map_err(|_| HttpRefusal::typed(wrong))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn who_may_claim(allow: Option<&Allow>, coupon: &CouponSettings) -> String {
+    match allow {
+        Some(Allow::List) => {
+            let users = count(coupon.allow_list_users, "person", "people");
+            format!("only the {users} on its allow list")
+        }
+        Some(Allow::Group(group)) => format!("only people of the group {}", group.as_str().text()),
+        None => "everybody".to_owned(),
+    }
+}
+
+fn validity(form: &Fields, coupon: &CouponSettings) -> Result<CouponForm, HttpRefusal> {
+    let until = typed_time(form, coupon, "valid_until", "Until")?;
+    let days = if form.get("valid_days").is_empty() {
+        None
+    } else {
+        let what = "“Days from the claim”";
+        Some(whole(form, "valid_days", what, 1, MAX_VALID_DAYS)?)
+    };
+    if until.is_some() && days.is_some() {
+        return Err(HttpRefusal::typed(
+            "Give a time or a number of days, not both.",
+        ));
+    }
+    Ok(CouponForm::Validity { until, days })
+}
+
+/// Reads a whole number within the limits that the API has.
+fn whole(
+    form: &Fields,
+    field: &str,
+    what: &str,
+    least: u32,
+    most: u32,
+) -> Result<u32, HttpRefusal> {
+    let number = whole_number(form.get(field)).filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| {
+        let least = least.text();
+        let most = most.text();
+        HttpRefusal::typed(&format!(
+            "{what} must be a whole number from {least} to {most}."
+        ))
+    })
+}
+
+/// Reads a time of a coupon that opens once, as typed in its own zone.
+fn typed_time(
+    form: &Fields,
+    coupon: &CouponSettings,
+    field: &str,
+    label: &str,
+) -> Result<Option<DateTime<Utc>>, HttpRefusal> {
+    let text = form.get(field);
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let at = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M")
+        .ok()
+        .and_then(|at| zone(coupon).unwrap_or_else(Tz::utc).instant(at));
+    at.map(Some)
+        .ok_or_else(|| HttpRefusal::typed(&format!("“{label}” is no time there.")))
+}
+
+#[cfg(test)]
+mod tests {
+    use firstcome_shared::coupon::DropState;
+
+    use super::*;
+
+    /// A coupon in Seoul with 100 coupons, whose only drop is in this state and opens an hour after
+    /// the epoch.
+    fn found(state: DropState) -> CouponDrops {
+        let opens_at = "1970-01-01T01:00:00Z";
+        let coupon = json!({
+            "id": 1, "name": "Winter", "quantity": 100, "once_per": "coupon", "waiting_list": 0,
+            "paused": false, "allow_list_users": 2, "revision": 3, "over": false, "page": "",
+            "schedule": {"type": "once", "time_zone": "Asia/Seoul", "opens_at": opens_at},
+        });
+        let drop = json!({"id": 7, "opens_at": opens_at, "quantity": 100, "state": state});
+        let found = json!({"coupon": coupon, "drops": [drop], "history": []});
+        serde_json::from_value(found).unwrap()
+    }
+
+    fn parse(fields: &str, found: &CouponDrops, now_minute: i64) -> Result<CouponForm, String> {
+        let fields = fields.split('&').map(|field| {
+            let (name, value) = field.split_once('=').unwrap();
+            (name.to_owned(), value.to_owned())
+        });
+        let now = DateTime::UNIX_EPOCH + TimeDelta::minutes(now_minute);
+        CouponForm::parse(&Fields(fields.collect()), found, now)
+            .map_err(|refusal| refusal.sentence())
+    }
+
+    /// Compares forms with their requests, the questions before them, and what the page says then.
+    fn compare(cases: &[(&str, &str, &str, &str)]) {
+        let open = found(DropState::Open);
+        for (fields, body, question, done) in cases {
+            let form = parse(fields, &open, 90).unwrap();
+            assert_eq!(form.body().to_string(), *body, "{fields}");
+            let asked = form.question(&open.coupon);
+            let asked = asked.map_or_else(String::new, |question| question.text);
+            assert_eq!((&*asked, form.done()), (*question, *done), "{fields}");
+        }
+    }
+
+    #[test]
+    fn change_of_what_is_given_out_asks_before_it_takes_something() {
+        compare(&[
+            (
+                "how=pause",
+                r#"{"paused":true}"#,
+                "Nobody can claim Winter until it is resumed. Those who hold one keep it.",
+                "paused",
+            ),
+            ("how=resume", r#"{"paused":false}"#, "", "resumed"),
+            (
+                "how=quantity&quantity=1,000",
+                r#"{"quantity":1000}"#,
+                "Winter: 100 → 1,000, for all its drops that are not closed and for later ones. \
+                 That is 10 times as many!",
+                "changed",
+            ),
+            (
+                "how=quantity&quantity=999",
+                r#"{"quantity":999}"#,
+                "Winter: 100 → 999, for all its drops that are not closed and for later ones.",
+                "changed",
+            ),
+            (
+                "how=quantity&quantity=99",
+                r#"{"quantity":99}"#,
+                "Winter: 100 → 99, for all its drops that are not closed and for later ones. \
+                 Those who hold one keep it.",
+                "changed",
+            ),
+            (
+                "how=name&name= Spring ",
+                r#"{"name":"Spring"}"#,
+                "People see “Spring” instead of “Winter”.",
+                "changed",
+            ),
+            (
+                "how=waiting_list&waiting_list=0",
+                r#"{"waiting_list":0}"#,
+                "",
+                "changed",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn change_of_codes_users_and_times_asks_before_it_takes_something() {
+        compare(&[
+            (
+                "how=validity&valid_until=1970-01-02T09:00&valid_days=",
+                r#"{"valid_days":null,"valid_until":"1970-01-02T00:00:00Z"}"#,
+                "Codes of Winter can be used until 1970-01-02 09:00 Asia/Seoul. That concerns \
+                 codes that exist, too.",
+                "changed",
+            ),
+            (
+                "how=validity&valid_days=1",
+                r#"{"valid_days":1,"valid_until":null}"#,
+                "Codes of Winter can be used for 1 day from the claim. That concerns codes that \
+                 exist, too.",
+                "changed",
+            ),
+            (
+                "how=validity",
+                r#"{"valid_days":null,"valid_until":null}"#,
+                "Codes of Winter can be used without an end. That concerns codes that exist, too.",
+                "changed",
+            ),
+            (
+                "how=allow&allow=list",
+                r#"{"allow":"list"}"#,
+                "From now on, only the 2 people on its allow list may claim Winter. Those who \
+                 hold one or wait keep it.",
+                "changed",
+            ),
+            (
+                "how=allow&allow=group&group=vip",
+                r#"{"allow":"group:vip"}"#,
+                "From now on, only people of the group vip may claim Winter. Those who hold one \
+                 or wait keep it.",
+                "changed",
+            ),
+            (
+                "how=allow&allow=",
+                r#"{"allow":null}"#,
+                "From now on, everybody may claim Winter. Those who hold one or wait keep it.",
+                "changed",
+            ),
+            (
+                "how=dates&opens=10:00&closes=&last_day=",
+                r#"{"last_day":null,"opens":"10:00"}"#,
+                "",
+                "changed",
+            ),
+            (
+                "how=opens_at&opens_at=1970-01-01T12:00",
+                r#"{"opens_at":"1970-01-01T03:00:00Z"}"#,
+                "Winter opens at 1970-01-01 12:00 Asia/Seoul.",
+                "changed",
+            ),
+            (
+                "how=closes_at&closes_at=1970-01-01T12:00",
+                r#"{"closes_at":"1970-01-01T03:00:00Z"}"#,
+                "",
+                "changed",
+            ),
+            (
+                "how=closes_at&closes_at=",
+                r#"{"closes_at":null}"#,
+                "Winter then never closes by itself.",
+                "changed",
+            ),
+            (
+                "how=close",
+                r#"{"close_now":true}"#,
+                "The open drop of Winter closes now. Its waiting list gets nothing more. It can't \
+                 be undone.",
+                "closed",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn form_that_cannot_be_done_is_refused_with_what_to_write() {
+        let open = found(DropState::Open);
+        for (fields, why) in [
+            ("how=quantity&quantity=100", "The quantity is 100 already."),
+            ("how=quantity&quantity=0", "The quantity must be a whole number from 1 to "),
+            ("how=waiting_list&waiting_list=1.5", "The waiting list must be a whole number from 0 to "),
+            ("how=validity&valid_days=0", "“Days from the claim” must be a whole number from 1 to "),
+            (
+                "how=validity&valid_until=1970-01-02T09:00&valid_days=1",
+                "Give a time or a number of days, not both.",
+            ),
+            ("how=validity&valid_until=soon", "“Until” is no time there."),
+            (
+                "how=allow&allow=group&group=two words",
+                "Name the group: letters, digits, - and _, without spaces.",
+            ),
+            ("how=opens_at&opens_at=", "Give the time at which it opens."),
+            ("how=cancel", "It has opened or opens at once, or was cancelled: pause it instead."),
+            ("how=", "The form is not of this page."),
+        ] {
+            let refused = parse(fields, &open, 90).unwrap_err();
+            assert!(refused.starts_with(why), "{fields}: {refused}");
+            assert!(refused.ends_with("Nothing was done."), "{fields}: {refused}");
+        }
+        let refused = parse("how=close", &found(DropState::Closed), 90).unwrap_err();
+        assert!(refused.starts_with("No drop of it is open."), "{refused}");
+    }
+
+    #[test]
+    fn coupon_is_cancelled_only_until_shortly_before_it_opens() {
+        let to_come = found(DropState::Scheduled);
+        let form = parse("how=cancel", &to_come, 59).unwrap();
+        assert_eq!((&form, form.done()), (&CouponForm::Cancel, "cancelled"));
+        assert_eq!(form.body().to_string(), r#"{"close_now":true}"#);
+        assert!(parse("how=cancel", &to_come, 60).is_err());
+    }
+}
