@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use diesel::QueryResult;
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::mysql::catalogue::rules_of_drops;
-use firstcome_shared::mysql::claim::{Claim, IssuedBy};
+use firstcome_shared::claim::{Claim, IssuedBy};
 use firstcome_shared::mysql::codes::CodeKey;
 use firstcome_shared::mysql::issued::{IssuedRow, TakenOut, insert, of_people, on_slots};
 use firstcome_shared::mysql::void::void_among;

@@ -5,7 +5,7 @@
 use chrono::DateTime;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::Slot;
-use firstcome_shared::mysql::claim::{Claim, IssuedBy};
+use firstcome_shared::claim::{Claim, IssuedBy};
 use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
 use firstcome_shared::mysql::issued::{has_later_era, insert};
 use firstcome_shared::mysql::sealed::rows_changed;

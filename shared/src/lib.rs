@@ -6,12 +6,12 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)] // `say!` and `complain!` never end the program
 
 pub mod allow_list;
+pub mod claim;
 pub mod config;
 pub mod coupon;
 pub mod crash;
 pub mod domain;
 pub mod drops;
-pub mod event;
 pub mod http;
 pub mod kafka;
 pub mod line_limit;

@@ -1,6 +1,6 @@
 //! A claim of a message, decoded, and its dead letter.
 
-use firstcome_shared::event::{ClaimEvent, Undecodable};
+use firstcome_shared::claim::{Claim, Undecodable};
 use firstcome_shared::kafka::KafkaSettings;
 use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin, UNREADABLE};
 use rdkafka::message::{BorrowedMessage, Message as _};
@@ -15,7 +15,7 @@ const KEPT_BYTES: usize = 4_096;
 pub(super) struct Record {
     pub(super) source: MessageOrigin,
     /// The claim, or the error of one that is not readable.
-    pub(super) claim: Result<ClaimEvent, Undecodable>,
+    pub(super) claim: Result<Claim, Undecodable>,
     /// The first bytes of the message if the claim is not readable. A batch of messages may
     /// decompress to more than fits in memory.
     payload: Vec<u8>,
@@ -38,7 +38,7 @@ impl Record {
     fn from_claims(
         source: &MessageOrigin,
         payload: &[u8],
-        claims: Result<Vec<ClaimEvent>, Undecodable>,
+        claims: Result<Vec<Claim>, Undecodable>,
     ) -> Vec<Self> {
         let claims = match claims {
             Ok(claims) => claims.into_iter().map(Ok).collect(),

@@ -125,9 +125,11 @@ pub(super) fn count_batch(records: &[Record], claims: usize, outcomes: &[Outcome
     let now = Utc::now();
     let delay = histogram!("firstcome_issue_delay_seconds");
     for claim in records.iter().flat_map(|record| &record.claim) {
-        // The delay is negative if this host's clock is behind Redis's clock.
-        let passed = (now - claim.claimed_at).to_std().unwrap_or_default();
-        delay.record(passed.as_secs_f64());
+        if let Some(claimed_at) = claim.claimed_at {
+            // The delay is negative if this host's clock is behind Redis's clock.
+            let passed = (now - claimed_at).to_std().unwrap_or_default();
+            delay.record(passed.as_secs_f64());
+        }
     }
     for outcome in outcomes {
         if let Outcome::Refused(reason, _) = outcome {

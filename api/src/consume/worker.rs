@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::claim::Claim;
 use firstcome_shared::kafka::{KafkaSettings, why_unreadable};
 use firstcome_shared::mysql::{Db, DbError};
 use lru::LruCache;
@@ -70,7 +70,7 @@ pub(super) struct Worker {
     /// Claims that this process has written or is writing. Claims are repeated when a user clicks at two
     /// APIs, and one repeat makes MySQL refuse the statement of its whole batch. A user who returns
     /// a coupon and gets the same slot again has another time of admission.
-    recent: LruCache<ClaimEvent, ()>,
+    recent: LruCache<Claim, ()>,
     /// Attempts that failed in a row.
     failures: u32,
     /// Drops are written one by one until then.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use diesel::QueryResult;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::DropId;
-use firstcome_shared::mysql::claim::{Claim, IssuedBy};
+use firstcome_shared::claim::{Claim, IssuedBy};
 use firstcome_shared::mysql::codes::CodeKey;
 use firstcome_shared::mysql::dead_letters::{self, FailedClaim};
 use firstcome_shared::mysql::positions::advance;
@@ -73,10 +73,10 @@ pub(super) fn drop_id(record: &Record) -> Option<DropId> {
 }
 
 async fn insert(conn: &mut Conn, records: &[Record], key: &CodeKey) -> QueryResult<Vec<Outcome>> {
-    let claims: Vec<_> = records
+    let claims: Vec<Claim> = records
         .iter()
         .flat_map(|record| &record.claim)
-        .map(Claim::from)
+        .cloned()
         .collect();
     let written = write_rows(conn, &claims, key, IssuedBy::Consumer).await?;
     crash_point(Point::RowsInserted);

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use chrono::NaiveDateTime;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
 use firstcome_shared::mysql::catalogue::DropRules;
-use firstcome_shared::mysql::claim::Claim;
+use firstcome_shared::claim::Claim;
 use firstcome_shared::mysql::erased::{as_stored, is_pseudonym};
 use firstcome_shared::mysql::issued::IssuedRow;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use firstcome_shared::domain::{NamedDrop, OncePer, Slot};
-use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::claim::Claim;
 use firstcome_shared::kafka::{SIGNATURE, Signing};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -19,8 +19,8 @@ fn batch(drop: NamedDrop, slots: impl IntoIterator<Item = Slot>) -> String {
     let claims = slots
         .into_iter()
         .map(|slot| claim_event(drop.coupon, drop.drop, slot, &format!("u-{slot}")));
-    let claims: Vec<ClaimEvent> = claims.collect();
-    ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>())
+    let claims: Vec<Claim> = claims.collect();
+    Claim::encode_batch(&claims.iter().collect::<Vec<_>>())
 }
 
 /// Signs a message with the world's key.

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{DropId, NamedDrop, OncePer, Slot};
-use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::claim::Claim;
 use firstcome_shared::sql;
 
 use crate::world::{ConsumeWorld, PARTITIONS, claim_event};
@@ -14,8 +14,8 @@ fn message(
     user: &str,
     at: DateTime<Utc>,
 ) -> (i32, Option<String>, Option<String>) {
-    let event = ClaimEvent {
-        claimed_at: at,
+    let event = Claim {
+        claimed_at: Some(at),
         ..claim_event(drop.coupon, drop.drop, slot, user)
     };
     (

@@ -2,7 +2,7 @@
 //! not look forgotten.
 
 use firstcome_shared::domain::{NamedDrop, OncePer};
-use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::claim::Claim;
 use tokio::time::Instant;
 
 use crate::world::{ConsumeWorld, PARTITIONS, claim_event, until};
@@ -16,9 +16,9 @@ impl ConsumeWorld {
         let messages = (0..).zip(partitions).map(|(number, partition)| {
             let slots = number * TOGETHER + 1..=(number + 1) * TOGETHER;
             let claim = |slot| claim_event(drop.coupon, drop.drop, slot, &format!("u-{slot}"));
-            let claims: Vec<ClaimEvent> = slots.map(claim).collect();
-            let claims: Vec<&ClaimEvent> = claims.iter().collect();
-            let value = ClaimEvent::encode_batch(&claims);
+            let claims: Vec<Claim> = slots.map(claim).collect();
+            let claims: Vec<&Claim> = claims.iter().collect();
+            let value = Claim::encode_batch(&claims);
             (*partition, Some(claims[0].key()), Some(value))
         });
         self.send(messages.collect()).await;

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_api::consume;
 use firstcome_shared::coupon::CouponSettings;
 use firstcome_shared::domain::{CouponId, DropId, NamedDrop, OncePer, Slot, UserId};
-use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::claim::Claim;
 use firstcome_shared::kafka::{KafkaSettings, Security, Signing};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbSettings};
@@ -301,14 +301,14 @@ pub(crate) fn claim_event(
     drop_id: DropId,
     slot: Slot,
     user: &str,
-) -> ClaimEvent {
+) -> Claim {
     let user_id: UserId = user.parse().unwrap();
     let claimed_at = DateTime::from_timestamp_millis(1_800_000_000_000 + i64::from(slot)).unwrap();
-    ClaimEvent {
+    Claim {
         coupon_id,
         drop_id,
         slot,
         user_id,
-        claimed_at,
+        claimed_at: Some(claimed_at),
     }
 }

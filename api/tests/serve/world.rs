@@ -10,7 +10,7 @@ use chrono::{SecondsFormat, TimeDelta, Utc};
 use firstcome_api::serve::ApiServer;
 use firstcome_shared::config::MysqlArgs;
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::claim::Claim;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::gate::Opened;
 use firstcome_shared::redis::keys::DropKeys;
@@ -265,7 +265,7 @@ impl ServeWorld {
     }
 
     /// Returns the claims in the topic's messages.
-    pub(crate) async fn published(&self) -> Vec<ClaimEvent> {
+    pub(crate) async fn published(&self) -> Vec<Claim> {
         use rdkafka::consumer::{BaseConsumer, Consumer as _};
         use rdkafka::{Message as _, Offset, TopicPartitionList};
         let all = self.messages().await;
@@ -284,7 +284,7 @@ impl ServeWorld {
             client.assign(&from).unwrap();
             let next = |_| {
                 let message = client.poll(LIMIT).expect("a message").unwrap();
-                ClaimEvent::decode(message.payload().unwrap()).unwrap()
+                Claim::decode(message.payload().unwrap()).unwrap()
             };
             (0..all).flat_map(next).collect()
         };

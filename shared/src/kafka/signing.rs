@@ -11,7 +11,7 @@ use sha2::Sha256;
 
 use super::KafkaSettings;
 use super::headers::header_of;
-use crate::event::{ClaimEvent, Undecodable};
+use crate::claim::{Claim, Undecodable};
 use crate::model::secrets;
 
 /// The header with the signature, in base64 without padding.
@@ -99,11 +99,11 @@ fn authenticated(key: &Hmac<Sha256>, topic: &str, payload: &[u8]) -> Hmac<Sha256
 
 impl KafkaSettings {
     /// Returns the claims of a message that Firstcome has signed.
-    pub fn claims_of(&self, message: &BorrowedMessage<'_>) -> Result<Vec<ClaimEvent>, Undecodable> {
+    pub fn claims_of(&self, message: &BorrowedMessage<'_>) -> Result<Vec<Claim>, Undecodable> {
         let payload = message.payload().unwrap_or_default();
         let signature = header_of(message.headers(), SIGNATURE);
         match self.signing.check(message.topic(), payload, signature) {
-            Ok(()) => ClaimEvent::decode(payload),
+            Ok(()) => Claim::decode(payload),
             Err(why) => Err(Undecodable {
                 reason: FORGED,
                 error: why.to_owned(),

@@ -11,7 +11,7 @@ use hmac::{Hmac, Mac as _};
 use rand::RngExt as _;
 use sha2::Sha256;
 
-use super::claim::Claim;
+use crate::claim::Claim;
 use crate::domain::{DropId, Slot};
 
 /// The key from which an installation's codes are derived.

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 
-use super::claim::{Claim, IssuedBy};
+use crate::claim::{Claim, IssuedBy};
 use super::void::void_among;
 use super::{Conn, list};
 use crate::coupon::{ClaimFault, DropWindow};

@@ -8,7 +8,7 @@ use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection as _;
 
-use super::claim::{Claim, IssuedBy};
+use crate::claim::{Claim, IssuedBy};
 use super::codes::CodeKey;
 use super::inserted::take_out;
 pub use super::inserted::{TakenOut, TakenOutRows};

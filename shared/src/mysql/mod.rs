@@ -5,7 +5,6 @@ pub mod alerts;
 pub mod allow_list;
 pub mod catalogue;
 pub mod change;
-pub mod claim;
 pub mod code_key;
 pub mod codes;
 mod connect;

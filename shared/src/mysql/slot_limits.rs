@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use diesel::QueryResult;
 
-use super::claim::Claim;
+use crate::claim::Claim;
 use super::{Conn, Db, DbResult, json};
 use crate::domain::Slot;
 use crate::sql;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use chrono::NaiveDateTime;
 use diesel::QueryResult;
 
-use super::claim::Claim;
+use crate::claim::Claim;
 use super::{Conn, Sql, USERS, json};
 use crate::domain::{CouponId, UserId};
 use crate::sql;

@@ -19,7 +19,7 @@ pub(crate) fn records(partition: i32, offset: i64, payload: &[u8]) -> Vec<Record
         timestamp_ms: Some(0),
         part: 0,
     };
-    Record::from_claims(&source, payload, ClaimEvent::decode(payload))
+    Record::from_claims(&source, payload, Claim::decode(payload))
 }
 
 /// Decodes a message with one claim.

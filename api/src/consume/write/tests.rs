@@ -7,8 +7,6 @@ use chrono::{DateTime, Utc};
 use diesel_async::SimpleAsyncConnection as _;
 use firstcome_shared::coupon::CouponSettings;
 use firstcome_shared::domain::{CouponId, OncePer, Slot};
-use firstcome_shared::event::ClaimEvent;
-use firstcome_shared::mysql::claim::Claim;
 use firstcome_shared::mysql::issued::insert;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::refusal;
@@ -28,12 +26,12 @@ fn message(
     user: &str,
     claimed_at: DateTime<Utc>,
 ) -> String {
-    let event = ClaimEvent {
+    let event = Claim {
         coupon_id,
         drop_id,
         slot,
         user_id: user.parse().unwrap(),
-        claimed_at,
+        claimed_at: Some(claimed_at),
     };
     event.encode()
 }

@@ -1,7 +1,7 @@
 //! Claims that have a slot, on their way to the second store.
 
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::claim::Claim;
 use tokio::time::Instant;
 
 /// The call to Redis that named slots.
@@ -16,7 +16,7 @@ pub(super) struct Call {
 
 /// A claim that has a slot: from the script's reply to the message or the row.
 pub(super) struct Admitted {
-    pub(super) claim: ClaimEvent,
+    pub(super) claim: Claim,
     /// In Unix milliseconds, or `None` if unknown: of a user who holds a slot in another drop than
     /// the claimed one, the script reads only the coupon's claimants.
     pub(super) admitted_at_ms: Option<i64>,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use firstcome_shared::coupon::{Allow, Group};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot};
-use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::claim::Claim;
 use firstcome_shared::redis::admission::{
     Admission, AdmissionError, AdmissionReply, Admissions, Candidates, Claimant,
 };
@@ -174,12 +174,12 @@ fn deliver(
             admitting = Some(drop_id);
         }
         let (waiting, claims) = holders.entry(drop_id).or_default();
-        let claim = ClaimEvent {
+        let claim = Claim {
             coupon_id: call.coupon,
             drop_id,
             slot,
             user_id: pending.user.clone(),
-            claimed_at: instant(reply.admitted_at_ms.unwrap_or(reply.now_ms)),
+            claimed_at: Some(instant(reply.admitted_at_ms.unwrap_or(reply.now_ms))),
         };
         claims.push(Admitted {
             claim,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::claim::Claim;
 use firstcome_shared::kafka::{KafkaSettings, check_topic};
 use firstcome_shared::report::FailureCause;
 use firstcome_shared::trace::TRACEPARENT;
@@ -107,10 +107,10 @@ impl Publisher {
             return false;
         }
         let begun = Instant::now();
-        let events: Vec<&ClaimEvent> = claims.iter().map(|one| &one.claim).collect();
+        let events: Vec<&Claim> = claims.iter().map(|one| &one.claim).collect();
         let first = events.iter().min_by_key(|claim| claim.slot);
         let key = first.map_or_else(String::new, |first| first.key());
-        let payload = ClaimEvent::encode_batch(&events);
+        let payload = Claim::encode_batch(&events);
         let topic = &self.kafka.topic;
         let mut headers = self.kafka.signing.headers(topic, payload.as_bytes());
         // A message has one trace, so only that of a single claim is carried.

@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use firstcome_shared::config::PublishArgs;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot};
-use firstcome_shared::mysql::claim::{Claim, IssuedBy};
+use firstcome_shared::claim::{Claim, IssuedBy};
 use firstcome_shared::mysql::issued::has_later_era;
 use firstcome_shared::mysql::{Conn, Db, DbError};
 use firstcome_shared::report::FailureCause;
@@ -147,7 +147,7 @@ impl SecondStore {
     /// coupon has begun a later era, none is written: Redis may have been rebuilt without them.
     async fn write_rows(&self, call: Call, claims: &[&Admitted]) -> Result<Vec<bool>, DbError> {
         let key = self.mysql.code_key().await?;
-        let claims: Vec<Claim> = claims.iter().map(|one| Claim::from(&one.claim)).collect();
+        let claims: Vec<Claim> = claims.iter().map(|one| one.claim.clone()).collect();
         loop {
             let claims = claims.clone();
             let key = key.clone();

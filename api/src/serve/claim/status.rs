@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
-use firstcome_shared::event::ClaimEvent;
+use firstcome_shared::claim::Claim;
 use firstcome_shared::model::Revocation;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::issued::IssuedRow;
@@ -108,12 +108,12 @@ pub(crate) async fn my_claim(
             .ok_or(ClaimRefusal::NotDurable);
         let admitted_at_ms = held?.admitted_at_ms;
         let admitted = Admitted {
-            claim: ClaimEvent {
+            claim: Claim {
                 coupon_id: id,
                 drop_id,
                 slot,
                 user_id: user,
-                claimed_at: instant(admitted_at_ms.unwrap_or(now_ms)),
+                claimed_at: Some(instant(admitted_at_ms.unwrap_or(now_ms))),
             },
             admitted_at_ms,
             trace: trace::current(),

@@ -6,7 +6,7 @@ use chrono::Utc;
 use diesel::QueryResult;
 use sha2::{Digest as _, Sha256};
 
-use crate::event::ClaimEvent;
+use crate::claim::Claim;
 use crate::kafka::FORGED;
 use crate::mysql::sql::values;
 use crate::mysql::{Conn, Value, insert_all};
@@ -28,7 +28,7 @@ pub struct MessageOrigin {
 #[derive(Debug, Clone)]
 pub struct FailedClaim {
     /// `None` if the message cannot be read.
-    pub claim: Option<ClaimEvent>,
+    pub claim: Option<Claim>,
     /// The first bytes of the message, at most a few kilobytes.
     pub payload: Vec<u8>,
     /// The reason: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`,
@@ -65,7 +65,7 @@ impl FailedClaim {
             claim.map(|claim| claim.drop_id.0),
             claim.map(|claim| i64::from(claim.slot)),
             claim.map(|claim| claim.user_id.to_string()),
-            claim.map(|claim| claim.claimed_at),
+            claim.and_then(|claim| claim.claimed_at),
             &*self.payload,
             self.reason,
             &self.error,

@@ -1,11 +1,12 @@
-//! Messages of admissions on the topic: UTF-8 JSON with the claims that one call admitted to a
-//! drop. The key is `coupon:lowest slot`. Their format is in
+//! An admitted claim, and messages of claims on the topic: UTF-8 JSON with the claims that one call
+//! admitted to a drop. The key is `coupon:lowest slot`. Their format is in
 //! docs/decisions/0032-batches-and-signatures.md.
 
 use std::borrow::Cow;
 
 use chrono::{DateTime, Datelike as _, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::schedule::instants::is_leap_second;
@@ -17,16 +18,27 @@ const VERSION: u64 = 2;
 /// could not be stored in the dead-letter table either, and would block the partition.
 const YEARS: std::ops::RangeInclusive<i32> = 1970..=9_998;
 
-/// An admission to store as a row.
+/// An admitted claim: from the script's reply to the message and the row.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ClaimEvent {
+pub struct Claim {
     pub coupon_id: CouponId,
     pub drop_id: DropId,
     /// The slot that Redis gave, from 1 to the drop's quantity.
     pub slot: Slot,
     pub user_id: UserId,
-    /// The time of the admission by Redis's clock, to the millisecond.
-    pub claimed_at: DateTime<Utc>,
+    /// The time of the admission by Redis's clock, to the millisecond. If it is unknown, which it
+    /// never is in a message, the row gets the current time.
+    pub claimed_at: Option<DateTime<Utc>>,
+}
+
+/// Who wrote the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
+pub enum IssuedBy {
+    Consumer,
+    /// The API, while Kafka does not acknowledge claims.
+    Api,
+    Reconciler,
 }
 
 /// A message. Its claims share the coupon and the drop.
@@ -67,7 +79,7 @@ impl Undecodable {
     }
 }
 
-impl ClaimEvent {
+impl Claim {
     /// Returns the key of a message in which this claim has the lowest slot. Messages need no
     /// order, because each slot is given once.
     pub fn key(&self) -> String {
@@ -79,14 +91,15 @@ impl ClaimEvent {
         Self::encode_batch(&[self])
     }
 
-    /// Encodes a message. All claims must belong to one drop.
+    /// Encodes a message. All claims must belong to one drop, and their times be known: others are
+    /// left out.
     pub fn encode_batch(claims: &[&Self]) -> String {
         let Some(first) = claims.first() else {
             return String::new();
         };
         let coupon_id = first.coupon_id.0;
         let drop_id = first.drop_id.0;
-        let claims = claims.iter().map(|claim| claim.wire()).collect();
+        let claims = claims.iter().filter_map(|claim| claim.wire()).collect();
         serde_json::to_string(&MessageWire {
             v: VERSION,
             coupon_id,
@@ -96,15 +109,15 @@ impl ClaimEvent {
         .unwrap_or_default()
     }
 
-    fn wire(&self) -> ClaimWire<'_> {
-        ClaimWire {
+    fn wire(&self) -> Option<ClaimWire<'_>> {
+        let claimed_at = self.claimed_at?;
+        Some(ClaimWire {
             slot: self.slot,
             user_id: self.user_id.as_str().into(),
-            claimed_at: self
-                .claimed_at
+            claimed_at: claimed_at
                 .to_rfc3339_opts(SecondsFormat::Millis, true)
                 .into(),
-        }
+        })
     }
 
     /// Parses a message as a whole: nobody but Firstcome signs messages, so one that cannot be read
@@ -129,7 +142,7 @@ impl ClaimEvent {
 }
 
 impl ClaimWire<'_> {
-    fn read(&self, head: &MessageWire<'_>) -> Result<ClaimEvent, Undecodable> {
+    fn read(&self, head: &MessageWire<'_>) -> Result<Claim, Undecodable> {
         if self.slot == 0 {
             return Err(Undecodable::new("slots begin with 1"));
         }
@@ -138,12 +151,12 @@ impl ClaimWire<'_> {
             .parse()
             .map_err(|error| Undecodable::new(format!("user_id: {error}")))?;
         let claimed_at = instant(&self.claimed_at).ok_or_else(|| Undecodable::new(NOT_STORED))?;
-        Ok(ClaimEvent {
+        Ok(Claim {
             coupon_id: CouponId(head.coupon_id),
             drop_id: DropId(head.drop_id),
             slot: self.slot,
             user_id,
-            claimed_at,
+            claimed_at: Some(claimed_at),
         })
     }
 }
@@ -164,12 +177,12 @@ mod tests {
 
     const GOOD: &str = r#"{"v":2,"coupon_id":1,"drop_id":2,"claims":[{"slot":37,"user_id":"u-37","claimed_at":"2026-12-01T06:00:00.123Z"}]}"#;
 
-    fn good() -> ClaimEvent {
-        ClaimEvent::decode(GOOD.as_bytes()).unwrap().remove(0)
+    fn good() -> Claim {
+        Claim::decode(GOOD.as_bytes()).unwrap().remove(0)
     }
 
     fn refused(payload: &str) -> Undecodable {
-        ClaimEvent::decode(payload.as_bytes()).expect_err(payload)
+        Claim::decode(payload.as_bytes()).expect_err(payload)
     }
 
     #[test]
@@ -184,9 +197,9 @@ mod tests {
         let document = include_str!("../../docs/decisions/0032-batches-and-signatures.md");
         let (_, example) = document.split_once("```json\n").unwrap();
         let (example, _) = example.split_once("```").unwrap();
-        let claims = ClaimEvent::decode(example.as_bytes()).unwrap();
+        let claims = Claim::decode(example.as_bytes()).unwrap();
         assert_eq!(claims[0], good());
-        let encoded = ClaimEvent::encode_batch(&claims.iter().collect::<Vec<_>>());
+        let encoded = Claim::encode_batch(&claims.iter().collect::<Vec<_>>());
         let [encoded, example] =
             [&encoded, example].map(|json| serde_json::from_str::<Value>(json).unwrap());
         assert_eq!(encoded, example);
@@ -217,6 +230,6 @@ mod tests {
             let payload = with("\"v\":2", version);
             assert_eq!(refused(&payload).reason, "wrong_version", "{payload}");
         }
-        assert!(ClaimEvent::decode(&[0xff, 0xfe]).is_err());
+        assert!(Claim::decode(&[0xff, 0xfe]).is_err());
     }
 }
