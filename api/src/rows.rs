@@ -5,9 +5,10 @@ mod classify;
 use std::collections::BTreeMap;
 
 use diesel::QueryResult;
-use firstcome_shared::domain::{CouponId, DropId, Slot};
-use firstcome_shared::mysql::catalogue::rules_of_drops;
 use firstcome_shared::claim::{Claim, IssuedBy};
+use firstcome_shared::domain::{CouponId, DropId, Slot};
+use firstcome_shared::model::DeadLetterReason;
+use firstcome_shared::mysql::catalogue::rules_of_drops;
 use firstcome_shared::mysql::codes::CodeKey;
 use firstcome_shared::mysql::issued::{IssuedRow, TakenOut, insert, of_people, on_slots};
 use firstcome_shared::mysql::void::void_among;
@@ -65,9 +66,9 @@ async fn write_one(
     };
     let reason = match refusal(&error) {
         None => return Err(error),
-        Some(Refusal::UnknownDrop) => "unknown_drop",
-        Some(Refusal::SlotOutOfRange) => "slot_out_of_range",
-        Some(Refusal::Duplicate | Refusal::BadData) => "bad_data",
+        Some(Refusal::UnknownDrop) => DeadLetterReason::UnknownDrop,
+        Some(Refusal::SlotOutOfRange) => DeadLetterReason::SlotOutOfRange,
+        Some(Refusal::Duplicate | Refusal::BadData) => DeadLetterReason::BadData,
     };
     // Usually a row that another process has just written explains the refusal.
     let judged = judged(conn, one).await?.into_iter().next();
@@ -94,7 +95,7 @@ async fn insert_all(
             None => Outcome::Issued,
             Some(TakenOut::Void) => Outcome::Void,
             Some(TakenOut::Fault(fault)) => {
-                Outcome::Refused(fault.into(), fault.explanation().to_owned())
+                Outcome::Refused((*fault).into(), fault.explanation().to_owned())
             }
         })
         .collect())

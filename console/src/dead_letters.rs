@@ -8,7 +8,6 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use firstcome_shared::http::views::{FailedClaimDetails, FailedClaimPage};
-use firstcome_shared::kafka::FORGED;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::report::wording::{capital, detail, line, person};
 use serde::Deserialize;

@@ -3,9 +3,9 @@
 //! whoever is refused for one of these is owed a slot, and nobody else.
 
 use chrono::DateTime;
+use firstcome_shared::claim::{Claim, IssuedBy};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::Slot;
-use firstcome_shared::claim::{Claim, IssuedBy};
 use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
 use firstcome_shared::mysql::issued::{has_later_era, insert};
 use firstcome_shared::mysql::sealed::rows_changed;

@@ -7,7 +7,6 @@ use chrono::Utc;
 use firstcome_shared::StoreError;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::kafka::FORGED;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::mysql::{Db, DbError, list};
@@ -190,7 +189,7 @@ pub(crate) async fn judge_letters(
 fn loose_letters(number: u64, examples: Vec<(String, DeadLetterRow)>) -> Vec<Finding> {
     let more = number.saturating_sub(examples.len() as u64);
     let named = examples.into_iter().map(|(why, letter)| {
-        let is_forged = letter.reason == FORGED;
+        let is_forged = letter.is_forged();
         let detail = if is_forged {
             letter.error.clone().unwrap_or_default()
         } else {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
 use crate::domain::{CouponId, DropId, Slot, UserId};
+use crate::model::DeadLetterReason;
 use crate::schedule::instants::is_leap_second;
 
 /// The version of the format.
@@ -64,8 +65,8 @@ struct ClaimWire<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
 pub struct Undecodable {
-    /// The reason of its dead letter: `undecodable`, `wrong_version` or `forged`.
-    pub reason: &'static str,
+    /// The reason of its dead letter.
+    pub reason: DeadLetterReason,
     /// Explains the fault to operators.
     pub error: String,
 }
@@ -73,7 +74,7 @@ pub struct Undecodable {
 impl Undecodable {
     fn new(error: impl Into<String>) -> Self {
         Self {
-            reason: "undecodable",
+            reason: DeadLetterReason::Undecodable,
             error: error.into(),
         }
     }
@@ -130,7 +131,7 @@ impl Claim {
             serde_json::from_slice(payload).map_err(|error| Undecodable::new(error.to_string()))?;
         if wire.v != VERSION {
             return Err(Undecodable {
-                reason: "wrong_version",
+                reason: DeadLetterReason::WrongVersion,
                 error: format!("the version is {}, not {VERSION}", wire.v),
             });
         }
@@ -224,11 +225,13 @@ mod tests {
             &with("2026-12-01", "9999-12-31"),
             &with("2026-12-01T06:00:00.123Z", "soon"),
         ] {
-            assert_eq!(refused(payload).reason, "undecodable", "{payload}");
+            let reason = refused(payload).reason;
+            assert_eq!(reason, DeadLetterReason::Undecodable, "{payload}");
         }
         for version in ["\"v\":1", "\"v\":3"] {
             let payload = with("\"v\":2", version);
-            assert_eq!(refused(&payload).reason, "wrong_version", "{payload}");
+            let reason = refused(&payload).reason;
+            assert_eq!(reason, DeadLetterReason::WrongVersion, "{payload}");
         }
         assert!(Claim::decode(&[0xff, 0xfe]).is_err());
     }

@@ -264,9 +264,8 @@ pub struct DropWindow {
     pub is_sealed: bool,
 }
 
-/// Why a message does not add a row to its drop; as text, the reason of the dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
-#[strum(serialize_all = "snake_case")]
+/// Why a message does not add a row to its drop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimFault {
     /// The drop was verified exact: every user with a promised coupon has a row.
     SealedDrop,

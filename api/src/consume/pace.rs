@@ -213,6 +213,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use firstcome_shared::model::DeadLetterReason;
     use proptest::prelude::*;
 
     use super::*;
@@ -290,7 +291,7 @@ mod tests {
         assert_eq!(pace.wait(1, start), Duration::ZERO);
         pace.written(&[Outcome::Again, Outcome::Void], start);
         assert_eq!(pace.wait(1, start), Duration::ZERO, "nothing was inserted");
-        let refused = Outcome::Refused("slot_taken", String::new());
+        let refused = Outcome::Refused(DeadLetterReason::SlotTaken, String::new());
         pace.written(&[issued(127), vec![refused]].concat(), start);
         // One of twelve partitions: 128 rows are 154 s.
         assert_eq!(pace.wait(1, start).as_secs(), 153);

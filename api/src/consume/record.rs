@@ -2,7 +2,8 @@
 
 use firstcome_shared::claim::{Claim, Undecodable};
 use firstcome_shared::kafka::KafkaSettings;
-use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin, UNREADABLE};
+use firstcome_shared::model::DeadLetterReason;
+use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin};
 use rdkafka::message::{BorrowedMessage, Message as _};
 
 /// Maximum length of a stored error, in characters. The JSON parser may quote the whole message.
@@ -68,14 +69,14 @@ impl Record {
             source.partition
         );
         let claim = Undecodable {
-            reason: UNREADABLE,
+            reason: DeadLetterReason::Unreadable,
             error,
         };
         Self::from_claims(source, &[], Err(claim))
     }
 
     /// Builds the dead letter. Of a message with several claims it shows only this one.
-    pub(super) fn letter(&self, reason: &'static str, error: &str) -> FailedClaim {
+    pub(super) fn letter(&self, reason: DeadLetterReason, error: &str) -> FailedClaim {
         let payload = match &self.claim {
             Ok(event) => event.encode().into_bytes(),
             Err(_) => self.payload.clone(),

@@ -6,16 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use firstcome_shared::coupon::ClaimFault;
 use firstcome_shared::http::health::{HealthCheck, check};
-use firstcome_shared::kafka::FORGED;
-use firstcome_shared::mysql::dead_letters::UNREADABLE;
+use firstcome_shared::model::DeadLetterReason;
 use firstcome_shared::mysql::processes::SeenProblems;
 use metrics::{counter, histogram};
 use parking_lot::Mutex;
+use strum::IntoEnumIterator as _;
 
 use super::record::Record;
-use super::write::ROW_LOCKED;
 use crate::metrics::describe_all;
 use crate::rows::Outcome;
 
@@ -107,12 +105,8 @@ labelled firstcome_consumer_refused_total Claims kept in the dead-letter table, 
 
 pub(super) fn describe_metrics() {
     describe_all(METRICS);
-    let faults = [ClaimFault::SealedDrop, ClaimFault::OutsideWindow].map(<&str>::from);
-    let others = "undecodable unknown_drop slot_out_of_range slot_taken already_has_one bad_data"
-        .split(' ')
-        .chain(faults);
-    for reason in others.chain([ROW_LOCKED, UNREADABLE, FORGED]) {
-        counter!("firstcome_consumer_refused_total", "reason" => reason).absolute(0);
+    for reason in DeadLetterReason::iter().filter(|reason| reason.is_of_consumer()) {
+        counter!("firstcome_consumer_refused_total", "reason" => reason.as_str()).absolute(0);
     }
 }
 
@@ -133,7 +127,7 @@ pub(super) fn count_batch(records: &[Record], claims: usize, outcomes: &[Outcome
     }
     for outcome in outcomes {
         if let Outcome::Refused(reason, _) = outcome {
-            counter!("firstcome_consumer_refused_total", "reason" => *reason).increment(1);
+            counter!("firstcome_consumer_refused_total", "reason" => reason.as_str()).increment(1);
         }
     }
 }

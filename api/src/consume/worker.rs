@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use firstcome_shared::claim::Claim;
 use firstcome_shared::kafka::{KafkaSettings, why_unreadable};
+use firstcome_shared::model::DeadLetterReason;
 use firstcome_shared::mysql::{Db, DbError};
 use lru::LruCache;
 use metrics::counter;
@@ -29,7 +30,7 @@ use super::pace::Pace;
 use super::record::Record;
 use super::report::{Health, MYSQL, count_batch};
 use super::tend::Tender;
-use super::write::{ROW_LOCKED, Written, drop_id, write, write_by_drop};
+use super::write::{Written, drop_id, write, write_by_drop};
 use crate::rows::Outcome;
 
 /// Maximum sleep of the loop, so that it notices a shutdown soon.
@@ -249,7 +250,7 @@ impl Worker {
         self.tender.pace.written(&outcomes, Instant::now());
         if outcomes
             .iter()
-            .any(|outcome| matches!(outcome, &Outcome::Refused(ROW_LOCKED, _)))
+            .any(|outcome| matches!(outcome, Outcome::Refused(DeadLetterReason::RowLocked, _)))
         {
             self.locked_until = Instant::now() + LOCKED_FOR;
         }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use diesel::QueryResult;
+use firstcome_shared::claim::{Claim, IssuedBy};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::DropId;
-use firstcome_shared::claim::{Claim, IssuedBy};
+use firstcome_shared::model::DeadLetterReason;
 use firstcome_shared::mysql::codes::CodeKey;
 use firstcome_shared::mysql::dead_letters::{self, FailedClaim};
 use firstcome_shared::mysql::positions::advance;
@@ -14,9 +15,6 @@ use firstcome_shared::mysql::{Conn, Db, DbError};
 use super::batch::Batch;
 use super::record::Record;
 use crate::rows::{Outcome, write_rows};
-
-/// The reason of a dead letter whose drop is locked.
-pub(super) const ROW_LOCKED: &str = "row_locked";
 
 /// What became of each claim, and the partitions to read again from their positions.
 pub(super) type Written = Result<(Vec<Outcome>, Vec<i32>), DbError>;
@@ -53,7 +51,8 @@ pub(super) async fn write_by_drop(db: &Db, topic: &str, batch: Arc<Batch>) -> Wr
         match write(db, topic, Arc::new(rows)).await {
             Ok((written, _)) => outcomes.extend(written),
             Err(error) if error.is_lock_wait() => {
-                let locked = vec![Outcome::Refused(ROW_LOCKED, error.to_string()); records.len()];
+                let refused = Outcome::Refused(DeadLetterReason::RowLocked, error.to_string());
+                let locked = vec![refused; records.len()];
                 let kept = letters(records, &locked);
                 let keep = async move |conn: &mut Conn| dead_letters::keep(conn, &kept).await;
                 db.run("keep what is locked", keep).await?;
@@ -102,7 +101,7 @@ fn letters(records: &[Record], outcomes: &[Outcome]) -> Vec<FailedClaim> {
         .iter()
         .zip(outcomes)
         .filter_map(|(record, outcome): (&Record, &Outcome)| match outcome {
-            Outcome::Refused(reason, error) => Some(record.letter(reason, error)),
+            Outcome::Refused(reason, error) => Some(record.letter(*reason, error)),
             Outcome::Issued | Outcome::Again | Outcome::Void => None,
         })
         .collect()

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 
 use chrono::NaiveDateTime;
-use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
-use firstcome_shared::mysql::catalogue::DropRules;
 use firstcome_shared::claim::Claim;
+use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
+use firstcome_shared::model::DeadLetterReason;
+use firstcome_shared::mysql::catalogue::DropRules;
 use firstcome_shared::mysql::erased::{as_stored, is_pseudonym};
 use firstcome_shared::mysql::issued::IssuedRow;
 
@@ -19,7 +20,7 @@ pub(crate) enum Outcome {
     /// A revocation or an erasure voids the claim: it gets neither a row nor a dead letter.
     Void,
     /// The claim becomes a dead letter, with a reason and an explanation without user ids.
-    Refused(&'static str, String),
+    Refused(DeadLetterReason, String),
 }
 
 impl Outcome {
@@ -88,14 +89,13 @@ impl<'a> Holders<'a> {
         let drop = claim.drop_id;
         let slot = claim.slot;
         let user = claim.user_id.as_str();
-        let refused = |reason, why: String| Outcome::Refused(reason, why);
         let Some(rule) = rules.get(&drop).filter(|rule| rule.coupon_id == coupon) else {
             let why = format!("coupon {coupon} has no drop {drop}");
-            return refused("unknown_drop", why);
+            return Outcome::Refused(DeadLetterReason::UnknownDrop, why);
         };
         if slot < 1 || slot > rule.quantity {
             let why = format!("slot {slot} is outside 1 to {}", rule.quantity);
-            return refused("slot_out_of_range", why);
+            return Outcome::Refused(DeadLetterReason::SlotOutOfRange, why);
         }
         let holder = self.slots.get(&(drop, slot)).copied();
         let held_in = |scope| self.people.get(&(coupon, user, scope));
@@ -108,14 +108,14 @@ impl<'a> Holders<'a> {
         let scope = (rule.once_per == OncePer::Drop).then_some(drop);
         if let Some((drop, slot)) = held_in(scope) {
             let why = format!("this user holds slot {slot} of drop {drop}");
-            return refused("already_has_one", why);
+            return Outcome::Refused(DeadLetterReason::AlreadyHasOne, why);
         }
         if let Some(fault) = rule.window.fault(claim.claimed_at) {
-            return refused(fault.into(), fault.explanation().to_owned());
+            return Outcome::Refused(fault.into(), fault.explanation().to_owned());
         }
         if holder.is_some() {
             let why = format!("slot {slot} of drop {drop} is another person's");
-            return refused("slot_taken", why);
+            return Outcome::Refused(DeadLetterReason::SlotTaken, why);
         }
         let claimed_at = claim.claimed_at.map(as_stored);
         self.add(drop, slot, coupon, Holder { user, claimed_at });
@@ -188,7 +188,7 @@ mod tests {
             Outcome::Issued => "issue",
             Outcome::Again => "again",
             Outcome::Void => "void",
-            Outcome::Refused(reason, _) => reason,
+            Outcome::Refused(reason, _) => reason.as_str(),
         };
         classify(&claims, rows, &rules())
             .into_iter()

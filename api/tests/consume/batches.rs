@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use firstcome_shared::domain::{NamedDrop, OncePer, Slot};
 use firstcome_shared::claim::Claim;
+use firstcome_shared::domain::{NamedDrop, OncePer, Slot};
 use firstcome_shared::kafka::{SIGNATURE, Signing};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};

@@ -1,8 +1,8 @@
 //! Claims on sealed or closed drops, and messages read again after an erasure.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::domain::{DropId, NamedDrop, OncePer, Slot};
 use firstcome_shared::claim::Claim;
+use firstcome_shared::domain::{DropId, NamedDrop, OncePer, Slot};
 use firstcome_shared::sql;
 
 use crate::world::{ConsumeWorld, PARTITIONS, claim_event};

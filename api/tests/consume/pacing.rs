@@ -1,8 +1,8 @@
 //! `ROWS_PER_SECOND`: all consumers together keep a pace, and a partition that waits for it does
 //! not look forgotten.
 
-use firstcome_shared::domain::{NamedDrop, OncePer};
 use firstcome_shared::claim::Claim;
+use firstcome_shared::domain::{NamedDrop, OncePer};
 use tokio::time::Instant;
 
 use crate::world::{ConsumeWorld, PARTITIONS, claim_event, until};

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_api::consume;
+use firstcome_shared::claim::Claim;
 use firstcome_shared::coupon::CouponSettings;
 use firstcome_shared::domain::{CouponId, DropId, NamedDrop, OncePer, Slot, UserId};
-use firstcome_shared::claim::Claim;
 use firstcome_shared::kafka::{KafkaSettings, Security, Signing};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbSettings};
@@ -296,12 +296,7 @@ impl ConsumeWorld {
     }
 }
 
-pub(crate) fn claim_event(
-    coupon_id: CouponId,
-    drop_id: DropId,
-    slot: Slot,
-    user: &str,
-) -> Claim {
+pub(crate) fn claim_event(coupon_id: CouponId, drop_id: DropId, slot: Slot, user: &str) -> Claim {
     let user_id: UserId = user.parse().unwrap();
     let claimed_at = DateTime::from_timestamp_millis(1_800_000_000_000 + i64::from(slot)).unwrap();
     Claim {

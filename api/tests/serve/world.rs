@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use firstcome_api::serve::ApiServer;
+use firstcome_shared::claim::Claim;
 use firstcome_shared::config::MysqlArgs;
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::claim::Claim;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::gate::Opened;
 use firstcome_shared::redis::keys::DropKeys;

@@ -175,10 +175,9 @@ impl CouponForm {
                 format!("{name} never opens. Nobody has claimed it. It can't be undone."),
                 "Cancel it",
             ),
-            Self::Resume
-            | Self::WaitingList(_)
-            | Self::Dates { .. }
-            | Self::ClosesAt(Some(_)) => return None,
+            Self::Resume | Self::WaitingList(_) | Self::Dates { .. } | Self::ClosesAt(Some(_)) => {
+                return None;
+            }
         };
         Some(Question { text, button })
     }
@@ -481,9 +480,18 @@ mod tests {
         let open = found(DropState::Open);
         for (fields, why) in [
             ("how=quantity&quantity=100", "The quantity is 100 already."),
-            ("how=quantity&quantity=0", "The quantity must be a whole number from 1 to "),
-            ("how=waiting_list&waiting_list=1.5", "The waiting list must be a whole number from 0 to "),
-            ("how=validity&valid_days=0", "“Days from the claim” must be a whole number from 1 to "),
+            (
+                "how=quantity&quantity=0",
+                "The quantity must be a whole number from 1 to ",
+            ),
+            (
+                "how=waiting_list&waiting_list=1.5",
+                "The waiting list must be a whole number from 0 to ",
+            ),
+            (
+                "how=validity&valid_days=0",
+                "“Days from the claim” must be a whole number from 1 to ",
+            ),
             (
                 "how=validity&valid_until=1970-01-02T09:00&valid_days=1",
                 "Give a time or a number of days, not both.",
@@ -494,12 +502,18 @@ mod tests {
                 "Name the group: letters, digits, - and _, without spaces.",
             ),
             ("how=opens_at&opens_at=", "Give the time at which it opens."),
-            ("how=cancel", "It has opened or opens at once, or was cancelled: pause it instead."),
+            (
+                "how=cancel",
+                "It has opened or opens at once, or was cancelled: pause it instead.",
+            ),
             ("how=", "The form is not of this page."),
         ] {
             let refused = parse(fields, &open, 90).unwrap_err();
             assert!(refused.starts_with(why), "{fields}: {refused}");
-            assert!(refused.ends_with("Nothing was done."), "{fields}: {refused}");
+            assert!(
+                refused.ends_with("Nothing was done."),
+                "{fields}: {refused}"
+            );
         }
         let refused = parse("how=close", &found(DropState::Closed), 90).unwrap_err();
         assert!(refused.starts_with("No drop of it is open."), "{refused}");

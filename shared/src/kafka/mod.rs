@@ -17,7 +17,7 @@ use rdkafka::ClientConfig;
 
 pub use error::TopicError;
 pub use security::Security;
-pub use signing::{FORGED, SIGNATURE, Signing};
+pub use signing::{SIGNATURE, Signing};
 pub use topic::{check_topic, ensure_topic};
 pub use unreadable::{Probed, probe, why_unreadable};
 

@@ -12,13 +12,10 @@ use sha2::Sha256;
 use super::KafkaSettings;
 use super::headers::header_of;
 use crate::claim::{Claim, Undecodable};
-use crate::model::secrets;
+use crate::model::{DeadLetterReason, secrets};
 
 /// The header with the signature, in base64 without padding.
 pub const SIGNATURE: &str = "firstcome-signature";
-
-/// The reason of a dead letter whose message was not written by an API of this installation.
-pub const FORGED: &str = "forged";
 
 /// Signs and verifies messages.
 #[derive(Clone)]
@@ -105,7 +102,7 @@ impl KafkaSettings {
         match self.signing.check(message.topic(), payload, signature) {
             Ok(()) => Claim::decode(payload),
             Err(why) => Err(Undecodable {
-                reason: FORGED,
+                reason: DeadLetterReason::Forged,
                 error: why.to_owned(),
             }),
         }

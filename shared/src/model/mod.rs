@@ -1,10 +1,12 @@
 //! Types and rules that several stores and services share. They import no store.
 
+mod dead_letter_reason;
 mod lost_drops;
 mod recorded_act;
 mod revocation;
 mod secrets;
 
+pub use dead_letter_reason::DeadLetterReason;
 pub(crate) use lost_drops::is_missing;
 pub use lost_drops::is_one_lost;
 pub use recorded_act::RecordedAct;

@@ -13,12 +13,13 @@ use utoipa::ToSchema;
 use super::sql::{row, values};
 use super::{Conn, Db, DbResult, Sql, Value, list};
 use crate::domain::{CouponId, DropId, Slot, UserId};
+use crate::model::DeadLetterReason;
 use crate::sql;
 
 mod keep;
 mod look;
 
-pub use keep::{CORRECTED, FailedClaim, MessageOrigin, UNREADABLE, keep};
+pub use keep::{FailedClaim, MessageOrigin, keep};
 pub use look::{Correction, DeadLetterQuery, Payload};
 
 row! {
@@ -56,7 +57,12 @@ impl DeadLetterRow {
     /// Whether its only evidence is a message, which any client with write access to the topic can
     /// send. All other dead letters were written or confirmed (`corrected`) by an operator.
     pub fn is_of_message(&self) -> bool {
-        self.partition.is_some() && self.reason != CORRECTED
+        self.partition.is_some() && self.reason != DeadLetterReason::Corrected.as_str()
+    }
+
+    /// Whether no API of this installation wrote its message.
+    pub fn is_forged(&self) -> bool {
+        self.reason == DeadLetterReason::Forged.as_str()
     }
 }
 

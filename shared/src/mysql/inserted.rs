@@ -6,9 +6,9 @@ use std::collections::{BTreeSet, HashMap};
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 
-use crate::claim::{Claim, IssuedBy};
 use super::void::void_among;
 use super::{Conn, list};
+use crate::claim::{Claim, IssuedBy};
 use crate::coupon::{ClaimFault, DropWindow};
 use crate::domain::{DropId, Slot};
 use crate::sql;

@@ -8,13 +8,13 @@ use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection as _;
 
-use crate::claim::{Claim, IssuedBy};
 use super::codes::CodeKey;
 use super::inserted::take_out;
 pub use super::inserted::{TakenOut, TakenOutRows};
 use super::slot_limits::SlotLimits;
 use super::sql::row;
 use super::{Columns, Conn, Db, DbResult, Sql, USERS, json, list};
+use crate::claim::{Claim, IssuedBy};
 use crate::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
 use crate::sql;
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use diesel::QueryResult;
 
-use crate::claim::Claim;
 use super::{Conn, Db, DbResult, json};
+use crate::claim::Claim;
 use crate::domain::Slot;
 use crate::sql;
 

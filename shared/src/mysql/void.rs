@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use chrono::NaiveDateTime;
 use diesel::QueryResult;
 
-use crate::claim::Claim;
 use super::{Conn, Sql, USERS, json};
+use crate::claim::Claim;
 use crate::domain::{CouponId, UserId};
 use crate::sql;
 

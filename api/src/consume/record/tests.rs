@@ -34,7 +34,7 @@ fn error(record: &Record) -> &Undecodable {
 #[test]
 fn each_claim_of_a_message_has_its_own_dead_letter() {
     let read = records(0, 7, BATCH.as_bytes());
-    let letter = read[1].letter("slot_taken", "");
+    let letter = read[1].letter(DeadLetterReason::SlotTaken, "");
     let kept = String::from_utf8(letter.payload).unwrap();
     assert!(kept.contains("u-40") && !kept.contains("u-37"), "{kept}");
     assert_eq!((letter.source.part, letter.claim.unwrap().slot), (1, 40));
@@ -42,7 +42,7 @@ fn each_claim_of_a_message_has_its_own_dead_letter() {
     let [record] = &read[..] else {
         panic!("{read:?}")
     };
-    let letter = record.letter("undecodable", "");
+    let letter = record.letter(DeadLetterReason::Undecodable, "");
     assert_eq!(letter.claim, None, "no pass issues a claim that it names");
 }
 
@@ -50,13 +50,17 @@ fn each_claim_of_a_message_has_its_own_dead_letter() {
 fn message_without_a_value_is_read_as_empty() {
     let read = of("");
     assert_eq!(error(&read).error, "the message is empty");
-    assert!(read.letter("undecodable", "").payload.is_empty());
+    assert!(
+        read.letter(DeadLetterReason::Undecodable, "")
+            .payload
+            .is_empty()
+    );
 }
 
 #[test]
 fn stored_error_that_quotes_the_message_is_truncated() {
     let read = of(&GOOD.replace("37,", &format!("\"{}\",", "ü".repeat(20_000))));
-    let letter = read.letter("undecodable", &error(&read).error);
+    let letter = read.letter(DeadLetterReason::Undecodable, &error(&read).error);
     assert_eq!(letter.error.chars().count(), LONGEST_ERROR);
     assert_eq!(letter.payload.len(), KEPT_BYTES);
 }
@@ -66,6 +70,6 @@ proptest! {
     fn dead_letter_keeps_message_bytes_unchanged(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
         let read = records(0, 0, &payload).remove(0);
         prop_assert!(read.claim.is_err());
-        prop_assert_eq!(read.letter("undecodable", "").payload, payload);
+        prop_assert_eq!(read.letter(DeadLetterReason::Undecodable, "").payload, payload);
     }
 }

@@ -61,7 +61,7 @@ async fn written(db: &Db, batch: &[Record]) -> Counts {
             let mut refused = BTreeMap::new();
             for outcome in &outcomes {
                 if let Outcome::Refused(reason, _) = outcome {
-                    *refused.entry(*reason).or_default() += 1;
+                    *refused.entry(reason.as_str()).or_default() += 1;
                 }
             }
             return Counts {

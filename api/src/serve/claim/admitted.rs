@@ -1,7 +1,7 @@
 //! Claims that have a slot, on their way to the second store.
 
-use firstcome_shared::domain::CouponId;
 use firstcome_shared::claim::Claim;
+use firstcome_shared::domain::CouponId;
 use tokio::time::Instant;
 
 /// The call to Redis that named slots.

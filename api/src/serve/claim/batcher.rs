@@ -12,10 +12,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use firstcome_shared::claim::Claim;
 use firstcome_shared::coupon::{Allow, Group};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot};
-use firstcome_shared::claim::Claim;
 use firstcome_shared::redis::admission::{
     Admission, AdmissionError, AdmissionReply, Admissions, Candidates, Claimant,
 };

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::claim::Claim;
+use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::kafka::{KafkaSettings, check_topic};
 use firstcome_shared::report::FailureCause;
 use firstcome_shared::trace::TRACEPARENT;

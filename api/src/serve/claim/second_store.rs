@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroUsize;
 
+use firstcome_shared::claim::{Claim, IssuedBy};
 use firstcome_shared::config::PublishArgs;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, Slot};
-use firstcome_shared::claim::{Claim, IssuedBy};
 use firstcome_shared::mysql::issued::has_later_era;
 use firstcome_shared::mysql::{Conn, Db, DbError};
 use firstcome_shared::report::FailureCause;

@@ -1,9 +1,9 @@
 //! The status of a user's claim, from Redis and MySQL together.
 
 use chrono::{DateTime, Utc};
+use firstcome_shared::claim::Claim;
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
-use firstcome_shared::claim::Claim;
 use firstcome_shared::model::Revocation;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::issued::IssuedRow;

@@ -7,7 +7,7 @@ use diesel::QueryResult;
 use sha2::{Digest as _, Sha256};
 
 use crate::claim::Claim;
-use crate::kafka::FORGED;
+use crate::model::DeadLetterReason;
 use crate::mysql::sql::values;
 use crate::mysql::{Conn, Value, insert_all};
 
@@ -31,10 +31,7 @@ pub struct FailedClaim {
     pub claim: Option<Claim>,
     /// The first bytes of the message, at most a few kilobytes.
     pub payload: Vec<u8>,
-    /// The reason: `undecodable`, `wrong_version`, `slot_out_of_range`, `slot_taken`,
-    /// `already_has_one`, `unknown_drop`, `sealed_drop`, `outside_window`, `bad_data`,
-    /// `row_locked`, `unreadable`, `forged`.
-    pub reason: &'static str,
+    pub reason: DeadLetterReason,
     pub error: String,
     pub source: MessageOrigin,
 }
@@ -47,7 +44,7 @@ impl FailedClaim {
         hash.update(self.source.topic.as_bytes());
         hash.update([0]);
         hash.update(self.source.partition.to_be_bytes());
-        if self.reason == FORGED {
+        if self.reason == DeadLetterReason::Forged {
             hash.update(Utc::now().date_naive().to_string());
             return hash.finalize().to_vec();
         }
@@ -67,7 +64,7 @@ impl FailedClaim {
             claim.map(|claim| claim.user_id.to_string()),
             claim.and_then(|claim| claim.claimed_at),
             &*self.payload,
-            self.reason,
+            self.reason.as_str(),
             &self.error,
             self.source.partition,
             self.source.offset,
@@ -98,8 +95,3 @@ pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
     let count = " ON DUPLICATE KEY UPDATE attempts = attempts + VALUES(attempts)";
     insert_all(conn, COLUMNS, rows.collect(), count).await
 }
-
-/// The reason of messages that no Kafka client can read.
-pub const UNREADABLE: &str = "unreadable";
-/// The reason of a claim that an operator has corrected and confirmed.
-pub const CORRECTED: &str = "corrected";

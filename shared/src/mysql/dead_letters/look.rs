@@ -5,8 +5,9 @@ use std::time::Duration;
 use diesel::QueryResult;
 use serde_json::json;
 
-use super::{CORRECTED, DeadLetterRow};
+use super::DeadLetterRow;
 use crate::domain::{CouponId, DropId, Slot, UserId};
+use crate::model::DeadLetterReason;
 use crate::mysql::ops_actions::{Operator, OperatorAct};
 use crate::mysql::sql::read_as;
 use crate::mysql::{Conn, Db, DbResult};
@@ -82,13 +83,24 @@ impl Db {
             };
             let correct = "UPDATE failed_claims SET coupon_id = ?, drop_id = ?, slot = ?, \
                 user_id = ?, reason = ? WHERE id = ?";
-            sql!(correct, to.coupon, to.drop, to.slot, &to.user, CORRECTED, id).run(conn).await?;
+            let reason = DeadLetterReason::Corrected.as_str();
+            let correct = sql!(correct, to.coupon, to.drop, to.slot, &to.user, reason, id);
+            correct.run(conn).await?;
             let was = json!({
-                "coupon": was.coupon_id, "drop": was.drop_id, "slot": was.slot, "user_id": was.user_id, "reason": was.reason,
+                "coupon": was.coupon_id,
+                "drop": was.drop_id,
+                "slot": was.slot,
+                "user_id": was.user_id,
+                "reason": was.reason,
             });
             let is = json!({"slot": to.slot, "user_id": to.user.as_str()});
             let detail = json!({"dead_letter": id, "was": was, "is": is});
-            let act = OperatorAct::new("correct_dead_letter", Some(to.coupon), Some(to.drop), detail);
+            let act = OperatorAct::new(
+                "correct_dead_letter",
+                Some(to.coupon),
+                Some(to.drop),
+                detail,
+            );
             by.did(conn, act).await.map(|()| true)
         })
         .await

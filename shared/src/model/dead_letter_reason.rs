@@ -1,0 +1,51 @@
+//! Why a claim became a dead letter.
+
+use strum::{EnumIter, IntoStaticStr};
+
+use crate::coupon::ClaimFault;
+
+/// The reason of a dead letter; as text, its column in the table and the label of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, EnumIter, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum DeadLetterReason {
+    /// The message is not of our format.
+    Undecodable,
+    /// The message has a version of the format that this process does not know.
+    WrongVersion,
+    /// No API of this installation wrote the message.
+    Forged,
+    /// No Kafka client can read the message.
+    Unreadable,
+    UnknownDrop,
+    SlotOutOfRange,
+    AlreadyHasOne,
+    SlotTaken,
+    SealedDrop,
+    OutsideWindow,
+    /// MySQL refuses the row for a reason of its data.
+    BadData,
+    /// Another client of MySQL locks the drop.
+    RowLocked,
+    /// An operator has corrected and confirmed the claim.
+    Corrected,
+}
+
+impl DeadLetterReason {
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    /// Whether the consumer refuses claims for this reason.
+    pub fn is_of_consumer(self) -> bool {
+        self != Self::Corrected
+    }
+}
+
+impl From<ClaimFault> for DeadLetterReason {
+    fn from(fault: ClaimFault) -> Self {
+        match fault {
+            ClaimFault::SealedDrop => Self::SealedDrop,
+            ClaimFault::OutsideWindow => Self::OutsideWindow,
+        }
+    }
+}
