@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use chrono::Utc;
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::mysql::held_back::ShownRepairs;
+use firstcome_shared::mysql::held_back::{Asked, Confirmation, ShownRepairs};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use sha2::{Digest as _, Sha256};
@@ -307,20 +307,20 @@ impl Pass<'_> {
             .unwrap_or((facts.quantity / LIMIT_PART).max(LIMIT_AT_LEAST));
         let is_held = |it: &Judged| !is_trusted || number > limit || it.doubt.is_some();
         let (mut held, mut now): (Vec<_>, Vec<_>) = planned.into_iter().partition(|it| is_held(it));
-        let Request {
-            confirm, dry_run, ..
-        } = self.request;
+        let asked = Asked {
+            confirm: self.request.confirm,
+            dry_run: self.request.dry_run,
+        };
         if !held.is_empty() {
             let shown = shown(&held);
-            let before = ours.db.shown_repairs(target.drop_id()).await?;
-            if confirm && !dry_run && before == Some(shown) {
+            let confirmation = ours
+                .db
+                .confirmation(target.drop_id(), shown, self.run_id, asked)
+                .await?;
+            if confirmation == Confirmation::Given {
                 ours.trust(file, target.campaign).await?;
                 now.append(&mut held);
             } else {
-                let is_seen = confirm || dry_run;
-                let db = &ours.db;
-                let drop = target.drop_id();
-                db.hold_back(drop, shown, self.run_id, is_seen).await?;
                 for it in held {
                     let why = if !is_trusted {
                         it.doubt_unless_graver(Doubt::Untrusted);
@@ -337,7 +337,7 @@ impl Pass<'_> {
                 }
             }
         }
-        Ok(if dry_run { Vec::new() } else { now })
+        Ok(if asked.dry_run { Vec::new() } else { now })
     }
 }
 

@@ -1,4 +1,5 @@
-//! The repairs of a drop that the repair limit held back. An operator confirms exactly these.
+//! The repairs of a drop that were held back, and the rule of their confirmation: an operator
+//! confirms exactly those that a pass has shown, and nothing else.
 
 use std::collections::HashSet;
 
@@ -17,10 +18,55 @@ row! {
     }
 }
 
+/// What an operator asks a pass for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    pub confirm: bool,
+    pub dry_run: bool,
+}
+
+/// Whether repairs are confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirmation {
+    Given,
+    NotAsked,
+    /// Other repairs were shown before.
+    OthersShown,
+    NeverShown,
+}
+
+impl Confirmation {
+    fn new(asked: Asked, repairs: ShownRepairs, shown: Option<ShownRepairs>) -> Self {
+        match shown {
+            _ if !asked.confirm || asked.dry_run => Self::NotAsked,
+            Some(shown) if shown == repairs => Self::Given,
+            Some(_) => Self::OthersShown,
+            None => Self::NeverShown,
+        }
+    }
+}
+
 impl Db {
+    /// Returns whether repairs are confirmed. Others are recorded as held back.
+    pub async fn confirmation(
+        &self,
+        drop: DropId,
+        repairs: ShownRepairs,
+        run_id: &str,
+        asked: Asked,
+    ) -> DbResult<Confirmation> {
+        let shown = self.shown_repairs(drop).await?;
+        let confirmation = Confirmation::new(asked, repairs, shown);
+        if confirmation != Confirmation::Given {
+            let is_seen = asked.confirm || asked.dry_run;
+            self.hold_back(drop, repairs, run_id, is_seen).await?;
+        }
+        Ok(confirmation)
+    }
+
     /// Records the repairs that are held back. `looked` means that an operator sees them;
     /// otherwise, an earlier record stays, because no operator may have seen the new repairs.
-    pub async fn hold_back(
+    async fn hold_back(
         &self,
         drop: DropId,
         repairs: ShownRepairs,
@@ -41,8 +87,8 @@ impl Db {
         self.first("repairs held back", sql!(shown, drop)).await
     }
 
-    /// Whether the repairs that were recorded last are those that this run has shown, itself or with
-    /// the same result as the run that recorded them.
+    /// Whether the repairs that were recorded last are those that this run has shown, itself or
+    /// with the same result as the run that recorded them.
     pub async fn has_shown(&self, run_id: &str, drop: DropId) -> DbResult<bool> {
         let same = sql!(
             "SELECT COUNT(*) FROM held_back h \
@@ -62,5 +108,30 @@ impl Db {
     pub async fn forget_held_back(&self, drops: HashSet<DropId>) -> DbResult<()> {
         let forget = sql!("DELETE FROM held_back WHERE drop_id IN (?)", list(drops));
         self.execute("end a hold", forget).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_repairs_that_were_shown_are_confirmed_and_only_by_a_pass_that_asks() {
+        let of = |fingerprint| ShownRepairs {
+            number: 60,
+            fingerprint,
+        };
+        for (confirm, dry_run, shown, expected) in [
+            (true, false, Some(of(1)), Confirmation::Given),
+            (true, false, Some(of(2)), Confirmation::OthersShown),
+            (true, false, None, Confirmation::NeverShown),
+            (true, true, Some(of(1)), Confirmation::NotAsked),
+            (false, false, Some(of(1)), Confirmation::NotAsked),
+            (false, true, None, Confirmation::NotAsked),
+        ] {
+            let asked = Asked { confirm, dry_run };
+            let found = Confirmation::new(asked, of(1), shown);
+            assert_eq!(found, expected, "{asked:?} {shown:?}");
+        }
     }
 }
