@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::outcome::ClaimRefusal;
-use super::status::{ClaimStatus, judge, standing_in, standing_shown};
+use super::status::{ClaimStatus, MyClaim, judge, standing_in, standing_shown};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
 use crate::serve::state::App;
 
@@ -95,27 +95,22 @@ async fn revoke_in(
     let standing = standing.map_err(unknown)?;
     let claim = judge(once_per, Some(shown), Some(&record), Some(standing))
         .ok_or(ClaimRefusal::ClaimStateUnknown)?;
-    let drop = match claim.drop_id {
-        // With `once_per` `coupon`, the user's claim may be in another drop than the named one.
-        Some(drop) if order.drop_id.is_none_or(|named| named == drop) => drop,
-        None if order.drop_id.is_none() && coupon.lacks_a_drop(app.now()) => {
-            return Err(ClaimRefusal::ClaimStateUnknown.into());
-        }
-        _ => return Err(nothing_held()),
-    };
-    let slot = match claim.status {
-        ClaimStatus::Accepted | ClaimStatus::Issued => claim.slot,
-        ClaimStatus::Waiting | ClaimStatus::Broken => None,
-        ClaimStatus::Revoked | ClaimStatus::None => {
-            let mut revoked = record.revoked.into_iter().rev();
-            let earlier = revoked.find(|one| one.drop_id == drop.0);
-            return finish(app, db, coupon, earlier.ok_or_else(nothing_held)?).await;
-        }
+    let lacks_a_drop = coupon.lacks_a_drop(app.now());
+    let to_revoke = claim_to_revoke(&claim, order.drop_id, record.revoked, lacks_a_drop);
+    let ClaimToRevoke {
+        drop,
+        slot,
+        is_admitted,
+    } = match to_revoke {
+        ToRevoke::Claim(claim) => claim,
+        ToRevoke::Finish(revocation) => return finish(app, db, coupon, *revocation).await,
+        ToRevoke::Nothing => return Err(nothing_held()),
+        ToRevoke::Unknown => return Err(ClaimRefusal::ClaimStateUnknown.into()),
     };
     let keys = app.redis.keys(id, shown);
     let redis = &app.redis;
     let held = match slot {
-        Some(slot) if claim.status == ClaimStatus::Accepted => {
+        Some(slot) if is_admitted => {
             let keys = redis.keys(id, drop);
             redis.held_slot(&keys, slot, &user).await.map_err(unknown)?
         }
@@ -144,6 +139,57 @@ async fn revoke_in(
     };
     crash_point(Point::RevocationWritten);
     finish(app, db, coupon, revocation).await
+}
+
+/// A claim that stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ClaimToRevoke {
+    drop: DropId,
+    /// `None` for a place in the waiting list or a broken promise.
+    slot: Option<Slot>,
+    /// The user has the slot, and no row is known yet.
+    is_admitted: bool,
+}
+
+/// What a request to revoke is about.
+#[derive(Debug, PartialEq, Eq)]
+enum ToRevoke {
+    Claim(ClaimToRevoke),
+    /// The claim was revoked before, perhaps not in all stores.
+    Finish(Box<Revocation>),
+    Nothing,
+    /// MySQL has lost the drop of the claim.
+    Unknown,
+}
+
+/// Decides what to revoke. `named` is the drop that the request names; `revoked` are the user's
+/// revocations, oldest first.
+fn claim_to_revoke(
+    claim: &MyClaim,
+    named: Option<DropId>,
+    revoked: Vec<Revocation>,
+    lacks_a_drop: bool,
+) -> ToRevoke {
+    let drop = match claim.drop_id {
+        // With `once_per` `coupon`, the user's claim may be in another drop than the named one.
+        Some(drop) if named.is_none_or(|named| named == drop) => drop,
+        None if named.is_none() && lacks_a_drop => return ToRevoke::Unknown,
+        _ => return ToRevoke::Nothing,
+    };
+    let slot = match claim.status {
+        ClaimStatus::Accepted | ClaimStatus::Issued => claim.slot,
+        ClaimStatus::Waiting | ClaimStatus::Broken => None,
+        ClaimStatus::Revoked | ClaimStatus::None => {
+            let mut latest = revoked.into_iter().rev();
+            let earlier = latest.find(|one| one.drop_id == drop.0);
+            return earlier.map_or(ToRevoke::Nothing, |one| ToRevoke::Finish(Box::new(one)));
+        }
+    };
+    ToRevoke::Claim(ClaimToRevoke {
+        drop,
+        slot,
+        is_admitted: claim.status == ClaimStatus::Accepted,
+    })
 }
 
 /// Runs the steps that follow once MySQL has the revocation. All are idempotent.
@@ -204,4 +250,72 @@ fn nothing_held() -> Problem {
 fn unknown(error: impl std::error::Error) -> Problem {
     tracing::warn!(%error, "a claim could not be revoked");
     ClaimRefusal::ClaimStateUnknown.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    fn revocation(id: i64, drop_id: i64) -> Revocation {
+        Revocation {
+            id,
+            coupon_id: 1,
+            drop_id,
+            slot: Some(7),
+            user_id: "u-1".to_owned(),
+            reason: String::new(),
+            revoked_by: String::new(),
+            may_claim_again: false,
+            revoked_at: DateTime::UNIX_EPOCH.naive_utc(),
+            again_from: None,
+        }
+    }
+
+    #[test]
+    fn claim_in_the_named_or_shown_drop_is_revoked_or_its_revocation_finished() {
+        let claim = |slot, is_admitted| {
+            ToRevoke::Claim(ClaimToRevoke {
+                drop: DropId(2),
+                slot,
+                is_admitted,
+            })
+        };
+        let finish = || ToRevoke::Finish(Box::new(revocation(12, 2)));
+        let in_drop = Some(DropId(2));
+        let other = Some(DropId(3));
+        for (status, drop_id, named, expected) in [
+            (ClaimStatus::Accepted, in_drop, None, claim(Some(7), true)),
+            (
+                ClaimStatus::Accepted,
+                in_drop,
+                in_drop,
+                claim(Some(7), true),
+            ),
+            (ClaimStatus::Accepted, in_drop, other, ToRevoke::Nothing),
+            (ClaimStatus::Issued, in_drop, None, claim(Some(7), false)),
+            (ClaimStatus::Waiting, in_drop, None, claim(None, false)),
+            (ClaimStatus::Broken, in_drop, None, claim(None, false)),
+            (ClaimStatus::Revoked, in_drop, None, finish()),
+            (ClaimStatus::Revoked, in_drop, other, ToRevoke::Nothing),
+            (ClaimStatus::Revoked, other, other, ToRevoke::Nothing),
+            (ClaimStatus::None, None, None, ToRevoke::Nothing),
+            (ClaimStatus::None, None, in_drop, ToRevoke::Nothing),
+        ] {
+            let claim = MyClaim::new(status, drop_id, Some(7));
+            let revoked = vec![revocation(11, 2), revocation(12, 2), revocation(13, 9)];
+            let found = claim_to_revoke(&claim, named, revoked, false);
+            assert_eq!(found, expected, "{status:?} {drop_id:?} {named:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_certain_of_a_claim_whose_drop_is_lost() {
+        let claim = MyClaim::new(ClaimStatus::None, None, None);
+        let lost = claim_to_revoke(&claim, None, Vec::new(), true);
+        assert_eq!(lost, ToRevoke::Unknown);
+        let named = claim_to_revoke(&claim, Some(DropId(2)), Vec::new(), true);
+        assert_eq!(named, ToRevoke::Nothing);
+    }
 }

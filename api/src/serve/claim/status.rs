@@ -57,7 +57,7 @@ pub(crate) struct MyClaim {
 }
 
 impl MyClaim {
-    fn new(status: ClaimStatus, drop_id: Option<DropId>, slot: Option<Slot>) -> Self {
+    pub(super) fn new(status: ClaimStatus, drop_id: Option<DropId>, slot: Option<Slot>) -> Self {
         Self {
             status,
             drop_id,
