@@ -93,8 +93,9 @@ macro_rules! name {
 }
 pub(super) use name;
 
-/// A statement. Its text contains `?` only where a value belongs. In a query, `{columns}` stands for
-/// the columns of the struct that a row is read as, and `{t.columns}` for these columns of table `t`.
+/// A statement. Its text contains `?` only where a value belongs. In a query, `{columns}` stands
+/// for the columns of the struct that a row is read as, and `{t.columns}` for these columns of
+/// table `t`.
 #[derive(Debug, Clone)]
 pub struct Sql {
     text: Cow<'static, str>,
@@ -212,8 +213,8 @@ impl Sql {
         }
     }
 
-    /// Whether the statement stays prepared on its connection, which saves a round trip: its text is
-    /// always the same, also with a list of one value. Each distinct text takes one of MySQL's
+    /// Whether the statement stays prepared on its connection, which saves a round trip: its text
+    /// is always the same, also with a list of one value. Each distinct text takes one of MySQL's
     /// prepared statements (`max_prepared_stmt_count`).
     fn is_cached(&self) -> bool {
         self.is_fixed
@@ -412,8 +413,9 @@ columns! {
     UserId: String, Text => UserId::from_store,
 }
 
-/// Enums that are stored by their words. A word that the schema permits, but that is none, was
-/// written by hand.
+/// Enums that are stored by their words. A word that this version does not know was written by a
+/// later one, or manually. It is logged, and read as the value that hides no problem: an alert in
+/// an unknown state still fires.
 macro_rules! words {
     ($($type:ty: $otherwise:ident,)*) => {
         $(impl Columns for $type {
@@ -421,7 +423,11 @@ macro_rules! words {
             type Raw = String;
 
             fn from_raw(word: String) -> Self {
-                word.parse().unwrap_or(Self::$otherwise)
+                word.parse().unwrap_or_else(|_| {
+                    let kind = stringify!($type);
+                    tracing::warn!(word, kind, "MySQL has a word that this version does not know");
+                    Self::$otherwise
+                })
             }
         }
 
@@ -435,7 +441,7 @@ macro_rules! words {
 
 words! {
     OncePer: Coupon,
-    AlertState: Resolved,
+    AlertState: Firing,
     Trigger: Cron,
     Status: Failed,
     Kind: Stalled,
