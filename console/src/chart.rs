@@ -1,6 +1,6 @@
-//! The pace of a drop: a chart with two lines that show slots over the time since the opening, and a
-//! sentence that says the same. The labels of both axes are evenly spaced, so that the style sheet
-//! can place them: the page has no inline styles.
+//! The pace of a drop: a chart with two lines that show slots over the time since the opening, and
+//! a sentence that says the same. The labels of both axes are evenly spaced, so that the style
+//! sheet can place them: the page has no inline styles.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::http::views::DropOverview;

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) enum LogOuts {
     /// For all replicas.
     Redis(Redis),
-    /// For this process, which has no Redis of its own: sessions by the time at which they are
+    /// For this process, which has no Redis: sessions by the time at which they are
     /// forgotten.
     Process(Mutex<HashMap<String, Instant>>),
 }

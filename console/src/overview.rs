@@ -159,8 +159,8 @@ pub(super) fn board(seen: &Overview) -> Board {
     }
 }
 
-/// Builds the head of one drop's screen: its state and its own problems. Problems of other drops are
-/// only counted.
+/// Builds the head of one drop's screen: its state and its own problems. Problems of other drops
+/// are only counted.
 pub(super) fn drop_board(seen: &Overview) -> Board {
     let Some(one) = seen.drops.first() else {
         return board(seen);

@@ -15,7 +15,8 @@ use crate::clock::elapsed;
 use crate::record::{Seen, record};
 use crate::report::{AlertKind, StoreRefusal};
 
-/// How long admission must be closed before that is mailed. A restart of Redis closes it for seconds.
+/// How long admission must be closed before that is mailed. A restart of Redis closes it for
+/// seconds.
 const PATIENCE: TimeDelta = TimeDelta::seconds(30);
 
 /// How often a process looks whether another mail is due while the outage lasts.

@@ -185,7 +185,7 @@ impl Notifier {
         self.cannot_record(is_away, error, now);
     }
 
-    /// Handles the end of what [`Self::cannot_write`] was told.
+    /// Handles the end of the problem that [`Self::cannot_write`] has reported.
     pub async fn can_write(&self, now: DateTime<Utc>) {
         if let Err(error) = self.can_record(now.trunc_subsecs(3)).await {
             let error = format!("{error:#}");

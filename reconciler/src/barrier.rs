@@ -63,8 +63,8 @@ impl ReadState {
         })
     }
 
-    /// Returns how long ago the owner of a partition read it, or waited for the pace of rows. A time
-    /// in the future is that of a MySQL whose clock was wrong.
+    /// Returns how long ago the owner of a partition read it, or waited for the pace of rows. A
+    /// time in the future is that of a MySQL whose clock was wrong.
     pub(crate) fn unattended_for(&self, partition: i32) -> Duration {
         let seconds = self.unseen.get(&partition);
         seconds.map_or(Duration::MAX, |it| Duration::from_secs(it.unsigned_abs()))

@@ -33,7 +33,7 @@ const AT_ONCE: usize = 8;
 const ATTEMPTS: usize = 5;
 
 /// Whether a coupon is open. A higher era on this server is one that MySQL has lost, and is
-/// adopted: whoever reads the coupon from now on knows it.
+/// adopted: every later reader of the coupon knows it.
 pub(crate) async fn is_open(ctx: &PassContext, seen: &mut CouponSeen) -> Step<bool> {
     let id = seen.coupon.id;
     let server = ctx.servers.holding(seen.coupon.id);

@@ -22,8 +22,9 @@ use crate::record::Ledger;
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 use crate::rows::{self, RowEnd};
 
-/// Carries out the steps of a revocation (docs/decisions/0013-revoking.md) in the drop of the claim:
-/// the revocation may name the drop in which its user waited before. Each step is idempotent.
+/// Carries out the steps of a revocation (docs/decisions/0013-revoking.md) in the drop of the
+/// claim: the revocation may name the drop in which its user waited before. Each step is
+/// idempotent.
 pub(crate) async fn complete(
     ctx: &PassContext,
     coupon: &Coupon,

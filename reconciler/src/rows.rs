@@ -1,6 +1,6 @@
 //! The first repair: every valid claim without a row becomes a row. Idempotent, never limited, and
 //! closes nothing. The schema refuses a taken slot, a second row and a slot above the quantity;
-//! whoever is refused for one of these is owed a slot, and nobody else.
+//! users who are refused for one of these reasons are owed a slot, and nobody else.
 
 use chrono::DateTime;
 use firstcome_shared::claim::{Claim, IssuedBy};

@@ -1,8 +1,8 @@
 //! The steps of a pass over our own coupons, and of the urgent lane.
 //!
 //! One process in the whole system holds the lock of a lane: *sweep* compares everything at open
-//! gates, *urgent* closes, projects and opens again. Correctness does not depend on the locks: every
-//! repair is idempotent, checks its precondition, and is fenced by the coupon's era.
+//! gates, *urgent* closes, projects and opens again. Correctness does not depend on the locks:
+//! every repair is idempotent, checks its precondition, and is fenced by the coupon's era.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -256,8 +256,8 @@ pub(crate) async fn project_revocations(
     Ok(new == 0)
 }
 
-/// Writes the revocations of a coupon that are in force. Returns how many were new to Redis, and the
-/// ids of all.
+/// Writes the revocations of a coupon that are in force. Returns how many were new to Redis, and
+/// the ids of all.
 async fn write_revocations(ctx: &PassContext, seen: &CouponSeen) -> Step<(u64, HashSet<i64>)> {
     let Stores { db, redis, .. } = &ctx.stores;
     let coupon = &seen.coupon;
@@ -307,10 +307,10 @@ pub(crate) async fn forget_sealed(
     }
 }
 
-/// Whether Redis has every claimant of a closed coupon that allows one claim in total, and no other.
-/// Call it if no drop differs from its rows and [`knows_last_seal`]: then Redis is no copy from before
-/// the last sealing and lacks no user of the sealed drops, so an equal number means that it has nobody
-/// whose claim was given back since.
+/// Whether Redis has every claimant of a closed coupon that allows one claim in total, and no
+/// other. Call it if no drop differs from its rows and [`knows_last_seal`]: then Redis is no copy
+/// from before the last sealing and lacks no user of the sealed drops, so an equal number means
+/// that it has nobody whose claim was given back since.
 pub(crate) async fn has_all_claimants(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
     let Stores { db, redis, .. } = &ctx.stores;
     let id = seen.coupon.id;

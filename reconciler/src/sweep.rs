@@ -66,8 +66,8 @@ pub(crate) fn add(
 }
 
 /// Reconciles coupons, several at once, and adds what was found to `done`, also if an error stops
-/// the pass. Bad data of one coupon, or a query about it that takes too long, is reported, and stops
-/// no other.
+/// the pass. Bad data of one coupon, or a query about it that takes too long, is reported, and
+/// stops no other.
 pub(crate) async fn coupons(
     ctx: &PassContext,
     mut all: Vec<CouponSeen>,

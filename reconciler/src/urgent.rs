@@ -1,5 +1,5 @@
-//! The urgent lane: the only one that projects, and that opens a coupon again. It takes coupons that
-//! are closed, for whatever reason, and open ones that a sweep found dirty.
+//! The urgent lane: the only one that projects, and that opens a coupon again. It takes coupons
+//! that are closed, for whatever reason, and open ones that a sweep found dirty.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -244,8 +244,8 @@ async fn plan(
         }
         let has_all_keys = own.state.has_keys && own.state.meta.is_some() && !compared.is_new;
         let drop = DropPass::new(ctx, seen, own);
-        // An older Redis may have another time of a claim that was given back and made again: a late
-        // revocation would take it. One that knows every return is not that old.
+        // An older Redis may have another time of a claim that was given back and made again: a
+        // late revocation would take it. One that knows every return is not that old.
         let may_be_older = drop.has_returns() && !knows_returns;
         let is_whole = compared.dirty.is_none() && has_all_keys && !may_be_older;
         if compared.is_gone || is_whole {

@@ -53,7 +53,8 @@ pub enum Point {
     PersonPromoted,
     /// Reconciler: promises are listed as broken; Redis still shows their slots.
     BrokenListed,
-    /// Reconciler: rows are inserted and their dead letters resolved; the drop is not compared again yet.
+    /// Reconciler: rows are inserted and their dead letters resolved; the drop is not compared
+    /// again yet.
     RowReissued,
     /// Reconciler: everything is written; the gate is still closed.
     GateDue,

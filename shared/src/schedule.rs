@@ -120,8 +120,8 @@ impl Schedule {
         }
     }
 
-    /// Returns the drops from two days before `from` on, in order: a window may end on the next day,
-    /// and a time zone may skip a day. Of a coupon that opens once, returns its drop.
+    /// Returns the drops from two days before `from` on, in order: a window may end on the next
+    /// day, and a time zone may skip a day. Of a coupon that opens once, returns its drop.
     pub(crate) fn planned(
         &self,
         from: DateTime<Utc>,

@@ -1,6 +1,6 @@
-//! What a report, an alert or a screen is about: a drop of ours, or a campaign of `attach`. Whatever
-//! differs between the two stands in a `match` of [`Subject`]. That campaigns have negative ids in
-//! our tables is known only here.
+//! What a report, an alert or a screen is about: a drop of ours, or a campaign of `attach`.
+//! Whatever differs between the two stands in a `match` of [`Subject`]. That campaigns have
+//! negative ids in our tables is known only here.
 
 use sha2::{Digest as _, Sha256};
 
@@ -45,8 +45,8 @@ impl Subject {
         if id < 0 { Self::Campaign } else { Self::Drop }
     }
 
-    /// Returns the id of a campaign: the first 52 bits of a hash, negative. It is exact in JSON, and
-    /// no coupon or drop of ours has it.
+    /// Returns the id of a campaign: the first 52 bits of a hash, negative. It is exact in JSON,
+    /// and no coupon or drop of ours has it.
     fn id_of_campaign(name: &str) -> i64 {
         let hash = Sha256::digest(format!("attach\n{name}"));
         let bits = hash[..8]

@@ -4,10 +4,10 @@
 //! The callback assigns partitions paused, at an explicit offset: for one without an offset,
 //! Kafka's client looks up the committed offset. `tend` then reads the position in MySQL, and the
 //! loop assigns the partition there; while MySQL is away, the partition stays paused. It does not
-//! seek: after a batch with a wrong checksum librdkafka 2.12 asks for an offset far outside the log,
-//! and a seek does not end that. Only the loop begins a partition, between two messages: a message
-//! that it had taken from Kafka's client before would count as the first of the new assignment, and
-//! those below it would be skipped.
+//! seek: after a batch with a wrong checksum librdkafka 2.12 asks for an offset far outside the
+//! log, and a seek does not end that. Only the loop begins a partition, between two messages: a
+//! message that it had taken from Kafka's client before would count as the first of the new
+//! assignment, and those below it would be skipped.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -30,7 +30,7 @@ pub(super) struct Health {
     stuck: Duration,
     iterated_at: Mutex<Instant>,
     troubles: Mutex<BTreeMap<&'static str, String>>,
-    /// What the reconciler is told of them.
+    /// The problems of stores that this process reports to the reconciler.
     problems: SeenProblems,
 }
 

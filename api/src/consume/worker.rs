@@ -68,9 +68,9 @@ pub(super) struct Connections {
 pub(super) struct Worker {
     tender: Arc<Tender>,
     batch_max: usize,
-    /// Claims that this process has written or is writing. Claims are repeated when a user clicks at two
-    /// APIs, and one repeat makes MySQL refuse the statement of its whole batch. A user who returns
-    /// a coupon and gets the same slot again has another time of admission.
+    /// Claims that this process has written or is writing. Claims are repeated when a user clicks
+    /// at two APIs, and one repeat makes MySQL refuse the statement of its whole batch. A user who
+    /// returns a coupon and gets the same slot again has another time of admission.
     recent: LruCache<Claim, ()>,
     /// Attempts that failed in a row.
     failures: u32,
@@ -166,7 +166,8 @@ impl Worker {
                 () = sleep(IDLE) => {}
                 polled = tender.consumer.recv() => self.take(polled, &mut tender.passed.lock())?,
             }
-            // Those that the group has just assigned begin, or they would be looked at all the time.
+            // Those that the group has just assigned begin, or they would be looked at all the
+            // time.
             to_hold = tender.begin_partitions();
         }
         // Those that have just begun are read already.

@@ -39,7 +39,7 @@ pub(crate) struct Services {
     pub(crate) coupon_page: bool,
     /// Whether claims are answered before the router.
     pub(crate) has_fast_path: bool,
-    /// What the reconciler is told of stores that refuse this process.
+    /// The stores that refuse this process, as it reports them to the reconciler.
     pub(crate) problems: SeenProblems,
     /// Cancelled when shutdown begins, while the listener is still open.
     pub(crate) stopping: CancellationToken,
@@ -47,8 +47,8 @@ pub(crate) struct Services {
 
 pub(crate) type App = Arc<Services>;
 
-/// How far Redis's clock is ahead of this host's. Drops open and close by Redis's clock, and whatever
-/// this process says about time follows it by this one offset.
+/// How far Redis's clock is ahead of this host's. Drops open and close by Redis's clock, and
+/// whatever this process says about time follows it by this one offset.
 #[derive(Default)]
 pub(crate) struct RedisClock(AtomicI64);
 

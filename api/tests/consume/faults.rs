@@ -25,8 +25,9 @@ async fn retry_finds_the_rows_of_a_write_whose_response_was_lost() {
     world.ends_exact(300, [consumer]).await;
 }
 
-/// The first consumer waits for a MySQL that does not answer. It must poll during one such write, so
-/// that another consumer gets partitions, and must not write or commit for partitions that it lost.
+/// The first consumer waits for a MySQL that does not answer. It must poll during one such write,
+/// so that another consumer gets partitions, and must not write or commit for partitions that it
+/// lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn consumer_waiting_for_mysql_hands_its_partitions_to_another() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(400).await;

@@ -12,8 +12,8 @@ use tokio::time::timeout;
 use crate::stores_away::behind_redis;
 use crate::world::{InProcessApi, LIMIT, ServeWorld, bearer, coupon, open, with};
 
-/// An API in its own world. Requests name its coupons `C1`, `C2`, …, and answers are read with these
-/// names and with `D1`, `D2`, … for their drops: the numbers differ in each world.
+/// An API in its own world. Requests name its coupons `C1`, `C2`, …, and answers are read with
+/// these names and with `D1`, `D2`, … for their drops: the numbers differ in each world.
 struct Side {
     world: ServeWorld,
     api: InProcessApi,

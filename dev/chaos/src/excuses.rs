@@ -98,8 +98,8 @@ impl Facts {
         }
     }
 
-    /// Whether the answer is a `sold_out` to a claim that was sent at most one lease after a step of
-    /// Redis's clock.
+    /// Whether the answer is a `sold_out` to a claim that was sent at most one lease after a step
+    /// of Redis's clock.
     fn may_be_of_an_old_lease(&self, violation: &Violation) -> bool {
         let Some(during_ms) = self.sold_out_ms.get(&violation.line) else {
             return false;

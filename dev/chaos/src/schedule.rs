@@ -177,8 +177,8 @@ impl FaultSchedule {
         self.faults.iter().any(|timed| fits(&timed.fault))
     }
 
-    /// Returns how far Redis's clock goes ahead. A claim from that time whose message is lost becomes
-    /// a row once the clock has come to its time.
+    /// Returns how far Redis's clock goes ahead. A claim from that time whose message is lost
+    /// becomes a row once the clock has come to its time.
     pub(crate) fn clock_lead(&self) -> Duration {
         let lead = |timed: &Timed| match timed.fault {
             Fault::RedisClock { shift_ms, .. } => u64::try_from(shift_ms).unwrap_or_default(),

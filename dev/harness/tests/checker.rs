@@ -64,9 +64,9 @@ fn rows(words: &[&str]) -> Vec<RecordedRow> {
     words.iter().map(row).collect()
 }
 
-/// Parses events, separated by semicolons. `a claims accepted 1` is a whole operation; `7 > a claims`
-/// and `7 < accepted 1` are its begin and its end. `loses` is a revocation after which the user may
-/// claim again.
+/// Parses events, separated by semicolons. `a claims accepted 1` is a whole operation;
+/// `7 > a claims` and `7 < accepted 1` are its begin and its end. `loses` is a revocation after
+/// which the user may claim again.
 fn events(text: &str) -> Vec<RecordedEvent> {
     let mut all = Vec::new();
     let lines = text
@@ -120,8 +120,8 @@ fn judged(text: &str) -> Verdict {
 const GOOD: &str = "drop 4; a claims accepted 1; b claims accepted 2; c claims accepted 3; d claims accepted 4; \
     a claims already 1; w claims waits; l claims sold_out; read 1:a 2:b";
 
-/// Three slots. a has one and is removed from the list, b is removed, x is added and gets a slot, and
-/// c is on the list and has not claimed yet.
+/// Three slots. a has one and is removed from the list, b is removed, x is added and gets a slot,
+/// and c is on the list and has not claimed yet.
 const LISTED: &str = "drop 3; list a b c; a claims accepted 1; x claims not_allowed; b leaves changed; \
     b claims not_allowed; x joins changed; x claims accepted 2; a leaves changed; a claims already 1";
 

@@ -1,5 +1,5 @@
-//! Models of the protocol (docs/decisions/0003, 0005, 0008, 0010, 0040, 0041, 0043) whose states are
-//! explored exhaustively:
+//! Models of the protocol (docs/decisions/0003, 0005, 0008, 0010, 0040, 0041, 0043) whose states
+//! are explored exhaustively:
 //!
 //! - [`claims`]: the claims of one drop, from Redis to their rows, under faults of every store.
 //! - [`gate`]: which coupons are open after which loss of Redis.

@@ -32,7 +32,7 @@ pub struct MysqlOptions {
     /// Additional arguments of `mysqld`, such as `["--innodb-lock-wait-timeout=1"]`, which take
     /// precedence.
     pub extra_args: Vec<String>,
-    /// The size in megabytes of a disk of its own, which its other files share with those of the
+    /// The size in megabytes of a separate disk, which its other files share with those of the
     /// test ([`MysqlServer::small_disk`]). A new server needs about 200. Only root can have it.
     pub disk_mb: Option<u32>,
 }
@@ -47,7 +47,7 @@ impl MysqlOptions {
     }
 }
 
-/// Runs a program on a disk of its own, which nothing but the program's processes see, and which
+/// Runs a program on a separate disk, which nothing but the program's processes see, and which
 /// ends with them. Arguments: the folder of the disk, its size, a folder whose files it gets, and
 /// the program's command line.
 const WITH_DISK: &str = "mkdir -p \"$1\" && mount -t tmpfs -o size=\"$2\" tmpfs \"$1\" && \

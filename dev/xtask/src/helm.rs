@@ -1,7 +1,7 @@
 //! The Helm chart. `render` writes from it what the system tests run. `check` checks the chart with
-//! helm, everything with the Kubernetes API schemas, and docker-compose.yml with docker.
-//! `fetch` gets the first two tools into the cache folder: building helm with Go takes three minutes
-//! of CPU, so without it `check` checks the rendered manifests only.
+//! helm, everything with the Kubernetes API schemas, and docker-compose.yml with docker. `fetch`
+//! gets the first two tools into the cache folder: building helm with Go takes three minutes of
+//! CPU, so without it `check` checks the rendered manifests only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -76,8 +76,8 @@ fn compose() -> Result<()> {
     run_command(&mut compose(&["config", "--quiet"]))
 }
 
-/// Checks that the manifests are what helm renders, every option renders to valid objects, and wrong
-/// values are refused.
+/// Checks that the manifests are what helm renders, every option renders to valid objects, and
+/// wrong values are refused.
 fn check() -> Result<()> {
     let schemas = match schemas() {
         Ok(schemas) => schemas,

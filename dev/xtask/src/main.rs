@@ -83,7 +83,8 @@ enum Job {
     Containers {
         #[arg(long, value_enum, default_value = "podman")]
         engine: containers::Engine,
-        /// Put the programs that `make test` has built into the image, instead of building a release
+        /// Put the programs that `make test` has built into the image, instead of building a
+        /// release
         #[arg(long)]
         prebuilt: bool,
     },

@@ -1,4 +1,5 @@
-//! The first sentences of a mail: what happened, what users notice, and whether an operator is needed.
+//! The first sentences of a mail: what happened, what users notice, and whether an operator is
+//! needed.
 
 use super::summary::{PassSummary, of_coupons};
 use crate::wording::count;

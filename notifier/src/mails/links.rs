@@ -42,8 +42,8 @@ impl Links {
         Some(name.as_str())
     }
 
-    /// Returns what a coupon is called in a pass without its report: by the name of its campaign, or
-    /// by its id.
+    /// Returns what a coupon is called in a pass without its report: by the name of its campaign,
+    /// or by its id.
     pub(crate) fn name(&self, coupon: Option<CouponId>) -> Option<String> {
         let id = coupon?;
         let campaign = self.campaigns.get(&id);
@@ -138,9 +138,9 @@ impl Links {
         self.curl(&url, &body, what)
     }
 
-    /// Returns a request as a command. Its arguments are on lines of their own, so that a phone does
-    /// not break them; the shell reads them as one command. The URL is quoted, because some shells
-    /// treat `?` as a pattern. An attached system gets none: its requests have other bodies.
+    /// Returns a request as a command. Each argument has a separate line, so that a phone
+    /// does not break them; the shell reads them as one command. The URL is quoted, because some
+    /// shells treat `?` as a pattern. An attached system gets none: its requests have other bodies.
     fn curl(&self, url: &str, arguments: &[String], what: &str) -> Option<Block> {
         match self.subject() {
             Subject::Drop => {

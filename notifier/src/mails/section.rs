@@ -1,4 +1,5 @@
-//! The part of a mail that describes one problem: where it is, what to do about it, and the reasons.
+//! The part of a mail that describes one problem: where it is, what to do about it, and the
+//! reasons.
 
 use super::document::Block;
 use super::input::NamedDrop;

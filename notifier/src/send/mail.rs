@@ -182,7 +182,7 @@ impl Mailer {
         })
     }
 
-    /// Delivers a mail over a connection of its own.
+    /// Delivers a mail over a separate connection.
     pub(crate) async fn send(&self, mail: &Outgoing) -> Result<(), MailError> {
         let written = message(mail, &self.from)
             .map_err(|error| MailError::Unwritable(format!("{error:#}")))?;
@@ -265,8 +265,8 @@ fn one_line(error: &SmtpError) -> String {
     text
 }
 
-/// Writes a mail. Its ID is the same for all attempts, because a server may have accepted it without
-/// confirming it.
+/// Writes a mail. Its ID is the same for all attempts, because a server may have accepted it
+/// without confirming it.
 fn message(mail: &Outgoing, from: &Mailbox) -> anyhow::Result<Message> {
     let domain = from.email.domain();
     let recipient = Sha256::digest(&mail.target);

@@ -1,5 +1,5 @@
-//! The commands `test-email` and `test-webhook`: they send at once, bypassing the outbox, and report
-//! each result with the usual cause of a failure.
+//! The commands `test-email` and `test-webhook`: they send at once, bypassing the outbox, and
+//! report each result with the usual cause of a failure.
 
 use anyhow::bail;
 use chrono::Utc;

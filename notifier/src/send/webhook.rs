@@ -61,7 +61,8 @@ pub struct WebhookArgs {
 impl WebhookArgs {
     /// Checks constraints that clap can't express, and reads the file of certificate authorities.
     pub(crate) fn webhooks(&self) -> anyhow::Result<Vec<Webhook>> {
-        // An empty variable counts as unset, because docker-compose passes unset variables as empty.
+        // An empty variable counts as unset, because docker-compose passes unset variables as
+        // empty.
         let text = |secret: &Option<SecretString>| {
             let text = secret.as_ref().map(|it| it.expose_secret().to_owned());
             text.unwrap_or_default()

@@ -410,7 +410,8 @@ fn renders_the_end_of_an_outage_with_what_passes_repaired_meanwhile() {
     keep("outage_of_kafka_over", &mail.render().unwrap());
 }
 
-/// The product knows that Redis was restarted, so the mail says it, and does not ask who is to blame.
+/// The product knows that Redis was restarted, so the mail says it, and does not ask who is to
+/// blame.
 #[test]
 fn renders_an_older_copy_of_redis() {
     let row = |kind: Kind, drop_id, number| RepairsRow {

@@ -79,9 +79,9 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    /// Returns the next time after `at`. A schedule that has a wildcard for its hours follows time as
-    /// it passes. Any other one follows the clocks on the wall, as in ISC cron: when they are set back,
-    /// a time comes once; when they are set forward, times in the gap are due at its end.
+    /// Returns the next time after `at`. A schedule that has a wildcard for its hours follows time
+    /// as it passes. Any other one follows the clocks on the wall, as in ISC cron: when they are
+    /// set back, a time comes once; when they are set forward, times in the gap are due at its end.
     fn next_after(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
         if self.cron.pattern.hours.is_all_set() {
             self.next_as_time_passes(at)

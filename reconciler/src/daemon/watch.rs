@@ -4,7 +4,8 @@
 //! same open gate a drop's counter went back: an older state was restored into a running Redis.
 //!
 //! Twice a second it also looks for slots that are left beside users who wait or are owed one, and
-//! for lost keys of an open coupon: the urgent lane promotes, or writes again, whatever the schedule.
+//! for lost keys of an open coupon: the urgent lane promotes, or writes again, whatever the
+//! schedule.
 //!
 //! It needs a running reconciler, and as many claims in a quarter of a second as were lost hide a
 //! counter that went back; the next sweep finds it then.

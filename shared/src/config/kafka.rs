@@ -35,7 +35,8 @@ pub struct KafkaArgs {
 }
 
 impl KafkaArgs {
-    /// Checks the address of a Kafka that is not ours, and returns the security of connections to it.
+    /// Checks the address of a Kafka that is not ours, and returns the security of connections to
+    /// it.
     pub fn at(
         addresses: &str,
         properties: &SecretString,

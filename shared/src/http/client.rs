@@ -1,5 +1,5 @@
-//! The HTTP client of one server: hyper-util's, with a connection for each request. It uses no proxy
-//! and follows no redirects.
+//! The HTTP client of one server: hyper-util's, with a connection for each request. It uses no
+//! proxy and follows no redirects.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -27,8 +27,8 @@ pub use unreadable::{Probed, probe, why_unreadable};
 const FETCH_AGAIN_MS: &str = "10";
 
 /// A client to which no broker answers for this long must be replaced: librdkafka 2.12 forgets all
-/// brokers for good, also its bootstrap servers, if a broker that has just started names none. While
-/// Kafka is down, a new client does no harm.
+/// brokers for good, also its bootstrap servers, if a broker that has just started names none.
+/// While Kafka is down, a new client does no harm.
 pub const FORGOTTEN: Duration = Duration::from_secs(15);
 
 /// Maximum size of a stored batch of messages, in bytes: the topic's `max.message.bytes`, and the

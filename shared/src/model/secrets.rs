@@ -5,8 +5,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 /// Minimum length of a token, in characters.
 const MIN_TOKEN_CHARS: usize = 32;
 
-/// Parses one secret of at least 32 printable ASCII characters, or two separated by
-/// a comma: during a rotation, both the old and the new one are valid. `name` is the setting's name.
+/// Parses one secret of at least 32 printable ASCII characters, or two separated by a comma: during
+/// a rotation, both the old and the new one are valid. `name` is the setting's name.
 ///
 /// # Errors
 /// Returns a description of the fault, never with the secret.

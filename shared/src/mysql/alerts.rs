@@ -271,8 +271,8 @@ impl Db {
     }
 }
 
-/// Acknowledges an alert that is firing, so that it is not mailed again until it changes or is over.
-/// Returns the alert afterwards.
+/// Acknowledges an alert that is firing, so that it is not mailed again until it changes or is
+/// over. Returns the alert afterwards.
 pub async fn acknowledge(
     db: &Db,
     id: i64,

@@ -256,10 +256,10 @@ impl Db {
         Ok(self.first::<i64>("find drop", drop).await?.is_some())
     }
 
-    /// Reads coupons with their unsealed drops and the last opened one; `which` selects the coupons'
-    /// ids. A drop that has opened within a minute does not count as the last one, because a claim may
-    /// be a retry of a claim in the drop before. Opening is judged by MySQL's clock: if this host's
-    /// were ahead, the last drop would be missed until the next one opens.
+    /// Reads coupons with their unsealed drops and the last opened one; `which` selects the
+    /// coupons' ids. A drop that has opened within a minute does not count as the last one, because
+    /// a claim may be a retry of a claim in the drop before. Opening is judged by MySQL's clock: if
+    /// this host's were ahead, the last drop would be missed until the next one opens.
     async fn select_coupons(&self, which: Sql) -> DbResult<Vec<WithDrops>> {
         // Without STRAIGHT_JOIN and without statistics, the optimizer might begin with all existing
         // coupons.

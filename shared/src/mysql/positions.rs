@@ -26,7 +26,8 @@ pub type ReadRanges = BTreeMap<i32, Range<i64>>;
 /// messages.
 const UNPACED: &str = "rows_unpaced";
 
-/// How long a suspension of the pace lasts. Longer than the urgent lane pauses between two attempts.
+/// How long a suspension of the pace lasts. Longer than the urgent lane pauses between two
+/// attempts.
 const UNPACED_SECONDS: u32 = 10;
 
 fn read(topic: &str) -> Sql {

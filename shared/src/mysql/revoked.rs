@@ -98,8 +98,8 @@ impl Db {
     /// Counts the users whom revocations in force name, except for erased ones and revocations of
     /// the last second, which an API may not have written to Redis yet. Redis has a field for each
     /// of them. In force are the revocations of unsealed drops, and those of a whole coupon that
-    /// have not ended: no other one concerns a claim that Redis may have. Their number does not grow
-    /// with the sealed drops.
+    /// have not ended: no other one concerns a claim that Redis may have. Their number does not
+    /// grow with the sealed drops.
     pub async fn count_banned(&self, coupons: &[CouponId]) -> DbResult<HashMap<CouponId, u64>> {
         let whole = ") w STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_in_force) \
                      ON r.coupon_id = w.id AND r.person_scope = 0 AND r.again_from <=> NULL UNION ALL \
@@ -166,8 +166,8 @@ impl Db {
     /// Revocations read per statement.
     pub const REVOCATIONS_AT_ONCE: i64 = 1_000;
 
-    /// Reads a page of the revocations of a drop with ids above `after`, or, without a drop, of those
-    /// of the whole coupon that have not ended.
+    /// Reads a page of the revocations of a drop with ids above `after`, or, without a drop, of
+    /// those of the whole coupon that have not ended.
     pub async fn revocations_after(
         &self,
         coupon: CouponId,

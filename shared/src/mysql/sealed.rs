@@ -47,10 +47,10 @@ impl Db {
     /// its closing time or quantity since the caller read it, if its rows or revocations differ
     /// from those verified, or if it is already sealed.
     ///
-    /// Whoever moves or inserts a row locks the drop afterwards (`rows_changed`). Therefore,
-    /// either the change is committed before this lock and gets counted, or it changes the number
-    /// of a sealed drop. A consumer does so with a closed drop. Therefore, either its rows are
-    /// counted, or it finds the drop sealed.
+    /// Every writer that moves or inserts a row locks the drop afterwards (`rows_changed`).
+    /// Therefore, either the change is committed before this lock and gets counted, or it changes
+    /// the number of a sealed drop. A consumer does so with a closed drop. Therefore, either its
+    /// rows are counted, or it finds the drop sealed.
     pub async fn seal_drop(
         &self,
         id: DropId,

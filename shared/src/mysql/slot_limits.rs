@@ -65,8 +65,8 @@ impl SlotLimits {
 
 impl Db {
     /// Writes the limits of unsealed drops that have none: the table was lost or restored alone. No
-    /// row of them could be inserted. Returns how many. Their quantity is enough: only a change that
-    /// lowers it needs those in between.
+    /// row of them could be inserted. Returns how many. Their quantity is enough: only a change
+    /// that lowers it needs those in between.
     pub async fn restore_slot_limits(&self) -> DbResult<usize> {
         let restore = "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) \
                        SELECT d.id, d.quantity, d.coupon_id, 0 FROM drops d \

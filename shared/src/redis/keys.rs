@@ -33,7 +33,8 @@
 //!   the loss of a whole key is noticed, also between two days. Its value in `revoked` is the drop
 //!   that was sealed last: a Redis that names MySQL's last one is not older than its sealing, so
 //!   `claimants` has the users of every sealed drop.
-//! - `revoked` has the revocations of unsealed drops, and those of a whole coupon that have not ended.
+//! - `revoked` has the revocations of unsealed drops, and those of a whole coupon that have not
+//!   ended.
 //! - If `allow_list` is missing, it is unknown which users are allowed.
 //! - `SERVER` is a server's `run_id:master_replid2`, `ERA` a number from MySQL (`coupons.era`). A
 //!   coupon is open only if its `gate` names the current values of both. The key is missing if

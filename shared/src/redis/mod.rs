@@ -1,8 +1,9 @@
 //! Redis: key names ([`keys`]), admission ([`admission`]), the admission gate with its fencing
-//! tokens ([`gate`]) and the servers that it names ([`servers`]), settings ([`settings`]), the projection of MySQL's rows ([`project`]),
-//! revocations ([`revoking`]), reads (of coupons and drops [`reads`], of holders [`holders`], of one
-//! user [`standing`]), a copy of the coupons ([`copy`]), and checks that refuse a Redis that is not
-//! durable ([`safety`]), or that takes no writes ([`refusing`]).
+//! tokens ([`gate`]) and the servers that it names ([`servers`]), settings ([`settings`]), the
+//! projection of MySQL's rows ([`project`]), revocations ([`revoking`]), reads (of coupons and
+//! drops [`reads`], of holders [`holders`], of one user [`standing`]), a copy of the coupons
+//! ([`copy`]), and checks that refuse a Redis that is not durable ([`safety`]), or that takes no
+//! writes ([`refusing`]).
 
 pub mod admission;
 pub mod allow_list;

@@ -28,8 +28,8 @@ pub struct CouponState {
     /// The last drop whose sealing this Redis knows of ([`Redis::note_seal`]).
     pub sealed: Option<DropId>,
     pub list: SeenList,
-    /// The names of keys of another type than Firstcome's, and `revoked` and `claimants` if they are
-    /// lost.
+    /// The names of keys of another type than Firstcome's, and `revoked` and `claimants` if they
+    /// are lost.
     pub unreadable: Vec<&'static str>,
 }
 
@@ -286,8 +286,8 @@ impl Redis {
             .collect())
     }
 
-    /// Reads how many users wait for each drop, and whether the coupon has the keys that name users,
-    /// in the same order.
+    /// Reads how many users wait for each drop, and whether the coupon has the keys that name
+    /// users, in the same order.
     pub async fn attention(&self, drops: &[DropKeys]) -> RedisResult<Vec<(u64, bool)>> {
         let mut replies = Vec::with_capacity(drops.len());
         for some in drops.chunks(AT_ONCE) {

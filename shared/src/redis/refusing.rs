@@ -1,5 +1,5 @@
-//! Whether Redis takes writes. A Redis that answers `PING` and reads may refuse every claim: its disk
-//! or memory is full, it is a replica, or too few replicas follow it. Only a write shows it.
+//! Whether Redis takes writes. A Redis that answers `PING` and reads may refuse every claim: its
+//! disk or memory is full, it is a replica, or too few replicas follow it. Only a write shows it.
 
 use std::time::Duration;
 

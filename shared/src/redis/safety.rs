@@ -184,7 +184,8 @@ fn unfit(
         _ if !is_supported => format!("Redis {version} is too old: use 7.0 or newer"),
         _ if server.is_none() => "REDIS_URL points to a replica: point it to the master".into(),
         _ if server.is_some_and(|it| it.0 == of_script) => return None,
-        // A login without the right gets NOPERM, from Redis 7.0 also within "ACL failure in script".
+        // A login without the right gets NOPERM, from Redis 7.0 also within "ACL failure in
+        // script".
         _ if of_script.contains("NOPERM") || of_script.contains("ACL failure") => {
             format!("{hides}: allow this login `+info` (now: {of_script})")
         }

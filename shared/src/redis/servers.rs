@@ -17,7 +17,8 @@ pub(super) const HASH_SLOTS: u16 = 16_384;
 pub struct ServerId(pub(super) String);
 
 impl ServerId {
-    /// Reads `INFO server` and `INFO replication`. Returns `None` for a server that is not a master.
+    /// Reads `INFO server` and `INFO replication`. Returns `None` for a server that is not a
+    /// master.
     pub(super) fn parse(info: &str) -> Option<Self> {
         let info = fields(info);
         (info.get("role") == Some(&"master")).then(|| {

@@ -1,5 +1,5 @@
-//! Why a difference of an attached campaign may be none, or its repair wrong: the headline of its mail
-//! and of the page, before any consequence.
+//! Why a difference of an attached campaign may be none, or its repair wrong: the headline of its
+//! mail and of the page, before any consequence.
 
 use strum::{IntoStaticStr, VariantArray};
 

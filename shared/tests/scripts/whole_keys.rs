@@ -1,6 +1,6 @@
 //! Whole keys of a coupon are deleted, in each state of a drop, and then users claim, and wait for
-//! promotion. Nobody gets a yes that contradicts a row: a second slot, the slot of somebody else, one
-//! above the quantity, or any slot for a user who is revoked or not on the list.
+//! promotion. Nobody gets a yes that contradicts a row: a second slot, the slot of somebody else,
+//! one above the quantity, or any slot for a user who is revoked or not on the list.
 
 use std::collections::BTreeMap;
 

@@ -20,7 +20,8 @@ use super::signatures;
 /// Settings of tokens, for `USER_AUTH=jwt`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct JwtArgs {
-    /// The one algorithm that tokens are signed with, such as RS256; it is never taken from the token
+    /// The one algorithm that tokens are signed with, such as RS256; it is never taken from the
+    /// token
     #[arg(long, env = "JWT_ALGORITHM", value_parser = |name: &str| name.parse::<Algorithm>().map_err(|_| "write RS256, ES256, EdDSA or HS256, or another name of RFC 7518"))]
     pub jwt_algorithm: Option<Algorithm>,
     /// Shared secret of at least 32 bytes, for HS256 (48 for HS384, 64 for HS512)

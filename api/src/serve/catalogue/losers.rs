@@ -250,8 +250,8 @@ impl Memory {
     }
 }
 
-/// Reads all holders, or `None` if a slot was given or the coupon was closed meanwhile, or there are
-/// too many.
+/// Reads all holders, or `None` if a slot was given or the coupon was closed meanwhile, or there
+/// are too many.
 async fn read_holders(redis: &Redis, keys: &DropKeys, era: u64) -> Option<Arc<Holders>> {
     let hashing = RandomState::new();
     let mut hashes = Vec::new();

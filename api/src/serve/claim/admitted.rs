@@ -17,7 +17,7 @@ pub(super) struct Call {
 /// A claim that has a slot: from the script's reply to the message or the row.
 pub(super) struct Admitted {
     pub(super) claim: Claim,
-    /// In Unix milliseconds, or `None` if unknown: of a user who holds a slot in another drop than
+    /// In Unix milliseconds, or `None` if unknown: if the user holds a slot in another drop than
     /// the claimed one, the script reads only the coupon's claimants.
     pub(super) admitted_at_ms: Option<i64>,
     /// The `traceparent` of its request, if it has a trace.

@@ -53,8 +53,8 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Looks whether a problem is over: until then no claim is sent. The producer is then recreated,
-    /// because librdkafka may have forgotten all brokers ([`FORGOTTEN`]). Never ends.
+    /// Looks whether a problem is over: until then no claim is sent. The producer is then
+    /// recreated, because librdkafka may have forgotten all brokers ([`FORGOTTEN`]). Never ends.
     ///
     /// [`FORGOTTEN`]: firstcome_shared::kafka::FORGOTTEN
     pub(crate) async fn watch_topic(&self) {

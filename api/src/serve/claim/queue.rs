@@ -46,8 +46,8 @@ impl<T> Default for Queues<T> {
 }
 
 impl<T> Queues<T> {
-    /// Adds a claim to a queue. If the queue was idle, or its task has panicked, returns its claims:
-    /// this task must make the calls.
+    /// Adds a claim to a queue. If the queue was idle, or its task has panicked, returns its
+    /// claims: this task must make the calls.
     pub(super) fn join(&self, id: QueueId, claim: T) -> Option<UnboundedReceiver<T>> {
         let mut queues = self.0.lock();
         let claim = match queues.get(&id) {

@@ -7,7 +7,7 @@ use firstcome_shared::report::{FailureCause, StoreRefusal};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-/// How long a refusal is told after the last claim that met it.
+/// How long a refusal is reported after the last claim that met it.
 const TOLD_FOR: Duration = Duration::from_secs(60);
 
 pub(super) struct LastRefusal {

@@ -114,8 +114,8 @@ impl SecondStore {
     /// Writes claims to Kafka or, if Kafka does not acknowledge them, to MySQL.
     async fn write(&self, call: Call, claims: &[&Admitted]) -> Vec<Option<Store>> {
         // Published later, it could arrive after the reconciler has waited for claims in flight and
-        // given its slot to another user: this process was suspended, or Redis answered late. A retry
-        // finds the admission, if it still stands.
+        // given its slot to another user: this process was suspended, or Redis answered late. A
+        // retry finds the admission, if it still stands.
         if call.asked_at.elapsed() > self.deadlines.backup_deadline() {
             return vec![None; claims.len()];
         }

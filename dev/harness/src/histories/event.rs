@@ -66,8 +66,8 @@ pub enum RecordedEvent {
         /// True if added, false if removed.
         on: bool,
     },
-    /// An operator changes the quantity of a coupon. Redis and MySQL may have the old or the new one
-    /// until `changed`, or from then on, if that line is missing.
+    /// An operator changes the quantity of a coupon. Redis and MySQL may have the old or the new
+    /// one until `changed`, or from then on, if that line is missing.
     Changing {
         /// See `invoked`.
         op: u64,

@@ -1,5 +1,5 @@
-//! `ROWS_PER_SECOND` in the whole system: nobody but the consumers writes rows, nobody is mailed, and
-//! a backlog keeps no other coupon closed.
+//! `ROWS_PER_SECOND` in the whole system: nobody but the consumers writes rows, nobody is mailed,
+//! and a backlog keeps no other coupon closed.
 
 use std::time::{Duration, Instant};
 

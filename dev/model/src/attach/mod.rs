@@ -50,7 +50,7 @@ pub struct System {
 /// A fault, which may happen as often as a world lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
-    /// An API dies after it took from the counter: nobody was told yes.
+    /// An API dies after it took from the counter: nobody was promised a coupon.
     Leak,
     /// A producer dies with a message.
     LoseMessage,
@@ -100,7 +100,7 @@ enum Phase {
     /// It took what was not there, and is to give it back.
     TookTooMuch,
     Refused,
-    /// Its user is a member and was told yes. The producer has its message.
+    /// Its user is a member and was promised a coupon. The producer has its message.
     Buffered,
     /// In the topic, or the retry topic, of this number.
     InTopic(u8),
@@ -191,7 +191,7 @@ impl State {
         rows.sum()
     }
 
-    /// Users who were told yes or are about to be.
+    /// Users who were promised a coupon or are about to be.
     fn taken(&self) -> i8 {
         let taking = self.claims.iter().filter(|it| it.phase == Phase::Took);
         self.members() + taking.map(|_| 1).sum::<i8>()

@@ -91,8 +91,8 @@ pub enum Omitted {
     RevisionKept,
     /// A projected slot of a void user becomes free.
     PutChecksRevoked,
-    /// In a Redis that lacks a return, an admission that is void differs from a later row of its user
-    /// on its slot.
+    /// In a Redis that lacks a return, an admission that is void differs from a later row of its
+    /// user on its slot.
     TimesCompared,
     /// A refusal for another reason than a taken slot makes nobody owed.
     RefusalQuoted,

@@ -75,7 +75,7 @@ impl Compose {
             .with_context(|| format!("no {name} among the secrets"))
     }
 
-    /// Prints the last lines of each container, for whoever has to find the reason of a failure.
+    /// Prints the last lines of each container, to show the reason of a failure.
     pub(super) fn print_logs(&self) {
         if let Err(error) = run(&mut self.command(&["logs", "--tail", "20"])) {
             eprintln!("[containers] no logs: {error:#}");

@@ -109,7 +109,8 @@ fn debian(name: &str, packages: &str) -> Result<()> {
         let folder = tempfile::tempdir()?;
         let archive = folder.path().join("root.tar");
         let mut bootstrap = command("mmdebstrap");
-        // A machine behind a proxy has certificate authorities of its own, which builds in the image need.
+        // A machine behind a proxy has certificate authorities of its own, which builds in the
+        // image need.
         if Path::new(OWN_AUTHORITIES).exists() {
             let parent = Path::new(OWN_AUTHORITIES)
                 .parent()
@@ -121,7 +122,8 @@ fn debian(name: &str, packages: &str) -> Result<()> {
                 ))
                 .arg(r#"--customize-hook=chroot "$1" update-ca-certificates"#);
         }
-        // A machine with a mirror that stands still lets apt accept old lists, and so must its images.
+        // A machine with a mirror that stands still lets apt accept old lists, and so must its
+        // images.
         let validity = ["shell", "VALIDITY", "Acquire::Check-Valid-Until"];
         if output(command("apt-config").args(validity))?.contains("false") {
             bootstrap.arg(r#"--aptopt=Acquire::Check-Valid-Until "false""#);

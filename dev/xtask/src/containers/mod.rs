@@ -212,8 +212,8 @@ fn is_ready() -> bool {
     })
 }
 
-/// Runs a pass, which repairs what it finds, and reports whether the coupon has exactly its quantity
-/// of rows, each of them examined.
+/// Runs a pass, which repairs what it finds, and reports whether the coupon has exactly its
+/// quantity of rows, each of them examined.
 fn is_exact(token: &str, coupon: &str) -> Result<bool> {
     let answer = output(
         curl(&format!("{RECONCILER}/v1/reconcile"))

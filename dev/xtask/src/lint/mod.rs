@@ -186,8 +186,8 @@ fn neutral() -> Result<()> {
     Ok(())
 }
 
-/// Runs cargo-deny with deny.toml. `ADVISORIES=1` also looks for known vulnerabilities, in RustSec's
-/// database on GitHub: no package registry has it.
+/// Runs cargo-deny with deny.toml. `ADVISORIES=1` also looks for known vulnerabilities, in
+/// RustSec's database on GitHub: no package registry has it.
 fn deny() -> Result<()> {
     let mut rules = command(cargo_tool("cargo-deny", CARGO_DENY)?);
     rules.args(["--log-level", "error", "--locked", "check"]);

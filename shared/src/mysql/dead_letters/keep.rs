@@ -37,7 +37,7 @@ pub struct FailedClaim {
 }
 
 impl FailedClaim {
-    /// Whoever may write to the topic can send any number of forged messages, so those of a
+    /// Any client that may write to the topic can send any number of forged messages, so those of a
     /// partition and day share a dead letter, which counts them.
     fn source_hash(&self) -> Vec<u8> {
         let mut hash = Sha256::new();

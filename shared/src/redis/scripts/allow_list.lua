@@ -1,8 +1,9 @@
 -- Replaces a coupon's allow list by the one that was gathered under a temporary name.
 -- KEYS  see identity.lua; 7 the new list
 -- ARGV  1 revision of the new list  2 number of users on it
--- Returns ok | outdated (the present list has a later revision; the new one expires) | incomplete (the new list is not
--- complete, for example because Redis was emptied). Only `ok` changes anything.
+-- Returns ok | outdated (the present list has a later revision; the new one expires) | incomplete
+-- (the new list is not complete, for example because Redis was emptied). Only `ok` changes
+-- anything.
 -- Redis frees the old list in the background, because freeing a large one would delay admission.
 -- A value that Firstcome did not write counts as missing, whatever its type or length.
 local text = redis.pcall('GET', KEYS[6])

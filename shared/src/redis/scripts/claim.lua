@@ -26,7 +26,8 @@
 -- write, because Redis has no rollback: reading a key checks its type, and `times`, which may be unread, is written first. Only the
 -- end of a lease is written earlier: it changes no answer of this call.
 local call, before, head = redis.call, 5, 4 -- arguments before the user ids, and parts of the reply before the answers
--- For this long after an admission, a claim of the same user counts as a retry, even if the next drop has opened since.
+-- For this long after an admission, a claim of the same user counts as a retry, even if the next
+-- drop has opened since.
 local RETRY_MS = 15000
 local server, gate = identity(), redis.pcall('GET', KEYS[1])
 if not server or gate ~= server .. ' ' .. ARGV[1] .. ' open' then
@@ -80,9 +81,9 @@ local function holders(one)
     return answers
 end
 local held = holders(chosen)
--- Answers for users who hold a slot of the neighbour: while no candidate is open, of all holders, so that a retry after closing
--- finds its claim; just after the neighbour closed, of users who may be retrying. If a user may hold one coupon in total,
--- `claimants` contains the holders instead.
+-- Answers for users who hold a slot of the neighbour: while no candidate is open, of all holders,
+-- so that a retry after closing finds its claim; just after the neighbour closed, of users who may
+-- be retrying. If a user may hold one coupon in total, `claimants` contains the holders instead.
 local elsewhere, closed = {}, neighbour and neighbour.closes or math.huge
 local has_neighbour = neighbour and neighbour.is_loaded and not neighbour.per_coupon
     and (not chosen.is_open or (now >= closed and now - closed <= RETRY_MS))
@@ -103,7 +104,8 @@ local void_until = void_times(drop, per_coupon, people)
 local count, free = tonumber(call('GET', chosen.count)), call('ZCARD', chosen.free)
 local users, waiting = call('ZCARD', chosen.users), call('ZCARD', chosen.waiting)
 local claimants = per_coupon and call('HLEN', KEYS[3])
--- The reason for refusing all new users, if any. Lost users come first: a holder among them must not be told that the drop is closed.
+-- The reason for refusing all new users, if any. Lost users come first: a holder among them must
+-- not be told that the drop is closed.
 local refusal = nil
 if count ~= users + free or has_lost_users(per_coupon) or (per_coupon and claimants <= users) then
     refusal = 'unverified'
@@ -147,8 +149,9 @@ end
 local is_sold_out = waiting == 0 and #lowest == 0 and highest and highest >= quantity and math.max(chosen.places, quantity - users) <= 0
 
 local leased = is_leased(chosen.meta, chosen.lease_until, now)
--- Leases the drop to the caller, if nothing changes who gets `sold_out` in it: not its end, not the start of the other candidate, no
--- holder of another drop. Returns the ms left. A lease of which half is left is not written again.
+-- Leases the drop to the caller, if nothing changes who gets `sold_out` in it: not its end, not the
+-- start of the other candidate, no holder of another drop. Returns the ms left. A lease of which
+-- half is left is not written again.
 local function lease()
     local ends = math.min(now + LEASE_MS, chosen.closes or math.huge)
     -- One field of `claimants` is its mark.
@@ -197,8 +200,8 @@ local function admit(i, user)
         end
         return slot
     end
-    -- The list accepts at least as many users as there are slots left, regardless of its configured length: those slots are not
-    -- sold out, only not given yet.
+    -- The list accepts at least as many users as there are slots left, regardless of its configured
+    -- length: those slots are not sold out, only not given yet.
     if not place and not leased and waiting < math.max(chosen.places, quantity - users) then
         last_place = (last_place or math.max(0, tonumber(call('ZRANGE', chosen.waiting, -1, -1, 'WITHSCORES')[2]) or 0)) + 1
         new_waiting[#new_waiting + 1] = last_place

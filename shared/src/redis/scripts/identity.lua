@@ -1,7 +1,9 @@
--- Prepended to every script. All scripts have one order of KEYS: 1 gate 2 revision 3 claimants 4 revoked 5 allowed 6 allow_list,
+-- Prepended to every script. All scripts have one order of KEYS:
+-- 1 gate 2 revision 3 claimants 4 revoked 5 allowed 6 allow_list,
 -- then meta, count, users, free, waiting, times of each drop.
 
--- The identity of this server: one process from one promotion to the next. nil on a replica, whose data may be old.
+-- The identity of this server: one process from one promotion to the next. nil on a replica, whose
+-- data may be old.
 local function identity()
     local info = redis.call('INFO', 'server', 'replication')
     if not string.find(info, '\nrole:master', 1, true) then return nil end
@@ -13,13 +15,14 @@ local function is_here(text)
     local server = identity()
     return server and string.sub(text, 1, #server + 1) == server .. ' '
 end
--- 'open' or 'closed' if the coupon is still in the era `SERVER ERA` that the caller read, on that server; else nil.
+-- 'open' or 'closed' if the coupon is still in the era `SERVER ERA` that the caller read, on that
+-- server; else nil.
 local function gate_state(fence)
     local gate = redis.pcall('GET', KEYS[1])
     return is_here(fence) and (gate == fence .. ' open' and 'open' or gate == fence .. ' closed' and 'closed') or nil
 end
--- A revision in Redis. A value that Firstcome did not write counts as missing (`HIGHEST_REVISION` in gate.rs): a higher one
--- would refuse all later writes.
+-- A revision in Redis. A value that Firstcome did not write counts as missing (`HIGHEST_REVISION`
+-- in gate.rs): a higher one would refuse all later writes.
 local function revision_in(text)
     local number = type(text) == 'string' and string.match(text, '^%d+$') and tonumber(text)
     return number and number <= 2 ^ 40 and number or 0
@@ -32,9 +35,9 @@ local function now_ms()
     local time = redis.call('TIME')
     return time[1] * 1000 + math.floor(time[2] / 1000)
 end
--- The users' revocations: `ID` if all claims of the user are void, `ID:TIME` if claims admitted after that time are valid.
--- Returns the times until which the users' claims are void, by their places in `users`: infinite if all are. Without a
--- revocation the table has no entry.
+-- The users' revocations: `ID` if all claims of the user are void, `ID:TIME` if claims admitted
+-- after that time are valid. Returns the times until which the users' claims are void, by their
+-- places in `users`: infinite if all are. Without a revocation the table has no entry.
 local function void_times(drop, per_coupon, users)
     local times = {}
     local size = redis.call('HLEN', KEYS[4])
@@ -47,22 +50,26 @@ local function void_times(drop, per_coupon, users)
     end
     return times
 end
--- For this long, at most, an API that holds a lease of a drop answers `sold_out` without Redis. No script gives a slot or a place
--- of the drop before `lease_until` in its meta (docs/decisions/0010-micro-batches.md).
+-- For this long, at most, an API that holds a lease of a drop answers `sold_out` without Redis. No
+-- script gives a slot or a place of the drop before `lease_until` in its meta
+-- (docs/decisions/0010-micro-batches.md).
 local LEASE_MS = 200
--- Writes the end of a drop's lease. It is neither logged nor replicated, because another server or run closes the gate for longer;
--- a server without `set_repl` logs it. Returns false if Redis refuses the write.
+-- Writes the end of a drop's lease. It is neither logged nor replicated, because another server or
+-- run closes the gate for longer; a server without `set_repl` logs it. Returns false if Redis
+-- refuses the write.
 local function write_lease(meta, ends)
     pcall(redis.set_repl, redis.REPL_NONE)
     local written = redis.pcall('HSET', meta, 'lease_until', ends)
     pcall(redis.set_repl, redis.REPL_ALL)
     return type(written) == 'number'
 end
--- The version of a drop's holders, after a slot was given. It never repeats, not even after a drop was lost and loaded again.
+-- The version of a drop's holders, after a slot was given. It never repeats, not even after a drop
+-- was lost and loaded again.
 local function next_version(version, now)
     return math.max(version + 1, now)
 end
--- Whether the drop is leased. If the clock was set back, a lease ends when a new one would: no API counts longer than that.
+-- Whether the drop is leased. If the clock was set back, a lease ends when a new one would: no API
+-- counts longer than that.
 local function is_leased(meta, lease_until, now)
     local ends = tonumber(lease_until)
     if ends and ends > now + LEASE_MS then write_lease(meta, now + LEASE_MS) end

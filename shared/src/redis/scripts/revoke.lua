@@ -14,8 +14,8 @@ local function note(field, id, over)
     if known and tonumber(known) > tonumber(id) then return ended, 0 end
     if known and tonumber(known) == tonumber(id) and (over == '' or over == ended) then return ended, 0 end
     redis.call('HSET', KEYS[4], field, over == '' and id or id .. ':' .. over)
-    -- Without a gate, the coupon is over and its keys have expired, or it is lost and the write of its settings before it opens
-    -- removes the expiry.
+    -- Without a gate, the coupon is over and its keys have expired, or it is lost and the write of
+    -- its settings before it opens removes the expiry.
     if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('EXPIRE', KEYS[4], 3600) end
     return over, 1
 end
@@ -39,8 +39,8 @@ local over = note(ARGV[3], ARGV[4], ARGV[5])
 local until_ms = over == '' and math.max(now_ms(), at or 0) or tonumber(over)
 local is_void = slot and (over == '' or (at and at <= until_ms))
 if over == '' then redis.call('ZREM', KEYS[11], user) end
--- A claimant without a slot of the drop was not admitted. This holds only while the drop is loaded; otherwise the slot may have
--- expired.
+-- A claimant without a slot of the drop was not admitted. This holds only while the drop is loaded;
+-- otherwise the slot may have expired.
 local names_drop = claimed and string.match(claimed, '^(%d+):') == drop
 if names_drop and (over == '' or is_void or (not slot and count)) then redis.call('HDEL', KEYS[3], user) end
 if not is_void then return {0, until_ms} end

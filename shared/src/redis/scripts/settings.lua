@@ -21,7 +21,8 @@ local function is_loaded(drop) return redis.call('TYPE', KEYS[6 * drop + 1]).ok 
 if how == 'load' then
     local state = gate_state(ARGV[3])
     if not state then return answer('stale') end
-    -- A deleted drop that nobody used leaves keys that expire. A drop of the same day gets the same id.
+    -- A deleted drop that nobody used leaves keys that expire. A drop of the same day gets the same
+    -- id.
     local is_left = tonumber(redis.pcall('GET', KEYS[8])) == 0 and redis.call('PTTL', KEYS[7]) > 0
         and redis.call('EXISTS', unpack(KEYS, 9, 11)) == 0
     if state == 'open' and not is_left and redis.call('EXISTS', unpack(KEYS, 7)) > 0 then return answer('present') end
@@ -47,6 +48,7 @@ for drop = 1, drops do
         word = 'unloaded'
     end
 end
--- The coupon may have ended before, or the drop was deleted and made again, with an expiry on its keys.
+-- The coupon may have ended before, or the drop was deleted and made again, with an expiry on its
+-- keys.
 for _, key in ipairs(KEYS) do redis.call('PERSIST', key) end
 return answer(word)

@@ -1,6 +1,6 @@
 //! Damage to a whole store that no schedule of `faults::single` has: what an emptied Redis and an
-//! older MySQL have forgotten, a lost table of a daily coupon, rows that MySQL refuses, and a foreign
-//! transaction in the topic.
+//! older MySQL have forgotten, a lost table of a daily coupon, rows that MySQL refuses, and a
+//! foreign transaction in the topic.
 
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{

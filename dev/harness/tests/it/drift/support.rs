@@ -134,7 +134,8 @@ pub(crate) async fn everything(world: &World) -> Everything {
     }
     assert!(mysql.contains_key("issued_coupons"), "{:?}", mysql.keys());
     let mut redis = world.redis.dump().await;
-    // A copy for APIs that start while MySQL is away, and what each process writes to see whether Redis takes writes.
+    // A copy for APIs that start while MySQL is away, and what each process writes to see whether
+    // Redis takes writes.
     redis.retain(|name, _| !name.ends_with(":catalogue") && !name.contains(":writes:"));
     Everything {
         redis,
