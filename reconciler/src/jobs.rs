@@ -13,7 +13,6 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::drops;
 use firstcome_shared::kafka::check_topic;
 use firstcome_shared::mysql::holders::DropCount;
-use firstcome_shared::mysql::runs::Retention;
 use firstcome_shared::mysql::used_rows::ListedUse;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::safety::Unsafe;
@@ -26,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 use crate::barrier::{self, BarrierError, OVERDUE, ReadState};
 use crate::context::{PassSettings, Stores};
 use crate::report::{DropReport, Finding, FindingCase, Kind, Outcome, Run, UnsafePart};
-use crate::seal::{expire_sealed, is_over_for_good};
+use crate::retention::{delete_old_allow_lists, delete_old_records, erase_old_people};
+use crate::seal::expire_sealed;
 
 /// Findings about no coupon, by the job that looks for them.
 #[derive(Clone, Default)]
@@ -97,7 +97,7 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes)
     let lost = stores.db.coupons_without_drops().await;
     log("lost drops", make_ahead(stores, lost).await);
     log("slot limits", restore_limits(stores).await);
-    let kept = retention(&stores.db, settings.retention_days).await;
+    let kept = delete_old_records(&stores.db, settings.retention_days).await;
     log("retention", kept.map_err(StoreError::from));
 }
 
@@ -323,88 +323,10 @@ pub(crate) async fn stray_uses(
 /// Time limit of a page of uses.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Retention if `RETENTION_DAYS` is not set: a year, so that records of the last run of a yearly
-/// campaign still exist.
-const RETENTION_DAYS: u32 = 366;
-
-/// Deletes a bounded number of records past their retention.
-pub(crate) async fn retention(db: &Db, days: Option<u32>) -> Result<(), DbError> {
-    let kept = |tuning, most: u32| days_of(tuning, most.min(days.unwrap_or(RETENTION_DAYS)));
-    let retention = Retention {
-        repeated_runs: kept(Tuning::CleanRunsKeptSeconds, 1),
-        runs: kept(Tuning::RunsKeptSeconds, u32::MAX),
-        alerts: kept(Tuning::AlertsKeptSeconds, 90),
-        mails: kept(Tuning::MailsKeptSeconds, 30),
-        mended_promises: kept(Tuning::MendedPromisesKeptSeconds, u32::MAX),
-        failed_claims: kept(Tuning::FailedClaimsKeptSeconds, 30),
-    };
-    db.delete_old(retention).await
-}
-
-fn days_of(tuning: Tuning, days: u32) -> Duration {
-    Duration::from_secs(tuning.or(DAILY.saturating_mul(days).as_secs()))
-}
-
 /// Deletes allow lists and user ids that nobody needs.
 pub(crate) async fn erase(stores: &Stores, settings: &PassSettings) {
-    log("allow lists", delete_old_allow_lists(stores).await);
+    log("allow lists", delete_old_allow_lists(&stores.db).await);
     if let Some(days) = settings.retention_days {
-        let kept = days_of(Tuning::PeopleKeptSeconds, days);
-        log("erasing", erase_old_people(stores, kept).await);
+        log("erasing", erase_old_people(stores, days).await);
     }
-}
-
-/// How long the allow list of a coupon that is over is kept.
-const LISTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
-
-async fn delete_old_allow_lists(stores: &Stores) -> Result<(), StoreError> {
-    let deleted = stores.db.delete_old_allow_lists(LISTS_KEPT).await?;
-    if deleted > 0 {
-        tracing::info!(deleted, "allow lists of coupons that are over are deleted");
-    }
-    Ok(())
-}
-
-/// Maximum number of drops that one run processes, and of users that it erases.
-const DROPS_AT_MOST: usize = 10_000;
-const USERS_AT_MOST: usize = 1_000_000;
-
-/// Replaces all users of drops sealed more than `kept` ago by pseudonyms, once neither admission
-/// nor Redis needs the ids. If a coupon allows one per user in total, its rows keep their users
-/// until the coupon is over, because they show who already has one.
-async fn erase_old_people(stores: &Stores, kept: Duration) -> Result<(), StoreError> {
-    let db = &stores.db;
-    let redis = &stores.redis;
-    let mut over = HashMap::new();
-    let mut after = DropId(0);
-    let mut drops = 0;
-    let mut users = 0;
-    while drops < DROPS_AT_MOST && users < USERS_AT_MOST {
-        let page = db.old_drops_with_people(kept, after, AT_ONCE).await?;
-        let Some((last, _)) = page.last() else { break };
-        after = last.id;
-        for (drop, is_once_per_drop) in page {
-            let id = drop.id;
-            let coupon = drop.coupon_id;
-            let is_over = if let Some(known) = over.get(&coupon) {
-                *known
-            } else {
-                let found = db.coupon(coupon).await?;
-                found.as_ref().is_some_and(is_over_for_good)
-            };
-            over.insert(coupon, is_over);
-            let states = redis.drop_states(&[redis.keys(coupon, id)]).await?;
-            let has_keys = states.iter().any(|state| state.has_keys);
-            if !has_keys && (is_over || is_once_per_drop) {
-                // A drop of a coupon that goes on may keep ids and have nothing to erase for years.
-                let erased = db.erase_holders(id).await? + db.erase_others(id, is_over).await?;
-                drops += usize::from(erased > 0);
-                users += erased;
-            }
-        }
-    }
-    if users > 0 {
-        tracing::info!(drops, users, "users of drops that are long over are erased");
-    }
-    Ok(())
 }

@@ -26,6 +26,7 @@ pub mod passes;
 mod project;
 mod read;
 pub mod record;
+mod retention;
 mod revoke_promote;
 mod rows;
 pub mod run;

@@ -21,8 +21,9 @@ use crate::args::limits;
 use crate::daemon::schedule::{ScheduledJob, Schedules};
 use crate::daemon::{end, start};
 use crate::http::{CONNECTIONS, guarded};
-use crate::jobs::{EVERY_SECONDS, retention};
+use crate::jobs::EVERY_SECONDS;
 use crate::passes::{Passes, Worker};
+use crate::retention::delete_old_records;
 
 /// Maximum wait for our MySQL. Then the process ends, and is started again.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -116,7 +117,7 @@ fn token(args: &AttachArgs) -> anyhow::Result<Option<OpsToken>> {
 async fn retain(db: Db, days: Option<u32>, stop: CancellationToken) {
     let every = Duration::from_secs(Tuning::JobsSeconds.or(EVERY_SECONDS));
     loop {
-        if let Err(error) = retention(&db, days).await {
+        if let Err(error) = delete_old_records(&db, days).await {
             tracing::warn!(%error, "old records were not deleted; it is repeated soon");
         }
         tokio::select! {

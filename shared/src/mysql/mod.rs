@@ -27,7 +27,6 @@ pub mod processes;
 mod product;
 pub mod promises;
 mod refusal;
-pub mod retention;
 pub mod revoked;
 pub mod runs;
 pub mod sealed;

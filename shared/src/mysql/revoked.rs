@@ -9,9 +9,9 @@ use diesel::QueryResult;
 use serde_json::json;
 
 use super::catalogue::listed;
+use super::erased::NAMES_SOMEBODY;
 use super::ids::draw_id;
 use super::ops_actions::{Operator, OperatorAct};
-use super::retention::NAMES_SOMEBODY;
 use super::sealed::rows_changed;
 use super::sql::stored_as;
 use super::uses::is_in_use;

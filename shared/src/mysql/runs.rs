@@ -1,8 +1,5 @@
 //! Runs of the reconciler, one row each, with their findings; and values that must survive a
 //! restart.
-//!
-//! Retention: old rows of passes and mails are deleted, a limited number after each pass. Open rows
-//! (unresolved findings, firing alerts, unsent mails, broken promises) are kept indefinitely.
 
 use std::time::Duration;
 
@@ -221,75 +218,10 @@ pub fn set_state(name: &str, value: &str) -> Sql {
 /// A commit that has lasted this long counts as one that hangs.
 const HANGS_SECONDS: u32 = 3;
 
-/// Retention by kind of record.
-#[derive(Debug, Clone, Copy)]
-pub struct Retention {
-    /// Runs with the same result as the one before.
-    pub repeated_runs: Duration,
-    /// Other runs, ended findings, and operators' actions.
-    pub runs: Duration,
-    /// Ended alerts.
-    pub alerts: Duration,
-    /// Mails and webhook events that were sent or given up.
-    pub mails: Duration,
-    /// Broken promises, counted from their resolution.
-    pub mended_promises: Duration,
-    /// Dead letters, with their payloads, counted from their resolution.
-    pub failed_claims: Duration,
-}
-
-/// Rows deleted per statement. The number is small, so that locks stay short, but still allows
-/// deleting millions of rows within a day.
-const AT_ONCE: u32 = 1_000;
-
-/// Runs that end and are neither the last clean one nor one that another refers to.
-const RUNS: &str = "status <> 'running' AND NOT id <=> (SELECT id FROM (SELECT id \
-    FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run ORDER BY started_at DESC \
-    LIMIT 1) l) AND id NOT IN (SELECT same_as FROM (SELECT DISTINCT same_as \
-    FROM reconcile_runs WHERE same_as IS NOT NULL) s)";
-
-impl Db {
-    /// Deletes a limited number of rows past their retention, in the order of an index.
-    pub async fn delete_old(&self, kept: Retention) -> DbResult<()> {
-        let repeated = format!("{RUNS} AND same_as IS NOT NULL");
-        // Runs are deleted before their findings.
-        let unreferred = "run_id NOT IN (SELECT id FROM reconcile_runs)";
-        let sealed = "drop_id NOT IN (SELECT id FROM drops WHERE sealed_at IS NULL)";
-        for (kept, table, time, which) in [
-            (
-                kept.repeated_runs,
-                "reconcile_runs",
-                "started_at",
-                &*repeated,
-            ),
-            (kept.runs, "reconcile_runs", "started_at", RUNS),
-            (kept.runs, "reconcile_findings", "created_at", unreferred),
-            (kept.alerts, "alerts", "last_seen_at", "status = 'resolved'"),
-            (kept.mails, "outbox", "sent_at", "TRUE"),
-            (kept.mails, "outbox", "given_up_at", "sent_at IS NULL"),
-            (kept.mails, "repairs", "repaired_at", "TRUE"),
-            // If this row is deleted, the next pass reports the held-back repairs again.
-            (kept.runs, "held_back", "planned_at", "TRUE"),
-            (kept.runs, "ops_actions", "at", "TRUE"),
-            (kept.mended_promises, "broken_promises", "mended_at", sealed),
-            (kept.failed_claims, "failed_claims", "resolved_at", "TRUE"),
-        ] {
-            if let Some(before) = before(kept) {
-                let delete = format!(
-                    "DELETE FROM {table} WHERE {time} < {before} AND {which} ORDER BY {time} LIMIT ?"
-                );
-                self.execute("delete what is old", sql!(delete, AT_ONCE))
-                    .await?;
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Returns the SQL for the time before which records with this retention are old. Uses MySQL's
 /// clock: a process whose clock is ahead would delete recent rows. `None` if the retention exceeds
 /// a hundred years, so that nothing is old.
-pub(super) fn before(kept: Duration) -> Option<String> {
+pub fn before(kept: Duration) -> Option<String> {
     let seconds = Some(kept.as_secs()).filter(|seconds| *seconds <= 100 * 366 * 86_400)?;
     Some(format!("UTC_TIMESTAMP(3) - INTERVAL {seconds} SECOND"))
 }

@@ -1,0 +1,220 @@
+//! Retention: deletes old records and allow lists, and replaces user ids by pseudonyms some time
+//! after a coupon has ended. Open records (unresolved findings, firing alerts, unsent mails, broken
+//! promises) are kept indefinitely.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use firstcome_shared::StoreError;
+use firstcome_shared::coupon::Drop;
+use firstcome_shared::domain::{DropId, Slot};
+use firstcome_shared::mysql::erased::NAMES_SOMEBODY;
+use firstcome_shared::mysql::runs::before;
+use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::sql;
+use firstcome_shared::tuning::Tuning;
+
+use crate::context::Stores;
+use crate::seal::is_over_for_good;
+
+/// Retention if `RETENTION_DAYS` is not set: a year, so that records of the last run of a yearly
+/// campaign still exist.
+const RETENTION_DAYS: u32 = 366;
+
+/// How long the allow list of a coupon that is over is kept.
+const LISTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
+
+/// Rows deleted per statement. The number is small, so that locks stay short, but still allows
+/// deleting millions of rows within a day.
+const ROWS_AT_ONCE: u32 = 1_000;
+
+/// Runs that end and are neither the last clean one nor one that another refers to.
+const RUNS: &str = "status <> 'running' AND NOT id <=> (SELECT id FROM (SELECT id \
+    FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run ORDER BY started_at DESC \
+    LIMIT 1) l) AND id NOT IN (SELECT same_as FROM (SELECT DISTINCT same_as \
+    FROM reconcile_runs WHERE same_as IS NOT NULL) s)";
+
+fn days_of(tuning: Tuning, days: u32) -> Duration {
+    Duration::from_secs(tuning.or(u64::from(days) * 86_400))
+}
+
+/// Deletes a limited number of rows past their retention, in the order of an index.
+pub(crate) async fn delete_old_records(db: &Db, days: Option<u32>) -> Result<(), DbError> {
+    let kept = |tuning, most: u32| days_of(tuning, most.min(days.unwrap_or(RETENTION_DAYS)));
+    let repeated_runs = kept(Tuning::CleanRunsKeptSeconds, 1);
+    let runs = kept(Tuning::RunsKeptSeconds, u32::MAX);
+    let alerts = kept(Tuning::AlertsKeptSeconds, 90);
+    let mails = kept(Tuning::MailsKeptSeconds, 30);
+    let promises = kept(Tuning::MendedPromisesKeptSeconds, u32::MAX);
+    let failed_claims = kept(Tuning::FailedClaimsKeptSeconds, 30);
+    let repeated = format!("{RUNS} AND same_as IS NOT NULL");
+    // Runs are deleted before their findings.
+    let unreferred = "run_id NOT IN (SELECT id FROM reconcile_runs)";
+    let sealed = "drop_id NOT IN (SELECT id FROM drops WHERE sealed_at IS NULL)";
+    for (kept, table, time, which) in [
+        (repeated_runs, "reconcile_runs", "started_at", &*repeated),
+        (runs, "reconcile_runs", "started_at", RUNS),
+        (runs, "reconcile_findings", "created_at", unreferred),
+        (alerts, "alerts", "last_seen_at", "status = 'resolved'"),
+        (mails, "outbox", "sent_at", "TRUE"),
+        (mails, "outbox", "given_up_at", "sent_at IS NULL"),
+        (mails, "repairs", "repaired_at", "TRUE"),
+        // If this row is deleted, the next pass reports the held-back repairs again.
+        (runs, "held_back", "planned_at", "TRUE"),
+        (runs, "ops_actions", "at", "TRUE"),
+        (promises, "broken_promises", "mended_at", sealed),
+        (failed_claims, "failed_claims", "resolved_at", "TRUE"),
+    ] {
+        if let Some(before) = before(kept) {
+            let delete = format!(
+                "DELETE FROM {table} WHERE {time} < {before} AND {which} ORDER BY {time} LIMIT ?"
+            );
+            db.execute("delete what is old", sql!(delete, ROWS_AT_ONCE))
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn delete_old_allow_lists(db: &Db) -> Result<(), StoreError> {
+    let deleted = db.delete_old_allow_lists(LISTS_KEPT).await?;
+    if deleted > 0 {
+        tracing::info!(deleted, "allow lists of coupons that are over are deleted");
+    }
+    Ok(())
+}
+
+/// Drops read at once.
+const DROPS_AT_ONCE: i64 = 500;
+
+/// Maximum number of drops that one run processes, and of users that it erases.
+const DROPS_AT_MOST: usize = 10_000;
+const USERS_AT_MOST: usize = 1_000_000;
+
+/// Replaces all users of drops sealed more than `days` ago by pseudonyms, once neither admission
+/// nor Redis needs the ids. If a coupon allows one per user in total, its rows keep their users
+/// until the coupon is over, because they show who already has one.
+pub(crate) async fn erase_old_people(stores: &Stores, days: u32) -> Result<(), StoreError> {
+    let kept = days_of(Tuning::PeopleKeptSeconds, days);
+    let db = &stores.db;
+    let redis = &stores.redis;
+    let mut over = HashMap::new();
+    let mut after = DropId(0);
+    let mut drops = 0;
+    let mut users = 0;
+    while drops < DROPS_AT_MOST && users < USERS_AT_MOST {
+        let page = old_drops_with_people(db, kept, after).await?;
+        let Some((last, _)) = page.last() else { break };
+        after = last.id;
+        for (drop, is_once_per_drop) in page {
+            let id = drop.id;
+            let coupon = drop.coupon_id;
+            let is_over = if let Some(known) = over.get(&coupon) {
+                *known
+            } else {
+                let found = db.coupon(coupon).await?;
+                found.as_ref().is_some_and(is_over_for_good)
+            };
+            over.insert(coupon, is_over);
+            let states = redis.drop_states(&[redis.keys(coupon, id)]).await?;
+            let has_keys = states.iter().any(|state| state.has_keys);
+            if !has_keys && (is_over || is_once_per_drop) {
+                // A drop of a coupon that goes on may keep ids and have nothing to erase for years.
+                let erased = erase_holders(db, id).await? + erase_others(db, id, is_over).await?;
+                drops += usize::from(erased > 0);
+                users += erased;
+            }
+        }
+    }
+    if users > 0 {
+        tracing::info!(drops, users, "users of drops that are long over are erased");
+    }
+    Ok(())
+}
+
+/// Replaces a text that may contain a user id.
+const GONE: &str = "erased";
+
+/// SQL for a random text per row that replaces an id or code. A code is derived from the id, so an
+/// attacker with the key could try ids until one matches.
+const RANDOM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
+
+/// Slots processed per statement.
+const SLOTS_AT_ONCE: Slot = 2_000;
+
+/// Finds drops after `after` that were sealed longer than `kept` ago and still contain user
+/// ids, each with whether a user may hold one coupon per drop. Codes stay until their end, if
+/// they have one.
+async fn old_drops_with_people(
+    db: &Db,
+    kept: Duration,
+    after: DropId,
+) -> Result<Vec<(Drop, bool)>, DbError> {
+    let old = sql!(
+        "SELECT {d.columns}, c.once_per = 'drop' FROM drops d JOIN coupons c ON c.id = d.coupon_id \
+               WHERE d.id > ? AND d.codes_erased_at IS NULL \
+               AND d.sealed_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+               AND (c.valid_until IS NULL OR c.valid_until < UTC_TIMESTAMP(3)) \
+               AND (c.valid_days IS NULL \
+               OR d.sealed_at + INTERVAL c.valid_days DAY < UTC_TIMESTAMP(3)) \
+               ORDER BY d.id LIMIT ?",
+        after,
+        kept.as_secs(),
+        DROPS_AT_ONCE
+    );
+    db.all("old drops with people", old).await
+}
+
+/// Replaces the user ids in a sealed drop's rows by pseudonyms. Each row gets a different one,
+/// so that rows of the same user cannot be linked. Returns how many rows changed.
+async fn erase_holders(db: &Db, drop: DropId) -> Result<usize, DbError> {
+    let last = "SELECT MAX(slot) FROM issued_coupons WHERE drop_id = ?";
+    let last: Option<Slot> = db
+        .first("last slot of a drop", sql!(last, drop))
+        .await?
+        .flatten();
+    let mut erased = 0;
+    for from in (0..last.unwrap_or(0)).step_by(SLOTS_AT_ONCE as usize) {
+        // Skip a drop that is no longer sealed, because passes compare it with Redis.
+        let erase = sql!(
+            format!(
+                "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
+                SET i.user_id = {RANDOM}, i.code = {RANDOM} WHERE i.drop_id = ? \
+                AND i.slot > ? AND i.slot <= ? AND {NAMES_SOMEBODY} AND d.sealed_at IS NOT NULL"
+            ),
+            drop,
+            from,
+            from.saturating_add(SLOTS_AT_ONCE)
+        );
+        erased += db.execute("erase holders", erase).await?;
+    }
+    Ok(erased)
+}
+
+/// Erases the ids in a drop's resolved broken promises and, if the coupon has ended, in its
+/// revocations. Afterwards the drop contains no user ids.
+async fn erase_others(db: &Db, drop: DropId, coupon_is_over: bool) -> Result<usize, DbError> {
+    db.transaction("erase people of a drop", async move |conn| {
+        let promises = format!(
+            "UPDATE broken_promises SET user_id = {RANDOM}, reason = '{GONE}' \
+             WHERE drop_id = ? AND mended_at IS NOT NULL AND {NAMES_SOMEBODY}"
+        );
+        let mut erased = sql!(promises, drop).run(conn).await?;
+        if coupon_is_over {
+            let revocations = format!(
+                "UPDATE revoked_coupons SET user_id = {RANDOM}, code = IF(code IS NULL, \
+                NULL, {RANDOM}), reason = '{GONE}', revoked_by = '{GONE}' WHERE drop_id = ? \
+                AND {NAMES_SOMEBODY}"
+            );
+            erased += sql!(revocations, drop).run(conn).await?;
+        }
+        let mark = format!(
+            "UPDATE drops SET codes_erased_at = UTC_TIMESTAMP(3) WHERE id = ? \
+            AND sealed_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM revoked_coupons \
+            WHERE drop_id = drops.id AND {NAMES_SOMEBODY})"
+        );
+        sql!(mark, drop).run(conn).await?;
+        Ok(erased)
+    })
+    .await
+}
