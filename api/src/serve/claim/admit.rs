@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::batcher::join_call;
 use super::outcome::{ClaimAnswer, ClaimRefusal};
-use super::pending::ClaimReply;
+use super::pending::StoredReply;
 use super::second_store::Store;
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates};
@@ -132,14 +132,14 @@ async fn ask(
 /// Redis data, it is neither verified nor opened. It gives out nothing, and `claims/me` names its
 /// holders.
 fn sealed_drop<'a>(
-    reply: &Result<ClaimReply, ClaimRefusal>,
+    reply: &Result<StoredReply, ClaimRefusal>,
     candidates: DropCandidates<'a>,
 ) -> Option<&'a Drop> {
     let is_closed = |error: &AdmissionError| {
         matches!(error, AdmissionError::Closed | AdmissionError::AnotherEra)
     };
     let asked = match reply {
-        Ok((reply, _)) if let Admission::Unloaded(drop) = reply.admission => drop,
+        Ok(answered) if let Admission::Unloaded(drop) = answered.reply.admission => drop,
         Err(ClaimRefusal::NotAnswered(error)) if is_closed(error) => candidates.first.drop.id,
         _ => return None,
     };
@@ -148,18 +148,22 @@ fn sealed_drop<'a>(
 }
 
 /// Acknowledges a slot only if a second store holds the claim.
-fn acknowledge((reply, stored): ClaimReply) -> Result<ClaimAnswer, ClaimRefusal> {
-    match (reply.admission, stored, reply.open_drop) {
-        (Admission::Accepted(slot), Some(store), Some(drop_id)) => Ok(ClaimAnswer::Accepted {
-            drop_id,
-            slot,
-            queued: store == Store::Kafka,
-        }),
-        (Admission::Already(drop_id, slot), Some(_), _) => {
+fn acknowledge(StoredReply { reply, store }: StoredReply) -> Result<ClaimAnswer, ClaimRefusal> {
+    match reply.admission {
+        Admission::Accepted(slot) => {
+            let store = store.ok_or(ClaimRefusal::NotDurable)?;
+            let drop_id = reply.open_drop.ok_or(ClaimRefusal::NotDurable)?;
+            Ok(ClaimAnswer::Accepted {
+                drop_id,
+                slot,
+                queued: store == Store::Kafka,
+            })
+        }
+        Admission::Already(drop_id, slot) => {
+            store.ok_or(ClaimRefusal::NotDurable)?;
             Ok(ClaimAnswer::AlreadyClaimed { drop_id, slot })
         }
-        (Admission::Accepted(_) | Admission::Already(..), ..) => Err(ClaimRefusal::NotDurable),
-        (Admission::Waiting(position), ..) => Ok(ClaimAnswer::Waiting { position }),
-        (refused, ..) => Err(ClaimRefusal::Refused(refused)),
+        Admission::Waiting(position) => Ok(ClaimAnswer::Waiting { position }),
+        refused => Err(ClaimRefusal::Refused(refused)),
     }
 }

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use super::admitted::{Admitted, Call};
 use super::outcome::ClaimRefusal;
-use super::pending::{ClaimReply, PendingClaim, refuse};
+use super::pending::{PendingClaim, StoredReply, refuse};
 use super::queue::Called;
 use crate::serve::auth::Requester;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropCandidates, instant};
@@ -40,7 +40,7 @@ pub(super) async fn join_call(
     coupon: &CouponWithDrops,
     candidates: DropCandidates<'_>,
     requester: &Requester,
-) -> Result<ClaimReply, ClaimRefusal> {
+) -> Result<StoredReply, ClaimRefusal> {
     let place = app.in_flight.enter()?;
     let (reply, replied) = oneshot::channel();
     let member = |group: &Group| Some((group.clone(), requester.groups.have(group)?));

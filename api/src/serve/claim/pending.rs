@@ -11,9 +11,13 @@ use tokio::time::Instant;
 use super::second_store::Store;
 use crate::serve::catalogue::losers::Losers;
 
-/// The script's reply to one claim. If the claim got a slot, also the second store that holds it;
-/// `None` if no second store took it in time.
-pub(super) type ClaimReply = (AdmissionReply, Option<Store>);
+/// The script's reply to one claim.
+#[derive(Debug)]
+pub(super) struct StoredReply {
+    pub(super) reply: AdmissionReply,
+    /// The second store that holds the claim if it got a slot; `None` if no store took it in time.
+    pub(super) store: Option<Store>,
+}
 
 /// A claim that waits for its call and then for the second store, even after its client hung up.
 pub(crate) struct PendingClaim {
@@ -28,7 +32,7 @@ pub(crate) struct PendingClaim {
     pub(super) losers: Arc<Losers>,
     /// The `traceparent` of its request, if it has a trace.
     pub(super) trace: Option<String>,
-    pub(super) reply: oneshot::Sender<Result<ClaimReply, Arc<AdmissionError>>>,
+    pub(super) reply: oneshot::Sender<Result<StoredReply, Arc<AdmissionError>>>,
     /// Released when the reply is sent.
     pub(super) _place: OwnedSemaphorePermit,
 }
@@ -41,9 +45,9 @@ impl PendingClaim {
         }
     }
 
-    pub(super) fn answer(self, reply: AdmissionReply, stored: Option<Store>) {
+    pub(super) fn answer(self, reply: AdmissionReply, store: Option<Store>) {
         // Sending fails if the client hung up. Its retry gets the same answer.
-        let _ = self.reply.send(Ok((reply, stored)));
+        let _ = self.reply.send(Ok(StoredReply { reply, store }));
     }
 }
 

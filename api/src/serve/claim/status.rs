@@ -271,9 +271,13 @@ pub(super) fn judge(
             ..owed
         });
     }
-    let none = MyClaim::new(ClaimStatus::None, None, None);
-    let is_certain = knows_mysql && standing.trusted;
-    revoked.map(as_revoked).or(is_certain.then_some(none))
+    match revoked {
+        Some(revocation) => Some(as_revoked(revocation)),
+        None if knows_mysql && standing.trusted => {
+            Some(MyClaim::new(ClaimStatus::None, None, None))
+        }
+        None => None,
+    }
 }
 
 #[cfg(test)]
