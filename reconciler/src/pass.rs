@@ -71,6 +71,20 @@ impl Compared {
         self.dirty.is_none() && self.refused == 0 && self.repaired == 0 && !self.is_unsettled
     }
 
+    /// Combines two looks, the second after the rows of the first: what both have done, what is
+    /// left now, and the numbers of the first.
+    #[must_use]
+    pub fn followed_by(self, second: Self) -> Self {
+        let mut ledger = self.ledger.done();
+        ledger.extend(second.ledger);
+        Self {
+            ledger,
+            numbers: self.numbers,
+            examined: self.examined,
+            ..second
+        }
+    }
+
     fn count(&mut self, page: &ReadPage) {
         let users = page.redis.users.len() as u64;
         let rows = page.mysql.rows.len() as u64;

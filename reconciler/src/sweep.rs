@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use firstcome_shared::domain::CouponId;
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::project::ClaimOfSlot;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -100,72 +100,93 @@ pub(crate) async fn coupons(
     Ok(())
 }
 
+/// What is known of a coupon while its drops are reconciled.
+#[derive(Default)]
+struct CouponPass {
+    done: CouponDone,
+    ledger: Ledger,
+    /// The drops to be loaded for the first time.
+    new: Vec<DropId>,
+    /// A drop differs, only a projection repairs it, and nothing holds that back.
+    is_dirty: bool,
+    is_unsettled: bool,
+}
+
 async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Step<CouponDone> {
-    let mut done = CouponDone::default();
-    let mut ledger = Ledger::default();
+    let mut pass = CouponPass::default();
     let id = seen.coupon.id;
-    settings::adopt(ctx, &mut seen, &mut ledger).await?;
-    let gate = seen.state.gate.clone();
-    let server = ctx.servers.holding(id);
+    settings::adopt(ctx, &mut seen, &mut pass.ledger).await?;
+    let found_gate = seen.state.gate.clone();
     seen.is_closed = !gate::is_open(ctx, &mut seen).await?;
     // Keys that cannot be read are written again by the urgent lane.
     let unreadable = &seen.state.unreadable;
     if (seen.is_closed || !unreadable.is_empty()) && !ctx.dry_run {
-        done.urgent = Some(gate);
-        done.findings = ledger.findings(Some(id), None);
-        return Ok(done);
+        pass.done.urgent = Some(found_gate);
+        return Ok(pass.end(id));
     }
     if !unreadable.is_empty() {
-        ledger.add(settings::lost_keys(unreadable, Outcome::Planned));
+        let lost = settings::lost_keys(unreadable, Outcome::Planned);
+        pass.ledger.add(lost);
     }
-    revoke_promote::finish_revocations(ctx, &seen, &mut ledger).await?;
-    settings::write_again(ctx, &seen, &mut ledger).await?;
-    let mut new = Vec::new();
-    let mut unread = false;
+    revoke_promote::finish_revocations(ctx, &seen, &mut pass.ledger).await?;
+    settings::write_again(ctx, &seen, &mut pass.ledger).await?;
     for own in &seen.drops {
-        let drop = DropPass::new(ctx, &seen, own);
+        pass.reconcile_drop(DropPass::new(ctx, &seen, own)).await?;
+    }
+    if pass.is_dirty {
+        pass.done.urgent = Some(found_gate.clone());
+        pass.leave_to_urgent();
+    }
+    let server = ctx.servers.holding(id);
+    if let Some(fence) = found_gate.fence(server).filter(|_| !ctx.dry_run) {
+        settings::load_new(ctx, &seen, &fence, &pass.new).await?;
+    }
+    if !pass.is_dirty && !pass.is_unsettled && settings::lacks_claimants(ctx, &seen).await? {
+        if ctx.dry_run {
+            let lost = settings::lost_claimants(Outcome::Planned);
+            pass.ledger.add(lost);
+        } else {
+            pass.done.urgent = Some(found_gate);
+        }
+    }
+    Ok(pass.end(id))
+}
+
+impl CouponPass {
+    async fn reconcile_drop(&mut self, drop: DropPass<'_>) -> Step<()> {
         let mut compared = Compared::default();
-        if !own.is_empty() || ctx.deep {
-            compared = compare(drop, !ctx.dry_run).await?;
+        if !drop.own.is_empty() || drop.ctx.deep {
+            compared = compare(drop, !drop.ctx.dry_run).await?;
         }
         let report = settle_drop(drop, &mut compared).await?;
-        done.in_flight += compared.numbers.in_flight;
-        unread |= compared.is_unsettled;
+        self.done.in_flight += compared.numbers.in_flight;
+        self.is_unsettled |= compared.is_unsettled;
         if compared.is_new {
-            new.push(own.drop.id);
+            self.new.push(drop.id());
         }
-        if compared.dirty.is_some()
-            && !report
-                .findings
-                .iter()
-                .any(|it: &Finding| it.result == Outcome::Planned)
-        {
-            done.urgent = Some(gate.clone());
-        }
+        let mut findings = report.findings.iter();
+        let is_held_back = findings.any(|it| it.result == Outcome::Planned);
+        self.is_dirty |= compared.dirty.is_some() && !is_held_back;
         if !compared.is_gone {
-            done.drops.push(report);
+            self.done.drops.push(report);
+        }
+        Ok(())
+    }
+
+    /// Leaves out what the urgent lane reports: it compares again under the closed gate, and
+    /// reports what it writes.
+    fn leave_to_urgent(&mut self) {
+        for report in &mut self.done.drops {
+            report
+                .findings
+                .retain(|it| it.action != ActionKind::Project && it.kind != Kind::BrokenPromise);
         }
     }
-    if done.urgent.is_some() {
-        // The urgent lane compares again under the closed gate, and reports what it writes.
-        let is_final =
-            |it: &Finding| it.action != ActionKind::Project && it.kind != Kind::BrokenPromise;
-        for report in &mut done.drops {
-            report.findings.retain(is_final);
-        }
+
+    fn end(mut self, coupon: CouponId) -> CouponDone {
+        self.done.findings = self.ledger.findings(Some(coupon), None);
+        self.done
     }
-    if let Some(fence) = gate.fence(server).filter(|_| !ctx.dry_run) {
-        settings::load_new(ctx, &seen, &fence, &new).await?;
-    }
-    if done.urgent.is_none() && !unread && settings::lacks_claimants(ctx, &seen).await? {
-        if ctx.dry_run {
-            ledger.add(settings::lost_claimants(Outcome::Planned));
-        } else {
-            done.urgent = Some(gate);
-        }
-    }
-    done.findings = ledger.findings(Some(id), None);
-    Ok(done)
 }
 
 /// Does what follows the comparison of a drop at an open gate: promotes, looks once more if
@@ -232,8 +253,6 @@ fn note_left(first: &mut Compared, after: &Compared) {
 
 #[cfg(test)]
 mod tests {
-    use firstcome_shared::domain::DropId;
-
     use super::*;
 
     #[test]

@@ -161,7 +161,8 @@ async fn reopen_coupon(
     let mut ledger = Ledger::default();
     let id = seen.coupon.id;
     settings::adopt(ctx, &mut seen, &mut ledger).await?;
-    (seen.state.gate, seen.coupon.era) = (Gate::closed(fence), fence.era());
+    seen.state.gate = Gate::closed(fence);
+    seen.coupon.era = fence.era();
     seen.is_closed = true;
     for (at, own) in seen.drops.iter().enumerate() {
         // Once for the keys of the coupon, and for each drop with a key of another type.
@@ -282,17 +283,9 @@ async fn compare_closed(drop: DropPass<'_>) -> Step<Compared> {
             break;
         }
         // With these rows, the differences are others.
-        let again = drop.again().await?;
-        let again = DropPass {
-            own: &again,
-            ..drop
-        };
-        let mut now = compare(again, true).await?;
-        // What both have done, and what is left now; the numbers of the first.
-        let mut ledger = compared.ledger.done();
-        ledger.extend(now.ledger);
-        (now.ledger, now.numbers, now.examined) = (ledger, compared.numbers, compared.examined);
-        compared = now;
+        let own = drop.again().await?;
+        let again = compare(DropPass { own: &own, ..drop }, true).await?;
+        compared = compared.followed_by(again);
     }
     Ok(compared)
 }
