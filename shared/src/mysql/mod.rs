@@ -7,6 +7,7 @@ pub mod catalogue;
 pub mod change;
 pub mod code_key;
 pub mod codes;
+mod columns;
 mod connect;
 mod db;
 pub mod dead_letters;
@@ -34,12 +35,15 @@ mod slot_limits;
 mod sql;
 pub mod used_rows;
 pub mod uses;
+mod value;
 pub mod void;
 
+pub use columns::Columns;
 pub use connect::Conn;
 pub use db::{AsyncFunc, Db, DbError, DbResult, DbSettings};
 pub use refusal::{Refusal, refusal};
-pub use sql::{Columns, Sql, Value, insert_all, list};
+pub use sql::{Sql, insert_all};
+pub use value::{Value, list};
 
 /// Lists users as a table `j`; takes them as a JSON array. Unlike a long list, it needs few
 /// parameters, and MySQL does not estimate their rows.

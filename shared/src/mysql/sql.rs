@@ -2,23 +2,16 @@
 //! struct that [`row!`] declares, by the position of its columns.
 
 use std::borrow::Cow;
-use std::convert::identity;
 use std::marker::PhantomData;
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use diesel::QueryResult;
 use diesel::mysql::Mysql;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::result::Error::QueryBuilderError;
-use diesel::sql_types::{
-    BigInt, Binary, Bool, Date, Datetime, Double, Integer, Nullable, Text, Unsigned,
-};
 use diesel_async::RunQueryDsl as _;
 use diesel_async::methods::LoadQuery;
 
-use super::{Conn, Db, DbResult};
-use crate::domain::{CouponId, DropId, OncePer, UserId};
-use crate::report::{ActionKind, AlertState, Kind, Outcome, Status, Trigger};
+use super::{Columns, Conn, Db, DbResult, Value};
 
 /// Builds a [`Sql`] from its text and values.
 #[macro_export]
@@ -102,65 +95,6 @@ pub struct Sql {
     values: Vec<Value>,
     /// Whether the text consists of parts of the source code: there are few such texts.
     is_fixed: bool,
-}
-
-/// A value of a statement.
-#[derive(Debug, Clone)]
-pub enum Value {
-    Null,
-    Int(i64),
-    Unsigned(u64),
-    Text(String),
-    Bytes(Vec<u8>),
-    Time(NaiveDateTime),
-    Date(NaiveDate),
-    /// Several values with commas, for `IN (?)`. An empty list matches nothing.
-    List(Vec<Value>),
-}
-
-macro_rules! from_types {
-    ($($type:ty: $value:ident => $variant:expr,)*) => {
-        $(impl From<$type> for Value {
-            fn from($value: $type) -> Self {
-                $variant
-            }
-        })*
-    };
-}
-
-from_types! {
-    i32: value => Self::Int(value.into()),
-    i64: value => Self::Int(value),
-    u32: value => Self::Int(value.into()),
-    u64: value => Self::Unsigned(value),
-    bool: value => Self::Int(value.into()),
-    &str: value => Self::Text(value.to_owned()),
-    &String: value => Self::Text(value.clone()),
-    String: value => Self::Text(value),
-    &[u8]: value => Self::Bytes(value.to_vec()),
-    NaiveDateTime: value => Self::Time(value),
-    DateTime<Utc>: value => Self::Time(value.naive_utc()),
-    NaiveDate: value => Self::Date(value),
-    CouponId: value => Self::Int(value.0),
-    DropId: value => Self::Int(value.0),
-    &UserId: value => Self::Text(value.as_str().to_owned()),
-}
-
-impl<T> From<Option<T>> for Value
-where
-    Self: From<T>,
-{
-    fn from(value: Option<T>) -> Self {
-        value.map_or(Self::Null, Self::from)
-    }
-}
-
-/// A list for `IN (?)`.
-pub fn list<T>(values: impl IntoIterator<Item = T>) -> Value
-where
-    Value: From<T>,
-{
-    Value::List(values.into_iter().map(Value::from).collect())
 }
 
 /// Rows inserted per statement. Mails and messages may have several kilobytes.
@@ -340,157 +274,12 @@ fn push_text<T: Columns>(out: &mut AstPass<'_, '_, Mysql>, mut text: &str) {
     out.push_sql(text);
 }
 
-impl Value {
-    /// Writes numbers as text, because each parameter costs MySQL a packet, unless the text must
-    /// stay the same.
-    fn push<'b>(&'b self, out: &mut AstPass<'_, 'b, Mysql>, is_cached: bool) -> QueryResult<()> {
-        match self {
-            Self::Null if is_cached => out.push_bind_param::<Nullable<BigInt>, _>(&None::<i64>)?,
-            Self::Null => out.push_sql("NULL"),
-            Self::Int(value) if is_cached => out.push_bind_param::<BigInt, _>(value)?,
-            Self::Int(value) => out.push_sql(&value.to_string()),
-            Self::Unsigned(value) if is_cached => {
-                out.push_bind_param::<Unsigned<BigInt>, _>(value)?;
-            }
-            Self::Unsigned(value) => out.push_sql(&value.to_string()),
-            Self::Text(value) => out.push_bind_param::<Text, _>(value)?,
-            Self::Bytes(value) => out.push_bind_param::<Binary, _>(value)?,
-            Self::Time(value) => out.push_bind_param::<Datetime, _>(value)?,
-            Self::Date(value) => out.push_bind_param::<Date, _>(value)?,
-            Self::List(values) if values.is_empty() => out.push_sql("NULL"),
-            Self::List(values) => {
-                for (at, value) in values.iter().enumerate() {
-                    if at > 0 {
-                        out.push_sql(",");
-                    }
-                    value.push(out, is_cached)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What a row, or a part of it, is read as.
-pub trait Columns: Send + Sized + 'static {
-    /// The SQL types of the columns.
-    type Sql: 'static;
-    /// What diesel reads.
-    type Raw: Send + 'static;
-    /// The names of the columns that `{columns}` stands for.
-    const NAMES: &'static [&'static str] = &[];
-
-    fn from_raw(raw: Self::Raw) -> Self;
-}
-
-macro_rules! columns {
-    ($($type:ty: $raw:ty, $sql:ty => $from_raw:expr,)*) => {
-        $(impl Columns for $type {
-            type Sql = $sql;
-            type Raw = $raw;
-
-            fn from_raw(raw: $raw) -> Self {
-                $from_raw(raw)
-            }
-        })*
-    };
-}
-
-columns! {
-    bool: bool, Bool => identity,
-    f64: f64, Double => identity,
-    i32: i32, Integer => identity,
-    i64: i64, BigInt => identity,
-    u32: u32, Unsigned<Integer> => identity,
-    u64: u64, Unsigned<BigInt> => identity,
-    String: String, Text => identity,
-    Vec<u8>: Vec<u8>, Binary => identity,
-    NaiveDateTime: NaiveDateTime, Datetime => identity,
-    NaiveDate: NaiveDate, Date => identity,
-    DateTime<Utc>: NaiveDateTime, Datetime => |at: NaiveDateTime| at.and_utc(),
-    CouponId: i64, BigInt => CouponId,
-    DropId: i64, BigInt => DropId,
-    UserId: String, Text => UserId::from_store,
-}
-
-/// Enums that are stored by their words. A word that this version does not know was written by a
-/// later one, or manually. It is logged, and read as the value that hides no problem: an alert in
-/// an unknown state still fires.
-macro_rules! words {
-    ($($type:ty: $otherwise:ident,)*) => {
-        $(impl Columns for $type {
-            type Sql = Text;
-            type Raw = String;
-
-            fn from_raw(word: String) -> Self {
-                word.parse().unwrap_or_else(|_| {
-                    let kind = stringify!($type);
-                    tracing::warn!(word, kind, "MySQL has a word that this version does not know");
-                    Self::$otherwise
-                })
-            }
-        }
-
-        impl From<$type> for Value {
-            fn from(value: $type) -> Self {
-                Self::Text(<&str>::from(value).to_owned())
-            }
-        })*
-    };
-}
-
-words! {
-    OncePer: Coupon,
-    AlertState: Firing,
-    Trigger: Cron,
-    Status: Failed,
-    Kind: Stalled,
-    ActionKind: Report,
-    Outcome: Skipped,
-}
-
-impl<T: Columns> Columns for Option<T> {
-    type Sql = Nullable<T::Sql>;
-    type Raw = Option<T::Raw>;
-
-    fn from_raw(raw: Self::Raw) -> Self {
-        raw.map(T::from_raw)
-    }
-}
-
-macro_rules! tuples {
-    ($(($($type:ident)+))*) => {
-        $(impl<$($type: Columns),+> Columns for ($($type,)+) {
-            type Sql = ($($type::Sql,)+);
-            type Raw = ($($type::Raw,)+);
-            const NAMES: &'static [&'static str] = {
-                let mut names: &'static [&'static str] = &[];
-                $(if names.is_empty() { names = $type::NAMES; })+
-                names
-            };
-
-            #[allow(non_snake_case)] // values are named by their types
-            fn from_raw(($($type,)+): Self::Raw) -> Self {
-                ($(<$type as Columns>::from_raw($type),)+)
-            }
-        })*
-    };
-}
-
-tuples! {
-    (A B)
-    (A B C)
-    (A B C D)
-    (A B C D E)
-    (A B C D E F)
-    (A B C D E F G)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fmt::Write as _;
 
     use super::*;
+    use crate::mysql::list;
 
     fn text(sql: Sql) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
