@@ -21,7 +21,7 @@ use firstcome_shared::schedule::Tz;
 use secrecy::SecretString;
 
 use crate::context::{PassSettings, Stores};
-use crate::daemon::schedule::Times;
+use crate::daemon::times::Times;
 use crate::notify::{NotifyArgs, WebhookArgs};
 use crate::topic::Topic;
 

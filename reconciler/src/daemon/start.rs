@@ -10,7 +10,8 @@ use firstcome_shared::schedule::time_zone;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::schedule::{CronSchedule, ScheduledJob, Times};
+use super::schedule::{CronSchedule, ScheduledJob};
+use super::times::Times;
 use crate::context::Stores;
 use crate::notify::Notifier;
 use crate::passes::mail;
