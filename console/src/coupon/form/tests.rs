@@ -1,0 +1,215 @@
+//! Tables of the forms.
+
+use firstcome_shared::coupon::DropState;
+
+use super::*;
+
+/// A coupon in Seoul with 100 coupons, whose only drop is in this state and opens an hour after
+/// the epoch.
+fn found(state: DropState) -> CouponDrops {
+    let opens_at = "1970-01-01T01:00:00Z";
+    let coupon = json!({
+        "id": 1, "name": "Winter", "quantity": 100, "once_per": "coupon", "waiting_list": 0,
+        "paused": false, "allow_list_users": 2, "revision": 3, "over": false, "page": "",
+        "schedule": {"type": "once", "time_zone": "Asia/Seoul", "opens_at": opens_at},
+    });
+    let drop = json!({"id": 7, "opens_at": opens_at, "quantity": 100, "state": state});
+    let found = json!({"coupon": coupon, "drops": [drop], "history": []});
+    serde_json::from_value(found).unwrap()
+}
+
+fn parse(fields: &str, found: &CouponDrops, now_minute: i64) -> Result<CouponForm, String> {
+    let fields = fields.split('&').map(|field| {
+        let (name, value) = field.split_once('=').unwrap();
+        (name.to_owned(), value.to_owned())
+    });
+    let now = DateTime::UNIX_EPOCH + TimeDelta::minutes(now_minute);
+    CouponForm::parse(&Fields(fields.collect()), found, now).map_err(|refusal| refusal.sentence())
+}
+
+/// Compares forms with their requests, the questions before them, and what the page says then.
+fn compare(cases: &[(&str, &str, &str, &str)]) {
+    let open = found(DropState::Open);
+    for (fields, body, question, done) in cases {
+        let form = parse(fields, &open, 90).unwrap();
+        assert_eq!(form.body().to_string(), *body, "{fields}");
+        let asked = form.question(&open.coupon);
+        let asked = asked.map_or_else(String::new, |question| question.text);
+        assert_eq!((&*asked, form.done()), (*question, *done), "{fields}");
+    }
+}
+
+#[test]
+fn change_of_what_is_given_out_asks_before_it_takes_something() {
+    compare(&[
+        (
+            "how=pause",
+            r#"{"paused":true}"#,
+            "Nobody can claim Winter until it is resumed. Those who hold one keep it.",
+            "paused",
+        ),
+        ("how=resume", r#"{"paused":false}"#, "", "resumed"),
+        (
+            "how=quantity&quantity=1,000",
+            r#"{"quantity":1000}"#,
+            "Winter: 100 → 1,000, for all its drops that are not closed and for later ones. \
+             That is 10 times as many!",
+            "changed",
+        ),
+        (
+            "how=quantity&quantity=999",
+            r#"{"quantity":999}"#,
+            "Winter: 100 → 999, for all its drops that are not closed and for later ones.",
+            "changed",
+        ),
+        (
+            "how=quantity&quantity=99",
+            r#"{"quantity":99}"#,
+            "Winter: 100 → 99, for all its drops that are not closed and for later ones. \
+             Those who hold one keep it.",
+            "changed",
+        ),
+        (
+            "how=name&name= Spring ",
+            r#"{"name":"Spring"}"#,
+            "People see “Spring” instead of “Winter”.",
+            "changed",
+        ),
+        (
+            "how=waiting_list&waiting_list=0",
+            r#"{"waiting_list":0}"#,
+            "",
+            "changed",
+        ),
+    ]);
+}
+
+#[test]
+fn change_of_codes_users_and_times_asks_before_it_takes_something() {
+    compare(&[
+        (
+            "how=validity&valid_until=1970-01-02T09:00&valid_days=",
+            r#"{"valid_days":null,"valid_until":"1970-01-02T00:00:00Z"}"#,
+            "Codes of Winter can be used until 1970-01-02 09:00 +09:00. That concerns \
+             codes that exist, too.",
+            "changed",
+        ),
+        (
+            "how=validity&valid_days=1",
+            r#"{"valid_days":1,"valid_until":null}"#,
+            "Codes of Winter can be used for 1 day from the claim. That concerns codes that \
+             exist, too.",
+            "changed",
+        ),
+        (
+            "how=validity",
+            r#"{"valid_days":null,"valid_until":null}"#,
+            "Codes of Winter can be used without an end. That concerns codes that exist, too.",
+            "changed",
+        ),
+        (
+            "how=allow&allow=list",
+            r#"{"allow":"list"}"#,
+            "From now on, only the 2 people on its allow list may claim Winter. Those who \
+             hold one or wait keep it.",
+            "changed",
+        ),
+        (
+            "how=allow&allow=group&group=vip",
+            r#"{"allow":"group:vip"}"#,
+            "From now on, only people of the group vip may claim Winter. Those who hold one \
+             or wait keep it.",
+            "changed",
+        ),
+        (
+            "how=allow&allow=",
+            r#"{"allow":null}"#,
+            "From now on, everybody may claim Winter. Those who hold one or wait keep it.",
+            "changed",
+        ),
+        (
+            "how=dates&opens=10:00&closes=&last_day=",
+            r#"{"last_day":null,"opens":"10:00"}"#,
+            "",
+            "changed",
+        ),
+        (
+            "how=opens_at&opens_at=1970-01-01T12:00",
+            r#"{"opens_at":"1970-01-01T03:00:00Z"}"#,
+            "Winter opens at 1970-01-01 12:00 +09:00.",
+            "changed",
+        ),
+        (
+            "how=closes_at&closes_at=1970-01-01T12:00",
+            r#"{"closes_at":"1970-01-01T03:00:00Z"}"#,
+            "",
+            "changed",
+        ),
+        (
+            "how=closes_at&closes_at=",
+            r#"{"closes_at":null}"#,
+            "Winter then never closes by itself.",
+            "changed",
+        ),
+        (
+            "how=close",
+            r#"{"close_now":true}"#,
+            "The open drop of Winter closes now. Its waiting list gets nothing more. It can't \
+             be undone.",
+            "closed",
+        ),
+    ]);
+}
+
+#[test]
+fn form_that_cannot_be_done_is_refused_with_what_to_write() {
+    let open = found(DropState::Open);
+    for (fields, why) in [
+        ("how=quantity&quantity=100", "The quantity is 100 already."),
+        (
+            "how=quantity&quantity=0",
+            "The quantity must be a whole number from 1 to ",
+        ),
+        (
+            "how=waiting_list&waiting_list=1.5",
+            "The waiting list must be a whole number from 0 to ",
+        ),
+        (
+            "how=validity&valid_days=0",
+            "“Days from the claim” must be a whole number from 1 to ",
+        ),
+        (
+            "how=validity&valid_until=1970-01-02T09:00&valid_days=1",
+            "Give a time or a number of days, not both.",
+        ),
+        ("how=validity&valid_until=soon", "“Until” is no time there."),
+        (
+            "how=allow&allow=group&group=two words",
+            "Name the group: letters, digits, - and _, without spaces.",
+        ),
+        ("how=opens_at&opens_at=", "Give the time at which it opens."),
+        (
+            "how=cancel",
+            "It has opened or opens at once, or was cancelled: pause it instead.",
+        ),
+        ("how=", "The form is not of this page."),
+    ] {
+        let refused = parse(fields, &open, 90).unwrap_err();
+        assert!(refused.starts_with(why), "{fields}: {refused}");
+        assert!(
+            refused.ends_with("Nothing was done."),
+            "{fields}: {refused}"
+        );
+    }
+    let refused = parse("how=close", &found(DropState::Closed), 90).unwrap_err();
+    assert!(refused.starts_with("No drop of it is open."), "{refused}");
+}
+
+#[test]
+fn coupon_is_cancelled_only_until_shortly_before_it_opens() {
+    let to_come = found(DropState::Scheduled);
+    let form = parse("how=cancel", &to_come, 59).unwrap();
+    assert_eq!((&form, form.done()), (&CouponForm::Cancel, "cancelled"));
+    assert_eq!(form.body().to_string(), r#"{"close_now":true}"#);
+    assert!(parse("how=cancel", &to_come, 60).is_err());
+}
