@@ -10,6 +10,7 @@
 pub mod args;
 pub mod attach;
 pub mod barrier;
+mod claimants;
 pub mod cli;
 pub mod context;
 pub mod daemon;

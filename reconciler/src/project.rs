@@ -37,7 +37,7 @@ pub(crate) struct Plan<'p> {
     pub dirty: &'p [DropId],
     /// No drop differs, and Redis knows of the last sealing.
     pub knows_sealed: bool,
-    /// So `claimants` is as it should be, too ([`settings::has_all_claimants`]).
+    /// So `claimants` is as it should be, too ([`crate::claimants::has_all_claimants`]).
     pub has_claimants: bool,
 }
 

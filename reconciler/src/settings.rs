@@ -7,10 +7,9 @@ use std::collections::HashSet;
 use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::{Allow, Coupon};
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
-use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::recover::recover;
 use firstcome_shared::redis::gate::Fence;
-use firstcome_shared::redis::keys::{DropKeys, DropMeta};
+use firstcome_shared::redis::keys::DropMeta;
 use firstcome_shared::redis::revoking::RevokedField;
 use firstcome_shared::redis::settings::Written;
 
@@ -305,54 +304,4 @@ pub(crate) async fn forget_sealed(
             .collect();
         fenced(redis.forget_revoked(coupon.id, fence, &over).await?)?;
     }
-}
-
-/// Whether Redis has every claimant of a closed coupon that allows one claim in total, and no
-/// other. Call it if no drop differs from its rows and [`knows_last_seal`]: then Redis is no copy
-/// from before the last sealing and lacks no user of the sealed drops, so an equal number means
-/// that it has nobody whose claim was given back since.
-pub(crate) async fn has_all_claimants(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
-    let Stores { db, redis, .. } = &ctx.stores;
-    let id = seen.coupon.id;
-    if seen.coupon.once_per != OncePer::Coupon {
-        return Ok(false);
-    }
-    let drops: Vec<DropKeys> = seen.drops.iter().map(|own| own.keys.clone()).collect();
-    let own: Vec<DropId> = drops.iter().map(|own| own.drop).collect();
-    let sealed = db.sealed_rows_beside(id, &own).await?;
-    let (claimants, users) = redis.claimants_and_users(id, &drops).await?;
-    Ok(claimants == users + sealed)
-}
-
-/// Whether Redis knows of the last sealing of a drop of this coupon.
-pub(crate) async fn knows_last_seal(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
-    let last = ctx.stores.db.last_sealed(seen.coupon.id).await?;
-    Ok(seen.state.sealed == last)
-}
-
-/// Whether Redis lacks claimants of a coupon that allows one claim in total: they are fewer than
-/// the users who hold a slot at that moment, and the rows of sealed drops, which only become fewer.
-pub(crate) async fn lacks_claimants(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
-    if seen.coupon.once_per != OncePer::Coupon {
-        return Ok(false);
-    }
-    let Stores { db, redis, .. } = &ctx.stores;
-    let id = seen.coupon.id;
-    let drops: Vec<DropKeys> = seen.drops.iter().map(|own| own.keys.clone()).collect();
-    let own: Vec<DropId> = drops.iter().map(|own| own.drop).collect();
-    let sealed = db.sealed_rows_beside(id, &own).await?;
-    let (claimants, users) = redis.claimants_and_users(id, &drops).await?;
-    if claimants >= users + sealed {
-        return Ok(false);
-    }
-    let mut sealed = db.sealed_with_rows(id).await?;
-    sealed.retain(|drop| !own.contains(drop));
-    let rows = db.count(DropCount::Rows, &sealed).await?;
-    Ok(claimants < users + rows.values().sum::<u64>())
-}
-
-/// Reports claimants that are missing.
-pub(crate) fn lost_claimants(result: Outcome) -> Finding {
-    let detail = "users who hold a slot are not among the claimants in Redis";
-    Finding::new(Kind::SettingsMismatch, ActionKind::Project, result, detail)
 }

@@ -14,7 +14,7 @@ use crate::pass::{Compared, compare, unworkable};
 use crate::read::{CouponSeen, DropPass};
 use crate::record::Ledger;
 use crate::report::{ActionKind, DropReport, Finding, Kind, Outcome};
-use crate::{gate, limit, revoke_promote, seal, settings};
+use crate::{claimants, gate, limit, revoke_promote, seal, settings};
 
 /// Coupons reconciled at the same time. A pass over thousands of small ones mostly waits for
 /// answers.
@@ -141,9 +141,9 @@ async fn open_coupon(ctx: &PassContext, mut seen: CouponSeen) -> Step<CouponDone
     if let Some(fence) = found_gate.fence(server).filter(|_| !ctx.dry_run) {
         settings::load_new(ctx, &seen, &fence, &pass.new).await?;
     }
-    if !pass.is_dirty && !pass.is_unsettled && settings::lacks_claimants(ctx, &seen).await? {
+    if !pass.is_dirty && !pass.is_unsettled && claimants::lacks_claimants(ctx, &seen).await? {
         if ctx.dry_run {
-            let lost = settings::lost_claimants(Outcome::Planned);
+            let lost = claimants::lost_claimants(Outcome::Planned);
             pass.ledger.add(lost);
         } else {
             pass.done.urgent = Some(found_gate);

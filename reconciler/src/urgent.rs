@@ -17,7 +17,7 @@ use crate::read::{self, CouponSeen, DropPass, DropSeen};
 use crate::record::Ledger;
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 use crate::sweep::{self, CouponDone};
-use crate::{limit, rows, settings};
+use crate::{claimants, limit, rows, settings};
 
 /// Coupons for the urgent lane, each with the gate at which it was found dirty, if it is open.
 pub(crate) type Wanted = HashMap<CouponId, Option<Gate>>;
@@ -171,7 +171,7 @@ async fn reopen_coupon(
         }
     }
     let knows_returns = settings::project_revocations(ctx, &seen, fence).await?;
-    let lacks_claimants = was_open && settings::lacks_claimants(ctx, &seen).await?;
+    let lacks_claimants = was_open && claimants::lacks_claimants(ctx, &seen).await?;
     // Rows first: whatever Redis still names and MySQL lacks becomes a row.
     let mut found: Vec<(DropSeen, Compared)> = Vec::new();
     for own in &seen.drops {
@@ -195,7 +195,7 @@ async fn reopen_coupon(
         let keys = &seen.state.unreadable;
         ledger.add(settings::lost_keys(keys, Outcome::Applied));
     } else if lacks_claimants {
-        ledger.add(settings::lost_claimants(Outcome::Applied));
+        ledger.add(claimants::lost_claimants(Outcome::Applied));
     } else if has_begun(&seen, ctx.clock_ms) && !was_open {
         // What was wrong with an open coupon is in the reports of its drops.
         let lost = Kind::RedisLost;
@@ -316,11 +316,11 @@ async fn write_and_open(
             ledger.add(found.naming(Some(user.slot), Some(&user.user)));
         }
     }
-    let knows_sealed = dirty.is_empty() && settings::knows_last_seal(ctx, seen).await?;
+    let knows_sealed = dirty.is_empty() && claimants::knows_last_seal(ctx, seen).await?;
     let plan = project::Plan {
         dirty,
         knows_sealed,
-        has_claimants: knows_sealed && settings::has_all_claimants(ctx, seen).await?,
+        has_claimants: knows_sealed && claimants::has_all_claimants(ctx, seen).await?,
     };
     project::drops(ctx, seen, fence, &plan).await?;
     project::surroundings(ctx, seen, fence, &plan, ledger).await?;

@@ -47,6 +47,19 @@ pub(super) async fn gather(
     Ok(known)
 }
 
+/// Reads the first thousand findings about a user and a coupon, each with its run and the time of
+/// its record.
+async fn findings_about(
+    db: &Db,
+    coupon: CouponId,
+    user: &UserId,
+) -> Result<Vec<(String, Finding, DateTime<Utc>)>, DbError> {
+    let about = "SELECT run_id, {columns}, created_at FROM reconcile_findings \
+        WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000";
+    db.all("findings about a person", sql!(about, coupon, user))
+        .await
+}
+
 /// Reads when the coupon was last opened again after a loss of Redis.
 async fn last_loss(db: &Db, coupon: CouponId) -> Result<Option<DateTime<Utc>>, DbError> {
     let last = sql!(
@@ -87,7 +100,7 @@ async fn in_mysql(
     for one in &person.revoked {
         revocation(one, known);
     }
-    let findings = db.findings_about(coupon.id, user).await?;
+    let findings = findings_about(db, coupon.id, user).await?;
     let last = findings.last().map(|(_, last, _)| last);
     known.not_repaired = last
         .filter(|it: &&Finding| it.result == Outcome::Failed || it.needs_person)

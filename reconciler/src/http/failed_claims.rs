@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::{Extension, Json};
+use chrono::NaiveDateTime;
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
@@ -10,6 +11,7 @@ use firstcome_shared::http::views::{Discarded, FailedClaimDetails, FailedClaimPa
 use firstcome_shared::mysql::dead_letters::{Correction, DeadLetterQuery, DeadLetterRow, Payload};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::sql;
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -105,6 +107,19 @@ async fn find(db: &Db, id: &str) -> Result<(DeadLetterRow, Payload), Problem> {
     found.ok_or_else(|| no_such("failed claim", id))
 }
 
+/// Reads why the last pass left a dead letter unresolved, and when.
+async fn why_left(
+    db: &Db,
+    letter: i64,
+    drop: Option<i64>,
+) -> Result<Option<(String, NaiveDateTime)>, DbError> {
+    // The condition matches the index on drop and result.
+    let left = "SELECT detail, created_at FROM reconcile_findings WHERE drop_id <=> ? \
+        AND result = 'skipped' AND dead_letter = ? ORDER BY created_at DESC LIMIT 1";
+    db.first("why a dead letter stays", sql!(left, drop, letter))
+        .await
+}
+
 async fn details(
     db: &Db,
     row: DeadLetterRow,
@@ -118,7 +133,7 @@ async fn details(
     let drop_exists = drops.any(|drop| Some(drop.id.0) == row.drop_id);
     let mut left = None;
     if row.resolved_at.is_none() {
-        left = db.why_left(row.id, row.drop_id).await?;
+        left = why_left(db, row.id, row.drop_id).await?;
     }
     let left = left.map(|(why, at)| LeftReason {
         why,

@@ -3,11 +3,9 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
-
 use super::sql::{Row as _, stored_as, values};
 use super::{Columns as _, Db, DbResult, insert_all};
-use crate::domain::{CouponId, DropId, UserId};
+use crate::domain::{CouponId, DropId};
 use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome};
 use crate::sql;
 
@@ -57,31 +55,5 @@ impl Db {
             insert_all(conn, &into, rows, "").await
         })
         .await
-    }
-
-    /// Reads why the last pass left a dead letter unresolved, and when.
-    pub async fn why_left(
-        &self,
-        letter: i64,
-        drop: Option<i64>,
-    ) -> DbResult<Option<(String, NaiveDateTime)>> {
-        // The condition matches the index on drop and result.
-        let left = "SELECT detail, created_at FROM reconcile_findings WHERE drop_id <=> ? \
-            AND result = 'skipped' AND dead_letter = ? ORDER BY created_at DESC LIMIT 1";
-        self.first("why a dead letter stays", sql!(left, drop, letter))
-            .await
-    }
-
-    /// Reads the first thousand findings about a user and a coupon, each with its run and the time
-    /// of its record.
-    pub async fn findings_about(
-        &self,
-        coupon: CouponId,
-        user: &UserId,
-    ) -> DbResult<Vec<(String, Finding, DateTime<Utc>)>> {
-        let about = "SELECT run_id, {columns}, created_at FROM reconcile_findings \
-            WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000";
-        self.all("findings about a person", sql!(about, coupon, user))
-            .await
     }
 }

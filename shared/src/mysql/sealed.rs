@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 
-use super::{Conn, Db, DbResult, list};
+use super::{Conn, Db, DbResult};
 use crate::coupon::Drop;
 use crate::domain::{CouponId, DropId, Slot};
 use crate::sql;
@@ -15,26 +15,6 @@ use crate::sql;
 const LONG: Duration = Duration::from_secs(120);
 
 impl Db {
-    /// Returns a coupon's sealed drops that have rows.
-    pub async fn sealed_with_rows(&self, coupon: CouponId) -> DbResult<Vec<DropId>> {
-        let sealed = "SELECT id FROM drops \
-                      WHERE coupon_id = ? AND sealed_at IS NOT NULL AND sealed_rows > 0";
-        self.all("sealed drops with rows", sql!(sealed, coupon))
-            .await
-    }
-
-    /// Returns how many rows a coupon's sealed drops have, without those of `drops`.
-    pub async fn sealed_rows_beside(&self, coupon: CouponId, drops: &[DropId]) -> DbResult<u64> {
-        let sum = sql!(
-            "SELECT CAST(COALESCE(SUM(sealed_rows), 0) AS UNSIGNED) FROM drops \
-                   WHERE coupon_id = ? AND sealed_at IS NOT NULL AND NOT COALESCE(id IN (?), FALSE)",
-            coupon,
-            list(drops.iter().copied())
-        );
-        let rows = self.first("rows of sealed drops", sum).await?;
-        Ok(rows.unwrap_or(0))
-    }
-
     /// Returns the drop of a coupon that was sealed last.
     pub async fn last_sealed(&self, coupon: CouponId) -> DbResult<Option<DropId>> {
         let last = "SELECT id FROM drops FORCE INDEX (drops_sealed) \

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use diesel::QueryResult;
 
-use super::{Conn, Db, DbResult, json};
+use super::{Conn, json};
 use crate::claim::Claim;
 use crate::domain::Slot;
 use crate::sql;
@@ -60,18 +60,5 @@ impl SlotLimits {
             .find(|(limit, _): &&(Slot, i64)| claim.slot > 0 && *limit >= claim.slot)
             .copied()
             .unwrap_or_default()
-    }
-}
-
-impl Db {
-    /// Writes the limits of unsealed drops that have none: the table was lost or restored alone. No
-    /// row of them could be inserted. Returns how many. Their quantity is enough: only a change
-    /// that lowers it needs those in between.
-    pub async fn restore_slot_limits(&self) -> DbResult<usize> {
-        let restore = "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) \
-                       SELECT d.id, d.quantity, d.coupon_id, 0 FROM drops d \
-                       LEFT JOIN slot_limits l ON l.drop_id = d.id \
-                       WHERE d.sealed_at IS NULL AND l.drop_id IS NULL";
-        self.execute("restore slot limits", sql!(restore)).await
     }
 }

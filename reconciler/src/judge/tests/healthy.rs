@@ -498,7 +498,7 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
     let claimants = world.claimants.len();
     let users = sum(is_sealed, false, |drop| world.redis[drop].users.len());
     other_steps(world);
-    // What `settings::lacks_claimants` reads of a coupon that allows one claim in total.
+    // What `claimants::lacks_claimants` reads of a coupon that allows one claim in total.
     let of_sealed = sum(is_sealed, true, |drop| world.rows_of(drop).len());
     assert!(world.once_per == OncePer::Drop || claimants >= users + of_sealed);
     let mysql = MysqlPage {

@@ -1,0 +1,94 @@
+//! Whether Redis has the claimants of a coupon that allows one claim in total: the users who hold a
+//! slot of any drop. The keys of sealed drops expire, so those users are compared by their number.
+
+use firstcome_shared::domain::{CouponId, DropId, OncePer};
+use firstcome_shared::mysql::holders::DropCount;
+use firstcome_shared::mysql::{Db, DbError, list};
+use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::sql;
+
+use crate::context::{PassContext, Step, Stores};
+use crate::read::CouponSeen;
+use crate::report::{ActionKind, Finding, Kind, Outcome};
+
+struct ClaimantCount {
+    claimants: u64,
+    /// Users of the unsealed drops in Redis.
+    users: u64,
+    /// Rows of sealed drops.
+    sealed: u64,
+}
+
+/// Whether Redis has every claimant of a closed coupon, and no other. Call it if no drop differs
+/// from its rows and [`knows_last_seal`]: then Redis is no copy from before the last sealing and
+/// lacks no user of the sealed drops, so an equal number means that it has nobody whose claim was
+/// given back since.
+pub(crate) async fn has_all_claimants(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
+    if seen.coupon.once_per != OncePer::Coupon {
+        return Ok(false);
+    }
+    let count = count(ctx, seen).await?;
+    Ok(count.claimants == count.users + count.sealed)
+}
+
+/// Whether Redis knows of the last sealing of a drop of this coupon.
+pub(crate) async fn knows_last_seal(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
+    let last = ctx.stores.db.last_sealed(seen.coupon.id).await?;
+    Ok(seen.state.sealed == last)
+}
+
+/// Whether Redis lacks claimants: they are fewer than the users who hold a slot at that moment, and
+/// the rows of sealed drops, which only become fewer.
+pub(crate) async fn lacks_claimants(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
+    if seen.coupon.once_per != OncePer::Coupon {
+        return Ok(false);
+    }
+    let count = count(ctx, seen).await?;
+    if count.claimants >= count.users + count.sealed {
+        return Ok(false);
+    }
+    let db = &ctx.stores.db;
+    let mut sealed = sealed_with_rows(db, seen.coupon.id).await?;
+    sealed.retain(|drop| seen.drops.iter().all(|own| own.drop.id != *drop));
+    let rows = db.count(DropCount::Rows, &sealed).await?;
+    Ok(count.claimants < count.users + rows.values().sum::<u64>())
+}
+
+/// Reports claimants that are missing.
+pub(crate) fn lost_claimants(result: Outcome) -> Finding {
+    let detail = "users who hold a slot are not among the claimants in Redis";
+    Finding::new(Kind::SettingsMismatch, ActionKind::Project, result, detail)
+}
+
+/// Counts the rows of sealed drops, which only become fewer, and then those in Redis at one moment.
+async fn count(ctx: &PassContext, seen: &CouponSeen) -> Step<ClaimantCount> {
+    let Stores { db, redis, .. } = &ctx.stores;
+    let id = seen.coupon.id;
+    let drops: Vec<DropKeys> = seen.drops.iter().map(|own| own.keys.clone()).collect();
+    let sealed = sealed_rows_beside(db, id, &drops).await?;
+    let (claimants, users) = redis.claimants_and_users(id, &drops).await?;
+    Ok(ClaimantCount {
+        claimants,
+        users,
+        sealed,
+    })
+}
+
+/// Reads how many rows a coupon's sealed drops have, without those of `drops`.
+async fn sealed_rows_beside(db: &Db, coupon: CouponId, drops: &[DropKeys]) -> Result<u64, DbError> {
+    let sum = sql!(
+        "SELECT CAST(COALESCE(SUM(sealed_rows), 0) AS UNSIGNED) FROM drops \
+         WHERE coupon_id = ? AND sealed_at IS NOT NULL AND NOT COALESCE(id IN (?), FALSE)",
+        coupon,
+        list(drops.iter().map(|own| own.drop))
+    );
+    let rows = db.first("rows of sealed drops", sum).await?;
+    Ok(rows.unwrap_or(0))
+}
+
+/// Reads a coupon's sealed drops that have rows.
+async fn sealed_with_rows(db: &Db, coupon: CouponId) -> Result<Vec<DropId>, DbError> {
+    let sealed = "SELECT id FROM drops \
+                  WHERE coupon_id = ? AND sealed_at IS NOT NULL AND sealed_rows > 0";
+    db.all("sealed drops with rows", sql!(sealed, coupon)).await
+}
