@@ -251,7 +251,7 @@ pub(super) async fn read(
     Path(id): Path<String>,
     OrDefault(query): OrDefault<CouponQuery>,
 ) -> Screen {
-    shown(&page, &id, &query, None).await
+    show_coupon(&page, &id, &query, None).await
 }
 
 /// A form that was refused.
@@ -261,7 +261,7 @@ struct RefusedForm<'a> {
 }
 
 /// Shows a coupon, with a form that was refused if there is one.
-async fn shown(
+async fn show_coupon(
     page: &Page,
     id: &str,
     query: &CouponQuery,

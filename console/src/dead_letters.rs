@@ -128,15 +128,15 @@ pub(super) async fn read(
     Path(id): Path<String>,
     OrDefault(just): OrDefault<JustDone>,
 ) -> Screen {
-    shown(&page, &id, false, &just.done).await
+    show_dead_letter(&page, &id, false, &just.done).await
 }
 
 pub(super) async fn reveal(page: Page, Path(id): Path<String>) -> Screen {
-    shown(&page, &id, true, "").await
+    show_dead_letter(&page, &id, true, "").await
 }
 
 /// Shows one dead letter. Revealing it is recorded first.
-async fn shown(page: &Page, id: &str, revealed: bool, done: &str) -> Screen {
+async fn show_dead_letter(page: &Page, id: &str, revealed: bool, done: &str) -> Screen {
     let reveal = if revealed { "?reveal=true" } else { "" };
     let path = format!("/v1/failed-claims/{}{reveal}", encoded(id));
     let found: FailedClaimDetails = page.get(&path).await?;

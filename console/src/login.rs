@@ -29,7 +29,7 @@ pub(super) struct LogInQuery {
     next: String,
 }
 
-fn shown(status: StatusCode, next: &str, name: &str, wrong: &str) -> Response {
+fn show_form(status: StatusCode, next: &str, name: &str, wrong: &str) -> Response {
     let screen = LogInScreen {
         top: Top::new("Log in", None, ""),
         next: own_path(next),
@@ -47,7 +47,7 @@ pub(super) async fn form(
     if page.session(&headers).await.is_some() {
         return Redirect::to(own_path(&next)).into_response();
     }
-    shown(StatusCode::OK, &next, "", "")
+    show_form(StatusCode::OK, &next, "", "")
 }
 
 pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) -> Response {
@@ -57,7 +57,7 @@ pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) ->
         Ok(form) => form,
         Err(refused) => return refused,
     };
-    let refused = |status, why: &str| shown(status, form.get("next"), form.get("name"), why);
+    let refused = |status, why: &str| show_form(status, form.get("next"), form.get("name"), why);
     let Some(name) = operator_name(form.get("name")) else {
         let why = "Say who you are, in 1 to 100 letters: what you do is recorded under this name.";
         return refused(StatusCode::BAD_REQUEST, why);

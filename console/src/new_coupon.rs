@@ -181,17 +181,17 @@ pub(super) async fn form(
         let blank = [("waiting_list", "0"), ("time_zone", "UTC")]
             .map(|(field, text)| (field.to_owned(), text.to_owned()));
         typed = Fields(blank.into());
-        return shown(&page, StatusCode::OK, &typed, "", None);
+        return show_form(&page, StatusCode::OK, &typed, "", None);
     }
     typed.0.retain(|(field, _)| field != "key");
     typed.0.push(("key".to_owned(), Uuid::now_v7().to_string()));
     match plan(&typed) {
-        Ok(preview) => shown(&page, StatusCode::OK, &typed, "", Some(&preview)),
-        Err(wrong) => shown(&page, StatusCode::BAD_REQUEST, &typed, &wrong, None),
+        Ok(preview) => show_form(&page, StatusCode::OK, &typed, "", Some(&preview)),
+        Err(wrong) => show_form(&page, StatusCode::BAD_REQUEST, &typed, &wrong, None),
     }
 }
 
-fn shown(
+fn show_form(
     page: &Page,
     status: StatusCode,
     typed: &Fields,
@@ -214,7 +214,15 @@ fn shown(
 pub(super) async fn make(page: Page, typed: Fields) -> Screen {
     let preview = match plan(&typed) {
         Ok(planned) => planned,
-        Err(wrong) => return Ok(shown(&page, StatusCode::BAD_REQUEST, &typed, &wrong, None)),
+        Err(wrong) => {
+            return Ok(show_form(
+                &page,
+                StatusCode::BAD_REQUEST,
+                &typed,
+                &wrong,
+                None,
+            ));
+        }
     };
     let key = ("idempotency-key", preview.key.clone());
     let made = page.api::<Value>(Method::POST, "/v1/coupons", &preview.body, Some(key));
@@ -226,7 +234,13 @@ pub(super) async fn make(page: Page, typed: Fields) -> Screen {
         // The form keeps what was typed.
         Err(refusal) => {
             let why = refusal.sentence();
-            Ok(shown(&page, refusal.status, &typed, &why, Some(&preview)))
+            Ok(show_form(
+                &page,
+                refusal.status,
+                &typed,
+                &why,
+                Some(&preview),
+            ))
         }
     }
 }

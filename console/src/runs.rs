@@ -133,7 +133,7 @@ pub(super) async fn read(
     Path(id): Path<String>,
     OrDefault(query): OrDefault<RunsQuery>,
 ) -> Screen {
-    shown(&page, &id, query.after, false).await
+    show_run(&page, &id, query.after, false).await
 }
 
 pub(super) async fn reveal(
@@ -141,7 +141,7 @@ pub(super) async fn reveal(
     Path(id): Path<String>,
     OrDefault(query): OrDefault<RunsQuery>,
 ) -> Screen {
-    shown(&page, &id, query.after, true).await
+    show_run(&page, &id, query.after, true).await
 }
 
 /// A run with a page of its findings.
@@ -170,7 +170,7 @@ pub(super) async fn confirm(page: Page, Path(id): Path<String>, form: Fields) ->
     begun(&page, &path, json!({"coupon_id": campaign})).await
 }
 
-async fn shown(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
+async fn show_run(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
     let from = after.to_string();
     let reveal = if revealed { "true" } else { "" };
     let parameters = [("limit", FINDINGS), ("after", &from), ("reveal", reveal)];

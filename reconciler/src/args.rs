@@ -129,7 +129,7 @@ pub struct ScheduleArgs {
 }
 
 impl ScheduleArgs {
-    pub(crate) fn of(&self, cron: &Cron) -> Times {
+    pub(crate) fn in_zone(&self, cron: &Cron) -> Times {
         let cron = cron.clone();
         let zone = self.cron_time_zone;
         Times { cron, zone }

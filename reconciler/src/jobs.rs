@@ -289,8 +289,10 @@ pub(crate) async fn count_sealed(
                 continue;
             }
             let mut report = DropReport::begun(coupon_id, id, sealed.quantity);
-            (report.sealed, report.exact) = (true, rows >= wanted);
-            (report.before.rows, report.after.rows) = (rows, rows);
+            report.sealed = true;
+            report.exact = rows >= wanted;
+            report.before.rows = rows;
+            report.after.rows = rows;
             report.examined.rows = rows;
             if let Some((coupon, _)) = db.coupon(coupon_id).await? {
                 report.coupon_name = coupon.settings.name;

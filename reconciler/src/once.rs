@@ -68,7 +68,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         }
         Err(error) => return Err(error.into()),
     };
-    let code = tell(Some(&notifier), &run, args.json, args.full_ids).await?;
+    let code = mail_and_print(Some(&notifier), &run, args.json, args.full_ids).await?;
     if !args.json {
         for section in sections(&run) {
             firstcome_shared::say!("see docs/OPERATIONS.md#{section}");
@@ -78,7 +78,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
 }
 
 /// Mails a run, prints it, and returns the exit code.
-pub(crate) async fn tell(
+pub(crate) async fn mail_and_print(
     notifier: Option<&Notifier>,
     run: &Run,
     json: bool,

@@ -37,7 +37,8 @@ impl Reading {
     }
 
     fn begin(&mut self, offset: i64) {
-        (self.next, self.done) = (Some(offset), Some(offset));
+        self.next = Some(offset);
+        self.done = Some(offset);
     }
 
     /// Returns how far the partition was read if none of its messages waits to be written.

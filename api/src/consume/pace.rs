@@ -55,7 +55,8 @@ impl Debt {
         if self.rows < PAID {
             self.rows = 0.0;
         }
-        (self.rate, self.paid_at) = (rate, now);
+        self.rate = rate;
+        self.paid_at = now;
     }
 
     /// Adds rows. The time before them pays for none of them.

@@ -10,7 +10,7 @@ use firstcome_shared::report::wording::count;
 use serde_json::Value;
 
 use super::form::CouponForm;
-use super::{CouponQuery, RefusedForm, is_open, shown};
+use super::{CouponQuery, RefusedForm, is_open, show_coupon};
 use crate::client::encoded;
 use crate::page::{Fields, Page, Screen};
 use crate::text::Text as _;
@@ -27,7 +27,7 @@ pub(crate) async fn change(page: Page, Path(id): Path<String>, form: Fields) -> 
                 typed: &form,
                 refusal: &refusal,
             };
-            shown(&page, &id, &CouponQuery::default(), Some(refused)).await
+            show_coupon(&page, &id, &CouponQuery::default(), Some(refused)).await
         }
     }
 }
@@ -102,7 +102,7 @@ pub(crate) async fn change_list(page: Page, Path(id): Path<String>, form: Fields
                 typed: &form,
                 refusal: &refusal,
             };
-            shown(&page, &id, &CouponQuery::default(), Some(refused)).await
+            show_coupon(&page, &id, &CouponQuery::default(), Some(refused)).await
         }
     }
 }

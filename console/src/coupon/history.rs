@@ -90,7 +90,7 @@ fn plain(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    fn shown(action: &str, detail: &Value) -> String {
+    fn describe(action: &str, detail: &Value) -> String {
         act(&RecordedAct {
             at: Utc::now(),
             by: Some("kim".to_owned()),
@@ -139,12 +139,12 @@ mod tests {
             (json!({"paused": true}), json!({"paused": false}), "resumed"),
         ] {
             let detail = json!({"coupon": {"from": from, "to": to}});
-            assert_eq!(shown("change_coupon", &detail), says);
+            assert_eq!(describe("change_coupon", &detail), says);
         }
         let made =
             json!({"name": "A", "quantity": 5, "paused": false, "schedule": {"type": "once"}});
         assert_eq!(
-            shown("create_coupon", &made),
+            describe("create_coupon", &made),
             "create coupon: name A, quantity 5, opens once"
         );
     }

@@ -99,7 +99,8 @@ pub(crate) fn observe(
             alert.acknowledged_at = None;
             alert.acknowledged_by = None;
         }
-        (alert.size, alert.content) = (problem.size, problem.content);
+        alert.size = problem.size;
+        alert.content = problem.content;
         verdict.problems.push(Notice {
             problem,
             reason,
@@ -107,7 +108,8 @@ pub(crate) fn observe(
         });
     } else if problem.size < alert.size || !alert.was_mailed() {
         // Some cases are repaired. New ones count from here.
-        (alert.size, alert.content) = (problem.size, problem.content);
+        alert.size = problem.size;
+        alert.content = problem.content;
     }
     verdict.alerts.push(alert);
 }

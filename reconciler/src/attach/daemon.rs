@@ -48,8 +48,11 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     }
     let times = &args.schedules;
     let crons = [
-        (ScheduledJob::Reconcile, times.of(&times.reconcile_cron)),
-        (ScheduledJob::Digest, times.of(&times.digest_cron)),
+        (
+            ScheduledJob::Reconcile,
+            times.in_zone(&times.reconcile_cron),
+        ),
+        (ScheduledJob::Digest, times.in_zone(&times.digest_cron)),
     ];
     let schedules = start::schedules(&ours.db, &crons).await?;
     let tasks = TaskTracker::new();

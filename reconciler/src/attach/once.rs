@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::AttachArgs;
 use crate::context::PassRequest;
-use crate::once::tell;
+use crate::once::mail_and_print;
 use crate::passes::Worker;
 use crate::report::{Kind, Trigger};
 
@@ -50,7 +50,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     let notifier = ours
         .map(|ours| super::notifier(&attached, ours, &args))
         .transpose()?;
-    let code = tell(notifier.as_ref(), &run, args.json, args.full_ids).await?;
+    let code = mail_and_print(notifier.as_ref(), &run, args.json, args.full_ids).await?;
     if !args.json && run.all_findings().next().is_some() {
         firstcome_shared::say!("see docs/ATTACH.md; --full-ids prints the ids of users in full");
     }

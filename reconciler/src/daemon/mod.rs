@@ -99,9 +99,12 @@ impl Daemon {
         let times = &args.schedules;
         // Put the deep pass first, since it includes the normal one.
         let crons = [
-            (ScheduledJob::Deep, times.of(&times.deep_cron)),
-            (ScheduledJob::Reconcile, times.of(&times.reconcile_cron)),
-            (ScheduledJob::Digest, times.of(&times.digest_cron)),
+            (ScheduledJob::Deep, times.in_zone(&times.deep_cron)),
+            (
+                ScheduledJob::Reconcile,
+                times.in_zone(&times.reconcile_cron),
+            ),
+            (ScheduledJob::Digest, times.in_zone(&times.digest_cron)),
         ];
         let token = args.http.token()?;
         let limits = limits();

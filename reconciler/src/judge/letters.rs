@@ -121,6 +121,6 @@ fn judge_letter(page: &Page<'_>, letter: &Letter, given: &mut Given, judged: &mu
     } else {
         let detail = "a failed claim names a slot on which Redis does not have its user";
         let dirt = Dirt::new(Kind::FailedClaim, Some(slot.into()), detail);
-        judged.dirt.push(dirt.of(user));
+        judged.dirt.push(dirt.with_user(user));
     }
 }

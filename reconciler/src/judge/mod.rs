@@ -145,7 +145,7 @@ impl Dirt {
         }
     }
 
-    fn of(self, user: &UserId) -> Self {
+    fn with_user(self, user: &UserId) -> Self {
         let user = Some(user.clone());
         Self { user, ..self }
     }
@@ -407,7 +407,7 @@ fn judge_row(page: &Page<'_>, row: &Row, judged: &mut Judgement) {
             Kind::SlotConflict
         };
         let detail = "the row's user is not on this slot in Redis";
-        let dirt = Dirt::new(kind, Some(slot), detail).of(&row.user);
+        let dirt = Dirt::new(kind, Some(slot), detail).with_user(&row.user);
         let dirt = if is_elsewhere {
             dirt.takes(false)
         } else {
@@ -417,7 +417,7 @@ fn judge_row(page: &Page<'_>, row: &Row, judged: &mut Judgement) {
     }
     for other in users.iter().filter(|user| **user != &row.user) {
         let detail = "Redis has this user on a slot whose row is another's";
-        let dirt = Dirt::new(Kind::SlotConflict, Some(slot), detail).of(other);
+        let dirt = Dirt::new(Kind::SlotConflict, Some(slot), detail).with_user(other);
         judged.dirt.push(dirt.takes(page.is_without_row(other)));
     }
 }
@@ -436,7 +436,7 @@ fn judge_holder(page: &Page<'_>, holder: &Holder, given: &mut Given, judged: &mu
         return;
     }
     let dirt = |kind, detail| {
-        let dirt = Dirt::new(kind, Some(*slot), detail).of(user);
+        let dirt = Dirt::new(kind, Some(*slot), detail).with_user(user);
         dirt.takes(page.is_without_row(user))
     };
     let Some(number) = number.filter(|slot| (1..=page.again.quantity).contains(slot)) else {

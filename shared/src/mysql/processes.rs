@@ -185,7 +185,7 @@ pub async fn announce(
     shutdown: CancellationToken,
 ) {
     let id = format!("{:032x}", rand::random::<u128>());
-    say(&db, &id, &own, &problems).await;
+    announce_once(&db, &id, &own, &problems).await;
     match db.processes().await {
         Ok(others) => {
             for sentence in others.iter().filter_map(|other| own.disagreement(other)) {
@@ -196,12 +196,12 @@ pub async fn announce(
     }
     tokio::spawn(async move {
         while timeout(EVERY, shutdown.cancelled()).await.is_err() {
-            say(&db, &id, &own, &problems).await;
+            announce_once(&db, &id, &own, &problems).await;
         }
     });
 }
 
-async fn say(db: &Db, id: &str, own: &ProcessRow, problems: &SeenProblems) {
+async fn announce_once(db: &Db, id: &str, own: &ProcessRow, problems: &SeenProblems) {
     if let Err(error) = db.announce(id, own, problems.get()).await {
         tracing::warn!(%error, "cannot announce this process in MySQL");
     }

@@ -79,7 +79,8 @@ impl Db {
             let Some(last) = page.last() else {
                 return Ok(stray);
             };
-            (after_drop, after_slot) = (last.drop_id, last.slot);
+            after_drop = last.drop_id;
+            after_slot = last.slot;
             stray.extend(page.into_iter().filter(|found: &ListedUse| {
                 found.is_stray
                     && coupon.is_none_or(|coupon| found.coupon_id == Some(coupon))

@@ -76,8 +76,10 @@ fn curve(
     curve: &'static dyn sig::VerificationAlgorithm,
 ) -> Option<Check> {
     let point = key.try_get_as_bytes().ok()?;
-    let point = (point.len() == length).then(|| point.to_vec())?;
-    let key = UnparsedPublicKey::new(curve, point);
+    if point.len() != length {
+        return None;
+    }
+    let key = UnparsedPublicKey::new(curve, point.to_vec());
     Some(Box::new(move |text, signature| key.verify(text, signature)))
 }
 

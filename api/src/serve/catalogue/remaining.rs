@@ -22,7 +22,7 @@ pub(crate) struct RemainingCache(Mutex<HashMap<DropId, (Instant, DropState)>>);
 
 impl RemainingCache {
     /// Returns the states of drops, or none if Redis is unavailable.
-    pub(crate) async fn of(
+    pub(crate) async fn states(
         &self,
         redis: &Redis,
         drops: &[(DropId, &DropKeys)],

@@ -75,7 +75,7 @@ async fn answer_by_redis(
     requester: &Requester,
 ) -> Result<ClaimAnswer, ClaimRefusal> {
     let id = coupon.coupon.id;
-    let answer = ask(app, &coupon, requester).await;
+    let answer = claim_with(app, &coupon, requester).await;
     // Redis was rebuilt, or the coupon restricted to a group, and this process has not read that
     // yet. The script changed nothing.
     let may_be_outdated = match &answer {
@@ -88,12 +88,13 @@ async fn answer_by_redis(
         && let Ok(now) = Box::pin(app.catalogue.reread(id)).await
         && (now.coupon.era, &now.coupon.allow) != (coupon.coupon.era, &coupon.coupon.allow)
     {
-        return Box::pin(ask(app, &now, requester)).await;
+        return Box::pin(claim_with(app, &now, requester)).await;
     }
     answer
 }
 
-async fn ask(
+/// Claims with this copy of the coupon.
+async fn claim_with(
     app: &App,
     coupon: &CouponWithDrops,
     requester: &Requester,

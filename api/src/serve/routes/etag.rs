@@ -9,7 +9,7 @@ use firstcome_shared::http::problem::Code;
 
 use super::extract::invalid;
 
-pub(super) fn of(revision: u64) -> [(HeaderName, String); 1] {
+pub(super) fn header(revision: u64) -> [(HeaderName, String); 1] {
     [(ETAG, format!("\"{revision}\""))]
 }
 

@@ -58,7 +58,7 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
         .filter(|one| one.drop.sealed_at.is_none())
         .map(|one| (one.drop.id, one.keys))
         .collect();
-    let loaded = services.remaining.of(&services.redis, &live).await;
+    let loaded = services.remaining.states(&services.redis, &live).await;
     let view = |with_drops: &&CouponWithDrops| {
         let coupon = &with_drops.coupon;
         let drop = |one: DropWithKeys| drop_view(coupon, one, loaded.get(&one.drop.id), now);
@@ -81,7 +81,7 @@ pub(crate) async fn show_one(
     status: StatusCode,
 ) -> Response {
     match show(services, &[coupon]).await.pop() {
-        Some(view) => (status, etag::of(view.revision), Json(view)).into_response(),
+        Some(view) => (status, etag::header(view.revision), Json(view)).into_response(),
         None => Problem::internal().into_response(),
     }
 }
