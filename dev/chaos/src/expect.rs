@@ -5,37 +5,14 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use firstcome_harness::Answer;
-use serde::{Deserialize, Serialize};
 
 use crate::clients::Answered;
 use crate::inject::TriedFault;
 
+pub use crate::schedule::Expect;
+
 /// Minimum number of answers during a fault. Fewer answers prove nothing.
 const ENOUGH: usize = 3;
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Expect {
-    /// Every claim gets `unavailable` while a fault is active.
-    Unavailable,
-    /// No user is promised a slot while a fault is active.
-    NoPromise,
-    /// Some claims get `unavailable`.
-    Refusals,
-    /// No user is admitted while a fault is active, and every user without a slot gets this code.
-    Refused(String),
-    /// Users are admitted while a fault is active, and Kafka acknowledges each claim in time.
-    Queued,
-    /// Users are admitted while a fault is active, and Kafka acknowledges no claim in time.
-    Unqueued,
-    /// At least one claim was admitted although its answer was lost or negative. Its retry gets
-    /// `already_claimed`.
-    AdmittedUnheard,
-    /// The consumer wrote every row, and no claim failed.
-    ByConsumer,
-    /// The log of a process contains this text.
-    Logged(String),
-}
 
 /// The observations of a run.
 pub(crate) struct Evidence<'a> {

@@ -219,3 +219,20 @@ impl fmt::Display for Fault {
         write!(out, "{self:?}")
     }
 }
+
+/// A location of garbage, by which an operator can find and remove it.
+#[derive(Debug, Clone)]
+pub(crate) enum GarbagePlace {
+    /// A key of this drop or its coupon that is a list. No key of the product is one.
+    List { name: String, drop: i64 },
+    /// Dead letters that match this condition.
+    DeadLetters(String),
+    /// A message, whose dead letter matches the condition once the consumer has read it.
+    Message {
+        letter: String,
+        partition: i32,
+        offset: i64,
+    },
+    /// The dead letter of the garbled batch, or none if the broker has removed the batch.
+    Garbled(String),
+}

@@ -17,9 +17,11 @@
 pub mod calm;
 pub mod campaign;
 mod clients;
+mod effect;
 mod excuses;
 pub mod expect;
 pub mod fault;
+mod gates;
 mod inject;
 mod operators;
 pub mod report;

@@ -11,8 +11,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::effect::Effect;
 use crate::fault::ProcessRole;
-use crate::inject::Effect;
 use crate::schedule::FaultSchedule;
 use crate::supervisor::Supervised;
 use crate::system::SystemUnderTest;

@@ -1,23 +1,24 @@
 //! Runs one schedule: faults, recovery, the wait for an exact result, and the judgement.
 
+use std::any::Any;
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use firstcome_harness::MadeCoupon;
 use firstcome_harness::histories::{History, RecordedRow, RecordedScope, Recorder, Verdict, check};
 use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use serde::Serialize;
 
-use crate::calm::Gates;
 use crate::clients::{Answered, Clients};
 use crate::excuses::Excuses;
 use crate::expect::Evidence;
 use crate::fault::Fault;
+use crate::gates::Gates;
 use crate::inject::{TriedFault, at_its_time, remove_what_came_back};
 use crate::operators::{self, Operators};
 use crate::schedule::FaultSchedule;
@@ -26,7 +27,6 @@ use crate::shops::Shops;
 use crate::system::SystemUnderTest;
 use crate::verify;
 use crate::wait::pause;
-use crate::worker::panicked;
 
 /// Time limit from the end of the last fault until everything is exact.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -370,4 +370,11 @@ impl Run<'_> {
 
 fn id(number: i64) -> u64 {
     u64::try_from(number).unwrap_or_default()
+}
+
+/// Returns the message of a panic as an error.
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> anyhow::Error {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    anyhow!("panicked: {}", text.unwrap_or_default())
 }

@@ -8,7 +8,6 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
 
-use crate::expect::Expect;
 use crate::fault::{COUPON_KEYS, DROP_KEYS, Fault, FaultyStore, ProcessRole, TABLES};
 use crate::fault::{Garbage, WireFault};
 
@@ -23,6 +22,31 @@ pub const IMPATIENT: [(&str, &str); 5] = [
     ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "1500"),
     ("FIRSTCOME_TEST_KAFKA_SESSION_MS", "2000"),
 ];
+
+/// An expectation besides an exact result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expect {
+    /// Every claim gets `unavailable` while a fault is active.
+    Unavailable,
+    /// No user is promised a slot while a fault is active.
+    NoPromise,
+    /// Some claims get `unavailable`.
+    Refusals,
+    /// No user is admitted while a fault is active, and every user without a slot gets this code.
+    Refused(String),
+    /// Users are admitted while a fault is active, and Kafka acknowledges each claim in time.
+    Queued,
+    /// Users are admitted while a fault is active, and Kafka acknowledges no claim in time.
+    Unqueued,
+    /// At least one claim was admitted although its answer was lost or negative. Its retry gets
+    /// `already_claimed`.
+    AdmittedUnheard,
+    /// The consumer wrote every row, and no claim failed.
+    ByConsumer,
+    /// The log of a process contains this text.
+    Logged(String),
+}
 
 /// The events of a run, in milliseconds since its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,8 +13,7 @@ use firstcome_harness::{ApiClient, MadeCoupon, PrefixedKeys, World};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use crate::fault::Fault;
-use crate::inject::GarbagePlace;
+use crate::fault::{Fault, GarbagePlace};
 use crate::schedule::FaultSchedule;
 use crate::servers::{ProxiedServers, Replica};
 use crate::supervisor::Supervisor;

@@ -9,7 +9,7 @@ use firstcome_harness::MadeCoupon;
 use firstcome_harness::histories::History;
 
 use crate::excuses::{Excuses, Facts, LeftFinding, OpenLetter, Owed};
-use crate::inject::GarbagePlace::Garbled;
+use crate::fault::GarbagePlace::Garbled;
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
 

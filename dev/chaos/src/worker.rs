@@ -1,14 +1,13 @@
 //! A worker of a campaign, with separate servers.
 
-use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use futures_util::FutureExt as _;
 
-use crate::run::{ScheduleResult, run};
+use crate::run::{ScheduleResult, panicked, run};
 use crate::schedule::FaultSchedule;
 use crate::servers::ProxiedServers;
 
@@ -50,11 +49,4 @@ impl CampaignWorker {
         self.servers = Some(servers);
         Ok(ran)
     }
-}
-
-/// Returns the message of a panic as an error.
-pub(crate) fn panicked(panic: &(dyn Any + Send)) -> anyhow::Error {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    anyhow!("panicked: {}", text.unwrap_or_default())
 }

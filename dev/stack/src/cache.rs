@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::fetch::step;
+/// Prints a step of a fetch.
+pub(crate) fn step(what: &str, text: impl std::fmt::Display) {
+    eprintln!("[{what}] {text}");
+}
 
 /// `$FIRSTCOME_CACHE`, otherwise `$XDG_CACHE_HOME/firstcome`, otherwise `~/.cache/firstcome`.
 fn folder() -> Result<PathBuf> {

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use firstcome_harness::MadeCoupon;
 
-use super::Effect;
 use super::redis::key_of;
-use crate::fault::{FaultyStore, Garbage, ProcessRole};
+use crate::effect::Effect;
+use crate::fault::{FaultyStore, Garbage, GarbagePlace, ProcessRole};
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
 
@@ -24,23 +24,6 @@ const PARTITION: i32 = 0;
 
 /// The end of a garbled message.
 const GARBLED: &str = "is garbled";
-
-/// A location of garbage, by which an operator can find and remove it.
-#[derive(Debug, Clone)]
-pub(crate) enum GarbagePlace {
-    /// A key of this drop or its coupon that is a list. No key of the product is one.
-    List { name: String, drop: i64 },
-    /// Dead letters that match this condition.
-    DeadLetters(String),
-    /// A message, whose dead letter matches the condition once the consumer has read it.
-    Message {
-        letter: String,
-        partition: i32,
-        offset: i64,
-    },
-    /// The dead letter of the garbled batch, or none if the broker has removed the batch.
-    Garbled(String),
-}
 
 fn message((partition, offset): (i32, i64)) -> GarbagePlace {
     GarbagePlace::Message {
@@ -259,7 +242,7 @@ impl<'a> PlacedGarbage<'a> {
         }
         let note = format!("{removed} of {} removed by an operator", places.len());
         let during = begun..Instant::now();
-        Ok(Effect::of(during, self.put || removed > 0, note))
+        Ok(Effect::lasting(during, self.put || removed > 0, note))
     }
 
     async fn open_letters(&self, of: &str) -> Result<u64> {

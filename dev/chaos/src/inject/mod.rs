@@ -16,6 +16,7 @@ use firstcome_harness::MadeCoupon;
 use firstcome_stack::{Behaviour, ProxyFault};
 use serde::Serialize;
 
+use crate::effect::Effect;
 use crate::fault::{Fault, FaultyStore, WireFault};
 use crate::operators;
 use crate::schedule::Timed;
@@ -23,30 +24,7 @@ use crate::supervisor::Supervised;
 use crate::system::SystemUnderTest;
 use crate::wait::{lasting, pause, until};
 
-pub(crate) use garbage::{GarbagePlace, remove_what_came_back};
-
-/// The effect of a fault.
-#[derive(Debug)]
-pub(crate) struct Effect {
-    /// Whether the fault had an effect: there was a process to kill, bytes were discarded, or
-    /// admissions were lost.
-    took: bool,
-    note: String,
-    /// The period in which the fault was active.
-    during: Range<Instant>,
-}
-
-impl Effect {
-    fn of(during: Range<Instant>, took: bool, note: impl Into<String>) -> Self {
-        let note = note.into();
-        Self { took, note, during }
-    }
-
-    /// Describes a fault that is over immediately.
-    pub(crate) fn now(took: bool, note: impl Into<String>) -> Self {
-        Self::of(Instant::now()..Instant::now(), took, note)
-    }
-}
+pub(crate) use garbage::remove_what_came_back;
 
 /// A fault that was injected.
 #[derive(Debug, Clone, Serialize)]
@@ -108,14 +86,14 @@ async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: &MadeCoupon) ->
             servers.kill(*store).await?;
             let during = lasting(*ms).await;
             servers.start_again(*store).await?;
-            Ok(Effect::of(during, true, "killed and restarted"))
+            Ok(Effect::lasting(during, true, "killed and restarted"))
         }
         Fault::FreezeServer { store, ms } => {
             let _alone = servers.alone(*store).await;
             servers.set_frozen(*store, true).await?;
             let during = lasting(*ms).await;
             servers.set_frozen(*store, false).await?;
-            Ok(Effect::of(during, true, "suspended"))
+            Ok(Effect::lasting(during, true, "suspended"))
         }
         Fault::Wire { store, wire, ms } => disturb(system, *store, *wire, *ms).await,
         Fault::Silent { store, process, ms } => silence(system, *store, *process, *ms).await,
@@ -175,7 +153,7 @@ async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: &MadeCoupon) ->
             system.world.mail.set(Behaviour::RefuseRecipients).await?;
             let during = lasting(*ms).await;
             system.world.mail.set(Behaviour::Normal).await?;
-            Ok(Effect::of(during, true, "every recipient was refused"))
+            Ok(Effect::lasting(during, true, "every recipient was refused"))
         }
         Fault::BlindConfirm => Ok(operators::confirm(system).await),
         Fault::EveryCopyDeleted => delete_every_copy(system, coupon).await,
@@ -218,7 +196,7 @@ async fn on_process(process: &Supervised, fault: &Fault) -> Result<Effect> {
         }
         _ => (false, lasting(0).await),
     };
-    Ok(Effect::of(during, took, ""))
+    Ok(Effect::lasting(during, took, ""))
 }
 
 async fn cold_start(system: &SystemUnderTest, store: FaultyStore, ms: u64) -> Result<Effect> {
@@ -237,7 +215,7 @@ async fn cold_start(system: &SystemUnderTest, store: FaultyStore, ms: u64) -> Re
     let during = lasting(ms).await;
     proxy.set(ProxyFault::Pass).await?;
     let note = format!("{killed} processes started without the server");
-    Ok(Effect::of(during, killed > 0, note))
+    Ok(Effect::lasting(during, killed > 0, note))
 }
 
 /// Deletes a user's row and admission.
@@ -293,7 +271,7 @@ async fn disturb(
         "{} connections, {delayed} bytes passed, {dropped} bytes lost",
         before.open
     );
-    Ok(Effect::of(during, took, note))
+    Ok(Effect::lasting(during, took, note))
 }
 
 async fn silence(
@@ -316,5 +294,5 @@ async fn silence(
     }
     proxy.set(ProxyFault::Pass).await?;
     let note = format!("{open} connections silent forever");
-    Ok(Effect::of(during, open > 0, note))
+    Ok(Effect::lasting(during, open > 0, note))
 }

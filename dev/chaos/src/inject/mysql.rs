@@ -7,8 +7,8 @@ use firstcome_harness::{LOCK_WAITS, MadeCoupon, OldCopy, TABLE_LOCK_WAITS};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
-use super::Effect;
 use super::redis::{files_up_to, has_ended};
+use crate::effect::Effect;
 use crate::fault::FaultyStore::Mysql;
 use crate::system::SystemUnderTest;
 use crate::wait::{lasting, pause, until};
@@ -20,7 +20,7 @@ pub(super) async fn read_only(system: &SystemUnderTest, ms: u64) -> Result<Effec
     let during = lasting(ms).await;
     mysql.query("SET GLOBAL super_read_only = OFF").await?;
     mysql.query("SET GLOBAL read_only = OFF").await?;
-    Ok(Effect::of(during, true, "writes were refused"))
+    Ok(Effect::lasting(during, true, "writes were refused"))
 }
 
 /// Locks the drop from another client.
@@ -43,7 +43,7 @@ pub(super) async fn locks(
     other.disconnect().await?;
     let timeouts = counter(system, "lock_timeouts").await? - before;
     let note = format!("{timeouts} lock waits timed out, {waits} waited at the end");
-    Ok(Effect::of(during, waits + timeouts > 0, note))
+    Ok(Effect::lasting(during, waits + timeouts > 0, note))
 }
 
 /// Rows that make a transaction heavier than a batch. If two transactions deadlock, MySQL rolls
@@ -84,7 +84,7 @@ pub(super) async fn deadlocks(
     let during = begun..Instant::now();
     other.disconnect().await?;
     let met = counter(system, "lock_deadlocks").await? - before;
-    Ok(Effect::of(during, met > 0, format!("{met} deadlocks")))
+    Ok(Effect::lasting(during, met > 0, format!("{met} deadlocks")))
 }
 
 /// Locks the table of rows from another client, or all tables against writes.
@@ -103,7 +103,7 @@ pub(super) async fn hang(system: &SystemUnderTest, writes: bool, ms: u64) -> Res
     other.disconnect().await?;
     let waiting = waiting?;
     let note = format!("{waiting} statements waited at the end");
-    Ok(Effect::of(during, waiting > 0, note))
+    Ok(Effect::lasting(during, waiting > 0, note))
 }
 
 /// Prevents MySQL's files from growing. MySQL exits when it cannot write its log, and is restarted.
@@ -116,7 +116,11 @@ pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effec
     let during = begun..Instant::now();
     system.servers.kill(Mysql).await?;
     system.servers.start_again(Mysql).await?;
-    Ok(Effect::of(during, true, format!("MySQL exited: {ended}")))
+    Ok(Effect::lasting(
+        during,
+        true,
+        format!("MySQL exited: {ended}"),
+    ))
 }
 
 /// Deletes the rows that were inserted meanwhile. Another fault may affect MySQL at these moments.

@@ -10,7 +10,7 @@ use firstcome_harness::{MadeCoupon, OldCopy, PrefixedKeys};
 use firstcome_stack::{ProxyFault, RedisServer};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use super::Effect;
+use crate::effect::Effect;
 use crate::fault::DROP_KEYS;
 use crate::fault::FaultyStore::Redis;
 use crate::servers::{Replica, until_it_follows};
@@ -139,7 +139,7 @@ pub(super) async fn clock(system: &SystemUnderTest, shift_ms: i64, ms: u64) -> R
     system.servers.redis_clock.shift_ms(0)?;
     let note = format!("it shifted by {stepped} ms");
     let took = (stepped - shift_ms).abs() < shift_ms.abs() / 2;
-    Ok(Effect::of(during, took, note))
+    Ok(Effect::lasting(during, took, note))
 }
 
 /// Prevents Redis's files from growing. With `appendfsync always` Redis exits, because it cannot
@@ -170,7 +170,7 @@ pub(super) async fn no_memory(system: &SystemUnderTest, ms: u64) -> Result<Effec
     let refused = refused(&redis, "OOM").await? - before;
     limit("0").await?;
     let note = format!("{refused} commands refused");
-    Ok(Effect::of(during, refused > 0, note))
+    Ok(Effect::lasting(during, refused > 0, note))
 }
 
 /// Makes a snapshot fail, as a full or read-only disk does, so that Redis refuses every write until
@@ -197,7 +197,7 @@ pub(super) async fn snapshot_fails(system: &SystemUnderTest, ms: u64) -> Result<
     std::fs::remove_dir_all(block)?;
     let refused = refused(&redis, "MISCONF").await? - before;
     let note = format!("{refused} commands refused");
-    Ok(Effect::of(during, refused > 0, note))
+    Ok(Effect::lasting(during, refused > 0, note))
 }
 
 /// Counts the errors with this code since Redis started.

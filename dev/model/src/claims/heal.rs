@@ -2,7 +2,7 @@
 //! become exact. Rows may keep a pace: while a coupon is closed, the consumer may stand still for
 //! longer than anybody waits, unless a pass that waits for the barrier says that there is no pace.
 
-use super::pass::Reconciler;
+use super::reconciler::Reconciler;
 use super::state::{State, Way};
 use super::{Omitted, Protocol, Step, USERS, step};
 

@@ -5,12 +5,14 @@
 //! - [`state`]: the whole state at one moment, and the promises.
 //! - [`step`]: users, API, consumer, operator, and faults.
 //! - [`pass`]: a reconciler's pass: read, judge, insert rows, project, open, promote.
+//! - [`reconciler`]: how far a pass is, and what it has read.
 //! - [`cases`]: the explored worlds, and what each omitted rule is caught by.
 //! - [`heal`]: the same system once the faults are over. It must become exact from every state.
 
 pub mod cases;
 pub mod heal;
 pub mod pass;
+pub mod reconciler;
 pub mod state;
 pub mod step;
 pub mod stores;

@@ -1,6 +1,6 @@
 //! The whole state at one moment.
 
-use super::pass::Reconciler;
+use super::reconciler::Reconciler;
 use super::stores::{Claim, Gate, Mysql, Redis, Settings, User};
 use super::{Fault, Protocol, USERS};
 

@@ -1,7 +1,8 @@
 //! Users, the API, the consumer, the operator, and faults. A reconciler's steps are in
 //! [`super::pass`].
 
-use super::pass::{self, Reconciler};
+use super::pass;
+use super::reconciler::Reconciler;
 use super::state::{InFlight, State, Way};
 use super::stores::{Admission, Claim, Insert, Redis, User};
 use super::{Fault, Omitted, Protocol, USERS};

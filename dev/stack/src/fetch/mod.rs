@@ -14,12 +14,7 @@ use tokio::task::spawn_blocking;
 
 pub(crate) use self::kafka::{KAFKA_PASSWORD, KAFKA_USER, kafka, properties as kafka_properties};
 pub(crate) use self::mysql::{mysql, to_command};
-use crate::cache;
-
-/// Prints a step of a fetch.
-pub(crate) fn step(what: &str, text: impl std::fmt::Display) {
-    eprintln!("[{what}] {text}");
-}
+use crate::cache::{self, step};
 
 /// Ensures that `redis-server` is installed.
 pub(crate) fn redis() -> Result<()> {
