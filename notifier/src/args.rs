@@ -13,7 +13,7 @@ use lettre::message::Mailbox;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
-use super::mails::Links;
+use super::mails::{AttachedCampaign, Links};
 use super::send::mail::{Mailer, SmtpServer};
 
 /// Maximum length of a mail address in the outbox, in bytes.
@@ -62,9 +62,9 @@ pub struct NotifyArgs {
     /// The file of `attach`, quoted for a shell, if the mails are about a system that is not ours.
     #[arg(skip)]
     pub attached_file: Option<String>,
-    /// The names of its campaigns, which no table of ours has.
+    /// Its campaigns.
     #[arg(skip)]
-    pub campaigns: BTreeMap<CouponId, String>,
+    pub campaigns: BTreeMap<CouponId, AttachedCampaign>,
 }
 
 // An empty variable counts as unset, because docker-compose passes unset variables as empty.

@@ -224,8 +224,9 @@ impl Notifier {
     /// process has already mailed it.
     pub async fn daily_digest(&self, due: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
-        let day = digest::day(&self.db, now - TimeDelta::hours(24), now).await?;
         let settings = self.settings.clone();
+        let subject = settings.links.subject();
+        let day = digest::day(&self.db, subject, now - TimeDelta::hours(24), now).await?;
         let enqueue = async move |conn: &mut Conn| {
             stored::lock(conn).await?;
             let last = runs::state(LAST_DIGEST)

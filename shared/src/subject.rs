@@ -2,6 +2,7 @@
 //! Whatever differs between the two stands in a `match` of [`Subject`]. That campaigns have
 //! negative ids in our tables is known only here.
 
+use chrono::NaiveDate;
 use sha2::{Digest as _, Sha256};
 
 use crate::domain::{CouponId, DropId};
@@ -59,11 +60,6 @@ impl Subject {
 macro_rules! ids_of_subjects {
     ($($Id:ident: $noun:literal),+) => {$(
         impl $Id {
-            /// Returns the id under which a campaign, or a day of it, is recorded.
-            pub fn of_campaign(name: &str) -> Self {
-                Self(Subject::id_of_campaign(name))
-            }
-
             pub const fn subject(self) -> Subject {
                 Subject::from_id(self.0)
             }
@@ -81,6 +77,21 @@ macro_rules! ids_of_subjects {
 
 ids_of_subjects!(CouponId: "coupon", DropId: "drop");
 
+impl CouponId {
+    /// Returns the id under which a campaign is recorded.
+    pub fn of_campaign(name: &str) -> Self {
+        Self(Subject::id_of_campaign(name))
+    }
+}
+
+impl DropId {
+    /// Returns the id under which what a campaign compares at once is recorded: the whole of it, or
+    /// one day.
+    pub fn of_campaign(name: &str, day: Option<NaiveDate>) -> Self {
+        Self(Subject::id_of_campaign(&format!("{name}\n{day:?}")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,7 +104,7 @@ mod tests {
         assert_eq!(CouponId(5).label().as_deref(), Some("coupon 5"));
         for name in ["", "Winter 2026", "쿠폰\nNone"] {
             let coupon = CouponId::of_campaign(name);
-            let drop = DropId::of_campaign(name);
+            let drop = DropId::of_campaign(name, None);
             assert_eq!([coupon.subject(), drop.subject()], [Subject::Campaign; 2]);
             assert_eq!([coupon.label(), drop.label()], [None, None]);
             // JavaScript reads numbers as doubles.

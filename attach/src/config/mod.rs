@@ -609,7 +609,7 @@ pub struct Target<'a> {
 
 impl Target<'_> {
     pub fn drop_id(&self) -> DropId {
-        DropId::of_campaign(&format!("{}\n{:?}", self.campaign.name, self.date))
+        DropId::of_campaign(&self.campaign.name, self.date)
     }
 
     pub fn name(&self) -> String {

@@ -501,7 +501,7 @@ fn alert_of_an_attached_drop_ends_with_a_pass_that_does_not_compare_it_any_more(
         ..Duty::default()
     };
     let mut pass = one_left();
-    pass.drops[0].drop_id = DropId::of_campaign("Winter");
+    pass.drops[0].drop_id = DropId::of_campaign("Winter", None);
     assert_eq!(duty.sees(0, &pass), "failed_claim New");
     let left_out = general(Status::Drift, vec![stalled("no table \"coupon\"")]);
     assert_eq!(duty.sees(1, &left_out), "stalled New");
@@ -630,7 +630,7 @@ fn alert_of_a_campaign_stays_while_it_cannot_be_compared() {
     let coupon = CouponId::of_campaign("Winter");
     let mut pass = one_left();
     pass.drops[0].coupon_id = coupon;
-    pass.drops[0].drop_id = DropId::of_campaign("Winter");
+    pass.drops[0].drop_id = DropId::of_campaign("Winter", None);
     assert_eq!(duty.sees(0, &pass), "failed_claim New");
     let mut kafka = away(FailureCause::Kafka);
     kafka.partial = false;

@@ -1,7 +1,8 @@
 //! The daily digest: problems first, then runs, repairs and finished drops.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{NaiveDate, TimeDelta};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::ListedAlert;
 use firstcome_shared::mysql::digest::DailyDigest;
@@ -57,7 +58,7 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     let exact = count(sealed, "drop exact", "drops exact");
     let exact = Some(format!(" · {exact}")).filter(|_| sealed > 0);
     let mut blocks = problems(day, open, links);
-    blocks.extend(runs_and_repairs(day));
+    blocks.extend(runs_and_repairs(day, links));
     match links.subject() {
         Subject::Drop => blocks.extend(finished_drops(day)),
         // Campaigns are never sealed.
@@ -132,7 +133,7 @@ fn without_runs(links: &Links) -> Vec<Block> {
     blocks
 }
 
-fn runs_and_repairs(day: &DailyDigest) -> [Block; 2] {
+fn runs_and_repairs(day: &DailyDigest, links: &Links) -> [Block; 2] {
     let runs: Vec<String> = day
         .runs
         .iter()
@@ -146,25 +147,60 @@ fn runs_and_repairs(day: &DailyDigest) -> [Block; 2] {
         Some(at) => format!("{}, {} before this mail", time(at), duration(day.to - at)),
         None => "no run has ever ended clean or repaired".to_owned(),
     };
-    let repairs: Vec<String> = day
-        .repairs
-        .iter()
-        .map(|(kind, n)| things(kind, *n))
-        .collect();
-    let repairs = match repairs.as_slice() {
-        [] => "nothing".to_owned(),
-        repairs => repairs.join(", "),
-    };
     let [sent, waiting] = [day.sent, day.waiting].map(grouped);
+    let mut items = vec![
+        format!("Runs: {runs}"),
+        format!("The last that ended clean or repaired: {last}"),
+    ];
+    items.extend(bounded(repairs(day, links), LINES));
+    items.push(format!(
+        "Mails and webhooks: {sent} sent, {waiting} waiting"
+    ));
     [
         Block::Title("Runs and repairs".to_owned()),
-        Block::List(vec![
-            format!("Runs: {runs}"),
-            format!("The last that ended clean or repaired: {last}"),
-            format!("Repaired: {repairs}"),
-            format!("Mails and webhooks: {sent} sent, {waiting} waiting"),
-        ]),
+        Block::List(items),
     ]
+}
+
+/// Lists the repairs, of an attached system for each campaign.
+fn repairs(day: &DailyDigest, links: &Links) -> Vec<String> {
+    if day.repairs.is_empty() {
+        return vec!["Repaired: nothing".to_owned()];
+    }
+    let names = names_of_drops(day, links);
+    let mut by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for it in &day.repairs {
+        let of = match (links.subject(), names.get(&it.drop_id)) {
+            (Subject::Drop, _) => String::new(),
+            (Subject::Campaign, Some(name)) => format!(" in {name}"),
+            (Subject::Campaign, None) => " in what is not in the file any more".to_owned(),
+        };
+        let repaired = by_name.entry(of).or_default();
+        repaired.push(things(&it.kind, it.number));
+    }
+    by_name
+        .into_iter()
+        .map(|(of, repaired)| format!("Repaired{of}: {}", repaired.join(", ")))
+        .collect()
+}
+
+/// The names of what passes of the day compared in campaigns: the whole of each, or its drops of
+/// these days.
+fn names_of_drops(day: &DailyDigest, links: &Links) -> BTreeMap<DropId, String> {
+    // A pass also compares yesterday, in any time zone.
+    let before = day.from.date_naive() - TimeDelta::days(2);
+    let after = day.to.date_naive() + TimeDelta::days(1);
+    let days: Vec<NaiveDate> = before.iter_days().take_while(|it| *it <= after).collect();
+    let mut names = BTreeMap::new();
+    for campaign in links.campaigns.values() {
+        let name = line(&campaign.name, 60);
+        for date in &days {
+            let id = DropId::of_campaign(&campaign.name, Some(*date));
+            names.insert(id, format!("{name} ({date})"));
+        }
+        names.insert(DropId::of_campaign(&campaign.name, None), name);
+    }
+    names
 }
 
 fn finished_drops(day: &DailyDigest) -> [Block; 2] {
@@ -191,9 +227,14 @@ fn campaigns(day: &DailyDigest, links: &Links) -> Option<String> {
     let concerned = day.open.iter().filter_map(|it| it.alert.coupon_id);
     let mut names: BTreeSet<&str> = concerned
         .filter_map(|id| links.campaign(Some(id)))
+        .map(|it| it.name.as_str())
         .collect();
     if names.is_empty() {
-        names = links.campaigns.values().map(String::as_str).collect();
+        names = links
+            .campaigns
+            .values()
+            .map(|it| it.name.as_str())
+            .collect();
     }
     let many = names.len() as u64;
     match many {

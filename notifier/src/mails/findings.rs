@@ -17,12 +17,23 @@ const NAMED: usize = 5;
 /// A finding and the drop whose report contains it.
 pub(super) type Placed<'a> = (Option<DropId>, &'a Finding);
 
+/// What became of the findings of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listed {
+    /// They were repaired.
+    Repaired,
+    /// A pass repairs them, or tries to.
+    Open,
+    /// A campaign is only observed.
+    Observed,
+}
+
 /// One line for each label and reason, the largest group first. Reasons that differ only in numbers
 /// share a line, which quotes the first.
-pub(super) fn reasons(findings: &[Placed<'_>], is_repaired: bool) -> Vec<String> {
+pub(super) fn reasons(findings: &[Placed<'_>], listed: Listed) -> Vec<String> {
     let mut groups: Vec<(String, String, Vec<Placed<'_>>)> = Vec::new();
     for placed in findings {
-        let text = text(placed.1, is_repaired);
+        let text = text(placed.1, listed);
         let key = text.replace(|c: char| c.is_ascii_digit(), "");
         match groups.iter_mut().find(|(known, ..)| *known == key) {
             Some((.., group)) => group.push(*placed),
@@ -40,13 +51,14 @@ pub(super) fn reasons(findings: &[Placed<'_>], is_repaired: bool) -> Vec<String>
     lines
 }
 
-fn text(finding: &Finding, is_repaired: bool) -> String {
+fn text(finding: &Finding, listed: Listed) -> String {
     let words = wording::words(finding.action);
     let detail = wording::line(&finding.detail, LONGEST);
-    let label = match finding.action {
-        _ if is_repaired => words.done.to_owned(),
-        ActionKind::Report => return detail,
-        _ => format!("{}, {}", finding.kind.as_str(), words.to_do),
+    let label = match (listed, finding.action) {
+        (Listed::Repaired, _) => words.done.to_owned(),
+        (Listed::Open | Listed::Observed, ActionKind::Report) => return detail,
+        (Listed::Open, _) => format!("{}, {}", finding.kind.as_str(), words.to_do),
+        (Listed::Observed, _) => finding.kind.as_str().to_owned(),
     };
     let separator = if detail.is_empty() { "" } else { ": " };
     format!("{label}{separator}{detail}")
@@ -119,7 +131,7 @@ mod tests {
 
     fn listed(findings: &[Finding]) -> Vec<String> {
         let placed: Vec<Placed<'_>> = findings.iter().map(|finding| (None, finding)).collect();
-        reasons(&placed, true)
+        reasons(&placed, Listed::Repaired)
     }
 
     #[test]

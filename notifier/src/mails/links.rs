@@ -9,6 +9,15 @@ use firstcome_shared::subject::Subject;
 use super::document::Block;
 use crate::wording::line;
 
+/// A campaign of `attach`, which no table of ours has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachedCampaign {
+    /// As the file has it.
+    pub name: String,
+    /// Whether passes repair it, or only observe.
+    pub is_repaired: bool,
+}
+
 /// Addresses for the links in mails, without a trailing slash.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Links {
@@ -18,8 +27,8 @@ pub struct Links {
     pub api: Option<String>,
     /// The file of `attach`, quoted for a shell, if the mails are about a system that is not ours.
     pub file: Option<String>,
-    /// The names of its campaigns, which no table of ours has.
-    pub campaigns: BTreeMap<CouponId, String>,
+    /// Its campaigns.
+    pub campaigns: BTreeMap<CouponId, AttachedCampaign>,
 }
 
 impl Links {
@@ -31,15 +40,21 @@ impl Links {
         }
     }
 
-    /// Returns the facts of a kind in the system that the mails are about.
-    pub(crate) fn facts(&self, kind: AlertKind) -> KindFacts {
-        kind.facts_for(self.subject())
+    /// Returns the facts of a kind in the system that the mails are about, and in the mode of the
+    /// campaign if it is about one.
+    pub(crate) fn facts(&self, kind: AlertKind, coupon: Option<CouponId>) -> KindFacts {
+        let facts = kind.facts_for(self.subject());
+        match self.campaign(coupon) {
+            Some(campaign) => KindFacts {
+                to_do: kind.campaign_to_do(campaign.is_repaired),
+                ..facts
+            },
+            None => facts,
+        }
     }
 
-    /// Returns the name of a campaign, as the file has it.
-    pub(crate) fn campaign(&self, coupon: Option<CouponId>) -> Option<&str> {
-        let name = self.campaigns.get(&coupon?)?;
-        Some(name.as_str())
+    pub(crate) fn campaign(&self, coupon: Option<CouponId>) -> Option<&AttachedCampaign> {
+        self.campaigns.get(&coupon?)
     }
 
     /// Returns what a coupon is called in a pass without its report: by the name of its campaign,
@@ -47,7 +62,7 @@ impl Links {
     pub(crate) fn name(&self, coupon: Option<CouponId>) -> Option<String> {
         let id = coupon?;
         let campaign = self.campaigns.get(&id);
-        campaign.map(|name| line(name, 60)).or_else(|| id.label())
+        campaign.map(|it| line(&it.name, 60)).or_else(|| id.label())
     }
 
     /// Returns the public address of the coupon page.

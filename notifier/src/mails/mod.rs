@@ -24,7 +24,7 @@ pub use digest::daily;
 pub use document::Rendered;
 pub use input::AlertMail;
 pub(crate) use input::{NamedDrop, drops};
-pub use links::Links;
+pub use links::{AttachedCampaign, Links};
 
 /// Formats a duration in its largest unit.
 pub(crate) fn duration(time: TimeDelta) -> String {

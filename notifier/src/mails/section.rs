@@ -163,7 +163,8 @@ impl Section<'_> {
             blocks.splice(0..0, plan);
             // The name of a daily drop says its day, too.
             let campaign = links.campaign(self.problem.coupon_id);
-            let campaign = wording::shell_word(campaign.unwrap_or(&drop.name));
+            let campaign = campaign.map_or(&drop.name, |it| &it.name);
+            let campaign = wording::shell_word(campaign);
             let confirm = format!("{once} --campaign {campaign} --confirm");
             blocks.push(Block::command("Confirm what is held back", confirm));
         }

@@ -8,7 +8,7 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::RepairsRow;
 use firstcome_shared::subject::Subject;
 
-use super::findings::{Placed, reasons};
+use super::findings::{Listed, Placed, reasons};
 use super::input::{AlertMail, NamedDrop};
 use super::section::Section;
 use super::{bounded, by_kind, duration};
@@ -71,7 +71,7 @@ impl<'a> PassSummary<'a> {
             sections: Vec::new(),
             more: Vec::new(),
             over: Vec::new(),
-            repaired: reasons(&repaired, true),
+            repaired: reasons(&repaired, Listed::Repaired),
             done: joined(done, "; "),
             held_back,
             lost: mail.coupons_of(drops, |row| row.kind == Kind::RedisLost.as_str()),
@@ -108,13 +108,17 @@ impl<'a> PassSummary<'a> {
             .filter(|_| !is_one_sentence(problem))
             .map(|it| (problem.drop_id, it))
             .collect();
+        let listed = match self.mail.links.campaign(problem.coupon_id) {
+            Some(campaign) if !campaign.is_repaired => Listed::Observed,
+            Some(_) | None => Listed::Open,
+        };
         Section {
             problem,
             title: self.title(notice),
-            facts: self.mail.links.facts(problem.kind),
+            facts: self.mail.links.facts(problem.kind, problem.coupon_id),
             drop: self.drop(problem.drop_id),
             alert: self.mail.ids.get(&problem.name).copied(),
-            why: reasons(&findings, false),
+            why: reasons(&findings, listed),
         }
     }
 

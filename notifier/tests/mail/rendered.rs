@@ -4,16 +4,16 @@ mod ids;
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use firstcome_notifier::MissedRun;
 use firstcome_notifier::alerts::{
     self, AlertMemory, BrokenPromise, MailPolicy, Notice, NoticeReason, Problem, Verdict, judge,
 };
-use firstcome_notifier::mails::{AlertMail, Links, Rendered, daily};
+use firstcome_notifier::mails::{AlertMail, AttachedCampaign, Links, Rendered, daily};
 use firstcome_notifier::wording;
 use firstcome_shared::domain::{CouponId, DropId, HIDDEN};
 use firstcome_shared::mysql::alerts::{Alert, ListedAlert, RepairsRow};
-use firstcome_shared::mysql::digest::{DailyDigest, DigestDrop};
+use firstcome_shared::mysql::digest::{DailyDigest, DigestDrop, DigestRepairs};
 use firstcome_shared::report::{
     ActionKind, AlertKind, Doubt, DropReport, FailureCause, Finding, FindingCase, Kind, Outcome,
     Run, Status, UnsafePart,
@@ -485,6 +485,20 @@ fn commands_can_be_pasted() {
     );
 }
 
+fn of_kind(drop_id: DropId, kind: &str, number: u64) -> DigestRepairs {
+    let kind = kind.to_owned();
+    DigestRepairs {
+        drop_id,
+        kind,
+        number,
+    }
+}
+
+fn campaign(name: &str, is_repaired: bool) -> AttachedCampaign {
+    let name = name.to_owned();
+    AttachedCampaign { name, is_repaired }
+}
+
 fn quiet_day() -> DailyDigest {
     DailyDigest {
         from: at(-86_400),
@@ -493,7 +507,9 @@ fn quiet_day() -> DailyDigest {
         broken: 0,
         runs: vec![("clean".to_owned(), 2_874), ("repaired".to_owned(), 6)],
         last_success_at: Some(at(-12)),
-        repairs: vec![("failed_claim".to_owned(), 4), ("unissued".to_owned(), 19)],
+        repairs: [("failed_claim", 4), ("unissued", 19)]
+            .map(|(kind, number)| of_kind(DropId(0), kind, number))
+            .to_vec(),
         sealed: vec![DigestDrop {
             coupon_id: CouponId(1),
             coupon_name: WINTER.to_owned(),
@@ -532,17 +548,6 @@ fn renders_the_daily_digest() {
         ..quiet_day()
     };
     keep("daily_with_problems", &daily(&day, &linked()).unwrap());
-    let (coupon, mut attached) = (CouponId::of_campaign("Summer"), day);
-    attached.open[0].coupon_name = None;
-    attached.open[0].alert.coupon_id = Some(coupon);
-    attached.open[0].alert.drop_id = Some(DropId::of_campaign("Summer"));
-    let mut links = linked();
-    links.campaigns.insert(coupon, "Summer".to_owned());
-    let of_summer = daily(&attached, &links).unwrap();
-    let text = &of_summer.text;
-    assert!(text.contains("- Summer: 2 unrepaired"), "{text}");
-    let subject = &of_summer.subject;
-    assert!(subject.contains("1 problem open · Summer · "), "{subject}");
     let none = DailyDigest {
         runs: Vec::new(),
         last_success_at: None,
@@ -552,4 +557,51 @@ fn renders_the_daily_digest() {
         ..quiet_day()
     };
     keep("daily_without_a_run", &daily(&none, &linked()).unwrap());
+}
+
+#[test]
+fn daily_digest_names_the_campaigns_of_problems_and_of_repairs() {
+    let coupon = CouponId::of_campaign("Summer");
+    let open = Alert {
+        summary: "2 unrepaired failed claims".to_owned(),
+        coupon_id: Some(coupon),
+        drop_id: Some(DropId::of_campaign("Summer", None)),
+        first_seen_at: at(-30_000),
+        ..Alert::default()
+    };
+    let day_of_lunch = DropId::of_campaign("Lunch", NaiveDate::from_ymd_opt(2026, 11, 30));
+    let day = DailyDigest {
+        open: vec![ListedAlert {
+            id: 41,
+            alert: open,
+            coupon_name: None,
+        }],
+        repairs: vec![
+            of_kind(day_of_lunch, "count_mismatch", 1),
+            of_kind(DropId::of_campaign("Summer", None), "failed_claim", 4),
+            of_kind(DropId::of_campaign("Summer", None), "unissued", 19),
+            of_kind(DropId::of_campaign("Deleted", None), "unissued", 2),
+        ],
+        sealed: Vec::new(),
+        sealed_total: 0,
+        ..quiet_day()
+    };
+    let named = |name| (CouponId::of_campaign(name), campaign(name, true));
+    let links = Links {
+        file: Some("'/etc/shop.toml'".to_owned()),
+        campaigns: ["Summer", "Lunch"].map(named).into(),
+        ..linked()
+    };
+    let mail = daily(&day, &links).unwrap();
+    let text = &mail.text;
+    for says in [
+        "- Summer: 2 unrepaired",
+        "- Repaired in Summer: 4 failed claims, 19 promises without a row",
+        "- Repaired in Lunch (2026-11-30): 1 wrong counter",
+        "- Repaired in what is not in the file any more: 2 promises without a row",
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    let subject = &mail.subject;
+    assert!(subject.contains("1 problem open · Summer · "), "{subject}");
 }

@@ -8,12 +8,14 @@ mod once;
 
 use std::process::ExitCode;
 
+use firstcome_attach::config::Mode;
 use firstcome_attach::{Attached, Ours};
 use tokio_util::sync::CancellationToken;
 
 use args::AttachArgs;
 
 use crate::notify::Notifier;
+use crate::notify::mails::AttachedCampaign;
 use crate::notify::wording::shell_word;
 
 fn attached(args: &AttachArgs) -> anyhow::Result<Attached> {
@@ -26,7 +28,14 @@ fn notifier(attached: &Attached, ours: &Ours, args: &AttachArgs) -> anyhow::Resu
     let mut notify = args.notify.clone();
     notify.public_url = notify.public_url.filter(|_| args.ops_token.is_some());
     notify.attached_file = Some(shell_word(&args.file.to_string_lossy()));
-    notify.campaigns = attached.file.names();
+    let campaigns = attached.file.campaigns.iter().map(|campaign| {
+        let named = AttachedCampaign {
+            name: campaign.name.clone(),
+            is_repaired: campaign.mode == Mode::Repair,
+        };
+        (campaign.coupon_id(), named)
+    });
+    notify.campaigns = campaigns.collect();
     Notifier::new(ours.db.clone(), &notify, &args.webhooks)
 }
 

@@ -10,6 +10,7 @@ use super::{Db, DbResult};
 use crate::domain::{CouponId, DropId};
 use crate::report::AlertState;
 use crate::sql;
+use crate::subject::Subject;
 
 /// Maximum number of finished drops. The mail shows only the number of the others.
 const LINES: i64 = 20;
@@ -31,6 +32,17 @@ row! {
     }
 }
 
+row! {
+    /// Repairs of one kind.
+    #[derive(PartialEq, Eq)]
+    pub struct DigestRepairs {
+        /// The campaign. 0 for drops of ours, which are too many to be named.
+        pub drop_id: DropId,
+        pub kind: String,
+        pub number: u64,
+    }
+}
+
 /// The daily digest of a period.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DailyDigest {
@@ -46,8 +58,8 @@ pub struct DailyDigest {
     pub runs: Vec<(String, u64)>,
     /// When the last clean or repaired run ended.
     pub last_success_at: Option<DateTime<Utc>>,
-    /// Repairs by kind.
-    pub repairs: Vec<(String, u64)>,
+    /// Repairs by campaign and kind.
+    pub repairs: Vec<DigestRepairs>,
     /// The first drops that were verified exact.
     pub sealed: Vec<DigestDrop>,
     pub sealed_total: u64,
@@ -59,7 +71,16 @@ pub struct DailyDigest {
 }
 
 /// Reads the digest of a period.
-pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> DbResult<DailyDigest> {
+pub async fn day(
+    db: &Db,
+    subject: Subject,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+) -> DbResult<DailyDigest> {
+    let named = match subject {
+        Subject::Drop => "0",
+        Subject::Campaign => "drop_id",
+    };
     let open = alerts::list(db, Some(AlertState::Firing), None, 500).await?;
     db.within(LIMIT)
         .run("gather the day", async move |conn| {
@@ -75,14 +96,11 @@ pub async fn day(db: &Db, from: DateTime<Utc>, to: DateTime<Utc>) -> DbResult<Da
             let last = "SELECT MAX(finished_at) FROM reconcile_runs \
             WHERE status IN ('clean', 'repaired') AND NOT dry_run";
             let last_success_at = sql!(last).one(conn).await?;
-            let repairs = sql!(
-                "SELECT kind, CAST(SUM(number) AS SIGNED) FROM repairs \
-            WHERE repaired_at >= ? AND repaired_at < ? GROUP BY kind ORDER BY kind",
-                from,
-                to
-            )
-            .all(conn)
-            .await?;
+            let repairs = format!(
+                "SELECT {named}, kind, CAST(SUM(number) AS SIGNED) FROM repairs \
+                WHERE repaired_at >= ? AND repaired_at < ? GROUP BY 1, kind ORDER BY 1, kind"
+            );
+            let repairs = sql!(repairs, from, to).all(conn).await?;
             let sealed = sql!(
                 "SELECT c.id, c.name, d.id, d.quantity, COALESCE(d.sealed_rows, 0) \
             FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.sealed_at >= ? \

@@ -16,6 +16,44 @@ impl AlertKind {
         }
     }
 
+    /// What to do about a kind in a campaign whose mode is known.
+    pub const fn campaign_to_do(self, is_repaired: bool) -> &'static str {
+        match (self, is_repaired) {
+            (
+                Self::Left(
+                    Kind::Unissued | Kind::MissingAdmission | Kind::CountMismatch | Kind::Unfilled,
+                ),
+                true,
+            ) => "See the reason. What the next pass can repair, it repairs.",
+            (
+                Self::Left(
+                    Kind::Unissued | Kind::MissingAdmission | Kind::CountMismatch | Kind::Unfilled,
+                ),
+                false,
+            ) => {
+                "This campaign is only observed: repair it by hand, or write mode = \"repair\" \
+                for it. See the reason."
+            }
+            (Self::Left(Kind::OverAdmitted), true) => {
+                "Raise the quantity, and the next pass gives each of them one; or tell each of \
+                them."
+            }
+            (Self::Left(Kind::OverAdmitted), false) => {
+                "Raise the quantity and give each of them one, or tell each of them. This \
+                campaign is only observed."
+            }
+            (Self::SecondRow, true) => {
+                "Delete the second row (duplicate_row names its user), and add a unique key. The \
+                next pass then gives the coupon to whom it was promised. Do not raise the quantity."
+            }
+            (Self::SecondRow, false) => {
+                "Delete the second row (duplicate_row names its user), add a unique key, and give \
+                the coupon to whom it was promised. Do not raise the quantity."
+            }
+            (kind, _) => kind.campaign_facts().to_do,
+        }
+    }
+
     const fn campaign_facts(self) -> KindFacts {
         let facts = self.facts();
         let (users, to_do) = match self {

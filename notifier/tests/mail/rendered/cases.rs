@@ -78,7 +78,7 @@ fn mail_about_a_doubtful_plan_begins_with_the_doubt_and_leads_to_its_confirmatio
     };
     let mut run = one(Status::Braked, vec![held(1), held(2)]);
     let coupon = CouponId::of_campaign("Winter");
-    let drop = DropId::of_campaign("Winter\nSome(2026-11-28)");
+    let drop = DropId::of_campaign("Winter", NaiveDate::from_ymd_opt(2026, 11, 28));
     let report = &mut run.drops[0];
     report.coupon_name = "Winter (2026-11-28)".to_owned();
     report.coupon_id = coupon;
@@ -88,7 +88,7 @@ fn mail_about_a_doubtful_plan_begins_with_the_doubt_and_leads_to_its_confirmatio
     }
     let links = Links {
         file: Some("'/etc/shop.toml'".to_owned()),
-        campaigns: [(coupon, "Winter".to_owned())].into(),
+        campaigns: [(coupon, campaign("Winter", true))].into(),
         ..linked()
     };
     let mail = mail(&[(at(1), &run)], &[], &links).unwrap();
@@ -104,6 +104,40 @@ fn mail_about_a_doubtful_plan_begins_with_the_doubt_and_leads_to_its_confirmatio
         "--campaign 'Winter' --confirm",
     ] {
         assert!(text.contains(says), "{says}: {text}");
+    }
+}
+
+#[test]
+fn mail_about_a_campaign_speaks_of_its_mode_only() {
+    let open = |slot| Finding {
+        detail: "it is in Redis, and no row came".to_owned(),
+        needs_person: true,
+        ..finding(Kind::Unissued, slot, ActionKind::Issue, Outcome::Skipped)
+    };
+    let mut run = one(Status::Drift, vec![open(1), open(2)]);
+    let coupon = CouponId::of_campaign("Winter");
+    run.drops[0].coupon_id = coupon;
+    run.drops[0].drop_id = DropId::of_campaign("Winter", None);
+    for (is_repaired, to_do, why) in [
+        (
+            false,
+            "This campaign is only observed",
+            "2 × unissued: it is in Redis",
+        ),
+        (
+            true,
+            "What the next pass can repair, it repairs",
+            "2 × unissued, write the row: it is",
+        ),
+    ] {
+        let links = Links {
+            file: Some("'/etc/shop.toml'".to_owned()),
+            campaigns: [(coupon, campaign("Winter", is_repaired))].into(),
+            ..linked()
+        };
+        let text = flat(&mail(&[(at(1), &run)], &[], &links).unwrap());
+        assert!(text.contains(to_do) && text.contains(why), "{text}");
+        assert!(!text.contains("In mode repair"), "{text}");
     }
 }
 
