@@ -1,5 +1,7 @@
 //! What two looks at a target saw: the input of [`judge`](super::judge).
 
+use std::collections::HashSet;
+
 use mysql_async::Value;
 
 use crate::config::{CountMeans, UsersMean};
@@ -67,6 +69,9 @@ pub struct Facts {
     /// A late message may write a second row: no unique key refuses it, and nothing tells what
     /// waits on their topic.
     pub may_double: bool,
+    /// Users whom earlier repairs added to Redis because they had rows, as the record has them. That
+    /// they are members does not prove that anybody told them yes.
+    pub added: HashSet<String>,
     /// The column of the stock row, if both looks saw the same.
     pub stock: Option<StockColumn>,
     /// Whether their Redis says that something is left, if both looks saw the same.

@@ -227,6 +227,9 @@ impl Judge<'_> {
             if self.facts.may_double && kind == Kind::Unissued {
                 self.last_doubts(Doubt::MayDouble);
             }
+            if kind == Kind::Unissued && self.was_added() {
+                self.last_doubts(Doubt::AddedByUs);
+            }
         } else {
             self.all_are_given_out(kind, user, why);
         }
@@ -241,6 +244,9 @@ impl Judge<'_> {
         let all = format!("{why}, and all are given out");
         if kind != Kind::OverAdmitted || self.second_rows == 0 {
             self.found(kind, user, &all, None);
+            if kind == Kind::OverAdmitted && self.was_added() {
+                self.last_doubts(Doubt::AddedByUs);
+            }
             return;
         }
         self.second_rows -= 1;
@@ -252,6 +258,16 @@ impl Judge<'_> {
         if let Some(it) = self.found.last_mut() {
             it.finding.case = FindingCase::SecondRow;
         }
+    }
+
+    /// Whether an earlier repair added the user of the last difference to Redis.
+    fn was_added(&self) -> bool {
+        let last = self.found.last().map(|it| &it.finding);
+        last.is_some_and(|it| {
+            self.facts
+                .added
+                .contains(it.recorded_user().unwrap_or_default())
+        })
     }
 
     fn failed_event(&mut self, event: &FailedEvent, is_first: bool) {

@@ -235,6 +235,10 @@ impl Pass<'_> {
             .as_ref()
             .filter(|_| target.campaign.queue.is_empty());
         facts.may_double = target.campaign.mode == Mode::Repair && may_double.is_some();
+        let ours = self.attached.ours.as_ref();
+        if let Some(ours) = ours.filter(|_| !facts.unissued.is_empty()) {
+            facts.added = ours.added_users(target.drop_id()).await?;
+        }
         let mut judged = judge(&facts);
         self.learn(target, &facts, &judged).await?;
         let mut inserts = judged.iter_mut();
@@ -242,7 +246,6 @@ impl Pass<'_> {
         if let (Some(it), Some(warning)) = (first, may_double) {
             it.finding.detail = format!("{}; {warning}", it.finding.detail);
         }
-        let ours = self.attached.ours.as_ref();
         let mut ended = Ok(());
         if let Some(ours) = ours.filter(|_| target.campaign.mode == Mode::Repair) {
             let planned = judged.iter_mut().filter(|it| it.repair.is_some()).collect();

@@ -3,7 +3,7 @@
 //! pass looks twice, with the time between that a claim may be on its way: what both looks saw is a
 //! fact for [`judge`](super::judge).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 
 use mysql_async::{Row, Value};
@@ -527,6 +527,7 @@ impl Look {
             surplus: second.surplus,
             in_flight: in_flight as u64,
             may_double: false,
+            added: HashSet::new(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::runs::{set_state, state};
-use firstcome_shared::report::{Finding, Outcome};
+use firstcome_shared::report::{Finding, Kind, Outcome};
 use firstcome_shared::sql;
 
 use crate::config::{AttachFile, Campaign};
@@ -51,6 +51,19 @@ impl Ours {
             Outcome::Applied.as_str()
         );
         Ok(self.db.all("what came back", twice).await?)
+    }
+
+    /// Returns the users whom repairs have added to Redis, as the record has them: without a name
+    /// those whose ids it cannot hold.
+    pub async fn added_users(&self, drop: DropId) -> Answer<HashSet<String>> {
+        let added = sql!(
+            "SELECT DISTINCT COALESCE(user_id, '') FROM reconcile_findings \
+             WHERE drop_id = ? AND result = ? AND kind = ?",
+            drop,
+            Outcome::Applied.as_str(),
+            Kind::MissingAdmission.as_str()
+        );
+        Ok(self.db.all("who was added", added).await?)
     }
 }
 

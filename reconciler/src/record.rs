@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{CouponId, DropId, UserId};
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::processes::owner;
 use firstcome_shared::mysql::runs::RunRow;
 use firstcome_shared::mysql::{Db, DbError, json};
@@ -280,9 +280,7 @@ fn row(run: &Run, confirmed: bool) -> RunRow {
 /// for the column. In that case, the slot identifies the finding.
 fn stored(finding: &Finding) -> Finding {
     let mut stored = finding.clone();
-    stored.user_id = stored
-        .user_id
-        .filter(|name: &String| name.is_ascii() && name.len() <= UserId::MAX_LEN);
+    stored.user_id = finding.recorded_user().map(str::to_owned);
     stored
 }
 

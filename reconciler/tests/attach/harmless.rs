@@ -236,6 +236,40 @@ async fn user_of_a_row_beyond_the_quantity_is_not_added_to_redis() {
     assert_eq!(pass(&attached).await.status, Status::Clean);
 }
 
+/// A row by hand, which somebody deletes once the mail has named its user: that the user is a member
+/// is our doing, and no promise.
+#[tokio::test]
+async fn user_whom_a_repair_added_for_a_row_gets_no_other_row_without_asking() {
+    for stranger in ["stranger", "손님"] {
+        let world = sold(12).await;
+        let attached = world.attached(FILE);
+        world.rows(7, [stranger.to_owned()]).await;
+        let run = pass(&attached).await;
+        let added = "1 missing_admission applied";
+        assert!(found(&run.drops[0]).contains(&added.to_owned()), "{run:?}");
+        let delete = format!("DELETE FROM coupon WHERE user_id = '{stranger}'");
+        world.sql(&delete).await;
+        for _ in 0..2 {
+            let run = pass(&attached).await;
+            assert!(
+                found(&run.drops[0]).contains(&"1 unissued planned".to_owned()),
+                "{run:?}"
+            );
+            assert!(
+                details(&run).contains("because of a row that is gone"),
+                "{run:?}"
+            );
+        }
+        assert_eq!(world.numbers().await[0], 12, "no row came back");
+        let () = world.redis(&format!("SREM @users {stranger}")).await;
+        let run = pass(&attached).await;
+        assert!(
+            !found(&run.drops[0]).join(" ").contains("unissued"),
+            "{run:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn row_without_a_unique_key_asks_while_a_message_may_wait() {
     let world = World::without_key().await;

@@ -21,6 +21,8 @@ pub enum Doubt {
     Unordered,
     /// Further users can claim afterwards, while promises that no key names may be on their way.
     Opens,
+    /// A repair made its user a member because of a row, which somebody may have deleted on purpose.
+    AddedByUs,
     /// No unique key would refuse the row of a message that comes late.
     MayDouble,
     /// Without `quantity_sql`, coupons that were added look like a counter that is wrong.
@@ -78,6 +80,11 @@ impl Doubt {
                 advice: "confirm only if nobody stopped the sale by hand, and no message waits on \
                     your topic, since it may be a promise",
             },
+            Self::AddedByUs => DoubtWords {
+                headline: "a repair added its user to Redis because of a row that is gone",
+                advice: "if you took the row back, remove the user from Redis, too; confirm only \
+                    if they were told yes",
+            },
             Self::MayDouble => DoubtWords {
                 headline: "nothing refuses a second row",
                 advice: "confirm only if no message waits on your topic, or describe it (queue)",
@@ -106,7 +113,8 @@ impl Doubt {
             | Self::CountsDown
             | Self::CounterGone
             | Self::Reset
-            | Self::Unordered => true,
+            | Self::Unordered
+            | Self::AddedByUs => true,
             Self::Opens | Self::MayDouble | Self::StockAdded | Self::Untrusted | Self::Many => {
                 false
             }

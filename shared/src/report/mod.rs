@@ -158,6 +158,12 @@ impl Finding {
         i64::from_be_bytes(std::array::from_fn(|at| hash[at]))
     }
 
+    /// Returns the id of its user as the record has it: some ids of attached systems do not fit.
+    pub fn recorded_user(&self) -> Option<&str> {
+        let user = self.user_id.as_deref()?;
+        Some(user).filter(|it| it.is_ascii() && it.len() <= UserId::MAX_LEN)
+    }
+
     /// Whether the finding concerns no single slot or user.
     pub fn is_whole(&self) -> bool {
         self.slot.is_none() && self.user_id.is_none()
