@@ -50,7 +50,7 @@ struct CouponScreen<'a> {
     alerts: Vec<(i64, String)>,
     zone: Option<Tz>,
     is_daily: bool,
-    /// Whether its only drop opens later, so that it can be cancelled.
+    /// Whether its first drop opens later, so that it can be cancelled.
     is_to_come: bool,
     /// How users get to the coupon page, if it is on.
     share: Option<Share>,
@@ -320,7 +320,7 @@ async fn show_coupon(
         alerts: alerts.collect(),
         zone,
         is_daily,
-        is_to_come: !is_daily && is_to_come(&found.drops),
+        is_to_come: is_to_come(coupon.schedule.as_ref(), &found.drops),
         share: share(page, coupon).await,
         found: &found,
         has_api: page.has_api(),
@@ -333,9 +333,19 @@ async fn show_coupon(
     Ok(answer(status, &screen))
 }
 
-/// Whether a coupon with these drops opens later. The newest drops are on the first page.
-fn is_to_come(drops: &[ListedDrop]) -> bool {
-    !drops.is_empty() && drops.iter().all(|drop| drop.state == DropState::Scheduled)
+/// Whether the coupon's first drop opens later. The newest of these drops are on the first page.
+fn is_to_come(schedule: Option<&Schedule>, drops: &[ListedDrop]) -> bool {
+    let has_first = match schedule {
+        Some(Schedule::Daily {
+            time_zone,
+            first_day,
+            ..
+        }) => drops
+            .iter()
+            .any(|drop| time_zone.local(drop.opens_at).date_naive() == *first_day),
+        Some(Schedule::Once { .. }) | None => !drops.is_empty(),
+    };
+    has_first && drops.iter().all(|drop| drop.state == DropState::Scheduled)
 }
 
 /// How users get to the coupon page.

@@ -1,7 +1,7 @@
 //! The forms of a coupon's page: what each changes, the question before it, and what the page says
 //! once it is done.
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Allow, Group, MAX_QUANTITY, MAX_VALID_DAYS, MAX_WAITING};
 use firstcome_shared::http::views::{CouponDrops, CouponSettings};
 use firstcome_shared::report::wording::count;
@@ -37,8 +37,10 @@ pub(super) enum CouponForm {
     ClosesAt(Option<DateTime<Utc>>),
     /// Closes the open drop.
     Close,
-    /// Closes the only drop before it opens.
-    Cancel,
+    /// Ends a coupon before it opens. Then the first day of a daily one is also its last.
+    Cancel {
+        last_day: Option<NaiveDate>,
+    },
 }
 
 /// What an operator is asked before a change that takes something from users or cannot be undone.
@@ -88,7 +90,11 @@ impl CouponForm {
                         "It has opened or opens at once, or was cancelled: pause it instead.",
                     ));
                 }
-                Self::Cancel
+                let last_day = match coupon.schedule {
+                    Some(Schedule::Daily { first_day, .. }) => Some(first_day),
+                    Some(Schedule::Once { .. }) | None => None,
+                };
+                Self::Cancel { last_day }
             }
             _ => return Err(HttpRefusal::typed("The form is not of this page.")),
         })
@@ -120,7 +126,8 @@ impl CouponForm {
             }
             Self::OpensAt(opens) => json!({"opens_at": opens}),
             Self::ClosesAt(closes) => json!({"closes_at": closes}),
-            Self::Close | Self::Cancel => json!({"close_now": true}),
+            Self::Close | Self::Cancel { last_day: None } => json!({"close_now": true}),
+            Self::Cancel { last_day } => json!({"close_now": true, "last_day": last_day}),
         }
     }
 
@@ -171,7 +178,7 @@ impl CouponForm {
                 ),
                 "Close it now",
             ),
-            Self::Cancel => (
+            Self::Cancel { .. } => (
                 format!("{name} never opens. Nobody has claimed it. It can't be undone."),
                 "Cancel it",
             ),
@@ -188,7 +195,7 @@ impl CouponForm {
             Self::Pause => "paused",
             Self::Resume => "resumed",
             Self::Close => "closed",
-            Self::Cancel => "cancelled",
+            Self::Cancel { .. } => "cancelled",
             Self::Quantity(_)
             | Self::Name(_)
             | Self::WaitingList(_)
@@ -209,7 +216,8 @@ fn zone(coupon: &CouponSettings) -> Option<Tz> {
 /// shown. It must not open before the API gets the request either: that would close it for good.
 fn can_be_cancelled(found: &CouponDrops, now: DateTime<Utc>) -> bool {
     let soon = now + TimeDelta::seconds(30);
-    is_to_come(&found.drops) && found.drops.iter().all(|drop| drop.opens_at > soon)
+    is_to_come(found.coupon.schedule.as_ref(), &found.drops)
+        && found.drops.iter().all(|drop| drop.opens_at > soon)
 }
 
 fn new_quantity(form: &Fields, coupon: &CouponSettings) -> Result<u32, HttpRefusal> {

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use crate::text::Text as _;
 
+const CANCELLED: &str = "cancelled: it never opens";
+
 /// Describes what an operator did: the fields of the change, without JSON's punctuation.
 pub(crate) fn act(recorded: &RecordedAct) -> String {
     let detail: Value = serde_json::from_str(&recorded.detail).unwrap_or_default();
@@ -18,6 +20,10 @@ pub(crate) fn act(recorded: &RecordedAct) -> String {
         .filter(|(_, value)| !value.is_null());
     // A change of its drops repeats what the coupon says.
     let (of_drops, own): (Vec<_>, Vec<_>) = all.partition(|(name, _)| name.starts_with("drop "));
+    // The schedule of a daily coupon does not show it.
+    if of_drops.iter().any(|(_, drop)| is_cancelled(&drop["to"])) {
+        return CANCELLED.to_owned();
+    }
     let fields = if own.is_empty() { of_drops } else { own };
     let is_change = recorded.action == "change_coupon";
     let fields = listed(fields.into_iter().map(|(name, value)| field(name, value)));
@@ -36,7 +42,7 @@ fn listed(fields: impl Iterator<Item = String>) -> String {
 /// Such as "quantity 100 → 200". Empty if nothing is worth a word.
 fn field(name: &str, value: &Value) -> String {
     match (value.get("from"), value.get("to"), value) {
-        (Some(_), Some(to), _) if is_cancelled(to) => "cancelled: it never opens".to_owned(),
+        (Some(_), Some(to), _) if is_cancelled(to) => CANCELLED.to_owned(),
         (Some(Value::Object(from)), Some(Value::Object(to)), _) => {
             // What was taken away is only in `from`.
             let names: BTreeSet<&String> = from.keys().chain(to.keys()).collect();
@@ -141,6 +147,13 @@ mod tests {
             let detail = json!({"coupon": {"from": from, "to": to}});
             assert_eq!(describe("change_coupon", &detail), says);
         }
+        let drop = json!({
+            "from": {"opens_at": "2026-12-24T09:00:00Z", "closes_at": "2026-12-24T12:00:00Z"},
+            "to": {"opens_at": "2026-11-28T12:00:00Z", "closes_at": "2026-11-28T12:00:00.001Z"},
+        });
+        let days = json!({"from": {}, "to": {"last_day": "2026-12-24"}});
+        let of_daily = json!({"schedule": days, "drop 7": drop});
+        assert_eq!(describe("change_coupon", &of_daily), CANCELLED);
         let made =
             json!({"name": "A", "quantity": 5, "paused": false, "schedule": {"type": "once"}});
         assert_eq!(

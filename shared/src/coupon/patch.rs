@@ -47,7 +47,8 @@ pub struct CouponPatch {
     #[schema(value_type = Option<NaiveDate>)]
     pub last_day: Option<Option<NaiveDate>>,
     /// True closes the open drop immediately and permanently; its waiting list gets nothing more. A
-    /// coupon that opens once is ended even before it opens. Later drops of a daily coupon stay.
+    /// coupon that opens once is ended even before it opens, and a daily one together with
+    /// `last_day` = its first day. Otherwise later drops of a daily coupon stay.
     pub close_now: Option<bool>,
     /// Codes can be used before this time; null: without an end. The past ends it at once.
     #[serde(default, deserialize_with = "instant_or_null")]
@@ -163,11 +164,11 @@ impl CouponPatch {
         if let Some(closes_at) = self.closes_at {
             close_at(&mut settings.schedule, drops, closes_at, now)?;
         }
-        if self.close_now.is_some() {
-            close_now(&mut settings.schedule, drops, now)?;
-        }
         if self.concerns_days() {
             self.change_days(&mut settings.schedule, drops, now)?;
+        }
+        if self.close_now.is_some() {
+            self.end_drops(&mut settings.schedule, drops, now)?;
         }
         let Some(schedule) = &settings.schedule else {
             return Ok(());
@@ -177,6 +178,25 @@ impl CouponPatch {
             check_no_overlap(schedule, drops, now)?;
         }
         Ok(())
+    }
+
+    /// Ends the open drop, or a coupon that has not opened yet.
+    fn end_drops(
+        &self,
+        schedule: &mut Option<Schedule>,
+        drops: &mut [Drop],
+        now: DateTime<Utc>,
+    ) -> Result<(), String> {
+        let ends_before_it_opens = match schedule {
+            Some(Schedule::Once { .. }) => true,
+            // Only its first drop is left.
+            Some(Schedule::Daily { first_day, .. }) => {
+                self.last_day == Some(Some(*first_day))
+                    && drops.iter().all(|drop| drop.opens_at > now)
+            }
+            None => false,
+        };
+        close_now(schedule, drops, ends_before_it_opens, now)
     }
 
     fn change_days(
@@ -290,11 +310,11 @@ fn close_at(
 fn close_now(
     schedule: &mut Option<Schedule>,
     drops: &mut [Drop],
+    ends_before_it_opens: bool,
     now: DateTime<Utc>,
 ) -> Result<(), String> {
-    // A coupon that opens once can be ended before it opens.
-    let is_once = matches!(schedule, Some(Schedule::Once { .. }));
-    let ends = |drop: &Drop| drop.is_not_closed(now) && (is_once || drop.opens_at <= now);
+    let ends =
+        |drop: &Drop| drop.is_not_closed(now) && (ends_before_it_opens || drop.opens_at <= now);
     let last = drops.iter().rfind(|drop| drop.opens_at <= now);
     // Later it is not a retry, but meant for the next drop.
     let since = Some(now - TimeDelta::hours(1));
@@ -438,6 +458,26 @@ mod tests {
         change(&mut all, "01T11:40", close.clone()).unwrap();
         let refused = change(&mut daily("12:00"), "01T10:00", close.clone()).unwrap_err();
         assert!(refused.contains("an earlier last_day"), "{refused}");
+        let cancel = json!({"close_now": true, "last_day": "2026-12-01"});
+        let mut all = daily("12:00");
+        for now in ["01T09:00", "01T09:30"] {
+            change(&mut all, now, cancel.clone()).unwrap();
+            let [first] = &all.1[..] else {
+                panic!("{:?}", all.1);
+            };
+            let window = first.closes_at.unwrap() - first.opens_at;
+            assert_eq!(window, TimeDelta::milliseconds(1));
+            assert_eq!(first.opens_at, at("01T09:00"), "{now}");
+        }
+        let schedule = all.0.schedule.as_ref().unwrap();
+        assert_eq!(schedule.drops_from(at("03T09:00")), []);
+        // Once it has opened, only the open drop ends.
+        let mut all = daily("12:00");
+        change(&mut all, "01T11:30", cancel.clone()).unwrap();
+        assert_eq!((all.1.len(), all.1[0].opens_at), (1, at("01T11:00")));
+        let refused = change(&mut daily("12:00"), "01T12:30", cancel).unwrap_err();
+        assert!(refused.contains("no drop is open"), "{refused}");
+
         let mut once = daily("12:00");
         once.1.truncate(1);
         once.0.settings.schedule = Some(Schedule::Once {

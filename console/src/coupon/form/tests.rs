@@ -209,7 +209,10 @@ fn form_that_cannot_be_done_is_refused_with_what_to_write() {
 fn coupon_is_cancelled_only_until_shortly_before_it_opens() {
     let to_come = found(DropState::Scheduled);
     let form = parse("how=cancel", &to_come, 59).unwrap();
-    assert_eq!((&form, form.done()), (&CouponForm::Cancel, "cancelled"));
+    assert_eq!(
+        (&form, form.done()),
+        (&CouponForm::Cancel { last_day: None }, "cancelled")
+    );
     assert_eq!(form.body().to_string(), r#"{"close_now":true}"#);
     assert!(parse("how=cancel", &to_come, 60).is_err());
 }

@@ -2,7 +2,9 @@
 //! `pages/from_mail.rs` tests it in a browser.
 
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{Fixture, MadeCoupon, OPS_TOKEN, World, coupon_body, open_world, people};
+use firstcome_harness::{
+    Answer, Fixture, MadeCoupon, OPS_TOKEN, World, coupon_body, open_world, people,
+};
 use reqwest::header::ORIGIN;
 use reqwest::{Method, Response};
 use serde_json::json;
@@ -164,10 +166,17 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
     let mut later = coupon_body("Later", 20, 0);
     later["schedule"]["opens_at"] = "2100-01-01T00:00:00Z".into();
     let later = f.api.create_coupon(&later).await.id;
+    let mut daily = coupon_body("Daily", 20, 0);
+    daily["schedule"] = json!({
+        "type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00",
+        "first_day": "2100-01-01",
+    });
+    let daily = f.api.create_coupon(&daily).await.id;
     let (sql, daemon) = (&f.world.sql, f.world.daemon().await);
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let change = |id: i64| format!("/coupons/{id}/change");
     let (now, later) = ((coupon.id, change(coupon.id)), (later, change(later)));
+    let daily = (daily, change(daily));
 
     revoking_asks_first_and_shortens_the_list_of_winners(&kim, &coupon).await;
     let cancel = [("how", "cancel"), ("sure", "1")];
@@ -185,6 +194,7 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
         (&now, "validity", ("valid_until", "2101-01-01T00:00"), "until 2101-01-01 00:00 UTC", "YEAR(valid_until)", "2101"),
         (&now, "close", ("", ""), "closes now", "closed_early", "1"),
         (&later, "cancel", ("", ""), "never opens", "closed_early", "1"),
+        (&daily, "cancel", ("", ""), "never opens", "closed_early", "1"),
     ];
     for ((id, path), how, typed, question, column, value) in cases {
         let state = format!(
@@ -229,9 +239,40 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
     let again = [("how", "close"), ("sure", "1")];
     let refused = kim.submit(&now.1, &again).await;
     assert_has(&refused.text, &["No drop of it is open"]);
-    let page = kim.text(&format!("/coupons/{}", later.0)).await;
-    assert_has(&page, &["cancelled: it never opens"]);
-    assert_lacks(&page, &["Change it", "value=\"pause\""]);
+    for (id, _) in [later, daily] {
+        let page = kim.text(&format!("/coupons/{id}")).await;
+        assert_eq!(
+            page.matches("cancelled: it never opens").count(),
+            2,
+            "{page}"
+        );
+        assert_lacks(&page, &["Change it", "value=\"pause\""]);
+        let claim = f.api.claim(id, "u-1").await;
+        assert_eq!(claim, Answer::Problem(410, "closed".to_owned()));
+    }
+}
+
+/// Coupons that are over are only in this list.
+#[tokio::test]
+async fn list_of_coupons_has_further_pages_also_of_coupons_that_are_closed() {
+    let f = Fixture::new("ops-pages").await;
+    let mut ids = Vec::new();
+    for _ in 0..51 {
+        let coupon = f.api.open_coupon(5).await;
+        f.api.change(coupon.id, &json!({"close_now": true})).await;
+        ids.push(coupon.id);
+    }
+    ids.sort_unstable();
+    let name = |number: usize| format!("coupon {}<", ids[number]);
+    let daemon = f.world.daemon().await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let first = kim.text("/coupons").await;
+    let next = format!("/coupons?after={}", ids[49]);
+    assert_has(&first, &[&name(0), &name(49), &next]);
+    assert_lacks(&first, &[&name(50)]);
+    let second = kim.text(&next).await;
+    assert_has(&second, &[&name(50)]);
+    assert_lacks(&second, &[&name(49), "More coupons"]);
 }
 
 #[tokio::test]
