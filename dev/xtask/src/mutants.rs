@@ -73,13 +73,13 @@ fn passes(tests: &[String]) -> Result<bool> {
     Ok(ended.status.success())
 }
 
-/// `ONLY` selects the faults whose first line contains it.
+/// `ONLY` selects the faults whose first line or whose file contains it.
 pub(crate) fn run(part: Option<Part>) -> Result<()> {
     let list = read(LIST)?;
     let paragraphs = list.split("\n\n").skip(1).map(str::trim_end);
     let mut mutants = paragraphs.map(Mutant::parse).collect::<Result<Vec<_>>>()?;
     let only = setting("ONLY").unwrap_or_default();
-    mutants.retain(|mutant| mutant.what.contains(&only));
+    mutants.retain(|mutant| mutant.what.contains(&only) || mutant.file.contains(&only));
     for mutant in &mutants {
         mutant.texts()?;
     }
