@@ -46,8 +46,11 @@ struct System {
     /// Tickets whose row is refused, and the event that is kept instead.
     failed: &'static [i64],
     event: &'static str,
-    /// The only parameter is the user.
+    /// The only parameter is the user. If the statement itself signals an error, the event is kept.
     row: &'static str,
+    /// Reads what is left after a row, and what the consumer runs in Redis once it is 0.
+    left: &'static str,
+    sold_out: &'static str,
     tables: &'static [&'static str],
     campaign: &'static str,
     /// Further campaigns of the file; `MODE` is their mode. The first one then only observes, and
@@ -72,6 +75,8 @@ const NONE: System = System {
     failed: &[],
     event: "",
     row: "INSERT INTO coupon (user_id) VALUES (?)",
+    left: "",
+    sold_out: "",
     tables: &["CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40))"],
     campaign: "",
     more: "",
@@ -80,7 +85,7 @@ const NONE: System = System {
 
 const EVENTS: &str = "CREATE TABLE failed (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40), done INT DEFAULT 0)";
 
-const SYSTEMS: [System; 8] = [
+const SYSTEMS: [System; 9] = [
     System {
         name: "SADD, INCR, a topic and a table of failed events",
         fault: "three inserts fail, two messages are lost, and the counter runs to 1,000",
@@ -225,7 +230,43 @@ const SYSTEMS: [System; 8] = [
         repaired: &["stock 1", "stock 2"],
         ..NONE
     },
+    System {
+        name: "a stock column that a consumer lowers, and a set of the coupons that are left",
+        fault: "three inserts fail after the column was lowered, and the sold-out coupon is in the \
+            set again",
+        opens: &["SADD available 7"],
+        join: "SISMEMBER available 7",
+        event: "INSERT INTO failed (user_id) VALUES (?)",
+        row: "CALL issue(?)",
+        left: "SELECT remaining FROM stock WHERE id = 7",
+        sold_out: "SREM available 7",
+        breaks: &["SADD available 7"],
+        tables: &[
+            "CREATE TABLE stock (id INT PRIMARY KEY, total INT, remaining INT)",
+            "INSERT INTO stock VALUES (7, 100, 100)",
+            "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40), stock_id INT)",
+            EVENTS,
+            "CREATE PROCEDURE issue(IN winner VARCHAR(40))
+            BEGIN
+                UPDATE stock SET remaining = remaining - 1 WHERE id = 7 AND remaining > 0;
+                IF ROW_COUNT() = 1 THEN
+                    IF winner IN ('user-0010', 'user-0020', 'user-0030') THEN
+                        SIGNAL SQLSTATE '45000';
+                    END IF;
+                    INSERT INTO coupon (user_id, stock_id) VALUES (winner, 7);
+                END IF;
+            END",
+        ],
+        campaign: "rows = { table = 'coupon', user = 'user_id', where = { stock_id = 7 }, duplicates = 'locked' }
+            failed = { table = 'failed', user = 'user_id', where = {}, done = { column = 'done', value = 1 } }
+            stock = { table = 'stock', where = { id = 7 }, left = 'remaining' }
+            sale = { key = 'available', member = '7' }",
+        ..NONE
+    },
 ];
+
+/// MySQL's error for a `SIGNAL`.
+const SIGNALLED: u16 = 1644;
 
 /// The stores of one system.
 #[derive(Clone)]
@@ -283,7 +324,7 @@ impl Shop {
     }
 
     /// Writes the row of a user, unless the system loses it.
-    async fn issue(&self, system: &System, user: &str, ticket: i64) -> Result<()> {
+    async fn issue(&mut self, system: &System, user: &str, ticket: i64) -> Result<()> {
         if system.lost.contains(&ticket) {
             return Ok(());
         }
@@ -292,7 +333,17 @@ impl Shop {
         } else {
             row(system, ticket)
         };
-        Ok(self.pool.get_conn().await?.exec_drop(sql, (user,)).await?)
+        let mut conn = self.pool.get_conn().await?;
+        match conn.exec_drop(sql, (user,)).await {
+            Err(mysql_async::Error::Server(error)) if error.code == SIGNALLED => {
+                conn.exec_drop(system.event, (user,)).await?;
+            }
+            done => done?,
+        }
+        if !system.left.is_empty() && conn.query_first(system.left).await? == Some(0_i64) {
+            self.redis(system.sold_out, user, ticket).await?;
+        }
+        Ok(())
     }
 
     /// Lets users claim concurrently.
@@ -337,7 +388,7 @@ struct Servers {
 
 /// Runs the systems.
 pub async fn run() -> Result<()> {
-    static ALL: [System; 8] = SYSTEMS;
+    static ALL: [System; 9] = SYSTEMS;
     step("starting MySQL, Redis and a mail server");
     let (mysql, redis, mail) = tokio::try_join!(
         MysqlServer::start(StackOptions::without_fsync().mysql),
