@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use firstcome_reconciler::report::Status;
+use firstcome_reconciler::report::{Kind, Status};
 use rand::RngExt as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,7 @@ async fn planted_differences_are_found_and_none_is_invented_while_a_crowd_claims
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "release"] // half an hour, or ATTACH_MINUTES
 async fn ten_thousand_differences_among_a_hundred_thousand_users() {
-    let minutes: u64 = std::env::var("ATTACH_MINUTES").map_or(30, |it| it.parse().unwrap());
+    let minutes = minutes_or(30);
     for shape in [Shape::CountsUp, Shape::CountsDownWithQueue] {
         crowd(Size {
             users: 100_000,
@@ -61,6 +61,60 @@ async fn ten_thousand_differences_among_a_hundred_thousand_users() {
         })
         .await;
     }
+}
+
+fn minutes_or(default: u64) -> u64 {
+    std::env::var("ATTACH_MINUTES").map_or(default, |it| it.parse().unwrap())
+}
+
+/// Messages that wait while a consumer stands.
+const WAITING: u32 = 1_000;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "release"] // ten minutes, or ATTACH_MINUTES
+async fn consumer_that_stands_with_a_thousand_messages_leaves_nothing_to_repair() {
+    let standing = Duration::from_mins(minutes_or(10));
+    let shape = Shape::CountsDownWithQueue;
+    let world = Arc::new(World::new().await);
+    let before = 50_u32;
+    let all = before + WAITING;
+    world.members("@users", users(0..before)).await;
+    world.rows(7, users(0..before)).await;
+    let stock = format!("INSERT INTO stock VALUES (7, {QUANTITY})");
+    world.sql(&stock).await;
+    let count = shape.count(before.into());
+    let () = world.redis(&format!("SET @count {count}")).await;
+    let attached = world.attached(&shape.file("5s"));
+    assert_eq!(pass(&attached).await.status, Status::Clean);
+
+    shape.take(&world, WAITING).await;
+    world.members("@users", users(before..all)).await;
+    let messages: Vec<String> = users(before..all).collect();
+    let () = world
+        .redis(&format!("RPUSH @queue {}", messages.join(" ")))
+        .await;
+    let standing_state = [before.into(), 0, all.into(), shape.count(all.into())];
+    let began = Instant::now();
+    let mut passes = 0;
+    while began.elapsed() < standing {
+        let run = pass(&attached).await;
+        let found: Vec<Kind> = run.all_findings().map(|it| it.kind).collect();
+        assert_eq!(found, [Kind::Stalled], "{run:?}");
+        assert_eq!(world.numbers().await, standing_state);
+        passes += 1;
+    }
+    let stood = began.elapsed().as_secs();
+    // The consumer works again.
+    let closed = CancellationToken::new();
+    closed.cancel();
+    pop(world.clone(), closed).await;
+    let run = pass(&attached).await;
+    assert!(run.status == Status::Clean && run.drops[0].exact, "{run:?}");
+    let rows = i64::from(all);
+    assert_eq!(world.numbers().await, [rows, 0, rows, shape.count(rows)]);
+    println!(
+        "{passes} passes in {stood} s beside {WAITING} messages that wait: 0 unissued, 0 repairs"
+    );
 }
 
 const QUANTITY: i64 = 4_000_000;
