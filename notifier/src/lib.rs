@@ -204,7 +204,11 @@ impl Notifier {
         let now = now.trunc_subsecs(3);
         let news = self.refusals.news(seen, now);
         for (seen, name) in news {
-            record(&self.db, seen, self.settings.clone(), now).await?;
+            if let Err(error) = record(&self.db, seen, self.settings.clone(), now).await {
+                // The outbox may have no space either.
+                self.cannot_write(&error.to_string(), now).await;
+                return Err(error.into());
+            }
             self.refusals.is_recorded(&name, now);
             self.wake();
         }

@@ -24,6 +24,10 @@ const PAUSE: TimeDelta = TimeDelta::hours(1);
 /// A failure this long after the file was written begins another outage.
 const STALE: TimeDelta = TimeDelta::minutes(10);
 
+/// How much earlier than the last report another one may have begun: several watches report, each
+/// with the time at which its attempt to write began.
+const OVERLAP: TimeDelta = TimeDelta::seconds(60);
+
 /// What is known about the outage that lasts, if there is one.
 #[derive(Debug)]
 pub(crate) struct MysqlOutage {
@@ -58,6 +62,10 @@ impl MysqlOutage {
     /// Records a failure. Returns the outage.
     fn failed(&self, is_away: bool, error: &str, now: DateTime<Utc>) -> Lasting {
         let last = self.state.lock().clone().or_else(|| self.read());
+        let seen_at = last.as_ref().map(|outage| outage.seen_at);
+        let now = seen_at
+            .filter(|at| *at > now && *at - now < OVERLAP)
+            .unwrap_or(now);
         let same = last.filter(|outage| elapsed(outage.seen_at, now) < STALE);
         let mut lasting = same.unwrap_or_else(|| Lasting {
             since: now,
@@ -135,6 +143,7 @@ impl Notifier {
     pub(crate) fn cannot_record(&self, is_away: bool, error: &str, now: DateTime<Utc>) {
         let mut outage = self.outage.failed(is_away, error, now);
         let patience = self.settings.policy.patience;
+        let now = outage.seen_at;
         let notice = Notice {
             problem: outage.problem(),
             reason: NoticeReason::New,
@@ -201,6 +210,7 @@ mod tests {
     fn due_mails(outage: &MysqlOutage, seconds: i64) -> usize {
         let now = at(seconds);
         let mut lasting = outage.failed(true, "", now);
+        let now = lasting.seen_at;
         let mut is_due = |target: &&str| lasting.is_due(target, TimeDelta::seconds(30), now);
         let told = ["a", "b"].iter().filter(|it| is_due(it)).count();
         outage.keep(lasting);
@@ -236,6 +246,18 @@ mod tests {
         let ended = start().ended().unwrap();
         assert_eq!((ended.since, ended.attempts.len()), (at(0), 2));
         assert!(start().ended().is_none());
+    }
+
+    #[test]
+    fn report_that_began_before_the_last_one_begins_no_other_outage() {
+        let outage = outage("overlap")();
+        let told: Vec<usize> = [0, 20, 15, 31, 29]
+            .map(|at| due_mails(&outage, at))
+            .to_vec();
+        assert_eq!(told, [0, 0, 0, 2, 0]);
+        // The clock was set back.
+        assert_eq!(due_mails(&outage, -3_600), 0);
+        assert!(outage.ended().is_none());
     }
 
     #[test]

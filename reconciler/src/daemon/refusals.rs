@@ -27,6 +27,8 @@ pub(super) async fn watch(stores: Stores, notifier: Notifier, stop: Cancellation
     let mut topic = None;
     // Whether commits of MySQL did not end.
     let mut hung = false;
+    // Whether a refusal was told past the outbox.
+    let mut unrecorded = false;
     let mut looked_at: Option<Instant> = None;
     loop {
         tokio::select! {
@@ -57,9 +59,18 @@ pub(super) async fn watch(stores: Stores, notifier: Notifier, stop: Cancellation
             }
         };
         seen.extend(topic.clone());
-        if let Err(error) = notifier.refusals(seen, Utc::now()).await {
-            let error = format!("{error:#}");
-            tracing::debug!(error, "the mail about a refusal is not in the outbox yet");
+        let is_refused = !seen.is_empty();
+        match notifier.refusals(seen, Utc::now()).await {
+            Ok(()) if unrecorded && !is_refused => {
+                notifier.can_write(Utc::now()).await;
+                unrecorded = false;
+            }
+            Ok(()) => {}
+            Err(error) => {
+                unrecorded = true;
+                let error = format!("{error:#}");
+                tracing::debug!(error, "the mail about a refusal is not in the outbox yet");
+            }
         }
     }
 }
