@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter::once;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use firstcome_shared::kafka::{FORGOTTEN, KafkaSettings, Probed, probe};
@@ -77,6 +77,8 @@ pub(super) struct Tender {
     pub(super) stuck: Duration,
     /// Ranges without readable messages, and what stands for those. The loop writes them.
     pub(super) passed: Mutex<Batch>,
+    /// MySQL did not take the last batch. That positions can be read does not end this trouble.
+    pub(super) is_batch_unwritten: AtomicBool,
     /// Cancelled if this client must be replaced.
     pub(super) client: CancellationToken,
 }
@@ -237,6 +239,7 @@ impl Tender {
         let positions = self.db.topic_positions(topic).await;
         match &positions {
             // That positions can be read does not mean that batches can be written.
+            Ok(_) if self.is_batch_unwritten.load(Ordering::Relaxed) => {}
             Ok(_) if before.values().any(|it| it.stands().is_none()) => {}
             Ok(_) => self.health.set(MYSQL, None),
             Err(error) => {
@@ -257,11 +260,13 @@ impl Tender {
         })
         .await;
         let mut lag = 0;
+        let mut has_unwritten = positions.is_err();
         for (partition, reading) in before {
             let (first, end) = match logs.remove(&partition) {
                 Some(Ok(log)) => log,
                 // The leaders of other partitions may answer.
                 Some(Err(error)) => {
+                    has_unwritten = true;
                     looked = Err(error);
                     continue;
                 }
@@ -273,6 +278,7 @@ impl Tender {
                 continue;
             }
             let position = position(partition);
+            has_unwritten |= position.unwrap_or(first) < end;
             let is_outside = |at: Option<i64>| at.is_some_and(|at| !(first..=end).contains(&at));
             if is_outside(position) || is_outside(reading.stands()) {
                 tracing::warn!(partition, position, first, end, "position outside the log");
@@ -298,6 +304,10 @@ impl Tender {
             }
         }
         gauge!("firstcome_consumer_lag").set(u32::try_from(lag).unwrap_or(u32::MAX));
+        if !has_unwritten {
+            // The partition went to another consumer, or its position was moved by hand.
+            self.is_batch_unwritten.store(false, Ordering::Relaxed);
+        }
         looked
     }
 
