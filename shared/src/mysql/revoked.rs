@@ -57,6 +57,14 @@ pub struct NewRevocation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CouponInUse;
 
+/// The open revocation of a user, after an attempt to insert one.
+struct InsertedRevocation {
+    id: i64,
+    /// Whether the attempt inserted it. Only the insert tells: an open one that was read before may
+    /// have ended since.
+    is_new: bool,
+}
+
 /// How often an id is drawn for a revocation. One in a million is taken if there is one a second.
 const ATTEMPTS: usize = 10;
 
@@ -71,8 +79,7 @@ impl Db {
     /// The revocation is inserted before the row is read: see `look` in `inserted.rs`.
     pub async fn revoke(&self, new: NewRevocation) -> DbResult<Result<Revocation, CouponInUse>> {
         let revoked = self.transaction("revoke", async move |conn| {
-            let is_new = open_one(conn, &new, "").await?.is_none();
-            let id = insert(conn, &new).await?.id;
+            let InsertedRevocation { id, is_new } = insert(conn, &new).await?;
             let row = lock_void_row(conn, id).await?;
             // A void row that is used all the same, as one inserted by hand, has to go.
             if is_new && is_used(conn, &new, row.as_ref()).await? {
@@ -190,7 +197,7 @@ impl Db {
 }
 
 /// Inserts the revocation, unless the user has an open one, and returns the open one, locked.
-async fn insert(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation> {
+async fn insert(conn: &mut Conn, new: &NewRevocation) -> QueryResult<InsertedRevocation> {
     for _ in 0..ATTEMPTS {
         // Redis keeps the revocation with the highest id of each user.
         let latest: Option<i64> = sql!(
@@ -215,25 +222,21 @@ async fn insert(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Revocation>
         let insert = sql!(insert, id, coupon, drop, slot, user, reason, by, again);
         insert.run(conn).await?;
         // `None` means that another revocation has this id.
-        if let Some(open) = open_one(conn, new, " FOR UPDATE").await? {
-            return Ok(open);
+        if let Some(open) = locked_open(conn, new).await? {
+            let is_new = open == id;
+            return Ok(InsertedRevocation { id: open, is_new });
         }
     }
     Err(diesel::result::Error::NotFound)
 }
 
-/// Reads the open revocation in this scope.
-async fn open_one(
-    conn: &mut Conn,
-    new: &NewRevocation,
-    lock: &'static str,
-) -> QueryResult<Option<Revocation>> {
-    let query = "SELECT {columns} FROM revoked_coupons \
-                 WHERE coupon_id = ? AND user_id = ? AND again_from IS NULL AND person_scope = ?";
+/// Reads the id of the open revocation in this scope, and locks it.
+async fn locked_open(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Option<i64>> {
+    let query = "SELECT id FROM revoked_coupons WHERE coupon_id = ? AND user_id = ? \
+                 AND again_from IS NULL AND person_scope = ? FOR UPDATE";
     let is_per_drop = new.once_per == OncePer::Drop;
     let scope = if is_per_drop { new.drop.0 } else { 0 };
-    let query = sql!(query, new.coupon, &new.user, scope).and(sql!(lock));
-    query.first(conn).await
+    sql!(query, new.coupon, &new.user, scope).first(conn).await
 }
 
 async fn read(conn: &mut Conn, id: i64) -> QueryResult<Revocation> {
