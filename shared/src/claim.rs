@@ -87,27 +87,23 @@ impl Claim {
         format!("{}:{}", self.coupon_id, self.slot)
     }
 
-    /// Encodes a message with only this claim.
+    /// Encodes a message with only this claim. Empty if its time is not known.
     pub fn encode(&self) -> String {
-        Self::encode_batch(&[self])
+        Self::encode_batch(&[self]).unwrap_or_default()
     }
 
-    /// Encodes a message. All claims must belong to one drop, and their times be known: others are
-    /// left out.
-    pub fn encode_batch(claims: &[&Self]) -> String {
-        let Some(first) = claims.first() else {
-            return String::new();
-        };
-        let coupon_id = first.coupon_id.0;
-        let drop_id = first.drop_id.0;
-        let claims = claims.iter().filter_map(|claim| claim.wire()).collect();
-        serde_json::to_string(&MessageWire {
+    /// Encodes a message. All claims must belong to one drop. Returns `None` if there are none, or
+    /// if the time of one is not known.
+    pub fn encode_batch(claims: &[&Self]) -> Option<String> {
+        let first = claims.first()?;
+        let claims: Option<Vec<ClaimWire<'_>>> = claims.iter().map(|claim| claim.wire()).collect();
+        let message = serde_json::to_string(&MessageWire {
             v: VERSION,
-            coupon_id,
-            drop_id,
-            claims,
-        })
-        .unwrap_or_default()
+            coupon_id: first.coupon_id.0,
+            drop_id: first.drop_id.0,
+            claims: claims?,
+        });
+        message.ok()
     }
 
     fn wire(&self) -> Option<ClaimWire<'_>> {
@@ -200,7 +196,7 @@ mod tests {
         let (example, _) = example.split_once("```").unwrap();
         let claims = Claim::decode(example.as_bytes()).unwrap();
         assert_eq!(claims[0], good());
-        let encoded = Claim::encode_batch(&claims.iter().collect::<Vec<_>>());
+        let encoded = Claim::encode_batch(&claims.iter().collect::<Vec<_>>()).unwrap();
         let [encoded, example] =
             [&encoded, example].map(|json| serde_json::from_str::<Value>(json).unwrap());
         assert_eq!(encoded, example);

@@ -110,7 +110,9 @@ impl Publisher {
         let events: Vec<&Claim> = claims.iter().map(|one| &one.claim).collect();
         let first = events.iter().min_by_key(|claim| claim.slot);
         let key = first.map_or_else(String::new, |first| first.key());
-        let payload = Claim::encode_batch(&events);
+        let Some(payload) = Claim::encode_batch(&events) else {
+            return false;
+        };
         let topic = &self.kafka.topic;
         let mut headers = self.kafka.signing.headers(topic, payload.as_bytes());
         // A message has one trace, so only that of a single claim is carried.
