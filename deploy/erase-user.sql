@@ -1,5 +1,6 @@
 -- Erases one user from the coupons that are over: a pseudonym replaces the id, random texts the codes. Rows stay, so totals stay
--- exact (docs/OPERATIONS.md, "Erase a user"). It cannot be undone, and may be repeated. Run it with the user's id:
+-- exact (docs/OPERATIONS.md, "Erase a user"). Codes that are still valid are replaced, too (valid_until, valid_days): shops then
+-- get 404 for them. It cannot be undone, and may be repeated. Run it with the user's id:
 --   mysql --init-command="SET @user = 'u-1'" firstcome < deploy/erase-user.sql
 -- Untouched: coupons that are not over (Redis and passes need the id until two hours after the last drop was sealed), and everything
 -- while a dead letter or a broken promise of the user is open. The last statement lists what still names the user.

@@ -143,8 +143,8 @@ const RANDOM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
 const SLOTS_AT_ONCE: Slot = 2_000;
 
 /// Finds drops after `after` that were sealed longer than `kept` ago and still contain user
-/// ids, each with whether a user may hold one coupon per drop. Codes stay until their end, if
-/// they have one.
+/// ids, each with whether a user may hold one coupon per drop. Codes that have an end stay as long
+/// after it, because a shop may ask late what became of an order.
 async fn old_drops_with_people(
     db: &Db,
     kept: Duration,
@@ -154,11 +154,14 @@ async fn old_drops_with_people(
         "SELECT {d.columns}, c.once_per = 'drop' FROM drops d JOIN coupons c ON c.id = d.coupon_id \
                WHERE d.id > ? AND d.codes_erased_at IS NULL \
                AND d.sealed_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
-               AND (c.valid_until IS NULL OR c.valid_until < UTC_TIMESTAMP(3)) \
-               AND (c.valid_days IS NULL \
-               OR d.sealed_at + INTERVAL c.valid_days DAY < UTC_TIMESTAMP(3)) \
+               AND (c.valid_until IS NULL \
+               OR c.valid_until < UTC_TIMESTAMP(3) - INTERVAL ? SECOND) \
+               AND (c.valid_days IS NULL OR d.sealed_at + INTERVAL c.valid_days DAY \
+               < UTC_TIMESTAMP(3) - INTERVAL ? SECOND) \
                ORDER BY d.id LIMIT ?",
         after,
+        kept.as_secs(),
+        kept.as_secs(),
         kept.as_secs(),
         DROPS_AT_ONCE
     );

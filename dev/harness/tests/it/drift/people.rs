@@ -165,6 +165,11 @@ async fn users_of_old_drops_are_erased() {
         .sql
         .query(&valid("UTC_TIMESTAMP(3) - INTERVAL 1 SECOND"))
         .await;
+    let sealed_at = "UPDATE drops SET sealed_at = sealed_at - INTERVAL 1 HOUR WHERE coupon_id =";
+    world.sql.query(&format!("{sealed_at} {}", over.id)).await;
+    world.set("FIRSTCOME_TEST_PEOPLE_KEPT_SECONDS", "600");
+    pass_ends(world, &["--deep"], CLEAN).await;
+    assert_eq!(left_of(&over).await, 39, "a shop may still ask");
     for (flags, days, seconds, left) in [
         (&["--deep"][..], "", "1", 39),
         (&["--deep"], "1", "3600", 39),
