@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use firstcome_shared::domain::UserId;
 use mysql_async::Value;
 
 use crate::config::{CountMeans, UsersMean};
@@ -69,8 +70,8 @@ pub struct Facts {
     /// A late message may write a second row: no unique key refuses it, and nothing tells what
     /// waits on their topic.
     pub may_double: bool,
-    /// Users whom earlier repairs added to Redis because they had rows, as the record has them. That
-    /// they are members does not prove that anybody told them yes.
+    /// Users whom earlier repairs added to Redis because they had rows, as the record has them. Their
+    /// membership does not prove that anybody promised them a coupon.
     pub added: HashSet<String>,
     /// The column of the stock row, if both looks saw the same.
     pub stock: Option<StockColumn>,
@@ -93,4 +94,13 @@ pub struct Facts {
     pub surplus: Vec<String>,
     /// Users of the first look who had a row at the second.
     pub in_flight: u64,
+}
+
+impl Facts {
+    /// Whether an earlier repair added this user to Redis. The record names no user whose id it
+    /// cannot hold, so one such repair stands for all of them.
+    pub fn was_added(&self, user: &str) -> bool {
+        let has_name = user.is_ascii() && user.len() <= UserId::MAX_LEN;
+        self.added.contains(if has_name { user } else { "" })
+    }
 }

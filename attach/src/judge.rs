@@ -52,11 +52,13 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
     for event in &facts.failed {
         judge.failed_event(event, concerned.insert(&event.user));
     }
-    for user in facts
+    // Users whom a repair added need a confirmation: they must not take the room of others.
+    let (added, promised): (Vec<&String>, Vec<&String>) = facts
         .unissued
         .iter()
         .filter(|user: &&String| !concerned.contains(user))
-    {
+        .partition(|user| facts.was_added(user));
+    for user in promised.into_iter().chain(added) {
         let why = "it is in Redis, and no row came";
         judge.insert(Kind::Unissued, user, why, None);
     }
@@ -263,11 +265,8 @@ impl Judge<'_> {
     /// Whether an earlier repair added the user of the last difference to Redis.
     fn was_added(&self) -> bool {
         let last = self.found.last().map(|it| &it.finding);
-        last.is_some_and(|it| {
-            self.facts
-                .added
-                .contains(it.recorded_user().unwrap_or_default())
-        })
+        let user = last.and_then(|it: &Finding| it.user_id.as_deref());
+        self.facts.was_added(user.unwrap_or_default())
     }
 
     fn failed_event(&mut self, event: &FailedEvent, is_first: bool) {

@@ -236,8 +236,8 @@ async fn user_of_a_row_beyond_the_quantity_is_not_added_to_redis() {
     assert_eq!(pass(&attached).await.status, Status::Clean);
 }
 
-/// A row by hand, which somebody deletes once the mail has named its user: that the user is a member
-/// is our doing, and no promise.
+/// Somebody inserts a row by hand and deletes it once a mail has named its user. A repair made the
+/// user a member meanwhile, which promises nothing.
 #[tokio::test]
 async fn user_whom_a_repair_added_for_a_row_gets_no_other_row_without_asking() {
     for stranger in ["stranger", "손님"] {

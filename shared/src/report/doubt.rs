@@ -21,7 +21,7 @@ pub enum Doubt {
     Unordered,
     /// Further users can claim afterwards, while promises that no key names may be on their way.
     Opens,
-    /// A repair made its user a member because of a row, which somebody may have deleted on purpose.
+    /// A repair made its user a member because of a row, which may have been deleted on purpose.
     AddedByUs,
     /// No unique key would refuse the row of a message that comes late.
     MayDouble,
