@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter::once;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use firstcome_shared::kafka::{FORGOTTEN, KafkaSettings, Probed, probe};
@@ -77,8 +77,8 @@ pub(super) struct Tender {
     pub(super) stuck: Duration,
     /// Ranges without readable messages, and what stands for those. The loop writes them.
     pub(super) passed: Mutex<Batch>,
-    /// MySQL did not take the last batch. That positions can be read does not end this trouble.
-    pub(super) is_batch_unwritten: AtomicBool,
+    /// When MySQL last refused a batch, until one is written.
+    pub(super) refused_at: Mutex<Option<Instant>>,
     /// Cancelled if this client must be replaced.
     pub(super) client: CancellationToken,
 }
@@ -222,6 +222,7 @@ impl Tender {
         silences: &mut Silences,
     ) -> KafkaResult<()> {
         let before = self.group().partitions();
+        let refused_at = *self.refused_at.lock();
         let mut looked = Ok(());
         if is_due {
             // Query the group's coordinator, too: librdkafka waits half a minute for the response
@@ -239,7 +240,7 @@ impl Tender {
         let positions = self.db.topic_positions(topic).await;
         match &positions {
             // That positions can be read does not mean that batches can be written.
-            Ok(_) if self.is_batch_unwritten.load(Ordering::Relaxed) => {}
+            Ok(_) if self.refused_at.lock().is_some() => {}
             Ok(_) if before.values().any(|it| it.stands().is_none()) => {}
             Ok(_) => self.health.set(MYSQL, None),
             Err(error) => {
@@ -305,8 +306,9 @@ impl Tender {
         }
         gauge!("firstcome_consumer_lag").set(u32::try_from(lag).unwrap_or(u32::MAX));
         if !has_unwritten {
-            // The partition went to another consumer, or its position was moved by hand.
-            self.is_batch_unwritten.store(false, Ordering::Relaxed);
+            // The partition went to another consumer, or its position was moved by hand. A batch
+            // that was refused since the offsets were read stays.
+            self.refused_at.lock().take_if(|at| Some(*at) == refused_at);
         }
         looked
     }

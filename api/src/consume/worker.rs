@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -97,7 +97,7 @@ impl Worker {
             pace: with.pace,
             stuck,
             passed: Mutex::default(),
-            is_batch_unwritten: AtomicBool::new(false),
+            refused_at: Mutex::default(),
             client: with.client,
         };
         Ok(Self {
@@ -257,9 +257,7 @@ impl Worker {
             self.locked_until = Instant::now() + LOCKED_FOR;
         }
         self.failures = 0;
-        self.tender
-            .is_batch_unwritten
-            .store(false, Ordering::Relaxed);
+        *self.tender.refused_at.lock() = None;
         self.tender.health.set(MYSQL, None);
         self.tender.group().written(&batch.ranges);
         for partition in elsewhere {
@@ -309,9 +307,7 @@ impl Worker {
     async fn read_again(&mut self, error: &DbError) -> anyhow::Result<()> {
         counter!("firstcome_consumer_retries_total").increment(1);
         let why = format!("a batch could not be written: {error}");
-        self.tender
-            .is_batch_unwritten
-            .store(true, Ordering::Relaxed);
+        *self.tender.refused_at.lock() = Some(Instant::now());
         self.tender.health.set(MYSQL, Some(why));
         let whole = Duration::from_millis(50 << self.failures.min(5));
         self.failures += 1;
