@@ -185,13 +185,16 @@ impl Notifier {
         self.cannot_record(is_away, error, now);
     }
 
-    /// Handles the end of the problem that [`Self::cannot_write`] has reported.
-    pub async fn can_write(&self, now: DateTime<Utc>) {
-        if let Err(error) = self.can_record(now.trunc_subsecs(3)).await {
+    /// Handles the end of the problem that [`Self::cannot_write`] has reported. Returns whether it
+    /// is recorded.
+    pub async fn can_write(&self, now: DateTime<Utc>) -> bool {
+        let recorded = self.can_record(now.trunc_subsecs(3)).await;
+        if let Err(error) = &recorded {
             let error = format!("{error:#}");
             tracing::debug!(error, "the end of an outage is told after the next pass");
         }
         self.wake();
+        recorded.is_ok()
     }
 
     /// Handles what processes say of a store that refuses them. Must be called every few seconds.

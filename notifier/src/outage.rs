@@ -33,6 +33,8 @@ const OVERLAP: TimeDelta = TimeDelta::seconds(60);
 pub(crate) struct MysqlOutage {
     file: PathBuf,
     state: Mutex<Option<Lasting>>,
+    /// Held while a failure is reported, because passes and watches report at the same time.
+    reporting: Mutex<()>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -56,6 +58,7 @@ impl MysqlOutage {
         Self {
             file: std::env::temp_dir().join(name),
             state: Mutex::default(),
+            reporting: Mutex::default(),
         }
     }
 
@@ -141,6 +144,7 @@ impl Lasting {
 impl Notifier {
     /// Tells everybody that MySQL is unavailable, or refuses what a pass records.
     pub(crate) fn cannot_record(&self, is_away: bool, error: &str, now: DateTime<Utc>) {
+        let _reporting = self.outage.reporting.lock();
         let mut outage = self.outage.failed(is_away, error, now);
         let patience = self.settings.policy.patience;
         let now = outage.seen_at;

@@ -284,7 +284,7 @@ fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> 
     }
 }
 
-/// Whether it is a campaign whose day is over, or which is not in the file any more.
+/// Whether it is a campaign whose day is over, or which is no longer in the file.
 fn is_left_out(drop: DropId, run: &Run) -> bool {
     match drop.subject() {
         Subject::Campaign => run.drops.iter().all(|it| it.drop_id != drop),

@@ -173,7 +173,7 @@ fn repairs(day: &DailyDigest, links: &Links) -> Vec<String> {
         let of = match (links.subject(), names.get(&it.drop_id)) {
             (Subject::Drop, _) => String::new(),
             (Subject::Campaign, Some(name)) => format!(" in {name}"),
-            (Subject::Campaign, None) => " in what is not in the file any more".to_owned(),
+            (Subject::Campaign, None) => " in a campaign that is no longer in the file".to_owned(),
         };
         let repaired = by_name.entry(of).or_default();
         repaired.push(things(&it.kind, it.number));

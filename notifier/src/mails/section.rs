@@ -162,9 +162,10 @@ impl Section<'_> {
             let plan = path.and_then(|path| links.screen(&path, "See and confirm the repairs"));
             blocks.splice(0..0, plan);
             // The name of a daily drop says its day, too.
-            let campaign = links.campaign(self.problem.coupon_id);
-            let campaign = campaign.map_or(&drop.name, |it| &it.name);
-            let campaign = wording::shell_word(campaign);
+            let name = links
+                .campaign(self.problem.coupon_id)
+                .map_or(&drop.name, |campaign| &campaign.name);
+            let campaign = wording::shell_word(name);
             let confirm = format!("{once} --campaign {campaign} --confirm");
             blocks.push(Block::command("Confirm what is held back", confirm));
         }

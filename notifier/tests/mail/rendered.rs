@@ -598,7 +598,7 @@ fn daily_digest_names_the_campaigns_of_problems_and_of_repairs() {
         "- Summer: 2 unrepaired",
         "- Repaired in Summer: 4 failed claims, 19 promises without a row",
         "- Repaired in Lunch (2026-11-30): 1 wrong counter",
-        "- Repaired in what is not in the file any more: 2 promises without a row",
+        "- Repaired in a campaign that is no longer in the file: 2 promises",
     ] {
         assert!(text.contains(says), "{says}: {text}");
     }

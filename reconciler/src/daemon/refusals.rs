@@ -27,7 +27,7 @@ pub(super) async fn watch(stores: Stores, notifier: Notifier, stop: Cancellation
     let mut topic = None;
     // Whether commits of MySQL did not end.
     let mut hung = false;
-    // Whether a refusal was told past the outbox.
+    // Whether a refusal was reported directly, because the outbox could not be written.
     let mut unrecorded = false;
     let mut looked_at: Option<Instant> = None;
     loop {
@@ -62,8 +62,7 @@ pub(super) async fn watch(stores: Stores, notifier: Notifier, stop: Cancellation
         let is_refused = !seen.is_empty();
         match notifier.refusals(seen, Utc::now()).await {
             Ok(()) if unrecorded && !is_refused => {
-                notifier.can_write(Utc::now()).await;
-                unrecorded = false;
+                unrecorded = !notifier.can_write(Utc::now()).await;
             }
             Ok(()) => {}
             Err(error) => {
