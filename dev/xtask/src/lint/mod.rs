@@ -11,6 +11,7 @@ use clap::Subcommand;
 use regex_lite::Regex;
 
 use crate::helm;
+use crate::mutants;
 use crate::shell::{
     cargo, cargo_tool, command, files, output, read, run as run_command, setting, unchecked,
 };
@@ -47,6 +48,9 @@ fn quick() -> Result<()> {
     step("one version", versions)?;
     step("statements that were shortened", lines::check)?;
     step("links between files of the repository", links)?;
+    step("faults that can be planted", || {
+        mutants::run(Some(mutants::Part::Check))
+    })?;
     step("shell scripts", || {
         let mut scripts = files(&["*.sh", ".ci", "dev/hooks", "dev/containers/**/entrypoint"])?;
         scripts.retain(|path| !path.starts_with("deploy/helm"));
