@@ -4,6 +4,7 @@
 use askama::Template;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
+use chrono::Utc;
 use firstcome_shared::mysql::uses::CodeView;
 use serde_json::Value;
 
@@ -26,6 +27,9 @@ impl CodeScreen<'_> {
         match (details.used_at, details.expires_at) {
             (Some(used_at), _) => format!("Used {}.", used_at.text()),
             (None, None) => "Not used. It does not expire.".to_owned(),
+            (None, Some(end)) if end <= Utc::now() => {
+                format!("Not used. It expired {}.", end.text())
+            }
             (None, Some(end)) => format!("Not used. It can be used before {}.", end.text()),
         }
     }

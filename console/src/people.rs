@@ -1,6 +1,6 @@
 //! Search from every page, for coupons by number or name, for users by ID and for codes; one user's
-//! history with a coupon, and what can be done about it. Searches use POST, because IDs must not appear in
-//! logs and browser histories.
+//! history with a coupon, and what can be done about it. Searches use POST, because IDs must not
+//! appear in logs and browser histories.
 
 use askama::Template;
 use axum::http::{Method, StatusCode};
@@ -48,7 +48,7 @@ impl<'a> PeopleScreen<'a> {
     }
 }
 
-const NOTHING: &str = "No coupon has this number or name, and no coupon has a row, a revocation, \
+const NOTHING: &str = "No coupon has this number, name or code, and no coupon has a row, a revocation, \
     a broken promise, a slot or a place of such a user. Of a place that was lost with Redis's data, \
     nothing is known.";
 

@@ -35,10 +35,10 @@ enum CouponCommand {
     /// Raise the quantity of the drops that are not closed, and of later ones. While no drop is open,
     /// also lower it
     Raise { coupon: i64, quantity: u32 },
-    /// Change until when codes can be used; without a flag, they never expire
+    /// Change when codes expire; without a flag, they never expire
     Validity {
         coupon: i64,
-        /// For so many days from the claim
+        /// Number of days from the claim
         #[arg(long, value_name = "DAYS", conflicts_with = "until")]
         days: Option<u32>,
         /// Until this time, such as 2027-01-31T23:59:59+09:00

@@ -1,6 +1,7 @@
 //! What operators did to a coupon, in the words of its forms.
 
 use std::collections::BTreeSet;
+use std::iter::once;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::model::RecordedAct;
@@ -21,12 +22,18 @@ pub(crate) fn act(recorded: &RecordedAct) -> String {
     // A change of its drops repeats what the coupon says.
     let (of_drops, own): (Vec<_>, Vec<_>) = all.partition(|(name, _)| name.starts_with("drop "));
     // The schedule of a daily coupon does not show it.
-    if of_drops.iter().any(|(_, drop)| is_cancelled(&drop["to"])) {
-        return CANCELLED.to_owned();
-    }
-    let fields = if own.is_empty() { of_drops } else { own };
+    let is_cancelling = of_drops.iter().any(|(_, drop)| is_cancelled(&drop["to"]));
     let is_change = recorded.action == "change_coupon";
-    let fields = listed(fields.into_iter().map(|(name, value)| field(name, value)));
+    let fields = if is_cancelling {
+        let others = own
+            .into_iter()
+            .filter(|(name, _)| *name != "schedule")
+            .map(|(name, value)| field(name, value));
+        listed(once(CANCELLED.to_owned()).chain(others))
+    } else {
+        let fields = if own.is_empty() { of_drops } else { own };
+        listed(fields.into_iter().map(|(name, value)| field(name, value)))
+    };
     match (is_change, fields.as_str()) {
         (true, "") => "changed nothing".to_owned(),
         (true, fields) => fields.text(),
@@ -152,8 +159,11 @@ mod tests {
             "to": {"opens_at": "2026-11-28T12:00:00Z", "closes_at": "2026-11-28T12:00:00.001Z"},
         });
         let days = json!({"from": {}, "to": {"last_day": "2026-12-24"}});
-        let of_daily = json!({"schedule": days, "drop 7": drop});
+        let mut of_daily = json!({"schedule": days, "drop 7": drop});
         assert_eq!(describe("change_coupon", &of_daily), CANCELLED);
+        of_daily["name"] = json!({"from": "A", "to": "B"});
+        let also_renamed = "cancelled: it never opens, name: A → B";
+        assert_eq!(describe("change_coupon", &of_daily), also_renamed);
         let made =
             json!({"name": "A", "quantity": 5, "paused": false, "schedule": {"type": "once"}});
         assert_eq!(

@@ -101,7 +101,9 @@ impl CodeUse {
 pub struct CodeView {
     #[serde(flatten)]
     pub details: CodeDetails,
-    /// Null for shops: whoever knows another shop's reference could undo its use.
+    /// Null for shops.
+    pub user_id: Option<String>,
+    /// Null for shops: with another shop's reference, a shop could undo its use.
     pub uses: Option<Vec<CodeUse>>,
 }
 
@@ -110,6 +112,7 @@ row! {
     struct CodeRow {
         coupon_id: CouponId,
         /// `None` if no row has the code.
+        user_id: Option<String>,
         claimed_at: Option<DateTime<Utc>>,
         valid_until: Option<DateTime<Utc>>,
         valid_days: Option<u32>,
@@ -121,6 +124,7 @@ row! {
 /// The claim of a code, and its uses.
 struct CodeState {
     coupon_id: CouponId,
+    user_id: Option<String>,
     claimed_at: DateTime<Utc>,
     expires_at: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
@@ -198,8 +202,8 @@ impl Db {
         .await
     }
 
-    /// Reads what a code is for, and its references, oldest first.
-    pub async fn code(&self, code: Code) -> DbResult<Answer<(CodeDetails, Vec<CodeUse>)>> {
+    /// Reads what a code is for, its user, and its references, oldest first.
+    pub async fn code(&self, code: Code) -> DbResult<Answer<CodeView>> {
         let db = self.of_primary();
         db.run("read a code", async move |conn| {
             let state = match read(conn, &code).await? {
@@ -218,7 +222,11 @@ impl Db {
             uses.sort_by_cached_key(|order| {
                 (order.used_at.or(order.undone_at), order.reference.clone())
             });
-            Ok(Ok((details, uses)))
+            Ok(Ok(CodeView {
+                details,
+                user_id: state.user_id,
+                uses: Some(uses),
+            }))
         })
         .await
     }
@@ -318,7 +326,7 @@ async fn try_undo(
 /// Reads what a code is for, and its uses. A wrong code costs a look-up by primary key, and one by
 /// the key of the drop's revocations.
 async fn read(conn: &mut Conn, code: &Code) -> QueryResult<Answer<CodeState>> {
-    let query = "SELECT d.coupon_id, i.claimed_at, c.valid_until, c.valid_days, \
+    let query = "SELECT d.coupon_id, i.user_id, i.claimed_at, c.valid_until, c.valid_days, \
                         UTC_TIMESTAMP(3), u.reference, u.used_by, u.used_at, u.undone_at \
                  FROM drops d STRAIGHT_JOIN coupons c ON c.id = d.coupon_id \
                  LEFT JOIN issued_coupons i ON i.drop_id = d.id AND i.slot = ? AND i.code = ? \
@@ -328,7 +336,7 @@ async fn read(conn: &mut Conn, code: &Code) -> QueryResult<Answer<CodeState>> {
     let query = sql!(query, code.slot, &code.text, code.drop);
     let rows: Vec<(CodeRow, Option<CodeUse>)> = query.all(conn).await?;
     // Without such a drop there is no row either.
-    let Some((row, _)) = rows.first() else {
+    let Some((row, _)) = rows.first().cloned() else {
         return Ok(Err(CodeRefusal::NoSuchCode));
     };
     let Some(claimed_at) = row.claimed_at else {
@@ -340,6 +348,7 @@ async fn read(conn: &mut Conn, code: &Code) -> QueryResult<Answer<CodeState>> {
     };
     Ok(Ok(CodeState {
         coupon_id: row.coupon_id,
+        user_id: row.user_id,
         claimed_at,
         expires_at: code_expires_at(row.valid_until, row.valid_days, claimed_at),
         now: row.now,

@@ -24,9 +24,9 @@ use crate::serve::state::App;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UseBody {
-    /// The order: the same in each repetition, another for each new attempt.
+    /// The order, unique over all shops: the same in each repetition, another for each new attempt.
     #[schema(
-        example = "order-991",
+        example = "eu-order-991",
         min_length = 1,
         max_length = 100,
         pattern = "^[!-~]+$"
@@ -81,9 +81,9 @@ pub(crate) async fn use_code(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct UndoQuery {
-    /// The order.
+    /// The order, unique over all shops.
     #[param(
-        example = "order-991",
+        example = "eu-order-991",
         min_length = 1,
         max_length = 100,
         pattern = "^[!-~]+$"
@@ -161,10 +161,16 @@ pub(crate) async fn code(
     StrictPath(code): StrictPath<String>,
     Extension(allowed): Extension<Allowed>,
 ) -> Result<Json<CodeView>, Problem> {
-    let found = app.mysql.uses.code(parsed(&app, &code)?).await?;
-    let (details, uses) = found.map_err(|refusal| problem(&app, refusal))?;
-    let uses = (allowed != Allowed::Redeem).then_some(uses);
-    Ok(Json(CodeView { details, uses }))
+    let answer = app.mysql.uses.code(parsed(&app, &code)?).await?;
+    let seen = answer.map_err(|refusal| problem(&app, refusal))?;
+    Ok(Json(match allowed {
+        Allowed::Redeem => CodeView {
+            user_id: None,
+            uses: None,
+            ..seen
+        },
+        Allowed::All | Allowed::View => seen,
+    }))
 }
 
 /// Maximum length of a reference, in characters.

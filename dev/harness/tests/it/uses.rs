@@ -277,17 +277,20 @@ async fn shops_compete(name: &str, number: usize) {
 
 /// What a shop does with the program of docs/API.md.
 const SHOP: &str = r#"
+class NotCommitted(Exception):
+    pass
+
 class Order:
     def __init__(self, id, is_paid=True):
         self.id, self.attempt, self.is_paid = id, 1, is_paid
     def commit(self, discount):
         if not self.is_paid:
-            raise RuntimeError("not paid")
+            raise NotCommitted("not paid")
 
 def is_refused(order, code):
     try:
         check_out(order, code)
-    except RuntimeError:
+    except NotCommitted:
         return True
 
 assert check_out(Order(1), CODES[0]) is None
@@ -298,6 +301,12 @@ assert check_out(Order(3), CODES[1]) == "undone"
 assert check_out(Order(4), CODES[1].lower()) is None
 assert check_out(Order(5), "WRONG") == "not_found"
 assert check_out(Order(6), CODES[2]) == "expired"
+assert ask("DELETE", CODES[0], "eu-7-1", "done", "used") == "used"
+try:
+    ask("DELETE", "WRONG", "eu-7-1", "done", "used")
+    raise SystemExit("an undo that is not remembered is ignored")
+except RuntimeError:
+    pass
 "#;
 
 #[tokio::test]

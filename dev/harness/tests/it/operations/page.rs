@@ -321,7 +321,11 @@ async fn a_code_is_found_with_its_orders_and_its_use_is_undone_with_a_reason() {
     let search = [("person", &*code)];
     let found = kim.submit("/people", &search).await;
     let place = format!("Slot 1 of drop {}", coupon.drop);
-    assert_has(&found.text, &[&place, "Not used. It does not expire."]);
+    let whose = format!("Show the story of {}", people(1)[0]);
+    assert_has(
+        &found.text,
+        &[&place, &whose, "Not used. It does not expire."],
+    );
 
     assert_eq!(shop.use_code(&code, "order-1").await, used());
     let seen = lee.submit("/people", &search).await;
