@@ -1,5 +1,5 @@
-//! What a drop does to somebody else on the same MySQL: a neighbour reads and updates a table of its
-//! own, beside an idle system, beside the rows of a drop at a pace, and beside rows without one.
+//! What a drop does to others on the same MySQL: a neighbour reads and updates its own table, beside
+//! an idle system, beside the rows of a drop at a pace, and beside rows without one.
 
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,8 @@ const LASTS: u32 = 100;
 const SLOWEST: u32 = 50;
 /// The span in which the busiest rows are counted.
 const SPAN_SECONDS: u32 = 60;
-/// Intervals at which the rows are counted, with a pace and without. A count of 50,000 rows takes 10
-/// ms of MySQL, so the neighbour would notice more of them.
+/// Intervals at which the rows are counted, with a pace and without. A count of 50,000 rows takes
+/// MySQL 10 ms, so the neighbour would notice more of them.
 const COUNTED_EVERY_AT_PACE: Duration = Duration::from_secs(5);
 const COUNTED_EVERY: Duration = Duration::from_millis(250);
 

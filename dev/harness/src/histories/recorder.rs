@@ -107,8 +107,8 @@ impl Recorder {
         self.write(RecordedEvent::Changed { op });
     }
 
-    /// Records that a shop uses a code, or undoes the use, and returns the operation. Call it before
-    /// the request can arrive.
+    /// Records that a shop uses a code, or undoes the use, and returns the operation. Call it
+    /// before the request can arrive.
     pub fn code_asked(&self, code: &str, reference: &str, undo: bool) -> u64 {
         self.number(|op| RecordedEvent::CodeAsked {
             op,
