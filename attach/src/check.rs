@@ -25,6 +25,9 @@ const COUNTING: [&str; 8] = [
     "left", "remain", "avail", "issued", "given", "sold", "used", "count",
 ];
 
+/// Names of columns that say how many coupons a row is for.
+const QUANTITIES: [&str; 2] = ["quantity", "qty"];
+
 /// Columns of `where` whose values change later, as a status does.
 pub fn changing(of: &Columns) -> Vec<&String> {
     let columns = of.iter().filter(|(name, value)| {
@@ -177,6 +180,7 @@ impl Rules {
         let rows_shape = self.table_shape("rows", rows, &of.user);
         self.must_be_uuids("rows", rows, &of.of);
         let mut warning = None;
+        self.must_be_one_each(rows, campaign);
         if campaign.inserts_rows() {
             self.must_be_transactional("rows", rows);
             self.must_take_rows(rows, campaign);
@@ -381,6 +385,35 @@ impl Rules {
                 counter.name, table.name
             );
             self.refuse("stock", &why);
+        }
+    }
+
+    /// Refuses to repair a number by counting rows if a row may be for several coupons: what is left
+    /// would be too much, and would be sold again.
+    fn must_be_one_each(&mut self, table: &Table, campaign: &Campaign) {
+        let stock = campaign.stock.as_ref().and_then(StockRow::column);
+        if self.mode == Mode::Observe || campaign.count.is_none() && stock.is_none() {
+            return;
+        }
+        let is_quantity = |it: &&Column| {
+            INTEGERS.contains(&it.kind.as_str())
+                && QUANTITIES
+                    .iter()
+                    .any(|name| name.eq_ignore_ascii_case(&it.name))
+        };
+        let is_selected = |it: &Column| {
+            let mut names = campaign.rows.of.keys();
+            names.any(|name| name.eq_ignore_ascii_case(&it.name))
+        };
+        let mut quantities = table.columns.iter().filter(is_quantity);
+        if let Some(quantity) = quantities.find(|it| !is_selected(it)) {
+            let why = format!(
+                "column {0:?} of {1} seems to say how many coupons a row is for, and the number of \
+                rows is compared: leave count and stock out, or, if it is always 1, write {0} = 1 \
+                into where",
+                quantity.name, table.name
+            );
+            self.refuse("rows", &why);
         }
     }
 

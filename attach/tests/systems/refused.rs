@@ -138,3 +138,18 @@ async fn all_rights_that_are_missing_are_told_before_the_first_repair() {
     attached.theirs = world.mysql_as(&name);
     attached.check().await.unwrap();
 }
+
+#[tokio::test]
+async fn repairs_do_not_count_rows_that_may_be_for_several_coupons() {
+    let world = world().await;
+    let column = "ALTER TABLE coupon ADD COLUMN quantity INT NOT NULL DEFAULT 1";
+    world.sql(column).await;
+    let why = refusal(&world, FILE).await;
+    let says = "column \"quantity\" of coupon seems to say how many coupons a row is for";
+    assert!(why.contains(says), "{why}");
+    let always_one = FILE.replace("event_id = 7 }", "event_id = 7, quantity = 1 }");
+    let attached = world.attached_with(&always_one, Queues::default());
+    if let Err(AttachError::Misfit(why)) = attached.check().await {
+        assert!(!why.contains(says), "{why}");
+    }
+}
