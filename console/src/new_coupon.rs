@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::page::{Fields, OrDefault, Page, Screen, Top, answer, whole_number};
-use super::text::{Text, labelled};
+use super::text::{Text, labelled, local_time};
 
 #[derive(Template)]
 #[template(path = "new_coupon.html")]
@@ -91,6 +91,11 @@ fn plan(typed: &Fields) -> Result<Preview, String> {
     if !typed.get("valid_days").is_empty() {
         let days = number("“Days to use a code”", "valid_days", 1..=MAX_VALID_DAYS)?;
         body["valid_days"] = days.into();
+    }
+    let valid_until = typed.get("valid_until");
+    if !valid_until.is_empty() {
+        let until = local_time(valid_until, zone).ok_or("“Use codes until” is no time there")?;
+        body["valid_until"] = json!(until);
     }
     let allow = match typed.get("allow") {
         "group" => format!("group:{}", typed.get("group")),
@@ -283,6 +288,16 @@ mod tests {
             body["quantity"]
         ]);
         assert_eq!(fields, json!(["daily", "group:vip", "Winter", 500]));
+    }
+
+    #[test]
+    fn codes_may_end_at_a_time_of_the_zone() {
+        let ends = |until| plan(&typed(&[("valid_until", until)]));
+        let preview = ends("2131-01-31T23:59").unwrap();
+        assert_eq!(preview.body["valid_until"], "2131-01-31T14:59:00Z");
+        assert!(ends("").unwrap().body.get("valid_until").is_none());
+        let why = ends("tomorrow").err().unwrap();
+        assert_eq!(why, "“Use codes until” is no time there");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How values are shown. Foreign texts are reduced to one harmless line.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use firstcome_shared::report::wording::{LONGEST, grouped, line};
 use firstcome_shared::schedule::Tz;
 
@@ -50,6 +50,12 @@ impl<T: Text> Text for Option<T> {
     fn text(&self) -> String {
         self.as_ref().map_or_else(|| "–".to_owned(), Text::text)
     }
+}
+
+/// Reads a time of a browser's `datetime-local` in this zone.
+pub(crate) fn local_time(typed: &str, zone: Tz) -> Option<DateTime<Utc>> {
+    let local = NaiveDateTime::parse_from_str(typed, "%Y-%m-%dT%H:%M").ok()?;
+    zone.instant(local)
 }
 
 /// Formats a time to the minute in this zone.

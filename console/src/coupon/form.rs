@@ -1,7 +1,7 @@
 //! The forms of a coupon's page: what each changes, the question before it, and what the page says
 //! once it is done.
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use firstcome_shared::coupon::{Allow, Group, MAX_QUANTITY, MAX_VALID_DAYS, MAX_WAITING};
 use firstcome_shared::http::views::{CouponDrops, CouponSettings};
 use firstcome_shared::report::wording::count;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{codes_end, is_open, is_to_come};
 use crate::client::HttpRefusal;
 use crate::page::{Fields, whole_number};
-use crate::text::{Text as _, short};
+use crate::text::{Text as _, local_time, short};
 
 /// A form as it was filled in, within the limits that the API has.
 #[derive(Debug, PartialEq)]
@@ -312,9 +312,7 @@ fn typed_time(
     if text.is_empty() {
         return Ok(None);
     }
-    let at = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M")
-        .ok()
-        .and_then(|at| zone(coupon).unwrap_or_else(Tz::utc).instant(at));
+    let at = local_time(text, zone(coupon).unwrap_or_else(Tz::utc));
     at.map(Some)
         .ok_or_else(|| HttpRefusal::typed(&format!("“{label}” is no time there.")))
 }
