@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::codes::Code;
 use super::ops_actions::{Operator, OperatorAct};
 use super::sql::row;
-use super::{Conn, Db, DbResult, Refusal, refusal};
+use super::{Conn, Db, DbResult, Refusal, Sql, refusal};
 use crate::coupon::code_expires_at;
 use crate::domain::{CouponId, DropId, Slot};
 use crate::sql;
@@ -142,6 +142,13 @@ impl CodeState {
         self.uses.iter().find(|order| order.reference == reference)
     }
 
+    fn used(&self, used_at: DateTime<Utc>) -> Used {
+        Used {
+            used_at,
+            expires_at: self.expires_at,
+        }
+    }
+
     fn has_all_references(&self) -> bool {
         self.uses.len() >= MAX_REFERENCES
     }
@@ -162,6 +169,22 @@ impl CodeState {
             _ if self.has_all_references() => Err(CodeRefusal::TooManyReferences),
             _ => Ok(None),
         }
+    }
+}
+
+impl UseOrder {
+    /// Completes a statement that inserts what the order does with the claim.
+    fn statement(&self, text: &'static str, state: &CodeState) -> Sql {
+        sql!(
+            text,
+            &self.reference,
+            &self.by,
+            state.now,
+            self.code.drop,
+            self.code.slot,
+            &self.code.text,
+            state.claimed_at
+        )
     }
 }
 
@@ -238,34 +261,18 @@ async fn try_use(conn: &mut Conn, order: &UseOrder) -> QueryResult<Option<Answer
         Ok(state) => state,
         Err(refusal) => return Ok(Some(Err(refusal))),
     };
-    let expires_at = state.expires_at;
-    let used = |used_at| Used {
-        used_at,
-        expires_at,
-    };
     match state.use_by(&order.reference) {
         Ok(None) => {}
-        Ok(Some(used_at)) => return Ok(Some(Ok(used(used_at)))),
+        Ok(Some(used_at)) => return Ok(Some(Ok(state.used(used_at)))),
         Err(refusal) => return Ok(Some(Err(refusal))),
     }
     // The row stays locked until the use is committed: a return waits, and then sees the use.
     let insert = "INSERT INTO coupon_uses (drop_id, slot, claimed_at, reference, used_by, used_at) \
                   SELECT i.drop_id, i.slot, i.claimed_at, ?, ?, ? FROM issued_coupons i \
                   WHERE i.drop_id = ? AND i.slot = ? AND i.code = ? AND i.claimed_at = ? FOR SHARE";
-    let code = &order.code;
-    let insert = sql!(
-        insert,
-        &order.reference,
-        &order.by,
-        state.now,
-        code.drop,
-        code.slot,
-        &code.text,
-        state.claimed_at
-    );
-    match insert.run(conn).await {
+    match order.statement(insert, &state).run(conn).await {
         Ok(0) => Ok(None),
-        Ok(_) => Ok(Some(Ok(used(state.now)))),
+        Ok(_) => Ok(Some(Ok(state.used(state.now)))),
         Err(error) if refusal(&error) == Some(Refusal::Duplicate) => Ok(None),
         Err(error) => Err(error),
     }
@@ -293,22 +300,12 @@ async fn try_undo(
         WHERE i.drop_id = ? AND i.slot = ? AND i.code = ? \
         AND i.claimed_at = ? FOR SHARE ON DUPLICATE KEY UPDATE undone_at = \
         COALESCE(coupon_uses.undone_at, VALUES(undone_at))";
-    let code = &order.code;
-    let insert = sql!(
-        insert,
-        &order.reference,
-        &order.by,
-        state.now,
-        code.drop,
-        code.slot,
-        &code.text,
-        state.claimed_at
-    );
-    if insert.run(conn).await? == 0 {
+    if order.statement(insert, &state).run(conn).await? == 0 {
         return Ok(None);
     }
     if let Some(UndoReason { reason, operator }) = reason {
         let reference = &order.reference;
+        let code = &order.code;
         let detail = json!({"slot": code.slot, "reference": reference, "reason": reason});
         let coupon = Some(state.coupon_id);
         let act = OperatorAct::new("undo_use", coupon, Some(code.drop), detail);
