@@ -4,7 +4,7 @@
 //! that was prevented by a restart, another process's lock or a store therefore stays due.
 //! tokio-cron-scheduler only wakes this code at each full second. On its own it would start a job
 //! while the previous one runs, forget running jobs at shutdown, and do nothing after the clock was
-//! set back. It also computes a time zone's offset only once, so [`super::times`] follows the
+//! set back. It also computes a time zone's offset only once, so `times.rs` follows the
 //! changes of clocks.
 
 use std::sync::Arc;
