@@ -42,6 +42,21 @@ fn has_part(name: &str, parts: &[&str]) -> bool {
     parts.iter().any(|part| name.contains(part))
 }
 
+/// Returns the first column of integers with such a name that `selected` does not fix.
+fn free_number<'t>(
+    table: &'t Table,
+    selected: &Columns,
+    is_named: impl Fn(&str) -> bool,
+) -> Option<&'t Column> {
+    let is_selected = |column: &Column| {
+        let mut names = selected.keys();
+        names.any(|name| name.eq_ignore_ascii_case(&column.name))
+    };
+    table.columns.iter().find(|column: &&Column| {
+        INTEGERS.contains(&column.kind.as_str()) && is_named(&column.name) && !is_selected(column)
+    })
+}
+
 /// Checks one target.
 ///
 /// # Errors
@@ -371,14 +386,8 @@ impl Rules {
         if is_said || self.mode == Mode::Observe {
             return;
         }
-        let is_counter =
-            |it: &&Column| INTEGERS.contains(&it.kind.as_str()) && has_part(&it.name, &COUNTING);
-        let is_selected = |it: &Column| {
-            let mut names = stock.of.keys();
-            names.any(|name| name.eq_ignore_ascii_case(&it.name))
-        };
-        let mut counters = table.columns.iter().filter(is_counter);
-        if let Some(counter) = counters.find(|it| !is_selected(it)) {
+        let counter = free_number(table, &stock.of, |name| has_part(name, &COUNTING));
+        if let Some(counter) = counter {
             let why = format!(
                 "column {0:?} of {1} seems to count coupons: write left = {0:?} or given = {0:?}, \
                 so that it moves with each row that a repair inserts, or counts = false",
@@ -395,18 +404,8 @@ impl Rules {
         if self.mode == Mode::Observe || campaign.count.is_none() && stock.is_none() {
             return;
         }
-        let is_quantity = |it: &&Column| {
-            INTEGERS.contains(&it.kind.as_str())
-                && QUANTITIES
-                    .iter()
-                    .any(|name| name.eq_ignore_ascii_case(&it.name))
-        };
-        let is_selected = |it: &Column| {
-            let mut names = campaign.rows.of.keys();
-            names.any(|name| name.eq_ignore_ascii_case(&it.name))
-        };
-        let mut quantities = table.columns.iter().filter(is_quantity);
-        if let Some(quantity) = quantities.find(|it| !is_selected(it)) {
+        let is_quantity = |name: &str| QUANTITIES.iter().any(|it| it.eq_ignore_ascii_case(name));
+        if let Some(quantity) = free_number(table, &campaign.rows.of, is_quantity) {
             let why = format!(
                 "column {0:?} of {1} seems to say how many coupons a row is for, and the number of \
                 rows is compared: leave count and stock out, or, if it is always 1, write {0} = 1 \
