@@ -28,11 +28,11 @@ const COUNTING: [&str; 8] = [
 /// Names of columns that say how many coupons a row is for.
 const QUANTITIES: [&str; 2] = ["quantity", "qty"];
 
-/// Columns of `where` whose values change later, as a status does.
+/// Columns of `where` whose values change later, as a status does, or the time of a soft deletion.
 pub fn changing(of: &Columns) -> Vec<&String> {
     let columns = of.iter().filter(|(name, value)| {
         let is_flag = value.all().iter().any(|it| matches!(it, Scalar::Flag(_)));
-        !value.is_null() && (is_flag || has_part(name, &CHANGING))
+        value.is_null() || is_flag || has_part(name, &CHANGING)
     });
     columns.map(|it| it.0).collect()
 }
@@ -161,9 +161,12 @@ async fn denied(target: &Target<'_>, sql: &mut Sql) -> Answer<Vec<String>> {
 const NO_RIGHT: [u16; 2] = [1142, 1143];
 
 fn changes_later(of: &Columns) -> Option<String> {
-    let columns = changing(of).into_iter();
-    let single: Vec<&str> = columns
-        .filter(|name| of.get(*name).is_some_and(|it| it.all().len() == 1))
+    let single: Vec<&str> = changing(of)
+        .into_iter()
+        .filter(|name| {
+            of.get(*name)
+                .is_some_and(|it| it.all().len() == 1 && !it.is_null())
+        })
         .map(String::as_str)
         .collect();
     let why = format!(

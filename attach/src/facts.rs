@@ -82,8 +82,10 @@ pub struct Facts {
     pub unissued: Vec<String>,
     /// Members whom MySQL takes for another member, who has a row.
     pub aliases: Vec<String>,
-    /// Members without a row whom the column of users cannot hold.
+    /// Members in another form than the file says.
     pub strange: Vec<String>,
+    /// Members without a row whom the column of users cannot hold.
+    pub unstorable: Vec<String>,
     /// Users who are members and have a row.
     pub in_both: u64,
     /// Users with a row who are no members.

@@ -67,9 +67,13 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
             they differ";
         judge.found(Kind::Unissued, user, why, None);
     }
-    for user in &facts.strange {
+    for user in &facts.unstorable {
         let why = "it is in Redis, and the column of users cannot hold it";
         judge.found(Kind::Unissued, user, why, None);
+    }
+    for member in &facts.strange {
+        let why = "it is in Redis, in another form than users.form and users.member say: which             user it means, and whether that user has a row, cannot be told";
+        judge.found(Kind::Unissued, member, why, None);
     }
     let surplus: HashSet<&String> = facts.surplus.iter().collect();
     for user in &facts.missing {

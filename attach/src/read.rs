@@ -35,8 +35,10 @@ pub struct Look {
     unissued: BTreeMap<String, Option<f64>>,
     /// Members whom MySQL takes for another member, who has a row.
     aliases: BTreeSet<String>,
-    /// Members without a row whom the column of users cannot hold.
+    /// Members in another form than the file says.
     strange: BTreeSet<String>,
+    /// Members without a row whom the column of users cannot hold.
+    unstorable: BTreeSet<String>,
     /// How most members are written.
     pub spelling: Spelling,
     /// No user is a member and has a row.
@@ -204,6 +206,7 @@ impl<'a> Reader<'a> {
             unissued: BTreeMap::new(),
             aliases: BTreeSet::new(),
             strange: BTreeSet::new(),
+            unstorable: BTreeSet::new(),
             spelling: Spelling::Plain,
             is_disjoint: false,
             in_both: 0,
@@ -253,7 +256,7 @@ impl<'a> Reader<'a> {
             if users.of.means == UsersMean::Applied {
                 look.unissued.clear();
                 look.aliases.clear();
-                look.strange.clear();
+                look.unstorable.clear();
             }
         }
         let surplus = look.numbers.rows.saturating_sub(look.quantity);
@@ -290,7 +293,7 @@ impl<'a> Reader<'a> {
             Ok(rows) => rows,
             Err(AttachError::Refused { .. }) => {
                 look.unissued.remove(name);
-                look.strange.insert(name.clone());
+                look.unstorable.insert(name.clone());
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -522,6 +525,7 @@ impl Look {
             unissued: unissued.into_iter().map(|(user, _)| user).collect(),
             aliases: both(second.aliases, &self.aliases),
             strange: both(second.strange, &self.strange),
+            unstorable: both(second.unstorable, &self.unstorable),
             missing: both(second.missing, &self.missing),
             twice: both(second.twice, &self.twice),
             surplus: second.surplus,

@@ -365,10 +365,16 @@ async fn insert_row(
     if rows_of(reader, &user).await? != Some(0) {
         return Ok(skipped("a row came meanwhile"));
     }
-    if has_changed(reader, &user).await? {
-        let why = "a row of its user has another value of a column that changes: write all \
-            values of issued coupons in rows.where, such as [\"ISSUED\", \"USED\"]";
-        return Ok((Outcome::Failed, why.to_owned()));
+    let changing = changing(&rows.of);
+    if has_changed(reader, &changing, &user).await? {
+        let names: Vec<&str> = changing.iter().map(|it| it.as_str()).collect();
+        let why = format!(
+            "a row of its user has another value of {}: if it was taken back, remove the user from \
+            Redis; if not, write all values of issued coupons in rows.where, such as \
+            [\"ISSUED\", \"USED\"]",
+            names.join(" or ")
+        );
+        return Ok((Outcome::Failed, why));
     }
     if room == 0 {
         return Ok((Outcome::Failed, "all were given out meanwhile".to_owned()));
@@ -397,10 +403,10 @@ async fn insert_row(
     }
 }
 
-/// Whether the user has a row that is not selected because a column such as a status has changed.
-async fn has_changed(reader: &mut Reader<'_>, user: &Value) -> Answer<bool> {
+/// Whether the user has a row that is not selected because one of these columns has changed, such as
+/// a status or the time of a soft deletion.
+async fn has_changed(reader: &mut Reader<'_>, changing: &[&String], user: &Value) -> Answer<bool> {
     let rows = &reader.target.campaign.rows;
-    let changing = changing(&rows.of);
     if changing.is_empty() {
         return Ok(false);
     }

@@ -3,8 +3,8 @@
 use anyhow::ensure;
 
 use super::{
-    Campaign, Columns, Duplicates, KeyType, LONGEST_BESIDE_QUEUE, Mode, Scalar, StockRow, UsersKey,
-    has_date,
+    Campaign, Columns, CountKey, Duplicates, KeyType, LONGEST_BESIDE_QUEUE, Mode, Scalar, StockRow,
+    UsersKey, has_date,
 };
 
 impl Campaign {
@@ -74,6 +74,11 @@ impl Campaign {
         if let Some(Err(why)) = self.users.as_ref().map(UsersKey::members) {
             anyhow::bail!(why);
         }
+        ensure!(
+            !are_one_key(self.users.as_ref(), self.count.as_ref()),
+            "count.key: it is users.key, too, where the counter's field would be taken for a user: \
+            leave users out"
+        );
         let sale = self.sale.as_ref();
         ensure!(
             sale.is_none_or(|it| it.member.is_none() || it.field.is_none() && it.value.is_none()),
@@ -209,6 +214,8 @@ impl Campaign {
         let is_repaired = self.mode == Mode::Repair || other.mode == Mode::Repair;
         let are_same = |a: &Columns, b: &Columns| a == b || is_repaired && !are_apart(a, b);
         users.is_some_and(|(a, b)| a.key == b.key)
+            || are_one_key(self.users.as_ref(), other.count.as_ref())
+            || are_one_key(other.users.as_ref(), self.count.as_ref())
             || count.is_some_and(|(a, b)| (&a.key, &a.field) == (&b.key, &b.field))
             || self.rows.table == other.rows.table
                 && self.names_users()
@@ -216,6 +223,12 @@ impl Campaign {
                 && are_same(&self.rows.of, &other.rows.of)
             || failed.is_some_and(|(a, b)| a.table == b.table && are_same(&a.of(), &b.of()))
     }
+}
+
+/// Whether a counter stands where the users stand, as a field of their hash.
+fn are_one_key(users: Option<&UsersKey>, count: Option<&CountKey>) -> bool {
+    let keys = users.zip(count);
+    keys.is_some_and(|(users, count)| users.key == count.key)
 }
 
 /// Whether no row fulfils both conditions: a column has no value in common.

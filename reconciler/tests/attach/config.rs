@@ -106,6 +106,7 @@ fn two_campaigns_never_share_users_or_rows() {
         ("= 8", "= 7"),
         ("\"x\"", "\"applied\""),
         ("\"y\"", "\"count\""),
+        ("\"y\"", "\"applied\""),
     ] {
         let error = format!("{:#}", both(&apart.replace(its, same)).unwrap_err());
         let said =
