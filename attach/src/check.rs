@@ -17,8 +17,9 @@ const TEXTS: [&str; 2] = ["char", "varchar"];
 const UNORDERED: [&str; 4] = ["enum", "set", "bit", "float"];
 const TIMES: [&str; 3] = ["datetime", "timestamp", "date"];
 /// Parts of the names of columns that change after a row was inserted.
-const CHANGING: [&str; 8] = [
-    "status", "state", "used", "active", "valid", "redeem", "expired", "enabled",
+const CHANGING: [&str; 18] = [
+    "status", "state", "used", "active", "valid", "redeem", "expired", "enabled", "delet", "del_",
+    "_yn", "cancel", "revok", "refund", "return", "withdr", "void", "flag",
 ];
 /// Parts of the names of columns that count coupons.
 const COUNTING: [&str; 8] = [
@@ -32,7 +33,8 @@ const QUANTITIES: [&str; 2] = ["quantity", "qty"];
 pub fn changing(of: &Columns) -> Vec<&String> {
     let columns = of.iter().filter(|(name, value)| {
         let is_flag = value.all().iter().any(|it| matches!(it, Scalar::Flag(_)));
-        value.is_null() || is_flag || has_part(name, &CHANGING)
+        let is_day = value.text().is_some_and(|it| it.contains("{date"));
+        value.is_null() || is_flag || has_part(name, &CHANGING) && !is_day
     });
     columns.map(|it| it.0).collect()
 }
@@ -246,6 +248,10 @@ impl Rules {
         if let (Some(column), Mode::Repair) = (column, self.mode) {
             self.must_allow("failed", table, "update", &[column]);
         }
+        if let Done::Column { column, value } = &failed.done {
+            let marks = Columns::from([(column.clone(), value.clone())]);
+            self.must_take_times("failed.done", table, &marks);
+        }
         self.must_be_transactional("failed", table);
         self.must_be_uuids("failed", table, &of);
         self.table_shape("failed", table, &failed.user)
@@ -371,6 +377,7 @@ impl Rules {
         let needed: Vec<&Column> = columns
             .filter(|it| it.needs_value && !is_given(it))
             .collect();
+        self.must_take_times("rows.insert", table, &rows.insert);
         if !needed.is_empty() && !table.has_triggers {
             let why = format!(
                 "a repair could insert no row: {} has no default for {}. Write a value for each, \
@@ -379,6 +386,23 @@ impl Rules {
                 listed(needed)
             );
             self.refuse("rows.insert", &why);
+        }
+    }
+
+    /// Refuses the time in columns of another type: MySQL would write it as the number 20261231180000.
+    fn must_take_times(&mut self, field: &str, table: &Table, values: &Columns) {
+        for (name, _) in values.iter().filter(|it| it.1.text() == Some("{now}")) {
+            let Some(column) = table.column(name) else {
+                continue;
+            };
+            let kind = column.kind.as_str();
+            if !TIMES.contains(&kind) && kind != "time" && !TEXTS.contains(&kind) {
+                let why = format!(
+                    "\"{{now}}\" is for DATETIME, TIMESTAMP and DATE, and column {name:?} of {} is {kind}",
+                    table.name
+                );
+                self.refuse(field, &why);
+            }
         }
     }
 

@@ -65,7 +65,8 @@ pub struct Facts {
     /// `None` if no key names the users.
     pub means: Option<UsersMean>,
     pub count_means: Option<CountMeans>,
-    /// Their MySQL tells the quantity, so that stock that somebody added is known.
+    /// Their MySQL tells the quantity, and told the same at the last look that was clean: nobody is
+    /// adding stock.
     pub is_quantity_told: bool,
     /// A late message may write a second row: no unique key refuses it, and nothing tells what
     /// waits on their topic.
@@ -82,6 +83,8 @@ pub struct Facts {
     pub unissued: Vec<String>,
     /// Members whom MySQL takes for another member, who has a row.
     pub aliases: Vec<String>,
+    /// Members without a row whom a failed event calls refused.
+    pub refused: Vec<String>,
     /// Members in another form than the file says.
     pub strange: Vec<String>,
     /// Members without a row whom the column of users cannot hold.
@@ -99,10 +102,15 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Whether an earlier repair added this user to Redis. The record names no user whose id it
-    /// cannot hold, so one such repair stands for all of them.
+    /// Whether an earlier repair added this user to Redis.
     pub fn was_added(&self, user: &str) -> bool {
-        let has_name = user.is_ascii() && user.len() <= UserId::MAX_LEN;
-        self.added.contains(if has_name { user } else { "" })
+        self.added.contains(recorded(user))
     }
+}
+
+/// The name of a user in the record of repairs. It cannot hold every id of theirs, so those without
+/// a name stand for each other.
+pub fn recorded(user: &str) -> &str {
+    let has_name = user.is_ascii() && user.len() <= UserId::MAX_LEN;
+    if has_name { user } else { "" }
 }

@@ -48,97 +48,19 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
         second_rows: facts.twice.len(),
         found: Vec::new(),
     };
-    let mut concerned = HashSet::new();
-    for event in &facts.failed {
-        judge.failed_event(event, concerned.insert(&event.user));
-    }
-    // Users whom a repair added need a confirmation: they must not take the room of others.
-    let (added, promised): (Vec<&String>, Vec<&String>) = facts
-        .unissued
-        .iter()
-        .filter(|user: &&String| !concerned.contains(user))
-        .partition(|user| facts.was_added(user));
-    for user in promised.into_iter().chain(added) {
-        let why = "it is in Redis, and no row came";
-        judge.insert(Kind::Unissued, user, why, None);
-    }
-    for user in &facts.aliases {
-        let why = "MySQL takes it for a user who has a row: the collation of the column ignores how \
-            they differ";
-        judge.found(Kind::Unissued, user, why, None);
-    }
-    for user in &facts.unstorable {
-        let why = "it is in Redis, and the column of users cannot hold it";
-        judge.found(Kind::Unissued, user, why, None);
-    }
-    for member in &facts.strange {
-        let why = "it is in Redis, in another form than users.form and users.member say: which             user it means, and whether that user has a row, cannot be told";
-        judge.found(Kind::Unissued, member, why, None);
-    }
-    let surplus: HashSet<&String> = facts.surplus.iter().collect();
-    for user in &facts.missing {
-        let has_row = "it has a row, and is not in Redis";
-        let (add, why) = if user.is_empty() {
-            (None, "its row names no user".to_owned())
-        } else if facts.is_over {
-            (
-                None,
-                format!("{has_row}; after the end nothing is written there"),
-            )
-        } else if surplus.contains(user) {
-            (
-                None,
-                format!(
-                    "{has_row}; its row is beyond the quantity, so nobody may have told it yes"
-                ),
-            )
-        } else {
-            (Some(Repair::Add(user.clone())), has_row.to_owned())
-        };
-        judge.found(Kind::MissingAdmission, user, &why, add);
-    }
-    // Rows are never deleted, so what only a deletion could repair is named.
-    for user in &facts.twice {
-        judge.found(Kind::DuplicateRow, user, "it has several rows", None);
-    }
-    for user in &facts.surplus {
-        let why = "its row is one of the last, beyond the quantity";
-        judge.found(Kind::OverIssued, user, why, None);
-    }
+    judge.promises();
+    judge.members_without_promise();
+    judge.users_not_in_redis();
+    judge.rows();
     // Among users who are not all named, nobody knows how many coupons are given out.
     let is_cut = facts.unissued.len().max(facts.missing.len()) >= NAMED;
     if !is_cut {
         judge.counter();
         judge.sale();
     }
-    if let Some(StockColumn { says, due }) = facts.stock
-        && says != due
-        && !facts.is_selling
-    {
-        let why = format!(
-            "the column of the stock row says {says}, and {due} is right by the rows; \
-             a person corrects it with one UPDATE"
-        );
-        judge.found(Kind::CountMismatch, "", &why, None);
-    }
-    if facts.is_disjoint {
-        let is_gone = facts.numbers.size == Some(0);
-        let doubt = if is_gone {
-            Doubt::UsersGone
-        } else {
-            Doubt::Disjoint
-        };
-        for it in &mut judge.found {
-            if !it.compares_stores() {
-                continue;
-            }
-            it.doubts(doubt);
-            if let Some(text) = &facts.member {
-                let detail = &it.finding.detail;
-                it.finding.detail = format!("{detail}; try users.member = {text:?}");
-            }
-        }
-    }
+    judge.stock();
+    judge.doubt_other_form();
+    judge.doubt_disjoint();
     judge.found
 }
 
@@ -175,6 +97,141 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
+    /// Gives rows to users whom their system promised one.
+    fn promises(&mut self) {
+        let facts = self.facts;
+        let mut concerned = HashSet::new();
+        for event in &facts.failed {
+            self.failed_event(event, concerned.insert(&event.user));
+        }
+        // Users whom a repair added need a confirmation: they must not take the room of others.
+        let (added, promised): (Vec<&String>, Vec<&String>) = facts
+            .unissued
+            .iter()
+            .filter(|user: &&String| !concerned.contains(user))
+            .partition(|user| facts.was_added(user));
+        for user in promised.into_iter().chain(added) {
+            let why = "it is in Redis, and no row came";
+            self.insert(Kind::Unissued, user, why, None);
+        }
+    }
+
+    /// Names members who get no row.
+    fn members_without_promise(&mut self) {
+        let facts = self.facts;
+        for (users, why) in [
+            (
+                &facts.aliases,
+                "MySQL takes it for a user who has a row: the collation of the column ignores how \
+                they differ",
+            ),
+            (
+                &facts.refused,
+                "a failed event says that its user was refused (failed.skip), and the user is in \
+                Redis: remove the user there, or the event",
+            ),
+            (
+                &facts.unstorable,
+                "it is in Redis, and the column of users cannot hold it",
+            ),
+            (
+                &facts.strange,
+                "it is in Redis, in another form than users.form and users.member say: which user \
+                it means, and whether that user has a row, cannot be told",
+            ),
+        ] {
+            for user in users {
+                self.found(Kind::Unissued, user, why, None);
+            }
+        }
+    }
+
+    /// Adds users who have a row.
+    fn users_not_in_redis(&mut self) {
+        let facts = self.facts;
+        let surplus: HashSet<&String> = facts.surplus.iter().collect();
+        let has_row = "it has a row, and is not in Redis";
+        for user in &facts.missing {
+            let (add, why) = if user.is_empty() {
+                (None, "its row names no user".to_owned())
+            } else if facts.is_over {
+                let why = format!("{has_row}; after the end nothing is written there");
+                (None, why)
+            } else if surplus.contains(user) {
+                let why = format!(
+                    "{has_row}; its row is beyond the quantity, so nobody may have told it yes"
+                );
+                (None, why)
+            } else {
+                (Some(Repair::Add(user.clone())), has_row.to_owned())
+            };
+            self.found(Kind::MissingAdmission, user, &why, add);
+        }
+    }
+
+    /// Names rows that are too many. Rows are never deleted, so what only a deletion could repair is
+    /// named.
+    fn rows(&mut self) {
+        for user in &self.facts.twice {
+            self.found(Kind::DuplicateRow, user, "it has several rows", None);
+        }
+        for user in &self.facts.surplus {
+            let why = "its row is one of the last, beyond the quantity";
+            self.found(Kind::OverIssued, user, why, None);
+        }
+    }
+
+    /// Names a column of the stock row that says otherwise than the rows.
+    fn stock(&mut self) {
+        let Some(StockColumn { says, due }) = self.facts.stock.filter(|it| it.says != it.due)
+        else {
+            return;
+        };
+        let why =
+            format!("the column of the stock row says {says}, and {due} is right by the rows");
+        if self.facts.is_selling {
+            let why = format!("{why}; it is being sold");
+            self.waits(Kind::CountMismatch, "", &why);
+        } else {
+            let why = format!("{why}; a person corrects it with one UPDATE");
+            self.found(Kind::CountMismatch, "", &why, None);
+        }
+    }
+
+    /// A member in another form may be a user who seems to be missing.
+    fn doubt_other_form(&mut self) {
+        if self.facts.strange.is_empty() {
+            return;
+        }
+        for it in &mut self.found {
+            let is_in_redis = matches!(it.repair, Some(Repair::Add(_) | Repair::MoveCount(_)));
+            if is_in_redis && it.doubt.is_none() {
+                it.doubts(Doubt::OtherForm);
+            }
+        }
+    }
+
+    /// If no user is a member and has a row, the file is probably wrong.
+    fn doubt_disjoint(&mut self) {
+        let facts = self.facts;
+        if !facts.is_disjoint {
+            return;
+        }
+        let is_gone = facts.numbers.size == Some(0);
+        let doubt = if is_gone {
+            Doubt::UsersGone
+        } else {
+            Doubt::Disjoint
+        };
+        for it in self.found.iter_mut().filter(|it| it.compares_stores()) {
+            it.doubts(doubt);
+            if let Some(text) = &facts.member {
+                let detail = &it.finding.detail;
+                it.finding.detail = format!("{detail}; try users.member = {text:?}");
+            }
+        }
+    }
+
     fn found(&mut self, kind: Kind, user: &str, why: &str, repair: Option<Repair>) {
         let action = match &repair {
             None => ActionKind::Report,
@@ -210,7 +267,9 @@ impl Judge<'_> {
 
     /// Members who were promised a coupon, if a key names them.
     fn admitted(&self) -> Option<u64> {
-        self.facts.numbers.admitted(self.facts.means)
+        let refused = self.facts.refused.len() as u64;
+        let members = self.facts.numbers.admitted(self.facts.means)?;
+        Some(members.saturating_sub(refused))
     }
 
     /// Inserts a row if there is room; otherwise says what happens.
@@ -233,7 +292,7 @@ impl Judge<'_> {
             if self.facts.may_double && kind == Kind::Unissued {
                 self.last_doubts(Doubt::MayDouble);
             }
-            if kind == Kind::Unissued && self.was_added() {
+            if self.was_added() {
                 self.last_doubts(Doubt::AddedByUs);
             }
         } else {
@@ -303,20 +362,27 @@ impl Judge<'_> {
     /// is given out, the sale may not have begun.
     fn sale(&mut self) {
         let facts = self.facts;
-        let Some(is_on) = facts.sale.filter(|_| !facts.is_selling && !facts.is_over) else {
+        let Some(is_on) = facts.sale.filter(|_| !facts.is_over) else {
             return;
         };
         let taken = self.taken();
         let left = facts.quantity.saturating_sub(taken);
-        if is_on && left == 0 {
+        let (kind, why) = if is_on && left == 0 {
             let why = "the key of the sale says that something is left, and all are given out";
-            self.found(Kind::CountMismatch, "", why, None);
+            (Kind::CountMismatch, why.to_owned())
         } else if !is_on && left > 0 && taken > 0 {
             let why = format!(
                 "the key of the sale says that nothing is left, and {left} are: open it again, \
                 unless somebody stopped the sale"
             );
-            self.found(Kind::Unfilled, "", &why, None);
+            (Kind::Unfilled, why)
+        } else {
+            return;
+        };
+        if facts.is_selling {
+            self.waits(kind, "", &format!("{why}; it is being sold"));
+        } else {
+            self.found(kind, "", &why, None);
         }
     }
 

@@ -193,12 +193,13 @@ impl Keys {
         })
     }
 
-    /// Passes every member to `each`, some of them twice, with its score in a sorted set.
+    /// Passes every member to `each`, some of them twice, with its score in a sorted set, or its value in
+    /// a hash.
     pub async fn scan(
         &mut self,
         kind: KeyType,
         key: &[u8],
-        mut each: impl FnMut(Vec<u8>, Option<f64>),
+        mut each: impl FnMut(Vec<u8>, Option<Vec<u8>>),
     ) -> Answer<()> {
         let mut cursor = "0".to_owned();
         loop {
@@ -212,11 +213,7 @@ impl Keys {
                     KeyType::Set => None,
                     KeyType::SortedSet | KeyType::Hash => page.next(),
                 };
-                let score = value.filter(|_| kind == KeyType::SortedSet);
-                each(
-                    member,
-                    score.and_then(|text| String::from_utf8(text).ok()?.parse().ok()),
-                );
+                each(member, value);
             }
             if next == "0" {
                 return Ok(());

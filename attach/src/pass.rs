@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::check::check;
-use crate::config::{Mode, Target};
+use crate::config::{Campaign, Mode, Target};
 use crate::facts::{Facts, Numbers};
 use crate::judge::{Judged, Repair, judge};
 use crate::keys::Keys;
@@ -201,14 +201,19 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Trusts a mapping whose look was clean.
+    /// Trusts a mapping whose look was clean, and remembers the quantity of which that is true.
     async fn learn(&self, target: &Target<'_>, facts: &Facts, judged: &[Judged]) -> Answer<()> {
-        match &self.attached.ours {
-            Some(ours) if is_proof(facts, judged) => {
-                ours.trust(&self.attached.file, target.campaign).await
-            }
-            _ => Ok(()),
+        let Some(ours) = self.attached.ours.as_ref().filter(|_| judged.is_empty()) else {
+            return Ok(());
+        };
+        if is_proof(facts, judged) {
+            ours.trust(&self.attached.file, target.campaign).await?;
         }
+        if stock_may_be_added(target.campaign) {
+            ours.remember_quantity(target.drop_id(), facts.quantity)
+                .await?;
+        }
+        Ok(())
     }
 
     /// Looks again at a target that differs, repairs it, and reports it, also if a store goes away
@@ -236,8 +241,14 @@ impl Pass<'_> {
             .filter(|_| target.campaign.queue.is_empty());
         facts.may_double = target.campaign.mode == Mode::Repair && may_double.is_some();
         let ours = self.attached.ours.as_ref();
-        if let Some(ours) = ours.filter(|_| !facts.unissued.is_empty()) {
-            facts.added = ours.added_users(target.drop_id()).await?;
+        if let Some(ours) = ours {
+            if !facts.unissued.is_empty() || !facts.failed.is_empty() {
+                facts.added = ours.added_users(target.drop_id()).await?;
+            }
+            if stock_may_be_added(target.campaign) {
+                let quantity = facts.quantity;
+                facts.is_quantity_told = ours.knows_quantity(target.drop_id(), quantity).await?;
+            }
         }
         let mut judged = judge(&facts);
         self.learn(target, &facts, &judged).await?;
@@ -342,6 +353,12 @@ impl Pass<'_> {
         }
         Ok(if asked.dry_run { Vec::new() } else { now })
     }
+}
+
+/// Whether a higher quantity of their MySQL means that somebody adds to a counter that counts down.
+fn stock_may_be_added(campaign: &Campaign) -> bool {
+    let counts_down = campaign.count.as_ref().is_some_and(|it| it.means.is_left());
+    counts_down && campaign.quantity_sql.is_some()
 }
 
 async fn first_look<'a>(target: Target<'a>, sql: &mut Sql, keys: &mut Keys) -> Answer<Suspect<'a>> {

@@ -35,6 +35,8 @@ pub struct Look {
     unissued: BTreeMap<String, Option<f64>>,
     /// Members whom MySQL takes for another member, who has a row.
     aliases: BTreeSet<String>,
+    /// Members without a row whom a failed event calls refused.
+    refused: BTreeSet<String>,
     /// Members in another form than the file says.
     strange: BTreeSet<String>,
     /// Members without a row whom the column of users cannot hold.
@@ -205,6 +207,7 @@ impl<'a> Reader<'a> {
             numbers: self.numbers().await?,
             unissued: BTreeMap::new(),
             aliases: BTreeSet::new(),
+            refused: BTreeSet::new(),
             strange: BTreeSet::new(),
             unstorable: BTreeSet::new(),
             spelling: Spelling::Plain,
@@ -253,10 +256,13 @@ impl<'a> Reader<'a> {
         {
             self.name_unissued(&users, &seen, &mut look).await?;
             self.match_spellings(&mut look).await?;
+            self.leave_out_refused(&mut look).await?;
+            look.leave_out_unstorable(&self.shape.rows);
             if users.of.means == UsersMean::Applied {
                 look.unissued.clear();
                 look.aliases.clear();
                 look.unstorable.clear();
+                look.refused.clear();
             }
         }
         let surplus = look.numbers.rows.saturating_sub(look.quantity);
@@ -397,15 +403,52 @@ impl<'a> Reader<'a> {
         seen: &Seen,
         look: &mut Look,
     ) -> Answer<()> {
-        let each = |member: Vec<u8>, score: Option<f64>| {
+        let is_hash = users.of.kind == KeyType::Hash;
+        let each = |member: Vec<u8>, value: Option<Vec<u8>>| {
             let Some((user, _)) = users.members.decode(&member) else {
                 return;
             };
-            if seen.flags(user.as_bytes()) & ROW == 0 && look.unissued.len() < NAMED {
-                look.unissued.insert(user, score);
+            if seen.flags(user.as_bytes()) & ROW != 0 || look.unissued.len() >= NAMED {
+                return;
             }
+            look.unissued
+                .insert(user, score(value.filter(|_| !is_hash)));
         };
         self.keys.scan(users.of.kind, &users.key, each).await
+    }
+
+    /// Leaves out users whom the failed events name as refused: their system may add a user to Redis
+    /// before it refuses.
+    async fn leave_out_refused(&mut self, look: &mut Look) -> Answer<()> {
+        let (Some(failed), Some(shape)) = (&self.target.campaign.failed, &self.shape.failed) else {
+            return Ok(());
+        };
+        let Some(refused) = refused(failed, shape, &self.target) else {
+            return Ok(());
+        };
+        let names: Vec<String> = look.unissued.keys().cloned().collect();
+        for names in names.chunks(NAMES) {
+            let values: Vec<Value> = names.iter().filter_map(|it| shape.like(it)).collect();
+            if values.is_empty() {
+                continue;
+            }
+            let marks = vec!["?"; values.len()].join(", ");
+            let is_one = format!("{} IN ({marks})", quoted(&failed.user));
+            let of = refused.clone().and(&is_one, values);
+            let sql = format!(
+                "SELECT {} FROM {} WHERE {}",
+                shape.selected(&failed.user),
+                quoted(&failed.table),
+                of.sql
+            );
+            for row in self.sql.rows(&sql, of.values).await? {
+                let user = shape.user_of(&row, 0);
+                if look.unissued.remove(&user).is_some() {
+                    look.refused.insert(user);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads the open failed events, oldest key first.
@@ -452,20 +495,46 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The open failed events of a target.
-pub fn open(failed: &FailedTable, shape: &TableShape, target: &Target<'_>) -> Condition {
-    let mut of = Condition::of(&failed.of(), target, shape);
-    for (name, reasons) in &failed.skip {
+/// Returns the score of a member of a sorted set.
+fn score(value: Option<Vec<u8>>) -> Option<f64> {
+    let text = String::from_utf8(value?).ok()?;
+    text.parse().ok()
+}
+
+/// The columns of `failed.skip`, each with the condition that its value is one of those, and these.
+fn skipped(
+    failed: &FailedTable,
+    shape: &TableShape,
+    target: &Target<'_>,
+) -> Vec<(String, String, Vec<Value>)> {
+    let columns = failed.skip.iter().map(|(name, reasons)| {
         let reasons = reasons.all().iter();
         let values: Vec<Value> = reasons
             .map(|it| bound(it, target, shape.is_uuid(name)))
             .collect();
-        let name = quoted(name);
         let marks = vec!["?"; values.len()].join(", ");
-        of = of.and(
-            &format!("({name} IS NULL OR {name} NOT IN ({marks}))"),
-            values,
-        );
+        let name = quoted(name);
+        let is_one = format!("{name} IN ({marks})");
+        (name, is_one, values)
+    });
+    columns.collect()
+}
+
+/// The failed events that are refusals, processed or not; `None` if the file names none.
+fn refused(failed: &FailedTable, shape: &TableShape, target: &Target<'_>) -> Option<Condition> {
+    let skipped = skipped(failed, shape, target);
+    let any: Vec<&str> = skipped.iter().map(|it| it.1.as_str()).collect();
+    let any = format!("({})", any.join(" OR "));
+    let values: Vec<Value> = skipped.iter().flat_map(|it| it.2.clone()).collect();
+    let of = Condition::of(&failed.of(), target, shape);
+    (!skipped.is_empty()).then(|| of.and(&any, values))
+}
+
+/// The open failed events of a target.
+pub fn open(failed: &FailedTable, shape: &TableShape, target: &Target<'_>) -> Condition {
+    let mut of = Condition::of(&failed.of(), target, shape);
+    for (name, is_one, values) in skipped(failed, shape, target) {
+        of = of.and(&format!("({name} IS NULL OR NOT {is_one})"), values);
     }
     let Done::Column { column, value } = &failed.done else {
         return of;
@@ -479,16 +548,31 @@ pub fn open(failed: &FailedTable, shape: &TableShape, target: &Target<'_>) -> Co
 }
 
 impl Look {
+    /// Leaves out members who can have no row as they are written, such as a placeholder among
+    /// numbers: they must not take a coupon of others.
+    fn leave_out_unstorable(&mut self, shape: &TableShape) {
+        let unstorable = &mut self.unstorable;
+        self.unissued.retain(|user, _| {
+            let can_have_row = shape.user(user).is_some();
+            if !can_have_row {
+                unstorable.insert(user.clone());
+            }
+            can_have_row
+        });
+    }
+
     /// Returns what both looks saw.
     pub fn and(&self, mut second: Self, target: &Target<'_>) -> Facts {
         let campaign = target.campaign;
         let users = campaign.users.as_ref();
         let means = users.map(|users| users.means);
-        // Users who are refused move the rest: they draw tickets, and are noted as applied.
+        // Users who are refused move the rest: they draw tickets, also below 0, and are noted as
+        // applied.
         let of_sale = |Self {
                            quantity, numbers, ..
                        }: &Self| {
-            let count = numbers.count.map(|count| count.min(quantity.cast_signed()));
+            let most = quantity.cast_signed();
+            let count = numbers.count.map(|count| count.clamp(0, most));
             (*quantity, count, numbers.admitted(means), numbers.rows)
         };
         let is_selling = of_sale(self) != of_sale(&second);
@@ -524,6 +608,7 @@ impl Look {
             failed: second.failed,
             unissued: unissued.into_iter().map(|(user, _)| user).collect(),
             aliases: both(second.aliases, &self.aliases),
+            refused: both(second.refused, &self.refused),
             strange: both(second.strange, &self.strange),
             unstorable: both(second.unstorable, &self.unstorable),
             missing: both(second.missing, &self.missing),

@@ -4,8 +4,6 @@
 //! more rows than the quantity. Every repair can be repeated: a process that dies between any two
 //! statements leaves a state that the next pass finishes.
 
-use std::collections::HashSet;
-
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::quoted::without_values;
 use mysql_async::Value;
@@ -154,16 +152,6 @@ async fn insert(
     rows: &[&mut Judged],
     seen: &mut LooksSaw,
 ) -> Answer<Vec<Repaired>> {
-    // Their API may have taken a user back since the look.
-    let mut left = HashSet::new();
-    for it in rows {
-        if let Some(Repair::Insert(user, _)) = &it.repair
-            && seen.name_users
-            && !is_member(reader, user).await?
-        {
-            left.insert(user.clone());
-        }
-    }
     let of = reader.of_rows();
     let lock = Value::from(format!("{}{of:?}", reader.target.campaign.rows.table));
     let take = format!("SELECT CAST(GET_LOCK({LOCK}, 2) AS SIGNED)");
@@ -172,7 +160,7 @@ async fn insert(
         return Ok(vec![skipped(why); rows.len()]);
     }
     reader.sql.command("START TRANSACTION").await?;
-    let repaired = match locked(reader, rows, &left, seen.stock).await {
+    let repaired = match locked(reader, rows, *seen).await {
         Ok((repaired, at_rest)) => {
             crash_point(Point::RowsInserted);
             reader.sql.command("COMMIT").await?;
@@ -195,8 +183,7 @@ async fn insert(
 async fn locked(
     reader: &mut Reader<'_>,
     rows: &[&mut Judged],
-    left: &HashSet<String>,
-    at_rest: Option<StockColumn>,
+    seen: LooksSaw,
 ) -> Answer<(Vec<Repaired>, Option<StockColumn>)> {
     if let (Some(stock), Some(shape)) = (&reader.target.campaign.stock, &reader.shape.stock) {
         let table = quoted(&stock.table);
@@ -215,14 +202,15 @@ async fn locked(
         quantity,
         rows: rows_before,
         now: reader.stock(quantity, rows_before).await?,
-        at_rest,
+        at_rest: seen.stock,
     };
     let mut all = Vec::new();
     for it in rows {
         let Some(Repair::Insert(user, event)) = &it.repair else {
             continue;
         };
-        if left.contains(user) {
+        // Their API may have taken the user back since the look, or while we waited for the lock.
+        if seen.name_users && !is_member(reader, user).await? {
             all.push(skipped("it left Redis meanwhile"));
             continue;
         }
@@ -314,8 +302,8 @@ async fn must_not_be_made_ahead(reader: &mut Reader<'_>) -> Answer<()> {
     if reader.select("1", of, "LIMIT 1").await?.is_empty() {
         return Ok(());
     }
-    let why = "rows without a user are coupons made ahead: give one of them to the user by hand; \
-        attach only inserts rows";
+    let why = "rows without a user are coupons made ahead (give one of them to the user by hand), or \
+        those of users who were erased (insert the row by hand): attach inserts no row beside them";
     Err(AttachError::Misfit(why.to_owned()))
 }
 

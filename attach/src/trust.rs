@@ -10,7 +10,7 @@ use firstcome_shared::report::{Finding, Kind, Outcome};
 use firstcome_shared::sql;
 
 use crate::config::{AttachFile, Campaign};
-use crate::facts::Facts;
+use crate::facts::{Facts, recorded};
 use crate::judge::Judged;
 use crate::{Answer, Ours};
 
@@ -26,6 +26,10 @@ fn name(campaign: &Campaign) -> String {
     format!("attach.{}", campaign.coupon_id())
 }
 
+fn quantity_of(drop: DropId) -> String {
+    format!("attach.quantity.{drop}")
+}
+
 impl Ours {
     /// Whether repairs of this mapping, as it is in the file now, need no first confirmation.
     pub async fn trusts(&self, file: &AttachFile, campaign: &Campaign) -> Answer<bool> {
@@ -37,6 +41,25 @@ impl Ours {
         if !self.trusts(file, campaign).await? {
             let set = set_state(&name(campaign), &file.mapping(campaign));
             self.db.execute("trust", set).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the last clean look saw the same quantity, or there was none. If it has changed, somebody
+    /// may be about to add to the counter what a repair would add, too.
+    pub async fn knows_quantity(&self, drop: DropId, quantity: u64) -> Answer<bool> {
+        let name = quantity_of(drop);
+        let known = self.db.first("quantity", state(&name)).await?;
+        Ok(known.is_none_or(|known: String| known == quantity.to_string()))
+    }
+
+    pub async fn remember_quantity(&self, drop: DropId, quantity: u64) -> Answer<()> {
+        let name = quantity_of(drop);
+        let quantity = quantity.to_string();
+        let known: Option<String> = self.db.first("quantity", state(&name)).await?;
+        if known.as_ref() != Some(&quantity) {
+            let set = set_state(&name, &quantity);
+            self.db.execute("quantity", set).await?;
         }
         Ok(())
     }
@@ -69,6 +92,6 @@ impl Ours {
 
 /// How a finding is found again.
 pub fn identity(finding: &Finding) -> (String, String) {
-    let user = finding.user_id.clone().unwrap_or_default();
-    (finding.kind.as_str().to_owned(), user)
+    let user = finding.user_id.as_deref().unwrap_or_default();
+    (finding.kind.as_str().to_owned(), recorded(user).to_owned())
 }

@@ -237,8 +237,9 @@ fn are_apart(a: &Columns, b: &Columns) -> bool {
     columns.any(|(name, values)| {
         let others = b.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
         others.is_some_and(|(_, others)| {
-            let mut values = values.all().iter();
-            values.all(|value| !others.all().contains(value))
+            let others: Vec<String> = others.all().iter().map(Scalar::in_mysql).collect();
+            let mut values = values.all().iter().map(Scalar::in_mysql);
+            values.all(|value| !others.contains(&value))
         })
     })
 }

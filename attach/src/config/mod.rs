@@ -353,6 +353,16 @@ impl Scalar {
         self.all().first().unwrap_or(self)
     }
 
+    /// The value as MySQL compares it: 7 is '7', and true is 1.
+    pub fn in_mysql(&self) -> String {
+        match self.first() {
+            Self::Flag(flag) => i64::from(*flag).to_string(),
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text.to_lowercase(),
+            Self::AnyOf(_) => String::new(),
+        }
+    }
+
     /// The text of a value that is no list.
     pub fn text(&self) -> Option<&str> {
         match self {

@@ -155,20 +155,24 @@ fn is_never_escaped(letter: char) -> bool {
         && !matches!(letter, '"' | '\\' | '/' | '<' | '>' | '&' | '=' | '\'')
 }
 
-/// Writes a text in JSON as most programs do: with its letters, and with all but ASCII escaped.
-fn json_texts(text: &str) -> [Vec<u8>; 2] {
+/// Writes a text in JSON as most programs do: with its letters, and with all but ASCII escaped, in
+/// capitals (Jackson) or small letters (Python).
+fn json_texts(text: &str) -> [Vec<u8>; 3] {
     let usual = serde_json::Value::from(text).to_string();
-    let mut escaped = String::with_capacity(usual.len());
+    let mut capitals = String::with_capacity(usual.len());
+    let mut small = String::with_capacity(usual.len());
     for letter in usual.chars() {
         if letter.is_ascii() {
-            escaped.push(letter);
+            capitals.push(letter);
+            small.push(letter);
             continue;
         }
         for unit in letter.encode_utf16(&mut [0; 2]) {
-            _ = write!(escaped, "\\u{unit:04X}");
+            _ = write!(capitals, "\\u{unit:04X}");
+            _ = write!(small, "\\u{unit:04x}");
         }
     }
-    [usual.into_bytes(), escaped.into_bytes()]
+    [usual, capitals, small].map(String::into_bytes)
 }
 
 fn decode_json(bytes: &[u8]) -> Option<(String, Spelling)> {

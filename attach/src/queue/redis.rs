@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use redis::{Value, from_redis_value_ref};
 
 use super::Progress;
+use crate::forms::Form;
 use crate::keys::Keys;
 use crate::{Answer, AttachError};
 
 /// The most pending entries that are counted.
-const PENDING: &str = "10000";
+const PENDING: usize = 100;
 
 /// The id of a stream's entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,14 +52,25 @@ fn is_named(group: &Fields, name: &str) -> bool {
 }
 
 impl Keys {
-    /// Refuses a key of another type. A list that is empty does not exist.
+    /// Refuses a key of another type, and a name that their program writes in another form. A list
+    /// that is empty does not exist.
     pub(super) async fn check_list(&mut self, key: &str) -> Answer<()> {
         let kind: String = self.query(&["TYPE", key]).await?;
-        if kind == "list" || kind == "none" {
-            return Ok(());
+        if kind != "list" && kind != "none" {
+            let why = format!("queue: key {key:?} in Redis is a {kind}, not a list");
+            return Err(AttachError::Misfit(why));
         }
-        let why = format!("queue: key {key:?} in Redis is a {kind}, not a list");
-        Err(AttachError::Misfit(why))
+        for form in Form::Plain.others() {
+            let kind: String = self.query(&[b"TYPE", &form.key(key)[..]]).await?;
+            if kind == "list" {
+                return Err(AttachError::Misfit(format!(
+                    "queue: list {key:?} is in Redis as a {} name, and cannot be read: let your \
+                    program write the names of keys as plain text, or leave queue out",
+                    form.word()
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Refuses a stream or a group that does not exist.
@@ -114,13 +126,19 @@ impl Keys {
                 return Ok(Progress::Behind(why));
             }
         }
-        let asked = ["XPENDING", stream, group, "-", &end.text(), PENDING];
+        let most = PENDING.to_string();
+        let asked = ["XPENDING", stream, group, "-", &end.text(), &most];
         let pending: Vec<(String, String, u64, u64)> = self.query(&asked).await?;
+        let or_more = if pending.len() < PENDING {
+            ""
+        } else {
+            " or more"
+        };
         Ok(match pending.first() {
             None => Progress::Passed,
             Some((id, owner, ..)) => Progress::Behind(format!(
-                "{} messages are delivered and not acknowledged, the first ({id}) by consumer \
-                {owner:?}",
+                "{}{or_more} messages are delivered and not acknowledged, the first ({id}) by \
+                consumer {owner:?}",
                 pending.len()
             )),
         })

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod careful;
 mod judged;
 mod members;
 mod published;

@@ -161,50 +161,6 @@ async fn changed_serializer_leads_to_no_row_and_no_member() {
     assert_eq!(members(&world, &key).await, all);
 }
 
-/// A coupon that their operators took back by a soft deletion, and whose user they forgot in Redis.
-#[tokio::test]
-async fn softly_deleted_row_is_not_written_again() {
-    let world = World::empty().await;
-    world
-        .sql(
-            "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40) NOT NULL, \
-             deleted_at DATETIME NULL, KEY (user_id))",
-        )
-        .await;
-    let key = world.key("@users").into_bytes();
-    let written: Vec<Vec<u8>> = users(0..20).map(String::into_bytes).collect();
-    let () = world.bytes("SADD", &key, &written).await;
-    add_rows(&world, users(0..20)).await;
-    let file = "[[campaign]]
-        name = 'W'
-        mode = 'repair'
-        quantity = 1000
-        in_flight = '0.01s'
-        users = { key = '@users', type = 'set' }
-        rows = { table = 'coupon', user = 'user_id', where = { deleted_at = '{null}' }, \
-        duplicates = 'reported' }";
-    let attached = world.attached_with(file, Queues::default());
-    assert!(pass(&attached, Request::default()).await.is_empty());
-
-    let delete = "UPDATE coupon SET deleted_at = NOW() WHERE user_id = '3'";
-    world.sql(delete).await;
-    world.sql("DELETE FROM coupon WHERE user_id = '4'").await;
-    pass(&attached, Request::default()).await;
-    let findings = confirm(&attached).await;
-    let expected = ["1 unissued applied", "1 unissued failed"];
-    assert_eq!(told(&findings), expected, "{findings:#?}");
-    let kept = findings
-        .iter()
-        .find(|it| it.user_id.as_deref() == Some("3"));
-    let why = &kept.unwrap().detail;
-    assert!(
-        why.contains("another value of deleted_at: if it was taken back"),
-        "{why}"
-    );
-    let each_once = users(0..20).map(|user| (user, 1)).collect();
-    assert_eq!(rows(&world).await, each_once);
-}
-
 #[tokio::test]
 async fn text_around_ids_is_guessed_if_no_member_has_a_row() {
     let world = World::empty().await;

@@ -1,7 +1,7 @@
 //! Table of the pure judge: facts, and what follows from them.
 
 use firstcome_attach::config::{CountMeans, UsersMean};
-use firstcome_attach::facts::{Facts, FailedEvent, Numbers};
+use firstcome_attach::facts::{Facts, FailedEvent, Numbers, StockColumn};
 use firstcome_attach::judge::{Judged, Repair, judge};
 use firstcome_attach::keys::MoveCount;
 use mysql_async::Value;
@@ -230,4 +230,44 @@ fn what_may_be_a_wrong_file_or_a_wrong_name_is_not_repaired_without_a_person() {
     };
     let expected = "failed_claim - report, unissued kim report, missing_admission - report";
     assert_eq!(short(&unnamed), expected);
+}
+
+/// What cannot be judged while coupons are sold stays named, so that its alert does not end.
+#[test]
+fn column_and_sale_that_differ_are_named_while_they_are_sold() {
+    let differing = Facts {
+        stock: Some(StockColumn { says: 3, due: 5 }),
+        sale: Some(false),
+        ..facts(5, 5, 5)
+    };
+    let expected = "unfilled - report, count_mismatch - report";
+    assert_eq!(short(&differing), expected);
+    let selling = Facts {
+        is_selling: true,
+        ..differing
+    };
+    assert_eq!(short(&selling), expected.replace("report", "waits"));
+}
+
+#[test]
+fn nothing_is_written_to_redis_beside_members_in_another_form() {
+    let strange = Facts {
+        missing: names("a"),
+        strange: names("x"),
+        ..facts(5, 4, 6)
+    };
+    let expected = "unissued x report, missing_admission a add?, count_mismatch - 6?";
+    assert_eq!(short(&strange), expected);
+}
+
+/// The file calls them refused: their places in the set are nobody's.
+#[test]
+fn refused_members_take_no_coupon() {
+    let refused = Facts {
+        refused: names("a b"),
+        unissued: names("c"),
+        ..facts(11, 9, 8)
+    };
+    let expected = "unissued c insert, unissued a report, unissued b report";
+    assert_eq!(short(&refused), expected);
 }

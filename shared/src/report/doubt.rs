@@ -23,9 +23,12 @@ pub enum Doubt {
     Opens,
     /// A repair made its user a member because of a row, which may have been deleted on purpose.
     AddedByUs,
+    /// A member in another form may be the user who seems to be missing.
+    OtherForm,
     /// No unique key would refuse the row of a message that comes late.
     MayDouble,
-    /// Without `quantity_sql`, coupons that were added look like a counter that is wrong.
+    /// Coupons that were added look like a counter that is wrong: without `quantity_sql`, or since
+    /// the quantity changed.
     StockAdded,
     /// No look with this part of the file was clean, and no plan of it was confirmed.
     Untrusted,
@@ -85,13 +88,17 @@ impl Doubt {
                 advice: "if you took the row back, remove the user from Redis, too; confirm only \
                     if they were told yes",
             },
+            Self::OtherForm => DoubtWords {
+                headline: "some members are in another form than the file says",
+                advice: "bring them into one form, or confirm only if none of them is this user",
+            },
             Self::MayDouble => DoubtWords {
                 headline: "nothing refuses a second row",
                 advice: "confirm only if no message waits on your topic, or describe it (queue)",
             },
             Self::StockAdded => DoubtWords {
                 headline: "somebody may have added stock",
-                advice: "confirm only if nobody did; with quantity_sql it is known",
+                advice: "confirm only if nobody adds it to the counter by hand",
             },
             Self::Untrusted => DoubtWords {
                 headline: "nothing was repaired with this part of the file yet, and no look was \
@@ -114,7 +121,8 @@ impl Doubt {
             | Self::CounterGone
             | Self::Reset
             | Self::Unordered
-            | Self::AddedByUs => true,
+            | Self::AddedByUs
+            | Self::OtherForm => true,
             Self::Opens | Self::MayDouble | Self::StockAdded | Self::Untrusted | Self::Many => {
                 false
             }
