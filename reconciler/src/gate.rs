@@ -6,6 +6,7 @@
 //! suspended reconciler that wakes up can neither write nor open. The urgent lane begins
 //! eras; the watch begins one if a counter went back, and the API begins a new coupon's first.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -53,10 +54,9 @@ pub(crate) async fn is_open(ctx: &PassContext, seen: &mut CouponSeen) -> Step<bo
     Ok(true)
 }
 
-/// A coupon that this pass has closed.
+/// The gate of a coupon that this pass has closed.
 #[derive(Debug, Clone)]
 pub(crate) struct Closed {
-    pub coupon: CouponId,
     pub fence: Fence,
     /// Nobody was admitted after this.
     pub since: Instant,
@@ -68,7 +68,7 @@ pub(crate) struct Closed {
 pub(crate) async fn close(
     ctx: &PassContext,
     coupons: Vec<(CouponSeen, bool)>,
-) -> Step<Vec<Closed>> {
+) -> Step<HashMap<CouponId, Closed>> {
     stream::iter(coupons)
         .map(|(seen, was_open)| close_coupon(ctx, seen, was_open))
         .buffer_unordered(AT_ONCE)
@@ -77,7 +77,11 @@ pub(crate) async fn close(
         .await
 }
 
-async fn close_coupon(ctx: &PassContext, seen: CouponSeen, was_open: bool) -> Step<Option<Closed>> {
+async fn close_coupon(
+    ctx: &PassContext,
+    seen: CouponSeen,
+    was_open: bool,
+) -> Step<Option<(CouponId, Closed)>> {
     let coupon = seen.coupon.id;
     let mut era = seen.coupon.era;
     let mut seen = seen.state.gate;
@@ -98,12 +102,12 @@ async fn close_coupon(ctx: &PassContext, seen: CouponSeen, was_open: bool) -> St
             }
             Ok(None) => return Ok(None),
             Ok(Some(before)) if before < fence.era() => {
-                return Ok(Some(Closed {
-                    coupon,
+                let closed = Closed {
                     fence,
                     since,
                     was_open,
-                }));
+                };
+                return Ok(Some((coupon, closed)));
             }
             // MySQL has a later era: its fallback rows and other readers expect one above it.
             Ok(Some(later)) => era = later,

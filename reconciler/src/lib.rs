@@ -2,9 +2,10 @@
 //! alerts operators.
 //!
 //! In order of a pass: `passes` takes the lock, `run` has the steps, `barrier` tells how far the
-//! consumer is, `read` reads, `judge` decides (pure), `rows` inserts, `gate` closes and waits,
-//! `project` writes Redis from rows, `revoke_promote` gives free slots away, `seal` ends drops,
-//! `record` records, `notify` mails. `sweep` and `urgent` are the two lanes, `pass` is one drop.
+//! consumer is, `read` reads, `reconcile` drives a coupon through what follows, at an open and at a
+//! closed gate: `pass` compares a drop, `judge` decides (pure), `rows` inserts, `project` writes
+//! Redis from rows, `revoke_promote` gives free slots away, `seal` ends drops. `urgent` closes
+//! coupons, with `gate`. `ledger` sums up what was found, `record` records, `notify` mails.
 #![warn(clippy::print_stdout, clippy::print_stderr)] // `say!` and `complain!` never end the program
 
 pub mod args;
@@ -19,6 +20,7 @@ mod gate;
 pub mod http;
 mod jobs;
 pub mod judge;
+pub mod ledger;
 mod limit;
 mod metrics;
 pub mod once;
@@ -26,6 +28,7 @@ pub mod pass;
 pub mod passes;
 mod project;
 mod read;
+mod reconcile;
 pub mod record;
 mod retention;
 mod revoke_promote;
@@ -34,7 +37,6 @@ pub mod run;
 mod seal;
 mod settings;
 pub mod stores;
-mod sweep;
 pub mod topic;
 mod urgent;
 

@@ -11,8 +11,8 @@ use sha2::{Digest as _, Sha256};
 use crate::barrier::OVERDUE;
 use crate::context::{PassContext, Step};
 use crate::judge::{self, Dirt, DueRow, Holder, Judgement, Letter, LetterEnd, Moment, WholeDrop};
+use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
-use crate::record::Ledger;
 use crate::report::{
     ActionKind, DropReport, Examined, Finding, FindingCase, Kind, Numbers, Outcome,
 };
@@ -44,7 +44,7 @@ impl Takes {
 #[derive(Debug, Default)]
 pub struct Compared {
     pub ledger: Ledger,
-    /// What only a projection repairs.
+    /// What only a projection repairs. The outcome is known at the end of the look.
     pub projections: Ledger,
     pub examined: Examined,
     pub numbers: Numbers,
@@ -75,8 +75,8 @@ impl Compared {
     /// left now, and the numbers of the first.
     #[must_use]
     pub fn followed_by(self, second: Self) -> Self {
-        let mut ledger = self.ledger.done();
-        ledger.extend(second.ledger);
+        let mut ledger = self.ledger.applied();
+        ledger.append(second.ledger);
         Self {
             ledger,
             numbers: self.numbers,
@@ -97,7 +97,7 @@ impl Compared {
         self.examined.failed_claims += page.mysql.letters.len() as u64;
     }
 
-    fn dirty(&mut self, dirt: &Dirt, result: Outcome) {
+    fn dirty(&mut self, dirt: &Dirt) {
         self.dirty.get_or_insert((dirt.kind, dirt.detail));
         if let Some(user) = dirt.user.as_ref().filter(|_| dirt.takes) {
             self.takes.add(dirt.slot, user);
@@ -107,16 +107,15 @@ impl Compared {
                 self.owed.push(Holder { slot, user, at_ms });
             }
         }
-        let found = Finding::new(dirt.kind, ActionKind::Project, result, dirt.detail);
+        let planned = Outcome::Planned;
+        let found = Finding::new(dirt.kind, ActionKind::Project, planned, dirt.detail);
         self.projections
             .add(found.naming(dirt.slot, dirt.user.as_ref()));
     }
 
-    /// Takes the findings for the report of a drop. `after` is the second look, if there was one.
-    pub fn report(&mut self, drop: DropPass<'_>, after: Option<&Self>) -> DropReport {
-        let mut ledger = std::mem::take(&mut self.ledger);
-        ledger.extend(std::mem::take(&mut self.projections));
-        let last = after.unwrap_or(self);
+    /// Returns the report of a drop. `after` is the second look, if there was one.
+    pub fn report(self, drop: DropPass<'_>, after: Option<&Self>) -> DropReport {
+        let last = after.unwrap_or(&self);
         let numbers = last.numbers;
         let is_unfilled = numbers.waiting > 0 && numbers.rows < u64::from(drop.own.drop.quantity);
         let exact = last.dirty.is_none()
@@ -135,7 +134,9 @@ impl Compared {
             before: self.numbers,
             after: numbers,
             examined: self.examined,
-            findings: ledger.findings(Some(drop.coupon().id), Some(drop.id())),
+            findings: self
+                .ledger
+                .findings(Some(drop.coupon().id), Some(drop.id())),
             ..DropReport::begun(drop.coupon().id, drop.id(), drop.own.drop.quantity)
         }
     }
@@ -153,7 +154,7 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
             return Ok(compared);
         }
         // Its users, as far as Redis has them, become rows all the same.
-        WholeDrop::Dirty(dirt) => compared.dirty(&dirt, outcomes(may_write).1),
+        WholeDrop::Dirty(dirt) => compared.dirty(&dirt),
         WholeDrop::Whole => {}
     }
     let is_lost = matches!(compared.dirty, Some((Kind::RedisLost, _)));
@@ -215,14 +216,18 @@ pub(crate) async fn end_claims(
     may_write: bool,
     compared: &mut Compared,
 ) -> Step<()> {
-    let (done, projected) = outcomes(may_write);
+    let done = if may_write {
+        Outcome::Applied
+    } else {
+        Outcome::Planned
+    };
     compared.numbers.in_flight += judged.in_flight;
     let letters: HashMap<i64, &Letter> = letters.iter().map(|it| (it.id, it)).collect();
     for (id, end) in &judged.letters {
         note_letter(letters[id], end, done, compared);
     }
     for dirt in &judged.dirt {
-        compared.dirty(dirt, projected);
+        compared.dirty(dirt);
     }
     for (user, revocation) in &judged.revoked {
         if !drop.seen.is_closed && revocation.is_young() {
@@ -242,15 +247,6 @@ pub(crate) async fn end_claims(
         rows::end_letters(drop, &judged.letters).await?;
     }
     Ok(())
-}
-
-/// The outcome of what is done at once, and of a projection, which follows.
-fn outcomes(may_write: bool) -> (Outcome, Outcome) {
-    if may_write {
-        (Outcome::Applied, Outcome::Failed)
-    } else {
-        (Outcome::Planned, Outcome::Planned)
-    }
 }
 
 /// Reports what became of rows; without an end, they are planned.

@@ -18,8 +18,8 @@ use firstcome_shared::redis::keys::DropKeys;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
 use crate::context::{PassContext, PassError, Step, fenced};
+use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen, DropSeen};
-use crate::record::Ledger;
 use crate::{revoke_promote, seal, settings};
 
 /// Slots written by one script.

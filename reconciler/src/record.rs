@@ -1,13 +1,9 @@
-//! Collects what a pass found, and records it in MySQL: a row for each run, and a row for each
-//! finding. Of each kind of repair of a drop some users are named; the others are counted, with
-//! their outcomes. A run with the same result as the last one refers to its findings and reports,
-//! and is deleted after a day, so the tables grow with events, not with passes and drops.
-
-use std::collections::BTreeMap;
+//! Records runs in MySQL: a row for each run, and a row for each finding. A run with the same
+//! result as the last one refers to its findings and reports, and is deleted after a day, so the
+//! tables grow with events, not with passes and drops.
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::processes::owner;
 use firstcome_shared::mysql::runs::RunRow;
 use firstcome_shared::mysql::{Db, DbError, json};
@@ -15,85 +11,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::context::{PassError, PassRequest};
 use crate::report::{
-    ActionKind, DropReport, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger,
+    DropReport, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger,
 };
-
-/// Maximum number of findings of a drop with the same kind, action and outcome that are listed one
-/// by one. If a million rows are missing, a list of all of them is not useful.
-pub const NAMED_AT_MOST: u64 = 200;
-
-/// The findings of a drop, or of no drop.
-#[derive(Debug, Default)]
-pub struct Ledger {
-    named: Vec<Finding>,
-    /// All findings, also those that are not named.
-    counts: BTreeMap<(Kind, ActionKind, Outcome), u64>,
-}
-
-impl Ledger {
-    pub fn add(&mut self, found: Finding) {
-        let key = (found.kind, found.action, found.result);
-        let number = self.counts.entry(key).or_default();
-        *number += 1;
-        if *number <= NAMED_AT_MOST {
-            self.named.push(found);
-        }
-    }
-
-    pub fn extend(&mut self, other: Self) {
-        let mut more = other.counts;
-        for found in other.named {
-            let key = (found.kind, found.action, found.result);
-            more.entry(key).and_modify(|number| *number -= 1);
-            self.add(found);
-        }
-        for (key, number) in more {
-            *self.counts.entry(key).or_default() += number;
-        }
-    }
-
-    /// Returns what was done. What is left is found again by the next look.
-    #[must_use]
-    pub fn done(mut self) -> Self {
-        self.named.retain(|found| found.result == Outcome::Applied);
-        self.counts
-            .retain(|(_, _, result), _| *result == Outcome::Applied);
-        self
-    }
-
-    /// Gives all findings their outcome, and the reason for that.
-    pub fn settle(&mut self, to: Outcome, why: Option<&str>) {
-        for found in &mut self.named {
-            found.result = to;
-            found.detail.extend(why.iter().flat_map(|why| [": ", why]));
-        }
-        for ((kind, action, _), number) in std::mem::take(&mut self.counts) {
-            *self.counts.entry((kind, action, to)).or_default() += number;
-        }
-    }
-
-    /// Returns the findings with this place, if it is the place of all of them.
-    pub fn findings(mut self, coupon: Option<CouponId>, drop: Option<DropId>) -> Vec<Finding> {
-        for found in &self.named {
-            let key = (found.kind, found.action, found.result);
-            self.counts.entry(key).and_modify(|number| *number -= 1);
-        }
-        self.counts.retain(|_, number| *number > 0);
-        let more = |((kind, action, result), n)| {
-            let detail = format!("{n} more like the ones listed");
-            let mut more = Finding::new(kind, action, result, detail);
-            more.case = FindingCase::MoreLeft(n);
-            more
-        };
-        let more = self.counts.into_iter().map(more);
-        let mut all: Vec<Finding> = self.named.into_iter().chain(more).collect();
-        for found in &mut all {
-            found.coupon_id = coupon.or(found.coupon_id);
-            found.drop_id = drop.or(found.drop_id);
-        }
-        all
-    }
-}
 
 /// Returns a new ID for a run. IDs sort by time.
 pub fn new_run_id() -> String {

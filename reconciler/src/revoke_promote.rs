@@ -17,8 +17,8 @@ use tokio::time::sleep;
 
 use crate::context::{PassContext, Step};
 use crate::judge::DueRow;
+use crate::ledger::Ledger;
 use crate::read::{CouponSeen, DropPass, DropSeen};
-use crate::record::Ledger;
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 use crate::rows::{self, RowEnd};
 

@@ -4,7 +4,7 @@
 //! gates, *urgent* closes, projects and opens again. Correctness does not depend on the locks:
 //! every repair is idempotent, checks its precondition, and is fenced by the coupon's era.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ use crate::context::{
     PassContext, PassError, PassRequest, PassSettings, RowsLeft, Step, Stores, millis,
 };
 use crate::jobs::{self, Notes};
+use crate::ledger::{self, CouponLook};
+use crate::reconcile::{self, Wanted};
 use crate::record::failure;
 use crate::report::{FailureCause, Run, Trigger};
-use crate::sweep::{self, CouponDone};
-use crate::urgent::{self, Reopened, Wanted};
-use crate::{read, seal};
+use crate::{read, seal, urgent};
 
 /// Runs passes.
 #[derive(Clone)]
@@ -85,8 +85,8 @@ impl Reconciler {
         run: &mut Run,
         stop: &CancellationToken,
     ) -> Step<()> {
-        let mut done = BTreeMap::new();
-        let compared = self.coupons(request, &run.run_id, stop, &mut done).await;
+        let mut looks = Vec::new();
+        let compared = self.coupons(request, &run.run_id, stop, &mut looks).await;
         if let Ok(ctx) = &compared {
             let missing = ctx.servers.are_in_part().then(|| SERVER_AWAY.to_owned());
             let errors = [
@@ -105,9 +105,9 @@ impl Reconciler {
             }
         }
         // Also if the pass fails: some of it was done.
-        for it in done.into_values() {
-            run.findings.extend(it.findings);
-            run.drops.extend(it.drops);
+        for look in ledger::sum(looks, request.dry_run).into_values() {
+            run.findings.extend(look.findings);
+            run.drops.extend(look.drops);
         }
         let ctx = compared?;
         if request.deep {
@@ -123,14 +123,14 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Compares the coupons and has them reopened, and adds what was found and done to `done`, also
-    /// if an error stops the pass.
+    /// Compares the coupons and has them reopened, and adds what was found and done to `looks`,
+    /// also if an error stops the pass.
     async fn coupons(
         &self,
         request: &PassRequest,
         run_id: &str,
         stop: &CancellationToken,
-        done: &mut BTreeMap<CouponId, CouponDone>,
+        looks: &mut Vec<CouponLook>,
     ) -> Step<PassContext> {
         let is_awaited = matches!(request.trigger, Trigger::Endpoint | Trigger::Cli);
         let rows_left = if is_awaited {
@@ -139,79 +139,56 @@ impl Reconciler {
             self.rows_at_pace()
         };
         let mut which = request.coupon.map(|coupon| vec![coupon]);
-        let mut looks = 0;
         loop {
+            let before = looks.len();
             let ctx = PassContext {
                 rows_left: rows_left.clone(),
                 ..self.context(request, run_id, stop).await?
             };
             let all = read::coupons(&ctx, which, request.drop).await?;
-            let mut swept = BTreeMap::new();
-            let ended = match sweep::coupons(&ctx, all, &mut swept).await {
-                Ok(()) => self.reopen(&ctx, &mut swept).await,
-                Err(error) => Err(error),
-            };
-            let young: Vec<CouponId> = swept
-                .iter()
-                .filter(|(_, it)| it.in_flight > 0)
-                .map(|(id, _)| *id)
-                .collect();
-            for (id, now) in swept {
-                sweep::add(done, id, now, request.dry_run);
+            let wanted = reconcile::coupons(&ctx, all, &HashMap::new(), looks).await?;
+            if ctx.stores.redis.servers().await? != ctx.servers {
+                return Err(PassError::Replaced);
             }
-            ended?;
-            looks += 1;
-            if !is_awaited || young.is_empty() || looks > 1 {
+            if !wanted.is_empty() {
+                self.urgent(wanted, &ctx.run_id, ctx.confirm, &ctx.stop, looks)
+                    .await?;
+            }
+            let young: BTreeSet<CouponId> = looks[before..]
+                .iter()
+                .filter(|look: &&CouponLook| look.in_flight > 0)
+                .map(|look| look.coupon)
+                .collect();
+            let is_second = before > 0;
+            if !is_awaited || young.is_empty() || is_second {
                 return Ok(ctx);
             }
-            which = Some(young);
+            which = Some(young.into_iter().collect());
             ctx.sleep(millis(ctx.publish_ms) + MARGIN).await?;
         }
     }
 
-    /// Has the urgent lane reopen what a sweep found closed or dirty, and adds its results.
-    async fn reopen(
-        &self,
-        ctx: &PassContext,
-        swept: &mut BTreeMap<CouponId, CouponDone>,
-    ) -> Step<()> {
-        let urgent = swept.iter_mut().map(|(id, it)| (*id, it.urgent.take()));
-        let wanted: Wanted = urgent.filter(|(_, gate)| gate.is_some()).collect();
-        if ctx.stores.redis.servers().await? != ctx.servers {
-            return Err(PassError::Replaced);
-        }
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let reopened = self.urgent(wanted, &ctx.run_id, ctx.confirm, &ctx.stop);
-        for (id, done) in reopened.await? {
-            sweep::add(swept, id, done, false);
-        }
-        Ok(())
-    }
-
     /// Reopens coupons under the lock of the urgent lane: for a run, which may be confirmed, or for
-    /// the watch.
+    /// the watch. Adds what was found and done to `looks`, also if an error stops it.
     pub(crate) async fn urgent(
         &self,
         wanted: Wanted,
         run_id: &str,
         confirm: bool,
         stop: &CancellationToken,
-    ) -> Reopened {
+        looks: &mut Vec<CouponLook>,
+    ) -> Step<()> {
         let db = &self.stores.db_settings;
         let Some(lock) = PassLock::take(db, Work::Reopening, PATIENCE, stop).await? else {
-            return Ok(wanted
-                .into_keys()
-                .map(|id| (id, urgent::of_others(id)))
-                .collect());
+            looks.extend(wanted.into_keys().map(urgent::of_others));
+            return Ok(());
         };
         let request = PassRequest {
             confirm,
             ..PassRequest::new(Trigger::Startup)
         };
         let ended = match self.context(&request, run_id, lock.working()).await {
-            Ok(ctx) => urgent::reopen(&ctx, wanted).await,
+            Ok(ctx) => urgent::reopen(&ctx, wanted, looks).await,
             Err(error) => Err(error),
         };
         lock.release().await;

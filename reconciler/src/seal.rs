@@ -21,9 +21,9 @@ use firstcome_shared::sql;
 
 use crate::context::{PassContext, Step, Stores};
 use crate::judge::{self, LetterEnd, MysqlPage, RedisPage};
+use crate::ledger::Ledger;
 use crate::pass::{Compared, end_claims, moment, note_rows};
 use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
-use crate::record::Ledger;
 use crate::report::{Finding, FindingCase, Kind};
 use crate::{revoke_promote, rows, settings};
 
@@ -156,7 +156,7 @@ pub(crate) async fn judge_letters(
         for letters in page.chunk_by(|(a, _), (b, _)| a == b) {
             let ledger = of_drops.entry(letters[0].0).or_default();
             match judge_sealed(ctx, letters).await {
-                Ok(found) => ledger.extend(found),
+                Ok(found) => ledger.append(found),
                 // The letters of other drops do not wait for these.
                 Err(error) => {
                     let why = ctx.about_coupon(error).await?;

@@ -14,8 +14,8 @@ use firstcome_shared::redis::revoking::RevokedField;
 use firstcome_shared::redis::settings::Written;
 
 use crate::context::{PassContext, PassError, Step, Stores, fenced};
+use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen, DropSeen};
-use crate::record::Ledger;
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 
 fn found(result: Outcome, detail: impl Into<String>) -> Finding {

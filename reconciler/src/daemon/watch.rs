@@ -29,12 +29,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Stores;
 use crate::gate::close_in_redis;
+use crate::ledger;
 use crate::notify::{Notifier, SeenGate};
 use crate::passes::note_end;
+use crate::reconcile::Wanted;
 use crate::record;
 use crate::report::{ActionKind, FailureCause, Finding, Outcome, StoreRefusal};
 use crate::run::Reconciler;
-use crate::urgent::{AFTER_FAILURE, Wanted, pause_after};
+use crate::urgent::{AFTER_FAILURE, pause_after};
 
 /// Interval of looks at the gates.
 const EVERY: Duration = Duration::from_millis(250);
@@ -337,23 +339,24 @@ async fn reopen(
             now.keys().map(|id| (*id, AFTER_FAILURE)).collect();
         let started = Instant::now();
         let mut run = record::unasked();
-        match reconciler.urgent(now, &run.run_id, false, stop).await {
-            Ok(done) => {
-                for (id, it) in done {
-                    let of_drops = it.drops.iter().flat_map(|drop| &drop.findings);
-                    let mut done = of_drops.filter(|it| it.action == ActionKind::Promote);
-                    if with_slots.contains(&id) && done.next().is_none() {
-                        in_vain.insert(id, Instant::now() + NOTHING_GIVEN);
-                    }
-                    match pause_after(&it) {
-                        Some(pause) => left.insert(id, pause),
-                        None => left.remove(&id),
-                    };
-                    run.findings.extend(it.findings);
-                    run.drops.extend(it.drops);
-                }
-                run.end();
+        let mut looks = Vec::new();
+        let reopened = reconciler.urgent(now, &run.run_id, false, stop, &mut looks);
+        let ended = reopened.await;
+        for (id, look) in ledger::sum(looks, false) {
+            let of_drops = look.drops.iter().flat_map(|drop| &drop.findings);
+            let mut promoted = of_drops.filter(|it| it.action == ActionKind::Promote);
+            if with_slots.contains(&id) && promoted.next().is_none() {
+                in_vain.insert(id, Instant::now() + NOTHING_GIVEN);
             }
+            match pause_after(&look) {
+                Some(pause) => left.insert(id, pause),
+                None => left.remove(&id),
+            };
+            run.findings.extend(look.findings);
+            run.drops.extend(look.drops);
+        }
+        match ended {
+            Ok(()) => run.end(),
             Err(error) => record::fail(&mut run, &error),
         }
         let ended = Instant::now();

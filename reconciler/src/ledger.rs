@@ -1,0 +1,222 @@
+//! What a pass finds. Steps append findings to a [`Ledger`], and looks at coupons to the list of
+//! the run, which is summed once at its end ([`sum`]): nothing changes what an earlier step has
+//! found. Of each kind of repair of a drop some users are named; the others are counted, with their
+//! outcomes.
+
+use std::collections::{BTreeMap, HashSet};
+
+use firstcome_shared::domain::{CouponId, DropId};
+
+use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome};
+
+/// Maximum number of findings of a drop with the same kind, action and outcome that are listed one
+/// by one. If a million rows are missing, a list of all of them is not useful.
+pub const NAMED_AT_MOST: u64 = 200;
+
+/// The findings of a drop, or of no drop: an append-only list.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    named: Vec<Finding>,
+    /// All findings, also those that are not named.
+    counts: BTreeMap<(Kind, ActionKind, Outcome), u64>,
+}
+
+impl Ledger {
+    pub fn add(&mut self, found: Finding) {
+        let key = (found.kind, found.action, found.result);
+        let number = self.counts.entry(key).or_default();
+        *number += 1;
+        if *number <= NAMED_AT_MOST {
+            self.named.push(found);
+        }
+    }
+
+    pub fn append(&mut self, other: Self) {
+        let mut more = other.counts;
+        for found in other.named {
+            let key = (found.kind, found.action, found.result);
+            more.entry(key).and_modify(|number| *number -= 1);
+            self.add(found);
+        }
+        for (key, number) in more {
+            *self.counts.entry(key).or_default() += number;
+        }
+    }
+
+    /// Returns what was done. What is left is found again by the next look.
+    #[must_use]
+    pub fn applied(mut self) -> Self {
+        self.named.retain(|found| found.result == Outcome::Applied);
+        self.counts
+            .retain(|(_, _, result), _| *result == Outcome::Applied);
+        self
+    }
+
+    /// Returns the findings with their outcome, and the reason for that.
+    #[must_use]
+    pub fn with_outcome(self, to: Outcome, why: Option<&str>) -> Self {
+        let mut all = Self::default();
+        for mut found in self.named {
+            found.result = to;
+            found.detail.extend(why.iter().flat_map(|why| [": ", why]));
+            all.named.push(found);
+        }
+        for ((kind, action, _), number) in self.counts {
+            *all.counts.entry((kind, action, to)).or_default() += number;
+        }
+        all
+    }
+
+    /// Returns the findings with this place, if it is the place of all of them.
+    pub fn findings(mut self, coupon: Option<CouponId>, drop: Option<DropId>) -> Vec<Finding> {
+        for found in &self.named {
+            let key = (found.kind, found.action, found.result);
+            self.counts.entry(key).and_modify(|number| *number -= 1);
+        }
+        self.counts.retain(|_, number| *number > 0);
+        let more = |((kind, action, result), n)| {
+            let detail = format!("{n} more like the ones listed");
+            let mut more = Finding::new(kind, action, result, detail);
+            more.case = FindingCase::MoreLeft(n);
+            more
+        };
+        let more = self.counts.into_iter().map(more);
+        let mut all: Vec<Finding> = self.named.into_iter().chain(more).collect();
+        for found in &mut all {
+            found.coupon_id = coupon.or(found.coupon_id);
+            found.drop_id = drop.or(found.drop_id);
+        }
+        all
+    }
+}
+
+/// What one look at a coupon found, at an open or a closed gate.
+#[derive(Debug, Default)]
+pub(crate) struct CouponLook {
+    pub coupon: CouponId,
+    pub drops: Vec<DropReport>,
+    /// Findings about no drop.
+    pub findings: Vec<Finding>,
+    /// Claims that were too young to judge.
+    pub in_flight: u64,
+}
+
+/// Sums up the looks of a run at each coupon: what any of them did counts, and what is left is what
+/// the last one found. A dry run does nothing and finds the same again, so only its last look
+/// counts.
+pub(crate) fn sum(looks: Vec<CouponLook>, is_dry_run: bool) -> BTreeMap<CouponId, CouponLook> {
+    let mut sums = BTreeMap::new();
+    for look in looks {
+        let known: &mut CouponLook = sums.entry(look.coupon).or_default();
+        if is_dry_run {
+            *known = look;
+        } else {
+            known.add(look);
+        }
+    }
+    sums
+}
+
+impl CouponLook {
+    pub(crate) fn new(coupon: CouponId) -> Self {
+        Self {
+            coupon,
+            ..Self::default()
+        }
+    }
+
+    /// A look that found one thing about the coupon as a whole.
+    pub(crate) fn at_whole(coupon: CouponId, found: Finding) -> Self {
+        Self {
+            findings: vec![found],
+            ..Self::new(coupon)
+        }
+    }
+
+    /// Adds a later look.
+    fn add(&mut self, later: Self) {
+        let found: HashSet<i64> = later.findings.iter().map(Finding::identity).collect();
+        self.findings.retain(|it| !found.contains(&it.identity()));
+        self.findings.extend(later.findings);
+        self.in_flight += later.in_flight;
+        for report in later.drops {
+            let mut drops = self.drops.iter_mut();
+            let Some(known) = drops.find(|known| known.drop_id == report.drop_id) else {
+                self.drops.push(report);
+                continue;
+            };
+            known.exact = report.exact;
+            known.sealed |= report.sealed;
+            known.after = report.after;
+            known.findings.retain(|it| it.result == Outcome::Applied);
+            known.findings.extend(report.findings);
+            known.examined.users = known.examined.users.max(report.examined.users);
+            known.examined.rows = known.examined.rows.max(report.examined.rows);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_listed_once_and_what_was_done_stays() {
+        let look = |found: &[(i64, Outcome)]| {
+            let finding = |(slot, result): &(i64, Outcome)| Finding {
+                slot: Some(*slot),
+                result: *result,
+                ..Finding::report(Kind::FailedClaim, "")
+            };
+            let findings: Vec<Finding> = found.iter().map(finding).collect();
+            let drop = DropReport {
+                findings: findings.clone(),
+                ..DropReport::begun(CouponId(1), DropId(7), 9)
+            };
+            CouponLook {
+                coupon: CouponId(1),
+                drops: vec![drop],
+                findings,
+                in_flight: 0,
+            }
+        };
+        let done = (1, Outcome::Applied);
+        let left = (2, Outcome::Skipped);
+        let all = sum(vec![look(&[done, left]), look(&[left])], false);
+        let CouponLook {
+            drops, findings, ..
+        } = &all[&CouponId(1)];
+        for found in [findings, &drops[0].findings] {
+            let found: Vec<_> = found.iter().map(|it| (it.slot, it.result)).collect();
+            assert_eq!(found, [(Some(1), done.1), (Some(2), left.1)]);
+        }
+    }
+
+    #[test]
+    fn outcome_of_a_ledger_reaches_findings_that_are_only_counted() {
+        let mut ledger = Ledger::default();
+        for slot in 0..NAMED_AT_MOST + 3 {
+            let found = Finding::report(Kind::CountMismatch, "differs");
+            ledger.add(found.naming(i64::try_from(slot).ok(), None));
+        }
+        let ledger = ledger.with_outcome(Outcome::Planned, Some("held back"));
+        let found = ledger.findings(Some(CouponId(1)), Some(DropId(7)));
+        assert!(found.iter().all(|it| it.result == Outcome::Planned));
+        assert_eq!(found[0].detail, "differs: held back");
+        let number: u64 = found.iter().map(|it| it.case.number()).sum();
+        assert_eq!(number, NAMED_AT_MOST + 3);
+    }
+
+    #[test]
+    fn last_look_of_a_dry_run_replaces_the_one_before() {
+        let look = |in_flight| CouponLook {
+            in_flight,
+            ..CouponLook::at_whole(CouponId(1), Finding::report(Kind::RedisLost, "closed"))
+        };
+        for (is_dry_run, in_flight) in [(true, 2), (false, 5)] {
+            let all = sum(vec![look(3), look(2)], is_dry_run);
+            assert_eq!(all[&CouponId(1)].in_flight, in_flight);
+            assert_eq!(all[&CouponId(1)].findings.len(), 1);
+        }
+    }
+}

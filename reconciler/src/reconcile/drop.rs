@@ -1,0 +1,207 @@
+//! One drop of a coupon: its comparison, and what follows from it at an open gate.
+
+use firstcome_shared::domain::ClaimOfSlot;
+
+use crate::context::Step;
+use crate::ledger::Ledger;
+use crate::pass::{Compared, compare};
+use crate::read::DropPass;
+use crate::report::{DropReport, Finding, Kind, Outcome};
+use crate::{limit, revoke_promote, seal};
+
+/// Comparisons of a drop at a closed gate, each after the rows of the one before.
+const LOOKS: usize = 5;
+
+/// The gate at which a coupon is reconciled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum At {
+    /// An open gate, or a dry run.
+    OpenGate,
+    /// A gate that this pass has closed.
+    ClosedGate {
+        /// Redis had the last state of every return.
+        knows_returns: bool,
+    },
+}
+
+/// What was found out about a drop, and done.
+pub(super) struct DropDone<'c> {
+    pub drop: DropPass<'c>,
+    pub compared: Compared,
+    /// The comparison after a repair at an open gate. Rows that have become due meanwhile belong to
+    /// the next pass.
+    verified: Option<Compared>,
+    /// Users who are still owed a slot, at an open gate.
+    owed: Vec<ClaimOfSlot>,
+    /// Why the projection of the drop waits for an operator.
+    pub held_back: Option<String>,
+    /// The drop is written again from its rows, which needs a closed gate.
+    pub is_projected: bool,
+    is_sealed: bool,
+}
+
+/// Compares a drop, and writes the rows that are due. At an open gate, also promotes, compares once
+/// more, and seals.
+pub(super) async fn reconcile_drop(drop: DropPass<'_>, at: At) -> Step<DropDone<'_>> {
+    let compared = compare_at(drop, at).await?;
+    let differs = differs(drop, at, &compared);
+    let held_back = if differs {
+        limit::brake(drop, &compared.takes).await?
+    } else {
+        None
+    };
+    let mut done = DropDone {
+        is_projected: differs && held_back.is_none() && !drop.ctx.dry_run,
+        drop,
+        compared,
+        verified: None,
+        owed: Vec::new(),
+        held_back,
+        is_sealed: false,
+    };
+    if at == At::OpenGate {
+        done.promote_and_seal().await?;
+    }
+    Ok(done)
+}
+
+async fn compare_at(drop: DropPass<'_>, at: At) -> Step<Compared> {
+    let DropPass { ctx, own, .. } = drop;
+    if at == At::OpenGate {
+        if own.is_empty() && !ctx.deep {
+            return Ok(Compared::default());
+        }
+        return compare(drop, !ctx.dry_run).await;
+    }
+    let mut compared = compare(drop, true).await?;
+    for _ in 1..LOOKS {
+        if compared.repaired == 0 {
+            break;
+        }
+        // With these rows, the differences are others.
+        let own = drop.again().await?;
+        let again = compare(DropPass { own: &own, ..drop }, true).await?;
+        compared = compared.followed_by(again);
+    }
+    Ok(compared)
+}
+
+/// Whether the drop differs in anything that only a projection repairs.
+fn differs(drop: DropPass<'_>, at: At, compared: &Compared) -> bool {
+    let is_whole = match at {
+        At::OpenGate => true,
+        At::ClosedGate { knows_returns } => {
+            // An older Redis may have another time of a claim that was given back and made again: a
+            // late revocation would take it. One that knows every return is not that old.
+            let may_be_older = drop.has_returns() && !knows_returns;
+            let state = &drop.own.state;
+            state.has_keys && state.meta.is_some() && !compared.is_new && !may_be_older
+        }
+    };
+    !compared.is_gone && (compared.dirty.is_some() || !is_whole)
+}
+
+/// Gives the slots that are left to users who wait; a dry run only reports that it would. Returns
+/// how many got one.
+async fn promote(drop: DropPass<'_>, ledger: &mut Ledger) -> Step<u64> {
+    let DropPass { ctx, seen, own } = drop;
+    if !ctx.dry_run {
+        let fence = seen.state.gate.fence(ctx.servers.holding(seen.coupon.id));
+        let Some(fence) = fence else { return Ok(0) };
+        return revoke_promote::promote(drop, &fence, ledger).await;
+    }
+    if !seen.coupon.paused {
+        revoke_promote::plan(own, ledger);
+    }
+    Ok(0)
+}
+
+impl DropDone<'_> {
+    /// Ends the look at an open gate: promotes users, compares once more if anything was repaired,
+    /// and seals the drop if it is over.
+    async fn promote_and_seal(&mut self) -> Step<()> {
+        let drop = self.drop;
+        let DropPass { ctx, seen, own } = drop;
+        let first = &mut self.compared;
+        let mut repaired = first.repaired;
+        // With rows inserted and users owed.
+        let mut now = own.clone();
+        if repaired > 0 && !ctx.dry_run {
+            now = drop.again().await?;
+        }
+        // Nobody gets a slot of a drop that is to be written again.
+        if first.dirty.is_none() {
+            let now = DropPass { own: &now, ..drop };
+            repaired += promote(now, &mut first.ledger).await?;
+        }
+        if now.has_broken_promises || now.state.owed > 0 {
+            self.owed = revoke_promote::open_promises(ctx, &seen.coupon, drop.id()).await?;
+        }
+        if repaired > 0 && !ctx.dry_run {
+            now = drop.again().await?;
+            let verified = compare(DropPass { own: &now, ..drop }, false).await?;
+            self.is_projected |= verified.dirty.is_some() && self.held_back.is_none();
+            self.verified = Some(verified);
+        }
+        let last = self.verified.as_mut().unwrap_or(&mut *first);
+        last.numbers.broken_promises = self.owed.len() as u64;
+        let mut sealing = Ledger::default();
+        self.is_sealed = seal::seal(drop, last, &mut sealing).await?;
+        first.ledger.append(sealing);
+        Ok(())
+    }
+
+    /// Claims that were too young to judge.
+    pub(super) fn in_flight(&self) -> u64 {
+        let last = self.verified.as_ref().unwrap_or(&self.compared);
+        last.numbers.in_flight
+    }
+
+    /// Returns why the drop must not be written again yet.
+    pub(super) fn why_unfinished(&self) -> Option<String> {
+        let compared = &self.compared;
+        let id = self.drop.id();
+        if compared.refused > 0 {
+            let refused = compared.refused;
+            return Some(format!("MySQL refuses {refused} rows of drop {id}"));
+        }
+        let has_changed = compared.is_unsettled || compared.repaired > 0;
+        has_changed.then(|| format!("drop {id} changed while it was read"))
+    }
+
+    /// Returns the report, unless the drop was sealed meanwhile. Without the outcome of projections
+    /// it leaves out what a look at the closed gate will find again.
+    pub(super) fn report(self, projected: Option<Outcome>) -> Option<DropReport> {
+        let Self {
+            mut compared,
+            verified,
+            held_back,
+            ..
+        } = self;
+        if compared.is_gone {
+            return None;
+        }
+        if let Some(projected) = projected {
+            for ClaimOfSlot { slot, user, .. } in self.owed {
+                let found = Finding::report(Kind::BrokenPromise, "promised, and no slot is left");
+                compared
+                    .ledger
+                    .add(found.naming(Some(slot.into()), Some(&user)));
+            }
+            let is_planned = held_back.is_some() || self.drop.ctx.dry_run;
+            let outcome = if is_planned {
+                Outcome::Planned
+            } else {
+                projected
+            };
+            let projections = std::mem::take(&mut compared.projections);
+            compared
+                .ledger
+                .append(projections.with_outcome(outcome, held_back.as_deref()));
+        }
+        Some(DropReport {
+            sealed: self.is_sealed,
+            ..compared.report(self.drop, verified.as_ref())
+        })
+    }
+}

@@ -1,0 +1,327 @@
+//! The driver of passes: what one coupon needs, and what is done about it, at an open gate or at
+//! one that the pass has closed.
+//!
+//! | Seen | At an open gate | At a closed gate |
+//! |---|---|---|
+//! | a revision above MySQL's | adopted | adopted |
+//! | another server or era, a key of another type | *needs closing* | the key is deleted |
+//! | revocations | finished, missing ones written | written, those not in force removed |
+//! | settings and allow list differ | written again | written before it opens |
+//! | a promise without a row, a dead letter | a row, if it is due | a row, until no more are due |
+//! | any other difference of a drop | *needs closing*, or held back | projected, or held back |
+//! | a drop that was made ahead | loaded | loaded |
+//! | a claimant is missing | *needs closing* | written |
+//! | users who wait, a drop that is over | promoted, compared once more, sealed | see below |
+//!
+//! The sweep drives the coupons that it finds open. The urgent lane ([`crate::urgent`]) closes
+//! those that need it, drives them at the closed gate, which opens them, and then once more at the
+//! open gate, like the sweep.
+
+mod drop;
+
+use std::collections::HashMap;
+
+use chrono::Utc;
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::redis::gate::{Fence, Gate};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::context::{PassContext, PassError, Step, fenced};
+use crate::gate::{self, Closed};
+use crate::ledger::{CouponLook, Ledger};
+use crate::pass::unworkable;
+use crate::read::{CouponSeen, DropPass, DropSeen};
+use crate::report::{ActionKind, Finding, Kind, Outcome};
+use crate::{claimants, project, revoke_promote, rows, settings};
+
+use drop::{At, DropDone, reconcile_drop};
+
+/// Coupons reconciled at the same time. A pass over thousands of small ones mostly waits for
+/// answers.
+const AT_ONCE: usize = 8;
+
+/// Coupons that need closing, each with the gate at which that was found. One without a gate is
+/// reconciled at a closed gate if it is closed.
+pub(crate) type Wanted = HashMap<CouponId, Option<Gate>>;
+
+/// What a coupon needs after a look at it.
+enum Reconciled {
+    Done,
+    /// The coupon has to be closed for the rest. It was found at this gate.
+    NeedsClosing(Gate),
+}
+
+/// Reconciles coupons, several at once: those in `closed` at the gate that this pass has closed,
+/// the others at their open gate. Returns those that need closing. Bad data of one coupon, or a
+/// query about it that takes too long, is reported, and stops no other.
+pub(crate) async fn coupons(
+    ctx: &PassContext,
+    mut all: Vec<CouponSeen>,
+    closed: &HashMap<CouponId, Closed>,
+    looks: &mut Vec<CouponLook>,
+) -> Step<Wanted> {
+    // Closed ones that users may be trying now, then small ones: a coupon with millions of claims
+    // must not delay the others.
+    all.sort_by_key(|seen| {
+        let is_tried = closed.contains_key(&seen.coupon.id) && is_open_now(seen);
+        (!is_tried, size(seen))
+    });
+    let all = stream::iter(all).map(async |seen: CouponSeen| {
+        ctx.must_go_on()?;
+        let closed = closed.get(&seen.coupon.id);
+        match reconcile(ctx, seen.clone(), closed).await {
+            Ok(reconciled) => Ok(reconciled),
+            Err(error) => report_error(ctx, &seen, closed, error).await,
+        }
+    });
+    let mut wanted = Wanted::new();
+    let mut reconciled = std::pin::pin!(all.buffer_unordered(AT_ONCE));
+    while let Some((look, next)) = reconciled.try_next().await? {
+        if let Reconciled::NeedsClosing(gate) = next {
+            wanted.insert(look.coupon, Some(gate));
+        }
+        looks.push(look);
+    }
+    Ok(wanted)
+}
+
+fn is_open_now(seen: &CouponSeen) -> bool {
+    let now = Utc::now();
+    seen.drops.iter().any(|own| own.drop.is_open_at(now))
+}
+
+fn size(seen: &CouponSeen) -> u64 {
+    seen.drops
+        .iter()
+        .map(|own: &DropSeen| own.state.users + u64::from(own.highest_row))
+        .sum()
+}
+
+/// Reports a coupon that cannot be reconciled because of its data.
+async fn report_error(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    closed: Option<&Closed>,
+    error: PassError,
+) -> Step<(CouponLook, Reconciled)> {
+    let is_bad_data = !matches!(error, PassError::Stale | PassError::StaysClosed(_));
+    let why = ctx.about_coupon(error).await?;
+    let id = seen.coupon.id;
+    let mut look = CouponLook::new(id);
+    if closed.is_none() || is_bad_data {
+        look.drops = unworkable(ctx, seen, &why);
+    }
+    let Some(closed) = closed else {
+        let coupon_id = id.0;
+        tracing::error!(coupon_id, why, "a coupon cannot be reconciled");
+        return Ok((look, Reconciled::Done));
+    };
+    look.findings = vec![stays_closed(id, &why)];
+    let gate = Gate::closed(&closed.fence);
+    Ok((look, Reconciled::NeedsClosing(gate)))
+}
+
+/// Reports that a coupon stays closed. The next attempt follows within seconds.
+pub(crate) fn stays_closed(coupon: CouponId, why: &str) -> Finding {
+    tracing::warn!(coupon_id = coupon.0, why, "a coupon stays closed");
+    let detail = format!("the coupon stays closed: {why}");
+    Finding {
+        coupon_id: Some(coupon),
+        needs_person: true,
+        ..Finding::new(Kind::RedisLost, ActionKind::Open, Outcome::Failed, detail)
+    }
+}
+
+/// Reconciles one coupon at its open gate, or at the gate that this pass has `closed`, and opens it
+/// then.
+async fn reconcile(
+    ctx: &PassContext,
+    mut seen: CouponSeen,
+    closed: Option<&Closed>,
+) -> Step<(CouponLook, Reconciled)> {
+    let id = seen.coupon.id;
+    let mut look = CouponLook::new(id);
+    let mut ledger = Ledger::default();
+    settings::adopt(ctx, &mut seen, &mut ledger).await?;
+    if let Some(Closed { fence, .. }) = closed {
+        seen.state.gate = Gate::closed(fence);
+        seen.coupon.era = fence.era();
+        seen.is_closed = true;
+    } else {
+        seen.is_closed = !gate::is_open(ctx, &mut seen).await?;
+        let is_judged_later = seen.is_closed || !seen.state.unreadable.is_empty();
+        if is_judged_later && !ctx.dry_run {
+            look.findings = ledger.findings(Some(id), None);
+            return Ok((look, Reconciled::NeedsClosing(seen.state.gate)));
+        }
+    }
+    let at = match closed {
+        Some(closed) => prepare_closed(ctx, &seen, &closed.fence).await?,
+        None => prepare_open(ctx, &seen, &mut ledger).await?,
+    };
+    let mut drops = Vec::with_capacity(seen.drops.len());
+    for own in &seen.drops {
+        drops.push(reconcile_drop(DropPass::new(ctx, &seen, own), at).await?);
+    }
+    let next = match closed {
+        Some(closed) => open_again(ctx, &seen, closed, &drops, &mut ledger).await?,
+        None => finish_open(ctx, &seen, &drops, &mut ledger).await?,
+    };
+    let projected = match next {
+        Reconciled::Done => Some(Outcome::Applied),
+        // The look at the closed gate compares again, and reports what it writes.
+        Reconciled::NeedsClosing(_) if closed.is_none() && drops.iter().any(is_projected) => None,
+        Reconciled::NeedsClosing(_) => Some(Outcome::Failed),
+    };
+    for done in drops {
+        look.in_flight += done.in_flight();
+        look.drops.extend(done.report(projected));
+    }
+    look.findings = ledger.findings(Some(id), None);
+    Ok((look, next))
+}
+
+fn is_projected(done: &DropDone<'_>) -> bool {
+    done.is_projected
+}
+
+/// Writes what a coupon needs beside its drops at an open gate.
+async fn prepare_open(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> Step<At> {
+    let unreadable = &seen.state.unreadable;
+    if !unreadable.is_empty() {
+        ledger.add(settings::lost_keys(unreadable, Outcome::Planned));
+    }
+    revoke_promote::finish_revocations(ctx, seen, ledger).await?;
+    settings::write_again(ctx, seen, ledger).await?;
+    Ok(At::OpenGate)
+}
+
+/// Deletes the keys that cannot be read at a closed gate, and writes the revocations.
+async fn prepare_closed(ctx: &PassContext, seen: &CouponSeen, fence: &Fence) -> Step<At> {
+    for (at, own) in seen.drops.iter().enumerate() {
+        // Once for the keys of the coupon, and for each drop with a key of another type.
+        if at == 0 || !own.state.unreadable.is_empty() {
+            fenced(ctx.stores.redis.unlink_unreadable(&own.keys, fence).await?)?;
+        }
+    }
+    let knows_returns = settings::project_revocations(ctx, seen, fence).await?;
+    Ok(At::ClosedGate { knows_returns })
+}
+
+/// Loads new drops at an open gate, and says whether the coupon needs closing.
+async fn finish_open(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    drops: &[DropDone<'_>],
+    ledger: &mut Ledger,
+) -> Step<Reconciled> {
+    let gate = &seen.state.gate;
+    let fence = gate.fence(ctx.servers.holding(seen.coupon.id));
+    if let Some(fence) = fence.filter(|_| !ctx.dry_run) {
+        let new: Vec<DropId> = drops
+            .iter()
+            .filter(|done| done.compared.is_new)
+            .map(|done: &DropDone<'_>| done.drop.id())
+            .collect();
+        settings::load_new(ctx, seen, &fence, &new).await?;
+    }
+    if drops.iter().any(is_projected) {
+        return Ok(Reconciled::NeedsClosing(gate.clone()));
+    }
+    let is_unsettled = drops.iter().any(|done| done.compared.is_unsettled);
+    if is_unsettled || !claimants::lacks_claimants(ctx, seen).await? {
+        return Ok(Reconciled::Done);
+    }
+    if ctx.dry_run {
+        ledger.add(claimants::lost_claimants(Outcome::Planned));
+        return Ok(Reconciled::Done);
+    }
+    Ok(Reconciled::NeedsClosing(gate.clone()))
+}
+
+/// What is recorded when a coupon is open again.
+const REOPENED: &str =
+    "Redis was restarted, replaced or emptied; the coupon is verified and open again";
+
+/// Writes at the closed gate what differs, and opens the coupon.
+async fn open_again(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    closed: &Closed,
+    drops: &[DropDone<'_>],
+    ledger: &mut Ledger,
+) -> Step<Reconciled> {
+    let was_open = closed.was_open;
+    let lacks_claimants = was_open && claimants::lacks_claimants(ctx, seen).await?;
+    let written = match why_not_opened(drops, was_open) {
+        Some(why) => Err(PassError::StaysClosed(why)),
+        None => write_and_open(ctx, seen, &closed.fence, drops, ledger).await,
+    };
+    if let Err(error) = written {
+        let why = ctx.about_coupon(error).await?;
+        ledger.add(stays_closed(seen.coupon.id, &why));
+        return Ok(Reconciled::NeedsClosing(seen.state.gate.clone()));
+    }
+    if was_open && !seen.state.unreadable.is_empty() {
+        let keys = &seen.state.unreadable;
+        ledger.add(settings::lost_keys(keys, Outcome::Applied));
+    } else if lacks_claimants {
+        ledger.add(claimants::lost_claimants(Outcome::Applied));
+    } else if has_begun(seen, ctx.clock_ms) && !was_open {
+        // What was wrong with an open coupon is in the reports of its drops.
+        let lost = Kind::RedisLost;
+        let open = ActionKind::Open;
+        ledger.add(Finding::new(lost, open, Outcome::Applied, REOPENED));
+    }
+    Ok(Reconciled::Done)
+}
+
+/// Returns why a coupon stays closed, if it does. One that was open until this pass opens again as
+/// it was if a plan is held back: nothing moves.
+fn why_not_opened(drops: &[DropDone<'_>], was_open: bool) -> Option<String> {
+    let unfinished = drops.iter().find_map(DropDone::why_unfinished);
+    let held_back = drops.iter().find_map(|done| done.held_back.clone());
+    unfinished.or(held_back.filter(|_| !was_open))
+}
+
+/// Whether any of these drops may have been open when the gate was found closed.
+fn has_begun(seen: &CouponSeen, clock_ms: i64) -> bool {
+    let now = clock_ms.max(Utc::now().timestamp_millis());
+    seen.drops
+        .iter()
+        .any(|own: &DropSeen| own.drop.opens_at.timestamp_millis() <= now)
+}
+
+async fn write_and_open(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    fence: &Fence,
+    drops: &[DropDone<'_>],
+    ledger: &mut Ledger,
+) -> Step<()> {
+    let mut dirty = Vec::new();
+    // Users who lose their slot and have nothing else are listed before the first key goes.
+    for done in drops.iter().filter(|done| done.is_projected) {
+        dirty.push(done.drop.id());
+        let owed = &done.compared.owed;
+        if !owed.is_empty() {
+            rows::owe(done.drop, owed.clone(), "slot_lost", Vec::new()).await?;
+        }
+        for user in owed {
+            let detail = "promised a slot that belongs to another user";
+            let kind = Kind::BrokenPromise;
+            let applied = Outcome::Applied;
+            let found = Finding::new(kind, ActionKind::Owe, applied, detail);
+            ledger.add(found.naming(Some(user.slot), Some(&user.user)));
+        }
+    }
+    let knows_sealed = dirty.is_empty() && claimants::knows_last_seal(ctx, seen).await?;
+    let plan = project::Plan {
+        dirty: &dirty,
+        knows_sealed,
+        has_claimants: knows_sealed && claimants::has_all_claimants(ctx, seen).await?,
+    };
+    project::drops(ctx, seen, fence, &plan).await?;
+    project::surroundings(ctx, seen, fence, &plan, ledger).await?;
+    project::open(ctx, seen, fence).await
+}
