@@ -1,9 +1,11 @@
--- Erases one user from the coupons that are over: a pseudonym replaces the id, random texts the codes. Rows stay, so totals stay
--- exact (docs/OPERATIONS.md, "Erase a user"). Codes that are still valid are replaced, too (valid_until, valid_days): shops then
--- get 404 for them. It cannot be undone, and may be repeated. Run it with the user's id:
+-- Erases one user from the coupons that are over: a pseudonym replaces the id, random texts the
+-- codes. Rows stay, so totals stay exact (docs/OPERATIONS.md, "Erase a user"). Codes that are still
+-- valid are replaced, too (valid_until, valid_days): shops then get 404 for them. It cannot be
+-- undone, and may be repeated. Run it with the user's id:
 --   mysql --init-command="SET @user = 'u-1'" firstcome < deploy/erase-user.sql
--- Untouched: coupons that are not over (Redis and passes need the id until two hours after the last drop was sealed), and everything
--- while a dead letter or a broken promise of the user is open. The last statement lists what still names the user.
+-- Untouched: coupons that are not over (Redis and passes need the id until two hours after the last
+-- drop was sealed), and everything while a dead letter or a broken promise of the user is open. The
+-- last statement lists what still names the user.
 SET time_zone = '+00:00';
 SET @user = CONVERT(@user USING ascii) COLLATE ascii_bin, @pseudonym = CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))));
 CREATE TEMPORARY TABLE ended (id BIGINT PRIMARY KEY) SELECT id FROM coupons
@@ -22,7 +24,8 @@ UPDATE ended STRAIGHT_JOIN broken_promises t ON t.coupon_id = ended.id AND t.use
 UPDATE ended STRAIGHT_JOIN failed_claims t ON t.coupon_id = ended.id AND t.user_id = @user
     SET t.user_id = @pseudonym, t.payload = NULL, t.source_hash = NULL, t.error = NULL, t.resolution_detail = NULL;
 UPDATE ended STRAIGHT_JOIN reconcile_findings t ON t.coupon_id = ended.id AND t.user_id = @user SET t.user_id = @pseudonym, t.detail = 'erased';
--- Hashes of data with the id could confirm a guess. A firing alert is mailed once more because of this.
+-- Hashes of data with the id could confirm a guess. A firing alert is mailed once more because of
+-- this.
 UPDATE reconcile_runs SET content = 0 WHERE content IS NOT NULL;
 UPDATE alerts SET content = 0;
 UPDATE ops_actions SET detail = JSON_REPLACE(CAST(REPLACE(CAST(detail AS CHAR CHARACTER SET utf8mb4), JSON_QUOTE(@user), JSON_QUOTE(@pseudonym)) AS JSON),

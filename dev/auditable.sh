@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs `cargo build` with these arguments through cargo-auditable: each program then contains the list of its dependencies, for image scanners and
-# `cargo audit bin`. dev/image.sh exports it as CycloneDX (SBOM). The tools are built once, into the cache folder.
+# Runs `cargo build` with these arguments through cargo-auditable: each program then contains the
+# list of its dependencies, for image scanners and `cargo audit bin`. dev/image.sh exports it as
+# CycloneDX (SBOM). The tools are built once, into the cache folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Completes the root folder of an image with our binaries in usr/local/bin: shared libraries, an SBOM (CycloneDX, for binaries built by
-# dev/auditable.sh; SBOM=none leaves it out), certificate authorities, a user.
+# Completes the root folder of an image with our binaries in usr/local/bin: shared libraries, an
+# SBOM (CycloneDX, for binaries built by dev/auditable.sh; SBOM=none leaves it out), certificate
+# authorities, a user.
 set -euo pipefail
 
 tools=${FIRSTCOME_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/firstcome}/auditable-1/bin

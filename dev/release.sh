@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the files of a release in target/release-VERSION: a Debian package, bills of materials, the licences of dependencies and checksums; with
-# IMAGE=1 also an image. Nothing is published.
+# Builds the files of a release in target/release-VERSION: a Debian package, bills of materials, the
+# licences of dependencies and checksums; with IMAGE=1 also an image. Nothing is published.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,8 +26,9 @@ for program in "${programs[@]}"; do
     "$cache/auditable-1/bin/auditable2cdx" "$target/release/$program" >"$into/$program.cdx.json"
 done
 
-# The licence of each crate in the programs, with its texts. Build dependencies are included, because openssl-src has the sources of a library that is
-# linked; sources of C libraries are one or two folders deeper.
+# The licence of each crate in the programs, with its texts. Build dependencies are included,
+# because openssl-src has the sources of a library that is linked; sources of C libraries are one or
+# two folders deeper.
 cargo tree --locked --edges normal,build --prefix none --format '{p}|{l}' "${programs[@]/#/-p}" | sed 's, (\*)$,,; /^$/d' | grep -v "($PWD" | sort -u |
     while IFS='|' read -r crate licence; do
         crate=${crate% (*)}
@@ -44,7 +45,8 @@ deb=$cache/cargo-deb-3.8.0
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) "$deb/bin/cargo-deb" --no-build --locked -p firstcome-api --output "$into"
 
 if [ "${IMAGE:-0}" != 0 ]; then
-    # Its archive has attestations only if buildx's builder is a container (docker buildx create --use).
+    # Its archive has attestations only if buildx's builder is a container (docker buildx create
+    # --use).
     docker buildx build --sbom=true --provenance=mode=max --tag "firstcome:$version" --output "type=oci,dest=$into/firstcome-$version-image.tar" \
         --file dev/Dockerfile .
 fi

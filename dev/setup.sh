@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Checks the build requirements and installs missing ones if permitted. Reports its steps; silent if nothing is missing.
-# With `--missing` it only prints what it would install. `cargo xtask setup` fetches the servers (Redis, MySQL, Kafka).
+# Checks the build requirements and installs missing ones if permitted. Reports its steps; silent if
+# nothing is missing. With `--missing` it only prints what it would install. `cargo xtask setup`
+# fetches the servers (Redis, MySQL, Kafka).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +22,8 @@ install() {
     DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" >/dev/null
 }
 
-# A C compiler, make, cmake and OpenSSL's headers: librdkafka, libcurl, zlib, zstd and ring are built from source. A release builds OpenSSL too, with perl.
+# A C compiler, make, cmake and OpenSSL's headers: librdkafka, libcurl, zlib, zstd and ring are
+# built from source. A release builds OpenSSL too, with perl.
 packages=()
 have cc || packages+=(gcc libc6-dev)
 have c++ || packages+=(g++)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Starts `cargo xtask demo` or `cargo xtask run`. The first line says what will be installed and how long it takes. On a machine where it cannot be
-# installed, the line names the command for containers, and that is no error, unless REQUIRED=1.
+# Starts `cargo xtask demo` or `cargo xtask run`. The first line says what will be installed and how
+# long it takes. On a machine where it cannot be installed, the line names the command for
+# containers, and that is no error, unless REQUIRED=1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +13,8 @@ esac
 have() { command -v "$1" >/dev/null 2>&1; }
 say() { echo "[$job] $*" >&2; }
 
-# The programs and servers that dev/setup.sh and dev/stack would fetch, as words in a line: bash of macOS has no empty arrays.
+# The programs and servers that dev/setup.sh and dev/stack would fetch, as words in a line: bash of
+# macOS has no empty arrays.
 packages=$(dev/setup.sh --missing | sed 's/^./ &/')
 servers=
 cache=${FIRSTCOME_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/firstcome}

@@ -1,6 +1,6 @@
 //! Checks a campaign's mapping against its tables and the types of its keys, before each pass: what
-//! does not fit is refused, all at once, with table, column and the nearest name, before anything is
-//! compared.
+//! does not fit is refused, all at once, with table, column and the nearest name, before anything
+//! is compared.
 
 use crate::config::{
     Campaign, Columns, Done, Duplicates, FailedTable, Mode, Scalar, StockRow, Target,
@@ -424,8 +424,8 @@ impl Rules {
         }
     }
 
-    /// Refuses to repair a number by counting rows if a row may be for several coupons: what is left
-    /// would be too much, and would be sold again.
+    /// Refuses to repair a number by counting rows if a row may be for several coupons: what is
+    /// left would be too much, and would be sold again.
     fn must_be_one_each(&mut self, table: &Table, campaign: &Campaign) {
         let stock = campaign.stock.as_ref().and_then(StockRow::column);
         if self.mode == Mode::Observe || campaign.count.is_none() && stock.is_none() {

@@ -71,8 +71,8 @@ pub struct Facts {
     /// A late message may write a second row: no unique key refuses it, and nothing tells what
     /// waits on their topic.
     pub may_double: bool,
-    /// Users whom earlier repairs added to Redis because they had rows, as the record has them. Their
-    /// membership does not prove that anybody promised them a coupon.
+    /// Users whom earlier repairs added to Redis because they had rows, as the record has them.
+    /// Their membership does not prove that anybody promised them a coupon.
     pub added: HashSet<String>,
     /// The column of the stock row, if both looks saw the same.
     pub stock: Option<StockColumn>,

@@ -483,8 +483,8 @@ impl Judge<'_> {
         opens.then_some(Doubt::Opens)
     }
 
-    /// Whether a counter that is behind shows what is left: it is negative, or falls while rows come,
-    /// or makes up the quantity together with the rows, but for those on their way.
+    /// Whether a counter that is behind shows what is left: it is negative, or falls while rows
+    /// come, or makes up the quantity together with the rows, but for those on their way.
     fn seems_to_count_down(&self, value: i64) -> bool {
         let facts = self.facts;
         let quantity = facts.quantity.cast_signed();

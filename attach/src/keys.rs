@@ -11,9 +11,9 @@ use crate::{Answer, AttachError};
 /// Members that one call of SCAN looks at.
 const PAGE: &str = "500";
 
-/// Answers of a server that serves nobody: it starts, is a replica without its master, misses a part
-/// of the cluster, or refuses the login. Any other refusal concerns a key or a command, so that other
-/// campaigns can be compared.
+/// Answers of a server that serves nobody: it starts, is a replica without its master, misses a
+/// part of the cluster, or refuses the login. Any other refusal concerns a key or a command, so
+/// that other campaigns can be compared.
 const AWAY: [&str; 7] = [
     "LOADING",
     "BUSY",

@@ -1,6 +1,7 @@
 //! Attach: the comparison and repair of a coupon system that a team already has. Their API stays as
 //! it is; a file says which of their keys and tables belong together (docs/ATTACH.md). The
-//! reconciler's program runs it (`firstcome-reconciler attach FILE`), with schedules, page and mails.
+//! reconciler's program runs it (`firstcome-reconciler attach FILE`), with schedules, page and
+//! mails.
 //!
 //! In order of a pass: `check` compares the file with their tables, `read` looks twice, `judge`
 //! decides (pure), `repair` writes, `pass` reports. In our tables a campaign is a
@@ -42,8 +43,8 @@ use crate::queue::Queues;
 pub enum AttachError {
     #[error("their MySQL: {0}")]
     Mysql(String),
-    /// A connection to their MySQL that broke or did not answer: either it is away, or one statement
-    /// is slow.
+    /// A connection to their MySQL that broke or did not answer: either it is away, or one
+    /// statement is slow.
     #[error("their MySQL: {0}")]
     Lost(String),
     #[error("their Redis: {0}")]
@@ -134,8 +135,8 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// Creates our tables. Refuses a database with tables of others, which may be the shop's own, and
-    /// that of a Firstcome with coupons of its own.
+    /// Creates our tables. Refuses a database with tables of others, which may be the shop's own,
+    /// and that of a Firstcome with coupons of its own.
     pub async fn migrate(&self) -> anyhow::Result<()> {
         let tables = "SELECT COUNT(*), CAST(COALESCE(SUM(TABLE_NAME = \
             '__diesel_schema_migrations'), 0) AS SIGNED) FROM information_schema.TABLES \

@@ -1,6 +1,6 @@
 //! A pass over the campaigns of a file: the first look at each, one wait for claims that may be on
-//! their way or in queues, the second look at those that differ, repairs, and the report. A store that is away
-//! ends the pass with a `stalled` finding, and nothing is repaired.
+//! their way or in queues, the second look at those that differ, repairs, and the report. A store
+//! that is away ends the pass with a `stalled` finding, and nothing is repaired.
 
 use std::collections::BTreeSet;
 
@@ -233,8 +233,8 @@ impl Pass<'_> {
         let second = reader.look().await?;
         let spelling = second.spelling;
         let mut facts = suspect.first.and(second, target);
-        // With a unique key, MySQL refuses the row of a message that comes late; and none comes of a
-        // queue that has passed.
+        // With a unique key, MySQL refuses the row of a message that comes late; and none comes of
+        // a queue that has passed.
         let may_double = shape
             .warning
             .as_ref()

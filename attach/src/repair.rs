@@ -1,8 +1,8 @@
 //! Writes repairs into their stores. Rows are inserted in short transactions under a lock: the row
-//! of their stock, which their own writers lock too, or a named lock of MySQL, which keeps out other
-//! reconcilers. Under the lock the quantity and the rows are read again, so that there are never
-//! more rows than the quantity. Every repair can be repeated: a process that dies between any two
-//! statements leaves a state that the next pass finishes.
+//! of their stock, which their own writers lock too, or a named lock of MySQL, which keeps out
+//! other reconcilers. Under the lock the quantity and the rows are read again, so that there are
+//! never more rows than the quantity. Every repair can be repeated: a process that dies between any
+//! two statements leaves a state that the next pass finishes.
 
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::quoted::without_values;
@@ -178,8 +178,8 @@ async fn insert(
     Ok(repaired)
 }
 
-/// Inserts rows while the transaction holds the lock. Returns what both looks would have seen of the
-/// stock row with these rows.
+/// Inserts rows while the transaction holds the lock. Returns what both looks would have seen of
+/// the stock row with these rows.
 async fn locked(
     reader: &mut Reader<'_>,
     rows: &[&mut Judged],

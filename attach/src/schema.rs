@@ -1,5 +1,5 @@
-//! Tables of others, as `information_schema` describes them: columns with their defaults, rights and
-//! character sets, and keys. One query reads all tables of a campaign.
+//! Tables of others, as `information_schema` describes them: columns with their defaults, rights
+//! and character sets, and keys. One query reads all tables of a campaign.
 
 use std::collections::BTreeSet;
 

@@ -42,8 +42,8 @@ impl Sql {
             rows_per_second,
             paid_at: Instant::now(),
         };
-        // MariaDB skips it. Without it, a SELECT that nobody waits for goes on. It ends before our own
-        // wait, so that the server says that the statement was slow.
+        // MariaDB skips it. Without it, a SELECT that nobody waits for goes on. It ends before our
+        // own wait, so that the server says that the statement was slow.
         let limit = sql.limit.mul_f64(0.9).as_millis();
         let limit = format!("/*!50708 , SESSION max_execution_time = {limit} */");
         sql.command(&format!("{SESSION} {limit}")).await?;
@@ -68,8 +68,8 @@ impl Sql {
             } else {
                 Params::Positional(values)
             };
-            // Closed at once: the connection has no cache, so each would stay open, and their server
-            // has a limit for all its clients together (`max_prepared_stmt_count`).
+            // Closed at once: the connection has no cache, so each would stay open, and their
+            // server has a limit for all its clients together (`max_prepared_stmt_count`).
             let statement = conn.prep(sql).await?;
             let rows = conn.exec::<Row, _, _>(&statement, params).await;
             let changed = conn.affected_rows();

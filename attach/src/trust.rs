@@ -1,6 +1,6 @@
-//! What a campaign's repairs need besides the looks: the trust in its mapping, and the memory of what
-//! came back. A wrong mapping is the likeliest fault, and makes every repair wrong; so nothing is
-//! repaired until one of its looks was clean, or a person has confirmed one plan that it made.
+//! What a campaign's repairs need besides the looks: the trust in its mapping, and the memory of
+//! what came back. A wrong mapping is the likeliest fault, and makes every repair wrong; so nothing
+//! is repaired until one of its looks was clean, or a person has confirmed one plan that it made.
 
 use std::collections::HashSet;
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Prints SQL that copies from Redis to MySQL what MySQL lost, after a restore from an older dump or a failover to a lagging replica:
-# settings, newer coupons with their drops, and revocations. Changes nothing itself (docs/OPERATIONS.md, "MySQL fails over" and "Restore
-# MySQL from a dump"). Needs redis-cli and REDIS_URL, and REDIS_KEY_PREFIX if it is not fc.
+# Prints SQL that copies from Redis to MySQL what MySQL lost, after a restore from an older dump or
+# a failover to a lagging replica: settings, newer coupons with their drops, and revocations.
+# Changes nothing itself (docs/OPERATIONS.md, "MySQL fails over" and "Restore MySQL from a dump").
+# Needs redis-cli and REDIS_URL, and REDIS_KEY_PREFIX if it is not fc.
 set -euo pipefail
 
 prefix=${REDIS_KEY_PREFIX:-fc}
@@ -27,8 +28,9 @@ keys 'drop:*:meta' | while read -r key; do
         "$(number "${of[2]}"), $(number "${of[3]}"), $(text "${of[4]}"), $(number "${of[5]}"), $(number "${of[6]}"), NULLIF($(text "${of[7]}"), ''));"
 done
 
-# Each field is a user id (after `DROP:` if one per drop is allowed). The value is `ID`, or `ID:TIME` if the user may have
-# claimed again since. The nameless field only marks that the key is complete.
+# Each field is a user id (after `DROP:` if one per drop is allowed). The value is `ID`, or
+# `ID:TIME` if the user may have claimed again since. The nameless field only marks that the key is
+# complete.
 keys revoked | while read -r key; do
     redis HGETALL "$key" | while read -r field && read -r value; do
         [[ -n $field ]] || continue

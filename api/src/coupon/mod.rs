@@ -1,4 +1,5 @@
-//! `firstcome-api coupon …`: what operators do to coupons in a hurry, through the routes of the API.
+//! `firstcome-api coupon …`: what operators do to coupons in a hurry, through the routes of the
+//! API.
 
 mod client;
 
@@ -32,8 +33,8 @@ enum CouponCommand {
     Pause { coupon: i64 },
     /// Resume admission
     Resume { coupon: i64 },
-    /// Raise the quantity of the drops that are not closed, and of later ones. While no drop is open,
-    /// also lower it
+    /// Raise the quantity of the drops that are not closed, and of later ones. While no drop is
+    /// open, also lower it
     Raise { coupon: i64, quantity: u32 },
     /// Change when codes expire; without a flag, they never expire
     Validity {

@@ -138,8 +138,8 @@ fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<std::net::TcpLis
     listening().with_context(|| format!("cannot listen on {address} ({setting})"))
 }
 
-/// Raises the number of files that this process may open as far as the system allows it. Many shells
-/// allow only 1,024, and each connection is one.
+/// Raises the number of files that this process may open as far as the system allows it. Many
+/// shells allow only 1,024, and each connection is one.
 fn allow_open_files() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let current = maximum;

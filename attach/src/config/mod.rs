@@ -321,7 +321,8 @@ impl StockRow {
 }
 
 /// A value of a column. In texts `{date}` is the day of the drop, and `{null}` is NULL; as an
-/// inserted value, `{now}` is the time, `{uuid}` a new UUID, and `{random:16}` 16 random characters.
+/// inserted value, `{now}` is the time, `{uuid}` a new UUID, and `{random:16}` 16 random
+/// characters.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(
     untagged,

@@ -1,8 +1,8 @@
-//! A stage that is a Kafka topic: it has passed once the committed offsets have reached the end. Only
-//! offsets are read, never a message, and the group is not joined.
+//! A stage that is a Kafka topic: it has passed once the committed offsets have reached the end.
+//! Only offsets are read, never a message, and the group is not joined.
 //!
-//! A transactional producer leaves a marker behind the last message, which no offset reaches: such a
-//! topic never passes.
+//! A transactional producer leaves a marker behind the last message, which no offset reaches: such
+//! a topic never passes.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

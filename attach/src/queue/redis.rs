@@ -1,6 +1,6 @@
-//! Stages in Redis: a list, which has passed once it is seen empty, and a stream with its group, which
-//! has once all entries up to its end are delivered and none of them is pending. The stream's `lag`
-//! says less: it is unknown after XDEL and XTRIM.
+//! Stages in Redis: a list, which has passed once it is seen empty, and a stream with its group,
+//! which has once all entries up to its end are delivered and none of them is pending. The stream's
+//! `lag` says less: it is unknown after XDEL and XTRIM.
 
 use std::collections::HashMap;
 

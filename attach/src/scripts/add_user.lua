@@ -1,5 +1,5 @@
--- Adds a user, unless they are there in another spelling, or the key has expired meanwhile: it would
--- come back without its other users and without its expiry.
+-- Adds a user, unless they are there in another spelling, or the key has expired meanwhile: it
+-- would come back without its other users and without its expiry.
 --
 -- KEYS[1]   the users' key
 -- ARGV[1]   1 if the key may be created

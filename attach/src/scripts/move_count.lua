@@ -1,6 +1,6 @@
 -- Moves a counter by a difference, if it still has the value that both looks saw. Relative, never a
--- SET: a claim that is refused gives back what it took, and a SET between these two steps would sell
--- one coupon too many. INCRBY keeps the key's expiry, and creates it if it was missing.
+-- SET: a claim that is refused gives back what it took, and a SET between these two steps would
+-- sell one coupon too many. INCRBY keeps the key's expiry, and creates it if it was missing.
 --
 -- KEYS[1]  the counter, or the hash that has it
 -- ARGV[1]  the field of the hash, or ""

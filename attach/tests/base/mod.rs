@@ -1,5 +1,5 @@
-//! A coupon system of somebody else, as tests of two crates share it: one MySQL and one Redis for all
-//! of them; each test has databases and a prefix of its own.
+//! A coupon system of somebody else, as tests of two crates share it: one MySQL and one Redis for
+//! all of them; each test has databases and a prefix of its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -310,9 +310,9 @@ async fn published_systems_are_repaired_to_what_they_were() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// U-Ply/backend: one set of users for several stocks, a string a stock, a status of the coupon. Two
-/// kinds of campaigns describe it: one of the users, which names who lost a row of whichever stock,
-/// and one a stock, which counts.
+/// U-Ply/backend: one set of users for several stocks, a string a stock, a status of the coupon.
+/// Two kinds of campaigns describe it: one of the users, which names who lost a row of whichever
+/// stock, and one a stock, which counts.
 #[tokio::test]
 async fn users_of_several_stocks_and_the_count_of_each_are_two_campaigns() {
     const FILE: &str = "[[campaign]]

@@ -1,5 +1,5 @@
-//! What does not fit their tables is told before anything is planned: all at once, with table, column
-//! and what to write.
+//! What does not fit their tables is told before anything is planned: all at once, with table,
+//! column and what to write.
 
 use firstcome_attach::AttachError;
 use firstcome_attach::pass::Request;

@@ -1,8 +1,9 @@
 # Kills process groups and deletes a folder ($1, if given) once the owner has ended.
 #
-# stdin is a pipe whose other end only the owner holds: it ends with the owner, however that ends (drop, exit, panic,
-# Ctrl-C, SIGKILL). Until then it delivers lines: "+PID" a process was started (PID leads its process group), "-PID" that
-# process has been waited for, so another process may get its id from now on.
+# stdin is a pipe whose other end only the owner holds: it ends with the owner, however that ends
+# (drop, exit, panic, Ctrl-C, SIGKILL). Until then it delivers lines: "+PID" a process was started
+# (PID leads its process group), "-PID" that process has been waited for, so another process may get
+# its id from now on.
 trap '' HUP INT TERM
 alive=' '
 while read -r line; do

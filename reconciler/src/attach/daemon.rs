@@ -97,7 +97,8 @@ async fn prepare(ours: &Ours, stop: &CancellationToken) -> anyhow::Result<()> {
     ours.migrate().await
 }
 
-/// The health of the process, which needs our MySQL only: a store of theirs that is away is an alert.
+/// The health of the process, which needs our MySQL only: a store of theirs that is away is an
+/// alert.
 fn health(db: &Db) -> Router {
     let db = db.clone();
     let mysql = move || {

@@ -1,5 +1,5 @@
-//! The HTTP API of an attached daemon, and its page: passes and alerts. What else the reconciler has
-//! is about coupons of our own, and absent here.
+//! The HTTP API of an attached daemon, and its page: passes and alerts. What else the reconciler
+//! has is about coupons of our own, and absent here.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! `firstcome-reconciler attach FILE`: the daemon and the commands around [`firstcome_attach`], for a
-//! coupon system that a team already has.
+//! `firstcome-reconciler attach FILE`: the daemon and the commands around [`firstcome_attach`], for
+//! a coupon system that a team already has.
 
 pub mod args;
 mod daemon;

@@ -207,8 +207,8 @@ async fn crowd(size: Size) {
     );
 }
 
-/// Plants differences of new users, since what comes back again and again is not repaired. A quarter
-/// each: no row, no member, failed, and failed although it has a row.
+/// Plants differences of new users, since what comes back again and again is not repaired. A
+/// quarter each: no row, no member, failed, and failed although it has a row.
 async fn plant(world: &World, size: &Size, pass: u32) -> BTreeSet<String> {
     let quarter = |number: u32| {
         let users = 0..size.planted / 4;

@@ -1,5 +1,5 @@
-//! Design A: a lock in Redis, under which the rows are counted and the user's row is inserted. Claims
-//! of one process queue in memory, so that at most one of them waits for the lock.
+//! Design A: a lock in Redis, under which the rows are counted and the user's row is inserted.
+//! Claims of one process queue in memory, so that at most one of them waits for the lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -103,7 +103,8 @@ impl Line {
     }
 }
 
-/// Gives the first of a user's claims this reply, and the others that the user already has a coupon.
+/// Gives the first of a user's claims this reply, and the others that the user already has a
+/// coupon.
 fn answer(replies: Option<Replies>, first: Option<DesignReply>) {
     let mut next = first.unwrap_or(DesignReply::Already);
     for reply in replies.into_iter().flatten() {

@@ -1,5 +1,5 @@
-//! The same rush on every design and on Firstcome, each freshly started on the same servers; and once
-//! more beside a neighbour on the same MySQL, which costs time of the processors.
+//! The same rush on every design and on Firstcome, each freshly started on the same servers; and
+//! once more beside a neighbour on the same MySQL, which costs time of the processors.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -81,8 +81,8 @@ async fn start_neighbour(bench: &Bench) -> Result<Neighbour> {
     Neighbour::start(&bench.servers.mysql.database_url("bench")).await
 }
 
-/// Runs several turns, and one more beside a neighbour. Returns the median rate, and the measurement
-/// of that turn.
+/// Runs several turns, and one more beside a neighbour. Returns the median rate, and the
+/// measurement of that turn.
 async fn turns(
     title: &str,
     mut turn: impl AsyncFnMut(Beside) -> Result<Turn>,

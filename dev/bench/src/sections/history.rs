@@ -257,8 +257,8 @@ async fn quiet(installation: &Installation) -> Result<Measurement> {
     Ok(Measurement::of(PART, what, per_hour, "MB").target(FigureTarget::AtMost(20.0)))
 }
 
-/// The size of the AOF. A rewrite would shorten it: the growth is then below zero, and the run is to be
-/// repeated.
+/// The size of the AOF. A rewrite would shorten it: the growth is then below zero, and the run is
+/// to be repeated.
 async fn aof_bytes(installation: &Installation) -> Result<f64> {
     let mut redis = installation.redis().await?;
     let mut info = redis::cmd("INFO");

@@ -1,5 +1,5 @@
-//! What a drop does to others on the same MySQL: a neighbour reads and updates its own table, beside
-//! an idle system, beside the rows of a drop at a pace, and beside rows without one.
+//! What a drop does to others on the same MySQL: a neighbour reads and updates its own table,
+//! beside an idle system, beside the rows of a drop at a pace, and beside rows without one.
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,8 @@ use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "pace";
 const CONNECTIONS: usize = 64;
-/// Seconds for which the rows of a drop last at the pace, and the slowest pace: a message is written
-/// whole, which a slow pace would show as an excess.
+/// Seconds for which the rows of a drop last at the pace, and the slowest pace: a message is
+/// written whole, which a slow pace would show as an excess.
 const LASTS: u32 = 100;
 const SLOWEST: u32 = 50;
 /// The span in which the busiest rows are counted.

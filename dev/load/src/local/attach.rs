@@ -1,6 +1,6 @@
 //! Coupon systems as published write-ups and repositories describe them, each with the keys, the
-//! tables and the fault of its kind. A crowd breaks each in its own way; then the attached reconciler
-//! observes, mails, and repairs, until there are exactly 100, or those beyond are named.
+//! tables and the fault of its kind. A crowd breaks each in its own way; then the attached
+//! reconciler observes, mails, and repairs, until there are exactly 100, or those beyond are named.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

@@ -5,12 +5,14 @@
 -- on old data. The caller names the drops that are candidates, and the script chooses one of them
 -- by Redis's time and the windows in their `meta`. It admits users only to the chosen drop.
 -- KEYS  see identity.lua; one or two drops
--- ARGV  1 era of the coupon in MySQL  2 users' groups ('' if none is known), one word per user, separated by commas:
---       NAME (a member), !NAME (not a member), empty (unknown)  3 drop id  4 drop id of the second candidate, or ''
+-- ARGV  1 era of the coupon in MySQL  2 users' groups ('' if none is known), one word per user,
+--       separated by commas: NAME (a member), !NAME (not a member), empty (unknown)
+--       3 drop id  4 drop id of the second candidate, or ''
 --       5 'lease' to ask for a lease of the drop, or ''  6.. user ids
--- Reply 'closed' if the gate is closed, 'another_era' if it names an era that the caller did not pass;
--- else {Redis's time in ms, id of the open candidate or 0, ms left of the lease or 0, version of the holders, answer, answer, …},
--- one answer per user, in order; no answers if the drop is sold out for all users:
+-- Reply 'closed' if the gate is closed, 'another_era' if it names an era that the caller did not
+-- pass; else {Redis's time in ms, id of the open candidate or 0, ms left of the lease or 0, version
+-- of the holders, answer, answer, …}, one answer per user, in order; no answers if the drop is sold
+-- out for all users:
 --   slot                            accepted
 --   0                               sold out
 --   {'already', drop, slot, at}     holds a slot; at: time of admission in ms, 0 if unknown
@@ -18,13 +20,16 @@
 --   {'not_open', opens_at_ms}  {'closed', closes_at_ms}
 --   'paused'
 --   'revoked'                       the user's claim was revoked, and the user may not claim again
---   'not_allowed'                   the coupon is restricted to its allow list or a group, without this user
---   'group'                         the coupon is restricted to a group, and the user's membership is unknown
+--   'not_allowed'                   the coupon is restricted to its allow list or a group, without
+--                                   this user
+--   'group'                         the coupon is restricted to a group, and the user's membership
+--                                   is unknown
 --   {'unloaded', drop}              no candidate is open, and this one is not loaded
 --   'unverified'                    the drop's numbers disagree: the reconciler must rebuild it
--- Invariant: count = |users| + |free|, and no slot above the quantity is given. Everything is read and decided before the first
--- write, because Redis has no rollback: reading a key checks its type, and `times`, which may be unread, is written first. Only the
--- end of a lease is written earlier: it changes no answer of this call.
+-- Invariant: count = |users| + |free|, and no slot above the quantity is given. Everything is read
+-- and decided before the first write, because Redis has no rollback: reading a key checks its type,
+-- and `times`, which may be unread, is written first. Only the end of a lease is written earlier:
+-- it changes no answer of this call.
 local call, before, head = redis.call, 5, 4 -- arguments before the user ids, and parts of the reply before the answers
 -- For this long after an admission, a claim of the same user counts as a retry, even if the next
 -- drop has opened since.
@@ -104,8 +109,8 @@ local void_until = void_times(drop, per_coupon, people)
 local count, free = tonumber(call('GET', chosen.count)), call('ZCARD', chosen.free)
 local users, waiting = call('ZCARD', chosen.users), call('ZCARD', chosen.waiting)
 local claimants = per_coupon and call('HLEN', KEYS[3])
--- The reason for refusing all new users, if any. Lost users come first: a holder among them must
--- not be told that the drop is closed.
+-- The reason for refusing all new users, if any. Lost users come first: `closed` would be wrong for
+-- one of them who holds a slot.
 local refusal = nil
 if count ~= users + free or has_lost_users(per_coupon) or (per_coupon and claimants <= users) then
     refusal = 'unverified'

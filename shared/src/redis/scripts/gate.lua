@@ -1,9 +1,9 @@
 -- Changes a coupon's gate by compare-and-set: begins an era, which closes the coupon, or opens it.
 -- KEYS  see identity.lua; to open: every unsealed drop of the coupon
--- ARGV  1 value of `gate` that the caller read ('' if it is missing)  2 the new value, `SERVER ERA closed` or `SERVER ERA open`
---       3.. ids of the drops in KEYS
--- Reply 'done' | 'stale': the gate has changed, or this is another server | id of a drop without settings or whose numbers
--- do not add up. Only `done` means that the gate has the new value.
+-- ARGV  1 value of `gate` that the caller read ('' if it is missing)
+--       2 the new value, `SERVER ERA closed` or `SERVER ERA open`  3.. ids of the drops in KEYS
+-- Reply 'done' | 'stale': the gate has changed, or this is another server | id of a drop without
+-- settings or whose numbers do not add up. Only `done` means that the gate has the new value.
 -- A value of another type counts as missing.
 local seen, new, found = ARGV[1], ARGV[2], redis.pcall('GET', KEYS[1])
 if type(found) ~= 'string' then found = '' end

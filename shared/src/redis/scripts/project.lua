@@ -1,20 +1,24 @@
--- Rebuilds a drop from MySQL's rows, page by page, under the closed gate of one era. The closed gate makes it atomic: nobody
--- reads half a drop, and a writer of an earlier era changes nothing.
+-- Rebuilds a drop from MySQL's rows, page by page, under the closed gate of one era. The closed
+-- gate makes it atomic: nobody reads half a drop, and a writer of an earlier era changes nothing.
 -- KEYS  see identity.lua; one drop
--- ARGV  1 operation (below)  2 era as `SERVER ERA`  3 drop id  4 once_per  5.. arguments of the operation
+-- ARGV  1 operation (below)  2 era as `SERVER ERA`  3 drop id  4 once_per
+--       5.. arguments of the operation
 --   clear      5 new value of count, or ''  6.. numbers of the KEYS to delete, whatever their types
 --   unreadable deletes the keys of another type than Firstcome's. Replies how many.
---   forget     pairs: field, value: removes these fields of `revoked`, unless they have changed: MySQL has no such revocation, or
---              its drop is sealed. Also at an open gate.
---   seal       notes in `revoked` that this drop is about to be sealed, and that `claimants` has its users. Also at an open gate.
---   page       5, 6 first and last slot; then triples: slot, user, time of admission in ms ('' if unknown): the rows of these
---              slots, at most 2,000. A slot without a row is free, and so is the slot of a claim that a revocation voids: the row
---              may have been read before the revocation. Repeating a page gives the same.
+--   forget     pairs: field, value: removes these fields of `revoked`, unless they have changed:
+--              MySQL has no such revocation, or its drop is sealed. Also at an open gate.
+--   seal       notes in `revoked` that this drop is about to be sealed, and that `claimants` has
+--              its users. Also at an open gate.
+--   page       5, 6 first and last slot; then triples: slot, user, time of admission in ms ('' if
+--              unknown): the rows of these slots, at most 2,000. A slot without a row is free, and
+--              so is the slot of a claim that a revocation voids: the row may have been read before
+--              the revocation. Repeating a page gives the same.
 --   claimants  triples as above: makes these users claimants, unless a revocation voids the claim.
---   owed       pairs: promised slot, user: puts users at the head of the waiting list, in the order of the slots, unless they
---              hold a slot or are revoked. Also at an open gate.
--- Reply -1: another era, another server, the gate is open, or `revoked` is lost (seal); nothing was done. Else the number of users left out.
--- The caller writes `revoked` first and count (clear) before the pages, so that `revoke.lua` can release a slot of an earlier page.
+--   owed       pairs: promised slot, user: puts users at the head of the waiting list, in the order
+--              of the slots, unless they hold a slot or are revoked. Also at an open gate.
+-- Reply -1: another era, another server, the gate is open, or `revoked` is lost (seal); nothing was
+-- done. Else the number of users left out. The caller writes `revoked` first and count (clear)
+-- before the pages, so that `revoke.lua` can release a slot of an earlier page.
 local how, drop, per_coupon = ARGV[1], ARGV[3], ARGV[4] == 'coupon'
 local state, left_out = gate_state(ARGV[2]), 0
 local is_safe_when_open = how == 'owed' or how == 'forget' or how == 'seal'

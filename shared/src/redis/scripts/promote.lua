@@ -1,12 +1,16 @@
 -- Gives free slots, then new slot numbers, to the first users on the waiting list, in order.
 -- KEYS  see identity.lua; one drop
 -- ARGV  1 era as `SERVER ERA`  2 drop id  3 maximum number of slots
--- Reply {-1}: another era, another server, or the coupon is closed, the drop's numbers do not add up, or a key is lost | {-2}: the drop
---       is leased (identity.lua), so ask again: while users wait, it is not leased anew | {now, left_out, user, slot, user, slot, …};
---       now: Redis's time in ms; left_out: number of entries removed without a slot, 1,000 at most
--- Users who already hold a slot (of this drop, or of the coupon if one is allowed in total) and users
--- who are revoked leave the list without a slot. No user is promoted while the coupon is paused. If the drop was closed early,
--- only users with a broken promise are promoted: `project.lua` gives them scores up to 0.
+-- Reply {-1}: another era, another server, or the coupon is closed, the drop's numbers do not add
+--       up, or a key is lost
+--       {-2}: the drop is leased (identity.lua), so ask again: while users wait, it is not leased
+--       anew
+--       {now, left_out, user, slot, user, slot, …}: now: Redis's time in ms; left_out: number of
+--       entries removed without a slot, 1,000 at most
+-- Users who already hold a slot (of this drop, or of the coupon if one is allowed in total) and
+-- users who are revoked leave the list without a slot. No user is promoted while the coupon is
+-- paused. If the drop was closed early, only users with a broken promise are promoted:
+-- `project.lua` gives them scores up to 0.
 local meta = redis.call('HMGET', KEYS[7], 'quantity', 'once_per', 'paused', 'closed_early', 'version', 'lease_until')
 local quantity, per_coupon, count = tonumber(meta[1]), meta[2] == 'coupon', tonumber(redis.call('GET', KEYS[8]))
 local sum = redis.call('ZCARD', KEYS[9]) + redis.call('ZCARD', KEYS[10])

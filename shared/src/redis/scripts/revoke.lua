@@ -4,9 +4,11 @@
 -- precedence. If a revocation gets a second end, that one applies, because MySQL has only one.
 -- KEYS  see identity.lua; to release: the drop
 -- ARGV  1 drop id ('' releases nothing)  2 user to release  3.. triples: field of `revoked`, id of
---       the revocation, time in ms until which claims are void ('' if it has not ended: all are); to release a slot: one triple
--- Reply {number of new revocations, 0}, or {released slot or 0, time until which claims are void; if
--- it has not ended: now, or the claim's time}. The released slot becomes free if no other user is on it.
+--       the revocation, time in ms until which claims are void ('' if it has not ended: all are);
+--       to release a slot: one triple
+-- Reply {number of new revocations, 0}, or {released slot or 0, time until which claims are void;
+-- if it has not ended: now, or the claim's time}. The released slot becomes free if no other user
+-- is on it.
 
 -- Records a revocation. Returns the end that now applies, and 1 if it is new, else 0.
 local function note(field, id, over)

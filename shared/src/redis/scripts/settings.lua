@@ -1,16 +1,19 @@
--- Writes the settings of drops from one revision of their coupon. The revision is a fencing token: a write with a revision older
--- than the highest seen changes nothing, so that a delayed write cannot undo a later one. The token is stored per coupon and not
--- in `meta`, so that it also prevents an old writer from loading a drop that was not yet loaded when a newer writer ran.
+-- Writes the settings of drops from one revision of their coupon. The revision is a fencing token:
+-- a write with a revision older than the highest seen changes nothing, so that a delayed write
+-- cannot undo a later one. The token is stored per coupon and not in `meta`, so that it also
+-- prevents an old writer from loading a drop that was not yet loaded when a newer writer ran.
 -- KEYS  see identity.lua; load: one drop
--- ARGV  1 operation (below)  2 revision  3 era (load: `SERVER ERA`; lower: the number in MySQL)  4.. for each drop the same
---       number of field, value pairs of meta (lower: one, the quantity)
---   load      writes all settings of a drop. Under a closed gate: of a drop that was rebuilt or compared in this era. Under an
---             open gate: of a new drop, which has no key yet, or only those that a deleted one left.  ok | present | stale | outdated
+-- ARGV  1 operation (below)  2 revision  3 era (load: `SERVER ERA`; lower: the number in MySQL)
+--       4.. for each drop the same number of field, value pairs of meta (lower: one, the quantity)
+--   load      writes all settings of a drop. Under a closed gate: of a drop that was rebuilt or
+--             compared in this era. Under an open gate: of a new drop, which has no key yet, or
+--             only those that a deleted one left.  ok | present | stale | outdated
 --   write     overwrites the fields of loaded drops.  ok | unloaded (one of them is not) | outdated
---   lower     lowers the quantities ahead of MySQL, never below the slots already given, and only while the coupon is open: if it
---             is closed, Redis may have lost given slots.  ok | unloaded | unverified | below_given_out | outdated
--- Reply {word, count}: the highest slot given. `ok` changes all drops; `unloaded` of `write` the loaded ones and the revision;
--- any other nothing.
+--   lower     lowers the quantities ahead of MySQL, never below the slots already given, and only
+--             while the coupon is open: if it is closed, Redis may have lost given slots.
+--             ok | unloaded | unverified | below_given_out | outdated
+-- Reply {word, count}: the highest slot given. `ok` changes all drops; `unloaded` of `write` the
+-- loaded ones and the revision; any other nothing.
 local how, revision = ARGV[1], tonumber(ARGV[2])
 local drops, highest = (#KEYS - 6) / 6, 0
 local words = (#ARGV - 3) / drops

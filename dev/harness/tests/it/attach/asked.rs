@@ -1,5 +1,5 @@
-//! What an operator asks of the daemon over HTTP: a pass while another one runs, and the repairs that
-//! a pass has shown.
+//! What an operator asks of the daemon over HTTP: a pass while another one runs, and the repairs
+//! that a pass has shown.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! The attached daemon: stores that go away, and what an operator asks of it. `pages/attached.rs` has the
-//! operator on duty.
+//! The attached daemon: stores that go away, and what an operator asks of it. `pages/attached.rs`
+//! has the operator on duty.
 
 mod asked;
 mod mariadb;
@@ -75,8 +75,8 @@ impl Shop {
         self.sql.query(&insert).await;
     }
 
-    /// Writes the file. `stores` are the lines before the campaigns, and `of_campaign` further lines
-    /// of the only one.
+    /// Writes the file. `stores` are the lines before the campaigns, and `of_campaign` further
+    /// lines of the only one.
     pub(crate) fn file(&self, stores: &str, of_campaign: &str) -> PathBuf {
         let path = self.folder.path().join("shop.toml");
         let [users, count] = [self.key("users"), self.key("count")];

@@ -1,5 +1,5 @@
-//! The Helm chart: the real programs work together with exactly the arguments and the environment of
-//! the pods that it renders, and stop within the time that the kubelet gives them.
+//! The Helm chart: the real programs work together with exactly the arguments and the environment
+//! of the pods that it renders, and stop within the time that the kubelet gives them.
 
 use std::collections::BTreeMap;
 use std::path::Path;

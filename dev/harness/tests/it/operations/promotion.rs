@@ -1,5 +1,5 @@
-//! Slots become free while users wait, or a quantity is raised: they get them before newcomers, from
-//! the next pass, and from a running daemon within two seconds whatever its schedule.
+//! Slots become free while users wait, or a quantity is raised: they get them before newcomers,
+//! from the next pass, and from a running daemon within two seconds whatever its schedule.
 
 use std::time::{Duration, Instant};
 

@@ -268,8 +268,8 @@ async fn full_disk_of_mysql_is_told_although_only_the_consumer_meets_it() {
     all_issued(&f.world, coupon.drop, 1).await;
 }
 
-/// One of three brokers is dead, and the topic asks for all three. Kafka asks for no more replicas than
-/// a partition has, so a single broker never refuses for this reason.
+/// One of three brokers is dead, and the topic asks for all three. Kafka asks for no more replicas
+/// than a partition has, so a single broker never refuses for this reason.
 #[tokio::test]
 #[ignore = "release"]
 async fn kafka_with_too_few_replicas_is_told_as_what_it_is() {
