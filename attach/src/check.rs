@@ -236,7 +236,7 @@ impl Rules {
             Done::Column { column, .. } => Some(column),
             Done::Word(_) => None,
         };
-        let of = failed.of();
+        let of = failed.selection();
         let read: Vec<&String> = of
             .keys()
             .chain(failed.skip.keys())

@@ -14,8 +14,8 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// The rows of a table with these values.
-    pub fn of(columns: &Columns, target: &Target<'_>, table: &TableShape) -> Self {
+    /// Creates the condition that selects the rows of a table with these values.
+    pub fn new(columns: &Columns, target: &Target<'_>, table: &TableShape) -> Self {
         let mut condition = Self {
             sql: "TRUE".to_owned(),
             values: Vec::new(),

@@ -67,7 +67,7 @@ pub struct Facts {
     pub count_means: Option<CountMeans>,
     /// Their MySQL tells the quantity, and told the same at the last look that was clean: nobody is
     /// adding stock.
-    pub is_quantity_told: bool,
+    pub is_quantity_settled: bool,
     /// A late message may write a second row: no unique key refuses it, and nothing tells what
     /// waits on their topic.
     pub may_double: bool,

@@ -476,7 +476,7 @@ impl Judge<'_> {
         if is_behind && count < rows / 2 {
             return Some(Doubt::Reset);
         }
-        if means.is_left() && !facts.is_quantity_told {
+        if means.is_left() && !facts.is_quantity_settled {
             return Some(Doubt::StockAdded);
         }
         let opens = !is_behind && (count >= quantity || self.admitted().is_none());

@@ -74,8 +74,8 @@ impl AttachError {
         Self::Kafka(error.to_string())
     }
 
-    /// Names the campaign that it concerns.
-    fn of(self, campaign: &str) -> Self {
+    /// Names the campaign that the error concerns.
+    fn in_campaign(self, campaign: &str) -> Self {
         match self {
             Self::Misfit(why) => Self::Misfit(format!("campaign {campaign:?}: {why}")),
             Self::Lost(_) | Self::Refused { .. } => {

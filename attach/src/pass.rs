@@ -44,7 +44,7 @@ pub struct Request {
     pub confirm: bool,
 }
 
-/// The process was told to stop, or lost the lock of passes.
+/// The process was asked to stop, or lost the lock of passes.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopped;
 
@@ -86,21 +86,24 @@ impl Attached {
         let mut keys = Keys::new(&self.redis);
         let mut sql = self.connect(&mut keys).await?;
         // The drops of two days have the same notes.
-        let mut told = BTreeSet::new();
+        let mut notes = BTreeSet::new();
         for campaign in &self.file.campaigns {
             let name = &campaign.name;
             for target in campaign.drops(Utc::now()) {
                 let shape = check(&target, &mut sql, &mut keys)
                     .await
-                    .map_err(|error| error.of(name))?;
+                    .map_err(|error| error.in_campaign(name))?;
                 let warnings = shape.warning.into_iter().chain(shape.notes);
-                told.extend(warnings.map(|it| format!("{name}: {it}")));
+                notes.extend(warnings.map(|it| format!("{name}: {it}")));
                 let mut queue = Queue::new(&target, keys.clone(), &self.queues);
-                let lists = queue.check().await.map_err(|error| error.of(name))?;
-                told.extend(lists.into_iter().map(|it| format!("{name}: {it}")));
+                let lists = queue
+                    .check()
+                    .await
+                    .map_err(|error| error.in_campaign(name))?;
+                notes.extend(lists.into_iter().map(|it| format!("{name}: {it}")));
             }
         }
-        Ok(told)
+        Ok(notes)
     }
 }
 
@@ -131,7 +134,7 @@ struct Pass<'a> {
 impl Pass<'_> {
     /// Compares and repairs everything that the request asks for.
     async fn run(mut self, run: &mut Run) -> Result<(), Stopped> {
-        let compared = self.both_looks(run).await;
+        let compared = self.compare_all(run).await;
         run.partial = compared.is_err() || self.request.campaign.is_some();
         match compared {
             Ok(()) => {}
@@ -144,7 +147,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    async fn both_looks(&mut self, run: &mut Run) -> Answer<()> {
+    async fn compare_all(&mut self, run: &mut Run) -> Answer<()> {
         let mut sql = self.attached.connect(&mut self.keys).await?;
         let mut suspects = Vec::new();
         let is_asked = |id| self.request.campaign.is_none_or(|asked| asked == id);
@@ -158,7 +161,7 @@ impl Pass<'_> {
                         let judged = judge(&facts);
                         if judged.is_empty() {
                             self.learn(&target, &facts, &judged).await?;
-                            let report = told(&target, &facts, judged, facts.numbers);
+                            let report = drop_report(&target, &facts, judged, facts.numbers);
                             run.drops.push(report);
                         } else {
                             suspects.push(suspect);
@@ -166,7 +169,7 @@ impl Pass<'_> {
                     }
                     Err(error) => {
                         let is_lost = matches!(error, AttachError::Lost(_));
-                        left_out(run, &target, error)?;
+                        report_unreadable(run, &target, error)?;
                         if is_lost {
                             sql = self.attached.connect(&mut self.keys).await?;
                         }
@@ -189,13 +192,13 @@ impl Pass<'_> {
                 break;
             };
             if let Err(error) = passed {
-                left_out(run, &suspect.target, error)?;
+                report_unreadable(run, &suspect.target, error)?;
                 continue;
             }
             // Their MySQL may have closed a connection that waited, or a statement broke it.
             let mut sql = self.attached.connect(&mut self.keys).await?;
-            if let Err(error) = self.settle(&suspect, &mut sql, run).await {
-                left_out(run, &suspect.target, error)?;
+            if let Err(error) = self.repair_suspect(&suspect, &mut sql, run).await {
+                report_unreadable(run, &suspect.target, error)?;
             }
         }
         Ok(())
@@ -218,7 +221,12 @@ impl Pass<'_> {
 
     /// Looks again at a target that differs, repairs it, and reports it, also if a store goes away
     /// between two repairs.
-    async fn settle(&mut self, suspect: &Suspect<'_>, sql: &mut Sql, run: &mut Run) -> Answer<()> {
+    async fn repair_suspect(
+        &mut self,
+        suspect: &Suspect<'_>,
+        sql: &mut Sql,
+        run: &mut Run,
+    ) -> Answer<()> {
         let target = &suspect.target;
         let shape = &suspect.shape;
         let keys = &mut self.keys.clone();
@@ -230,7 +238,7 @@ impl Pass<'_> {
         };
         let now = Utc::now();
         reader.sql.set_zone(target.offset(now).as_deref()).await?;
-        let second = reader.look().await?;
+        let second = reader.read_all().await?;
         let spelling = second.spelling;
         let mut facts = suspect.first.and(second, target);
         // With a unique key, MySQL refuses the row of a message that comes late; and none comes of
@@ -247,7 +255,7 @@ impl Pass<'_> {
             }
             if stock_may_be_added(target.campaign) {
                 let quantity = facts.quantity;
-                facts.is_quantity_told = ours.knows_quantity(target.drop_id(), quantity).await?;
+                facts.is_quantity_settled = ours.knows_quantity(target.drop_id(), quantity).await?;
             }
         }
         let mut judged = judge(&facts);
@@ -260,9 +268,9 @@ impl Pass<'_> {
         let mut ended = Ok(());
         if let Some(ours) = ours.filter(|_| target.campaign.mode == Mode::Repair) {
             let planned = judged.iter_mut().filter(|it| it.repair.is_some()).collect();
-            let mut now = self.allowed(ours, &facts, target, planned).await?;
+            let mut approved = self.approved(ours, &facts, target, planned).await?;
             // If the pass ends early, the next one tries those that it did not reach.
-            for it in &mut now {
+            for it in &mut approved {
                 it.finding.result = Outcome::Skipped;
             }
             let seen = LooksSaw {
@@ -271,7 +279,7 @@ impl Pass<'_> {
                 may_create: facts.numbers.size == Some(0),
                 spelling,
             };
-            ended = repair::apply(&mut reader, now, seen, &self.stop).await;
+            ended = repair::apply(&mut reader, approved, seen, &self.stop).await;
         }
         let mut after = facts.numbers;
         if ended.is_ok()
@@ -284,13 +292,13 @@ impl Pass<'_> {
                 Err(error) => ended = Err(error),
             }
         }
-        run.drops.push(told(target, &facts, judged, after));
+        run.drops.push(drop_report(target, &facts, judged, after));
         ended
     }
 
     /// Returns the repairs that may be made now. The others wait for an operator, who confirms
     /// exactly those that were shown.
-    async fn allowed<'j>(
+    async fn approved<'j>(
         &self,
         ours: &Ours,
         facts: &Facts,
@@ -326,7 +334,7 @@ impl Pass<'_> {
             dry_run: self.request.dry_run,
         };
         if !held.is_empty() {
-            let shown = shown(&held);
+            let shown = fingerprinted(&held);
             let confirmation = ours
                 .db
                 .confirmation(target.drop_id(), shown, self.run_id, asked)
@@ -371,7 +379,7 @@ async fn first_look<'a>(target: Target<'a>, sql: &mut Sql, keys: &mut Keys) -> A
         sql,
         keys,
     };
-    let first = reader.look().await?;
+    let first = reader.read_all().await?;
     Ok(Suspect {
         target,
         shape,
@@ -381,12 +389,12 @@ async fn first_look<'a>(target: Target<'a>, sql: &mut Sql, keys: &mut Keys) -> A
 
 /// Reports a campaign that could not be compared, so that the others can. Returns the error if a
 /// store is away.
-fn left_out(run: &mut Run, target: &Target<'_>, error: AttachError) -> Answer<()> {
+fn report_unreadable(run: &mut Run, target: &Target<'_>, error: AttachError) -> Answer<()> {
     if error.is_away() {
         return Err(error);
     }
     let case = error.case();
-    let why = error.of(&target.campaign.name).to_string();
+    let why = error.in_campaign(&target.campaign.name).to_string();
     let campaign = match case {
         // It concerns every campaign that needs the store.
         FindingCase::Away(_) => None,
@@ -404,8 +412,8 @@ fn left_out(run: &mut Run, target: &Target<'_>, error: AttachError) -> Answer<()
     Ok(())
 }
 
-/// The number of repairs, and a hash of them in any order.
-fn shown(repairs: &[&mut Judged]) -> ShownRepairs {
+/// Returns the number of repairs, and a hash of them in any order.
+fn fingerprinted(repairs: &[&mut Judged]) -> ShownRepairs {
     ShownRepairs {
         number: u32::try_from(repairs.len()).unwrap_or(u32::MAX),
         fingerprint: repairs
@@ -419,7 +427,12 @@ fn shown(repairs: &[&mut Judged]) -> ShownRepairs {
 }
 
 /// Reports a target with its differences.
-fn told(target: &Target<'_>, facts: &Facts, judged: Vec<Judged>, after: Numbers) -> DropReport {
+fn drop_report(
+    target: &Target<'_>,
+    facts: &Facts,
+    judged: Vec<Judged>,
+    after: Numbers,
+) -> DropReport {
     let numbers = |it: Numbers, failed_claims| report::Numbers {
         count: it.count.unwrap_or_default(),
         users: it.size.unwrap_or_default(),

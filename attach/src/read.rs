@@ -130,7 +130,7 @@ impl<'a> Reader<'a> {
     pub fn of_rows(&self) -> Condition {
         let rows = &self.target.campaign.rows;
         let has_user = format!("{} IS NOT NULL", quoted(&rows.user));
-        Condition::of(&rows.of, &self.target, &self.shape.rows).and(&has_user, [])
+        Condition::new(&rows.of, &self.target, &self.shape.rows).and(&has_user, [])
     }
 
     /// Reads the quantity.
@@ -165,7 +165,7 @@ impl<'a> Reader<'a> {
         let Some((column, is_left)) = stock.column() else {
             return Ok(None);
         };
-        let of = Condition::of(&stock.of, &self.target, shape);
+        let of = Condition::new(&stock.of, &self.target, shape);
         let table = quoted(&stock.table);
         let column = quoted(column);
         let sql = format!(
@@ -199,8 +199,8 @@ impl<'a> Reader<'a> {
         Ok(Numbers { size, count, rows })
     }
 
-    /// Looks at everything.
-    pub async fn look(&mut self) -> Answer<Look> {
+    /// Reads everything.
+    pub async fn read_all(&mut self) -> Answer<Look> {
         let mut look = Look {
             ended: Instant::now(),
             quantity: self.quantity().await?,
@@ -526,13 +526,13 @@ fn refused(failed: &FailedTable, shape: &TableShape, target: &Target<'_>) -> Opt
     let any: Vec<&str> = skipped.iter().map(|it| it.1.as_str()).collect();
     let any = format!("({})", any.join(" OR "));
     let values: Vec<Value> = skipped.iter().flat_map(|it| it.2.clone()).collect();
-    let of = Condition::of(&failed.of(), target, shape);
+    let of = Condition::new(&failed.selection(), target, shape);
     (!skipped.is_empty()).then(|| of.and(&any, values))
 }
 
 /// The open failed events of a target.
 pub fn open(failed: &FailedTable, shape: &TableShape, target: &Target<'_>) -> Condition {
-    let mut of = Condition::of(&failed.of(), target, shape);
+    let mut of = Condition::new(&failed.selection(), target, shape);
     for (name, is_one, values) in skipped(failed, shape, target) {
         of = of.and(&format!("({name} IS NULL OR NOT {is_one})"), values);
     }
@@ -601,7 +601,7 @@ impl Look {
             is_over: target.is_over,
             means: means.filter(|_| second.numbers.size.is_some()),
             count_means: campaign.count.as_ref().map(|count| count.means),
-            is_quantity_told: campaign.quantity_sql.is_some(),
+            is_quantity_settled: campaign.quantity_sql.is_some(),
             in_both: self.in_both.min(second.in_both),
             stock,
             sale: second.sale.filter(|it| self.sale == Some(*it)),

@@ -187,7 +187,7 @@ async fn locked(
 ) -> Answer<(Vec<Repaired>, Option<StockColumn>)> {
     if let (Some(stock), Some(shape)) = (&reader.target.campaign.stock, &reader.shape.stock) {
         let table = quoted(&stock.table);
-        let of = Condition::of(&stock.of, &reader.target, shape);
+        let of = Condition::new(&stock.of, &reader.target, shape);
         let sql = format!("SELECT 1 FROM {table} WHERE {} FOR UPDATE", of.sql);
         if reader.sql.number(&sql, of.values).await?.is_none() {
             let why = "stock.where selects no row to lock";
@@ -275,7 +275,7 @@ impl Column {
         };
         if before.says == before.due {
             let step = if is_left { -1 } else { 1 };
-            let of = Condition::of(&stock.of, &reader.target, shape);
+            let of = Condition::new(&stock.of, &reader.target, shape);
             let table = quoted(&stock.table);
             let column = quoted(column);
             let sql = format!(
@@ -298,7 +298,7 @@ impl Column {
 async fn must_not_be_made_ahead(reader: &mut Reader<'_>) -> Answer<()> {
     let rows = &reader.target.campaign.rows;
     let has_none = format!("{} IS NULL", quoted(&rows.user));
-    let of = Condition::of(&rows.of, &reader.target, &reader.shape.rows).and(&has_none, []);
+    let of = Condition::new(&rows.of, &reader.target, &reader.shape.rows).and(&has_none, []);
     if reader.select("1", of, "LIMIT 1").await?.is_empty() {
         return Ok(());
     }
@@ -401,7 +401,7 @@ async fn has_changed(reader: &mut Reader<'_>, changing: &[&String], user: &Value
     let mut of = rows.of.clone();
     of.retain(|name, _| !changing.contains(&name));
     let is_its = format!("{} = ?", quoted(&rows.user));
-    let of = Condition::of(&of, &reader.target, &reader.shape.rows).and(&is_its, [user.clone()]);
+    let of = Condition::new(&of, &reader.target, &reader.shape.rows).and(&is_its, [user.clone()]);
     Ok(!reader.select("1", of, "LIMIT 1").await?.is_empty())
 }
 

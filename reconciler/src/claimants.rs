@@ -65,7 +65,7 @@ async fn count(ctx: &PassContext, seen: &CouponSeen) -> Step<ClaimantCount> {
     let Stores { db, redis, .. } = &ctx.stores;
     let id = seen.coupon.id;
     let drops: Vec<DropKeys> = seen.drops.iter().map(|own| own.keys.clone()).collect();
-    let sealed = sealed_rows_beside(db, id, &drops).await?;
+    let sealed = count_rows_of_other_sealed_drops(db, id, &drops).await?;
     let (claimants, users) = redis.claimants_and_users(id, &drops).await?;
     Ok(ClaimantCount {
         claimants,
@@ -75,7 +75,11 @@ async fn count(ctx: &PassContext, seen: &CouponSeen) -> Step<ClaimantCount> {
 }
 
 /// Reads how many rows a coupon's sealed drops have, without those of `drops`.
-async fn sealed_rows_beside(db: &Db, coupon: CouponId, drops: &[DropKeys]) -> Result<u64, DbError> {
+async fn count_rows_of_other_sealed_drops(
+    db: &Db,
+    coupon: CouponId,
+    drops: &[DropKeys],
+) -> Result<u64, DbError> {
     let sum = sql!(
         "SELECT CAST(COALESCE(SUM(sealed_rows), 0) AS UNSIGNED) FROM drops \
          WHERE coupon_id = ? AND sealed_at IS NOT NULL AND NOT COALESCE(id IN (?), FALSE)",

@@ -106,7 +106,7 @@ impl Campaign {
         );
         let failed = self.failed.as_ref();
         ensure!(
-            !is_daily || failed.is_none_or(|failed| has_date(&failed.of())),
+            !is_daily || failed.is_none_or(|failed| has_date(&failed.selection())),
             "failed.where: write {{date}} here, too: an event of one day must not become a row \
             of another"
         );
@@ -221,7 +221,9 @@ impl Campaign {
                 && self.names_users()
                 && other.names_users()
                 && are_same(&self.rows.of, &other.rows.of)
-            || failed.is_some_and(|(a, b)| a.table == b.table && are_same(&a.of(), &b.of()))
+            || failed.is_some_and(|(a, b)| {
+                a.table == b.table && are_same(&a.selection(), &b.selection())
+            })
     }
 }
 

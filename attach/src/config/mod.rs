@@ -274,8 +274,8 @@ pub struct FailedTable {
 }
 
 impl FailedTable {
-    /// Selects the events of this campaign.
-    pub fn of(&self) -> Columns {
+    /// Returns what selects the events of this campaign.
+    pub fn selection(&self) -> Columns {
         self.of.clone().unwrap_or_default()
     }
 }

@@ -57,7 +57,7 @@ impl Stage {
     }
 
     /// Returns it with the day of the target in its names.
-    pub(crate) fn of(&self, target: &Target<'_>) -> Self {
+    pub(crate) fn for_target(&self, target: &Target<'_>) -> Self {
         match self {
             Self::Topic { topic, group } => Self::Topic {
                 topic: target.fill(topic),

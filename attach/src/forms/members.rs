@@ -127,14 +127,14 @@ impl Census {
              one is {}: {}",
             self.strange,
             members.form.word(),
-            shown(first),
+            description(first),
             members.advice(first)
         ))
     }
 }
 
-/// Shows what a member is, with no more of its user than two letters.
-fn shown(bytes: &[u8]) -> String {
+/// Describes a member, without its user except for two letters.
+fn description(bytes: &[u8]) -> String {
     if let Some(class) = java::class(bytes) {
         return format!("a serialised {class:?}");
     }

@@ -61,14 +61,14 @@ impl Topic {
         })
     }
 
-    /// Asks Kafka in a thread of its own, since its client blocks.
-    async fn ask<T: Send + 'static>(
+    /// Queries Kafka in a separate thread, because its client blocks.
+    async fn query<T: Send + 'static>(
         &self,
         read: impl FnOnce(&BaseConsumer) -> KafkaResult<T> + Send + 'static,
     ) -> Answer<T> {
         let client = self.client.clone();
-        let asked = tokio::task::spawn_blocking(move || read(&client)).await;
-        asked
+        let answer = tokio::task::spawn_blocking(move || read(&client)).await;
+        answer
             .map_err(|error| AttachError::Kafka(error.to_string()))?
             .map_err(|error| AttachError::kafka(&error))
     }
@@ -77,7 +77,7 @@ impl Topic {
     pub(super) async fn check(&self) -> Answer<()> {
         self.logs().await?;
         let group = self.group.clone();
-        if self.ask(move |client| exists(client, &group)).await? {
+        if self.query(move |client| exists(client, &group)).await? {
             return Ok(());
         }
         Err(AttachError::Misfit(format!(
@@ -88,7 +88,7 @@ impl Topic {
 
     pub(super) async fn logs(&self) -> Answer<Logs> {
         let name = self.name.clone();
-        let logs = self.ask(move |client| logs(client, &name)).await?;
+        let logs = self.query(move |client| logs(client, &name)).await?;
         // A topic without partitions would have passed.
         if logs.is_empty() {
             let why = format!("queue: Kafka has no topic {:?}", self.name);
@@ -102,7 +102,7 @@ impl Topic {
         let name = self.name.clone();
         let partitions: Vec<i32> = ends.keys().copied().collect();
         let committed = self
-            .ask(move |client| committed(client, &name, &partitions))
+            .query(move |client| committed(client, &name, &partitions))
             .await?;
         // Read afterwards: an offset beyond this end is of another log.
         let now = self.logs().await?;
@@ -191,13 +191,14 @@ mod tests {
             (&[(0, 20)], &Logs::new(), Some("beyond its end")),
         ] {
             let committed: Committed = committed.iter().copied().collect();
-            let told = match compare(&ends, &committed, now) {
+            let verdict = match compare(&ends, &committed, now) {
                 Progress::Passed => None,
                 Progress::Behind(why) => Some(why),
             };
-            assert_eq!(told.is_some(), expected.is_some(), "{committed:?}");
+            assert_eq!(verdict.is_some(), expected.is_some(), "{committed:?}");
             assert!(
-                told.unwrap_or_default()
+                verdict
+                    .unwrap_or_default()
                     .contains(expected.unwrap_or_default())
             );
         }

@@ -98,7 +98,7 @@ impl Queue {
     pub fn new(target: &Target<'_>, keys: Keys, queues: &Queues) -> Self {
         let stages = target.campaign.queue.iter();
         Self {
-            stages: stages.map(|stage| stage.of(target)).collect(),
+            stages: stages.map(|stage| stage.for_target(target)).collect(),
             in_flight: target.campaign.in_flight(),
             keys,
             brokers: queues.brokers.clone(),

@@ -47,7 +47,7 @@ fn facts() -> impl Strategy<Value = Facts> {
                     CountMeans::Tickets
                 }),
                 // Otherwise each repair of what is left asks whether stock was added.
-                is_quantity_told: true,
+                is_quantity_settled: true,
                 missing,
                 ..Facts::default()
             }
