@@ -169,7 +169,7 @@ impl CrowdWorker {
         let mut asked = due;
         loop {
             let pending = self.plan.invoke(person);
-            let answer = self.ask((name, &value), pending).await;
+            let answer = self.send_claim((name, &value), pending).await;
             let answer = answer.unwrap_or_else(|_| {
                 self.connection = None;
                 // The next attempt goes to a different process.
@@ -191,7 +191,7 @@ impl CrowdWorker {
     }
 
     /// Sends a claim. Without an answer, it is recorded as unknown.
-    async fn ask(
+    async fn send_claim(
         &mut self,
         identity: (&str, &str),
         pending: Option<Pending>,

@@ -132,7 +132,7 @@ pub async fn run(options: RushOptions) -> Result<ExitCode> {
     };
     let progress = Arc::new(CrowdProgress::default());
     let rushing = generator::run(plan, progress.clone());
-    let tally = shown(&progress, options.json, rushing).await?;
+    let tally = show_progress(&progress, options.json, rushing).await?;
     let rows = options.rows(coupon_id, &tally).await?;
     if let Some(history) = &history {
         history.end(rows.as_ref())?;
@@ -168,7 +168,7 @@ pub async fn run(options: RushOptions) -> Result<ExitCode> {
 }
 
 /// Shows a crowd's progress until its work is done.
-pub(crate) async fn shown<T>(
+pub(crate) async fn show_progress<T>(
     progress: &CrowdProgress,
     quiet: bool,
     work: impl Future<Output = T>,

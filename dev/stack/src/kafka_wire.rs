@@ -16,7 +16,7 @@ const LONGEST_ANSWER: u32 = 1 << 20;
 
 /// Returns the IDs of the brokers in the cluster's metadata.
 pub(crate) async fn brokers(port: u16) -> Result<Vec<i32>> {
-    let answer = ask(port, METADATA).await?;
+    let answer = request(port, METADATA).await?;
     broker_ids(&answer).context("the answer is too short")
 }
 
@@ -44,7 +44,7 @@ fn after_text(bytes: &[u8]) -> Option<&[u8]> {
 /// in progress" (14). A producer would then retry after half a second, which is longer than the
 /// publishing deadline of some tests.
 pub(crate) async fn gives_producer_ids(port: u16) -> Result<()> {
-    let answer = ask(port, INIT_PRODUCER_ID).await?;
+    let answer = request(port, INIT_PRODUCER_ID).await?;
     // The error code follows the correlation ID and the throttle time, each of which has four
     // bytes.
     let code = answer
@@ -57,7 +57,7 @@ pub(crate) async fn gives_producer_ids(port: u16) -> Result<()> {
     }
 }
 
-async fn ask(port: u16, request: &[u8]) -> Result<Vec<u8>> {
+async fn request(port: u16, request: &[u8]) -> Result<Vec<u8>> {
     let mut connection = TcpStream::connect(("127.0.0.1", port)).await?;
     connection.write_u32(u32::try_from(request.len())?).await?;
     connection.write_all(request).await?;

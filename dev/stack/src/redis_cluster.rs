@@ -96,11 +96,11 @@ impl RedisCluster {
         let mut agreed = None;
         for node in &self.nodes {
             let port = node.port();
-            let info: String = ask(port, &words("CLUSTER INFO")).await?;
+            let info: String = send(port, &words("CLUSTER INFO")).await?;
             let served = field(&info, "cluster_state") == Some("ok")
                 && field(&info, "cluster_slots_ok") == Some("16384");
             ensure!(served, "not all slots are served as port {port} sees it");
-            let seen: String = ask(port, &words("CLUSTER NODES")).await?;
+            let seen: String = send(port, &words("CLUSTER NODES")).await?;
             ensure!(!seen.contains("fail"), "port {port} reports a failed node");
             let roles = roles(&seen);
             // A primary ignores a failover to a replica that it does not know yet.
@@ -108,7 +108,7 @@ impl RedisCluster {
                 agreed.get_or_insert_with(|| roles.clone()) == &roles,
                 "port {port} sees another cluster"
             );
-            let info: String = ask(port, &words("INFO replication")).await?;
+            let info: String = send(port, &words("INFO replication")).await?;
             let is_linked = field(&info, "master_link_status") == Some("up");
             let has_replica = field(&info, "min_slaves_good_slaves").is_some_and(|n| n != "0");
             ensure!(is_linked || has_replica, "port {port} does not replicate");
@@ -138,7 +138,7 @@ impl RedisCluster {
     /// Returns the slot of a key, from its hash tag if it has one.
     pub async fn slot_of(&self, key: &str) -> Result<u16> {
         for node in &self.nodes {
-            if let Ok(slot) = ask(node.port(), cmd("CLUSTER").arg("KEYSLOT").arg(key)).await {
+            if let Ok(slot) = send(node.port(), cmd("CLUSTER").arg("KEYSLOT").arg(key)).await {
                 return Ok(slot);
             }
         }
@@ -169,7 +169,7 @@ impl RedisCluster {
         let places = self.places().await;
         let replica = places.iter().find(|(_, place)| place.primary == id);
         let (replica, _) = replica.context("the primary has no replica")?;
-        tell(replica, "CLUSTER FAILOVER").await?;
+        must_accept(replica, "CLUSTER FAILOVER").await?;
         within(LIMIT, async || {
             let is_replaced = self.primary_of(key).await?.port() != old;
             ensure!(is_replaced, "port {old} is still the primary");
@@ -187,24 +187,28 @@ impl RedisCluster {
         let source = id(from.port()).await?;
         let target = id(to.port()).await?;
         if source != target {
-            tell(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}")).await?;
-            tell(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {target}")).await?;
+            must_accept(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}")).await?;
+            must_accept(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {target}")).await?;
             while move_some_keys(slot, from, to).await? {}
         }
         // The new owner is notified first. Otherwise the slot would have no owner for a moment.
         for node in [to, from] {
-            tell(node, &format!("CLUSTER SETSLOT {slot} NODE {target}")).await?;
+            must_accept(node, &format!("CLUSTER SETSLOT {slot} NODE {target}")).await?;
         }
         Ok(())
     }
 
     /// Returns the places of the nodes that answer.
     async fn places(&self) -> Vec<(&RedisServer, ClusterPlace)> {
-        let ask = |node: &RedisServer| {
-            let port = node.port();
-            tokio::spawn(async move { ask(port, &words("CLUSTER NODES")).await })
-        };
-        let asked: Vec<_> = self.nodes.iter().map(|node| (node, ask(node))).collect();
+        let asked: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|node: &RedisServer| {
+                let port = node.port();
+                let nodes = async move { send(port, &words("CLUSTER NODES")).await };
+                (node, tokio::spawn(nodes))
+            })
+            .collect();
         let mut places = Vec::new();
         for (node, answer) in asked {
             let answer: Option<String> = answer.await.ok().and_then(Result::ok);
@@ -218,13 +222,13 @@ impl RedisCluster {
 /// Moves some keys of the slot. Returns false if there were none.
 async fn move_some_keys(slot: u16, from: &RedisServer, to: &RedisServer) -> Result<bool> {
     let some = format!("CLUSTER GETKEYSINSLOT {slot} {MOVED_AT_ONCE}");
-    let keys: Vec<Vec<u8>> = ask(from.port(), &words(&some)).await?;
+    let keys: Vec<Vec<u8>> = send(from.port(), &words(&some)).await?;
     if !keys.is_empty() {
         let mut migrate = cmd("MIGRATE");
         let limit_ms = u64::try_from(MOVE_LIMIT.as_millis())?;
         migrate.arg("127.0.0.1").arg(to.port()).arg("").arg(0);
         migrate.arg(limit_ms).arg("KEYS").arg(&keys);
-        let () = ask_within(MOVE_LIMIT, from.port(), &migrate).await?;
+        let () = send_within(MOVE_LIMIT, from.port(), &migrate).await?;
     }
     Ok(!keys.is_empty())
 }
@@ -284,11 +288,11 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
 }
 
 async fn id(port: u16) -> Result<String> {
-    ask(port, &words("CLUSTER MYID")).await
+    send(port, &words("CLUSTER MYID")).await
 }
 
-async fn tell(node: &RedisServer, command: &str) -> Result<()> {
-    ask(node.port(), &words(command))
+async fn must_accept(node: &RedisServer, command: &str) -> Result<()> {
+    send(node.port(), &words(command))
         .await
         .with_context(|| format!("to {command}"))
 }
@@ -301,12 +305,12 @@ fn words(text: &str) -> Cmd {
 }
 
 /// Sends one command on a new connection.
-async fn ask<T: FromRedisValue>(port: u16, command: &Cmd) -> Result<T> {
-    ask_within(ANSWER_LIMIT, port, command).await
+async fn send<T: FromRedisValue>(port: u16, command: &Cmd) -> Result<T> {
+    send_within(ANSWER_LIMIT, port, command).await
 }
 
-/// Does the same as [`ask`], with a different timeout.
-async fn ask_within<T: FromRedisValue>(limit: Duration, port: u16, command: &Cmd) -> Result<T> {
+/// Does the same as [`send`], with a different timeout.
+async fn send_within<T: FromRedisValue>(limit: Duration, port: u16, command: &Cmd) -> Result<T> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(ANSWER_LIMIT))
         .set_response_timeout(Some(limit));

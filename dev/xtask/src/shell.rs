@@ -111,7 +111,7 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
-        .with_context(|| format!("cannot start {}", shown(command)))?;
+        .with_context(|| format!("cannot start {}", command_line(command)))?;
     judge(command, status)
 }
 
@@ -120,7 +120,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command
         .stderr(Stdio::inherit())
         .output()
-        .with_context(|| format!("cannot start {}", shown(command)))?;
+        .with_context(|| format!("cannot start {}", command_line(command)))?;
     judge(command, output.status)?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -128,7 +128,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 /// Replaces this process, so that the program gets the terminal, signals and exit code.
 pub(crate) fn exec(command: &mut Command) -> Result<()> {
     let error = command.exec();
-    Err(error).with_context(|| format!("cannot start {}", shown(command)))
+    Err(error).with_context(|| format!("cannot start {}", command_line(command)))
 }
 
 pub(crate) fn judge(command: &Command, status: ExitStatus) -> Result<()> {
@@ -137,13 +137,13 @@ pub(crate) fn judge(command: &Command, status: ExitStatus) -> Result<()> {
     }
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Err(Failed {
-        what: format!("{}: {status}", shown(command)),
+        what: format!("{}: {status}", command_line(command)),
         code: code.unwrap_or(1),
     }
     .into())
 }
 
-fn shown(command: &Command) -> String {
+fn command_line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words
         .map(OsStr::to_string_lossy)

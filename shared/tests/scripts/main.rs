@@ -81,7 +81,7 @@ async fn play(
         let expected = model.apply(command);
         let step = format!("step {at}, {command:?}, from {before:?}");
         prop_assert_eq!(&answer, &expected, "{}", step);
-        prop_assert_eq!(world.look().await, model.shown(), "after {}", step);
+        prop_assert_eq!(world.read_state().await, model.state(), "after {}", step);
         let is_late = matches!(command, ScriptCommand::Stale(_) | ScriptCommand::Late(_));
         if answer == "Stale" || is_late {
             let bytes = world.dump().await;
@@ -147,13 +147,13 @@ async fn ended_revocation_voids_only_earlier_admissions() {
     world.revoke('a', 1, None).await;
     world.revoke('a', 1, Some(long_ago)).await;
     assert_eq!(
-        world.look().await.users,
+        world.read_state().await.users,
         [(1, "a".to_owned())].into(),
         "a newer claim is not released"
     );
     // The revocation ends in the future, so all present claims are older.
     world.revoke('a', 2, Some(long_ago + 3_600_000)).await;
-    assert!(world.look().await.users.is_empty());
+    assert!(world.read_state().await.users.is_empty());
     let claimed = world.claims("a").await;
     assert_eq!(claimed, "[Unverified]", "Redis's clock was set back");
     world.revoke('a', 3, None).await;
@@ -177,7 +177,7 @@ async fn revocation_that_names_another_drop_releases_the_claim() {
         .redis
         .revoke(&world.keys, OncePer::Coupon, &of_another);
     revoke.await.unwrap();
-    let left = world.look().await;
+    let left = world.read_state().await;
     // The key has a mark.
     let is_gone = left.users.is_empty() && left.claimants.keys().all(String::is_empty);
     assert!(is_gone, "{left:?}");

@@ -139,7 +139,7 @@ impl Model {
         !self.has_mark || self.once_per_coupon() && !self.has_claimants_mark
     }
 
-    pub(crate) fn shown(&self) -> Shown {
+    pub(crate) fn state(&self) -> Shown {
         let mark = |is_there: bool| is_there.then(|| (String::new(), "0".to_owned()));
         let claim = |(p, (d, s)): (&UserLetter, &(i64, i64))| (p.to_string(), format!("{d}:{s}"));
         Shown {

@@ -75,7 +75,7 @@ async fn forgotten_revocations_are_removed_unless_they_have_changed() {
     let rows = [claim_on('a', 1), claim_on('b', 2)];
     let page = redis.project_slots(keys, fence, OncePer::Coupon, 1..=2, &rows);
     assert_eq!(page.await.unwrap(), Fenced::Done(1), "that of b is void");
-    let users = world.look().await.users;
+    let users = world.read_state().await.users;
     assert_eq!(users.len(), 1, "{users:?}");
 }
 

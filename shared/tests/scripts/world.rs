@@ -457,7 +457,7 @@ impl ScriptWorld {
         pipe.query_async(&mut connection).await.unwrap()
     }
 
-    pub(crate) async fn look(&self) -> Shown {
+    pub(crate) async fn read_state(&self) -> Shown {
         type Found = (
             (Option<String>, Option<String>),
             Option<String>,

@@ -18,7 +18,7 @@ use crate::local::faults;
 use crate::local::system::Local;
 use crate::ops::Ops;
 use crate::rows::Rows;
-use crate::rush::shown;
+use crate::rush::show_progress;
 use crate::shops::{self, ShopTally};
 use crate::tally::{CrowdProgress, Tally};
 use crate::terminal::{Progress, grouped, step, table};
@@ -145,7 +145,7 @@ async fn rush(quantity: u32, people: u32, system: &mut Local, coupon_id: i64) ->
         tally
     };
     let work = async { tokio::join!(rushing, kill) };
-    let (tally, killed) = shown(&progress, false, work).await;
+    let (tally, killed) = show_progress(&progress, false, work).await;
     killed?;
     tally
 }

@@ -145,7 +145,7 @@ fn differs(protocol: &Protocol, state: &State) -> bool {
 }
 
 /// Notes the users without a row; a second look keeps those of the first.
-fn look(state: &mut State, is_first: bool) {
+fn note_unissued(state: &mut State, is_first: bool) {
     for claim in &mut state.claims {
         let is_seen = claim.phase.is_member() && claim.rows == 0;
         claim.is_unissued = is_seen && (is_first || claim.is_unissued);
@@ -184,7 +184,7 @@ pub(super) fn steps(protocol: &Protocol, state: &State, steps: &mut Vec<Step>) {
 pub(super) fn go_on(protocol: &Protocol, state: &mut State) {
     let waits = waits(protocol);
     let Some(mut pass) = state.pass.take() else {
-        look(state, true);
+        note_unissued(state, true);
         begin_wait(state, Some(waits[0]));
         state.pass = Some(Pass {
             first: Numbers::read(state),
@@ -201,7 +201,7 @@ pub(super) fn go_on(protocol: &Protocol, state: &mut State) {
     begin_wait(state, pass.wait);
     pass.at = At::Waiting(done + 1);
     if pass.wait.is_none() {
-        look(state, false);
+        note_unissued(state, false);
         pass.at = At::Repairing {
             second: Numbers::read(state),
             is_counter_done: false,

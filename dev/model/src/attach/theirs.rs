@@ -47,7 +47,7 @@ pub(super) fn move_to(state: &mut State, at: usize, phase: Phase) {
 /// The next step of a claim without faults.
 pub(super) fn go_on(protocol: &Protocol, state: &mut State, at: usize) {
     let next = match state.claims[at].phase {
-        Phase::ToCome => ask(protocol, state),
+        Phase::ToCome => take_one(protocol, state),
         Phase::Took => Phase::Buffered,
         Phase::TookTooMuch => {
             state.left += 1;
@@ -76,7 +76,7 @@ pub(super) fn go_on(protocol: &Protocol, state: &mut State, at: usize) {
 }
 
 /// DECR.
-fn ask(protocol: &Protocol, state: &mut State) -> Phase {
+fn take_one(protocol: &Protocol, state: &mut State) -> Phase {
     state.left -= 1;
     if state.left >= 0 {
         Phase::Took

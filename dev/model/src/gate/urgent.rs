@@ -109,7 +109,7 @@ fn go_on(protocol: &Protocol, state: &mut State, mut pass: Pass) -> Option<Pass>
     let coupon = pass.coupon;
     let closed = pass.fence(Word::Closed);
     pass.stage = match pass.stage {
-        Stage::Look => return look(protocol, state, pass),
+        Stage::Look => return plan_coupon(protocol, state, pass),
         Stage::Close(seen, is_clean) => {
             state.closed_clean |= is_clean && state.keys.gates[coupon] == seen;
             close(protocol, state, &mut pass, seen)?
@@ -181,7 +181,7 @@ fn go_on(protocol: &Protocol, state: &mut State, mut pass: Pass) -> Option<Pass>
 }
 
 /// Finds what to do for the coupon.
-fn look(protocol: &Protocol, state: &mut State, mut pass: Pass) -> Option<Pass> {
+fn plan_coupon(protocol: &Protocol, state: &mut State, mut pass: Pass) -> Option<Pass> {
     let coupon = pass.coupon;
     let gate = state.keys.gates[coupon];
     if protocol.omits(Omitted::WaitFromEra) {
