@@ -73,7 +73,7 @@ impl Judged {
         }
     }
 
-    /// Notes why all repairs of its campaign are held back, unless it has a reason of its own.
+    /// Notes why all repairs of its campaign are held back, unless it already has a reason.
     pub(super) fn doubt_unless_graver(&mut self, doubt: Doubt) {
         let gravest = self.doubt.map_or(doubt, |own| own.min(doubt));
         self.finding.case = FindingCase::Doubted(gravest);
@@ -159,7 +159,7 @@ impl Judge<'_> {
                 (None, why)
             } else if surplus.contains(user) {
                 let why = format!(
-                    "{has_row}; its row is beyond the quantity, so nobody may have told it yes"
+                    "{has_row}; its row is beyond the quantity, so it may never have been promised"
                 );
                 (None, why)
             } else {
@@ -279,7 +279,7 @@ impl Judge<'_> {
         if user.is_empty() {
             self.found(kind, user, "it names no user", None);
         } else if self.facts.is_selling && are_too_many {
-            let why = "more were told yes than there are coupons; it is being sold";
+            let why = "more were promised a coupon than there are coupons; it is being sold";
             self.waits(kind, user, why);
         } else if self.room > 0 {
             self.room -= 1;

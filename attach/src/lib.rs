@@ -136,7 +136,7 @@ pub struct Ours {
 
 impl Ours {
     /// Creates our tables. Refuses a database with tables of others, which may be the shop's own,
-    /// and that of a Firstcome with coupons of its own.
+    /// and that of a Firstcome that hands out coupons itself.
     pub async fn migrate(&self) -> anyhow::Result<()> {
         let tables = "SELECT COUNT(*), CAST(COALESCE(SUM(TABLE_NAME = \
             '__diesel_schema_migrations'), 0) AS SIGNED) FROM information_schema.TABLES \
@@ -145,7 +145,7 @@ impl Ours {
         let (all, of_diesel) = tables.await.context("DATABASE_URL")?.unwrap_or_default();
         let mut is_ours = all == 0;
         if of_diesel > 0 {
-            // A shop in Rust may have this table, too, with migrations of its own.
+            // A shop in Rust may have this table, too, with other migrations.
             let others = self.db.first::<i64>(
                 "look for migrations",
                 sql!("SELECT COUNT(*) FROM __diesel_schema_migrations WHERE version <> '0001'"),

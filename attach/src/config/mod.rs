@@ -129,7 +129,7 @@ pub enum KeyType {
     Hash,
 }
 
-/// What a member of the users' key was told.
+/// What an entry in the users' key means for its user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UsersMean {
@@ -505,7 +505,7 @@ impl AttachFile {
             ensure!(
                 same.is_none(),
                 "campaign {name:?} has the users, counter, rows or failed events of campaign \
-                {:?}: one would repair what belongs to the other. Give each keys of its own, and \
+                {:?}: one would repair what belongs to the other. Give each separate keys, and \
                 a column in `where` with other values",
                 same.map_or(name, |other| &other.name)
             );

@@ -25,7 +25,7 @@ struct System {
     loser: &'static [&'static str],
     /// What is broken besides a row.
     fault: &'static [&'static str],
-    /// A key names who was told yes. Otherwise a lost row is only a number.
+    /// A key names who was promised one. Otherwise a lost row is only a number.
     names_users: bool,
     /// What is read to compare.
     state: &'static [&'static str],

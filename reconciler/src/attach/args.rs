@@ -35,7 +35,7 @@ pub struct AttachArgs {
     /// Print user ids in full; the default masks them
     #[arg(long, requires = "once")]
     pub full_ids: bool,
-    /// A database of its own for runs, alerts and mails; --once without it records nothing
+    /// A separate database for runs, alerts and mails; --once without it records nothing
     #[arg(
         long,
         env = "DATABASE_URL",

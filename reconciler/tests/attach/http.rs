@@ -120,7 +120,7 @@ impl Daemon {
     }
 }
 
-/// Two have no row, and a failed event is of a user who was never told yes.
+/// Two have no row, and a failed event is of a user who was never promised one.
 async fn world() -> World {
     let world = World::new().await;
     world.members("@users", users(0..3)).await;

@@ -39,7 +39,7 @@ async fn users_whom_mysql_takes_for_one_are_one_although_redis_writes_them_other
     let attached = world.attached(FILE);
     let run = pass(&attached).await;
     assert!(run.status == Status::Clean && run.drops[0].exact, "{run:?}");
-    // A second member of the same row was told yes as well; nobody can say whether it is another
+    // A second member of the same row was promised one, too; nobody can say whether it is another
     // person.
     let () = world.redis("SADD @users KIM").await;
     let () = world.redis("SET @count 4").await;

@@ -57,9 +57,11 @@ impl AlertKind {
     const fn campaign_facts(self) -> KindFacts {
         let facts = self.facts();
         let (users, to_do) = match self {
-            Self::Left(Kind::Unissued) => ("They were told yes, and have no coupon yet.", AGAIN),
+            Self::Left(Kind::Unissued) => {
+                ("They were promised a coupon, and have none yet.", AGAIN)
+            }
             Self::Left(Kind::FailedClaim) => (
-                "They may have been told yes, and have no coupon.",
+                "They may have been promised a coupon, and have none.",
                 "See the reason of each. Those that came after the last coupon was given out can \
                 be deleted.",
             ),
@@ -68,14 +70,11 @@ impl AlertKind {
                 AGAIN,
             ),
             Self::Left(Kind::CountMismatch) => {
-                ("The counter may tell people yes or no wrongly.", AGAIN)
+                ("The counter may accept or refuse users wrongly.", AGAIN)
             }
-            Self::Left(Kind::Unfilled) => (
-                "People are told that nothing is left, although coupons are.",
-                AGAIN,
-            ),
+            Self::Left(Kind::Unfilled) => ("Users are refused, although coupons are left.", AGAIN),
             Self::Left(Kind::OverAdmitted) => (
-                "More people were told yes than there are coupons.",
+                "More users were promised a coupon than there are coupons.",
                 "Raise the quantity, and the next pass in mode repair gives each of them one; or \
                 tell each of them.",
             ),

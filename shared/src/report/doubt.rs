@@ -86,7 +86,7 @@ impl Doubt {
             Self::AddedByUs => DoubtWords {
                 headline: "a repair added its user to Redis because of a row that is gone",
                 advice: "if you took the row back, remove the user from Redis, too; confirm only \
-                    if they were told yes",
+                    if they were promised a coupon",
             },
             Self::OtherForm => DoubtWords {
                 headline: "some members are in another form than the file says",

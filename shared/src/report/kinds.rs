@@ -299,7 +299,7 @@ impl AlertKind {
                     "coupons that somebody has twice",
                 ],
                 severity: Severity::Critical,
-                users: "Somebody else was told yes, and has none.",
+                users: "Another user was promised it, and has none.",
                 to_do: "Delete the second row (duplicate_row names its user), and add a unique \
                     key. In mode repair the next pass then gives the coupon to whom it was \
                     promised. Do not raise the quantity.",
@@ -337,7 +337,7 @@ impl AlertKind {
             Self::Left(Kind::OverAdmitted) => KindFacts {
                 noun: ["admission too many", "admissions too many"],
                 severity: Severity::Critical,
-                users: "More people were told yes than there are slots.",
+                users: "More users were promised a slot than there are slots.",
                 to_do: "Raise the quantity before the drop closes: the next pass gives each of \
                     them a coupon.",
                 remedy: Remedy::Raise,

@@ -109,7 +109,7 @@ fn debian(name: &str, packages: &str) -> Result<()> {
         let folder = tempfile::tempdir()?;
         let archive = folder.path().join("root.tar");
         let mut bootstrap = command("mmdebstrap");
-        // A machine behind a proxy has certificate authorities of its own, which builds in the
+        // A machine behind a proxy may have additional certificate authorities, which builds in the
         // image need.
         if Path::new(OWN_AUTHORITIES).exists() {
             let parent = Path::new(OWN_AUTHORITIES)

@@ -56,7 +56,7 @@ impl Shop {
         self.world.redis.command(words).await
     }
 
-    /// Users who were told yes and have their rows.
+    /// Users who were promised a coupon and have their rows.
     pub(crate) async fn sell(&self, users: std::ops::Range<u32>) {
         for user in users {
             self.add_member(user).await;
