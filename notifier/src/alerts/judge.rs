@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::domain::DropId;
 use firstcome_shared::subject::Subject;
 
 use super::{ADMISSION, Alert, AlertMemory, AlertState, Problem, problems};
@@ -259,7 +259,7 @@ pub fn pause(mails: u32, policy: MailPolicy) -> TimeDelta {
 fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> bool {
     let is_complete = run.status != Status::Failed && !run.partial;
     if let Some(drop) = alert.drop_id {
-        return is_drop_over(drop, alert.coupon_id, run);
+        return is_drop_over(drop, alert, run);
     }
     match AlertKind::from_word(&alert.kind) {
         _ if !is_complete => false,
@@ -292,16 +292,9 @@ fn is_left_out(drop: DropId, run: &Run) -> bool {
     }
 }
 
-/// Whether a pass has compared the drop: the limit held no repair back, and it did not fail as a
-/// whole.
-fn is_drop_over(drop: DropId, coupon: Option<CouponId>, run: &Run) -> bool {
+/// Whether a pass has compared what the alert is about, and did not fail as a whole.
+fn is_drop_over(drop: DropId, alert: &Alert, run: &Run) -> bool {
     let has_failed = run.status == Status::Failed;
-    let was_compared = |report: &DropReport| {
-        !has_failed
-            && !report.findings.iter().any(|it: &Finding| {
-                it.result == Outcome::Planned || it.result == Outcome::Failed && it.is_whole()
-            })
-    };
     let mut reports = run.drops.iter().filter(|it| it.drop_id == drop).peekable();
     if reports.peek().is_none() {
         let would_be_reported = match drop.subject() {
@@ -312,9 +305,24 @@ fn is_drop_over(drop: DropId, coupon: Option<CouponId>, run: &Run) -> bool {
             Subject::Campaign => run
                 .findings
                 .iter()
-                .all(|it| it.coupon_id.is_some() && it.coupon_id != coupon),
+                .all(|it| it.coupon_id.is_some() && it.coupon_id != alert.coupon_id),
         };
         return would_be_reported && !has_failed && !run.partial;
     }
-    reports.any(|report| report.sealed || was_compared(report))
+    reports.any(|report| report.sealed || !has_failed && was_compared(report, alert))
+}
+
+/// Whether what the alert is about would be in this report.
+fn was_compared(report: &DropReport, alert: &Alert) -> bool {
+    !report.findings.iter().any(|it: &Finding| {
+        let is_held = it.result == Outcome::Planned;
+        match report.drop_id.subject() {
+            // While the limit holds repairs back, or if the drop failed as a whole, the rest of it
+            // was not compared.
+            Subject::Drop => is_held || it.result == Outcome::Failed && it.is_whole(),
+            // It is compared as a whole before anything is repaired. But a case of the alert may
+            // be among the repairs that wait now.
+            Subject::Campaign => is_held && it.kind.as_str() == alert.kind,
+        }
+    })
 }

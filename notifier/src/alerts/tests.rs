@@ -644,3 +644,29 @@ fn alert_of_a_campaign_stays_while_it_cannot_be_compared() {
     let over = duty.sees(3, &other);
     assert!(over.contains("failed_claim over"), "{over}");
 }
+
+#[test]
+fn alert_of_a_campaign_ends_while_repairs_of_another_kind_are_held_back() {
+    let campaign = |findings| {
+        let mut pass = run(Status::Braked, findings);
+        pass.drops[0].drop_id = DropId::of_campaign("Winter", None);
+        pass
+    };
+    let held = |kind| finding(kind, 9, Outcome::Planned);
+    let mut duty = Duty::default();
+    let left = campaign(vec![left(Kind::FailedClaim, 3), held(Kind::Unissued)]);
+    assert_eq!(duty.sees(0, &left), "braked New, failed_claim New");
+    let same_kind = campaign(vec![held(Kind::FailedClaim)]);
+    assert!(!duty.sees(1, &same_kind).contains("over"));
+    let other_kind = campaign(vec![held(Kind::Unissued)]);
+    assert!(duty.sees(2, &other_kind).contains("failed_claim over"));
+    // A store that could not be written does not hide the rest either.
+    assert!(duty.sees(3, &left).contains("failed_claim New"));
+    let counter = Finding {
+        slot: None,
+        user_id: None,
+        ..finding(Kind::CountMismatch, 0, Outcome::Failed)
+    };
+    let failed = campaign(vec![counter]);
+    assert!(duty.sees(4, &failed).contains("failed_claim over"));
+}
