@@ -147,11 +147,11 @@ fn content(run: &Run, drops: &str) -> Option<i64> {
     if run.partial || run.dry_run {
         return None;
     }
-    let mut found: Vec<i64> = run.all_findings().map(Finding::identity).collect();
+    let mut found: Vec<i64> = run.all_findings().map(Finding::fingerprint).collect();
     found.sort_unstable();
     let mut hash = Sha256::new();
-    for identity in found {
-        hash.update(identity.to_be_bytes());
+    for fingerprint in found {
+        hash.update(fingerprint.to_be_bytes());
     }
     hash.update(run.status.as_str());
     hash.update(drops);
@@ -237,6 +237,8 @@ mod tests {
         let later = [found(Outcome::Skipped, "for 33 s")];
         assert_eq!(run("1", false, &left), run("2", false, &later));
         assert_ne!(run("1", false, &left), run("2", false, &[]));
+        let other = [found(Outcome::Skipped, "its queue has no group")];
+        assert_ne!(run("1", false, &left), run("2", false, &other));
         let repaired = [found(Outcome::Applied, "")];
         assert_ne!(run("1", false, &repaired), run("2", false, &repaired));
         assert_eq!(run("1", true, &[]), None);

@@ -237,7 +237,7 @@ fn from_findings((kind, coupon_id, drop_id, part): Key, mut findings: Vec<Findin
     findings.sort_by(|a, b| {
         (a.kind, a.slot, &a.user_id, &a.detail).cmp(&(b.kind, b.slot, &b.user_id, &b.detail))
     });
-    let content = findings.iter().map(Finding::identity);
+    let content = findings.iter().map(Finding::fingerprint);
     Problem {
         kind,
         name: name(kind, coupon_id, drop_id, part),

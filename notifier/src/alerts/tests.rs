@@ -670,3 +670,24 @@ fn alert_of_a_campaign_ends_while_repairs_of_another_kind_are_held_back() {
     let failed = campaign(vec![counter]);
     assert!(duty.sees(4, &failed).contains("failed_claim over"));
 }
+
+#[test]
+fn acknowledged_alert_of_a_campaign_is_mailed_again_when_its_reason_is_another() {
+    let stalls = |why: &str| {
+        let finding = Finding {
+            detail: why.to_owned(),
+            ..not_compared("Winter")
+        };
+        general(Status::Drift, vec![finding])
+    };
+    let form = |percent| stalls(&format!("{percent} % of the members are in another form"));
+    let mut duty = Duty::default();
+    assert_eq!(
+        duty.sees(0, &stalls("the queue has no group")),
+        "stalled New"
+    );
+    duty.acknowledge(1);
+    assert_eq!(duty.sees(600, &form(40)), "stalled Changed");
+    duty.acknowledge(601);
+    assert_eq!(duty.sees(1_000, &form(41)), "");
+}

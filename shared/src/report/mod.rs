@@ -151,8 +151,27 @@ impl Finding {
     /// Returns a hash of everything that stays the same while the finding persists. It excludes the
     /// detail, which may contain ages and lags.
     pub fn identity(&self) -> i64 {
+        self.hash("")
+    }
+
+    /// Like [`Self::identity`], but also tells apart two reasons of a finding that names no slot, no
+    /// user and no case: only its detail has the reason. Of that it takes the letters, because
+    /// numbers are ages, lags and counts.
+    pub fn fingerprint(&self) -> i64 {
+        if !self.is_whole() || self.case != FindingCase::Plain {
+            return self.identity();
+        }
+        let reason: String = self
+            .detail
+            .chars()
+            .filter(|it| it.is_alphabetic())
+            .collect();
+        self.hash(&reason)
+    }
+
+    fn hash(&self, reason: &str) -> i64 {
         let place = (self.coupon_id, self.drop_id, self.slot, &self.user_id);
-        let what = (self.kind, self.case.identity(), self.dead_letter);
+        let what = (self.kind, self.case.identity(), self.dead_letter, reason);
         let end = (self.action, self.result, self.needs_person);
         let hash = Sha256::digest(json!([place, what, end]).to_string());
         i64::from_be_bytes(std::array::from_fn(|at| hash[at]))
@@ -480,6 +499,30 @@ mod tests {
         ];
         let all: std::collections::HashSet<_> = others.iter().chain([&older]).collect();
         assert_eq!(all.len(), others.len() + 1, "{all:?}");
+    }
+
+    #[test]
+    fn finding_about_no_user_differs_by_its_reason_but_not_by_its_numbers() {
+        let whole = |detail: &str| Finding::report(Kind::Stalled, detail);
+        let of_user = |detail: &str| Finding {
+            user_id: Some("u-1".to_owned()),
+            ..whole(detail)
+        };
+        let group = "the queue has no group";
+        let form = "40 % of 1,200 members are in another form";
+        assert_ne!(whole(group).fingerprint(), whole(form).fingerprint());
+        assert_eq!(of_user(group).fingerprint(), of_user(form).fingerprint());
+        let later = form.replace("40", "7.5").replace("1,200", "-3");
+        assert_eq!(whole(form).fingerprint(), whole(&later).fingerprint());
+        // The case says what it is, and the detail may be the text of a driver.
+        let away = |detail: &str| Finding {
+            case: FindingCase::Away(FailureCause::Redis),
+            ..whole(detail)
+        };
+        assert_eq!(
+            away("refused").fingerprint(),
+            away("timed out").fingerprint()
+        );
     }
 
     /// Programs use these words in tables, metrics and JSON.
