@@ -182,7 +182,8 @@ impl Notifier {
         let is_away = self.db.ping().await.is_err();
         let hangs = !is_away && self.db.commits_hang().await.unwrap_or(false);
         let error = if hangs { COMMITS_HANG } else { error };
-        self.cannot_record(is_away, error, now);
+        // As the table of alerts will have it.
+        self.cannot_record(is_away, error, now.trunc_subsecs(3));
     }
 
     /// Handles the end of the problem that [`Self::cannot_write`] has reported. Returns whether it

@@ -1,8 +1,8 @@
 //! Mails past the outbox, which is in MySQL: while MySQL is away or refuses what a pass records,
-//! one direct attempt per target and hour. A file keeps the state, so that a daemon that is
-//! restarted again and again neither stays silent nor repeats itself.
+//! each target is told once an hour, by direct attempts. A file keeps the state, so that a daemon
+//! that is restarted again and again neither stays silent nor repeats itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -18,8 +18,11 @@ use crate::report::{AlertKind, FailureCause, Finding, Kind, StoreRefusal};
 use crate::send::event;
 use crate::{Notifier, wording};
 
-/// The pause between two attempts to reach one target.
+/// The pause after a target was told.
 const PAUSE: TimeDelta = TimeDelta::hours(1);
+
+/// The pause after an attempt that failed: the mail server may be away for a moment, too.
+const RETRY: TimeDelta = TimeDelta::minutes(1);
 
 /// A failure this long after the file was written begins another outage.
 const STALE: TimeDelta = TimeDelta::minutes(10);
@@ -35,6 +38,8 @@ pub(crate) struct MysqlOutage {
     state: Mutex<Option<Lasting>>,
     /// Held while a failure is reported, because passes and watches report at the same time.
     reporting: Mutex<()>,
+    /// Held while the end is recorded, so that two passes and watches do not both mail it.
+    ending: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -48,6 +53,9 @@ pub(crate) struct Lasting {
     error: String,
     /// The last attempt to reach each target.
     attempts: BTreeMap<String, DateTime<Utc>>,
+    /// The targets whose last attempt failed.
+    #[serde(default)]
+    not_reached: BTreeSet<String>,
 }
 
 impl MysqlOutage {
@@ -59,12 +67,13 @@ impl MysqlOutage {
             file: std::env::temp_dir().join(name),
             state: Mutex::default(),
             reporting: Mutex::default(),
+            ending: tokio::sync::Mutex::default(),
         }
     }
 
     /// Records a failure. Returns the outage.
     fn failed(&self, is_away: bool, error: &str, now: DateTime<Utc>) -> Lasting {
-        let last = self.state.lock().clone().or_else(|| self.read());
+        let last = self.lasting();
         let seen_at = last.as_ref().map(|outage| outage.seen_at);
         let now = seen_at
             .filter(|at| *at > now && *at - now < OVERLAP)
@@ -80,14 +89,29 @@ impl MysqlOutage {
         lasting
     }
 
-    /// Records a success. Returns the outage that ends with it, if anybody was informed: also an
-    /// outage that ended while the daemon was down.
-    fn ended(&self) -> Option<Lasting> {
-        let ended = self.state.lock().take().or_else(|| self.read())?;
+    /// Returns the outage that nobody has forgotten: also one that ended while the daemon was down.
+    fn lasting(&self) -> Option<Lasting> {
+        self.state.lock().clone().or_else(|| self.read())
+    }
+
+    /// Forgets the outage. Its end must be recorded first: a process that is killed in between finds
+    /// it again, and tells those who know of it.
+    fn forget(&self) {
+        let _reporting = self.reporting.lock();
+        *self.state.lock() = None;
         if let Err(error) = std::fs::remove_file(&self.file) {
             tracing::debug!(%error, "there is no file of the outage");
         }
-        Some(ended).filter(|outage| !outage.attempts.is_empty())
+    }
+
+    /// Notes that an attempt to reach a target failed, unless the outage has ended since.
+    fn failed_to_reach(&self, target: &str, since: DateTime<Utc>) {
+        let _reporting = self.reporting.lock();
+        let lasting = self.state.lock().clone();
+        if let Some(mut lasting) = lasting.filter(|outage| outage.since == since) {
+            lasting.not_reached.insert(target.to_owned());
+            self.keep(lasting);
+        }
     }
 
     fn read(&self) -> Option<Lasting> {
@@ -111,9 +135,15 @@ impl Lasting {
     /// Whether to tell a target now. Notes that as an attempt.
     fn is_due(&mut self, target: &str, patience: TimeDelta, now: DateTime<Utc>) -> bool {
         let last = self.attempts.get(target);
+        let pause = if self.not_reached.contains(target) {
+            RETRY
+        } else {
+            PAUSE
+        };
         let is_due = elapsed(self.since, now) >= patience
-            && last.is_none_or(|at| elapsed(*at, now) >= PAUSE);
+            && last.is_none_or(|at| elapsed(*at, now) >= pause);
         if is_due {
+            self.not_reached.remove(target);
             self.attempts.insert(target.to_owned(), now);
         }
         is_due
@@ -171,10 +201,13 @@ impl Notifier {
                 continue;
             }
             let sender = self.sender.clone();
+            let state = self.outage.clone();
+            let since = outage.since;
             tokio::spawn(async move {
                 let target = &message.target;
                 if let Err(error) = sender.deliver(&message).await {
                     tracing::error!(%error, target, "nobody is told there that MySQL cannot be used");
+                    state.failed_to_reach(target, since);
                 }
             });
         }
@@ -183,23 +216,24 @@ impl Notifier {
 
     /// Tells everybody that MySQL can be used again, if anybody was informed that it cannot.
     pub(crate) async fn can_record(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
-        let Some(outage) = self.outage.ended() else {
+        let _ending = self.outage.ending.lock().await;
+        let Some(outage) = self.outage.lasting() else {
             return Ok(());
         };
-        let ended = Alert {
-            state: AlertState::Resolved,
-            resolved_at: Some(outage.seen_at),
-            last_seen_at: outage.seen_at,
-            last_mailed_at: outage.attempts.values().max().copied(),
-            mails: 1,
-            ..begun(&outage.problem(), outage.since)
-        };
-        let seen = Seen::OverUnrecorded(Box::new(ended));
-        let recorded = record(&self.db, seen, self.settings.clone(), now).await;
-        if recorded.is_err() {
-            self.outage.keep(outage);
+        if !outage.attempts.is_empty() {
+            let ended = Alert {
+                state: AlertState::Resolved,
+                resolved_at: Some(outage.seen_at),
+                last_seen_at: outage.seen_at,
+                last_mailed_at: outage.attempts.values().max().copied(),
+                mails: 1,
+                ..begun(&outage.problem(), outage.since)
+            };
+            let seen = Seen::OverUnrecorded(Box::new(ended));
+            record(&self.db, seen, self.settings.clone(), now).await?;
         }
-        Ok(recorded?)
+        self.outage.forget();
+        Ok(())
     }
 }
 
@@ -221,6 +255,13 @@ mod tests {
         told
     }
 
+    /// Ends the outage. Returns it if anybody was told.
+    fn end(outage: &MysqlOutage) -> Option<Lasting> {
+        let ended = outage.lasting();
+        outage.forget();
+        ended.filter(|outage| !outage.attempts.is_empty())
+    }
+
     fn outage(test: &str) -> impl Fn() -> MysqlOutage {
         let identity = format!("{test} {}", std::process::id());
         move || MysqlOutage::new(&identity)
@@ -230,7 +271,7 @@ mod tests {
     fn each_target_is_tried_once_an_hour_after_a_moment() {
         let outage = outage("hour")();
         assert_eq!(due_mails(&outage, 0), 0);
-        assert!(outage.ended().is_none(), "a restart of MySQL");
+        assert!(end(&outage).is_none(), "a restart of MySQL");
         assert_eq!((due_mails(&outage, 20), due_mails(&outage, 50)), (0, 2));
         assert!(
             (51..3_650)
@@ -238,8 +279,8 @@ mod tests {
                 .all(|at| due_mails(&outage, at) == 0)
         );
         assert_eq!(due_mails(&outage, 3_650), 2);
-        assert_eq!(outage.ended().unwrap().since, at(20));
-        assert!(outage.ended().is_none());
+        assert_eq!(end(&outage).unwrap().since, at(20));
+        assert!(end(&outage).is_none());
     }
 
     #[test]
@@ -247,9 +288,9 @@ mod tests {
         let start = outage("restarts");
         let tells: Vec<usize> = (0..13).map(|n| due_mails(&start(), n * 20)).collect();
         assert_eq!(tells, [0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        let ended = start().ended().unwrap();
+        let ended = end(&start()).unwrap();
         assert_eq!((ended.since, ended.attempts.len()), (at(0), 2));
-        assert!(start().ended().is_none());
+        assert!(end(&start()).is_none());
     }
 
     #[test]
@@ -261,7 +302,7 @@ mod tests {
         assert_eq!(told, [0, 0, 0, 2, 0]);
         // The clock was set back.
         assert_eq!(due_mails(&outage, -3_600), 0);
-        assert!(outage.ended().is_none());
+        assert!(end(&outage).is_none());
     }
 
     #[test]
@@ -269,6 +310,33 @@ mod tests {
         let start = outage("stale");
         assert_eq!((due_mails(&start(), 0), due_mails(&start(), 840)), (0, 0));
         assert_eq!(due_mails(&start(), 870), 2);
-        assert_eq!(start().ended().unwrap().since, at(840));
+        assert_eq!(end(&start()).unwrap().since, at(840));
+    }
+    #[test]
+    fn target_that_was_not_reached_is_tried_again_after_a_minute() {
+        let start = outage("unreached");
+        let first = start();
+        assert_eq!((due_mails(&first, 0), due_mails(&first, 30)), (0, 2));
+        first.failed_to_reach("a", at(0));
+        let other_outage = at(-600);
+        first.failed_to_reach("b", other_outage);
+        assert_eq!(due_mails(&first, 89), 0);
+        // The state survives a restart.
+        assert_eq!(due_mails(&start(), 90), 1);
+        assert_eq!(due_mails(&start(), 150), 0, "it was reached");
+        end(&first);
+        first.failed_to_reach("a", at(0));
+        assert!(start().lasting().is_none(), "it has ended");
+    }
+
+    #[test]
+    fn outage_whose_end_is_not_recorded_yet_is_known_to_the_next_process() {
+        let start = outage("killed");
+        let first = start();
+        assert_eq!((due_mails(&first, 0), due_mails(&first, 30)), (0, 2));
+        assert_eq!(first.lasting().unwrap().since, at(0));
+        drop(first);
+        assert_eq!(end(&start()).unwrap().since, at(0));
+        assert!(start().lasting().is_none());
     }
 }

@@ -134,6 +134,8 @@ impl Seen {
                     judging::end(alert, now, &mut verdict);
                 }
             }
+            // A process that was killed before it forgot the outage records its end again.
+            Self::OverUnrecorded(alert) if is_recorded(alert, memory) => {}
             Self::OverUnrecorded(alert) => {
                 // It could not be recorded while it lasted.
                 verdict.alerts.push(*alert.clone());
@@ -142,6 +144,13 @@ impl Seen {
         }
         verdict
     }
+}
+
+/// Whether the end of this outage is in the tables.
+fn is_recorded(ended: &Alert, memory: &AlertMemory) -> bool {
+    memory.alerts.get(&ended.name).is_some_and(|it: &Alert| {
+        it.state == AlertState::Resolved && it.first_seen_at == ended.first_seen_at
+    })
 }
 
 pub(crate) fn unwritten(error: anyhow::Error) -> Error {
@@ -297,4 +306,33 @@ fn threads(mail: &AlertMail<'_>, memory: &AlertMemory, domain: &str) -> Vec<Stri
     named
         .map(|(name, since)| thread(name, since, domain))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn end_of_an_outage_is_mailed_once_if_the_process_is_killed_before_it_forgets() {
+        let ended = |second| Alert {
+            name: "mysql".to_owned(),
+            state: AlertState::Resolved,
+            first_seen_at: DateTime::from_timestamp(second, 0).unwrap(),
+            ..Alert::default()
+        };
+        let policy = MailPolicy {
+            cooldown: TimeDelta::hours(4),
+            patience: TimeDelta::zero(),
+        };
+        let mails = |memory: &AlertMemory, second| {
+            let seen = Seen::OverUnrecorded(Box::new(ended(second)));
+            let verdict = seen.verdict(memory, policy, DateTime::UNIX_EPOCH);
+            verdict.resolved.len()
+        };
+        let mut memory = AlertMemory::default();
+        assert_eq!(mails(&memory, 100), 1);
+        memory.alerts.insert("mysql".to_owned(), ended(100));
+        assert_eq!(mails(&memory, 100), 0);
+        assert_eq!(mails(&memory, 200), 1, "another outage");
+    }
 }

@@ -10,6 +10,8 @@ use firstcome_stack::{FaultProxy, ProxyFault, eventually};
 
 use crate::desk::{A, Desk, SOON, mysql, thread};
 use crate::mailed::{clean, repaired};
+use crate::receiver::{CannedReply, Receiver};
+use crate::webhooks::posting_to;
 
 /// A test environment with its MySQL behind a proxy.
 struct FarMysql {
@@ -89,4 +91,28 @@ async fn outage_of_mysql_and_its_end_are_mailed() {
     desk.flush().await;
     let over = "[firstcome] resolved: outage of MySQL";
     assert_eq!(desk.subjects(A)[1..], [over]);
+}
+
+#[tokio::test]
+async fn target_that_is_away_beside_mysql_is_told_as_soon_as_it_is_back() {
+    let receiver = Receiver::start().await;
+    receiver.set(CannedReply::Status(503));
+    let mut desk = Desk::new(A).await;
+    desk.webhooks = posting_to(&[&receiver]);
+    let mysql = FarMysql::behind_proxy(&desk).await;
+    let notifier = desk.notifier_with(&mysql.db, &desk.args);
+    mysql.proxy.set(ProxyFault::Cut).await.unwrap();
+    for _ in 0..2 {
+        let now = desk.clock.turn(TimeDelta::minutes(1));
+        notifier.after_pass(&clean("r1"), now).await.unwrap_err();
+    }
+    receiver.until_there_are(1).await;
+    receiver.set(CannedReply::Status(204));
+    // Less than an hour: the notifier learns of the failure in a task of its own.
+    for _ in 0..50 {
+        let now = desk.clock.turn(TimeDelta::minutes(1));
+        notifier.after_pass(&clean("r2"), now).await.unwrap_err();
+    }
+    receiver.until_there_are(2).await;
+    assert_eq!(receiver.received().len(), 2, "it was told the second time");
 }

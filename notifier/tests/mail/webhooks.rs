@@ -14,7 +14,7 @@ use crate::outbox::{digest, patience};
 use crate::receiver::{CannedReply, OTHER, Received, Receiver, SECRET};
 
 /// Returns settings for these receivers.
-fn posting_to(receivers: &[&Receiver]) -> WebhookArgs {
+pub(crate) fn posting_to(receivers: &[&Receiver]) -> WebhookArgs {
     let urls: Vec<String> = receivers.iter().map(|receiver| receiver.url()).collect();
     WebhookArgs {
         webhook_urls: Some(urls.join(",").into()),
