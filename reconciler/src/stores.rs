@@ -29,9 +29,7 @@ pub async fn check(
     let of = |cause: FailureCause| move |error: StartError| (cause, error);
     let settings = &stores.db_settings;
     let name = format!("MySQL at {}", settings.url.host_and_port());
-    let refuses = |error: &DbError| matches!(error, DbError::Refused(_));
-    let is_away = |error: &Error| error.downcast_ref().is_some_and(|error| !refuses(error));
-    let usable = wait_for(&name, limit, stop, is_away, async || {
+    let usable = wait_for(&name, limit, stop, mysql_is_away, async || {
         stores.db.ping().await?;
         migrations::check(settings).await?;
         let own = stores.process();
@@ -55,4 +53,12 @@ pub async fn check(
     })
     .await;
     safe.map(|_| ()).map_err(of(FailureCause::Kafka))
+}
+
+/// Whether MySQL may answer later: it has not refused this process.
+pub(crate) fn mysql_is_away(error: &Error) -> bool {
+    match error.downcast_ref() {
+        Some(DbError::Refused(_)) | None => false,
+        Some(_) => true,
+    }
 }

@@ -8,8 +8,8 @@ use axum::Router;
 use firstcome_attach::Ours;
 use firstcome_shared::config::wait_for;
 use firstcome_shared::http::ops::OpsToken;
-use firstcome_shared::http::{health, serve};
-use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::http::{health, serve, starting};
+use firstcome_shared::mysql::Db;
 use firstcome_shared::tuning::Tuning;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -18,34 +18,30 @@ use tokio_util::task::TaskTracker;
 use super::args::AttachArgs;
 use super::http::{self, RouteState};
 use crate::args::limits;
-use crate::daemon::schedule::{ScheduledJob, Schedules};
+use crate::daemon::schedule::{CronSchedule, ScheduledJob, Schedules};
+use crate::daemon::times::Times;
 use crate::daemon::{end, start};
 use crate::http::{CONNECTIONS, guarded};
 use crate::jobs::EVERY_SECONDS;
+use crate::notify::Notifier;
 use crate::passes::{Passes, Worker};
+use crate::report::FailureCause;
 use crate::retention::delete_old_records;
+use crate::stores::mysql_is_away;
 
-/// Maximum wait for our MySQL. Then the process ends, and is started again.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Runs until stopped.
+/// Runs until stopped. Listens from the beginning. Passes start once our MySQL is available.
 pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let attached = super::attached(&args)?;
     let ours = attached.ours.clone().context("DATABASE_URL is not set")?;
     let days = args.retention_days.0;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::metrics::describe();
-    let listener = TcpListener::bind(args.listen_addr)
+    let socket = TcpListener::bind(args.listen_addr)
         .await
-        .with_context(|| format!("cannot listen on {}", args.listen_addr))?;
+        .with_context(|| format!("cannot listen on {}", args.listen_addr))?
+        .into_std()?;
     let notifier = super::notifier(&attached, &ours, &args)?;
     notifier.announce();
-    prepare(&ours, &stop).await?;
-    match attached.check().await {
-        Ok(told) => told.iter().for_each(|it| tracing::warn!("{it}")),
-        // Each pass tries again and reports it; the other campaigns are compared.
-        Err(error) => tracing::warn!(%error, "the file could not be checked, or does not fit"),
-    }
     let times = &args.schedules;
     let crons = [
         (
@@ -54,10 +50,19 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         ),
         (ScheduledJob::Digest, times.in_zone(&times.digest_cron)),
     ];
-    let schedules = start::schedules(&ours.db, &crons).await?;
+    let waiting = prepare(&ours, &notifier, &crons, &stop);
+    let waiting = starting::answer_during(&socket, limits(), waiting);
+    let Some(schedules) = Box::pin(waiting).await?? else {
+        return Ok(());
+    };
+    let campaigns = attached.file.clone();
+    match attached.check().await {
+        Ok(told) => told.iter().for_each(|it| tracing::warn!("{it}")),
+        // Each pass tries again and reports it; the other campaigns are compared.
+        Err(error) => tracing::warn!(%error, "the file could not be checked, or does not fit"),
+    }
     let tasks = TaskTracker::new();
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
-    let campaigns = attached.file.clone();
     let worker = Worker::Attached(Box::new(attached));
     let passes = Passes::new(worker, notifier.clone(), tasks.clone(), stop.clone());
     let mut routes = health(&ours.db).merge(health::metrics_route(metrics));
@@ -75,26 +80,33 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         tracing::info!("no OPS_TOKEN is set, so there is no page and no POST /v1/reconcile");
     }
     let routes = guarded(routes);
+    let listener = TcpListener::from_std(socket)?;
     firstcome_shared::say!("listening on http://{}", listener.local_addr()?);
     tasks.spawn(serve(listener, routes, limits(), stop.clone()));
     tasks.spawn(retain(ours.db.clone(), days, stop.clone()));
-    let schedules = Schedules::new(ours.db, passes, notifier, schedules);
+    let schedules = Schedules::new(ours.db.clone(), passes, notifier, schedules);
     let ended = schedules.run(stop.clone()).await;
     end(&stop, &tasks).await;
     ended
 }
 
-/// Waits for our MySQL, and creates its tables.
-async fn prepare(ours: &Ours, stop: &CancellationToken) -> anyhow::Result<()> {
-    wait_for(
-        "MySQL",
-        PATIENCE,
-        stop,
-        |error: &DbError| !matches!(error, DbError::Refused(_)),
-        async || ours.db.ping().await,
-    )
-    .await?;
-    ours.migrate().await
+/// Waits for our MySQL, creates its tables, and loads the schedules. `None`: it was stopped first.
+async fn prepare(
+    ours: &Ours,
+    notifier: &Notifier,
+    crons: &[(ScheduledJob, Times)],
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Vec<CronSchedule>>> {
+    let attempt = async || {
+        let ready = wait_for("MySQL", start::ATTEMPT, stop, mysql_is_away, async || {
+            ours.db.ping().await?;
+            ours.migrate().await?;
+            let loaded = start::schedules(&ours.db, crons).await;
+            loaded.map_err(anyhow::Error::from)
+        });
+        ready.await.map_err(|error| (FailureCause::Mysql, error))
+    };
+    start::until_ready(&ours.db, notifier, stop, attempt).await
 }
 
 /// The health of the process, which needs our MySQL only: a store of theirs that is away is an

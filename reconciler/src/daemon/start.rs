@@ -1,4 +1,4 @@
-//! Start-up of the daemon, the only place that waits for the stores. It waits without a limit. If
+//! Start-up of both daemons, the only place that waits for the stores. It waits without a limit. If
 //! the daemon ended instead, it would be restarted repeatedly, and would never run long enough to
 //! send a mail.
 
@@ -20,10 +20,9 @@ use crate::report::{FailureCause, Run};
 use crate::stores;
 
 /// Maximum wait for a store. A store that does not respond in this time counts as a failed pass.
-const ATTEMPT: Duration = Duration::from_secs(2);
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(2);
 
-/// Waits for the stores and loads the schedules. Reports an unavailable store by mail, like a
-/// failed pass. Returns `None` if `stop` is cancelled first.
+/// Waits for the stores and loads the schedules. Returns `None` if `stop` is cancelled first.
 ///
 /// # Errors
 /// If a store rejects this process, or its settings could lose promises.
@@ -34,14 +33,37 @@ pub(super) async fn wait_for_stores(
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
     time_zone::warn_if_old();
+    let attempt = async || {
+        stores::check(all, ATTEMPT, stop).await?;
+        let loaded = schedules(&all.db, crons).await;
+        loaded.map_err(|error: DbError| {
+            let missing = StartError::Missing {
+                store: "MySQL".to_owned(),
+                waited: ATTEMPT,
+                reason: error.to_string(),
+            };
+            (FailureCause::Mysql, missing)
+        })
+    };
+    until_ready(&all.db, notifier, stop, attempt).await
+}
+
+/// Repeats `attempt` until it returns a value. Reports an unavailable store by mail, like a failed
+/// pass. Returns `None` if `stop` is cancelled first.
+///
+/// # Errors
+/// If a store rejects this process.
+pub(crate) async fn until_ready<T>(
+    db: &Db,
+    notifier: &Notifier,
+    stop: &CancellationToken,
+    attempt: impl AsyncFn() -> Result<T, (FailureCause, StartError)>,
+) -> anyhow::Result<Option<T>> {
     let mut failed: Option<Run> = None;
     loop {
         let next = Instant::now() + ATTEMPT;
-        let (cause, reason) = match stores::check(all, ATTEMPT, stop).await {
-            Ok(()) => match schedules(&all.db, crons).await {
-                Ok(schedules) => return Ok(Some(schedules)),
-                Err(error) => (FailureCause::Mysql, error.to_string()),
-            },
+        let (cause, reason) = match attempt().await {
+            Ok(ready) => return Ok(Some(ready)),
             Err((_, StartError::Stopped(_))) => return Ok(None),
             Err((cause, StartError::Missing { reason, .. })) => (cause, reason),
             Err((_, refused @ StartError::Refused(_))) => return Err(refused.into()),
@@ -54,7 +76,7 @@ pub(super) async fn wait_for_stores(
             record::fail_by(&mut run, cause, reason);
             run
         });
-        if let Err(error) = record::finish(&all.db, &run, false).await {
+        if let Err(error) = record::finish(db, &run, false).await {
             tracing::debug!(%error, "the run is not recorded yet");
         }
         mail(notifier, &run).await;

@@ -10,5 +10,6 @@ mod http;
 mod judged;
 mod property;
 mod shapes;
+mod start;
 mod strangers;
 mod world;
