@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::args::AttachArgs;
 use super::http::{self, RouteState};
+use super::watched::Watched;
 use crate::args::limits;
 use crate::daemon::schedule::{CronSchedule, ScheduledJob, Schedules};
 use crate::daemon::times::Times;
@@ -56,6 +57,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         return Ok(());
     };
     let campaigns = attached.file.clone();
+    let watched = Watched::begin(&ours.db, &campaigns).await?;
     match attached.check().await {
         Ok(told) => told.iter().for_each(|it| tracing::warn!("{it}")),
         // Each pass tries again and reports it; the other campaigns are compared.
@@ -83,10 +85,16 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     let listener = TcpListener::from_std(socket)?;
     firstcome_shared::say!("listening on http://{}", listener.local_addr()?);
     tasks.spawn(serve(listener, routes, limits(), stop.clone()));
-    tasks.spawn(retain(ours.db.clone(), days, stop.clone()));
+    tasks.spawn(keep_records(
+        ours.db.clone(),
+        days,
+        watched.clone(),
+        stop.clone(),
+    ));
     let schedules = Schedules::new(ours.db.clone(), passes, notifier, schedules);
     let ended = schedules.run(stop.clone()).await;
     end(&stop, &tasks).await;
+    watched.end(&ours.db).await;
     ended
 }
 
@@ -129,10 +137,11 @@ fn token(args: &AttachArgs) -> anyhow::Result<Option<OpsToken>> {
     token.transpose().map_err(anyhow::Error::msg)
 }
 
-/// Deletes old runs, alerts and mails until stopped.
-async fn retain(db: Db, days: Option<u32>, stop: CancellationToken) {
+/// Deletes old runs, alerts and mails, and notes what is watched, until stopped.
+async fn keep_records(db: Db, days: Option<u32>, watched: Watched, stop: CancellationToken) {
     let every = Duration::from_secs(Tuning::JobsSeconds.or(EVERY_SECONDS));
     loop {
+        watched.renew(&db).await;
         if let Err(error) = delete_old_records(&db, days).await {
             tracing::warn!(%error, "old records were not deleted; it is repeated soon");
         }

@@ -5,6 +5,7 @@ pub mod args;
 mod daemon;
 mod http;
 mod once;
+mod watched;
 
 use std::process::ExitCode;
 

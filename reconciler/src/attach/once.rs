@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::args::AttachArgs;
+use super::watched::Watched;
 use crate::context::PassRequest;
 use crate::once::mail_and_print;
 use crate::passes::Worker;
@@ -22,6 +23,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     let attached = super::attached(&args)?;
     if let Some(ours) = &attached.ours {
         ours.migrate().await?;
+        Watched::check(&ours.db, &attached.file).await?;
     }
     let coupon = attached
         .file

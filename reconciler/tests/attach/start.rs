@@ -1,9 +1,11 @@
-//! The start of the daemon: our MySQL is away.
+//! The start of the daemon: our MySQL is away, or another file uses its database.
 
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use firstcome_stack::{FaultProxy, Mail, MailOptions, MailSink, ProxyFault};
+use firstcome_stack::{
+    FaultProxy, Mail, MailOptions, MailSink, ProxyFault, eventually, mysql_rows,
+};
 
 use crate::crash::{FILE, program};
 use crate::world::World;
@@ -46,4 +48,46 @@ async fn daemon_that_starts_while_our_mysql_is_away_says_so_and_goes_on_when_it_
     mail.wait_for(says("resolved: outage of MySQL"), SOON)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn file_without_a_campaign_of_the_running_daemon_is_refused() {
+    let world = World::new().await;
+    let daemon = |file: &str| {
+        let mut daemon = program(&world, file, &["--listen-addr", "127.0.0.1:0"]);
+        daemon.stdout(Stdio::null()).stderr(Stdio::null());
+        Running(daemon.spawn().unwrap())
+    };
+    let noted = async |daemons: &str| {
+        let query = "SELECT value FROM reconciler_state WHERE name LIKE 'watched.%' ORDER BY value";
+        eventually(daemons, SOON, async || {
+            let found = mysql_rows(&world.ours, query).await.unwrap();
+            found.concat().join(" ") == daemons
+        })
+        .await;
+    };
+    let winter = daemon(FILE);
+    noted("Winter").await;
+    let summer = FILE.replace("Winter", "Summer").replace("= 7", "= 8");
+    let summer = summer.replace("@users", "@summer").replace("@count", "@n");
+    for args in [["--once"].as_slice(), &["--listen-addr", "127.0.0.1:0"]] {
+        let refused = program(&world, &summer, args).output().unwrap();
+        let why = String::from_utf8_lossy(&refused.stderr);
+        assert!(
+            !refused.status.success() && why.contains("another file"),
+            "{why}"
+        );
+        assert!(why.contains("Winter"), "{why}");
+    }
+    // A replica, and a file that was edited.
+    let replica = daemon(FILE);
+    let (_, campaign) = summer.split_once("[[campaign]]").unwrap();
+    let edited = daemon(&format!("{FILE}[[campaign]]{campaign}"));
+    noted("Summer Winter").await;
+    drop((winter, replica, edited));
+    let old = "UPDATE reconciler_state SET updated_at = '2020-01-01' WHERE name LIKE 'watched.%'";
+    mysql_rows(&world.ours, old).await.unwrap();
+    let accepted = program(&world, &summer, &["--once"]).output().unwrap();
+    let said = String::from_utf8_lossy(&accepted.stderr);
+    assert!(!said.contains("another file"), "{said}");
 }

@@ -1,0 +1,115 @@
+//! One file a database: a lease on the campaigns that daemons watch with it. A pass over a whole file
+//! counts as the run that is due, and ends the alerts of campaigns that are not in the file. Two
+//! files with one database would therefore hide each other's problems.
+//!
+//! Nothing in a file survives every edit, so another file is one that has *none* of the campaigns
+//! that a running daemon has noted. Replicas of a daemon have all of them, and a file that was edited
+//! has some; if it has none, it is refused only until the old daemon has stopped. Two files that
+//! share a campaign are not told apart.
+
+use std::collections::BTreeMap;
+
+use anyhow::ensure;
+use firstcome_attach::config::AttachFile;
+use firstcome_shared::mysql::runs::set_state;
+use firstcome_shared::mysql::{Db, Sql, alerts};
+use firstcome_shared::sql;
+
+/// How long a note holds. A daemon that was killed leaves its notes; one that runs renews them
+/// several times in this time.
+const HOLDS_SECONDS: u32 = 120;
+
+/// The campaigns of a file, by their names in `reconciler_state`.
+#[derive(Debug, Clone)]
+pub(super) struct Watched(BTreeMap<String, String>);
+
+impl Watched {
+    fn from_file(file: &AttachFile) -> Self {
+        let names = file.names().into_iter();
+        Self(
+            names
+                .map(|(id, name)| (format!("watched.{id}"), name))
+                .collect(),
+        )
+    }
+
+    /// Notes the campaigns of a daemon that starts.
+    ///
+    /// # Errors
+    /// If a daemon with another file uses the database.
+    pub(super) async fn begin(db: &Db, file: &AttachFile) -> anyhow::Result<Self> {
+        let own = Self::from_file(file);
+        let starting = own.clone();
+        let others = db.transaction("note campaigns", async move |conn| {
+            // Of two daemons that start at the same time, one finds the notes of the other.
+            alerts::lock(conn).await?;
+            let others = starting.others(noted().all(conn).await?);
+            if others.is_empty() {
+                for note in starting.notes() {
+                    note.run(conn).await?;
+                }
+            }
+            Ok(others)
+        });
+        refuse(&others.await?)?;
+        Ok(own)
+    }
+
+    /// Refuses a single pass over another file than that of a running daemon.
+    pub(super) async fn check(db: &Db, file: &AttachFile) -> anyhow::Result<()> {
+        let noted = db.all("read campaigns", noted()).await?;
+        refuse(&Self::from_file(file).others(noted))
+    }
+
+    pub(super) async fn renew(&self, db: &Db) {
+        for note in self.notes() {
+            if let Err(error) = db.execute("note a campaign", note).await {
+                tracing::debug!(%error, "what is watched is not noted; it is repeated soon");
+                return;
+            }
+        }
+    }
+
+    /// Frees the database for another file.
+    pub(super) async fn end(&self, db: &Db) {
+        for name in self.0.keys() {
+            let forget = sql!("DELETE FROM reconciler_state WHERE name = ?", name);
+            if let Err(error) = db.execute("forget a campaign", forget).await {
+                tracing::debug!(%error, "another file is refused for two minutes");
+                return;
+            }
+        }
+    }
+
+    fn notes(&self) -> impl Iterator<Item = Sql> {
+        let notes = self.0.iter();
+        notes.map(|(name, campaign)| set_state(name, campaign))
+    }
+
+    /// Returns the campaigns of another file, if these are noted.
+    fn others(&self, noted: Vec<(String, String)>) -> Vec<String> {
+        if noted.iter().any(|(name, _)| self.0.contains_key(name)) {
+            return Vec::new();
+        }
+        noted.into_iter().map(|(_, campaign)| campaign).collect()
+    }
+}
+
+fn noted() -> Sql {
+    sql!(
+        "SELECT name, value FROM reconciler_state WHERE name LIKE 'watched.%' \
+         AND updated_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND ORDER BY name",
+        HOLDS_SECONDS
+    )
+}
+
+fn refuse(others: &[String]) -> anyhow::Result<()> {
+    ensure!(
+        others.is_empty(),
+        "DATABASE_URL: a daemon with another file uses that database, for {others:?}, and each would \
+        end the alerts of the other. Write a database of its own for this file (CREATE DATABASE \
+        reconciler_2), or all campaigns into one file. If that daemon has been stopped, try again in \
+        two minutes"
+    );
+    Ok(())
+}
