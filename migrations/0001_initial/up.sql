@@ -439,6 +439,7 @@ CREATE TABLE IF NOT EXISTS reconciler_state (
 -- Alerts mailed to the people on duty, one row per problem, across restarts.
 --   name           the problem: its kind, and its coupon, drop or cause
 --   size, content  the number of cases that the last mail named, and a checksum of them: more or others are mailed again
+--   cases          these cases, each as a hash, if the mail named all of them: an acknowledgement covers no others
 CREATE TABLE IF NOT EXISTS alerts (
     id              BIGINT          NOT NULL AUTO_INCREMENT PRIMARY KEY,
     name            VARCHAR(100)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -449,6 +450,7 @@ CREATE TABLE IF NOT EXISTS alerts (
     summary         TEXT            NOT NULL,
     size            BIGINT UNSIGNED NOT NULL,
     content         BIGINT          NOT NULL,
+    cases           TEXT            CHARACTER SET ascii COLLATE ascii_bin NULL,
     first_seen_at   DATETIME(3)     NOT NULL,
     last_seen_at    DATETIME(3)     NOT NULL,
     last_mailed_at  DATETIME(3)     NULL,

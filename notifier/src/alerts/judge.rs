@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::subject::Subject;
 
-use super::{ADMISSION, Alert, AlertMemory, AlertState, Problem, problems};
+use super::{ADMISSION, Alert, AlertMemory, AlertState, Cases, Problem, problems};
 use crate::clock::elapsed;
 use crate::report::{
     ActionKind, AlertKind, DropReport, Finding, Kind, Outcome, Run, Severity, Status,
@@ -91,6 +91,7 @@ pub(crate) fn observe(
 ) {
     let known = memory.alerts.get(&problem.name);
     let mut alert = observed(&problem, known, policy, now);
+    forget_repaired(&mut alert, &problem);
     if let Some(reason) = reason(&alert, &problem, memory, policy, now) {
         alert.last_mailed_at = Some(now);
         alert.mails += 1;
@@ -99,8 +100,7 @@ pub(crate) fn observe(
             alert.acknowledged_at = None;
             alert.acknowledged_by = None;
         }
-        alert.size = problem.size;
-        alert.content = problem.content;
+        remember_cases(&mut alert, &problem);
         verdict.problems.push(Notice {
             problem,
             reason,
@@ -108,10 +108,27 @@ pub(crate) fn observe(
         });
     } else if problem.size < alert.size || !alert.was_mailed() {
         // Some cases are repaired. New ones count from here.
-        alert.size = problem.size;
-        alert.content = problem.content;
+        remember_cases(&mut alert, &problem);
     }
     verdict.alerts.push(alert);
+}
+
+fn remember_cases(alert: &mut Alert, problem: &Problem) {
+    alert.size = problem.size;
+    alert.content = problem.content;
+    alert.cases = problem.cases.as_ref().map(Cases::to_text);
+}
+
+/// Forgets the cases that are not seen any more. Fewer cases, of which some are others, would
+/// otherwise pass for a part of those that were mailed and acknowledged.
+fn forget_repaired(alert: &mut Alert, problem: &Problem) {
+    let mailed = alert.cases.as_deref().and_then(Cases::from_text);
+    if let (Some(mailed), Some(seen)) = (mailed, &problem.cases) {
+        let left = mailed.and(seen);
+        alert.size = left.number();
+        alert.content = left.content();
+        alert.cases = Some(left.to_text());
+    }
 }
 
 /// Ends a firing alert.

@@ -2,9 +2,11 @@
 //!
 //! An alert stands for one problem that was *not repaired*: everything of one kind in one drop, or
 //! an outage. Its name identifies the problem and stays the same while users join it or are
-//! repaired, so that one acknowledgement covers it. Size and content are those of the last *mail*,
-//! not of the last pass: a change that comes too soon after a mail is mailed after the pause.
+//! repaired, so that one acknowledgement covers it. Size, content and cases are those of the last
+//! *mail* that are left, not of the last pass: a change that comes too soon after a mail is mailed
+//! after the pause.
 
+mod cases;
 mod judge;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ use crate::report::{
 use crate::wording;
 use firstcome_shared::subject::Subject;
 
+pub use cases::Cases;
 pub use judge::{MailPolicy, Notice, NoticeReason, Verdict, judge, pause};
 pub(crate) use judge::{are_held_back, begun, end, firing, observe};
 
@@ -51,6 +54,8 @@ pub struct Problem {
     pub size: u64,
     /// A checksum of the cases, without values that change over time (ages, lags).
     pub content: i64,
+    /// The cases, if each is named.
+    pub cases: Option<Cases>,
     /// The findings that the problem consists of.
     pub findings: Vec<Finding>,
 }
@@ -66,6 +71,7 @@ impl Problem {
             summary: summary.into(),
             size: 1,
             content: 0,
+            cases: None,
             findings: Vec::new(),
         }
     }
@@ -246,6 +252,7 @@ fn from_findings((kind, coupon_id, drop_id, part): Key, mut findings: Vec<Findin
         summary: summary(kind, drop_id, &findings),
         size: number(&findings),
         content: content.fold(0, i64::wrapping_add),
+        cases: Cases::from_findings(&findings),
         // The summary of an outage says everything.
         findings: if kind.is_outage() {
             Vec::new()

@@ -691,3 +691,31 @@ fn acknowledged_alert_of_a_campaign_is_mailed_again_when_its_reason_is_another()
     duty.acknowledge(601);
     assert_eq!(duty.sees(1_000, &form(41)), "");
 }
+
+#[test]
+fn acknowledgement_covers_fewer_of_its_cases_but_no_others() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.sees(0, &left_on(1..=5)), "failed_claim New");
+    duty.acknowledge(1);
+    assert_eq!(duty.sees(600, &left_on(2..=5)), "");
+    assert!(duty.only().acknowledged_at.is_some());
+    assert_eq!(duty.sees(601, &left_on(6..=8)), "failed_claim Changed");
+    assert_eq!(duty.only().acknowledged_at, None);
+    duty.acknowledge(602);
+    // Of many, a few others do not matter before they are twice as many.
+    assert_eq!(duty.sees(1_200, &left_on(6..=45)), "failed_claim Changed");
+    duty.acknowledge(1_201);
+    assert_eq!(duty.sees(1_800, &left_on(8..=47)), "");
+    assert_eq!(duty.sees(1_801, &left_on(30..=80)), "failed_claim Changed");
+    // A list that is cut says nothing about the rest.
+    duty.acknowledge(1_802);
+    let cut = |slots| {
+        let mut run = left_on(slots);
+        let more = FindingCase::MoreLeft(40);
+        run.drops[0].findings[0].case = more;
+        run
+    };
+    assert_eq!(duty.sees(2_400, &cut(100..=105)), "");
+    assert_eq!(duty.sees(2_401, &cut(200..=204)), "");
+    assert_eq!(duty.sees(2_402, &clean()), "failed_claim over");
+}

@@ -39,6 +39,9 @@ row! {
         /// A checksum of these cases.
         #[serde(skip)]
         pub content: i64,
+        /// These cases, if the mail named each.
+        #[serde(skip)]
+        pub cases: Option<String>,
         /// Since when it has been firing.
         pub first_seen_at: DateTime<Utc>,
         /// When a pass last saw it.
