@@ -157,9 +157,14 @@ pub(super) fn own_path(wanted: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use axum::body::{Body, to_bytes};
     use axum::http::{HeaderName, HeaderValue};
+    use firstcome_shared::http::ops::OpsToken;
+    use tower::ServiceExt as _;
 
     use super::*;
+    use crate::{Console, Screens, routes};
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let header = |(name, value): &(&'static str, &'static str)| {
@@ -208,6 +213,44 @@ mod tests {
         ] {
             let is_accepted = is_own(&headers(&pairs), Some("https://public.example.com"));
             assert_eq!(is_accepted, is_ours, "{pairs:?}");
+        }
+    }
+
+    /// A proxy passes on its own name of the server as Host, or adds the port that browsers leave out.
+    #[tokio::test]
+    async fn log_in_through_a_proxy_that_rewrites_host_works_with_public_url() {
+        let token = "0123456789abcdef0123456789abcdef";
+        let answer = async |public: Option<&str>, host: &str| {
+            let page = routes(Console {
+                reconciler: Router::new(),
+                api: None,
+                token: OpsToken::new(&token.into(), None).unwrap(),
+                public_url: public.map(str::to_owned),
+                screens: Screens::PassesAndAlerts,
+            });
+            let request = Request::post("/login")
+                .header(HOST, host)
+                .header(ORIGIN, "https://ops.example.test")
+                .header("x-forwarded-host", "ops.example.test")
+                .header("content-type", "application/x-www-form-urlencoded")
+                .body(Body::from(format!("name=Kim&token={token}&next=/")));
+            let response = page.unwrap().oneshot(request.unwrap()).await.unwrap();
+            let status = response.status().as_u16();
+            let body = to_bytes(response.into_body(), 100_000).await.unwrap();
+            (status, String::from_utf8_lossy(&body).into_owned())
+        };
+        for host in ["reconciler:8081", "ops.example.test:443"] {
+            for public in ["https://ops.example.test", "https://ops.example.test:443/"] {
+                let (status, page) = answer(Some(public), host).await;
+                assert_eq!(status, 303, "{public} {host}: {page}");
+            }
+            for public in [None, Some("http://ops.example.test")] {
+                let (status, page) = answer(public, host).await;
+                assert_eq!(status, 403, "{public:?} {host}");
+                for part in [host, "PUBLIC_URL", "https://ops.example.test"] {
+                    assert!(page.contains(part), "{part} is not in {page}");
+                }
+            }
         }
     }
 

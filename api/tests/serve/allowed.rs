@@ -206,6 +206,15 @@ async fn refuses_a_request_with_one_invalid_line() {
             refused.says(said);
         }
     }
+    let token = format!("Bearer {OPS_TOKEN}");
+    let compressed = [
+        ("authorization", token.as_str()),
+        ("content-encoding", "gzip"),
+    ];
+    let path = format!("/v1/coupons/{id}/allow-list/add");
+    let refused = api.ask(Method::POST, &path, &compressed, "u-2").await;
+    assert_eq!(refused.code(), (415, "unsupported_encoding"));
+    refused.says("gzip");
     let huge = "x\n".repeat(5_000_000);
     assert_eq!(add(&api, id, &huge).await.code(), (413, "too_large"));
     api.patch(id, json!({"name": "x".repeat(20_000)}))
