@@ -26,19 +26,26 @@ const PART: &str = "history";
 const TURNS: usize = 3;
 /// Requests under way at the same time.
 const AT_ONCE: usize = 64;
-/// Rows or fields written per statement.
+/// Rows written per statement, and fields written per command.
 const WRITTEN_AT_ONCE: u32 = 100_000;
+const FIELDS: u32 = 1_000;
+/// A connection that writes rows which are right by the way they are made.
+const UNCHECKED: &str =
+    "SET cte_max_recursion_depth = 10000000, unique_checks = 0, foreign_key_checks = 0";
 /// The coupon with one each per drop, all of whose drops are sealed but one.
 const PER_DROP: i64 = 1;
-/// How long nobody claims while the AOF is watched.
+/// How long nobody claims while the AOF is watched: two scheduled passes.
 const QUIET: Duration = Duration::from_secs(60);
 
 pub(super) async fn measure(bench: &Bench, build: Option<&Path>) -> Result<Vec<Measurement>> {
     let size = &bench.size;
     let installation = Installation::named(&bench.servers, "history", build).await?;
-    let (reconciler, api) = tokio::try_join!(
+    // A winner whose row an API does not find in time is published again, and no coupon reopens
+    // before that is read.
+    let (reconciler, api, _consumer) = tokio::try_join!(
         installation.start("reconciler", Role::Reconciler, &[]),
-        installation.start("api", Role::Api, &[])
+        installation.start("api", Role::Api, &[]),
+        installation.start("consumer", Role::Consumer, &[])
     )?;
     let ops = installation.ops(&api);
     let old = installation.coupon(&api, 100).await?;
@@ -50,30 +57,60 @@ pub(super) async fn measure(bench: &Bench, build: Option<&Path>) -> Result<Vec<M
     let made = stream::iter(0..size.coupons).map(make);
     made.buffer_unordered(8).try_collect::<Vec<i64>>().await?;
     let mut measurements = vec![asked(&installation, &ops, won).await?];
-    measurements.push(lowered(&installation, &ops, large).await?);
-    let before = [
-        reopened(&installation, old).await?,
-        reopened(&installation, new).await?,
-    ];
+    api.stop().await?;
+    reconciler.stop().await?;
+    let both = [old, new];
+    lose_gates(&installation, both).await?;
+    let before = both_reopened(&installation, both).await?;
     fill(&installation, old, size).await?;
     // The note that this version finds, as if it had sealed the drops.
     note_seal(&installation, old, size.sealed_drops).await?;
     measurements.push(quiet(&installation).await?);
-    api.stop().await?;
-    reconciler.stop().await?;
     measurements.push(clean(&installation, size).await?);
-    let after = reopened(&installation, old).await?;
-    let without = reopened(&installation, new).await?;
-    let what = "reopening beside the history, longer than without";
-    let longer = Measurement::of(PART, what, after - without, "s");
-    measurements.push(
-        longer
-            .target(FigureTarget::AtMost(1.0))
-            .with("s", after)
-            .with("s without", without)
-            .with("s before", before[0]),
-    );
+    lose_gates(&installation, both).await?;
+    let after = both_reopened(&installation, both).await?;
+    measurements.push(longer("the loss of its gate", after, before[0]));
+    measurements.push(lowered(&installation, large).await?);
+    let server = &installation.servers.redis;
+    server.stop().await?;
+    let begun = Instant::now();
+    server.start_again().await?;
+    step(format!("Redis read its file for {:?}", begun.elapsed()));
+    let after = both_reopened(&installation, both).await?;
+    measurements.push(longer("a restart of Redis", after, before[0]));
     Ok(measurements)
+}
+
+async fn lose_gates(installation: &Installation, both: [InstallationCoupon; 2]) -> Result<()> {
+    let mut redis = installation.redis().await?;
+    for coupon in both {
+        let DropKeys { gate, .. } = keys(installation, coupon);
+        redis::cmd("DEL")
+            .arg(&gate)
+            .query_async::<()>(&mut redis)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Measures how long each of two closed coupons takes to reopen.
+async fn both_reopened(
+    installation: &Installation,
+    [old, new]: [InstallationCoupon; 2],
+) -> Result<[f64; 2]> {
+    Ok([
+        reopened(installation, old).await?,
+        reopened(installation, new).await?,
+    ])
+}
+
+fn longer(after: &str, [with, without]: [f64; 2], before: f64) -> Measurement {
+    let what = format!("reopening after {after}, beside the history, longer than without");
+    Measurement::of(PART, what, with - without, "s")
+        .target(FigureTarget::AtMost(1.0))
+        .with("s", with)
+        .with("s without", without)
+        .with("s before", before)
 }
 
 /// Measures how long every winner of a drop needs to read the code, all at the same time.
@@ -100,27 +137,23 @@ async fn asked(
 }
 
 /// Measures lowering the quantity of a drop of which half is given out.
-async fn lowered(
-    installation: &Installation,
-    ops: &Ops,
-    coupon: InstallationCoupon,
-) -> Result<Measurement> {
+async fn lowered(installation: &Installation, coupon: InstallationCoupon) -> Result<Measurement> {
     let rows = coupon.quantity / 2;
     step(format!("lowering a drop with {rows} rows"));
     let mut conn = installation.mysql().await?;
-    conn.query_drop("SET cte_max_recursion_depth = 1000000, unique_checks = 0")
-        .await?;
+    conn.query_drop(UNCHECKED).await?;
+    // Each row names the lowest limit that is not below its slot, as the product's do.
+    let part = (coupon.quantity / 500).max(10_000);
     for first in (1..=rows).step_by(WRITTEN_AT_ONCE as usize) {
         let last = rows.min(first + WRITTEN_AT_ONCE - 1);
-        // Each row names the lowest limit that is not below its slot, as the product's do.
         conn.query_drop(format!(
             "INSERT INTO issued_coupons \
              (drop_id, slot, coupon_id, user_id, issued_by, slot_limit, person_scope) \
              WITH RECURSIVE n (i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM n WHERE i < {last}) \
              SELECT {drop}, i, {id}, CONCAT('l-', i), 'consumer', \
-             (SELECT slot_limit FROM slot_limits WHERE drop_id = {drop} AND slot_limit >= i \
-             ORDER BY slot_limit LIMIT 1), 0 FROM n",
+             LEAST({quantity}, {part} * CEIL(i / {part})), 0 FROM n",
             drop = coupon.drop,
+            quantity = coupon.quantity,
             id = coupon.id
         ))
         .await?;
@@ -131,29 +164,14 @@ async fn lowered(
     let mut set = redis::cmd("SET");
     set.arg(&count).arg(rows);
     set.query_async::<()>(&mut redis).await?;
+    let api = installation.start("lowering", Role::Api, &[]).await?;
     let begun = Instant::now();
     let lower = json!({"quantity": rows + rows / 2});
-    let answer = ops.change(coupon.id, &lower).await;
+    let answer = installation.ops(&api).change(coupon.id, &lower).await;
     let seconds = begun.elapsed().as_secs_f64();
+    api.stop().await?;
     let what = format!("lowering a drop with {rows} rows");
-    let measurement = Measurement::of(PART, what, seconds, "s");
-    // Its users are not in Redis: later passes must not rebuild it.
-    redis::cmd("SET")
-        .arg(&count)
-        .arg(0)
-        .query_async::<()>(&mut redis)
-        .await?;
-    let mut conn = installation.mysql().await?;
-    conn.query_drop("SET foreign_key_checks = 0").await?;
-    let drop_rows = "DELETE FROM issued_coupons WHERE drop_id = ? LIMIT 100000";
-    loop {
-        conn.exec_drop(drop_rows, (coupon.drop,)).await?;
-        if conn.affected_rows() == 0 {
-            break;
-        }
-    }
-    conn.disconnect().await?;
-    let measurement = measurement.target(FigureTarget::AtMost(10.0));
+    let measurement = Measurement::of(PART, what, seconds, "s").target(FigureTarget::AtMost(10.0));
     Ok(match answer {
         Ok(_) => measurement,
         Err(error) => measurement.note(format!("FAILED: {error:#}")),
@@ -174,10 +192,7 @@ async fn fill(
         size.revocations
     ));
     let mut conn = installation.mysql().await?;
-    conn.query_drop(
-        "SET cte_max_recursion_depth = 10000000, unique_checks = 0, foreign_key_checks = 0",
-    )
-    .await?;
+    conn.query_drop(UNCHECKED).await?;
     let other =
         "INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'Per drop', 9, 'drop')";
     conn.query_drop(other).await?;
@@ -211,14 +226,15 @@ async fn fill(
         ))
         .await?;
         let mut pipe = redis::pipe();
-        for at in 0..(last - first + 1) * each {
-            let (drop, slot) = (100 + first + at / each, 1 + at % each);
-            pipe.hset(
-                &claimants,
-                format!("h-{first}-{at}"),
-                format!("{drop}:{slot}"),
-            )
-            .ignore();
+        let count = (last - first + 1) * each;
+        for from in (0..count).step_by(FIELDS as usize) {
+            let field = |at: u32| {
+                let (drop, slot) = (100 + first + at / each, 1 + at % each);
+                (format!("h-{first}-{at}"), format!("{drop}:{slot}"))
+            };
+            let fields = from..count.min(from + FIELDS);
+            let fields: Vec<_> = fields.map(field).collect();
+            pipe.hset_multiple(&claimants, &fields).ignore();
         }
         pipe.query_async::<()>(&mut redis).await?;
     }
@@ -246,26 +262,54 @@ async fn note_seal(installation: &Installation, old: InstallationCoupon, drops: 
     Ok(note.query_async(&mut redis).await?)
 }
 
-/// Measures how much the AOF grows in an hour without a claim.
+/// Measures how much the AOF grows in an hour without a claim, beside an API and two daemons, of
+/// which one runs the passes of the default schedule.
 async fn quiet(installation: &Installation) -> Result<Measurement> {
-    step(format!("no claim for {QUIET:?}"));
-    let before = aof_bytes(installation).await?;
+    let scheduled = [("RECONCILE_CRON", "*/30 * * * * *")];
+    let (passes, other, api) = tokio::try_join!(
+        installation.start("scheduled", Role::Reconciler, &scheduled),
+        installation.start("other", Role::Reconciler, &[]),
+        installation.start("quiet-api", Role::Api, &[]),
+    )?;
+    // A rewrite would shorten the file.
+    let mut redis = installation.redis().await?;
+    let mut set = redis::cmd("CONFIG");
+    set.arg(&["SET", "auto-aof-rewrite-percentage", "0"]);
+    set.query_async::<()>(&mut redis).await?;
+    until("no rewrite", async || {
+        Ok(persistence(installation, "aof_rewrite_in_progress").await? == 0.0)
+    })
+    .await?;
+    // Its first pass.
     sleep(QUIET).await;
-    let grown = aof_bytes(installation).await? - before;
-    let per_hour = grown / 1e6 * 3_600.0 / QUIET.as_secs_f64();
+    step(format!("no claim for {QUIET:?}"));
+    let read = async || {
+        let bytes = persistence(installation, "aof_current_size").await?;
+        let changes = persistence(installation, "rdb_changes_since_last_save").await?;
+        anyhow::Ok((bytes, changes))
+    };
+    let (bytes, changes) = read().await?;
+    sleep(QUIET).await;
+    let now = read().await?;
+    for program in [passes, other, api] {
+        program.stop().await?;
+    }
+    let per_hour = (now.0 - bytes) / 1e6 * 3_600.0 / QUIET.as_secs_f64();
     let what = "growth of the AOF without a claim, in an hour";
-    Ok(Measurement::of(PART, what, per_hour, "MB").target(FigureTarget::AtMost(20.0)))
+    let measurement = Measurement::of(PART, what, per_hour, "MB");
+    let measurement = measurement.with("bytes", now.0 - bytes);
+    let measurement = measurement.with("changes of keys", now.1 - changes);
+    Ok(measurement.target(FigureTarget::AtMost(20.0)))
 }
 
-/// The size of the AOF. A rewrite would shorten it: the growth is then below zero, and the run is
-/// to be repeated.
-async fn aof_bytes(installation: &Installation) -> Result<f64> {
+/// Reads a number that Redis has about its files.
+async fn persistence(installation: &Installation, name: &str) -> Result<f64> {
     let mut redis = installation.redis().await?;
     let mut info = redis::cmd("INFO");
     let info: String = info.arg("persistence").query_async(&mut redis).await?;
-    let mut lines = info.lines();
-    let size = lines.find_map(|line| line.strip_prefix("aof_current_size:"));
-    Ok(size.context("no AOF")?.trim().parse()?)
+    let mut lines = info.lines().filter_map(|line| line.split_once(':'));
+    let value = lines.find_map(|(found, value)| (found == name).then_some(value));
+    Ok(value.context("no AOF")?.trim().parse()?)
 }
 
 async fn clean(installation: &Installation, size: &BenchSize) -> Result<Measurement> {
@@ -278,20 +322,17 @@ async fn clean(installation: &Installation, size: &BenchSize) -> Result<Measurem
     Ok(Measurement::of(PART, what, median(passes.clone()), "ms").turns(&passes))
 }
 
-/// Measures the time from the loss of a coupon's gate until it is open again.
+/// Measures a pass after which a coupon whose gate is lost or of another process is open again.
 async fn reopened(installation: &Installation, coupon: InstallationCoupon) -> Result<f64> {
     let DropKeys { gate, .. } = keys(installation, coupon);
     let mut redis = installation.redis().await?;
+    let lost: Option<String> = redis::cmd("GET").arg(&gate).query_async(&mut redis).await?;
     let begun = Instant::now();
-    redis::cmd("DEL")
-        .arg(&gate)
-        .query_async::<()>(&mut redis)
-        .await?;
     let id = coupon.id.to_string();
     pass(installation, &["--coupon", &id], "").await?;
     until("the coupon is open", async || {
         let state: Option<String> = redis::cmd("GET").arg(&gate).query_async(&mut redis).await?;
-        Ok(state.is_some_and(|state| state.ends_with("open")))
+        Ok(state != lost && state.is_some_and(|state| state.ends_with("open")))
     })
     .await?;
     Ok(begun.elapsed().as_secs_f64())

@@ -30,8 +30,8 @@ use crate::designs::{Design, prepare};
 use crate::quiet::settle;
 use crate::report::{BenchReport, Machine, Measurement};
 
-/// Time limit of a step.
-const LIMIT: Duration = Duration::from_secs(20 * 60);
+/// Time limit of a part.
+const LIMIT: Duration = Duration::from_secs(40 * 60);
 
 /// The servers and builds that are measured.
 struct Bench {
