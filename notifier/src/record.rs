@@ -234,8 +234,8 @@ impl Post<'_> {
     }
 
     /// Returns the repairs to mail now: all that are not mailed yet, or none. They wait while an
-    /// outage lasts, which makes repairs necessary and is mailed itself, and if mails about them
-    /// come too often.
+    /// outage or a standstill of the consumers lasts, which makes repairs necessary and is mailed
+    /// itself, and if mails about them come too often.
     async fn due_repairs(
         &mut self,
         verdict: &Verdict,
@@ -250,14 +250,25 @@ impl Post<'_> {
         }
         let oldest = rows.first().map(|row| row.repaired_at.and_utc());
         if all.values().any(|it: &&Alert| {
-            let kind = AlertKind::from_word(&it.kind);
-            it.state == AlertState::Firing && kind.is_some_and(AlertKind::is_outage)
+            let explains = match AlertKind::from_word(&it.kind) {
+                Some(AlertKind::Left(Kind::Stalled)) => it.coupon_id.is_none(),
+                kind => kind.is_some_and(AlertKind::is_outage),
+            };
+            it.state == AlertState::Firing && explains
         }) && oldest.is_none_or(|oldest| oldest >= since)
         {
             return Ok(Vec::new());
         }
         let has_news = !(verdict.problems.is_empty() && verdict.resolved.is_empty());
-        let pause = judging::pause(u32::try_from(mails.len()).unwrap_or(u32::MAX), policy);
+        // Users who waited may want to know it.
+        let has_lost_data = rows.iter().any(|it| it.kind == Kind::RedisLost.as_str());
+        let most = if has_lost_data {
+            judging::OUTAGE_PAUSE
+        } else {
+            policy.cooldown
+        };
+        let pause =
+            judging::pause(u32::try_from(mails.len()).unwrap_or(u32::MAX), policy).min(most);
         let last = mails.first();
         let is_too_soon = last.is_some_and(|at| elapsed(*at, self.now) < pause);
         let is_due = has_news || !is_too_soon;

@@ -206,7 +206,15 @@ fn reason(
     now: DateTime<Utc>,
 ) -> Option<NoticeReason> {
     let since_mail = alert.last_mailed_at.map(|at| elapsed(at, now));
-    if since_mail.is_some_and(|since| since < pause(alert.mails, policy)) {
+    // The last mail of an outage that is over says that nothing is to be done: the next outage must
+    // not stay untold for longer than this.
+    let begins = problem.kind.is_outage() && !alert.was_mailed();
+    let most = if begins {
+        OUTAGE_PAUSE
+    } else {
+        policy.cooldown
+    };
+    if since_mail.is_some_and(|since| since < pause(alert.mails, policy).min(most)) {
         return None;
     }
     let Some(mailed_at) = alert.last_mailed_at.filter(|_| alert.was_mailed()) else {
@@ -259,6 +267,9 @@ pub(crate) fn firing(memory: &AlertMemory, kind: AlertKind) -> impl Iterator<Ite
         .values()
         .filter(move |it: &&Alert| it.state == AlertState::Firing && it.kind == kind.word())
 }
+
+/// The longest pause before the first mail of an outage, or of data that Redis has lost.
+pub(crate) const OUTAGE_PAUSE: TimeDelta = TimeDelta::minutes(2);
 
 /// The pause after so many mails. It prevents a problem that comes and goes, or changes with every
 /// pass, from causing a mail each time: three are sent at once, then the pause doubles from a
@@ -338,8 +349,11 @@ fn was_compared(report: &DropReport, alert: &Alert) -> bool {
             // was not compared.
             Subject::Drop => is_held || it.result == Outcome::Failed && it.is_whole(),
             // It is compared as a whole before anything is repaired. But a case of the alert may
-            // be among the repairs that wait now.
-            Subject::Campaign => is_held && it.kind.as_str() == alert.kind,
+            // be among the repairs that wait now, or among what cannot be judged during a sale.
+            Subject::Campaign => {
+                let waits = it.result == Outcome::Skipped && !it.needs_person;
+                (is_held || waits) && it.kind.as_str() == alert.kind
+            }
         }
     })
 }

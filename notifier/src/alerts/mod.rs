@@ -26,7 +26,7 @@ use firstcome_shared::subject::Subject;
 
 pub use cases::Cases;
 pub use judge::{MailPolicy, Notice, NoticeReason, Verdict, judge, pause};
-pub(crate) use judge::{are_held_back, begun, end, firing, observe};
+pub(crate) use judge::{OUTAGE_PAUSE, are_held_back, begun, end, firing, observe};
 
 /// The name of the alert about Redis: unreachable, or not verified yet. One outage has one alert.
 pub const ADMISSION: &str = "admission";

@@ -283,6 +283,21 @@ fn restart_of_a_store_is_not_mailed_but_repeated_failures_are() {
     }
 }
 
+/// After the mail "over", nobody looks until the next one.
+#[test]
+fn each_outage_is_mailed_within_minutes_however_many_came_before() {
+    let mut duty = Duty {
+        patience: TimeDelta::minutes(2),
+        ..Duty::default()
+    };
+    for began in (0..60).step_by(6) {
+        assert_eq!(duty.sees(began, &redis_is_away()), "", "{began}");
+        let says = duty.sees(began + 3, &redis_is_away());
+        assert_eq!(says, "redis_unreachable New", "{began}");
+        assert_eq!(duty.sees(began + 5, &clean()), "redis_unreachable over");
+    }
+}
+
 #[test]
 fn more_or_other_cases_are_mailed_at_once_and_age_order_or_fewer_are_not() {
     let mut duty = Duty::default();
@@ -669,6 +684,28 @@ fn alert_of_a_campaign_ends_while_repairs_of_another_kind_are_held_back() {
     };
     let failed = campaign(vec![counter]);
     assert!(duty.sees(4, &failed).contains("failed_claim over"));
+}
+
+#[test]
+fn alert_of_a_campaign_stays_while_a_sale_hides_its_reason() {
+    let campaign = |finding| {
+        let mut pass = run(Status::Drift, vec![finding]);
+        pass.drops[0].drop_id = DropId::of_campaign("Winter", None);
+        pass
+    };
+    let mut duty = Duty::default();
+    let differs = left(Kind::CountMismatch, 0);
+    let sold = Finding {
+        needs_person: false,
+        ..finding(Kind::CountMismatch, 0, Outcome::Skipped)
+    };
+    let other = finding(Kind::Unissued, 1, Outcome::Skipped);
+    assert_eq!(duty.sees(0, &campaign(differs)), "count_mismatch New");
+    assert_eq!(duty.sees(1, &campaign(sold)), "");
+    assert!(
+        duty.sees(2, &campaign(other))
+            .contains("count_mismatch over")
+    );
 }
 
 #[test]

@@ -86,6 +86,11 @@ fn repairs(summary: &PassSummary<'_>) -> Vec<Block> {
         let text = format!("{at}: {}{}", by_kind(*rows), summary.of_coupons(rows));
         blocks.extend(links.linked(&format!("/runs/{}", first.run_id), text));
     }
+    let more = summary.held_back.len().saturating_sub(LINES);
+    if more > 0 {
+        let passes = count(more as u64, "other pass", "other passes");
+        blocks.push(Block::Paragraph(format!("and {passes}")));
+    }
     if !summary.held_back.is_empty() {
         blocks.extend(last_runs(links));
     }
