@@ -81,3 +81,21 @@ async fn running_consumer_rereads_messages_whose_rows_a_restored_mysql_lacks() {
     .await;
     world.ends_exact(210, [consumer]).await;
 }
+
+/// A pass reports a partition with unread messages that nobody has read for a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn batch_of_one_partition_renews_the_time_at_which_it_was_read() {
+    let (world, drop) = ConsumeWorld::with_coupon(8, OncePer::Coupon).await;
+    let consumer = world.consumer(&[]);
+    world.claim(drop, 4..=4).await;
+    world.until_rows(1).await;
+    world
+        .query("UPDATE topic_positions SET seen_at = '2020-01-01'")
+        .await;
+    // The same partition.
+    world.claim(drop, 8..=8).await;
+    world.until_rows(2).await;
+    let recent = "topic_positions WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL 1 HOUR";
+    assert_eq!(world.count(recent).await, 1);
+    consumer.stop().await;
+}

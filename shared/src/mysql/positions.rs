@@ -133,8 +133,8 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> Query
 async fn moved(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> QueryResult<usize> {
     if let [(partition, range)] = ranges.iter().collect::<Vec<_>>()[..] {
         // Most batches are of one partition: this text stays prepared.
-        let update = "UPDATE topic_positions SET next_offset = ? WHERE topic = ? AND partition_id = ? \
-                      AND ? <= next_offset AND next_offset < ?";
+        let update = "UPDATE topic_positions SET next_offset = ?, seen_at = UTC_TIMESTAMP(3) \
+                      WHERE topic = ? AND partition_id = ? AND ? <= next_offset AND next_offset < ?";
         return sql!(update, range.end, topic, *partition, range.start, range.end)
             .run(conn)
             .await;
