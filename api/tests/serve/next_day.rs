@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
-use firstcome_stack::{FaultProxy, ProxyFault};
+use firstcome_stack::{Clocks, FaultProxy, ProxyFault, RedisOptions, RedisServer};
 use reqwest::Method;
 use serde_json::json;
 
@@ -187,4 +187,32 @@ async fn claim_goes_to_the_drop_that_is_open_in_redis() {
         .ask_redis(&["ZCARD", &world.keys(id, DropId(second)).users])
         .await;
     assert_eq!(held, 0);
+}
+
+/// By MySQL's clock, the next drop opened an hour ago; by Redis's clock, it opens in an hour.
+#[tokio::test]
+async fn holder_of_the_sealed_drop_is_found_if_the_clock_of_mysql_is_ahead() {
+    let clocks = Clocks::new().unwrap();
+    let clock = clocks.clock("redis").unwrap();
+    clock.shift_ms(-2 * HOUR).unwrap();
+    let redis = RedisServer::start(RedisOptions {
+        env: clock.env().into(),
+        ..RedisOptions::default()
+    });
+    let redis = redis.await.unwrap();
+    let world = ServeWorld::closed().await.on_redis(&redis.url());
+    let api = world.api().await;
+    let (id, first, second) = two_days(&world, &api, "drop").await;
+    move_window(&world, id, DropId(first), [-26 * HOUR, -25 * HOUR]).await;
+    move_window(&world, id, DropId(second), [-HOUR, HOUR]).await;
+    world.issue(id, DropId(first), 1, "u-1").await;
+    let sealed = "sealed_at = UTC_TIMESTAMP(3), sealed_rows = 1";
+    world
+        .sql(&format!(
+            "UPDATE {{db}}.drops SET {sealed} WHERE id = {first}"
+        ))
+        .await;
+    api.stop().await;
+    let api = world.api().await;
+    assert_eq!(api.mine(id, "u-1").await.json["status"], "issued");
 }

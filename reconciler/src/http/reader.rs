@@ -283,7 +283,7 @@ async fn facts(stores: &Stores, known: Option<&Run>) -> Result<Facts, DbError> {
 }
 
 /// Sorts drops for the overview: those with an alert first, then open ones, ended ones, and the
-/// next one of each coupon.
+/// next one of each coupon. A sealed one is shown until another opens.
 fn in_order(facts: &Facts, now: DateTime<Utc>) -> Vec<(&Coupon, &Drop)> {
     let named = facts.alerts.iter().filter_map(|alert| alert.alert.drop_id);
     let alarmed: HashSet<DropId> = named.collect();
@@ -291,8 +291,11 @@ fn in_order(facts: &Facts, now: DateTime<Utc>) -> Vec<(&Coupon, &Drop)> {
     for (coupon, drops) in &facts.coupons {
         let to_come = drops.iter().filter(|drop| drop.opens_at > now);
         let next = to_come.min_by_key(|drop| drop.opens_at).map(|drop| drop.id);
+        let opened = drops.iter().filter(|drop| drop.opens_at <= now);
+        let last = opened.max_by_key(|drop| drop.opens_at).map(|drop| drop.id);
         let shown = drops.iter().filter(|drop| {
-            drop.opens_at <= now || Some(drop.id) == next || alarmed.contains(&drop.id)
+            let is_under_way = drop.opens_at <= now && drop.sealed_at.is_none();
+            is_under_way || [last, next].contains(&Some(drop.id)) || alarmed.contains(&drop.id)
         });
         found.extend(shown.map(|drop| (coupon, drop)));
     }

@@ -163,8 +163,8 @@ impl Db {
     }
 
     /// Reads the live coupons in order of id: daily coupons that have not ended, and coupons with
-    /// an unsealed drop. Each comes with its unsealed drops in order of opening, and with the last
-    /// opened drop. The cost depends only on the number of live coupons.
+    /// an unsealed drop. Each comes with its unsealed drops and the last sealed one, in order of
+    /// opening. The cost depends only on the number of live coupons.
     pub async fn catalogue(&self) -> DbResult<Vec<WithDrops>> {
         // One day less allows for all time zones.
         let live = "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL UNION SELECT id \
@@ -256,10 +256,9 @@ impl Db {
         Ok(self.first::<i64>("find drop", drop).await?.is_some())
     }
 
-    /// Reads coupons with their unsealed drops and the last opened one; `which` selects the
-    /// coupons' ids. A drop that has opened within a minute does not count as the last one, because
-    /// a claim may be a retry of a claim in the drop before. Opening is judged by MySQL's clock: if
-    /// this host's were ahead, the last drop would be missed until the next one opens.
+    /// Reads coupons with their unsealed drops and the last sealed one; `which` selects the coupons'
+    /// ids. The last opened drop is among them, whatever the clocks say: by a clock that is ahead,
+    /// it would be one that opens only later, and the holders of the sealed one would be missed.
     async fn select_coupons(&self, which: Sql) -> DbResult<Vec<WithDrops>> {
         // Without STRAIGHT_JOIN and without statistics, the optimizer might begin with all existing
         // coupons.
@@ -270,18 +269,17 @@ impl Db {
             return Ok(Vec::new());
         }
         let ids: Vec<CouponId> = found.iter().map(|coupon| coupon.id).collect();
-        let open_and_last = sql!(
+        let unsealed_and_last = sql!(
             ") SELECT {d.columns} FROM w \
             STRAIGHT_JOIN drops d ON d.coupon_id = w.id AND d.sealed_at IS NULL \
             UNION SELECT {d.columns} FROM w \
             STRAIGHT_JOIN LATERAL (\
             SELECT * FROM drops FORCE INDEX (drops_opened) \
-            WHERE coupon_id = w.id \
-            AND (sealed_at IS NOT NULL OR opens_at < UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE) \
+            WHERE coupon_id = w.id AND sealed_at IS NOT NULL \
             ORDER BY opens_at DESC LIMIT 1) d ON TRUE \
             ORDER BY coupon_id, opens_at, id"
         );
-        let query = sql!("WITH w AS (").and(listed(&ids)).and(open_and_last);
+        let query = sql!("WITH w AS (").and(listed(&ids)).and(unsealed_and_last);
         let rows: Vec<Drop> = self.all("read drops", query).await?;
         let mut drops = rows.into_iter().peekable();
         Ok(found

@@ -5,7 +5,7 @@ use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, OncePer};
 use firstcome_shared::model::is_one_lost;
@@ -15,6 +15,10 @@ use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::schedule::{PlannedDrop, Schedule};
 
 use super::losers::Losers;
+
+/// For this long after an opening, a claim may be a retry in the drop before. Longer than
+/// `RETRY_MS` of claim.lua, because this clock is an estimate of Redis's.
+const RETRIES: TimeDelta = TimeDelta::minutes(1);
 
 #[derive(Debug)]
 pub(crate) struct CouponWithDrops {
@@ -92,13 +96,13 @@ impl CouponWithDrops {
         } else {
             Some(at + 1)
         };
-        // The coupon's claimants name the holders of its sealed drops.
-        let second =
-            neighbour
-                .and_then(|at| self.all().nth(at))
-                .filter(|one: &DropWithKeys<'_>| {
-                    one.drop.sealed_at.is_none() || self.coupon.once_per == OncePer::Drop
-                });
+        // The coupon's claimants name the holders of its sealed drops. Of another coupon, a claim
+        // may be a retry in the sealed drop, but not for long: its keys expire, and without them
+        // Redis leases nothing.
+        let may_be_sealed = self.coupon.once_per == OncePer::Drop && opens_in > -RETRIES;
+        let second = neighbour
+            .and_then(|at| self.all().nth(at))
+            .filter(|one: &DropWithKeys<'_>| may_be_sealed || one.drop.sealed_at.is_none());
         Some(DropCandidates { first, second })
     }
 
@@ -165,7 +169,6 @@ pub(crate) fn instant(ms: i64) -> DateTime<Utc> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use chrono::TimeDelta;
     use firstcome_shared::coupon::{AllowList, CouponSettings};
     use firstcome_shared::domain::CouponId;
     use firstcome_shared::redis::{RedisDurability, RedisMode, RedisSettings};
@@ -300,5 +303,17 @@ pub(crate) mod tests {
         let expected: Vec<_> = firsts.into_iter().zip(seconds).collect();
         assert_eq!(asked.to_vec(), expected);
         assert!(coupon(&[]).candidates(at(0)).is_none());
+    }
+
+    #[tokio::test]
+    async fn sealed_drop_is_a_candidate_until_the_next_has_been_open_for_a_minute() {
+        let mut days = coupon(&[(10, 20), (30, 60)]);
+        days.drops[0].sealed_at = Some(at(21));
+        let seconds = |days: &CouponWithDrops| {
+            [25, 30, 31, 40].map(|minute| days.candidates(at(minute)).unwrap().second.is_some())
+        };
+        assert_eq!(seconds(&days), [false; 4]);
+        days.coupon.settings.once_per = OncePer::Drop;
+        assert_eq!(seconds(&days), [true, true, false, false]);
     }
 }
