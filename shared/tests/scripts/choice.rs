@@ -234,3 +234,26 @@ async fn once_per_coupon_holder_keeps_the_slot_in_all_later_windows() {
     ask::<i64>(&days.server, &["HSET", &days.world.keys.revoked, "a", "1"]).await;
     assert_eq!(days.claim("a").await.0, [Admission::Revoked]);
 }
+
+/// The API publishes the claim again, with this time.
+#[tokio::test]
+async fn repeated_claim_of_an_earlier_window_has_the_time_of_its_admission() {
+    let days = TwoDays::open(OncePer::Coupon, FIRST_IS_OPEN).await;
+    days.claim("a").await;
+    let given = ["HGET", &days.world.keys.times, "1"];
+    let given: Option<i64> = ask(&days.server, &given).await;
+    assert!(given.is_some());
+    let other = ["HSET", &days.world.keys.claimants, "b", "99:1"];
+    ask::<i64>(&days.server, &other).await;
+    let [first, next] = [&days.world.keys, &days.next];
+    for windows in [JUST_AFTER_MIDNIGHT, LONG_AFTER_MIDNIGHT, BETWEEN, OVER] {
+        days.move_to(windows).await;
+        for [first, second] in [[first, next], [next, first]] {
+            let second = Some(second);
+            let candidates = Candidates { first, second };
+            let replies = days.world.claim_among(candidates, "ab").await.unwrap();
+            let times: Vec<_> = replies.iter().map(|one| one.admitted_at_ms).collect();
+            assert_eq!(times, [given, None], "{windows:?}");
+        }
+    }
+}

@@ -233,9 +233,12 @@ for i, user in ipairs(people) do
         -- Holders get their slot at any time, even after closing: a retry is always safe.
         answer = held[i] or elsewhere[i]
     elseif claimed then
-        -- A claimant of this drop would be in `users`.
+        -- A claimant of this drop would be in `users`. The other candidate has the time of its own
+        -- claims: with the present time, the claim would be refused as one after the closing.
         local of, slot = string.match(claimed, '^(%d+):(%d+)$')
-        answer = of and of ~= drop and {'already', of, tonumber(slot), 0} or 'unverified'
+        local times = of == ARGV[3] and KEYS[12] or of == ARGV[4] and KEYS[18]
+        local at = times and tonumber(call('HGET', times, slot)) or 0
+        answer = of and of ~= drop and {'already', of, tonumber(slot), at} or 'unverified'
     elseif refusal then
         answer = refusal
     elseif is_sold_out and not is_restricted then
