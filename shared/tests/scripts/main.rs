@@ -26,8 +26,8 @@ use firstcome_stack::Clocks;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use command::{ScriptCommand, Start, commands};
-use leases::{Leases, TimedWorld};
+use command::{FencedCommand, ScriptCommand, Start, commands};
+use leases::{BEGUN_AT_MS, Leases, TimedWorld};
 use model::{Model, OTHER_DROP};
 use world::{ScriptWorld, revocation};
 
@@ -164,6 +164,28 @@ async fn ended_revocation_voids_only_earlier_admissions() {
     world.given_at(2, ahead).await;
     let until = world.revoke('c', 4, None).await;
     assert_eq!(until, ahead, "the end covers the revoked claim");
+}
+
+/// A slot that was given now would be older than the end of the user's revocation, and so be void.
+#[tokio::test]
+async fn waiting_user_keeps_the_place_while_the_clock_of_redis_is_set_back() {
+    let clocks = Clocks::new().unwrap();
+    let clock = clocks.clock("redis").unwrap();
+    let server = world::server_with(&clock).await;
+    clock.stop_at_ms(BEGUN_AT_MS).unwrap();
+    let start = Start::new(1, OncePer::Coupon, 2);
+    let mut world = ScriptWorld::open(&server.url(), 1, &start).await;
+    world.revoke('b', 1, Some(BEGUN_AT_MS)).await;
+    clock.stop_at_ms(BEGUN_AT_MS + 1).unwrap();
+    let claimed = world.claims("abc").await;
+    assert_eq!(claimed, "[Accepted(1), Waiting(1), Waiting(2)]");
+    world.revoke('a', 2, None).await;
+    let promote = ScriptCommand::Fenced(FencedCommand::Promote(2));
+    clock.stop_at_ms(BEGUN_AT_MS - 3_600_000).unwrap();
+    assert_eq!(world.apply(&promote).await.0, "Done([])");
+    assert_eq!(world.look().await.waiting, ["b", "c"]);
+    clock.stop_at_ms(BEGUN_AT_MS + 1).unwrap();
+    assert_eq!(world.apply(&promote).await.0, "Done([('b', 1)])");
 }
 
 /// The user waited in that drop, and got a slot of this one before the revocation came.

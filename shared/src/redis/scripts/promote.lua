@@ -8,7 +8,7 @@
 --       {now, left_out, user, slot, user, slot, …}: now: Redis's time in ms; left_out: number of
 --       entries removed without a slot, 1,000 at most
 -- Users who already hold a slot (of this drop, or of the coupon if one is allowed in total) and
--- users who are revoked leave the list without a slot. No user is promoted while the coupon is
+-- users who are revoked for good leave the list without a slot. No user is promoted while the coupon is
 -- paused. If the drop was closed early, only users with a broken promise are promoted:
 -- `project.lua` gives them scores up to 0.
 local meta = redis.call('HMGET', KEYS[7], 'quantity', 'once_per', 'paused', 'closed_early', 'version', 'lease_until')
@@ -23,9 +23,14 @@ while #reply < 2 + 2 * tonumber(ARGV[3]) and reply[2] < 1000 do
     local user, place = unpack(redis.call('ZRANGE', KEYS[11], 0, 0, 'WITHSCORES'))
     if not user or (meta[4] == '1' and tonumber(place) > 0) then break end
     local holds = redis.call('ZSCORE', KEYS[9], user) or (per_coupon and redis.call('HGET', KEYS[3], user))
-    if holds or now <= (void_times(ARGV[2], per_coupon, {user})[1] or 0) then
+    local void_until = void_times(ARGV[2], per_coupon, {user})[1] or 0
+    if holds or void_until == math.huge then
         redis.call('ZREM', KEYS[11], user)
         reply[2] = reply[2] + 1
+    elseif now <= void_until then
+        -- The clock was set back: a slot given now would look older than the revocation, and so be
+        -- void. The user keeps the place, and those behind wait, until the clock is right.
+        break
     else
         local slot = tonumber(redis.call('ZRANGE', KEYS[10], 0, 0)[1]) or count + 1
         if slot > quantity then break end
