@@ -1,8 +1,10 @@
 //! Messages become rows once, even if several consumers read them or read them again.
 
+use chrono::Utc;
 use firstcome_shared::domain::OncePer;
+use rdkafka::producer::{FutureProducer, FutureRecord};
 
-use crate::world::ConsumeWorld;
+use crate::world::{ConsumeWorld, LIMIT};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_message_becomes_a_row_and_every_offset_is_committed() {
@@ -19,4 +21,18 @@ async fn consumer_waiting_for_a_store_can_be_stopped() {
     let world = ConsumeWorld::new().await;
     let consumer = world.consumer(&["--kafka-brokers=127.0.0.1:1", "--startup-wait-seconds=3600"]);
     consumer.stop().await;
+}
+
+/// By default, Kafka refuses messages whose time is more than an hour ahead of the broker's.
+#[tokio::test]
+async fn topic_takes_the_messages_of_an_api_whose_clock_is_hours_ahead() {
+    let world = ConsumeWorld::new().await;
+    let producer: FutureProducer = world.kafka.producer(LIMIT).create().unwrap();
+    let ahead = Utc::now().timestamp_millis() + 7_200_000;
+    let record = FutureRecord::to(&world.kafka.topic)
+        .key("key")
+        .payload("claim")
+        .timestamp(ahead);
+    let delivered = producer.send(record, LIMIT).await.unwrap();
+    assert!(delivered.timestamp.to_millis() < Some(ahead));
 }

@@ -175,7 +175,12 @@ impl TestTopic {
     pub async fn recreate(&self) {
         let partitions = i32::try_from(self.offsets().await.len()).unwrap();
         let mut settings = Vec::new();
-        for name in ["cleanup.policy", "compression.type", "max.message.bytes"] {
+        for name in [
+            "cleanup.policy",
+            "compression.type",
+            "max.message.bytes",
+            "message.timestamp.type",
+        ] {
             settings.push((name, self.topic_setting(name).await));
         }
         self.delete().await;

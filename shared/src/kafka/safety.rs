@@ -9,6 +9,10 @@ pub(super) const IN_SYNC: usize = 2;
 
 pub(super) const BATCH_SETTING: &str = "max.message.bytes";
 
+/// The setting and value with which messages have the broker's time. By default they have the
+/// producer's, and Kafka refuses each that is more than an hour ahead of its own.
+pub(super) const TIME_SETTING: [&str; 2] = ["message.timestamp.type", "LogAppendTime"];
+
 fn change(topic: &str, setting: &str) -> String {
     format!(
         "set it to {setting}: kafka-configs.sh --alter --entity-type topics --entity-name \
@@ -69,9 +73,37 @@ pub(super) fn what_is_unsafe<'a>(
     })
 }
 
+/// Returns the advised change if the topic refuses the messages of an API whose clock is ahead. No
+/// claim is lost by that: the API writes them to MySQL.
+pub(super) fn refuses_by_clock<'a>(
+    topic: &str,
+    value: impl Fn(&str) -> Option<&'a str>,
+) -> Option<String> {
+    let [name, broker] = TIME_SETTING;
+    let set = value(name).filter(|set| *set != broker)?;
+    Some(format!(
+        "the topic {topic:?} refuses the messages of an API whose clock is an hour ahead \
+        ({name}={set}); {}",
+        change(topic, &format!("{name}={broker}"))
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn topic_with_the_times_of_producers_is_warned_of() {
+        for (set, is_warned) in [
+            (Some("CreateTime"), true),
+            (Some("LogAppendTime"), false),
+            (None, false),
+        ] {
+            let said = refuses_by_clock("claims", |name| set.filter(|_| name == TIME_SETTING[0]));
+            let advice = "--add-config message.timestamp.type=LogAppendTime";
+            assert_eq!(said.is_some_and(|said| said.ends_with(advice)), is_warned);
+        }
+    }
 
     #[test]
     fn topic_that_may_lose_acknowledged_claims_is_refused_with_a_remedy() {

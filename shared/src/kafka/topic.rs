@@ -13,7 +13,7 @@ use rdkafka::types::RDKafkaRespErr;
 
 use super::diagnosis::Failures;
 use super::error::TopicError;
-use super::safety::{BATCH_SETTING, IN_SYNC, what_is_unsafe};
+use super::safety::{BATCH_SETTING, IN_SYNC, TIME_SETTING, refuses_by_clock, what_is_unsafe};
 use super::{KafkaSettings, LARGEST_BATCH};
 
 /// Maximum number of events processed after a call.
@@ -22,11 +22,35 @@ const EVENTS: usize = 50;
 /// Checks that the topic's settings cannot lose acknowledged messages. Returns its number of
 /// partitions.
 pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<usize, TopicError> {
+    Ok(checked(settings, limit).await?.partitions)
+}
+
+/// Checks the topic as [`check_topic`] does, and warns of a setting that loses nothing.
+pub async fn check_topic_at_start(
+    settings: &KafkaSettings,
+    limit: Duration,
+) -> Result<usize, TopicError> {
+    let topic = checked(settings, limit).await?;
+    if let Some(warning) = topic.warning {
+        tracing::warn!("{warning}");
+    }
+    Ok(topic.partitions)
+}
+
+struct CheckedTopic {
+    partitions: usize,
+    warning: Option<String>,
+}
+
+async fn checked(settings: &KafkaSettings, limit: Duration) -> Result<CheckedTopic, TopicError> {
     let owned = settings.clone();
     let asked = tokio::task::spawn_blocking(move || read_topic(&owned, limit)).await;
     let found = asked.map_err(|_| settings.unreachable(&KafkaError::Canceled))??;
     let Some(config) = settings.config_of_topic(limit).await? else {
-        return Ok(found.partitions);
+        return Ok(CheckedTopic {
+            partitions: found.partitions,
+            warning: None,
+        });
     };
     let value = |name: &str| config.get(name)?.value.as_deref();
     if let Some(why) = what_is_unsafe(&settings.topic, found.replicas, value) {
@@ -40,7 +64,10 @@ pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<us
             settings.topic, found.in_sync
         )));
     }
-    Ok(found.partitions)
+    Ok(CheckedTopic {
+        partitions: found.partitions,
+        warning: refuses_by_clock(&settings.topic, value),
+    })
 }
 
 /// What the brokers know of a topic.
@@ -145,7 +172,7 @@ pub async fn ensure_topic(
     limit: Duration,
     replication: i32,
 ) -> Result<bool, TopicError> {
-    match check_topic(settings, limit).await {
+    match check_topic_at_start(settings, limit).await {
         Err(TopicError::Missing(_)) => {}
         other => return other.map(|_| false),
     }
@@ -163,6 +190,7 @@ pub async fn ensure_topic(
     .set("min.insync.replicas", &in_sync)
     .set("cleanup.policy", "delete")
     .set("compression.type", "producer")
+    .set(TIME_SETTING[0], TIME_SETTING[1])
     .set(BATCH_SETTING, &largest_batch);
     let options = AdminOptions::new()
         .operation_timeout(Some(limit))

@@ -40,6 +40,8 @@ pub enum StoreRefusal {
     KafkaDisk,
     /// `TOPIC_AUTHORIZATION_FAILED`, `CLUSTER_AUTHORIZATION_FAILED`
     KafkaRights,
+    /// `INVALID_TIMESTAMP`
+    KafkaClock,
 }
 
 /// What is said of a MySQL that answers reads while no commit ends: it waits for free space for its
@@ -236,6 +238,18 @@ impl StoreRefusal {
                     "What each user may do",
                 ],
             },
+            Self::KafkaClock => RefusalFacts {
+                store: Kafka,
+                signs: &["Invalid timestamp", "INVALID_TIMESTAMP"],
+                says: "Kafka refuses messages: an API's clock is ahead of its own \
+                    (INVALID_TIMESTAMP)",
+                to_do: "Set the clock that is wrong, or let Kafka set the times.",
+                command: [
+                    "kafka-configs.sh --bootstrap-server localhost:9092 --alter --topic \
+                    coupon-claims --add-config message.timestamp.type=LogAppendTime",
+                    "Messages get Kafka's time",
+                ],
+            },
         }
     }
 
@@ -356,6 +370,11 @@ mod tests {
                 Is::KafkaDisk,
             ),
             (Kafka, "Broker: Topic authorization failed", Is::KafkaRights),
+            (
+                Kafka,
+                "Message production error: InvalidTimestamp (Broker: Invalid timestamp)",
+                Is::KafkaClock,
+            ),
         ] {
             assert_eq!(
                 StoreRefusal::from_error(store, text),
