@@ -96,3 +96,17 @@ async fn next_owner_of_a_partition_goes_on() {
     second.stop().await;
     world.assert_exact(200).await;
 }
+
+#[tokio::test]
+async fn suspension_from_before_the_clock_of_mysql_was_set_back_has_ended() {
+    let world = ConsumeWorld::new().await;
+    world.db.suspend_pace().await.unwrap();
+    assert!(world.db.is_pace_suspended().await.unwrap());
+    let state = format!("{}.reconciler_state", world.database);
+    world
+        .query(&format!(
+            "UPDATE {state} SET updated_at = updated_at + INTERVAL 1 HOUR"
+        ))
+        .await;
+    assert!(!world.db.is_pace_suspended().await.unwrap());
+}

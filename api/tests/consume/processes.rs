@@ -92,3 +92,28 @@ async fn consumer_reports_its_address_topic_and_health() {
     until("no lag", async || shows("firstcome_consumer_lag 0").await).await;
     assert!(program.stop(LIMIT).await.unwrap().success());
 }
+
+#[tokio::test]
+async fn processes_from_before_the_clock_of_mysql_was_set_back_do_not_run() {
+    let world = ConsumeWorld::new().await;
+    let processes = format!("{}.processes", world.database);
+    world
+        .query(&format!(
+            "INSERT INTO {processes} (id, role, owner, topic, consumer_group, publish_deadline_ms, \
+             fallback_deadline_ms, kafka_problem, seen_at) \
+             VALUES ('old', 'consume', 'host:1', 't', 'g', 0, 0, 'refused', UTC_TIMESTAMP(3))"
+        ))
+        .await;
+    let seen = async || {
+        let processes = world.db.processes().await.unwrap();
+        let problems = world.db.store_problems().await.unwrap();
+        (processes.len(), problems.len())
+    };
+    assert_eq!(seen().await, (1, 1));
+    world
+        .query(&format!(
+            "UPDATE {processes} SET seen_at = seen_at + INTERVAL 1 HOUR"
+        ))
+        .await;
+    assert_eq!(seen().await, (0, 0));
+}

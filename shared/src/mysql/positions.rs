@@ -70,14 +70,15 @@ impl Db {
         self.set_state(UNPACED, String::new()).await
     }
 
-    /// Whether the pace of rows is suspended.
+    /// Whether the pace of rows is suspended. A later time than now is from before MySQL's clock was
+    /// set back.
     pub async fn is_pace_suspended(&self) -> DbResult<bool> {
-        let recent = "SELECT COUNT(*) FROM reconciler_state \
-                      WHERE name = ? AND updated_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND";
+        let recent = "SELECT COUNT(*) FROM reconciler_state WHERE name = ? \
+                      AND updated_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+                      AND updated_at <= UTC_TIMESTAMP(3) + INTERVAL ? SECOND";
         let what = "read the suspension of the pace";
-        let found: Option<i64> = self
-            .first(what, sql!(recent, UNPACED, UNPACED_SECONDS))
-            .await?;
+        let recent = sql!(recent, UNPACED, UNPACED_SECONDS, UNPACED_SECONDS);
+        let found: Option<i64> = self.first(what, recent).await?;
         Ok(found.unwrap_or(0) > 0)
     }
 

@@ -146,21 +146,24 @@ impl Db {
         forgotten.map(|_| ())
     }
 
-    /// Reads the running processes.
+    /// Reads the running processes. A process that runs renews its row: one of a later time than
+    /// now is from before MySQL's clock was set back.
     pub async fn processes(&self) -> DbResult<Vec<ProcessRow>> {
-        let running = "SELECT {columns} FROM processes WHERE seen_at > UTC_TIMESTAMP(3) - \
-            INTERVAL ? SECOND LIMIT 10000";
-        self.all("list processes", sql!(running, RUNNING_SECONDS))
-            .await
+        let running = "SELECT {columns} FROM processes \
+            WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+            AND seen_at <= UTC_TIMESTAMP(3) + INTERVAL ? SECOND LIMIT 10000";
+        let running = sql!(running, RUNNING_SECONDS, RUNNING_SECONDS);
+        self.all("list processes", running).await
     }
 
     /// Reads what running processes say of stores that refuse them.
     pub async fn store_problems(&self) -> DbResult<Vec<StoreProblems>> {
         let refused = "SELECT DISTINCT {columns} FROM processes \
             WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+            AND seen_at <= UTC_TIMESTAMP(3) + INTERVAL ? SECOND \
             AND COALESCE(redis_problem, mysql_problem, kafka_problem) IS NOT NULL LIMIT 100";
         let lasts = EVERY.as_secs().cast_signed() * 2;
-        self.all("list problems of processes", sql!(refused, lasts))
+        self.all("list problems of processes", sql!(refused, lasts, lasts))
             .await
     }
 
