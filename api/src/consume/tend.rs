@@ -235,6 +235,11 @@ impl Tender {
         }
         if self.group().has_joined.swap(false, Ordering::Relaxed) {
             self.health.set(GROUP, None);
+            // The group has moved partitions, perhaps because some were added. With the old number,
+            // two consumers would together exceed the pace until the next count.
+            if self.pace.is_limited() {
+                self.count_partitions();
+            }
         }
         let topic = &self.kafka.topic;
         let positions = self.db.topic_positions(topic).await;

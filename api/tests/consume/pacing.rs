@@ -3,9 +3,12 @@
 
 use firstcome_shared::claim::Claim;
 use firstcome_shared::domain::{NamedDrop, OncePer};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
 use tokio::time::Instant;
 
-use crate::world::{ConsumeWorld, PARTITIONS, claim_event, until};
+use crate::world::{ConsumeWorld, LIMIT, PARTITIONS, claim_event, until};
 
 /// Claims of each message that is written whole.
 const TOGETHER: u32 = 100;
@@ -25,10 +28,26 @@ impl ConsumeWorld {
     }
 
     async fn until_all_begun(&self) {
+        self.until_begun(PARTITIONS).await;
+    }
+
+    async fn until_begun(&self, partitions: i32) {
         until("each partition has a position", async || {
-            self.count("topic_positions").await == u64::try_from(PARTITIONS).unwrap()
+            self.count("topic_positions").await == u64::try_from(partitions).unwrap()
         })
         .await;
+    }
+
+    /// Increases the topic's partitions to this number.
+    async fn grow(&self, partitions: i32) {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.kafka.brokers);
+        let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+        let number = usize::try_from(partitions).unwrap();
+        let more = NewPartitions::new(&self.kafka.topic, number);
+        let options = AdminOptions::new().operation_timeout(Some(LIMIT));
+        let grown = admin.create_partitions([&more], &options).await.unwrap();
+        assert!(grown[0].is_ok(), "{grown:?}");
     }
 }
 
@@ -95,6 +114,31 @@ async fn next_owner_of_a_partition_goes_on() {
     world.until_rows(200).await;
     second.stop().await;
     world.assert_exact(200).await;
+}
+
+/// Two consumers of half of them would each take the whole pace if they counted only the first ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn added_partitions_do_not_raise_the_pace() {
+    let (world, drop) = ConsumeWorld::with_coupon(100, OncePer::Coupon).await;
+    let pace = ["--rows-per-second=10"];
+    let consumers = [world.consumer(&pace), world.consumer(&pace)];
+    world.until_all_begun().await;
+    world.grow(2 * PARTITIONS).await;
+    world.until_begun(2 * PARTITIONS).await;
+    let messages = (1..=100).map(|slot: u32| {
+        let claim = claim_event(drop.coupon, drop.drop, slot, &format!("u-{slot}"));
+        let partition = i32::try_from(slot).unwrap() % (2 * PARTITIONS);
+        (partition, Some(claim.key()), Some(claim.encode()))
+    });
+    let begun = Instant::now();
+    world.send(messages.collect()).await;
+    world.until_rows(100).await;
+    let took = begun.elapsed().as_secs_f64();
+    println!("100 claims at 10 a second by two consumers: {took:.1} s");
+    assert!(took > 8.0, "{took}");
+    for consumer in consumers {
+        consumer.stop().await;
+    }
 }
 
 #[tokio::test]
