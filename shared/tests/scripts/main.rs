@@ -183,7 +183,7 @@ async fn waiting_user_keeps_the_place_while_the_clock_of_redis_is_set_back() {
     let promote = ScriptCommand::Fenced(FencedCommand::Promote(2));
     clock.stop_at_ms(BEGUN_AT_MS - 3_600_000).unwrap();
     assert_eq!(world.apply(&promote).await.0, "Done([])");
-    assert_eq!(world.look().await.waiting, ["b", "c"]);
+    assert_eq!(world.read_state().await.waiting, ["b", "c"]);
     clock.stop_at_ms(BEGUN_AT_MS + 1).unwrap();
     assert_eq!(world.apply(&promote).await.0, "Done([('b', 1)])");
 }

@@ -8,8 +8,8 @@
 --       {now, left_out, user, slot, user, slot, …}: now: Redis's time in ms; left_out: number of
 --       entries removed without a slot, 1,000 at most
 -- Users who already hold a slot (of this drop, or of the coupon if one is allowed in total) and
--- users who are revoked for good leave the list without a slot. No user is promoted while the coupon is
--- paused. If the drop was closed early, only users with a broken promise are promoted:
+-- users who are revoked for good leave the list without a slot. No user is promoted while the
+-- coupon is paused. If the drop was closed early, only users with a broken promise are promoted:
 -- `project.lua` gives them scores up to 0.
 local meta = redis.call('HMGET', KEYS[7], 'quantity', 'once_per', 'paused', 'closed_early', 'version', 'lease_until')
 local quantity, per_coupon, count = tonumber(meta[1]), meta[2] == 'coupon', tonumber(redis.call('GET', KEYS[8]))
