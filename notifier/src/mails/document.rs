@@ -16,7 +16,8 @@ const SUBJECT: usize = 150;
 
 /// The last lines of every mail.
 const FOOTER: [&str; 2] = [
-    "Commands run where the reconciler runs, with its settings and OPS_TOKEN in the environment.",
+    "Commands run where the reconciler runs, with its settings and OPS_TOKEN in the environment, \
+    unless they say otherwise.",
     "You get this because your address is in ALERT_TO of a Firstcome reconciler.",
 ];
 

@@ -74,8 +74,8 @@ impl StoreRefusal {
                 says: "Redis refuses writes: it cannot write its append-only file (MISCONF)",
                 to_do: "Its disk is full or read-only: free it. Redis then goes on by itself.",
                 command: [
-                    "redis-cli CONFIG GET dir",
-                    "The folder; see its disk with df -h",
+                    r#"redis-cli -u "${REDIS_URL%%,*}" CONFIG GET dir"#,
+                    "The folder (an ACL user needs +config); see its disk with df -h",
                 ],
             },
             Self::RedisSnapshot => RefusalFacts {
@@ -85,8 +85,8 @@ impl StoreRefusal {
                 to_do: "Its disk is full or read-only, or it could not fork: remove that, or \
                     stop the snapshots, which an append-only file replaces (also in redis.conf).",
                 command: [
-                    "redis-cli CONFIG SET save ''",
-                    "Stop the snapshots; writes work at once",
+                    r#"redis-cli -u "${REDIS_URL%%,*}" CONFIG SET save ''"#,
+                    "Stop the snapshots (an ACL user needs +config); writes work at once",
                 ],
             },
             Self::RedisMemory => RefusalFacts {
@@ -95,8 +95,8 @@ impl StoreRefusal {
                 says: "Redis refuses writes: its memory is full (maxmemory, OOM)",
                 to_do: "Raise maxmemory (also in redis.conf), or delete what is not Firstcome's.",
                 command: [
-                    "redis-cli CONFIG SET maxmemory 4gb",
-                    "Raise it, here to 4 GB",
+                    r#"redis-cli -u "${REDIS_URL%%,*}" CONFIG SET maxmemory 4gb"#,
+                    "Raise it, here to 4 GB (an ACL user needs +config)",
                 ],
             },
             Self::RedisReplica => RefusalFacts {
@@ -105,7 +105,10 @@ impl StoreRefusal {
                 says: "Redis refuses writes: REDIS_URL leads to a replica (READONLY)",
                 to_do: "Point REDIS_URL, or the address in it, to the master. If no other server \
                     is master, promote this one.",
-                command: ["redis-cli INFO replication", "Whom it follows"],
+                command: [
+                    r#"redis-cli -u "${REDIS_URL%%,*}" INFO replication"#,
+                    "Whom it follows",
+                ],
             },
             Self::RedisFewReplicas => RefusalFacts {
                 store: Redis,
@@ -114,7 +117,7 @@ impl StoreRefusal {
                     NOREPLICAS)",
                 to_do: "Bring a replica back. Redis then goes on by itself.",
                 command: [
-                    "redis-cli INFO replication",
+                    r#"redis-cli -u "${REDIS_URL%%,*}" INFO replication"#,
                     "Which replicas follow, and how far they lag",
                 ],
             },
@@ -124,7 +127,7 @@ impl StoreRefusal {
                 says: "Redis refuses commands: it is still loading its data (LOADING)",
                 to_do: "Wait. It goes on by itself once it has read its file.",
                 command: [
-                    "redis-cli INFO persistence",
+                    r#"redis-cli -u "${REDIS_URL%%,*}" INFO persistence"#,
                     "How far it is (loading_eta_seconds)",
                 ],
             },
@@ -135,7 +138,7 @@ impl StoreRefusal {
                 to_do: "Firstcome's scripts take milliseconds: end the one that runs, and find \
                     out whose it is.",
                 command: [
-                    "redis-cli SCRIPT KILL",
+                    r#"redis-cli -u "${REDIS_URL%%,*}" SCRIPT KILL"#,
                     "End it, unless it has written something",
                 ],
             },
@@ -151,14 +154,20 @@ impl StoreRefusal {
                 signs: &["CLUSTERDOWN", "ClusterDown"],
                 says: "Redis refuses commands: its cluster has no server for some keys (CLUSTERDOWN)",
                 to_do: "Bring the missing nodes back, or assign their hash slots.",
-                command: ["redis-cli CLUSTER NODES", "Which nodes fail"],
+                command: [
+                    r#"redis-cli -u "${REDIS_URL%%,*}" CLUSTER NODES"#,
+                    "Which nodes fail",
+                ],
             },
             Self::RedisLogin => RefusalFacts {
                 store: Redis,
                 signs: &["NOAUTH", "WRONGPASS", "NOPERM", "NoPerm", "ACL failure"],
                 says: "Redis refuses this login, or a command of it (NOAUTH, WRONGPASS, NOPERM)",
                 to_do: "Correct user and password in REDIS_URL, or the rights of that user.",
-                command: ["redis-cli ACL LOG 5", "What was refused, and to whom"],
+                command: [
+                    r#"redis-cli -u "${REDIS_URL%%,*}" ACL LOG 5"#,
+                    "What was refused, and to whom (an ACL user needs +acl)",
+                ],
             },
             Self::MysqlDisk => RefusalFacts {
                 store: Mysql,
@@ -189,7 +198,7 @@ impl StoreRefusal {
                     primary, let it take writes.",
                 command: [
                     "mysql -e 'SET GLOBAL read_only = OFF'",
-                    "If it is the primary",
+                    "If it is the primary, as an administrator of MySQL (mysql reads ~/.my.cnf)",
                 ],
             },
             Self::MysqlConnections => RefusalFacts {
@@ -200,7 +209,7 @@ impl StoreRefusal {
                     in its file).",
                 command: [
                     "mysql -e 'SET GLOBAL max_connections = 500'",
-                    "Raise it, here to 500",
+                    "Raise it, here to 500, as an administrator of MySQL (mysql reads ~/.my.cnf)",
                 ],
             },
             Self::KafkaFewReplicas => RefusalFacts {
@@ -211,7 +220,7 @@ impl StoreRefusal {
                 command: [
                     "kafka-topics.sh --bootstrap-server localhost:9092 --describe \
                     --under-min-isr-partitions",
-                    "Which partitions",
+                    "On a broker: which partitions",
                 ],
             },
             Self::KafkaDisk => RefusalFacts {
@@ -223,7 +232,7 @@ impl StoreRefusal {
                     to MySQL meanwhile.",
                 command: [
                     "kafka-log-dirs.sh --bootstrap-server localhost:9092 --describe",
-                    "Which folders have an error",
+                    "On a broker: which folders have an error",
                 ],
             },
             Self::KafkaRights => RefusalFacts {
@@ -235,7 +244,7 @@ impl StoreRefusal {
                     to MySQL meanwhile.",
                 command: [
                     "kafka-acls.sh --bootstrap-server localhost:9092 --list",
-                    "What each user may do",
+                    "On a broker: what each user may do",
                 ],
             },
             Self::KafkaClock => RefusalFacts {
@@ -395,6 +404,20 @@ mod tests {
             let row = operations.lines().find(|line| line.contains(facts.says));
             assert!(row.is_some_and(|row| row.contains(command)), "{refusal:?}");
             assert!(facts.to_do.ends_with('.'), "{refusal:?}");
+        }
+    }
+
+    /// Without an address, `redis-cli` changes a Redis on the operator's own machine.
+    #[test]
+    fn commands_of_refusals_reach_the_store_that_refuses() {
+        for refusal in StoreRefusal::VARIANTS {
+            let [command, what] = refusal.facts().command;
+            let reaches = match command.split(' ').next() {
+                Some("redis-cli") => command.starts_with(r#"redis-cli -u "${REDIS_URL%%,*}" "#),
+                Some("mysql") => what.contains("as an administrator of MySQL"),
+                _ => what.starts_with("On its host") || what.starts_with("On a broker"),
+            };
+            assert!(reaches, "{refusal:?}: {what}: {command}");
         }
     }
 }
