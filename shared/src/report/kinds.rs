@@ -214,8 +214,8 @@ impl AlertKind {
             },
             Self::KafkaUnreachable => KindFacts {
                 noun: ["outage of Kafka", "outages of Kafka"],
-                users: "Claims go on, each about 2 s slower. The API issues them itself, so \
-                    codes come at once. No promise is lost.",
+                users: "Claims go on; the first ones take about 2 s longer. The API issues them \
+                    itself, so codes come at once. No promise is lost.",
                 to_do: "Bring Kafka back. Until then passes fail, and slots that are given back \
                     are not passed on.",
                 remedy: Remedy::Look,
