@@ -355,9 +355,9 @@ fn renders_outages() {
     let full = "passes fail: MySQL: write rows: Table is full";
     #[rustfmt::skip]
     let outages: [(&str, AlertKind, &str, &[&str]); 5] = [
-        ("outage_of_redis", AlertKind::RedisUnreachable, "Redis refuses connections", &[]),
+        ("outage_of_redis", AlertKind::RedisUnreachable, "Redis does not answer: nothing listens at its address", &[]),
         ("admission_closed", AlertKind::AdmissionClosed, "1 coupon is closed", &[to_read]),
-        ("outage_of_mysql", AlertKind::MysqlUnreachable, "MySQL refuses connections", &[]),
+        ("outage_of_mysql", AlertKind::MysqlUnreachable, "MySQL does not answer: nothing listens at its address", &[]),
         ("alerts_not_recorded", AlertKind::AlertsNotRecorded, unrecorded, &["Lock wait timeout"]),
         ("run_failed", AlertKind::RunFailed, full, &[]),
     ];

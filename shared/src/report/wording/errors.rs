@@ -6,7 +6,11 @@ use super::super::{FailureCause, StoreRefusal};
 /// The meanings of a client's errors, identified by parts of their texts, because clients have no
 /// error codes for these cases.
 const MEANINGS: [(&str, &str); 5] = [
-    ("refuses connections", "Connection refused"),
+    // A store that refuses connections, because it has too many, answers and says so.
+    (
+        "does not answer: nothing listens at its address",
+        "Connection refused",
+    ),
     (
         "does not answer",
         "timed out|did not answer|no connection within|deadline has \
@@ -73,7 +77,11 @@ mod tests {
         let full = "MySQL: write rows: The table 'issued_coupons' is full";
         let unknown = "MySQL: write rows: Unknown column 'slot'";
         for (cause, error, plain) in [
-            (Mysql, refused, "MySQL refuses connections"),
+            (
+                Mysql,
+                refused,
+                "MySQL does not answer: nothing listens at its address",
+            ),
             (
                 Mysql,
                 "MySQL did not answer list alerts within 5s",
