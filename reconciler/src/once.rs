@@ -236,7 +236,7 @@ mod tests {
             full.starts_with("     applied  failed_claim, drop 7"),
             "{full}"
         );
-        let ends = format!("customer-4711: {text} (issued late)");
+        let ends = format!("customer-4711: {text} (missing row written)");
         assert!(full.ends_with(&ends), "{full}");
     }
 }

@@ -141,8 +141,8 @@ mod tests {
         assert_eq!(
             listed(&findings),
             [
-                "2 × issued late: 3 s, no row (slot 3, 1 · s•••11, s•••11)",
-                "issued late: no message (slot 9 · c•••-9)",
+                "2 × missing row written: 3 s, no row (slot 3, 1 · s•••11, s•••11)",
+                "missing row written: no message (slot 9 · c•••-9)",
             ]
         );
     }
@@ -157,7 +157,7 @@ mod tests {
         let same: Vec<Finding> = (0..100).map(|n| finding("customer-1", n, "x")).collect();
         assert_eq!(
             listed(&same),
-            ["100 × issued late: x (slot 0, 1, 2, 3, 4, …)"]
+            ["100 × missing row written: x (slot 0, 1, 2, 3, 4, …)"]
         );
     }
 }

@@ -47,7 +47,7 @@ async fn repair_is_mailed_once_to_each_recipient_and_clean_pass_is_not() {
     for run in [repaired("r1"), repaired("r1"), clean("r2"), dry_run] {
         desk.pass(&run).await;
     }
-    let subject = "[firstcome] repaired: Winter coupon · 100 of 100 issued · 1 issued late";
+    let subject = "[firstcome] repaired: Winter coupon · 100 of 100 issued · 1 missing row written";
     assert_eq!([desk.subjects(A), desk.subjects(B)], [[subject], [subject]]);
     let mails = desk.sink.mails();
     let mail = parsed(&mails[0]);
@@ -147,7 +147,7 @@ async fn frequent_repairs_are_mailed_together_and_completely() {
             .await;
     }
     let place = "[firstcome] repaired: Winter coupon · 100 of 100 issued";
-    let one = format!("{place} · 1 issued late");
+    let one = format!("{place} · 1 missing row written");
     let three = "3 promises without a row in earlier passes since";
     let subjects = desk.subjects(A);
     let expected = [
@@ -155,9 +155,9 @@ async fn frequent_repairs_are_mailed_together_and_completely() {
         one.clone(),
         one,
         format!(
-            "{place} · 1 issued late; 1 promise without a row in earlier passes since 06:02 UTC"
+            "{place} · 1 missing row written; 1 promise without a row in earlier passes since 06:02 UTC"
         ),
-        format!("{place} · 1 issued late; {three} 06:03 UTC"),
+        format!("{place} · 1 missing row written; {three} 06:03 UTC"),
         format!("{place} · {three} 06:05 UTC"),
     ];
     assert_eq!(subjects, expected);

@@ -102,7 +102,11 @@ async fn two_daemons_repair_once_and_mail_it() {
         daemon.stderr(Stdio::null()).spawn().unwrap()
     });
     // In the words of a system that is not ours.
-    let words = ["20 issued late", "--once --dry-run", "docs/ATTACH.md"];
+    let words = [
+        "20 missing rows written",
+        "--once --dry-run",
+        "docs/ATTACH.md",
+    ];
     let is_told = |mail: &Mail| {
         let text = mail.text().replace("=\r\n", "");
         words.iter().all(|word| text.contains(word))

@@ -39,7 +39,7 @@ pub fn capital(text: &str) -> String {
     })
 }
 
-/// Summarizes repairs, for example "3 issued late, 1 put back".
+/// Summarizes repairs, for example "3 missing rows written, 1 revoked".
 pub fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     let mut counts: BTreeMap<ActionKind, u64> = BTreeMap::new();
     for finding in findings {
@@ -51,6 +51,7 @@ pub fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
         | ActionKind::Open
         | ActionKind::Project
         | ActionKind::SetCounter => words(*action).done.to_owned(),
+        ActionKind::Issue => count(*n, words(*action).done, "missing rows written"),
         _ => format!("{} {}", grouped(*n), words(*action).done),
     };
     let phrases: Vec<String> = counts.iter().map(phrase).collect();
@@ -68,7 +69,8 @@ pub struct ActionWords {
 
 pub fn words(action: ActionKind) -> ActionWords {
     let (done, to_do) = match action {
-        ActionKind::Issue => ("issued late", "write the row"),
+        // Its row never came, or somebody deleted it.
+        ActionKind::Issue => ("missing row written", "write the row"),
         ActionKind::Owe => ("listed as owed", "list as owed"),
         ActionKind::Promote => (
             "promoted from the waiting list",

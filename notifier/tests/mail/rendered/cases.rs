@@ -55,7 +55,7 @@ fn repairs_that_are_not_listed_count_in_every_part_of_a_mail() {
     let mut run = one(Status::Repaired, vec![issued(1), unlisted]);
     run.drops.push(drop_report(2, "Dinner", 8, vec![issued(3)]));
     let subject = of_one(&run).subject;
-    assert!(subject.contains("20,002 issued late"), "{subject}");
+    assert!(subject.contains("20,002 missing rows written"), "{subject}");
 }
 
 /// On a screen of 390 pixels, the backslash at the end of a line would wrap to the next line.

@@ -39,6 +39,6 @@ fn long_name_leaves_room_for_the_problem_in_the_subject() {
     let mut run = repaired();
     run.drops[0].coupon_name = "한정판 ".repeat(50);
     let subject = mail(&[(at(1), &run)], &[], &linked()).unwrap().subject;
-    let says = "100 of 100 issued · 3 issued late";
+    let says = "100 of 100 issued · 3 missing rows written";
     assert!(subject.contains(says), "{subject}");
 }

@@ -64,7 +64,12 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     let events: [&[&str]; 4] = [
         &["dead letter:", "failed claim", "firstcome-drift"],
         &["dead letter:", "dealt with: issued"],
-        &["reconciler:", "failed claim", "issued late", &run.run_id],
+        &[
+            "reconciler:",
+            "failed claim",
+            "missing row written",
+            &run.run_id,
+        ],
         &["mysql:", "written by the reconciler"],
     ];
     assert_told(&told, &events);
