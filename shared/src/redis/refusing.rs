@@ -24,12 +24,20 @@ const KEPT_MS: u64 = 60_000;
 pub fn text_of(error: &RedisError) -> String {
     let said = match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
-        _ => error.to_string(),
+        _ => first_refused(error).unwrap_or_else(|| error.to_string()),
     };
     match StoreRefusal::from_error(FailureCause::Redis, &said) {
         Some(_) => said,
         None => without_values(error),
     }
+}
+
+/// The first error of several commands that were sent together: the others repeat it.
+fn first_refused(error: &RedisError) -> Option<String> {
+    let errors = error.clone().into_server_errors()?;
+    let (_, first) = errors.first()?;
+    let detail = first.details().unwrap_or_default();
+    Some(format!("{} {detail}", first.code()))
 }
 
 impl Redis {

@@ -6,7 +6,7 @@ use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::refusing::text_of;
 use firstcome_shared::report::{FailureCause, StoreRefusal};
 use firstcome_stack::{RedisOptions, RedisServer, eventually, eventually_some};
-use redis::{Client, Value, cmd};
+use redis::{Client, Value, cmd, pipe};
 
 use crate::world::connect;
 
@@ -35,6 +35,18 @@ async fn is_refused(redis: &Redis, expected: StoreRefusal) {
     .await;
 }
 
+/// Each command of a transaction is refused with the same words.
+async fn is_quoted_once(server: &RedisServer) {
+    let client = Client::open(server.url()).unwrap();
+    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+    let mut both = pipe();
+    both.atomic().set("a", 1).set("b", 1);
+    let refused = both.query_async::<Value>(&mut conn).await.unwrap_err();
+    let text = text_of(&refused);
+    let whole = "OOM command not allowed when used memory > 'maxmemory'.";
+    assert_eq!(text, whole, "{refused}");
+}
+
 async fn is_over(redis: &Redis) {
     eventually("writes work again", LIMIT, async || {
         redis.check_writes().await.is_ok()
@@ -51,6 +63,7 @@ async fn refusals_of_a_real_redis_are_recognized_and_end() {
 
     set("maxmemory", "1").await;
     is_refused(&redis, StoreRefusal::RedisMemory).await;
+    is_quoted_once(&server).await;
     set("maxmemory", "0").await;
     is_over(&redis).await;
 
