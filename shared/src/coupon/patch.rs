@@ -320,11 +320,15 @@ fn close_now(
     let since = Some(now - TimeDelta::hours(1));
     let is_repeated = last.is_some_and(|last| last.closed_early && last.closes_at > since);
     if !is_repeated && !drops.iter().any(ends) {
-        return Err(
-            "no drop is open; to prevent that another opens, pause the coupon, or send an \
-            earlier last_day"
-                .into(),
-        );
+        let remedies = "no drop is open; to prevent that another opens, pause the coupon, or send \
+            an earlier last_day";
+        return Err(match schedule {
+            Some(Schedule::Daily { first_day, .. }) if last.is_none() => format!(
+                "{remedies}; to end the coupon before it opens, send last_day = {first_day}, its \
+                first_day, together with close_now"
+            ),
+            _ => remedies.to_owned(),
+        });
     }
     for drop in drops.iter_mut().filter(|drop| ends(drop)) {
         // The schema refuses an empty window.
@@ -458,6 +462,10 @@ mod tests {
         change(&mut all, "01T11:40", close.clone()).unwrap();
         let refused = change(&mut daily("12:00"), "01T10:00", close.clone()).unwrap_err();
         assert!(refused.contains("an earlier last_day"), "{refused}");
+        let third = "send last_day = 2026-12-01, its first_day, together with close_now";
+        assert!(refused.contains(third), "{refused}");
+        let between = change(&mut daily("12:00"), "01T13:30", close.clone()).unwrap_err();
+        assert!(!between.contains("together"), "{between}");
         let cancel = json!({"close_now": true, "last_day": "2026-12-01"});
         let mut all = daily("12:00");
         for now in ["01T09:00", "01T09:30"] {
