@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, StartArgs, StartError};
-use firstcome_shared::kafka::{self, KafkaSettings, TopicError};
+use firstcome_shared::kafka::{self, FoundTopic, KafkaSettings, TopicError};
 use firstcome_shared::mysql::migrations;
 use tokio_util::sync::CancellationToken;
 
@@ -47,25 +47,35 @@ pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Resu
             [] => firstcome_shared::say!("tables: nothing to do"),
             done => firstcome_shared::say!("tables: ran {}", done.join(", ")),
         }
-        let (made, partitions) = wait
+        let (made, found) = wait
             .until(&of_kafka(&kafka), async || {
                 let partitions = args.partitions;
                 let replicas = args.replication;
                 let made = kafka::ensure_topic(&kafka, partitions, KAFKA_LIMIT, replicas).await?;
-                Ok((made, known_partitions(&kafka).await?))
+                Ok((made, known_topic(&kafka).await?))
             })
             .await?;
         let what = if made { "made" } else { "there already" };
+        let partitions = found.partitions;
         firstcome_shared::say!("topic {}: {what}, partitions: {partitions}", kafka.topic);
+        if let Some(few) = too_few_replicas(found.replicas, args.replication) {
+            firstcome_shared::say!("{few}");
+        }
         Ok::<_, StartError>(())
     };
     unless_stopped(make.await)?;
     Ok(())
 }
 
-/// Waits until the brokers know the new topic, so that processes that start next find it. Returns
-/// its number of partitions.
-async fn known_partitions(kafka: &KafkaSettings) -> Result<usize, TopicError> {
+/// Says that a topic that was there before has fewer replicas than wanted.
+fn too_few_replicas(found: usize, wanted: i32) -> Option<String> {
+    let is_enough = usize::try_from(wanted).is_ok_and(|wanted| found >= wanted);
+    (!is_enough)
+        .then(|| format!("replicas: {found}, not {wanted}: reassign them with Kafka's own tool"))
+}
+
+/// Waits until the brokers know the new topic, so that processes that start next find it.
+async fn known_topic(kafka: &KafkaSettings) -> Result<FoundTopic, TopicError> {
     let give_up = tokio::time::Instant::now() + KAFKA_LIMIT;
     loop {
         match kafka::check_topic(kafka, KAFKA_LIMIT).await {
@@ -74,5 +84,22 @@ async fn known_partitions(kafka: &KafkaSettings) -> Result<usize, TopicError> {
             }
             other => return other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topic_with_too_few_replicas_is_named_with_what_changes_it() {
+        // Without the option, one is enough.
+        for (found, wanted) in [(3, 3), (3, 1)] {
+            assert_eq!(too_few_replicas(found, wanted), None);
+        }
+        assert_eq!(
+            too_few_replicas(1, 3).unwrap(),
+            "replicas: 1, not 3: reassign them with Kafka's own tool"
+        );
     }
 }

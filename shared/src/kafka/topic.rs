@@ -19,38 +19,29 @@ use super::{KafkaSettings, LARGEST_BATCH};
 /// Maximum number of events processed after a call.
 const EVENTS: usize = 50;
 
-/// Checks that the topic's settings cannot lose acknowledged messages. Returns its number of
-/// partitions.
-pub async fn check_topic(settings: &KafkaSettings, limit: Duration) -> Result<usize, TopicError> {
-    Ok(checked(settings, limit).await?.partitions)
-}
-
-/// Checks the topic as [`check_topic`] does, and warns of a setting that loses nothing.
+/// Checks the topic as [`check_topic`] does, and warns of a setting that loses nothing. Returns its
+/// number of partitions.
 pub async fn check_topic_at_start(
     settings: &KafkaSettings,
     limit: Duration,
 ) -> Result<usize, TopicError> {
-    let topic = checked(settings, limit).await?;
-    if let Some(warning) = topic.warning {
+    let found = check_topic(settings, limit).await?;
+    if let Some(warning) = found.warning {
         tracing::warn!("{warning}");
     }
-    Ok(topic.partitions)
+    Ok(found.partitions)
 }
 
-struct CheckedTopic {
-    partitions: usize,
-    warning: Option<String>,
-}
-
-async fn checked(settings: &KafkaSettings, limit: Duration) -> Result<CheckedTopic, TopicError> {
+/// Checks that the topic's settings cannot lose acknowledged messages.
+pub async fn check_topic(
+    settings: &KafkaSettings,
+    limit: Duration,
+) -> Result<FoundTopic, TopicError> {
     let owned = settings.clone();
     let asked = tokio::task::spawn_blocking(move || read_topic(&owned, limit)).await;
     let found = asked.map_err(|_| settings.unreachable(&KafkaError::Canceled))??;
     let Some(config) = settings.config_of_topic(limit).await? else {
-        return Ok(CheckedTopic {
-            partitions: found.partitions,
-            warning: None,
-        });
+        return Ok(found);
     };
     let value = |name: &str| config.get(name)?.value.as_deref();
     if let Some(why) = what_is_unsafe(&settings.topic, found.replicas, value) {
@@ -64,18 +55,20 @@ async fn checked(settings: &KafkaSettings, limit: Duration) -> Result<CheckedTop
             settings.topic, found.in_sync
         )));
     }
-    Ok(CheckedTopic {
-        partitions: found.partitions,
+    Ok(FoundTopic {
         warning: refuses_by_clock(&settings.topic, value),
+        ..found
     })
 }
 
 /// What the brokers know of a topic.
-struct FoundTopic {
-    partitions: usize,
+pub struct FoundTopic {
+    pub partitions: usize,
     /// The smallest number of replicas of a partition, and of those in sync.
-    replicas: usize,
+    pub replicas: usize,
     in_sync: usize,
+    /// What its settings may do besides losing messages.
+    warning: Option<String>,
 }
 
 fn read_topic(settings: &KafkaSettings, limit: Duration) -> Result<FoundTopic, TopicError> {
@@ -119,6 +112,7 @@ impl KafkaSettings {
                 partitions: partitions.len(),
                 replicas,
                 in_sync,
+                warning: None,
             });
         }
         let hidden = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
