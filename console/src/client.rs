@@ -73,7 +73,8 @@ impl HttpRefusal {
 
     /// Returns the reason with a capital letter and a full stop.
     pub(crate) fn sentence(&self) -> String {
-        format!("{}.", capital(&self.why).trim_end_matches('.'))
+        let why = capital(&self.why);
+        if why.ends_with('.') { why } else { why + "." }
     }
 }
 
@@ -155,6 +156,20 @@ impl Backends {
         header: Option<(&'static str, String)>,
     ) -> Result<T, HttpRefusal> {
         let answer = self.send_to_api(caller, method, path, body, header).await?;
+        read("The API", answer).await
+    }
+
+    /// Reads from the API.
+    pub(crate) async fn get_from_api<T: DeserializeOwned>(
+        &self,
+        caller: &Credentials,
+        path: &str,
+    ) -> Result<T, HttpRefusal> {
+        let sent = self.send_to_api(caller, Method::GET, path, &Value::Null, None);
+        let answer = sent.await?;
+        if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+            return Err(HttpRefusal::new(answer.status(), NEEDS_A_STORE));
+        }
         read("The API", answer).await
     }
 
@@ -274,5 +289,17 @@ mod tests {
             "?page=2&reason=few%20%26%20odd"
         );
         assert_eq!(encoded(".."), "%2E%2E");
+    }
+
+    #[test]
+    fn reason_becomes_a_sentence_and_loses_none_of_its_stops() {
+        for (why, sentence) in [
+            ("no drop is open", "No drop is open."),
+            ("No drop is open.", "No drop is open."),
+            ("not a name such as . or ..", "Not a name such as . or .."),
+        ] {
+            let refusal = HttpRefusal::new(StatusCode::BAD_REQUEST, why);
+            assert_eq!(refusal.sentence(), sentence);
+        }
     }
 }

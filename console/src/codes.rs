@@ -35,13 +35,19 @@ impl CodeScreen<'_> {
     }
 }
 
-/// Shows a code, or returns `None` if no coupon has it.
-pub(super) async fn find(page: &Page, code: &str) -> Result<Option<Response>, HttpRefusal> {
+/// Shows a code and what was just done, or returns `None` if no coupon has it.
+pub(super) async fn find(
+    page: &Page,
+    code: &str,
+    done: &str,
+) -> Result<Option<Response>, HttpRefusal> {
     let path = format!("/v1/codes/{}", encoded(code));
-    let found = page.api::<CodeView>(Method::GET, &path, &Value::Null, None);
-    match found.await {
+    match page.get_from_api::<CodeView>(&path).await {
         Ok(found) => {
-            let top = page.top("Code", "people");
+            let top = Top {
+                done,
+                ..page.top("Code", "people")
+            };
             let found = &found;
             let screen = CodeScreen { top, code, found };
             Ok(Some(answer(StatusCode::OK, &screen)))
@@ -70,5 +76,8 @@ pub(super) async fn undo(page: Page, form: Fields) -> Screen {
     let path = format!("/v1/codes/{}/use{query}", encoded(code));
     page.api::<Value>(Method::DELETE, &path, &Value::Null, None)
         .await?;
-    Ok(Redirect::to("/people?done=undone").into_response())
+    match find(&page, code, "Undone.").await {
+        Ok(Some(shown)) => Ok(shown),
+        _ => Ok(Redirect::to("/people?done=undone").into_response()),
+    }
 }

@@ -2,6 +2,8 @@
 //! and the changes that they can make.
 
 mod change;
+mod days;
+mod done;
 mod form;
 mod history;
 
@@ -28,7 +30,12 @@ use super::client::{HttpRefusal, encoded};
 use super::page::{Fields, OrDefault, Page, Screen, Top, answer};
 use super::text::{Text, short, window};
 
+use self::days::DailyTimes;
+use self::done::Openness;
+use self::history::would_have_opened;
+
 pub(super) use change::{change, change_list};
+pub(crate) use days::clock;
 pub(crate) use history::act;
 
 #[derive(Template)]
@@ -60,9 +67,14 @@ struct CouponScreen<'a> {
     wrong: &'a str,
     /// What people can do now.
     state: String,
-    is_cancelled: bool,
+    /// Says that it was cancelled, and when it would have opened.
+    cancelled: Option<String>,
     /// Whether a drop is open, so that it can be closed.
     is_open: bool,
+    /// Whether anybody can claim now or later, so that it can be paused.
+    can_be_paused: bool,
+    /// Which of its days have which times, if it is daily.
+    daily: Option<DailyTimes>,
 }
 
 impl CouponScreen<'_> {
@@ -125,7 +137,14 @@ struct ApiCoupon {
 struct ApiDrop {
     id: DropId,
     opens_at: DateTime<Utc>,
+    closes_at: Option<DateTime<Utc>>,
     state: DropState,
+}
+
+impl ApiDrop {
+    fn is_cancelled(&self) -> bool {
+        never_opens(self.opens_at, self.closes_at)
+    }
 }
 
 impl ApiCoupon {
@@ -142,17 +161,27 @@ impl ApiCoupon {
     fn state(&self) -> String {
         let next = self.next_drop.as_ref();
         let opens = next.map(|drop| short(drop.opens_at, self.zone()));
-        let mut drops = self.drops();
-        let is_open = drops.any(|drop| is_open(drop.state));
-        coupon_state(self.is_over(), self.paused, is_open, opens.as_deref())
+        if self.drops().next().is_some() && self.drops().all(ApiDrop::is_cancelled) {
+            return CANCELLED.to_owned();
+        }
+        let now = Openness {
+            open: open_state(self.drops().map(|drop| drop.state)),
+            opens: opens.as_deref(),
+        };
+        coupon_state(self.is_over(), self.paused, now)
     }
 
     fn zone(&self) -> Option<Tz> {
         self.schedule.as_ref().and_then(Schedule::time_zone)
     }
 
-    fn opens(&self, drop: &ApiDrop) -> String {
-        window(drop.opens_at, None, self.zone())
+    /// When a drop opens, and its state.
+    fn describe(&self, drop: &ApiDrop) -> String {
+        if drop.is_cancelled() {
+            return "cancelled".to_owned();
+        }
+        let opens = window(drop.opens_at, None, self.zone());
+        format!("{opens}, {}", drop_state(drop.state))
     }
 }
 
@@ -168,7 +197,7 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<CouponsQuery>) 
     let mut found: Vec<ApiCoupon> = Vec::new();
     if page.has_api() {
         let path = format!("/v1/coupons?limit={}&after={after}", COUPONS + 1);
-        found = page.api(Method::GET, &path, &Value::Null, None).await?;
+        found = page.get_from_api(&path).await?;
     }
     let has_more = found.len() > COUPONS;
     found.truncate(COUPONS);
@@ -182,16 +211,21 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<CouponsQuery>) 
 }
 
 /// Describes what people can do with a coupon now.
-fn coupon_state(is_over: bool, is_paused: bool, is_open: bool, opens: Option<&str>) -> String {
-    match (is_over, is_paused, is_open, opens) {
+fn coupon_state(is_over: bool, is_paused: bool, now: Openness<'_>) -> String {
+    match (is_over, is_paused, now.open, now.opens) {
         (true, ..) => "over".to_owned(),
-        (false, true, true, _) => "paused while it is open".to_owned(),
-        (false, true, false, Some(opens)) => format!("paused, would open {opens}"),
-        (false, true, false, None) => "paused".to_owned(),
-        (false, false, true, _) => "open".to_owned(),
-        (false, false, false, Some(opens)) => format!("opens {opens}"),
-        (false, false, false, None) => "closed".to_owned(),
+        (false, true, Some(_), _) => "paused while it is open".to_owned(),
+        (false, true, None, Some(opens)) => format!("paused, would open {opens}"),
+        (false, true, None, None) => "paused".to_owned(),
+        (false, false, Some(state), _) => drop_state(state).to_owned(),
+        (false, false, None, Some(opens)) => format!("opens {opens}"),
+        (false, false, None, None) => "closed".to_owned(),
     }
+}
+
+/// The state of the drop whose window is open.
+fn open_state(mut states: impl Iterator<Item = DropState>) -> Option<DropState> {
+    states.find(|state| is_open(*state))
 }
 
 /// Describes until when codes can be used.
@@ -211,12 +245,19 @@ fn is_open(state: DropState) -> bool {
     )
 }
 
+/// The state of a coupon that was ended before it opened.
+const CANCELLED: &str = "cancelled: it never opens";
+
 /// Whether the drop was ended before it opened.
 fn is_cancelled(drop: &ListedDrop) -> bool {
-    // Its window is then the shortest that there is.
+    never_opens(drop.opens_at, drop.closes_at)
+}
+
+/// Whether this is the window of a drop that was ended before it opened.
+fn never_opens(opens_at: DateTime<Utc>, closes_at: Option<DateTime<Utc>>) -> bool {
+    // It is then the shortest that there is.
     let shortest = TimeDelta::milliseconds(1);
-    let window = drop.closes_at.map(|closes| closes - drop.opens_at);
-    window.is_some_and(|window| window <= shortest)
+    closes_at.is_some_and(|closes| closes - opens_at <= shortest)
 }
 
 /// Describes the state of a listed drop.
@@ -232,7 +273,8 @@ fn listed_state(drop: &ListedDrop) -> &'static str {
 fn drop_state(state: DropState) -> &'static str {
     match state {
         DropState::Scheduled => "to come",
-        DropState::Open | DropState::SoldOut | DropState::Paused => "open",
+        DropState::Open | DropState::Paused => "open",
+        DropState::SoldOut => "open, sold out",
         DropState::Closed => "ended",
         DropState::Sealed => "ended, sealed",
     }
@@ -272,6 +314,7 @@ async fn show_coupon(
     let mut found: CouponDrops = page.get(&path).await?;
     // The open one first: further days of a daily coupon are newer.
     found.drops.sort_by_key(|drop| !is_open(drop.state));
+    mark_sold_out(page, &mut found).await;
     let coupon = &found.coupon;
     let firing = "/v1/alerts?status=firing&limit=500";
     let mut alerts = page.get::<AlertPage>(firing).await?.alerts;
@@ -280,18 +323,7 @@ async fn show_coupon(
         .iter()
         .map(|it| (it.id, capital(&it.alert.summary.text())));
     let name = coupon.name.text();
-    let done = match (query.done.as_str(), coupon.paused) {
-        ("made", _) => "Made.",
-        ("paused", true) => "Paused. Nobody can claim until it is resumed.",
-        ("resumed", false) => "Resumed. People can claim again.",
-        ("changed", _) => "Changed.",
-        ("closed", _) => "Closed. Its waiting list gets nothing more.",
-        ("cancelled", _) => "Cancelled. It never opens.",
-        ("listed", _) => "The allow list was changed.",
-        _ => "",
-    };
     let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);
-    let is_open = found.drops.iter().any(|drop| is_open(drop.state));
     let to_come = found
         .drops
         .iter()
@@ -300,12 +332,17 @@ async fn show_coupon(
         .map(|drop| drop.opens_at)
         .min()
         .map(|at| short(at, zone));
-    let is_cancelled = !found.drops.is_empty() && found.drops.iter().all(is_cancelled);
-    let state = if is_cancelled {
-        "cancelled: it never opens".to_owned()
-    } else {
-        coupon_state(coupon.over, coupon.paused, is_open, opens.as_deref())
+    let now = Openness {
+        open: open_state(found.drops.iter().map(|drop| drop.state)),
+        opens: opens.as_deref(),
     };
+    let cancelled = cancelled(&found, zone);
+    let state = match cancelled {
+        Some(_) => CANCELLED.to_owned(),
+        None => coupon_state(coupon.over, coupon.paused, now),
+    };
+    let daily = DailyTimes::new(coupon.schedule.as_ref(), &found.drops).filter(|_| number == 1);
+    let done = done::sentence(&query.done, coupon, now, daily.as_ref());
     let nothing = Fields::default();
     let sentence = refused.as_ref().map(|it| it.refusal.sentence());
     let status = refused
@@ -314,7 +351,7 @@ async fn show_coupon(
     let is_daily = matches!(coupon.schedule, Some(Schedule::Daily { .. }));
     let screen = CouponScreen {
         top: Top {
-            done,
+            done: &done,
             ..page.top(&name, "coupons")
         },
         alerts: alerts.collect(),
@@ -327,10 +364,59 @@ async fn show_coupon(
         typed: refused.as_ref().map_or(&nothing, |it| it.typed),
         wrong: sentence.as_deref().unwrap_or_default(),
         state,
-        is_cancelled,
-        is_open,
+        cancelled,
+        is_open: now.open.is_some(),
+        can_be_paused: can_be_paused(&found, now),
+        daily,
     };
     Ok(answer(status, &screen))
+}
+
+/// The part of a coupon of the API that says whether its open drop is sold out.
+#[derive(Deserialize)]
+struct ApiCurrent {
+    current_drop: Option<ApiDrop>,
+}
+
+/// Finds out whether the open drop is sold out, which the list of drops does not say: from the API,
+/// or from the rows.
+async fn mark_sold_out(page: &Page, found: &mut CouponDrops) {
+    let path = format!("/v1/coupons/{}", found.coupon.id);
+    let mut drops = found.drops.iter_mut();
+    let Some(open) = drops.find(|drop| drop.state == DropState::Open) else {
+        return;
+    };
+    let asked = timeout(PATIENCE, page.get_from_api::<ApiCurrent>(&path)).await;
+    let current = asked.ok().and_then(|answer| answer.ok()?.current_drop);
+    let is_sold_out = match current.filter(|drop: &ApiDrop| drop.id == open.id) {
+        Some(drop) => drop.state == DropState::SoldOut,
+        None => open.rows.is_some_and(|rows| rows >= open.quantity.into()),
+    };
+    if is_sold_out {
+        open.state = DropState::SoldOut;
+    }
+}
+
+/// Says that a coupon was cancelled, and when it would have opened if that is still known.
+fn cancelled(found: &CouponDrops, zone: Option<Tz>) -> Option<String> {
+    let is_cancelled = !found.drops.is_empty() && found.drops.iter().all(is_cancelled);
+    is_cancelled.then(|| match would_have_opened(&found.history) {
+        Some(opens) => format!("cancelled; it would have opened {}", short(opens, zone)),
+        None => "cancelled".to_owned(),
+    })
+}
+
+/// Whether somebody can claim now or later.
+fn can_be_paused(found: &CouponDrops, now: Openness<'_>) -> bool {
+    let has_further_days = match &found.coupon.schedule {
+        Some(Schedule::Daily {
+            time_zone,
+            last_day,
+            ..
+        }) => last_day.is_none_or(|last| time_zone.local(Utc::now()).date_naive() <= last),
+        Some(Schedule::Once { .. }) | None => found.drops.is_empty(),
+    };
+    !found.coupon.over && (now.open.is_some() || now.opens.is_some() || has_further_days)
 }
 
 /// Whether the coupon's first drop opens later. The newest of these drops are on the first page.
@@ -405,21 +491,24 @@ mod tests {
     #[test]
     fn state_says_what_people_can_do_now() {
         let at = Some("2026-12-01 10:00 UTC");
+        let open = Some(DropState::Open);
         for (over, paused, open, opens, says) in [
-            (true, false, false, None, "over"),
-            (false, false, true, at, "open"),
-            (false, false, false, at, "opens 2026-12-01 10:00 UTC"),
-            (false, true, true, None, "paused while it is open"),
+            (true, false, None, None, "over"),
+            (false, false, open, at, "open"),
+            (false, false, Some(DropState::SoldOut), at, "open, sold out"),
+            (false, false, None, at, "opens 2026-12-01 10:00 UTC"),
+            (false, true, open, None, "paused while it is open"),
             (
                 false,
                 true,
-                false,
+                None,
                 at,
                 "paused, would open 2026-12-01 10:00 UTC",
             ),
-            (false, false, false, None, "closed"),
+            (false, false, None, None, "closed"),
         ] {
-            assert_eq!(coupon_state(over, paused, open, opens), says);
+            let now = Openness { open, opens };
+            assert_eq!(coupon_state(over, paused, now), says);
         }
     }
 

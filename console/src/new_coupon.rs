@@ -136,7 +136,7 @@ fn schedule(typed: &Fields, is_daily: bool, zone: Tz) -> Result<Schedule, String
         closes => Some(wall_clock::read(closes)?),
     };
     if is_daily {
-        let closes = closes.ok_or("What repeats needs a time at which it closes")?;
+        let closes = closes.ok_or("A daily coupon needs a closing time")?;
         return Ok(Schedule::Daily {
             time_zone: zone,
             opens,
@@ -350,7 +350,7 @@ mod tests {
             (&[("group", "v i p")], "Name the group"),
             (&[("time_zone", "Mars")], "Mars"),
             (&[("once_per", "")], "each person"),
-            (&[("closes", "")], "at which it closes"),
+            (&[("closes", "")], "needs a closing time"),
             (&[("opens", "3 pm")], "time of day"),
             (&[("quantity", "0")], "from 1 to 10,000,000"),
             (&[("waiting_list", "99,999,999")], "from 0 to 1,000,000"),

@@ -249,6 +249,15 @@ impl Page {
         services.call_api(caller, method, path, body, header).await
     }
 
+    /// Reads from the API.
+    pub(crate) async fn get_from_api<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<T, HttpRefusal> {
+        let services = &self.state.services;
+        services.get_from_api(&self.session.caller, path).await
+    }
+
     /// Sends text to the API.
     pub(crate) async fn api_text<T: DeserializeOwned>(
         &self,

@@ -4,7 +4,7 @@
 
 use askama::Template;
 use axum::http::{Method, StatusCode};
-use axum::response::{IntoResponse as _, Redirect};
+use axum::response::{IntoResponse as _, Redirect, Response};
 use firstcome_shared::domain::UserId;
 use firstcome_shared::http::views::{FoundCoupons, GivenUp, Holds, NamedCoupon, Story};
 use firstcome_shared::mysql::codes::Code;
@@ -61,7 +61,7 @@ fn holds(story: &Story) -> String {
     }
 }
 
-/// Shows the form.
+/// Shows the form, after a change whose result could not be read.
 pub(super) async fn form(page: Page, OrDefault(query): OrDefault<JustDone>) -> Screen {
     let mut screen = PeopleScreen::new(&page, "");
     screen.top.done = match query.done.as_str() {
@@ -79,7 +79,7 @@ pub(super) async fn search(page: Page, form: Fields) -> Screen {
     let text = form.get("person");
     if page.has_api()
         && text.parse::<Code>().is_ok()
-        && let Some(found) = codes::find(&page, text).await?
+        && let Some(found) = codes::find(&page, text, "").await?
     {
         return Ok(found);
     }
@@ -108,15 +108,30 @@ pub(super) async fn search(page: Page, form: Fields) -> Screen {
         (screen.named, screen.coupons) = (&named, &known);
         return Ok(answer(StatusCode::OK, &screen));
     }
+    show_story(&page, &coupon, &form, "").await
+}
+
+/// Shows the history of the user of a form with a coupon, with what was just done.
+async fn show_story(page: &Page, coupon: &str, form: &Fields, done: &str) -> Screen {
+    let person = form.get("person");
     let drop = query_string(&[("drop_id", form.get("drop"))]);
     let path = format!(
         "/v1/coupons/{}/people/{}{drop}",
-        encoded(&coupon),
-        encoded(text)
+        encoded(coupon),
+        encoded(person)
     );
     let story: Story = page.get(&path).await?;
-    (screen.coupon, screen.story) = (&coupon, Some(&story));
+    let mut screen = PeopleScreen::new(page, person);
+    (screen.coupon, screen.story, screen.top.done) = (coupon, Some(&story), done);
     Ok(answer(StatusCode::OK, &screen))
+}
+
+/// Shows the user's history after a change. Without it, says only that the change is made.
+async fn show_result(page: &Page, form: &Fields, done: &str, word: &str) -> Response {
+    match show_story(page, form.get("coupon"), form, done).await {
+        Ok(shown) => shown,
+        Err(_) => Redirect::to(&format!("/people?done={word}")).into_response(),
+    }
 }
 
 /// Returns the coupons that a search finds.
@@ -162,7 +177,7 @@ pub(super) async fn revoke(page: Page, form: Fields) -> Screen {
     }
     let path = format!("{path}/revoke");
     page.api::<Value>(Method::POST, &path, &body, None).await?;
-    Ok(Redirect::to("/people?done=revoked").into_response())
+    Ok(show_result(&page, &form, "Revoked.", "revoked").await)
 }
 
 /// Gives up a promise that cannot be kept, after the user was informed.
@@ -171,5 +186,5 @@ pub(super) async fn give_up(page: Page, form: Fields) -> Screen {
     let path = format!("{path}/give-up");
     page.post::<GivenUp>(&path, &json!({"drop_id": drop}))
         .await?;
-    Ok(Redirect::to("/people?done=given-up").into_response())
+    Ok(show_result(&page, &form, "Noted.", "given-up").await)
 }

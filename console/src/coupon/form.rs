@@ -196,14 +196,14 @@ impl CouponForm {
             Self::Resume => "resumed",
             Self::Close => "closed",
             Self::Cancel { .. } => "cancelled",
-            Self::Quantity(_)
-            | Self::Name(_)
-            | Self::WaitingList(_)
-            | Self::Validity { .. }
-            | Self::Allow(_)
-            | Self::Dates { .. }
-            | Self::OpensAt(_)
-            | Self::ClosesAt(_) => "changed",
+            Self::Quantity(_) => "quantity",
+            Self::Name(_) => "name",
+            Self::WaitingList(_) => "waiting_list",
+            Self::Validity { .. } => "validity",
+            Self::Allow(_) => "allow",
+            Self::Dates { .. } => "dates",
+            Self::OpensAt(_) => "opens_at",
+            Self::ClosesAt(_) => "closes_at",
         }
     }
 }
@@ -256,7 +256,7 @@ fn allow(form: &Fields) -> Result<Option<Allow>, HttpRefusal> {
     }
 }
 
-fn who_may_claim(allow: Option<&Allow>, coupon: &CouponSettings) -> String {
+pub(super) fn who_may_claim(allow: Option<&Allow>, coupon: &CouponSettings) -> String {
     match allow {
         Some(Allow::List) => {
             let users = count(coupon.allow_list_users, "person", "people");

@@ -69,6 +69,23 @@ fn field(name: &str, value: &Value) -> String {
     }
 }
 
+/// When a coupon that was cancelled would have opened, if the last acts still tell it.
+pub(super) fn would_have_opened(acts: &[RecordedAct]) -> Option<DateTime<Utc>> {
+    let details = acts
+        .iter()
+        .filter_map(|act| serde_json::from_str::<Value>(&act.detail).ok());
+    let mut found = details.filter_map(|detail: Value| {
+        let mut windows = detail.as_object()?.iter();
+        let (_, window) = windows.find(|(name, window)| {
+            name.starts_with("drop ")
+                && is_cancelled(&window["to"])
+                && !is_cancelled(&window["from"])
+        })?;
+        window["from"]["opens_at"].as_str()?.parse().ok()
+    });
+    found.next()
+}
+
 /// Whether a schedule has the window of a coupon that was ended before it opened.
 fn is_cancelled(schedule: &Value) -> bool {
     let at = |name: &str| schedule[name].as_str()?.parse::<DateTime<Utc>>().ok();
@@ -110,6 +127,24 @@ mod tests {
             action: action.to_owned(),
             detail: detail.to_string(),
         })
+    }
+
+    #[test]
+    fn cancelled_coupon_would_have_opened_as_before_the_cancelling() {
+        let window = |opens: &str, closes: &str| json!({"opens_at": opens, "closes_at": closes});
+        let planned = window("2026-12-24T09:00:00Z", "2026-12-24T12:00:00Z");
+        let never = window("2026-11-28T12:00:00Z", "2026-11-28T12:00:00.001Z");
+        let act = |detail: Value| RecordedAct {
+            at: Utc::now(),
+            by: None,
+            action: "change_coupon".to_owned(),
+            detail: detail.to_string(),
+        };
+        let renamed = act(json!({"name": {"from": "A", "to": "B"}}));
+        let cancelled = act(json!({"drop 7": {"from": planned, "to": never}}));
+        let opens = "2026-12-24T09:00:00Z".parse().ok();
+        assert_eq!(would_have_opened(&[renamed.clone(), cancelled]), opens);
+        assert_eq!(would_have_opened(&[renamed]), None);
     }
 
     #[test]

@@ -54,32 +54,32 @@ fn change_of_what_is_given_out_asks_before_it_takes_something() {
             r#"{"quantity":1000}"#,
             "Winter: 100 → 1,000, for all its drops that are not closed and for later ones. \
              That is 10 times as many!",
-            "changed",
+            "quantity",
         ),
         (
             "how=quantity&quantity=999",
             r#"{"quantity":999}"#,
             "Winter: 100 → 999, for all its drops that are not closed and for later ones.",
-            "changed",
+            "quantity",
         ),
         (
             "how=quantity&quantity=99",
             r#"{"quantity":99}"#,
             "Winter: 100 → 99, for all its drops that are not closed and for later ones. \
              Those who hold one keep it.",
-            "changed",
+            "quantity",
         ),
         (
             "how=name&name= Spring ",
             r#"{"name":"Spring"}"#,
             "People see “Spring” instead of “Winter”.",
-            "changed",
+            "name",
         ),
         (
             "how=waiting_list&waiting_list=0",
             r#"{"waiting_list":0}"#,
             "",
-            "changed",
+            "waiting_list",
         ),
     ]);
 }
@@ -92,64 +92,64 @@ fn change_of_codes_users_and_times_asks_before_it_takes_something() {
             r#"{"valid_days":null,"valid_until":"1970-01-02T00:00:00Z"}"#,
             "Codes of Winter can be used until 1970-01-02 09:00 +09:00. That concerns \
              codes that exist, too.",
-            "changed",
+            "validity",
         ),
         (
             "how=validity&valid_days=1",
             r#"{"valid_days":1,"valid_until":null}"#,
             "Codes of Winter can be used for 1 day from the claim. That concerns codes that \
              exist, too.",
-            "changed",
+            "validity",
         ),
         (
             "how=validity",
             r#"{"valid_days":null,"valid_until":null}"#,
             "Codes of Winter can be used without an end. That concerns codes that exist, too.",
-            "changed",
+            "validity",
         ),
         (
             "how=allow&allow=list",
             r#"{"allow":"list"}"#,
             "From now on, only the 2 people on its allow list may claim Winter. Those who \
              hold one or wait keep it.",
-            "changed",
+            "allow",
         ),
         (
             "how=allow&allow=group&group=vip",
             r#"{"allow":"group:vip"}"#,
             "From now on, only people of the group vip may claim Winter. Those who hold one \
              or wait keep it.",
-            "changed",
+            "allow",
         ),
         (
             "how=allow&allow=",
             r#"{"allow":null}"#,
             "From now on, everybody may claim Winter. Those who hold one or wait keep it.",
-            "changed",
+            "allow",
         ),
         (
             "how=dates&opens=10:00&closes=&last_day=",
             r#"{"last_day":null,"opens":"10:00"}"#,
             "",
-            "changed",
+            "dates",
         ),
         (
             "how=opens_at&opens_at=1970-01-01T12:00",
             r#"{"opens_at":"1970-01-01T03:00:00Z"}"#,
             "Winter opens at 1970-01-01 12:00 +09:00.",
-            "changed",
+            "opens_at",
         ),
         (
             "how=closes_at&closes_at=1970-01-01T12:00",
             r#"{"closes_at":"1970-01-01T03:00:00Z"}"#,
             "",
-            "changed",
+            "closes_at",
         ),
         (
             "how=closes_at&closes_at=",
             r#"{"closes_at":null}"#,
             "Winter then never closes by itself.",
-            "changed",
+            "closes_at",
         ),
         (
             "how=close",

@@ -155,7 +155,9 @@ async fn revoking_asks_first_and_shortens_the_list_of_winners(kim: &Visitor, cou
     assert_has(&asked.text, &["Are you sure?", "may not claim again"]);
     assert_has(&kim.text(&winners).await, &[&holders[0]]);
     let revoked = [&revoke[..], &[("sure", "1")]].concat();
-    assert_eq!(kim.submit("/people/revoke", &revoked).await.status, 303);
+    let shown = kim.submit("/people/revoke", &revoked).await;
+    assert_eq!(shown.status, 200);
+    assert_has(&shown.text, &["Revoked.", "What happened", "a script"]);
     assert_lacks(&kim.text(&winners).await, &[&holders[0]]);
 }
 
@@ -211,6 +213,9 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
             reply = kim.submit(path, &sure).await;
         }
         assert_eq!(reply.status, 303, "{how}: {}", reply.text);
+        // Says what was changed.
+        let done = kim.text(&reply.location).await;
+        assert_has(&done, &["<p class=\"done\" role=\"status\">"]);
         assert_eq!(sql.query(&state).await, [[value]], "{how}");
         let stale = [("how", "name"), ("name", "Other"), revision, ("sure", "1")];
         assert_eq!(kim.submit(path, &stale).await.status, 412, "{how}");
@@ -239,6 +244,7 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
     let again = [("how", "close"), ("sure", "1")];
     let refused = kim.submit(&now.1, &again).await;
     assert_has(&refused.text, &["No drop of it is open"]);
+    assert_lacks(&refused.text, &["value=\"pause\""]);
     for (id, _) in [later, daily] {
         let page = kim.text(&format!("/coupons/{id}")).await;
         assert_eq!(
@@ -246,6 +252,7 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
             2,
             "{page}"
         );
+        assert_has(&page, &["cancelled; it would have opened 2100-01-01"]);
         assert_lacks(&page, &["Change it", "value=\"pause\""]);
         let claim = f.api.claim(id, "u-1").await;
         assert_eq!(claim, Answer::Problem(410, "closed".to_owned()));
@@ -342,7 +349,9 @@ async fn a_code_is_found_with_its_orders_and_its_use_is_undone_with_a_reason() {
     assert_eq!(shop.use_code(&code, "order-2").await, problem("used"));
     let sure = [&undo[..], &[("sure", "1")]].concat();
     assert_eq!(lee.submit("/codes/undo", &sure).await.status, 403);
-    assert_eq!(kim.submit("/codes/undo", &sure).await.status, 303);
+    let shown = kim.submit("/codes/undo", &sure).await;
+    assert_eq!(shown.status, 200);
+    assert_has(&shown.text, &["Undone.", "Not used.", "order-1"]);
     assert_eq!(shop.use_code(&code, "order-1").await, problem("undone"));
     assert_eq!(shop.use_code(&code, "order-2").await, used());
     let acts = "SELECT operator, detail->>'$.reason' FROM ops_actions WHERE action = 'undo_use'";

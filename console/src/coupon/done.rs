@@ -1,0 +1,161 @@
+//! What the page of a coupon says about the change that was just made: as the coupon is now.
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::coupon::DropState;
+use firstcome_shared::http::views::CouponSettings;
+use firstcome_shared::report::wording::{capital, count};
+use firstcome_shared::schedule::{Schedule, Tz};
+
+use super::codes_end;
+use super::days::DailyTimes;
+use super::form::who_may_claim;
+use crate::text::{Text as _, short};
+
+/// What people can do with the coupon now.
+#[derive(Clone, Copy)]
+pub(super) struct Openness<'a> {
+    /// The state of the open drop.
+    pub(super) open: Option<DropState>,
+    /// When the next drop opens.
+    pub(super) opens: Option<&'a str>,
+}
+
+/// Returns the sentence for a word of the page's address. Empty if it is not, or no longer, true.
+pub(super) fn sentence(
+    word: &str,
+    coupon: &CouponSettings,
+    now: Openness<'_>,
+    daily: Option<&DailyTimes>,
+) -> String {
+    let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);
+    match (word, coupon.paused) {
+        ("made", _) => "Created.".to_owned(),
+        ("paused", true) => "Paused. Nobody can claim until it is resumed.".to_owned(),
+        ("resumed", false) => resumed(now),
+        ("quantity", _) => format!("The quantity is {} now.", coupon.quantity.text()),
+        ("name", _) => format!("Renamed: people see “{}” now.", coupon.name.text()),
+        ("waiting_list", _) => match coupon.waiting_list {
+            0 => "It has no waiting list now.".to_owned(),
+            places => format!(
+                "Its waiting list has {} now.",
+                count(places, "place", "places")
+            ),
+        },
+        ("validity", _) => {
+            let end = codes_end(coupon.valid_until, coupon.valid_days, zone);
+            format!("Codes can be used {end} now.")
+        }
+        ("allow", _) => {
+            let who = who_may_claim(coupon.allow.as_ref(), coupon);
+            format!("{} may claim it now.", capital(&who))
+        }
+        ("dates", _) => daily.map(DailyTimes::changed).unwrap_or_default(),
+        ("opens_at" | "closes_at", _) => window(word, coupon.schedule.as_ref(), zone),
+        ("closed", _) => "Closed. Its waiting list gets nothing more.".to_owned(),
+        ("cancelled", _) => "Cancelled. It never opens.".to_owned(),
+        ("listed", _) => "The allow list was changed.".to_owned(),
+        _ => String::new(),
+    }
+}
+
+fn resumed(now: Openness<'_>) -> String {
+    match (now.open, now.opens) {
+        (Some(DropState::SoldOut), _) => "Resumed. It is sold out.".to_owned(),
+        (Some(_), _) => "Resumed. People can claim again.".to_owned(),
+        (None, Some(opens)) => format!("Resumed. It opens {opens}."),
+        (None, None) => "Resumed.".to_owned(),
+    }
+}
+
+/// The changed end of the window of a coupon that opens once.
+fn window(word: &str, schedule: Option<&Schedule>, zone: Option<Tz>) -> String {
+    let Some(Schedule::Once {
+        opens_at,
+        closes_at,
+        ..
+    }) = schedule
+    else {
+        return String::new();
+    };
+    let at = |at: DateTime<Utc>| short(at, zone);
+    match (word, closes_at) {
+        ("opens_at", _) => format!("It opens {} now.", at(*opens_at)),
+        (_, Some(closes)) => format!("It closes {} now.", at(*closes)),
+        (_, None) => "It never closes by itself now.".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn coupon(changed: &Value) -> CouponSettings {
+        let mut coupon = json!({
+            "id": 1, "name": "Winter", "quantity": 1000, "once_per": "coupon", "waiting_list": 0,
+            "paused": false, "allow_list_users": 2, "revision": 3, "over": false, "page": "",
+            "schedule": {
+                "type": "once", "time_zone": "Asia/Seoul", "opens_at": "2026-12-01T06:00:00Z",
+            },
+        });
+        for (name, value) in changed.as_object().unwrap() {
+            coupon[name] = value.clone();
+        }
+        serde_json::from_value(coupon).unwrap()
+    }
+
+    const AWAY: Openness<'_> = Openness {
+        open: None,
+        opens: None,
+    };
+
+    #[test]
+    fn what_was_changed_is_said_as_it_is_now() {
+        for (word, changed, says) in [
+            ("made", json!({}), "Created."),
+            ("quantity", json!({}), "The quantity is 1,000 now."),
+            ("name", json!({}), "Renamed: people see “Winter” now."),
+            ("waiting_list", json!({}), "It has no waiting list now."),
+            (
+                "waiting_list",
+                json!({"waiting_list": 1}),
+                "Its waiting list has 1 place now.",
+            ),
+            (
+                "validity",
+                json!({"valid_days": 30}),
+                "Codes can be used for 30 days from the claim now.",
+            ),
+            ("allow", json!({}), "Everybody may claim it now."),
+            (
+                "allow",
+                json!({"allow": "list"}),
+                "Only the 2 people on its allow list may claim it now.",
+            ),
+            (
+                "opens_at",
+                json!({}),
+                "It opens 2026-12-01 15:00 +09:00 now.",
+            ),
+            ("closes_at", json!({}), "It never closes by itself now."),
+            // Somebody else has resumed it meanwhile.
+            ("paused", json!({}), ""),
+        ] {
+            assert_eq!(sentence(word, &coupon(&changed), AWAY, None), says);
+        }
+    }
+
+    #[test]
+    fn resumed_coupon_says_when_people_can_claim() {
+        let opens = Some("2026-12-01 15:00 +09:00");
+        for (open, says) in [
+            (Some(DropState::Open), "Resumed. People can claim again."),
+            (Some(DropState::SoldOut), "Resumed. It is sold out."),
+            (None, "Resumed. It opens 2026-12-01 15:00 +09:00."),
+        ] {
+            let now = Openness { open, opens };
+            assert_eq!(sentence("resumed", &coupon(&json!({})), now, None), says);
+        }
+    }
+}
