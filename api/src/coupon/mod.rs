@@ -55,13 +55,26 @@ enum CouponCommand {
     },
 }
 
-/// Exits 0 on success, 1 if the API refused, 2 if the API could not be reached.
+/// The output of a command.
+struct Output {
+    text: String,
+    /// Why the command only showed what it would change.
+    not_done: Option<&'static str>,
+}
+
+/// Exits 0 on success, 1 if the API refused or nothing was done, 2 if the API could not be reached.
 pub async fn run(args: CouponArgs) -> ExitCode {
     match act(&args).await {
-        Ok(text) => {
+        Ok(Output { text, not_done }) => {
             // Most likely, the reader of the pipe, such as `head`, has closed it.
             let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
+            match not_done {
+                Some(why) => {
+                    firstcome_shared::complain!("{why}");
+                    ExitCode::FAILURE
+                }
+                None => ExitCode::SUCCESS,
+            }
         }
         Err(error) => {
             firstcome_shared::complain!("firstcome-api: {error:#}");
@@ -70,13 +83,16 @@ pub async fn run(args: CouponArgs) -> ExitCode {
     }
 }
 
-/// Returns the output of a command.
-async fn act(args: &CouponArgs) -> anyhow::Result<String> {
+async fn act(args: &CouponArgs) -> anyhow::Result<Output> {
     let client = Client::new(&args.api)?;
     let show = async |coupon: i64| client.get(&format!("/v1/coupons/{coupon}")).await;
     let change = async |coupon, change: Value| client.change(coupon, None, &change).await;
+    let mut not_done = None;
     let answer = match args.command {
-        CouponCommand::List => return list(&client, args.api.json).await,
+        CouponCommand::List => {
+            let text = list(&client, args.api.json).await?;
+            return Ok(Output { text, not_done });
+        }
         CouponCommand::Show { coupon } => show(coupon).await?,
         CouponCommand::Pause { coupon } => change(coupon, json!({"paused": true})).await?,
         CouponCommand::Resume { coupon } => change(coupon, json!({"paused": false})).await?,
@@ -96,12 +112,15 @@ async fn act(args: &CouponArgs) -> anyhow::Result<String> {
         CouponCommand::Close { coupon, yes: true } => {
             change(coupon, json!({"close_now": true})).await?
         }
-        CouponCommand::Close { coupon, yes: false } => bail!(Refused(format!(
-            "{:#}\nThis would be closed for good, and its waiting list ends: repeat it with --yes",
+        CouponCommand::Close { coupon, yes: false } => {
+            not_done = Some(
+                "This would be closed for good, and its waiting list ends: repeat it with --yes",
+            );
             show(coupon).await?
-        ))),
+        }
     };
-    Ok(format!("{answer:#}\n"))
+    let text = format!("{answer:#}\n");
+    Ok(Output { text, not_done })
 }
 
 /// Refuses a lower quantity once a drop has opened, because slots that were given are promised.
