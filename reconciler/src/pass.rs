@@ -273,7 +273,7 @@ pub(crate) fn note_rows(due: &[DueRow], ends: Vec<RowEnd>, compared: &mut Compar
         compared.repaired += u64::from(!is_refused);
         compared.refused += u64::from(is_refused);
         let (kind, detail) = match due.letter {
-            None => (Kind::Unissued, format!("admitted, and no row came{more}")),
+            None => (Kind::Unissued, format!("admitted, and has no row{more}")),
             Some(id) => (Kind::FailedClaim, format!("failed claim {id}{more}")),
         };
         let mut found = Finding::new(kind, ActionKind::Issue, result, detail);

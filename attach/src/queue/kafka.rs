@@ -20,8 +20,16 @@ use crate::{Answer, AttachError};
 
 /// Maximum wait for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Time between two questions to a broker that has just started.
+/// Time between two questions to a broker that settles.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// Errors of a broker that has just started, and of a partition that gets its leader.
+const SETTLING: [RDKafkaErrorCode; 4] = [
+    RDKafkaErrorCode::CoordinatorLoadInProgress,
+    RDKafkaErrorCode::CoordinatorNotAvailable,
+    RDKafkaErrorCode::LeaderNotAvailable,
+    RDKafkaErrorCode::NotLeaderForPartition,
+];
 
 /// The offsets of each partition: the first one that the log has, and its end.
 pub(super) type Logs = BTreeMap<i32, Range<i64>>;
@@ -110,19 +118,25 @@ impl Topic {
     }
 }
 
-fn exists(client: &BaseConsumer, group: &str) -> KafkaResult<bool> {
+/// Asks again while a broker settles.
+fn once_settled<T>(ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
     let deadline = Instant::now() + ANSWER;
-    let found = loop {
-        match client.fetch_group_list(Some(group), ANSWER) {
-            // A broker that has just started knows no group yet.
-            Err(KafkaError::GroupListFetch(RDKafkaErrorCode::CoordinatorLoadInProgress))
-                if Instant::now() < deadline =>
-            {
-                std::thread::sleep(RETRY);
-            }
-            found => break found?,
+    loop {
+        let answer = ask();
+        let code = answer
+            .as_ref()
+            .err()
+            .and_then(KafkaError::rdkafka_error_code);
+        let settles = code.is_some_and(|code| SETTLING.contains(&code));
+        if !settles || Instant::now() >= deadline {
+            return answer;
         }
-    };
+        std::thread::sleep(RETRY);
+    }
+}
+
+fn exists(client: &BaseConsumer, group: &str) -> KafkaResult<bool> {
+    let found = once_settled(|| client.fetch_group_list(Some(group), ANSWER))?;
     let mut groups = found.groups().iter();
     Ok(groups.any(|it| it.name() == group && it.state() != "Dead"))
 }
@@ -131,7 +145,8 @@ fn logs(client: &BaseConsumer, name: &str) -> KafkaResult<Logs> {
     let metadata = client.fetch_metadata(Some(name), ANSWER)?;
     let mut logs = Logs::new();
     for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
-        let (first, end) = client.fetch_watermarks(name, partition.id(), ANSWER)?;
+        let read = || client.fetch_watermarks(name, partition.id(), ANSWER);
+        let (first, end) = once_settled(read)?;
         logs.insert(partition.id(), first..end);
     }
     Ok(logs)

@@ -135,7 +135,7 @@ pub struct Finding {
     pub action: ActionKind,
     pub result: Outcome,
     /// Human-readable, without user ids.
-    #[schema(example = "admitted, and no row came")]
+    #[schema(example = "admitted, and has no row")]
     pub detail: String,
     /// Only an operator can resolve it: no pass will repair it.
     pub needs_person: bool,

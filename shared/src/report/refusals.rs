@@ -256,7 +256,7 @@ impl StoreRefusal {
                 command: [
                     "kafka-configs.sh --bootstrap-server localhost:9092 --alter --topic \
                     coupon-claims --add-config message.timestamp.type=LogAppendTime",
-                    "Messages get Kafka's time",
+                    "On a broker: messages get its time",
                 ],
             },
         }
