@@ -324,6 +324,13 @@ impl Excuses {
         self.any(|covers| matches!(covers, Covers::NoSlot))
     }
 
+    /// Whether a user may believe to have a slot that is lost, which needs no excuse if another claim
+    /// gets one.
+    pub(crate) fn may_lose_slots(&self) -> bool {
+        let loses = |excuse: &&Excuse| matches!(excuse.covers, Covers::NoSlot);
+        self.all.iter().any(loses)
+    }
+
     pub(crate) fn forgotten_use(&self) -> bool {
         self.any(|covers| matches!(covers, Covers::ForgottenUse))
     }

@@ -360,8 +360,13 @@ impl Run<'_> {
                 Ok(_) => {}
                 Err(error) => why = error.to_string(),
             }
-            // A freed slot goes to the next user who claims.
-            clients.the_others_ask_again().await;
+            // A freed slot goes to the next user who claims. If promises may be lost, that is perhaps
+            // one who believes to have a slot.
+            if self.excuses.may_lose_slots() {
+                clients.ask_all(clients.everyone()).await;
+            } else {
+                clients.the_others_ask_again().await;
+            }
             pause(500).await;
         }
         Err(why)
