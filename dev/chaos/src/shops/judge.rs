@@ -68,12 +68,13 @@ impl StoredUses {
             (RequestKind::Undo, Some(CodeAnswer::Used)) if is_used_by_another => {
                 self.after(request).into_iter().collect()
             }
-            (RequestKind::Undo, Some(CodeAnswer::Used | CodeAnswer::Undone)) => Vec::new(),
+            (RequestKind::Undo, Some(CodeAnswer::Used | CodeAnswer::Undone)) | (_, None) => {
+                Vec::new()
+            }
             // A coupon that a shop uses is not revoked.
             (_, Some(CodeAnswer::Revoked)) => unchanged(self.in_use.is_none()),
             // A row may be missing for a while.
             (_, Some(CodeAnswer::NoSuchCode)) => unchanged(true),
-            (_, None) => Vec::new(),
         }
     }
 }
