@@ -12,8 +12,9 @@ use tokio::time::timeout;
 use crate::stores_away::behind_redis;
 use crate::world::{InProcessApi, LIMIT, ServeWorld, bearer, coupon, open, with};
 
-/// An API in its own world. Requests name its coupons `C1`, `C2`, …, and answers are read with
-/// these names and with `D1`, `D2`, … for their drops: the numbers differ in each world.
+/// An API in its own world. Requests name its coupons `[C1]`, `[C2]`, …, and answers are read with
+/// these names and with `[D1]`, `[D2]`, … for their drops: the numbers differ in each world. The
+/// brackets are in no token, so a name never replaces a part of one.
 struct Side {
     world: ServeWorld,
     api: InProcessApi,
@@ -33,8 +34,8 @@ impl Side {
     async fn make(&mut self, body: &Value) -> i64 {
         let (id, drop) = self.api.make(body.clone()).await;
         let number = self.names.len() / 2 + 1;
-        self.names.push((format!("C{number}"), id.to_string()));
-        self.names.push((format!("D{number}"), drop.to_string()));
+        self.names.push((format!("[C{number}]"), id.to_string()));
+        self.names.push((format!("[D{number}]"), drop.to_string()));
         id
     }
 
@@ -117,7 +118,7 @@ fn post(path: &str, headers: &str) -> String {
 
 fn claim(coupon: u32, user: &str) -> String {
     post(
-        &format!("/v1/coupons/C{coupon}/claims"),
+        &format!("/v1/coupons/[C{coupon}]/claims"),
         &format!("x-user-id: {user}\r\n"),
     )
 }
@@ -171,9 +172,9 @@ async fn odd_requests_are_answered_as_by_the_router() {
     }
     let user = "x-user-id: a\r\n";
     for path in [
-        "/v1/coupons/0C1/claims",
-        "/v1/coupons/+C1/claims",
-        "/v1/coupons/-C1/claims",
+        "/v1/coupons/0[C1]/claims",
+        "/v1/coupons/+[C1]/claims",
+        "/v1/coupons/-[C1]/claims",
         "/v1/coupons/0/claims",
         "/v1/coupons/x/claims",
         "/v1/coupons/%31/claims",
@@ -184,16 +185,16 @@ async fn odd_requests_are_answered_as_by_the_router() {
         "/v1/coupons/coupons/claims",
         "/v1/coupons//claims",
         "/v1/coupons/claims",
-        "/v1/coupons/C1/2/claims",
-        "/v1/coupons/C1/claims/",
-        "/v1/coupons/C1/claims//",
-        "/v1/coupons/C1/claims%2f",
-        "/v1/coupons/C1/claims;a",
-        "/v1/coupons/C1/Claims",
-        "/V1/coupons/C1/claims",
-        "//v1/coupons/C1/claims",
-        "/v1/coupons/C1/claims?a=b&c",
-        "http://shop/v1/coupons/C1/claims",
+        "/v1/coupons/[C1]/2/claims",
+        "/v1/coupons/[C1]/claims/",
+        "/v1/coupons/[C1]/claims//",
+        "/v1/coupons/[C1]/claims%2f",
+        "/v1/coupons/[C1]/claims;a",
+        "/v1/coupons/[C1]/Claims",
+        "/V1/coupons/[C1]/claims",
+        "//v1/coupons/[C1]/claims",
+        "/v1/coupons/[C1]/claims?a=b&c",
+        "http://shop/v1/coupons/[C1]/claims",
     ] {
         alike(&apis, &post(path, user)).await;
         alike(&apis, &post(path, "")).await;
@@ -216,7 +217,7 @@ async fn odd_requests_are_answered_as_by_the_router() {
         "x-user-id: a\r\nupgrade: websocket\r\n",
         "x-user-id: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n",
     ] {
-        alike(&apis, &post("/v1/coupons/C1/claims", headers)).await;
+        alike(&apis, &post("/v1/coupons/[C1]/claims", headers)).await;
     }
     let claimed = claim(1, "a");
     let sized = claimed.replace("host: x", "host: x\r\ncontent-length: 7");
@@ -252,7 +253,7 @@ async fn tokens_are_judged_as_by_the_router() {
     ] {
         for coupon in [1, 2, 3] {
             let headers = format!("authorization: {token}\r\nx-user-id: b\r\n");
-            let path = format!("/v1/coupons/C{coupon}/claims");
+            let path = format!("/v1/coupons/[C{coupon}]/claims");
             let status = alike(&apis, &post(&path, &headers)).await;
             seen.push(Value::from(status.split(' ').nth(1).unwrap()));
         }
