@@ -1,5 +1,5 @@
 //! What a pass finds. Steps append findings to a [`Ledger`], and looks at coupons to the list of
-//! the run, which is summed once at its end ([`sum`]): nothing changes what an earlier step has
+//! the run, which is summed once at its end (`sum`): nothing changes what an earlier step has
 //! found. Of each kind of repair of a drop some users are named; the others are counted, with their
 //! outcomes.
 
