@@ -1,4 +1,4 @@
-//! The screen of a drop: its counts, its problems, its pace, and buttons for passes.
+//! The screen of a drop: its counts, its problems, and buttons for passes.
 
 use askama::Template;
 use axum::extract::Path;
@@ -9,7 +9,6 @@ use firstcome_shared::http::views::DropDetails;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::chart::{Chart, chart};
 use super::client::{HttpRefusal, encoded};
 use super::overview::{Board, drop_board};
 use super::page::{Fields, Page, Screen, Top, answer, notice};
@@ -23,8 +22,6 @@ struct DropScreen<'a> {
     name: &'a str,
     drop: i64,
     board: &'a Board,
-    /// `None` while there are no rows.
-    chart: Option<Chart>,
 }
 
 /// Reads the drop of a path.
@@ -47,7 +44,6 @@ pub(super) async fn read(page: Page, Path(place): Path<(String, String)>) -> Scr
         name: &name,
         drop: drop.drop_id.0,
         board: &board,
-        chart: chart(&found.slots, drop, found.sampled),
         found: &found,
     };
     Ok(answer(StatusCode::OK, &screen))

@@ -5,7 +5,6 @@
 
 mod alerts;
 mod assets;
-mod chart;
 mod client;
 mod codes;
 mod coupon;

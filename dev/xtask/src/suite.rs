@@ -68,7 +68,7 @@ pub(crate) fn test_it(args: &[&str]) -> Command {
 /// the system tests, each would take nearly twice the CPU time, and time limits would be reached.
 fn every_change(profile: &Profile) -> Result<()> {
     let others = ["--exclude", HARNESS, "--tests"];
-    let mut others = cargo_test(processors(), &others);
+    let mut others = cargo_test(2 * processors(), &others);
     let mut system = cargo_test(2 * processors(), &["--test", "checker", "--test", SYSTEM]);
     thread::scope(|scope| {
         let others = scope.spawn(|| kept(&mut others));

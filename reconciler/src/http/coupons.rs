@@ -1,20 +1,18 @@
 //! Routes for the drops of a coupon (`GET /v1/coupons/{id}/drops`) and a single drop
 //! (`GET /v1/coupons/{id}/drops/{drop_id}`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use axum::Json;
 use axum::extract::State;
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
-use firstcome_shared::domain::{DropId, Slot, canonical_number};
+use firstcome_shared::domain::{DropId, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery};
 use firstcome_shared::http::views::{CouponDrops, CouponSettings, DropDetails, ListedDrop};
 use firstcome_shared::mysql::holders::DropCount;
-use firstcome_shared::mysql::pace::{SlotTimes, sampled};
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::redis::Redis;
 use firstcome_shared::sql;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -116,7 +114,7 @@ async fn count_rows(db: &Db, drops: &[&Drop]) -> Result<HashMap<DropId, u64>, Db
         .collect())
 }
 
-/// Read one drop: its state, what needs an operator, and how fast its slots were given away
+/// Read one drop: its state, and what needs an operator
 #[utoipa::path(
     get, path = "/v1/coupons/{id}/drops/{drop_id}", tag = "coupons",
     operation_id = "read_drop", security(("ops" = [])),
@@ -139,8 +137,6 @@ pub(super) async fn drop(
     let own = drops.iter().find(|drop| Some(drop.id) == own);
     let drop =
         own.ok_or_else(|| Problem::not_found(format!("the coupon has no drop {drop_id:?}")))?;
-    let rows = db.pace(drop.id, drop.quantity).await?;
-    let slots = with_admissions(&app.stores.redis, drop, rows).await;
     let settings = settings(&app, &coupon, &drops);
     let shown = db.shown_repairs(drop.id).await?;
     Ok(Json(DropDetails {
@@ -153,8 +149,6 @@ pub(super) async fn drop(
             .await,
         held_back: shown.map(|shown| shown.number),
         broken_promises: broken_promises(db, drop.id).await?,
-        sampled: u32::try_from(sampled(drop.quantity).len()).unwrap_or(u32::MAX),
-        slots,
     }))
 }
 
@@ -170,32 +164,4 @@ async fn broken_promises(db: &Db, drop: DropId) -> Result<u64, DbError> {
         )
         .await?;
     Ok(open.unwrap_or(0))
-}
-
-/// Adds the slots of the sample that have no row yet, if Redis has them.
-async fn with_admissions(redis: &Redis, drop: &Drop, mut times: Vec<SlotTimes>) -> Vec<SlotTimes> {
-    if drop.sealed_at.is_some() {
-        return times;
-    }
-    let with_row: HashSet<Slot> = times.iter().map(|one| one.slot).collect();
-    let mut slots = sampled(drop.quantity);
-    slots.retain(|slot| !with_row.contains(slot));
-    let keys = redis.keys(drop.coupon_id, drop.id);
-    let held = redis
-        .slots(&keys, &slots)
-        .await
-        .inspect_err(|error| {
-            tracing::debug!(%error, "showing the slots of a drop from rows only");
-        })
-        .map(|page| page.users)
-        .unwrap_or_default();
-    times.extend(held.into_iter().filter_map(|holder| {
-        Some(SlotTimes {
-            slot: Slot::try_from(holder.slot).ok()?,
-            claimed_at: DateTime::from_timestamp_millis(holder.at_ms?)?,
-            issued_at: None,
-        })
-    }));
-    times.sort_unstable_by_key(|one| one.slot);
-    times
 }

@@ -10,7 +10,6 @@ use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::model::RecordedAct;
 use crate::mysql::alerts::ListedAlert;
 use crate::mysql::dead_letters::DeadLetterRow;
-use crate::mysql::pace::SlotTimes;
 use crate::schedule::{Schedule, Tz};
 
 /// Whether Redis admits claims.
@@ -179,7 +178,7 @@ pub struct ListedDrop {
     pub rows: Option<u64>,
 }
 
-/// A drop: its state, what needs manual attention, and when a sample of its slots was given out.
+/// A drop: its state, and what needs manual attention.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DropDetails {
     pub coupon: CouponSettings,
@@ -189,10 +188,6 @@ pub struct DropDetails {
     pub held_back: Option<u32>,
     /// Open broken promises of the drop.
     pub broken_promises: u64,
-    /// Slots in the sample: all, or 100 in even distances.
-    pub sampled: u32,
-    /// Slots of the sample that were given out, in order.
-    pub slots: Vec<SlotTimes>,
 }
 
 /// A page of failed claims.

@@ -22,7 +22,6 @@ pub mod issued;
 pub mod migrations;
 pub mod ops_actions;
 pub mod outbox;
-pub mod pace;
 pub mod positions;
 pub mod processes;
 mod product;
