@@ -64,10 +64,10 @@ CREATE TABLE IF NOT EXISTS coupon_allow_list (
 -- One opening of a coupon. A coupon has at most one drop per day, however many processes create
 -- drops concurrently.
 --   local_date       the day in the coupon's time zone
---   closed_early     an operator closed it early: nobody is promoted from its waiting list
+--   closed_early     an operator closed it early: only users who are owed a slot still get one
 --   sealed_at        set by the reconciler once a closed drop was verified exact
 --   codes_erased_at  when the user ids and codes of a sealed drop were erased (RETENTION_DAYS)
---   drops_opened     the last drop of a coupon that has opened
+--   drops_opened     the drops of a coupon by their opening: the last sealed one is asked for
 --   drops_sealed     the one that was sealed last: a Redis that knows of it knows of all earlier ones
 CREATE TABLE IF NOT EXISTS drops (
     id              BIGINT       NOT NULL PRIMARY KEY,

@@ -135,8 +135,9 @@ impl CouponLook {
 
     /// Adds a later look.
     fn add(&mut self, later: Self) {
-        let found: HashSet<i64> = later.findings.iter().map(Finding::identity).collect();
-        self.findings.retain(|it| !found.contains(&it.identity()));
+        let found: HashSet<i64> = later.findings.iter().map(merged_by).collect();
+        self.findings
+            .retain(|before| !found.contains(&merged_by(before)));
         self.findings.extend(later.findings);
         self.in_flight += later.in_flight;
         for report in later.drops {
@@ -156,9 +157,35 @@ impl CouponLook {
     }
 }
 
+/// Two findings about a coupon as a whole with the same number are one. Of what was done, each look
+/// may have done something else, and only the detail says what.
+fn merged_by(found: &Finding) -> i64 {
+    match found.result {
+        Outcome::Applied => found.fingerprint(),
+        Outcome::Planned | Outcome::Skipped | Outcome::Failed => found.identity(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_two_looks_did_to_a_coupon_stays() {
+        let did = |what: &str| {
+            let kind = Kind::SettingsMismatch;
+            let done = Finding::new(kind, ActionKind::Project, Outcome::Applied, what);
+            CouponLook::at_whole(CouponId(1), done)
+        };
+        let looks = ["written again", "the list differed", "written again"].map(did);
+        let all = sum(looks.into(), false);
+        let told: Vec<&str> = all[&CouponId(1)]
+            .findings
+            .iter()
+            .map(|found: &Finding| &*found.detail)
+            .collect();
+        assert_eq!(told, ["the list differed", "written again"]);
+    }
 
     #[test]
     fn what_is_left_is_listed_once_and_what_was_done_stays() {

@@ -60,7 +60,7 @@ pub(crate) async fn finish_revocations(
         }
         let kind = Kind::SettingsMismatch;
         let action = ActionKind::Revoke;
-        let detail = "a claim was given back, and its API did not finish";
+        let detail = "a claim was revoked, and its API did not finish";
         let user = UserId::from_store(revocation.user_id);
         let found = Finding::new(kind, action, ctx.outcome(), detail);
         ledger.add(found.naming(None, Some(&user)));

@@ -1,8 +1,9 @@
 //! The steps of a pass over our own coupons, and of the urgent lane.
 //!
 //! One process in the whole system holds the lock of a lane: *sweep* compares everything at open
-//! gates, *urgent* closes, projects and opens again. Correctness does not depend on the locks:
-//! every repair is idempotent, checks its precondition, and is fenced by the coupon's era.
+//! gates, *urgent* closes, projects and opens again, and *promote* compares the coupons in which
+//! slots are left beside users who wait. Correctness does not depend on the locks: every repair is
+//! idempotent, checks its precondition, and is fenced by the coupon's era.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -143,7 +144,7 @@ impl Reconciler {
             let before = looks.len();
             let ctx = PassContext {
                 rows_left: rows_left.clone(),
-                ..self.context(request, run_id, stop).await?
+                ..self.context(request, run_id, CATCH_UP, stop).await?
             };
             let all = read::coupons(&ctx, which, request.drop).await?;
             let wanted = reconcile::coupons(&ctx, all, &HashMap::new(), looks).await?;
@@ -187,7 +188,8 @@ impl Reconciler {
             confirm,
             ..PassRequest::new(Trigger::Startup)
         };
-        let ended = match self.context(&request, run_id, lock.working()).await {
+        let ctx = self.context(&request, run_id, CATCH_UP, lock.working());
+        let ended = match ctx.await {
             Ok(ctx) => urgent::reopen(&ctx, wanted, looks).await,
             Err(error) => Err(error),
         };
@@ -195,17 +197,44 @@ impl Reconciler {
         ended.map_err(|error| error.of_lock(stop))
     }
 
-    /// Reads the moment of a pass: Redis's clock, then the end offsets, then the positions.
+    /// Compares coupons at their open gates, and gives the slots that are left, unless another
+    /// process does. Claims with unread messages are in flight and change nothing about that, so
+    /// no consumer is waited for. What needs closing is left to the sweep.
+    pub(crate) async fn promote(
+        &self,
+        coupons: Vec<CouponId>,
+        run_id: &str,
+        stop: &CancellationToken,
+        looks: &mut Vec<CouponLook>,
+    ) -> Step<()> {
+        let db = &self.stores.db_settings;
+        let lock = PassLock::take(db, Work::Promoting, Duration::ZERO, stop).await?;
+        let Some(lock) = lock else {
+            return Ok(());
+        };
+        let request = PassRequest::new(Trigger::Startup);
+        let ctx = self.context(&request, run_id, Duration::ZERO, lock.working());
+        let ended = match ctx.await {
+            Ok(ctx) => promote(&ctx, coupons, looks).await,
+            Err(error) => Err(error),
+        };
+        lock.release().await;
+        ended.map_err(|error| error.of_lock(stop))
+    }
+
+    /// Reads the moment of a pass: Redis's clock, then the end offsets, then the positions, for
+    /// which it waits with this patience.
     async fn context(
         &self,
         request: &PassRequest,
         run_id: &str,
+        patience: Duration,
         stop: &CancellationToken,
     ) -> Step<PassContext> {
         let stores = self.stores.pinned().await?;
         let servers = stores.redis.servers().await?;
         let clock_ms = stores.redis.time_ms().await?;
-        let state = match barrier::wait(&stores, !request.dry_run, CATCH_UP, stop).await {
+        let state = match barrier::wait(&stores, !request.dry_run, patience, stop).await {
             Ok(state) => Ok(state),
             Err(BarrierError::Mysql(error)) => return Err(error.into()),
             Err(why @ BarrierError::Kafka(_)) => Err(why.to_string()),
@@ -231,4 +260,14 @@ impl Reconciler {
             stop: stop.clone(),
         })
     }
+}
+
+async fn promote(
+    ctx: &PassContext,
+    coupons: Vec<CouponId>,
+    looks: &mut Vec<CouponLook>,
+) -> Step<()> {
+    let all = read::coupons(ctx, Some(coupons), None).await?;
+    reconcile::coupons(ctx, all, &HashMap::new(), looks).await?;
+    Ok(())
 }

@@ -4,9 +4,11 @@
 
 use std::collections::HashSet;
 
+use chrono::{DateTime, Utc};
 use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::{Allow, Coupon};
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
+use firstcome_shared::model::Revocation;
 use firstcome_shared::recover::recover;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropMeta;
@@ -266,7 +268,8 @@ async fn write_revocations(ctx: &PassContext, seen: &CouponSeen) -> Step<(u64, H
     for which in drops.chain([None]) {
         let mut after = 0;
         loop {
-            let page = db.revocations_after(coupon.id, which, after).await?;
+            let now = redis_time(ctx);
+            let page = db.revocations_after(coupon.id, which, now, after).await?;
             let Some(last) = page.last() else {
                 break;
             };
@@ -280,8 +283,14 @@ async fn write_revocations(ctx: &PassContext, seen: &CouponSeen) -> Step<(u64, H
     Ok((new, ids))
 }
 
+/// Redis's time at the beginning of the pass.
+fn redis_time(ctx: &PassContext) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(ctx.clock_ms).unwrap_or_default()
+}
+
 /// Removes the revocations of a drop that was just sealed from Redis, except those that keep their
-/// users out of the whole coupon.
+/// users out of the whole coupon: for good, or until their end, which is ahead if Redis's clock was
+/// wrong at the claim. A claim before that end would be accepted, and then be void.
 pub(crate) async fn forget_sealed(
     ctx: &PassContext,
     coupon: &Coupon,
@@ -290,18 +299,25 @@ pub(crate) async fn forget_sealed(
 ) -> Step<()> {
     let Stores { db, redis, .. } = &ctx.stores;
     let is_per_drop = coupon.once_per == OncePer::Drop;
+    let now = redis_time(ctx);
     let mut after = 0;
     loop {
-        let page = db.revocations_after(coupon.id, Some(drop), after).await?;
+        let drop = Some(drop);
+        let page = db.revocations_after(coupon.id, drop, now, after).await?;
         let Some(last) = page.last() else {
             return Ok(());
         };
         after = last.id;
         let over: Vec<RevokedField> = page
             .iter()
-            .filter(|one| is_per_drop || one.again_from.is_some())
+            .filter(|one: &&Revocation| is_per_drop || has_ended(one, now))
             .map(|one| RevokedField::new(coupon.once_per, one))
             .collect();
         fenced(redis.forget_revoked(coupon.id, fence, &over).await?)?;
     }
+}
+
+fn has_ended(revocation: &Revocation, now: DateTime<Utc>) -> bool {
+    let end = revocation.again_from;
+    end.is_some_and(|end| end.and_utc() < now)
 }

@@ -230,11 +230,12 @@ impl Db {
         .await
     }
 
-    /// Reads the coupons with an unsealed drop that has opened, or opens within a minute.
-    pub async fn open_coupons_now(&self) -> DbResult<Vec<CouponId>> {
+    /// Reads the coupons with an unsealed drop that has opened at `now`, or opens within a minute.
+    pub async fn open_coupons(&self, now: DateTime<Utc>) -> DbResult<Vec<CouponId>> {
         let open = "SELECT DISTINCT coupon_id FROM drops \
-                    WHERE sealed_at IS NULL AND opens_at <= UTC_TIMESTAMP(3) + INTERVAL 1 MINUTE";
-        self.all("read open coupons", sql!(open)).await
+                    WHERE sealed_at IS NULL AND opens_at <= ? + INTERVAL 1 MINUTE";
+        self.all("read open coupons", sql!(open, now.naive_utc()))
+            .await
     }
 
     /// Reads the era of a coupon from the primary.

@@ -221,6 +221,9 @@ pub enum Work {
     /// Reopening of the admission gate, concurrently with passes.
     #[strum(serialize = "firstcome-reopening:")]
     Reopening,
+    /// Gives the slots that are left to users who wait, concurrently with both.
+    #[strum(serialize = "firstcome-promoting:")]
+    Promoting,
 }
 
 /// The right to run a pass. Dropping it releases the lock.

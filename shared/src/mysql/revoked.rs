@@ -174,11 +174,12 @@ impl Db {
     pub const REVOCATIONS_AT_ONCE: i64 = 1_000;
 
     /// Reads a page of the revocations of a drop with ids above `after`, or, without a drop, of
-    /// those of the whole coupon that have not ended.
+    /// those of the whole coupon that have not ended at `now`.
     pub async fn revocations_after(
         &self,
         coupon: CouponId,
         drop: Option<DropId>,
+        now: DateTime<Utc>,
         after: i64,
     ) -> DbResult<Vec<Revocation>> {
         let most = Self::REVOCATIONS_AT_ONCE;
@@ -188,9 +189,10 @@ impl Db {
             sql!(page, drop, coupon, after, most)
         } else {
             let page = "SELECT {columns} FROM revoked_coupons FORCE INDEX (revoked_coupons_in_force) \
-                        WHERE coupon_id = ? AND person_scope = 0 AND again_from IS NULL AND id > ? \
+                        WHERE coupon_id = ? AND person_scope = 0 \
+                        AND (again_from IS NULL OR again_from >= ?) AND id > ? \
                         ORDER BY id LIMIT ?";
-            sql!(page, coupon, after, most)
+            sql!(page, coupon, now, after, most)
         };
         self.all("read revocations", page).await
     }

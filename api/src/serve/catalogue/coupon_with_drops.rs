@@ -16,8 +16,8 @@ use firstcome_shared::schedule::{PlannedDrop, Schedule};
 
 use super::losers::Losers;
 
-/// For this long after an opening, a claim may be a retry in the drop before. Longer than
-/// `RETRY_MS` of claim.lua, because this clock is an estimate of Redis's.
+/// For this long after a closing, a claim may be a retry in that drop. Longer than `RETRY_MS` of
+/// claim.lua, because this clock is an estimate of Redis's.
 const RETRIES: TimeDelta = TimeDelta::minutes(1);
 
 #[derive(Debug)]
@@ -86,7 +86,10 @@ impl CouponWithDrops {
     /// Redis's clock. The second is the neighbour at the nearer end of the first drop's window, or
     /// the previous drop if the first has not opened.
     pub(crate) fn candidates(&self, now: DateTime<Utc>) -> Option<DropCandidates<'_>> {
-        let first = self.for_claim(now)?;
+        let first = self
+            .for_claim(now)
+            .filter(|one: &DropWithKeys<'_>| !is_open_again(one.drop, now))
+            .or_else(|| self.next(now))?;
         let at = self.drops.iter().position(|one| one.id == first.drop.id)?;
         let opens_in = first.drop.opens_at - now;
         let closes_in = first.drop.closes_at.map(|closes| closes - now);
@@ -96,14 +99,21 @@ impl CouponWithDrops {
         } else {
             Some(at + 1)
         };
-        // The coupon's claimants name the holders of its sealed drops. Of another coupon, a claim
-        // may be a retry in the sealed drop, but not for long: its keys expire, and without them
-        // Redis leases nothing.
-        let may_be_sealed = self.coupon.once_per == OncePer::Drop && opens_in > -RETRIES;
         let second = neighbour
             .and_then(|at| self.all().nth(at))
-            .filter(|one: &DropWithKeys<'_>| may_be_sealed || one.drop.sealed_at.is_none());
+            .filter(|one: &DropWithKeys<'_>| self.has_answers(one.drop, first.drop, now));
         Some(DropCandidates { first, second })
+    }
+
+    /// Whether the second candidate may be a claim's drop, or have its answer. A sealed drop has
+    /// that of a holder who repeats the claim: of the last one before the first candidate opens,
+    /// and just after its closing. Not for longer, because its keys expire, and without them Redis
+    /// leases nothing. If a user may hold one coupon in total, the claimants have the answer.
+    fn has_answers(&self, drop: &Drop, first: &Drop, now: DateTime<Utc>) -> bool {
+        let has_just_closed = drop.closes_at.is_some_and(|at| now - at < RETRIES);
+        let is_asked = now < first.opens_at || has_just_closed;
+        let is_per_drop = self.coupon.once_per == OncePer::Drop;
+        drop.sealed_at.is_none() || (is_per_drop && is_asked && !is_open_again(drop, now))
     }
 
     /// Whether MySQL has lost the drop that the schedule requires at `now`, so that its holders are
@@ -137,6 +147,12 @@ impl CouponWithDrops {
     pub(crate) fn next(&self, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
         self.all().find(|one| one.drop.opens_at > now)
     }
+}
+
+/// Whether a sealed drop would be open by Redis's clock, which was set back. No pass looks at it any
+/// more, and Redis has forgotten its revocations.
+fn is_open_again(drop: &Drop, now: DateTime<Utc>) -> bool {
+    drop.sealed_at.is_some() && drop.is_open_at(now)
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -306,14 +322,30 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn sealed_drop_is_a_candidate_until_the_next_has_been_open_for_a_minute() {
+    async fn sealed_drop_is_a_candidate_until_the_next_opens_and_just_after_its_closing() {
         let mut days = coupon(&[(10, 20), (30, 60)]);
         days.drops[0].sealed_at = Some(at(21));
+        let mut adjacent = coupon(&[(10, 30), (30, 60)]);
+        adjacent.drops[0].sealed_at = Some(at(30));
         let seconds = |days: &CouponWithDrops| {
             [25, 30, 31, 40].map(|minute| days.candidates(at(minute)).unwrap().second.is_some())
         };
         assert_eq!(seconds(&days), [false; 4]);
         days.coupon.settings.once_per = OncePer::Drop;
-        assert_eq!(seconds(&days), [true, true, false, false]);
+        assert_eq!(seconds(&days), [true, false, false, false]);
+        adjacent.coupon.settings.once_per = OncePer::Drop;
+        assert_eq!(seconds(&adjacent)[1..], [true, false, false]);
+    }
+
+    #[tokio::test]
+    async fn sealed_drop_is_no_candidate_while_the_clock_is_set_back_into_its_window() {
+        let mut days = coupon(&[(10, 20), (30, 60)]);
+        days.coupon.settings.once_per = OncePer::Drop;
+        days.drops[0].sealed_at = Some(at(21));
+        let candidates = days.candidates(at(15)).unwrap();
+        assert_eq!(candidates.first.drop.id, DropId(2));
+        assert!(candidates.second.is_none());
+        days.drops[1].sealed_at = Some(at(61));
+        assert!(days.candidates(at(45)).is_none());
     }
 }

@@ -19,8 +19,9 @@ local now = now_ms()
 local reply = {now, 0}
 if meta[3] == '1' or redis.call('ZCARD', KEYS[11]) == 0 then return reply end
 if is_leased(KEYS[7], meta[6], now) then return {-2} end
-while #reply < 2 + 2 * tonumber(ARGV[3]) and reply[2] < 1000 do
-    local user, place = unpack(redis.call('ZRANGE', KEYS[11], 0, 0, 'WITHSCORES'))
+local passed_over = 0
+while #reply < 2 + 2 * tonumber(ARGV[3]) and reply[2] < 1000 and passed_over < 1000 do
+    local user, place = unpack(redis.call('ZRANGE', KEYS[11], passed_over, passed_over, 'WITHSCORES'))
     if not user or (meta[4] == '1' and tonumber(place) > 0) then break end
     local holds = redis.call('ZSCORE', KEYS[9], user) or (per_coupon and redis.call('HGET', KEYS[3], user))
     local void_until = void_times(ARGV[2], per_coupon, {user})[1] or 0
@@ -29,8 +30,8 @@ while #reply < 2 + 2 * tonumber(ARGV[3]) and reply[2] < 1000 do
         reply[2] = reply[2] + 1
     elseif now <= void_until then
         -- The clock was set back: a slot given now would look older than the revocation, and so be
-        -- void. The user keeps the place, and those behind wait, until the clock is right.
-        break
+        -- void. The user keeps the place until the clock is right. Nobody else is held up.
+        passed_over = passed_over + 1
     else
         local slot = tonumber(redis.call('ZRANGE', KEYS[10], 0, 0)[1]) or count + 1
         if slot > quantity then break end

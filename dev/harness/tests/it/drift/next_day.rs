@@ -200,3 +200,33 @@ async fn winner_of_the_day_before_gets_no_second_coupon_when_the_claimants_are_l
         assert_eq!(again.await, Answer::Already { drop, slot }, "{user}");
     }
 }
+
+/// Redis's clock was an hour ahead when the claim was made, so its revocation ends then.
+#[tokio::test]
+async fn revocation_that_ends_later_lets_nobody_in_whose_claim_would_be_void() {
+    let fixture = Fixture::new("d-later").await;
+    let Fixture { api, world, .. } = &fixture;
+    let mut body = daily_body(3, 2);
+    body["schedule"]["closes"] = json!("23:59");
+    let (coupon, holders) = fixture.held_of(&body, 1).await;
+    let (revoked, answer) = &holders[0];
+    let (_, slot) = answer.promised().unwrap();
+    let times = world.redis.of_drop(coupon.id, coupon.drop, "times");
+    let ahead = world.redis.now_ms().await + 3_600_000;
+    let admitted = ["HSET", &times, &slot.to_string(), &ahead.to_string()];
+    world.redis.command::<i64>(&admitted).await;
+    let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
+    api.revoke(coupon.id, revoked, &order).await.unwrap();
+    api.change(coupon.id, &json!({"close_now": true})).await;
+    until_sealed(world, &coupon).await;
+    let open =
+        "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
+    world.sql.query(open).await;
+    world.pass().await;
+    eventually("the next day is open", LIMIT, async || {
+        api.claim(coupon.id, "another").await.promised().is_some()
+    })
+    .await;
+    let early = api.claim(coupon.id, revoked).await;
+    assert!(matches!(early, Answer::Problem(503, _)), "{early:?}");
+}

@@ -3,7 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use firstcome_harness::{Fixture, LIMIT, all_issued, coupon_body, eventually, rows, rush};
+use chrono::{TimeDelta, Utc};
+use firstcome_harness::{
+    Fixture, HeldTransaction, LIMIT, MadeCoupon, World, WorldStores, all_issued, coupon_body,
+    eventually, rows, rush,
+};
+use firstcome_stack::{Clocks, RedisOptions, RedisServer};
 use serde_json::json;
 
 #[tokio::test]
@@ -31,6 +36,15 @@ async fn waiting_users_get_a_raised_quantity_in_order_from_the_next_pass() {
     assert!(rows.range(11..).map(|(_, user)| user).eq(&line));
 }
 
+async fn gets_row(world: &World, coupon: &MadeCoupon, user: &str) {
+    let of = format!("drop_id = {} AND user_id = '{user}'", coupon.drop);
+    let sql = format!("SELECT COUNT(*) FROM issued_coupons WHERE {of}");
+    eventually("the next waiting user has the slot", LIMIT, async || {
+        world.sql.number(&sql).await == 1
+    })
+    .await;
+}
+
 /// The target is two seconds. The rest is for a busy machine.
 const SOON: Duration = Duration::from_secs(10);
 
@@ -48,14 +62,7 @@ async fn freed_and_added_slots_are_offered_at_once_whatever_the_schedule() {
     for user in &wait {
         api.claim(coupon.id, user).await;
     }
-    let has_row = async |user: &str| {
-        let of = format!("drop_id = {} AND user_id = '{user}'", coupon.drop);
-        let sql = format!("SELECT COUNT(*) FROM issued_coupons WHERE {of}");
-        eventually("the next waiting user has the slot", LIMIT, async || {
-            world.sql.number(&sql).await == 1
-        })
-        .await;
-    };
+    let has_row = async |user: &str| gets_row(world, &coupon, user).await;
     let begun = Instant::now();
     api.give_back(coupon.id, &holders[0].0).await.unwrap();
     has_row(&wait[0]).await;
@@ -85,4 +92,52 @@ async fn freed_and_added_slots_are_offered_at_once_whatever_the_schedule() {
     let all = [returned, revoked, raised, after_lease];
     println!("returned, revoked, raised, leased: {all:?}");
     assert!(all.iter().all(|took| *took < SOON), "{all:?}");
+}
+
+/// A reopening waits for claims in flight, and for a partition that no consumer reads.
+#[tokio::test]
+async fn freed_slot_is_offered_while_other_coupons_are_being_reopened() {
+    let fixture = Fixture::new("offered-beside").await;
+    let Fixture { api, world, .. } = &fixture;
+    for schedule in ["RECONCILE_CRON", "DEEP_CRON"] {
+        world.set(schedule, "0 0 3 1 1 *");
+    }
+    let (coupon, holders) = fixture.held_of(&coupon_body("Line", 1, 9), 1).await;
+    let _daemon = world.daemon().await;
+    api.claim(coupon.id, "next").await;
+    let mut reopening = HeldTransaction::begin(&world.sql).await;
+    let lock = "DO GET_LOCK(LEFT(CONCAT('firstcome-reopening:', DATABASE()), 64), 0)";
+    reopening.run(lock).await;
+    let begun = Instant::now();
+    api.give_back(coupon.id, &holders[0].0).await.unwrap();
+    gets_row(world, &coupon, "next").await;
+    let took = begun.elapsed();
+    assert!(took < SOON, "{took:?}");
+}
+
+/// MySQL and the daemon's host may have another time than Redis, by which drops open.
+#[tokio::test]
+async fn freed_slot_is_offered_in_a_drop_that_is_open_by_the_clock_of_redis_alone() {
+    let clocks = Clocks::new().unwrap();
+    let clock = clocks.clock("redis").unwrap();
+    clock.shift_ms(7_200_000).unwrap();
+    let redis = RedisServer::start(RedisOptions {
+        env: clock.env().into(),
+        ..RedisOptions::default()
+    });
+    let redis = redis.await.unwrap();
+    let stores = WorldStores::shared().await.with_redis(&redis);
+    let world = World::on(stores, "offered-clock").await;
+    for schedule in ["RECONCILE_CRON", "DEEP_CRON"] {
+        world.set(schedule, "0 0 3 1 1 *");
+    }
+    let fixture = Fixture::of(world).await;
+    let Fixture { api, world, .. } = &fixture;
+    let mut body = coupon_body("Line", 1, 9);
+    body["schedule"]["opens_at"] = json!(Utc::now() + TimeDelta::hours(1));
+    let (coupon, holders) = fixture.held_of(&body, 1).await;
+    let _daemon = world.daemon().await;
+    api.claim(coupon.id, "next").await;
+    api.give_back(coupon.id, &holders[0].0).await.unwrap();
+    gets_row(world, &coupon, "next").await;
 }

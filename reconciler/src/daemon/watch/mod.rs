@@ -3,40 +3,41 @@
 //! schedule. The watch itself closes a coupon, by compare-and-set and without MySQL, if under the
 //! same open gate a drop's counter went back: an older state was restored into a running Redis.
 //!
-//! Twice a second it also looks for slots that are left beside users who wait or are owed one, and
-//! for lost keys of an open coupon: the urgent lane promotes, or writes again, whatever the
-//! schedule.
+//! Twice a second it also looks for lost keys of an open coupon, which the urgent lane writes
+//! again, and for slots that are left beside users who wait or are owed one, which another lane
+//! gives to them, whatever the schedule ([`lanes`]).
 //!
 //! It needs a running reconciler, and as many claims in a quarter of a second as were lost hide a
 //! counter that went back; the next sweep finds it then.
+
+mod lanes;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::mysql::DbError;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::DropState;
 use firstcome_shared::redis::refusing::text_of;
+use firstcome_shared::redis::servers::ServerId;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Stores;
 use crate::gate::close_in_redis;
-use crate::ledger;
 use crate::notify::{Notifier, SeenGate};
-use crate::passes::note_end;
 use crate::reconcile::Wanted;
-use crate::record;
-use crate::report::{ActionKind, FailureCause, Finding, Outcome, StoreRefusal};
+use crate::report::{FailureCause, StoreRefusal};
 use crate::run::Reconciler;
-use crate::urgent::{AFTER_FAILURE, pause_after};
+
+use lanes::Lanes;
 
 /// Interval of looks at the gates.
 const EVERY: Duration = Duration::from_millis(250);
@@ -54,23 +55,22 @@ const LOOKS_AHEAD: u32 = 8;
 /// Looks between two of those for slots that are left.
 const LOOKS_FOR_SLOTS: u32 = 2;
 
-/// Pause of such looks at a coupon in which the urgent lane could give nobody a slot.
-const NOTHING_GIVEN: Duration = Duration::from_secs(10);
-
 /// The live coupons, and the drops with users who are owed a slot.
 struct Live {
+    /// When they were listed.
+    now: DateTime<Utc>,
     coupons: Vec<(Coupon, Vec<Drop>)>,
     owed: HashSet<DropId>,
 }
 
 type Catalogue = Arc<Live>;
 
-/// What a look wants of the urgent lane.
+/// What a look wants of the lanes.
 #[derive(Debug, Clone, Default)]
 struct Wants {
     /// Coupons that are closed, or that lack keys.
     closed: Wanted,
-    /// Open coupons in which users wait or are owed a slot, and slots are left.
+    /// Coupons in which users wait or are owed a slot, and slots are left.
     with_slots: HashSet<CouponId>,
 }
 
@@ -92,20 +92,32 @@ pub(super) async fn watch(
         tokio::select! {
             () = stop.cancelled() => {}
             // Concurrently, because MySQL may hang while Redis loses data.
-            () = list(&stores.db, &catalogue) => {}
+            () = list(stores, &catalogue) => {}
             () = watch_gates(stores, &catalogue, &wanted, &gate) => {}
         }
     };
-    // The urgent lane is not cut off: it ends between two repairs.
-    let reopens = reopen(&reconciler, &notifier, wanted.subscribe(), &stop);
-    tokio::join!(looks, reopens);
+    let lanes = Lanes {
+        reconciler: &reconciler,
+        notifier: &notifier,
+        stop: &stop,
+    };
+    // The lanes are not cut off: they end between two repairs.
+    tokio::join!(
+        looks,
+        lanes.reopen(wanted.subscribe()),
+        lanes.promote(wanted.subscribe())
+    );
 }
 
-async fn list(db: &Db, catalogue: &watch::Sender<Option<Catalogue>>) {
+async fn list(stores: &Stores, catalogue: &watch::Sender<Option<Catalogue>>) {
+    let db = &stores.db;
     loop {
         let read = async {
+            let now = latest_time(&stores.redis).await;
+            let open = db.open_coupons(now).await?;
             Ok::<_, DbError>(Live {
-                coupons: db.coupons_by_id(db.open_coupons_now().await?).await?,
+                now,
+                coupons: db.coupons_by_id(open).await?,
                 owed: db.drops_with_broken_promises().await?,
             })
         };
@@ -115,6 +127,16 @@ async fn list(db: &Db, catalogue: &watch::Sender<Option<Catalogue>>) {
         }
         tokio::time::sleep(LISTED_EVERY).await;
     }
+}
+
+/// Returns the later of Redis's time and this machine's. A drop that is open by either is watched:
+/// one clock may be set back.
+async fn latest_time(redis: &Redis) -> DateTime<Utc> {
+    let own = Utc::now();
+    let of_redis = redis.time_ms().await.ok();
+    of_redis
+        .and_then(DateTime::from_timestamp_millis)
+        .map_or(own, |at| at.max(own))
 }
 
 async fn watch_gates(
@@ -151,6 +173,24 @@ fn refusal(error: &RedisError) -> Option<SeenGate> {
     let text = text_of(error);
     let refusal = StoreRefusal::from_error(FailureCause::Redis, &text)?;
     Some(SeenGate::Refuses(refusal, text))
+}
+
+/// A drop with its coupon's gate and its counter.
+type WatchedDrop<'a> = (&'a Drop, (Gate, Option<i64>));
+
+/// What a look sees of a coupon.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SeenCoupon {
+    Open,
+    /// Open, and a counter went back under the same gate.
+    OlderState,
+    /// Open, and a drop that should be open has no counter.
+    LacksCounter,
+    /// Open in an era that MySQL has lost, unless the catalogue is a second old.
+    AheadOfMysql,
+    /// Its gate was opened on another server.
+    OtherServer,
+    Closed,
 }
 
 /// What the watch remembers of the looks before.
@@ -194,53 +234,85 @@ impl Known {
         let wanted = &mut wants.closed;
         let mut all_open = coupons.len() == live.coupons.len();
         for (coupon, drops) in coupons {
-            let own: Vec<_> = unsealed(drops).zip(watched.by_ref()).collect();
+            let id = coupon.id;
+            let own: Vec<WatchedDrop<'_>> = unsealed(drops).zip(watched.by_ref()).collect();
             let Some((_, (gate, _))) = own.first() else {
                 continue;
             };
-            let gate = gate.clone();
-            let server = servers.holding(coupon.id);
-            // The catalogue may be a second old, and the era may have gone on since.
-            let era = gate.era().filter(|era| *era >= coupon.era);
-            let is_open = era.is_some_and(|era| gate.is_open(server, era));
-            // MySQL has lost this era, unless the catalogue is a second old.
-            let is_ahead = is_open && era > Some(coupon.era);
-            let went_back = is_open && self.went_back(&own);
-            let lacks = own
-                .iter()
-                .any(|(drop, (_, count)): &(&Drop, (Gate, Option<i64>))| {
-                    count.is_none() && drop.is_open_at(Utc::now())
-                });
-            if is_open && !went_back && !lacks && !is_ahead {
-                self.closed.remove(&coupon.id);
+            let seen = self.see(coupon, gate, &own, servers.holding(id), live.now);
+            if seen == SeenCoupon::Open {
+                self.closed.remove(&id);
                 continue;
             }
-            all_open &= is_open;
-            let looks = self.closed.entry(coupon.id).or_default();
+            let looks = self.closed.entry(id).or_default();
             *looks += 1;
-            let is_other_server = gate.era().is_some() && gate.fence(server).is_none();
-            if went_back {
-                let id = coupon.id;
-                // If it fails, the next look repeats it.
-                let closed = close_in_redis(redis, &servers, id, &gate, coupon.era).await;
-                tracing::error!(coupon_id = id.0, ?closed, "Redis has an older state");
-                wanted.insert(id, None);
-            } else if is_ahead && !lacks {
-                if *looks > LOOKS_AHEAD {
-                    *looks = 0;
-                    wanted.insert(coupon.id, None);
+            match seen {
+                SeenCoupon::OlderState => {
+                    // If it fails, the next look repeats it.
+                    let closed = close_in_redis(redis, &servers, id, gate, coupon.era).await;
+                    tracing::error!(coupon_id = id.0, ?closed, "Redis has an older state");
+                    wanted.insert(id, None);
                 }
-            } else if is_other_server || *looks >= LOOKS {
-                // A coupon whose drop lost its counter is still open: it is closed if it still is
-                // so.
-                wanted.insert(coupon.id, is_open.then_some(gate));
+                SeenCoupon::AheadOfMysql if *looks > LOOKS_AHEAD => {
+                    *looks = 0;
+                    wanted.insert(id, None);
+                }
+                // It is still open: it is closed if it still has this gate.
+                SeenCoupon::LacksCounter if *looks >= LOOKS => {
+                    wanted.insert(id, Some(gate.clone()));
+                }
+                // Of one that lasts for only a few looks nothing is wanted.
+                SeenCoupon::AheadOfMysql | SeenCoupon::LacksCounter | SeenCoupon::Open => {}
+                SeenCoupon::OtherServer => {
+                    all_open = false;
+                    wanted.insert(id, None);
+                }
+                SeenCoupon::Closed => {
+                    all_open = false;
+                    if *looks >= LOOKS {
+                        wanted.insert(id, None);
+                    }
+                }
             }
         }
         Ok((wants, all_open))
     }
 
+    /// Says how a coupon's gate and the counters of its drops look.
+    fn see(
+        &mut self,
+        coupon: &Coupon,
+        gate: &Gate,
+        own: &[WatchedDrop<'_>],
+        server: Option<&ServerId>,
+        now: DateTime<Utc>,
+    ) -> SeenCoupon {
+        // The catalogue may be a second old, and the era may have gone on since.
+        let era = gate.era().filter(|era| *era >= coupon.era);
+        if !era.is_some_and(|era| gate.is_open(server, era)) {
+            let names_another = gate.era().is_some() && gate.fence(server).is_none();
+            return if names_another {
+                SeenCoupon::OtherServer
+            } else {
+                SeenCoupon::Closed
+            };
+        }
+        let lacks_counter = own
+            .iter()
+            .any(|(drop, (_, count))| count.is_none() && drop.is_open_at(now));
+        if self.went_back(own) {
+            SeenCoupon::OlderState
+        } else if lacks_counter {
+            SeenCoupon::LacksCounter
+        } else if era > Some(coupon.era) {
+            SeenCoupon::AheadOfMysql
+        } else {
+            SeenCoupon::Open
+        }
+    }
+
     /// Whether a counter is lower than before under the same gate. A missing one is not.
-    fn went_back(&mut self, drops: &[(&Drop, (Gate, Option<i64>))]) -> bool {
+    fn went_back(&mut self, drops: &[WatchedDrop<'_>]) -> bool {
         let mut went_back = false;
         for (drop, (gate, count)) in drops {
             let Some(count) = *count else { continue };
@@ -255,7 +327,7 @@ impl Known {
     }
 }
 
-/// Returns the open coupons in which somebody waits or is owed a slot although slots are left, and
+/// Returns the coupons in which somebody waits or is owed a slot although slots are left, and
 /// those that lack a whole key.
 async fn with_slots_or_losses(
     redis: &Redis,
@@ -302,81 +374,4 @@ fn has_slot_to_give(state: &DropState, is_owed: bool) -> bool {
 
 fn unsealed(drops: &[Drop]) -> impl Iterator<Item = &Drop> {
     drops.iter().filter(|drop| drop.sealed_at.is_none())
-}
-
-/// Has the urgent lane reopen what a look wants. While a store is away, it is tried every few
-/// seconds with the same result, which is recorded and mailed once.
-async fn reopen(
-    reconciler: &Reconciler,
-    notifier: &Notifier,
-    mut wanted: watch::Receiver<Wants>,
-    stop: &CancellationToken,
-) {
-    // Coupons that were left closed, until when they are left alone.
-    let mut later: HashMap<CouponId, Instant> = HashMap::new();
-    // The same of those in which nobody got a slot.
-    let mut in_vain: HashMap<CouponId, Instant> = HashMap::new();
-    // What the last run found.
-    let mut last = Vec::new();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = wanted.changed() => {}
-        }
-        let Wants {
-            closed: mut now,
-            mut with_slots,
-        } = wanted.borrow_and_update().clone();
-        later.retain(|_, until| Instant::now() < *until);
-        in_vain.retain(|_, until| Instant::now() < *until);
-        with_slots.retain(|coupon| !in_vain.contains_key(coupon) && !now.contains_key(coupon));
-        now.extend(with_slots.iter().map(|coupon| (*coupon, None)));
-        now.retain(|coupon, _| !later.contains_key(coupon));
-        if now.is_empty() {
-            continue;
-        }
-        let mut left: HashMap<CouponId, Duration> =
-            now.keys().map(|id| (*id, AFTER_FAILURE)).collect();
-        let started = Instant::now();
-        let mut run = record::unasked();
-        let mut looks = Vec::new();
-        let reopened = reconciler.urgent(now, &run.run_id, false, stop, &mut looks);
-        let ended = reopened.await;
-        for (id, look) in ledger::sum(looks, false) {
-            let of_drops = look.drops.iter().flat_map(|drop| &drop.findings);
-            let mut promoted = of_drops.filter(|it| it.action == ActionKind::Promote);
-            if with_slots.contains(&id) && promoted.next().is_none() {
-                in_vain.insert(id, Instant::now() + NOTHING_GIVEN);
-            }
-            match pause_after(&look) {
-                Some(pause) => left.insert(id, pause),
-                None => left.remove(&id),
-            };
-            run.findings.extend(look.findings);
-            run.drops.extend(look.drops);
-        }
-        match ended {
-            Ok(()) => run.end(),
-            Err(error) => record::fail(&mut run, &error),
-        }
-        let ended = Instant::now();
-        later.extend(left.into_iter().map(|(id, pause)| (id, ended + pause)));
-        // Another process does what was skipped, and records it.
-        let own = || {
-            run.all_findings()
-                .filter(|it: &&Finding| it.result != Outcome::Skipped || it.needs_person)
-        };
-        let mut found: Vec<i64> = own().map(Finding::identity).collect();
-        found.sort_unstable();
-        let has_done = own().any(|it| it.result == Outcome::Applied);
-        if !found.is_empty() && (has_done || found != last) {
-            if let Err(error) = record::finish(&reconciler.stores.db, &run, false).await {
-                tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
-            }
-            note_end(&run, started, notifier).await;
-        }
-        last = found;
-        // A look from before is out of date.
-        wanted.mark_unchanged();
-    }
 }

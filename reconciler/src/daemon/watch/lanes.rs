@@ -1,0 +1,179 @@
+//! What is done about what the watch sees. The urgent lane reopens coupons, and another lane gives
+//! the slots that are left, so that a reopening, which waits for claims in flight, holds up no user
+//! of another coupon. A run without a result is recorded and mailed once, however often it is
+//! repeated.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use firstcome_shared::domain::CouponId;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Wants;
+use crate::context::Step;
+use crate::ledger::{self, CouponLook};
+use crate::notify::Notifier;
+use crate::passes::note_end;
+use crate::record;
+use crate::report::{ActionKind, Finding, Outcome, Run};
+use crate::run::Reconciler;
+use crate::urgent::{AFTER_FAILURE, pause_after};
+
+/// Pause at a coupon in which two runs gave nobody a slot. A single one may be late: another pass
+/// has given the slot.
+const NOTHING_GIVEN: Duration = Duration::from_secs(10);
+
+/// Coupons that are left alone, until when.
+#[derive(Default)]
+struct Pauses(HashMap<CouponId, Instant>);
+
+impl Pauses {
+    fn include(&self, coupon: CouponId) -> bool {
+        let until = self.0.get(&coupon);
+        until.is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn begin(&mut self, coupon: CouponId, pause: Duration) {
+        self.0.retain(|_, until| Instant::now() < *until);
+        self.0.insert(coupon, Instant::now() + pause);
+    }
+}
+
+/// A run of a lane that nobody asked for.
+struct LaneRun {
+    run: Run,
+    began: Instant,
+}
+
+impl LaneRun {
+    fn begin() -> Self {
+        Self {
+            run: record::unasked(),
+            began: Instant::now(),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Lanes<'a> {
+    pub(super) reconciler: &'a Reconciler,
+    pub(super) notifier: &'a Notifier,
+    pub(super) stop: &'a CancellationToken,
+}
+
+impl Lanes<'_> {
+    /// Has the urgent lane reopen what a look wants. While a store is away, it is tried every few
+    /// seconds.
+    pub(super) async fn reopen(self, mut wanted: watch::Receiver<Wants>) {
+        let mut pauses = Pauses::default();
+        let mut last = Vec::new();
+        while let Some(wants) = self.next(&mut wanted).await {
+            let mut closed = wants.closed;
+            closed.retain(|coupon, _| !pauses.include(*coupon));
+            if closed.is_empty() {
+                continue;
+            }
+            let asked: Vec<CouponId> = closed.keys().copied().collect();
+            let lane = LaneRun::begin();
+            let mut looks = Vec::new();
+            let run_id = &lane.run.run_id;
+            let reopened = self
+                .reconciler
+                .urgent(closed, run_id, false, self.stop, &mut looks);
+            let ended = reopened.await;
+            let found = ledger::sum(looks, false);
+            for coupon in asked {
+                // Without a look, the lane ended before it.
+                let pause = found.get(&coupon).map_or(Some(AFTER_FAILURE), pause_after);
+                if let Some(pause) = pause {
+                    pauses.begin(coupon, pause);
+                }
+            }
+            self.record_if_new(lane, found, ended, &mut last).await;
+            // A look from before is out of date.
+            wanted.mark_unchanged();
+        }
+    }
+
+    /// Has the slots that are left given to users who wait or are owed one.
+    pub(super) async fn promote(self, mut wanted: watch::Receiver<Wants>) {
+        let mut pauses = Pauses::default();
+        let mut in_vain = HashSet::new();
+        let mut last = Vec::new();
+        while let Some(wants) = self.next(&mut wanted).await {
+            let mut coupons = wants.with_slots;
+            coupons.retain(|id| !pauses.include(*id) && !wants.closed.contains_key(id));
+            if coupons.is_empty() {
+                continue;
+            }
+            let lane = LaneRun::begin();
+            let mut looks = Vec::new();
+            let run_id = &lane.run.run_id;
+            let asked = coupons.iter().copied().collect();
+            let promoted = self
+                .reconciler
+                .promote(asked, run_id, self.stop, &mut looks);
+            let ended = promoted.await;
+            let found = ledger::sum(looks, false);
+            for coupon in coupons {
+                if found.get(&coupon).is_some_and(has_promoted) {
+                    in_vain.remove(&coupon);
+                } else if !in_vain.insert(coupon) {
+                    pauses.begin(coupon, NOTHING_GIVEN);
+                }
+            }
+            self.record_if_new(lane, found, ended, &mut last).await;
+            wanted.mark_unchanged();
+        }
+    }
+
+    /// Waits for the next look. Returns `None` at the end of the watch.
+    async fn next(self, wanted: &mut watch::Receiver<Wants>) -> Option<Wants> {
+        let changed = self.stop.run_until_cancelled(wanted.changed()).await?;
+        changed.ok()?;
+        Some(wanted.borrow_and_update().clone())
+    }
+
+    /// Records and mails a run that has done something, or that found something else than the
+    /// `last` one.
+    async fn record_if_new(
+        self,
+        LaneRun { mut run, began }: LaneRun,
+        found: BTreeMap<CouponId, CouponLook>,
+        ended: Step<()>,
+        last: &mut Vec<i64>,
+    ) {
+        for look in found.into_values() {
+            run.findings.extend(look.findings);
+            run.drops.extend(look.drops);
+        }
+        match ended {
+            Ok(()) => run.end(),
+            Err(error) => record::fail(&mut run, &error),
+        }
+        // Another process does what was skipped, and records it.
+        let own: Vec<&Finding> = run
+            .all_findings()
+            .filter(|found: &&Finding| found.result != Outcome::Skipped || found.needs_person)
+            .collect();
+        let has_done = own.iter().any(|found| found.result == Outcome::Applied);
+        let mut now: Vec<i64> = own.into_iter().map(Finding::identity).collect();
+        now.sort_unstable();
+        if !now.is_empty() && (has_done || now != *last) {
+            let db = &self.reconciler.stores.db;
+            if let Err(error) = record::finish(db, &run, false).await {
+                tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
+            }
+            note_end(&run, began, self.notifier).await;
+        }
+        *last = now;
+    }
+}
+
+fn has_promoted(look: &CouponLook) -> bool {
+    let of_drops = look.drops.iter().flat_map(|drop| &drop.findings);
+    let mut promoted = of_drops.filter(|found| found.action == ActionKind::Promote);
+    promoted.next().is_some()
+}
