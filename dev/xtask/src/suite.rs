@@ -12,7 +12,7 @@ use crate::programs::{Profile, build_all_and_fetch};
 use crate::shell::{cargo, command, judge, output, run, setting};
 
 /// The program with the tests of the whole system.
-const SYSTEM: &str = "it";
+pub(crate) const SYSTEM: &str = "it";
 /// The crate with these tests.
 const HARNESS: &str = "firstcome-harness";
 
