@@ -26,12 +26,12 @@ histogram firstcome_admission_seconds Time of one call to Redis that admits or r
 histogram firstcome_publish_seconds Time until Kafka acknowledges an admission
 histogram firstcome_admission_batch_claims Claims that one call to Redis admitted or refused
 gauge firstcome_claims_in_flight Claims in flight; read once a second
-gauge firstcome_admission_open 1 while Redis answers and the gate is open
-gauge firstcome_redis_up 1 while Redis answers
+gauge firstcome_admission_open 1 while the gate of every open coupon is open
+gauge firstcome_redis_up 1 while Redis takes writes
 gauge firstcome_redis_managed 1 if nothing checks that Redis is durable (REDIS_DURABILITY=managed)
 gauge firstcome_kafka_up 1 if Kafka accepted the last claim
 gauge firstcome_jwt_keys_up 1 if the last read of the JWK Set succeeded
-gauge firstcome_mysql_up 1 if MySQL answered when coupons were last read
+gauge firstcome_mysql_up 1 if MySQL took writes when coupons were last read
 gauge firstcome_catalogue_coupons Live coupons in memory
 gauge firstcome_catalogue_read_timestamp_seconds When the coupons in memory were last read from MySQL, in Unix time
 gauge firstcome_catalogue_refresh_seconds Time of the last refresh of coupons

@@ -41,7 +41,7 @@ const WRONG_TOKENS: &str = "firstcome_wrong_tokens_total";
 pub(crate) fn describe() {
     describe_counter!(
         WRONG_TOKENS,
-        "Requests and log-ins with a wrong operators' token"
+        "Requests and log-ins with a wrong token of an operator or a shop"
     );
     counter!(WRONG_TOKENS).absolute(0);
 }

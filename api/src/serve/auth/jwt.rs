@@ -28,7 +28,7 @@ pub struct JwtArgs {
     #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<SecretString>,
     /// Address of the issuer's public keys as a JWK Set, read every five minutes: `https://…`, or
-    /// `http://…` within a private network. SSL_CERT_FILE names further certificate authorities
+    /// `http://…` on this machine. SSL_CERT_FILE names further certificate authorities
     #[arg(long, env = "JWT_JWKS_URL", hide_env_values = true)]
     pub jwt_jwks_url: Option<String>,
     /// Required issuer of the token (`iss`)
