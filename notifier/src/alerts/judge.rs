@@ -285,30 +285,39 @@ pub fn pause(mails: u32, policy: MailPolicy) -> TimeDelta {
 /// failed pass may have ended too early for that. Alerts of sealed drops are over, because sealing
 /// verifies a drop and no later pass examines it.
 fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> bool {
-    let is_complete = run.status != Status::Failed && !run.partial;
+    // A later version wrote it, and only that version sees what it is about.
+    let Some(kind) = AlertKind::from_word(&alert.kind) else {
+        return false;
+    };
     if let Some(drop) = alert.drop_id {
         return is_drop_over(drop, alert, run);
     }
-    match AlertKind::from_word(&alert.kind) {
-        _ if !is_complete => false,
+    if run.status == Status::Failed || run.partial {
+        return false;
+    }
+    match kind {
         // Only a deep pass stands for a missed one.
-        Some(AlertKind::RunMissed) => !alert.name.ends_with("DEEP_CRON") || run.deep,
+        AlertKind::RunMissed => !alert.name.ends_with("DEEP_CRON") || run.deep,
         // The watch ends it too, as soon as it sees every coupon open.
-        Some(
-            AlertKind::RedisUnreachable | AlertKind::RedisRefuses | AlertKind::AdmissionClosed,
-        ) => {
+        AlertKind::RedisUnreachable | AlertKind::RedisRefuses | AlertKind::AdmissionClosed => {
             let mut findings = run.findings.iter();
             !findings.any(|it| it.action == ActionKind::Open && it.result == Outcome::Failed)
         }
         // A process that has just begun to watch the stores may not see it yet, and another process
         // may see what this one does not.
-        Some(
-            AlertKind::Left(Kind::Stalled)
-            | AlertKind::UnsafeSetting
-            | AlertKind::MysqlRefuses
-            | AlertKind::KafkaRefuses,
-        ) => elapsed(alert.last_seen_at, now) >= policy.patience * 2,
-        _ => true,
+        AlertKind::Left(Kind::Stalled)
+        | AlertKind::UnsafeSetting
+        | AlertKind::MysqlRefuses
+        | AlertKind::KafkaRefuses => elapsed(alert.last_seen_at, now) >= policy.patience * 2,
+        AlertKind::MysqlUnreachable
+        | AlertKind::KafkaUnreachable
+        | AlertKind::AlertsNotRecorded
+        | AlertKind::RunFailed
+        | AlertKind::Braked
+        | AlertKind::Forged
+        | AlertKind::Doubtful
+        | AlertKind::SecondRow
+        | AlertKind::Left(_) => true,
     }
 }
 

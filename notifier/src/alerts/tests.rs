@@ -180,6 +180,17 @@ fn pass_ends_only_alerts_of_what_it_examined() {
 }
 
 #[test]
+fn alert_of_a_kind_that_only_a_later_version_knows_is_not_called_over() {
+    let mut duty = Duty::default();
+    duty.sees(0, &one_left());
+    duty.sees(0, &redis_is_away());
+    for alert in duty.memory.alerts.values_mut() {
+        alert.kind = "of_tomorrow".to_owned();
+    }
+    assert_eq!(duty.sees(1, &clean()), "");
+}
+
+#[test]
 fn drop_keeps_its_alerts_when_its_repairs_are_held_back_or_fail() {
     let whole = Finding {
         slot: None,
