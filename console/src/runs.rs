@@ -9,7 +9,9 @@ use axum::http::StatusCode;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::runs::RunRow;
 use firstcome_shared::report::wording::{count, detail, grouped, person, words};
-use firstcome_shared::report::{ActionKind, DropReport, Finding, Outcome, Run, Status, Trigger};
+use firstcome_shared::report::{
+    ActionKind, DropReport, Finding, Outcome, Run, Status, Stored, Trigger,
+};
 use firstcome_shared::subject::Subject;
 use serde::Deserialize;
 use serde_json::json;
@@ -42,6 +44,8 @@ struct RunScreen<'a> {
     /// The finding after which this page begins.
     after: i64,
     next_after: Option<i64>,
+    /// What another version has recorded, and the reconciler cannot read.
+    unreadable: &'a [String],
 }
 
 /// A finding, and the report of its drop.
@@ -104,19 +108,31 @@ fn result(status: Status, dry_run: bool) -> (&'static str, &'static str) {
     }
 }
 
+fn listed_result(run: &RunRow) -> (&str, &'static str) {
+    match &run.status {
+        Stored::Known(status) => result(*status, run.dry_run),
+        Stored::Unknown(word) => (word, "plain"),
+    }
+}
+
 fn examined(subject: Subject, users: u64, rows: u64, drops: u64) -> String {
     let [one, many] = subject.nouns();
     let drops = count(drops, one, many);
     format!("{} users, {} rows, {drops}", grouped(users), grouped(rows))
 }
 
-fn how(trigger: Trigger, asked_by: Option<&str>, [dry_run, deep, confirmed]: [bool; 3]) -> String {
+fn how(
+    trigger: &Stored<Trigger>,
+    asked_by: Option<&str>,
+    [dry_run, deep, confirmed]: [bool; 3],
+) -> String {
     let mut text = match (trigger, asked_by) {
         (_, Some(name)) => format!("asked for by {}", name.text()),
-        (Trigger::Cron, None) => "by schedule".to_owned(),
-        (Trigger::Endpoint, None) => "asked for".to_owned(),
-        (Trigger::Cli, None) => "command line".to_owned(),
-        (Trigger::Startup, None) => "by itself".to_owned(),
+        (Stored::Known(Trigger::Cron), None) => "by schedule".to_owned(),
+        (Stored::Known(Trigger::Endpoint), None) => "asked for".to_owned(),
+        (Stored::Known(Trigger::Cli), None) => "command line".to_owned(),
+        (Stored::Known(Trigger::Startup), None) => "by itself".to_owned(),
+        (Stored::Unknown(word), None) => word.text(),
     };
     for (is, word) in [
         (dry_run, ", dry run"),
@@ -150,6 +166,8 @@ struct RunPage {
     #[serde(flatten)]
     run: Run,
     next_after: Option<i64>,
+    #[serde(default)]
+    unreadable: Vec<String>,
 }
 
 /// Confirms the repairs of one campaign that this pass has shown.
@@ -175,7 +193,11 @@ async fn show_run(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
     let reveal = if revealed { "true" } else { "" };
     let parameters = [("limit", FINDINGS), ("after", &from), ("reveal", reveal)];
     let path = format!("/v1/runs/{}{}", encoded(id), query_string(&parameters));
-    let RunPage { run, next_after } = page.get(&path).await?;
+    let RunPage {
+        run,
+        next_after,
+        unreadable,
+    } = page.get(&path).await?;
     let placed = |drop, finding| Placed { drop, finding };
     let mut findings: Vec<Placed<'_>> = run.findings.iter().map(|it| placed(None, it)).collect();
     for drop in &run.drops {
@@ -190,6 +212,7 @@ async fn show_run(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
         revealed,
         after,
         next_after,
+        unreadable: &unreadable,
     };
     Ok(answer(StatusCode::OK, &screen))
 }

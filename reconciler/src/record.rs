@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::context::{PassError, PassRequest};
 use crate::report::{
-    DropReport, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status, Trigger,
+    DropReport, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status, Stored, Trigger,
 };
 
 /// Returns a new ID for a run. IDs sort by time.
@@ -172,11 +172,11 @@ fn row(run: &Run, confirmed: bool) -> RunRow {
     };
     RunRow {
         run_id: run.run_id.clone(),
-        trigger: run.trigger,
+        trigger: Stored::Known(run.trigger),
         dry_run: run.dry_run,
         deep: run.deep,
         confirmed,
-        status: run.status,
+        status: Stored::Known(run.status),
         owner: owner(),
         started_at: run.started_at,
         finished_at: run.finished_at,

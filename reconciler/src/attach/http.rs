@@ -150,7 +150,9 @@ async fn confirm(
     } else {
         None
     };
-    let (run, _) = shown.ok_or_else(|| Problem::not_found(format!("there is no run {id}")))?;
+    let run = shown
+        .map(|page| page.run)
+        .ok_or_else(|| Problem::not_found(format!("there is no run {id}")))?;
     let mut planned = Vec::new();
     for report in &run.drops {
         if report.coupon_id == body.coupon_id && report.has_planned() {

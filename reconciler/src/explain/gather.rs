@@ -5,6 +5,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::model::Revocation;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
+use firstcome_shared::mysql::findings::FindingRow;
 use firstcome_shared::mysql::uses::CodeUse;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::RedisError;
@@ -12,7 +13,7 @@ use firstcome_shared::sql;
 
 use super::facts::{Evidence, Standing, UserFacts};
 use crate::context::Stores;
-use crate::report::{ActionKind, AlertKind, Finding, Kind, Outcome, wording};
+use crate::report::{ActionKind, AlertKind, Kind, Outcome, Stored, wording};
 
 /// The keys of a drop that was sealed longer ago have expired.
 const KEYS_KEPT: TimeDelta = TimeDelta::hours(2);
@@ -53,7 +54,7 @@ async fn findings_about(
     db: &Db,
     coupon: CouponId,
     user: &UserId,
-) -> Result<Vec<(String, Finding, DateTime<Utc>)>, DbError> {
+) -> Result<Vec<(String, FindingRow, DateTime<Utc>)>, DbError> {
     let about = "SELECT run_id, {columns}, created_at FROM reconcile_findings \
         WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000";
     db.all("findings about a person", sql!(about, coupon, user))
@@ -103,10 +104,10 @@ async fn in_mysql(
     let findings = findings_about(db, coupon.id, user).await?;
     let last = findings.last().map(|(_, last, _)| last);
     known.not_repaired = last
-        .filter(|it: &&Finding| it.result == Outcome::Failed || it.needs_person)
+        .filter(|it| it.result == Stored::Known(Outcome::Failed) || it.needs_person)
         .map(|last| last.detail.clone());
-    for (run_id, finding, at) in &findings {
-        known.happened(Some(*at), "reconciler", sentence(run_id, finding));
+    for (run_id, finding, at) in findings {
+        known.happened(Some(at), "reconciler", sentence(&run_id, finding));
     }
     for row in db.dead_letters_of_person(coupon.id, user).await? {
         dead_letter(&row, known);
@@ -199,9 +200,14 @@ fn dead_letter(row: &DeadLetterRow, known: &mut UserFacts) {
 }
 
 /// Says what a pass found about the user and did, in the words of the mails.
-fn sentence(run_id: &str, row: &Finding) -> String {
+fn sentence(run_id: &str, row: FindingRow) -> String {
+    let detail = row.detail.clone();
+    let row = match row.known() {
+        Ok(finding) => finding,
+        // Another version wrote it.
+        Err(word) => return format!("{word}: {detail} (pass {run_id})"),
+    };
     let [kind, _] = AlertKind::Left(row.kind).facts().noun;
-    let detail = &row.detail;
     let drop = row.drop_id.map(|drop| format!(" in drop {drop}"));
     let slot = row.slot.map(|slot| format!(", slot {slot}"));
     let place = [drop, slot].map(Option::unwrap_or_default).concat();

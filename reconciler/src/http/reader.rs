@@ -271,7 +271,7 @@ async fn facts(stores: &Stores, known: Option<&Run>) -> Result<Facts, DbError> {
         (Some(id), Some(run)) if run.run_id == id => Some(run.clone()),
         // Load the run without findings, by starting after the maximum ID. `GET /v1/runs/{id}`
         // returns them.
-        (Some(id), _) => runs::page(db, id, 1, i64::MAX).await?.map(|(run, _)| run),
+        (Some(id), _) => runs::page(db, id, 1, i64::MAX).await?.map(|page| page.run),
         (None, _) => None,
     };
     Ok(Facts {

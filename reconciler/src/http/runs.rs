@@ -1,11 +1,12 @@
 //! Routes for runs: `GET /v1/runs` lists them, `GET /v1/runs/{id}` returns one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use axum::extract::State;
 use axum::{Extension, Json};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery, invalid};
+use firstcome_shared::mysql::findings::FindingRow;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::runs::RunRow;
 use firstcome_shared::mysql::{Db, DbError};
@@ -16,7 +17,7 @@ use uuid::Uuid;
 
 use super::requests::{Answer, no_such, reveal, within};
 use crate::passes::Passes;
-use crate::report::{Examined, Finding, Run, Unlisted};
+use crate::report::{DropReport, Examined, Run, Status, Trigger, Unlisted};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -70,12 +71,15 @@ pub(super) struct RunQuery {
 
 /// A run with a page of its findings.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct RunPage {
+pub(crate) struct RunPage {
     #[serde(flatten)]
-    run: Run,
+    pub(crate) run: Run,
     /// `after` of the next page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_after: Option<i64>,
+    /// What another version has recorded, and this one cannot read.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    unreadable: BTreeSet<String>,
 }
 
 /// Read one run with its findings, a page at a time
@@ -106,17 +110,17 @@ pub(super) async fn read(
     let is_under_way = passes.current.has(&id);
     let found = page(&db, id.clone(), limit, after).await?;
     // A run is recorded once it has the lock.
-    let (run, next_after) = found.ok_or_else(|| {
+    let page = found.ok_or_else(|| {
         let why = "the run is just beginning, or waits for another";
         let is_beginning = is_under_way.then(|| Problem::unavailable(why));
         is_beginning.unwrap_or_else(|| no_such("run", &id))
     })?;
     if query.reveal.unwrap_or(false) {
-        let findings = run.all_findings().count();
-        let detail = json!({"run_id": run.run_id, "after": after, "findings": findings});
+        let findings = page.run.all_findings().count();
+        let detail = json!({"run_id": page.run.run_id, "after": after, "findings": findings});
         reveal(&db, operator, detail).await?;
     }
-    Ok(Json(RunPage { run, next_after }))
+    Ok(Json(page))
 }
 
 /// Whether the text has the form of a run's ID. For other text MySQL would report an error if its
@@ -125,37 +129,51 @@ pub(crate) fn is_run_id(text: &str) -> bool {
     text.parse::<Uuid>().is_ok()
 }
 
-/// Returns a run with at most `limit` findings after the finding `after`, and the start of the next
-/// page.
+/// Returns a run with at most `limit` findings after the finding `after`.
 pub(crate) async fn page(
     db: &Db,
     id: String,
     limit: u32,
     after: i64,
-) -> Result<Option<(Run, Option<i64>)>, DbError> {
+) -> Result<Option<RunPage>, DbError> {
     let Some((row, findings)) = db.run_with_findings(id, limit, after).await? else {
         return Ok(None);
     };
     let last = findings.last().map(|(id, _)| *id);
-    let next = last.filter(|_| findings.len() == limit as usize);
     let findings = findings.into_iter().map(|(_, finding)| finding);
-    Ok(Some((assemble(row, findings), next)))
+    Ok(Some(RunPage {
+        next_after: last.filter(|_| findings.len() == limit as usize),
+        ..assemble(row, findings)
+    }))
 }
 
-fn assemble(row: RunRow, findings: impl Iterator<Item = Finding>) -> Run {
-    let drops = row
-        .drops
-        .as_deref()
-        .and_then(|json| serde_json::from_str(json).ok());
+fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> RunPage {
+    let mut unreadable = BTreeSet::new();
+    let status = row.status.known().unwrap_or_else(|word| {
+        unreadable.insert(format!("the status {word}"));
+        Status::Failed
+    });
+    let trigger = row.trigger.known().unwrap_or_else(|word| {
+        unreadable.insert(format!("the trigger {word}"));
+        Trigger::Cron
+    });
+    let drops: Vec<DropReport> = match row.drops.as_deref().map(serde_json::from_str) {
+        Some(Ok(drops)) => drops,
+        Some(Err(error)) => {
+            unreadable.insert(format!("the drops ({error})"));
+            Vec::new()
+        }
+        None => Vec::new(),
+    };
     let mut run = Run {
-        status: row.status,
-        drops: drops.unwrap_or_default(),
+        status,
+        drops,
         asked_by: row.asked_by,
         dry_run: row.dry_run,
         deep: row.deep,
         finished_at: row.finished_at,
         error: row.error,
-        ..Run::begun(&row.run_id, row.trigger, row.started_at)
+        ..Run::begun(&row.run_id, trigger, row.started_at)
     };
     let (drops, listed) = run.examined();
     let less = |all: i64, listed: u64| u64::try_from(all).unwrap_or(0).saturating_sub(listed);
@@ -174,10 +192,54 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = Finding>) -> Run {
         .map(|(at, report)| (report.drop_id, at))
         .collect();
     for finding in findings {
+        let finding = match finding.known() {
+            Ok(finding) => finding,
+            Err(word) => {
+                unreadable.insert(format!("findings with the word {word}"));
+                continue;
+            }
+        };
         match finding.drop_id.and_then(|drop| places.get(&drop)) {
             Some(at) => run.drops[*at].findings.push(finding),
             None => run.findings.push(finding),
         }
     }
-    run
+    RunPage {
+        run,
+        next_after: None,
+        unreadable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firstcome_shared::report::{Finding, Kind, Stored};
+
+    use super::*;
+
+    #[test]
+    fn what_another_version_recorded_is_named_and_not_taken_for_something_else() {
+        let row = json!({
+            "run_id": "1", "trigger": "moon", "status": "eclipsed", "dry_run": false,
+            "deep": false, "confirmed": false, "started_at": "2026-12-01T06:00:00Z",
+            "finished_at": null, "drops_examined": 3, "users_examined": 0, "rows_examined": 0,
+            "failed_claims_examined": 0, "applied": 0, "skipped": 0, "failed": 0
+        });
+        let row = RunRow {
+            drops: Some("[{}]".to_owned()),
+            ..serde_json::from_value(row).unwrap()
+        };
+        let known = FindingRow::from(Finding::report(Kind::Unfilled, ""));
+        let other = FindingRow {
+            kind: Stored::Unknown("shadowed".to_owned()),
+            ..known.clone()
+        };
+        let page = assemble(row, [known, other].into_iter());
+        assert_eq!(page.run.findings.len(), 1);
+        assert_eq!(page.run.findings[0].kind, Kind::Unfilled);
+        let unreadable = Vec::from_iter(page.unreadable);
+        assert!(unreadable[0].starts_with("findings with the word shadowed"));
+        assert!(unreadable[1].starts_with("the drops (missing field"));
+        assert_eq!(unreadable[2..], ["the status eclipsed", "the trigger moon"]);
+    }
 }

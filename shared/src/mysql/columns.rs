@@ -1,6 +1,7 @@
 //! How columns are read: as a value, a tuple, or a struct that [`row!`](super::sql) declares.
 
 use std::convert::identity;
+use std::str::FromStr;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use diesel::sql_types::{
@@ -9,7 +10,7 @@ use diesel::sql_types::{
 
 use super::Value;
 use crate::domain::{CouponId, DropId, OncePer, UserId};
-use crate::report::{ActionKind, AlertState, Kind, Outcome, Status, Trigger};
+use crate::report::{AlertState, Stored};
 
 /// What a row, or a part of it, is read as.
 pub trait Columns: Send + Sized + 'static {
@@ -53,9 +54,8 @@ columns! {
     UserId: String, Text => UserId::from_store,
 }
 
-/// Enums that are stored by their words. A word that this version does not know was written by a
-/// later one, or manually. It is logged, and read as the value that hides no problem: an alert in
-/// an unknown state still fires.
+/// Stored words of which one stands for every unknown one: the schema admits no other scope, and an
+/// alert in an unknown state still fires, so that no problem is hidden.
 macro_rules! words {
     ($($type:ty: $otherwise:ident,)*) => {
         $(impl Columns for $type {
@@ -82,11 +82,15 @@ macro_rules! words {
 words! {
     OncePer: Coupon,
     AlertState: Firing,
-    Trigger: Cron,
-    Status: Failed,
-    Kind: Stalled,
-    ActionKind: Report,
-    Outcome: Skipped,
+}
+
+impl<T: FromStr + Send + 'static> Columns for Stored<T> {
+    type Sql = Text;
+    type Raw = String;
+
+    fn from_raw(word: String) -> Self {
+        word.parse().map_or(Self::Unknown(word), Self::Known)
+    }
 }
 
 impl<T: Columns> Columns for Option<T> {

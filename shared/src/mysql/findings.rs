@@ -3,24 +3,63 @@
 
 use std::time::Duration;
 
-use super::sql::{Row as _, stored_as, values};
+use super::sql::{Row as _, row, values};
 use super::{Columns as _, Db, DbResult, insert_all};
 use crate::domain::{CouponId, DropId};
-use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome};
+use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome, Stored};
 use crate::sql;
 
-stored_as!(Finding {
-    coupon_id: Option<CouponId>,
-    drop_id: Option<DropId>,
-    kind: Kind,
-    slot: Option<i64>,
-    user_id: Option<String>,
-    action: ActionKind,
-    result: Outcome,
-    detail: String,
-    needs_person: bool,
-    dead_letter: Option<i64>,
-} with case: FindingCase::Plain);
+row! {
+    /// A finding as it is stored.
+    pub struct FindingRow {
+        pub coupon_id: Option<CouponId>,
+        pub drop_id: Option<DropId>,
+        pub kind: Stored<Kind>,
+        pub slot: Option<i64>,
+        pub user_id: Option<String>,
+        pub action: Stored<ActionKind>,
+        pub result: Stored<Outcome>,
+        pub detail: String,
+        pub needs_person: bool,
+        pub dead_letter: Option<i64>,
+    }
+}
+
+impl From<Finding> for FindingRow {
+    fn from(finding: Finding) -> Self {
+        Self {
+            coupon_id: finding.coupon_id,
+            drop_id: finding.drop_id,
+            kind: Stored::Known(finding.kind),
+            slot: finding.slot,
+            user_id: finding.user_id,
+            action: Stored::Known(finding.action),
+            result: Stored::Known(finding.result),
+            detail: finding.detail,
+            needs_person: finding.needs_person,
+            dead_letter: finding.dead_letter,
+        }
+    }
+}
+
+impl FindingRow {
+    /// Returns the finding, or a word of it that this version does not know.
+    pub fn known(self) -> Result<Finding, String> {
+        Ok(Finding {
+            kind: self.kind.known()?,
+            coupon_id: self.coupon_id,
+            drop_id: self.drop_id,
+            slot: self.slot,
+            user_id: self.user_id,
+            action: self.action.known()?,
+            result: self.result.known()?,
+            detail: self.detail,
+            needs_person: self.needs_person,
+            dead_letter: self.dead_letter,
+            case: FindingCase::Plain,
+        })
+    }
+}
 
 /// Time limit for writing all findings of a run.
 const LONG: Duration = Duration::from_secs(60);
@@ -44,11 +83,11 @@ impl Db {
         );
         let what = "delete findings of a run";
         while self.execute(what, delete.clone()).await? > 0 {}
-        let into = Finding::NAMES.join(", ");
+        let into = FindingRow::NAMES.join(", ");
         let into = format!("reconcile_findings (run_id, {into})");
         let rows = findings
             .into_iter()
-            .map(|finding: Finding| [values![run_id], finding.values()].concat())
+            .map(|finding| [values![run_id], FindingRow::from(finding).values()].concat())
             .collect();
         let db = self.within(LONG);
         db.run("write findings", async move |conn| {

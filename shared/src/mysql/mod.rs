@@ -13,7 +13,7 @@ mod db;
 pub mod dead_letters;
 pub mod digest;
 pub mod erased;
-mod findings;
+pub mod findings;
 pub mod held_back;
 pub mod holders;
 mod ids;

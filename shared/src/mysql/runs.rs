@@ -7,10 +7,11 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::findings::FindingRow;
 use super::ops_actions::{Operator, OperatorAct};
 use super::sql::{insert_rows, row};
 use super::{Columns as _, Db, DbResult, Sql};
-use crate::report::{Finding, Status, Trigger};
+use crate::report::{Finding, Status, Stored, Trigger};
 use crate::sql;
 
 /// Name in `reconciler_state` of the time (RFC 3339) of the last successful pass.
@@ -26,11 +27,13 @@ row! {
     pub struct RunRow {
         #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
         pub run_id as id: String,
-        pub trigger as triggered_by: Trigger,
+        #[schema(value_type = Trigger)]
+        pub trigger as triggered_by: Stored<Trigger>,
         pub dry_run: bool,
         pub deep: bool,
         pub confirmed: bool,
-        pub status: Status,
+        #[schema(value_type = Status)]
+        pub status: Stored<Status>,
         #[serde(skip)]
         pub owner: String,
         pub started_at: DateTime<Utc>,
@@ -161,7 +164,7 @@ impl Db {
         id: String,
         limit: u32,
         after: i64,
-    ) -> DbResult<Option<(RunRow, Vec<(i64, Finding)>)>> {
+    ) -> DbResult<Option<(RunRow, Vec<(i64, FindingRow)>)>> {
         let run = "SELECT {r.columns}, s.drops FROM reconcile_runs r \
             LEFT JOIN reconcile_runs s ON s.id = r.same_as WHERE r.id = ?";
         let found: Option<(RunRow, Option<String>)> =

@@ -47,8 +47,8 @@ pub(super) use row;
 
 /// Reads and inserts a struct with these columns.
 macro_rules! stored_as {
-    ($name:ty { $($field:ident $(as $column:ident)?: $type:ty,)* } $($rest:tt)*) => {
-        $crate::mysql::sql::read_as!($name { $($field $(as $column)?: $type,)* } $($rest)*);
+    ($name:ty { $($field:ident $(as $column:ident)?: $type:ty,)* }) => {
+        $crate::mysql::sql::read_as!($name { $($field $(as $column)?: $type,)* });
 
         impl $crate::mysql::sql::Row for $name {
             fn values(self) -> Vec<$crate::mysql::Value> {
@@ -59,16 +59,16 @@ macro_rules! stored_as {
 }
 pub(super) use stored_as;
 
-/// Reads a struct from these columns, in this order; `with` gives fields that are not stored.
+/// Reads a struct from these columns, in this order.
 macro_rules! read_as {
-    ($name:ty { $($field:ident $(as $column:ident)?: $type:ty,)* } $(with $more:ident: $value:expr)?) => {
+    ($name:ty { $($field:ident $(as $column:ident)?: $type:ty,)* }) => {
         impl $crate::mysql::Columns for $name {
             type Sql = ($(<$type as $crate::mysql::Columns>::Sql,)*);
             type Raw = ($(<$type as $crate::mysql::Columns>::Raw,)*);
             const NAMES: &'static [&'static str] = &[$($crate::mysql::sql::name!($field $($column)?)),*];
 
             fn from_raw(($($field,)*): Self::Raw) -> Self {
-                Self { $($field: $crate::mysql::Columns::from_raw($field),)* $($more: $value)? }
+                Self { $($field: $crate::mysql::Columns::from_raw($field),)* }
             }
         }
     };

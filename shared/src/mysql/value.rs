@@ -7,6 +7,7 @@ use diesel::query_builder::AstPass;
 use diesel::sql_types::{BigInt, Binary, Date, Datetime, Nullable, Text, Unsigned};
 
 use crate::domain::{CouponId, DropId, UserId};
+use crate::report::Stored;
 
 /// A value of a statement.
 #[derive(Debug, Clone)]
@@ -56,6 +57,15 @@ where
 {
     fn from(value: Option<T>) -> Self {
         value.map_or(Self::Null, Self::from)
+    }
+}
+
+impl<T> From<Stored<T>> for Value
+where
+    &'static str: From<T>,
+{
+    fn from(word: Stored<T>) -> Self {
+        Self::Text(word.into_word())
     }
 }
 

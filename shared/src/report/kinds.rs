@@ -10,7 +10,7 @@ use super::FailureCause;
 /// The kind of a finding: the name of the first difference that was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[derive(Default, IntoStaticStr, EnumString, VariantArray, ToSchema)]
+#[derive(IntoStaticStr, EnumString, VariantArray, ToSchema)]
 #[strum(serialize_all = "snake_case")]
 pub enum Kind {
     /// A promise without a row.
@@ -34,7 +34,6 @@ pub enum Kind {
     /// A promise that could not be kept.
     BrokenPromise,
     /// Something makes no progress, cannot be reached, or no longer protects promises.
-    #[default]
     Stalled,
     /// A row beyond the quantity of an attached campaign, whose schema does not refuse it.
     OverIssued,
@@ -77,6 +76,7 @@ pub enum AlertKind {
     /// Promises of an attached campaign whose coupons are second rows of others.
     SecondRow,
     /// Findings of this kind that no pass repairs.
+    #[strum(disabled)]
     Left(Kind),
 }
 
@@ -119,6 +119,9 @@ pub struct KindFacts {
     /// What happens by itself, or what an operator does.
     pub to_do: &'static str,
     pub remedy: Remedy,
+    /// Whether the alert is about the installation and not about what a pass found in it: its mail
+    /// is that of an outage.
+    pub is_outage: bool,
 }
 
 /// The facts of a kind that is only a warning.
@@ -128,6 +131,15 @@ const WARNING: KindFacts = KindFacts {
     users: "",
     to_do: "",
     remedy: Remedy::Pass,
+    is_outage: false,
+};
+
+/// The facts of an outage.
+const OUTAGE: KindFacts = KindFacts {
+    severity: Severity::Critical,
+    remedy: Remedy::Look,
+    is_outage: true,
+    ..WARNING
 };
 
 /// What to do about a drop that differs from its rows.
@@ -136,8 +148,7 @@ const WRITTEN_AGAIN: &str =
 
 impl AlertKind {
     pub fn all() -> impl Iterator<Item = Self> {
-        let own = Self::iter().filter(|kind| !matches!(kind, Self::Left(_)));
-        own.chain(Kind::VARIANTS.iter().copied().map(Self::Left))
+        Self::iter().chain(Kind::VARIANTS.iter().copied().map(Self::Left))
     }
 
     /// Returns the word in tables, in the API, and as the heading of a section of
@@ -154,18 +165,8 @@ impl AlertKind {
         Self::all().find(|kind| kind.word() == word)
     }
 
-    /// Whether the alert is about the installation and not about what a pass found in it: its mail
-    /// is that of an outage.
     pub const fn is_outage(self) -> bool {
-        !matches!(
-            self,
-            Self::Braked
-                | Self::UnsafeSetting
-                | Self::Forged
-                | Self::Doubtful
-                | Self::SecondRow
-                | Self::Left(_)
-        )
+        self.facts().is_outage
     }
 
     /// Returns everything that is said and decided about a kind.
@@ -174,83 +175,79 @@ impl AlertKind {
         match self {
             Self::RedisUnreachable => KindFacts {
                 noun: ["outage of Redis", "outages of Redis"],
-                severity: Severity::Critical,
                 users: "Claims get 503 if the APIs cannot reach it either. Nobody loses a coupon.",
                 to_do: "Bring Redis back, or the connection to it. Each coupon opens by itself \
                     once it is verified.",
-                remedy: Remedy::Look,
+                ..OUTAGE
             },
             Self::RedisRefuses => KindFacts {
                 noun: ["refusal of Redis", "refusals of Redis"],
-                severity: Severity::Critical,
                 users: "Claims get 503. Nobody loses a coupon.",
                 to_do: "Remove what the sentence names. Each coupon opens by itself once it is \
                     verified.",
-                remedy: Remedy::Look,
+                ..OUTAGE
             },
             Self::AdmissionClosed => KindFacts {
                 noun: ["closure of admission", "closures of admission"],
-                severity: Severity::Critical,
                 users: "Claims to closed coupons get 503. Nobody loses a coupon.",
                 to_do: "Each coupon opens by itself once it is verified. If it stays closed, \
                     remove the reason.",
-                remedy: Remedy::Look,
+                ..OUTAGE
             },
             Self::MysqlUnreachable => KindFacts {
                 noun: ["outage of MySQL", "outages of MySQL"],
-                severity: Severity::Critical,
                 users: "Claims go on as long as Kafka takes them; codes come later. No promise \
                     is lost.",
                 to_do: "Bring MySQL back. Everything then continues by itself.",
-                remedy: Remedy::Look,
+                ..OUTAGE
             },
             Self::MysqlRefuses => KindFacts {
                 noun: ["refusal of MySQL", "refusals of MySQL"],
-                severity: Severity::Critical,
                 users: "Claims go on as long as Kafka takes them; codes come later. No promise \
                     is lost.",
                 to_do: "Remove what the sentence names. Everything then continues by itself.",
-                remedy: Remedy::Look,
+                ..OUTAGE
             },
             Self::KafkaUnreachable => KindFacts {
                 noun: ["outage of Kafka", "outages of Kafka"],
+                severity: Severity::Warning,
                 users: "Claims go on; the first ones take about 2 s longer. The API issues them \
                     itself, so codes come at once. No promise is lost.",
                 to_do: "Bring Kafka back. Until then passes fail, and slots that are given back \
                     are not passed on.",
-                remedy: Remedy::Look,
-                ..WARNING
+                ..OUTAGE
             },
             Self::KafkaRefuses => KindFacts {
                 noun: ["refusal of Kafka", "refusals of Kafka"],
+                severity: Severity::Warning,
                 users: "Claims go on: the API writes them to MySQL. No promise is lost.",
                 to_do: "Remove what the sentence names. Everything then continues by itself.",
-                remedy: Remedy::Look,
-                ..WARNING
+                ..OUTAGE
             },
             Self::AlertsNotRecorded => KindFacts {
                 noun: ["refusal of alerts", "refusals of alerts"],
-                severity: Severity::Critical,
                 users: "Users notice nothing, but no mail comes about other problems.",
                 to_do: "Find what blocks MySQL: a long transaction, a full disk, a missing \
                     privilege. Until then look at the last runs every hour.",
                 remedy: Remedy::LookAtRuns,
+                ..OUTAGE
             },
             Self::RunFailed => KindFacts {
                 noun: ["failure of passes", "failures of passes"],
-                severity: Severity::Critical,
                 users: "No promise is lost, but nothing is compared, and codes may come late.",
                 to_do: "Remove the reason. The next pass examines everything again.",
                 remedy: Remedy::LookAtRuns,
+                ..OUTAGE
             },
             Self::RunMissed => KindFacts {
                 noun: ["late run", "late runs"],
+                severity: Severity::Warning,
                 users: "No promise is lost, but meanwhile nothing was compared.",
                 to_do: "It runs as soon as it can. Find out why it was late: the reconciler was \
                     stopped, its host slept, or another pass blocks it. A pass that runs for \
                     half an hour hangs: end its process.",
                 remedy: Remedy::LookAtRuns,
-                ..WARNING
+                ..OUTAGE
             },
             Self::Braked => KindFacts {
                 noun: [
@@ -304,6 +301,7 @@ impl AlertKind {
                     key. In mode repair the next pass then gives the coupon to whom it was \
                     promised. Do not raise the quantity.",
                 remedy: Remedy::Attached,
+                ..WARNING
             },
             Self::Left(Kind::Unissued) => KindFacts {
                 noun: ["promise without a row", "promises without a row"],
@@ -341,6 +339,7 @@ impl AlertKind {
                 to_do: "Raise the quantity before the drop closes: the next pass gives each of \
                     them a coupon.",
                 remedy: Remedy::Raise,
+                ..WARNING
             },
             Self::Left(Kind::CountMismatch) => KindFacts {
                 noun: ["wrong counter", "wrong counters"],
@@ -378,6 +377,7 @@ impl AlertKind {
                     coupon. (Of a daily coupon, that raises each drop that has not closed.) Or \
                     tell them, and note it in their story; the last note ends this alert.",
                 remedy: Remedy::Raise,
+                ..WARNING
             },
             Self::Left(Kind::Stalled) => KindFacts {
                 noun: ["stall", "stalls"],

@@ -23,14 +23,40 @@ pub use doubt::{Doubt, DoubtWords};
 pub use kinds::{AlertKind, Kind, KindFacts, Remedy, Severity};
 pub use refusals::{COMMITS_HANG, RefusalFacts, StoreRefusal};
 
+/// A word of a table, or one that this version does not know: a later version wrote it, or a
+/// person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Stored<T> {
+    Known(T),
+    Unknown(String),
+}
+
+impl<T> Stored<T> {
+    /// Returns the value, or the unknown word.
+    pub fn known(self) -> Result<T, String> {
+        match self {
+            Self::Known(value) => Ok(value),
+            Self::Unknown(word) => Err(word),
+        }
+    }
+
+    pub fn into_word(self) -> String
+    where
+        &'static str: From<T>,
+    {
+        self.known()
+            .map_or_else(|word| word, |value| <&str>::from(value).to_owned())
+    }
+}
+
 /// What triggered a pass.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[derive(IntoStaticStr, EnumString, ToSchema)]
 #[strum(serialize_all = "lowercase")]
 pub enum Trigger {
     /// The schedule.
-    #[default]
     Cron,
     /// `POST /v1/reconcile`.
     Endpoint,
@@ -41,13 +67,12 @@ pub enum Trigger {
 }
 
 /// The final status of a pass.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[derive(IntoStaticStr, EnumString, VariantArray, ToSchema)]
 #[strum(serialize_all = "lowercase")]
 pub enum Status {
     /// Still running.
-    #[default]
     Running,
     /// Nothing to repair.
     Clean,
@@ -75,7 +100,7 @@ pub enum FailureCause {
 /// The repair for a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[derive(Default, IntoStaticStr, EnumString, ToSchema)]
+#[derive(IntoStaticStr, EnumString, ToSchema)]
 #[strum(serialize_all = "snake_case")]
 pub enum ActionKind {
     /// Write the row.
@@ -99,14 +124,13 @@ pub enum ActionKind {
     /// Move the counter of an attached campaign.
     SetCounter,
     /// None: the finding is only reported.
-    #[default]
     Report,
 }
 
 /// The outcome of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[derive(Default, IntoStaticStr, EnumString, VariantArray, ToSchema)]
+#[derive(IntoStaticStr, EnumString, VariantArray, ToSchema)]
 #[strum(serialize_all = "lowercase")]
 pub enum Outcome {
     /// The repair was made, and the next check confirms it.
@@ -114,14 +138,13 @@ pub enum Outcome {
     /// The repair is planned, but this is a dry run or the repair limit holds it back.
     Planned,
     /// Nothing had to be done, the state changed in the meantime, or only an operator can decide.
-    #[default]
     Skipped,
     /// The repair was attempted, but the next check does not confirm it.
     Failed,
 }
 
 /// One drift found by a pass.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
     pub kind: Kind,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -200,10 +223,16 @@ impl Finding {
     pub fn new(kind: Kind, action: ActionKind, result: Outcome, detail: impl Into<String>) -> Self {
         Self {
             kind,
+            coupon_id: None,
+            drop_id: None,
+            slot: None,
+            user_id: None,
             action,
             result,
             detail: detail.into(),
-            ..Self::default()
+            needs_person: false,
+            dead_letter: None,
+            case: FindingCase::Plain,
         }
     }
 
@@ -326,7 +355,7 @@ pub struct Unlisted {
 }
 
 /// One run of the reconciler.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Run {
     /// Run ids sort by time.
     #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
@@ -397,8 +426,18 @@ impl Run {
         Self {
             run_id: run_id.to_owned(),
             trigger,
+            asked_by: None,
+            dry_run: false,
+            deep: false,
+            partial: false,
+            stopped: false,
+            status: Status::Running,
             started_at: started_at.trunc_subsecs(3),
-            ..Self::default()
+            finished_at: None,
+            error: None,
+            findings: Vec::new(),
+            drops: Vec::new(),
+            unlisted: Unlisted::default(),
         }
     }
 
