@@ -80,18 +80,18 @@ fn repairs(summary: &PassSummary<'_>) -> Vec<Block> {
     let links = summary.mail.links;
     let mut blocks = vec![Block::Title("Repaired by itself".to_owned())];
     blocks.extend(Block::list(summary.repaired.clone()));
-    for rows in summary.held_back.iter().take(LINES) {
+    for rows in summary.earlier_repairs.iter().take(LINES) {
         let first = &rows[0];
         let at = first.repaired_at.format("%H:%M:%S UTC");
         let text = format!("{at}: {}{}", by_kind(*rows), summary.of_coupons(rows));
         blocks.extend(links.linked(&format!("/runs/{}", first.run_id), text));
     }
-    let more = summary.held_back.len().saturating_sub(LINES);
+    let more = summary.earlier_repairs.len().saturating_sub(LINES);
     if more > 0 {
         let passes = count(more as u64, "other pass", "other passes");
         blocks.push(Block::Paragraph(format!("and {passes}")));
     }
-    if !summary.held_back.is_empty() {
+    if !summary.earlier_repairs.is_empty() {
         blocks.extend(last_runs(links));
     }
     blocks

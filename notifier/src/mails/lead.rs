@@ -86,7 +86,7 @@ fn what_is_needed(summary: &PassSummary<'_>) -> &'static str {
     } else if !summary.lost.is_empty() || summary.older_since.is_some() {
         "Nothing needs to be done about it tonight; those who run the coupons may want to tell the \
             people who waited."
-    } else if summary.held_back.is_empty() || !summary.mail.resolved.is_empty() {
+    } else if summary.earlier_repairs.is_empty() || !summary.mail.resolved.is_empty() {
         "Nothing needs to be done about it."
     } else {
         "It can wait until morning: then find out what makes repairs necessary."

@@ -1,5 +1,13 @@
 //! Writes mails as subject, plain text and HTML: about a pass or an outage, and the daily digest.
-//! [`alerts`](crate::alerts) decides whether to mail.
+//!
+//! | Part of a mail | Written in |
+//! |---|---|
+//! | title | `summary.rs`, `title` |
+//! | what users notice, what to do | `report/kinds.rs`, `facts`; of a campaign `report/attached.rs` |
+//! | last sentence of the lead | `lead.rs` |
+//! | reasons | `findings.rs` |
+//! | links and commands | `section.rs`, by `Remedy` |
+//! | whether it is mailed now | `alerts/judge.rs`, `reason`; repairs: `record.rs`, `due_repairs` |
 
 mod alert;
 mod digest;
@@ -51,9 +59,18 @@ pub(crate) fn by_kind<'a>(repairs: impl IntoIterator<Item = &'a RepairsRow>) -> 
 
 /// Such as "4 slot conflicts".
 pub(crate) fn things(kind: &str, n: u64) -> String {
-    let kind = kind.parse::<Kind>();
-    let [one, many] = kind.map_or(["repair", "repairs"], |it| it.facts().noun);
-    wording::count(n, one, many)
+    match kind.parse::<Kind>() {
+        Ok(kind) => {
+            let [one, many] = kind.facts().noun;
+            wording::count(n, one, many)
+        }
+        // A later version wrote it.
+        Err(_) => wording::count(
+            n,
+            &format!("repair of {kind}"),
+            &format!("repairs of {kind}"),
+        ),
+    }
 }
 
 /// Keeps the first lines, and says how many more there are.

@@ -40,7 +40,7 @@ pub(super) struct PassSummary<'a> {
     /// What this pass repaired, and what earlier ones did, in a few words each.
     pub(super) done: String,
     /// Repairs of earlier passes, by run.
-    pub(super) held_back: Vec<&'a [RepairsRow]>,
+    pub(super) earlier_repairs: Vec<&'a [RepairsRow]>,
     /// The names of coupons of which Redis lost data, or that were closed because it came back with
     /// older data.
     pub(super) lost: Vec<&'a str>,
@@ -54,14 +54,15 @@ impl<'a> PassSummary<'a> {
     pub(super) fn new(mail: &'a AlertMail<'a>, drops: &'a [NamedDrop<'a>]) -> Self {
         let id = mail.run.map_or("", |run| run.run_id.as_str());
         let by_run = mail.repairs.chunk_by(|a, b| a.run_id == b.run_id);
-        let (own, held_back): (Vec<_>, Vec<_>) = by_run.partition(|rows| rows[0].run_id == id);
+        let (own, earlier_repairs): (Vec<_>, Vec<_>) =
+            by_run.partition(|rows| rows[0].run_id == id);
         let run = mail.run.filter(|_| !own.is_empty());
         let repaired: Vec<Placed<'_>> = run
             .map(|run| mailed_repairs(run, mail.broken).collect())
             .unwrap_or_default();
         let mut done = vec![wording::done(repaired.iter().map(|(_, finding)| *finding))];
-        if let [[first, ..], ..] = held_back.as_slice() {
-            let kinds = by_kind(held_back.iter().copied().flatten());
+        if let [[first, ..], ..] = earlier_repairs.as_slice() {
+            let kinds = by_kind(earlier_repairs.iter().copied().flatten());
             let since = first.repaired_at.format("%H:%M UTC");
             done.push(format!("{kinds} in earlier passes since {since}"));
         }
@@ -73,7 +74,7 @@ impl<'a> PassSummary<'a> {
             over: Vec::new(),
             repaired: reasons(&repaired, Listed::Repaired),
             done: joined(done, "; "),
-            held_back,
+            earlier_repairs,
             lost: mail.coupons_of(drops, |row| row.kind == Kind::RedisLost.as_str()),
             older_since: mail.older_since,
             is_compared: drops
