@@ -16,7 +16,7 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Allow, DropState};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
-use firstcome_shared::http::views::{CouponDrops, CouponSettings, ListedDrop};
+use firstcome_shared::http::views::{CouponDetails, CouponDrops, ListedDrop};
 use firstcome_shared::mysql::alerts::AlertPage;
 use firstcome_shared::report::wording::{capital, count};
 use firstcome_shared::schedule::{Schedule, Tz};
@@ -36,6 +36,7 @@ use self::history::would_have_opened;
 
 pub(super) use change::{change, change_list};
 pub(crate) use days::clock;
+pub(crate) use done::Done;
 pub(crate) use history::act;
 
 #[derive(Template)]
@@ -342,7 +343,8 @@ async fn show_coupon(
         None => coupon_state(coupon.over, coupon.paused, now),
     };
     let daily = DailyTimes::new(coupon.schedule.as_ref(), &found.drops).filter(|_| number == 1);
-    let done = done::sentence(&query.done, coupon, now, daily.as_ref());
+    let done = query.done.parse().ok();
+    let done = done.map(|done| done::sentence(done, coupon, now, daily.as_ref()));
     let nothing = Fields::default();
     let sentence = refused.as_ref().map(|it| it.refusal.sentence());
     let status = refused
@@ -351,7 +353,7 @@ async fn show_coupon(
     let is_daily = matches!(coupon.schedule, Some(Schedule::Daily { .. }));
     let screen = CouponScreen {
         top: Top {
-            done: &done,
+            done: done.as_deref().unwrap_or_default(),
             ..page.top(&name, "coupons")
         },
         alerts: alerts.collect(),
@@ -449,7 +451,7 @@ struct PageState {
 }
 
 /// Finds out how users get to the coupon page, if the API serves that page.
-async fn share(page: &Page, coupon: &CouponSettings) -> Option<Share> {
+async fn share(page: &Page, coupon: &CouponDetails) -> Option<Share> {
     let path = format!("/c/{}/state", coupon.id);
     let asked = page.api::<PageState>(Method::GET, &path, &Value::Null, None);
     // Without the API, or without the page, no address is shown.

@@ -9,6 +9,7 @@ use firstcome_shared::http::views::{CouponDrops, DropDetails};
 use firstcome_shared::report::wording::count;
 use serde_json::Value;
 
+use super::done::Done;
 use super::form::CouponForm;
 use super::{CouponQuery, RefusedForm, is_open, show_coupon};
 use crate::client::encoded;
@@ -53,7 +54,8 @@ async fn changed(page: &Page, found: &CouponDrops, fields: &Fields) -> Screen {
     let path = format!("/v1/coupons/{}", coupon.id);
     page.api::<Value>(Method::PATCH, &path, &form.body(), tag)
         .await?;
-    let to = format!("/coupons/{}?done={}", coupon.id, form.done());
+    let done = <&str>::from(form.done());
+    let to = format!("/coupons/{}?done={done}", coupon.id);
     Ok(Redirect::to(&to).into_response())
 }
 
@@ -94,7 +96,8 @@ pub(crate) async fn change_list(page: Page, Path(id): Path<String>, form: Fields
     let path = format!("/v1/coupons/{}/allow-list/{how}", encoded(&id));
     match page.api_text::<Value>(&path, form.get("people")).await {
         Ok(_) => {
-            let to = format!("/coupons/{}?done=listed", encoded(&id));
+            let done = <&str>::from(Done::Listed);
+            let to = format!("/coupons/{}?done={done}", encoded(&id));
             Ok(Redirect::to(&to).into_response())
         }
         Err(refusal) => {

@@ -2,9 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::DropState;
-use firstcome_shared::http::views::CouponSettings;
+use firstcome_shared::http::views::CouponDetails;
 use firstcome_shared::report::wording::{capital, count};
 use firstcome_shared::schedule::{Schedule, Tz};
+use strum::{EnumString, IntoStaticStr};
 
 use super::codes_end;
 use super::days::DailyTimes;
@@ -20,41 +21,61 @@ pub(super) struct Openness<'a> {
     pub(super) opens: Option<&'a str>,
 }
 
-/// Returns the sentence for a word of the page's address. Empty if it is not, or no longer, true.
+/// A change that the page's address names (`done=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, EnumString)]
+#[strum(serialize_all = "snake_case")]
+pub(crate) enum Done {
+    Made,
+    Paused,
+    Resumed,
+    Quantity,
+    Name,
+    WaitingList,
+    Validity,
+    Allow,
+    Dates,
+    OpensAt,
+    ClosesAt,
+    Closed,
+    Cancelled,
+    Listed,
+}
+
+/// Returns the sentence for a change. Empty if it is no longer true.
 pub(super) fn sentence(
-    word: &str,
-    coupon: &CouponSettings,
+    done: Done,
+    coupon: &CouponDetails,
     now: Openness<'_>,
     daily: Option<&DailyTimes>,
 ) -> String {
     let zone = coupon.schedule.as_ref().and_then(Schedule::time_zone);
-    match (word, coupon.paused) {
-        ("made", _) => "Created.".to_owned(),
-        ("paused", true) => "Paused. Nobody can claim until it is resumed.".to_owned(),
-        ("resumed", false) => resumed(now),
-        ("quantity", _) => format!("The quantity is {} now.", coupon.quantity.text()),
-        ("name", _) => format!("Renamed: people see “{}” now.", coupon.name.text()),
-        ("waiting_list", _) => match coupon.waiting_list {
+    match done {
+        Done::Made => "Created.".to_owned(),
+        Done::Paused if coupon.paused => "Paused. Nobody can claim until it is resumed.".to_owned(),
+        Done::Resumed if !coupon.paused => resumed(now),
+        Done::Paused | Done::Resumed => String::new(),
+        Done::Quantity => format!("The quantity is {} now.", coupon.quantity.text()),
+        Done::Name => format!("Renamed: people see “{}” now.", coupon.name.text()),
+        Done::WaitingList => match coupon.waiting_list {
             0 => "It has no waiting list now.".to_owned(),
             places => format!(
                 "Its waiting list has {} now.",
                 count(places, "place", "places")
             ),
         },
-        ("validity", _) => {
+        Done::Validity => {
             let end = codes_end(coupon.valid_until, coupon.valid_days, zone);
             format!("Codes can be used {end} now.")
         }
-        ("allow", _) => {
+        Done::Allow => {
             let who = who_may_claim(coupon.allow.as_ref(), coupon);
             format!("{} may claim it now.", capital(&who))
         }
-        ("dates", _) => daily.map(DailyTimes::changed).unwrap_or_default(),
-        ("opens_at" | "closes_at", _) => window(word, coupon.schedule.as_ref(), zone),
-        ("closed", _) => "Closed. Its waiting list gets nothing more.".to_owned(),
-        ("cancelled", _) => "Cancelled. It never opens.".to_owned(),
-        ("listed", _) => "The allow list was changed.".to_owned(),
-        _ => String::new(),
+        Done::Dates => daily.map(DailyTimes::changed).unwrap_or_default(),
+        Done::OpensAt | Done::ClosesAt => window(done, coupon.schedule.as_ref(), zone),
+        Done::Closed => "Closed. Its waiting list gets nothing more.".to_owned(),
+        Done::Cancelled => "Cancelled. It never opens.".to_owned(),
+        Done::Listed => "The allow list was changed.".to_owned(),
     }
 }
 
@@ -68,7 +89,7 @@ fn resumed(now: Openness<'_>) -> String {
 }
 
 /// The changed end of the window of a coupon that opens once.
-fn window(word: &str, schedule: Option<&Schedule>, zone: Option<Tz>) -> String {
+fn window(done: Done, schedule: Option<&Schedule>, zone: Option<Tz>) -> String {
     let Some(Schedule::Once {
         opens_at,
         closes_at,
@@ -78,8 +99,8 @@ fn window(word: &str, schedule: Option<&Schedule>, zone: Option<Tz>) -> String {
         return String::new();
     };
     let at = |at: DateTime<Utc>| short(at, zone);
-    match (word, closes_at) {
-        ("opens_at", _) => format!("It opens {} now.", at(*opens_at)),
+    match (done, closes_at) {
+        (Done::OpensAt, _) => format!("It opens {} now.", at(*opens_at)),
         (_, Some(closes)) => format!("It closes {} now.", at(*closes)),
         (_, None) => "It never closes by itself now.".to_owned(),
     }
@@ -91,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    fn coupon(changed: &Value) -> CouponSettings {
+    fn coupon(changed: &Value) -> CouponDetails {
         let mut coupon = json!({
             "id": 1, "name": "Winter", "quantity": 1000, "once_per": "coupon", "waiting_list": 0,
             "paused": false, "allow_list_users": 2, "revision": 3, "over": false, "page": "",
@@ -142,7 +163,8 @@ mod tests {
             // Somebody else has resumed it meanwhile.
             ("paused", json!({}), ""),
         ] {
-            assert_eq!(sentence(word, &coupon(&changed), AWAY, None), says);
+            let done = word.parse().unwrap();
+            assert_eq!(sentence(done, &coupon(&changed), AWAY, None), says);
         }
     }
 
@@ -155,7 +177,10 @@ mod tests {
             (None, "Resumed. It opens 2026-12-01 15:00 +09:00."),
         ] {
             let now = Openness { open, opens };
-            assert_eq!(sentence("resumed", &coupon(&json!({})), now, None), says);
+            assert_eq!(
+                sentence(Done::Resumed, &coupon(&json!({})), now, None),
+                says
+            );
         }
     }
 }

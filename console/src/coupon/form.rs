@@ -3,11 +3,12 @@
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use firstcome_shared::coupon::{Allow, Group, MAX_QUANTITY, MAX_VALID_DAYS, MAX_WAITING};
-use firstcome_shared::http::views::{CouponDrops, CouponSettings};
+use firstcome_shared::http::views::{CouponDetails, CouponDrops};
 use firstcome_shared::report::wording::count;
 use firstcome_shared::schedule::{Schedule, Tz};
 use serde_json::{Value, json};
 
+use super::done::Done;
 use super::{codes_end, is_open, is_to_come};
 use crate::client::HttpRefusal;
 use crate::page::{Fields, whole_number};
@@ -131,7 +132,7 @@ impl CouponForm {
         }
     }
 
-    pub(super) fn question(&self, coupon: &CouponSettings) -> Option<Question> {
+    pub(super) fn question(&self, coupon: &CouponDetails) -> Option<Question> {
         let name = coupon.name.text();
         let (text, button) = match self {
             Self::Pause => (
@@ -189,26 +190,26 @@ impl CouponForm {
         Some(Question { text, button })
     }
 
-    /// Returns what the page's address says once the change is done (`done=`).
-    pub(super) fn done(&self) -> &'static str {
+    /// Returns what the page's address says once the change is done.
+    pub(super) fn done(&self) -> Done {
         match self {
-            Self::Pause => "paused",
-            Self::Resume => "resumed",
-            Self::Close => "closed",
-            Self::Cancel { .. } => "cancelled",
-            Self::Quantity(_) => "quantity",
-            Self::Name(_) => "name",
-            Self::WaitingList(_) => "waiting_list",
-            Self::Validity { .. } => "validity",
-            Self::Allow(_) => "allow",
-            Self::Dates { .. } => "dates",
-            Self::OpensAt(_) => "opens_at",
-            Self::ClosesAt(_) => "closes_at",
+            Self::Pause => Done::Paused,
+            Self::Resume => Done::Resumed,
+            Self::Close => Done::Closed,
+            Self::Cancel { .. } => Done::Cancelled,
+            Self::Quantity(_) => Done::Quantity,
+            Self::Name(_) => Done::Name,
+            Self::WaitingList(_) => Done::WaitingList,
+            Self::Validity { .. } => Done::Validity,
+            Self::Allow(_) => Done::Allow,
+            Self::Dates { .. } => Done::Dates,
+            Self::OpensAt(_) => Done::OpensAt,
+            Self::ClosesAt(_) => Done::ClosesAt,
         }
     }
 }
 
-fn zone(coupon: &CouponSettings) -> Option<Tz> {
+fn zone(coupon: &CouponDetails) -> Option<Tz> {
     coupon.schedule.as_ref().and_then(Schedule::time_zone)
 }
 
@@ -220,7 +221,7 @@ fn can_be_cancelled(found: &CouponDrops, now: DateTime<Utc>) -> bool {
         && found.drops.iter().all(|drop| drop.opens_at > soon)
 }
 
-fn new_quantity(form: &Fields, coupon: &CouponSettings) -> Result<u32, HttpRefusal> {
+fn new_quantity(form: &Fields, coupon: &CouponDetails) -> Result<u32, HttpRefusal> {
     let quantity = whole(form, "quantity", "The quantity", 1, MAX_QUANTITY)?;
     if quantity == coupon.quantity {
         let why = format!("The quantity is {} already.", quantity.text());
@@ -229,7 +230,7 @@ fn new_quantity(form: &Fields, coupon: &CouponSettings) -> Result<u32, HttpRefus
     Ok(quantity)
 }
 
-fn quantity_question(coupon: &CouponSettings, quantity: u32) -> String {
+fn quantity_question(coupon: &CouponDetails, quantity: u32) -> String {
     let name = coupon.name.text();
     let from = coupon.quantity.text();
     let to = quantity.text();
@@ -256,7 +257,7 @@ fn allow(form: &Fields) -> Result<Option<Allow>, HttpRefusal> {
     }
 }
 
-pub(super) fn who_may_claim(allow: Option<&Allow>, coupon: &CouponSettings) -> String {
+pub(super) fn who_may_claim(allow: Option<&Allow>, coupon: &CouponDetails) -> String {
     match allow {
         Some(Allow::List) => {
             let users = count(coupon.allow_list_users, "person", "people");
@@ -267,7 +268,7 @@ pub(super) fn who_may_claim(allow: Option<&Allow>, coupon: &CouponSettings) -> S
     }
 }
 
-fn validity(form: &Fields, coupon: &CouponSettings) -> Result<CouponForm, HttpRefusal> {
+fn validity(form: &Fields, coupon: &CouponDetails) -> Result<CouponForm, HttpRefusal> {
     let until = typed_time(form, coupon, "valid_until", "Until")?;
     let days = if form.get("valid_days").is_empty() {
         None
@@ -304,7 +305,7 @@ fn whole(
 /// Reads a time of a coupon that opens once, as typed in its own zone.
 fn typed_time(
     form: &Fields,
-    coupon: &CouponSettings,
+    coupon: &CouponDetails,
     field: &str,
     label: &str,
 ) -> Result<Option<DateTime<Utc>>, HttpRefusal> {

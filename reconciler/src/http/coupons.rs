@@ -10,7 +10,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery};
-use firstcome_shared::http::views::{CouponDrops, CouponSettings, DropDetails, ListedDrop};
+use firstcome_shared::http::views::{CouponDetails, CouponDrops, DropDetails, ListedDrop};
 use firstcome_shared::mysql::holders::DropCount;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::sql;
@@ -27,12 +27,12 @@ const DROPS: usize = 50;
 const COUNTED: u64 = 200_000;
 
 /// Returns the settings in the format of the API.
-fn settings(app: &RouteState, coupon: &Coupon, drops: &[Drop]) -> CouponSettings {
+fn settings(app: &RouteState, coupon: &Coupon, drops: &[Drop]) -> CouponDetails {
     let schedule = coupon.schedule.as_ref();
     let now = Utc::now();
     let is_to_come =
         schedule.is_some_and(|it| it.drops_from(now).iter().any(|d| d.opens_at >= now));
-    CouponSettings {
+    CouponDetails {
         id: coupon.id,
         name: coupon.name.clone(),
         quantity: coupon.quantity,

@@ -118,9 +118,10 @@ pub struct RowCount {
     pub users: u64,
 }
 
-/// Settings of a coupon.
+/// A coupon's settings and state.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct CouponSettings {
+#[schema(as = CouponSettings)]
+pub struct CouponDetails {
     pub id: CouponId,
     #[schema(example = "Winter coupon")]
     pub name: String,
@@ -155,7 +156,7 @@ pub struct CouponSettings {
 /// A coupon with a page of its drops, newest first.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CouponDrops {
-    pub coupon: CouponSettings,
+    pub coupon: CouponDetails,
     pub drops: Vec<ListedDrop>,
     /// `page` of older drops.
     pub next_page: Option<u32>,
@@ -181,7 +182,7 @@ pub struct ListedDrop {
 /// A drop: its state, and what needs manual attention.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DropDetails {
-    pub coupon: CouponSettings,
+    pub coupon: CouponDetails,
     /// The response of `GET /v1/overview`, limited to this drop.
     pub overview: Overview,
     /// Users whose loss of a slot waits for a confirmation; null: none.

@@ -35,7 +35,8 @@ fn compare(cases: &[(&str, &str, &str, &str)]) {
         assert_eq!(form.body().to_string(), *body, "{fields}");
         let asked = form.question(&open.coupon);
         let asked = asked.map_or_else(String::new, |question| question.text);
-        assert_eq!((&*asked, form.done()), (*question, *done), "{fields}");
+        let says: &str = form.done().into();
+        assert_eq!((&*asked, says), (*question, *done), "{fields}");
     }
 }
 
@@ -211,7 +212,7 @@ fn coupon_is_cancelled_only_until_shortly_before_it_opens() {
     let form = parse("how=cancel", &to_come, 59).unwrap();
     assert_eq!(
         (&form, form.done()),
-        (&CouponForm::Cancel { last_day: None }, "cancelled")
+        (&CouponForm::Cancel { last_day: None }, Done::Cancelled)
     );
     assert_eq!(form.body().to_string(), r#"{"close_now":true}"#);
     assert!(parse("how=cancel", &to_come, 60).is_err());
