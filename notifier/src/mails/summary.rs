@@ -13,7 +13,7 @@ use super::input::{AlertMail, NamedDrop};
 use super::section::Section;
 use super::{bounded, by_kind, duration};
 use crate::alerts::{Alert, Notice, NoticeReason, Problem, doubted, mailed_repairs};
-use crate::report::{AlertKind, DropReport, FindingCase, Kind, Status};
+use crate::report::{AlertKind, Doubt, DropReport, FindingCase, Kind, Status};
 use crate::wording::{self, LONGEST, count, line};
 
 /// Maximum number of problems that are described in full.
@@ -106,7 +106,7 @@ impl<'a> PassSummary<'a> {
         let findings: Vec<Placed<'_>> = problem
             .findings
             .iter()
-            .filter(|_| !is_one_sentence(problem))
+            .filter(|_| Title::for_problem(problem) != Title::Sentence)
             .map(|it| (problem.drop_id, it))
             .collect();
         let listed = match self.mail.links.campaign(problem.coupon_id) {
@@ -214,29 +214,25 @@ impl<'a> PassSummary<'a> {
         let [one, many] = problem.kind.facts().noun;
         let things = count(problem.size, one, many);
         let lasts = self.age(notice);
-        let what = match (problem.kind, name) {
-            (kind, _) if kind.is_outage() => {
-                return format!("{} (for {lasts}).", wording::capital(summary));
-            }
-            (_, Some(name)) if is_one_sentence(problem) => format!("{name}: {summary}."),
-            (_, None) if is_one_sentence(problem) => format!("{}.", wording::capital(summary)),
-            (AlertKind::Braked | AlertKind::Doubtful, _) => match problem.doubt() {
-                Some(doubt) => {
-                    let headline = wording::capital(doubt.words().headline);
-                    let things = doubted(problem.kind, &problem.findings);
-                    let of = name.map(|name| format!(" ({name})")).unwrap_or_default();
-                    format!("{headline}: {things}{of}.")
-                }
-                None => format!("{things}{of}: this many at once are rarely right."),
+        let what = match Title::for_problem(problem) {
+            Title::Outage => return format!("{} (for {lasts}).", wording::capital(summary)),
+            Title::Sentence => match name {
+                Some(name) => format!("{name}: {summary}."),
+                None => format!("{}.", wording::capital(summary)),
             },
-            (AlertKind::Left(Kind::BrokenPromise) | AlertKind::SecondRow, _) => {
-                format!("{things}{of}.")
+            Title::Doubt(doubt) => {
+                let headline = wording::capital(doubt.words().headline);
+                let things = doubted(problem.kind, &problem.findings);
+                let of = name.map(|name| format!(" ({name})")).unwrap_or_default();
+                format!("{headline}: {things}{of}.")
             }
-            (AlertKind::Forged, _) => {
+            Title::TooMany => format!("{things}{of}: this many at once are rarely right."),
+            Title::Number => format!("{things}{of}."),
+            Title::Forged => {
                 "Messages without our signature are on the topic: somebody else writes to it."
                     .to_owned()
             }
-            _ => match self.mail.links.subject() {
+            Title::NotRepaired => match self.mail.links.subject() {
                 Subject::Drop => format!("{things}{of} could not be repaired."),
                 // Most are only reported.
                 Subject::Campaign => format!("{things}{of}: not repaired."),
@@ -295,16 +291,46 @@ fn was(alert: &Alert) -> String {
     }
 }
 
-/// Whether the problem is a single finding without a user, so that its text needs no addition.
-fn is_one_sentence(problem: &Problem) -> bool {
-    let is_listed = matches!(
-        problem.kind,
-        AlertKind::Left(Kind::FailedClaim | Kind::BrokenPromise)
-            | AlertKind::Braked
-            | AlertKind::Doubtful
-            | AlertKind::SecondRow
-            | AlertKind::Forged
-    );
-    let is_whole = matches!(problem.findings.as_slice(), [one] if one.is_whole());
-    is_whole && !is_listed && !problem.kind.is_outage()
+/// What the title of a problem says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Title {
+    /// What is away, and for how long.
+    Outage,
+    /// The text of a single finding without a user, which needs no addition.
+    Sentence,
+    /// Why the differences may be none.
+    Doubt(Doubt),
+    /// How many repairs wait.
+    TooMany,
+    /// How many cases there are.
+    Number,
+    Forged,
+    /// How many cases no pass has repaired.
+    NotRepaired,
+}
+
+impl Title {
+    fn for_problem(problem: &Problem) -> Self {
+        let is_whole = matches!(problem.findings.as_slice(), [one] if one.is_whole());
+        match problem.kind {
+            AlertKind::RedisUnreachable
+            | AlertKind::RedisRefuses
+            | AlertKind::AdmissionClosed
+            | AlertKind::MysqlUnreachable
+            | AlertKind::MysqlRefuses
+            | AlertKind::KafkaUnreachable
+            | AlertKind::KafkaRefuses
+            | AlertKind::AlertsNotRecorded
+            | AlertKind::RunFailed
+            | AlertKind::RunMissed => Self::Outage,
+            AlertKind::Braked | AlertKind::Doubtful => {
+                problem.doubt().map_or(Self::TooMany, Self::Doubt)
+            }
+            AlertKind::Left(Kind::BrokenPromise) | AlertKind::SecondRow => Self::Number,
+            AlertKind::Forged => Self::Forged,
+            AlertKind::Left(Kind::FailedClaim) => Self::NotRepaired,
+            AlertKind::UnsafeSetting | AlertKind::Left(_) if is_whole => Self::Sentence,
+            AlertKind::UnsafeSetting | AlertKind::Left(_) => Self::NotRepaired,
+        }
+    }
 }
