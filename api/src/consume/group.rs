@@ -26,7 +26,7 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 pub(super) struct Reading {
     /// The offset after the last message that was read. `None` while the partition is paused to
     /// begin again at its position in MySQL; its messages are ignored.
-    next: Option<i64>,
+    pub(super) next: Option<i64>,
     /// The offset after the last message that has a row or a dead letter, once that is known.
     pub(super) done: Option<i64>,
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use firstcome_shared::kafka::{FORGOTTEN, KafkaSettings, Probed, probe};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::dead_letters::MessageOrigin;
+use firstcome_shared::mysql::positions::Positions;
 use metrics::{counter, gauge};
 use parking_lot::Mutex;
 use rdkafka::consumer::{CommitMode, Consumer as _, StreamConsumer};
@@ -62,6 +63,35 @@ async fn read_logs(
         *log = read(*id);
     }
     logs
+}
+
+fn is_outside(offset: Option<i64>, log: &RangeInclusive<i64>) -> bool {
+    offset.is_some_and(|offset| !log.contains(&offset))
+}
+
+/// What a partition needs next.
+#[derive(Debug, PartialEq, Eq)]
+enum PartitionStep {
+    /// Begin at its position in MySQL.
+    Begin,
+    /// Stop, and begin at its position then: that is not where it was read to.
+    BeginAgain,
+    /// Wait for messages. `silent` is where it stands if some are unread.
+    Listen { silent: Option<i64> },
+}
+
+fn step_of(reading: Reading, position: Option<i64>, log: &RangeInclusive<i64>) -> PartitionStep {
+    if reading.begins() || is_outside(position, log) {
+        return PartitionStep::Begin;
+    }
+    match reading.stands() {
+        Some(read) if position != Some(read) || is_outside(Some(read), log) => {
+            PartitionStep::BeginAgain
+        }
+        stands => PartitionStep::Listen {
+            silent: stands.filter(|offset| offset < log.end()),
+        },
+    }
 }
 
 /// Where partitions stand with unread messages, and since when they have not moved.
@@ -225,51 +255,18 @@ impl Tender {
         let refused_at = *self.refused_at.lock();
         let mut looked = Ok(());
         if is_due {
-            // Query the group's coordinator, too: librdkafka waits half a minute for the response
-            // to a join request, but gives up on an unreachable host as soon as another request
-            // times out.
-            let list = self.list(once((before.keys().next().map_or(0, |id| *id), 0)))?;
-            block_in_place(|| self.consumer.committed_offsets(list, ANSWER))?;
+            self.ping_group(&before)?;
             // Kafka refuses this of a consumer that it has removed from the group.
             looked = block_in_place(|| self.commit());
         }
-        if self.group().has_joined.swap(false, Ordering::Relaxed) {
-            self.health.set(GROUP, None);
-            // The group has moved partitions, perhaps because some were added. With the old number,
-            // two consumers would together exceed the pace until the next count.
-            if self.pace.is_limited() {
-                self.count_partitions();
-            }
-        }
-        let topic = &self.kafka.topic;
-        let positions = self.db.topic_positions(topic).await;
-        match &positions {
-            // That positions can be read does not mean that batches can be written.
-            Ok(_) if self.refused_at.lock().is_some() => {}
-            Ok(_) if before.values().any(|it| it.stands().is_none()) => {}
-            Ok(_) => self.health.set(MYSQL, None),
-            Err(error) => {
-                counter!("firstcome_consumer_retries_total").increment(1);
-                let why = format!("positions could not be read: {error}");
-                self.health.set(MYSQL, Some(why));
-                tokio::time::sleep(TICK * 10).await;
-            }
-        }
-        let position = |partition: i32| positions.as_ref().ok()?.get(&partition).copied();
-        let offsets = before
-            .iter()
-            .map(|(id, reading)| (*id, reading.stands().into_iter().chain(position(*id))))
-            .map(|(id, offsets)| (id, offsets.collect()))
-            .collect();
-        let mut logs = read_logs(&offsets, SECOND_LOOK, |partition| {
-            block_in_place(|| self.consumer.fetch_watermarks(topic, partition, ANSWER))
-        })
-        .await;
+        self.note_joined();
+        let positions = self.read_positions(&before).await;
+        let mut logs = self.logs_of(&before, positions.as_ref()).await;
         let mut lag = 0;
-        let mut has_unwritten = positions.is_err();
+        let mut has_unwritten = positions.is_none();
         for (partition, reading) in before {
-            let (first, end) = match logs.remove(&partition) {
-                Some(Ok(log)) => log,
+            let log = match logs.remove(&partition) {
+                Some(Ok((first, end))) => first..=end,
                 // The leaders of other partitions may answer.
                 Some(Err(error)) => {
                     has_unwritten = true;
@@ -278,35 +275,12 @@ impl Tender {
                 }
                 None => continue,
             };
-            lag += reading.done.map_or(0, |done| (end - done).max(0));
-            let is_unchanged = self.group().partitions().get(&partition) == Some(&reading);
-            if positions.is_err() {
-                continue;
-            }
-            let position = position(partition);
-            has_unwritten |= position.unwrap_or(first) < end;
-            let is_outside = |at: Option<i64>| at.is_some_and(|at| !(first..=end).contains(&at));
-            if is_outside(position) || is_outside(reading.stands()) {
-                tracing::warn!(partition, position, first, end, "position outside the log");
-                // The topic is a new one. If it was away during a rebalance, some partitions may
-                // have no owner, and librdkafka 2.12 does not join again. A reconciler may have
-                // moved the position into the log already.
-                self.client.cancel();
-            }
-            match reading.stands() {
-                _ if !is_unchanged => {}
-                _ if reading.begins() || is_outside(position) => {
-                    if let Err(error) = self.begin(partition, position, first..=end).await {
-                        tracing::debug!(%error, partition, "a partition does not begin yet");
-                    }
-                }
-                Some(read) if position != Some(read) || is_outside(Some(read)) => {
-                    self.group().begin_again(partition);
-                }
-                stands => {
-                    let silent = stands.filter(|offset| *offset < end);
-                    self.listen(partition, silent, silences);
-                }
+            lag += reading.done.map_or(0, |done| (log.end() - done).max(0));
+            if let Some(positions) = &positions {
+                let position = positions.get(&partition).copied();
+                has_unwritten |= position.unwrap_or(*log.start()) < *log.end();
+                self.go_on(partition, reading, position, log, silences)
+                    .await;
             }
         }
         gauge!("firstcome_consumer_lag").set(u32::try_from(lag).unwrap_or(u32::MAX));
@@ -316,6 +290,94 @@ impl Tender {
             self.refused_at.lock().take_if(|at| Some(*at) == refused_at);
         }
         looked
+    }
+
+    /// Queries the group's coordinator: librdkafka waits half a minute for the response to a join
+    /// request, but gives up on an unreachable host as soon as another request times out.
+    fn ping_group(&self, partitions: &BTreeMap<i32, Reading>) -> KafkaResult<()> {
+        let any = partitions.keys().next().map_or(0, |id| *id);
+        let list = self.list(once((any, 0)))?;
+        block_in_place(|| self.consumer.committed_offsets(list, ANSWER))?;
+        Ok(())
+    }
+
+    fn note_joined(&self) {
+        if self.group().has_joined.swap(false, Ordering::Relaxed) {
+            self.health.set(GROUP, None);
+            // The group has moved partitions, perhaps because some were added. With the old number,
+            // two consumers would together exceed the pace until the next count.
+            if self.pace.is_limited() {
+                self.count_partitions();
+            }
+        }
+    }
+
+    /// Reads the positions in MySQL, unless it is away.
+    async fn read_positions(&self, partitions: &BTreeMap<i32, Reading>) -> Option<Positions> {
+        match self.db.topic_positions(&self.kafka.topic).await {
+            Ok(positions) => {
+                // That positions can be read does not mean that batches can be written.
+                let is_written = partitions.values().all(|it| it.stands().is_some());
+                if is_written && self.refused_at.lock().is_none() {
+                    self.health.set(MYSQL, None);
+                }
+                Some(positions)
+            }
+            Err(error) => {
+                counter!("firstcome_consumer_retries_total").increment(1);
+                let why = format!("positions could not be read: {error}");
+                self.health.set(MYSQL, Some(why));
+                tokio::time::sleep(TICK * 10).await;
+                None
+            }
+        }
+    }
+
+    async fn logs_of(
+        &self,
+        partitions: &BTreeMap<i32, Reading>,
+        positions: Option<&Positions>,
+    ) -> Logs {
+        let mut offsets: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
+        for (id, reading) in partitions {
+            let position = positions.and_then(|positions| positions.get(id).copied());
+            offsets.insert(*id, reading.stands().into_iter().chain(position).collect());
+        }
+        read_logs(&offsets, SECOND_LOOK, |partition| {
+            let topic = &self.kafka.topic;
+            block_in_place(|| self.consumer.fetch_watermarks(topic, partition, ANSWER))
+        })
+        .await
+    }
+
+    /// Takes the next step of a partition that was read this far.
+    async fn go_on(
+        self: &Arc<Self>,
+        partition: i32,
+        reading: Reading,
+        position: Option<i64>,
+        log: RangeInclusive<i64>,
+        silences: &mut Silences,
+    ) {
+        if is_outside(position, &log) || is_outside(reading.stands(), &log) {
+            tracing::warn!(partition, position, ?log, "position outside the log");
+            // The topic is a new one. If it was away during a rebalance, some partitions may
+            // have no owner, and librdkafka 2.12 does not join again. A reconciler may have
+            // moved the position into the log already.
+            self.client.cancel();
+        }
+        if self.group().partitions().get(&partition) != Some(&reading) {
+            return;
+        }
+        match step_of(reading, position, &log) {
+            PartitionStep::Begin => {
+                if let Err(error) = self.begin(partition, position, log).await {
+                    tracing::debug!(%error, partition, "a partition does not begin yet");
+                }
+            }
+            PartitionStep::BeginAgain => self.group().begin_again(partition),
+            PartitionStep::Listen { silent } => self.listen(partition, silent, silences),
+        }
     }
 
     /// Lets a partition begin at its position, or at the first message if the log does not contain
@@ -431,6 +493,36 @@ mod tests {
             });
             assert_eq!(logs.await[&7], Ok(found), "{stands:?} {answers:?}");
             assert_eq!(*asked.borrow(), times, "{stands:?} {answers:?}");
+        }
+    }
+    #[test]
+    fn partition_begins_unless_it_was_read_to_its_position_in_the_log() {
+        use PartitionStep::{Begin, BeginAgain, Listen};
+        let begins = Reading::default();
+        let read = |next, done| Reading {
+            next: Some(next),
+            done: Some(done),
+        };
+        for (reading, position, step) in [
+            (begins, Some(90), Begin),
+            (begins, None, Begin),
+            (read(90, 90), Some(90), Listen { silent: Some(90) }),
+            (read(100, 100), Some(100), Listen { silent: None }),
+            // Some of its messages wait to be written.
+            (read(95, 90), Some(90), Listen { silent: None }),
+            // MySQL was restored, or its position moved or deleted.
+            (read(90, 90), Some(80), BeginAgain),
+            (read(90, 90), None, BeginAgain),
+            // The topic is a new one.
+            (read(500, 500), Some(90), BeginAgain),
+            (read(90, 90), Some(500), Begin),
+            (read(95, 90), Some(5), Begin),
+        ] {
+            assert_eq!(
+                step_of(reading, position, &(10..=100)),
+                step,
+                "{position:?}"
+            );
         }
     }
 }
