@@ -2,6 +2,7 @@
 //! and both again if the user may claim again. All steps are idempotent. After a crash, a pass
 //! completes them.
 
+use chrono::{DateTime, Utc};
 use firstcome_shared::StoreError;
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::crash::{Point, crash_point};
@@ -107,21 +108,19 @@ async fn revoke_in(
         ToRevoke::Nothing => return Err(nothing_held()),
         ToRevoke::Unknown => return Err(ClaimRefusal::ClaimStateUnknown.into()),
     };
-    let keys = app.redis.keys(id, shown);
-    let redis = &app.redis;
-    let held = match slot {
-        Some(slot) if is_admitted => {
-            let keys = redis.keys(id, drop);
-            redis.held_slot(&keys, slot, &user).await.map_err(unknown)?
-        }
+    let claimed_at = match slot {
+        Some(slot) if is_admitted => admitted_at(app, id, drop, slot, &user).await?,
         _ => None,
     };
-    let known = redis.last_revocation(&keys, drop, once_per, user.as_str());
+    let shown_keys = app.redis.keys(id, shown);
+    let known = app
+        .redis
+        .last_revocation(&shown_keys, drop, once_per, user.as_str());
     let new = NewRevocation {
         coupon: id,
         drop,
         slot,
-        claimed_at: held.and_then(|held| held.admitted_at_ms).map(instant),
+        claimed_at,
         after: known.await.map_err(unknown)?,
         user,
         reason: order.reason,
@@ -130,15 +129,33 @@ async fn revoke_in(
         once_per,
         operator,
     };
-    let mut attempt = 1;
-    let revocation = loop {
-        match db.revoke(new.clone()).await {
-            Err(DbError::Query { .. }) if attempt < ATTEMPTS => attempt += 1,
-            written => break written.map_err(unknown)?.map_err(in_use)?,
-        }
-    };
+    let revocation = write_revocation(db, &new).await?;
     crash_point(Point::RevocationWritten);
     finish(app, db, coupon, revocation).await
+}
+
+/// Reads when the user was admitted to a slot, if Redis still knows it.
+async fn admitted_at(
+    app: &App,
+    coupon: CouponId,
+    drop: DropId,
+    slot: Slot,
+    user: &UserId,
+) -> Result<Option<DateTime<Utc>>, Problem> {
+    let keys = app.redis.keys(coupon, drop);
+    let held = app.redis.held_slot(&keys, slot, user).await;
+    let held = held.map_err(unknown)?;
+    Ok(held.and_then(|held| held.admitted_at_ms).map(instant))
+}
+
+async fn write_revocation(db: &Db, new: &NewRevocation) -> Result<Revocation, Problem> {
+    let mut attempt = 1;
+    loop {
+        match db.revoke(new.clone()).await {
+            Err(DbError::Query { .. }) if attempt < ATTEMPTS => attempt += 1,
+            written => return written.map_err(unknown)?.map_err(in_use),
+        }
+    }
 }
 
 /// A claim that stands.
