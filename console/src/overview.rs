@@ -378,7 +378,11 @@ impl BoardLine {
     pub(super) fn last_run(&self) -> &str {
         match self.drop.state {
             DropState::Scheduled => "not open yet",
-            _ => &self.drop.last_run,
+            DropState::Open
+            | DropState::SoldOut
+            | DropState::Paused
+            | DropState::Closed
+            | DropState::Sealed => &self.drop.last_run,
         }
     }
 

@@ -222,10 +222,10 @@ fn alert_kind(finding: &Finding) -> Option<AlertKind> {
         (_, Outcome::Skipped, FindingCase::Doubted(doubt)) if doubt.may_be_none() => {
             Some(AlertKind::Doubtful)
         }
-        (kind, result, _) if finding.needs_person || result == Outcome::Failed => {
-            Some(AlertKind::Left(kind))
+        (kind, Outcome::Failed, _) => Some(AlertKind::Left(kind)),
+        (kind, Outcome::Applied | Outcome::Skipped, _) => {
+            finding.needs_person.then_some(AlertKind::Left(kind))
         }
-        _ => None,
     }
 }
 
@@ -286,21 +286,36 @@ fn summary(kind: AlertKind, drop: Option<DropId>, findings: &[Finding]) -> Strin
     let [one, many] = kind.facts().noun;
     let things = wording::count(number(findings), one, many);
     match (kind, findings) {
+        (_, []) | (AlertKind::Left(Kind::BrokenPromise) | AlertKind::SecondRow, _) => things,
         // A dead letter may stand for many of them.
         (AlertKind::Forged, _) => "messages without our signature on the topic".to_owned(),
         (AlertKind::Braked | AlertKind::Doubtful, _) => match doubt(findings) {
             Some(doubt) => format!("{}: {}", doubt.words().headline, doubted(kind, findings)),
             None => things,
         },
-        (AlertKind::Left(Kind::BrokenPromise) | AlertKind::SecondRow, _) => things,
         (AlertKind::UnsafeSetting | AlertKind::Left(Kind::Stalled), [first, ..]) => {
             detail_with_place(first, drop)
         }
-        (kind, [first, ..]) if kind.is_outage() => their_outage(first),
         // A single finding without a user is already the best summary.
         (AlertKind::Left(_), [one]) if one.is_whole() => detail_with_place(one, drop),
-        (AlertKind::Left(_), _) => things.replacen(' ', " unrepaired ", 1),
-        _ => things,
+        (AlertKind::Left(_), _) => wording::count(
+            number(findings),
+            &format!("unrepaired {one}"),
+            &format!("unrepaired {many}"),
+        ),
+        (
+            AlertKind::RedisUnreachable
+            | AlertKind::RedisRefuses
+            | AlertKind::AdmissionClosed
+            | AlertKind::MysqlUnreachable
+            | AlertKind::MysqlRefuses
+            | AlertKind::KafkaUnreachable
+            | AlertKind::KafkaRefuses
+            | AlertKind::AlertsNotRecorded
+            | AlertKind::RunFailed
+            | AlertKind::RunMissed,
+            [first, ..],
+        ) => their_outage(first),
     }
 }
 

@@ -105,7 +105,26 @@ impl AlertKind {
                 late. Campaigns whose queue is a topic are not compared if something differs.",
                 "Bring it back, or the connection to it. The next pass compares everything.",
             ),
-            _ => (facts.users, facts.to_do),
+            Self::RedisRefuses
+            | Self::AdmissionClosed
+            | Self::MysqlRefuses
+            | Self::KafkaRefuses
+            | Self::AlertsNotRecorded
+            | Self::RunFailed
+            | Self::RunMissed
+            | Self::UnsafeSetting
+            | Self::Forged
+            | Self::Doubtful
+            | Self::SecondRow
+            | Self::Left(
+                Kind::SlotConflict
+                | Kind::SettingsMismatch
+                | Kind::RedisLost
+                | Kind::BrokenPromise
+                | Kind::OverIssued
+                | Kind::DuplicateRow
+                | Kind::BadUse,
+            ) => (facts.users, facts.to_do),
         };
         // While a store is away, there is nothing to list.
         let remedy = if self.is_outage() {

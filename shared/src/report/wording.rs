@@ -52,7 +52,12 @@ pub fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
         | ActionKind::Project
         | ActionKind::SetCounter => words(*action).done.to_owned(),
         ActionKind::Issue => count(*n, words(*action).done, "missing rows written"),
-        _ => format!("{} {}", grouped(*n), words(*action).done),
+        ActionKind::Resolve
+        | ActionKind::Owe
+        | ActionKind::Promote
+        | ActionKind::Revoke
+        | ActionKind::AddUser
+        | ActionKind::Report => format!("{} {}", grouped(*n), words(*action).done),
     };
     let phrases: Vec<String> = counts.iter().map(phrase).collect();
     phrases.join(", ")

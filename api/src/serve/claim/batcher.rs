@@ -209,6 +209,15 @@ fn slot(reply: &AdmissionReply) -> Option<(DropId, Slot)> {
     match reply.admission {
         Admission::Accepted(slot) => Some((reply.open_drop?, slot)),
         Admission::Already(drop, slot) => Some((drop, slot)),
-        _ => None,
+        Admission::Waiting(_)
+        | Admission::SoldOut
+        | Admission::NotOpen(_)
+        | Admission::Closed(_)
+        | Admission::Paused
+        | Admission::Revoked
+        | Admission::NotAllowed
+        | Admission::ForGroup
+        | Admission::Unloaded(_)
+        | Admission::Unverified => None,
     }
 }

@@ -168,7 +168,11 @@ async fn lower(
         Written::Outdated => Ok(revision),
         // A claim arrived after the check above.
         Written::GivenOut(count) => Err(below_given_out(count).with("revision", taken.revision)),
-        _ => Err(unchanged("this coupon is being verified")),
+        Written::Present
+        | Written::Stale
+        | Written::Unloaded
+        | Written::Unverified
+        | Written::Incomplete => Err(unchanged("this coupon is being verified")),
     }
 }
 
