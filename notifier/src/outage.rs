@@ -132,21 +132,20 @@ impl MysqlOutage {
 }
 
 impl Lasting {
-    /// Whether to tell a target now. Notes that as an attempt.
-    fn is_due(&mut self, target: &str, patience: TimeDelta, now: DateTime<Utc>) -> bool {
+    /// Whether to tell a target now.
+    fn is_due(&self, target: &str, patience: TimeDelta, now: DateTime<Utc>) -> bool {
         let last = self.attempts.get(target);
         let pause = if self.not_reached.contains(target) {
             RETRY
         } else {
             PAUSE
         };
-        let is_due = elapsed(self.since, now) >= patience
-            && last.is_none_or(|at| elapsed(*at, now) >= pause);
-        if is_due {
-            self.not_reached.remove(target);
-            self.attempts.insert(target.to_owned(), now);
-        }
-        is_due
+        elapsed(self.since, now) >= patience && last.is_none_or(|at| elapsed(*at, now) >= pause)
+    }
+
+    fn note_attempt(&mut self, target: &str, now: DateTime<Utc>) {
+        self.not_reached.remove(target);
+        self.attempts.insert(target.to_owned(), now);
     }
 
     /// Returns the problem as everybody gets it.
@@ -200,6 +199,7 @@ impl Notifier {
             if !outage.is_due(&message.target, patience, now) {
                 continue;
             }
+            outage.note_attempt(&message.target, now);
             let sender = self.sender.clone();
             let state = self.outage.clone();
             let since = outage.since;
@@ -249,10 +249,13 @@ mod tests {
         let now = at(seconds);
         let mut lasting = outage.failed(true, "", now);
         let now = lasting.seen_at;
-        let mut is_due = |target: &&str| lasting.is_due(target, TimeDelta::seconds(30), now);
-        let told = ["a", "b"].iter().filter(|it| is_due(it)).count();
+        let mut due = vec!["a", "b"];
+        due.retain(|target| lasting.is_due(target, TimeDelta::seconds(30), now));
+        for target in &due {
+            lasting.note_attempt(target, now);
+        }
         outage.keep(lasting);
-        told
+        due.len()
     }
 
     /// Ends the outage. Returns it if anybody was told.

@@ -212,7 +212,10 @@ impl Post<'_> {
         outbox::enqueue(self.conn, messages).await?;
         let events = event::about_alerts(&mail).into_iter();
         self.events(events.take(EVENTS).collect()).await?;
-        alerts::repairs_are_mailed(self.conn, &repairs, self.now).await
+        if repairs.is_empty() {
+            return Ok(());
+        }
+        alerts::mark_repairs_mailed(self.conn, self.now).await
     }
 
     async fn keep_repairs(&mut self, run: &Run, memory: &AlertMemory) -> QueryResult<()> {
@@ -249,14 +252,8 @@ impl Post<'_> {
             all.insert(&alert.name, alert);
         }
         let oldest = rows.first().map(|row| row.repaired_at.and_utc());
-        if all.values().any(|it: &&Alert| {
-            let explains = match AlertKind::from_word(&it.kind) {
-                Some(AlertKind::Left(Kind::Stalled)) => it.coupon_id.is_none(),
-                kind => kind.is_some_and(AlertKind::is_outage),
-            };
-            it.state == AlertState::Firing && explains
-        }) && oldest.is_none_or(|oldest| oldest >= since)
-        {
+        let is_recent = oldest.is_none_or(|oldest| oldest >= since);
+        if is_recent && all.values().any(|alert| explains_repairs(alert)) {
             return Ok(Vec::new());
         }
         let has_news = !(verdict.problems.is_empty() && verdict.resolved.is_empty());
@@ -287,6 +284,15 @@ impl Post<'_> {
         }
         Ok(fates)
     }
+}
+
+/// Whether an alert fires about an outage or a standstill of the consumers.
+fn explains_repairs(alert: &Alert) -> bool {
+    let is_such = match AlertKind::from_word(&alert.kind) {
+        Some(AlertKind::Left(Kind::Stalled)) => alert.coupon_id.is_none(),
+        kind => kind.is_some_and(AlertKind::is_outage),
+    };
+    is_such && alert.state == AlertState::Firing
 }
 
 /// The Message-ID that every mail about one alert refers to. No mail has this ID itself, but mail

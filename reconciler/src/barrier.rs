@@ -31,7 +31,7 @@ pub fn is_reached(before: &Logs, positions: &Positions, after: &Logs) -> bool {
 
 /// Returns the partitions whose position is outside their log, with the offset at which reading
 /// begins: the topic was recreated, or the position was moved.
-pub fn outside(positions: &Positions, log: &Logs) -> Vec<(i32, i64, i64)> {
+pub fn outside_log(positions: &Positions, log: &Logs) -> Vec<(i32, i64, i64)> {
     log.iter()
         .filter_map(|(partition, log): (&i32, &Range<i64>)| {
             let position = *positions.get(partition)?;
@@ -55,6 +55,16 @@ pub struct ReadState {
 pub const OVERDUE: Duration = Duration::from_secs(60);
 
 impl ReadState {
+    pub(crate) fn unread_messages(&self) -> i64 {
+        self.logs
+            .iter()
+            .map(|(partition, log): (&i32, &Range<i64>)| {
+                let position = self.positions.get(partition).copied();
+                (log.end - position.unwrap_or(log.start)).max(0)
+            })
+            .sum()
+    }
+
     /// Returns the partitions with unread messages.
     pub(crate) fn unread_partitions(&self) -> impl Iterator<Item = i32> {
         self.logs.iter().filter_map(|(partition, log)| {
@@ -63,8 +73,8 @@ impl ReadState {
         })
     }
 
-    /// Returns how long ago the owner of a partition read it, or waited for the pace of rows. A
-    /// time in the future is that of a MySQL whose clock was wrong.
+    /// Returns how long ago the owner of a partition read it, or waited for the pace of rows. If
+    /// MySQL's clock was wrong, that time may be in the future: then its distance counts.
     pub(crate) fn unattended_for(&self, partition: i32) -> Duration {
         let seconds = self.unseen.get(&partition);
         seconds.map_or(Duration::MAX, |it| Duration::from_secs(it.unsigned_abs()))
@@ -80,9 +90,9 @@ impl ReadState {
 /// Pause before a position outside its log is believed.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 
-/// Reads ends, positions, and ends again. A position outside its log, in two
-/// readings, is stored as the log's first offset.
-pub async fn read_state(
+/// Reads ends, positions, and ends again. A position that two readings find outside its log is
+/// reset: it is stored as the log's first offset.
+pub async fn read_and_reset_positions(
     db: &Db,
     topic: &Topic,
     may_write: bool,
@@ -91,13 +101,13 @@ pub async fn read_state(
     let before = topic.logs().await.map_err(BarrierError::Kafka)?;
     let (positions, unseen) = db.of_primary().attended_positions(name).await?;
     let mut logs = topic.logs().await.map_err(BarrierError::Kafka)?;
-    let mut outside = outside(&positions, &logs);
+    let mut outside = outside_log(&positions, &logs);
     if !outside.is_empty() {
         // A broker whose leader has just changed may know too low an end, or another one a wrong
         // first offset, for a moment: reading everything again would take an hour.
         tokio::time::sleep(SECOND_LOOK).await;
         logs = topic.logs().await.map_err(BarrierError::Kafka)?;
-        let still = self::outside(&positions, &logs);
+        let still = outside_log(&positions, &logs);
         outside.retain(|it| still.contains(it));
     }
     for (partition, position, first) in &outside {
@@ -128,7 +138,7 @@ pub(crate) async fn wait(
     let began = Instant::now();
     let mut ends = None;
     loop {
-        let mut now = read_state(&stores.db, &stores.topic, may_write).await?;
+        let mut now = read_and_reset_positions(&stores.db, &stores.topic, may_write).await?;
         let first = ends.get_or_insert_with(|| now.logs.clone());
         now.is_reached |= is_reached(first, &now.positions, &now.logs);
         if now.is_reached || began.elapsed() > patience || stop.is_cancelled() {
@@ -156,18 +166,6 @@ pub async fn deadlines(db: &Db, least: Deadlines) -> Result<Deadlines, DbError> 
     })
 }
 
-/// Returns the number of unread messages.
-pub fn unread(state: &ReadState) -> i64 {
-    state
-        .logs
-        .iter()
-        .map(|(partition, log): (&i32, &Range<i64>)| {
-            let position = state.positions.get(partition).copied();
-            (log.end - position.unwrap_or(log.start)).max(0)
-        })
-        .sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,9 +187,9 @@ mod tests {
             assert_eq!(reached, expected, "{position:?} {before} {after}");
         }
         let positions = Positions::from([(0, 5_000), (1, 0)]);
-        assert_eq!(outside(&positions, &logs(20)), [(0, 5_000, 10)]);
+        assert_eq!(outside_log(&positions, &logs(20)), [(0, 5_000, 10)]);
         let expired = Positions::from([(0, 3)]);
-        assert_eq!(outside(&expired, &logs(20)), [(0, 3, 10)]);
+        assert_eq!(outside_log(&expired, &logs(20)), [(0, 3, 10)]);
     }
 
     #[test]

@@ -33,16 +33,25 @@ const AT_ONCE: usize = 8;
 /// Attempts to begin an era above MySQL's.
 const ATTEMPTS: usize = 5;
 
-/// Whether a coupon is open. A higher era on this server is one that MySQL has lost, and is
-/// adopted: every later reader of the coupon knows it.
-pub(crate) async fn is_open(ctx: &PassContext, seen: &mut CouponSeen) -> Step<bool> {
-    let id = seen.coupon.id;
+/// Whether a coupon is open.
+pub(crate) fn is_open(ctx: &PassContext, seen: &CouponSeen) -> bool {
     let server = ctx.servers.holding(seen.coupon.id);
-    let era = seen.state.gate.era().unwrap_or(0);
-    if era < seen.coupon.era || era > HIGHEST_SEEN || !seen.state.gate.is_open(server, era) {
-        return Ok(false);
-    }
-    if era > seen.coupon.era && !ctx.dry_run {
+    let era = seen.coupon.era;
+    era <= HIGHEST_SEEN && seen.state.gate.is_open(server, era)
+}
+
+/// Adopts the era of an open coupon if it is higher than MySQL's, which has lost it: every later
+/// reader of the coupon knows it.
+pub(crate) async fn adopt_lost_era(ctx: &PassContext, seen: &mut CouponSeen) -> Step<()> {
+    let before = seen.coupon.era;
+    let Some(era) = seen.state.gate.era().filter(|era| *era > before) else {
+        return Ok(());
+    };
+    seen.coupon.era = era;
+    if !is_open(ctx, seen) {
+        seen.coupon.era = before;
+    } else if !ctx.dry_run {
+        let id = seen.coupon.id;
         adopt_era(&ctx.stores.db, id, era).await?;
         tracing::warn!(
             coupon_id = id.0,
@@ -50,8 +59,7 @@ pub(crate) async fn is_open(ctx: &PassContext, seen: &mut CouponSeen) -> Step<bo
             "MySQL has lost an era that Redis has"
         );
     }
-    seen.coupon.era = era;
-    Ok(true)
+    Ok(())
 }
 
 /// The gate of a coupon that this pass has closed.
@@ -199,7 +207,7 @@ async fn wait_for_barrier(ctx: &PassContext, closed_at: Instant) -> Step<()> {
     Err(PassError::StaysClosed(match read {
         Ok(now) if now.is_reached => return Ok(()),
         Ok(now) => {
-            let unread = barrier::unread(&now);
+            let unread = now.unread_messages();
             format!("the consumer has {unread} messages to read first")
         }
         Err(BarrierError::Mysql(error)) => return Err(error.into()),

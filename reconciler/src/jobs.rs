@@ -212,7 +212,7 @@ pub(crate) type Positions = HashMap<i32, (i64, Instant)>;
 
 /// Reads how far the consumer is.
 async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Vec<Finding>, DbError> {
-    match barrier::read_state(&stores.db, &stores.topic, true).await {
+    match barrier::read_and_reset_positions(&stores.db, &stores.topic, true).await {
         Ok(state) => Ok(stalled(known, &state, OVERDUE).into_iter().collect()),
         Err(BarrierError::Mysql(error)) => Err(error),
         // The pass says so.
@@ -241,7 +241,7 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
     stuck.retain(|_, since| *since > limit);
     let longest = stuck.values().max()?.as_secs();
     // A message has one promise or several.
-    let unread = count(barrier::unread(state), "promise waits", "promises wait");
+    let unread = count(state.unread_messages(), "promise waits", "promises wait");
     let detail = if stuck.len() == state.logs.len() {
         format!("no consumer works: at least {unread} for a row, and none was read for {longest} s")
     } else {

@@ -24,7 +24,8 @@ pub(crate) async fn reopen(
     ids.sort_unstable();
     let mut to_close = Vec::new();
     for mut seen in read::coupons(ctx, Some(ids.clone()), None).await? {
-        let was_open = gate::is_open(ctx, &mut seen).await?;
+        gate::adopt_lost_era(ctx, &mut seen).await?;
+        let was_open = gate::is_open(ctx, &seen);
         let is_dirty = wanted.get(&seen.coupon.id) == Some(&Some(seen.state.gate.clone()));
         if !was_open || is_dirty {
             to_close.push((seen, was_open));

@@ -148,7 +148,8 @@ async fn reconcile(
         seen.coupon.era = fence.era();
         seen.is_closed = true;
     } else {
-        seen.is_closed = !gate::is_open(ctx, &mut seen).await?;
+        gate::adopt_lost_era(ctx, &mut seen).await?;
+        seen.is_closed = !gate::is_open(ctx, &seen);
         let is_judged_later = seen.is_closed || !seen.state.unreadable.is_empty();
         if is_judged_later && !ctx.dry_run {
             look.findings = ledger.findings(Some(id), None);

@@ -209,17 +209,10 @@ pub async fn unmailed_repairs(
     Ok((unmailed, sql!(mails, since).all(conn).await?))
 }
 
-/// Marks repairs as mailed, if these were.
-pub async fn repairs_are_mailed(
-    conn: &mut Conn,
-    mailed: &[RepairsRow],
-    now: DateTime<Utc>,
-) -> QueryResult<()> {
-    if !mailed.is_empty() {
-        let mark = "UPDATE repairs SET mailed_at = ? WHERE mailed_at IS NULL";
-        sql!(mark, now).run(conn).await?;
-    }
-    Ok(())
+/// Marks all repairs as mailed.
+pub async fn mark_repairs_mailed(conn: &mut Conn, now: DateTime<Utc>) -> QueryResult<()> {
+    let mark = "UPDATE repairs SET mailed_at = ? WHERE mailed_at IS NULL";
+    sql!(mark, now).run(conn).await.map(|_| ())
 }
 
 /// Reads the unresolved broken promises of these drops.
