@@ -3,9 +3,11 @@
 //! that Redis could not be asked.
 
 use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::mem;
 
 use futures_util::future::try_join_all;
-use redis::{ErrorKind, FromRedisValue, Pipeline, RedisResult, Value};
+use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisResult, Value};
 
 use super::Redis;
 use super::allow_list::{self, SeenList};
@@ -104,46 +106,108 @@ pub(super) fn slot_in(score: f64) -> Option<i64> {
     (slot.unsigned_abs() < 1 << 52 && (slot as f64 - score).abs() == 0.0).then_some(slot)
 }
 
-/// The replies of one transaction, in order. A key of another type than expected is noted, and its
-/// reply counts as missing.
+/// The commands of one transaction.
+pub(super) struct Reads(Pipeline);
+
+/// A command of a transaction: its place, the name of its key, and what its reply is read as.
+pub(super) struct Read<T> {
+    at: usize,
+    key: &'static str,
+    reply: PhantomData<fn() -> T>,
+}
+
+/// The size of a key, and whether it has the mark that `gate.lua` sets.
+struct MarkedRead {
+    size: Read<u64>,
+    mark: Read<bool>,
+}
+
+/// The members of a sorted set with their scores.
+type Scored = Vec<(Vec<u8>, f64)>;
+
+/// The gate and the revision of a coupon.
+pub(super) type GateRead = Read<[Option<Vec<u8>>; 2]>;
+
+impl Reads {
+    pub(super) fn new() -> Self {
+        let mut pipe = redis::pipe();
+        pipe.atomic().ignore_errors();
+        Self(pipe)
+    }
+
+    /// Adds a command about the key of this name.
+    pub(super) fn add<T>(&mut self, key: &'static str, command: Cmd) -> Read<T> {
+        let at = self.0.len();
+        self.0.add_command(command);
+        Read {
+            at,
+            key,
+            reply: PhantomData,
+        }
+    }
+
+    /// Unlike GET, MGET treats a key of another type as missing.
+    pub(super) fn gate_and_revision(&mut self, gate: &str, revision: &str) -> GateRead {
+        self.add("gate", Cmd::mget(&[gate, revision]))
+    }
+
+    fn marked(&mut self, name: &'static str, key: &str) -> MarkedRead {
+        MarkedRead {
+            size: self.add(name, Cmd::hlen(key)),
+            mark: self.add(name, Cmd::hexists(key, "")),
+        }
+    }
+
+    /// The user or the slot with the highest score.
+    fn top(&mut self, name: &'static str, key: &str) -> Read<Scored> {
+        self.add(name, Cmd::zrevrange_withscores(key, 0, 0))
+    }
+}
+
+/// The replies of one transaction. A key of another type than expected is noted, and its reply
+/// counts as missing.
 pub(super) struct Replies {
-    values: std::vec::IntoIter<Value>,
+    values: Vec<Value>,
     pub(super) unreadable: Vec<&'static str>,
 }
 
 impl Replies {
-    pub(super) fn next<T: FromRedisValue + Default>(&mut self, name: &'static str) -> T {
-        let value = self.values.next().unwrap_or(Value::Nil);
-        if value == Value::Nil {
-            return T::default();
+    pub(super) fn get<T: FromRedisValue + Default>(&mut self, read: &Read<T>) -> T {
+        match self.values.get_mut(read.at).map(mem::take) {
+            None | Some(Value::Nil) => T::default(),
+            Some(value) => T::from_redis_value(value).unwrap_or_else(|_| {
+                self.note_unreadable(read.key);
+                T::default()
+            }),
         }
-        T::from_redis_value(value).unwrap_or_else(|_| {
-            if !self.unreadable.contains(&name) {
-                self.unreadable.push(name);
-            }
-            T::default()
-        })
     }
 
-    pub(super) fn gate_and_revision(&mut self) -> (Gate, u64) {
-        let [gate, revision]: [Option<Vec<u8>>; 2] = self.next("gate");
+    fn note_unreadable(&mut self, key: &'static str) {
+        if !self.unreadable.contains(&key) {
+            self.unreadable.push(key);
+        }
+    }
+
+    pub(super) fn gate_and_revision(&mut self, read: &GateRead) -> (Gate, u64) {
+        let [gate, revision] = self.get(read);
         let gate = Gate(gate.unwrap_or_default());
         (gate, number_in(revision).unwrap_or(0))
     }
 
-    /// The size of a key, without the mark that `gate.lua` sets. Without it, the key is lost.
-    fn marked(&mut self, name: &'static str) -> u64 {
-        let size: u64 = self.next(name);
-        let has_mark: bool = self.next(name);
-        if !has_mark && !self.unreadable.contains(&name) {
-            self.unreadable.push(name);
+    /// The size of a key without its mark. Without the mark, the key is lost.
+    fn marked(&mut self, read: &MarkedRead) -> u64 {
+        let key = read.size.key;
+        let size = self.get(&read.size);
+        let has_mark = self.get(&read.mark);
+        if !has_mark {
+            self.note_unreadable(key);
         }
         size - u64::from(has_mark)
     }
 
     /// A key that holds a number. Other text counts as missing.
-    pub(super) fn number(&mut self, name: &'static str) -> Option<i64> {
-        number_of(self.next(name))
+    pub(super) fn number(&mut self, read: &Read<Vec<u8>>) -> Option<i64> {
+        number_of(self.get(read))
     }
 }
 
@@ -156,9 +220,9 @@ impl Redis {
     pub(super) async fn read_at_once(
         &self,
         coupon: CouponId,
-        pipe: &mut Pipeline,
+        reads: Reads,
     ) -> RedisResult<Replies> {
-        pipe.atomic().ignore_errors();
+        let mut pipe = reads.0;
         if self.pinned.is_some() {
             pipe.cmd("INFO").arg("server").arg("replication");
         }
@@ -171,7 +235,7 @@ impl Redis {
             }
         }
         Ok(Replies {
-            values: found.into_iter(),
+            values: found,
             unreadable: Vec::new(),
         })
     }
@@ -185,28 +249,26 @@ impl Redis {
     pub async fn coupon_state(&self, coupon: CouponId) -> RedisResult<CouponState> {
         let [gate, revision, claimants, revoked, allowed, allow_list] =
             keys::coupon_keys(self.prefix(), coupon);
-        let mut pipe = redis::pipe();
-        // Unlike GET, MGET treats a key of another type as missing.
-        pipe.cmd("MGET").arg(gate).arg(revision);
-        pipe.cmd("HLEN").arg(&claimants);
-        pipe.cmd("HEXISTS").arg(&claimants).arg("");
-        pipe.cmd("HLEN").arg(&revoked);
-        pipe.cmd("HGET").arg(&revoked).arg("");
-        pipe.cmd("GET").arg(allow_list).cmd("SCARD").arg(allowed);
-        let mut replies = self.read_at_once(coupon, &mut pipe).await?;
-        let (gate, revision) = replies.gate_and_revision();
-        let claimants = replies.marked("claimants");
-        let revoked: u64 = replies.next("revoked");
-        let mark: Option<Vec<u8>> = replies.next("revoked");
-        if mark.is_none() && !replies.unreadable.contains(&"revoked") {
-            replies.unreadable.push("revoked");
+        let mut reads = Reads::new();
+        let gate = reads.gate_and_revision(&gate, &revision);
+        let claimants = reads.marked("claimants", &claimants);
+        let size = reads.add::<u64>("revoked", Cmd::hlen(&revoked));
+        let mark = reads.add::<Option<Vec<u8>>>("revoked", Cmd::hget(&revoked, ""));
+        let list = reads.add::<Option<String>>("allow_list", Cmd::get(allow_list));
+        let allowed = reads.add("allowed", Cmd::scard(allowed));
+        let mut replies = self.read_at_once(coupon, reads).await?;
+        let (gate, revision) = replies.gate_and_revision(&gate);
+        let claimants = replies.marked(&claimants);
+        let revoked = replies.get(&size);
+        let mark = replies.get(&mark);
+        if mark.is_none() {
+            replies.note_unreadable("revoked");
         }
         let has_mark = mark.is_some();
         let sealed = mark.and_then(number_of).filter(|drop| *drop > 0);
-        let list: Option<String> = replies.next("allow_list");
         let list = SeenList {
-            list: list.as_deref().and_then(allow_list::parse),
-            people: replies.next("allowed"),
+            list: replies.get(&list).as_deref().and_then(allow_list::parse),
+            people: replies.get(&allowed),
         };
         Ok(CouponState {
             gate,
@@ -229,43 +291,42 @@ impl Redis {
     }
 
     async fn drop_state(&self, keys: &DropKeys) -> RedisResult<DropState> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("MGET").arg(&keys.gate).arg(&keys.revision);
-        pipe.cmd("HGETALL").arg(&keys.meta);
-        pipe.cmd("GET").arg(&keys.count);
-        for set in [&keys.users, &keys.free, &keys.waiting] {
-            pipe.cmd("ZCARD").arg(set);
-        }
+        let mut reads = Reads::new();
+        let gate = reads.gate_and_revision(&keys.gate, &keys.revision);
+        let meta = reads.add::<HashMap<String, String>>("meta", Cmd::hgetall(&keys.meta));
+        let count = reads.add("count", Cmd::get(&keys.count));
+        let users = reads.add("users", Cmd::zcard(&keys.users));
+        let free = reads.add("free", Cmd::zcard(&keys.free));
+        let waiting = reads.add("waiting", Cmd::zcard(&keys.waiting));
         // Users who join the waiting list get scores from 1 on (`claim.lua`), and owed users lower
         // ones (`project.lua`).
-        pipe.cmd("ZCOUNT").arg(&keys.waiting).arg("-inf").arg(0);
-        pipe.cmd("HLEN").arg(&keys.times);
-        for set in [&keys.users, &keys.free] {
-            pipe.cmd("ZREVRANGE").arg(set).arg(0).arg(0);
-            pipe.arg("WITHSCORES");
-        }
-        pipe.cmd("EXISTS").arg(&keys.own());
-        let mut replies = self.read_at_once(keys.coupon, &mut pipe).await?;
-        let (gate, revision) = replies.gate_and_revision();
-        let meta: HashMap<String, String> = replies.next("meta");
+        let owed = reads.add("waiting", Cmd::zcount(&keys.waiting, "-inf", 0));
+        let times = reads.add("times", Cmd::hlen(&keys.times));
+        let tops = [
+            reads.top("users", &keys.users),
+            reads.top("free", &keys.free),
+        ];
+        let existing = reads.add::<u64>("meta", Cmd::exists(&keys.own()));
+        let mut replies = self.read_at_once(keys.coupon, reads).await?;
+        let (gate, revision) = replies.gate_and_revision(&gate);
         let mut state = DropState {
             gate,
             revision,
-            meta: DropMeta::read(&meta),
-            count: replies.number("count"),
-            users: replies.next("users"),
-            free: replies.next("free"),
-            waiting: replies.next("waiting"),
-            owed: replies.next("waiting"),
-            times: replies.next("times"),
+            meta: DropMeta::read(&replies.get(&meta)),
+            count: replies.number(&count),
+            users: replies.get(&users),
+            free: replies.get(&free),
+            waiting: replies.get(&waiting),
+            owed: replies.get(&owed),
+            times: replies.get(&times),
             ..DropState::default()
         };
-        for name in ["users", "free"] {
-            let top: Vec<(Vec<u8>, f64)> = replies.next(name);
+        for top in tops {
+            let top = replies.get(&top);
             let slot = top.first().and_then(|(_, score)| slot_in(*score));
             state.highest = state.highest.max(slot.unwrap_or(0));
         }
-        state.has_keys = replies.next::<u64>("meta") > 0;
+        state.has_keys = replies.get(&existing) > 0;
         state.unreadable = replies.unreadable;
         Ok(state)
     }
@@ -341,37 +402,39 @@ impl Redis {
         ranges: &[(String, String)],
         timed: &[Slot],
     ) -> RedisResult<SlotPage> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("MGET").arg(&keys.gate).arg(&keys.revision);
-        pipe.cmd("GET").arg(&keys.count);
-        if !timed.is_empty() {
-            pipe.cmd("HMGET").arg(&keys.times).arg(timed);
-        }
+        let mut reads = Reads::new();
+        let gate = reads.gate_and_revision(&keys.gate, &keys.revision);
+        let count = reads.add("count", Cmd::get(&keys.count));
+        // HMGET needs a field.
+        let times = (!timed.is_empty()).then(|| {
+            let read = redis::cmd("HMGET").arg(&keys.times).arg(timed).to_owned();
+            reads.add::<Vec<Option<Vec<u8>>>>("times", read)
+        });
+        let mut slots: Vec<[Read<Scored>; 2]> = Vec::new();
         for (first, last) in ranges {
-            for set in [&keys.users, &keys.free] {
-                pipe.cmd("ZRANGEBYSCORE").arg(set).arg(first).arg(last);
-                pipe.arg("WITHSCORES");
-            }
+            let between = |set: &str| Cmd::zrangebyscore_withscores(set, first, last);
+            slots.push([
+                reads.add("users", between(&keys.users)),
+                reads.add("free", between(&keys.free)),
+            ]);
         }
-        let mut replies = self.read_at_once(keys.coupon, &mut pipe).await?;
-        let (gate, revision) = replies.gate_and_revision();
+        let mut replies = self.read_at_once(keys.coupon, reads).await?;
+        let (gate, revision) = replies.gate_and_revision(&gate);
         let mut page = SlotPage {
             gate,
             revision,
-            count: replies.number("count"),
+            count: replies.number(&count),
             ..SlotPage::default()
         };
+        let found = times.map(|read| replies.get(&read)).unwrap_or_default();
         let mut times = HashMap::new();
-        if !timed.is_empty() {
-            let found: Vec<Option<Vec<u8>>> = replies.next("times");
-            for (slot, text) in timed.iter().zip(found) {
-                times.extend(text.and_then(number_of).map(|at| (i64::from(*slot), at)));
-            }
+        for (slot, text) in timed.iter().zip(found) {
+            times.extend(text.and_then(number_of).map(|at| (i64::from(*slot), at)));
         }
         let mut entries = 0;
-        for _ in ranges {
-            let users: Vec<(Vec<u8>, f64)> = replies.next("users");
-            let free: Vec<(Vec<u8>, f64)> = replies.next("free");
+        for [users, free] in slots {
+            let users = replies.get(&users);
+            let free = replies.get(&free);
             entries += users.len() + free.len();
             page.users
                 .extend(users.into_iter().filter_map(|(name, score)| {
@@ -399,15 +462,16 @@ impl Redis {
         coupon: CouponId,
         drops: &[DropKeys],
     ) -> RedisResult<(u64, u64)> {
-        let mut pipe = redis::pipe();
+        let mut reads = Reads::new();
         let [_, _, claimants, ..] = keys::coupon_keys(self.prefix(), coupon);
-        pipe.hlen(&claimants).hexists(&claimants, "");
-        for keys in drops {
-            pipe.zcard(&keys.users);
-        }
-        let mut replies = self.read_at_once(coupon, &mut pipe).await?;
-        let claimants = replies.marked("claimants");
-        let users = drops.iter().map(|_| replies.next::<u64>("users"));
+        let claimants = reads.marked("claimants", &claimants);
+        let users: Vec<Read<u64>> = drops
+            .iter()
+            .map(|keys| reads.add("users", Cmd::zcard(&keys.users)))
+            .collect();
+        let mut replies = self.read_at_once(coupon, reads).await?;
+        let claimants = replies.marked(&claimants);
+        let users = users.into_iter().map(|read| replies.get(&read));
         Ok((claimants, users.sum()))
     }
 

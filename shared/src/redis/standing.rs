@@ -1,10 +1,10 @@
 //! Reads one user's status in a drop, and when the user was admitted.
 
-use redis::RedisResult;
+use redis::{Cmd, RedisResult};
 
 use super::Redis;
 use super::keys::DropKeys;
-use super::reads::{number_of, slot_in};
+use super::reads::{Reads, number_of, slot_in};
 use super::servers::ServerId;
 use crate::domain::{DropId, Slot, UserId};
 
@@ -40,47 +40,49 @@ impl Redis {
         era: u64,
         user: &UserId,
     ) -> RedisResult<Standing> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("TIME")
-            .cmd("INFO")
+        let user = user.as_str();
+        let mut reads = Reads::new();
+        let time = reads.add::<(i64, i64)>("time", redis::cmd("TIME"));
+        let info = redis::cmd("INFO")
             .arg("server")
-            .arg("replication");
-        pipe.mget(&[&keys.gate, &keys.revision]);
-        pipe.zscore(&keys.users, user.as_str());
-        pipe.zrank(&keys.waiting, user.as_str());
-        pipe.hget(&keys.claimants, user.as_str());
-        pipe.exists(&keys.meta).get(&keys.count);
-        pipe.hget(&keys.meta, "once_per")
-            .hexists(&keys.claimants, "");
-        pipe.zcard(&keys.users).zcard(&keys.free);
+            .arg("replication")
+            .to_owned();
+        let info = reads.add::<String>("info", info);
+        let gate = reads.gate_and_revision(&keys.gate, &keys.revision);
+        let score = reads.add::<Option<f64>>("users", Cmd::zscore(&keys.users, user));
+        let rank = reads.add::<Option<u32>>("waiting", Cmd::zrank(&keys.waiting, user));
+        let claimant = reads.add::<Option<String>>("claimants", Cmd::hget(&keys.claimants, user));
+        let loaded = reads.add::<bool>("meta", Cmd::exists(&keys.meta));
+        let count = reads.add("count", Cmd::get(&keys.count));
+        let once_per = reads.add::<Option<String>>("meta", Cmd::hget(&keys.meta, "once_per"));
+        let has_claimants = reads.add("claimants", Cmd::hexists(&keys.claimants, ""));
+        let users = reads.add::<i64>("users", Cmd::zcard(&keys.users));
+        let free = reads.add::<i64>("free", Cmd::zcard(&keys.free));
         // The numbers change together.
-        let mut replies = self.read_at_once(keys.coupon, &mut pipe).await?;
-        let (seconds, micros): (i64, i64) = replies.next("time");
-        let info: String = replies.next("info");
-        let (gate, _) = replies.gate_and_revision();
-        let score: Option<f64> = replies.next("users");
-        let rank: Option<u32> = replies.next("waiting");
-        let claimant: Option<String> = replies.next("claimants");
-        let loaded: bool = replies.next("meta");
-        let count = replies.number("count");
-        let once_per: Option<String> = replies.next("meta");
-        let has_claimants: bool = replies.next("claimants");
+        let mut replies = self.read_at_once(keys.coupon, reads).await?;
+        let (seconds, micros) = replies.get(&time);
+        let server = ServerId::parse(&replies.get(&info));
+        let (gate, _) = replies.gate_and_revision(&gate);
+        let score = replies.get(&score);
+        let rank = replies.get(&rank);
+        let claimant = replies.get(&claimant);
+        let loaded = replies.get(&loaded);
+        let count = replies.number(&count);
+        let once_per = replies.get(&once_per);
         // Without them, it is unknown whether the user holds a slot of another day.
-        let is_complete = has_claimants || once_per.as_deref() != Some("coupon");
-        let users: i64 = replies.next("users");
-        let free: i64 = replies.next("free");
+        let is_complete = replies.get(&has_claimants) || once_per.as_deref() != Some("coupon");
+        let sum = replies.get(&users) + replies.get(&free);
         let slot = score.and_then(slot_in);
         let claimant = claimant.and_then(|text| {
             let (drop, slot) = text.split_once(':')?;
             Some((DropId(drop.parse().ok()?), slot.parse().ok()?))
         });
         let holds = slot.is_some() || claimant.is_some_and(|(drop, _)| drop != keys.drop);
-        let server = ServerId::parse(&info);
         let is_open = gate.is_open(server.as_ref(), era) && replies.unreadable.is_empty();
         Ok(Standing {
             now_ms: seconds * 1_000 + micros / 1_000,
             loaded,
-            trusted: loaded && is_open && (holds || is_complete && count == Some(users + free)),
+            trusted: loaded && is_open && (holds || is_complete && count == Some(sum)),
             // A valid score is a slot number; ignore others.
             slot: slot.and_then(|slot| Slot::try_from(slot).ok()),
             position: rank.map(|r| r + 1),
