@@ -1,14 +1,12 @@
 //! Shops use codes and undo it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::codes::random_code;
 use firstcome_shared::sql;
-use futures_util::future::join_all;
 use rand::rngs::StdRng;
-use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -418,74 +416,6 @@ async fn random_requests_get_the_answers_of_a_small_model() {
                 "seed {seed}, slot {slot}, step {step}"
             );
         }
-    }
-}
-
-/// Each order is sent to one of two APIs, perhaps twice, and some are undone while their request is
-/// on the way.
-#[tokio::test]
-async fn crowd_of_shops_uses_each_code_once_and_no_undone_order_uses_one() {
-    let UsableCode {
-        world,
-        api,
-        coupon,
-        drop,
-        ..
-    } = usable().await;
-    let apis = [&api, &world.api().await];
-    let mut codes = Vec::new();
-    for slot in 2..62 {
-        let user = format!("u-{slot}");
-        codes.push(world.issue_code(coupon, drop, slot, &user).await);
-    }
-    let seed = rand::random();
-    let mut rng = StdRng::seed_from_u64(seed);
-    let mut requests = Vec::new();
-    for code in &codes {
-        for shop in 0..4 {
-            requests.push((code, shop, false));
-            requests.extend(rng.random_bool(0.5).then_some((code, shop, false)));
-            requests.extend(rng.random_bool(0.3).then_some((code, shop, true)));
-        }
-    }
-    requests.shuffle(&mut rng);
-    let sent = requests.iter().map(|(code, shop, is_undo)| {
-        let api = apis.choose(&mut rng).unwrap();
-        let reference = format!("shop-{shop}");
-        async move {
-            let answer = if *is_undo {
-                api.undo(code, &reference).await
-            } else {
-                api.use_code(code, &reference).await
-            };
-            (answer.status, answer.json)
-        }
-    });
-    let answers = join_all(sent.collect::<Vec<_>>()).await;
-    let mut used: BTreeMap<&String, BTreeSet<i32>> = BTreeMap::new();
-    for ((code, shop, is_undo), (status, json)) in requests.iter().zip(&answers) {
-        assert!([200, 409].contains(status), "seed {seed}: {status} {json}");
-        let is_undone = requests.contains(&(code, *shop, true));
-        if !is_undo && *status == 200 && !is_undone {
-            used.entry(code).or_default().insert(*shop);
-        }
-    }
-    assert!(
-        used.values().all(|shops| shops.len() == 1),
-        "seed {seed}: {used:?}"
-    );
-    let in_use = "SELECT drop_id, slot, reference FROM {db}.coupon_uses WHERE in_use = 1";
-    let stored = world.sql(in_use).await;
-    let undone = requests.iter().filter(|(_, _, is_undo)| *is_undo);
-    let undone: BTreeSet<(u32, String)> = undone
-        .map(|(code, shop, _)| {
-            let code: firstcome_shared::mysql::codes::Code = code.parse().unwrap();
-            (code.slot, format!("shop-{shop}"))
-        })
-        .collect();
-    for row in stored {
-        let place = (row[1].parse().unwrap(), row[2].clone());
-        assert!(!undone.contains(&place), "seed {seed}: {place:?}");
     }
 }
 

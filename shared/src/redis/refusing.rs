@@ -58,13 +58,6 @@ impl Redis {
         result
     }
 
-    /// Why Redis refused the last write that was checked.
-    pub async fn last_refusal(&self) -> Option<RedisError> {
-        let last = self.last_write.lock().await;
-        last.as_ref()
-            .and_then(|(_, result)| result.as_ref().err().cloned())
-    }
-
     async fn write_everywhere(&self) -> RedisResult<()> {
         let masters = self.masters().await?;
         let written = join_all(masters.iter().map(|master| self.write_to(master))).await;

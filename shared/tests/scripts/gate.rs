@@ -304,7 +304,7 @@ async fn changed_gate_gets_no_era_and_opens_only_in_its_own() {
     }
     let open = async |fence| redis.open(coupon, fence, &[]).await.unwrap();
     assert_eq!(open(&first).await, Opened::Stale);
-    assert!(gate_of(&redis, coupon).await.is_closed(this, 2));
+    assert_eq!(gate_of(&redis, coupon).await, Gate::closed(&next));
     assert_eq!(open(&next).await, Opened::Yes);
     assert_eq!(open(&next).await, Opened::Yes, "it is open");
     assert!(gate_of(&redis, coupon).await.is_open(this, 2));
