@@ -12,7 +12,7 @@ use firstcome_shared::config::{
     number_or_unset, secret,
 };
 use firstcome_shared::http::Limits;
-use firstcome_shared::http::ops::OpsToken;
+use firstcome_shared::http::ops::{OpsToken, check_tokens};
 use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::Deadlines;
@@ -203,11 +203,11 @@ impl DaemonHttpArgs {
 }
 
 pub(crate) fn ops_view_token(text: &str) -> Result<(), String> {
-    ops_token(text).map_err(|why| why.replace("OPS_TOKEN", "OPS_VIEW_TOKEN"))
+    check_tokens("OPS_VIEW_TOKEN", text)
 }
 
 pub(crate) fn ops_token(text: &str) -> Result<(), String> {
-    OpsToken::new(&text.into(), None).map(|_| ())
+    check_tokens("OPS_TOKEN", text)
 }
 
 /// Settings of `once`.

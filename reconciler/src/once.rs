@@ -141,7 +141,11 @@ fn is_listed(drop: &DropReport) -> bool {
 
 /// Describes a drop in one line.
 fn drop_line(drop: &DropReport) -> String {
-    let exact = drop.exactness().replace("not exact", "NOT exact");
+    let exact = if drop.exact || drop.is_being_sold() {
+        drop.exactness()
+    } else {
+        "NOT exact".to_owned()
+    };
     let rows = match (drop.before.rows, drop.after.rows) {
         (before, after) if before == after => after.to_string(),
         (before, after) => format!("{before} → {after}"),

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::subject::Subject;
 
-use super::{ADMISSION, Alert, AlertMemory, AlertState, Cases, Problem, problems};
+use super::{ADMISSION, Alert, AlertMemory, AlertState, Cases, Problem, part_of, problems};
 use crate::clock::elapsed;
 use crate::report::{
     ActionKind, AlertKind, DropReport, Finding, Kind, Outcome, Run, Severity, Status,
@@ -297,7 +297,7 @@ fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> 
     }
     match kind {
         // Only a deep pass stands for a missed one.
-        AlertKind::RunMissed => !alert.name.ends_with("DEEP_CRON") || run.deep,
+        AlertKind::RunMissed => part_of(alert) != "DEEP_CRON" || run.deep,
         // The watch ends it too, as soon as it sees every coupon open.
         AlertKind::RedisUnreachable | AlertKind::RedisRefuses | AlertKind::AdmissionClosed => {
             let mut findings = run.findings.iter();

@@ -281,6 +281,11 @@ fn name(kind: AlertKind, coupon: Option<CouponId>, drop: Option<DropId>, part: &
     parts.join(".")
 }
 
+/// Returns what distinguishes an alert from others of its kind and place.
+pub(crate) fn part_of(alert: &Alert) -> &str {
+    alert.name.rsplit('.').next().unwrap_or_default()
+}
+
 /// Summarizes a problem in one line.
 fn summary(kind: AlertKind, drop: Option<DropId>, findings: &[Finding]) -> String {
     let [one, many] = kind.facts().noun;

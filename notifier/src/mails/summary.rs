@@ -12,7 +12,7 @@ use super::findings::{Listed, Placed, reasons};
 use super::input::{AlertMail, NamedDrop};
 use super::section::Section;
 use super::{bounded, by_kind, duration};
-use crate::alerts::{Alert, Notice, NoticeReason, Problem, doubted, mailed_repairs};
+use crate::alerts::{Alert, Notice, NoticeReason, Problem, doubted, mailed_repairs, part_of};
 use crate::report::{AlertKind, Doubt, DropReport, FindingCase, Kind, Status};
 use crate::wording::{self, LONGEST, count, line};
 
@@ -284,7 +284,7 @@ fn was(alert: &Alert) -> String {
     match AlertKind::from_word(&alert.kind) {
         Some(kind) if kind.is_outage() => kind.facts().noun[0].to_owned(),
         // Its sentence says how many wait, which is not true any more.
-        _ if alert.name.ends_with(FindingCase::ConsumerStands.identity()) => {
+        _ if part_of(alert) == FindingCase::ConsumerStands.identity() => {
             "standstill of consumers".to_owned()
         }
         _ => alert.summary.clone(),

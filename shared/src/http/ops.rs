@@ -54,6 +54,14 @@ pub struct OpsToken {
     lines: Arc<LineLimit>,
 }
 
+/// Checks the text of a setting with tokens.
+///
+/// # Errors
+/// Returns a description of the fault, never with the token.
+pub fn check_tokens(setting: &str, text: &str) -> Result<(), String> {
+    secrets(setting, &text.into()).map(|_| ())
+}
+
 impl OpsToken {
     /// Parses `OPS_TOKEN` and `OPS_VIEW_TOKEN`.
     ///

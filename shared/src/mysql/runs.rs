@@ -151,7 +151,11 @@ impl Db {
     /// Lists runs, newest first; only those older than `before` if given.
     pub async fn runs(&self, limit: u32, before: Option<String>) -> DbResult<Vec<RunRow>> {
         // Drop reports may take megabytes.
-        let columns = RunRow::NAMES.join(", ").replace(" drops,", " NULL,");
+        let columns = RunRow::NAMES
+            .iter()
+            .map(|name| if *name == "drops" { "NULL" } else { name })
+            .collect::<Vec<_>>()
+            .join(", ");
         let page = format!(
             "SELECT {columns} FROM reconcile_runs WHERE COALESCE(id < ?, TRUE) ORDER BY id DESC LIMIT ?"
         );

@@ -325,17 +325,21 @@ impl DropReport {
         self.findings.iter().any(|it| it.result == Outcome::Planned)
     }
 
+    /// Whether it is not exact only because people claim at the moment.
+    pub fn is_being_sold(&self) -> bool {
+        match self.drop_id.subject() {
+            Subject::Campaign => !self.exact && self.findings.is_empty(),
+            // Its gate tells.
+            Subject::Drop => false,
+        }
+    }
+
     /// Whether the drop is exact, in words. A failed claim whose user is unknown to Redis may not
     /// be a promise: it does not make the drop inexact, but is mentioned.
     pub fn exactness(&self) -> String {
         let known = "exact for everybody whom Redis knows";
-        let is_being_sold = match self.drop_id.subject() {
-            Subject::Campaign => self.findings.is_empty(),
-            // Its gate tells.
-            Subject::Drop => false,
-        };
         match (self.exact, self.after.failed_claims) {
-            (false, _) if is_being_sold => "being sold".to_owned(),
+            (false, _) if self.is_being_sold() => "being sold".to_owned(),
             (false, _) => "not exact".to_owned(),
             (true, 0) => "exact".to_owned(),
             (true, 1) => format!("{known}; 1 failed claim is left"),
@@ -575,7 +579,9 @@ mod tests {
             assert_eq!((action.as_str(), json), (word, word.into()));
         }
         let words = "unissued failed_claim missing_admission slot_conflict over_admitted \
-            count_mismatch settings_mismatch redis_lost unfilled broken_promise stalled";
+            count_mismatch settings_mismatch redis_lost unfilled broken_promise stalled over_issued \
+            duplicate_row bad_use";
+        assert_eq!(words.split_whitespace().count(), Kind::VARIANTS.len());
         for word in words.split_whitespace() {
             let kind: Kind = word.parse().unwrap();
             let json = serde_json::to_value(kind).unwrap();
