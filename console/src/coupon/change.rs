@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::done::Done;
 use super::form::CouponForm;
-use super::{CouponQuery, RefusedForm, is_open, show_coupon};
+use super::screen::{CouponQuery, RefusedForm, show_coupon};
+use super::state::is_open;
 use crate::client::encoded;
 use crate::page::{Fields, Page, Screen};
 use crate::text::Text as _;

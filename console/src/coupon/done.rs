@@ -7,19 +7,10 @@ use firstcome_shared::report::wording::{capital, count};
 use firstcome_shared::schedule::{Schedule, Tz};
 use strum::{EnumString, IntoStaticStr};
 
-use super::codes_end;
 use super::days::DailyTimes;
 use super::form::who_may_claim;
+use super::state::{Openness, codes_end};
 use crate::text::{Text as _, short};
-
-/// What people can do with the coupon now.
-#[derive(Clone, Copy)]
-pub(super) struct Openness<'a> {
-    /// The state of the open drop.
-    pub(super) open: Option<DropState>,
-    /// When the next drop opens.
-    pub(super) opens: Option<&'a str>,
-}
 
 /// A change that the page's address names (`done=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, EnumString)]

@@ -9,7 +9,7 @@ use firstcome_shared::schedule::{Schedule, Tz};
 use serde_json::{Value, json};
 
 use super::done::Done;
-use super::{codes_end, is_open, is_to_come};
+use super::state::{codes_end, is_open, is_to_come};
 use crate::client::HttpRefusal;
 use crate::page::{Fields, whole_number};
 use crate::text::{Text as _, local_time, short};
