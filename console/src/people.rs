@@ -6,7 +6,7 @@ use askama::Template;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use firstcome_shared::domain::UserId;
-use firstcome_shared::http::views::{FoundCoupons, GivenUp, Holds, NamedCoupon, Story};
+use firstcome_shared::http::views::{ClaimState, FoundCoupons, GivenUp, NamedCoupon, Story};
 use firstcome_shared::mysql::codes::Code;
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! Jobs beside the passes: drops made ahead, settings that no longer protect promises, the
-//! consumer's progress, and retention. None of them is a step of a pass; what they find is part of
-//! the next run.
+//! consumer's progress, and retention. What they find is part of the next run. Two more are steps
+//! of deep passes: `count_sealed` and `stray_uses`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -240,7 +240,7 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
     let mut stuck: BTreeMap<i32, Duration> = known.iter().map(waits).collect();
     stuck.retain(|_, since| *since > limit);
     let longest = stuck.values().max()?.as_secs();
-    // A message has one promise or several.
+    // A message has one promise or several, so at least this many wait.
     let unread = count(state.unread_messages(), "promise waits", "promises wait");
     let detail = if stuck.len() == state.logs.len() {
         format!("no consumer works: at least {unread} for a row, and none was read for {longest} s")

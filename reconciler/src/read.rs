@@ -87,7 +87,7 @@ impl DropSeen {
     }
 }
 
-/// A pass over one drop.
+/// The context of a pass over one drop.
 #[derive(Clone, Copy)]
 pub struct DropPass<'c> {
     pub ctx: &'c PassContext,

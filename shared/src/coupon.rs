@@ -361,7 +361,7 @@ impl Drop {
     }
 
     /// Whether it may still give out slots at `now`.
-    pub fn is_not_closed(&self, now: DateTime<Utc>) -> bool {
+    pub fn can_give_slots(&self, now: DateTime<Utc>) -> bool {
         self.sealed_at.is_none() && self.closes_at.is_none_or(|closes| closes > now)
     }
 

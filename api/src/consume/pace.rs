@@ -65,7 +65,8 @@ impl Debt {
         self.rows += number(rows);
     }
 
-    /// Returns the time until it is paid at the present share, without end if there is none.
+    /// Returns the time until the debt is paid at the present share: [`Duration::MAX`] if that is
+    /// zero.
     fn wait(&self) -> Duration {
         if self.rows <= 0.0 {
             return Duration::ZERO;
@@ -78,7 +79,7 @@ fn number(count: usize) -> f64 {
     u32::try_from(count).map_or(f64::INFINITY, f64::from)
 }
 
-/// The pace of one process, also over a change of its Kafka client.
+/// The pace of one process. It outlives a Kafka client that is replaced.
 #[derive(Debug)]
 pub(super) struct Pace {
     /// Rows that all consumers may insert in a second. `None`: there is no limit.

@@ -34,7 +34,6 @@ impl Http {
     }
 
     /// Creates a client with this timeout for responses.
-    /// Creates a client with this timeout for responses.
     pub fn patient(base: &str, patience: Duration) -> Self {
         // Much shorter than the server's idle timeout. Otherwise a request could be sent on a
         // connection that is closing.

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::DropId;
-use firstcome_shared::http::views::Happening;
+use firstcome_shared::http::views::StoryEvent;
 
 /// What an entry of a store proves. The first that is known decides the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +31,7 @@ pub(super) struct Standing {
 /// The known facts about a user.
 #[derive(Debug, Default)]
 pub(super) struct UserFacts {
-    pub(super) happenings: Vec<Happening>,
+    pub(super) happenings: Vec<StoryEvent>,
     pub(super) no_longer_known: Vec<String>,
     /// What each entry says about the present.
     pub(super) standings: Vec<Standing>,
@@ -44,7 +44,7 @@ pub(super) struct UserFacts {
 impl UserFacts {
     pub(super) fn happened(&mut self, at: Option<DateTime<Utc>>, source: &str, what: String) {
         let source = source.to_owned();
-        self.happenings.push(Happening { at, source, what });
+        self.happenings.push(StoryEvent { at, source, what });
     }
 
     pub(super) fn stands(

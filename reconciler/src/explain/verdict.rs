@@ -1,7 +1,7 @@
 //! Derives the current state from the known facts. Pure functions only.
 
 use firstcome_shared::domain::DropId;
-use firstcome_shared::http::views::Holds;
+use firstcome_shared::http::views::ClaimState;
 
 use super::facts::{Evidence, Standing, UserFacts};
 
@@ -19,7 +19,7 @@ pub(super) struct Question {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
-    pub(super) holds: Holds,
+    pub(super) holds: ClaimState,
     pub(super) conclusion: String,
     pub(super) drop: Option<DropId>,
     pub(super) slot: Option<i64>,
@@ -54,23 +54,23 @@ pub(super) fn verdict(known: &UserFacts, question: &Question) -> Verdict {
     };
     let mut conclusion = one.sentence.clone();
     let holds = match one.evidence {
-        Evidence::Row => Holds::Issued,
-        Evidence::Revocation | Evidence::EarlierRevocation => Holds::Revoked,
+        Evidence::Row => ClaimState::Issued,
+        Evidence::Revocation | Evidence::EarlierRevocation => ClaimState::Revoked,
         Evidence::BrokenPromise => {
             if let Some(waits) = asked().find(|one| one.evidence == Evidence::Waiting) {
                 conclusion = format!("{conclusion}; {}", waits.sentence);
             }
-            Holds::Broken
+            ClaimState::Broken
         }
         Evidence::Admission => {
             conclusion = format!("{conclusion}{}", without_row(known, "unissued"));
-            Holds::Accepted
+            ClaimState::Accepted
         }
         Evidence::DeadLetter => {
             conclusion = format!("{conclusion}{}", without_row(known, "failed_claim"));
-            Holds::Failed
+            ClaimState::Failed
         }
-        Evidence::Waiting => Holds::Waiting,
+        Evidence::Waiting => ClaimState::Waiting,
     };
     Verdict {
         holds,
@@ -95,13 +95,16 @@ fn unknown(known: &UserFacts, question: &Question) -> Verdict {
     let (holds, conclusion) = match question.drop {
         _ if known.is_blind => {
             let why = "no row is known, but not everything could be asked; ask again when it can";
-            (Holds::Unknown, why.to_owned())
+            (ClaimState::Unknown, why.to_owned())
         }
         Some(drop) => (
-            Holds::None,
+            ClaimState::None,
             format!("nothing of theirs is known in drop {drop}"),
         ),
-        None => (Holds::None, "they hold nothing of this coupon".to_owned()),
+        None => (
+            ClaimState::None,
+            "they hold nothing of this coupon".to_owned(),
+        ),
     };
     Verdict {
         holds,
@@ -132,17 +135,17 @@ mod tests {
     fn unreachable_store_is_never_treated_as_empty() {
         use Evidence::{Admission, BrokenPromise, Waiting};
         for (standings, holds) in [
-            (&[][..], Holds::None),
-            (&[(Admission, 1)], Holds::Accepted),
-            (&[(Waiting, 1), (BrokenPromise, 1)], Holds::Broken),
-            (&[(Waiting, 1)], Holds::Waiting),
+            (&[][..], ClaimState::None),
+            (&[(Admission, 1)], ClaimState::Accepted),
+            (&[(Waiting, 1), (BrokenPromise, 1)], ClaimState::Broken),
+            (&[(Waiting, 1)], ClaimState::Waiting),
         ] {
             let mut known = known(standings);
             let found = |known: &UserFacts| verdict(known, &Question::default()).holds;
             assert_eq!(found(&known), holds, "{standings:?}");
             known.is_blind = true;
             let blind = if standings.is_empty() {
-                Holds::Unknown
+                ClaimState::Unknown
             } else {
                 holds
             };
@@ -174,11 +177,11 @@ mod tests {
         let both = [(Row, 9), (Admission, 9), (Admission, 2)];
         let earlier = [(Row, 9)];
         for (standings, drop, whole_coupon, expected) in [
-            (&both[..], None, false, (Holds::Accepted, Some(2))),
-            (&both, Some(9), false, (Holds::Issued, Some(9))),
-            (&both, None, true, (Holds::Issued, Some(9))),
-            (&earlier, None, false, (Holds::Issued, Some(9))),
-            (&earlier, Some(2), false, (Holds::None, None)),
+            (&both[..], None, false, (ClaimState::Accepted, Some(2))),
+            (&both, Some(9), false, (ClaimState::Issued, Some(9))),
+            (&both, None, true, (ClaimState::Issued, Some(9))),
+            (&earlier, None, false, (ClaimState::Issued, Some(9))),
+            (&earlier, Some(2), false, (ClaimState::None, None)),
         ] {
             let question = Question {
                 // An id does not say which drop opened first.

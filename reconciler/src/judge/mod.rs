@@ -92,8 +92,7 @@ pub struct Moment {
     /// Time after which a row is written even if its message may still be unread, if nobody attends
     /// to the unread messages.
     pub overdue_ms: i64,
-    /// Messages are unread to which no consumer has attended for as long, or the topic cannot be
-    /// read.
+    /// No consumer has attended to unread messages for that time, or the topic cannot be read.
     pub is_unattended: bool,
 }
 

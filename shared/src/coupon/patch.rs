@@ -149,7 +149,7 @@ impl CouponPatch {
         settings.check_validity()?;
         if let Some(quantity) = self.quantity {
             settings.quantity = quantity;
-            for drop in drops.iter_mut().filter(|drop| drop.is_not_closed(now)) {
+            for drop in drops.iter_mut().filter(|drop| drop.can_give_slots(now)) {
                 drop.quantity = quantity;
             }
         }
@@ -235,7 +235,7 @@ impl CouponPatch {
 /// closes: admission would use only the later one, and users who retry a claim on the earlier one
 /// would get a second coupon.
 fn check_no_overlap(new: &Schedule, drops: &[Drop], now: DateTime<Utc>) -> Result<(), String> {
-    let last = drops.iter().rfind(|drop| drop.is_not_closed(now));
+    let last = drops.iter().rfind(|drop| drop.can_give_slots(now));
     let Some((last, Some(closes))) = last.map(|last| (last, last.closes_at)) else {
         return Ok(());
     };
@@ -297,10 +297,10 @@ fn close_at(
     if closes_at.is_some_and(|at| at <= now) {
         return Err("closes_at is in the past; to close at once, send close_now".into());
     }
-    if !drops.iter().any(|drop| drop.is_not_closed(now)) {
+    if !drops.iter().any(|drop| drop.can_give_slots(now)) {
         return Err("the coupon is closed and does not open again; create a new coupon".into());
     }
-    for drop in drops.iter_mut().filter(|drop| drop.is_not_closed(now)) {
+    for drop in drops.iter_mut().filter(|drop| drop.can_give_slots(now)) {
         drop.closes_at = *closes_at;
         drop.closed_early = false;
     }
@@ -314,7 +314,7 @@ fn close_now(
     now: DateTime<Utc>,
 ) -> Result<(), String> {
     let ends =
-        |drop: &Drop| drop.is_not_closed(now) && (ends_before_it_opens || drop.opens_at <= now);
+        |drop: &Drop| drop.can_give_slots(now) && (ends_before_it_opens || drop.opens_at <= now);
     let last = drops.iter().rfind(|drop| drop.opens_at <= now);
     // Later it is not a retry, but meant for the next drop.
     let since = Some(now - TimeDelta::hours(1));
@@ -495,7 +495,7 @@ mod tests {
         });
         for again in 0..2 {
             change(&mut once, "01T09:00", close.clone()).unwrap();
-            assert!(!once.1[0].is_not_closed(at("01T09:01")), "{again}");
+            assert!(!once.1[0].can_give_slots(at("01T09:01")), "{again}");
             assert!(once.1[0].opens_at < once.1[0].closes_at.unwrap());
         }
         let schedule = once.0.schedule.as_ref().unwrap();

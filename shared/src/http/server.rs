@@ -145,8 +145,8 @@ pub async fn serve_with<Answering>(
         let answer = answer.clone();
         let watch = Watch::new(limits);
         let watched = Arc::clone(&watch);
-        // A connection that was accepted while there were many ends after its first response: idle
-        // ones must not keep others out.
+        // If more than half of the places are taken, a new connection ends after its first
+        // response, so that idle ones do not keep others out.
         let is_crowded = places.available_permits() < limits.connections / 2;
         let service = service_fn(move |request: Request<Incoming>| {
             watched.begin();

@@ -252,8 +252,10 @@ pub struct GivenUp {
     pub promises: u64,
 }
 
+/// Something that happened to a user's claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Happening {
+#[schema(as = Happening)]
+pub struct StoryEvent {
     /// Null if unknown.
     pub at: Option<DateTime<Utc>>,
     /// Its source: `redis`, `mysql`, `dead letter` or `reconciler`.
@@ -262,10 +264,11 @@ pub struct Happening {
     pub what: String,
 }
 
-/// The current state.
+/// What a user holds now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Holds {
+#[schema(as = Holds)]
+pub enum ClaimState {
     /// The row exists, so the user holds a coupon.
     Issued,
     /// The user is admitted, but the row does not exist yet.
@@ -293,14 +296,14 @@ pub struct Story {
     /// In full.
     #[schema(example = "u-37")]
     pub user_id: String,
-    pub holds: Holds,
+    pub holds: ClaimState,
     /// The state in one sentence, with what to do.
     #[schema(example = "they hold slot 37 of drop 7; the row was written by the consumer")]
     pub conclusion: String,
     pub drop_id: Option<DropId>,
     pub slot: Option<i64>,
     /// All known events, oldest first. Events without a time come last.
-    pub happenings: Vec<Happening>,
+    pub happenings: Vec<StoryEvent>,
     /// Facts that are no longer known or could not be read.
     pub no_longer_known: Vec<String>,
 }

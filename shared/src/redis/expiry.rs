@@ -15,7 +15,7 @@ pub fn sealed_for() -> Duration {
 }
 
 impl Redis {
-    /// Lets the own keys of drops expire. An expiry of zero deletes them.
+    /// Sets an expiry on the keys of these drops, not on those of their coupons. Zero deletes them.
     pub async fn expire_drops(&self, drops: &[DropKeys], after: Duration) -> RedisResult<()> {
         let keys = drops.iter().flat_map(DropKeys::own).map(str::to_owned);
         self.expire(keys.collect(), after).await

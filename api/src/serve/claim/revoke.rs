@@ -143,8 +143,11 @@ async fn admitted_at(
     user: &UserId,
 ) -> Result<Option<DateTime<Utc>>, Problem> {
     let keys = app.redis.keys(coupon, drop);
-    let held = app.redis.held_slot(&keys, slot, user).await;
-    let held = held.map_err(unknown)?;
+    let held = app
+        .redis
+        .held_slot(&keys, slot, user)
+        .await
+        .map_err(unknown)?;
     Ok(held.and_then(|held| held.admitted_at_ms).map(instant))
 }
 

@@ -50,7 +50,7 @@ pub(crate) struct MyClaim {
     code: Option<String>,
     /// When a shop used the code; null: it did not.
     used_at: Option<DateTime<Utc>>,
-    /// Until when the code can be used; null: without an end, or not issued yet.
+    /// When the code expires; null if it never does, or is not issued yet.
     expires_at: Option<DateTime<Utc>>,
     /// Position in the waiting list; 1 is next.
     position: Option<u32>,

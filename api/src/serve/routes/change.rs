@@ -133,7 +133,7 @@ async fn lower(
     }
     let larger: Vec<DropKeys> = drops
         .iter()
-        .filter(|drop: &&Drop| drop.is_not_closed(now) && drop.quantity > quantity)
+        .filter(|drop: &&Drop| drop.can_give_slots(now) && drop.quantity > quantity)
         .map(|drop: &Drop| redis.keys(id, drop.id))
         .collect();
     let revision = coupon.revision;

@@ -14,7 +14,7 @@ pub(super) fn header(revision: u64) -> [(HeaderName, String); 1] {
 }
 
 /// Returns the revision that a change requires, or `None` if any revision is allowed. Accepts a tag
-/// exactly as [`of`] writes it, also if a proxy that compresses has made it weak (`W/"7"`): the
+/// exactly as [`header`] writes it, also if a proxy that compresses has made it weak (`W/"7"`): the
 /// number alone says which settings the client has read.
 pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let bad = || invalid("If-Match must be one ETag as GET gives it, such as \"7\", or *");

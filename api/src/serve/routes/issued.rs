@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_what_a_spreadsheet_would_change() {
+    fn csv_escapes_what_a_spreadsheet_would_change() {
         for (text, written) in [
             ("u-37", "u-37"),
             ("a=b@c", "a=b@c"),

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_must_fit_the_answers() {
+    fn rows_that_no_order_of_the_answers_explains_are_refused() {
         let by = |user: &str| StoredUses {
             in_use: Some(user.to_owned()),
             ..StoredUses::default()
