@@ -21,8 +21,8 @@ use firstcome_shared::schedule::Tz;
 use secrecy::SecretString;
 
 use crate::context::{PassSettings, Stores};
-use crate::daemon::times::Times;
 use crate::notify::{NotifyArgs, WebhookArgs};
+use crate::times::Times;
 use crate::topic::Topic;
 
 /// The daemon's default `LISTEN_ADDR`.

@@ -37,6 +37,7 @@ pub mod run;
 mod seal;
 mod settings;
 pub mod stores;
+mod times;
 pub mod topic;
 mod urgent;
 

@@ -20,7 +20,7 @@ use super::http::{self, RouteState};
 use super::watched::Watched;
 use crate::args::limits;
 use crate::daemon::schedule::{CronSchedule, ScheduledJob, Schedules};
-use crate::daemon::times::Times;
+use crate::times::Times;
 use crate::daemon::{end, start};
 use crate::http::{CONNECTIONS, guarded};
 use crate::jobs::EVERY_SECONDS;

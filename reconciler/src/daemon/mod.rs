@@ -4,7 +4,6 @@
 mod refusals;
 pub mod schedule;
 pub(crate) mod start;
-pub(crate) mod times;
 mod watch;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -17,12 +17,12 @@ use tokio::sync::Notify;
 use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
-use super::times::Times;
 use crate::context::{PassError, PassRequest};
 use crate::notify::{LAST_DIGEST, MissedRun, Notifier};
 use crate::passes::Passes;
 use crate::record;
 use crate::report::{Status, Trigger};
+use crate::times::Times;
 
 /// The scheduled jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -320,7 +320,7 @@ async fn wake(second: &Notify) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::times::tests::{at, times};
+    use crate::times::tests::{at, times};
 
     fn schedule(text: &str, job: ScheduledJob, last: &str) -> CronSchedule {
         CronSchedule::new(job, times(text, "UTC"), at(last))

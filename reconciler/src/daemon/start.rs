@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::schedule::{CronSchedule, ScheduledJob};
-use super::times::Times;
+use crate::times::Times;
 use crate::context::Stores;
 use crate::notify::Notifier;
 use crate::passes::mail;

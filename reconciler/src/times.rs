@@ -15,7 +15,7 @@ impl Times {
     /// Returns the next time after `at`. A schedule that has a wildcard for its hours follows time
     /// as it passes. Any other one follows the clocks on the wall, as in ISC cron: when they are
     /// set back, a time comes once; when they are set forward, times in the gap are due at its end.
-    pub(super) fn next_after(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    pub(crate) fn next_after(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
         if self.cron.pattern.hours.is_all_set() {
             self.next_as_time_passes(at)
         } else {
@@ -56,17 +56,17 @@ impl Times {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::str::FromStr as _;
 
     use super::*;
     use crate::args::parse_cron;
 
-    pub(in crate::daemon) fn at(text: &str) -> DateTime<Utc> {
+    pub(crate) fn at(text: &str) -> DateTime<Utc> {
         DateTime::from_str(text).unwrap()
     }
 
-    pub(in crate::daemon) fn times(text: &str, zone: &str) -> Times {
+    pub(crate) fn times(text: &str, zone: &str) -> Times {
         let cron = parse_cron(text).unwrap();
         let zone = zone.parse().unwrap();
         Times { cron, zone }
