@@ -11,6 +11,7 @@ mod admission;
 pub mod alerts;
 mod args;
 mod clock;
+mod events;
 mod firing;
 pub mod mails;
 mod outage;

@@ -12,10 +12,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::alerts::{Alert, AlertState, Notice, NoticeReason, Problem, begun};
 use crate::clock::elapsed;
+use crate::events;
 use crate::mails::AlertMail;
 use crate::record::{Seen, record, thread};
 use crate::report::{AlertKind, FailureCause, Finding, Kind, StoreRefusal};
-use crate::send::event;
 use crate::{Notifier, wording};
 
 /// The pause after a target was told.
@@ -191,7 +191,7 @@ impl Notifier {
             Err(error) => return tracing::error!(%error, "the mail about MySQL is not written"),
         };
         let thread = thread(&notice.problem.name, outage.since, &self.settings.domain);
-        let mut messages = self.settings.posts(&event::about_alerts(&mail), now);
+        let mut messages = self.settings.posts(&events::about_alerts(&mail), now);
         if self.sender.mailer.is_some() {
             messages.extend(self.settings.mails(&written, &[thread], now));
         }

@@ -15,9 +15,9 @@ use crate::alerts::{
     self as judging, ADMISSION, Alert, AlertMemory, AlertState, MailPolicy, Problem, Verdict,
 };
 use crate::clock::elapsed;
+use crate::events::{self, Event};
 use crate::mails::AlertMail;
 use crate::report::{AlertKind, DropReport, Finding, Kind, Run, Status};
-use crate::send::event::{self, Event};
 use crate::settings::MailSettings;
 use crate::wording;
 
@@ -186,7 +186,7 @@ impl Post<'_> {
                 .drops
                 .iter()
                 .filter(|drop: &&DropReport| drop.sealed && drop.after.users == drop.after.rows)
-                .map(|it| event::about_sealed(it, self.now));
+                .map(|it| events::about_sealed(it, self.now));
             self.events(sealed.collect()).await?;
             repairs = self.due_repairs(verdict, memory).await?;
         }
@@ -210,7 +210,7 @@ impl Post<'_> {
         let written = mail.render().map_err(unwritten)?;
         let messages = self.settings.mails(&written, &threads, self.now);
         outbox::enqueue(self.conn, messages).await?;
-        let events = event::about_alerts(&mail).into_iter();
+        let events = events::about_alerts(&mail).into_iter();
         self.events(events.take(EVENTS).collect()).await?;
         if repairs.is_empty() {
             return Ok(());

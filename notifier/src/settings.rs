@@ -5,8 +5,8 @@ use firstcome_shared::mysql::outbox::{Channel, Outgoing};
 use uuid::Uuid;
 
 use crate::alerts::MailPolicy;
+use crate::events::{Event, Format};
 use crate::mails::{Links, Rendered};
-use crate::send::event::{Event, Format};
 
 /// What is written into the outbox, and for whom.
 #[derive(Debug, Clone)]

@@ -1,7 +1,6 @@
 //! Transactional outbox relay: a task that delivers each message at least once, with exponential
 //! backoff. A server or a receiver that is down, slow or silent delays only its own messages.
 
-pub(crate) mod event;
 pub(crate) mod mail;
 pub(crate) mod try_out;
 pub(crate) mod webhook;

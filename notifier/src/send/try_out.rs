@@ -4,10 +4,10 @@
 use anyhow::bail;
 use chrono::Utc;
 
-use super::event::Event;
 use super::mail::Mailer;
 use super::webhook::{PostError, WebhookArgs};
 use crate::args::NotifyArgs;
+use crate::events::Event;
 use crate::mails;
 use crate::settings::mail_to;
 

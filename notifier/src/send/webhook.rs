@@ -24,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 use url::Url;
 
-use super::event::Format;
+use crate::events::Format;
 use crate::wording;
 
 /// Permitted length of a signing key, in bytes.

@@ -90,7 +90,7 @@ impl Event {
     }
 
     /// Creates the event of `test-webhook`.
-    pub(super) fn test(at: DateTime<Utc>) -> Self {
+    pub(crate) fn test(at: DateTime<Utc>) -> Self {
         let summary = "Webhooks of the Firstcome reconciler arrive here.";
         Self::new("test", at, json!({"summary": summary}), summary)
     }
