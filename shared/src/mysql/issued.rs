@@ -9,10 +9,10 @@ use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection as _;
 
 use super::codes::CodeKey;
-use super::inserted::take_out;
-pub use super::inserted::{TakenOut, TakenOutRows};
 use super::slot_limits::SlotLimits;
 use super::sql::row;
+use super::take_out::take_out;
+pub use super::take_out::{TakenOut, TakenOutRows};
 use super::{Columns, Conn, Db, DbResult, Sql, USERS, json, list};
 use crate::claim::{Claim, IssuedBy};
 use crate::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};

@@ -76,7 +76,7 @@ impl Db {
     /// into it, atomically. Returns the open revocation if there already is one. Changes nothing if
     /// a shop uses the coupon.
     ///
-    /// The revocation is inserted before the row is read: see `look` in `inserted.rs`.
+    /// The revocation is inserted before the row is read: see `look` in `take_out.rs`.
     pub async fn revoke(&self, new: NewRevocation) -> DbResult<Result<Revocation, CouponInUse>> {
         let revoked = self.transaction("revoke", async move |conn| {
             let InsertedRevocation { id, is_new } = insert(conn, &new).await?;
