@@ -2,7 +2,7 @@
 //! slot of any drop. The keys of sealed drops expire, so those users are compared by their number.
 
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
-use firstcome_shared::mysql::holders::DropCount;
+use firstcome_shared::mysql::row_pages::DropCount;
 use firstcome_shared::mysql::{Db, DbError, list};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::sql;

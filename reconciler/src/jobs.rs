@@ -12,7 +12,7 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::drops;
 use firstcome_shared::kafka::check_topic;
-use firstcome_shared::mysql::holders::DropCount;
+use firstcome_shared::mysql::row_pages::DropCount;
 use firstcome_shared::mysql::used_rows::ListedUse;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::safety::Unsafe;

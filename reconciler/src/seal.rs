@@ -8,7 +8,7 @@ use firstcome_shared::StoreError;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
-use firstcome_shared::mysql::holders::DropCount;
+use firstcome_shared::mysql::row_pages::DropCount;
 use firstcome_shared::mysql::{Db, DbError, list};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::expiry::sealed_for;

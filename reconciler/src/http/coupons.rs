@@ -11,7 +11,7 @@ use firstcome_shared::domain::{DropId, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery};
 use firstcome_shared::http::views::{CouponDetails, CouponDrops, DropDetails, ListedDrop};
-use firstcome_shared::mysql::holders::DropCount;
+use firstcome_shared::mysql::row_pages::DropCount;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::sql;
 use serde::Deserialize;

@@ -14,7 +14,7 @@ use firstcome_shared::http::views::{
 };
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, ListedAlert};
-use firstcome_shared::mysql::holders::DropCount;
+use firstcome_shared::mysql::row_pages::DropCount;
 use firstcome_shared::schedule::Schedule;
 use tokio::time::timeout;
 
