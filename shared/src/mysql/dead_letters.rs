@@ -17,10 +17,10 @@ use crate::model::DeadLetterReason;
 use crate::sql;
 
 mod keep;
-mod look;
+mod operators;
 
 pub use keep::{FailedClaim, MessageOrigin, keep};
-pub use look::{Correction, DeadLetterQuery, Payload};
+pub use operators::{Correction, DeadLetterQuery, Payload};
 
 row! {
     /// A claim that the consumer could not turn into a row, or that was inserted by hand.
