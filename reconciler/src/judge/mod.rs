@@ -8,7 +8,7 @@
 //! without its user while R was read, and a difference between them and R is drift. Nothing else
 //! is: no pause and no second look is needed, however long MySQL takes.
 
-mod letters;
+mod dead_letters;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +24,7 @@ use firstcome_shared::redis::reads::DropState;
 pub use firstcome_shared::redis::reads::SlotHolder as Holder;
 
 use crate::report::Kind;
-pub use letters::{Letter, LetterEnd};
+pub use dead_letters::{Letter, LetterEnd};
 
 /// R: the slots `from..=to` in Redis, at one moment. The last page has no end.
 #[derive(Debug, Clone, Default)]
@@ -282,7 +282,7 @@ pub fn judge(moment: &Moment, mysql: &MysqlPage, redis: &RedisPage, again: &Rech
         judge_row(&page, row, &mut judged);
     }
     let mut given = Given::default();
-    letters::judge_letters(&page, &mut given, &mut judged);
+    dead_letters::judge_letters(&page, &mut given, &mut judged);
     for holder in &again.holders {
         judge_holder(&page, holder, &mut given, &mut judged);
     }
