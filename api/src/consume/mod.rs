@@ -16,10 +16,10 @@
 mod args;
 mod batch;
 mod group;
+mod health;
 mod pace;
+mod partitions;
 mod record;
-mod report;
-mod tend;
 mod worker;
 mod write;
 
@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use firstcome_shared::http::health;
+use firstcome_shared::http::health::{metrics_route, routes_of_loop};
 use firstcome_shared::http::{Limits, serve};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::{ProcessRow, SeenProblems, announce};
@@ -37,8 +37,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use args::ConsumeArgs;
+use health::{Health, describe_metrics};
 use pace::Pace;
-use report::{Health, describe_metrics};
 use worker::{Connections, Worker};
 
 use crate::stores::{StoreWait, unless_stopped};
@@ -68,8 +68,8 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
         Duration::from_secs(args.stuck_seconds),
         problems,
     ));
-    let router: Router = health::routes_of_loop(alive.alive(), alive.ready(), Vec::new())
-        .merge(health::metrics_route(prometheus));
+    let router: Router =
+        routes_of_loop(alive.alive(), alive.ready(), Vec::new()).merge(metrics_route(prometheus));
     firstcome_shared::say!("listening on http://{}", listener.local_addr()?);
     firstcome_shared::say!("consuming {} as {}", kafka.topic, kafka.group);
     let pace = Arc::new(Pace::new(args.pace.rows_per_second.0, partitions));

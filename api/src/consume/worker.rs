@@ -26,10 +26,10 @@ use tokio_util::sync::CancellationToken;
 use super::args::ConsumeArgs;
 use super::batch::Batch;
 use super::group::Group;
+use super::health::{Health, MYSQL, count_batch};
 use super::pace::Pace;
+use super::partitions::Tender;
 use super::record::Record;
-use super::report::{Health, MYSQL, count_batch};
-use super::tend::Tender;
 use super::write::{Written, drop_id, write, write_by_drop};
 use crate::rows::Outcome;
 

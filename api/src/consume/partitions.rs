@@ -23,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
 use super::group::{Group, Reading};
+use super::health::{GROUP, Health, KAFKA, MYSQL};
 use super::pace::Pace;
 use super::record::Record;
-use super::report::{GROUP, Health, KAFKA, MYSQL};
 
 /// Interval of looking for partitions to begin.
 const TICK: Duration = Duration::from_millis(50);
