@@ -5,17 +5,17 @@
 //! | title | `summary.rs`, `title` |
 //! | what users notice, what to do | `report/kinds.rs`, `facts`; of a campaign `report/attached.rs` |
 //! | last sentence of the lead | `lead.rs` |
-//! | reasons | `findings.rs` |
+//! | reasons | `reasons.rs` |
 //! | links and commands | `section.rs`, by `Remedy` |
 //! | whether it is mailed now | `alerts/judge.rs`, `reason`; repairs: `record.rs`, `due_repairs` |
 
 mod alert;
 mod digest;
 mod document;
-mod findings;
 mod input;
 mod lead;
 mod links;
+mod reasons;
 mod section;
 mod summary;
 

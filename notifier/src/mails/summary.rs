@@ -8,8 +8,8 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::RepairsRow;
 use firstcome_shared::subject::Subject;
 
-use super::findings::{Listed, Placed, reasons};
 use super::input::{AlertMail, NamedDrop};
+use super::reasons::{Listed, Placed, reasons};
 use super::section::Section;
 use super::{bounded, by_kind, duration};
 use crate::alerts::{Alert, Notice, NoticeReason, Problem, doubted, mailed_repairs, part_of};
