@@ -9,5 +9,5 @@ mod metrics;
 pub mod migrate;
 mod rows;
 pub mod serve;
-mod stores;
+mod start_check;
 mod user_list;

@@ -9,7 +9,7 @@ use firstcome_shared::kafka::{self, FoundTopic, KafkaSettings, TopicError};
 use firstcome_shared::mysql::migrations;
 use tokio_util::sync::CancellationToken;
 
-use crate::stores::{StoreWait, of_kafka, of_mysql, unless_stopped};
+use crate::start_check::{StoreWait, of_kafka, of_mysql, unless_stopped};
 
 #[derive(Debug, Clone, Args)]
 pub struct MigrateArgs {

@@ -36,7 +36,7 @@ mod rows;
 pub mod run;
 mod seal;
 mod settings;
-pub mod stores;
+pub mod start_check;
 mod times;
 pub mod topic;
 mod urgent;

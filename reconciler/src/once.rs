@@ -36,7 +36,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     );
     let stores = args.reconcile.stores.handles()?;
     let patience = Duration::from_secs(Tuning::StartupWaitSeconds.or(STARTUP_WAIT));
-    let checked = crate::stores::check(&stores, patience, &stop).await;
+    let checked = crate::start_check::check(&stores, patience, &stop).await;
     checked.map_err(|(_, error)| error)?;
     let notifier = Notifier::new(stores.db.clone(), &args.notify, &args.webhooks)?;
     if !args.dry_run {

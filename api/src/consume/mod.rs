@@ -41,7 +41,7 @@ use health::{Health, describe_metrics};
 use pace::Pace;
 use worker::{Connections, Worker};
 
-use crate::stores::{StoreWait, unless_stopped};
+use crate::start_check::{StoreWait, unless_stopped};
 
 /// Reads claims and writes rows until `shutdown`, then finishes the batch in flight and leaves the
 /// group.

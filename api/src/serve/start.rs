@@ -20,7 +20,7 @@ use super::claim::kafka::Publisher;
 use super::claim::queue::Queues;
 use super::claim::second_store::SecondStore;
 use super::state::{RedisClock, Services};
-use crate::stores::{StoreWait, unless_stopped};
+use crate::start_check::{StoreWait, unless_stopped};
 
 /// Builds the shared state. Returns `None` if `shutdown` came while waiting for a store.
 pub(super) async fn services(

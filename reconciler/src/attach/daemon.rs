@@ -20,7 +20,6 @@ use super::http::{self, RouteState};
 use super::watched::Watched;
 use crate::args::limits;
 use crate::daemon::schedule::{CronSchedule, ScheduledJob, Schedules};
-use crate::times::Times;
 use crate::daemon::{end, start};
 use crate::http::{CONNECTIONS, guarded};
 use crate::jobs::EVERY_SECONDS;
@@ -28,7 +27,8 @@ use crate::notify::Notifier;
 use crate::passes::{Passes, Worker};
 use crate::report::FailureCause;
 use crate::retention::delete_old_records;
-use crate::stores::mysql_is_away;
+use crate::start_check::mysql_is_away;
+use crate::times::Times;
 
 /// Runs until stopped. Listens from the beginning. Passes start once our MySQL is available.
 pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<()> {

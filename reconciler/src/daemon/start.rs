@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::schedule::{CronSchedule, ScheduledJob};
-use crate::times::Times;
 use crate::context::Stores;
 use crate::notify::Notifier;
 use crate::passes::mail;
 use crate::record;
 use crate::report::{FailureCause, Run};
-use crate::stores;
+use crate::start_check;
+use crate::times::Times;
 
 /// Maximum wait for a store. A store that does not respond in this time counts as a failed pass.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(2);
@@ -34,7 +34,7 @@ pub(super) async fn wait_for_stores(
 ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
     time_zone::warn_if_old();
     let attempt = async || {
-        stores::check(all, ATTEMPT, stop).await?;
+        start_check::check(all, ATTEMPT, stop).await?;
         let loaded = schedules(&all.db, crons).await;
         loaded.map_err(|error: DbError| {
             let missing = StartError::Missing {
