@@ -16,7 +16,7 @@ use firstcome_shared::mysql::{Db, Sql, alerts};
 use firstcome_shared::sql;
 
 /// How long a note holds. A daemon that was killed leaves its notes; one that runs renews them
-/// several times in this time.
+/// several times in this time. One from the future is of before the clock was set back.
 const HOLDS_SECONDS: u32 = 120;
 
 /// The campaigns of a file, by their names in `reconciler_state`.
@@ -98,7 +98,9 @@ impl Watched {
 fn noted() -> Sql {
     sql!(
         "SELECT name, value FROM reconciler_state WHERE name LIKE 'watched.%' \
-         AND updated_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND ORDER BY name",
+         AND updated_at BETWEEN UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+         AND UTC_TIMESTAMP(3) + INTERVAL ? SECOND ORDER BY name",
+        HOLDS_SECONDS,
         HOLDS_SECONDS
     )
 }
