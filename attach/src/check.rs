@@ -3,9 +3,12 @@
 //! is compared.
 
 use crate::config::{
-    Campaign, Columns, Done, Duplicates, FailedTable, Mode, Scalar, StockRow, Target,
+    Campaign, Columns, Done, Duplicates, FailedTable, Mode, Scalar, StockRow, Target, has_part,
+    may_be_taken_back,
 };
 use crate::keys::Keys;
+use crate::sample::Unnamed;
+use crate::schema::MadeKind;
 use crate::schema::{Column, IndexPart, Table};
 use crate::shape::{Shape, TableShape, UserColumn, uuid};
 use crate::sql::{Sql, quoted};
@@ -16,33 +19,16 @@ const TEXTS: [&str; 2] = ["char", "varchar"];
 /// Types whose values MySQL sorts otherwise than it compares them.
 const UNORDERED: [&str; 4] = ["enum", "set", "bit", "float"];
 const TIMES: [&str; 3] = ["datetime", "timestamp", "date"];
-/// Parts of the names of columns that change after a row was inserted.
-const CHANGING: [&str; 18] = [
-    "status", "state", "used", "active", "valid", "redeem", "expired", "enabled", "delet", "del_",
-    "_yn", "cancel", "revok", "refund", "return", "withdr", "void", "flag",
-];
 /// Parts of the names of columns that count coupons.
 const COUNTING: [&str; 8] = [
     "left", "remain", "avail", "issued", "given", "sold", "used", "count",
 ];
+/// Parts of those that count coupons, unless another part says that they stay as they are.
+const STOCKS: [&str; 3] = ["stock", "quantity", "qty"];
+const STAYING: [&str; 5] = ["total", "max", "limit", "initial", "_id"];
 
 /// Names of columns that say how many coupons a row is for.
 const QUANTITIES: [&str; 2] = ["quantity", "qty"];
-
-/// Columns of `where` whose values change later, as a status does, or the time of a soft deletion.
-pub fn changing(of: &Columns) -> Vec<&String> {
-    let columns = of.iter().filter(|(name, value)| {
-        let is_flag = value.all().iter().any(|it| matches!(it, Scalar::Flag(_)));
-        let is_day = value.text().is_some_and(|it| it.contains("{date"));
-        value.is_null() || is_flag || has_part(name, &CHANGING) && !is_day
-    });
-    columns.map(|it| it.0).collect()
-}
-
-fn has_part(name: &str, parts: &[&str]) -> bool {
-    let name = name.to_lowercase();
-    parts.iter().any(|part| name.contains(part))
-}
 
 /// Returns the first column of integers with such a name that `selected` does not fix.
 fn free_number<'t>(
@@ -83,7 +69,17 @@ pub async fn check(target: &Target<'_>, sql: &mut Sql, keys: &mut Keys) -> Answe
         mode: campaign.mode,
         misfits: Vec::new(),
     };
-    let shape = rules.shape(campaign, &tables);
+    let mut shape = rules.shape(campaign, &tables);
+    match rules.must_be_named(sql, &tables, target).await {
+        // A name is that of no column.
+        Err(AttachError::Refused { .. }) if !rules.misfits.is_empty() => {}
+        notes => {
+            let notes = notes?;
+            if let Some(shape) = &mut shape {
+                shape.notes.extend(notes);
+            }
+        }
+    }
     if campaign.mode == Mode::Repair {
         rules.misfits.extend(denied(target, sql).await?);
     }
@@ -162,10 +158,12 @@ async fn denied(target: &Target<'_>, sql: &mut Sql) -> Answer<Vec<String>> {
 /// Errors of MySQL: no right on a table, on a column.
 const NO_RIGHT: [u16; 2] = [1142, 1143];
 
-fn changes_later(of: &Columns) -> Option<String> {
-    let single: Vec<&str> = changing(of)
+fn changes_later(campaign: &Campaign) -> Option<String> {
+    let single: Vec<&str> = campaign
+        .changing()
         .into_iter()
         .filter(|name| {
+            let of = &campaign.rows.of;
             of.get(*name)
                 .is_some_and(|it| it.all().len() == 1 && !it.is_null())
         })
@@ -195,7 +193,8 @@ impl Rules {
         let rows = find(tables, &campaign.rows.table)?;
         let of = &campaign.rows;
         let read: Vec<&String> = of.of.keys().chain([&of.user]).chain(&of.order).collect();
-        self.must_have("rows", rows, read.iter().copied().chain(of.insert.keys()));
+        let others = of.insert.keys().chain(&of.ignore);
+        self.must_have("rows", rows, read.iter().copied().chain(others));
         self.must_allow("rows", rows, "select", &read);
         let rows_shape = self.table_shape("rows", rows, &of.user);
         self.must_be_uuids("rows", rows, &of.of);
@@ -218,7 +217,7 @@ impl Rules {
         let order = of.order.as_ref().and_then(|name| rows.column(name));
         let notes = [
             without_index(rows, campaign),
-            changes_later(&of.of),
+            changes_later(campaign),
             narrow_charset(rows, &of.user),
         ];
         Some(Shape {
@@ -226,6 +225,8 @@ impl Rules {
             rows: rows_shape?,
             failed,
             stock,
+            unselected: unselected(rows, campaign),
+            has_order: of.order.is_some() || rows.is_in_order(),
             order_is_time: order.is_some_and(|it| TIMES.contains(&it.kind.as_str())),
             notes: notes.into_iter().flatten().collect(),
         })
@@ -269,10 +270,7 @@ impl Rules {
         self.must_be_transactional("stock", table);
         self.must_be_uuids("stock", table, &stock.of);
         self.must_not_count(table, stock);
-        TableShape {
-            uuids: table.uuids(),
-            ..TableShape::default()
-        }
+        TableShape::plain(table)
     }
 
     /// Refuses names that are no columns.
@@ -300,7 +298,7 @@ impl Rules {
     fn must_allow(&mut self, field: &str, table: &Table, right: &str, columns: &[&String]) {
         let lacks = |it: &&&String| {
             let column = table.column(it);
-            column.is_some_and(|column| !column.rights.split(',').any(|it| it == right))
+            column.is_some_and(|column| !column.may(right))
         };
         let denied: Vec<&str> = columns.iter().filter(lacks).map(|it| it.as_str()).collect();
         if !denied.is_empty() {
@@ -316,8 +314,8 @@ impl Rules {
 
     /// Refuses values of `BINARY(16)` columns that are no UUIDs: they would select nothing.
     fn must_be_uuids(&mut self, field: &str, table: &Table, of: &Columns) {
-        let uuids = table.uuids();
-        for (name, value) in of.iter().filter(|it| uuids.contains(&it.0.to_lowercase())) {
+        let shape = TableShape::plain(table);
+        for (name, value) in of.iter().filter(|it| shape.is_uuid(it.0)) {
             let mut values = value.all().iter().filter(|it| !it.is_null());
             if !values.all(|it| it.text().is_some_and(|text| uuid(text).is_some())) {
                 let why = format!(
@@ -327,6 +325,44 @@ impl Rules {
                 self.refuse(&format!("{field}.where"), &why);
             }
         }
+    }
+
+    /// Refuses to repair if a column that the file does not name seems to tell campaigns apart, or
+    /// would be NULL only in the rows of repairs.
+    async fn must_be_named(
+        &mut self,
+        sql: &mut Sql,
+        tables: &[Table],
+        target: &Target<'_>,
+    ) -> Answer<Vec<String>> {
+        let campaign = target.campaign;
+        let mut notes = Vec::new();
+        if let Some(table) = find(tables, &campaign.rows.table) {
+            let unnamed = Unnamed::of_rows(sql, table, target).await?;
+            notes.extend(unnamed.advice(&table.name).map(|it| format!("rows: {it}")));
+            let names = unnamed.is_never_null.join(", ");
+            if self.mode == Mode::Repair && !names.is_empty() {
+                let why = format!(
+                    "a repair would leave {names} of {} NULL, which no other row does: write a \
+                    value for each, such as \"{{now}}\" or \"{{null}}\"",
+                    table.name
+                );
+                self.refuse("rows.insert", &why);
+            }
+        }
+        let failed = campaign.failed.as_ref().map(|it| it.table.as_str());
+        if let Some(table) = failed.and_then(|name| find(tables, name)) {
+            let unnamed = Unnamed::of_failed(sql, table, target).await?;
+            notes.extend(
+                unnamed
+                    .advice(&table.name)
+                    .map(|it| format!("failed: {it}")),
+            );
+        }
+        if self.mode == Mode::Repair {
+            self.misfits.append(&mut notes);
+        }
+        Ok(notes)
     }
 
     /// Repairs need to lock rows, and to take them back.
@@ -378,10 +414,12 @@ impl Rules {
             .filter(|it| it.needs_value && !is_given(it))
             .collect();
         self.must_take_times("rows.insert", table, &rows.insert);
+        self.must_take_made_values(table, &rows.insert);
         if !needed.is_empty() && !table.has_triggers {
             let why = format!(
                 "a repair could insert no row: {} has no default for {}. Write a value for each, \
-                such as \"{{now}}\", \"{{uuid}}\" or \"{{random:16}}\", or give the column a DEFAULT",
+                such as \"{{now}}\", \"{{uuid}}\" or \"{{random:16}}\", or give the column a DEFAULT; if \
+                a trigger fills it: GRANT TRIGGER",
                 table.name,
                 listed(needed)
             );
@@ -391,7 +429,7 @@ impl Rules {
 
     /// Refuses the time in columns of another type: MySQL would write it as the number 20261231180000.
     fn must_take_times(&mut self, field: &str, table: &Table, values: &Columns) {
-        for (name, _) in values.iter().filter(|it| it.1.text() == Some("{now}")) {
+        for (name, _) in values.iter().filter(|it| it.1.days_from_now().is_some()) {
             let Some(column) = table.column(name) else {
                 continue;
             };
@@ -406,6 +444,28 @@ impl Rules {
         }
     }
 
+    /// Refuses columns that cannot hold a new UUID, or so many random digits.
+    fn must_take_made_values(&mut self, table: &Table, values: &Columns) {
+        for (name, value) in values {
+            let Some(column) = table.column(name) else {
+                continue;
+            };
+            let (word, digits) = match (value.text(), value.random_digits()) {
+                (_, Some(digits)) => ("random", digits),
+                (Some("{uuid}"), _) if !column.takes_uuid() => ("uuid", 36),
+                _ => continue,
+            };
+            let is_text = TEXTS.contains(&column.kind.as_str());
+            if !is_text || column.length < digits.into() {
+                let why = format!(
+                    "\"{{{word}…}}\" has {digits} characters, and column {name:?} of {} is {}({})",
+                    table.name, column.kind, column.length
+                );
+                self.refuse("rows.insert", &why);
+            }
+        }
+    }
+
     /// Refuses a stock row with a column that seems to count, but is not described: it would keep
     /// its old number beside each row that a repair inserts, and their consumers would sell on.
     fn must_not_count(&mut self, table: &Table, stock: &StockRow) {
@@ -413,7 +473,9 @@ impl Rules {
         if is_said || self.mode == Mode::Observe {
             return;
         }
-        let counter = free_number(table, &stock.of, |name| has_part(name, &COUNTING));
+        let counter = free_number(table, &stock.of, |name| {
+            has_part(name, &COUNTING) || has_part(name, &STOCKS) && !has_part(name, &STAYING)
+        });
         if let Some(counter) = counter {
             let why = format!(
                 "column {0:?} of {1} seems to count coupons: write left = {0:?} or given = {0:?}, \
@@ -462,13 +524,13 @@ impl Rules {
             );
             self.refuse(&format!("{field}.table"), &why);
         }
-        let uuids = table.uuids();
+        let shape = TableShape::plain(table);
         let kind = table.column(user)?.kind.as_str();
         let user = if INTEGERS.contains(&kind) {
             UserColumn::Integer
         } else if TEXTS.contains(&kind) {
             UserColumn::Text
-        } else if uuids.contains(&user.to_lowercase()) {
+        } else if shape.is_uuid(user) {
             UserColumn::Uuid
         } else {
             let why = format!(
@@ -478,7 +540,7 @@ impl Rules {
             self.refuse(&format!("{field}.user"), &why);
             return None;
         };
-        Some(TableShape { key, user, uuids })
+        Some(TableShape { key, user, ..shape })
     }
 
     /// Whether no unique key refuses a user's second row: one of the user, and of columns whose
@@ -486,8 +548,12 @@ impl Rules {
     fn without_unique_key(&mut self, table: &Table, campaign: &Campaign) -> Option<String> {
         let rows = &campaign.rows;
         // A unique key takes any number of NULLs.
-        let is_same = |value: &Scalar| !value.is_null() && value.all().len() == 1;
-        let same = rows.of.iter().filter(|it| is_same(it.1)).map(|it| it.0);
+        let shape = TableShape::plain(table);
+        let is_same = |(name, value): &(&String, &Scalar)| {
+            let is_day = shape.made_kind(name) == Some(MadeKind::Time);
+            !value.is_null() && value.all().len() == 1 && !is_day
+        };
+        let same = rows.of.iter().filter(is_same).map(|it| it.0);
         let columns: Vec<&String> = same.chain([&rows.user]).collect();
         let is_fixed = |name: &str| columns.iter().any(|it| it.eq_ignore_ascii_case(name));
         let unique: Vec<&IndexPart> = table.indexes.iter().filter(|it| it.is_unique).collect();
@@ -502,13 +568,31 @@ impl Rules {
         if is_unique || rows.duplicates == Some(Duplicates::Locked) {
             return None;
         }
+        // A key of the user and of a column that tells campaigns apart.
+        let mut indexes = unique.chunk_by(|a, b| a.index == b.index);
+        let of_campaign = indexes.find_map(|index| {
+            let mut others = index.iter().filter(|it| !is_fixed(&it.column));
+            let other = others.next().filter(|_| index.len() > 1)?;
+            let has_user = index
+                .iter()
+                .any(|it| rows.user.eq_ignore_ascii_case(&it.column));
+            (has_user && others.next().is_none() && !other.column.is_empty()).then_some(other)
+        });
         let names: Vec<&str> = columns.iter().map(|it| it.as_str()).collect();
         let table = &table.name;
         let names = names.join(", ");
         let lacks = format!("{table} has no unique key on ({names})");
         if self.mode == Mode::Repair && rows.duplicates.is_none() {
+            let add = match of_campaign {
+                Some(IndexPart { column, .. }) => {
+                    format!(
+                        "if {column} tells campaigns apart, write it in where; otherwise add one"
+                    )
+                }
+                None => "add one".to_owned(),
+            };
             let why = format!(
-                "{lacks}: add one (ALTER TABLE {table} ADD UNIQUE KEY ({names})), or write what \
+                "{lacks}: {add} (ALTER TABLE {table} ADD UNIQUE KEY ({names})), or write what \
                 prevents a second row: duplicates = \"locked\" (your writers lock the row of \
                 stock first) or \"reported\" (nothing)"
             );
@@ -518,6 +602,19 @@ impl Rules {
             "{lacks}: nothing refuses a user's second row, also of a message that comes late"
         ))
     }
+}
+
+/// A column that may say that a coupon was taken back, and that the file does not name.
+fn unselected(table: &Table, campaign: &Campaign) -> Option<String> {
+    let rows = &campaign.rows;
+    let is_named = |column: &Column| {
+        let mut names = rows.of.keys().chain(&rows.ignore);
+        names.any(|name| name.eq_ignore_ascii_case(&column.name))
+    };
+    let mut columns = table.columns.iter();
+    columns
+        .find(|it| may_be_taken_back(&it.name) && !is_named(it))
+        .map(|it| it.name.clone())
 }
 
 /// Whether no index finds a user among the rows of the campaign.

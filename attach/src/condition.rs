@@ -3,6 +3,7 @@
 use mysql_async::Value;
 
 use crate::config::{Columns, Scalar, Target};
+use crate::schema::MadeKind;
 use crate::shape::{TableShape, uuid};
 use crate::sql::quoted;
 
@@ -22,6 +23,13 @@ impl Condition {
         };
         for (name, value) in columns {
             let column = quoted(name);
+            if let Some(day) = day_of(value, target, table.made_kind(name)) {
+                let within = format!(
+                    "{column} >= CAST(? AS DATE) AND {column} < CAST(? AS DATE) + INTERVAL 1 DAY"
+                );
+                condition = condition.and(&within, [day.clone(), day]);
+                continue;
+            }
             let values: Vec<Value> = value
                 .all()
                 .iter()
@@ -73,25 +81,41 @@ pub fn bound(value: &Scalar, target: &Target<'_>, is_uuid: bool) -> Value {
     }
 }
 
+/// The day that a value means in a column with a time: all of its rows are of that day.
+fn day_of(value: &Scalar, target: &Target<'_>, kind: Option<MadeKind>) -> Option<Value> {
+    let is_day = kind == Some(MadeKind::Time) && value.text() == Some("{date}");
+    let date = target.date.filter(|_| is_day)?;
+    Some(Value::Bytes(date.to_string().into_bytes()))
+}
+
 /// The value of a column that is written: an expression of MySQL, or a parameter.
-pub fn written(value: &Scalar, target: &Target<'_>, is_uuid: bool) -> (String, Option<Value>) {
-    let random = |text: &str| {
-        let length = text.strip_prefix("{random:")?.strip_suffix('}')?;
-        length.parse::<u8>().ok().filter(|it| (1..=64).contains(it))
-    };
-    let parameter = || ("?".to_owned(), Some(bound(value, target, is_uuid)));
-    let Scalar::Text(text) = value.first() else {
-        return parameter();
-    };
-    let expression = match text.as_str() {
-        "{now}" => "NOW(6)".to_owned(),
-        "{uuid}" if is_uuid => "UNHEX(REPLACE(UUID(), '-', ''))".to_owned(),
-        "{uuid}" => "UUID()".to_owned(),
-        "{uuid:binary}" => "UNHEX(REPLACE(UUID(), '-', ''))".to_owned(),
-        text => match random(text) {
-            Some(length) => format!("LEFT(HEX(RANDOM_BYTES(32)), {length})"),
-            None => return parameter(),
+pub fn written(
+    name: &str,
+    value: &Scalar,
+    target: &Target<'_>,
+    table: &TableShape,
+) -> (String, Option<Value>) {
+    let value = value.first();
+    let kind = table.made_kind(name);
+    if let Some(day) = day_of(value, target, kind) {
+        let now = "LEAST(NOW(6), CAST(? AS DATE) + INTERVAL 86399 SECOND)";
+        return (now.to_owned(), Some(day));
+    }
+    let expression = match (value.text(), value.days_from_now(), value.random_digits()) {
+        (_, Some(days), _) => format!("NOW(6) + INTERVAL {days} DAY"),
+        (_, _, Some(digits)) => format!("LEFT(HEX(RANDOM_BYTES(32)), {digits})"),
+        (Some("{uuid:binary}"), ..) => BINARY_UUID.to_owned(),
+        (Some("{uuid}"), ..) => match kind {
+            Some(MadeKind::Uuid) => BINARY_UUID.to_owned(),
+            Some(MadeKind::Number) => "UUID_SHORT()".to_owned(),
+            Some(MadeKind::Time) | None => "UUID()".to_owned(),
         },
+        _ => {
+            let value = bound(value, target, table.is_uuid(name));
+            return ("?".to_owned(), Some(value));
+        }
     };
     (expression, None)
 }
+
+const BINARY_UUID: &str = "UNHEX(REPLACE(UUID(), '-', ''))";

@@ -89,6 +89,11 @@ pub struct Facts {
     pub strange: Vec<String>,
     /// Members without a row whom the column of users cannot hold.
     pub unstorable: Vec<String>,
+    /// Members whose row `where` does not select, because a status or the like has another value.
+    pub taken_back: Vec<String>,
+    /// A column of the rows that the file does not name, and that may say that a coupon was taken
+    /// back.
+    pub unselected: Option<String>,
     /// Users who are members and have a row.
     pub in_both: u64,
     /// Users with a row who are no members.
@@ -97,6 +102,10 @@ pub struct Facts {
     pub twice: Vec<String>,
     /// Users of the last rows beyond the quantity.
     pub surplus: Vec<String>,
+    /// Rows beyond the quantity, if nothing tells which ones came last.
+    pub unnamed_surplus: u64,
+    /// Users whose row MySQL refused within a day.
+    pub failing: HashSet<String>,
     /// Users of the first look who had a row at the second.
     pub in_flight: u64,
 }

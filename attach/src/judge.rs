@@ -37,6 +37,8 @@ pub struct Judged {
     pub repair: Option<Repair>,
     /// Why an operator has to confirm the repair.
     pub doubt: Option<Doubt>,
+    /// The repair of a counter that counts rows of other repairs.
+    pub counts_inserts: bool,
 }
 
 /// Judges a target.
@@ -59,8 +61,9 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
         judge.sale();
     }
     judge.stock();
-    judge.doubt_other_form();
-    judge.doubt_disjoint();
+    judge.doubt_unclear_users();
+    judge.doubt_few_in_both();
+    judge.doubt_counter_of_doubted();
     judge.found
 }
 
@@ -87,6 +90,11 @@ impl Judged {
     }
 }
 
+/// A member whose row has another status than issued coupons.
+pub const TAKEN_BACK: &str = "a row of its user has another value in a column of rows.where: if it \
+    was taken back, remove the user from Redis; if not, write all values of issued coupons there, \
+    such as [\"ISSUED\", \"USED\"]";
+
 struct Judge<'a> {
     facts: &'a Facts,
     /// Rows that may still be inserted.
@@ -104,13 +112,12 @@ impl Judge<'_> {
         for event in &facts.failed {
             self.failed_event(event, concerned.insert(&event.user));
         }
-        // Users whom a repair added need a confirmation: they must not take the room of others.
-        let (added, promised): (Vec<&String>, Vec<&String>) = facts
-            .unissued
-            .iter()
-            .filter(|user: &&String| !concerned.contains(user))
-            .partition(|user| facts.was_added(user));
-        for user in promised.into_iter().chain(added) {
+        let mut promised = facts.unissued.iter().collect::<Vec<_>>();
+        promised.retain(|user: &&String| !concerned.contains(user));
+        // Users whom a repair added need a confirmation, and some rows are refused each time: they
+        // must not take the room of others.
+        promised.sort_by_key(|user| (facts.was_added(user), facts.failing.contains(*user)));
+        for user in promised {
             let why = "it is in Redis, and no row came";
             self.insert(Kind::Unissued, user, why, None);
         }
@@ -125,6 +132,7 @@ impl Judge<'_> {
                 "MySQL takes it for a user who has a row: the collation of the column ignores how \
                 they differ",
             ),
+            (&facts.taken_back, TAKEN_BACK),
             (
                 &facts.refused,
                 "a failed event says that its user was refused (failed.skip), and the user is in \
@@ -150,20 +158,32 @@ impl Judge<'_> {
     fn users_not_in_redis(&mut self) {
         let facts = self.facts;
         let surplus: HashSet<&String> = facts.surplus.iter().collect();
-        let has_row = "it has a row, and is not in Redis";
+        let number = facts.missing.len();
+        if facts.is_over && number as u64 > facts.in_both.max(1) {
+            let why = format!(
+                "{number} users have rows and are not in Redis, as if another sale used its key; \
+                after the end nothing is written there"
+            );
+            self.found(Kind::MissingAdmission, "", &why, None);
+            return;
+        }
+        let mut has_row = "it has a row, and is not in Redis".to_owned();
+        if let Some(column) = &facts.unselected {
+            has_row = format!("{has_row}; {column} of its row is not in rows.where");
+        }
         for user in &facts.missing {
             let (add, why) = if user.is_empty() {
                 (None, "its row names no user".to_owned())
             } else if facts.is_over {
                 let why = format!("{has_row}; after the end nothing is written there");
                 (None, why)
-            } else if surplus.contains(user) {
+            } else if surplus.contains(user) || facts.unnamed_surplus > 0 {
                 let why = format!(
-                    "{has_row}; its row is beyond the quantity, so it may never have been promised"
+                    "{has_row}; its row may be beyond the quantity, and was never promised then"
                 );
                 (None, why)
             } else {
-                (Some(Repair::Add(user.clone())), has_row.to_owned())
+                (Some(Repair::Add(user.clone())), has_row.clone())
             };
             self.found(Kind::MissingAdmission, user, &why, add);
         }
@@ -174,6 +194,13 @@ impl Judge<'_> {
     fn rows(&mut self) {
         for user in &self.facts.twice {
             self.found(Kind::DuplicateRow, user, "it has several rows", None);
+        }
+        let unnamed = self.facts.unnamed_surplus;
+        if unnamed > 0 {
+            let why = format!(
+                "{unnamed} rows are beyond the quantity; to see which came last, write rows.order"
+            );
+            self.found(Kind::OverIssued, "", &why, None);
         }
         for user in &self.facts.surplus {
             let why = "its row is one of the last, beyond the quantity";
@@ -198,23 +225,41 @@ impl Judge<'_> {
         }
     }
 
-    /// A member in another form may be a user who seems to be missing.
-    fn doubt_other_form(&mut self) {
-        if self.facts.strange.is_empty() {
-            return;
-        }
+    /// A member in another form may be a user who seems to be missing; and of some members, as of
+    /// some rows, nobody knows whether they count.
+    fn doubt_unclear_users(&mut self) {
+        let facts = self.facts;
+        let is_strange = !facts.strange.is_empty();
         for it in &mut self.found {
-            let is_in_redis = matches!(it.repair, Some(Repair::Add(_) | Repair::MoveCount(_)));
-            if is_in_redis && it.doubt.is_none() {
-                it.doubts(Doubt::OtherForm);
+            let doubt = match it.repair {
+                Some(Repair::Add(_)) if is_strange => Doubt::OtherForm,
+                Some(Repair::Add(_)) if facts.unselected.is_some() => Doubt::TakenBack,
+                Some(Repair::MoveCount(_)) if !facts.taken_back.is_empty() => Doubt::TakenBack,
+                Some(Repair::MoveCount(_)) if is_strange || !facts.unstorable.is_empty() => {
+                    Doubt::OtherForm
+                }
+                _ => continue,
+            };
+            if it.doubt.is_none() {
+                it.doubts(doubt);
             }
         }
     }
 
-    /// If no user is a member and has a row, the file is probably wrong.
-    fn doubt_disjoint(&mut self) {
+    /// If no user is a member and has a row, the file is probably wrong; if few are, another sale
+    /// may use the key.
+    fn doubt_few_in_both(&mut self) {
         let facts = self.facts;
         if !facts.is_disjoint {
+            let are_most = |users: &Vec<String>| users.len() as u64 > facts.in_both;
+            let are_others = are_most(&facts.unissued);
+            for it in self.found.iter_mut().filter(|_| are_most(&facts.missing)) {
+                match it.repair {
+                    Some(Repair::Add(_)) => it.doubts(Doubt::MostMissing),
+                    Some(Repair::Insert(_, None)) if are_others => it.doubts(Doubt::MostMissing),
+                    _ => {}
+                }
+            }
             return;
         }
         let is_gone = facts.numbers.size == Some(0);
@@ -228,6 +273,24 @@ impl Judge<'_> {
             if let Some(text) = &facts.member {
                 let detail = &it.finding.detail;
                 it.finding.detail = format!("{detail}; try users.member = {text:?}");
+            }
+        }
+    }
+
+    /// A counter that counts users whose own repair waits for a confirmation waits, too.
+    fn doubt_counter_of_doubted(&mut self) {
+        let counts_promises = self.taken() > self.facts.numbers.rows;
+        let users = self.found.iter().filter(|it: &&Judged| match it.repair {
+            Some(Repair::Add(_)) => true,
+            Some(Repair::Insert(..)) => counts_promises,
+            _ => false,
+        });
+        let Some(gravest) = users.filter_map(|it| it.doubt).min() else {
+            return;
+        };
+        for it in &mut self.found {
+            if matches!(it.repair, Some(Repair::MoveCount(_))) && it.doubt.is_none() {
+                it.doubts(gravest);
             }
         }
     }
@@ -247,6 +310,7 @@ impl Judge<'_> {
             finding,
             repair,
             doubt: None,
+            counts_inserts: false,
         });
     }
 
@@ -267,9 +331,9 @@ impl Judge<'_> {
 
     /// Members who were promised a coupon, if a key names them.
     fn admitted(&self) -> Option<u64> {
-        let refused = self.facts.refused.len() as u64;
+        let others = self.facts.refused.len() + self.facts.taken_back.len();
         let members = self.facts.numbers.admitted(self.facts.means)?;
-        Some(members.saturating_sub(refused))
+        Some(members.saturating_sub(others as u64))
     }
 
     /// Inserts a row if there is room; otherwise says what happens.
@@ -351,11 +415,16 @@ impl Judge<'_> {
 
     /// What is given out, or will be by the repairs of this pass.
     fn taken(&self) -> u64 {
+        let rows = self.facts.quantity.saturating_sub(self.room);
+        rows.max(self.taken_before())
+    }
+
+    /// What is given out whatever becomes of the rows of this pass.
+    fn taken_before(&self) -> u64 {
         let facts = self.facts;
-        let rows = facts.quantity.saturating_sub(self.room);
         let missing = facts.missing.len() as u64;
         let members = self.admitted().map_or(0, |size| size + missing);
-        rows.max(facts.numbers.rows).max(members)
+        members.max(facts.numbers.rows)
     }
 
     /// Names a key that says otherwise than the numbers whether something is left. Before the first
@@ -459,6 +528,10 @@ impl Judge<'_> {
         if let Some(doubt) = self.doubt_of_count(means, value, is_behind) {
             self.last_doubts(doubt);
         }
+        let counts_inserts = to > self.taken_before().cast_signed();
+        if let Some(it) = self.found.last_mut() {
+            it.counts_inserts = counts_inserts;
+        }
     }
 
     /// Why the counter may be right, or another one.
@@ -476,7 +549,11 @@ impl Judge<'_> {
         if is_behind && count < rows / 2 {
             return Some(Doubt::Reset);
         }
-        if means.is_left() && !facts.is_quantity_settled {
+        if is_behind && facts.unselected.is_some() {
+            return Some(Doubt::TakenBack);
+        }
+        // Somebody may add it to the counter before or after they raise the quantity.
+        if means.is_left() && (is_behind || !facts.is_quantity_settled) {
             return Some(Doubt::StockAdded);
         }
         let opens = !is_behind && (count >= quantity || self.admitted().is_none());

@@ -138,8 +138,7 @@ impl Keys {
             return Err(AttachError::Misfit(why.replace("zset", "sorted set")));
         }
         for other in form.others().iter().filter(|_| kind == "none") {
-            let kind: String = self.query(&[b"TYPE", &other.key(name)[..]]).await?;
-            if kind == wanted {
+            if self.has_type(&other.key(name), wanted).await? {
                 return Err(AttachError::Misfit(format!(
                     "key {name:?} is in Redis as a {} name: write key_form = {:?} (in count: \
                      form)",
@@ -149,6 +148,15 @@ impl Keys {
             }
         }
         Ok(())
+    }
+
+    /// Whether a key that only another form would name has this type. A login may be unable to ask.
+    pub(crate) async fn has_type(&mut self, key: &[u8], wanted: &str) -> Answer<bool> {
+        match self.query::<String>(&[b"TYPE", key]).await {
+            Ok(kind) => Ok(kind == wanted),
+            Err(AttachError::Misfit(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the number of members, and 0 if the key does not exist.
@@ -236,12 +244,21 @@ impl Keys {
         Ok(false)
     }
 
-    /// Returns a score of the sorted set, if it has one.
-    pub async fn some_score(&mut self, key: &[u8]) -> Answer<Option<f64>> {
-        let words: [&[u8]; 5] = [b"ZRANGE", key, b"-1", b"-1", b"WITHSCORES"];
-        let last: Vec<Vec<u8>> = self.query(&words).await?;
-        let score = last.get(1).and_then(|score| str::from_utf8(score).ok());
-        Ok(score.and_then(|score| score.parse().ok()))
+    /// Returns the first and the last members of the sorted set with their scores.
+    pub async fn some_scores(&mut self, key: &[u8]) -> Answer<Vec<(Vec<u8>, f64)>> {
+        let mut scores = Vec::new();
+        for [from, to] in [["0", "49"], ["-50", "-1"]] {
+            let words = [
+                b"ZRANGE",
+                key,
+                from.as_bytes(),
+                to.as_bytes(),
+                b"WITHSCORES",
+            ];
+            let some: Vec<(Vec<u8>, f64)> = self.query(&words).await?;
+            scores.extend(some);
+        }
+        Ok(scores)
     }
 
     /// Returns the value of the hash's users, if those of one page have the same.

@@ -18,6 +18,7 @@ pub mod pass;
 pub mod queue;
 pub mod read;
 pub mod repair;
+pub mod sample;
 pub mod schema;
 pub mod shape;
 pub mod sql;

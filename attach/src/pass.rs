@@ -23,7 +23,7 @@ use crate::read::{Look, Reader};
 use crate::repair::{self, LooksSaw};
 use crate::shape::Shape;
 use crate::sql::Sql;
-use crate::trust::{identity, is_proof};
+use crate::trust::{Known, identity, is_proof};
 use crate::{Answer, AttachError, Attached, Ours};
 use firstcome_shared::report::{
     self, Doubt, DropReport, Examined, Finding, FindingCase, Kind, Outcome, Run,
@@ -155,7 +155,12 @@ impl Pass<'_> {
         for campaign in campaigns.filter(|it| is_asked(it.coupon_id())) {
             for target in campaign.drops(Utc::now()) {
                 repair::must_go_on(&self.stop)?;
-                match first_look(target, &mut sql, &mut self.keys.clone()).await {
+                let looked = first_look(target, &mut sql, &mut self.keys.clone()).await;
+                let looked = match looked {
+                    Ok(suspect) => self.must_have_whole_quantity(suspect).await,
+                    Err(error) => Err(error),
+                };
+                match looked {
                     Ok(suspect) => {
                         let facts = suspect.first.and(suspect.first.clone(), &target);
                         let judged = judge(&facts);
@@ -204,6 +209,25 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Refuses a quantity that falls with each row, as what is left does.
+    async fn must_have_whole_quantity<'s>(&self, suspect: Suspect<'s>) -> Answer<Suspect<'s>> {
+        let ours = self.attached.ours.as_ref();
+        let ours = ours.filter(|_| suspect.target.campaign.quantity_sql.is_some());
+        let known = match ours {
+            Some(ours) => ours.known_quantity(suspect.target.drop_id()).await?,
+            None => None,
+        };
+        let Look {
+            quantity, numbers, ..
+        } = &suspect.first;
+        if known.is_some_and(|it| it.falls_to(*quantity, numbers.rows)) {
+            let why = "quantity_sql: it fell by as many as rows came, as what is left does: select \
+                the whole quantity";
+            return Err(AttachError::Misfit(why.to_owned()));
+        }
+        Ok(suspect)
+    }
+
     /// Trusts a mapping whose look was clean, and remembers the quantity of which that is true.
     async fn learn(&self, target: &Target<'_>, facts: &Facts, judged: &[Judged]) -> Answer<()> {
         let Some(ours) = self.attached.ours.as_ref().filter(|_| judged.is_empty()) else {
@@ -212,9 +236,12 @@ impl Pass<'_> {
         if is_proof(facts, judged) {
             ours.trust(&self.attached.file, target.campaign).await?;
         }
-        if stock_may_be_added(target.campaign) {
-            ours.remember_quantity(target.drop_id(), facts.quantity)
-                .await?;
+        if target.campaign.quantity_sql.is_some() {
+            let known = Known {
+                quantity: facts.quantity,
+                rows: Some(facts.numbers.rows),
+            };
+            ours.remember_quantity(target.drop_id(), known).await?;
         }
         Ok(())
     }
@@ -238,7 +265,8 @@ impl Pass<'_> {
         };
         let now = Utc::now();
         reader.sql.set_zone(target.offset(now).as_deref()).await?;
-        let second = reader.read_all().await?;
+        let mut second = reader.read_all().await?;
+        let odd = std::mem::take(&mut second.odd);
         let spelling = second.spelling;
         let mut facts = suspect.first.and(second, target);
         // With a unique key, MySQL refuses the row of a message that comes late; and none comes of
@@ -248,14 +276,16 @@ impl Pass<'_> {
             .as_ref()
             .filter(|_| target.campaign.queue.is_empty());
         facts.may_double = target.campaign.mode == Mode::Repair && may_double.is_some();
+        facts.unselected.clone_from(&shape.unselected);
         let ours = self.attached.ours.as_ref();
         if let Some(ours) = ours {
             if !facts.unissued.is_empty() || !facts.failed.is_empty() {
                 facts.added = ours.added_users(target.drop_id()).await?;
+                facts.failing = ours.failing_users(target.drop_id()).await?;
             }
             if stock_may_be_added(target.campaign) {
-                let quantity = facts.quantity;
-                facts.is_quantity_settled = ours.knows_quantity(target.drop_id(), quantity).await?;
+                let known = ours.known_quantity(target.drop_id()).await?;
+                facts.is_quantity_settled = known.is_none_or(|it| it.quantity == facts.quantity);
             }
         }
         let mut judged = judge(&facts);
@@ -278,6 +308,7 @@ impl Pass<'_> {
                 name_users: facts.means.is_some(),
                 may_create: facts.numbers.size == Some(0),
                 spelling,
+                odd: &odd,
             };
             ended = repair::apply(&mut reader, approved, seen, &self.stop).await;
         }

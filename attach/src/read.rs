@@ -15,7 +15,7 @@ use crate::facts::{Facts, FailedEvent, NAMED, Numbers, StockColumn};
 use crate::forms::{Census, Members, Spelling};
 use crate::keys::Keys;
 use crate::shape::{Shape, TableShape};
-use crate::sql::{Sql, quoted};
+use crate::sql::{Sql, quoted, text};
 use crate::{Answer, AttachError};
 
 /// Rows read per page.
@@ -33,6 +33,8 @@ pub struct Look {
     pub numbers: Numbers,
     /// Members without a row, with their scores in a sorted set.
     unissued: BTreeMap<String, Option<f64>>,
+    /// Those of them that are written otherwise than most programs write.
+    pub odd: BTreeMap<String, Vec<u8>>,
     /// Members whom MySQL takes for another member, who has a row.
     aliases: BTreeSet<String>,
     /// Members without a row whom a failed event calls refused.
@@ -41,6 +43,8 @@ pub struct Look {
     strange: BTreeSet<String>,
     /// Members without a row whom the column of users cannot hold.
     unstorable: BTreeSet<String>,
+    /// Members whose row has another value of a column of `where`, such as a status.
+    taken_back: BTreeSet<String>,
     /// How most members are written.
     pub spelling: Spelling,
     /// No user is a member and has a row.
@@ -103,6 +107,8 @@ struct Users<'a> {
     of: &'a UsersKey,
     key: Vec<u8>,
     members: Members,
+    /// Placeholders, in all their spellings.
+    excepted: Vec<Vec<u8>>,
     size: u64,
 }
 
@@ -113,15 +119,25 @@ impl<'a> Reader<'a> {
             return Ok(None);
         };
         let key = of.name(&self.target);
-        let size = self.keys.size(of.kind, &key).await?;
+        let members = of.members().map_err(AttachError::Misfit)?;
+        let mut size = self.keys.size(of.kind, &key).await?;
+        let mut excepted = Vec::new();
+        for name in &of.except {
+            let mut spellings = members.all(name);
+            spellings.push(name.as_bytes().to_vec());
+            if self.keys.has(of.kind, &key, &spellings).await? {
+                size = size.saturating_sub(1);
+            }
+            excepted.extend(spellings);
+        }
         if size == 0 && self.target.is_over {
             return Ok(None);
         }
-        let members = of.members().map_err(AttachError::Misfit)?;
         Ok(Some(Users {
             of,
             key,
             members,
+            excepted,
             size,
         }))
     }
@@ -169,10 +185,28 @@ impl<'a> Reader<'a> {
         let table = quoted(&stock.table);
         let column = quoted(column);
         let sql = format!(
-            "SELECT CAST({column} AS SIGNED) FROM {table} WHERE {}",
+            "SELECT CAST({column} AS SIGNED) FROM {table} WHERE {} LIMIT 2",
             of.sql
         );
-        let says = self.sql.number(&sql, of.values).await?;
+        let found = self.sql.rows(&sql, of.values).await?;
+        let row = match found.as_slice() {
+            [row] => row,
+            // The row of a day may not be there yet.
+            [] if self.target.date.is_some() => return Ok(None),
+            _ => {
+                let several = if found.is_empty() {
+                    "no row"
+                } else {
+                    "several rows"
+                };
+                let why = format!("stock.where selects {several}: write what selects one");
+                return Err(AttachError::Misfit(why));
+            }
+        };
+        let says = row
+            .get_opt::<Option<i64>, _>(0)
+            .and_then(Result::ok)
+            .flatten();
         let quantity = quantity.cast_signed();
         let rows = rows.cast_signed();
         let due = if is_left { quantity - rows } else { rows };
@@ -206,10 +240,12 @@ impl<'a> Reader<'a> {
             quantity: self.quantity().await?,
             numbers: self.numbers().await?,
             unissued: BTreeMap::new(),
+            odd: BTreeMap::new(),
             aliases: BTreeSet::new(),
             refused: BTreeSet::new(),
             strange: BTreeSet::new(),
             unstorable: BTreeSet::new(),
+            taken_back: BTreeSet::new(),
             spelling: Spelling::Plain,
             is_disjoint: false,
             in_both: 0,
@@ -257,16 +293,21 @@ impl<'a> Reader<'a> {
             self.name_unissued(&users, &seen, &mut look).await?;
             self.match_spellings(&mut look).await?;
             self.leave_out_refused(&mut look).await?;
+            self.leave_out_taken_back(&mut look).await?;
             look.leave_out_unstorable(&self.shape.rows);
             if users.of.means == UsersMean::Applied {
                 look.unissued.clear();
                 look.aliases.clear();
                 look.unstorable.clear();
                 look.refused.clear();
+                look.taken_back.clear();
             }
         }
-        let surplus = look.numbers.rows.saturating_sub(look.quantity);
-        look.surplus = self.last_rows(surplus.min(NAMED as u64)).await?;
+        self.match_missing(&mut look).await?;
+        let surplus = look.surplus_rows().min(NAMED as u64);
+        if self.shape.has_order {
+            look.surplus = self.last_rows(surplus).await?;
+        }
         look.ended = Instant::now();
         Ok(look)
     }
@@ -316,6 +357,37 @@ impl<'a> Reader<'a> {
 
     /// Returns the users of rows that MySQL takes for these names.
     async fn spellings(&mut self, names: &[String]) -> Answer<Vec<String>> {
+        let of = self.of_rows();
+        self.users_among(names, of, "").await
+    }
+
+    /// Selects a number of the rows of these users.
+    pub async fn places_of(&mut self, names: &[String], place: &str) -> Answer<Vec<(String, f64)>> {
+        let shape = &self.shape.rows;
+        let user = &self.target.campaign.rows.user;
+        let values: Vec<Value> = names.iter().filter_map(|it| shape.like(it)).collect();
+        if values.is_empty() {
+            return Ok(Vec::new());
+        }
+        let marks = vec!["?"; values.len()].join(", ");
+        let of = self
+            .of_rows()
+            .and(&format!("{} IN ({marks})", quoted(user)), values);
+        let what = format!("{}, {place}", shape.selected(user));
+        let rows = self.select(&what, of, "").await?;
+        let places = rows.iter().filter_map(|row| {
+            let place = text(row, 1).parse().ok()?;
+            Some((shape.user_of(row, 0), place))
+        });
+        Ok(places.collect())
+    }
+
+    async fn users_among(
+        &mut self,
+        names: &[String],
+        of: Condition,
+        rest: &str,
+    ) -> Answer<Vec<String>> {
         let user = quoted(&self.target.campaign.rows.user);
         let names: Vec<Value> = names
             .iter()
@@ -325,8 +397,56 @@ impl<'a> Reader<'a> {
             return Ok(Vec::new());
         }
         let marks = vec!["?"; names.len()].join(", ");
-        let of = self.of_rows().and(&format!("{user} IN ({marks})"), names);
-        self.users_of(of, "").await
+        let of = of.and(&format!("{user} IN ({marks})"), names);
+        self.users_of(of, rest).await
+    }
+
+    /// Users with a row, of whom MySQL takes several for one, have several rows. Whoever of them is
+    /// a member, or the first, stands for them.
+    async fn match_missing(&mut self, look: &mut Look) -> Answer<()> {
+        let names: Vec<String> = look.missing.iter().cloned().collect();
+        let user = quoted(&self.target.campaign.rows.user);
+        let several = format!("GROUP BY {user} HAVING COUNT(DISTINCT CAST({user} AS BINARY)) > 1");
+        for names in names.chunks(NAMES) {
+            let of = self.of_rows();
+            for name in self.users_among(names, of, &several).await? {
+                let all: BTreeSet<String> = self.spellings(&[name]).await?.into_iter().collect();
+                let has_member = !all.is_subset(&look.missing);
+                for other in all.into_iter().skip(usize::from(!has_member)) {
+                    if look.missing.remove(&other) {
+                        look.twice.insert(other);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of the target with any values of those columns of `where` that change later, such
+    /// as a status; `None` if there is none.
+    pub fn of_any_state(&self) -> Option<Condition> {
+        let rows = &self.target.campaign.rows;
+        let changing = self.target.campaign.changing();
+        let mut of = rows.of.clone();
+        of.retain(|name, _| !changing.contains(&name));
+        let all = Condition::new(&of, &self.target, &self.shape.rows);
+        (!changing.is_empty()).then_some(all)
+    }
+
+    /// Leaves out users who have a row of another state: a coupon that was taken back.
+    async fn leave_out_taken_back(&mut self, look: &mut Look) -> Answer<()> {
+        let Some(of) = self.of_any_state() else {
+            return Ok(());
+        };
+        let names: Vec<String> = look.unissued.keys().cloned().collect();
+        for names in names.chunks(NAMES) {
+            for user in self.users_among(names, of.clone(), "").await? {
+                if look.unissued.remove(&user).is_some() {
+                    look.taken_back.insert(user);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads all rows, and names users without a member and users with two rows.
@@ -389,6 +509,9 @@ impl<'a> Reader<'a> {
     async fn note_members(&mut self, users: &Users<'_>, seen: &mut Seen) -> Answer<Census> {
         let mut census = Census::default();
         let each = |member: Vec<u8>, _| {
+            if users.excepted.contains(&member) {
+                return;
+            }
             if let Some(user) = census.note(&users.members, member) {
                 seen.note(user.as_bytes(), MEMBER);
             }
@@ -405,11 +528,17 @@ impl<'a> Reader<'a> {
     ) -> Answer<()> {
         let is_hash = users.of.kind == KeyType::Hash;
         let each = |member: Vec<u8>, value: Option<Vec<u8>>| {
+            if users.excepted.contains(&member) {
+                return;
+            }
             let Some((user, _)) = users.members.decode(&member) else {
                 return;
             };
             if seen.flags(user.as_bytes()) & ROW != 0 || look.unissued.len() >= NAMED {
                 return;
+            }
+            if !users.members.all(&user).contains(&member) {
+                look.odd.insert(user.clone(), member);
             }
             look.unissued
                 .insert(user, score(value.filter(|_| !is_hash)));
@@ -427,7 +556,8 @@ impl<'a> Reader<'a> {
             return Ok(());
         };
         let names: Vec<String> = look.unissued.keys().cloned().collect();
-        for names in names.chunks(NAMES) {
+        let mut chunks: Vec<&[String]> = names.chunks(NAMES).collect();
+        while let Some(names) = chunks.pop() {
             let values: Vec<Value> = names.iter().filter_map(|it| shape.like(it)).collect();
             if values.is_empty() {
                 continue;
@@ -441,7 +571,15 @@ impl<'a> Reader<'a> {
                 quoted(&failed.table),
                 of.sql
             );
-            for row in self.sql.rows(&sql, of.values).await? {
+            let rows = match self.sql.rows(&sql, of.values).await {
+                // One of them is beyond the character set of the column.
+                Err(AttachError::Refused { .. }) => {
+                    chunks.extend(names.chunks(1).filter(|_| names.len() > 1));
+                    continue;
+                }
+                rows => rows?,
+            };
+            for row in rows {
                 let user = shape.user_of(&row, 0);
                 if look.unissued.remove(&user).is_some() {
                     look.refused.insert(user);
@@ -548,6 +686,11 @@ pub fn open(failed: &FailedTable, shape: &TableShape, target: &Target<'_>) -> Co
 }
 
 impl Look {
+    /// Rows beyond the quantity.
+    fn surplus_rows(&self) -> u64 {
+        self.numbers.rows.saturating_sub(self.quantity)
+    }
+
     /// Leaves out members who can have no row as they are written, such as a placeholder among
     /// numbers: they must not take a coupon of others.
     fn leave_out_unstorable(&mut self, shape: &TableShape) {
@@ -579,6 +722,12 @@ impl Look {
         let member = text_around(&second);
         let stock = second.stock.filter(|it| self.stock == Some(*it));
         second.surplus.retain(|_| !self.surplus.is_empty());
+        let surplus = self.surplus_rows().min(second.surplus_rows());
+        let unnamed_surplus = if second.surplus.is_empty() {
+            surplus
+        } else {
+            0
+        };
         second
             .unissued
             .retain(|user, _| self.unissued.contains_key(user));
@@ -611,9 +760,13 @@ impl Look {
             refused: both(second.refused, &self.refused),
             strange: both(second.strange, &self.strange),
             unstorable: both(second.unstorable, &self.unstorable),
+            taken_back: both(second.taken_back, &self.taken_back),
+            unselected: None,
             missing: both(second.missing, &self.missing),
             twice: both(second.twice, &self.twice),
             surplus: second.surplus,
+            unnamed_surplus,
+            failing: HashSet::new(),
             in_flight: in_flight as u64,
             may_double: false,
             added: HashSet::new(),

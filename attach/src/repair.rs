@@ -4,17 +4,18 @@
 //! never more rows than the quantity. Every repair can be repeated: a process that dies between any
 //! two statements leaves a state that the next pass finishes.
 
+use std::collections::BTreeMap;
+
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::quoted::without_values;
 use mysql_async::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::check::changing;
 use crate::condition::{Condition, written};
 use crate::config::{Done, KeyType};
 use crate::facts::StockColumn;
-use crate::forms::Spelling;
-use crate::judge::{Judged, Repair};
+use crate::forms::{Members, Spelling};
+use crate::judge::{Judged, Repair, TAKEN_BACK};
 use crate::keys::{MoveCount, NewMember};
 use crate::read::{Reader, open};
 use crate::sql::{quoted, text};
@@ -33,13 +34,15 @@ const LOCK: &str = "CONCAT('firstcome:', LEFT(SHA2(CONCAT(DATABASE(), ?), 256), 
 
 /// What the looks saw.
 #[derive(Debug, Clone, Copy)]
-pub struct LooksSaw {
+pub struct LooksSaw<'a> {
     /// The users' key is there, so that each user who gets a row is a member.
     pub name_users: bool,
     /// It was not, so that it may be created.
     pub may_create: bool,
     /// How most of its members are written.
     pub spelling: Spelling,
+    /// Members without a row that are written otherwise than most programs write.
+    pub odd: &'a BTreeMap<String, Vec<u8>>,
     /// The column of the stock row, if both saw the same, and what this pass has done to it.
     pub stock: Option<StockColumn>,
 }
@@ -102,7 +105,7 @@ impl Judged {
 pub async fn apply(
     reader: &mut Reader<'_>,
     judged: Vec<&mut Judged>,
-    mut seen: LooksSaw,
+    mut seen: LooksSaw<'_>,
     stop: &CancellationToken,
 ) -> Answer<()> {
     let (mut rows, others): (Vec<_>, Vec<_>) = judged
@@ -125,7 +128,8 @@ pub async fn apply(
             Some(Repair::Close(event)) => close_alone(reader, event).await?,
             Some(Repair::Add(user)) => add(reader, user, seen).await?,
             // The counter was planned for the rows that were planned.
-            Some(Repair::MoveCount(_)) if !is_as_planned => {
+            Some(Repair::MoveCount(_)) if !is_as_planned && it.counts_inserts => {
+                it.finding.needs_person = true;
                 skipped("not all rows were inserted; the next pass counts again")
             }
             Some(Repair::MoveCount(set)) => {
@@ -150,7 +154,7 @@ pub(super) fn must_go_on(stop: &CancellationToken) -> Answer<()> {
 async fn insert(
     reader: &mut Reader<'_>,
     rows: &[&mut Judged],
-    seen: &mut LooksSaw,
+    seen: &mut LooksSaw<'_>,
 ) -> Answer<Vec<Repaired>> {
     let of = reader.of_rows();
     let lock = Value::from(format!("{}{of:?}", reader.target.campaign.rows.table));
@@ -183,7 +187,7 @@ async fn insert(
 async fn locked(
     reader: &mut Reader<'_>,
     rows: &[&mut Judged],
-    seen: LooksSaw,
+    seen: LooksSaw<'_>,
 ) -> Answer<(Vec<Repaired>, Option<StockColumn>)> {
     if let (Some(stock), Some(shape)) = (&reader.target.campaign.stock, &reader.shape.stock) {
         let table = quoted(&stock.table);
@@ -210,7 +214,7 @@ async fn locked(
             continue;
         };
         // Their API may have taken the user back since the look, or while we waited for the lock.
-        if seen.name_users && !is_member(reader, user).await? {
+        if seen.name_users && !is_member(reader, user, seen.odd.get(user)).await? {
             all.push(skipped("it left Redis meanwhile"));
             continue;
         }
@@ -319,13 +323,14 @@ async fn rows_of(reader: &mut Reader<'_>, user: &Value) -> Answer<Option<i64>> {
     reader.sql.number(&sql, of.values).await
 }
 
-async fn is_member(reader: &mut Reader<'_>, user: &str) -> Answer<bool> {
+async fn is_member(reader: &mut Reader<'_>, user: &str, odd: Option<&Vec<u8>>) -> Answer<bool> {
     let Some(users) = &reader.target.campaign.users else {
         return Ok(true);
     };
     let key = users.name(&reader.target);
     let members = users.members().map_err(AttachError::Misfit)?;
-    let all = members.all(user);
+    let mut all = members.all(user);
+    all.extend(odd.cloned());
     reader.keys.has(users.kind, &key, &all).await
 }
 
@@ -353,16 +358,8 @@ async fn insert_row(
     if rows_of(reader, &user).await? != Some(0) {
         return Ok(skipped("a row came meanwhile"));
     }
-    let changing = changing(&rows.of);
-    if has_changed(reader, &changing, &user).await? {
-        let names: Vec<&str> = changing.iter().map(|it| it.as_str()).collect();
-        let why = format!(
-            "a row of its user has another value of {}: if it was taken back, remove the user from \
-            Redis; if not, write all values of issued coupons in rows.where, such as \
-            [\"ISSUED\", \"USED\"]",
-            names.join(" or ")
-        );
-        return Ok((Outcome::Failed, why));
+    if has_changed(reader, &user).await? {
+        return Ok((Outcome::Failed, TAKEN_BACK.to_owned()));
     }
     if room == 0 {
         return Ok((Outcome::Failed, "all were given out meanwhile".to_owned()));
@@ -372,7 +369,7 @@ async fn insert_row(
     let mut values = vec![user.clone()];
     let further = rows.insert.iter().filter(|it| !rows.of.contains_key(it.0));
     for (name, value) in rows.of.iter().chain(further) {
-        let (mark, value) = written(value, &target, shape.is_uuid(name));
+        let (mark, value) = written(name, value, &target, shape);
         columns.push(quoted(name));
         marks.push(mark);
         values.extend(value);
@@ -391,17 +388,14 @@ async fn insert_row(
     }
 }
 
-/// Whether the user has a row that is not selected because one of these columns has changed, such as
-/// a status or the time of a soft deletion.
-async fn has_changed(reader: &mut Reader<'_>, changing: &[&String], user: &Value) -> Answer<bool> {
-    let rows = &reader.target.campaign.rows;
-    if changing.is_empty() {
+/// Whether the user has a row that is not selected because a column has changed, such as a status or
+/// the time of a soft deletion.
+async fn has_changed(reader: &mut Reader<'_>, user: &Value) -> Answer<bool> {
+    let Some(of) = reader.of_any_state() else {
         return Ok(false);
-    }
-    let mut of = rows.of.clone();
-    of.retain(|name, _| !changing.contains(&name));
-    let is_its = format!("{} = ?", quoted(&rows.user));
-    let of = Condition::new(&of, &reader.target, &reader.shape.rows).and(&is_its, [user.clone()]);
+    };
+    let is_its = format!("{} = ?", quoted(&reader.target.campaign.rows.user));
+    let of = of.and(&is_its, [user.clone()]);
     Ok(!reader.select("1", of, "LIMIT 1").await?.is_empty())
 }
 
@@ -420,7 +414,7 @@ async fn close(reader: &mut Reader<'_>, event: &[Value]) -> Answer<bool> {
     let (sql, mut values) = match &failed.done {
         Done::Word(_) => (format!("DELETE FROM {table} WHERE {}", of.sql), Vec::new()),
         Done::Column { column, value } => {
-            let (mark, value) = written(value, &reader.target, shape.is_uuid(column));
+            let (mark, value) = written(column, value, &reader.target, shape);
             let sql = format!(
                 "UPDATE {table} SET {} = {mark} WHERE {}",
                 quoted(column),
@@ -442,7 +436,7 @@ async fn close_alone(reader: &mut Reader<'_>, event: &[Value]) -> Answer<Repaire
 }
 
 /// Adds a user who still has a row, with the score of the row's order.
-async fn add(reader: &mut Reader<'_>, user: &str, seen: LooksSaw) -> Answer<Repaired> {
+async fn add(reader: &mut Reader<'_>, user: &str, seen: LooksSaw<'_>) -> Answer<Repaired> {
     let target = reader.target;
     let rows = &target.campaign.rows;
     let (Some(users), Some(value)) = (&target.campaign.users, reader.shape.rows.user(user)) else {
@@ -453,28 +447,23 @@ async fn add(reader: &mut Reader<'_>, user: &str, seen: LooksSaw) -> Answer<Repa
         let why = "programs may write it in several ways: add it with yours";
         return Ok((Outcome::Failed, why.to_owned()));
     };
-    let score = match &rows.order {
-        None => "0".to_owned(),
-        Some(order) if reader.shape.order_is_time => {
-            format!("UNIX_TIMESTAMP({}) * 1000", quoted(order))
-        }
-        Some(order) => quoted(order),
-    };
     let is_its = format!("{} = ?", quoted(&rows.user));
     let of = reader.of_rows().and(&is_its, [value]);
-    let score = format!("CAST({score} AS CHAR)");
-    let row = reader.select(&score, of, "LIMIT 1").await?;
+    let row = reader.select(&place(reader), of, "LIMIT 1").await?;
     let Some(row) = row.first() else {
         return Ok(skipped("its row is gone"));
     };
-    let score: f64 = text(row, 0).parse().unwrap_or_default();
     let key = users.name(&target);
-    let score = match users.kind {
-        KeyType::SortedSet if reader.shape.order_is_time => {
-            in_unit_of(score, reader.keys.some_score(&key).await?)
-        }
-        KeyType::SortedSet | KeyType::Set | KeyType::Hash => score,
-    };
+    let mut score = 0.0;
+    if users.kind == KeyType::SortedSet {
+        let unit = unit_of_scores(reader, &members, &key).await?;
+        let place = text(row, 0).parse::<f64>();
+        let (Some(unit), Ok(place)) = (unit, place) else {
+            let why = "the scores are not rows.order: add it with your program";
+            return Ok((Outcome::Failed, why.to_owned()));
+        };
+        score = place * unit;
+    }
     let value = match &users.value {
         Some(value) => target.fill(value).into_bytes(),
         None if users.kind == KeyType::Hash => {
@@ -501,20 +490,55 @@ async fn add(reader: &mut Reader<'_>, user: &str, seen: LooksSaw) -> Answer<Repa
     })
 }
 
-/// Converts a time in milliseconds into the unit in which a neighbour's score is: seconds, or
-/// thousands, millions of parts of them.
-fn in_unit_of(millis: f64, neighbour: Option<f64>) -> f64 {
-    let Some(neighbour) = neighbour.filter(|it| *it > 0.0 && millis > 0.0) else {
-        return millis;
+/// Selects the place of a row in `rows.order`: times in milliseconds.
+fn place(reader: &Reader<'_>) -> String {
+    let place = match &reader.target.campaign.rows.order {
+        None => "NULL".to_owned(),
+        Some(order) if reader.shape.order_is_time => {
+            format!("UNIX_TIMESTAMP({}) * 1000", quoted(order))
+        }
+        Some(order) => quoted(order),
     };
-    // Times of one sale differ by much less than a factor of ten.
-    let ratio = (neighbour / millis).log10();
-    match ratio {
-        -4.0..=-2.0 => millis / 1e3,
-        2.0..=4.0 => millis * 1e3,
-        5.0..=7.0 => millis * 1e6,
-        _ => millis,
+    format!("CAST({place} AS CHAR)")
+}
+
+/// Times are written in milliseconds, seconds, microseconds or nanoseconds.
+const UNITS: [f64; 4] = [1.0, 1e-3, 1e3, 1e6];
+
+/// A score is that of a row if they differ by no more than this part: half an hour of a time, which
+/// is less than between two time zones, and nothing of a ticket.
+const NEAR: f64 = 1e-6;
+
+/// Returns the factor with which places of rows become scores, as those of a user who is in both
+/// stores say; 1 if the set is empty.
+async fn unit_of_scores(
+    reader: &mut Reader<'_>,
+    members: &Members,
+    key: &[u8],
+) -> Answer<Option<f64>> {
+    let scores: BTreeMap<String, f64> = reader
+        .keys
+        .some_scores(key)
+        .await?
+        .into_iter()
+        .filter_map(|(member, score)| Some((members.decode(&member)?.0, score)))
+        .collect();
+    if scores.is_empty() {
+        return Ok(Some(1.0));
     }
+    let names: Vec<String> = scores.keys().cloned().collect();
+    let places = reader.places_of(&names, &place(reader)).await?;
+    let units = if reader.shape.order_is_time {
+        &UNITS[..]
+    } else {
+        &UNITS[..1]
+    };
+    Ok(units.iter().copied().find(|unit| {
+        places.iter().any(|(user, place)| {
+            let score = scores.get(user).copied().unwrap_or(f64::NAN);
+            (place * unit - score).abs() <= score.abs() * NEAR
+        })
+    }))
 }
 
 async fn move_count(reader: &mut Reader<'_>, to: &MoveCount) -> Answer<Repaired> {

@@ -1,7 +1,7 @@
 //! Tables of others, as `information_schema` describes them: columns with their defaults, rights
 //! and character sets, and keys. One query reads all tables of a campaign.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use mysql_async::{Row, Value};
 
@@ -26,12 +26,17 @@ pub struct Table {
 pub struct Column {
     pub name: String,
     pub kind: String,
-    pub bytes: u64,
+    /// In characters, or in bytes if it has no texts.
+    pub length: u64,
     /// Empty if it has no texts.
     pub charset: String,
     /// An INSERT without it fails.
     pub needs_value: bool,
+    /// An INSERT without it leaves it NULL.
+    pub is_null_by_default: bool,
     pub is_generated: bool,
+    /// Later rows have higher values.
+    pub is_increasing: bool,
     /// What our login may do with it, such as `select,insert`.
     pub rights: String,
 }
@@ -62,11 +67,11 @@ fn query(marks: &str) -> String {
     SELECT CAST(TABLE_NAME AS CHAR), 2, '', ORDINAL_POSITION,
       CAST(LOWER(COLUMN_NAME) AS CHAR),
       CAST(LOWER(DATA_TYPE) AS CHAR),
-      CAST(COALESCE(CHARACTER_OCTET_LENGTH, 0) AS CHAR),
+      CAST(COALESCE(CHARACTER_MAXIMUM_LENGTH, 0) AS CHAR),
       CAST(COALESCE(CHARACTER_SET_NAME, '') AS CHAR),
-      CAST(IS_NULLABLE = 'NO' AND COLUMN_DEFAULT IS NULL AND EXTRA NOT LIKE '%auto_increment%'
-        AND EXTRA NOT LIKE '%GENERATED%' AS CHAR),
-      CAST(EXTRA LIKE '% GENERATED%' AS CHAR),
+      CAST(IF(COALESCE(COLUMN_DEFAULT, 'NULL') <> 'NULL' OR EXTRA LIKE '%GENERATED%', 'given',
+        IS_NULLABLE) AS CHAR),
+      CAST(LOWER(EXTRA) AS CHAR),
       CAST(LOWER(PRIVILEGES) AS CHAR)
     FROM information_schema.COLUMNS
     WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME IN ({marks})
@@ -128,13 +133,17 @@ fn is(row: &Row, at: usize) -> bool {
 }
 
 fn column(row: &Row) -> Column {
+    let extra = text(row, 9);
+    let is_increasing = extra.contains("auto_increment");
     Column {
         name: text(row, 4),
         kind: text(row, 5),
-        bytes: text(row, 6).parse().unwrap_or_default(),
+        length: text(row, 6).parse().unwrap_or_default(),
         charset: text(row, 7),
-        needs_value: is(row, 8),
-        is_generated: is(row, 9),
+        needs_value: text(row, 8) == "NO" && !is_increasing,
+        is_null_by_default: text(row, 8) == "YES",
+        is_generated: extra.contains(" generated"),
+        is_increasing,
         rights: text(row, 10),
     }
 }
@@ -161,17 +170,57 @@ pub async fn tables_of_view(sql: &mut Sql, view: &str) -> Vec<String> {
     )
 }
 
+/// How a column holds what is made for it: a new id, or the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MadeKind {
+    /// 16 bytes, whose values are UUIDs.
+    Uuid,
+    /// An integer of 8 bytes.
+    Number,
+    /// A date with a time.
+    Time,
+}
+
+impl Column {
+    /// Whether a new id is made for it that is no text.
+    pub fn takes_uuid(&self) -> bool {
+        let kind = self.made_kind();
+        matches!(kind, Some(MadeKind::Uuid | MadeKind::Number))
+    }
+
+    pub fn made_kind(&self) -> Option<MadeKind> {
+        match self.kind.as_str() {
+            "binary" if self.length == 16 => Some(MadeKind::Uuid),
+            "bigint" => Some(MadeKind::Number),
+            "datetime" | "timestamp" => Some(MadeKind::Time),
+            _ => None,
+        }
+    }
+
+    /// Whether our login has this right on it.
+    pub fn may(&self, right: &str) -> bool {
+        self.rights.split(',').any(|it| it == right)
+    }
+}
+
 impl Table {
+    /// Whether its primary key tells which rows came last.
+    pub fn is_in_order(&self) -> bool {
+        let key = self.primary_key();
+        let first = key.first().and_then(|name| self.column(name));
+        key.len() == 1 && first.is_some_and(|it| it.is_increasing)
+    }
+
     pub fn column(&self, name: &str) -> Option<&Column> {
         let mut columns = self.columns.iter();
         columns.find(|it| it.name == name.to_lowercase())
     }
 
-    /// Columns whose values are UUIDs in 16 bytes.
-    pub fn uuids(&self) -> BTreeSet<String> {
+    /// The kinds of its columns whose values are not written as texts are.
+    pub fn made_kinds(&self) -> BTreeMap<String, MadeKind> {
         let columns = self.columns.iter();
-        let uuids = columns.filter(|it: &&Column| it.kind == "binary" && it.bytes == 16);
-        uuids.map(|it| it.name.clone()).collect()
+        let kinds = columns.filter_map(|it| Some((it.name.clone(), it.made_kind()?)));
+        kinds.collect()
     }
 
     /// The columns of the primary key.

@@ -1,11 +1,12 @@
 //! What a pass must know about the tables of a campaign: how their rows are read, and how they hold
 //! users.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use mysql_async::{Row, Value};
 use uuid::Uuid;
 
+use crate::schema::{MadeKind, Table};
 use crate::sql::{quoted, text};
 
 /// What a pass must know about the tables of a campaign.
@@ -16,6 +17,10 @@ pub struct Shape {
     pub stock: Option<TableShape>,
     /// Whether `rows.order` is a date or time, which a score counts in milliseconds.
     pub order_is_time: bool,
+    /// A column that may say that a coupon was taken back, and that the file does not name.
+    pub unselected: Option<String>,
+    /// Whether something tells which rows came last.
+    pub has_order: bool,
     /// A sentence for the operator: what does not prevent a user's second row.
     pub warning: Option<String>,
     /// Other ones: what makes passes slow, what may change later.
@@ -28,8 +33,7 @@ pub struct TableShape {
     /// The columns of the primary key.
     pub key: Vec<String>,
     pub(crate) user: UserColumn,
-    /// Columns in `BINARY(16)`, whose values are UUIDs.
-    pub(crate) uuids: BTreeSet<String>,
+    pub(crate) kinds: BTreeMap<String, MadeKind>,
 }
 
 /// How the column of users holds them.
@@ -44,6 +48,14 @@ pub(crate) enum UserColumn {
 }
 
 impl TableShape {
+    /// That of a table whose users are not read.
+    pub fn plain(table: &Table) -> Self {
+        Self {
+            kinds: table.made_kinds(),
+            ..Self::default()
+        }
+    }
+
     /// Returns the value of a user, or `None` if the column cannot hold it as it is written.
     pub fn user(&self, user: &str) -> Option<Value> {
         let value = self.like(user)?;
@@ -94,7 +106,11 @@ impl TableShape {
 
     /// Whether the values of a column are UUIDs in 16 bytes.
     pub fn is_uuid(&self, column: &str) -> bool {
-        self.uuids.contains(&column.to_lowercase())
+        self.made_kind(column) == Some(MadeKind::Uuid)
+    }
+
+    pub(crate) fn made_kind(&self, column: &str) -> Option<MadeKind> {
+        self.kinds.get(&column.to_lowercase()).copied()
     }
 }
 

@@ -22,6 +22,31 @@ pub fn is_proof(facts: &Facts, judged: &[Judged]) -> bool {
     judged.is_empty() && facts.in_both >= PROVES
 }
 
+/// What a clean look saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    pub quantity: u64,
+    /// `None` in a record of before they were noted.
+    pub rows: Option<u64>,
+}
+
+impl Known {
+    fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split(' ').map(str::parse);
+        Some(Self {
+            quantity: numbers.next()?.ok()?,
+            rows: numbers.next().and_then(Result::ok),
+        })
+    }
+
+    /// Whether the quantity fell by as many as rows came: one may be a coincidence.
+    pub(crate) fn falls_to(self, quantity: u64, rows: u64) -> bool {
+        let fell = self.quantity.saturating_sub(quantity);
+        let came = self.rows.map(|before| rows.saturating_sub(before));
+        fell > 1 && came == Some(fell)
+    }
+}
+
 fn name(campaign: &Campaign) -> String {
     format!("attach.{}", campaign.coupon_id())
 }
@@ -45,20 +70,18 @@ impl Ours {
         Ok(())
     }
 
-    /// Whether the last clean look saw the same quantity, or there was none. If it has changed, somebody
-    /// may be about to add to the counter what a repair would add, too.
-    pub async fn knows_quantity(&self, drop: DropId, quantity: u64) -> Answer<bool> {
+    /// Returns what the last clean look saw, if there was one. If the quantity has changed since,
+    /// somebody may be about to add to the counter what a repair would add, too.
+    pub async fn known_quantity(&self, drop: DropId) -> Answer<Option<Known>> {
         let name = quantity_of(drop);
-        let known = self.db.first("quantity", state(&name)).await?;
-        Ok(known.is_none_or(|known: String| known == quantity.to_string()))
+        let known: Option<String> = self.db.first("quantity", state(&name)).await?;
+        Ok(known.and_then(|it| Known::parse(&it)))
     }
 
-    pub async fn remember_quantity(&self, drop: DropId, quantity: u64) -> Answer<()> {
-        let name = quantity_of(drop);
-        let quantity = quantity.to_string();
-        let known: Option<String> = self.db.first("quantity", state(&name)).await?;
-        if known.as_ref() != Some(&quantity) {
-            let set = set_state(&name, &quantity);
+    pub async fn remember_quantity(&self, drop: DropId, known: Known) -> Answer<()> {
+        if self.known_quantity(drop).await? != Some(known) {
+            let text = format!("{} {}", known.quantity, known.rows.unwrap_or_default());
+            let set = set_state(&quantity_of(drop), &text);
             self.db.execute("quantity", set).await?;
         }
         Ok(())
@@ -69,11 +92,28 @@ impl Ours {
         let twice = sql!(
             "SELECT kind, COALESCE(user_id, '') FROM reconcile_findings \
              WHERE drop_id = ? AND result = ? AND created_at > UTC_TIMESTAMP(3) - INTERVAL 1 HOUR \
+             AND (user_id IS NOT NULL OR kind IN (?, ?)) \
              GROUP BY kind, user_id HAVING COUNT(*) >= 2",
             drop,
-            Outcome::Applied.as_str()
+            Outcome::Applied.as_str(),
+            // Of the others, users without a name in the record stand for each other.
+            Kind::CountMismatch.as_str(),
+            Kind::Unfilled.as_str()
         );
         Ok(self.db.all("what came back", twice).await?)
+    }
+
+    /// Returns the users whose row MySQL refused within a day.
+    pub async fn failing_users(&self, drop: DropId) -> Answer<HashSet<String>> {
+        let failing = sql!(
+            "SELECT DISTINCT user_id FROM reconcile_findings \
+             WHERE drop_id = ? AND result = ? AND created_at > UTC_TIMESTAMP(3) - INTERVAL 1 DAY \
+             AND kind = ? AND user_id IS NOT NULL",
+            drop,
+            Outcome::Failed.as_str(),
+            Kind::Unissued.as_str()
+        );
+        Ok(self.db.all("who failed", failing).await?)
     }
 
     /// Returns the users whom repairs have added to Redis, as the record has them: without a name

@@ -212,7 +212,8 @@ impl Campaign {
         let count = self.count.as_ref().zip(other.count.as_ref());
         let failed = self.failed.as_ref().zip(other.failed.as_ref());
         let is_repaired = self.mode == Mode::Repair || other.mode == Mode::Repair;
-        let are_same = |a: &Columns, b: &Columns| a == b || is_repaired && !are_apart(a, b);
+        let are_same =
+            |a: &Columns, b: &Columns| a == b || is_repaired && apart(a, b).next().is_none();
         users.is_some_and(|(a, b)| a.key == b.key)
             || are_one_key(self.users.as_ref(), other.count.as_ref())
             || are_one_key(other.users.as_ref(), self.count.as_ref())
@@ -233,17 +234,17 @@ fn are_one_key(users: Option<&UsersKey>, count: Option<&CountKey>) -> bool {
     keys.is_some_and(|(users, count)| users.key == count.key)
 }
 
-/// Whether no row fulfils both conditions: a column has no value in common.
-fn are_apart(a: &Columns, b: &Columns) -> bool {
-    let mut columns = a.iter();
-    columns.any(|(name, values)| {
+/// The columns in which the two conditions have no value in common, so that no row fulfils both.
+pub(super) fn apart<'a>(a: &'a Columns, b: &'a Columns) -> impl Iterator<Item = &'a String> {
+    let columns = a.iter().filter(|(name, values)| {
         let others = b.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
         others.is_some_and(|(_, others)| {
             let others: Vec<String> = others.all().iter().map(Scalar::in_mysql).collect();
             let mut values = values.all().iter().map(Scalar::in_mysql);
             values.all(|value| !others.contains(&value))
         })
-    })
+    });
+    columns.map(|it| it.0)
 }
 
 /// Whether a statement has this word.

@@ -2,6 +2,7 @@
 //! serde with unknown fields refused; every error names the campaign, the field, and what to write.
 
 mod checks;
+mod names;
 mod stage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,8 @@ use sha2::{Digest as _, Sha256};
 use self::stage::Stages;
 use crate::forms::{Form, Members};
 
+use self::checks::apart;
+pub(crate) use self::names::{has_part, may_be_taken_back};
 pub use self::stage::Stage;
 
 /// The whole file.
@@ -73,6 +76,9 @@ pub struct Campaign {
     /// What a promise passes on its way to its row.
     #[serde(default, deserialize_with = "stages")]
     pub queue: Vec<Stage>,
+    /// Columns of `rows.where` in which another campaign of the file has other values.
+    #[serde(skip)]
+    pub(crate) told_apart_by: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -101,6 +107,9 @@ pub struct UsersKey {
     pub key_form: Option<Form>,
     /// The text around an id, as in `user:{id}`.
     pub member: Option<String>,
+    /// Members that are no users, such as a placeholder that keeps the key.
+    #[serde(default)]
+    pub except: Vec<String>,
 }
 
 impl UsersKey {
@@ -244,6 +253,9 @@ pub struct RowsTable {
     pub insert: Columns,
     /// The column that tells which rows came last.
     pub order: Option<String>,
+    /// Columns that say neither which rows are of this campaign nor whether a coupon was taken back.
+    #[serde(default)]
+    pub ignore: Vec<String>,
     /// Needed for repairs if no unique key of the table refuses a user's second row.
     pub duplicates: Option<Duplicates>,
 }
@@ -270,6 +282,9 @@ pub struct FailedTable {
     /// Events with one of these values are no promises: refusals that are right.
     #[serde(default)]
     pub skip: Columns,
+    /// Columns that do not say which events are of this campaign.
+    #[serde(default)]
+    pub ignore: Vec<String>,
     pub done: Done,
 }
 
@@ -321,8 +336,8 @@ impl StockRow {
 }
 
 /// A value of a column. In texts `{date}` is the day of the drop, and `{null}` is NULL; as an
-/// inserted value, `{now}` is the time, `{uuid}` a new UUID, and `{random:16}` 16 random
-/// characters.
+/// inserted value, `{now}` is the time, `{now+30d}` that of the same clock after 30 days, `{uuid}` a
+/// new id, and `{random:16}` 16 random characters.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(
     untagged,
@@ -361,6 +376,20 @@ impl Scalar {
             Self::Number(number) => number.to_string(),
             Self::Text(text) => text.to_lowercase(),
             Self::AnyOf(_) => String::new(),
+        }
+    }
+
+    /// How many random digits are made, as `{random:16}` asks for.
+    pub fn random_digits(&self) -> Option<u8> {
+        let length = self.text()?.strip_prefix("{random:")?.strip_suffix('}')?;
+        length.parse().ok().filter(|it| (1..=64).contains(it))
+    }
+
+    /// Of `{now}` and `{now+30d}`: how many days from now.
+    pub fn days_from_now(&self) -> Option<u16> {
+        match self.text()?.strip_prefix("{now")?.strip_suffix('}')? {
+            "" => Some(0),
+            later => later.strip_prefix('+')?.strip_suffix('d')?.parse().ok(),
         }
     }
 
@@ -509,6 +538,12 @@ impl AttachFile {
                 a column in `where` with other values",
                 same.map_or(name, |other| &other.name)
             );
+        }
+        let all = file.campaigns.clone();
+        for campaign in &mut file.campaigns {
+            let others = all.iter().filter(|it| it.rows.table == campaign.rows.table);
+            let columns = others.flat_map(|it| apart(&campaign.rows.of, &it.rows.of));
+            campaign.told_apart_by = columns.cloned().collect();
         }
         Ok(file)
     }

@@ -40,6 +40,9 @@ impl Members {
         let guess = Form::guess(strange);
         if self.form.decode(strange).is_some() {
             "write member = \"user:{id}\" with the text around the id".to_owned()
+        } else if guess == Form::Plain && guess.decode(strange).is_none() {
+            "bytes of another serializer (Redisson's default?): use StringCodec, or leave users out"
+                .to_owned()
         } else if guess == self.form || guess.decode(strange).is_none() {
             "only String and Long can be read".to_owned()
         } else {

@@ -74,7 +74,9 @@ impl Form {
         match self {
             Self::Plain => {
                 let text = str::from_utf8(bytes).ok()?;
-                (Self::guess(bytes) == Self::Plain).then(|| (text.to_owned(), Spelling::Plain))
+                let is_plain =
+                    Self::guess(bytes) == Self::Plain && !text.contains(char::is_control);
+                is_plain.then(|| (text.to_owned(), Spelling::Plain))
             }
             Self::Json => decode_json(bytes),
             Self::Java => java::decode(bytes),

@@ -15,7 +15,7 @@ use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use super::{Brokers, Progress};
+use super::{Brokers, Progress, START};
 use crate::{Answer, AttachError};
 
 /// Maximum wait for one answer.
@@ -175,14 +175,15 @@ fn compare(ends: &Logs, committed: &Committed, now: &Logs) -> Progress {
         let offset = committed.get(partition).copied();
         if offset.is_some_and(|it| now.get(partition).is_none_or(|log| it > log.end)) {
             let why = format!("the committed offset of partition {partition} is beyond its end");
-            return Progress::Behind(why);
+            return Progress::Behind(why, START);
         }
         behind += (log.end - offset.unwrap_or(log.start).max(log.start)).max(0);
     }
     if behind == 0 {
         Progress::Passed
     } else {
-        Progress::Behind(format!("{behind} messages from before are not processed"))
+        let why = format!("{behind} messages from before are not processed");
+        Progress::Behind(why, START)
     }
 }
 
@@ -208,7 +209,7 @@ mod tests {
             let committed: Committed = committed.iter().copied().collect();
             let verdict = match compare(&ends, &committed, now) {
                 Progress::Passed => None,
-                Progress::Behind(why) => Some(why),
+                Progress::Behind(why, _) => Some(why),
             };
             assert_eq!(verdict.is_some(), expected.is_some(), "{committed:?}");
             assert!(

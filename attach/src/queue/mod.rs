@@ -79,11 +79,13 @@ enum Awaited {
     },
 }
 
+const START: &str = "start its consumer";
+
 /// How far a stage is.
 enum Progress {
     Passed,
-    /// Not yet, and what there is to say about it.
-    Behind(String),
+    /// Not yet, what there is to say about it, and what to do.
+    Behind(String, &'static str),
 }
 
 /// Reads the queue of a target.
@@ -137,12 +139,12 @@ impl Queue {
         sleep_until(looked + self.in_flight).await;
         for number in 0..self.stages.len() {
             let awaited = self.end(number).await?;
-            while let Progress::Behind(by) = self.progress(&awaited).await? {
+            while let Progress::Behind(by, to_do) = self.progress(&awaited).await? {
                 if Instant::now() >= deadline {
                     let stage = &self.stages[number];
                     return Err(AttachError::Stands(format!(
                         "queue stage {} ({stage}) stands: {by}, although the pass waited; \
-                         nothing was compared or repaired: start its consumer",
+                         nothing was compared or repaired: {to_do}",
                         number + 1
                     )));
                 }

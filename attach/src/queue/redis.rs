@@ -6,13 +6,17 @@ use std::collections::HashMap;
 
 use redis::{Value, from_redis_value_ref};
 
-use super::Progress;
+use super::{Progress, START};
 use crate::forms::Form;
 use crate::keys::Keys;
 use crate::{Answer, AttachError};
 
 /// The most pending entries that are counted.
 const PENDING: usize = 100;
+
+/// An entry that was delivered more often than this is one that its consumer cannot process.
+const MANY: u64 = 10;
+const MOVE: &str = "its consumer fails at that entry: acknowledge it, or move it elsewhere";
 
 /// The id of a stream's entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,8 +65,7 @@ impl Keys {
             return Err(AttachError::Misfit(why));
         }
         for form in Form::Plain.others() {
-            let kind: String = self.query(&[b"TYPE", &form.key(key)[..]]).await?;
-            if kind == "list" {
+            if self.has_type(&form.key(key), "list").await? {
                 return Err(AttachError::Misfit(format!(
                     "queue: list {key:?} is in Redis as a {} name, and cannot be read: let your \
                     program write the names of keys as plain text, or leave queue out",
@@ -100,7 +103,7 @@ impl Keys {
         let length: u64 = self.query(&["LLEN", list]).await?;
         Ok(match length {
             0 => Progress::Passed,
-            length => Progress::Behind(format!("{length} messages are in it")),
+            length => Progress::Behind(format!("{length} messages are in it"), START),
         })
     }
 
@@ -123,25 +126,35 @@ impl Keys {
                     .and_then(Result::ok)
                     .map_or("some".into(), |it| it.to_string());
                 let why = format!("{number} messages are not delivered");
-                return Ok(Progress::Behind(why));
+                return Ok(Progress::Behind(why, START));
             }
         }
         let most = PENDING.to_string();
-        let asked = ["XPENDING", stream, group, "-", &end.text(), &most];
-        let pending: Vec<(String, String, u64, u64)> = self.query(&asked).await?;
-        let or_more = if pending.len() < PENDING {
-            ""
-        } else {
-            " or more"
-        };
-        Ok(match pending.first() {
-            None => Progress::Passed,
-            Some((id, owner, ..)) => Progress::Behind(format!(
-                "{}{or_more} messages are delivered and not acknowledged, the first ({id}) by \
-                consumer {owner:?}",
-                pending.len()
-            )),
-        })
+        let mut from = "-".to_owned();
+        loop {
+            let asked = ["XPENDING", stream, group, &from, &end.text(), &most];
+            let pending: Vec<(String, String, u64, u64)> = self.query(&asked).await?;
+            let is_last = pending.len() < PENDING;
+            for (at, (id, owner, _, deliveries)) in pending.iter().enumerate() {
+                // Deleted entries stay pending, and nobody can read them.
+                let entry: Vec<Value> = self.query(&["XRANGE", stream, id, id]).await?;
+                if entry.is_empty() {
+                    continue;
+                }
+                let or_more = if is_last { "" } else { " or more" };
+                let to_do = if *deliveries > MANY { MOVE } else { START };
+                let why = format!(
+                    "{}{or_more} messages are delivered and not acknowledged, the first ({id}) \
+                    {deliveries} times, the last time to consumer {owner:?}",
+                    pending.len() - at
+                );
+                return Ok(Progress::Behind(why, to_do));
+            }
+            match pending.last() {
+                Some((id, ..)) if !is_last => from = format!("({id}"),
+                _ => return Ok(Progress::Passed),
+            }
+        }
     }
 }
 

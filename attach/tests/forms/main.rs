@@ -157,6 +157,18 @@ fn a_refusal_shows_no_user_and_names_the_class() {
 }
 
 #[test]
+fn bytes_of_another_serializer_are_no_plain_ids() {
+    let plain = Members::default();
+    // A text and a number as Kryo writes them.
+    for bytes in [&b"\x03user-7\x00"[..], b"\x09\x0e"] {
+        assert_eq!(Form::Plain.decode(bytes), None);
+        let why = census(&plain, &[bytes]).strange(&plain, "users");
+        let why = why.unwrap_err();
+        assert!(why.contains("use StringCodec"), "{why}");
+    }
+}
+
+#[test]
 fn the_majority_decides_how_a_member_is_written() {
     let json = Members::new(Form::Json, None).unwrap();
     let some = census(

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod careful;
+mod doubts;
 mod judged;
 mod members;
 mod published;
 mod queue;
 mod refused;
 mod stock;
+mod unclear;
 mod world;

@@ -141,12 +141,18 @@ async fn messages_in_a_stream_are_no_lost_promises() {
     // Delivered, and the worker died.
     let read = "XREADGROUP GROUP workers worker-1 COUNT 2000 STREAMS @stream >";
     let _entries: redis::Value = world.redis(read).await;
-    must_stand(&world, &attached, stage, "by consumer \"worker-1\"").await;
+    must_stand(&world, &attached, stage, "to consumer \"worker-1\"").await;
     let pending: Vec<(String, String, u64, u64)> =
         world.redis("XPENDING @stream workers - + 2000").await;
     let ids: Vec<String> = pending.into_iter().map(|it| it.0).collect();
+    // It fails at the first entry each time.
+    let failing = format!("XCLAIM @stream workers w 0 {} RETRYCOUNT 20", ids[0]);
+    let _claimed: redis::Value = world.redis(&failing).await;
+    must_stand(&world, &attached, stage, "acknowledge it, or move it").await;
+    // Nobody can read an entry that was deleted.
+    let () = world.redis(&format!("XDEL @stream {}", ids[0])).await;
     let () = world
-        .redis(&format!("XACK @stream workers {}", ids.join(" ")))
+        .redis(&format!("XACK @stream workers {}", ids[1..].join(" ")))
         .await;
     add_rows(&world, processed()).await;
     // Entries that were deleted before a worker read them are delivered to nobody.

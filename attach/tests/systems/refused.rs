@@ -30,6 +30,7 @@ async fn world() -> World {
     for table in TABLES {
         world.sql(table).await;
     }
+    world.sql("INSERT INTO stock VALUES (7, 20)").await;
     world
 }
 
@@ -136,6 +137,37 @@ async fn all_rights_that_are_missing_are_told_before_the_first_repair() {
     world.sql(&format!("SET DEFAULT ROLE ALL TO {name}")).await;
     let mut attached = world.attached_with(FILE, Queues::default());
     attached.theirs = world.mysql_as(&name);
+    attached.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn column_of_the_stock_row_that_counts_is_to_be_described() {
+    let world = world().await;
+    let undescribed = FILE.replace(", left = 'remaining'", "");
+    let mut before = "remaining";
+    for (column, counts) in [
+        ("stock", true),
+        ("quantity", true),
+        ("issued_qty", true),
+        ("total_quantity", false),
+        ("max_stock", false),
+        ("stock_id", false),
+    ] {
+        let rename = format!("ALTER TABLE stock RENAME COLUMN {before} TO {column}");
+        world.sql(&rename).await;
+        before = column;
+        let checked = world.attached_with(&undescribed, Queues::default());
+        let why = match checked.check().await {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        let is_refused = why.contains("seems to count coupons");
+        assert_eq!(is_refused, counts, "{column}: {why}");
+    }
+    let fixed = undescribed.replace("{ id = 7 } }", "{ id = 7 }, counts = false }");
+    let rename = "ALTER TABLE stock RENAME COLUMN stock_id TO stock";
+    world.sql(rename).await;
+    let attached = world.attached_with(&fixed, Queues::default());
     attached.check().await.unwrap();
 }
 

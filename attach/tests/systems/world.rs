@@ -10,7 +10,7 @@ use firstcome_shared::mysql::DbSettings;
 use firstcome_shared::report::{Finding, Run, Trigger};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use base::World;
+pub(crate) use base::{World, redis_at};
 
 impl World {
     /// Runs a Redis command of bytes on a key whose name, in this form, begins with the prefix.

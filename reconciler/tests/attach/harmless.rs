@@ -106,8 +106,9 @@ async fn counter_that_counts_down_is_compared_and_moved_by_the_difference() {
     assert_eq!(pass(&attached).await.status, Status::Clean);
     let () = world.redis("SET @count 9 EX 1000").await;
     let run = pass(&attached).await;
-    assert_eq!(run.status, Status::Repaired, "{run:?}");
+    assert_eq!(run.status, Status::Braked, "stock may come: {run:?}");
     assert!(details(&run).contains("says that 9 are left, and 6 are"));
+    assert_eq!(confirm(&attached).await.status, Status::Repaired);
     assert_eq!(world.redis::<i64>("GET @count").await, 6);
     assert!(world.redis::<i64>("TTL @count").await > 900, "its expiry");
     let () = world.redis("SET @count 2").await;
@@ -152,7 +153,7 @@ async fn coupon_that_was_used_is_not_issued_again() {
     );
     pass(&attached).await;
     let run = confirm(&attached).await;
-    let expected = ["1 unissued applied", "5 unissued failed"];
+    let expected = ["1 unissued applied", "5 unissued skipped"];
     assert_eq!(found(&run.drops[0]), expected, "{run:?}");
     let all = rows.replace("\"ISSUED\"", "[\"ISSUED\", \"USED\"]");
     let attached = world.attached(&FILE.replace("event_id = 7 }", &all));

@@ -127,20 +127,28 @@ async fn sorted_sets_and_hashes_are_repaired_in_their_forms() {
     world.rows(7, users(0..9)).await;
     let at = "UPDATE coupon SET created_at = '2026-01-02 03:04:05.678'";
     world.sql(at).await;
-    let members = "ZADD @users 5 late 1 early 3 middle 0 user-0";
-    let () = world.redis(members).await;
+    let at = "SELECT ROUND(UNIX_TIMESTAMP('2026-01-02 03:04:05.678') * 1000)";
+    let at = world.number(at).await;
+    for (after, user) in [(3, "late"), (1, "early"), (2, "middle")] {
+        let claim = format!("ZADD @users {} {user}", at + after);
+        let () = world.redis(&claim).await;
+    }
+    for user in users(0..5) {
+        let () = world.redis(&format!("ZADD @users {at} {user}")).await;
+    }
     let run = pass(&world.attached(&file.replace("\"set\"", "\"sorted set\""))).await;
-    let expected = "8 missing_admission applied, 2 over_admitted skipped, 1 unissued applied";
+    let expected = "4 missing_admission applied, 2 over_admitted skipped, 1 unissued applied";
     assert_eq!(found(&run.drops[0]).join(", "), expected);
     let early = "SELECT COUNT(*) FROM coupon WHERE user_id = 'early'";
     assert_eq!(world.number(early).await, 1);
-    let score: f64 = world.redis("ZSCORE @users user-3").await;
-    let at = "SELECT UNIX_TIMESTAMP('2026-01-02 03:04:05.678') * 1000";
-    assert!((score - world.sql(at).await[0][0].parse::<f64>().unwrap()).abs() < 1.0);
+    let score: i64 = world.redis("ZSCORE @users user-7").await;
+    assert_eq!(score, at);
     let () = world.redis("DEL @users").await;
-    let () = world.redis("HSET @users user-1 kept").await;
+    for user in users(1..6) {
+        let () = world.redis(&format!("HSET @users {user} kept")).await;
+    }
     pass(&world.attached(&file.replace("\"set\"", "\"hash\""))).await;
-    let values: Vec<String> = world.redis("HMGET @users user-1 user-2").await;
+    let values: Vec<String> = world.redis("HMGET @users user-1 user-8").await;
     assert_eq!(values, ["kept", "kept"]);
     assert_eq!(world.redis::<i64>("HLEN @users").await, 10);
 }

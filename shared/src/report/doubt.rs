@@ -11,12 +11,16 @@ pub enum Doubt {
     Disjoint,
     /// The users' key may have expired. A key that is created again has no expiry.
     UsersGone,
+    /// A later sale may use the key: then its users and those of the rows are others.
+    MostMissing,
     /// The most harmful fault of a file: what is left, taken for what was given out.
     CountsDown,
     /// The counter may have expired, and a later sale may use its name.
     CounterGone,
     /// A later sale may use its name.
     Reset,
+    /// A refund may keep the row, with another status.
+    TakenBack,
     /// Otherwise users who only asked would get what others were promised.
     Unordered,
     /// Further users can claim afterwards, while promises that no key names may be on their way.
@@ -61,6 +65,10 @@ impl Doubt {
                 advice: "if it expired after the sale, do not confirm, write ends: it would come \
                     back without its expiry",
             },
+            Self::MostMissing => DoubtWords {
+                headline: "most users who have rows are not in Redis",
+                advice: "do not confirm if another sale uses its key: write ends",
+            },
             Self::CountsDown => DoubtWords {
                 headline: "this counter seems to count down",
                 advice: "then write means = \"left\" instead of confirming",
@@ -70,8 +78,13 @@ impl Doubt {
                 advice: "if it expired after the sale, do not confirm, write ends",
             },
             Self::Reset => DoubtWords {
-                headline: "the counter is below half of the rows, as after a reset",
-                advice: "confirm only if no other sale uses this key",
+                headline: "the counter is far behind the rows, as after a reset",
+                advice: "confirm only if no other sale uses this key, and nobody adds stock",
+            },
+            Self::TakenBack => DoubtWords {
+                headline: "a row may be of a coupon that was taken back",
+                advice: "confirm only if it was not, or write the column that tells in rows.where, \
+                    with all values of issued coupons",
             },
             Self::Unordered => DoubtWords {
                 headline: "more are in Redis than there are coupons, and it does not say who came \
@@ -89,8 +102,9 @@ impl Doubt {
                     if they were promised a coupon",
             },
             Self::OtherForm => DoubtWords {
-                headline: "some members are in another form than the file says",
-                advice: "bring them into one form, or confirm only if none of them is this user",
+                headline: "some members are in another form than users of rows",
+                advice: "bring them into one form, name placeholders in users.except, or confirm \
+                    only if none of them is this user",
             },
             Self::MayDouble => DoubtWords {
                 headline: "nothing refuses a second row",
@@ -117,9 +131,11 @@ impl Doubt {
         match self {
             Self::Disjoint
             | Self::UsersGone
+            | Self::MostMissing
             | Self::CountsDown
             | Self::CounterGone
             | Self::Reset
+            | Self::TakenBack
             | Self::Unordered
             | Self::AddedByUs
             | Self::OtherForm => true,

@@ -1,0 +1,38 @@
+//! What the names of columns tell.
+
+use super::{Campaign, Scalar};
+
+/// Parts of the names of columns that change after a row was inserted.
+const CHANGING: [&str; 8] = [
+    "used", "active", "valid", "redeem", "expired", "enabled", "_yn", "flag",
+];
+
+/// Parts of those that may say that a coupon was taken back.
+const TAKEN_BACK: [&str; 10] = [
+    "status", "state", "delet", "del_", "cancel", "revok", "refund", "return", "withdr", "void",
+];
+
+pub(crate) fn has_part(name: &str, parts: &[&str]) -> bool {
+    let name = name.to_lowercase();
+    parts.iter().any(|part| name.contains(part))
+}
+
+/// Whether a column may say that a coupon was taken back.
+pub(crate) fn may_be_taken_back(name: &str) -> bool {
+    has_part(name, &TAKEN_BACK)
+}
+
+impl Campaign {
+    /// Columns of `where` whose values change later, as a status does, or the time of a soft
+    /// deletion.
+    pub(crate) fn changing(&self) -> Vec<&String> {
+        let columns = self.rows.of.iter().filter(|(name, value)| {
+            let is_flag = value.all().iter().any(|it| matches!(it, Scalar::Flag(_)));
+            let is_day = value.text().is_some_and(|it| it.contains("{date"));
+            let is_named = has_part(name, &CHANGING) || may_be_taken_back(name);
+            let is_flag = is_flag && !self.told_apart_by.contains(*name);
+            value.is_null() || is_flag || is_named && !is_day
+        });
+        columns.map(|it| it.0).collect()
+    }
+}

@@ -1,0 +1,152 @@
+//! What the newest rows tell about columns that the file does not name: whether one seems to tell
+//! campaigns apart, so that rows of another campaign count as ours, or is never NULL, so that a row
+//! without it is one that their program cannot read.
+
+use mysql_async::Row;
+
+use crate::Answer;
+use crate::condition::Condition;
+use crate::config::{Columns, Target, has_part};
+use crate::schema::{Column, Table};
+use crate::shape::TableShape;
+use crate::sql::{Sql, quoted};
+
+/// Rows that are read.
+const ROWS: u32 = 100;
+/// Of fewer rows, each may have a value by chance.
+const ENOUGH: i64 = 10;
+
+/// Columns of a table that the file should name.
+#[derive(Debug, Default)]
+pub struct Unnamed {
+    pub tells_apart: Vec<String>,
+    pub is_never_null: Vec<String>,
+}
+
+impl Unnamed {
+    /// Reads the newest coupons.
+    pub async fn of_rows(sql: &mut Sql, table: &Table, target: &Target<'_>) -> Answer<Self> {
+        let campaign = target.campaign;
+        let rows = &campaign.rows;
+        let changing = campaign.changing();
+        let is_selected = rows.of.keys().any(|name| !changing.contains(&name));
+        let named = rows.of.keys().chain(&rows.ignore).chain([&rows.user]);
+        let named: Vec<&String> = named.collect();
+        let may_tell = |name: &str| !is_selected && (name.ends_with("_id") || is_type(name));
+        let is_left_null =
+            |it: &Column| it.is_null_by_default && !names(rows.insert.keys(), &it.name);
+        let writes = campaign.inserts_rows() && !table.has_triggers;
+        let columns = table.columns.iter();
+        let columns = columns.filter(|it: &&Column| {
+            let is_asked = may_tell(&it.name) || writes && is_left_null(it);
+            is_asked && !names(named.iter().copied(), &it.name)
+        });
+        let sampled = sample(sql, table, &rows.of, target, columns.collect()).await?;
+        let mut unnamed = Self::default();
+        for it in sampled {
+            if may_tell(&it.column.name) && it.has_few_values() {
+                unnamed.tells_apart.push(it.column.name.clone());
+            } else if writes && is_left_null(it.column) && it.filled == it.rows.max(ENOUGH) {
+                unnamed.is_never_null.push(it.column.name.clone());
+            }
+        }
+        Ok(unnamed)
+    }
+
+    /// Reads the newest failed events.
+    pub async fn of_failed(sql: &mut Sql, table: &Table, target: &Target<'_>) -> Answer<Self> {
+        let Some(failed) = &target.campaign.failed else {
+            return Ok(Self::default());
+        };
+        let of = failed.selection();
+        let mut named: Vec<&String> = of.keys().chain(failed.skip.keys()).collect();
+        named.extend(failed.ignore.iter().chain([&failed.user]));
+        let columns = table.columns.iter().filter(|it: &&Column| {
+            let may_tell = of.is_empty() && it.name.ends_with("_id") || is_type(&it.name);
+            may_tell && !names(named.iter().copied(), &it.name)
+        });
+        let sampled = sample(sql, table, &of, target, columns.collect()).await?;
+        let few = sampled.iter().filter(|it| it.has_few_values());
+        Ok(Self {
+            tells_apart: few.map(|it| it.column.name.clone()).collect(),
+            is_never_null: Vec::new(),
+        })
+    }
+
+    /// What to write, if a column seems to tell campaigns apart.
+    pub fn advice(&self, table: &str) -> Option<String> {
+        let names = self.tells_apart.join(", ");
+        let why = format!(
+            "column {names} of {table} has the same value in many rows, as if it told campaigns or \
+            kinds apart: write it in where, or ignore = {:?}",
+            self.tells_apart
+        );
+        (!self.tells_apart.is_empty()).then_some(why)
+    }
+}
+
+/// Whether a column tells of which kind a row is, such as that of an event, and not of its error.
+fn is_type(name: &str) -> bool {
+    name.ends_with("type") && !has_part(name, &["err", "exc", "fail", "reason"])
+}
+
+fn names<'n>(mut all: impl Iterator<Item = &'n String>, name: &str) -> bool {
+    all.any(|it| it.eq_ignore_ascii_case(name))
+}
+
+/// What the newest rows have in a column.
+struct Sampled<'t> {
+    column: &'t Column,
+    rows: i64,
+    /// Not NULL.
+    filled: i64,
+    distinct: i64,
+}
+
+impl Sampled<'_> {
+    /// Not so of what is different in each row, as the id of an order.
+    fn has_few_values(&self) -> bool {
+        self.filled > 1 && self.distinct * 2 <= self.filled
+    }
+}
+
+async fn sample<'t>(
+    sql: &mut Sql,
+    table: &Table,
+    of: &Columns,
+    target: &Target<'_>,
+    mut columns: Vec<&'t Column>,
+) -> Answer<Vec<Sampled<'t>>> {
+    columns.retain(|it| it.may("select"));
+    if columns.is_empty() {
+        return Ok(Vec::new());
+    }
+    let shape = TableShape::plain(table);
+    let of = Condition::new(of, target, &shape);
+    let list = |each: &dyn Fn(String) -> String| {
+        let names = columns.iter().map(|it| each(quoted(&it.name)));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let counts = list(&|name| format!("COUNT({name}), COUNT(DISTINCT {name})"));
+    let key = table.primary_key().into_iter();
+    let newest: Vec<String> = key.map(|name| format!("{} DESC", quoted(&name))).collect();
+    let sample = format!(
+        "SELECT COUNT(*), {counts} FROM (SELECT {} FROM {} WHERE {} ORDER BY {} LIMIT {ROWS}) AS newest",
+        list(&|name| name),
+        quoted(&table.name),
+        of.sql,
+        newest.join(", ")
+    );
+    let rows = sql.rows(&sample, of.values).await?;
+    let number = |row: &Row, at: usize| row.get::<i64, _>(at).unwrap_or_default();
+    let Some(row) = rows.first() else {
+        return Ok(Vec::new());
+    };
+    let sampled = columns.into_iter().enumerate().map(|(at, column)| Sampled {
+        column,
+        rows: number(row, 0),
+        filled: number(row, 1 + at * 2),
+        distinct: number(row, 2 + at * 2),
+    });
+    Ok(sampled.collect())
+}

@@ -1,0 +1,212 @@
+//! Table of the pure judge: what the stores leave unclear is asked, and what is clear is not.
+
+use firstcome_attach::config::{CountMeans, UsersMean};
+use firstcome_attach::facts::{Facts, FailedEvent, Numbers};
+use firstcome_attach::judge::{Judged, Repair, judge};
+use firstcome_shared::report::Doubt;
+
+/// A hundred coupons, with so many members, this counter, and so many rows.
+fn facts(means: CountMeans, size: u64, count: i64, rows: u64) -> Facts {
+    let numbers = Numbers {
+        size: Some(size),
+        count: Some(count),
+        rows,
+    };
+    Facts {
+        quantity: 100,
+        before: numbers,
+        numbers,
+        means: Some(UsersMean::Admitted),
+        count_means: Some(means),
+        is_quantity_settled: true,
+        in_both: size.min(rows),
+        ..Facts::default()
+    }
+}
+
+fn names(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+fn word(it: &Judged) -> String {
+    let user = it.finding.user_id.as_deref().unwrap_or("-");
+    let repair = match &it.repair {
+        None => "report".to_owned(),
+        Some(Repair::Insert(..)) => "insert".to_owned(),
+        Some(Repair::Close(_)) => "close".to_owned(),
+        Some(Repair::Add(_)) => "add".to_owned(),
+        Some(Repair::MoveCount(to)) => to.by.to_string(),
+    };
+    let doubt = it.doubt.map(Doubt::as_str).unwrap_or_default();
+    format!("{user} {repair} {doubt}").trim_end().to_owned()
+}
+
+fn told(facts: &Facts) -> Vec<String> {
+    judge(facts).iter().map(word).collect()
+}
+
+const ISSUED: CountMeans = CountMeans::Issued;
+const LEFT: CountMeans = CountMeans::Left;
+
+#[test]
+fn what_is_left_is_never_lowered_without_asking() {
+    let settled = facts(LEFT, 80, 50, 80);
+    assert_eq!(told(&settled), ["- -30 stock_added"]);
+    assert_eq!(told(&facts(LEFT, 80, 75, 80)), ["- -55 reset"]);
+    assert_eq!(told(&facts(LEFT, 80, 15, 80)), ["- 5"], "a lost one");
+}
+
+#[test]
+fn row_with_a_status_that_where_does_not_name_may_have_been_taken_back() {
+    let unselected = Some("status".to_owned());
+    let refunded = Facts {
+        unselected,
+        missing: names(0..1),
+        in_both: 99,
+        ..facts(ISSUED, 99, 99, 100)
+    };
+    let expected = ["0 add taken_back", "- 1 taken_back"];
+    assert_eq!(told(&refunded), expected);
+    let member = Facts {
+        missing: Vec::new(),
+        ..refunded.clone()
+    };
+    assert_eq!(told(&member), ["- 1 taken_back"]);
+    let named = Facts {
+        unselected: None,
+        ..refunded.clone()
+    };
+    assert_eq!(told(&named), ["0 add", "- 1"]);
+    let healthy = Facts {
+        unselected: refunded.unselected,
+        ..facts(ISSUED, 100, 100, 100)
+    };
+    assert!(told(&healthy).is_empty());
+}
+
+#[test]
+fn member_whose_row_was_taken_back_takes_no_coupon_and_moves_no_counter_unasked() {
+    let taken_back = names(0..1);
+    let sold_out = Facts {
+        taken_back,
+        ..facts(LEFT, 101, 0, 100)
+    };
+    assert_eq!(told(&sold_out), ["0 report"]);
+    let with_stock = Facts {
+        taken_back: names(0..1),
+        ..facts(LEFT, 100, 1, 99)
+    };
+    assert_eq!(told(&with_stock), ["0 report"], "its stock came back");
+    let without = Facts {
+        taken_back: names(0..1),
+        ..facts(LEFT, 50, 50, 49)
+    };
+    assert_eq!(told(&without), ["0 report", "- 1 taken_back"]);
+}
+
+#[test]
+fn counter_waits_with_the_users_whom_it_counts() {
+    let held = Facts {
+        unissued: names(0..1),
+        may_double: true,
+        ..facts(ISSUED, 41, 40, 40)
+    };
+    let expected = ["0 insert may_double", "- 1 may_double"];
+    assert_eq!(told(&held), expected);
+    let by_rows = Facts {
+        means: Some(UsersMean::Applied),
+        unissued: Vec::new(),
+        ..held
+    };
+    let by_rows = Facts {
+        numbers: facts(ISSUED, 70, 39, 40).numbers,
+        before: facts(ISSUED, 70, 39, 40).numbers,
+        ..by_rows
+    };
+    assert_eq!(told(&by_rows), ["- 1"]);
+}
+
+/// Sixty rows of coupon 7, and thirty users of coupon 8 in its key: two have both.
+#[test]
+fn key_of_another_sale_is_asked_about_and_a_consumer_that_stood_is_not() {
+    let next = Facts {
+        missing: names(100..158),
+        unissued: names(0..28),
+        in_both: 2,
+        count_means: None,
+        ..facts(ISSUED, 30, 0, 60)
+    };
+    let next_told = told(&next);
+    assert_eq!(next_told.len(), 28 + 58);
+    let asks = |it: &String| it.ends_with("most_missing");
+    assert!(next_told.iter().all(asks), "{next_told:?}");
+    let ended = Facts {
+        is_over: true,
+        ..next.clone()
+    };
+    let ended = judge(&ended);
+    assert_eq!(ended.len(), 28 + 1);
+    let last = &ended[28];
+    assert_eq!(word(last), "- report");
+    let why = &last.finding.detail;
+    assert!(why.contains("58 users have rows"), "{why}");
+    // Its key was lost, and the first users came back.
+    let lost = Facts {
+        unissued: names(0..1),
+        ..next.clone()
+    };
+    assert_eq!(told(&lost)[0], "0 insert");
+    let outage = Facts {
+        missing: Vec::new(),
+        ..next
+    };
+    let outage = told(&outage);
+    assert!(!outage.iter().any(asks), "{outage:?}");
+}
+
+#[test]
+fn member_that_cannot_have_a_row_moves_no_counter_unasked() {
+    let placeholder = Facts {
+        unstorable: vec!["init".to_owned()],
+        ..facts(ISSUED, 21, 20, 20)
+    };
+    let expected = ["init report", "- 1 other_form"];
+    assert_eq!(told(&placeholder), expected);
+}
+
+#[test]
+fn user_whose_row_is_refused_takes_no_room_and_holds_no_counter() {
+    let refused = Facts {
+        unissued: names(0..2),
+        failing: names(0..1).into_iter().collect(),
+        is_ordered: true,
+        ..facts(ISSUED, 101, 99, 99)
+    };
+    assert_eq!(told(&refused), ["1 insert", "0 report", "- 2"]);
+    let counts_inserts = |facts: &Facts| judge(facts).iter().any(|it| it.counts_inserts);
+    assert!(!counts_inserts(&refused), "its target is the members");
+    let event = FailedEvent {
+        key: Vec::new(),
+        user: "0".to_owned(),
+        has_row: false,
+        is_member: None,
+    };
+    let unnamed = Facts {
+        means: None,
+        failed: vec![event],
+        ..facts(ISSUED, 0, 40, 40)
+    };
+    assert_eq!(told(&unnamed), ["0 insert", "- 1"]);
+    assert!(counts_inserts(&unnamed));
+}
+
+#[test]
+fn rows_beyond_the_quantity_name_nobody_if_nothing_tells_which_came_last() {
+    let surplus = Facts {
+        unnamed_surplus: 3,
+        missing: names(0..1),
+        count_means: None,
+        ..facts(ISSUED, 102, 0, 103)
+    };
+    assert_eq!(told(&surplus), ["0 report", "- report"]);
+}

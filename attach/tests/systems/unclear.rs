@@ -1,0 +1,566 @@
+//! What a look at real stores must tell apart before a repair writes: each shape is read, and what
+//! is unclear is named or refused.
+
+use firstcome_attach::pass::Request;
+use firstcome_attach::queue::Queues;
+use firstcome_attach::{AttachError, Attached};
+use firstcome_shared::domain::DropId;
+use firstcome_shared::report::Finding;
+use firstcome_stack::mysql_rows;
+
+use crate::world::{World, confirm, pass, told};
+
+/// Twenty users who have rows, and a file whose mapping is trusted.
+struct Shop {
+    world: World,
+    attached: Attached,
+}
+
+fn file(campaign: &str) -> String {
+    format!(
+        "[[campaign]]
+        name = 'Winter'
+        mode = 'repair'
+        quantity = 100
+        in_flight = '0.01s'
+        {campaign}"
+    )
+}
+
+impl Shop {
+    /// `columns` of the table of coupons come after its key, and `values` after the number of the user.
+    async fn open(columns: &str, values: &str, campaign: &str) -> Self {
+        let world = World::empty().await;
+        let table = format!("CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, {columns})");
+        world.sql(&table).await;
+        let attached = world.attached_with(&file(campaign), Queues::default());
+        let shop = Self { world, attached };
+        for user in 0..20 {
+            shop.insert(&values.replace("{U}", &user.to_string())).await;
+        }
+        let ours = shop.attached.ours.as_ref().unwrap();
+        let campaign = &shop.attached.file.campaigns[0];
+        ours.trust(&shop.attached.file, campaign).await.unwrap();
+        shop
+    }
+
+    async fn insert(&self, values: &str) {
+        let insert = format!("INSERT INTO coupon VALUES (NULL, {values})");
+        self.world.sql(&insert).await;
+    }
+
+    async fn run(&self, commands: &[&str]) {
+        for command in commands {
+            let _reply: redis::Value = self.world.redis(command).await;
+        }
+    }
+
+    async fn add_members(&self, users: std::ops::Range<u32>) {
+        for user in users {
+            let () = self.world.redis(&format!("SADD @users {user}")).await;
+        }
+    }
+
+    /// Notes what an earlier pass did for a user.
+    async fn record(&self, user: &str, result: &str) {
+        let drop = DropId::of_campaign("Winter", None);
+        let insert = format!(
+            "INSERT INTO reconcile_findings (run_id, drop_id, kind, user_id, action, result) \
+             VALUES ('run', {drop}, 'unissued', {user}, 'issue', '{result}')"
+        );
+        mysql_rows(&self.world.ours, &insert).await.unwrap();
+    }
+
+    async fn pass(&self) -> Vec<Finding> {
+        pass(&self.attached, Request::default()).await
+    }
+
+    /// Why the file, with this campaign, is refused; empty if it is not.
+    async fn refusal(&self, campaign: &str) -> String {
+        let attached = self.world.attached_with(&file(campaign), Queues::default());
+        match attached.check().await {
+            Ok(_) => String::new(),
+            Err(AttachError::Misfit(why)) => why,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+const UNIQUE: &str = "user_id INT NOT NULL UNIQUE";
+const SET: &str = "users = { key = '@users', type = 'set' }
+    rows = { table = 'coupon', user = 'user_id' }";
+
+/// Their refund keeps the row with another status, and forgets nobody.
+#[tokio::test]
+async fn member_whose_row_has_another_status_is_named_and_moves_no_counter() {
+    let columns = "user_id INT NOT NULL UNIQUE, status VARCHAR(9) NOT NULL";
+    let campaign = "users = { key = '@users', type = 'set' }
+        count = { key = '@left', means = 'left' }
+        rows = { table = 'coupon', user = 'user_id', where = { status = ['ISSUED', 'USED'] } }";
+    let shop = Shop::open(columns, "{U}, 'ISSUED'", campaign).await;
+    shop.add_members(0..20).await;
+    shop.run(&["SET @left 80"]).await;
+    assert!(shop.pass().await.is_empty());
+    let refund = "UPDATE coupon SET status = 'CANCELLED' WHERE user_id = 3";
+    shop.world.sql(refund).await;
+    shop.run(&["INCR @left"]).await;
+    let findings = shop.pass().await;
+    assert_eq!(told(&findings), ["1 unissued skipped"], "{findings:#?}");
+    let why = &findings[0].detail;
+    assert!(why.contains("if it was taken back, remove"), "{why}");
+    assert_eq!(shop.world.redis::<i64>("GET @left").await, 81);
+}
+
+#[tokio::test]
+async fn column_of_a_status_is_noticed_unless_the_file_names_it() {
+    let columns = "user_id INT NOT NULL UNIQUE, status VARCHAR(9) NOT NULL DEFAULT 'ISSUED'";
+    for (rows, result) in [
+        ("", "planned"),
+        (", where = { status = ['ISSUED', 'USED'] }", "applied"),
+        (", ignore = ['status']", "applied"),
+    ] {
+        let campaign = SET.replace("'user_id'", &format!("'user_id'{rows}"));
+        let shop = Shop::open(columns, "{U}, 'ISSUED'", &campaign).await;
+        shop.add_members(1..20).await;
+        let findings = shop.pass().await;
+        let expected = format!("1 missing_admission {result}");
+        assert_eq!(told(&findings), [expected], "{rows} {findings:#?}");
+    }
+}
+
+#[tokio::test]
+async fn second_row_in_another_spelling_makes_no_second_member() {
+    let columns = "user_id VARCHAR(9) COLLATE utf8mb4_0900_ai_ci NOT NULL";
+    let campaign = SET.replace("'user_id'", "'user_id', duplicates = 'reported'");
+    let shop = Shop::open(columns, "'user{U}'", &campaign).await;
+    for user in 0..20 {
+        shop.run(&[&format!("SADD @users user{user}")]).await;
+    }
+    for row in ["'USER7'", "'lee'", "'Lee'"] {
+        shop.insert(row).await;
+    }
+    let findings = shop.pass().await;
+    let expected = ["2 duplicate_row skipped", "1 missing_admission applied"];
+    assert_eq!(told(&findings), expected, "{findings:#?}");
+    assert_eq!(shop.world.redis::<i64>("SCARD @users").await, 21);
+}
+
+#[tokio::test]
+async fn placeholder_that_the_file_names_counts_nowhere() {
+    let count = "count = { key = '@count', means = 'issued' }\n";
+    let campaign = format!(
+        "{count}{}",
+        SET.replace("'set'", "'set', except = ['init']")
+    );
+    let shop = Shop::open(UNIQUE, "{U}", &campaign).await;
+    shop.add_members(0..20).await;
+    shop.run(&["SADD @users init", "SET @count 20"]).await;
+    let findings = shop.pass().await;
+    assert!(findings.is_empty(), "{findings:#?}");
+}
+
+/// A member is added with a score only if a neighbour shows how scores are made.
+#[tokio::test]
+async fn score_is_that_of_the_row_or_the_member_is_not_added() {
+    let columns = "user_id INT NOT NULL UNIQUE, at DATETIME NULL";
+    let at = |user: u32| 1_767_323_045 + i64::from(user);
+    for (order, score, result) in [
+        ("at", "seconds", "applied"),
+        ("at", "millis", "applied"),
+        ("at", "nanos", "applied"),
+        ("id", "ticket", "applied"),
+        // Clocks of another zone, a number, and what is none.
+        ("at", "zone", "failed"),
+        ("at", "ticket", "failed"),
+        ("id", "millis", "failed"),
+        ("at", "null", "failed"),
+    ] {
+        let campaign = format!(
+            "time_zone = 'UTC'
+            users = {{ key = '@users', type = 'sorted set' }}
+            rows = {{ table = 'coupon', user = 'user_id', order = '{order}', insert = {{ at = '{{now}}' }} }}"
+        );
+        let values = "{U}, FROM_UNIXTIME(1767323045 + {U})";
+        let shop = Shop::open(columns, values, &campaign).await;
+        let zone =
+            "UPDATE coupon SET at = TIMESTAMPADD(SECOND, 1767323045 + user_id, '1970-01-01')";
+        shop.world.sql(zone).await;
+        for user in 0..20 {
+            let score = match score {
+                "seconds" | "null" => at(user),
+                "millis" => at(user) * 1_000 + 7,
+                "nanos" => at(user) * 1_000_000_000,
+                "zone" => at(user) + 9 * 3_600,
+                _ => i64::from(user) + 1,
+            };
+            shop.run(&[&format!("ZADD @users {score} {user}")]).await;
+        }
+        let lost: f64 = shop.world.redis("ZSCORE @users 5").await;
+        shop.run(&["ZREM @users 5"]).await;
+        if score == "null" {
+            let null = "UPDATE coupon SET at = NULL WHERE user_id = 5";
+            shop.world.sql(null).await;
+        }
+        let findings = shop.pass().await;
+        let expected = format!("1 missing_admission {result}");
+        assert_eq!(told(&findings), [expected], "{order} {score} {findings:#?}");
+        let found: Option<f64> = shop.world.redis("ZSCORE @users 5").await;
+        assert_eq!(found.is_some(), result == "applied", "{order} {score}");
+        let is_near = found.is_none_or(|found| (found / lost - 1.0).abs() < 1e-6);
+        assert!(is_near, "{order} {score}: {found:?} {lost}");
+    }
+}
+
+#[tokio::test]
+async fn column_that_seems_to_tell_campaigns_apart_is_to_be_named() {
+    let columns = "coupon_id INT NOT NULL DEFAULT 7, user_id INT NOT NULL, order_id INT NULL, \
+        UNIQUE (coupon_id, user_id)";
+    let shop = Shop::open(columns, "7, {U}, IF({U} = 3, NULL, {U} + 1000)", SET).await;
+    let apart = "write it in where, or ignore = [\"coupon_id\"]";
+    let once = SET.replace("'user_id'", "'user_id', duplicates = 'reported'");
+    let why = shop.refusal(&once).await;
+    assert!(why.contains(apart) && !why.contains("order_id"), "{why}");
+    let why = shop.refusal(SET).await;
+    let key = "if coupon_id tells campaigns apart, write it in where";
+    assert!(why.contains(key), "{why}");
+    for named in ["where = { coupon_id = 7 }", "ignore = ['coupon_id']"] {
+        let named = once.replace("'user_id'", &format!("'user_id', {named}"));
+        assert_eq!(shop.refusal(&named).await, "", "{named}");
+    }
+    let observed = format!("database = '@'\nredis = '@'\n{}", file(&once));
+    let observed = observed.lines().skip(2).filter(|it| !it.contains("mode ="));
+    let observed: Vec<&str> = observed.collect();
+    let observed = shop
+        .world
+        .attached_with(&observed.join("\n"), Queues::default());
+    let notes = observed.check().await.unwrap();
+    assert!(notes.iter().any(|it| it.contains(apart)), "{notes:?}");
+
+    let failed = "CREATE TABLE failed (id INT AUTO_INCREMENT PRIMARY KEY, user_id INT, event_type VARCHAR(9), \
+        error_type VARCHAR(9))";
+    shop.world.sql(failed).await;
+    for user in 0..4 {
+        let event = format!("INSERT INTO failed VALUES (NULL, {user}, 'ISSUE', 'timeout')");
+        shop.world.sql(&event).await;
+    }
+    let right = once.replace("'user_id'", "'user_id', where = { coupon_id = 7 }");
+    let failed = format!(
+        "{right}\nfailed = {{ table = 'failed', user = 'user_id', where = {{}}, done = 'delete' }}"
+    );
+    let why = shop.refusal(&failed).await;
+    let apart = "write it in where, or ignore = [\"event_type\"]";
+    assert!(why.contains(apart) && !why.contains("error_type"), "{why}");
+    for named in [
+        "where = { event_type = 'ISSUE' }",
+        "where = {}, ignore = ['event_type']",
+    ] {
+        let named = failed.replace("where = {}", named);
+        assert_eq!(shop.refusal(&named).await, "", "{named}");
+    }
+}
+
+#[tokio::test]
+async fn column_that_is_never_null_in_their_rows_is_to_be_written() {
+    let columns = "user_id INT NOT NULL UNIQUE, code VARCHAR(9) NULL, used_at DATETIME NULL, \
+        made_at DATETIME NULL DEFAULT CURRENT_TIMESTAMP";
+    let shop = Shop::open(columns, "{U}, {U}, IF({U} = 3, NULL, NOW()), NOW()", SET).await;
+    let why = shop.refusal(SET).await;
+    let expected = "a repair would leave code of coupon NULL, which no other row does";
+    assert!(why.contains(expected), "{why}");
+    for value in ["{null}", "{random:8}"] {
+        let given = format!("'user_id', insert = {{ code = '{value}' }}");
+        assert_eq!(shop.refusal(&SET.replace("'user_id'", &given)).await, "");
+    }
+}
+
+/// One row that MySQL refuses at each pass.
+#[tokio::test]
+async fn row_that_is_refused_keeps_no_counter_wrong_and_no_other_user_waiting() {
+    let columns = "user_id INT NOT NULL UNIQUE CHECK (user_id <> 50)";
+    let campaign = format!("count = {{ key = '@count', means = 'issued' }}\n{SET}");
+    let shop = Shop::open(columns, "{U}", &campaign).await;
+    shop.add_members(0..98).await;
+    for user in (20..98).filter(|it| *it != 50) {
+        shop.insert(&user.to_string()).await;
+    }
+    shop.run(&["SET @count 97"]).await;
+    let findings = shop.pass().await;
+    let expected = ["1 count_mismatch applied", "1 unissued failed"];
+    assert_eq!(told(&findings), expected, "{findings:#?}");
+    assert_eq!(shop.world.redis::<i64>("GET @count").await, 98);
+    for user in 98..100 {
+        shop.insert(&user.to_string()).await;
+    }
+    shop.record("'50'", "failed").await;
+    // Three coupons are left for four users.
+    shop.world
+        .sql("DELETE FROM coupon WHERE user_id IN (97, 98)")
+        .await;
+    shop.add_members(98..101).await;
+    shop.run(&["SET @count 100"]).await;
+    shop.pass().await;
+    confirm(&shop.attached).await;
+    let lawful = "SELECT COUNT(*) FROM coupon WHERE user_id IN (97, 98, 100)";
+    assert_eq!(shop.world.sql(lawful).await, [["3"]]);
+}
+
+#[tokio::test]
+async fn condition_of_the_stock_row_selects_exactly_one() {
+    for id in [7, 8, 9] {
+        let campaign = format!(
+            "{}
+            stock = {{ table = 'stock', where = {{ kind = {id} }}, left = 'remaining' }}",
+            SET.replace("'user_id'", "'user_id', duplicates = 'locked'")
+        );
+        let shop = Shop::open(UNIQUE, "{U}", &campaign).await;
+        for sql in [
+            "CREATE TABLE stock (id INT PRIMARY KEY, kind INT, remaining INT)",
+            "INSERT INTO stock VALUES (1, 7, 80), (2, 8, 80), (3, 8, 80)",
+        ] {
+            shop.world.sql(sql).await;
+        }
+        shop.add_members(0..20).await;
+        let findings = shop.pass().await;
+        let whys: Vec<&str> = findings.iter().map(|it| it.detail.as_str()).collect();
+        let whys = whys.concat();
+        match id {
+            7 => assert_eq!(whys, ""),
+            8 => assert!(whys.contains("stock.where selects several rows"), "{whys}"),
+            _ => assert!(whys.contains("stock.where selects no row"), "{whys}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn login_that_may_read_only_its_own_keys_is_enough() {
+    let campaign = format!("{SET}\nqueue = {{ list = '@queue' }}");
+    let mut shop = Shop::open(UNIQUE, "{U}", &campaign).await;
+    let name = format!("own_{}", shop.world.prefix.trim_end_matches(':'));
+    let rights = format!("ACL SETUSER {name} on nopass ~@* allcommands");
+    let () = shop.world.redis(&rights).await;
+    let url = shop.world.redis_url.replace("//", &format!("//{name}:x@"));
+    shop.attached.redis = crate::world::redis_at(&url);
+    shop.attached.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn member_beyond_the_character_set_of_failed_events_stops_no_pass() {
+    let columns = "user_id VARCHAR(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL UNIQUE";
+    let campaign = format!(
+        "{SET}
+        failed = {{ table = 'failed', user = 'user_id', where = {{}}, skip = {{ reason = ['BLOCKED'] }}, done = 'delete' }}"
+    );
+    let shop = Shop::open(columns, "'{U}'", &campaign).await;
+    for sql in [
+        "CREATE TABLE failed (id INT AUTO_INCREMENT PRIMARY KEY, \
+            user_id VARCHAR(20) CHARACTER SET ascii, reason VARCHAR(9))",
+        "INSERT INTO failed (user_id, reason) VALUES ('20', 'BLOCKED')",
+    ] {
+        shop.world.sql(sql).await;
+    }
+    shop.add_members(0..21).await;
+    shop.run(&["SADD @users 손님"]).await;
+    let findings = shop.pass().await;
+    let expected = ["1 unissued applied", "1 unissued skipped"];
+    assert_eq!(told(&findings), expected, "{findings:#?}");
+}
+
+#[tokio::test]
+async fn rows_in_no_order_name_nobody_as_the_last() {
+    let world = World::empty().await;
+    let table =
+        "CREATE TABLE coupon (id CHAR(36) PRIMARY KEY DEFAULT (UUID()), user_id INT UNIQUE)";
+    world.sql(table).await;
+    let short = file(SET).replace("100", "18");
+    let attached = world.attached_with(&short, Queues::default());
+    for user in 0..20 {
+        let insert = format!("INSERT INTO coupon (user_id) VALUES ({user})");
+        world.sql(&insert).await;
+        let () = world.redis(&format!("SADD @users {user}")).await;
+    }
+    let findings = pass(&attached, Request::default()).await;
+    assert_eq!(told(&findings), ["1 over_issued skipped"], "{findings:#?}");
+    let why = &findings[0].detail;
+    assert!(why.contains("2 rows are beyond the quantity"), "{why}");
+    assert!(why.contains("write rows.order"), "{why}");
+}
+
+/// The record of repairs holds no names beyond ASCII.
+#[tokio::test]
+async fn users_without_a_name_in_the_record_do_not_stand_for_each_other() {
+    let columns = "user_id VARCHAR(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL UNIQUE";
+    let shop = Shop::open(columns, "'{U}'", SET).await;
+    shop.add_members(0..20).await;
+    for _ in 0..2 {
+        shop.record("NULL", "applied").await;
+    }
+    shop.run(&["SADD @users 손님"]).await;
+    let findings = shop.pass().await;
+    assert_eq!(told(&findings), ["1 unissued applied"], "{findings:#?}");
+}
+
+#[tokio::test]
+async fn trigger_that_the_login_cannot_see_is_asked_for() {
+    let columns = "user_id INT NOT NULL UNIQUE, code CHAR(8) NOT NULL";
+    let mut shop = Shop::open(columns, "{U}, 'x'", SET).await;
+    let fills = "CREATE TRIGGER fills BEFORE INSERT ON coupon FOR EACH ROW SET NEW.code = 'y'";
+    shop.world.sql(fills).await;
+    shop.attached.check().await.unwrap();
+    let login = shop.world.login("inserts").await;
+    let grant = format!(
+        "GRANT SELECT, INSERT ON {}.* TO {login}",
+        shop.world.database_name()
+    );
+    shop.world.sql(&grant).await;
+    shop.attached.theirs = shop.world.mysql_as(&login);
+    let why = shop.attached.check().await.unwrap_err().to_string();
+    assert!(
+        why.contains("if a trigger fills it: GRANT TRIGGER"),
+        "{why}"
+    );
+}
+
+/// One table for two campaigns, and a user of both.
+#[tokio::test]
+async fn flag_that_tells_two_campaigns_apart_does_not_change() {
+    let columns = "user_id INT NOT NULL, is_vip TINYINT NOT NULL DEFAULT 0, \
+        UNIQUE (user_id, is_vip)";
+    let usual = SET.replace("'user_id'", "'user_id', where = { is_vip = false }");
+    let shop = Shop::open(columns, "{U}, 0", &usual).await;
+    shop.add_members(0..21).await;
+    shop.insert("20, 1").await;
+    shop.run(&["SADD @vips 20"]).await;
+    let other = file(&usual)
+        .replace("Winter", "VIP")
+        .replace("false", "true")
+        .replace("@users", "@vips");
+    let both = format!("{}\n{other}", file(&usual));
+    let attached = shop.world.attached_with(&both, Queues::default());
+    let notes = attached.check().await.unwrap();
+    assert!(
+        !notes.iter().any(|it| it.contains("may change")),
+        "{notes:?}"
+    );
+    let findings = pass(&attached, Request::default()).await;
+    assert_eq!(told(&findings), ["1 unissued applied"], "{findings:#?}");
+}
+
+#[tokio::test]
+async fn quantity_that_falls_with_each_row_is_refused() {
+    let campaign = format!("quantity_sql = 'SELECT total FROM stock'\n{SET}");
+    let shop = Shop::open(UNIQUE, "{U}", SET).await;
+    for sql in [
+        "CREATE TABLE stock (total INT)",
+        "INSERT INTO stock VALUES (80)",
+    ] {
+        shop.world.sql(sql).await;
+    }
+    shop.add_members(0..20).await;
+    let told_by = file(&campaign).replace("quantity = 100\n", "");
+    let attached = shop.world.attached_with(&told_by, Queues::default());
+    assert_eq!(pass(&attached, Request::default()).await, []);
+    shop.add_members(20..30).await;
+    for user in 20..30 {
+        shop.insert(&user.to_string()).await;
+    }
+    for (total, is_refused) in [(70, true), (80, false), (60, false)] {
+        let set = format!("UPDATE stock SET total = {total}");
+        shop.world.sql(&set).await;
+        let findings = pass(&attached, Request::default()).await;
+        let is_stalled = told(&findings) == ["1 stalled skipped"];
+        assert_eq!(is_stalled, is_refused, "{total} {findings:#?}");
+    }
+}
+
+/// Their program escapes digits, as none does.
+#[tokio::test]
+async fn member_in_an_unusual_spelling_gets_its_row() {
+    let users = "users = { key = '@users', type = 'set', form = 'json' }";
+    let campaign = SET.replace("users = { key = '@users', type = 'set' }", users);
+    let shop = Shop::open(UNIQUE, "{U}", &campaign).await;
+    shop.add_members(0..20).await;
+    shop.run(&["SADD @users \"\\u0032\\u0030\""]).await;
+    let findings = shop.pass().await;
+    assert_eq!(told(&findings), ["1 unissued applied"], "{findings:#?}");
+    assert!(shop.pass().await.is_empty());
+}
+
+/// A drop a day whose rows have a time.
+#[tokio::test]
+async fn day_of_a_column_with_a_time_is_all_of_it() {
+    let world = World::empty().await;
+    for sql in [
+        "CREATE TABLE coupon (id BIGINT PRIMARY KEY DEFAULT (UUID_SHORT()), user_id INT NOT NULL, \
+            at DATETIME NOT NULL, KEY (user_id), UNIQUE KEY (user_id, at))",
+        "CREATE TABLE failed (id INT AUTO_INCREMENT PRIMARY KEY, user_id INT, at DATETIME)",
+        "INSERT INTO failed (user_id, at) VALUES (1, UTC_TIMESTAMP()), \
+            (2, UTC_TIMESTAMP() - INTERVAL 3 DAY)",
+    ] {
+        world.sql(sql).await;
+    }
+    let day = world.sql("SELECT UTC_DATE()").await.concat().concat();
+    for user in 0..3 {
+        let () = world.redis(&format!("SADD @{day} {user}")).await;
+    }
+    for (user, ago) in [(0, 0), (2, 0), (0, 3)] {
+        let row = format!(
+            "INSERT INTO coupon (user_id, at) VALUES ({user}, UTC_TIMESTAMP() - INTERVAL {ago} DAY)"
+        );
+        world.sql(&row).await;
+    }
+    let file = "time_zone = 'UTC'
+        users = { key = '@{date}', type = 'set' }
+        rows = { table = 'coupon', user = 'user_id', where = { at = '{date}' } }
+        failed = { table = 'failed', user = 'user_id', where = { at = '{date}' }, done = 'delete' }";
+    let unique = world.attached_with(&self::file(file), Queues::default());
+    let why = unique.check().await.unwrap_err().to_string();
+    assert!(why.contains("no unique key"), "{why}");
+    let once = file.replace(
+        "where = { at = '{date}' } }",
+        "where = { at = '{date}' }, duplicates = 'reported' }",
+    );
+    let attached = world.attached_with(&self::file(&once), Queues::default());
+    pass(&attached, Request::default()).await;
+    let findings = confirm(&attached).await;
+    assert_eq!(told(&findings), ["1 failed_claim applied"], "{findings:#?}");
+    let rows = "SELECT COUNT(*) FROM coupon WHERE user_id = 1 AND DATE(at) = UTC_DATE()";
+    assert_eq!(world.sql(rows).await, [["1"]]);
+    assert!(pass(&attached, Request::default()).await.is_empty());
+}
+
+#[tokio::test]
+async fn values_that_are_made_fit_their_columns() {
+    let world = World::empty().await;
+    let table = "CREATE TABLE coupon (id BIGINT UNSIGNED PRIMARY KEY, user_id INT NOT NULL UNIQUE, \
+        code CHAR(8) NOT NULL, name VARCHAR(36) CHARACTER SET utf8mb4, ends DATETIME)";
+    world.sql(table).await;
+    let insert =
+        "insert = { id = '{uuid}', code = '{random:8}', name = '{uuid}', ends = '{now+30d}' }";
+    let campaign = SET.replace("'user_id'", &format!("'user_id', {insert}"));
+    let attached = world.attached_with(&file(&campaign), Queues::default());
+    let () = world.redis("SADD @users 1 2").await;
+    pass(&attached, Request::default()).await;
+    let findings = confirm(&attached).await;
+    assert_eq!(told(&findings), ["2 unissued applied"], "{findings:#?}");
+    let made = "SELECT COUNT(*) FROM coupon WHERE id > 1000 AND LENGTH(code) = 8 AND LENGTH(name) = 36 \
+        AND ABS(TIMESTAMPDIFF(HOUR, NOW(), ends) - 720) < 2";
+    assert_eq!(world.sql(made).await, [["2"]]);
+    for (right, wrong, column) in [
+        ("{random:8}", "{random:9}", "\"code\" of coupon is char(8)"),
+        (
+            "code = '{random:8}'",
+            "code = '{uuid}'",
+            "\"code\" of coupon is char(8)",
+        ),
+        (
+            "ends = '{now+30d}'",
+            "ends = '{uuid}'",
+            "\"ends\" of coupon is datetime",
+        ),
+    ] {
+        let wrong = campaign.replace(right, wrong);
+        let attached = world.attached_with(&file(&wrong), Queues::default());
+        let why = attached.check().await.unwrap_err().to_string();
+        assert!(why.contains(column), "{why}");
+    }
+}
