@@ -244,7 +244,8 @@ impl Rules {
             .chain([&failed.user])
             .chain(column)
             .collect();
-        self.must_have("failed", table, read.iter().copied());
+        let named = read.iter().copied().chain(&failed.ignore);
+        self.must_have("failed", table, named);
         self.must_allow("failed", table, "select", &read);
         if let (Some(column), Mode::Repair) = (column, self.mode) {
             self.must_allow("failed", table, "update", &[column]);

@@ -211,11 +211,12 @@ impl Pass<'_> {
 
     /// Refuses a quantity that falls with each row, as what is left does.
     async fn must_have_whole_quantity<'s>(&self, suspect: Suspect<'s>) -> Answer<Suspect<'s>> {
-        let ours = self.attached.ours.as_ref();
-        let ours = ours.filter(|_| suspect.target.campaign.quantity_sql.is_some());
-        let known = match ours {
-            Some(ours) => ours.known_quantity(suspect.target.drop_id()).await?,
-            None => None,
+        let target = &suspect.target;
+        let known = match &self.attached.ours {
+            Some(ours) if target.campaign.quantity_sql.is_some() => {
+                ours.known_quantity(target.drop_id()).await?
+            }
+            _ => None,
         };
         let Look {
             quantity, numbers, ..

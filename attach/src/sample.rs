@@ -30,18 +30,18 @@ impl Unnamed {
         let rows = &campaign.rows;
         let changing = campaign.changing();
         let is_selected = rows.of.keys().any(|name| !changing.contains(&name));
-        let named = rows.of.keys().chain(&rows.ignore).chain([&rows.user]);
-        let named: Vec<&String> = named.collect();
-        let may_tell = |name: &str| !is_selected && (name.ends_with("_id") || is_type(name));
+        let may_tell = |name: &str| {
+            let is_named = is_selected || names(rows.ignore.iter(), name);
+            !is_named && (name.ends_with("_id") || is_type(name))
+        };
         let is_left_null =
             |it: &Column| it.is_null_by_default && !names(rows.insert.keys(), &it.name);
         let writes = campaign.inserts_rows() && !table.has_triggers;
-        let columns = table.columns.iter();
-        let columns = columns.filter(|it: &&Column| {
+        let asked = table.columns.iter().filter(|it: &&Column| {
             let is_asked = may_tell(&it.name) || writes && is_left_null(it);
-            is_asked && !names(named.iter().copied(), &it.name)
+            is_asked && !names(rows.of.keys().chain([&rows.user]), &it.name)
         });
-        let sampled = sample(sql, table, &rows.of, target, columns.collect()).await?;
+        let sampled = sample(sql, table, &rows.of, target, asked.collect()).await?;
         let mut unnamed = Self::default();
         for it in sampled {
             if may_tell(&it.column.name) && it.has_few_values() {

@@ -267,6 +267,8 @@ async fn column_that_is_never_null_in_their_rows_is_to_be_written() {
     let why = shop.refusal(SET).await;
     let expected = "a repair would leave code of coupon NULL, which no other row does";
     assert!(why.contains(expected), "{why}");
+    let ignored = SET.replace("'user_id'", "'user_id', ignore = ['code']");
+    assert_eq!(shop.refusal(&ignored).await, why);
     for value in ["{null}", "{random:8}"] {
         let given = format!("'user_id', insert = {{ code = '{value}' }}");
         assert_eq!(shop.refusal(&SET.replace("'user_id'", &given)).await, "");

@@ -85,6 +85,8 @@ async fn file_without_a_campaign_of_the_running_daemon_is_refused() {
     let edited = daemon(&format!("{FILE}[[campaign]]{campaign}"));
     noted("Summer Winter").await;
     drop((winter, replica, edited));
+    let forget = "DELETE FROM reconciler_state WHERE value = 'Summer'";
+    mysql_rows(&world.ours, forget).await.unwrap();
     // Killed long ago, or before the clock was set back.
     for at in ["2020-01-01", "2999-01-01"] {
         let old =
