@@ -90,6 +90,9 @@ impl Judged {
     }
 }
 
+/// So few coupons nobody adds to a stock, nor a twentieth of the quantity.
+const FEW: i64 = 10;
+
 /// A member whose row has another status than issued coupons.
 pub const TAKEN_BACK: &str = "a row of its user has another value in a column of rows.where: if it \
     was taken back, remove the user from Redis; if not, write all values of issued coupons there, \
@@ -525,7 +528,8 @@ impl Judge<'_> {
         };
         let repair = Repair::MoveCount(MoveCount { seen, may_move, by });
         self.found(kind, "", &why, Some(repair));
-        if let Some(doubt) = self.doubt_of_count(means, value, is_behind) {
+        let behind = if is_behind { to - count } else { 0 };
+        if let Some(doubt) = self.doubt_of_count(means, value, behind) {
             self.last_doubts(doubt);
         }
         let counts_inserts = to > self.taken_before().cast_signed();
@@ -534,9 +538,11 @@ impl Judge<'_> {
         }
     }
 
-    /// Why the counter may be right, or another one.
-    fn doubt_of_count(&self, means: CountMeans, value: i64, is_behind: bool) -> Option<Doubt> {
+    /// Why the counter may be right, or another one. `behind` is how many more are given out than
+    /// it says.
+    fn doubt_of_count(&self, means: CountMeans, value: i64, behind: i64) -> Option<Doubt> {
         let facts = self.facts;
+        let is_behind = behind > 0;
         let quantity = facts.quantity.cast_signed();
         let rows = facts.numbers.rows.cast_signed();
         let count = means.given(value, quantity);
@@ -552,8 +558,10 @@ impl Judge<'_> {
         if is_behind && facts.unselected.is_some() {
             return Some(Doubt::TakenBack);
         }
-        // Somebody may add it to the counter before or after they raise the quantity.
-        if means.is_left() && (is_behind || !facts.is_quantity_settled) {
+        // Somebody may add it to the counter before or after they raise the quantity. Of a few,
+        // their program has lost the decrements, and sells them a second time until they are gone.
+        let are_many = behind > FEW.max(quantity / 20);
+        if means.is_left() && (are_many || !facts.is_quantity_settled) {
             return Some(Doubt::StockAdded);
         }
         let opens = !is_behind && (count >= quantity || self.admitted().is_none());
