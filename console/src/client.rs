@@ -24,6 +24,9 @@ use super::text::labelled;
 /// Maximum wait for a response of the API.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The same for a request with an allow list, which may have 200,000 users.
+const LIST_PATIENCE: Duration = Duration::from_secs(25);
+
 /// Maximum number of bytes read of a response. A run may list 10,000 drops.
 const BODY: usize = 32 * 1024 * 1024;
 
@@ -69,6 +72,12 @@ impl HttpRefusal {
     /// Rejects what was typed.
     pub(crate) fn typed(why: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, format!("{why} Nothing was done"))
+    }
+
+    /// The same for a form, before whose change something could not be read.
+    pub(crate) fn before_a_change(self) -> Self {
+        let why = format!("{} Nothing was changed", self.sentence());
+        Self::new(self.status, why)
     }
 
     /// Returns the reason with a capital letter and a full stop.
@@ -188,7 +197,7 @@ impl Backends {
             .request(Method::POST, &api.url(path), &Value::Null)
             .map_err(|error| unreadable(&error))?;
         *request.body_mut() = Bytes::from(text.to_owned());
-        read("The API", exchange(api, request).await?).await
+        read("The API", exchange(api, request, LIST_PATIENCE).await?).await
     }
 
     /// Sends a request to the API, and returns when the head of the response has arrived.
@@ -211,7 +220,7 @@ impl Backends {
             let value = HeaderValue::from_str(&value).map_err(|error| unreadable(&error.into()))?;
             request.headers_mut().insert(name, value);
         }
-        exchange(api, request).await
+        exchange(api, request, PATIENCE).await
     }
 }
 
@@ -219,20 +228,27 @@ impl Backends {
 async fn exchange(
     api: &HttpClient,
     request: Request<Bytes>,
+    patience: Duration,
 ) -> Result<Response<Body>, HttpRefusal> {
+    let is_read = request.method() == Method::GET;
     let sent = async { anyhow::Ok(api.send(request).await?.map(Body::new)) };
-    let answer = tokio::time::timeout(PATIENCE, sent).await;
+    let answer = tokio::time::timeout(patience, sent).await;
     answer
         .context("no answer in time")
         .flatten()
         .map_err(|error| {
             let error = format!("{error:#}");
             tracing::warn!(error, "the API did not answer the operations page");
-            let why =
-                "The API did not answer. It may have done it, or not: look, and if not, ask again";
+            let why = if is_read { NO_ANSWER } else { MAYBE_DONE };
             HttpRefusal::new(StatusCode::BAD_GATEWAY, why)
         })
 }
+
+/// The message of a page that only shows what the API has.
+const NO_ANSWER: &str = "The API did not answer, so this page cannot be shown now";
+
+const MAYBE_DONE: &str =
+    "The API did not answer. It may have done it, or not: look, and if not, ask again";
 
 /// The message for a submitted form that the page does not offer without the API's address.
 pub(crate) const NO_API: &str = "This reconciler does not know the API's address: set API_URL";
@@ -289,6 +305,25 @@ mod tests {
             "?page=2&reason=few%20%26%20odd"
         );
         assert_eq!(encoded(".."), "%2E%2E");
+    }
+
+    #[tokio::test]
+    async fn only_a_change_that_got_no_answer_may_have_been_made() {
+        let nowhere = Some(("http://127.0.0.1:1".to_owned(), None));
+        let services = Backends::new(Router::new(), nowhere).unwrap();
+        let caller = Credentials {
+            authorization: HeaderValue::from_static("Bearer token"),
+            name: "Kim".to_owned(),
+            peer: None,
+        };
+        let read = services.get_from_api::<Value>(&caller, "/v1/coupons/1");
+        assert_eq!(read.await.unwrap_err().why, NO_ANSWER);
+        let body = Value::Null;
+        let changed =
+            services.call_api::<Value>(&caller, Method::PATCH, "/v1/coupons/1", &body, None);
+        assert_eq!(changed.await.unwrap_err().why, MAYBE_DONE);
+        let listed = services.post_text_to_api::<Value>(&caller, "/v1/coupons/1", "kim");
+        assert_eq!(listed.await.unwrap_err().why, MAYBE_DONE);
     }
 
     #[test]
