@@ -12,6 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::check::check;
 use crate::config::{Campaign, Mode, Target};
@@ -42,6 +43,8 @@ pub struct Request {
     pub dry_run: bool,
     /// An operator confirms the repairs that were shown.
     pub confirm: bool,
+    /// The run that has shown them to the operator: no others are made.
+    pub shown_by: Option<Uuid>,
 }
 
 /// The process was asked to stop, or lost the lock of passes.
@@ -364,6 +367,7 @@ impl Pass<'_> {
         let asked = Asked {
             confirm: self.request.confirm,
             dry_run: self.request.dry_run,
+            shown_by: self.request.shown_by,
         };
         if !held.is_empty() {
             let shown = fingerprinted(&held);

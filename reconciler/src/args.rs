@@ -19,6 +19,7 @@ use firstcome_shared::mysql::processes::Deadlines;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::schedule::Tz;
 use secrecy::SecretString;
+use uuid::Uuid;
 
 use crate::context::{PassSettings, Stores};
 use crate::notify::{NotifyArgs, WebhookArgs};
@@ -229,6 +230,9 @@ pub struct OnceArgs {
     /// Confirm the plan above the repair limit that was shown; needs --coupon or --drop
     #[arg(long)]
     pub confirm: bool,
+    /// The run that has shown the confirmed plan: no other is carried out
+    #[arg(long, value_name = "RUN", requires = "confirm")]
+    pub shown_by: Option<Uuid>,
     /// Print the run as JSON
     #[arg(long)]
     pub json: bool,

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use firstcome_attach::pass::{Request, Stopped};
 use firstcome_shared::StoreError;
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::held_back::Asked;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::processes::{Deadlines, ProcessRow};
 use firstcome_shared::mysql::{Db, DbError, DbSettings};
@@ -17,6 +18,7 @@ use firstcome_shared::redis::servers::Servers;
 use firstcome_shared::redis::wrong_key::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::report::{FailureCause, Outcome, StoreRefusal, Trigger};
 use crate::topic::Topic;
@@ -95,6 +97,8 @@ pub struct PassRequest {
     /// Whether an operator confirms the plan that was shown, so that the repair limit does not
     /// apply to it.
     pub confirm: bool,
+    /// The run that has shown the confirmed plan to the operator: no other is carried out.
+    pub shown_by: Option<Uuid>,
     /// The operator who requested the pass through the API, and what is recorded of that.
     pub by: Option<(Operator, OperatorAct)>,
     /// Maximum wait for another pass to end.
@@ -115,10 +119,20 @@ impl PassRequest {
             dry_run: false,
             deep: false,
             confirm: false,
+            shown_by: None,
             by: None,
             patience: Duration::ZERO,
             counts_for: &[],
             due: None,
+        }
+    }
+
+    /// What an operator asks for.
+    pub fn asked(&self) -> Asked {
+        Asked {
+            confirm: self.confirm,
+            dry_run: self.dry_run,
+            shown_by: self.shown_by,
         }
     }
 
@@ -134,6 +148,7 @@ impl From<&PassRequest> for Request {
             campaign: request.coupon,
             dry_run: request.dry_run,
             confirm: request.confirm,
+            shown_by: request.shown_by,
         }
     }
 }
@@ -147,7 +162,7 @@ pub struct PassContext {
     pub run_id: String,
     pub dry_run: bool,
     pub deep: bool,
-    pub confirm: bool,
+    pub asked: Asked,
     /// The Redis servers when the pass began.
     pub servers: Servers,
     /// Redis's clock, read before the end offsets.

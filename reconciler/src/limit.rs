@@ -6,7 +6,7 @@
 //! [`held_back`]: firstcome_shared::mysql::held_back
 
 use firstcome_shared::mysql::DbError;
-use firstcome_shared::mysql::held_back::{Asked, Confirmation, ShownRepairs};
+use firstcome_shared::mysql::held_back::{Confirmation, ShownRepairs};
 use firstcome_shared::tuning::Tuning;
 
 use crate::pass::Takes;
@@ -26,20 +26,20 @@ pub(crate) async fn brake(drop: DropPass<'_>, takes: &Takes) -> Result<Option<St
         number: u32::try_from(number).unwrap_or(u32::MAX),
         fingerprint: takes.fingerprint(),
     };
-    let asked = Asked {
-        confirm: ctx.confirm,
-        dry_run: ctx.dry_run,
-    };
-    let confirmation = drop.db().confirmation(drop.id(), now, &ctx.run_id, asked);
+    let confirmation = drop
+        .db()
+        .confirmation(drop.id(), now, &ctx.run_id, ctx.asked);
     let lose = format!("{number} users would lose their slot");
     Ok(match confirmation.await? {
         Confirmation::Given => None,
         Confirmation::NotAsked => Some(format!("{lose}, which needs a confirmation")),
         Confirmation::OthersShown => Some(format!(
-            "not confirmed: another plan was shown before, now {lose}; confirm again"
+            "not confirmed: another plan was shown before, now {lose}; see it in a \
+            dry run, and confirm that"
         )),
         Confirmation::NeverShown => Some(format!(
-            "not confirmed: no pass has shown before that {lose}; confirm again"
+            "not confirmed: no pass has shown before that {lose}; see it in a dry run, and \
+            confirm that"
         )),
     })
 }

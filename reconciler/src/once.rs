@@ -56,6 +56,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
         dry_run: args.dry_run,
         deep: args.deep,
         confirm: args.confirm,
+        shown_by: args.shown_by,
         patience: Duration::from_secs(args.wait_seconds),
         ..PassRequest::new(Trigger::Cli)
     };

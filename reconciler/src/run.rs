@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firstcome_shared::domain::CouponId;
+use firstcome_shared::mysql::held_back::Asked;
 use firstcome_shared::mysql::processes::{PassLock, Work};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -152,7 +153,7 @@ impl Reconciler {
                 return Err(PassError::Replaced);
             }
             if !wanted.is_empty() {
-                self.urgent(wanted, &ctx.run_id, ctx.confirm, &ctx.stop, looks)
+                self.urgent(wanted, &ctx.run_id, ctx.asked, &ctx.stop, looks)
                     .await?;
             }
             let young: BTreeSet<CouponId> = looks[before..]
@@ -175,7 +176,7 @@ impl Reconciler {
         &self,
         wanted: Wanted,
         run_id: &str,
-        confirm: bool,
+        asked: Asked,
         stop: &CancellationToken,
         looks: &mut Vec<CouponLook>,
     ) -> Step<()> {
@@ -185,7 +186,8 @@ impl Reconciler {
             return Ok(());
         };
         let request = PassRequest {
-            confirm,
+            confirm: asked.confirm,
+            shown_by: asked.shown_by,
             ..PassRequest::new(Trigger::Startup)
         };
         let ctx = self.context(&request, run_id, CATCH_UP, lock.working());
@@ -247,7 +249,7 @@ impl Reconciler {
             run_id: run_id.to_owned(),
             dry_run: request.dry_run,
             deep: request.deep,
-            confirm: request.confirm,
+            asked: request.asked(),
             servers,
             clock_ms,
             is_read: state.as_ref().is_ok_and(|state| state.is_reached),

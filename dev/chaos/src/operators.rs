@@ -172,11 +172,21 @@ impl<'a> Operators<'a> {
 
 /// Confirms repairs of every coupon at the first reconciler that answers.
 pub(crate) async fn confirm(system: &SystemUnderTest) -> Effect {
+    ask_for_passes(system, "confirm").await
+}
+
+/// Looks at the repairs of every coupon, and confirms them.
+pub(crate) async fn read_and_confirm(system: &SystemUnderTest) {
+    ask_for_passes(system, "dry_run").await;
+    ask_for_passes(system, "confirm").await;
+}
+
+async fn ask_for_passes(system: &SystemUnderTest, what: &str) -> Effect {
     let daemons = system.supervisor.of_role(ProcessRole::Reconciler);
     let mut answers = 0;
     for base in daemons.into_iter().filter_map(Supervised::address) {
         for coupon in system.coupons() {
-            let body = json!({"confirm": true, "coupon_id": coupon.id});
+            let body = json!({what: true, "coupon_id": coupon.id});
             let http = Http::new(&base);
             let request = http.ops(Method::POST, "/v1/reconcile").json(&body);
             // The daemon may be suspended or die meanwhile.
@@ -185,7 +195,7 @@ pub(crate) async fn confirm(system: &SystemUnderTest) -> Effect {
             answers += 1;
             if !matches!(reply.status, 200 | 409 | 503) {
                 let (status, text) = (reply.status, reply.text);
-                system.object(format!("a confirmation was answered {status} {text}"));
+                system.object(format!("{what} was answered {status} {text}"));
             }
         }
     }

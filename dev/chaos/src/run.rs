@@ -355,7 +355,7 @@ impl Run<'_> {
             match verify::waits_for_person(system).await {
                 // Only an older state may bring more repairs than the limit allows.
                 Ok(waits) if waits && self.excuses.listed_promise() => {
-                    drop(operators::confirm(system).await);
+                    operators::read_and_confirm(system).await;
                 }
                 Ok(_) => {}
                 Err(error) => why = error.to_string(),

@@ -179,6 +179,7 @@ async fn confirm(
     let request = PassRequest {
         coupon: Some(body.coupon_id),
         confirm: true,
+        shown_by: id.parse().ok(),
         by: Some((operator, act)),
         patience: PATIENCE,
         ..PassRequest::new(Trigger::Endpoint)

@@ -147,7 +147,8 @@ pub(super) async fn drop(
             .await
             .read_one(coupon, drop.clone())
             .await,
-        held_back: shown.map(|shown| shown.number),
+        held_back: shown.as_ref().map(|shown| shown.number),
+        shown_by: shown.map(|shown| shown.run_id),
         broken_promises: broken_promises(db, drop.id).await?,
     }))
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::timeout;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::context::{PassError, PassRequest};
 use crate::passes::{NotStarted, Passes, StartedPass};
@@ -37,6 +38,10 @@ pub(super) struct Body {
     deep: bool,
     /// Confirm the plan above the repair limit that was shown. Needs a coupon or drop.
     confirm: bool,
+    /// With `confirm`: the run that has shown the plan. Another plan is refused. Default: the plan
+    /// that a run has shown last.
+    #[schema(value_type = Option<String>, example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
+    shown_by: Option<Uuid>,
     /// Wait for the end (default). If false, the run's path is returned at once.
     wait: Option<bool>,
 }
@@ -80,11 +85,17 @@ pub(super) async fn reconcile(
             "confirm needs coupon_id or drop_id: what is held back is confirmed coupon by coupon";
         return Err(invalid(detail));
     }
+    if body.shown_by.is_some() && !body.confirm {
+        return Err(invalid("shown_by needs confirm"));
+    }
     let act = OperatorAct {
         action: "reconcile",
         coupon,
         drop,
-        detail: json!({"dry_run": body.dry_run, "deep": body.deep, "confirm": body.confirm}),
+        detail: json!({
+            "dry_run": body.dry_run, "deep": body.deep, "confirm": body.confirm,
+            "shown_by": body.shown_by,
+        }),
     };
     let request = PassRequest {
         coupon,
@@ -92,6 +103,7 @@ pub(super) async fn reconcile(
         dry_run: body.dry_run,
         deep: body.deep,
         confirm: body.confirm,
+        shown_by: body.shown_by,
         by: Some((operator, act)),
         patience: PATIENCE,
         ..PassRequest::new(Trigger::Endpoint)

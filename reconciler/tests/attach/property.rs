@@ -7,7 +7,7 @@ use firstcome_reconciler::report::{Kind, Outcome, Status};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::world::{World, confirm, pass};
+use crate::world::{World, confirm, dry_run, pass};
 
 static CASES: AtomicU32 = AtomicU32::new(0);
 
@@ -101,6 +101,7 @@ async fn check(world: &World, system: &System) {
     let before = rows(world).await;
     pass(&attached).await;
     confirm(&attached).await;
+    dry_run(&attached).await;
     confirm(&attached).await;
     // If all of it was held back until then, an event that has become a duplicate is closed now.
     pass(&attached).await;

@@ -139,6 +139,15 @@ pub(crate) async fn pass_untrusted(attached: &Attached, request: PassRequest) ->
     worker.once(&request, &stop).await.unwrap()
 }
 
+/// Shows an operator what would be repaired.
+pub(crate) async fn dry_run(attached: &Attached) -> Run {
+    let dry_run = PassRequest {
+        dry_run: true,
+        ..PassRequest::new(Trigger::Cli)
+    };
+    pass_with(attached, dry_run).await
+}
+
 /// Runs a pass that confirms what is held back of the first campaign.
 pub(crate) async fn confirm(attached: &Attached) -> Run {
     let confirmed = PassRequest {

@@ -187,6 +187,9 @@ pub struct DropDetails {
     pub overview: Overview,
     /// Users whose loss of a slot waits for a confirmation; null: none.
     pub held_back: Option<u32>,
+    /// The run that has shown them; null: none.
+    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
+    pub shown_by: Option<String>,
     /// Open broken promises of the drop.
     pub broken_promises: u64,
 }

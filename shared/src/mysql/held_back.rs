@@ -3,6 +3,8 @@
 
 use std::collections::HashSet;
 
+use uuid::Uuid;
+
 use super::sql::row;
 use super::{Db, DbResult, list};
 use crate::domain::DropId;
@@ -18,11 +20,24 @@ row! {
     }
 }
 
+row! {
+    /// The repairs of a drop that were recorded last.
+    pub struct HeldBack {
+        pub number as repairs: u32,
+        pub fingerprint: u64,
+        /// The run that has shown them.
+        pub run_id: String,
+    }
+}
+
 /// What an operator asks a pass for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Asked {
     pub confirm: bool,
     pub dry_run: bool,
+    /// The run whose repairs the operator has seen. `None` confirms those that a run has shown
+    /// last.
+    pub shown_by: Option<Uuid>,
 }
 
 /// Whether repairs are confirmed.
@@ -47,7 +62,9 @@ impl Confirmation {
 }
 
 impl Db {
-    /// Returns whether repairs are confirmed. Others are recorded as held back.
+    /// Returns whether repairs are confirmed. Others are recorded as held back, except by a pass
+    /// whose confirmation is refused: a second click must not carry out what only that pass has
+    /// shown.
     pub async fn confirmation(
         &self,
         drop: DropId,
@@ -55,11 +72,20 @@ impl Db {
         run_id: &str,
         asked: Asked,
     ) -> DbResult<Confirmation> {
-        let shown = self.shown_repairs(drop).await?;
+        let held = self.shown_repairs(drop).await?;
+        let shown = held.map(|held: HeldBack| ShownRepairs {
+            number: held.number,
+            fingerprint: held.fingerprint,
+        });
         let confirmation = Confirmation::new(asked, repairs, shown);
-        if confirmation != Confirmation::Given {
-            let is_seen = asked.confirm || asked.dry_run;
-            self.hold_back(drop, repairs, run_id, is_seen).await?;
+        match (confirmation, asked.shown_by) {
+            (Confirmation::Given, Some(run)) if !self.has_shown(&run.to_string(), drop).await? => {
+                return Ok(Confirmation::OthersShown);
+            }
+            (Confirmation::NotAsked, _) => {
+                self.hold_back(drop, repairs, run_id, asked.dry_run).await?;
+            }
+            _ => {}
         }
         Ok(confirmation)
     }
@@ -82,7 +108,7 @@ impl Db {
     }
 
     /// Reads the repairs that were recorded last.
-    pub async fn shown_repairs(&self, drop: DropId) -> DbResult<Option<ShownRepairs>> {
+    pub async fn shown_repairs(&self, drop: DropId) -> DbResult<Option<HeldBack>> {
         let shown = "SELECT {columns} FROM held_back WHERE drop_id = ?";
         self.first("repairs held back", sql!(shown, drop)).await
     }
@@ -92,12 +118,13 @@ impl Db {
     pub async fn has_shown(&self, run_id: &str, drop: DropId) -> DbResult<bool> {
         let same = sql!(
             "SELECT COUNT(*) FROM held_back h \
-             JOIN reconcile_runs recorded ON recorded.id = h.run_id \
-             JOIN reconcile_runs shown ON shown.id = ? \
-             WHERE h.drop_id = ? \
-             AND COALESCE(shown.same_as, shown.id) = COALESCE(recorded.same_as, recorded.id)",
+             LEFT JOIN reconcile_runs recorded ON recorded.id = h.run_id \
+             LEFT JOIN reconcile_runs shown ON shown.id = ? \
+             WHERE h.drop_id = ? AND (h.run_id = ? OR \
+             COALESCE(shown.same_as, shown.id) = COALESCE(recorded.same_as, recorded.id))",
             run_id,
-            drop
+            drop,
+            run_id
         );
         let found: Option<i64> = self.first("who has shown repairs", same).await?;
         Ok(found > Some(0))
@@ -129,7 +156,11 @@ mod tests {
             (false, false, Some(of(1)), Confirmation::NotAsked),
             (false, true, None, Confirmation::NotAsked),
         ] {
-            let asked = Asked { confirm, dry_run };
+            let asked = Asked {
+                confirm,
+                dry_run,
+                shown_by: None,
+            };
             let found = Confirmation::new(asked, of(1), shown);
             assert_eq!(found, expected, "{asked:?} {shown:?}");
         }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use firstcome_shared::domain::CouponId;
+use firstcome_shared::mysql::held_back::Asked;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -79,9 +80,9 @@ impl Lanes<'_> {
             let lane = LaneRun::begin();
             let mut looks = Vec::new();
             let run_id = &lane.run.run_id;
-            let reopened = self
-                .reconciler
-                .urgent(closed, run_id, false, self.stop, &mut looks);
+            let reopened =
+                self.reconciler
+                    .urgent(closed, run_id, Asked::default(), self.stop, &mut looks);
             let ended = reopened.await;
             let found = ledger::sum(looks, false);
             for coupon in asked {

@@ -2,12 +2,13 @@
 //! until an operator confirms the plan. Rows are never limited.
 
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{Answer, Fixture, MadeCoupon, rows};
+use firstcome_harness::{Answer, Fixture, Http, MadeCoupon, rows};
+use reqwest::Method;
 use serde_json::json;
 
 use crate::drift::support::{
-    BRAKED, REPAIRED, assert_settled, clean_pass, everything, found_in, inject, injector, mailed,
-    pass_ends,
+    BRAKED, DRIFT, REPAIRED, assert_settled, clean_pass, everything, found_in, inject, injector,
+    mailed, pass_ends,
 };
 
 /// Holds back repairs above a fifth of the quantity, from the sixth user on.
@@ -47,7 +48,22 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     assert_eq!(rows(world, coupon.drop).await.len(), 15);
 
     let daemon = world.daemon().await;
-    let body = json!({"confirm": true, "coupon_id": coupon.id});
+    // The plan that is carried out is the one that was seen.
+    let shown_by = world.sql.query("SELECT run_id FROM held_back").await;
+    let shown_by = &shown_by[0][0];
+    let page = format!("/v1/coupons/{}/drops/{}", coupon.id, coupon.drop);
+    let page = Http::send(daemon.http().ops(Method::GET, &page)).await.body;
+    assert_eq!(page["shown_by"], json!(shown_by));
+    let shown = json!({"dry_run": true, "coupon_id": coupon.id});
+    let shown = daemon.reconcile(&shown).await;
+    let mut body = json!({"confirm": true, "coupon_id": coupon.id, "shown_by": shown_by});
+    let run = daemon.reconcile(&body).await;
+    assert_eq!(
+        run.status.as_str(),
+        "braked",
+        "another run has shown it since"
+    );
+    body["shown_by"] = json!(shown.run_id);
     let run = daemon.reconcile(&body).await;
     assert_eq!(run.status.as_str(), "repaired", "{run:#?}");
     let confirmed = "SELECT COUNT(*) FROM reconcile_runs WHERE confirmed AND status = 'repaired'";
@@ -68,9 +84,15 @@ async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_
     let (coupon, answers) = fixture.held("Grows", 50, 15).await;
     let (other, _) = fixture.held("Open", 10, 2).await;
     let conflicts = async |n| inject(world, &coupon, Drift::SlotConflict, n).await;
+    let show = async || {
+        let args = ["--dry-run", "--coupon", &coupon.id.to_string()];
+        pass_ends(world, &args, DRIFT).await;
+    };
     conflicts(11).await;
-    // This plan has not been shown to anybody yet.
+    // This plan has not been shown to anybody yet, also not by a confirmation that is refused.
     confirm(&fixture, &coupon, BRAKED).await;
+    confirm(&fixture, &coupon, BRAKED).await;
+    show().await;
     conflicts(11).await;
     // The plan is another one than the one that was shown. A closed coupon stays closed, alone.
     let gate = world.redis.gate(coupon.id);
@@ -80,11 +102,14 @@ async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_
     assert!(matches!(answer, Answer::Problem(503, _)), "{answer:?}");
     let answer = api.claim(other.id, "stranger").await;
     assert!(answer.is_accepted(), "{answer:?}");
+    confirm(&fixture, &coupon, BRAKED).await;
+    show().await;
     confirm(&fixture, &coupon, REPAIRED).await;
     clean_pass(world, &coupon).await;
     // The confirmation has ended, and this plan was never shown.
     conflicts(12).await;
     confirm(&fixture, &coupon, BRAKED).await;
+    show().await;
     confirm(&fixture, &coupon, REPAIRED).await;
     assert_settled(world, &coupon, 50, 49, &answers).await;
 }
