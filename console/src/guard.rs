@@ -7,7 +7,8 @@ use std::sync::Arc;
 use axum::Form;
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequest as _, Request, State};
-use axum::http::header::{HOST, ORIGIN};
+use axum::http::header::{HOST, ORIGIN, REFERER};
+use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Redirect, Response};
@@ -25,8 +26,8 @@ const FORM_AT_MOST: usize = 16 * 1024;
 /// Maximum size of a form with an allow list, in bytes: 8 MB, of which browsers encode line ends.
 const LIST_AT_MOST: usize = 12 * 1024 * 1024;
 
-/// Maximum length of a path to redirect to after log-in.
-const NEXT_AT_MOST: usize = 500;
+/// Maximum length of a path to redirect to after log-in: the form of a new coupon is one.
+const NEXT_AT_MOST: usize = 3_000;
 
 fn changes(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD)
@@ -79,7 +80,7 @@ pub(super) async fn logged_in(
     next: Next,
 ) -> Response {
     let Some(mut session) = page.session(request.headers()).await else {
-        return to_log_in(&request);
+        return to_log_in(&request, page.public_origin.as_deref());
     };
     session.caller.peer = request.extensions().get::<Peer>().copied();
     if changes(request.method()) {
@@ -129,14 +130,31 @@ async fn with_token(request: Request, session: &Session) -> Result<Request, Resp
     Err(notice("Out of date", StatusCode::FORBIDDEN, why))
 }
 
-fn to_log_in(request: &Request) -> Response {
-    let wanted = request
-        .uri()
-        .path_and_query()
-        .filter(|_| !changes(request.method()));
-    let wanted = own_path(wanted.map_or("/", |path| path.as_str()));
+/// Leads to the log-in, and from there to the page that was requested. After a form, whose content
+/// is lost, says so, and leads to the page of the form.
+fn to_log_in(request: &Request, public: Option<&str>) -> Response {
+    let is_form = changes(request.method());
+    let wanted = if is_form {
+        referring_path(request.headers(), public)
+    } else {
+        request.uri().path_and_query().map(PathAndQuery::as_str)
+    };
+    let wanted = own_path(wanted.unwrap_or("/"));
     let next = Some(wanted).filter(|path| *path != "/").unwrap_or_default();
-    Redirect::to(&format!("/login{}", query(&[("next", next)]))).into_response()
+    let ended = if is_form { "1" } else { "" };
+    let to = format!("/login{}", query(&[("next", next), ("ended", ended)]));
+    Redirect::to(&to).into_response()
+}
+
+/// Returns the path of the page of this origin that has sent the request.
+fn referring_path<'a>(headers: &'a HeaderMap, public: Option<&str>) -> Option<&'a str> {
+    let referer = text(headers, REFERER.as_str())?;
+    let (scheme, rest) = referer.split_once("://")?;
+    let at = rest.find('/')?;
+    let (host, path) = rest.split_at(at);
+    let is_own = Some(host) == text(headers, HOST.as_str())
+        || public.and_then(|it| it.split_once("://")) == Some((scheme, host));
+    is_own.then_some(path)
 }
 
 /// Returns the path to redirect to after log-in: `wanted` if it is on this site, otherwise the
@@ -251,6 +269,38 @@ mod tests {
                     assert!(page.contains(part), "{part} is not in {page}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn form_after_the_end_of_a_session_leads_back_to_its_page_and_says_so() {
+        let public = Some("https://ops.example.com");
+        let form = Method::POST;
+        for (method, referer, to) in [
+            (&Method::GET, "", "/login?next=%2Fcoupons%2F1%2Fchange"),
+            (&form, "", "/login?ended=1"),
+            (
+                &form,
+                "http://reconciler:8081/coupons/1",
+                "/login?next=%2Fcoupons%2F1&ended=1",
+            ),
+            (
+                &form,
+                "https://ops.example.com/runs?before=1",
+                "/login?next=%2Fruns%3Fbefore%3D1&ended=1",
+            ),
+            (&form, "http://ops.example.com/runs", "/login?ended=1"),
+            (&form, "https://evil.example/runs", "/login?ended=1"),
+        ] {
+            let request = Request::builder()
+                .method(method)
+                .uri("/coupons/1/change")
+                .header(HOST, "reconciler:8081")
+                .header(REFERER, referer)
+                .body(Body::empty())
+                .unwrap();
+            let answer = to_log_in(&request, public);
+            assert_eq!(answer.headers()["location"], to, "{method} {referer}");
         }
     }
 

@@ -27,7 +27,11 @@ struct LogInScreen<'a> {
 #[serde(default)]
 pub(super) struct LogInQuery {
     next: String,
+    /// Not empty if a form was sent after the end of the session.
+    ended: String,
 }
+
+const ENDED: &str = "Your session has ended. Nothing was done. Log in, and fill in the form again.";
 
 fn show_form(status: StatusCode, next: &str, name: &str, wrong: &str) -> Response {
     let screen = LogInScreen {
@@ -41,13 +45,14 @@ fn show_form(status: StatusCode, next: &str, name: &str, wrong: &str) -> Respons
 
 pub(super) async fn form(
     State(page): State<ScreenState>,
-    OrDefault(LogInQuery { next }): OrDefault<LogInQuery>,
+    OrDefault(LogInQuery { next, ended }): OrDefault<LogInQuery>,
     headers: HeaderMap,
 ) -> Response {
     if page.session(&headers).await.is_some() {
         return Redirect::to(own_path(&next)).into_response();
     }
-    show_form(StatusCode::OK, &next, "", "")
+    let wrong = if ended.is_empty() { "" } else { ENDED };
+    show_form(StatusCode::OK, &next, "", wrong)
 }
 
 pub(super) async fn log_in(State(page): State<ScreenState>, request: Request) -> Response {
