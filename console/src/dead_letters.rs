@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use firstcome_shared::http::views::{FailedClaimDetails, FailedClaimPage};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
-use firstcome_shared::report::wording::{capital, detail, line, person};
+use firstcome_shared::report::wording::{capital, count, detail, line, person};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -52,6 +52,9 @@ pub(super) struct DeadLettersQuery {
     drop: Option<i64>,
     reason: Option<String>,
     page: u32,
+    done: String,
+    /// How many were discarded.
+    n: u32,
 }
 
 pub(super) async fn list(page: Page, OrDefault(query): OrDefault<DeadLettersQuery>) -> Screen {
@@ -66,8 +69,18 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<DeadLettersQuer
     ];
     let path = format!("/v1/failed-claims{}", query_string(&parameters));
     let found: FailedClaimPage = page.get(&path).await?;
+    let done = match query.done.as_str() {
+        "discarded" => {
+            let discarded = count(query.n, "dead letter is", "dead letters are");
+            format!("{discarded} discarded. No pass looks at them again.")
+        }
+        _ => String::new(),
+    };
     let screen = DeadLettersScreen {
-        top: page.top("Dead letters", "dead-letters"),
+        top: Top {
+            done: &done,
+            ..page.top("Dead letters", "dead-letters")
+        },
         letters: &found.failed_claims,
         resolved,
         drop: query.drop,
@@ -198,19 +211,42 @@ pub(super) async fn discard_all(page: Page, form: Fields) -> Screen {
         return Ok(page.confirm(&form, &what, "Discard them all"));
     }
     let mut discarded = 0;
-    while discarded < AT_ONCE {
-        let found: FailedClaimPage = page.get(&path).await?;
+    if let Err(refusal) = discard_listed(&page, &path, why, &mut discarded).await {
+        let done = count(discarded, "was", "were");
+        let why = format!("{} {done} discarded before", refusal.sentence());
+        return Err(HttpRefusal::new(refusal.status, why));
+    }
+    let discarded = discarded.to_string();
+    let query = [("reason", reason), ("done", "discarded"), ("n", &discarded)];
+    let to = format!("/dead-letters{}", query_string(&query));
+    Ok(Redirect::to(&to).into_response())
+}
+
+/// Discards the open dead letters that a path lists, and counts them.
+async fn discard_listed(
+    page: &Page,
+    listed: &str,
+    why: &str,
+    discarded: &mut u32,
+) -> Result<(), HttpRefusal> {
+    let mut tried = 0;
+    while tried < AT_ONCE {
+        let found: FailedClaimPage = page.get(listed).await?;
         for letter in &found.failed_claims {
             let path = format!("/v1/failed-claims/{}/discard", letter.id);
-            page.post::<Value>(&path, &json!({"why": why})).await?;
+            match page.post::<Value>(&path, &json!({"why": why})).await {
+                Ok(_) => *discarded += 1,
+                // A pass, or another operator, has resolved it since.
+                Err(refusal) if refusal.status == StatusCode::CONFLICT => {}
+                Err(refusal) => return Err(refusal),
+            }
         }
-        discarded += found.failed_claims.len();
+        tried += found.failed_claims.len();
         if found.next_page.is_none() {
             break;
         }
     }
-    let to = format!("/dead-letters{}", query_string(&[("reason", reason)]));
-    Ok(Redirect::to(&to).into_response())
+    Ok(())
 }
 
 /// Discards a dead letter, so that no pass examines it again.
@@ -230,4 +266,64 @@ pub(super) async fn discard(page: Page, Path(id): Path<String>, form: Fields) ->
         .await?;
     let to = format!("/dead-letters/{}?done=discarded", encoded(&id));
     Ok(Redirect::to(&to).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::extract::Path;
+    use axum::http::HeaderMap;
+    use axum::http::header::COOKIE;
+    use axum::routing::{get, post};
+    use axum::{Json, Router};
+    use chrono::Utc;
+    use firstcome_shared::http::ops::OpsToken;
+    use firstcome_shared::subject::Subject;
+    use tokio::sync::Mutex;
+
+    use super::*;
+    use crate::client::Backends;
+    use crate::log_outs::LogOuts;
+    use crate::page::ScreenState;
+    use crate::session::{begin, cookie};
+
+    /// The page of a logged-in operator, in front of these routes.
+    async fn page(reconciler: Router) -> Page {
+        let secret = "0123456789abcdef0123456789abcdef";
+        let token = OpsToken::new(&secret.into(), None).unwrap();
+        let signer = token.log_in(secret, None).unwrap();
+        let session = cookie(&begin(&signer, "Kim", Utc::now()), false);
+        let headers = HeaderMap::from_iter([(COOKIE, session.parse().unwrap())]);
+        let state = ScreenState {
+            services: Backends::new(reconciler, None).unwrap().into(),
+            token,
+            log_outs: LogOuts::Process(Mutex::default()).into(),
+            subject: Subject::Drop,
+            public_origin: None,
+        };
+        let session = state.session(&headers).await.unwrap();
+        Page {
+            state,
+            session: session.into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn dead_letter_that_was_resolved_since_does_not_stop_the_others() {
+        let letter =
+            |id: i64| json!({"id": id, "reason": "junk", "failed_at": "2026-12-01T06:00:00Z"});
+        let letters = [1, 2, 3].map(letter);
+        let listed = json!({"failed_claims": letters, "next_page": null});
+        let discard = async |Path(id): Path<i64>| match id {
+            1 => StatusCode::CONFLICT,
+            _ => StatusCode::OK,
+        };
+        let reconciler = Router::new()
+            .route("/v1/failed-claims", get(async || Json(listed)))
+            .route("/v1/failed-claims/{id}/discard", post(discard));
+        let page = page(reconciler).await;
+        let mut discarded = 0;
+        let ended = discard_listed(&page, "/v1/failed-claims", "a script", &mut discarded).await;
+        ended.unwrap();
+        assert_eq!(discarded, 2);
+    }
 }
