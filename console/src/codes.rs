@@ -5,11 +5,12 @@ use askama::Template;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use chrono::Utc;
+use firstcome_shared::mysql::codes::Code;
 use firstcome_shared::mysql::uses::CodeView;
 use serde_json::Value;
 
 use super::client::{HttpRefusal, encoded, query};
-use super::page::{Fields, Page, Screen, Top, answer};
+use super::page::{Fields, Page, Screen, Top, answer, notice};
 use super::text::Text;
 
 #[derive(Template)]
@@ -35,7 +36,7 @@ impl CodeScreen<'_> {
     }
 }
 
-/// Shows a code and what was just done, or returns `None` if no coupon has it.
+/// Shows a code and what was just done, or that it was revoked. Returns `None` if no coupon has it.
 pub(super) async fn find(
     page: &Page,
     code: &str,
@@ -53,8 +54,21 @@ pub(super) async fn find(
             Ok(Some(answer(StatusCode::OK, &screen)))
         }
         Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Ok(None),
+        Err(refusal) if refusal.status == StatusCode::CONFLICT => {
+            Ok(code.parse().ok().as_ref().map(revoked))
+        }
         Err(refusal) => Err(refusal),
     }
+}
+
+/// Says what is known of a code whose row is gone.
+fn revoked(code: &Code) -> Response {
+    let Code { drop, slot, .. } = code;
+    let why = format!(
+        "The coupon of this code was revoked or given back, so no order can use it. It was slot \
+        {slot} of drop {drop}: search for {drop}, or for the user, to see more."
+    );
+    notice("This code was revoked", StatusCode::OK, &why)
 }
 
 /// Undoes the use of a code by an order.

@@ -80,10 +80,14 @@ impl FromStr for Code {
     type Err = NoCode;
 
     /// Parses `DROP-SLOT-XXXX-XXXX-XXXX-XXXX`, or `DROP.SLOT.` and 20 hexadecimal digits: the
-    /// default of rows that are inserted by hand. Accepts lower case, and letters that people take
-    /// for digits.
+    /// default of rows that are inserted by hand. Accepts lower case, letters that people take for
+    /// digits, spaces, and dashes that mail programs make of hyphens.
     fn from_str(typed: &str) -> Result<Self, NoCode> {
-        let text: String = typed.chars().map(as_meant).collect();
+        let text: String = typed
+            .chars()
+            .filter(|typed| !typed.is_whitespace())
+            .map(as_meant)
+            .collect();
         let (drop, slot) = derived_place(&text)
             .or_else(|| manual_place(&text))
             .ok_or(NoCode)?;
@@ -98,6 +102,7 @@ fn as_meant(typed: char) -> char {
     match typed.to_ascii_uppercase() {
         'O' => '0',
         'I' | 'L' => '1',
+        '\u{2010}'..='\u{2015}' | '\u{2212}' => '-',
         other => other,
     }
 }
@@ -241,6 +246,8 @@ mod tests {
             format!("2.37.{hex}"),
             "l2-2i5-abcd-efgh-jkmn-pqrs".to_owned(),
             "2.37.o123456789abcdefoi23".to_owned(),
+            " 12-215-ABCD - EFGH-\u{a0}JKMN-PQRS\n".to_owned(),
+            "12–215—ABCD‐EFGH‑JKMN−PQRS".to_owned(),
         ] {
             let code: Code = good.parse().unwrap();
             assert_eq!((code.drop, code.slot), (DropId(2), 37), "{good}");
