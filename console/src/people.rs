@@ -183,6 +183,15 @@ pub(super) async fn revoke(page: Page, form: Fields) -> Screen {
 /// Gives up a promise that cannot be kept, after the user was informed.
 pub(super) async fn give_up(page: Page, form: Fields) -> Screen {
     let (path, drop) = place(&form)?;
+    if !form.is_sure() {
+        let person = form.get("person");
+        let coupon = form.get("coupon");
+        let what = format!(
+            "{person} was promised coupon {coupon} and was told that they have none. No pass gives \
+            them one then. It can't be undone."
+        );
+        return Ok(page.confirm(&form, &what, "Give the promise up"));
+    }
     let path = format!("{path}/give-up");
     page.post::<GivenUp>(&path, &json!({"drop_id": drop}))
         .await?;
