@@ -26,8 +26,12 @@ struct PeopleScreen<'a> {
     wrong: &'a str,
     /// Coupons with such a number or name.
     named: &'a [NamedCoupon],
+    /// Whether there are older ones with such a name.
+    has_more: bool,
     /// Coupons in which the user is known.
     coupons: &'a [NamedCoupon],
+    /// What could not be searched.
+    left_out: &'a str,
     story: Option<&'a Story>,
     /// Whether the API's address is known.
     has_api: bool,
@@ -41,7 +45,9 @@ impl<'a> PeopleScreen<'a> {
             person,
             wrong: "",
             named: &[],
+            has_more: false,
             coupons: &[],
+            left_out: "",
             story: None,
             has_api: page.has_api(),
         }
@@ -52,8 +58,17 @@ const NOTHING: &str = "No coupon has this number, name or code, and no coupon ha
     a broken promise, a slot or a place of such a user. Of a place that was lost with Redis's data, \
     nothing is known.";
 
+const WITHOUT_REDIS: &str =
+    "Redis does not answer, so places on waiting lists and fresh claims are not known now.";
+
+const WITHOUT_API: &str =
+    "Codes cannot be searched: this reconciler does not know the API's address (API_URL).";
+
 /// The slot or waiting position to revoke. Empty if there is none.
 fn holds(story: &Story) -> String {
+    if matches!(story.holds, Holds::Revoked | Holds::None) {
+        return String::new();
+    }
     match (story.slot, story.drop_id) {
         (Some(slot), Some(drop)) => format!("slot {slot} of drop {drop}"),
         (None, Some(drop)) => format!("the place in drop {drop}"),
@@ -77,15 +92,16 @@ pub(super) async fn form(page: Page, OrDefault(query): OrDefault<JustDone>) -> S
 pub(super) async fn search(page: Page, form: Fields) -> Screen {
     let coupon = form.get("coupon");
     let text = form.get("person");
+    let is_code = text.parse::<Code>().is_ok();
     if page.has_api()
-        && text.parse::<Code>().is_ok()
+        && is_code
         && let Some(found) = codes::find(&page, text, "").await?
     {
         return Ok(found);
     }
     let mut screen = PeopleScreen::new(&page, text);
-    let mut named = Vec::new();
-    let mut known = Vec::new();
+    let mut named = nothing();
+    let mut known = nothing();
     let is_user = text.parse::<UserId>().is_ok();
     if coupon.is_empty() {
         named = coupons(&page, "coupon", text).await?;
@@ -93,7 +109,12 @@ pub(super) async fn search(page: Page, form: Fields) -> Screen {
             known = coupons(&page, "user_id", text).await?;
         }
     }
-    let coupon = match (named.as_slice(), known.as_slice()) {
+    if is_code && !page.has_api() {
+        screen.left_out = WITHOUT_API;
+    } else if !known.redis_answered {
+        screen.left_out = WITHOUT_REDIS;
+    }
+    let coupon = match (named.coupons.as_slice(), known.coupons.as_slice()) {
         ([only], []) => {
             return Ok(Redirect::to(&format!("/coupons/{}", only.id)).into_response());
         }
@@ -105,7 +126,9 @@ pub(super) async fn search(page: Page, form: Fields) -> Screen {
         _ => coupon.to_owned(),
     };
     if coupon.is_empty() {
-        (screen.named, screen.coupons) = (&named, &known);
+        screen.named = &named.coupons;
+        screen.has_more = named.has_more;
+        screen.coupons = &known.coupons;
         return Ok(answer(StatusCode::OK, &screen));
     }
     show_story(&page, &coupon, &form, "").await
@@ -135,12 +158,20 @@ async fn show_result(page: &Page, form: &Fields, done: &str, word: &str) -> Resp
 }
 
 /// Returns the coupons that a search finds.
-async fn coupons(page: &Page, by: &str, text: &str) -> Result<Vec<NamedCoupon>, HttpRefusal> {
+async fn coupons(page: &Page, by: &str, text: &str) -> Result<FoundCoupons, HttpRefusal> {
     let path = format!("/v1/people{}", query_string(&[(by, text)]));
-    match page.get::<FoundCoupons>(&path).await {
-        Ok(found) => Ok(found.coupons),
-        Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Ok(Vec::new()),
-        Err(refusal) => Err(refusal),
+    match page.get(&path).await {
+        Err(refusal) if refusal.status == StatusCode::NOT_FOUND => Ok(nothing()),
+        found => found,
+    }
+}
+
+/// The result of a search that finds nothing, with all stores.
+fn nothing() -> FoundCoupons {
+    FoundCoupons {
+        coupons: Vec::new(),
+        has_more: false,
+        redis_answered: true,
     }
 }
 
@@ -196,4 +227,26 @@ pub(super) async fn give_up(page: Page, form: Fields) -> Screen {
     page.post::<GivenUp>(&path, &json!({"drop_id": drop}))
         .await?;
     Ok(show_result(&page, &form, "Noted.", "given-up").await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_user_has_can_be_revoked() {
+        for (state, expected) in [
+            ("issued", "slot 5 of drop 7"),
+            ("accepted", "slot 5 of drop 7"),
+            ("revoked", ""),
+            ("none", ""),
+        ] {
+            let story = json!({
+                "coupon_id": 1, "coupon_name": "Winter", "user_id": "kim", "holds": state,
+                "drop_id": 7, "slot": 5, "conclusion": "", "no_longer_known": [], "happenings": [],
+            });
+            let story: Story = serde_json::from_value(story).unwrap();
+            assert_eq!(holds(&story), expected, "{state}");
+        }
+    }
 }

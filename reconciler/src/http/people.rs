@@ -8,8 +8,9 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::views::{FoundCoupons, GivenUp, NamedCoupon, Story};
-use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::ops_actions::Operator;
+use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::redis::RedisError;
 use firstcome_shared::sql;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
@@ -81,9 +82,12 @@ pub(super) async fn search(
     StrictQuery(query): StrictQuery<PeopleQuery>,
 ) -> Answer<FoundCoupons> {
     let user = query.user_id.as_deref().map(user_id).transpose()?;
-    let coupons = in_question(&app.stores, query.coupon.as_deref(), user.as_ref()).await?;
-    Ok(Json(FoundCoupons { coupons }))
+    let found = in_question(&app.stores, query.coupon.as_deref(), user.as_ref()).await?;
+    Ok(Json(found))
 }
+
+/// Maximum number of coupons that a search by name returns.
+const NAMED: usize = 50;
 
 /// Returns the coupon with that ID, those whose names contain the text, or those in which the user
 /// is known.
@@ -91,7 +95,7 @@ async fn in_question(
     stores: &Stores,
     coupon: Option<&str>,
     user: Option<&UserId>,
-) -> Result<Vec<NamedCoupon>, Problem> {
+) -> Result<FoundCoupons, Problem> {
     let db = &stores.db;
     let coupon = coupon.map(str::trim).filter(|text| !text.is_empty());
     let number = coupon.and_then(|text| text.parse().ok().map(CouponId));
@@ -102,12 +106,26 @@ async fn in_question(
         let of_drop: Option<CouponId> = db.first("the coupon of a drop", of_drop).await?;
         found = db.coupons_by_id(of_drop.into_iter().collect()).await?;
     }
+    let mut has_more = false;
+    let mut redis_answered = true;
     if found.is_empty() {
         let ids = match (coupon, user) {
-            (Some(text), _) => db.coupons_named(text).await?,
+            (Some(text), _) => {
+                let mut ids = db.coupons_named(text, NAMED + 1).await?;
+                has_more = ids.len() > NAMED;
+                ids.truncate(NAMED);
+                ids
+            }
             (None, Some(user)) => {
                 let mut ids = db.coupons_of_person(user).await?;
-                ids.extend(known_in_redis(stores, user).await?);
+                match known_in_redis(stores, user).await? {
+                    Ok(known) => ids.extend(known),
+                    // What MySQL has is shown nevertheless.
+                    Err(error) => {
+                        tracing::warn!(%error, "a user was searched for in MySQL only");
+                        redis_answered = false;
+                    }
+                }
                 ids.sort_unstable();
                 ids.dedup();
                 ids
@@ -116,7 +134,7 @@ async fn in_question(
         };
         found = db.coupons_by_id(ids).await?;
     }
-    if found.is_empty() {
+    if found.is_empty() && redis_answered {
         return Err(Problem::not_found(match coupon {
             Some(text) => format!("there is no coupon {text:?}, by number or by name"),
             None => {
@@ -130,23 +148,31 @@ async fn in_question(
         id: coupon.id,
         name: coupon.settings.name,
     });
-    Ok(named.collect())
+    Ok(FoundCoupons {
+        coupons: named.collect(),
+        has_more,
+        redis_answered,
+    })
 }
 
 /// Returns the coupons that are not over in which Redis has a user: one who waits, or whose claim
 /// has no row yet.
-async fn known_in_redis(stores: &Stores, user: &UserId) -> Result<Vec<CouponId>, Problem> {
+async fn known_in_redis(
+    stores: &Stores,
+    user: &UserId,
+) -> Result<Result<Vec<CouponId>, RedisError>, DbError> {
     let mut drops = Vec::new();
     for (_, all) in stores.db.catalogue().await? {
         let unsealed = all.iter().filter(|drop| drop.sealed_at.is_none());
         drops.extend(unsealed.map(|drop| stores.redis.keys(drop.coupon_id, drop.id)));
     }
-    let found = stores.redis.have_user(&drops, user).await?;
-    Ok(drops
-        .iter()
-        .zip(found)
-        .filter_map(|(keys, has_user)| has_user.then_some(keys.coupon))
-        .collect())
+    let found = stores.redis.have_user(&drops, user).await;
+    Ok(found.map(|found: Vec<bool>| {
+        let known = drops.iter().zip(found);
+        known
+            .filter_map(|(keys, has_user)| has_user.then_some(keys.coupon))
+            .collect()
+    }))
 }
 
 /// The drop of the promise.

@@ -239,6 +239,10 @@ pub struct Discarded {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FoundCoupons {
     pub coupons: Vec<NamedCoupon>,
+    /// Whether older coupons have such a name, too.
+    pub has_more: bool,
+    /// False if Redis did not answer: users' places, and slots without a row yet, are then not known.
+    pub redis_answered: bool,
 }
 
 /// A coupon by ID and name.

@@ -188,13 +188,13 @@ impl Db {
             .await
     }
 
-    /// Finds coupons whose names contain this text. If any name equals the text, returns only exact
-    /// matches.
-    pub async fn coupons_named(&self, text: &str) -> DbResult<Vec<CouponId>> {
+    /// Finds the newest coupons, at most `limit`, whose names contain this text. If any name equals
+    /// the text, returns only exact matches.
+    pub async fn coupons_named(&self, text: &str, limit: usize) -> DbResult<Vec<CouponId>> {
         let named = "SELECT id, name = ? FROM coupons WHERE LOCATE(?, name) > 0 \
-            ORDER BY 2 DESC, id LIMIT 50";
-        let mut found: Vec<(CouponId, bool)> =
-            self.all("coupons by name", sql!(named, text, text)).await?;
+            ORDER BY 2 DESC, id DESC LIMIT ?";
+        let named = sql!(named, text, text, limit as u64);
+        let mut found: Vec<(CouponId, bool)> = self.all("coupons by name", named).await?;
         if found.first().is_some_and(|(_, is_exact)| *is_exact) {
             found.retain(|(_, is_exact)| *is_exact);
         }
