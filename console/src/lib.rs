@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Path;
+use axum::extract::{DefaultBodyLimit, Path};
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::{Redirect, Response};
 use axum::routing::{get, post};
@@ -110,7 +110,9 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
     let for_operators = for_operators
         .merge(changes.route_layer(from_fn(guard::may_change)))
         .route_layer(from_fn(with_menu))
-        .route_layer(from_fn_with_state(page.clone(), guard::logged_in));
+        .route_layer(from_fn_with_state(page.clone(), guard::logged_in))
+        // `logged_in` has limits of its own, of which the one of allow lists is higher.
+        .route_layer(DefaultBodyLimit::disable());
     let for_all = Router::new()
         .route("/login", get(login::form).post(login::log_in))
         .route("/assets/{file}", get(asset));
