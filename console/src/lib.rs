@@ -72,8 +72,13 @@ const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src
 /// Creates the routes of the page.
 ///
 /// # Errors
-/// If `API_URL` or the file is invalid.
+/// If `API_URL`, `PUBLIC_URL` or the file is invalid.
 pub fn routes(console: Console) -> anyhow::Result<Router> {
+    let public = console.public_url.as_deref();
+    anyhow::ensure!(
+        public.is_none_or(is_without_path),
+        "PUBLIC_URL must have no path: the operations page needs a host name or a port of its own"
+    );
     let (subject, log_outs) = match console.screens {
         Screens::All(redis) => (Subject::Drop, LogOuts::Redis(redis)),
         Screens::PassesAndAlerts => (Subject::Campaign, LogOuts::Process(Mutex::default())),
@@ -124,6 +129,11 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
     Ok(routes.with_state(page))
 }
 
+/// Whether an address is of the first page of its host.
+fn is_without_path(address: &str) -> bool {
+    Url::parse(address).is_ok_and(|url| url.path() == "/")
+}
+
 /// Returns the origin of an address (RFC 6454), as browsers send it: without a port that is usual.
 fn origin(address: &str) -> Option<String> {
     let origin = Url::parse(address).ok()?.origin();
@@ -170,4 +180,30 @@ async fn with_security_headers(mut response: Response) -> Response {
 #[allow(clippy::unused_async)] // a handler
 async fn asset(Path(file): Path<String>) -> Result<Response, Problem> {
     Asset::serve(&[&SCRIPT, &STYLE, &ICON], &file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_refuses_a_public_address_with_a_path() {
+        let token = "0123456789abcdef0123456789abcdef";
+        for (public, is_fit) in [
+            (None, true),
+            (Some("https://ops.example.com"), true),
+            (Some("https://ops.example.com:8443/"), true),
+            (Some("https://example.com/ops"), false),
+            (Some("https://example.com/ops/"), false),
+        ] {
+            let made = routes(Console {
+                reconciler: Router::new(),
+                api: None,
+                token: OpsToken::new(&token.into(), None).unwrap(),
+                public_url: public.map(str::to_owned),
+                screens: Screens::PassesAndAlerts,
+            });
+            assert_eq!(made.is_ok(), is_fit, "{public:?}");
+        }
+    }
 }
