@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::coupon::Done;
 use super::page::{Fields, OrDefault, Page, Screen, Top, answer, whole_number};
-use super::text::{Text, labelled, local_time};
+use super::text::{Text, labelled, local_time, short};
 
 #[derive(Template)]
 #[template(path = "new_coupon.html")]
@@ -50,6 +50,13 @@ impl Preview {
 
     fn is_daily(&self) -> bool {
         self.body["schedule"]["type"] == "daily"
+    }
+
+    /// The end of codes as typed, in the coupon's zone.
+    fn valid_until(&self) -> String {
+        let until = self.body["valid_until"].as_str().unwrap_or_default();
+        let until = until.parse::<DateTime<Utc>>();
+        until.map_or_else(|_| String::new(), |until| short(until, Some(self.zone)))
     }
 
     fn quantity(&self) -> String {
@@ -297,6 +304,18 @@ mod tests {
         let ends = |until| plan(&typed(&[("valid_until", until)]));
         let preview = ends("2131-01-31T23:59").unwrap();
         assert_eq!(preview.body["valid_until"], "2131-01-31T14:59:00Z");
+        let screen = NewCouponScreen {
+            top: Top::new("New coupon", None, "new"),
+            typed: &typed(&[("valid_until", "2131-01-31T23:59")]),
+            wrong: "",
+            preview: Some(&preview),
+            has_api: true,
+            zones: Vec::new(),
+            is_blank: false,
+        };
+        let shown = screen.render().unwrap();
+        let end = "codes can be used until 2131-01-31 23:59 +09:00;";
+        assert!(shown.contains(end), "{shown}");
         assert!(ends("").unwrap().body.get("valid_until").is_none());
         let why = ends("tomorrow").err().unwrap();
         assert_eq!(why, "“Use codes until” is no time there");

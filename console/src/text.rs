@@ -52,10 +52,11 @@ impl<T: Text> Text for Option<T> {
     }
 }
 
-/// Reads a time of a browser's `datetime-local` in this zone.
+/// Reads a time of a browser's `datetime-local` in this zone. A time that clocks skip there is none.
 pub(crate) fn local_time(typed: &str, zone: Tz) -> Option<DateTime<Utc>> {
     let local = NaiveDateTime::parse_from_str(typed, "%Y-%m-%dT%H:%M").ok()?;
-    zone.instant(local)
+    let at = zone.instant(local)?;
+    (zone.local(at).naive_local() == local).then_some(at)
 }
 
 /// Formats a time to the minute in this zone.
@@ -113,6 +114,15 @@ pub(super) fn labelled(why: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_that_clocks_skip_is_no_time() {
+        let berlin: Tz = "Europe/Berlin".parse().unwrap();
+        let read = |typed| local_time(typed, berlin).map(|at: DateTime<Utc>| at.to_rfc3339());
+        assert_eq!(read("2027-03-28T02:30"), None);
+        let first = "2027-10-31T00:30:00+00:00";
+        assert_eq!(read("2027-10-31T02:30").as_deref(), Some(first));
+    }
 
     #[test]
     fn times_of_a_coupon_are_shown_in_its_zone() {
