@@ -13,25 +13,31 @@ use super::done::Done;
 use super::form::CouponForm;
 use super::screen::{CouponQuery, RefusedForm, show_coupon};
 use super::state::is_open;
-use crate::client::encoded;
+use crate::client::{HttpRefusal, encoded};
 use crate::page::{Fields, Page, Screen};
 use crate::text::Text as _;
 
 /// Changes a coupon.
 pub(crate) async fn change(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
     let path = format!("/v1/coupons/{}/drops", encoded(&id));
-    let found: CouponDrops = page.get(&path).await?;
+    let found: CouponDrops = page
+        .get(&path)
+        .await
+        .map_err(HttpRefusal::before_a_change)?;
     match changed(&page, &found, &form).await {
         Ok(answer) => Ok(answer),
-        // The form keeps what was typed.
-        Err(refusal) => {
-            let refused = RefusedForm {
-                typed: &form,
-                refusal: &refusal,
-            };
-            show_coupon(&page, &id, &CouponQuery::default(), Some(refused)).await
-        }
+        Err(refusal) => show_refused(&page, &id, &form, refusal).await,
     }
+}
+
+/// Shows the coupon with a refused form, which keeps what was typed, or at least the reason.
+async fn show_refused(page: &Page, id: &str, form: &Fields, refusal: HttpRefusal) -> Screen {
+    let refused = RefusedForm {
+        typed: form,
+        refusal: &refusal,
+    };
+    let shown = show_coupon(page, id, &CouponQuery::default(), Some(refused)).await;
+    shown.map_err(|_| refusal)
 }
 
 async fn changed(page: &Page, found: &CouponDrops, fields: &Fields) -> Screen {
@@ -94,6 +100,16 @@ pub(crate) async fn change_list(page: Page, Path(id): Path<String>, form: Fields
     } else {
         "add"
     };
+    if how == "remove" && !form.is_sure() {
+        let lines = form.get("people").lines();
+        let lines = lines.filter(|line| !line.trim().is_empty()).count() as u64;
+        let what = format!(
+            "The users of {} leave the allow list of coupon {id}. Those who hold one or wait keep \
+            it.",
+            count(lines, "line", "lines")
+        );
+        return Ok(page.confirm(&form, &what, "Remove them"));
+    }
     let path = format!("/v1/coupons/{}/allow-list/{how}", encoded(&id));
     match page.api_text::<Value>(&path, form.get("people")).await {
         Ok(_) => {
@@ -101,13 +117,7 @@ pub(crate) async fn change_list(page: Page, Path(id): Path<String>, form: Fields
             let to = format!("/coupons/{}?done={done}", encoded(&id));
             Ok(Redirect::to(&to).into_response())
         }
-        Err(refusal) => {
-            let refused = RefusedForm {
-                typed: &form,
-                refusal: &refusal,
-            };
-            show_coupon(&page, &id, &CouponQuery::default(), Some(refused)).await
-        }
+        Err(refusal) => show_refused(&page, &id, &form, refusal).await,
     }
 }
 

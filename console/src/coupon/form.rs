@@ -172,6 +172,17 @@ impl CouponForm {
                 format!("{name} then never closes by itself."),
                 "Remove the end",
             ),
+            Self::ClosesAt(Some(at)) if ends_earlier(coupon, *at) => (
+                format!(
+                    "{name} closes earlier than before, at {}. Nobody gets one after that.",
+                    short(*at, zone(coupon))
+                ),
+                "Change the end",
+            ),
+            Self::Dates { last_day, .. } if is_earlier_day(coupon, last_day) => (
+                format!("{name} opens on no day after {last_day}, although it would have."),
+                "Change the dates",
+            ),
             Self::Close => (
                 format!(
                     "The open drop of {name} closes now. Its waiting list gets nothing more. It \
@@ -211,6 +222,25 @@ impl CouponForm {
 
 fn zone(coupon: &CouponDetails) -> Option<Tz> {
     coupon.schedule.as_ref().and_then(Schedule::time_zone)
+}
+
+/// Whether a coupon that opens once would close later than this, or never.
+fn ends_earlier(coupon: &CouponSettings, at: DateTime<Utc>) -> bool {
+    match &coupon.schedule {
+        Some(Schedule::Once { closes_at, .. }) => closes_at.is_none_or(|closes| at < closes),
+        Some(Schedule::Daily { .. }) | None => false,
+    }
+}
+
+/// Whether a daily coupon would open after this day, as typed, too.
+fn is_earlier_day(coupon: &CouponSettings, typed: &str) -> bool {
+    let day = typed.parse::<NaiveDate>();
+    match &coupon.schedule {
+        Some(Schedule::Daily { last_day, .. }) => {
+            day.is_ok_and(|day| last_day.is_none_or(|last| day < last))
+        }
+        Some(Schedule::Once { .. }) | None => false,
+    }
 }
 
 /// Whether a coupon can be cancelled. It may have opened since the page, or the question, was

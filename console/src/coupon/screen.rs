@@ -65,6 +65,25 @@ impl CouponScreen<'_> {
         typed.map_or_else(|| now.to_string(), |(_, text)| text.clone())
     }
 
+    /// Who may claim, as typed or at present.
+    fn allow(&self) -> String {
+        let now = match &self.found.coupon.allow {
+            None => "",
+            Some(Allow::List) => "list",
+            Some(Allow::Group(_)) => "group",
+        };
+        self.value("allow", &now)
+    }
+
+    /// The group of users who may claim, as typed or at present.
+    fn group(&self) -> String {
+        let now = match &self.found.coupon.allow {
+            Some(Allow::Group(group)) => group.as_str(),
+            Some(Allow::List) | None => "",
+        };
+        self.value("group", &now)
+    }
+
     /// A time as a form has it, in the coupon's zone.
     fn typed_form(&self, at: DateTime<Utc>) -> String {
         let zone = self.zone.unwrap_or_else(Tz::utc);

@@ -143,7 +143,8 @@ fn change_of_codes_users_and_times_asks_before_it_takes_something() {
         (
             "how=closes_at&closes_at=1970-01-01T12:00",
             r#"{"closes_at":"1970-01-01T03:00:00Z"}"#,
-            "",
+            "Winter closes earlier than before, at 1970-01-01 12:00 +09:00. Nobody gets one after \
+             that.",
             "closes_at",
         ),
         (
@@ -160,6 +161,27 @@ fn change_of_codes_users_and_times_asks_before_it_takes_something() {
             "closed",
         ),
     ]);
+}
+
+#[test]
+fn only_an_end_or_a_last_day_that_is_earlier_asks() {
+    let once = json!({"type": "once", "opens_at": "1970-01-01T01:00:00Z",
+        "closes_at": "1970-01-02T00:00:00Z"});
+    let daily = json!({"type": "daily", "time_zone": "UTC", "opens": "01:00", "closes": "02:00",
+        "first_day": "1970-01-01", "last_day": "1970-01-08"});
+    for (schedule, fields, asks) in [
+        (&once, "how=closes_at&closes_at=1970-01-01T12:00", true),
+        (&once, "how=closes_at&closes_at=1970-01-02T00:00", false),
+        (&once, "how=closes_at&closes_at=1970-01-03T00:00", false),
+        (&daily, "how=dates&opens=01:00&last_day=1970-01-07", true),
+        (&daily, "how=dates&opens=01:00&last_day=1970-01-08", false),
+        (&daily, "how=dates&opens=01:00&last_day=", false),
+    ] {
+        let mut open = found(DropState::Open);
+        open.coupon.schedule = Some(serde_json::from_value(schedule.clone()).unwrap());
+        let form = parse(fields, &open, 90).unwrap();
+        assert_eq!(form.question(&open.coupon).is_some(), asks, "{fields}");
+    }
 }
 
 #[test]

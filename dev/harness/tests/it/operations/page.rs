@@ -3,8 +3,9 @@
 
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{
-    Answer, Fixture, MadeCoupon, OPS_TOKEN, World, coupon_body, open_world, people,
+    Answer, Fixture, Http, MadeCoupon, OPS_TOKEN, World, coupon_body, open_world, people, shared,
 };
+use firstcome_stack::ProxyFault;
 use reqwest::header::ORIGIN;
 use reqwest::{Method, Response};
 use serde_json::json;
@@ -138,7 +139,25 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
     assert_eq!(f.world.sql.query(acts).await, recorded);
 }
 
-async fn revoking_asks_first_and_shortens_the_list_of_winners(kim: &Visitor, coupon: &MadeCoupon) {
+async fn giving_a_promise_up_asks_first(kim: &Visitor, coupon: &MadeCoupon) {
+    let (id, drop) = (coupon.id.to_string(), coupon.drop.to_string());
+    let person = &*people(1)[0];
+    let promise = [("coupon", &*id), ("person", person), ("drop", &*drop)];
+    let asked = kim.submit("/people/give-up", &promise).await;
+    assert_has(
+        &asked.text,
+        &["Are you sure?", "No pass gives them one then"],
+    );
+    let sure = [&promise[..], &[("sure", "1")]].concat();
+    let refused = kim.submit("/people/give-up", &sure).await;
+    assert_has(&refused.text, &["no broken promise in that drop"]);
+}
+
+async fn revoking_asks_first_and_shortens_the_list_of_winners(
+    kim: &Visitor,
+    coupon: &MadeCoupon,
+    code: &str,
+) {
     let winners = format!("/coupons/{}/winners.csv", coupon.id);
     let csv = kim.get(&winners).await;
     assert_has(header(&csv, "content-disposition"), &["winners.csv"]);
@@ -158,7 +177,13 @@ async fn revoking_asks_first_and_shortens_the_list_of_winners(kim: &Visitor, cou
     let shown = kim.submit("/people/revoke", &revoked).await;
     assert_eq!(shown.status, 200);
     assert_has(&shown.text, &["Revoked.", "What happened", "a script"]);
+    assert_lacks(&shown.text, &["of Winter coupon away from"]);
     assert_lacks(&kim.text(&winners).await, &[&holders[0]]);
+    // As users and their mail programs write it.
+    let code = code.to_lowercase().replace('-', " – ");
+    let found = kim.submit("/people", &[("person", &code)]).await;
+    let place = format!("of drop {drop}");
+    assert_has(&found.text, &["This code was revoked", &place]);
 }
 
 #[tokio::test]
@@ -180,7 +205,14 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
     let (now, later) = ((coupon.id, change(coupon.id)), (later, change(later)));
     let daily = (daily, change(daily));
 
-    revoking_asks_first_and_shortens_the_list_of_winners(&kim, &coupon).await;
+    giving_a_promise_up_asks_first(&kim, &coupon).await;
+    let holder = format!(
+        "SELECT code FROM issued_coupons WHERE drop_id = {} AND user_id = '{}'",
+        coupon.drop,
+        people(1)[0]
+    );
+    let code = sql.query(&holder).await.concat().remove(0);
+    revoking_asks_first_and_shortens_the_list_of_winners(&kim, &coupon, &code).await;
     let cancel = [("how", "cancel"), ("sure", "1")];
     let refused = kim.submit(&now.1, &cancel).await;
     assert_eq!(refused.status, 400, "an open drop is not cancelled");
@@ -191,7 +223,7 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
         (&now, "quantity", ("quantity", "30"), "20 → 30", "d.quantity", "30"),
         (&now, "name", ("name", "Winter"), "instead of “Winter coupon”", "name", "Winter"),
         (&now, "allow", ("allow", "list"), "only the 0 people on its allow list", "allow_rule", "list"),
-        (&now, "closes_at", ("closes_at", "2101-01-01T00:00"), "", "YEAR(closes_at)", "2101"),
+        (&now, "closes_at", ("closes_at", "2101-01-01T00:00"), "closes earlier", "YEAR(closes_at)", "2101"),
         (&now, "validity", ("valid_days", "30"), "for 30 days from the claim", "valid_days", "30"),
         (&now, "validity", ("valid_until", "2101-01-01T00:00"), "until 2101-01-01 00:00 UTC", "YEAR(valid_until)", "2101"),
         (&now, "close", ("", ""), "closes now", "closed_early", "1"),
@@ -220,9 +252,17 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
         let stale = [("how", "name"), ("name", "Other"), revision, ("sure", "1")];
         assert_eq!(kim.submit(path, &stale).await.status, 412, "{how}");
     }
-    let past = [("how", "closes_at"), ("closes_at", "2020-01-01T00:00")];
+    let end = ("closes_at", "2020-01-01T00:00");
+    let past = [("how", "closes_at"), end, ("sure", "1")];
     let refused = kim.submit(&now.1, &past).await;
-    assert_has(&refused.text, &["“Closes at” is in the past"]);
+    let kept = "value=\"2020-01-01T00:00\"";
+    assert_has(&refused.text, &["“Closes at” is in the past", kept]);
+    let group = ("group", "v i p");
+    let refused = kim
+        .submit(&now.1, &[("how", "allow"), ("allow", "group"), group])
+        .await;
+    let kept = ["value=\"v i p\"", "value=\"group\" selected"];
+    assert_has(&refused.text, &["Name the group", kept[0], kept[1]]);
     // What was typed stays, beside the reason and the coupon.
     for (typed, says) in [
         (["quantity", "0"], "from 1 to 10,000,000"),
@@ -280,6 +320,57 @@ async fn list_of_coupons_has_further_pages_also_of_coupons_that_are_closed() {
     let second = kim.text(&next).await;
     assert_has(&second, &[&name(50)]);
     assert_lacks(&second, &[&name(49), "More coupons"]);
+    let found = kim.submit("/people", &[("person", "inter coup")]).await;
+    let more = "These are the newest 50. There are older ones";
+    assert_has(&found.text, &[&name(50), &name(1), more]);
+    assert_lacks(&found.text, &[&name(0)]);
+}
+
+#[tokio::test]
+async fn search_finds_coupons_and_rows_while_redis_is_away() {
+    let f = Fixture::new("ops-search").await;
+    let (coupon, _) = f.held("Winter coupon", 5, 1).await;
+    let redis = &shared().await.redis;
+    let proxy = redis.proxy().await.unwrap();
+    f.world.set("REDIS_URL", &redis.url_via(&proxy));
+    f.world.set("API_URL", "");
+    let daemon = f.world.daemon().await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let code = codes(&f.world, coupon.drop).await.remove(0);
+    let found = kim.submit("/people", &[("person", &code)]).await;
+    assert_has(&found.text, &["Codes cannot be searched"]);
+    proxy.set(ProxyFault::Cut).await.unwrap();
+    let found = kim.submit("/people", &[("person", "Winter")]).await;
+    assert_eq!(found.location, format!("/coupons/{}", coupon.id));
+    let found = kim.submit("/people", &[("person", "nobody-4711")]).await;
+    assert_has(&found.text, &["fresh claims are not known now"]);
+    let path = format!("/v1/people?user_id={}", people(1)[0]);
+    let request = daemon.http().ops(Method::GET, &path);
+    let found = Http::send(request).await.body;
+    assert_eq!(
+        (&found["coupons"][0]["id"], &found["redis_answered"]),
+        (&json!(coupon.id), &json!(false))
+    );
+}
+
+#[tokio::test]
+async fn dead_letters_with_one_reason_are_discarded_together() {
+    let world = World::new("ops-letters").await;
+    let daemon = world.daemon().await;
+    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let rows = "(NULL, NULL, 7, NULL, 'junk'), (NULL, NULL, 8, NULL, 'junk')";
+    let columns = "(coupon_id, drop_id, slot, user_id, reason)";
+    world
+        .sql
+        .query(&format!(
+            "INSERT INTO failed_claims {columns} VALUES {rows}"
+        ))
+        .await;
+    let all = [("reason", "junk"), ("why", "a script"), ("sure", "1")];
+    let done = kim.submit("/dead-letters/discard-all", &all).await;
+    assert_eq!(done.status, 303, "{}", done.text);
+    let says = ["2 dead letters are discarded.", "There is none."];
+    assert_has(&kim.text(&done.location).await, &says);
 }
 
 #[tokio::test]
@@ -290,19 +381,28 @@ async fn an_allow_list_is_pasted_and_a_removed_end_is_in_the_history() {
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let page = format!("/coupons/{}", coupon.id);
     let (list, change) = (format!("{page}/allow-list"), format!("{page}/change"));
-    let many: Vec<String> = (0..3_000).map(|n| format!("user-{n}\r\n")).collect();
+    // As long as UUIDs.
+    let mut many: Vec<String> = (0..100_000).map(|n| format!("user-{n:0>31}\r\n")).collect();
+    for n in [7, 8] {
+        many[n] = format!("user-{n}\r\n");
+    }
     let many = many.concat();
     let added = [("how", "add"), ("people", many.as_str())];
     assert_eq!(kim.submit(&list, &added).await.status, 303);
-    assert_has(&kim.text(&page).await, &["3,000 people now"]);
-    let removed = [("how", "remove"), ("people", "user-7")];
+    assert_has(&kim.text(&page).await, &["100,000 people now"]);
+    let removed = [("how", "remove"), ("people", "user-7\n\nuser-8")];
+    let asked = kim.submit(&list, &removed).await;
+    assert_has(&asked.text, &["Are you sure?", "users of 2 lines"]);
+    assert_has(&kim.text(&page).await, &["100,000 people now"]);
+    let removed = [&removed[..], &[("sure", "1")]].concat();
     assert_eq!(kim.submit(&list, &removed).await.status, 303);
-    assert_has(&kim.text(&page).await, &["2,999 people now"]);
+    assert_has(&kim.text(&page).await, &["99,998 people now"]);
     let wrong = [("how", "add"), ("people", "user 8")];
     let refused = kim.submit(&list, &wrong).await;
     assert_has(&refused.text, &["line 1", "user 8</textarea>"]);
 
-    let until = [("how", "closes_at"), ("closes_at", "2101-01-01T00:00")];
+    let end = ("closes_at", "2101-01-01T00:00");
+    let until = [("how", "closes_at"), end, ("sure", "1")];
     assert_eq!(kim.submit(&change, &until).await.status, 303);
     let never = [("how", "closes_at"), ("closes_at", ""), ("sure", "1")];
     assert_eq!(kim.submit(&change, &never).await.status, 303);

@@ -113,8 +113,10 @@ impl Visitor {
 /// Encodes a form as a browser does.
 pub(super) fn filled_in(request: RequestBuilder, fields: &[(&str, &str)]) -> RequestBuilder {
     let encoded = |text: &str| {
-        text.bytes()
-            .fold(String::new(), |all, byte| format!("{all}%{byte:02X}"))
+        text.bytes().fold(String::new(), |mut all, byte| {
+            all.push_str(&format!("%{byte:02X}"));
+            all
+        })
     };
     let pairs: Vec<String> = fields
         .iter()
