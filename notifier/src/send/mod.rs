@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::mysql::outbox::{Channel, DeliveryOutcome, Leased, Outgoing, Served};
+use firstcome_shared::mysql::outbox::{
+    Channel, DeliveryOutcome, Leased, Outgoing, PUT_OFF_AT_MOST, Served,
+};
 use firstcome_shared::mysql::{Db, DbError, outbox};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -43,9 +45,6 @@ const RECORDING: Duration = Duration::from_secs(60);
 
 /// First and longest pause between attempts for a message, in seconds.
 const BACKOFF_SECONDS: (i64, i64) = (30, 3_600);
-
-/// How long a target may put off the next attempt.
-const WAITED_FOR: TimeDelta = TimeDelta::hours(6);
 
 /// How often a target may refuse a message for good until it is given up, after about a quarter of
 /// an hour: a server's rule that refuses everybody may be a mistake that is soon corrected.
@@ -256,7 +255,7 @@ fn outcome(leased: &Leased, failure: Failure, now: DateTime<Utc>) -> DeliveryOut
 /// Returns the time of the next attempt: not before the target wants it, unless it is days away.
 fn next_attempt(now: DateTime<Utc>, attempts: u32, wanted: Option<DateTime<Utc>>) -> DateTime<Utc> {
     let next = now + backoff(attempts);
-    wanted.map_or(next, |wanted| next.max(wanted.min(now + WAITED_FOR)))
+    wanted.map_or(next, |wanted| next.max(wanted.min(now + PUT_OFF_AT_MOST)))
 }
 
 fn log(leased: &Leased, outcome: &DeliveryOutcome) {

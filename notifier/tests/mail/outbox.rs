@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
 use firstcome_shared::domain::DropId;
+use firstcome_shared::mysql::outbox::{Served, lease};
 use firstcome_stack::{Behaviour, SinkEncryption, eventually};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -147,6 +148,52 @@ async fn starttls_and_tls_from_the_first_byte_work_with_a_trusted_certificate_on
         desk.flush_after(TimeDelta::minutes(1)).await;
         assert_eq!(desk.sink.mails().len(), 1, "{tls:?}");
     }
+}
+
+/// Leases what is due, as a sender that has a mail server.
+async fn due(desk: &Desk) -> usize {
+    let served = Served {
+        mails: true,
+        webhooks: Vec::new(),
+        busy: Vec::new(),
+    };
+    let now = desk.clock.now();
+    let leased = lease(&desk.db, served, now, now).await;
+    leased.unwrap().len()
+}
+
+#[tokio::test]
+async fn pause_that_a_target_wants_is_kept_unless_the_clock_was_set_back() {
+    let desk = Desk::new(A).await;
+    desk.after_pass(&desk.notifier(), &repaired("r1")).await;
+    for (next_attempt_at, expected) in [("08:00", 0), ("11:59", 0), ("12:30", 1)] {
+        let put_off = format!(
+            "UPDATE outbox SET attempts = 1, next_attempt_at = '2026-12-01 {next_attempt_at}'"
+        );
+        desk.run(&put_off).await;
+        assert_eq!(due(&desk).await, expected, "{next_attempt_at}");
+    }
+}
+
+#[tokio::test]
+async fn mails_arrive_in_order_as_soon_as_the_server_is_back() {
+    let desk = Desk::new(&format!("{A},{B}")).await;
+    desk.sink.set(Behaviour::Down).await.unwrap();
+    desk.pass(&drift("r1", &[3])).await;
+    for _ in 0..7 {
+        desk.flush_after(TimeDelta::hours(1)).await;
+    }
+    desk.sink.set(Behaviour::Normal).await.unwrap();
+    let mut only_a = desk.args.clone();
+    only_a.alert_to = Some(A.to_owned());
+    let notifier = desk.notifier_with(&desk.db, &only_a);
+    desk.after_pass(&notifier, &clean("r2")).await;
+    desk.flush().await;
+    let place = "1 unrepaired failed claim · Winter coupon";
+    let began = format!("[firstcome] action needed: {place} · 99 of 100 issued");
+    let over = format!("[firstcome] resolved: {place} · 100 of 100 issued");
+    assert_eq!(desk.subjects(A), [began.clone(), over]);
+    assert_eq!(desk.subjects(B), [began]);
 }
 
 #[tokio::test]

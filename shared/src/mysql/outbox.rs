@@ -12,6 +12,12 @@ use crate::sql;
 /// Rows of this age are given up.
 const GIVE_UP: TimeDelta = TimeDelta::days(1);
 
+/// How long a target may put off the next attempt.
+pub const PUT_OFF_AT_MOST: TimeDelta = TimeDelta::hours(6);
+
+/// How much later than by this clock an attempt or a lease may be: clocks of hosts differ.
+const AHEAD: TimeDelta = TimeDelta::minutes(15);
+
 /// What carries a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Channel {
@@ -94,8 +100,8 @@ pub struct Served {
     pub busy: Vec<String>,
 }
 
-/// Leases the oldest due message of each target that the sender serves and is not busy with. An
-/// unreachable target delays no other.
+/// Leases the oldest message of each target that the sender serves and is not busy with, if any of
+/// the target's messages is due: they arrive in order, and an unreachable target delays no other.
 pub async fn lease(
     db: &Db,
     served: Served,
@@ -103,13 +109,13 @@ pub async fn lease(
     until: DateTime<Utc>,
 ) -> DbResult<Vec<Leased>> {
     db.transaction("lease messages", async move |conn| {
-        // No attempt or lease is scheduled that far ahead. If there is one, the clock has been set
-        // back since. Rows that another sender has locked are skipped.
-        let never = now + TimeDelta::minutes(75);
-        let is_due = "sent_at IS NULL AND given_up_at IS NULL \
-                      AND (next_attempt_at <= ? OR next_attempt_at > ? OR attempts = 0) \
-                      AND (leased_until IS NULL OR leased_until <= ? OR leased_until > ?) \
-                      AND (channel = ? OR target IN (?)) AND target NOT IN (?)";
+        // No attempt or lease is that far ahead. If there is one, the clock has been set back
+        // since. Rows that another sender has locked are skipped.
+        let never = now + PUT_OFF_AT_MOST + AHEAD;
+        let never_leased = until + AHEAD;
+        let is_open = "sent_at IS NULL AND given_up_at IS NULL \
+                       AND (leased_until IS NULL OR leased_until <= ? OR leased_until > ?) \
+                       AND (channel = ? OR target IN (?)) AND target NOT IN (?)";
         let mails = if served.mails {
             Channel::Mail.word()
         } else {
@@ -119,15 +125,18 @@ pub async fn lease(
         let busy = served.busy.iter().map(String::as_str).chain([""]);
         let hooks = list(&served.webhooks);
         let busy = list(busy);
-        let of_due = values![now, never, now, never, mails, hooks, busy];
+        let of_open = values![now, never_leased, mails, hooks, busy];
         // A locking read sees the latest rows, the inner read those of its snapshot.
-        let oldest = format!("SELECT MIN(id) FROM outbox WHERE {is_due} GROUP BY target");
+        let oldest = format!(
+            "SELECT MIN(id) FROM outbox WHERE {is_open} GROUP BY target \
+            HAVING MIN(next_attempt_at) <= ? OR MAX(next_attempt_at) > ?"
+        );
         let due: Vec<(i64, u32, Outgoing)> = Sql::new(
             format!(
                 "SELECT id, attempts, {{columns}} \
-            FROM outbox WHERE {is_due} AND id IN ({oldest}) FOR UPDATE SKIP LOCKED"
+            FROM outbox WHERE {is_open} AND id IN ({oldest}) FOR UPDATE SKIP LOCKED"
             ),
-            [of_due.clone(), of_due].concat(),
+            [of_open.clone(), of_open, values![now, never]].concat(),
         )
         .all(conn)
         .await?;
@@ -150,7 +159,12 @@ pub async fn lease(
     .await
 }
 
-/// Records the outcome of an attempt, and releases the lease.
+/// A message that failed this often was not refused: its target, or the mail server, was away.
+const WAS_AWAY: u32 = 5;
+
+/// Records the outcome of an attempt, and releases the lease. What else waits for the target is
+/// next due when this message is. A mail that is sent proves that the server is back: what waits
+/// for it is due now.
 pub async fn record_outcome(
     db: &Db,
     id: i64,
@@ -162,6 +176,15 @@ pub async fn record_outcome(
         DeliveryOutcome::Retry(next, error) => (None, None, Some(next), Some(error)),
         DeliveryOutcome::GivenUp(error) => (None, Some(now), None, Some(error)),
     };
+    let others = "UPDATE outbox o JOIN outbox own ON own.id = ? SET o.next_attempt_at = ? \
+        WHERE o.sent_at IS NULL AND o.given_up_at IS NULL AND o.id <> own.id AND (o.target = \
+        own.target OR ? AND o.channel = own.channel AND own.channel = ? AND o.attempts >= ?)";
+    // First, because it may be repeated.
+    if let Some(due) = next.or(sent) {
+        let is_back = sent.is_some();
+        let others = sql!(others, id, due, is_back, Channel::Mail.word(), WAS_AWAY);
+        db.execute("put off other messages", others).await?;
+    }
     let set = sql!(
         "UPDATE outbox SET attempts = attempts + 1, leased_until = NULL, sent_at = ?, \
         given_up_at = ?, last_error = ?, next_attempt_at = COALESCE(?, next_attempt_at) \
