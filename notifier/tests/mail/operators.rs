@@ -1,10 +1,13 @@
 //! Tests the actions of operators on alerts.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
-use firstcome_shared::mysql::alerts::{AlertPage, ListedAlert, acknowledge, find, list};
+use firstcome_shared::mysql::alerts::{AlertPage, ListedAlert, acknowledge, find, list, lock};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::report::AlertState;
+use tokio::sync::oneshot;
 
 use crate::desk::{A, Desk};
 use crate::mailed::{clean, drift, kafka_is_away};
@@ -59,4 +62,24 @@ async fn acknowledged_alert_is_mailed_again_only_when_resolved() {
     let over = takes(&desk, 1).await.unwrap();
     assert_eq!(over.alert.state, AlertState::Resolved);
     assert!(takes(&desk, 99).await.is_none());
+}
+
+#[tokio::test]
+async fn acknowledgement_waits_for_a_process_that_records_alerts() {
+    let desk = Desk::new(A).await;
+    desk.pass(&drift("r1", &[3])).await;
+    let db = desk.db.clone();
+    let (holds, held) = oneshot::channel();
+    let records = tokio::spawn(async move {
+        db.transaction("record alerts", async move |conn| {
+            lock(conn).await?;
+            holds.send(()).unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(())
+        })
+        .await
+    });
+    held.await.unwrap();
+    takes(&desk, 1).await.unwrap();
+    assert!(records.is_finished(), "it did not wait");
 }

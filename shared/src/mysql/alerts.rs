@@ -277,6 +277,8 @@ pub async fn acknowledge(
     operator: Operator,
 ) -> DbResult<Option<ListedAlert>> {
     db.transaction("acknowledge an alert", async move |conn| {
+        // A process that records alerts at this moment writes back what it has read.
+        lock(conn).await?;
         let set = "UPDATE alerts SET acknowledged_at = ?, acknowledged_by = ? WHERE id = ? \
             AND status = 'firing'";
         if sql!(set, now, &by, id).run(conn).await? == 0 {
