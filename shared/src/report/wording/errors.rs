@@ -5,7 +5,11 @@ use super::super::{FailureCause, StoreRefusal};
 
 /// The meanings of a client's errors, identified by parts of their texts, because clients have no
 /// error codes for these cases.
-const MEANINGS: [(&str, &str); 5] = [
+const MEANINGS: [(&str, &str); 6] = [
+    (
+        "has a server that does not answer as a master",
+        "does not answer as a master",
+    ),
     // A store that refuses connections, because it has too many, answers and says so.
     (
         "does not answer: nothing listens at its address",
@@ -22,7 +26,8 @@ const MEANINGS: [(&str, &str); 5] = [
     ),
     (
         "has closed the connection",
-        "Connection reset|Broken pipe|terminated|unexpected end of file|closed",
+        "Connection reset|Broken pipe|terminated|unexpected end of file|connection closed|\
+        is closed|was closed|been closed|closed the connection|closed by",
     ),
     (
         "is not reachable by the network",
@@ -88,6 +93,17 @@ mod tests {
                 "MySQL does not answer",
             ),
             (Redis, reset, "Redis has closed the connection"),
+            (
+                Redis,
+                "a server of the Redis Cluster does not answer as a master: its coupons are \
+                closed, and were left out",
+                "Redis has a server that does not answer as a master",
+            ),
+            (
+                Mysql,
+                "Driver error: Connection to the server is closed.",
+                "MySQL has closed the connection",
+            ),
             (Kafka, transport, "Kafka does not answer"),
             (Other, "it timed out", "it timed out"),
             (Mysql, full, "MySQL refuses writes: its disk is full"),
