@@ -196,15 +196,15 @@ impl AlertKind {
             },
             Self::MysqlUnreachable => KindFacts {
                 noun: ["outage of MySQL", "outages of MySQL"],
-                users: "Claims go on as long as Kafka takes them; codes come later. No promise \
-                    is lost.",
+                users: "Claims go on as long as Redis and Kafka take them; codes come later. No \
+                    promise is lost.",
                 to_do: "Bring MySQL back. Everything then continues by itself.",
                 ..OUTAGE
             },
             Self::MysqlRefuses => KindFacts {
                 noun: ["refusal of MySQL", "refusals of MySQL"],
-                users: "Claims go on as long as Kafka takes them; codes come later. No promise \
-                    is lost.",
+                users: "Claims go on as long as Redis and Kafka take them; codes come later. No \
+                    promise is lost.",
                 to_do: "Remove what the sentence names. Everything then continues by itself.",
                 ..OUTAGE
             },
@@ -213,8 +213,8 @@ impl AlertKind {
                 severity: Severity::Warning,
                 users: "Claims go on; the first ones take about 2 s longer. The API issues them \
                     itself, so codes come at once. No promise is lost.",
-                to_do: "Bring Kafka back. Until then passes fail, and slots that are given back \
-                    are not passed on.",
+                to_do: "Bring Kafka back. Until then passes count as failed, and a coupon that \
+                    closes stays closed.",
                 ..OUTAGE
             },
             Self::KafkaRefuses => KindFacts {
