@@ -1,26 +1,28 @@
 //! The alert about Redis: unreachable for every daemon, or coupons that stay closed. The watch sees
 //! it earlier than a pass, and ends it when every coupon is open again.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
+use firstcome_shared::domain::CouponId;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::Notifier;
-use crate::alerts::{ADMISSION, Problem};
+use crate::alerts::{ADMISSION, Notice, NoticeReason, Problem};
 use crate::clock::elapsed;
 use crate::record::{Seen, record};
-use crate::report::{AlertKind, StoreRefusal};
+use crate::report::{AlertKind, Finding, Kind, StoreRefusal};
 
 /// How long admission must be closed before that is mailed. A restart of Redis closes it for
 /// seconds.
 const PATIENCE: TimeDelta = TimeDelta::seconds(30);
 
-/// How often a process looks whether another mail is due while the outage lasts.
-const CHECK_EVERY: TimeDelta = TimeDelta::seconds(60);
+/// How often an outage that lasts is recorded, so that passes do not end its alert.
+const CHECK_EVERY: TimeDelta = TimeDelta::seconds(20);
 
 /// How often a process notes that it sees admission open. Must be well below [`PATIENCE`].
 const NOTE_EVERY: TimeDelta = TimeDelta::seconds(5);
@@ -35,7 +37,8 @@ const SEEN_OPEN: &str = "admission_seen_open";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SeenGate {
     Open,
-    Closed,
+    /// These coupons are closed.
+    Closed(BTreeSet<CouponId>),
     /// This process cannot reach Redis, although the APIs may.
     Unreachable,
     /// Redis answers and refuses, as it says.
@@ -48,6 +51,8 @@ pub(crate) struct AdmissionWatch(Mutex<SeenAdmission>);
 
 #[derive(Debug, Clone, Default)]
 struct SeenAdmission {
+    /// What this process saw last.
+    gate: Option<SeenGate>,
     /// Since when admission is not open.
     closed_since: Option<DateTime<Utc>>,
     /// Whether an alert fires according to this process, and when it looked. Another process, or
@@ -57,6 +62,52 @@ struct SeenAdmission {
     noted_at: Option<DateTime<Utc>>,
     /// The last note of any process, if this one has lost Redis.
     note_of_others: Option<String>,
+}
+
+impl SeenGate {
+    /// The problem if admission is not open.
+    fn problem(&self) -> Problem {
+        let coupons = match self {
+            Self::Refuses(refusal, text) => return Problem::refusal(*refusal, text),
+            Self::Unreachable => {
+                return Problem::outage(AlertKind::RedisUnreachable, "Redis does not answer");
+            }
+            Self::Closed(coupons) => coupons.iter().copied().collect(),
+            Self::Open => Vec::new(),
+        };
+        let closed = |coupon| Finding {
+            coupon_id: Some(coupon),
+            ..Finding::report(Kind::RedisLost, "it is closed")
+        };
+        Problem {
+            findings: coupons.into_iter().map(closed).collect(),
+            ..Problem::outage(AlertKind::AdmissionClosed, "admission is closed")
+        }
+    }
+}
+
+impl AdmissionWatch {
+    fn see(&self, gate: &SeenGate, now: DateTime<Utc>) {
+        let mut seen = self.0.lock();
+        seen.gate = Some(gate.clone());
+        if *gate == SeenGate::Open {
+            seen.closed_since = None;
+        } else {
+            seen.closed_since.get_or_insert(now);
+        }
+    }
+
+    /// Returns the problem that lasts, as far as this process knows without MySQL.
+    pub(crate) fn lasting(&self, now: DateTime<Utc>) -> Option<Notice> {
+        let seen = self.0.lock();
+        let since = seen.closed_since?;
+        let gate = seen.gate.as_ref()?;
+        (elapsed(since, now) >= PATIENCE).then(|| Notice {
+            problem: gate.problem(),
+            reason: NoticeReason::New,
+            since,
+        })
+    }
 }
 
 fn is_due(last: Option<DateTime<Utc>>, every: TimeDelta, now: DateTime<Utc>) -> bool {
@@ -105,27 +156,17 @@ impl Notifier {
     /// or unreachable for every daemon, for half a minute, and when it is open again.
     pub async fn admission(&self, gate: SeenGate, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
+        self.admission.see(&gate, now);
         match &gate {
             SeenGate::Open => self.note_open(now).await?,
-            SeenGate::Closed | SeenGate::Refuses(..) => {
-                self.admission.0.lock().closed_since.get_or_insert(now);
-            }
+            SeenGate::Closed(_) | SeenGate::Refuses(..) => {}
             SeenGate::Unreachable => self.look_elsewhere(now).await?,
         }
         let seen = self.admission.0.lock().clone();
         let checks = seen.fires != Some(true) || is_due(seen.checked_at, CHECK_EVERY, now);
         let news = match seen.closed_since {
             Some(since) if checks && elapsed(since, now) >= PATIENCE => {
-                let problem = match &gate {
-                    SeenGate::Refuses(refusal, text) => Problem::refusal(*refusal, text),
-                    SeenGate::Unreachable => {
-                        Problem::outage(AlertKind::RedisUnreachable, "Redis does not answer")
-                    }
-                    SeenGate::Open | SeenGate::Closed => {
-                        Problem::outage(AlertKind::AdmissionClosed, "admission is closed")
-                    }
-                };
-                Seen::Outage(problem, since)
+                Seen::Outage(gate.problem(), since)
             }
             None if seen.fires != Some(false) => Seen::Over(ADMISSION.to_owned()),
             _ => return Ok(()),
@@ -140,11 +181,7 @@ impl Notifier {
 
     /// Notes for processes without a connection to Redis that this one sees admission open.
     async fn note_open(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
-        let noted_at = {
-            let mut seen = self.admission.0.lock();
-            seen.closed_since = None;
-            seen.noted_at
-        };
+        let noted_at = self.admission.0.lock().noted_at;
         if is_due(noted_at, NOTE_EVERY, now) {
             self.db.set_state(SEEN_OPEN, now.to_rfc3339()).await?;
             let mut seen = self.admission.0.lock();
@@ -166,7 +203,6 @@ impl Notifier {
             seen.closed_since = Some(now);
             seen.fires = None;
         }
-        seen.closed_since.get_or_insert(now);
         Ok(())
     }
 }

@@ -51,6 +51,12 @@ pub(crate) struct Lasting {
     /// The last error.
     #[serde(default)]
     error: String,
+    /// Whether Redis was away, too, or coupons were closed.
+    #[serde(default)]
+    has_redis: bool,
+    /// Whether it has ended. Then it only tells who needs no other mail within the hour.
+    #[serde(default)]
+    is_over: bool,
     /// The last attempt to reach each target.
     attempts: BTreeMap<String, DateTime<Utc>>,
     /// The targets whose last attempt failed.
@@ -73,34 +79,43 @@ impl MysqlOutage {
 
     /// Records a failure. Returns the outage.
     fn failed(&self, is_away: bool, error: &str, now: DateTime<Utc>) -> Lasting {
-        let last = self.lasting();
+        let last = self.known();
         let seen_at = last.as_ref().map(|outage| outage.seen_at);
         let now = seen_at
             .filter(|at| *at > now && *at - now < OVERLAP)
             .unwrap_or(now);
-        let same = last.filter(|outage| elapsed(outage.seen_at, now) < STALE);
-        let mut lasting = same.unwrap_or_else(|| Lasting {
-            since: now,
-            ..Lasting::default()
-        });
+        let mut lasting = match last {
+            Some(same) if !same.is_over && elapsed(same.seen_at, now) < STALE => same,
+            other => Lasting {
+                since: now,
+                was_away: false,
+                is_over: false,
+                ..other.filter(|it| it.is_over).unwrap_or_default()
+            },
+        };
         lasting.seen_at = now;
         lasting.was_away |= is_away;
         error.clone_into(&mut lasting.error);
         lasting
     }
 
-    /// Returns the outage that nobody has forgotten: also one that ended while the daemon was down.
+    /// Returns the outage whose end is not recorded: also one that ended while the daemon was down.
     fn lasting(&self) -> Option<Lasting> {
+        self.known().filter(|outage| !outage.is_over)
+    }
+
+    /// Returns the last outage, also if its end is recorded.
+    fn known(&self) -> Option<Lasting> {
         self.state.lock().clone().or_else(|| self.read())
     }
 
-    /// Forgets the outage. Its end must be recorded first: a process that is killed in between finds
-    /// it again, and tells those who know of it.
-    fn forget(&self) {
+    /// Notes that the outage is over. Its end must be recorded first: a process that is killed in
+    /// between finds it again, and tells those who know of it.
+    fn end(&self) {
         let _reporting = self.reporting.lock();
-        *self.state.lock() = None;
-        if let Err(error) = std::fs::remove_file(&self.file) {
-            tracing::debug!(%error, "there is no file of the outage");
+        if let Some(outage) = self.lasting() {
+            let is_over = true;
+            self.keep(Lasting { is_over, ..outage });
         }
     }
 
@@ -148,6 +163,11 @@ impl Lasting {
         self.attempts.insert(target.to_owned(), now);
     }
 
+    /// Whether anybody was told of this outage, and not only of one before.
+    fn was_told(&self) -> bool {
+        self.attempts.values().any(|at| *at >= self.since)
+    }
+
     /// Returns the problem as everybody gets it.
     fn problem(&self) -> Problem {
         let error = &self.error;
@@ -177,29 +197,41 @@ impl Notifier {
         let mut outage = self.outage.failed(is_away, error, now);
         let patience = self.settings.policy.patience;
         let now = outage.seen_at;
-        let notice = Notice {
+        let mut notices = vec![Notice {
             problem: outage.problem(),
             reason: NoticeReason::New,
             since: outage.since,
-        };
+        }];
+        notices.extend(self.admission.lasting(now));
+        if notices.len() > 1 && !outage.has_redis {
+            // Those who were told about MySQL alone are told this, too.
+            outage.has_redis = true;
+            outage.attempts.clear();
+        }
         let mail = AlertMail {
-            problems: std::slice::from_ref(&notice),
+            problems: &notices,
             ..AlertMail::empty(&self.settings.links, now)
         };
         let written = match mail.render() {
             Ok(written) => written,
             Err(error) => return tracing::error!(%error, "the mail about MySQL is not written"),
         };
-        let thread = thread(&notice.problem.name, outage.since, &self.settings.domain);
+        let thread = thread(
+            &notices[0].problem.name,
+            outage.since,
+            &self.settings.domain,
+        );
         let mut messages = self.settings.posts(&events::about_alerts(&mail), now);
         if self.sender.mailer.is_some() {
             messages.extend(self.settings.mails(&written, &[thread], now));
         }
+        let mut due: BTreeSet<String> = messages.iter().map(|it| it.target.clone()).collect();
+        due.retain(|target| outage.is_due(target, patience, now));
+        for target in &due {
+            outage.note_attempt(target, now);
+        }
+        messages.retain(|message| due.contains(&message.target));
         for message in messages {
-            if !outage.is_due(&message.target, patience, now) {
-                continue;
-            }
-            outage.note_attempt(&message.target, now);
             let sender = self.sender.clone();
             let state = self.outage.clone();
             let since = outage.since;
@@ -220,7 +252,7 @@ impl Notifier {
         let Some(outage) = self.outage.lasting() else {
             return Ok(());
         };
-        if !outage.attempts.is_empty() {
+        if outage.was_told() {
             let ended = Alert {
                 state: AlertState::Resolved,
                 resolved_at: Some(outage.seen_at),
@@ -232,7 +264,7 @@ impl Notifier {
             let seen = Seen::OverUnrecorded(Box::new(ended));
             record(&self.db, seen, self.settings.clone(), now).await?;
         }
-        self.outage.forget();
+        self.outage.end();
         Ok(())
     }
 }
@@ -261,8 +293,8 @@ mod tests {
     /// Ends the outage. Returns it if anybody was told.
     fn end(outage: &MysqlOutage) -> Option<Lasting> {
         let ended = outage.lasting();
-        outage.forget();
-        ended.filter(|outage| !outage.attempts.is_empty())
+        outage.end();
+        ended.filter(Lasting::was_told)
     }
 
     fn outage(test: &str) -> impl Fn() -> MysqlOutage {
@@ -284,6 +316,26 @@ mod tests {
         assert_eq!(due_mails(&outage, 3_650), 2);
         assert_eq!(end(&outage).unwrap().since, at(20));
         assert!(end(&outage).is_none());
+    }
+
+    #[test]
+    fn mysql_that_comes_and_goes_is_told_once_an_hour() {
+        let start = outage("flaps");
+        let outage = start();
+        assert_eq!((due_mails(&outage, 0), due_mails(&outage, 30)), (0, 2));
+        assert!(end(&outage).is_some());
+        for began in (300..3_600).step_by(300) {
+            // Also after a restart.
+            let outage = start();
+            assert_eq!(due_mails(&outage, began), 0);
+            assert_eq!(due_mails(&outage, began + 40), 0, "{began}");
+            assert!(end(&outage).is_none(), "nobody knows of it");
+        }
+        assert_eq!(
+            (due_mails(&outage, 3_640), due_mails(&outage, 3_670)),
+            (0, 2)
+        );
+        assert_eq!(end(&outage).unwrap().since, at(3_640));
     }
 
     #[test]

@@ -89,8 +89,19 @@ impl Seen {
             Self::Over(name) => vec![name.clone()],
             Self::OverUnrecorded(alert) => vec![alert.name.clone()],
         };
+        let known = alerts::firing_or_named(conn, &names).await?;
+        if let Self::Pass(run) = self {
+            // Of drops that this pass did not examine.
+            let promises = Kind::BrokenPromise.as_str();
+            let of_promises = known.values().filter(|it| it.kind == promises);
+            let mut others: Vec<i64> = of_promises.filter_map(|it| Some(it.drop_id?.0)).collect();
+            others.retain(|id| run.drops.iter().all(|drop| drop.drop_id.0 != *id));
+            if !others.is_empty() {
+                broken.extend(alerts::broken_promises(conn, &others).await?);
+            }
+        }
         Ok(AlertMemory {
-            alerts: alerts::firing_or_named(conn, &names).await?,
+            alerts: known,
             broken,
         })
     }
@@ -101,6 +112,10 @@ impl Seen {
             Self::Pass(run) => return judging::judge(run, memory, policy, now),
             Self::Outage(problem, since) => {
                 let mut problem = problem.clone();
+                let is_closed = problem.kind == AlertKind::AdmissionClosed;
+                if is_closed && judging::are_held_back(&problem.findings, memory) {
+                    return verdict;
+                }
                 if problem.name == ADMISSION && problem.kind != AlertKind::RedisRefuses {
                     let lost = AlertKind::Left(Kind::RedisLost);
                     let lost: Vec<&Alert> = judging::firing(memory, lost).collect();
@@ -108,11 +123,8 @@ impl Seen {
                         .iter()
                         .map(|it: &&Alert| Finding::report(Kind::RedisLost, it.summary.clone()))
                         .collect();
-                    let closed = lost.iter().map(|it| it.size).sum();
-                    if judging::are_held_back(closed, memory) {
-                        return verdict;
-                    }
-                    if problem.kind == AlertKind::AdmissionClosed && closed > 0 {
+                    let closed: u64 = lost.iter().map(|it| it.size).sum();
+                    if is_closed && closed > 0 {
                         let coupons = wording::count(closed, "coupon is", "coupons are");
                         problem.summary = format!("{coupons} closed");
                     }

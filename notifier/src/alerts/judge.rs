@@ -4,13 +4,13 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::domain::DropId;
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::subject::Subject;
 
 use super::{ADMISSION, Alert, AlertMemory, AlertState, Cases, Problem, part_of, problems};
 use crate::clock::elapsed;
 use crate::report::{
-    ActionKind, AlertKind, DropReport, Finding, Kind, Outcome, Run, Severity, Status,
+    ActionKind, AlertKind, DropReport, Examined, Finding, Kind, Outcome, Run, Severity, Status,
 };
 
 /// Up to this number of cases, one more is mailed. Beyond it, a problem that is not critical is
@@ -67,7 +67,7 @@ pub fn judge(run: &Run, memory: &AlertMemory, policy: MailPolicy, now: DateTime<
     let mut not_seen: Vec<&Alert> = memory.alerts.values().filter(|it| !is_seen(it)).collect();
     not_seen.sort_by(|a, b| (a.drop_id, &a.name).cmp(&(b.drop_id, &b.name)));
     for alert in not_seen {
-        if is_over(alert, run, policy, now) {
+        if !is_owed(alert, memory) && is_over(alert, run, policy, now) {
             let mut ended = alert.clone();
             if alert.drop_id.is_some_and(|drop| is_left_out(drop, run)) {
                 ended.summary += " (not repaired, no longer compared)";
@@ -247,17 +247,19 @@ fn is_due(
     if problem.kind == AlertKind::Left(Kind::RedisLost) && problem.drop_id.is_none() {
         let admission = memory.alerts.get(ADMISSION);
         let is_reported = admission.is_some_and(|it| it.state == AlertState::Firing)
-            || are_held_back(problem.size, memory);
+            || are_held_back(&problem.findings, memory);
         return !is_reported && lasts >= policy.patience * 2;
     }
     true
 }
 
-/// Whether the alerts about repairs that wait for a confirmation tell why this many coupons are
+/// Whether the alerts about repairs that wait for a confirmation tell why each of these coupons is
 /// closed.
-pub(crate) fn are_held_back(closed: u64, memory: &AlertMemory) -> bool {
+pub(crate) fn are_held_back(closed: &[Finding], memory: &AlertMemory) -> bool {
     let held = firing(memory, AlertKind::Braked).filter_map(|it| it.coupon_id);
-    (1..=held.collect::<HashSet<_>>().len() as u64).contains(&closed)
+    let held: HashSet<CouponId> = held.collect();
+    let is_held = |it: &Finding| it.coupon_id.is_some_and(|id| held.contains(&id));
+    !closed.is_empty() && closed.iter().all(is_held)
 }
 
 /// Returns the firing alerts of a kind.
@@ -296,10 +298,12 @@ fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> 
         return false;
     }
     match kind {
+        // Only a deep pass looks for them.
+        AlertKind::Left(Kind::BadUse) => run.deep,
         // Only a deep pass stands for a missed one.
         AlertKind::RunMissed => part_of(alert) != "DEEP_CRON" || run.deep,
         // The watch ends it too, as soon as it sees every coupon open.
-        AlertKind::RedisUnreachable | AlertKind::RedisRefuses | AlertKind::AdmissionClosed => {
+        AlertKind::RedisUnreachable | AlertKind::AdmissionClosed => {
             let mut findings = run.findings.iter();
             !findings.any(|it| it.action == ActionKind::Open && it.result == Outcome::Failed)
         }
@@ -307,6 +311,7 @@ fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> 
         // may see what this one does not.
         AlertKind::Left(Kind::Stalled)
         | AlertKind::UnsafeSetting
+        | AlertKind::RedisRefuses
         | AlertKind::MysqlRefuses
         | AlertKind::KafkaRefuses => elapsed(alert.last_seen_at, now) >= policy.patience * 2,
         AlertKind::MysqlUnreachable
@@ -329,10 +334,21 @@ fn is_left_out(drop: DropId, run: &Run) -> bool {
     }
 }
 
+/// Whether the alert is about a drop's broken promises, and one of them is still open.
+fn is_owed(alert: &Alert, memory: &AlertMemory) -> bool {
+    alert.kind == Kind::BrokenPromise.as_str()
+        && (memory.broken.iter()).any(|it| Some(it.drop_id) == alert.drop_id)
+}
+
 /// Whether a pass has compared what the alert is about, and did not fail as a whole.
 fn is_drop_over(drop: DropId, alert: &Alert, run: &Run) -> bool {
     let has_failed = run.status == Status::Failed;
-    let mut reports = run.drops.iter().filter(|it| it.drop_id == drop).peekable();
+    // The table has the promises of every drop, whatever the pass compared.
+    if alert.kind == Kind::BrokenPromise.as_str() && drop.subject() == Subject::Drop {
+        return true;
+    }
+    let is_compared = |it: &&DropReport| it.drop_id == drop && !names_only_promises(it);
+    let mut reports = run.drops.iter().filter(is_compared).peekable();
     if reports.peek().is_none() {
         let would_be_reported = match drop.subject() {
             // A deep pass reports a sealed drop only if it lacks rows.
@@ -347,6 +363,11 @@ fn is_drop_over(drop: DropId, alert: &Alert, run: &Run) -> bool {
         return would_be_reported && !has_failed && !run.partial;
     }
     reports.any(|report| report.sealed || !has_failed && was_compared(report, alert))
+}
+
+/// Whether the drop was sealed before, and the pass read nothing of it but its broken promises.
+fn names_only_promises(report: &DropReport) -> bool {
+    report.sealed && report.examined == Examined::default()
 }
 
 /// Whether what the alert is about would be in this report.

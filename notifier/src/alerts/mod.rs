@@ -36,7 +36,7 @@ pub const ADMISSION: &str = "admission";
 pub struct AlertMemory {
     /// Alerts by name: those that fire, and those that this pass sees.
     pub alerts: HashMap<String, Alert>,
-    /// Broken promises of the drops that this pass examined.
+    /// Broken promises of the drops that this pass examined, and of those with an alert about them.
     pub broken: Vec<BrokenPromise>,
 }
 
@@ -135,16 +135,37 @@ pub fn problems(run: &Run, broken: &[BrokenPromise]) -> Vec<Problem> {
     }
     let found = groups.into_iter().map(|(key, it)| from_findings(key, it));
     // A pass that was stopped with its process is no problem: the next pass does all of its work.
-    let failed = (run.status == Status::Failed && !run.stopped).then(|| failed(run));
-    let mut all: Vec<Problem> = failed.into_iter().chain(found).collect();
+    let has_failed = run.status == Status::Failed && !run.stopped;
+    let mut all = if has_failed {
+        failures(run)
+    } else {
+        Vec::new()
+    };
+    all.extend(found);
     all.sort_by_key(|problem| problem.kind.facts().severity);
     all
 }
 
+/// Returns why a pass has failed, for each store.
+fn failures(run: &Run) -> Vec<Problem> {
+    let causes = (run.findings.iter()).filter_map(|it| Some((it.cause()?, it.detail.as_str())));
+    let mut errors: Vec<(FailureCause, &str)> = causes.collect();
+    if errors.is_empty() {
+        let error = run.error.as_deref().unwrap_or("the log has the reason");
+        errors.push((FailureCause::Other, error));
+    }
+    let mut problems: Vec<Problem> = Vec::new();
+    for (cause, error) in errors {
+        let problem = failure(cause, error);
+        if problems.iter().all(|known| known.name != problem.name) {
+            problems.push(problem);
+        }
+    }
+    problems
+}
+
 /// Names the store if it does not answer: a pass that fails by it is a part of its outage.
-fn failed(run: &Run) -> Problem {
-    let error = run.error.as_deref().unwrap_or("the log has the reason");
-    let cause = run.cause().unwrap_or(FailureCause::Other);
+fn failure(cause: FailureCause, error: &str) -> Problem {
     if let Some(refusal) = StoreRefusal::from_error(cause, error) {
         return Problem::refusal(refusal, error);
     }

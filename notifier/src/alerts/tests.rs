@@ -767,3 +767,108 @@ fn acknowledgement_covers_fewer_of_its_cases_but_no_others() {
     assert_eq!(duty.sees(2_401, &cut(200..=204)), "");
     assert_eq!(duty.sees(2_402, &clean()), "failed_claim over");
 }
+
+fn stays_closed(coupon: i64) -> Finding {
+    Finding {
+        coupon_id: Some(CouponId(coupon)),
+        action: ActionKind::Open,
+        result: Outcome::Failed,
+        ..Finding::report(Kind::RedisLost, "the coupon stays closed")
+    }
+}
+
+#[test]
+fn closed_coupon_is_mailed_although_another_one_has_repairs_held_back() {
+    let held = vec![finding(Kind::SlotConflict, 9, Outcome::Planned)];
+    let pass = |closed| Run {
+        findings: vec![stays_closed(closed)],
+        ..run(Status::Braked, held.clone())
+    };
+    for (closed, says) in [(1, ""), (2, "redis_lost New")] {
+        let mut duty = Duty {
+            patience: TimeDelta::minutes(1),
+            ..Duty::default()
+        };
+        assert_eq!(duty.sees(0, &pass(closed)), "braked New");
+        assert_eq!(duty.sees(2, &pass(closed)), says, "coupon {closed}");
+    }
+}
+
+#[test]
+fn refusal_of_redis_that_only_apis_meet_does_not_end_with_a_pass() {
+    let mut duty = Duty {
+        patience: TimeDelta::minutes(1),
+        ..Duty::default()
+    };
+    let refuses = failed(FailureCause::Redis, "ERR max number of clients reached");
+    assert_eq!(duty.sees(0, &refuses), "");
+    assert_eq!(duty.sees(1, &refuses), "redis_refuses New");
+    assert_eq!(duty.sees(2, &clean()), "", "the APIs may still meet it");
+    assert_eq!(duty.sees(3, &clean()), "redis_refuses over");
+}
+
+#[test]
+fn stray_use_is_over_with_the_next_deep_pass_only() {
+    let mut duty = Duty::default();
+    let deep = |findings| Run {
+        deep: true,
+        ..general(Status::Drift, findings)
+    };
+    let stray = Finding::report(Kind::BadUse, "a shop used its code, and it has no row");
+    assert_eq!(duty.sees(0, &deep(vec![stray])), "bad_use New");
+    assert_eq!(duty.sees(1, &clean()), "", "it does not look for them");
+    assert_eq!(duty.sees(1_440, &deep(Vec::new())), "bad_use over");
+}
+
+#[test]
+fn broken_promise_of_a_sealed_drop_stays_one_alert_until_it_is_noted() {
+    let mut duty = Duty::default();
+    duty.memory.broken = vec![BrokenPromise {
+        coupon_id: CouponId(1),
+        drop_id: DropId(7),
+        user_id: "u-101".to_owned(),
+        slot: Some(101),
+        reason: "no slot was left".to_owned(),
+    }];
+    assert_eq!(duty.sees(0, &clean()), "broken_promise New");
+    let mut sealed = run(Status::Drift, vec![left(Kind::BrokenPromise, 101)]);
+    sealed.drops[0].sealed = true;
+    let elsewhere = Run {
+        deep: true,
+        drops: Vec::new(),
+        ..clean()
+    };
+    for pass in [&sealed, &elsewhere] {
+        assert_eq!(duty.sees(1, pass), "");
+    }
+    // Its rows are counted by deep passes only.
+    let lacks_rows = Finding {
+        slot: None,
+        user_id: None,
+        ..finding(Kind::CountMismatch, 0, Outcome::Failed)
+    };
+    let mut deep = run(Status::Drift, vec![lacks_rows]);
+    deep.deep = true;
+    deep.drops[0].sealed = true;
+    assert_eq!(duty.sees(2, &deep), "count_mismatch New");
+    assert_eq!(duty.sees(3, &sealed), "");
+    duty.memory.broken.clear();
+    let pass = Run {
+        deep: false,
+        ..elsewhere
+    };
+    assert_eq!(duty.sees(4, &pass), "broken_promise over");
+}
+
+#[test]
+fn pass_that_two_stores_hinder_names_both() {
+    let missing = "a server of the Redis Cluster does not answer as a master";
+    let kafka = failed(FailureCause::Kafka, "Kafka cannot be reached: timed out");
+    let redis = failed(FailureCause::Redis, missing);
+    let pass = Run {
+        findings: [kafka.findings, redis.findings.clone(), redis.findings].concat(),
+        ..kafka
+    };
+    let says = "redis_unreachable New, kafka_unreachable New";
+    assert_eq!(Duty::default().sees(0, &pass), says);
+}

@@ -3,7 +3,7 @@
 
 use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
-use firstcome_notifier::SeenGate::{self, Closed, Open, Unreachable};
+use firstcome_notifier::SeenGate::{self, Open, Unreachable};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
 
@@ -15,6 +15,11 @@ const OPENED: &str = "[firstcome] resolved: closure of admission";
 const AWAY: &str = "[firstcome] action needed: Redis does not answer (for 30 s)";
 const BACK: &str = "[firstcome] resolved: outage of Redis";
 
+/// Coupon 1 is closed.
+fn closed() -> SeenGate {
+    SeenGate::Closed([CouponId(1)].into())
+}
+
 /// What two daemons see for so many seconds. The second one may have ended.
 type Scene = (i64, SeenGate, Option<SeenGate>);
 
@@ -25,16 +30,16 @@ async fn admission_is_mailed_once_by_all_daemons_together() {
             "a restart of Redis, then a longer closure",
             &[
                 (1, Open, Some(Open)),
-                (29, Closed, Some(Closed)),
+                (29, closed(), Some(closed())),
                 (1, Open, Some(Open)),
-                (45, Closed, Some(Closed)),
+                (45, closed(), Some(closed())),
                 (2, Open, Some(Open)),
             ],
             &[CLOSED, OPENED],
         ),
         (
             "a daemon starts meanwhile",
-            &[(31, Closed, None), (1, Open, Some(Open))],
+            &[(31, closed(), None), (1, Open, Some(Open))],
             &[CLOSED, OPENED],
         ),
         (
@@ -85,7 +90,7 @@ async fn admission_is_mailed_once_by_all_daemons_together() {
 #[tokio::test]
 async fn coupons_that_stay_closed_are_told_in_one_mail() {
     let why = "the coupon stays closed: 5000 messages are to be read first";
-    let closed = Finding {
+    let stays_closed = Finding {
         coupon_id: Some(CouponId(1)),
         needs_person: true,
         ..general(Kind::RedisLost, ActionKind::Open, Outcome::Failed, why)
@@ -111,9 +116,9 @@ async fn coupons_that_stay_closed_are_told_in_one_mail() {
         let daemon = desk.notifier();
         for n in 0..150 {
             let now = desk.clock.turn(TimeDelta::seconds(1));
-            daemon.admission(Closed, now).await.unwrap();
+            daemon.admission(closed(), now).await.unwrap();
             let tries = Run {
-                findings: vec![closed.clone()],
+                findings: vec![stays_closed.clone()],
                 partial: true,
                 ..run(&format!("r{n}"), Status::Drift, drops.clone())
             };

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use firstcome_notifier::Clock as _;
+use firstcome_notifier::{Clock as _, SeenGate};
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_stack::{FaultProxy, ProxyFault, eventually};
 
-use crate::desk::{A, Desk, SOON, mysql, thread};
+use crate::desk::{A, Desk, SOON, mysql, text, thread};
 use crate::mailed::{clean, repaired};
 use crate::receiver::{CannedReply, Receiver};
 use crate::webhooks::posting_to;
@@ -115,4 +115,24 @@ async fn target_that_is_away_beside_mysql_is_told_as_soon_as_it_is_back() {
     }
     receiver.until_there_are(2).await;
     assert_eq!(receiver.received().len(), 2, "it was told the second time");
+}
+
+#[tokio::test]
+async fn redis_that_is_away_beside_mysql_is_in_the_same_mail() {
+    let desk = Desk::new(A).await;
+    let mysql = FarMysql::behind_proxy(&desk).await;
+    let notifier = desk.notifier_with(&mysql.db, &desk.args);
+    desk.after_pass(&notifier, &clean("r0")).await;
+    mysql.proxy.set(ProxyFault::Cut).await.unwrap();
+    for _ in 0..3 {
+        let now = desk.clock.turn(TimeDelta::seconds(20));
+        let error = notifier.admission(SeenGate::Unreachable, now).await;
+        let error = error.unwrap_err().to_string();
+        notifier.cannot_write(&error, now).await;
+    }
+    desk.until_there_are(1).await;
+    let text = text(&desk.sink.mails()[0]);
+    for part in ["MySQL ", "Redis does not answer", "Claims get 503"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }

@@ -12,7 +12,7 @@
 
 mod lanes;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -158,8 +158,8 @@ async fn watch_gates(
         let error = looked.as_ref().err().or(written.as_ref().err());
         let refused = error.and_then(refusal);
         let (now, seen) = match looked {
-            Ok((wanted, true)) => (wanted, SeenGate::Open),
-            Ok((wanted, false)) => (wanted, SeenGate::Closed),
+            Ok((wanted, closed)) if closed.is_empty() => (wanted, SeenGate::Open),
+            Ok((wanted, closed)) => (wanted, SeenGate::Closed(closed)),
             Err(_) => (Wants::default(), SeenGate::Unreachable),
         };
         let seen = refused.unwrap_or(seen);
@@ -205,20 +205,18 @@ struct Known {
 }
 
 impl Known {
-    /// Returns the coupons for the urgent lane, and whether every coupon is open.
+    /// Returns the coupons for the urgent lane, and those that are closed.
     async fn check_gates(
         &mut self,
         stores: &Stores,
         live: &Catalogue,
-    ) -> Result<(Wants, bool), RedisError> {
+    ) -> Result<(Wants, BTreeSet<CouponId>), RedisError> {
         let redis = &stores.redis;
         let servers = redis.servers().await?;
         // Those of a cluster's server that does not answer are closed, and hide no others.
-        let coupons: Vec<&(Coupon, Vec<Drop>)> = live
-            .coupons
-            .iter()
-            .filter(|(coupon, _)| !servers.miss(coupon.id))
-            .collect();
+        let (missed, coupons): (Vec<_>, Vec<&(Coupon, Vec<Drop>)>) =
+            (live.coupons.iter()).partition(|(coupon, _)| servers.miss(coupon.id));
+        let mut closed: BTreeSet<CouponId> = missed.iter().map(|(coupon, _)| coupon.id).collect();
         let drops = coupons.iter().flat_map(|(_, drops)| unsealed(drops));
         let keys: Vec<DropKeys> = drops.map(|it| redis.keys(it.coupon_id, it.id)).collect();
         let mut watched = redis.watched(&keys).await?.into_iter();
@@ -232,7 +230,6 @@ impl Known {
             wants = with_slots_or_losses(redis, live, keys).await?;
         }
         let wanted = &mut wants.closed;
-        let mut all_open = coupons.len() == live.coupons.len();
         for (coupon, drops) in coupons {
             let id = coupon.id;
             let own: Vec<WatchedDrop<'_>> = unsealed(drops).zip(watched.by_ref()).collect();
@@ -264,18 +261,18 @@ impl Known {
                 // Of one that lasts for only a few looks nothing is wanted.
                 SeenCoupon::AheadOfMysql | SeenCoupon::LacksCounter | SeenCoupon::Open => {}
                 SeenCoupon::OtherServer => {
-                    all_open = false;
+                    closed.insert(id);
                     wanted.insert(id, None);
                 }
                 SeenCoupon::Closed => {
-                    all_open = false;
+                    closed.insert(id);
                     if *looks >= LOOKS {
                         wanted.insert(id, None);
                     }
                 }
             }
         }
-        Ok((wants, all_open))
+        Ok((wants, closed))
     }
 
     /// Says how a coupon's gate and the counters of its drops look.
