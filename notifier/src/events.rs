@@ -125,7 +125,7 @@ fn link(name: &str, mail: &AlertMail<'_>) -> String {
 
 fn about_problem(notice: &Notice, drop: Option<&NamedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
     let problem = &notice.problem;
-    let facts = mail.links.facts(problem.kind, problem.coupon_id);
+    let facts = mail.facts(problem, drop);
     let report = drop.and_then(|drop| drop.report);
     let coupon = drop.map(|drop| &drop.name);
     let place = coupon.map(|name| format!(" · {name}"));

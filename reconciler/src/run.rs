@@ -118,6 +118,7 @@ impl Reconciler {
             run.findings
                 .extend(jobs::stray_uses(&self.stores.db, which).await?);
         }
+        seal::report_owing(&ctx, (request.coupon, request.drop), run).await?;
         let (letters, found) = seal::judge_letters(&ctx, request.coupon, request.drop).await?;
         run.unlisted.examined.failed_claims += letters;
         run.findings.extend(found);

@@ -24,7 +24,7 @@ use crate::judge::{self, LetterEnd, MysqlPage, RedisPage};
 use crate::ledger::Ledger;
 use crate::pass::{Compared, end_claims, moment, note_rows};
 use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
-use crate::report::{Finding, FindingCase, Kind};
+use crate::report::{DropReport, Finding, FindingCase, Kind, Numbers, Run};
 use crate::{revoke_promote, rows, settings};
 
 /// Whether the drop has been closed for longer than any claim takes, by Redis's clock and by this
@@ -166,16 +166,6 @@ pub(crate) async fn judge_letters(
             }
         }
     }
-    for of_drop in sealed_that_owe(db, coupon, drop).await? {
-        let Some((seen, _)) = sealed_drop(ctx, of_drop).await? else {
-            continue;
-        };
-        let ledger = of_drops.entry(of_drop).or_default();
-        for owed in revoke_promote::open_promises(ctx, &seen.coupon, of_drop.1).await? {
-            let found = Finding::report(Kind::BrokenPromise, "promised, and its drop is sealed");
-            ledger.add(found.naming(Some(owed.slot.into()), Some(&owed.user)));
-        }
-    }
     let of_drops = of_drops.into_iter();
     let mut findings: Vec<Finding> = of_drops
         .flat_map(|((coupon, drop), it)| it.findings(Some(coupon), Some(drop)))
@@ -183,6 +173,49 @@ pub(crate) async fn judge_letters(
     let (loose, examples) = db.loose_dead_letters(coupon, drop).await?;
     findings.extend(loose_letters(loose, examples));
     Ok((number + loose, findings))
+}
+
+/// Reports the sealed drops that still owe users a slot, with these users, so that their alert stays
+/// one of the drop until each promise is kept or noted.
+pub(crate) async fn report_owing(
+    ctx: &PassContext,
+    (coupon, drop): (Option<CouponId>, Option<DropId>),
+    run: &mut Run,
+) -> Step<()> {
+    for of_drop in sealed_that_owe(&ctx.stores.db, coupon, drop).await? {
+        let Some((seen, own)) = sealed_drop(ctx, of_drop).await? else {
+            continue;
+        };
+        let id = own.drop.id;
+        let mut ledger = Ledger::default();
+        let owed = revoke_promote::open_promises(ctx, &seen.coupon, id).await?;
+        let numbers = Numbers {
+            rows: own.drop.sealed_rows.unwrap_or(0).into(),
+            broken_promises: owed.len() as u64,
+            ..Numbers::default()
+        };
+        for owed in owed {
+            let found = Finding::report(Kind::BrokenPromise, "promised, and its drop is sealed");
+            ledger.add(found.naming(Some(owed.slot.into()), Some(&owed.user)));
+        }
+        let findings = ledger.findings(Some(seen.coupon.id), Some(id));
+        let is_promise = |it: &Finding| it.kind == Kind::BrokenPromise;
+        match run.drops.iter_mut().find(|it| it.drop_id == id) {
+            // This pass has sealed it.
+            Some(known) if known.findings.iter().any(is_promise) => {}
+            Some(known) => known.findings.extend(findings),
+            None if findings.is_empty() => {}
+            None => run.drops.push(DropReport {
+                coupon_name: seen.coupon.settings.name,
+                sealed: true,
+                before: numbers,
+                after: numbers,
+                findings,
+                ..DropReport::begun(of_drop.0, id, own.drop.quantity)
+            }),
+        }
+    }
+    Ok(())
 }
 
 /// Names letters that no pass can judge, and counts the others.

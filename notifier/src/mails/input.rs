@@ -8,8 +8,8 @@ use firstcome_shared::mysql::alerts::RepairsRow;
 use firstcome_shared::subject::Subject;
 
 use super::links::Links;
-use crate::alerts::{Alert, BrokenPromise, Notice};
-use crate::report::{DropReport, Run};
+use crate::alerts::{Alert, BrokenPromise, Notice, Problem};
+use crate::report::{AlertKind, DropReport, Kind, KindFacts, Run};
 use crate::wording::{grouped, line};
 
 /// The input of a mail: what is new, over, or repaired.
@@ -51,6 +51,21 @@ impl<'a> AlertMail<'a> {
             links,
             now,
         }
+    }
+
+    /// Returns the facts of a problem. A sealed drop gives no slot any more.
+    pub(crate) fn facts(&self, problem: &Problem, drop: Option<&NamedDrop<'_>>) -> KindFacts {
+        let facts = self.links.facts(problem.kind, problem.coupon_id);
+        let report = drop.and_then(|drop| drop.report);
+        let is_sealed = report.is_some_and(|report| report.sealed);
+        if is_sealed && problem.kind == AlertKind::Left(Kind::BrokenPromise) {
+            return KindFacts {
+                users: "They were promised a coupon and have none, and their drop is finished.",
+                to_do: "Tell them, and note it in their story; the last note ends this alert.",
+                ..facts
+            };
+        }
+        facts
     }
 
     /// Returns the names of the coupons with such repairs, each once.

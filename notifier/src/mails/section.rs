@@ -5,7 +5,7 @@ use super::document::Block;
 use super::input::NamedDrop;
 use super::links::Links;
 use crate::alerts::Problem;
-use crate::report::{AlertKind, Doubt, KindFacts, Remedy, Run, StoreRefusal};
+use crate::report::{AlertKind, Doubt, Kind, KindFacts, Remedy, Run, StoreRefusal};
 use crate::wording;
 
 /// A problem that is described in full.
@@ -58,7 +58,9 @@ impl Section<'_> {
             Remedy::LookAtRuns => blocks.extend(last_runs(links)),
             Remedy::Pass => {
                 blocks.extend(self.screen(links, "This drop"));
-                blocks.push(Block::command("Try again now", self.once("")));
+                let is_deep = self.problem.kind == AlertKind::Left(Kind::BadUse);
+                let options = if is_deep { " --deep" } else { "" };
+                blocks.push(Block::command("Try again now", self.once(options)));
             }
             Remedy::Confirm => {
                 let label = "Pause the coupon, or see and confirm the repairs";
@@ -112,13 +114,15 @@ impl Section<'_> {
         let Some(coupon) = self.problem.coupon_id else {
             return Vec::new();
         };
+        let report = self.drop.and_then(|drop| drop.report);
+        let may_raise = report.is_none_or(|report| !report.sealed);
         let quantity = format!("/coupons/{coupon}#quantity");
-        let mut blocks = Vec::from_iter(links.screen(&quantity, "Raise the quantity"));
+        let raise = links.screen(&quantity, "Raise the quantity");
+        let mut blocks = Vec::from_iter(raise.filter(|_| may_raise));
         if let Some(run) = run {
             blocks.extend(links.screen(&format!("/runs/{}", run.run_id), "Who they are"));
         }
-        let report = self.drop.and_then(|drop| drop.report);
-        if let Some(report) = report.filter(|report| !report.sealed) {
+        if let Some(report) = report.filter(|_| may_raise) {
             let from = u64::from(report.quantity);
             // With this quantity each user gets a slot.
             let to = from + self.problem.size;

@@ -116,7 +116,7 @@ impl<'a> PassSummary<'a> {
         Section {
             problem,
             title: self.title(notice),
-            facts: self.mail.links.facts(problem.kind, problem.coupon_id),
+            facts: self.mail.facts(problem, self.drop(problem.drop_id)),
             drop: self.drop(problem.drop_id),
             alert: self.mail.ids.get(&problem.name).copied(),
             why: reasons(&findings, listed),
