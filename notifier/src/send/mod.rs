@@ -144,10 +144,10 @@ impl Sender {
         let tried = leased.len();
         let sends = leased.into_iter().map(|message| {
             let sender = self.clone();
-            self.busy.lock().insert(message.message.target.clone());
+            let busy = Busy::begin(&self.busy, &message.message.target);
             self.tasks.spawn(async move {
                 sender.send(&message).await;
-                sender.busy.lock().remove(&message.message.target);
+                drop(busy);
                 sender.wake.notify_one();
             })
         });
@@ -231,6 +231,28 @@ impl Sender {
     }
 }
 
+/// A target with a delivery in progress, until this is dropped.
+struct Busy {
+    all: Arc<Mutex<HashSet<String>>>,
+    target: String,
+}
+
+impl Busy {
+    fn begin(all: &Arc<Mutex<HashSet<String>>>, target: &str) -> Self {
+        all.lock().insert(target.to_owned());
+        Self {
+            all: all.clone(),
+            target: target.to_owned(),
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.target);
+    }
+}
+
 /// Why a delivery failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
@@ -311,6 +333,19 @@ mod tests {
             let pause = (next_attempt(now, 0, at) - now).num_seconds();
             assert!(expected.contains(&pause), "{wanted:?}: {pause}");
         }
+    }
+
+    #[tokio::test]
+    async fn target_is_free_again_if_its_delivery_panics() {
+        let all = Arc::new(Mutex::new(HashSet::new()));
+        let busy = Busy::begin(&all, "a@example.org");
+        assert_eq!(all.lock().len(), 1);
+        let delivery = tokio::spawn(async move {
+            let _busy = busy;
+            panic!("a bug")
+        });
+        assert!(delivery.await.is_err());
+        assert!(all.lock().is_empty());
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl Daemon {
         let stores = &self.stores;
         let notifier = &self.notifier;
         let stop = || self.stop.clone();
-        self.tasks.spawn(notifier.clone().run_sender(stop()));
+        let sender = self.tasks.spawn(notifier.clone().run_sender(stop()));
         let times = &args.schedules;
         // Put the deep pass first, since it includes the normal one.
         let crons = [
@@ -132,7 +132,8 @@ impl Daemon {
         let address = listener.local_addr()?;
         let serve = firstcome_shared::http::serve(listener, router, limits, stop());
         self.tasks.spawn(serve);
-        let beside = self.beside_passes(reconciler);
+        let mut beside = self.beside_passes(reconciler);
+        beside.push(sender);
         firstcome_shared::say!("listening on http://{address}");
         let db = stores.db.clone();
         let notifier = notifier.clone();
