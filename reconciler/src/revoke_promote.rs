@@ -124,6 +124,13 @@ pub(crate) async fn open_promises(
     }
 }
 
+/// Returns the slot of an open promise, unless it is unknown.
+pub(crate) fn known_slot(promise: &ClaimOfSlot) -> Option<i64> {
+    Some(promise.slot)
+        .filter(|slot| *slot != Slot::MAX)
+        .map(i64::from)
+}
+
 /// Users promoted by one call.
 const AT_ONCE: u32 = 1_000;
 
@@ -196,5 +203,21 @@ fn due_row(ClaimOfSlot { slot, user, at_ms }: ClaimOfSlot) -> DueRow {
         user,
         at_ms,
         letter: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_slot_of_a_promise_is_not_named() {
+        let promise = |slot| ClaimOfSlot {
+            slot,
+            user: UserId::from_store("u-1".to_owned()),
+            at_ms: None,
+        };
+        assert_eq!(known_slot(&promise(5)), Some(5));
+        assert_eq!(known_slot(&promise(Slot::MAX)), None);
     }
 }

@@ -196,7 +196,7 @@ pub(crate) async fn report_owing(
         };
         for owed in owed {
             let found = Finding::report(Kind::BrokenPromise, "promised, and its drop is sealed");
-            ledger.add(found.naming(Some(owed.slot.into()), Some(&owed.user)));
+            ledger.add(found.naming(revoke_promote::known_slot(&owed), Some(&owed.user)));
         }
         let findings = ledger.findings(Some(seen.coupon.id), Some(id));
         let is_promise = |it: &Finding| it.kind == Kind::BrokenPromise;

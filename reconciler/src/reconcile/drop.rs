@@ -182,11 +182,10 @@ impl DropDone<'_> {
             return None;
         }
         if let Some(projected) = projected {
-            for ClaimOfSlot { slot, user, .. } in self.owed {
+            for owed in self.owed {
                 let found = Finding::report(Kind::BrokenPromise, "promised, and no slot is left");
-                compared
-                    .ledger
-                    .add(found.naming(Some(slot.into()), Some(&user)));
+                let slot = revoke_promote::known_slot(&owed);
+                compared.ledger.add(found.naming(slot, Some(&owed.user)));
             }
             let is_planned = held_back.is_some() || self.drop.ctx.dry_run;
             let outcome = if is_planned {
