@@ -15,7 +15,7 @@ use crate::Notifier;
 use crate::alerts::{ADMISSION, Notice, NoticeReason, Problem};
 use crate::clock::elapsed;
 use crate::record::{Seen, record};
-use crate::report::{AlertKind, Finding, Kind, StoreRefusal};
+use crate::report::{AlertKind, COMMITS_HANG, Finding, Kind, StoreRefusal};
 
 /// How long admission must be closed before that is mailed. A restart of Redis closes it for
 /// seconds.
@@ -134,7 +134,15 @@ impl Notifier {
                 continue;
             };
             let now = Utc::now();
-            match self.admission(gate, now).await {
+            // Each attempt to write would leave another session that waits for its commit.
+            let hangs = is_refused && self.db.commits_hang().await.unwrap_or(false);
+            let recorded = if hangs {
+                self.admission.see(&gate, now.trunc_subsecs(3));
+                Err(anyhow::anyhow!(COMMITS_HANG))
+            } else {
+                self.admission(gate, now).await
+            };
+            match recorded {
                 Ok(()) if !is_refused => {}
                 Ok(()) => {
                     is_refused = self.can_record(now).await.is_err();

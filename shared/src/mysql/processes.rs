@@ -188,7 +188,7 @@ pub async fn announce(
     shutdown: CancellationToken,
 ) {
     let id = format!("{:032x}", rand::random::<u128>());
-    announce_once(&db, &id, &own, &problems).await;
+    let mut is_known = announce_once(&db, &id, &own, &problems).await;
     match db.processes().await {
         Ok(others) => {
             for sentence in others.iter().filter_map(|other| own.disagreement(other)) {
@@ -199,15 +199,21 @@ pub async fn announce(
     }
     tokio::spawn(async move {
         while timeout(EVERY, shutdown.cancelled()).await.is_err() {
-            announce_once(&db, &id, &own, &problems).await;
+            // Each attempt would leave another session that waits for its commit.
+            if is_known || !db.commits_hang().await.unwrap_or(false) {
+                is_known = announce_once(&db, &id, &own, &problems).await;
+            }
         }
     });
 }
 
-async fn announce_once(db: &Db, id: &str, own: &ProcessRow, problems: &SeenProblems) {
-    if let Err(error) = db.announce(id, own, problems.get()).await {
+/// Returns whether it succeeded.
+async fn announce_once(db: &Db, id: &str, own: &ProcessRow, problems: &SeenProblems) -> bool {
+    let announced = db.announce(id, own, problems.get()).await;
+    if let Err(error) = &announced {
         tracing::warn!(%error, "cannot announce this process in MySQL");
     }
+    announced.is_ok()
 }
 
 /// Interval of checks whether the connection still holds the lock.
