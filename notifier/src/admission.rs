@@ -97,6 +97,14 @@ impl AdmissionWatch {
         }
     }
 
+    /// Whether this process has lost its connection to Redis, but another one still sees admission
+    /// open, or the watch of this one tells in a moment that none does.
+    pub(crate) fn is_alone(&self, now: DateTime<Utc>) -> bool {
+        let seen = self.0.lock();
+        let lasts = |since| elapsed(since, now) >= PATIENCE;
+        seen.gate == Some(SeenGate::Unreachable) && !seen.closed_since.is_some_and(lasts)
+    }
+
     /// Returns the problem that lasts, as far as this process knows without MySQL.
     pub(crate) fn lasting(&self, now: DateTime<Utc>) -> Option<Notice> {
         let seen = self.0.lock();
@@ -192,10 +200,18 @@ impl Notifier {
         let noted_at = self.admission.0.lock().noted_at;
         if is_due(noted_at, NOTE_EVERY, now) {
             self.db.set_state(SEEN_OPEN, now.to_rfc3339()).await?;
+            // Another process may have begun it, and cannot end it.
+            let fires = self
+                .db
+                .fires(ADMISSION, AlertKind::RedisRefuses.word())
+                .await?;
             let mut seen = self.admission.0.lock();
             // Do not mistake this process's own note for that of another process.
             seen.noted_at = Some(now);
             seen.note_of_others = None;
+            if fires {
+                seen.fires = None;
+            }
         }
         Ok(())
     }

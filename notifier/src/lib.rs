@@ -26,7 +26,9 @@ use std::time::Duration;
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use firstcome_shared::mysql::{Conn, Db, alerts as stored, digest, outbox, runs};
 pub use firstcome_shared::report::wording;
-use firstcome_shared::report::{self, AlertKind, COMMITS_HANG, Finding, Kind, Run, StoreRefusal};
+use firstcome_shared::report::{
+    self, AlertKind, COMMITS_HANG, FailureCause, Finding, Kind, Run, StoreRefusal,
+};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -167,7 +169,12 @@ impl Notifier {
     pub async fn after_pass(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
         // Truncate to MySQL's precision, so that the value is equal when it is read back.
         let now = now.trunc_subsecs(3);
-        let seen = Seen::Pass(Box::new(run.clone()));
+        let mut run = run.clone();
+        if run.cause() == Some(FailureCause::Redis) && self.admission.is_alone(now) {
+            // Others run passes, and the outage is not one of Redis.
+            run.stopped = true;
+        }
+        let seen = Seen::Pass(Box::new(run));
         if let Err(error) = record(&self.db, seen, self.settings.clone(), now).await {
             self.cannot_write(&error.to_string(), now).await;
             return Err(error.into());
@@ -252,6 +259,8 @@ impl Notifier {
             noted.run(conn).await.map(drop)
         };
         self.db.transaction("enqueue the digest", enqueue).await?;
+        let over = Seen::Over(alerts::late_digest());
+        record(&self.db, over, self.settings.clone(), now).await?;
         self.wake();
         Ok(())
     }

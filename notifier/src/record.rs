@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use diesel::result::{Error, QueryResult};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::RepairsRow;
-use firstcome_shared::mysql::{Conn, Db, DbError, alerts, outbox};
+use firstcome_shared::mysql::{Conn, Db, DbError, alerts, outbox, runs};
 
 use crate::alerts::{
     self as judging, ADMISSION, Alert, AlertMemory, AlertState, MailPolicy, Problem, Verdict,
@@ -53,7 +53,10 @@ pub(crate) async fn record(
     let db = db.within(LIMIT);
     db.transaction("record alerts", async move |conn| {
         alerts::lock(conn).await?;
-        let memory = seen.remember(conn).await?;
+        let mut memory = seen.remember(conn).await?;
+        if settings.has_readers() {
+            memory.forget_unread();
+        }
         let verdict = seen.verdict(&memory, settings.policy, now);
         let mut post = Post {
             conn,
@@ -184,8 +187,14 @@ impl Post<'_> {
         verdict: &Verdict,
         memory: &AlertMemory,
     ) -> QueryResult<()> {
+        let has_readers = self.settings.has_readers();
         for alert in &verdict.alerts {
-            alerts::keep(self.conn, alert).await?;
+            if has_readers {
+                alerts::keep(self.conn, alert).await?;
+            } else {
+                let unread = judging::unread(alert, memory);
+                alerts::keep(self.conn, &unread).await?;
+            }
         }
         let problems = &verdict.problems;
         let resolved = &verdict.resolved;
@@ -200,6 +209,11 @@ impl Post<'_> {
                 .filter(|drop: &&DropReport| drop.sealed && drop.after.users == drop.after.rows)
                 .map(|it| events::about_sealed(it, self.now));
             self.events(sealed.collect()).await?;
+        }
+        if !has_readers {
+            return Ok(());
+        }
+        if seen.run().is_some() {
             repairs = self.due_repairs(verdict, memory).await?;
         }
         if problems.is_empty() && resolved.is_empty() && repairs.is_empty() {
@@ -207,8 +221,9 @@ impl Post<'_> {
         }
         let mut names: Vec<&str> = problems.iter().map(|it| it.problem.name.as_str()).collect();
         names.extend(resolved.iter().map(|it| it.name.as_str()));
+        let kept = self.kept_run(seen).await?;
         let mail = AlertMail {
-            run: seen.run(),
+            run: kept.as_ref().or(seen.run()),
             problems,
             resolved,
             repairs: &repairs,
@@ -228,6 +243,19 @@ impl Post<'_> {
             return Ok(());
         }
         alerts::mark_repairs_mailed(self.conn, self.now).await
+    }
+
+    /// Returns the pass under the id of the earlier one that keeps its findings, if it found the
+    /// same: its own id is deleted after a day.
+    async fn kept_run(&mut self, seen: &Seen) -> QueryResult<Option<Run>> {
+        let Some(run) = seen.run() else {
+            return Ok(None);
+        };
+        let same_as = runs::same_as(&run.run_id).first(self.conn).await?;
+        Ok(same_as.map(|run_id: String| Run {
+            run_id,
+            ..run.clone()
+        }))
     }
 
     async fn keep_repairs(&mut self, run: &Run, memory: &AlertMemory) -> QueryResult<()> {

@@ -22,6 +22,11 @@ pub(crate) struct MailSettings {
 }
 
 impl MailSettings {
+    /// Whether anybody gets what this process mails or posts.
+    pub(crate) fn has_readers(&self) -> bool {
+        !self.recipients.is_empty() || !self.hooks.is_empty()
+    }
+
     /// Returns a mail to each recipient. It is a reply to the mails with these IDs.
     pub(crate) fn mails(
         &self,

@@ -7,7 +7,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::subject::Subject;
 
-use super::{ADMISSION, Alert, AlertMemory, AlertState, Cases, Problem, part_of, problems};
+use super::{
+    ADMISSION, Alert, AlertMemory, AlertState, Cases, Problem, late_digest, part_of, problems,
+};
 use crate::clock::elapsed;
 use crate::report::{
     ActionKind, AlertKind, DropReport, Examined, Finding, Kind, Outcome, Run, Severity, Status,
@@ -131,6 +133,23 @@ fn forget_repaired(alert: &mut Alert, problem: &Problem) {
     }
 }
 
+/// Returns an alert as a process without readers stores it: without a mail, so that another process
+/// may still mail it.
+pub(crate) fn unread(alert: &Alert, memory: &AlertMemory) -> Alert {
+    let is_firing = |it: &Alert| it.state == AlertState::Firing;
+    let known = memory.alerts.get(&alert.name);
+    match known.filter(|it| is_firing(it) && is_firing(alert) && it.mails > 0) {
+        Some(mailed) => Alert {
+            last_seen_at: alert.last_seen_at,
+            ..mailed.clone()
+        },
+        None => Alert {
+            mails: 0,
+            ..alert.clone()
+        },
+    }
+}
+
 /// Ends a firing alert.
 pub(crate) fn end(alert: &Alert, now: DateTime<Utc>, verdict: &mut Verdict) {
     if alert.state != AlertState::Firing {
@@ -227,8 +246,10 @@ fn reason(
     }
     // After 4 hours, 8, 16 and so on.
     let pause = policy.cooldown.max(mailed_at - alert.first_seen_at);
+    // The clock of the process that mailed it may be ahead of this one.
+    let is_ahead = mailed_at > now && mailed_at - now < policy.cooldown;
     let is_taken = alert.acknowledged_at.is_some();
-    (!is_taken && elapsed(mailed_at, now) >= pause).then_some(NoticeReason::Repeat)
+    (!is_taken && !is_ahead && elapsed(mailed_at, now) >= pause).then_some(NoticeReason::Repeat)
 }
 
 /// Whether a problem that was not mailed yet is mailed: an outage after a moment, because stores
@@ -300,7 +321,8 @@ fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> 
     match kind {
         // Only a deep pass looks for them.
         AlertKind::Left(Kind::BadUse) => run.deep,
-        // Only a deep pass stands for a missed one.
+        // Only a deep pass stands for a missed one, and only a digest ends its own.
+        AlertKind::RunMissed if alert.name == late_digest() => false,
         AlertKind::RunMissed => part_of(alert) != "DEEP_CRON" || run.deep,
         // The watch ends it too, as soon as it sees every coupon open.
         AlertKind::RedisUnreachable | AlertKind::AdmissionClosed => {

@@ -26,10 +26,15 @@ use firstcome_shared::subject::Subject;
 
 pub use cases::Cases;
 pub use judge::{MailPolicy, Notice, NoticeReason, Verdict, judge, pause};
-pub(crate) use judge::{OUTAGE_PAUSE, are_held_back, begun, end, firing, observe};
+pub(crate) use judge::{OUTAGE_PAUSE, are_held_back, begun, end, firing, observe, unread};
 
 /// The name of the alert about Redis: unreachable, or not verified yet. One outage has one alert.
 pub const ADMISSION: &str = "admission";
+
+/// The name of the alert about a digest that is late.
+pub(crate) fn late_digest() -> String {
+    format!("{}.DIGEST_CRON", AlertKind::RunMissed.word())
+}
 
 /// The state that earlier passes left in the tables.
 #[derive(Debug, Clone, Default)]
@@ -38,6 +43,15 @@ pub struct AlertMemory {
     pub alerts: HashMap<String, Alert>,
     /// Broken promises of the drops that this pass examined, and of those with an alert about them.
     pub broken: Vec<BrokenPromise>,
+}
+
+impl AlertMemory {
+    /// Counts what a process without readers has recorded as not mailed.
+    pub(crate) fn forget_unread(&mut self) {
+        for alert in self.alerts.values_mut().filter(|it| it.mails == 0) {
+            alert.last_mailed_at = None;
+        }
+    }
 }
 
 /// One problem, as a pass or the watch sees it.

@@ -474,6 +474,18 @@ fn clock_that_is_set_back_silences_no_alert() {
     assert_eq!(duty.sees(2, &clean()), "failed_claim over");
 }
 
+/// Two daemons pass in turn, and the clock of one is an hour ahead.
+#[test]
+fn clock_of_another_host_that_is_ahead_repeats_no_mail() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.sees(60, &one_left()), "failed_claim New");
+    for minute in 0..30 {
+        assert_eq!(duty.sees(minute, &one_left()), "");
+        assert_eq!(duty.sees(minute + 60, &one_left()), "");
+    }
+    assert_eq!(duty.sees(300, &one_left()), "failed_claim Repeat");
+}
+
 #[test]
 fn stall_ends_only_when_no_pass_has_seen_it_for_a_while() {
     let mut duty = Duty {

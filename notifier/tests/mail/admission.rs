@@ -5,10 +5,12 @@ use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
 use firstcome_notifier::SeenGate::{self, Open, Unreachable};
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::report::{ActionKind, Finding, Kind, Outcome, Run, Status};
+use firstcome_shared::report::{
+    ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
+};
 
 use crate::desk::{A, Desk, text};
-use crate::world::{general, run};
+use crate::world::{cased, general, run};
 
 const CLOSED: &str = "[firstcome] action needed: admission is closed (for 30 s)";
 const OPENED: &str = "[firstcome] resolved: closure of admission";
@@ -132,4 +134,48 @@ async fn coupons_that_stay_closed_are_told_in_one_mail() {
         let text = text(&desk.sink.mails()[0]);
         assert_eq!(text.contains(why), drops.is_empty(), "{text}");
     }
+}
+
+/// A pass that fails because its daemon cannot reach Redis.
+fn redis_is_away(id: &str) -> Run {
+    let error = "Redis cannot be reached: Connection refused";
+    let of_run = general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, error);
+    Run {
+        error: Some(error.to_owned()),
+        findings: vec![cased(FindingCase::RunFailed(FailureCause::Redis), of_run)],
+        ..run(id, Status::Failed, Vec::new())
+    }
+}
+
+#[tokio::test]
+async fn daemon_that_alone_has_lost_redis_mails_no_outage_of_it() {
+    let desk = Desk::new(A).await;
+    let [lost, other] = [desk.notifier(), desk.notifier()];
+    for n in 0..150 {
+        let now = desk.clock.turn(TimeDelta::seconds(1));
+        lost.admission(Unreachable, now).await.unwrap();
+        other.admission(Open, now).await.unwrap();
+        if n % 10 == 0 {
+            desk.after_pass(&lost, &redis_is_away(&format!("r{n}")))
+                .await;
+        }
+    }
+    desk.flush().await;
+    assert!(desk.subjects(A).is_empty(), "{:?}", desk.subjects(A));
+}
+
+#[tokio::test]
+async fn outage_that_a_dead_process_has_told_is_over_when_another_sees_redis() {
+    let desk = Desk::new(A).await;
+    let daemon = desk.notifier();
+    daemon.admission(Open, desk.clock.now()).await.unwrap();
+    for n in 0..2 {
+        desk.clock.turn(TimeDelta::seconds(30));
+        desk.pass(&redis_is_away(&format!("r{n}"))).await;
+    }
+    assert_eq!(desk.subjects(A).len(), 1);
+    let now = desk.clock.turn(TimeDelta::seconds(5));
+    daemon.admission(Open, now).await.unwrap();
+    desk.flush().await;
+    assert_eq!(desk.subjects(A)[1..], [BACK]);
 }

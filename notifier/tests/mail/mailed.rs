@@ -1,7 +1,7 @@
 //! Tests which mails are sent, when and how often, across restarts.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_notifier::{Clock as _, MissedRun};
+use firstcome_notifier::{Clock as _, MissedRun, NotifyArgs};
 use firstcome_shared::report::{
     ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
 };
@@ -282,6 +282,79 @@ async fn notice_about_a_late_run_is_followed_by_one_when_it_is_over() {
     assert_eq!(desk.subjects(A).len(), 4);
 }
 
+#[tokio::test]
+async fn late_digest_is_over_when_it_comes_and_not_before() {
+    let desk = Desk::new(A).await;
+    let late = missed("DIGEST_CRON", desk.clock.now());
+    desk.notifier().missed_run(late).await.unwrap();
+    let now = desk.clock.turn(TimeDelta::minutes(5));
+    desk.pass(&clean("r1")).await;
+    assert_eq!(desk.subjects(A).len(), 1);
+    desk.notifier().daily_digest(now, now).await.unwrap();
+    desk.flush().await;
+    let over = "[firstcome] resolved: late run".to_owned();
+    assert_eq!(desk.subjects(A).len(), 3);
+    assert!(desk.subjects(A).contains(&over), "{:?}", desk.subjects(A));
+}
+
+/// Of runs with the same result, all but the first are deleted after a day.
+#[tokio::test]
+async fn mail_links_to_the_run_that_keeps_the_findings() {
+    let mut desk = Desk::new(A).await;
+    desk.args.public_url = Some("https://ops.example.com".to_owned());
+    for (id, same_as) in [("r1", "NULL"), ("r2", "'r1'")] {
+        desk.run(&format!(
+            "INSERT INTO reconcile_runs (id, triggered_by, dry_run, deep, status, owner, \
+             started_at, same_as) VALUES ('{id}', 'cron', 0, 0, 'drift', 'me', '2026-12-01', \
+             {same_as})"
+        ))
+        .await;
+        desk.pass(&drift(id, &[3])).await;
+        desk.clock.turn(TimeDelta::hours(4));
+    }
+    let mails = desk.sink.mails();
+    assert_eq!(mails.len(), 2);
+    for mail in &mails {
+        let text = text(mail);
+        assert!(text.contains("/runs/r1") && !text.contains("r2"), "{text}");
+    }
+}
+
+/// `once` on a host without `ALERT_TO`, beside a daemon that has it.
+#[tokio::test]
+async fn process_that_mails_to_nobody_keeps_no_mail_from_those_that_do() {
+    let desk = Desk::new(A).await;
+    let nobody = NotifyArgs {
+        alert_to: None,
+        smtp_url: None,
+        ..desk.args.clone()
+    };
+    let once = desk.notifier_with(&desk.db, &nobody);
+    let also = [drift("r2", &[3]), drift("r3", &[3, 4])];
+    desk.after_pass(&once, &drift("r1", &[3])).await;
+    for pass in &also {
+        desk.clock.turn(TimeDelta::minutes(1));
+        desk.pass(pass).await;
+        desk.after_pass(&once, &drift("r4", &[3, 4])).await;
+    }
+    desk.after_pass(&once, &repaired("r5")).await;
+    desk.pass(&clean("r6")).await;
+    let subjects = desk.subjects(A);
+    let place = "Winter coupon";
+    let expected = [
+        format!(
+            "[firstcome] action needed: 1 unrepaired failed claim · {place} · 99 of 100 issued"
+        ),
+        format!(
+            "[firstcome] action needed: 2 unrepaired failed claims · {place} · 98 of 100 issued"
+        ),
+        format!(
+            "[firstcome] repaired: {place} · 100 of 100 issued · 1 promise without a row in earlier passes since 06:02 UTC"
+        ),
+    ];
+    assert_eq!(subjects, expected);
+}
+
 pub(crate) fn kafka_is_away(id: &str, findings: Vec<Finding>) -> Run {
     let error = "the topic cannot be read: Meta data fetch error: BrokerTransportFailure";
     let of_run = Finding::report(Kind::Stalled, error);
@@ -327,7 +400,11 @@ async fn one_outage_has_one_mail_and_one_notice_which_tells_the_repairs_made_mea
 #[tokio::test]
 async fn notice_about_broken_promises_says_what_became_of_them() {
     let desk = Desk::new(A).await;
-    desk.winter_coupon().await;
+    desk.run("INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'Winter coupon', 100, 'drop')").await;
+    desk.run(
+        "INSERT INTO drops (id, coupon_id, opens_at, quantity) VALUES (7, 1, '2026-12-01', 100)",
+    )
+    .await;
     for n in 101..=103 {
         desk.run(&format!(
             "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
@@ -340,6 +417,17 @@ async fn notice_about_broken_promises_says_what_became_of_them() {
         "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by, slot_limit, person_scope) \
          SELECT 7, n, 1, CONCAT('customer-00', 100 + n), CONCAT('c', n), UTC_TIMESTAMP(3), 'reconciler', l.slot_limit, l.person_scope \
          FROM (SELECT 1 AS n UNION SELECT 2) n JOIN slot_limits l ON l.drop_id = 7",
+    )
+    .await;
+    // A row of another day is not what was promised.
+    desk.run(
+        "INSERT INTO drops (id, coupon_id, opens_at, quantity) VALUES (8, 1, '2026-12-02', 100)",
+    )
+    .await;
+    desk.run(
+        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by, slot_limit, person_scope) \
+         SELECT 8, 1, 1, 'customer-00103', 'c3', UTC_TIMESTAMP(3), 'reconciler', slot_limit, person_scope \
+         FROM slot_limits WHERE drop_id = 8",
     )
     .await;
     desk.run("UPDATE broken_promises SET mended_at = '2026-12-01 06:00:30'")

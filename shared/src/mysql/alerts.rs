@@ -167,12 +167,13 @@ pub async fn ids(conn: &mut Conn, names: &[&str]) -> QueryResult<HashMap<String,
     sql!(query, json(&names)).all(conn).await
 }
 
-/// Counts the users whose broken promises in a drop ended since this time: those who have a row of
-/// the coupon, and the others, whom an operator has told.
+/// Counts the users whose broken promises in a drop ended since this time: those who have a row
+/// that counts for the drop, and the others, whom an operator has told.
 pub async fn mended(conn: &mut Conn, drop: DropId, since: DateTime<Utc>) -> QueryResult<[i64; 2]> {
     let query = "SELECT COUNT(*), CAST(COALESCE(SUM(EXISTS (SELECT 1 FROM issued_coupons i \
-        WHERE i.coupon_id = b.coupon_id AND i.user_id = b.user_id)), 0) AS SIGNED) \
-        FROM broken_promises b WHERE b.drop_id = ? AND b.mended_at >= ?";
+        WHERE i.coupon_id = b.coupon_id AND i.user_id = b.user_id \
+        AND (i.drop_id = b.drop_id OR c.once_per = 'coupon'))), 0) AS SIGNED) \
+        FROM broken_promises b JOIN coupons c ON c.id = b.coupon_id WHERE b.drop_id = ? AND b.mended_at >= ?";
     let (all, kept): (i64, i64) = sql!(query, drop, since).one(conn).await?;
     Ok([kept, all - kept])
 }
@@ -264,6 +265,15 @@ impl Db {
         let firing = "SELECT kind, COUNT(*) FROM alerts WHERE status = 'firing' \
             AND last_mailed_at >= first_seen_at GROUP BY kind";
         self.all("count firing alerts", sql!(firing)).await
+    }
+}
+
+impl Db {
+    /// Whether the alert with this name fires, and is not of this kind.
+    pub async fn fires(&self, name: &str, other_than: &str) -> DbResult<bool> {
+        let fires = "SELECT id FROM alerts WHERE name = ? AND status = 'firing' AND kind <> ?";
+        let fires = sql!(fires, name, other_than);
+        Ok(self.first::<i64>("find an alert", fires).await?.is_some())
     }
 }
 

@@ -217,6 +217,14 @@ pub fn state(name: &str) -> Sql {
     sql!("SELECT value FROM reconciler_state WHERE name = ?", name)
 }
 
+/// Selects the earlier run with the same result, if there is one.
+pub fn same_as(run_id: &str) -> Sql {
+    sql!(
+        "SELECT same_as FROM reconcile_runs WHERE id = ? AND same_as IS NOT NULL",
+        run_id
+    )
+}
+
 pub fn set_state(name: &str, value: &str) -> Sql {
     let set = "REPLACE INTO reconciler_state (name, value) VALUES (?, ?)";
     sql!(set, name, value)
