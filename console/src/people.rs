@@ -66,7 +66,7 @@ const WITHOUT_API: &str =
 
 /// The slot or waiting position to revoke. Empty if there is none.
 fn holds(story: &Story) -> String {
-    if matches!(story.holds, Holds::Revoked | Holds::None) {
+    if matches!(story.holds, ClaimState::Revoked | ClaimState::None) {
         return String::new();
     }
     match (story.slot, story.drop_id) {

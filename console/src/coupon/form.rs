@@ -225,7 +225,7 @@ fn zone(coupon: &CouponDetails) -> Option<Tz> {
 }
 
 /// Whether a coupon that opens once would close later than this, or never.
-fn ends_earlier(coupon: &CouponSettings, at: DateTime<Utc>) -> bool {
+fn ends_earlier(coupon: &CouponDetails, at: DateTime<Utc>) -> bool {
     match &coupon.schedule {
         Some(Schedule::Once { closes_at, .. }) => closes_at.is_none_or(|closes| at < closes),
         Some(Schedule::Daily { .. }) | None => false,
@@ -233,7 +233,7 @@ fn ends_earlier(coupon: &CouponSettings, at: DateTime<Utc>) -> bool {
 }
 
 /// Whether a daily coupon would open after this day, as typed, too.
-fn is_earlier_day(coupon: &CouponSettings, typed: &str) -> bool {
+fn is_earlier_day(coupon: &CouponDetails, typed: &str) -> bool {
     let day = typed.parse::<NaiveDate>();
     match &coupon.schedule {
         Some(Schedule::Daily { last_day, .. }) => {

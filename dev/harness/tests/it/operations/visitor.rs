@@ -112,19 +112,18 @@ impl Visitor {
 
 /// Encodes a form as a browser does.
 pub(super) fn filled_in(request: RequestBuilder, fields: &[(&str, &str)]) -> RequestBuilder {
-    let encoded = |text: &str| {
-        text.bytes().fold(String::new(), |mut all, byte| {
-            all.push_str(&format!("%{byte:02X}"));
-            all
-        })
-    };
     let pairs: Vec<String> = fields
         .iter()
-        .map(|(name, value)| format!("{name}={}", encoded(value)))
+        .map(|(name, value)| format!("{name}={}", percent_encoded(value)))
         .collect();
     request
         .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
         .body(pairs.join("&"))
+}
+
+fn percent_encoded(text: &str) -> String {
+    let bytes = text.bytes().map(|byte| format!("%{byte:02X}"));
+    bytes.collect()
 }
 
 pub(super) fn header<'a>(answer: &'a Response, name: &str) -> &'a str {
