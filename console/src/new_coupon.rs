@@ -54,9 +54,11 @@ impl Preview {
 
     /// The end of codes as typed, in the coupon's zone.
     fn valid_until(&self) -> String {
-        let until = self.body["valid_until"].as_str().unwrap_or_default();
-        let until = until.parse::<DateTime<Utc>>();
-        until.map_or_else(|_| String::new(), |until| short(until, Some(self.zone)))
+        let typed = self.body["valid_until"].as_str().unwrap_or_default();
+        match typed.parse::<DateTime<Utc>>() {
+            Ok(until) => short(until, Some(self.zone)),
+            Err(_) => String::new(),
+        }
     }
 
     fn quantity(&self) -> String {

@@ -277,10 +277,14 @@ fn is_due(
 /// Whether the alerts about repairs that wait for a confirmation tell why each of these coupons is
 /// closed.
 pub(crate) fn are_held_back(closed: &[Finding], memory: &AlertMemory) -> bool {
-    let held = firing(memory, AlertKind::Braked).filter_map(|it| it.coupon_id);
-    let held: HashSet<CouponId> = held.collect();
-    let is_held = |it: &Finding| it.coupon_id.is_some_and(|id| held.contains(&id));
-    !closed.is_empty() && closed.iter().all(is_held)
+    let held: HashSet<CouponId> = firing(memory, AlertKind::Braked)
+        .filter_map(|alert: &Alert| alert.coupon_id)
+        .collect();
+    !closed.is_empty()
+        && closed.iter().all(|found: &Finding| {
+            let coupon = found.coupon_id;
+            coupon.is_some_and(|coupon| held.contains(&coupon))
+        })
 }
 
 /// Returns the firing alerts of a kind.
