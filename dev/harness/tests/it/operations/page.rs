@@ -139,6 +139,29 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
     assert_eq!(f.world.sql.query(acts).await, recorded);
 }
 
+async fn only_the_plan_that_the_page_shows_is_confirmed(kim: &Visitor, f: &Fixture, drop: &str) {
+    let shown_by = "01a206b4-f1dc-72f5-b1c0-afe93251b14a";
+    let (_, id) = drop.rsplit_once('/').unwrap();
+    let held = format!("INSERT INTO held_back VALUES ({id}, 60, 1, '{shown_by}', NOW())");
+    f.world.sql.query(&held).await;
+    let page = kim.text(drop).await;
+    assert_eq!(field(&page, "shown_by"), shown_by);
+    let pass = format!("{drop}/pass");
+    for (seen, status, says) in [
+        (
+            "01a206b4-0000-72f5-b1c0-afe93251b14a",
+            409,
+            "Other repairs are held back now",
+        ),
+        (shown_by, 200, "Are you sure?"),
+    ] {
+        let plan = [("how", "confirm"), ("shown_by", seen)];
+        let reply = kim.submit(&pass, &plan).await;
+        assert_eq!(reply.status, status, "{}", reply.text);
+        assert_has(&reply.text, &[says]);
+    }
+}
+
 async fn giving_a_promise_up_asks_first(kim: &Visitor, coupon: &MadeCoupon) {
     let (id, drop) = (coupon.id.to_string(), coupon.drop.to_string());
     let person = &*people(1)[0];
@@ -205,6 +228,8 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
     let (now, later) = ((coupon.id, change(coupon.id)), (later, change(later)));
     let daily = (daily, change(daily));
 
+    let drop = format!("/coupons/{}/drops/{}", coupon.id, coupon.drop);
+    only_the_plan_that_the_page_shows_is_confirmed(&kim, &f, &drop).await;
     giving_a_promise_up_asks_first(&kim, &coupon).await;
     let holder = format!(
         "SELECT code FROM issued_coupons WHERE drop_id = {} AND user_id = '{}'",
