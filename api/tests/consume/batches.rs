@@ -171,3 +171,34 @@ async fn message_without_a_valid_signature_takes_no_slot() {
         "a forged message must not name a user"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_messages_that_go_on_after_a_discard_are_open_again() {
+    let (world, drop) = ConsumeWorld::with_coupon(10, OncePer::Coupon).await;
+    let open = "failed_claims WHERE resolved_at IS NULL";
+    let key = format!("--kafka-signing-key={SIGNING_KEY}");
+    for sent in 1..=2 {
+        let forged: Vec<Message> = (0..40).map(|_| (None, batch(drop, [1]))).collect();
+        send(&world, &forged).await;
+        let consumer = world.consumer(&[&key]);
+        until("all messages are read", async || {
+            world.read_up_to().await == 40 * sent
+        })
+        .await;
+        consumer.stop().await;
+        assert!(world.count(open).await > 0, "round {sent}");
+        world
+            .query(
+                "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'discarded'",
+            )
+            .await;
+        // The same messages again are no more of them.
+        world.read_again().await;
+        world
+            .consume_until("all is read again", async || {
+                world.read_up_to().await == 40 * sent
+            })
+            .await;
+        assert_eq!(world.count(open).await, 0);
+    }
+}

@@ -77,21 +77,28 @@ impl FailedClaim {
 const COLUMNS: &str = "failed_claims (coupon_id, drop_id, slot, user_id, claimed_at, payload, \
     reason, error, source_partition, source_offset, source_hash, attempts)";
 
-/// Stores failed claims. If a claim is already stored, increments its attempts.
+/// Stores failed claims. If a claim is already stored, increments its attempts. A dead letter that
+/// counts forged messages is open again if there are more of them.
 pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
-    let mut attempts: HashMap<Vec<u8>, u32> = HashMap::new();
-    let mut first = Vec::new();
+    // The last of each, in order, and how many there are.
+    let mut letters: Vec<(&FailedClaim, u32)> = Vec::new();
+    let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
     for one in failed {
-        let hash = one.source_hash();
-        let times = attempts.entry(hash.clone()).or_default();
-        if *times == 0 {
-            first.push((one, hash));
+        let place = *places.entry(one.source_hash()).or_insert(letters.len());
+        match letters.get_mut(place) {
+            Some(known) => *known = (one, known.1 + 1),
+            None => letters.push((one, 1)),
         }
-        *times += 1;
     }
-    let rows = first
-        .iter()
-        .map(|(one, hash)| one.values(hash, attempts[hash]));
-    let count = " ON DUPLICATE KEY UPDATE attempts = attempts + VALUES(attempts)";
-    insert_all(conn, COLUMNS, rows.collect(), count).await
+    let rows = letters
+        .into_iter()
+        .map(|(one, attempts)| one.values(&one.source_hash(), attempts));
+    insert_all(conn, COLUMNS, rows.collect(), COUNT).await
 }
+
+/// MySQL assigns in this order.
+const COUNT: &str = " ON DUPLICATE KEY UPDATE attempts = attempts + VALUES(attempts), \
+    resolution = IF(VALUES(source_offset) > source_offset, NULL, resolution), \
+    resolution_detail = IF(VALUES(source_offset) > source_offset, NULL, resolution_detail), \
+    resolved_at = IF(VALUES(source_offset) > source_offset, NULL, resolved_at), \
+    source_offset = GREATEST(source_offset, VALUES(source_offset))";
