@@ -60,6 +60,15 @@ async fn dead_letters_of_a_sealed_drop_become_rows_or_are_listed_and_unseal_noth
     }
     assert_eq!(api.me(coupon.id, "u-other").await["status"], "none");
     assert!(api.claim(coupon.id, "u-other").await.is("closed"));
+    let MadeCoupon { id, drop, .. } = coupon;
+    let owe = format!(
+        "INSERT INTO broken_promises (drop_id, coupon_id, user_id, reason, run_id) VALUES ({drop}, {id}, 'u-other', 'slot_lost', 'by-hand')"
+    );
+    world.sql.query(&owe).await;
+    pass_ends(world, &[], DRIFT).await;
+    let alert = "SELECT name FROM alerts WHERE kind = 'broken_promise'";
+    let of_drop = format!("broken_promise.{id}.{drop}");
+    assert_eq!(world.sql.query(alert).await, [[of_drop]]);
 }
 
 /// The messages of a sealed drop that has lost its rows are read again.
