@@ -383,6 +383,9 @@ impl Pass<'_> {
                     let why = if !is_trusted {
                         it.doubt_unless_graver(Doubt::Untrusted);
                         format!("held back: {}", Doubt::Untrusted.says())
+                    } else if confirmation == Confirmation::OthersShown {
+                        "held back: others were shown; see these in a dry run, then confirm"
+                            .to_owned()
                     } else if number > limit {
                         it.doubt_unless_graver(Doubt::Many);
                         format!(

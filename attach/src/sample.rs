@@ -6,7 +6,7 @@ use mysql_async::Row;
 
 use crate::Answer;
 use crate::condition::Condition;
-use crate::config::{Columns, Target, has_part};
+use crate::config::{Columns, Target, has_part, may_change_later};
 use crate::schema::{Column, Table};
 use crate::shape::TableShape;
 use crate::sql::{Sql, quoted};
@@ -29,13 +29,17 @@ impl Unnamed {
         let campaign = target.campaign;
         let rows = &campaign.rows;
         let changing = campaign.changing();
-        let is_selected = rows.of.keys().any(|name| !changing.contains(&name));
+        // With one row of each user, the table has one campaign.
+        let is_selected = rows.of.keys().any(|name| !changing.contains(&name))
+            || table.is_unique_alone(&rows.user);
         let may_tell = |name: &str| {
             let is_named = is_selected || names(rows.ignore.iter(), name);
             !is_named && (name.ends_with("_id") || is_type(name))
         };
-        let is_left_null =
-            |it: &Column| it.is_null_by_default && !names(rows.insert.keys(), &it.name);
+        let is_left_null = |it: &Column| {
+            let is_written = names(rows.insert.keys(), &it.name);
+            it.is_null_by_default && !is_written && !may_change_later(&it.name)
+        };
         let writes = campaign.inserts_rows() && !table.has_triggers;
         let asked = table.columns.iter().filter(|it: &&Column| {
             let is_asked = may_tell(&it.name) || writes && is_left_null(it);
@@ -44,7 +48,7 @@ impl Unnamed {
         let sampled = sample(sql, table, &rows.of, target, asked.collect()).await?;
         let mut unnamed = Self::default();
         for it in sampled {
-            if may_tell(&it.column.name) && it.has_few_values() {
+            if may_tell(&it.column.name) && it.has_few_values(ENOUGH) {
                 unnamed.tells_apart.push(it.column.name.clone());
             } else if writes && is_left_null(it.column) && it.filled == it.rows.max(ENOUGH) {
                 unnamed.is_never_null.push(it.column.name.clone());
@@ -66,7 +70,7 @@ impl Unnamed {
             may_tell && !names(named.iter().copied(), &it.name)
         });
         let sampled = sample(sql, table, &of, target, columns.collect()).await?;
-        let few = sampled.iter().filter(|it| it.has_few_values());
+        let few = sampled.iter().filter(|it| it.has_few_values(2));
         Ok(Self {
             tells_apart: few.map(|it| it.column.name.clone()).collect(),
             is_never_null: Vec::new(),
@@ -104,9 +108,10 @@ struct Sampled<'t> {
 }
 
 impl Sampled<'_> {
-    /// Not so of what is different in each row, as the id of an order.
-    fn has_few_values(&self) -> bool {
-        self.filled > 1 && self.distinct * 2 <= self.filled
+    /// Not so of what is different in each row, as the id of an order. `least` is the number of
+    /// rows that are needed to tell.
+    fn has_few_values(&self, least: i64) -> bool {
+        self.filled >= least && self.distinct * 2 <= self.filled
     }
 }
 

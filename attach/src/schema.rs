@@ -211,6 +211,14 @@ impl Table {
         key.len() == 1 && first.is_some_and(|it| it.is_increasing)
     }
 
+    /// Whether a unique key has this column and no other.
+    pub fn is_unique_alone(&self, name: &str) -> bool {
+        let mut keys = self.indexes.chunk_by(|a, b| a.index == b.index);
+        keys.any(|key: &[IndexPart]| {
+            matches!(key, [only] if only.is_unique && only.column.eq_ignore_ascii_case(name))
+        })
+    }
+
     pub fn column(&self, name: &str) -> Option<&Column> {
         let mut columns = self.columns.iter();
         columns.find(|it| it.name == name.to_lowercase())

@@ -39,11 +39,11 @@ impl Known {
         })
     }
 
-    /// Whether the quantity fell by as many as rows came: one may be a coincidence.
+    /// Whether the quantity fell by as many as rows came: of a few, that may be a coincidence.
     pub(crate) fn falls_to(self, quantity: u64, rows: u64) -> bool {
         let fell = self.quantity.saturating_sub(quantity);
         let came = self.rows.map(|before| rows.saturating_sub(before));
-        fell > 1 && came == Some(fell)
+        fell > 4 && came == Some(fell)
     }
 }
 

@@ -200,11 +200,11 @@ impl Notifier {
         let noted_at = self.admission.0.lock().noted_at;
         if is_due(noted_at, NOTE_EVERY, now) {
             self.db.set_state(SEEN_OPEN, now.to_rfc3339()).await?;
-            // Another process may have begun it, and cannot end it.
-            let fires = self
-                .db
-                .fires(ADMISSION, AlertKind::RedisRefuses.word())
-                .await?;
+            // Another process may have begun it, and cannot end it. One that still sees it, as of a
+            // server that only this process reaches, notes it again.
+            let refused = AlertKind::RedisRefuses.word();
+            let forgotten = now - CHECK_EVERY * 3;
+            let fires = self.db.fires(ADMISSION, refused, forgotten).await?;
             let mut seen = self.admission.0.lock();
             // Do not mistake this process's own note for that of another process.
             seen.noted_at = Some(now);

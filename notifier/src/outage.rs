@@ -90,6 +90,7 @@ impl MysqlOutage {
                 since: now,
                 was_away: false,
                 is_over: false,
+                has_redis: false,
                 ..other.filter(|it| it.is_over).unwrap_or_default()
             },
         };

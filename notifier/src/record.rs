@@ -13,6 +13,7 @@ use firstcome_shared::mysql::{Conn, Db, DbError, alerts, outbox, runs};
 
 use crate::alerts::{
     self as judging, ADMISSION, Alert, AlertMemory, AlertState, MailPolicy, Problem, Verdict,
+    names_only_promises,
 };
 use crate::clock::elapsed;
 use crate::events::{self, Event};
@@ -207,6 +208,7 @@ impl Post<'_> {
                 .drops
                 .iter()
                 .filter(|drop: &&DropReport| drop.sealed && drop.after.users == drop.after.rows)
+                .filter(|drop: &&DropReport| !names_only_promises(drop))
                 .map(|it| events::about_sealed(it, self.now));
             self.events(sealed.collect()).await?;
         }

@@ -22,7 +22,7 @@ use self::stage::Stages;
 use crate::forms::{Form, Members};
 
 use self::checks::apart;
-pub(crate) use self::names::{has_part, may_be_taken_back};
+pub(crate) use self::names::{has_part, may_be_taken_back, may_change_later};
 pub use self::stage::Stage;
 
 /// The whole file.

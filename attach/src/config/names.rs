@@ -12,6 +12,11 @@ const TAKEN_BACK: [&str; 10] = [
     "status", "state", "delet", "del_", "cancel", "revok", "refund", "return", "withdr", "void",
 ];
 
+/// Parts of those that are often filled after a row was inserted.
+const FILLED_LATER: [&str; 8] = [
+    "updat", "modif", "order", "pay", "paid", "sent", "notif", "complet",
+];
+
 pub(crate) fn has_part(name: &str, parts: &[&str]) -> bool {
     let name = name.to_lowercase();
     parts.iter().any(|part| name.contains(part))
@@ -20,6 +25,11 @@ pub(crate) fn has_part(name: &str, parts: &[&str]) -> bool {
 /// Whether a column may say that a coupon was taken back.
 pub(crate) fn may_be_taken_back(name: &str) -> bool {
     has_part(name, &TAKEN_BACK)
+}
+
+/// Whether a column may be filled, or changed, after a row was inserted.
+pub(crate) fn may_change_later(name: &str) -> bool {
+    has_part(name, &CHANGING) || has_part(name, &FILLED_LATER) || may_be_taken_back(name)
 }
 
 impl Campaign {

@@ -392,8 +392,11 @@ fn is_drop_over(drop: DropId, alert: &Alert, run: &Run) -> bool {
 }
 
 /// Whether the drop was sealed before, and the pass read nothing of it but its broken promises.
-fn names_only_promises(report: &DropReport) -> bool {
-    report.sealed && report.examined == Examined::default()
+pub(crate) fn names_only_promises(report: &DropReport) -> bool {
+    let is_promise = |found: &Finding| found.kind == Kind::BrokenPromise;
+    report.sealed
+        && report.examined == Examined::default()
+        && report.findings.iter().any(is_promise)
 }
 
 /// Whether what the alert is about would be in this report.

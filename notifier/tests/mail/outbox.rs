@@ -179,6 +179,13 @@ async fn pause_that_a_target_wants_is_kept_unless_the_clock_was_set_back() {
         desk.run(&put_off).await;
         assert_eq!(due(&desk).await, expected, "{next_attempt_at}");
     }
+    desk.run("UPDATE outbox SET next_attempt_at = '2026-12-01 08:00', leased_until = NULL")
+        .await;
+    desk.after_pass(&desk.notifier(), &repaired("r2")).await;
+    assert_eq!(due(&desk).await, 0, "a new message waits behind it");
+    desk.run("UPDATE outbox SET attempts = 9 WHERE attempts = 1")
+        .await;
+    assert_eq!(due(&desk).await, 1, "its target may be back");
 }
 
 #[tokio::test]

@@ -270,9 +270,15 @@ impl Db {
 
 impl Db {
     /// Whether the alert with this name fires, and is not of this kind.
-    pub async fn fires(&self, name: &str, other_than: &str) -> DbResult<bool> {
-        let fires = "SELECT id FROM alerts WHERE name = ? AND status = 'firing' AND kind <> ?";
-        let fires = sql!(fires, name, other_than);
+    pub async fn fires(
+        &self,
+        name: &str,
+        other_than: &str,
+        seen_before: DateTime<Utc>,
+    ) -> DbResult<bool> {
+        let fires = "SELECT id FROM alerts \
+                     WHERE name = ? AND status = 'firing' AND kind <> ? AND last_seen_at < ?";
+        let fires = sql!(fires, name, other_than, seen_before);
         Ok(self.first::<i64>("find an alert", fires).await?.is_some())
     }
 }

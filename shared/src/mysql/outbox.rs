@@ -100,8 +100,9 @@ pub struct Served {
     pub busy: Vec<String>,
 }
 
-/// Leases the oldest message of each target that the sender serves and is not busy with, if any of
-/// the target's messages is due: they arrive in order, and an unreachable target delays no other.
+/// Leases the oldest message of each target that the sender serves and is not busy with, if it is
+/// due: they arrive in order, and an unreachable target delays no other. If it has failed so often
+/// that its target was away, a newer message that is due tries it again.
 pub async fn lease(
     db: &Db,
     served: Served,
@@ -128,15 +129,19 @@ pub async fn lease(
         let of_open = values![now, never_leased, mails, hooks, busy];
         // A locking read sees the latest rows, the inner read those of its snapshot.
         let oldest = format!(
-            "SELECT MIN(id) FROM outbox WHERE {is_open} GROUP BY target \
-            HAVING MIN(next_attempt_at) <= ? OR MAX(next_attempt_at) > ?"
+            "SELECT head.id FROM outbox head JOIN (\
+            SELECT MIN(id) AS id, MIN(next_attempt_at) AS next FROM outbox \
+            WHERE {is_open} GROUP BY target) waiting ON waiting.id = head.id \
+            WHERE head.next_attempt_at <= ? OR head.next_attempt_at > ? \
+            OR head.attempts >= ? AND waiting.next <= ?"
         );
+        let head = values![now, never, WAS_AWAY, now];
         let due: Vec<(i64, u32, Outgoing)> = Sql::new(
             format!(
                 "SELECT id, attempts, {{columns}} \
             FROM outbox WHERE {is_open} AND id IN ({oldest}) FOR UPDATE SKIP LOCKED"
             ),
-            [of_open.clone(), of_open, values![now, never]].concat(),
+            [of_open.clone(), of_open, head].concat(),
         )
         .all(conn)
         .await?;
