@@ -445,7 +445,7 @@ impl Rules {
         }
     }
 
-    /// Refuses columns that cannot hold a new UUID, or so many random digits.
+    /// Refuses columns that cannot hold a new UUID, or as many random digits as the file asks for.
     fn must_take_made_values(&mut self, table: &Table, values: &Columns) {
         for (name, value) in values {
             let Some(column) = table.column(name) else {
@@ -557,27 +557,26 @@ impl Rules {
         let same = rows.of.iter().filter(is_same).map(|it| it.0);
         let columns: Vec<&String> = same.chain([&rows.user]).collect();
         let is_fixed = |name: &str| columns.iter().any(|it| it.eq_ignore_ascii_case(name));
-        let unique: Vec<&IndexPart> = table.indexes.iter().filter(|it| it.is_unique).collect();
-        let mut indexes = unique.chunk_by(|a, b| a.index == b.index);
-        let is_unique = indexes.any(|index| {
-            let mut columns = index.iter();
-            columns.all(|it| is_fixed(&it.column))
-                && index
-                    .iter()
-                    .any(|it| rows.user.eq_ignore_ascii_case(&it.column))
+        let unique_with_user: Vec<&[IndexPart]> = table
+            .whole_indexes()
+            .filter(|index: &&[IndexPart]| {
+                let mut parts = index.iter();
+                let is_unique = index.iter().all(|it| it.is_unique);
+                is_unique && parts.any(|it| rows.user.eq_ignore_ascii_case(&it.column))
+            })
+            .collect();
+        let is_unique = unique_with_user.iter().any(|index: &&[IndexPart]| {
+            let mut parts = index.iter();
+            parts.all(|it| is_fixed(&it.column))
         });
         if is_unique || rows.duplicates == Some(Duplicates::Locked) {
             return None;
         }
         // A key of the user and of a column that tells campaigns apart.
-        let mut indexes = unique.chunk_by(|a, b| a.index == b.index);
-        let of_campaign = indexes.find_map(|index| {
+        let of_campaign = unique_with_user.iter().find_map(|index: &&[IndexPart]| {
             let mut others = index.iter().filter(|it| !is_fixed(&it.column));
-            let other = others.next().filter(|_| index.len() > 1)?;
-            let has_user = index
-                .iter()
-                .any(|it| rows.user.eq_ignore_ascii_case(&it.column));
-            (has_user && others.next().is_none() && !other.column.is_empty()).then_some(other)
+            let other = others.next()?;
+            (others.next().is_none() && !other.column.is_empty()).then_some(other)
         });
         let names: Vec<&str> = columns.iter().map(|it| it.as_str()).collect();
         let table = &table.name;
@@ -625,8 +624,7 @@ fn without_index(table: &Table, campaign: &Campaign) -> Option<String> {
         let mut names = rows.of.keys();
         names.any(|name| name.eq_ignore_ascii_case(&it.column))
     };
-    let mut indexes = table.indexes.chunk_by(|a, b| a.index == b.index);
-    let finds_user = indexes.any(|index| {
+    let finds_user = table.whole_indexes().any(|index: &[IndexPart]| {
         let user = index.iter().find(|it| !is_of(it));
         user.is_some_and(|it| it.column.eq_ignore_ascii_case(&rows.user))
     });

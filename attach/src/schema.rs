@@ -211,10 +211,14 @@ impl Table {
         key.len() == 1 && first.is_some_and(|it| it.is_increasing)
     }
 
+    /// Its indexes, each with its parts in order.
+    pub fn whole_indexes(&self) -> impl Iterator<Item = &[IndexPart]> {
+        self.indexes.chunk_by(|a, b| a.index == b.index)
+    }
+
     /// Whether a unique key has this column and no other.
     pub fn is_unique_alone(&self, name: &str) -> bool {
-        let mut keys = self.indexes.chunk_by(|a, b| a.index == b.index);
-        keys.any(|key: &[IndexPart]| {
+        self.whole_indexes().any(|key: &[IndexPart]| {
             matches!(key, [only] if only.is_unique && only.column.eq_ignore_ascii_case(name))
         })
     }

@@ -116,7 +116,7 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         .merge(changes.route_layer(from_fn(guard::may_change)))
         .route_layer(from_fn(with_menu))
         .route_layer(from_fn_with_state(page.clone(), guard::logged_in))
-        // `logged_in` has limits of its own, of which the one of allow lists is higher.
+        // `logged_in` has its own limits; that of allow lists is higher.
         .route_layer(DefaultBodyLimit::disable());
     let for_all = Router::new()
         .route("/login", get(login::form).post(login::log_in))

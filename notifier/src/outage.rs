@@ -164,7 +164,7 @@ impl Lasting {
         self.attempts.insert(target.to_owned(), now);
     }
 
-    /// Whether anybody was told of this outage, and not only of one before.
+    /// Whether a mail or an event about this outage was attempted. Older ones are about another.
     fn was_told(&self) -> bool {
         self.attempts.values().any(|at| *at >= self.since)
     }
@@ -205,7 +205,7 @@ impl Notifier {
         }];
         notices.extend(self.admission.lasting(now));
         if notices.len() > 1 && !outage.has_redis {
-            // Those who were told about MySQL alone are told this, too.
+            // Mail again those who know only of MySQL.
             outage.has_redis = true;
             outage.attempts.clear();
         }

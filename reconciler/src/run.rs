@@ -202,7 +202,7 @@ impl Reconciler {
 
     /// Compares coupons at their open gates, and gives the slots that are left, unless another
     /// process does. Claims with unread messages are in flight and change nothing about that, so
-    /// no consumer is waited for. What needs closing is left to the sweep.
+    /// no consumer is waited for. The sweep finds what needs closing.
     pub(crate) async fn promote(
         &self,
         coupons: Vec<CouponId>,

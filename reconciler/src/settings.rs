@@ -264,11 +264,11 @@ async fn write_revocations(ctx: &PassContext, seen: &CouponSeen) -> Step<(u64, H
     let coupon = &seen.coupon;
     let mut new = 0;
     let mut ids = HashSet::new();
+    let now = redis_time(ctx);
     let drops = seen.drops.iter().map(|own| Some(own.drop.id));
     for which in drops.chain([None]) {
         let mut after = 0;
         loop {
-            let now = redis_time(ctx);
             let page = db.revocations_after(coupon.id, which, now, after).await?;
             let Some(last) = page.last() else {
                 break;

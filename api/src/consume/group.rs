@@ -2,8 +2,8 @@
 //! Kafka's callbacks change the assignment while the loop waits for a message.
 //!
 //! The callback assigns partitions paused, at an explicit offset: for one without an offset,
-//! Kafka's client looks up the committed offset. `partitions` then reads the position in MySQL, and the
-//! loop assigns the partition there; while MySQL is away, the partition stays paused. It does not
+//! Kafka's client looks up the committed offset. `partitions` then reads the position in MySQL, and
+//! the loop assigns the partition there; while MySQL is away, the partition stays paused. It does not
 //! seek: after a batch with a wrong checksum librdkafka 2.12 asks for an offset far outside the
 //! log, and a seek does not end that. Only the loop begins a partition, between two messages: a
 //! message that it had taken from Kafka's client before would count as the first of the new
