@@ -46,8 +46,9 @@ const RECORDING: Duration = Duration::from_secs(60);
 /// First and longest pause between attempts for a message, in seconds.
 const BACKOFF_SECONDS: (i64, i64) = (30, 3_600);
 
-/// How often a target may refuse a message for good until it is given up, after about a quarter of
-/// an hour: a server's rule that refuses everybody may be a mistake that is soon corrected.
+/// How often a target may refuse a message, for about a quarter of an hour: a server's rule that
+/// refuses everybody may be a mistake that is soon corrected. Then it is given up if the refusal is
+/// final, and otherwise once the target accepts a newer message.
 const REFUSALS: u32 = 5;
 
 /// Delivers the outbox. Cheap to clone.
@@ -187,7 +188,7 @@ impl Sender {
             Err(failure) => outcome(leased, failure, now),
         };
         log(leased, &outcome);
-        self.record(leased.id, outcome, now).await;
+        self.record(leased, outcome, now).await;
     }
 
     /// Makes one attempt.
@@ -198,12 +199,15 @@ impl Sender {
             let posted = webhook.post(&message.batch, &message.body, now).await;
             posted.map_err(|error| Failure {
                 is_final: error.is_final(webhook.format),
+                is_about_message: error.is_about_event(),
                 after: error.after(),
                 reason: error.to_string(),
             })
         } else if let Some(mailer) = &self.mailer {
             mailer.send(message).await.map_err(|error| Failure {
                 is_final: error.is_final(),
+                // A mail server that answers "later" says it to every mail of the recipient.
+                is_about_message: false,
                 after: None,
                 reason: format!("{error} -> {}", error.advice()),
             })
@@ -213,20 +217,40 @@ impl Sender {
     }
 
     /// Records the outcome of a delivery. Retries for as long as the lease lasts.
-    async fn record(&self, id: i64, outcome: DeliveryOutcome, now: DateTime<Utc>) {
+    async fn record(&self, leased: &Leased, outcome: DeliveryOutcome, now: DateTime<Utc>) {
+        let id = leased.id;
         let record = async {
-            while let Err(error) = outbox::record_outcome(&self.db, id, outcome.clone(), now).await
-            {
-                tracing::debug!(%error, id, "the outcome of a delivery can't be recorded yet");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+            loop {
+                match outbox::record_outcome(&self.db, id, outcome.clone(), now).await {
+                    Ok(passed_over) => break passed_over,
+                    Err(error) => {
+                        tracing::debug!(
+                            %error,
+                            id,
+                            "the outcome of a delivery can't be recorded yet"
+                        );
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                }
             }
         };
-        if timeout(RECORDING, record).await.is_err() {
-            tracing::error!(
+        match timeout(RECORDING, record).await {
+            Ok(0) => {}
+            Ok(passed_over) => {
+                let message = &leased.message;
+                tracing::error!(
+                    id,
+                    passed_over,
+                    target = message.target,
+                    "older messages were given up: the target refuses them, and accepted this one"
+                );
+                count(message, "given_up", passed_over);
+            }
+            Err(_) => tracing::error!(
                 id,
                 ?outcome,
                 "the outcome of a delivery could not be recorded; it may come twice"
-            );
+            ),
         }
     }
 }
@@ -259,6 +283,8 @@ impl Drop for Busy {
 pub(crate) struct Failure {
     /// Whether the target rejected the message permanently.
     is_final: bool,
+    /// Whether the target is there and rejected only this message, as far as its answer tells.
+    is_about_message: bool,
     /// When the target wants the next attempt.
     after: Option<DateTime<Utc>>,
     reason: String,
@@ -266,12 +292,17 @@ pub(crate) struct Failure {
 
 /// Decides when to try again.
 fn outcome(leased: &Leased, failure: Failure, now: DateTime<Utc>) -> DeliveryOutcome {
-    let is_refused = failure.is_final && leased.attempts + 1 >= REFUSALS;
-    if is_refused || outbox::is_old(leased.message.created_at.and_utc(), now) {
+    let is_tried_often = leased.attempts + 1 >= REFUSALS;
+    let is_refused_for_good = failure.is_final && is_tried_often;
+    if is_refused_for_good || outbox::is_old(leased.message.created_at.and_utc(), now) {
         return DeliveryOutcome::GivenUp(failure.reason);
     }
     let next = next_attempt(now, leased.attempts, failure.after);
-    DeliveryOutcome::Retry(next, failure.reason)
+    if failure.is_about_message && is_tried_often {
+        DeliveryOutcome::Refused(next, failure.reason)
+    } else {
+        DeliveryOutcome::Retry(next, failure.reason)
+    }
 }
 
 /// Returns the time of the next attempt: not before the target wants it, unless it is days away.
@@ -291,7 +322,7 @@ fn log(leased: &Leased, outcome: &DeliveryOutcome) {
             tracing::info!(id, kind, attempt, target, subject = message.subject, "sent");
             "sent"
         }
-        DeliveryOutcome::Retry(at, error) => {
+        DeliveryOutcome::Retry(at, error) | DeliveryOutcome::Refused(at, error) => {
             tracing::warn!(id, kind, attempt, target, error, next_attempt_at = %at, "not sent yet");
             "retried"
         }
@@ -300,12 +331,17 @@ fn log(leased: &Leased, outcome: &DeliveryOutcome) {
             "given_up"
         }
     };
+    count(message, result, 1);
+}
+
+/// Counts messages of this one's channel by their result.
+fn count(message: &Outgoing, result: &'static str, number: usize) {
     let name = if message.is_mail() {
         "firstcome_mails_total"
     } else {
         "firstcome_webhooks_total"
     };
-    metrics::counter!(name, "result" => result).increment(1);
+    metrics::counter!(name, "result" => result).increment(number as u64);
 }
 
 /// Returns the pause before the next attempt. It doubles each time and varies by a fifth, so that

@@ -203,6 +203,21 @@ impl PostError {
         }
     }
 
+    /// Whether the receiver is there and rejected this event, so that it may accept others. A proxy
+    /// answers 502, 503 or 504 for a receiver that is away.
+    pub(crate) fn is_about_event(&self) -> bool {
+        let Self::Refused { status, .. } = self else {
+            return false;
+        };
+        !matches!(
+            *status,
+            StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::BAD_GATEWAY
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT
+        )
+    }
+
     /// Whether another attempt cannot help: the receiver is gone, or a chat refuses the text.
     pub(crate) fn is_final(&self, format: Format) -> bool {
         let Self::Refused { status, .. } = self else {

@@ -203,6 +203,71 @@ async fn event_is_given_up_if_its_receiver_is_gone_for_a_day_or_for_good() {
     assert!(day.contains(&lasted), "{lasted}");
 }
 
+/// Returns the ids of requests, in order of arrival.
+fn ids(received: &[Received]) -> Vec<String> {
+    received.iter().map(|one| one.id().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn event_that_its_receiver_refuses_delays_newer_ones_for_a_quarter_of_an_hour() {
+    let receiver = Receiver::start().await;
+    let desk = desk_with(&[&receiver]).await;
+    receiver.set(CannedReply::Status(500));
+    desk.pass(&drift("r1", &[3])).await;
+    let refused = receiver.received()[0].id().to_owned();
+    receiver.set(CannedReply::RefuseEvent(refused.clone()));
+    desk.pass(&clean("r2")).await;
+    for _ in 0..3 {
+        desk.flush_after(TimeDelta::hours(1)).await;
+    }
+    let before = ids(&receiver.received());
+    assert_eq!(before, [(); 4].map(|()| refused.clone()), "the newer waits");
+    desk.flush_after(TimeDelta::hours(1)).await;
+    let after = ids(&receiver.received()[4..]);
+    assert_eq!(after.len(), 2);
+    assert!(after[0] == refused && after[1] != refused, "{after:?}");
+    // It would begin an alert that has ended.
+    receiver.set(CannedReply::Status(204));
+    desk.flush_after(TimeDelta::hours(2)).await;
+    assert_eq!(receiver.received().len(), 6);
+    let rows = "SELECT sent_at IS NULL, given_up_at IS NULL, last_error FROM outbox \
+                WHERE channel = 'webhook' ORDER BY id";
+    let rows = desk.query(rows).await;
+    let error = "answered 500 Internal Server Error";
+    assert_eq!(rows, [["1", "0", error], ["0", "1", "NULL"]]);
+    let digest = digest(&desk).await;
+    assert!(
+        digest.contains("1 refused, or not sent for a day"),
+        "{digest}"
+    );
+}
+
+#[tokio::test]
+async fn receiver_that_failed_for_hours_gets_every_event_in_order() {
+    for failure in [500, 503] {
+        let receiver = Receiver::start().await;
+        let desk = desk_with(&[&receiver]).await;
+        receiver.set(CannedReply::Status(failure));
+        desk.pass(&drift("r1", &[3])).await;
+        for _ in 0..6 {
+            desk.flush_after(TimeDelta::hours(1)).await;
+        }
+        desk.pass(&drift("r2", &[3, 4])).await;
+        receiver.set(CannedReply::Status(204));
+        let tried = receiver.received().len();
+        desk.pass(&clean("r3")).await;
+        desk.flush_after(TimeDelta::hours(1)).await;
+        let accepted = &receiver.whats()[tried..];
+        let expected = [
+            "alert.firing new",
+            "alert.firing changed",
+            "alert.resolved resolved",
+        ];
+        assert_eq!(accepted, expected, "{failure}");
+        assert_eq!(desk.query(OPEN).await, [["0"]]);
+    }
+}
+
 #[tokio::test]
 async fn event_of_a_removed_address_is_given_up_and_delays_no_other() {
     let [removed, kept] = [Receiver::start().await, Receiver::start().await];

@@ -79,6 +79,9 @@ pub enum DeliveryOutcome {
     Sent,
     /// The attempt failed. The next one is at this time.
     Retry(DateTime<Utc>, String),
+    /// The target answers, but has refused this message several times. The next attempt is at this
+    /// time, or when a newer message is due, which follows it at once.
+    Refused(DateTime<Utc>, String),
     /// The attempt failed, and no other follows.
     GivenUp(String),
 }
@@ -102,7 +105,8 @@ pub struct Served {
 
 /// Leases the oldest message of each target that the sender serves and is not busy with, if it is
 /// due: they arrive in order, and an unreachable target delays no other. If it has failed so often
-/// that its target was away, a newer message that is due tries it again.
+/// that its target was away, a newer message that is due tries it again. A message that its target
+/// refuses is tried before a newer one, but no longer delays it.
 pub async fn lease(
     db: &Db,
     served: Served,
@@ -127,21 +131,36 @@ pub async fn lease(
         let hooks = list(&served.webhooks);
         let busy = list(busy);
         let of_open = values![now, never_leased, mails, hooks, busy];
-        // A locking read sees the latest rows, the inner read those of its snapshot.
-        let oldest = format!(
-            "SELECT head.id FROM outbox head JOIN (\
-            SELECT MIN(id) AS id, MIN(next_attempt_at) AS next FROM outbox \
-            WHERE {is_open} GROUP BY target) waiting ON waiting.id = head.id \
-            WHERE head.next_attempt_at <= ? OR head.next_attempt_at > ? \
-            OR head.attempts >= ? AND waiting.next <= ?"
+        let next_of_each_target = format!(
+            "WITH waiting AS (\
+                SELECT id, target, attempts, next_attempt_at, refused_at \
+                FROM outbox WHERE {is_open}\
+            ), in_order AS (\
+                SELECT MIN(id) AS id, MIN(next_attempt_at) AS next \
+                FROM waiting WHERE refused_at IS NULL GROUP BY target\
+            ), due AS (\
+                SELECT head.id, head.target, in_order.next \
+                FROM waiting head JOIN in_order ON in_order.id = head.id \
+                WHERE head.next_attempt_at <= ? OR head.next_attempt_at > ? \
+                OR head.attempts >= ? AND in_order.next <= ?\
+            ), due_refused AS (\
+                SELECT refused.id, refused.target \
+                FROM waiting refused LEFT JOIN due ON due.target = refused.target \
+                WHERE refused.refused_at IS NOT NULL \
+                AND (refused.next_attempt_at <= ? OR refused.next_attempt_at > ? \
+                OR refused.refused_at < due.next AND due.next <= ?)\
+            ) SELECT MIN(id) FROM (\
+                SELECT id, target FROM due UNION ALL SELECT id, target FROM due_refused\
+            ) next GROUP BY target"
         );
-        let head = values![now, never, WAS_AWAY, now];
+        let times = values![now, never, WAS_AWAY, now, now, never, now];
+        // A locking read sees the latest rows, the inner read those of its snapshot.
         let due: Vec<(i64, u32, Outgoing)> = Sql::new(
             format!(
-                "SELECT id, attempts, {{columns}} \
-            FROM outbox WHERE {is_open} AND id IN ({oldest}) FOR UPDATE SKIP LOCKED"
+                "SELECT id, attempts, {{columns}} FROM outbox \
+                WHERE {is_open} AND id IN ({next_of_each_target}) FOR UPDATE SKIP LOCKED"
             ),
-            [of_open.clone(), of_open, head].concat(),
+            [of_open.clone(), of_open, times].concat(),
         )
         .all(conn)
         .await?;
@@ -167,40 +186,99 @@ pub async fn lease(
 /// A message that failed this often was not refused: its target, or the mail server, was away.
 const WAS_AWAY: u32 = 5;
 
-/// Records the outcome of an attempt, and releases the lease. What else waits for the target is
-/// next due when this message is. A mail that is sent proves that the server is back: what waits
-/// for it is due now.
+/// What an attempt changes.
+#[derive(Default)]
+struct Changes {
+    sent_at: Option<DateTime<Utc>>,
+    given_up_at: Option<DateTime<Utc>>,
+    refused_at: Option<DateTime<Utc>>,
+    next_attempt_at: Option<DateTime<Utc>>,
+    /// When the messages that waited for this one are due.
+    others_due_at: Option<DateTime<Utc>>,
+    last_error: Option<String>,
+}
+
+impl Changes {
+    fn from_outcome(outcome: DeliveryOutcome, now: DateTime<Utc>) -> Self {
+        match outcome {
+            DeliveryOutcome::Sent => Self {
+                sent_at: Some(now),
+                others_due_at: Some(now),
+                ..Self::default()
+            },
+            DeliveryOutcome::Retry(at, error) => Self {
+                next_attempt_at: Some(at),
+                others_due_at: Some(at),
+                last_error: Some(error),
+                ..Self::default()
+            },
+            DeliveryOutcome::Refused(at, error) => Self {
+                refused_at: Some(now),
+                next_attempt_at: Some(at),
+                last_error: Some(error),
+                ..Self::default()
+            },
+            DeliveryOutcome::GivenUp(error) => Self {
+                given_up_at: Some(now),
+                last_error: Some(error),
+                ..Self::default()
+            },
+        }
+    }
+}
+
+/// Records the outcome of an attempt, and releases the lease. If the target is away, its other
+/// messages become due when this one does. A mail that is sent proves that the server is back: the
+/// mails that waited for it become due now. A target that accepts a message gets none of the older
+/// ones that it refuses: an alert must not begin after it has ended. Returns how many of those were
+/// given up.
 pub async fn record_outcome(
     db: &Db,
     id: i64,
     outcome: DeliveryOutcome,
     now: DateTime<Utc>,
-) -> DbResult<()> {
-    let (sent, given_up, next, error) = match outcome {
-        DeliveryOutcome::Sent => (Some(now), None, None, None),
-        DeliveryOutcome::Retry(next, error) => (None, None, Some(next), Some(error)),
-        DeliveryOutcome::GivenUp(error) => (None, Some(now), None, Some(error)),
-    };
-    let others = "UPDATE outbox o JOIN outbox own ON own.id = ? SET o.next_attempt_at = ? \
-        WHERE o.sent_at IS NULL AND o.given_up_at IS NULL AND o.id <> own.id AND (o.target = \
-        own.target OR ? AND o.channel = own.channel AND own.channel = ? AND o.attempts >= ?)";
+) -> DbResult<usize> {
+    let changes = Changes::from_outcome(outcome, now);
+    let is_sent = changes.sent_at.is_some();
     // First, because it may be repeated.
-    if let Some(due) = next.or(sent) {
-        let is_back = sent.is_some();
-        let others = sql!(others, id, due, is_back, Channel::Mail.word(), WAS_AWAY);
+    if let Some(due) = changes.others_due_at {
+        let others = sql!(
+            "UPDATE outbox o JOIN outbox own ON own.id = ? SET o.next_attempt_at = ? \
+            WHERE o.sent_at IS NULL AND o.given_up_at IS NULL AND o.id <> own.id \
+            AND (o.target = own.target \
+            OR ? AND o.channel = own.channel AND own.channel = ? AND o.attempts >= ?)",
+            id,
+            due,
+            is_sent,
+            Channel::Mail.word(),
+            WAS_AWAY
+        );
         db.execute("put off other messages", others).await?;
+    }
+    let mut passed_over = 0;
+    if is_sent {
+        let refused = sql!(
+            "UPDATE outbox o JOIN outbox own ON own.id = ? SET o.given_up_at = ? \
+            WHERE o.target = own.target AND o.id < own.id AND o.refused_at IS NOT NULL \
+            AND o.sent_at IS NULL AND o.given_up_at IS NULL",
+            id,
+            now
+        );
+        passed_over = db.execute("give up refused messages", refused).await?;
     }
     let set = sql!(
         "UPDATE outbox SET attempts = attempts + 1, leased_until = NULL, sent_at = ?, \
-        given_up_at = ?, last_error = ?, next_attempt_at = COALESCE(?, next_attempt_at) \
-        WHERE id = ? AND sent_at IS NULL",
-        sent,
-        given_up,
-        error,
-        next,
+        given_up_at = ?, refused_at = ?, last_error = ?, \
+        next_attempt_at = COALESCE(?, next_attempt_at) WHERE id = ? AND sent_at IS NULL",
+        changes.sent_at,
+        changes.given_up_at,
+        changes.refused_at,
+        changes.last_error,
+        changes.next_attempt_at,
         id
     );
-    db.execute("record a delivery", set).await.map(|_| ())
+    db.execute("record a delivery", set).await?;
+    Ok(passed_over)
 }
 
 /// Gives up on messages that are a day old and whose next attempt was due an hour ago: no process
