@@ -25,8 +25,8 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Adds a message. If its partition has begun again since the one before it, the range begins
-    /// anew.
+    /// Adds a message. If its partition has begun again since the previous message, the range
+    /// starts over.
     pub(super) fn push(&mut self, read: (i32, Range<i64>), records: Vec<Record>, now: Instant) {
         let (partition, offsets) = read;
         self.arrived = Some((self.arrived.map_or(now, |(first, _)| first), now));
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_cover_only_messages_that_were_read_one_after_the_other() {
+    fn ranges_cover_only_messages_that_were_read_consecutively() {
         for (read, expected) in [
             (
                 &[(0, 5), (0, 6), (1, 0), (0, 7)][..],

@@ -3,11 +3,11 @@
 //!
 //! The callback assigns partitions paused, at an explicit offset: for one without an offset,
 //! Kafka's client looks up the committed offset. `partitions` then reads the position in MySQL, and
-//! the loop assigns the partition there; while MySQL is away, the partition stays paused. It does not
-//! seek: after a batch with a wrong checksum librdkafka 2.12 asks for an offset far outside the
-//! log, and a seek does not end that. Only the loop begins a partition, between two messages: a
-//! message that it had taken from Kafka's client before would count as the first of the new
-//! assignment, and those below it would be skipped.
+//! the loop assigns the partition there; while MySQL is away, the partition stays paused. The loop
+//! does not seek: after a batch with a wrong checksum librdkafka 2.12 asks for an offset far
+//! outside the log, and a seek does not end that. Only the loop begins a partition, and only
+//! between two messages. Otherwise a message taken from Kafka's client before would count as the
+//! first of the new assignment, and those below it would be skipped.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,19 +51,19 @@ impl Reading {
 pub(super) struct Group {
     /// The assigned partitions.
     partitions: Mutex<BTreeMap<i32, Reading>>,
-    /// Offsets at which the loop must begin partitions, in no order: Kafka's client fetches from
-    /// the first one first.
+    /// Offsets at which the loop must begin partitions. A hash map, because Kafka's client fetches
+    /// from the first one first, and that must not always be the same one.
     pub(super) to_begin: Mutex<HashMap<i32, i64>>,
-    /// Whether the group has accepted this process since this was last asked.
+    /// Whether the group has accepted this process since this flag was last read.
     pub(super) has_joined: AtomicBool,
-    /// Whether a partition has begun since this was last asked.
+    /// Whether a partition has begun since this flag was last read.
     pub(super) has_begun: AtomicBool,
     /// What Kafka does not permit. librdkafka only reports this as an event; its calls time out.
     denied: Mutex<Option<&'static str>>,
 }
 
 impl Group {
-    /// Returns what Kafka does not permit, since it last permitted all.
+    /// Returns what Kafka does not permit, or `None` if it has permitted everything since.
     pub(super) fn denied(&self) -> Option<&'static str> {
         *self.denied.lock()
     }
@@ -105,7 +105,8 @@ impl Group {
             // An earlier attempt has unassigned it. If not, assigning it fails, too.
             tracing::debug!(%error, partition, "not assigned");
         }
-        // First, because an assigned partition that is paused may be looked at a second later.
+        // Resume it first: Kafka's client may not look at a partition for a second if it is
+        // assigned while it is paused.
         consumer.resume(list)?;
         consumer.incremental_assign(list)?;
         reading.begin(offset);
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn right_that_kafka_refuses_is_named_until_it_is_permitted() {
+    fn permission_that_kafka_denies_is_named_until_it_is_granted() {
         let group = group();
         group.error(KafkaError::Global(RDKafkaErrorCode::OperationTimedOut), "");
         assert_eq!(group.denied(), None);
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn range_begins_where_the_last_one_ended_also_over_offsets_without_messages() {
+    fn range_begins_where_the_last_one_ended_even_across_offsets_without_messages() {
         let group = group();
         assert_eq!(group.arrived(0, 5, false), None, "the position is unknown");
         begin(&group, 5);

@@ -17,7 +17,7 @@ use super::record::Record;
 use crate::metrics::describe_all;
 use crate::rows::Outcome;
 
-/// What may be in trouble while the loop runs.
+/// Parts that may fail while the loop runs.
 pub(super) const MYSQL: &str = "mysql";
 pub(super) const GROUP: &str = "group";
 pub(super) const KAFKA: &str = "kafka";
@@ -49,7 +49,7 @@ impl Health {
         *self.iterated_at.lock() = Instant::now();
     }
 
-    /// Reports trouble, or `None` if there is none. Logs when it begins and ends.
+    /// Sets the trouble of a part, or clears it with `None`. Logs when trouble begins and ends.
     pub(super) fn set(&self, what: &'static str, trouble: Option<String>) {
         match what {
             MYSQL => self

@@ -1,11 +1,11 @@
-//! The pace of rows: a token bucket without savings. All consumers together may insert a number of
-//! rows in a second. Each has the share of its partitions, owes what it has inserted, and writes
-//! again once that is paid at its present share. Consumers share nothing else: a rebalance changes
-//! the shares, and with them how fast a debt shrinks.
+//! The pace of rows: a token bucket that never saves tokens. All consumers together may insert a
+//! number of rows in a second. Each has the share of its partitions, owes what it has inserted, and
+//! writes again once that is paid at its present share. Consumers share nothing else: a rebalance
+//! changes the shares, and with them how fast a debt shrinks.
 //!
 //! Only inserted rows and dead letters count, because users who look up their claims make the APIs
-//! publish them again. A message is written whole: single seconds exceed the limit, a minute does
-//! so by at most a quarter of a second's rows and one message for each consumer.
+//! publish them again. A message is written whole, so single seconds may exceed the limit. A minute
+//! exceeds it by at most a quarter of a second's rows and one message for each consumer.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,18 +15,18 @@ use tokio::time::Instant;
 
 use crate::rows::Outcome;
 
-/// Interval at which an owner that owes says that it waits. A pass counts a partition as forgotten
-/// after a minute.
+/// Interval at which a consumer that owes rows reports that its partitions wait. A pass counts a
+/// partition as forgotten after a minute.
 const TOUCH_EVERY: Duration = Duration::from_secs(20);
 
-/// How long a suspension of the pace holds that was read from MySQL: more than the second until the
-/// next read.
+/// How long a suspension of the pace stays in force after it was read from MySQL: longer than the
+/// second until the next read.
 const SUSPENDED_FOR: Duration = Duration::from_secs(3);
 
-/// Rows in a batch, as a part of a second's share.
+/// Number of full batches in a second's share of rows.
 const BATCHES_PER_SECOND: f64 = 4.0;
 
-/// A debt below this part of a row is one of rounding.
+/// A debt below this fraction of a row is a rounding error.
 const PAID: f64 = 1e-6;
 
 /// The debt of one consumer, in rows.
@@ -48,7 +48,7 @@ impl Debt {
     }
 
     /// Pays for the time since the last payment. The share may have changed at any moment since, so
-    /// the smaller of both counts.
+    /// the smaller of the old and the new share counts.
     fn pay(&mut self, now: Instant, rate: f64) {
         let passed = now.saturating_duration_since(self.paid_at).as_secs_f64();
         self.rows -= passed * rate.min(self.rate);
@@ -59,7 +59,7 @@ impl Debt {
         self.paid_at = now;
     }
 
-    /// Adds rows. The time before them pays for none of them.
+    /// Adds rows to the debt. The time before they were written pays for none of them.
     fn owe(&mut self, now: Instant, rows: usize) {
         self.pay(now, self.rate);
         self.rows += number(rows);
@@ -95,7 +95,7 @@ struct State {
     /// The last time at which this process owed rows.
     owed_at: Option<Instant>,
     touched_at: Option<Instant>,
-    /// The pace is suspended until then: a coupon waits until all messages are read.
+    /// The pace is suspended until this time: a coupon waits until all messages are read.
     suspended_until: Option<Instant>,
 }
 
@@ -173,13 +173,13 @@ impl Pace {
         }
     }
 
-    /// Returns the last time at which this process owed rows. Partitions wait then, and their
-    /// silence means nothing.
+    /// Returns the last time at which this process owed rows. While it owes rows, its partitions
+    /// wait, so their silence means nothing.
     pub(super) fn owed_at(&self) -> Option<Instant> {
         self.state.lock().owed_at
     }
 
-    /// Whether this process has to say now that its partitions wait for the pace.
+    /// Whether this process must report now that its partitions wait for the pace.
     pub(super) fn must_touch(&self, now: Instant) -> bool {
         let state = self.state.lock();
         state.debt.rows > 0.0
@@ -192,7 +192,8 @@ impl Pace {
         self.state.lock().touched_at = Some(now);
     }
 
-    /// Whether it matters that the pace is suspended.
+    /// Whether to read from MySQL if the pace is suspended. It matters only while this process owes
+    /// rows or knows of a suspension.
     pub(super) fn must_ask(&self, now: Instant) -> bool {
         let state = self.state.lock();
         state.debt.rows > 0.0 || state.is_suspended(now)
@@ -226,7 +227,8 @@ mod tests {
     const TICK: Duration = Duration::from_millis(100);
     const TICKS_PER_MINUTE: usize = 600;
 
-    /// How many ticks each consumer has how many partitions.
+    /// Generates assignments: each lasts a number of ticks and gives each consumer a number of
+    /// partitions.
     fn assignments() -> impl Strategy<Value = Vec<(usize, [usize; CONSUMERS])>> {
         let shares = prop_oneof![
             Just([12, 0, 0]),
@@ -301,14 +303,14 @@ mod tests {
         // The other consumers have died.
         assert_eq!(pace.wait(12, after(60)).as_secs(), 7);
         assert_eq!(pace.wait(0, after(60)), Duration::MAX, "no partition");
-        // Nothing is known of the time between: it may have had none until now.
+        // The share in between is unknown: the consumer may have had no partition until now.
         assert_eq!(pace.wait(12, after(600)).as_secs(), 7, "nothing is paid");
         assert_eq!(pace.wait(12, after(608)), Duration::ZERO);
         assert_eq!(pace.owed_at(), Some(after(600)));
     }
 
     #[test]
-    fn suspended_pace_forgives_what_is_owed_and_ends_by_itself() {
+    fn suspension_forgives_the_debt_and_ends_by_itself() {
         let pace = Pace::new(Some(1), PARTITIONS);
         let start = Instant::now();
         pace.wait(12, start);

@@ -1,5 +1,5 @@
-//! Tends the assigned partitions beside the loop: measures them, begins to read them at their
-//! positions in MySQL, and looks for messages that cannot be read.
+//! Takes care of the assigned partitions concurrently with the loop: measures them, begins to read
+//! them at their positions in MySQL, and looks for messages that cannot be read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::once;
@@ -27,11 +27,11 @@ use super::health::{GROUP, Health, KAFKA, MYSQL};
 use super::pace::Pace;
 use super::record::Record;
 
-/// Interval of looking for partitions to begin.
+/// Interval between checks for partitions that have to begin.
 const TICK: Duration = Duration::from_millis(50);
-/// Interval of looking at all partitions, in ticks: a second.
+/// Interval between checks of all partitions, in ticks: a second.
 const LOOK: u64 = 20;
-/// Interval of counting the topic's partitions, in ticks: a minute.
+/// Interval between counts of the topic's partitions, in ticks: a minute.
 const COUNT: u64 = 60 * LOOK;
 /// Maximum wait for one answer of Kafka.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -42,9 +42,9 @@ const SECOND_LOOK: Duration = Duration::from_secs(1);
 /// The first and the end offset of each partition.
 type Logs = BTreeMap<i32, KafkaResult<(i64, i64)>>;
 
-/// Reads the logs of partitions, and once more after a pause where one of these offsets is outside:
-/// a broker whose leader has just changed may know too low an end for a moment, and reading
-/// everything again would take an hour.
+/// Reads the first and end offsets of partitions. If one of the given offsets is outside its log,
+/// reads that log once more after a pause: a broker whose leader has just changed may know too low
+/// an end for a moment, and reading everything again would take an hour.
 async fn read_logs(
     offsets: &BTreeMap<i32, Vec<i64>>,
     pause: Duration,
@@ -74,9 +74,10 @@ fn is_outside(offset: Option<i64>, log: &RangeInclusive<i64>) -> bool {
 enum PartitionStep {
     /// Begin at its position in MySQL.
     Begin,
-    /// Stop, and begin at its position then: that is not where it was read to.
+    /// Stop, then begin at its position, which differs from where it was read to.
     BeginAgain,
-    /// Wait for messages. `silent` is where it stands if some are unread.
+    /// Wait for messages. `silent` is the offset at which it stands, if messages after it are
+    /// unread.
     Listen { silent: Option<i64> },
 }
 
@@ -94,7 +95,7 @@ fn step_of(reading: Reading, position: Option<i64>, log: &RangeInclusive<i64>) -
     }
 }
 
-/// Where partitions stand with unread messages, and since when they have not moved.
+/// For each partition, the offset at which it stands with unread messages, and since when.
 type Silences = BTreeMap<i32, (Option<i64>, Instant)>;
 
 pub(super) struct Tender {
@@ -105,11 +106,12 @@ pub(super) struct Tender {
     pub(super) pace: Arc<Pace>,
     /// A partition whose messages do not arrive for this long is probed.
     pub(super) stuck: Duration,
-    /// Ranges without readable messages, and what stands for those. The loop writes them.
+    /// Ranges without readable messages, and the records that stand for these. The loop writes
+    /// them.
     pub(super) passed: Mutex<Batch>,
-    /// When MySQL last refused a batch, until one is written.
+    /// When MySQL last refused a batch. `None` once one is written.
     pub(super) refused_at: Mutex<Option<Instant>>,
-    /// Cancelled if this client must be replaced.
+    /// Cancelled if Kafka's client must be replaced, or the process stops.
     pub(super) client: CancellationToken,
 }
 
@@ -189,8 +191,8 @@ impl Tender {
         Ok(())
     }
 
-    /// Reads on in those of these partitions that still belong to this process. One that has to
-    /// begin stays paused.
+    /// Resumes these partitions, if they still belong to this process. One that has to begin stays
+    /// paused.
     pub(super) fn release(&self, held: &BTreeSet<i32>) -> KafkaResult<()> {
         let begun = self.group().begun().into_iter();
         let held = begun.filter(|partition| held.contains(partition));
@@ -201,7 +203,7 @@ impl Tender {
         Ok(())
     }
 
-    /// The topic may get more partitions.
+    /// Counts the topic's partitions, because it may get more.
     fn count_partitions(&self) {
         let topic = Some(&*self.kafka.topic);
         match block_in_place(|| self.consumer.fetch_metadata(topic, ANSWER)) {
@@ -243,8 +245,8 @@ impl Tender {
         Ok(())
     }
 
-    /// Looks at the partitions: begins them at their positions in MySQL, and compares those with
-    /// what was read, even while no message arrives: MySQL may have been restored, or a position
+    /// Begins partitions at their positions in MySQL, and compares these with what was read. It
+    /// does so even while no message arrives, because MySQL may have been restored, or a position
     /// moved by hand.
     async fn check_partitions(
         self: &Arc<Self>,
@@ -256,7 +258,7 @@ impl Tender {
         let mut looked = Ok(());
         if is_due {
             self.ping_group(&before)?;
-            // Kafka refuses this of a consumer that it has removed from the group.
+            // Kafka refuses this from a consumer that it has removed from the group.
             looked = block_in_place(|| self.commit());
         }
         self.note_joined();
@@ -312,11 +314,11 @@ impl Tender {
         }
     }
 
-    /// Reads the positions in MySQL, unless it is away.
+    /// Reads the positions in MySQL. Returns `None` if MySQL does not answer.
     async fn read_positions(&self, partitions: &BTreeMap<i32, Reading>) -> Option<Positions> {
         match self.db.topic_positions(&self.kafka.topic).await {
             Ok(positions) => {
-                // That positions can be read does not mean that batches can be written.
+                // MySQL may return positions and still refuse batches.
                 let is_written = partitions.values().all(|it| it.stands().is_some());
                 if is_written && self.refused_at.lock().is_none() {
                     self.health.set(MYSQL, None);
@@ -361,9 +363,9 @@ impl Tender {
     ) {
         if is_outside(position, &log) || is_outside(reading.stands(), &log) {
             tracing::warn!(partition, position, ?log, "position outside the log");
-            // The topic is a new one. If it was away during a rebalance, some partitions may
-            // have no owner, and librdkafka 2.12 does not join again. A reconciler may have
-            // moved the position into the log already.
+            // The topic was recreated. If it did not exist during a rebalance, some partitions may
+            // have no owner, and librdkafka 2.12 does not join again. A reconciler may have moved
+            // the position into the log already.
             self.client.cancel();
         }
         if self.group().partitions().get(&partition) != Some(&reading) {
@@ -513,7 +515,7 @@ mod tests {
             // MySQL was restored, or its position moved or deleted.
             (read(90, 90), Some(80), BeginAgain),
             (read(90, 90), None, BeginAgain),
-            // The topic is a new one.
+            // The topic was recreated.
             (read(500, 500), Some(90), BeginAgain),
             (read(90, 90), Some(500), Begin),
             (read(95, 90), Some(5), Begin),

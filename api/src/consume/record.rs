@@ -23,7 +23,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Decodes the claims of a message, or returns a single error if that is not readable.
+    /// Decodes the claims of a message, or returns a single error if the message is not readable.
     pub(super) fn decode(message: &BorrowedMessage<'_>, kafka: &KafkaSettings) -> Vec<Self> {
         let source = MessageOrigin {
             topic: message.topic().to_owned(),
@@ -59,7 +59,8 @@ impl Record {
         claims.into_iter().enumerate().map(record).collect()
     }
 
-    /// Stands for messages that no client can read. Its dead letter names them.
+    /// Returns a record that stands for messages that no client can read. Its dead letter names
+    /// them.
     pub(super) fn unreadable(source: &MessageOrigin, end: i64, why: &str) -> Vec<Self> {
         let error = format!(
             "offsets {} to {} of partition {} cannot be read, or come after one that cannot: \
@@ -75,7 +76,7 @@ impl Record {
         Self::from_claims(source, &[], Err(claim))
     }
 
-    /// Builds the dead letter. Of a message with several claims it shows only this one.
+    /// Builds the dead letter. It contains only this claim, even if its message has several.
     pub(super) fn letter(&self, reason: DeadLetterReason, error: &str) -> FailedClaim {
         let payload = match &self.claim {
             Ok(event) => event.encode().into_bytes(),

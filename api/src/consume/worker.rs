@@ -37,9 +37,9 @@ use crate::rows::Outcome;
 const IDLE: Duration = Duration::from_millis(100);
 /// Maximum time to leave the group.
 const LEAVE: Duration = Duration::from_secs(5);
-/// After this many attempts in a row that failed because of a lock, each taking two seconds, drops
-/// are written one by one, and one that is still locked gets dead letters. MySQL ends a transaction
-/// whose client is frozen after ten seconds.
+/// After this many failed attempts in a row, of which the last failed because of a lock, drops are
+/// written one by one, and one that is still locked gets dead letters. An attempt waits two seconds
+/// for a lock. MySQL ends a transaction whose client is frozen after ten seconds.
 const LOCK_WAITS: u32 = 3;
 /// After a lock, drops are written one by one for this long. Otherwise each batch would wait for
 /// it.
@@ -55,7 +55,7 @@ const DOUBTED_FOR: Duration = Duration::from_secs(60);
 /// Number of written claims that are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(30_000);
 
-/// What a worker is made of, besides its settings.
+/// What a worker uses, besides its settings.
 pub(super) struct Connections {
     pub(super) kafka: KafkaSettings,
     pub(super) db: Db,
@@ -115,7 +115,7 @@ impl Worker {
         let tending = tokio::spawn(Arc::clone(&self.tender).run());
         let ended = self.iterate().await;
         tending.abort();
-        // It returns the error that it was aborted.
+        // Its only result is the error that it was aborted.
         let _ = tending.await;
         let leave = spawn_blocking(move || {
             if let Err(error) = self.tender.commit() {
@@ -145,9 +145,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits until the rows of the batches before are paid for. A short wait is a sleep. During a
-    /// long one the loop polls on, with the partitions paused where they are; a message that comes
-    /// all the same belongs to the next batch.
+    /// Waits until the rows of earlier batches are paid for. A short wait is a sleep. During a long
+    /// one the loop polls on, with the partitions paused where they are. A message that still
+    /// arrives belongs to the next batch.
     async fn keep_pace(&mut self) -> anyhow::Result<()> {
         let tender = Arc::clone(&self.tender);
         loop {
@@ -167,11 +167,11 @@ impl Worker {
                 () = sleep(IDLE) => {}
                 polled = tender.consumer.recv() => self.take(polled, &mut tender.passed.lock())?,
             }
-            // Those that the group has just assigned begin, or they would be looked at all the
-            // time.
+            // Partitions that the group has just assigned begin now. Otherwise they would be
+            // checked at each tick.
             to_hold = tender.begin_partitions();
         }
-        // Those that have just begun are read already.
+        // Partitions that have just begun are not paused.
         held.retain(|partition| !to_hold.contains(partition));
         Ok(tender.release(&held)?)
     }
@@ -281,12 +281,12 @@ impl Worker {
             return Ok(written);
         }
         let written = self.poll_until(writing).await?;
-        // Positions that were read during the write are those before it.
+        // Positions that were read during the write are outdated.
         self.tender.group().to_begin.lock().clear();
         Ok(written)
     }
 
-    /// Pauses all partitions to begin again, and polls until `done`.
+    /// Pauses all partitions, so that they begin again, and polls until `done`.
     async fn poll_until<T>(&mut self, done: impl Future<Output = T>) -> anyhow::Result<T> {
         let tender = Arc::clone(&self.tender);
         tender.group().begin_all_again(&tender.consumer)?;

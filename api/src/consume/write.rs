@@ -16,7 +16,7 @@ use super::batch::Batch;
 use super::record::Record;
 use crate::rows::{Outcome, write_rows};
 
-/// What became of each claim, and the partitions to read again from their positions.
+/// The outcome of each claim, and the partitions to read again from their positions.
 pub(super) type Written = Result<(Vec<Outcome>, Vec<i32>), DbError>;
 
 /// Writes claims, and advances the positions past their messages. After `Ok`, each claim has a row
@@ -39,7 +39,7 @@ pub(super) async fn write(db: &Db, topic: &str, batch: Arc<Batch>) -> Written {
 
 /// Like [`write`], but with a separate transaction for each drop, followed by the positions. A drop
 /// whose rows another client of MySQL has locked does not delay other drops: its claims become dead
-/// letters, and the reconciler issues them once it can. The claims are sorted by drop.
+/// letters, and the reconciler issues them once it can. The claims must be sorted by drop.
 pub(super) async fn write_by_drop(db: &Db, topic: &str, batch: Arc<Batch>) -> Written {
     let mut outcomes = Vec::new();
     let mut failed = None;

@@ -41,7 +41,7 @@ fn record(partition: i32, offset: i64, event: &str) -> Record {
     tests::records(partition, offset, event.as_bytes()).remove(0)
 }
 
-/// What became of a batch: rows, repeats, and dead letters by reason.
+/// The outcomes of a batch: rows, repeats, and dead letters by reason.
 struct Counts {
     issued: usize,
     again: usize,
@@ -163,7 +163,7 @@ async fn user_id_is_stored_unchanged_and_one_that_does_not_fit_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn single_claim_and_batch_with_a_repeat_name_their_limits() {
+async fn rows_name_the_lowest_fitting_slot_limit_even_in_a_batch_with_a_repeat() {
     let (mysql, db, coupon_id, drop_id) = shop("limits", 100).await;
     let batch = |slots: &[Slot]| -> Vec<Record> {
         let record = |slot: &Slot| {
@@ -316,7 +316,7 @@ async fn drop_is_sealed_only_if_the_verified_row_count_is_current() {
     assert!(db.seal_drop(drop_id, closes_at, 5, 1, 0).await.unwrap());
 }
 
-/// A drop that is not written for another reason than a lock is read again.
+/// If a drop is not written for another reason than a lock, its messages are read again.
 #[tokio::test(flavor = "multi_thread")]
 async fn position_stays_if_a_drop_cannot_be_written() {
     let (mysql, db, coupon_id, drop_id) = shop("failing", 5).await;
