@@ -203,7 +203,7 @@ impl Verifier {
         Ok((user, groups))
     }
 
-    /// Checks that the expected issuer made the token, and for this service.
+    /// Checks that the expected issuer made the token, and made it for this service.
     fn check_origin(&self, claims: &Map<String, Value>) -> Result<(), TokenRefused> {
         let issuer = claims.get("iss");
         if issuer.and_then(Value::as_str) != Some(&self.issuer) {

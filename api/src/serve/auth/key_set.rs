@@ -51,7 +51,7 @@ impl fmt::Display for KeySet {
 }
 
 impl KeySet {
-    /// Creates a set without any key yet.
+    /// Creates a set that has no keys yet.
     pub(super) fn new(url: &str, algorithm: Algorithm) -> Result<Self, String> {
         let source = HttpClient::new(Store::Jwks, url, ssl_cert_file())?;
         if !source.is_encrypted() && !source.is_loopback() {
@@ -158,8 +158,8 @@ impl KeySet {
     }
 }
 
-/// Returns the keys that can verify this algorithm. A set also holds keys for other purposes and of
-/// kinds that are not known here. One that cannot be used does not affect the others.
+/// Returns the keys that can verify this algorithm. A set may also hold keys for other purposes and
+/// of unknown kinds. A key that cannot be used does not affect the others.
 fn usable(algorithm: Algorithm, text: &[u8]) -> Result<Vec<NamedKey>, String> {
     let set: Value = serde_json::from_slice(text).unwrap_or_default();
     let jwks = set["keys"]
@@ -185,7 +185,7 @@ fn usable(algorithm: Algorithm, text: &[u8]) -> Result<Vec<NamedKey>, String> {
 }
 
 fn verifying_key(algorithm: Algorithm, jwk: &Value) -> Result<DecodingKey, &'static str> {
-    // Whoever can read the set can make tokens with such a key.
+    // Anybody who can read the set could sign tokens with such a key.
     if jwk.get("d").is_some() || jwk.get("priv").is_some() {
         return Err("is a private key");
     }

@@ -50,7 +50,7 @@ pub(crate) enum Identity {
     TrustedHeader,
     Jwt {
         verifier: Box<Verifier>,
-        /// Lines of the log about refused tokens: one a minute for each reason.
+        /// Limits log lines about refused tokens to one a minute for each reason.
         lines: LineLimit,
     },
 }
@@ -62,7 +62,8 @@ pub(crate) struct Requester {
 }
 
 impl Identity {
-    /// Warns if an API that listens on this address relies on what it cannot check.
+    /// Warns if the API trusts a header although clients may reach this address without the
+    /// gateway.
     pub(crate) fn new(args: &IdentityArgs, listen_addr: SocketAddr) -> Result<Self, String> {
         if args.user_auth == UserAuth::Jwt {
             return Ok(Self::Jwt {

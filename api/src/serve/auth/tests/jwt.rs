@@ -170,7 +170,7 @@ fn reports_wrong_settings_in_one_sentence_that_omits_the_secret() {
 }
 
 #[tokio::test]
-async fn reads_groups_from_a_string_or_a_list_of_strings_only() {
+async fn groups_are_read_only_from_a_string_or_a_list_of_strings() {
     let usual = || settings(&[]);
     let roles = || settings(&["groups-claim=realm_access.roles"]);
     for (args, claim, groups, is_member) in [

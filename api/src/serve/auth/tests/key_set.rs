@@ -77,7 +77,7 @@ async fn refused(tokens: &Verifier, token: &str) -> Option<TokenProblem> {
 }
 
 #[tokio::test]
-async fn rotates_the_keys_at_run_time() {
+async fn keys_rotate_at_run_time() {
     let [old, new] = ["old", "new"].map(issuer_key);
     let issuer = Issuer::start(set_of(&[])).await;
     let write = |keys: &[&IssuerKey]| issuer.says(StatusCode::OK, set_of(keys));
@@ -200,7 +200,7 @@ async fn token_without_key_id_needs_a_set_of_one_key() {
 }
 
 #[test]
-fn uses_only_strong_keys_that_are_meant_for_tokens() {
+fn only_strong_keys_that_are_meant_for_tokens_are_used() {
     let good = issuer_key("good");
     let with = |name: &str, value: Value| {
         let mut jwk = good.jwk();

@@ -16,7 +16,7 @@ struct Signed {
 const TEXT: &[u8] = b"signed by another library";
 
 #[test]
-fn accepts_signatures_of_another_library_and_no_changed_text() {
+fn signature_of_another_library_is_accepted_unless_the_text_was_changed() {
     let all: Vec<Signed> = serde_json::from_str(include_str!("signatures.json")).unwrap();
     assert_eq!(all.len(), 12);
     for Signed {
