@@ -27,8 +27,8 @@ pub(crate) struct CouponWithDrops {
     pub(crate) drops: Vec<Drop>,
     /// The keys and losers of each drop, in the same order.
     keys: Vec<(DropKeys, Arc<Losers>)>,
-    /// Whether MySQL has lost a drop: the second for which that was found out, shifted by one bit,
-    /// and the answer.
+    /// Whether MySQL has lost a drop: the second for which this was determined, shifted by one bit,
+    /// plus the answer.
     lost: AtomicI64,
 }
 
@@ -106,8 +106,8 @@ impl CouponWithDrops {
     }
 
     /// Whether the second candidate may be a claim's drop, or have its answer. A sealed drop has
-    /// that of a holder who repeats the claim: of the last one before the first candidate opens,
-    /// and just after its closing. Not for longer, because its keys expire, and without them Redis
+    /// the answer for a holder who repeats the claim. It is a candidate until the first one opens,
+    /// and just after its own closing, but not for longer: its keys expire, and without them Redis
     /// leases nothing. If a user may hold one coupon in total, the claimants have the answer.
     fn has_answers(&self, drop: &Drop, first: &Drop, now: DateTime<Utc>) -> bool {
         let has_just_closed = drop.closes_at.is_some_and(|at| now - at < RETRIES);
@@ -119,7 +119,7 @@ impl CouponWithDrops {
     /// Whether MySQL has lost the drop that the schedule requires at `now`, so that its holders are
     /// unknown.
     ///
-    /// Schedules have whole seconds, so the answer holds for a second. In the storm before an
+    /// Schedules have whole seconds, so the answer holds for a second. In the rush before an
     /// opening, each `not_open` would otherwise calculate the days of the schedule.
     pub(crate) fn lacks_a_drop(&self, now: DateTime<Utc>) -> bool {
         let second = now.timestamp();
@@ -149,8 +149,8 @@ impl CouponWithDrops {
     }
 }
 
-/// Whether a sealed drop would be open by Redis's clock, which was set back. No pass looks at it any
-/// more, and Redis has forgotten its revocations.
+/// Whether a sealed drop would be open by Redis's clock, because that was set back. No pass looks
+/// at the drop any more, and Redis has forgotten its revocations.
 fn is_open_again(drop: &Drop, now: DateTime<Utc>) -> bool {
     drop.sealed_at.is_some() && drop.is_open_at(now)
 }
@@ -286,7 +286,7 @@ pub(crate) mod tests {
         // The window of 2 January reaches into the next day.
         listed.coupon.settings.schedule = Some(daily("23:50", "00:05"));
         assert!(listed.lacks_a_drop(at(2 * 1_440 + 3)));
-        // It is found out once a second.
+        // The answer is determined once a second.
         listed.coupon.settings.schedule = None;
         let second = at(2 * 1_440 + 3) + TimeDelta::milliseconds(999);
         assert!(listed.lacks_a_drop(second));

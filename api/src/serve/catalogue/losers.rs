@@ -1,11 +1,11 @@
 //! Losers from memory: while Redis leases a sold-out drop to this process, users who hold none of
-//! its slots are answered `sold_out` without Redis (docs/decisions/0010-micro-batches.md). The
+//! its slots get `sold_out` without a call to Redis (docs/decisions/0010-micro-batches.md). The
 //! script that gives slots grants the lease and gives none until it ends, so that the answers are
 //! as true as Redis's own.
 //!
-//! A lease counts only with the drop's holders of the same era and version: every holder is among
-//! them, and is answered by Redis. Claims renew the lease: the first one that finds it half over
-//! goes to Redis.
+//! A lease counts only with the drop's holders of the same era and version. Every holder is among
+//! them, and Redis answers their claims. Claims renew the lease: the first one that finds it half
+//! over goes to Redis.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -28,10 +28,10 @@ use tokio::time::Instant;
 /// clock.
 const MARGIN: Duration = Duration::from_millis(10);
 
-/// A drop is leased if it had this many losers ...
+/// Number of losers within [`MOMENT`] at which a drop is leased.
 static CROWD: LazyLock<u32> = LazyLock::new(|| Tuning::CrowdOfLosers.or(64));
 
-/// ... in this time.
+/// Time in which losers are counted.
 const MOMENT: Duration = Duration::from_millis(100);
 
 /// Holders of a drop with more slots are not read.
@@ -40,11 +40,11 @@ const MOST_HOLDERS: Slot = 200_000;
 /// Maximum number of holders in memory, of all drops: 64 MiB.
 const MOST_IN_MEMORY: usize = 8 << 20;
 
-/// After holders were read, they are not read again for this many times as long: each admission
-/// makes them outdated.
+/// After holders were read, they are not read again for this many times the duration of that read,
+/// because each admission makes them outdated.
 const PAUSES: u32 = 50;
 
-/// Holders that no lease was used with for this long are forgotten.
+/// Holders are forgotten if no lease has used them for this long.
 const IDLE: Duration = Duration::from_secs(60);
 
 static MEMORY: LazyLock<Arc<Semaphore>> =
@@ -60,7 +60,7 @@ pub(crate) struct Losers {
     /// each drop, or there is only one drop.
     may_lease: bool,
     answering: ArcSwapOption<Answering>,
-    /// Answers since the last call.
+    /// Answers from memory since the last call.
     answered: AtomicU32,
     memory: Mutex<Memory>,
 }
@@ -80,7 +80,7 @@ struct Answering {
 struct Holders {
     version: Version,
     hashing: RandomState,
-    /// Sorted. A user with the hash of a holder is answered by Redis, too.
+    /// Sorted. Redis also answers a user whose hash equals that of a holder.
     hashes: Box<[u64]>,
     _memory: OwnedSemaphorePermit,
 }
@@ -119,7 +119,7 @@ impl Losers {
         }
     }
 
-    /// Whether the user is answered `sold_out` without Redis.
+    /// Whether the user gets `sold_out` without a call to Redis.
     pub(crate) fn include(&self, candidates: CandidateIds, user: &UserId, now: Instant) -> bool {
         let answering = self.answering.load();
         let Some(answering) = answering.as_deref() else {
@@ -214,7 +214,7 @@ impl Answering {
 }
 
 impl Holders {
-    /// Returns `None` if the holders in memory are too many.
+    /// Returns `None` if there are too many holders in memory.
     fn new(version: Version, hashing: RandomState, mut hashes: Vec<u64>) -> Option<Self> {
         let size = u32::try_from(hashes.len()).ok()?;
         let memory = Arc::clone(&MEMORY).try_acquire_many_owned(size).ok()?;
@@ -298,7 +298,7 @@ mod tests {
         name.parse().unwrap()
     }
 
-    /// Losers of a drop, of whose holders `a` is one.
+    /// Creates the losers of a drop whose only holder is `a`.
     fn losers() -> Losers {
         let losers = Losers::new(true);
         let hashing = RandomState::new();

@@ -50,7 +50,7 @@ pub(crate) struct Catalogue {
     /// Lock-free, because each claim reads it.
     live: ArcSwap<LiveCoupons>,
     /// Held while live coupons are read and stored, so that an older state never replaces a newer
-    /// one. The coupon that was read again last, and when that began.
+    /// one. Holds the coupon that was last read again, and when that read began.
     turn: Mutex<Option<(CouponId, Instant)>>,
     /// Held while a coupon that is not live is looked up, one request at a time, so that requests
     /// for unknown coupons can neither occupy MySQL nor delay a refresh, which waits for `turn`.
@@ -153,7 +153,7 @@ impl Catalogue {
         if !self.mysql_up() {
             return Err(LookupError::Unavailable);
         }
-        // A crowd asks for it at once.
+        // A crowd may ask for the coupon at the same time.
         let read = async {
             let _one_at_a_time = self.unknown.lock().await;
             if let Some(found) = self.known(id) {
@@ -298,7 +298,7 @@ fn unix_seconds(at: DateTime<Utc>) -> f64 {
     at.timestamp_millis() as f64 / 1e3
 }
 
-/// Takes the coupons that did not change from `before`.
+/// Indexes the coupons, and keeps those of `before` that did not change.
 fn live(redis: &Redis, coupons: Vec<(Coupon, Vec<Drop>)>, before: &LiveCoupons) -> LiveCoupons {
     coupons
         .into_iter()

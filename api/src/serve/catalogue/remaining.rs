@@ -16,7 +16,7 @@ const TTL: Duration = Duration::from_millis(200);
 /// Maximum wait for Redis, after which the states are unknown.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Held while Redis is asked: the other requests wait and then find the result.
+/// The lock is held while Redis is queried: other requests wait and then find the result.
 #[derive(Default)]
 pub(crate) struct RemainingCache(Mutex<HashMap<DropId, (Instant, DropState)>>);
 

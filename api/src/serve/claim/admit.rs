@@ -61,7 +61,7 @@ async fn answer(
     Box::pin(answer_by_redis(app, coupon, requester)).await
 }
 
-/// Whether the user is answered `sold_out` without Redis.
+/// Whether the user gets `sold_out` without a call to Redis.
 fn is_loser(app: &App, coupon: &CouponWithDrops, requester: &Requester) -> bool {
     coupon.candidates(app.now()).is_some_and(|candidates| {
         let losers = candidates.first.losers;
@@ -129,9 +129,9 @@ async fn claim_with(
     }
 }
 
-/// Returns the sealed drop that MySQL alone knows: its keys in Redis expire and, after a loss of
-/// Redis data, it is neither verified nor opened. It gives out nothing, and `claims/me` names its
-/// holders.
+/// Returns the drop that the reply is about, if it is sealed. Only MySQL knows such a drop: its
+/// keys in Redis expire and, after a loss of Redis data, it is neither verified nor opened. It
+/// gives out nothing, and `claims/me` names its holders.
 fn sealed_drop<'a>(
     reply: &Result<StoredReply, ClaimRefusal>,
     candidates: DropCandidates<'a>,

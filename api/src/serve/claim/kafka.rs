@@ -27,7 +27,7 @@ pub(crate) struct Publisher {
     refused: LastRefusal,
 }
 
-/// Interval of looking at the topic, and maximum wait for its answer.
+/// Interval between checks of the topic, and maximum wait for one.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
 fn producer(kafka: &KafkaSettings, deadline: Duration) -> anyhow::Result<FutureProducer> {
@@ -36,7 +36,7 @@ fn producer(kafka: &KafkaSettings, deadline: Duration) -> anyhow::Result<FutureP
 }
 
 impl Publisher {
-    /// Creates the producer, which connects later. `is_up` tells whether Kafka answers.
+    /// Creates the producer, which connects later. `is_up` means that Kafka answers.
     pub(crate) fn new(
         kafka: KafkaSettings,
         deadline: Duration,
@@ -53,8 +53,8 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Looks whether a problem is over: until then no claim is sent. The producer is then
-    /// recreated, because librdkafka may have forgotten all brokers ([`FORGOTTEN`]). Never ends.
+    /// Checks whether a problem is over; until then, no claim is sent. Afterwards it recreates the
+    /// producer, because librdkafka may have forgotten all brokers ([`FORGOTTEN`]). Never ends.
     ///
     /// [`FORGOTTEN`]: firstcome_shared::kafka::FORGOTTEN
     pub(crate) async fn watch_topic(&self) {

@@ -1,7 +1,7 @@
 //! One claim: [`admit`] decides through Redis, in a call that [`batcher`] shares among concurrent
-//! claims; they wait in a [`queue`] for it. [`second_store`] makes sure that Kafka or MySQL holds
-//! the claim before the response, which [`outcome`] is. [`status`] returns the status of a claim,
-//! and [`revoke`] ends one.
+//! claims, which wait for it in a [`queue`]. [`second_store`] makes sure that Kafka or MySQL holds
+//! the claim before the response, which [`outcome`] builds. [`status`] returns the status of a
+//! claim, and [`revoke`] ends one.
 
 pub(crate) mod admit;
 mod admitted;

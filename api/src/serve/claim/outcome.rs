@@ -145,7 +145,7 @@ fn refused(admission: Admission) -> (&'static str, Code, &'static str) {
         Admission::NotOpen(_) => (Code::NotOpen, "this coupon is not open yet"),
         Admission::Closed(_) => (Code::Closed, "this coupon is closed"),
         // The user's groups are unknown, or the drop is not in Redis or does not add up. The others
-        // are no refusals.
+        // are not refusals.
         Admission::ForGroup
         | Admission::Unloaded(_)
         | Admission::Unverified
@@ -156,7 +156,7 @@ fn refused(admission: Admission) -> (&'static str, Code, &'static str) {
     (admission.into(), code, detail)
 }
 
-/// Almost all responses of a drop are this one.
+/// Almost all responses to claims on a drop are this one.
 const SOLD_OUT: &str = concat!(
     r#"{"type":"about:blank","title":"Conflict","status":409,"#,
     r#""code":"sold_out","detail":"all are given out"}"#
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sold_out_is_the_problem_that_other_refusals_would_be() {
+    fn fixed_response_for_sold_out_equals_the_one_built_from_its_problem() {
         let refusal = || ClaimRefusal::Refused(Admission::SoldOut);
         let problem = Problem::from(refusal());
         assert_eq!(serde_json::to_string(&problem).unwrap(), SOLD_OUT);

@@ -28,7 +28,7 @@ pub(crate) struct PendingClaim {
     /// user's groups are unknown, never answer `not_allowed`.
     pub(super) group: Option<(Group, bool)>,
     pub(super) arrived: Instant,
-    /// Those of its first candidate.
+    /// The losers of its first candidate.
     pub(super) losers: Arc<Losers>,
     /// The `traceparent` of its request, if it has a trace.
     pub(super) trace: Option<String>,

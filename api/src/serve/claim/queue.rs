@@ -25,7 +25,7 @@ const ACKNOWLEDGED: Duration = Duration::from_millis(3);
 /// Time in which users who were just answered may claim again.
 const ANSWERED: Duration = Duration::from_micros(500);
 
-/// What a call means for the claims that wait for the next one.
+/// How a call ended, as far as it concerns the claims that wait for the next one.
 pub(super) enum Called {
     /// No user was admitted: the next call follows at once.
     Answered,
@@ -140,7 +140,7 @@ mod tests {
     const QUEUE: QueueId = (DropId(1), None);
 
     /// Puts claims into the queue, makes calls until it is empty, and returns the claims of each.
-    /// `then` gets the number of the call; what it joins is in the next call.
+    /// `then` gets the number of the call; claims that it adds are in the next call.
     async fn calls(
         queues: &Queues<usize>,
         claims: impl IntoIterator<Item = usize>,

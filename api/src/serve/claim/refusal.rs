@@ -1,5 +1,5 @@
-//! What a store refused lately. That it answers does not mean that it takes claims, and the next
-//! claim that would show it may come late.
+//! The last refusal of a store. A store that answers may still refuse claims, and the next claim
+//! that would show this may come late.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ impl LastRefusal {
         }
     }
 
-    /// Notes the outcome of a write. An error that is no refusal says nothing about it.
+    /// Notes the outcome of a write. An error that is not a refusal changes nothing.
     pub(super) fn note(&self, error: Option<&str>) {
         let Some(why) = error else {
             *self.seen.write() = None;

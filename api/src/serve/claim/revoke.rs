@@ -21,8 +21,8 @@ use super::status::{ClaimStatus, MyClaim, judge, standing_in, standing_shown};
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, instant};
 use crate::serve::state::App;
 
-/// Maximum number of attempts to write, because MySQL may choose the transaction to end a deadlock
-/// with a consumer.
+/// Maximum number of attempts to write, because MySQL may roll back the transaction to end a
+/// deadlock with a consumer.
 const ATTEMPTS: usize = 3;
 
 /// A claim that was given back or revoked.
@@ -245,7 +245,7 @@ async fn finish(
     })
 }
 
-/// The catalogue holds only the last of the sealed drops.
+/// Finds the drop in MySQL if the catalogue lacks it: that holds only the last of the sealed drops.
 async fn drop_named(db: &Db, coupon: &CouponWithDrops, id: DropId) -> Result<Drop, Problem> {
     if let Some(drop) = coupon.drop(id) {
         return Ok(drop.clone());
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_certain_of_a_claim_whose_drop_is_lost() {
+    fn claim_to_revoke_is_unknown_if_its_drop_is_lost_and_no_drop_is_named() {
         let claim = MyClaim::new(ClaimStatus::None, None, None);
         let lost = claim_to_revoke(&claim, None, Vec::new(), true);
         assert_eq!(lost, ToRevoke::Unknown);

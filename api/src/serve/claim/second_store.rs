@@ -37,7 +37,7 @@ pub(crate) struct SecondStore {
     /// The primary.
     mysql: Db,
     deadlines: PublishArgs,
-    /// Claims that a second store holds. What is known stays valid when Redis loses data.
+    /// Claims that a second store holds. An entry stays valid when Redis loses data.
     stored: Mutex<LruCache<AdmissionId, Store>>,
     hashing: RandomState,
     refused: LastRefusal,
@@ -113,9 +113,9 @@ impl SecondStore {
 
     /// Writes claims to Kafka or, if Kafka does not acknowledge them, to MySQL.
     async fn write(&self, call: Call, claims: &[&Admitted]) -> Vec<Option<Store>> {
-        // Published later, it could arrive after the reconciler has waited for claims in flight and
-        // given its slot to another user: this process was suspended, or Redis answered late. A
-        // retry finds the admission, if it still stands.
+        // This process was suspended, or Redis answered late. If the claim were published now, it
+        // could arrive after the reconciler has waited for claims in flight and given its slot to
+        // another user. A retry finds the admission, if it still stands.
         if call.asked_at.elapsed() > self.deadlines.backup_deadline() {
             return vec![None; claims.len()];
         }

@@ -82,7 +82,8 @@ pub(crate) async fn my_claim(
 ) -> Result<MyClaim, ClaimRefusal> {
     let coupon = app.catalogue.find(id).await?;
     let shown = drop_to_show(&coupon, app.now()).map(|one| one.drop);
-    // The gate was open when it was read, which is later.
+    // Taken before the gate is read. A gate that was open then closes later, so the reconciler
+    // waits at least for the deadlines that count from here.
     let asked_at = Instant::now();
     let only = match coupon.coupon.once_per {
         OncePer::Coupon => None,
