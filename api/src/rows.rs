@@ -18,7 +18,7 @@ use firstcome_shared::quoted::without_values;
 pub(crate) use self::classify::Outcome;
 use self::classify::classify;
 
-/// Inserts claims as rows, in the caller's transaction, and returns what became of each. In the
+/// Inserts claims as rows, in the caller's transaction, and returns the outcome of each. In the
 /// common case, one statement inserts all. If MySQL refuses it, which leaves the transaction
 /// unchanged, the claims are compared with the rows of the same slots and users.
 pub(crate) async fn write_rows(

@@ -9,9 +9,9 @@ use firstcome_shared::domain::UserId;
 /// The users of a list.
 #[derive(Debug)]
 pub(crate) struct UserList {
-    /// In their order, each once.
+    /// In the order of the list, each once.
     pub(crate) users: Vec<UserId>,
-    /// How many ids the list has, with repetitions.
+    /// Number of ids in the list, including repetitions.
     pub(crate) lines: usize,
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<UserList, String> {
         .delimiter(delimiter.unwrap_or(b','))
         .from_reader(text.as_bytes());
     let mut record = StringRecord::new();
-    // Of the first line: how many columns it has, and which one has the ids.
+    // The number of columns in the first line, and the column that has the ids.
     let mut columns = None;
     let mut users = Vec::new();
     let mut seen = HashSet::new();
@@ -83,8 +83,8 @@ fn read_id(record: &StringRecord, count: usize, of_ids: usize) -> Result<UserId,
     id.parse().map_err(|error| format!("{error}"))
 }
 
-/// Words that are a heading in the first line, not a user. `user_id` names the column with the ids,
-/// as in the CSV of issued coupons.
+/// Words that are a heading, not a user, if they are in the first line. `user_id` names the column
+/// with the ids, as in the CSV of issued coupons.
 const HEADINGS: &str = "user id uid sub email member memberid customerid";
 
 /// Returns the column of the ids if the first line is a heading, or `None` if it is an id.
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_lists_that_editors_and_spreadsheets_write() {
+    fn lists_of_editors_and_spreadsheets_are_read() {
         for text in [
             "a\nb",
             "a\nb\n",
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_csv_of_issued_coupons() {
+    fn csv_of_issued_coupons_is_read() {
         let csv = "drop_id,slot,user_id,code,claimed_at\r\n\
                    12,1,\"'+821012345678\",12-1-J4B3,2026-12-01T06:00:00.123Z\r\n\
                    12,2,u-2,12-2-K69R,2026-12-01T06:00:00.124Z\r\n";
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_repeated_ids() {
+    fn repeated_ids_are_counted_but_name_one_user() {
         let list = parse("u-1\n".repeat(10_000).as_bytes()).unwrap();
         assert_eq!((list.lines, list.users.len()), (10_000, 1));
     }

@@ -1,5 +1,5 @@
-//! `firstcome-api coupon …`: what operators do to coupons in a hurry, through the routes of the
-//! API.
+//! `firstcome-api coupon …`: lets operators show and change coupons in a hurry, through the routes
+//! of the API.
 
 mod client;
 
@@ -123,7 +123,8 @@ async fn act(args: &CouponArgs) -> anyhow::Result<Output> {
     Ok(Output { text, not_done })
 }
 
-/// Refuses a lower quantity once a drop has opened, because slots that were given are promised.
+/// Refuses a quantity that is not higher while a drop is open, because slots that were given are
+/// promised.
 fn refuse_lower(coupon: &Value, quantity: u32) -> anyhow::Result<()> {
     let current = &coupon["current_drop"];
     let state = current["state"].as_str();

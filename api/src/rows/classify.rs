@@ -11,7 +11,7 @@ use firstcome_shared::mysql::catalogue::DropRules;
 use firstcome_shared::mysql::erased::{as_stored, is_pseudonym};
 use firstcome_shared::mysql::issued::IssuedRow;
 
-/// What becomes of a claim.
+/// The outcome of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Issued,
@@ -156,7 +156,8 @@ mod tests {
     }
 
     /// Coupon 1 has the drops 10 and 11, once per coupon. Coupon 2 has the drops 20 and 21, once
-    /// per drop. Drop 40 of coupon 4 is sealed. The other drops close an hour after the epoch.
+    /// per drop. Drop 40 of coupon 4 is sealed. All drops open at the epoch and close an hour
+    /// later.
     fn rules() -> HashMap<DropId, DropRules> {
         let opens_at = DateTime::UNIX_EPOCH;
         let closes_at = Some(DateTime::UNIX_EPOCH + TimeDelta::hours(1));
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn classifies_claims_by_existing_rows() {
+    fn claims_are_classified_by_existing_rows() {
         let rows = [
             row(1, "ann", 10, 1),
             row(2, "ann", 20, 1),
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn classifies_claims_by_window_and_seal_and_erased_rows_by_time() {
+    fn claims_are_classified_by_window_and_seal_and_for_erased_users_by_time() {
         let at = |hours| Some(DateTime::UNIX_EPOCH + TimeDelta::hours(hours));
         let rows = [
             row(1, "erased-0123456789abcdef0123", 10, 1),

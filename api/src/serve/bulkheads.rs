@@ -18,7 +18,7 @@ use super::claim::outcome::ClaimRefusal;
 pub(crate) struct Bulkheads {
     /// Writes rows of claims that Kafka has not acknowledged.
     pub(crate) fallback: Db,
-    /// Reads of users. They fail fast, because there may be very many.
+    /// Users' reads. They fail fast, because there may be very many.
     pub(crate) reads: Db,
     pub(crate) operators: Db,
     pub(crate) catalogue: Db,

@@ -1,5 +1,5 @@
 //! The metrics of `serve`. Each thread keeps the series that it has looked up by their labels: a
-//! look-up takes as long as a tenth of the answer to a loser.
+//! look-up takes a tenth of the time that the answer to a loser takes.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -33,8 +33,8 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Listens, then waits for the stores and checks them. Until the checks succeed, it responds
-    /// that it is starting. Returns `None` if `shutdown` came first.
+    /// Listens, then waits for the stores and checks them. Until the checks succeed, the listener
+    /// responds that the API is starting. Returns `None` if `shutdown` came first.
     pub async fn bind(
         args: ServeArgs,
         shutdown: &CancellationToken,
@@ -148,8 +148,8 @@ fn allow_open_files() {
     }
 }
 
-/// Refreshes the catalogue and the keys of tokens, watches Redis and the topic. Never ends. If it
-/// does, which is a bug, the process stops.
+/// Refreshes the catalogue and the keys of tokens, and watches Redis and the topic. It must never
+/// end: if it does, which is a bug, the process stops.
 async fn background(app: App, refresh: Duration) {
     let keys = async {
         match app.identity.key_set() {

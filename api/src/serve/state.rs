@@ -30,7 +30,7 @@ pub(crate) struct Services {
     pub(crate) second_store: SecondStore,
     /// Claims that wait for the next call to Redis.
     pub(crate) queues: Queues<PendingClaim>,
-    /// Claims that wait longer for it are refused.
+    /// Maximum wait of a claim for its call to Redis. A claim that waits longer is refused.
     pub(crate) max_wait: Duration,
     /// Maximum time until a response begins.
     pub(crate) request_timeout: Duration,
@@ -47,8 +47,8 @@ pub(crate) struct Services {
 
 pub(crate) type App = Arc<Services>;
 
-/// How far Redis's clock is ahead of this host's. Drops open and close by Redis's clock, and
-/// whatever this process says about time follows it by this one offset.
+/// How far Redis's clock is ahead of this host's. Drops open and close by Redis's clock, and every
+/// time that this process reports is derived from it by this one offset.
 #[derive(Default)]
 pub(crate) struct RedisClock(AtomicI64);
 

@@ -113,9 +113,9 @@ async fn apply(
     }
 }
 
-/// Lowers the quantity in Redis, which then gives out no slot above it. MySQL has the revision
-/// first with which Redis is written. Returns the revision that the coupon must have when the
-/// change is committed: a drop that is enlarged meanwhile would have to be lowered, too.
+/// Lowers the quantity in Redis, which then gives out no slot above it. MySQL gets the revision
+/// before Redis is written with it. Returns the revision that the coupon must have when the change
+/// is committed: a drop that is enlarged meanwhile would have to be lowered, too.
 async fn lower(
     services: &Services,
     id: CouponId,

@@ -227,8 +227,8 @@ fn problem(app: &App, refusal: CodeRefusal) -> Problem {
     }
 }
 
-/// Counts and logs a wrong code as a wrong token: without a lock-out, because 80 random bits cannot
-/// be guessed.
+/// Counts and logs a wrong code like a wrong token. There is no lock-out, because 80 random bits
+/// cannot be guessed.
 fn count_wrong_code(app: &App) {
     counter!("firstcome_wrong_codes_total").increment(1);
     if let Some(left_out) = app.refused.allow("wrong_code", Instant::now()) {

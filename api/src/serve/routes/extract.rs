@@ -24,7 +24,6 @@ impl FromRequestParts<App> for CouponPath {
     }
 }
 
-/// Returns the coupon in a path.
 pub(super) fn coupon_of_path(path: &str) -> Result<CouponId, Problem> {
     // Read the segment from the URI as it was sent; axum's `Path` decodes it.
     let mut segments = path.split('/');
@@ -62,7 +61,7 @@ impl FromRequestParts<App> for Person {
     }
 }
 
-/// Returns the size of a page.
+/// Returns the requested page size, or the default. Refuses a size that is out of range.
 pub(crate) fn page_size(
     asked: Option<usize>,
     default: usize,

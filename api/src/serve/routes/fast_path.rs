@@ -1,4 +1,4 @@
-//! The fast path of claims, which skips the router: it costs more than the answer to a loser. The
+//! The fast path of claims. It skips the router, which costs more than the answer to a loser. The
 //! deadline, panics, metrics, traces and headers are those of [`guarded`], which the router's
 //! middleware also uses.
 
@@ -20,7 +20,7 @@ const CLAIMS: Route<'_> = Route {
     path: "/v1/coupons/{id}/claims",
 };
 
-/// Answers a claim here, and any other request by the router.
+/// Answers a claim directly, and passes any other request to the router.
 pub(crate) fn answer(
     app: &App,
     routes: &Routes,
@@ -34,7 +34,7 @@ pub(crate) fn answer(
     }
 }
 
-/// Whether the router would find [`CLAIMS`].
+/// Whether the router would choose [`CLAIMS`].
 fn is_claim<B>(request: &Request<B>) -> bool {
     let after_coupons = request.uri().path().strip_prefix("/v1/coupons/");
     let id = after_coupons.and_then(|rest| rest.strip_suffix("/claims"));

@@ -1,5 +1,5 @@
-//! What several changes of a coupon share: checks before MySQL is written, and what follows in
-//! Redis.
+//! Steps that several changes of a coupon share: checks before MySQL is written, and updates of
+//! Redis afterwards.
 
 use std::sync::Arc;
 
@@ -26,15 +26,15 @@ pub(super) fn check_audience(identity: &Identity, allow: Option<&Allow>) -> Resu
     Ok(())
 }
 
-/// Recovers settings that MySQL has lost from Redis (docs/decisions/0026-mysql-gone-back.md). Call
-/// it before a change, which must neither reuse a revision that MySQL has lost nor undo lost
+/// Recovers from Redis the settings that MySQL has lost (docs/decisions/0026-mysql-gone-back.md).
+/// Call it before a change, which must neither reuse a revision that MySQL has lost nor undo lost
 /// settings. Returns the highest revision in Redis, or 0 if it does not answer.
 pub(super) async fn recover_lost(services: &Services, id: CouponId) -> Result<u64, Problem> {
     let db = &services.mysql.operators;
     let redis = &services.redis;
     let highest = match redis.highest_revision(id).await {
         Ok(highest) => highest,
-        // A change of a name must succeed without Redis.
+        // Changing a name must succeed without Redis.
         Err(error) => {
             tracing::warn!(
                 %error, coupon_id = id.0,
@@ -63,7 +63,7 @@ pub(super) async fn write_allow_list(services: &Services, id: CouponId) -> bool 
     false
 }
 
-/// Reads a coupon again that this process has just written, or returns what it has written.
+/// Reads a coupon that this process has just written. If that fails, returns what was written.
 pub(super) async fn reread(
     services: &Services,
     coupon: Coupon,

@@ -105,7 +105,7 @@ impl IssuedCoupon {
     }
 }
 
-/// Adds to the rows of a page what shops did with their codes.
+/// Adds to the rows of a page the current uses of their codes.
 async fn with_uses(
     db: &Db,
     rows: Vec<IssuedRow>,
@@ -254,7 +254,7 @@ async fn csv(app: App, which: HolderRange, labels: Labels) -> Result<Response, P
     Ok((headers, Body::from_stream(logged)).into_response())
 }
 
-/// What a CSV says of all rows: the coupon's settings, and the local day of each drop.
+/// Data that a CSV repeats in its rows: the coupon's settings, and the local day of each drop.
 struct Labels(CouponSettings, HashMap<i64, NaiveDate>);
 
 /// Writes rows, with the heading if it is the first part.
@@ -274,8 +274,8 @@ fn rows(issued: Vec<IssuedCoupon>, is_first: bool, labels: &Labels) -> anyhow::R
     Ok(csv.into_inner()?)
 }
 
-/// Puts a `'` before what spreadsheets would take for a formula, even if it is quoted, or for a
-/// number, and so change.
+/// Puts a `'` before text that spreadsheets would change, because they take it for a formula, even
+/// in quotes, or for a number.
 fn guarded(text: String) -> String {
     if text.starts_with(['=', '+', '-', '@', '\t', '\r']) || would_change_as_number(&text) {
         return format!("'{text}");

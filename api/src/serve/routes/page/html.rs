@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn escapes_the_name_of_the_coupon() {
+    async fn name_of_the_coupon_is_escaped() {
         let html = page(
             "<script>alert(1)</script>\" onload='x' & {n} </main>",
             Language::English,
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn chooses_the_first_accepted_language() {
+    fn first_accepted_language_is_chosen() {
         let of = |value: &'static str| {
             let headers = [(ACCEPT_LANGUAGE, HeaderValue::from_static(value))]
                 .into_iter()

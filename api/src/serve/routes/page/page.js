@@ -83,7 +83,7 @@ addEventListener("hashchange", () => location.reload());
 
 // The time by the server's clock; the device's clock may be wrong.
 const now = () => server.now_ms + performance.now() - readAt;
-// Lengthens a delay randomly: browsers must not return at once.
+// Lengthens a delay randomly: browsers must not return together.
 const spread = (ms) => ms * (1 + 0.4 * Math.random());
 
 function pause(ms) {
@@ -144,7 +144,7 @@ function stateOf({ now_ms, coupon }) {
     opens_at_ms: opens, closes_at_ms: drop.closes_at && Date.parse(drop.closes_at),
     next: coupon.once_per === "drop" && Date.parse(next?.opens_at),
     can_wait: coupon.waiting_list > 0 && drop.id !== full,
-    // No poll falls into the rush after an opening, and nobody looks a claim up around one.
+    // No poll falls into the rush after an opening, and no claim is looked up around one.
     poll_after_ms: { scheduled: Math.min(Math.max(left / 4, 5_000), 60_000), open: 60_000, sold_out: 10_000, paused: 10_000 }[state],
     look_after_ms: state === "open" || state === "sold_out" ? Math.max(left + RUSH_MS, 0) : ahead,
   };
@@ -241,7 +241,7 @@ function meet(claim) {
   follow();
 }
 
-// Redis may lose a waiting list. A closed drop has none, of which this page may hear later.
+// Redis may lose a waiting list. A closed drop has none, but this page may learn that later.
 async function missPlace(drop) {
   work = "loading";
   do {
