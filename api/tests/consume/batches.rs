@@ -154,7 +154,7 @@ async fn message_without_a_valid_signature_takes_no_slot() {
         .await;
     println!("forged messages accepted: {accepted} of 10000");
     assert_eq!((world.rows().await, accepted), (10, 0));
-    // One dead letter of each partition counts them: they must not fill MySQL.
+    // One dead letter for each partition counts them, because they must not fill MySQL.
     let counted = "(SELECT SUM(attempts) AS forged, COUNT(*) AS letters FROM failed_claims) f";
     let counted = format!("{counted} WHERE forged = 10000 AND letters <= 6");
     assert_eq!(
@@ -173,7 +173,7 @@ async fn message_without_a_valid_signature_takes_no_slot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn forged_messages_that_go_on_after_a_discard_are_open_again() {
+async fn forged_messages_after_a_discard_open_their_dead_letter_again() {
     let (world, drop) = ConsumeWorld::with_coupon(10, OncePer::Coupon).await;
     let open = "failed_claims WHERE resolved_at IS NULL";
     let key = format!("--kafka-signing-key={SIGNING_KEY}");
@@ -192,7 +192,7 @@ async fn forged_messages_that_go_on_after_a_discard_are_open_again() {
                 "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = 'discarded'",
             )
             .await;
-        // The same messages again are no more of them.
+        // Reading the same messages again adds no forged ones.
         world.read_again().await;
         world
             .consume_until("all is read again", async || {

@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 use crate::world::{ConsumeWorld, LIMIT, PARTITIONS, claim_event, until};
 
-/// Claims of each message that is written whole.
+/// Number of claims in each message, which is written whole.
 const TOGETHER: u32 = 100;
 
 impl ConsumeWorld {
-    /// Sends a message to each of these partitions, with as many claims as its number says.
+    /// Sends a message with [`TOGETHER`] claims to each of these partitions.
     async fn claim_together(&self, drop: NamedDrop, partitions: &[i32]) {
         let messages = (0..).zip(partitions).map(|(number, partition)| {
             let slots = number * TOGETHER + 1..=(number + 1) * TOGETHER;
@@ -62,7 +62,7 @@ async fn hundred_claims_at_ten_a_second_take_ten_seconds_and_repeats_none() {
     let took = begun.elapsed().as_secs_f64();
     println!("100 claims at 10 a second: {took:.1} s");
     assert!((9.0..13.0).contains(&took), "{took}");
-    // As users do who look up their claims at other APIs, and a position that was lost.
+    // Repeats come from users who look up their claims at other APIs, or from a lost position.
     world.claim(drop, 1..=100).await;
     let repeated = Instant::now();
     until("repeats are read", async || world.read_up_to().await == 200).await;
@@ -74,7 +74,7 @@ async fn hundred_claims_at_ten_a_second_take_ten_seconds_and_repeats_none() {
 
 /// The next message is due in 100 seconds.
 #[tokio::test(flavor = "multi_thread")]
-async fn waiting_partitions_are_attended_to_and_a_suspended_pace_holds_nobody_up() {
+async fn waiting_partitions_are_touched_and_a_suspended_pace_delays_no_message() {
     let (world, drop) = ConsumeWorld::with_coupon(500, OncePer::Coupon).await;
     let consumer = world.consumer(&["--rows-per-second=1"]);
     world.until_all_begun().await;
@@ -100,9 +100,9 @@ async fn waiting_partitions_are_attended_to_and_a_suspended_pace_holds_nobody_up
     world.assert_exact(500).await;
 }
 
-/// The first consumer owes for minutes when the other takes its partitions over.
+/// The first consumer has a debt of more than a minute when the other takes over its partitions.
 #[tokio::test(flavor = "multi_thread")]
-async fn next_owner_of_a_partition_goes_on() {
+async fn next_owner_of_a_partition_does_not_inherit_its_debt() {
     let (world, drop) = ConsumeWorld::with_coupon(200, OncePer::Coupon).await;
     let pace = ["--rows-per-second=1"];
     let first = world.consumer(&pace);
@@ -116,7 +116,7 @@ async fn next_owner_of_a_partition_goes_on() {
     world.assert_exact(200).await;
 }
 
-/// Two consumers of half of them would each take the whole pace if they counted only the first ones.
+/// If two consumers counted only the first partitions, each would take the whole pace for its half.
 #[tokio::test(flavor = "multi_thread")]
 async fn added_partitions_do_not_raise_the_pace() {
     let (world, drop) = ConsumeWorld::with_coupon(100, OncePer::Coupon).await;

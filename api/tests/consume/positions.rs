@@ -15,7 +15,7 @@ async fn offsets_committed_by_a_tool_neither_skip_nor_repeat_messages() {
         .consume_until("100 rows", async || world.rows().await == 100)
         .await;
     let first = world.query(ALL).await;
-    // Ahead, the beginning, and beyond the end.
+    // An offset ahead, the beginning, and one beyond the end.
     for (rows, offset) in [(200, 50), (300, 0), (400, 1_000_000)] {
         world.claim(drop, rows - 99..=rows).await;
         world.commit_to_kafka(offset).await;

@@ -39,7 +39,7 @@ async fn consumer_reports_its_address_topic_and_health() {
     until("ready", async || get(&address, "/readyz").await.0 == 200).await;
     assert_eq!(get(&address, "/healthz").await.0, 200);
     assert_eq!(get(&address, "/nowhere").await.0, 404);
-    // From another address: connections of one address are limited.
+    // Connect from another address, because the connections of one address are limited.
     let idle = (0..100).map(|_| {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
@@ -94,7 +94,7 @@ async fn consumer_reports_its_address_topic_and_health() {
 }
 
 #[tokio::test]
-async fn processes_from_before_the_clock_of_mysql_was_set_back_do_not_run() {
+async fn processes_from_before_the_clock_of_mysql_was_set_back_count_as_stopped() {
     let world = ConsumeWorld::new().await;
     let processes = format!("{}.processes", world.database);
     world

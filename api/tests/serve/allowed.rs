@@ -314,7 +314,7 @@ async fn concurrent_list_and_coupon_changes_all_take_effect() {
 }
 
 #[tokio::test]
-async fn stale_catalogue_applies_no_restriction_of_the_past() {
+async fn stale_catalogue_applies_no_outdated_restriction() {
     let world = ServeWorld::new().await.with_tokens();
     let api = world.api().await;
     let (id, _) = api.make(open(9)).await;
@@ -332,7 +332,7 @@ async fn stale_catalogue_applies_no_restriction_of_the_past() {
     };
     claim("u-1").await.is(202, "accepted");
     allow(json!("group:vip")).await;
-    // It reads the coupon again, and then knows what to say of the user's groups.
+    // The API reads the coupon again, and then judges the user's groups.
     claim("u-2").await.is(403, "not_allowed");
     claim("u-1").await.is(200, "already_claimed");
     allow(json!("list")).await;

@@ -209,8 +209,8 @@ async fn earlier_last_day_removes_drops_that_nobody_holds() {
     assert_eq!(api.claim(id, "u-2").await.json["drop_id"], today);
 }
 
-/// Such a drop is created again by the reconciler, and its quantity must not fall below what is
-/// given out.
+/// The reconciler creates such a drop again, and its quantity must not fall below the number of
+/// slots that are given out.
 #[tokio::test]
 async fn refuses_new_quantities_and_windows_while_a_drop_is_lost() {
     let (world, api) = ServeWorld::with_api().await;

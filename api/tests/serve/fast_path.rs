@@ -1,4 +1,4 @@
-//! Claims are answered before the router. Both ways answer the same requests alike.
+//! The fast path answers claims before the router. Both give the same answers.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +39,7 @@ impl Side {
         id
     }
 
-    /// Sends a request byte by byte as it is written.
+    /// Sends a request exactly as it is written, apart from the names.
     async fn exchange(&self, request: &str) -> Vec<RawAnswer> {
         let names = self.names.iter();
         let sent = names.fold(request.to_owned(), |text, (name, number)| {
@@ -66,7 +66,7 @@ async fn both(of: impl Fn(ServeWorld) -> ServeWorld) -> [Side; 2] {
     ]
 }
 
-/// A response without what is different each time. Its headers have no order.
+/// A response without the parts that differ each time. Its headers have no order.
 #[derive(Debug, PartialEq, Eq)]
 struct RawAnswer {
     status: String,

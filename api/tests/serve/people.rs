@@ -109,7 +109,8 @@ async fn accepts_one_form_of_coupon_id_and_percent_encoded_user_ids() {
     }
 }
 
-/// Until a pass moves it, a row of a revoked user may exist: one that was written by hand.
+/// A row of a revoked user may exist until a pass moves it, for example one that was written by
+/// hand.
 #[tokio::test]
 async fn user_with_an_open_revocation_is_revoked_although_a_row_exists() {
     let world = ServeWorld::new().await;

@@ -1,5 +1,5 @@
-//! Sold-out drops: the next claim at any process sees every acknowledged change, unless a crowd is
-//! answered from memory for a moment.
+//! Sold-out drops: the next claim at any process sees every acknowledged change, unless a process
+//! answers a crowd from memory for a moment.
 
 use firstcome_shared::domain::DropId;
 use firstcome_stack::{RedisOptions, RedisServer};
@@ -71,7 +71,7 @@ async fn sold_out_is_never_answered_with_a_closed_gate_or_without_redis() {
     assert_eq!(api.claim(id, "u-3").await.code(), (503, "unavailable"));
 }
 
-/// Claims for many users at once. Returns how many heard `sold_out`.
+/// Claims for many users at once. Returns how many got `sold_out`.
 async fn crowd(api: &InProcessApi, id: i64) -> usize {
     let claims = (0..200).map(async |user| api.claim(id, &format!("loser-{user}")).await);
     let answers = join_all(claims).await;
@@ -98,7 +98,7 @@ async fn crowd_is_answered_from_memory_but_a_holder_never_is() {
     let give_back = format!("/v1/coupons/{id}/claims/me");
     let given_back = other.ask(Method::DELETE, &give_back, &[("x-user-id", "u-1")], "");
     assert_eq!(given_back.await.status, 200);
-    // The crowd goes on, and the slot is given to one of it as soon as the lease ends.
+    // The crowd keeps claiming, and one of its users gets the slot as soon as the lease ends.
     until("the slot is given again", async || {
         crowd(&api, id).await == 199
     })

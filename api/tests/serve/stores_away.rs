@@ -322,7 +322,7 @@ async fn api_that_starts_without_mysql_serves_claims_from_the_copy_in_redis() {
         ready.json.to_string().contains("copy in Redis"),
         "{ready:?}"
     );
-    // Neither a missing coupon nor an end rests on the copy alone.
+    // The copy alone proves neither that a coupon is missing nor that it is over.
     assert_eq!(api.claim(4_711, "u-1").await.code(), (503, "unavailable"));
     assert_eq!(api.claim(over, "u-1").await.code(), (503, "unavailable"));
 

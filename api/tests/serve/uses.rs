@@ -45,7 +45,7 @@ impl InProcessApi {
 }
 
 impl ServeWorld {
-    /// Inserts the row of a user with a code like that of a claim, and returns the code.
+    /// Inserts a user's row with a code in the form of a claim's, and returns the code.
     async fn issue_code(&self, coupon: i64, drop: i64, slot: u32, user: &str) -> String {
         self.issue(coupon, DropId(drop), slot, user).await;
         let code = random_code(DropId(drop), slot);
@@ -106,7 +106,7 @@ async fn undone_reference_never_uses_the_code_again_and_another_one_may() {
     api.undo(&code, "order-2").await.has_status(200); // its request is still on the way
     api.use_code(&code, "order-2").await.is(409, "undone");
     api.use_code(&code, "order-3").await.has_status(200);
-    // Undone all the same, although another one uses the code.
+    // It is undone although another reference uses the code.
     api.undo(&code, "order-4").await.is(409, "used");
     api.undo(&code, "order-3").await.has_status(200);
     api.use_code(&code, "order-4").await.is(409, "undone");
@@ -231,7 +231,7 @@ async fn used_coupon_is_neither_returned_nor_revoked_until_its_use_is_undone() {
     api.use_code(&second, "order-2").await.has_status(200);
 }
 
-/// A use that waits for a row's lock sees that the row is gone: a read without a lock would not.
+/// A use that waits for a row's lock sees that the row is gone. A read without a lock would not.
 #[tokio::test]
 async fn use_waits_for_the_lock_of_its_row() {
     let UsableCode {

@@ -216,7 +216,7 @@ impl ServeWorld {
     pub(crate) async fn dump(&self) -> BTreeMap<String, Vec<u8>> {
         let pattern = format!("{}:*", self.name);
         let mut names: Vec<String> = self.ask_redis(&["KEYS", &pattern]).await;
-        // What each process writes once a second, to see whether Redis takes writes.
+        // Each process writes these keys once a second, to check whether Redis takes writes.
         names.retain(|name| !name.contains(":writes:"));
         let dump = redis_dump(&mut self.redis.connection(), names).await;
         dump.unwrap()
