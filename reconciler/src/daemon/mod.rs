@@ -145,7 +145,8 @@ impl Daemon {
         }
     }
 
-    /// Starts the watch, which reopens coupons, and the jobs.
+    /// Starts the tasks that run concurrently with passes: the watch, which reopens coupons, the
+    /// jobs, and the alerts about closed admission and about stores that refuse.
     fn beside_passes(&self, reconciler: Reconciler) -> Vec<JoinHandle<()>> {
         let tasks = &self.tasks;
         let stop = || self.stop.clone();

@@ -1,6 +1,6 @@
-//! Watches for stores that answer and refuse, as the other processes see them: the APIs write to
-//! Kafka, and consumers to MySQL, while the reconciler only reads there. What the watch over Redis
-//! sees itself is not repeated.
+//! Watches for stores that answer but refuse, as the other processes see them: the APIs write to
+//! Kafka, and consumers to MySQL, while the reconciler only reads there. It does not repeat what
+//! the watch over Redis sees itself.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::report::{COMMITS_HANG, FailureCause, StoreRefusal};
 
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Interval of looking at the topic, and maximum wait for Kafka.
+/// Interval between checks of the topic, and maximum wait for Kafka.
 const TOPIC_EVERY: Duration = Duration::from_secs(20);
 const TOPIC_LIMIT: Duration = Duration::from_secs(5);
 
@@ -25,7 +25,7 @@ pub(super) async fn watch(stores: Stores, notifier: Notifier, stop: Cancellation
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut topic = None;
-    // Whether commits of MySQL did not end.
+    // Whether commits of MySQL hung at the last check.
     let mut hung = false;
     // Whether a refusal was reported directly, because the outbox could not be written.
     let mut unrecorded = false;
@@ -52,7 +52,7 @@ pub(super) async fn watch(stores: Stores, notifier: Notifier, stop: Cancellation
         }
         let mut seen = match of_processes(&stores).await {
             Ok(seen) => seen,
-            // The pass, and the watch over admission, say so.
+            // The pass and the watch over admission report it.
             Err(error) => {
                 tracing::debug!(%error, "the problems of processes cannot be read");
                 continue;
@@ -74,7 +74,7 @@ pub(super) async fn watch(stores: Stores, notifier: Notifier, stop: Cancellation
     }
 }
 
-/// Whether the topic takes messages, as far as its description tells.
+/// Returns why the topic refuses messages, as far as its description shows that.
 async fn of_topic(stores: &Stores) -> Option<(StoreRefusal, String)> {
     match check_topic(&stores.topic.settings, TOPIC_LIMIT).await {
         Err(TopicError::Refuses(why)) => known(FailureCause::Kafka, why),

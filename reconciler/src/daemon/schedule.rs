@@ -79,7 +79,8 @@ pub(crate) struct CronSchedule {
     tolerance: TimeDelta,
     /// When a run last ended in any process, as known to this process.
     last: DateTime<Utc>,
-    /// When the last attempt began, if it failed. Failures are reported in separate mails.
+    /// When the last failed attempt began, or `None` if none has failed since the last run.
+    /// Failures are reported in separate mails.
     failed_from: Option<DateTime<Utc>>,
     retry_at: Option<DateTime<Utc>>,
     /// Why the due run has not happened yet.
@@ -245,7 +246,8 @@ impl Schedules {
                 let ended = Utc::now();
                 if let Some(attempt) = attempt {
                     is_first = false;
-                    // It may have ended late before anybody noticed: the process was suspended.
+                    // The run may have been late without a check in between, if the process was
+                    // suspended.
                     self.mail_missed(&mut own, ended).await;
                     own.note(attempt, began, ended);
                 }
@@ -254,7 +256,7 @@ impl Schedules {
         }
     }
 
-    /// Runs a job once. Returns `None` if this process runs another pass: then it stays due.
+    /// Runs a job once. Returns `None` if this process runs another pass: then the run stays due.
     async fn attempt(
         &self,
         job: ScheduledJob,

@@ -1,7 +1,7 @@
-//! What is done about what the watch sees. The urgent lane reopens coupons, and another lane gives
-//! the slots that are left, so that a reopening, which waits for claims in flight, holds up no user
-//! of another coupon. A run without a result is recorded and mailed once, however often it is
-//! repeated.
+//! Acts on what the watch sees. The urgent lane reopens coupons, and another lane gives the slots
+//! that are left, so that a reopening, which waits for claims in flight, holds up no user of
+//! another coupon. Repeated runs that repair nothing and find the same are recorded and mailed
+//! once.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -22,11 +22,11 @@ use crate::report::{ActionKind, Finding, Outcome, Run};
 use crate::run::Reconciler;
 use crate::urgent::{AFTER_FAILURE, pause_after};
 
-/// Pause at a coupon in which two runs gave nobody a slot. A single one may be late: another pass
-/// has given the slot.
+/// Pause after two runs gave nobody a slot in a coupon. A single such run may just be late: another
+/// pass has given the slot.
 const NOTHING_GIVEN: Duration = Duration::from_secs(10);
 
-/// Coupons that are left alone, until when.
+/// Coupons that are left alone, each with the end of its pause.
 #[derive(Default)]
 struct Pauses(HashMap<CouponId, Instant>);
 
@@ -65,8 +65,8 @@ pub(super) struct Lanes<'a> {
 }
 
 impl Lanes<'_> {
-    /// Has the urgent lane reopen what a look wants. While a store is away, it is tried every few
-    /// seconds.
+    /// Lets the urgent lane reopen the coupons that a look wants. While a store is away, it tries
+    /// again every few seconds.
     pub(super) async fn reopen(self, mut wanted: watch::Receiver<Wants>) {
         let mut pauses = Pauses::default();
         let mut last = Vec::new();
@@ -86,19 +86,19 @@ impl Lanes<'_> {
             let ended = reopened.await;
             let found = ledger::sum(looks, false);
             for coupon in asked {
-                // Without a look, the lane ended before it.
+                // Without a look, the lane ended before it reached this coupon.
                 let pause = found.get(&coupon).map_or(Some(AFTER_FAILURE), pause_after);
                 if let Some(pause) = pause {
                     pauses.begin(coupon, pause);
                 }
             }
             self.record_if_new(lane, found, ended, &mut last).await;
-            // A look from before is out of date.
+            // An earlier look is out of date.
             wanted.mark_unchanged();
         }
     }
 
-    /// Has the slots that are left given to users who wait or are owed one.
+    /// Gives the slots that are left to users who wait or are owed one.
     pub(super) async fn promote(self, mut wanted: watch::Receiver<Wants>) {
         let mut pauses = Pauses::default();
         let mut in_vain = HashSet::new();

@@ -1,14 +1,15 @@
 //! Watches every coupon that should be open, four times a second. Whatever closes one (another
-//! server, a lost gate, an era that nobody finished), the urgent lane gets it at once and without a
-//! schedule. The watch itself closes a coupon, by compare-and-set and without MySQL, if under the
-//! same open gate a drop's counter went back: an older state was restored into a running Redis.
+//! server, a lost gate, an era that nobody finished), the urgent lane gets it within a second,
+//! without a schedule. The watch itself closes a coupon, by compare-and-set and without MySQL, if
+//! under the same open gate a drop's counter went back: an older state was restored into a running
+//! Redis.
 //!
 //! Twice a second it also looks for lost keys of an open coupon, which the urgent lane writes
 //! again, and for slots that are left beside users who wait or are owed one, which another lane
 //! gives to them, whatever the schedule ([`lanes`]).
 //!
-//! It needs a running reconciler, and as many claims in a quarter of a second as were lost hide a
-//! counter that went back; the next sweep finds it then.
+//! The watch needs a running reconciler. It misses a counter that went back if, within a quarter of
+//! a second, as many users claimed as were lost; then the next sweep finds it.
 
 mod lanes;
 
@@ -45,14 +46,15 @@ const EVERY: Duration = Duration::from_millis(250);
 /// Interval between reads of the catalogue.
 const LISTED_EVERY: Duration = Duration::from_secs(1);
 
-/// Looks for which a coupon must be closed on the same server. An API that creates a coupon opens
-/// it itself within moments.
+/// Number of looks at which a coupon must be closed on the same server, or lack a counter, before
+/// it is reopened. An API that creates a coupon opens it within moments.
 const LOOKS: u32 = 3;
 
-/// Looks for which a coupon must be open in an era above MySQL's: longer than the catalogue is old.
+/// Number of looks at which a coupon may be open in an era above MySQL's, because the catalogue may
+/// be that old.
 const LOOKS_AHEAD: u32 = 8;
 
-/// Looks between two of those for slots that are left.
+/// Every how many looks the watch also looks for lost keys and for slots that are left.
 const LOOKS_FOR_SLOTS: u32 = 2;
 
 /// The live coupons, and the drops with users who are owed a slot.
@@ -65,7 +67,7 @@ struct Live {
 
 type Catalogue = Arc<Live>;
 
-/// What a look wants of the lanes.
+/// What a look asks of the lanes.
 #[derive(Debug, Clone, Default)]
 struct Wants {
     /// Coupons that are closed, or that lack keys.
@@ -168,7 +170,7 @@ async fn watch_gates(
     }
 }
 
-/// Tells a Redis that refuses from one that does not answer.
+/// Returns what Redis refuses, or `None` if it does not answer.
 fn refusal(error: &RedisError) -> Option<SeenGate> {
     let text = text_of(error);
     let refusal = StoreRefusal::from_error(FailureCause::Redis, &text)?;
@@ -186,17 +188,17 @@ enum SeenCoupon {
     OlderState,
     /// Open, and a drop that should be open has no counter.
     LacksCounter,
-    /// Open in an era that MySQL has lost, unless the catalogue is a second old.
+    /// Open in an era that MySQL has lost, or that the catalogue does not have yet.
     AheadOfMysql,
     /// Its gate was opened on another server.
     OtherServer,
     Closed,
 }
 
-/// What the watch remembers of the looks before.
+/// What the watch remembers of earlier looks.
 #[derive(Default)]
 struct Known {
-    /// For how many looks each coupon was closed, or lacked a counter.
+    /// For how many looks in a row each coupon was in another state than open.
     closed: HashMap<CouponId, u32>,
     /// The highest counter of each drop under its gate.
     counts: HashMap<DropId, (Gate, i64)>,
@@ -213,7 +215,7 @@ impl Known {
     ) -> Result<(Wants, BTreeSet<CouponId>), RedisError> {
         let redis = &stores.redis;
         let servers = redis.servers().await?;
-        // Those of a cluster's server that does not answer are closed, and hide no others.
+        // Coupons of a cluster's server that does not answer count as closed, and hide no others.
         let (missed, coupons): (Vec<_>, Vec<&(Coupon, Vec<Drop>)>) =
             (live.coupons.iter()).partition(|(coupon, _)| servers.miss(coupon.id));
         let mut closed: BTreeSet<CouponId> = missed.iter().map(|(coupon, _)| coupon.id).collect();
@@ -245,7 +247,7 @@ impl Known {
             *looks += 1;
             match seen {
                 SeenCoupon::OlderState => {
-                    // If it fails, the next look repeats it.
+                    // If the closing fails, the next look repeats it.
                     let closed = close_in_redis(redis, &servers, id, gate, coupon.era).await;
                     tracing::error!(coupon_id = id.0, ?closed, "Redis has an older state");
                     wanted.insert(id, None);
@@ -254,11 +256,11 @@ impl Known {
                     *looks = 0;
                     wanted.insert(id, None);
                 }
-                // It is still open: it is closed if it still has this gate.
+                // It is still open. The urgent lane closes it if it still has this gate.
                 SeenCoupon::LacksCounter if *looks >= LOOKS => {
                     wanted.insert(id, Some(gate.clone()));
                 }
-                // Of one that lasts for only a few looks nothing is wanted.
+                // Nothing is done about a state that lasts for only a few looks.
                 SeenCoupon::AheadOfMysql | SeenCoupon::LacksCounter | SeenCoupon::Open => {}
                 SeenCoupon::OtherServer => {
                     closed.insert(id);
@@ -275,7 +277,7 @@ impl Known {
         Ok((wants, closed))
     }
 
-    /// Says how a coupon's gate and the counters of its drops look.
+    /// Classifies a coupon by its gate and the counters of its drops.
     fn see(
         &mut self,
         coupon: &Coupon,
@@ -324,8 +326,8 @@ impl Known {
     }
 }
 
-/// Returns the coupons in which somebody waits or is owed a slot although slots are left, and
-/// those that lack a whole key.
+/// Returns the coupons in which users wait or are owed a slot although slots are left, and those
+/// that lack a whole key.
 async fn with_slots_or_losses(
     redis: &Redis,
     live: &Live,
@@ -347,7 +349,7 @@ async fn with_slots_or_losses(
     let mut wants = Wants::default();
     for (keys, state) in keys.iter().zip(states) {
         if lost.contains(&keys.coupon) {
-            // It is closed if it still has this gate, and if it is open.
+            // The urgent lane closes it if it is open and still has this gate.
             wants.closed.insert(keys.coupon, Some(state.gate));
         } else if has_slot_to_give(&state, live.owed.contains(&keys.drop)) {
             wants.with_slots.insert(keys.coupon);
@@ -356,7 +358,7 @@ async fn with_slots_or_losses(
     Ok(wants)
 }
 
-/// Whether the first of the waiting list may get a slot.
+/// Whether the first user of the waiting list may get a slot.
 fn has_slot_to_give(state: &DropState, is_owed: bool) -> bool {
     let Some(meta) = &state.meta else {
         return false;
