@@ -98,7 +98,8 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     ended
 }
 
-/// Waits for our MySQL, creates its tables, and loads the schedules. `None`: it was stopped first.
+/// Waits for our MySQL, creates its tables, and loads the schedules. Returns `None` if it was
+/// stopped first.
 async fn prepare(
     ours: &Ours,
     notifier: &Notifier,
@@ -117,8 +118,8 @@ async fn prepare(
     start::until_ready(&ours.db, notifier, stop, attempt).await
 }
 
-/// The health of the process, which needs our MySQL only: a store of theirs that is away is an
-/// alert.
+/// Builds the health routes of the process, which needs only our MySQL. A store of theirs that is
+/// away is an alert.
 fn health(db: &Db) -> Router {
     let db = db.clone();
     let mysql = move || {

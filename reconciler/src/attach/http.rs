@@ -1,5 +1,5 @@
-//! The HTTP API of an attached daemon, and its page: passes and alerts. What else the reconciler
-//! has is about coupons of our own, and absent here.
+//! The HTTP API of an attached daemon, and its page: passes and alerts. The reconciler's other
+//! routes are about our own coupons, and are absent here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,10 +131,10 @@ struct ShownPlan {
     wait: Option<bool>,
 }
 
-/// Maximum number of findings that a page of a run has.
+/// Maximum number of findings that are read with a run.
 const FINDINGS: u32 = 10_000;
 
-/// Confirms what a run has shown and held back of one campaign, and nothing else.
+/// Confirms the repairs of one campaign that a run has shown and held back, and nothing else.
 async fn confirm(
     State(RouteState { db, passes, file }): State<RouteState>,
     Extension(operator): Extension<Operator>,

@@ -24,7 +24,7 @@ fn attached(args: &AttachArgs) -> anyhow::Result<Attached> {
     Attached::new(&args.file, ours, &args.tls, args.store_timeout_ms)
 }
 
-/// Creates the notifier of its campaigns. Mails link to the page, if there is one.
+/// Creates the notifier for the campaigns of the file. Mails link to the page, if there is one.
 fn notifier(attached: &Attached, ours: &Ours, args: &AttachArgs) -> anyhow::Result<Notifier> {
     let mut notify = args.notify.clone();
     notify.public_url = notify.public_url.filter(|_| args.ops_token.is_some());
@@ -42,7 +42,7 @@ fn notifier(attached: &Attached, ours: &Ours, args: &AttachArgs) -> anyhow::Resu
 
 /// Runs the daemon, or one pass.
 pub async fn run(mut args: AttachArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
-    // Mails name it to people who are in another folder.
+    // Mails name the file to people who work in another folder.
     args.file = std::path::absolute(&args.file)?;
     if args.once {
         return once::run(args, stop).await;

@@ -3,9 +3,9 @@
 //! files with one database would therefore hide each other's problems.
 //!
 //! Nothing in a file survives every edit, so another file is one that has *none* of the campaigns
-//! that a running daemon has noted. Replicas of a daemon have all of them, and a file that was edited
-//! has some; if it has none, it is refused only until the old daemon has stopped. Two files that
-//! share a campaign are not told apart.
+//! that a running daemon has noted. Replicas of a daemon have all of them, and a file that was
+//! edited has some; if it has none, it is refused only until the old daemon has stopped. Two files
+//! that share a campaign are not distinguished.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use firstcome_shared::mysql::{Db, Sql, alerts};
 use firstcome_shared::sql;
 
 /// How long a note holds. A daemon that was killed leaves its notes; one that runs renews them
-/// several times in this time. One from the future is of before the clock was set back.
+/// several times in this time. A note from the future was written before the clock was set back.
 const HOLDS_SECONDS: u32 = 120;
 
 /// The campaigns of a file, by their names in `reconciler_state`.
@@ -41,7 +41,7 @@ impl Watched {
         let own = Self::from_file(file);
         let starting = own.clone();
         let others = db.transaction("note campaigns", async move |conn| {
-            // Of two daemons that start at the same time, one finds the notes of the other.
+            // If two daemons start at the same time, one of them finds the notes of the other.
             alerts::lock(conn).await?;
             let others = starting.others(noted().all(conn).await?);
             if others.is_empty() {
