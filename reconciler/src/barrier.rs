@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use crate::context::Stores;
 use crate::topic::{Logs, Topic};
 
-/// Whether the positions have reached the ends. They are read between the two reads of the ends:
-/// a position beyond the later end belongs to another log. A missing position counts as the first
-/// offset.
+/// Whether the positions have reached the ends. The positions are read between the two reads of the
+/// ends: a position beyond the later end belongs to another log. A missing position counts as the
+/// first offset.
 pub fn is_reached(before: &Logs, positions: &Positions, after: &Logs) -> bool {
     before.iter().all(|(partition, log)| {
         let position = positions.get(partition).copied().unwrap_or(log.start);
@@ -50,8 +50,8 @@ pub struct ReadState {
     pub unseen: SecondsUnseen,
 }
 
-/// Time after which a claim without a row is overdue, if its message may wait in a partition that
-/// nobody has attended to for as long.
+/// Time after which a claim without a row is overdue, if its message may wait in a partition to
+/// which no consumer has attended for as long.
 pub const OVERDUE: Duration = Duration::from_secs(60);
 
 impl ReadState {
@@ -74,13 +74,13 @@ impl ReadState {
     }
 
     /// Returns how long ago the owner of a partition read it, or waited for the pace of rows. If
-    /// MySQL's clock was wrong, that time may be in the future: then its distance counts.
+    /// MySQL's clock was wrong, that time may be in the future: then its distance from now counts.
     pub(crate) fn unattended_for(&self, partition: i32) -> Duration {
         let seconds = self.unseen.get(&partition);
         seconds.map_or(Duration::MAX, |it| Duration::from_secs(it.unsigned_abs()))
     }
 
-    /// Whether messages are unread in a partition that nobody attends to.
+    /// Whether messages are unread in a partition to which no consumer attends.
     pub(crate) fn is_unattended(&self) -> bool {
         let mut unread = self.unread_partitions();
         unread.any(|partition| self.unattended_for(partition) > OVERDUE)
@@ -157,7 +157,8 @@ pub enum BarrierError {
     Mysql(#[from] DbError),
 }
 
-/// Returns the deadlines of the slowest API, of the last day, but never less than `least`.
+/// Returns the longest deadlines that an API announced within the last day, but never less than
+/// `least`.
 pub async fn deadlines(db: &Db, least: Deadlines) -> Result<Deadlines, DbError> {
     let announced = db.longest_deadlines().await?;
     Ok(Deadlines {

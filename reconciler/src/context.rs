@@ -74,7 +74,8 @@ impl RowsLeft {
         Self(Some(Arc::new(AtomicUsize::new(rows))))
     }
 
-    /// Returns how many of these rows may be inserted, and subtracts them if they are.
+    /// Returns how many of these rows may be inserted, and subtracts them if the caller `inserts`
+    /// them.
     pub fn take(&self, wanted: usize, inserts: bool) -> usize {
         let Some(left) = &self.0 else { return wanted };
         let taken = if inserts { wanted } else { 0 };
@@ -99,13 +100,13 @@ pub struct PassRequest {
     pub confirm: bool,
     /// The run that has shown the confirmed plan to the operator: no other is carried out.
     pub shown_by: Option<Uuid>,
-    /// The operator who requested the pass through the API, and what is recorded of that.
+    /// The operator who requested the pass through the API, and what is recorded about that.
     pub by: Option<(Operator, OperatorAct)>,
     /// Maximum wait for another pass to end.
     pub patience: Duration,
     /// The schedules for which this run counts, by their keys in `reconciler_state`.
     pub counts_for: &'static [&'static str],
-    /// When the first of them was due: the run is left to a process that has done it since.
+    /// When the first of them was due. If another process has run it since, this run is left out.
     pub due: Option<DateTime<Utc>>,
 }
 
@@ -167,10 +168,10 @@ pub struct PassContext {
     pub servers: Servers,
     /// Redis's clock, read before the end offsets.
     pub clock_ms: i64,
-    /// Whether MySQL had everything that the topic had after that clock.
+    /// Whether MySQL had everything that the topic had when that clock had been read.
     pub is_read: bool,
-    /// Whether messages are unread to which no consumer has attended for a minute, or the topic
-    /// cannot be read.
+    /// Whether no consumer has attended to unread messages for a minute, or the topic cannot be
+    /// read.
     pub is_unattended: bool,
     pub rows_left: RowsLeft,
     /// Why the topic cannot be read, if it cannot.
@@ -202,8 +203,8 @@ impl PassContext {
         }
     }
 
-    /// Returns the sentence if the error concerns one coupon ([`PassError::about_data`]). So does a
-    /// query of this coupon that took too long, if MySQL answers others.
+    /// Returns the sentence if the error concerns one coupon ([`PassError::about_data`]). A query
+    /// of this coupon that took too long counts as such an error, if MySQL answers others.
     pub(crate) async fn about_coupon(&self, error: PassError) -> Step<String> {
         let is_late = matches!(error, PassError::Mysql(DbError::TimedOut { .. }));
         if is_late && self.stores.db.ping().await.is_ok() {
@@ -223,7 +224,7 @@ impl PassContext {
 /// The result of a step of a pass.
 pub type Step<T> = Result<T, PassError>;
 
-/// Why a pass could not run or finish.
+/// Why a pass, or its work on one coupon, could not begin or finish.
 #[derive(Debug, thiserror::Error)]
 pub enum PassError {
     #[error("another pass is running")]
@@ -284,7 +285,8 @@ impl PassError {
         }
     }
 
-    /// Tells work that was stopped by the loss of its lock from work that the process stopped.
+    /// Distinguishes work that was stopped by the loss of its lock from work that the process
+    /// stopped.
     pub(crate) fn of_lock(self, stop: &CancellationToken) -> Self {
         match self {
             Self::Stopped if !stop.is_cancelled() => Self::LockLost,
@@ -304,12 +306,12 @@ impl PassError {
     }
 }
 
-/// Returns a duration in milliseconds, of a setting or a table.
+/// Converts the milliseconds of a setting or a table to a duration.
 pub(crate) fn millis(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms).unwrap_or_default())
 }
 
-/// Returns the result of a fenced change.
+/// Returns the result of a fenced change, or an error if its fence is stale.
 pub fn fenced<T>(change: Fenced<T>) -> Result<T, PassError> {
     match change {
         Fenced::Done(result) => Ok(result),

@@ -2,9 +2,9 @@
 //!
 //! A gate is `SERVER ERA open|closed`. Closing is a compare-and-set to a closed gate of the next
 //! era, on Redis alone: MySQL may hang, and the era in the gate is adopted there afterwards. The
-//! text of a gate therefore never repeats, every writer of the era before is stale at once, and a
-//! suspended reconciler that wakes up can neither write nor open. The urgent lane begins
-//! eras; the watch begins one if a counter went back, and the API begins a new coupon's first.
+//! text of a gate therefore never repeats, every writer of the previous era is stale at once, and a
+//! suspended reconciler that wakes up can neither write nor open. The urgent lane begins eras; the
+//! watch begins one if a counter went back, and the API begins a new coupon's first.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -27,7 +27,7 @@ use crate::read::CouponSeen;
 /// Eras above this were written by hand; later eras would soon exceed those that scripts parse.
 const HIGHEST_SEEN: u64 = 1_000_000_000_000;
 
-/// Coupons that begin an era at the same time.
+/// Maximum number of coupons that begin an era at the same time.
 const AT_ONCE: usize = 8;
 
 /// Attempts to begin an era above MySQL's.
@@ -102,7 +102,8 @@ async fn close_coupon(
         let since = Instant::now();
         let adopted = adopt_era(&ctx.stores.db, coupon, fence.era()).await;
         match adopted.map_err(PassError::from) {
-            // Its row is locked. It is closed, and the next attempt begins its next era.
+            // The row of the coupon is locked. The coupon is closed, and the next attempt begins
+            // its next era.
             Err(error) => {
                 let why = error.about_data()?;
                 tracing::warn!(coupon_id = coupon.0, why, "a coupon begins no era yet");
@@ -146,8 +147,8 @@ pub(crate) async fn close_in_redis(
     redis.begin_era_on(coupon, server, seen, next).await
 }
 
-/// Raises a coupon's era in MySQL to this one, unless it is not lower. Returns MySQL's era before,
-/// or `None` if the coupon does not exist. Waits for transactions that insert rows in that era.
+/// Raises a coupon's era in MySQL to this one, if it is lower. Returns MySQL's era before, or
+/// `None` if the coupon does not exist. Waits for transactions that insert rows in that era.
 pub(crate) async fn adopt_era(db: &Db, coupon: CouponId, era: u64) -> Result<Option<u64>, DbError> {
     db.transaction("adopt era", async move |conn| {
         let lock = sql!("SELECT era FROM coupons WHERE id = ? FOR UPDATE", coupon);
@@ -172,7 +173,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SUSPEND_EVERY: Duration = Duration::from_secs(1);
 
 /// Waits until no claim from before the closing can be in flight, then until the consumer has read
-/// the topic. Meanwhile rows keep no pace: one coupon's backlog would keep all others closed.
+/// the topic. Meanwhile rows keep no pace, because one coupon's backlog would keep all others
+/// closed.
 ///
 /// # Errors
 /// [`PassError::StaysClosed`] if the coupons cannot be judged yet.
@@ -183,7 +185,7 @@ pub(crate) async fn wait(ctx: &PassContext, closed_at: Instant) -> Step<()> {
     }
 }
 
-/// Suspends the pace of rows until it is dropped.
+/// Suspends the pace of rows until this future is dropped.
 async fn suspend_pace(db: &Db) -> Infallible {
     loop {
         if let Err(error) = db.suspend_pace().await {
@@ -201,7 +203,7 @@ async fn wait_for_barrier(ctx: &PassContext, closed_at: Instant) -> Step<()> {
         tracing::info!(wait = ?left, "waiting for claims that may be on their way");
         ctx.sleep(left).await?;
     }
-    // Nobody is admitted since.
+    // Nobody has been admitted since the closing.
     let read = barrier::wait(&ctx.stores, true, PATIENCE, &ctx.stop).await;
     ctx.must_go_on()?;
     Err(PassError::StaysClosed(match read {

@@ -1,6 +1,7 @@
-//! Jobs beside the passes: drops made ahead, settings that no longer protect promises, the
-//! consumer's progress, and retention. What they find is part of the next run. Two more are steps
-//! of deep passes: `count_sealed` and `stray_uses`.
+//! Jobs that run concurrently with passes: they create drops ahead, report settings that no longer
+//! protect promises, watch the consumer's progress, and delete what is past its retention. What
+//! they find is part of the next run. Two more are steps of deep passes: `count_sealed` and
+//! `stray_uses`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -45,10 +46,11 @@ impl Notes {
     }
 }
 
-/// Less than the time between two passes, so that two daemons report the same.
+/// Interval of the other jobs. It is shorter than the time between two passes, so that two daemons
+/// report the same.
 pub(crate) const EVERY_SECONDS: u64 = 20;
 
-/// The costly one: erasing.
+/// Interval of the costly job, erasing.
 const DAILY: Duration = Duration::from_secs(86_400);
 
 /// Runs the jobs until `stop`.
@@ -110,8 +112,8 @@ fn log(job: &'static str, done: Result<(), StoreError>) {
 
 /// Copies the live coupons to Redis. Reports those of the last copy that MySQL has lost while Redis
 /// still has them: no pass sees them, and the API cannot say whether they exist. Lets the keys of
-/// those that have ended expire: sealing may have failed before it did, or an operator has removed
-/// the drops to come.
+/// those that have ended expire: sealing may have failed before it did that, or an operator has
+/// removed the drops to come.
 async fn copy_catalogue(
     stores: &Stores,
     coupons: &[(Coupon, Vec<Drop>)],
@@ -163,8 +165,8 @@ async fn make_ahead(
 }
 
 /// Writes the slot limits of unsealed drops that have none: the table was lost or restored alone.
-/// No row of them could be inserted. Their quantity is enough: only a change that lowers it needs
-/// those in between.
+/// No row of them could be inserted. One limit, at the quantity, is enough: only a change that
+/// lowers the quantity needs those in between.
 async fn restore_limits(stores: &Stores) -> Result<(), StoreError> {
     let restore = "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) \
                    SELECT d.id, d.quantity, d.coupon_id, 0 FROM drops d \
@@ -191,7 +193,7 @@ async fn unsafe_settings(stores: &Stores) -> Result<Vec<Finding>, StoreError> {
     }
     match check_topic(&stores.topic.settings, Duration::from_secs(5)).await {
         Ok(_) => {}
-        // A pass, or the watch of refusals, says so.
+        // A pass or the watch for refusals reports it.
         Err(error) if error.is_away() => {
             tracing::debug!(%error, "the topic's settings were not checked");
         }
@@ -210,12 +212,12 @@ fn unsafe_part(part: UnsafePart, detail: String) -> Finding {
 /// The position of each partition with unread messages, and since when it has been there.
 pub(crate) type Positions = HashMap<i32, (i64, Instant)>;
 
-/// Reads how far the consumer is.
+/// Reads how far the consumer is, and reports partitions that do not move.
 async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Vec<Finding>, DbError> {
     match barrier::read_and_reset_positions(&stores.db, &stores.topic, true).await {
         Ok(state) => Ok(stalled(known, &state, OVERDUE).into_iter().collect()),
         Err(BarrierError::Mysql(error)) => Err(error),
-        // The pass says so.
+        // The pass reports it.
         Err(BarrierError::Kafka(_)) => Ok(Vec::new()),
     }
 }

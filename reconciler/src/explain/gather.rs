@@ -223,7 +223,7 @@ fn sentence(run_id: &str, row: FindingRow) -> String {
     format!("{kind}{place}{repair}: {detail} (pass {run_id})")
 }
 
-/// Reads the user's slots and waiting positions in Redis, of the drops that it may still have.
+/// Reads the user's slots and waiting positions in the drops that Redis may still have.
 async fn in_redis(
     stores: &Stores,
     coupon: &Coupon,

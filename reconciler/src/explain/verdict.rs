@@ -34,7 +34,7 @@ pub(super) fn verdict(known: &UserFacts, question: &Question) -> Verdict {
     let latest =
         drops.max_by_key(|drop: &DropId| question.drops.iter().position(|one| one == drop));
     let about = question.drop.or(latest.filter(|_| !whole_coupon));
-    // The newest of several equal ones.
+    // In reverse order, so that the newest of several equal ones decides.
     let asked = || {
         known
             .standings

@@ -12,7 +12,8 @@ use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::http::Problem;
 use futures_util::FutureExt as _;
 
-/// Maximum time until a response begins. It does not apply when the client waits for a pass.
+/// Maximum time until a response begins. It does not apply to `POST /v1/reconcile`, which may wait
+/// for a pass.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Applies the deadline, responds with an error after a panic, and forbids caching.

@@ -25,7 +25,6 @@ use crate::report::{AlertState, Run};
 /// Drops per page.
 const DROPS: usize = 50;
 
-/// Maximum number of alerts.
 /// A page is reused for requests that arrive within this time after its reading began. The console
 /// polls once a second.
 const FRESH: Duration = Duration::from_millis(800);

@@ -99,8 +99,8 @@ pub struct Moment {
 impl Moment {
     /// Whether a claim without a row gets it now. At a closed gate the age does not matter: a clock
     /// that was set back leaves times in the future. A claim that waits too long gets its row
-    /// although its message is unread, but only at an open gate: after a loss, another user's
-    /// message may name the slot.
+    /// although its message is unread. That holds only at an open gate: after a loss, another
+    /// user's message may name the slot.
     fn is_due(&self, admitted_at_ms: Option<i64>) -> bool {
         let age = self.clock_ms.saturating_sub(admitted_at_ms.unwrap_or(0));
         let is_read = self.is_read && age > self.deadline_ms;
@@ -386,7 +386,7 @@ fn sums(redis: &RedisPage, judged: &mut Judgement) {
     }
 }
 
-/// A row whose user Redis does not have on its slot.
+/// Judges a row whose user Redis does not have on its slot.
 fn judge_row(page: &Page<'_>, row: &Row, judged: &mut Judgement) {
     let slot = i64::from(row.slot);
     let users = page.on_slots.get(&slot).map_or(&[][..], Vec::as_slice);
@@ -398,7 +398,7 @@ fn judge_row(page: &Page<'_>, row: &Row, judged: &mut Judgement) {
         return;
     }
     if !users.contains(&&row.user) {
-        // The user may be on another slot, which goes then.
+        // The user may be on another slot, which the projection then takes.
         let is_elsewhere = page.of_users.contains_key(&row.user);
         let kind = if users.is_empty() {
             Kind::MissingAdmission
@@ -421,7 +421,7 @@ fn judge_row(page: &Page<'_>, row: &Row, judged: &mut Judgement) {
     }
 }
 
-/// A user whom R and R' have on a slot for which the user has no row.
+/// Judges a user whom R and R' have on a slot for which the user has no row.
 fn judge_holder(page: &Page<'_>, holder: &Holder, given: &mut Given, judged: &mut Judgement) {
     let Holder { slot, user, at_ms } = holder;
     let number = Slot::try_from(*slot).ok();

@@ -253,7 +253,7 @@ impl World {
         }
     }
 
-    /// A transaction: the row, then a look at the revocations, which takes it out again.
+    /// A transaction that inserts the row, and takes it out again if a revocation voids the claim.
     fn store(&mut self, claimed: Claimed) {
         let Claimed {
             drop,
@@ -345,7 +345,7 @@ impl World {
         }
     }
 
-    /// One step of somebody.
+    /// Makes a random step of a user, an operator or a process.
     fn step(&mut self) {
         self.now += 1 + i64::try_from(self.dice.below(4)).unwrap();
         let user = self.dice.below(USERS);

@@ -1,4 +1,4 @@
-//! One case a row: what M, R, M' and R' show, and what the page needs.
+//! Table of cases: what M, R, M' and R' show, and what the page needs.
 
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::model::Revocations;
@@ -162,7 +162,7 @@ fn counters_that_do_not_add_up_are_dirty() {
 }
 
 #[test]
-fn user_without_row_gets_it_when_no_message_can_be_unread() {
+fn user_without_a_row_gets_one_when_no_message_can_be_unread() {
     let due = |change: fn(&mut Moment)| {
         let judged = Case::with(|it| {
             it.mysql.rows.pop();
@@ -188,7 +188,7 @@ fn user_without_row_gets_it_when_no_message_can_be_unread() {
 }
 
 #[test]
-fn users_beyond_the_schema_are_owed() {
+fn user_whom_the_schema_refuses_is_owed_a_slot_unless_another_row_exists() {
     let judged = Case::with(|it| {
         it.mysql.rows.pop();
         it.again.quantity = 2;
