@@ -1,7 +1,7 @@
 //! What a pass finds. Steps append findings to a [`Ledger`], and looks at coupons to the list of
 //! the run, which is summed once at its end (`sum`): nothing changes what an earlier step has
-//! found. Of each kind of repair of a drop some users are named; the others are counted, with their
-//! outcomes.
+//! found. For each kind of repair of a drop, some users are named. The others are counted, with
+//! their outcomes.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -17,7 +17,7 @@ pub const NAMED_AT_MOST: u64 = 200;
 #[derive(Debug, Default)]
 pub struct Ledger {
     named: Vec<Finding>,
-    /// All findings, also those that are not named.
+    /// Numbers of all findings, including those that are not named.
     counts: BTreeMap<(Kind, ActionKind, Outcome), u64>,
 }
 
@@ -43,7 +43,7 @@ impl Ledger {
         }
     }
 
-    /// Returns what was done. What is left is found again by the next look.
+    /// Returns what was done. The next look finds again what is left.
     #[must_use]
     pub fn applied(mut self) -> Self {
         self.named.retain(|found| found.result == Outcome::Applied);
@@ -67,7 +67,8 @@ impl Ledger {
         all
     }
 
-    /// Returns the findings with this place, if it is the place of all of them.
+    /// Returns the named findings, and one for each group of the others with their number. A given
+    /// coupon or drop is set in all of them.
     pub fn findings(mut self, coupon: Option<CouponId>, drop: Option<DropId>) -> Vec<Finding> {
         for found in &self.named {
             let key = (found.kind, found.action, found.result);
@@ -125,7 +126,7 @@ impl CouponLook {
         }
     }
 
-    /// A look that found one thing about the coupon as a whole.
+    /// Creates a look that found one thing about the coupon as a whole.
     pub(crate) fn at_whole(coupon: CouponId, found: Finding) -> Self {
         Self {
             findings: vec![found],
@@ -157,8 +158,8 @@ impl CouponLook {
     }
 }
 
-/// Two findings about a coupon as a whole with the same number are one. Of what was done, each look
-/// may have done something else, and only the detail says what.
+/// Returns a number for a finding about a coupon as a whole: two with the same number are one. For
+/// repairs it includes the detail, because each look may have repaired something else.
 fn merged_by(found: &Finding) -> i64 {
     match found.result {
         Outcome::Applied => found.fingerprint(),
@@ -171,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_two_looks_did_to_a_coupon_stays() {
+    fn different_repairs_of_several_looks_are_listed_once_each() {
         let did = |what: &str| {
             let kind = Kind::SettingsMismatch;
             let done = Finding::new(kind, ActionKind::Project, Outcome::Applied, what);
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_listed_once_and_what_was_done_stays() {
+    fn remaining_findings_are_listed_once_and_repairs_stay_listed() {
         let look = |found: &[(i64, Outcome)]| {
             let finding = |(slot, result): &(i64, Outcome)| Finding {
                 slot: Some(*slot),

@@ -18,7 +18,7 @@ use crate::passes::{Worker, mail, must_exist};
 use crate::report::{ActionKind, DropReport, Examined, Finding, Outcome, Run, Status, Trigger};
 use crate::run::Reconciler;
 
-/// Maximum number of findings shown for one drop. `--json` and the API return all of them.
+/// Maximum number of findings printed for a run. `--json` and the API return all of them.
 const SHOWN: usize = 50;
 
 /// Maximum wait for the mail server. Unsent mails stay in the outbox.
@@ -171,7 +171,7 @@ fn finding_line(finding: &Finding, full_ids: bool) -> String {
     };
     let user = finding.user_id.as_ref().map(|id: &String| {
         if full_ids {
-            // Ids of a system of others are any text, also one that controls terminals.
+            // Another system's ids may be any text, even control sequences for terminals.
             line(id, LONGEST)
         } else {
             person(id)
@@ -218,7 +218,7 @@ mod tests {
     use crate::report::Kind;
 
     #[test]
-    fn finding_says_what_to_do_without_table_names_or_reason_codes() {
+    fn line_of_a_finding_masks_the_user_and_names_outcome_and_repair() {
         let user = |id: &str| Some(id.to_owned());
         let left = Finding {
             drop_id: Some(DropId(7)),

@@ -19,7 +19,8 @@ use crate::report::{
 use crate::revoke_promote;
 use crate::rows::{self, RowEnd};
 
-/// Whose slots a projection would take, as one number and one hash: what an operator confirms.
+/// The users who would lose their slots in a projection, as a number and a hash. An operator
+/// confirms both.
 #[derive(Debug, Clone, Default)]
 pub struct Takes {
     pub number: u64,
@@ -48,15 +49,16 @@ pub struct Compared {
     pub projections: Ledger,
     pub examined: Examined,
     pub numbers: Numbers,
-    /// Only a projection repairs it; the first reason.
+    /// The first difference that only a projection repairs.
     pub dirty: Option<(Kind, &'static str)>,
     pub takes: Takes,
-    /// Users whose slot has a row of somebody else, and who have none.
+    /// Users who would lose the slot that Redis shows, and have no row.
     pub owed: Vec<Holder>,
-    /// Rows were inserted, letters ended or revocations completed.
+    /// Number of rows that were inserted, planned or overtaken, of letters that ended, and of
+    /// revocations that were completed.
     pub repaired: u64,
-    /// A claim could not become a row although nobody else has its slot: the projection would
-    /// forget it.
+    /// Number of claims that could not become rows although nobody else has their slots: a
+    /// projection would forget them.
     pub refused: u64,
     /// The gate, the revision or the drop changed while it was read.
     pub is_unsettled: bool,
@@ -71,8 +73,8 @@ impl Compared {
         self.dirty.is_none() && self.refused == 0 && self.repaired == 0 && !self.is_unsettled
     }
 
-    /// Combines two looks, the second after the rows of the first: what both have done, what is
-    /// left now, and the numbers of the first.
+    /// Combines two looks, of which the second follows the rows of the first: what both have done,
+    /// what is left now, and the numbers of the first.
     #[must_use]
     pub fn followed_by(self, second: Self) -> Self {
         let mut ledger = self.ledger.applied();
@@ -153,7 +155,7 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
             compared.is_new = true;
             return Ok(compared);
         }
-        // Its users, as far as Redis has them, become rows all the same.
+        // The users that Redis still has become rows nevertheless.
         WholeDrop::Dirty(dirt) => compared.dirty(&dirt),
         WholeDrop::Whole => {}
     }
@@ -249,7 +251,7 @@ pub(crate) async fn end_claims(
     Ok(())
 }
 
-/// Reports what became of rows; without an end, they are planned.
+/// Reports the ends of rows. Rows without an end are planned.
 pub(crate) fn note_rows(due: &[DueRow], ends: Vec<RowEnd>, compared: &mut Compared) {
     let ends = ends.into_iter().map(Some).chain(std::iter::repeat(None));
     for (due, end) in due.iter().zip(ends) {

@@ -20,7 +20,7 @@ use crate::record::{self, blank, fail, new_run_id};
 use crate::report::Run;
 use crate::run::Reconciler;
 
-/// The pass that this process runs, and those around it.
+/// The pass that this process runs, the one that waits for it, and when the last one ended.
 #[derive(Debug)]
 pub struct Current {
     runs: Mutex<CurrentRuns>,
@@ -75,12 +75,12 @@ pub enum NotStarted {
     Stopping,
 }
 
-/// What makes the passes.
+/// The reconciler that makes the passes.
 #[derive(Clone)]
 pub enum Worker {
-    /// The reconciler of our own coupons.
+    /// For our own coupons.
     Own(Box<Reconciler>),
-    /// That of a coupon system of somebody else.
+    /// For another team's coupon system.
     Attached(Box<Attached>),
 }
 
@@ -115,8 +115,8 @@ impl Worker {
                 return Ok(run);
             }
         };
-        // Another process may have done it between this one's look and the lock. A time in the
-        // future is that of a wrong clock.
+        // Another process may have made this run before the lock was taken. A time in the future
+        // comes from a wrong clock.
         if let (Some(due), [key, ..]) = (request.due, request.counts_for)
             && let Some(ended) = record::recall(db, key).await.ok().flatten()
             && (due..=Utc::now()).contains(&ended)
@@ -209,7 +209,7 @@ impl Passes {
                 turn = current.turn.clone().acquire_owned() => turn.ok(),
                 () = stop.cancelled() => None,
             };
-            // It is one or the other at any time.
+            // At any time, the pass is waiting or running.
             let running = turn.map(|turn| Running::begin(&current, turn, &id));
             drop(waiting);
             running
