@@ -54,7 +54,7 @@ pub(crate) async fn lacks_claimants(ctx: &PassContext, seen: &CouponSeen) -> Ste
     Ok(count.claimants < count.users + rows.values().sum::<u64>())
 }
 
-/// Reports claimants that are missing.
+/// Builds the finding about claimants that are missing.
 pub(crate) fn lost_claimants(result: Outcome) -> Finding {
     let detail = "users who hold a slot are not among the claimants in Redis";
     Finding::new(Kind::SettingsMismatch, ActionKind::Project, result, detail)

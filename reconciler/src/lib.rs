@@ -1,11 +1,11 @@
 //! The reconciler of Firstcome: compares every promise with every row, repairs differences, and
 //! alerts operators.
 //!
-//! In order of a pass: `passes` takes the lock, `run` has the steps, `barrier` tells how far the
-//! consumer is, `read` reads, `reconcile` drives a coupon through what follows, at an open and at a
-//! closed gate: `pass` compares a drop, `judge` decides (pure), `rows` inserts, `project` writes
-//! Redis from rows, `revoke_promote` gives free slots away, `seal` ends drops. `urgent` closes
-//! coupons, with `gate`. `ledger` sums up what was found, `record` records, `notify` mails.
+//! In order of a pass: `passes` takes the lock, `run` has the steps, `barrier` finds out how far
+//! the consumer is, `read` reads, `reconcile` drives a coupon through what follows, at an open and
+//! at a closed gate: `pass` compares a drop, `judge` decides (pure), `rows` inserts, `project`
+//! writes Redis from rows, `revoke_promote` gives free slots away, `seal` ends drops. `urgent`
+//! closes coupons, with `gate`. `ledger` sums up what was found, `record` records, `notify` mails.
 #![warn(clippy::print_stdout, clippy::print_stderr)] // `say!` and `complain!` never end the program
 
 pub mod args;

@@ -1,7 +1,7 @@
 //! The repair limit: how many users of a drop may lose the slot that Redis shows without an
 //! operator's confirmation ([`held_back`]): a fifth of the quantity, and at least fifty. Rows are
-//! never limited. A plan is identified by the SHA-256 of its slots and users. It is forgotten by
-//! the run that finds the drop without it ([`crate::record::finish`]).
+//! never limited. A plan is identified by the SHA-256 of its slots and users. The run that finds
+//! the drop without this plan forgets it ([`crate::record::finish`]).
 //!
 //! [`held_back`]: firstcome_shared::mysql::held_back
 

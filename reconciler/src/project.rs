@@ -31,13 +31,13 @@ const ROWS_AT_ONCE: Slot = 4_000;
 /// Statements that read rows while the rows of an earlier one are written.
 const AHEAD: usize = 2;
 
-/// What a projection writes: the drops that differ from their rows, and beside them what Redis may
-/// have of sealed drops.
+/// What a projection has to write: the drops that differ from their rows, and whether Redis's data
+/// about sealed drops is correct.
 pub(crate) struct Plan<'p> {
     pub dirty: &'p [DropId],
     /// No drop differs, and Redis knows of the last sealing.
     pub knows_sealed: bool,
-    /// So `claimants` is as it should be, too ([`crate::claimants::has_all_claimants`]).
+    /// In addition, `claimants` is correct ([`crate::claimants::has_all_claimants`]).
     pub has_claimants: bool,
 }
 
@@ -102,7 +102,7 @@ async fn project_drop(
     Ok(())
 }
 
-/// Writes what a coupon needs beside its drops before it opens.
+/// Writes what a coupon needs in addition to its drops before it opens.
 pub(crate) async fn surroundings(
     ctx: &PassContext,
     seen: &CouponSeen,
@@ -114,7 +114,7 @@ pub(crate) async fn surroundings(
     let redis = &ctx.stores.redis;
     let id = seen.coupon.id;
     let lacks_claimants = seen.coupon.once_per == OncePer::Coupon && !plan.has_claimants;
-    // With all sealed drops only if Redis may have something of them, or lack it.
+    // Read all sealed drops only if Redis's data about them may be wrong.
     let found = if plan.knows_sealed && !lacks_claimants {
         db.coupons_by_id(vec![id]).await?.pop()
     } else {

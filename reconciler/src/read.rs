@@ -27,7 +27,7 @@ pub struct CouponSeen {
     /// Unsealed drops, in order of opening.
     pub drops: Vec<DropSeen>,
     pub state: CouponState,
-    /// Revocations of the coupon that Redis must have.
+    /// Number of revocations of the coupon that Redis must have.
     pub banned: u64,
     /// Nobody is admitted, and every claim from before the closing has arrived.
     pub is_closed: bool,
@@ -47,7 +47,7 @@ pub struct DropSeen {
 }
 
 impl DropSeen {
-    /// A drop of which nothing is known beside its settings.
+    /// Creates a drop of which only the settings are known.
     pub fn bare(drop: Drop, keys: DropKeys) -> Self {
         Self {
             drop,
@@ -79,7 +79,8 @@ impl DropSeen {
         self.drop.opens_at.timestamp_millis() > now && self.highest_row == 0 && self.letters == 0
     }
 
-    /// The highest slot that any store knows, within the quantity. The last page has what is above.
+    /// Returns the highest slot that any store knows: in Redis, at most the quantity. The last page
+    /// has what is above.
     fn upper(&self) -> i64 {
         let count = self.state.count.unwrap_or(0);
         let known = self.state.highest.max(count).min(self.drop.quantity.into());
@@ -134,7 +135,7 @@ impl<'c> DropPass<'c> {
     }
 }
 
-/// Reads coupons with their unsealed drops: all, or these, or one drop.
+/// Reads coupons with their unsealed drops: all coupons or these, and all drops or this one.
 pub(crate) async fn coupons(
     ctx: &PassContext,
     which: Option<Vec<CouponId>>,
@@ -251,7 +252,7 @@ async fn read_page(drop: DropPass<'_>, from: i64, to: Option<i64>) -> Step<ReadP
 }
 
 pub(crate) fn letter(row: &DeadLetterRow, drop: &Drop) -> Letter {
-    // Nobody else can hold a slot in Redis.
+    // Only users whose ids have this form can hold a slot in Redis.
     let user = row.user_id.as_ref().filter(|user| UserId::has_form(user));
     Letter {
         id: row.id,
@@ -290,7 +291,7 @@ pub(crate) async fn again(
         let is_in_scope = coupon.once_per == OncePer::Coupon || row.drop_id == id.0;
         let of = DropId(row.drop_id);
         let row = row_of(row);
-        // A void row is moved, and rules out nothing.
+        // A row that a revocation voids is moved later, and rules out no other.
         if is_in_scope && !again.revocations.voids(&row.user, row.at_ms) {
             let rows = again.rows_of_users.entry(row.user.clone()).or_default();
             rows.push((of, row));

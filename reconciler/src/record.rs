@@ -30,7 +30,7 @@ pub fn blank(request: &PassRequest, run_id: &str) -> Run {
     }
 }
 
-/// Creates the run of work that no schedule and nobody asked for.
+/// Creates the run of work that neither a schedule nor an operator asked for.
 pub fn unasked() -> Run {
     blank(&PassRequest::new(Trigger::Startup), &new_run_id())
 }

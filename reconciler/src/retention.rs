@@ -21,14 +21,15 @@ use crate::seal::is_over_for_good;
 /// campaign still exist.
 const RETENTION_DAYS: u32 = 366;
 
-/// How long the allow list of a coupon that is over is kept.
+/// How long an allow list is kept after its coupon is over.
 const LISTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 /// Rows deleted per statement. The number is small, so that locks stay short, but still allows
 /// deleting millions of rows within a day.
 const ROWS_AT_ONCE: u32 = 1_000;
 
-/// Runs that end and are neither the last clean one nor one that another refers to.
+/// Condition for runs that have ended and are neither the last clean one nor one that another
+/// refers to.
 const RUNS: &str = "status <> 'running' AND NOT id <=> (SELECT id FROM (SELECT id \
     FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run ORDER BY started_at DESC \
     LIMIT 1) l) AND id NOT IN (SELECT same_as FROM (SELECT DISTINCT same_as \
@@ -132,7 +133,7 @@ pub(crate) async fn erase_old_people(stores: &Stores, days: u32) -> Result<(), S
     Ok(())
 }
 
-/// Replaces a text that may contain a user id.
+/// The text that replaces one that may contain a user id.
 const GONE: &str = "erased";
 
 /// SQL for a random text per row that replaces an id or code. A code is derived from the id, so an
@@ -142,9 +143,9 @@ const RANDOM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
 /// Slots processed per statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
 
-/// Finds drops after `after` that were sealed longer than `kept` ago and still contain user
-/// ids, each with whether a user may hold one coupon per drop. Codes that have an end stay as long
-/// after it, because a shop may ask late what became of an order.
+/// Finds drops after `after` that were sealed longer than `kept` ago and still contain user ids,
+/// each with whether a user may hold one coupon per drop. If codes expire, the ids stay for as long
+/// after that, because a shop may ask late about an order.
 async fn old_drops_with_people(
     db: &Db,
     kept: Duration,

@@ -131,7 +131,7 @@ pub(crate) fn known_slot(promise: &ClaimOfSlot) -> Option<i64> {
         .map(i64::from)
 }
 
-/// Users promoted by one call.
+/// Maximum number of users promoted by one call.
 const AT_ONCE: u32 = 1_000;
 
 /// Reports, in a dry run, that slots are left for users who wait.

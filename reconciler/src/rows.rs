@@ -16,7 +16,7 @@ use crate::context::Step;
 use crate::judge::{DueRow, Holder, LetterEnd};
 use crate::read::DropPass;
 
-/// What became of a due row.
+/// How a due row ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RowEnd {
     /// The row is there.
@@ -33,7 +33,7 @@ pub(crate) enum RowEnd {
 /// Rows inserted by one transaction.
 const AT_ONCE: usize = 500;
 
-/// Transactions repeated after a deadlock.
+/// Maximum number of transactions that are repeated after a deadlock.
 const DEADLOCKS: u32 = 5;
 
 /// Inserts rows, each with the dead letter that it resolves. A refused batch is halved until the
@@ -52,7 +52,7 @@ pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<
                 let (first, second) = some.split_at(some.len() / 2);
                 todo.extend([second, first]);
             }
-            // With a return of one of these users, for example.
+            // For example, a deadlock with a return of one of these users.
             (Err(error), _) if error.is_deadlock() && deadlocks < DEADLOCKS => {
                 deadlocks += 1;
                 todo.push(some);
@@ -122,7 +122,7 @@ fn issued(due: &DueRow) -> Option<(Slot, Resolution)> {
     Some((due.slot, Resolution { id, how, detail }))
 }
 
-/// Tells a row that another one rules out from a row that MySQL refuses for another reason.
+/// Distinguishes a row that another one rules out from a row that MySQL refuses for another reason.
 fn end_of_refused(error: &DbError) -> RowEnd {
     match error.refusal() {
         Some(Refusal::Duplicate | Refusal::SlotOutOfRange) => RowEnd::Overtaken,

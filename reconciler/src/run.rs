@@ -2,8 +2,8 @@
 //!
 //! One process in the whole system holds the lock of a lane: *sweep* compares everything at open
 //! gates, *urgent* closes, projects and opens again, and *promote* compares the coupons in which
-//! slots are left beside users who wait. Correctness does not depend on the locks: every repair is
-//! idempotent, checks its precondition, and is fenced by the coupon's era.
+//! slots are left while users wait or are owed one. Correctness does not depend on the locks: every
+//! repair is idempotent, checks its precondition, and is fenced by the coupon's era.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use crate::{read, seal, urgent};
 pub struct Reconciler {
     pub stores: Stores,
     settings: Arc<PassSettings>,
-    /// What jobs of the scheduler have found, for the next run.
+    /// What the jobs have found, for the next run.
     pub notes: Notes,
     /// When the last sweep that keeps the pace of rows began.
     paced_at: Arc<Mutex<Option<Instant>>>,
@@ -41,8 +41,8 @@ pub struct Reconciler {
 /// Maximum wait for the urgent lane.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Maximum wait for the consumer to read what was on the topic when a pass began. Otherwise the
-/// pass issues no claim that may have an unread message.
+/// Maximum wait for the consumer to read what was on the topic when a pass began. If it takes
+/// longer, the pass issues no claim that may have an unread message.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// The pace of rows gives a sweep at most the rows of this time.
@@ -201,8 +201,8 @@ impl Reconciler {
     }
 
     /// Compares coupons at their open gates, and gives the slots that are left, unless another
-    /// process does. Claims with unread messages are in flight and change nothing about that, so
-    /// no consumer is waited for. The sweep finds what needs closing.
+    /// process does. Claims with unread messages are in flight and do not matter for that, so it
+    /// does not wait for the consumer. The sweep finds what needs closing.
     pub(crate) async fn promote(
         &self,
         coupons: Vec<CouponId>,

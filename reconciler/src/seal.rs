@@ -64,7 +64,7 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
         }
         return Ok(false);
     }
-    // First, so that a Redis with this note is not older than the sealing.
+    // Note this first, so that a Redis with the note is not older than the sealing.
     let Some(fence) = seen.state.gate.fence(ctx.servers.holding(coupon)) else {
         return Ok(false);
     };
@@ -86,7 +86,7 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
     let coupon_id = coupon.0;
     let drop_id = id.0;
     tracing::info!(coupon_id, drop_id, rows, "the drop is exact, and sealed");
-    // The next seal does it again, or a job at the coupon's end. The pass must report this one.
+    // The next sealing repeats it, or a job at the coupon's end. The pass must report this sealing.
     if let Err(error) = expire_sealed(&ctx.stores, coupon).await {
         tracing::warn!(coupon_id, drop_id, %error, "its keys do not expire yet");
     }
@@ -136,7 +136,7 @@ pub(crate) fn is_over_for_good((coupon, drops): &(Coupon, Vec<Drop>)) -> bool {
 }
 
 /// Judges the dead letters that belong to no drop of a pass: those of sealed drops, by MySQL alone,
-/// and those that name no drop or no user. Returns how many there are.
+/// and those that name no drop or no user. Returns their number and the findings.
 pub(crate) async fn judge_letters(
     ctx: &PassContext,
     coupon: Option<CouponId>,
@@ -175,8 +175,8 @@ pub(crate) async fn judge_letters(
     Ok((number + loose, findings))
 }
 
-/// Reports the sealed drops that still owe users a slot, with these users, so that their alert stays
-/// one of the drop until each promise is kept or noted.
+/// Reports the sealed drops that still owe users a slot, with these users, so that their alert
+/// remains one about the drop until each promise is kept or given up.
 pub(crate) async fn report_owing(
     ctx: &PassContext,
     (coupon, drop): (Option<CouponId>, Option<DropId>),
@@ -253,7 +253,8 @@ fn loose_letters(number: u64, examples: Vec<(String, DeadLetterRow)>) -> Vec<Fin
     named.chain(rest).collect()
 }
 
-/// Letters of sealed drops that are read at once, and judged at once if they are of one drop.
+/// Maximum number of letters of sealed drops that are read at once. Those of one drop are judged
+/// together.
 const LETTERS_AT_ONCE: i64 = 500;
 
 type OfDrop = (CouponId, DropId);
@@ -299,7 +300,7 @@ async fn sealed_that_owe(
     Ok(sealed)
 }
 
-/// Reads a sealed drop, of which Redis has nothing to say.
+/// Reads a sealed drop as one of which Redis has nothing.
 async fn sealed_drop(
     ctx: &PassContext,
     (coupon, drop): OfDrop,

@@ -71,7 +71,7 @@ pub(crate) async fn adopt(
     Ok(())
 }
 
-/// Loads drops that were made ahead, at an open gate. Nobody holds a slot of them.
+/// Loads drops that were made ahead, at an open gate. Nobody holds a slot in them.
 pub(crate) async fn load_new(
     ctx: &PassContext,
     seen: &CouponSeen,

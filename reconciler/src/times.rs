@@ -12,8 +12,8 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    /// Returns the next time after `at`. A schedule that has a wildcard for its hours follows time
-    /// as it passes. Any other one follows the clocks on the wall, as in ISC cron: when they are
+    /// Returns the next time after `at`. A schedule that has a wildcard for its hours follows
+    /// elapsed time. Any other one follows the clocks on the wall, as in ISC cron: when they are
     /// set back, a time comes once; when they are set forward, times in the gap are due at its end.
     pub(crate) fn next_after(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
         if self.cron.pattern.hours.is_all_set() {
@@ -120,8 +120,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// In each of these, a version that only knew the next change of clocks lost a day or years, or
-    /// found no third time.
+    /// In each of these cases, a version that knew only the next change of clocks lost a day or
+    /// years, or found no third time.
     #[test]
     fn rare_run_is_neither_lost_nor_moved_by_changes_of_clocks() {
         for (text, zone, from, next) in [

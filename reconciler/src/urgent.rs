@@ -33,8 +33,8 @@ pub(crate) async fn reopen(
     }
     let closed = gate::close(ctx, to_close).await?;
     let left_closed = reconcile_closed(ctx, &closed, looks).await?;
-    // As a sweep does: promote, seal, and report what is left. Also those that another process has
-    // reopened, or for which an operator's change asks.
+    // Do what a sweep does: promote, seal, and report what is left. This includes coupons that
+    // another process has reopened, or for which an operator's change asks.
     ids.retain(|id| !left_closed.contains_key(id));
     let all = read::coupons(ctx, Some(ids), None).await?;
     let left = reconcile::coupons(ctx, all, &HashMap::new(), looks).await?;

@@ -24,7 +24,7 @@ pub(super) enum At {
     },
 }
 
-/// What was found out about a drop, and done.
+/// What was found in a drop, and what was done.
 pub(super) struct DropDone<'c> {
     pub drop: DropPass<'c>,
     pub compared: Compared,
@@ -78,7 +78,7 @@ async fn compare_at(drop: DropPass<'_>, at: At) -> Step<Compared> {
         if compared.repaired == 0 {
             break;
         }
-        // With these rows, the differences are others.
+        // These rows have changed the differences.
         let own = drop.again().await?;
         let again = compare(DropPass { own: &own, ..drop }, true).await?;
         compared = compared.followed_by(again);
@@ -101,8 +101,8 @@ fn differs(drop: DropPass<'_>, at: At, compared: &Compared) -> bool {
     !compared.is_gone && (compared.dirty.is_some() || !is_whole)
 }
 
-/// Gives the slots that are left to users who wait; a dry run only reports that it would. Returns
-/// how many got one.
+/// Gives the slots that are left to users who wait; a dry run only reports them. Returns how many
+/// got one.
 async fn promote(drop: DropPass<'_>, ledger: &mut Ledger) -> Step<u64> {
     let DropPass { ctx, seen, own } = drop;
     if !ctx.dry_run {
@@ -124,7 +124,7 @@ impl DropDone<'_> {
         let DropPass { ctx, seen, own } = drop;
         let first = &mut self.compared;
         let mut repaired = first.repaired;
-        // With rows inserted and users owed.
+        // The drop as it is with the rows that were inserted and the users who are owed a slot.
         let mut now = own.clone();
         if repaired > 0 && !ctx.dry_run {
             now = drop.again().await?;
@@ -151,7 +151,7 @@ impl DropDone<'_> {
         Ok(())
     }
 
-    /// Claims that were too young to judge.
+    /// Returns the number of claims that were too young to judge.
     pub(super) fn in_flight(&self) -> u64 {
         let last = self.verified.as_ref().unwrap_or(&self.compared);
         last.numbers.in_flight

@@ -1,5 +1,5 @@
-//! The driver of passes: what one coupon needs, and what is done about it, at an open gate or at
-//! one that the pass has closed.
+//! The driver of passes: finds what one coupon needs, and does it, at an open gate or at one that
+//! the pass has closed.
 //!
 //! | Seen | At an open gate | At a closed gate |
 //! |---|---|---|
@@ -40,8 +40,8 @@ use drop::{At, DropDone, reconcile_drop};
 /// answers.
 const AT_ONCE: usize = 8;
 
-/// Coupons that need closing, each with the gate at which that was found. One without a gate is
-/// reconciled at a closed gate if it is closed.
+/// Coupons that need closing, each with the gate at which that was found. A coupon without a gate
+/// here is reconciled at a closed gate only if it is closed already.
 pub(crate) type Wanted = HashMap<CouponId, Option<Gate>>;
 
 /// What a coupon needs after a look at it.
@@ -200,7 +200,7 @@ async fn prepare_open(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger)
 /// Deletes the keys that cannot be read at a closed gate, and writes the revocations.
 async fn prepare_closed(ctx: &PassContext, seen: &CouponSeen, fence: &Fence) -> Step<At> {
     for (at, own) in seen.drops.iter().enumerate() {
-        // Once for the keys of the coupon, and for each drop with a key of another type.
+        // One call for the keys of the coupon, and one for each drop with a key of another type.
         if at == 0 || !own.state.unreadable.is_empty() {
             fenced(ctx.stores.redis.unlink_unreadable(&own.keys, fence).await?)?;
         }
