@@ -1,4 +1,4 @@
-//! The file: what is refused, and with which words.
+//! The configuration file: what is refused, and with which message.
 
 use firstcome_attach::AttachError;
 use firstcome_attach::config::AttachFile;
@@ -18,7 +18,7 @@ count = { key = "count", means = "tickets" }
 rows = { table = "coupon", user = "user_id", where = { event_id = 7 } }
 "#;
 
-/// What is replaced, by what, and what is said about it.
+/// On each line: the text that is replaced, its replacement, and a part of the message.
 const REFUSED: &str = r#"
 quantity = 100 => quantiy = 100 => unknown field `quantiy`
 quantity = 100 =>  => campaign "Winter": quantity: write quantity = 100
@@ -43,7 +43,7 @@ event_id = 7 => event_id = 2026-12-01 => write true, a whole number, or a text i
 "mysql://app@db/shop" => "$NO_SUCH_VARIABLE" => $NO_SUCH_VARIABLE is not set
 "#;
 
-/// Returns the parts of each line. In what replaces, `; ` begins a new line.
+/// Returns the parts of each line. In the replacement, `; ` begins a new line.
 fn cases(text: &str) -> impl Iterator<Item = [String; 3]> {
     let lines = text.lines().filter(|line| !line.is_empty());
     lines.map(|line| {
@@ -65,7 +65,7 @@ fn refused_file_names_the_campaign_the_field_and_what_to_write() {
     }
 }
 
-/// Rows of one would be users of the other, or be inserted twice.
+/// Otherwise rows of one campaign would be users of the other, or be inserted twice.
 #[test]
 fn repairs_need_campaigns_whose_rows_and_events_no_condition_shares() {
     let (head, campaign) = GOOD.split_once("[[campaign]]").unwrap();
@@ -91,7 +91,7 @@ fn repairs_need_campaigns_whose_rows_and_events_no_condition_shares() {
     }
 }
 
-/// The drop of yesterday is compared too: its last claims were on their way at midnight.
+/// Yesterday's drop is compared too, because its last claims were on their way at midnight.
 #[test]
 fn two_campaigns_never_share_users_or_rows() {
     let (head, campaign) = GOOD.split_once("[[campaign]]").unwrap();
@@ -116,7 +116,7 @@ fn two_campaigns_never_share_users_or_rows() {
 }
 
 #[test]
-fn dated_campaign_has_a_drop_a_day_with_keys_and_ids_of_its_own() {
+fn dated_campaign_has_a_drop_for_each_day_with_separate_keys_and_ids() {
     let keys = GOOD
         .replace("\"applied\"", "\"a:{date:%Y%m%d}\"")
         .replace("\"count\"", "\"{date}\"");

@@ -34,7 +34,7 @@ pub(crate) fn program(world: &World, campaigns: &str, args: &[&str]) -> Command 
 const POINTS: &str = "run_begun repair_begun:2 rows_inserted rows_inserted:3 row_reissued people_rebuilt run_done run_recorded";
 
 #[tokio::test]
-async fn killed_at_any_step_of_a_repair_it_loses_and_doubles_nothing() {
+async fn pass_killed_at_any_step_of_a_repair_loses_and_doubles_nothing() {
     for point in POINTS.split(' ') {
         let world = broken().await;
         kill_at(point, program(&world, FILE, &["--once"]));
@@ -85,7 +85,7 @@ async fn two_daemons_repair_once_and_mail_it() {
     world.members("@users", users(0..21)).await;
     world.rows(7, users(20..21)).await;
     let () = world.redis("SET @count 21").await;
-    // Nobody knows that they were promised one, so this is left to a person.
+    // No store shows that this user was promised a coupon, so this is left to an operator.
     world.failed(7, users(30..31)).await;
     trust(&world.attached(FILE)).await;
     let mail = MailSink::start(MailOptions::default()).await.unwrap();
@@ -101,7 +101,7 @@ async fn two_daemons_repair_once_and_mail_it() {
         daemon.envs(settings).stdout(Stdio::null());
         daemon.stderr(Stdio::null()).spawn().unwrap()
     });
-    // In the words of a system that is not ours.
+    // Mails about an attached system use its words.
     let words = [
         "20 missing rows written",
         "--once --dry-run",

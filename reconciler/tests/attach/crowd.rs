@@ -25,7 +25,7 @@ struct Size {
 /// How the attached system counts and hands over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
-    /// INCR, and a consumer that is told at once.
+    /// INCR, and a consumer that gets each claim at once.
     CountsUp,
     /// DECR of a stock, and a list of messages.
     CountsDownWithQueue,
@@ -67,7 +67,7 @@ fn minutes_or(default: u64) -> u64 {
     std::env::var("ATTACH_MINUTES").map_or(default, |it| it.parse().unwrap())
 }
 
-/// Messages that wait while a consumer stands.
+/// Number of messages that wait while the consumer stands still.
 const WAITING: u32 = 1_000;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,7 +148,7 @@ impl Shape {
             .replace("QUANTITY", &quantity)
     }
 
-    /// The counter once so many are given out.
+    /// Returns the counter after this many coupons were given out.
     fn count(self, given: i64) -> i64 {
         match self {
             Self::CountsUp => given,
@@ -156,7 +156,7 @@ impl Shape {
         }
     }
 
-    /// Counts so many coupons.
+    /// Counts this many coupons as given out.
     async fn take(self, world: &World, number: u32) {
         let word = match self {
             Self::CountsUp => "INCRBY",
@@ -189,7 +189,7 @@ async fn crowd(size: Size) {
         let all_planted = plant(&world, &size, passes).await;
         let run = pass(&attached).await;
         let found = run.all_findings().filter_map(|it| it.user_id.clone());
-        // Exactly these were repaired, and nobody of the crowd.
+        // Exactly these were repaired, and no user of the crowd.
         assert_eq!(found.collect::<BTreeSet<_>>(), all_planted);
         let (status, number) = (run.status, run.all_findings().count());
         assert_eq!((status, number), (Status::Repaired, all_planted.len()));
@@ -207,8 +207,8 @@ async fn crowd(size: Size) {
     );
 }
 
-/// Plants differences of new users, since what comes back again and again is not repaired. A
-/// quarter each: no row, no member, failed, and failed although it has a row.
+/// Plants differences of new users, since a difference that keeps coming back is not repaired. A
+/// quarter each has no row, is no member, has a failed event, and has a failed event and a row.
 async fn plant(world: &World, size: &Size, pass: u32) -> BTreeSet<String> {
     let quarter = |number: u32| {
         let users = 0..size.planted / 4;
@@ -227,7 +227,8 @@ async fn plant(world: &World, size: &Size, pass: u32) -> BTreeSet<String> {
     all.into_iter().collect()
 }
 
-/// A system as in the write-ups: it counts, SADD, and a consumer that inserts up to a second later.
+/// A system as in published write-ups: a counter, SADD, and a consumer that inserts up to a second
+/// later.
 struct Crowd {
     world: Arc<World>,
     shape: Shape,
@@ -235,7 +236,7 @@ struct Crowd {
 }
 
 impl Crowd {
-    /// Claims until stopped. Returns how many did.
+    /// Claims until stopped. Returns the number of claims.
     async fn claim(self, stop: CancellationToken) -> i64 {
         let mut every = tokio::time::interval(Duration::from_secs(1) / self.per_second);
         let mut consumers = JoinSet::new();

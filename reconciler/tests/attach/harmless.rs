@@ -1,4 +1,4 @@
-//! Shapes in which a repair once wrote something wrong without asking: now it is right, or it asks.
+//! Shapes in which a repair once wrote something wrong without asking. Now it is right, or it asks.
 
 use firstcome_reconciler::context::PassRequest;
 use firstcome_reconciler::report::{Run, Status, Trigger};
@@ -27,7 +27,7 @@ fn counter(means: &str) -> String {
     ))
 }
 
-/// So many users are members and have rows.
+/// Creates a world in which this many users are members and have rows.
 async fn sold(number: u32) -> World {
     let world = World::new().await;
     world.members("@users", users(0..number)).await;
@@ -43,7 +43,7 @@ async fn as_it_is(world: &World, file: &str) -> Run {
     pass_untrusted(&world.attached(file), request).await
 }
 
-/// The details of everything that is found.
+/// Joins the details of all findings.
 fn details(run: &Run) -> String {
     let details = run.all_findings().map(|it| it.detail.as_str());
     details.collect::<Vec<_>>().join("\n")
@@ -80,7 +80,7 @@ async fn mapping_repairs_nothing_until_a_look_was_clean_or_a_plan_was_confirmed(
     assert_eq!(as_it_is(&world, &other).await.status, Status::Repaired);
 }
 
-/// Seven of ten systems count down; mapped with the nearest word, all would be sold again.
+/// Seven of ten systems count down. Mapped with the nearest word, all coupons would be sold again.
 #[tokio::test]
 async fn counter_that_counts_down_is_not_raised_as_one_that_counts_up() {
     for means in ["tickets", "issued"] {
@@ -113,7 +113,7 @@ async fn counter_that_counts_down_is_compared_and_moved_by_the_difference() {
     let () = world.redis("SET @count 2").await;
     assert_eq!(pass(&attached).await.status, Status::Repaired);
     assert_eq!(world.redis::<i64>("GET @count").await, 6);
-    // With a quantity of the file, somebody may have added stock.
+    // If the file gives the quantity, somebody may have added stock.
     let written = counter("left").replace("\"@count\"", "\"@hash\", field = \"stock\"");
     let written = written.replace("Winter", "Field");
     let () = world.redis("HSET @hash stock 9 opens 1").await;
@@ -164,7 +164,8 @@ async fn coupon_that_was_used_is_not_issued_again() {
     assert_eq!(confirm(&attached).await.status, Status::Repaired);
 }
 
-/// Their consumers would hand out once more what a repair gave, or never again what a trigger took.
+/// Otherwise their consumers would hand out again what a repair gave, or never hand out what a
+/// trigger took twice.
 #[tokio::test]
 async fn column_that_counts_moves_once_with_each_row_or_is_named() {
     let world = World::without_key().await;
@@ -284,9 +285,9 @@ async fn row_without_a_unique_key_asks_while_a_message_may_wait() {
     );
 }
 
-/// A cache of theirs, or a preload in the night.
+/// A cache of theirs may set it back, or a nightly preload.
 #[tokio::test]
-async fn what_came_back_twice_within_an_hour_is_named() {
+async fn difference_that_came_back_twice_within_an_hour_is_named() {
     let world = sold(12).await;
     let attached = world.attached(FILE);
     for _ in 0..2 {
@@ -409,7 +410,7 @@ async fn uuids_in_sixteen_bytes_are_read_selected_and_written_as_uuids() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_inserted_or_read_is_named_before_it_is_tried() {
+async fn table_that_cannot_be_written_or_read_is_named_before_it_is_tried() {
     let world = sold(10).await;
     world.sql("CREATE VIEW seen AS SELECT * FROM coupon").await;
     world.sql("INSERT INTO stock VALUES (7, 10), (8, 10)").await;

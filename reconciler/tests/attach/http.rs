@@ -1,4 +1,4 @@
-//! The daemon's HTTP API and page: passes and alerts, and nothing of coupons.
+//! The daemon's HTTP API and page: passes and alerts, and nothing about coupons.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
@@ -83,7 +83,7 @@ impl Daemon {
         self.ask(method, path, &headers, &body).await
     }
 
-    /// Requests a pass, when the one before has ended.
+    /// Requests a pass once the previous one has ended.
     async fn pass(&self, body: &Value) -> Reply {
         loop {
             let reply = self.api("POST", "/v1/reconcile", body).await;
@@ -120,7 +120,8 @@ impl Daemon {
     }
 }
 
-/// Two have no row, and a failed event is of a user who was never promised one.
+/// Creates a world in which two users have no row, and a failed event names a user who was never
+/// promised a coupon.
 async fn world() -> World {
     let world = World::new().await;
     world.members("@users", users(0..3)).await;
@@ -170,7 +171,7 @@ async fn pass_is_requested_by_the_name_of_its_campaign_and_read_with_its_alerts(
 }
 
 #[tokio::test]
-async fn page_has_passes_and_alerts_and_no_screen_or_link_of_coupons() {
+async fn page_shows_passes_and_alerts_and_no_screen_or_link_about_coupons() {
     let world = world().await;
     let daemon = Daemon::start(&world).await.after_first_pass().await;
     assert_eq!(daemon.pass(&Value::Null).await.0, 200);

@@ -1,4 +1,4 @@
-//! Table of the pure judge: facts, and what follows from them.
+//! Tables for the pure judge: facts, and what follows from them.
 
 use firstcome_attach::config::{CountMeans, UsersMean};
 use firstcome_attach::facts::{Facts, FailedEvent, Numbers, StockColumn};
@@ -6,7 +6,7 @@ use firstcome_attach::judge::{Judged, Repair, judge};
 use firstcome_attach::keys::MoveCount;
 use mysql_async::Value;
 
-/// Ten coupons, with so many members, this counter, and so many rows.
+/// Returns the facts about ten coupons with this many members, this counter, and this many rows.
 fn facts(size: u64, count: i64, rows: u64) -> Facts {
     let (size, count) = (Some(size), Some(count));
     let numbers = Numbers { size, count, rows };
@@ -179,7 +179,7 @@ fn counter_is_judged_by_its_meaning_and_while_it_moves_it_is_only_raised() {
     }
 }
 
-/// Their Redis was emptied, or an older replica took over: it counts from an earlier number on.
+/// Their Redis was emptied, or an older replica took over, so it continues from an earlier number.
 #[test]
 fn counter_behind_what_the_first_look_saw_is_raised_while_it_moves() {
     let (tickets, issued) = (CountMeans::Tickets, CountMeans::Issued);
@@ -205,7 +205,7 @@ fn counter_behind_what_the_first_look_saw_is_raised_while_it_moves() {
 
 /// The likeliest fault is a file that names other keys or rows; then every repair is wrong.
 #[test]
-fn what_may_be_a_wrong_file_or_a_wrong_name_is_not_repaired_without_a_person() {
+fn difference_that_a_wrong_file_or_name_may_cause_needs_a_confirmation() {
     let disjoint = Facts {
         is_disjoint: true,
         unissued: names("user:1 user:2"),
@@ -260,7 +260,7 @@ fn nothing_is_written_to_redis_beside_members_in_another_form() {
     assert_eq!(short(&strange), expected);
 }
 
-/// The file calls them refused: their places in the set are nobody's.
+/// The file calls these users refused, so their places in the set belong to nobody.
 #[test]
 fn refused_members_take_no_coupon() {
     let refused = Facts {

@@ -11,7 +11,8 @@ use crate::world::{World, confirm, dry_run, pass};
 
 static CASES: AtomicU32 = AtomicU32::new(0);
 
-/// Who is a member, how many rows and failed events each user has, and the numbers.
+/// A system: for each user, whether it is a member and how many rows and failed events it has; and
+/// its numbers.
 #[derive(Debug, Clone)]
 struct System {
     quantity: u64,
@@ -90,7 +91,7 @@ async fn check(world: &World, system: &System) {
     }
     let number = CASES.fetch_add(1, Ordering::Relaxed);
     let mut file = format!("{FILE} {}", system.quantity).replace("COUNT", system.count_means);
-    // What comes back again and again in one campaign is not repaired.
+    // A difference that keeps coming back in one campaign is not repaired.
     file = file.replace("NUMBER", &number.to_string());
     file = file.replace("MEAN", system.users_mean);
     if system.users_mean == "nothing" {
@@ -103,7 +104,7 @@ async fn check(world: &World, system: &System) {
     confirm(&attached).await;
     dry_run(&attached).await;
     confirm(&attached).await;
-    // If all of it was held back until then, an event that has become a duplicate is closed now.
+    // If all repairs were held back until then, an event that has become a duplicate is closed now.
     pass(&attached).await;
     let last = pass(&attached).await;
     let report = &last.drops[0];
@@ -118,7 +119,7 @@ async fn check(world: &World, system: &System) {
     let is_last = is_left && last.status != Status::Repaired;
     assert!(is_last, "a later pass repairs: {report:#?}");
     assert_eq!(report.exact, report.findings.is_empty(), "{report:#?}");
-    // What is not exact is a finding with its user.
+    // Whatever is not exact is a finding with its user.
     let named = |kinds: &[Kind]| -> BTreeSet<String> {
         let found = report.findings.iter().filter(|it| kinds.contains(&it.kind));
         found.filter_map(|it| it.user_id.clone()).collect()

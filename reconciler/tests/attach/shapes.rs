@@ -23,7 +23,7 @@ fn repairing() -> String {
     SET.replace("quantity", "mode = \"repair\"\nquantity")
 }
 
-/// Without a unique key.
+/// Returns a file for a table without a unique key.
 fn with_duplicates(word: &str) -> String {
     repairing().replace("order =", &format!("duplicates = \"{word}\", order ="))
 }
@@ -72,7 +72,7 @@ async fn observing_reports_everything_and_writes_nothing_with_a_login_that_only_
 }
 
 #[tokio::test]
-async fn repairing_makes_it_exact_and_the_next_pass_finds_nothing() {
+async fn repairing_makes_the_system_exact_and_the_next_pass_finds_nothing() {
     let world = Arc::new(broken().await);
     let attached = world.attached(&repairing());
     let before = world.state().await;
@@ -80,7 +80,7 @@ async fn repairing_makes_it_exact_and_the_next_pass_finds_nothing() {
     assert_eq!(world.state().await, before, "a dry run");
     assert_eq!(pass(&attached).await.status, Status::Braked);
     assert_eq!(world.numbers().await, [9, 0, 9, 1043], "it may be stopped");
-    // Somebody who is refused may be about to give back what it took.
+    // A claim that is refused may be about to give back its increment.
     let pressing = world.clone();
     let pressing =
         tokio::spawn(async move { while pressing.redis::<i64>("INCR @count").await > 0 {} });

@@ -22,7 +22,7 @@ impl Drop for Running {
 }
 
 #[tokio::test]
-async fn daemon_that_starts_while_our_mysql_is_away_says_so_and_goes_on_when_it_is_back() {
+async fn daemon_that_starts_while_our_mysql_is_away_mails_it_and_goes_on_when_it_is_back() {
     let world = World::new().await;
     let (before, after) = world.ours.split_once("127.0.0.1:").unwrap();
     let (port, name) = after.split_once('/').unwrap();

@@ -1,4 +1,4 @@
-//! What is usual in systems of others, and what a repair must not make worse.
+//! Features that are usual in other systems, and that a repair must not make worse.
 
 use std::time::{Duration, Instant};
 
@@ -24,9 +24,9 @@ rows = { table = "coupon", user = "user_id", where = { event_id = 7 }, duplicate
 failed = { table = "failed_event", user = "user_id", where = { event_id = 7 }, done = "delete" }
 "#;
 
-/// Their column decides who is one user: `Kim` and `kim`, `lee` and `lee `, 7 and 007.
+/// Their column decides which ids are one user: `Kim` and `kim`, `lee` and `lee `, 7 and 007.
 #[tokio::test]
-async fn users_whom_mysql_takes_for_one_are_one_although_redis_writes_them_otherwise() {
+async fn ids_that_mysql_treats_as_equal_are_one_user_even_if_they_differ_in_redis() {
     let world = World::new().await;
     let pads = "ALTER TABLE coupon MODIFY user_id VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci";
     world.sql(pads).await;
@@ -87,7 +87,7 @@ async fn row_that_a_trigger_changes_is_taken_back_alone_with_its_failed_event() 
 }
 
 #[tokio::test]
-async fn daily_campaign_has_the_quantity_of_each_day_and_is_told_about_once() {
+async fn daily_campaign_has_the_quantity_of_each_day_and_is_reported_once() {
     let world = World::without_key().await;
     let daily = FILE
         .replace("= 7", "= \"{date:%j}\"")
@@ -178,7 +178,7 @@ async fn rows_made_ahead_are_not_given_out_and_get_no_further_ones() {
     assert_eq!(world.numbers().await, [3, 1, 2, 2]);
 }
 
-/// Expired, lost, or the name of another key.
+/// The keys have expired or are lost, or the file names other keys.
 #[tokio::test]
 async fn keys_that_are_gone_come_back_only_after_a_confirmation() {
     let world = World::new().await;
@@ -290,7 +290,7 @@ async fn no_statement_stays_prepared_on_their_server_and_rows_are_limited() {
     assert!(counts[1] >= 50 && counts[1] - counts[0] <= 1, "{counts:?}");
     let limit = sql.number("SELECT @@max_execution_time", Vec::new());
     assert!(limit.await.unwrap() > Some(0));
-    // The limit of rows a second.
+    // The limit of rows in a second.
     let mut slow = Sql::connect(&theirs, 1_000).await.unwrap();
     let rows = "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 900) SELECT i FROM n";
     let began = Instant::now();

@@ -45,7 +45,7 @@ impl World {
         self.sql(sql).await[0][0].parse().unwrap()
     }
 
-    /// Rows of event 7, open failed events, members and counter.
+    /// Counts the rows of event 7, the open failed events and the members, and reads the counter.
     pub(crate) async fn numbers(&self) -> [i64; 4] {
         let rows = self
             .number("SELECT COUNT(*) FROM coupon WHERE event_id = 7")
@@ -96,7 +96,7 @@ impl World {
         self.attached_with(campaigns, Queues::default())
     }
 
-    /// The state of all that is theirs, for a comparison.
+    /// Returns the attached system's rows and keys, for a comparison.
     pub(crate) async fn state(&self) -> String {
         let mut state = Vec::new();
         for table in ["coupon", "failed_event", "stock"] {
