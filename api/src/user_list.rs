@@ -1,5 +1,5 @@
-//! Parses lists of users as people make them: one id a line, or a CSV with a column `user_id`, from
-//! an editor or a spreadsheet.
+//! Parses lists of users from editors and spreadsheets: one id a line, or a CSV with a column
+//! `user_id`.
 
 use std::collections::HashSet;
 
@@ -24,7 +24,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<UserList, String> {
     if is_utf16 || bytes.get(..2).is_some_and(|start| start.contains(&0)) {
         return Err("the text is UTF-16 (\"Unicode\" in some editors); save it as UTF-8".into());
     }
-    // With one kind of line end, also after the last line, the reader's position tells the line.
+    // With one kind of line ending, and one after the last line, the reader's position gives the
+    // line.
     let lines = String::from_utf8_lossy(bytes)
         .replace("\r\n", "\n")
         .replace('\r', "\n")

@@ -58,7 +58,8 @@ pub(super) struct Group {
     pub(super) has_joined: AtomicBool,
     /// Whether a partition has begun since this flag was last read.
     pub(super) has_begun: AtomicBool,
-    /// What Kafka does not permit. librdkafka only reports this as an event; its calls time out.
+    /// The permission that Kafka denies. librdkafka only reports this as an event; its calls time
+    /// out.
     denied: Mutex<Option<&'static str>>,
 }
 

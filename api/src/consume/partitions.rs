@@ -69,7 +69,7 @@ fn is_outside(offset: Option<i64>, log: &RangeInclusive<i64>) -> bool {
     offset.is_some_and(|offset| !log.contains(&offset))
 }
 
-/// What a partition needs next.
+/// The next step of a partition.
 #[derive(Debug, PartialEq, Eq)]
 enum PartitionStep {
     /// Begin at its position in MySQL.

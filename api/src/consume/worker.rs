@@ -55,7 +55,7 @@ const DOUBTED_FOR: Duration = Duration::from_secs(60);
 /// Number of written claims that are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(30_000);
 
-/// What a worker uses, besides its settings.
+/// The clients and the shared state of a worker.
 pub(super) struct Connections {
     pub(super) kafka: KafkaSettings,
     pub(super) db: Db,

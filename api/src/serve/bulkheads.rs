@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn refuses_work_above_the_limit_and_finishes_work_of_a_dropped_caller() {
+    async fn work_above_the_limit_is_refused_and_work_of_a_dropped_caller_finishes() {
         let limit = Arc::new(InFlightLimit::new(1));
         let place = limit.enter().unwrap();
         assert!(matches!(limit.enter(), Err(ClaimRefusal::TooMany)));

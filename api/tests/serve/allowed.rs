@@ -230,7 +230,7 @@ async fn refuses_a_request_with_one_invalid_line() {
 }
 
 #[tokio::test]
-async fn long_list_is_changed_at_once() {
+async fn long_list_is_changed_by_one_request() {
     let world = ServeWorld::new().await;
     // A slow machine needs more than the usual 15 seconds for 180,000 users.
     let patient = world.with("request-timeout-ms", 60_000);

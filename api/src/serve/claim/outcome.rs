@@ -78,7 +78,7 @@ impl IntoResponse for ClaimAnswer {
     }
 }
 
-/// What a refusal means: the label `outcome` of the metric, the code of the response, and the
+/// The meaning of a refusal: the label `outcome` of the metric, the code of the response, and the
 /// sentence for the user, and for the log if the response is 503.
 type Meaning = (&'static str, Code, Cow<'static, str>);
 

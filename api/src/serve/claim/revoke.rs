@@ -171,7 +171,7 @@ struct ClaimToRevoke {
     is_admitted: bool,
 }
 
-/// What a request to revoke is about.
+/// The subject of a request to revoke.
 #[derive(Debug, PartialEq, Eq)]
 enum ToRevoke {
     Claim(ClaimToRevoke),

@@ -141,7 +141,7 @@ async fn audience_may_be_one_of_several_and_in_another_claim() {
 }
 
 #[test]
-fn reports_wrong_settings_in_one_sentence_that_omits_the_secret() {
+fn wrong_settings_are_reported_in_one_sentence_without_the_secret() {
     let rs256 = ["algorithm=RS256", "secret="];
     let by_http = [&rs256[..], &["jwks-url=http://issuer/keys"]].concat();
     let at_address = [&rs256[..], &["jwks-url=https://u:hunter2@issuer/"]].concat();
@@ -202,7 +202,7 @@ async fn groups_are_read_only_from_a_string_or_a_list_of_strings() {
 
 proptest::proptest! {
     #[test]
-    fn refuses_any_text_without_a_valid_signature(text in ".{0,300}", at in 0_usize..200, byte in proptest::prelude::any::<u8>()) {
+    fn text_without_a_valid_signature_is_refused(text in ".{0,300}", at in 0_usize..200, byte in proptest::prelude::any::<u8>()) {
         let user = |text: &str| {
             let args = settings(&[]);
             futures_util::FutureExt::now_or_never(user(&args, text)).unwrap()

@@ -77,7 +77,7 @@ const SERVER_ONLY: [&str; 7] = [
     "unavailable_why",
 ];
 
-/// What a page shows below its title.
+/// The content of a page below its title.
 enum Body {
     Notice(&'static str),
     /// The data that rarely changes. The script requests the rest.
