@@ -1,4 +1,5 @@
-//! What the steps of a pass share: the stores, the settings, and the moment at which it began.
+//! Context that the steps of a pass share: the stores, the settings, and the moment at which it
+//! began.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -93,7 +94,7 @@ pub struct PassRequest {
     pub coupon: Option<CouponId>,
     pub drop: Option<DropId>,
     pub dry_run: bool,
-    /// Whether to skip nothing, and to look at sealed drops as well.
+    /// Whether to examine everything, including empty and sealed drops.
     pub deep: bool,
     /// Whether an operator confirms the plan that was shown, so that the repair limit does not
     /// apply to it.
@@ -154,7 +155,7 @@ impl From<&PassRequest> for Request {
     }
 }
 
-/// What the steps of a pass share.
+/// Context that the steps of a pass share.
 pub struct PassContext {
     /// The stores. The connection to Redis ends when its server process ends, and rows are never
     /// read from a read-only MySQL.

@@ -1,5 +1,5 @@
-//! What a pass finds. Steps append findings to a [`Ledger`], and looks at coupons to the list of
-//! the run, which is summed once at its end (`sum`): nothing changes what an earlier step has
+//! The findings of a pass. Steps append findings to a [`Ledger`], and looks at coupons to the list
+//! of the run, which is summed once at its end (`sum`): nothing changes what an earlier step has
 //! found. For each kind of repair of a drop, some users are named. The others are counted, with
 //! their outcomes.
 

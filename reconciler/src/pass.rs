@@ -45,7 +45,7 @@ impl Takes {
 #[derive(Debug, Default)]
 pub struct Compared {
     pub ledger: Ledger,
-    /// What only a projection repairs. The outcome is known at the end of the look.
+    /// Differences that only a projection repairs. Their outcome is known at the end of the look.
     pub projections: Ledger,
     pub examined: Examined,
     pub numbers: Numbers,

@@ -56,9 +56,9 @@ impl Current {
 /// A pass that was started.
 pub struct StartedPass {
     pub run_id: String,
-    /// It waits for another pass of this process.
+    /// Whether it waits for another pass of this process.
     pub waits: bool,
-    /// It has the lock and is recorded.
+    /// Resolves once the pass has the lock and is recorded.
     pub begun: oneshot::Receiver<()>,
     pub ended: oneshot::Receiver<PassResult>,
 }

@@ -106,7 +106,7 @@ impl Reconciler {
                 run.findings.extend(self.notes.all());
             }
         }
-        // Also if the pass fails: some of it was done.
+        // Do this even if the pass fails, because some of it was done.
         for look in ledger::sum(looks, request.dry_run).into_values() {
             run.findings.extend(look.findings);
             run.drops.extend(look.drops);

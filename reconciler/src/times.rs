@@ -28,7 +28,7 @@ impl Times {
         loop {
             wall = self.cron.find_next_occurrence(&wall, false).ok()?;
             let due = self.zone.first_instant(wall.naive_utc())?;
-            // What clocks show for the second time was due when they showed it first.
+            // A time that clocks show twice was due when they showed it first.
             if due > at {
                 return Some(due);
             }

@@ -30,7 +30,7 @@ use crate::http::{guarded, passes_and_alerts, reconcile, runs};
 use crate::passes::Passes;
 use crate::report::Trigger;
 
-/// What the routes share.
+/// State that the routes share.
 #[derive(Clone)]
 pub(super) struct RouteState {
     pub(super) db: Db,

@@ -13,8 +13,7 @@ use crate::once::mail_and_print;
 use crate::passes::Worker;
 use crate::report::{Kind, Trigger};
 
-/// Maximum wait for passes of a daemon, which takes the lock again and again while something
-/// differs.
+/// Maximum wait for passes of a daemon, which takes the lock repeatedly while something differs.
 const PATIENCE: Duration = Duration::from_secs(1_800);
 
 /// Runs the pass. Exits with 0 if everything is exact or repaired, 1 if something is left, and 2 if

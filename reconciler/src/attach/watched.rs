@@ -1,6 +1,6 @@
-//! One file a database: a lease on the campaigns that daemons watch with it. A pass over a whole file
-//! counts as the run that is due, and ends the alerts of campaigns that are not in the file. Two
-//! files with one database would therefore hide each other's problems.
+//! One file per database: a lease on the campaigns that daemons watch with it. A pass over a whole
+//! file counts as the run that is due, and ends the alerts of campaigns that are not in the file.
+//! Two files with one database would therefore hide each other's problems.
 //!
 //! Nothing in a file survives every edit, so another file is one that has *none* of the campaigns
 //! that a running daemon has noted. Replicas of a daemon have all of them, and a file that was

@@ -71,7 +71,7 @@ where
         .routes(routes!(alerts::acknowledge))
 }
 
-/// What the routes share. Cheap to clone.
+/// State that the routes share. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct RouteState {
     stores: Stores,

@@ -120,7 +120,7 @@ async fn in_question(
                 let mut ids = db.coupons_of_person(user).await?;
                 match known_in_redis(stores, user).await? {
                     Ok(known) => ids.extend(known),
-                    // What MySQL has is shown nevertheless.
+                    // The coupons that MySQL names are shown nevertheless.
                     Err(error) => {
                         tracing::warn!(%error, "a user was searched for in MySQL only");
                         redis_answered = false;

@@ -46,7 +46,7 @@ const KEPT: Duration = Duration::from_secs(60);
 /// Maximum wait for one store. After that the page shows old counts.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Reads the stores, and remembers what rarely changes.
+/// Reads the stores, and remembers facts that rarely change.
 pub(crate) struct Reader {
     stores: Stores,
     facts: Facts,
@@ -58,7 +58,7 @@ pub(crate) struct Reader {
     first_page: Option<(Instant, Overview)>,
 }
 
-/// What rarely changes.
+/// Facts that rarely change.
 #[derive(Default)]
 struct Facts {
     coupons: Vec<(Coupon, Vec<Drop>)>,

@@ -108,7 +108,7 @@ pub(super) async fn reconcile(
         patience: PATIENCE,
         ..PassRequest::new(Trigger::Endpoint)
     };
-    // Before anything is answered, so that a 202 never names a run that does not exist.
+    // Check this before any response, so that a 202 never names a run that does not exist.
     if let Err(PassError::NotFound(what)) = passes.must_exist(&request).await {
         return Err(Problem::not_found(what));
     }
@@ -144,7 +144,7 @@ pub(crate) async fn run(
             Ok(Ok(())) => return Ok(accepted(run_id, false)),
             // Another process has the lock, and the pass waits for it.
             Err(_) => return Ok(accepted(run_id, true)),
-            // It ended before it began.
+            // The pass ended before it began.
             Ok(Err(_)) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! What the routes share: the checks of what a client sent, and the record of what it saw.
+//! Helpers that the routes share: checks of what a client sent, and the record of what it saw.
 
 use std::ops::RangeInclusive;
 

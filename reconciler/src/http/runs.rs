@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_another_version_recorded_is_named_and_not_taken_for_something_else() {
+    fn record_of_another_version_is_named_and_not_taken_for_something_else() {
         let row = json!({
             "run_id": "1", "trigger": "moon", "status": "eclipsed", "dry_run": false,
             "deep": false, "confirmed": false, "started_at": "2026-12-01T06:00:00Z",

@@ -14,7 +14,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// A row of the drop. The time of admission tells two claims of one slot apart.
+/// A row of the drop. The time of admission distinguishes two claims of one slot.
 pub use firstcome_shared::domain::ClaimOfSlot as Row;
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::model::{Revocation, Revocations};
@@ -76,7 +76,7 @@ pub struct Recheck {
     pub holders: Vec<Holder>,
 }
 
-/// What is known about the drop and the moment of the pass.
+/// Facts about the drop and about the moment of the pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
     pub drop: DropId,
@@ -171,7 +171,7 @@ pub struct Judgement {
     pub in_flight: u64,
 }
 
-/// What a drop needs as a whole.
+/// The repair that a drop needs as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WholeDrop {
     /// Nothing was given out and Redis does not have it yet: it is loaded at an open gate, too.

@@ -1,4 +1,4 @@
-//! What the tests of `judge` share.
+//! Helpers that the tests of `judge` share.
 
 use chrono::DateTime;
 use firstcome_shared::domain::OncePer;

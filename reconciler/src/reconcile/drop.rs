@@ -24,7 +24,7 @@ pub(super) enum At {
     },
 }
 
-/// What was found in a drop, and what was done.
+/// The findings and the repairs of a drop.
 pub(super) struct DropDone<'c> {
     pub drop: DropPass<'c>,
     pub compared: Compared,

@@ -44,7 +44,7 @@ const AT_ONCE: usize = 8;
 /// here is reconciled at a closed gate only if it is closed already.
 pub(crate) type Wanted = HashMap<CouponId, Option<Gate>>;
 
-/// What a coupon needs after a look at it.
+/// The state of a coupon after a look at it.
 enum Reconciled {
     Done,
     /// The coupon has to be closed for the rest. It was found at this gate.
@@ -186,7 +186,7 @@ fn is_projected(done: &DropDone<'_>) -> bool {
     done.is_projected
 }
 
-/// Writes what a coupon needs beside its drops at an open gate.
+/// Writes what a coupon needs in addition to its drops at an open gate.
 async fn prepare_open(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> Step<At> {
     let unreadable = &seen.state.unreadable;
     if !unreadable.is_empty() {
@@ -240,7 +240,7 @@ async fn finish_open(
     Ok(Reconciled::NeedsClosing(gate.clone()))
 }
 
-/// What is recorded when a coupon is open again.
+/// The text that is recorded when a coupon is open again.
 const REOPENED: &str =
     "Redis was restarted, replaced or emptied; the coupon is verified and open again";
 
@@ -269,7 +269,7 @@ async fn open_again(
     } else if lacks_claimants {
         ledger.add(claimants::lost_claimants(Outcome::Applied));
     } else if has_begun(seen, ctx.clock_ms) && !was_open {
-        // What was wrong with an open coupon is in the reports of its drops.
+        // The reports of its drops say what was wrong with an open coupon.
         let lost = Kind::RedisLost;
         let open = ActionKind::Open;
         ledger.add(Finding::new(lost, open, Outcome::Applied, REOPENED));

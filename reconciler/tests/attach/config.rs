@@ -67,7 +67,7 @@ fn refused_file_names_the_campaign_the_field_and_what_to_write() {
 
 /// Otherwise rows of one campaign would be users of the other, or be inserted twice.
 #[test]
-fn repairs_need_campaigns_whose_rows_and_events_no_condition_shares() {
+fn repairs_need_campaigns_whose_conditions_share_no_rows_or_events() {
     let (head, campaign) = GOOD.split_once("[[campaign]]").unwrap();
     let other = campaign
         .replace("Winter", "Summer")

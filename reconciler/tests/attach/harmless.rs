@@ -340,7 +340,7 @@ async fn member_that_is_added_has_the_value_or_score_of_its_neighbours() {
 }
 
 #[tokio::test]
-async fn time_of_a_row_is_that_of_clocks_in_the_campaign() {
+async fn time_of_a_row_follows_the_time_zone_of_the_campaign() {
     let world = sold(10).await;
     world.members("@users", users(10..11)).await;
     let zone = FILE.replace("quantity", "time_zone = \"Pacific/Kiritimati\"\nquantity");

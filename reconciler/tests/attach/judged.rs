@@ -181,7 +181,7 @@ fn counter_is_judged_by_its_meaning_and_while_it_moves_it_is_only_raised() {
 
 /// Their Redis was emptied, or an older replica took over, so it continues from an earlier number.
 #[test]
-fn counter_behind_what_the_first_look_saw_is_raised_while_it_moves() {
+fn counter_behind_its_value_at_the_first_look_is_raised_while_it_moves() {
     let (tickets, issued) = (CountMeans::Tickets, CountMeans::Issued);
     for (means, count, expected) in [
         // It falls while rows come, as if it counted down.
@@ -232,7 +232,8 @@ fn difference_that_a_wrong_file_or_name_may_cause_needs_a_confirmation() {
     assert_eq!(short(&unnamed), expected);
 }
 
-/// What cannot be judged while coupons are sold stays named, so that its alert does not end.
+/// A difference that cannot be judged while coupons are sold stays named, so that its alert does
+/// not end.
 #[test]
 fn column_and_sale_that_differ_are_named_while_they_are_sold() {
     let differing = Facts {
@@ -250,7 +251,7 @@ fn column_and_sale_that_differ_are_named_while_they_are_sold() {
 }
 
 #[test]
-fn nothing_is_written_to_redis_beside_members_in_another_form() {
+fn writes_to_redis_need_a_confirmation_if_members_have_another_form() {
     let strange = Facts {
         missing: names("a"),
         strange: names("x"),

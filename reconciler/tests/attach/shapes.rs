@@ -174,7 +174,7 @@ async fn quantity_of_a_table_and_the_lock_of_the_stock_row_are_used() {
 
 /// MySQL takes `Kim` and `kim` for one user, and text that is no number for zero.
 #[tokio::test]
-async fn user_whom_mysql_does_not_take_is_reported_with_its_reason_and_without_the_name() {
+async fn user_whom_mysql_refuses_is_reported_with_the_reason_and_without_the_name() {
     let world = World::new().await;
     let check = "ALTER TABLE coupon ADD CHECK (user_id <> 'bob')";
     world.sql(check).await;

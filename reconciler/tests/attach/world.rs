@@ -1,4 +1,4 @@
-//! A coupon system of somebody else: its tables, its keys, and passes of the reconciler over it.
+//! Another team's coupon system: its tables, its keys, and passes of the reconciler over it.
 
 #[path = "../../../attach/tests/base/mod.rs"]
 mod base;

@@ -5,8 +5,8 @@
 //! Redis.
 //!
 //! Twice a second it also looks for lost keys of an open coupon, which the urgent lane writes
-//! again, and for slots that are left beside users who wait or are owed one, which another lane
-//! gives to them, whatever the schedule ([`lanes`]).
+//! again, and for slots that are left while users wait or are owed one, which another lane gives to
+//! them, whatever the schedule ([`lanes`]).
 //!
 //! The watch needs a running reconciler. It misses a counter that went back if, within a quarter of
 //! a second, as many users claimed as were lost; then the next sweep finds it.
@@ -67,7 +67,7 @@ struct Live {
 
 type Catalogue = Arc<Live>;
 
-/// What a look asks of the lanes.
+/// The coupons that a look hands to the lanes.
 #[derive(Debug, Clone, Default)]
 struct Wants {
     /// Coupons that are closed, or that lack keys.
@@ -76,8 +76,8 @@ struct Wants {
     with_slots: HashSet<CouponId>,
 }
 
-/// What the watch sees of admission: nothing before its first look. A daemon that still waits for
-/// its stores must not count as one that sees open coupons.
+/// The state of admission as the watch sees it: `None` before its first look. A daemon that still
+/// waits for its stores must not count as one that sees open coupons.
 pub(super) type SeenAdmission = Option<SeenGate>;
 
 /// Watches until `stop`, and reopens coupons.
@@ -180,7 +180,7 @@ fn refusal(error: &RedisError) -> Option<SeenGate> {
 /// A drop with its coupon's gate and its counter.
 type WatchedDrop<'a> = (&'a Drop, (Gate, Option<i64>));
 
-/// What a look sees of a coupon.
+/// The state of a coupon, as a look sees it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SeenCoupon {
     Open,
