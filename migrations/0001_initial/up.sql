@@ -5,17 +5,20 @@
 -- twice after a restore (shared/src/mysql/ids.rs).
 --   once_per               the scope in which one user may hold one: the whole coupon, or each drop
 --   revision               the fencing token of its settings: every writer to Redis first takes the next one here, and Redis refuses
---                          one older than the last it has seen
---   era                    of its data in Redis: higher each time the coupon is closed, to be verified or written again.
---                          Admission compares it with the coupon's `gate` in Redis
---   allow_rule             NULL: everybody; `list`: users on the coupon's allow list; `group:NAME`: users whose token names it
+--                          a revision that is older than the newest it has seen
+--   era                    the era of its data in Redis: increased each time the coupon is closed because its data must be verified
+--                          or rebuilt. Admission compares it with the coupon's `gate` in Redis
+--   allow_rule             NULL: everybody; `list`: users on the coupon's allow list; `group:NAME`: users whose token names the group
 --                          (docs/decisions/0012-revisions.md)
---   allow_list_revision    the coupon's revision at the last change of its list, 0 before the first: which list Redis must have
---   allow_list_people      how many are on it
---   allow_list_changed_at  when that was
---   idempotency_key        of the request that created it, with the hash of its body: a repeated request gets this coupon
---   valid_until            its codes can be used before this time; valid_days: or within this many times 24 hours from `claimed_at`. At most
---                          one is set. Redis does not have them
+--   allow_list_revision    the coupon's revision at the last change of its list, 0 before the first change: Redis must have the list
+--                          of this revision
+--   allow_list_people      number of users on the list
+--   allow_list_changed_at  when the list last changed
+--   idempotency_key        the key of the request that created the coupon; body_hash is the hash of its body. A repeated request
+--                          returns this coupon
+--   valid_until            codes can be used before this time
+--   valid_days             codes can be used within this many times 24 hours from `claimed_at`. At most one of the two is set; Redis
+--                          has neither
 --   daily_until            the last local date of a daily schedule, '9999-12-31' without one, NULL for any other: such a coupon may
 --                          need drops although none is unsealed
 CREATE TABLE IF NOT EXISTS coupons (
@@ -67,8 +70,9 @@ CREATE TABLE IF NOT EXISTS coupon_allow_list (
 --   closed_early     an operator closed it early: only users who are owed a slot still get one
 --   sealed_at        set by the reconciler once a closed drop was verified exact
 --   codes_erased_at  when the user ids and codes of a sealed drop were erased (RETENTION_DAYS)
---   drops_opened     the drops of a coupon by their opening: the last sealed one is asked for
---   drops_sealed     the one that was sealed last: a Redis that knows of it knows of all earlier ones
+--   drops_opened     index that finds the coupon's sealed drop with the latest opening
+--   drops_sealed     index that finds the coupon's unsealed drops, and the drop that was sealed last: a Redis that knows of it knows of
+--                    all earlier ones
 CREATE TABLE IF NOT EXISTS drops (
     id              BIGINT       NOT NULL PRIMARY KEY,
     coupon_id       BIGINT       NOT NULL,
@@ -95,9 +99,9 @@ CREATE TABLE IF NOT EXISTS drops (
 -- Refuses a slot above the quantity by a foreign key and a CHECK, not by a query for each row
 -- (docs/decisions/0011-slot-limits.md): a row of issued_coupons names its limit, the limit must
 -- exist for its drop (foreign key), and the slot must not be above it (CHECK). A drop's limits are
--- its quantity, every lower quantity it had, and in between every 10,000 slots (of more than five
--- million slots, every 500th of them). A row names the lowest limit that is not below its slot, so
--- a lower quantity changes only the rows of one such part.
+-- its quantity, every lower quantity it had, and in between every 10,000th slot (above five million
+-- slots, every multiple of a five-hundredth of the quantity). A row names the lowest limit that is
+-- not below its slot, so a lower quantity changes only the rows of one such part.
 CREATE TABLE IF NOT EXISTS slot_limits (
     drop_id      BIGINT       NOT NULL,
     slot_limit   INT UNSIGNED NOT NULL,
@@ -130,16 +134,16 @@ END;
 
 -- Issued coupons. The schema itself refuses surplus rows, whoever writes them:
 --   slot outside 1..quantity            CHECK, and the foreign key to slot_limits
---   what is no user id                  CHECK: no other store could have it
+--   an invalid user id                  CHECK: no other store could have it
 --   a second row for a slot             primary key
 --   a second row for a user             issued_coupons_one_each; person_scope is 0 (once a coupon) or the drop's id, by the foreign key
 --   a drop of another coupon            foreign key
 --   a zero date                         CHECK: a session that is not strict could write one, and no pass could read it
--- slot_limit is any limit of the drop that is not below the slot. Every writer names it and
--- person_scope, also a person with a client: there is no trigger on insert, which cost more than
--- the row. A code is found by its drop and slot, without an index
--- (docs/decisions/0011-slot-limits.md); one of a manual row needs the form of the default. The last
--- two are INVISIBLE, so that the table reads as its contract says.
+-- slot_limit is any limit of the drop that is not below the slot. Every writer must name it and
+-- person_scope, including an operator with a MySQL client: there is no trigger on insert, which
+-- would cost more than the row. A code is found by its drop and slot, without an index
+-- (docs/decisions/0011-slot-limits.md); the code of a manual row needs the form of the default. The
+-- last two columns are INVISIBLE, so that `SELECT *` returns the columns of the contract.
 CREATE TABLE IF NOT EXISTS issued_coupons (
     drop_id      BIGINT       NOT NULL,
     slot         INT UNSIGNED NOT NULL,
@@ -194,8 +198,8 @@ BEGIN
 END;
 
 -- Limits follow the quantity. If it is lowered, the rows that name a higher limit, at most those of
--- one part, get the new one, and the higher limits are deleted. These are locked first: who inserts
--- a row that names one waits, and is then refused by the foreign key.
+-- one part, get the new one, and the higher limits are deleted. The higher limits are locked first:
+-- a transaction that inserts a row with one of them waits, and the foreign key then refuses it.
 CREATE TRIGGER IF NOT EXISTS drops_after_update AFTER UPDATE ON drops FOR EACH ROW
 BEGIN
     DECLARE step BIGINT DEFAULT GREATEST(10000, NEW.quantity DIV 500);
@@ -220,9 +224,9 @@ END;
 -- claims of its user in its scope, whatever their slot:
 --   again_from NULL    every claim; revoked_coupons_one allows one such revocation at a time
 --   again_from         those admitted up to this time by Redis's clock
--- person_scope is as in issued_coupons. Redis needs those of unsealed drops, and those of a whole
--- coupon that have not ended (revoked_coupons_in_force); passes read no others. slot is NULL for a
--- user who had none (on the waiting list), code and the times if there was no row yet.
+-- person_scope is as in issued_coupons. Redis needs the revocations of unsealed drops, and those of
+-- a whole coupon that have not ended (revoked_coupons_in_force); passes read no others. slot is NULL
+-- if the user had none (on the waiting list); code and the times are NULL if there was no row yet.
 CREATE TABLE IF NOT EXISTS revoked_coupons (
     id              BIGINT       NOT NULL PRIMARY KEY,
     coupon_id       BIGINT       NOT NULL,
@@ -282,9 +286,10 @@ CREATE TABLE IF NOT EXISTS code_key (
 
 -- The dead-letter table: messages the consumer could not turn into a row, and claims inserted by
 -- hand. The reconciler reissues them.
---   source_hash         SHA-256 of topic, partition, offset, timestamp and payload: a message that is read twice gets only one row.
---                       Of topic, partition and day for messages without a valid signature: who can write to the topic could
---                       fill the table. `attempts` counts them
+--   source_hash         SHA-256 of topic, partition, offset, timestamp, payload and the claim's index in the message: a claim that
+--                       is read twice gets only one row. For messages without a valid signature, SHA-256 of topic, partition and
+--                       day, because any client that can write to the topic could otherwise fill the table; `attempts` counts
+--                       these messages
 --   failed_claims_open  unresolved ones are counted, and read by a page of slots, from this index alone; resolved ones are deleted
 --                       through it
 CREATE TABLE IF NOT EXISTS failed_claims (
@@ -313,8 +318,8 @@ CREATE TABLE IF NOT EXISTS failed_claims (
         ((claimed_at IS NULL OR MONTH(claimed_at) * DAY(claimed_at) > 0) AND MONTH(failed_at) * DAY(failed_at) > 0)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- Promises whose slot belongs to somebody else, by user. `mended_at` is set when the user got a row
--- after all.
+-- Promises whose slot belongs to another user. `mended_at` is set when the user gets a row after
+-- all, when a revocation voids the promise, or when an operator confirms that the user was informed.
 CREATE TABLE IF NOT EXISTS broken_promises (
     drop_id    BIGINT       NOT NULL,
     user_id    VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -365,7 +370,7 @@ CREATE TABLE IF NOT EXISTS processes (
 --   owner     host and process
 --   asked_by  the operator who asked for it, by the name in the request
 --   content   a hash of the result of a pass over everything
---   same_as   the run that has the findings and `drops`, if the result is the same: kept for a day
+--   same_as   the earlier run with the same result, which has the findings and `drops`: kept for a day
 CREATE TABLE IF NOT EXISTS reconcile_runs (
     id                     CHAR(36)        CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
     triggered_by           VARCHAR(16)     NOT NULL,
@@ -393,9 +398,9 @@ CREATE TABLE IF NOT EXISTS reconcile_runs (
     KEY reconcile_runs_same_as (same_as, started_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- At most 200 users of a drop are named for each kind and result; a row with their number stands
--- for the others. A run with the same result as the last one (`same_as`) has none of its own. No
--- foreign key: deleting a run must not delete thousands of findings in one statement.
+-- At most 200 users of a drop are named for each kind and result; one more row has the number of
+-- the others. A run with the same result as the last one (`same_as`) has no rows. There is no
+-- foreign key, because deleting a run must not delete thousands of findings in one statement.
 --   dead_letter                 the failed claim that it concerns
 --   reconcile_findings_applied  the number of a drop's repairs since its last mail
 CREATE TABLE IF NOT EXISTS reconcile_findings (
@@ -418,8 +423,9 @@ CREATE TABLE IF NOT EXISTS reconcile_findings (
     KEY reconcile_findings_applied (drop_id, result, created_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- How many users of a drop would lose the slot that Redis shows, above the repair limit, as last
--- shown to a person, and a hash of them: a confirmation covers these and no others.
+-- The repairs above the repair limit that an operator may confirm: how many users of a drop would
+-- lose the slot that Redis shows, and a hash of these users. A confirmation covers these users and no
+-- others.
 CREATE TABLE IF NOT EXISTS held_back (
     drop_id     BIGINT          NOT NULL PRIMARY KEY,
     repairs     INT UNSIGNED    NOT NULL,
@@ -436,7 +442,7 @@ CREATE TABLE IF NOT EXISTS reconciler_state (
     updated_at DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3))
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- Alerts mailed to the people on duty, one row per problem, across restarts.
+-- Alerts mailed to the operators, one row per problem, kept across restarts.
 --   name           the problem: its kind, and its coupon, drop or cause
 --   size, content  the number of cases that the last mail named, and a checksum of them: more or others are mailed again
 --   cases          these cases, each as a hash, if the mail named all of them: an acknowledgement covers no others
@@ -462,7 +468,8 @@ CREATE TABLE IF NOT EXISTS alerts (
     KEY alerts_status (status, last_seen_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- What each pass repaired in a drop (0: in none), until it is mailed, and for the daily digest.
+-- The number of repairs of each pass by drop (0: outside any drop) and kind, for the next mail about
+-- repairs and for the daily digest.
 CREATE TABLE IF NOT EXISTS repairs (
     run_id      CHAR(36)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     drop_id     BIGINT       NOT NULL,
@@ -476,7 +483,7 @@ CREATE TABLE IF NOT EXISTS repairs (
 ) DEFAULT CHARACTER SET utf8mb4;
 
 -- Mails and webhook events to send (docs/decisions/0017-webhooks.md): one row per mail and
--- recipient, or event and address, so that one that is refused never repeats another's.
+-- recipient, or event and address, so that a refused one never causes the others to be sent again.
 --   channel  mail or webhook
 --   batch    the rows of one mail or event; an event's header webhook-id
 --   target   the recipient, or host and fingerprint of an address, which may contain a secret
