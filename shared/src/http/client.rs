@@ -32,14 +32,14 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone)]
 pub struct HttpClient {
-    /// It may contain a secret.
+    /// The address, which may contain a secret.
     address: SecretString,
     authority: String,
     tls: Tls,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
-/// Why a request got no response.
+/// Why a request got no usable response.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// No server answered. A later attempt may succeed.
@@ -149,7 +149,7 @@ impl HttpClient {
         Ok(Response::from_parts(head, body.to_bytes()))
     }
 
-    /// Reads the address.
+    /// Sends a GET request to the address, and returns the body of a 200 response.
     pub async fn get(&self) -> Result<Bytes, FetchError> {
         let request = Request::get(self.url(""))
             .header(ACCEPT, "application/json")
@@ -206,7 +206,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                // A client that does not trust it closes the connection.
+                // A client that does not trust the certificate closes the connection.
                 let Ok(mut stream) = tls.accept(stream).await else {
                     continue;
                 };

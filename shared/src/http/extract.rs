@@ -12,10 +12,10 @@ use serde::de::DeserializeOwned;
 use super::problem::Code;
 use super::{Problem, json};
 
-/// Maximum size of a body, in bytes. Only operators' requests have bodies.
+/// Maximum size of a body, in bytes. Only requests of operators and shops have bodies.
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
 
-/// Reads a body of at most so many bytes.
+/// Reads a body of at most `most` bytes.
 ///
 /// # Errors
 /// 415 if it is compressed, 413 if it is larger, 400 if it breaks off.
@@ -29,7 +29,7 @@ pub async fn body(mut request: Request, most: usize) -> Result<Bytes, Problem> {
         let detail = format!("Content-Encoding is {encoding:?}: send the body without compression");
         return Err(Problem::new(Code::UnsupportedEncoding, detail));
     }
-    // A limit in a layer would cost each claim, which has no body.
+    // A limit in a layer would also cost time for each claim, which has no body.
     DefaultBodyLimit::max(most).apply(&mut request);
     let bytes = Bytes::from_request(request, &()).await;
     bytes.map_err(|rejection| match rejection.status() {
@@ -68,8 +68,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for StrictQuery<T>
     }
 }
 
-/// The parameters of a path. One that is not valid percent-encoded UTF-8, or
-/// has another number of them, gets a 404.
+/// The parameters of a path. A path that is not valid percent-encoded UTF-8, or has a different
+/// number of parameters, gets a 404.
 pub struct StrictPath<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for StrictPath<T> {

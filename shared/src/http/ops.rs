@@ -54,7 +54,7 @@ pub struct OpsToken {
     lines: Arc<LineLimit>,
 }
 
-/// Checks the text of a setting with tokens.
+/// Checks the tokens in the text of a setting.
 ///
 /// # Errors
 /// Returns a description of the fault, never with the token.

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn probe_of_all_addresses_tells_the_answer() {
+    async fn probe_reaches_a_wildcard_listener_and_reports_its_response() {
         let busy = async || (StatusCode::SERVICE_UNAVAILABLE, "redis: gone");
         let router = Router::new().route("/healthz", get(async || "ok"));
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();

@@ -42,7 +42,7 @@ impl RequestId {
 
     fn random() -> Self {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        // Not by `format!`, because each request has one.
+        // `format!` would cost more, and every request needs an id.
         let digits = rand::random::<[u8; 16]>().map(|byte| DIGITS[usize::from(byte % 16)]);
         Self(HeaderValue::from_bytes(&digits).unwrap_or(HeaderValue::from_static("-")))
     }

@@ -39,12 +39,12 @@ const HEAD: usize = 16 * 1024;
 pub struct Limits {
     /// Maximum number of concurrent connections. Further ones wait in the operating system's queue.
     pub connections: usize,
-    /// Time limit for the head of the first request on a connection, and for reading a part of a
-    /// response.
+    /// Time limit for the head of the first request on a connection, and for a client to read a part
+    /// of a response.
     pub header_read: Duration,
     /// Time limit for the head of each further request, including the idle time before it. Longer
     /// than proxies keep idle connections (nginx and AWS's load balancers: 60 s): a proxy that
-    /// reuses one just as it is closed here answers its client 502.
+    /// reuses a connection just as this server closes it answers its client with 502.
     pub idle: Duration,
     /// Time limit for requests in progress after shutdown has begun.
     pub drain: Duration,
@@ -66,7 +66,7 @@ impl Limits {
     };
 }
 
-/// Answers requests by a router.
+/// Answers requests with a router.
 #[derive(Clone)]
 pub struct Routes(TowerToHyperService<Router>);
 
@@ -117,7 +117,7 @@ pub async fn serve_with<Answering>(
     );
     metrics::counter!(HUNG_UP_ON).absolute(0);
     let mut builder = Builder::new();
-    // The connection's own timer closes it.
+    // `Watch` limits the time for a request's head instead.
     builder
         .header_read_timeout(None)
         .writev(true)

@@ -31,7 +31,7 @@ impl TokenSigner {
     pub(super) fn new(token: &str, allowed: Allowed) -> Option<Self> {
         // HMAC accepts keys of any length.
         let of_token = Hmac::<Sha256>::new_from_slice(token.as_bytes()).ok()?;
-        // These signatures cannot be confused with other uses of the token.
+        // Separates these signatures from other uses of the token.
         let key = of_token.chain_update(b"firstcome operations page\n");
         let mut authorization = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
         authorization.set_sensitive(true);

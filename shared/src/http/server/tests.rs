@@ -92,13 +92,13 @@ async fn connection_stays_open_while_a_proxy_keeps_it_idle() {
     let mut used = TcpStream::connect(address).await.unwrap();
     assert!(!is_ended_after_a_request(&mut used).await);
     let mut unused = TcpStream::connect(address).await.unwrap();
-    // It is closed after the time in which the other one was idle.
+    // The unused connection is closed after `header_read`; the used one is idle for as long.
     assert_eq!(unused.read(&mut [0]).await.unwrap(), 0);
     assert!(!is_ended_after_a_request(&mut used).await);
 }
 
 #[tokio::test]
-async fn connections_end_after_each_response_while_half_of_the_places_are_taken() {
+async fn new_connection_ends_after_one_response_if_over_half_of_the_places_are_taken() {
     let (address, _, _stop) = server(Limits {
         connections: 4,
         ..Limits::DEFAULT
@@ -115,7 +115,7 @@ async fn connections_end_after_each_response_while_half_of_the_places_are_taken(
 }
 
 #[tokio::test]
-async fn connection_is_closed_if_it_is_idle_or_its_next_head_does_not_end() {
+async fn connection_is_closed_if_it_stays_idle_or_its_next_head_is_incomplete() {
     let (address, _, _stop) = server(Limits {
         header_read: Duration::from_millis(50),
         idle: Duration::from_millis(300),
@@ -142,7 +142,7 @@ async fn connection_stays_open_while_a_response_lasts() {
     .await;
     for path in ["/slow", "/stream"] {
         let asked = ask(address, path).await;
-        // It is closed after the time in which the other one was busy.
+        // The unused connection is closed after `header_read`; the other one is busy for as long.
         for _ in 0..4 {
             let mut unused = TcpStream::connect(address).await.unwrap();
             assert_eq!(unused.read(&mut [0]).await.unwrap(), 0);

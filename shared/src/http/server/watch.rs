@@ -1,5 +1,5 @@
-//! The timer of one connection. A timer for each request, which hyper offers, costs more than what
-//! most responses need otherwise.
+//! The timer of one connection. hyper's own timer, which it starts for each request, costs more than
+//! everything else that most responses need.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -23,7 +23,8 @@ const BUSY: u64 = u64::MAX - 1;
 pub(super) struct Watch {
     opened: Instant,
     limits: Limits,
-    /// When the last response ended, in milliseconds since the connection was opened.
+    /// [`UNUSED`], [`BUSY`], or when the last response ended, in milliseconds since the connection
+    /// was opened.
     state: AtomicU64,
 }
 
@@ -40,7 +41,8 @@ impl Watch {
         self.state.store(BUSY, Relaxed);
     }
 
-    /// Notes the end of a response, which a body of unknown length reaches later.
+    /// Records the end of a response: now, or when its body is dropped if the body has an unknown
+    /// length.
     pub(super) fn end(self: Arc<Self>, response: Response) -> Response {
         let ends = EndsRequest(self);
         if response.body().size_hint().exact().is_some() {
@@ -74,7 +76,7 @@ impl Watch {
     }
 }
 
-/// The end of a request, when it is dropped.
+/// Records the end of a request when it is dropped.
 struct EndsRequest(Arc<Watch>);
 
 impl Drop for EndsRequest {
