@@ -39,7 +39,7 @@ pub async fn follow(db: &Db, redis: &Redis, id: CouponId) -> Result<Followed, St
         return Ok(Followed::Kept("the coupon does not exist".to_owned()));
     };
     let AllowList { revision, people } = list;
-    // Its table was changed manually, lost rows, or was restored alone.
+    // The table `coupon_allow_list` was changed manually, lost rows, or was restored alone.
     if usize::try_from(people) != Ok(users.len()) {
         return Ok(Followed::Kept(format!(
             "MySQL recorded {people} people on the allow list, and `coupon_allow_list` has {}: \

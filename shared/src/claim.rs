@@ -82,18 +82,19 @@ impl Undecodable {
 
 impl Claim {
     /// Returns the key of a message in which this claim has the lowest slot. Messages need no
-    /// order, because each slot is given once.
+    /// order, because a slot is given again only after its earlier claim was revoked or the drop
+    /// was rebuilt.
     pub fn key(&self) -> String {
         format!("{}:{}", self.coupon_id, self.slot)
     }
 
-    /// Encodes a message with only this claim. Empty if its time is not known.
+    /// Encodes a message with only this claim. Returns an empty string if its time is unknown.
     pub fn encode(&self) -> String {
         Self::encode_batch(&[self]).unwrap_or_default()
     }
 
-    /// Encodes a message. All claims must belong to one drop. Returns `None` if there are none, or
-    /// if the time of one is not known.
+    /// Encodes a message. All claims must belong to one drop. Returns `None` if there are no
+    /// claims, or if the time of a claim is unknown.
     pub fn encode_batch(claims: &[&Self]) -> Option<String> {
         let first = claims.first()?;
         let claims: Option<Vec<ClaimWire<'_>>> = claims.iter().map(|claim| claim.wire()).collect();
@@ -117,7 +118,7 @@ impl Claim {
         })
     }
 
-    /// Parses a message as a whole: nobody but Firstcome signs messages, so one that cannot be read
+    /// Parses a message as a whole: only Firstcome signs messages, so a message that cannot be read
     /// comes from another version.
     pub fn decode(payload: &[u8]) -> Result<Vec<Self>, Undecodable> {
         if payload.is_empty() {

@@ -21,7 +21,8 @@ pub enum Point {
     ClaimSent,
     /// API: the delivery report has arrived or timed out; no response is sent yet.
     ClaimPublished,
-    /// API: a claim without acknowledgement is a dead letter; no response is sent yet.
+    /// API: the attempt to write the rows of claims without acknowledgement to MySQL is over; no
+    /// response is sent yet.
     ClaimKept,
     /// API: MySQL has a revocation; Redis still has the claim.
     RevocationWritten,
@@ -33,15 +34,15 @@ pub enum Point {
     ListFollowed,
     /// Consumer: before the transaction of a batch.
     RowsBegun,
-    /// Consumer: rows are inserted, the transaction is open.
+    /// Consumer: rows are inserted; the transaction is still open.
     RowsInserted,
-    /// Consumer: dead letters are written too, the transaction is open.
+    /// Consumer: dead letters are written too; the transaction is still open.
     FallbackInserted,
     /// Consumer: rows and positions are committed in MySQL.
     RowsCommitted,
-    /// Reconciler: the run is recorded, nothing is read.
+    /// Reconciler: the start of the run is recorded; nothing is read yet.
     RunBegun,
-    /// Reconciler: the coupon is closed in a new era; nothing is read yet.
+    /// Reconciler: Redis has closed the coupon in a new era, which MySQL does not have yet.
     EraBegun,
     /// Reconciler: before rows are inserted.
     RepairBegun,
@@ -49,7 +50,7 @@ pub enum Point {
     DropLoaded,
     /// Reconciler: the slots of a drop are written; its settings are not.
     PeopleRebuilt,
-    /// Reconciler: people from the waiting list have slots, and no rows.
+    /// Reconciler: users from the waiting list have slots, but no rows yet.
     PersonPromoted,
     /// Reconciler: promises are listed as broken; Redis still shows their slots.
     BrokenListed,
@@ -58,11 +59,11 @@ pub enum Point {
     RowReissued,
     /// Reconciler: everything is written; the gate is still closed.
     GateDue,
-    /// Reconciler: admission is open, the run is not recorded.
+    /// Reconciler: admission is open; the end of the run is not recorded yet.
     GateOpened,
-    /// Reconciler: the pass is over, the run is not recorded.
+    /// Reconciler: the pass is over; the end of the run is not recorded yet.
     RunDone,
-    /// Reconciler: the run is recorded, no mail is prepared.
+    /// Reconciler: the end of the run is recorded; no mail is prepared yet.
     RunRecorded,
     /// Sender: a mail is leased, but not yet sent.
     MailDue,
@@ -145,7 +146,7 @@ mod wanted {
     }
 }
 
-/// Does nothing in a release build.
+/// Does nothing, because this build has no crash points.
 #[cfg(not(any(debug_assertions, feature = "crash-points")))]
 #[inline]
 pub fn crash_point(_: Point) {}

@@ -61,7 +61,8 @@ pub struct NamedDrop {
     pub drop: DropId,
 }
 
-/// The slot number of a claim: from 1 to the drop's quantity. Each number is given to one user.
+/// The slot number of a claim: from 1 to the drop's quantity. At any time, each number belongs to at
+/// most one user.
 pub type Slot = u32;
 
 impl fmt::Display for CouponId {
@@ -211,8 +212,8 @@ impl OncePer {
     }
 }
 
-/// Characters that are invisible but affect the surrounding text: direction marks and overrides,
-/// joiners, soft hyphens, tags, and code points at the edges of Unicode.
+/// Whether a character is invisible but may affect the surrounding text: direction marks and
+/// overrides, joiners, soft hyphens, fillers, variation selectors, tags and specials.
 pub fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{00ad}' | '\u{034f}' | '\u{061c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180e}'

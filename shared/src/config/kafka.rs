@@ -35,7 +35,7 @@ pub struct KafkaArgs {
 }
 
 impl KafkaArgs {
-    /// Checks the address of a Kafka that is not ours, and returns the security of connections to
+    /// Checks the address of an attached system's Kafka, and returns the security of connections to
     /// it.
     pub fn at(
         addresses: &str,

@@ -101,9 +101,9 @@ impl StartArgs {
     }
 }
 
-/// File of certificate authorities to trust in addition to the public ones, for connections to the
-/// issuer of tokens, the API, webhooks and mail servers. The variable is OpenSSL's own, so one
-/// value also serves other programs.
+/// File of certificate authorities to trust: instead of the public ones for Redis, MySQL and Kafka,
+/// and in addition to them for other servers (the issuer of tokens, the API, webhooks, mail servers,
+/// the collector of traces). The variable is OpenSSL's own, so one value also serves other programs.
 pub fn ssl_cert_file() -> Option<PathBuf> {
     std::env::var_os("SSL_CERT_FILE")
         .filter(|path| !path.is_empty())

@@ -31,7 +31,7 @@ pub struct RedisArgs {
 }
 
 impl RedisArgs {
-    /// Returns the settings for a Redis that is not ours, at an address that is not `REDIS_URL`.
+    /// Returns the settings for an attached system's Redis, whose address is not `REDIS_URL`.
     pub fn at(
         url: SecretString,
         is_cluster: bool,

@@ -83,8 +83,8 @@ fn time_of_day<'de, D: Deserializer<'de>>(d: D) -> Result<Option<NaiveTime>, D::
     Ok(Option::<WallClock>::deserialize(d)?.map(|time| time.0))
 }
 
-/// Drops that open sooner are not removed, nor moved. A change is in both stores within this time,
-/// so that nobody is admitted to a removed drop, or before a later opening.
+/// Drops that open within this time are neither removed nor moved. A change reaches both stores
+/// within this time, so that no user is admitted to a removed drop, or before a later opening.
 const CHANGED_BEFORE_OPENING: TimeDelta = TimeDelta::minutes(1);
 
 impl CouponPatch {
@@ -128,8 +128,8 @@ impl CouponPatch {
         self.opens.is_some() || self.closes.is_some() || self.last_day.is_some()
     }
 
-    /// Changes a coupon and its drops. `drops` has all of them; removed ones are left out
-    /// afterwards.
+    /// Changes a coupon and its drops. `drops` must contain all of them, and no longer contains the
+    /// removed ones afterwards.
     ///
     /// # Errors
     /// Why the change is not possible, and what to do instead.
@@ -231,9 +231,9 @@ impl CouponPatch {
     }
 }
 
-/// Refuses new times by which the first drop that is not made yet would open before the last one
-/// closes: admission would use only the later one, and users who retry a claim on the earlier one
-/// would get a second coupon.
+/// Refuses new times if the first drop that is not created yet would open before the last created
+/// one closes: admission would use only the later one, and users who retry a claim on the earlier
+/// one would get a second coupon.
 fn check_no_overlap(new: &Schedule, drops: &[Drop], now: DateTime<Utc>) -> Result<(), String> {
     let last = drops.iter().rfind(|drop| drop.can_give_slots(now));
     let Some((last, Some(closes))) = last.map(|last| (last, last.closes_at)) else {
@@ -253,7 +253,7 @@ fn check_no_overlap(new: &Schedule, drops: &[Drop], now: DateTime<Utc>) -> Resul
     ))
 }
 
-/// Moves the opening of a coupon that opens once. Repeating the change is possible at any time.
+/// Moves the opening of a coupon that opens once. The change can be repeated at any time.
 fn open_at(
     schedule: &mut Option<Schedule>,
     drops: &mut [Drop],
@@ -316,7 +316,7 @@ fn close_now(
     let ends =
         |drop: &Drop| drop.can_give_slots(now) && (ends_before_it_opens || drop.opens_at <= now);
     let last = drops.iter().rfind(|drop| drop.opens_at <= now);
-    // Later it is not a retry, but meant for the next drop.
+    // After an hour, the request is not a retry but concerns the next drop.
     let since = Some(now - TimeDelta::hours(1));
     let is_repeated = last.is_some_and(|last| last.closed_early && last.closes_at > since);
     if !is_repeated && !drops.iter().any(ends) {
@@ -360,7 +360,7 @@ mod tests {
         format!("2026-12-{text}:00Z").parse().unwrap()
     }
 
-    /// A daily coupon from 11:00 to the given time, with drops on the days 1 to 3.
+    /// Returns a daily coupon from 11:00 to the given time, with drops on days 1 to 3.
     fn daily(closes: &str) -> (Coupon, Vec<Drop>) {
         let settings = json!({
             "name": "Winter", "quantity": 5, "once_per": "drop",
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn new_times_leave_drops_that_are_made() {
+    fn new_times_do_not_change_drops_that_are_already_created() {
         let mut all = daily("12:00");
         let before = all.1.clone();
         assert_eq!(before.len(), 3, "today and two days ahead");
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn new_times_must_not_overlap_the_last_drop_that_is_made() {
+    fn new_times_that_overlap_the_last_created_drop_are_refused() {
         let mut all = daily("11:00");
         for patch in [
             json!({"opens": "10:00"}),
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn opening_moves_until_a_minute_before_it() {
+    fn opening_can_be_moved_until_a_minute_before_it() {
         let mut once = daily("12:00");
         once.1.truncate(1);
         once.0.settings.schedule = Some(Schedule::Once {
@@ -526,7 +526,7 @@ mod tests {
         for moved in ["01T11:30", "01T10:00"] {
             change(&mut once, "01T09:00", opens(moved)).unwrap();
             assert_eq!(once.1[0].opens_at, at(moved));
-            // A repeated request is answered alike, also once it is open.
+            // A repeated request gets the same answer, even after the coupon has opened.
             change(&mut once, "01T11:31", opens(moved)).unwrap();
         }
         let both = json!({"opens_at": "2026-12-02T11:00:00Z", "closes_at": null});
