@@ -10,7 +10,8 @@ use super::KafkaSettings;
 use super::error::TopicError;
 
 /// The first failure that a setting may have caused: a sentence with the setting, and whether only
-/// another setting helps. (A stopping broker breaks handshakes off, too, so it may answer later.)
+/// changing that setting helps. (If not, a broker that was stopping may have broken off the
+/// handshake, and a later attempt may succeed.)
 #[derive(Debug, Default)]
 pub(super) struct Failures(Mutex<Option<(String, bool)>>);
 
@@ -53,8 +54,8 @@ fn failure(code: Option<RDKafkaErrorCode>, reason: &str) -> Option<(String, bool
 }
 
 impl KafkaSettings {
-    /// Explains why no broker has answered. Other brokers than the one that refused may be down
-    /// only now, but then this process starts again.
+    /// Explains why no broker has answered. A refusal by one broker counts as final, although the
+    /// other brokers may only be down at the moment: this process then starts again.
     pub(super) fn why_not(&self, error: &KafkaError, failures: &Failures) -> TopicError {
         match failures.0.lock().take() {
             Some((sentence, true)) => TopicError::Setting(sentence),
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_that_a_setting_causes_name_it() {
+    fn failure_caused_by_a_setting_names_the_setting() {
         use RDKafkaErrorCode::{Authentication, BrokerTransportFailure, SSL};
         let untrusted = "ssl://a:1: certificate verify failed";
         let plain_text = "SSL handshake failed: unexpected message";

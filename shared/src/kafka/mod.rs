@@ -26,8 +26,9 @@ pub use unreadable::{Probed, probe, why_unreadable};
 /// wait.
 const FETCH_AGAIN_MS: &str = "10";
 
-/// A client to which no broker answers for this long must be replaced: librdkafka 2.12 forgets all
-/// brokers for good, also its bootstrap servers, if a broker that has just started names none.
+/// A client to which no broker answers for this long must be replaced: librdkafka 2.12 permanently
+/// forgets all brokers, including its bootstrap servers, if a broker that has just started names
+/// none.
 /// While Kafka is down, a new client does no harm.
 pub const FORGOTTEN: Duration = Duration::from_secs(15);
 
@@ -61,7 +62,7 @@ impl KafkaSettings {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.brokers)
-            // These are librdkafka's defaults. What is set here cannot be overridden.
+            // These two are librdkafka's defaults. KAFKA_PROPERTIES cannot override them.
             .set("enable.ssl.certificate.verification", "true")
             .set("ssl.endpoint.identification.algorithm", "https")
             .set("socket.keepalive.enable", "true")
@@ -83,9 +84,9 @@ impl KafkaSettings {
         config
     }
 
-    /// Configures a producer that loses no message: acknowledged by all replicas. It gives up on a
-    /// message that is not acknowledged within `deadline` (librdkafka's default is five minutes),
-    /// and the API writes the claim to MySQL.
+    /// Configures a producer that loses no message: all replicas in sync must acknowledge it. The
+    /// producer gives up on a message that is not acknowledged within `deadline` (librdkafka's
+    /// default is five minutes), and the API writes the claims to MySQL.
     pub fn producer(&self, deadline: Duration) -> ClientConfig {
         let mut config = self.base();
         config
@@ -136,8 +137,8 @@ impl KafkaSettings {
             .set("group.id", &self.group)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            // Positions stand in MySQL. At an offset outside the log a partition stands still until
-            // the consumer begins it there again.
+            // Positions are stored in MySQL. At an offset outside the log, a partition stalls until
+            // the consumer starts reading it again at a stored position.
             .set("auto.offset.reset", "error")
             // Otherwise, an unfinished transaction of another program would hide later messages and
             // the end of the topic. After a loss of Redis data, their slots would be given to other

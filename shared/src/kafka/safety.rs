@@ -9,8 +9,8 @@ pub(super) const IN_SYNC: usize = 2;
 
 pub(super) const BATCH_SETTING: &str = "max.message.bytes";
 
-/// The setting and value with which messages have the broker's time. By default they have the
-/// producer's, and Kafka refuses each that is more than an hour ahead of its own.
+/// The setting and value with which messages carry the broker's time. By default they carry the
+/// producer's time, and Kafka refuses messages that are more than an hour ahead of its own clock.
 pub(super) const TIME_SETTING: [&str; 2] = ["message.timestamp.type", "LogAppendTime"];
 
 fn change(topic: &str, setting: &str) -> String {
@@ -73,8 +73,8 @@ pub(super) fn what_is_unsafe<'a>(
     })
 }
 
-/// Returns the advised change if the topic refuses the messages of an API whose clock is ahead. No
-/// claim is lost by that: the API writes them to MySQL.
+/// Returns the advised change if the topic refuses the messages of an API whose clock is ahead. Such
+/// refusals lose no claim, because the API writes the claims to MySQL.
 pub(super) fn refuses_by_clock<'a>(
     topic: &str,
     value: impl Fn(&str) -> Option<&'a str>,
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn topic_with_the_times_of_producers_is_warned_of() {
+    fn warning_is_returned_for_a_topic_that_keeps_the_times_of_producers() {
         for (set, is_warned) in [
             (Some("CreateTime"), true),
             (Some("LogAppendTime"), false),

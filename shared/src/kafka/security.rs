@@ -1,5 +1,5 @@
 //! Security of connections to Kafka, and some other properties of librdkafka (`KAFKA_PROPERTIES`).
-//! What Firstcome sets itself cannot be overridden.
+//! Properties on which promises rest cannot be set.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,7 +23,7 @@ impl fmt::Debug for Security {
 }
 
 impl Security {
-    /// `given` has lines of `name=value`, or parts separated by semicolons.
+    /// `given` has pairs of `name=value`, separated by line breaks or semicolons.
     pub(crate) fn new(
         given: &SecretString,
         password: Option<&SecretString>,
@@ -59,7 +59,8 @@ impl Security {
             .to_owned();
         let [is_encrypted, logs_in] =
             ["ssl", "sasl"].map(|part| protocol.split('_').any(|it| it == part));
-        // An operator would believe that connections are secure.
+        // Refuse properties without an effect: an operator would believe that connections are
+        // secure.
         if let Some(name) = properties.keys().find(|name: &&String| {
             name.starts_with("ssl.") && !is_encrypted || name.starts_with("sasl.") && !logs_in
         }) {
@@ -75,7 +76,7 @@ impl Security {
         // searches the usual locations.
         let probe = Path::new("probe");
         let authorities = files.authorities.as_deref().unwrap_or(probe);
-        // librdkafka refuses both.
+        // librdkafka refuses `https.ca.location` together with `https.ca.pem`.
         let for_provider = (!properties.contains_key("https.ca.pem")).then_some(probe);
         let ours = [
             ("https.ca.location", for_provider),
@@ -102,7 +103,7 @@ impl Security {
     }
 }
 
-/// What an operator may set: properties, and beginnings of their names.
+/// The properties that an operator may set: full names, and prefixes that end with a dot.
 const MAY_BE_SET: [&str; 13] = [
     "broker.address.",
     "client.",
@@ -126,8 +127,8 @@ fn may_be_set(name: &str) -> bool {
         && name != "ssl.endpoint.identification.algorithm"
 }
 
-/// Asks librdkafka whether it has the property and takes the value. rdkafka's own error would show
-/// the value, which may be a secret.
+/// Asks librdkafka whether it knows the property and accepts the value. rdkafka's own error would
+/// show the value, which may be a secret.
 fn is_accepted(name: &str, value: &SecretString) -> Result<(), String> {
     let mut config = ClientConfig::new();
     config.set(name, value.expose_secret());
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn client_gets_the_authorities_of_an_identity_provider() {
+    fn identity_provider_is_verified_by_the_usual_authorities_unless_others_are_set() {
         for (others, expected) in [
             ("", Some("probe")),
             ("https.ca.location=/etc/ca.pem", Some("/etc/ca.pem")),
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn other_wrong_properties_are_refused_without_their_values() {
+    fn invalid_properties_are_refused_without_showing_their_values() {
         let ssl = "security.protocol=SSL;";
         for (properties, password, said) in [
             (&*format!("{ssl} client.id"), None, "name=value"),
@@ -212,7 +213,7 @@ mod tests {
                 None,
                 "does not take `connections.max.idle.ms`",
             ),
-            // Without their protocol.
+            // These lack a matching `security.protocol`.
             ("", Some("hunter2"), "sets `sasl.password`, but"),
             (
                 "ssl.ca.location=hunter2",

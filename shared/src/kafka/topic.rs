@@ -61,13 +61,14 @@ pub async fn check_topic(
     })
 }
 
-/// What the brokers know of a topic.
+/// A topic as the brokers describe it.
 pub struct FoundTopic {
     pub partitions: usize,
-    /// The smallest number of replicas of a partition, and of those in sync.
+    /// The smallest number of replicas of any partition.
     pub replicas: usize,
+    /// The smallest number of replicas in sync of any partition.
     in_sync: usize,
-    /// What its settings may do besides losing messages.
+    /// Advice about a setting that loses no messages.
     warning: Option<String>,
 }
 
@@ -132,7 +133,7 @@ impl KafkaSettings {
         let asked = admin
             .describe_configs(&[ResourceSpecifier::Topic(&self.topic)], &options)
             .await;
-        // Drop it in the background: its thread takes a tenth of a second to end.
+        // Drop the client in the background: its thread takes a tenth of a second to end.
         tokio::task::spawn_blocking(move || drop(admin));
         let code = match asked.map(|results| results.into_iter().next()) {
             Ok(Some(Ok(config))) => return Ok(Some(config)),

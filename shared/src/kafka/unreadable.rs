@@ -4,7 +4,7 @@
 //! three ways (`rdkafka_msgset_reader.c`). If decompression fails, it retries the batch forever. If
 //! a record cannot be parsed, it also retries forever, without an error, because it takes the batch
 //! for a truncated response. If the checksum is wrong, it skips to a wrong place in the response,
-//! and mostly starts again at the first message.
+//! and usually starts again at the first message.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -69,7 +69,7 @@ impl ClientContext for TimedOut {
 
 impl ConsumerContext for TimedOut {}
 
-/// Reads at an offset with a fresh client. Blocks for a quarter of a minute at most.
+/// Reads at an offset with a fresh client. Blocks for at most 15 seconds.
 pub fn probe(kafka: &KafkaSettings, partition: i32, offset: i64) -> KafkaResult<Probed> {
     let mut config = kafka.reader();
     // The client must not start at another offset.

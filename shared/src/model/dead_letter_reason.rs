@@ -8,7 +8,7 @@ use crate::coupon::ClaimFault;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, EnumIter, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum DeadLetterReason {
-    /// The message is not of our format.
+    /// The message does not have Firstcome's format.
     Undecodable,
     /// The message has a version of the format that this process does not know.
     WrongVersion,
@@ -22,7 +22,7 @@ pub enum DeadLetterReason {
     SlotTaken,
     SealedDrop,
     OutsideWindow,
-    /// MySQL refuses the row for a reason of its data.
+    /// MySQL refuses the row because of its data.
     BadData,
     /// Another client of MySQL locks the drop.
     RowLocked,

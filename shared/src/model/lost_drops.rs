@@ -22,8 +22,8 @@ pub fn is_one_lost(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>) -> bool 
         })
 }
 
-/// Whether no drop is this one. Sealed drops before the last one that has opened may not be among
-/// `drops`.
+/// Whether none of `drops` is the planned drop. `drops` may lack sealed ones before the last one
+/// that has opened.
 pub(crate) fn is_missing(planned: &PlannedDrop, drops: &[Drop], now: DateTime<Utc>) -> bool {
     let opened = drops.iter().map(|drop| drop.opens_at);
     let last_opened = opened.filter(|at| *at <= now).max();

@@ -30,7 +30,7 @@ impl Revocation {
         self.again_from.map(|at| at.and_utc().timestamp_millis())
     }
 
-    /// Whether it was begun within the last second, by this host's clock.
+    /// Whether it was written within the last second, by this host's clock.
     pub fn is_young(&self) -> bool {
         let age = Utc::now().naive_utc() - self.revoked_at;
         age.abs() < TimeDelta::seconds(1)
