@@ -108,8 +108,8 @@ pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
     set_state("notify", "").run(conn).await.map(|_| ())
 }
 
-/// Inserts an alert, or replaces the one with the same name. An earlier one that was mailed and is
-/// over keeps its id, to which its mails lead, and gives its name away.
+/// Inserts an alert, or replaces the one with the same name. An earlier alert of that name that was
+/// mailed and is over is renamed instead, and keeps the id to which its mails link.
 pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
     let earlier = "UPDATE alerts SET name = CONCAT(name, '#', id) WHERE name = ? \
         AND status = 'resolved' AND last_mailed_at >= first_seen_at AND first_seen_at < ?";
@@ -168,7 +168,7 @@ pub async fn ids(conn: &mut Conn, names: &[&str]) -> QueryResult<HashMap<String,
 }
 
 /// Counts the users whose broken promises in a drop ended since this time: those who have a row
-/// that counts for the drop, and the others, whom an operator has told.
+/// that counts for the drop, and the others, who were informed by an operator or revoked.
 pub async fn mended(conn: &mut Conn, drop: DropId, since: DateTime<Utc>) -> QueryResult<[i64; 2]> {
     let query = "SELECT COUNT(*), CAST(COALESCE(SUM(EXISTS (SELECT 1 FROM issued_coupons i \
         WHERE i.coupon_id = b.coupon_id AND i.user_id = b.user_id \
@@ -210,7 +210,7 @@ pub async fn unmailed_repairs(
     Ok((unmailed, sql!(mails, since).all(conn).await?))
 }
 
-/// Marks all repairs as mailed.
+/// Marks all repairs that are not mailed yet as mailed.
 pub async fn mark_repairs_mailed(conn: &mut Conn, now: DateTime<Utc>) -> QueryResult<()> {
     let mark = "UPDATE repairs SET mailed_at = ? WHERE mailed_at IS NULL";
     sql!(mark, now).run(conn).await.map(|_| ())
@@ -269,7 +269,8 @@ impl Db {
 }
 
 impl Db {
-    /// Whether the alert with this name fires, and is not of this kind.
+    /// Whether the alert with this name fires, has another kind than `other_than`, and was last seen
+    /// before `seen_before`.
     pub async fn fires(
         &self,
         name: &str,
@@ -293,7 +294,8 @@ pub async fn acknowledge(
     operator: Operator,
 ) -> DbResult<Option<ListedAlert>> {
     db.transaction("acknowledge an alert", async move |conn| {
-        // A process that records alerts at this moment writes back what it has read.
+        // Otherwise, a process that records alerts at this moment could overwrite the change with
+        // what it read before.
         lock(conn).await?;
         let set = "UPDATE alerts SET acknowledged_at = ?, acknowledged_by = ? WHERE id = ? \
             AND status = 'firing'";

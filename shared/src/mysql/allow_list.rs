@@ -103,9 +103,9 @@ impl Db {
         Ok(list.map(|list| (list, users)))
     }
 
-    /// Deletes some lists that have not changed for `kept`, of coupons whose drops were all sealed
-    /// at least that long ago and that have no day to come. An operator who adds days to such a
-    /// coupon must upload the list again first. Returns how many were deleted.
+    /// Deletes up to ten lists that have not changed for `kept`, of coupons whose drops were all
+    /// sealed at least that long ago and that have no further days. An operator who adds days to
+    /// such a coupon must upload the list again first. Returns how many were deleted.
     pub async fn delete_old_allow_lists(&self, kept: Duration) -> DbResult<usize> {
         let Some(before) = before(kept) else {
             return Ok(0);
@@ -180,7 +180,7 @@ async fn set_list(conn: &mut Conn, id: CouponId, seen: u64, people: u32) -> Quer
 }
 
 /// Changes the rows of a list, and returns how many. The caller holds the lock on the coupon's row,
-/// so nobody else changes them.
+/// so no other transaction changes them.
 async fn apply(conn: &mut Conn, id: CouponId, change: &ListChange) -> QueryResult<u32> {
     let changed = match change {
         ListChange::Add(users) => {

@@ -258,8 +258,9 @@ impl Db {
     }
 
     /// Reads coupons with their unsealed drops and the last sealed one; `which` selects the coupons'
-    /// ids. The last opened drop is among them, whatever the clocks say: by a clock that is ahead,
-    /// it would be one that opens only later, and the holders of the sealed one would be missed.
+    /// ids. No clock is used, so the last opened drop is always among them: by a clock that is
+    /// ahead, it would be a drop that opens only later, and the holders of the sealed one would be
+    /// missed.
     async fn select_coupons(&self, which: Sql) -> DbResult<Vec<WithDrops>> {
         // Without STRAIGHT_JOIN and without statistics, the optimizer might begin with all existing
         // coupons.
@@ -295,7 +296,7 @@ impl Db {
     }
 }
 
-/// Selects these ids. A long list as one value, so that the statement has few parameters.
+/// Selects these ids. The list is one value, so that the statement has few parameters.
 pub(super) fn listed(ids: &[CouponId]) -> Sql {
     let listed = "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
     sql!(listed, json(&ids))

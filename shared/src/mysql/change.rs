@@ -40,15 +40,14 @@ pub struct ChangedCoupon {
 /// all rows if the limits in between were lost.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Attempts of a change while rows of its drops are being written.
+/// Maximum number of attempts to change a coupon while rows of its drops are being written.
 const ATTEMPTS: u32 = 20;
 
 impl Db {
     /// Takes the coupon's next revision, unless Redis has `seen` a later one or the coupon has
     /// another one than `only`, and returns the coupon and its unsealed drops at that revision. A
-    /// revision
-    /// is a fencing token: its owner may write the coupon's settings to Redis until another process
-    /// takes a later revision. If MySQL's is below `seen`, MySQL has lost revisions
+    /// revision is a fencing token: its owner may write the coupon's settings to Redis until another
+    /// process takes a later revision. If MySQL's is below `seen`, MySQL has lost revisions
     /// (docs/decisions/0026-mysql-gone-back.md).
     pub async fn take_revision(
         &self,
@@ -73,9 +72,9 @@ impl Db {
     /// is `None`. `now` must not be ahead of Redis's clock.
     ///
     /// # Errors
-    /// `DbError`. After a refusal (`DbError::refusal`) nothing was changed: rows above the
-    /// new quantity are issued, or rows of a removed drop. After any other error, the change may
-    /// have taken effect.
+    /// `DbError`. After a refusal (`DbError::refusal`) nothing was changed: there are rows above the
+    /// new quantity, or rows of a removed drop. After any other error, the change may have taken
+    /// effect.
     pub async fn change_coupon(
         &self,
         id: CouponId,
@@ -94,7 +93,8 @@ impl Db {
             });
             attempts += 1;
             match changed.await {
-                // A batch of rows names several of the limits that the change locks and removes.
+                // The other transaction is a batch of rows that name several of the limits that the
+                // change locks and removes.
                 Err(error) if error.is_deadlock() && attempts < ATTEMPTS => {}
                 changed => return changed,
             }
@@ -132,7 +132,7 @@ async fn change(
     if only.is_some_and(|only| only != revision) {
         return Ok(CouponChanged::Another(revision));
     }
-    // A reconciler seals drops without the lock of their coupon.
+    // A reconciler seals drops without locking their coupon.
     let unsealed = "SELECT id FROM drops WHERE coupon_id = ? AND sealed_at IS NULL FOR UPDATE";
     sql!(unsealed, id).all::<Vec<i64>>(conn).await?;
     let Some(before) = coupon_with_drops(conn, id).await? else {

@@ -59,16 +59,16 @@ pub fn random_code(drop: DropId, slot: Slot) -> String {
     prefix(drop, slot) + &written(rand::rng().random())
 }
 
-/// The code of an issued coupon as somebody typed it.
+/// The code of an issued coupon, parsed from what a user typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Code {
     pub drop: DropId,
     pub slot: Slot,
-    /// As the row has it.
+    /// The code in the form in which its row stores it.
     pub text: String,
 }
 
-/// The text is no code of this installation: no row needs to be read.
+/// The text does not have the form of a code, so no row needs to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the text does not have the form of a code")]
 pub struct NoCode;
@@ -80,8 +80,8 @@ impl FromStr for Code {
     type Err = NoCode;
 
     /// Parses `DROP-SLOT-XXXX-XXXX-XXXX-XXXX`, or `DROP.SLOT.` and 20 hexadecimal digits: the
-    /// default of rows that are inserted by hand. Accepts lower case, letters that people take for
-    /// digits, spaces, and dashes that mail programs make of hyphens.
+    /// default of rows that are inserted by hand. Accepts lower case, letters that are mistaken for
+    /// digits, spaces, and dashes into which mail programs turn hyphens.
     fn from_str(typed: &str) -> Result<Self, NoCode> {
         let text: String = typed
             .chars()
@@ -97,7 +97,7 @@ impl FromStr for Code {
     }
 }
 
-/// Returns the character of a code that somebody meant by this one.
+/// Returns the character of a code that was meant by a typed one.
 fn as_meant(typed: char) -> char {
     match typed.to_ascii_uppercase() {
         'O' => '0',
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn text_of_another_form_is_no_code() {
+    fn text_in_any_other_form_is_not_a_code() {
         let secret = "ABCD-EFGH-JKMN-PQRS";
         let hex = "0123456789ABCDEF0123";
         for good in [

@@ -54,8 +54,8 @@ columns! {
     UserId: String, Text => UserId::from_store,
 }
 
-/// Stored words of which one stands for every unknown one: the schema admits no other scope, and an
-/// alert in an unknown state still fires, so that no problem is hidden.
+/// Types with one value that also represents every unknown word: the schema admits no other scope,
+/// and an alert in an unknown state still fires, so that no problem is hidden.
 macro_rules! words {
     ($($type:ty: $otherwise:ident,)*) => {
         $(impl Columns for $type {

@@ -162,8 +162,8 @@ fn why_not(
     })
 }
 
-/// Leaves out the first part of a text if the second repeats it: mysql_async wraps an error of the
-/// connection twice.
+/// Leaves out the first part of a text if the second repeats it: mysql_async wraps a connection
+/// error twice.
 fn once(text: &str) -> &str {
     match text.split_once(": ") {
         Some((first, rest)) if rest.starts_with(first) => rest,
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_of_a_connection_does_not_repeat_itself() {
+    fn connection_error_is_shown_without_the_repetition() {
         let refused = std::io::Error::from_raw_os_error(111);
         let wrapped = mysql_async::Error::from(mysql_async::IoError::from(refused));
         let ConnectionError::BadConnection(text) = why_not(wrapped, None, None) else {

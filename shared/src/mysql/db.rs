@@ -305,7 +305,7 @@ impl Db {
         within(settings, establish(&settings.url)).await
     }
 
-    /// Opens a connection without our session settings, which other products refuse.
+    /// Opens a connection without Firstcome's session settings, which other products refuse.
     pub async fn plain(settings: &DbSettings) -> DbResult<mysql_async::Conn> {
         within(settings, open(&settings.url, Vec::new())).await
     }

@@ -118,8 +118,8 @@ impl Db {
     }
 
     /// Counts the unresolved dead letters that name no drop in which a pass could issue them, or a
-    /// sealed drop and no user, optionally of one coupon or drop. Reads some of them, each with
-    /// what it names.
+    /// sealed drop and no user, optionally of one coupon or drop. Also reads up to ten of them, each
+    /// with a description of what it names.
     pub async fn loose_dead_letters(
         &self,
         coupon: Option<CouponId>,

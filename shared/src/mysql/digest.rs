@@ -12,7 +12,8 @@ use crate::report::AlertState;
 use crate::sql;
 use crate::subject::Subject;
 
-/// Maximum number of finished drops. The mail shows only the number of the others.
+/// Maximum number of sealed drops and of targets with lost messages. Of further drops, the mail
+/// shows only the number.
 const LINES: i64 = 20;
 
 /// Time limit of all queries. With a pass every second, a day has about 86,000 rows.
@@ -36,7 +37,7 @@ row! {
     /// Repairs of one kind.
     #[derive(PartialEq, Eq)]
     pub struct DigestRepairs {
-        /// The campaign. 0 for drops of ours, which are too many to be named.
+        /// The campaign. 0 for Firstcome's own drops, which are too many to be named.
         pub drop_id: DropId,
         pub kind: String,
         pub number: u64,
@@ -63,8 +64,9 @@ pub struct DailyDigest {
     /// The first drops that were verified exact.
     pub sealed: Vec<DigestDrop>,
     pub sealed_total: u64,
-    /// Messages sent, and those that wait.
+    /// Messages sent in the period.
     pub sent: u64,
+    /// Messages that wait to be sent.
     pub waiting: u64,
     /// Targets with messages that were given up, and how many.
     pub lost: Vec<(String, u64)>,

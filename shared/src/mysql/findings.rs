@@ -75,7 +75,7 @@ impl Db {
         run_id: &str,
         findings: Vec<Finding>,
     ) -> DbResult<()> {
-        // Those that an attempt wrote before it failed.
+        // Delete the findings that an earlier attempt wrote before it failed.
         let delete = sql!(
             "DELETE FROM reconcile_findings WHERE run_id = ? LIMIT ?",
             run_id,

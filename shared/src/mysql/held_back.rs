@@ -30,7 +30,7 @@ row! {
     }
 }
 
-/// What an operator asks a pass for.
+/// An operator's request to a pass.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Asked {
     pub confirm: bool,
@@ -62,9 +62,9 @@ impl Confirmation {
 }
 
 impl Db {
-    /// Returns whether repairs are confirmed. Others are recorded as held back, except by a pass
-    /// whose confirmation is refused: a second click must not carry out what only that pass has
-    /// shown.
+    /// Returns whether repairs are confirmed. Unconfirmed repairs are recorded as held back, except
+    /// by a pass whose confirmation is refused: a second click must not carry out what only that
+    /// pass has shown.
     pub async fn confirmation(
         &self,
         drop: DropId,

@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 use crate::domain::{CouponId, DropId};
 
 /// Draws the id of a coupon or revocation: seconds since 1970, followed by 20 random bits. The
-/// primary key refuses an id that is taken; then draw again. Reuse of an id that MySQL has lost
-/// needs the same second again, so a clock that was set back.
+/// primary key refuses an id that is taken; then draw again. An id that MySQL has lost can only be
+/// drawn again in the same second, which requires a clock that was set back.
 pub(super) fn draw_id(now: DateTime<Utc>) -> i64 {
     (now.timestamp() << 20) | i64::from(rand::rng().random::<u32>() >> 12)
 }

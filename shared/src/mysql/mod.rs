@@ -1,5 +1,4 @@
-//! MySQL: the one place where queries run ([`Db`]), and the queries that
-//! both packages need.
+//! MySQL: the one place where queries run ([`Db`]), and the queries that several packages need.
 
 pub mod alerts;
 pub mod allow_list;

@@ -9,16 +9,17 @@ use super::sql::{insert_rows, row, values};
 use super::{Conn, Db, DbResult, Sql, list};
 use crate::sql;
 
-/// Rows of this age are given up.
+/// Age from which messages are given up.
 const GIVE_UP: TimeDelta = TimeDelta::days(1);
 
-/// How long a target may put off the next attempt.
+/// Maximum time for which a target may postpone the next attempt.
 pub const PUT_OFF_AT_MOST: TimeDelta = TimeDelta::hours(6);
 
-/// How much later than by this clock an attempt or a lease may be: clocks of hosts differ.
+/// How much further ahead than the maximum an attempt or a lease may be by this host's clock,
+/// because the clocks of hosts differ.
 const AHEAD: TimeDelta = TimeDelta::minutes(15);
 
-/// What carries a message.
+/// How a message is delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Channel {
     Mail,
@@ -104,9 +105,9 @@ pub struct Served {
 }
 
 /// Leases the oldest message of each target that the sender serves and is not busy with, if it is
-/// due: they arrive in order, and an unreachable target delays no other. If it has failed so often
-/// that its target was away, a newer message that is due tries it again. A message that its target
-/// refuses is tried before a newer one, but no longer delays it.
+/// due: messages arrive in order, and an unreachable target delays no other. If the oldest message
+/// has failed so often that its target was away, it is also due as soon as a newer one is. A message
+/// that its target refuses is tried before a newer one, but no longer delays it.
 pub async fn lease(
     db: &Db,
     served: Served,
@@ -227,11 +228,12 @@ impl Changes {
     }
 }
 
-/// Records the outcome of an attempt, and releases the lease. If the target is away, its other
-/// messages become due when this one does. A mail that is sent proves that the server is back: the
-/// mails that waited for it become due now. A target that accepts a message gets none of the older
-/// ones that it refuses: an alert must not begin after it has ended. Returns how many of those were
-/// given up.
+/// Records the outcome of an attempt, and releases the lease. If the attempt is to be repeated, all
+/// other messages to the target are due when this one is; if it succeeded, they are due now. A mail
+/// that is sent also proves that the mail server is back: mails that failed `WAS_AWAY` times or more
+/// are due now, whatever their target. A target that accepts a message gets none of the older ones
+/// that it refuses: an alert must not begin after it has ended. Returns how many of those were given
+/// up.
 pub async fn record_outcome(
     db: &Db,
     id: i64,
@@ -240,7 +242,7 @@ pub async fn record_outcome(
 ) -> DbResult<usize> {
     let changes = Changes::from_outcome(outcome, now);
     let is_sent = changes.sent_at.is_some();
-    // First, because it may be repeated.
+    // Change the others first, because this may be repeated if recording the outcome fails.
     if let Some(due) = changes.others_due_at {
         let others = sql!(
             "UPDATE outbox o JOIN outbox own ON own.id = ? SET o.next_attempt_at = ? \

@@ -55,8 +55,7 @@ impl Db {
         Ok((positions, unseen))
     }
 
-    /// Records that the owner of these partitions has not forgotten them: it waits for the pace of
-    /// rows.
+    /// Records that the owner of these partitions still reads them, but waits for the pace of rows.
     pub async fn touch_positions(&self, topic: &str, partitions: Vec<i32>) -> DbResult<()> {
         let touch = "UPDATE topic_positions SET seen_at = UTC_TIMESTAMP(3) \
                      WHERE topic = ? AND partition_id IN (?)";
@@ -133,7 +132,7 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> Query
 /// order of the ranges.
 async fn moved(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> QueryResult<usize> {
     if let [(partition, range)] = ranges.iter().collect::<Vec<_>>()[..] {
-        // Most batches are of one partition: this text stays prepared.
+        // Most batches contain one partition, and this text stays prepared.
         let update = "UPDATE topic_positions SET next_offset = ?, seen_at = UTC_TIMESTAMP(3) \
                       WHERE topic = ? AND partition_id = ? AND ? <= next_offset AND next_offset < ?";
         return sql!(update, range.end, topic, *partition, range.start, range.end)

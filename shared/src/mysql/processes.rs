@@ -54,7 +54,8 @@ row! {
     }
 }
 
-/// Why stores refuse a process, as they say it. Shared by the parts of a process that notice it.
+/// Why stores refuse this process, in their own words. All parts of the process that notice a
+/// refusal share this.
 #[derive(Debug, Clone, Default)]
 pub struct SeenProblems(Arc<RwLock<StoreProblems>>);
 
@@ -72,7 +73,7 @@ impl SeenProblems {
         self.0.read().clone()
     }
 
-    /// Changes what is known of the stores.
+    /// Changes what is known about the stores.
     pub fn note(&self, change: impl FnOnce(&mut StoreProblems)) {
         change(&mut self.0.write());
     }
@@ -146,8 +147,8 @@ impl Db {
         forgotten.map(|_| ())
     }
 
-    /// Reads the running processes. A process that runs renews its row: one of a later time than
-    /// now is from before MySQL's clock was set back.
+    /// Reads the running processes. A process that runs renews its row: a row whose time lies far
+    /// ahead of now was written before MySQL's clock was set back.
     pub async fn processes(&self) -> DbResult<Vec<ProcessRow>> {
         let running = "SELECT {columns} FROM processes \
             WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
@@ -199,7 +200,8 @@ pub async fn announce(
     }
     tokio::spawn(async move {
         while timeout(EVERY, shutdown.cancelled()).await.is_err() {
-            // Each attempt would leave another session that waits for its commit.
+            // While commits hang, each attempt would leave another session that waits for its
+            // commit.
             if is_known || !db.commits_hang().await.unwrap_or(false) {
                 is_known = announce_once(&db, &id, &own, &problems).await;
             }
@@ -219,7 +221,8 @@ async fn announce_once(db: &Db, id: &str, own: &ProcessRow, problems: &SeenProbl
 /// Interval of checks whether the connection still holds the lock.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// Work that runs one at a time, by the name of its lock, without the database's.
+/// Work of which only one may run at a time. The strings are the names of the locks, without the
+/// name of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 pub enum Work {
     #[strum(serialize = "firstcome-pass:")]
@@ -232,7 +235,7 @@ pub enum Work {
     Promoting,
 }
 
-/// The right to run a pass. Dropping it releases the lock.
+/// The right to do one kind of [`Work`]. Dropping it releases the lock.
 pub struct PassLock {
     working: CancellationToken,
     release: DropGuard,

@@ -1,5 +1,5 @@
-//! Names databases that speak MySQL's protocol but are not supported, before a statement fails that
-//! they lack.
+//! Refuses databases that speak MySQL's protocol but are not supported, before they fail on a
+//! statement that they lack.
 
 use std::collections::HashMap;
 
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn products_that_are_not_supported_are_named() {
+    fn unsupported_product_is_refused_by_name() {
         for (variables, says) in [
             ("version=8.4.6", None),
             ("version=9.7.4;version_comment=Source distribution", None),

@@ -24,7 +24,7 @@ pub struct PersonRecord {
     pub rows: Vec<IssuedRow>,
     /// When a shop used the code of the user's row in a drop; empty after [`Db::person`].
     pub used_at: HashMap<i64, DateTime<Utc>>,
-    /// The user's broken promises, oldest first, also resolved ones.
+    /// The user's broken promises, including resolved ones, oldest first.
     pub broken: Vec<BrokenPromiseRow>,
     /// The user's revocations, oldest first.
     pub revoked: Vec<Revocation>,
@@ -128,9 +128,10 @@ impl Db {
         .await
     }
 
-    /// Reads what decides about a claim of `user`: the rows that no open revocation voids, with one
-    /// statement, if one of them is of the drop `only` (`None`: of any drop); otherwise everything
-    /// as [`Db::person`] does. After a rush, each winner asks for the code at about the same time.
+    /// Reads what determines the status of a user's claim: the rows that no open revocation voids,
+    /// with one statement, if one of them belongs to the drop `only` (`None`: to any drop);
+    /// otherwise everything, as [`Db::person`] does. After a rush, all winners ask for their codes
+    /// at about the same time.
     pub async fn person_with_row(
         &self,
         coupon: CouponId,

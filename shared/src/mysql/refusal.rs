@@ -76,7 +76,7 @@ pub(super) fn is_lock_wait(error: &Error) -> bool {
     matches!(error, DatabaseError(_, info) if info.message().starts_with("Lock wait timeout exceeded"))
 }
 
-/// Whether the transaction waited for one that waited for it, and was rolled back.
+/// Whether the transaction was rolled back because it and another one waited for each other.
 pub(super) fn is_deadlock(error: &Error) -> bool {
     matches!(error, DatabaseError(_, info) if info.message().starts_with("Deadlock found"))
 }

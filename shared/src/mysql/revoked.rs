@@ -60,12 +60,13 @@ pub struct CouponInUse;
 /// The open revocation of a user, after an attempt to insert one.
 struct InsertedRevocation {
     id: i64,
-    /// Whether the attempt inserted it. Only the insert tells: an open one that was read before may
-    /// have ended since.
+    /// Whether the attempt inserted it. Only the insert can tell, because an open one that was read
+    /// earlier may have ended since.
     is_new: bool,
 }
 
-/// How often an id is drawn for a revocation. One in a million is taken if there is one a second.
+/// Maximum number of ids drawn for a revocation. With one revocation per second, one id in a million
+/// is taken.
 const ATTEMPTS: usize = 10;
 
 /// Maximum duration of a count of all revocations of some coupons.
@@ -76,12 +77,13 @@ impl Db {
     /// into it, atomically. Returns the open revocation if there already is one. Changes nothing if
     /// a shop uses the coupon.
     ///
-    /// The revocation is inserted before the row is read: see `look` in `take_out.rs`.
+    /// The revocation is inserted before the row is read: see `read_windows` in `take_out.rs`.
     pub async fn revoke(&self, new: NewRevocation) -> DbResult<Result<Revocation, CouponInUse>> {
         let revoked = self.transaction("revoke", async move |conn| {
             let InsertedRevocation { id, is_new } = insert(conn, &new).await?;
             let row = lock_void_row(conn, id).await?;
-            // A void row that is used all the same, as one inserted by hand, has to go.
+            // Under an earlier revocation, a row is void and must be removed even if its code is
+            // used: it was inserted by hand, for example.
             if is_new && is_used(conn, &new, row.as_ref()).await? {
                 return Err(diesel::result::Error::RollbackTransaction);
             }
@@ -102,11 +104,11 @@ impl Db {
         }
     }
 
-    /// Counts the users whom revocations in force name, except for erased ones and revocations of
-    /// the last second, which an API may not have written to Redis yet. Redis has a field for each
-    /// of them. In force are the revocations of unsealed drops, and those of a whole coupon that
-    /// have not ended: no other one concerns a claim that Redis may have. Their number does not
-    /// grow with the sealed drops.
+    /// Counts the users named by revocations in force, except erased users and revocations of the
+    /// last second, which an API may not have written to Redis yet. Redis has a field for each of
+    /// these users. Revocations of unsealed drops are in force, and those of a whole coupon that
+    /// have not ended: no others concern a claim that Redis may have. Their number does not grow
+    /// with the sealed drops.
     pub async fn count_banned(&self, coupons: &[CouponId]) -> DbResult<HashMap<CouponId, u64>> {
         let whole = ") w STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_in_force) \
                      ON r.coupon_id = w.id AND r.person_scope = 0 AND r.again_from <=> NULL UNION ALL \
@@ -263,8 +265,8 @@ struct VoidRow {
     claimed_at: DateTime<Utc>,
 }
 
-/// Locks the user's row, if the revocation voids it, so that no use begins. Locks the revocation,
-/// because a later claim of its user is valid once it has ended.
+/// Locks the user's row, if the revocation voids it, so that no shop can begin to use its code.
+/// Also locks the revocation, because a later claim of its user is valid once it has ended.
 async fn lock_void_row(conn: &mut Conn, id: i64) -> QueryResult<Option<VoidRow>> {
     let void = "SELECT i.drop_id, i.slot, i.claimed_at FROM revoked_coupons r \
         STRAIGHT_JOIN issued_coupons i ON i.coupon_id = r.coupon_id AND i.user_id = r.user_id \

@@ -189,15 +189,15 @@ impl Db {
         self.first("read state", state(name)).await
     }
 
-    /// Checks that MySQL takes writes.
+    /// Checks that MySQL accepts writes.
     pub async fn check_writes(&self) -> DbResult<()> {
         let now = chrono::Utc::now().to_rfc3339();
         self.of_primary().set_state("writes_checked_at", now).await
     }
 
-    /// Whether no commit ends, as far as this user's connections show. While the disk of the binary
+    /// Whether commits hang, as far as this user's connections show. While the disk of the binary
     /// log is full, MySQL answers reads and lets every commit wait, without an error; each attempt
-    /// to write would keep a connection until the disk is free.
+    /// to write would keep a connection until the disk has space.
     pub async fn commits_hang(&self) -> DbResult<bool> {
         let hanging = "SELECT COUNT(*) FROM performance_schema.processlist \
             WHERE state = 'waiting for handler commit' AND time >= ?";

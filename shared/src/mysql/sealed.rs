@@ -27,10 +27,11 @@ impl Db {
     /// its closing time or quantity since the caller read it, if its rows or revocations differ
     /// from those verified, or if it is already sealed.
     ///
-    /// Every writer that moves or inserts a row locks the drop afterwards (`rows_changed`).
-    /// Therefore, either the change is committed before this lock and gets counted, or it changes
-    /// the number of a sealed drop. A consumer does so with a closed drop. Therefore, either its
-    /// rows are counted, or it finds the drop sealed.
+    /// A pass that inserts rows and a revocation that moves one lock the drop afterwards
+    /// (`rows_changed`). Therefore, either the change is committed before this lock and gets
+    /// counted, or it changes the number of a sealed drop. Consumers, and APIs that write rows
+    /// themselves, lock drops that have closed or close soon (`seal_is_final` in `take_out.rs`).
+    /// Therefore, either their rows are counted, or they find the drop sealed.
     pub async fn seal_drop(
         &self,
         id: DropId,
@@ -82,9 +83,10 @@ impl Db {
     }
 }
 
-/// Keeps the number of rows of a sealed drop right if a row comes or goes after the sealing, and
-/// makes the drop one that may name users again. Must be called in the transaction of the rows,
-/// after them. The lock on the drop lasts until its end, so sealing waits for it.
+/// Corrects the number of rows of a sealed drop if rows are inserted or deleted after sealing, and
+/// clears `codes_erased_at`, because the drop may name users again. Must be called in the
+/// transaction of the rows, after changing them. The lock on the drop lasts until the end of the
+/// transaction, so sealing waits for it.
 pub async fn rows_changed(conn: &mut Conn, drop: i64, by: i64) -> QueryResult<()> {
     let lock = "SELECT sealed_at IS NOT NULL FROM drops WHERE id = ? FOR SHARE";
     if sql!(lock, drop).first(conn).await? == Some(true) {

@@ -9,8 +9,8 @@ use crate::claim::Claim;
 use crate::domain::Slot;
 use crate::sql;
 
-/// The limits of ranges of slots. One look through the limits of each drop finds its last one: a
-/// subquery in the condition would be evaluated for each of them.
+/// The limits of ranges of slots. One scan of the limits of each drop finds the last one that is
+/// needed: a subquery in the condition would be evaluated for each limit.
 const OF_RANGES: &str = "SELECT l.drop_id, l.slot_limit, l.person_scope \
     FROM JSON_TABLE(?, '$[*]' COLUMNS (drop_id BIGINT PATH '$[0]', lowest INT UNSIGNED PATH '$[1]', \
         highest INT UNSIGNED PATH '$[2]')) j \

@@ -93,7 +93,8 @@ pub(super) use name;
 pub struct Sql {
     text: Cow<'static, str>,
     values: Vec<Value>,
-    /// Whether the text consists of parts of the source code: there are few such texts.
+    /// Whether the text consists only of constants in the source code, so that there are few such
+    /// texts.
     is_fixed: bool,
 }
 
@@ -148,8 +149,8 @@ impl Sql {
     }
 
     /// Whether the statement stays prepared on its connection, which saves a round trip: its text
-    /// is always the same, also with a list of one value. Each distinct text takes one of MySQL's
-    /// prepared statements (`max_prepared_stmt_count`).
+    /// is always the same, even if it contains lists of one value. Each distinct text takes one of
+    /// MySQL's prepared statements (`max_prepared_stmt_count`).
     fn is_cached(&self) -> bool {
         self.is_fixed
             && self.values.iter().all(|value: &Value| match value {

@@ -16,9 +16,9 @@ use crate::sql;
 /// Why a row was deleted right after its insertion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TakenOut {
-    /// A revocation or an erasure voids the claim.
+    /// A revocation voids the claim.
     Void,
-    /// The claim of a message is impossible in its drop.
+    /// The message's claim is not possible in its drop.
     Fault(ClaimFault),
 }
 

@@ -40,7 +40,7 @@ impl IssuedRow {
 }
 
 impl Db {
-    /// Reads the uses, also undone ones, of these rows, oldest first.
+    /// Reads the uses of these rows, including undone ones, oldest first.
     pub async fn uses_of_rows(&self, rows: &[IssuedRow]) -> DbResult<Vec<(RowClaim, CodeUse)>> {
         let claims: Vec<Value> = rows.iter().map(IssuedRow::claim_as_json).collect();
         let uses = "SELECT u.drop_id, u.slot, u.claimed_at, {u.columns} \

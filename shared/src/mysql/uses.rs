@@ -173,7 +173,7 @@ impl CodeState {
 }
 
 impl UseOrder {
-    /// Completes a statement that inserts what the order does with the claim.
+    /// Completes a statement that records that the order uses the claim, or undoes its use.
     fn statement(&self, text: &'static str, state: &CodeState) -> Sql {
         sql!(
             text,
@@ -255,7 +255,7 @@ impl Db {
     }
 }
 
-/// Returns `None` if another transaction came in between.
+/// Returns `None` if another transaction changed the row or its uses in between.
 async fn try_use(conn: &mut Conn, order: &UseOrder) -> QueryResult<Option<Answer<Used>>> {
     let state = match read(conn, &order.code).await? {
         Ok(state) => state,

@@ -78,8 +78,8 @@ where
 }
 
 impl Value {
-    /// Writes numbers as text, because each parameter costs MySQL a packet, unless the text must
-    /// stay the same.
+    /// Writes numbers as text, because each parameter costs MySQL a packet. If the statement stays
+    /// prepared (`is_cached`), its text must stay the same, so numbers are parameters.
     pub(super) fn push<'b>(
         &'b self,
         out: &mut AstPass<'_, 'b, Mysql>,

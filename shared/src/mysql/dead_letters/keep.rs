@@ -11,8 +11,8 @@ use crate::model::DeadLetterReason;
 use crate::mysql::sql::values;
 use crate::mysql::{Conn, Value, insert_all};
 
-/// The origin of a message. Its hash ensures that a message read twice gets one row, and
-/// distinguishes it from a message at the same offset of a recreated topic.
+/// The origin of a claim in a message. Its hash ensures that a claim that is read twice gets one
+/// row, and distinguishes it from a claim at the same offset of a recreated topic.
 #[derive(Debug, Default, Clone)]
 pub struct MessageOrigin {
     pub topic: String,
@@ -77,10 +77,10 @@ impl FailedClaim {
 const COLUMNS: &str = "failed_claims (coupon_id, drop_id, slot, user_id, claimed_at, payload, \
     reason, error, source_partition, source_offset, source_hash, attempts)";
 
-/// Stores failed claims. If a claim is already stored, increments its attempts. A dead letter that
-/// counts forged messages is open again if there are more of them.
+/// Stores failed claims. If a claim is already stored, increments its attempts. A resolved dead
+/// letter that counts forged messages is reopened if more of them arrive.
 pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
-    // The last of each, in order, and how many there are.
+    // The last claim with each hash, in order, and how many claims have that hash.
     let mut letters: Vec<(&FailedClaim, u32)> = Vec::new();
     let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
     for one in failed {
@@ -96,7 +96,7 @@ pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
     insert_all(conn, COLUMNS, rows.collect(), COUNT).await
 }
 
-/// MySQL assigns in this order.
+/// MySQL assigns from left to right, so `source_offset` must come last.
 const COUNT: &str = " ON DUPLICATE KEY UPDATE attempts = attempts + VALUES(attempts), \
     resolution = IF(VALUES(source_offset) > source_offset, NULL, resolution), \
     resolution_detail = IF(VALUES(source_offset) > source_offset, NULL, resolution_detail), \
