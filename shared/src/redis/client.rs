@@ -18,7 +18,8 @@ use super::keys::DropKeys;
 use super::servers::{HASH_SLOTS, HashSlots, Servers};
 use crate::domain::{CouponId, DropId};
 
-/// The last result of a process, and when it was asked for. Held while Redis is asked.
+/// The result of this process's last check of writes, and when the check began. Locked during a
+/// check.
 pub(super) type LastWrite = Arc<Mutex<Option<(Instant, RedisResult<()>)>>>;
 
 /// One installation's Redis: a shared connection that reconnects automatically, with the key names
@@ -29,7 +30,7 @@ pub struct Redis {
     pub(super) deployment: Arc<Deployment>,
     /// The only servers from which this handle reads coupons and drops.
     pub(super) pinned: Option<Arc<Servers>>,
-    /// Whether the last write that was checked succeeded.
+    /// Whether the last check of writes succeeded.
     pub(super) last_write: LastWrite,
 }
 
@@ -59,7 +60,7 @@ impl Master {
         if who == *node {
             return Ok(told);
         }
-        // A cluster's connection sends to another node while this one is not connected.
+        // redis-rs sends a cluster's command to another node while this one is not connected.
         self.leave();
         let why = "a server of the cluster is not connected";
         Err((ErrorKind::Io, why, self.address.clone()).into())
@@ -107,8 +108,8 @@ impl Redis {
     }
 
     /// Returns a handle that reads coupons and drops only from the present server processes, and
-    /// fails if another one answers. A pass uses this handle: what it reads is of one process, and
-    /// the scripts that write check the process themselves.
+    /// fails if another one answers. A pass uses this handle, so that all it reads of a coupon comes
+    /// from one process; the scripts that write check the process themselves.
     pub async fn pinned(&self) -> RedisResult<Self> {
         Ok(Self {
             pinned: Some(Arc::new(self.servers().await?)),
@@ -169,8 +170,8 @@ impl Redis {
     }
 
     /// Returns Redis's time in Unix milliseconds. With several servers, this is the earliest of
-    /// their clocks, so that nothing appears older than it is. Each must answer, but those that did
-    /// not when this handle was pinned: it reads none of their coupons.
+    /// their clocks, so that nothing appears older than it is. Each server must answer, except those
+    /// that did not when this handle was pinned: it reads none of their coupons.
     pub async fn time_ms(&self) -> RedisResult<i64> {
         let mut masters = self.masters().await?;
         if let Some(pinned) = &self.pinned {

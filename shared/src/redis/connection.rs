@@ -1,9 +1,8 @@
 //! The connection that all callers share. redis-rs finds the servers (one address, or the primaries
-//! of a cluster); this type replaces redis-rs's connection when only that
-//! helps: redis-rs takes a time-out, `READONLY`, `NOREPLICAS` and `CLUSTERDOWN` for
-//! answers, and stays with a server that is frozen or cut off
-//! (docs/decisions/0009-replicas.md). Nothing is sent twice: a command that timed out may have
-//! run, and the caller retries.
+//! of a cluster). This type replaces redis-rs's connection when only that helps: redis-rs treats a
+//! time-out, `READONLY`, `NOREPLICAS` and `CLUSTERDOWN` as ordinary answers, and stays with a server
+//! that is frozen or cut off (docs/decisions/0009-replicas.md). Nothing is sent twice: a command
+//! that timed out may have run, and the caller retries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +18,7 @@ use tokio::sync::OnceCell;
 
 use super::deployment::{Deployment, Link};
 
-/// Answers of a server that is no master, or is about to be replaced.
+/// Error codes of a server that is not a master, or is about to be replaced.
 const LEFT_AFTER: [&str; 5] = [
     "READONLY",
     "NOREPLICAS",
@@ -115,7 +114,7 @@ impl SharedConnection {
     ) -> RedisResult<Vec<Value>> {
         let used = self.current().await?;
         let result = match &used.link {
-            // Keys of several hash slots, which redis-rs refuses in one pipeline.
+            // The keys may be in several hash slots, which redis-rs refuses in one pipeline.
             Link::Cluster(cluster) if !pipeline.is_transaction() => {
                 try_join_all(
                     pipeline
@@ -160,8 +159,8 @@ impl Shared {
         }
     }
 
-    /// Replaces a connection. Commands go on with it until the new one is ready: the other nodes of
-    /// a cluster may be well.
+    /// Replaces a connection. Commands continue to use it until the new one is ready, because the
+    /// other nodes of a cluster may be working.
     fn leave(self: &Arc<Self>, used: &Arc<Current>) {
         let current = self.current.get();
         let is_current = current.is_some_and(|current| Arc::ptr_eq(&current.load(), used));

@@ -1,6 +1,6 @@
-//! A copy of the live coupons, which the reconciler keeps, so that an API that starts while MySQL
-//! is unavailable serves claims, and that shows which coupons MySQL has lost. No refusal may rest
-//! on it alone.
+//! A copy of the live coupons, kept by the reconciler. With it, an API that starts while MySQL is
+//! unavailable can serve claims, and the reconciler can tell which coupons MySQL has lost. No
+//! refusal may rest on the copy alone.
 
 use std::collections::HashSet;
 
@@ -24,8 +24,9 @@ impl Redis {
         Ok(StoredCopy(json.unwrap_or_default()))
     }
 
-    /// Writes the copy, unless it is the `known` one: with thousands of coupons it has megabytes,
-    /// and no claim is answered while Redis writes and syncs them. Returns whether it was written.
+    /// Writes the copy, unless it equals the `known` one: with thousands of coupons, it takes
+    /// megabytes, and no claim is answered while Redis writes and syncs them. Returns whether it was
+    /// written.
     pub async fn write_catalogue_copy(
         &self,
         coupons: &[(Coupon, Vec<Drop>)],

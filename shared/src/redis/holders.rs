@@ -22,7 +22,7 @@ pub struct HoldersPage {
     pub version: i64,
     /// The highest slot given.
     pub count: Slot,
-    /// User ids. One that was added manually may be no text.
+    /// User ids. One that was added manually may not be UTF-8.
     pub users: Vec<Vec<u8>>,
 }
 

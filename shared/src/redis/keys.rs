@@ -22,16 +22,16 @@
 //! - `meta` has `quantity`, `opens_at_ms`, `closes_at_ms` (empty: stays open), `paused` (0/1),
 //!   `once_per`, `waiting_list`, `closed_early` (0/1) and `allow` (empty: everybody; `list`;
 //!   `group:NAME`).
-//! - The scripts also write `version` of `meta`, which changes whenever a slot is given, and
+//! - The scripts also write `version` in `meta`, which changes whenever a slot is given, and
 //!   `lease_until`: until then an API may answer `sold_out` without Redis, and nothing is given.
 //! - `waiting`: arrival order counts from 1. Users whose promise is broken have scores below 1, in
 //!   the order of the promised slots, and are served first.
-//! - `times` lacks slots that were added manually or rebuilt.
+//! - `times` lacks slots whose time of admission is unknown, such as those added manually.
 //! - Fields of `revoked` start with `D:` if `once_per` is `drop`. If the user may claim again, the
 //!   value is followed by `:` and the time in ms after which claims are valid.
 //! - `revoked` and `claimants` also have a field without a name while the coupon is open, so that
-//!   the loss of a whole key is noticed, also between two days. Its value in `revoked` is the drop
-//!   that was sealed last: a Redis that names MySQL's last one is not older than its sealing, so
+//!   the loss of a whole key is noticed, even between two days. Its value in `revoked` is the drop
+//!   that was sealed last: if that is also MySQL's last one, Redis is not older than its sealing, so
 //!   `claimants` has the users of every sealed drop.
 //! - `revoked` has the revocations of unsealed drops, and those of a whole coupon that have not
 //!   ended.

@@ -2,7 +2,7 @@
 //! tokens ([`gate`]) and the servers that it names ([`servers`]), settings ([`settings`]), the
 //! projection of MySQL's rows ([`project`]), revocations ([`revoking`]), reads (of coupons and
 //! drops [`reads`], of holders [`holders`], of one user [`standing`]), a copy of the coupons
-//! ([`copy`]), and checks that refuse a Redis that is not durable ([`safety`]), or that takes no
+//! ([`copy`]), and checks that detect a Redis that is not durable ([`safety`]), or that refuses
 //! writes ([`refusing`]).
 
 pub mod admission;

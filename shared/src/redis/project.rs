@@ -82,8 +82,8 @@ impl Redis {
         self.run_project(&keys.of_scripts(), &args).await
     }
 
-    /// Notes that a drop is about to be sealed, or that it is the one sealed last and the claimants
-    /// of all sealed drops are in Redis: a Redis with this note is not older than the sealing.
+    /// Notes that a drop is about to be sealed, or that it was sealed last and the claimants of all
+    /// sealed drops are in Redis. A Redis with this note is not older than the sealing.
     pub async fn note_seal(
         &self,
         coupon: CouponId,
@@ -230,7 +230,7 @@ impl Redis {
             let user: Vec<u8> = Vec::from_redis_value_ref(&pair[0])?;
             Ok::<_, RedisError>(ClaimOfSlot {
                 slot: Slot::from_redis_value_ref(&pair[1])?,
-                // A name that was added manually may be no text.
+                // An id that was added manually may not be UTF-8.
                 user: UserId::from_store(String::from_utf8_lossy(&user).into_owned()),
                 at_ms: Some(now),
             })

@@ -81,8 +81,8 @@ pub struct SlotPage {
     /// In order of slot. Several users on one slot all appear.
     pub users: Vec<SlotHolder>,
     pub free: Vec<i64>,
-    /// The number of users and free slots that are left out: the score is no slot, or the name is
-    /// no user id.
+    /// The number of users and free slots that are left out, because the score is not a slot, or the
+    /// name is not a user id.
     pub odd: u64,
     /// The names of keys of another type than Firstcome's.
     pub unreadable: Vec<&'static str>,
@@ -212,8 +212,8 @@ impl Replies {
 }
 
 impl Redis {
-    /// Runs commands about one coupon at once. A claim between two of them would look like a wrong
-    /// number.
+    /// Runs commands about one coupon in one transaction: a claim between two of them would look
+    /// like a wrong number.
     ///
     /// This is a transaction and not a script, because Lua would convert every name and slot to a
     /// separate value and back, which costs Redis more than the read itself (docs/PERFORMANCE.md).
@@ -361,7 +361,7 @@ impl Redis {
             let told: Vec<Value> = pipe.query_async(&mut self.connection()).await?;
             replies.extend(told);
         }
-        // A key of another type is for the pass.
+        // A key of another type counts as empty or missing here; a pass reports it.
         let number = |value: &Value| match value {
             Value::Int(number) => u64::try_from(*number).unwrap_or(0),
             Value::Boolean(is_there) => u64::from(*is_there),
@@ -387,7 +387,7 @@ impl Redis {
     }
 
     /// Reads single slots, with the times at which their users were admitted. A user and the time
-    /// are of one moment: a time from another read may belong to the slot's next user.
+    /// are read at the same moment: a time from another read may belong to the slot's next user.
     pub async fn slots(&self, keys: &DropKeys, slots: &[Slot]) -> RedisResult<SlotPage> {
         let ranges: Vec<_> = slots
             .iter()
@@ -475,7 +475,7 @@ impl Redis {
         Ok((claimants, users.sum()))
     }
 
-    /// Whether each of these drops has a user, on a slot or waiting, in the same order.
+    /// Whether each of these drops has this user, on a slot or waiting, in the same order.
     pub async fn have_user(&self, drops: &[DropKeys], user: &UserId) -> RedisResult<Vec<bool>> {
         let scores: Vec<Option<f64>> = self
             .pipe_each(drops, |pipe: &mut Pipeline, keys: &DropKeys| {

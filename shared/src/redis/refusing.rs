@@ -1,5 +1,6 @@
-//! Whether Redis takes writes. A Redis that answers `PING` and reads may refuse every claim: its
-//! disk or memory is full, it is a replica, or too few replicas follow it. Only a write shows it.
+//! Checks whether Redis accepts writes. A Redis that answers `PING` and reads may refuse every
+//! claim: its disk or memory is full, it is a replica, or too few replicas follow it. Only a write
+//! shows this.
 
 use std::time::Duration;
 
@@ -13,14 +14,15 @@ use super::servers::{HASH_SLOTS, hash_slot_of};
 use crate::quoted::without_values;
 use crate::report::{FailureCause, StoreRefusal};
 
-/// Age up to which a result is used again: what asks more often, such as a probe, writes nothing.
+/// Maximum age of a result that is used again, so that frequent callers, such as probes, do not each
+/// cause a write.
 const USED_FOR: Duration = Duration::from_millis(900);
 
-/// How long the key that is written stays, in milliseconds.
+/// Expiry of the key that is written, in milliseconds.
 const KEPT_MS: u64 = 60_000;
 
-/// Returns an error of Redis as Redis says it. Values in quotes, which may be those of users, are
-/// removed from everything but refusals, whose texts are fixed.
+/// Returns the text of an error in Redis's own words. Quoted values, which may be user ids, are
+/// removed, except from refusals, whose texts are fixed.
 pub fn text_of(error: &RedisError) -> String {
     let said = match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
@@ -32,7 +34,7 @@ pub fn text_of(error: &RedisError) -> String {
     }
 }
 
-/// The first error of several commands that were sent together: the others repeat it.
+/// Returns the first error of several commands that were sent together: the others repeat it.
 fn first_refused(error: &RedisError) -> Option<String> {
     let errors = error.clone().into_server_errors()?;
     let (_, first) = errors.first()?;
@@ -41,7 +43,7 @@ fn first_refused(error: &RedisError) -> Option<String> {
 }
 
 impl Redis {
-    /// Checks that Redis takes writes, on every server that holds data and answers. Asks at most
+    /// Checks that Redis accepts writes, on every server that holds data and answers. Writes at most
     /// about once a second.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ fn field(once_per: OncePer, drop: DropId, user: &str) -> String {
     }
 }
 
-/// Returns a revocation as the script notes it: field, number and end.
+/// Returns a revocation as the script expects it: field, id and end.
 fn noted(once_per: OncePer, revocation: &Revocation) -> [String; 3] {
     let end = revocation.again_from_ms().map(|ms| ms.to_string());
     [
@@ -70,8 +70,8 @@ impl RevokedField {
 
 impl Redis {
     /// Bans the user, and releases the user's slot, claim and position in the drop's waiting list
-    /// if the revocation voids them. The revocation may name another drop, if it is of a
-    /// once-per-coupon claim. Returns the time until which the user's claims are void, in Unix
+    /// if the revocation voids them. For a coupon that allows one claim in total, the revocation may
+    /// name another drop. Returns the time until which the user's claims are void, in Unix
     /// milliseconds. Safe to repeat at any time.
     pub async fn revoke(
         &self,
@@ -109,7 +109,7 @@ impl Redis {
             let mut scan = redis::cmd("HSCAN");
             scan.arg(&key).arg(cursor).arg("COUNT").arg(WRITTEN_AT_ONCE);
             let (next, pairs): (u64, Pairs) = scan.query_async(&mut conn).await?;
-            // Without a name, it is the mark that the key is there.
+            // The field without a name is only the mark that the key is not lost.
             let named = pairs.into_iter().filter(|(field, _)| !field.is_empty());
             all.extend(named.map(|(field, value)| RevokedField {
                 id: id_in(&value),

@@ -56,8 +56,8 @@ impl Redis {
     }
 
     /// Refuses a Redis that may lose admissions: no AOF, an eviction policy, a replica, replicas
-    /// that writes do not wait for, or a version that is too old. All facts but one come from
-    /// `INFO`, because managed servers do not permit `CONFIG`.
+    /// that writes do not wait for, or a version that is too old. Only the replicas' maximum lag
+    /// comes from `CONFIG`, because managed servers do not permit it.
     pub async fn check_settings(&self) -> Result<(), Unsafe> {
         let masters = self.masters().await?;
         for master in &masters {
@@ -70,7 +70,8 @@ impl Redis {
         Ok(())
     }
 
-    /// Whether a snapshot that fails would make Redis refuse writes, as far as this login may know.
+    /// Whether a failed snapshot would make Redis refuse writes, as far as this login may read the
+    /// settings.
     async fn stops_after_snapshots(&self) -> bool {
         let Ok(masters) = self.masters().await else {
             return false;
@@ -102,7 +103,7 @@ impl Redis {
             pipe.cmd("INFO").arg(section);
         }
         pipe.cmd("EVAL").arg(&IDENTITY.text).arg(0);
-        // Not every login may read it.
+        // Not every login may read this setting.
         pipe.cmd("CONFIG").arg("GET").arg("min-replicas-max-lag");
         let mut told = master.send(&mut pipe).await?;
         let lag = from_redis_value::<HashMap<String, u32>>(told.pop().unwrap_or(Value::Nil))
@@ -137,7 +138,7 @@ fn wrong_setting(error: &RedisError) -> Option<&'static str> {
     let is_login = says(&["NOAUTH", "WRONGPASS", "AuthenticationFailed"])
         || error.kind() == ErrorKind::AuthenticationFailed
         || error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm);
-    // What rustls says if one side does not trust the other, or the server does not speak TLS.
+    // rustls's messages if one side does not trust the other, or the server does not speak TLS.
     let is_tls = says(&[
         "invalid peer certificate",
         "received fatal alert",
@@ -155,7 +156,7 @@ fn wrong_setting(error: &RedisError) -> Option<&'static str> {
 }
 
 /// Returns why a server is not of a supported kind, or does not match `REDIS_MODE`. `of_script` is
-/// what a script knows of the server: without it, the gate would stay closed.
+/// the server's identity as a script sees it: without it, the gate would stay closed.
 fn unfit(
     info: &HashMap<&str, &str>,
     server: Option<&ServerId>,

@@ -7,7 +7,7 @@ use crate::domain::CouponId;
 /// First and last hash slot of a range.
 pub(super) type HashSlots = (u16, u16);
 
-/// Hash slots of a cluster.
+/// Number of hash slots of a cluster.
 pub(super) const HASH_SLOTS: u16 = 16_384;
 
 /// The identity of a master between two promotions: `run_id:master_replid2`. The first changes with

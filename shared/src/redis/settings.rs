@@ -1,5 +1,5 @@
 //! Settings of drops in Redis. Every write carries the coupon's revision: Redis keeps the highest
-//! one, also of writes that found no drop, and refuses lower ones.
+//! one, even of writes that found no drop, and refuses lower ones.
 
 use std::sync::LazyLock;
 
@@ -15,8 +15,9 @@ use crate::domain::Slot;
 static SETTINGS: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/settings.lua")));
 
-/// The outcome of writing settings or an allow list. `Yes` changes everything, `Unloaded` of
-/// [`Redis::write_settings`] the loaded drops and the revision, any other nothing.
+/// The outcome of writing settings or an allow list. After `Yes`, everything was written; after
+/// `Unloaded` of [`Redis::write_settings`], the loaded drops and the revision; after any other,
+/// nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString)]
 #[strum(serialize_all = "snake_case")]
 pub enum Written {
@@ -62,9 +63,10 @@ pub struct CouponRead {
 }
 
 impl Redis {
-    /// Writes all settings of a drop that was rebuilt or compared under the closed gate, or of a
-    /// new one, without any key, at an open gate. The caller must have read the fence before it
-    /// read that the drop has no rows: if Redis has lost data since, the drop may have users.
+    /// Writes all settings of a drop that was rebuilt or compared under the closed gate, or, at an
+    /// open gate, of a new drop, which has no keys yet or only those that a deleted one left. The
+    /// caller must have read the fence before it found that the drop has no rows: if Redis has lost
+    /// data since, the drop may have users.
     pub async fn load(
         &self,
         keys: &DropKeys,
@@ -89,8 +91,8 @@ impl Redis {
             .await
     }
 
-    /// Lowers the quantity of loaded and verified drops, of which MySQL has a larger one, in Redis
-    /// first, all or none, so that no slot above it is given from then on.
+    /// Lowers the quantity of loaded and verified drops in Redis before MySQL, of all drops or none,
+    /// so that no slot above the new quantity is given from then on.
     pub async fn lower(
         &self,
         drops: &[&DropKeys],

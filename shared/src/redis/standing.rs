@@ -15,7 +15,8 @@ pub struct Standing {
     pub now_ms: i64,
     pub loaded: bool,
     /// Whether Redis has the drop, its gate is open and, unless the user holds a slot, its numbers
-    /// add up. If not, data missing from the fields below may have been lost.
+    /// add up and no claimants are lost. If not, data missing from the fields below may have been
+    /// lost.
     pub trusted: bool,
     /// The slot held in this drop.
     pub slot: Option<Slot>,
@@ -58,7 +59,7 @@ impl Redis {
         let has_claimants = reads.add("claimants", Cmd::hexists(&keys.claimants, ""));
         let users = reads.add::<i64>("users", Cmd::zcard(&keys.users));
         let free = reads.add::<i64>("free", Cmd::zcard(&keys.free));
-        // The numbers change together.
+        // Read at one moment, because the numbers change together.
         let mut replies = self.read_at_once(keys.coupon, reads).await?;
         let (seconds, micros) = replies.get(&time);
         let server = ServerId::parse(&replies.get(&info));
@@ -69,7 +70,7 @@ impl Redis {
         let loaded = replies.get(&loaded);
         let count = replies.number(&count);
         let once_per = replies.get(&once_per);
-        // Without them, it is unknown whether the user holds a slot of another day.
+        // Without the claimants, it is unknown whether the user holds a slot of another day.
         let is_complete = replies.get(&has_claimants) || once_per.as_deref() != Some("coupon");
         let sum = replies.get(&users) + replies.get(&free);
         let slot = score.and_then(slot_in);
@@ -92,8 +93,8 @@ impl Redis {
 
     /// Reads whether a user holds a slot. Returns `None` if not. A claimant without an entry in
     /// `users` holds the slot only if Redis no longer has the drop's `users`, as after sealing.
-    /// Everything is read at once. Otherwise, after a revocation, the result could be the admission
-    /// time of the slot's next holder, which would not void the old claim.
+    /// Everything is read in one transaction. Otherwise, after a revocation, the result could be the
+    /// admission time of the slot's next holder, which would not void the old claim.
     pub async fn held_slot(
         &self,
         keys: &DropKeys,

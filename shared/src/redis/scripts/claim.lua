@@ -86,8 +86,8 @@ local function holders(one)
     return answers
 end
 local held = holders(chosen)
--- Answers for users who hold a slot of the neighbour: while no candidate is open, of all holders,
--- so that a retry after closing finds its claim; just after the neighbour closed, of users who may
+-- Answers for users who hold a slot of the neighbour: while no candidate is open, for all holders,
+-- so that a retry after closing finds its claim; just after the neighbour closed, for users who may
 -- be retrying. If a user may hold one coupon in total, `claimants` contains the holders instead.
 local elsewhere, closed = {}, neighbour and neighbour.closes or math.huge
 local has_neighbour = neighbour and neighbour.is_loaded and not neighbour.per_coupon
@@ -118,7 +118,7 @@ elseif now < chosen.opens then refusal = {'not_open', chosen.opens}
 elseif not chosen.is_open then refusal = {'closed', chosen.closes}
 elseif chosen.is_paused then refusal = 'paused' end
 
--- Whom the coupon's restriction excludes.
+-- Reads the data of the coupon's restriction: the users' groups, or which users are on its list.
 local group, listed, words = string.match(chosen.allow, '^group:(.+)$'), nil, {}
 if group then
     for word in string.gmatch(ARGV[2] .. ',', '(.-),') do words[#words + 1] = word end
@@ -154,9 +154,9 @@ end
 local is_sold_out = waiting == 0 and #lowest == 0 and highest and highest >= quantity and math.max(chosen.places, quantity - users) <= 0
 
 local leased = is_leased(chosen.meta, chosen.lease_until, now)
--- Leases the drop to the caller, if nothing changes who gets `sold_out` in it: not its end, not the
--- start of the other candidate, no holder of another drop. Returns the ms left. A lease of which
--- half is left is not written again.
+-- Leases the drop to the caller, and returns the ms left. The lease ends before anything changes who
+-- gets `sold_out`: the end of the drop, or the start of the other candidate. There is no lease if
+-- holders of another drop count. A lease with half of its time left is not written again.
 local function lease()
     local ends = math.min(now + LEASE_MS, chosen.closes or math.huge)
     -- One field of `claimants` is its mark.
@@ -172,7 +172,7 @@ local function lease()
 end
 if is_sold_out and not refusal and not is_restricted then
     if ARGV[5] == 'lease' and not has_neighbour then reply[3] = lease() end
-    -- In a rush, most calls are about users of whom Redis knows nothing.
+    -- In a rush, most calls contain only users about whom Redis knows nothing.
     local is_known = next(held) or next(elsewhere) or next(void_until)
     for i = 1, #claims do is_known = is_known or claims[i] end
     if not is_known then return reply end

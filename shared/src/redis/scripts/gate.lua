@@ -14,8 +14,8 @@ for i = 3, #ARGV do
     local sum = redis.call('ZCARD', users) + redis.call('ZCARD', free)
     if redis.call('EXISTS', meta) == 0 or tonumber(redis.call('GET', count)) ~= sum then return ARGV[i] end
 end
--- With this field, scripts notice the loss of a whole key: they would forget who is revoked, or who
--- holds a slot of another day.
+-- By this field, scripts notice the loss of a whole key, without which they would not know who is
+-- revoked, or who holds a slot of another day.
 if string.sub(new, -5) == ' open' then
     redis.call('HSET', KEYS[3], '', 0)
     redis.call('HSETNX', KEYS[4], '', 0)

@@ -1,6 +1,6 @@
 -- Reads a page of a drop's holders, by their slots, for an API that answers other users `sold_out`
--- without Redis. It checks the gate as `claim.lua` does, so that the page is not of a replica, a
--- demoted server, or another era.
+-- without Redis. It checks the gate as `claim.lua` does, so that the page does not come from a
+-- replica, a demoted server, or another era.
 -- KEYS  see identity.lua; one drop
 -- ARGV  1 era of the coupon in MySQL  2 slot before the page  3 last slot of the page
 -- Reply 'closed', or {version of the holders, highest slot given, user, user, …}. The last page

@@ -54,9 +54,9 @@ end
 -- script gives a slot or a place of the drop before `lease_until` in its meta
 -- (docs/decisions/0010-micro-batches.md).
 local LEASE_MS = 200
--- Writes the end of a drop's lease. It is neither logged nor replicated, because another server or
--- run closes the gate for longer; a server without `set_repl` logs it. Returns false if Redis
--- refuses the write.
+-- Writes the end of a drop's lease. The write is neither logged nor replicated: after a failover or
+-- a restart, the gate stays closed for longer than a lease. A server without `set_repl` logs it.
+-- Returns false if Redis refuses the write.
 local function write_lease(meta, ends)
     pcall(redis.set_repl, redis.REPL_NONE)
     local written = redis.pcall('HSET', meta, 'lease_until', ends)

@@ -12,7 +12,7 @@
 --   page       5, 6 first and last slot; then triples: slot, user, time of admission in ms ('' if
 --              unknown): the rows of these slots, at most 2,000. A slot without a row is free, and
 --              so is the slot of a claim that a revocation voids: the row may have been read before
---              the revocation. Repeating a page gives the same.
+--              the revocation. Repeating a page gives the same result.
 --   claimants  triples as above: makes these users claimants, unless a revocation voids the claim.
 --   owed       pairs: promised slot, user: puts users at the head of the waiting list, in the order
 --              of the slots, unless they hold a slot or are revoked. Also at an open gate.
@@ -42,7 +42,7 @@ elseif how == 'forget' then
     end
     return 0
 elseif how == 'seal' then
-    -- The mark must not come back alone: it shows that the key is not lost.
+    -- If the key is lost, do not write the mark, which shows that the key is not lost.
     if state == 'open' and redis.call('HEXISTS', KEYS[4], '') == 0 then return -1 end
     redis.call('HSET', KEYS[4], '', drop)
     return 0

@@ -3,8 +3,8 @@
 -- ARGV  1 era as `SERVER ERA`  2 drop id  3 maximum number of slots
 -- Reply {-1}: another era, another server, or the coupon is closed, the drop's numbers do not add
 --       up, or a key is lost
---       {-2}: the drop is leased (identity.lua), so ask again: while users wait, it is not leased
---       anew
+--       {-2}: the drop is leased (identity.lua), so ask again: while users wait, no new lease is
+--       granted
 --       {now, left_out, user, slot, user, slot, …}: now: Redis's time in ms; left_out: number of
 --       entries removed without a slot, 1,000 at most
 -- Users who already hold a slot (of this drop, or of the coupon if one is allowed in total) and
@@ -30,12 +30,12 @@ while #reply < 2 + 2 * tonumber(ARGV[3]) and reply[2] < 1000 and passed_over < 1
         reply[2] = reply[2] + 1
     elseif now <= void_until then
         -- The clock was set back: a slot given now would look older than the revocation, and so be
-        -- void. The user keeps the place until the clock is right. Nobody else is held up.
+        -- void. The user keeps the place until the clock is right. Other users are not delayed.
         passed_over = passed_over + 1
     else
         local slot = tonumber(redis.call('ZRANGE', KEYS[10], 0, 0)[1]) or count + 1
         if slot > quantity then break end
-        -- First, because no other command reads this key, which checks its type.
+        -- Write this key first: no other command has read it, which would have checked its type.
         redis.call('HSET', KEYS[12], slot, now)
         redis.call('ZREM', KEYS[11], user)
         redis.call('ZREM', KEYS[10], slot)

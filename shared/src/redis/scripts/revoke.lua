@@ -16,8 +16,8 @@ local function note(field, id, over)
     if known and tonumber(known) > tonumber(id) then return ended, 0 end
     if known and tonumber(known) == tonumber(id) and (over == '' or over == ended) then return ended, 0 end
     redis.call('HSET', KEYS[4], field, over == '' and id or id .. ':' .. over)
-    -- Without a gate, the coupon is over and its keys have expired, or it is lost and the write of
-    -- its settings before it opens removes the expiry.
+    -- Without a gate, either the coupon is over and its keys have expired, or its data is lost. In
+    -- the second case, writing its settings before it opens removes the expiry.
     if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('EXPIRE', KEYS[4], 3600) end
     return over, 1
 end

@@ -12,8 +12,9 @@
 --   lower     lowers the quantities ahead of MySQL, never below the slots already given, and only
 --             while the coupon is open: if it is closed, Redis may have lost given slots.
 --             ok | unloaded | unverified | below_given_out | outdated
--- Reply {word, count}: the highest slot given. `ok` changes all drops; `unloaded` of `write` the
--- loaded ones and the revision; any other nothing.
+-- Reply {word, count}; count: the highest slot given (lower), else 0. After `ok`, all drops were
+-- changed; after `unloaded` of `write`, the loaded ones and the revision; after any other word,
+-- nothing.
 local how, revision = ARGV[1], tonumber(ARGV[2])
 local drops, highest = (#KEYS - 6) / 6, 0
 local words = (#ARGV - 3) / drops
