@@ -1,5 +1,6 @@
-//! Prints lines. Unlike `println!`, a write that fails does not end the program: the log's disk may
-//! be full, or the reader of a pipe, such as `head`, may have gone. Nobody could be told of it.
+//! Prints lines. Unlike with `println!`, a write that fails does not end the program: the log's disk
+//! may be full, or the reader of a pipe, such as `head`, may have ended. There is no place to report
+//! the failure.
 
 use std::fmt::Arguments;
 use std::io::{Write as _, stderr, stdout};

@@ -6,8 +6,8 @@ use std::fmt::Display;
 /// The words after which redis-rs quotes a whole reply.
 const REPLY: &str = "response was";
 
-/// The words before a quoted name of the schema: MySQL's messages call tables, columns and keys so,
-/// never values.
+/// The words before a quoted name of the schema: in MySQL's messages, they precede tables, columns
+/// and keys, never values.
 const BEFORE_NAMES: [&str; 8] = [
     "for key ",
     "column ",
@@ -47,7 +47,7 @@ pub fn without_values(error: impl Display) -> String {
                 out.push('…');
             }
         } else if quote == Some(letter) && ends_word {
-            // A mark before a letter belongs to the value.
+            // A quotation mark before a letter or digit belongs to the value.
             quote = None;
             out.push(letter);
         }
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_the_schema_stay() {
+    fn names_of_the_schema_are_kept() {
         for (error, shown) in [
             (
                 "Duplicate entry '7-u-1' for key 'issued_coupons.one_each'",
