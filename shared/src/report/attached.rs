@@ -1,5 +1,5 @@
-//! What the kinds mean in a campaign of `attach`, whose API and stores are not ours: no gate closes
-//! there, and no slot is taken from anybody.
+//! What the kinds mean in a campaign of `attach`, whose API and stores belong to another system: no
+//! gate closes there, and no user loses a slot.
 
 use super::{AlertKind, Kind, KindFacts, Remedy};
 use crate::subject::Subject;
@@ -8,7 +8,7 @@ const AGAIN: &str = "In mode repair the next pass repairs it; in mode observe, r
     write mode = \"repair\" for the campaign. See the reason.";
 
 impl AlertKind {
-    /// Returns the facts of a kind in what passes compare.
+    /// Returns the facts of a kind for a drop or for a campaign.
     pub const fn facts_for(self, subject: Subject) -> KindFacts {
         match subject {
             Subject::Drop => self.facts(),
@@ -16,7 +16,7 @@ impl AlertKind {
         }
     }
 
-    /// What to do about a kind in a campaign whose mode is known.
+    /// Returns what to do about a kind in a campaign whose mode is known.
     pub const fn campaign_to_do(self, is_repaired: bool) -> &'static str {
         match (self, is_repaired) {
             (

@@ -20,13 +20,13 @@ pub enum FindingCase {
     Unsafe(UnsafePart),
     /// A store answers and refuses.
     Refused(StoreRefusal),
-    /// A message on the topic is not signed by an API of ours.
+    /// A message on the topic is not signed by an API of this installation.
     Forged,
     /// A store of an attached system is away.
     Away(FailureCause),
-    /// The difference may be none, or its repair wrong.
+    /// There may be no difference, or its repair may be wrong.
     Doubted(Doubt),
-    /// All is given out, because somebody has a second row.
+    /// All coupons are given out, because a user has a second row.
     SecondRow,
 }
 

@@ -1,5 +1,5 @@
-//! Why a difference of an attached campaign may be none, or its repair wrong: the headline of its
-//! mail and of the page, before any consequence.
+//! Why an attached campaign may have no difference although one was found, or why its repair may be
+//! wrong. This is the headline of the mail and of the page, before any consequence.
 
 use strum::{IntoStaticStr, VariantArray};
 
@@ -7,40 +7,41 @@ use strum::{IntoStaticStr, VariantArray};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Doubt {
-    /// The likeliest reason is a file that names another key, other rows, or ids of another form.
+    /// The most likely reason is a file that names another key, other rows, or ids of another form.
     Disjoint,
     /// The users' key may have expired. A key that is created again has no expiry.
     UsersGone,
-    /// A later sale may use the key: then its users and those of the rows are others.
+    /// A later sale may use the key: then its users are not those of the rows.
     MostMissing,
-    /// The most harmful fault of a file: what is left, taken for what was given out.
+    /// The most harmful mistake in a file: the number that is left is taken for the number that was
+    /// given out.
     CountsDown,
     /// The counter may have expired, and a later sale may use its name.
     CounterGone,
-    /// A later sale may use its name.
+    /// A later sale may use the counter's name.
     Reset,
     /// A refund may keep the row, with another status.
     TakenBack,
-    /// Otherwise users who only asked would get what others were promised.
+    /// Without a confirmation, users who only asked could get what others were promised.
     Unordered,
-    /// Further users can claim afterwards, while promises that no key names may be on their way.
+    /// Further users can claim afterwards, although a queue may hold promises that no key contains.
     Opens,
-    /// A repair made its user a member because of a row, which may have been deleted on purpose.
+    /// A repair added the user to Redis because of a row, which may have been deleted on purpose.
     AddedByUs,
     /// A member in another form may be the user who seems to be missing.
     OtherForm,
-    /// No unique key would refuse the row of a message that comes late.
+    /// No unique key would refuse a second row, from a message that arrives late.
     MayDouble,
-    /// Coupons that were added look like a counter that is wrong: without `quantity_sql`, or since
-    /// the quantity changed.
+    /// Added coupons look like a wrong counter: without `quantity_sql`, or since the quantity
+    /// changed.
     StockAdded,
-    /// No look with this part of the file was clean, and no plan of it was confirmed.
+    /// No comparison with this part of the file was clean, and no plan of it was confirmed.
     Untrusted,
     /// More repairs than the limit.
     Many,
 }
 
-/// What is said about a doubt. Both are parts of sentences.
+/// The words for a doubt. Both fields are parts of sentences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DoubtWords {
     pub headline: &'static str,
@@ -126,7 +127,7 @@ impl Doubt {
         }
     }
 
-    /// Whether the difference itself may be none, and not only its repair wrong.
+    /// Whether there may be no difference at all; otherwise, only its repair may be wrong.
     pub const fn may_be_none(self) -> bool {
         match self {
             Self::Disjoint
@@ -145,7 +146,7 @@ impl Doubt {
         }
     }
 
-    /// Returns both parts.
+    /// Returns headline and advice in one text.
     pub fn says(self) -> String {
         let DoubtWords { headline, advice } = self.words();
         format!("{headline}: {advice}")
@@ -159,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_doubt_has_a_headline_that_fits_a_lock_screen_and_an_advice() {
+    fn every_doubt_has_advice_and_a_headline_that_fits_a_lock_screen() {
         let mut headlines = HashSet::new();
         for doubt in Doubt::VARIANTS {
             let DoubtWords { headline, advice } = doubt.words();

@@ -69,11 +69,11 @@ pub enum AlertKind {
     Braked,
     /// A store's settings allow promises to be lost.
     UnsafeSetting,
-    /// Messages on the topic are not signed by an API of ours.
+    /// Messages on the topic are not signed by an API of this installation.
     Forged,
-    /// Differences of an attached campaign that are probably a fault of its file.
+    /// Differences of an attached campaign that probably come from a mistake in its file.
     Doubtful,
-    /// Promises of an attached campaign whose coupons are second rows of others.
+    /// Promises of an attached campaign whose coupons are second rows of other users.
     SecondRow,
     /// Findings of this kind that no pass repairs.
     #[strum(disabled)]
@@ -111,7 +111,7 @@ pub enum Remedy {
 /// What a kind means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KindFacts {
-    /// One, and many.
+    /// Singular and plural.
     pub noun: [&'static str; 2],
     pub severity: Severity,
     /// What users notice.
@@ -120,7 +120,7 @@ pub struct KindFacts {
     pub to_do: &'static str,
     pub remedy: Remedy,
     /// Whether the alert is about the installation and not about what a pass found in it: its mail
-    /// is that of an outage.
+    /// has the form of a mail about an outage.
     pub is_outage: bool,
 }
 
@@ -420,7 +420,7 @@ impl Kind {
 }
 
 impl FailureCause {
-    /// The alert about passes that fail for this cause.
+    /// Returns the kind of the alert about passes that fail for this cause.
     pub const fn alert(self) -> AlertKind {
         match self {
             Self::Mysql => AlertKind::MysqlUnreachable,
@@ -438,7 +438,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_has_words_of_its_own_and_a_section_in_operations() {
+    fn every_kind_has_its_own_words_and_a_section_in_operations() {
         let operations = include_str!("../../../docs/OPERATIONS.md");
         let mut words = HashSet::new();
         for kind in AlertKind::all() {
@@ -455,9 +455,9 @@ mod tests {
         }
     }
 
-    /// Prometheus pages for what users must not wait for.
+    /// Prometheus pages the operator for problems that must not wait.
     #[test]
-    fn losses_and_broken_promises_are_critical_also_for_prometheus() {
+    fn losses_and_broken_promises_are_critical_in_prometheus_too() {
         for kind in [Kind::RedisLost, Kind::BrokenPromise, Kind::Unissued] {
             assert_eq!(kind.facts().severity, Severity::Critical);
         }

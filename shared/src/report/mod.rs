@@ -23,8 +23,8 @@ pub use doubt::{Doubt, DoubtWords};
 pub use kinds::{AlertKind, Kind, KindFacts, Remedy, Severity};
 pub use refusals::{COMMITS_HANG, RefusalFacts, StoreRefusal};
 
-/// A word of a table, or one that this version does not know: a later version wrote it, or a
-/// person.
+/// A word read from a table. A word that this version does not know was written by a later version,
+/// or by hand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Stored<T> {
@@ -177,9 +177,9 @@ impl Finding {
         self.hash("")
     }
 
-    /// Like [`Self::identity`], but also tells apart two reasons of a finding that names no slot, no
-    /// user and no case: only its detail has the reason. Of that it takes the letters, because
-    /// numbers are ages, lags and counts.
+    /// Like [`Self::identity`], but also distinguishes findings without a slot, a user and a case by
+    /// their reasons, which only the detail contains. Only the letters of the detail count, because
+    /// its numbers are ages, lags and counts.
     pub fn fingerprint(&self) -> i64 {
         if !self.is_whole() || self.case != FindingCase::Plain {
             return self.identity();
@@ -200,7 +200,8 @@ impl Finding {
         i64::from_be_bytes(std::array::from_fn(|at| hash[at]))
     }
 
-    /// Returns the id of its user as the record has it: some ids of attached systems do not fit.
+    /// Returns the id of its user, if the table can store it: some ids of attached systems do not
+    /// fit.
     pub fn recorded_user(&self) -> Option<&str> {
         let user = self.user_id.as_deref()?;
         Some(user).filter(|it| it.is_ascii() && it.len() <= UserId::MAX_LEN)
@@ -325,11 +326,11 @@ impl DropReport {
         self.findings.iter().any(|it| it.result == Outcome::Planned)
     }
 
-    /// Whether it is not exact only because people claim at the moment.
+    /// Whether the only reason why it is not exact is that users are claiming at the moment.
     pub fn is_being_sold(&self) -> bool {
         match self.drop_id.subject() {
             Subject::Campaign => !self.exact && self.findings.is_empty(),
-            // Its gate tells.
+            // Whether a drop is being sold is shown by its gate, not by its report.
             Subject::Drop => false,
         }
     }
@@ -557,7 +558,7 @@ mod tests {
         assert_eq!(of_user(group).fingerprint(), of_user(form).fingerprint());
         let later = form.replace("40", "7.5").replace("1,200", "-3");
         assert_eq!(whole(form).fingerprint(), whole(&later).fingerprint());
-        // The case says what it is, and the detail may be the text of a driver.
+        // The case identifies the finding, whose detail may be a driver's error text.
         let away = |detail: &str| Finding {
             case: FindingCase::Away(FailureCause::Redis),
             ..whole(detail)

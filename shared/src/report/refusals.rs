@@ -44,15 +44,15 @@ pub enum StoreRefusal {
     KafkaClock,
 }
 
-/// What is said of a MySQL that answers reads while no commit ends: it waits for free space for its
-/// binary log, and gives no error ([`Db::commits_hang`](crate::mysql::Db::commits_hang)).
+/// The text about a MySQL that answers reads while commits hang: it waits for free space for its
+/// binary log, and returns no error ([`Db::commits_hang`](crate::mysql::Db::commits_hang)).
 pub const COMMITS_HANG: &str = "no commit ends (waiting for handler commit)";
 
 /// What a refusal means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefusalFacts {
     pub store: FailureCause,
-    /// Parts of the store's texts.
+    /// Parts of the store's messages by which the refusal is recognized.
     signs: &'static [&'static str],
     /// The first sentence of its mail, without a full stop.
     pub says: &'static str,
@@ -262,8 +262,8 @@ impl StoreRefusal {
         }
     }
 
-    /// Recognizes the refusal in an error of a store. `None` if the store does not answer, or means
-    /// something else.
+    /// Recognizes the refusal in an error of a store. Returns `None` if the store does not answer,
+    /// or reports something else.
     pub fn from_error(store: FailureCause, error: &str) -> Option<Self> {
         Self::VARIANTS
             .iter()
@@ -274,7 +274,8 @@ impl StoreRefusal {
             .copied()
     }
 
-    /// The alert about it: its store's, so that an outage that begins or ends with refusals is one.
+    /// Returns the kind of the alert about it: all refusals of one store share it, so that an outage
+    /// during which the refusals change is one alert.
     pub const fn alert(self) -> AlertKind {
         match self.facts().store {
             FailureCause::Redis => AlertKind::RedisRefuses,
@@ -284,12 +285,12 @@ impl StoreRefusal {
         }
     }
 
-    /// Whether only processes that connect anew, or with another login, notice it.
+    /// Whether only processes that open a new connection, or use another login, notice it.
     pub const fn is_of_connection(self) -> bool {
         matches!(self, Self::RedisClients | Self::RedisLogin)
     }
 
-    /// The sentence and what to do, for one line.
+    /// Returns the sentence, what to do, and the command, for one line.
     pub fn sentence(self) -> String {
         let facts = self.facts();
         format!("{}. {} `{}`", facts.says, facts.to_do, facts.command[0])
@@ -300,7 +301,7 @@ impl StoreRefusal {
 mod tests {
     use super::*;
 
-    /// The texts are what Redis 7.0, MySQL 9.7 and librdkafka 2.12 say.
+    /// The texts are those of Redis 7.0, MySQL 9.7 and librdkafka 2.12.
     #[test]
     fn refusals_of_stores_are_recognized_by_their_texts() {
         use FailureCause::{Kafka, Mysql, Redis};

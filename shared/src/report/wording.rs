@@ -74,7 +74,7 @@ pub struct ActionWords {
 
 pub fn words(action: ActionKind) -> ActionWords {
     let (done, to_do) = match action {
-        // Its row never came, or somebody deleted it.
+        // The row was never written, or was deleted by hand.
         ActionKind::Issue => ("missing row written", "write the row"),
         ActionKind::Owe => ("listed as owed", "list as owed"),
         ActionKind::Promote => (

@@ -10,7 +10,7 @@ const MEANINGS: [(&str, &str); 6] = [
         "has a server that does not answer as a master",
         "does not answer as a master",
     ),
-    // A store that refuses connections, because it has too many, answers and says so.
+    // A store that refuses connections because it has too many answers with that reason.
     (
         "does not answer: nothing listens at its address",
         "Connection refused",
@@ -35,14 +35,15 @@ const MEANINGS: [(&str, &str); 6] = [
     ),
 ];
 
-/// Describes an error of a pass in plain words. Leaves errors unchanged that do not concern an
-/// unavailable store.
+/// Describes an error of a pass in plain words. Errors that do not concern an unavailable store stay
+/// unchanged.
 pub fn plainly(cause: Option<FailureCause>, error: &str) -> String {
     let plain = cause.and_then(|cause| unavailable(cause, error));
     plain.unwrap_or_else(|| error.to_owned())
 }
 
-/// Says in plain words that a store is unavailable, or what it refuses, if the error means that.
+/// Describes in plain words that a store is unavailable, or what it refuses, if the error means
+/// that.
 pub fn unavailable(cause: FailureCause, error: &str) -> Option<String> {
     if let Some(refusal) = StoreRefusal::from_error(cause, error) {
         return Some(refusal.facts().says.to_owned());
@@ -53,7 +54,7 @@ pub fn unavailable(cause: FailureCause, error: &str) -> Option<String> {
         FailureCause::Kafka => "Kafka",
         FailureCause::Other => return None,
     };
-    // Clients differ in their capitals.
+    // Clients capitalize their messages differently.
     let lower = error.to_lowercase();
     let is_in = |texts: &str| {
         let mut texts = texts.split('|');
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unavailable_store_is_named_with_its_role() {
+    fn error_of_an_unavailable_store_becomes_plain_words_that_name_it() {
         use FailureCause::{Kafka, Mysql, Other, Redis};
         let refused =
             "MySQL cannot be reached: Input/output error: Connection refused (os error 111)";
