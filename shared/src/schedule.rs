@@ -61,8 +61,8 @@ pub struct PlannedDrop {
     pub closes_at: Option<DateTime<Utc>>,
 }
 
-/// How far ahead daily drops are created, so that no single stopped process prevents an opening.
-/// New times of a daily coupon are for later drops.
+/// How many days ahead daily drops are created, so that no single stopped process prevents an
+/// opening. New times of a daily coupon apply only to drops after these.
 pub const DAYS_AHEAD: i64 = 2;
 
 impl Schedule {
@@ -106,7 +106,8 @@ impl Schedule {
         Err("dates must lie between the years 2000 and 2199")
     }
 
-    /// Checks the schedule of a coupon that is created at `now`: it must open in the future.
+    /// Checks the schedule of a coupon that is created at `now`: its last window must not have
+    /// ended.
     pub fn check_new(&self, now: DateTime<Utc>) -> Result<(), &'static str> {
         self.check()?;
         match self {
@@ -121,7 +122,7 @@ impl Schedule {
     }
 
     /// Returns the drops from two days before `from` on, in order: a window may end on the next
-    /// day, and a time zone may skip a day. Of a coupon that opens once, returns its drop.
+    /// day, and a time zone may skip a day. For a coupon that opens once, returns its drop.
     pub(crate) fn planned(
         &self,
         from: DateTime<Utc>,

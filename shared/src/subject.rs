@@ -1,6 +1,6 @@
-//! What a report, an alert or a screen is about: a drop of ours, or a campaign of `attach`.
-//! Whatever differs between the two stands in a `match` of [`Subject`]. That campaigns have
-//! negative ids in our tables is known only here.
+//! What a report, an alert or a screen is about: a drop of Firstcome, or a campaign of `attach`. All
+//! differences between the two are in `match` expressions on [`Subject`]. Only this module knows
+//! that campaigns have negative ids in Firstcome's tables.
 
 use chrono::NaiveDate;
 use sha2::{Digest as _, Sha256};
@@ -10,15 +10,15 @@ use crate::domain::{CouponId, DropId};
 /// What passes compare.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Subject {
-    /// A drop of a coupon of ours.
+    /// A drop of a Firstcome coupon.
     #[default]
     Drop,
-    /// A campaign of a coupon system that is not ours.
+    /// A campaign of an attached coupon system.
     Campaign,
 }
 
 impl Subject {
-    /// Its name in lists, one and many.
+    /// Its name in lists, singular and plural.
     pub const fn nouns(self) -> [&'static str; 2] {
         match self {
             Self::Drop => ["drop", "drops"],
@@ -26,7 +26,7 @@ impl Subject {
         }
     }
 
-    /// Its name as the head of a column.
+    /// Its name as the heading of a column.
     pub const fn one(self) -> &'static str {
         match self {
             Self::Drop => "Drop",
@@ -47,7 +47,7 @@ impl Subject {
     }
 
     /// Returns the id of a campaign: the first 52 bits of a hash, negative. It is exact in JSON,
-    /// and no coupon or drop of ours has it.
+    /// and no coupon or drop of Firstcome has it.
     fn id_of_campaign(name: &str) -> i64 {
         let hash = Sha256::digest(format!("attach\n{name}"));
         let bits = hash[..8]
@@ -64,7 +64,7 @@ macro_rules! ids_of_subjects {
                 Subject::from_id(self.0)
             }
 
-            /// Names it by its id. Campaigns have names instead, which nobody knows by their ids.
+            /// Names it by its id. Returns `None` for a campaign, which operators know by its name.
             pub fn label(self) -> Option<String> {
                 match self.subject() {
                     Subject::Drop => Some(format!(concat!($noun, " {}"), self)),
@@ -85,8 +85,8 @@ impl CouponId {
 }
 
 impl DropId {
-    /// Returns the id under which what a campaign compares at once is recorded: the whole of it, or
-    /// one day.
+    /// Returns the id under which the part of a campaign that is compared at once is recorded: the
+    /// whole campaign, or one day.
     pub fn of_campaign(name: &str, day: Option<NaiveDate>) -> Self {
         Self(Subject::id_of_campaign(&format!("{name}\n{day:?}")))
     }
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn campaigns_are_told_from_drops_and_have_no_number() {
+    fn campaigns_are_distinguished_from_drops_and_have_no_label() {
         let own = [CouponId(0).subject(), CouponId(i64::MAX).subject()];
         assert_eq!(own, [Subject::Drop; 2]);
         assert_eq!(DropId(7).label().as_deref(), Some("drop 7"));

@@ -26,7 +26,8 @@ pub fn init_logs(filter: &str) {
     let filter = log_filter(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOGS));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        // It would report a failed write by `eprintln!`, which ends the program if that fails too.
+        // Otherwise it would report a failed write with `eprintln!`, which ends the program if that
+        // fails too.
         .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))

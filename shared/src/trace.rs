@@ -34,7 +34,7 @@ use crate::tls::Store;
 pub const TRACEPARENT: &str = "traceparent";
 
 /// Default share of traced requests among those without a `traceparent`. OpenTelemetry's default
-/// is all: each traced claim is a separate message.
+/// traces all, but each traced claim is a separate message.
 const RATIO: f64 = 0.01;
 
 /// Maximum duration of one export, and maximum wait for unsent spans when the process ends.
@@ -170,7 +170,7 @@ impl RequestTrace {
         let Route { method, path } = route;
         span.update_name(format!("{method} {path}"));
         let set = |key, value: Value| span.set_attribute(KeyValue::new(key, value));
-        // OpenTelemetry's semantic conventions.
+        // The names follow OpenTelemetry's semantic conventions.
         set("http.request.method", method.into());
         set("http.route", path.to_owned().into());
         set("url.scheme", "http".into());

