@@ -161,7 +161,7 @@ async fn group_coupon_asks_for_memberships_that_the_caller_did_not_state() {
 }
 
 #[tokio::test]
-async fn older_or_incomplete_allow_list_replaces_none() {
+async fn older_or_incomplete_allow_list_does_not_replace_the_current_one() {
     let (server, world) = ScriptWorld::start(Start::new(1, OncePer::Coupon, 0)).await;
     replace(&world.redis, 1, 3, &["a", "b", "c"]).await;
     replace(&world.redis, 1, 4, &["b"]).await;

@@ -68,7 +68,7 @@ impl TwoDays {
         ask::<i64>(&self.server, &["DEL", &keys.meta]).await;
     }
 
-    /// Gives a user a slot of the first drop, with an admission this many milliseconds ago.
+    /// Gives a user a slot of the first drop, as if admitted this many milliseconds ago.
     async fn holds(&self, user: &str, slot: u32, ago: i64) {
         let slot = slot.to_string();
         let keys = &self.world.keys;

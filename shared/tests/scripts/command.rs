@@ -53,7 +53,7 @@ pub(crate) enum ScriptCommand {
 pub(crate) enum FencedCommand {
     /// Begins to rebuild the drop from these rows.
     Begin(Vec<Row>),
-    /// Writes one page of the rows of the last `Begin` of this era: of [`PAGE_SLOTS`] slots.
+    /// Writes one page of [`PAGE_SLOTS`] slots from the rows of the last `Begin` of this era.
     Page(u32),
     ClearClaimants,
     /// Makes the users of rows of another drop claimants.
@@ -97,7 +97,7 @@ pub(crate) const KEYS: [&str; 8] = [
     "revoked",
 ];
 
-/// Losses of whole keys.
+/// Losses of whole keys, and a claim in another drop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Tamper {
     /// One of [`KEYS`].
@@ -198,8 +198,8 @@ fn rebuild() -> impl Strategy<Value = Vec<ScriptCommand>> {
     })
 }
 
-/// Users ask for a lease, one of them returns the slot, and others want it, sometimes with a broken
-/// promise. The clock goes on or back meanwhile.
+/// Users ask for a lease, one of them returns the slot, and others claim it, sometimes with a broken
+/// promise. Meanwhile the clock advances or is set back.
 fn return_during_a_lease() -> impl Strategy<Value = Vec<ScriptCommand>> {
     let people = || prop::collection::vec(person(), 5..9);
     let time = || {

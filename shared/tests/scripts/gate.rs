@@ -195,7 +195,7 @@ async fn gate_stays_open_only_after_events_that_lose_nothing() {
 }
 
 /// Checks the answers to claims, the state that the API reads, and that writes of an era in which
-/// data may have been lost come too late.
+/// data may have been lost are refused.
 async fn assert_gate(event: &str, world: &ScriptWorld, expected: After) {
     let found = match answered(world).await {
         Ok(reply) if reply.admission == Admission::Already(DROP, 1) => After::Open,
@@ -227,7 +227,7 @@ async fn assert_gate(event: &str, world: &ScriptWorld, expected: After) {
     }
 }
 
-/// What changes the server of a coupon in a group.
+/// An event in a cluster that holds the coupon.
 #[derive(Debug, Clone, Copy)]
 enum GroupEvent {
     Single(Event),
@@ -289,7 +289,7 @@ async fn gate_in_a_cluster_stays_open_only_after_events_that_lose_nothing() {
 }
 
 #[tokio::test]
-async fn changed_gate_gets_no_era_and_opens_only_in_its_own() {
+async fn no_era_begins_on_a_changed_gate_and_only_the_current_era_opens_it() {
     let server = server().await;
     let redis = connect(&server.url());
     let coupon = CouponId(1);

@@ -1,4 +1,4 @@
-//! Leases: the time of a drop, and what must not happen while an API answers without Redis.
+//! Leases: how long they last, and what must not happen while an API answers without Redis.
 
 use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};
@@ -16,7 +16,7 @@ use crate::gate::{ask, replica_of};
 use crate::model::Model;
 use crate::world::{ScriptWorld, connect, server_with};
 
-/// When every history begins, by Redis's clock.
+/// The time at which every history begins, by Redis's clock.
 pub(crate) const BEGUN_AT_MS: i64 = 1_800_000_000_000;
 
 /// A drop on a Redis whose clock moves only by commands.
@@ -67,7 +67,7 @@ impl<'a> TimedWorld<'a> {
     }
 }
 
-/// What the APIs count, by a clock that nobody sets.
+/// The end of the lease as the APIs count it, by a clock that is never set back.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
     now_ms: i64,
@@ -122,7 +122,7 @@ async fn sold_out(once_per: OncePer) -> (Clocks, RedisServer, ScriptWorld) {
     (clocks, server, world)
 }
 
-/// Asks for a lease with a claim of `b`, who hears `sold_out`. Returns it.
+/// Asks for a lease with a claim of `b`, who gets `sold_out`. Returns the lease.
 async fn lease(world: &ScriptWorld, second: Option<&DropKeys>) -> Option<LeaseReply> {
     let candidates = Candidates {
         first: &world.keys,
@@ -202,7 +202,7 @@ async fn lease_is_not_replicated_and_a_redis_that_refuses_writes_grants_none() {
 }
 
 #[tokio::test]
-async fn pages_have_every_holder_and_only_the_open_master_gives_them() {
+async fn holder_pages_are_complete_and_come_only_from_a_master_with_an_open_gate() {
     let (_clocks, server, mut world) = sold_out(OncePer::Drop).await;
     let add = "for i = 2, 4500 do redis.call('ZADD', KEYS[1], i, 'u-' .. i) end redis.call('SET', KEYS[2], 4500)";
     let keys = world.keys.clone();

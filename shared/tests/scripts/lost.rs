@@ -1,4 +1,4 @@
-//! Keys of the wrong type, and values that Firstcome did not write.
+//! Lost keys, keys of the wrong type, and values that Firstcome did not write.
 
 use firstcome_shared::domain::{OncePer, UserId};
 use firstcome_shared::redis::Value;
@@ -11,7 +11,7 @@ use crate::command::Start;
 use crate::gate::ask;
 use crate::world::{ScriptWorld, claim_on, revocation, server};
 
-/// A claim on a drop with such a key writes nothing, and a rebuild mends the drop.
+/// A claim on a drop with such a key writes nothing, and a rebuild repairs the drop.
 #[tokio::test]
 async fn key_of_the_wrong_type_admits_nobody_until_the_drop_is_rebuilt() {
     let (server, mut world) = ScriptWorld::start(Start::new(3, OncePer::Coupon, 3)).await;
@@ -55,7 +55,7 @@ async fn key_of_the_wrong_type_admits_nobody_until_the_drop_is_rebuilt() {
 }
 
 #[tokio::test]
-async fn user_without_a_slot_is_only_certain_if_the_numbers_add_up() {
+async fn absence_of_a_slot_is_trusted_only_if_the_numbers_add_up() {
     let server = server().await;
     let mut world = ScriptWorld::open(&server.url(), 1, &Start::new(2, OncePer::Drop, 0)).await;
     world.claim("a").await.unwrap();
@@ -106,7 +106,7 @@ async fn lost_revocations_admit_nobody_until_the_coupon_is_opened_again() {
     assert_eq!(world.claims("ab").await, "[Revoked, Accepted(1)]");
 }
 
-/// Otherwise the key of a coupon that is over would stay for ever.
+/// Otherwise the key of a coupon that is over would stay forever.
 #[tokio::test]
 async fn revocation_without_a_gate_expires_until_settings_are_written() {
     let (server, world) = ScriptWorld::start(Start::new(3, OncePer::Coupon, 0)).await;

@@ -182,7 +182,7 @@ async fn waiting_user_keeps_the_place_while_the_clock_of_redis_is_set_back() {
     world.revoke('a', 2, None).await;
     let promote = ScriptCommand::Fenced(FencedCommand::Promote(2));
     clock.stop_at_ms(BEGUN_AT_MS - 3_600_000).unwrap();
-    // Nobody else is held up.
+    // Other users are not delayed.
     assert_eq!(world.apply(&promote).await.0, "Done([('c', 1)])");
     assert_eq!(world.read_state().await.waiting, ["b"]);
     world.revoke('c', 3, None).await;
@@ -191,7 +191,7 @@ async fn waiting_user_keeps_the_place_while_the_clock_of_redis_is_set_back() {
     assert_eq!(world.apply(&promote).await.0, "Done([('b', 1)])");
 }
 
-/// The user waited in that drop, and got a slot of this one before the revocation came.
+/// The user waited in that drop, and got a slot of this one before the revocation arrived.
 #[tokio::test]
 async fn revocation_that_names_another_drop_releases_the_claim() {
     let (_server, mut world) = ScriptWorld::start(Start::new(5, OncePer::Coupon, 0)).await;
@@ -203,7 +203,7 @@ async fn revocation_that_names_another_drop_releases_the_claim() {
         .revoke(&world.keys, OncePer::Coupon, &of_another);
     revoke.await.unwrap();
     let left = world.read_state().await;
-    // The key has a mark.
+    // Only the field without a name, which marks the key, may remain.
     let is_gone = left.users.is_empty() && left.claimants.keys().all(String::is_empty);
     assert!(is_gone, "{left:?}");
 }

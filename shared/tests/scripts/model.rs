@@ -39,7 +39,7 @@ pub(crate) struct Model {
     has_claimants_mark: bool,
     /// The highest revision written.
     revision: u64,
-    /// By Redis's clock.
+    /// The time of Redis's clock.
     now_ms: i64,
     /// The end of the drop's lease, and the version of its holders; lost with `meta`.
     lease_until: i64,
@@ -304,7 +304,7 @@ impl Model {
         self.revoked.get(&person).is_some_and(|(_, ended)| !ended)
     }
 
-    /// Later states are kept.
+    /// Records a revocation, unless a later state is known.
     fn revoke(&mut self, person: UserLetter, number: i64, ended: bool) -> &'static str {
         let known = self.revoked.get(&person).copied();
         let further = known.filter(|(id, has_ended)| *id > number || (*id == number && *has_ended));
@@ -564,7 +564,7 @@ impl Model {
         words(&Fenced::Done(promoted))
     }
 
-    /// Each call that gives slots changes it once.
+    /// Changes the version of the holders, once per call that gives slots.
     fn change_version(&mut self) {
         self.version = self.now_ms.max(self.version + 1);
     }

@@ -10,7 +10,7 @@ use crate::command::Start;
 use crate::gate::ask;
 use crate::world::{DROP, ScriptWorld, claim_on};
 
-/// More slots than one page.
+/// The drop has more slots than one page.
 #[tokio::test]
 async fn rebuilt_drop_has_its_rows_and_free_gaps() {
     let (_server, mut world) = ScriptWorld::start(Start::new(5_000, OncePer::Coupon, 9)).await;
@@ -61,7 +61,7 @@ async fn forgotten_revocations_are_removed_unless_they_have_changed() {
     let stale = world.redis.forget_revoked(world.coupon, &earlier, &read);
     assert_eq!(stale.await.unwrap(), Fenced::Stale, "another era");
     world.close().await;
-    // An operator revokes the claim of b for good at this moment, again.
+    // At this moment, an operator revokes the claim of b again, permanently.
     world.revoke('b', 3, None).await;
     let forgotten = world
         .redis
@@ -125,9 +125,9 @@ async fn only_owed_users_are_promoted_after_an_early_closing() {
     }
 }
 
-/// Deleted, and made again with the same id.
+/// The drop was deleted, and is created again with the same id.
 #[tokio::test]
-async fn deleted_drop_is_loaded_again_and_stays() {
+async fn deleted_drop_is_loaded_again_and_does_not_expire() {
     let (server, world) = ScriptWorld::start(Start::new(2, OncePer::Drop, 0)).await;
     let ScriptWorld {
         redis, fence, meta, ..
@@ -148,7 +148,7 @@ async fn deleted_drop_is_loaded_again_and_stays() {
 }
 
 #[tokio::test]
-async fn settings_of_several_drops_are_lowered_all_or_none() {
+async fn quantity_is_lowered_in_all_drops_or_in_none() {
     let (server, world) = ScriptWorld::start(Start::new(5, OncePer::Drop, 0)).await;
     let (redis, keys) = (&world.redis, &world.keys);
     let next = redis.keys(world.coupon, DropId(4));

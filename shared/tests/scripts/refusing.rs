@@ -1,4 +1,4 @@
-//! A Redis that answers `PING` and refuses writes is recognized, with its own words.
+//! Tests that a Redis that answers `PING` but refuses writes is recognized by its messages.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn is_refused(redis: &Redis, expected: StoreRefusal) {
     eventually_some("the refusal", LIMIT, async || {
         let error = redis.check_writes().await.err().ok_or("a write succeeds")?;
         let text = text_of(&error);
-        // The connection to a server that is no master is replaced, and may be just broken.
+        // The connection to a server that is not a master is replaced, and may be broken just now.
         let refusal = StoreRefusal::from_error(FailureCause::Redis, &text);
         let is_it = refusal == Some(expected) && !text.contains('…');
         is_it.then_some(()).ok_or(format!("{expected:?}: {text}"))

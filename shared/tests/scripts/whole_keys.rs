@@ -1,6 +1,6 @@
-//! Whole keys of a coupon are deleted, in each state of a drop, and then users claim, and wait for
-//! promotion. Nobody gets a yes that contradicts a row: a second slot, the slot of somebody else,
-//! one above the quantity, or any slot for a user who is revoked or not on the list.
+//! Deletes whole keys of a coupon, in each state of a drop; then users claim, and wait for promotion.
+//! No user gets a slot that contradicts a row: a second slot, the slot of another user, a slot above
+//! the quantity, or any slot for a user who is revoked or not on the list.
 
 use std::collections::BTreeMap;
 
@@ -30,10 +30,10 @@ enum State {
     Full,
     /// Full, with users who wait.
     Waiting,
-    /// A slot was given back beside users who wait.
+    /// A slot was given back while users wait.
     Freed,
     Paused,
-    /// Somebody holds a slot of the day before, and the next day has opened.
+    /// Users hold slots of the first day, and the next day has opened.
     NextDay,
     NextDayBegun,
     /// The same before the next day opens.
@@ -52,7 +52,7 @@ const STATES: [State; 9] = [
     State::BetweenDays,
 ];
 
-/// A coupon in a state, with the rows that it has.
+/// A coupon in one of the states, with its rows.
 struct Case {
     world: ScriptWorld,
     /// The drop that is open, and the one of the other day if there is one.
@@ -175,7 +175,7 @@ impl Case {
         drop == DROP || self.once_per == OncePer::Coupon
     }
 
-    /// Records a yes as a row. Describes what it contradicts.
+    /// Records an accepted claim as a row. Returns a description of what it contradicts.
     fn insert(&mut self, slot: Slot, user: &str) -> Option<String> {
         let drop = self.open.drop;
         let holds = |(of, holder): (&(DropId, Slot), &String)| {
@@ -220,7 +220,7 @@ impl Case {
 }
 
 #[tokio::test]
-async fn one_lost_key_never_gives_a_yes_that_contradicts_a_row() {
+async fn admission_never_contradicts_a_row_after_one_key_is_lost() {
     let server = server().await;
     let mut number = 0;
     let mut wrong = Vec::new();

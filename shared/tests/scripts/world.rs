@@ -131,7 +131,7 @@ fn words(answer: &impl Debug) -> String {
     format!("{answer:?}")
 }
 
-/// Starts a Redis without a file, because durability is not tested here.
+/// Starts a Redis without an append-only file, because durability is not tested here.
 pub(crate) async fn server() -> RedisServer {
     start_server(Vec::new()).await
 }
@@ -523,7 +523,7 @@ pub(crate) fn revocation(user: &str, id: i64, ended_at_ms: Option<i64>) -> Revoc
     }
 }
 
-/// A claim on one drop.
+/// Returns one drop as the only candidate of a claim.
 pub(crate) fn only(first: &DropKeys) -> Candidates<'_> {
     Candidates {
         first,
