@@ -1,6 +1,6 @@
-//! Checks a campaign's mapping against its tables and the types of its keys, before each pass: what
-//! does not fit is refused, all at once, with table, column and the nearest name, before anything
-//! is compared.
+//! Checks a campaign's mapping against its tables and the types of its keys before each pass. All
+//! misfits are reported together, with table, column and the nearest name, before anything is
+//! compared.
 
 use crate::config::{
     Campaign, Columns, Done, Duplicates, FailedTable, Mode, Scalar, StockRow, Target, has_part,
@@ -16,21 +16,21 @@ use crate::{Answer, AttachError, schema};
 
 const INTEGERS: [&str; 5] = ["tinyint", "smallint", "mediumint", "int", "bigint"];
 const TEXTS: [&str; 2] = ["char", "varchar"];
-/// Types whose values MySQL sorts otherwise than it compares them.
+/// Types whose order in MySQL differs from its comparisons, so that no pages can be read by them.
 const UNORDERED: [&str; 4] = ["enum", "set", "bit", "float"];
 const TIMES: [&str; 3] = ["datetime", "timestamp", "date"];
-/// Parts of the names of columns that count coupons.
+/// Parts of column names which suggest that the column counts coupons.
 const COUNTING: [&str; 8] = [
     "left", "remain", "avail", "issued", "given", "sold", "used", "count",
 ];
-/// Parts of those that count coupons, unless another part says that they stay as they are.
+/// Parts that suggest the same, unless the name also has a part that suggests a constant number.
 const STOCKS: [&str; 3] = ["stock", "quantity", "qty"];
 const STAYING: [&str; 5] = ["total", "max", "limit", "initial", "_id"];
 
 /// Names of columns that say how many coupons a row is for.
 const QUANTITIES: [&str; 2] = ["quantity", "qty"];
 
-/// Returns the first column of integers with such a name that `selected` does not fix.
+/// Returns the first integer column whose name matches and that `selected` does not fix.
 fn free_number<'t>(
     table: &'t Table,
     selected: &Columns,
@@ -48,8 +48,8 @@ fn free_number<'t>(
 /// Checks one target.
 ///
 /// # Errors
-/// [`AttachError::Misfit`] with all that does not fit and what to write, or that a store does not
-/// answer.
+/// [`AttachError::Misfit`] lists all misfits and what to write. Any other error comes from a store
+/// that refuses a query or does not answer.
 pub async fn check(target: &Target<'_>, sql: &mut Sql, keys: &mut Keys) -> Answer<Shape> {
     let campaign = target.campaign;
     let rows = ("rows", campaign.rows.table.as_str());
@@ -71,7 +71,7 @@ pub async fn check(target: &Target<'_>, sql: &mut Sql, keys: &mut Keys) -> Answe
     };
     let mut shape = rules.shape(campaign, &tables);
     match rules.must_be_named(sql, &tables, target).await {
-        // A name is that of no column.
+        // The query failed because of a misfit that is already listed, such as an unknown column.
         Err(AttachError::Refused { .. }) if !rules.misfits.is_empty() => {}
         notes => {
             let notes = notes?;
@@ -93,7 +93,7 @@ pub async fn check(target: &Target<'_>, sql: &mut Sql, keys: &mut Keys) -> Answe
     }
 }
 
-/// Refuses views and names of no table, each with what to write.
+/// Refuses views and unknown tables, and says what to write instead.
 async fn must_be_tables(sql: &mut Sql, fields: &[(&str, &str)], tables: &[Table]) -> Answer<()> {
     let mut misfits = Vec::new();
     for (field, name) in fields {
@@ -125,8 +125,8 @@ fn find<'t>(tables: &'t [Table], name: &str) -> Option<&'t Table> {
     tables.find(|it| it.name.eq_ignore_ascii_case(name))
 }
 
-/// Asks their server whether our login may do what repairs do, without doing it. It tells of rights
-/// on a whole table, and those of roles.
+/// Asks their server whether our login may lock and delete as repairs do, without changing
+/// anything. The answer covers rights on whole tables and rights granted through roles.
 async fn denied(target: &Target<'_>, sql: &mut Sql) -> Answer<Vec<String>> {
     let campaign = target.campaign;
     let mut statements = Vec::new();
@@ -155,7 +155,7 @@ async fn denied(target: &Target<'_>, sql: &mut Sql) -> Answer<Vec<String>> {
     Ok(misfits)
 }
 
-/// Errors of MySQL: no right on a table, on a column.
+/// MySQL's errors for a missing right on a table and on a column.
 const NO_RIGHT: [u16; 2] = [1142, 1143];
 
 fn changes_later(campaign: &Campaign) -> Option<String> {
@@ -177,7 +177,7 @@ fn changes_later(campaign: &Campaign) -> Option<String> {
     (!single.is_empty()).then_some(why)
 }
 
-/// The rules that tables must keep, and what breaks them.
+/// Checks tables, and collects what does not fit.
 struct Rules {
     mode: Mode,
     misfits: Vec<String>,
@@ -188,7 +188,8 @@ impl Rules {
         self.misfits.push(format!("{field}: {why}"));
     }
 
-    /// Checks all tables of a campaign. Returns nothing if it cannot even be read.
+    /// Checks all tables of a campaign. Returns `None` if the rows or failed events cannot even be
+    /// read.
     fn shape(&mut self, campaign: &Campaign, tables: &[Table]) -> Option<Shape> {
         let rows = find(tables, &campaign.rows.table)?;
         let of = &campaign.rows;
@@ -205,7 +206,7 @@ impl Rules {
             self.must_take_rows(rows, campaign);
             warning = self.without_unique_key(rows, campaign);
         }
-        // What has no shape has a misfit.
+        // A table without a shape already has a misfit.
         let failed = campaign.failed.as_ref().and_then(|failed| {
             let table = find(tables, &failed.table)?;
             self.failed_shape(table, failed)
@@ -274,7 +275,7 @@ impl Rules {
         TableShape::plain(table)
     }
 
-    /// Refuses names that are no columns.
+    /// Refuses names of columns that do not exist.
     fn must_have<'n>(
         &mut self,
         field: &str,
@@ -313,7 +314,7 @@ impl Rules {
         }
     }
 
-    /// Refuses values of `BINARY(16)` columns that are no UUIDs: they would select nothing.
+    /// Refuses values of `BINARY(16)` columns that are not UUIDs: they would select nothing.
     fn must_be_uuids(&mut self, field: &str, table: &Table, of: &Columns) {
         let shape = TableShape::plain(table);
         for (name, value) in of.iter().filter(|it| shape.is_uuid(it.0)) {
@@ -366,7 +367,7 @@ impl Rules {
         Ok(notes)
     }
 
-    /// Repairs need to lock rows, and to take them back.
+    /// Refuses engines without transactions: repairs lock rows, and may have to roll back.
     fn must_be_transactional(&mut self, field: &str, table: &Table) {
         if self.mode == Mode::Observe || table.is_transactional() {
             return;
@@ -379,7 +380,8 @@ impl Rules {
         self.refuse(&format!("{field}.table"), &why);
     }
 
-    /// Names every column that a repair could not fill, or may not write, before any is tried.
+    /// Refuses every column that a repair could not fill or may not write, before any repair is
+    /// tried.
     fn must_take_rows(&mut self, table: &Table, campaign: &Campaign) {
         if self.mode == Mode::Observe {
             return;
@@ -428,7 +430,7 @@ impl Rules {
         }
     }
 
-    /// Refuses the time in columns of another type: MySQL would write it as the number 20261231180000.
+    /// Refuses `{now}` in columns of other types: a number column would get 20261231180000.
     fn must_take_times(&mut self, field: &str, table: &Table, values: &Columns) {
         for (name, _) in values.iter().filter(|it| it.1.days_from_now().is_some()) {
             let Some(column) = table.column(name) else {
@@ -467,8 +469,9 @@ impl Rules {
         }
     }
 
-    /// Refuses a stock row with a column that seems to count, but is not described: it would keep
-    /// its old number beside each row that a repair inserts, and their consumers would sell on.
+    /// Refuses a stock row with a column that seems to count, but is not described: the column
+    /// would keep its number when a repair inserts a row, and their consumers would sell that
+    /// coupon again.
     fn must_not_count(&mut self, table: &Table, stock: &StockRow) {
         let is_said = stock.column().is_some() || stock.counts.is_some();
         if is_said || self.mode == Mode::Observe {
@@ -487,8 +490,8 @@ impl Rules {
         }
     }
 
-    /// Refuses to repair a number by counting rows if a row may be for several coupons: what is
-    /// left would be too much, and would be sold again.
+    /// Refuses to repair a number by counting rows if a row may be for several coupons: the result
+    /// would be too many coupons left, which would be sold again.
     fn must_be_one_each(&mut self, table: &Table, campaign: &Campaign) {
         let stock = campaign.stock.as_ref().and_then(StockRow::column);
         if self.mode == Mode::Observe || campaign.count.is_none() && stock.is_none() {
@@ -506,7 +509,8 @@ impl Rules {
         }
     }
 
-    /// How a table is read: by pages of its primary key.
+    /// Returns how a table is read in pages of its primary key. Refuses keys and user columns that
+    /// do not allow it.
     fn table_shape(&mut self, field: &str, table: &Table, user: &str) -> Option<TableShape> {
         let name = &table.name;
         let key = table.primary_key();
@@ -544,11 +548,12 @@ impl Rules {
         Some(TableShape { key, user, ..shape })
     }
 
-    /// Whether no unique key refuses a user's second row: one of the user, and of columns whose
-    /// values are the same in all rows of the campaign. Then a repair needs to know what does.
+    /// Returns a warning if nothing refuses a user's second row: neither the lock of the stock row
+    /// nor a unique key on the user and on columns that have the same value in all rows of the
+    /// campaign. In mode `repair`, the file then has to set `duplicates`.
     fn without_unique_key(&mut self, table: &Table, campaign: &Campaign) -> Option<String> {
         let rows = &campaign.rows;
-        // A unique key takes any number of NULLs.
+        // A unique key allows any number of NULLs.
         let shape = TableShape::plain(table);
         let is_same = |(name, value): &(&String, &Scalar)| {
             let is_day = shape.made_kind(name) == Some(MadeKind::Time);
@@ -572,7 +577,7 @@ impl Rules {
         if is_unique || rows.duplicates == Some(Duplicates::Locked) {
             return None;
         }
-        // A key of the user and of a column that tells campaigns apart.
+        // A unique key on the user and one more column, which may tell campaigns apart.
         let of_campaign = unique_with_user.iter().find_map(|index: &&[IndexPart]| {
             let mut others = index.iter().filter(|it| !is_fixed(&it.column));
             let other = others.next()?;
@@ -604,7 +609,7 @@ impl Rules {
     }
 }
 
-/// A column that may say that a coupon was taken back, and that the file does not name.
+/// Returns a column that may say that a coupon was taken back, and that the file does not name.
 fn unselected(table: &Table, campaign: &Campaign) -> Option<String> {
     let rows = &campaign.rows;
     let is_named = |column: &Column| {
@@ -617,7 +622,7 @@ fn unselected(table: &Table, campaign: &Campaign) -> Option<String> {
         .map(|it| it.name.clone())
 }
 
-/// Whether no index finds a user among the rows of the campaign.
+/// Returns a warning if no index finds a user among the rows of the campaign.
 fn without_index(table: &Table, campaign: &Campaign) -> Option<String> {
     let rows = &campaign.rows;
     let is_of = |it: &IndexPart| {
@@ -635,10 +640,10 @@ fn without_index(table: &Table, campaign: &Campaign) -> Option<String> {
     (!finds_user).then_some(why)
 }
 
-/// Character sets that hold every user.
+/// Character sets that can hold every user.
 const WIDE: [&str; 5] = ["", "utf8mb4", "ucs2", "utf16", "utf32"];
 
-/// Whether users beyond the character set of the column get no row.
+/// Returns a warning if the column's character set cannot hold every user: such users get no row.
 fn narrow_charset(table: &Table, user: &str) -> Option<String> {
     let column = table.column(user)?;
     let why = format!(
@@ -648,7 +653,7 @@ fn narrow_charset(table: &Table, user: &str) -> Option<String> {
     (!WIDE.contains(&column.charset.as_str())).then_some(why)
 }
 
-/// Names what was probably meant.
+/// Suggests the most similar name.
 fn nearest(name: &str, all: impl Iterator<Item = String>) -> String {
     let name = name.to_lowercase();
     let nearest =

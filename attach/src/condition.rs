@@ -1,4 +1,4 @@
-//! Conditions and values of statements, from the columns that the file names.
+//! Builds the conditions and values of SQL statements from the columns that the file names.
 
 use mysql_async::Value;
 
@@ -52,8 +52,8 @@ impl Condition {
         self
     }
 
-    /// The rows behind the one with these values of the key, in its order. The first column alone
-    /// bounds the range that MySQL reads.
+    /// Selects the rows after the one with these key values, in the order of the key. The separate
+    /// condition on the first column bounds the range that MySQL reads.
     #[must_use]
     pub fn after(self, key: &[String], last: &[Value]) -> Self {
         let Some(first) = last.first() else {
@@ -66,7 +66,7 @@ impl Condition {
     }
 }
 
-/// The value of a parameter. `is_uuid`: its column has UUIDs in 16 bytes.
+/// Returns the value of a parameter. `is_uuid`: its column stores UUIDs in 16 bytes.
 pub fn bound(value: &Scalar, target: &Target<'_>, is_uuid: bool) -> Value {
     match value.first() {
         value if value.is_null() => Value::NULL,
@@ -81,14 +81,15 @@ pub fn bound(value: &Scalar, target: &Target<'_>, is_uuid: bool) -> Value {
     }
 }
 
-/// The day that a value means in a column with a time: all of its rows are of that day.
+/// Returns the target's day if the value is `{date}` and the column holds a time: then the value
+/// means the whole day.
 fn day_of(value: &Scalar, target: &Target<'_>, kind: Option<MadeKind>) -> Option<Value> {
     let is_day = kind == Some(MadeKind::Time) && value.text() == Some("{date}");
     let date = target.date.filter(|_| is_day)?;
     Some(Value::Bytes(date.to_string().into_bytes()))
 }
 
-/// The value of a column that is written: an expression of MySQL, or a parameter.
+/// Returns the MySQL expression that writes a column's value, and its parameter if it has one.
 pub fn written(
     name: &str,
     value: &Scalar,

@@ -1,4 +1,4 @@
-//! What two looks at a target saw: the input of [`judge`](super::judge).
+//! The facts from two looks at a target: the input of [`judge`](super::judge).
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use mysql_async::Value;
 
 use crate::config::{CountMeans, UsersMean};
 
-/// The most users of one kind that a pass names and repairs. The next pass goes on.
+/// Maximum number of users of one kind that a pass names and repairs. The next pass continues.
 pub const NAMED: usize = 100_000;
 
 /// The numbers of a target.
@@ -20,7 +20,7 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// Members who were promised a coupon, if a key names them.
+    /// The number of members who were promised a coupon; `None` if no key names them.
     pub fn admitted(self, means: Option<UsersMean>) -> Option<u64> {
         self.size.filter(|_| means == Some(UsersMean::Admitted))
     }
@@ -30,7 +30,7 @@ impl Numbers {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StockColumn {
     pub says: i64,
-    /// What it should say by the rows.
+    /// The value that follows from the rows.
     pub due: i64,
 }
 
@@ -40,7 +40,7 @@ pub struct FailedEvent {
     pub key: Vec<Value>,
     pub user: String,
     pub has_row: bool,
-    /// Whether the users' key has its user; `None` if there is no such key.
+    /// Whether the users' key has its user; `None` if the file names no such key.
     pub is_member: Option<bool>,
 }
 
@@ -60,16 +60,16 @@ pub struct Facts {
     pub member: Option<String>,
     /// The users' key says who came first.
     pub is_ordered: bool,
-    /// Nobody can claim any more.
+    /// Users can no longer claim.
     pub is_over: bool,
     /// `None` if no key names the users.
     pub means: Option<UsersMean>,
     pub count_means: Option<CountMeans>,
-    /// Their MySQL tells the quantity, and told the same at the last look that was clean: nobody is
-    /// adding stock.
+    /// Their MySQL holds the quantity, and it has not changed since the last clean look, if there
+    /// was one: nobody is adding stock.
     pub is_quantity_settled: bool,
-    /// A late message may write a second row: no unique key refuses it, and nothing tells what
-    /// waits on their topic.
+    /// A late message may write a second row: no unique key refuses it, and the file names no
+    /// queue, so a message may still wait on their topic.
     pub may_double: bool,
     /// Users whom earlier repairs added to Redis because they had rows, as the record has them.
     /// Their membership does not prove that anybody promised them a coupon.
@@ -83,7 +83,7 @@ pub struct Facts {
     pub unissued: Vec<String>,
     /// Members whom MySQL takes for another member, who has a row.
     pub aliases: Vec<String>,
-    /// Members without a row whom a failed event calls refused.
+    /// Members without a row for whom a failed event records a refusal.
     pub refused: Vec<String>,
     /// Members in another form than the file says.
     pub strange: Vec<String>,
@@ -96,17 +96,18 @@ pub struct Facts {
     pub unselected: Option<String>,
     /// Users who are members and have a row.
     pub in_both: u64,
-    /// Users with a row who are no members.
+    /// Users with a row who are not members.
     pub missing: Vec<String>,
     /// Users with several rows.
     pub twice: Vec<String>,
     /// Users of the last rows beyond the quantity.
     pub surplus: Vec<String>,
-    /// Rows beyond the quantity, if nothing tells which ones came last.
+    /// The number of rows beyond the quantity, if nothing shows which ones came last.
     pub unnamed_surplus: u64,
-    /// Users whose row MySQL refused within a day.
+    /// Users whose row MySQL refused within the last day.
     pub failing: HashSet<String>,
-    /// Users of the first look who had a row at the second.
+    /// The number of users without a row at the first look who had one, or had left Redis, at the
+    /// second.
     pub in_flight: u64,
 }
 
@@ -117,8 +118,8 @@ impl Facts {
     }
 }
 
-/// The name of a user in the record of repairs. It cannot hold every id of theirs, so those without
-/// a name stand for each other.
+/// The name of a user in the record of repairs. The record cannot hold every id of theirs: all ids
+/// that do not fit share the empty name.
 pub fn recorded(user: &str) -> &str {
     let has_name = user.is_ascii() && user.len() <= UserId::MAX_LEN;
     if has_name { user } else { "" }

@@ -4,7 +4,7 @@
 //! - A row is only inserted for a user whom their system promised one, and while rows are fewer
 //!   than the quantity. Nothing here takes a row, a member or a coupon from anybody.
 //! - While the numbers move, the campaign is being sold: then users and failed events that both
-//!   looks saw are repaired, and a counter is only raised.
+//!   looks saw are repaired, and a counter is only moved towards more coupons given out.
 //! - A repair that may be wrong although both looks saw its reason needs a confirmation, with the
 //!   sentence that says why ([`Judged::doubt`]).
 
@@ -29,15 +29,15 @@ pub enum Repair {
     MoveCount(MoveCount),
 }
 
-/// A difference, with its repair if there is one. If no repair is tried, a person makes it, or
-/// time does.
+/// A difference, with its repair if there is one. Without a repair, an operator has to act, or a
+/// later pass finds the difference gone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judged {
     pub finding: Finding,
     pub repair: Option<Repair>,
     /// Why an operator has to confirm the repair.
     pub doubt: Option<Doubt>,
-    /// The repair of a counter that counts rows of other repairs.
+    /// The repair moves a counter, and counts rows that other repairs insert.
     pub counts_inserts: bool,
 }
 
@@ -54,7 +54,7 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
     judge.members_without_promise();
     judge.users_not_in_redis();
     judge.rows();
-    // Among users who are not all named, nobody knows how many coupons are given out.
+    // If not all users are named, the number of coupons that are given out is unknown.
     let is_cut = facts.unissued.len().max(facts.missing.len()) >= NAMED;
     if !is_cut {
         judge.counter();
@@ -68,7 +68,8 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
 }
 
 impl Judged {
-    /// Whether it follows from users who are in one store and not in the other.
+    /// Whether it follows from comparing the stores: from users who are in only one of them, or any
+    /// other repair without a doubt of its own.
     fn compares_stores(&self) -> bool {
         match self.finding.kind {
             Kind::Unissued | Kind::OverAdmitted | Kind::MissingAdmission => true,
@@ -76,7 +77,7 @@ impl Judged {
         }
     }
 
-    /// Notes why all repairs of its campaign are held back, unless it already has a reason.
+    /// Records why all repairs of its campaign are held back, unless its own doubt is graver.
     pub(super) fn doubt_unless_graver(&mut self, doubt: Doubt) {
         let gravest = self.doubt.map_or(doubt, |own| own.min(doubt));
         self.finding.case = FindingCase::Doubted(gravest);
@@ -90,7 +91,7 @@ impl Judged {
     }
 }
 
-/// So few coupons nobody adds to a stock, nor a twentieth of the quantity.
+/// Nobody adds as few coupons as this, or as a twentieth of the quantity, to a stock.
 const FEW: i64 = 10;
 
 /// A member whose row has another status than issued coupons.
@@ -102,13 +103,14 @@ struct Judge<'a> {
     facts: &'a Facts,
     /// Rows that may still be inserted.
     room: u64,
-    /// Users with several rows, less those whose second row was named as somebody's coupon.
+    /// Users with several rows, minus those whose second row was named as the coupon of another
+    /// user.
     second_rows: usize,
     found: Vec<Judged>,
 }
 
 impl Judge<'_> {
-    /// Gives rows to users whom their system promised one.
+    /// Plans rows for users who were promised a coupon.
     fn promises(&mut self) {
         let facts = self.facts;
         let mut concerned = HashSet::new();
@@ -117,8 +119,8 @@ impl Judge<'_> {
         }
         let mut promised = facts.unissued.iter().collect::<Vec<_>>();
         promised.retain(|user: &&String| !concerned.contains(user));
-        // Users whom a repair added need a confirmation, and some rows are refused each time: they
-        // must not take the room of others.
+        // Users whom a repair added come last, because they need a confirmation, and so do users
+        // whose rows are refused each time: neither may take the room of others.
         promised.sort_by_key(|user| (facts.was_added(user), facts.failing.contains(*user)));
         for user in promised {
             let why = "it is in Redis, and no row came";
@@ -157,7 +159,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Adds users who have a row.
+    /// Plans to add users to Redis who have a row.
     fn users_not_in_redis(&mut self) {
         let facts = self.facts;
         let surplus: HashSet<&String> = facts.surplus.iter().collect();
@@ -192,8 +194,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Names rows that are too many. Rows are never deleted, so what only a deletion could repair is
-    /// named.
+    /// Names surplus rows. Rows are never deleted, so they have no repair.
     fn rows(&mut self) {
         for user in &self.facts.twice {
             self.found(Kind::DuplicateRow, user, "it has several rows", None);
@@ -211,7 +212,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Names a column of the stock row that says otherwise than the rows.
+    /// Names a column of the stock row that contradicts the rows.
     fn stock(&mut self) {
         let Some(StockColumn { says, due }) = self.facts.stock.filter(|it| it.says != it.due)
         else {
@@ -228,8 +229,8 @@ impl Judge<'_> {
         }
     }
 
-    /// A member in another form may be a user who seems to be missing; and of some members, as of
-    /// some rows, nobody knows whether they count.
+    /// A member in another form may be a user who seems to be missing; and for some members and
+    /// rows it is unclear whether they count.
     fn doubt_unclear_users(&mut self) {
         let facts = self.facts;
         let is_strange = !facts.strange.is_empty();
@@ -342,7 +343,7 @@ impl Judge<'_> {
     /// Inserts a row if there is room; otherwise says what happens.
     fn insert(&mut self, kind: Kind, user: &str, why: &str, event: Option<Vec<Value>>) {
         let are_too_many = self.admitted() > Some(self.facts.quantity);
-        // While it is sold, a row must not take the coupon of somebody who is on the way.
+        // While it is sold, a row must not take the coupon of a user whose claim is on its way.
         if user.is_empty() {
             self.found(kind, user, "it names no user", None);
         } else if self.facts.is_selling && are_too_many {
@@ -367,7 +368,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Names a user whose coupon somebody else has, perhaps with a second row.
+    /// Names a user for whom no coupon is left, perhaps because another user has a second row.
     fn all_are_given_out(&mut self, kind: Kind, user: &str, why: &str) {
         let kind = match kind {
             Kind::Unissued => Kind::OverAdmitted,
@@ -416,13 +417,13 @@ impl Judge<'_> {
         }
     }
 
-    /// What is given out, or will be by the repairs of this pass.
+    /// The number of coupons given out, including those that the repairs of this pass give out.
     fn taken(&self) -> u64 {
         let rows = self.facts.quantity.saturating_sub(self.room);
         rows.max(self.taken_before())
     }
 
-    /// What is given out whatever becomes of the rows of this pass.
+    /// The number of coupons given out even if no row of this pass is inserted.
     fn taken_before(&self) -> u64 {
         let facts = self.facts;
         let missing = facts.missing.len() as u64;
@@ -430,8 +431,8 @@ impl Judge<'_> {
         members.max(facts.numbers.rows)
     }
 
-    /// Names a key that says otherwise than the numbers whether something is left. Before the first
-    /// is given out, the sale may not have begun.
+    /// Names a sale key that contradicts the numbers. Before the first coupon is given out, the
+    /// sale may not have begun.
     fn sale(&mut self) {
         let facts = self.facts;
         let Some(is_on) = facts.sale.filter(|_| !facts.is_over) else {
@@ -468,7 +469,8 @@ impl Judge<'_> {
         let seen = facts.numbers.count;
         let value = seen.unwrap_or_else(|| means.given(0, quantity));
         let count = means.given(value, quantity);
-        // Whatever their system writes first, it has counted by the second look what the first saw.
+        // Whichever store their system writes first, by the second look it has counted what the
+        // first one saw.
         let before = facts
             .before
             .admitted(facts.means)
@@ -509,7 +511,7 @@ impl Judge<'_> {
             return;
         }
         if !facts.is_selling && facts.before.count != seen {
-            // A claim that is refused moves it, and may be about to give back what it took.
+            // A refused claim moves the counter, and may be about to give back what it took.
             self.waits(
                 kind,
                 "",
@@ -538,8 +540,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Why the counter may be right, or another one. `behind` is how many more are given out than
-    /// it says.
+    /// Returns why a repair of the counter may be wrong. `behind` is the number of coupons given
+    /// out that it does not count.
     fn doubt_of_count(&self, means: CountMeans, value: i64, behind: i64) -> Option<Doubt> {
         let facts = self.facts;
         let is_behind = behind > 0;
@@ -558,8 +560,9 @@ impl Judge<'_> {
         if is_behind && facts.unselected.is_some() {
             return Some(Doubt::TakenBack);
         }
-        // Somebody may add it to the counter before or after they raise the quantity. Of a few,
-        // their program has lost the decrements, and sells them a second time until they are gone.
+        // Somebody may add stock to the counter before or after they raise the quantity. If the
+        // difference is small, their program lost decrements and would sell those coupons a second
+        // time.
         let are_many = behind > FEW.max(quantity / 20);
         if means.is_left() && (are_many || !facts.is_quantity_settled) {
             return Some(Doubt::StockAdded);
@@ -569,7 +572,7 @@ impl Judge<'_> {
     }
 
     /// Whether a counter that is behind shows what is left: it is negative, or falls while rows
-    /// come, or makes up the quantity together with the rows, but for those on their way.
+    /// come, or adds up to the quantity together with the rows, except for a few on their way.
     fn seems_to_count_down(&self, value: i64) -> bool {
         let facts = self.facts;
         let quantity = facts.quantity.cast_signed();

@@ -11,9 +11,9 @@ use crate::{Answer, AttachError};
 /// Members that one call of SCAN looks at.
 const PAGE: &str = "500";
 
-/// Answers of a server that serves nobody: it starts, is a replica without its master, misses a
-/// part of the cluster, or refuses the login. Any other refusal concerns a key or a command, so
-/// that other campaigns can be compared.
+/// Answers of a server that serves nobody: it is loading, runs a long script, is a replica without
+/// its master, misses a part of the cluster, or refuses the login. Any other refusal concerns a key
+/// or a command, so that other campaigns can be compared.
 const AWAY: [&str; 7] = [
     "LOADING",
     "BUSY",
@@ -37,7 +37,8 @@ fn is_word(value: &Value, word: &str) -> bool {
 pub struct MoveCount {
     /// Its value at the second look; `None` if it was missing.
     pub seen: Option<i64>,
-    /// 0: only if it still has this value; 1: also if it has risen since; -1: if it has fallen.
+    /// 0: only if it still has this value; 1: also if it has risen since; -1: also if it has
+    /// fallen.
     pub may_move: i8,
     pub by: i64,
 }
@@ -98,8 +99,8 @@ impl Keys {
         }
     }
 
-    /// Refuses a replica: what it shows may be old, and it takes no repairs. A server that does not
-    /// tell is believed.
+    /// Refuses a replica: its data may be old, and it takes no repairs. A server that refuses
+    /// `ROLE` is accepted.
     pub async fn must_be_primary(&mut self) -> Answer<()> {
         let role = redis::cmd("ROLE");
         match role.query_async::<Vec<Value>>(&mut self.conn).await {
@@ -150,7 +151,8 @@ impl Keys {
         Ok(())
     }
 
-    /// Whether a key that only another form would name has this type. A login may be unable to ask.
+    /// Whether a key, named in another form, has this type. `false` if the login may not read that
+    /// key.
     pub(crate) async fn has_type(&mut self, key: &[u8], wanted: &str) -> Answer<bool> {
         match self.query::<String>(&[b"TYPE", key]).await {
             Ok(kind) => Ok(kind == wanted),
@@ -261,7 +263,7 @@ impl Keys {
         Ok(scores)
     }
 
-    /// Returns the value of the hash's users, if those of one page have the same.
+    /// Returns the value of the hash's users, if all users of the first page have the same value.
     pub async fn value_of_all(&mut self, key: &[u8]) -> Answer<Option<Vec<u8>>> {
         let words: [&[u8]; 5] = [b"HSCAN", key, b"0", b"COUNT", PAGE.as_bytes()];
         let (_, page): (String, Vec<Vec<u8>>) = self.query(&words).await?;
@@ -296,7 +298,8 @@ impl Keys {
         self.query(&words).await
     }
 
-    /// Moves the counter if it is where it was. Returns whether it did.
+    /// Moves the counter if its value still allows it ([`MoveCount::may_move`]). Returns whether it
+    /// did.
     pub async fn move_count(&mut self, name: &CountName, to: &MoveCount) -> Answer<bool> {
         let seen = to.seen.map(|seen| seen.to_string()).unwrap_or_default();
         let may = to.may_move.to_string();
@@ -326,6 +329,6 @@ pub struct NewMember {
     pub score: f64,
     /// In a hash.
     pub value: Vec<u8>,
-    /// The looks saw no key.
+    /// The looks saw no such key, so it may be created.
     pub may_create: bool,
 }

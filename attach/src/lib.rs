@@ -3,9 +3,9 @@
 //! reconciler's program runs it (`firstcome-reconciler attach FILE`), with schedules, page and
 //! mails.
 //!
-//! In order of a pass: `check` compares the file with their tables, `read` looks twice, `judge`
-//! decides (pure), `repair` writes, `pass` reports. In our tables a campaign is a
-//! coupon ([`firstcome_shared::subject`], docs/decisions/0041-attach.md).
+//! A pass runs in this order: `check` compares the file with their tables, `read` looks twice,
+//! `judge` decides (pure), `repair` writes, `pass` reports. In our tables a campaign is a coupon
+//! ([`firstcome_shared::subject`], docs/decisions/0041-attach.md).
 
 pub mod check;
 pub mod condition;
@@ -58,7 +58,7 @@ pub enum AttachError {
     /// The file does not fit their stores.
     #[error("{0}")]
     Misfit(String),
-    /// A queue that stands: what has no row may wait in it.
+    /// A queue that stands: a user without a row may wait in it.
     #[error("{0}")]
     Stands(String),
     #[error(transparent)]
@@ -89,7 +89,7 @@ impl AttachError {
         }
     }
 
-    /// What programs need to know about it: which store is away, or that a queue stands.
+    /// Returns what programs need to know about it: which store is away, or that a queue stands.
     fn case(&self) -> FindingCase {
         match self {
             Self::Mysql(_) => FindingCase::Away(FailureCause::Mysql),
@@ -104,7 +104,8 @@ impl AttachError {
         }
     }
 
-    /// Whether a store is away, so that no other campaign can be compared either.
+    /// Whether no other campaign can be compared either: a store that all need is away, or the
+    /// process stops.
     fn is_away(&self) -> bool {
         match self {
             Self::Mysql(_) | Self::Redis(_) | Self::Ours(_) | Self::Stopped => true,
@@ -136,8 +137,8 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// Creates our tables. Refuses a database with tables of others, which may be the shop's own,
-    /// and that of a Firstcome that hands out coupons itself.
+    /// Creates our tables. Refuses a database with other tables, which may be the shop's own, and
+    /// the database of a Firstcome that hands out coupons itself.
     pub async fn migrate(&self) -> anyhow::Result<()> {
         let tables = "SELECT COUNT(*), CAST(COALESCE(SUM(TABLE_NAME = \
             '__diesel_schema_migrations'), 0) AS SIGNED) FROM information_schema.TABLES \
@@ -146,7 +147,7 @@ impl Ours {
         let (all, of_diesel) = tables.await.context("DATABASE_URL")?.unwrap_or_default();
         let mut is_ours = all == 0;
         if of_diesel > 0 {
-            // A shop in Rust may have this table, too, with other migrations.
+            // A shop that uses diesel has this table, too, with other migrations.
             let others = self.db.first::<i64>(
                 "look for migrations",
                 sql!("SELECT COUNT(*) FROM __diesel_schema_migrations WHERE version <> '0001'"),

@@ -1,6 +1,6 @@
 //! A pass over the campaigns of a file: the first look at each, one wait for claims that may be on
-//! their way or in queues, the second look at those that differ, repairs, and the report. A store
-//! that is away ends the pass with a `stalled` finding, and nothing is repaired.
+//! their way or in queues, the second look at those that differ, repairs, and the report. A MySQL
+//! or Redis that is away ends the pass with a `stalled` finding, and nothing more is repaired.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,8 @@ use firstcome_shared::report::{
     self, Doubt, DropReport, Examined, Finding, FindingCase, Kind, Outcome, Run,
 };
 
-/// A pass repairs a fifth of the quantity without a confirmation, and at least fifty.
+/// Without a confirmation, a pass makes as many repairs as a fifth of the quantity, or fifty if
+/// that is more.
 const LIMIT_PART: u64 = 5;
 const LIMIT_AT_LEAST: u64 = 50;
 
@@ -43,7 +44,7 @@ pub struct Request {
     pub dry_run: bool,
     /// An operator confirms the repairs that were shown.
     pub confirm: bool,
-    /// The run that has shown them to the operator: no others are made.
+    /// The run that showed them to the operator: only those repairs are made.
     pub shown_by: Option<Uuid>,
 }
 
@@ -84,7 +85,7 @@ impl Attached {
         Ok(sql)
     }
 
-    /// Checks every campaign against their stores. Returns sentences for the operator.
+    /// Checks every campaign against their stores. Returns notes for the operator.
     pub async fn check(&self) -> Answer<BTreeSet<String>> {
         let mut keys = Keys::new(&self.redis);
         let mut sql = self.connect(&mut keys).await?;
@@ -212,7 +213,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Refuses a quantity that falls with each row, as what is left does.
+    /// Refuses a quantity that falls with each row, as a number of coupons left does.
     async fn must_have_whole_quantity<'s>(&self, suspect: Suspect<'s>) -> Answer<Suspect<'s>> {
         let target = &suspect.target;
         let known = match &self.attached.ours {
@@ -232,7 +233,7 @@ impl Pass<'_> {
         Ok(suspect)
     }
 
-    /// Trusts a mapping whose look was clean, and remembers the quantity of which that is true.
+    /// Trusts the mapping if a clean look proves it, and remembers the quantity of that look.
     async fn learn(&self, target: &Target<'_>, facts: &Facts, judged: &[Judged]) -> Answer<()> {
         let Some(ours) = self.attached.ours.as_ref().filter(|_| judged.is_empty()) else {
             return Ok(());
@@ -273,8 +274,8 @@ impl Pass<'_> {
         let odd = std::mem::take(&mut second.odd);
         let spelling = second.spelling;
         let mut facts = suspect.first.and(second, target);
-        // With a unique key, MySQL refuses the row of a message that comes late; and none comes of
-        // a queue that has passed.
+        // With a unique key, MySQL refuses the row of a message that comes late; and a queue that
+        // has passed holds no such message.
         let may_double = shape
             .warning
             .as_ref()
@@ -402,7 +403,7 @@ impl Pass<'_> {
     }
 }
 
-/// Whether a higher quantity of their MySQL means that somebody adds to a counter that counts down.
+/// Whether a higher quantity in their MySQL means that somebody adds to a counter that counts down.
 fn stock_may_be_added(campaign: &Campaign) -> bool {
     let counts_down = campaign.count.as_ref().is_some_and(|it| it.means.is_left());
     counts_down && campaign.quantity_sql.is_some()
@@ -451,7 +452,7 @@ fn report_unreadable(run: &mut Run, target: &Target<'_>, error: AttachError) -> 
     Ok(())
 }
 
-/// Returns the number of repairs, and a hash of them in any order.
+/// Returns the number of repairs, and a hash that does not depend on their order.
 fn fingerprinted(repairs: &[&mut Judged]) -> ShownRepairs {
     ShownRepairs {
         number: u32::try_from(repairs.len()).unwrap_or(u32::MAX),

@@ -1,7 +1,7 @@
-//! Looks at a target: all users, rows and failed events, and its numbers. Users are kept as
-//! keyed hashes of 8 bytes, so that a million fit in 64 MB; those that differ are named. A
-//! pass looks twice, with the time between that a claim may be on its way: what both looks saw is a
-//! fact for [`judge`](super::judge).
+//! Looks at a target: all users, rows and failed events, and its numbers. Users are kept as keyed
+//! hashes in entries of 8 bytes, so that a million fit in 64 MB; those that differ are named. A
+//! pass looks twice, and waits in between for as long as a claim may be on its way: what both looks
+//! saw is a fact for [`judge`](super::judge).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
@@ -21,13 +21,13 @@ use crate::{Answer, AttachError};
 /// Rows read per page.
 const ROWS: usize = 2_000;
 
-/// Names of one comparison by MySQL.
+/// Names that MySQL compares per query.
 const NAMES: usize = 500;
 
 /// What one look saw.
 #[derive(Debug, Clone)]
 pub struct Look {
-    /// A claim that it saw may be as young as this.
+    /// When the look ended: a claim that it saw may be as young as this.
     pub ended: Instant,
     pub quantity: u64,
     pub numbers: Numbers,
@@ -37,7 +37,7 @@ pub struct Look {
     pub odd: BTreeMap<String, Vec<u8>>,
     /// Members whom MySQL takes for another member, who has a row.
     aliases: BTreeSet<String>,
-    /// Members without a row whom a failed event calls refused.
+    /// Members without a row for whom a failed event records a refusal.
     refused: BTreeSet<String>,
     /// Members in another form than the file says.
     strange: BTreeSet<String>,
@@ -54,7 +54,7 @@ pub struct Look {
     stock: Option<StockColumn>,
     /// Whether their Redis says that something is left.
     sale: Option<bool>,
-    /// Users with a row who are no members.
+    /// Users with a row who are not members.
     missing: BTreeSet<String>,
     twice: BTreeSet<String>,
     failed: Vec<FailedEvent>,
@@ -71,7 +71,7 @@ pub struct Reader<'a> {
 }
 
 /// Users by 56 bits of a hash, so that an entry takes 8 bytes. The key is random for each look:
-/// nobody can choose names that collide, and what a collision hides, the next look sees.
+/// nobody can choose names that collide, and the next look sees what a collision hid.
 #[derive(Default)]
 struct Seen {
     state: RandomState,
@@ -142,14 +142,14 @@ impl<'a> Reader<'a> {
         }))
     }
 
-    /// The rows of the target. One without a user is a coupon that was made ahead, not given out.
+    /// The rows of the target. A row without a user is a coupon that was made in advance, not given
+    /// out.
     pub fn of_rows(&self) -> Condition {
         let rows = &self.target.campaign.rows;
         let has_user = format!("{} IS NOT NULL", quoted(&rows.user));
         Condition::new(&rows.of, &self.target, &self.shape.rows).and(&has_user, [])
     }
 
-    /// Reads the quantity.
     pub async fn quantity(&mut self) -> Answer<u64> {
         let campaign = self.target.campaign;
         let Some(sql) = &campaign.quantity_sql else {
@@ -233,7 +233,6 @@ impl<'a> Reader<'a> {
         Ok(Numbers { size, count, rows })
     }
 
-    /// Reads everything.
     pub async fn read_all(&mut self) -> Answer<Look> {
         let mut look = Look {
             ended: Instant::now(),
@@ -279,7 +278,8 @@ impl<'a> Reader<'a> {
         for event in &mut look.failed {
             let flags = seen.flags(event.user.as_bytes());
             event.has_row = flags & ROW != 0;
-            // After its key has expired, nothing tells whom the users' system refused.
+            // `Some(false)` also after the key has expired: then nothing shows whom their system
+            // refused.
             let has_key = self.target.campaign.users.is_some();
             event.is_member = has_key.then_some(flags & MEMBER != 0);
         }
@@ -312,8 +312,8 @@ impl<'a> Reader<'a> {
         Ok(look)
     }
 
-    /// Matches users whom MySQL takes for one although Redis and the row write them differently, as
-    /// `Kim` and `kim`. What it compares as equal is one user for their system, too.
+    /// Matches users whom MySQL compares as equal although Redis and the row spell them
+    /// differently, such as `Kim` and `kim`. They are one user for their system, too.
     async fn match_spellings(&mut self, look: &mut Look) -> Answer<()> {
         let names: Vec<String> = look.unissued.keys().cloned().collect();
         for names in names.chunks(NAMES) {
@@ -361,7 +361,7 @@ impl<'a> Reader<'a> {
         self.users_among(names, of, "").await
     }
 
-    /// Selects a number of the rows of these users.
+    /// Selects the users among these names who have rows, each with the number `place` of the row.
     pub async fn places_of(&mut self, names: &[String], place: &str) -> Answer<Vec<(String, f64)>> {
         let shape = &self.shape.rows;
         let user = &self.target.campaign.rows.user;
@@ -401,8 +401,8 @@ impl<'a> Reader<'a> {
         self.users_of(of, rest).await
     }
 
-    /// Users with a row, of whom MySQL takes several for one, have several rows. Whoever of them is
-    /// a member, or the first, stands for them.
+    /// Users with a row whom MySQL compares as equal are one user with several rows. The spelling
+    /// that is a member, or else the first, stands for all.
     async fn match_missing(&mut self, look: &mut Look) -> Answer<()> {
         let names: Vec<String> = look.missing.iter().cloned().collect();
         let user = quoted(&self.target.campaign.rows.user);
@@ -449,7 +449,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads all rows, and names users without a member and users with two rows.
+    /// Reads all rows, and names users who are not members and users with two rows.
     async fn rows(&mut self, has_users: bool, seen: &mut Seen, look: &mut Look) -> Answer<()> {
         let rows = &self.target.campaign.rows;
         let shape = &self.shape.rows;
@@ -546,8 +546,8 @@ impl<'a> Reader<'a> {
         self.keys.scan(users.of.kind, &users.key, each).await
     }
 
-    /// Leaves out users whom the failed events name as refused: their system may add a user to Redis
-    /// before it refuses.
+    /// Leaves out users for whom a failed event records a refusal: their system may add a user to
+    /// Redis before it refuses.
     async fn leave_out_refused(&mut self, look: &mut Look) -> Answer<()> {
         let (Some(failed), Some(shape)) = (&self.target.campaign.failed, &self.shape.failed) else {
             return Ok(());
@@ -639,7 +639,8 @@ fn score(value: Option<Vec<u8>>) -> Option<f64> {
     text.parse().ok()
 }
 
-/// The columns of `failed.skip`, each with the condition that its value is one of those, and these.
+/// The columns of `failed.skip`, each with the condition that it has one of the listed values, and
+/// these values.
 fn skipped(
     failed: &FailedTable,
     shape: &TableShape,
@@ -691,8 +692,8 @@ impl Look {
         self.numbers.rows.saturating_sub(self.quantity)
     }
 
-    /// Leaves out members who can have no row as they are written, such as a placeholder among
-    /// numbers: they must not take a coupon of others.
+    /// Leaves out members that the column cannot hold as they are written, such as a placeholder
+    /// among numbers: they must not take a coupon from others.
     fn leave_out_unstorable(&mut self, shape: &TableShape) {
         let unstorable = &mut self.unstorable;
         self.unissued.retain(|user, _| {
@@ -709,8 +710,8 @@ impl Look {
         let campaign = target.campaign;
         let users = campaign.users.as_ref();
         let means = users.map(|users| users.means);
-        // Users who are refused move the rest: they draw tickets, also below 0, and are noted as
-        // applied.
+        // Everything else also moves with users who are refused: they draw tickets, even below 0,
+        // and are noted as applied.
         let of_sale = |Self {
                            quantity, numbers, ..
                        }: &Self| {
@@ -731,7 +732,7 @@ impl Look {
         second
             .unissued
             .retain(|user, _| self.unissued.contains_key(user));
-        // Values have no order, but are printed in one way only.
+        // `Value` has no order, but prints in one way only.
         let event = |event: &FailedEvent| format!("{:?} {}", event.key, event.user);
         let known: BTreeSet<String> = self.failed.iter().map(event).collect();
         second.failed.retain(|it| known.contains(&event(it)));
@@ -795,7 +796,7 @@ fn text_around(look: &Look) -> Option<String> {
     None
 }
 
-/// Members of which the text around an id is guessed.
+/// Number of members, and of users, from which the text around an id is guessed.
 const TRIED: usize = 100;
 
 fn both(second: BTreeSet<String>, first: &BTreeSet<String>) -> Vec<String> {

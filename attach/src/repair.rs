@@ -25,29 +25,31 @@ use firstcome_shared::report::Outcome;
 /// Rows of one transaction: few, because their writers may wait for its lock.
 const ROWS: usize = 50;
 
-/// MySQL rolled the whole transaction back, or somebody holds a lock: each further row would wait
-/// for it while their writers wait for ours.
+/// A deadlock, for which MySQL rolled the whole transaction back, or a lock wait timeout: each
+/// further row would wait for that lock while their writers wait for ours.
 const ENDS_TRANSACTION: [u16; 2] = [1213, 1205];
 
-/// The lock of a target's rows, whatever its campaign is called in another file.
+/// The name of the lock on a target's rows. It does not depend on the campaign's name, which may
+/// differ in another file.
 const LOCK: &str = "CONCAT('firstcome:', LEFT(SHA2(CONCAT(DATABASE(), ?), 256), 40))";
 
 /// What the looks saw.
 #[derive(Debug, Clone, Copy)]
 pub struct LooksSaw<'a> {
-    /// The users' key is there, so that each user who gets a row is a member.
+    /// The file names a users' key that has not expired after the end, so that each user who gets a
+    /// row must be a member.
     pub name_users: bool,
-    /// It was not, so that it may be created.
+    /// The key had no members, so that it may be created.
     pub may_create: bool,
     /// How most of its members are written.
     pub spelling: Spelling,
-    /// Members without a row that are written otherwise than most programs write.
+    /// Members without a row that are written in an unusual way.
     pub odd: &'a BTreeMap<String, Vec<u8>>,
-    /// The column of the stock row, if both saw the same, and what this pass has done to it.
+    /// The column of the stock row, if both saw the same, with the changes of this pass.
     pub stock: Option<StockColumn>,
 }
 
-/// What became of a repair, and why it was not made.
+/// The outcome of a repair, and the reason if it was not made.
 type Repaired = (Outcome, String);
 
 const PROCESSED: &str = "it was processed meanwhile";
@@ -56,7 +58,8 @@ fn applied() -> Repaired {
     (Outcome::Applied, String::new())
 }
 
-/// Somebody else has done it, or its reason is gone.
+/// The repair was not made: somebody else has made it, its reason is gone, or the next pass looks
+/// again.
 fn skipped(why: &str) -> Repaired {
     (Outcome::Skipped, why.to_owned())
 }
@@ -80,8 +83,9 @@ pub fn refusal(code: u16, why: &str) -> String {
     }
 }
 
-/// Says why MySQL refused a statement, without the values that it quotes; or returns that a store
-/// is away, whose connection is closed, and its transaction and lock with it.
+/// Turns a refusal into a failed repair, without the values that MySQL quotes. Returns any other
+/// error: a store is away, and its closed connection has ended the transaction and released the
+/// lock.
 fn failed(error: AttachError) -> Answer<Repaired> {
     let why = match error {
         AttachError::Refused { code, why } => format!("MySQL refuses it: {}", refusal(code, &why)),
@@ -127,7 +131,7 @@ pub async fn apply(
             None | Some(Repair::Insert(..)) => continue,
             Some(Repair::Close(event)) => close_alone(reader, event).await?,
             Some(Repair::Add(user)) => add(reader, user, seen).await?,
-            // The counter was planned for the rows that were planned.
+            // The move of the counter was planned for all planned rows.
             Some(Repair::MoveCount(_)) if !is_as_planned && it.counts_inserts => {
                 it.finding.needs_person = true;
                 skipped("not all rows were inserted; the next pass counts again")
@@ -182,8 +186,8 @@ async fn insert(
     Ok(repaired)
 }
 
-/// Inserts rows while the transaction holds the lock. Returns what both looks would have seen of
-/// the stock row with these rows.
+/// Inserts rows while the transaction holds the lock. Also returns the column of the stock row as
+/// both looks would have seen it with these rows.
 async fn locked(
     reader: &mut Reader<'_>,
     rows: &[&mut Judged],
@@ -213,7 +217,7 @@ async fn locked(
         let Some(Repair::Insert(user, event)) = &it.repair else {
             continue;
         };
-        // Their API may have taken the user back since the look, or while we waited for the lock.
+        // Their API may have removed the user since the look, or while we waited for the lock.
         if seen.name_users && !is_member(reader, user, seen.odd.get(user)).await? {
             all.push(skipped("it left Redis meanwhile"));
             continue;
@@ -241,7 +245,7 @@ async fn locked(
             }
             repaired => repaired.or_else(failed)?,
         };
-        // What one row of theirs refuses must not keep the others waiting.
+        // A row that is refused must not keep the others waiting.
         if repaired.0 == Outcome::Failed {
             reader.sql.command("ROLLBACK TO one").await?;
         }
@@ -260,15 +264,16 @@ struct Column {
 }
 
 impl Column {
-    /// Whether it differs from the rows because one of their writers is between the two, and
-    /// perhaps counted the row that is to be inserted. Not so if it did at both looks.
+    /// Whether it may differ from the rows because one of their writers has moved it and has not
+    /// inserted the row yet, perhaps the very row that is to be inserted. A difference that both
+    /// looks saw has another cause.
     fn may_be_ahead(&self) -> bool {
         self.now
             .is_some_and(|it| it.says != it.due && self.at_rest != Some(it))
     }
 
-    /// Moves it with a row that was inserted, if it was right before, and if the insert itself (a
-    /// trigger) has not moved it.
+    /// Moves the column with a row that was inserted, if it was right before, and if the insert
+    /// itself (a trigger) has not moved it.
     async fn follow(&mut self, reader: &mut Reader<'_>) -> Answer<()> {
         self.rows += 1;
         let (Some(before), Some(stock)) = (self.now, &reader.target.campaign.stock) else {
@@ -311,7 +316,8 @@ async fn must_not_be_made_ahead(reader: &mut Reader<'_>) -> Answer<()> {
     Err(AttachError::Misfit(why.to_owned()))
 }
 
-/// Counts the rows of a user. MySQL compares, since two names may be one for its collation.
+/// Counts the rows of a user. MySQL compares the names, because its collation may treat two of them
+/// as equal.
 async fn rows_of(reader: &mut Reader<'_>, user: &Value) -> Answer<Option<i64>> {
     let rows = &reader.target.campaign.rows;
     let table = quoted(&rows.table);
@@ -335,7 +341,8 @@ async fn is_member(reader: &mut Reader<'_>, user: &str, odd: Option<&Vec<u8>>) -
 }
 
 /// Closes the failed event, if there is one, and inserts the row. In this order, because their own
-/// job may process the event at the same time: then it is closed already, or waits for the lock.
+/// job may process the event at the same time: then the event is closed already, or their job waits
+/// for our lock.
 async fn insert_row(
     reader: &mut Reader<'_>,
     user: &str,
@@ -379,7 +386,7 @@ async fn insert_row(
     let sql = format!("INSERT INTO {table} ({columns}) VALUES ({marks})");
     match reader.sql.change(&sql, values).await {
         Ok(_) if rows_of(reader, &user).await? == Some(1) => Ok(applied()),
-        // The next pass would not see it either, and insert another one.
+        // The next pass would not see this row either, and would insert another one.
         Ok(_) => Err(AttachError::Misfit(
             "a row that was inserted is not there as it was written: a trigger changes it"
                 .to_owned(),
@@ -435,7 +442,7 @@ async fn close_alone(reader: &mut Reader<'_>, event: &[Value]) -> Answer<Repaire
     }
 }
 
-/// Adds a user who still has a row, with the score of the row's order.
+/// Adds a user who still has a row. In a sorted set, the score follows from `rows.order`.
 async fn add(reader: &mut Reader<'_>, user: &str, seen: LooksSaw<'_>) -> Answer<Repaired> {
     let target = reader.target;
     let rows = &target.campaign.rows;
@@ -490,7 +497,7 @@ async fn add(reader: &mut Reader<'_>, user: &str, seen: LooksSaw<'_>) -> Answer<
     })
 }
 
-/// Selects the place of a row in `rows.order`: times in milliseconds.
+/// Returns the expression for a row's place in `rows.order`. Times are in milliseconds.
 fn place(reader: &Reader<'_>) -> String {
     let place = match &reader.target.campaign.rows.order {
         None => "NULL".to_owned(),
@@ -502,15 +509,16 @@ fn place(reader: &Reader<'_>) -> String {
     format!("CAST({place} AS CHAR)")
 }
 
-/// Times are written in milliseconds, seconds, microseconds or nanoseconds.
+/// Factors from milliseconds to the units of scores: milliseconds, seconds, microseconds,
+/// nanoseconds.
 const UNITS: [f64; 4] = [1.0, 1e-3, 1e3, 1e6];
 
-/// A score is that of a row if they differ by no more than this part: half an hour of a time, which
-/// is less than between two time zones, and nothing of a ticket.
+/// A score matches the place of a row if they differ by no more than this fraction: half an hour of
+/// a time, which is less than the difference between two time zones, and nothing of a ticket.
 const NEAR: f64 = 1e-6;
 
-/// Returns the factor with which places of rows become scores, as those of a user who is in both
-/// stores say; 1 if the set is empty.
+/// Returns the factor from places of rows to scores, found by comparing a user who is in both
+/// stores: 1 if the set is empty, `None` if no unit fits.
 async fn unit_of_scores(
     reader: &mut Reader<'_>,
     members: &Members,

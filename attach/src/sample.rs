@@ -1,6 +1,6 @@
-//! What the newest rows tell about columns that the file does not name: whether one seems to tell
-//! campaigns apart, so that rows of another campaign count as ours, or is never NULL, so that a row
-//! without it is one that their program cannot read.
+//! Samples the newest rows for columns that the file should name: those that seem to tell campaigns
+//! apart, because rows of another campaign would count as ours, and those that are never NULL,
+//! because their program may be unable to read a row without a value.
 
 use mysql_async::Row;
 
@@ -11,9 +11,9 @@ use crate::schema::{Column, Table};
 use crate::shape::TableShape;
 use crate::sql::{Sql, quoted};
 
-/// Rows that are read.
+/// Rows in a sample.
 const ROWS: u32 = 100;
-/// Of fewer rows, each may have a value by chance.
+/// In fewer rows, a column may be filled by chance.
 const ENOUGH: i64 = 10;
 
 /// Columns of a table that the file should name.
@@ -24,12 +24,12 @@ pub struct Unnamed {
 }
 
 impl Unnamed {
-    /// Reads the newest coupons.
+    /// Samples the newest coupons.
     pub async fn of_rows(sql: &mut Sql, table: &Table, target: &Target<'_>) -> Answer<Self> {
         let campaign = target.campaign;
         let rows = &campaign.rows;
         let changing = campaign.changing();
-        // With one row of each user, the table has one campaign.
+        // If each user can have only one row, the table holds one campaign.
         let is_selected = rows.of.keys().any(|name| !changing.contains(&name))
             || table.is_unique_alone(&rows.user);
         let may_tell = |name: &str| {
@@ -57,7 +57,7 @@ impl Unnamed {
         Ok(unnamed)
     }
 
-    /// Reads the newest failed events.
+    /// Samples the newest failed events.
     pub async fn of_failed(sql: &mut Sql, table: &Table, target: &Target<'_>) -> Answer<Self> {
         let Some(failed) = &target.campaign.failed else {
             return Ok(Self::default());
@@ -89,7 +89,7 @@ impl Unnamed {
     }
 }
 
-/// Whether a column tells of which kind a row is, such as that of an event, and not of its error.
+/// Whether a column names the type of a row, such as an event's, and not the type of an error.
 fn is_type(name: &str) -> bool {
     name.ends_with("type") && !has_part(name, &["err", "exc", "fail", "reason"])
 }
@@ -98,7 +98,7 @@ fn names<'n>(mut all: impl Iterator<Item = &'n String>, name: &str) -> bool {
     all.any(|it| it.eq_ignore_ascii_case(name))
 }
 
-/// What the newest rows have in a column.
+/// The values of a column in the newest rows.
 struct Sampled<'t> {
     column: &'t Column,
     rows: i64,
@@ -108,8 +108,8 @@ struct Sampled<'t> {
 }
 
 impl Sampled<'_> {
-    /// Not so of what is different in each row, as the id of an order. `least` is the number of
-    /// rows that are needed to tell.
+    /// Whether values repeat, unlike those that differ in each row, such as the id of an order.
+    /// `least` is the number of values that are needed to tell.
     fn has_few_values(&self, least: i64) -> bool {
         self.filled >= least && self.distinct * 2 <= self.filled
     }

@@ -1,5 +1,5 @@
-//! Tables of others, as `information_schema` describes them: columns with their defaults, rights
-//! and character sets, and keys. One query reads all tables of a campaign.
+//! Their tables, as `information_schema` describes them: columns with their defaults, rights and
+//! character sets, and keys. One query reads all tables of a campaign.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub struct Table {
     pub is_view: bool,
     /// In lower case.
     pub engine: String,
-    /// A trigger may fill columns that have no default.
+    /// A trigger before each insert may fill columns that have no default.
     pub has_triggers: bool,
     pub columns: Vec<Column>,
     pub indexes: Vec<IndexPart>,
@@ -26,9 +26,9 @@ pub struct Table {
 pub struct Column {
     pub name: String,
     pub kind: String,
-    /// In characters, or in bytes if it has no texts.
+    /// In characters, or in bytes if the column holds no text.
     pub length: u64,
-    /// Empty if it has no texts.
+    /// Empty if the column holds no text.
     pub charset: String,
     /// An INSERT without it fails.
     pub needs_value: bool,
@@ -148,14 +148,14 @@ fn column(row: &Row) -> Column {
     }
 }
 
-/// Names the tables of the database, to find the one that was meant.
+/// Lists the tables of the database, to suggest the one that was meant.
 pub async fn names(sql: &mut Sql) -> Answer<Vec<String>> {
     let all = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()";
     let rows = sql.rows(all, Vec::new()).await?;
     Ok(rows.iter().map(|row| text(row, 0)).collect())
 }
 
-/// Names the tables of a view; none if their server does not tell.
+/// Lists the tables of a view; none if their server does not tell.
 pub async fn tables_of_view(sql: &mut Sql, view: &str) -> Vec<String> {
     let used = "SELECT TABLE_NAME FROM information_schema.VIEW_TABLE_USAGE \
         WHERE VIEW_SCHEMA = DATABASE() AND VIEW_NAME = ?";
@@ -170,7 +170,7 @@ pub async fn tables_of_view(sql: &mut Sql, view: &str) -> Vec<String> {
     )
 }
 
-/// How a column holds what is made for it: a new id, or the time.
+/// How a column stores a generated value: a new id, or the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MadeKind {
     /// 16 bytes, whose values are UUIDs.
@@ -182,7 +182,7 @@ pub enum MadeKind {
 }
 
 impl Column {
-    /// Whether a new id is made for it that is no text.
+    /// Whether a new id for this column is not a text.
     pub fn takes_uuid(&self) -> bool {
         let kind = self.made_kind();
         matches!(kind, Some(MadeKind::Uuid | MadeKind::Number))
@@ -228,7 +228,7 @@ impl Table {
         columns.find(|it| it.name == name.to_lowercase())
     }
 
-    /// The kinds of its columns whose values are not written as texts are.
+    /// The columns whose generated values are not texts, with their kinds.
     pub fn made_kinds(&self) -> BTreeMap<String, MadeKind> {
         let columns = self.columns.iter();
         let kinds = columns.filter_map(|it| Some((it.name.clone(), it.made_kind()?)));
@@ -244,11 +244,11 @@ impl Table {
             .collect()
     }
 
-    /// Whether its rows can be locked, and taken back.
+    /// Whether its rows can be locked, and changes rolled back.
     pub fn is_transactional(&self) -> bool {
         TRANSACTIONAL.contains(&self.engine.as_str())
     }
 }
 
-/// Engines in which a row can be taken back.
+/// Engines with transactions.
 const TRANSACTIONAL: [&str; 3] = ["innodb", "ndbcluster", "rocksdb"];

@@ -1,5 +1,4 @@
-//! What a pass must know about the tables of a campaign: how their rows are read, and how they hold
-//! users.
+//! The layout of a campaign's tables: how their rows are read, and how they store users.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +8,7 @@ use uuid::Uuid;
 use crate::schema::{MadeKind, Table};
 use crate::sql::{quoted, text};
 
-/// What a pass must know about the tables of a campaign.
+/// The layout of a campaign's tables.
 #[derive(Debug, Clone)]
 pub struct Shape {
     pub rows: TableShape,
@@ -21,9 +20,9 @@ pub struct Shape {
     pub unselected: Option<String>,
     /// Whether something tells which rows came last.
     pub has_order: bool,
-    /// A sentence for the operator: what does not prevent a user's second row.
+    /// A warning for the operator: nothing refuses a user's second row.
     pub warning: Option<String>,
-    /// Other ones: what makes passes slow, what may change later.
+    /// Other notes for the operator, such as what makes passes slow or may change later.
     pub notes: Vec<String>,
 }
 
@@ -48,7 +47,7 @@ pub(crate) enum UserColumn {
 }
 
 impl TableShape {
-    /// That of a table whose users are not read.
+    /// The layout of a table whose users are not read.
     pub fn plain(table: &Table) -> Self {
         Self {
             kinds: table.made_kinds(),
@@ -65,7 +64,7 @@ impl TableShape {
     }
 
     /// Returns the value with which a user compares as equal, such as 7 for `007`. MySQL itself
-    /// would take text that is no number for zero.
+    /// would compare a text that is not a number as 0.
     pub fn like(&self, user: &str) -> Option<Value> {
         match self.user {
             UserColumn::Text => Some(Value::Bytes(user.into())),
@@ -95,7 +94,7 @@ impl TableShape {
         }
     }
 
-    /// What is wrong with a user, if the column cannot hold it.
+    /// Why the column cannot hold a user.
     pub fn why_not(&self) -> &'static str {
         match self.user {
             UserColumn::Text => "the column of users cannot hold it",

@@ -1,4 +1,4 @@
-//! Their MySQL: one connection, a time limit for each statement, and a limit of rows a second.
+//! Their MySQL: one connection, a time limit for each statement, and a limit of rows per second.
 //! Identifiers are quoted here and nowhere else; values are always parameters.
 
 use std::time::Duration;
@@ -17,7 +17,8 @@ const SESSION: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES', SESSION \
     innodb_lock_wait_timeout = 2, SESSION autocommit = 1";
 const ISOLATION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 
-/// Time limit of a statement, as a multiple of that of our own MySQL: their tables are not ours.
+/// Time limit of a statement, as a multiple of the limit for our own MySQL: their tables are not
+/// ours.
 const PATIENCE: u32 = 5;
 
 /// A connection to their MySQL. After an error that may have left an answer unread, it is closed
@@ -42,8 +43,9 @@ impl Sql {
             rows_per_second,
             paid_at: Instant::now(),
         };
-        // MariaDB skips it. Without it, a SELECT that nobody waits for goes on. It ends before our
-        // own wait, so that the server says that the statement was slow.
+        // Without this limit, a SELECT that nobody waits for any longer would go on. It is shorter
+        // than our own wait, so that the server says that the statement was slow. MariaDB skips
+        // this comment.
         let limit = sql.limit.mul_f64(0.9).as_millis();
         let limit = format!("/*!50708 , SESSION max_execution_time = {limit} */");
         sql.command(&format!("{SESSION} {limit}")).await?;
@@ -122,7 +124,7 @@ impl Sql {
             .flatten())
     }
 
-    /// Lets times be those of clocks in a campaign's zone, or else in the server's.
+    /// Sets the time zone of the session: the campaign's, or else the server's.
     pub async fn set_zone(&mut self, offset: Option<&str>) -> Answer<()> {
         let zone = offset.map_or("@@GLOBAL.time_zone".to_owned(), |it| format!("'{it}'"));
         self.command(&format!("SET SESSION time_zone = {zone}"))
@@ -151,7 +153,7 @@ impl Sql {
             .ok_or_else(|| misfit("selects no number from 0 on".to_owned()))
     }
 
-    /// Refuses a replica: what it shows may be old, and a row that is inserted there breaks it.
+    /// Refuses a replica: its data may be old, and a row that is inserted there breaks replication.
     pub async fn must_be_primary(&mut self) -> Answer<()> {
         let is_read_only = "SELECT CAST(@@GLOBAL.read_only OR @@GLOBAL.innodb_read_only AS SIGNED)";
         if self.number(is_read_only, Vec::new()).await? == Some(0) {
@@ -165,14 +167,14 @@ impl Sql {
     async fn spend(&mut self, rows: u64) {
         let price = Duration::from_secs(rows) / self.rows_per_second;
         self.paid_at = self.paid_at.max(Instant::now()) + price;
-        // Small statements wait for none, so that a transaction holds its locks no longer.
+        // Small statements do not wait, so that a transaction does not hold its locks for longer.
         if rows > 100 {
             sleep_until(self.paid_at).await;
         }
     }
 }
 
-/// Returns a column as text, and NULL as no text.
+/// Returns a column as text, and NULL as an empty text.
 pub fn text(row: &Row, at: usize) -> String {
     let text = row
         .get_opt::<Option<Vec<u8>>, _>(at)

@@ -1,6 +1,6 @@
-//! What a campaign's repairs need besides the looks: the trust in its mapping, and the memory of
-//! what came back. A wrong mapping is the likeliest fault, and makes every repair wrong; so nothing
-//! is repaired until one of its looks was clean, or a person has confirmed one plan that it made.
+//! Trust in a campaign's mapping, and the memory of repairs that came back. A wrong mapping is the
+//! likeliest fault, and makes every repair wrong; so nothing is repaired until one of its looks was
+//! clean, or an operator has confirmed one plan that it made.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ use crate::{Answer, Ours};
 /// Users who must be members and have rows, so that a clean look proves the mapping.
 const PROVES: u64 = 10;
 
-/// Whether a look at which nothing was wrong proves the mapping.
+/// Whether the look was clean and proves the mapping.
 pub fn is_proof(facts: &Facts, judged: &[Judged]) -> bool {
     judged.is_empty() && facts.in_both >= PROVES
 }
@@ -26,7 +26,7 @@ pub fn is_proof(facts: &Facts, judged: &[Judged]) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
     pub quantity: u64,
-    /// `None` in a record of before they were noted.
+    /// `None` in an older record, which has no number of rows.
     pub rows: Option<u64>,
 }
 
@@ -39,7 +39,7 @@ impl Known {
         })
     }
 
-    /// Whether the quantity fell by as many as rows came: of a few, that may be a coincidence.
+    /// Whether the quantity fell by as many as rows came. Up to four may be a coincidence.
     pub(crate) fn falls_to(self, quantity: u64, rows: u64) -> bool {
         let fell = self.quantity.saturating_sub(quantity);
         let came = self.rows.map(|before| rows.saturating_sub(before));
@@ -87,7 +87,7 @@ impl Ours {
         Ok(())
     }
 
-    /// Returns what was repaired twice within an hour: its kind, and its user.
+    /// Returns what was repaired twice within the last hour: its kind, and its user.
     pub async fn repaired_twice(&self, drop: DropId) -> Answer<HashSet<(String, String)>> {
         let twice = sql!(
             "SELECT kind, COALESCE(user_id, '') FROM reconcile_findings \
@@ -96,14 +96,14 @@ impl Ours {
              GROUP BY kind, user_id HAVING COUNT(*) >= 2",
             drop,
             Outcome::Applied.as_str(),
-            // Of the others, users without a name in the record stand for each other.
+            // For other kinds, all users whose names the record cannot hold would count as one.
             Kind::CountMismatch.as_str(),
             Kind::Unfilled.as_str()
         );
         Ok(self.db.all("what came back", twice).await?)
     }
 
-    /// Returns the users whose row MySQL refused within a day.
+    /// Returns the users whose row MySQL refused within the last day.
     pub async fn failing_users(&self, drop: DropId) -> Answer<HashSet<String>> {
         let failing = sql!(
             "SELECT DISTINCT user_id FROM reconcile_findings \
@@ -116,8 +116,8 @@ impl Ours {
         Ok(self.db.all("who failed", failing).await?)
     }
 
-    /// Returns the users whom repairs have added to Redis, as the record has them: without a name
-    /// those whose ids it cannot hold.
+    /// Returns the users whom repairs have added to Redis, as recorded: the empty name stands for
+    /// all users whose ids the record cannot hold.
     pub async fn added_users(&self, drop: DropId) -> Answer<HashSet<String>> {
         let added = sql!(
             "SELECT DISTINCT COALESCE(user_id, '') FROM reconcile_findings \
@@ -130,7 +130,7 @@ impl Ours {
     }
 }
 
-/// How a finding is found again.
+/// Identifies a finding across passes.
 pub fn identity(finding: &Finding) -> (String, String) {
     let user = finding.user_id.as_deref().unwrap_or_default();
     (finding.kind.as_str().to_owned(), recorded(user).to_owned())

@@ -1,4 +1,4 @@
-//! What is refused in a file: what contradicts itself, or would let a repair write something wrong.
+//! Refuses files that contradict themselves, or would let a repair write something wrong.
 
 use anyhow::ensure;
 
@@ -152,7 +152,8 @@ impl Campaign {
         Ok(())
     }
 
-    /// Refuses an address where a name belongs: names are printed, and addresses have passwords.
+    /// Refuses an address where a name belongs: names are printed, and addresses may contain
+    /// passwords.
     fn check_names(&self) -> anyhow::Result<()> {
         let users = self.users.as_ref().map(|it| ("users.key", &it.key));
         let count = self.count.as_ref().map(|it| ("count.key", &it.key));
@@ -170,7 +171,7 @@ impl Campaign {
         Ok(())
     }
 
-    /// Checks what would let a repair write something wrong.
+    /// Refuses settings that would let a repair write something wrong.
     fn check_repairs(&self) -> anyhow::Result<()> {
         let rows = &self.rows;
         let is_locked = rows.duplicates == Some(Duplicates::Locked);
@@ -204,9 +205,9 @@ impl Campaign {
         self.users.is_some() || self.failed.is_some()
     }
 
-    /// Whether it has the users, the counter, the rows or the failed events of another one, or may
-    /// have: repairs need conditions that no row fulfils both. Rows that one of them only counts
-    /// may be those of the other, as those of a stock are among the rows of an event.
+    /// Whether two campaigns share users, a counter, rows or failed events, or may share them: if
+    /// one is repaired, no row may fulfil the conditions of both. A campaign that only counts rows
+    /// may share them: the rows of one stock are among the rows of an event.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         let users = self.users.as_ref().zip(other.users.as_ref());
         let count = self.count.as_ref().zip(other.count.as_ref());
@@ -228,7 +229,7 @@ impl Campaign {
     }
 }
 
-/// Whether a counter stands where the users stand, as a field of their hash.
+/// Whether the counter is in the users' key, as a field of their hash.
 fn are_one_key(users: Option<&UsersKey>, count: Option<&CountKey>) -> bool {
     let keys = users.zip(count);
     keys.is_some_and(|(users, count)| users.key == count.key)
@@ -247,7 +248,7 @@ pub(super) fn apart<'a>(a: &'a Columns, b: &'a Columns) -> impl Iterator<Item = 
     columns.map(|it| it.0)
 }
 
-/// Whether a statement has this word.
+/// Whether a statement contains this word.
 fn has_word(sql: &str, word: &str) -> bool {
     let mut words = sql.split(|c: char| !c.is_alphanumeric() && c != '_');
     words.any(|it| it.eq_ignore_ascii_case(word))

@@ -1,5 +1,6 @@
-//! The file of `attach`: which keys and tables of a team's coupon system belong together. Parsed by
-//! serde with unknown fields refused; every error names the campaign, the field, and what to write.
+//! The file of `attach`: which keys and tables of a team's coupon system belong together. Unknown
+//! fields are refused. An error names the line, or the campaign and the field, and says what to
+//! write.
 
 mod checks;
 mod names;
@@ -39,7 +40,7 @@ pub struct AttachFile {
     pub kafka: Option<String>,
     /// Properties of librdkafka, such as a login, likewise.
     pub kafka_properties: Option<String>,
-    /// The most rows that their MySQL reads and writes for us in a second.
+    /// Maximum number of rows that their MySQL reads and writes for us in a second.
     #[serde(default = "rows_per_second")]
     pub max_rows_per_second: u32,
     #[serde(rename = "campaign")]
@@ -58,12 +59,13 @@ pub struct Campaign {
     pub quantity_sql: Option<String>,
     /// Required with `{date}`: the zone in which their days begin.
     pub time_zone: Option<Tz>,
-    /// Nobody can claim after this time, so no counter is lowered then.
+    /// Nobody can claim after this time. Rows are still inserted then, but nothing is written to
+    /// Redis.
     pub ends: Option<DateTime<Utc>>,
     /// A difference younger than this may be a claim on its way.
     #[serde(default, deserialize_with = "seconds")]
     in_flight: Option<Duration>,
-    /// Repairs of one pass that need no confirmation.
+    /// Number of repairs that a pass may make without a confirmation.
     pub repair_limit: Option<u64>,
     pub users: Option<UsersKey>,
     pub count: Option<CountKey>,
@@ -71,9 +73,9 @@ pub struct Campaign {
     pub failed: Option<FailedTable>,
     /// Their stock row, which repairs lock.
     pub stock: Option<StockRow>,
-    /// What is in Redis while coupons are left.
+    /// The key that says in Redis that coupons are left.
     pub sale: Option<SaleKey>,
-    /// What a promise passes on its way to its row.
+    /// The stages that a promise passes on its way to its row.
     #[serde(default, deserialize_with = "stages")]
     pub queue: Vec<Stage>,
     /// Columns of `rows.where` in which another campaign of the file has other values.
@@ -101,13 +103,13 @@ pub struct UsersKey {
     pub means: UsersMean,
     /// The value of a user who is added to a hash.
     pub value: Option<String>,
-    /// How the program writes users, and unless `key_form` says otherwise the key's name.
+    /// How their program writes users and, unless `key_form` is set, the key's name.
     #[serde(default)]
     pub form: Form,
     pub key_form: Option<Form>,
     /// The text around an id, as in `user:{id}`.
     pub member: Option<String>,
-    /// Members that are no users, such as a placeholder that keeps the key.
+    /// Members that are not users, such as a placeholder that keeps the key alive.
     #[serde(default)]
     pub except: Vec<String>,
 }
@@ -153,7 +155,7 @@ pub enum UsersMean {
 #[serde(deny_unknown_fields)]
 pub struct CountKey {
     pub key: String,
-    /// The field that has the counter, if the key is a hash.
+    /// The field that holds the counter, if the key is a hash.
     pub field: Option<String>,
     pub means: CountMeans,
     /// How the program writes the names of key and field. The number itself is plain: Redis counts.
@@ -204,7 +206,7 @@ impl CountMeans {
         }
     }
 
-    /// Whether it is exact while nobody claims, also after everybody was refused.
+    /// Whether it is exact while nobody claims, even after claims were refused.
     pub fn is_exact(self) -> bool {
         match self {
             Self::Tickets | Self::LeftTickets => false,
@@ -222,8 +224,8 @@ impl CountMeans {
     }
 }
 
-/// A key that exists while something is left; or that has this value, this member of a set, or this
-/// field of a hash.
+/// A key that says that something is left: it exists, or has this value, this member of a set, or
+/// this field of a hash.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SaleKey {
@@ -236,10 +238,10 @@ pub struct SaleKey {
     pub form: Form,
 }
 
-/// Columns with a value each.
+/// Columns and their values.
 pub type Columns = BTreeMap<String, Scalar>;
 
-/// The table with a row for each coupon that was issued.
+/// The table with a row for each issued coupon.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RowsTable {
@@ -266,7 +268,7 @@ pub struct RowsTable {
 pub enum Duplicates {
     /// Their writers lock the row of `stock` before they look for the user and insert.
     Locked,
-    /// It is not: a late message may write one, and the next pass reports it.
+    /// Nothing prevents it: a late message may write one, and the next pass reports it.
     Reported,
 }
 
@@ -276,10 +278,11 @@ pub enum Duplicates {
 pub struct FailedTable {
     pub table: String,
     pub user: String,
-    /// Required for repairs if the rows have one: an event of another campaign is no duplicate.
+    /// Required for repairs if `rows` has one: otherwise an event of another campaign could be
+    /// closed as a duplicate.
     #[serde(rename = "where")]
     pub of: Option<Columns>,
-    /// Events with one of these values are no promises: refusals that are right.
+    /// Events with one of these values are correct refusals, not promises.
     #[serde(default)]
     pub skip: Columns,
     /// Columns that do not say which events are of this campaign.
@@ -295,7 +298,7 @@ impl FailedTable {
     }
 }
 
-/// What marks a failed event as processed: `"delete"`, or a column that has another value, or none,
+/// What marks a failed event as processed: `"delete"`, or a column that has another value or NULL
 /// while the event is open.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(
@@ -323,7 +326,7 @@ pub struct StockRow {
     pub left: Option<String>,
     /// Its column that counts what was given out.
     pub given: Option<String>,
-    /// `false`: none of its columns moves with a row.
+    /// `false`: no column of the stock row changes when a coupon's row is inserted.
     pub counts: Option<bool>,
 }
 
@@ -336,8 +339,8 @@ impl StockRow {
 }
 
 /// A value of a column. In texts `{date}` is the day of the drop, and `{null}` is NULL; as an
-/// inserted value, `{now}` is the time, `{now+30d}` that of the same clock after 30 days, `{uuid}` a
-/// new id, and `{random:16}` 16 random characters.
+/// inserted value, `{now}` is the current time, `{now+30d}` the same time of day 30 days later,
+/// `{uuid}` a new id, and `{random:16}` 16 random hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(
     untagged,
@@ -364,7 +367,7 @@ impl Scalar {
         }
     }
 
-    /// The value of an inserted row.
+    /// The value that an inserted row gets.
     pub fn first(&self) -> &Self {
         self.all().first().unwrap_or(self)
     }
@@ -379,13 +382,13 @@ impl Scalar {
         }
     }
 
-    /// How many random digits are made, as `{random:16}` asks for.
+    /// The number of random digits that a value such as `{random:16}` asks for.
     pub fn random_digits(&self) -> Option<u8> {
         let length = self.text()?.strip_prefix("{random:")?.strip_suffix('}')?;
         length.parse().ok().filter(|it| (1..=64).contains(it))
     }
 
-    /// Of `{now}` and `{now+30d}`: how many days from now.
+    /// The number of days from now: 0 for `{now}`, 30 for `{now+30d}`.
     pub fn days_from_now(&self) -> Option<u16> {
         match self.text()?.strip_prefix("{now")?.strip_suffix('}')? {
             "" => Some(0),
@@ -393,7 +396,6 @@ impl Scalar {
         }
     }
 
-    /// The text of a value that is no list.
     pub fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -411,14 +413,15 @@ fn stages<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Stage>, D::Error> {
 }
 
 const IN_FLIGHT: Duration = Duration::from_secs(60);
-/// What waits in a queue is not in flight.
+/// Shorter, because a claim that waits in a queue is not in flight.
 const IN_FLIGHT_BESIDE_QUEUE: Duration = Duration::from_secs(20);
 
-/// All of these waits together, so that most of the patience with a queue is left for what waits in
-/// it ([`PATIENCE`](crate::queue::PATIENCE)).
+/// Maximum for all of these waits together, so that at least half of
+/// [`PATIENCE`](crate::queue::PATIENCE) is left for what waits in the queue.
 const LONGEST_BESIDE_QUEUE: Duration = Duration::from_secs(120);
 
-/// A pass waits this long between its looks, and a schedule counts as missed after five minutes.
+/// Maximum: a pass waits this long between its looks, and a schedule counts as missed after five
+/// minutes.
 const LONGEST_IN_FLIGHT: Duration = Duration::from_secs(240);
 
 fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
@@ -448,7 +451,7 @@ impl AttachFile {
         self.campaigns.iter().any(|it| it.mode == Mode::Repair)
     }
 
-    /// Finds a campaign by its name, or by that of one of its drops, as mails print it.
+    /// Finds a campaign by its name, or by the name of one of its drops, which is what mails print.
     pub fn campaign(&self, name: &str) -> Option<&Campaign> {
         self.campaigns.iter().find(|it: &&Campaign| {
             let mut drops = it.drops(Utc::now()).into_iter();
@@ -464,7 +467,7 @@ impl AttachFile {
             .collect()
     }
 
-    /// Finds the id of a campaign that is named.
+    /// Returns the id of the campaign with this name; `None` without a name.
     ///
     /// # Errors
     /// A sentence, if there is none.
@@ -498,7 +501,7 @@ impl AttachFile {
         let mut file: Self = toml::from_str(text).map_err(|mut error: toml::de::Error| {
             let start = error.span().map_or(0, |span| span.start);
             let before = text.get(..start).unwrap_or(text);
-            // The error would quote the line, which may have a password.
+            // The error would quote the line, which may contain a password.
             error.set_input(None);
             let why = without_addresses(&error.to_string());
             anyhow::anyhow!("line {}: {why}", before.split('\n').count())
@@ -548,7 +551,7 @@ impl AttachFile {
         Ok(file)
     }
 
-    /// Identifies what a campaign compares: a confirmation of its repairs holds until this changes.
+    /// Returns a hash of what a campaign compares. Its repairs are trusted until the hash changes.
     pub fn mapping(&self, campaign: &Campaign) -> String {
         // Without the logins, which may change.
         let kafka = self.kafka.as_ref().unwrap_or(&self.redis);
@@ -580,7 +583,7 @@ impl AttachFile {
     }
 }
 
-/// Removes addresses, which may have a password, from a message that quotes a value.
+/// Removes addresses, which may contain a password, from a message that quotes a value.
 fn without_addresses(text: &str) -> String {
     let mut words = text.split_inclusive(['"', '`', '\'', ' ', '\n']);
     words.by_ref().fold(String::new(), |mut safe, word| {
@@ -596,7 +599,7 @@ fn without_addresses(text: &str) -> String {
 }
 
 impl Campaign {
-    /// Whether a repair may insert rows: something names who was promised one.
+    /// Whether a repair may insert rows: a key or a table names the users who were promised one.
     pub fn inserts_rows(&self) -> bool {
         let users = self.users.as_ref();
         self.failed.is_some() || users.is_some_and(|it| it.means == UsersMean::Admitted)
@@ -612,7 +615,7 @@ impl Campaign {
         self.in_flight.unwrap_or(usual)
     }
 
-    /// Whether it has a drop a day.
+    /// Whether it has one drop per day.
     fn is_daily(&self) -> bool {
         has_date(&self.rows.of)
     }
@@ -649,7 +652,7 @@ fn has_date(columns: &Columns) -> bool {
 pub struct Target<'a> {
     pub campaign: &'a Campaign,
     pub date: Option<NaiveDate>,
-    /// Nobody can claim any more.
+    /// Users can no longer claim.
     pub is_over: bool,
 }
 
@@ -666,8 +669,8 @@ impl Target<'_> {
         format!("{}{date}", self.campaign.name)
     }
 
-    /// Replaces each `{date}` and `{date:%Y%m%d}` in the name of a key or the text of a column. A
-    /// format that is none stays as it is.
+    /// Replaces each `{date}` and `{date:%Y%m%d}` in the name of a key or the text of a column. An
+    /// invalid format stays as it is.
     pub fn fill(&self, text: &str) -> String {
         let Some(date) = self.date else {
             return text.to_owned();
@@ -691,7 +694,7 @@ impl Target<'_> {
         filled
     }
 
-    /// The offset of the campaign's time zone from UTC, as MySQL writes it.
+    /// The offset of the campaign's time zone from UTC, in MySQL's notation.
     pub fn offset(&self, now: DateTime<Utc>) -> Option<String> {
         let zone = self.campaign.time_zone?;
         Some(zone.local(now).format("%:z").to_string())

@@ -1,18 +1,18 @@
-//! What the names of columns tell.
+//! Guesses from the name of a column what it is for.
 
 use super::{Campaign, Scalar};
 
-/// Parts of the names of columns that change after a row was inserted.
+/// Parts of the names of columns whose values change after a row was inserted.
 const CHANGING: [&str; 8] = [
     "used", "active", "valid", "redeem", "expired", "enabled", "_yn", "flag",
 ];
 
-/// Parts of those that may say that a coupon was taken back.
+/// Parts of the names of columns that may say that a coupon was taken back.
 const TAKEN_BACK: [&str; 10] = [
     "status", "state", "delet", "del_", "cancel", "revok", "refund", "return", "withdr", "void",
 ];
 
-/// Parts of those that are often filled after a row was inserted.
+/// Parts of the names of columns that are often filled after a row was inserted.
 const FILLED_LATER: [&str; 8] = [
     "updat", "modif", "order", "pay", "paid", "sent", "notif", "complet",
 ];

@@ -56,7 +56,7 @@ impl Stage {
         matches!(self, Self::Topic { .. })
     }
 
-    /// Returns it with the day of the target in its names.
+    /// Returns the stage with the day of the target filled into its names.
     pub(crate) fn for_target(&self, target: &Target<'_>) -> Self {
         match self {
             Self::Topic { topic, group } => Self::Topic {

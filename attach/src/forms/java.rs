@@ -24,7 +24,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(String, Spelling)> {
     };
     let text = read_letters(letters)?;
     let is_whole = usize::from(u16::from_be_bytes([*high, *low])) == letters.len();
-    // Each text has one form, so that a member is not added beside itself.
+    // Only the canonical form is accepted, so that a member is not added beside itself.
     let is_canonical = self::text(&text).as_deref() == Some(bytes);
     (is_whole && is_canonical).then_some((text, Spelling::JavaText))
 }

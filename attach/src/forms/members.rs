@@ -27,7 +27,7 @@ impl Members {
         }
     }
 
-    /// Returns the user of a member.
+    /// Returns the user of a member, and how it is written; `None` if it has another form.
     pub fn decode(&self, bytes: &[u8]) -> Option<(String, Spelling)> {
         let (text, spelling) = self.form.decode(bytes)?;
         let behind = text.strip_prefix(self.before.as_str())?;
@@ -75,10 +75,10 @@ impl Members {
     }
 }
 
-/// The most members of another form that are named.
+/// Maximum number of members of another form that are named.
 const NAMED: usize = 100;
 
-/// How the members of a key are written, and those that are written otherwise.
+/// Counts how the members of a key are written, and keeps those in another form.
 #[derive(Debug, Clone, Default)]
 pub struct Census {
     numbers: [u64; SPELLINGS.len()],
@@ -114,8 +114,8 @@ impl Census {
     /// Returns the members of another form, to be named one by one as users are.
     ///
     /// # Errors
-    /// If they are more than 1 % (one is always allowed): then the file is wrong. Names the form to
-    /// write.
+    /// If they are more than 1 % (one is allowed beside members that can be read), the file is
+    /// wrong: the error names the form to write.
     pub fn strange(&self, members: &Members, key: &str) -> Result<Vec<String>, String> {
         let decoded: u64 = self.numbers.iter().sum();
         let all = decoded + self.strange;
@@ -136,7 +136,8 @@ impl Census {
     }
 }
 
-/// Describes a member, without its user except for two letters.
+/// Describes a member by its class, or by its first three bytes and its length, so that no user is
+/// named.
 fn description(bytes: &[u8]) -> String {
     if let Some(class) = java::class(bytes) {
         return format!("a serialised {class:?}");

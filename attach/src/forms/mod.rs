@@ -145,20 +145,21 @@ impl Spelling {
     }
 }
 
-/// Reads a number that is written in the only usual way.
+/// Reads a number in its canonical notation.
 fn number(text: &str) -> Option<i64> {
     let number: i64 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }
 
-/// Gson escapes the characters of HTML, Jackson on request all that is not ASCII, some the slash.
+/// Gson escapes HTML characters, Jackson on request everything that is not ASCII, and some
+/// libraries the slash.
 fn is_never_escaped(letter: char) -> bool {
     matches!(letter, ' '..='~')
         && !matches!(letter, '"' | '\\' | '/' | '<' | '>' | '&' | '=' | '\'')
 }
 
-/// Writes a text in JSON as most programs do: with its letters, and with all but ASCII escaped, in
-/// capitals (Jackson) or small letters (Python).
+/// Writes a text in JSON in the three usual ways: unescaped, and with everything but ASCII escaped
+/// in upper-case (Jackson) or lower-case (Python) hexadecimal digits.
 fn json_texts(text: &str) -> [Vec<u8>; 3] {
     let usual = serde_json::Value::from(text).to_string();
     let mut capitals = String::with_capacity(usual.len());

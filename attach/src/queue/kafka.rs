@@ -20,10 +20,10 @@ use crate::{Answer, AttachError};
 
 /// Maximum wait for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Time between two questions to a broker that settles.
+/// Time between two attempts while a broker settles.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Errors of a broker that has just started, and of a partition that gets its leader.
+/// Errors of a broker that has just started, and of a partition whose leader is being elected.
 const SETTLING: [RDKafkaErrorCode; 4] = [
     RDKafkaErrorCode::CoordinatorLoadInProgress,
     RDKafkaErrorCode::CoordinatorNotAvailable,
@@ -112,13 +112,13 @@ impl Topic {
         let committed = self
             .query(move |client| committed(client, &name, &partitions))
             .await?;
-        // Read afterwards: an offset beyond this end is of another log.
+        // Read after the offsets: an offset beyond this end belongs to another log.
         let now = self.logs().await?;
         Ok(compare(ends, &committed, &now))
     }
 }
 
-/// Asks again while a broker settles.
+/// Retries while a broker settles.
 fn once_settled<T>(ask: impl Fn() -> KafkaResult<T>) -> KafkaResult<T> {
     let deadline = Instant::now() + ANSWER;
     loop {
@@ -167,8 +167,8 @@ fn committed(client: &BaseConsumer, name: &str, partitions: &[i32]) -> KafkaResu
     Ok(committed)
 }
 
-/// Whether a group has passed the ends. A partition without a committed offset has, if it had no
-/// message. An offset beyond the log is of a topic that was deleted since.
+/// Whether a group has passed the ends. A partition without a committed offset has passed if it had
+/// no message. An offset beyond the log belongs to a topic that was deleted since.
 fn compare(ends: &Logs, committed: &Committed, now: &Logs) -> Progress {
     let mut behind = 0;
     for (partition, log) in ends {

@@ -67,7 +67,7 @@ impl Queues {
     }
 }
 
-/// A stage whose end was read, and which is to pass it.
+/// A stage whose end was read, and which has to pass that end.
 enum Awaited {
     Topic(Topic, Logs),
     /// A list has no positions, so it must be seen empty.
@@ -84,7 +84,7 @@ const START: &str = "start its consumer";
 /// How far a stage is.
 enum Progress {
     Passed,
-    /// Not yet, what there is to say about it, and what to do.
+    /// Not yet: the reason, and what the operator has to do.
     Behind(String, &'static str),
 }
 
@@ -107,8 +107,8 @@ impl Queue {
         }
     }
 
-    /// Refuses topics, streams and groups that do not exist. Returns the lists: one whose name is
-    /// wrong looks like an empty one.
+    /// Refuses topics, streams and groups that do not exist. Returns a note for each list: a wrong
+    /// name looks like an empty list.
     pub async fn check(&mut self) -> Answer<Vec<String>> {
         let mut lists = Vec::new();
         for stage in &self.stages {

@@ -1,6 +1,6 @@
 //! Stages in Redis: a list, which has passed once it is seen empty, and a stream with its group,
-//! which has once all entries up to its end are delivered and none of them is pending. The stream's
-//! `lag` says less: it is unknown after XDEL and XTRIM.
+//! which has passed once all entries up to its end are delivered and none of them is pending. The
+//! stream's `lag` is not enough: it is unknown after XDEL and XTRIM.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::forms::Form;
 use crate::keys::Keys;
 use crate::{Answer, AttachError};
 
-/// The most pending entries that are counted.
+/// Pending entries read per page.
 const PENDING: usize = 100;
 
 /// An entry that was delivered more often than this is one that its consumer cannot process.
@@ -56,8 +56,8 @@ fn is_named(group: &Fields, name: &str) -> bool {
 }
 
 impl Keys {
-    /// Refuses a key of another type, and a name that their program writes in another form. A list
-    /// that is empty does not exist.
+    /// Refuses a key of another type, and a name that their program writes in another form. A key
+    /// that does not exist is accepted: Redis deletes empty lists.
     pub(super) async fn check_list(&mut self, key: &str) -> Answer<()> {
         let kind: String = self.query(&["TYPE", key]).await?;
         if kind != "list" && kind != "none" {

@@ -1,10 +1,10 @@
--- Adds a user, unless they are there in another spelling, or the key has expired meanwhile: it
+-- Adds a user, unless they are there in any spelling, or the key has expired meanwhile: it
 -- would come back without its other users and without its expiry.
 --
 -- KEYS[1]   the users' key
 -- ARGV[1]   1 if the key may be created
 -- ARGV[2]   the command that finds a member
--- ARGV[3]   how many members are this user, followed by them
+-- ARGV[3]   the number of spellings of this user, followed by the spellings
 -- ARGV[…]   the command that adds, followed by its arguments
 -- Returns 1 if the user is there, 0 if the key is gone.
 if ARGV[1] ~= '1' and redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
