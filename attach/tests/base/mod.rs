@@ -1,5 +1,5 @@
-//! A coupon system of somebody else, as tests of two crates share it: one MySQL and one Redis for
-//! all of them; each test has databases and a prefix of its own.
+//! Another team's coupon system, shared by the tests of two crates: one MySQL and one Redis for all
+//! of them, and separate databases and key prefixes for each test.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,7 +27,7 @@ pub(crate) struct World {
     pub(crate) redis_url: String,
     pub(crate) ours: String,
     pub(crate) redis: MultiplexedConnection,
-    /// Begins the names of its keys.
+    /// The prefix of its keys' names.
     pub(crate) prefix: String,
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn redis_at(url: &str) -> Redis {
 }
 
 impl World {
-    /// Creates one without tables.
+    /// Creates a world without tables.
     pub(crate) async fn empty() -> Self {
         let (mysql, redis) = servers().await;
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);

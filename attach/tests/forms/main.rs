@@ -1,4 +1,5 @@
-//! The codec of user ids against bytes that a JDK and Jackson wrote (`Forms.java`, `jdk.hex`).
+//! Tests the codec of user ids against bytes that a JDK and Jackson wrote (`Forms.java`,
+//! `jdk.hex`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -64,7 +65,7 @@ fn bytes_of_a_jdk_are_read_and_written_again() {
     }
 }
 
-/// A member is looked for in each of these.
+/// A member is looked up in each of these spellings.
 #[test]
 fn every_way_in_which_a_jdk_writes_a_user_is_known() {
     for Written { kind, id, bytes } in written() {
@@ -81,7 +82,7 @@ fn each_prefix_is_refused_or_read_as_another_id() {
         let (form, _) = form_of(kind);
         for end in 0..bytes.len() {
             let read = form.decode(&bytes[..end]);
-            // Only of a bare number is a part another number.
+            // Only a bare number has prefixes that are numbers, too.
             let is_number = kind == "json-number" || id == "1.5";
             assert!(read.is_none() || is_number, "{kind} {id:?} {end}: {read:?}");
             assert_ne!(read.map(|(id, _)| id), Some(id.clone()));
@@ -107,7 +108,7 @@ fn a_java_key_is_a_serialised_string() {
 }
 
 #[test]
-fn a_java_string_is_read_in_its_only_form() {
+fn a_java_string_is_read_only_in_its_canonical_form() {
     // "A" in two bytes.
     assert_eq!(Form::Java.decode(b"\xac\xed\0\x05t\0\x02\xc1\x81"), None);
     // Half of a pair of surrogates.
@@ -136,7 +137,7 @@ fn one_strange_member_is_named_and_many_refuse_the_campaign() {
     let why = census(&plain, &all).strange(&plain, "users").unwrap_err();
     assert!(why.contains("2 of 21 members"), "{why}");
     assert!(why.ends_with("write form = \"json\""), "{why}");
-    // A key with nothing else than a strange member is another key.
+    // A key whose only member is strange is the wrong key.
     let only = census(&plain, &[&Form::Java.key("user")]);
     let why = only.strange(&plain, "users").unwrap_err();
     assert!(why.ends_with("write form = \"java\""), "{why}");
@@ -157,7 +158,7 @@ fn a_refusal_shows_no_user_and_names_the_class() {
 }
 
 #[test]
-fn bytes_of_another_serializer_are_no_plain_ids() {
+fn bytes_of_another_serializer_are_not_plain_ids() {
     let plain = Members::default();
     // A text and a number as Kryo writes them.
     for bytes in [&b"\x03user-7\x00"[..], b"\x09\x0e"] {
@@ -183,7 +184,7 @@ fn the_majority_decides_how_a_member_is_written() {
 }
 
 #[test]
-fn a_member_has_a_text_around_its_id() {
+fn member_with_a_text_around_its_id_is_read_and_written() {
     let members = Members::new(Form::Json, Some("user:{id}")).unwrap();
     let (user, spelling) = members.decode(b"\"user:42\"").unwrap();
     assert_eq!(user, "42");
@@ -231,7 +232,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_written_is_read(text in "\\PC*|-?[0-9]{1,20}|(?s).{0,8}", way in spellings()) {
+    fn written_bytes_are_read_back(text in "\\PC*|-?[0-9]{1,20}|(?s).{0,8}", way in spellings()) {
         let (form, spelling) = way;
         if let Some(bytes) = spelling.encode(&text) {
             prop_assert_eq!(form.decode(&bytes), Some((text, spelling)));
@@ -239,7 +240,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic(
+    fn arbitrary_bytes_never_panic(
         begin in prop::sample::select(written()).prop_map(|it| it.bytes),
         cut in 0..100_usize,
         rest in prop::collection::vec(any::<u8>(), 0..20),
@@ -250,7 +251,7 @@ proptest! {
             let mut census = Census::default();
             census.note(&members, bytes.clone());
             let _named_or_refused = census.strange(&members, "users");
-            // Java has one form of each text.
+            // Java has one form for each text.
             if let Some((text, spelling)) = form.decode(&bytes).filter(|_| form == Form::Java) {
                 prop_assert_eq!(spelling.encode(&text), Some(bytes.clone()));
             }

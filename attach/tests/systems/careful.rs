@@ -1,4 +1,4 @@
-//! Differences whose obvious repair would do harm: it waits for a person, or is none.
+//! Differences whose obvious repair would do harm: it waits for an operator, or is not made.
 
 use firstcome_attach::Attached;
 use firstcome_attach::forms::Form;
@@ -56,7 +56,7 @@ impl Sale {
         }
     }
 
-    /// What a pass finds and does, and the reason of each difference.
+    /// Runs a pass. Returns what it found and did, and the reasons of the differences.
     async fn pass(&self) -> (Vec<String>, String) {
         let findings = pass(&self.attached, Request::default()).await;
         let whys = findings.iter().map(|it| it.detail.clone());
@@ -72,7 +72,7 @@ impl Sale {
 const SET: &str = "type = 'set'";
 const ONCE: &str = "duplicates = 'reported'";
 
-/// A coupon that their operators took back by a soft deletion, and whose user they forgot in Redis.
+/// Their operators took a coupon back by a soft deletion, and forgot its user in Redis.
 #[tokio::test]
 async fn softly_deleted_row_is_not_written_again() {
     for (of, delete) in [
@@ -178,7 +178,7 @@ async fn user_who_may_be_a_member_in_another_form_is_not_added() {
     assert!(whys.contains("some members are in another form"), "{whys}");
 }
 
-/// Somebody raises the total first, and adds to the counter by a job of their own.
+/// Somebody raises the total first, and a separate job adds to the counter later.
 #[tokio::test]
 async fn stock_that_somebody_is_adding_is_not_added_twice() {
     let count = "quantity_sql = 'SELECT total FROM stock'
@@ -194,18 +194,18 @@ async fn stock_that_somebody_is_adding_is_not_added_twice() {
     assert!(whys.contains("somebody may have added stock"), "{whys}");
     let () = sale.world.redis("INCRBY @left 50").await;
     assert_eq!(sale.pass().await.0, Vec::<String>::new());
-    // The total is raised after the counter, perhaps.
+    // Perhaps the total is raised after the counter.
     let () = sale.world.redis("INCRBY @left 50").await;
     let (found, whys) = sale.pass().await;
     assert_eq!(found, ["1 count_mismatch planned"], "{whys}");
-    // A few are a fault of the counter.
+    // A small difference is a fault of the counter.
     let () = sale.world.redis("INCRBY @left -45").await;
     let (found, whys) = sale.pass().await;
     assert_eq!(found, ["1 count_mismatch applied"], "{whys}");
 }
 
 #[tokio::test]
-async fn list_under_the_name_of_another_form_is_refused() {
+async fn list_named_in_another_form_is_refused() {
     let sale = Sale::open(SET, ONCE, "queue = { list = '@queue' }").await;
     let key = Form::Java.key(&sale.world.key("@queue"));
     let () = sale.world.bytes("RPUSH", &key, &[b"1".to_vec()]).await;
@@ -214,7 +214,7 @@ async fn list_under_the_name_of_another_form_is_refused() {
 }
 
 #[tokio::test]
-async fn time_is_not_written_into_a_number() {
+async fn now_is_refused_in_a_number_column() {
     let rows = format!("insert = {{ is_deleted = '{{now}}' }}, {ONCE}");
     let sale = Sale::open(SET, &rows, "").await;
     let why = sale.attached.check().await.unwrap_err().to_string();

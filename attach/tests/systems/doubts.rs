@@ -1,11 +1,11 @@
-//! Table of the pure judge: what the stores leave unclear is asked, and what is clear is not.
+//! Cases of the pure judge: unclear differences ask for a confirmation, and clear ones do not.
 
 use firstcome_attach::config::{CountMeans, UsersMean};
 use firstcome_attach::facts::{Facts, FailedEvent, Numbers};
 use firstcome_attach::judge::{Judged, Repair, judge};
 use firstcome_shared::report::Doubt;
 
-/// A hundred coupons, with so many members, this counter, and so many rows.
+/// A hundred coupons with this number of members, this counter, and this number of rows.
 fn facts(means: CountMeans, size: u64, count: i64, rows: u64) -> Facts {
     let numbers = Numbers {
         size: Some(size),
@@ -49,7 +49,7 @@ const ISSUED: CountMeans = CountMeans::Issued;
 const LEFT: CountMeans = CountMeans::Left;
 
 #[test]
-fn what_is_left_is_never_lowered_without_asking() {
+fn large_decrease_of_a_counter_of_coupons_left_needs_confirmation() {
     let settled = facts(LEFT, 80, 50, 80);
     assert_eq!(told(&settled), ["- -30 stock_added"]);
     assert_eq!(told(&facts(LEFT, 80, 75, 80)), ["- -55 reset"]);
@@ -57,7 +57,7 @@ fn what_is_left_is_never_lowered_without_asking() {
 }
 
 #[test]
-fn row_with_a_status_that_where_does_not_name_may_have_been_taken_back() {
+fn row_with_a_status_that_where_does_not_name_needs_confirmation() {
     let unselected = Some("status".to_owned());
     let refunded = Facts {
         unselected,
@@ -85,7 +85,7 @@ fn row_with_a_status_that_where_does_not_name_may_have_been_taken_back() {
 }
 
 #[test]
-fn member_whose_row_was_taken_back_takes_no_coupon_and_moves_no_counter_unasked() {
+fn member_whose_row_was_taken_back_gets_no_row_and_moves_no_counter_unconfirmed() {
     let taken_back = names(0..1);
     let sold_out = Facts {
         taken_back,
@@ -126,9 +126,9 @@ fn counter_waits_with_the_users_whom_it_counts() {
     assert_eq!(told(&by_rows), ["- 1"]);
 }
 
-/// Sixty rows of coupon 7, and thirty users of coupon 8 in its key: two have both.
+/// Sixty rows of coupon 7, and thirty users of coupon 8 in its key: two users are in both.
 #[test]
-fn key_of_another_sale_is_asked_about_and_a_consumer_that_stood_is_not() {
+fn key_of_another_sale_needs_confirmation_and_a_consumer_that_stood_does_not() {
     let next = Facts {
         missing: names(100..158),
         unissued: names(0..28),
@@ -165,7 +165,7 @@ fn key_of_another_sale_is_asked_about_and_a_consumer_that_stood_is_not() {
 }
 
 #[test]
-fn member_that_cannot_have_a_row_moves_no_counter_unasked() {
+fn member_that_cannot_have_a_row_moves_no_counter_unconfirmed() {
     let placeholder = Facts {
         unstorable: vec!["init".to_owned()],
         ..facts(ISSUED, 21, 20, 20)
@@ -201,7 +201,7 @@ fn user_whose_row_is_refused_takes_no_room_and_holds_no_counter() {
 }
 
 #[test]
-fn rows_beyond_the_quantity_name_nobody_if_nothing_tells_which_came_last() {
+fn rows_beyond_the_quantity_name_no_user_if_their_order_is_unknown() {
     let surplus = Facts {
         unnamed_surplus: 3,
         missing: names(0..1),

@@ -46,7 +46,7 @@ fn facts() -> impl Strategy<Value = Facts> {
                 } else {
                     CountMeans::Tickets
                 }),
-                // Otherwise each repair of what is left asks whether stock was added.
+                // Otherwise each repair of a counter of coupons left asks whether stock was added.
                 is_quantity_settled: true,
                 missing,
                 ..Facts::default()
@@ -55,7 +55,7 @@ fn facts() -> impl Strategy<Value = Facts> {
     )
 }
 
-/// The same system, whose counter shows what is left.
+/// The same system with a counter of coupons left.
 fn mirrored(facts: &Facts) -> Facts {
     let quantity = facts.quantity.cast_signed();
     let mirror = |numbers: Numbers| Numbers {
@@ -73,8 +73,8 @@ fn mirrored(facts: &Facts) -> Facts {
     }
 }
 
-/// What is found, and how many are given out after its repair. Its words, and a doubt that only a
-/// counter that counts up can raise, may differ.
+/// The findings, and the number of coupons given out after each repair. Texts may differ, and so
+/// may a doubt that only a counter that counts up can raise.
 fn essence(facts: &Facts) -> Vec<String> {
     let quantity = facts.quantity.cast_signed();
     let given = |count: i64| match facts.count_means {
@@ -101,12 +101,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_left_is_judged_as_what_was_given(facts in facts()) {
+    fn counter_of_coupons_left_is_judged_like_a_counter_of_coupons_given(facts in facts()) {
         prop_assert_eq!(essence(&facts), essence(&mirrored(&facts)));
     }
 
     #[test]
-    fn counter_moves_to_no_more_than_is_given_out_and_never_while_it_moves(facts in facts()) {
+    fn counter_moves_at_most_to_what_is_given_out_and_only_at_rest_or_on_sale(facts in facts()) {
         for it in judge(&facts) {
             let Some(Repair::MoveCount(to)) = it.repair else {
                 continue;
@@ -114,7 +114,7 @@ proptest! {
             prop_assert!(!facts.is_over);
             prop_assert_eq!(to.seen, facts.numbers.count);
             prop_assert!(facts.is_selling || facts.before.count == facts.numbers.count);
-            // While it is sold, it is only raised, and only by what the first look saw.
+            // While coupons are being sold, the counter is only raised.
             let after = to.seen.unwrap_or_default() + to.by;
             let taken = facts.numbers.rows.max(facts.numbers.admitted(facts.means).unwrap_or_default());
             let most = taken + facts.missing.len() as u64;

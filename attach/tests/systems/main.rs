@@ -1,4 +1,4 @@
-//! Passes over coupon systems of others, on real servers.
+//! Passes over other teams' coupon systems, on real servers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

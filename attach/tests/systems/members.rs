@@ -1,5 +1,5 @@
-//! How programs write users in Redis: each form is compared decoded and repaired as its neighbours
-//! are written, and nothing that a program writes otherwise leads to a second row.
+//! The forms in which programs write users to Redis: members are compared decoded and added in the
+//! form of their neighbours, and no other spelling of a user leads to a second row.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -39,7 +39,7 @@ async fn add_rows(world: &World, users: impl IntoIterator<Item = String>) {
     }
 }
 
-/// How many rows each user has.
+/// Returns the number of rows of each user.
 async fn rows(world: &World) -> BTreeMap<String, u32> {
     let rows = "SELECT user_id, COUNT(*) FROM coupon GROUP BY user_id";
     let rows = world.sql(rows).await.into_iter();
@@ -115,7 +115,7 @@ async fn each_form_is_repaired_to_what_it_was() {
 
 /// A deployment in the middle of a sale: from then on, members are written in another form.
 #[tokio::test]
-async fn changed_serializer_leads_to_no_row_and_no_member() {
+async fn changed_serializer_leads_to_no_second_row_and_no_second_member() {
     let world = World::empty().await;
     world.sql(TABLE).await;
     let key = world.key("@users").into_bytes();
@@ -194,7 +194,7 @@ async fn key_that_is_named_in_another_form_is_refused_with_that_form() {
 
 /// Their program may add a user between the look and the repair, in another spelling.
 #[tokio::test]
-async fn user_who_came_in_another_spelling_is_not_added_beside_it() {
+async fn user_who_came_in_another_spelling_is_not_added_again() {
     let world = World::empty().await;
     world.sql(TABLE).await;
     let attached = describe(&world, "W", "form = 'json'");
@@ -231,7 +231,7 @@ async fn user_who_came_in_another_spelling_is_not_added_beside_it() {
     assert!(members(&world, &other).await.is_empty());
 }
 
-/// A user in several spellings, rows, and what a program may do between two passes.
+/// A user: the spellings of their members, and the number of their rows.
 #[derive(Debug, Clone)]
 struct Person {
     spellings: Vec<usize>,

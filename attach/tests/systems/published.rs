@@ -1,6 +1,6 @@
-//! Coupon systems as published projects build them, each made anew from its description: how it
-//! counts, which keys name its users, what its table needs. Each is described by a file, is clean,
-//! loses a row, a member and a count, and is repaired to what it was.
+//! Coupon systems as published projects build them, each rebuilt from its description: how it
+//! counts, which keys name its users, what its table needs. Each is described by a file, is clean
+//! at first, loses a row, a member and a count, and is repaired to its former state.
 
 use anyhow::ensure;
 use firstcome_attach::Attached;
@@ -19,15 +19,16 @@ struct System {
     name: &'static str,
     table: &'static str,
     row: &'static str,
-    /// What its programs run before the sale, for each winner, and for each loser, in Redis.
+    /// The Redis commands that its programs run before the sale, for each winner, and for each
+    /// loser.
     open: &'static [&'static str],
     winner: &'static [&'static str],
     loser: &'static [&'static str],
-    /// What is broken besides a row.
+    /// The commands that break something besides a row.
     fault: &'static [&'static str],
-    /// A key names who was promised one. Otherwise a lost row is only a number.
+    /// A key names the users who were promised one. Otherwise a lost row is only a number.
     names_users: bool,
-    /// What is read to compare.
+    /// The commands that read the state to compare.
     state: &'static [&'static str],
     /// The campaign of the file, without name, mode, `in_flight` and quantity.
     campaign: &'static str,
@@ -237,7 +238,7 @@ impl System {
             self.run(world, self.loser, user).await;
         }
         let lines = self.campaign.lines().count();
-        // Two of the file, and four of the campaign.
+        // Two more lines belong to the file, and four to the campaign.
         assert!(lines + 6 <= 12, "{}: {lines} lines", self.name);
         let System { name, campaign, .. } = self;
         let file = format!(
@@ -286,7 +287,7 @@ async fn repair(world: &World, system: &System) -> anyhow::Result<()> {
         let is_named = kinds.contains(kind) == system.names_users;
         ensure!(is_named, "{kinds} {findings:#?}");
     }
-    // Others may claim what a counter is raised by, so a person confirms it.
+    // If a counter of coupons left is raised, others may claim, so an operator confirms it.
     let confirmed = confirm(&attached).await;
     let state = system.state(world).await;
     ensure!(
@@ -310,9 +311,9 @@ async fn published_systems_are_repaired_to_what_they_were() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// U-Ply/backend: one set of users for several stocks, a string a stock, a status of the coupon.
-/// Two kinds of campaigns describe it: one of the users, which names who lost a row of whichever
-/// stock, and one a stock, which counts.
+/// U-Ply/backend: one set of users for several stocks, a string per stock, a status of the coupon.
+/// Two kinds of campaigns describe it: one with the users, which names users who lost a row of any
+/// stock, and one per stock, which counts.
 #[tokio::test]
 async fn users_of_several_stocks_and_the_count_of_each_are_two_campaigns() {
     const FILE: &str = "[[campaign]]
@@ -326,7 +327,7 @@ mode = 'repair'
 quantity = 20
 count = { key = '@stock:1', means = 'left' }
 rows = { table = 'coupon', user = 'user_id', where = { stock_id = 1, status = ['ISSUED', 'USED'] } }";
-    // Two more are those of the stores.
+    // Two more lines name the stores.
     assert_eq!(FILE.lines().count(), 11);
     let world = World::empty().await;
     let table = "CREATE TABLE coupon (id BIGINT AUTO_INCREMENT PRIMARY KEY, event_id BIGINT NOT NULL, \
@@ -370,7 +371,7 @@ rows = { table = 'coupon', user = 'user_id', where = { stock_id = 1, status = ['
     );
     assert_eq!(world.redis::<i64>("GET @stock:1").await, 5);
 
-    // Of whichever stock it was: their program issues it again.
+    // Whichever stock the lost row belongs to, their program issues it again.
     world.sql("DELETE FROM coupon WHERE user_id = 13").await;
     let () = world.redis("SREM @users 15").await;
     let findings = pass(&attached, Request::default()).await;
@@ -386,7 +387,7 @@ rows = { table = 'coupon', user = 'user_id', where = { stock_id = 1, status = ['
 /// The final form of a write-up: no key of users; consumers take from a stock column and write the
 /// row; what failed is in a log; the id of a coupon is in a set while something is left.
 #[tokio::test]
-async fn stock_column_and_a_set_of_what_is_available_need_no_key_of_users() {
+async fn stock_column_and_a_set_of_available_ids_need_no_key_of_users() {
     const FILE: &str = "[[campaign]]
 name = 'coupon 7'
 mode = 'repair'
@@ -416,7 +417,7 @@ queue = { list = '@queue' }";
     let findings = pass(&attached, Request::default()).await;
     assert!(findings.is_empty(), "{findings:#?}");
 
-    // A consumer failed with one user, another one was refused rightly.
+    // A consumer failed for one user; another user was correctly refused.
     let failed =
         "INSERT INTO failed (coupon_id, user_id, reason) VALUES (7, 15, NULL), (7, 16, 'BLOCKED')";
     world.sql(failed).await;

@@ -1,5 +1,5 @@
-//! What waits in a queue is no lost promise: a list, a stream, a topic and its retry topic, on real
-//! servers.
+//! A message that waits in a queue is not a lost promise: a list, a stream, a topic and its retry
+//! topic, on real servers.
 
 use std::time::Duration;
 
@@ -106,7 +106,7 @@ fn processed() -> std::ops::Range<u32> {
 }
 
 #[tokio::test]
-async fn messages_in_a_list_are_no_lost_promises() {
+async fn messages_in_a_list_are_not_lost_promises() {
     let (world, attached) = clean("{ list = '@queue' }", impatient()).await;
     add_members(&world, all()).await;
     let push = format!("RPUSH @queue {}", users(all()).join(" "));
@@ -118,7 +118,7 @@ async fn messages_in_a_list_are_no_lost_promises() {
 }
 
 #[tokio::test]
-async fn messages_in_a_stream_are_no_lost_promises() {
+async fn messages_in_a_stream_are_not_lost_promises() {
     let (world, attached) = {
         let world = World::empty().await;
         world.sql(TABLE).await;
@@ -138,14 +138,14 @@ async fn messages_in_a_stream_are_no_lost_promises() {
     }
     let stage = "queue stage 2 (stream ";
     must_stand(&world, &attached, stage, "1000 messages are not delivered").await;
-    // Delivered, and the worker died.
+    // The entries were delivered, and the worker died.
     let read = "XREADGROUP GROUP workers worker-1 COUNT 2000 STREAMS @stream >";
     let _entries: redis::Value = world.redis(read).await;
     must_stand(&world, &attached, stage, "to consumer \"worker-1\"").await;
     let pending: Vec<(String, String, u64, u64)> =
         world.redis("XPENDING @stream workers - + 2000").await;
     let ids: Vec<String> = pending.into_iter().map(|it| it.0).collect();
-    // It fails at the first entry each time.
+    // The worker fails at the first entry each time.
     let failing = format!("XCLAIM @stream workers w 0 {} RETRYCOUNT 20", ids[0]);
     let _claimed: redis::Value = world.redis(&failing).await;
     must_stand(&world, &attached, stage, "acknowledge it, or move it").await;
@@ -180,7 +180,7 @@ fn commit(kafka: &KafkaServer, topic: &str, offset: i64) {
 }
 
 #[tokio::test]
-async fn messages_in_a_topic_or_its_retry_topic_are_no_lost_promises() {
+async fn messages_in_a_topic_or_its_retry_topic_are_not_lost_promises() {
     let kafka = KafkaServer::start(StackOptions::without_fsync().kafka);
     let kafka = kafka.await.unwrap();
     let admin: AdminClient<DefaultClientContext> = client(&kafka).create().unwrap();
@@ -251,7 +251,7 @@ async fn a_stream_or_group_that_does_not_exist_is_refused() {
             panic!("{setup}");
         };
         assert!(why.contains(expected), "{why}");
-        // A pass compares nothing then, either.
+        // A pass compares nothing either.
         add_members(&world, all()).await;
         must_stand(&world, &attached, "queue", expected).await;
     }

@@ -1,5 +1,5 @@
-//! What does not fit their tables is told before anything is planned: all at once, with table,
-//! column and what to write.
+//! A file that does not fit their tables is refused before anything is planned: all misfits at
+//! once, with table, column and what to write.
 
 use firstcome_attach::AttachError;
 use firstcome_attach::pass::Request;
@@ -42,7 +42,7 @@ async fn refusal(world: &World, file: &str) -> String {
 }
 
 #[tokio::test]
-async fn all_names_that_are_none_are_told_at_once() {
+async fn all_unknown_names_are_reported_at_once() {
     let world = world().await;
     let wrong = FILE
         .replace("event_id", "events_id")
@@ -78,7 +78,7 @@ async fn view_is_refused_with_the_name_of_its_table() {
 }
 
 #[tokio::test]
-async fn key_of_an_expression_is_no_unique_key_of_the_user() {
+async fn key_with_an_expression_is_not_a_unique_key_of_the_user() {
     let world = world().await;
     let key = "ALTER TABLE coupon DROP INDEX event_id, ADD UNIQUE KEY (user_id, (LOWER(code)))";
     world.sql(key).await;
@@ -92,7 +92,7 @@ async fn key_of_an_expression_is_no_unique_key_of_the_user() {
 }
 
 #[tokio::test]
-async fn all_rights_that_are_missing_are_told_before_the_first_repair() {
+async fn all_missing_rights_are_reported_before_the_first_repair() {
     let world = world().await;
     let name = world.login("reads").await;
     let database = world.database_name();
@@ -129,7 +129,7 @@ async fn all_rights_that_are_missing_are_told_before_the_first_repair() {
         let findings = pass(&attached, Request::default()).await;
         assert!(findings.is_empty(), "{findings:#?}");
     }
-    // A role is as good as a grant.
+    // Rights that a role grants count, too.
     world.sql(&format!("CREATE ROLE {name}_role")).await;
     let rights = format!("SELECT, INSERT, UPDATE, DELETE ON {database}.*");
     world.sql(&format!("GRANT {rights} TO {name}_role")).await;
@@ -141,7 +141,7 @@ async fn all_rights_that_are_missing_are_told_before_the_first_repair() {
 }
 
 #[tokio::test]
-async fn column_of_the_stock_row_that_counts_is_to_be_described() {
+async fn counting_column_of_the_stock_row_must_be_described() {
     let world = world().await;
     let undescribed = FILE.replace(", left = 'remaining'", "");
     let mut before = "remaining";

@@ -30,7 +30,7 @@ fn file(rest: &str) -> String {
     )
 }
 
-/// Seventeen rows, and one member more.
+/// Seventeen rows, and one more member.
 async fn open(rest: &str) -> (World, Attached) {
     let world = World::empty().await;
     for sql in TABLES {
@@ -135,10 +135,10 @@ async fn row_without_a_unique_key_asks_unless_the_queue_has_passed() {
     assert!(confirm(&described).await.is_empty());
 }
 
-/// Between look and repair, a claim that is refused takes from the counter and gives back: a value
-/// that is set, or a difference that is added to another value, would sell one coupon too many.
+/// Between look and repair, a refused claim takes from the counter and gives back: setting a value,
+/// or adding the difference to another value, would sell one coupon too many.
 #[tokio::test]
-async fn counter_moves_by_the_difference_and_only_from_where_it_was_seen() {
+async fn counter_moves_by_the_difference_and_only_from_an_allowed_value() {
     let (world, attached) = open(COUNTED).await;
     let mut keys = Keys::new(&attached.redis);
     let field = Some(b"stock".to_vec());

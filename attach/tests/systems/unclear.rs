@@ -1,5 +1,5 @@
-//! What a look at real stores must tell apart before a repair writes: each shape is read, and what
-//! is unclear is named or refused.
+//! Cases that a look at real stores must tell apart before a repair writes: unclear ones are named
+//! or refused.
 
 use firstcome_attach::pass::Request;
 use firstcome_attach::queue::Queues;
@@ -61,7 +61,7 @@ impl Shop {
         }
     }
 
-    /// Notes what an earlier pass did for a user.
+    /// Records what an earlier pass did for a user.
     async fn record(&self, user: &str, result: &str) {
         let drop = DropId::of_campaign("Winter", None);
         let insert = format!(
@@ -75,7 +75,7 @@ impl Shop {
         pass(&self.attached, Request::default()).await
     }
 
-    /// Why the file, with this campaign, is refused; empty if it is not.
+    /// Returns why the file with this campaign is refused; empty if it is not.
     async fn refusal(&self, campaign: &str) -> String {
         let attached = self.world.attached_with(&file(campaign), Queues::default());
         match attached.check().await {
@@ -90,7 +90,7 @@ const UNIQUE: &str = "user_id INT NOT NULL UNIQUE";
 const SET: &str = "users = { key = '@users', type = 'set' }
     rows = { table = 'coupon', user = 'user_id' }";
 
-/// Their refund keeps the row with another status, and forgets nobody.
+/// Their refund keeps the row with another status, and removes no user from Redis.
 #[tokio::test]
 async fn member_whose_row_has_another_status_is_named_and_moves_no_counter() {
     let columns = "user_id INT NOT NULL UNIQUE, status VARCHAR(9) NOT NULL";
@@ -112,7 +112,7 @@ async fn member_whose_row_has_another_status_is_named_and_moves_no_counter() {
 }
 
 #[tokio::test]
-async fn column_of_a_status_is_noticed_unless_the_file_names_it() {
+async fn status_column_is_noticed_unless_the_file_names_it() {
     let columns = "user_id INT NOT NULL UNIQUE, status VARCHAR(9) NOT NULL DEFAULT 'ISSUED'";
     for (rows, result) in [
         ("", "planned"),
@@ -169,7 +169,7 @@ async fn score_is_that_of_the_row_or_the_member_is_not_added() {
         ("at", "millis", "applied"),
         ("at", "nanos", "applied"),
         ("id", "ticket", "applied"),
-        // Clocks of another zone, a number, and what is none.
+        // Clocks of another zone, a ticket for a time, a time for a ticket, and NULL.
         ("at", "zone", "failed"),
         ("at", "ticket", "failed"),
         ("id", "millis", "failed"),
@@ -212,7 +212,7 @@ async fn score_is_that_of_the_row_or_the_member_is_not_added() {
 }
 
 #[tokio::test]
-async fn column_that_seems_to_tell_campaigns_apart_is_to_be_named() {
+async fn column_that_seems_to_tell_campaigns_apart_must_be_named() {
     let columns = "coupon_id INT NOT NULL DEFAULT 7, user_id INT NOT NULL, order_id INT NULL, \
         UNIQUE (coupon_id, user_id)";
     let shop = Shop::open(columns, "7, {U}, IF({U} = 3, NULL, {U} + 1000)", SET).await;
@@ -260,7 +260,7 @@ async fn column_that_seems_to_tell_campaigns_apart_is_to_be_named() {
 }
 
 #[tokio::test]
-async fn column_that_is_never_null_in_their_rows_is_to_be_written() {
+async fn column_that_is_never_null_in_their_rows_must_be_written() {
     let columns = "user_id INT NOT NULL UNIQUE, code VARCHAR(9) NULL, used_at DATETIME NULL, \
         made_at DATETIME NULL DEFAULT CURRENT_TIMESTAMP";
     let shop = Shop::open(columns, "{U}, {U}, NOW(), NOW()", SET).await;
@@ -277,7 +277,7 @@ async fn column_that_is_never_null_in_their_rows_is_to_be_written() {
 
 /// One row that MySQL refuses at each pass.
 #[tokio::test]
-async fn row_that_is_refused_keeps_no_counter_wrong_and_no_other_user_waiting() {
+async fn refused_row_leaves_no_counter_wrong_and_no_other_user_waiting() {
     let columns = "user_id INT NOT NULL UNIQUE CHECK (user_id <> 50)";
     let campaign = format!("count = {{ key = '@count', means = 'issued' }}\n{SET}");
     let shop = Shop::open(columns, "{U}", &campaign).await;
@@ -307,7 +307,7 @@ async fn row_that_is_refused_keeps_no_counter_wrong_and_no_other_user_waiting() 
 }
 
 #[tokio::test]
-async fn condition_of_the_stock_row_selects_exactly_one() {
+async fn condition_of_the_stock_row_must_select_exactly_one_row() {
     for id in [7, 8, 9] {
         let campaign = format!(
             "{}
@@ -368,7 +368,7 @@ async fn member_beyond_the_character_set_of_failed_events_stops_no_pass() {
 }
 
 #[tokio::test]
-async fn rows_in_no_order_name_nobody_as_the_last() {
+async fn rows_without_an_order_name_no_user_as_the_last() {
     let world = World::empty().await;
     let table =
         "CREATE TABLE coupon (id CHAR(36) PRIMARY KEY DEFAULT (UUID()), user_id INT UNIQUE)";
@@ -389,7 +389,7 @@ async fn rows_in_no_order_name_nobody_as_the_last() {
 
 /// The record of repairs holds no names beyond ASCII.
 #[tokio::test]
-async fn users_without_a_name_in_the_record_do_not_stand_for_each_other() {
+async fn users_whose_ids_the_record_cannot_hold_are_not_confused() {
     let columns = "user_id VARCHAR(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL UNIQUE";
     let shop = Shop::open(columns, "'{U}'", SET).await;
     shop.add_members(0..20).await;
@@ -402,7 +402,7 @@ async fn users_without_a_name_in_the_record_do_not_stand_for_each_other() {
 }
 
 #[tokio::test]
-async fn trigger_that_the_login_cannot_see_is_asked_for() {
+async fn right_to_see_triggers_is_asked_for_if_a_column_has_no_default() {
     let columns = "user_id INT NOT NULL UNIQUE, code CHAR(8) NOT NULL";
     let mut shop = Shop::open(columns, "{U}, 'x'", SET).await;
     let fills = "CREATE TRIGGER fills BEFORE INSERT ON coupon FOR EACH ROW SET NEW.code = 'y'";
@@ -474,7 +474,7 @@ async fn quantity_that_falls_with_each_row_is_refused() {
     }
 }
 
-/// Their program escapes digits, as none does.
+/// Their program escapes digits, which no usual one does.
 #[tokio::test]
 async fn member_in_an_unusual_spelling_gets_its_row() {
     let users = "users = { key = '@users', type = 'set', form = 'json' }";
@@ -487,9 +487,9 @@ async fn member_in_an_unusual_spelling_gets_its_row() {
     assert!(shop.pass().await.is_empty());
 }
 
-/// A drop a day whose rows have a time.
+/// A daily drop whose rows have a time.
 #[tokio::test]
-async fn day_of_a_column_with_a_time_is_all_of_it() {
+async fn date_in_a_time_column_selects_the_whole_day() {
     let world = World::empty().await;
     for sql in [
         "CREATE TABLE coupon (id BIGINT PRIMARY KEY DEFAULT (UUID_SHORT()), user_id INT NOT NULL, \
@@ -531,7 +531,7 @@ async fn day_of_a_column_with_a_time_is_all_of_it() {
 }
 
 #[tokio::test]
-async fn values_that_are_made_fit_their_columns() {
+async fn generated_values_must_fit_their_columns() {
     let world = World::empty().await;
     let table = "CREATE TABLE coupon (id BIGINT UNSIGNED PRIMARY KEY, user_id INT NOT NULL UNIQUE, \
         code CHAR(8) NOT NULL, name VARCHAR(36) CHARACTER SET utf8mb4, ends DATETIME)";

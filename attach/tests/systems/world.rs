@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use base::{World, redis_at};
 
 impl World {
-    /// Runs a Redis command of bytes on a key whose name, in this form, begins with the prefix.
+    /// Runs a Redis command whose key and arguments are bytes.
     pub(crate) async fn bytes<T: redis::FromRedisValue>(
         &self,
         command: &str,
@@ -76,7 +76,7 @@ pub(crate) async fn confirm(attached: &Attached) -> Vec<Finding> {
     pass(attached, request).await
 }
 
-/// Says how often which kind became what.
+/// Counts the findings by kind and result.
 pub(crate) fn told(findings: &[Finding]) -> Vec<String> {
     let mut all: Vec<String> = findings
         .iter()
