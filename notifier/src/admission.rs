@@ -1,5 +1,5 @@
 //! The alert about Redis: unreachable for every daemon, or coupons that stay closed. The watch sees
-//! it earlier than a pass, and ends it when every coupon is open again.
+//! the problem earlier than a pass, and ends the alert when every coupon is open again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,7 +27,7 @@ const CHECK_EVERY: TimeDelta = TimeDelta::seconds(20);
 /// How often a process notes that it sees admission open. Must be well below [`PATIENCE`].
 const NOTE_EVERY: TimeDelta = TimeDelta::seconds(5);
 
-/// How often a process that cannot record says so to the part that mails past MySQL.
+/// How often a process that cannot record reports this to the part that mails without MySQL.
 const CANNOT_RECORD_EVERY: TimeDelta = TimeDelta::seconds(5);
 
 /// Key in `reconciler_state` of the last time at which a process noted that it sees admission open.
@@ -41,7 +41,7 @@ pub enum SeenGate {
     Closed(BTreeSet<CouponId>),
     /// This process cannot reach Redis, although the APIs may.
     Unreachable,
-    /// Redis answers and refuses, as it says.
+    /// Redis answers with a refusal, and this error text.
     Refuses(StoreRefusal, String),
 }
 
@@ -55,8 +55,8 @@ struct SeenAdmission {
     gate: Option<SeenGate>,
     /// Since when admission is not open.
     closed_since: Option<DateTime<Utc>>,
-    /// Whether an alert fires according to this process, and when it looked. Another process, or
-    /// this one before a restart, may have begun it.
+    /// Whether an alert fires, as of the last check of this process; `None` if that is unknown.
+    /// Another process, or this one before a restart, may have begun the alert.
     fires: Option<bool>,
     checked_at: Option<DateTime<Utc>>,
     noted_at: Option<DateTime<Utc>>,
@@ -97,8 +97,9 @@ impl AdmissionWatch {
         }
     }
 
-    /// Whether this process has lost its connection to Redis, but another one still sees admission
-    /// open, or the watch of this one tells in a moment that none does.
+    /// Whether this process has lost its connection to Redis, but no outage is certain yet: either
+    /// another process still sees admission open, or the watch of this one is about to find out
+    /// that none does.
     pub(crate) fn is_alone(&self, now: DateTime<Utc>) -> bool {
         let seen = self.0.lock();
         let lasts = |since| elapsed(since, now) >= PATIENCE;
@@ -200,8 +201,9 @@ impl Notifier {
         let noted_at = self.admission.0.lock().noted_at;
         if is_due(noted_at, NOTE_EVERY, now) {
             self.db.set_state(SEEN_OPEN, now.to_rfc3339()).await?;
-            // Another process may have begun it, and cannot end it. One that still sees it, as of a
-            // server that only this process reaches, notes it again.
+            // Another process may have begun the alert and be unable to end it. A process that
+            // still sees the problem, because only this one reaches the server, has recorded it
+            // again by then.
             let refused = AlertKind::RedisRefuses.word();
             let forgotten = now - CHECK_EVERY * 3;
             let fires = self.db.fires(ADMISSION, refused, forgotten).await?;

@@ -81,7 +81,7 @@ impl NotifyArgs {
         self.mailer().map(drop)
     }
 
-    /// Returns what sends mails, or `None` without a mail server.
+    /// Returns the client of the mail server, or `None` without a mail server.
     pub(crate) fn mailer(&self) -> anyhow::Result<Option<Mailer>> {
         let Some((url, from)) = self.url().zip(self.from()) else {
             return Ok(None);
@@ -96,13 +96,12 @@ impl NotifyArgs {
         mailer.map(Some).map_err(anyhow::Error::msg)
     }
 
-    /// Returns the sender.
     pub fn from(&self) -> Option<Mailbox> {
         let from = self.alert_from.as_deref().unwrap_or_default();
         mailboxes(from).ok()?.pop()
     }
 
-    /// Returns the recipients.
+    /// Returns the recipients, each address once.
     pub fn recipients(&self) -> Vec<Mailbox> {
         let mut all = mailboxes(self.alert_to.as_deref().unwrap_or_default()).unwrap_or_default();
         let mut seen = std::collections::HashSet::new();

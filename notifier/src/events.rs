@@ -11,12 +11,12 @@ use crate::mails::{AlertMail, Links, NamedDrop, drops};
 use crate::report::DropReport;
 use crate::wording::{LONGEST, grouped, line};
 
-/// What a receiver understands.
+/// The format that a receiver understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     /// The event as JSON, signed as standardwebhooks.com specifies.
     Signed,
-    /// A line of text, as Slack, Mattermost and Google Chat want it.
+    /// A line of text, as Slack and Google Chat want it.
     Text,
     Discord,
     Teams,
@@ -115,7 +115,8 @@ pub(crate) fn about_alerts(mail: &AlertMail<'_>) -> Vec<Event> {
     problems.chain(resolved).collect()
 }
 
-/// The path of the alert in the operations page, if both are known.
+/// The address of the alert in the operations page; empty unless the alert's id and the page's
+/// address are known.
 fn link(name: &str, mail: &AlertMail<'_>) -> String {
     mail.ids
         .get(name)

@@ -171,7 +171,7 @@ impl Notifier {
         let now = now.trunc_subsecs(3);
         let mut run = run.clone();
         if run.cause() == Some(FailureCause::Redis) && self.admission.is_alone(now) {
-            // Others run passes, and the outage is not one of Redis.
+            // Other processes run passes, and Redis itself is not away.
             run.stopped = true;
         }
         let seen = Seen::Pass(Box::new(run));
@@ -184,13 +184,13 @@ impl Notifier {
         Ok(())
     }
 
-    /// Handles an error of recording, or a MySQL in which no commit ends: mails past MySQL, if it
-    /// lasts.
+    /// Handles an error of recording, or a MySQL in which no commit ends: mails without MySQL, if
+    /// it lasts.
     pub async fn cannot_write(&self, error: &str, now: DateTime<Utc>) {
         let is_away = self.db.ping().await.is_err();
         let hangs = !is_away && self.db.commits_hang().await.unwrap_or(false);
         let error = if hangs { COMMITS_HANG } else { error };
-        // As the table of alerts will have it.
+        // Truncate to the precision of the table of alerts.
         self.cannot_record(is_away, error, now.trunc_subsecs(3));
     }
 
@@ -206,7 +206,7 @@ impl Notifier {
         recorded.is_ok()
     }
 
-    /// Handles what processes say of a store that refuses them. Must be called every few seconds.
+    /// Handles reports of processes that a store refuses them. Must be called every few seconds.
     /// Mails if it lasts, and when it is over.
     pub async fn refusals(
         &self,

@@ -1,6 +1,6 @@
-//! Mails past the outbox, which is in MySQL: while MySQL is away or refuses what a pass records,
-//! each target is told once an hour, by direct attempts. A file keeps the state, so that a daemon
-//! that is restarted again and again neither stays silent nor repeats itself.
+//! Mails without the outbox, which is in MySQL: while MySQL is away or refuses what a pass records,
+//! each target is notified once an hour, by direct attempts. A file keeps the state, so that a
+//! daemon that is restarted again and again neither stays silent nor repeats itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use crate::record::{Seen, record, thread};
 use crate::report::{AlertKind, FailureCause, Finding, Kind, StoreRefusal};
 use crate::{Notifier, wording};
 
-/// The pause after a target was told.
+/// The pause after a target was notified.
 const PAUSE: TimeDelta = TimeDelta::hours(1);
 
 /// The pause after an attempt that failed: the mail server may be away for a moment, too.
@@ -54,7 +54,7 @@ pub(crate) struct Lasting {
     /// Whether Redis was away, too, or coupons were closed.
     #[serde(default)]
     has_redis: bool,
-    /// Whether it has ended. Then it only tells who needs no other mail within the hour.
+    /// Whether it has ended. Then it only says which targets need no other mail within the hour.
     #[serde(default)]
     is_over: bool,
     /// The last attempt to reach each target.
@@ -100,18 +100,18 @@ impl MysqlOutage {
         lasting
     }
 
-    /// Returns the outage whose end is not recorded: also one that ended while the daemon was down.
+    /// Returns the outage whose end is not recorded, even if it ended while the daemon was down.
     fn lasting(&self) -> Option<Lasting> {
         self.known().filter(|outage| !outage.is_over)
     }
 
-    /// Returns the last outage, also if its end is recorded.
+    /// Returns the last outage, even if its end is recorded.
     fn known(&self) -> Option<Lasting> {
         self.state.lock().clone().or_else(|| self.read())
     }
 
     /// Notes that the outage is over. Its end must be recorded first: a process that is killed in
-    /// between finds it again, and tells those who know of it.
+    /// between finds it again, and notifies the targets that know of it.
     fn end(&self) {
         let _reporting = self.reporting.lock();
         if let Some(outage) = self.lasting() {
@@ -134,7 +134,7 @@ impl MysqlOutage {
         serde_json::from_slice(&std::fs::read(&self.file).ok()?).ok()
     }
 
-    /// Keeps the outage; without the file as long as the process lasts.
+    /// Keeps the outage in the file or, if that fails, only for as long as the process runs.
     fn keep(&self, lasting: Lasting) {
         let text = serde_json::to_vec(&lasting).unwrap_or_default();
         if let Err(error) = std::fs::write(&self.file, text) {
@@ -148,7 +148,7 @@ impl MysqlOutage {
 }
 
 impl Lasting {
-    /// Whether to tell a target now.
+    /// Whether to notify a target now.
     fn is_due(&self, target: &str, patience: TimeDelta, now: DateTime<Utc>) -> bool {
         let last = self.attempts.get(target);
         let pause = if self.not_reached.contains(target) {
@@ -164,7 +164,8 @@ impl Lasting {
         self.attempts.insert(target.to_owned(), now);
     }
 
-    /// Whether a mail or an event about this outage was attempted. Older ones are about another.
+    /// Whether a mail or an event about this outage was attempted. Older attempts belong to another
+    /// outage.
     fn was_told(&self) -> bool {
         self.attempts.values().any(|at| *at >= self.since)
     }
@@ -192,7 +193,7 @@ impl Lasting {
 }
 
 impl Notifier {
-    /// Tells everybody that MySQL is unavailable, or refuses what a pass records.
+    /// Notifies every target that MySQL is unavailable, or refuses what a pass records.
     pub(crate) fn cannot_record(&self, is_away: bool, error: &str, now: DateTime<Utc>) {
         let _reporting = self.outage.reporting.lock();
         let mut outage = self.outage.failed(is_away, error, now);
@@ -205,7 +206,7 @@ impl Notifier {
         }];
         notices.extend(self.admission.lasting(now));
         if notices.len() > 1 && !outage.has_redis {
-            // Mail again those who know only of MySQL.
+            // Notify the targets that know only of MySQL once more.
             outage.has_redis = true;
             outage.attempts.clear();
         }
@@ -247,7 +248,7 @@ impl Notifier {
         self.outage.keep(outage);
     }
 
-    /// Tells everybody that MySQL can be used again, if anybody was informed that it cannot.
+    /// Notifies every target that MySQL can be used again, if any was notified that it could not.
     pub(crate) async fn can_record(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let _ending = self.outage.ending.lock().await;
         let Some(outage) = self.outage.lasting() else {
@@ -291,7 +292,7 @@ mod tests {
         due.len()
     }
 
-    /// Ends the outage. Returns it if anybody was told.
+    /// Ends the outage. Returns it if any target was notified.
     fn end(outage: &MysqlOutage) -> Option<Lasting> {
         let ended = outage.lasting();
         outage.end();
@@ -320,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn mysql_that_comes_and_goes_is_told_once_an_hour() {
+    fn mysql_that_comes_and_goes_is_reported_once_an_hour() {
         let start = outage("flaps");
         let outage = start();
         assert_eq!((due_mails(&outage, 0), due_mails(&outage, 30)), (0, 2));
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn daemon_that_restarts_again_and_again_tells_once_an_hour() {
+    fn daemon_that_restarts_again_and_again_reports_once_an_hour() {
         let start = outage("restarts");
         let tells: Vec<usize> = (0..13).map(|n| due_mails(&start(), n * 20)).collect();
         assert_eq!(tells, [0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);

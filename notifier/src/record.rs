@@ -31,15 +31,15 @@ const EVENTS: usize = 100;
 /// Maximum number of threads that one mail refers to.
 const THREADS: usize = 10;
 
-/// What is recorded.
+/// An observation to record.
 #[derive(Debug, Clone)]
 pub(crate) enum Seen {
     Pass(Box<Run>),
-    /// An outage, and when it began. The caller has waited for its patience.
+    /// An outage, and when it began. The caller has already waited for its patience.
     Outage(Problem, DateTime<Utc>),
     /// The outage with this name is over, if there was one.
     Over(String),
-    /// An outage is over that could not be recorded.
+    /// The end of an outage that could not be recorded while it lasted.
     OverUnrecorded(Box<Alert>),
 }
 
@@ -95,7 +95,7 @@ impl Seen {
         };
         let known = alerts::firing_or_named(conn, &names).await?;
         if let Self::Pass(run) = self {
-            // Of drops that this pass did not examine.
+            // Also read those of drops with such an alert that this pass did not examine.
             let promises = Kind::BrokenPromise.as_str();
             let of_promises = known.values().filter(|it| it.kind == promises);
             let mut others: Vec<i64> = of_promises.filter_map(|it| Some(it.drop_id?.0)).collect();
@@ -247,8 +247,8 @@ impl Post<'_> {
         alerts::mark_repairs_mailed(self.conn, self.now).await
     }
 
-    /// Returns the pass under the id of the earlier one that keeps its findings, if it found the
-    /// same: its own id is deleted after a day.
+    /// If an earlier pass found the same and keeps the findings, returns this pass under the id of
+    /// that one: its own id is deleted after a day.
     async fn kept_run(&mut self, seen: &Seen) -> QueryResult<Option<Run>> {
         let Some(run) = seen.run() else {
             return Ok(None);
@@ -278,9 +278,9 @@ impl Post<'_> {
         outbox::enqueue(self.conn, self.settings.posts(&events, self.now)).await
     }
 
-    /// Returns the repairs to mail now: all that are not mailed yet, or none. They wait while an
-    /// outage or a standstill of the consumers lasts, which makes repairs necessary and is mailed
-    /// itself, and if mails about them come too often.
+    /// Returns the repairs to mail now: all that are not mailed yet, or none. They wait, for the
+    /// cooldown at most, while an outage or a standstill of the consumers lasts, which makes
+    /// repairs necessary and is mailed itself, and while mails about repairs come too often.
     async fn due_repairs(
         &mut self,
         verdict: &Verdict,
@@ -299,7 +299,7 @@ impl Post<'_> {
             return Ok(Vec::new());
         }
         let has_news = !(verdict.problems.is_empty() && verdict.resolved.is_empty());
-        // Users who waited may want to know it.
+        // Users who were on a waiting list may need to know.
         let has_lost_data = rows.iter().any(|it| it.kind == Kind::RedisLost.as_str());
         let most = if has_lost_data {
             judging::OUTAGE_PAUSE
@@ -314,7 +314,7 @@ impl Post<'_> {
         Ok(if is_due { rows } else { Vec::new() })
     }
 
-    /// What became of the users behind broken promises that are over, by drop.
+    /// Returns, by drop, what became of the users whose broken promises are over.
     async fn fates(&mut self, over: &[Alert]) -> QueryResult<HashMap<DropId, [i64; 2]>> {
         let word = Kind::BrokenPromise.as_str();
         let mut fates = HashMap::new();
@@ -351,7 +351,7 @@ fn threads(mail: &AlertMail<'_>, memory: &AlertMemory, domain: &str) -> Vec<Stri
     let mut named: Vec<(&str, DateTime<Utc>)> = problems.collect();
     let resolved = mail.resolved.iter();
     named.extend(resolved.map(|it| (it.name.as_str(), it.first_seen_at)));
-    // What Redis lost is named in the thread of its outage.
+    // A mail about data that Redis lost also belongs to the thread of its outage.
     let lost = Kind::RedisLost.as_str();
     if mail.repairs.iter().any(|row| row.kind == lost) {
         let outage = memory

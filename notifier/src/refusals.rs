@@ -1,5 +1,5 @@
-//! The alerts about stores that answer and refuse, as other processes and the reconciler's jobs see
-//! them: between two passes, however rare these are.
+//! The alerts about stores that answer with refusals, as other processes and the reconciler's jobs
+//! report them, even between two passes that are far apart.
 
 use std::collections::BTreeMap;
 

@@ -46,7 +46,7 @@ impl MailSettings {
             .collect()
     }
 
-    /// Returns each event to each webhook.
+    /// Returns a message for each event and webhook.
     pub(crate) fn posts(&self, events: &[Event], now: DateTime<Utc>) -> Vec<Outgoing> {
         let mut to_all = Vec::new();
         for event in events {

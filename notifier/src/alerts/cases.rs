@@ -13,18 +13,18 @@ const AT_MOST: usize = 1_000;
 pub struct Cases(BTreeSet<i64>);
 
 impl Cases {
-    /// Returns the cases that these findings stand for, or `None` if not each of them is named.
+    /// Returns the cases that these findings stand for, or `None` if not all of them are named.
     pub(super) fn from_findings(findings: &[Finding]) -> Option<Self> {
         let is_counted = |it: &Finding| matches!(it.case, FindingCase::MoreLeft(_));
         if findings.len() > AT_MOST || findings.iter().any(is_counted) {
             return None;
         }
         let all: BTreeSet<i64> = findings.iter().map(Finding::fingerprint).collect();
-        // Two that look alike are two.
+        // Two findings with the same fingerprint must not count as one.
         (all.len() == findings.len()).then_some(Self(all))
     }
 
-    /// Reads them as an alert has them.
+    /// Parses the text that an alert stores.
     pub(super) fn from_text(text: &str) -> Option<Self> {
         let all: Result<BTreeSet<i64>, _> = text.split_whitespace().map(str::parse).collect();
         all.ok().map(Self)

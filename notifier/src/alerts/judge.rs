@@ -15,8 +15,8 @@ use crate::report::{
     ActionKind, AlertKind, DropReport, Examined, Finding, Kind, Outcome, Run, Severity, Status,
 };
 
-/// Up to this number of cases, one more is mailed. Beyond it, a problem that is not critical is
-/// mailed when its cases have doubled.
+/// Up to this number of cases, each further one is mailed. Beyond it, a problem that is not
+/// critical is mailed when its cases have doubled.
 const FEW: u64 = 10;
 
 /// Limits on how often mails are sent.
@@ -121,8 +121,8 @@ fn remember_cases(alert: &mut Alert, problem: &Problem) {
     alert.cases = problem.cases.as_ref().map(Cases::to_text);
 }
 
-/// Forgets the cases that are not seen any more. Fewer cases, of which some are others, would
-/// otherwise pass for a part of those that were mailed and acknowledged.
+/// Forgets the cases that are no longer seen. Otherwise, fewer cases with new ones among them would
+/// look like a part of those that were mailed and acknowledged.
 fn forget_repaired(alert: &mut Alert, problem: &Problem) {
     let mailed = alert.cases.as_deref().and_then(Cases::from_text);
     if let (Some(mailed), Some(seen)) = (mailed, &problem.cases) {
@@ -133,8 +133,8 @@ fn forget_repaired(alert: &mut Alert, problem: &Problem) {
     }
 }
 
-/// Returns an alert as a process without readers stores it: without a mail, so that another process
-/// may still mail it.
+/// Returns an alert as a process without recipients and webhooks stores it: without a mail, so that
+/// another process may still mail it.
 pub(crate) fn unread(alert: &Alert, memory: &AlertMemory) -> Alert {
     let is_firing = |it: &Alert| it.state == AlertState::Firing;
     let known = memory.alerts.get(&alert.name);
@@ -226,7 +226,7 @@ fn reason(
 ) -> Option<NoticeReason> {
     let since_mail = alert.last_mailed_at.map(|at| elapsed(at, now));
     // The last mail of an outage that is over says that nothing is to be done: the next outage must
-    // not stay untold for longer than this.
+    // not go unreported for longer than this.
     let begins = problem.kind.is_outage() && !alert.was_mailed();
     let most = if begins {
         OUTAGE_PAUSE
@@ -252,8 +252,8 @@ fn reason(
     (!is_taken && !is_ahead && elapsed(mailed_at, now) >= pause).then_some(NoticeReason::Repeat)
 }
 
-/// Whether a problem that was not mailed yet is mailed: an outage after a moment, because stores
-/// restart, and coupons that stay closed only if no mail tells the reason already.
+/// Whether to mail a problem that was not mailed yet: an outage after a moment, because stores
+/// restart, and coupons that stay closed only if no other mail gives the reason.
 fn is_due(
     alert: &Alert,
     problem: &Problem,
@@ -274,8 +274,8 @@ fn is_due(
     true
 }
 
-/// Whether the alerts about repairs that wait for a confirmation tell why each of these coupons is
-/// closed.
+/// Whether the alerts about repairs that wait for a confirmation explain why each of these coupons
+/// is closed.
 pub(crate) fn are_held_back(closed: &[Finding], memory: &AlertMemory) -> bool {
     let held: HashSet<CouponId> = firing(memory, AlertKind::Braked)
         .filter_map(|alert: &Alert| alert.coupon_id)
@@ -298,8 +298,8 @@ pub(crate) fn firing(memory: &AlertMemory, kind: AlertKind) -> impl Iterator<Ite
 /// The longest pause before the first mail of an outage, or of data that Redis has lost.
 pub(crate) const OUTAGE_PAUSE: TimeDelta = TimeDelta::minutes(2);
 
-/// The pause after so many mails. It prevents a problem that comes and goes, or changes with every
-/// pass, from causing a mail each time: three are sent at once, then the pause doubles from a
+/// The pause after this number of mails. It prevents a problem that comes and goes, or changes with
+/// every pass, from causing a mail each time: three are sent at once, then the pause doubles from a
 /// minute up to the cooldown.
 pub fn pause(mails: u32, policy: MailPolicy) -> TimeDelta {
     match mails {
@@ -309,8 +309,8 @@ pub fn pause(mails: u32, policy: MailPolicy) -> TimeDelta {
 }
 
 /// Whether an alert that this pass did not see is over, because the pass would have seen it. A
-/// failed pass may have ended too early for that. Alerts of sealed drops are over, because sealing
-/// verifies a drop and no later pass examines it.
+/// failed pass may have ended too early for that. Alerts of a drop that the pass reports as sealed
+/// are over, because sealing verifies a drop; later, only deep passes examine it.
 fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> bool {
     // A later version wrote it, and only that version sees what it is about.
     let Some(kind) = AlertKind::from_word(&alert.kind) else {
@@ -325,7 +325,8 @@ fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> 
     match kind {
         // Only a deep pass looks for them.
         AlertKind::Left(Kind::BadUse) => run.deep,
-        // Only a deep pass stands for a missed one, and only a digest ends its own.
+        // Only a deep pass ends the alert about a missed deep one, and only a digest the alert
+        // about a late digest.
         AlertKind::RunMissed if alert.name == late_digest() => false,
         AlertKind::RunMissed => part_of(alert) != "DEEP_CRON" || run.deep,
         // The watch ends it too, as soon as it sees every coupon open.
@@ -379,8 +380,8 @@ fn is_drop_over(drop: DropId, alert: &Alert, run: &Run) -> bool {
         let would_be_reported = match drop.subject() {
             // A deep pass reports a sealed drop only if it lacks rows.
             Subject::Drop => run.deep,
-            // It has a drop a day, and only those of two days are compared, if nothing hinders it:
-            // a finding without a campaign concerns all.
+            // A daily campaign has one drop per day, and only those of two days are compared,
+            // unless something prevents it: a finding without a campaign concerns all.
             Subject::Campaign => run
                 .findings
                 .iter()
@@ -407,8 +408,9 @@ fn was_compared(report: &DropReport, alert: &Alert) -> bool {
             // While the limit holds repairs back, or if the drop failed as a whole, the rest of it
             // was not compared.
             Subject::Drop => is_held || it.result == Outcome::Failed && it.is_whole(),
-            // It is compared as a whole before anything is repaired. But a case of the alert may
-            // be among the repairs that wait now, or among what cannot be judged during a sale.
+            // A campaign is compared as a whole before anything is repaired. But a case of the
+            // alert may be among the repairs that wait now, or among what cannot be judged during a
+            // sale.
             Subject::Campaign => {
                 let waits = it.result == Outcome::Skipped && !it.needs_person;
                 (is_held || waits) && it.kind.as_str() == alert.kind

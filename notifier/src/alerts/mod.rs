@@ -2,9 +2,9 @@
 //!
 //! An alert stands for one problem that was *not repaired*: everything of one kind in one drop, or
 //! an outage. Its name identifies the problem and stays the same while users join it or are
-//! repaired, so that one acknowledgement covers it. Size, content and cases are those of the last
-//! *mail* that are left, not of the last pass: a change that comes too soon after a mail is mailed
-//! after the pause.
+//! repaired, so that one acknowledgement covers it. Size, content and cases describe what is left
+//! of the last *mail*, not the last pass: a change that comes too soon after a mail is mailed after
+//! the pause.
 
 mod cases;
 mod judge;
@@ -48,7 +48,7 @@ pub struct AlertMemory {
 }
 
 impl AlertMemory {
-    /// Counts what a process without readers has recorded as not mailed.
+    /// Treats alerts that a process without recipients and webhooks has recorded as not mailed.
     pub(crate) fn forget_unread(&mut self) {
         for alert in self.alerts.values_mut().filter(|it| it.mails == 0) {
             alert.last_mailed_at = None;
@@ -94,7 +94,7 @@ impl Problem {
 }
 
 impl Problem {
-    /// A store that answers and refuses, as it says.
+    /// A store that answers with a refusal, quoted from its error text.
     pub fn refusal(refusal: StoreRefusal, text: &str) -> Self {
         let quoted = wording::line(text, wording::LONGEST);
         let finding = Finding {
@@ -107,12 +107,12 @@ impl Problem {
         }
     }
 
-    /// Why it may be none.
+    /// Returns why the differences may not be real.
     pub fn doubt(&self) -> Option<Doubt> {
         doubt(&self.findings)
     }
 
-    /// What a store refuses, if the problem is that.
+    /// Returns the refusal of a store, if the problem is one.
     pub fn refused(&self) -> Option<StoreRefusal> {
         self.findings.iter().find_map(|finding| match finding.case {
             FindingCase::Refused(refusal) => Some(refusal),
@@ -180,7 +180,7 @@ fn failures(run: &Run) -> Vec<Problem> {
     problems
 }
 
-/// Names the store if it does not answer: a pass that fails by it is a part of its outage.
+/// Names the store if it does not answer: a pass that fails because of it is a part of its outage.
 fn failure(cause: FailureCause, error: &str) -> Problem {
     if let Some(refusal) = StoreRefusal::from_error(cause, error) {
         return Problem::refusal(refusal, error);
@@ -207,7 +207,7 @@ pub(crate) fn mailed_repairs<'a>(
     broken: &'a [BrokenPromise],
 ) -> impl Iterator<Item = (Option<DropId>, &'a Finding)> {
     let broken = users(broken);
-    // Other alerts tell that a coupon opens, and who is owed a slot.
+    // Other alerts report that a coupon opens, and which users are owed a slot.
     let is_reported = |action| matches!(action, ActionKind::Open | ActionKind::Owe);
     placed(run)
         .filter(move |(.., it)| is_repair(it) && !is_reported(it.action))
@@ -269,7 +269,7 @@ fn alert_kind(finding: &Finding) -> Option<AlertKind> {
 /// Returns what distinguishes problems of one kind and place.
 fn part(finding: &Finding, kind: AlertKind) -> &'static str {
     match (&finding.case, kind) {
-        // Another server than ours.
+        // Their server, not ours.
         (FindingCase::Away(_), _) => "theirs",
         (case, AlertKind::Left(Kind::Stalled) | AlertKind::UnsafeSetting) => case.identity(),
         _ => "",
@@ -300,7 +300,7 @@ fn from_findings((kind, coupon_id, drop_id, part): Key, mut findings: Vec<Findin
 }
 
 fn name(kind: AlertKind, coupon: Option<CouponId>, drop: Option<DropId>, part: &str) -> String {
-    // An outage that begins or ends with refusals is one.
+    // An outage that begins or ends with refusals has one alert.
     let kind = match kind {
         AlertKind::RedisUnreachable | AlertKind::RedisRefuses | AlertKind::AdmissionClosed
             if part.is_empty() =>
@@ -373,7 +373,7 @@ fn their_outage(finding: &Finding) -> String {
     }
 }
 
-/// The detail of a finding, with its coupon unless the alert has its drop.
+/// The detail of a finding, with its coupon unless the alert names the drop.
 fn detail_with_place(finding: &Finding, of_drop: Option<DropId>) -> String {
     let mut text = finding.detail.clone();
     let coupon = finding.coupon_id.and_then(CouponId::label);
@@ -393,7 +393,7 @@ pub(crate) fn doubted(kind: AlertKind, findings: &[Finding]) -> String {
     }
 }
 
-/// Returns the gravest reason why these findings may be no differences.
+/// Returns the gravest reason why these findings may not be real differences.
 fn doubt(findings: &[Finding]) -> Option<Doubt> {
     let doubts = findings.iter().filter_map(|it: &Finding| match it.case {
         FindingCase::Doubted(doubt) => Some(doubt),
@@ -415,8 +415,7 @@ fn users(broken: &[BrokenPromise]) -> Users<'_> {
     users.collect()
 }
 
-/// Whether the user of the finding is in the list of broken promises, which is a problem of its
-/// own.
+/// Whether the user of the finding is in the list of broken promises, which is a separate problem.
 fn is_broken(finding: &Finding, drop: Option<DropId>, broken: &Users<'_>) -> bool {
     drop.zip(finding.user_id.as_deref())
         .is_some_and(|user| broken.contains(&user))

@@ -180,7 +180,7 @@ fn pass_ends_only_alerts_of_what_it_examined() {
 }
 
 #[test]
-fn alert_of_a_kind_that_only_a_later_version_knows_is_not_called_over() {
+fn alert_of_a_kind_that_only_a_later_version_knows_does_not_end() {
     let mut duty = Duty::default();
     duty.sees(0, &one_left());
     duty.sees(0, &redis_is_away());
@@ -248,7 +248,7 @@ fn outage_is_named_by_its_store_and_mailed_once_whatever_the_error_says() {
 }
 
 #[test]
-fn outage_of_redis_goes_on_while_coupons_stay_closed_and_they_have_no_mail_of_their_own() {
+fn redis_outage_goes_on_while_coupons_stay_closed_and_they_get_no_separate_mail() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &redis_is_away()), "redis_unreachable New");
     let closed = Finding {
@@ -294,7 +294,7 @@ fn restart_of_a_store_is_not_mailed_but_repeated_failures_are() {
     }
 }
 
-/// After the mail "over", nobody looks until the next one.
+/// After a mail that says "over", nobody looks until the next mail.
 #[test]
 fn each_outage_is_mailed_within_minutes_however_many_came_before() {
     let mut duty = Duty {
@@ -355,7 +355,7 @@ fn problem_of_each_kind_drop_and_reason_has_its_own_alert() {
 }
 
 #[test]
-fn forged_messages_are_an_alert_of_their_own_that_counts_them() {
+fn forged_messages_have_a_separate_alert() {
     let forged = || Finding {
         case: FindingCase::Forged,
         ..Finding::report(Kind::FailedClaim, "the message has no signature")
@@ -533,7 +533,7 @@ fn alert_of_a_sealed_drop_ends_with_a_deep_pass_that_does_not_report_it() {
 }
 
 #[test]
-fn alert_of_an_attached_drop_ends_with_a_pass_that_does_not_compare_it_any_more() {
+fn alert_of_an_attached_drop_ends_with_a_pass_that_no_longer_compares_it() {
     let mut duty = Duty {
         patience: TimeDelta::minutes(1),
         ..Duty::default()
@@ -569,7 +569,7 @@ fn away(store: FailureCause) -> Run {
 }
 
 #[test]
-fn acknowledged_alert_of_a_campaign_hides_no_other_and_no_store() {
+fn acknowledged_alert_of_a_campaign_hides_no_other_campaign_and_no_store() {
     let mut duty = Duty::default();
     let old = general(Status::Drift, vec![not_compared("Old")]);
     assert_eq!(duty.sees(0, &old), "stalled New");
@@ -603,7 +603,7 @@ fn acknowledged_alert_of_a_campaign_hides_no_other_and_no_store() {
 }
 
 #[test]
-fn restart_of_a_store_of_others_is_mailed_only_if_it_lasts() {
+fn outage_of_another_teams_store_is_mailed_only_if_it_lasts() {
     let mut duty = Duty {
         patience: TimeDelta::minutes(1),
         ..Duty::default()
@@ -614,7 +614,7 @@ fn restart_of_a_store_of_others_is_mailed_only_if_it_lasts() {
 }
 
 #[test]
-fn doubt_is_the_headline_and_one_alert_whatever_follows_from_it() {
+fn doubt_is_the_headline_and_all_its_findings_share_one_alert() {
     let doubted = |kind, slot, doubt| Finding {
         case: FindingCase::Doubted(doubt),
         ..left(kind, slot)
@@ -633,7 +633,7 @@ fn doubt_is_the_headline_and_one_alert_whatever_follows_from_it() {
     assert_eq!(problem.kind, AlertKind::Doubtful);
     let says = "no user in Redis has a row: 2 differences";
     assert_eq!(problem.summary, says);
-    // A sale that a repair would open again differs all the same.
+    // A sale that a repair would open again is a real difference.
     let opens = run(
         Status::Drift,
         vec![doubted(Kind::Unfilled, 1, Doubt::Opens)],
@@ -643,7 +643,7 @@ fn doubt_is_the_headline_and_one_alert_whatever_follows_from_it() {
     for finding in &mut observed.drops[0].findings {
         finding.result = Outcome::Planned;
     }
-    // The gravest of several.
+    // The gravest of several doubts is the headline.
     observed.drops[0].findings[0].case = FindingCase::Doubted(Doubt::Untrusted);
     let held = problems(&observed, &[]);
     let says = "no user in Redis has a row: 2 repairs wait";
@@ -651,7 +651,7 @@ fn doubt_is_the_headline_and_one_alert_whatever_follows_from_it() {
 }
 
 #[test]
-fn second_row_of_a_user_is_no_reason_to_raise_the_quantity() {
+fn second_row_of_a_user_is_to_be_deleted_instead_of_raising_the_quantity() {
     let without = Finding {
         case: FindingCase::SecondRow,
         ..left(Kind::OverAdmitted, 1)
@@ -676,7 +676,7 @@ fn alert_of_a_campaign_stays_while_it_cannot_be_compared() {
     let mut misfit = general(Status::Drift, vec![not_compared("Winter")]);
     misfit.drops.clear();
     assert_eq!(duty.sees(2, &misfit), "stalled New, kafka_unreachable over");
-    // Another campaign hinders nothing.
+    // Another campaign that cannot be compared does not matter.
     let mut other = general(Status::Drift, vec![not_compared("Old")]);
     other.drops.clear();
     let over = duty.sees(3, &other);
@@ -732,7 +732,7 @@ fn alert_of_a_campaign_stays_while_a_sale_hides_its_reason() {
 }
 
 #[test]
-fn acknowledged_alert_of_a_campaign_is_mailed_again_when_its_reason_is_another() {
+fn acknowledged_alert_of_a_campaign_is_mailed_again_when_its_reason_changes() {
     let stalls = |why: &str| {
         let finding = Finding {
             detail: why.to_owned(),
@@ -762,7 +762,7 @@ fn acknowledgement_covers_fewer_of_its_cases_but_no_others() {
     assert_eq!(duty.sees(601, &left_on(6..=8)), "failed_claim Changed");
     assert_eq!(duty.only().acknowledged_at, None);
     duty.acknowledge(602);
-    // Of many, a few others do not matter before they are twice as many.
+    // If there are many cases, a few new ones are mailed only once the number has doubled.
     assert_eq!(duty.sees(1_200, &left_on(6..=45)), "failed_claim Changed");
     duty.acknowledge(1_201);
     assert_eq!(duty.sees(1_800, &left_on(8..=47)), "");
@@ -820,7 +820,7 @@ fn refusal_of_redis_that_only_apis_meet_does_not_end_with_a_pass() {
 }
 
 #[test]
-fn stray_use_is_over_with_the_next_deep_pass_only() {
+fn alert_of_a_stray_use_ends_only_with_a_deep_pass() {
     let mut duty = Duty::default();
     let deep = |findings| Run {
         deep: true,
@@ -833,7 +833,7 @@ fn stray_use_is_over_with_the_next_deep_pass_only() {
 }
 
 #[test]
-fn broken_promise_of_a_sealed_drop_stays_one_alert_until_it_is_noted() {
+fn broken_promise_of_a_sealed_drop_stays_one_alert_until_it_is_resolved() {
     let mut duty = Duty::default();
     duty.memory.broken = vec![BrokenPromise {
         coupon_id: CouponId(1),
@@ -873,7 +873,7 @@ fn broken_promise_of_a_sealed_drop_stays_one_alert_until_it_is_noted() {
 }
 
 #[test]
-fn pass_that_two_stores_hinder_names_both() {
+fn pass_that_fails_because_of_two_stores_names_both() {
     let missing = "a server of the Redis Cluster does not answer as a master";
     let kafka = failed(FailureCause::Kafka, "Kafka cannot be reached: timed out");
     let redis = failed(FailureCause::Redis, missing);

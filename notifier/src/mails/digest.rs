@@ -77,7 +77,7 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     .render()
 }
 
-/// Lists targets with messages that were given up first, because only the reader can tell their
+/// Lists targets whose messages were given up first, because only the reader can inform their
 /// recipients.
 fn problems(day: &DailyDigest, open: Vec<String>, links: &Links) -> Vec<Block> {
     let mut blocks = vec![Block::Title("Problems".to_owned())];
@@ -162,7 +162,7 @@ fn runs_and_repairs(day: &DailyDigest, links: &Links) -> [Block; 2] {
     ]
 }
 
-/// Lists the repairs, of an attached system for each campaign.
+/// Lists the repairs; for an attached system, by campaign.
 fn repairs(day: &DailyDigest, links: &Links) -> Vec<String> {
     if day.repairs.is_empty() {
         return vec!["Repaired: nothing".to_owned()];
@@ -184,8 +184,8 @@ fn repairs(day: &DailyDigest, links: &Links) -> Vec<String> {
         .collect()
 }
 
-/// The names of what passes of the day compared in campaigns: the whole of each, or its drops of
-/// these days.
+/// Returns the names of what the day's passes may have compared: each campaign as a whole, and its
+/// drops of these days.
 fn names_of_drops(day: &DailyDigest, links: &Links) -> BTreeMap<DropId, String> {
     // A pass also compares yesterday, in any time zone.
     let before = day.from.date_naive() - TimeDelta::days(2);

@@ -53,7 +53,7 @@ impl<'a> AlertMail<'a> {
         }
     }
 
-    /// Returns the facts of a problem. A sealed drop gives no slot any more.
+    /// Returns the facts of a problem. A sealed drop no longer gives slots.
     pub(crate) fn facts(&self, problem: &Problem, drop: Option<&NamedDrop<'_>>) -> KindFacts {
         let facts = self.links.facts(problem.kind, problem.coupon_id);
         let report = drop.and_then(|drop| drop.report);
@@ -90,7 +90,7 @@ pub(crate) struct NamedDrop<'a> {
 }
 
 impl NamedDrop<'_> {
-    /// The drop with its numbers, which the API and the command line want.
+    /// The drop with its numbers, which the API and the command line need.
     pub(super) fn place(&self) -> String {
         let name = &self.name;
         let id = self.id;

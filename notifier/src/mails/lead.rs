@@ -58,7 +58,7 @@ fn lost_data(summary: &PassSummary<'_>) -> Vec<String> {
     ]
 }
 
-/// Gives the state of the drop after the pass, if the mail is about one only.
+/// Gives the state of the drop after the pass, if the mail is about only one drop.
 fn single_drop(summary: &PassSummary<'_>) -> Option<String> {
     let [drop] = summary.drops else {
         return None;

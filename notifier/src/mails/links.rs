@@ -9,7 +9,7 @@ use firstcome_shared::subject::Subject;
 use super::document::Block;
 use crate::wording::line;
 
-/// A campaign of `attach`, which no table of ours has.
+/// A campaign of `attach`, which is in none of our tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachedCampaign {
     /// As the file has it.
@@ -57,8 +57,8 @@ impl Links {
         self.campaigns.get(&coupon?)
     }
 
-    /// Returns what a coupon is called in a pass without its report: by the name of its campaign,
-    /// or by its id.
+    /// Returns what to call a coupon of which a pass has no report: the name of its campaign, or
+    /// its id.
     pub(crate) fn name(&self, coupon: Option<CouponId>) -> Option<String> {
         let id = coupon?;
         let campaign = self.campaigns.get(&id);

@@ -1,4 +1,5 @@
-//! Lists of findings: those with the same reason take one line, so that a thousand of them do too.
+//! Lists of findings: those with the same reason share a line, so that even a thousand take only
+//! one.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +18,7 @@ const NAMED: usize = 5;
 /// A finding and the drop whose report contains it.
 pub(super) type Placed<'a> = (Option<DropId>, &'a Finding);
 
-/// What became of the findings of a list.
+/// The state of the findings in a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Listed {
     /// They were repaired.

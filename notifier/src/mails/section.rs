@@ -136,7 +136,7 @@ impl Section<'_> {
         blocks
     }
 
-    /// What to do: that of a doubt, if it is doubtful.
+    /// Returns what to do: the advice of the doubt, if the problem is doubtful.
     fn to_do(&self) -> String {
         let doubt = self.problem.doubt().map(Doubt::words);
         let advice = doubt.map(|words| wording::capital(words.advice));

@@ -1,5 +1,5 @@
-//! What a mail about a pass or an outage says: its subject, what is wrong and for how many, what is
-//! over, and what was repaired.
+//! The content of a mail about a pass or an outage: its subject, what is wrong and for how many,
+//! what is over, and what was repaired.
 
 use std::collections::BTreeSet;
 
@@ -33,7 +33,7 @@ pub(super) struct PassSummary<'a> {
     pub(super) sections: Vec<Section<'a>>,
     /// The titles of the other problems.
     pub(super) more: Vec<String>,
-    /// What is over, if it is more than one thing.
+    /// A line for each alert that is over. The mail lists them if they are several.
     pub(super) over: Vec<String>,
     /// What this pass repaired.
     pub(super) repaired: Vec<String>,
@@ -46,7 +46,8 @@ pub(super) struct PassSummary<'a> {
     pub(super) lost: Vec<&'a str>,
     /// When Redis came back with older data, as far as these repairs tell.
     pub(super) older_since: Option<NaiveDateTime>,
-    /// Whether the drops were compared after their repairs: only then nothing needs to be done.
+    /// Whether all reported drops are exact after their repairs: only then nothing needs to be
+    /// done.
     pub(super) is_compared: bool,
 }
 
@@ -143,7 +144,7 @@ impl<'a> PassSummary<'a> {
     pub(super) fn is_left_out(&self) -> bool {
         self.drops.iter().any(|drop| match drop.id.subject() {
             Subject::Campaign => drop.report.is_none(),
-            // Passes compare it until it is sealed.
+            // Passes compare a drop until it is sealed.
             Subject::Drop => false,
         })
     }
@@ -283,7 +284,7 @@ fn joined(mut parts: Vec<String>, separator: &str) -> String {
 fn was(alert: &Alert) -> String {
     match AlertKind::from_word(&alert.kind) {
         Some(kind) if kind.is_outage() => kind.facts().noun[0].to_owned(),
-        // Its sentence says how many wait, which is not true any more.
+        // Its sentence says how many wait, which is no longer true.
         _ if part_of(alert) == FindingCase::ConsumerStands.identity() => {
             "standstill of consumers".to_owned()
         }

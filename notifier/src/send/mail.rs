@@ -51,7 +51,7 @@ pub(crate) struct SmtpServer {
 }
 
 impl SmtpServer {
-    /// Checks a URL beyond what lettre checks.
+    /// Parses a URL, with more checks than lettre makes.
     ///
     /// # Errors
     /// A description of the fault, never with the URL.
@@ -203,7 +203,7 @@ impl MailError {
     }
 
     /// Whether this mail can never be sent to this recipient, according to the reply. A refused
-    /// login concerns every mail, and is repaired.
+    /// login concerns every mail, and operators correct it.
     pub(crate) fn is_final(&self) -> bool {
         match self {
             Self::Unwritable(_) => true,
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn mail_is_handed_to_a_server_that_is_named_by_its_ipv6_address() {
+    async fn mail_server_is_reached_at_its_ipv6_address() {
         let listener = tokio::net::TcpListener::bind("[::1]:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let url = format!("smtp://[::1]:{port}");
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_smtp_url_is_refused_with_how_to_write_it() {
+    fn wrong_smtp_url_is_refused_with_advice() {
         for wrong in [
             "mail.example.com",
             "http://h",

@@ -36,8 +36,8 @@ const ROUND: Duration = Duration::from_secs(2);
 /// Grace period for deliveries in progress at shutdown.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Length of a lease, longer than a delivery and its record. The message of a sender that died is
-/// retried when it expires.
+/// Length of a lease: longer than a delivery and the recording of its outcome. The message of a
+/// sender that died is retried when it expires.
 const LEASE: TimeDelta = TimeDelta::minutes(4);
 
 /// Maximum time to record an outcome. A delivery that is not recorded is repeated.
@@ -46,9 +46,9 @@ const RECORDING: Duration = Duration::from_secs(60);
 /// First and longest pause between attempts for a message, in seconds.
 const BACKOFF_SECONDS: (i64, i64) = (30, 3_600);
 
-/// How often a target may refuse a message, for about a quarter of an hour: a server's rule that
-/// refuses everybody may be a mistake that is soon corrected. Then it is given up if the refusal is
-/// final, and otherwise once the target accepts a newer message.
+/// Number of refusals after which a message has its last chance, in about eight minutes: a server's
+/// rule that refuses everybody may be a mistake that is soon corrected. The message is given up if
+/// the refusal is permanent, and otherwise once the target accepts a newer message.
 const REFUSALS: u32 = 5;
 
 /// Delivers the outbox. Cheap to clone.
@@ -216,7 +216,7 @@ impl Sender {
         }
     }
 
-    /// Records the outcome of a delivery. Retries for as long as the lease lasts.
+    /// Records the outcome of a delivery. Retries for [`RECORDING`].
     async fn record(&self, leased: &Leased, outcome: DeliveryOutcome, now: DateTime<Utc>) {
         let id = leased.id;
         let record = async {
@@ -357,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn next_attempt_is_when_the_receiver_wants_it_but_neither_sooner_nor_days_later() {
+    fn next_attempt_waits_as_long_as_the_receiver_asks_but_not_for_days() {
         let now = "2026-11-28T07:00:00Z".parse::<DateTime<Utc>>().unwrap();
         for (wanted, expected) in [
             (None, 24..=36),

@@ -22,7 +22,7 @@ fn closed() -> SeenGate {
     SeenGate::Closed([CouponId(1)].into())
 }
 
-/// What two daemons see for so many seconds. The second one may have ended.
+/// What two daemons see for this number of seconds. The second one may have ended.
 type Scene = (i64, SeenGate, Option<SeenGate>);
 
 #[tokio::test]
@@ -87,10 +87,11 @@ async fn admission_is_mailed_once_by_all_daemons_together() {
     }
 }
 
-/// One outage of Redis, from its end to the verification of the coupons, has one mail, which says
-/// how many coupons are closed and why. A mail about held-back repairs says it already.
+/// An outage of Redis and the verification of the coupons after it have one mail, which says how
+/// many coupons are closed and why. It is not sent if a mail about held-back repairs gives the
+/// reason.
 #[tokio::test]
-async fn coupons_that_stay_closed_are_told_in_one_mail() {
+async fn coupons_that_stay_closed_are_reported_in_one_mail() {
     let why = "the coupon stays closed: 5000 messages are to be read first";
     let stays_closed = Finding {
         coupon_id: Some(CouponId(1)),
@@ -148,7 +149,7 @@ fn redis_is_away(id: &str) -> Run {
 }
 
 #[tokio::test]
-async fn daemon_that_alone_has_lost_redis_mails_no_outage_of_it() {
+async fn daemon_that_alone_cannot_reach_redis_mails_no_outage() {
     let desk = Desk::new(A).await;
     let [lost, other] = [desk.notifier(), desk.notifier()];
     for n in 0..150 {
@@ -165,7 +166,7 @@ async fn daemon_that_alone_has_lost_redis_mails_no_outage_of_it() {
 }
 
 #[tokio::test]
-async fn outage_that_a_dead_process_has_told_is_over_when_another_sees_redis() {
+async fn outage_that_a_dead_process_reported_ends_when_another_reaches_redis() {
     let desk = Desk::new(A).await;
     let daemon = desk.notifier();
     daemon.admission(Open, desk.clock.now()).await.unwrap();
@@ -174,7 +175,7 @@ async fn outage_that_a_dead_process_has_told_is_over_when_another_sees_redis() {
         desk.pass(&redis_is_away(&format!("r{n}"))).await;
     }
     assert_eq!(desk.subjects(A).len(), 1);
-    // A process that still sees it would note it again by then.
+    // A process that still sees the outage would have recorded it again by then.
     let now = desk.clock.turn(TimeDelta::seconds(65));
     daemon.admission(Open, now).await.unwrap();
     desk.flush().await;

@@ -265,7 +265,8 @@ async fn missed_runs_and_the_daily_digest_are_mailed() {
     }
 }
 
-/// The next run ends the alert about a late one, a deep one only a deep one.
+/// The next run ends the alert about a late run, but only a deep run ends the alert about a late
+/// deep one.
 #[tokio::test]
 async fn notice_about_a_late_run_is_followed_by_one_when_it_is_over() {
     let desk = Desk::new(A).await;
@@ -283,7 +284,7 @@ async fn notice_about_a_late_run_is_followed_by_one_when_it_is_over() {
 }
 
 #[tokio::test]
-async fn late_digest_is_over_when_it_comes_and_not_before() {
+async fn alert_about_a_late_digest_ends_with_the_digest_and_not_before() {
     let desk = Desk::new(A).await;
     let late = missed("DIGEST_CRON", desk.clock.now());
     desk.notifier().missed_run(late).await.unwrap();
@@ -322,7 +323,7 @@ async fn mail_links_to_the_run_that_keeps_the_findings() {
 
 /// `once` on a host without `ALERT_TO`, beside a daemon that has it.
 #[tokio::test]
-async fn process_that_mails_to_nobody_keeps_no_mail_from_those_that_do() {
+async fn process_without_recipients_suppresses_no_mail_of_other_processes() {
     let desk = Desk::new(A).await;
     let nobody = NotifyArgs {
         alert_to: None,
@@ -366,7 +367,7 @@ pub(crate) fn kafka_is_away(id: &str, findings: Vec<Finding>) -> Run {
 }
 
 #[tokio::test]
-async fn one_outage_has_one_mail_and_one_notice_which_tells_the_repairs_made_meanwhile() {
+async fn outage_has_one_mail_and_one_notice_that_lists_the_repairs_made_meanwhile() {
     let desk = Desk::new(A).await;
     for n in 0..5 {
         let failed = kafka_is_away(&format!("r{n}"), vec![late(n + 1)]);

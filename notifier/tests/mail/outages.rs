@@ -94,7 +94,7 @@ async fn outage_of_mysql_and_its_end_are_mailed() {
 }
 
 #[tokio::test]
-async fn target_that_is_away_beside_mysql_is_told_as_soon_as_it_is_back() {
+async fn target_that_is_away_together_with_mysql_is_notified_once_it_is_back() {
     let receiver = Receiver::start().await;
     receiver.set(CannedReply::Status(503));
     let mut desk = Desk::new(A).await;
@@ -108,7 +108,7 @@ async fn target_that_is_away_beside_mysql_is_told_as_soon_as_it_is_back() {
     }
     receiver.until_there_are(1).await;
     receiver.set(CannedReply::Status(204));
-    // Less than an hour: the notifier learns of the failure in a task of its own.
+    // Less than an hour: the notifier learns of the failure from a separate task.
     for _ in 0..50 {
         let now = desk.clock.turn(TimeDelta::minutes(1));
         notifier.after_pass(&clean("r2"), now).await.unwrap_err();
@@ -118,7 +118,7 @@ async fn target_that_is_away_beside_mysql_is_told_as_soon_as_it_is_back() {
 }
 
 #[tokio::test]
-async fn redis_that_is_away_beside_mysql_is_in_the_same_mail() {
+async fn redis_that_is_away_together_with_mysql_is_in_the_same_mail() {
     let desk = Desk::new(A).await;
     let mysql = FarMysql::behind_proxy(&desk).await;
     let notifier = desk.notifier_with(&mysql.db, &desk.args);

@@ -89,7 +89,7 @@ async fn recipient_that_is_refused_five_times_is_given_up_and_the_other_gets_one
     assert!(!digest.contains("Nothing needs an operator"), "{digest}");
 }
 
-/// Returns the text of a daily digest of now.
+/// Mails a daily digest now, and returns its text.
 pub(crate) async fn digest(desk: &Desk) -> String {
     let now = desk.clock.turn(TimeDelta::seconds(1));
     desk.notifier().daily_digest(now, now).await.unwrap();
@@ -169,7 +169,7 @@ async fn due(desk: &Desk) -> usize {
 }
 
 #[tokio::test]
-async fn pause_that_a_target_wants_is_kept_unless_the_clock_was_set_back() {
+async fn pause_that_a_target_asks_for_is_kept_unless_the_clock_was_set_back() {
     let desk = Desk::new(A).await;
     desk.after_pass(&desk.notifier(), &repaired("r1")).await;
     for (next_attempt_at, expected) in [("08:00", 0), ("11:59", 0), ("12:30", 1)] {

@@ -1,5 +1,5 @@
-//! Tests mails about stores that answer and refuse: each names the refusal and the command, and one
-//! says that it is over.
+//! Tests mails about stores that answer with refusals: each names the refusal and the command, and
+//! one says that it is over.
 
 use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
@@ -62,7 +62,7 @@ async fn refusals_that_other_processes_meet_are_mailed_between_passes() {
     for n in 0..30 {
         let now = desk.clock.turn(TimeDelta::seconds(5));
         let lasts = if n < 2 { &seen[..1] } else { &seen[..] };
-        // The first moments are those of a restart.
+        // The first moments look like a restart.
         let now_seen = if n == 1 { Vec::new() } else { lasts.to_vec() };
         daemon.refusals(now_seen, now).await.unwrap();
         desk.after_pass(&daemon, &clean(&format!("r{n}"))).await;
@@ -98,7 +98,7 @@ async fn refusals_that_other_processes_meet_are_mailed_between_passes() {
     }
 }
 
-/// MySQL's own error, as a full disk gives it. The mail goes past the outbox.
+/// MySQL's own error for a full disk. The mail does not go through the outbox.
 #[tokio::test]
 async fn full_disk_of_mysql_is_named_although_nothing_can_be_recorded() {
     let desk = Desk::new(A).await;

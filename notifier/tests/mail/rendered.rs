@@ -98,7 +98,7 @@ fn keep(name: &str, mail: &Rendered) {
         assert!(!mail.html.contains(outside), "{outside}");
     }
     assert_eq!(words_of_html(&mail.html), words(&mail.text), "{name}");
-    // Only what Redis lost may take longer.
+    // Only the mail about data that Redis lost may take longer.
     let first = read_first(&mail.text);
     assert!(
         first <= WORDS_IN_20_SECONDS || name == "redis_flushed",
@@ -410,8 +410,8 @@ fn renders_the_end_of_an_outage_with_what_passes_repaired_meanwhile() {
     keep("outage_of_kafka_over", &mail.render().unwrap());
 }
 
-/// The product knows that Redis was restarted, so the mail says it, and does not ask who is to
-/// blame.
+/// Firstcome knows that Redis was restarted, so the mail says so, and does not ask the operator to
+/// find the cause.
 #[test]
 fn renders_an_older_copy_of_redis() {
     let row = |kind: Kind, drop_id, number| RepairsRow {
@@ -466,7 +466,7 @@ fn drop_is_named_by_its_coupon_and_day_before_its_numbers() {
     assert!(mail.text.contains(&place), "{}", mail.text);
 }
 
-/// Parses each command as a shell does. Each must be one program call that ends with the addresses.
+/// Lets a shell parse a command. It must be one program call that ends with the address.
 #[test]
 fn commands_can_be_pasted() {
     let mail = mail(&[(at(1), &failed_claims())], &[], &linked()).unwrap();

@@ -15,7 +15,7 @@ fn flat(mail: &Rendered) -> String {
 }
 
 #[test]
-fn mail_about_rows_that_mysql_refuses_quotes_it_and_suggests_no_raise() {
+fn mail_about_refused_rows_quotes_mysql_and_suggests_no_raise() {
     let why = "the table `slot_limits` has no limit of this drop";
     let detail = format!("failed claim 4 (unknown_drop); MySQL refused the row: {why}");
     let refused = |slot| {
@@ -100,7 +100,7 @@ fn mail_about_a_doubtful_plan_begins_with_the_doubt_and_leads_to_its_confirmatio
         "No user in Redis has a row: 2 repairs wait (Winter (2026-11-28)).",
         "To do: Check that users and rows mean the same campaign",
         "See and confirm the repairs, in a browser: https://reconciler.example.com/runs/0193a1f2",
-        // Not the name of the day.
+        // Not the name of the daily drop.
         "--campaign 'Winter' --confirm",
     ] {
         assert!(text.contains(says), "{says}: {text}");
@@ -142,7 +142,7 @@ fn mail_about_a_campaign_speaks_of_its_mode_only() {
 }
 
 #[test]
-fn outage_of_a_store_of_others_says_what_their_users_notice() {
+fn mail_about_another_teams_store_says_what_their_users_notice() {
     let away = Finding {
         case: FindingCase::Away(FailureCause::Redis),
         ..Finding::report(
