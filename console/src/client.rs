@@ -69,12 +69,12 @@ impl HttpRefusal {
         Self { status, why }
     }
 
-    /// Rejects what was typed.
+    /// Rejects what was typed into a form.
     pub(crate) fn typed(why: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, format!("{why} Nothing was done"))
     }
 
-    /// The same for a form, before whose change something could not be read.
+    /// The same for a form, if something could not be read before its change.
     pub(crate) fn before_a_change(self) -> Self {
         let why = format!("{} Nothing was changed", self.sentence());
         Self::new(self.status, why)
@@ -257,7 +257,7 @@ pub(crate) const NO_API: &str = "This reconciler does not know the API's address
 const NEEDS_A_STORE: &str = "This page shows what is in a store that does not answer now. The \
     overview says which one, and shows what is known without it";
 
-/// Reads an answer. One that cannot be read is an error: what was done is not known.
+/// Reads an answer. An answer that cannot be read is an error, because it is unknown what was done.
 async fn read<T: DeserializeOwned>(
     service: &str,
     answer: Response<Body>,
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn reason_becomes_a_sentence_and_loses_none_of_its_stops() {
+    fn reason_becomes_a_sentence_and_keeps_its_full_stops() {
         for (why, sentence) in [
             ("no drop is open", "No drop is open."),
             ("No drop is open.", "No drop is open."),

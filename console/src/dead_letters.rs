@@ -190,7 +190,7 @@ pub(super) async fn correct(page: Page, Path(id): Path<String>, form: Fields) ->
     Ok(Redirect::to(&to).into_response())
 }
 
-/// How many dead letters one click discards at most.
+/// Number of dead letters after which one click reads no further page.
 const AT_ONCE: usize = 500;
 
 /// Discards all open dead letters with a reason.

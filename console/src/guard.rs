@@ -23,7 +23,8 @@ use super::session::Session;
 /// Maximum size of a form, in bytes.
 const FORM_AT_MOST: usize = 16 * 1024;
 
-/// Maximum size of a form with an allow list, in bytes: 8 MB, of which browsers encode line ends.
+/// Maximum size of a form with an allow list, in bytes: 8 MB, and what browsers add by encoding
+/// line ends.
 const LIST_AT_MOST: usize = 12 * 1024 * 1024;
 
 /// Maximum length of a path to redirect to after log-in: the form of a new coupon is one.

@@ -58,7 +58,7 @@ pub struct Console {
 
 /// Which screens there are.
 pub enum Screens {
-    /// All. Redis has the list of log-outs, so that they apply on every replica.
+    /// All of them. Redis holds the list of log-outs, so that they apply on every replica.
     All(Redis),
     /// Passes and alerts, over a system that is not ours, whose Redis is only read.
     PassesAndAlerts,
@@ -129,12 +129,12 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
     Ok(routes.with_state(page))
 }
 
-/// Whether an address is of the first page of its host.
+/// Whether an address has no path.
 fn is_without_path(address: &str) -> bool {
     Url::parse(address).is_ok_and(|url| url.path() == "/")
 }
 
-/// Returns the origin of an address (RFC 6454), as browsers send it: without a port that is usual.
+/// Returns the origin of an address (RFC 6454), as browsers send it: without a default port.
 fn origin(address: &str) -> Option<String> {
     let origin = Url::parse(address).ok()?.origin();
     origin.is_tuple().then(|| origin.ascii_serialization())

@@ -35,7 +35,7 @@ impl LogOuts {
         }
     }
 
-    /// Whether the session was ended. While Redis does not answer, none was.
+    /// Whether the session was ended. While Redis does not answer, no session counts as ended.
     pub(crate) async fn has(&self, session: &str) -> bool {
         match self {
             Self::Redis(redis) => {

@@ -1,4 +1,4 @@
-// Every page works without this script if it is reloaded. The script keeps the start page up to date.
+// Every page works without this script; the start page then has to be reloaded for newer figures.
 
 const status = document.querySelector("#live");
 const board = document.querySelector("#board");

@@ -1,5 +1,5 @@
-//! The first screen, and the head of a drop's: whether the installation works and, if not, what to
-//! do.
+//! The first screen, and the head of a drop's screen: whether the installation works and, if not,
+//! what to do.
 
 use std::collections::BTreeSet;
 

@@ -134,7 +134,7 @@ pub(super) async fn search(page: Page, form: Fields) -> Screen {
     show_story(&page, &coupon, &form, "").await
 }
 
-/// Shows the history of the user of a form with a coupon, with what was just done.
+/// Shows the history of a form's user with a coupon, and what was just done.
 async fn show_story(page: &Page, coupon: &str, form: &Fields, done: &str) -> Screen {
     let person = form.get("person");
     let drop = query_string(&[("drop_id", form.get("drop"))]);

@@ -43,7 +43,7 @@ pub(super) struct Session {
     pub(super) csrf: String,
     /// 128 random bits that identify the session at log-out.
     pub(super) id: String,
-    /// What the passes compare: of a system that is not ours, there are only passes and alerts.
+    /// What the passes compare. For a system that is not ours, there are only passes and alerts.
     pub(super) subject: Subject,
     ends: DateTime<Utc>,
 }

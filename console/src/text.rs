@@ -52,7 +52,8 @@ impl<T: Text> Text for Option<T> {
     }
 }
 
-/// Reads a time of a browser's `datetime-local` in this zone. A time that clocks skip there is none.
+/// Reads a time of a browser's `datetime-local` in this zone. A time that the clocks skip there is
+/// invalid.
 pub(crate) fn local_time(typed: &str, zone: Tz) -> Option<DateTime<Utc>> {
     let local = NaiveDateTime::parse_from_str(typed, "%Y-%m-%dT%H:%M").ok()?;
     let at = zone.instant(local)?;
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_that_clocks_skip_is_no_time() {
+    fn time_that_clocks_skip_is_invalid() {
         let berlin: Tz = "Europe/Berlin".parse().unwrap();
         let read = |typed| local_time(typed, berlin).map(|at: DateTime<Utc>| at.to_rfc3339());
         assert_eq!(read("2027-03-28T02:30"), None);

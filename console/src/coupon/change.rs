@@ -66,7 +66,7 @@ async fn changed(page: &Page, found: &CouponDrops, fields: &Fields) -> Screen {
     Ok(Redirect::to(&to).into_response())
 }
 
-/// Describes who of the waiting users gets one of the further slots.
+/// Describes which of the waiting users get one of the further slots.
 fn who_of_waiting_gets_one(waiting: u64, more: u64) -> String {
     let people = count(waiting, "person", "people");
     if waiting == 0 {
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn question_says_how_many_of_those_who_wait_get_one() {
+    fn question_says_how_many_waiting_users_get_one() {
         for (waiting, more, says) in [
             (0, 5, ""),
             (2, 0, " 2 people wait and get none of it."),

@@ -1,19 +1,20 @@
-//! The days of a daily coupon after a change of its times: drops are made ahead, and those that are
-//! made keep the times that they have.
+//! The days of a daily coupon after a change of its times: drops are created in advance, and those
+//! that exist keep their times.
 
 use chrono::{NaiveDate, NaiveTime};
 use firstcome_shared::coupon::DropState;
 use firstcome_shared::http::views::ListedDrop;
 use firstcome_shared::schedule::Schedule;
 
-/// Which days have which times.
+/// The times of a daily coupon's days.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct DailyTimes {
-    /// The first day whose drop is not made yet: a change of the times is for it and later ones.
+    /// The first day whose drop does not exist yet: a change of the times applies to it and later
+    /// ones.
     pub(super) changes_from: NaiveDate,
     /// Whether the schedule has such a day.
     has_more: bool,
-    /// Which drops that are not over keep other times than the schedule has, as a sentence.
+    /// A sentence that names the drops that are not over and keep other times than the schedule's.
     pub(super) kept: Option<String>,
     /// The times and the last day of the schedule.
     now: String,
@@ -67,7 +68,7 @@ impl DailyTimes {
         })
     }
 
-    /// Says for which days a change is that was just made.
+    /// Says to which days a change that was just made applies.
     pub(super) fn changed(&self) -> String {
         let from = self.changes_from;
         match &self.kept {
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_that_have_ended_keep_nothing_and_a_single_one_is_named() {
+    fn kept_drops_are_named_with_their_times_if_these_are_equal() {
         let day = |day| NaiveDate::from_ymd_opt(2026, 12, day).unwrap();
         let kept = |kept: &[(u32, &str)]| {
             let kept = kept

@@ -1,4 +1,5 @@
-//! What the page of a coupon says about the change that was just made: as the coupon is now.
+//! The sentence on a coupon's page about the change that was just made. It states the present
+//! value.
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::DropState;
@@ -79,7 +80,7 @@ fn resumed(now: Openness<'_>) -> String {
     }
 }
 
-/// The changed end of the window of a coupon that opens once.
+/// Says how the window of a coupon that opens once was changed.
 fn window(done: Done, schedule: Option<&Schedule>, zone: Option<Tz>) -> String {
     let Some(Schedule::Once {
         opens_at,
@@ -123,7 +124,7 @@ mod tests {
     };
 
     #[test]
-    fn what_was_changed_is_said_as_it_is_now() {
+    fn sentence_states_the_present_value_of_what_was_changed() {
         for (word, changed, says) in [
             ("made", json!({}), "Created."),
             ("quantity", json!({}), "The quantity is 1,000 now."),

@@ -28,7 +28,8 @@ pub(super) enum CouponForm {
         days: Option<u32>,
     },
     Allow(Option<Allow>),
-    /// Of a daily coupon, as typed. Empty opening and closing times stay as they are.
+    /// The times and the last day of a daily coupon, as typed. Empty opening and closing times stay
+    /// as they are.
     Dates {
         opens: String,
         closes: String,
@@ -44,7 +45,7 @@ pub(super) enum CouponForm {
     },
 }
 
-/// What an operator is asked before a change that takes something from users or cannot be undone.
+/// A question to the operator, before a change that takes something from users or cannot be undone.
 pub(super) struct Question {
     pub(super) text: String,
     pub(super) button: &'static str,
@@ -224,7 +225,7 @@ fn zone(coupon: &CouponDetails) -> Option<Tz> {
     coupon.schedule.as_ref().and_then(Schedule::time_zone)
 }
 
-/// Whether a coupon that opens once would close later than this, or never.
+/// Whether a coupon that opens once would otherwise close later than this, or never.
 fn ends_earlier(coupon: &CouponDetails, at: DateTime<Utc>) -> bool {
     match &coupon.schedule {
         Some(Schedule::Once { closes_at, .. }) => closes_at.is_none_or(|closes| at < closes),
@@ -232,7 +233,7 @@ fn ends_earlier(coupon: &CouponDetails, at: DateTime<Utc>) -> bool {
     }
 }
 
-/// Whether a daily coupon would open after this day, as typed, too.
+/// Whether a daily coupon would otherwise open on days after this one, as typed.
 fn is_earlier_day(coupon: &CouponDetails, typed: &str) -> bool {
     let day = typed.parse::<NaiveDate>();
     match &coupon.schedule {
@@ -332,7 +333,7 @@ fn whole(
     })
 }
 
-/// Reads a time of a coupon that opens once, as typed in its own zone.
+/// Reads a time, as typed in the coupon's zone: UTC if it has none.
 fn typed_time(
     form: &Fields,
     coupon: &CouponDetails,

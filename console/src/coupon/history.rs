@@ -21,7 +21,7 @@ pub(crate) fn act(recorded: &RecordedAct) -> String {
         .filter(|(_, value)| !value.is_null());
     // A change of its drops repeats what the coupon says.
     let (of_drops, own): (Vec<_>, Vec<_>) = all.partition(|(name, _)| name.starts_with("drop "));
-    // The schedule of a daily coupon does not show it.
+    // The schedule of a daily coupon does not show that it was cancelled.
     let is_cancelling = of_drops.iter().any(|(_, drop)| is_cancelled(&drop["to"]));
     let is_change = recorded.action == "change_coupon";
     let fields = if is_cancelling {
@@ -46,7 +46,7 @@ fn listed(fields: impl Iterator<Item = String>) -> String {
     fields.join(", ")
 }
 
-/// Such as "quantity 100 → 200". Empty if nothing is worth a word.
+/// Such as "quantity 100 → 200". Empty if there is nothing to say.
 fn field(name: &str, value: &Value) -> String {
     match (value.get("from"), value.get("to"), value) {
         (Some(_), Some(to), _) if is_cancelled(to) => CANCELLED.to_owned(),
@@ -69,7 +69,7 @@ fn field(name: &str, value: &Value) -> String {
     }
 }
 
-/// When a coupon that was cancelled would have opened, if the last acts still tell it.
+/// Returns when a cancelled coupon would have opened, if the last acts still contain that.
 pub(super) fn would_have_opened(acts: &[RecordedAct]) -> Option<DateTime<Utc>> {
     let details = acts
         .iter()
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn cancelled_coupon_would_have_opened_as_before_the_cancelling() {
+    fn cancelled_coupon_would_have_opened_at_its_former_time() {
         let window = |opens: &str, closes: &str| json!({"opens_at": opens, "closes_at": closes});
         let planned = window("2026-12-24T09:00:00Z", "2026-12-24T12:00:00Z");
         let never = window("2026-11-28T12:00:00Z", "2026-11-28T12:00:00.001Z");

@@ -54,7 +54,7 @@ struct CouponScreen<'a> {
     is_open: bool,
     /// Whether anybody can claim now or later, so that it can be paused.
     can_be_paused: bool,
-    /// Which of its days have which times, if it is daily.
+    /// The times of its days, if it is daily.
     daily: Option<DailyTimes>,
 }
 
@@ -115,7 +115,7 @@ impl CouponScreen<'_> {
     }
 }
 
-/// Maximum wait for the coupon page, which is only looked for.
+/// Maximum wait for each answer of the API that the screen can do without.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Deserialize, Default)]
@@ -213,7 +213,7 @@ pub(super) async fn show_coupon(
     Ok(answer(status, &screen))
 }
 
-/// The part of a coupon of the API that says whether its open drop is sold out.
+/// The part of the API's coupon that says whether its open drop is sold out.
 #[derive(Deserialize)]
 struct ApiCurrent {
     current_drop: Option<ApiDrop>,

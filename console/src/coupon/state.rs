@@ -82,7 +82,7 @@ pub(crate) fn is_cancelled(drop: &ListedDrop) -> bool {
 
 /// Whether this is the window of a drop that was ended before it opened.
 pub(super) fn never_opens(opens_at: DateTime<Utc>, closes_at: Option<DateTime<Utc>>) -> bool {
-    // It is then the shortest that there is.
+    // Such a window is the shortest that there is.
     let shortest = TimeDelta::milliseconds(1);
     closes_at.is_some_and(|closes| closes - opens_at <= shortest)
 }
@@ -120,7 +120,8 @@ pub(super) fn can_be_paused(found: &CouponDrops, now: Openness<'_>) -> bool {
     !found.coupon.over && (now.open.is_some() || now.opens.is_some() || has_further_days)
 }
 
-/// Whether the coupon's first drop opens later. The newest of these drops are on the first page.
+/// Whether the coupon's first drop opens later. `drops` is the first page, which has the newest
+/// ones.
 pub(super) fn is_to_come(schedule: Option<&Schedule>, drops: &[ListedDrop]) -> bool {
     let has_first = match schedule {
         Some(Schedule::Daily {

@@ -1,4 +1,4 @@
-//! Tables of the forms.
+//! Tests the forms with tables of cases.
 
 use firstcome_shared::coupon::DropState;
 
@@ -27,7 +27,7 @@ fn parse(fields: &str, found: &CouponDrops, now_minute: i64) -> Result<CouponFor
     CouponForm::parse(&Fields(fields.collect()), found, now).map_err(|refusal| refusal.sentence())
 }
 
-/// Compares forms with their requests, the questions before them, and what the page says then.
+/// Compares forms with their requests, the questions before them, and the words for what was done.
 fn compare(cases: &[(&str, &str, &str, &str)]) {
     let open = found(DropState::Open);
     for (fields, body, question, done) in cases {
@@ -164,7 +164,7 @@ fn change_of_codes_users_and_times_asks_before_it_takes_something() {
 }
 
 #[test]
-fn only_an_end_or_a_last_day_that_is_earlier_asks() {
+fn only_an_earlier_end_or_last_day_asks() {
     let once = json!({"type": "once", "opens_at": "1970-01-01T01:00:00Z",
         "closes_at": "1970-01-02T00:00:00Z"});
     let daily = json!({"type": "daily", "time_zone": "UTC", "opens": "01:00", "closes": "02:00",
@@ -185,7 +185,7 @@ fn only_an_end_or_a_last_day_that_is_earlier_asks() {
 }
 
 #[test]
-fn form_that_cannot_be_done_is_refused_with_what_to_write() {
+fn form_that_cannot_be_applied_is_refused_with_advice() {
     let open = found(DropState::Open);
     for (fields, why) in [
         ("how=quantity&quantity=100", "The quantity is 100 already."),
