@@ -91,7 +91,7 @@ impl Judged {
     }
 }
 
-/// Nobody adds as few coupons as this, or as a twentieth of the quantity, to a stock.
+/// Nobody adds this few coupons to a stock, or a twentieth of the quantity if that is more.
 const FEW: i64 = 10;
 
 /// A member whose row has another status than issued coupons.

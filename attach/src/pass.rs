@@ -30,7 +30,7 @@ use firstcome_shared::report::{
     self, Doubt, DropReport, Examined, Finding, FindingCase, Kind, Outcome, Run,
 };
 
-/// Without a confirmation, a pass makes as many repairs as a fifth of the quantity, or fifty if
+/// Maximum number of repairs of a pass without a confirmation: a fifth of the quantity, or fifty if
 /// that is more.
 const LIMIT_PART: u64 = 5;
 const LIMIT_AT_LEAST: u64 = 50;

@@ -43,7 +43,6 @@ impl Format {
     }
 }
 
-/// An event.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Event {
     /// The header `webhook-id`. The outbox accepts each only once.

@@ -77,7 +77,7 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     .render()
 }
 
-/// Lists targets whose messages were given up first, because only the reader can inform their
+/// Lists first the targets whose messages were given up, because only the reader can inform their
 /// recipients.
 fn problems(day: &DailyDigest, open: Vec<String>, links: &Links) -> Vec<Block> {
     let mut blocks = vec![Block::Title("Problems".to_owned())];
