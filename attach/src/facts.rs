@@ -81,7 +81,7 @@ pub struct Facts {
     pub failed: Vec<FailedEvent>,
     /// Members without a row, in the order of a sorted set, otherwise by name.
     pub unissued: Vec<String>,
-    /// Members whom MySQL takes for another member, who has a row.
+    /// Members that MySQL compares as equal to another member, who has a row.
     pub aliases: Vec<String>,
     /// Members without a row for whom a failed event records a refusal.
     pub refused: Vec<String>,

@@ -1,8 +1,8 @@
 //! Decides what two looks at a target mean, and what repairs it. Pure: users, rows and failed
 //! events with their numbers in, one list of differences out, each with its repair or none.
 //!
-//! - A row is only inserted for a user whom their system promised one, and while rows are fewer
-//!   than the quantity. Nothing here takes a row, a member or a coupon from anybody.
+//! - A row is only inserted for a user whom their system promised a coupon, and while rows are
+//!   fewer than the quantity. Nothing here takes a row, a member or a coupon from anybody.
 //! - While the numbers move, the campaign is being sold: then users and failed events that both
 //!   looks saw are repaired, and a counter is only moved towards more coupons given out.
 //! - A repair that may be wrong although both looks saw its reason needs a confirmation, with the

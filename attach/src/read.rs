@@ -35,7 +35,7 @@ pub struct Look {
     unissued: BTreeMap<String, Option<f64>>,
     /// Those of them that are written otherwise than most programs write.
     pub odd: BTreeMap<String, Vec<u8>>,
-    /// Members whom MySQL takes for another member, who has a row.
+    /// Members that MySQL compares as equal to another member, who has a row.
     aliases: BTreeSet<String>,
     /// Members without a row for whom a failed event records a refusal.
     refused: BTreeSet<String>,

@@ -470,7 +470,7 @@ impl AttachFile {
     /// Returns the id of the campaign with this name; `None` without a name.
     ///
     /// # Errors
-    /// A sentence, if there is none.
+    /// A sentence, if the file has no such campaign.
     pub fn coupon_id(&self, name: Option<&String>) -> Result<Option<CouponId>, String> {
         let id = name.map(|name| {
             let campaign = self.campaign(name).map(Campaign::coupon_id);

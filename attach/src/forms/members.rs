@@ -136,8 +136,8 @@ impl Census {
     }
 }
 
-/// Describes a member by its class, or by its first three bytes and its length, so that no user is
-/// named.
+/// Describes a member by its class, or by its first three bytes and its length: of a user, no more
+/// is shown.
 fn description(bytes: &[u8]) -> String {
     if let Some(class) = java::class(bytes) {
         return format!("a serialised {class:?}");

@@ -104,7 +104,7 @@ async fn softly_deleted_row_is_not_written_again() {
 }
 
 #[tokio::test]
-async fn user_whom_a_failed_event_calls_refused_gets_no_row() {
+async fn user_whom_a_failed_event_records_as_refused_gets_no_row() {
     let failed = "failed = { table = 'failed', user = 'user_id', where = {}, \
         skip = { reason = ['BLOCKED'] }, done = 'delete' }";
     let sale = Sale::open(SET, ONCE, failed).await;

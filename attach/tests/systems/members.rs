@@ -56,7 +56,7 @@ fn users(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
 }
 
 #[tokio::test]
-async fn each_form_is_repaired_to_what_it_was() {
+async fn each_form_is_repaired_to_its_former_state() {
     let world = World::empty().await;
     world.sql(TABLE).await;
     for (users_key, form, member, spelling) in [

@@ -300,7 +300,7 @@ async fn repair(world: &World, system: &System) -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn published_systems_are_repaired_to_what_they_were() {
+async fn published_systems_are_repaired_to_their_former_state() {
     let world = World::empty().await;
     let mut failed = Vec::new();
     for system in SYSTEMS {

@@ -116,7 +116,7 @@ async fn column_that_differs_at_rest_keeps_its_difference_over_several_rows() {
 }
 
 #[tokio::test]
-async fn row_without_a_unique_key_asks_unless_the_queue_has_passed() {
+async fn row_without_a_unique_key_needs_confirmation_unless_the_queue_has_passed() {
     let rows = "in_flight = '0.01s'
         rows = { table = 'coupon', user = 'user_id', duplicates = 'reported' }";
     let (world, attached) = open(rows).await;

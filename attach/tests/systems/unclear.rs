@@ -161,7 +161,7 @@ async fn placeholder_that_the_file_names_counts_nowhere() {
 
 /// A member is added with a score only if a neighbour shows how scores are made.
 #[tokio::test]
-async fn score_is_that_of_the_row_or_the_member_is_not_added() {
+async fn member_is_added_with_the_score_of_its_row_or_not_at_all() {
     let columns = "user_id INT NOT NULL UNIQUE, at DATETIME NULL";
     let at = |user: u32| 1_767_323_045 + i64::from(user);
     for (order, score, result) in [

@@ -34,7 +34,7 @@ use crate::text::{Text, short};
 struct CouponScreen<'a> {
     top: Top<'a>,
     found: &'a CouponDrops,
-    /// What is wrong with it, by alert.
+    /// The summaries of its firing alerts, with their ids.
     alerts: Vec<(i64, String)>,
     zone: Option<Tz>,
     is_daily: bool,

@@ -140,7 +140,7 @@ impl<'a> PassSummary<'a> {
         run.is_some_and(|run| run.status == Status::Failed)
     }
 
-    /// Whether no pass compares a campaign of the mail any more.
+    /// Whether a campaign of the mail is no longer compared by any pass.
     pub(super) fn is_left_out(&self) -> bool {
         self.drops.iter().any(|drop| match drop.id.subject() {
             Subject::Campaign => drop.report.is_none(),
@@ -299,7 +299,7 @@ enum Title {
     Outage,
     /// The text of a single finding without a user, which needs no addition.
     Sentence,
-    /// Why the differences may be none.
+    /// Why the differences may not be real.
     Doubt(Doubt),
     /// How many repairs wait.
     TooMany,

@@ -298,7 +298,7 @@ async fn alert_about_a_late_digest_ends_with_the_digest_and_not_before() {
     assert!(desk.subjects(A).contains(&over), "{:?}", desk.subjects(A));
 }
 
-/// Of runs with the same result, all but the first are deleted after a day.
+/// Runs that only repeat the result of an earlier one are deleted after a day.
 #[tokio::test]
 async fn mail_links_to_the_run_that_keeps_the_findings() {
     let mut desk = Desk::new(A).await;
@@ -321,7 +321,7 @@ async fn mail_links_to_the_run_that_keeps_the_findings() {
     }
 }
 
-/// `once` on a host without `ALERT_TO`, beside a daemon that has it.
+/// `once` on a host without `ALERT_TO`, together with a daemon that has it.
 #[tokio::test]
 async fn process_without_recipients_suppresses_no_mail_of_other_processes() {
     let desk = Desk::new(A).await;
