@@ -1,5 +1,5 @@
 //! The consumer: batches that a disk has corrupted or that are larger than memory, and a loop that
-//! stands still.
+//! is stuck.
 
 use firstcome_harness::{LIMIT, WorldStores, eventually, open_world, rows, shared};
 use serde_json::json;
@@ -67,7 +67,8 @@ async fn an_unreadable_batch_delays_only_its_partition_and_becomes_a_dead_letter
     assert_eq!(letters().await.len(), 3);
 }
 
-/// After three seconds without progress it is not alive, and its partitions go to others.
+/// After three seconds without progress, `/readyz` and `/healthz` answer 503, and another consumer
+/// gets the partitions.
 #[tokio::test]
 async fn a_stuck_consumer_reports_the_problem_and_loses_its_partitions() {
     let world = impatient(WorldStores::shared().await, "stuck").await;

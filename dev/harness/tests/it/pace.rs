@@ -1,5 +1,5 @@
-//! `ROWS_PER_SECOND` in the whole system: nobody but the consumers writes rows, nobody is mailed,
-//! and a backlog keeps no other coupon closed.
+//! `ROWS_PER_SECOND` in the whole system: only the consumers write rows, no mail is sent, and a
+//! backlog keeps no other coupon closed.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use firstcome_harness::{Fixture, LIMIT, World, all_issued, eventually, people, r
 
 use crate::faults::waves::until_promised;
 
-/// Users at the same time.
+/// The number of concurrent claims.
 const AT_ONCE: usize = 64;
 
 async fn issued(world: &World, by: &str) -> i64 {
@@ -15,7 +15,7 @@ async fn issued(world: &World, by: &str) -> i64 {
     world.sql.number(&rows).await
 }
 
-/// 5,000 rows at 10 a second are eight minutes.
+/// At 10 rows a second, the backlog of 5,000 rows would take more than eight minutes.
 #[tokio::test]
 async fn backlog_of_one_coupon_keeps_no_other_closed_after_a_restart_of_redis() {
     let pace = [("ROWS_PER_SECOND", "10")];
@@ -41,7 +41,7 @@ async fn backlog_of_one_coupon_keeps_no_other_closed_after_a_restart_of_redis() 
 }
 
 #[tokio::test]
-async fn scheduled_sweep_keeps_the_pace_and_a_run_that_was_asked_for_does_not() {
+async fn a_scheduled_sweep_keeps_the_pace_and_a_requested_run_ignores_it() {
     let fixture = Fixture::new("pace-sweep").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Lost", 100, 100).await;
@@ -53,7 +53,7 @@ async fn scheduled_sweep_keeps_the_pace_and_a_run_that_was_asked_for_does_not() 
     })
     .await;
     world.set("ROWS_PER_SECOND", "1");
-    // Those at its start only.
+    // The daemon runs only the passes at its start.
     world.set("RECONCILE_CRON", "0 0 0 1 1 *");
     let daemon = world.daemon().await;
     let rows = rows(world, coupon.drop).await.len();
@@ -62,8 +62,8 @@ async fn scheduled_sweep_keeps_the_pace_and_a_run_that_was_asked_for_does_not() 
     all_issued(world, coupon.drop, 100).await;
 }
 
-/// The backlog lasts for more than two minutes: a claim whose row does not come for one minute is
-/// overdue, but not while its consumer waits for the pace.
+/// The backlog lasts for more than two minutes. A claim without a row is overdue after one minute,
+/// but not while its consumer waits for the pace.
 #[tokio::test]
 #[ignore = "release"]
 async fn consumers_write_a_backlog_at_the_pace_although_one_is_killed() {
@@ -95,7 +95,7 @@ async fn consumers_write_a_backlog_at_the_pace_although_one_is_killed() {
     let most = "SELECT MAX(n) FROM (SELECT COUNT(*) AS n FROM issued_coupons a JOIN issued_coupons b \
                 ON b.issued_at BETWEEN a.issued_at AND a.issued_at + INTERVAL 60 SECOND GROUP BY a.drop_id, a.slot) m";
     let most = world.sql.number(most).await;
-    // A quarter of a second, and a message of each of the two consumers.
+    // The tolerance is a quarter of a second, and one message of each of the two consumers.
     assert!(most <= 20 * 60 + 5 + 2 * 128, "{most} rows in a minute");
     assert_eq!(world.mail.mails().len(), 0);
     let run = world.pass().await;

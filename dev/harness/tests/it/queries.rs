@@ -71,7 +71,7 @@ async fn without_the_wrapper_the_next_query_reads_the_row_of_the_dropped_query()
         () = under_way(&world) => {}
     }
     holding.commit().await;
-    // It reads the row of the first query, or the remains of that reply as its own.
+    // The next query takes the first query's row, or the rest of that reply, for its own.
     let poisoned = name_of(&mut conn, 2).await;
     assert_ne!(poisoned.ok().as_deref(), Some("two"));
 }
@@ -154,7 +154,7 @@ async fn connections_to_a_demoted_primary_are_replaced_and_its_rows_not_trusted(
     );
     let next = connection(&db).await.unwrap();
     assert_ne!(next, first, "a connection that gave an old row is left");
-    // The connection is in constant use, and MySQL never refuses a write on it.
+    // The connection is in constant use, and no write on it is ever refused.
     eventually("the connection is left", LIMIT, async || {
         connection(&db).await.unwrap() != next
     })

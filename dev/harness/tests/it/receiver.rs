@@ -36,7 +36,7 @@ impl Receiver {
     }
 }
 
-/// Takes one request, whose head names the length of its body.
+/// Reads one request. Its head must name the length of its body.
 async fn take(mut stream: TcpStream, all: Arc<Mutex<Vec<Vec<u8>>>>) {
     let mut request = Vec::new();
     let is_whole = |request: &[u8]| {

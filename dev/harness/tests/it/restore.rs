@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::faults::waves::HEALED;
 use crate::uses::{Shop, codes, problem, used};
 
-/// Starts a server as managed services run it.
+/// Starts a server with the options that managed services use.
 async fn mysql() -> MysqlServer {
     let extra_args = [
         "--gtid-mode=ON",
@@ -131,7 +131,7 @@ async fn with_redis_intact_everything_is_restored_except_a_new_coupons_name() {
     assert_eq!(found, (&json!(6), &json!(true)));
 }
 
-/// An asynchronous replica took over that lacks a coupon.
+/// The asynchronous replica that took over lacks a coupon.
 #[tokio::test]
 async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
     let [restore] = commands_of("MySQL fails over")

@@ -28,7 +28,7 @@ async fn world(name: &str) -> World {
     world
 }
 
-/// A row with the drop's highest limit, and the scope of its coupon's rule.
+/// Returns an insert of a row with the drop's highest limit and the scope of its coupon's rule.
 fn row(coupon: i64, drop: i64, slot: i64, user: &str) -> String {
     let limit = |value: &str| {
         format!("COALESCE((SELECT MAX({value}) FROM slot_limits l WHERE l.drop_id = {drop}), 3)")
@@ -111,7 +111,7 @@ async fn a_row_by_hand_that_names_no_limit_is_refused() {
     }
 }
 
-/// No program could read them.
+/// No program could read such dates.
 #[tokio::test]
 async fn zero_dates_are_refused_even_in_a_session_that_is_not_strict() {
     let world = world("zero").await;
@@ -144,7 +144,7 @@ async fn limits_follow_the_quantity_and_coupons_and_drops_keep_their_rules() {
         [(0, row(1, 1, 2, "u-2")), (0, quantity(1, 200_000))],
     )
     .await;
-    // Those in between are 10,000 slots apart.
+    // The limits below the quantity are 10,000 slots apart.
     let parts = |last: u32| {
         let all = (10_000..=last)
             .step_by(10_000)

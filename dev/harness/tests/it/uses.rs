@@ -103,7 +103,7 @@ async fn rows_that_were_deleted_and_written_again_are_still_used() {
 /// A foreign key to the row would keep the coupon closed, and a row that stayed would take the
 /// newcomer's slot.
 #[tokio::test]
-async fn used_row_of_a_revoked_user_goes_and_its_coupon_opens_after_a_restart_of_redis() {
+async fn used_row_of_a_revoked_user_is_deleted_and_the_coupon_opens_after_a_redis_restart() {
     let (fixture, redis) = Fixture::with_own_redis("u-void", &[]).await;
     let api = &fixture.api;
     let world = &fixture.world;
@@ -164,7 +164,7 @@ async fn five_thousand_codes_are_used_once_while_mysql_and_an_api_die() {
     shops_compete("u-crowds", 5_000).await;
 }
 
-/// What a shop was answered about one order.
+/// The answers that a shop got about one order.
 struct ShopOutcome {
     code: String,
     order: String,
@@ -172,8 +172,8 @@ struct ShopOutcome {
     is_undone: bool,
 }
 
-/// Four shops want each code. Each sends its request twice; a third undo it, while the second one
-/// may still be on its way.
+/// Sends one shop's requests for a code. Four shops compete for each code. Each sends its request
+/// twice. A third of them undo the use, while the second request may still be in flight.
 async fn compete(shop: &Shop, code: String, order: String, undoes: bool) -> ShopOutcome {
     let first_answer = async {
         let answer = shop.use_code(&code, &order).await;
@@ -275,7 +275,7 @@ async fn shops_compete(name: &str, number: usize) {
     drop(third);
 }
 
-/// What a shop does with the program of docs/API.md.
+/// The shop's part around the program of docs/API.md.
 const SHOP: &str = r#"
 class NotCommitted(Exception):
     pass
@@ -310,7 +310,7 @@ except RuntimeError:
 "#;
 
 #[tokio::test]
-async fn program_of_the_documentation_uses_codes_and_undoes_it() {
+async fn the_documented_shop_program_uses_codes_and_undoes_uses() {
     let fixture = Fixture::new("u-docs").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Documented", 3, 3).await;

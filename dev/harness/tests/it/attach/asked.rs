@@ -1,5 +1,5 @@
-//! What an operator asks of the daemon over HTTP: a pass while another one runs, and the repairs
-//! that a pass has shown.
+//! Requests that an operator sends to the daemon over HTTP: a pass while another one runs, and the
+//! confirmation of repairs that a pass has shown.
 
 use std::path::Path;
 
@@ -34,7 +34,7 @@ impl Api {
     }
 }
 
-/// Starts a daemon whose schedule never comes, after its first pass.
+/// Starts a daemon without a scheduled pass, and waits until its first pass has ended.
 async fn api(shop: &Shop, file: &Path) -> (Process, Api) {
     let daemon = shop.daemon(file, &[]);
     let base = format!("http://{}", daemon.line("listening on http://").await);
@@ -48,17 +48,17 @@ async fn api(shop: &Shop, file: &Path) -> (Process, Api) {
 }
 
 #[tokio::test]
-async fn pass_that_is_asked_for_during_another_is_queued_and_a_third_refused() {
+async fn a_pass_requested_during_another_is_queued_and_a_third_is_refused() {
     let shop = Shop::new("attach-queued").await;
     let file = shop.file(&shop.stores().await, "");
     shop.sell(0..10).await;
     let (_daemon, api) = api(&shop, &file).await;
-    // The pass waits for their table.
+    // The pass waits for the lock on their table.
     let mut theirs = HeldTransaction::begin(&shop.sql).await;
     theirs.run("LOCK TABLES coupon WRITE").await;
     let (status, first) = api.reconcile(&json!({"wait": false})).await;
     assert_eq!(status, 202, "{first}");
-    // The pass at the start may still hold its place for a moment.
+    // The start-up pass may still count as running for a moment.
     eventually("the first pass begins", LIMIT, async || {
         api.run(&first).await.0 == 200
     })
@@ -87,7 +87,7 @@ async fn only_the_repairs_that_a_pass_has_shown_are_confirmed() {
     let file = shop.file(&shop.stores().await, "mode = 'repair'");
     shop.sell(0..30).await;
     let (_daemon, api) = api(&shop, &file).await;
-    // The counter is gone, and then somebody's row, too.
+    // First the counter is deleted. Then a row is added, so that the next pass shows another plan.
     let count = shop.key("count");
     let () = shop.redis(&["DEL", &count]).await;
     let (_, before) = api.reconcile(&json!({"dry_run": true})).await;

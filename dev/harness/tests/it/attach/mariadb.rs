@@ -1,5 +1,5 @@
-//! MariaDB as their database, with the statements that other tests run on MySQL. Without Debian's
-//! `mariadb-server-core` it is UNCHECKED.
+//! MariaDB as their database, with the statements that other tests run on MySQL. If Debian's
+//! `mariadb-server-core` is not installed, the test prints UNCHECKED and passes.
 
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
@@ -16,7 +16,7 @@ struct MariaDb {
     _folder: tempfile::TempDir,
 }
 
-/// Where Debian's package has the statements that create the system tables.
+/// The files of Debian's package that create the system tables.
 const SYSTEM: [&str; 2] = ["mysql_system_tables.sql", "mysql_system_tables_data.sql"];
 
 impl MariaDb {
@@ -81,8 +81,8 @@ impl Drop for MariaDb {
     }
 }
 
-/// A status, codes of the program, a stock row with what remains, times in Korea, and users that
-/// are numbers of 16 bytes.
+/// Tables with a status, codes that the program generates, a stock row with the remaining number,
+/// times in Korean time, and user IDs of 16 bytes.
 const TABLES: [&str; 4] = [
     "CREATE TABLE issued (id BINARY(16) PRIMARY KEY, event_id INT NOT NULL, user_id BINARY(16) NOT NULL, \
      code CHAR(16) NOT NULL, status VARCHAR(10) NOT NULL DEFAULT 'ISSUED', created_at DATETIME(6) NOT NULL, \

@@ -1,5 +1,5 @@
-//! The attached daemon: stores that go away, and what an operator asks of it. `pages/attached.rs`
-//! has the operator on duty.
+//! The attached daemon: stores that become unavailable, and requests of an operator.
+//! `pages/attached.rs` tests the way from a mail to the page.
 
 mod asked;
 mod mariadb;
@@ -17,7 +17,7 @@ pub(crate) const OFTEN: [(&str, &str); 1] = [("RECONCILE_CRON", "* * * * * *")];
 const TABLE: &str = "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, \
     user_id VARCHAR(40) NOT NULL UNIQUE)";
 
-/// A coupon system of somebody else, on the servers of all tests.
+/// Somebody else's coupon system, on the servers that all tests share.
 pub(crate) struct Shop {
     /// Our database and mails.
     pub(crate) world: World,
@@ -47,7 +47,7 @@ impl Shop {
         }
     }
 
-    /// A key of the shop.
+    /// Returns the full name of a key of the shop.
     pub(crate) fn key(&self, name: &str) -> String {
         self.world.redis.own(name)
     }
@@ -56,7 +56,7 @@ impl Shop {
         self.world.redis.command(words).await
     }
 
-    /// Users who were promised a coupon and have their rows.
+    /// Adds users who were promised a coupon and have their rows.
     pub(crate) async fn sell(&self, users: std::ops::Range<u32>) {
         for user in users {
             self.add_member(user).await;
@@ -75,8 +75,8 @@ impl Shop {
         self.sql.query(&insert).await;
     }
 
-    /// Writes the file. `stores` are the lines before the campaigns, and `of_campaign` further
-    /// lines of the only one.
+    /// Writes the mapping file. `stores` are the lines before the campaigns, and `of_campaign` are
+    /// further lines of the only campaign.
     pub(crate) fn file(&self, stores: &str, of_campaign: &str) -> PathBuf {
         let path = self.folder.path().join("shop.toml");
         let [users, count] = [self.key("users"), self.key("count")];
@@ -90,7 +90,7 @@ impl Shop {
         path
     }
 
-    /// The lines of the stores without a proxy.
+    /// Returns the lines of the file that name the stores, without a proxy.
     pub(crate) async fn stores(&self) -> String {
         let redis = shared().await.redis.url();
         let database = self.sql.url();
@@ -103,14 +103,14 @@ impl Shop {
         self.world.start(program, &["attach", file], settings)
     }
 
-    /// The kinds of the alerts that fire.
+    /// Returns the kinds of the firing alerts.
     pub(crate) async fn firing(&self) -> Vec<String> {
         let firing = "SELECT kind FROM alerts WHERE status = 'firing' ORDER BY kind";
         self.world.sql.query(firing).await.concat()
     }
 }
 
-/// A free port, for a daemon whose address its mails name.
+/// Returns a free port, for a daemon that names its own address in mails.
 pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()

@@ -1,4 +1,5 @@
-//! Their stores go away one after the other: one alert each, the right one, that ends by itself.
+//! Their stores become unavailable one after the other. Each raises one alert, which names that
+//! store and ends by itself.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::{OFTEN, Shop};
 
-/// Creates their topic, of which their group has read everything.
+/// Creates their topic, and commits offsets as if their group had read all of it.
 async fn make_topic(kafka: &KafkaServer) {
     let mut client = ClientConfig::new();
     client
@@ -33,7 +34,7 @@ async fn make_topic(kafka: &KafkaServer) {
 }
 
 #[tokio::test]
-async fn each_store_of_theirs_that_is_away_is_one_alert_that_names_it() {
+async fn each_unavailable_store_of_theirs_raises_one_alert_that_names_it() {
     let shop = Shop::new("attach-away").await;
     let stack = shared().await;
     let options = StackOptions::without_fsync();
@@ -52,7 +53,7 @@ async fn each_store_of_theirs_that_is_away_is_one_alert_that_names_it() {
     );
     let file = shop.file(&stores, "queue = { topic = 'coupon', group = 'coupon' }");
     shop.sell(0..30).await;
-    // Their Kafka is asked only if something differs.
+    // The daemon queries their Kafka only if something differs.
     shop.add_member(30).await;
     let settings = [OFTEN[0], ("STORE_TIMEOUT_MS", "500")];
     let daemon = shop.daemon(&file, &settings);
@@ -70,7 +71,7 @@ async fn each_store_of_theirs_that_is_away_is_one_alert_that_names_it() {
             shop.firing().await.iter().any(|it| it == kind)
         })
         .await;
-        // The alert of before is neither ended nor told again.
+        // The earlier alert neither ends nor is sent again.
         let mut expected = [kind, "unissued"];
         expected.sort_unstable();
         assert_eq!(shop.firing().await, expected, "{}", daemon.log());
@@ -82,7 +83,7 @@ async fn each_store_of_theirs_that_is_away_is_one_alert_that_names_it() {
         let told = format!("SELECT CONCAT(mails, summary) FROM alerts WHERE kind = '{kind}'");
         let told = shop.world.sql.query(&told).await.concat();
         assert_eq!(told.len(), 1, "one alert");
-        // Its beginning and its end.
+        // One mail when the alert began and one when it ended.
         assert!(
             told[0].starts_with('2') && told[0].contains(says),
             "{told:?}"

@@ -14,7 +14,7 @@ use crate::drift::support::{
     inject, mailed, pass_ends,
 };
 
-/// Damage to a drop with 20 slots, and what follows from it.
+/// Damage to a drop with 20 slots, and its consequences.
 pub(crate) struct Case {
     pub(crate) damage: Drift,
     pub(crate) n: u32,
@@ -148,7 +148,7 @@ const LISTED: [(Drift, &[&str]); 4] = [
     (Drift::OverShrunk, &["over_admitted", "count_mismatch", "settings_mismatch", "broken_promise"]),
 ];
 
-/// The first of them get the slots that an operator adds.
+/// The first of these users get the slots that an operator adds.
 #[tokio::test]
 async fn users_without_a_slot_are_listed_by_name_and_first_in_line() {
     let fixture = Fixture::new("d-owed").await;
@@ -172,7 +172,7 @@ async fn users_without_a_slot_are_listed_by_name_and_first_in_line() {
             assert_eq!(api.me(coupon.id, user).await["status"], "broken", "{user}");
         }
         mailed(world, &["action needed", &damage.name()]).await;
-        // It stays reported by name as long as it is open.
+        // A broken promise is reported by name as long as it is open.
         let again = pass_ends(world, &[], DRIFT).await;
         let named = found_in(&again, &coupon);
         assert!(
@@ -239,7 +239,7 @@ async fn with_a_list(fixture: &Fixture) -> (MadeCoupon, Vec<PromisedAnswer>) {
     (coupon, held)
 }
 
-/// Each user gets the true answer, or 503 while the coupon is closed.
+/// Checks that each user gets the true answer, or 503 while the coupon is closed.
 async fn nobody_hears_a_lie(fixture: &Fixture, coupon: &MadeCoupon, held: &[PromisedAnswer]) {
     let is_closed = |answer: &Answer| matches!(answer, Answer::Problem(503, _));
     for (user, promise) in held {
@@ -256,7 +256,7 @@ async fn nobody_hears_a_lie(fixture: &Fixture, coupon: &MadeCoupon, held: &[Prom
     }
 }
 
-/// Each key is lost, or is of another type, in its own coupon.
+/// Each key is deleted, or replaced by a key of another type, in a separate coupon.
 #[tokio::test]
 async fn each_lost_key_and_each_of_another_type_is_repaired_without_a_false_answer() {
     let fixture = Fixture::new("d-keys").await;

@@ -1,5 +1,5 @@
-//! A daily coupon with a sealed earlier day: after Redis goes back in time, nobody wins a second
-//! time; an intact Redis is not written again.
+//! A daily coupon with a sealed earlier day. After Redis goes back in time, nobody wins a second
+//! time. An intact Redis is not rewritten.
 
 use firstcome_harness::{
     Answer, Fixture, LIMIT, OldCopy, all_issued, daily_body, eventually, eventually_some,
@@ -11,7 +11,7 @@ use crate::drift::support::{CLEAN, pass_ends, until_sealed};
 /// Two of three slots are given out before Redis is copied. Afterwards one of them is revoked, the
 /// third is given out, and the day is sealed.
 #[tokio::test]
-async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody_and_its_winners_count() {
+async fn a_sealed_day_open_in_an_older_redis_admits_nobody_and_its_winners_still_count() {
     let (fixture, redis) = Fixture::with_own_redis("d-next-day", &[]).await;
     let (api, world) = (&fixture.api, &fixture.world);
     let mut body = daily_body(3, 2);
@@ -67,7 +67,7 @@ async fn a_sealed_day_that_is_open_in_an_older_redis_admits_nobody_and_its_winne
     pass_ends(world, &[], CLEAN).await;
 }
 
-/// A claimant of the sealed day that was changed by hand shows whether claimants were written.
+/// The test changes a claimant of the sealed day by hand, to see whether claimants are rewritten.
 #[tokio::test]
 async fn an_intact_redis_is_reopened_without_rewriting_and_a_damaged_one_is_written_again() {
     let (fixture, redis) = Fixture::with_own_redis("d-intact", &[]).await;
@@ -91,7 +91,7 @@ async fn an_intact_redis_is_reopened_without_rewriting_and_a_damaged_one_is_writ
     world.pass().await;
     let next = "SELECT id FROM drops WHERE sealed_at IS NULL ORDER BY opens_at LIMIT 1";
     let next = world.sql.number(next).await;
-    // Two users of the open day, of whom one has given it back.
+    // Two users claim on the open day. One of them then gives the coupon back.
     for user in ["n-1", "n-2"] {
         let what = format!("{user} is admitted");
         eventually(&what, LIMIT, async || {
@@ -128,7 +128,8 @@ async fn an_intact_redis_is_reopened_without_rewriting_and_a_damaged_one_is_writ
     pass_ends(world, &[], CLEAN).await;
 }
 
-/// With the time of the first claim, a late revocation of it would take the second one's slot.
+/// If the second claim kept the time of the first one, a late revocation of the first claim would
+/// take the slot of the second.
 #[tokio::test]
 async fn a_claim_that_was_made_again_has_its_own_time_after_redis_went_back() {
     let (fixture, redis) = Fixture::with_own_redis("d-again", &[]).await;
@@ -139,7 +140,7 @@ async fn a_claim_that_was_made_again_has_its_own_time_after_redis_went_back() {
     let old = OldCopy::of(&redis).unwrap();
     redis.start_again().await.unwrap();
     world.pass().await;
-    // A user who returns a coupon gets no other; an operator may allow it.
+    // A user who returns a coupon may not claim again. An operator can allow it.
     let order = json!({"reason": "by mistake", "by": "Ann", "may_claim_again": true});
     api.revoke(coupon.id, user, &order).await.unwrap();
     // Until the API has read the new era, it asks the user to retry.
@@ -163,8 +164,8 @@ async fn a_claim_that_was_made_again_has_its_own_time_after_redis_went_back() {
     assert_eq!(promised().await, (coupon.drop, 1));
 }
 
-/// The whole key is lost after the next day opened and before anybody claimed: only it says who
-/// holds a coupon of the day before.
+/// The whole `claimants` key is lost after the next day opened and before anybody claimed. No other
+/// key says who holds a coupon of the day before.
 #[tokio::test]
 async fn winner_of_the_day_before_gets_no_second_coupon_when_the_claimants_are_lost() {
     let fixture = Fixture::new("d-claimants").await;
@@ -186,7 +187,7 @@ async fn winner_of_the_day_before_gets_no_second_coupon_when_the_claimants_are_l
         let again = api.claim(coupon.id, user).await;
         assert!(!again.is_accepted(), "{user}: {again:?}");
     }
-    // The watch of a daemon sees it without a pass.
+    // The watch of a daemon detects the loss without a pass.
     let _daemon = world.daemon().await;
     for (user, answer) in &winners {
         let (drop, slot) = answer.promised().unwrap();
@@ -201,9 +202,10 @@ async fn winner_of_the_day_before_gets_no_second_coupon_when_the_claimants_are_l
     }
 }
 
-/// Redis's clock was an hour ahead when the claim was made, so its revocation ends then.
+/// Simulates a claim that was made while Redis's clock was an hour ahead. Its revocation ends at
+/// that time.
 #[tokio::test]
-async fn revocation_that_ends_later_lets_nobody_in_whose_claim_would_be_void() {
+async fn revocation_that_ends_later_answers_503_instead_of_a_void_claim() {
     let fixture = Fixture::new("d-later").await;
     let Fixture { api, world, .. } = &fixture;
     let mut body = daily_body(3, 2);

@@ -1,4 +1,4 @@
-//! Whatever closes a coupon, it is reopened without a scheduled pass.
+//! A closed coupon is reopened without a scheduled pass, whatever closed it.
 
 use firstcome_harness::{Fixture, LIMIT, all_issued, assert_kept, eventually, eventually_some};
 
@@ -44,7 +44,7 @@ async fn a_coupon_reopens_without_cron_whatever_closed_it() {
                 world.sql.query(&era).await;
             }
             "a lost counter" => run(&["DEL", &count]).await,
-            // Below, because the daemon must see it before and after.
+            // Done below, because the daemon must see the counter before and after it went back.
             "a counter that went back" => {}
             _ => {
                 redis.kill().await.unwrap();

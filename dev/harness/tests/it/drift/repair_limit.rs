@@ -11,7 +11,7 @@ use crate::drift::support::{
     mailed, pass_ends,
 };
 
-/// Holds back repairs above a fifth of the quantity, from the sixth user on.
+/// Sets the repair limit to five users, or a fifth of the quantity if that is more.
 async fn beyond_the_limit(name: &str) -> Fixture {
     let fixture = Fixture::new(name).await;
     let at_least = "FIRSTCOME_TEST_RECONCILE_BRAKE_AT_LEAST";
@@ -48,7 +48,7 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     assert_eq!(rows(world, coupon.drop).await.len(), 15);
 
     let daemon = world.daemon().await;
-    // The plan that is carried out is the one that was seen.
+    // The executed plan is the plan that was shown.
     let shown_by = world.sql.query("SELECT run_id FROM held_back").await;
     let shown_by = &shown_by[0][0];
     let page = format!("/v1/coupons/{}/drops/{}", coupon.id, coupon.drop);
@@ -89,12 +89,13 @@ async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_
         pass_ends(world, &args, DRIFT).await;
     };
     conflicts(11).await;
-    // This plan has not been shown to anybody yet, also not by a confirmation that is refused.
+    // This plan has not been shown to anybody yet, and a refused confirmation does not show it.
     confirm(&fixture, &coupon, BRAKED).await;
     confirm(&fixture, &coupon, BRAKED).await;
     show().await;
     conflicts(11).await;
-    // The plan is another one than the one that was shown. A closed coupon stays closed, alone.
+    // The plan differs from the one that was shown. A closed coupon stays closed, and no other
+    // coupon is closed with it.
     let gate = world.redis.gate(coupon.id);
     world.redis.command::<()>(&["DEL", &gate]).await;
     confirm(&fixture, &coupon, BRAKED).await;
@@ -106,7 +107,7 @@ async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_
     show().await;
     confirm(&fixture, &coupon, REPAIRED).await;
     clean_pass(world, &coupon).await;
-    // The confirmation has ended, and this plan was never shown.
+    // The confirmation was used up, and this plan was never shown.
     conflicts(12).await;
     confirm(&fixture, &coupon, BRAKED).await;
     show().await;
@@ -114,7 +115,7 @@ async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_
     assert_settled(world, &coupon, 50, 49, &answers).await;
 }
 
-/// The plan is void, and the drop is written again from its rows.
+/// The loss makes the plan void, and the drop is rewritten from its rows.
 #[tokio::test]
 async fn a_plan_that_waits_for_a_confirmation_ends_with_a_loss_of_redis() {
     let fixture = beyond_the_limit("d-limit-lost").await;

@@ -23,7 +23,8 @@ async fn dead_letters_of_a_sealed_drop_become_rows_or_are_listed_and_unseal_noth
     let (open, _) = closed(&fixture, "Letter").await;
     inject(world, &open, Drift::FailedUnrepairable, 1).await;
     let (coupon, answers) = closed(&fixture, "Over").await;
-    // Claims may be on their way, by a clock that is right and with the longest deadline.
+    // This reconciler's clock is two hours fast. By the right clock and the longest deadline,
+    // claims may still be in flight, so the drop must not be sealed.
     let clocks = Clocks::new().unwrap();
     let clock = clocks.clock("fast").unwrap();
     clock.shift_ms(7_200_000).unwrap();
@@ -39,7 +40,7 @@ async fn dead_letters_of_a_sealed_drop_become_rows_or_are_listed_and_unseal_noth
     let users = world.redis.of_drop(coupon.id, coupon.drop, "users");
     let expires = async || world.redis.command::<i64>(&["TTL", &users]).await != -1;
     assert!(expires().await, "the keys of a sealed drop expire");
-    // As if the reconciler had stopped before that.
+    // Simulates a reconciler that stopped before it set the expiry.
     let _: i64 = world.redis.command(&["PERSIST", &users]).await;
     // The slot has no row; the user has a row; the slot has the row of another user.
     inject(world, &coupon, Drift::FailedClaim, 1).await;
@@ -83,7 +84,8 @@ async fn lost_rows_of_a_sealed_drop_come_back_from_the_topic() {
     }
     world.until_rows(&coupon, 20).await;
     assert_kept(world, &coupon, &answers, &[]).await;
-    // Each late row counts as one more than at sealing; OPERATIONS says how to record the number.
+    // Each late row is one more than the number recorded at sealing. OPERATIONS says how to
+    // record the new number.
     let count = "(SELECT COUNT(*) FROM issued_coupons i WHERE i.drop_id = drops.id)";
     let record = format!("UPDATE drops SET sealed_rows = {count} WHERE sealed_at IS NOT NULL");
     world.sql.query(&record).await;

@@ -1,6 +1,6 @@
-//! Damage to a whole store that no schedule of `faults::single` has: what an emptied Redis and an
-//! older MySQL have forgotten, a lost table of a daily coupon, rows that MySQL refuses, and a
-//! foreign transaction in the topic.
+//! Damage to a whole store that no schedule of `faults::single` covers: data that an emptied Redis
+//! or an older MySQL lacks, a lost table of a daily coupon, rows that MySQL refuses, and a foreign
+//! transaction in the topic.
 
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{
@@ -105,7 +105,7 @@ async fn lose(world: &World, table: &str) {
 }
 
 #[tokio::test]
-async fn a_lost_drop_comes_back_under_its_own_id_also_without_its_limits() {
+async fn a_lost_drop_comes_back_under_its_own_id_even_without_its_limits() {
     let fixture = Fixture::new("d-drops").await;
     let world = &fixture.world;
     let daily = fixture.held_of(&daily_body(20, 1), 12).await;
@@ -140,7 +140,7 @@ async fn a_lost_drop_comes_back_under_its_own_id_also_without_its_limits() {
     }
 }
 
-/// An older MySQL may lack a coupon that Redis has. Claims get 503, so somebody must be told.
+/// An older MySQL may lack a coupon that Redis has. Claims get 503, so an operator must be alerted.
 #[tokio::test]
 async fn a_coupon_that_mysql_has_lost_is_named_in_each_pass() {
     let fixture = Fixture::new("d-coupons").await;
@@ -161,7 +161,7 @@ async fn rows_that_mysql_refuses_stay_as_they_are_and_the_finding_quotes_mysql()
          SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: refused by hand'; END IF";
     world.sql.query(refuse).await;
     lose_rows(world, &coupon, "<= 3").await;
-    // A projection from the rows would forget the user without one.
+    // A projection from the rows would lose the user who has no row.
     inject(world, &coupon, Drift::CountHigher, 1).await;
     let run = pass_ends(world, &[], DRIFT).await;
     assert_eq!(rows(world, coupon.drop).await.len(), 11);
@@ -181,7 +181,7 @@ async fn rows_that_mysql_refuses_stay_as_they_are_and_the_finding_quotes_mysql()
     assert_settled(world, &coupon, 20, 12, &answers).await;
 }
 
-/// MySQL answers everything but a query about one coupon.
+/// MySQL answers every query except one about the slow coupon.
 #[tokio::test]
 async fn a_query_that_takes_too_long_delays_its_coupon_and_no_other() {
     let fixture = Fixture::new("d-slow").await;

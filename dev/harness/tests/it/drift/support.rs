@@ -134,8 +134,8 @@ pub(crate) async fn everything(world: &World) -> Everything {
     }
     assert!(mysql.contains_key("issued_coupons"), "{:?}", mysql.keys());
     let mut redis = world.redis.dump().await;
-    // A copy for APIs that start while MySQL is away, and what each process writes to see whether
-    // Redis takes writes.
+    // The catalogue is a copy for APIs that start while MySQL is unavailable. The other keys are
+    // written by each process to test whether Redis accepts writes.
     redis.retain(|name, _| !name.ends_with(":catalogue") && !name.contains(":writes:"));
     Everything {
         redis,

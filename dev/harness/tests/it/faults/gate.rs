@@ -13,10 +13,10 @@ async fn own_redis() -> (RedisServer, WorldStores) {
     (server, stores)
 }
 
-/// Whatever closes a coupon, it is opened again without a schedule: here one that an API creates
-/// while the others are being rebuilt.
+/// A closed coupon opens without a scheduled pass, whatever closed it. Here an API creates the
+/// coupon while the others are being rebuilt.
 #[tokio::test]
-async fn a_coupon_created_while_others_are_rebuilt_opens_without_a_schedule() {
+async fn a_coupon_created_while_others_are_rebuilt_opens_without_a_scheduled_pass() {
     let (_server, stores) = own_redis().await;
     let world = impatient(stores, "gate-new").await;
     world.set("RECONCILE_CRON", "0 0 0 1 1 *");
@@ -24,7 +24,7 @@ async fn a_coupon_created_while_others_are_rebuilt_opens_without_a_schedule() {
     let (api, world) = (&fixture.api, &fixture.world);
     let (old, mut answers) = fixture.held("Old", 20, 5).await;
     let _daemon = world.daemon().await;
-    // The row of this claim comes long after the deadlines.
+    // The row of this claim is written long after the deadlines.
     fixture.consumer.process.kill().await;
     let stall = [("FIRSTCOME_STALL_AT", "rows_begun:1:8000")];
     let _consumer = world.consume_with(&stall).await;
@@ -39,10 +39,10 @@ async fn a_coupon_created_while_others_are_rebuilt_opens_without_a_schedule() {
     assert_exact(world, &old, 20, &answers).await;
 }
 
-/// The API stands still between Redis's answer and the topic, as if it were suspended. When it goes
-/// on, its slot is another user's.
+/// The API stalls between Redis's answer and the topic, as if it were suspended. When it continues,
+/// the slot belongs to another user.
 #[tokio::test]
-async fn a_claim_of_before_a_loss_of_redis_is_not_published_after_it() {
+async fn a_claim_admitted_before_a_loss_of_redis_is_not_published_after_it() {
     let (_server, stores) = own_redis().await;
     let world = impatient(stores, "gate-late").await;
     let fixture = Fixture::of(world).await;
@@ -58,7 +58,7 @@ async fn a_claim_of_before_a_loss_of_redis_is_not_published_after_it() {
             world.redis.command::<Option<u32>>(&["GET", &count]).await == Some(1)
         })
         .await;
-        // Nothing but Redis had it.
+        // Only Redis had the claim.
         world.redis.command::<()>(&["FLUSHALL"]).await;
         let daemon = world.daemon().await;
         until_promised(api, coupon.id, "u-other").await;
@@ -71,7 +71,7 @@ async fn a_claim_of_before_a_loss_of_redis_is_not_published_after_it() {
     assert_eq!(other.promised(), Some((coupon.drop, 1)));
     let letters = "SELECT COUNT(*) FROM failed_claims";
     assert_eq!(world.sql.number(letters).await, 0);
-    // The topic has this one, but its API looks only after the deadlines.
+    // The topic has this claim, but its API continues only after the deadlines.
     let stall = [("FIRSTCOME_STALL_AT", "claim_published:1:3000")];
     let slow = world.serve_with(&stall).await;
     slow.until_ready().await;
@@ -79,7 +79,7 @@ async fn a_claim_of_before_a_loss_of_redis_is_not_published_after_it() {
     assert!(late.is("unavailable"), "{late:?}");
 }
 
-/// Longer than a pass takes, so admission that opens earlier did not wait for the deadline.
+/// Longer than a pass takes. If admission opens earlier, it did not wait for the deadline.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 #[tokio::test]

@@ -10,8 +10,8 @@ mod mysql_failover;
 mod single;
 pub(crate) mod waves;
 
-/// docs/RELIABILITY.md names tests by their paths. Each must be a function or a module of the
-/// tests, in the file or folder of the module that is named before it.
+/// docs/RELIABILITY.md names tests by their paths. The last part of each path must be a function
+/// or module in the file or folder that the part before it names.
 #[test]
 fn reliability_names_only_tests_that_exist() {
     let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));

@@ -1,4 +1,4 @@
-//! Whatever an API says about time follows Redis's clock, by which drops open and close.
+//! All times and states that an API shows follow Redis's clock, by which drops open and close.
 
 use firstcome_harness::{Answer, LIMIT, World, eventually};
 use firstcome_stack::Clocks;
@@ -6,9 +6,9 @@ use serde_json::json;
 
 const HOURS: i64 = 7_200;
 
-/// Otherwise half of a crowd has no button while the other half claims.
+/// If two APIs disagreed, half of a crowd would have no button while the other half claims.
 #[tokio::test]
-async fn api_whose_host_clock_is_wrong_shows_what_its_claims_get() {
+async fn an_api_with_a_wrong_host_clock_shows_the_drop_state_that_claims_get() {
     let world = World::new("one-clock").await;
     world.set("COUPON_PAGE", "on");
     let clocks = Clocks::new().unwrap();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 const VIEW_TOKEN: &str = "only-reads-0123456789abcdef0123456789abc";
 
 #[tokio::test]
-async fn routes_refuse_wrong_requests_and_changes_of_viewers_and_record_operators() {
+async fn routes_refuse_wrong_requests_and_changes_by_viewers_and_record_operators() {
     let f = Fixture::new("routes").await;
     let (coupon, _) = f.held("Winter coupon", 20, 1).await;
     f.world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);

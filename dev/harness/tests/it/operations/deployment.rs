@@ -150,10 +150,10 @@ async fn pods_work_with_the_environment_of_the_manifests_and_stop_in_time() {
     }
 }
 
-/// systemd gives up after five starts in ten seconds unless it is told otherwise: then a wrong
-/// password or a store that is away would end a service for good.
+/// By default, systemd gives up after five starts in ten seconds. A wrong password or an
+/// unavailable store would then stop a service permanently.
 #[test]
-fn units_of_services_are_restarted_for_ever() {
+fn systemd_restarts_services_without_a_limit() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/systemd");
     let mut services = 0;
     for entry in std::fs::read_dir(folder).unwrap() {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::drift::support::{explained, inject};
 
-/// Fails unless each of these has a line with all its words.
+/// Fails unless each of these events has a line with all its words.
 fn assert_told(story: &Value, events: &[&[&str]]) {
     let happenings = story["happenings"].as_array().unwrap();
     let line = |event: &Value| format!("{}: {}", event["source"], event["what"]).replace('"', "");
@@ -84,9 +84,9 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     assert_eq!(stranger, 401, "without a token");
 }
 
-/// MySQL knows nothing of a user who waits.
+/// Only Redis knows the users who wait.
 #[tokio::test]
-async fn user_who_waits_is_found_without_the_coupon() {
+async fn a_waiting_user_is_found_without_naming_the_coupon() {
     let fixture = Fixture::new("d-waits").await;
     let daemon = fixture.world.daemon().await;
     let mut body = coupon_body("Waits", 1, 5);

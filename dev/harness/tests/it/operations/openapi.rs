@@ -52,15 +52,15 @@ fn gaps(document: &Value) -> Vec<String> {
 }
 
 /// Fails unless a document has every route of its service with every method. The paths come from
-/// the router's calls in the sources, beside those that the document is generated from; the methods
-/// are those that the service allows.
+/// the router's calls in the sources, in addition to those that the document is generated from. The
+/// methods are those that the service allows.
 async fn has_every_route(http: &Http, document: &Value, sources: &str) {
     let mut grep = Command::new("grep");
-    // Pages for people are no part of the contract, and one file has routes of its own tests.
+    // HTML pages are not part of the contract, and one file has routes for its own tests.
     grep.args([
         "--exclude-dir=page",
         "--exclude-dir=tests",
-        // Its daemon has other routes, and no document.
+        // The attached daemon has other routes, and no document.
         "--exclude-dir=attach",
         "--exclude=deadline.rs",
     ]);

@@ -1,4 +1,4 @@
-//! Output that cannot be written ends no program.
+//! Programs keep running if their output cannot be written.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -14,9 +14,9 @@ fn full() -> Stdio {
         .into()
 }
 
-/// Logs and lines go to a full disk, as of `nohup … > file`.
+/// Standard output and logs go to a full disk, as `nohup … > file` may do.
 #[tokio::test]
-async fn programs_whose_output_goes_to_a_full_disk_go_on() {
+async fn programs_keep_running_when_their_output_goes_to_a_full_disk() {
     let f = Fixture::new("full-output").await;
     for (program, word) in [
         ("firstcome-api", "serve"),
@@ -43,7 +43,7 @@ async fn programs_whose_output_goes_to_a_full_disk_go_on() {
 
 /// `… | head` closes the pipe before everything is written.
 #[tokio::test]
-async fn commands_whose_reader_has_gone_end_silently() {
+async fn commands_end_silently_when_the_reader_closes_the_pipe() {
     let f = Fixture::new("head").await;
     f.held("Winter", 5, 3).await;
     for args in [

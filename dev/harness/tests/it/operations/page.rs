@@ -288,7 +288,7 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
         .await;
     let kept = ["value=\"v i p\"", "value=\"group\" selected"];
     assert_has(&refused.text, &["Name the group", kept[0], kept[1]]);
-    // What was typed stays, beside the reason and the coupon.
+    // The form keeps the typed value and shows the reason and the coupon.
     for (typed, says) in [
         (["quantity", "0"], "from 1 to 10,000,000"),
         (["quantity", "30"], "The quantity is 30 already"),
@@ -324,9 +324,9 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
     }
 }
 
-/// Coupons that are over are only in this list.
+/// Only this list has coupons that are over.
 #[tokio::test]
-async fn list_of_coupons_has_further_pages_also_of_coupons_that_are_closed() {
+async fn the_list_of_coupons_has_further_pages_and_includes_closed_coupons() {
     let f = Fixture::new("ops-pages").await;
     let mut ids = Vec::new();
     for _ in 0..51 {
@@ -399,14 +399,14 @@ async fn dead_letters_with_one_reason_are_discarded_together() {
 }
 
 #[tokio::test]
-async fn an_allow_list_is_pasted_and_a_removed_end_is_in_the_history() {
+async fn an_allow_list_is_pasted_and_a_removed_closing_time_is_in_the_history() {
     let f = Fixture::new("ops-list").await;
     let coupon = f.api.open_coupon(5).await;
     let daemon = f.world.daemon().await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let page = format!("/coupons/{}", coupon.id);
     let (list, change) = (format!("{page}/allow-list"), format!("{page}/change"));
-    // As long as UUIDs.
+    // IDs of the length of UUIDs.
     let mut many: Vec<String> = (0..100_000).map(|n| format!("user-{n:0>31}\r\n")).collect();
     for n in [7, 8] {
         many[n] = format!("user-{n}\r\n");

@@ -1,5 +1,6 @@
-//! Slots become free while users wait, or a quantity is raised: they get them before newcomers,
-//! from the next pass, and from a running daemon within two seconds whatever its schedule.
+//! Slots become free while users wait, or a quantity is raised. Waiting users get these slots
+//! before newcomers: from the next pass, or from a running daemon within two seconds, whatever its
+//! schedule.
 
 use std::time::{Duration, Instant};
 
@@ -76,8 +77,8 @@ async fn freed_and_added_slots_are_offered_at_once_whatever_the_schedule() {
     api.change(coupon.id, &json!({"quantity": 5})).await;
     has_row(&wait[3]).await;
     let raised = begun.elapsed();
-    // A lease delays the slot by its rest, and does not end the attempt. Until it is cut, no script
-    // has looked at it.
+    // A lease delays the slot until the lease ends, and the daemon keeps trying. A script that
+    // meets a lease this long shortens it, so the value shows whether promotion met the lease.
     api.claim(coupon.id, "late").await;
     let meta = world.redis.of_drop(coupon.id, coupon.drop, "meta");
     let never = i64::MAX / 1_000_000;
@@ -94,7 +95,8 @@ async fn freed_and_added_slots_are_offered_at_once_whatever_the_schedule() {
     assert!(all.iter().all(|took| *took < SOON), "{all:?}");
 }
 
-/// A reopening waits for claims in flight, and for a partition that no consumer reads.
+/// A reopening may take long: it waits for claims in flight, and for a partition that no consumer
+/// reads.
 #[tokio::test]
 async fn freed_slot_is_offered_while_other_coupons_are_being_reopened() {
     let fixture = Fixture::new("offered-beside").await;
@@ -115,7 +117,7 @@ async fn freed_slot_is_offered_while_other_coupons_are_being_reopened() {
     assert!(took < SOON, "{took:?}");
 }
 
-/// MySQL and the daemon's host may have another time than Redis, by which drops open.
+/// Drops open by Redis's clock. The clocks of MySQL and of the daemon's host may differ from it.
 #[tokio::test]
 async fn freed_slot_is_offered_in_a_drop_that_is_open_by_the_clock_of_redis_alone() {
     let clocks = Clocks::new().unwrap();

@@ -1,5 +1,5 @@
-//! A store that answers and refuses is down: within a minute one mail names the refusal, `/readyz`
-//! gives the reason, the metric is down, and one mail says that it is over.
+//! A store that answers but refuses counts as down. Within a minute, one mail names the refusal,
+//! `/readyz` gives the reason, and the metric is 0. When the refusal is over, one mail says so.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -13,7 +13,7 @@ use firstcome_stack::{KafkaCluster, MysqlOptions, MysqlServer, RedisServer};
 
 use crate::drift::support::{mailed, read};
 
-/// The target, and what a busy machine takes longer.
+/// The target, plus the time that a busy machine takes longer.
 const WITHIN: Duration = Duration::from_secs(90);
 
 async fn is_not_ready(probe: &Http, refusal: StoreRefusal) -> bool {
@@ -54,13 +54,14 @@ type Scene = (
     &'static [&'static str],
 );
 
-/// The product's own patience instead of the one of tests.
+/// Selects the product's default delay before alerts instead of the one for tests.
 const PATIENT: [(&str, &str); 1] = [("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "")];
 
-/// By when a refusal is mailed, with the product's own patience.
+/// The limit for the mail about a refusal, with the product's default delay.
 const MAILED_WITHIN: Duration = Duration::from_secs(60);
 
-/// Makes a private Redis refuse, and waits until everything tells it: in time, with [`PATIENT`].
+/// Makes a private Redis refuse, and waits until readiness, metric, pass and mail report it. With
+/// settings such as [`PATIENT`], the mail must also be in time.
 async fn redis_refuses(
     name: &str,
     settings: &[(&str, &str)],
@@ -120,7 +121,7 @@ async fn redis_refuses(
 
 /// The usual first failure of a full or read-only disk, with Redis's default `save`.
 #[tokio::test]
-async fn redis_whose_snapshot_failed_is_told_as_what_it_is() {
+async fn a_failed_redis_snapshot_is_reported_by_its_cause() {
     // A folder of this name makes every snapshot fail.
     let block = |server: &RedisServer| {
         std::fs::create_dir_all(server.data_dir().join("dump.rdb/x")).unwrap();
@@ -135,7 +136,7 @@ async fn redis_whose_snapshot_failed_is_told_as_what_it_is() {
 
 #[tokio::test]
 #[ignore = "release"]
-async fn redis_that_refuses_for_other_reasons_is_told_as_what_it_is() {
+async fn other_refusals_by_redis_are_reported_by_their_cause() {
     let memory: Scene = (
         StoreRefusal::RedisMemory,
         &["CONFIG|SET|maxmemory|1"],
@@ -156,7 +157,7 @@ async fn redis_that_refuses_for_other_reasons_is_told_as_what_it_is() {
 }
 
 #[tokio::test]
-async fn mysql_that_takes_no_writes_is_told_as_what_it_is() {
+async fn a_read_only_mysql_is_reported_by_its_cause() {
     let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
     let stores = WorldStores::shared().await.with_mysql_at(&server.url());
     let world = World::on(stores, "mysql-refuses").await;
@@ -178,14 +179,14 @@ async fn mysql_that_takes_no_writes_is_told_as_what_it_is() {
     is_over(&f.world, StoreRefusal::MysqlReadOnly).await;
 }
 
-/// The first write that finds no space decides what MySQL does: a row gets an error, as its table
-/// is full. A commit waits for space in the binary log, without an error, and so does every later
-/// one, also of passes and of the outbox.
+/// The first write that finds no space decides how MySQL behaves. An insert gets an error, because
+/// its table is full. A commit waits for space in the binary log without an error, and so does
+/// every later commit, including those of passes and of the outbox.
 #[tokio::test]
 #[ignore = "release"]
-async fn full_disk_of_a_real_mysql_is_told_as_what_it_is() {
-    // The redo log of a new data folder: MySQL ends if it has no space to enlarge that log, as it
-    // does in its first seconds.
+async fn a_full_disk_of_a_real_mysql_is_reported_by_its_cause() {
+    // Sets the redo log to the size that it has in a new data folder. Otherwise MySQL enlarges the
+    // log in its first seconds, and exits if there is no space for that.
     let extra_args = vec!["--innodb-redo-log-capacity=8M".to_owned()];
     let server = MysqlServer::start(MysqlOptions {
         disk_mb: Some(400),
@@ -206,7 +207,7 @@ async fn full_disk_of_a_real_mysql_is_told_as_what_it_is() {
     fill(&filler);
     let mut users = 0;
     let refusal = eventually_some("the full disk is mailed", WITHIN, async || {
-        // Rows need space only now and then.
+        // Most inserts need no new space, so it takes many.
         if users < 5_000 {
             let some: Vec<String> = (users..users + 100).map(|n| format!("u-{n}")).collect();
             users += 100;
@@ -238,11 +239,11 @@ async fn full_disk_of_a_real_mysql_is_told_as_what_it_is() {
     all_issued(&f.world, coupon.drop, users).await;
 }
 
-/// What MySQL's connections do.
+/// Lists what MySQL's connections do, for the failure message.
 const BUSY: &str = "SELECT state, command, MAX(time), COUNT(*), MIN(LEFT(info, 60)) \
     FROM performance_schema.processlist WHERE command <> 'Sleep' GROUP BY state, command";
 
-/// Takes all space that is left.
+/// Fills all space that is left.
 fn fill(file: &Path) {
     let mut filler = std::fs::File::create(file).unwrap();
     let zeros = vec![0; 1 << 16];
@@ -250,9 +251,9 @@ fn fill(file: &Path) {
     while filler.write_all(&[0]).is_ok() {}
 }
 
-/// MySQL's own error of a full disk, which the consumer meets and the reconciler does not.
+/// Only the consumer gets MySQL's error about a full disk. The reconciler does not.
 #[tokio::test]
-async fn full_disk_of_mysql_is_told_although_only_the_consumer_meets_it() {
+async fn a_full_mysql_disk_is_reported_although_only_the_consumer_meets_it() {
     let f = Fixture::new("full-disk").await;
     let _daemon = f.world.daemon().await;
     let coupon = f.api.open_coupon(1_000).await;
@@ -268,17 +269,17 @@ async fn full_disk_of_mysql_is_told_although_only_the_consumer_meets_it() {
     all_issued(&f.world, coupon.drop, 1).await;
 }
 
-/// One of three brokers is dead, and the topic asks for all three. Kafka asks for no more replicas
-/// than a partition has, so a single broker never refuses for this reason.
+/// One of three brokers is dead, and the topic requires all three. Kafka never requires more
+/// replicas than a partition has, so a single broker cannot refuse for this reason.
 #[tokio::test]
 #[ignore = "release"]
-async fn kafka_with_too_few_replicas_is_told_as_what_it_is() {
+async fn too_few_kafka_replicas_are_reported_by_their_cause() {
     let cluster = KafkaCluster::start().await.unwrap();
     let stores = WorldStores::shared().await.with_kafka_cluster(&cluster);
     let f = Fixture::of(World::on(stores, "few-replicas").await).await;
     let _daemon = f.world.daemon().await;
     let coupon = f.api.open_coupon(1_000).await;
-    // What is not named returns to the brokers' defaults.
+    // Kafka resets settings that this request omits to the brokers' defaults.
     let settings = [
         ("min.insync.replicas", "3"),
         ("max.message.bytes", "65536"),

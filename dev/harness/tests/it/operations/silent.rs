@@ -1,6 +1,6 @@
-//! A host becomes silent while its connections stay open and its address leads to another host:
-//! processes with default settings leave it soon. While a store is silent, SIGTERM still stops
-//! every process within seconds.
+//! A host becomes silent while its connections stay open and its address leads to another host.
+//! Processes with default settings soon switch to the other host. While a store is silent, SIGTERM
+//! still stops every process within seconds.
 
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,8 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 /// Concurrent requests. They exceed the number of connections that a process has to a store.
 const AT_ONCE: usize = 24;
 
-/// All processes answer normally: claims are queued, a change succeeds, the consumer writes rows
-/// and a pass ends.
+/// Waits until all processes work normally: claims are queued, a change succeeds, the consumer
+/// writes rows and a pass succeeds.
 async fn all_work(f: &Fixture, daemon: &ReconcilerClient, coupon: &MadeCoupon, round: &str) {
     let (api, sql) = (&f.api, &f.world.sql);
     let rows = "SELECT COUNT(*) FROM issued_coupons WHERE issued_by = 'consumer'";

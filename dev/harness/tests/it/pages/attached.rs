@@ -1,5 +1,5 @@
-//! The operator on duty has only the mail: it says the doubt first, and leads to the page, which
-//! confirms the plan.
+//! An operator on duty starts from a mail. The mail names the doubt first and links to the page on
+//! which the plan is confirmed.
 
 use firstcome_harness::{Browser, LIMIT, Look, OPS_TOKEN, eventually};
 
@@ -9,7 +9,7 @@ use crate::drift::support::mailed;
 
 #[tokio::test]
 #[ignore = "release"]
-async fn operator_confirms_the_plan_of_a_mail_on_the_page() {
+async fn an_operator_confirms_the_plan_that_a_mail_links_to() {
     let shop = Shop::new("attach-page").await;
     let file = shop.file(&shop.stores().await, "mode = 'repair'");
     shop.sell(0..40).await;

@@ -101,9 +101,9 @@ async fn a_claim_survives_a_lost_network_and_a_new_process() {
     page.assert_sound("issued-late").await;
 }
 
-/// A drop that is closed early has no waiting list any more, which is not a fault.
+/// A drop that is closed early no longer has a waiting list, which is not a fault.
 #[tokio::test]
-async fn a_user_who_waits_is_told_that_the_drop_was_closed() {
+async fn a_waiting_user_sees_that_the_drop_was_closed() {
     let f = Fixture::new("page-closed").await;
     let pages = serve_pages(&f.world).await;
     let coupon = f.api.open_coupon(1).await;
@@ -115,7 +115,7 @@ async fn a_user_who_waits_is_told_that_the_drop_was_closed() {
     page.browser.click("#main").await;
     page.until(&["waiting"]).await;
     f.api.change(coupon.id, &json!({"close_now": true})).await;
-    // A pass deletes the waiting list once nobody can be on the way to it.
+    // A pass deletes the waiting list once no claim can be in flight to it.
     f.world.set("RECONCILE_CRON", "* * * * * *");
     let _daemon = f.world.daemon().await;
     assert_eq!(page.until(&["closed", "lost_place"]).await, "closed");

@@ -48,7 +48,7 @@ async fn an_operator_repairs_injected_drift_from_the_link_in_the_mail() {
     let (coupon, answers) = f.held(name, 30, 20).await;
     // The daemon's mails link to the address of the daemon, because PUBLIC_URL is not set.
     let daemon = f.world.daemon().await;
-    // Three strangers on held slots. They would lose them.
+    // Redis shows three strangers on slots that others hold. A repair takes these slots from them.
     let mut injector = injector(&f.world, &coupon).await;
     injector.make(Drift::SlotConflict, 3).await.unwrap();
     daemon.reconcile(&json!({})).await;

@@ -51,11 +51,12 @@ async fn each_process_exits_and_names_the_store_that_is_down() {
     let migrate: (&str, &[&str]) = ("firstcome-api", &["migrate"]);
     for (program, args) in PROCESSES.into_iter().chain([migrate]) {
         for (store, variable, value) in NOWHERE {
-            // Only the API and the reconciler use Redis.
+            // The consumer and `migrate` do not use Redis.
             if matches!(args, ["consume" | "migrate"]) && store == "Redis" {
                 continue;
             }
-            // The API starts without Kafka and stores claims in MySQL meanwhile. The daemon waits.
+            // The API starts without Kafka and stores claims in MySQL meanwhile. The daemon waits
+            // for every store.
             if args == ["serve"] && store == "Kafka" || args == ["daemon"] {
                 continue;
             }
@@ -148,7 +149,7 @@ async fn start_up_waits_for_a_store_that_is_starting() {
 }
 
 #[tokio::test]
-async fn what_migrate_or_other_settings_would_mend_is_refused_with_the_command_or_setting() {
+async fn start_up_errors_name_the_command_or_setting_that_fixes_them() {
     let (world, bare) = tokio::join!(
         World::new("no-topic"),
         World::bare(WorldStores::shared().await, "not-migrated"),

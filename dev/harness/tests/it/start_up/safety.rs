@@ -1,4 +1,4 @@
-//! Settings of Redis and of the topic with which a promise could be lost.
+//! Settings of Redis and of the topic that could lose a promise.
 
 use firstcome_harness::{Fixture, PrefixedKeys, WorldStores, eventually};
 use firstcome_reconciler::report::Kind;

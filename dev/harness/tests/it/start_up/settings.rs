@@ -78,8 +78,8 @@ fn settings_in(help: &str) -> BTreeSet<String> {
     names.collect()
 }
 
-/// The help names each command's settings and defaults and no secret, `-h` shows at most twelve,
-/// there are not too many in all, and the example of the package names no other.
+/// The help names each command's settings and defaults, and no secret. `-h` shows at most twelve.
+/// The total stays within the limit, and the package's example names no other settings.
 #[tokio::test]
 async fn help_shows_defaults_few_settings_and_no_secrets() {
     let world = World::bare(WorldStores::shared().await, "help").await;

@@ -41,7 +41,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point, channel: &str
     let answers = rush(&[&environment.api], coupon.id, &people(4), 4).await;
     all_issued(world, coupon.drop, 4).await;
     lose_rows(world, &coupon, "= 2").await;
-    // What a pass repairs makes a mail, and what a person has to do an event.
+    // A pass that repairs sends a mail. A problem that an operator must solve sends an event.
     let left = "INSERT INTO failed_claims (coupon_id, drop_id, slot, user_id, reason) VALUES (1, 1, 1, 'x', 'unknown_drop')";
     if channel == "webhook" {
         world.sql.query(left).await;
