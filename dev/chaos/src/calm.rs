@@ -1,5 +1,5 @@
 //! Traffic without faults: rushes, returns, promotions from the waiting list, revocations, changes
-//! of settings and of the allow list, with a pass every second. Passes must not take any healthy
+//! of settings and of the allow list, with a pass every second. A pass must not mistake a healthy
 //! change for damage, so no coupon may close.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use crate::report::ChaosReport;
 use crate::schedule::FaultSchedule;
 use crate::worker::CampaignWorker;
 
-/// Runs rounds of traffic for this long. Keeps those in which a coupon closed.
+/// Runs rounds of traffic until this time is over. Keeps the rounds in which a coupon closed.
 ///
 /// # Errors
 ///

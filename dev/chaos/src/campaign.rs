@@ -17,10 +17,11 @@ use crate::worker::CampaignWorker;
 /// Schedules that have found a fault of the product, newest last; at most 20. `make test` runs them
 /// before fresh ones.
 ///
-/// - 13815: a seek did not take librdkafka away from a batch with a wrong checksum.
-/// - 13857: a broker that came back named no broker, and librdkafka forgot all of them.
-/// - 17166: a pass that ended by a clock two hours ahead counted as the next two hours' passes.
-/// - 622485: the topic was away when its partitions were assigned, and two got no owner.
+/// - 13815: a seek did not move librdkafka past a batch with a wrong checksum.
+/// - 13857: a broker that came back listed no brokers, and librdkafka forgot all of them.
+/// - 17166: a pass that ended by a clock two hours ahead counted as all passes of the next two
+///   hours.
+/// - 622485: the topic was missing when its partitions were assigned, and two got no owner.
 const REGRESSIONS: [&str; 4] = [
     include_str!("../regressions/13815.json"),
     include_str!("../regressions/13857.json"),

@@ -153,7 +153,7 @@ impl<'a> Clients<'a> {
             api.revoke(coupon, &name, &body).await
         };
         if answer.as_ref().is_err_and(|answer| answer.is("used")) {
-            // A shop uses it: the user keeps it.
+            // A shop has used the code, so the user keeps the coupon.
             self.answers.lock().revoked.remove(&person);
             return true;
         }

@@ -15,10 +15,10 @@ use crate::schedule::FaultSchedule;
 /// Longest time for which an API answers `sold_out` without Redis.
 const LEASE_MS: u64 = 200;
 
-/// A deviation that is allowed.
+/// An allowed deviation.
 pub(crate) struct Excuse {
     pub(crate) reason: &'static str,
-    /// The rule applies if each of these has occurred.
+    /// The excuse applies if the schedule has, for each of these, a fault that fits it.
     after: &'static [fn(&Fault) -> bool],
     covers: Covers,
 }
@@ -46,19 +46,20 @@ enum Covers {
 /// Drops and users in `broken_promises`.
 pub(crate) type Owed = HashSet<(i64, String)>;
 
-/// What stores and history say about the users of violations.
+/// What the stores and the history say about the users in violations.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
     pub(crate) owed: Owed,
     /// Whether a dead letter lists unreadable offsets, or the broker has cut them off.
     pub(crate) unreadable: bool,
-    /// Drops and users whose claims were returned or revoked.
+    /// Drops, each with a user whose claim was returned or revoked.
     returned_by: HashSet<(u64, String)>,
-    /// Drops and slots that were promised to these users.
+    /// Drops, each with a slot that was promised to one of these users.
     returned: HashSet<(u64, i64)>,
-    /// When Redis's clock was set, in milliseconds of the history.
+    /// The times at which Redis's clock was set, in milliseconds of the history.
     clock_steps_ms: Vec<u64>,
-    /// The lines of `sold_out`, and how long the claims took, in milliseconds of the history.
+    /// By line of a `sold_out` answer: when its claim was in progress, in milliseconds of the
+    /// history.
     sold_out_ms: HashMap<usize, RangeInclusive<u64>>,
 }
 
@@ -178,7 +179,7 @@ const EXCUSES: [Excuse; 14] = [
         reason: "a return that an older MySQL has forgotten stands again, also of a user who claimed again",
         after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
         // A user who claimed again moves back to the slot of the revived row, and the later slot
-        // goes to another user. Whoever ends without a row is still `Lost`.
+        // goes to another user. A user who ends without a row is still `Lost`.
         covers: Covers::Violation(|violation, facts| {
             let is_kind = matches!(
                 violation.rule,
@@ -258,7 +259,7 @@ fn is_batch_unreadable(fault: &Fault) -> bool {
     matches!(fault, Fault::Garbage { garbage, .. } if *garbage == batch)
 }
 
-/// Whether Redis may lose who was admitted: a closed coupon is made anew from rows and messages.
+/// Whether Redis may lose admissions. A closed coupon is rebuilt from rows and messages.
 fn is_redis_lost(fault: &Fault) -> bool {
     let gives_no_slot = ["waiting", "allowed", "allow_list"];
     fault.is_redis_lost()
@@ -281,7 +282,7 @@ fn restores_older_state(fault: &Fault) -> bool {
 /// The excuses that apply to one schedule.
 pub(crate) struct Excuses {
     all: Vec<&'static Excuse>,
-    /// The rules of those that were needed.
+    /// The reasons of the excuses that were needed.
     used: Mutex<BTreeSet<&'static str>>,
 }
 
@@ -294,7 +295,7 @@ impl Excuses {
         }
     }
 
-    /// Returns the rules of the excuses that were needed.
+    /// Returns the reasons of the excuses that were needed.
     pub(crate) fn used(&self) -> Vec<&'static str> {
         self.used.lock().iter().copied().collect()
     }
@@ -324,8 +325,8 @@ impl Excuses {
         self.any(|covers| matches!(covers, Covers::NoSlot))
     }
 
-    /// Whether a user may believe to have a slot that is lost, which needs no excuse if another claim
-    /// gets one.
+    /// Whether a user may believe that they hold a slot that is lost. This alone does not count as
+    /// a needed excuse, because another claim of the user may get a slot.
     pub(crate) fn may_lose_slots(&self) -> bool {
         let loses = |excuse: &&Excuse| matches!(excuse.covers, Covers::NoSlot);
         self.all.iter().any(loses)
@@ -335,7 +336,8 @@ impl Excuses {
         self.any(|covers| matches!(covers, Covers::ForgottenUse))
     }
 
-    /// Whether uses may be lost, which needs no excuse unless answers contradict each other.
+    /// Whether uses may be lost. This alone does not count as a needed excuse: only answers that
+    /// contradict each other need one.
     pub(crate) fn may_forget_uses(&self) -> bool {
         let forgets = |excuse: &&Excuse| matches!(excuse.covers, Covers::ForgottenUse);
         self.all.iter().any(forgets)
@@ -380,8 +382,8 @@ mod tests {
         ms: 1,
     };
 
-    /// A question to the excuses. The user `u-1` is owed a slot of drop 7, and slot 2 of drop 1 was
-    /// returned.
+    /// Asks the excuses whether one of them applies. The user `u-1` is owed a slot of drop 7, and
+    /// slot 2 of drop 1 was returned.
     type Ask = fn(&Excuses, &Facts) -> bool;
 
     /// A question, faults after which the answer is yes, and others after which it is no.
@@ -455,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn holder_may_hear_sold_out_only_within_a_lease_after_a_step_of_the_clock() {
+    fn a_holder_may_get_sold_out_only_within_a_lease_after_a_step_of_the_clock() {
         let facts = Facts {
             clock_steps_ms: vec![1_000, 3_000],
             sold_out_ms: [
@@ -480,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn last_findings_and_open_dead_letters_must_be_of_owed_users() {
+    fn last_findings_and_open_dead_letters_must_belong_to_owed_users() {
         let owed = Owed::from([(7, "u-1".to_owned())]);
         let excuses = after(&[]);
         for (kind, drop, user, is_excused) in [

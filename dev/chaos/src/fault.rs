@@ -68,14 +68,15 @@ pub const COUPON_KEYS: [&str; 6] = [
 /// The tables that MySQL may lose with all their rows, as if they were restored from an empty dump.
 pub const TABLES: [&str; 4] = ["drops", "slot_limits", "topic_positions", "failed_claims"];
 
-/// Processes of each kind, and coupons, are numbered from 0. What lasts is undone after `ms`.
+/// Processes of each kind, and coupons, are numbered from 0. A fault with a duration is undone
+/// after `ms`.
 #[rustfmt::skip]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fault {
     /// Kills a process of the product with SIGKILL, and restarts it.
     Kill { role: ProcessRole, number: usize, ms: u64 },
-    /// Sends SIGSTOP, and SIGCONT.
+    /// Sends SIGSTOP to a process, and later SIGCONT.
     Freeze { role: ProcessRole, number: usize, ms: u64 },
     /// Restarts a process so that it dies at this point (a value of `FIRSTCOME_CRASH_AT`), then
     /// restarts it normally. It is killed if it does not reach the point within `ms`.
@@ -87,7 +88,7 @@ pub enum Fault {
 
     /// Kills a server with SIGKILL, and restarts it.
     KillServer { store: FaultyStore, ms: u64 },
-    /// Sends SIGSTOP to a server, and SIGCONT.
+    /// Sends SIGSTOP to a server, and later SIGCONT.
     FreezeServer { store: FaultyStore, ms: u64 },
     /// Disturbs the connection to a server.
     Wire { store: FaultyStore, wire: WireFault, ms: u64 },
@@ -154,7 +155,7 @@ pub enum Fault {
     Garbage { garbage: Garbage, ms: u64 },
     /// The mail server permanently rejects every recipient.
     MailsRefused { ms: u64 },
-    /// An operator confirms repairs of every coupon without having read which are held back.
+    /// An operator confirms the repairs of every coupon without having read which are held back.
     BlindConfirm,
     /// A row and its admission are deleted in every store. Never drawn from a seed, because no
     /// design can keep that promise. It proves that the checker notices a lost promise.
@@ -183,8 +184,8 @@ impl Fault {
         )
     }
 
-    /// Whether MySQL loses rows, or MySQL or Kafka loses or skips what they are made from. If Redis
-    /// also loses its admissions, no copy is left.
+    /// Whether MySQL loses rows, or MySQL or Kafka loses or skips the data that rows are made from.
+    /// If Redis also loses its admissions, no copy is left.
     pub fn forgets_rows(&self) -> bool {
         match self {
             Self::TableLost { table } => table == "drops" || table == "failed_claims",
@@ -196,7 +197,7 @@ impl Fault {
         }
     }
 
-    /// Names the fault for statistics: its kind and what it strikes, without numbers.
+    /// Names the fault for statistics: its kind and its target, without numbers.
     pub fn name(&self) -> String {
         let text = format!("{self:?}").replace('"', "");
         let (kind, fields) = text.split_once(" { ").unwrap_or((&text, ""));

@@ -7,7 +7,7 @@
 //! - `inject`: injects a fault and reports whether it had an effect.
 //! - `clients`: users who claim until they get an answer; a history records all of it.
 //! - `operators`: two operators who keep changing coupons.
-//! - `shops`: two shops that use codes and undo it, and a judge of their answers.
+//! - `shops`: two shops that use codes and undo uses, and a judge of their answers.
 //! - [`run`]: runs the faults and the recovery, waits for an exact result, and judges the history;
 //!   `verify`: reads the stores at the end; `excuses`: the deviations that are allowed.
 //! - [`campaign`]: many schedules, each run by a [`worker`]; [`mod@shrink`]: finds the faults that

@@ -142,7 +142,7 @@ impl<'a> Operators<'a> {
         });
     }
 
-    /// Objects to an answer that is neither 503 nor in the contract. None may arrive.
+    /// Records a failure if an answer is neither 503 nor in the contract. A missing answer is fine.
     fn judge(
         &self,
         what: &str,

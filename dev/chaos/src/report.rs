@@ -12,7 +12,7 @@ pub struct ChaosReport {
     /// The result of each schedule.
     pub runs: Vec<ScheduleResult>,
     /// Seeds at which the harness failed, with the error. They count as failed, because a program
-    /// that does not start or answer shows itself like this.
+    /// that does not start or answer also appears as a failure of the harness.
     pub harness_errors: Vec<(u64, String)>,
     /// Schedules that were not begun in time.
     pub left: usize,

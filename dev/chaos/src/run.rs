@@ -57,7 +57,7 @@ pub struct ScheduleResult {
     pub exact_after_ms: Option<u64>,
     /// Descriptions of the failures. Empty if there are none.
     pub wrong: Vec<String>,
-    /// The rules that excuse deviations from an exact result.
+    /// The reasons that excuse deviations from an exact result.
     pub excused: Vec<&'static str>,
 }
 
@@ -194,7 +194,7 @@ impl Run<'_> {
         }
         let clients = Clients::new(self.system, self.schedule, self.recorder.clone());
         let operators = Operators::new(self.system, self.schedule, self.recorder.clone());
-        // Faults may lose uses, and then porcupine would name their answers.
+        // If faults may lose uses, the history omits them: porcupine would report their answers.
         let of_shops = if self.excuses.may_forget_uses() {
             Recorder::new(std::io::sink())
         } else {
@@ -279,7 +279,7 @@ impl Run<'_> {
         Ok((hits, healed, exact))
     }
 
-    /// Returns when Redis's clock was set, in milliseconds of the history.
+    /// Returns the times at which Redis's clock was set, in milliseconds of the history.
     fn clock_steps_ms(&self, hits: &[TriedFault]) -> Vec<u64> {
         let faults = self.schedule.faults.iter().zip(hits);
         let steps = faults.filter(|(timed, _)| matches!(timed.fault, Fault::RedisClock { .. }));
@@ -315,7 +315,7 @@ impl Run<'_> {
             if !found.is_empty() {
                 break found;
             }
-            // A lost row of `drops` is made again by the jobs of a reconciler.
+            // A job of a reconciler recreates a lost row of `drops`.
             ensure!(began.elapsed() < DEADLINE, "the drop is gone");
             pause(200).await;
         };
@@ -353,15 +353,15 @@ impl Run<'_> {
                 Err(not_yet) => why = format!("{not_yet:#}"),
             }
             match verify::waits_for_person(system).await {
-                // Only an older state may bring more repairs than the limit allows.
+                // Only after a restore of an older state may repairs exceed the limit.
                 Ok(waits) if waits && self.excuses.listed_promise() => {
                     operators::read_and_confirm(system).await;
                 }
                 Ok(_) => {}
                 Err(error) => why = error.to_string(),
             }
-            // A freed slot goes to the next user who claims. If promises may be lost, that is perhaps
-            // one who believes to have a slot.
+            // A freed slot goes to the next user who claims. If promises may be lost, this may be a
+            // user who believes that they hold a slot.
             if self.excuses.may_lose_slots() {
                 clients.ask_all(clients.everyone()).await;
             } else {

@@ -82,7 +82,7 @@ pub struct FaultSchedule {
     pub operators: u32,
     /// Number of users who keep looking up their claims.
     pub pollers: u32,
-    /// Number of shops that use codes and undo it.
+    /// Number of shops that use codes and undo uses.
     #[serde(default)]
     pub shops: u32,
     /// Additional settings of the processes in this schedule.
@@ -137,7 +137,7 @@ impl FaultSchedule {
         // A quarter of the seeds has an allow list. Some lists are too short for the quantity.
         let percent = one_of(&mut rng, &[40, 67, 90]);
         let is_listed = rng.random_bool(0.25);
-        // No store says whether a change that MySQL has forgotten was made.
+        // If MySQL has forgotten a change of the list, no store shows whether it was made.
         let goes_back = |hit: &Timed| matches!(hit.fault, Fault::OldDatabase { .. });
         let may_change = is_listed && !faults.iter().any(goes_back);
         Self {
@@ -157,7 +157,7 @@ impl FaultSchedule {
             processes: EACH,
             operators: one_of(&mut rng, &[0, 2]),
             pollers: one_of(&mut rng, &[0, 2, 10]),
-            // Drawn last: schedules of older seeds stay the same.
+            // Drawn last, so that the seeds of older versions still give the same schedules.
             shops: one_of(&mut rng, &[0, 2]),
             settings: BTreeMap::new(),
             faults,
@@ -201,8 +201,8 @@ impl FaultSchedule {
         self.faults.iter().any(|timed| fits(&timed.fault))
     }
 
-    /// Returns how far Redis's clock goes ahead. A claim from that time whose message is lost
-    /// becomes a row once the clock has come to its time.
+    /// Returns how far Redis's clock goes ahead. If the message of a claim from that period is
+    /// lost, the claim becomes a row only once the clock has reached the claim's time.
     pub(crate) fn clock_lead(&self) -> Duration {
         let lead = |timed: &Timed| match timed.fault {
             Fault::RedisClock { shift_ms, .. } => u64::try_from(shift_ms).unwrap_or_default(),
@@ -246,7 +246,7 @@ fn store(rng: &mut StdRng) -> FaultyStore {
     one_of(rng, &FaultyStore::ALL)
 }
 
-/// How old a copy is, in milliseconds.
+/// Draws the age of a copy, in milliseconds.
 fn age(rng: &mut StdRng) -> u64 {
     rng.random_range(200..=2_500)
 }
@@ -263,7 +263,7 @@ fn longer(rng: &mut StdRng, ms: u64, by: u64) -> u64 {
 /// A function that draws one fault. It gets a duration of 0.2 to 3 s.
 type Draw = fn(&mut StdRng, u64) -> Fault;
 
-/// The vocabulary, and how often each word is drawn.
+/// The faults, with their relative frequencies.
 #[rustfmt::skip]
 const WEIGHTS: &[(u32, Draw)] = &[
     (3, |rng, ms| Fault::Kill { role: role(rng), number: number(rng), ms }),
@@ -286,10 +286,10 @@ const WEIGHTS: &[(u32, Draw)] = &[
     (1, |rng, _| Fault::OldCopy { age_ms: age(rng) }),
     (1, |rng, _| Fault::StaleReplica { lag_ms: age(rng) }),
     (1, |rng, _| Fault::Demotion { lag_ms: age(rng) }),
-    // A step of two hours leaves the windows, which end in half an hour.
+    // A step of two hours moves the clock out of the windows, which end in half an hour.
     (1, |rng, ms| Fault::RedisClock { ms: ms + 1_000,
         shift_ms: one_of(rng, &[-7_200_000, -7_200_000, -90_000, 90_000, 90_000, 90_000]) }),
-    // A part of a lease.
+    // Steps that are shorter than a lease.
     (1, |rng, ms| Fault::RedisClock { shift_ms: one_of(rng, &[-150, -30, 30, 150]), ms }),
     (1, |rng, ms| one_of(rng, &[Fault::RedisDiskFull { ms }, Fault::RedisMemory { ms }])),
     (1, |_, ms| Fault::RedisSnapshotFails { ms }),
@@ -413,12 +413,12 @@ mod tests {
         }
     }
 
-    /// Each word of the vocabulary, with what it strikes.
+    /// Counts each kind of fault together with each of its targets.
     #[test]
     fn a_thousand_seeds_draw_every_fault_on_everything() {
         let all = (1..=1_000).flat_map(|seed| FaultSchedule::draw(seed).faults);
         let drawn: BTreeSet<String> = all.map(|timed| timed.fault.name()).collect();
-        // Of processes, servers, Redis, MySQL, Kafka, garbage, and others.
+        // Faults of processes, servers, Redis, MySQL, Kafka, garbage, and others.
         assert_eq!(drawn.len(), 12 + 31 + 34 + 12 + 3 + 5 + 2, "{drawn:#?}");
     }
 }

@@ -49,7 +49,7 @@ const SETTINGS: [(&str, &str); 7] = [
     ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "5000"),
     ("FIRSTCOME_TEST_ALERT_COOLDOWN_SECONDS", "3600"),
     ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "20"),
-    // So that these crowds are answered from memory.
+    // Makes processes answer crowds of this size from memory, too.
     ("FIRSTCOME_TEST_CROWD_OF_LOSERS", "1"),
 ];
 

@@ -56,14 +56,14 @@ pub(crate) async fn exact(system: &SystemUnderTest, excuses: &Excuses) -> Result
     Ok(())
 }
 
-/// Returns what the excuses of violations depend on.
+/// Reads the facts on which the excuses of violations depend.
 pub(crate) async fn facts(
     system: &SystemUnderTest,
     history: &History,
     clock_steps_ms: Vec<u64>,
 ) -> Result<Facts> {
     let unreadable = "SELECT COUNT(*) FROM failed_claims WHERE reason = 'unreadable'";
-    // Without a dead letter, the broker has cut off the batch and all behind it.
+    // Without a dead letter, the broker has cut off the batch and all later ones.
     let is_gone = |garbage: &Vec<_>| garbage.iter().any(|(_, it)| matches!(it, Garbled(_)));
     let (owed, listed) = (owed(system).await?, system.number(unreadable).await?);
     let unreadable = listed > 0 || is_gone(&system.garbage.lock());
@@ -270,7 +270,7 @@ async fn findings(system: &SystemUnderTest, run: &str, columns: &str) -> Result<
     system.world.sql.rows(&found).await
 }
 
-/// Whether the latest run holds back repairs until a person confirms them.
+/// Whether the latest run holds back repairs until an operator confirms them.
 pub(crate) async fn waits_for_person(system: &SystemUnderTest) -> Result<bool> {
     let latest = "SELECT COUNT(*) FROM (SELECT status FROM reconcile_runs WHERE finished_at IS NOT NULL \
                   ORDER BY started_at DESC LIMIT 1) latest WHERE status = 'braked'";

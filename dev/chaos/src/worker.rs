@@ -26,8 +26,8 @@ impl CampaignWorker {
     ///
     /// # Errors
     ///
-    /// Fails if the harness fails. That is a failure of the schedule: it may hide one of the
-    /// product, for example a program that does not start.
+    /// Fails if the harness fails. This counts as a failure of the schedule, because its cause may
+    /// be in the product, for example a program that does not start.
     pub async fn run(&mut self, schedule: &FaultSchedule, folder: &Path) -> Result<ScheduleResult> {
         let servers = if let Some(servers) = self.servers.take().filter(|_| self.used < FRESH_AFTER)
         {

@@ -177,7 +177,7 @@ async fn garbled(system: &SystemUnderTest) -> Result<Vec<GarbagePlace>> {
     }
     done?;
     pause(100).await;
-    // One letter tells of all batches that cannot be read in a row.
+    // One dead letter names all consecutive batches that cannot be read.
     let last = "SUBSTRING_INDEX(SUBSTRING_INDEX(error, ' of partition', 1), ' to ', -1)";
     Ok(vec![GarbagePlace::Garbled(format!(
         "reason = 'unreadable' AND source_partition = {PARTITION} AND source_offset <= {first} AND {last} + 0 >= {first}"
@@ -212,7 +212,8 @@ impl<'a> PlacedGarbage<'a> {
     }
 
     /// Waits until the product has removed or reported each piece, and removes the pieces that it
-    /// has reported. Notes those that are gone, but not those that went with their topic.
+    /// has reported. Remembers each piece that is gone, because another fault may restore it. A
+    /// piece that is not gone in time is a failure, unless it may be lost with its topic.
     async fn until_gone(&self, places: Vec<GarbagePlace>, ms: u64) -> Result<Effect> {
         let begun = Instant::now();
         pause(ms).await;
@@ -221,7 +222,7 @@ impl<'a> PlacedGarbage<'a> {
             while self.is_there(place).await.unwrap_or(true) {
                 let is_named = self.is_named(place).await.unwrap_or(false);
                 removed += u32::from(is_named && self.remove(place).await.is_ok());
-                // A message goes with its topic, or a position beyond it skips it.
+                // A message is lost with its topic, or skipped by a position beyond it.
                 let is_of_topic = matches!(
                     place,
                     GarbagePlace::Message { .. } | GarbagePlace::Garbled(_)
@@ -269,7 +270,8 @@ impl<'a> PlacedGarbage<'a> {
                     "SELECT COUNT(*) = 0 FROM topic_positions
                      WHERE partition_id = {partition} AND next_offset > {offset}"
                 );
-                // In this order, because a letter and the position behind it are written together.
+                // In this order, because a dead letter and the position after it are written
+                // together.
                 self.system.number(&unread).await? > 0 || self.open_letters(letter).await? > 0
             }
             GarbagePlace::Garbled(of) => {

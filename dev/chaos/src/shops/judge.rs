@@ -1,5 +1,5 @@
-//! Decides whether the answers about one code can be explained: by an order of the requests that
-//! respects time (linearizability), under the rules of docs/decisions/0043-using.md.
+//! Decides whether the answers about one code are linearizable: whether an order of the requests
+//! that respects time explains them under the rules of docs/decisions/0043-using.md.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write as _;
@@ -20,7 +20,7 @@ pub(super) struct CodeRequest {
     pub(super) reference: String,
     pub(super) begun: Instant,
     pub(super) ended: Instant,
-    /// `None` if no answer came, or one that does not tell whether it was done.
+    /// `None` if no answer came, or if the answer does not tell whether the request was executed.
     pub(super) answer: Option<CodeAnswer>,
 }
 
@@ -36,7 +36,7 @@ impl StoredUses {
         self.in_use.as_deref().is_some_and(|user| user != reference)
     }
 
-    /// Does what the request asks for. Returns `None` if the rules do not allow that.
+    /// Returns the state after the request is executed. `None` if the rules do not allow that.
     fn after(&self, request: &CodeRequest) -> Option<Self> {
         let reference = &request.reference;
         let mut next = self.clone();
@@ -59,7 +59,7 @@ impl StoredUses {
         let is_used_by_another = self.is_used_by_another(reference);
         let unchanged = |is_right: bool| is_right.then(|| self.clone()).into_iter().collect();
         match (request.kind, request.answer) {
-            // Of an undo, an order that begins to use the code meanwhile need not be seen.
+            // An undo may get this answer even if another order begins to use the code meanwhile.
             (_, Some(CodeAnswer::Done)) => self.after(request).into_iter().collect(),
             (RequestKind::Use, Some(CodeAnswer::Used)) => {
                 unchanged(is_used_by_another && !is_undone)
@@ -82,9 +82,9 @@ impl StoredUses {
 /// Whether an order of the requests explains all answers and, if the code has a row, the stored
 /// uses.
 pub(super) fn is_possible(requests: &[CodeRequest], stored: Option<&StoredUses>) -> bool {
-    // A request without an answer may be done at any time after it began, or never. Done twice, it
-    // changes nothing more, so only the state tells which of them were done: the search would
-    // otherwise take twice as long with each.
+    // A request without an answer may be executed at any time after it began, or never. A second
+    // execution changes nothing, so the search does not record which of them were executed: the
+    // state is enough. Recording them would double the search with each such request.
     let (answered, lost): (Vec<&CodeRequest>, Vec<&CodeRequest>) = requests
         .iter()
         .partition(|request| request.answer.is_some());
@@ -102,7 +102,7 @@ pub(super) fn is_possible(requests: &[CodeRequest], stored: Option<&StoredUses>)
             let places = 0..answered.len();
             places.filter(|place| done & (1 << place) == 0)
         };
-        // A request that was answered was done by then.
+        // An answered request was executed before its answer.
         let until = left().map(|place| answered[place].ended).min();
         let may_be_done = |request: &CodeRequest| until.is_none_or(|until| request.begun <= until);
         for place in left().filter(|place| may_be_done(answered[*place])) {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_explained_or_not() {
+    fn answers_are_possible_only_if_some_order_explains_them() {
         for (text, expected) in [
             ("0-1 use a done, 2-3 use a done", true),
             ("0-1 use a done, 2-3 use b done", false),
@@ -204,9 +204,9 @@ mod tests {
         }
     }
 
-    /// As while MySQL is away: each request is repeated, and no answer comes.
+    /// Simulates that MySQL is unavailable: each request is repeated, and no answer comes.
     #[test]
-    fn many_requests_without_an_answer_are_judged_at_once() {
+    fn many_requests_without_an_answer_are_judged_quickly() {
         let lost = (0..30).map(|at| {
             let shop = ["a", "b", "c", "d", "e", "f"][at % 6];
             let kind = if at % 5 == 0 { "undo" } else { "use" };

@@ -26,13 +26,13 @@ use crate::wait::{pause, until};
 /// Time limit of a shop's request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Codes of a drop that shops use: few, so that they compete.
+/// Number of codes of a drop that shops use. It is small, so that the shops compete.
 const CODES: u32 = 6;
 
-/// Orders of a shop that want the same code.
+/// Number of orders of a shop that want the same code.
 const ORDERS: u32 = 3;
 
-/// Requests per code. The judge searches their orders.
+/// Maximum number of requests per code. The judge searches their orders.
 const MAX_REQUESTS: usize = 40;
 
 pub(crate) struct Shops<'a> {
@@ -158,7 +158,7 @@ impl<'a> Shops<'a> {
         let arrives = Mutex::new(None);
         let late = async {
             let answer = self.answer(&address, RequestKind::Use, order).await;
-            // Without it, the request has never left the proxy.
+            // Without a time of arrival, the request has never left the proxy.
             if let Some(asked) = arrives.lock().take() {
                 self.record(RequestKind::Use, order, &asked, answer);
             }
