@@ -22,7 +22,7 @@ pub struct SqlRefusal {
     pub message: String,
 }
 
-/// Fails the test if a statement has another error than a refusal.
+/// Fails the test if a statement fails for a reason other than a refusal.
 fn refusal(sql: &str) -> impl FnOnce(mysql_async::Error) -> SqlRefusal {
     move |error| match error {
         mysql_async::Error::Server(error) => SqlRefusal {

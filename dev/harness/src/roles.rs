@@ -42,7 +42,7 @@ impl Once {
         serde_json::from_value(self.json()).unwrap()
     }
 
-    /// Returns the run as the contract has it.
+    /// Returns the run as JSON, as the contract defines it.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| panic!("{e}: code {}\n{}", self.code, self.log))

@@ -32,8 +32,8 @@ pub struct MysqlOptions {
     /// Additional arguments of `mysqld`, such as `["--innodb-lock-wait-timeout=1"]`, which take
     /// precedence.
     pub extra_args: Vec<String>,
-    /// The size in megabytes of a separate disk, which its other files share with those of the
-    /// test ([`MysqlServer::small_disk`]). A new server needs about 200. Only root can have it.
+    /// The size in megabytes of a separate disk for the data folder. The test can write to the
+    /// same disk ([`MysqlServer::small_disk`]). A new server needs about 200. Requires root.
     pub disk_mb: Option<u32>,
 }
 
@@ -47,13 +47,13 @@ impl MysqlOptions {
     }
 }
 
-/// Runs a program on a separate disk, which nothing but the program's processes see, and which
-/// ends with them. Arguments: the folder of the disk, its size, a folder whose files it gets, and
+/// Runs a program on a separate disk. Only the program's processes see the disk, and it ends with
+/// them. Arguments: the folder of the disk, its size, a folder whose files are copied to it, and
 /// the program's command line.
 const WITH_DISK: &str = "mkdir -p \"$1\" && mount -t tmpfs -o size=\"$2\" tmpfs \"$1\" && \
     cp -a \"$3/.\" \"$1\" && shift 3 && exec \"$@\"";
 
-/// The folder of the small disk.
+/// Returns the folder of the small disk.
 fn disk_of(instance: &Instance) -> PathBuf {
     instance.dir.join("disk")
 }

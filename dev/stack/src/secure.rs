@@ -196,7 +196,7 @@ async fn kafka(certificates: &CertificateFolder) -> Result<(KafkaServer, [FaultP
     let module = "org.apache.kafka.common.security";
     let scram = format!("{module}.scram.ScramLoginModule required;");
     let plain = format!("{module}.plain.PlainLoginModule required user_{USER}=\"{PASSWORD}\";");
-    // Kafka's own check for tests: it believes each token that has not expired.
+    // Kafka's own check for tests: it accepts each token that has not expired.
     let token = format!(
         "{module}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"kafka\";"
     );

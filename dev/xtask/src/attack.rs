@@ -27,7 +27,7 @@ pub(crate) fn attack(part: Option<Part>) -> Result<()> {
     suite::attacks(&program)
 }
 
-/// Returns a PyPI package in a virtual environment of the cache folder. The file `whole` marks it
+/// Returns the virtual environment of a PyPI package in the cache folder. The file `whole` marks it
 /// as complete. The folder cannot be renamed once it is filled, because its programs contain its
 /// path.
 pub(crate) fn python_package(name: &str, version: &str) -> Result<PathBuf> {

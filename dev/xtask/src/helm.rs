@@ -1,7 +1,7 @@
-//! The Helm chart. `render` writes from it what the system tests run. `check` checks the chart with
-//! helm, everything with the Kubernetes API schemas, and docker-compose.yml with docker. `fetch`
-//! gets the first two tools into the cache folder: building helm with Go takes three minutes of
-//! CPU, so without it `check` checks the rendered manifests only.
+//! The Helm chart. `render` writes the manifests that the system tests use. `check` checks the
+//! chart with helm, everything with the Kubernetes API schemas, and docker-compose.yml with docker.
+//! `fetch` gets the first two tools into the cache folder: building helm with Go takes three
+//! minutes of CPU, so without it `check` checks the rendered manifests only.
 
 use std::fs;
 use std::path::{Path, PathBuf};

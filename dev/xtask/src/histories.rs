@@ -1,4 +1,4 @@
-//! Checks recorded histories with porcupine, a checker of linearizability that others wrote
+//! Checks recorded histories with porcupine, a third-party linearizability checker
 //! (`dev/histories`, in Go).
 
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::shell::{command, run, unchecked};
 
-/// Where fault schedules keep their histories.
+/// The folder in which fault schedules keep their histories.
 pub(crate) const FOLDER: &str = "target/histories";
 
 /// Builds the checker, runs its own tests, and checks these histories, or those of the last fault

@@ -1,4 +1,5 @@
-//! Plants faults in the rules, one at a time. The tests that a fault names must fail.
+//! Plants faults in the rules, one at a time. At least one of the tests that a fault names must
+//! fail.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -74,7 +75,7 @@ fn passes(tests: &[String]) -> Result<bool> {
     }
     let mut cargo = cargo(&["test", "--workspace", "--locked"]);
     let ended = cargo.args(tests).output().context("cargo test")?;
-    // A fault that does not compile shows nothing.
+    // A fault that does not compile proves nothing.
     let ran = String::from_utf8_lossy(&ended.stdout).contains("running ");
     ensure!(ran, "the tests did not run");
     Ok(ended.status.success())
@@ -103,7 +104,7 @@ pub(crate) fn run(part: Option<Part>) -> Result<()> {
     }
     let mut not_caught = 0;
     for (tests, mutants) in of_tests {
-        // Tests that fail without a fault show nothing.
+        // Tests that fail without a fault prove nothing.
         if !passes(tests)? {
             println!("FAIL without a fault: {}", tests.join(" "));
             not_caught += mutants.len();

@@ -36,7 +36,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
 pub(crate) fn faults() -> Result<()> {
     build_all_and_fetch(&Profile::new("dev".to_owned()))?;
     let system = ["--test", SYSTEM, "--", "--ignored", "--skip", "attack::"];
-    // The half hour of a crowd runs by itself (docs/RELIABILITY.md).
+    // The test with a crowd takes half an hour and runs separately (docs/RELIABILITY.md).
     let others = ["--test", "protocol", "--test", "attach", "--"];
     let others = [&others[..], &["--ignored", "--skip", "crowd::"]].concat();
     let larger = [("KILLS", "40"), ("REQUESTS", "30000"), ("CROWD", "10000")];
@@ -64,8 +64,9 @@ pub(crate) fn test_it(args: &[&str]) -> Command {
 }
 
 /// Runs the tests of every change. The system tests wait for servers most of the time, so all other
-/// tests run concurrently, and their output is shown at the end. The fault schedules follow: beside
-/// the system tests, each would take nearly twice the CPU time, and time limits would be reached.
+/// tests run concurrently, and their output is shown at the end. The fault schedules follow: run
+/// together with the system tests, each would take nearly twice the CPU time, and time limits would
+/// be reached.
 fn every_change(profile: &Profile) -> Result<()> {
     let others = ["--exclude", HARNESS, "--tests"];
     let mut others = cargo_test(2 * processors(), &others);
@@ -95,8 +96,8 @@ fn kept(command: &mut Command) -> Result<(String, Result<()>)> {
     Ok((String::from_utf8_lossy(&log).into_owned(), result))
 }
 
-/// Returns the command of the fault schedules. Each commit draws other ones, so that they search.
-/// `FIRST` and `SEEDS` in the environment select them.
+/// Returns the command of the fault schedules. Each commit draws different ones, so that new
+/// schedules are tried all the time. `FIRST` and `SEEDS` in the environment select them.
 fn schedules(profile: &Profile) -> Result<Command> {
     let seeds = setting("SEEDS").unwrap_or_else(|| SEEDS.to_owned());
     let of_commit = || {

@@ -258,7 +258,7 @@ impl Injector {
             .await
     }
 
-    /// Admits new users on slots from `first` on, ten seconds ago, without telling any other store.
+    /// Admits new users on slots from `first` on, ten seconds ago. No other store gets the claims.
     async fn admit(&mut self, n: u32, first: i64) -> Result<Vec<AffectedUser>> {
         let people = self.make_up(n, first);
         let at = self.redis.now_ms().await - 10_000;

@@ -97,7 +97,7 @@ pub enum RecordedEvent {
         code: String,
         /// The order that uses it.
         in_use: Option<String>,
-        /// The orders that never may.
+        /// The orders that may never use it, because their use was undone.
         undone: Vec<String>,
     },
     Ok {
@@ -191,7 +191,7 @@ pub enum RecordedAnswer {
 #[serde(rename_all = "snake_case")]
 pub enum CodeAnswer {
     Done,
-    /// By another order.
+    /// Another order uses the code.
     Used,
     /// This order was undone.
     Undone,

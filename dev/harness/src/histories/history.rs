@@ -230,7 +230,7 @@ impl History {
                     return Err(format!("drop {drop} has ended before"));
                 }
             }
-            // Only porcupine needs to know when a quantity is uncertain, and judges shops.
+            // Only porcupine judges shops and needs to know when a quantity is uncertain.
             RecordedEvent::Changing { .. }
             | RecordedEvent::Changed { .. }
             | RecordedEvent::CodeAsked { .. }

@@ -11,11 +11,11 @@ pub enum Rule {
     OtherSlot,
     /// A slot was promised to two users.
     PromisedTwice,
-    /// A user was promised two slots where one is allowed.
+    /// A user was promised two slots although only one is allowed.
     Contradiction,
-    /// A row is of a user who never claimed.
+    /// A row belongs to a user who never claimed.
     NeverAsked,
-    /// A row is of a user whose every claim was refused.
+    /// A row belongs to a user whose claims were all refused.
     NeverAdmitted,
     SlotDoubled,
     UserDoubled,
@@ -25,17 +25,17 @@ pub enum Rule {
     TooFew,
     /// A row that was read is missing at the end.
     Vanished,
-    /// A user has a slot at the end that was revoked.
+    /// A user still has a revoked slot at the end.
     RevokedHeld,
     /// A user was promised a slot after a revocation.
     RevokedPromised,
-    /// A user on the allow list was refused as not on it.
+    /// A user on the allow list got `not_allowed`.
     TurnedAway,
     /// A valid promise was denied later.
     Denied,
     /// A user who is not on the allow list got a slot or a place to wait for one.
     GivenUnlisted,
-    /// A row is of a user who was never on the allow list when they claimed.
+    /// A row belongs to a user who was never on the allow list when they claimed.
     HeldUnlisted,
 }
 

@@ -15,8 +15,8 @@ use crate::process::CommandLine;
 /// The suite that has MySQL. Debian's stable releases have only MariaDB.
 const SUITE: &str = "sid";
 
-/// The version with which the figures and tests of docs were made. Debian's pool keeps only the
-/// newest, so another one is used, too, unless `REQUIRED=1`.
+/// The version of the tests and figures in the documentation. Debian's pool keeps only the newest
+/// version, so any other is also accepted, unless `REQUIRED=1`.
 const TESTED: &str = "9.7.4";
 
 /// Statements that initialise a new data folder.
@@ -136,8 +136,8 @@ impl Mysql {
             let statements = part.join("init.sql");
             fs::write(&statements, FIRST_STATEMENTS)?;
             let mut command = self.server(&part.join("data"));
-            // A small redo log makes the copy small. It grows to its usual size when the server
-            // starts first.
+            // A small redo log makes the copy small. It grows to its usual size when a server
+            // starts for the first time.
             command
                 .extend(["--initialize-insecure", "--innodb-redo-log-capacity=8M"].map(Into::into));
             command.push(format!("--init-file={}", statements.display()).into());

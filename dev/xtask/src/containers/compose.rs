@@ -50,7 +50,7 @@ impl Compose {
         self.quietly(&["down"])
     }
 
-    /// Removes the containers and their volumes, without a moment to finish.
+    /// Removes the containers and their volumes at once, without time to finish.
     pub(super) fn remove(&self) -> Result<()> {
         self.quietly(&["down", "--volumes", "--timeout", "0"])
     }
@@ -63,7 +63,7 @@ impl Compose {
         self.quietly(&["start", service])
     }
 
-    /// Returns a variable of the file that the service `secrets` has made.
+    /// Returns a variable of the file that the service `secrets` has generated.
     pub(super) fn secret(&self, name: &str) -> Result<String> {
         let read = ["run", "--rm", "-T", "secrets", "cat", "/secrets/env"];
         let variables = output(&mut self.command(&read))?;

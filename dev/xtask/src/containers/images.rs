@@ -1,4 +1,4 @@
-//! Makes our image, and stand-ins for the images of others, under the names that our files use.
+//! Builds our image, and stand-ins for third-party images, under the names that our files use.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use crate::shell::{cache, command, output, read, root, run};
 const BASE: &str = "2";
 const SERVERS: &str = "localhost/firstcome-debian-servers";
 const BUILD: &str = "localhost/firstcome-debian-build";
-/// The servers of docker-compose.yml, but for MySQL and Kafka, which `cargo xtask setup` fetches.
+/// The servers of docker-compose.yml, except MySQL and Kafka, which `cargo xtask setup` fetches.
 const SERVER_PACKAGES: &str =
     "ca-certificates,redis-server,nginx-light,default-jre-headless,busybox-static,python3-aiosmtpd";
-/// What the official image of Rust has, and our build needs.
+/// The packages that the official Rust image has and our build needs.
 const BUILD_PACKAGES: &str = "ca-certificates,gcc,g++,libc6-dev,make,perl,pkg-config,libssl-dev";
 
-/// Where an administrator puts certificate authorities.
+/// The folder in which an administrator installs additional certificate authorities.
 const OWN_AUTHORITIES: &str = "/usr/local/share/ca-certificates";
 
 /// Targets of dev/containers/Containerfile, with the beginning of the image's name in our files.
@@ -122,8 +122,8 @@ fn debian(name: &str, packages: &str) -> Result<()> {
                 ))
                 .arg(r#"--customize-hook=chroot "$1" update-ca-certificates"#);
         }
-        // A machine with a mirror that stands still lets apt accept old lists, and so must its
-        // images.
+        // If the mirror of this machine is frozen, its apt is configured to accept old lists. The
+        // images need the same setting.
         let validity = ["shell", "VALIDITY", "Acquire::Check-Valid-Until"];
         if output(command("apt-config").args(validity))?.contains("false") {
             bootstrap.arg(r#"--aptopt=Acquire::Check-Valid-Until "false""#);

@@ -2,7 +2,7 @@
 //! whole system in containers hands out a coupon exactly, before and after an outage of MySQL and a
 //! restart of everything.
 //!
-//! Where no image can be pulled, podman runs it with stand-ins for those of others (`images`).
+//! If no image can be pulled, podman runs it with stand-ins for third-party images (`images`).
 
 mod compose;
 mod images;
@@ -24,13 +24,14 @@ const RECONCILER: &str = "http://127.0.0.1:8081";
 const QUANTITY: usize = 100;
 /// How long the containers may take to become ready. Kafka and MySQL make their files first.
 const START: Duration = Duration::from_secs(120);
-/// How long MySQL is away, and in the check of every change, which uses the programs of its tests.
+/// How long MySQL is away. The check of every change, which uses the programs that its tests have
+/// built, has the short outage.
 const OUTAGE: Duration = Duration::from_secs(60);
 const SHORT_OUTAGE: Duration = Duration::from_secs(15);
 /// How long a pass may take to make a coupon exact.
 const REPAIR: Duration = Duration::from_secs(90);
 
-/// What an image needs that is not on every machine.
+/// Packages that building and running an image needs and that not every machine has.
 const PACKAGES: [&str; 8] = [
     "podman",
     "runc",
@@ -148,7 +149,7 @@ fn check(compose: &Compose, profile: &Profile, outage: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Creates a coupon without an end and returns its ID.
+/// Creates a coupon that stays open until 2036, and returns its ID.
 fn create_coupon(token: &str) -> Result<String> {
     let body = format!(
         r#"{{"name":"Containers","quantity":{QUANTITY},"once_per":"coupon","waiting_list":0,

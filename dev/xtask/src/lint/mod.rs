@@ -72,7 +72,7 @@ fn compiled() -> Result<()> {
     step("documentation", docs)
 }
 
-/// Checks the documentation of libraries with those that a build has made.
+/// Checks the documentation of the libraries, using the compiled libraries of a build.
 fn docs() -> Result<()> {
     let rustdoc = fs::canonicalize("dev/rustdoc.sh")?;
     let words = "test --workspace --locked --quiet --no-fail-fast --doc";
@@ -176,7 +176,7 @@ fn neutral() -> Result<()> {
     let registry = Regex::new(r"(?m)^(source = .registry\+|\[source\.|\[registries|index = )")?;
     let mut found = Vec::new();
     for path in files(&["."])? {
-        // Pictures are no text.
+        // Images are not text.
         let Ok(text) = fs::read_to_string(&path) else {
             continue;
         };
