@@ -3,28 +3,28 @@
 //!
 //! - [`claims`]: the claims of one drop, from Redis to their rows, under faults of every store.
 //! - [`gate`]: which coupons are open after which loss of Redis.
-//! - [`losers`]: users who hear `sold_out` from an API's memory.
-//! - [`attach`]: a coupon system of others, and what an attached reconciler may repair in it.
+//! - [`losers`]: users who get `sold_out` from an API's memory.
+//! - [`attach`]: somebody else's coupon system, and what an attached reconciler may repair in it.
 //! - [`uses`]: the use of a code by shops, its undo, and the return of the coupon.
 //!
-//! Each model has protocols with one rule left out. Each of those must be caught; otherwise the
-//! model would prove nothing.
+//! Each model also has protocols that omit one rule. Each of these must violate a property.
+//! Otherwise the model would prove nothing.
 //!
 //! Rules that models of this size do not express:
 //!
 //! - A drop with a locked row gets dead letters: needs two coupons behind one partition
 //!   (`faults::single`).
-//! - `claims/me`: a retry stands for it, because both ask for the same record.
+//! - `claims/me`: a retry stands for it, because both read the same record.
 //! - Claimants are written under a fence: needs two drops that share their users
 //!   (`shared/tests/scripts`).
 //! - Sealing is no loss: sealed drops are in no model (`drift::sealing`).
-//! - One urgent lane at a time: without it nothing is wrong, but two passes may hinder each other
-//!   for ever. Here any two passes run at once.
+//! - One urgent lane at a time: without this rule nothing is wrong, but two passes may hinder each
+//!   other forever. Here any two passes run at once.
 //! - Ids from time and randomness: no model has ids (`faults::mysql_failover`).
 //! - The limit on takes, rows of claims that are 60 s overdue while messages are unread, and the
 //!   users' own waiting list: they have no part in any argument here (`drift::repair_limit`,
-//!   `shared/tests/scripts`). Of the pace only one rule has: [`claims::Omitted::BarrierUnpaced`]
-//!   (the others: `consume::pace`).
+//!   `shared/tests/scripts`). The only rule of the pace in a model is
+//!   [`claims::Omitted::BarrierUnpaced`] (`consume::pace` tests the others).
 
 pub mod attach;
 pub mod claims;
@@ -40,7 +40,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 /// A violated property, and the shortest history that violates it.
 pub type Counterexample = (&'static str, Vec<String>);
 
-/// A protocol, and the faults that it meets.
+/// A protocol, and the faults that may happen to it.
 pub struct World<P> {
     pub name: String,
     /// Whether it is explored only before a release.
@@ -49,7 +49,7 @@ pub struct World<P> {
 }
 
 impl<P> World<P> {
-    /// The world in which the lack of a rule is found.
+    /// Returns the world in which the omission of this rule must be caught.
     fn without(rule: &impl Debug, protocol: P) -> Self {
         Self {
             name: format!("{rule:?}"),

@@ -1,4 +1,4 @@
-//! The explored systems, and the one that shows what each rule is for.
+//! The explored systems, and for each rule a system that shows why it is needed.
 
 use super::Column::{None as NoColumn, SameTransaction, TransactionBefore, Trigger};
 use super::Commit::{AfterRow, BeforeRow};
@@ -58,7 +58,7 @@ const WHOLE: &[(System, &[Fault])] = &[
     ),
 ];
 
-/// The system in which each omitted rule is missed.
+/// For each omitted rule, a system in which the omission is caught.
 const OMITTED: &[(Omitted, System, &[Fault])] = &[
     (EndsAfterWait, system(AfterRow, NoColumn, false), &[]),
     (WaitAfterPassed, system(BeforeRow, NoColumn, false), &[]),

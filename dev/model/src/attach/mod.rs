@@ -1,10 +1,12 @@
-//! Attach: a coupon system of others, which counts down, with one claim more than its stock; and
-//! the reconciler that looks at it twice and repairs it. Each of its passes may die after any step.
+//! Attach: somebody else's coupon system, which counts down, with one claim more than its stock;
+//! and the reconciler that looks at it twice and repairs it. A pass may die after any step.
 //!
-//! No clock: a bounded (`Phase::is_bounded`) phase is one that ends within `in_flight`, so a wait
-//! lasts until each claim that was in one has left it. A message may wait in a topic for ever.
+//! There is no clock. A phase is bounded (`Phase::is_bounded`) if it ends within `in_flight`, so a
+//! wait lasts until each claim that was in such a phase has left it. A message may wait in a topic
+//! forever.
 //!
-//! Their consumer never looks for a row before it inserts one, and no unique key refuses a second.
+//! Their consumer inserts a row without looking for an earlier one, and no unique key refuses a
+//! second row.
 
 pub mod cases;
 mod ours;
@@ -36,14 +38,14 @@ pub enum Column {
     Trigger,
 }
 
-/// A system of others.
+/// Somebody else's system.
 #[derive(Debug, Clone, Copy)]
 pub struct System {
     pub commit: Commit,
     pub column: Column,
     /// A message whose row fails moves to a retry topic.
     pub retries: bool,
-    /// Losers give back what they took; otherwise the counter runs below zero.
+    /// Losers give back what they took. Otherwise the counter runs below zero.
     pub gives_back: bool,
 }
 
@@ -58,27 +60,28 @@ pub enum Fault {
     LoseHandled,
     /// A consumer dies between the transactions of column and row.
     LoseCounted,
-    /// The counter is back at an older value, one higher.
+    /// The counter goes back to an older value, which is one higher.
     CounterRises,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Omitted {
-    /// The end of a queue is read `in_flight` after the first look: before, a producer may still
-    /// hold a message of a user whom the look saw.
+    /// The end of a queue is read `in_flight` after the first look. Before that, a producer may
+    /// still hold a message of a user whom the look saw.
     EndsAfterWait,
-    /// After the last stage has passed, `in_flight` again: what is committed or popped need not be
-    /// written yet.
+    /// The pass waits for `in_flight` again after the last stage has passed: a message that is
+    /// committed or popped may not be written yet.
     WaitAfterPassed,
-    /// After each other stage, too: what is committed or popped need not be in the next stage yet.
+    /// It also waits after each other stage: a message that is committed or popped may not be in
+    /// the next stage yet.
     WaitBetweenStages,
     /// A stage's end is read once the stage before has passed.
     StagesInOrder,
     /// The counter moves by the difference: an absolute value undoes what was claimed or given back
     /// since the look.
     RelativeRepair,
-    /// A column moves with our row only if it equalled the rows before. Otherwise it counts a row
-    /// whose writer died, and that may be this one.
+    /// A column moves with our row only if it equalled the rows before. Otherwise it may already
+    /// count this row, because its writer died.
     ColumnIfEqual,
     /// A column that our insert itself has moved, by a trigger, is left alone.
     InsertMayMove,
@@ -86,23 +89,23 @@ pub enum Omitted {
     /// repair saw the same two numbers: otherwise one of their writers is between column and row.
     ColumnAtRest,
     /// The counter is raised only if both looks and the repair saw the same value: otherwise a
-    /// claim is on its way.
+    /// claim is in flight.
     SameAtBothLooks,
 }
 
-/// How far a claim is.
+/// The progress of a claim.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Phase {
     #[default]
     ToCome,
-    /// It took from the counter, and is to become a member.
+    /// It took from the counter, and its user is about to become a member.
     Took,
-    /// It took what was not there, and is to give it back.
+    /// It took although nothing was left, and is about to give that back.
     TookTooMuch,
     Refused,
     /// Its user is a member and was promised a coupon. The producer has its message.
     Buffered,
-    /// In the topic, or the retry topic, of this number.
+    /// Its message is in the topic or retry topic with this number.
     InTopic(u8),
     /// A consumer has its message.
     Handled(u8),
@@ -112,7 +115,8 @@ enum Phase {
     Lost,
 }
 
-/// A claim, and what the present pass knows of it. Claims are alike, so a state has them sorted.
+/// A claim, and what the current pass knows about it. Claims are interchangeable, so a state
+/// keeps them sorted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Claim {
     phase: Phase,
@@ -191,7 +195,7 @@ impl State {
         rows.sum()
     }
 
-    /// Users who were promised a coupon or are about to be.
+    /// The number of users who were promised a coupon or are about to be.
     fn taken(&self) -> i8 {
         let taking = self.claims.iter().filter(|it| it.phase == Phase::Took);
         self.members() + taking.map(|_| 1).sum::<i8>()
@@ -206,7 +210,7 @@ impl State {
         at.map(|at| self.faults.remove(at));
     }
 
-    /// Whether nothing moves any more, and every promise has its row.
+    /// Whether nothing moves any longer, and every promise has its row.
     fn is_at_rest(&self) -> bool {
         let is_done = |claim: &Claim| match claim.phase {
             Phase::ToCome | Phase::Refused => true,
@@ -230,14 +234,14 @@ impl Protocol {
         self.system.column != Column::None
     }
 
-    /// Whether all that a pass can repair is repaired once nothing moves any more.
+    /// Whether passes repair all that they can repair once nothing moves any longer.
     fn heals(&self, state: &State) -> bool {
         let mut state = State {
             faults: Vec::new(),
             ..state.clone()
         };
         theirs::run_to_rest(self, &mut state);
-        // One may be under way, and its looks may be old.
+        // A pass may be in progress, and its looks may be old.
         for _ in 0..3 {
             ours::run_to_rest(self, &mut state);
         }
@@ -251,7 +255,7 @@ impl Protocol {
 pub const NO_SECOND_ROW: &str = "no user has a second row";
 /// A repaired counter admits nobody beyond the quantity.
 pub const NEVER_OVERSOLD: &str = "no more is sold than the quantity";
-/// Their consumer may decide by the column.
+/// Their consumer may decide by the column, so it must be right.
 pub const COLUMN_KEPT: &str = "at rest, the column equals the rows";
 /// A pass whose rules let it repair nothing would keep all other properties.
 pub const HEALS: &str = "left alone, every promise within the quantity gets its row";

@@ -3,13 +3,13 @@
 
 use super::{Claim, Column, Commit, Omitted, Phase, Protocol, QUANTITY, State, Step};
 
-/// What a pass waits for.
+/// A condition that a pass waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Wait {
     InFlight,
-    /// All that was in this stage when its end was read.
+    /// The messages that were in this stage when its end was read.
     Stage(u8, IsPassed),
-    /// All that was in both stages, of which the ends were read at once.
+    /// The messages that were in both stages when their ends were read at the same time.
     BothStages(IsPassed),
 }
 
@@ -20,7 +20,7 @@ enum IsPassed {
     Written,
 }
 
-/// What is compared besides users.
+/// The numbers that are compared besides users.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Numbers {
     left: i8,
@@ -32,7 +32,7 @@ struct Numbers {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum At {
-    /// The waits that are done, in order.
+    /// The number of waits that are done. They are done in order.
     Waiting(u8),
     /// After the second look.
     Repairing {
@@ -45,7 +45,7 @@ enum At {
 pub(super) struct Pass {
     first: Numbers,
     at: At,
-    /// What it waits for now.
+    /// The current wait.
     wait: Option<Wait>,
 }
 
@@ -54,14 +54,14 @@ impl Wait {
         match self {
             Self::InFlight => last != now,
             Self::Stage(stage, passed) => !is_in(now, |it| it == stage, passed),
-            // Whatever moves from one to the other has passed the end of the first.
+            // A message that moves from one stage to the other has passed the end of the first.
             Self::BothStages(passed) => {
                 !is_in(now, |_| true, passed) || stage_of(last) != stage_of(now)
             }
         }
     }
 
-    /// Whether a claim is to be waited for, as the wait begins.
+    /// Whether a wait that begins now must wait for a claim in this phase.
     fn begins_with(self, phase: Phase) -> bool {
         match self {
             Self::InFlight => phase.is_bounded(),
@@ -106,7 +106,7 @@ impl Numbers {
     }
 }
 
-/// The waits between the looks.
+/// Returns the waits between the looks.
 fn waits(protocol: &Protocol) -> Vec<Wait> {
     let passed = match protocol.system.commit {
         Commit::BeforeRow => IsPassed::Handled,
@@ -144,7 +144,7 @@ fn differs(protocol: &Protocol, state: &State) -> bool {
         || (protocol.has_column() && numbers.column != numbers.rows)
 }
 
-/// Notes the users without a row; a second look keeps those of the first.
+/// Marks the users without a row. A second look keeps only users that the first one marked.
 fn note_unissued(state: &mut State, is_first: bool) {
     for claim in &mut state.claims {
         let is_seen = claim.phase.is_member() && claim.rows == 0;
@@ -180,7 +180,7 @@ pub(super) fn steps(protocol: &Protocol, state: &State, steps: &mut Vec<Step>) {
     steps.extend((!is_counter_done).then_some(Step::RepairCounter));
 }
 
-/// The first look, the end of a wait, or the second look.
+/// Takes the first look, ends a wait, or takes the second look.
 pub(super) fn go_on(protocol: &Protocol, state: &mut State) {
     let waits = waits(protocol);
     let Some(mut pass) = state.pass.take() else {
@@ -231,7 +231,7 @@ pub(super) fn insert(protocol: &Protocol, state: &mut State, at: usize) {
     if protocol.has_column() && may_move && !is_moved {
         state.column += 1;
     }
-    // Later repairs of this pass compare with what it did itself.
+    // Later repairs of this pass must expect what it has changed itself.
     let moved = state.column - before;
     if let Some(pass) = &mut state.pass
         && let At::Repairing { second, .. } = &mut pass.at
@@ -306,7 +306,7 @@ pub(super) fn end(state: &mut State) {
     }
 }
 
-/// Ends the present pass, or runs a whole one, while nobody else does anything.
+/// Ends the current pass, or runs a whole one, while nothing else happens.
 pub(super) fn run_to_rest(protocol: &Protocol, state: &mut State) {
     while !matches!(&state.pass, Some(pass) if matches!(pass.at, At::Repairing { .. })) {
         go_on(protocol, state);

@@ -2,7 +2,7 @@
 
 use super::{Claim, Column, Commit, Fault, Phase, Protocol, State, Step};
 
-/// The phases in which each fault kills the process that has the claim.
+/// Whether the fault kills the process that has a claim in this phase.
 fn kills(fault: Fault, phase: Phase) -> bool {
     match fault {
         Fault::Leak => phase == Phase::Took,
@@ -35,7 +35,7 @@ pub(super) fn steps(protocol: &Protocol, state: &State, steps: &mut Vec<Step>) {
     }
 }
 
-/// Moves a claim on. The pass that waits for it notices.
+/// Moves a claim to a phase, and updates whether the current pass still waits for it.
 pub(super) fn move_to(state: &mut State, at: usize, phase: Phase) {
     let claim = &mut state.claims[at];
     let last = std::mem::replace(&mut claim.phase, phase);
@@ -44,7 +44,7 @@ pub(super) fn move_to(state: &mut State, at: usize, phase: Phase) {
     }
 }
 
-/// The next step of a claim without faults.
+/// Takes the next step of a claim without faults.
 pub(super) fn go_on(protocol: &Protocol, state: &mut State, at: usize) {
     let next = match state.claims[at].phase {
         Phase::ToCome => take_one(protocol, state),
@@ -75,7 +75,7 @@ pub(super) fn go_on(protocol: &Protocol, state: &mut State, at: usize) {
     move_to(state, at, next);
 }
 
-/// DECR.
+/// Runs `DECR`.
 fn take_one(protocol: &Protocol, state: &mut State) -> Phase {
     state.left -= 1;
     if state.left >= 0 {

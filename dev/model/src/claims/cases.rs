@@ -1,4 +1,4 @@
-//! The explored worlds, and the one that shows what each rule is for.
+//! The explored worlds, and for each rule a world that shows why it is needed.
 
 use super::Fault::{
     Crash, Failover, FailoverToOlder, Flush, GoBack, Hang, InsertLetter, InsertVoidRow, LockLost,
@@ -41,7 +41,7 @@ const WHOLE: &[(usize, &[Fault])] = &[
     (2, &[Crash]),
 ];
 
-/// More of the same, explored only before a release.
+/// More such worlds, explored only before a release.
 const LARGE: &[(usize, &[Fault])] = &[
     (2, &[Crash, Hang, Restart]),
     (2, &[Crash, Flush]),
@@ -53,7 +53,7 @@ const LARGE: &[(usize, &[Fault])] = &[
     (1, &[Return, FailoverToOlder, Crash]),
 ];
 
-/// The world in which each omitted rule is missed.
+/// For each omitted rule, a world in which the omission is caught.
 const OMITTED: &[(Omitted, usize, &[Fault])] = &[
     (OwedFirst, 1, &[Return, FailoverToOlder]),
     (LetterByRedis, 1, &[Return, InsertLetter]),

@@ -1,6 +1,6 @@
 //! Convergence: once the faults are over, while all users retry and passes run, the system must
-//! become exact. Rows may keep a pace: while a coupon is closed, the consumer may stand still for
-//! longer than anybody waits, unless a pass that waits for the barrier says that there is no pace.
+//! become exact. Rows may keep a pace: while a coupon is closed, the consumer may write nothing for
+//! longer than anybody waits, unless a pass that waits for the barrier suspends the pace.
 
 use super::reconciler::Reconciler;
 use super::state::{State, Way};
@@ -89,7 +89,7 @@ fn send_all(protocol: &Protocol, state: &mut State) {
     }
 }
 
-/// The pace is slower than a round has time for, so what is unread at a closed gate stays unread.
+/// The pace is so slow that, within a round, messages that are unread at a closed gate stay unread.
 fn consume_at_pace(protocol: &Protocol, state: &mut State) {
     if state.redis.gate.is_some_and(|gate| gate.open) {
         consume(protocol, state);

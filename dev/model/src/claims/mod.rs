@@ -1,12 +1,13 @@
 //! The claims of one drop, from Redis to their rows: two slots, three users, and faults of every
 //! store. The gate is one compare-and-set here; [`super::gate`] models its mechanism.
 //!
-//! - [`stores`]: what Redis, MySQL and the topic hold, and what each script and transaction does.
+//! - [`stores`]: the data of Redis, MySQL and the topic, and the effect of each script and
+//!   transaction.
 //! - [`state`]: the whole state at one moment, and the promises.
 //! - [`step`]: users, API, consumer, operator, and faults.
 //! - [`pass`]: a reconciler's pass: read, judge, insert rows, project, open, promote.
-//! - [`reconciler`]: how far a pass is, and what it has read.
-//! - [`cases`]: the explored worlds, and what each omitted rule is caught by.
+//! - [`reconciler`]: the progress of a pass, and what it has read.
+//! - [`cases`]: the explored worlds, and for each omitted rule a world that catches it.
 //! - [`heal`]: the same system once the faults are over. It must become exact from every state.
 
 pub mod cases;
@@ -73,7 +74,7 @@ pub enum Omitted {
     PositionLast,
     /// A range that begins beyond the stored position does not move it.
     NoGap,
-    /// The consumer begins again at the stored position if it is not its own.
+    /// The consumer begins again at the stored position if that differs from its own.
     BeginAgain,
     /// Reached means `ends <= position <= ends`, not only `ends <= position`.
     PositionInLog,
@@ -93,14 +94,14 @@ pub enum Omitted {
     RevisionKept,
     /// A projected slot of a void user becomes free.
     PutChecksRevoked,
-    /// In a Redis that lacks a return, an admission that is void differs from a later row of its
-    /// user on its slot.
+    /// If Redis lacks a return, a void admission differs from a later row of the same user on the
+    /// same slot.
     TimesCompared,
-    /// A refusal for another reason than a taken slot makes nobody owed.
+    /// A refusal for a reason other than a taken slot makes no user owed.
     RefusalQuoted,
     /// A demoted primary answers no read.
     OfPrimary,
-    /// The cache of stored claims tells two admissions of one slot and user apart.
+    /// The cache of stored claims distinguishes two admissions of the same slot and user.
     CacheByTime,
     /// A retry and `claims/me` say `accepted` only if a second store has the claim.
     StoredBeforeTold,
@@ -134,9 +135,10 @@ impl Protocol {
     }
 }
 
-/// Two users never have a promise of one slot, and no user has promises of two slots.
+/// No two users have a promise of the same slot, and no user has promises of two slots.
 pub const ONE_EACH: &str = "one slot a user, one user a slot";
-/// Topic, rows or dead letters hold every promise, or Redis if one of those lost data.
+/// Topic, rows or dead letters hold every promise. If one of these stores lost data, Redis may be
+/// the only one that does.
 pub const HELD: &str = "a store besides Redis holds every promise";
 /// A promise is broken only if MySQL forgot a return or got a row by hand.
 pub const UNBROKEN: &str = "no promise is broken without a reason";

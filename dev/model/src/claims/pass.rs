@@ -1,14 +1,15 @@
-//! A pass of a reconciler, one atomic step after the other. It may die or be suspended after each.
+//! A pass of a reconciler, one atomic step after the other. It may die or be suspended after each
+//! step.
 //!
 //! ```text
 //! open gate:    read rows · read Redis · read rows again and judge · insert rows · promote
 //! dirty, or the gate is not (server, era) open:
 //!               close by compare-and-set in a new era · wait, barrier, read Redis
-//!               · insert rows, store who is owed
+//!               · insert rows, store owed users
 //!               · unlink · lists · a page of each slot · settings · open
 //! ```
 //!
-//! Each step in MySQL reads the era `FOR SHARE`, each script in Redis compares the gate.
+//! Each step in MySQL reads the era `FOR SHARE`, and each script in Redis compares the gate.
 
 use super::reconciler::{Closed, OpenView, Page, Reconciler, RedisView, Stage};
 use super::state::{State, Way};
@@ -81,7 +82,7 @@ fn move_void_rows(protocol: &Protocol, state: &mut State) {
     }
 }
 
-/// A revision that only Redis has was lost by MySQL.
+/// Gives MySQL a revision that only Redis has, because MySQL has lost it.
 fn adopt(protocol: &Protocol, state: &mut State) {
     let redis = state.redis;
     let settings = &mut state.mysql.settings;
@@ -121,7 +122,7 @@ fn close(state: &mut State) -> Reconciler {
     Reconciler::Closed(of, Stage::Wait)
 }
 
-/// Whether no message is unread that matters: ends <= position <= ends.
+/// Whether every message that matters is read: ends <= position <= ends.
 fn is_reached(protocol: &Protocol, state: &State) -> bool {
     let position = state.mysql.position;
     let end = state.end();
@@ -176,7 +177,7 @@ fn judge(
     }
 }
 
-/// A revocation whose second step was lost.
+/// Repeats the second step of revocations, which may have been lost.
 fn release_void_users(state: &mut State) {
     for claim in state.redis.users.into_iter().flatten() {
         if state.mysql.voids(claim) {
@@ -186,8 +187,8 @@ fn release_void_users(state: &mut State) {
     }
 }
 
-/// Rows of dead letters first, then of users whom only Redis names. A user whose slot is another's
-/// is owed. Returns whether everything was decided.
+/// Inserts rows of dead letters first, then rows of users whom only Redis has. A user whose slot
+/// belongs to another user is owed. Returns whether everything was decided.
 fn insert_rows(
     protocol: &Protocol,
     state: &mut State,
@@ -239,8 +240,8 @@ fn insert_rows(
     is_whole
 }
 
-/// Owed users get the next slots, or stand at the head of the waiting list. Later passes insert
-/// their rows.
+/// Gives owed users the next slots, or puts them at the head of the waiting list. Later passes
+/// insert their rows.
 fn promote(state: &mut State, gate: Gate, owed: [bool; USERS]) -> Reconciler {
     for user in (0..).take(USERS).filter(|user| owed[usize::from(*user)]) {
         let at = state.clock[usize::from(user)] + 1;
@@ -251,8 +252,8 @@ fn promote(state: &mut State, gate: Gate, owed: [bool; USERS]) -> Reconciler {
     Reconciler::Idle
 }
 
-/// Whether Redis has exactly the rows. An admission that a revocation voids is none of them, even
-/// if the user has the slot again; a Redis that knows every return has no such admission.
+/// Whether the admissions in Redis equal the rows. An admission that a revocation voids equals no
+/// row, even if the user has the slot again. A Redis that knows every return has no such admission.
 fn is_clean(mysql: &Mysql, users: [Option<Claim>; USERS], compares_times: bool) -> bool {
     let has_row = |claim: &Claim| {
         let row = mysql.row_on(claim.slot);
@@ -292,7 +293,7 @@ fn project(protocol: &Protocol, state: &mut State, of: &mut Closed, stage: Stage
             let compares_times = !knows_returns && !protocol.omits(Omitted::TimesCompared);
             let is_clean = is_clean(&state.mysql, users, compares_times) && state.redis.adds_up();
             let keys_exist = state.redis.settings.is_some();
-            // What MySQL refuses for another reason stays as it is, behind a closed gate.
+            // A claim that MySQL refuses for another reason stays as it is, behind a closed gate.
             match (is_whole, is_clean && keys_exist) {
                 (false, _) => Some(Stage::Wait),
                 (true, true) => Some(Stage::Read(0, false)),
@@ -344,7 +345,7 @@ fn wait(protocol: &Protocol, state: &State, gate: Gate) -> Option<Stage> {
     }
 }
 
-/// The waiting list and the highest revision stay.
+/// Deletes the drop's keys, except the waiting list and the highest revision.
 fn unlink(redis: &mut Redis) {
     redis.users = [None; USERS];
     redis.free = [false; SLOTS];

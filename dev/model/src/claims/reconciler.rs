@@ -1,9 +1,9 @@
-//! How far a reconciler is in its pass, and what it has read.
+//! The progress of a reconciler in its pass, and what it has read.
 
 use super::stores::{Claim, Gate, Settings, Slot};
 use super::{SLOTS, USERS};
 
-/// How far a reconciler is: what it does next, and what it has read for that.
+/// The next step of a reconciler, and what it has read for that.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reconciler {
     Idle,
@@ -30,7 +30,7 @@ impl Reconciler {
 pub struct RedisView {
     pub(super) users: [Option<Claim>; USERS],
     pub(super) revision: u8,
-    /// Redis had the last state of every return: it is no copy from before one.
+    /// Redis had every return: it is not a copy from before one of them.
     pub(super) knows_returns: bool,
 }
 
@@ -41,8 +41,8 @@ pub struct OpenView {
     pub(super) revision: u8,
     pub(super) primary: u8,
     pub(super) rows: [Option<Claim>; SLOTS],
-    /// What Redis held when the pass began, if it was not in flight and no message was unread: the
-    /// admissions older than the deadline.
+    /// The admissions in Redis when the pass began that were older than the deadline: no longer in
+    /// flight, while no message was unread.
     pub(super) overdue: [Option<Claim>; USERS],
 }
 
@@ -51,15 +51,15 @@ pub struct Closed {
     pub(super) gate: Gate,
     /// The primary to which this pass is connected.
     pub(super) primary: u8,
-    /// The users who are owed, if that is not stored yet.
+    /// The owed users, if MySQL does not have them yet.
     pub(super) owed: [Option<Claim>; USERS],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// Waits for what is in flight and for the barrier, then reads Redis.
+    /// Waits for claims in flight and for the barrier, then reads Redis.
     Wait,
-    /// Inserts rows of these users and of dead letters, and stores who is owed.
+    /// Inserts rows of these users and of dead letters, and stores the owed users.
     Rows(RedisView),
     /// Unlinks the drop's keys.
     Unlink,

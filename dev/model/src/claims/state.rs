@@ -4,7 +4,7 @@ use super::reconciler::Reconciler;
 use super::stores::{Claim, Gate, Mysql, Redis, Settings, User};
 use super::{Fault, Protocol, USERS};
 
-/// The way of an admission to a second store.
+/// How an admission reaches a second store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Way {
     Publishing,
@@ -24,9 +24,9 @@ pub struct InFlight {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Consumer {
-    /// Where the last range ended.
+    /// The offset at which the last range ended.
     pub next: u8,
-    /// The batch in hand, from one offset up to another.
+    /// The current batch, from one offset up to another.
     pub batch: Option<(u8, u8)>,
 }
 
@@ -57,12 +57,12 @@ pub struct State {
     pub consumer: Consumer,
     pub in_flight: Vec<InFlight>,
     pub reconcilers: Vec<Reconciler>,
-    /// Settings that MySQL has and Redis does not, yet.
+    /// Settings that MySQL already has and Redis does not.
     pub changing: Option<Settings>,
     pub pause_answered: bool,
     /// The first user's return, which Redis does not have yet: claims up to this time are void.
     pub returning: Option<u8>,
-    /// The last admission of each user.
+    /// The time of each user's last admission.
     pub clock: [u8; USERS],
     /// Remaining faults.
     pub faults: Vec<Fault>,
@@ -115,8 +115,8 @@ impl State {
         }
     }
 
-    /// Reduces the number of states: sets are sorted, reconcilers are interchangeable, and what no
-    /// later step reads is forgotten.
+    /// Reduces the number of states: sorts sets and interchangeable reconcilers, and drops data
+    /// that no later step reads.
     pub fn tidy(&mut self) {
         let letters = &mut self.mysql.letters;
         for set in [letters, &mut self.promises, &mut self.broken] {
@@ -192,7 +192,7 @@ impl State {
     }
 
     pub fn promises_are_held(&self) -> bool {
-        // A position outside the log is about to be the first offset.
+        // A position outside the log will be reset to the first offset.
         let from = usize::from(self.mysql.position);
         let from = if from > self.topic.len() { 0 } else { from };
         let held = |claim: Claim| {

@@ -59,8 +59,9 @@ pub fn possible(state: &State, steps: &mut Vec<Step>) {
     let crashes = state.may(Fault::Crash);
     for (at, it) in state.in_flight.iter().enumerate() {
         match it.way {
-            // A recreated log that becomes as long as the position before the consumer has looked
-            // cannot be distinguished from the old one. Redis issues what was skipped then.
+            // If a recreated log becomes as long as the position before the consumer has looked, it
+            // cannot be distinguished from the old one. The skipped claims are then issued from
+            // Redis.
             Way::Publishing if state.mysql.position == state.end() + 1 => {}
             Way::Publishing => {
                 steps.push(Step::Acknowledge(at));
@@ -247,7 +248,7 @@ fn happen(protocol: &Protocol, state: &mut State, fault: Fault) {
     }
 }
 
-/// A claim, a retry, or `claims/me`.
+/// Handles a claim, a retry, or `claims/me`.
 fn claim(protocol: &Protocol, state: &mut State, user: User) {
     let at = state.clock[usize::from(user)] + 1;
     match state.redis.claim(state.server, user, at) {
@@ -288,7 +289,7 @@ fn publish(state: &mut State, claim: Claim) {
     state.in_flight.push(InFlight { claim, era, way });
 }
 
-/// The API's own transaction: stops above the era of the admission.
+/// Runs the API's own transaction, which stops if the era is above that of the admission.
 fn store(protocol: &Protocol, state: &mut State, at: usize) {
     let it = state.in_flight.remove(at);
     if state.mysql.era > it.era && !protocol.omits(Omitted::FallbackFenced) {

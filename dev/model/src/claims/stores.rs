@@ -177,7 +177,7 @@ pub enum Insert {
     Done,
     /// A revocation voids the claim.
     Void,
-    /// The user has a row already.
+    /// The user already has a row.
     HasRow,
     /// Another user has the slot, or the slot is above the quantity.
     Taken,
@@ -198,7 +198,7 @@ impl Mysql {
         claim.at <= self.revoked[usize::from(claim.user)]
     }
 
-    /// Inserts, then looks at the revocations.
+    /// Inserts a row, unless a revocation voids the claim.
     pub fn insert(&mut self, claim: Claim) -> Insert {
         if self.voids(claim) {
             Insert::Void

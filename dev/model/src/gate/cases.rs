@@ -1,4 +1,4 @@
-//! The explored worlds of the gate, and the one that shows what each rule is for.
+//! The explored worlds of the gate, and for each rule a world that shows why it is needed.
 
 use super::Drops::{FirstIsStuck, MadeAhead, OfNewCoupon, OfOneCoupon, OfTwoCoupons};
 use super::Fault::{
@@ -25,14 +25,14 @@ const WHOLE: &[(usize, Drops, &[Fault])] = &[
     (1, FirstIsStuck, &[Flush, Death]),
 ];
 
-/// More of the same, explored only before a release.
+/// More such worlds, explored only before a release.
 const LARGE: &[(usize, Drops, &[Fault])] = &[
     (2, OfTwoCoupons, &[LockLost, Promote, PromoteOlder]),
     (2, OfTwoCoupons, &[LockLost, Flush, RestartOlder]),
     (2, OfNewCoupon, &[LockLost, Flush, Restart]),
 ];
 
-/// The world in which each omitted rule is missed.
+/// For each omitted rule, a world in which the omission is caught.
 const OMITTED: &[(Omitted, usize, Drops, &[Fault])] = &[
     (Wait, 1, OfTwoCoupons, &[Flush]),
     (WaitFromEra, 1, OfTwoCoupons, &[Damage]),

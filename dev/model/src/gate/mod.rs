@@ -3,7 +3,7 @@
 //! lane closes, rebuilds and opens coupons. Each may be suspended between any two steps.
 //!
 //! A claim may arrive at any time, at the master and at the server that was demoted last. Therefore
-//! no rule may depend on an API that notices a loss in time.
+//! no rule may rely on an API to notice a loss in time.
 
 pub mod cases;
 mod urgent;
@@ -63,7 +63,7 @@ pub enum Omitted {
     EraAboveGate,
     /// A higher era on the same server is adopted.
     HigherEraAdopted,
-    /// A gate that was closed before its new era is known cannot be opened in the old one.
+    /// A gate that was closed before its new era is known cannot be opened in the old era.
     ShutApart,
     /// A coupon opens once all its drops are rebuilt.
     AllDrops,
@@ -114,7 +114,7 @@ enum Word {
     Shut,
 }
 
-/// The value of a coupon's `gate`.
+/// The value of a coupon's gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Gate {
     server: Server,
@@ -130,7 +130,7 @@ struct Keys {
     given: [Option<bool>; DROPS],
 }
 
-/// A claim that no second store has yet.
+/// The deadline of a claim that no second store has yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Deadline {
     Short,
@@ -138,7 +138,7 @@ enum Deadline {
     Long,
 }
 
-/// How far a new coupon, or a drop made ahead, is.
+/// The progress of a new coupon, or of a drop made ahead.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 enum New {
     #[default]

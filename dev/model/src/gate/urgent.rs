@@ -1,5 +1,5 @@
-//! The urgent lane: closes, begins eras, rebuilds and opens. Each step is atomic. Two of them run
-//! at once if one lost its lock while it was suspended.
+//! The urgent lane: closes, begins eras, rebuilds and opens. Each step is atomic. Two passes run at
+//! once if one of them lost its lock while it was suspended.
 
 use super::{
     DROPS, Deadline, Drops, FIRST_ERA, Fault, Gate, Omitted, Protocol, Server, State, Word,
@@ -180,7 +180,7 @@ fn go_on(protocol: &Protocol, state: &mut State, mut pass: Pass) -> Option<Pass>
     Some(pass)
 }
 
-/// Finds what to do for the coupon.
+/// Decides the next stage for the coupon.
 fn plan_coupon(protocol: &Protocol, state: &mut State, mut pass: Pass) -> Option<Pass> {
     let coupon = pass.coupon;
     let gate = state.keys.gates[coupon];
@@ -193,7 +193,7 @@ fn plan_coupon(protocol: &Protocol, state: &mut State, mut pass: Pass) -> Option
         let dirty = state.dirty && coupon == 0;
         gate.server == pass.server && gate.word == Word::Open && known && !dirty
     };
-    // Its eras would be without end.
+    // This coupon begins new eras forever, so the model stops after some of them.
     let stuck = protocol.drops == Drops::FirstIsStuck && coupon == 0;
     if stuck && state.eras[coupon] > FIRST_ERA + 1 && !protocol.omits(Omitted::Bulkhead) {
         return pass.next_coupon(protocol, state);

@@ -1,4 +1,5 @@
-//! The explored worlds of losers from memory, and the one that shows what each rule is for.
+//! The explored worlds of losers from memory, and for each rule a world that shows why it is
+//! needed.
 
 use super::Omitted::{
     EndsAtOpening, EraCompared, GiveWaits, GivenCompared, HoldersFenced, LeftFromReply,
@@ -7,7 +8,7 @@ use super::Omitted::{
 use super::{Omitted, Protocol};
 use crate::World;
 
-/// What happens in a world.
+/// A world with two returned coupons. The worlds below are variants of it.
 const RETURNS: Protocol = Protocol {
     apis: 2,
     returns: 2,
@@ -39,7 +40,7 @@ const WHOLE: &[(&str, Protocol)] = &[
     ("two drops", TWO_DROPS),
 ];
 
-/// The world in which each omitted rule is missed.
+/// For each omitted rule, a world in which the omission is caught.
 const OMITTED: &[(Omitted, Protocol)] = &[
     (GiveWaits, RETURNS),
     (PromoteWaits, OWED),

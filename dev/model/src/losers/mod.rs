@@ -24,7 +24,7 @@ pub enum Omitted {
     HoldersFenced,
     /// A set of holders counts only for leases of the same era.
     EraCompared,
-    /// A lease lasts as long as the reply says, which is less if the note was not written anew.
+    /// A lease lasts as long as the reply says, which is shorter if the note was kept.
     LeftFromReply,
     /// A lease ends before the next drop opens.
     EndsAtOpening,
@@ -35,9 +35,9 @@ pub enum Omitted {
 #[derive(Debug, Clone)]
 pub struct Protocol {
     pub apis: usize,
-    /// Slots that users may give back.
+    /// Number of slots that users may give back.
     pub returns: u8,
-    /// Losses of the server, after each of which the coupon is rebuilt in a new era.
+    /// Number of losses of the server. After each, the coupon is rebuilt in a new era.
     pub losses: u8,
     /// Whether a user with a broken promise is put on the waiting list.
     pub is_owed: bool,
@@ -61,7 +61,7 @@ struct Version {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Set {
     version: Version,
-    /// Pages read; one slot each.
+    /// Number of pages read, of one slot each.
     pages: usize,
     users: Users,
 }
@@ -92,7 +92,7 @@ enum Another {
 pub struct State {
     /// The user of each slot.
     slots: [Option<u8>; SLOTS],
-    /// An older state of the slots, on a server that is no master.
+    /// An older state of the slots, on a server that is not the master.
     replica: [Option<u8>; SLOTS],
     version: Version,
     is_gate_open: bool,
@@ -112,7 +112,7 @@ pub enum Step {
     Return(u8),
     Owe(u8),
     Promote,
-    /// Redis leases the drop to an API, and writes its note anew or keeps it.
+    /// Redis leases the drop to an API, and rewrites or keeps its note.
     Lease {
         api: usize,
         keeps_note: bool,
@@ -299,9 +299,9 @@ impl Protocol {
     }
 }
 
-/// A user with a coupon never hears `sold_out`.
+/// A user with a coupon never gets `sold_out`.
 pub const NO_HOLDER: &str = "no holder is answered from memory";
-/// While users hear `sold_out`, no slot can be had, or the drop is leased.
+/// While users get `sold_out`, no slot is available, or the drop is leased.
 pub const NO_SLOT: &str = "memory answers only without a slot, or while it is leased";
 pub const ALL_GIVEN: &str = "every free slot is given in the end";
 

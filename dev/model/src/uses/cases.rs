@@ -1,4 +1,4 @@
-//! The explored worlds of uses, and the one that shows what each rule is for.
+//! The explored worlds of uses, and for each rule a world that shows why it is needed.
 
 use super::Fault::{DeleteRow, InsertVoidRow, Restart, Return};
 use super::Omitted::{
@@ -16,7 +16,7 @@ const WHOLE: &[&[Fault]] = &[
     &[Return, DeleteRow],
 ];
 
-/// The world in which each omitted rule is missed.
+/// For each omitted rule, a world in which the omission is caught.
 const OMITTED: &[(Omitted, &[Fault])] = &[
     (UndoRemembered, &[]),
     (UseLocksRow, &[Return]),

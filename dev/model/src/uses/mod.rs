@@ -23,7 +23,7 @@ pub enum Fault {
     Return,
     /// An operator inserts a row of the user who returned the coupon.
     InsertVoidRow,
-    /// The row is deleted by hand. A pass writes it again.
+    /// An operator deletes the row. A pass writes it again.
     DeleteRow,
     /// Redis restarts, so that a pass rebuilds the drop from its rows.
     Restart,
@@ -31,13 +31,13 @@ pub enum Fault {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Omitted {
-    /// An undone reference is remembered, also one that never used the code.
+    /// An undone reference is remembered, even if it never used the code.
     UndoRemembered,
     /// A use locks the row that it reads until it commits.
     UseLocksRow,
-    /// A return that finds a use is refused, also if the row is missing.
+    /// A return that finds a use is refused, even if the row is missing.
     ReturnLooksForUse,
-    /// A pass moves a void row also if its coupon is used.
+    /// A pass moves a void row even if its coupon is used.
     VoidRowGoes,
     /// A use belongs to a claim, not to a slot.
     UseByClaim,
@@ -77,7 +77,7 @@ struct Use {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct State {
     is_open: bool,
-    /// The user of the slot in Redis; none if it is free.
+    /// The user of the slot in Redis. `None` if it is free.
     holder: Option<Claim>,
     /// Whether `fc:{C}:revoked` has the returning user.
     revoked_in_redis: bool,
@@ -104,7 +104,7 @@ pub enum Step {
     Claim(u8),
     Write,
     Send(u8),
-    /// `PUT`: reads the row. It is late if the reference was undone before.
+    /// `PUT`: reads the row. It is a late request if the reference was undone before.
     Use(Request),
     InsertUse(Request),
     /// `DELETE`.
@@ -180,8 +180,8 @@ impl Protocol {
         state.told_undone.insert(request);
     }
 
-    /// The revoking transaction: refused if the coupon is used. If the row is missing, the claim is
-    /// the one in Redis.
+    /// Runs the revoking transaction, which is refused if the coupon is used. If the row is
+    /// missing, it takes the claim from Redis.
     fn return_coupon(&self, state: &mut State) {
         let row = state.row.filter(|row| row.user == RETURNING);
         let claim = row.or(state.holder.filter(|claim| claim.user == RETURNING));
@@ -269,13 +269,13 @@ impl Protocol {
     }
 }
 
-/// A row for the user of the slot.
+/// Writes a row for the user of the slot, if there is none.
 fn write(state: &mut State) {
     let valid = state.holder.filter(|claim| !state.voids(*claim));
     state.row = state.row.or(valid);
 }
 
-/// `revoke.lua`.
+/// Runs `revoke.lua`.
 fn finish_return(state: &mut State) {
     state.revoked_in_redis = true;
     state.holder = state.holder.filter(|claim| claim.user != RETURNING);
@@ -316,7 +316,7 @@ impl Model for Protocol {
         steps.extend(state.reading.iter().map(|it| Step::InsertUse(*it)));
         steps.extend([Step::Write, Step::Pass]);
         steps.extend(state.revoked.then_some(Step::FinishReturn));
-        // Shared locks of the row: deletions wait, other uses do not.
+        // Uses hold shared locks of the row: deletions wait for them, other uses do not.
         let is_locked = !state.reading.is_empty() && !self.omits(Omitted::UseLocksRow);
         let can_happen = |fault: &&Fault| match fault {
             Fault::Return => {
