@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumCount, VariantArray};
 
-/// The kinds that the contract names have the names of its `status` or `code`.
+/// Kinds that the contract defines have the name of their `status` or `code`.
 #[derive(
     Debug,
     Clone,

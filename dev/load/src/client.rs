@@ -1,5 +1,5 @@
 //! An HTTP/1.1 client with keep-alive connections and one request at a time. It is hand-written,
-//! because on two cores a full client costs as much as the server under test.
+//! because on two cores a full client uses as much CPU as the server under test.
 
 use std::fmt;
 use std::io::Write as _;

@@ -30,7 +30,8 @@ pub struct CrowdPlan {
     pub crowd: Crowd,
     /// Number of concurrent connections, each with one request in flight.
     pub connections: usize,
-    /// The `Authorization` header of each user. Without it, users have the header of a gateway.
+    /// The `Authorization` header of each user. Without it, users are named in `X-User-Id`, as
+    /// behind a gateway.
     pub tokens: Option<Vec<String>>,
     /// Requests per second, independent of the responses (open loop). Without it, each connection
     /// sends the next request as soon as it gets a response (closed loop).

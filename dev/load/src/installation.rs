@@ -1,4 +1,4 @@
-//! An installation of Firstcome: a [`System`], and the servers that it is on.
+//! An installation of Firstcome: a [`System`], and the servers that it uses.
 
 use std::ops::Deref;
 use std::path::Path;

@@ -4,7 +4,7 @@
 //!   up the answers in a [`tally`]; [`rush`] is the program around it, which also checks that every
 //!   promise has its [`rows`].
 //! - [`shops`] use the codes of a coupon.
-//! - [`installation`] is a system of the harness with the servers that it is on.
+//! - [`installation`] is a system of the harness with the servers that it uses.
 //! - [`local`] contains the whole system on this machine: the demo, and `make run`.
 
 pub mod answer;

@@ -284,7 +284,7 @@ impl RushOptions {
         let begun = Instant::now();
         for target in &self.url {
             let api = Ops::new(&target.to_string(), "");
-            // Another API does not know the coupon for a moment.
+            // Other APIs learn of the coupon a moment later.
             let mut open = api.is_open(id).await;
             while !matches!(open, Ok(true)) {
                 let waited = begun.elapsed();

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::ops::Ops;
 
-/// What shops were answered.
+/// The answers that shops got.
 #[derive(Debug)]
 pub struct ShopTally {
     pub codes: usize,
@@ -32,7 +32,7 @@ impl ShopTally {
     }
 }
 
-/// Reads the codes of users whose names begin so from MySQL.
+/// Reads from MySQL the codes of users whose IDs begin with this prefix.
 pub async fn codes(conn: &mut Conn, coupon: i64, prefix: &str) -> Result<Vec<String>> {
     let sql = "SELECT code FROM issued_coupons WHERE coupon_id = ? AND INSTR(user_id, ?) = 1 \
                ORDER BY drop_id, slot";
@@ -47,8 +47,8 @@ struct Work {
     next: AtomicUsize,
 }
 
-/// Lets `orders` orders use each code at once, over so many connections to these APIs. The APIs are
-/// given with the REDEEM_TOKEN.
+/// Lets `orders` orders use each code at once, over this many connections to these APIs. The
+/// clients in `apis` must have the REDEEM_TOKEN.
 pub async fn use_codes(
     apis: Vec<Ops>,
     codes: Vec<String>,
@@ -87,7 +87,7 @@ fn latencies() -> Result<Histogram<u64>> {
     Ok(Histogram::new_with_bounds(1, 60_000_000, 3)?)
 }
 
-/// Takes one code after the other. Returns how many are used by one order.
+/// Takes one code after the other. Returns how many codes exactly one order uses.
 async fn shop(work: Arc<Work>) -> Result<(usize, Histogram<u64>)> {
     let mut used_once = 0;
     let mut all = latencies()?;

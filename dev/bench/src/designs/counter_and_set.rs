@@ -1,5 +1,5 @@
-//! Design C, as the write-ups have it: a set of users and a counter in Redis decide, and the answer
-//! does not wait until Kafka has the message, whose consumer inserts row by row.
+//! Design C, as in published write-ups: a set of users and a counter in Redis decide. The answer
+//! does not wait until Kafka has the message. Its consumer inserts row by row.
 
 use std::time::Duration;
 
@@ -132,7 +132,7 @@ impl Issuer for CounterAndSet {
         }
         let payload = serde_json::to_string(&(user, slot))?;
         let record = FutureRecord::to(&self.topic).key(user).payload(&payload);
-        // Nobody waits for Kafka's acknowledgement.
+        // The answer does not wait for Kafka's acknowledgement.
         let queued = self.producer.send_result(record);
         drop(queued.map_err(|(error, _)| error)?);
         Ok(DesignReply::Accepted(slot))

@@ -1,6 +1,6 @@
-//! The designs of published write-ups, and designs that keep everything in MySQL. Each is
-//! implemented as well as its kind allows, behind the same HTTP front as Firstcome and on the same
-//! servers; and a route that does nothing.
+//! The designs of published write-ups, designs that keep everything in MySQL, and a route that does
+//! nothing. Each is implemented as well as its kind allows, behind the same HTTP front as Firstcome
+//! and on the same servers.
 
 mod counter_and_set;
 mod counter_row;

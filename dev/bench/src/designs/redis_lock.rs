@@ -46,7 +46,7 @@ impl RedisLock {
             turn: Mutex::default(),
             key: format!("{}:lock", args.name),
             tokens: AtomicU64::default(),
-            // The unique index alone answers both questions.
+            // The unique index alone answers both parts of the query.
             count: format!(
                 "SELECT COUNT(*), COALESCE(MAX(user_id = ?), 0) FROM {table} WHERE coupon_id = 1"
             ),

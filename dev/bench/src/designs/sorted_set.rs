@@ -17,7 +17,8 @@ use super::micro_batch::{finally, insert};
 use super::sql::pool;
 use super::{DesignArgs, DesignReply, Issuer};
 
-/// How often the scheduler runs. Published systems take a second, which winners would wait for.
+/// Pause between runs of the scheduler. Published systems use a second, which winners would wait
+/// for.
 const EVERY: Duration = Duration::from_millis(100);
 /// Maximum number of users whom one run of the scheduler pops.
 const MOST: u32 = 1_000;

@@ -109,7 +109,7 @@ struct Turn {
     tally: Tally,
     /// CPU microseconds of the server per claim.
     own: f64,
-    /// Those of Redis.
+    /// CPU microseconds of Redis per claim.
     redis: f64,
 }
 

@@ -1,5 +1,5 @@
-//! The same rush on every design and on Firstcome, each freshly started on the same servers; and
-//! once more beside a neighbour on the same MySQL, which costs time of the processors.
+//! The same rush on every design and on Firstcome, each freshly started on the same servers. Then
+//! once more with a neighbour on the same MySQL, which also uses CPU time.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ const ALONE: Duration = Duration::from_secs(5);
 /// Rows that have not arrived after this time count as lost.
 const STILL: Duration = Duration::from_secs(12);
 
-/// Who uses the same MySQL during a rush.
+/// The other user of the same MySQL during a rush.
 #[derive(Clone, Copy)]
 enum Beside {
     Nobody,

@@ -1,5 +1,5 @@
-//! Costs beside a long history: sealed drops with their rows, old revocations, many coupons. What
-//! is open is small, so a pass and a reopening must take as long as without the history.
+//! Costs with a long history: sealed drops with their rows, old revocations, many coupons. Few
+//! drops are open, so a pass and a reopening must take as long as without the history.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -24,15 +24,15 @@ use crate::stores::{admit, insert_rows, keys};
 
 const PART: &str = "history";
 const TURNS: usize = 4;
-/// Requests under way at the same time.
+/// Number of concurrent requests.
 const AT_ONCE: usize = 64;
 /// Rows written per statement, and fields written per command.
 const WRITTEN_AT_ONCE: u32 = 100_000;
 const FIELDS: u32 = 1_000;
-/// A connection that writes rows which are right by the way they are made.
+/// Settings of a connection that writes rows which are valid by construction.
 const UNCHECKED: &str =
     "SET cte_max_recursion_depth = 10000000, unique_checks = 0, foreign_key_checks = 0";
-/// The coupon with one each per drop, all of whose drops are sealed but one.
+/// The coupon with `once_per` drop. All its drops except one are sealed.
 const PER_DROP: i64 = 1;
 /// How long nobody claims while the AOF is watched: two scheduled passes.
 const QUIET: Duration = Duration::from_secs(60);
@@ -40,8 +40,8 @@ const QUIET: Duration = Duration::from_secs(60);
 pub(super) async fn measure(bench: &Bench, build: Option<&Path>) -> Result<Vec<Measurement>> {
     let size = &bench.size;
     let installation = Installation::named(&bench.servers, "history", build).await?;
-    // A winner whose row an API does not find in time is published again, and no coupon reopens
-    // before that is read.
+    // If an API does not find a winner's row in time, it publishes the claim again, and no coupon
+    // reopens before that message is read.
     let (reconciler, api, _consumer) = tokio::try_join!(
         installation.start("reconciler", Role::Reconciler, &[]),
         installation.start("api", Role::Api, &[]),
@@ -62,7 +62,7 @@ pub(super) async fn measure(bench: &Bench, build: Option<&Path>) -> Result<Vec<M
     let both = [old, new];
     let before = reopened_often(&installation, both, lose_gates).await?;
     fill(&installation, old, size).await?;
-    // The note that this version finds, as if it had sealed the drops.
+    // Leaves the note in Redis that this version would have left when it sealed the drops.
     note_seal(&installation, old, size.sealed_drops).await?;
     measurements.push(quiet(&installation).await?);
     measurements.push(clean(&installation, size).await?);
@@ -86,7 +86,7 @@ async fn lose_gates(installation: &Installation, both: [InstallationCoupon; 2]) 
     Ok(())
 }
 
-/// Every gate is then one of another process.
+/// Restarts Redis. Every gate then names an earlier process.
 async fn restart(installation: &Installation, _: [InstallationCoupon; 2]) -> Result<()> {
     let server = &installation.servers.redis;
     server.stop().await?;
@@ -96,8 +96,8 @@ async fn restart(installation: &Installation, _: [InstallationCoupon; 2]) -> Res
     Ok(())
 }
 
-/// Measures how long each of two closed coupons takes to reopen, one after the other: whichever
-/// comes first in a turn also pays for what Redis has just lost, its scripts for example.
+/// Measures how long each of two closed coupons takes to reopen, one after the other. The first one
+/// in a turn also pays for other data that Redis has just lost, for example its scripts.
 async fn reopened_often<'a, F: Future<Output = Result<()>>>(
     installation: &'a Installation,
     both: [InstallationCoupon; 2],
@@ -190,8 +190,8 @@ async fn lowered(installation: &Installation, coupon: InstallationCoupon) -> Res
     })
 }
 
-/// Makes the history: sealed drops of a coupon with one each in total, whose users Redis has among
-/// its claimants, and old revocations, half of them of another coupon with one each per drop.
+/// Creates the history: sealed drops of a coupon with `once_per` coupon, whose users are in Redis's
+/// claimants, and old revocations, half of them of another coupon with `once_per` drop.
 async fn fill(
     installation: &Installation,
     old: InstallationCoupon,
@@ -274,8 +274,8 @@ async fn note_seal(installation: &Installation, old: InstallationCoupon, drops: 
     Ok(note.query_async(&mut redis).await?)
 }
 
-/// Measures how much the AOF grows in an hour without a claim, beside an API and two daemons, of
-/// which one runs the passes of the default schedule.
+/// Measures how much the AOF would grow in an hour without a claim, while an API and two daemons
+/// run. One daemon runs the passes of the default schedule.
 async fn quiet(installation: &Installation) -> Result<Measurement> {
     let scheduled = [("RECONCILE_CRON", "*/30 * * * * *")];
     let (passes, other, api) = tokio::try_join!(
@@ -292,7 +292,7 @@ async fn quiet(installation: &Installation) -> Result<Measurement> {
         Ok(persistence(installation, "aof_rewrite_in_progress").await? == 0.0)
     })
     .await?;
-    // Its first pass.
+    // Waits for the first passes.
     sleep(QUIET).await;
     step(format!("no claim for {QUIET:?}"));
     let read = async || {
@@ -334,7 +334,7 @@ async fn clean(installation: &Installation, size: &BenchSize) -> Result<Measurem
     Ok(Measurement::of(PART, what, median(passes.clone()), "ms").turns(&passes))
 }
 
-/// Measures a pass after which a coupon whose gate is lost or of another process is open again.
+/// Measures a pass that reopens a coupon whose gate is lost or names another process.
 async fn reopened(installation: &Installation, coupon: InstallationCoupon) -> Result<f64> {
     let DropKeys { gate, .. } = keys(installation, coupon);
     let mut redis = installation.redis().await?;

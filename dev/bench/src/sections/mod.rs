@@ -121,7 +121,7 @@ async fn run(cli: &Cli) -> Result<()> {
     Ok(())
 }
 
-/// Measures a part and writes the report so far. A failure becomes a part of it.
+/// Measures a part and writes the report so far. A failure is recorded in the report.
 async fn try_part(
     part: Part,
     build: Option<&Path>,

@@ -1,4 +1,4 @@
-//! A neighbour on the same MySQL, which reads and updates a table of its own.
+//! A neighbour on the same MySQL, which reads and updates a separate table.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ pub(super) struct Neighbour {
 }
 
 impl Neighbour {
-    /// Creates its table anew in the database of this URL, and begins.
+    /// Recreates its table in the database of this URL, and begins.
     pub(super) async fn start(database: &str) -> Result<Self> {
         let mut conn = mysql_connection(database).await?;
         for sql in [

@@ -1,5 +1,6 @@
-//! What a drop does to others on the same MySQL: a neighbour reads and updates its own table,
-//! beside an idle system, beside the rows of a drop at a pace, and beside rows without one.
+//! The effect of a drop on other users of the same MySQL. A neighbour reads and updates its own
+//! table while the system is idle, while rows are written at a pace, and while they are written
+//! without one.
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,8 @@ use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "pace";
 const CONNECTIONS: usize = 64;
-/// Seconds for which the rows of a drop last at the pace, and the slowest pace: a message is
-/// written whole, which a slow pace would show as an excess.
+/// Seconds for which the rows of a drop last at the pace, and the slowest pace. A message is
+/// written whole, which at a slower pace would look like an excess.
 const LASTS: u32 = 100;
 const SLOWEST: u32 = 50;
 /// The span in which the busiest rows are counted.
@@ -33,9 +34,9 @@ const COUNTED_EVERY: Duration = Duration::from_millis(250);
 struct DropRun {
     /// The neighbour's 99th percentile while rows were written, in milliseconds.
     neighbour_ms: f64,
-    /// Rows in a second from the last answer to the last row.
+    /// Rows per second from the last answer to the last row.
     per_second: f64,
-    /// Rows in the busiest minute, for a second.
+    /// Rows per second in the busiest minute.
     busiest: f64,
     /// Rows that passes wrote.
     by_passes: u32,
@@ -148,7 +149,7 @@ async fn drop_of_winners(
     })
 }
 
-/// Returns the rows in a second of the minute that has most.
+/// Returns the rows per second in the busiest minute.
 async fn busiest(conn: &mut mysql_async::Conn, coupon: InstallationCoupon) -> Result<f64> {
     let seconds = "SELECT CAST(FLOOR(UNIX_TIMESTAMP(issued_at)) AS SIGNED), CAST(COUNT(*) AS SIGNED) \
                    FROM issued_coupons WHERE drop_id = ? GROUP BY 1 ORDER BY 1";

@@ -137,7 +137,7 @@ async fn repairing(installation: &Installation, coupon: InstallationCoupon) -> R
 }
 
 /// Measures passes over many small coupons: clean, and after their gates were lost. A closed coupon
-/// waits for claims that may be on their way first.
+/// first waits for claims that may be in flight.
 async fn small(installation: &Installation, number: u32) -> Result<[Measurement; 2]> {
     step(format!("passes over {number} small coupons"));
     let coupons = coupons(installation, (0..number).map(|_| FEW)).await?;

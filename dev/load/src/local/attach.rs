@@ -1,6 +1,7 @@
 //! Coupon systems as published write-ups and repositories describe them, each with the keys, the
-//! tables and the fault of its kind. A crowd breaks each in its own way; then the attached
-//! reconciler observes, mails, and repairs, until there are exactly 100, or those beyond are named.
+//! tables and the fault of its kind. A crowd breaks each in its own way. Then the attached
+//! reconciler observes, mails, and repairs, until exactly 100 coupons are issued, or it has named
+//! those beyond 100.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -23,38 +24,40 @@ const PEOPLE: u32 = 1_000;
 /// Concurrent claims.
 const CROWD: usize = 64;
 
-/// A system: what its API and its consumer do for one claim, and the file that describes it. In
-/// commands, `U` is the user and `N` the ticket.
+/// A system: the commands and statements of its API and its consumer for one claim, and the file
+/// that describes it. In commands, `U` is the user and `N` the ticket.
 struct System {
     name: &'static str,
     fault: &'static str,
-    /// Before the sale.
+    /// Commands before the sale.
     opens: &'static [&'static str],
-    /// A script that admits. Its `ARGV[1]` is the user; it answers with the ticket, or 0.
+    /// A script that admits. Its `ARGV[1]` is the user. It returns the ticket, or 0.
     script: &'static str,
-    /// What is lost in Redis after the sale.
+    /// Commands after the sale that lose data in Redis.
     breaks: &'static [&'static str],
-    /// If this answers 100 or more, the claim ends.
+    /// If this command returns 100 or more, the claim ends.
     check: &'static str,
-    /// If this answers 0, the user was there already, and the claim ends.
+    /// If this command returns 0, the user has already claimed, and the claim ends.
     join: &'static str,
-    /// If this answers more than 100, the claim ends.
+    /// If this command returns more than 100, the claim ends.
     ticket: &'static str,
     admit: &'static str,
     /// Tickets whose message is lost.
     lost: Range<i64>,
-    /// Tickets whose row is refused, and the event that is kept instead.
+    /// Tickets whose row is refused, and the statement that stores an event instead.
     failed: &'static [i64],
     event: &'static str,
-    /// The only parameter is the user. If the statement itself signals an error, the event is kept.
+    /// The statement that writes the row. Its only parameter is the user. If it signals an error,
+    /// the event is stored.
     row: &'static str,
-    /// Reads what is left after a row, and what the consumer runs in Redis once it is 0.
+    /// The query that reads what is left after a row, and the command that the consumer runs in
+    /// Redis once that is 0.
     left: &'static str,
     sold_out: &'static str,
     tables: &'static [&'static str],
     campaign: &'static str,
-    /// Further campaigns of the file; `MODE` is their mode. The first one then only observes, and
-    /// their program issues what it names.
+    /// Further campaigns of the file. `MODE` stands for their mode. The first campaign then only
+    /// observes, and their program issues what its passes name.
     more: &'static str,
     /// The campaigns that are repaired.
     repaired: &'static [&'static str],
@@ -368,7 +371,7 @@ fn command_of(words: &str) -> redis::Cmd {
     command
 }
 
-/// The statement that writes a row.
+/// Returns the statement that writes a row.
 fn row(system: &System, ticket: i64) -> String {
     let words = system.row.split_inclusive(['(', ' ', ',']);
     words
@@ -386,7 +389,7 @@ struct Servers {
     reconciler: firstcome_harness::System,
 }
 
-/// Runs the systems.
+/// Runs all systems, one after the other.
 pub async fn run() -> Result<()> {
     static ALL: [System; 9] = SYSTEMS;
     step("starting MySQL, Redis and a mail server");
@@ -480,12 +483,12 @@ impl Servers {
                 self.pass("confirm", &file, &confirm, &ours)?;
             }
         }
-        // Others claim what a repair has left to claim.
+        // More users claim what is left after the repair.
         shop.rush(system, PEOPLE..PEOPLE + 50).await?;
         self.pass("look again", &file, &[], &ours)?;
         self.mail.clear();
         shop.pool.disconnect().await?;
-        // The text named the same users to people, and this names them to the check.
+        // The passes above named these users in their text, for people. The check reads JSON.
         let (_, run) = self.attach(&file, &["--json", "--dry-run"], &ours)?;
         let run: Value = serde_json::from_str(&run)?;
         let findings = run["drops"][0]["findings"].as_array().context("no drop")?;
@@ -509,7 +512,7 @@ impl Servers {
         Ok(())
     }
 
-    /// Their program issues what a pass named: only it knows from which stock.
+    /// Issues what a pass named, as their program would: only that knows from which stock.
     async fn issue_what_is_named(
         &self,
         shop: &Shop,
@@ -536,7 +539,7 @@ impl Servers {
         Ok(())
     }
 
-    /// Runs a pass, prints what it prints, and returns its exit code.
+    /// Runs a pass, prints its output, and returns its exit code.
     fn pass(&self, what: &str, file: &Path, args: &[&str], ours: &str) -> Result<Option<i32>> {
         let (code, text) = self.attach(file, &[&["--full-ids"], args].concat(), ours)?;
         println!("   -- {what}");

@@ -96,7 +96,7 @@ async fn play(quantity: u32, people: u32, system: &mut Local) -> Result<bool> {
     Ok(is_exact && is_mailed && tally.contradictions.is_empty())
 }
 
-/// Lets two orders use each code at once, each at another API.
+/// Lets two orders use each code at once, each at a different API.
 async fn use_codes(system: &Local, coupon: i64) -> Result<ShopTally> {
     let mut conn = system.installation.mysql().await?;
     let codes = shops::codes(&mut conn, coupon, "").await?;
