@@ -1,5 +1,5 @@
-# Settings go behind the word and reach the programs through the environment: make demo PEOPLE=50000
-# Everything else is a job of `cargo xtask help`. dev/setup.sh installs Rust and a C compiler if they are missing; dev/start.sh also says what it
+# Settings follow the target and reach the programs through the environment: make demo PEOPLE=50000
+# `cargo xtask help` lists all other tasks. dev/setup.sh installs Rust and a C compiler if they are missing. dev/start.sh also says what it
 # installs and how long it takes.
 
 xtask := @dev/setup.sh && exec cargo xtask

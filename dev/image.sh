@@ -19,5 +19,5 @@ install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$image/etc/ssl/certs/ca-ce
 install -d -m 1777 "$image/tmp"
 echo 'firstcome:x:65532:65532::/:/none' >"$image/etc/passwd"
 echo 'firstcome:x:65532:' >"$image/etc/group"
-# Resolve host names by files and DNS.
+# Host names are resolved by files and DNS.
 echo 'hosts: files dns' >"$image/etc/nsswitch.conf"

@@ -17,7 +17,7 @@ into=$target/release-$version
 rm -rf "$into"
 mkdir -p "$into"
 
-# The programs contain no folder names of this machine.
+# Keeps folder names of this machine out of the programs.
 mapped() { echo "$1=$cargo_home=/cargo $1=$PWD=/firstcome"; }
 env -u CARGO_ENCODED_RUSTFLAGS CARGO_PROFILE_RELEASE_STRIP=symbols RUSTFLAGS="$(mapped --remap-path-prefix)" \
     CFLAGS="$(mapped -ffile-prefix-map)" CXXFLAGS="$(mapped -ffile-prefix-map)" \

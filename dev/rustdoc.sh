@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Stands in for rustdoc in `cargo test --doc`: checks the documentation instead of testing its
-# examples, of which there are none. Unlike `cargo doc`, this uses the libraries that the build has
-# made, and takes seconds.
+# Replaces rustdoc in `cargo test --doc`: checks the documentation instead of testing its examples
+# (there are none). Unlike `cargo doc`, this uses the libraries that the build has compiled, and
+# takes seconds.
 set -euo pipefail
 args=()
 while [ $# -gt 0 ]; do

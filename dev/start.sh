@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts `cargo xtask demo` or `cargo xtask run`. The first line says what will be installed and how
-# long it takes. On a machine where it cannot be installed, the line names the command for
-# containers, and that is no error, unless REQUIRED=1.
+# long it takes. If the machine does not allow that, the line names the command for containers
+# instead. This is not an error, unless REQUIRED=1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,5 +1,5 @@
 // A rush with k6 (https://k6.io): each iteration is a new user who claims until the answer is final. Fails unless exactly QUANTITY are accepted
-// and everybody else is told `sold_out`. With `make run` in another terminal:
+// and all other users get `sold_out`. With `make run` in another terminal:
 //
 //   set -a; . target/run/env; set +a
 //   k6 run examples/k6.js
@@ -31,13 +31,13 @@ export const options = {
   summaryTrendStats: ["med", "p(99)", "max"],
 };
 
-// 409 is `sold_out`, and 503 asks for a repetition: neither is a failed request.
+// 409 is `sold_out`, and 503 asks for a retry: neither is a failed request.
 http.setResponseCallback(http.expectedStatuses(200, 202, 409, 503));
 
 export function setup() {
   const coupon = { name: "k6", quantity: QUANTITY, once_per: "coupon", waiting_list: 0, schedule: { type: "once", opens_at: "2026-01-01T00:00:00Z" } };
   const prefix = `k6-${Date.now().toString(36)}`;
-  // With the same key, a repetition creates no second coupon.
+  // With the same key, a retry creates no second coupon.
   const headers = { Authorization: `Bearer ${__ENV.OPS_TOKEN}`, "Content-Type": "application/json", "Idempotency-Key": prefix };
   const create = () => http.post(`${APIS[0]}/v1/coupons`, JSON.stringify(coupon), { headers });
   let created = create();
@@ -57,7 +57,7 @@ export default function ({ id, prefix }) {
   const url = `${APIS[iteration % APIS.length]}/v1/coupons/${id}/claims`;
   const user = { headers: { "X-User-Id": `${prefix}-${iteration}` }, tags: { name: "claim" } };
   let answer;
-  // A repetition is always safe: it gets the same slot.
+  // A retry is always safe: it gets the same slot.
   for (let attempt = 0; attempt < 30; attempt += 1) {
     answer = http.post(url, null, user);
     if (answer.status !== 503 && answer.status !== 0) break;

@@ -30,7 +30,7 @@ coupon = {}
 def create_coupon(environment, **_):
     body = {"name": "Locust", "quantity": QUANTITY, "once_per": "coupon", "waiting_list": 0,
             "schedule": {"type": "once", "opens_at": "2026-01-01T00:00:00Z"}}
-    # With the same key, a repetition creates no second coupon.
+    # With the same key, a retry creates no second coupon.
     headers = {"Authorization": f"Bearer {os.environ['OPS_TOKEN']}", "Idempotency-Key": PREFIX}
     while True:
         created = requests.post(f"{APIS[0]}/v1/coupons", json=body, headers=headers, timeout=10)
@@ -63,7 +63,7 @@ class Crowd(FastHttpUser):
             time.sleep(1)
             return
         url = f"{APIS[person % len(APIS)]}/v1/coupons/{coupon['id']}/claims"
-        # A repetition is always safe: it gets the same slot.
+        # A retry is always safe: it gets the same slot.
         for _ in range(30):
             with self.client.post(url, headers={"X-User-Id": f"{PREFIX}-{person}"}, name="claim", catch_response=True) as answer:
                 if answer.status_code in (0, 503):
@@ -71,7 +71,7 @@ class Crowd(FastHttpUser):
                     time.sleep(float(answer.headers.get("Retry-After", 1) if answer.headers else 1))
                     continue
                 body = answer.json()
-                # A problem has a code. Its status is a number.
+                # In a problem, `code` names the reason, and `status` is a number.
                 result = body.get("code") or body["status"]
                 answers["accepted" if result == "already_claimed" else result] += 1
                 answer.success()

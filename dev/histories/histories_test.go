@@ -8,7 +8,7 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// recording writes a history, a millisecond a line.
+// recording writes a history. Each line is a millisecond later than the one before.
 type recording struct {
 	lines []string
 	at    int
@@ -83,7 +83,7 @@ func (r *recording) verdict(t *testing.T) porcupine.CheckResult {
 	return worst
 }
 
-// healthy has two slots, and everything that a model of a drop must know.
+// healthy returns a correct history of a drop with two slots. It covers every part of the model.
 func healthy() *recording {
 	r := begin(1)
 	r.ask(1, "a")
@@ -208,7 +208,7 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 	}
 }
 
-// A crowd of which each member asks beside many others is decided at once.
+// The history of a crowd with many concurrent requests is decided quickly.
 func TestCrowdIsDecided(t *testing.T) {
 	r := begin(100)
 	for op := range 2000 {

@@ -27,7 +27,7 @@ type line struct {
 	Answer   *answer `json:"answer"`
 	Rows     []row   `json:"rows"`
 
-	// What shops do.
+	// Fields of a shop's requests.
 	Code      string   `json:"code"`
 	Reference string   `json:"reference"`
 	Undo      bool     `json:"undo"`
@@ -71,14 +71,14 @@ type request struct {
 	ended *line
 }
 
-// change is an operator's change of a quantity, from its request to its answer. If that did not say
-// what became of it, the change may take effect at any time.
+// change is an operator's change of a quantity, from its request to its answer. If the answer does
+// not tell whether the change was made, it may take effect at any time.
 type change struct {
 	from, to int64
 	quantity int
 }
 
-// unit is what is checked as one: a drop, or all drops of a coupon of which a user may have one.
+// unit is checked as a whole: one drop, or all drops of a coupon that gives each user one slot.
 type unit struct {
 	name     string
 	once     bool
@@ -189,7 +189,7 @@ func (h *history) split() {
 		if siblings := ofCoupon[one.asked.Coupon]; drop == 0 && len(siblings) > 0 {
 			of := ofDrop[siblings[0]]
 			if len(siblings) > 1 && !of.once {
-				// It may have been for any of them.
+				// The request may belong to any of the drops.
 				continue
 			}
 			drop = siblings[0]
@@ -207,9 +207,10 @@ func (h *history) before(it *line, ms int64) int64 {
 }
 
 // least returns the smallest quantity that a drop may have had between two lines. Quantities are
-// recorded now and then, so the values on both sides count. They are those of MySQL: while a change
-// is under way, Redis may have the new one before MySQL, or still the old one. After its answer,
-// nothing is known until the next value is recorded: another change may have come before that.
+// recorded only now and then, so the values before and after the lines count, too. They come from
+// MySQL: while a change is in progress, Redis may have the new quantity before MySQL, or still have
+// the old one. After the answer, the quantity is unknown until the next value is recorded, because
+// another change may have been made in between.
 func (u *unit) least(drop, from, to int64) int {
 	all := u.quantity[drop]
 	recorded := func(line int64) int64 {

@@ -1,6 +1,6 @@
-// Checks histories of claims for linearizability with porcupine, a checker that others wrote: is
-// there an order of all requests, each between its sending and its answer, in which one drop that
-// handles them one after the other would have given these answers and these rows?
+// Checks histories of claims for linearizability with porcupine, a third-party checker: is there an
+// order of all requests, each between its sending and its answer, in which a drop that handles them
+// one after the other would have given these answers and these rows?
 //
 //	histories [-lease MS] [-plant] FILE…
 //
@@ -16,11 +16,11 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// Time for one drop. Searches that take longer decide nothing.
+// patience is the time limit of one search. A search that takes longer decides nothing.
 const patience = time.Minute
 
-// lease is how long an API may still answer `sold_out` after a slot has become free
-// (docs/decisions/0010-micro-batches.md), and a margin for this machine.
+// lease is the time for which an API may still answer `sold_out` after a slot has become free
+// (docs/decisions/0010-micro-batches.md), plus a margin for a busy machine.
 var lease = flag.Int64("lease", 300, "milliseconds for which a `sold_out` may be older than its request")
 
 var planting = flag.Bool("plant", false, "plant faults in the histories, which must be found")
@@ -105,7 +105,7 @@ func judgeFile(path string) int {
 		result := judge(of, operations)
 		took := time.Since(begun).Round(time.Millisecond)
 		fmt.Printf("%s: %s: %s, %d steps, %v\n", path, of.name, word(result), len(operations), took)
-		// A history that is not decided is named above, and proves nothing.
+		// An undecided history is named above, and proves nothing.
 		if result == porcupine.Illegal {
 			worst = max(worst, 1)
 		}
@@ -139,9 +139,9 @@ func word(result porcupine.CheckResult) string {
 	}
 }
 
-// judge checks first, for each slot, the requests of the users who were told that they have it: if
-// all requests have an order, so have these, and the search among a few users ends at once also if
-// there is none. Then it checks everything together.
+// judge first checks, for each slot, only the requests of the users who were promised it.
+// If all requests together have a valid order, so do these. With few users, the search also ends
+// quickly if there is no order. Then judge checks all requests together.
 func judge(of *unit, operations []porcupine.Operation) porcupine.CheckResult {
 	for _, some := range bySlot(operations) {
 		if result := search(of, some); result != porcupine.Ok {

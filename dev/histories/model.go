@@ -7,11 +7,13 @@ import (
 
 // The sequential model of a drop. A user holds a slot, waits, or has nothing; a slot has one user.
 //
-// What a history cannot tell is decided for the system, and so that no step has two outcomes, which
-// keeps the search short:
+// If a history leaves something open, the model decides in favour of the system, and in such a way
+// that no step has two outcomes, which keeps the search short:
 //   - A claim without an answer may have taken a slot, at once or later, and a store that lost it
-//     may have freed the slot again: its user may turn out to have a slot, and counts as a taken one.
-//   - A revocation without an answer may take effect at any time: its user has the slot or not.
+//     may have freed the slot again: the user may turn out to have a slot, and may count as one that
+//     is taken.
+//   - A revocation without an answer may take effect at any time: the user may or may not have the
+//     slot.
 //   - A user on the waiting list may have been promoted.
 //   - A user whose promise is listed as broken may have anything.
 
@@ -172,7 +174,7 @@ func step(from, with any) (bool, any) {
 }
 
 // isFull tells whether a drop may have had nothing left. A slot that was given back is free only
-// once Redis knows it, which a fault may delay; and it may belong to somebody who waits.
+// once Redis knows it, which a fault may delay, and it may go to a user who waits.
 func (s *state) isFull(in *input) bool {
 	taken := map[int64]int{}
 	for _, free := range s.returned {

@@ -1,7 +1,7 @@
 package main
 
-// plants are faults of a system that a history can show. Each changes a recorded history, and says
-// whether the history has a place for it.
+// plants are faults of a system that a history can show. Each changes a recorded history, and
+// reports whether the history has a place for it.
 var plants = []struct {
 	name  string
 	plant func(*history) bool
@@ -12,8 +12,8 @@ var plants = []struct {
 	{"an undo is forgotten", forgetUndo},
 }
 
-// certain returns the first claim with this answer whose user has nothing that a history cannot
-// tell, and with or without a revocation.
+// certain returns the first claim with this answer that fits, among the users whose requests all
+// have certain effects. With isRevoked, only users with a revocation count, otherwise only others.
 func (u *unit) certain(status string, isRevoked bool, fits func(*request) bool) *request {
 	doubtful, revoked := map[string]bool{}, map[string]bool{}
 	for person := range u.excused {

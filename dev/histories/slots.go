@@ -2,7 +2,7 @@ package main
 
 import "github.com/anishathalye/porcupine"
 
-// bySlot returns, for each slot, the operations of the users who were told that they have it, or
+// bySlot returns, for each slot, the operations of the users who were promised it, or
 // have its row at the end.
 func bySlot(operations []porcupine.Operation) [][]porcupine.Operation {
 	users := map[cell]map[int]bool{}
@@ -25,7 +25,7 @@ func bySlot(operations []porcupine.Operation) [][]porcupine.Operation {
 			}
 			continue
 		case full:
-			// It concerns no user.
+			// The operation concerns no user.
 			continue
 		case accepted, already:
 			add(in.drop, in.slot, in.user)
@@ -46,7 +46,7 @@ func bySlot(operations []porcupine.Operation) [][]porcupine.Operation {
 	return all
 }
 
-// onlyOf leaves the rows of these users.
+// onlyOf returns the operation with only the rows of these users.
 func onlyOf(users map[int]bool, operation porcupine.Operation) porcupine.Operation {
 	in := *operation.Input.(*input)
 	whole := in.rows

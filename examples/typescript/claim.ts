@@ -27,13 +27,13 @@ async function repeat<T extends { response: Response }>(send: () => Promise<T>):
   }
 }
 
-// With the same key, a repetition creates no second coupon.
+// With the same key, a retry creates no second coupon.
 const header = { "Idempotency-Key": crypto.randomUUID() };
 const created = await repeat(() => api.POST("/v1/coupons", { params: { header }, body: coupon, headers: operator }));
 if (!created.data) throw new Error(`no coupon was created: ${JSON.stringify(created.error)}`);
 const path = { id: created.data.id };
 
-// A repetition is always safe: a user gets one slot, however often the claim is sent.
+// A retry is always safe: a user gets one slot, however often the claim is sent.
 async function claim(user: string): Promise<string> {
   const headers = { "X-User-Id": user };
   const { data, error } = await repeat(() => api.POST("/v1/coupons/{id}/claims", { params: { path }, headers }));

@@ -40,7 +40,7 @@ public final class Claim {
     coupon.setWaitingList(0);
     String schedule = "{\"type\": \"once\", \"opens_at\": \"2026-01-01T00:00:00Z\"}";
     coupon.setSchedule(client.getObjectMapper().readValue(schedule, Schedule.class));
-    // With the same key, a repetition creates no second coupon.
+    // With the same key, a retry creates no second coupon.
     String key = UUID.randomUUID().toString();
     return repeat(() -> new OperatorsApi(client).create(coupon, key, null)).getId();
   }
@@ -63,7 +63,7 @@ public final class Claim {
     }
   }
 
-  /** A repetition is always safe: a user gets one slot, however often the claim is sent. */
+  /** A retry is always safe: a user gets one slot, however often the claim is sent. */
   private static String claim(ApiClient client, long coupon, String user) throws Exception {
     try {
       Object answer = repeat(() -> new ClaimsApi(client).claim(coupon, user)).getActualInstance();
