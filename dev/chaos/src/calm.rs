@@ -12,7 +12,8 @@ use crate::report::ChaosReport;
 use crate::schedule::FaultSchedule;
 use crate::worker::CampaignWorker;
 
-/// Runs rounds of traffic until this time is over. Keeps the rounds in which a coupon closed.
+/// Runs rounds of traffic until this time is over. Keeps the rounds that failed, for example
+/// because a coupon closed.
 ///
 /// # Errors
 ///

@@ -59,7 +59,8 @@ impl<'a> Operators<'a> {
         }
     }
 
-    /// If there are operators or shops, waits until all users have arrived.
+    /// If operators, shops or changes of the allow list are in the schedule, waits until all users
+    /// have arrived.
     pub(crate) async fn until_people_came(&self) {
         let FaultSchedule {
             operators, shops, ..
@@ -170,7 +171,7 @@ impl<'a> Operators<'a> {
     }
 }
 
-/// Confirms repairs of every coupon at the first reconciler that answers.
+/// Confirms repairs of every coupon at every reconciler that answers.
 pub(crate) async fn confirm(system: &SystemUnderTest) -> Effect {
     ask_for_passes(system, "confirm").await
 }

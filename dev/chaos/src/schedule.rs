@@ -29,7 +29,7 @@ pub const IMPATIENT: [(&str, &str); 5] = [
 pub enum Expect {
     /// Every claim gets `unavailable` while a fault is active.
     Unavailable,
-    /// No user is promised a slot while a fault is active.
+    /// Every claim gets `unavailable` or `sold_out` while a fault is active.
     NoPromise,
     /// Some claims get `unavailable`.
     Refusals,
@@ -76,7 +76,8 @@ pub struct FaultSchedule {
     pub listed: u32,
     /// Whether an operator keeps adding users to that list and removing others.
     pub relisted: bool,
-    /// Number of processes of each kind. There are two daemons, unless a fault targets the daemon.
+    /// Number of processes of each kind. At least two daemons run, unless a fault targets the
+    /// daemon.
     pub processes: usize,
     /// Number of operators who keep changing the coupons.
     pub operators: u32,
@@ -275,7 +276,7 @@ const WEIGHTS: &[(u32, Draw)] = &[
         seconds: one_of(rng, &[-7_200, -90, -10, 10, 90, 7_200]), ms }),
     (1, |rng, ms| Fault::ColdStart { store: store(rng), ms: ms + 1_000 }),
     (2, |rng, ms| Fault::KillServer { store: store(rng), ms }),
-    // Longer than the publishing deadline in half of the schedules.
+    // In most cases longer than the publishing deadline.
     (2, |rng, ms| Fault::FreezeServer { store: store(rng), ms: longer(rng, ms, 2_000) }),
     (3, |rng, ms| Fault::Wire { store: store(rng), wire: one_of(rng, &[WireFault::Delay,
         WireFault::Cut, WireFault::BlackHole, WireFault::DropReplies, WireFault::HalfClose]), ms }),

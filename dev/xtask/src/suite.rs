@@ -17,7 +17,7 @@ pub(crate) const SYSTEM: &str = "it";
 const HARNESS: &str = "firstcome-harness";
 
 /// Number of fault schedules for every change, and the minutes after which a slow machine begins no
-/// more of them, unless `MINUTES` is set. `make chaos SEEDS=500` runs those of a release.
+/// more of them, unless `MINUTES` is set. `make chaos SEEDS=1000` runs those of a release.
 const SEEDS: &str = "60";
 const MINUTES: &str = "2";
 
