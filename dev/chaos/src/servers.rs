@@ -171,7 +171,8 @@ impl ProxiedServers {
         pid.with_context(|| format!("{store:?} does not run"))
     }
 
-    /// Makes the first Redis the master again and empties it.
+    /// Resets the proxies and Redis's clock, makes the first Redis the master again, and empties
+    /// it.
     ///
     /// # Errors
     ///

@@ -55,7 +55,7 @@ pub struct System {
 
 impl System {
     /// Creates a system with these settings, which replace the general ones. By default the
-    /// programs are those beside this program, and logs go to a temporary folder.
+    /// programs are those of [`built_program`], and logs go to a temporary folder.
     pub fn new(
         programs: Option<&Path>,
         logs: Option<&Path>,

@@ -296,8 +296,8 @@ impl Injector {
         Ok(people)
     }
 
-    /// Ensures that `n` slots are left. If too few are, takes slots from users without a record, as
-    /// a support agent might.
+    /// Ensures that `n` slots are left. If too few are, takes slots from users and records nothing,
+    /// as a support agent might.
     async fn make_room(&mut self, n: u32) -> Result<Vec<AffectedUser>> {
         let left = self.quantity().await? - self.count().await?;
         let wanted = u32::try_from(i64::from(n) - left).unwrap_or(0);

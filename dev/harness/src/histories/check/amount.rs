@@ -18,8 +18,9 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
     );
 }
 
-/// Counts the users who wanted a slot: users with an answer and users with a row. Users who only
-/// saw timeouts may never have reached the system, so they count only if they have a row.
+/// Finds slots that are left although enough users wanted one: users with an answer and users with
+/// a row. Users who only saw timeouts may never have reached the system, so they count only if they
+/// have a row.
 ///
 /// Users who got `sold_out` also count. If a slot becomes free afterwards while nobody waits, they
 /// get it only by asking again, so a recorder lets users ask again once the faults are over. Users
