@@ -209,7 +209,7 @@ fn ids(received: &[Received]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn event_that_its_receiver_refuses_delays_newer_ones_for_a_quarter_of_an_hour() {
+async fn event_that_its_receiver_refuses_delays_newer_ones_only_for_five_attempts() {
     let receiver = Receiver::start().await;
     let desk = desk_with(&[&receiver]).await;
     receiver.set(CannedReply::Status(500));
