@@ -55,18 +55,18 @@ impl Mutant {
         Ok((before, after))
     }
 
-    /// Whether the tests fail while the fault is planted.
-    fn is_caught(&self) -> Result<bool> {
+    /// Returns the tests that fail while the fault is planted.
+    fn caught_by(&self) -> Result<Vec<String>> {
         let (before, after) = self.texts()?;
         fs::write(&self.file, after)?;
-        let passed = passes(&self.tests);
+        let failing = failing(&self.tests);
         fs::write(&self.file, before)?;
-        Ok(!passed.with_context(|| self.what.clone())?)
+        failing.with_context(|| self.what.clone())
     }
 }
 
-/// Runs tests. Returns whether all pass.
-fn passes(tests: &[String]) -> Result<bool> {
+/// Runs tests. Returns the names of those that fail.
+fn failing(tests: &[String]) -> Result<Vec<String>> {
     if tests.iter().any(|word| word == SYSTEM) {
         // These tests start the programs, which `cargo test` does not build for them.
         let mut build = cargo(&["build", "--workspace", "--bins", "--locked", "--quiet"]);
@@ -75,10 +75,17 @@ fn passes(tests: &[String]) -> Result<bool> {
     }
     let mut cargo = cargo(&["test", "--workspace", "--locked"]);
     let ended = cargo.args(tests).output().context("cargo test")?;
+    let log = String::from_utf8_lossy(&ended.stdout);
     // A fault that does not compile proves nothing.
-    let ran = String::from_utf8_lossy(&ended.stdout).contains("running ");
-    ensure!(ran, "the tests did not run");
-    Ok(ended.status.success())
+    ensure!(log.contains("running "), "the tests did not run");
+    let failed = log.lines().filter_map(|line| {
+        let name = line.strip_prefix("test ")?;
+        name.strip_suffix(" ... FAILED")
+    });
+    let failed: Vec<String> = failed.map(str::to_owned).collect();
+    let is_told = failed.is_empty() == ended.status.success();
+    ensure!(is_told, "{} without the name of a test", ended.status);
+    Ok(failed)
 }
 
 /// `ONLY` selects the faults whose first line or whose file contains it.
@@ -105,19 +112,23 @@ pub(crate) fn run(part: Option<Part>) -> Result<()> {
     let mut not_caught = 0;
     for (tests, mutants) in of_tests {
         // Tests that fail without a fault prove nothing.
-        if !passes(tests)? {
-            println!("FAIL without a fault: {}", tests.join(" "));
+        let already = failing(tests)?;
+        if !already.is_empty() {
+            println!("FAIL without a fault: {}", already.join(", "));
             not_caught += mutants.len();
             continue;
         }
         for mutant in mutants {
-            let caught = mutant.is_caught()?;
-            println!(
-                "{} {}",
-                if caught { "caught" } else { "MISSED" },
-                mutant.what
-            );
-            not_caught += usize::from(!caught);
+            let what = &mutant.what;
+            match mutant.caught_by() {
+                Ok(failed) if !failed.is_empty() => {
+                    println!("caught {what}: {}", failed.join(", "));
+                    continue;
+                }
+                Ok(_) => println!("MISSED {what}"),
+                Err(error) => println!("FAIL {what}: {error:#}"),
+            }
+            not_caught += 1;
         }
     }
     ensure!(not_caught == 0, "{not_caught} faults were not caught");
