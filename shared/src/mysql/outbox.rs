@@ -2,6 +2,8 @@
 //! before sending it, so that two senders never send the same one. A lease expires if its sender
 //! dies.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use diesel::QueryResult;
 
@@ -104,10 +106,19 @@ pub struct Served {
     pub busy: Vec<String>,
 }
 
-/// Leases the oldest message of each target that the sender serves and is not busy with, if it is
-/// due: messages arrive in order, and an unreachable target delays no other. If the oldest message
-/// has failed so often that its target was away, it is also due as soon as a newer one is. A message
-/// that its target refuses is tried before a newer one, but no longer delays it.
+row! {
+    /// What decides when a message is leased.
+    struct WaitingMessage {
+        id: i64,
+        target: String,
+        attempts: u32,
+        next_attempt_at: NaiveDateTime,
+        /// When its target refused it for the last time, if it did several times.
+        refused_at: Option<NaiveDateTime>,
+    }
+}
+
+/// Leases the next message of each target that the sender serves and is not busy with.
 pub async fn lease(
     db: &Db,
     served: Served,
@@ -115,13 +126,11 @@ pub async fn lease(
     until: DateTime<Utc>,
 ) -> DbResult<Vec<Leased>> {
     db.transaction("lease messages", async move |conn| {
-        // No attempt or lease is that far ahead. If there is one, the clock has been set back
-        // since. Rows that another sender has locked are skipped.
-        let never = now + PUT_OFF_AT_MOST + AHEAD;
-        let never_leased = until + AHEAD;
         let is_open = "sent_at IS NULL AND given_up_at IS NULL \
                        AND (leased_until IS NULL OR leased_until <= ? OR leased_until > ?) \
                        AND (channel = ? OR target IN (?)) AND target NOT IN (?)";
+        // No lease is that far ahead. If there is one, the clock has been set back since.
+        let never_leased = until + AHEAD;
         let mails = if served.mails {
             Channel::Mail.word()
         } else {
@@ -132,47 +141,24 @@ pub async fn lease(
         let hooks = list(&served.webhooks);
         let busy = list(busy);
         let of_open = values![now, never_leased, mails, hooks, busy];
-        let next_of_each_target = format!(
-            "WITH waiting AS (\
-                SELECT id, target, attempts, next_attempt_at, refused_at \
-                FROM outbox WHERE {is_open}\
-            ), in_order AS (\
-                SELECT MIN(id) AS id, MIN(next_attempt_at) AS next \
-                FROM waiting WHERE refused_at IS NULL GROUP BY target\
-            ), due AS (\
-                SELECT head.id, head.target, in_order.next \
-                FROM waiting head JOIN in_order ON in_order.id = head.id \
-                WHERE head.next_attempt_at <= ? OR head.next_attempt_at > ? \
-                OR head.attempts >= ? AND in_order.next <= ?\
-            ), due_refused AS (\
-                SELECT refused.id, refused.target \
-                FROM waiting refused LEFT JOIN due ON due.target = refused.target \
-                WHERE refused.refused_at IS NOT NULL \
-                AND (refused.next_attempt_at <= ? OR refused.next_attempt_at > ? \
-                OR refused.refused_at < due.next AND due.next <= ?)\
-            ) SELECT MIN(id) FROM (\
-                SELECT id, target FROM due UNION ALL SELECT id, target FROM due_refused\
-            ) next GROUP BY target"
+        let waiting = format!("SELECT {{columns}} FROM outbox WHERE {is_open} ORDER BY id");
+        let waiting: Vec<WaitingMessage> = Sql::new(waiting, of_open.clone()).all(conn).await?;
+        let due = next_of_each_target(&waiting, now);
+        // A locking read sees the latest rows. Those that another sender has locked are skipped.
+        let lock = format!(
+            "SELECT id, attempts, {{columns}} FROM outbox \
+            WHERE id IN (?) AND {is_open} FOR UPDATE SKIP LOCKED"
         );
-        let times = values![now, never, WAS_AWAY, now, now, never, now];
-        // A locking read sees the latest rows, the inner read those of its snapshot.
-        let due: Vec<(i64, u32, Outgoing)> = Sql::new(
-            format!(
-                "SELECT id, attempts, {{columns}} FROM outbox \
-                WHERE {is_open} AND id IN ({next_of_each_target}) FOR UPDATE SKIP LOCKED"
-            ),
-            [of_open.clone(), of_open, times].concat(),
-        )
-        .all(conn)
-        .await?;
-        let ids = list(due.iter().map(|(id, ..)| *id));
+        let of_due = [values![list(due)], of_open].concat();
+        let locked: Vec<(i64, u32, Outgoing)> = Sql::new(lock, of_due).all(conn).await?;
+        let ids = list(locked.iter().map(|(id, ..)| *id));
         let lease = sql!(
             "UPDATE outbox SET leased_until = ? WHERE id IN (?)",
             until,
             ids
         );
         lease.run(conn).await?;
-        Ok(due
+        Ok(locked
             .into_iter()
             .map(|(id, attempts, message)| Leased {
                 id,
@@ -182,6 +168,46 @@ pub async fn lease(
             .collect())
     })
     .await
+}
+
+/// Returns the message of each target that is to be sent next, if one is due. Messages are sorted
+/// by their ID, from the oldest.
+fn next_of_each_target(waiting: &[WaitingMessage], now: DateTime<Utc>) -> Vec<i64> {
+    let mut targets: BTreeMap<&str, Vec<&WaitingMessage>> = BTreeMap::new();
+    for message in waiting {
+        targets.entry(&message.target).or_default().push(message);
+    }
+    let next = targets
+        .values()
+        .map(|messages| next_of_target(messages, now));
+    next.flatten().collect()
+}
+
+/// A target's messages arrive in order. If the oldest has failed so often that its target was away,
+/// it is also due as soon as a newer one is. A message that its target refuses is tried before a
+/// newer one, but no longer delays it.
+fn next_of_target(messages: &[&WaitingMessage], now: DateTime<Utc>) -> Option<i64> {
+    let now = now.naive_utc();
+    // No attempt is that far ahead. If there is one, the clock has been set back since.
+    let never = now + PUT_OFF_AT_MOST + AHEAD;
+    let is_due = |time: NaiveDateTime| time <= now || time > never;
+    let mut in_order = messages.iter().filter(|it| it.refused_at.is_none());
+    let times = in_order.clone().map(|it| it.next_attempt_at);
+    let earliest = times.filter(|time| *time <= now).min();
+    let oldest = in_order.next().filter(|it| {
+        let was_away = it.attempts >= WAS_AWAY;
+        is_due(it.next_attempt_at) || was_away && earliest.is_some()
+    });
+    let followed_since = oldest.and(earliest);
+    let refused = messages
+        .iter()
+        .find(|it| match (it.refused_at, followed_since) {
+            (None, _) => false,
+            (Some(_), None) => is_due(it.next_attempt_at),
+            (Some(at), Some(followed_since)) => is_due(it.next_attempt_at) || at < followed_since,
+        });
+    let next = [refused, oldest].into_iter().flatten();
+    next.map(|message| message.id).min()
 }
 
 /// A message that failed this often was not refused: its target, or the mail server, was away.
@@ -308,4 +334,64 @@ pub async fn waiting(db: &Db) -> DbResult<Vec<(String, i64)>> {
     let open = "SELECT channel, COUNT(*) FROM outbox WHERE sent_at IS NULL \
         AND given_up_at IS NULL GROUP BY channel";
     db.all("count what waits in the outbox", sql!(open)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message to one target. Times are minutes from now.
+    fn message(id: i64, attempts: u32, next: i64, refused: Option<i64>) -> WaitingMessage {
+        WaitingMessage {
+            id,
+            target: "a@example.org".to_owned(),
+            attempts,
+            next_attempt_at: minutes(next).naive_utc(),
+            refused_at: refused.map(|at| minutes(at).naive_utc()),
+        }
+    }
+
+    fn minutes(number: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::days(1) + TimeDelta::minutes(number)
+    }
+
+    #[test]
+    fn messages_of_a_target_are_sent_in_order_and_refused_ones_before_newer_ones() {
+        let first = message(1, 0, 0, None);
+        let waits = message(1, 1, 10, None);
+        let was_away = message(1, WAS_AWAY, 10, None);
+        let refused = |at| message(1, 5, 10, Some(at));
+        let refused_and_due = message(1, 5, 0, Some(-30));
+        let newer = message(2, 0, -1, None);
+        let newer_waits = message(2, 1, 5, None);
+        let clock_was_set_back = message(1, 1, 24 * 60, None);
+        for (what, waiting, next) in [
+            ("nothing", vec![], None),
+            ("the oldest first", vec![&first, &newer], Some(1)),
+            ("the newer waits", vec![&waits, &newer], None),
+            ("the target may be back", vec![&was_away, &newer], Some(1)),
+            ("nothing new is due", vec![&was_away, &newer_waits], None),
+            (
+                "no attempt is that late",
+                vec![&clock_was_set_back],
+                Some(1),
+            ),
+            ("refused", vec![&refused(-30)], None),
+            ("refused, and due again", vec![&refused_and_due], Some(1)),
+            ("a last chance", vec![&refused(-30), &newer], Some(1)),
+            ("it was refused again", vec![&refused(0), &newer], Some(2)),
+            ("none is due", vec![&refused(-30), &newer_waits], None),
+        ] {
+            let found = next_of_target(&waiting, minutes(0));
+            assert_eq!(found, next, "{what}");
+        }
+    }
+
+    #[test]
+    fn target_that_waits_delays_no_other() {
+        let waits = message(1, 1, 10, None);
+        let mut other = message(2, 0, 0, None);
+        other.target = "b@example.org".to_owned();
+        assert_eq!(next_of_each_target(&[waits, other], minutes(0)), [2]);
+    }
 }
