@@ -87,6 +87,10 @@ enum Job {
         /// release
         #[arg(long)]
         prebuilt: bool,
+        /// Instead run the service `demo`, README's command for people without Debian, in a new
+        /// image
+        #[arg(long, conflicts_with = "prebuilt")]
+        demo: bool,
     },
 }
 
@@ -123,6 +127,16 @@ fn run(job: Job) -> Result<()> {
         Job::Histories { files } => histories::check(files),
         Job::Mutants { part } => mutants::run(part),
         Job::Helm { part } => helm::run(part),
-        Job::Containers { engine, prebuilt } => containers::run(engine, prebuilt),
+        Job::Containers {
+            engine,
+            prebuilt,
+            demo,
+        } => {
+            if demo {
+                containers::demo(engine)
+            } else {
+                containers::run(engine, prebuilt)
+            }
+        }
     }
 }

@@ -41,6 +41,16 @@ impl Compose {
         run(&mut self.command(&["build"]))
     }
 
+    /// Builds the image of the service `demo`.
+    pub(super) fn build_demo(&self) -> Result<()> {
+        run(&mut self.command(&["build", "demo"]))
+    }
+
+    /// Runs the service `demo`. Returns what it prints.
+    pub(super) fn run_demo(&self) -> Result<String> {
+        output(&mut self.command(&["run", "--rm", "-T", "demo"]))
+    }
+
     pub(super) fn up(&self) -> Result<()> {
         self.quietly(&["up", "--no-build", "-d"])
     }

@@ -148,15 +148,7 @@ fn debian(name: &str, packages: &str) -> Result<()> {
 
 /// Builds our image. With a profile, its programs replace those of the stage `build`.
 pub(super) fn firstcome(prebuilt: Option<&Profile>) -> Result<()> {
-    let version = env!("CARGO_PKG_VERSION");
-    let tag = format!("localhost/firstcome:{version}");
-    let mut build = podman(&[
-        "build",
-        "--network=host",
-        "--file=dev/Dockerfile",
-        "--tag",
-        &tag,
-    ]);
+    let mut build = build("firstcome");
     let folder = tempfile::tempdir()?;
     if let Some(profile) = prebuilt {
         eprintln!(
@@ -167,10 +159,40 @@ pub(super) fn firstcome(prebuilt: Option<&Profile>) -> Result<()> {
         build.arg(format!("--build-context=build={}", folder.path().display()));
     } else {
         eprintln!("[containers] building the image (a release, in about 15 minutes)");
-        debian(BUILD, BUILD_PACKAGES)?;
-        stand_in("rust", &base_of_dockerfile()?)?;
+        rust()?;
     }
-    run(build.args(["--target", "firstcome", "."]))
+    run(&mut build)
+}
+
+/// Builds the image of the service `demo`.
+pub(super) fn demo() -> Result<()> {
+    eprintln!("[containers] building the image of the demo");
+    rust()?;
+    run(&mut build("firstcome-demo"))
+}
+
+/// Makes a stand-in for Rust's image.
+fn rust() -> Result<()> {
+    debian(BUILD, BUILD_PACKAGES)?;
+    stand_in("rust", &base_of_dockerfile()?)
+}
+
+/// Returns the command that builds one of our images. A target is named like its image, without the
+/// name of the project.
+fn build(image: &str) -> Command {
+    let version = env!("CARGO_PKG_VERSION");
+    let tag = format!("localhost/{image}:{version}");
+    let target = image.strip_prefix("firstcome-").unwrap_or(image);
+    podman(&[
+        "build",
+        "--network=host",
+        "--file=dev/Dockerfile",
+        "--tag",
+        &tag,
+        "--target",
+        target,
+        ".",
+    ])
 }
 
 fn copy_programs(profile: &Profile, image: &Path) -> Result<()> {

@@ -76,6 +76,35 @@ pub(crate) fn run(engine: Engine, prebuilt: bool) -> Result<()> {
     Ok(())
 }
 
+/// Builds the image of the service `demo` and runs it, as README says. It must end with "exactly
+/// 100".
+pub(crate) fn demo(engine: Engine) -> Result<()> {
+    let compose = Compose::new(engine)?;
+    match engine {
+        Engine::Podman => {
+            if let Err(reason) = tools() {
+                return unchecked(&format!("the demo in a container: {reason:#}"));
+            }
+            // The stand-in for Rust's image is made beside those of the servers.
+            programs::setup()?;
+            images::demo()?;
+        }
+        Engine::Docker => compose.build_demo()?,
+    }
+    let begun = Instant::now();
+    let printed = compose.run_demo();
+    compose.remove()?;
+    let printed = printed?;
+    print!("{printed}");
+    ensure!(
+        printed.contains("exactly 100"),
+        "the demo ended without \"exactly 100\""
+    );
+    let seconds = begun.elapsed().as_secs();
+    eprintln!("[containers] the demo in a container took {seconds} s");
+    Ok(())
+}
+
 fn tools() -> Result<()> {
     let has = |program: &str| command(program).arg("--version").output().is_ok();
     if [
