@@ -27,11 +27,15 @@ async fn retry_finds_the_rows_of_a_write_whose_response_was_lost() {
 
 /// The first consumer waits for a MySQL that does not answer. It must poll during one such write,
 /// so that another consumer gets partitions, and must not write or commit for partitions that it
-/// lost.
+/// lost. Neither the database timeout nor the group ends the wait before the test's limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn consumer_waiting_for_mysql_hands_its_partitions_to_another() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(400).await;
-    let stuck = world.consumer(&[&through, "--database-timeout-ms=60000"]);
+    let patient = [
+        "--database-timeout-ms=600000",
+        "--consume-stuck-seconds=600",
+    ];
+    let stuck = world.consumer(&[&through, patient[0], patient[1]]);
     world.claim(drop, 1..=4).await;
     world.until_rows(4).await;
     proxy.set(ProxyFault::BlackHole).await.unwrap();
