@@ -43,12 +43,12 @@ impl Compose {
 
     /// Builds the image of the service `demo`.
     pub(super) fn build_demo(&self) -> Result<()> {
-        run(&mut self.command(&["build", "demo"]))
+        run(&mut self.command(&["--profile", "demo", "build", "demo"]))
     }
 
     /// Runs the service `demo`. Returns what it prints.
     pub(super) fn run_demo(&self) -> Result<String> {
-        output(&mut self.command(&["run", "--rm", "-T", "demo"]))
+        output(&mut self.command(&["--profile", "demo", "run", "--rm", "-T", "demo"]))
     }
 
     pub(super) fn up(&self) -> Result<()> {
