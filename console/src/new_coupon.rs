@@ -263,6 +263,9 @@ pub(super) async fn make(page: Page, typed: Fields) -> Screen {
 
 #[cfg(test)]
 mod tests {
+    use firstcome_shared::coupon::CouponSettings;
+    use firstcome_shared::domain::OncePer;
+
     use super::*;
 
     /// Returns the input of a valid form with some fields changed.
@@ -364,6 +367,29 @@ mod tests {
             let said = once(closes, last).err().unwrap();
             assert!(said.contains(word), "{said}");
         }
+    }
+
+    #[test]
+    fn form_has_every_setting_of_a_new_coupon() {
+        let filled = |field| plan(&typed(&[field])).unwrap().body;
+        let until = filled(("valid_until", "2131-01-31T23:59"));
+        let settings = |body| serde_json::from_value::<CouponSettings>(body).unwrap();
+        let CouponSettings {
+            name,
+            quantity: 500,
+            once_per: OncePer::Drop,
+            waiting_list: 10,
+            paused: false, // a new coupon is never paused
+            valid_until: Some(_),
+            valid_days: None,
+            schedule: Some(_),
+            allow: Some(_),
+        } = settings(until.clone())
+        else {
+            panic!("the form does not send a setting: {until}");
+        };
+        assert_eq!(name, "Winter");
+        assert_eq!(settings(filled(("valid_days", "30"))).valid_days, Some(30));
     }
 
     #[test]

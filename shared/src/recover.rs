@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 
 use crate::StoreError;
-use crate::coupon::{Coupon, Drop};
+use crate::coupon::{Coupon, CouponSettings, Drop};
 use crate::domain::{CouponId, DropId};
 use crate::mysql::Db;
 use crate::mysql::change::difference;
@@ -65,14 +65,25 @@ pub async fn recover(
     }))
 }
 
-/// Overrides settings with those in Redis, which stores neither the name nor a schedule's days.
+/// Overrides settings with those in Redis, which stores neither the name, a schedule's days nor the
+/// end of codes.
 fn by_redis(
     before: &Coupon,
     drops: &[Drop],
     known: &HashMap<DropId, DropMeta>,
 ) -> (Coupon, Vec<Drop>) {
     let mut coupon = before.clone();
-    let settings = &mut coupon.settings;
+    let CouponSettings {
+        name: _,
+        quantity,
+        once_per: _, // never changes
+        waiting_list,
+        paused,
+        valid_until: _,
+        valid_days: _,
+        schedule,
+        allow,
+    } = &mut coupon.settings;
     let mut drops = drops.to_vec();
     for drop in &mut drops {
         let Some(meta) = known.get(&drop.id) else {
@@ -82,12 +93,12 @@ fn by_redis(
         let closes_at = instant(meta.closes_at_ms);
         let window = (opens_at.unwrap_or(drop.opens_at), closes_at);
         if before.quantity == drop.quantity {
-            settings.quantity = meta.quantity;
+            *quantity = meta.quantity;
         }
         if (drop.opens_at, drop.closes_at) != window
-            && let Some(Schedule::Once { time_zone, .. }) = settings.schedule
+            && let Some(Schedule::Once { time_zone, .. }) = *schedule
         {
-            settings.schedule = Some(Schedule::Once {
+            *schedule = Some(Schedule::Once {
                 time_zone,
                 opens_at: window.0,
                 closes_at,
@@ -96,11 +107,11 @@ fn by_redis(
         (drop.opens_at, drop.closes_at) = window;
         drop.quantity = meta.quantity;
         drop.closed_early = meta.closed_early;
-        settings.waiting_list = meta.waiting_list;
-        settings.allow.clone_from(&meta.allow);
+        *waiting_list = meta.waiting_list;
+        allow.clone_from(&meta.allow);
     }
     if !known.is_empty() {
-        settings.paused = known.values().all(|meta| meta.paused);
+        *paused = known.values().all(|meta| meta.paused);
     }
     (coupon, drops)
 }
@@ -115,17 +126,17 @@ mod tests {
 
     use super::*;
     use crate::coupon::{Allow, AllowList};
+    use crate::domain::OncePer;
     use crate::schedule::Tz;
 
     #[test]
     fn recovery_uses_every_setting_stored_in_redis() {
-        let once = |closes_ms| Schedule::Once {
+        let once = |opens_ms, closes_ms| Schedule::Once {
             time_zone: Some(Tz::utc()),
-            opens_at: instant(Some(5)).unwrap(),
+            opens_at: instant(Some(opens_ms)).unwrap(),
             closes_at: instant(closes_ms),
         };
-        let settings =
-            json!({"name": "Winter", "quantity": 10, "once_per": "drop", "schedule": once(None)});
+        let settings = json!({"name": "Winter", "quantity": 10, "once_per": "drop", "schedule": once(5, None)});
         let coupon = Coupon {
             id: CouponId(1),
             settings: serde_json::from_value(settings).unwrap(),
@@ -146,18 +157,19 @@ mod tests {
         };
         let known = DropMeta {
             quantity: 20,
-            waiting_list: 7,
-            paused: true,
+            opens_at_ms: 6,
             closes_at_ms: Some(9),
+            paused: true,
+            once_per: OncePer::Drop,
+            waiting_list: 7,
             closed_early: true,
             allow: Some(Allow::List),
-            ..DropMeta::new(&coupon, &drop)
         };
         let before = (coupon, vec![drop]);
         let by = |known| by_redis(&before.0, &before.1, &known);
         let (coupon, drops) = by([(DropId(1), known.clone())].into());
         assert_eq!(DropMeta::new(&coupon, &drops[0]), known);
-        assert_eq!(coupon.schedule, Some(once(Some(9))));
+        assert_eq!(coupon.schedule, Some(once(6, Some(9))));
         assert_eq!((coupon.quantity, coupon.name.as_str()), (20, "Winter"));
         assert_eq!(by(HashMap::new()), before, "Redis has none of its drops");
     }

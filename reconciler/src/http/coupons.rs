@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use axum::Json;
 use axum::extract::State;
 use chrono::Utc;
-use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::coupon::{Coupon, CouponSettings, Drop};
 use firstcome_shared::domain::{DropId, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery};
@@ -28,23 +28,34 @@ const COUNTED: u64 = 200_000;
 
 /// Returns the settings in the format of the API.
 fn settings(app: &RouteState, coupon: &Coupon, drops: &[Drop]) -> CouponDetails {
-    let schedule = coupon.schedule.as_ref();
+    let CouponSettings {
+        name,
+        quantity,
+        once_per,
+        waiting_list,
+        paused,
+        valid_until,
+        valid_days,
+        schedule,
+        allow,
+    } = coupon.settings.clone();
     let now = Utc::now();
-    let is_to_come =
-        schedule.is_some_and(|it| it.drops_from(now).iter().any(|d| d.opens_at >= now));
+    let is_to_come = schedule
+        .as_ref()
+        .is_some_and(|it| it.drops_from(now).iter().any(|d| d.opens_at >= now));
     CouponDetails {
         id: coupon.id,
-        name: coupon.name.clone(),
-        quantity: coupon.quantity,
-        once_per: coupon.once_per,
-        waiting_list: coupon.waiting_list,
-        paused: coupon.paused,
-        valid_until: coupon.valid_until,
-        valid_days: coupon.valid_days,
-        allow: coupon.allow.clone(),
+        name,
+        quantity,
+        once_per,
+        waiting_list,
+        paused,
+        valid_until,
+        valid_days,
+        allow,
         allow_list_users: coupon.allow_list.people,
         revision: coupon.revision,
-        schedule: coupon.schedule.clone(),
+        schedule,
         over: !is_to_come && drops.iter().all(|drop| drop.sealed_at.is_some()),
         page: app.notifier.links().coupon_page(coupon.id),
     }

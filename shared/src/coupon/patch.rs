@@ -6,7 +6,7 @@ use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound as _, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
-use super::{Allow, Coupon, Drop, MAX_NAME_CHARS, line};
+use super::{Allow, Coupon, CouponSettings, Drop, MAX_NAME_CHARS, line};
 use crate::domain::Slot;
 use crate::schedule::{Schedule, instants, wall_clock};
 
@@ -87,6 +87,34 @@ fn time_of_day<'de, D: Deserializer<'de>>(d: D) -> Result<Option<NaiveTime>, D::
 /// within this time, so that no user is admitted to a removed drop, or before a later opening.
 const CHANGED_BEFORE_OPENING: TimeDelta = TimeDelta::minutes(1);
 
+/// A field of a change.
+struct Field {
+    name: &'static str,
+    is_given: bool,
+    concern: Concern,
+}
+
+/// What a field changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Concern {
+    /// The coupon in MySQL. Redis does not store it.
+    MysqlOnly,
+    /// The settings in Redis, too.
+    Redis,
+    /// The quantity or the window of drops, which Redis stores, too.
+    Drops,
+}
+
+impl Field {
+    fn new(name: &'static str, is_given: bool, concern: Concern) -> Self {
+        Self {
+            name,
+            is_given,
+            concern,
+        }
+    }
+}
+
 impl CouponPatch {
     /// Checks the fields one by one, and trims the name.
     ///
@@ -94,10 +122,10 @@ impl CouponPatch {
     /// The message names the field.
     pub fn checked(mut self) -> Result<Self, String> {
         self.close_now = self.close_now.filter(|close| *close);
-        if self == Self::default() {
-            let fields = "name, quantity, paused, waiting_list, allow, opens_at, closes_at, opens, \
-                closes, last_day, valid_until, valid_days, close_now (true)";
-            return Err(format!("give at least one of {fields}"));
+        let fields = self.fields();
+        if !fields.iter().any(|field| field.is_given) {
+            let names = fields.map(|field| field.name).join(", ");
+            return Err(format!("give at least one of {names} (true)"));
         }
         if let Some(name) = &self.name {
             self.name = Some(line("name", MAX_NAME_CHARS, name)?);
@@ -106,22 +134,53 @@ impl CouponPatch {
         Ok(self)
     }
 
-    /// Whether it changes more than the name and the end of codes, which Redis does not store.
+    /// The fields, as the message about an empty change lists them.
+    fn fields(&self) -> [Field; 13] {
+        let Self {
+            name,
+            quantity,
+            paused,
+            waiting_list,
+            opens_at,
+            closes_at,
+            opens,
+            closes,
+            last_day,
+            close_now,
+            valid_until,
+            valid_days,
+            allow,
+        } = self;
+        [
+            Field::new("name", name.is_some(), Concern::MysqlOnly),
+            Field::new("quantity", quantity.is_some(), Concern::Drops),
+            Field::new("paused", paused.is_some(), Concern::Redis),
+            Field::new("waiting_list", waiting_list.is_some(), Concern::Redis),
+            Field::new("allow", allow.is_some(), Concern::Redis),
+            Field::new("opens_at", opens_at.is_some(), Concern::Drops),
+            Field::new("closes_at", closes_at.is_some(), Concern::Drops),
+            Field::new("opens", opens.is_some(), Concern::Drops),
+            Field::new("closes", closes.is_some(), Concern::Drops),
+            Field::new("last_day", last_day.is_some(), Concern::Drops),
+            Field::new("valid_until", valid_until.is_some(), Concern::MysqlOnly),
+            Field::new("valid_days", valid_days.is_some(), Concern::MysqlOnly),
+            Field::new("close_now", close_now.is_some(), Concern::Drops),
+        ]
+    }
+
+    /// Whether it changes anything that Redis stores.
     pub fn concerns_redis(&self) -> bool {
-        let rest = Self {
-            name: None,
-            valid_until: None,
-            valid_days: None,
-            ..self.clone()
-        };
-        rest != Self::default()
+        let mut given = self.fields().into_iter().filter(|field| field.is_given);
+        given.any(|field| match field.concern {
+            Concern::MysqlOnly => false,
+            Concern::Redis | Concern::Drops => true,
+        })
     }
 
     /// Whether it changes the quantity or the window of a drop.
     pub fn concerns_drops(&self) -> bool {
-        let concerns_window = self.opens_at.is_some() || self.closes_at.is_some();
-        let closes_now = self.close_now.is_some();
-        self.quantity.is_some() || concerns_window || closes_now || self.concerns_days()
+        let mut given = self.fields().into_iter().filter(|field| field.is_given);
+        given.any(|field| field.concern == Concern::Drops)
     }
 
     fn concerns_days(&self) -> bool {
@@ -140,12 +199,24 @@ impl CouponPatch {
         now: DateTime<Utc>,
     ) -> Result<(), String> {
         let settings = &mut coupon.settings;
-        settings.name = self.name.clone().unwrap_or(settings.name.clone());
-        settings.paused = self.paused.unwrap_or(settings.paused);
-        settings.waiting_list = self.waiting_list.unwrap_or(settings.waiting_list);
-        settings.allow = self.allow.clone().unwrap_or(settings.allow.clone());
-        settings.valid_until = self.valid_until.unwrap_or(settings.valid_until);
-        settings.valid_days = self.valid_days.unwrap_or(settings.valid_days);
+        // Quantity and schedule are changed below, together with the drops.
+        let CouponSettings {
+            name,
+            quantity: _,
+            once_per: _,
+            waiting_list,
+            paused,
+            valid_until,
+            valid_days,
+            schedule: _,
+            allow,
+        } = settings;
+        *name = self.name.clone().unwrap_or(name.clone());
+        *paused = self.paused.unwrap_or(*paused);
+        *waiting_list = self.waiting_list.unwrap_or(*waiting_list);
+        *allow = self.allow.clone().unwrap_or(allow.clone());
+        *valid_until = self.valid_until.unwrap_or(*valid_until);
+        *valid_days = self.valid_days.unwrap_or(*valid_days);
         settings.check_validity()?;
         if let Some(quantity) = self.quantity {
             settings.quantity = quantity;
@@ -558,7 +629,10 @@ mod tests {
             (json!({"name": "x"}), [false, false]),
             (json!({"valid_days": null}), [false, false]),
             (json!({"paused": true}), [true, false]),
+            (json!({"allow": null}), [true, false]),
             (json!({"quantity": 7}), [true, true]),
+            (json!({"last_day": null}), [true, true]),
+            (json!({"name": "x", "close_now": true}), [true, true]),
         ] {
             let patch: CouponPatch = serde_json::from_value(patch).unwrap();
             assert_eq!([patch.concerns_redis(), patch.concerns_drops()], expected);

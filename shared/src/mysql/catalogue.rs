@@ -49,18 +49,29 @@ read_as!(Drop {
 
 /// Returns the assignments that write a coupon's settings.
 pub(super) fn settings(of: &CouponSettings) -> Sql {
+    let CouponSettings {
+        name,
+        quantity,
+        once_per,
+        waiting_list,
+        paused,
+        valid_until,
+        valid_days,
+        schedule,
+        allow,
+    } = of;
     sql!(
         "name = ?, quantity = ?, once_per = ?, waiting_list = ?, paused = ?, schedule = ?, \
         valid_until = ?, valid_days = ?, allow_rule = ?",
-        &of.name,
-        of.quantity,
-        of.once_per.as_str(),
-        of.waiting_list,
-        of.paused,
-        of.schedule.as_ref().map(json),
-        of.valid_until,
-        of.valid_days,
-        of.allow.clone().map(String::from),
+        name,
+        *quantity,
+        once_per.as_str(),
+        *waiting_list,
+        *paused,
+        schedule.as_ref().map(json),
+        *valid_until,
+        *valid_days,
+        allow.clone().map(String::from),
     )
 }
 

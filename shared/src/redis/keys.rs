@@ -48,7 +48,7 @@
 
 use std::collections::HashMap;
 
-use crate::coupon::{Allow, Coupon, Drop};
+use crate::coupon::{Allow, Coupon, CouponSettings, Drop};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 
 /// Prefix of every key if `REDIS_KEY_PREFIX` is not set.
@@ -166,31 +166,54 @@ pub struct DropMeta {
 impl DropMeta {
     /// The fields as stored in MySQL.
     pub fn new(coupon: &Coupon, drop: &Drop) -> Self {
+        // Admission needs neither the name nor the end of codes. Quantity and schedule are the
+        // drop's.
+        let CouponSettings {
+            name: _,
+            quantity: _,
+            once_per,
+            waiting_list,
+            paused,
+            valid_until: _,
+            valid_days: _,
+            schedule: _,
+            allow,
+        } = &coupon.settings;
         Self {
             quantity: drop.quantity,
             opens_at_ms: drop.opens_at.timestamp_millis(),
             closes_at_ms: drop.closes_at.map(|at| at.timestamp_millis()),
-            paused: coupon.paused,
-            once_per: coupon.once_per,
-            waiting_list: coupon.waiting_list,
+            paused: *paused,
+            once_per: *once_per,
+            waiting_list: *waiting_list,
             closed_early: drop.closed_early,
-            allow: coupon.allow.clone(),
+            allow: allow.clone(),
         }
     }
 
     /// Alternating fields and values, as `HSET` expects them.
     pub fn fields(&self) -> Vec<String> {
-        let flag = |is_set: bool| u8::from(is_set).to_string();
-        let closes = self.closes_at_ms.map(|ms| ms.to_string());
-        let allow = self.allow.clone().map(String::from);
+        let Self {
+            quantity,
+            opens_at_ms,
+            closes_at_ms,
+            paused,
+            once_per,
+            waiting_list,
+            closed_early,
+            allow,
+        } = self;
+        let flag = |is_set: &bool| u8::from(*is_set).to_string();
+        let closes = closes_at_ms.map(|ms| ms.to_string());
+        let allow = allow.clone().map(String::from);
         let fields = [
-            ("quantity", self.quantity.to_string()),
-            ("opens_at_ms", self.opens_at_ms.to_string()),
+            ("quantity", quantity.to_string()),
+            ("opens_at_ms", opens_at_ms.to_string()),
             ("closes_at_ms", closes.unwrap_or_default()),
-            ("paused", flag(self.paused)),
-            ("once_per", self.once_per.as_str().to_owned()),
-            ("waiting_list", self.waiting_list.to_string()),
-            ("closed_early", flag(self.closed_early)),
+            ("paused", flag(paused)),
+            ("once_per", once_per.as_str().to_owned()),
+            ("waiting_list", waiting_list.to_string()),
+            ("closed_early", flag(closed_early)),
             ("allow", allow.unwrap_or_default()),
         ];
         fields
@@ -235,6 +258,25 @@ mod tests {
             own.map(|name| format!("fc:{{7}}:drop:9:{name}"))
         );
         assert_eq!(keys.claimants, "fc:{7}:claimants");
+    }
+
+    #[test]
+    fn restore_from_redis_reads_every_field_of_meta() {
+        let meta = DropMeta {
+            quantity: 3,
+            opens_at_ms: 5,
+            closes_at_ms: None,
+            paused: false,
+            once_per: OncePer::Drop,
+            waiting_list: 2,
+            closed_early: false,
+            allow: None,
+        };
+        let fields = meta.fields();
+        let names: Vec<&str> = fields.iter().step_by(2).map(String::as_str).collect();
+        let script = include_str!("../../../deploy/restore/from-redis.sh");
+        let listed = format!("\nfields=({})\n", names.join(" "));
+        assert!(script.contains(&listed), "from-redis.sh lacks {listed}");
     }
 
     #[test]

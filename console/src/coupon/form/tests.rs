@@ -1,6 +1,6 @@
 //! Tests the forms with tables of cases.
 
-use firstcome_shared::coupon::DropState;
+use firstcome_shared::coupon::{CouponPatch, DropState};
 
 use super::*;
 
@@ -238,4 +238,44 @@ fn coupon_is_cancelled_only_until_shortly_before_it_opens() {
     );
     assert_eq!(form.body().to_string(), r#"{"close_now":true}"#);
     assert!(parse("how=cancel", &to_come, 60).is_err());
+}
+
+#[test]
+fn every_field_of_a_change_has_a_form() {
+    let coming = found(DropState::Scheduled);
+    let mut all = json!({});
+    for fields in [
+        "how=pause",
+        "how=quantity&quantity=5",
+        "how=name&name=Summer",
+        "how=waiting_list&waiting_list=5",
+        "how=validity&valid_days=5",
+        "how=allow&allow=list",
+        "how=dates&opens=10:00&closes=11:00&last_day=2027-01-01",
+        "how=opens_at&opens_at=1970-01-01T11:00",
+        "how=closes_at&closes_at=1970-01-01T12:00",
+        "how=cancel",
+    ] {
+        let body = parse(fields, &coming, 0).unwrap().body();
+        let sent = body.as_object().unwrap().clone();
+        all.as_object_mut().unwrap().extend(sent);
+    }
+    let CouponPatch {
+        name: Some(_),
+        quantity: Some(_),
+        paused: Some(_),
+        waiting_list: Some(_),
+        opens_at: Some(_),
+        closes_at: Some(_),
+        opens: Some(_),
+        closes: Some(_),
+        last_day: Some(_),
+        close_now: Some(_),
+        valid_until: Some(_),
+        valid_days: Some(_),
+        allow: Some(_),
+    } = serde_json::from_value(all.clone()).unwrap()
+    else {
+        panic!("a field has no form: {all}");
+    };
 }
