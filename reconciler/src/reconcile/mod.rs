@@ -15,7 +15,8 @@
 //!
 //! The sweep drives the coupons that it finds open. The urgent lane ([`crate::urgent`]) closes
 //! those that need it, drives them at the closed gate, which opens them, and then once more at the
-//! open gate, like the sweep.
+//! open gate, like the sweep. docs/ARCHITECTURE.md ("What closes admission") lists who sees each
+//! cause.
 
 mod drop;
 

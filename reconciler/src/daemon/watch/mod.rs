@@ -9,7 +9,8 @@
 //! them, whatever the schedule ([`lanes`]).
 //!
 //! The watch needs a running reconciler. It misses a counter that went back if, within a quarter of
-//! a second, as many users claimed as were lost; then the next sweep finds it.
+//! a second, as many users claimed as were lost; then the next sweep finds it. docs/ARCHITECTURE.md
+//! ("What closes admission") lists every cause and who sees it.
 
 mod lanes;
 
