@@ -4,8 +4,9 @@
 //! In order of a pass: `passes` takes the lock, `run` has the steps, `barrier` finds out how far
 //! the consumer is, `read` reads, `reconcile` drives a coupon through what follows, at an open and
 //! at a closed gate: `pass` compares a drop, `judge` decides (pure), `rows` inserts, `project`
-//! writes Redis from rows, `revoke_promote` gives free slots away, `seal` ends drops. `urgent`
-//! closes coupons, with `gate`. `ledger` sums up what was found, `record` records, `notify` mails.
+//! writes Redis from rows, `revoke_promote` gives free slots away, `seal` ends drops. `owing`
+//! and `sealed_letters` look after drops that are sealed. `urgent` closes coupons, with `gate`.
+//! `ledger` sums up what was found, `record` records, `notify` mails.
 #![warn(clippy::print_stdout, clippy::print_stderr)] // `say!` and `complain!` never end the program
 
 pub mod args;
@@ -24,6 +25,7 @@ pub mod ledger;
 mod limit;
 mod metrics;
 pub mod once;
+mod owing;
 pub mod pass;
 pub mod passes;
 mod project;
@@ -35,6 +37,7 @@ mod revoke_promote;
 mod rows;
 pub mod run;
 mod seal;
+mod sealed_letters;
 mod settings;
 pub mod start_check;
 mod times;

@@ -25,7 +25,7 @@ use crate::ledger::{self, CouponLook};
 use crate::reconcile::{self, Wanted};
 use crate::record::failure;
 use crate::report::{FailureCause, Run, Trigger};
-use crate::{read, seal, urgent};
+use crate::{owing, read, sealed_letters, urgent};
 
 /// Runs passes.
 #[derive(Clone)]
@@ -118,8 +118,9 @@ impl Reconciler {
             run.findings
                 .extend(jobs::stray_uses(&self.stores.db, which).await?);
         }
-        seal::report_owing(&ctx, (request.coupon, request.drop), run).await?;
-        let (letters, found) = seal::judge_letters(&ctx, request.coupon, request.drop).await?;
+        owing::report_owing(&ctx, (request.coupon, request.drop), run).await?;
+        let (letters, found) =
+            sealed_letters::judge_letters(&ctx, request.coupon, request.drop).await?;
         run.unlisted.examined.failed_claims += letters;
         run.findings.extend(found);
         run.partial = !request.covers_everything();

@@ -1,0 +1,72 @@
+//! Reports what sealed drops still owe: users who were promised a slot and got none.
+
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::{Db, DbError, list};
+use firstcome_shared::sql;
+
+use crate::context::{PassContext, Step};
+use crate::ledger::Ledger;
+use crate::report::{DropReport, Finding, Kind, Numbers, Run};
+use crate::revoke_promote;
+use crate::sealed_letters::{OfDrop, sealed_drop};
+
+/// Reports the sealed drops that still owe users a slot, with these users, so that their alert
+/// remains one about the drop until each promise is kept or given up.
+pub(crate) async fn report_owing(
+    ctx: &PassContext,
+    (coupon, drop): (Option<CouponId>, Option<DropId>),
+    run: &mut Run,
+) -> Step<()> {
+    for of_drop in sealed_that_owe(&ctx.stores.db, coupon, drop).await? {
+        let Some((seen, own)) = sealed_drop(ctx, of_drop).await? else {
+            continue;
+        };
+        let id = own.drop.id;
+        let mut ledger = Ledger::default();
+        let owed = revoke_promote::open_promises(ctx, &seen.coupon, id).await?;
+        let numbers = Numbers {
+            rows: own.drop.sealed_rows.unwrap_or(0).into(),
+            broken_promises: owed.len() as u64,
+            ..Numbers::default()
+        };
+        for owed in owed {
+            let found = Finding::report(Kind::BrokenPromise, "promised, and its drop is sealed");
+            ledger.add(found.naming(revoke_promote::known_slot(&owed), Some(&owed.user)));
+        }
+        let findings = ledger.findings(Some(seen.coupon.id), Some(id));
+        let is_promise = |it: &Finding| it.kind == Kind::BrokenPromise;
+        match run.drops.iter_mut().find(|it| it.drop_id == id) {
+            // This pass has sealed it.
+            Some(known) if known.findings.iter().any(is_promise) => {}
+            Some(known) => known.findings.extend(findings),
+            None if findings.is_empty() => {}
+            None => run.drops.push(DropReport {
+                coupon_name: seen.coupon.settings.name,
+                sealed: true,
+                before: numbers,
+                after: numbers,
+                findings,
+                ..DropReport::begun(of_drop.0, id, own.drop.quantity)
+            }),
+        }
+    }
+    Ok(())
+}
+
+/// Reads the sealed drops with users who are still owed a slot.
+async fn sealed_that_owe(
+    db: &Db,
+    coupon: Option<CouponId>,
+    drop: Option<DropId>,
+) -> Result<Vec<OfDrop>, DbError> {
+    let owing = db.drops_with_broken_promises().await?;
+    let sealed = sql!(
+        "SELECT coupon_id, id FROM drops WHERE id IN (?) AND sealed_at IS NOT NULL",
+        list(owing)
+    );
+    let mut sealed: Vec<OfDrop> = db.all("sealed drops that owe", sealed).await?;
+    sealed.retain(|(of, id): &OfDrop| {
+        coupon.is_none_or(|coupon| coupon == *of) && drop.is_none_or(|drop| drop == *id)
+    });
+    Ok(sealed)
+}

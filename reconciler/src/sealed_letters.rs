@@ -1,0 +1,187 @@
+//! Dead letters that belong to no drop of a pass: those of sealed drops are ended by MySQL alone,
+//! and those that name no drop or no user, or are forged, are reported.
+
+use std::collections::BTreeMap;
+
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::dead_letters::DeadLetterRow;
+use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::redis::gate::Gate;
+use firstcome_shared::redis::reads::CouponState;
+use firstcome_shared::sql;
+
+use crate::context::{PassContext, Step};
+use crate::judge::{self, LetterEnd, MysqlPage, RedisPage};
+use crate::ledger::Ledger;
+use crate::pass::{Compared, end_claims, moment, note_rows};
+use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
+use crate::report::{Finding, FindingCase, Kind};
+use crate::rows;
+
+/// Maximum number of letters of sealed drops that are read at once. Those of one drop are judged
+/// together.
+const LETTERS_AT_ONCE: i64 = 500;
+
+/// A drop, named by its coupon and itself.
+pub(crate) type OfDrop = (CouponId, DropId);
+
+/// Judges these letters. Returns their number and the findings.
+pub(crate) async fn judge_letters(
+    ctx: &PassContext,
+    coupon: Option<CouponId>,
+    drop: Option<DropId>,
+) -> Step<(u64, Vec<Finding>)> {
+    let db = &ctx.stores.db;
+    let mut number = 0;
+    let mut of_drops: BTreeMap<OfDrop, Ledger> = BTreeMap::new();
+    let mut after = (i64::MIN, 0);
+    loop {
+        let page = letters_of_sealed(db, coupon, drop, after).await?;
+        let Some(((_, drop), letter)) = page.last() else {
+            break;
+        };
+        after = (drop.0, letter.id);
+        number += page.len() as u64;
+        for letters in page.chunk_by(|(a, _), (b, _)| a == b) {
+            let ledger = of_drops.entry(letters[0].0).or_default();
+            match judge_sealed(ctx, letters).await {
+                Ok(found) => ledger.append(found),
+                // The letters of other drops do not wait for these.
+                Err(error) => {
+                    let why = ctx.about_coupon(error).await?;
+                    let detail = format!("failed claims of this drop cannot be judged: {why}");
+                    ledger.add(Finding::report(Kind::FailedClaim, detail));
+                }
+            }
+        }
+    }
+    let of_drops = of_drops.into_iter();
+    let mut findings: Vec<Finding> = of_drops
+        .flat_map(|((coupon, drop), it)| it.findings(Some(coupon), Some(drop)))
+        .collect();
+    let (loose, examples) = db.loose_dead_letters(coupon, drop).await?;
+    findings.extend(loose_letters(loose, examples));
+    Ok((number + loose, findings))
+}
+
+/// Reads the next open letters of sealed drops that name a user, by drop and id.
+async fn letters_of_sealed(
+    db: &Db,
+    coupon: Option<CouponId>,
+    drop: Option<DropId>,
+    (after, last): (i64, i64),
+) -> Result<Vec<(OfDrop, DeadLetterRow)>, DbError> {
+    let next = sql!(
+        "SELECT d.coupon_id, d.id, {f.columns} FROM drops d JOIN failed_claims f ON f.drop_id = \
+        d.id AND f.resolved_at IS NULL AND f.user_id IS NOT NULL \
+        AND COALESCE(f.coupon_id = d.coupon_id, TRUE) WHERE d.sealed_at IS NOT NULL \
+        AND (d.id > ? OR d.id = ? AND f.id > ?) AND COALESCE(d.coupon_id = ?, TRUE) \
+        AND COALESCE(d.id = ?, TRUE) ORDER BY d.id, f.id LIMIT ?",
+        after,
+        after,
+        last,
+        coupon,
+        drop,
+        LETTERS_AT_ONCE
+    );
+    db.all("dead letters of sealed drops", next).await
+}
+
+/// Judges letters of a sealed drop like those of a closed one that Redis has lost, and carries out
+/// what follows. Only a claim that an API or an operator wrote gets a row in a drop that was
+/// verified, and nobody is promoted in it, so nobody is owed a slot.
+async fn judge_sealed(ctx: &PassContext, letters: &[(OfDrop, DeadLetterRow)]) -> Step<Ledger> {
+    ctx.must_go_on()?;
+    let Some((seen, own)) = sealed_drop(ctx, letters[0].0).await? else {
+        return Ok(Ledger::default());
+    };
+    let drop = DropPass::new(ctx, &seen, &own);
+    // A message of a sealed drop is judged by its time, like one of a closed drop.
+    let mut closed = own.drop.clone();
+    closed.sealed_at = None;
+    let letters = letters.iter().map(|(_, row)| read::letter(row, &closed));
+    let page = ReadPage {
+        mysql: MysqlPage {
+            rows: Vec::new(),
+            letters: letters.collect(),
+        },
+        redis: RedisPage::default(),
+        gate: Gate::default(),
+        revision: 0,
+    };
+    let Some(again) = read::again(drop, &page, true).await? else {
+        return Ok(Ledger::default());
+    };
+    let mut judged = judge::judge(&moment(drop), &page.mysql, &page.redis, &again);
+    for (_, end) in &mut judged.letters {
+        if matches!(end, LetterEnd::Owed { .. }) {
+            *end = LetterEnd::Left("another user has its slot in a sealed drop");
+        }
+    }
+    let mut compared = Compared::default();
+    let letters = &page.mysql.letters;
+    let may_write = !ctx.dry_run;
+    end_claims(drop, letters, &judged, may_write, &mut compared).await?;
+    let due = may_write.then_some(&*judged.rows);
+    let ends = rows::insert_rows(drop, due.unwrap_or(&[])).await?;
+    note_rows(&judged.rows, ends, &mut compared);
+    Ok(compared.ledger)
+}
+
+/// Reads a sealed drop as one of which Redis has nothing.
+pub(crate) async fn sealed_drop(
+    ctx: &PassContext,
+    (coupon, drop): OfDrop,
+) -> Result<Option<(CouponSeen, DropSeen)>, DbError> {
+    let Some((coupon, drops)) = ctx.stores.db.coupon(coupon).await? else {
+        return Ok(None);
+    };
+    let keys = ctx.stores.redis.keys(coupon.id, drop);
+    let own = drops
+        .into_iter()
+        .find(|own| own.id == drop)
+        .map(|drop| DropSeen::bare(drop, keys));
+    let seen = CouponSeen {
+        coupon,
+        drops: Vec::new(),
+        state: CouponState::default(),
+        banned: 0,
+        is_closed: true,
+    };
+    Ok(own.map(|own| (seen, own)))
+}
+
+/// Names letters that no pass can judge, and counts the others.
+fn loose_letters(number: u64, examples: Vec<(String, DeadLetterRow)>) -> Vec<Finding> {
+    let more = number.saturating_sub(examples.len() as u64);
+    let named = examples.into_iter().map(|(why, letter)| {
+        let is_forged = letter.is_forged();
+        let detail = if is_forged {
+            letter.error.clone().unwrap_or_default()
+        } else {
+            format!("failed claim {} names {why}", letter.id)
+        };
+        let case = if is_forged {
+            FindingCase::Forged
+        } else {
+            FindingCase::Plain
+        };
+        Finding {
+            case,
+            coupon_id: letter.coupon_id.map(CouponId),
+            drop_id: letter.drop_id.map(DropId),
+            dead_letter: Some(letter.id),
+            slot: letter.slot,
+            user_id: letter.user_id,
+            ..Finding::report(Kind::FailedClaim, detail)
+        }
+    });
+    let rest = (more > 0).then(|| Finding {
+        case: FindingCase::MoreLeft(more),
+        ..Finding::report(
+            Kind::FailedClaim,
+            format!("{more} more failed claims name no drop of a pass"),
+        )
+    });
+    named.chain(rest).collect()
+}
