@@ -60,7 +60,11 @@ pub(super) async fn reconcile_drop(drop: DropPass<'_>, at: At) -> Step<DropDone<
         is_sealed: false,
     };
     if at == At::OpenGate {
-        done.promote_and_seal().await?;
+        let promoted = done.promote().await?;
+        if done.compared.repaired + promoted > 0 && !drop.ctx.dry_run {
+            done.verify().await?;
+        }
+        done.seal().await?;
     }
     Ok(done)
 }
@@ -117,37 +121,47 @@ async fn promote(drop: DropPass<'_>, ledger: &mut Ledger) -> Step<u64> {
 }
 
 impl DropDone<'_> {
-    /// Ends the look at an open gate: promotes users, compares once more if anything was repaired,
-    /// and seals the drop if it is over.
-    async fn promote_and_seal(&mut self) -> Step<()> {
+    /// Gives the slots that are left to users who wait, and reads which users are still owed one.
+    /// Returns how many users got a slot.
+    async fn promote(&mut self) -> Step<u64> {
         let drop = self.drop;
         let DropPass { ctx, seen, own } = drop;
-        let first = &mut self.compared;
-        let mut repaired = first.repaired;
-        // The drop as it is with the rows that were inserted and the users who are owed a slot.
-        let mut now = own.clone();
-        if repaired > 0 && !ctx.dry_run {
-            now = drop.again().await?;
-        }
+        // With the rows that were inserted, and the users who are owed a slot since.
+        let own = if self.compared.repaired > 0 && !ctx.dry_run {
+            drop.again().await?
+        } else {
+            own.clone()
+        };
         // Nobody gets a slot of a drop that is to be written again.
-        if first.dirty.is_none() {
-            let now = DropPass { own: &now, ..drop };
-            repaired += promote(now, &mut first.ledger).await?;
-        }
-        if now.has_broken_promises || now.state.owed > 0 {
+        let promoted = if self.compared.dirty.is_none() {
+            let now = DropPass { own: &own, ..drop };
+            promote(now, &mut self.compared.ledger).await?
+        } else {
+            0
+        };
+        if own.has_broken_promises || own.state.owed > 0 {
             self.owed = revoke_promote::open_promises(ctx, &seen.coupon, drop.id()).await?;
         }
-        if repaired > 0 && !ctx.dry_run {
-            now = drop.again().await?;
-            let verified = compare(DropPass { own: &now, ..drop }, false).await?;
-            self.is_projected |= verified.dirty.is_some() && self.held_back.is_none();
-            self.verified = Some(verified);
-        }
-        let last = self.verified.as_mut().unwrap_or(&mut *first);
+        Ok(promoted)
+    }
+
+    /// Compares the drop once more, after repairs.
+    async fn verify(&mut self) -> Step<()> {
+        let drop = self.drop;
+        let own = drop.again().await?;
+        let verified = compare(DropPass { own: &own, ..drop }, false).await?;
+        self.is_projected |= verified.dirty.is_some() && self.held_back.is_none();
+        self.verified = Some(verified);
+        Ok(())
+    }
+
+    /// Seals the drop if it is over and exact by its last comparison.
+    async fn seal(&mut self) -> Step<()> {
+        let last = self.verified.as_mut().unwrap_or(&mut self.compared);
         last.numbers.broken_promises = self.owed.len() as u64;
         let mut sealing = Ledger::default();
-        self.is_sealed = seal::seal(drop, last, &mut sealing).await?;
-        first.ledger.append(sealing);
+        self.is_sealed = seal::seal(self.drop, last, &mut sealing).await?;
+        self.compared.ledger.append(sealing);
         Ok(())
     }
 

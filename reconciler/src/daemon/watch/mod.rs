@@ -26,7 +26,7 @@ use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::reads::DropState;
 use firstcome_shared::redis::refusing::text_of;
-use firstcome_shared::redis::servers::ServerId;
+use firstcome_shared::redis::servers::{ServerId, Servers};
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -182,7 +182,7 @@ fn refusal(error: &RedisError) -> Option<SeenGate> {
 type WatchedDrop<'a> = (&'a Drop, (Gate, Option<i64>));
 
 /// The state of a coupon, as a look sees it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SeenCoupon {
     Open,
     /// Open, and a counter went back under the same gate.
@@ -194,6 +194,94 @@ enum SeenCoupon {
     /// Its gate was opened on another server.
     OtherServer,
     Closed,
+}
+
+impl SeenCoupon {
+    fn is_closed(self) -> bool {
+        match self {
+            Self::OtherServer | Self::Closed => true,
+            Self::Open | Self::OlderState | Self::LacksCounter | Self::AheadOfMysql => false,
+        }
+    }
+}
+
+/// What is done about a coupon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Want {
+    /// Nothing, also about a state that may last for only a few looks.
+    Nothing,
+    /// The watch closes it, and the urgent lane reopens it.
+    Close,
+    /// The urgent lane adopts its era, and the looks are counted anew.
+    AdoptEra,
+    /// The urgent lane closes it and writes the counter again.
+    RestoreCounter,
+    /// The urgent lane reopens it.
+    Reopen,
+}
+
+/// Decides about a coupon that was in another state than open for this many looks in a row.
+fn want(seen: SeenCoupon, looks: u32) -> Want {
+    match seen {
+        SeenCoupon::OlderState => Want::Close,
+        SeenCoupon::AheadOfMysql if looks > LOOKS_AHEAD => Want::AdoptEra,
+        SeenCoupon::LacksCounter if looks >= LOOKS => Want::RestoreCounter,
+        SeenCoupon::Closed if looks >= LOOKS => Want::Reopen,
+        SeenCoupon::OtherServer => Want::Reopen,
+        SeenCoupon::Open
+        | SeenCoupon::AheadOfMysql
+        | SeenCoupon::LacksCounter
+        | SeenCoupon::Closed => Want::Nothing,
+    }
+}
+
+/// The live coupons as one look sees them.
+struct Look<'a> {
+    servers: Servers,
+    /// Coupons of a cluster's server that does not answer. They count as closed, and hide no
+    /// others.
+    missed: BTreeSet<CouponId>,
+    /// The other coupons, each with its unsealed drops.
+    coupons: Vec<(&'a Coupon, Vec<WatchedDrop<'a>>)>,
+    /// The keys of these drops.
+    keys: Vec<DropKeys>,
+}
+
+/// Reads the gates and counters of the live coupons.
+async fn observe<'a>(redis: &Redis, live: &'a Live) -> Result<Look<'a>, RedisError> {
+    let servers = redis.servers().await?;
+    let mut missed = BTreeSet::new();
+    let mut answering = Vec::new();
+    for (coupon, drops) in &live.coupons {
+        if servers.miss(coupon.id) {
+            missed.insert(coupon.id);
+        } else {
+            answering.push((coupon, drops));
+        }
+    }
+    let keys: Vec<DropKeys> = answering
+        .iter()
+        .flat_map(|(_, drops)| unsealed(drops))
+        .map(|drop| redis.keys(drop.coupon_id, drop.id))
+        .collect();
+    let watched = redis.watched(&keys).await?;
+    let mut by_drop: HashMap<DropId, (Gate, Option<i64>)> =
+        keys.iter().map(|keys| keys.drop).zip(watched).collect();
+    let mut watched_drops = |drops: &'a [Drop]| {
+        unsealed(drops)
+            .filter_map(|drop| Some((drop, by_drop.remove(&drop.id)?)))
+            .collect()
+    };
+    let coupons = answering
+        .into_iter()
+        .map(|(coupon, drops)| (coupon, watched_drops(drops)))
+        .collect();
+    Ok(Look {
+        servers,
+        missed,
+        coupons,
+        keys,
+    })
 }
 
 /// What the watch remembers of earlier looks.
@@ -215,67 +303,66 @@ impl Known {
         live: &Catalogue,
     ) -> Result<(Wants, BTreeSet<CouponId>), RedisError> {
         let redis = &stores.redis;
-        let servers = redis.servers().await?;
-        // Coupons of a cluster's server that does not answer count as closed, and hide no others.
-        let (missed, coupons): (Vec<_>, Vec<&(Coupon, Vec<Drop>)>) =
-            (live.coupons.iter()).partition(|(coupon, _)| servers.miss(coupon.id));
-        let mut closed: BTreeSet<CouponId> = missed.iter().map(|(coupon, _)| coupon.id).collect();
-        let drops = coupons.iter().flat_map(|(_, drops)| unsealed(drops));
-        let keys: Vec<DropKeys> = drops.map(|it| redis.keys(it.coupon_id, it.id)).collect();
-        let mut watched = redis.watched(&keys).await?.into_iter();
-        let listed: HashSet<CouponId> = coupons.iter().map(|(coupon, _)| coupon.id).collect();
-        self.closed.retain(|coupon, _| listed.contains(coupon));
-        let counted: HashSet<DropId> = keys.iter().map(|keys| keys.drop).collect();
-        self.counts.retain(|drop, _| counted.contains(drop));
+        let look = observe(redis, live).await?;
+        self.forget_unlisted(&look);
         self.looks = self.looks.wrapping_add(1);
         let mut wants = Wants::default();
         if self.looks.is_multiple_of(LOOKS_FOR_SLOTS) {
-            wants = with_slots_or_losses(redis, live, keys).await?;
+            wants = with_slots_or_losses(redis, live, look.keys).await?;
         }
-        let wanted = &mut wants.closed;
-        for (coupon, drops) in coupons {
+        let mut closed = look.missed;
+        for (coupon, own) in &look.coupons {
             let id = coupon.id;
-            let own: Vec<WatchedDrop<'_>> = unsealed(drops).zip(watched.by_ref()).collect();
             let Some((_, (gate, _))) = own.first() else {
                 continue;
             };
-            let seen = self.see(coupon, gate, &own, servers.holding(id), live.now);
-            if seen == SeenCoupon::Open {
-                self.closed.remove(&id);
-                continue;
+            let seen = self.see(coupon, gate, own, look.servers.holding(id), live.now);
+            if seen.is_closed() {
+                closed.insert(id);
             }
-            let looks = self.closed.entry(id).or_default();
-            *looks += 1;
-            match seen {
-                SeenCoupon::OlderState => {
+            let looks = self.count(id, seen);
+            match want(seen, looks) {
+                Want::Nothing => {}
+                Want::Close => {
                     // If the closing fails, the next look repeats it.
-                    let closed = close_in_redis(redis, &servers, id, gate, coupon.era).await;
+                    let closed = close_in_redis(redis, &look.servers, id, gate, coupon.era).await;
                     tracing::error!(coupon_id = id.0, ?closed, "Redis has an older state");
-                    wanted.insert(id, None);
+                    wants.closed.insert(id, None);
                 }
-                SeenCoupon::AheadOfMysql if *looks > LOOKS_AHEAD => {
-                    *looks = 0;
-                    wanted.insert(id, None);
+                Want::AdoptEra => {
+                    self.closed.insert(id, 0);
+                    wants.closed.insert(id, None);
                 }
                 // It is still open. The urgent lane closes it if it still has this gate.
-                SeenCoupon::LacksCounter if *looks >= LOOKS => {
-                    wanted.insert(id, Some(gate.clone()));
+                Want::RestoreCounter => {
+                    wants.closed.insert(id, Some(gate.clone()));
                 }
-                // Nothing is done about a state that lasts for only a few looks.
-                SeenCoupon::AheadOfMysql | SeenCoupon::LacksCounter | SeenCoupon::Open => {}
-                SeenCoupon::OtherServer => {
-                    closed.insert(id);
-                    wanted.insert(id, None);
-                }
-                SeenCoupon::Closed => {
-                    closed.insert(id);
-                    if *looks >= LOOKS {
-                        wanted.insert(id, None);
-                    }
+                Want::Reopen => {
+                    wants.closed.insert(id, None);
                 }
             }
         }
         Ok((wants, closed))
+    }
+
+    /// Forgets coupons and drops that are no longer watched.
+    fn forget_unlisted(&mut self, look: &Look<'_>) {
+        let listed: HashSet<CouponId> = look.coupons.iter().map(|(coupon, _)| coupon.id).collect();
+        self.closed.retain(|coupon, _| listed.contains(coupon));
+        let counted: HashSet<DropId> = look.keys.iter().map(|keys| keys.drop).collect();
+        self.counts.retain(|drop, _| counted.contains(drop));
+    }
+
+    /// Returns for how many looks in a row, with this one, the coupon was in another state than
+    /// open.
+    fn count(&mut self, coupon: CouponId, seen: SeenCoupon) -> u32 {
+        if seen == SeenCoupon::Open {
+            self.closed.remove(&coupon);
+            return 0;
+        }
+        let looks = self.closed.entry(coupon).or_default();
+        *looks += 1;
+        *looks
     }
 
     /// Classifies a coupon by its gate and the counters of its drops.
@@ -374,4 +461,26 @@ fn has_slot_to_give(state: &DropState, is_owed: bool) -> bool {
 
 fn unsealed(drops: &[Drop]) -> impl Iterator<Item = &Drop> {
     drops.iter().filter(|drop| drop.sealed_at.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_that_may_last_for_only_a_few_looks_wants_nothing() {
+        for (seen, looks, wanted) in [
+            (SeenCoupon::Open, 0, Want::Nothing),
+            (SeenCoupon::OlderState, 1, Want::Close),
+            (SeenCoupon::OtherServer, 1, Want::Reopen),
+            (SeenCoupon::Closed, LOOKS - 1, Want::Nothing),
+            (SeenCoupon::Closed, LOOKS, Want::Reopen),
+            (SeenCoupon::LacksCounter, LOOKS - 1, Want::Nothing),
+            (SeenCoupon::LacksCounter, LOOKS, Want::RestoreCounter),
+            (SeenCoupon::AheadOfMysql, LOOKS_AHEAD, Want::Nothing),
+            (SeenCoupon::AheadOfMysql, LOOKS_AHEAD + 1, Want::AdoptEra),
+        ] {
+            assert_eq!(want(seen, looks), wanted, "{seen:?} for {looks} looks");
+        }
+    }
 }
