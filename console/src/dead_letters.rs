@@ -190,10 +190,10 @@ pub(super) async fn correct(page: Page, Path(id): Path<String>, form: Fields) ->
     Ok(Redirect::to(&to).into_response())
 }
 
-/// Number of dead letters after which one click reads no further page.
+/// Maximum number of dead letters that one click discards.
 const AT_ONCE: usize = 500;
 
-/// Discards all open dead letters with a reason.
+/// Discards all open dead letters with a reason, at most [`AT_ONCE`].
 pub(super) async fn discard_all(page: Page, form: Fields) -> Screen {
     let reason = form.get("reason");
     let why = form.get("why");
@@ -229,9 +229,10 @@ async fn discard_listed(
     why: &str,
     discarded: &mut u32,
 ) -> Result<(), HttpRefusal> {
-    let mut tried = 0;
-    while tried < AT_ONCE {
-        let found: FailedClaimPage = page.get(listed).await?;
+    let mut left = AT_ONCE;
+    while left > 0 {
+        let mut found: FailedClaimPage = page.get(listed).await?;
+        found.failed_claims.truncate(left);
         for letter in &found.failed_claims {
             let path = format!("/v1/failed-claims/{}/discard", letter.id);
             match page.post::<Value>(&path, &json!({"why": why})).await {
@@ -241,7 +242,7 @@ async fn discard_listed(
                 Err(refusal) => return Err(refusal),
             }
         }
-        tried += found.failed_claims.len();
+        left -= found.failed_claims.len();
         if found.next_page.is_none() {
             break;
         }
@@ -325,5 +326,24 @@ mod tests {
         let ended = discard_listed(&page, "/v1/failed-claims", "a script", &mut discarded).await;
         ended.unwrap();
         assert_eq!(discarded, 2);
+    }
+
+    #[tokio::test]
+    async fn one_click_discards_at_most_500_dead_letters() {
+        let letter =
+            |id: i64| json!({"id": id, "reason": "junk", "failed_at": "2026-12-01T06:00:00Z"});
+        let letters: Vec<Value> = (1..=200).map(letter).collect();
+        let listed = json!({"failed_claims": letters, "next_page": 2});
+        let reconciler = Router::new()
+            .route("/v1/failed-claims", get(async || Json(listed)))
+            .route(
+                "/v1/failed-claims/{id}/discard",
+                post(async || StatusCode::OK),
+            );
+        let page = page(reconciler).await;
+        let mut discarded = 0;
+        let ended = discard_listed(&page, "/v1/failed-claims", "a script", &mut discarded).await;
+        ended.unwrap();
+        assert_eq!(discarded, 500);
     }
 }
