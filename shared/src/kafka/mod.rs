@@ -156,3 +156,28 @@ impl KafkaSettings {
         config
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::TlsFiles;
+
+    #[test]
+    fn operator_can_set_no_property_that_is_ours() {
+        let settings = KafkaSettings {
+            brokers: "localhost:9092".to_owned(),
+            topic: "coupon-claims".to_owned(),
+            group: "coupon-consumers".to_owned(),
+            security: Security::default(),
+            signing: Signing::new(Some(&"0123456789abcdef0123456789abcdef".into())).unwrap(),
+        };
+        for ours in [settings.producer(Duration::from_secs(2)), settings.reader()] {
+            for (name, value) in ours.config_map() {
+                let given = format!("{name}={value}").into();
+                let refused = Security::new(&given, None, &TlsFiles::default()).unwrap_err();
+                let is_named = refused.contains(&format!("can't set `{name}`"));
+                assert!(is_named, "{refused}");
+            }
+        }
+    }
+}

@@ -103,8 +103,9 @@ impl Security {
     }
 }
 
-/// The properties that an operator may set: full names, and prefixes that end with a dot.
-const MAY_BE_SET: [&str; 13] = [
+/// The properties that an operator may set: full names, and prefixes that end with a dot. They
+/// include none that `KafkaSettings` sets.
+const MAY_BE_SET: [&str; 11] = [
     "broker.address.",
     "client.",
     "compression.",
@@ -113,10 +114,8 @@ const MAY_BE_SET: [&str; 13] = [
     "enable.sasl.",
     "https.",
     "metadata.max.age.ms",
-    "reconnect.",
     "sasl.",
     "security.protocol",
-    "socket.keepalive.enable",
     "ssl.",
 ];
 
@@ -194,7 +193,8 @@ mod tests {
     #[test]
     fn properties_that_would_break_a_guarantee_are_refused_by_name() {
         let names = "acks enable.auto.commit enable.ssl.certificate.verification group.instance.id \
-            metadata.broker.list no.such.thing request.required.acks \
+            metadata.broker.list no.such.thing reconnect.backoff.max.ms request.required.acks \
+            socket.keepalive.enable \
             ssl.endpoint.identification.algorithm transactional.id";
         for name in names.split_whitespace() {
             let said = with(&format!("{name}=hunter2")).unwrap_err();
