@@ -3,7 +3,7 @@
 mod lines;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
@@ -52,9 +52,7 @@ fn quick() -> Result<()> {
         mutants::run(Some(mutants::Part::Check))
     })?;
     step("shell scripts", || {
-        let mut scripts = files(&["*.sh", ".ci", "dev/hooks", "dev/containers/**/entrypoint"])?;
-        scripts.retain(|path| !path.starts_with("deploy/helm"));
-        scripts
+        shell_scripts()?
             .iter()
             .try_for_each(|script| run_command(command("bash").arg("-n").arg(script)))
     })?;
@@ -78,6 +76,29 @@ fn docs() -> Result<()> {
     let words = "test --workspace --locked --quiet --no-fail-fast --doc";
     let mut tests = command("cargo");
     run_command(tests.args(words.split(' ')).env("RUSTDOC", rustdoc))
+}
+
+/// Returns the files that end with `.sh` or begin with a shell's `#!`.
+fn shell_scripts() -> Result<Vec<PathBuf>> {
+    let mut scripts = files(&["."])?;
+    // Helm fills in the files of its chart.
+    scripts.retain(|path| !path.starts_with("deploy/helm"));
+    let is_script = |path: &PathBuf| {
+        let is_named_so = path.extension().is_some_and(|ending| ending == "sh");
+        is_named_so || fs::read_to_string(path).is_ok_and(|text| names_a_shell(&text))
+    };
+    scripts.retain(is_script);
+    Ok(scripts)
+}
+
+/// Whether a text begins with `#!` and a shell whose scripts bash reads.
+fn names_a_shell(text: &str) -> bool {
+    let program = text.lines().next().and_then(|line| line.strip_prefix("#!"));
+    program.is_some_and(|program| {
+        program
+            .split(['/', ' '])
+            .any(|word| matches!(word, "sh" | "bash" | "dash"))
+    })
 }
 
 /// The last commit before messages were checked.
