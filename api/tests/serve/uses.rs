@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::DropId;
-use firstcome_shared::mysql::codes::random_code;
+use firstcome_shared::mysql::codes::code_with_secret;
 use firstcome_shared::sql;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -48,7 +48,7 @@ impl ServeWorld {
     /// Inserts a user's row with a code in the form of a claim's, and returns the code.
     async fn issue_code(&self, coupon: i64, drop: i64, slot: u32, user: &str) -> String {
         self.issue(coupon, DropId(drop), slot, user).await;
-        let code = random_code(DropId(drop), slot);
+        let code = code_with_secret(DropId(drop), slot, rand::random());
         let set = format!(
             "UPDATE {{db}}.issued_coupons SET code = '{code}' WHERE drop_id = {drop} AND slot = {slot}"
         );
@@ -133,11 +133,13 @@ async fn code_of_a_manual_row_is_used_and_wrong_codes_are_counted() {
     api.use_code(&manual, "order-1").await.has_status(200);
     let wrong = |code: &str| code[..code.len() - 1].to_owned() + "Z";
     let before = api.metric("firstcome_wrong_codes_total").await;
-    let others = [wrong(&code), wrong(&manual), "nothing".to_owned()];
-    for other in [&random_code(DropId(drop), 1), &random_code(DropId(7), 1)]
-        .into_iter()
-        .chain(&others)
-    {
+    for other in [
+        &*code_with_secret(DropId(drop), 1, rand::random()),
+        &*code_with_secret(DropId(7), 1, rand::random()),
+        &*wrong(&code),
+        &*wrong(&manual),
+        "nothing",
+    ] {
         api.use_code(other, "order-2").await.is(404, "not_found");
         api.undo(other, "order-2").await.is(404, "not_found");
         api.code(other).await.is(404, "not_found");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use firstcome_load::installation::{Installation, InstallationCoupon};
 use firstcome_shared::domain::{CouponId, DropId, UserId};
-use firstcome_shared::mysql::codes::random_code;
+use firstcome_shared::mysql::codes::code_with_secret;
 use firstcome_shared::redis::admission::{Candidates, Claimant};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
@@ -36,7 +36,7 @@ pub async fn insert_rows(
         let slots = first..=to.min(first + ROWS - 1);
         let values = slots.map(|slot| {
             let (drop, id, user) = (coupon.drop, coupon.id, person(slot));
-            let code = random_code(DropId(drop), slot);
+            let code = code_with_secret(DropId(drop), slot, rand::random());
             let limit = limits.iter().find(|limit| **limit >= slot).copied().unwrap_or(0);
             format!(
                 "({drop},{slot},{id},'{user}','{code}',UTC_TIMESTAMP(3),UTC_TIMESTAMP(3),'consumer',{limit},0)"

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use chrono::{DateTime, SubsecRound as _, Utc};
 use hmac::digest::InvalidLength;
 use hmac::{Hmac, Mac as _};
-use rand::RngExt as _;
 use sha2::Sha256;
 
 use crate::claim::Claim;
@@ -33,12 +32,11 @@ impl CodeKey {
     /// Derives the code of a claim made at this time, `DROP-SLOT-XXXX-XXXX-XXXX-XXXX`.
     pub(super) fn code(&self, claim: &Claim, claimed_at: DateTime<Utc>) -> String {
         let secret = self.secret_part(claim, claimed_at);
-        format!("{}{secret}", prefix(claim.drop_id, claim.slot))
+        code_with_secret(claim.drop_id, claim.slot, secret)
     }
 
-    /// Derives `XXXX-XXXX-XXXX-XXXX`: 80 bits of HMAC-SHA256, which cannot be guessed without the
-    /// key.
-    fn secret_part(&self, claim: &Claim, claimed_at: DateTime<Utc>) -> String {
+    /// Derives 80 bits of HMAC-SHA256, which cannot be guessed without the key.
+    fn secret_part(&self, claim: &Claim, claimed_at: DateTime<Utc>) -> u128 {
         let mut mac = Hmac::clone(&self.hmac);
         // Rounds the time as its column does, because passes read it from there.
         let claimed_at_ms = claimed_at.round_subsecs(3).timestamp_millis();
@@ -49,14 +47,13 @@ impl CodeKey {
         let digest: [u8; 32] = mac.finalize().into_bytes().into();
         let mut bits = [0; 16];
         bits[6..].copy_from_slice(&digest[..10]);
-        written(u128::from_be_bytes(bits))
+        u128::from_be_bytes(bits)
     }
 }
 
-/// Generates a random code for a slot, not derived from any key: 80 bits from the operating
-/// system's generator.
-pub fn random_code(drop: DropId, slot: Slot) -> String {
-    prefix(drop, slot) + &written(rand::rng().random())
+/// Returns the code of a slot with the lowest 80 of these bits as its secret part.
+pub fn code_with_secret(drop: DropId, slot: Slot, bits: u128) -> String {
+    prefix(drop, slot) + &written(bits)
 }
 
 /// The code of an issued coupon, parsed from what a user typed.
@@ -226,7 +223,7 @@ mod tests {
 
     #[test]
     fn longest_code_fits_its_column() {
-        assert_eq!(random_code(DropId(i64::MAX), Slot::MAX).len(), 43);
+        assert_eq!(code_with_secret(DropId(i64::MAX), Slot::MAX, 0).len(), 43);
         let numbers = [0, 1, 31, 32, 37].map(number);
         assert_eq!(numbers, ["0", "11", "1Z", "210", "215"]);
     }
@@ -288,7 +285,7 @@ mod tests {
             let code = if is_manual {
                 format!("{drop}.{slot}.{random:020X}")
             } else {
-                random_code(place.0, place.1)
+                code_with_secret(place.0, place.1, random.into())
             };
             let variant = |(letter, how): (char, &usize)| match (letter, how) {
                 ('0', 1) => 'o',
@@ -308,14 +305,16 @@ mod tests {
         fn codes_sort_by_drop_and_slot(
             drops in [any_number(62), any_number(62)],
             slots in [any_number(31), any_number(31)],
+            secrets in [any::<u128>(), any::<u128>()],
             is_same_drop in any::<bool>(),
         ) {
             let [one, other] = [0, 1].map(|n| {
                 (drops[if is_same_drop { 0 } else { n }], Slot::try_from(slots[n]).unwrap())
             });
             prop_assume!(one != other);
-            let code = |(drop, slot)| random_code(DropId(drop), slot);
-            prop_assert_eq!(one.cmp(&other), code(one).cmp(&code(other)), "{} {}", code(one), code(other));
+            let code = |(drop, slot), secret| code_with_secret(DropId(drop), slot, secret);
+            let codes = [code(one, secrets[0]), code(other, secrets[1])];
+            prop_assert_eq!(one.cmp(&other), codes[0].cmp(&codes[1]), "{:?}", codes);
         }
     }
 }
