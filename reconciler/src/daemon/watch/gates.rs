@@ -1,0 +1,290 @@
+//! Looks at the gates and counters of the coupons that should be open, and decides what is done
+//! about each.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::coupon::{Coupon, Drop};
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::redis::gate::Gate;
+use firstcome_shared::redis::keys::DropKeys;
+use firstcome_shared::redis::servers::{ServerId, Servers};
+use firstcome_shared::redis::{Redis, RedisError};
+
+use super::slots::with_slots_or_losses;
+use super::{Live, Wants};
+use crate::context::Stores;
+use crate::gate::close_in_redis;
+
+/// Number of looks at which a coupon must be closed on the same server, or lack a counter, before
+/// it is reopened. An API that creates a coupon opens it within moments.
+const LOOKS: u32 = 3;
+
+/// Number of looks at which a coupon may be open in an era above MySQL's, because the catalogue may
+/// be that old.
+const LOOKS_AHEAD: u32 = 8;
+
+/// Every how many looks the watch also looks for lost keys and for slots that are left.
+const LOOKS_FOR_SLOTS: u32 = 2;
+
+/// A drop with its coupon's gate and its counter.
+type WatchedDrop<'a> = (&'a Drop, (Gate, Option<i64>));
+
+/// The state of a coupon, as a look sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SeenCoupon {
+    Open,
+    /// Open, and a counter went back under the same gate.
+    OlderState,
+    /// Open, and a drop that should be open has no counter.
+    LacksCounter,
+    /// Open in an era that MySQL has lost, or that the catalogue does not have yet.
+    AheadOfMysql,
+    /// Its gate was opened on another server.
+    OtherServer,
+    Closed,
+}
+
+impl SeenCoupon {
+    fn is_closed(self) -> bool {
+        match self {
+            Self::OtherServer | Self::Closed => true,
+            Self::Open | Self::OlderState | Self::LacksCounter | Self::AheadOfMysql => false,
+        }
+    }
+}
+
+/// What is done about a coupon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Want {
+    /// Nothing, also about a state that may last for only a few looks.
+    Nothing,
+    /// The watch closes it, and the urgent lane reopens it.
+    Close,
+    /// The urgent lane adopts its era, and the looks are counted anew.
+    AdoptEra,
+    /// The urgent lane closes it and writes the counter again.
+    RestoreCounter,
+    /// The urgent lane reopens it.
+    Reopen,
+}
+
+/// Decides about a coupon that was in another state than open for this many looks in a row.
+fn want(seen: SeenCoupon, looks: u32) -> Want {
+    match seen {
+        SeenCoupon::OlderState => Want::Close,
+        SeenCoupon::AheadOfMysql if looks > LOOKS_AHEAD => Want::AdoptEra,
+        SeenCoupon::LacksCounter if looks >= LOOKS => Want::RestoreCounter,
+        SeenCoupon::Closed if looks >= LOOKS => Want::Reopen,
+        SeenCoupon::OtherServer => Want::Reopen,
+        SeenCoupon::Open
+        | SeenCoupon::AheadOfMysql
+        | SeenCoupon::LacksCounter
+        | SeenCoupon::Closed => Want::Nothing,
+    }
+}
+
+/// The live coupons as one look sees them.
+struct Look<'a> {
+    servers: Servers,
+    /// Coupons of a cluster's server that does not answer. They count as closed, and hide no
+    /// others.
+    missed: BTreeSet<CouponId>,
+    /// The other coupons, each with its unsealed drops.
+    coupons: Vec<(&'a Coupon, Vec<WatchedDrop<'a>>)>,
+    /// The keys of these drops.
+    keys: Vec<DropKeys>,
+}
+
+/// Reads the gates and counters of the live coupons.
+async fn observe<'a>(redis: &Redis, live: &'a Live) -> Result<Look<'a>, RedisError> {
+    let servers = redis.servers().await?;
+    let mut missed = BTreeSet::new();
+    let mut answering = Vec::new();
+    for (coupon, drops) in &live.coupons {
+        if servers.miss(coupon.id) {
+            missed.insert(coupon.id);
+        } else {
+            answering.push((coupon, drops));
+        }
+    }
+    let keys: Vec<DropKeys> = answering
+        .iter()
+        .flat_map(|(_, drops)| unsealed(drops))
+        .map(|drop| redis.keys(drop.coupon_id, drop.id))
+        .collect();
+    let watched = redis.watched(&keys).await?;
+    let mut by_drop: HashMap<DropId, (Gate, Option<i64>)> =
+        keys.iter().map(|keys| keys.drop).zip(watched).collect();
+    let mut watched_drops = |drops: &'a [Drop]| {
+        unsealed(drops)
+            .filter_map(|drop| Some((drop, by_drop.remove(&drop.id)?)))
+            .collect()
+    };
+    let coupons = answering
+        .into_iter()
+        .map(|(coupon, drops)| (coupon, watched_drops(drops)))
+        .collect();
+    Ok(Look {
+        servers,
+        missed,
+        coupons,
+        keys,
+    })
+}
+
+/// What the watch remembers of earlier looks.
+#[derive(Default)]
+pub(super) struct Known {
+    /// For how many looks in a row each coupon was in another state than open.
+    closed: HashMap<CouponId, u32>,
+    /// The highest counter of each drop under its gate.
+    counts: HashMap<DropId, (Gate, i64)>,
+    /// Number of looks.
+    looks: u32,
+}
+
+impl Known {
+    /// Returns the coupons for the urgent lane, and those that are closed.
+    pub(super) async fn check_gates(
+        &mut self,
+        stores: &Stores,
+        live: &Live,
+    ) -> Result<(Wants, BTreeSet<CouponId>), RedisError> {
+        let redis = &stores.redis;
+        let look = observe(redis, live).await?;
+        self.forget_unlisted(&look);
+        self.looks = self.looks.wrapping_add(1);
+        let mut wants = Wants::default();
+        if self.looks.is_multiple_of(LOOKS_FOR_SLOTS) {
+            wants = with_slots_or_losses(redis, live, look.keys).await?;
+        }
+        let mut closed = look.missed;
+        for (coupon, own) in &look.coupons {
+            let id = coupon.id;
+            let Some((_, (gate, _))) = own.first() else {
+                continue;
+            };
+            let seen = self.see(coupon, gate, own, look.servers.holding(id), live.now);
+            if seen.is_closed() {
+                closed.insert(id);
+            }
+            let looks = self.count(id, seen);
+            match want(seen, looks) {
+                Want::Nothing => {}
+                Want::Close => {
+                    // If the closing fails, the next look repeats it.
+                    let closed = close_in_redis(redis, &look.servers, id, gate, coupon.era).await;
+                    tracing::error!(coupon_id = id.0, ?closed, "Redis has an older state");
+                    wants.closed.insert(id, None);
+                }
+                Want::AdoptEra => {
+                    self.closed.insert(id, 0);
+                    wants.closed.insert(id, None);
+                }
+                // It is still open. The urgent lane closes it if it still has this gate.
+                Want::RestoreCounter => {
+                    wants.closed.insert(id, Some(gate.clone()));
+                }
+                Want::Reopen => {
+                    wants.closed.insert(id, None);
+                }
+            }
+        }
+        Ok((wants, closed))
+    }
+
+    /// Forgets coupons and drops that are no longer watched.
+    fn forget_unlisted(&mut self, look: &Look<'_>) {
+        let listed: HashSet<CouponId> = look.coupons.iter().map(|(coupon, _)| coupon.id).collect();
+        self.closed.retain(|coupon, _| listed.contains(coupon));
+        let counted: HashSet<DropId> = look.keys.iter().map(|keys| keys.drop).collect();
+        self.counts.retain(|drop, _| counted.contains(drop));
+    }
+
+    /// Returns for how many looks in a row, with this one, the coupon was in another state than
+    /// open.
+    fn count(&mut self, coupon: CouponId, seen: SeenCoupon) -> u32 {
+        if seen == SeenCoupon::Open {
+            self.closed.remove(&coupon);
+            return 0;
+        }
+        let looks = self.closed.entry(coupon).or_default();
+        *looks += 1;
+        *looks
+    }
+
+    /// Classifies a coupon by its gate and the counters of its drops.
+    fn see(
+        &mut self,
+        coupon: &Coupon,
+        gate: &Gate,
+        own: &[WatchedDrop<'_>],
+        server: Option<&ServerId>,
+        now: DateTime<Utc>,
+    ) -> SeenCoupon {
+        // The catalogue may be a second old, and the era may have gone on since.
+        let era = gate.era().filter(|era| *era >= coupon.era);
+        if !era.is_some_and(|era| gate.is_open(server, era)) {
+            let names_another = gate.era().is_some() && gate.fence(server).is_none();
+            return if names_another {
+                SeenCoupon::OtherServer
+            } else {
+                SeenCoupon::Closed
+            };
+        }
+        let lacks_counter = own
+            .iter()
+            .any(|(drop, (_, count))| count.is_none() && drop.is_open_at(now));
+        if self.went_back(own) {
+            SeenCoupon::OlderState
+        } else if lacks_counter {
+            SeenCoupon::LacksCounter
+        } else if era > Some(coupon.era) {
+            SeenCoupon::AheadOfMysql
+        } else {
+            SeenCoupon::Open
+        }
+    }
+
+    /// Whether a counter is lower than before under the same gate. A missing one is not.
+    fn went_back(&mut self, drops: &[WatchedDrop<'_>]) -> bool {
+        let mut went_back = false;
+        for (drop, (gate, count)) in drops {
+            let Some(count) = *count else { continue };
+            let known = self.counts.insert(drop.id, (gate.clone(), count));
+            if let Some((_, highest)) = known.filter(|(of, highest)| of == gate && count < *highest)
+            {
+                went_back = true;
+                self.counts.insert(drop.id, (gate.clone(), highest));
+            }
+        }
+        went_back
+    }
+}
+
+fn unsealed(drops: &[Drop]) -> impl Iterator<Item = &Drop> {
+    drops.iter().filter(|drop| drop.sealed_at.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_that_may_last_for_only_a_few_looks_wants_nothing() {
+        for (seen, looks, wanted) in [
+            (SeenCoupon::Open, 0, Want::Nothing),
+            (SeenCoupon::OlderState, 1, Want::Close),
+            (SeenCoupon::OtherServer, 1, Want::Reopen),
+            (SeenCoupon::Closed, LOOKS - 1, Want::Nothing),
+            (SeenCoupon::Closed, LOOKS, Want::Reopen),
+            (SeenCoupon::LacksCounter, LOOKS - 1, Want::Nothing),
+            (SeenCoupon::LacksCounter, LOOKS, Want::RestoreCounter),
+            (SeenCoupon::AheadOfMysql, LOOKS_AHEAD, Want::Nothing),
+            (SeenCoupon::AheadOfMysql, LOOKS_AHEAD + 1, Want::AdoptEra),
+        ] {
+            assert_eq!(want(seen, looks), wanted, "{seen:?} for {looks} looks");
+        }
+    }
+}
