@@ -557,7 +557,7 @@ impl Rules {
         let shape = TableShape::plain(table);
         let is_same = |(name, value): &(&String, &Scalar)| {
             let is_day = shape.made_kind(name) == Some(MadeKind::Time);
-            !value.is_null() && value.all().len() == 1 && !is_day
+            !value.may_be_null() && value.all().len() == 1 && !is_day
         };
         let same = rows.of.iter().filter(is_same).map(|it| it.0);
         let columns: Vec<&String> = same.chain([&rows.user]).collect();

@@ -14,6 +14,13 @@ pub struct Condition {
     pub values: Vec<Value>,
 }
 
+/// Which rows a condition on a column selects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Is {
+    OneOf,
+    NoneOf,
+}
+
 impl Condition {
     /// Creates the condition that selects the rows of a table with these values.
     pub fn new(columns: &Columns, target: &Target<'_>, table: &TableShape) -> Self {
@@ -22,27 +29,45 @@ impl Condition {
             values: Vec::new(),
         };
         for (name, value) in columns {
-            let column = quoted(name);
-            if let Some(day) = day_of(value, target, table.made_kind(name)) {
+            condition = condition.and_also(Self::column(Is::OneOf, name, value, target, table));
+        }
+        condition
+    }
+
+    /// Compares a column with its values in the file. A comparison in SQL selects NULL neither as
+    /// equal nor as different, so both conditions name it.
+    pub fn column(
+        is: Is,
+        name: &str,
+        value: &Scalar,
+        target: &Target<'_>,
+        table: &TableShape,
+    ) -> Self {
+        let column = quoted(name);
+        let (nulls, others): (Vec<&Scalar>, Vec<&Scalar>) =
+            value.all().iter().partition(|it| it.is_null());
+        let (is_other, values) = match day_of(value, target, table.made_kind(name)) {
+            Some(day) => {
                 let within = format!(
                     "{column} >= CAST(? AS DATE) AND {column} < CAST(? AS DATE) + INTERVAL 1 DAY"
                 );
-                condition = condition.and(&within, [day.clone(), day]);
-                continue;
+                (within, vec![day.clone(), day])
             }
-            let values: Vec<Value> = value
-                .all()
-                .iter()
-                .map(|it| bound(it, target, table.is_uuid(name)))
-                .collect();
-            let marks = vec!["?"; values.len()].join(", ");
-            condition = match values.as_slice() {
-                // `<=>` also compares NULL.
-                [_] => condition.and(&format!("{column} <=> ?"), values),
-                _ => condition.and(&format!("{column} IN ({marks})"), values),
-            };
-        }
-        condition
+            None if others.is_empty() => ("FALSE".to_owned(), Vec::new()),
+            None => {
+                let marks = vec!["?"; others.len()].join(", ");
+                let is_uuid = table.is_uuid(name);
+                let values = others.iter().map(|it| bound(it, target, is_uuid));
+                (format!("{column} IN ({marks})"), values.collect())
+            }
+        };
+        let sql = match (is, nulls.is_empty()) {
+            (Is::OneOf, true) => format!("({is_other})"),
+            (Is::OneOf, false) => format!("({column} IS NULL OR {is_other})"),
+            (Is::NoneOf, true) => format!("({column} IS NULL OR NOT ({is_other}))"),
+            (Is::NoneOf, false) => format!("({column} IS NOT NULL AND NOT ({is_other}))"),
+        };
+        Self { sql, values }
     }
 
     #[must_use]
@@ -50,6 +75,11 @@ impl Condition {
         self.sql = format!("{} AND {sql}", self.sql);
         self.values.extend(values);
         self
+    }
+
+    #[must_use]
+    pub fn and_also(self, other: Self) -> Self {
+        self.and(&other.sql, other.values)
     }
 
     /// Selects the rows after the one with these key values, in the order of the key. The separate

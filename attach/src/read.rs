@@ -9,7 +9,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use mysql_async::{Row, Value};
 use tokio::time::Instant;
 
-use crate::condition::{Condition, bound};
+use crate::condition::{Condition, Is};
 use crate::config::{Done, FailedTable, KeyType, Target, UsersKey, UsersMean};
 use crate::facts::{Facts, FailedEvent, NAMED, Numbers, StockColumn};
 use crate::forms::{Census, Members, Spelling};
@@ -639,51 +639,37 @@ fn score(value: Option<Vec<u8>>) -> Option<f64> {
     text.parse().ok()
 }
 
-/// The columns of `failed.skip`, each with the condition that it has one of the listed values, and
-/// these values.
-fn skipped(
-    failed: &FailedTable,
-    shape: &TableShape,
-    target: &Target<'_>,
-) -> Vec<(String, String, Vec<Value>)> {
-    let columns = failed.skip.iter().map(|(name, reasons)| {
-        let reasons = reasons.all().iter();
-        let values: Vec<Value> = reasons
-            .map(|it| bound(it, target, shape.is_uuid(name)))
-            .collect();
-        let marks = vec!["?"; values.len()].join(", ");
-        let name = quoted(name);
-        let is_one = format!("{name} IN ({marks})");
-        (name, is_one, values)
-    });
-    columns.collect()
-}
-
 /// The failed events that are refusals, processed or not; `None` if the file names none.
 fn refused(failed: &FailedTable, shape: &TableShape, target: &Target<'_>) -> Option<Condition> {
-    let skipped = skipped(failed, shape, target);
-    let any: Vec<&str> = skipped.iter().map(|it| it.1.as_str()).collect();
+    let reasons: Vec<Condition> = failed
+        .skip
+        .iter()
+        .map(|(name, reasons)| Condition::column(Is::OneOf, name, reasons, target, shape))
+        .collect();
+    if reasons.is_empty() {
+        return None;
+    }
+    let any: Vec<&str> = reasons.iter().map(|it| it.sql.as_str()).collect();
     let any = format!("({})", any.join(" OR "));
-    let values: Vec<Value> = skipped.iter().flat_map(|it| it.2.clone()).collect();
-    let of = Condition::new(&failed.selection(), target, shape);
-    (!skipped.is_empty()).then(|| of.and(&any, values))
+    let values = reasons.into_iter().flat_map(|it| it.values);
+    Some(Condition::new(&failed.selection(), target, shape).and(&any, values))
 }
 
 /// The open failed events of a target.
 pub fn open(failed: &FailedTable, shape: &TableShape, target: &Target<'_>) -> Condition {
     let mut of = Condition::new(&failed.selection(), target, shape);
-    for (name, is_one, values) in skipped(failed, shape, target) {
-        of = of.and(&format!("({name} IS NULL OR NOT {is_one})"), values);
+    for (name, reasons) in &failed.skip {
+        of = of.and_also(Condition::column(Is::NoneOf, name, reasons, target, shape));
     }
-    let Done::Column { column, value } = &failed.done else {
-        return of;
-    };
-    let name = quoted(column);
-    if value.text() == Some("{now}") {
-        return of.and(&format!("{name} IS NULL"), []);
+    match &failed.done {
+        Done::Word(_) => of,
+        Done::Column { column, value } if value.text() == Some("{now}") => {
+            of.and(&format!("{} IS NULL", quoted(column)), [])
+        }
+        Done::Column { column, value } => {
+            of.and_also(Condition::column(Is::NoneOf, column, value, target, shape))
+        }
     }
-    let sql = format!("({name} IS NULL OR {name} <> ?)");
-    of.and(&sql, [bound(value, target, shape.is_uuid(column))])
 }
 
 impl Look {

@@ -359,6 +359,11 @@ impl Scalar {
         matches!(self, Self::Text(text) if text == "{null}")
     }
 
+    /// Whether NULL is among the values that a column may have.
+    pub fn may_be_null(&self) -> bool {
+        self.all().iter().any(Self::is_null)
+    }
+
     /// The values that a column may have.
     pub fn all(&self) -> &[Self] {
         match self {

@@ -38,10 +38,11 @@ impl Campaign {
     pub(crate) fn changing(&self) -> Vec<&String> {
         let columns = self.rows.of.iter().filter(|(name, value)| {
             let is_flag = value.all().iter().any(|it| matches!(it, Scalar::Flag(_)));
+            let is_null = value.all().iter().all(Scalar::is_null);
             let is_day = value.text().is_some_and(|it| it.contains("{date"));
             let is_named = has_part(name, &CHANGING) || may_be_taken_back(name);
             let is_flag = is_flag && !self.told_apart_by.contains(*name);
-            value.is_null() || is_flag || is_named && !is_day
+            is_null || is_flag || is_named && !is_day
         });
         columns.map(|it| it.0).collect()
     }

@@ -6,6 +6,7 @@ mod careful;
 mod doubts;
 mod judged;
 mod members;
+mod nulls;
 mod published;
 mod queue;
 mod refused;
