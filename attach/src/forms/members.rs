@@ -136,12 +136,13 @@ impl Census {
     }
 }
 
-/// Describes a member by its class, or by its first three bytes and its length: of a user, no more
-/// is shown.
+/// Describes a member by its class, or by its first bytes and its length. At most a quarter of it,
+/// and no more than three bytes, is shown: a short member may be the whole id of a user.
 fn description(bytes: &[u8]) -> String {
     if let Some(class) = java::class(bytes) {
         return format!("a serialised {class:?}");
     }
-    let first = &bytes[..bytes.len().min(3)];
-    format!("{}… of {} bytes", first.escape_ascii(), bytes.len())
+    let shown = (bytes.len() / 4).min(3);
+    let first = bytes[..shown].escape_ascii();
+    format!("{first}… of {} bytes", bytes.len())
 }

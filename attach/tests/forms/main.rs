@@ -158,6 +158,22 @@ fn a_refusal_shows_no_user_and_names_the_class() {
 }
 
 #[test]
+fn a_refusal_shows_at_most_a_quarter_of_a_short_member() {
+    let members = Members::new(Form::Plain, Some("user:{id}")).unwrap();
+    for (member, shown) in [
+        ("7", "one is … of 1 bytes"),
+        ("kim", "one is … of 3 bytes"),
+        ("4711", "one is 4… of 4 bytes"),
+        ("kim-lee-7", "one is ki… of 9 bytes"),
+        ("kim@example.com", "one is kim… of 15 bytes"),
+    ] {
+        let why = census(&members, &[member.as_bytes(), b"lee"]);
+        let why = why.strange(&members, "users").unwrap_err();
+        assert!(why.contains(shown), "{why}");
+    }
+}
+
+#[test]
 fn bytes_of_another_serializer_are_not_plain_ids() {
     let plain = Members::default();
     // A text and a number as Kryo writes them.
