@@ -1,6 +1,6 @@
 //! The facts from two looks at a target: the input of [`judge`](super::judge).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use firstcome_shared::domain::UserId;
 use mysql_async::Value;
@@ -23,6 +23,67 @@ impl Numbers {
     /// The number of members who were promised a coupon; `None` if no key names them.
     pub fn admitted(self, means: Option<UsersMean>) -> Option<u64> {
         self.size.filter(|_| means == Some(UsersMean::Admitted))
+    }
+}
+
+/// The users in whom the stores differ, by how they differ.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UserSets {
+    /// Members without a row, with their scores in a sorted set.
+    pub unissued: BTreeMap<String, Option<f64>>,
+    /// Members that MySQL compares as equal to another member, who has a row.
+    pub aliases: BTreeSet<String>,
+    /// Members without a row for whom a failed event records a refusal.
+    pub refused: BTreeSet<String>,
+    /// Members in another form than the file says.
+    pub strange: BTreeSet<String>,
+    /// Members without a row whom the column of users cannot hold.
+    pub unstorable: BTreeSet<String>,
+    /// Members whose row `where` does not select, because a status or the like has another value.
+    pub taken_back: BTreeSet<String>,
+    /// Users with a row who are not members.
+    pub missing: BTreeSet<String>,
+    /// Users with several rows.
+    pub twice: BTreeSet<String>,
+}
+
+impl UserSets {
+    /// Returns the users in whom two looks saw the same difference, with the scores of this look.
+    #[must_use]
+    pub fn both(mut self, other: &Self) -> Self {
+        self.unissued
+            .retain(|user, _| other.unissued.contains_key(user));
+        Self {
+            unissued: self.unissued,
+            aliases: &self.aliases & &other.aliases,
+            refused: &self.refused & &other.refused,
+            strange: &self.strange & &other.strange,
+            unstorable: &self.unstorable & &other.unstorable,
+            taken_back: &self.taken_back & &other.taken_back,
+            missing: &self.missing & &other.missing,
+            twice: &self.twice & &other.twice,
+        }
+    }
+
+    /// Returns those that concern rows. Members who only applied for a coupon need none.
+    #[must_use]
+    pub fn of_rows(self) -> Self {
+        Self {
+            missing: self.missing,
+            twice: self.twice,
+            ..Self::default()
+        }
+    }
+
+    /// Returns the members without a row, in the order of their scores, without scores by name.
+    pub fn unissued_in_order(&self) -> Vec<&String> {
+        let mut unissued: Vec<(&String, f64)> = self
+            .unissued
+            .iter()
+            .map(|(user, score)| (user, score.unwrap_or_default()))
+            .collect();
+        unissued.sort_by(|a, b| a.1.total_cmp(&b.1));
+        unissued.into_iter().map(|(user, _)| user).collect()
     }
 }
 
@@ -51,7 +112,8 @@ pub struct Facts {
     /// At the first look.
     pub before: Numbers,
     /// At the second look.
-    pub numbers: Numbers,
+    pub now: Numbers,
+    pub sets: UserSets,
     /// The numbers moved between the looks.
     pub is_selling: bool,
     /// No user is a member and has a row.
@@ -79,27 +141,11 @@ pub struct Facts {
     /// Whether their Redis says that something is left, if both looks saw the same.
     pub sale: Option<bool>,
     pub failed: Vec<FailedEvent>,
-    /// Members without a row, in the order of a sorted set, otherwise by name.
-    pub unissued: Vec<String>,
-    /// Members that MySQL compares as equal to another member, who has a row.
-    pub aliases: Vec<String>,
-    /// Members without a row for whom a failed event records a refusal.
-    pub refused: Vec<String>,
-    /// Members in another form than the file says.
-    pub strange: Vec<String>,
-    /// Members without a row whom the column of users cannot hold.
-    pub unstorable: Vec<String>,
-    /// Members whose row `where` does not select, because a status or the like has another value.
-    pub taken_back: Vec<String>,
     /// A column of the rows that the file does not name, and that may say that a coupon was taken
     /// back.
     pub unselected: Option<String>,
     /// Users who are members and have a row.
     pub in_both: u64,
-    /// Users with a row who are not members.
-    pub missing: Vec<String>,
-    /// Users with several rows.
-    pub twice: Vec<String>,
     /// Users of the last rows beyond the quantity.
     pub surplus: Vec<String>,
     /// The number of rows beyond the quantity, if nothing shows which ones came last.

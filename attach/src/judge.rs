@@ -43,11 +43,11 @@ pub struct Judged {
 
 /// Judges a target.
 pub fn judge(facts: &Facts) -> Vec<Judged> {
-    let room = facts.quantity.saturating_sub(facts.numbers.rows);
+    let room = facts.quantity.saturating_sub(facts.now.rows);
     let mut judge = Judge {
         facts,
         room,
-        second_rows: facts.twice.len(),
+        second_rows: facts.sets.twice.len(),
         found: Vec::new(),
     };
     judge.promises();
@@ -55,7 +55,7 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
     judge.users_not_in_redis();
     judge.rows();
     // If not all users are named, the number of coupons that are given out is unknown.
-    let is_cut = facts.unissued.len().max(facts.missing.len()) >= NAMED;
+    let is_cut = facts.sets.unissued.len().max(facts.sets.missing.len()) >= NAMED;
     if !is_cut {
         judge.counter();
         judge.sale();
@@ -117,7 +117,7 @@ impl Judge<'_> {
         for event in &facts.failed {
             self.failed_event(event, concerned.insert(&event.user));
         }
-        let mut promised = facts.unissued.iter().collect::<Vec<_>>();
+        let mut promised = facts.sets.unissued_in_order();
         promised.retain(|user: &&String| !concerned.contains(user));
         // Users whom a repair added come last, because they need a confirmation, and so do users
         // whose rows are refused each time: neither may take the room of others.
@@ -133,22 +133,22 @@ impl Judge<'_> {
         let facts = self.facts;
         for (users, why) in [
             (
-                &facts.aliases,
+                &facts.sets.aliases,
                 "MySQL takes it for a user who has a row: the collation of the column ignores how \
                 they differ",
             ),
-            (&facts.taken_back, TAKEN_BACK),
+            (&facts.sets.taken_back, TAKEN_BACK),
             (
-                &facts.refused,
+                &facts.sets.refused,
                 "a failed event says that its user was refused (failed.skip), and the user is in \
                 Redis: remove the user there, or the event",
             ),
             (
-                &facts.unstorable,
+                &facts.sets.unstorable,
                 "it is in Redis, and the column of users cannot hold it",
             ),
             (
-                &facts.strange,
+                &facts.sets.strange,
                 "it is in Redis, in another form than users.form and users.member say: which user \
                 it means, and whether that user has a row, cannot be told",
             ),
@@ -163,7 +163,7 @@ impl Judge<'_> {
     fn users_not_in_redis(&mut self) {
         let facts = self.facts;
         let surplus: HashSet<&String> = facts.surplus.iter().collect();
-        let number = facts.missing.len();
+        let number = facts.sets.missing.len();
         if facts.is_over && number as u64 > facts.in_both.max(1) {
             let why = format!(
                 "{number} users have rows and are not in Redis, as if another sale used its key; \
@@ -176,7 +176,7 @@ impl Judge<'_> {
         if let Some(column) = &facts.unselected {
             has_row = format!("{has_row}; {column} of its row is not in rows.where");
         }
-        for user in &facts.missing {
+        for user in &facts.sets.missing {
             let (add, why) = if user.is_empty() {
                 (None, "its row names no user".to_owned())
             } else if facts.is_over {
@@ -196,7 +196,7 @@ impl Judge<'_> {
 
     /// Names surplus rows. Rows are never deleted, so they have no repair.
     fn rows(&mut self) {
-        for user in &self.facts.twice {
+        for user in &self.facts.sets.twice {
             self.found(Kind::DuplicateRow, user, "it has several rows", None);
         }
         let unnamed = self.facts.unnamed_surplus;
@@ -233,13 +233,13 @@ impl Judge<'_> {
     /// rows it is unclear whether they count.
     fn doubt_unclear_users(&mut self) {
         let facts = self.facts;
-        let is_strange = !facts.strange.is_empty();
+        let is_strange = !facts.sets.strange.is_empty();
         for it in &mut self.found {
             let doubt = match it.repair {
                 Some(Repair::Add(_)) if is_strange => Doubt::OtherForm,
                 Some(Repair::Add(_)) if facts.unselected.is_some() => Doubt::TakenBack,
-                Some(Repair::MoveCount(_)) if !facts.taken_back.is_empty() => Doubt::TakenBack,
-                Some(Repair::MoveCount(_)) if is_strange || !facts.unstorable.is_empty() => {
+                Some(Repair::MoveCount(_)) if !facts.sets.taken_back.is_empty() => Doubt::TakenBack,
+                Some(Repair::MoveCount(_)) if is_strange || !facts.sets.unstorable.is_empty() => {
                     Doubt::OtherForm
                 }
                 _ => continue,
@@ -255,9 +255,10 @@ impl Judge<'_> {
     fn doubt_few_in_both(&mut self) {
         let facts = self.facts;
         if !facts.is_disjoint {
-            let are_most = |users: &Vec<String>| users.len() as u64 > facts.in_both;
-            let are_others = are_most(&facts.unissued);
-            for it in self.found.iter_mut().filter(|_| are_most(&facts.missing)) {
+            let are_most = |users: usize| users as u64 > facts.in_both;
+            let are_others = are_most(facts.sets.unissued.len());
+            let are_most_missing = are_most(facts.sets.missing.len());
+            for it in self.found.iter_mut().filter(|_| are_most_missing) {
                 match it.repair {
                     Some(Repair::Add(_)) => it.doubts(Doubt::MostMissing),
                     Some(Repair::Insert(_, None)) if are_others => it.doubts(Doubt::MostMissing),
@@ -266,7 +267,7 @@ impl Judge<'_> {
             }
             return;
         }
-        let is_gone = facts.numbers.size == Some(0);
+        let is_gone = facts.now.size == Some(0);
         let doubt = if is_gone {
             Doubt::UsersGone
         } else {
@@ -283,7 +284,7 @@ impl Judge<'_> {
 
     /// A counter that counts users whose own repair waits for a confirmation waits, too.
     fn doubt_counter_of_doubted(&mut self) {
-        let counts_promises = self.taken() > self.facts.numbers.rows;
+        let counts_promises = self.taken() > self.facts.now.rows;
         let users = self.found.iter().filter(|it: &&Judged| match it.repair {
             Some(Repair::Add(_)) => true,
             Some(Repair::Insert(..)) => counts_promises,
@@ -335,8 +336,8 @@ impl Judge<'_> {
 
     /// Members who were promised a coupon, if a key names them.
     fn admitted(&self) -> Option<u64> {
-        let others = self.facts.refused.len() + self.facts.taken_back.len();
-        let members = self.facts.numbers.admitted(self.facts.means)?;
+        let others = self.facts.sets.refused.len() + self.facts.sets.taken_back.len();
+        let members = self.facts.now.admitted(self.facts.means)?;
         Some(members.saturating_sub(others as u64))
     }
 
@@ -426,9 +427,9 @@ impl Judge<'_> {
     /// The number of coupons given out even if no row of this pass is inserted.
     fn taken_before(&self) -> u64 {
         let facts = self.facts;
-        let missing = facts.missing.len() as u64;
+        let missing = facts.sets.missing.len() as u64;
         let members = self.admitted().map_or(0, |size| size + missing);
-        members.max(facts.numbers.rows)
+        members.max(facts.now.rows)
     }
 
     /// Names a sale key that contradicts the numbers. Before the first coupon is given out, the
@@ -466,7 +467,7 @@ impl Judge<'_> {
         let Some(means) = facts.count_means else {
             return;
         };
-        let seen = facts.numbers.count;
+        let seen = facts.now.count;
         let value = seen.unwrap_or_else(|| means.given(0, quantity));
         let count = means.given(value, quantity);
         // Whichever store their system writes first, by the second look it has counted what the
@@ -546,9 +547,9 @@ impl Judge<'_> {
         let facts = self.facts;
         let is_behind = behind > 0;
         let quantity = facts.quantity.cast_signed();
-        let rows = facts.numbers.rows.cast_signed();
+        let rows = facts.now.rows.cast_signed();
         let count = means.given(value, quantity);
-        if facts.numbers.count.is_none() {
+        if facts.now.count.is_none() {
             return Some(Doubt::CounterGone);
         }
         if !means.is_left() && is_behind && self.seems_to_count_down(value) {
@@ -576,8 +577,8 @@ impl Judge<'_> {
     fn seems_to_count_down(&self, value: i64) -> bool {
         let facts = self.facts;
         let quantity = facts.quantity.cast_signed();
-        let rows = facts.numbers.rows.cast_signed();
-        let has_fallen = facts.before.count > Some(value) && facts.before.rows < facts.numbers.rows;
+        let rows = facts.now.rows.cast_signed();
+        let has_fallen = facts.before.count > Some(value) && facts.before.rows < facts.now.rows;
         let on_their_way = (quantity - value - rows).abs();
         value < 0 || has_fallen || value > 0 && on_their_way <= 2 + quantity / 50
     }

@@ -170,7 +170,7 @@ impl Pass<'_> {
                         let judged = judge(&facts);
                         if judged.is_empty() {
                             self.learn(&target, &facts, &judged).await?;
-                            let report = drop_report(&target, &facts, judged, facts.numbers);
+                            let report = drop_report(&target, &facts, judged, facts.now);
                             run.drops.push(report);
                         } else {
                             suspects.push(suspect);
@@ -244,7 +244,7 @@ impl Pass<'_> {
         if target.campaign.quantity_sql.is_some() {
             let known = Known {
                 quantity: facts.quantity,
-                rows: Some(facts.numbers.rows),
+                rows: Some(facts.now.rows),
             };
             ours.remember_quantity(target.drop_id(), known).await?;
         }
@@ -284,7 +284,7 @@ impl Pass<'_> {
         facts.unselected.clone_from(&shape.unselected);
         let ours = self.attached.ours.as_ref();
         if let Some(ours) = ours {
-            if !facts.unissued.is_empty() || !facts.failed.is_empty() {
+            if !facts.sets.unissued.is_empty() || !facts.failed.is_empty() {
                 facts.added = ours.added_users(target.drop_id()).await?;
                 facts.failing = ours.failing_users(target.drop_id()).await?;
             }
@@ -311,13 +311,13 @@ impl Pass<'_> {
             let seen = LooksSaw {
                 stock: facts.stock,
                 name_users: facts.means.is_some(),
-                may_create: facts.numbers.size == Some(0),
+                may_create: facts.now.size == Some(0),
                 spelling,
                 odd: &odd,
             };
             ended = repair::apply(&mut reader, approved, seen, &self.stop).await;
         }
-        let mut after = facts.numbers;
+        let mut after = facts.now;
         if ended.is_ok()
             && judged
                 .iter()
@@ -495,7 +495,7 @@ fn drop_report(
         .iter()
         .filter(|it: &&Finding| it.kind == Kind::FailedClaim && it.result == Outcome::Applied)
         .count();
-    let before = numbers(facts.numbers, facts.failed.len() as u64);
+    let before = numbers(facts.now, facts.failed.len() as u64);
     let quantity = u32::try_from(facts.quantity).unwrap_or(u32::MAX);
     let is_repaired = findings.iter().all(|it| it.result == Outcome::Applied);
     DropReport {

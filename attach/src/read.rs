@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::condition::{Condition, Is};
 use crate::config::{Done, FailedTable, KeyType, Target, UsersKey, UsersMean};
-use crate::facts::{Facts, FailedEvent, NAMED, Numbers, StockColumn};
+use crate::facts::{Facts, FailedEvent, NAMED, Numbers, StockColumn, UserSets};
 use crate::forms::{Census, Members, Spelling};
 use crate::keys::Keys;
 use crate::shape::{Shape, TableShape};
@@ -31,20 +31,9 @@ pub struct Look {
     pub ended: Instant,
     pub quantity: u64,
     pub numbers: Numbers,
-    /// Members without a row, with their scores in a sorted set.
-    unissued: BTreeMap<String, Option<f64>>,
-    /// Those of them that are written otherwise than most programs write.
+    sets: UserSets,
+    /// Members without a row who are written otherwise than most programs write.
     pub odd: BTreeMap<String, Vec<u8>>,
-    /// Members that MySQL compares as equal to another member, who has a row.
-    aliases: BTreeSet<String>,
-    /// Members without a row for whom a failed event records a refusal.
-    refused: BTreeSet<String>,
-    /// Members in another form than the file says.
-    strange: BTreeSet<String>,
-    /// Members without a row whom the column of users cannot hold.
-    unstorable: BTreeSet<String>,
-    /// Members whose row has another value of a column of `where`, such as a status.
-    taken_back: BTreeSet<String>,
     /// How most members are written.
     pub spelling: Spelling,
     /// No user is a member and has a row.
@@ -54,12 +43,19 @@ pub struct Look {
     stock: Option<StockColumn>,
     /// Whether their Redis says that something is left.
     sale: Option<bool>,
-    /// Users with a row who are not members.
-    missing: BTreeSet<String>,
-    twice: BTreeSet<String>,
     failed: Vec<FailedEvent>,
     /// Users of the last rows beyond the quantity.
     surplus: Vec<String>,
+}
+
+/// The numbers that move while coupons are being sold. All others also move with users who are
+/// refused: they draw tickets, even below 0, and are noted as applied.
+#[derive(PartialEq)]
+struct Sold {
+    quantity: u64,
+    count: Option<i64>,
+    admitted: Option<u64>,
+    rows: u64,
 }
 
 /// Reads and repairs one target.
@@ -82,6 +78,19 @@ const MEMBER: u8 = 1;
 const ROW: u8 = 2;
 
 impl Seen {
+    /// Has room for this many users.
+    fn expecting(users: u64) -> Self {
+        let mut seen = Self::default();
+        seen.flags
+            .reserve(usize::try_from(users).unwrap_or_default());
+        seen
+    }
+
+    /// Returns the number of users about whom exactly this was noted.
+    fn number_of(&self, flags: u8) -> u64 {
+        self.flags.values().filter(|it| **it == flags).count() as u64
+    }
+
     fn hash(&self, user: &[u8]) -> [u8; 7] {
         let [hash @ .., _] = self.state.hash_one(user).to_le_bytes();
         hash
@@ -234,48 +243,30 @@ impl<'a> Reader<'a> {
     }
 
     pub async fn read_all(&mut self) -> Answer<Look> {
-        let mut look = Look {
-            ended: Instant::now(),
-            quantity: self.quantity().await?,
-            numbers: self.numbers().await?,
-            unissued: BTreeMap::new(),
-            odd: BTreeMap::new(),
-            aliases: BTreeSet::new(),
-            refused: BTreeSet::new(),
-            strange: BTreeSet::new(),
-            unstorable: BTreeSet::new(),
-            taken_back: BTreeSet::new(),
-            spelling: Spelling::Plain,
-            is_disjoint: false,
-            in_both: 0,
-            stock: None,
-            sale: None,
-            missing: BTreeSet::new(),
-            twice: BTreeSet::new(),
-            failed: self.failed().await?,
-            surplus: Vec::new(),
+        let quantity = self.quantity().await?;
+        let numbers = self.numbers().await?;
+        let mut failed = self.failed().await?;
+        let stock = self.stock(quantity, numbers.rows).await?;
+        let sale = match &self.target.campaign.sale {
+            Some(sale) => Some(self.keys.is_on_sale(sale, &self.target).await?),
+            None => None,
         };
-        look.stock = self.stock(look.quantity, look.numbers.rows).await?;
-        if let Some(sale) = &self.target.campaign.sale {
-            look.sale = Some(self.keys.is_on_sale(sale, &self.target).await?);
-        }
         let users = self.users().await?;
-        let mut seen = Seen::default();
-        let expected = look.numbers.size.unwrap_or_default().max(look.numbers.rows);
-        seen.flags
-            .reserve(usize::try_from(expected).unwrap_or_default());
+        let mut seen = Seen::expecting(numbers.size.unwrap_or_default().max(numbers.rows));
+        let mut sets = UserSets::default();
+        let mut spelling = Spelling::Plain;
         if let Some(users) = &users {
             let census = self.note_members(users, &mut seen).await?;
-            look.spelling = census.majority(&users.members);
+            spelling = census.majority(&users.members);
             let strange = census
                 .strange(&users.members, &users.of.key)
                 .map_err(AttachError::Misfit)?;
             if users.of.means == UsersMean::Admitted {
-                look.strange.extend(strange);
+                sets.strange = strange.into_iter().collect();
             }
         }
-        self.rows(users.is_some(), &mut seen, &mut look).await?;
-        for event in &mut look.failed {
+        self.rows(users.is_some(), &mut seen, &mut sets).await?;
+        for event in &mut failed {
             let flags = seen.flags(event.user.as_bytes());
             event.has_row = flags & ROW != 0;
             // `Some(false)` also after the key has expired: then nothing shows whom their system
@@ -283,42 +274,55 @@ impl<'a> Reader<'a> {
             let has_key = self.target.campaign.users.is_some();
             event.is_member = has_key.then_some(flags & MEMBER != 0);
         }
-        let in_both = seen.flags.values().filter(|it| **it == MEMBER | ROW);
-        look.in_both = in_both.count() as u64;
-        look.is_disjoint = users.is_some() && !seen.flags.is_empty() && look.in_both == 0;
+        let in_both = seen.number_of(MEMBER | ROW);
+        let mut is_disjoint = users.is_some() && !seen.flags.is_empty() && in_both == 0;
+        let mut odd = BTreeMap::new();
         if let Some(users) = users
-            && (users.of.means == UsersMean::Admitted || !look.missing.is_empty())
-            && seen.flags.values().any(|flags| *flags == MEMBER)
+            && (users.of.means == UsersMean::Admitted || !sets.missing.is_empty())
+            && seen.number_of(MEMBER) > 0
         {
-            self.name_unissued(&users, &seen, &mut look).await?;
-            self.match_spellings(&mut look).await?;
-            self.leave_out_refused(&mut look).await?;
-            self.leave_out_taken_back(&mut look).await?;
-            look.leave_out_unstorable(&self.shape.rows);
-            if users.of.means == UsersMean::Applied {
-                look.unissued.clear();
-                look.aliases.clear();
-                look.unstorable.clear();
-                look.refused.clear();
-                look.taken_back.clear();
-            }
+            odd = self.name_unissued(&users, &seen, &mut sets).await?;
+            let is_matched = self.match_spellings(&mut sets).await?;
+            is_disjoint &= !is_matched;
+            self.leave_out_refused(&mut sets).await?;
+            self.leave_out_taken_back(&mut sets).await?;
+            leave_out_unstorable(&mut sets, &self.shape.rows);
+            sets = match users.of.means {
+                UsersMean::Admitted => sets,
+                UsersMean::Applied => sets.of_rows(),
+            };
         }
-        self.match_missing(&mut look).await?;
-        let surplus = look.surplus_rows().min(NAMED as u64);
-        if self.shape.has_order {
-            look.surplus = self.last_rows(surplus).await?;
-        }
-        look.ended = Instant::now();
-        Ok(look)
+        self.match_missing(&mut sets).await?;
+        let surplus = if self.shape.has_order {
+            let surplus_rows = numbers.rows.saturating_sub(quantity);
+            self.last_rows(surplus_rows.min(NAMED as u64)).await?
+        } else {
+            Vec::new()
+        };
+        Ok(Look {
+            ended: Instant::now(),
+            quantity,
+            numbers,
+            sets,
+            odd,
+            spelling,
+            is_disjoint,
+            in_both,
+            stock,
+            sale,
+            failed,
+            surplus,
+        })
     }
 
     /// Matches users whom MySQL compares as equal although Redis and the row spell them
-    /// differently, such as `Kim` and `kim`. They are one user for their system, too.
-    async fn match_spellings(&mut self, look: &mut Look) -> Answer<()> {
-        let names: Vec<String> = look.unissued.keys().cloned().collect();
+    /// differently, such as `Kim` and `kim`. They are one user for their system, too. Returns whether
+    /// any was left out for that, or because the column cannot hold it.
+    async fn match_spellings(&mut self, sets: &mut UserSets) -> Answer<bool> {
+        let names: Vec<String> = sets.unissued.keys().cloned().collect();
         for names in names.chunks(NAMES) {
             let all_known = match self.spellings(names).await {
-                Ok(rows) => rows.iter().all(|row| look.unissued.contains_key(row)),
+                Ok(rows) => rows.iter().all(|row| sets.unissued.contains_key(row)),
                 // One of them is beyond the character set of the column.
                 Err(AttachError::Refused { .. }) => false,
                 Err(error) => return Err(error),
@@ -327,30 +331,29 @@ impl<'a> Reader<'a> {
                 continue;
             }
             for name in names {
-                self.match_spelling(name, look).await?;
+                self.match_spelling(name, sets).await?;
             }
         }
-        look.is_disjoint &= look.aliases.is_empty() && names.len() == look.unissued.len();
-        Ok(())
+        Ok(sets.unissued.len() < names.len())
     }
 
-    async fn match_spelling(&mut self, name: &String, look: &mut Look) -> Answer<()> {
+    async fn match_spelling(&mut self, name: &String, sets: &mut UserSets) -> Answer<()> {
         let rows = match self.spellings(std::slice::from_ref(name)).await {
             Ok(rows) if rows.is_empty() => return Ok(()),
             Ok(rows) => rows,
             Err(AttachError::Refused { .. }) => {
-                look.unissued.remove(name);
-                look.unstorable.insert(name.clone());
+                sets.unissued.remove(name);
+                sets.unstorable.insert(name.clone());
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        look.unissued.remove(name);
+        sets.unissued.remove(name);
         let is_matched = rows
             .iter()
-            .any(|row| row == name || look.missing.remove(row));
+            .any(|row| row == name || sets.missing.remove(row));
         if !is_matched {
-            look.aliases.insert(name.clone());
+            sets.aliases.insert(name.clone());
         }
         Ok(())
     }
@@ -403,18 +406,18 @@ impl<'a> Reader<'a> {
 
     /// Users with a row whom MySQL compares as equal are one user with several rows. The spelling
     /// that is a member, or else the first, stands for all.
-    async fn match_missing(&mut self, look: &mut Look) -> Answer<()> {
-        let names: Vec<String> = look.missing.iter().cloned().collect();
+    async fn match_missing(&mut self, sets: &mut UserSets) -> Answer<()> {
+        let names: Vec<String> = sets.missing.iter().cloned().collect();
         let user = quoted(&self.target.campaign.rows.user);
         let several = format!("GROUP BY {user} HAVING COUNT(DISTINCT CAST({user} AS BINARY)) > 1");
         for names in names.chunks(NAMES) {
             let of = self.of_rows();
             for name in self.users_among(names, of, &several).await? {
                 let all: BTreeSet<String> = self.spellings(&[name]).await?.into_iter().collect();
-                let has_member = !all.is_subset(&look.missing);
+                let has_member = !all.is_subset(&sets.missing);
                 for other in all.into_iter().skip(usize::from(!has_member)) {
-                    if look.missing.remove(&other) {
-                        look.twice.insert(other);
+                    if sets.missing.remove(&other) {
+                        sets.twice.insert(other);
                     }
                 }
             }
@@ -434,15 +437,15 @@ impl<'a> Reader<'a> {
     }
 
     /// Leaves out users who have a row of another state: a coupon that was taken back.
-    async fn leave_out_taken_back(&mut self, look: &mut Look) -> Answer<()> {
+    async fn leave_out_taken_back(&mut self, sets: &mut UserSets) -> Answer<()> {
         let Some(of) = self.of_any_state() else {
             return Ok(());
         };
-        let names: Vec<String> = look.unissued.keys().cloned().collect();
+        let names: Vec<String> = sets.unissued.keys().cloned().collect();
         for names in names.chunks(NAMES) {
             for user in self.users_among(names, of.clone(), "").await? {
-                if look.unissued.remove(&user).is_some() {
-                    look.taken_back.insert(user);
+                if sets.unissued.remove(&user).is_some() {
+                    sets.taken_back.insert(user);
                 }
             }
         }
@@ -450,7 +453,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads all rows, and names users who are not members and users with two rows.
-    async fn rows(&mut self, has_users: bool, seen: &mut Seen, look: &mut Look) -> Answer<()> {
+    async fn rows(&mut self, has_users: bool, seen: &mut Seen, sets: &mut UserSets) -> Answer<()> {
         let rows = &self.target.campaign.rows;
         let shape = &self.shape.rows;
         let mut last = Vec::new();
@@ -462,9 +465,9 @@ impl<'a> Reader<'a> {
                 last = key;
                 let before = seen.note(user.as_bytes(), ROW);
                 let names = if before & ROW != 0 {
-                    &mut look.twice
+                    &mut sets.twice
                 } else if has_users && before & MEMBER == 0 {
-                    &mut look.missing
+                    &mut sets.missing
                 } else {
                     continue;
                 };
@@ -520,13 +523,16 @@ impl<'a> Reader<'a> {
         Ok(census)
     }
 
+    /// Names the members without a row. Returns those that are written otherwise than most programs
+    /// write.
     async fn name_unissued(
         &mut self,
         users: &Users<'_>,
         seen: &Seen,
-        look: &mut Look,
-    ) -> Answer<()> {
+        sets: &mut UserSets,
+    ) -> Answer<BTreeMap<String, Vec<u8>>> {
         let is_hash = users.of.kind == KeyType::Hash;
+        let mut odd = BTreeMap::new();
         let each = |member: Vec<u8>, value: Option<Vec<u8>>| {
             if users.excepted.contains(&member) {
                 return;
@@ -534,28 +540,29 @@ impl<'a> Reader<'a> {
             let Some((user, _)) = users.members.decode(&member) else {
                 return;
             };
-            if seen.flags(user.as_bytes()) & ROW != 0 || look.unissued.len() >= NAMED {
+            if seen.flags(user.as_bytes()) & ROW != 0 || sets.unissued.len() >= NAMED {
                 return;
             }
             if !users.members.all(&user).contains(&member) {
-                look.odd.insert(user.clone(), member);
+                odd.insert(user.clone(), member);
             }
-            look.unissued
+            sets.unissued
                 .insert(user, score(value.filter(|_| !is_hash)));
         };
-        self.keys.scan(users.of.kind, &users.key, each).await
+        self.keys.scan(users.of.kind, &users.key, each).await?;
+        Ok(odd)
     }
 
     /// Leaves out users for whom a failed event records a refusal: their system may add a user to
     /// Redis before it refuses.
-    async fn leave_out_refused(&mut self, look: &mut Look) -> Answer<()> {
+    async fn leave_out_refused(&mut self, sets: &mut UserSets) -> Answer<()> {
         let (Some(failed), Some(shape)) = (&self.target.campaign.failed, &self.shape.failed) else {
             return Ok(());
         };
         let Some(refused) = refused(failed, shape, &self.target) else {
             return Ok(());
         };
-        let names: Vec<String> = look.unissued.keys().cloned().collect();
+        let names: Vec<String> = sets.unissued.keys().cloned().collect();
         let mut chunks: Vec<&[String]> = names.chunks(NAMES).collect();
         while let Some(names) = chunks.pop() {
             let values: Vec<Value> = names.iter().filter_map(|it| shape.like(it)).collect();
@@ -581,8 +588,8 @@ impl<'a> Reader<'a> {
             };
             for row in rows {
                 let user = shape.user_of(&row, 0);
-                if look.unissued.remove(&user).is_some() {
-                    look.refused.insert(user);
+                if sets.unissued.remove(&user).is_some() {
+                    sets.refused.insert(user);
                 }
             }
         }
@@ -678,58 +685,41 @@ impl Look {
         self.numbers.rows.saturating_sub(self.quantity)
     }
 
-    /// Leaves out members that the column cannot hold as they are written, such as a placeholder
-    /// among numbers: they must not take a coupon from others.
-    fn leave_out_unstorable(&mut self, shape: &TableShape) {
-        let unstorable = &mut self.unstorable;
-        self.unissued.retain(|user, _| {
-            let can_have_row = shape.user(user).is_some();
-            if !can_have_row {
-                unstorable.insert(user.clone());
-            }
-            can_have_row
-        });
+    fn sold(&self, means: Option<UsersMean>) -> Sold {
+        let most = self.quantity.cast_signed();
+        Sold {
+            quantity: self.quantity,
+            count: self.numbers.count.map(|count| count.clamp(0, most)),
+            admitted: self.numbers.admitted(means),
+            rows: self.numbers.rows,
+        }
     }
 
     /// Returns what both looks saw.
-    pub fn and(&self, mut second: Self, target: &Target<'_>) -> Facts {
+    pub fn and(&self, second: Self, target: &Target<'_>) -> Facts {
         let campaign = target.campaign;
         let users = campaign.users.as_ref();
         let means = users.map(|users| users.means);
-        // Everything else also moves with users who are refused: they draw tickets, even below 0,
-        // and are noted as applied.
-        let of_sale = |Self {
-                           quantity, numbers, ..
-                       }: &Self| {
-            let most = quantity.cast_signed();
-            let count = numbers.count.map(|count| count.clamp(0, most));
-            (*quantity, count, numbers.admitted(means), numbers.rows)
-        };
-        let is_selling = of_sale(self) != of_sale(&second);
+        let is_selling = self.sold(means) != second.sold(means);
+        let surplus_rows = self.surplus_rows().min(second.surplus_rows());
         let member = text_around(&second);
-        let stock = second.stock.filter(|it| self.stock == Some(*it));
-        second.surplus.retain(|_| !self.surplus.is_empty());
-        let surplus = self.surplus_rows().min(second.surplus_rows());
-        let unnamed_surplus = if second.surplus.is_empty() {
-            surplus
+        let sets = second.sets.both(&self.sets);
+        let in_flight = self.sets.unissued.len() - sets.unissued.len();
+        let surplus = if self.surplus.is_empty() {
+            Vec::new()
         } else {
-            0
+            second.surplus
         };
-        second
-            .unissued
-            .retain(|user, _| self.unissued.contains_key(user));
         // `Value` has no order, but prints in one way only.
         let event = |event: &FailedEvent| format!("{:?} {}", event.key, event.user);
         let known: BTreeSet<String> = self.failed.iter().map(event).collect();
-        second.failed.retain(|it| known.contains(&event(it)));
-        let in_flight = self.unissued.len().saturating_sub(second.unissued.len());
-        let mut unissued: Vec<_> = second.unissued.into_iter().collect();
-        // Stable: without scores, by name.
-        unissued.sort_by(|a, b| a.1.unwrap_or_default().total_cmp(&b.1.unwrap_or_default()));
+        let mut failed = second.failed;
+        failed.retain(|it| known.contains(&event(it)));
         Facts {
             quantity: second.quantity,
             before: self.numbers,
-            numbers: second.numbers,
+            now: second.numbers,
+            sets,
             is_selling,
             is_disjoint: second.is_disjoint,
             member,
@@ -739,26 +729,31 @@ impl Look {
             count_means: campaign.count.as_ref().map(|count| count.means),
             is_quantity_settled: campaign.quantity_sql.is_some(),
             in_both: self.in_both.min(second.in_both),
-            stock,
+            stock: second.stock.filter(|it| self.stock == Some(*it)),
             sale: second.sale.filter(|it| self.sale == Some(*it)),
-            failed: second.failed,
-            unissued: unissued.into_iter().map(|(user, _)| user).collect(),
-            aliases: both(second.aliases, &self.aliases),
-            refused: both(second.refused, &self.refused),
-            strange: both(second.strange, &self.strange),
-            unstorable: both(second.unstorable, &self.unstorable),
-            taken_back: both(second.taken_back, &self.taken_back),
-            unselected: None,
-            missing: both(second.missing, &self.missing),
-            twice: both(second.twice, &self.twice),
-            surplus: second.surplus,
-            unnamed_surplus,
-            failing: HashSet::new(),
+            failed,
+            unnamed_surplus: if surplus.is_empty() { surplus_rows } else { 0 },
+            surplus,
             in_flight: in_flight as u64,
+            unselected: None,
+            failing: HashSet::new(),
             may_double: false,
             added: HashSet::new(),
         }
     }
+}
+
+/// Leaves out members that the column cannot hold as they are written, such as a placeholder among
+/// numbers: they must not take a coupon from others.
+fn leave_out_unstorable(sets: &mut UserSets, shape: &TableShape) {
+    let unstorable = &mut sets.unstorable;
+    sets.unissued.retain(|user, _| {
+        let can_have_row = shape.user(user).is_some();
+        if !can_have_row {
+            unstorable.insert(user.clone());
+        }
+        can_have_row
+    });
 }
 
 /// Returns the text around ids with which most members would be users who have rows, such as
@@ -767,8 +762,9 @@ fn text_around(look: &Look) -> Option<String> {
     if !look.is_disjoint {
         return None;
     }
-    let members: Vec<&String> = look.unissued.keys().take(TRIED).collect();
-    for user in look.missing.iter().filter(|it| !it.is_empty()).take(TRIED) {
+    let members: Vec<&String> = look.sets.unissued.keys().take(TRIED).collect();
+    let users = look.sets.missing.iter().filter(|it| !it.is_empty());
+    for user in users.take(TRIED) {
         for member in &members {
             let Some((before, after)) = member.split_once(user.as_str()) else {
                 continue;
@@ -784,8 +780,3 @@ fn text_around(look: &Look) -> Option<String> {
 
 /// Number of members, and of users, from which the text around an id is guessed.
 const TRIED: usize = 100;
-
-fn both(second: BTreeSet<String>, first: &BTreeSet<String>) -> Vec<String> {
-    let both = second.into_iter().filter(|it| first.contains(it));
-    both.collect()
-}

@@ -1,7 +1,7 @@
 //! Cases of the pure judge: unclear differences ask for a confirmation, and clear ones do not.
 
 use firstcome_attach::config::{CountMeans, UsersMean};
-use firstcome_attach::facts::{Facts, FailedEvent, Numbers};
+use firstcome_attach::facts::{Facts, FailedEvent, Numbers, UserSets};
 use firstcome_attach::judge::{Judged, Repair, judge};
 use firstcome_shared::report::Doubt;
 
@@ -15,7 +15,7 @@ fn facts(means: CountMeans, size: u64, count: i64, rows: u64) -> Facts {
     Facts {
         quantity: 100,
         before: numbers,
-        numbers,
+        now: numbers,
         means: Some(UsersMean::Admitted),
         count_means: Some(means),
         is_quantity_settled: true,
@@ -24,8 +24,29 @@ fn facts(means: CountMeans, size: u64, count: i64, rows: u64) -> Facts {
     }
 }
 
-fn names(range: std::ops::Range<u32>) -> Vec<String> {
+fn names<C: FromIterator<String>>(range: std::ops::Range<u32>) -> C {
     range.map(|number| number.to_string()).collect()
+}
+
+fn missing(range: std::ops::Range<u32>) -> UserSets {
+    UserSets {
+        missing: names(range),
+        ..UserSets::default()
+    }
+}
+
+fn unissued(range: std::ops::Range<u32>) -> UserSets {
+    UserSets {
+        unissued: range.map(|number| (number.to_string(), None)).collect(),
+        ..UserSets::default()
+    }
+}
+
+fn taken_back() -> UserSets {
+    UserSets {
+        taken_back: names(0..1),
+        ..UserSets::default()
+    }
 }
 
 fn word(it: &Judged) -> String {
@@ -61,14 +82,14 @@ fn row_with_a_status_that_where_does_not_name_needs_confirmation() {
     let unselected = Some("status".to_owned());
     let refunded = Facts {
         unselected,
-        missing: names(0..1),
+        sets: missing(0..1),
         in_both: 99,
         ..facts(ISSUED, 99, 99, 100)
     };
     let expected = ["0 add taken_back", "- 1 taken_back"];
     assert_eq!(told(&refunded), expected);
     let member = Facts {
-        missing: Vec::new(),
+        sets: UserSets::default(),
         ..refunded.clone()
     };
     assert_eq!(told(&member), ["- 1 taken_back"]);
@@ -86,19 +107,18 @@ fn row_with_a_status_that_where_does_not_name_needs_confirmation() {
 
 #[test]
 fn member_whose_row_was_taken_back_gets_no_row_and_moves_no_counter_unconfirmed() {
-    let taken_back = names(0..1);
     let sold_out = Facts {
-        taken_back,
+        sets: taken_back(),
         ..facts(LEFT, 101, 0, 100)
     };
     assert_eq!(told(&sold_out), ["0 report"]);
     let with_stock = Facts {
-        taken_back: names(0..1),
+        sets: taken_back(),
         ..facts(LEFT, 100, 1, 99)
     };
     assert_eq!(told(&with_stock), ["0 report"], "its stock came back");
     let without = Facts {
-        taken_back: names(0..1),
+        sets: taken_back(),
         ..facts(LEFT, 50, 50, 49)
     };
     assert_eq!(told(&without), ["0 report", "- 1 taken_back"]);
@@ -107,7 +127,7 @@ fn member_whose_row_was_taken_back_gets_no_row_and_moves_no_counter_unconfirmed(
 #[test]
 fn counter_waits_with_the_users_whom_it_counts() {
     let held = Facts {
-        unissued: names(0..1),
+        sets: unissued(0..1),
         may_double: true,
         ..facts(ISSUED, 41, 40, 40)
     };
@@ -115,12 +135,12 @@ fn counter_waits_with_the_users_whom_it_counts() {
     assert_eq!(told(&held), expected);
     let by_rows = Facts {
         means: Some(UsersMean::Applied),
-        unissued: Vec::new(),
+        sets: UserSets::default(),
         ..held
     };
     let by_rows = Facts {
-        numbers: facts(ISSUED, 70, 39, 40).numbers,
-        before: facts(ISSUED, 70, 39, 40).numbers,
+        now: facts(ISSUED, 70, 39, 40).now,
+        before: facts(ISSUED, 70, 39, 40).now,
         ..by_rows
     };
     assert_eq!(told(&by_rows), ["- 1"]);
@@ -130,8 +150,10 @@ fn counter_waits_with_the_users_whom_it_counts() {
 #[test]
 fn key_of_another_sale_needs_confirmation_and_a_consumer_that_stood_does_not() {
     let next = Facts {
-        missing: names(100..158),
-        unissued: names(0..28),
+        sets: UserSets {
+            missing: names(100..158),
+            ..unissued(0..28)
+        },
         in_both: 2,
         count_means: None,
         ..facts(ISSUED, 30, 0, 60)
@@ -152,12 +174,15 @@ fn key_of_another_sale_needs_confirmation_and_a_consumer_that_stood_does_not() {
     assert!(why.contains("58 users have rows"), "{why}");
     // Its key was lost, and the first users came back.
     let lost = Facts {
-        unissued: names(0..1),
+        sets: UserSets {
+            missing: names(100..158),
+            ..unissued(0..1)
+        },
         ..next.clone()
     };
     assert_eq!(told(&lost)[0], "0 insert");
     let outage = Facts {
-        missing: Vec::new(),
+        sets: unissued(0..28),
         ..next
     };
     let outage = told(&outage);
@@ -167,7 +192,10 @@ fn key_of_another_sale_needs_confirmation_and_a_consumer_that_stood_does_not() {
 #[test]
 fn member_that_cannot_have_a_row_moves_no_counter_unconfirmed() {
     let placeholder = Facts {
-        unstorable: vec!["init".to_owned()],
+        sets: UserSets {
+            unstorable: ["init".to_owned()].into(),
+            ..UserSets::default()
+        },
         ..facts(ISSUED, 21, 20, 20)
     };
     let expected = ["init report", "- 1 other_form"];
@@ -177,8 +205,8 @@ fn member_that_cannot_have_a_row_moves_no_counter_unconfirmed() {
 #[test]
 fn user_whose_row_is_refused_takes_no_room_and_holds_no_counter() {
     let refused = Facts {
-        unissued: names(0..2),
-        failing: names(0..1).into_iter().collect(),
+        sets: unissued(0..2),
+        failing: names(0..1),
         is_ordered: true,
         ..facts(ISSUED, 101, 99, 99)
     };
@@ -204,7 +232,7 @@ fn user_whose_row_is_refused_takes_no_room_and_holds_no_counter() {
 fn rows_beyond_the_quantity_name_no_user_if_their_order_is_unknown() {
     let surplus = Facts {
         unnamed_surplus: 3,
-        missing: names(0..1),
+        sets: missing(0..1),
         count_means: None,
         ..facts(ISSUED, 102, 0, 103)
     };

@@ -1,7 +1,7 @@
 //! Properties of the pure judge.
 
 use firstcome_attach::config::{CountMeans, UsersMean};
-use firstcome_attach::facts::{Facts, Numbers};
+use firstcome_attach::facts::{Facts, Numbers, UserSets};
 use firstcome_attach::judge::{Judged, Repair, judge};
 use firstcome_attach::keys::MoveCount;
 use proptest::prelude::*;
@@ -22,7 +22,7 @@ fn facts() -> impl Strategy<Value = Facts> {
         None,
     ]);
     let is_exact = any::<bool>();
-    let missing = prop::collection::vec("[a-c]", 0..3);
+    let missing = prop::collection::btree_set("[a-c]", 0..3);
     let all = (
         1..25_u64,
         numbers(),
@@ -37,7 +37,7 @@ fn facts() -> impl Strategy<Value = Facts> {
             Facts {
                 quantity,
                 before: if is_at_rest { now } else { before },
-                numbers: now,
+                now,
                 is_selling,
                 is_over,
                 means,
@@ -48,7 +48,10 @@ fn facts() -> impl Strategy<Value = Facts> {
                 }),
                 // Otherwise each repair of a counter of coupons left asks whether stock was added.
                 is_quantity_settled: true,
-                missing,
+                sets: UserSets {
+                    missing,
+                    ..UserSets::default()
+                },
                 ..Facts::default()
             }
         },
@@ -64,7 +67,7 @@ fn mirrored(facts: &Facts) -> Facts {
     };
     Facts {
         before: mirror(facts.before),
-        numbers: mirror(facts.numbers),
+        now: mirror(facts.now),
         count_means: facts.count_means.map(|means| match means {
             CountMeans::Issued | CountMeans::Left => CountMeans::Left,
             CountMeans::Tickets | CountMeans::LeftTickets => CountMeans::LeftTickets,
@@ -112,12 +115,12 @@ proptest! {
                 continue;
             };
             prop_assert!(!facts.is_over);
-            prop_assert_eq!(to.seen, facts.numbers.count);
-            prop_assert!(facts.is_selling || facts.before.count == facts.numbers.count);
+            prop_assert_eq!(to.seen, facts.now.count);
+            prop_assert!(facts.is_selling || facts.before.count == facts.now.count);
             // While coupons are being sold, the counter is only raised.
             let after = to.seen.unwrap_or_default() + to.by;
-            let taken = facts.numbers.rows.max(facts.numbers.admitted(facts.means).unwrap_or_default());
-            let most = taken + facts.missing.len() as u64;
+            let taken = facts.now.rows.max(facts.now.admitted(facts.means).unwrap_or_default());
+            let most = taken + facts.sets.missing.len() as u64;
             prop_assert!(after <= most.cast_signed(), "{after} of {most}");
             prop_assert!(!facts.is_selling || to.by > 0 || to.seen.is_none());
         }

@@ -1,7 +1,9 @@
 //! Tables for the pure judge: facts, and what follows from them.
 
+use std::collections::BTreeMap;
+
 use firstcome_attach::config::{CountMeans, UsersMean};
-use firstcome_attach::facts::{Facts, FailedEvent, Numbers, StockColumn};
+use firstcome_attach::facts::{Facts, FailedEvent, Numbers, StockColumn, UserSets};
 use firstcome_attach::judge::{Judged, Repair, judge};
 use firstcome_attach::keys::MoveCount;
 use mysql_async::Value;
@@ -13,15 +15,21 @@ fn facts(size: u64, count: i64, rows: u64) -> Facts {
     Facts {
         quantity: 10,
         before: numbers,
-        numbers,
+        now: numbers,
         means: Some(UsersMean::Admitted),
         count_means: Some(CountMeans::Tickets),
         ..Facts::default()
     }
 }
 
-fn names(text: &str) -> Vec<String> {
+fn names<C: FromIterator<String>>(text: &str) -> C {
     text.split(' ').map(str::to_owned).collect()
+}
+
+fn unissued(text: &str) -> BTreeMap<String, Option<f64>> {
+    text.split(' ')
+        .map(|user| (user.to_owned(), None))
+        .collect()
 }
 
 /// The differences in short: `kind user repair`, with a question mark if it needs a confirmation.
@@ -49,7 +57,10 @@ fn users_get_rows_in_their_order_up_to_the_quantity_and_no_row_is_deleted() {
     assert_eq!(short(&facts(8, 8, 8)), "");
     assert_eq!(short(&facts(10, 4_711, 10)), "", "everybody increments it");
     let resting = Facts {
-        unissued: names("a b c"),
+        sets: UserSets {
+            unissued: unissued("a b c"),
+            ..UserSets::default()
+        },
         ..facts(11, 11, 8)
     };
     let expected = "unissued a insert, unissued b insert, over_admitted c report";
@@ -67,16 +78,18 @@ fn users_get_rows_in_their_order_up_to_the_quantity_and_no_row_is_deleted() {
     let expected = "unissued a waits, unissued b waits, unissued c waits";
     assert_eq!(short(&selling), expected, "others are on the way");
     let all_fit = Facts {
-        numbers: facts(10, 11, 7).numbers,
+        now: facts(10, 11, 7).now,
         ..selling
     };
     assert!(!short(&all_fit).contains("waits"));
-    let (twice, surplus, missing) = (names("a"), names("z y"), names("z"));
     let broken = Facts {
         quantity: 3,
-        twice,
-        surplus,
-        missing,
+        sets: UserSets {
+            twice: names("a"),
+            missing: names("z"),
+            ..UserSets::default()
+        },
+        surplus: names("z y"),
         ..facts(3, 3, 5)
     };
     let expected = "missing_admission z report, duplicate_row a report, over_issued z report, \
@@ -106,7 +119,10 @@ fn failed_events_are_reissued_closed_or_left() {
     let failed = failed.map(event).to_vec();
     let known = Facts {
         failed,
-        unissued: names("c"),
+        sets: UserSets {
+            unissued: unissued("c"),
+            ..UserSets::default()
+        },
         ..facts(9, 11, 9)
     };
     let expected = ["a close", "b report", "c reissue", "d report", "c waits"];
@@ -117,12 +133,12 @@ fn failed_events_are_reissued_closed_or_left() {
         .to_vec();
     let numbers = Numbers {
         size: None,
-        ..facts(9, 10, 9).numbers
+        ..facts(9, 10, 9).now
     };
     let unnamed = Facts {
         failed,
         means: None,
-        numbers,
+        now: numbers,
         ..facts(9, 10, 9)
     };
     let expected = "failed_claim b reissue, failed_claim c report";
@@ -160,7 +176,7 @@ fn counter_is_judged_by_its_meaning_and_while_it_moves_it_is_only_raised() {
             count_means,
             means: users.0,
             before: numbers,
-            numbers,
+            now: numbers,
             ..facts(0, 0, 0)
         };
         assert_eq!(short(&resting), expected, "{case}");
@@ -194,11 +210,11 @@ fn counter_behind_its_value_at_the_first_look_is_raised_while_it_moves() {
     ] {
         let mut selling = Facts {
             is_selling: true,
-            before: facts(8, 8, 7).numbers,
+            before: facts(8, 8, 7).now,
             count_means: Some(means),
             ..facts(9, 0, 8)
         };
-        selling.numbers.count = count;
+        selling.now.count = count;
         assert_eq!(short(&selling), expected, "{means:?} {count:?}");
     }
 }
@@ -208,8 +224,11 @@ fn counter_behind_its_value_at_the_first_look_is_raised_while_it_moves() {
 fn difference_that_a_wrong_file_or_name_may_cause_needs_a_confirmation() {
     let disjoint = Facts {
         is_disjoint: true,
-        unissued: names("user:1 user:2"),
-        missing: names("1 2"),
+        sets: UserSets {
+            unissued: unissued("user:1 user:2"),
+            missing: names("1 2"),
+            ..UserSets::default()
+        },
         ..facts(2, 2, 2)
     };
     let expected = "unissued user:1 insert?, unissued user:2 insert?, missing_admission 1 add?, \
@@ -222,9 +241,12 @@ fn difference_that_a_wrong_file_or_name_may_cause_needs_a_confirmation() {
         is_member: None,
     };
     let unnamed = Facts {
-        unissued: vec![String::new()],
-        missing: vec![String::new()],
-        aliases: names("kim"),
+        sets: UserSets {
+            unissued: unissued(""),
+            missing: names(""),
+            aliases: names("kim"),
+            ..UserSets::default()
+        },
         failed: vec![event],
         ..facts(3, 4, 3)
     };
@@ -253,20 +275,37 @@ fn column_and_sale_that_differ_are_named_while_they_are_sold() {
 #[test]
 fn writes_to_redis_need_a_confirmation_if_members_have_another_form() {
     let strange = Facts {
-        missing: names("a"),
-        strange: names("x"),
+        sets: UserSets {
+            missing: names("a"),
+            strange: names("x"),
+            ..UserSets::default()
+        },
         ..facts(5, 4, 6)
     };
     let expected = "unissued x report, missing_admission a add?, count_mismatch - 6?";
     assert_eq!(short(&strange), expected);
 }
 
+#[test]
+fn members_without_a_row_come_in_the_order_of_their_scores() {
+    let scores = [("a", Some(3.0)), ("b", None), ("c", Some(2.0)), ("d", None)];
+    let unissued = scores.map(|(user, score)| (user.to_owned(), score));
+    let sets = UserSets {
+        unissued: unissued.into(),
+        ..UserSets::default()
+    };
+    assert_eq!(sets.unissued_in_order(), ["b", "d", "c", "a"]);
+}
+
 /// The file calls these users refused, so their places in the set belong to nobody.
 #[test]
 fn refused_members_take_no_coupon() {
     let refused = Facts {
-        refused: names("a b"),
-        unissued: names("c"),
+        sets: UserSets {
+            refused: names("a b"),
+            unissued: unissued("c"),
+            ..UserSets::default()
+        },
         ..facts(11, 9, 8)
     };
     let expected = "unissued c insert, unissued a report, unissued b report";
