@@ -12,7 +12,7 @@ use std::collections::HashSet;
 
 use mysql_async::Value;
 
-use crate::config::CountMeans;
+use crate::counter::{Counter, CounterState};
 use crate::facts::{Facts, FailedEvent, NAMED, StockColumn};
 use crate::keys::MoveCount;
 use firstcome_shared::report::{ActionKind, Doubt, Finding, FindingCase, Kind, Outcome};
@@ -460,64 +460,48 @@ impl Judge<'_> {
         }
     }
 
+    /// Returns the number of coupons that the counter should count. Whichever store their system
+    /// writes first, by the second look it has counted what the first one saw.
+    fn to_be_counted(&self) -> i64 {
+        let facts = self.facts;
+        let taken = self.taken();
+        if !facts.is_selling {
+            return taken.cast_signed();
+        }
+        let admitted = facts.before.admitted(facts.means).unwrap_or_default();
+        admitted.max(facts.before.rows).min(taken).cast_signed()
+    }
+
     fn counter(&mut self) {
         let facts = self.facts;
-        let taken = self.taken().cast_signed();
-        let quantity = facts.quantity.cast_signed();
         let Some(means) = facts.count_means else {
             return;
         };
-        let seen = facts.now.count;
-        let value = seen.unwrap_or_else(|| means.given(0, quantity));
-        let count = means.given(value, quantity);
-        // Whichever store their system writes first, by the second look it has counted what the
-        // first one saw.
-        let before = facts
-            .before
-            .admitted(facts.means)
-            .unwrap_or_default()
-            .max(facts.before.rows)
-            .cast_signed()
-            .min(taken);
-        let to = if facts.is_selling { before } else { taken };
-        let is_unfilled = !facts.is_selling && count >= quantity && taken < quantity;
-        let is_behind = count < to;
-        let is_ahead = !facts.is_selling && means.is_exact() && count > to;
-        // Keys expire after the end, and nothing is opened again.
-        let is_gone = facts.is_over && seen.is_none();
-        if is_gone || !is_behind && !is_ahead && !is_unfilled {
-            return;
-        }
-        let kind = if is_unfilled {
-            Kind::Unfilled
-        } else {
-            Kind::CountMismatch
+        let counter = Counter {
+            means,
+            value: facts.now.count,
+            quantity: facts.quantity.cast_signed(),
+            given: self.to_be_counted(),
+            is_selling: facts.is_selling,
+            is_over: facts.is_over,
         };
-        let means_of_value = if means.is_left() {
-            format!(
-                "the counter says that {value} are left, and {} are",
-                quantity - to
-            )
-        } else {
-            format!("the counter says {value}, and {to} are given out")
+        let (kind, doubt) = match counter.state() {
+            CounterState::Right | CounterState::Expired => return,
+            CounterState::Gone => (Kind::CountMismatch, Some(Doubt::CounterGone)),
+            CounterState::Unfilled => (Kind::Unfilled, self.doubt_of_high_count(counter)),
+            CounterState::Ahead => (Kind::CountMismatch, self.doubt_of_high_count(counter)),
+            CounterState::Behind(by) => (Kind::CountMismatch, self.doubt_of_low_count(counter, by)),
         };
-        let why = if seen.is_none() {
-            format!("there is no counter, and {to} are given out")
-        } else {
-            means_of_value
-        };
+        let why = counter.says();
         if facts.is_over {
             let why = format!("{why}; after the end nothing is written there");
             self.found(kind, "", &why, None);
             return;
         }
-        if !facts.is_selling && facts.before.count != seen {
+        if !facts.is_selling && facts.before.count != facts.now.count {
             // A refused claim moves the counter, and may be about to give back what it took.
-            self.waits(
-                kind,
-                "",
-                &format!("{why}; it is moving, and is repaired when it rests"),
-            );
+            let why = format!("{why}; it is moving, and is repaired when it rests");
+            self.waits(kind, "", &why);
             return;
         }
         let may_move = match (facts.is_selling, means.is_left()) {
@@ -525,51 +509,52 @@ impl Judge<'_> {
             (true, true) => -1,
             (true, false) => 1,
         };
-        let by = match seen {
-            Some(value) => means.given(to, quantity) - value,
-            None => means.given(to, quantity),
-        };
-        let repair = Repair::MoveCount(MoveCount { seen, may_move, by });
+        let repair = Repair::MoveCount(MoveCount {
+            seen: counter.value,
+            may_move,
+            by: counter.distance(),
+        });
         self.found(kind, "", &why, Some(repair));
-        let behind = if is_behind { to - count } else { 0 };
-        if let Some(doubt) = self.doubt_of_count(means, value, behind) {
+        if let Some(doubt) = doubt {
             self.last_doubts(doubt);
         }
-        let counts_inserts = to > self.taken_before().cast_signed();
+        let counts_inserts = counter.given > self.taken_before().cast_signed();
         if let Some(it) = self.found.last_mut() {
             it.counts_inserts = counts_inserts;
         }
     }
 
-    /// Returns why a repair of the counter may be wrong. `behind` is the number of coupons given
-    /// out that it does not count.
-    fn doubt_of_count(&self, means: CountMeans, value: i64, behind: i64) -> Option<Doubt> {
+    /// Returns why it may be wrong to count `behind` more coupons as given out.
+    fn doubt_of_low_count(&self, counter: Counter, behind: i64) -> Option<Doubt> {
         let facts = self.facts;
-        let is_behind = behind > 0;
-        let quantity = facts.quantity.cast_signed();
-        let rows = facts.now.rows.cast_signed();
-        let count = means.given(value, quantity);
-        if facts.now.count.is_none() {
-            return Some(Doubt::CounterGone);
-        }
-        if !means.is_left() && is_behind && self.seems_to_count_down(value) {
-            return Some(Doubt::CountsDown);
-        }
-        if is_behind && count < rows / 2 {
-            return Some(Doubt::Reset);
-        }
-        if is_behind && facts.unselected.is_some() {
-            return Some(Doubt::TakenBack);
-        }
+        let counted = counter.given - behind;
         // Somebody may add stock to the counter before or after they raise the quantity. If the
         // difference is small, their program lost decrements and would sell those coupons a second
         // time.
-        let are_many = behind > FEW.max(quantity / 20);
-        if means.is_left() && (are_many || !facts.is_quantity_settled) {
-            return Some(Doubt::StockAdded);
+        let are_many = behind > FEW.max(counter.quantity / 20);
+        if !counter.means.is_left() && self.seems_to_count_down(counted) {
+            Some(Doubt::CountsDown)
+        } else if counted < facts.now.rows.cast_signed() / 2 {
+            Some(Doubt::Reset)
+        } else if facts.unselected.is_some() {
+            Some(Doubt::TakenBack)
+        } else if counter.means.is_left() && (are_many || !facts.is_quantity_settled) {
+            Some(Doubt::StockAdded)
+        } else {
+            None
         }
-        let opens = !is_behind && (count >= quantity || self.admitted().is_none());
-        opens.then_some(Doubt::Opens)
+    }
+
+    /// Returns why it may be wrong to count fewer coupons as given out, so that more are left.
+    fn doubt_of_high_count(&self, counter: Counter) -> Option<Doubt> {
+        let counts_all = counter.counted() >= Some(counter.quantity);
+        if counter.means.is_left() && !self.facts.is_quantity_settled {
+            Some(Doubt::StockAdded)
+        } else if counts_all || self.admitted().is_none() {
+            Some(Doubt::Opens)
+        } else {
+            None
+        }
     }
 
     /// Whether a counter that is behind shows what is left: it is negative, or falls while rows

@@ -10,6 +10,7 @@
 pub mod check;
 pub mod condition;
 pub mod config;
+pub mod counter;
 pub mod facts;
 pub mod forms;
 pub mod judge;
