@@ -14,6 +14,7 @@ use mysql_async::Value;
 
 use crate::counter::{Counter, CounterState};
 use crate::facts::{Facts, FailedEvent, NAMED, StockColumn};
+use crate::held::HeldBecause;
 use crate::keys::MoveCount;
 use firstcome_shared::report::{ActionKind, Doubt, Finding, FindingCase, Kind, Outcome};
 
@@ -77,10 +78,13 @@ impl Judged {
         }
     }
 
-    /// Records why all repairs of its campaign are held back, unless its own doubt is graver.
-    pub(super) fn doubt_unless_graver(&mut self, doubt: Doubt) {
-        let gravest = self.doubt.map_or(doubt, |own| own.min(doubt));
-        self.finding.case = FindingCase::Doubted(gravest);
+    /// Holds its repair back. A doubt of its own that is graver stays.
+    pub(super) fn hold_back(&mut self, why: HeldBecause) {
+        if let Some(doubt) = why.doubt() {
+            let gravest = self.doubt.map_or(doubt, |own| own.min(doubt));
+            self.finding.case = FindingCase::Doubted(gravest);
+        }
+        self.became((Outcome::Planned, why.to_string()));
     }
 
     /// Requires a confirmation of its repair, if it has one.

@@ -13,6 +13,7 @@ pub mod config;
 pub mod counter;
 pub mod facts;
 pub mod forms;
+pub mod held;
 pub mod judge;
 pub mod keys;
 pub mod pass;

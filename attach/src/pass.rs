@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::check::check;
 use crate::config::{Campaign, Mode, Target};
 use crate::facts::{Facts, Numbers};
+use crate::held::{Plan, why_held};
 use crate::judge::{Judged, Repair, judge};
 use crate::keys::Keys;
 use crate::queue::Queue;
@@ -27,7 +28,7 @@ use crate::sql::Sql;
 use crate::trust::{Known, identity, is_proof};
 use crate::{Answer, AttachError, Attached, Ours};
 use firstcome_shared::report::{
-    self, Doubt, DropReport, Examined, Finding, FindingCase, Kind, Outcome, Run,
+    self, DropReport, Examined, Finding, FindingCase, Kind, Outcome, Run,
 };
 
 /// Maximum number of repairs of a pass without a confirmation: a fifth of the quantity, or fifty if
@@ -339,32 +340,23 @@ impl Pass<'_> {
         ours: &Ours,
         facts: &Facts,
         target: &Target<'_>,
-        mut planned: Vec<&'j mut Judged>,
+        planned: Vec<&'j mut Judged>,
     ) -> Answer<Vec<&'j mut Judged>> {
-        let twice = ours.repaired_twice(target.drop_id()).await?;
-        planned.retain_mut(|it| {
-            let came_back = twice.contains(&identity(&it.finding));
-            if came_back {
-                let why =
-                    "it was repaired twice within an hour, and came back: something sets it back"
-                        .to_owned();
-                it.became((Outcome::Skipped, why));
-            }
-            !came_back
-        });
+        let mut planned = leave_out_returning(ours, target, planned).await?;
         for it in &mut planned {
             it.finding.needs_person = false;
             it.finding.result = Outcome::Planned;
         }
         let file = &self.attached.file;
-        let is_trusted = ours.trusts(file, target.campaign).await?;
-        let number = planned.len() as u64;
-        let limit = target
-            .campaign
-            .repair_limit
-            .unwrap_or((facts.quantity / LIMIT_PART).max(LIMIT_AT_LEAST));
-        let is_held = |it: &Judged| !is_trusted || number > limit || it.doubt.is_some();
-        let (mut held, mut now): (Vec<_>, Vec<_>) = planned.into_iter().partition(|it| is_held(it));
+        let default_limit = (facts.quantity / LIMIT_PART).max(LIMIT_AT_LEAST);
+        let plan = Plan {
+            is_trusted: ours.trusts(file, target.campaign).await?,
+            number: planned.len() as u64,
+            limit: target.campaign.repair_limit.unwrap_or(default_limit),
+        };
+        let (mut held, mut now): (Vec<_>, Vec<_>) = planned
+            .into_iter()
+            .partition(|it| why_held(plan, it.doubt).is_some());
         let asked = Asked {
             confirm: self.request.confirm,
             dry_run: self.request.dry_run,
@@ -381,26 +373,32 @@ impl Pass<'_> {
                 now.append(&mut held);
             } else {
                 for it in held {
-                    let why = if !is_trusted {
-                        it.doubt_unless_graver(Doubt::Untrusted);
-                        format!("held back: {}", Doubt::Untrusted.says())
-                    } else if confirmation == Confirmation::OthersShown {
-                        "held back: others were shown; see these in a dry run, then confirm"
-                            .to_owned()
-                    } else if number > limit {
-                        it.doubt_unless_graver(Doubt::Many);
-                        format!(
-                            "held back: this pass has {number} repairs, and the limit is {limit}"
-                        )
-                    } else {
-                        "held back until it is confirmed".to_owned()
-                    };
-                    it.became((Outcome::Planned, why));
+                    if let Some(why) = why_held(plan, it.doubt) {
+                        it.hold_back(why.after(confirmation));
+                    }
                 }
             }
         }
         Ok(if asked.dry_run { Vec::new() } else { now })
     }
+}
+
+/// Leaves out repairs that were made twice within an hour, whose differences came back.
+async fn leave_out_returning<'j>(
+    ours: &Ours,
+    target: &Target<'_>,
+    mut planned: Vec<&'j mut Judged>,
+) -> Answer<Vec<&'j mut Judged>> {
+    let twice = ours.repaired_twice(target.drop_id()).await?;
+    planned.retain_mut(|it| {
+        let came_back = twice.contains(&identity(&it.finding));
+        if came_back {
+            let why = "it was repaired twice within an hour, and came back: something sets it back";
+            it.became((Outcome::Skipped, why.to_owned()));
+        }
+        !came_back
+    });
+    Ok(planned)
 }
 
 /// Whether a higher quantity in their MySQL means that somebody adds to a counter that counts down.
