@@ -97,7 +97,7 @@ impl Condition {
 }
 
 /// Returns the value of a parameter. `is_uuid`: its column stores UUIDs in 16 bytes.
-pub fn bound(value: &Scalar, target: &Target<'_>, is_uuid: bool) -> Value {
+fn bound(value: &Scalar, target: &Target<'_>, is_uuid: bool) -> Value {
     match value.first() {
         value if value.is_null() => Value::NULL,
         Scalar::Flag(flag) => Value::Int(i64::from(*flag)),
@@ -135,9 +135,8 @@ pub fn written(
     let expression = match (value.text(), value.days_from_now(), value.random_digits()) {
         (_, Some(days), _) => format!("NOW(6) + INTERVAL {days} DAY"),
         (_, _, Some(digits)) => format!("LEFT(HEX(RANDOM_BYTES(32)), {digits})"),
-        (Some("{uuid:binary}"), ..) => BINARY_UUID.to_owned(),
         (Some("{uuid}"), ..) => match kind {
-            Some(MadeKind::Uuid) => BINARY_UUID.to_owned(),
+            Some(MadeKind::Uuid) => "UNHEX(REPLACE(UUID(), '-', ''))".to_owned(),
             Some(MadeKind::Number) => "UUID_SHORT()".to_owned(),
             Some(MadeKind::Time) | None => "UUID()".to_owned(),
         },
@@ -148,5 +147,3 @@ pub fn written(
     };
     (expression, None)
 }
-
-const BINARY_UUID: &str = "UNHEX(REPLACE(UUID(), '-', ''))";

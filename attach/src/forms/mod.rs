@@ -1,5 +1,5 @@
 //! Codec of user ids: how their programs write one as a member, a field or a key in Redis (plain
-//! text, JSON, Java serialisation), and as a UUID in `BINARY(16)`.
+//! text, JSON, Java serialisation).
 //!
 //! Members are compared decoded, and written as most of their neighbours are written. What decodes
 //! to a user but cannot be written so that every program reads that user again is only named.
@@ -10,7 +10,6 @@ mod members;
 use std::fmt::Write as _;
 
 use serde::Deserialize;
-use uuid::Uuid;
 
 pub use members::{Census, Members};
 
@@ -192,17 +191,4 @@ fn decode_json(bytes: &[u8]) -> Option<(String, Spelling)> {
         },
         _ => None,
     }
-}
-
-/// Reads a UUID in 16 bytes, as `BIN_TO_UUID` does without its second argument.
-pub fn uuid_text(bytes: &[u8]) -> Option<String> {
-    let uuid = Uuid::from_slice(bytes).ok()?;
-    Some(uuid.hyphenated().to_string())
-}
-
-/// Returns the 16 bytes of a UUID that is written with hyphens.
-pub fn uuid_bytes(text: &str) -> Option<[u8; 16]> {
-    let is_hyphenated = text.len() == uuid::fmt::Hyphenated::LENGTH;
-    let uuid = Uuid::try_parse(text).ok().filter(|_| is_hyphenated)?;
-    Some(*uuid.as_bytes())
 }

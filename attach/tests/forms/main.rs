@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use firstcome_attach::forms::{Census, Form, Members, Spelling, uuid_bytes, uuid_text};
+use firstcome_attach::forms::{Census, Form, Members, Spelling};
 use proptest::prelude::*;
 
 /// What the JDK wrote: the kind, the id, and the bytes.
@@ -215,24 +215,6 @@ fn member_with_a_text_around_its_id_is_read_and_written() {
     }
 }
 
-#[test]
-fn a_uuid_is_read_from_its_bytes_and_written_as_them() {
-    let text = "00112233-4455-6677-8899-aabbccddeeff";
-    let bytes = uuid_bytes(text).unwrap();
-    assert_eq!(bytes[..4], [0, 0x11, 0x22, 0x33]);
-    assert_eq!(uuid_text(&bytes).unwrap(), text);
-    assert_eq!(uuid_bytes(&text.to_uppercase()), Some(bytes));
-    for other in [
-        "",
-        "42",
-        "00112233445566778899aabbccddeeff",
-        "0x00112233445566778899aabbccddeeff00",
-    ] {
-        assert_eq!(uuid_bytes(other), None, "{other}");
-    }
-    assert_eq!(uuid_text(&bytes[1..]), None);
-}
-
 fn spellings() -> impl Strategy<Value = (Form, Spelling)> {
     prop::sample::select(vec![
         (Form::Plain, Spelling::Plain),
@@ -272,6 +254,5 @@ proptest! {
                 prop_assert_eq!(spelling.encode(&text), Some(bytes.clone()));
             }
         }
-        let _text = uuid_text(&bytes);
     }
 }
