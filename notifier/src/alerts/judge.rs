@@ -4,16 +4,12 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::subject::Subject;
+use firstcome_shared::domain::CouponId;
 
-use super::{
-    ADMISSION, Alert, AlertMemory, AlertState, Cases, Problem, late_digest, part_of, problems,
-};
+use super::over::{is_left_out, is_over, is_owed};
+use super::{ADMISSION, Alert, AlertMemory, AlertState, Cases, Problem, problems};
 use crate::clock::elapsed;
-use crate::report::{
-    ActionKind, AlertKind, DropReport, Examined, Finding, Kind, Outcome, Run, Severity, Status,
-};
+use crate::report::{AlertKind, Finding, Kind, Run, Severity, Status};
 
 /// Up to this number of cases, each further one is mailed. Beyond it, a problem that is not
 /// critical is mailed when its cases have doubled.
@@ -306,115 +302,4 @@ pub fn pause(mails: u32, policy: MailPolicy) -> TimeDelta {
         0..=2 => TimeDelta::zero(),
         mails => TimeDelta::minutes(1 << (mails - 3).min(16)).min(policy.cooldown),
     }
-}
-
-/// Whether an alert that this pass did not see is over, because the pass would have seen it. A
-/// failed pass may have ended too early for that. Alerts of a drop that the pass reports as sealed
-/// are over, because sealing verifies a drop; later, only deep passes examine it.
-fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> bool {
-    // A later version wrote it, and only that version sees what it is about.
-    let Some(kind) = AlertKind::from_word(&alert.kind) else {
-        return false;
-    };
-    if let Some(drop) = alert.drop_id {
-        return is_drop_over(drop, alert, run);
-    }
-    if run.status == Status::Failed || run.partial {
-        return false;
-    }
-    match kind {
-        // Only a deep pass looks for them.
-        AlertKind::Left(Kind::BadUse) => run.deep,
-        // Only a deep pass ends the alert about a missed deep one, and only a digest the alert
-        // about a late digest.
-        AlertKind::RunMissed if alert.name == late_digest() => false,
-        AlertKind::RunMissed => part_of(alert) != "DEEP_CRON" || run.deep,
-        // The watch ends it too, as soon as it sees every coupon open.
-        AlertKind::RedisUnreachable | AlertKind::AdmissionClosed => {
-            let mut findings = run.findings.iter();
-            !findings.any(|it| it.action == ActionKind::Open && it.result == Outcome::Failed)
-        }
-        // A process that has just begun to watch the stores may not see it yet, and another process
-        // may see what this one does not.
-        AlertKind::Left(Kind::Stalled)
-        | AlertKind::UnsafeSetting
-        | AlertKind::RedisRefuses
-        | AlertKind::MysqlRefuses
-        | AlertKind::KafkaRefuses => elapsed(alert.last_seen_at, now) >= policy.patience * 2,
-        AlertKind::MysqlUnreachable
-        | AlertKind::KafkaUnreachable
-        | AlertKind::AlertsNotRecorded
-        | AlertKind::RunFailed
-        | AlertKind::Braked
-        | AlertKind::Forged
-        | AlertKind::Doubtful
-        | AlertKind::SecondRow
-        | AlertKind::Left(_) => true,
-    }
-}
-
-/// Whether it is a campaign whose day is over, or which is no longer in the file.
-fn is_left_out(drop: DropId, run: &Run) -> bool {
-    match drop.subject() {
-        Subject::Campaign => run.drops.iter().all(|it| it.drop_id != drop),
-        Subject::Drop => false,
-    }
-}
-
-/// Whether the alert is about a drop's broken promises, and one of them is still open.
-fn is_owed(alert: &Alert, memory: &AlertMemory) -> bool {
-    alert.kind == Kind::BrokenPromise.as_str()
-        && (memory.broken.iter()).any(|it| Some(it.drop_id) == alert.drop_id)
-}
-
-/// Whether a pass has compared what the alert is about, and did not fail as a whole.
-fn is_drop_over(drop: DropId, alert: &Alert, run: &Run) -> bool {
-    let has_failed = run.status == Status::Failed;
-    // The table has the promises of every drop, whatever the pass compared.
-    if alert.kind == Kind::BrokenPromise.as_str() && drop.subject() == Subject::Drop {
-        return true;
-    }
-    let is_compared = |it: &&DropReport| it.drop_id == drop && !names_only_promises(it);
-    let mut reports = run.drops.iter().filter(is_compared).peekable();
-    if reports.peek().is_none() {
-        let would_be_reported = match drop.subject() {
-            // A deep pass reports a sealed drop only if it lacks rows.
-            Subject::Drop => run.deep,
-            // A daily campaign has one drop per day, and only those of two days are compared,
-            // unless something prevents it: a finding without a campaign concerns all.
-            Subject::Campaign => run
-                .findings
-                .iter()
-                .all(|it| it.coupon_id.is_some() && it.coupon_id != alert.coupon_id),
-        };
-        return would_be_reported && !has_failed && !run.partial;
-    }
-    reports.any(|report| report.sealed || !has_failed && was_compared(report, alert))
-}
-
-/// Whether the drop was sealed before, and the pass read nothing of it but its broken promises.
-pub(crate) fn names_only_promises(report: &DropReport) -> bool {
-    let is_promise = |found: &Finding| found.kind == Kind::BrokenPromise;
-    report.sealed
-        && report.examined == Examined::default()
-        && report.findings.iter().any(is_promise)
-}
-
-/// Whether what the alert is about would be in this report.
-fn was_compared(report: &DropReport, alert: &Alert) -> bool {
-    !report.findings.iter().any(|it: &Finding| {
-        let is_held = it.result == Outcome::Planned;
-        match report.drop_id.subject() {
-            // While the limit holds repairs back, or if the drop failed as a whole, the rest of it
-            // was not compared.
-            Subject::Drop => is_held || it.result == Outcome::Failed && it.is_whole(),
-            // A campaign is compared as a whole before anything is repaired. But a case of the
-            // alert may be among the repairs that wait now, or among what cannot be judged during a
-            // sale.
-            Subject::Campaign => {
-                let waits = it.result == Outcome::Skipped && !it.needs_person;
-                (is_held || waits) && it.kind.as_str() == alert.kind
-            }
-        }
-    })
 }

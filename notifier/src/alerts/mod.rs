@@ -8,6 +8,7 @@
 
 mod cases;
 mod judge;
+mod over;
 #[cfg(test)]
 mod tests;
 
@@ -26,9 +27,8 @@ use firstcome_shared::subject::Subject;
 
 pub use cases::Cases;
 pub use judge::{MailPolicy, Notice, NoticeReason, Verdict, judge, pause};
-pub(crate) use judge::{
-    OUTAGE_PAUSE, are_held_back, begun, end, firing, names_only_promises, observe, unread,
-};
+pub(crate) use judge::{OUTAGE_PAUSE, are_held_back, begun, end, firing, observe, unread};
+pub(crate) use over::{EndsWhen, ends_when, names_only_promises};
 
 /// The name of the alert about Redis: unreachable, or not verified yet. One outage has one alert.
 pub const ADMISSION: &str = "admission";

@@ -821,15 +821,15 @@ fn refusal_of_redis_that_only_apis_meet_does_not_end_with_a_pass() {
 
 #[test]
 fn alert_of_a_stray_use_ends_only_with_a_deep_pass() {
-    let mut duty = Duty::default();
-    let deep = |findings| Run {
-        deep: true,
-        ..general(Status::Drift, findings)
-    };
-    let stray = Finding::report(Kind::BadUse, "a shop used its code, and it has no row");
-    assert_eq!(duty.sees(0, &deep(vec![stray])), "bad_use New");
-    assert_eq!(duty.sees(1, &clean()), "", "it does not look for them");
-    assert_eq!(duty.sees(1_440, &deep(Vec::new())), "bad_use over");
+    let stray = vec![Finding::report(Kind::BadUse, "its code was used")];
+    let of_no_drop = general(Status::Drift, stray.clone());
+    for found in [of_no_drop, run(Status::Drift, stray)] {
+        let mut duty = Duty::default();
+        let deep = |run| Run { deep: true, ..run };
+        assert_eq!(duty.sees(0, &deep(found)), "bad_use New");
+        assert_eq!(duty.sees(1, &clean()), "", "it does not look for them");
+        assert_eq!(duty.sees(1_440, &deep(clean())), "bad_use over");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! | reasons | `reasons.rs` |
 //! | links and commands | `section.rs`, by `Remedy` |
 //! | whether it is mailed now | `alerts/judge.rs`, `reason`; repairs: `record.rs`, `due_repairs` |
+//! | when its alert ends | `alerts/over.rs`, `ends_when` |
 
 mod alert;
 mod digest;

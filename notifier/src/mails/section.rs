@@ -4,8 +4,8 @@
 use super::document::Block;
 use super::input::NamedDrop;
 use super::links::Links;
-use crate::alerts::Problem;
-use crate::report::{AlertKind, Doubt, Kind, KindFacts, Remedy, Run, StoreRefusal};
+use crate::alerts::{EndsWhen, Problem, ends_when};
+use crate::report::{AlertKind, Doubt, KindFacts, Remedy, Run, StoreRefusal};
 use crate::wording;
 
 /// A problem that is described in full.
@@ -58,7 +58,7 @@ impl Section<'_> {
             Remedy::LookAtRuns => blocks.extend(last_runs(links)),
             Remedy::Pass => {
                 blocks.extend(self.screen(links, "This drop"));
-                let is_deep = self.problem.kind == AlertKind::Left(Kind::BadUse);
+                let is_deep = ends_when(self.problem.kind) == EndsWhen::ComparedDeeply;
                 let options = if is_deep { " --deep" } else { "" };
                 blocks.push(Block::command("Try again now", self.once(options)));
             }

@@ -1,0 +1,163 @@
+//! Decides when an alert that a pass did not see is over. [`ends_when`] has a line for each kind.
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::domain::DropId;
+use firstcome_shared::subject::Subject;
+
+use super::{Alert, AlertMemory, MailPolicy, late_digest, part_of};
+use crate::clock::elapsed;
+use crate::report::{
+    ActionKind, AlertKind, DropReport, Examined, Finding, Kind, Outcome, Run, Status,
+};
+
+/// What ends the alerts of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndsWhen {
+    /// A pass that compared what the alert is about no longer sees it.
+    Compared,
+    /// A deep pass no longer sees it: other passes do not look for it.
+    ComparedDeeply,
+    /// No promise of the drop is open in the table of broken promises.
+    PromisesResolved,
+    /// The pass, or the watch, sees every coupon open.
+    Opened,
+    /// Nobody has seen it for a while: a process that has just begun to watch the stores may not
+    /// see it yet, and another process may see what this one does not.
+    Unseen,
+    /// The run that was late has ended.
+    RunEnded,
+}
+
+/// Returns what ends the alerts of a kind.
+pub(crate) fn ends_when(kind: AlertKind) -> EndsWhen {
+    match kind {
+        AlertKind::RedisUnreachable | AlertKind::AdmissionClosed => EndsWhen::Opened,
+        AlertKind::RedisRefuses
+        | AlertKind::MysqlRefuses
+        | AlertKind::KafkaRefuses
+        | AlertKind::UnsafeSetting
+        | AlertKind::Left(Kind::Stalled) => EndsWhen::Unseen,
+        AlertKind::RunMissed => EndsWhen::RunEnded,
+        AlertKind::Left(Kind::BrokenPromise) => EndsWhen::PromisesResolved,
+        AlertKind::Left(Kind::BadUse) => EndsWhen::ComparedDeeply,
+        AlertKind::MysqlUnreachable
+        | AlertKind::KafkaUnreachable
+        | AlertKind::AlertsNotRecorded
+        | AlertKind::RunFailed
+        | AlertKind::Braked
+        | AlertKind::Forged
+        | AlertKind::Doubtful
+        | AlertKind::SecondRow
+        | AlertKind::Left(
+            Kind::Unissued
+            | Kind::FailedClaim
+            | Kind::MissingAdmission
+            | Kind::SlotConflict
+            | Kind::OverAdmitted
+            | Kind::CountMismatch
+            | Kind::SettingsMismatch
+            | Kind::RedisLost
+            | Kind::Unfilled
+            | Kind::OverIssued
+            | Kind::DuplicateRow,
+        ) => EndsWhen::Compared,
+    }
+}
+
+/// Whether an alert that this pass did not see is over, because the pass would have seen it. A
+/// failed pass may have ended too early for that. Alerts of a drop that the pass reports as sealed
+/// are over, because sealing verifies a drop; later, only deep passes examine it.
+pub(super) fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> bool {
+    // A later version wrote it, and only that version sees what it is about.
+    let Some(kind) = AlertKind::from_word(&alert.kind) else {
+        return false;
+    };
+    let ends = ends_when(kind);
+    if ends == EndsWhen::ComparedDeeply && !run.deep {
+        return false;
+    }
+    if let Some(drop) = alert.drop_id {
+        return is_drop_over(drop, ends, alert, run);
+    }
+    if run.status == Status::Failed || run.partial {
+        return false;
+    }
+    match ends {
+        EndsWhen::Compared | EndsWhen::ComparedDeeply | EndsWhen::PromisesResolved => true,
+        EndsWhen::Opened => {
+            let mut findings = run.findings.iter();
+            !findings.any(|it| it.action == ActionKind::Open && it.result == Outcome::Failed)
+        }
+        EndsWhen::Unseen => elapsed(alert.last_seen_at, now) >= policy.patience * 2,
+        // Only a digest ends the alert about a late digest, and only a deep pass that about a
+        // missed deep one.
+        EndsWhen::RunEnded if alert.name == late_digest() => false,
+        EndsWhen::RunEnded => part_of(alert) != "DEEP_CRON" || run.deep,
+    }
+}
+
+/// Whether it is a campaign whose day is over, or which is no longer in the file.
+pub(super) fn is_left_out(drop: DropId, run: &Run) -> bool {
+    match drop.subject() {
+        Subject::Campaign => run.drops.iter().all(|it| it.drop_id != drop),
+        Subject::Drop => false,
+    }
+}
+
+/// Whether the alert is about a drop's broken promises, and one of them is still open.
+pub(super) fn is_owed(alert: &Alert, memory: &AlertMemory) -> bool {
+    alert.kind == Kind::BrokenPromise.as_str()
+        && (memory.broken.iter()).any(|it| Some(it.drop_id) == alert.drop_id)
+}
+
+/// Whether a pass has compared what the alert is about, and did not fail as a whole.
+fn is_drop_over(drop: DropId, ends: EndsWhen, alert: &Alert, run: &Run) -> bool {
+    let has_failed = run.status == Status::Failed;
+    // The table has the promises of every drop, whatever the pass compared.
+    if ends == EndsWhen::PromisesResolved && drop.subject() == Subject::Drop {
+        return true;
+    }
+    let is_compared = |it: &&DropReport| it.drop_id == drop && !names_only_promises(it);
+    let mut reports = run.drops.iter().filter(is_compared).peekable();
+    if reports.peek().is_none() {
+        let would_be_reported = match drop.subject() {
+            // A deep pass reports a sealed drop only if it lacks rows.
+            Subject::Drop => run.deep,
+            // A daily campaign has one drop per day, and only those of two days are compared,
+            // unless something prevents it: a finding without a campaign concerns all.
+            Subject::Campaign => run
+                .findings
+                .iter()
+                .all(|it| it.coupon_id.is_some() && it.coupon_id != alert.coupon_id),
+        };
+        return would_be_reported && !has_failed && !run.partial;
+    }
+    reports.any(|report| report.sealed || !has_failed && was_compared(report, alert))
+}
+
+/// Whether the drop was sealed before, and the pass read nothing of it but its broken promises.
+pub(crate) fn names_only_promises(report: &DropReport) -> bool {
+    let is_promise = |found: &Finding| found.kind == Kind::BrokenPromise;
+    report.sealed
+        && report.examined == Examined::default()
+        && report.findings.iter().any(is_promise)
+}
+
+/// Whether what the alert is about would be in this report.
+fn was_compared(report: &DropReport, alert: &Alert) -> bool {
+    !report.findings.iter().any(|it: &Finding| {
+        let is_held = it.result == Outcome::Planned;
+        match report.drop_id.subject() {
+            // While the limit holds repairs back, or if the drop failed as a whole, the rest of it
+            // was not compared.
+            Subject::Drop => is_held || it.result == Outcome::Failed && it.is_whole(),
+            // A campaign is compared as a whole before anything is repaired. But a case of the
+            // alert may be among the repairs that wait now, or among what cannot be judged during a
+            // sale.
+            Subject::Campaign => {
+                let waits = it.result == Outcome::Skipped && !it.needs_person;
+                (is_held || waits) && it.kind.as_str() == alert.kind
+            }
+        }
+    })
+}
