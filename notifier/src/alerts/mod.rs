@@ -7,6 +7,7 @@
 //! the pause.
 
 mod cases;
+mod headline;
 mod judge;
 mod over;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use crate::wording;
 use firstcome_shared::subject::Subject;
 
 pub use cases::Cases;
+pub(crate) use headline::{Headline, may_be_none, waits};
 pub use judge::{MailPolicy, Notice, NoticeReason, Verdict, judge, pause};
 pub(crate) use judge::{OUTAGE_PAUSE, are_held_back, begun, end, firing, observe, unread};
 pub(crate) use over::{EndsWhen, ends_when, names_only_promises};
@@ -107,9 +109,8 @@ impl Problem {
         }
     }
 
-    /// Returns why the differences may not be real.
-    pub fn doubt(&self) -> Option<Doubt> {
-        doubt(&self.findings)
+    pub(crate) fn headline(&self) -> Headline {
+        Headline::decide(self.kind, &self.findings)
     }
 
     /// Returns the refusal of a store, if the problem is one.
@@ -326,38 +327,24 @@ pub(crate) fn part_of(alert: &Alert) -> &str {
 /// Summarizes a problem in one line.
 fn summary(kind: AlertKind, drop: Option<DropId>, findings: &[Finding]) -> String {
     let [one, many] = kind.facts().noun;
-    let things = wording::count(number(findings), one, many);
-    match (kind, findings) {
-        (_, []) | (AlertKind::Left(Kind::BrokenPromise) | AlertKind::SecondRow, _) => things,
+    let size = number(findings);
+    let things = || wording::count(size, one, many);
+    let Some(first) = findings.first() else {
+        return things();
+    };
+    match Headline::decide(kind, findings) {
+        Headline::Outage => their_outage(first),
+        Headline::Sentence | Headline::Example => detail_with_place(first, drop),
+        Headline::Waits(doubt) => waits(doubt, size),
+        Headline::MayBeNone(doubt) => may_be_none(doubt, size),
+        Headline::TooMany | Headline::Number => things(),
         // A dead letter may stand for many of them.
-        (AlertKind::Forged, _) => "messages without our signature on the topic".to_owned(),
-        (AlertKind::Braked | AlertKind::Doubtful, _) => match doubt(findings) {
-            Some(doubt) => format!("{}: {}", doubt.words().headline, doubted(kind, findings)),
-            None => things,
-        },
-        (AlertKind::UnsafeSetting | AlertKind::Left(Kind::Stalled), [first, ..]) => {
-            detail_with_place(first, drop)
-        }
-        // A single finding without a user is already the best summary.
-        (AlertKind::Left(_), [one]) if one.is_whole() => detail_with_place(one, drop),
-        (AlertKind::Left(_), _) => wording::count(
-            number(findings),
+        Headline::Forged => "messages without our signature on the topic".to_owned(),
+        Headline::NotRepaired => wording::count(
+            size,
             &format!("unrepaired {one}"),
             &format!("unrepaired {many}"),
         ),
-        (
-            AlertKind::RedisUnreachable
-            | AlertKind::RedisRefuses
-            | AlertKind::AdmissionClosed
-            | AlertKind::MysqlUnreachable
-            | AlertKind::MysqlRefuses
-            | AlertKind::KafkaUnreachable
-            | AlertKind::KafkaRefuses
-            | AlertKind::AlertsNotRecorded
-            | AlertKind::RunFailed
-            | AlertKind::RunMissed,
-            [first, ..],
-        ) => their_outage(first),
     }
 }
 
@@ -382,15 +369,6 @@ fn detail_with_place(finding: &Finding, of_drop: Option<DropId>) -> String {
         text = format!("{}{coupon}: {text}", drop.unwrap_or_default());
     }
     wording::line(&text, wording::LONGEST)
-}
-
-/// Counts what a doubt concerns, in the few words that a subject has room for.
-pub(crate) fn doubted(kind: AlertKind, findings: &[Finding]) -> String {
-    let many = number(findings);
-    match kind {
-        AlertKind::Braked => wording::count(many, "repair waits", "repairs wait"),
-        _ => wording::count(many, "difference", "differences"),
-    }
 }
 
 /// Returns the gravest reason why these findings may not be real differences.

@@ -2,7 +2,7 @@
 //!
 //! | Part of a mail | Written in |
 //! |---|---|
-//! | title | `summary.rs`, `title` |
+//! | title, subject | `alerts/headline.rs` decides; `summary.rs`, `title`, and `alerts/mod.rs`, `summary`, print it |
 //! | what users notice, what to do | `report/kinds.rs`, `facts`; of a campaign `report/attached.rs` |
 //! | last sentence of the lead | `lead.rs` |
 //! | reasons | `reasons.rs` |

@@ -4,7 +4,7 @@
 use super::document::Block;
 use super::input::NamedDrop;
 use super::links::Links;
-use crate::alerts::{EndsWhen, Problem, ends_when};
+use crate::alerts::{EndsWhen, Headline, Problem, ends_when};
 use crate::report::{AlertKind, Doubt, KindFacts, Remedy, Run, StoreRefusal};
 use crate::wording;
 
@@ -138,16 +138,22 @@ impl Section<'_> {
 
     /// Returns what to do: the advice of the doubt, if the problem is doubtful.
     fn to_do(&self) -> String {
-        let doubt = self.problem.doubt().map(Doubt::words);
-        let advice = doubt.map(|words| wording::capital(words.advice));
-        match (self.problem.kind, advice) {
-            (AlertKind::Braked, Some(advice)) => {
-                format!("{advice}. Otherwise list and confirm them.")
+        let advice = |doubt: Doubt| wording::capital(doubt.words().advice);
+        match self.problem.headline() {
+            Headline::Waits(doubt) => {
+                format!("{}. Otherwise list and confirm them.", advice(doubt))
             }
-            (AlertKind::Doubtful, Some(advice)) => format!(
-                "{advice}. If the file is right, the differences are, too: then repair them."
+            Headline::MayBeNone(doubt) => format!(
+                "{}. If the file is right, the differences are, too: then repair them.",
+                advice(doubt)
             ),
-            _ => self.facts.to_do.to_owned(),
+            Headline::Outage
+            | Headline::Sentence
+            | Headline::Example
+            | Headline::TooMany
+            | Headline::Number
+            | Headline::Forged
+            | Headline::NotRepaired => self.facts.to_do.to_owned(),
         }
     }
 

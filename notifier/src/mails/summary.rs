@@ -12,8 +12,10 @@ use super::input::{AlertMail, NamedDrop};
 use super::reasons::{Listed, Placed, reasons};
 use super::section::Section;
 use super::{bounded, by_kind, duration};
-use crate::alerts::{Alert, Notice, NoticeReason, Problem, doubted, mailed_repairs, part_of};
-use crate::report::{AlertKind, Doubt, DropReport, FindingCase, Kind, Status};
+use crate::alerts::{
+    Alert, Headline, Notice, NoticeReason, mailed_repairs, may_be_none, part_of, waits,
+};
+use crate::report::{AlertKind, DropReport, FindingCase, Kind, Status};
 use crate::wording::{self, LONGEST, count, line};
 
 /// Maximum number of problems that are described in full.
@@ -107,7 +109,7 @@ impl<'a> PassSummary<'a> {
         let findings: Vec<Placed<'_>> = problem
             .findings
             .iter()
-            .filter(|_| Title::for_problem(problem) != Title::Sentence)
+            .filter(|_| problem.headline() != Headline::Sentence)
             .map(|it| (problem.drop_id, it))
             .collect();
         let listed = match self.mail.links.campaign(problem.coupon_id) {
@@ -215,25 +217,25 @@ impl<'a> PassSummary<'a> {
         let [one, many] = problem.kind.facts().noun;
         let things = count(problem.size, one, many);
         let lasts = self.age(notice);
-        let what = match Title::for_problem(problem) {
-            Title::Outage => return format!("{} (for {lasts}).", wording::capital(summary)),
-            Title::Sentence => match name {
+        let with_doubt = |says: String| {
+            let of = name.map(|name| format!(" ({name})")).unwrap_or_default();
+            format!("{}{of}.", wording::capital(&says))
+        };
+        let what = match problem.headline() {
+            Headline::Outage => return format!("{} (for {lasts}).", wording::capital(summary)),
+            Headline::Sentence => match name {
                 Some(name) => format!("{name}: {summary}."),
                 None => format!("{}.", wording::capital(summary)),
             },
-            Title::Doubt(doubt) => {
-                let headline = wording::capital(doubt.words().headline);
-                let things = doubted(problem.kind, &problem.findings);
-                let of = name.map(|name| format!(" ({name})")).unwrap_or_default();
-                format!("{headline}: {things}{of}.")
-            }
-            Title::TooMany => format!("{things}{of}: this many at once are rarely right."),
-            Title::Number => format!("{things}{of}."),
-            Title::Forged => {
+            Headline::Waits(doubt) => with_doubt(waits(doubt, problem.size)),
+            Headline::MayBeNone(doubt) => with_doubt(may_be_none(doubt, problem.size)),
+            Headline::TooMany => format!("{things}{of}: this many at once are rarely right."),
+            Headline::Number => format!("{things}{of}."),
+            Headline::Forged => {
                 "Messages without our signature are on the topic: somebody else writes to it."
                     .to_owned()
             }
-            Title::NotRepaired => match self.mail.links.subject() {
+            Headline::NotRepaired | Headline::Example => match self.mail.links.subject() {
                 Subject::Drop => format!("{things}{of} could not be repaired."),
                 // Most are only reported.
                 Subject::Campaign => format!("{things}{of}: not repaired."),
@@ -289,49 +291,5 @@ fn was(alert: &Alert) -> String {
             "standstill of consumers".to_owned()
         }
         _ => alert.summary.clone(),
-    }
-}
-
-/// What the title of a problem says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Title {
-    /// What is away, and for how long.
-    Outage,
-    /// The text of a single finding without a user, which needs no addition.
-    Sentence,
-    /// Why the differences may not be real.
-    Doubt(Doubt),
-    /// How many repairs wait.
-    TooMany,
-    /// How many cases there are.
-    Number,
-    Forged,
-    /// How many cases no pass has repaired.
-    NotRepaired,
-}
-
-impl Title {
-    fn for_problem(problem: &Problem) -> Self {
-        let is_whole = matches!(problem.findings.as_slice(), [one] if one.is_whole());
-        match problem.kind {
-            AlertKind::RedisUnreachable
-            | AlertKind::RedisRefuses
-            | AlertKind::AdmissionClosed
-            | AlertKind::MysqlUnreachable
-            | AlertKind::MysqlRefuses
-            | AlertKind::KafkaUnreachable
-            | AlertKind::KafkaRefuses
-            | AlertKind::AlertsNotRecorded
-            | AlertKind::RunFailed
-            | AlertKind::RunMissed => Self::Outage,
-            AlertKind::Braked | AlertKind::Doubtful => {
-                problem.doubt().map_or(Self::TooMany, Self::Doubt)
-            }
-            AlertKind::Left(Kind::BrokenPromise) | AlertKind::SecondRow => Self::Number,
-            AlertKind::Forged => Self::Forged,
-            AlertKind::Left(Kind::FailedClaim) => Self::NotRepaired,
-            AlertKind::UnsafeSetting | AlertKind::Left(_) if is_whole => Self::Sentence,
-            AlertKind::UnsafeSetting | AlertKind::Left(_) => Self::NotRepaired,
-        }
     }
 }

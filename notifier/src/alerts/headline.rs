@@ -1,0 +1,83 @@
+//! Decides what the line about a problem says. Two places print it: `alerts::summary`, for the
+//! subject and the lists of alerts, and `title` in `mails/summary.rs`.
+
+use super::doubt;
+use crate::report::{AlertKind, Doubt, Finding, Kind};
+use crate::wording;
+
+/// What the line about a problem says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Headline {
+    /// What is away; the title adds for how long.
+    Outage,
+    /// The text of the only finding, which needs no addition.
+    Sentence,
+    /// The text of the first finding; the title counts the cases instead.
+    Example,
+    /// Why the repairs wait, and how many.
+    Waits(Doubt),
+    /// Why the differences may not be real, and how many there are.
+    MayBeNone(Doubt),
+    /// How many repairs wait.
+    TooMany,
+    /// How many cases there are.
+    Number,
+    Forged,
+    /// How many cases no pass has repaired.
+    NotRepaired,
+}
+
+impl Headline {
+    pub(crate) fn decide(kind: AlertKind, findings: &[Finding]) -> Self {
+        let if_whole = |one, several| match findings {
+            [found] if found.is_whole() => one,
+            _ => several,
+        };
+        match kind {
+            AlertKind::RedisUnreachable
+            | AlertKind::RedisRefuses
+            | AlertKind::AdmissionClosed
+            | AlertKind::MysqlUnreachable
+            | AlertKind::MysqlRefuses
+            | AlertKind::KafkaUnreachable
+            | AlertKind::KafkaRefuses
+            | AlertKind::AlertsNotRecorded
+            | AlertKind::RunFailed
+            | AlertKind::RunMissed => Self::Outage,
+            AlertKind::Braked => doubt(findings).map_or(Self::TooMany, Self::Waits),
+            AlertKind::Doubtful => doubt(findings).map_or(Self::TooMany, Self::MayBeNone),
+            AlertKind::Forged => Self::Forged,
+            AlertKind::SecondRow | AlertKind::Left(Kind::BrokenPromise) => Self::Number,
+            AlertKind::UnsafeSetting | AlertKind::Left(Kind::Stalled) => {
+                if_whole(Self::Sentence, Self::Example)
+            }
+            // Its sentence alone does not say that nothing has repaired it.
+            AlertKind::Left(Kind::FailedClaim) => if_whole(Self::Example, Self::NotRepaired),
+            AlertKind::Left(
+                Kind::Unissued
+                | Kind::MissingAdmission
+                | Kind::SlotConflict
+                | Kind::OverAdmitted
+                | Kind::CountMismatch
+                | Kind::SettingsMismatch
+                | Kind::RedisLost
+                | Kind::Unfilled
+                | Kind::OverIssued
+                | Kind::DuplicateRow
+                | Kind::BadUse,
+            ) => if_whole(Self::Sentence, Self::NotRepaired),
+        }
+    }
+}
+
+/// Such as "the counter is gone: 3 repairs wait".
+pub(crate) fn waits(doubt: Doubt, number: u64) -> String {
+    let repairs = wording::count(number, "repair waits", "repairs wait");
+    format!("{}: {repairs}", doubt.words().headline)
+}
+
+/// Such as "no user in Redis has a row: 3 differences".
+pub(crate) fn may_be_none(doubt: Doubt, number: u64) -> String {
+    let differences = wording::count(number, "difference", "differences");
+    format!("{}: {differences}", doubt.words().headline)
+}
