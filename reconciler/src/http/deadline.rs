@@ -12,8 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use firstcome_shared::http::Problem;
 use futures_util::FutureExt as _;
 
-/// Maximum time until a response begins. It does not apply to `POST /v1/reconcile`, which may wait
-/// for a pass.
+/// Maximum time until a response begins. It does not apply to routes that may wait for a pass.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Applies the deadline, responds with an error after a panic, and forbids caching.
@@ -22,8 +21,7 @@ pub(super) async fn guarded(
     request: Request,
     next: Next,
 ) -> Response {
-    let waits_for_a_pass =
-        request.method() == Method::POST && request.uri().path() == "/v1/reconcile";
+    let waits_for_a_pass = may_wait_for_a_pass(&request);
     let is_of_the_api = request.uri().path().starts_with("/v1/");
     let work = AssertUnwindSafe(next.run(request)).catch_unwind();
     let ended = if waits_for_a_pass {
@@ -48,6 +46,14 @@ pub(super) async fn guarded(
     response
 }
 
+/// Whether it runs a pass, or confirms the repairs of one, which an attached daemon makes in another
+/// pass.
+fn may_wait_for_a_pass(request: &Request) -> bool {
+    let path = request.uri().path();
+    let is_confirm = path.starts_with("/v1/runs/") && path.ends_with("/confirm");
+    request.method() == Method::POST && (is_confirm || path == "/v1/reconcile")
+}
+
 #[cfg(test)]
 mod tests {
     use axum::Router;
@@ -67,6 +73,8 @@ mod tests {
             .route("/late", get(std::future::pending::<()>))
             .route("/broken", get(broken))
             .route("/v1/reconcile", post(late))
+            .route("/v1/runs/{id}/confirm", post(late))
+            .route("/v1/runs/{id}", get(late))
             .route("/page", get(async || ()))
             .layer(from_fn_with_state(deadline, guarded));
         for (method, path, status) in [
@@ -74,6 +82,8 @@ mod tests {
             (Method::GET, "/late", 503),
             (Method::GET, "/broken", 500),
             (Method::POST, "/v1/reconcile", 200),
+            (Method::POST, "/v1/runs/0193a1f2/confirm", 200),
+            (Method::GET, "/v1/runs/0193a1f2", 503),
         ] {
             let request = Request::builder()
                 .method(method)
