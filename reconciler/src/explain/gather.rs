@@ -48,17 +48,19 @@ pub(super) async fn gather(
     Ok(known)
 }
 
-/// Reads the first thousand findings about a user and a coupon, each with its run and the time of
-/// its record.
+/// Reads the last thousand findings about a user and a coupon, oldest first, each with its run and
+/// the time of its record.
 async fn findings_about(
     db: &Db,
     coupon: CouponId,
     user: &UserId,
 ) -> Result<Vec<(String, FindingRow, DateTime<Utc>)>, DbError> {
     let about = "SELECT run_id, {columns}, created_at FROM reconcile_findings \
-        WHERE coupon_id = ? AND user_id = ? ORDER BY id LIMIT 1000";
-    db.all("findings about a person", sql!(about, coupon, user))
-        .await
+        WHERE coupon_id = ? AND user_id = ? ORDER BY id DESC LIMIT 1000";
+    let about = sql!(about, coupon, user);
+    let mut newest: Vec<_> = db.all("findings about a person", about).await?;
+    newest.reverse();
+    Ok(newest)
 }
 
 /// Reads when the coupon was last opened again after a loss of Redis.

@@ -74,6 +74,26 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     ];
     assert_told(&told, &events);
 
+    // One more finding than is read, and the last one says how it ended.
+    let often = format!(
+        "INSERT INTO reconcile_findings \
+         (run_id, coupon_id, kind, user_id, action, result, detail, needs_person) \
+         WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 1000) \
+         SELECT 'r', {}, 'unissued', 'u-often', 'issue', 'failed', 'refused', TRUE FROM n",
+        coupon.id
+    );
+    let ended = format!(
+        "INSERT INTO reconcile_findings \
+         (run_id, coupon_id, kind, user_id, action, result, detail) \
+         VALUES ('r', {}, 'unissued', 'u-often', 'issue', 'applied', 'the last of many')",
+        coupon.id
+    );
+    for found in [often, ended] {
+        world.sql.query(&found).await;
+    }
+    let told = story("u-often").await;
+    assert_told(&told, &[&["reconciler:", "the last of many"]]);
+
     let told = story("u-nobody").await;
     let found = (&told["holds"], &told["happenings"]);
     assert_eq!(found, (&json!("none"), &json!([])));
