@@ -136,7 +136,7 @@ impl CouponLook {
 
     /// Adds a later look.
     fn add(&mut self, later: Self) {
-        let found: HashSet<i64> = later.findings.iter().map(merged_by).collect();
+        let found: HashSet<(i64, &str)> = later.findings.iter().map(merged_by).collect();
         self.findings
             .retain(|before| !found.contains(&merged_by(before)));
         self.findings.extend(later.findings);
@@ -158,13 +158,15 @@ impl CouponLook {
     }
 }
 
-/// Returns a number for a finding about a coupon as a whole: two with the same number are one. For
-/// repairs it includes the detail, because each look may have repaired something else.
-fn merged_by(found: &Finding) -> i64 {
-    match found.result {
-        Outcome::Applied => found.fingerprint(),
-        Outcome::Planned | Outcome::Skipped | Outcome::Failed => found.identity(),
-    }
+/// Returns what identifies a finding about a coupon as a whole: two with the same identity are one.
+/// For repairs it includes the whole detail, because each look may have repaired something else, or
+/// more of the same: then only the numbers differ.
+fn merged_by(found: &Finding) -> (i64, &str) {
+    let detail = match found.result {
+        Outcome::Applied => found.detail.as_str(),
+        Outcome::Planned | Outcome::Skipped | Outcome::Failed => "",
+    };
+    (found.identity(), detail)
 }
 
 #[cfg(test)]
@@ -178,14 +180,27 @@ mod tests {
             let done = Finding::new(kind, ActionKind::Project, Outcome::Applied, what);
             CouponLook::at_whole(CouponId(1), done)
         };
-        let looks = ["written again", "the list differed", "written again"].map(did);
+        let looks = [
+            "written again",
+            "3 revocations were not in Redis",
+            "5 revocations were not in Redis",
+            "written again",
+        ];
+        let looks = looks.map(did);
         let all = sum(looks.into(), false);
         let told: Vec<&str> = all[&CouponId(1)]
             .findings
             .iter()
             .map(|found: &Finding| &*found.detail)
             .collect();
-        assert_eq!(told, ["the list differed", "written again"]);
+        assert_eq!(
+            told,
+            [
+                "3 revocations were not in Redis",
+                "5 revocations were not in Redis",
+                "written again",
+            ]
+        );
     }
 
     #[test]
