@@ -217,7 +217,7 @@ pub struct FailedClaimDetails {
     /// The first 4,096 bytes of its message as text; null if it has none.
     #[schema(example = "{\"v\":2,\"coupon_id\":1}")]
     pub message: Option<String>,
-    /// The length of the whole message.
+    /// The length of what is stored of its message: of a longer message, the first 4,096 bytes.
     pub message_bytes: u64,
 }
 

@@ -62,7 +62,8 @@ impl Db {
         self.within(LONG_LOOK).all("list dead letters", page).await
     }
 
-    /// Reads one dead letter, with the beginning of its message and the message's length in bytes.
+    /// Reads one dead letter, with the beginning of its message and the number of bytes that the
+    /// consumer has stored of it.
     pub async fn dead_letter(&self, id: i64) -> DbResult<Option<(DeadLetterRow, Payload)>> {
         let query = "SELECT {columns}, LEFT(payload, 4096), COALESCE(LENGTH(payload), 0) \
             FROM failed_claims WHERE id = ?";
