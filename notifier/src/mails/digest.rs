@@ -37,7 +37,7 @@ pub fn daily(day: &DailyDigest, links: &Links) -> anyhow::Result<Rendered> {
     parts.extend((total == 0).then(|| "no pass has ended".to_owned()));
     for (n, one, many) in [
         (
-            day.lost.len() as u64,
+            day.lost_total,
             "address misses mails",
             "addresses miss mails",
         ),
@@ -88,7 +88,8 @@ fn problems(day: &DailyDigest, open: Vec<String>, links: &Links) -> Vec<Block> {
             masked(target)
         )
     });
-    if let Some(lost) = Block::list(lost.collect()) {
+    let lost = with_rest(lost.collect(), day.lost_total);
+    if let Some(lost) = Block::list(lost) {
         blocks.push(lost);
         let to_do = "Check ALERT_TO, SMTP_URL and WEBHOOK_URLS, then run: \
             firstcome-reconciler test-email, and test-webhook";
@@ -212,14 +213,19 @@ fn finished_drops(day: &DailyDigest) -> [Block; 2] {
             drop.coupon_id, drop.drop_id
         )
     });
-    let mut items: Vec<String> = sealed.collect();
-    let more = day.sealed_total.saturating_sub(items.len() as u64);
-    items.extend((more > 0).then(|| format!("and {} more", grouped(more))));
+    let items = with_rest(sealed.collect(), day.sealed_total);
     let none = || Block::Paragraph("No drop was finished in this time.".to_owned());
     [
         Block::Title("Finished drops".to_owned()),
         Block::list(items).unwrap_or_else(none),
     ]
+}
+
+/// Adds how many of all these lines do not name.
+fn with_rest(mut lines: Vec<String>, total: u64) -> Vec<String> {
+    let more = total.saturating_sub(lines.len() as u64);
+    lines.extend((more > 0).then(|| format!("and {} more", grouped(more))));
+    lines
 }
 
 /// Names the campaigns with problems, or else all, if they are few.

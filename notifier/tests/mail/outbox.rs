@@ -89,6 +89,26 @@ async fn recipient_that_is_refused_five_times_is_given_up_and_the_other_gets_one
     assert!(!digest.contains("Nothing needs an operator"), "{digest}");
 }
 
+#[tokio::test]
+async fn digest_counts_the_addresses_that_it_does_not_name() {
+    let desk = Desk::new(A).await;
+    let given_up =
+        |n: u32| format!("('webhook', 'x', 'b', 'host-{n:02}', 's', 'b', '2026-12-01 06:00')");
+    let rows: Vec<String> = (0..23).map(given_up).collect();
+    let insert = "INSERT INTO outbox \
+        (channel, kind, batch, target, subject, body, given_up_at) VALUES ";
+    desk.run(&format!("{insert}{}", rows.join(", "))).await;
+    let digest = digest(&desk).await;
+    for says in [
+        "23 addresses miss mails",
+        "webhook host-19: 1",
+        "and 3 more",
+    ] {
+        assert!(digest.contains(says), "{says}: {digest}");
+    }
+    assert!(!digest.contains("host-20"), "{digest}");
+}
+
 /// Mails a daily digest now, and returns its text.
 pub(crate) async fn digest(desk: &Desk) -> String {
     let now = desk.clock.turn(TimeDelta::seconds(1));

@@ -521,6 +521,7 @@ fn quiet_day() -> DailyDigest {
         sent: 7,
         waiting: 0,
         lost: Vec::new(),
+        lost_total: 0,
     }
 }
 
@@ -545,6 +546,7 @@ fn renders_the_daily_digest() {
         open: vec![open],
         broken: 2,
         lost,
+        lost_total: 2,
         ..quiet_day()
     };
     keep("daily_with_problems", &daily(&day, &linked()).unwrap());

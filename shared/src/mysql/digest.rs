@@ -12,8 +12,8 @@ use crate::report::AlertState;
 use crate::sql;
 use crate::subject::Subject;
 
-/// Maximum number of sealed drops and of targets with lost messages. Of further drops, the mail
-/// shows only the number.
+/// Maximum number of sealed drops and of targets with lost messages. Of further ones, the mail shows
+/// only the number.
 const LINES: i64 = 20;
 
 /// Time limit of all queries. With a pass every second, a day has about 86,000 rows.
@@ -68,8 +68,10 @@ pub struct DailyDigest {
     pub sent: u64,
     /// Messages that wait to be sent.
     pub waiting: u64,
-    /// Targets with messages that were given up, and how many.
+    /// The first targets with messages that were given up, and how many.
     pub lost: Vec<(String, u64)>,
+    /// Number of targets with messages that were given up.
+    pub lost_total: u64,
 }
 
 /// Reads the digest of a period.
@@ -118,13 +120,16 @@ pub async fn day(
             WHERE mended_at IS NULL), (SELECT COUNT(*) FROM drops WHERE sealed_at >= ? \
             AND sealed_at < ?), (SELECT COUNT(*) FROM outbox WHERE sent_at >= ? \
             AND sent_at < ?), (SELECT COUNT(*) FROM outbox WHERE sent_at IS NULL \
-            AND given_up_at IS NULL)",
+            AND given_up_at IS NULL), (SELECT COUNT(DISTINCT target) FROM outbox \
+            WHERE given_up_at >= ? AND given_up_at < ?)",
+                from,
+                to,
                 from,
                 to,
                 from,
                 to
             );
-            let (broken, sealed_total, sent, waiting) = totals.one(conn).await?;
+            let (broken, sealed_total, sent, waiting, lost_total) = totals.one(conn).await?;
             let lost = sql!(
                 "SELECT target, COUNT(*) FROM outbox WHERE given_up_at >= ? \
             AND given_up_at < ? GROUP BY target ORDER BY target LIMIT ?",
@@ -147,6 +152,7 @@ pub async fn day(
                 sent,
                 waiting,
                 lost,
+                lost_total,
             })
         })
         .await
