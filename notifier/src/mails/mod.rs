@@ -5,7 +5,8 @@
 //! | title, subject | `alerts/headline.rs` decides; `summary.rs`, `title`, and `alerts/mod.rs`, `summary`, print it |
 //! | what users notice, what to do | `report/kinds.rs`, `facts`; of a campaign `report/attached.rs` |
 //! | last sentence of the lead | `lead.rs` |
-//! | reasons | `reasons.rs` |
+//! | list of reasons | `reasons.rs` |
+//! | a line under "Why" or "Repaired by itself" | after its label, the `detail` of a finding: search its words in `reconciler/src`, `attach/src` and `shared/src` |
 //! | links and commands | `section.rs`, by `Remedy` |
 //! | whether it is mailed now | `alerts/judge.rs`, `reason`; repairs: `record.rs`, `due_repairs` |
 //! | when its alert ends | `alerts/over.rs`, `ends_when` |

@@ -1,6 +1,7 @@
 mod cases;
 mod harmless;
 mod ids;
+mod product_texts;
 
 use std::collections::HashMap;
 
@@ -47,8 +48,20 @@ fn repairs(now: DateTime<Utc>, run: &Run, broken: &[BrokenPromise]) -> Vec<Repai
 }
 
 /// Judges the runs in order, and renders the mail of the last. What they repaired is not mailed
-/// yet.
+/// yet. Passes must write such findings.
 fn mail(
+    runs: &[(DateTime<Utc>, &Run)],
+    broken: &[BrokenPromise],
+    links: &Links,
+) -> Option<Rendered> {
+    for (_, run) in runs {
+        product_texts::assert_written(run.all_findings());
+    }
+    mail_of_any(runs, broken, links)
+}
+
+/// Like [`mail`], with findings that no pass writes.
+fn mail_of_any(
     runs: &[(DateTime<Utc>, &Run)],
     broken: &[BrokenPromise],
     links: &Links,
@@ -176,17 +189,21 @@ fn of_winter(id: &str, status: Status, findings: Vec<Finding>) -> Run {
 }
 
 fn late() -> Finding {
-    let detail = "admitted 64 s ago, no row and no message";
+    let detail = "admitted, and has no row";
     applied(Kind::Unissued, 37, ActionKind::Issue, detail)
 }
 
 fn repaired() -> Run {
-    let issued = |slot, detail| applied(Kind::FailedClaim, slot, ActionKind::Issue, detail);
-    let findings = vec![
-        late(),
-        issued(52, "failed claim 11 (undecodable)"),
-        issued(53, "failed claim 12 (undecodable)"),
-    ];
+    let issued = |slot, id: i64| Finding {
+        dead_letter: Some(id),
+        ..applied(
+            Kind::FailedClaim,
+            slot,
+            ActionKind::Issue,
+            &format!("failed claim {id}"),
+        )
+    };
+    let findings = vec![late(), issued(52, 11), issued(53, 12)];
     of_winter("a1", Status::Repaired, findings)
 }
 
@@ -200,16 +217,16 @@ fn failed_claims() -> Run {
     of_winter("a2", Status::Drift, findings)
 }
 
+const SWAPPED: &str = "Redis has this user on a slot whose row is another's";
+
 fn clean() -> Run {
     of_winter("a3", Status::Clean, Vec::new())
 }
 
 #[test]
 fn held_back_repairs_are_listed_by_kind_number_and_pass() {
-    let swapped = [4, 7, 9, 12].map(|slot| {
-        let detail = "another user holds this slot";
-        applied(Kind::SlotConflict, slot, ActionKind::Project, detail)
-    });
+    let swapped =
+        [4, 7, 9, 12].map(|slot| applied(Kind::SlotConflict, slot, ActionKind::Project, SWAPPED));
     let swapped = of_winter("b1", Status::Repaired, swapped.to_vec());
     let runs = [
         (at(-250), &swapped),
@@ -261,7 +278,7 @@ fn renders_passes() {
     let evicts = "Redis may evict admissions (maxmemory-policy is allkeys-lru): set `maxmemory-policy noeviction`";
     let evicts = of_no_drop(Kind::Stalled, evicts, None);
     let evicts = cased(FindingCase::Unsafe(UnsafePart::Redis), evicts);
-    let closed = "coupon 1 stays closed and answers 503: in drop 7, slot 9, another user holds this slot (and 2 more)";
+    let closed = "the coupon stays closed: MySQL refuses 3 rows of drop 7";
     let closed = of_no_drop(Kind::RedisLost, closed, Some(CouponId(1)));
     let forged = || {
         let found = of_no_drop(Kind::FailedClaim, "the message has no signature", None);
@@ -271,8 +288,11 @@ fn renders_passes() {
         findings: vec![forged(), forged(), forged()],
         ..clean()
     };
-    let changed = "another user holds this slot; Redis was emptied meanwhile";
-    let changed = left(Kind::SlotConflict, 4, changed);
+    let (action, result) = (ActionKind::Project, Outcome::Failed);
+    let changed = Finding {
+        detail: SWAPPED.to_owned(),
+        ..finding(Kind::SlotConflict, 4, action, result)
+    };
     #[rustfmt::skip]
     let passes = [
         ("repaired", repaired()),
@@ -305,7 +325,7 @@ fn renders_broken_promises() {
         drop_id: DropId(7),
         user_id: format!("customer-{slot:05}"),
         slot: Some(slot),
-        reason: "the drop has slots 1 to 100 only and none was free".to_owned(),
+        reason: "slot_lost".to_owned(),
     };
     let broken = [promise(101), promise(102)];
     let moved = |slot| {
@@ -330,6 +350,7 @@ fn outage(kind: AlertKind, summary: &str, why: &[&str]) -> Notice {
 
 /// Compares the mail about an outage with its snapshot.
 fn keep_outage(name: &str, notice: &Notice, now: DateTime<Utc>) {
+    product_texts::assert_written(&notice.problem.findings);
     let ids = [("kafka_unreachable", 41), ("admission", 42)];
     let links = linked();
     let mail = AlertMail {
@@ -350,7 +371,7 @@ fn renders_outages() {
         ..kafka
     };
     keep_outage("outage_of_kafka_lasts", &lasts, at(14_500));
-    let to_read = "coupon 1 stays closed: 5000 messages are to be read first";
+    let to_read = "coupon 1: the coupon stays closed: the consumer has 5000 messages to read first";
     let unrecorded = "MySQL answers, but alerts cannot be recorded";
     let full = "passes fail: MySQL: write rows: Table is full";
     #[rustfmt::skip]
@@ -358,7 +379,7 @@ fn renders_outages() {
         ("outage_of_redis", AlertKind::RedisUnreachable, "Redis does not answer: nothing listens at its address", &[]),
         ("admission_closed", AlertKind::AdmissionClosed, "1 coupon is closed", &[to_read]),
         ("outage_of_mysql", AlertKind::MysqlUnreachable, "MySQL does not answer: nothing listens at its address", &[]),
-        ("alerts_not_recorded", AlertKind::AlertsNotRecorded, unrecorded, &["Lock wait timeout"]),
+        ("alerts_not_recorded", AlertKind::AlertsNotRecorded, unrecorded, &["Lock wait timeout exceeded"]),
         ("run_failed", AlertKind::RunFailed, full, &[]),
     ];
     for (name, kind, summary, why) in outages {
@@ -449,7 +470,7 @@ fn mail_about_many_problems_is_truncated_and_says_where_the_rest_is() {
         drop_report(drop, &format!("Coupon {drop}"), drop, findings.collect())
     };
     let run = run("ab", Status::Drift, (1..=40).map(drop).collect());
-    let mail = mail(&[(at(1), &run)], &[], &linked()).unwrap();
+    let mail = mail_of_any(&[(at(1), &run)], &[], &linked()).unwrap();
     let is_short = mail.text.lines().count() < 250 && mail.html.len() < 60_000;
     assert!(is_short, "{}", mail.text);
     for rest in ["and 252 more", "and 26 more", "/alerts"] {

@@ -17,7 +17,7 @@ fn flat(mail: &Rendered) -> String {
 #[test]
 fn mail_about_refused_rows_quotes_mysql_and_suggests_no_raise() {
     let why = "the table `slot_limits` has no limit of this drop";
-    let detail = format!("failed claim 4 (unknown_drop); MySQL refused the row: {why}");
+    let detail = format!("failed claim 4: MySQL refuses the row: {why}");
     let refused = |slot| {
         let failed = Finding {
             result: Outcome::Failed,
@@ -36,7 +36,7 @@ fn mail_about_refused_rows_quotes_mysql_and_suggests_no_raise() {
 #[test]
 fn repairs_that_are_not_listed_count_in_every_part_of_a_mail() {
     let more = |kind, action, result| {
-        let detail = "20000 more like these, which are not named one by one";
+        let detail = "20000 more like the ones listed";
         let more = general(kind, action, result, detail);
         cased(FindingCase::MoreLeft(20_000), more)
     };
@@ -50,7 +50,14 @@ fn repairs_that_are_not_listed_count_in_every_part_of_a_mail() {
     let says = "20,002 repairs that wait for a confirmation of Lunch";
     assert!(text.contains(says), "{text}");
 
-    let issued = |slot| applied(Kind::Unissued, slot, ActionKind::Issue, "no row");
+    let issued = |slot| {
+        applied(
+            Kind::Unissued,
+            slot,
+            ActionKind::Issue,
+            "admitted, and has no row",
+        )
+    };
     let unlisted = more(Kind::Unissued, ActionKind::Issue, Outcome::Applied);
     let mut run = one(Status::Repaired, vec![issued(1), unlisted]);
     run.drops.push(drop_report(2, "Dinner", 8, vec![issued(3)]));
@@ -70,7 +77,9 @@ fn html_commands_have_no_line_continuations() {
 
 #[test]
 fn mail_about_a_doubtful_plan_begins_with_the_doubt_and_leads_to_its_confirmation() {
-    let detail = "it is in Redis, and no row came; no user in Redis has a row: check";
+    let doubt = Doubt::Disjoint.says();
+    let detail =
+        format!("it is in Redis, and no row came; {doubt}; held back until it is confirmed");
     let held = |slot| Finding {
         case: FindingCase::Doubted(Doubt::Disjoint),
         slot: None,
@@ -84,7 +93,7 @@ fn mail_about_a_doubtful_plan_begins_with_the_doubt_and_leads_to_its_confirmatio
     report.coupon_id = coupon;
     report.drop_id = drop;
     for finding in &mut report.findings {
-        finding.detail = detail.to_owned();
+        finding.detail.clone_from(&detail);
     }
     let links = Links {
         file: Some("'/etc/shop.toml'".to_owned()),

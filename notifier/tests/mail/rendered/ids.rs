@@ -10,7 +10,8 @@ fn with_ids(ids: &[String]) -> Rendered {
     for (at, finding) in run.drops[0].findings.iter_mut().enumerate() {
         finding.user_id = id(at);
     }
-    let refused = "no row, and no message waits; MySQL refused the row: another row has this slot, this user or this code";
+    let refused =
+        "admitted, and has no row: MySQL refuses the row: another row has this slot or this user";
     let above = "the slot is above the quantity";
     let (action, result) = (ActionKind::Project, Outcome::Planned);
     let also = [
@@ -28,7 +29,7 @@ fn with_ids(ids: &[String]) -> Rendered {
         drop_id: DropId(7),
         user_id: ids[3].clone(),
         slot: Some(101),
-        reason: "the drop has slots 1 to 100 only and none was free".to_owned(),
+        reason: "slot_lost".to_owned(),
     };
     mail(&[(at(1), &run)], &[broken], &linked()).unwrap()
 }
