@@ -37,7 +37,7 @@ fn read_folder(folder: &Path, parts: &mut Vec<String>) {
         let name = path.file_name().unwrap().to_str().unwrap();
         if path.is_dir() && name != "tests" {
             read_folder(&path, parts);
-        } else if name.ends_with(".rs") && name != "tests.rs" {
+        } else if path.extension().is_some_and(|it| it == "rs") && name != "tests.rs" {
             parts_of(&fs::read_to_string(&path).unwrap(), parts);
         }
     }
@@ -45,7 +45,10 @@ fn read_folder(folder: &Path, parts: &mut Vec<String>) {
 
 /// Adds the literal parts of the texts in a source: what stands between its placeholders.
 fn parts_of(source: &str, parts: &mut Vec<String>) {
-    let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let code = source
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or_default();
     let is_code = |line: &&str| !line.trim_start().starts_with("//") && !line.contains("example =");
     let lines: Vec<&str> = code.lines().filter(is_code).collect();
     let code = lines.join("\n").replace("'\"'", "").replace("\\\"", "'");
