@@ -165,7 +165,7 @@ fn changes_later(campaign: &Campaign) -> Option<String> {
         .filter(|name| {
             let of = &campaign.rows.of;
             of.get(*name)
-                .is_some_and(|it| it.all().len() == 1 && !it.is_null())
+                .is_some_and(|it| it.all().len() == 1 && !it.may_be_null())
         })
         .map(String::as_str)
         .collect();

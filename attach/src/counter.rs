@@ -43,7 +43,7 @@ impl Counter {
             };
         };
         if counted < self.given {
-            CounterState::Behind(self.given - counted)
+            CounterState::Behind(self.given.saturating_sub(counted))
         } else if self.is_selling {
             // It also counts claims that are on their way, or about to be refused.
             CounterState::Right

@@ -8,7 +8,8 @@ use firstcome_shared::report::Doubt;
 /// What decides about all repairs of a target in a pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// Something was repaired with this part of the file before, or a look was clean.
+    /// A plan of this part of the file was confirmed before, or a look with ten users in both stores
+    /// was clean.
     pub is_trusted: bool,
     /// The number of its repairs.
     pub number: u64,

@@ -3,8 +3,8 @@
 use anyhow::ensure;
 
 use super::{
-    Campaign, Columns, CountKey, Duplicates, KeyType, LONGEST_BESIDE_QUEUE, Mode, Scalar, StockRow,
-    UsersKey, has_date,
+    Campaign, Columns, CountKey, Done, Duplicates, KeyType, LONGEST_BESIDE_QUEUE, Mode, Scalar,
+    StockRow, UsersKey, has_date,
 };
 
 impl Campaign {
@@ -125,6 +125,23 @@ impl Campaign {
         ensure!(
             other.is_none(),
             "rows.insert: leave {other:?} out: where and user say it"
+        );
+        let unknown = rows.insert.iter().find(|(_, it)| it.is_unknown_word());
+        ensure!(
+            unknown.is_none(),
+            "rows.insert: {unknown:?} would be written as this text: write {{uuid}}, {{random:1}} \
+            to {{random:64}}, {{now}}, {{now+30d}}, {{date}} or {{null}}"
+        );
+        let done = self.failed.as_ref().map(|it| &it.done);
+        ensure!(
+            !matches!(
+                done,
+                Some(Done::Column {
+                    value: Scalar::AnyOf(_),
+                    ..
+                })
+            ),
+            "failed.done: write one value, which processed events get"
         );
         let stock = self.stock.as_ref();
         ensure!(

@@ -299,7 +299,7 @@ impl FailedTable {
 }
 
 /// What marks a failed event as processed: `"delete"`, or a column that has another value or NULL
-/// while the event is open.
+/// while the event is open (with `{null}`: that has a value).
 #[derive(Debug, Clone, Deserialize)]
 #[serde(
     untagged,
@@ -399,6 +399,25 @@ impl Scalar {
             "" => Some(0),
             later => later.strip_prefix('+')?.strip_suffix('d')?.parse().ok(),
         }
+    }
+
+    /// Whether it looks like one of the words in braces that stand for a value, but is none.
+    pub fn is_unknown_word(&self) -> bool {
+        let Some(word) = self.text().and_then(|text| text.strip_prefix('{')) else {
+            return false;
+        };
+        let Some(word) = word.strip_suffix('}') else {
+            return false;
+        };
+        // Not JSON.
+        let is_word = word.starts_with(|first: char| first.is_ascii_alphabetic())
+            && !word.contains(['"', '{', ' ']);
+        let is_known = word == "uuid"
+            || self.is_null()
+            || word.starts_with("date")
+            || self.days_from_now().is_some()
+            || self.random_digits().is_some();
+        is_word && !is_known
     }
 
     pub fn text(&self) -> Option<&str> {

@@ -2,6 +2,7 @@
 //! once, with table, column and what to write.
 
 use firstcome_attach::AttachError;
+use firstcome_attach::config::AttachFile;
 use firstcome_attach::pass::Request;
 use firstcome_attach::queue::Queues;
 
@@ -39,6 +40,46 @@ async fn refusal(world: &World, file: &str) -> String {
         Err(AttachError::Misfit(why)) => why,
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn word_in_braces_that_means_nothing_is_refused() {
+    let parse = |code: &str| {
+        let insert = format!("duplicates = 'locked', insert = {{ code = '{code}' }}");
+        let file = FILE.replace("duplicates = 'locked'", &insert);
+        AttachFile::parse(&format!(
+            "database = 'mysql://db/shop'\nredis = 'redis://cache'\n{file}"
+        ))
+    };
+    for known in [
+        "{uuid}",
+        "{random:64}",
+        "{now+30d}",
+        "{null}",
+        "{}",
+        "{\"a\": 1}",
+        "A{1}",
+    ] {
+        parse(known).unwrap();
+    }
+    for unknown in [
+        "{random:65}",
+        "{random}",
+        "{uid}",
+        "{uuid:binary}",
+        "{now+1h}",
+    ] {
+        let why = format!("{:#}", parse(unknown).unwrap_err());
+        assert!(why.contains("would be written as this text"), "{why}");
+    }
+}
+
+#[test]
+fn processed_events_are_marked_by_one_value() {
+    let file = FILE.replace("value = 1", "value = [1, 2]");
+    let file = format!("database = 'mysql://db/shop'\nredis = 'redis://cache'\n{file}");
+    let why = format!("{:#}", AttachFile::parse(&file).unwrap_err());
+    assert!(why.contains("failed.done: write one value"), "{why}");
 }
 
 #[tokio::test]

@@ -46,9 +46,8 @@ const RECORDING: Duration = Duration::from_secs(60);
 /// First and longest pause between attempts for a message, in seconds.
 const BACKOFF_SECONDS: (i64, i64) = (30, 3_600);
 
-/// Number of refusals after which a message has its last chance, in about eight minutes: a server's
-/// rule that refuses everybody may be a mistake that is soon corrected. The message is given up if
-/// the refusal is permanent, and otherwise once the target accepts a newer message.
+/// Number of permanent refusals after which a message is given up, in about eight minutes: a
+/// server's rule that refuses everybody may be a mistake that is soon corrected.
 const REFUSALS: u32 = 5;
 
 /// Delivers the outbox. Cheap to clone.
@@ -221,7 +220,7 @@ impl Sender {
         let id = leased.id;
         let record = async {
             loop {
-                match outbox::record_outcome(&self.db, id, outcome.clone(), now).await {
+                match outbox::record_outcome(&self.db, leased, outcome.clone(), now).await {
                     Ok(passed_over) => break passed_over,
                     Err(error) => {
                         tracing::debug!(
@@ -292,13 +291,12 @@ pub(crate) struct Failure {
 
 /// Decides when to try again.
 fn outcome(leased: &Leased, failure: Failure, now: DateTime<Utc>) -> DeliveryOutcome {
-    let is_tried_often = leased.attempts + 1 >= REFUSALS;
-    let is_refused_for_good = failure.is_final && is_tried_often;
+    let is_refused_for_good = failure.is_final && leased.attempts + 1 >= REFUSALS;
     if is_refused_for_good || outbox::is_old(leased.message.created_at.and_utc(), now) {
         return DeliveryOutcome::GivenUp(failure.reason);
     }
     let next = next_attempt(now, leased.attempts, failure.after);
-    if failure.is_about_message && is_tried_often {
+    if failure.is_about_message {
         DeliveryOutcome::Refused(next, failure.reason)
     } else {
         DeliveryOutcome::Retry(next, failure.reason)

@@ -203,19 +203,17 @@ impl PostError {
         }
     }
 
-    /// Whether the receiver is there and rejected this event, so that it may accept others. A proxy
-    /// answers 502, 503 or 504 for a receiver that is away.
+    /// Whether the receiver itself rejected this event, so that it may accept others. Statuses above
+    /// 500 are those of a proxy or of an overloaded receiver.
     pub(crate) fn is_about_event(&self) -> bool {
         let Self::Refused { status, .. } = self else {
             return false;
         };
-        !matches!(
-            *status,
-            StatusCode::TOO_MANY_REQUESTS
-                | StatusCode::BAD_GATEWAY
-                | StatusCode::SERVICE_UNAVAILABLE
-                | StatusCode::GATEWAY_TIMEOUT
-        )
+        match *status {
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => false,
+            StatusCode::INTERNAL_SERVER_ERROR => true,
+            other => !other.is_server_error(),
+        }
     }
 
     /// Whether another attempt cannot help: the receiver is gone, or a chat refuses the text.

@@ -243,6 +243,27 @@ async fn event_that_its_receiver_refuses_delays_newer_ones_only_for_five_attempt
 }
 
 #[tokio::test]
+async fn one_refusal_after_an_outage_gives_no_event_up() {
+    let receiver = Receiver::start().await;
+    let desk = desk_with(&[&receiver]).await;
+    receiver.set(CannedReply::Status(503));
+    desk.pass(&drift("r1", &[3])).await;
+    for _ in 0..6 {
+        desk.flush_after(TimeDelta::hours(1)).await;
+    }
+    let first = receiver.received()[0].id().to_owned();
+    let tried = receiver.received().len();
+    // It is starting.
+    receiver.set(CannedReply::RefuseEvent(first.clone()));
+    desk.pass(&clean("r2")).await;
+    assert_eq!(ids(&receiver.received()[tried..]), [first]);
+    receiver.set(CannedReply::Status(204));
+    desk.flush_after(TimeDelta::hours(1)).await;
+    let accepted = &receiver.whats()[tried + 1..];
+    assert_eq!(accepted, ["alert.firing new", "alert.resolved resolved"]);
+}
+
+#[tokio::test]
 async fn receiver_that_failed_for_hours_gets_every_event_in_order() {
     for failure in [500, 503] {
         let receiver = Receiver::start().await;

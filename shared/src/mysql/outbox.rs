@@ -72,6 +72,8 @@ impl Outgoing {
 pub struct Leased {
     pub id: i64,
     pub attempts: u32,
+    /// How often in a row its target has refused it.
+    pub refusals: u32,
     pub message: Outgoing,
 }
 
@@ -80,10 +82,9 @@ pub struct Leased {
 pub enum DeliveryOutcome {
     /// The target accepted it.
     Sent,
-    /// The attempt failed. The next one is at this time.
+    /// The target is away. The next attempt is at this time.
     Retry(DateTime<Utc>, String),
-    /// The target answers, but has refused this message several times. The next attempt is at this
-    /// time, or when a newer message is due, which follows it at once.
+    /// The target answered, and refused it. The next attempt is at this time.
     Refused(DateTime<Utc>, String),
     /// The attempt failed, and no other follows.
     GivenUp(String),
@@ -112,9 +113,10 @@ row! {
         id: i64,
         target: String,
         attempts: u32,
+        refusals: u32,
         next_attempt_at: NaiveDateTime,
-        /// When its target refused it for the last time, if it did several times.
-        refused_at: Option<NaiveDateTime>,
+        attempted_at: Option<NaiveDateTime>,
+        leased_until: Option<NaiveDateTime>,
     }
 }
 
@@ -127,10 +129,7 @@ pub async fn lease(
 ) -> DbResult<Vec<Leased>> {
     db.transaction("lease messages", async move |conn| {
         let is_open = "sent_at IS NULL AND given_up_at IS NULL \
-                       AND (leased_until IS NULL OR leased_until <= ? OR leased_until > ?) \
                        AND (channel = ? OR target IN (?)) AND target NOT IN (?)";
-        // No lease is that far ahead. If there is one, the clock has been set back since.
-        let never_leased = until + AHEAD;
         let mails = if served.mails {
             Channel::Mail.word()
         } else {
@@ -140,17 +139,22 @@ pub async fn lease(
         let busy = served.busy.iter().map(String::as_str).chain([""]);
         let hooks = list(&served.webhooks);
         let busy = list(busy);
-        let of_open = values![now, never_leased, mails, hooks, busy];
+        let of_open = values![mails, hooks, busy];
         let waiting = format!("SELECT {{columns}} FROM outbox WHERE {is_open} ORDER BY id");
-        let waiting: Vec<WaitingMessage> = Sql::new(waiting, of_open.clone()).all(conn).await?;
-        let due = next_of_each_target(&waiting, now);
+        let waiting: Vec<WaitingMessage> = Sql::new(waiting, of_open).all(conn).await?;
+        let times = Times { now, until };
+        let due = next_of_each_target(&waiting, times);
         // A locking read sees the latest rows. Those that another sender has locked are skipped.
-        let lock = format!(
-            "SELECT id, attempts, {{columns}} FROM outbox \
-            WHERE id IN (?) AND {is_open} FOR UPDATE SKIP LOCKED"
+        let lock = sql!(
+            "SELECT id, attempts, refusals, {columns} FROM outbox \
+            WHERE id IN (?) AND sent_at IS NULL AND given_up_at IS NULL \
+            AND (leased_until IS NULL OR leased_until <= ? OR leased_until > ?) \
+            FOR UPDATE SKIP LOCKED",
+            list(due),
+            now,
+            times.never_leased()
         );
-        let of_due = [values![list(due)], of_open].concat();
-        let locked: Vec<(i64, u32, Outgoing)> = Sql::new(lock, of_due).all(conn).await?;
+        let locked: Vec<(i64, u32, u32, Outgoing)> = lock.all(conn).await?;
         let ids = list(locked.iter().map(|(id, ..)| *id));
         let lease = sql!(
             "UPDATE outbox SET leased_until = ? WHERE id IN (?)",
@@ -160,9 +164,10 @@ pub async fn lease(
         lease.run(conn).await?;
         Ok(locked
             .into_iter()
-            .map(|(id, attempts, message)| Leased {
+            .map(|(id, attempts, refusals, message)| Leased {
                 id,
                 attempts,
+                refusals,
                 message,
             })
             .collect())
@@ -170,55 +175,104 @@ pub async fn lease(
     .await
 }
 
+/// The times of a lease.
+#[derive(Clone, Copy)]
+struct Times {
+    now: DateTime<Utc>,
+    /// When the lease expires.
+    until: DateTime<Utc>,
+}
+
+impl Times {
+    /// No lease is that far ahead. If there is one, the clock has been set back since.
+    fn never_leased(self) -> DateTime<Utc> {
+        self.until + AHEAD
+    }
+
+    fn is_leased(self, message: &WaitingMessage) -> bool {
+        message.leased_until.is_some_and(|until| {
+            until > self.now.naive_utc() && until <= self.never_leased().naive_utc()
+        })
+    }
+
+    fn is_due(self, time: NaiveDateTime) -> bool {
+        // Nor is an attempt that far ahead.
+        let never = self.now + PUT_OFF_AT_MOST + AHEAD;
+        time <= self.now.naive_utc() || time > never.naive_utc()
+    }
+}
+
 /// Returns the message of each target that is to be sent next, if one is due. Messages are sorted
 /// by their ID, from the oldest.
-fn next_of_each_target(waiting: &[WaitingMessage], now: DateTime<Utc>) -> Vec<i64> {
+fn next_of_each_target(waiting: &[WaitingMessage], times: Times) -> Vec<i64> {
     let mut targets: BTreeMap<&str, Vec<&WaitingMessage>> = BTreeMap::new();
     for message in waiting {
         targets.entry(&message.target).or_default().push(message);
     }
     let next = targets
         .values()
-        .map(|messages| next_of_target(messages, now));
+        .map(|messages| next_of_target(messages, times));
     next.flatten().collect()
 }
 
-/// A target's messages arrive in order. If the oldest has failed so often that its target was away,
-/// it is also due as soon as a newer one is. A message that its target refuses is tried before a
-/// newer one, but no longer delays it.
-fn next_of_target(messages: &[&WaitingMessage], now: DateTime<Utc>) -> Option<i64> {
-    let now = now.naive_utc();
-    // No attempt is that far ahead. If there is one, the clock has been set back since.
-    let never = now + PUT_OFF_AT_MOST + AHEAD;
-    let is_due = |time: NaiveDateTime| time <= now || time > never;
-    let mut in_order = messages.iter().filter(|it| it.refused_at.is_none());
-    let times = in_order.clone().map(|it| it.next_attempt_at);
-    let earliest = times.filter(|time| *time <= now).min();
-    let oldest = in_order.next().filter(|it| {
-        let was_away = it.attempts >= WAS_AWAY;
-        is_due(it.next_attempt_at) || was_away && earliest.is_some()
-    });
-    let followed_since = oldest.and(earliest);
+/// A target's messages arrive in order. Only messages that the target has refused often delay no
+/// newer one, but each of them is tried once more before a newer one is: a target that refused
+/// everything for a while gets everything in order afterwards.
+fn next_of_target(messages: &[&WaitingMessage], times: Times) -> Option<i64> {
+    let mut leased = messages.iter().filter(|it| times.is_leased(it));
+    // Another sender has them. Only what a target has refused must be tried before a newer one.
+    if leased.any(|it| it.refusals > 0) {
+        return None;
+    }
+    let mut messages = messages.to_vec();
+    messages.retain(|it| !times.is_leased(it));
     let refused = messages
         .iter()
-        .find(|it| match (it.refused_at, followed_since) {
-            (None, _) => false,
-            (Some(_), None) => is_due(it.next_attempt_at),
-            (Some(at), Some(followed_since)) => is_due(it.next_attempt_at) || at < followed_since,
-        });
-    let next = [refused, oldest].into_iter().flatten();
-    next.map(|message| message.id).min()
+        .take(PASSED_AT_MOST)
+        .take_while(|it| it.refusals >= REFUSED_OFTEN)
+        .count();
+    for (at, message) in messages.iter().enumerate().take(refused + 1) {
+        let is_last = at == refused;
+        let newer = if is_last { &messages[at + 1..] } else { &[] };
+        let due_at = due_at(message, newer);
+        if times.is_due(due_at) {
+            let mut older = messages[..at].iter();
+            let untried = older.find(|it| it.attempted_at < Some(due_at));
+            let may_wait = due_at <= times.now.naive_utc();
+            let first = untried.filter(|_| may_wait).unwrap_or(message);
+            return Some(first.id);
+        }
+    }
+    None
+}
+
+/// Returns when a message is due. If it has failed so often that its target was away, that is as
+/// soon as a newer one becomes due after its last attempt.
+fn due_at(message: &WaitingMessage, newer: &[&WaitingMessage]) -> NaiveDateTime {
+    let own = message.next_attempt_at;
+    if message.attempts < WAS_AWAY {
+        return own;
+    }
+    let newer = newer.iter().map(|it| it.next_attempt_at);
+    let since = newer.filter(|time| Some(*time) >= message.attempted_at);
+    since.min().map_or(own, |time| time.min(own))
 }
 
 /// A message that failed this often was not refused: its target, or the mail server, was away.
 const WAS_AWAY: u32 = 5;
+
+/// A message that its target has refused this often, for about eight minutes, delays no newer one.
+const REFUSED_OFTEN: u32 = 5;
+
+/// A target that has refused this many messages often refuses everything.
+const PASSED_AT_MOST: usize = 10;
 
 /// What an attempt changes.
 #[derive(Default)]
 struct Changes {
     sent_at: Option<DateTime<Utc>>,
     given_up_at: Option<DateTime<Utc>>,
-    refused_at: Option<DateTime<Utc>>,
+    refusals: u32,
     next_attempt_at: Option<DateTime<Utc>>,
     /// When the messages that waited for this one are due.
     others_due_at: Option<DateTime<Utc>>,
@@ -226,11 +280,12 @@ struct Changes {
 }
 
 impl Changes {
-    fn from_outcome(outcome: DeliveryOutcome, now: DateTime<Utc>) -> Self {
+    fn from_outcome(outcome: DeliveryOutcome, refusals: u32, now: DateTime<Utc>) -> Self {
         match outcome {
             DeliveryOutcome::Sent => Self {
                 sent_at: Some(now),
                 others_due_at: Some(now),
+                refusals,
                 ..Self::default()
             },
             DeliveryOutcome::Retry(at, error) => Self {
@@ -240,13 +295,15 @@ impl Changes {
                 ..Self::default()
             },
             DeliveryOutcome::Refused(at, error) => Self {
-                refused_at: Some(now),
+                refusals: refusals + 1,
                 next_attempt_at: Some(at),
+                others_due_at: (refusals + 1 < REFUSED_OFTEN).then_some(at),
                 last_error: Some(error),
                 ..Self::default()
             },
             DeliveryOutcome::GivenUp(error) => Self {
                 given_up_at: Some(now),
+                refusals,
                 last_error: Some(error),
                 ..Self::default()
             },
@@ -258,55 +315,61 @@ impl Changes {
 /// other messages to the target are due when this one is; if it succeeded, they are due now. A mail
 /// that is sent also proves that the mail server is back: mails that failed `WAS_AWAY` times or more
 /// are due now, whatever their target. A target that accepts a message gets none of the older ones
-/// that it refuses: an alert must not begin after it has ended. Returns how many of those were given
-/// up.
+/// that it has just refused again: an alert must not begin after it has ended. Returns how many of
+/// those were given up.
 pub async fn record_outcome(
     db: &Db,
-    id: i64,
+    leased: &Leased,
     outcome: DeliveryOutcome,
     now: DateTime<Utc>,
 ) -> DbResult<usize> {
-    let changes = Changes::from_outcome(outcome, now);
+    let id = leased.id;
+    let changes = Changes::from_outcome(outcome, leased.refusals, now);
     let is_sent = changes.sent_at.is_some();
-    // Change the others first, because this may be repeated if recording the outcome fails.
-    if let Some(due) = changes.others_due_at {
-        let others = sql!(
-            "UPDATE outbox o JOIN outbox own ON own.id = ? SET o.next_attempt_at = ? \
-            WHERE o.sent_at IS NULL AND o.given_up_at IS NULL AND o.id <> own.id \
-            AND (o.target = own.target \
-            OR ? AND o.channel = own.channel AND own.channel = ? AND o.attempts >= ?)",
-            id,
-            due,
-            is_sent,
-            Channel::Mail.word(),
-            WAS_AWAY
+    db.transaction("record a delivery", async move |conn| {
+        let own = sql!(
+            "UPDATE outbox SET attempts = attempts + 1, refusals = ?, attempted_at = ?, \
+            leased_until = NULL, sent_at = ?, given_up_at = COALESCE(?, given_up_at), \
+            last_error = ?, next_attempt_at = COALESCE(?, next_attempt_at) \
+            WHERE id = ? AND sent_at IS NULL",
+            changes.refusals,
+            now,
+            changes.sent_at,
+            changes.given_up_at,
+            changes.last_error,
+            changes.next_attempt_at,
+            id
         );
-        db.execute("put off other messages", others).await?;
-    }
-    let mut passed_over = 0;
-    if is_sent {
-        let refused = sql!(
-            "UPDATE outbox o JOIN outbox own ON own.id = ? SET o.given_up_at = ? \
-            WHERE o.target = own.target AND o.id < own.id AND o.refused_at IS NOT NULL \
-            AND o.sent_at IS NULL AND o.given_up_at IS NULL",
-            id,
-            now
-        );
-        passed_over = db.execute("give up refused messages", refused).await?;
-    }
-    let set = sql!(
-        "UPDATE outbox SET attempts = attempts + 1, leased_until = NULL, sent_at = ?, \
-        given_up_at = ?, refused_at = ?, last_error = ?, \
-        next_attempt_at = COALESCE(?, next_attempt_at) WHERE id = ? AND sent_at IS NULL",
-        changes.sent_at,
-        changes.given_up_at,
-        changes.refused_at,
-        changes.last_error,
-        changes.next_attempt_at,
-        id
-    );
-    db.execute("record a delivery", set).await?;
-    Ok(passed_over)
+        own.run(conn).await?;
+        let mut passed_over = 0;
+        if is_sent {
+            let refused = sql!(
+                "UPDATE outbox o JOIN outbox own ON own.id = ? SET o.given_up_at = ? \
+                WHERE o.target = own.target AND o.id < own.id AND o.refusals >= ? \
+                AND o.sent_at IS NULL AND o.given_up_at IS NULL",
+                id,
+                now,
+                REFUSED_OFTEN
+            );
+            passed_over = refused.run(conn).await?;
+        }
+        if let Some(due) = changes.others_due_at {
+            let others = sql!(
+                "UPDATE outbox o JOIN outbox own ON own.id = ? SET o.next_attempt_at = ? \
+                WHERE o.sent_at IS NULL AND o.given_up_at IS NULL AND o.id <> own.id \
+                AND (o.target = own.target \
+                OR ? AND o.channel = own.channel AND own.channel = ? AND o.attempts >= ?)",
+                id,
+                due,
+                is_sent,
+                Channel::Mail.word(),
+                WAS_AWAY
+            );
+            others.run(conn).await?;
+        }
+        Ok(passed_over)
+    })
+    .await
 }
 
 /// Gives up on messages that are a day old and whose next attempt was due an hour ago: no process
@@ -341,13 +404,38 @@ mod tests {
     use super::*;
 
     /// A message to one target. Times are minutes from now.
-    fn message(id: i64, attempts: u32, next: i64, refused: Option<i64>) -> WaitingMessage {
+    fn message(id: i64, attempts: u32, next: i64) -> WaitingMessage {
         WaitingMessage {
             id,
             target: "a@example.org".to_owned(),
             attempts,
+            refusals: 0,
             next_attempt_at: minutes(next).naive_utc(),
-            refused_at: refused.map(|at| minutes(at).naive_utc()),
+            attempted_at: (attempts > 0).then(|| minutes(-20).naive_utc()),
+            leased_until: None,
+        }
+    }
+
+    /// A message that was refused often, the last time at this minute.
+    fn refused(id: i64, next: i64, last: i64) -> WaitingMessage {
+        WaitingMessage {
+            refusals: REFUSED_OFTEN,
+            attempted_at: Some(minutes(last).naive_utc()),
+            ..message(id, 5, next)
+        }
+    }
+
+    fn leased(id: i64, until: i64) -> WaitingMessage {
+        WaitingMessage {
+            leased_until: Some(minutes(until).naive_utc()),
+            ..message(id, 0, 0)
+        }
+    }
+
+    fn leased_again(id: i64, until: i64) -> WaitingMessage {
+        WaitingMessage {
+            refusals: 1,
+            ..leased(id, until)
         }
     }
 
@@ -355,43 +443,115 @@ mod tests {
         DateTime::UNIX_EPOCH + TimeDelta::days(1) + TimeDelta::minutes(number)
     }
 
-    #[test]
-    fn messages_of_a_target_are_sent_in_order_and_refused_ones_before_newer_ones() {
-        let first = message(1, 0, 0, None);
-        let waits = message(1, 1, 10, None);
-        let was_away = message(1, WAS_AWAY, 10, None);
-        let refused = |at| message(1, 5, 10, Some(at));
-        let refused_and_due = message(1, 5, 0, Some(-30));
-        let newer = message(2, 0, -1, None);
-        let newer_waits = message(2, 1, 5, None);
-        let clock_was_set_back = message(1, 1, 24 * 60, None);
-        for (what, waiting, next) in [
-            ("nothing", vec![], None),
-            ("the oldest first", vec![&first, &newer], Some(1)),
-            ("the newer waits", vec![&waits, &newer], None),
-            ("the target may be back", vec![&was_away, &newer], Some(1)),
-            ("nothing new is due", vec![&was_away, &newer_waits], None),
-            (
-                "no attempt is that late",
-                vec![&clock_was_set_back],
-                Some(1),
-            ),
-            ("refused", vec![&refused(-30)], None),
-            ("refused, and due again", vec![&refused_and_due], Some(1)),
-            ("a last chance", vec![&refused(-30), &newer], Some(1)),
-            ("it was refused again", vec![&refused(0), &newer], Some(2)),
-            ("none is due", vec![&refused(-30), &newer_waits], None),
-        ] {
-            let found = next_of_target(&waiting, minutes(0));
-            assert_eq!(found, next, "{what}");
+    fn times() -> Times {
+        Times {
+            now: minutes(0),
+            until: minutes(4),
         }
     }
 
     #[test]
+    fn messages_of_a_target_are_sent_in_order_and_refused_ones_before_newer_ones() {
+        let later = 24 * 60;
+        for (what, waiting, next) in [
+            ("nothing", vec![], None),
+            (
+                "the oldest first",
+                vec![message(1, 0, 0), message(2, 0, -1)],
+                Some(1),
+            ),
+            (
+                "the newer waits",
+                vec![message(1, 1, 10), message(2, 0, -1)],
+                None,
+            ),
+            (
+                "no attempt is that late",
+                vec![message(1, 1, later)],
+                Some(1),
+            ),
+            (
+                "the target may be back",
+                vec![message(1, 5, 10), message(2, 0, -1)],
+                Some(1),
+            ),
+            (
+                "nothing new is due",
+                vec![message(1, 5, 10), message(2, 0, -30)],
+                None,
+            ),
+            (
+                "another sender has it",
+                vec![leased(1, 3), message(2, 0, 0)],
+                Some(2),
+            ),
+            (
+                "it may be refused again",
+                vec![leased_again(1, 3), message(2, 0, 0)],
+                None,
+            ),
+            (
+                "its sender died",
+                vec![leased(1, -1), message(2, 0, 0)],
+                Some(1),
+            ),
+            (
+                "no lease is that long",
+                vec![leased(1, later), message(2, 0, 0)],
+                Some(1),
+            ),
+            ("refused", vec![refused(1, 10, -30)], None),
+            ("refused, and due again", vec![refused(1, 0, -30)], Some(1)),
+            (
+                "a last chance",
+                vec![refused(1, 10, -30), message(2, 0, -1)],
+                Some(1),
+            ),
+            (
+                "refused again",
+                vec![refused(1, 10, 0), message(2, 0, -1)],
+                Some(2),
+            ),
+            (
+                "none is due",
+                vec![refused(1, 10, -30), message(2, 1, 5)],
+                None,
+            ),
+            (
+                "the older first",
+                vec![refused(1, 30, -10), refused(2, 0, -8)],
+                Some(1),
+            ),
+            (
+                "both were refused",
+                vec![refused(1, 30, 0), refused(2, 0, -8)],
+                Some(2),
+            ),
+            (
+                "the clock was set back",
+                vec![refused(1, 10, -30), message(2, 1, later)],
+                Some(2),
+            ),
+        ] {
+            let waiting: Vec<&WaitingMessage> = waiting.iter().collect();
+            assert_eq!(next_of_target(&waiting, times()), next, "{what}");
+        }
+    }
+
+    #[test]
+    fn target_that_refuses_many_messages_gets_no_newer_one() {
+        let mut all: Vec<WaitingMessage> = (1..).map(|id| refused(id, 10, 0)).take(11).collect();
+        all.push(message(12, 0, -1));
+        let waiting: Vec<&WaitingMessage> = all.iter().collect();
+        assert_eq!(next_of_target(&waiting, times()), None);
+        assert_eq!(next_of_target(&waiting[1..], times()), Some(12));
+    }
+
+    #[test]
     fn target_that_waits_delays_no_other() {
-        let waits = message(1, 1, 10, None);
-        let mut other = message(2, 0, 0, None);
+        let mut other = message(2, 0, 0);
         other.target = "b@example.org".to_owned();
-        assert_eq!(next_of_each_target(&[waits, other], minutes(0)), [2]);
+        let waiting = [message(1, 1, 10), other];
+        assert_eq!(next_of_each_target(&waiting, times()), [2]);
     }
 }
