@@ -2,7 +2,7 @@
 
 use crate::config::CountMeans;
 
-/// A counter, and what it should count.
+/// A counter in their Redis, and the number of coupons that it should show.
 #[derive(Debug, Clone, Copy)]
 pub struct Counter {
     pub means: CountMeans,

@@ -87,7 +87,7 @@ impl UserSets {
     }
 }
 
-/// The column of their stock row that counts.
+/// The counter column of their stock row: its value, and the value that follows from the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StockColumn {
     pub says: i64,
@@ -105,7 +105,7 @@ pub struct FailedEvent {
     pub is_member: Option<bool>,
 }
 
-/// What both looks saw of a target.
+/// What two looks at a campaign, or at its drop of one day, saw: the input of `judge`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
     pub quantity: u64,

@@ -98,7 +98,7 @@ impl Judged {
 /// Nobody adds this few coupons to a stock, or a twentieth of the quantity if that is more.
 const FEW: i64 = 10;
 
-/// A member whose row has another status than issued coupons.
+/// The reason for a member whose row `rows.where` does not select.
 pub const TAKEN_BACK: &str = "a row of its user has another value in a column of rows.where: if it \
     was taken back, remove the user from Redis; if not, write all values of issued coupons there, \
     such as [\"ISSUED\", \"USED\"]";

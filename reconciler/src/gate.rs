@@ -203,7 +203,8 @@ async fn wait_for_barrier(ctx: &PassContext, closed_at: Instant) -> Step<()> {
         tracing::info!(wait = ?left, "waiting for claims that may be on their way");
         ctx.sleep(left).await?;
     }
-    // Nobody has been admitted since the closing.
+    // Nobody has been admitted since the closing, so the ends that are read now are behind every
+    // claim.
     let read = barrier::wait(&ctx.stores, true, PATIENCE, &ctx.stop).await;
     ctx.must_go_on()?;
     Err(PassError::StaysClosed(match read {

@@ -151,7 +151,7 @@ pub(crate) async fn sealed_drop(
     Ok(own.map(|own| (seen, own)))
 }
 
-/// Names letters that no pass can judge, and counts the others.
+/// Reports dead letters that no pass can judge: the examples one by one, the rest as a number.
 fn loose_letters(number: u64, examples: Vec<(String, DeadLetterRow)>) -> Vec<Finding> {
     let more = number.saturating_sub(examples.len() as u64);
     let named = examples.into_iter().map(|(why, letter)| {

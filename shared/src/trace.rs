@@ -159,8 +159,8 @@ impl RequestTrace {
         }
     }
 
-    /// Ends the request's span, and sets the response's header. `route` contains the pattern of
-    /// the path.
+    /// Ends the request's span, and sets the `traceparent` header of the response. `route` contains
+    /// the pattern of the path, not the path.
     pub fn end(self, route: Route<'_>, status: StatusCode, headers: &mut HeaderMap) {
         let Some(context) = self.0 else { return };
         if let Ok(value) = HeaderValue::try_from(traceparent(&context)) {

@@ -20,8 +20,8 @@ use crate::rows::{Outcome, write_rows};
 pub(super) type Written = Result<(Vec<Outcome>, Vec<i32>), DbError>;
 
 /// Writes claims, and advances the positions past their messages. After `Ok`, each claim has a row
-/// or a dead letter. After an error, either nothing was written, or everything was written and
-/// MySQL's response was lost. Writing them again is correct in both cases.
+/// or a dead letter, unless a revocation voids it. After an error, either nothing was written, or
+/// everything was written and MySQL's response was lost. Writing them again is correct in both cases.
 pub(super) async fn write(db: &Db, topic: &str, batch: Arc<Batch>) -> Written {
     crash_point(Point::RowsBegun);
     let key = db.code_key().await?;

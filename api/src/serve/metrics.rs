@@ -57,7 +57,7 @@ thread_local! {
     static CLAIMS: RefCell<Vec<(&'static str, Counter)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Counts a response of a route.
+/// Counts a response by route and status, and records how long it took.
 pub(super) fn record_response(route: Route<'_>, status: StatusCode, took: Duration) {
     let Route { method, path } = route;
     RESPONSES.with_borrow_mut(|by_path: &mut HashMap<String, Vec<ResponseSeries>>| {

@@ -312,7 +312,7 @@ async fn rewritten_row_is_still_used_and_the_next_claim_of_its_slot_is_not() {
 }
 
 #[tokio::test]
-async fn expired_code_is_not_used_but_its_use_is_repeated_and_undone() {
+async fn expired_code_cannot_be_used_but_an_earlier_use_can_be_repeated_and_undone() {
     let UsableCode {
         world, api, code, ..
     } = usable().await;

@@ -183,7 +183,7 @@ pub struct CountName {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum CountMeans {
-    /// Everybody increments it, so it may run past the quantity.
+    /// Every claim increments it, even one that is refused, so it may exceed the quantity.
     #[serde(rename = "tickets")]
     Tickets,
     /// The number of coupons given out: never more than the quantity.

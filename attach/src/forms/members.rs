@@ -27,7 +27,7 @@ impl Members {
         }
     }
 
-    /// Returns the user of a member, and how it is written; `None` if it has another form.
+    /// Decodes a member into its user and its spelling. Returns `None` if it has another form.
     pub fn decode(&self, bytes: &[u8]) -> Option<(String, Spelling)> {
         let (text, spelling) = self.form.decode(bytes)?;
         let behind = text.strip_prefix(self.before.as_str())?;
@@ -50,7 +50,7 @@ impl Members {
         }
     }
 
-    /// Returns every member that is read as this user and that a program may have written.
+    /// Returns every spelling of this user that a program may have written. `decode` maps each back.
     pub fn all(&self, user: &str) -> Vec<Vec<u8>> {
         let text = format!("{}{user}{}", self.before, self.after);
         let mut all: Vec<Vec<u8>> = self

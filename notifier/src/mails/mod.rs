@@ -4,12 +4,17 @@
 //! |---|---|
 //! | title, subject | `alerts/headline.rs` decides; `summary.rs`, `title`, and `alerts/mod.rs`, `summary`, print it |
 //! | what users notice, what to do | `report/kinds.rs`, `facts`; of a campaign `report/attached.rs` |
-//! | last sentence of the lead | `lead.rs` |
+//! | lead | `lead.rs`; older or lost data is decided by `mysql/alerts.rs`, `reopened_since` |
+//! | first sentence of an outage | `report/wording/errors.rs`; `admission.rs` and `outage.rs` decide |
+//! | which alert a finding becomes | `alerts/mod.rs`, `alert_kind` |
+//! | whether a finding is applied, failed or planned | `reconciler/src/reconcile/drop.rs`, `report` |
 //! | list of reasons | `reasons.rs` |
 //! | a line under "Why" or "Repaired by itself" | after its label, the `detail` of a finding: search its words in `reconciler/src`, `attach/src` and `shared/src` |
 //! | links and commands | `section.rs`, by `Remedy` |
 //! | whether it is mailed now | `alerts/judge.rs`, `reason`; repairs: `record.rs`, `due_repairs` |
 //! | when its alert ends | `alerts/over.rs`, `ends_when` |
+//!
+//! Texts are composed and wrapped: search for three or four words.
 
 mod alert;
 mod digest;

@@ -167,8 +167,9 @@ pub async fn ids(conn: &mut Conn, names: &[&str]) -> QueryResult<HashMap<String,
     sql!(query, json(&names)).all(conn).await
 }
 
-/// Counts the users whose broken promises in a drop ended since this time: those who have a row
-/// that counts for the drop, and the others, who were informed by an operator or revoked.
+/// Counts the users whose broken promises in a drop ended since this time. Returns how many of them
+/// have a row that counts for the drop, and how many do not: an operator informed them, or they were
+/// revoked.
 pub async fn mended(conn: &mut Conn, drop: DropId, since: DateTime<Utc>) -> QueryResult<[i64; 2]> {
     let query = "SELECT COUNT(*), CAST(COALESCE(SUM(EXISTS (SELECT 1 FROM issued_coupons i \
         WHERE i.coupon_id = b.coupon_id AND i.user_id = b.user_id \

@@ -90,7 +90,7 @@ impl Db {
         self.all("read allow lists", sql!(query, list(ids))).await
     }
 
-    /// Reads a coupon's list with its users, both of one moment. Returns `None` if the coupon does
+    /// Reads a coupon's list with its users, both as of the same moment. Returns `None` if the coupon does
     /// not exist.
     pub async fn listed_users(&self, id: CouponId) -> DbResult<Option<(AllowList, Vec<UserId>)>> {
         let query = "SELECT c.allow_list_revision, c.allow_list_people, l.user_id \

@@ -40,7 +40,7 @@ pub struct UndoReason {
 /// A code that this order uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Used {
-    /// By MySQL's clock.
+    /// When the order used the code, by MySQL's clock.
     pub used_at: DateTime<Utc>,
     /// Null: never.
     pub expires_at: Option<DateTime<Utc>>,
@@ -132,7 +132,7 @@ struct CodeState {
 }
 
 impl CodeState {
-    /// Returns when the order that uses the code did so.
+    /// Returns when the code was used, or `None` if it is not in use.
     fn used_at(&self) -> Option<DateTime<Utc>> {
         let in_use = self.uses.iter().find(|order: &&CodeUse| order.is_in_use());
         in_use.and_then(|order| order.used_at)

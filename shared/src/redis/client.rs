@@ -171,7 +171,7 @@ impl Redis {
 
     /// Returns Redis's time in Unix milliseconds. With several servers, this is the earliest of
     /// their clocks, so that nothing appears older than it is. Each server must answer, except those
-    /// that did not when this handle was pinned: it reads none of their coupons.
+    /// that were away when this handle was pinned. A pinned handle does not read their coupons.
     pub async fn time_ms(&self) -> RedisResult<i64> {
         let mut masters = self.masters().await?;
         if let Some(pinned) = &self.pinned {

@@ -18,7 +18,7 @@ fn daily(zone: &str, hours: RangeInclusive<&str>, days: RangeInclusive<&str>) ->
 }
 
 #[test]
-fn documented_schedules_round_trip() {
+fn schedules_round_trip_as_json() {
     for json in [
         r#"{"type":"once","opens_at":"2026-12-01T06:00:00Z","closes_at":"2026-12-01T09:00:00Z"}"#,
         r#"{"type":"once","opens_at":"2026-12-01T06:00:00Z"}"#,

@@ -135,7 +135,7 @@ impl fmt::Display for Rules {
 }
 
 impl Tz {
-    /// Universal time.
+    /// Returns the time zone UTC.
     pub fn utc() -> Self {
         Self(&UTC)
     }

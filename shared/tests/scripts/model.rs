@@ -41,8 +41,9 @@ pub(crate) struct Model {
     revision: u64,
     /// The time of Redis's clock.
     now_ms: i64,
-    /// The end of the drop's lease, and the version of its holders; lost with `meta`.
+    /// The end of the drop's lease; lost with `meta`.
     lease_until: i64,
+    /// The version of the drop's holders; lost with `meta`.
     version: i64,
 }
 

@@ -79,7 +79,7 @@ async fn forgotten_revocations_are_removed_unless_they_have_changed() {
     assert_eq!(users.len(), 1, "{users:?}");
 }
 
-/// The note must not replace the mark that shows the loss of `revoked`.
+/// Noting a seal must not write the mark whose absence shows the loss of `revoked`.
 #[tokio::test]
 async fn sealing_is_noted_and_kept_at_the_next_opening_unless_revocations_are_lost() {
     let (server, mut world) = ScriptWorld::start(Start::new(3, OncePer::Coupon, 0)).await;

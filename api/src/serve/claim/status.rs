@@ -41,7 +41,7 @@ pub(crate) enum ClaimStatus {
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct MyClaim {
     pub(super) status: ClaimStatus,
-    /// Null without a claim.
+    /// The drop of the claim. Null if the user has none.
     pub(super) drop_id: Option<DropId>,
     #[schema(value_type = Option<u32>)]
     pub(super) slot: Option<Slot>,

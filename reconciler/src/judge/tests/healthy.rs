@@ -493,7 +493,7 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
     }
     let (rows, quantity) = (world.rows_of(drop), world.mysql[drop].quantity);
     other_steps(world);
-    // R.
+    // R: the page in Redis.
     let (gate, page, keys) = (world.gate, world.page_of(drop), world.redis[drop].clone());
     let claimants = world.claimants.len();
     let users = sum(is_sealed, false, |drop| world.redis[drop].users.len());

@@ -290,7 +290,7 @@ fn dead_letter_ends_by_what_the_stores_show() {
 }
 
 #[test]
-fn drop_is_loaded_only_if_nothing_was_ever_written_about_it() {
+fn state_of_a_drop_decides_whether_it_is_loaded_rebuilt_or_compared() {
     let kind = |seen: &DropState, is_new| match judge_whole(seen, is_new) {
         WholeDrop::Dirty(dirt) => Some(dirt.kind),
         WholeDrop::NotLoaded | WholeDrop::Whole => None,

@@ -4,7 +4,7 @@
 -- era admits no user. A replica always refuses, because scripts that write nothing also run there,
 -- on old data. The caller names the drops that are candidates, and the script chooses one of them
 -- by Redis's time and the windows in their `meta`. It admits users only to the chosen drop.
--- docs/ARCHITECTURE.md ("What closes admission") lists all causes of a 503.
+-- docs/ARCHITECTURE.md ("What closes admission") lists what closes admission.
 -- KEYS  see identity.lua; one or two drops
 -- ARGV  1 era of the coupon in MySQL  2 users' groups ('' if none is known), one word per user,
 --       separated by commas: NAME (a member), !NAME (not a member), empty (unknown)
