@@ -44,7 +44,7 @@ fn scripts_match_their_model() {
     let seen = RefCell::new(Coverage::new());
     let config = Config {
         failure_persistence: None,
-        max_shrink_iters: 2_000,
+        max_shrink_iters: Config::default().max_shrink_iters.min(2_000),
         ..Config::default()
     };
     let result = TestRunner::new(config).run(&commands(), |(start, commands)| {
