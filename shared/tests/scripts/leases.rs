@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use firstcome_shared::domain::{DropId, OncePer};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::{Admission, Candidates, LeaseReply};
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_stack::{Clocks, ProcessClock, RedisServer};
+use firstcome_stack::{Clocks, ProcessClock, RedisServer, eventually};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
@@ -15,6 +16,8 @@ use crate::command::{FencedCommand, ScriptCommand, Start};
 use crate::gate::{ask, replica_of};
 use crate::model::Model;
 use crate::world::{ScriptWorld, connect, server_with};
+
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// The time at which every history begins, by Redis's clock.
 pub(crate) const BEGUN_AT_MS: i64 = 1_800_000_000_000;
@@ -188,9 +191,10 @@ async fn lease_is_not_replicated_and_a_redis_that_refuses_writes_grants_none() {
     let end = ["HGET", &world.keys.meta, "lease_until"];
     assert!(ask::<Option<i64>>(&server, &end).await.is_some());
     world.revoke('a', 1, None).await;
-    while ask::<i64>(&replica, &["ZCARD", &world.keys.free]).await == 0 {
-        tokio::task::yield_now().await;
-    }
+    eventually("the replica has the free slot", LIMIT, async || {
+        ask::<i64>(&replica, &["ZCARD", &world.keys.free]).await > 0
+    })
+    .await;
     assert_eq!(ask::<Option<i64>>(&replica, &end).await, None);
     let withheld = world.claims("b").await;
     assert_eq!(withheld, "[SoldOut]", "the slot is free, but leased");
