@@ -489,7 +489,6 @@ CREATE TABLE IF NOT EXISTS repairs (
 --   target   the recipient, or host and fingerprint of an address, which may contain a secret
 --   thread   Message-IDs that a mail refers to
 --   body     plain text, or the signed bytes of an event
---   refusals how often in a row the target answered, and refused this message
 CREATE TABLE IF NOT EXISTS outbox (
     id              BIGINT       NOT NULL AUTO_INCREMENT PRIMARY KEY,
     created_at      DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
@@ -504,8 +503,6 @@ CREATE TABLE IF NOT EXISTS outbox (
     attempts        INT UNSIGNED NOT NULL DEFAULT 0,
     next_attempt_at DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
     leased_until    DATETIME(3)  NULL,
-    refusals        INT UNSIGNED NOT NULL DEFAULT 0,
-    attempted_at    DATETIME(3)  NULL,
     sent_at         DATETIME(3)  NULL,
     given_up_at     DATETIME(3)  NULL,
     last_error      TEXT         NULL,

@@ -187,7 +187,7 @@ impl Sender {
             Err(failure) => outcome(leased, failure, now),
         };
         log(leased, &outcome);
-        self.record(leased, outcome, now).await;
+        self.record(leased.id, outcome, now).await;
     }
 
     /// Makes one attempt.
@@ -198,15 +198,12 @@ impl Sender {
             let posted = webhook.post(&message.batch, &message.body, now).await;
             posted.map_err(|error| Failure {
                 is_final: error.is_final(webhook.format),
-                is_about_message: error.is_about_event(),
                 after: error.after(),
                 reason: error.to_string(),
             })
         } else if let Some(mailer) = &self.mailer {
             mailer.send(message).await.map_err(|error| Failure {
                 is_final: error.is_final(),
-                // A mail server that answers "later" says it to every mail of the recipient.
-                is_about_message: false,
                 after: None,
                 reason: format!("{error} -> {}", error.advice()),
             })
@@ -216,40 +213,20 @@ impl Sender {
     }
 
     /// Records the outcome of a delivery. Retries for [`RECORDING`].
-    async fn record(&self, leased: &Leased, outcome: DeliveryOutcome, now: DateTime<Utc>) {
-        let id = leased.id;
+    async fn record(&self, id: i64, outcome: DeliveryOutcome, now: DateTime<Utc>) {
         let record = async {
-            loop {
-                match outbox::record_outcome(&self.db, leased, outcome.clone(), now).await {
-                    Ok(passed_over) => break passed_over,
-                    Err(error) => {
-                        tracing::debug!(
-                            %error,
-                            id,
-                            "the outcome of a delivery can't be recorded yet"
-                        );
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                    }
-                }
+            while let Err(error) = outbox::record_outcome(&self.db, id, outcome.clone(), now).await
+            {
+                tracing::debug!(%error, id, "the outcome of a delivery can't be recorded yet");
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         };
-        match timeout(RECORDING, record).await {
-            Ok(0) => {}
-            Ok(passed_over) => {
-                let message = &leased.message;
-                tracing::error!(
-                    id,
-                    passed_over,
-                    target = message.target,
-                    "older messages were given up: the target refuses them, and accepted this one"
-                );
-                count(message, "given_up", passed_over);
-            }
-            Err(_) => tracing::error!(
+        if timeout(RECORDING, record).await.is_err() {
+            tracing::error!(
                 id,
                 ?outcome,
                 "the outcome of a delivery could not be recorded; it may come twice"
-            ),
+            );
         }
     }
 }
@@ -282,8 +259,6 @@ impl Drop for Busy {
 pub(crate) struct Failure {
     /// Whether the target rejected the message permanently.
     is_final: bool,
-    /// Whether the target is there and rejected only this message, as far as its answer tells.
-    is_about_message: bool,
     /// When the target wants the next attempt.
     after: Option<DateTime<Utc>>,
     reason: String,
@@ -291,16 +266,12 @@ pub(crate) struct Failure {
 
 /// Decides when to try again.
 fn outcome(leased: &Leased, failure: Failure, now: DateTime<Utc>) -> DeliveryOutcome {
-    let is_refused_for_good = failure.is_final && leased.attempts + 1 >= REFUSALS;
-    if is_refused_for_good || outbox::is_old(leased.message.created_at.and_utc(), now) {
+    let is_refused = failure.is_final && leased.attempts + 1 >= REFUSALS;
+    if is_refused || outbox::is_old(leased.message.created_at.and_utc(), now) {
         return DeliveryOutcome::GivenUp(failure.reason);
     }
     let next = next_attempt(now, leased.attempts, failure.after);
-    if failure.is_about_message {
-        DeliveryOutcome::Refused(next, failure.reason)
-    } else {
-        DeliveryOutcome::Retry(next, failure.reason)
-    }
+    DeliveryOutcome::Retry(next, failure.reason)
 }
 
 /// Returns the time of the next attempt: not before the target wants it, unless it is days away.
@@ -320,7 +291,7 @@ fn log(leased: &Leased, outcome: &DeliveryOutcome) {
             tracing::info!(id, kind, attempt, target, subject = message.subject, "sent");
             "sent"
         }
-        DeliveryOutcome::Retry(at, error) | DeliveryOutcome::Refused(at, error) => {
+        DeliveryOutcome::Retry(at, error) => {
             tracing::warn!(id, kind, attempt, target, error, next_attempt_at = %at, "not sent yet");
             "retried"
         }
@@ -329,17 +300,12 @@ fn log(leased: &Leased, outcome: &DeliveryOutcome) {
             "given_up"
         }
     };
-    count(message, result, 1);
-}
-
-/// Counts messages of this one's channel by their result.
-fn count(message: &Outgoing, result: &'static str, number: usize) {
     let name = if message.is_mail() {
         "firstcome_mails_total"
     } else {
         "firstcome_webhooks_total"
     };
-    metrics::counter!(name, "result" => result).increment(number as u64);
+    metrics::counter!(name, "result" => result).increment(1);
 }
 
 /// Returns the pause before the next attempt. It doubles each time and varies by a fifth, so that

@@ -203,19 +203,6 @@ impl PostError {
         }
     }
 
-    /// Whether the receiver itself rejected this event, so that it may accept others. Statuses above
-    /// 500 are those of a proxy or of an overloaded receiver.
-    pub(crate) fn is_about_event(&self) -> bool {
-        let Self::Refused { status, .. } = self else {
-            return false;
-        };
-        match *status {
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => false,
-            StatusCode::INTERNAL_SERVER_ERROR => true,
-            other => !other.is_server_error(),
-        }
-    }
-
     /// Whether another attempt cannot help: the receiver is gone, or a chat refuses the text.
     pub(crate) fn is_final(&self, format: Format) -> bool {
         let Self::Refused { status, .. } = self else {

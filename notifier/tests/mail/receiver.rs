@@ -23,8 +23,6 @@ pub(crate) const OTHER: &str = "whsec_c2VjcmV0IG9mIHRoaXJ0eS10d28gYnl0ZXMsIG5ldy
 #[derive(Debug, Clone)]
 pub(crate) enum CannedReply {
     Status(u16),
-    /// Replies with 500 to the event of this id, and with 204 to others.
-    RefuseEvent(String),
     /// Never replies.
     Silent,
     Redirect(String),
@@ -169,18 +167,15 @@ async fn answer(State(state): State<Arc<Desired>>, request: Request) -> Response
     let body = axum::body::to_bytes(body, 1_000_000).await.unwrap();
     let body = String::from_utf8(body.to_vec()).unwrap();
     let path = head.uri.to_string();
-    let received = Received {
+    state.received.lock().unwrap().push(Received {
         path: head.uri.to_string(),
         headers: head.headers,
         body,
-    };
-    state.received.lock().unwrap().push(received.clone());
+    });
     let reply = state.reply.lock().unwrap().clone();
     let status = |status| StatusCode::from_u16(status).unwrap();
     match reply {
         CannedReply::Status(code) => (status(code), "why it is so").into_response(),
-        CannedReply::RefuseEvent(id) if id == received.id() => status(500).into_response(),
-        CannedReply::RefuseEvent(_) => status(204).into_response(),
         CannedReply::Echo => (StatusCode::NOT_FOUND, format!("Cannot POST {path}")).into_response(),
         CannedReply::Silent => std::future::pending().await,
         CannedReply::Redirect(to) => {
