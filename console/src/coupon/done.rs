@@ -2,14 +2,13 @@
 //! value.
 
 use chrono::{DateTime, Utc};
-use firstcome_shared::coupon::DropState;
+use firstcome_shared::coupon::{Allow, DropState};
 use firstcome_shared::http::views::CouponDetails;
 use firstcome_shared::report::wording::{capital, count};
 use firstcome_shared::schedule::{Schedule, Tz};
 use strum::{EnumString, IntoStaticStr};
 
 use super::days::DailyTimes;
-use super::form::who_may_claim;
 use super::state::{Openness, codes_end};
 use crate::text::{Text as _, short};
 
@@ -95,6 +94,18 @@ fn window(done: Done, schedule: Option<&Schedule>, zone: Option<Tz>) -> String {
         (Done::OpensAt, _) => format!("It opens {} now.", at(*opens_at)),
         (_, Some(closes)) => format!("It closes {} now.", at(*closes)),
         (_, None) => "It never closes by itself now.".to_owned(),
+    }
+}
+
+/// Names the users who may claim, as a part of a sentence.
+pub(super) fn who_may_claim(allow: Option<&Allow>, coupon: &CouponDetails) -> String {
+    match allow {
+        Some(Allow::List) => {
+            let users = count(coupon.allow_list_users, "person", "people");
+            format!("only the {users} on its allow list")
+        }
+        Some(Allow::Group(group)) => format!("only people of the group {}", group.as_str().text()),
+        None => "everybody".to_owned(),
     }
 }
 

@@ -4,11 +4,10 @@
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use firstcome_shared::coupon::{Allow, Group, MAX_QUANTITY, MAX_VALID_DAYS, MAX_WAITING};
 use firstcome_shared::http::views::{CouponDetails, CouponDrops};
-use firstcome_shared::report::wording::count;
 use firstcome_shared::schedule::{Schedule, Tz};
 use serde_json::{Value, json};
 
-use super::done::Done;
+use super::done::{Done, who_may_claim};
 use super::state::{codes_end, is_open, is_to_come};
 use crate::client::HttpRefusal;
 use crate::page::{Fields, whole_number};
@@ -285,17 +284,6 @@ fn allow(form: &Fields) -> Result<Option<Allow>, HttpRefusal> {
                 .map_err(|_| HttpRefusal::typed(wrong))
         }
         _ => Ok(None),
-    }
-}
-
-pub(super) fn who_may_claim(allow: Option<&Allow>, coupon: &CouponDetails) -> String {
-    match allow {
-        Some(Allow::List) => {
-            let users = count(coupon.allow_list_users, "person", "people");
-            format!("only the {users} on its allow list")
-        }
-        Some(Allow::Group(group)) => format!("only people of the group {}", group.as_str().text()),
-        None => "everybody".to_owned(),
     }
 }
 
