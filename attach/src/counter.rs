@@ -25,7 +25,7 @@ pub enum CounterState {
     Gone,
     /// It says that all are given out, and some are left.
     Unfilled,
-    /// It does not count so many coupons that are given out.
+    /// This many coupons that are given out are not counted.
     Behind(i64),
     /// It counts coupons that are not given out.
     Ahead,

@@ -27,7 +27,7 @@ pub enum HeldBecause {
         number: u64,
         limit: u64,
     },
-    /// It has a doubt of its own.
+    /// Its finding is doubtful.
     Doubted,
 }
 

@@ -70,7 +70,7 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
 
 impl Judged {
     /// Whether it follows from comparing the stores: from users who are in only one of them, or any
-    /// other repair without a doubt of its own.
+    /// other repair that is not doubtful.
     fn compares_stores(&self) -> bool {
         match self.finding.kind {
             Kind::Unissued | Kind::OverAdmitted | Kind::MissingAdmission => true,
@@ -78,7 +78,7 @@ impl Judged {
         }
     }
 
-    /// Holds its repair back. A doubt of its own that is graver stays.
+    /// Holds its repair back. If the finding already has a graver doubt, that stays.
     pub(super) fn hold_back(&mut self, why: HeldBecause) {
         if let Some(doubt) = why.doubt() {
             let gravest = self.doubt.map_or(doubt, |own| own.min(doubt));

@@ -1,7 +1,7 @@
 //! The findings of a pass. Each step appends its findings to a [`Ledger`], and each look at a coupon
 //! is appended to the list of the run, which is summed once at its end (`sum`): nothing changes what
-//! an earlier step has found. For each kind of repair of a drop, some users are named. The others are counted, with
-//! their outcomes.
+//! an earlier step has found. For each kind of repair of a drop, some users are named. The others
+//! are counted, with their outcomes.
 
 use std::collections::{BTreeMap, HashSet};
 

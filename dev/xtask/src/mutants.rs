@@ -87,8 +87,12 @@ fn failing(tests: &[String]) -> Result<Vec<String>> {
         name.strip_suffix(" ... FAILED")
     });
     let failed: Vec<String> = failed.map(str::to_owned).collect();
-    let is_told = failed.is_empty() == ended.status.success();
-    ensure!(is_told, "{} without the name of a test", ended.status);
+    let names_every_failure = failed.is_empty() == ended.status.success();
+    ensure!(
+        names_every_failure,
+        "{} without the name of a test",
+        ended.status
+    );
     Ok(failed)
 }
 

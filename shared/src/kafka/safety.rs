@@ -10,7 +10,8 @@ pub(super) const IN_SYNC: usize = 2;
 pub(super) const BATCH_SETTING: &str = "max.message.bytes";
 
 /// The setting and value with which messages carry the broker's time. By default they carry the
-/// producer's time, and Kafka refuses messages that are more than an hour ahead of its own clock.
+/// producer's time, and Kafka refuses messages that are more than an hour ahead of the broker's
+/// clock.
 pub(super) const TIME_SETTING: [&str; 2] = ["message.timestamp.type", "LogAppendTime"];
 
 fn change(topic: &str, setting: &str) -> String {

@@ -90,8 +90,8 @@ impl Db {
         self.all("read allow lists", sql!(query, list(ids))).await
     }
 
-    /// Reads a coupon's list with its users, both as of the same moment. Returns `None` if the coupon does
-    /// not exist.
+    /// Reads a coupon's list with its users, both as of the same moment. Returns `None` if the coupon
+    /// does not exist.
     pub async fn listed_users(&self, id: CouponId) -> DbResult<Option<(AllowList, Vec<UserId>)>> {
         let query = "SELECT c.allow_list_revision, c.allow_list_people, l.user_id \
                      FROM coupons c LEFT JOIN coupon_allow_list l ON l.coupon_id = c.id WHERE c.id = ?";

@@ -61,7 +61,7 @@ enum Want {
     Nothing,
     /// The watch closes it, and the urgent lane reopens it.
     Close,
-    /// The urgent lane adopts its era, and the looks are counted anew.
+    /// The urgent lane adopts its era, and counting the looks starts again.
     AdoptEra,
     /// The urgent lane closes it and writes the counter again.
     RestoreCounter,
