@@ -48,19 +48,34 @@ pub(super) async fn gather(
     Ok(known)
 }
 
-/// Reads the last thousand findings about a user and a coupon, oldest first, each with its run and
-/// the time of its record.
+/// How many findings, and how many dead letters, are read of a user: the newest.
+const READ: u32 = 1_000;
+
+/// Reads the newest findings about a user and a coupon, and one more, which shows that there are
+/// older ones. Each has its run and the time of its record.
 async fn findings_about(
     db: &Db,
     coupon: CouponId,
     user: &UserId,
 ) -> Result<Vec<(String, FindingRow, DateTime<Utc>)>, DbError> {
     let about = "SELECT run_id, {columns}, created_at FROM reconcile_findings \
-        WHERE coupon_id = ? AND user_id = ? ORDER BY id DESC LIMIT 1000";
-    let about = sql!(about, coupon, user);
-    let mut newest: Vec<_> = db.all("findings about a person", about).await?;
+        WHERE coupon_id = ? AND user_id = ? ORDER BY id DESC LIMIT ?";
+    let about = sql!(about, coupon, user, READ + 1);
+    db.all("findings about a person", about).await
+}
+
+/// Returns the newest of these, oldest first. They are given newest first. Says so if older ones
+/// are left out.
+fn oldest_first<T>(mut newest: Vec<T>, what: &str, known: &mut UserFacts) -> Vec<T> {
+    if newest.len() > READ as usize {
+        newest.truncate(READ as usize);
+        let number = wording::grouped(READ.into());
+        known.no_longer_known.push(format!(
+            "older {what} about them: only the newest {number} were read, the older ones were not"
+        ));
+    }
     newest.reverse();
-    Ok(newest)
+    newest
 }
 
 /// Reads when the coupon was last opened again after a loss of Redis.
@@ -103,7 +118,8 @@ async fn in_mysql(
     for one in &person.revoked {
         revocation(one, known);
     }
-    let findings = findings_about(db, coupon.id, user).await?;
+    let newest = findings_about(db, coupon.id, user).await?;
+    let findings = oldest_first(newest, "findings of passes", known);
     let last = findings.last().map(|(_, last, _)| last);
     known.not_repaired = last
         .filter(|it| it.result == Stored::Known(Outcome::Failed) || it.needs_person)
@@ -111,7 +127,8 @@ async fn in_mysql(
     for (run_id, finding, at) in findings {
         known.happened(Some(at), "reconciler", sentence(&run_id, finding));
     }
-    for row in db.dead_letters_of_person(coupon.id, user).await? {
+    let dead_letters = db.dead_letters_of_person(coupon.id, user, READ + 1).await?;
+    for row in oldest_first(dead_letters, "dead letters", known) {
         dead_letter(&row, known);
     }
     for one in person.broken {
@@ -305,5 +322,21 @@ mod tests {
             dead_letter(&row, &mut known);
             assert!(known.happenings[0].what.contains(who), "{known:?}");
         }
+    }
+
+    #[test]
+    fn says_that_older_entries_were_not_read() {
+        let mut known = UserFacts::default();
+        let newest: Vec<u32> = (0..READ).collect();
+        let read = oldest_first(newest, "dead letters", &mut known);
+        assert_eq!((read[0], read.len()), (READ - 1, READ as usize));
+        assert!(known.no_longer_known.is_empty(), "{known:?}");
+
+        let newest: Vec<u32> = (0..=READ).collect();
+        let read = oldest_first(newest, "dead letters", &mut known);
+        assert_eq!((read[0], read.len()), (READ - 1, READ as usize));
+        let expected = "older dead letters about them: only the newest 1,000 were read, the older \
+            ones were not";
+        assert_eq!(known.no_longer_known, [expected]);
     }
 }

@@ -309,8 +309,9 @@ pub struct Story {
     pub conclusion: String,
     pub drop_id: Option<DropId>,
     pub slot: Option<i64>,
-    /// All known events, oldest first. Events without a time come last.
+    /// All known events, oldest first; of findings and of dead letters, the newest 1,000 each.
+    /// Events without a time come last.
     pub happenings: Vec<StoryEvent>,
-    /// Facts that are no longer known or could not be read.
+    /// Facts that are no longer known, could not be read, or were left out because they are old.
     pub no_longer_known: Vec<String>,
 }

@@ -138,17 +138,17 @@ impl Db {
         Ok((number.unwrap_or(0), some))
     }
 
-    /// Reads a user's dead letters of one coupon, including resolved ones, oldest first; at most a
-    /// thousand.
+    /// Reads a user's newest dead letters of one coupon, including resolved ones, newest first.
     pub async fn dead_letters_of_person(
         &self,
         coupon: CouponId,
         user: &UserId,
+        limit: u32,
     ) -> DbResult<Vec<DeadLetterRow>> {
         let own = "SELECT {columns} FROM failed_claims WHERE coupon_id = ? AND user_id = ? \
-            ORDER BY id LIMIT 1000";
+            ORDER BY id DESC LIMIT ?";
         let what = "read a person's dead letters";
-        self.all(what, sql!(own, coupon, user)).await
+        self.all(what, sql!(own, coupon, user, limit)).await
     }
 }
 

@@ -93,6 +93,11 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     }
     let told = story("u-often").await;
     assert_told(&told, &[&["reconciler:", "the last of many"]]);
+    let not_read = told["no_longer_known"].to_string();
+    assert!(
+        not_read.contains("only the newest 1,000 were read"),
+        "{not_read}"
+    );
 
     let told = story("u-nobody").await;
     let found = (&told["holds"], &told["happenings"]);
