@@ -45,6 +45,9 @@ const PAGES: u32 = 200;
 /// Maximum length of a displayed message, in characters.
 const MESSAGE: usize = 2_000;
 
+/// The reconciler answers with this many bytes of a message, and the consumer stores no more.
+const ANSWERED_BYTES: u64 = 4_096;
+
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct DeadLettersQuery {
@@ -130,10 +133,25 @@ impl DeadLetterScreen<'_> {
         Some((capital(&why), left.at.text()))
     }
 
-    fn message(&self) -> Option<String> {
+    fn message(&self) -> Option<ShownMessage> {
         let message = self.found.message.as_ref().filter(|_| self.revealed)?;
-        Some(line(message, MESSAGE))
+        let text = line(message, MESSAGE);
+        let is_cut_here = text != line(message, usize::MAX);
+        let stored = self.found.message_bytes;
+        Some(ShownMessage {
+            text,
+            is_cut: is_cut_here || stored > ANSWERED_BYTES,
+            may_go_on: self.letter.offset.is_some() && stored == ANSWERED_BYTES,
+        })
     }
+}
+
+struct ShownMessage {
+    text: String,
+    /// More of it is stored than is shown.
+    is_cut: bool,
+    /// The message may be longer than what the consumer has stored.
+    may_go_on: bool,
 }
 
 pub(super) async fn read(
@@ -271,6 +289,7 @@ pub(super) async fn discard(page: Page, Path(id): Path<String>, form: Fields) ->
 
 #[cfg(test)]
 mod tests {
+    use axum::body::to_bytes;
     use axum::extract::Path;
     use axum::http::HeaderMap;
     use axum::http::header::COOKIE;
@@ -345,5 +364,41 @@ mod tests {
         let ended = discard_listed(&page, "/v1/failed-claims", "a script", &mut discarded).await;
         ended.unwrap();
         assert_eq!(discarded, 500);
+    }
+
+    /// The page of a revealed dead letter with what the reconciler answers about its message.
+    async fn revealed(message: &str, message_bytes: usize) -> String {
+        let found = json!({
+            "id": 3, "reason": "undecodable", "failed_at": "2026-12-01T06:00:00Z", "partition": 0,
+            "offset": 9, "coupon_name": null, "drop_exists": false, "left": null,
+            "message": message, "message_bytes": message_bytes,
+        });
+        let route = get(async || Json(found));
+        let page = page(Router::new().route("/v1/failed-claims/{id}", route)).await;
+        let Ok(response) = show_dead_letter(&page, "3", true, "").await else {
+            panic!("no page");
+        };
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        String::from_utf8(body.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn cut_message_says_so_and_names_the_query_for_all_of_it() {
+        let [cut, goes_on] = ["Only the beginning is shown", "longer message"];
+        let query = "SELECT payload FROM failed_claims WHERE id = 3;";
+        for (shown, bytes, is_cut, may_go_on) in [
+            ("x".repeat(2_000), 2_000, false, false),
+            ("x".repeat(2_001), 2_001, true, false),
+            ("x".repeat(4_096), 4_096, true, true),
+            // Fewer characters than the page shows, and the reconciler has cut them.
+            ("\u{ac00}".repeat(1_365), 5_000, true, false),
+        ] {
+            let html = revealed(&shown, bytes).await;
+            assert_eq!(html.contains(cut), is_cut, "{bytes}: {html}");
+            assert_eq!(html.contains(query), is_cut, "{bytes}: {html}");
+            assert_eq!(html.contains(goes_on), may_go_on, "{bytes}: {html}");
+        }
+        let html = revealed(&"x".repeat(3_512), 3_512).await;
+        assert!(html.contains("All 3,512 bytes"), "{html}");
     }
 }
