@@ -44,6 +44,7 @@ fn quick() -> Result<()> {
         run_command(&mut cargo(&["fmt", "--all", "--check"]))
     })?;
     step("no package registry, no path of a machine", neutral)?;
+    step("the hook of commit messages", commit_hook)?;
     step("commit messages", commits)?;
     step("one version", versions)?;
     step("statements that were shortened", lines::check)?;
@@ -101,8 +102,9 @@ fn names_a_shell(text: &str) -> bool {
     })
 }
 
-/// The last commit before messages were checked.
-const COMMITS_CHECKED_AFTER: &str = "c85626b3";
+/// The last commit before the commit-msg hook got its newest rule. What was committed before
+/// followed the rules of its time.
+const COMMITS_CHECKED_AFTER: &str = "55df3f42";
 
 /// Checks the messages of all commits since then with the commit-msg hook. A shallow clone does not
 /// have them all, so there only the newest commit is checked.
@@ -125,6 +127,35 @@ fn commits() -> Result<()> {
         fs::write(message.path(), text)?;
         run_command(command("dev/hooks/commit-msg").arg(message.path()))
             .context(hash.to_owned())?;
+    }
+    Ok(())
+}
+
+/// Checks that the commit-msg hook refuses subjects that are not in the imperative, and no others.
+fn commit_hook() -> Result<()> {
+    let message = tempfile::NamedTempFile::new()?;
+    for (subject, is_imperative) in [
+        ("api: add a limit", true),
+        ("api: embed the page", true),
+        ("attach, api: need no key", true),
+        ("api: process claims in order", true),
+        ("api: adds a limit", false),
+        ("api: Added a limit", false),
+        ("api: adding a limit", false),
+        ("api: matches every variant", false),
+        ("api: tries again", false),
+        ("api: a limit", false),
+        ("attach, api: the limit of a pass", false),
+    ] {
+        fs::write(message.path(), format!("{subject}\n\nThe reason.\n"))?;
+        let mut hook = command("dev/hooks/commit-msg");
+        let checked = hook.arg(message.path()).output()?;
+        let refusal = String::from_utf8_lossy(&checked.stderr);
+        ensure!(
+            checked.status.success() == is_imperative
+                && refusal.contains("as an order") != is_imperative,
+            "{subject}: {refusal}"
+        );
     }
     Ok(())
 }
