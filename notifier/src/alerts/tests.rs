@@ -731,6 +731,38 @@ fn alert_of_a_campaign_stays_while_a_sale_hides_its_reason() {
     );
 }
 
+fn of_campaign(status: Status, findings: Vec<Finding>) -> Run {
+    let mut pass = run(status, findings);
+    pass.drops[0].drop_id = DropId::of_campaign("Winter", None);
+    pass
+}
+
+#[test]
+fn doubt_about_a_campaign_is_not_over_while_a_sale_hides_it() {
+    let mut doubted = left(Kind::CountMismatch, 0);
+    doubted.case = FindingCase::Doubted(Doubt::Disjoint);
+    let mut second_row = left(Kind::OverAdmitted, 0);
+    second_row.case = FindingCase::SecondRow;
+    let held = finding(Kind::CountMismatch, 0, Outcome::Planned);
+    let one_too_many = left(Kind::OverAdmitted, 0);
+    for (before, hidden_as, alert) in [
+        (doubted, Kind::CountMismatch, "doubtful"),
+        (held, Kind::CountMismatch, "braked"),
+        (second_row, Kind::Unissued, "second_row"),
+        (one_too_many, Kind::Unissued, "over_admitted"),
+    ] {
+        let mut duty = Duty::default();
+        let differs = of_campaign(Status::Drift, vec![before]);
+        assert_eq!(duty.sees(0, &differs), format!("{alert} New"));
+        let mut waits = finding(hidden_as, 0, Outcome::Skipped);
+        waits.needs_person = false;
+        let sold = of_campaign(Status::Drift, vec![waits]);
+        assert_eq!(duty.sees(1, &sold), "", "{alert}");
+        let repaired = of_campaign(Status::Clean, Vec::new());
+        assert_eq!(duty.sees(2, &repaired), format!("{alert} over"));
+    }
+}
+
 #[test]
 fn acknowledged_alert_of_a_campaign_is_mailed_again_when_its_reason_changes() {
     let stalls = |why: &str| {
