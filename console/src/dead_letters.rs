@@ -384,7 +384,8 @@ mod tests {
 
     #[tokio::test]
     async fn cut_message_says_so_and_names_the_query_for_all_of_it() {
-        let [cut, goes_on] = ["Only the beginning is shown", "longer message"];
+        let cut = "Only the beginning is shown";
+        let goes_on = "longer message";
         let query = "SELECT payload FROM failed_claims WHERE id = 3;";
         for (shown, bytes, is_cut, may_go_on) in [
             ("x".repeat(2_000), 2_000, false, false),
