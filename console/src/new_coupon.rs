@@ -273,7 +273,7 @@ mod tests {
         let form = "name= Winter |quantity=500|once_per=drop|waiting_list=10|allow=group|group= \
             vip |repeats=daily|time_zone=Asia/Seoul|first_day=2130-12-01|opens=15:00|closes=18:00";
         let form = form.split('|').filter_map(|field| field.split_once('='));
-        // The first field with a name counts.
+        // If a name occurs twice, its first field counts.
         let all = changed.iter().copied().chain(form);
         Fields(
             all.map(|(name, text)| (name.to_owned(), text.to_owned()))

@@ -137,7 +137,7 @@ pub(crate) async fn close_in_redis(
     let Some(server) = servers.holding(coupon) else {
         return Ok(None);
     };
-    // The scripts read no higher one.
+    // The scripts read no higher era.
     if era > HIGHEST_SEEN {
         tracing::error!(coupon_id = coupon.0, era, "the era in MySQL is garbage");
         return Ok(None);
@@ -147,7 +147,7 @@ pub(crate) async fn close_in_redis(
     redis.begin_era_on(coupon, server, seen, next).await
 }
 
-/// Raises a coupon's era in MySQL to this one, if it is lower. Returns MySQL's era before, or
+/// Raises a coupon's era in MySQL to `era`, if it is lower. Returns MySQL's era before, or
 /// `None` if the coupon does not exist. Waits for transactions that insert rows in that era.
 pub(crate) async fn adopt_era(db: &Db, coupon: CouponId, era: u64) -> Result<Option<u64>, DbError> {
     db.transaction("adopt era", async move |conn| {

@@ -180,7 +180,7 @@ async fn claimants<'d>(
     Ok(())
 }
 
-/// Reads the rows of a drop's slots up to this one, in order, in the era of the fence.
+/// Reads the rows of a drop's slots up to `highest`, in order, in the era of the fence.
 fn rows_of<'c>(
     ctx: &'c PassContext,
     coupon: CouponId,

@@ -135,7 +135,8 @@ impl<'c> DropPass<'c> {
     }
 }
 
-/// Reads coupons with their unsealed drops: all coupons or these, and all drops or this one.
+/// Reads coupons with their unsealed drops: all coupons or those of `which`, and all drops or only
+/// `drop`.
 pub(crate) async fn coupons(
     ctx: &PassContext,
     which: Option<Vec<CouponId>>,

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_the_schema_are_kept() {
+    fn quoted_error_keeps_names_of_the_schema_but_no_values() {
         for (error, shown) in [
             (
                 "Duplicate entry '7-u-1' for key 'issued_coupons.one_each'",

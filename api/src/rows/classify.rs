@@ -11,7 +11,7 @@ use firstcome_shared::mysql::catalogue::DropRules;
 use firstcome_shared::mysql::erased::{as_stored, is_pseudonym};
 use firstcome_shared::mysql::issued::IssuedRow;
 
-/// The outcome of a claim.
+/// Whether a claim became a row, and if not, why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Issued,

@@ -143,7 +143,7 @@ async fn closed_gate_refuses_claims_with_retry_after() {
 }
 
 #[tokio::test]
-async fn ignores_the_body_of_a_claim() {
+async fn body_of_a_claim_is_ignored() {
     let (_, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(5)).await;
     let path = format!("/v1/coupons/{id}/claims");

@@ -132,7 +132,7 @@ async fn coupon_with_a_list_admits_only_listed_users() {
 }
 
 #[tokio::test]
-async fn changes_and_removes_the_restriction_of_a_coupon() {
+async fn restriction_of_a_coupon_can_be_changed_and_removed() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(9)).await;
     assert_eq!(
@@ -193,7 +193,7 @@ async fn changes_and_removes_the_restriction_of_a_coupon() {
 }
 
 #[tokio::test]
-async fn refuses_a_request_with_one_invalid_line() {
+async fn allow_list_request_with_one_invalid_line_is_refused() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(with_list(5)).await;
     add(&api, id, "u-1").await;

@@ -28,7 +28,7 @@ async fn finished(world: &ServeWorld, many: u32) {
 }
 
 #[tokio::test]
-async fn finds_changes_and_lists_finished_coupons() {
+async fn finished_coupons_are_found_changed_and_listed() {
     let world = ServeWorld::new().await;
     finished(&world, 2_500).await;
     let api = world.api().await;

@@ -120,7 +120,7 @@ async fn changing_the_waiting_list_keeps_all_places() {
 }
 
 #[tokio::test]
-async fn refuses_conflicting_changes_with_advice() {
+async fn conflicting_changes_are_refused_with_advice() {
     let (world, api) = ServeWorld::with_api().await;
     let (once, _) = api.make(open(5)).await;
     let (later, _) = api.make(coupon(5, 10..=20)).await;
@@ -212,7 +212,7 @@ async fn earlier_last_day_removes_drops_that_nobody_holds() {
 /// The reconciler creates such a drop again, and its quantity must not fall below the number of
 /// slots that are given out.
 #[tokio::test]
-async fn refuses_new_quantities_and_windows_while_a_drop_is_lost() {
+async fn new_quantities_and_windows_are_refused_while_a_drop_is_lost() {
     let (world, api) = ServeWorld::with_api().await;
     let (once, _) = api.make(open(5)).await;
     let daily = daily(&api, "UTC", "00:00"..="00:00").await;
@@ -349,7 +349,7 @@ async fn change_applies_only_to_the_revision_in_if_match() {
 }
 
 #[tokio::test]
-async fn refuses_quantity_below_given_out_without_taking_a_revision() {
+async fn quantity_below_given_out_is_refused_without_taking_a_revision() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(5)).await;
     for user in ["u-1", "u-2", "u-3"] {

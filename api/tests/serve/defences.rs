@@ -19,7 +19,7 @@ async fn connect(api: &InProcessApi) -> TcpStream {
 }
 
 #[tokio::test]
-async fn refuses_claims_above_the_limit_immediately() {
+async fn claims_above_the_limit_are_refused_immediately() {
     let world = ServeWorld::new().await;
     let (proxied, proxy) = behind_redis(&world).await;
     let api = proxied
@@ -79,7 +79,7 @@ async fn disconnects_client_that_never_finishes_its_request() {
 }
 
 #[tokio::test]
-async fn limits_the_size_of_heads_and_bodies() {
+async fn size_of_heads_and_bodies_is_limited() {
     let (_, api) = ServeWorld::with_api().await;
     let long = "x".repeat(20_000);
     let token = format!("Bearer {OPS_TOKEN}");

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, open, stack, until, with};
 
 #[tokio::test]
-async fn shows_and_lists_a_created_coupon() {
+async fn created_coupon_is_shown_and_listed() {
     let (_, api) = ServeWorld::with_api().await;
     let made = api
         .ops(
@@ -30,7 +30,7 @@ async fn shows_and_lists_a_created_coupon() {
 }
 
 #[tokio::test]
-async fn refuses_an_invalid_body_and_names_the_field() {
+async fn invalid_body_is_refused_and_the_field_named() {
     let (world, api) = ServeWorld::with_api().await;
     let before = world.dump().await;
     let daily = |first: &str, last: &str| json!({"type": "daily", "time_zone": "Asia/Seoul", "opens": "15:00", "closes": "18:00", "first_day": first, "last_day": last});
@@ -87,7 +87,7 @@ fn all(quantity: &str) -> (String, String, String) {
 
 /// Redis may lack holders that only dead letters or messages name.
 #[tokio::test]
-async fn refuses_lower_quantity_until_redis_is_verified() {
+async fn lower_quantity_is_refused_until_redis_is_verified() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(4)).await;
     let gate = world.keys(id, DropId(drop)).gate;
@@ -157,7 +157,7 @@ async fn change_applies_to_all_open_and_future_drops_or_to_none() {
 }
 
 #[tokio::test]
-async fn refuses_quantity_below_rows_that_redis_lacks() {
+async fn quantity_below_rows_that_redis_lacks_is_refused() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     world.issue(id, DropId(drop), 5, "u-5").await;

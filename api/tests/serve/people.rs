@@ -56,7 +56,7 @@ async fn status_of_a_claim_goes_from_accepted_to_issued() {
 }
 
 #[tokio::test]
-async fn accepts_one_form_of_coupon_id_and_percent_encoded_user_ids() {
+async fn coupon_ids_are_accepted_in_one_form_and_user_ids_percent_encoded() {
     let api = ServeWorld::new()
         .await
         .with("coupon-page", "on")

@@ -93,7 +93,7 @@ async fn claims_continue_without_mysql_and_unknown_users_get_503() {
 }
 
 #[tokio::test]
-async fn refuses_claims_queued_behind_an_unanswered_call() {
+async fn claims_queued_behind_an_unanswered_call_are_refused() {
     let world = ServeWorld::new().await;
     let (proxied, redis) = behind_redis(&world).await;
     let api = proxied

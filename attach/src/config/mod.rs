@@ -47,7 +47,7 @@ pub struct AttachFile {
     pub campaigns: Vec<Campaign>,
 }
 
-/// One coupon of theirs.
+/// A coupon of the attached system, as a `[[campaign]]` of the file describes it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Campaign {

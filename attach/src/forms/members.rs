@@ -111,11 +111,11 @@ impl Census {
         most.map_or(members.form.usual(), |(spelling, _)| spelling)
     }
 
-    /// Returns the members of another form, to be named one by one as users are.
+    /// Returns the members that do not have the form of the file.
     ///
     /// # Errors
-    /// If they are more than 1 % (one is allowed beside members that can be read), the file is
-    /// wrong: the error names the form to write.
+    /// If more than 1 % of the members are of another form, the file is wrong: the error names the
+    /// form to write. A single such member is no error if others can be read.
     pub fn strange(&self, members: &Members, key: &str) -> Result<Vec<String>, String> {
         let decoded: u64 = self.numbers.iter().sum();
         let all = decoded + self.strange;

@@ -6,7 +6,7 @@ use firstcome_shared::coupon::DropState;
 use firstcome_shared::http::views::ListedDrop;
 use firstcome_shared::schedule::Schedule;
 
-/// The times of a daily coupon's days.
+/// Which days of a daily coupon a change of its times applies to, and which keep theirs.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct DailyTimes {
     /// The first day whose drop does not exist yet: a change of the times applies to it and later

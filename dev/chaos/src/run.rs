@@ -34,7 +34,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// The name of a schedule's history in its folder.
 pub(crate) const HISTORY: &str = "history.jsonl";
 
-/// The result of a schedule.
+/// What a schedule of faults did to the promises that were made during it.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ScheduleResult {
     pub seed: u64,

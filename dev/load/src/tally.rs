@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_contradictions_but_no_repeated_promise() {
+    fn tally_lists_contradictions_but_no_repeated_promise() {
         use AnswerKind::{Accepted, AlreadyClaimed};
         for (yes, expected) in [
             ([(1, AlreadyClaimed, 5), (1, Accepted, 5)], ""),

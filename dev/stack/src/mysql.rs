@@ -204,7 +204,7 @@ pub fn mysql_client(url: &str, sql: Option<&str>) -> Result<Command> {
 /// and socket and reconnects through the socket, which doubles the work.
 pub async fn mysql_connection(url: &str) -> mysql_async::Result<Conn> {
     let options = OptsBuilder::from_opts(Opts::from_url(url)?).prefer_socket(Some(false));
-    // The server's defaults.
+    // MySQL's default values, which the driver would otherwise query.
     Conn::new(
         options
             .max_allowed_packet(Some(64 << 20))

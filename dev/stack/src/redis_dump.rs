@@ -17,7 +17,7 @@ pub async fn redis_dump(
     for name in names {
         let kind: String = cmd("TYPE").arg(&name).query_async(conn).await?;
         let content = if kind == "hash" {
-            // Its own order changes while Redis rebuilds the table, so its fields are sorted.
+            // The order of a hash changes while Redis rebuilds its table, so the fields are sorted.
             let fields: BTreeMap<Vec<u8>, Vec<u8>> =
                 cmd("HGETALL").arg(&name).query_async(conn).await?;
             format!("{fields:?}").into_bytes()

@@ -228,7 +228,7 @@ impl<K: ServerKind> Server<K> {
         self.set_frozen(false).await
     }
 
-    /// Suspends or resumes the server, and waits until it is.
+    /// Suspends or resumes the server, and waits until it is suspended or runs again.
     pub async fn set_frozen(&self, frozen: bool) -> Result<()> {
         let slot = self.process.lock().await;
         let process = slot.as_ref().context("it is not running")?;

@@ -35,7 +35,7 @@ impl Profile {
         }
     }
 
-    /// Returns the profile from the environment, otherwise this one.
+    /// Returns the profile that `PROFILE` in the environment names, otherwise `default`.
     pub(crate) fn or(default: &str) -> Self {
         Self::new(setting("PROFILE").unwrap_or_else(|| default.to_owned()))
     }

@@ -119,7 +119,7 @@ impl Sender {
             if self.tasks.is_empty() {
                 return Ok(());
             }
-            // Their targets may have more messages.
+            // A target whose delivery has ended may have another message that is due.
             self.tasks.wait().await;
         }
     }

@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::http::views::StoryEvent;
 
-/// What an entry of a store proves. The first that is known decides the answer.
+/// What an entry of a store proves. Of several entries, the one whose variant is declared first
+/// decides the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Evidence {
     Row,

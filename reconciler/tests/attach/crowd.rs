@@ -48,7 +48,7 @@ async fn planted_differences_are_found_and_none_is_invented_while_a_crowd_claims
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "release"] // half an hour, or ATTACH_MINUTES
-async fn ten_thousand_differences_among_a_hundred_thousand_users() {
+async fn ten_thousand_differences_among_a_hundred_thousand_users_are_found() {
     let minutes = minutes_or(30);
     for shape in [Shape::CountsUp, Shape::CountsDownWithQueue] {
         crowd(Size {

@@ -26,7 +26,7 @@ pub enum ListChange {
     Remove(Vec<UserId>),
 }
 
-/// The result of a change.
+/// Whether a change of an allow list was made, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListChanged {
     Yes {

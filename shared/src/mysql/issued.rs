@@ -201,7 +201,7 @@ impl Db {
     }
 }
 
-/// Whether the coupon has begun an era above this one. Holds the era's lock until the end of the
+/// Whether the coupon has begun an era above `era`. Holds the era's lock until the end of the
 /// transaction, so that a new era, and whatever is read in it, waits for its rows. Only a primary's
 /// answer counts ([`Db::of_primary`]).
 pub async fn has_later_era(conn: &mut Conn, coupon: CouponId, era: u64) -> QueryResult<bool> {

@@ -60,7 +60,7 @@ impl Master {
         if who == *node {
             return Ok(told);
         }
-        // redis-rs sends a cluster's command to another node while this one is not connected.
+        // While a node is not connected, redis-rs sends its commands to another one.
         self.leave();
         let why = "a server of the cluster is not connected";
         Err((ErrorKind::Io, why, self.address.clone()).into())

@@ -106,7 +106,7 @@ pub(crate) async fn replica_of(master: &RedisServer) -> RedisServer {
     replica
 }
 
-/// Starts a server that has all data of this one, and no longer replicates from it.
+/// Starts a server that has all data of `master`, and no longer replicates from it.
 async fn left_behind(master: &RedisServer) -> RedisServer {
     let replica = replica_of(master).await;
     ask::<()>(&replica, &["REPLICAOF", "NO", "ONE"]).await;

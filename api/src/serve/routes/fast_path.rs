@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_posted_to_one_coupon() {
+    fn only_a_post_to_the_claims_of_one_coupon_is_a_claim() {
         for (method, uri, is_one) in [
             (Method::POST, "/v1/coupons/1/claims", true),
             (Method::POST, "http://shop/v1/coupons/1/claims?a=b", true),

@@ -27,7 +27,7 @@ pub(super) trait UnitStore: Send + Sync + 'static {
     fn give(&self, conn: &mut Conn, users: &[&str]) -> impl Future<Output = Result<Given>> + Send;
 }
 
-/// The result of a transaction.
+/// What a transaction gave to the users of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Given {
     /// For each user, the new slot, or that the user already had a row.

@@ -67,7 +67,7 @@ pub(crate) async fn at_its_time(
     })
 }
 
-/// Injects the fault and undoes it. A fault that affects one coupon affects this one.
+/// Injects the fault and undoes it. A fault that affects one coupon affects `coupon`.
 #[allow(clippy::too_many_lines, reason = "one arm per fault")]
 async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: &MadeCoupon) -> Result<Effect> {
     let servers = &system.servers;

@@ -152,7 +152,7 @@ pub struct RecordedRow {
     pub person: String,
 }
 
-/// The answer to a claim.
+/// What a user was told about a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum RecordedAnswer {
@@ -199,7 +199,7 @@ pub enum CodeAnswer {
     NoSuchCode,
 }
 
-/// The outcome of an operation.
+/// How an operation ended. `Unknown`: it may have had an effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordedOutcome {
     Ok(RecordedAnswer),

@@ -40,7 +40,7 @@ pub enum OperationKind {
     },
 }
 
-/// The outcome of an operation.
+/// How an operation ended. `Unknown`: it may have had an effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
     Ok(RecordedAnswer),

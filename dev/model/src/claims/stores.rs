@@ -171,7 +171,7 @@ pub struct Mysql {
     pub limits_lost: bool,
 }
 
-/// The outcome of an insert.
+/// Whether MySQL accepted a row, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Insert {
     Done,

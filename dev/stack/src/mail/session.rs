@@ -11,7 +11,7 @@ use super::{Behaviour, Mail, Shared, SinkEncryption};
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// The state of a dialogue.
+/// An SMTP connection, with the sender and recipients of the mail that the client is sending.
 pub(super) struct SmtpSession {
     stream: BufReader<Box<dyn Stream>>,
     shared: Arc<Shared>,

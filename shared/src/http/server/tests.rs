@@ -142,7 +142,8 @@ async fn connection_stays_open_while_a_response_lasts() {
     .await;
     for path in ["/slow", "/stream"] {
         let asked = ask(address, path).await;
-        // The unused connection is closed after `header_read`; the other one is busy for as long.
+        // Each unused connection takes `header_read` to be closed. Meanwhile the response lasts
+        // longer than both limits.
         for _ in 0..4 {
             let mut unused = TcpStream::connect(address).await.unwrap();
             assert_eq!(unused.read(&mut [0]).await.unwrap(), 0);
