@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn topic_with_too_few_replicas_is_named_with_what_changes_it() {
-        // Without the option, one is enough.
+        // Without the option, one replica is enough.
         for (found, wanted) in [(3, 3), (3, 1)] {
             assert_eq!(too_few_replicas(found, wanted), None);
         }

@@ -52,7 +52,7 @@ pub(super) struct Board {
     pub(super) pages: usize,
 }
 
-/// One problem.
+/// A problem as the overview lists it.
 #[derive(Debug)]
 pub(super) struct BoardProblem {
     pub(super) what: String,
@@ -75,7 +75,7 @@ enum Concerned {
     None,
 }
 
-/// One drop.
+/// A drop as the overview lists it.
 pub(super) struct BoardLine {
     pub(super) drop: DropOverview,
     /// Whether users can claim, or why not.

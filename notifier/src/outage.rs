@@ -327,7 +327,7 @@ mod tests {
         assert_eq!((due_mails(&outage, 0), due_mails(&outage, 30)), (0, 2));
         assert!(end(&outage).is_some());
         for began in (300..3_600).step_by(300) {
-            // Also after a restart.
+            // The process also restarts before each outage.
             let outage = start();
             assert_eq!(due_mails(&outage, began), 0);
             assert_eq!(due_mails(&outage, began + 40), 0, "{began}");

@@ -40,8 +40,8 @@ pub(crate) fn is_open(ctx: &PassContext, seen: &CouponSeen) -> bool {
     era <= HIGHEST_SEEN && seen.state.gate.is_open(server, era)
 }
 
-/// Adopts the era of an open coupon if it is higher than MySQL's, which has lost it: every later
-/// reader of the coupon knows it.
+/// Adopts the era of an open coupon if it is higher than MySQL's, which has lost it. Also raises
+/// `seen` to that era, so that the rest of the pass uses it.
 pub(crate) async fn adopt_lost_era(ctx: &PassContext, seen: &mut CouponSeen) -> Step<()> {
     let before = seen.coupon.era;
     let Some(era) = seen.state.gate.era().filter(|era| *era > before) else {

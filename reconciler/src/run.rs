@@ -27,7 +27,7 @@ use crate::record::failure;
 use crate::report::{FailureCause, Run, Trigger};
 use crate::{owing, read, sealed_letters, urgent};
 
-/// Runs passes.
+/// Has what every pass needs: the stores, the settings, and what earlier passes and jobs noted.
 #[derive(Clone)]
 pub struct Reconciler {
     pub stores: Stores,

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn logs_one_line_per_reason_and_second_with_the_suppressed_count() {
+    fn one_line_per_reason_and_second_is_logged_with_the_suppressed_count() {
         let limit = LineLimit::default();
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);

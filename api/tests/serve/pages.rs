@@ -108,7 +108,7 @@ async fn page_and_assets_are_cacheable_and_load_nothing_else() {
 }
 
 #[tokio::test]
-async fn serves_page_and_state_from_memory_while_both_stores_are_down() {
+async fn page_and_state_come_from_memory_while_both_stores_are_down() {
     let world = ServeWorld::new().await;
     let (world, mysql) = behind_mysql(&world).await;
     let (world, redis) = behind_redis(&world).await;

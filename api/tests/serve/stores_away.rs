@@ -297,7 +297,7 @@ async fn api_that_starts_without_mysql_serves_claims_from_the_copy_in_redis() {
     let (id, drop) = first.make(open(5)).await;
     let (over, _) = world.make_over(&first, 5).await;
     first.stop().await;
-    // As the reconciler writes it.
+    // Write the copy of the catalogue, as the reconciler does.
     let coupons = world.db().catalogue().await.unwrap();
     let none = StoredCopy::default();
     assert!(

@@ -80,7 +80,7 @@ async fn acts(world: &ServeWorld) -> Vec<(Vec<String>, Value)> {
 }
 
 #[tokio::test]
-async fn records_the_changes_of_operators() {
+async fn changes_of_operators_are_recorded() {
     let (world, api) = ServeWorld::with_api().await;
     let token = format!("Bearer {OPS_TOKEN}");
     let ask = async |method: Method, path: &str, name: &str, key: &str, body: &Value| {

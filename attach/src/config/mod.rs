@@ -409,7 +409,7 @@ impl Scalar {
         let Some(word) = word.strip_suffix('}') else {
             return false;
         };
-        // Not JSON.
+        // A brace followed by anything else than a word begins JSON.
         let is_word = word.starts_with(|first: char| first.is_ascii_alphabetic())
             && !word.contains(['"', '{', ' ']);
         let is_known = word == "uuid"
@@ -577,7 +577,7 @@ impl AttachFile {
 
     /// Returns a hash of what a campaign compares. Its repairs are trusted until the hash changes.
     pub fn mapping(&self, campaign: &Campaign) -> String {
-        // Without the logins, which may change.
+        // Leave out the logins: they may change although the campaign stays the same.
         let kafka = self.kafka.as_ref().unwrap_or(&self.redis);
         let [database, redis, kafka] = [&self.database, &self.redis, kafka].map(|address| {
             let host = address.rsplit_once('@');

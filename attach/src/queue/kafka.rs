@@ -97,7 +97,7 @@ impl Topic {
     pub(super) async fn logs(&self) -> Answer<Logs> {
         let name = self.name.clone();
         let logs = self.query(move |client| logs(client, &name)).await?;
-        // A topic without partitions would have passed.
+        // A topic without partitions would count as read to its end.
         if logs.is_empty() {
             let why = format!("queue: Kafka has no topic {:?}", self.name);
             return Err(AttachError::Misfit(why));

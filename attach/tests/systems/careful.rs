@@ -198,7 +198,7 @@ async fn stock_that_somebody_is_adding_is_not_added_twice() {
     let () = sale.world.redis("INCRBY @left 50").await;
     let (found, whys) = sale.pass().await;
     assert_eq!(found, ["1 count_mismatch planned"], "{whys}");
-    // A small difference is a fault of the counter.
+    // A small difference is blamed on the counter, and is repaired without a confirmation.
     let () = sale.world.redis("INCRBY @left -45").await;
     let (found, whys) = sale.pass().await;
     assert_eq!(found, ["1 count_mismatch applied"], "{whys}");

@@ -144,10 +144,10 @@ async fn counter_moves_by_the_difference_and_only_from_an_allowed_value() {
     let field = Some(b"stock".to_vec());
     for (now, seen, may_move, by, after) in [
         (Some(4), Some(4), 0, 2, Some(6)),
-        // A loser has taken one, and gives it back after the repair.
+        // A refused claim has taken one from the counter, and gives it back after the repair.
         (Some(3), Some(4), 0, 2, Some(3)),
         (Some(5), Some(4), 0, 2, Some(5)),
-        // While it is sold, a counter of what is left only falls.
+        // While coupons are being sold, a counter of what is left only falls.
         (Some(3), Some(4), -1, -2, Some(1)),
         (Some(5), Some(4), -1, -2, Some(5)),
         (Some(5), Some(4), 1, 2, Some(7)),

@@ -82,7 +82,7 @@ pub(crate) fn is_cancelled(drop: &ListedDrop) -> bool {
 
 /// Whether this is the window of a drop that was ended before it opened.
 pub(super) fn never_opens(opens_at: DateTime<Utc>, closes_at: Option<DateTime<Utc>>) -> bool {
-    // Such a window is the shortest that there is.
+    // A drop that is ended before it opens gets the shortest possible window.
     let shortest = TimeDelta::milliseconds(1);
     closes_at.is_some_and(|closes| closes - opens_at <= shortest)
 }

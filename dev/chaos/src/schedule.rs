@@ -276,7 +276,7 @@ const WEIGHTS: &[(u32, Draw)] = &[
         seconds: one_of(rng, &[-7_200, -90, -10, 10, 90, 7_200]), ms }),
     (1, |rng, ms| Fault::ColdStart { store: store(rng), ms: ms + 1_000 }),
     (2, |rng, ms| Fault::KillServer { store: store(rng), ms }),
-    // In most cases longer than the publishing deadline.
+    // Most of these pauses are longer than the publishing deadline.
     (2, |rng, ms| Fault::FreezeServer { store: store(rng), ms: longer(rng, ms, 2_000) }),
     (3, |rng, ms| Fault::Wire { store: store(rng), wire: one_of(rng, &[WireFault::Delay,
         WireFault::Cut, WireFault::BlackHole, WireFault::DropReplies, WireFault::HalfClose]), ms }),

@@ -21,7 +21,7 @@ const SEMI_SYNCHRONOUS: [&str; 6] = [
     "--rpl-semi-sync-source-timeout=3600000",
 ];
 
-/// Two servers and one address.
+/// A primary and its replica, behind one address that a failover redirects.
 #[derive(Debug)]
 pub struct MysqlPair {
     pub primary: MysqlServer,

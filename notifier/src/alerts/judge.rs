@@ -240,7 +240,7 @@ fn reason(
     if problem.content != alert.content && problem.size >= alert.size && has_grown {
         return Some(NoticeReason::Changed);
     }
-    // After 4 hours, 8, 16 and so on.
+    // Mail again after 4 hours, 8, 16 and so on.
     let pause = policy.cooldown.max(mailed_at - alert.first_seen_at);
     // The clock of the process that mailed it may be ahead of this one.
     let is_ahead = mailed_at > now && mailed_at - now < policy.cooldown;

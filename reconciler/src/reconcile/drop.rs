@@ -82,7 +82,7 @@ async fn compare_at(drop: DropPass<'_>, at: At) -> Step<Compared> {
         if compared.repaired == 0 {
             break;
         }
-        // These rows have changed the differences.
+        // The rows that were just inserted have changed what differs.
         let own = drop.again().await?;
         let again = compare(DropPass { own: &own, ..drop }, true).await?;
         compared = compared.followed_by(again);
@@ -126,7 +126,7 @@ impl DropDone<'_> {
     async fn promote(&mut self) -> Step<u64> {
         let drop = self.drop;
         let DropPass { ctx, seen, own } = drop;
-        // With the rows that were inserted, and the users who are owed a slot since.
+        // The comparison has inserted rows, and some users may be owed a slot since.
         let own = if self.compared.repaired > 0 && !ctx.dry_run {
             drop.again().await?
         } else {

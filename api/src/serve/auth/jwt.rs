@@ -183,7 +183,7 @@ impl Verifier {
             // Laravel, Django and Spring number their users.
             Some(Value::Number(number)) if !number.is_f64() => number.to_string().parse(),
             other => {
-                // Not the value, which may contain more about the user.
+                // Name only the value's shape: the value may contain more about the user.
                 let shape = match other {
                     None => "missing",
                     Some(Value::Object(_)) => "an object",

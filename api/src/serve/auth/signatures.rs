@@ -12,7 +12,7 @@ use ring::signature::{self as sig, RsaPublicKeyComponents, UnparsedPublicKey};
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |_, _| Err(ErrorKind::InvalidAlgorithm.into()),
     verifier_factory: |algorithm, key| verifier(*algorithm, key),
-    // Only for conversions of private keys and for thumbprints.
+    // Needed only to convert private keys and for thumbprints, which no token check does.
     key_utils: KeyUtils::new_unimplemented(),
 };
 

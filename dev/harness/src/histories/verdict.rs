@@ -4,10 +4,9 @@ use std::fmt;
 
 use crate::histories::violation::Violation;
 
-/// Passed, violated or unknown.
+/// Whether a history shows that every promise was kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every promise was kept.
     Pass,
     Violated(Vec<Violation>),
     /// The history proves nothing, for this reason.

@@ -30,7 +30,7 @@ pub struct PageApi {
 #[derive(Debug)]
 pub struct Local {
     pub apis: [Service; 2],
-    /// Two, until one is killed.
+    /// Two consumers, until one is killed.
     pub consumers: Vec<Service>,
     pub reconciler: Service,
     pub pages: Option<PageApi>,

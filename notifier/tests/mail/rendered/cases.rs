@@ -109,7 +109,7 @@ fn mail_about_a_doubtful_plan_begins_with_the_doubt_and_leads_to_its_confirmatio
         "No user in Redis has a row: 2 repairs wait (Winter (2026-11-28)).",
         "To do: Check that users and rows mean the same campaign",
         "See and confirm the repairs, in a browser: https://reconciler.example.com/runs/0193a1f2",
-        // Not the name of the daily drop.
+        // The command names the campaign, without the day that the headline adds.
         "--campaign 'Winter' --confirm",
     ] {
         assert!(text.contains(says), "{says}: {text}");

@@ -202,7 +202,7 @@ async fn revoking_asks_first_and_shortens_the_list_of_winners(
     assert_has(&shown.text, &["Revoked.", "What happened", "a script"]);
     assert_lacks(&shown.text, &["of Winter coupon away from"]);
     assert_lacks(&kim.text(&winners).await, &[&holders[0]]);
-    // As users and their mail programs write it.
+    // Users and their mail programs change the case and the dashes of a code.
     let code = code.to_lowercase().replace('-', " – ");
     let found = kim.submit("/people", &[("person", &code)]).await;
     let place = format!("of drop {drop}");

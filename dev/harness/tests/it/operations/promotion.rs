@@ -53,7 +53,7 @@ const SOON: Duration = Duration::from_secs(10);
 async fn freed_and_added_slots_are_offered_at_once_whatever_the_schedule() {
     let fixture = Fixture::new("offered").await;
     let (api, world) = (&fixture.api, &fixture.world);
-    // At night, once a year.
+    // Passes run once a year, so no scheduled pass offers the slots.
     for schedule in ["RECONCILE_CRON", "DEEP_CRON"] {
         world.set(schedule, "0 0 3 1 1 *");
     }
