@@ -323,7 +323,7 @@ impl<'a> Reader<'a> {
         for names in names.chunks(NAMES) {
             let all_known = match self.spellings(names).await {
                 Ok(rows) => rows.iter().all(|row| sets.unissued.contains_key(row)),
-                // One of them is beyond the character set of the column.
+                // A value is beyond the character set of the column: query the users singly.
                 Err(AttachError::Refused { .. }) => false,
                 Err(error) => return Err(error),
             };
@@ -579,7 +579,7 @@ impl<'a> Reader<'a> {
                 of.sql
             );
             let rows = match self.sql.rows(&sql, of.values).await {
-                // One of them is beyond the character set of the column.
+                // A value is beyond the character set of the column: query the users singly.
                 Err(AttachError::Refused { .. }) => {
                     chunks.extend(names.chunks(1).filter(|_| names.len() > 1));
                     continue;

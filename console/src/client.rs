@@ -182,7 +182,7 @@ impl Backends {
         read("The API", answer).await
     }
 
-    /// Sends text to the API.
+    /// Sends a body of plain text to the API, and parses the JSON of its answer.
     pub(crate) async fn post_text_to_api<T: DeserializeOwned>(
         &self,
         caller: &Credentials,

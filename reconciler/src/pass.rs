@@ -165,7 +165,7 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
     while let Some(page) = pages.try_next().await? {
         ctx.must_go_on()?;
         compared.count(&page);
-        // Another server or era proves nothing.
+        // A page that was read at another gate or a later revision proves no difference.
         let revision = seen.coupon.revision.max(seen.state.revision);
         if page.gate != seen.state.gate || page.revision > revision {
             compared.is_unsettled = true;

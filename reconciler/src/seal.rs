@@ -77,7 +77,8 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
     let coupon_id = coupon.0;
     let drop_id = id.0;
     tracing::info!(coupon_id, drop_id, rows, "the drop is exact, and sealed");
-    // The next sealing repeats it, or a job at the coupon's end. The pass must report this sealing.
+    // An error fails no pass: the drop is sealed, which the pass must report, and the next sealing
+    // or a job at the coupon's end lets the keys expire.
     if let Err(error) = expire_sealed(&ctx.stores, coupon).await {
         tracing::warn!(coupon_id, drop_id, %error, "its keys do not expire yet");
     }

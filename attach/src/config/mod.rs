@@ -26,7 +26,7 @@ use self::checks::apart;
 pub(crate) use self::names::{has_part, may_be_taken_back, may_change_later};
 pub use self::stage::Stage;
 
-/// The whole file.
+/// The file that describes the attached system: its stores and its campaigns.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttachFile {

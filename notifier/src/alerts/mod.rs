@@ -338,7 +338,7 @@ fn summary(kind: AlertKind, drop: Option<DropId>, findings: &[Finding]) -> Strin
         Headline::Waits(doubt) => waits(doubt, size),
         Headline::MayBeNone(doubt) => may_be_none(doubt, size),
         Headline::TooMany | Headline::Number => things(),
-        // A dead letter may stand for many of them.
+        // Give no number: one dead letter may stand for many messages.
         Headline::Forged => "messages without our signature on the topic".to_owned(),
         Headline::NotRepaired => wording::count(
             size,

@@ -36,7 +36,7 @@ pub struct Rendered {
 /// A mail before it is rendered. Its texts are single, clean lines.
 #[derive(Debug)]
 pub(super) struct Document {
-    /// As in the outbox, and as the prefix of the subject.
+    /// The kind of the mail: first as the outbox stores it, then as the subject begins with it.
     pub(super) kind: [&'static str; 2],
     /// Whether the mail is about something bad, shown as the colour at its top.
     pub(super) is_bad: bool,

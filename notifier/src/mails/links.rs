@@ -125,7 +125,7 @@ impl Links {
     fn has_screen(&self, path: &str) -> bool {
         match self.subject() {
             Subject::Drop => true,
-            // Its page has passes and alerts only.
+            // The page of a campaign's reconciler has only passes and alerts.
             Subject::Campaign => path.starts_with("/runs") || path.starts_with("/alerts"),
         }
     }
