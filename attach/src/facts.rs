@@ -85,6 +85,45 @@ impl UserSets {
         unissued.sort_by(|a, b| a.1.total_cmp(&b.1));
         unissued.into_iter().map(|(user, _)| user).collect()
     }
+
+    /// Returns the text around ids with which most members would be users who have rows, such as
+    /// `user:{id}`. Logs and mails show it, so it must be no part of an id: several members share
+    /// it, and it ends where a word or a number ends.
+    pub fn text_around(&self) -> Option<String> {
+        let members: Vec<&String> = self.unissued.keys().take(TRIED).collect();
+        let users = self.missing.iter().filter(|it| !it.is_empty());
+        for user in users.take(TRIED) {
+            for member in &members {
+                let Some((before, after)) = member.split_once(user.as_str()) else {
+                    continue;
+                };
+                if continues(before, user) || continues(user, after) {
+                    continue;
+                }
+                let ids = members
+                    .iter()
+                    .filter_map(|it| it.strip_prefix(before)?.strip_suffix(after));
+                let users = ids.filter(|id| self.missing.contains(*id)).count();
+                if users > 1 && users * 2 > members.len() {
+                    return Some(format!("{before}{{id}}{after}"));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Number of members, and of users, from which the text around an id is guessed.
+const TRIED: usize = 100;
+
+/// Whether a word or a number goes on from one text to the next.
+fn continues(text: &str, next: &str) -> bool {
+    match (text.chars().next_back(), next.chars().next()) {
+        (Some(last), Some(first)) => {
+            last.is_alphabetic() && first.is_alphabetic() || last.is_numeric() && first.is_numeric()
+        }
+        _ => false,
+    }
 }
 
 /// The counter column of their stock row: its value, and the value that follows from the rows.
@@ -118,7 +157,8 @@ pub struct Facts {
     pub is_selling: bool,
     /// No user is a member and has a row.
     pub is_disjoint: bool,
-    /// Then the text around ids with which most members would be users, such as `user:{id}`.
+    /// Then the text around ids with which most members would be users who have rows
+    /// ([`UserSets::text_around`]).
     pub member: Option<String>,
     /// The users' key says who came first.
     pub is_ordered: bool,
@@ -169,4 +209,36 @@ impl Facts {
 pub fn recorded(user: &str) -> &str {
     let has_name = user.is_ascii() && user.len() <= UserId::MAX_LEN;
     if has_name { user } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::UserSets;
+
+    #[test]
+    fn text_around_ids_is_no_part_of_an_id() {
+        for (members, users, expected) in [
+            (
+                &["user:1", "user:2"][..],
+                &["1", "2"][..],
+                Some("user:{id}"),
+            ),
+            (&["u1", "u2", "u3"], &["1", "2"], Some("u{id}")),
+            (&["7:1:a", "7:2:a"], &["1", "2"], Some("7:{id}:a")),
+            (&["user:1", "user:2", "user:3", "user:4"], &["1", "2"], None),
+            (&["1001"], &["1"], None),
+            (&["1001", "1002"], &["1", "2"], None),
+            (&["2110", "2111"], &["10", "11"], None),
+            (&["kim"], &["k"], None),
+            (&["customer-4711"], &["4711"], None),
+            (&["kim-1", "lee-2"], &["1", "2"], None),
+        ] {
+            let sets = UserSets {
+                unissued: members.iter().map(|it| ((*it).to_owned(), None)).collect(),
+                missing: users.iter().map(|it| (*it).to_owned()).collect(),
+                ..UserSets::default()
+            };
+            assert_eq!(sets.text_around().as_deref(), expected, "{members:?}");
+        }
+    }
 }

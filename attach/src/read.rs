@@ -702,7 +702,11 @@ impl Look {
         let means = users.map(|users| users.means);
         let is_selling = self.sold(means) != second.sold(means);
         let surplus_rows = self.surplus_rows().min(second.surplus_rows());
-        let member = text_around(&second);
+        let member = if second.is_disjoint {
+            second.sets.text_around()
+        } else {
+            None
+        };
         let sets = second.sets.both(&self.sets);
         let in_flight = self.sets.unissued.len() - sets.unissued.len();
         let surplus = if self.surplus.is_empty() {
@@ -755,28 +759,3 @@ fn leave_out_unstorable(sets: &mut UserSets, shape: &TableShape) {
         can_have_row
     });
 }
-
-/// Returns the text around ids with which most members would be users who have rows, such as
-/// `user:{id}`, if no member is one as it is.
-fn text_around(look: &Look) -> Option<String> {
-    if !look.is_disjoint {
-        return None;
-    }
-    let members: Vec<&String> = look.sets.unissued.keys().take(TRIED).collect();
-    let users = look.sets.missing.iter().filter(|it| !it.is_empty());
-    for user in users.take(TRIED) {
-        for member in &members {
-            let Some((before, after)) = member.split_once(user.as_str()) else {
-                continue;
-            };
-            let fits = |it: &&&String| it.starts_with(before) && it.ends_with(after);
-            if members.iter().filter(fits).count() * 10 >= members.len() * 9 {
-                return Some(format!("{before}{{id}}{after}"));
-            }
-        }
-    }
-    None
-}
-
-/// Number of members, and of users, from which the text around an id is guessed.
-const TRIED: usize = 100;
