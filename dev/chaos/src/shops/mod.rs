@@ -158,7 +158,6 @@ impl<'a> Shops<'a> {
         let arrives = Mutex::new(None);
         let late = async {
             let answer = self.answer(&address, RequestKind::Use, order).await;
-            // Without a time of arrival, the request has never left the proxy.
             if let Some(asked) = arrives.lock().take() {
                 self.record(RequestKind::Use, order, &asked, answer);
             }
@@ -170,6 +169,11 @@ impl<'a> Shops<'a> {
         };
         let ((), passes) = tokio::join!(late, undone);
         proxy.cut_now().await;
+        // The shop gave up while the undo had no answer yet. The proxy has passed the use on all the
+        // same, so it may have been executed.
+        if let Some(asked) = arrives.lock().take() {
+            self.record(RequestKind::Use, order, &asked, None);
+        }
         passes
     }
 
