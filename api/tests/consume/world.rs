@@ -11,7 +11,7 @@ use firstcome_shared::kafka::{KafkaSettings, Security, Signing};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbSettings};
 use firstcome_shared::schedule::Schedule;
-use firstcome_stack::{FaultProxy, MysqlServer};
+use firstcome_stack::{FaultProxy, MysqlServer, MysqlSessions};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::message::ToBytes;
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -28,6 +28,7 @@ pub(crate) const PARTITIONS: i32 = 4;
 
 pub(crate) struct ConsumeWorld {
     pub(crate) mysql: &'static MysqlServer,
+    sessions: MysqlSessions,
     pub(crate) database: String,
     pub(crate) db: Db,
     pub(crate) kafka: KafkaSettings,
@@ -56,6 +57,7 @@ impl ConsumeWorld {
         };
         Self {
             mysql,
+            sessions: MysqlSessions::new(&mysql.url()),
             database: name,
             db,
             kafka,
@@ -214,7 +216,7 @@ impl ConsumeWorld {
         for table in ["issued_coupons", "failed_claims", "topic_positions"] {
             sql = sql.replace(table, &format!("{}.{table}", self.database));
         }
-        self.mysql.query(&sql).await.unwrap()
+        self.sessions.rows(&sql).await.unwrap()
     }
 
     pub(crate) async fn rows(&self) -> u64 {

@@ -10,7 +10,7 @@ use firstcome_attach::{Attached, Ours};
 use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
 use firstcome_shared::redis::Redis;
-use firstcome_stack::{MysqlServer, RedisServer, StackOptions, Tables, mysql_rows};
+use firstcome_stack::{MysqlServer, MysqlSessions, RedisServer, StackOptions, Tables};
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::OnceCell;
@@ -24,6 +24,7 @@ const TIMEOUT_MS: u64 = 5_000;
 /// Their database and Redis, and our database.
 pub(crate) struct World {
     pub(crate) database: String,
+    sessions: MysqlSessions,
     pub(crate) redis_url: String,
     pub(crate) ours: String,
     pub(crate) redis: MultiplexedConnection,
@@ -67,8 +68,10 @@ impl World {
         let client = redis::Client::open(redis.url()).unwrap();
         let patient = AsyncConnectionConfig::new().set_response_timeout(None);
         let connection = client.get_multiplexed_async_connection_with_config(&patient);
+        let database = mysql.database_url(&theirs);
         Self {
-            database: mysql.database_url(&theirs),
+            sessions: MysqlSessions::new(&database),
+            database,
             redis_url: redis.url(),
             ours,
             redis: connection.await.unwrap(),
@@ -77,7 +80,7 @@ impl World {
     }
 
     pub(crate) async fn sql(&self, sql: &str) -> Vec<Vec<String>> {
-        let rows = mysql_rows(&self.database, sql).await;
+        let rows = self.sessions.rows(sql).await;
         rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use firstcome_stack::{mysql_connection, mysql_rows};
+use firstcome_stack::{MysqlSessions, mysql_connection};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
@@ -11,9 +11,7 @@ use mysql_async::prelude::Queryable as _;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
-pub struct Sql {
-    url: String,
-}
+pub struct Sql(MysqlSessions);
 
 /// MySQL's error when it refuses a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,23 +33,21 @@ fn refusal(sql: &str) -> impl FnOnce(mysql_async::Error) -> SqlRefusal {
 
 impl Sql {
     pub fn new(url: &str) -> Self {
-        Self {
-            url: url.to_owned(),
-        }
+        Self(MysqlSessions::new(url))
     }
 
     pub fn url(&self) -> &str {
-        &self.url
+        self.0.url()
     }
 
-    /// Runs one statement on a new connection. Returns the rows as text, with `NULL` for null.
+    /// Runs one statement in a session of its own. Returns the rows as text, with `NULL` for null.
     pub async fn try_query(&self, sql: &str) -> Result<Vec<Vec<String>>, SqlRefusal> {
-        mysql_rows(&self.url, sql).await.map_err(refusal(sql))
+        self.0.rows(sql).await.map_err(refusal(sql))
     }
 
     /// Like [`Self::query`], but returns an error if MySQL fails.
     pub async fn rows(&self, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
-        Ok(tokio::time::timeout(PATIENCE, mysql_rows(&self.url, sql))
+        Ok(tokio::time::timeout(PATIENCE, self.0.rows(sql))
             .await
             .context("MySQL does not answer")??)
     }
@@ -83,7 +79,7 @@ pub struct HeldTransaction(Conn);
 
 impl HeldTransaction {
     pub async fn begin(sql: &Sql) -> Self {
-        let mut conn = mysql_connection(&sql.url).await.unwrap();
+        let mut conn = mysql_connection(sql.url()).await.unwrap();
         conn.query_drop("BEGIN").await.unwrap();
         Self(conn)
     }

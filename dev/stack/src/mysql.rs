@@ -4,10 +4,12 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder, Row, Value};
+use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use crate::fetch;
@@ -213,6 +215,48 @@ pub async fn mysql_connection(url: &str) -> mysql_async::Result<Conn> {
     .await
 }
 
+/// Runs statements at one address, each in a session of its own. A check that polls should use it:
+/// a new connection costs the server more than most statements, so an idle one is kept.
+#[derive(Debug, Clone)]
+pub struct MysqlSessions {
+    url: String,
+    idle: Arc<Mutex<Option<Conn>>>,
+}
+
+impl MysqlSessions {
+    pub fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            idle: Arc::default(),
+        }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Runs one statement and returns its rows as text, with `NULL` for null.
+    pub async fn rows(&self, sql: &str) -> mysql_async::Result<Vec<Vec<String>>> {
+        let mut connection = self.connection().await?;
+        let rows = rows_on(&mut connection, sql).await;
+        if matches!(rows, Ok(_) | Err(mysql_async::Error::Server(_))) {
+            *self.idle.lock() = Some(connection);
+        }
+        rows
+    }
+
+    /// Returns the idle connection with a new session, or a new connection.
+    async fn connection(&self) -> mysql_async::Result<Conn> {
+        let idle = self.idle.lock().take();
+        if let Some(mut idle) = idle
+            && idle.reset().await.is_ok_and(|is_new| is_new)
+        {
+            return Ok(idle);
+        }
+        mysql_connection(&self.url).await
+    }
+}
+
 async fn query(url: &str, sql: &str) -> Result<Vec<Vec<String>>> {
     mysql_rows(url, sql)
         .await
@@ -222,11 +266,16 @@ async fn query(url: &str, sql: &str) -> Result<Vec<Vec<String>>> {
 /// Runs one statement on a new connection and returns its rows as text, with `NULL` for null.
 pub async fn mysql_rows(url: &str, sql: &str) -> mysql_async::Result<Vec<Vec<String>>> {
     let mut connection = mysql_connection(url).await?;
+    let rows = rows_on(&mut connection, sql).await;
+    connection.disconnect().await?;
+    rows
+}
+
+async fn rows_on(connection: &mut Conn, sql: &str) -> mysql_async::Result<Vec<Vec<String>>> {
     // Uses the server's defaults, including strict mode, but with times in UTC.
     connection.query_drop("SET time_zone = '+00:00'").await?;
-    let rows = connection.query::<Row, _>(sql).await;
-    connection.disconnect().await?;
-    Ok(rows?
+    let rows = connection.query::<Row, _>(sql).await?;
+    Ok(rows
         .into_iter()
         .map(|row| row.unwrap().into_iter().map(text).collect())
         .collect())
