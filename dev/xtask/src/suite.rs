@@ -73,14 +73,22 @@ fn every_change(profile: &Profile) -> Result<()> {
     let mut system = cargo_test(2 * processors(), &["--test", "checker", "--test", SYSTEM]);
     thread::scope(|scope| {
         let others = scope.spawn(|| kept(&mut others));
+        let checker = scope.spawn(histories::build);
         let system = run(&mut system);
         let searched = run(&mut schedules(profile)?);
-        let others = others.join().map_err(|_| anyhow!("a thread panicked"))?;
-        let (log, others) = others?;
+        let (log, others) = joined(others)?;
         print!("{log}");
-        let linear = histories::check(Vec::new());
+        let linear = joined(checker)
+            .and_then(|checker| histories::judge(checker.as_deref(), &histories::of_schedules()?));
         system.and(others).and(searched).and(linear)
     })
+}
+
+fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread
+        .join()
+        .map_err(|_| anyhow!("a thread panicked"))
+        .flatten()
 }
 
 /// Runs a command. Returns its output on both streams, and its result.
