@@ -32,6 +32,9 @@ have cmake || packages+=(cmake)
 perl -MIPC::Cmd -MFile::Compare -MTime::Piece -e 1 2>/dev/null || packages+=(perl)
 have pkg-config || packages+=(pkg-config)
 { have pkg-config && pkg-config --exists openssl; } || packages+=(libssl-dev)
+if [ -n "${ZSTD_SYS_USE_PKG_CONFIG:-}" ]; then
+    { have pkg-config && pkg-config --exists libzstd; } || packages+=(libzstd-dev)
+fi
 if [ "${1:-}" = --missing ]; then
     have cargo || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ] || packages+=(rustup)
     echo "${packages[*]:-}"
