@@ -2,17 +2,18 @@
 //!
 //! | Part of a mail | Written in |
 //! |---|---|
-//! | title, subject | `alerts/headline.rs` decides; `summary.rs`, `title`, and `alerts/mod.rs`, `summary`, print it |
-//! | what users notice, what to do | `report/kinds.rs`, `facts`; of a campaign `report/attached.rs` |
-//! | lead | `lead.rs`; older or lost data is decided by `mysql/alerts.rs`, `reopened_since` |
+//! | title, subject of a problem | `alerts/headline.rs` decides; `summary.rs`, `title`, and `alerts/mod.rs`, `summary`, print it |
+//! | title, subject of what is over or repaired ("Over after …") | `summary.rs`, `over`, `was`, `subject`; `lead.rs` |
+//! | what users notice, what to do | `report/kinds.rs`, `facts`; of a campaign `report/attached.rs`; of a refusal `report/refusals.rs`; of a sealed drop `input.rs`, `facts`; of a doubt `section.rs`, `to_do` |
+//! | lead | `lead.rs`; older data is decided by `mysql/alerts.rs`, `reopened_since`; lost data by `summary.rs`, field `lost` |
 //! | first sentence of an outage | `report/wording/errors.rs`; `admission.rs` and `outage.rs` decide |
 //! | which alert a finding becomes | `alerts/mod.rs`, `alert_kind` |
-//! | whether a finding is applied, failed or planned | `reconciler/src/reconcile/drop.rs`, `report` |
+//! | whether a finding is applied, failed or planned | projections: `reconciler/src/reconcile/drop.rs`, `report`; rows: `pass.rs`, `note_rows`; closed coupons: `urgent.rs`, and `reconcile/mod.rs`, `stays_closed` |
 //! | list of reasons | `reasons.rs` |
 //! | a line under "Why" or "Repaired by itself" | after its label, the `detail` of a finding: search its words in `reconciler/src`, `attach/src` and `shared/src` |
 //! | links and commands | `section.rs`, by `Remedy` |
 //! | whether it is mailed now | `alerts/judge.rs`, `reason`; repairs: `record.rs`, `due_repairs` |
-//! | when its alert ends | `alerts/over.rs`, `ends_when` |
+//! | when its alert ends | by a pass: `alerts/over.rs`, `ends_when`; by the watch: `admission.rs`, `refusals.rs`; MySQL: `outage.rs`; digest: `lib.rs` |
 //!
 //! Texts are composed and wrapped: search for three or four words.
 
