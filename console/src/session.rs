@@ -136,7 +136,7 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .map(|(_, value)| value)
 }
 
-/// Whether the browser uses https, directly or through a proxy.
+/// Whether the browser uses https, which a proxy ends.
 pub(super) fn is_https(headers: &HeaderMap) -> bool {
     let is = |name: &str, begin: &str| {
         headers
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn https_is_recognized_directly_and_behind_a_proxy() {
+    fn https_is_recognized_by_the_origin_or_by_a_header_of_the_proxy() {
         for (name, value, is_secure) in [
             ("origin", "https://ops.example.com", true),
             ("x-forwarded-proto", "https", true),

@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn number_is_accepted_only_in_canonical_form() {
+    fn only_positive_numbers_in_canonical_form_are_accepted() {
         assert_eq!(canonical_number("5"), Some(5));
         for other in "|0|05|+5|-5| 5|5 |5.0|0x5|٥|9223372036854775808".split('|') {
             assert_eq!(canonical_number(other), None, "{other:?}");

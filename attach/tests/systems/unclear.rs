@@ -334,7 +334,7 @@ async fn condition_of_the_stock_row_must_select_exactly_one_row() {
 }
 
 #[tokio::test]
-async fn login_that_may_read_only_its_own_keys_is_enough() {
+async fn login_that_may_use_only_its_own_keys_is_enough() {
     let campaign = format!("{SET}\nqueue = {{ list = '@queue' }}");
     let mut shop = Shop::open(UNIQUE, "{U}", &campaign).await;
     let name = format!("own_{}", shop.world.prefix.trim_end_matches(':'));

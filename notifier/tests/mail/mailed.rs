@@ -367,7 +367,7 @@ pub(crate) fn kafka_is_away(id: &str, findings: Vec<Finding>) -> Run {
 }
 
 #[tokio::test]
-async fn outage_has_one_mail_and_one_notice_that_lists_the_repairs_made_meanwhile() {
+async fn outage_has_one_mail_and_one_about_its_end_that_lists_the_repairs_made_meanwhile() {
     let desk = Desk::new(A).await;
     for n in 0..5 {
         let failed = kafka_is_away(&format!("r{n}"), vec![late(n + 1)]);

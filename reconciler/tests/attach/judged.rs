@@ -197,7 +197,7 @@ fn counter_is_judged_by_its_meaning_and_while_it_moves_it_is_only_raised() {
 
 /// Their Redis was emptied, or an older replica took over, so it continues from an earlier number.
 #[test]
-fn counter_behind_its_value_at_the_first_look_is_raised_while_it_moves() {
+fn counter_behind_its_value_at_the_first_look_is_raised_only_after_a_confirmation() {
     let (tickets, issued) = (CountMeans::Tickets, CountMeans::Issued);
     for (means, count, expected) in [
         // It falls while rows come, as if it counted down.
@@ -221,7 +221,7 @@ fn counter_behind_its_value_at_the_first_look_is_raised_while_it_moves() {
 
 /// The likeliest fault is a file that names other keys or rows; then every repair is wrong.
 #[test]
-fn difference_that_a_wrong_file_or_name_may_cause_needs_a_confirmation() {
+fn difference_that_a_wrong_file_or_name_may_cause_is_not_repaired_unasked() {
     let disjoint = Facts {
         is_disjoint: true,
         sets: UserSets {

@@ -162,7 +162,7 @@ fn counters_that_do_not_add_up_are_dirty() {
 }
 
 #[test]
-fn user_without_a_row_gets_one_when_no_message_can_be_unread() {
+fn user_without_a_row_gets_one_once_the_claim_is_due() {
     let due = |change: fn(&mut Moment)| {
         let judged = Case::with(|it| {
             it.mysql.rows.pop();

@@ -56,10 +56,10 @@ async fn a_flushed_redis_opens_with_lists_revocations_and_owed_users() {
     clean_pass(world, &listed).await;
 }
 
-/// The settings of a higher revision in Redis are adopted, promises get their rows again, and a
-/// return that MySQL has forgotten stands again.
+/// The settings of a higher revision in Redis are adopted, promises get their rows again, and the
+/// row of a return that MySQL has forgotten is back: the next holder of its slot is owed one.
 #[tokio::test]
-async fn a_mysql_back_from_an_older_copy_breaks_no_promise() {
+async fn a_mysql_back_from_an_older_copy_owes_only_the_next_holder_of_a_forgotten_return() {
     let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
     let stores = WorldStores::shared()
         .await
