@@ -379,7 +379,7 @@ mod tests {
             quantity: 500,
             once_per: OncePer::Drop,
             waiting_list: 10,
-            paused: false, // a new coupon is never paused
+            paused: false, // the form has no pause
             valid_until: Some(_),
             valid_days: None,
             schedule: Some(_),

@@ -341,7 +341,7 @@ impl Fields {
         field.map_or("", |(_, value)| value.trim())
     }
 
-    /// Returns a number, such as an ID or a slot.
+    /// Parses a field as a number, such as an ID or a slot. Returns `None` if it is none.
     pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
         self.get(name).parse().ok()
     }

@@ -242,7 +242,7 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
     let mut stuck: BTreeMap<i32, Duration> = known.iter().map(waits).collect();
     stuck.retain(|_, since| *since > limit);
     let longest = stuck.values().max()?.as_secs();
-    // A message has one promise or several, so at least this many wait.
+    // A message has one promise or several, but a retry repeats some: about this many wait.
     let unread = count(state.unread_messages(), "promise waits", "promises wait");
     let detail = if stuck.len() == state.logs.len() {
         format!("no consumer works: at least {unread} for a row, and none was read for {longest} s")

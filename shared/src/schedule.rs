@@ -219,7 +219,7 @@ fn daily_drop(
     })
 }
 
-/// Parses timestamps; errors describe what is missing.
+/// Parses timestamps that name their time zone; the errors say what to write.
 pub mod instants {
     use chrono::{DateTime, NaiveDateTime, Timelike as _, Utc};
     use serde::{Deserialize as _, Deserializer, de::Error as _};

@@ -64,7 +64,8 @@ macro_rules! ids_of_subjects {
                 Subject::from_id(self.0)
             }
 
-            /// Names it by its id. Returns `None` for a campaign, which operators know by its name.
+            /// Returns a name such as `coupon 7`, or `None` for a campaign, which operators know by
+            /// its name.
             pub fn label(self) -> Option<String> {
                 match self.subject() {
                     Subject::Drop => Some(format!(concat!($noun, " {}"), self)),

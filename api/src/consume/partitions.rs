@@ -258,7 +258,7 @@ impl Tender {
         let mut looked = Ok(());
         if is_due {
             self.ping_group(&before)?;
-            // Kafka refuses this from a consumer that it has removed from the group.
+            // Kafka refuses a commit of a consumer that it has removed from the group.
             looked = block_in_place(|| self.commit());
         }
         self.note_joined();

@@ -20,8 +20,8 @@ pub use auth::jwt::JwtArgs;
 pub use auth::{IdentityArgs, UserAuth};
 pub use server::ApiServer;
 
-/// Serves until `shutdown`. Prints `listening on http://…` to standard output once requests are
-/// accepted.
+/// Serves until `shutdown`. Prints `listening on http://…` to standard output once the stores are
+/// checked; until then it answers that it is starting.
 pub async fn run(args: ServeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Some(server) = ApiServer::bind(args, &shutdown).await? else {
         return Ok(());

@@ -58,7 +58,7 @@ fn bytes_of_a_jdk_are_read_and_written_again() {
         let Some(spelling) = spelling else {
             continue;
         };
-        // JSON may escape these in several ways.
+        // JSON may escape these characters in several ways.
         let is_escaped = spelling == Spelling::JsonText && id.contains(['"', '\0', '민', '😀']);
         let expected = (!is_escaped).then_some(bytes);
         assert_eq!(spelling.encode(&id), expected, "{kind} {id:?}");

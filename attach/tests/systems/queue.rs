@@ -145,7 +145,7 @@ async fn messages_in_a_stream_are_not_lost_promises() {
     let pending: Vec<(String, String, u64, u64)> =
         world.redis("XPENDING @stream workers - + 2000").await;
     let ids: Vec<String> = pending.into_iter().map(|it| it.0).collect();
-    // The worker fails at the first entry each time.
+    // As if twenty deliveries of the first entry had failed.
     let failing = format!("XCLAIM @stream workers w 0 {} RETRYCOUNT 20", ids[0]);
     let _claimed: redis::Value = world.redis(&failing).await;
     must_stand(&world, &attached, stage, "acknowledge it, or move it").await;

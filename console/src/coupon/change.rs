@@ -17,7 +17,8 @@ use crate::client::{HttpRefusal, encoded};
 use crate::page::{Fields, Page, Screen};
 use crate::text::Text as _;
 
-/// Changes a coupon.
+/// Handles a form of the coupon's screen: asks first if the change takes something from users or
+/// cannot be undone, then changes the coupon by the API. Shows a refused form again.
 pub(crate) async fn change(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
     let path = format!("/v1/coupons/{}/drops", encoded(&id));
     let found: CouponDrops = page

@@ -111,7 +111,8 @@ impl NamedDrop<'_> {
         }
     }
 
-    /// Such as "100 of 100 issued".
+    /// Returns text such as "100 of 100 issued"; without a report the drop's label, which is empty
+    /// for a campaign.
     pub(super) fn issued(&self) -> String {
         match self.report {
             None => self.id.label().unwrap_or_default(),

@@ -160,7 +160,8 @@ impl Links {
     fn curl(&self, url: &str, arguments: &[String], what: &str) -> Option<Block> {
         match self.subject() {
             Subject::Drop => {
-                // The first token, if two are set while rotating.
+                // While tokens are rotated, OPS_TOKEN has two, separated by a comma: send the
+                // first.
                 let token = "curl -H \"Authorization: Bearer ${OPS_TOKEN%%,*}\"";
                 let mut lines = vec![token.to_owned()];
                 lines.extend_from_slice(arguments);

@@ -1,6 +1,6 @@
 //! Changes of a coupon: a pure function of the coupon, its drops and the time.
 
-#![allow(clippy::option_option)] // a field that is missing, null, or a value
+#![allow(clippy::option_option)] // distinguishes a missing field, null and a value
 
 use chrono::{DateTime, NaiveDate, NaiveTime, SubsecRound as _, TimeDelta, Utc};
 use serde::{Deserialize, Deserializer};

@@ -126,7 +126,8 @@ pub(super) trait Row: Columns {
     fn values(self) -> Vec<Value>;
 }
 
-/// Inserts rows into a table. `then` is what follows the rows.
+/// Inserts rows into a table. `then` is SQL after the rows, such as ` ON DUPLICATE KEY UPDATE …`,
+/// or empty.
 pub(super) async fn insert_rows<R: Row>(
     conn: &mut Conn,
     table: &str,

@@ -445,7 +445,8 @@ impl ScriptWorld {
         self.keys.own().into_iter().chain(coupon).collect()
     }
 
-    /// Returns the raw value of every key of the drop and its coupon.
+    /// Returns the raw values of [`Self::data_keys`], then of `gate` and `revision`. The keys of
+    /// the allow list are not among them.
     pub(crate) async fn dump(&self) -> Vec<Option<Vec<u8>>> {
         let mut pipe = redis::pipe();
         for key in self.data_keys() {

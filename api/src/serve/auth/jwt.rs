@@ -34,7 +34,7 @@ pub struct JwtArgs {
     /// Required issuer of the token (`iss`)
     #[arg(long, env = "JWT_ISSUER")]
     pub jwt_issuer: Option<String>,
-    /// Required audience of the token; several are separated by commas
+    /// Audiences, separated by commas, of which the token must name one
     #[arg(long, env = "JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
     /// Token claim that holds the audience, such as `client_id` (Cognito) or `azp` (Clerk), if the

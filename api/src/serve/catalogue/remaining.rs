@@ -16,7 +16,8 @@ const TTL: Duration = Duration::from_millis(200);
 /// Maximum wait for Redis, after which the states are unknown.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The lock is held while Redis is queried: other requests wait and then find the result.
+/// The states of drops that were read from Redis within the last 200 ms. The lock is held while
+/// Redis is queried: other requests wait and then find the result.
 #[derive(Default)]
 pub(crate) struct RemainingCache(Mutex<HashMap<DropId, (Instant, DropState)>>);
 
