@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use mysql_async::prelude::Queryable;
@@ -215,6 +216,10 @@ pub async fn mysql_connection(url: &str) -> mysql_async::Result<Conn> {
     .await
 }
 
+/// How long an idle connection may take to begin a new session. Its server may be gone without a
+/// word, while another has taken over the address.
+const RESET: Duration = Duration::from_secs(1);
+
 /// Runs statements at one address, each in a session of its own. A check that polls should use it:
 /// a new connection costs the server more than most statements, so an idle one is kept.
 #[derive(Debug, Clone)]
@@ -248,10 +253,11 @@ impl MysqlSessions {
     /// Returns the idle connection with a new session, or a new connection.
     async fn connection(&self) -> mysql_async::Result<Conn> {
         let idle = self.idle.lock().take();
-        if let Some(mut idle) = idle
-            && idle.reset().await.is_ok_and(|is_new| is_new)
-        {
-            return Ok(idle);
+        if let Some(mut idle) = idle {
+            let reset = tokio::time::timeout(RESET, idle.reset()).await;
+            if matches!(reset, Ok(Ok(true))) {
+                return Ok(idle);
+            }
         }
         mysql_connection(&self.url).await
     }
