@@ -139,6 +139,7 @@ fn commit_hook() -> Result<()> {
         ("api: embed the page", true),
         ("attach, api: need no key", true),
         ("api: process claims in order", true),
+        ("api: pass the token", true),
         ("api: adds a limit", false),
         ("api: Added a limit", false),
         ("api: adding a limit", false),
