@@ -166,11 +166,16 @@ fn was_compared(report: &DropReport, alert: &Alert) -> bool {
 /// it waits, it has neither the doubt nor the kind that it has after the sale.
 fn may_be_case(waiting: Kind, alert: &Alert) -> bool {
     match AlertKind::from_word(&alert.kind) {
-        // Their cases are of several kinds, and an alert does not keep the kinds.
-        Some(AlertKind::Braked | AlertKind::Doubtful) => true,
+        // Their cases are of several kinds, and an alert does not keep the kinds. Failed events wait
+        // without a sale, too, if another event of their user comes first.
+        Some(AlertKind::Braked | AlertKind::Doubtful) => waiting != Kind::FailedClaim,
         // Nobody is found to be one too many during a sale: they are users without a row.
         Some(AlertKind::SecondRow | AlertKind::Left(Kind::OverAdmitted)) => {
             matches!(waiting, Kind::OverAdmitted | Kind::Unissued)
+        }
+        // A counter that moves is seen as either of them.
+        Some(AlertKind::Left(Kind::CountMismatch | Kind::Unfilled)) => {
+            matches!(waiting, Kind::CountMismatch | Kind::Unfilled)
         }
         kind => kind == Some(AlertKind::Left(waiting)),
     }

@@ -750,6 +750,11 @@ fn doubt_about_a_campaign_is_not_over_while_a_sale_hides_it() {
         (held, Kind::CountMismatch, "braked"),
         (second_row, Kind::Unissued, "second_row"),
         (one_too_many, Kind::Unissued, "over_admitted"),
+        (
+            left(Kind::CountMismatch, 0),
+            Kind::Unfilled,
+            "count_mismatch",
+        ),
     ] {
         let mut duty = Duty::default();
         let differs = of_campaign(Status::Drift, vec![before]);
@@ -761,6 +766,19 @@ fn doubt_about_a_campaign_is_not_over_while_a_sale_hides_it() {
         let repaired = of_campaign(Status::Clean, Vec::new());
         assert_eq!(duty.sees(2, &repaired), format!("{alert} over"));
     }
+}
+
+#[test]
+fn doubt_about_a_campaign_is_over_while_only_failed_events_wait() {
+    let mut doubted = left(Kind::CountMismatch, 0);
+    doubted.case = FindingCase::Doubted(Doubt::Disjoint);
+    let mut duty = Duty::default();
+    let differs = of_campaign(Status::Drift, vec![doubted]);
+    assert_eq!(duty.sees(0, &differs), "doubtful New");
+    let mut waits = finding(Kind::FailedClaim, 0, Outcome::Skipped);
+    waits.needs_person = false;
+    let event_waits = of_campaign(Status::Drift, vec![waits]);
+    assert_eq!(duty.sees(1, &event_waits), "doubtful over");
 }
 
 #[test]
