@@ -128,7 +128,9 @@ async fn in_mysql(
         known.happened(Some(at), "reconciler", sentence(&run_id, finding));
     }
     let dead_letters = db.dead_letters_of_person(coupon.id, user, READ + 1).await?;
-    for row in oldest_first(dead_letters, "dead letters", known) {
+    let mut dead_letters = oldest_first(dead_letters, "dead letters", known);
+    dead_letters.sort_by_key(|row| row.id);
+    for row in dead_letters {
         dead_letter(&row, known);
     }
     for one in person.broken {

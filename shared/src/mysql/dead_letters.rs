@@ -138,7 +138,7 @@ impl Db {
         Ok((number.unwrap_or(0), some))
     }
 
-    /// Reads a user's newest dead letters of one coupon, including resolved ones, newest first.
+    /// Reads a user's dead letters of one coupon, newest first: the open ones, then resolved ones.
     pub async fn dead_letters_of_person(
         &self,
         coupon: CouponId,
@@ -146,7 +146,7 @@ impl Db {
         limit: u32,
     ) -> DbResult<Vec<DeadLetterRow>> {
         let own = "SELECT {columns} FROM failed_claims WHERE coupon_id = ? AND user_id = ? \
-            ORDER BY id DESC LIMIT ?";
+            ORDER BY resolved_at IS NULL DESC, id DESC LIMIT ?";
         let what = "read a person's dead letters";
         self.all(what, sql!(own, coupon, user, limit)).await
     }
