@@ -141,7 +141,10 @@ impl DeadLetterScreen<'_> {
         Some(ShownMessage {
             text,
             is_cut: is_cut_here || stored > ANSWERED_BYTES,
-            may_go_on: self.letter.offset.is_some() && stored == ANSWERED_BYTES,
+            // Of forged messages the first one is stored, with the offset of the last one.
+            may_go_on: !self.letter.is_forged()
+                && self.letter.offset.is_some()
+                && stored == ANSWERED_BYTES,
         })
     }
 }
