@@ -40,7 +40,7 @@ impl Sql {
         self.0.url()
     }
 
-    /// Runs one statement in a session of its own. Returns the rows as text, with `NULL` for null.
+    /// Runs one statement in a new session. Returns the rows as text, with `NULL` for null.
     pub async fn try_query(&self, sql: &str) -> Result<Vec<Vec<String>>, SqlRefusal> {
         self.0.rows(sql).await.map_err(refusal(sql))
     }

@@ -220,8 +220,8 @@ pub async fn mysql_connection(url: &str) -> mysql_async::Result<Conn> {
 /// word, while another has taken over the address.
 const RESET: Duration = Duration::from_secs(1);
 
-/// Runs statements at one address, each in a session of its own. A check that polls should use it:
-/// a new connection costs the server more than most statements, so an idle one is kept.
+/// Runs statements at one address, each in a new session. Checks that poll should use it, because
+/// it keeps an idle connection: a new one costs the server more than most statements.
 #[derive(Debug, Clone)]
 pub struct MysqlSessions {
     url: String,

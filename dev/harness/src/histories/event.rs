@@ -152,7 +152,7 @@ pub struct RecordedRow {
     pub person: String,
 }
 
-/// What a user was told about a claim.
+/// The answer that a user got to a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum RecordedAnswer {

@@ -102,8 +102,8 @@ fn names_a_shell(text: &str) -> bool {
     })
 }
 
-/// The last commit before the commit-msg hook got its newest rule. What was committed before
-/// followed the rules of its time.
+/// The last commit before the commit-msg hook got its newest rule. This commit and older ones
+/// followed earlier rules.
 const COMMITS_CHECKED_AFTER: &str = "55df3f42";
 
 /// Checks the messages of all commits since then with the commit-msg hook. A shallow clone does not
