@@ -28,9 +28,10 @@ impl Process {
         self.0.all_stdout(LIMIT).await.unwrap()
     }
 
-    /// Returns the last lines of its output, stderr and stdout.
+    /// Returns its complete output so far, stderr and stdout. A test may wait for a line of it,
+    /// and at level `trace` a line is among the last ones for some milliseconds only.
     pub fn log(&self) -> String {
-        self.0.log_tail()
+        self.0.log()
     }
 
     /// Waits for a line of stdout that begins with this text and returns the rest of the line.

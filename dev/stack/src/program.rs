@@ -129,6 +129,11 @@ impl Program {
         }
     }
 
+    /// Returns the complete log so far: stderr and stdout.
+    pub fn log(&self) -> String {
+        read(&self.log)
+    }
+
     /// Returns the last lines of the log.
     pub fn log_tail(&self) -> String {
         tail(&self.log, SHOWN)
@@ -177,8 +182,12 @@ fn keep_lines(pipe: ChildStdout, mut log: File, stdout: &watch::Sender<Vec<Strin
 
 /// Returns the last lines of a file.
 pub fn tail(path: &Path, lines: usize) -> String {
-    let bytes = fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
+    let text = read(path);
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+fn read(path: &Path) -> String {
+    let bytes = fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
