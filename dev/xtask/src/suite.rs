@@ -75,7 +75,7 @@ fn every_change(profile: &Profile) -> Result<()> {
         let others = scope.spawn(|| kept(&mut others));
         let checker = scope.spawn(histories::build);
         let system = run(&mut system);
-        let searched = run(&mut schedules(profile)?);
+        let searched = schedules(profile).and_then(|mut chaos| run(&mut chaos));
         let (log, others) = joined(others)?;
         print!("{log}");
         let linear = joined(checker)
