@@ -242,15 +242,15 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
     let mut stuck: BTreeMap<i32, Duration> = known.iter().map(waits).collect();
     stuck.retain(|_, since| *since > limit);
     let longest = stuck.values().max()?.as_secs();
-    // A message has one promise or several, but a retry repeats some: about this many wait.
+    // A message has one promise or several, and a retry repeats some.
     let unread = count(state.unread_messages(), "promise waits", "promises wait");
     let detail = if stuck.len() == state.logs.len() {
-        format!("no consumer works: at least {unread} for a row, and none was read for {longest} s")
+        format!("no consumer works: about {unread} for a row, and none was read for {longest} s")
     } else {
         let partitions: Vec<String> = stuck.keys().take(5).map(ToString::to_string).collect();
         let more = if stuck.len() > 5 { ", …" } else { "" };
         format!(
-            "the consumer of a part of the topic does not work: at least {unread} for a row, and \
+            "the consumer of a part of the topic does not work: about {unread} for a row, and \
             none was read for {longest} s (partition {}{more})",
             partitions.join(", ")
         )

@@ -274,7 +274,7 @@ fn renders_passes() {
         drop_report(drop, &format!("Coupon {drop}"), drop, vec![lost])
     };
     let stands =
-        "no consumer works: at least 4,120 promises wait for a row, and none was read for 95 s";
+        "no consumer works: about 4,120 promises wait for a row, and none was read for 95 s";
     let evicts = "Redis may evict admissions (maxmemory-policy is allkeys-lru): set `maxmemory-policy noeviction`";
     let evicts = of_no_drop(Kind::Stalled, evicts, None);
     let evicts = cased(FindingCase::Unsafe(UnsafePart::Redis), evicts);
