@@ -8,7 +8,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use firstcome_shared::http::views::{FailedClaimDetails, FailedClaimPage};
-use firstcome_shared::mysql::dead_letters::DeadLetterRow;
+use firstcome_shared::mysql::dead_letters::{DeadLetterRow, KEPT_OF_MESSAGE};
 use firstcome_shared::report::wording::{capital, count, detail, line, person};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -44,9 +44,6 @@ const PAGES: u32 = 200;
 
 /// Maximum length of a displayed message, in characters.
 const MESSAGE: usize = 2_000;
-
-/// The reconciler answers with this many bytes of a message, and the consumer stores no more.
-const ANSWERED_BYTES: u64 = 4_096;
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
@@ -140,11 +137,11 @@ impl DeadLetterScreen<'_> {
         let stored = self.found.message_bytes;
         Some(ShownMessage {
             text,
-            is_cut: is_cut_here || stored > ANSWERED_BYTES,
+            is_cut: is_cut_here || stored > u64::from(KEPT_OF_MESSAGE),
             // Of forged messages the first one is stored, with the offset of the last one.
             may_go_on: !self.letter.is_forged()
                 && self.letter.offset.is_some()
-                && stored == ANSWERED_BYTES,
+                && stored == u64::from(KEPT_OF_MESSAGE),
         })
     }
 }

@@ -3,14 +3,11 @@
 use firstcome_shared::claim::{Claim, Undecodable};
 use firstcome_shared::kafka::KafkaSettings;
 use firstcome_shared::model::DeadLetterReason;
-use firstcome_shared::mysql::dead_letters::{FailedClaim, MessageOrigin};
+use firstcome_shared::mysql::dead_letters::{FailedClaim, KEPT_OF_MESSAGE, MessageOrigin};
 use rdkafka::message::{BorrowedMessage, Message as _};
 
 /// Maximum length of a stored error, in characters. The JSON parser may quote the whole message.
 const LONGEST_ERROR: usize = 500;
-
-/// Maximum size of a message in a dead letter, in bytes.
-const KEPT_BYTES: usize = 4_096;
 
 #[derive(Debug, Clone)]
 pub(super) struct Record {
@@ -46,7 +43,11 @@ impl Record {
             Err(error) => vec![Err(error)],
         };
         let record = |(part, claim): (usize, Result<_, _>)| {
-            let kept = if claim.is_ok() { 0 } else { KEPT_BYTES };
+            let kept = if claim.is_ok() {
+                0
+            } else {
+                usize::from(KEPT_OF_MESSAGE)
+            };
             Self {
                 source: MessageOrigin {
                     part,

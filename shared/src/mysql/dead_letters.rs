@@ -19,7 +19,7 @@ use crate::sql;
 mod keep;
 mod operators;
 
-pub use keep::{FailedClaim, MessageOrigin, keep};
+pub use keep::{FailedClaim, KEPT_OF_MESSAGE, MessageOrigin, keep};
 pub use operators::{Correction, DeadLetterQuery, Payload};
 
 row! {

@@ -62,7 +62,7 @@ fn stored_error_that_quotes_the_message_is_truncated() {
     let read = of(&GOOD.replace("37,", &format!("\"{}\",", "ü".repeat(20_000))));
     let letter = read.letter(DeadLetterReason::Undecodable, &error(&read).error);
     assert_eq!(letter.error.chars().count(), LONGEST_ERROR);
-    assert_eq!(letter.payload.len(), KEPT_BYTES);
+    assert_eq!(letter.payload.len(), usize::from(KEPT_OF_MESSAGE));
 }
 
 proptest! {

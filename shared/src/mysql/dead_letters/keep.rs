@@ -25,12 +25,15 @@ pub struct MessageOrigin {
     pub part: usize,
 }
 
+/// Number of bytes that a dead letter stores of its message, and that operators see of it.
+pub const KEPT_OF_MESSAGE: u16 = 4_096;
+
 /// A claim that the consumer could not turn into a row.
 #[derive(Debug, Clone)]
 pub struct FailedClaim {
     /// `None` if the message cannot be read.
     pub claim: Option<Claim>,
-    /// The first bytes of the message, at most a few kilobytes.
+    /// The first bytes of the message, at most [`KEPT_OF_MESSAGE`].
     pub payload: Vec<u8>,
     pub reason: DeadLetterReason,
     pub error: String,

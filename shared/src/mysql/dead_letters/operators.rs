@@ -5,7 +5,7 @@ use std::time::Duration;
 use diesel::QueryResult;
 use serde_json::json;
 
-use super::DeadLetterRow;
+use super::{DeadLetterRow, KEPT_OF_MESSAGE};
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::model::DeadLetterReason;
 use crate::mysql::ops_actions::{Operator, OperatorAct};
@@ -65,9 +65,13 @@ impl Db {
     /// Reads one dead letter, with the beginning of its message and the number of bytes that the
     /// consumer has stored of it.
     pub async fn dead_letter(&self, id: i64) -> DbResult<Option<(DeadLetterRow, Payload)>> {
-        let query = "SELECT {columns}, LEFT(payload, 4096), COALESCE(LENGTH(payload), 0) \
+        let query = "SELECT {columns}, LEFT(payload, ?), COALESCE(LENGTH(payload), 0) \
             FROM failed_claims WHERE id = ?";
-        self.first("read a dead letter", sql!(query, id)).await
+        self.first(
+            "read a dead letter",
+            sql!(query, u32::from(KEPT_OF_MESSAGE), id),
+        )
+        .await
     }
 
     /// Corrects the claim of a dead letter, so that the next pass issues it. Returns `false` if the
