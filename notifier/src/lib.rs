@@ -160,9 +160,10 @@ impl Notifier {
         }
     }
 
-    /// Records the alerts of a pass and mails what is new. Must be called after every pass, even if
-    /// it failed or could not be recorded. Problems that could not be recorded come again with the
-    /// next pass; repairs of such a pass are in no mail.
+    /// Records the alerts of a pass, and enqueues mails and events about problems that are new,
+    /// have changed, last or are over. Must be called after every pass, even if it failed or could
+    /// not be recorded. Problems that could not be recorded come again with the next pass; repairs
+    /// of such a pass are in no mail.
     ///
     /// # Errors
     /// If MySQL fails. A second call with the same run mails nothing twice.

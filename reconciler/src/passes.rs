@@ -99,7 +99,7 @@ impl Worker {
             Self::Own(own) => (&own.stores.db, &own.stores.db_settings),
             Self::Attached(attached) => {
                 let Some(ours) = &attached.ours else {
-                    // `attach --once` without a database of ours: nothing is recorded.
+                    // `attach --once` without `DATABASE_URL`: no lock, and nothing is recorded.
                     attached.compare(request.into(), &mut run, stop).await?;
                     run.end();
                     return Ok(run);

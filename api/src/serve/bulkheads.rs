@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_above_the_limit_is_refused_and_work_of_a_dropped_caller_finishes() {
+    async fn claim_above_the_limit_is_refused_and_work_of_a_dropped_caller_finishes() {
         let limit = Arc::new(InFlightLimit::new(1));
         let place = limit.enter().unwrap();
         assert!(matches!(limit.enter(), Err(ClaimRefusal::TooMany)));
@@ -135,6 +135,11 @@ mod tests {
         assert_eq!(limit.finish(Duration::ZERO).await, 1);
         go.send(()).unwrap();
         assert_eq!(limit.finish(Duration::from_secs(5)).await, 0);
+    }
+
+    #[tokio::test]
+    async fn panic_of_the_work_is_a_refusal() {
+        let limit = Arc::new(InFlightLimit::new(1));
         let panicked = limit.run_unlimited(async { panic!("on purpose") }).await;
         assert!(matches!(panicked, Err::<(), _>(ClaimRefusal::Panicked)));
     }

@@ -314,7 +314,7 @@ async fn concurrent_list_and_coupon_changes_all_take_effect() {
 }
 
 #[tokio::test]
-async fn stale_catalogue_applies_no_outdated_restriction() {
+async fn stale_catalogue_decides_no_claim_by_an_outdated_restriction() {
     let world = ServeWorld::new().await.with_tokens();
     let api = world.api().await;
     let (id, _) = api.make(open(9)).await;

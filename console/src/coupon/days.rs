@@ -179,6 +179,11 @@ mod tests {
         assert_eq!(kept(&[]), None);
         let one = kept(&[(1, "15:00 to 18:00")]).unwrap();
         assert_eq!(one, "The drop of 2026-12-01 keeps 15:00 to 18:00.");
+        let equal = kept(&[(1, "15:00 to 18:00"), (2, "15:00 to 18:00")]).unwrap();
+        assert_eq!(
+            equal,
+            "The drops of 2026-12-01 to 2026-12-02 keep 15:00 to 18:00."
+        );
         let both = kept(&[(1, "15:00 to 18:00"), (2, "14:00 to 18:00")]).unwrap();
         assert!(both.ends_with("keep the times that they have."), "{both}");
     }

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn history_says_what_was_taken_away_and_that_nothing_changed() {
+    fn history_describes_changes_removals_and_cancellations() {
         let once = |closes: Value| json!({"type": "once", "closes_at": closes});
         for (from, to, says) in [
             (

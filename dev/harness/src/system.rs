@@ -43,7 +43,8 @@ impl Role {
     }
 }
 
-/// Settings that all programs of the system share, the folder of its programs, and their logs.
+/// The settings that all programs of a system share, and what starts them and keeps their logs.
+/// A janitor kills processes that outlive their owner.
 #[derive(Debug)]
 pub struct System {
     settings: Mutex<BTreeMap<String, String>>,
@@ -83,7 +84,7 @@ impl System {
     }
 
     /// Returns the settings of one of several systems on the same servers: its names in Redis and
-    /// Kafka. Passes run only on request.
+    /// Kafka. Nothing is scheduled: after its first passes, a daemon runs passes only on request.
     pub fn named(name: &str) -> [(&'static str, String); 6] {
         [
             ("REDIS_KEY_PREFIX", name),

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumCount, VariantArray};
 
-/// Kinds that the contract defines have the name of their `status` or `code`.
+/// The kind of an answer to a claim. Kinds without a comment are named after the `status` or `code`
+/// of the API's answer, from which they are parsed.
 #[derive(
     Debug,
     Clone,

@@ -56,7 +56,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// A connection. It is closed on drop.
+/// A keep-alive connection to an API. It carries one request at a time, and is closed on drop.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,

@@ -166,8 +166,9 @@ fn was_compared(report: &DropReport, alert: &Alert) -> bool {
 /// it waits, it has neither the doubt nor the kind that it has after the sale.
 fn may_be_case(waiting: Kind, alert: &Alert) -> bool {
     match AlertKind::from_word(&alert.kind) {
-        // Their cases are of several kinds, and an alert does not keep the kinds. Failed events wait
-        // without a sale, too, if another event of their user comes first.
+        // Their cases are of several kinds, and an alert does not keep the kinds. A failed event
+        // says nothing: it also waits without a sale, if another event of its user comes first, and
+        // would keep the alert forever.
         Some(AlertKind::Braked | AlertKind::Doubtful) => waiting != Kind::FailedClaim,
         // Nobody is found to be one too many during a sale: they are users without a row.
         Some(AlertKind::SecondRow | AlertKind::Left(Kind::OverAdmitted)) => {

@@ -26,7 +26,7 @@ fn closed() -> SeenGate {
 type Scene = (i64, SeenGate, Option<SeenGate>);
 
 #[tokio::test]
-async fn admission_is_mailed_once_by_all_daemons_together() {
+async fn closure_and_outage_are_mailed_once_by_all_daemons_together() {
     let scenes: [(&str, &[Scene], &[&str]); 5] = [
         (
             "a restart of Redis, then a longer closure",

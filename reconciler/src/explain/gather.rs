@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn says_that_older_entries_were_not_read() {
+    fn explain_says_that_older_entries_were_not_read() {
         let mut known = UserFacts::default();
         let newest: Vec<u32> = (0..READ).collect();
         let read = oldest_first(newest, "dead letters", &mut known);

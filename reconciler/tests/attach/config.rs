@@ -133,13 +133,13 @@ fn dated_campaign_has_a_drop_for_each_day_with_separate_keys_and_ids() {
     assert_eq!(keys.collect::<Vec<_>>(), expected);
     assert!(drops[0].is_over && !drops[1].is_over && drops[0].drop_id() != drops[1].drop_id());
     assert_eq!(drops[0].drop_id().subject(), Subject::Campaign);
-    // This day begins at one o'clock.
     let failed = "failed = { table = \"failed\", user = \"u\", done = \"delete\" }";
     let error = format!(
         "{:#}",
         AttachFile::parse(&format!("{daily}{failed}")).unwrap_err()
     );
     assert!(error.contains("failed.where"), "{error}");
+    // This day begins at one o'clock.
     let cairo = AttachFile::parse(&daily.replace("Asia/Seoul", "Africa/Cairo")).unwrap();
     let drops = cairo.campaigns[0].drops("2026-04-23T22:00:00Z".parse().unwrap());
     let keys = drops.iter().map(|it| it.fill("{date}"));

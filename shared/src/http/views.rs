@@ -158,7 +158,7 @@ pub struct CouponDetails {
 pub struct CouponDrops {
     pub coupon: CouponDetails,
     pub drops: Vec<ListedDrop>,
-    /// `page` of older drops.
+    /// The `page` of the next older drops; null on the last page.
     pub next_page: Option<u32>,
     /// What operators did to the coupon, newest first, 20 at most.
     pub history: Vec<RecordedAct>,

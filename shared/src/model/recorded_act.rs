@@ -13,7 +13,7 @@ pub struct RecordedAct {
     pub by: Option<String>,
     #[schema(example = "change_coupon")]
     pub action: String,
-    /// JSON.
+    /// What was done or changed, as JSON in a string. Its fields depend on the action.
     #[schema(example = "{\"quantity\":200}")]
     pub detail: String,
 }

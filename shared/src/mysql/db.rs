@@ -121,7 +121,8 @@ pub struct DbSettings {
     pub limit: Duration,
 }
 
-/// A pool of MySQL connections, through which all queries run.
+/// A pool of MySQL connections. Each call runs in a separate task and has a time limit. Locks use
+/// [`Db::dedicated`] connections instead.
 #[derive(Clone)]
 pub struct Db {
     pool: Pool<Connecting>,

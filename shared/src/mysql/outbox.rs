@@ -112,7 +112,7 @@ pub async fn lease(
 ) -> DbResult<Vec<Leased>> {
     db.transaction("lease messages", async move |conn| {
         // No attempt or lease is that far ahead. If there is one, the clock has been set back
-        // since. Rows that another sender has locked are skipped.
+        // since.
         let never = now + PUT_OFF_AT_MOST + AHEAD;
         let never_leased = until + AHEAD;
         let is_open = "sent_at IS NULL AND given_up_at IS NULL \
@@ -137,6 +137,7 @@ pub async fn lease(
             OR head.attempts >= ? AND waiting.next <= ?"
         );
         let head = values![now, never, WAS_AWAY, now];
+        // Rows that another sender has locked are skipped.
         let due: Vec<(i64, u32, Outgoing)> = Sql::new(
             format!(
                 "SELECT id, attempts, {{columns}} \

@@ -311,8 +311,8 @@ async fn try_undo(
         let act = OperatorAct::new("undo_use", coupon, Some(code.drop), detail);
         operator.did(conn, act).await?;
     }
-    // The undo is remembered although another order uses the code: a request of this one that
-    // arrives after that order was undone must not use it.
+    // The undo is stored even if another order uses the code: a late use by this order is then
+    // refused, also after the other order is undone.
     let other = state.used_at().filter(|_| own.is_none());
     Ok(Some(match other {
         Some(used_at) => Err(CodeRefusal::Used(used_at)),

@@ -63,10 +63,10 @@ pub struct CouponRead {
 }
 
 impl Redis {
-    /// Writes all settings of a drop that was rebuilt or compared under the closed gate, or, at an
-    /// open gate, of a new drop, which has no keys yet or only those that a deleted one left. The
-    /// caller must have read the fence before it found that the drop has no rows: if Redis has lost
-    /// data since, the drop may have users.
+    /// Writes all settings of a drop: under the closed gate, of one that was rebuilt or compared;
+    /// at an open gate, of a new one, which has no keys, or only the expiring keys of a deleted
+    /// drop with the same id. The caller must have read the fence before it found that the new drop
+    /// has no rows: if Redis has lost data since, the drop may have users.
     pub async fn load(
         &self,
         keys: &DropKeys,

@@ -456,8 +456,9 @@ impl Run {
         };
     }
 
-    /// Returns the status of a run that has ended, based on its findings.
-    pub fn final_status(&self) -> Status {
+    /// Returns the status of a run that has ended without an error: from its findings, and from the
+    /// promises that are still broken.
+    fn final_status(&self) -> Status {
         if !self.dry_run && self.drops.iter().any(DropReport::has_planned) {
             return Status::Braked;
         }

@@ -42,7 +42,7 @@ async fn members(server: &RedisServer, world: &ScriptWorld) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn not_allowed_takes_precedence_over_sold_out_but_not_the_window() {
+async fn not_allowed_takes_precedence_over_sold_out_but_not_over_paused() {
     let server = server().await;
     for (coupon, once_per) in [(1, OncePer::Coupon), (2, OncePer::Drop)] {
         let start = Start::new(2, once_per, 1);

@@ -117,7 +117,7 @@ async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: &MadeCoupon) ->
         Fault::MysqlDiskFull { ms } => mysql::disk_full(system, *ms).await,
         Fault::OldRows { age_ms } => mysql::restore_rows(system, *age_ms).await,
         Fault::OldDatabase { age_ms } => mysql::old_database(system, *age_ms).await,
-        // Another fault may affect MySQL at this moment.
+        // While another fault affects MySQL, the statement may fail: then this fault has no effect.
         Fault::TableLost { table } => {
             let lose = format!(
                 "SET FOREIGN_KEY_CHECKS = 0; DELETE FROM {table}; SET FOREIGN_KEY_CHECKS = 1"

@@ -27,7 +27,7 @@ pub struct Figures {
     pub revoked: usize,
     /// Reads of rows or of their number, including the final ones.
     pub reads: usize,
-    /// Final rows.
+    /// Rows that the final reads returned.
     pub rows: usize,
 }
 

@@ -7,7 +7,7 @@
 --       4.. for each drop the same number of field, value pairs of meta (lower: one, the quantity)
 --   load      writes all settings of a drop. Under a closed gate: of a drop that was rebuilt or
 --             compared in this era. Under an open gate: of a new drop, which has no key yet, or
---             only those that a deleted one left.  ok | present | stale | outdated
+--             only the expiring keys of a deleted drop with the same id.  ok | present | stale | outdated
 --   write     overwrites the fields of loaded drops.  ok | unloaded (one of them is not) | outdated
 --   lower     lowers the quantities ahead of MySQL, never below the slots already given, and only
 --             while the coupon is open: if it is closed, Redis may have lost given slots.

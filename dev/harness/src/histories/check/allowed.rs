@@ -110,7 +110,7 @@ fn may_be(
     };
     let changes = index.listing.get(&who).map_or(&[][..], Vec::as_slice);
     let done = |op: &Operation| op.ended_line.filter(|_| matches!(op.ended, Ended::Ok(_)));
-    // Whether a change after line `since` certainly reversed the state before `from`.
+    // Whether a change after line `since`, which ended before line `from`, certainly reversed it.
     let is_undone = |since: usize| {
         let mut others = changes
             .iter()

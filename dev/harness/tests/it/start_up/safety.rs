@@ -8,7 +8,7 @@ use super::refuses;
 use crate::faults::waves::{HEALED, follows, impatient};
 
 #[tokio::test]
-async fn unsafe_settings_are_reported_by_every_pass_until_corrected() {
+async fn unsafe_settings_are_reported_and_refused_at_start_until_corrected() {
     let master = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = impatient(WorldStores::shared().await.with_redis(&master), "unsafe").await;
     world.set("FIRSTCOME_TEST_JOBS_SECONDS", "1");
