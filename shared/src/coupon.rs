@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn trims_names_and_refuses_control_and_invisible_characters() {
+    fn name_is_trimmed_and_refused_with_control_or_invisible_characters() {
         let name = |text: &str| line("name", MAX_NAME_CHARS, text);
         assert_eq!(name("  Winter · 겨울 ").unwrap(), "Winter · 겨울");
         assert_eq!(name(&"ü".repeat(200)).unwrap().chars().count(), 200);

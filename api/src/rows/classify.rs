@@ -309,8 +309,8 @@ mod tests {
     }
 
     proptest! {
-          /// Checks that the schema accepts all issued rows in addition to the existing ones, and
-          /// that a second read issues nothing.
+        /// Checks that the schema accepts all issued rows in addition to the existing ones, and
+        /// that a second read issues nothing.
         #[test]
         fn issued_rows_fit_the_schema_and_a_second_read_issues_nothing(claims in proptest::collection::vec(any_claim(), 0..40), split in 0_usize..40) {
             let rules = rules();

@@ -154,7 +154,7 @@ async fn message_without_a_valid_signature_takes_no_slot() {
         .await;
     println!("forged messages accepted: {accepted} of 10000");
     assert_eq!((world.rows().await, accepted), (10, 0));
-    // One dead letter for each partition counts them, because they must not fill MySQL.
+    // One dead letter for each partition and day counts them, because they must not fill MySQL.
     let counted = "(SELECT SUM(attempts) AS forged, COUNT(*) AS letters FROM failed_claims) f";
     let counted = format!("{counted} WHERE forged = 10000 AND letters <= 6");
     assert_eq!(

@@ -193,7 +193,7 @@ async fn restriction_of_a_coupon_can_be_changed_and_removed() {
 }
 
 #[tokio::test]
-async fn allow_list_request_with_one_invalid_line_is_refused() {
+async fn refused_allow_list_requests_change_nothing() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(with_list(5)).await;
     add(&api, id, "u-1").await;
@@ -310,6 +310,8 @@ async fn concurrent_list_and_coupon_changes_all_take_effect() {
     tokio::join!(list(0), list(1), settings());
     let people = agreed(&world, id).await;
     assert_eq!(people.len(), 2 * 6 * 25);
+    let quantity = world.sql("SELECT quantity FROM {db}.coupons").await;
+    assert_eq!(quantity, [["509"]]);
     apis[1].claim(id, &people[0]).await.is(202, "accepted");
 }
 

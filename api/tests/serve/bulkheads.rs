@@ -55,7 +55,7 @@ async fn drop_all(mut crowd: JoinSet<()>) {
 }
 
 #[tokio::test]
-async fn polls_of_a_slow_mysql_delay_neither_fallback_nor_operators() {
+async fn lookups_that_wait_for_mysql_delay_neither_fallback_nor_operators() {
     let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let (proxied, mysql) = behind_mysql(&world).await;

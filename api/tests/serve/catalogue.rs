@@ -57,7 +57,7 @@ async fn finished_coupons_are_found_changed_and_listed() {
 }
 
 #[tokio::test]
-async fn daily_coupon_without_unsealed_drop_is_live_until_its_last_day() {
+async fn daily_coupon_without_drops_is_closed_only_after_its_last_day() {
     let world = ServeWorld::new().await;
     let today = Utc::now().date_naive();
     let days = |last: Value| json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": today, "last_day": last});

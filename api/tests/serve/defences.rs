@@ -44,7 +44,7 @@ async fn claims_above_the_limit_are_refused_immediately() {
 }
 
 #[tokio::test]
-async fn disconnects_client_that_never_finishes_its_request() {
+async fn client_that_never_finishes_its_request_is_disconnected() {
     let world = ServeWorld::new().await;
     let api = world
         .with("header-read-timeout-ms", 300)
@@ -133,7 +133,7 @@ async fn coupon_created_at_one_process_is_visible_at_another_immediately() {
 }
 
 #[tokio::test]
-async fn metrics_have_route_and_outcome() {
+async fn metrics_have_route_outcome_and_the_age_of_the_last_successful_pass() {
     let world = ServeWorld::new().await;
     let api = world.with("catalogue-refresh-ms", 50).api().await;
     let (id, _) = api.make(open(5)).await;

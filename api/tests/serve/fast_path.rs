@@ -124,7 +124,7 @@ fn claim(coupon: u32, user: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_answer_to_a_claim_is_that_of_the_router() {
+async fn answers_to_claims_are_those_of_the_router() {
     let mut apis = both(|world| world).await;
     let sold_out = open(1);
     let later = coupon(1, 30..=60);

@@ -130,7 +130,7 @@ async fn pages_and_csv_list_all_rows_by_drop_and_slot() {
 }
 
 #[tokio::test]
-async fn invalid_and_unauthorized_requests_for_holders_are_refused() {
+async fn invalid_and_unauthorized_requests_are_refused_and_csv_escapes_formulas() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(5)).await;
     let (_, foreign) = api.make(open(5)).await;

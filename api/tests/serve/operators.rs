@@ -87,7 +87,7 @@ fn all(quantity: &str) -> (String, String, String) {
 
 /// Redis may lack holders that only dead letters or messages name.
 #[tokio::test]
-async fn lower_quantity_is_refused_until_redis_is_verified() {
+async fn lower_quantity_is_refused_while_redis_is_not_verified() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(open(4)).await;
     let gate = world.keys(id, DropId(drop)).gate;
@@ -170,7 +170,7 @@ async fn quantity_below_rows_that_redis_lacks_is_refused() {
 }
 
 #[tokio::test]
-async fn concurrent_changes_of_two_operators_leave_both_stores_equal() {
+async fn change_after_concurrent_changes_leaves_both_stores_equal() {
     let world = ServeWorld::new().await;
     let apis = [world.api().await, world.api().await];
     let (id, drop) = apis[0].make(open(10)).await;

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::world::{ServeWorld, bearer, open, with};
 
 #[tokio::test]
-async fn status_of_a_claim_goes_from_accepted_to_issued() {
+async fn status_shows_accepted_waiting_issued_and_broken_claims() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(with(open(1), "waiting_list", 5)).await;
     let state = |status: &str, drop: Option<i64>, slot: Option<u32>, code: Option<&str>| {

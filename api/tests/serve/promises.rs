@@ -190,7 +190,7 @@ async fn concurrent_retries_publish_few_times_with_the_admission_time() {
 }
 
 #[tokio::test]
-async fn retry_makes_a_claim_of_an_earlier_drop_durable() {
+async fn retry_makes_a_claim_of_another_drop_durable() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _, other) = two_days(&world, &api, "coupon").await;
     let keys = world.keys(id, DropId(other));

@@ -221,7 +221,7 @@ async fn claim_continues_after_its_client_disconnects() {
 }
 
 #[tokio::test]
-async fn starts_without_kafka_and_publishes_once_kafka_is_available() {
+async fn api_that_starts_without_kafka_publishes_once_kafka_is_available() {
     let world = ServeWorld::new().await;
     let (kafka, _turn) = breakable_kafka().await;
     let own = world

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn empty_value_does_not_set_a_number() {
+    fn setting_may_be_empty_or_a_number_within_its_bounds() {
         let read = number_or_unset::<1, 50>;
         assert_eq!(read(""), Ok(NumberOrUnset(None)));
         assert_eq!(read("50"), Ok(NumberOrUnset(Some(50))));

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_for_an_invalid_url_shows_the_expected_form() {
+    fn error_for_an_invalid_url_says_what_is_wrong() {
         assert!(mysql_url("mysql://root@127.0.0.1:3306/firstcome").is_ok());
         for (bad, said) in [
             ("postgres://x/y", "mysql://"),

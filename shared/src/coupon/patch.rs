@@ -625,6 +625,10 @@ mod tests {
             let refused = change(&mut daily("12:00"), "01T12:00", patch.clone()).unwrap_err();
             assert!(refused.contains(says), "{patch}: {refused}");
         }
+    }
+
+    #[test]
+    fn fields_of_a_change_decide_whether_it_concerns_redis_and_drops() {
         for (patch, expected) in [
             (json!({"name": "x"}), [false, false]),
             (json!({"valid_days": null}), [false, false]),

@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_tokens_are_refused_without_being_shown() {
+    fn invalid_tokens_are_refused_without_being_shown() {
         let [a, b] = ["a", "b"].map(|letter| letter.repeat(32));
         let refused = |token: &str| OpsToken::new(&token.into(), None).err().unwrap();
         assert!(refused("secret").contains("32"));

@@ -55,7 +55,7 @@ async fn key_of_the_wrong_type_admits_nobody_until_the_drop_is_rebuilt() {
 }
 
 #[tokio::test]
-async fn absence_of_a_slot_is_trusted_only_if_the_numbers_add_up() {
+async fn user_without_a_slot_gets_a_certain_answer_only_if_the_numbers_add_up() {
     let server = server().await;
     let mut world = ScriptWorld::open(&server.url(), 1, &Start::new(2, OncePer::Drop, 0)).await;
     world.claim("a").await.unwrap();

@@ -34,7 +34,7 @@ async fn come_and_go(world: &ScriptWorld, redis: Redis, name: char, done: &Atomi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn concurrent_reads_return_consistent_counters() {
+async fn reads_of_a_drop_are_consistent_while_claims_change_it() {
     let (server, world) = ScriptWorld::start(Start::new(10_000_000, OncePer::Coupon, 0)).await;
     let done = AtomicBool::new(false);
     let reading = async {

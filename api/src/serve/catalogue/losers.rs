@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn holders_of_another_version_or_drop_are_read_again_one_read_at_a_time() {
+    fn holders_of_another_era_or_version_are_read_again_but_not_for_another_drop() {
         let now = Instant::now();
         let other_era = LeaseCall {
             era: 4,

@@ -170,7 +170,7 @@ fn wrong_settings_are_reported_in_one_sentence_without_the_secret() {
 }
 
 #[tokio::test]
-async fn groups_are_read_only_from_a_string_or_a_list_of_strings() {
+async fn groups_are_read_only_from_a_string_or_from_the_strings_of_a_list() {
     let usual = || settings(&[]);
     let roles = || settings(&["groups-claim=realm_access.roles"]);
     for (args, claim, groups, is_member) in [
@@ -208,7 +208,8 @@ proptest::proptest! {
             futures_util::FutureExt::now_or_never(user(&args, text)).unwrap()
         };
         proptest::prop_assert!(user(&text).is_err());
-        // Change one byte of a valid token, except the last of a part, which may have unused bits.
+        // Change one byte of a valid token before its signature, whose last character may have
+        // unused bits.
         let good = token(&good());
         let mut changed = good.clone().into_bytes();
         let at = at % changed.len();

@@ -41,7 +41,7 @@ async fn tokens_of_providers_name_their_users_and_groups() {
 }
 
 #[tokio::test]
-async fn refused_token_without_audience_is_logged_with_the_claims_that_it_has() {
+async fn refusal_of_a_token_without_audience_names_the_claims_that_it_has() {
     let exp = Utc::now().timestamp() + 300;
     let claims = json!({"iss": "shop", "sub": "u-1", "client_id": "6l0cl3nt1d", "exp": exp});
     let verifier = Verifier::new(&settings(&[])).unwrap();
