@@ -45,6 +45,8 @@ pub struct UserSets {
     pub missing: BTreeSet<String>,
     /// Users with several rows.
     pub twice: BTreeSet<String>,
+    /// Some users who differ are not named, because they are more than [`NAMED`].
+    pub is_cut: bool,
 }
 
 impl UserSets {
@@ -62,10 +64,12 @@ impl UserSets {
             taken_back: &self.taken_back & &other.taken_back,
             missing: &self.missing & &other.missing,
             twice: &self.twice & &other.twice,
+            is_cut: self.is_cut || other.is_cut,
         }
     }
 
-    /// Returns those that concern rows. Members who only applied for a coupon need none.
+    /// Returns those that concern rows. Members who only applied for a coupon need none, and the
+    /// rows alone say how many coupons are given out, so that it does not matter who is not named.
     #[must_use]
     pub fn of_rows(self) -> Self {
         Self {

@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use mysql_async::Value;
 
 use crate::counter::{Counter, CounterState};
-use crate::facts::{Facts, FailedEvent, NAMED, StockColumn};
+use crate::facts::{Facts, FailedEvent, StockColumn};
 use crate::held::HeldBecause;
 use crate::keys::MoveCount;
 use firstcome_shared::report::{ActionKind, Doubt, Finding, FindingCase, Kind, Outcome};
@@ -56,8 +56,7 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
     judge.users_not_in_redis();
     judge.rows();
     // If not all users are named, the number of coupons that are given out is unknown.
-    let is_cut = facts.sets.unissued.len().max(facts.sets.missing.len()) >= NAMED;
-    if !is_cut {
+    if !facts.sets.is_cut {
         judge.counter();
         judge.sale();
     }
@@ -570,5 +569,59 @@ impl Judge<'_> {
         let has_fallen = facts.before.count > Some(value) && facts.before.rows < facts.now.rows;
         let on_their_way = (quantity - value - rows).abs();
         value < 0 || has_fallen || value > 0 && on_their_way <= 2 + quantity / 50
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Repair, judge};
+    use crate::config::{CountMeans, UsersMean};
+    use crate::facts::{Facts, Numbers, UserSets};
+    use crate::keys::MoveCount;
+
+    /// Returns the facts about ten coupons, of which the counter counts eight.
+    fn facts() -> Facts {
+        let numbers = Numbers {
+            size: Some(5),
+            count: Some(8),
+            rows: 5,
+        };
+        Facts {
+            quantity: 10,
+            before: numbers,
+            now: numbers,
+            means: Some(UsersMean::Admitted),
+            count_means: Some(CountMeans::Issued),
+            ..Facts::default()
+        }
+    }
+
+    fn missing(users: [&str; 3], is_cut: bool) -> UserSets {
+        UserSets {
+            missing: users.map(str::to_owned).into(),
+            is_cut,
+            ..UserSets::default()
+        }
+    }
+
+    /// Looks that could not name all users may name different ones, so that few are in both.
+    #[test]
+    fn counter_is_not_lowered_if_a_look_could_not_name_all_users() {
+        for (is_first_cut, is_second_cut, expected) in [
+            (false, false, Some(6)),
+            (true, false, None),
+            (false, true, None),
+            (true, true, None),
+        ] {
+            let first = missing(["a", "b", "c"], is_first_cut);
+            let second = missing(["c", "d", "e"], is_second_cut);
+            let sets = second.both(&first);
+            let judged = judge(&Facts { sets, ..facts() });
+            let moves = judged.iter().find_map(|it| match it.repair {
+                Some(Repair::MoveCount(MoveCount { by, .. })) => Some(8 + by),
+                _ => None,
+            });
+            assert_eq!(moves, expected, "{is_first_cut} {is_second_cut}");
+        }
     }
 }

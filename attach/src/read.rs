@@ -473,6 +473,8 @@ impl<'a> Reader<'a> {
                 };
                 if names.len() < NAMED {
                     names.insert(user);
+                } else {
+                    sets.is_cut = true;
                 }
             }
             if is_last {
@@ -540,7 +542,11 @@ impl<'a> Reader<'a> {
             let Some((user, _)) = users.members.decode(&member) else {
                 return;
             };
-            if seen.flags(user.as_bytes()) & ROW != 0 || sets.unissued.len() >= NAMED {
+            if seen.flags(user.as_bytes()) & ROW != 0 {
+                return;
+            }
+            if sets.unissued.len() >= NAMED {
+                sets.is_cut = true;
                 return;
             }
             if !users.members.all(&user).contains(&member) {
