@@ -184,6 +184,9 @@ pub struct Facts {
     pub stock: Option<StockColumn>,
     /// Whether their Redis says that something is left, if both looks saw the same.
     pub sale: Option<bool>,
+    /// The sale key moved between the looks, or the column of the stock row, and the column is not
+    /// right at the second look.
+    pub has_moved: bool,
     pub failed: Vec<FailedEvent>,
     /// A column of the rows that the file does not name, and that may say that a coupon was taken
     /// back.

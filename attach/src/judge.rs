@@ -42,14 +42,24 @@ pub struct Judged {
     pub counts_inserts: bool,
 }
 
+/// What follows from two looks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement {
+    pub found: Vec<Judged>,
+    /// Nothing tells whether the counter, the sale key and the stock row are right, so that
+    /// differences of them may be missing.
+    pub counts_unclear: bool,
+}
+
 /// Judges a target.
-pub fn judge(facts: &Facts) -> Vec<Judged> {
+pub fn judge(facts: &Facts) -> Judgement {
     let room = facts.quantity.saturating_sub(facts.now.rows);
     let mut judge = Judge {
         facts,
         room,
         second_rows: facts.sets.twice.len(),
         found: Vec::new(),
+        counts_unclear: facts.sets.is_cut || facts.has_moved,
     };
     judge.promises();
     judge.members_without_promise();
@@ -64,7 +74,10 @@ pub fn judge(facts: &Facts) -> Vec<Judged> {
     judge.doubt_unclear_users();
     judge.doubt_few_in_both();
     judge.doubt_counter_of_doubted();
-    judge.found
+    Judgement {
+        found: judge.found,
+        counts_unclear: judge.counts_unclear,
+    }
 }
 
 impl Judged {
@@ -110,6 +123,7 @@ struct Judge<'a> {
     /// user.
     second_rows: usize,
     found: Vec<Judged>,
+    counts_unclear: bool,
 }
 
 impl Judge<'_> {
@@ -488,8 +502,17 @@ impl Judge<'_> {
             is_selling: facts.is_selling,
             is_over: facts.is_over,
         };
+        // A sale hides a counter that is too high, or too low by a few.
+        let at_rest = Counter {
+            given: self.taken().cast_signed(),
+            is_selling: false,
+            ..counter
+        };
         let (kind, doubt) = match counter.state() {
-            CounterState::Right | CounterState::Expired => return,
+            CounterState::Right | CounterState::Expired => {
+                self.counts_unclear |= at_rest.state() != counter.state();
+                return;
+            }
             CounterState::Gone => (Kind::CountMismatch, Some(Doubt::CounterGone)),
             CounterState::Unfilled => (Kind::Unfilled, self.doubt_of_high_count(counter)),
             CounterState::Ahead => (Kind::CountMismatch, self.doubt_of_high_count(counter)),
@@ -617,11 +640,48 @@ mod tests {
             let second = missing(["c", "d", "e"], is_second_cut);
             let sets = second.both(&first);
             let judged = judge(&Facts { sets, ..facts() });
-            let moves = judged.iter().find_map(|it| match it.repair {
+            assert_eq!(judged.counts_unclear, expected.is_none());
+            let moves = judged.found.iter().find_map(|it| match it.repair {
                 Some(Repair::MoveCount(MoveCount { by, .. })) => Some(8 + by),
                 _ => None,
             });
             assert_eq!(moves, expected, "{is_first_cut} {is_second_cut}");
+        }
+    }
+
+    /// An alert about a counter must not end because a sale hides the difference.
+    #[test]
+    fn counter_is_unclear_while_a_sale_hides_what_it_would_be_at_rest() {
+        let (tickets, issued) = (CountMeans::Tickets, CountMeans::Issued);
+        for (means, count, rows_before, is_unclear) in [
+            (issued, 5, 4, false),
+            (issued, 6, 4, true),
+            (issued, 4, 4, true),
+            (tickets, 9, 4, false),
+            (tickets, 10, 4, true),
+            (tickets, 4, 4, true),
+        ] {
+            let mut selling = Facts {
+                is_selling: true,
+                count_means: Some(means),
+                ..facts()
+            };
+            selling.now.count = Some(count);
+            selling.before = Numbers {
+                size: Some(rows_before),
+                count: Some(count),
+                rows: rows_before,
+            };
+            let judged = judge(&selling);
+            assert!(judged.found.is_empty(), "{judged:?}");
+            assert_eq!(judged.counts_unclear, is_unclear, "{means:?} {count}");
+            let resting = Facts {
+                is_selling: false,
+                ..selling
+            };
+            let judged = judge(&resting);
+            assert_eq!(!judged.found.is_empty(), is_unclear, "{means:?} {count}");
+            assert!(!judged.counts_unclear);
         }
     }
 }

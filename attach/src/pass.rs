@@ -18,7 +18,7 @@ use crate::check::check;
 use crate::config::{Campaign, Mode, Target};
 use crate::facts::{Facts, Numbers};
 use crate::held::{Plan, why_held};
-use crate::judge::{Judged, Repair, judge};
+use crate::judge::{Judged, Judgement, Repair, judge};
 use crate::keys::Keys;
 use crate::queue::Queue;
 use crate::read::{Look, Reader};
@@ -169,8 +169,8 @@ impl Pass<'_> {
                     Ok(suspect) => {
                         let facts = suspect.first.and(suspect.first.clone(), &target);
                         let judged = judge(&facts);
-                        if judged.is_empty() {
-                            self.learn(&target, &facts, &judged).await?;
+                        if judged.found.is_empty() {
+                            self.learn(&target, &facts, &judged.found).await?;
                             let report = drop_report(&target, &facts, judged, facts.now);
                             run.drops.push(report);
                         } else {
@@ -295,15 +295,16 @@ impl Pass<'_> {
             }
         }
         let mut judged = judge(&facts);
-        self.learn(target, &facts, &judged).await?;
-        let mut inserts = judged.iter_mut();
+        self.learn(target, &facts, &judged.found).await?;
+        let mut inserts = judged.found.iter_mut();
         let first = inserts.find(|it| matches!(it.repair, Some(Repair::Insert(..))));
         if let (Some(it), Some(warning)) = (first, may_double) {
             it.finding.detail = format!("{}; {warning}", it.finding.detail);
         }
         let mut ended = Ok(());
         if let Some(ours) = ours.filter(|_| target.campaign.mode == Mode::Repair) {
-            let planned = judged.iter_mut().filter(|it| it.repair.is_some()).collect();
+            let with_repair = judged.found.iter_mut().filter(|it| it.repair.is_some());
+            let planned = with_repair.collect();
             let mut approved = self.approved(ours, &facts, target, planned).await?;
             // If the pass ends early, the next one tries those that it did not reach.
             for it in &mut approved {
@@ -321,6 +322,7 @@ impl Pass<'_> {
         let mut after = facts.now;
         if ended.is_ok()
             && judged
+                .found
                 .iter()
                 .any(|it: &Judged| it.finding.result == Outcome::Applied)
         {
@@ -468,7 +470,7 @@ fn fingerprinted(repairs: &[&mut Judged]) -> ShownRepairs {
 fn drop_report(
     target: &Target<'_>,
     facts: &Facts,
-    judged: Vec<Judged>,
+    judged: Judgement,
     after: Numbers,
 ) -> DropReport {
     let numbers = |it: Numbers, failed_claims| report::Numbers {
@@ -482,6 +484,7 @@ fn drop_report(
     let coupon = target.campaign.coupon_id();
     let drop = target.drop_id();
     let findings: Vec<Finding> = judged
+        .found
         .into_iter()
         .map(|it: Judged| Finding {
             coupon_id: Some(coupon),
@@ -499,6 +502,7 @@ fn drop_report(
     DropReport {
         coupon_name: target.name(),
         exact: is_repaired && !facts.is_selling && after.rows <= facts.quantity,
+        counts_unclear: judged.counts_unclear,
         before,
         after: numbers(after, (facts.failed.len() - closed) as u64),
         examined: Examined {

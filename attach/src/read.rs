@@ -720,6 +720,9 @@ impl Look {
         } else {
             second.surplus
         };
+        let has_stock_moved = self.stock != second.stock;
+        let is_stock_wrong = second.stock.is_some_and(|it| it.says != it.due);
+        let has_moved = self.sale != second.sale || has_stock_moved && is_stock_wrong;
         // `Value` has no order, but prints in one way only.
         let event = |event: &FailedEvent| format!("{:?} {}", event.key, event.user);
         let known: BTreeSet<String> = self.failed.iter().map(event).collect();
@@ -741,6 +744,7 @@ impl Look {
             in_both: self.in_both.min(second.in_both),
             stock: second.stock.filter(|it| self.stock == Some(*it)),
             sale: second.sale.filter(|it| self.sale == Some(*it)),
+            has_moved,
             failed,
             unnamed_surplus: if surplus.is_empty() { surplus_rows } else { 0 },
             surplus,
@@ -764,4 +768,68 @@ fn leave_out_unstorable(sets: &mut UserSets, shape: &TableShape) {
         }
         can_have_row
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Utc;
+
+    use super::*;
+    use crate::config::AttachFile;
+    use crate::judge::judge;
+
+    const FILE: &str = r#"
+database = "mysql://app@db/shop"
+redis = "redis://cache"
+[[campaign]]
+name = "Winter"
+quantity = 10
+stock = { table = "stock", where = { id = 7 }, left = "remaining" }
+rows = { table = "coupon", user = "user_id", where = { event_id = 7 } }
+"#;
+
+    /// A look at ten coupons, of which five are given out.
+    fn look(stock_says: i64, sale: bool) -> Look {
+        Look {
+            ended: Instant::now(),
+            quantity: 10,
+            numbers: Numbers {
+                size: None,
+                count: None,
+                rows: 5,
+            },
+            sets: UserSets::default(),
+            odd: BTreeMap::new(),
+            spelling: Spelling::Plain,
+            is_disjoint: false,
+            in_both: 0,
+            stock: Some(StockColumn {
+                says: stock_says,
+                due: 5,
+            }),
+            sale: Some(sale),
+            failed: Vec::new(),
+            surplus: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn stock_and_sale_that_move_between_the_looks_are_unclear_until_the_looks_agree() {
+        let file = AttachFile::parse(FILE).unwrap();
+        let target = file.campaigns[0].drops(Utc::now())[0];
+        for (first, second, differs, is_unclear) in [
+            (look(5, true), look(5, true), false, false),
+            (look(4, true), look(3, true), false, true),
+            (look(5, true), look(4, true), false, true),
+            (look(4, true), look(5, true), false, false),
+            (look(5, false), look(5, true), false, true),
+            (look(4, true), look(4, true), true, false),
+            (look(5, false), look(5, false), true, false),
+        ] {
+            let facts = first.and(second, &target);
+            let judged = judge(&facts);
+            assert_eq!(!judged.found.is_empty(), differs, "{facts:?}");
+            assert_eq!(judged.counts_unclear, is_unclear, "{facts:?}");
+        }
+    }
 }

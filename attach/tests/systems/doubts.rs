@@ -63,7 +63,7 @@ fn word(it: &Judged) -> String {
 }
 
 fn told(facts: &Facts) -> Vec<String> {
-    judge(facts).iter().map(word).collect()
+    judge(facts).found.iter().map(word).collect()
 }
 
 const ISSUED: CountMeans = CountMeans::Issued;
@@ -166,7 +166,7 @@ fn key_of_another_sale_needs_confirmation_and_a_consumer_that_stood_does_not() {
         is_over: true,
         ..next.clone()
     };
-    let ended = judge(&ended);
+    let ended = judge(&ended).found;
     assert_eq!(ended.len(), 28 + 1);
     let last = &ended[28];
     assert_eq!(word(last), "- report");
@@ -211,7 +211,7 @@ fn user_whose_row_is_refused_takes_no_room_and_holds_no_counter() {
         ..facts(ISSUED, 101, 99, 99)
     };
     assert_eq!(told(&refused), ["1 insert", "0 report", "- 2"]);
-    let counts_inserts = |facts: &Facts| judge(facts).iter().any(|it| it.counts_inserts);
+    let counts_inserts = |facts: &Facts| judge(facts).found.iter().any(|it| it.counts_inserts);
     assert!(!counts_inserts(&refused), "its target is the members");
     let event = FailedEvent {
         key: Vec::new(),

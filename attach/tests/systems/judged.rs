@@ -90,7 +90,7 @@ fn essence(facts: &Facts) -> Vec<String> {
         }
         other => format!("{other:?}"),
     };
-    let all = judge(facts);
+    let all = judge(facts).found;
     all.iter()
         .map(|it| {
             let kind = it.finding.kind.as_str();
@@ -110,7 +110,7 @@ proptest! {
 
     #[test]
     fn counter_moves_at_most_to_what_is_given_out_and_only_at_rest_or_on_sale(facts in facts()) {
-        for it in judge(&facts) {
+        for it in judge(&facts).found {
             let Some(Repair::MoveCount(to)) = it.repair else {
                 continue;
             };

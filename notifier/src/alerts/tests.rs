@@ -768,6 +768,29 @@ fn doubt_about_a_campaign_is_not_over_while_a_sale_hides_it() {
     }
 }
 
+/// While coupons are sold, a counter that is too high is no finding at all.
+#[test]
+fn alert_about_a_count_stays_while_the_pass_cannot_tell_whether_it_is_right() {
+    let mut doubted = left(Kind::CountMismatch, 0);
+    doubted.case = FindingCase::Doubted(Doubt::Disjoint);
+    for (before, alert) in [
+        (left(Kind::CountMismatch, 0), "count_mismatch"),
+        (left(Kind::Unfilled, 0), "unfilled"),
+        (finding(Kind::CountMismatch, 0, Outcome::Planned), "braked"),
+        (doubted, "doubtful"),
+    ] {
+        let mut duty = Duty::default();
+        let event = left(Kind::FailedClaim, 1);
+        let differs = of_campaign(Status::Drift, vec![before, event]);
+        assert!(duty.sees(0, &differs).contains(&format!("{alert} New")));
+        let mut sold = of_campaign(Status::Clean, Vec::new());
+        sold.drops[0].counts_unclear = true;
+        assert_eq!(duty.sees(1, &sold), "failed_claim over", "{alert}");
+        let at_rest = of_campaign(Status::Clean, Vec::new());
+        assert_eq!(duty.sees(2, &at_rest), format!("{alert} over"));
+    }
+}
+
 #[test]
 fn doubt_about_a_campaign_is_over_while_only_failed_events_wait() {
     let mut doubted = left(Kind::CountMismatch, 0);

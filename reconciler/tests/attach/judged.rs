@@ -34,7 +34,12 @@ fn unissued(text: &str) -> BTreeMap<String, Option<f64>> {
 
 /// The differences in short: `kind user repair`, with a question mark if it needs a confirmation.
 fn short(facts: &Facts) -> String {
-    judge(facts).iter().map(word).collect::<Vec<_>>().join(", ")
+    judge(facts)
+        .found
+        .iter()
+        .map(word)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn word(it: &Judged) -> String {

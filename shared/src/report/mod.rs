@@ -300,6 +300,11 @@ pub struct DropReport {
     /// Every promise has its row, none is broken, no row is surplus, and no user waits while a slot
     /// is free.
     pub exact: bool,
+    /// The pass could not tell whether the counter, the sale key and the stock row of an attached
+    /// campaign are right, so that findings about them may be missing. Not stored, because it
+    /// matters only right after the pass.
+    #[serde(skip)]
+    pub counts_unclear: bool,
     /// Verified exact after closing; later passes skip it.
     pub sealed: bool,
     /// Numbers before repairs.
