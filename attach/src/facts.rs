@@ -223,7 +223,7 @@ mod tests {
     use super::UserSets;
 
     #[test]
-    fn text_around_ids_is_no_part_of_an_id() {
+    fn text_around_ids_is_guessed_if_most_members_share_it_and_it_is_no_part_of_ids() {
         for (members, users, expected) in [
             (
                 &["user:1", "user:2"][..],

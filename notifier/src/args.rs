@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictory_settings_are_rejected_with_advice() {
+    fn incomplete_or_invalid_settings_are_rejected_with_advice() {
         for (given, says) in [
             ("--smtp-url smtp://h", "ALERT_FROM"),
             ("--smtp-url smtp://h --alert-from f@x.org", "ALERT_TO"),

@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn daemon_that_restarts_again_and_again_reports_once_an_hour() {
+    fn daemon_that_restarts_again_and_again_reports_an_outage_once() {
         let start = outage("restarts");
         let tells: Vec<usize> = (0..13).map(|n| due_mails(&start(), n * 20)).collect();
         assert_eq!(tells, [0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -369,6 +369,7 @@ mod tests {
         assert_eq!(due_mails(&start(), 870), 2);
         assert_eq!(end(&start()).unwrap().since, at(840));
     }
+
     #[test]
     fn target_that_was_not_reached_is_tried_again_after_a_minute() {
         let start = outage("unreached");

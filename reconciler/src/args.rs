@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cron_dialects_are_parsed_or_refused_with_a_correction() {
+    fn cron_expressions_are_parsed_or_refused_with_the_reason() {
         let next = |text: &str| {
             let cron = parse_cron(text).unwrap();
             let next = cron.find_next_occurrence(&chrono::DateTime::UNIX_EPOCH, false);

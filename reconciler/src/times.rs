@@ -123,7 +123,7 @@ pub(crate) mod tests {
     /// In each of these cases, a version that knew only the next change of clocks lost a day or
     /// years, or found no third time.
     #[test]
-    fn rare_run_is_neither_lost_nor_moved_by_changes_of_clocks() {
+    fn change_of_clocks_loses_no_rare_run_and_moves_no_run_of_other_days() {
         for (text, zone, from, next) in [
             // Midnight does not exist on these days.
             (

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_compared_as_numbers() {
+    fn ids_of_stream_entries_are_compared_as_numbers() {
         let [a, b] = ["9-10", "10-2"].map(|text| Id::parse(text).unwrap());
         assert!(a < b);
         assert_eq!(a.text(), "9-10");

@@ -145,7 +145,7 @@ fn one_strange_member_is_named_and_many_refuse_the_campaign() {
 }
 
 #[test]
-fn a_refusal_shows_no_user_and_names_the_class() {
+fn a_refusal_shows_no_whole_user_id_and_names_the_class() {
     let java = Members::new(Form::Java, None).unwrap();
     let other = written().into_iter().find(|it| it.kind == "java-other");
     let why = census(&java, &[&other.unwrap().bytes]);

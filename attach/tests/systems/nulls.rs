@@ -53,7 +53,7 @@ async fn row_with_null_in_a_listed_column_is_a_row_of_its_user() {
 
 /// Their consumer writes a reason only if it tried, and withdraws other events.
 #[tokio::test]
-async fn event_without_a_reason_is_skipped_and_others_are_promises() {
+async fn events_that_are_skipped_or_done_get_no_row_and_all_others_get_one() {
     for (skip, done, open) in [
         ("'{null}'", "'delete'", ["2", "3"].as_slice()),
         ("['{null}', 'BLOCKED']", "'delete'", &["3"]),
@@ -82,7 +82,7 @@ async fn event_without_a_reason_is_skipped_and_others_are_promises() {
 
 /// Each row is selected by exactly one of a condition and its negation.
 #[tokio::test]
-async fn condition_and_its_negation_share_all_rows_also_those_with_null() {
+async fn row_matches_either_a_condition_or_its_negation_even_with_null() {
     let world = World::empty().await;
     for sql in [
         "CREATE TABLE t (id INT PRIMARY KEY, word VARCHAR(9), number INT, at DATETIME)",

@@ -258,7 +258,7 @@ async fn a_stream_or_group_that_does_not_exist_is_refused() {
 }
 
 #[test]
-fn a_queue_is_refused_with_advice() {
+fn wrong_settings_of_a_queue_are_refused_with_advice() {
     let parse = |queue: &str, replaced: (&str, &str)| {
         let text = format!(
             "database = 'mysql://db/shop'\nredis = 'redis://cache'\n{}",

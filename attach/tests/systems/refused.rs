@@ -213,7 +213,7 @@ async fn counting_column_of_the_stock_row_must_be_described() {
 }
 
 #[tokio::test]
-async fn repairs_do_not_count_rows_that_may_be_for_several_coupons() {
+async fn repairs_are_refused_if_a_row_may_be_for_several_coupons() {
     let world = world().await;
     let column = "ALTER TABLE coupon ADD COLUMN quantity INT NOT NULL DEFAULT 1";
     world.sql(column).await;

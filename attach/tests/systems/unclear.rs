@@ -424,7 +424,7 @@ async fn right_to_see_triggers_is_asked_for_if_a_column_has_no_default() {
 
 /// One table for two campaigns, and a user of both.
 #[tokio::test]
-async fn flag_that_tells_two_campaigns_apart_does_not_change() {
+async fn flag_that_tells_two_campaigns_apart_is_not_taken_for_a_status() {
     let columns = "user_id INT NOT NULL, is_vip TINYINT NOT NULL DEFAULT 0, \
         UNIQUE (user_id, is_vip)";
     let usual = SET.replace("'user_id'", "'user_id', where = { is_vip = false }");

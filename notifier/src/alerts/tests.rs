@@ -738,7 +738,7 @@ fn of_campaign(status: Status, findings: Vec<Finding>) -> Run {
 }
 
 #[test]
-fn doubt_about_a_campaign_is_not_over_while_a_sale_hides_it() {
+fn alert_of_a_campaign_stays_while_a_sale_shows_its_reason_as_another_kind() {
     let mut doubted = left(Kind::CountMismatch, 0);
     doubted.case = FindingCase::Doubted(Doubt::Disjoint);
     let mut second_row = left(Kind::OverAdmitted, 0);
@@ -826,7 +826,7 @@ fn acknowledged_alert_of_a_campaign_is_mailed_again_when_its_reason_changes() {
 }
 
 #[test]
-fn acknowledgement_covers_fewer_of_its_cases_but_no_others() {
+fn acknowledgement_covers_fewer_of_its_cases_and_few_new_ones_among_many() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &left_on(1..=5)), "failed_claim New");
     duty.acknowledge(1);
@@ -880,7 +880,7 @@ fn closed_coupon_is_mailed_although_another_one_has_repairs_held_back() {
 }
 
 #[test]
-fn refusal_of_redis_that_only_apis_meet_does_not_end_with_a_pass() {
+fn refusal_of_redis_that_apis_may_still_meet_outlasts_the_first_clean_pass() {
     let mut duty = Duty {
         patience: TimeDelta::minutes(1),
         ..Duty::default()

@@ -60,8 +60,8 @@ async fn repair_is_mailed_once_to_each_recipient_and_clean_pass_is_not() {
         assert_eq!(mail.header_raw(header).unwrap().trim(), value);
     }
     assert!(mail.date().is_some() && mail.message_id().unwrap().ends_with("@example.com"));
-    let starts_thread = mail.in_reply_to().is_empty() && mail.references().is_empty();
-    assert!(starts_thread, "a repair does not start a thread");
+    let answers_none = mail.in_reply_to().is_empty() && mail.references().is_empty();
+    assert!(answers_none, "a repair belongs to no thread");
     assert!(mails[0].raw.is_ascii());
     let rows = desk.query("SELECT body, html FROM outbox LIMIT 1").await;
     let parts = [mail.body_text(0), mail.body_html(0)].map(Option::unwrap);

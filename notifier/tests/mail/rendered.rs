@@ -224,7 +224,7 @@ fn clean() -> Run {
 }
 
 #[test]
-fn held_back_repairs_are_listed_by_kind_number_and_pass() {
+fn repairs_of_earlier_passes_are_listed_by_kind_number_and_pass() {
     let swapped =
         [4, 7, 9, 12].map(|slot| applied(Kind::SlotConflict, slot, ActionKind::Project, SWAPPED));
     let swapped = of_winter("b1", Status::Repaired, swapped.to_vec());
@@ -259,7 +259,7 @@ fn of_no_drop(kind: Kind, detail: &str, coupon_id: Option<CouponId>) -> Finding 
 }
 
 #[test]
-fn renders_passes() {
+fn mails_about_passes_match_their_snapshots() {
     let held = |slot| {
         let (action, result) = (ActionKind::Project, Outcome::Planned);
         finding(Kind::MissingAdmission, slot, action, result)
@@ -319,7 +319,7 @@ fn renders_passes() {
 }
 
 #[test]
-fn renders_broken_promises() {
+fn mail_about_broken_promises_matches_its_snapshot() {
     let promise = |slot: i64| BrokenPromise {
         coupon_id: CouponId(1),
         drop_id: DropId(7),
@@ -363,7 +363,7 @@ fn keep_outage(name: &str, notice: &Notice, now: DateTime<Utc>) {
 
 /// The mail about each outage names the store, what users notice and what to do.
 #[test]
-fn renders_outages() {
+fn mails_about_outages_match_their_snapshots() {
     let kafka = outage(AlertKind::KafkaUnreachable, "Kafka does not answer", &[]);
     keep_outage("outage_of_kafka", &kafka, at(31));
     let lasts = Notice {
@@ -399,7 +399,7 @@ fn renders_outages() {
 }
 
 #[test]
-fn renders_the_end_of_an_outage_with_what_passes_repaired_meanwhile() {
+fn mail_about_the_end_of_an_outage_matches_its_snapshot() {
     let late = Kind::Unissued.as_str().to_owned();
     let rows = [RepairsRow {
         run_id: "r1".to_owned(),
@@ -434,7 +434,7 @@ fn renders_the_end_of_an_outage_with_what_passes_repaired_meanwhile() {
 /// Firstcome knows that Redis was restarted, so the mail says so, and does not ask the operator to
 /// find the cause.
 #[test]
-fn renders_an_older_copy_of_redis() {
+fn mail_about_an_older_copy_of_redis_matches_its_snapshot() {
     let row = |kind: Kind, drop_id, number| RepairsRow {
         run_id: "b1".to_owned(),
         drop_id,
@@ -489,7 +489,7 @@ fn drop_is_named_by_its_coupon_and_day_before_its_numbers() {
 
 /// Lets a shell parse a command. It must be one program call that ends with the address.
 #[test]
-fn commands_can_be_pasted() {
+fn command_to_acknowledge_an_alert_can_be_pasted() {
     let mail = mail(&[(at(1), &failed_claims())], &[], &linked()).unwrap();
     let is_before = |line: &&str| !line.contains("Acknowledge: no more mails");
     let lines = mail.text.lines().skip_while(is_before).skip(1);
@@ -547,7 +547,7 @@ fn quiet_day() -> DailyDigest {
 }
 
 #[test]
-fn renders_the_daily_digest() {
+fn daily_digest_matches_its_snapshots() {
     keep("daily_quiet", &daily(&quiet_day(), &linked()).unwrap());
     let open = Alert {
         summary: "2 unrepaired failed claims".to_owned(),

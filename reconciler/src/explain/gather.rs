@@ -299,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dead_letter_says_who_wrote_it() {
+    fn dead_letter_is_explained_with_its_place_in_the_topic_if_it_has_one() {
         let row = |reason: &str, offset: Option<i64>| DeadLetterRow {
             id: 3,
             coupon_id: Some(1),
@@ -316,13 +316,13 @@ mod tests {
             partition: offset.map(|_| 0),
             offset,
         };
-        for (row, who) in [
+        for (row, place) in [
             (row("by hand", None), "not from the topic"),
             (row("undecodable", Some(9)), "partition 0, offset 9"),
         ] {
             let mut known = UserFacts::default();
             dead_letter(&row, &mut known);
-            assert!(known.happenings[0].what.contains(who), "{known:?}");
+            assert!(known.happenings[0].what.contains(place), "{known:?}");
         }
     }
 

@@ -161,6 +161,7 @@ mod tests {
             assert!(said(&known).contains("the next pass writes its row"));
             known.not_repaired = Some("no limit of this drop".to_owned());
             assert!(said(&known).contains("could not write its row: no limit of this drop"));
+            assert!(!said(&known).contains("the next pass writes its row"));
         }
     }
 
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn row_of_an_earlier_drop_counts_only_if_users_may_claim_once_per_coupon() {
+    fn row_of_an_earlier_drop_overrides_a_later_claim_only_if_once_per_coupon() {
         use Evidence::{Admission, Row};
         let both = [(Row, 9), (Admission, 9), (Admission, 2)];
         let earlier = [(Row, 9)];

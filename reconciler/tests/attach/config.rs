@@ -54,7 +54,7 @@ fn cases(text: &str) -> impl Iterator<Item = [String; 3]> {
 }
 
 #[test]
-fn refused_file_names_the_campaign_the_field_and_what_to_write() {
+fn refusal_of_a_file_says_what_is_wrong_and_shows_no_password() {
     let good = GOOD.replace("= 7 } }", "= 7 }, insert = { event_id = 7 } }");
     AttachFile::parse(&good).unwrap();
     for [from, to, said] in cases(REFUSED) {
@@ -67,7 +67,7 @@ fn refused_file_names_the_campaign_the_field_and_what_to_write() {
 
 /// Otherwise rows of one campaign would be users of the other, or be inserted twice.
 #[test]
-fn repairs_need_campaigns_whose_conditions_share_no_rows_or_events() {
+fn repairs_need_campaigns_whose_conditions_share_no_rows() {
     let (head, campaign) = GOOD.split_once("[[campaign]]").unwrap();
     let other = campaign
         .replace("Winter", "Summer")
@@ -91,9 +91,8 @@ fn repairs_need_campaigns_whose_conditions_share_no_rows_or_events() {
     }
 }
 
-/// Yesterday's drop is compared too, because its last claims were on their way at midnight.
 #[test]
-fn two_campaigns_never_share_users_or_rows() {
+fn two_campaigns_never_share_users_counters_or_rows() {
     let (head, campaign) = GOOD.split_once("[[campaign]]").unwrap();
     let other = campaign.replace("Winter", "Summer");
     let both = |other: &str| {
@@ -115,6 +114,7 @@ fn two_campaigns_never_share_users_or_rows() {
     }
 }
 
+/// Yesterday's drop is compared too, because its last claims were on their way at midnight.
 #[test]
 fn dated_campaign_has_a_drop_for_each_day_with_separate_keys_and_ids() {
     let keys = GOOD
@@ -160,7 +160,7 @@ event_id = 7 => "event_id` = 1 OR `id" = 7 => has no column
 "#;
 
 #[tokio::test]
-async fn mapping_that_does_not_fit_is_refused_with_the_nearest_name() {
+async fn mapping_that_does_not_fit_is_refused_with_the_reason() {
     let world = World::without_key().await;
     world.sql("CREATE TABLE bare (user_id VARCHAR(9))").await;
     let by_kind = "CREATE TABLE by_kind (user_id INT, event_id INT, kind ENUM('b', 'a'), PRIMARY KEY (kind, user_id))";

@@ -123,7 +123,7 @@ async fn two_daemons_repair_once_and_mail_it() {
 }
 
 #[tokio::test]
-async fn one_pass_needs_no_database_of_ours_and_prints_what_it_saw() {
+async fn one_pass_needs_a_database_only_for_repairs_and_refuses_one_of_others() {
     let world = World::new().await;
     world.members("@users", users(0..3)).await;
     world.rows(7, users(0..2)).await;

@@ -302,7 +302,7 @@ async fn difference_that_came_back_twice_within_an_hour_is_named() {
 }
 
 #[tokio::test]
-async fn member_that_is_added_has_the_value_or_score_of_its_neighbours() {
+async fn member_is_added_with_the_time_of_its_row_or_the_value_of_the_file() {
     let world = World::new().await;
     world.rows(7, users(0..3)).await;
     world
@@ -410,7 +410,7 @@ async fn uuids_in_sixteen_bytes_are_read_selected_and_written_as_uuids() {
 }
 
 #[tokio::test]
-async fn table_that_cannot_be_written_or_read_is_named_before_it_is_tried() {
+async fn table_or_query_that_does_not_fit_is_named_with_its_campaign() {
     let world = sold(10).await;
     world.sql("CREATE VIEW seen AS SELECT * FROM coupon").await;
     world.sql("INSERT INTO stock VALUES (7, 10), (8, 10)").await;

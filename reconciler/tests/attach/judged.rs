@@ -151,7 +151,7 @@ fn failed_events_are_reissued_closed_or_left() {
 }
 
 #[test]
-fn counter_is_judged_by_its_meaning_and_while_it_moves_it_is_only_raised() {
+fn counter_is_judged_by_its_meaning_and_is_left_alone_while_it_moves() {
     let admitted = (Some(UsersMean::Admitted), Some(8));
     let applied = (Some(UsersMean::Applied), Some(1_000));
     let (tickets, issued) = (CountMeans::Tickets, CountMeans::Issued);
@@ -262,7 +262,7 @@ fn difference_that_a_wrong_file_or_name_may_cause_is_not_repaired_unasked() {
 /// A difference that cannot be judged while coupons are sold stays named, so that its alert does
 /// not end.
 #[test]
-fn column_and_sale_that_differ_are_named_while_they_are_sold() {
+fn column_and_sale_that_differ_stay_named_while_coupons_are_sold() {
     let differing = Facts {
         stock: Some(StockColumn { says: 3, due: 5 }),
         sale: Some(false),

@@ -1,4 +1,4 @@
-//! Random systems: after a pass, its confirmation, and another pass, everything is exact or named.
+//! Random systems: after several passes and confirmations, everything is exact or named.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -47,7 +47,7 @@ fn systems() -> impl Strategy<Value = System> {
 }
 
 #[test]
-fn random_systems_are_exact_or_named_after_a_pass_and_no_row_is_deleted() {
+fn random_systems_are_exact_or_named_after_confirmations_and_lose_no_row() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let world = runtime.block_on(World::without_key());
     let cases = std::env::var("PROPTEST_CASES").map_or(40, |cases| cases.parse().unwrap());

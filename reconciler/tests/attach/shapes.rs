@@ -99,7 +99,7 @@ async fn repairing_makes_the_system_exact_and_the_next_pass_finds_nothing() {
 
 /// Members of a set that holds everybody who asked are no promises.
 #[tokio::test]
-async fn set_of_applicants_promises_nothing_and_the_counter_is_lowered_only_by_a_person() {
+async fn set_of_applicants_promises_nothing_and_its_counter_falls_only_if_confirmed() {
     let world = World::without_key().await;
     world.members("@users", users(0..50)).await;
     world.rows(7, users(0..7)).await;

@@ -41,7 +41,7 @@ fn compare(cases: &[(&str, &str, &str, &str)]) {
 }
 
 #[test]
-fn change_of_what_is_given_out_asks_before_it_takes_something() {
+fn form_about_what_is_given_out_has_its_request_and_its_question() {
     compare(&[
         (
             "how=pause",
@@ -86,7 +86,7 @@ fn change_of_what_is_given_out_asks_before_it_takes_something() {
 }
 
 #[test]
-fn change_of_codes_users_and_times_asks_before_it_takes_something() {
+fn form_about_codes_users_or_times_has_its_request_and_its_question() {
     compare(&[
         (
             "how=validity&valid_until=1970-01-02T09:00&valid_days=",
@@ -229,7 +229,7 @@ fn form_that_cannot_be_applied_is_refused_with_advice() {
 }
 
 #[test]
-fn coupon_is_cancelled_only_until_shortly_before_it_opens() {
+fn coupon_is_cancelled_only_before_it_opens() {
     let to_come = found(DropState::Scheduled);
     let form = parse("how=cancel", &to_come, 59).unwrap();
     assert_eq!(

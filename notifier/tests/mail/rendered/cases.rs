@@ -34,7 +34,7 @@ fn mail_about_refused_rows_quotes_mysql_and_suggests_no_raise() {
 }
 
 #[test]
-fn repairs_that_are_not_listed_count_in_every_part_of_a_mail() {
+fn repairs_that_are_not_listed_count_in_the_text_and_subject_of_a_mail() {
     let more = |kind, action, result| {
         let detail = "20000 more like the ones listed";
         let more = general(kind, action, result, detail);

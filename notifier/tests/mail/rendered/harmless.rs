@@ -35,7 +35,7 @@ fn coupon_name_cannot_inject_markup() {
 }
 
 #[test]
-fn long_name_leaves_room_for_the_problem_in_the_subject() {
+fn long_name_leaves_room_for_the_repairs_in_the_subject() {
     let mut run = repaired();
     run.drops[0].coupon_name = "한정판 ".repeat(50);
     let subject = mail(&[(at(1), &run)], &[], &linked()).unwrap().subject;

@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn state_that_may_last_for_only_a_few_looks_wants_nothing() {
+    fn transient_states_are_acted_on_only_after_several_looks() {
         for (seen, looks, wanted) in [
             (SeenCoupon::Open, 0, Want::Nothing),
             (SeenCoupon::OlderState, 1, Want::Close),

@@ -330,7 +330,7 @@ fn doubts_name_both_sides_of_a_difference() {
 proptest::proptest! {
     /// [`is_clean`] is a shortcut: whatever it accepts, the whole comparison accepts as well.
     #[test]
-    fn shortcut_for_consistent_pages_agrees_with_full_comparison(
+    fn page_that_the_shortcut_accepts_has_no_difference(
         rows in proptest::collection::btree_map(1_u32..5, 0_usize..4, 0..4),
         users in proptest::collection::btree_map(1_i64..5, 0_usize..4, 0..4),
         is_same in proptest::bool::ANY,
