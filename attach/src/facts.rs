@@ -92,7 +92,7 @@ impl UserSets {
 
     /// Returns the text around ids with which most members would be users who have rows, such as
     /// `user:{id}`. Logs and mails show it, so it must be no part of an id: several members share
-    /// it, and it ends where a word or a number ends.
+    /// it, and neither of its ends may be a part of a longer id.
     pub fn text_around(&self) -> Option<String> {
         let members: Vec<&String> = self.unissued.keys().take(TRIED).collect();
         let users = self.missing.iter().filter(|it| !it.is_empty());
@@ -101,7 +101,9 @@ impl UserSets {
                 let Some((before, after)) = member.split_once(user.as_str()) else {
                     continue;
                 };
-                if continues(before, user) || continues(user, after) {
+                if may_be_of_id(before.chars().rev(), user.chars().next())
+                    || may_be_of_id(after.chars(), user.chars().next_back())
+                {
                     continue;
                 }
                 let ids = members
@@ -120,14 +122,12 @@ impl UserSets {
 /// Number of members, and of users, from which the text around an id is guessed.
 const TRIED: usize = 100;
 
-/// Whether a word or a number goes on from one text to the next.
-fn continues(text: &str, next: &str) -> bool {
-    match (text.chars().next_back(), next.chars().next()) {
-        (Some(last), Some(first)) => {
-            last.is_alphabetic() && first.is_alphabetic() || last.is_numeric() && first.is_numeric()
-        }
-        _ => false,
-    }
+/// Whether the text beside an id may be a part of a longer id, such as the start that many UUIDs
+/// share: the word next to the id contains a digit, or goes on in the id. `text` begins at the id.
+fn may_be_of_id(text: impl Iterator<Item = char>, end_of_id: Option<char>) -> bool {
+    let word: Vec<char> = text.take_while(|it| it.is_alphanumeric()).collect();
+    let goes_on = !word.is_empty() && end_of_id.is_some_and(char::is_alphabetic);
+    goes_on || word.iter().any(|it| it.is_numeric())
 }
 
 /// The counter column of their stock row: its value, and the value that follows from the rows.
@@ -239,6 +239,27 @@ mod tests {
             (&["kim"], &["k"], None),
             (&["customer-4711"], &["4711"], None),
             (&["kim-1", "lee-2"], &["1", "2"], None),
+            // Neighbours among ObjectIds, and among UUIDs of version 7.
+            (
+                &["65f0a3b4c5d6e7f8a9b0c0d1", "65f0a3b4c5d6e7f8a9b0c0d2"],
+                &["1", "2"],
+                None,
+            ),
+            (
+                &[
+                    "0190a4b4-c5d6-7e7f-8a9b-c0d4e4f5a6b2",
+                    "0190a4b4-c5d6-7e7f-8a9b-c0d4e4f5a6b3",
+                ],
+                &["2", "3"],
+                None,
+            ),
+            (&["1d0c0b9", "2d0c0b9"], &["1", "2"], None),
+            (&["user7x1", "user7x2"], &["1", "2"], None),
+            (
+                &["v2:user:1", "v2:user:3"],
+                &["1", "3"],
+                Some("v2:user:{id}"),
+            ),
         ] {
             let sets = UserSets {
                 unissued: members.iter().map(|it| ((*it).to_owned(), None)).collect(),
