@@ -92,8 +92,9 @@ impl UserSets {
 
     /// Returns the text around ids with which most members would be users who have rows, such as
     /// `user:{id}`. Logs and mails show it, so it must be no part of an id: several members share
-    /// it, and neither of its ends may be a part of a longer id.
-    pub fn text_around(&self) -> Option<String> {
+    /// it, and neither of its ends may be a part of a longer id. `has_row` knows all rows, also of
+    /// users who are not named.
+    pub fn text_around(&self, has_row: impl Fn(&str) -> bool) -> Option<String> {
         let members: Vec<&String> = self.unissued.keys().take(TRIED).collect();
         let users = self.missing.iter().filter(|it| !it.is_empty());
         for user in users.take(TRIED) {
@@ -109,7 +110,7 @@ impl UserSets {
                 let ids = members
                     .iter()
                     .filter_map(|it| it.strip_prefix(before)?.strip_suffix(after));
-                let users = ids.filter(|id| self.missing.contains(*id)).count();
+                let users = ids.filter(|id| has_row(id)).count();
                 if users > 1 && users * 2 > members.len() {
                     return Some(format!("{before}{{id}}{after}"));
                 }
@@ -266,7 +267,21 @@ mod tests {
                 missing: users.iter().map(|it| (*it).to_owned()).collect(),
                 ..UserSets::default()
             };
-            assert_eq!(sets.text_around().as_deref(), expected, "{members:?}");
+            let text = sets.text_around(|id| users.contains(&id));
+            assert_eq!(text.as_deref(), expected, "{members:?}");
         }
+    }
+
+    /// A pass names only the first of many users.
+    #[test]
+    fn text_around_ids_is_found_if_few_users_with_rows_are_named() {
+        let members = (1..=9).map(|id| (format!("user:{id}"), None));
+        let sets = UserSets {
+            unissued: members.collect(),
+            missing: ["1".to_owned()].into(),
+            ..UserSets::default()
+        };
+        let text = sets.text_around(|id| id.parse().is_ok_and(|id: u32| id <= 9));
+        assert_eq!(text.as_deref(), Some("user:{id}"));
     }
 }

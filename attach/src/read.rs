@@ -38,6 +38,8 @@ pub struct Look {
     pub spelling: Spelling,
     /// No user is a member and has a row.
     is_disjoint: bool,
+    /// Then the text around ids ([`UserSets::text_around`]).
+    member: Option<String>,
     /// Users who are members and have a row.
     in_both: u64,
     stock: Option<StockColumn>,
@@ -293,6 +295,11 @@ impl<'a> Reader<'a> {
             };
         }
         self.match_missing(&mut sets).await?;
+        let member = if is_disjoint {
+            sets.text_around(|id| seen.flags(id.as_bytes()) & ROW != 0)
+        } else {
+            None
+        };
         let surplus = if self.shape.has_order {
             let surplus_rows = numbers.rows.saturating_sub(quantity);
             self.last_rows(surplus_rows.min(NAMED as u64)).await?
@@ -307,6 +314,7 @@ impl<'a> Reader<'a> {
             odd,
             spelling,
             is_disjoint,
+            member,
             in_both,
             stock,
             sale,
@@ -708,11 +716,6 @@ impl Look {
         let means = users.map(|users| users.means);
         let is_selling = self.sold(means) != second.sold(means);
         let surplus_rows = self.surplus_rows().min(second.surplus_rows());
-        let member = if second.is_disjoint {
-            second.sets.text_around()
-        } else {
-            None
-        };
         let sets = second.sets.both(&self.sets);
         let in_flight = self.sets.unissued.len() - sets.unissued.len();
         let surplus = if self.surplus.is_empty() {
@@ -735,7 +738,7 @@ impl Look {
             sets,
             is_selling,
             is_disjoint: second.is_disjoint,
-            member,
+            member: second.member,
             is_ordered: users.is_some_and(|users| users.kind == KeyType::SortedSet),
             is_over: target.is_over,
             means: means.filter(|_| second.numbers.size.is_some()),
