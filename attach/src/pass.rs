@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::check::check;
 use crate::config::{Campaign, Mode, Target};
 use crate::facts::{Facts, Numbers};
-use crate::held::{Plan, why_held};
+use crate::held::{HeldBecause, Plan, why_held};
 use crate::judge::{Judged, Judgement, Repair, judge};
 use crate::keys::Keys;
 use crate::queue::Queue;
@@ -356,9 +356,14 @@ impl Pass<'_> {
             number: planned.len() as u64,
             limit: target.campaign.repair_limit.unwrap_or(default_limit),
         };
-        let (mut held, mut now): (Vec<_>, Vec<_>) = planned
-            .into_iter()
-            .partition(|it| why_held(plan, it.doubt).is_some());
+        let mut held = Vec::new();
+        let mut now = Vec::new();
+        for judged in planned {
+            match why_held(plan, judged.doubt) {
+                Some(why) => held.push(Held { judged, why }),
+                None => now.push(judged),
+            }
+        }
         let asked = Asked {
             confirm: self.request.confirm,
             dry_run: self.request.dry_run,
@@ -372,17 +377,21 @@ impl Pass<'_> {
                 .await?;
             if confirmation == Confirmation::Given {
                 ours.trust(file, target.campaign).await?;
-                now.append(&mut held);
+                now.extend(held.into_iter().map(|it| it.judged));
             } else {
                 for it in held {
-                    if let Some(why) = why_held(plan, it.doubt) {
-                        it.hold_back(why.after(confirmation));
-                    }
+                    it.judged.hold_back(it.why.after(confirmation));
                 }
             }
         }
         Ok(if asked.dry_run { Vec::new() } else { now })
     }
+}
+
+/// A repair that waits for an operator.
+struct Held<'j> {
+    judged: &'j mut Judged,
+    why: HeldBecause,
 }
 
 /// Leaves out repairs that were made twice within an hour, whose differences came back.
@@ -453,13 +462,13 @@ fn report_unreadable(run: &mut Run, target: &Target<'_>, error: AttachError) -> 
 }
 
 /// Returns the number of repairs, and a hash that does not depend on their order.
-fn fingerprinted(repairs: &[&mut Judged]) -> ShownRepairs {
+fn fingerprinted(repairs: &[Held<'_>]) -> ShownRepairs {
     ShownRepairs {
         number: u32::try_from(repairs.len()).unwrap_or(u32::MAX),
         fingerprint: repairs
             .iter()
-            .map(|it: &&mut Judged| {
-                let hash = Sha256::digest(format!("{:?}", it.repair));
+            .map(|it: &Held<'_>| {
+                let hash = Sha256::digest(format!("{:?}", it.judged.repair));
                 u64::from_be_bytes(std::array::from_fn(|at| hash[at]))
             })
             .fold(0, u64::wrapping_add),
