@@ -26,6 +26,11 @@ use self::checks::apart;
 pub(crate) use self::names::{has_part, may_be_taken_back, may_change_later};
 pub use self::stage::Stage;
 
+/// The version of the rules by which this program reads what [`AttachFile::mapping`] hashes. Raise
+/// it if the same file now selects other rows, users or failed events, or if repairs write other
+/// values: each campaign's repairs then wait until its mapping is trusted again.
+const READING: u32 = 1;
+
 /// The file that describes the attached system: its stores and its campaigns.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -577,6 +582,10 @@ impl AttachFile {
 
     /// Returns a hash of what a campaign compares. Its repairs are trusted until the hash changes.
     pub fn mapping(&self, campaign: &Campaign) -> String {
+        self.mapping_as_read(READING, campaign)
+    }
+
+    fn mapping_as_read(&self, reading: u32, campaign: &Campaign) -> String {
         // Leave out the logins: they may change although the campaign stays the same.
         let kafka = self.kafka.as_ref().unwrap_or(&self.redis);
         let [database, redis, kafka] = [&self.database, &self.redis, kafka].map(|address| {
@@ -599,7 +608,7 @@ impl AttachFile {
         let what = format!(
             "{stores}\n{users:?}\n{count:?}\n{rows:?}\n{failed:?}\n{stock:?}\n{sale:?}\n{queue:?}"
         );
-        let hash = Sha256::digest(what);
+        let hash = Sha256::digest(format!("{reading}\n{what}"));
         hash[..16].iter().fold(String::new(), |mut text, byte| {
             _ = write!(text, "{byte:02x}");
             text
@@ -722,5 +731,30 @@ impl Target<'_> {
     pub fn offset(&self, now: DateTime<Utc>) -> Option<String> {
         let zone = self.campaign.time_zone?;
         Some(zone.local(now).format("%:z").to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AttachFile, READING};
+
+    #[test]
+    fn mapping_that_is_read_by_other_rules_is_another_mapping() {
+        let file = AttachFile::parse(
+            r#"
+            database = "mysql://app@db/shop"
+            redis = "redis://cache"
+            [[campaign]]
+            name = "Winter"
+            quantity = 100
+            users = { key = "users", type = "set" }
+            rows = { table = "coupon", user = "user_id", where = { status = ["{null}", "ISSUED"] } }
+            "#,
+        )
+        .unwrap();
+        let campaign = &file.campaigns[0];
+        let trusted = file.mapping_as_read(READING, campaign);
+        assert_eq!(file.mapping(campaign), trusted);
+        assert_ne!(file.mapping_as_read(READING + 1, campaign), trusted);
     }
 }
