@@ -805,6 +805,7 @@ rows = { table = "coupon", user = "user_id", where = { event_id = 7 } }
             odd: BTreeMap::new(),
             spelling: Spelling::Plain,
             is_disjoint: false,
+            member: None,
             in_both: 0,
             stock: Some(StockColumn {
                 says: stock_says,

@@ -605,8 +605,11 @@ impl AttachFile {
             ..
         } = campaign;
         let stores = format!("{database}\n{redis}\n{kafka}\n{quantity_sql:?}\n{time_zone:?}");
+        // Another campaign of the table may make a column of `where` one that never changes.
+        let changing = campaign.changing();
         let what = format!(
-            "{stores}\n{users:?}\n{count:?}\n{rows:?}\n{failed:?}\n{stock:?}\n{sale:?}\n{queue:?}"
+            "{stores}\n{users:?}\n{count:?}\n{rows:?}\n{changing:?}\n{failed:?}\n{stock:?}\n{sale:?}\n\
+            {queue:?}"
         );
         let hash = Sha256::digest(format!("{reading}\n{what}"));
         hash[..16].iter().fold(String::new(), |mut text, byte| {
@@ -738,20 +741,34 @@ impl Target<'_> {
 mod tests {
     use super::{AttachFile, READING};
 
+    /// Returns a file with a campaign for each value of a flag.
+    fn file(flags: &[bool]) -> AttachFile {
+        let stores = "database = \"mysql://app@db/shop\"\nredis = \"redis://cache\"\n".to_owned();
+        let campaign = |flag| {
+            format!(
+                r#"
+                [[campaign]]
+                name = "Winter {flag}"
+                quantity = 100
+                users = {{ key = "users:{flag}", type = "set" }}
+                rows = {{ table = "coupon", user = "user_id", where = {{ is_vip = {flag} }} }}
+                "#
+            )
+        };
+        let campaigns = flags.iter().map(campaign);
+        AttachFile::parse(&campaigns.fold(stores, |all, campaign| all + &campaign)).unwrap()
+    }
+
+    #[test]
+    fn mapping_changes_if_another_campaign_makes_a_flag_no_status() {
+        let [alone, beside] = [&[false][..], &[false, true]].map(file);
+        let mapping = |file: &AttachFile| file.mapping(&file.campaigns[0]);
+        assert_ne!(mapping(&alone), mapping(&beside));
+    }
+
     #[test]
     fn mapping_that_is_read_by_other_rules_is_another_mapping() {
-        let file = AttachFile::parse(
-            r#"
-            database = "mysql://app@db/shop"
-            redis = "redis://cache"
-            [[campaign]]
-            name = "Winter"
-            quantity = 100
-            users = { key = "users", type = "set" }
-            rows = { table = "coupon", user = "user_id", where = { status = ["{null}", "ISSUED"] } }
-            "#,
-        )
-        .unwrap();
+        let file = file(&[false]);
         let campaign = &file.campaigns[0];
         let trusted = file.mapping_as_read(READING, campaign);
         assert_eq!(file.mapping(campaign), trusted);
