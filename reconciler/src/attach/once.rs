@@ -32,8 +32,9 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         Ok(told) => told
             .iter()
             .for_each(|it| firstcome_shared::complain!("note: {it}")),
-        // The pass reports it.
-        Err(error) => tracing::debug!(%error, "the file is not checked"),
+        // The pass reports it, unless it concerns a queue: a pass reads queues only if something
+        // differs.
+        Err(error) => firstcome_shared::complain!("note: the file is not fully checked: {error}"),
     }
     firstcome_shared::complain!(
         "waiting for a pass that runs, then reading; if something differs, again after in_flight"
