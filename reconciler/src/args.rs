@@ -62,7 +62,7 @@ pub struct ReconcileArgs {
     /// findings, resolved promises and operators' actions; but ended alerts for at most 90 days,
     /// mails and resolved dead letters for at most 30, runs with the same result as the one before
     /// for a day. If it is set, user ids in rows of sealed drops become pseudonyms after this time,
-    /// too, and that cannot be undone; otherwise they stay
+    /// too, and their codes can no longer be used, which cannot be undone; otherwise they stay
     #[arg(long, help_heading = "Reconciling", env = "RETENTION_DAYS", value_name = "DAYS", default_value = "", hide_default_value = true, value_parser = number_or_unset::<1, 36_500>)]
     pub retention_days: NumberOrUnset,
 }

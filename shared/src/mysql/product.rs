@@ -38,7 +38,7 @@ pub(super) async fn check(settings: &DbSettings) -> anyhow::Result<()> {
     }
     let variables = variables.iter().map(|(name, value)| (&**name, &**value));
     match unsupported(&variables.collect()) {
-        Some(why) => bail!("{why}; use MySQL 8.0 or newer, or a service that runs it"),
+        Some(why) => bail!("{why}; use MySQL 8.4 or newer, or a service that runs it"),
         None => Ok(()),
     }
 }
