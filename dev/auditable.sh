@@ -5,9 +5,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Shipped programs do not depend on the machine's OpenSSL (.cargo/config.toml).
-export OPENSSL_NO_VENDOR=0
-
 cache=${FIRSTCOME_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/firstcome}
 root=$cache/auditable-1
 
@@ -22,4 +19,13 @@ if [ ! -e "$root/whole" ]; then
     done
     touch "$root/whole"
 fi
-[ $# -eq 0 ] || PATH=$root/bin:$PATH cargo auditable build --locked "$@"
+[ $# -gt 0 ] || exit 0
+
+# Shipped programs do not depend on the machine's OpenSSL and zstd: in another folder, cargo does not
+# read .cargo/config.toml, which asks for these. rustup does not read rust-toolchain.toml there.
+workspace=$PWD
+RUSTUP_TOOLCHAIN=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+CARGO_TARGET_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+export RUSTUP_TOOLCHAIN CARGO_TARGET_DIR
+cd /
+PATH=$root/bin:$PATH cargo auditable build --locked --manifest-path "$workspace/Cargo.toml" "$@"

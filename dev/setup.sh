@@ -22,8 +22,8 @@ install() {
     DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@" >/dev/null
 }
 
-# A C compiler, make, cmake and OpenSSL's headers: librdkafka, libcurl, zlib, zstd and ring are
-# built from source. A release builds OpenSSL too, with perl.
+# A C compiler, make, cmake and headers of OpenSSL and zstd: librdkafka, libcurl, zlib and ring are
+# built from source. A release builds OpenSSL and zstd too, with perl.
 packages=()
 have cc || packages+=(gcc libc6-dev)
 have c++ || packages+=(g++)
@@ -32,9 +32,7 @@ have cmake || packages+=(cmake)
 perl -MIPC::Cmd -MFile::Compare -MTime::Piece -e 1 2>/dev/null || packages+=(perl)
 have pkg-config || packages+=(pkg-config)
 { have pkg-config && pkg-config --exists openssl; } || packages+=(libssl-dev)
-if [ -n "${ZSTD_SYS_USE_PKG_CONFIG:-}" ]; then
-    { have pkg-config && pkg-config --exists libzstd; } || packages+=(libzstd-dev)
-fi
+{ have pkg-config && pkg-config --exists libzstd; } || packages+=(libzstd-dev)
 if [ "${1:-}" = --missing ]; then
     have cargo || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ] || packages+=(rustup)
     echo "${packages[*]:-}"

@@ -17,7 +17,8 @@ const BUILD: &str = "localhost/firstcome-debian-build";
 const SERVER_PACKAGES: &str =
     "ca-certificates,redis-server,nginx-light,default-jre-headless,busybox-static,python3-aiosmtpd";
 /// The packages that the official Rust image has and our build needs.
-const BUILD_PACKAGES: &str = "ca-certificates,gcc,g++,libc6-dev,make,perl,pkg-config,libssl-dev";
+const BUILD_PACKAGES: &str =
+    "ca-certificates,gcc,g++,libc6-dev,make,perl,pkg-config,libssl-dev,libzstd-dev";
 
 /// The folder in which an administrator installs additional certificate authorities.
 const OWN_AUTHORITIES: &str = "/usr/local/share/ca-certificates";
