@@ -399,7 +399,7 @@ mod tests {
 
     /// Each excuse, the faults after which it applies, and other faults.
     #[test]
-    fn each_excuse_applies_only_after_its_faults() {
+    fn excuses_apply_only_after_their_faults() {
         let facts = Facts {
             owed: [(7, "u-1".to_owned())].into(),
             unreadable: true,

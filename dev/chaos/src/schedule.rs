@@ -416,7 +416,7 @@ mod tests {
 
     /// Counts each kind of fault together with each of its targets.
     #[test]
-    fn a_thousand_seeds_draw_every_fault_on_everything() {
+    fn a_thousand_seeds_draw_each_weighted_fault_on_each_of_its_targets() {
         let all = (1..=1_000).flat_map(|seed| FaultSchedule::draw(seed).faults);
         let drawn: BTreeSet<String> = all.map(|timed| timed.fault.name()).collect();
         // Faults of processes, servers, Redis, MySQL, Kafka, garbage, and others.

@@ -207,7 +207,7 @@ const CASES: &[Case] = &[
 ];
 
 #[test]
-fn each_history_has_exactly_its_violations() {
+fn each_spoiled_history_has_its_violations_and_a_good_one_has_none() {
     for (at, (base, more, last, rules)) in CASES.iter().enumerate() {
         let text = format!("{base}; {more}; final {last}");
         let verdict = judged(&text);
@@ -250,7 +250,7 @@ fn user_with_slots_in_two_drops_of_a_one_per_user_coupon_is_detected() {
 }
 
 #[test]
-fn a_history_without_promises_or_final_rows_proves_nothing() {
+fn a_history_without_promises_or_final_rows_never_passes() {
     for text in ["", GOOD, "drop 4; a claims unknown; final 1:a"] {
         let verdict = judged(text);
         assert!(

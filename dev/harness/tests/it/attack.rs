@@ -104,7 +104,7 @@ async fn assert_all_agree(world: &World) {
 
 #[tokio::test]
 #[ignore = "needs schemathesis"]
-async fn fuzzed_requests_crash_no_service_and_break_no_promise() {
+async fn fuzzed_requests_crash_no_service_and_mysql_and_redis_agree_after_a_pass() {
     let fixture = Fixture::new("attack").await;
     let world = &fixture.world;
     for name in ["One", "Two", "Three"] {

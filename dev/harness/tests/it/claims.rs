@@ -93,7 +93,7 @@ async fn an_operator_revokes_with_a_reason_and_may_allow_another_claim() {
 }
 
 #[tokio::test]
-async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() {
+async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_sealed_ones_revoked() {
     let fixture = Fixture::new("revoke-states").await;
     let (api, world) = (&fixture.api, &fixture.world);
     world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");
@@ -159,7 +159,7 @@ async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_revoked() 
 /// Sealing counts the rows, and a revocation takes one from that number afterwards. Neither may run
 /// between the steps of the other.
 #[tokio::test]
-async fn a_drop_is_not_sealed_while_a_claim_is_being_revoked() {
+async fn a_revocation_still_locks_its_drop_at_its_last_write() {
     let fixture = Fixture::new("revoke-seal").await;
     let world = &fixture.world;
     let patient = [("FIRSTCOME_TEST_QUESTION_TIMEOUT_MS", "60000")];

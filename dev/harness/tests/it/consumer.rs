@@ -9,7 +9,7 @@ use crate::faults::waves::{HEALED, Waves, impatient};
 /// Partition 0 has a batch with a wrong checksum, partition 1 one that decompresses to 36 MB, and
 /// partition 2 a malformed record, for which Kafka's client reports no error.
 #[tokio::test]
-async fn an_unreadable_batch_delays_only_its_partition_and_becomes_a_dead_letter() {
+async fn an_unreadable_batch_becomes_a_dead_letter_and_later_messages_are_issued() {
     let (world, api) = open_world("unreadable").await;
     let coupon = api.open_coupon(40).await;
     // In this batch user `u-N` claims slot N, for three slots.

@@ -41,7 +41,7 @@ async fn backlog_of_one_coupon_keeps_no_other_closed_after_a_restart_of_redis() 
 }
 
 #[tokio::test]
-async fn a_scheduled_sweep_keeps_the_pace_and_a_requested_run_ignores_it() {
+async fn the_passes_of_a_starting_daemon_keep_the_pace_and_a_requested_pass_ignores_it() {
     let fixture = Fixture::new("pace-sweep").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Lost", 100, 100).await;

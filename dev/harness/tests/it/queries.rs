@@ -62,7 +62,7 @@ async fn ask(db: &Db, id: i64) -> Result<String, DbError> {
 /// Demonstrates the hazard. If this test ever fails, the libraries have fixed it and the wrapper
 /// can be removed.
 #[tokio::test]
-async fn without_the_wrapper_the_next_query_reads_the_row_of_the_dropped_query() {
+async fn without_the_wrapper_the_next_query_does_not_read_its_own_row() {
     let (world, holding) = two_rows("poison").await;
     let mut conn = Conn::establish(world.sql.url()).await.unwrap();
     assert_eq!(name_of(&mut conn, 2).await.unwrap(), "two");
@@ -90,7 +90,7 @@ async fn with_the_wrapper_the_next_query_reads_its_own_row() {
 }
 
 #[tokio::test]
-async fn a_query_that_times_out_discards_its_connection() {
+async fn the_next_query_after_a_timeout_reads_its_own_row() {
     let (world, holding) = two_rows("too-slow").await;
     let db = pool_of_one(world.sql.url());
     let hasty = db.within(Duration::from_millis(200));

@@ -34,7 +34,7 @@ async fn rows(world: &World) -> BTreeSet<Vec<String>> {
 
 #[tokio::test]
 #[ignore = "release"]
-async fn with_redis_intact_everything_is_restored_except_a_new_coupons_name() {
+async fn claims_returns_and_quantities_newer_than_a_dump_are_restored_if_redis_is_intact() {
     let [dump, load, adopt, left] = commands_of("Restore MySQL from a dump")
         .try_into()
         .expect("the number of blocks that this test expects");

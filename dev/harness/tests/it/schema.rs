@@ -97,7 +97,7 @@ async fn rows_outside_the_quantity_the_drop_and_the_scope_are_refused() {
 }
 
 #[tokio::test]
-async fn a_row_by_hand_that_names_no_limit_is_refused() {
+async fn a_row_without_a_limit_is_refused_and_one_without_a_scope_only_in_strict_mode() {
     let world = world("unnamed").await;
     let columns = "INSERT INTO issued_coupons (coupon_id, drop_id, slot, user_id, issued_by";
     for (more, values) in [("", ""), (", slot_limit", ", 3"), (", person_scope", ", 0")] {
@@ -200,7 +200,7 @@ async fn a_lower_quantity_changes_the_rows_of_one_part_and_refuses_the_slots_abo
 }
 
 #[tokio::test]
-async fn a_quantity_lowered_while_a_row_is_being_written_waits_for_it() {
+async fn a_quantity_lowered_below_a_row_that_is_being_written_waits_and_is_refused() {
     let world = world("lowering").await;
     let mut holding = HeldTransaction::begin(&world.sql).await;
     holding.run(&row(1, 1, 3, "u-3")).await;

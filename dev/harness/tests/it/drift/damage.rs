@@ -77,7 +77,7 @@ const REPAIRABLE: [Case; 17] = [
 ];
 
 #[tokio::test]
-async fn every_kind_of_damage_is_found_and_repaired() {
+async fn each_repairable_kind_of_damage_to_a_drop_is_found_and_repaired() {
     let fixture = Fixture::new("d-damage").await;
     repair(&fixture, &REPAIRABLE).await;
 }
@@ -148,9 +148,9 @@ const LISTED: [(Drift, &[&str]); 4] = [
     (Drift::OverShrunk, &["over_admitted", "count_mismatch", "settings_mismatch", "broken_promise"]),
 ];
 
-/// The first of these users get the slots that an operator adds.
+/// An operator adds enough slots for all of these users.
 #[tokio::test]
-async fn users_without_a_slot_are_listed_by_name_and_first_in_line() {
+async fn users_without_a_slot_are_listed_by_name_until_a_raised_quantity_gives_them_one() {
     let fixture = Fixture::new("d-owed").await;
     let (api, world) = (&fixture.api, &fixture.world);
     for (damage, kinds) in LISTED {
@@ -315,7 +315,7 @@ async fn each_lost_key_and_each_of_another_type_is_repaired_without_a_false_answ
 
 /// The waiting list lives only in Redis, and survives the repair of its drop.
 #[tokio::test]
-async fn the_waiting_list_survives_a_repair_and_is_lost_with_redis() {
+async fn the_waiting_list_survives_a_repair_and_is_lost_with_its_key() {
     let fixture = Fixture::new("d-waiting").await;
     let (api, world) = (&fixture.api, &fixture.world);
     let body = coupon_body("Line", 4, 5);

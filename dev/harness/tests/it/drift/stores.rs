@@ -153,7 +153,7 @@ async fn a_coupon_that_mysql_has_lost_is_named_in_each_pass() {
 }
 
 #[tokio::test]
-async fn rows_that_mysql_refuses_stay_as_they_are_and_the_finding_quotes_mysql() {
+async fn a_refused_row_is_reported_in_the_words_of_mysql_and_written_by_a_later_pass() {
     let fixture = Fixture::new("d-limits").await;
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Limits", 20, 12).await;

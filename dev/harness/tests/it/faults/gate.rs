@@ -42,7 +42,7 @@ async fn a_coupon_created_while_others_are_rebuilt_opens_without_a_scheduled_pas
 /// The API stalls between Redis's answer and the topic, as if it were suspended. When it continues,
 /// the slot belongs to another user.
 #[tokio::test]
-async fn a_claim_admitted_before_a_loss_of_redis_is_not_published_after_it() {
+async fn a_stalled_claim_gets_unavailable_and_is_not_published_after_a_loss_of_redis() {
     let (_server, stores) = own_redis().await;
     let world = impatient(stores, "gate-late").await;
     let fixture = Fixture::of(world).await;
@@ -83,7 +83,7 @@ async fn a_claim_admitted_before_a_loss_of_redis_is_not_published_after_it() {
 const DEADLINE: Duration = Duration::from_secs(3);
 
 #[tokio::test]
-async fn two_daemons_wait_for_the_slowest_apis_deadline_after_every_loss() {
+async fn each_of_two_daemons_waits_for_the_apis_longer_deadline_after_a_redis_restart() {
     let (server, stores) = own_redis().await;
     let world = impatient(stores, "gate-two").await;
     let own_deadline = world.setting("PUBLISH_DEADLINE_MS");

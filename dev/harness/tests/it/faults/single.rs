@@ -176,7 +176,7 @@ faults! {
         [Fault::RedisClock { shift_ms: HOURS * 1_000, ms: 2 * MS }], [Refused("closed".into())];
     a_redis_whose_clock_steps_back_opens_late_and_breaks_no_promise:
         [Fault::RedisClock { shift_ms: -HOURS * 1_000, ms: 2 * MS }], [Refused("not_open".into())];
-    redis_clock_steps_within_a_lease_break_no_promise:
+    redis_clock_steps_shorter_than_a_lease_break_no_promise:
         [30, -30, 150, -150].map(|shift_ms| Fault::RedisClock { shift_ms, ms: MS / 4 }), [];
     lost_keys_of_a_drop_break_no_promise: [Fault::DropKeysLost], [Refusals];
 

@@ -33,7 +33,7 @@ async fn coupon(f: &Fixture, env: &[(&str, &str)], line: &str) -> Said {
 }
 
 #[tokio::test]
-async fn a_coupon_is_watched_changed_and_closed_on_the_command_line() {
+async fn a_coupon_is_listed_changed_and_closed_on_the_command_line() {
     let f = Fixture::new("cli").await;
     let sql = &f.world.sql;
     let body = coupon_body("Winter · 겨울", 3, 0);
@@ -86,7 +86,7 @@ async fn a_coupon_is_watched_changed_and_closed_on_the_command_line() {
 }
 
 #[tokio::test]
-async fn refused_commands_print_one_message_and_exit_with_a_code() {
+async fn refused_commands_give_the_reason_on_standard_error_and_exit_with_a_code() {
     let f = Fixture::new("cli-wrong").await;
     let id = f.api.open_coupon(3).await.id;
     let mut body = coupon_body("Later", 3, 0);

@@ -136,7 +136,7 @@ async fn a_failed_redis_snapshot_is_reported_by_its_cause() {
 
 #[tokio::test]
 #[ignore = "release"]
-async fn other_refusals_by_redis_are_reported_by_their_cause() {
+async fn redis_without_memory_or_replicas_or_as_a_replica_is_reported_by_its_cause() {
     let memory: Scene = (
         StoreRefusal::RedisMemory,
         &["CONFIG|SET|maxmemory|1"],

@@ -45,7 +45,7 @@ pub(crate) async fn refuses(process: &Process, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn each_process_exits_and_names_the_store_that_is_down() {
+async fn processes_other_than_the_daemon_exit_and_name_a_needed_store_that_is_down() {
     let world = World::new("missing").await;
     let mut started = Vec::new();
     let migrate: (&str, &[&str]) = ("firstcome-api", &["migrate"]);
@@ -122,7 +122,7 @@ async fn processes_start_with_one_dead_broker_address() {
 
 /// Until Redis is up, the API answers every claim with 503.
 #[tokio::test]
-async fn start_up_waits_for_a_store_that_is_starting() {
+async fn the_api_answers_503_and_waits_at_start_up_until_redis_is_up() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();
     let world = World::on(WorldStores::shared().await.with_redis(&redis), "late").await;
     redis.stop().await.unwrap();
