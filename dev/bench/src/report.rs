@@ -123,7 +123,7 @@ impl Measurement {
         Self { note, ..self }
     }
 
-    /// Adds the range of the turns of which this is the median.
+    /// Replaces the note with the range of the turns of which this is the median.
     #[must_use]
     pub fn turns(self, values: &[f64]) -> Self {
         let (least, most) = spread(values);

@@ -55,7 +55,7 @@ pub struct Campaign {
     #[arg(long, default_value_t = 10_000)]
     pub minutes: u64,
     /// Folder for the history of each schedule that passed without an excuse, for other checkers.
-    /// What it contains is deleted
+    /// Its previous contents are deleted.
     #[arg(long, env = "HISTORIES")]
     pub histories: Option<PathBuf>,
     /// Folder for failures and the report.
@@ -64,7 +64,7 @@ pub struct Campaign {
 }
 
 impl Campaign {
-    /// Runs all schedules and prints a line for each.
+    /// Runs the selected schedules until the time is over, and prints the result of each.
     pub async fn run(&self) -> Result<ChaosReport> {
         std::fs::create_dir_all(&self.out)?;
         if let Some(folder) = &self.histories {

@@ -24,7 +24,8 @@ impl FaultyStore {
 pub enum WireFault {
     /// Delays every chunk of data by 150 ms.
     Delay,
-    /// Delays every chunk of data beyond every timeout. Never drawn from a seed.
+    /// Delays every chunk of data by 1.6 s, which is longer than the timeouts of the stores in
+    /// [`crate::schedule::IMPATIENT`]. Never drawn from a seed.
     LongDelay,
     /// Closes connections and refuses new ones.
     Cut,
@@ -65,7 +66,7 @@ pub const COUPON_KEYS: [&str; 6] = [
     "gate",
 ];
 
-/// The tables that MySQL may lose with all their rows, as if they were restored from an empty dump.
+/// The tables of which MySQL may lose all rows, as if they were restored from an empty dump.
 pub const TABLES: [&str; 4] = ["drops", "slot_limits", "topic_positions", "failed_claims"];
 
 /// Processes of each kind, and coupons, are numbered from 0. A fault with a duration is undone
@@ -128,13 +129,14 @@ pub enum Fault {
 
     /// MySQL refuses writes.
     MysqlReadOnly { ms: u64 },
-    /// Another client locks the rows of the drop, so writers run into the lock wait timeout.
+    /// Another client locks the slot limits of the drop, so writers of its rows run into the lock
+    /// wait timeout.
     MysqlLocks { ms: u64 },
     /// Another client's transactions deadlock with those of the product.
     MysqlDeadlocks { ms: u64 },
     /// MySQL still answers pings, but statements on the table of rows hang, or all writes.
     MysqlHangs { writes: bool, ms: u64 },
-    /// MySQL's disk is full (its files may not grow).
+    /// MySQL's disk is full (its files may not grow). MySQL is then restarted.
     MysqlDiskFull { ms: u64 },
     /// Restores the table of rows as it was `age_ms` before, except for returned slots. No other
     /// table changes.
@@ -157,8 +159,9 @@ pub enum Fault {
     MailsRefused { ms: u64 },
     /// An operator confirms the repairs of every coupon without having read which are held back.
     BlindConfirm,
-    /// A row and its admission are deleted in every store. Never drawn from a seed, because no
-    /// design can keep that promise. It proves that the checker notices a lost promise.
+    /// A row is deleted from MySQL and its admission from Redis, after the consumer has read its
+    /// message. Never drawn from a seed, because no design can keep that promise if this is
+    /// repeated. It proves that the checker notices a lost promise.
     EveryCopyDeleted,
 }
 

@@ -38,7 +38,7 @@ impl ChaosReport {
         wrong + self.harness_errors.len()
     }
 
-    /// Whether everything ran without a failure, and at least one promise was checked.
+    /// Whether no schedule that was begun failed, and at least one promise was checked.
     pub fn passed(&self) -> bool {
         self.failed() == 0 && self.runs.iter().any(|ran| ran.promises > 0)
     }

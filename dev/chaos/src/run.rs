@@ -57,7 +57,7 @@ pub struct ScheduleResult {
     pub exact_after_ms: Option<u64>,
     /// Descriptions of the failures. Empty if there are none.
     pub wrong: Vec<String>,
-    /// The reasons that excuse deviations from an exact result.
+    /// The reasons of the excuses that deviations from an exact result needed.
     pub excused: Vec<&'static str>,
 }
 
@@ -77,7 +77,8 @@ struct Run<'a> {
 ///
 /// # Errors
 ///
-/// Fails if the machine or a server fails. Such a run proves nothing about the product.
+/// Fails if the machine, a server or the harness fails. The cause may also be in the product, for
+/// example a program that does not start.
 pub async fn run(
     servers: &Arc<ProxiedServers>,
     schedule: &FaultSchedule,

@@ -35,9 +35,11 @@ pub enum Expect {
     Refusals,
     /// No user is admitted while a fault is active, and every user without a slot gets this code.
     Refused(String),
-    /// Users are admitted while a fault is active, and Kafka acknowledges each claim in time.
+    /// Users are admitted while a fault is active, and Kafka acknowledges each of their claims in
+    /// time. No claim gets a 5xx or no answer.
     Queued,
-    /// Users are admitted while a fault is active, and Kafka acknowledges no claim in time.
+    /// Users are admitted while a fault is active, and Kafka acknowledges none of their claims in
+    /// time. No claim gets a 5xx or no answer.
     Unqueued,
     /// At least one claim was admitted although its answer was lost or negative. Its retry gets
     /// `already_claimed`.
@@ -110,8 +112,9 @@ fn one_of<T: Clone>(rng: &mut StdRng, all: &[T]) -> T {
 }
 
 impl FaultSchedule {
-    /// Draws the schedule for a seed. A third of the schedules have one fault, the others two to
-    /// six. Half of all schedules have operators, half have shops.
+    /// Draws the schedule for a seed. A third of the schedules have one fault, the others at most
+    /// six: a fault that could delete the last copy of a promise is left out. Half of all schedules
+    /// have operators, half have shops.
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let coupons = rng.random_range(1..=3);
@@ -228,8 +231,8 @@ impl FaultSchedule {
             .collect()
     }
 
-    /// Returns the latest end of the last fault, in milliseconds since the start, if no fault waits
-    /// for another.
+    /// Returns an estimate of when the last fault ends at the latest, in milliseconds since the
+    /// start: 20 s for each fault, because faults of one server wait for each other.
     pub fn ends_ms(&self) -> u64 {
         self.crowd_ms + 20_000 * self.faults.len() as u64
     }

@@ -2,7 +2,7 @@
 
 use crate::reply::HttpReply;
 
-/// The answer to `POST /v1/coupons/{id}/claims`.
+/// The answer to `POST /v1/coupons/{id}/claims`, or the refusal of a return or a revocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Accepted {
@@ -19,7 +19,8 @@ pub enum Answer {
     },
     /// Status and code.
     Problem(u16, String),
-    /// No answer arrived, so the claim may or may not have taken effect.
+    /// No answer arrived, so the request may or may not have taken effect. For a return or a
+    /// revocation, also an answer outside the contract.
     Unknown(String),
 }
 

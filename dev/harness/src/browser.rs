@@ -105,8 +105,8 @@ impl Browser {
         browser
     }
 
-    /// Sets the window size and the colour scheme. The languages cannot change while the browser is
-    /// open.
+    /// Sets the window size and the colour scheme. The time zone is always Asia/Seoul, and the
+    /// languages cannot change while the browser is open.
     pub async fn look(&self, look: Look) {
         let window = json!({"width": look.width, "height": look.height, "deviceScaleFactor": 1, "mobile": false});
         self.cdp("Emulation.setDeviceMetricsOverride", &window)
@@ -186,8 +186,8 @@ impl Browser {
         .await;
     }
 
-    /// Returns new errors on the console. Ignores failed requests, except for missing files of the
-    /// page itself.
+    /// Returns new messages of any level on the console. Ignores failed requests, except for
+    /// missing files of the page itself.
     pub async fn complaints(&self) -> Vec<Value> {
         let log = self.command("/se/log", &json!({"type": "browser"})).await;
         let entries = log.as_array().expect("a log").clone();

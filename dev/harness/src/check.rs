@@ -52,7 +52,7 @@ pub async fn holders(world: &World, coupon: &MadeCoupon) -> i64 {
     world.redis.command(&["ZCARD", &users]).await
 }
 
-/// Waits until the drop has this many rows and nothing is in flight.
+/// Waits until the drop has this many rows and the group has committed every message of the topic.
 pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
     let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {drop}");
     eventually_some("every row exists", LIMIT, async || {

@@ -117,7 +117,7 @@ pub struct MadeCoupon {
     pub body: Value,
 }
 
-/// A client of the API that records its claims.
+/// A client of the API that records its claims, returns, revocations and changes of allow lists.
 #[derive(Clone)]
 pub struct ApiClient {
     http: Http,

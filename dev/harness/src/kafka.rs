@@ -93,8 +93,8 @@ impl TestTopic {
         .await
     }
 
-    /// Sends one batch as a foreign producer would, regardless of its decompressed size. `codec` is
-    /// the name of a Kafka codec. Returns the first offset.
+    /// Sends the messages as one batch, regardless of its decompressed size. `codec` is the name of
+    /// a Kafka codec. Returns the first offset.
     pub async fn produce_batch(&self, partition: i32, codec: &str, payloads: &[Vec<u8>]) -> i64 {
         const LARGEST: &str = "500000000";
         let mut config = self.config();
@@ -171,7 +171,8 @@ impl TestTopic {
         assert!(done[0].is_ok(), "{done:?}");
     }
 
-    /// Deletes the topic and creates it again with the same partitions and settings.
+    /// Deletes the topic and creates it again with the same number of partitions and the same
+    /// clean-up policy, compression, message size and timestamps. It has one replica.
     pub async fn recreate(&self) {
         let partitions = i32::try_from(self.offsets().await.len()).unwrap();
         let mut settings = Vec::new();

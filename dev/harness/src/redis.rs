@@ -112,7 +112,7 @@ impl PrefixedKeys {
         format!("{}:{name}", self.prefix)
     }
 
-    /// Whether the gate of every coupon is open.
+    /// Whether every gate that exists is open. In a cluster, see [`Self::names`].
     pub async fn gates_are_open(&self) -> bool {
         for name in self.names().await {
             if name.ends_with(":gate") {
@@ -125,7 +125,8 @@ impl PrefixedKeys {
         true
     }
 
-    /// Returns every key with the prefix, sorted.
+    /// Returns every key with the prefix, sorted. In a cluster, only the keys of the first node
+    /// that is a master.
     pub async fn names(&self) -> Vec<String> {
         let mut conn = self.connection().await;
         let mut cursor = 0_u64;
@@ -149,7 +150,7 @@ impl PrefixedKeys {
         names
     }
 
-    /// Returns every key with the prefix, with its content and when it expires.
+    /// Returns every key with the prefix, with its content and when it expires. Not for a cluster.
     pub async fn dump(&self) -> RedisDump {
         let names = self.names().await;
         redis_dump(&mut self.connection().await, names)

@@ -32,7 +32,7 @@ pub struct Once {
     /// Exit code: 0 clean or repaired, 1 drift left, 2 could not run.
     pub code: i32,
     pub stdout: String,
-    /// The end of stderr and stdout.
+    /// Stderr and stdout.
     pub log: String,
 }
 

@@ -43,8 +43,9 @@ pub struct CrowdPlan {
     /// Period from the start in which users retry after answers that may change (not open yet,
     /// unavailable, no answer).
     pub patience: Duration,
-    /// Whether each connection sends one uncounted request for a separate user before the clock
-    /// starts, so that opening many connections at once is not part of the measurement.
+    /// Whether each connection sends one uncounted claim of a further user, who may get a slot,
+    /// before the clock starts, so that opening many connections at once is not part of the
+    /// measurement.
     pub warm_up: bool,
     /// Records each request and its answer.
     pub recorder: Option<Recorder>,

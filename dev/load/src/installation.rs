@@ -43,7 +43,7 @@ impl Deref for Installation {
 impl Installation {
     /// Creates one of several installations on the same servers, with a separate database, key
     /// prefix, topic and group. `build` is the folder of the programs; by default that of this
-    /// program. Passes run only on request.
+    /// program. After its first passes, a daemon runs passes only on request.
     pub async fn named(servers: &Arc<Stack>, name: &str, build: Option<&Path>) -> Result<Self> {
         let mysql = &servers.mysql;
         let database = format!("firstcome_{name}");

@@ -18,8 +18,9 @@ pub struct Ops {
     token: String,
 }
 
-/// Every method except [`Ops::is_ready`] fails if the response is not 2xx. The error contains the
-/// status and the body.
+/// Every method fails if the response is not 2xx, except [`Ops::is_ready`], [`Ops::my_claim`], and
+/// [`Ops::use_code`] for a code that another order uses. The error contains the status and the
+/// body.
 impl Ops {
     /// The token may be empty for routes without authentication.
     pub fn new(url: &str, token: &str) -> Self {
@@ -92,8 +93,8 @@ impl Ops {
         bail!("another pass has been running for {PASS_LIMIT:?}")
     }
 
-    /// Uses a code for an order, repeating the request until it is answered. Returns whether the
-    /// order uses it.
+    /// Uses a code for an order, repeating the request for up to a minute while it gets no answer
+    /// or a 5xx. Returns true if the order uses the code, and false if another order does.
     pub async fn use_code(&self, code: &str, reference: &str) -> Result<bool> {
         let begun = Instant::now();
         let body = json!({"reference": reference});

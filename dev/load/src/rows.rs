@@ -13,9 +13,9 @@ use crate::answer::PromisedSlot;
 pub struct Rows {
     pub all: usize,
     pub by_consumer: usize,
-    /// Number of rows on a slot above the quantity.
+    /// Number of rows on a slot outside the quantity.
     pub over_issued: usize,
-    /// Number of additional rows of the same user.
+    /// Number of additional rows of the same user, in any drop of the coupon.
     pub duplicates: usize,
     /// Users who were promised a coupon but have no row with the promised drop and slot.
     pub promised_without_row: BTreeSet<String>,

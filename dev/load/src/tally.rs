@@ -155,7 +155,8 @@ pub struct Tally {
     pub late: u64,
     /// The first answer outside the contract, for diagnosis.
     pub unclear: Option<String>,
-    /// Latency of `accepted`. In an open loop it counts from the due time of the request.
+    /// Latency of `accepted`. In an open loop it counts from the due time of the request, and for a
+    /// retry from its sending.
     pub winners: Latency,
     /// Latency of all other answers.
     pub others: Latency,

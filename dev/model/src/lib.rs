@@ -37,7 +37,8 @@ use std::hash::Hash;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// A violated property, and the shortest history that violates it.
+/// A violated property, and the shortest history that violates it. If the property must hold
+/// sometimes, there is no such history, and a sentence says that it never happens.
 pub type Counterexample = (&'static str, Vec<String>);
 
 /// A protocol, and the faults that may happen to it.
@@ -70,7 +71,8 @@ pub struct Case {
 }
 
 impl Case {
-    /// Returns the number of states, and a violation in one of them.
+    /// Explores the states until one violates a property. Returns their number, and the violation
+    /// if there is one.
     pub fn explore(self) -> (usize, Option<Counterexample>) {
         (self.explore)()
     }

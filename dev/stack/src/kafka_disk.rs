@@ -17,8 +17,9 @@ impl KafkaServer {
         Ok((path, log))
     }
 
-    /// Flips a bit at the first occurrence of these bytes in a partition's log. The broker keeps
-    /// serving the batch unchanged, and only its checksum reveals the corruption.
+    /// Flips a bit at the first occurrence of these bytes in the first segment of a partition's
+    /// log. The broker serves the changed batch as it is, and only its checksum reveals the
+    /// corruption.
     pub fn garble(&self, topic: &str, partition: i32, bytes: &[u8]) -> Result<()> {
         let (path, log) = self.log_of(topic, partition)?;
         let at = log
@@ -32,7 +33,7 @@ impl KafkaServer {
         Ok(())
     }
 
-    /// Whether these bytes occur in a partition's log.
+    /// Whether these bytes occur in the first segment of a partition's log.
     pub fn log_contains(&self, topic: &str, partition: i32, bytes: &[u8]) -> Result<bool> {
         let (_, log) = self.log_of(topic, partition)?;
         Ok(log.windows(bytes.len()).any(|window| window == bytes))

@@ -8,7 +8,7 @@ use ::redis::{RedisResult, cmd};
 /// The content of each key, and when it expires in Unix milliseconds (-1: never).
 pub type RedisDump = BTreeMap<String, (Vec<u8>, i64)>;
 
-/// Reads keys. Two dumps are equal if and only if nothing was changed between them.
+/// Reads keys, to compare two moments. A change between them that was undone does not show.
 pub async fn redis_dump(
     conn: &mut impl ConnectionLike,
     names: Vec<String>,

@@ -21,8 +21,8 @@ pub struct StackOptions {
 }
 
 impl StackOptions {
-    /// Options for tests: MySQL never waits for the disk, so a migration takes 1.3 s instead of 2.3
-    /// s. Writes of a killed server survive in the page cache.
+    /// Options for tests: MySQL writes no binary log and never waits for the disk, so a migration
+    /// takes 1.3 s instead of 2.3 s. Writes of a killed server survive in the page cache.
     pub fn without_fsync() -> Self {
         let arguments = [
             "--innodb-flush-method=nosync",

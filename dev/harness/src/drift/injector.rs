@@ -34,8 +34,8 @@ pub struct Injector {
 }
 
 impl Injector {
-    /// Creates an injector for the given drop, or for the newest drop with rows (of the given
-    /// coupon), since most kinds of drift need users who hold a coupon.
+    /// Creates an injector for the given drop, or for the newest drop (of the given coupon). A drop
+    /// with rows takes precedence, because most kinds of drift need users who hold a coupon.
     pub async fn new(
         sql: Sql,
         redis: PrefixedKeys,

@@ -2,8 +2,8 @@
 
 use clap::ValueEnum;
 
-/// The kinds that can be injected. The word before the colon is the name that the reconciler gives
-/// to the finding.
+/// The kinds that can be injected. The word before the colon is the kind of a finding that reports
+/// the damage. Some damage is reported as another kind, if a pass sees another difference first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Drift {
     /// Delete MySQL rows of users who were promised a coupon
@@ -54,7 +54,7 @@ pub enum Drift {
     /// Run FLUSHALL in Redis
     #[value(name = "redis_lost:flushed")]
     RedisFlushed,
-    /// Delete the gates from Redis, which closes admission, as after a restart
+    /// Delete the gates of all coupons from Redis, which closes admission, as after a restart
     #[value(name = "redis_lost:gate")]
     RedisGate,
 }

@@ -144,15 +144,15 @@ pub enum RecordedScope {
     Coupon,
 }
 
-/// The checked columns of a row of `issued_coupons`. The slot may be invalid, because the table
-/// allows it.
+/// The checked columns of a row of `issued_coupons`. The slot may be invalid, because the checker
+/// does not rely on the schema.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RecordedRow {
     pub slot: i64,
     pub person: String,
 }
 
-/// The answer that a user got to a claim.
+/// The answer to a claim, to its return or revocation, or to a change of an allow list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum RecordedAnswer {
@@ -208,8 +208,8 @@ pub enum RecordedOutcome {
 }
 
 impl RecordedOutcome {
-    /// Maps an HTTP answer to a claim to its outcome. A 503 is unknown, because a script that timed
-    /// out may have run. A 2xx that cannot be parsed is also unknown.
+    /// Maps the HTTP answer to a claim or a revocation to its outcome. A 408 or 5xx is unknown,
+    /// because a script that timed out may have run. A 2xx that cannot be parsed is also unknown.
     pub fn of_http(status: u16, body: &Value) -> Self {
         let code = || {
             body.get("code")

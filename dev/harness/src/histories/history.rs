@@ -11,7 +11,7 @@ use crate::histories::event::{
 /// One request and its outcome.
 #[derive(Debug, Clone)]
 pub struct Operation {
-    /// Line number of its `invoked`.
+    /// Line number of the event that begins it.
     pub line: usize,
     pub act: OperationKind,
     /// The requested coupon.
@@ -83,7 +83,7 @@ pub struct History {
     pub drops: BTreeMap<u64, RecordedDrop>,
     /// The initial allow list of each coupon that has one.
     pub lists: BTreeMap<u64, HashSet<String>>,
-    /// The operations in the order of their `invoked` lines.
+    /// The operations in the order in which they begin.
     pub operations: Vec<Operation>,
     /// The reads in order, without the final ones.
     pub reads: Vec<RowsRead>,

@@ -12,7 +12,8 @@ use crate::histories::event::{
 };
 
 /// Writes lines in the order of events, from any thread. Clones write to the same history. Every
-/// line is flushed immediately, so that the history of a killed process can be judged.
+/// line is passed to the writer immediately, so that the history of a killed process can be judged
+/// if the writer has no buffer, as a file has none.
 #[derive(Clone)]
 pub struct Recorder(Arc<Mutex<Inner>>);
 

@@ -21,11 +21,11 @@ pub struct Figures {
     pub unknown: usize,
     pub promises: usize,
     pub kept: usize,
-    /// Promises listed as broken.
+    /// Promises that are listed as broken and have no final row.
     pub broken: usize,
-    /// Claims that were returned or revoked and whose request got an answer.
+    /// Requests that were answered with a return or a revocation, including repeated ones.
     pub revoked: usize,
-    /// Reads of rows or of their number, including the final ones.
+    /// Reads of rows, including the final ones.
     pub reads: usize,
     /// Rows that the final reads returned.
     pub rows: usize,

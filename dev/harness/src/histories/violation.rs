@@ -25,11 +25,11 @@ pub enum Rule {
     TooFew,
     /// A row that was read is missing at the end.
     Vanished,
-    /// A user still has a revoked slot at the end.
+    /// A user has a slot at the end after a revocation that does not allow another claim.
     RevokedHeld,
-    /// A user was promised a slot after a revocation.
+    /// A user was promised a slot after a revocation that does not allow another claim.
     RevokedPromised,
-    /// A user on the allow list got `not_allowed`.
+    /// A user got `not_allowed`, although the user was on the allow list or the coupon has none.
     TurnedAway,
     /// A valid promise was denied later.
     Denied,
@@ -44,7 +44,7 @@ pub enum Rule {
 pub struct Violation {
     pub rule: Rule,
     pub drop: u64,
-    /// 0 if the violation concerns the whole drop.
+    /// 0 if the violation concerns no particular slot.
     pub slot: i64,
     pub person: String,
     /// The line of the history that shows it. 0 is the end.

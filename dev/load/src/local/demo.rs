@@ -35,9 +35,9 @@ const CONNECTIONS_OF_SHOPS: usize = 32;
 /// Passes every three seconds.
 const CRON: &str = "*/3 * * * * *";
 
-/// Runs the demo on private servers, shuts everything down again and prints the result. Returns
-/// whether the total is exact, each code is used once, no answers contradict each other, and every
-/// process stopped cleanly.
+/// Runs the demo on private servers, prints the result and shuts everything down again. Returns
+/// whether the total is exact, each code is used by one order, a mail reports a repair, no answers
+/// contradict each other, and every process stopped cleanly.
 pub async fn run(quantity: u32, people: u32) -> Result<bool> {
     let mut system = Local::start(CRON, None).await?;
     let shown = play(quantity, people, &mut system).await;

@@ -253,7 +253,7 @@ impl Protocol {
 
 /// No user gets two coupons.
 pub const NO_SECOND_ROW: &str = "no user has a second row";
-/// A repaired counter admits nobody beyond the quantity.
+/// A repaired counter admits nobody beyond the quantity, or beyond what a fault has added to it.
 pub const NEVER_OVERSOLD: &str = "no more is sold than the quantity";
 /// Their consumer may decide by the column, so it must be right.
 pub const COLUMN_KEPT: &str = "at rest, the column equals the rows";

@@ -135,7 +135,8 @@ impl Protocol {
     }
 }
 
-/// No two users have a promise of the same slot, and no user has promises of two slots.
+/// No two users have a promise of the same slot, and no user has promises of two slots, apart from
+/// promises that were given back or are listed as broken.
 pub const ONE_EACH: &str = "one slot a user, one user a slot";
 /// Topic, rows or dead letters hold every promise. If one of these stores lost data, Redis may be
 /// the only one that does.
@@ -144,7 +145,8 @@ pub const HELD: &str = "a store besides Redis holds every promise";
 pub const UNBROKEN: &str = "no promise is broken without a reason";
 /// Only a loss of data or a manual change closes an open coupon; no traffic and no crash does.
 pub const NOT_CLOSED: &str = "no clean coupon is closed";
-/// No answer confirms a claim that was given back.
+/// No answer confirms a claim that was given back, unless MySQL forgot the return or got a row by
+/// hand.
 pub const NOT_TOLD: &str = "a claim that was given back is not promised";
 /// Nobody is admitted after a pause was answered.
 pub const PAUSED: &str = "settings that were answered are in force";

@@ -412,7 +412,7 @@ impl Protocol {
 pub const NEVER_UNVERIFIED: &str = "no coupon is open unverified";
 /// A demoted server answers no claim from its old data.
 pub const NEVER_BY_OLD_DATA: &str = "no replica answers";
-/// Only a loss of Redis closes an open coupon.
+/// Only a loss of Redis, a change of its server or a dirty drop closes an open coupon.
 pub const NOT_CLOSED: &str = "no clean coupon is closed";
 /// A coupon that was closed because a drop was dirty opens once that drop is rebuilt.
 pub const NOT_DIRTY: &str = "no dirty coupon is opened";

@@ -299,7 +299,7 @@ impl Protocol {
     }
 }
 
-/// A user with a coupon never gets `sold_out`.
+/// A user with a coupon never gets `sold_out` from an API's memory.
 pub const NO_HOLDER: &str = "no holder is answered from memory";
 /// While users get `sold_out`, no slot is available, or the drop is leased.
 pub const NO_SLOT: &str = "memory answers only without a slot, or while it is leased";
