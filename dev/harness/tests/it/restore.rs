@@ -59,10 +59,11 @@ async fn claims_returns_and_quantities_newer_than_a_dump_are_restored_if_redis_i
         codes[slot as usize - 1].as_str()
     };
     assert_eq!(shop.use_code(code(0), "order-1").await, used());
+    let (autumn, _) = fixture.held("Autumn", 30, 5).await;
     shell.run(&dump).await;
     assert_eq!(shop.use_code(code(1), "order-2").await, used());
 
-    // What the dump lacks: claims, a return, a revocation, a raised quantity, and a coupon.
+    // What the dump lacks: claims, a return, a revocation, changed quantities, and a coupon.
     rush(&[api], winter.id, &people(20)[10..], 10).await;
     let [giver, again] = [&held[2].0, &held[3].0];
     let slot = api.give_back(winter.id, giver).await.unwrap().1.unwrap();
@@ -74,6 +75,7 @@ async fn claims_returns_and_quantities_newer_than_a_dump_are_restored_if_redis_i
     api.change(winter.id, &json!({"quantity": 23})).await;
     assert!(api.claim(winter.id, "more-1").await.is_accepted());
     all_issued(world, winter.drop, 21).await;
+    api.change(autumn.id, &json!({"quantity": 12})).await;
     let (spring, spring_held) = fixture.held("Spring", 6, 5).await;
     let spring_giver = spring_held[0].0.as_str();
     api.give_back(spring.id, spring_giver).await.unwrap();
@@ -124,6 +126,7 @@ async fn claims_returns_and_quantities_newer_than_a_dump_are_restored_if_redis_i
     assert_eq!(shop.use_code(code(1), "order-9").await, problem("used"));
     assert!(api.claim(winter.id, giver).await.is("revoked"));
     assert!(api.claim(spring.id, spring_giver).await.is("revoked"));
+    assert_eq!(api.coupon(autumn.id).await["quantity"], json!(12));
     let [winter, spring] = [api.coupon(winter.id).await, api.coupon(spring.id).await];
     let found = (&winter["quantity"], &winter["name"]);
     assert_eq!(found, (&json!(23), &json!("Winter")));
