@@ -73,7 +73,12 @@ pub(super) async fn flush(system: &SystemUnderTest) -> Result<Effect> {
 /// Kills Redis and restarts it with an older copy of its data.
 pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
     let _alone = system.servers.alone(Redis).await;
-    let old = OldCopy::of(&system.servers.redis())?;
+    let redis = system.servers.redis();
+    // A replica that synchronizes, among others, renames and deletes files.
+    redis.freeze().await?;
+    let old = OldCopy::of(&redis);
+    redis.thaw().await?;
+    let old = old?;
     pause(age_ms).await;
     let before = people(system).await?;
     system.servers.kill(Redis).await?;
