@@ -608,8 +608,8 @@ impl AttachFile {
         // Another campaign of the table may make a column of `where` one that never changes.
         let changing = campaign.changing();
         let what = format!(
-            "{stores}\n{users:?}\n{count:?}\n{rows:?}\n{changing:?}\n{failed:?}\n{stock:?}\n{sale:?}\n\
-            {queue:?}"
+            "{stores}\n{users:?}\n{count:?}\n{rows:?}\n{changing:?}\n{failed:?}\n{stock:?}\n\
+            {sale:?}\n{queue:?}"
         );
         let hash = Sha256::digest(format!("{reading}\n{what}"));
         hash[..16].iter().fold(String::new(), |mut text, byte| {
