@@ -2,10 +2,10 @@
 //! because countries change their clocks at a few weeks' notice.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::LazyLock;
-use std::{fmt, iter};
 
 use chrono::{
     DateTime, FixedOffset, NaiveDate, NaiveDateTime, Offset as _, TimeDelta, Timelike as _, Utc,
@@ -106,9 +106,15 @@ impl Rules {
             host.ok()
         });
         let mut zones = BTreeMap::new();
-        for database in iter::once(TimeZoneDatabase::bundled()).chain(host) {
-            let names = database.available().map(|name| name.to_string());
-            zones.extend(names.filter_map(|name| Some((name.clone(), database.get(&name).ok()?))));
+        for database in host.into_iter().chain([TimeZoneDatabase::bundled()]) {
+            for name in database.available() {
+                if zones.contains_key(name.as_str()) {
+                    continue;
+                }
+                if let Ok(zone) = database.get(name.as_str()) {
+                    zones.insert(name.to_string(), zone);
+                }
+            }
         }
         zones
     }
@@ -186,7 +192,12 @@ impl FromStr for Tz {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let zone = ZONES.get(text.trim()).map(Self);
+        let name = text.trim();
+        // Most processes use no other zone, and need not read the rules of six hundred.
+        if name == "UTC" {
+            return Ok(Self::utc());
+        }
+        let zone = ZONES.get(name).map(Self);
         zone.ok_or_else(|| {
             let shown: String = text.chars().take(60).collect();
             format!("{shown:?} is not a time zone; give an IANA name such as Asia/Seoul")
