@@ -94,7 +94,7 @@ mod tests {
     };
 
     #[test]
-    fn repair_is_held_for_the_gravest_reason_that_an_operator_can_act_on() {
+    fn repair_is_held_for_lack_of_trust_before_number_and_number_before_doubt() {
         let (untrusted, doubted) = (HeldBecause::Untrusted, HeldBecause::Doubted);
         let (none, some) = (None, Some(Doubt::MayDouble));
         let others = HeldBecause::OthersShown;

@@ -51,6 +51,14 @@ pub struct Judgement {
     pub counts_unclear: bool,
 }
 
+impl Judgement {
+    /// Whether the looks show that everything is right. Without findings they do not if a sale may
+    /// hide a wrong count.
+    pub fn is_clean(&self) -> bool {
+        self.found.is_empty() && !self.counts_unclear
+    }
+}
+
 /// Judges a target.
 pub fn judge(facts: &Facts) -> Judgement {
     let room = facts.quantity.saturating_sub(facts.now.rows);
@@ -675,6 +683,7 @@ mod tests {
             let judged = judge(&selling);
             assert!(judged.found.is_empty(), "{judged:?}");
             assert_eq!(judged.counts_unclear, is_unclear, "{means:?} {count}");
+            assert_eq!(judged.is_clean(), !is_unclear, "{means:?} {count}");
             let resting = Facts {
                 is_selling: false,
                 ..selling

@@ -329,6 +329,6 @@ pub struct NewMember {
     pub score: f64,
     /// In a hash.
     pub value: Vec<u8>,
-    /// The looks saw no such key, so it may be created.
+    /// The second look saw no such key, so it may be created.
     pub may_create: bool,
 }

@@ -170,7 +170,7 @@ impl Pass<'_> {
                         let facts = suspect.first.and(suspect.first.clone(), &target);
                         let judged = judge(&facts);
                         if judged.found.is_empty() {
-                            self.learn(&target, &facts, &judged.found).await?;
+                            self.learn(&target, &facts, &judged).await?;
                             let report = drop_report(&target, &facts, judged, facts.now);
                             run.drops.push(report);
                         } else {
@@ -234,9 +234,11 @@ impl Pass<'_> {
         Ok(suspect)
     }
 
-    /// Trusts the mapping if a clean look proves it, and remembers the quantity of that look.
-    async fn learn(&self, target: &Target<'_>, facts: &Facts, judged: &[Judged]) -> Answer<()> {
-        let Some(ours) = self.attached.ours.as_ref().filter(|_| judged.is_empty()) else {
+    /// Trusts the mapping if a clean look proves it, and remembers the quantity of that look. While
+    /// a sale hides a counter that is too high, somebody may be adding to it what they have already
+    /// added to the quantity.
+    async fn learn(&self, target: &Target<'_>, facts: &Facts, judged: &Judgement) -> Answer<()> {
+        let Some(ours) = self.attached.ours.as_ref().filter(|_| judged.is_clean()) else {
             return Ok(());
         };
         if is_proof(facts, judged) {
@@ -295,7 +297,7 @@ impl Pass<'_> {
             }
         }
         let mut judged = judge(&facts);
-        self.learn(target, &facts, &judged.found).await?;
+        self.learn(target, &facts, &judged).await?;
         let mut inserts = judged.found.iter_mut();
         let first = inserts.find(|it| matches!(it.repair, Some(Repair::Insert(..))));
         if let (Some(it), Some(warning)) = (first, may_double) {
@@ -510,7 +512,10 @@ fn drop_report(
     let is_repaired = findings.iter().all(|it| it.result == Outcome::Applied);
     DropReport {
         coupon_name: target.name(),
-        exact: is_repaired && !facts.is_selling && after.rows <= facts.quantity,
+        exact: is_repaired
+            && !facts.is_selling
+            && !judged.counts_unclear
+            && after.rows <= facts.quantity,
         counts_unclear: judged.counts_unclear,
         before,
         after: numbers(after, (facts.failed.len() - closed) as u64),

@@ -279,21 +279,21 @@ impl<'a> Reader<'a> {
         let in_both = seen.number_of(MEMBER | ROW);
         let mut is_disjoint = users.is_some() && !seen.flags.is_empty() && in_both == 0;
         let mut odd = BTreeMap::new();
-        if let Some(users) = users
+        if let Some(users) = &users
             && (users.of.means == UsersMean::Admitted || !sets.missing.is_empty())
             && seen.number_of(MEMBER) > 0
         {
-            odd = self.name_unissued(&users, &seen, &mut sets).await?;
+            odd = self.name_unissued(users, &seen, &mut sets).await?;
             let is_matched = self.match_spellings(&mut sets).await?;
             is_disjoint &= !is_matched;
             self.leave_out_refused(&mut sets).await?;
             self.leave_out_taken_back(&mut sets).await?;
             leave_out_unstorable(&mut sets, &self.shape.rows);
-            sets = match users.of.means {
-                UsersMean::Admitted => sets,
-                UsersMean::Applied => sets.of_rows(),
-            };
         }
+        sets = match users.map(|users| users.of.means) {
+            Some(UsersMean::Applied) => sets.of_rows(),
+            Some(UsersMean::Admitted) | None => sets,
+        };
         self.match_missing(&mut sets).await?;
         let member = if is_disjoint {
             sets.text_around(|id| seen.flags(id.as_bytes()) & ROW != 0)
@@ -481,7 +481,8 @@ impl<'a> Reader<'a> {
                 };
                 if names.len() < NAMED {
                     names.insert(user);
-                } else {
+                } else if before & ROW == 0 {
+                    // Who has several rows changes no number of coupons.
                     sets.is_cut = true;
                 }
             }

@@ -11,15 +11,15 @@ use firstcome_shared::sql;
 
 use crate::config::{AttachFile, Campaign};
 use crate::facts::{Facts, recorded};
-use crate::judge::Judged;
+use crate::judge::Judgement;
 use crate::{Answer, Ours};
 
 /// Users who must be members and have rows, so that a clean look proves the mapping.
 const PROVES: u64 = 10;
 
 /// Whether the look was clean and proves the mapping.
-pub fn is_proof(facts: &Facts, judged: &[Judged]) -> bool {
-    judged.is_empty() && facts.in_both >= PROVES
+pub fn is_proof(facts: &Facts, judged: &Judgement) -> bool {
+    judged.is_clean() && facts.in_both >= PROVES
 }
 
 /// What a clean look saw.

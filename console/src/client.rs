@@ -298,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn query_omits_empty_parameters_and_encodes_all_characters() {
+    fn query_omits_empty_parameters_and_encodes_all_but_letters_and_digits() {
         assert_eq!(query(&[("page", ""), ("reason", "")]), "");
         assert_eq!(
             query(&[("page", "2"), ("drop_id", ""), ("reason", "few & odd")]),

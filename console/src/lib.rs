@@ -49,7 +49,7 @@ pub struct Console {
     /// `API_URL` and a file of additional certificate authorities. Without them the page cannot
     /// change coupons.
     pub api: Option<(String, Option<PathBuf>)>,
-    /// The tokens that log in. Cookies are signed with keys derived from them.
+    /// The tokens with which operators log in. Cookies are signed with keys derived from them.
     pub token: OpsToken,
     /// `PUBLIC_URL`, where browsers show the page.
     pub public_url: Option<String>,

@@ -76,7 +76,7 @@ UPDATE coupons c JOIN (SELECT *, ROW_NUMBER() OVER (PARTITION BY coupon_id ORDER
     SET c.quantity = t.quantity, c.paused = COALESCE(t.paused, FALSE), c.waiting_list = COALESCE(t.waiting_list, 0), c.allow_rule = t.allow_rule;
 COMMIT;
 SELECT t.coupon_id, t.drop_id AS 'drop missing in the restored schedule', FROM_UNIXTIME(t.opens_ms / 1000) AS opens_at,
-    (SELECT COUNT(*) FROM void_claims v WHERE v.drop_id = t.drop_id) AS 'revocations left out: repeat this once an API has made the drop'
+    (SELECT COUNT(*) FROM void_claims v WHERE v.drop_id = t.drop_id) AS 'revocations left out: before consumers and reconcilers start, PATCH the name of the coupon at an API, which makes the drop, and repeat this'
     FROM redis_drops t
     WHERE t.drop_id NOT IN (SELECT id FROM drops);
 SQL

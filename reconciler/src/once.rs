@@ -122,8 +122,9 @@ fn print(run: &Run, full_ids: bool) {
     }
     let (drops, Examined { users, rows, .. }) = run.examined();
     let status = run.status.as_str();
+    let run_id = &run.run_id;
     firstcome_shared::say!(
-        "{status}; drops: {drops}, users: {users}, rows: {rows}, findings: {total}"
+        "{status}; drops: {drops}, users: {users}, rows: {rows}, findings: {total}; run {run_id}"
     );
     if let Some(error) = &run.error {
         firstcome_shared::say!("failed: {}", plainly(run.cause(), error));

@@ -38,7 +38,8 @@ pub fn unasked() -> Run {
 /// Adds the error of a pass to its run.
 pub fn fail(run: &mut Run, error: &PassError) {
     fail_by(run, error.cause(), error.to_string());
-    // The run that reopens the coupons reports the loss.
+    // Neither is an alert: the next pass does the work of a stopped one, and the run that reopens
+    // the coupons reports that Redis was replaced.
     run.stopped = matches!(error, PassError::Stopped | PassError::Replaced);
     tracing::error!(run_id = run.run_id, %error, "the pass failed");
 }

@@ -205,6 +205,33 @@ async fn stock_that_somebody_is_adding_is_not_added_twice() {
 }
 
 #[tokio::test]
+async fn look_during_a_sale_remembers_no_quantity() {
+    let count = "quantity_sql = 'SELECT total FROM stock'
+        count = { key = '@left', means = 'left' }";
+    let kept = "where = { is_deleted = 0, deleted_at = '{null}' }";
+    let sale = Sale::open(SET, kept, count).await;
+    sale.world.sql("UPDATE stock SET total = 100000").await;
+    sale.add_users(0..20).await;
+    let () = sale.world.redis("SET @left 99980").await;
+    assert_eq!(sale.pass().await.0, Vec::<String>::new());
+    sale.world.sql("UPDATE stock SET total = 150000").await;
+    let selling = async {
+        loop {
+            let () = sale.world.redis("DECR @left").await;
+        }
+    };
+    tokio::select! {
+        (found, whys) = sale.pass() => assert_eq!(found, Vec::<String>::new(), "{whys}"),
+        () = selling => {}
+    }
+    // They have not added the fifty thousand yet.
+    let () = sale.world.redis("SET @left 99980").await;
+    let (found, whys) = sale.pass().await;
+    assert_eq!(found, ["1 count_mismatch planned"], "{whys}");
+    assert!(whys.contains("somebody may have added stock"), "{whys}");
+}
+
+#[tokio::test]
 async fn list_named_in_another_form_is_refused() {
     let sale = Sale::open(SET, ONCE, "queue = { list = '@queue' }").await;
     let key = Form::Java.key(&sale.world.key("@queue"));

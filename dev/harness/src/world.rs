@@ -247,7 +247,7 @@ const SETTINGS: [(&str, &str); 10] = [
     ("KAFKA_SIGNING_KEY", SIGNING_KEY),
     ("ALERT_FROM", "firstcome@example.com"),
     ("ALERT_TO", "duty@example.com"),
-    // A test with a failing store would otherwise wait a minute for the mail.
+    // Otherwise, a test with a failing store would wait half a minute for the mail.
     ("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "0"),
     // Long enough for a busy machine, because these tests do not cover slow answers.
     ("STORE_TIMEOUT_MS", "10000"),

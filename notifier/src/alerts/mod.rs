@@ -151,7 +151,7 @@ pub fn problems(run: &Run, broken: &[BrokenPromise]) -> Vec<Problem> {
         });
     }
     let found = groups.into_iter().map(|(key, it)| from_findings(key, it));
-    // A pass that was stopped with its process is no problem: the next pass does all of its work.
+    // A pass that was stopped is no problem: the next pass does all of its work.
     let has_failed = run.status == Status::Failed && !run.stopped;
     let mut all = if has_failed {
         failures(run)

@@ -69,8 +69,11 @@ impl Section<'_> {
                     let what = "Pause the coupon: nobody can claim until it is resumed";
                     blocks.extend(links.change_coupon(coupon, r#"{"paused":true}"#, what));
                 }
-                blocks.push(Block::command("List the repairs", self.once(" --dry-run")));
-                blocks.push(Block::command("Confirm them", self.once(" --confirm")));
+                let list = "List the repairs; the last line names the run";
+                blocks.push(Block::command(list, self.once(" --dry-run")));
+                let confirm = "Confirm exactly these; RUN is that run";
+                let options = " --confirm --shown-by RUN";
+                blocks.push(Block::command(confirm, self.once(options)));
             }
             Remedy::Raise => blocks.extend(self.raise(links, run)),
             Remedy::DeadLetters => blocks.extend(self.dead_letters(links)),
@@ -176,8 +179,9 @@ impl Section<'_> {
                 .campaign(self.problem.coupon_id)
                 .map_or(&drop.name, |campaign| &campaign.name);
             let campaign = wording::shell_word(name);
-            let confirm = format!("{once} --campaign {campaign} --confirm");
-            blocks.push(Block::command("Confirm what is held back", confirm));
+            let confirm = format!("{once} --campaign {campaign} --confirm --shown-by RUN");
+            let what = "Confirm what is held back; RUN is the run that the list names at its end";
+            blocks.push(Block::command(what, confirm));
         }
         blocks
     }

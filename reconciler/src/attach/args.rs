@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use firstcome_shared::config::{NumberOrUnset, TlsArgs, listen_address, number_or_unset, secret};
 use secrecy::SecretString;
+use uuid::Uuid;
 
 use crate::args::{LISTEN_ADDR, ScheduleArgs, ops_token, ops_view_token};
 use crate::notify::{NotifyArgs, WebhookArgs};
@@ -29,6 +30,9 @@ pub struct AttachArgs {
     /// Confirm the repairs that were shown and held back, campaign by campaign
     #[arg(long, requires = "campaign")]
     pub confirm: bool,
+    /// The run that has shown the confirmed repairs: no others are made
+    #[arg(long, value_name = "RUN", requires = "confirm")]
+    pub shown_by: Option<Uuid>,
     /// Print the run as JSON
     #[arg(long, requires = "once")]
     pub json: bool,

@@ -43,6 +43,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         coupon,
         dry_run: args.dry_run,
         confirm: args.confirm,
+        shown_by: args.shown_by,
         patience: PATIENCE,
         ..PassRequest::new(Trigger::Cli)
     };

@@ -295,7 +295,7 @@ impl Schedules {
         let Some(due) = own.missed_since(now).filter(|_| !own.is_mailed) else {
             return;
         };
-        // The lock was just released, or MySQL is unavailable: the next attempt shows which.
+        // `None` if no pass holds the lock now, or MySQL does not answer.
         let holder = self.db.pass_holder().await.ok().flatten();
         let missed = MissedRun {
             schedule: own.job.setting().to_owned(),

@@ -167,7 +167,7 @@ async fn coupon_that_was_used_is_not_issued_again() {
 /// Otherwise their consumers would hand out again what a repair gave, or never hand out what a
 /// trigger took twice.
 #[tokio::test]
-async fn column_that_counts_moves_once_with_each_row_or_is_named() {
+async fn stock_column_moves_once_with_each_row_and_an_undescribed_one_is_reported() {
     let world = World::without_key().await;
     world.sql("ALTER TABLE stock ADD remaining INT").await;
     world.sql("INSERT INTO stock VALUES (7, 20, 3)").await;

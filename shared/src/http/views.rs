@@ -185,7 +185,7 @@ pub struct DropDetails {
     pub coupon: CouponDetails,
     /// The response of `GET /v1/overview`, limited to this drop.
     pub overview: Overview,
-    /// Users whose loss of a slot waits for a confirmation; null: none.
+    /// Users who would lose their slot if an operator confirmed the repairs; null: none.
     pub held_back: Option<u32>,
     /// The run that has shown them; null: none.
     #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]

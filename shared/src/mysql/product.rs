@@ -46,6 +46,10 @@ pub(super) async fn check(settings: &DbSettings) -> anyhow::Result<()> {
 /// Products that name themselves in their version or its comment.
 const PRODUCTS: [&str; 4] = ["MariaDB", "TiDB", "Vitess", "PlanetScale"];
 
+/// The oldest MySQL that runs the migration. The oldest that is supported is 8.4, but services that
+/// are compatible with 8.0 are not refused.
+const OLDEST: [u32; 3] = [8, 0, 29];
+
 /// Returns why a server with these variables is not supported.
 fn unsupported(variables: &HashMap<&str, &str>) -> Option<String> {
     let value = |name| variables.get(name).copied().unwrap_or_default();
@@ -66,13 +70,16 @@ fn unsupported(variables: &HashMap<&str, &str>) -> Option<String> {
             if mode.is_empty() { "not set" } else { mode }
         ));
     }
-    let major = version
-        .split('.')
-        .next()
-        .and_then(|major| major.parse::<u32>().ok());
-    major
-        .filter(|major| *major < 8)
-        .map(|_| format!("MySQL {version} is too old: it ignores CHECK constraints"))
+    let numbers: Vec<u32> = version
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok())
+        .collect();
+    let is_old = match numbers.as_slice() {
+        [major, minor, patch, ..] => [*major, *minor, *patch] < OLDEST,
+        [major, ..] => *major < OLDEST[0],
+        [] => false,
+    };
+    is_old.then(|| format!("MySQL {version} is too old: it has no CREATE TRIGGER IF NOT EXISTS"))
 }
 
 #[cfg(test)]
@@ -98,7 +105,10 @@ mod tests {
                 "version=8.0.42;wsrep_on=ON;pxc_strict_mode=ENFORCING",
                 Some("now: ENFORCING"),
             ),
-            ("version=5.7.44", Some("too old")),
+            ("version=8.0.mysql_aurora.3.08.0", None),
+            ("version=8.0.29", None),
+            ("version=8.0.28", Some("too old")),
+            ("version=5.7.44-log", Some("too old")),
         ] {
             let pairs = variables.split(';').filter_map(|pair| pair.split_once('='));
             let said = unsupported(&pairs.collect());

@@ -105,7 +105,7 @@ impl Db {
 
     /// Finds the coupons in which a user has a row, a revocation, or a broken promise.
     pub async fn coupons_of_person(&self, user: &UserId) -> DbResult<Vec<CouponId>> {
-        // Uses the unique key of each table: one lookup per coupon.
+        // Each table has an index that begins with coupon and user: one lookup per coupon.
         let of = |table| {
             format!(
                 "SELECT t.coupon_id AS id FROM coupons c \

@@ -383,7 +383,8 @@ pub struct Run {
     /// end. Not stored, because it matters only right after the pass.
     #[serde(skip)]
     pub partial: bool,
-    /// The pass failed because the process was asked to stop. Not stored, like `partial`.
+    /// The pass failed for a reason that is no alert of its own: its process was stopped, Redis was
+    /// replaced, or only this process lost Redis. Not stored, like `partial`.
     #[serde(skip)]
     pub stopped: bool,
     pub status: Status,

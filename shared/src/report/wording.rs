@@ -68,7 +68,7 @@ pub fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
 pub struct ActionWords {
     /// The label of a completed action.
     pub done: &'static str,
-    /// The label of an action that was held back or failed.
+    /// The label of an action that was not carried out.
     pub to_do: &'static str,
 }
 

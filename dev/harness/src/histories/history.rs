@@ -230,7 +230,8 @@ impl History {
                     return Err(format!("drop {drop} has ended before"));
                 }
             }
-            // Only porcupine judges shops and needs to know when a quantity is uncertain.
+            // Only porcupine judges shops, and needs to know when a quantity is uncertain. The last
+            // three begin operations, which the caller records.
             RecordedEvent::Changing { .. }
             | RecordedEvent::Changed { .. }
             | RecordedEvent::CodeAsked { .. }

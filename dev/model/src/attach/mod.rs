@@ -26,7 +26,7 @@ pub enum Commit {
     AfterRow,
 }
 
-/// How the column of their stock row follows the rows.
+/// How the counter column of their stock table changes when a coupon's row is inserted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Column {
     None,

@@ -172,7 +172,12 @@ async fn mariadb_is_compared_and_repaired_as_mysql_is() {
         6,
         "{planned}"
     );
-    let confirmed = pass(&["--campaign", "Winter", "--confirm"], 0).await;
+    let confirm = ["--campaign", "Winter", "--confirm", "--shown-by"];
+    let another_run = uuid(1);
+    let refused = pass(&[&confirm[..], &[&another_run]].concat(), 1).await;
+    assert_eq!(refused["status"], "braked", "{refused}");
+    let shown_by = planned["run_id"].as_str().unwrap();
+    let confirmed = pass(&[&confirm[..], &[shown_by]].concat(), 0).await;
     assert_eq!(confirmed["status"], "repaired", "{confirmed}");
     let last = pass(&[], 0).await;
     assert_eq!(last["status"], "clean", "{last}");

@@ -39,7 +39,7 @@ async fn repairs_work(fixture: &Fixture) {
         held,
         end,
     };
-    // One kind of damage for each connection from the reconciler to a store.
+    // Damage to rows, to dead letters and to Redis.
     let cases = [
         case(Drift::Unissued, 3, &["unissued"][..], 20, 20),
         case(Drift::FailedDuplicate, 2, &["failed_claim"], 12, 12),
