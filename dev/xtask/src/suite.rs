@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
@@ -16,10 +17,14 @@ pub(crate) const SYSTEM: &str = "it";
 /// The crate with these tests.
 const HARNESS: &str = "firstcome-harness";
 
-/// Number of fault schedules for every change, and the minutes after which a slow machine begins no
-/// more of them, unless `MINUTES` is set. `make chaos SEEDS=1000` runs those of a release.
+/// Number of fault schedules for every change. `make chaos SEEDS=1000` runs those of a release.
 const SEEDS: &str = "60";
+/// After these minutes no more schedules begin, unless `MINUTES` is set. On a slow machine they
+/// begin for less time, because the check of a change must end within a quarter of an hour.
 const MINUTES: &str = "2";
+const MINUTES_IF_SLOW: &str = "1";
+/// A machine is slow if the tests of the system took longer.
+const SLOW: Duration = Duration::from_mins(5);
 
 /// Runs the tests of every change. With arguments, runs `cargo test` with them.
 pub(crate) fn test(args: &[String]) -> Result<()> {
@@ -74,8 +79,14 @@ fn every_change(profile: &Profile) -> Result<()> {
     thread::scope(|scope| {
         let others = scope.spawn(|| kept(&mut others));
         let checker = scope.spawn(histories::build);
+        let begun = Instant::now();
         let system = run(&mut system);
-        let searched = schedules(profile).and_then(|mut chaos| run(&mut chaos));
+        let minutes = if begun.elapsed() > SLOW {
+            MINUTES_IF_SLOW
+        } else {
+            MINUTES
+        };
+        let searched = schedules(profile, minutes).and_then(|mut chaos| run(&mut chaos));
         let (log, others) = joined(others)?;
         print!("{log}");
         let linear = joined(checker)
@@ -106,7 +117,7 @@ fn kept(command: &mut Command) -> Result<(String, Result<()>)> {
 
 /// Returns the command of the fault schedules. Each commit draws different ones, so that new
 /// schedules are tried all the time. `FIRST` and `SEEDS` in the environment select them.
-fn schedules(profile: &Profile) -> Result<Command> {
+fn schedules(profile: &Profile, minutes: &str) -> Result<Command> {
     let seeds = setting("SEEDS").unwrap_or_else(|| SEEDS.to_owned());
     let of_commit = || {
         let commit = output(command("git").args(["rev-parse", "HEAD"]))?;
@@ -118,7 +129,7 @@ fn schedules(profile: &Profile) -> Result<Command> {
     let mut chaos = profile.program("firstcome-chaos");
     let workers = (processors() + 1).to_string();
     chaos.envs([("FIRST", first), ("SEEDS", seeds), ("WORKERS", workers)]);
-    let minutes = setting("MINUTES").unwrap_or_else(|| MINUTES.to_owned());
+    let minutes = setting("MINUTES").unwrap_or_else(|| minutes.to_owned());
     chaos.args(["run", "--regressions", "--minutes", &minutes]);
     chaos.env("HISTORIES", histories::FOLDER);
     in_memory(&mut chaos);
