@@ -258,7 +258,8 @@ impl<'a> PassSummary<'a> {
             return text;
         };
         let kept = count(*kept, "user has a coupon now", "users have a coupon now");
-        let [one, many] = ["was", "were"].map(|were| format!("{were} told that there is none"));
+        let [one, many] =
+            ["was", "were"].map(|were| format!("{were} told that there is none, or revoked"));
         let told = Some(told)
             .filter(|told| **told > 0)
             .map(|told| format!(", {}", count(*told, &one, &many)))

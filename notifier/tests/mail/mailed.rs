@@ -436,6 +436,6 @@ async fn notice_about_broken_promises_says_what_became_of_them() {
     desk.clock.turn(TimeDelta::minutes(1));
     desk.pass(&clean("r2")).await;
     let text = text(&desk.sink.mails()[1]);
-    let says = "2 users have a coupon now, 1 was told that there is none.";
+    let says = "2 users have a coupon now, 1 was told that there is none, or revoked.";
     assert!(text.contains(says), "{text}");
 }
