@@ -65,7 +65,23 @@ impl Mutant {
     }
 }
 
-/// Runs tests. Returns the names of those that fail.
+/// Returns the words of a `cargo test` command that select tests by their names.
+fn filters(tests: &[String]) -> Vec<&String> {
+    let mut filters = Vec::new();
+    let mut words = tests.iter();
+    while let Some(word) = words.next() {
+        if word == "--test" {
+            // The name of a test program follows.
+            words.next();
+        } else if !word.starts_with("--") {
+            filters.push(word);
+        }
+    }
+    filters
+}
+
+/// Runs tests. Returns the names of those that fail. Fails if a filter selects no test, which
+/// happens when tests are renamed.
 fn failing(tests: &[String]) -> Result<Vec<String>> {
     if tests.iter().any(|word| word == SYSTEM) {
         // These tests start the programs, which `cargo test` does not build for them. The others
@@ -82,11 +98,19 @@ fn failing(tests: &[String]) -> Result<Vec<String>> {
     let log = String::from_utf8_lossy(&ended.stdout);
     // A fault that does not compile proves nothing.
     ensure!(log.contains("running "), "the tests did not run");
-    let failed = log.lines().filter_map(|line| {
-        let name = line.strip_prefix("test ")?;
-        name.strip_suffix(" ... FAILED")
-    });
-    let failed: Vec<String> = failed.map(str::to_owned).collect();
+    let ran: Vec<&str> = log
+        .lines()
+        .filter_map(|line| line.strip_prefix("test "))
+        .collect();
+    for filter in filters(tests) {
+        let is_used = ran.iter().any(|test| test.contains(filter.as_str()));
+        ensure!(is_used, "{filter} selects no test");
+    }
+    let failed: Vec<String> = ran
+        .iter()
+        .filter_map(|test| test.strip_suffix(" ... FAILED"))
+        .map(str::to_owned)
+        .collect();
     let names_every_failure = failed.is_empty() == ended.status.success();
     ensure!(
         names_every_failure,
@@ -119,10 +143,14 @@ pub(crate) fn run(part: Option<Part>) -> Result<()> {
     }
     let mut not_caught = 0;
     for (tests, mutants) in of_tests {
-        // Tests that fail without a fault prove nothing.
-        let already = failing(tests)?;
-        if !already.is_empty() {
-            println!("FAIL without a fault: {}", already.join(", "));
+        // Tests that fail or do not run without a fault prove nothing.
+        let why = match failing(tests) {
+            Ok(already) if already.is_empty() => None,
+            Ok(already) => Some(already.join(", ")),
+            Err(error) => Some(format!("{error:#}")),
+        };
+        if let Some(why) = why {
+            println!("FAIL without a fault, {} faults: {why}", mutants.len());
             not_caught += mutants.len();
             continue;
         }
