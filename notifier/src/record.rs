@@ -269,7 +269,7 @@ impl Post<'_> {
                     drop_id: drop.map_or(0, |drop| drop.0),
                     kind: kind.as_str().to_owned(),
                     number: u32::try_from(number).unwrap_or(u32::MAX),
-                    repaired_at: self.now.naive_utc(),
+                    repaired_at: self.now,
                 });
         alerts::keep_repairs(self.conn, rows.collect()).await
     }
@@ -293,7 +293,7 @@ impl Post<'_> {
         for alert in memory.alerts.values().chain(&verdict.alerts) {
             all.insert(&alert.name, alert);
         }
-        let oldest = rows.first().map(|row| row.repaired_at.and_utc());
+        let oldest = rows.first().map(|row| row.repaired_at);
         let is_recent = oldest.is_none_or(|oldest| oldest >= since);
         if is_recent && all.values().any(|alert| explains_repairs(alert)) {
             return Ok(Vec::new());

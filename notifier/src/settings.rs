@@ -78,8 +78,8 @@ pub(crate) fn mail_to(recipient: &str, mail: &Rendered, now: DateTime<Utc>) -> O
 /// Returns an empty message.
 fn message(channel: Channel, target: &str, now: DateTime<Utc>) -> Outgoing {
     Outgoing {
-        created_at: now.naive_utc(),
-        next_attempt_at: now.naive_utc(),
+        created_at: now,
+        next_attempt_at: now,
         channel: channel.word().to_owned(),
         kind: String::new(),
         batch: String::new(),

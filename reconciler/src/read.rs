@@ -324,7 +324,7 @@ fn row_of(row: IssuedRow) -> Row {
     Row {
         slot: row.slot,
         user: UserId::from_store(row.user_id),
-        at_ms: Some(row.claimed_at.and_utc().timestamp_millis()),
+        at_ms: Some(row.claimed_at.timestamp_millis()),
     }
 }
 

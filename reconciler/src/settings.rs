@@ -318,6 +318,5 @@ pub(crate) async fn forget_sealed(
 }
 
 fn has_ended(revocation: &Revocation, now: DateTime<Utc>) -> bool {
-    let end = revocation.again_from;
-    end.is_some_and(|end| end.and_utc() < now)
+    revocation.again_from.is_some_and(|end| end < now)
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use chrono::NaiveDateTime;
+use chrono::{DateTime, Utc};
 use firstcome_shared::claim::Claim;
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot};
 use firstcome_shared::model::DeadLetterReason;
@@ -53,7 +53,7 @@ pub(super) fn classify<'a>(
 #[derive(Clone, Copy)]
 struct Holder<'a> {
     user: &'a str,
-    claimed_at: Option<NaiveDateTime>,
+    claimed_at: Option<DateTime<Utc>>,
 }
 
 impl Holder<'_> {
@@ -125,7 +125,7 @@ impl<'a> Holders<'a> {
 
 #[cfg(test)]
 mod tests {
-    use chrono::{DateTime, TimeDelta};
+    use chrono::TimeDelta;
     use firstcome_shared::coupon::DropWindow;
     use proptest::prelude::*;
 
@@ -142,7 +142,7 @@ mod tests {
     }
 
     fn row(coupon: i64, user: &str, drop: i64, slot: Slot) -> IssuedRow {
-        let at = DateTime::UNIX_EPOCH.naive_utc();
+        let at = DateTime::UNIX_EPOCH;
         IssuedRow {
             drop_id: drop,
             slot,

@@ -239,12 +239,7 @@ pub(crate) async fn move_window(
     // Use the same time for both stores; otherwise MySQL would open the drop before Redis.
     let now = Utc::now();
     let at = |ms| now + TimeDelta::milliseconds(ms);
-    let text = |ms| {
-        at(ms)
-            .naive_utc()
-            .format("%Y-%m-%d %H:%M:%S%.3f")
-            .to_string()
-    };
+    let text = |ms| at(ms).format("%Y-%m-%d %H:%M:%S%.3f").to_string();
     let set = format!(
         "opens_at = '{}', closes_at = '{}'",
         text(opens),

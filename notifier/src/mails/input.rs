@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::RepairsRow;
 use firstcome_shared::subject::Subject;
@@ -28,7 +28,7 @@ pub struct AlertMail<'a> {
     pub ids: HashMap<String, i64>,
     /// When Redis was restarted or replaced, if that made some of the repairs necessary although it
     /// lost no whole drop: it came back with an older copy of its data.
-    pub older_since: Option<NaiveDateTime>,
+    pub older_since: Option<DateTime<Utc>>,
     /// How many of a drop's broken promises were kept after all, and how many users were told.
     pub fates: HashMap<DropId, [i64; 2]>,
     pub links: &'a Links,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chrono::NaiveDateTime;
+use chrono::{DateTime, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::RepairsRow;
 use firstcome_shared::subject::Subject;
@@ -47,7 +47,7 @@ pub(super) struct PassSummary<'a> {
     /// older data.
     pub(super) lost: Vec<&'a str>,
     /// When Redis came back with older data, as far as these repairs tell.
-    pub(super) older_since: Option<NaiveDateTime>,
+    pub(super) older_since: Option<DateTime<Utc>>,
     /// Whether all reported drops are exact after their repairs: only then nothing needs to be
     /// done.
     pub(super) is_compared: bool,

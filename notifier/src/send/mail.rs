@@ -276,7 +276,7 @@ fn message(mail: &Outgoing, from: &Mailbox) -> anyhow::Result<Message> {
         .to(mail.target.parse()?)
         .subject(mail.subject.as_str())
         .message_id(Some(id))
-        .date(mail.created_at.and_utc().into())
+        .date(mail.created_at.into())
         // RFC 2919: lets recipients file all mails of one installation.
         .raw_header(raw("List-Id", format!("Firstcome <firstcome.{domain}>")))
         // RFC 3834: suppresses out-of-office replies. Exchange obeys only the other header.
@@ -301,7 +301,7 @@ fn raw(name: &'static str, value: String) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
-    use chrono::NaiveDateTime;
+    use chrono::DateTime;
 
     use super::*;
 
@@ -316,8 +316,8 @@ mod tests {
         ] {
             let text = "one\n.\ntwo · 쿠폰\n";
             let mail = Outgoing {
-                created_at: NaiveDateTime::default(),
-                next_attempt_at: NaiveDateTime::default(),
+                created_at: DateTime::UNIX_EPOCH,
+                next_attempt_at: DateTime::UNIX_EPOCH,
                 channel: "mail".to_owned(),
                 kind: "test".to_owned(),
                 batch: "1".to_owned(),

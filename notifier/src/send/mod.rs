@@ -267,7 +267,7 @@ pub(crate) struct Failure {
 /// Decides when to try again.
 fn outcome(leased: &Leased, failure: Failure, now: DateTime<Utc>) -> DeliveryOutcome {
     let is_refused = failure.is_final && leased.attempts + 1 >= REFUSALS;
-    if is_refused || outbox::is_old(leased.message.created_at.and_utc(), now) {
+    if is_refused || outbox::is_old(leased.message.created_at, now) {
         return DeliveryOutcome::GivenUp(failure.reason);
     }
     let next = next_attempt(now, leased.attempts, failure.after);

@@ -42,7 +42,7 @@ fn repairs(now: DateTime<Utc>, run: &Run, broken: &[BrokenPromise]) -> Vec<Repai
         drop_id: drop.map_or(0, |drop| drop.0),
         kind: kind.as_str().to_owned(),
         number: u32::try_from(n).unwrap(),
-        repaired_at: now.naive_utc(),
+        repaired_at: now,
     };
     alerts::repairs(run, broken).into_iter().map(row).collect()
 }
@@ -406,7 +406,7 @@ fn mail_about_the_end_of_an_outage_matches_its_snapshot() {
         drop_id: 7,
         kind: late,
         number: 12,
-        repaired_at: at(100).naive_utc(),
+        repaired_at: at(100),
     }];
     let mut memory = AlertMemory::default();
     let error = "the topic cannot be read: BrokerTransportFailure";
@@ -440,7 +440,7 @@ fn mail_about_an_older_copy_of_redis_matches_its_snapshot() {
         drop_id,
         kind: kind.as_str().to_owned(),
         number,
-        repaired_at: at(100).naive_utc(),
+        repaired_at: at(100),
     };
     let rows = [
         row(Kind::MissingAdmission, 7, 332),
@@ -454,7 +454,7 @@ fn mail_about_an_older_copy_of_redis_matches_its_snapshot() {
     let mail = AlertMail {
         run: Some(&run),
         repairs: &rows,
-        older_since: Some(at(90).naive_utc()),
+        older_since: Some(at(90)),
         ..AlertMail::empty(&links, at(120))
     };
     keep("redis_older", &mail.render().unwrap());

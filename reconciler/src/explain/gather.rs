@@ -1,6 +1,6 @@
 //! Gathers everything that the stores still have about a user.
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::model::Revocation;
@@ -88,8 +88,7 @@ async fn last_loss(db: &Db, coupon: CouponId) -> Result<Option<DateTime<Utc>>, D
         ActionKind::Open.as_str(),
         Outcome::Applied.as_str(),
     );
-    let found: Option<NaiveDateTime> = db.first("last loss of Redis", last).await?;
-    Ok(found.map(|at| at.and_utc()))
+    db.first("last loss of Redis", last).await
 }
 
 /// Reads the user's entries in MySQL.
@@ -111,8 +110,8 @@ async fn in_mysql(
         let issued = format!("row in drop {drop}, slot {slot}, written by the {by}");
         let holds =
             format!("they hold slot {slot} of drop {drop}; the row was written by the {by}");
-        known.happened(Some(row.claimed_at.and_utc()), "mysql", claimed);
-        known.happened(Some(row.issued_at.and_utc()), "mysql", issued);
+        known.happened(Some(row.claimed_at), "mysql", claimed);
+        known.happened(Some(row.issued_at), "mysql", issued);
         known.stands(Evidence::Row, drop, Some(slot.into()), holds);
     }
     for one in &person.revoked {
@@ -138,10 +137,10 @@ async fn in_mysql(
         let reason = one.reason;
         let run_id = one.run_id;
         let what = format!("promise of drop {drop} broken: {reason} (pass {run_id})");
-        known.happened(Some(one.created_at.and_utc()), "reconciler", what);
+        known.happened(Some(one.created_at), "reconciler", what);
         if let Some(at) = one.mended_at {
             let what = format!("promise of drop {drop} mended");
-            known.happened(Some(at.and_utc()), "reconciler", what);
+            known.happened(Some(at), "reconciler", what);
         } else {
             let sentence = format!(
                 "they were promised a coupon in drop {drop}, and the promise could not be kept: \
@@ -172,7 +171,7 @@ fn revocation(one: &Revocation, known: &mut UserFacts) {
     let reason = &one.reason;
     let place = slot.map_or_else(|| "no slot".to_owned(), |slot| format!("slot {slot}"));
     let what = format!("revoked: drop {drop}, {place}, by {by}: {reason}");
-    known.happened(Some(one.revoked_at.and_utc()), "mysql", what);
+    known.happened(Some(one.revoked_at), "mysql", what);
     let may = if one.may_claim_again {
         "may"
     } else {

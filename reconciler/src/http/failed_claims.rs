@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use chrono::NaiveDateTime;
+use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
@@ -112,7 +112,7 @@ async fn why_left(
     db: &Db,
     letter: i64,
     drop: Option<i64>,
-) -> Result<Option<(String, NaiveDateTime)>, DbError> {
+) -> Result<Option<(String, DateTime<Utc>)>, DbError> {
     // The condition matches the index on drop and result.
     let left = "SELECT detail, created_at FROM reconcile_findings WHERE drop_id <=> ? \
         AND result = 'skipped' AND dead_letter = ? ORDER BY created_at DESC LIMIT 1";
@@ -135,10 +135,7 @@ async fn details(
     if row.resolved_at.is_none() {
         left = why_left(db, row.id, row.drop_id).await?;
     }
-    let left = left.map(|(why, at)| LeftReason {
-        why,
-        at: at.and_utc(),
-    });
+    let left = left.map(|(why, at)| LeftReason { why, at });
     let message = payload.beginning;
     Ok(FailedClaimDetails {
         claim: row,

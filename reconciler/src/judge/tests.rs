@@ -33,7 +33,7 @@ fn loaded(count: Option<i64>, users: u64, free: u64) -> DropState {
 
 /// Returns a revocation of the user's claims until this time, or of all.
 fn revocation(id: i64, drop_id: i64, user: &str, again_from_ms: Option<i64>) -> Revocation {
-    let at = |ms| DateTime::from_timestamp_millis(ms).unwrap().naive_utc();
+    let at = |ms| DateTime::from_timestamp_millis(ms).unwrap();
     Revocation {
         id,
         coupon_id: 1,

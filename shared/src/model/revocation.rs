@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use chrono::{NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::domain::{DropId, OncePer, Slot, UserId};
 
@@ -18,21 +18,21 @@ pub struct Revocation {
     pub reason: String,
     pub revoked_by: String,
     pub may_claim_again: bool,
-    pub revoked_at: NaiveDateTime,
+    pub revoked_at: DateTime<Utc>,
     /// Claims admitted after this time, by Redis's clock, are valid again. `None` means that no
     /// claim is.
-    pub again_from: Option<NaiveDateTime>,
+    pub again_from: Option<DateTime<Utc>>,
 }
 
 impl Revocation {
     /// Converts `again_from` to Unix milliseconds.
     pub fn again_from_ms(&self) -> Option<i64> {
-        self.again_from.map(|at| at.and_utc().timestamp_millis())
+        self.again_from.map(|at| at.timestamp_millis())
     }
 
     /// Whether it was written within the last second, by this host's clock.
     pub fn is_young(&self) -> bool {
-        let age = Utc::now().naive_utc() - self.revoked_at;
+        let age = Utc::now() - self.revoked_at;
         age.abs() < TimeDelta::seconds(1)
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -150,7 +150,7 @@ pub async fn firing_or_named(
 pub async fn reopened_since(
     conn: &mut Conn,
     repairs: &[RepairsRow],
-) -> QueryResult<Option<NaiveDateTime>> {
+) -> QueryResult<Option<DateTime<Utc>>> {
     let runs: BTreeSet<&str> = repairs.iter().map(|row| row.run_id.as_str()).collect();
     if runs.is_empty() {
         return Ok(None);
@@ -188,7 +188,7 @@ row! {
         pub drop_id: i64,
         pub kind: String,
         pub number: u32,
-        pub repaired_at: NaiveDateTime,
+        pub repaired_at: DateTime<Utc>,
     }
 }
 

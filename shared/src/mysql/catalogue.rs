@@ -245,8 +245,7 @@ impl Db {
     pub async fn open_coupons(&self, now: DateTime<Utc>) -> DbResult<Vec<CouponId>> {
         let open = "SELECT DISTINCT coupon_id FROM drops \
                     WHERE sealed_at IS NULL AND opens_at <= ? + INTERVAL 1 MINUTE";
-        self.all("read open coupons", sql!(open, now.naive_utc()))
-            .await
+        self.all("read open coupons", sql!(open, now)).await
     }
 
     /// Reads the era of a coupon from the primary.

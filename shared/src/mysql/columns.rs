@@ -46,7 +46,6 @@ columns! {
     u64: u64, Unsigned<BigInt> => identity,
     String: String, Text => identity,
     Vec<u8>: Vec<u8>, Binary => identity,
-    NaiveDateTime: NaiveDateTime, Datetime => identity,
     NaiveDate: NaiveDate, Date => identity,
     DateTime<Utc>: NaiveDateTime, Datetime => |at: NaiveDateTime| at.and_utc(),
     CouponId: i64, BigInt => CouponId,

@@ -1,7 +1,7 @@
 //! Pseudonyms of erased users. A message that is read again after an erasure still contains the
 //! user id; its slot and time show that it belongs to an erased row.
 
-use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 
 /// Condition for rows and revocations that still identify a user: a user id may begin like a
 /// pseudonym ([`is_pseudonym`]).
@@ -18,8 +18,8 @@ pub fn is_pseudonym(user: &str) -> bool {
 }
 
 /// Rounds the time to the precision of its column.
-pub fn as_stored(at: DateTime<Utc>) -> NaiveDateTime {
-    at.naive_utc().round_subsecs(3)
+pub fn as_stored(at: DateTime<Utc>) -> DateTime<Utc> {
+    at.round_subsecs(3)
 }
 
 #[cfg(test)]

@@ -28,9 +28,9 @@ row! {
         pub user_id: String,
         pub code: String,
         /// When the user was admitted (UTC).
-        pub claimed_at: NaiveDateTime,
+        pub claimed_at: DateTime<Utc>,
         /// When the row was written (UTC).
-        pub issued_at: NaiveDateTime,
+        pub issued_at: DateTime<Utc>,
         /// `consumer`, `api` or `reconciler`.
         pub issued_by: String,
     }

@@ -2,7 +2,7 @@
 //! before sending it, so that two senders never send the same one. A lease expires if its sender
 //! dies.
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use diesel::QueryResult;
 
 use super::sql::{insert_rows, row, values};
@@ -39,9 +39,9 @@ row! {
     /// A message to one target.
     #[derive(PartialEq, Eq)]
     pub struct Outgoing {
-        pub created_at: NaiveDateTime,
+        pub created_at: DateTime<Utc>,
         /// Time of the first attempt.
-        pub next_attempt_at: NaiveDateTime,
+        pub next_attempt_at: DateTime<Utc>,
         pub channel: String,
         /// The kind of mail or event, as one word.
         pub kind: String,

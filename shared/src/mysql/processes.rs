@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::NaiveDateTime;
+use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use parking_lot::RwLock;
 use strum::IntoStaticStr;
@@ -297,7 +297,7 @@ impl Db {
         let holder = "SELECT id, owner, started_at FROM reconcile_runs WHERE status = 'running' \
                       AND IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) IS NOT NULL \
                       ORDER BY started_at DESC LIMIT 1";
-        let holder: Option<(String, String, NaiveDateTime)> =
+        let holder: Option<(String, String, DateTime<Utc>)> =
             self.first("holder of the pass lock", sql!(holder)).await?;
         Ok(holder.map(|(run, owner, at)| {
             let at = at.format("%Y-%m-%d %H:%M:%S UTC");

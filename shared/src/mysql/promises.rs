@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use serde_json::json;
 
@@ -39,8 +39,8 @@ row! {
         pub slot: Option<i64>,
         pub reason: String,
         pub run_id: String,
-        pub created_at: NaiveDateTime,
-        pub mended_at: Option<NaiveDateTime>,
+        pub created_at: DateTime<Utc>,
+        pub mended_at: Option<DateTime<Utc>>,
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use serde_json::json;
 
@@ -29,8 +29,8 @@ stored_as!(Revocation {
     reason: String,
     revoked_by: String,
     may_claim_again: bool,
-    revoked_at: NaiveDateTime,
-    again_from: Option<NaiveDateTime>,
+    revoked_at: DateTime<Utc>,
+    again_from: Option<DateTime<Utc>>,
 });
 
 /// The claim to revoke.

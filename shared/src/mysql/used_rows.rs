@@ -1,6 +1,6 @@
 //! Rows of issued coupons with the uses of their codes, and uses that have no row.
 
-use chrono::NaiveDateTime;
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::issued::IssuedRow;
@@ -11,7 +11,7 @@ use crate::domain::{CouponId, DropId, Slot};
 use crate::sql;
 
 /// The claim of a row: drop, slot, and time.
-pub type RowClaim = (i64, Slot, NaiveDateTime);
+pub type RowClaim = (i64, Slot, DateTime<Utc>);
 
 row! {
     /// A use of a code, and whether its coupon has no row.

@@ -43,7 +43,6 @@ from_types! {
     &String: value => Self::Text(value.clone()),
     String: value => Self::Text(value),
     &[u8]: value => Self::Bytes(value.to_vec()),
-    NaiveDateTime: value => Self::Time(value),
     DateTime<Utc>: value => Self::Time(value.naive_utc()),
     NaiveDate: value => Self::Date(value),
     CouponId: value => Self::Int(value.0),

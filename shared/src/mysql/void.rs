@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chrono::NaiveDateTime;
+use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 
 use super::{Conn, Sql, USERS, json};
@@ -18,14 +18,13 @@ pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResul
     for coupon in coupons {
         let own = claims.iter().filter(|claim| claim.coupon_id == coupon);
         let users: BTreeSet<&UserId> = own.clone().map(|claim| &claim.user_id).collect();
-        let revoked: Vec<(String, i64, Option<NaiveDateTime>)> =
+        let revoked: Vec<(String, i64, Option<DateTime<Utc>>)> =
             locked_of_people(coupon, &users).all(conn).await?;
         let is_void = |claim: &Claim| {
-            let admitted = claim.claimed_at.map(|at| at.naive_utc());
             revoked.iter().any(|(user, scope, until)| {
                 user == claim.user_id.as_str()
                     && (*scope == 0 || *scope == claim.drop_id.0)
-                    && until.is_none_or(|until| admitted.is_some_and(|at| at <= until))
+                    && until.is_none_or(|until| claim.claimed_at.is_some_and(|at| at <= until))
             })
         };
         void.extend(own.filter(|claim| is_void(claim)));

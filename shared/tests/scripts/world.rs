@@ -509,7 +509,7 @@ impl ScriptWorld {
 
 /// Returns a revocation that lets its user claim again once it has ended.
 pub(crate) fn revocation(user: &str, id: i64, ended_at_ms: Option<i64>) -> Revocation {
-    let time = |ms| DateTime::from_timestamp_millis(ms).unwrap().naive_utc();
+    let time = |ms| DateTime::from_timestamp_millis(ms).unwrap();
     Revocation {
         id,
         coupon_id: 1,

@@ -288,7 +288,7 @@ mod tests {
             reason: String::new(),
             revoked_by: String::new(),
             may_claim_again: false,
-            revoked_at: DateTime::UNIX_EPOCH.naive_utc(),
+            revoked_at: DateTime::UNIX_EPOCH,
             again_from: None,
         }
     }

@@ -151,7 +151,7 @@ fn settle(
     if let Some(record) = record
         && let Some(row) = record.rows.iter().find(|row| claim.has_row(row))
     {
-        claim.expires_at = coupon.coupon.code_expires_at(row.claimed_at.and_utc());
+        claim.expires_at = coupon.coupon.code_expires_at(row.claimed_at);
         claim.used_at = record.used_at.get(&row.drop_id).copied();
     }
     Ok(claim)
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     fn row(drop_id: i64) -> IssuedRow {
-        let at = DateTime::UNIX_EPOCH.naive_utc();
+        let at = DateTime::UNIX_EPOCH;
         IssuedRow {
             drop_id,
             slot: 7,

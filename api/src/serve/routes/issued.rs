@@ -86,7 +86,7 @@ const HEADING: &str = "\u{feff}coupon,day,drop_id,slot,user_id,code,claimed_at,i
 
 impl IssuedCoupon {
     fn new(row: IssuedRow, in_use: Option<CodeUse>, settings: &CouponSettings) -> Self {
-        let expires_at = settings.code_expires_at(row.claimed_at.and_utc());
+        let expires_at = settings.code_expires_at(row.claimed_at);
         let used_at = in_use.as_ref().and_then(|order| order.used_at);
         let (reference, used_by) = in_use.map(|order| (order.reference, order.used_by)).unzip();
         Self {
@@ -94,8 +94,8 @@ impl IssuedCoupon {
             slot: row.slot,
             user_id: row.user_id,
             code: row.code,
-            claimed_at: row.claimed_at.and_utc(),
-            issued_at: row.issued_at.and_utc(),
+            claimed_at: row.claimed_at,
+            issued_at: row.issued_at,
             issued_by: row.issued_by,
             used_at,
             reference,
