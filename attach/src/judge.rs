@@ -325,7 +325,8 @@ impl Judge<'_> {
         }
     }
 
-    fn found(&mut self, kind: Kind, user: &str, why: &str, repair: Option<Repair>) {
+    /// Adds a difference, and returns it.
+    fn found(&mut self, kind: Kind, user: &str, why: &str, repair: Option<Repair>) -> &mut Judged {
         let action = match &repair {
             None => ActionKind::Report,
             Some(Repair::Insert(..)) => ActionKind::Issue,
@@ -336,27 +337,17 @@ impl Judge<'_> {
         let mut finding = Finding::new(kind, action, Outcome::Skipped, why);
         finding.needs_person = true;
         finding.user_id = Some(user.to_owned()).filter(|user| !user.is_empty());
-        self.found.push(Judged {
+        self.found.push_mut(Judged {
             finding,
             repair,
             doubt: None,
             counts_inserts: false,
-        });
+        })
     }
 
     /// Leaves a difference to a later pass.
     fn waits(&mut self, kind: Kind, user: &str, why: &str) {
-        self.found(kind, user, why, None);
-        if let Some(it) = self.found.last_mut() {
-            it.finding.needs_person = false;
-        }
-    }
-
-    /// Requires a confirmation of the difference that was just found.
-    fn last_doubts(&mut self, doubt: Doubt) {
-        if let Some(it) = self.found.last_mut() {
-            it.doubts(doubt);
-        }
+        self.found(kind, user, why, None).finding.needs_person = false;
     }
 
     /// Members who were promised a coupon, if a key names them.
@@ -368,26 +359,27 @@ impl Judge<'_> {
 
     /// Inserts a row if there is room; otherwise says what happens.
     fn insert(&mut self, kind: Kind, user: &str, why: &str, event: Option<Vec<Value>>) {
-        let are_too_many = self.admitted() > Some(self.facts.quantity);
+        let facts = self.facts;
+        let are_too_many = self.admitted() > Some(facts.quantity);
         // While it is sold, a row must not take the coupon of a user whose claim is on its way.
         if user.is_empty() {
             self.found(kind, user, "it names no user", None);
-        } else if self.facts.is_selling && are_too_many {
+        } else if facts.is_selling && are_too_many {
             let why = "more were promised a coupon than there are coupons; it is being sold";
             self.waits(kind, user, why);
         } else if self.room > 0 {
             self.room -= 1;
             let insert = Repair::Insert(user.to_owned(), event);
-            self.found(kind, user, why, Some(insert));
-            if are_too_many && !self.facts.is_ordered && kind == Kind::Unissued {
-                self.last_doubts(Doubt::Unordered);
+            let judged = self.found(kind, user, why, Some(insert));
+            if are_too_many && !facts.is_ordered && kind == Kind::Unissued {
+                judged.doubts(Doubt::Unordered);
             }
             // A message is on the topic or among the failed events, not in both.
-            if self.facts.may_double && kind == Kind::Unissued {
-                self.last_doubts(Doubt::MayDouble);
+            if facts.may_double && kind == Kind::Unissued {
+                judged.doubts(Doubt::MayDouble);
             }
-            if self.was_added() {
-                self.last_doubts(Doubt::AddedByUs);
+            if facts.was_added(user) {
+                judged.doubts(Doubt::AddedByUs);
             }
         } else {
             self.all_are_given_out(kind, user, why);
@@ -402,9 +394,10 @@ impl Judge<'_> {
         };
         let all = format!("{why}, and all are given out");
         if kind != Kind::OverAdmitted || self.second_rows == 0 {
-            self.found(kind, user, &all, None);
-            if kind == Kind::OverAdmitted && self.was_added() {
-                self.last_doubts(Doubt::AddedByUs);
+            let facts = self.facts;
+            let judged = self.found(kind, user, &all, None);
+            if kind == Kind::OverAdmitted && facts.was_added(user) {
+                judged.doubts(Doubt::AddedByUs);
             }
             return;
         }
@@ -413,17 +406,7 @@ impl Judge<'_> {
             "{all}, one of them to a user who has several rows: delete the second row, and the \
              next pass gives it"
         );
-        self.found(kind, user, &why, None);
-        if let Some(it) = self.found.last_mut() {
-            it.finding.case = FindingCase::SecondRow;
-        }
-    }
-
-    /// Whether an earlier repair added the user of the last difference to Redis.
-    fn was_added(&self) -> bool {
-        let last = self.found.last().map(|it| &it.finding);
-        let user = last.and_then(|it: &Finding| it.user_id.as_deref());
-        self.facts.was_added(user.unwrap_or_default())
+        self.found(kind, user, &why, None).finding.case = FindingCase::SecondRow;
     }
 
     fn failed_event(&mut self, event: &FailedEvent, is_first: bool) {
@@ -548,13 +531,11 @@ impl Judge<'_> {
             may_move,
             by: counter.distance(),
         });
-        self.found(kind, "", &why, Some(repair));
-        if let Some(doubt) = doubt {
-            self.last_doubts(doubt);
-        }
         let counts_inserts = counter.given > self.taken_before().cast_signed();
-        if let Some(it) = self.found.last_mut() {
-            it.counts_inserts = counts_inserts;
+        let judged = self.found(kind, "", &why, Some(repair));
+        judged.counts_inserts = counts_inserts;
+        if let Some(doubt) = doubt {
+            judged.doubts(doubt);
         }
     }
 
