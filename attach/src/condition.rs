@@ -82,6 +82,17 @@ impl Condition {
         self.and(&other.sql, other.values)
     }
 
+    /// Selects the rows of these users. `None` if the column of users can hold none of them.
+    #[must_use]
+    pub fn among(self, column: &str, users: &[String], table: &TableShape) -> Option<Self> {
+        let values: Vec<Value> = users.iter().filter_map(|user| table.like(user)).collect();
+        if values.is_empty() {
+            return None;
+        }
+        let marks = vec!["?"; values.len()].join(", ");
+        Some(self.and(&format!("{} IN ({marks})", quoted(column)), values))
+    }
+
     /// Selects the rows after the one with these key values, in the order of the key. The separate
     /// condition on the first column bounds the range that MySQL reads.
     #[must_use]

@@ -225,11 +225,15 @@ impl<'a> Reader<'a> {
     }
 
     pub async fn count_rows(&mut self) -> Answer<u64> {
-        let of = self.of_rows();
+        let rows = self.count(self.of_rows()).await?;
+        Ok(rows.unwrap_or_default().try_into().unwrap_or_default())
+    }
+
+    /// Counts these rows.
+    pub async fn count(&mut self, of: Condition) -> Answer<Option<i64>> {
         let table = quoted(&self.target.campaign.rows.table);
         let sql = format!("SELECT COUNT(*) FROM {table} WHERE {}", of.sql);
-        let rows = self.sql.number(&sql, of.values).await?;
-        Ok(rows.unwrap_or_default().try_into().unwrap_or_default())
+        self.sql.number(&sql, of.values).await
     }
 
     /// Reads the numbers, the users first: a system that counts before it adds a user then never
@@ -376,14 +380,9 @@ impl<'a> Reader<'a> {
     pub async fn places_of(&mut self, names: &[String], place: &str) -> Answer<Vec<(String, f64)>> {
         let shape = &self.shape.rows;
         let user = &self.target.campaign.rows.user;
-        let values: Vec<Value> = names.iter().filter_map(|it| shape.like(it)).collect();
-        if values.is_empty() {
+        let Some(of) = self.of_rows().among(user, names, shape) else {
             return Ok(Vec::new());
-        }
-        let marks = vec!["?"; values.len()].join(", ");
-        let of = self
-            .of_rows()
-            .and(&format!("{} IN ({marks})", quoted(user)), values);
+        };
         let what = format!("{}, {place}", shape.selected(user));
         let rows = self.select(&what, of, "").await?;
         let places = rows.iter().filter_map(|row| {
@@ -399,17 +398,11 @@ impl<'a> Reader<'a> {
         of: Condition,
         rest: &str,
     ) -> Answer<Vec<String>> {
-        let user = quoted(&self.target.campaign.rows.user);
-        let names: Vec<Value> = names
-            .iter()
-            .filter_map(|it| self.shape.rows.like(it))
-            .collect();
-        if names.is_empty() {
-            return Ok(Vec::new());
+        let user = &self.target.campaign.rows.user;
+        match of.among(user, names, &self.shape.rows) {
+            Some(of) => self.users_of(of, rest).await,
+            None => Ok(Vec::new()),
         }
-        let marks = vec!["?"; names.len()].join(", ");
-        let of = of.and(&format!("{user} IN ({marks})"), names);
-        self.users_of(of, rest).await
     }
 
     /// Users with a row whom MySQL compares as equal are one user with several rows. The spelling
@@ -580,13 +573,9 @@ impl<'a> Reader<'a> {
         let names: Vec<String> = sets.unissued.keys().cloned().collect();
         let mut chunks: Vec<&[String]> = names.chunks(NAMES).collect();
         while let Some(names) = chunks.pop() {
-            let values: Vec<Value> = names.iter().filter_map(|it| shape.like(it)).collect();
-            if values.is_empty() {
+            let Some(of) = refused.clone().among(&failed.user, names, shape) else {
                 continue;
-            }
-            let marks = vec!["?"; values.len()].join(", ");
-            let is_one = format!("{} IN ({marks})", quoted(&failed.user));
-            let of = refused.clone().and(&is_one, values);
+            };
             let sql = format!(
                 "SELECT {} FROM {} WHERE {}",
                 shape.selected(&failed.user),

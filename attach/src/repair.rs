@@ -319,14 +319,11 @@ async fn must_not_be_made_ahead(reader: &mut Reader<'_>) -> Answer<()> {
 /// Counts the rows of a user. MySQL compares the names, because its collation may treat two of them
 /// as equal.
 async fn rows_of(reader: &mut Reader<'_>, user: &Value) -> Answer<Option<i64>> {
-    let rows = &reader.target.campaign.rows;
-    let table = quoted(&rows.table);
-    let column = quoted(&rows.user);
+    let column = quoted(&reader.target.campaign.rows.user);
     let of = reader
         .of_rows()
         .and(&format!("{column} = ?"), [user.clone()]);
-    let sql = format!("SELECT COUNT(*) FROM {table} WHERE {}", of.sql);
-    reader.sql.number(&sql, of.values).await
+    reader.count(of).await
 }
 
 async fn is_member(reader: &mut Reader<'_>, user: &str, odd: Option<&Vec<u8>>) -> Answer<bool> {
