@@ -9,7 +9,7 @@ use crate::forms::{Form, Members};
 use crate::{Answer, AttachError};
 
 /// Members that one call of SCAN looks at.
-const PAGE: &str = "500";
+const PAGE: u32 = 500;
 
 /// Answers of a server that serves nobody: it is loading, runs a long script, is a replica without
 /// its master, misses a part of the cluster, or refuses the login. Any other refusal concerns a key
@@ -66,10 +66,7 @@ impl Keys {
         Self { conn }
     }
 
-    pub(crate) async fn query<T: FromRedisValue>(
-        &mut self,
-        words: &[impl ToRedisArgs],
-    ) -> Answer<T> {
+    pub(crate) async fn query<T: FromRedisValue>(&mut self, words: impl ToRedisArgs) -> Answer<T> {
         let mut command = Cmd::new();
         command.arg(words);
         let answer = command.query_async(&mut self.conn).await;
@@ -133,7 +130,7 @@ impl Keys {
     }
 
     async fn check_type(&mut self, name: &str, form: Form, wanted: &str) -> Answer<()> {
-        let kind: String = self.query(&[b"TYPE", &form.key(name)[..]]).await?;
+        let kind: String = self.query(("TYPE", form.key(name))).await?;
         if kind != "none" && kind != wanted {
             let why = format!("key {name:?} in Redis is a {kind}, not a {wanted}");
             return Err(AttachError::Misfit(why.replace("zset", "sorted set")));
@@ -154,7 +151,7 @@ impl Keys {
     /// Whether a key, named in another form, has this type. `false` if the login may not read that
     /// key.
     pub(crate) async fn has_type(&mut self, key: &[u8], wanted: &str) -> Answer<bool> {
-        match self.query::<String>(&[b"TYPE", key]).await {
+        match self.query::<String>(("TYPE", key)).await {
             Ok(kind) => Ok(kind == wanted),
             Err(AttachError::Misfit(_)) => Ok(false),
             Err(error) => Err(error),
@@ -163,14 +160,14 @@ impl Keys {
 
     /// Returns the number of members, and 0 if the key does not exist.
     pub async fn size(&mut self, kind: KeyType, key: &[u8]) -> Answer<u64> {
-        self.query(&[kind.words()[1].as_bytes(), key]).await
+        self.query((kind.words()[1], key)).await
     }
 
     /// Returns the counter; `None` if the key or its field does not exist.
     pub async fn count(&mut self, name: &CountName) -> Answer<Option<i64>> {
         let text: Option<Vec<u8>> = match &name.field {
-            None => self.query(&[b"GET", &name.key[..]]).await?,
-            Some(field) => self.query(&[b"HGET", &name.key[..], field]).await?,
+            None => self.query(("GET", &name.key)).await?,
+            Some(field) => self.query(("HGET", &name.key, field)).await?,
         };
         let Some(text) = text else {
             return Ok(None);
@@ -192,10 +189,10 @@ impl Keys {
         let value: Option<Vec<u8>> = match (field, &sale.value) {
             (Some(field), _) => {
                 let field = sale.form.field(&field);
-                self.query(&[b"HGET", &key[..], &field]).await?
+                self.query(("HGET", &key, &field)).await?
             }
-            (None, Some(_)) => self.query(&[b"GET", &key[..]]).await?,
-            (None, None) => return self.query(&[b"EXISTS", &key[..]]).await,
+            (None, Some(_)) => self.query(("GET", &key)).await?,
+            (None, None) => return self.query(("EXISTS", &key)).await,
         };
         Ok(match &sale.value {
             Some(wanted) => value.as_deref() == Some(target.fill(wanted).as_bytes()),
@@ -213,10 +210,8 @@ impl Keys {
     ) -> Answer<()> {
         let mut cursor = "0".to_owned();
         loop {
-            let words = [kind.words()[2].as_bytes(), key, cursor.as_bytes()];
-            let limit: [&[u8]; 2] = [b"COUNT", PAGE.as_bytes()];
-            let (next, page): (String, Vec<Vec<u8>>) =
-                self.query(&[&words[..], &limit].concat()).await?;
+            let words = (kind.words()[2], key, &cursor, "COUNT", PAGE);
+            let (next, page): (String, Vec<Vec<u8>>) = self.query(words).await?;
             let mut page = page.into_iter();
             while let Some(member) = page.next() {
                 let value = match kind {
@@ -235,8 +230,7 @@ impl Keys {
     /// Whether one of these is a member.
     pub async fn has(&mut self, kind: KeyType, key: &[u8], members: &[Vec<u8>]) -> Answer<bool> {
         for member in members {
-            let words = [kind.words()[3].as_bytes(), key, member];
-            let found: Value = self.query(&words).await?;
+            let found: Value = self.query((kind.words()[3], key, member)).await?;
             // ZSCORE answers with a score or nothing, the others with 1 or 0.
             let is_missing = matches!(found, Value::Nil | Value::Int(0) | Value::Boolean(false));
             if !is_missing {
@@ -249,15 +243,9 @@ impl Keys {
     /// Returns the first and the last members of the sorted set with their scores.
     pub async fn some_scores(&mut self, key: &[u8]) -> Answer<Vec<(Vec<u8>, f64)>> {
         let mut scores = Vec::new();
-        for [from, to] in [["0", "49"], ["-50", "-1"]] {
-            let words = [
-                b"ZRANGE",
-                key,
-                from.as_bytes(),
-                to.as_bytes(),
-                b"WITHSCORES",
-            ];
-            let some: Vec<(Vec<u8>, f64)> = self.query(&words).await?;
+        for [from, to] in [[0, 49], [-50, -1]] {
+            let words = ("ZRANGE", key, from, to, "WITHSCORES");
+            let some: Vec<(Vec<u8>, f64)> = self.query(words).await?;
             scores.extend(some);
         }
         Ok(scores)
@@ -265,8 +253,8 @@ impl Keys {
 
     /// Returns the value of the hash's users, if all users of the first page have the same value.
     pub async fn value_of_all(&mut self, key: &[u8]) -> Answer<Option<Vec<u8>>> {
-        let words: [&[u8]; 5] = [b"HSCAN", key, b"0", b"COUNT", PAGE.as_bytes()];
-        let (_, page): (String, Vec<Vec<u8>>) = self.query(&words).await?;
+        let words = ("HSCAN", key, 0, "COUNT", PAGE);
+        let (_, page): (String, Vec<Vec<u8>>) = self.query(words).await?;
         let mut values = page.iter().skip(1).step_by(2);
         let first = values.next();
         Ok(first.filter(|it| values.all(|other| other == *it)).cloned())
@@ -275,46 +263,30 @@ impl Keys {
     /// Adds a user, and changes nothing if they are there in any spelling. Returns false if the key
     /// is gone and must not be created.
     pub async fn add(&mut self, key: &[u8], add: &NewMember) -> Answer<bool> {
-        let score = add.score.to_string();
-        let member = add.member.as_slice();
-        let command: &[&[u8]] = match add.kind {
-            KeyType::Set => &[b"SADD", member],
-            KeyType::SortedSet => &[b"ZADD", b"NX", score.as_bytes(), member],
-            KeyType::Hash => &[b"HSETNX", member, &add.value],
-        };
-        let may_create = if add.may_create { "1" } else { "0" };
-        let spellings = add.spellings.len().to_string();
-        let mut words: Vec<&[u8]> = vec![
-            b"EVAL",
-            ADD_USER.as_bytes(),
-            b"1",
-            key,
-            may_create.as_bytes(),
-            add.kind.words()[3].as_bytes(),
-            spellings.as_bytes(),
-        ];
-        words.extend(add.spellings.iter().map(Vec::as_slice));
-        words.extend(command);
-        self.query(&words).await
+        let may_create = u8::from(add.may_create);
+        let find = add.kind.words()[3];
+        let spellings = (add.spellings.len(), &add.spellings);
+        let script = ("EVAL", ADD_USER, 1, key, may_create, find, spellings);
+        let member = &add.member;
+        match add.kind {
+            KeyType::Set => self.query((script, "SADD", member)).await,
+            KeyType::SortedSet => {
+                // As text, because the crate writes large numbers as `1e16`.
+                let score = add.score.to_string();
+                self.query((script, "ZADD", "NX", score, member)).await
+            }
+            KeyType::Hash => self.query((script, "HSETNX", member, &add.value)).await,
+        }
     }
 
     /// Moves the counter if its value still allows it ([`MoveCount::may_move`]). Returns whether it
     /// did.
     pub async fn move_count(&mut self, name: &CountName, to: &MoveCount) -> Answer<bool> {
+        // Empty if missing, because `None` is written as no argument at all.
+        let field = name.field.as_deref().unwrap_or_default();
         let seen = to.seen.map(|seen| seen.to_string()).unwrap_or_default();
-        let may = to.may_move.to_string();
-        let by = to.by.to_string();
-        let words: [&[u8]; 8] = [
-            b"EVAL",
-            MOVE_COUNT.as_bytes(),
-            b"1",
-            &name.key,
-            name.field.as_deref().unwrap_or_default(),
-            seen.as_bytes(),
-            may.as_bytes(),
-            by.as_bytes(),
-        ];
-        self.query(&words).await
+        let script = ("EVAL", MOVE_COUNT, 1, &name.key);
+        self.query((script, field, seen, to.may_move, to.by)).await
     }
 }
 

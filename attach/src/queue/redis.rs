@@ -59,7 +59,7 @@ impl Keys {
     /// Refuses a key of another type, and a name that their program writes in another form. A key
     /// that does not exist is accepted: Redis deletes empty lists.
     pub(super) async fn check_list(&mut self, key: &str) -> Answer<()> {
-        let kind: String = self.query(&["TYPE", key]).await?;
+        let kind: String = self.query(("TYPE", key)).await?;
         if kind != "list" && kind != "none" {
             let why = format!("queue: key {key:?} in Redis is a {kind}, not a list");
             return Err(AttachError::Misfit(why));
@@ -78,7 +78,7 @@ impl Keys {
 
     /// Refuses a stream or a group that does not exist.
     pub(super) async fn check_group(&mut self, stream: &str, group: &str) -> Answer<()> {
-        let kind: String = self.query(&["TYPE", stream]).await?;
+        let kind: String = self.query(("TYPE", stream)).await?;
         if kind != "stream" {
             let why = format!("queue: key {stream:?} in Redis is no stream: it is a {kind}");
             return Err(AttachError::Misfit(why.replace("a none", "missing")));
@@ -87,7 +87,7 @@ impl Keys {
     }
 
     async fn group(&mut self, stream: &str, name: &str) -> Answer<Fields> {
-        let groups: Vec<Fields> = self.query(&["XINFO", "GROUPS", stream]).await?;
+        let groups: Vec<Fields> = self.query(("XINFO", "GROUPS", stream)).await?;
         let found = groups.into_iter().find(|group| is_named(group, name));
         let missing =
             || AttachError::Misfit(format!("queue: stream {stream:?} has no group {name:?}"));
@@ -95,12 +95,12 @@ impl Keys {
     }
 
     pub(super) async fn last_id(&mut self, stream: &str) -> Answer<Id> {
-        let fields: Fields = self.query(&["XINFO", "STREAM", stream]).await?;
+        let fields: Fields = self.query(("XINFO", "STREAM", stream)).await?;
         id_of(&fields, "last-generated-id")
     }
 
     pub(super) async fn list_progress(&mut self, list: &str) -> Answer<Progress> {
-        let length: u64 = self.query(&["LLEN", list]).await?;
+        let length: u64 = self.query(("LLEN", list)).await?;
         Ok(match length {
             0 => Progress::Passed,
             length => Progress::Behind(format!("{length} messages are in it"), START),
@@ -117,8 +117,8 @@ impl Keys {
         let delivered = id_of(&fields, "last-delivered-id")?;
         if delivered < end {
             let after = format!("({}", delivered.text());
-            let asked = ["XRANGE", stream, &after, &end.text(), "COUNT", "1"];
-            let entries: Vec<Value> = self.query(&asked).await?;
+            let asked = ("XRANGE", stream, after, end.text(), "COUNT", 1);
+            let entries: Vec<Value> = self.query(asked).await?;
             // Deleted entries are delivered to nobody.
             if !entries.is_empty() {
                 let lag = fields.get("lag").map(from_redis_value_ref::<u64>);
@@ -129,15 +129,14 @@ impl Keys {
                 return Ok(Progress::Behind(why, START));
             }
         }
-        let most = PENDING.to_string();
         let mut from = "-".to_owned();
         loop {
-            let asked = ["XPENDING", stream, group, &from, &end.text(), &most];
-            let pending: Vec<(String, String, u64, u64)> = self.query(&asked).await?;
+            let asked = ("XPENDING", stream, group, &from, end.text(), PENDING);
+            let pending: Vec<(String, String, u64, u64)> = self.query(asked).await?;
             let is_last = pending.len() < PENDING;
             for (at, (id, owner, _, deliveries)) in pending.iter().enumerate() {
                 // Deleted entries stay pending, and nobody can read them.
-                let entry: Vec<Value> = self.query(&["XRANGE", stream, id, id]).await?;
+                let entry: Vec<Value> = self.query(("XRANGE", stream, id, id)).await?;
                 if entry.is_empty() {
                     continue;
                 }
