@@ -12,7 +12,6 @@ use futures_util::stream::FuturesUnordered;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::check::check;
 use crate::config::{Campaign, Mode, Target};
@@ -36,36 +35,24 @@ use firstcome_shared::report::{
 const LIMIT_PART: u64 = 5;
 const LIMIT_AT_LEAST: u64 = 50;
 
-/// What a pass compares, and whether it repairs.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Request {
-    /// Only this campaign.
-    pub campaign: Option<CouponId>,
-    /// Change nothing, list the repairs.
-    pub dry_run: bool,
-    /// An operator confirms the repairs that were shown.
-    pub confirm: bool,
-    /// The run that showed them to the operator: only those repairs are made.
-    pub shown_by: Option<Uuid>,
-}
-
 /// The process was asked to stop, or lost the lock of passes.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopped;
 
 impl Attached {
-    /// Compares and repairs everything that the request asks for. A store of theirs that is away is
-    /// a finding.
+    /// Compares and repairs this campaign, or all. A store of theirs that is away is a finding.
     pub async fn compare(
         &self,
-        request: Request,
+        campaign: Option<CouponId>,
+        asked: Asked,
         run: &mut Run,
         stop: &CancellationToken,
     ) -> Result<(), Stopped> {
         let run_id = run.run_id.clone();
         let pass = Pass {
             attached: self,
-            request,
+            campaign,
+            asked,
             run_id: &run_id,
             stop: stop.clone(),
             keys: Keys::new(&self.redis),
@@ -130,17 +117,19 @@ impl Suspect<'_> {
 
 struct Pass<'a> {
     attached: &'a Attached,
-    request: Request,
+    /// Only this campaign.
+    campaign: Option<CouponId>,
+    asked: Asked,
     run_id: &'a str,
     stop: CancellationToken,
     keys: Keys,
 }
 
 impl Pass<'_> {
-    /// Compares and repairs everything that the request asks for.
+    /// Compares and repairs everything that was asked for.
     async fn run(mut self, run: &mut Run) -> Result<(), Stopped> {
         let compared = self.compare_all(run).await;
-        run.partial = compared.is_err() || self.request.campaign.is_some();
+        run.partial = compared.is_err() || self.campaign.is_some();
         match compared {
             Ok(()) => {}
             Err(AttachError::Stopped) => return Err(Stopped),
@@ -155,7 +144,7 @@ impl Pass<'_> {
     async fn compare_all(&mut self, run: &mut Run) -> Answer<()> {
         let mut sql = self.attached.connect(&mut self.keys).await?;
         let mut suspects = Vec::new();
-        let is_asked = |id| self.request.campaign.is_none_or(|asked| asked == id);
+        let is_asked = |id| self.campaign.is_none_or(|asked| asked == id);
         let campaigns = self.attached.file.campaigns.iter();
         for campaign in campaigns.filter(|it| is_asked(it.coupon_id())) {
             for target in campaign.drops(Utc::now()) {
@@ -366,16 +355,11 @@ impl Pass<'_> {
                 None => now.push(judged),
             }
         }
-        let asked = Asked {
-            confirm: self.request.confirm,
-            dry_run: self.request.dry_run,
-            shown_by: self.request.shown_by,
-        };
         if !held.is_empty() {
             let shown = fingerprinted(&held);
             let confirmation = ours
                 .db
-                .confirmation(target.drop_id(), shown, self.run_id, asked)
+                .confirmation(target.drop_id(), shown, self.run_id, self.asked)
                 .await?;
             if confirmation == Confirmation::Given {
                 ours.trust(file, target.campaign).await?;
@@ -386,7 +370,10 @@ impl Pass<'_> {
                 }
             }
         }
-        Ok(if asked.dry_run { Vec::new() } else { now })
+        if self.asked.dry_run {
+            now.clear();
+        }
+        Ok(now)
     }
 }
 

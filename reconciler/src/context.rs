@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use firstcome_attach::pass::{Request, Stopped};
+use firstcome_attach::pass::Stopped;
 use firstcome_shared::StoreError;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::held_back::Asked;
@@ -141,17 +141,6 @@ impl PassRequest {
     /// Whether the pass compares every drop that is not sealed.
     pub fn covers_everything(&self) -> bool {
         self.coupon.is_none() && self.drop.is_none()
-    }
-}
-
-impl From<&PassRequest> for Request {
-    fn from(request: &PassRequest) -> Self {
-        Self {
-            campaign: request.coupon,
-            dry_run: request.dry_run,
-            confirm: request.confirm,
-            shown_by: request.shown_by,
-        }
     }
 }
 

@@ -100,7 +100,10 @@ impl Worker {
             Self::Attached(attached) => {
                 let Some(ours) = &attached.ours else {
                     // `attach --once` without `DATABASE_URL`: no lock, and nothing is recorded.
-                    attached.compare(request.into(), &mut run, stop).await?;
+                    let asked = request.asked();
+                    attached
+                        .compare(request.coupon, asked, &mut run, stop)
+                        .await?;
                     run.end();
                     return Ok(run);
                 };
@@ -133,9 +136,10 @@ impl Worker {
                 match self {
                     Self::Own(own) => Box::pin(own.sweep(request, &mut run, working)).await,
                     Self::Attached(it) => {
-                        let compared =
-                            Box::pin(it.compare(request.into(), &mut run, working)).await;
-                        compared.map_err(PassError::from)
+                        let asked = request.asked();
+                        Box::pin(it.compare(request.coupon, asked, &mut run, working))
+                            .await
+                            .map_err(PassError::from)
                     }
                 }
             }

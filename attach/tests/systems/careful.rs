@@ -2,7 +2,6 @@
 
 use firstcome_attach::Attached;
 use firstcome_attach::forms::Form;
-use firstcome_attach::pass::Request;
 use firstcome_attach::queue::Queues;
 use firstcome_shared::report::Outcome;
 
@@ -58,7 +57,7 @@ impl Sale {
 
     /// Runs a pass. Returns what it found and did, and the reasons of the differences.
     async fn pass(&self) -> (Vec<String>, String) {
-        let findings = pass(&self.attached, Request::default()).await;
+        let findings = pass(&self.attached).await;
         let whys = findings.iter().map(|it| it.detail.clone());
         (told(&findings), whys.collect())
     }

@@ -8,7 +8,6 @@ use firstcome_attach::Attached;
 use firstcome_attach::config::KeyType;
 use firstcome_attach::forms::{Form, Members, Spelling};
 use firstcome_attach::keys::{Keys, NewMember};
-use firstcome_attach::pass::Request;
 use firstcome_attach::queue::Queues;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -95,17 +94,17 @@ async fn each_form_is_repaired_to_its_former_state() {
             .collect();
         let () = world.bytes("SADD", &key, &written).await;
         add_rows(&world, users(0..20)).await;
-        let findings = pass(&attached, Request::default()).await;
+        let findings = pass(&attached).await;
         assert!(findings.is_empty(), "{case}: {findings:#?}");
 
         world.sql("DELETE FROM coupon WHERE user_id = '3'").await;
         let () = world.bytes("SREM", &key, &written[5..6]).await;
-        let findings = pass(&attached, Request::default()).await;
+        let findings = pass(&attached).await;
         let expected = ["1 missing_admission applied", "1 unissued planned"];
         assert_eq!(told(&findings), expected, "{case}: {findings:#?}");
         let findings = confirm(&attached).await;
         assert_eq!(told(&findings), ["1 unissued applied"], "{case}");
-        let findings = pass(&attached, Request::default()).await;
+        let findings = pass(&attached).await;
         assert!(findings.is_empty(), "{case}: {findings:#?}");
         assert_eq!(members(&world, &key).await, written.into_iter().collect());
         let expected = users(0..20).map(|user| (user, 1)).collect();
@@ -123,14 +122,14 @@ async fn changed_serializer_leads_to_no_second_row_and_no_second_member() {
     let () = world.bytes("SADD", &key, &plain).await;
     add_rows(&world, users(0..20)).await;
     let before = describe(&world, "W", "form = 'plain'");
-    assert!(pass(&before, Request::default()).await.is_empty());
+    assert!(pass(&before).await.is_empty());
 
     let quoted: Vec<Vec<u8>> = users(18..24)
         .map(|user| format!("\"{user}\"").into_bytes())
         .collect();
     let () = world.bytes("SADD", &key, &quoted).await;
     let all = members(&world, &key).await;
-    let findings = pass(&before, Request::default()).await;
+    let findings = pass(&before).await;
     assert_eq!(told(&findings), ["1 stalled skipped"], "{findings:#?}");
     let why = &findings[0].detail;
     assert!(why.contains("write form = \"json\""), "{why}");
@@ -151,7 +150,7 @@ async fn changed_serializer_leads_to_no_second_row_and_no_second_member() {
             .await
             .unwrap()
     );
-    let findings = pass(&after, Request::default()).await;
+    let findings = pass(&after).await;
     assert_eq!(told(&findings), ["4 unissued planned"], "{findings:#?}");
     let only_once = users(0..20).map(|user| (user, 1)).collect();
     assert_eq!(rows(&world).await, only_once);
@@ -172,13 +171,13 @@ async fn text_around_ids_is_guessed_if_no_member_has_a_row() {
     let () = world.bytes("SADD", &key, &written).await;
     add_rows(&world, users(0..20)).await;
     let attached = describe(&world, "W", "form = 'plain'");
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     let expected = ["20 missing_admission planned", "20 unissued planned"];
     assert_eq!(told(&findings), expected, "{findings:#?}");
     let why = &findings[0].detail;
     assert!(why.contains("try users.member = \"user:{id}\""), "{why}");
     let right = describe(&world, "W", "member = 'user:{id}'");
-    assert!(pass(&right, Request::default()).await.is_empty());
+    assert!(pass(&right).await.is_empty());
 }
 
 #[tokio::test]
@@ -304,7 +303,7 @@ async fn check(
     let before = rows(world).await;
     let written = members(world, &key).await;
     let attached = describe(world, name, &format!("form = '{word}'"));
-    pass(&attached, Request::default()).await;
+    pass(&attached).await;
     confirm(&attached).await;
     confirm(&attached).await;
     let after = rows(world).await;

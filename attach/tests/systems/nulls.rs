@@ -5,7 +5,6 @@ use chrono::NaiveDate;
 use firstcome_attach::Attached;
 use firstcome_attach::condition::{Condition, Is};
 use firstcome_attach::config::{AttachFile, Scalar, Target};
-use firstcome_attach::pass::Request;
 use firstcome_attach::queue::Queues;
 use firstcome_attach::schema::{Column, Table};
 use firstcome_attach::shape::TableShape;
@@ -44,7 +43,7 @@ async fn row_with_null_in_a_listed_column_is_a_row_of_its_user() {
     let rows = "INSERT INTO coupon (user_id, channel) VALUES (1, NULL), (2, 'APP'), (3, 'GIFT')";
     world.sql(rows).await;
     let () = world.redis("SADD @users 1 2 3").await;
-    pass(&attached, Request::default()).await;
+    pass(&attached).await;
     let findings = confirm(&attached).await;
     assert_eq!(told(&findings), ["1 unissued applied"], "{findings:#?}");
     let rows = "SELECT user_id, COUNT(*) FROM coupon GROUP BY user_id";
@@ -71,11 +70,11 @@ async fn events_that_are_skipped_or_done_get_no_row_and_all_others_get_one() {
         let events = "INSERT INTO failed (user_id, reason, solved) \
             VALUES (1, NULL, NULL), (2, 'BLOCKED', NULL), (3, 'TIMEOUT', 'YES')";
         world.sql(events).await;
-        pass(&attached, Request::default()).await;
+        pass(&attached).await;
         confirm(&attached).await;
         let rows = world.sql("SELECT user_id FROM coupon ORDER BY 1").await;
         assert_eq!(rows.concat(), open, "{case}");
-        let findings = pass(&attached, Request::default()).await;
+        let findings = pass(&attached).await;
         assert!(findings.is_empty(), "{case}: {findings:#?}");
     }
 }

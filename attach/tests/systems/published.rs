@@ -4,10 +4,10 @@
 
 use anyhow::ensure;
 use firstcome_attach::Attached;
-use firstcome_attach::pass::Request;
 use firstcome_attach::queue::Queues;
+use firstcome_shared::mysql::held_back::Asked;
 
-use crate::world::{World, confirm, pass, told};
+use crate::world::{World, confirm, pass, pass_over, told};
 
 const QUANTITY: u32 = 20;
 const ASKED: u32 = 30;
@@ -270,7 +270,7 @@ impl System {
 /// Breaks and repairs a system.
 async fn repair(world: &World, system: &System) -> anyhow::Result<()> {
     let attached = system.open(world).await;
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     ensure!(findings.is_empty(), "at first {findings:#?}");
     let before = system.state(world).await;
 
@@ -281,7 +281,7 @@ async fn repair(world: &World, system: &System) -> anyhow::Result<()> {
     }
     system.run(world, system.fault, LOST[1]).await;
     ensure!(system.state(world).await != before, "nothing broke");
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     let kinds = told(&findings).join(", ");
     for kind in ["1 unissued", "1 missing_admission"] {
         let is_named = kinds.contains(kind) == system.names_users;
@@ -294,7 +294,7 @@ async fn repair(world: &World, system: &System) -> anyhow::Result<()> {
         state == before,
         "{state:?} instead of {before:?}: {findings:#?} {confirmed:#?}"
     );
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     ensure!(findings.is_empty(), "at last {findings:#?}");
     Ok(())
 }
@@ -350,20 +350,17 @@ rows = { table = 'coupon', user = 'user_id', where = { stock_id = 1, status = ['
     }
     let fast = FILE.replace("\nquantity", "\nin_flight = '0.01s'\nquantity");
     let attached = world.attached_with(&fast, Queues::default());
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     assert!(findings.is_empty(), "{findings:#?}");
 
     let () = world.redis("DECR @stock:1").await;
-    let stock = Request {
-        campaign: Some(attached.file.campaigns[1].coupon_id()),
-        ..Request::default()
-    };
-    pass(&attached, stock).await;
-    let confirmed = Request {
+    let stock = Some(attached.file.campaigns[1].coupon_id());
+    pass_over(&attached, stock, Asked::default()).await;
+    let confirmed = Asked {
         confirm: true,
-        ..stock
+        ..Asked::default()
     };
-    let findings = pass(&attached, confirmed).await;
+    let findings = pass_over(&attached, stock, confirmed).await;
     assert_eq!(
         told(&findings),
         ["1 count_mismatch applied"],
@@ -374,13 +371,13 @@ rows = { table = 'coupon', user = 'user_id', where = { stock_id = 1, status = ['
     // Whichever stock the lost row belongs to, their program issues it again.
     world.sql("DELETE FROM coupon WHERE user_id = 13").await;
     let () = world.redis("SREM @users 15").await;
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     let named = told(&findings).join(", ");
     assert!(named.contains("1 missing_admission skipped"), "{named}");
     assert!(named.contains("1 unissued skipped"), "{named}");
     claim(13).await;
     let () = world.redis("SADD @users 15").await;
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     assert!(findings.is_empty(), "{findings:#?}");
 }
 
@@ -414,7 +411,7 @@ queue = { list = '@queue' }";
     let () = world.redis("SADD @available 7 8").await;
     let fast = FILE.replace("\nrows", "\nin_flight = '0.01s'\nrows");
     let attached = world.attached_with(&fast, Queues::default());
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     assert!(findings.is_empty(), "{findings:#?}");
 
     // A consumer failed for one user; another user was correctly refused.
@@ -422,7 +419,7 @@ queue = { list = '@queue' }";
         "INSERT INTO failed (coupon_id, user_id, reason) VALUES (7, 15, NULL), (7, 16, 'BLOCKED')";
     world.sql(failed).await;
     let () = world.redis("SREM @available 7").await;
-    pass(&attached, Request::default()).await;
+    pass(&attached).await;
     let findings = confirm(&attached).await;
     let expected = ["1 failed_claim applied", "1 unfilled skipped"];
     assert_eq!(told(&findings), expected, "{findings:#?}");
@@ -434,7 +431,7 @@ queue = { list = '@queue' }";
     let rows = "SELECT COUNT(*), MAX(user_id), (SELECT remaining FROM stock) FROM history";
     assert_eq!(world.sql(rows).await, [["16", "15", "4"]]);
     let () = world.redis("SADD @available 7").await;
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     assert!(findings.is_empty(), "{findings:#?}");
 
     for user in 16..20 {
@@ -442,7 +439,7 @@ queue = { list = '@queue' }";
         world.sql(&row).await;
     }
     world.sql("UPDATE stock SET remaining = 0").await;
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     assert_eq!(
         told(&findings),
         ["1 count_mismatch skipped"],

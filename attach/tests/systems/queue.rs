@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use firstcome_attach::config::AttachFile;
-use firstcome_attach::pass::Request;
 use firstcome_attach::queue::{Brokers, Queues};
 use firstcome_attach::{AttachError, Attached};
 use firstcome_shared::config::{KafkaArgs, TlsArgs};
@@ -75,13 +74,13 @@ async fn clean(queue: &str, queues: Queues) -> (World, Attached) {
     let attached = world.attached_with(&file(queue), queues);
     add_members(&world, 0..BEFORE).await;
     add_rows(&world, 0..BEFORE).await;
-    assert_eq!(pass(&attached, Request::default()).await, []);
+    assert_eq!(pass(&attached).await, []);
     (world, attached)
 }
 
 /// The consumer stands: nothing is called lost, and nothing is repaired.
 async fn must_stand(world: &World, attached: &Attached, stage: &str, by: &str) {
-    let findings = pass(attached, Request::default()).await;
+    let findings = pass(attached).await;
     assert_eq!(told(&findings), ["1 stalled skipped"], "{findings:?}");
     let said = &findings[0].detail;
     assert!(said.contains("campaign \"Winter\""), "{said}");
@@ -91,7 +90,7 @@ async fn must_stand(world: &World, attached: &Attached, stage: &str, by: &str) {
 
 /// The consumer has processed all but the lost messages: those are repaired.
 async fn must_repair(world: &World, attached: &Attached) {
-    let findings = pass(attached, Request::default()).await;
+    let findings = pass(attached).await;
     let expected = [format!("{LOST} unissued applied")];
     assert_eq!(told(&findings), expected, "{findings:?}");
     assert_eq!(rows(world).await, BEFORE + WAITING);
@@ -129,7 +128,7 @@ async fn messages_in_a_stream_are_not_lost_promises() {
         let attached = world.attached_with(&file(queue), impatient());
         add_members(&world, 0..BEFORE).await;
         add_rows(&world, 0..BEFORE).await;
-        assert_eq!(pass(&attached, Request::default()).await, []);
+        assert_eq!(pass(&attached).await, []);
         (world, attached)
     };
     add_members(&world, all()).await;
@@ -233,7 +232,7 @@ async fn messages_in_a_topic_or_its_retry_topic_are_not_lost_promises() {
         .await
         .unwrap();
     let () = world.redis("SADD @users another").await;
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     assert_eq!(told(&findings), ["1 stalled skipped"], "{findings:?}");
 }
 

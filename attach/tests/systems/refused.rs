@@ -3,7 +3,6 @@
 
 use firstcome_attach::AttachError;
 use firstcome_attach::config::AttachFile;
-use firstcome_attach::pass::Request;
 use firstcome_attach::queue::Queues;
 
 use crate::world::{World, pass};
@@ -167,7 +166,7 @@ async fn all_missing_rights_are_reported_before_the_first_repair() {
         let mut attached = world.attached_with(&observed, Queues::default());
         attached.theirs = world.mysql_as(&name);
         attached.check().await.unwrap();
-        let findings = pass(&attached, Request::default()).await;
+        let findings = pass(&attached).await;
         assert!(findings.is_empty(), "{findings:#?}");
     }
     // Rights that a role grants count, too.

@@ -7,7 +7,6 @@ use firstcome_attach::Attached;
 use firstcome_attach::config::CountName;
 use firstcome_attach::keys::Keys;
 use firstcome_attach::keys::MoveCount;
-use firstcome_attach::pass::Request;
 use firstcome_attach::queue::Queues;
 use firstcome_stack::eventually;
 
@@ -42,7 +41,7 @@ async fn open(rest: &str) -> (World, Attached) {
         let () = world.redis(&format!("SADD @users user-{user}")).await;
     }
     let attached = world.attached_with(&file(rest), Queues::default());
-    assert!(pass(&attached, Request::default()).await.is_empty());
+    assert!(pass(&attached).await.is_empty());
     let () = world.redis("SADD @users user-17").await;
     (world, attached)
 }
@@ -87,18 +86,18 @@ async fn row_waits_while_the_column_moves_since_it_may_count_this_row_already() 
         world.sql("UPDATE stock SET remaining = 2").await;
         let () = world.redis("DEL @queue").await;
     };
-    let (findings, ()) = tokio::join!(pass(&attached, Request::default()), lowered);
+    let (findings, ()) = tokio::join!(pass(&attached), lowered);
     assert_eq!(told(&findings), ["1 unissued skipped"], "{findings:#?}");
     let why = &findings[0].detail;
     assert!(why.contains("column of the stock row moves"), "{why}");
     assert_eq!(number(&world, ROWS).await, 17);
     // The writer died: both looks see the same two numbers.
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     let expected = ["1 count_mismatch skipped", "1 unissued applied"];
     assert_eq!(told(&findings), expected, "{findings:#?}");
     assert_eq!(number(&world, ROWS).await, 18);
     assert_eq!(number(&world, REMAINING).await, 2, "it counted the row");
-    assert!(pass(&attached, Request::default()).await.is_empty());
+    assert!(pass(&attached).await.is_empty());
 }
 
 #[tokio::test]
@@ -108,7 +107,7 @@ async fn column_that_differs_at_rest_keeps_its_difference_over_several_rows() {
     let trigger = "CREATE TRIGGER moves AFTER INSERT ON coupon FOR EACH ROW UPDATE stock SET remaining = remaining - 1";
     world.sql(trigger).await;
     let () = world.redis("SADD @users user-18 user-19").await;
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     let expected = ["1 count_mismatch skipped", "3 unissued applied"];
     assert_eq!(told(&findings), expected, "{findings:#?}");
     assert_eq!(number(&world, ROWS).await, 20);
@@ -120,7 +119,7 @@ async fn row_without_a_unique_key_needs_confirmation_unless_the_queue_has_passed
     let rows = "in_flight = '0.01s'
         rows = { table = 'coupon', user = 'user_id', duplicates = 'reported' }";
     let (world, attached) = open(rows).await;
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     assert_eq!(told(&findings), ["1 unissued planned"], "{findings:#?}");
     let queue = format!("{rows}\nqueue = {{ list = '@queue' }}");
     let described = world.attached_with(&file(&queue), Queues::default());
@@ -129,7 +128,7 @@ async fn row_without_a_unique_key_needs_confirmation_unless_the_queue_has_passed
     let is_trusted = ours.trusts(&described.file, campaign).await.unwrap();
     assert!(!is_trusted, "a queue is a part of the mapping");
     ours.trust(&described.file, campaign).await.unwrap();
-    let findings = pass(&described, Request::default()).await;
+    let findings = pass(&described).await;
     assert_eq!(told(&findings), ["1 unissued applied"], "{findings:#?}");
     assert_eq!(number(&world, ROWS).await, 18);
     assert!(confirm(&described).await.is_empty());

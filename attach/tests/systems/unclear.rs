@@ -1,7 +1,6 @@
 //! Cases that a look at real stores must tell apart before a repair writes: unclear ones are named
 //! or refused.
 
-use firstcome_attach::pass::Request;
 use firstcome_attach::queue::Queues;
 use firstcome_attach::{AttachError, Attached};
 use firstcome_shared::domain::DropId;
@@ -72,7 +71,7 @@ impl Shop {
     }
 
     async fn pass(&self) -> Vec<Finding> {
-        pass(&self.attached, Request::default()).await
+        pass(&self.attached).await
     }
 
     /// Returns why the file with this campaign is refused; empty if it is not.
@@ -380,7 +379,7 @@ async fn rows_without_an_order_name_no_user_as_the_last() {
         world.sql(&insert).await;
         let () = world.redis(&format!("SADD @users {user}")).await;
     }
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     assert_eq!(told(&findings), ["1 over_issued skipped"], "{findings:#?}");
     let why = &findings[0].detail;
     assert!(why.contains("2 rows are beyond the quantity"), "{why}");
@@ -444,13 +443,13 @@ async fn flag_that_tells_two_campaigns_apart_is_not_taken_for_a_status() {
         "{notes:?}"
     );
     // Other rows than before would count as taken back, so the mapping is a new one.
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     assert_eq!(told(&findings), ["1 unissued planned"], "{findings:#?}");
     let ours = attached.ours.as_ref().unwrap();
     ours.trust(&attached.file, &attached.file.campaigns[0])
         .await
         .unwrap();
-    let findings = pass(&attached, Request::default()).await;
+    let findings = pass(&attached).await;
     assert_eq!(told(&findings), ["1 unissued applied"], "{findings:#?}");
 }
 
@@ -467,7 +466,7 @@ async fn quantity_that_falls_with_each_row_is_refused() {
     shop.add_members(0..20).await;
     let told_by = file(&campaign).replace("quantity = 100\n", "");
     let attached = shop.world.attached_with(&told_by, Queues::default());
-    assert_eq!(pass(&attached, Request::default()).await, []);
+    assert_eq!(pass(&attached).await, []);
     shop.add_members(20..30).await;
     for user in 20..30 {
         shop.insert(&user.to_string()).await;
@@ -475,7 +474,7 @@ async fn quantity_that_falls_with_each_row_is_refused() {
     for (total, is_refused) in [(70, true), (80, false), (60, false)] {
         let set = format!("UPDATE stock SET total = {total}");
         shop.world.sql(&set).await;
-        let findings = pass(&attached, Request::default()).await;
+        let findings = pass(&attached).await;
         let is_stalled = told(&findings) == ["1 stalled skipped"];
         assert_eq!(is_stalled, is_refused, "{total} {findings:#?}");
     }
@@ -529,12 +528,12 @@ async fn date_in_a_time_column_selects_the_whole_day() {
         "where = { at = '{date}' }, duplicates = 'reported' }",
     );
     let attached = world.attached_with(&self::file(&once), Queues::default());
-    pass(&attached, Request::default()).await;
+    pass(&attached).await;
     let findings = confirm(&attached).await;
     assert_eq!(told(&findings), ["1 failed_claim applied"], "{findings:#?}");
     let rows = "SELECT COUNT(*) FROM coupon WHERE user_id = 1 AND DATE(at) = UTC_DATE()";
     assert_eq!(world.sql(rows).await, [["1"]]);
-    assert!(pass(&attached, Request::default()).await.is_empty());
+    assert!(pass(&attached).await.is_empty());
 }
 
 #[tokio::test]
@@ -548,7 +547,7 @@ async fn generated_values_must_fit_their_columns() {
     let campaign = SET.replace("'user_id'", &format!("'user_id', {insert}"));
     let attached = world.attached_with(&file(&campaign), Queues::default());
     let () = world.redis("SADD @users 1 2").await;
-    pass(&attached, Request::default()).await;
+    pass(&attached).await;
     let findings = confirm(&attached).await;
     assert_eq!(told(&findings), ["2 unissued applied"], "{findings:#?}");
     let made = "SELECT COUNT(*) FROM coupon WHERE id > 1000 AND LENGTH(code) = 8 AND LENGTH(name) = 36 \

@@ -5,8 +5,9 @@ mod base;
 
 use chrono::Utc;
 use firstcome_attach::Attached;
-use firstcome_attach::pass::Request;
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::DbSettings;
+use firstcome_shared::mysql::held_back::Asked;
 use firstcome_shared::report::{Finding, Run, Trigger};
 use tokio_util::sync::CancellationToken;
 
@@ -58,22 +59,32 @@ impl World {
     }
 }
 
-/// Runs one pass, and returns its findings.
-pub(crate) async fn pass(attached: &Attached, request: Request) -> Vec<Finding> {
+/// Runs one pass over all campaigns, and returns its findings.
+pub(crate) async fn pass(attached: &Attached) -> Vec<Finding> {
+    pass_over(attached, None, Asked::default()).await
+}
+
+/// Runs one pass over a campaign, or over all, and returns its findings.
+pub(crate) async fn pass_over(
+    attached: &Attached,
+    campaign: Option<CouponId>,
+    asked: Asked,
+) -> Vec<Finding> {
     let mut run = Run::begun("run", Trigger::Cli, Utc::now());
     let stop = CancellationToken::new();
-    attached.compare(request, &mut run, &stop).await.unwrap();
+    let compared = attached.compare(campaign, asked, &mut run, &stop).await;
+    compared.unwrap();
     run.all_findings().cloned().collect()
 }
 
 /// Runs a pass that confirms what is held back of the first campaign.
 pub(crate) async fn confirm(attached: &Attached) -> Vec<Finding> {
-    let request = Request {
-        campaign: Some(attached.file.campaigns[0].coupon_id()),
+    let first = attached.file.campaigns[0].coupon_id();
+    let confirmed = Asked {
         confirm: true,
-        ..Request::default()
+        ..Asked::default()
     };
-    pass(attached, request).await
+    pass_over(attached, Some(first), confirmed).await
 }
 
 /// Counts the findings by kind and result.

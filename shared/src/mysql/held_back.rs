@@ -33,7 +33,9 @@ row! {
 /// An operator's request to a pass.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Asked {
+    /// The operator confirms the repairs that were shown.
     pub confirm: bool,
+    /// Change nothing, list the repairs.
     pub dry_run: bool,
     /// The run whose repairs the operator has seen. `None` confirms those that a run has shown
     /// last.
