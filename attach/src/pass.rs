@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 
 use chrono::Utc;
 use firstcome_shared::domain::CouponId;
+use firstcome_shared::hash::hash64;
 use firstcome_shared::mysql::held_back::{Asked, Confirmation, ShownRepairs};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -456,10 +456,7 @@ fn fingerprinted(repairs: &[Held<'_>]) -> ShownRepairs {
         number: u32::try_from(repairs.len()).unwrap_or(u32::MAX),
         fingerprint: repairs
             .iter()
-            .map(|it: &Held<'_>| {
-                let hash = Sha256::digest(format!("{:?}", it.judged.repair));
-                u64::from_be_bytes(std::array::from_fn(|at| hash[at]))
-            })
+            .map(|it: &Held<'_>| hash64(format!("{:?}", it.judged.repair)))
             .fold(0, u64::wrapping_add),
     }
 }

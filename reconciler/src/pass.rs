@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use firstcome_shared::domain::UserId;
+use firstcome_shared::hash::finish64;
 use firstcome_shared::schedule::{Schedule, Tz};
 use futures_util::TryStreamExt as _;
 use sha2::{Digest as _, Sha256};
@@ -36,8 +37,7 @@ impl Takes {
 
     /// Returns the first bytes of the hash, as a number.
     pub fn fingerprint(&self) -> u64 {
-        let hash = self.hash.clone().finalize();
-        u64::from_be_bytes(std::array::from_fn(|at| hash[at]))
+        finish64(self.hash.clone())
     }
 }
 

@@ -4,6 +4,7 @@
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::crash::{Point, crash_point};
+use firstcome_shared::hash::finish64;
 use firstcome_shared::mysql::processes::owner;
 use firstcome_shared::mysql::runs::RunRow;
 use firstcome_shared::mysql::{Db, DbError, json};
@@ -159,8 +160,7 @@ fn content(run: &Run, drops: &str) -> Option<i64> {
     if run.all_findings().any(|it| it.result == Outcome::Applied) {
         hash.update(&run.run_id);
     }
-    let hash = hash.finalize();
-    Some(i64::from_be_bytes(std::array::from_fn(|at| hash[at])))
+    Some(finish64(hash).cast_signed())
 }
 
 fn row(run: &Run, confirmed: bool) -> RunRow {

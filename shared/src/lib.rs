@@ -12,6 +12,7 @@ pub mod coupon;
 pub mod crash;
 pub mod domain;
 pub mod drops;
+pub mod hash;
 pub mod http;
 pub mod kafka;
 pub mod line_limit;

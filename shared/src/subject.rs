@@ -3,9 +3,9 @@
 //! that campaigns have negative ids in Firstcome's tables.
 
 use chrono::NaiveDate;
-use sha2::{Digest as _, Sha256};
 
 use crate::domain::{CouponId, DropId};
+use crate::hash::hash64;
 
 /// What passes compare.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,11 +49,8 @@ impl Subject {
     /// Returns the id of a campaign: the first 52 bits of a hash, negative. It is exact in JSON,
     /// and no coupon or drop of Firstcome has it.
     fn id_of_campaign(name: &str) -> i64 {
-        let hash = Sha256::digest(format!("attach\n{name}"));
-        let bits = hash[..8]
-            .iter()
-            .fold(0_u64, |bits, byte| (bits << 8) | u64::from(*byte));
-        -(bits >> 12).cast_signed() - 1
+        let hash = hash64(format!("attach\n{name}"));
+        -(hash >> 12).cast_signed() - 1
     }
 }
 

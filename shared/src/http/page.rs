@@ -6,9 +6,9 @@ use axum::http::header::{
 };
 use axum::http::{HeaderValue, header::HeaderName};
 use axum::response::{IntoResponse as _, Response};
-use sha2::{Digest as _, Sha256};
 
 use super::Problem;
+use crate::hash::hash64;
 
 /// An asset file that is part of the program. Its name contains a hash of its content, so that
 /// browsers can cache it forever and never use an old version.
@@ -28,7 +28,7 @@ impl Asset {
             _ => "application/octet-stream",
         };
         Self {
-            name: format!("{stem}-{:016x}.{extension}", hash(content.as_bytes())),
+            name: format!("{stem}-{:016x}.{extension}", hash64(content)),
             content,
             content_type,
         }
@@ -58,12 +58,6 @@ fn stem_and_extension(name: &str) -> Option<(&str, &str)> {
     Some((name.split_once('-')?.0, name.rsplit_once('.')?.1))
 }
 
-/// Returns the first 64 bits of the SHA-256 hash.
-pub fn hash(bytes: &[u8]) -> u64 {
-    let digest: [u8; 32] = Sha256::digest(bytes).into();
-    u64::from_be_bytes(std::array::from_fn(|at| digest[at]))
-}
-
 /// Sets the security headers of a page. `content` is the content security policy.
 pub fn secure(response: &mut Response, content: &'static str, referrer: &'static str) {
     let headers: [(HeaderName, &'static str); 3] = [
@@ -82,7 +76,6 @@ mod tests {
 
     #[test]
     fn asset_is_cached_forever_only_under_its_own_hash() {
-        assert_eq!(hash(b"abc"), 0xba78_16bf_8f01_cfea);
         let script = Asset::new("page", "js", "1");
         let style = Asset::new("page", "css", "a {}");
         let all = [&script, &style];

@@ -5,9 +5,9 @@
 
 use chrono::{DateTime, NaiveDate, Utc};
 use rand::RngExt as _;
-use sha2::{Digest as _, Sha256};
 
 use crate::domain::{CouponId, DropId};
+use crate::hash::hash64;
 
 /// Draws the id of a coupon or revocation: seconds since 1970, followed by 20 random bits. The
 /// primary key refuses an id that is taken; then draw again. An id that MySQL has lost can only be
@@ -22,11 +22,8 @@ pub(super) fn draw_id(now: DateTime<Utc>) -> i64 {
 /// probability of 1 in 9,000; `attempt` then gives the second one another id.
 pub(super) fn drop_id(coupon: CouponId, local_date: Option<NaiveDate>, attempt: u32) -> DropId {
     let date = local_date.map(|date| date.to_string()).unwrap_or_default();
-    let hash: [u8; 32] = Sha256::digest(format!("{coupon}:{date}:{attempt}")).into();
-    let bits = hash[..8]
-        .iter()
-        .fold(0_u64, |bits, byte| (bits << 8) | u64::from(*byte));
-    DropId((bits >> 12).cast_signed() + 1)
+    let hash = hash64(format!("{coupon}:{date}:{attempt}"));
+    DropId((hash >> 12).cast_signed() + 1)
 }
 
 #[cfg(test)]

@@ -11,11 +11,11 @@ pub mod wording;
 use chrono::{DateTime, NaiveDate, SubsecRound as _, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use strum::{EnumString, IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
 
 use crate::domain::{CouponId, DropId, UserId};
+use crate::hash::hash64;
 use crate::subject::Subject;
 
 pub use case::{FindingCase, UnsafePart};
@@ -196,8 +196,7 @@ impl Finding {
         let place = (self.coupon_id, self.drop_id, self.slot, &self.user_id);
         let what = (self.kind, self.case.identity(), self.dead_letter, reason);
         let end = (self.action, self.result, self.needs_person);
-        let hash = Sha256::digest(json!([place, what, end]).to_string());
-        i64::from_be_bytes(std::array::from_fn(|at| hash[at]))
+        hash64(json!([place, what, end]).to_string()).cast_signed()
     }
 
     /// Returns the id of its user, if the table can store it: some ids of attached systems do not
