@@ -43,10 +43,19 @@ pub use refusal::{Refusal, refusal};
 pub use sql::{Sql, insert_all};
 pub use value::{Value, list};
 
+use crate::sql;
+
 /// Lists users as a table `j`; takes them as a JSON array. Unlike a long list, it needs few
 /// parameters, and MySQL does not estimate their rows.
 const USERS: &str = "JSON_TABLE(?, '$[*]' COLUMNS (user_id VARCHAR(128) CHARACTER SET ascii \
     COLLATE ascii_bin PATH '$')) j";
+
+/// Selects what is joined to these users, the table `j`. MySQL refuses to compare its ASCII columns
+/// with other characters, and no row has them, so ids with other characters are left out.
+fn of_users<'u>(select: &'static str, users: impl Iterator<Item = &'u str>, joined: Sql) -> Sql {
+    let ascii: Vec<&str> = users.filter(|user| user.is_ascii()).collect();
+    sql!(select).and(sql!(USERS, json(&ascii))).and(joined)
+}
 
 /// Serializes a value as JSON, for a column or as the list parameter of a query (`JSON_TABLE`).
 pub fn json(value: &impl serde::Serialize) -> String {

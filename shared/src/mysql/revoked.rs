@@ -15,7 +15,7 @@ use super::ops_actions::{Operator, OperatorAct};
 use super::sealed::rows_changed;
 use super::sql::stored_as;
 use super::uses::is_in_use;
-use super::{Conn, Db, DbError, DbResult, Sql, USERS, json};
+use super::{Conn, Db, DbError, DbResult, Sql, of_users};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use crate::model::Revocation;
 use crate::sql;
@@ -314,11 +314,8 @@ async fn close_promises(conn: &mut Conn, id: i64) -> QueryResult<()> {
 }
 
 pub(super) fn of_people(coupon: CouponId, people: &[UserId]) -> Sql {
-    // MySQL refuses to compare its ASCII column with other characters, and no revocation has them.
-    let people = people.iter().filter(|user| user.as_str().is_ascii());
-    let people = json(&people.collect::<Vec<_>>());
+    let users = people.iter().map(UserId::as_str);
     let own = " STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = ? AND r.user_id = j.user_id \
         ORDER BY r.id";
-    let users = sql!("SELECT {r.columns} FROM ").and(sql!(USERS, people));
-    users.and(sql!(own, coupon))
+    of_users("SELECT {r.columns} FROM ", users, sql!(own, coupon))
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 
-use super::{Conn, Sql, USERS, json};
+use super::{Conn, Sql, of_users};
 use crate::claim::Claim;
 use crate::domain::{CouponId, UserId};
 use crate::sql;
@@ -35,12 +35,9 @@ pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResul
 /// Selects and locks the revocations of these users. One parameter for all of them: MySQL describes
 /// each parameter of a statement in a packet, a thousand for a full batch.
 fn locked_of_people(coupon: CouponId, users: &BTreeSet<&UserId>) -> Sql {
-    // MySQL refuses to compare its ASCII column with other characters, and no revocation has them.
-    let ascii = users.iter().filter(|user| user.as_str().is_ascii());
-    let names = json(&ascii.collect::<Vec<_>>());
+    let columns = "SELECT r.user_id, r.person_scope, r.again_from FROM ";
+    let users = users.iter().map(|user| user.as_str());
     let own = " STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_one) \
                ON r.coupon_id = ? AND r.user_id = j.user_id FOR SHARE OF r";
-    let users =
-        sql!("SELECT r.user_id, r.person_scope, r.again_from FROM ").and(sql!(USERS, names));
-    users.and(sql!(own, coupon))
+    of_users(columns, users, sql!(own, coupon))
 }
