@@ -49,7 +49,7 @@ impl Attached {
         stop: &CancellationToken,
     ) -> Result<(), Stopped> {
         let run_id = run.run_id.clone();
-        let pass = Pass {
+        let mut pass = Pass {
             attached: self,
             campaign,
             asked,
@@ -57,7 +57,17 @@ impl Attached {
             stop: stop.clone(),
             keys: Keys::new(&self.redis),
         };
-        pass.run(run).await
+        let compared = pass.compare_all(run).await;
+        run.partial = compared.is_err() || campaign.is_some();
+        match compared {
+            Ok(()) => {}
+            Err(AttachError::Stopped) => return Err(Stopped),
+            Err(error) => run.findings.push(Finding {
+                case: error.case(),
+                ..Finding::report(Kind::Stalled, error.to_string())
+            }),
+        }
+        Ok(())
     }
 
     /// Connects to their MySQL. Repairs need primaries.
@@ -127,20 +137,6 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     /// Compares and repairs everything that was asked for.
-    async fn run(mut self, run: &mut Run) -> Result<(), Stopped> {
-        let compared = self.compare_all(run).await;
-        run.partial = compared.is_err() || self.campaign.is_some();
-        match compared {
-            Ok(()) => {}
-            Err(AttachError::Stopped) => return Err(Stopped),
-            Err(error) => run.findings.push(Finding {
-                case: error.case(),
-                ..Finding::report(Kind::Stalled, error.to_string())
-            }),
-        }
-        Ok(())
-    }
-
     async fn compare_all(&mut self, run: &mut Run) -> Answer<()> {
         let mut sql = self.attached.connect(&mut self.keys).await?;
         let mut suspects = Vec::new();
