@@ -12,7 +12,7 @@ use lettre::message::Mailbox;
 use super::document::{Block, Document, Rendered, time};
 use super::links::Links;
 use super::section::open_problems;
-use super::{bounded, duration, things};
+use super::{bounded, duration, things, with_rest};
 use crate::report::{AlertKind, Kind};
 use crate::wording::{LONGEST, capital, count, grouped, line, person};
 
@@ -219,13 +219,6 @@ fn finished_drops(day: &DailyDigest) -> [Block; 2] {
         Block::Title("Finished drops".to_owned()),
         Block::list(items).unwrap_or_else(none),
     ]
-}
-
-/// Adds how many of all these lines do not name.
-fn with_rest(mut lines: Vec<String>, total: u64) -> Vec<String> {
-    let more = total.saturating_sub(lines.len() as u64);
-    lines.extend((more > 0).then(|| format!("and {} more", grouped(more))));
-    lines
 }
 
 /// Names the campaigns with problems, or else all, if they are few.

@@ -83,9 +83,15 @@ pub(crate) fn things(kind: &str, n: u64) -> String {
 
 /// Keeps the first lines, and says how many more there are.
 fn bounded(mut lines: Vec<String>, most: usize) -> Vec<String> {
-    let more = lines.len().saturating_sub(most);
+    let total = lines.len() as u64;
     lines.truncate(most);
-    lines.extend((more > 0).then(|| format!("and {} more", wording::grouped(more as u64))));
+    with_rest(lines, total)
+}
+
+/// Adds how many of all these lines do not name.
+fn with_rest(mut lines: Vec<String>, total: u64) -> Vec<String> {
+    let more = total.saturating_sub(lines.len() as u64);
+    lines.extend((more > 0).then(|| format!("and {} more", wording::grouped(more))));
     lines
 }
 
