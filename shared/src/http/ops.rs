@@ -69,24 +69,13 @@ impl OpsToken {
     /// Returns a description of the fault, never with the token.
     pub fn new(token: &SecretString, view: Option<&SecretString>) -> Result<Self, String> {
         let all = secrets("OPS_TOKEN", token)?;
-        let view = view.map_or(Ok(Vec::new()), |view| secrets("OPS_VIEW_TOKEN", view))?;
         let all = all.into_iter().map(|token| (token, Allowed::All));
         let all = Self {
             tokens: all.collect(),
             lines: Arc::default(),
         };
-        if view
-            .iter()
-            .any(|it| all.allows(it.expose_secret()).is_some())
-        {
-            let why = "OPS_VIEW_TOKEN must be another token than OPS_TOKEN: it only reads";
-            return Err(why.into());
-        }
-        let view = view.into_iter().map(|token| (token, Allowed::View));
-        Ok(Self {
-            tokens: all.tokens.iter().cloned().chain(view).collect(),
-            ..all
-        })
+        let why = "OPS_VIEW_TOKEN must be another token than OPS_TOKEN: it only reads";
+        all.with("OPS_VIEW_TOKEN", view, Allowed::View, why)
     }
 
     /// Adds `REDEEM_TOKEN`, with which shops use codes.
@@ -94,18 +83,32 @@ impl OpsToken {
     /// # Errors
     /// Returns a description of the fault, never with the token.
     pub fn with_redeem(self, redeem: Option<&SecretString>) -> Result<Self, String> {
-        let redeem = redeem.map_or(Ok(Vec::new()), |redeem| secrets("REDEEM_TOKEN", redeem))?;
-        if redeem
+        let why = "REDEEM_TOKEN must be another token than those of operators: it only uses codes";
+        self.with("REDEEM_TOKEN", redeem, Allowed::Redeem, why)
+    }
+
+    /// Adds the tokens of a setting. `why` says why none of them may be a token that is known
+    /// already.
+    fn with(
+        self,
+        setting: &str,
+        text: Option<&SecretString>,
+        allowed: Allowed,
+        why: &str,
+    ) -> Result<Self, String> {
+        let Some(text) = text else {
+            return Ok(self);
+        };
+        let added = secrets(setting, text)?;
+        if added
             .iter()
-            .any(|it| self.allows(it.expose_secret()).is_some())
+            .any(|token| self.allows(token.expose_secret()).is_some())
         {
-            let why =
-                "REDEEM_TOKEN must be another token than those of operators: it only uses codes";
-            return Err(why.into());
+            return Err(why.to_owned());
         }
-        let redeem = redeem.into_iter().map(|token| (token, Allowed::Redeem));
+        let added = added.into_iter().map(|token| (token, allowed));
         Ok(Self {
-            tokens: self.tokens.iter().cloned().chain(redeem).collect(),
+            tokens: self.tokens.iter().cloned().chain(added).collect(),
             ..self
         })
     }
