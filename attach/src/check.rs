@@ -8,8 +8,7 @@ use crate::config::{
 };
 use crate::keys::Keys;
 use crate::sample::Unnamed;
-use crate::schema::MadeKind;
-use crate::schema::{Column, IndexPart, Table};
+use crate::schema::{Column, IndexPart, MadeKind, Table, is_among};
 use crate::shape::{Shape, TableShape, UserColumn, uuid};
 use crate::sql::{Sql, quoted};
 use crate::{Answer, AttachError, schema};
@@ -36,12 +35,10 @@ fn free_number<'t>(
     selected: &Columns,
     is_named: impl Fn(&str) -> bool,
 ) -> Option<&'t Column> {
-    let is_selected = |column: &Column| {
-        let mut names = selected.keys();
-        names.any(|name| name.eq_ignore_ascii_case(&column.name))
-    };
     table.columns.iter().find(|column: &&Column| {
-        INTEGERS.contains(&column.kind.as_str()) && is_named(&column.name) && !is_selected(column)
+        INTEGERS.contains(&column.kind.as_str())
+            && is_named(&column.name)
+            && !is_among(&column.name, selected.keys())
     })
 }
 
@@ -390,10 +387,7 @@ impl Rules {
         let names = rows.of.keys().chain(rows.insert.keys());
         let written: Vec<&String> = names.chain([&rows.user]).collect();
         self.must_allow("rows", table, "insert", &written);
-        let is_given = |it: &&Column| {
-            let mut written = written.iter();
-            written.any(|name| name.eq_ignore_ascii_case(&it.name))
-        };
+        let is_given = |it: &&Column| is_among(&it.name, written.iter().copied());
         let listed = |columns: Vec<&Column>| {
             let names = columns.iter().map(|it| format!("{:?}", it.name));
             names.collect::<Vec<_>>().join(", ")
@@ -561,7 +555,7 @@ impl Rules {
         };
         let same = rows.of.iter().filter(is_same).map(|it| it.0);
         let columns: Vec<&String> = same.chain([&rows.user]).collect();
-        let is_fixed = |name: &str| columns.iter().any(|it| it.eq_ignore_ascii_case(name));
+        let is_fixed = |name: &str| is_among(name, columns.iter().copied());
         let unique_with_user: Vec<&[IndexPart]> = table
             .whole_indexes()
             .filter(|index: &&[IndexPart]| {
@@ -612,25 +606,22 @@ impl Rules {
 /// Returns a column that may say that a coupon was taken back, and that the file does not name.
 fn unselected(table: &Table, campaign: &Campaign) -> Option<String> {
     let rows = &campaign.rows;
-    let is_named = |column: &Column| {
-        let mut names = rows.of.keys().chain(&rows.ignore);
-        names.any(|name| name.eq_ignore_ascii_case(&column.name))
-    };
-    let mut columns = table.columns.iter();
-    columns
-        .find(|it| may_be_taken_back(&it.name) && !is_named(it))
-        .map(|it| it.name.clone())
+    let named = rows.of.keys().chain(&rows.ignore);
+    table
+        .columns
+        .iter()
+        .map(|column| &column.name)
+        .find(|name| may_be_taken_back(name) && !is_among(name, named.clone()))
+        .cloned()
 }
 
 /// Returns a warning if no index finds a user among the rows of the campaign.
 fn without_index(table: &Table, campaign: &Campaign) -> Option<String> {
     let rows = &campaign.rows;
-    let is_of = |it: &IndexPart| {
-        let mut names = rows.of.keys();
-        names.any(|name| name.eq_ignore_ascii_case(&it.column))
-    };
     let finds_user = table.whole_indexes().any(|index: &[IndexPart]| {
-        let user = index.iter().find(|it| !is_of(it));
+        let user = index
+            .iter()
+            .find(|it| !is_among(&it.column, rows.of.keys()));
         user.is_some_and(|it| it.column.eq_ignore_ascii_case(&rows.user))
     });
     let why = format!(

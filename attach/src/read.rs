@@ -181,7 +181,7 @@ impl<'a> Reader<'a> {
         let shape = &self.shape.rows;
         let user = shape.selected(&self.target.campaign.rows.user);
         let rows = self.select(&user, of, rest).await?;
-        Ok(rows.iter().map(|row| shape.user_of(row, 0)).collect())
+        Ok(rows.iter().map(|row| shape.user_of(row)).collect())
     }
 
     /// Reads the column of the stock row.
@@ -387,7 +387,7 @@ impl<'a> Reader<'a> {
         let rows = self.select(&what, of, "").await?;
         let places = rows.iter().filter_map(|row| {
             let place = text(row, 1).parse().ok()?;
-            Some((shape.user_of(row, 0), place))
+            Some((shape.user_of(row), place))
         });
         Ok(places.collect())
     }
@@ -507,7 +507,7 @@ impl<'a> Reader<'a> {
             .await?
             .into_iter()
             .map(|row| {
-                let user = shape.user_of(&row, 0);
+                let user = shape.user_of(&row);
                 (row.unwrap().split_off(1), user)
             });
         Ok(rows.collect())
@@ -591,7 +591,7 @@ impl<'a> Reader<'a> {
                 rows => rows?,
             };
             for row in rows {
-                let user = shape.user_of(&row, 0);
+                let user = shape.user_of(&row);
                 if sets.unissued.remove(&user).is_some() {
                     sets.refused.insert(user);
                 }

@@ -7,7 +7,7 @@ use mysql_async::Row;
 use crate::Answer;
 use crate::condition::Condition;
 use crate::config::{Columns, Target, has_part, may_change_later};
-use crate::schema::{Column, Table};
+use crate::schema::{Column, Table, is_among};
 use crate::shape::TableShape;
 use crate::sql::{Sql, quoted};
 
@@ -33,17 +33,17 @@ impl Unnamed {
         let is_selected = rows.of.keys().any(|name| !changing.contains(&name))
             || table.is_unique_alone(&rows.user);
         let may_tell = |name: &str| {
-            let is_named = is_selected || names(rows.ignore.iter(), name);
+            let is_named = is_selected || is_among(name, rows.ignore.iter());
             !is_named && (name.ends_with("_id") || is_type(name))
         };
         let is_left_null = |it: &Column| {
-            let is_written = names(rows.insert.keys(), &it.name);
+            let is_written = is_among(&it.name, rows.insert.keys());
             it.is_null_by_default && !is_written && !may_change_later(&it.name)
         };
         let writes = campaign.inserts_rows() && !table.has_triggers;
         let asked = table.columns.iter().filter(|it: &&Column| {
             let is_asked = may_tell(&it.name) || writes && is_left_null(it);
-            is_asked && !names(rows.of.keys().chain([&rows.user]), &it.name)
+            is_asked && !is_among(&it.name, rows.of.keys().chain([&rows.user]))
         });
         let sampled = sample(sql, table, &rows.of, target, asked.collect()).await?;
         let mut unnamed = Self::default();
@@ -67,7 +67,7 @@ impl Unnamed {
         named.extend(failed.ignore.iter().chain([&failed.user]));
         let columns = table.columns.iter().filter(|it: &&Column| {
             let may_tell = of.is_empty() && it.name.ends_with("_id") || is_type(&it.name);
-            may_tell && !names(named.iter().copied(), &it.name)
+            may_tell && !is_among(&it.name, named.iter().copied())
         });
         let sampled = sample(sql, table, &of, target, columns.collect()).await?;
         let few = sampled.iter().filter(|it| it.has_few_values(2));
@@ -92,10 +92,6 @@ impl Unnamed {
 /// Whether a column names the type of a row, such as an event's, and not the type of an error.
 fn is_type(name: &str) -> bool {
     name.ends_with("type") && !has_part(name, &["err", "exc", "fail", "reason"])
-}
-
-fn names<'n>(mut all: impl Iterator<Item = &'n String>, name: &str) -> bool {
-    all.any(|it| it.eq_ignore_ascii_case(name))
 }
 
 /// The values of a column in the newest rows.

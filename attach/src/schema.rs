@@ -148,6 +148,11 @@ fn column(row: &Row) -> Column {
     }
 }
 
+/// Whether one of these names is the column's. MySQL ignores their case.
+pub fn is_among<'n>(column: &str, mut names: impl Iterator<Item = &'n String>) -> bool {
+    names.any(|name| name.eq_ignore_ascii_case(column))
+}
+
 /// Lists the tables of the database, to suggest the one that was meant.
 pub async fn names(sql: &mut Sql) -> Answer<Vec<String>> {
     let all = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()";

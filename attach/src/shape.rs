@@ -85,9 +85,9 @@ impl TableShape {
         }
     }
 
-    /// Returns a user that was selected, as it is written in Redis.
-    pub fn user_of(&self, row: &Row, at: usize) -> String {
-        let text = text(row, at);
+    /// Returns the user who was selected first, as it is written in Redis.
+    pub fn user_of(&self, row: &Row) -> String {
+        let text = text(row, 0);
         match self.user {
             UserColumn::Text | UserColumn::Integer => text,
             UserColumn::Uuid => Uuid::parse_str(&text).map_or(text, |uuid| uuid.to_string()),
