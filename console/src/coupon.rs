@@ -120,12 +120,10 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<CouponsQuery>) 
 
 /// Passes the API's list of holders through, as a file.
 pub(super) async fn winners(page: Page, Path(id): Path<String>) -> Screen {
-    let services = &page.state.services;
-    let caller = &page.session.caller;
     let path = format!("/v1/coupons/{}/issued", encoded(&id));
     let csv = Some(("accept", "text/csv".to_owned()));
-    let mut answer = services
-        .send_to_api(caller, Method::GET, &path, &Value::Null, csv)
+    let mut answer = page
+        .send_to_api(&Method::GET, &path, &Value::Null, csv)
         .await?;
     if !answer.status().is_success() {
         let why = "The API did not give the list of holders";

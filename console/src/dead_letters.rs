@@ -291,41 +291,12 @@ pub(super) async fn discard(page: Page, Path(id): Path<String>, form: Fields) ->
 mod tests {
     use axum::body::to_bytes;
     use axum::extract::Path;
-    use axum::http::HeaderMap;
-    use axum::http::header::COOKIE;
     use axum::routing::{get, post};
     use axum::{Json, Router};
-    use chrono::Utc;
-    use firstcome_shared::http::ops::OpsToken;
-    use firstcome_shared::subject::Subject;
-    use tokio::sync::Mutex;
 
     use super::*;
     use crate::client::Backends;
-    use crate::log_outs::LogOuts;
-    use crate::page::ScreenState;
-    use crate::session::{begin, cookie};
-
-    /// The page of a logged-in operator, in front of these routes.
-    async fn page(reconciler: Router) -> Page {
-        let secret = "0123456789abcdef0123456789abcdef";
-        let token = OpsToken::new(&secret.into(), None).unwrap();
-        let signer = token.log_in(secret, None).unwrap();
-        let session = cookie(&begin(&signer, "Kim", Utc::now()), false);
-        let headers = HeaderMap::from_iter([(COOKIE, session.parse().unwrap())]);
-        let state = ScreenState {
-            services: Backends::new(reconciler, None).unwrap().into(),
-            token,
-            log_outs: LogOuts::Process(Mutex::default()).into(),
-            subject: Subject::Drop,
-            public_origin: None,
-        };
-        let session = state.session(&headers).await.unwrap();
-        Page {
-            state,
-            session: session.into(),
-        }
-    }
+    use crate::page::tests::logged_in;
 
     #[tokio::test]
     async fn dead_letter_that_was_resolved_since_does_not_stop_the_others() {
@@ -340,7 +311,7 @@ mod tests {
         let reconciler = Router::new()
             .route("/v1/failed-claims", get(async || Json(listed)))
             .route("/v1/failed-claims/{id}/discard", post(discard));
-        let page = page(reconciler).await;
+        let page = logged_in(Backends::new(reconciler, None).unwrap()).await;
         let mut discarded = 0;
         let ended = discard_listed(&page, "/v1/failed-claims", "a script", &mut discarded).await;
         ended.unwrap();
@@ -359,7 +330,7 @@ mod tests {
                 "/v1/failed-claims/{id}/discard",
                 post(async || StatusCode::OK),
             );
-        let page = page(reconciler).await;
+        let page = logged_in(Backends::new(reconciler, None).unwrap()).await;
         let mut discarded = 0;
         let ended = discard_listed(&page, "/v1/failed-claims", "a script", &mut discarded).await;
         ended.unwrap();
@@ -374,7 +345,8 @@ mod tests {
             "message": message, "message_bytes": message_bytes,
         });
         let route = get(async || Json(found));
-        let page = page(Router::new().route("/v1/failed-claims/{id}", route)).await;
+        let reconciler = Router::new().route("/v1/failed-claims/{id}", route);
+        let page = logged_in(Backends::new(reconciler, None).unwrap()).await;
         let Ok(response) = show_dead_letter(&page, "3", true, "").await else {
             panic!("no page");
         };

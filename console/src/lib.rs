@@ -17,6 +17,7 @@ mod new_coupon;
 mod overview;
 mod page;
 mod people;
+mod requests;
 mod runs;
 mod session;
 mod text;

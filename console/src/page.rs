@@ -10,7 +10,7 @@ use axum::extract::rejection::ExtensionRejection;
 use axum::extract::{Form, FromRequest, FromRequestParts, Query, Request};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
@@ -18,7 +18,6 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::subject::Subject;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::assets::{ICON, SCRIPT, STYLE};
 use super::client::{Backends, HttpRefusal};
@@ -207,68 +206,6 @@ impl Page {
         Top::new(title, Some(&self.session), here)
     }
 
-    pub(crate) fn has_api(&self) -> bool {
-        self.state.services.has_api()
-    }
-
-    /// Reads from the reconciler.
-    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, HttpRefusal> {
-        self.call(Method::GET, path, &Value::Null).await
-    }
-
-    /// Changes something through the reconciler.
-    pub(crate) async fn post<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &Value,
-    ) -> Result<T, HttpRefusal> {
-        self.call(Method::POST, path, body).await
-    }
-
-    async fn call<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: &Value,
-    ) -> Result<T, HttpRefusal> {
-        let services = &self.state.services;
-        let caller = &self.session.caller;
-        services.call_reconciler(caller, method, path, body).await
-    }
-
-    /// Sends a request to the API.
-    pub(crate) async fn api<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: &Value,
-        header: Option<(&'static str, String)>,
-    ) -> Result<T, HttpRefusal> {
-        let services = &self.state.services;
-        let caller = &self.session.caller;
-        services.call_api(caller, method, path, body, header).await
-    }
-
-    /// Reads from the API.
-    pub(crate) async fn get_from_api<T: DeserializeOwned>(
-        &self,
-        path: &str,
-    ) -> Result<T, HttpRefusal> {
-        let services = &self.state.services;
-        services.get_from_api(&self.session.caller, path).await
-    }
-
-    /// Sends text to the API.
-    pub(crate) async fn api_text<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        text: &str,
-    ) -> Result<T, HttpRefusal> {
-        let services = &self.state.services;
-        let caller = &self.session.caller;
-        services.post_text_to_api(caller, path, text).await
-    }
-
     /// Asks on a separate screen whether to make a change. Its button sends the same form again,
     /// with the field `sure`.
     pub(crate) fn confirm(&self, form: &Fields, what: &str, button: &str) -> Response {
@@ -353,8 +290,33 @@ impl Fields {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use axum::http::header::COOKIE;
+    use tokio::sync::Mutex;
+
     use super::*;
+    use crate::session::{begin, cookie};
+
+    /// The page of a logged-in operator, in front of these services.
+    pub(crate) async fn logged_in(services: Backends) -> Page {
+        let secret = "0123456789abcdef0123456789abcdef";
+        let token = OpsToken::new(&secret.into(), None).unwrap();
+        let signer = token.log_in(secret, None).unwrap();
+        let session = cookie(&begin(&signer, "Kim", Utc::now()), false);
+        let headers = HeaderMap::from_iter([(COOKIE, session.parse().unwrap())]);
+        let state = ScreenState {
+            services: services.into(),
+            token,
+            log_outs: LogOuts::Process(Mutex::default()).into(),
+            subject: Subject::Drop,
+            public_origin: None,
+        };
+        let session = state.session(&headers).await.unwrap();
+        Page {
+            state,
+            session: session.into(),
+        }
+    }
 
     #[test]
     fn whole_numbers_may_have_separators_but_no_fraction() {

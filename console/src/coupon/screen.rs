@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::extract::Path;
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Allow, DropState};
 use firstcome_shared::domain::OncePer;
@@ -15,7 +15,6 @@ use firstcome_shared::schedule::{Schedule, Tz};
 use qrcode::QrCode;
 use qrcode::render::svg;
 use serde::Deserialize;
-use serde_json::Value;
 use tokio::time::timeout;
 
 use super::days::DailyTimes;
@@ -264,7 +263,7 @@ struct PageState {
 /// Finds out how users get to the coupon page, if the API serves that page.
 async fn share(page: &Page, coupon: &CouponDetails) -> Option<Share> {
     let path = format!("/c/{}/state", coupon.id);
-    let asked = page.api::<PageState>(Method::GET, &path, &Value::Null, None);
+    let asked = page.get_from_api::<PageState>(&path);
     // Without the API, or without the page, no address is shown.
     let state = timeout(PATIENCE, asked).await.ok()?.ok()?;
     if state.wants_token {
