@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use axum::Json;
 use axum::extract::State;
 use chrono::Utc;
-use firstcome_shared::coupon::{Coupon, CouponSettings, Drop};
+use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery};
@@ -26,36 +26,18 @@ const DROPS: usize = 50;
 /// Maximum number of slots, over all drops of a page, whose rows are counted.
 const COUNTED: u64 = 200_000;
 
-/// Returns the settings in the format of the API.
-fn settings(app: &RouteState, coupon: &Coupon, drops: &[Drop]) -> CouponDetails {
-    let CouponSettings {
-        name,
-        quantity,
-        once_per,
-        waiting_list,
-        paused,
-        valid_until,
-        valid_days,
-        schedule,
-        allow,
-    } = coupon.settings.clone();
+/// Returns the settings and the state in the format of the API.
+fn details(app: &RouteState, coupon: &Coupon, drops: &[Drop]) -> CouponDetails {
     let now = Utc::now();
-    let is_to_come = schedule
+    let is_to_come = coupon
+        .schedule
         .as_ref()
         .is_some_and(|it| it.drops_from(now).iter().any(|d| d.opens_at >= now));
     CouponDetails {
         id: coupon.id,
-        name,
-        quantity,
-        once_per,
-        waiting_list,
-        paused,
-        valid_until,
-        valid_days,
-        allow,
+        settings: coupon.settings.clone(),
         allow_list_users: coupon.allow_list.people,
         revision: coupon.revision,
-        schedule,
         over: !is_to_come && drops.iter().all(|drop| drop.sealed_at.is_some()),
         page: app.notifier.links().coupon_page(coupon.id),
     }
@@ -102,7 +84,7 @@ pub(super) async fn drops(
             .collect(),
         next_page: (drops.len() > skipped.saturating_add(DROPS)).then_some(page + 1),
         history: app.stores.db.acts_on(coupon.id).await?,
-        coupon: settings(&app, &coupon, &drops),
+        coupon: details(&app, &coupon, &drops),
     }))
 }
 
@@ -148,10 +130,10 @@ pub(super) async fn drop(
     let own = drops.iter().find(|drop| Some(drop.id) == own);
     let drop =
         own.ok_or_else(|| Problem::not_found(format!("the coupon has no drop {drop_id:?}")))?;
-    let settings = settings(&app, &coupon, &drops);
+    let details = details(&app, &coupon, &drops);
     let shown = db.shown_repairs(drop.id).await?;
     Ok(Json(DropDetails {
-        coupon: settings,
+        coupon: details,
         overview: app
             .overview
             .lock()

@@ -1,16 +1,18 @@
 //! Response types of the reconciler's routes that the console shows. The reconciler serializes
 //! them; the console and other programs parse them.
 
+use std::ops::Deref;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::coupon::{Allow, DropState};
-use crate::domain::{CouponId, DropId, OncePer, Slot};
+use crate::coupon::{CouponSettings, DropState};
+use crate::domain::{CouponId, DropId, Slot};
 use crate::model::RecordedAct;
 use crate::mysql::alerts::ListedAlert;
 use crate::mysql::dead_letters::DeadLetterRow;
-use crate::schedule::{Schedule, Tz};
+use crate::schedule::Tz;
 
 /// Whether Redis admits claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -119,38 +121,33 @@ pub struct RowCount {
 }
 
 /// A coupon's settings and state.
+//
+// Its settings are read as if they were its own fields.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[schema(as = CouponSettings)]
 pub struct CouponDetails {
     pub id: CouponId,
-    #[schema(example = "Winter coupon")]
-    pub name: String,
-    /// Quantity of future drops.
-    #[schema(value_type = u32)]
-    pub quantity: Slot,
-    pub once_per: OncePer,
-    /// Places on the waiting list of a sold-out drop.
-    pub waiting_list: u32,
-    pub paused: bool,
-    /// Codes can be used before this time; null: without an end, or with `valid_days`.
-    pub valid_until: Option<DateTime<Utc>>,
-    /// Codes can be used for this many days from the claim; null: without an end, or with
-    /// `valid_until`.
-    pub valid_days: Option<u32>,
-    /// Who may claim: null is everybody.
-    #[schema(value_type = Option<String>, example = "list")]
-    pub allow: Option<Allow>,
+    // Inline, because no operation of the reconciler takes the body of a new coupon.
+    #[serde(flatten)]
+    #[schema(inline)]
+    pub settings: CouponSettings,
     /// Users on its allow list.
     pub allow_list_users: u32,
     /// Counts changes of the settings; for `If-Match`.
     pub revision: u64,
-    /// Null if its drops were inserted manually.
-    pub schedule: Option<Schedule>,
     /// All drops are sealed, and no other will come.
     pub over: bool,
     /// Address of its coupon page.
     #[schema(example = "https://coupons.example.com/c/1")]
     pub page: String,
+}
+
+impl Deref for CouponDetails {
+    type Target = CouponSettings;
+
+    fn deref(&self) -> &CouponSettings {
+        &self.settings
+    }
 }
 
 /// A coupon with a page of its drops, newest first.
@@ -314,4 +311,23 @@ pub struct Story {
     pub happenings: Vec<StoryEvent>,
     /// Facts that are no longer known, could not be read, or were left out because they are old.
     pub no_longer_known: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn settings_of_a_coupon_stand_beside_its_other_fields() {
+        let coupon = json!({
+            "id": 1, "name": "Winter", "quantity": 100, "once_per": "drop", "waiting_list": 5,
+            "paused": true, "valid_until": "2026-12-31T23:00:00Z", "valid_days": null,
+            "allow": "group:vip", "allow_list_users": 2, "revision": 3, "schedule": null,
+            "over": false, "page": "https://coupons.example.com/c/1",
+        });
+        let read: CouponDetails = serde_json::from_value(coupon.clone()).unwrap();
+        assert_eq!(serde_json::to_value(read).unwrap(), coupon);
+    }
 }

@@ -178,7 +178,7 @@ fn only_an_earlier_end_or_last_day_asks() {
         (&daily, "how=dates&opens=01:00&last_day=", false),
     ] {
         let mut open = found(DropState::Open);
-        open.coupon.schedule = Some(serde_json::from_value(schedule.clone()).unwrap());
+        open.coupon.settings.schedule = Some(serde_json::from_value(schedule.clone()).unwrap());
         let form = parse(fields, &open, 90).unwrap();
         assert_eq!(form.question(&open.coupon).is_some(), asks, "{fields}");
     }
