@@ -5,8 +5,7 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect};
 use firstcome_shared::coupon::DropState;
-use firstcome_shared::http::views::DropDetails;
-use serde::Deserialize;
+use firstcome_shared::http::views::{DropDetails, StartedRun};
 use serde_json::{Value, json};
 
 use super::client::{HttpRefusal, encoded};
@@ -95,14 +94,6 @@ pub(super) async fn pass_over_all(page: Page, form: Fields) -> Screen {
     started(&page, json!({"dry_run": dry_run})).await
 }
 
-/// A pass that has begun, or waits for another.
-#[derive(Deserialize)]
-struct BegunPass {
-    run_id: String,
-    #[serde(default)]
-    queued: bool,
-}
-
 async fn started(page: &Page, body: Value) -> Screen {
     begun(page, "/v1/reconcile", body).await
 }
@@ -110,8 +101,10 @@ async fn started(page: &Page, body: Value) -> Screen {
 /// Requests a pass, and leads to it.
 pub(super) async fn begun(page: &Page, path: &str, mut body: Value) -> Screen {
     body["wait"] = false.into();
-    match page.post::<BegunPass>(path, &body).await {
-        Ok(BegunPass { queued: true, .. }) => Ok(Redirect::to("/runs?done=queued").into_response()),
+    match page.post::<StartedRun>(path, &body).await {
+        Ok(StartedRun { queued: true, .. }) => {
+            Ok(Redirect::to("/runs?done=queued").into_response())
+        }
         Ok(begun) => Ok(Redirect::to(&format!("/runs/{}", begun.run_id)).into_response()),
         Err(why) => Ok(notice("No pass was begun", why.status, &why.sentence())),
     }

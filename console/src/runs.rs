@@ -7,6 +7,7 @@ use askama::Template;
 use axum::extract::Path;
 use axum::http::StatusCode;
 use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::http::views::{RunPage, Runs};
 use firstcome_shared::mysql::runs::RunRow;
 use firstcome_shared::report::wording::{count, detail, grouped, person, words};
 use firstcome_shared::report::{
@@ -45,7 +46,7 @@ struct RunScreen<'a> {
     after: i64,
     next_after: Option<i64>,
     /// What another version has recorded, and the reconciler cannot read.
-    unreadable: &'a [String],
+    unreadable: Vec<String>,
 }
 
 /// A finding, and the report of its drop.
@@ -71,17 +72,11 @@ pub(super) struct RunsQuery {
     done: String,
 }
 
-/// A page of runs.
-#[derive(Deserialize)]
-struct ListedRuns {
-    runs: Vec<RunRow>,
-}
-
 pub(super) async fn list(page: Page, OrDefault(query): OrDefault<RunsQuery>) -> Screen {
     let limit = RUNS.to_string();
     let parameters = [("limit", limit.as_str()), ("before", &query.before)];
     let path = format!("/v1/runs{}", query_string(&parameters));
-    let ListedRuns { runs } = page.get(&path).await?;
+    let Runs { runs } = page.get(&path).await?;
     let last = runs.last().filter(|_| runs.len() == RUNS);
     let mut top = page.top("Passes", "runs");
     if query.done == "queued" {
@@ -160,16 +155,6 @@ pub(super) async fn reveal(
     show_run(&page, &id, query.after, true).await
 }
 
-/// A run with a page of its findings.
-#[derive(Deserialize)]
-struct RunPage {
-    #[serde(flatten)]
-    run: Run,
-    next_after: Option<i64>,
-    #[serde(default)]
-    unreadable: Vec<String>,
-}
-
 /// Confirms the repairs of one campaign that this pass has shown.
 pub(super) async fn confirm(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
     let campaign = form
@@ -212,7 +197,7 @@ async fn show_run(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
         revealed,
         after,
         next_after,
-        unreadable: &unreadable,
+        unreadable: unreadable.into_iter().collect(),
     };
     Ok(answer(StatusCode::OK, &screen))
 }

@@ -10,9 +10,10 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, invalid};
 use firstcome_shared::http::problem::Code;
+use firstcome_shared::http::views::StartedRun;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 use tokio::time::timeout;
 use utoipa::ToSchema;
@@ -46,16 +47,6 @@ pub(super) struct Body {
     wait: Option<bool>,
 }
 
-/// A pass that was started.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Started {
-    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
-    run_id: String,
-    /// It begins when another pass has ended. Until then its path answers 503.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    queued: bool,
-}
-
 /// Run a pass
 #[utoipa::path(
     post, path = "/v1/reconcile", tag = "runs",
@@ -63,7 +54,7 @@ pub(super) struct Started {
     request_body = Option<Body>,
     responses(
         (status = 200, description = "The run, ended", body = Run),
-        (status = 202, description = "Started; `Location` has its path", body = Started),
+        (status = 202, description = "Started; `Location` has its path", body = StartedRun),
         (status = 404, description = "`not_found`: no such coupon or drop"),
         (status = 409, description = "`pass_running`, with its `run_id`, which can be read"),
         (
@@ -181,6 +172,6 @@ fn not_begun(why: &str) -> Problem {
 /// queued.
 fn accepted(run_id: String, queued: bool) -> Response {
     let location = [(header::LOCATION, format!("/v1/runs/{run_id}"))];
-    let started = Started { run_id, queued };
+    let started = StartedRun { run_id, queued };
     (StatusCode::ACCEPTED, location, Json(started)).into_response()
 }

@@ -6,13 +6,14 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery, invalid};
+use firstcome_shared::http::views::{RunPage, Runs};
 use firstcome_shared::mysql::findings::FindingRow;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::runs::RunRow;
 use firstcome_shared::mysql::{Db, DbError};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::requests::{Answer, no_such, reveal, within};
@@ -29,12 +30,6 @@ pub(super) struct RunsQuery {
     /// Only runs older than this one.
     #[param(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
     before: Option<String>,
-}
-
-/// Runs, newest first.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Runs {
-    runs: Vec<RunRow>,
 }
 
 /// List runs, newest first, without their findings
@@ -67,19 +62,6 @@ pub(super) struct RunQuery {
     after: Option<i64>,
     /// Record in `ops_actions` that you (`X-Operator`) saw the ids of the users in these findings.
     reveal: Option<bool>,
-}
-
-/// A run with a page of its findings.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct RunPage {
-    #[serde(flatten)]
-    pub(crate) run: Run,
-    /// `after` of the next page.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_after: Option<i64>,
-    /// What another version has recorded, and this one cannot read.
-    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
-    unreadable: BTreeSet<String>,
 }
 
 /// Read one run with its findings, a page at a time

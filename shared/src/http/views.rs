@@ -1,6 +1,7 @@
 //! Response types of the reconciler's routes that the console shows. The reconciler serializes
 //! them; the console and other programs parse them.
 
+use std::collections::BTreeSet;
 use std::ops::Deref;
 
 use chrono::{DateTime, Utc};
@@ -12,6 +13,8 @@ use crate::domain::{CouponId, DropId, Slot};
 use crate::model::RecordedAct;
 use crate::mysql::alerts::ListedAlert;
 use crate::mysql::dead_letters::DeadLetterRow;
+use crate::mysql::runs::RunRow;
+use crate::report::Run;
 use crate::schedule::Tz;
 
 /// Whether Redis admits claims.
@@ -189,6 +192,36 @@ pub struct DropDetails {
     pub shown_by: Option<String>,
     /// Open broken promises of the drop.
     pub broken_promises: u64,
+}
+
+/// Runs, newest first.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Runs {
+    pub runs: Vec<RunRow>,
+}
+
+/// A run with a page of its findings.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct RunPage {
+    #[serde(flatten)]
+    pub run: Run,
+    /// `after` of the next page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_after: Option<i64>,
+    /// What another version has recorded, and this one cannot read.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unreadable: BTreeSet<String>,
+}
+
+/// A pass that was started.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Started)]
+pub struct StartedRun {
+    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
+    pub run_id: String,
+    /// It begins when another pass has ended. Until then its path answers 503.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub queued: bool,
 }
 
 /// A page of failed claims.
