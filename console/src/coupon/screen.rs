@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Allow, DropState};
 use firstcome_shared::domain::OncePer;
-use firstcome_shared::http::views::{CouponDetails, CouponDrops, ListedDrop};
+use firstcome_shared::http::views::{CouponDetails, CouponDrops, CouponView, DropView, ListedDrop};
 use firstcome_shared::mysql::alerts::AlertPage;
 use firstcome_shared::report::wording::capital;
 use firstcome_shared::schedule::{Schedule, Tz};
@@ -21,8 +21,7 @@ use super::days::DailyTimes;
 use super::done;
 use super::history::would_have_opened;
 use super::state::{
-    ApiDrop, CANCELLED, Openness, can_be_paused, coupon_state, is_cancelled, is_open, is_to_come,
-    open_state,
+    CANCELLED, Openness, can_be_paused, coupon_state, is_cancelled, is_open, is_to_come, open_state,
 };
 use crate::client::{HttpRefusal, encoded};
 use crate::page::{Fields, OrDefault, Page, Screen, Top, answer};
@@ -212,12 +211,6 @@ pub(super) async fn show_coupon(
     Ok(answer(status, &screen))
 }
 
-/// The part of the API's coupon that says whether its open drop is sold out.
-#[derive(Deserialize)]
-struct ApiCurrent {
-    current_drop: Option<ApiDrop>,
-}
-
 /// Finds out whether the open drop is sold out, which the list of drops does not say: from the API,
 /// or from the rows.
 async fn mark_sold_out(page: &Page, found: &mut CouponDrops) {
@@ -226,9 +219,9 @@ async fn mark_sold_out(page: &Page, found: &mut CouponDrops) {
     let Some(open) = drops.find(|drop| drop.state == DropState::Open) else {
         return;
     };
-    let asked = timeout(PATIENCE, page.get_from_api::<ApiCurrent>(&path)).await;
+    let asked = timeout(PATIENCE, page.get_from_api::<CouponView>(&path)).await;
     let current = asked.ok().and_then(|answer| answer.ok()?.current_drop);
-    let is_sold_out = match current.filter(|drop: &ApiDrop| drop.id == open.id) {
+    let is_sold_out = match current.filter(|drop: &DropView| drop.id == open.id) {
         Some(drop) => drop.state == DropState::SoldOut,
         None => open.rows.is_some_and(|rows| rows >= open.quantity.into()),
     };

@@ -2,26 +2,53 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::coupon::DropState;
-use firstcome_shared::domain::DropId;
-use firstcome_shared::http::views::{CouponDrops, ListedDrop};
+use firstcome_shared::http::views::{CouponDrops, CouponView, DropView, ListedDrop};
 use firstcome_shared::report::wording::count;
 use firstcome_shared::schedule::{Schedule, Tz};
-use serde::Deserialize;
 
-use crate::text::short;
+use crate::text::{short, window};
 
-#[derive(Deserialize)]
-pub(super) struct ApiDrop {
-    pub(super) id: DropId,
-    pub(super) opens_at: DateTime<Utc>,
-    pub(super) closes_at: Option<DateTime<Utc>>,
-    pub(super) state: DropState,
+/// The drops of a coupon in the list, newest first.
+pub(super) fn listed_drops(coupon: &CouponView) -> impl Iterator<Item = &DropView> {
+    [&coupon.next_drop, &coupon.current_drop]
+        .into_iter()
+        .flatten()
 }
 
-impl ApiDrop {
-    pub(crate) fn is_cancelled(&self) -> bool {
-        never_opens(self.opens_at, self.closes_at)
+/// Whether a coupon in the list is over.
+pub(super) fn is_over(coupon: &CouponView) -> bool {
+    let current = coupon.current_drop.as_ref();
+    coupon.next_drop.is_none()
+        && current.is_none_or(|drop: &DropView| drop.state == DropState::Sealed)
+}
+
+/// Describes what people can do with a coupon in the list.
+pub(super) fn listed_coupon_state(coupon: &CouponView) -> String {
+    let next = coupon.next_drop.as_ref();
+    let opens = next.map(|drop| short(drop.opens_at, zone(coupon)));
+    let has_drops = listed_drops(coupon).next().is_some();
+    if has_drops && listed_drops(coupon).all(|drop| never_opens(drop.opens_at, drop.closes_at)) {
+        return CANCELLED.to_owned();
     }
+    let now = Openness {
+        open: open_state(listed_drops(coupon).map(|drop| drop.state)),
+        opens: opens.as_deref(),
+    };
+    coupon_state(is_over(coupon), coupon.settings.paused, now)
+}
+
+fn zone(coupon: &CouponView) -> Option<Tz> {
+    let schedule = coupon.settings.schedule.as_ref();
+    schedule.and_then(Schedule::time_zone)
+}
+
+/// Says when a drop of a coupon in the list opens, and its state.
+pub(super) fn describe_drop(coupon: &CouponView, drop: &DropView) -> String {
+    if never_opens(drop.opens_at, drop.closes_at) {
+        return "cancelled".to_owned();
+    }
+    let opens = window(drop.opens_at, None, zone(coupon));
+    format!("{opens}, {}", drop_state(drop.state))
 }
 
 /// What people can do with the coupon now.
@@ -138,6 +165,8 @@ pub(super) fn is_to_come(schedule: Option<&Schedule>, drops: &[ListedDrop]) -> b
 
 #[cfg(test)]
 mod tests {
+    use firstcome_shared::domain::DropId;
+
     use super::*;
 
     #[test]

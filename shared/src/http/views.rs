@@ -1,5 +1,5 @@
-//! Response types of the reconciler's routes that the console shows. The reconciler serializes
-//! them; the console and other programs parse them.
+//! Response types of the reconciler's and the API's routes that the console shows. Both services
+//! serialize theirs; the console and other programs parse them.
 
 use std::collections::BTreeSet;
 use std::ops::Deref;
@@ -194,6 +194,38 @@ pub struct DropDetails {
     pub broken_promises: u64,
 }
 
+/// A coupon, its settings and its current drops.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Coupon)]
+pub struct CouponView {
+    pub id: CouponId,
+    #[serde(flatten)]
+    pub settings: CouponSettings,
+    /// Counts changes of the settings, not of what is left; also the `ETag`, in quotes.
+    pub revision: u64,
+    /// The open drop, else the last opened; null before the first.
+    pub current_drop: Option<DropView>,
+    /// The next drop to open; null if none is planned.
+    pub next_drop: Option<DropView>,
+}
+
+/// One opening of a coupon.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Drop)]
+pub struct DropView {
+    pub id: DropId,
+    /// Claims are admitted from this time.
+    pub opens_at: DateTime<Utc>,
+    /// Claims are rejected from this time; null: it stays open.
+    pub closes_at: Option<DateTime<Utc>>,
+    #[schema(value_type = u32)]
+    pub quantity: Slot,
+    /// How many are left; null while unknown (Redis is unavailable, or being verified).
+    pub remaining: Option<u32>,
+    /// While `remaining` is null, `open` may be `sold_out`.
+    pub state: DropState,
+}
+
 /// Runs, newest first.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Runs {
@@ -361,6 +393,17 @@ mod tests {
             "over": false, "page": "https://coupons.example.com/c/1",
         });
         let read: CouponDetails = serde_json::from_value(coupon.clone()).unwrap();
+        assert_eq!(serde_json::to_value(read).unwrap(), coupon);
+        let opened = json!({
+            "id": 7, "opens_at": "2026-12-01T06:00:00Z", "closes_at": null, "quantity": 100,
+            "remaining": null, "state": "open",
+        });
+        let coupon = json!({
+            "id": 1, "name": "Winter", "quantity": 100, "once_per": "drop", "waiting_list": 5,
+            "paused": true, "valid_until": null, "valid_days": 30, "allow": "list",
+            "schedule": null, "revision": 3, "current_drop": opened, "next_drop": null,
+        });
+        let read: CouponView = serde_json::from_value(coupon.clone()).unwrap();
         assert_eq!(serde_json::to_value(read).unwrap(), coupon);
     }
 }

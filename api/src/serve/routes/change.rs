@@ -19,6 +19,7 @@ use firstcome_shared::domain::{CouponId, Slot};
 use firstcome_shared::drops::make_ahead;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::problem::Code;
+use firstcome_shared::http::views::CouponView;
 use firstcome_shared::model::is_one_lost;
 use firstcome_shared::mysql::change::{ChangedCoupon, CouponChanged};
 use firstcome_shared::mysql::ops_actions::Operator;
@@ -29,7 +30,7 @@ use firstcome_shared::redis::settings::{CouponRead, Written};
 use super::etag;
 use super::extract::{CouponPath, JsonBody, invalid, no_such_coupon};
 use super::follow_up::{check_audience, follows_later, recover_lost, reread, write_allow_list};
-use super::view::{CouponView, show_one};
+use super::view::show_one;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
 

@@ -9,11 +9,12 @@ use axum::http::header::LINK;
 use axum::response::{AppendHeaders, IntoResponse as _, Response};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::views::CouponView;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::extract::{CouponPath, StrictQuery, page_size};
-use super::view::{CouponView, show, show_one};
+use super::view::{show, show_one};
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::App;
 

@@ -12,6 +12,7 @@ use firstcome_shared::coupon::{Allow, Coupon, CouponSettings, Drop};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::headers::only_value;
 use firstcome_shared::http::problem::Code;
+use firstcome_shared::http::views::CouponView;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::catalogue::{EarlierRequest, IdempotencyKey};
 use firstcome_shared::mysql::ops_actions::Operator;
@@ -20,7 +21,7 @@ use firstcome_shared::redis::keys::DropMeta;
 
 use super::extract::{JsonBody, invalid};
 use super::follow_up::{check_audience, reread, write_allow_list};
-use super::view::{CouponView, show_one};
+use super::view::show_one;
 use crate::serve::catalogue::coupon_with_drops::CouponWithDrops;
 use crate::serve::state::{App, Services};
 

@@ -4,47 +4,14 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
-use firstcome_shared::coupon::{Coupon, CouponSettings, DropState};
-use firstcome_shared::domain::{CouponId, DropId, Slot};
+use firstcome_shared::coupon::Coupon;
 use firstcome_shared::http::Problem;
+use firstcome_shared::http::views::{CouponView, DropView};
 use firstcome_shared::redis::reads::DropState as LoadedDrop;
-use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::etag;
 use crate::serve::catalogue::coupon_with_drops::{CouponWithDrops, DropWithKeys};
 use crate::serve::state::Services;
-
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Coupon)]
-pub(crate) struct CouponView {
-    id: CouponId,
-    #[serde(flatten)]
-    settings: CouponSettings,
-    /// Counts changes of the settings, not of what is left; also the `ETag`, in quotes.
-    revision: u64,
-    /// The open drop, else the last opened; null before the first.
-    current_drop: Option<DropView>,
-    /// The next drop to open; null if none is planned.
-    next_drop: Option<DropView>,
-}
-
-/// One opening of a coupon.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Drop)]
-pub(crate) struct DropView {
-    id: DropId,
-    /// Claims are admitted from this time.
-    opens_at: DateTime<Utc>,
-    /// Claims are rejected from this time; null: it stays open.
-    closes_at: Option<DateTime<Utc>>,
-    #[schema(value_type = u32)]
-    quantity: Slot,
-    /// How many are left; null while unknown (Redis is unavailable, or being verified).
-    remaining: Option<u32>,
-    /// While `remaining` is null, `open` may be `sold_out`.
-    state: DropState,
-}
 
 /// Reads the current state of coupons.
 pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> Vec<CouponView> {
@@ -114,6 +81,7 @@ fn drop_view(
 
 #[cfg(test)]
 mod tests {
+    use firstcome_shared::coupon::DropState;
     use firstcome_shared::redis::keys::DropMeta;
 
     use super::*;
