@@ -59,7 +59,9 @@ impl HttpRefusal {
 
     /// Rejects what was typed into a form.
     pub(crate) fn typed(why: &str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, format!("{why} Nothing was done"))
+        let refused = Self::new(StatusCode::BAD_REQUEST, why);
+        let why = format!("{} Nothing was done", refused.sentence());
+        Self::new(refused.status, why)
     }
 
     /// The same for a form, if something could not be read before its change.

@@ -2,21 +2,19 @@
 //! UTC. Then the API creates the coupon. An idempotency key in the form prevents a double click
 //! from creating two coupons.
 
-use std::ops::RangeInclusive;
-
 use askama::Template;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use chrono::{DateTime, FixedOffset, NaiveDate, NaiveTime, Utc};
-use firstcome_shared::coupon::{Allow, MAX_QUANTITY, MAX_VALID_DAYS, MAX_WAITING};
+use firstcome_shared::coupon::{MAX_QUANTITY, MAX_VALID_DAYS, MAX_WAITING};
 use firstcome_shared::report::wording::grouped;
 use firstcome_shared::schedule::{PlannedDrop, Schedule, Tz, time_zone, wall_clock};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::coupon::Done;
-use super::page::{Fields, OrDefault, Page, Screen, Top, answer, whole_number};
-use super::text::{Text, labelled, local_time, short};
+use super::page::{Fields, OrDefault, Page, Screen, Top, answer};
+use super::text::{Text, labelled, short};
 
 #[derive(Template)]
 #[template(path = "new_coupon.html")]
@@ -68,19 +66,8 @@ impl Preview {
 
 /// Builds the request to the API, and the openings that it would create.
 fn plan(typed: &Fields) -> Result<Preview, String> {
-    let number = |what: &str, field: &str, range: RangeInclusive<u32>| {
-        let text = typed.get(field);
-        let number = whole_number(text).filter(|number| range.contains(number));
-        number.ok_or_else(|| {
-            let [least, most] = [range.start(), range.end()].map(Text::text);
-            format!(
-                "{what} must be a whole number from {least} to {most}, not {:?}",
-                text.text()
-            )
-        })
-    };
-    let quantity = number("The quantity", "quantity", 1..=MAX_QUANTITY)?;
-    let waiting = number("The waiting list", "waiting_list", 0..=MAX_WAITING)?;
+    let quantity = typed.whole("quantity", "The quantity", 1..=MAX_QUANTITY)?;
+    let waiting = typed.whole("waiting_list", "The waiting list", 0..=MAX_WAITING)?;
     let is_daily = typed.get("repeats") == "daily";
     let zone: Tz = typed.get("time_zone").text().parse()?;
     let schedule = schedule(typed, is_daily, zone)?;
@@ -99,22 +86,14 @@ fn plan(typed: &Fields) -> Result<Preview, String> {
         "schedule": schedule,
     });
     if !typed.get("valid_days").is_empty() {
-        let days = number("“Days to use a code”", "valid_days", 1..=MAX_VALID_DAYS)?;
+        let days = typed.whole("valid_days", "“Days to use a code”", 1..=MAX_VALID_DAYS)?;
         body["valid_days"] = days.into();
     }
-    let valid_until = typed.get("valid_until");
-    if !valid_until.is_empty() {
-        let until = local_time(valid_until, zone).ok_or("“Use codes until” is no time there")?;
+    if let Some(until) = typed.time("valid_until", "Use codes until", zone)? {
         body["valid_until"] = json!(until);
     }
-    let allow = match typed.get("allow") {
-        "group" => format!("group:{}", typed.get("group")),
-        other => other.to_owned(),
-    };
-    if !allow.is_empty() {
-        body["allow"] = json!(Allow::try_from(allow).map_err(|_| {
-            "Name the group: letters, digits, - and _, without spaces".to_owned()
-        })?);
+    if let Some(allow) = typed.allow()? {
+        body["allow"] = json!(allow);
     }
     Ok(Preview {
         body,
@@ -401,7 +380,7 @@ mod tests {
             (&[("once_per", "")], "each person"),
             (&[("closes", "")], "needs a closing time"),
             (&[("opens", "3 pm")], "time of day"),
-            (&[("quantity", "0")], "from 1 to 10,000,000"),
+            (&[("quantity", "0")], "from 1 to 10,000,000, not “0”"),
             (&[("waiting_list", "99,999,999")], "from 0 to 1,000,000"),
             (&[("last_day", "2130-11-01")], "before “First day”"),
             (

@@ -2,6 +2,7 @@
 //! the question before a change.
 
 use std::convert::Infallible;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use askama::Template;
@@ -13,9 +14,11 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
+use firstcome_shared::coupon::{Allow, Group};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::ops::OpsToken;
+use firstcome_shared::schedule::Tz;
 use firstcome_shared::subject::Subject;
 use serde::de::DeserializeOwned;
 
@@ -23,6 +26,7 @@ use super::assets::{ICON, SCRIPT, STYLE};
 use super::client::{Backends, HttpRefusal};
 use super::log_outs::LogOuts;
 use super::session::Session;
+use super::text::{Text, local_time};
 
 /// The shared state. Cheap to clone.
 #[derive(Clone)]
@@ -243,7 +247,7 @@ pub(crate) struct JustDone {
 }
 
 /// Reads a whole number, which may have separators: 1,000 and 1.000 and 1 000.
-pub(crate) fn whole_number(text: &str) -> Option<u32> {
+fn whole_number(text: &str) -> Option<u32> {
     let mut groups = text.split([',', '.', ' ', '\u{a0}', '\u{202f}']);
     let first = groups.next()?;
     let rest: Vec<&str> = groups.collect();
@@ -281,6 +285,51 @@ impl Fields {
     /// Parses a field as a number, such as an ID or a slot. Returns `None` if it is none.
     pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
         self.get(name).parse().ok()
+    }
+
+    /// Reads a whole number within the limits that the API has.
+    pub(crate) fn whole(
+        &self,
+        field: &str,
+        what: &str,
+        range: RangeInclusive<u32>,
+    ) -> Result<u32, String> {
+        let typed = self.get(field);
+        let number = whole_number(typed).filter(|number| range.contains(number));
+        number.ok_or_else(|| {
+            let [least, most] = [range.start(), range.end()].map(Text::text);
+            let typed = typed.text();
+            format!("{what} must be a whole number from {least} to {most}, not “{typed}”")
+        })
+    }
+
+    /// Reads a time, as typed in this zone, if one was typed.
+    pub(crate) fn time(
+        &self,
+        field: &str,
+        label: &str,
+        zone: Tz,
+    ) -> Result<Option<DateTime<Utc>>, String> {
+        match self.get(field) {
+            "" => Ok(None),
+            typed => local_time(typed, zone)
+                .map(Some)
+                .ok_or_else(|| format!("“{label}” is no time there")),
+        }
+    }
+
+    /// Reads who may claim a coupon. `None` is everybody.
+    pub(crate) fn allow(&self) -> Result<Option<Allow>, String> {
+        match self.get("allow") {
+            "" => Ok(None),
+            "list" => Ok(Some(Allow::List)),
+            "group" => self
+                .get("group")
+                .parse::<Group>()
+                .map(|group| Some(Allow::Group(group)))
+                .map_err(|_| "Name the group: letters, digits, - and _, without spaces".to_owned()),
+            _ => Err("The form is not of this page".to_owned()),
+        }
     }
 
     /// Whether the operator has answered [`Page::confirm`].

@@ -43,7 +43,8 @@ async fn show_refused(page: &Page, id: &str, form: &Fields, refusal: HttpRefusal
 
 async fn changed(page: &Page, found: &CouponDrops, fields: &Fields) -> Screen {
     let coupon = &found.coupon;
-    let form = CouponForm::parse(fields, found, Utc::now())?;
+    let form = CouponForm::parse(fields, found, Utc::now())
+        .map_err(|why: String| HttpRefusal::typed(&why))?;
     if !fields.is_sure()
         && let Some(question) = form.question(coupon)
     {

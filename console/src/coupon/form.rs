@@ -2,16 +2,15 @@
 //! once it is done.
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use firstcome_shared::coupon::{Allow, Group, MAX_QUANTITY, MAX_VALID_DAYS, MAX_WAITING};
+use firstcome_shared::coupon::{Allow, MAX_QUANTITY, MAX_VALID_DAYS, MAX_WAITING};
 use firstcome_shared::http::views::{CouponDetails, CouponDrops};
 use firstcome_shared::schedule::{Schedule, Tz};
 use serde_json::{Value, json};
 
 use super::done::{Done, who_may_claim};
 use super::state::{codes_end, is_open, is_to_come};
-use crate::client::HttpRefusal;
-use crate::page::{Fields, whole_number};
-use crate::text::{Text as _, local_time, short};
+use crate::page::Fields;
+use crate::text::{Text as _, short};
 
 /// A form as it was filled in, within the limits that the API has.
 #[derive(Debug, PartialEq)]
@@ -51,11 +50,12 @@ pub(super) struct Question {
 }
 
 impl CouponForm {
+    /// Reads a form, or says why it is refused.
     pub(super) fn parse(
         form: &Fields,
         found: &CouponDrops,
         now: DateTime<Utc>,
-    ) -> Result<Self, HttpRefusal> {
+    ) -> Result<Self, String> {
         let coupon = &found.coupon;
         Ok(match form.get("how") {
             "pause" => Self::Pause,
@@ -63,33 +63,31 @@ impl CouponForm {
             "quantity" => Self::Quantity(new_quantity(form, coupon)?),
             "name" => Self::Name(form.get("name").to_owned()),
             "waiting_list" => {
-                let places = whole(form, "waiting_list", "The waiting list", 0, MAX_WAITING)?;
+                let places = form.whole("waiting_list", "The waiting list", 0..=MAX_WAITING)?;
                 Self::WaitingList(places)
             }
             "validity" => validity(form, coupon)?,
-            "allow" => Self::Allow(allow(form)?),
+            "allow" => Self::Allow(form.allow()?),
             "dates" => Self::Dates {
                 opens: form.get("opens").to_owned(),
                 closes: form.get("closes").to_owned(),
                 last_day: form.get("last_day").to_owned(),
             },
             "opens_at" => {
-                let wrong = || HttpRefusal::typed("Give the time at which it opens.");
                 let opens = typed_time(form, coupon, "opens_at", "Opens at")?;
-                Self::OpensAt(opens.ok_or_else(wrong)?)
+                Self::OpensAt(opens.ok_or("Give the time at which it opens")?)
             }
             "closes_at" => Self::ClosesAt(typed_time(form, coupon, "closes_at", "Closes at")?),
             "close" => {
                 if !found.drops.iter().any(|drop| is_open(drop.state)) {
-                    return Err(HttpRefusal::typed("No drop of it is open."));
+                    return Err("No drop of it is open".to_owned());
                 }
                 Self::Close
             }
             "cancel" => {
                 if !can_be_cancelled(found, now) {
-                    return Err(HttpRefusal::typed(
-                        "It has opened or opens at once, or was cancelled: pause it instead.",
-                    ));
+                    let why = "It has opened or opens at once, or was cancelled: pause it instead";
+                    return Err(why.to_owned());
                 }
                 let last_day = match coupon.schedule {
                     Some(Schedule::Daily { first_day, .. }) => Some(first_day),
@@ -97,7 +95,7 @@ impl CouponForm {
                 };
                 Self::Cancel { last_day }
             }
-            _ => return Err(HttpRefusal::typed("The form is not of this page.")),
+            _ => return Err("The form is not of this page".to_owned()),
         })
     }
 
@@ -251,11 +249,10 @@ fn can_be_cancelled(found: &CouponDrops, now: DateTime<Utc>) -> bool {
         && found.drops.iter().all(|drop| drop.opens_at > soon)
 }
 
-fn new_quantity(form: &Fields, coupon: &CouponDetails) -> Result<u32, HttpRefusal> {
-    let quantity = whole(form, "quantity", "The quantity", 1, MAX_QUANTITY)?;
+fn new_quantity(form: &Fields, coupon: &CouponDetails) -> Result<u32, String> {
+    let quantity = form.whole("quantity", "The quantity", 1..=MAX_QUANTITY)?;
     if quantity == coupon.quantity {
-        let why = format!("The quantity is {} already.", quantity.text());
-        return Err(HttpRefusal::typed(&why));
+        return Err(format!("The quantity is {} already", quantity.text()));
     }
     Ok(quantity)
 }
@@ -273,52 +270,18 @@ fn quantity_question(coupon: &CouponDetails, quantity: u32) -> String {
     format!("{name}: {from} → {to}, {which}{more}")
 }
 
-fn allow(form: &Fields) -> Result<Option<Allow>, HttpRefusal> {
-    match form.get("allow") {
-        "list" => Ok(Some(Allow::List)),
-        "group" => {
-            let wrong = "Name the group: letters, digits, - and _, without spaces.";
-            let group = form.get("group").parse::<Group>();
-            group
-                .map(|group| Some(Allow::Group(group)))
-                .map_err(|_| HttpRefusal::typed(wrong))
-        }
-        _ => Ok(None),
-    }
-}
-
-fn validity(form: &Fields, coupon: &CouponDetails) -> Result<CouponForm, HttpRefusal> {
+fn validity(form: &Fields, coupon: &CouponDetails) -> Result<CouponForm, String> {
     let until = typed_time(form, coupon, "valid_until", "Until")?;
     let days = if form.get("valid_days").is_empty() {
         None
     } else {
         let what = "“Days from the claim”";
-        Some(whole(form, "valid_days", what, 1, MAX_VALID_DAYS)?)
+        Some(form.whole("valid_days", what, 1..=MAX_VALID_DAYS)?)
     };
     if until.is_some() && days.is_some() {
-        return Err(HttpRefusal::typed(
-            "Give a time or a number of days, not both.",
-        ));
+        return Err("Give a time or a number of days, not both".to_owned());
     }
     Ok(CouponForm::Validity { until, days })
-}
-
-/// Reads a whole number within the limits that the API has.
-fn whole(
-    form: &Fields,
-    field: &str,
-    what: &str,
-    least: u32,
-    most: u32,
-) -> Result<u32, HttpRefusal> {
-    let number = whole_number(form.get(field)).filter(|number| (least..=most).contains(number));
-    number.ok_or_else(|| {
-        let least = least.text();
-        let most = most.text();
-        HttpRefusal::typed(&format!(
-            "{what} must be a whole number from {least} to {most}."
-        ))
-    })
 }
 
 /// Reads a time, as typed in the coupon's zone: UTC if it has none.
@@ -327,14 +290,8 @@ fn typed_time(
     coupon: &CouponDetails,
     field: &str,
     label: &str,
-) -> Result<Option<DateTime<Utc>>, HttpRefusal> {
-    let text = form.get(field);
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let at = local_time(text, zone(coupon).unwrap_or_else(Tz::utc));
-    at.map(Some)
-        .ok_or_else(|| HttpRefusal::typed(&format!("“{label}” is no time there.")))
+) -> Result<Option<DateTime<Utc>>, String> {
+    form.time(field, label, zone(coupon).unwrap_or_else(Tz::utc))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use firstcome_shared::coupon::{CouponPatch, DropState};
 
 use super::*;
+use crate::client::HttpRefusal;
 
 /// A coupon in Seoul with 100 coupons, whose only drop is in this state and opens an hour after
 /// the epoch.
@@ -24,7 +25,8 @@ fn parse(fields: &str, found: &CouponDrops, now_minute: i64) -> Result<CouponFor
         (name.to_owned(), value.to_owned())
     });
     let now = DateTime::UNIX_EPOCH + TimeDelta::minutes(now_minute);
-    CouponForm::parse(&Fields(fields.collect()), found, now).map_err(|refusal| refusal.sentence())
+    CouponForm::parse(&Fields(fields.collect()), found, now)
+        .map_err(|why| HttpRefusal::typed(&why).sentence())
 }
 
 /// Compares forms with their requests, the questions before them, and the words for what was done.
@@ -206,6 +208,7 @@ fn form_that_cannot_be_applied_is_refused_with_advice() {
             "Give a time or a number of days, not both.",
         ),
         ("how=validity&valid_until=soon", "“Until” is no time there."),
+        ("how=allow&allow=all", "The form is not of this page."),
         (
             "how=allow&allow=group&group=two words",
             "Name the group: letters, digits, - and _, without spaces.",
