@@ -99,11 +99,8 @@ impl CouponScreen<'_> {
 
     /// The end of codes in the coupon's zone, as typed or at present.
     fn valid_until(&self) -> String {
-        let zone = self.zone.unwrap_or_else(Tz::utc);
         let until = self.found.coupon.valid_until;
-        let text = until.map_or_else(String::new, |until| {
-            zone.local(until).format("%Y-%m-%dT%H:%M").to_string()
-        });
+        let text = until.map_or_else(String::new, |until| self.typed_form(until));
         self.value("valid_until", &text)
     }
 
