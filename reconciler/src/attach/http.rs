@@ -20,7 +20,7 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::alerts::AlertPage;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::context::PassRequest;
@@ -89,33 +89,44 @@ struct Body {
 
 /// Runs a pass.
 async fn start(
-    State(RouteState { db, passes, file }): State<RouteState>,
+    State(app): State<RouteState>,
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<Body>,
 ) -> Result<Response, Problem> {
-    let coupon = file
+    let coupon = app
+        .file
         .coupon_id(body.campaign.as_ref())
         .map_err(Problem::not_found)?;
     if body.confirm && coupon.is_none() {
         let detail = "confirm needs campaign: what is held back is confirmed campaign by campaign";
         return Err(invalid(detail));
     }
-    let act = OperatorAct {
-        action: "reconcile",
-        coupon,
-        drop: None,
-        detail: json!({"campaign": body.campaign, "dry_run": body.dry_run, "confirm": body.confirm}),
-    };
+    let detail =
+        json!({"campaign": body.campaign, "dry_run": body.dry_run, "confirm": body.confirm});
     let request = PassRequest {
         coupon,
         dry_run: body.dry_run,
         confirm: body.confirm,
-        by: Some((operator, act)),
-        patience: PATIENCE,
         ..PassRequest::new(Trigger::Endpoint)
     };
-    let started = passes.queue(request);
-    reconcile::run(&db, started, body.wait.unwrap_or(true)).await
+    queue(&app, operator, detail, request, body.wait).await
+}
+
+/// Queues a pass over a campaign, or over all, that an operator has requested.
+async fn queue(
+    app: &RouteState,
+    operator: Operator,
+    detail: Value,
+    request: PassRequest,
+    wait: Option<bool>,
+) -> Result<Response, Problem> {
+    let act = OperatorAct::new("reconcile", request.coupon, None, detail);
+    let started = app.passes.queue(PassRequest {
+        by: Some((operator, act)),
+        patience: PATIENCE,
+        ..request
+    });
+    reconcile::run(&app.db, started, wait.unwrap_or(true)).await
 }
 
 /// Maximum wait for a pass of another daemon: while something differs, one follows another.
@@ -136,17 +147,17 @@ const FINDINGS: u32 = 10_000;
 
 /// Confirms the repairs of one campaign that a run has shown and held back, and nothing else.
 async fn confirm(
-    State(RouteState { db, passes, file }): State<RouteState>,
+    State(app): State<RouteState>,
     Extension(operator): Extension<Operator>,
     StrictPath(id): StrictPath<String>,
     JsonBody(body): JsonBody<ShownPlan>,
 ) -> Result<Response, Problem> {
-    let names = file.names();
+    let names = app.file.names();
     let campaign = names
         .get(&body.coupon_id)
         .ok_or_else(|| Problem::not_found("the file has no such campaign"))?;
     let shown = if runs::is_run_id(&id) {
-        runs::page(&db, id.clone(), FINDINGS, 0).await?
+        runs::page(&app.db, id.clone(), FINDINGS, 0).await?
     } else {
         None
     };
@@ -164,28 +175,20 @@ async fn confirm(
         return Err(Problem::new(Code::NotPossible, why));
     }
     for drop in planned {
-        if !db.has_shown(&id, drop).await? {
+        if !app.db.has_shown(&id, drop).await? {
             let why = "other repairs are held back now than that run has shown: look again (a \
                 dry run), and confirm those";
             return Err(Problem::new(Code::ChangedMeanwhile, why));
         }
     }
-    let act = OperatorAct {
-        action: "reconcile",
-        coupon: Some(body.coupon_id),
-        drop: None,
-        detail: json!({"campaign": campaign, "confirm": true, "shown_by": id}),
-    };
+    let detail = json!({"campaign": campaign, "confirm": true, "shown_by": id});
     let request = PassRequest {
         coupon: Some(body.coupon_id),
         confirm: true,
         shown_by: id.parse().ok(),
-        by: Some((operator, act)),
-        patience: PATIENCE,
         ..PassRequest::new(Trigger::Endpoint)
     };
-    let started = passes.queue(request);
-    reconcile::run(&db, started, body.wait.unwrap_or(true)).await
+    queue(&app, operator, detail, request, body.wait).await
 }
 
 /// Lists alerts with the names of their campaigns, which only the file knows.

@@ -79,15 +79,11 @@ pub(super) async fn reconcile(
     if body.shown_by.is_some() && !body.confirm {
         return Err(invalid("shown_by needs confirm"));
     }
-    let act = OperatorAct {
-        action: "reconcile",
-        coupon,
-        drop,
-        detail: json!({
-            "dry_run": body.dry_run, "deep": body.deep, "confirm": body.confirm,
-            "shown_by": body.shown_by,
-        }),
-    };
+    let detail = json!({
+        "dry_run": body.dry_run, "deep": body.deep, "confirm": body.confirm,
+        "shown_by": body.shown_by,
+    });
+    let act = OperatorAct::new("reconcile", coupon, drop, detail);
     let request = PassRequest {
         coupon,
         drop,

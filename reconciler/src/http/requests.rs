@@ -16,12 +16,7 @@ pub(crate) type Answer<T> = Result<Json<T>, Problem>;
 
 /// Records that an operator saw the ids of users, before anything is shown.
 pub(super) async fn reveal(db: &Db, operator: Operator, detail: Value) -> Result<(), DbError> {
-    let act = OperatorAct {
-        action: "reveal",
-        coupon: None,
-        drop: None,
-        detail,
-    };
+    let act = OperatorAct::new("reveal", None, None, detail);
     db.record_act(operator, act).await
 }
 
