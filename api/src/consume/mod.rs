@@ -26,14 +26,12 @@ mod write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use axum::Router;
 use firstcome_shared::http::health::{metrics_route, routes_of_loop};
-use firstcome_shared::http::{Limits, serve};
+use firstcome_shared::http::{Limits, listen, serve};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::{ProcessRow, SeenProblems, announce};
 use firstcome_shared::telemetry;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use args::ConsumeArgs;
@@ -48,9 +46,7 @@ use crate::start_check::{StoreWait, unless_stopped};
 pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let prometheus = telemetry::init_metrics()?;
     describe_metrics();
-    let listener = TcpListener::bind(args.listen_addr)
-        .await
-        .with_context(|| format!("cannot listen on {}", args.listen_addr))?;
+    let listener = listen(args.listen_addr).await?;
     let mysql = args.mysql.settings()?;
     let kafka = args.kafka.settings(&args.mysql.tls)?;
     let db = Db::new(&mysql)?;

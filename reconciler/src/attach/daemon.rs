@@ -8,7 +8,7 @@ use axum::Router;
 use firstcome_attach::Ours;
 use firstcome_shared::config::wait_for;
 use firstcome_shared::http::ops::OpsToken;
-use firstcome_shared::http::{health, serve, starting};
+use firstcome_shared::http::{health, listen, serve, starting};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::tuning::Tuning;
 use tokio::net::TcpListener;
@@ -37,10 +37,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     let days = args.retention_days.0;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::metrics::describe();
-    let socket = TcpListener::bind(args.listen_addr)
-        .await
-        .with_context(|| format!("cannot listen on {}", args.listen_addr))?
-        .into_std()?;
+    let socket = listen(args.listen_addr).await?.into_std()?;
     let notifier = super::notifier(&attached, &ours, &args)?;
     notifier.announce();
     let times = &args.schedules;

@@ -6,11 +6,11 @@ pub mod schedule;
 pub(crate) mod start;
 mod watch;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use firstcome_shared::http::starting;
+use firstcome_shared::http::probe::reachable;
+use firstcome_shared::http::{listen, starting};
 use firstcome_shared::mysql::processes::{SeenProblems, announce};
 use futures_util::future::select_all;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -38,10 +38,7 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     let stores = args.reconcile.stores.handles()?;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::metrics::describe();
-    let socket = TcpListener::bind(args.http.listen_addr)
-        .await
-        .with_context(|| format!("cannot listen on {}", args.http.listen_addr))?
-        .into_std()?;
+    let socket = listen(args.http.listen_addr).await?.into_std()?;
     let address = socket.local_addr()?;
     let mut notify = args.notify.clone();
     // The default works at least on this host. `PUBLIC_URL` makes the commands in mails work
@@ -171,14 +168,6 @@ impl Daemon {
 async fn first_ended(tasks: Vec<JoinHandle<()>>) -> anyhow::Result<()> {
     let (ended, ..) = select_all(tasks).await;
     ended.context("a task of the daemon failed")
-}
-
-/// Replaces `0.0.0.0`, which is only valid for listening, with an address for requests.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
-    address
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The HTTP front end that both services share: server, problem+json errors, bodies, operators'
 //! tokens, health, request ids, access log, common parts of /openapi.json and of pages, and the
-//! reconciler's response types that the console shows.
+//! response types that the console shows.
 
 pub mod client;
 pub mod extract;
@@ -19,4 +19,4 @@ pub mod starting;
 pub mod views;
 
 pub use problem::Problem;
-pub use server::{Limits, Routes, serve, serve_with};
+pub use server::{Limits, Routes, listen, serve, serve_with};

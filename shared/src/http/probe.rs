@@ -30,7 +30,7 @@ impl ProbeArgs {
     /// Returns a message with the response, or says that there was none within two seconds.
     pub async fn probe(&self, address: SocketAddr) -> Result<(), String> {
         let path = if self.ready { "/readyz" } else { "/healthz" };
-        let at = SocketAddr::new(reachable(address.ip()), address.port());
+        let at = reachable(address);
         let client = HttpClient::new(Store::Api, &format!("http://{at}{path}"), None)?;
         let request = Request::get(client.url(""))
             .body(Bytes::new())
@@ -50,13 +50,15 @@ impl ProbeArgs {
     }
 }
 
-/// Returns an address at which a process that listens on all addresses can be reached.
-fn reachable(listening: IpAddr) -> IpAddr {
-    match listening {
+/// Returns an address at which a process that listens there, perhaps on all addresses, can be
+/// reached on this host.
+pub fn reachable(listening: SocketAddr) -> SocketAddr {
+    let at = match listening.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
         other => other,
-    }
+    };
+    SocketAddr::new(at, listening.port())
 }
 
 #[cfg(test)]
@@ -67,6 +69,17 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn all_addresses_are_reached_on_this_host() {
+        for (listening, at) in [
+            ("0.0.0.0:8081", "127.0.0.1:8081"),
+            ("[::]:8081", "[::1]:8081"),
+            ("192.0.2.1:8081", "192.0.2.1:8081"),
+        ] {
+            assert_eq!(reachable(listening.parse().unwrap()).to_string(), at);
+        }
+    }
 
     #[tokio::test]
     async fn probe_reaches_a_wildcard_listener_and_reports_its_response() {

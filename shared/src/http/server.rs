@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use axum::Router;
 use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, Request};
@@ -87,6 +88,13 @@ impl Routes {
             Err(never) => match never {},
         })
     }
+}
+
+/// Begins to listen on an address.
+pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
 }
 
 /// Serves `router` until `shutdown`, then finishes the requests in progress and closes.
