@@ -15,14 +15,14 @@ pub enum Followed {
     Same,
     /// The list was written, with this many users.
     Written(u32),
-    /// Why Redis keeps its own list.
+    /// The list was not written, for this reason.
     Kept(String),
 }
 
 /// Writes a coupon's list to Redis if its revision or size differs.
 ///
 /// # Errors
-/// [`StoreError`]; Redis still has the old list.
+/// [`StoreError`]; Redis has the old list, or perhaps the new one if its answer was lost.
 pub async fn follow(db: &Db, redis: &Redis, id: CouponId) -> Result<Followed, StoreError> {
     let seen = redis.coupon_state(id).await?.list;
     match db.allow_lists(vec![id]).await?.first() {

@@ -19,7 +19,7 @@ const VERSION: u64 = 2;
 /// could not be stored in the dead-letter table either, and would block the partition.
 const YEARS: std::ops::RangeInclusive<i32> = 1970..=9_998;
 
-/// An admitted claim: from the script's reply to the message and the row.
+/// An admitted claim: one type for the script's reply, the message and the row.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Claim {
     pub coupon_id: CouponId,
@@ -159,7 +159,7 @@ impl ClaimWire<'_> {
     }
 }
 
-/// Returns `None` for a time that MySQL cannot store.
+/// Returns `None` for text that is not a timestamp, and for a time that MySQL cannot store.
 fn instant(text: &str) -> Option<DateTime<Utc>> {
     let at = DateTime::parse_from_rfc3339(text).ok()?.with_timezone(&Utc);
     (!is_leap_second(&at) && YEARS.contains(&at.year())).then_some(at)

@@ -78,7 +78,8 @@ impl CouponSettings {
         Ok(self)
     }
 
-    /// Checks that codes have one end, after the opening.
+    /// Checks that at most one end of the codes is given, that it is within its limits, and that a
+    /// coupon that opens once opens before it.
     fn check_validity(&self) -> Result<(), String> {
         if self.valid_until.is_some() && self.valid_days.is_some() {
             return Err("give valid_until or valid_days, and null for the other".to_owned());
@@ -153,8 +154,8 @@ pub fn line(field: &str, most: usize, text: &str) -> Result<String, String> {
 pub struct Coupon {
     pub id: CouponId,
     pub settings: CouponSettings,
-    /// Number of changes. This is the fencing token for writing the settings to Redis
-    /// (`fc:{C}:revision`).
+    /// Increases with each change, and when a process takes the next one to write the settings to
+    /// Redis (`fc:{C}:revision`). It is the fencing token of those writes.
     pub revision: u64,
     /// Incremented before data of this coupon is rebuilt, because Redis may have lost some of it.
     /// Starts at 0. Redis has its copy in `fc:{C}:gate`.
@@ -240,7 +241,7 @@ impl From<Allow> for String {
 pub struct Drop {
     pub id: DropId,
     pub coupon_id: CouponId,
-    /// The day in the coupon's time zone.
+    /// The day in the coupon's time zone. `None` only for drops that were inserted manually.
     pub local_date: Option<NaiveDate>,
     /// Claims are admitted from this time.
     pub opens_at: DateTime<Utc>,
@@ -360,7 +361,7 @@ impl Drop {
         }
     }
 
-    /// Whether it may still give out slots at `now`.
+    /// Whether the drop is not sealed and has not ended at `now`. It may open later.
     pub fn can_give_slots(&self, now: DateTime<Utc>) -> bool {
         self.sealed_at.is_none() && self.closes_at.is_none_or(|closes| closes > now)
     }

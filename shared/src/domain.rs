@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
 
-/// Parses a number in its canonical form only. Forms such as `05` and `+5` are invalid, because
-/// they would bypass a gateway's rate limits by path.
+/// Parses a positive number in its canonical form only. Forms such as `05` and `+5` are invalid,
+/// because they would bypass a gateway's rate limits by path.
 pub fn canonical_number(text: &str) -> Option<i64> {
     let has_one_form = !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit());
     if has_one_form {

@@ -1,6 +1,6 @@
-//! Creates daily drops two days ahead: the reconciler every few seconds, the API when a coupon is
-//! created or changed. The schema allows one drop per local date, so concurrent attempts create no
-//! duplicates.
+//! Creates daily drops two days ahead, and drops whose rows MySQL has lost. The reconciler does
+//! this every 20 seconds, the API when a coupon is changed. The schema allows one drop per local
+//! date, so concurrent attempts create no duplicates.
 
 use chrono::{DateTime, Utc};
 

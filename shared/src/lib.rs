@@ -1,8 +1,7 @@
-//! The code shared by Firstcome's API and reconciler: domain types, names of keys, tables and
-//! topics, Redis scripts, and the parts of every process (settings, logs, shutdown, HTTP front
-//! end).
+//! The code shared by Firstcome's programs: domain types, names of keys, tables and topics, Redis
+//! scripts, and the parts of every process (settings, logs, shutdown, HTTP front end).
 //!
-//! Key names, table names and the format of events are defined only here.
+//! Only this package defines the names of Firstcome's Redis keys and the format of messages.
 #![warn(clippy::print_stdout, clippy::print_stderr)] // `say!` and `complain!` never end the program
 
 pub mod allow_list;

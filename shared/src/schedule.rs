@@ -57,7 +57,7 @@ pub struct PlannedDrop {
     pub local_date: NaiveDate,
     /// Start of the window, inclusive.
     pub opens_at: DateTime<Utc>,
-    /// End of the window, exclusive.
+    /// End of the window, exclusive, or `None` if the drop stays open.
     pub closes_at: Option<DateTime<Utc>>,
 }
 
@@ -156,7 +156,8 @@ impl Schedule {
     }
 
     /// Returns the drops whose windows have not ended at `now`, up to [`DAYS_AHEAD`] days ahead, in
-    /// order. Always includes the next drop, so that a coupon can show when it opens.
+    /// order. Always includes the next drop, so that a coupon can show when it opens. For a coupon
+    /// that opens once, returns its drop, even if it has ended.
     pub fn drops_from(&self, now: DateTime<Utc>) -> Vec<PlannedDrop> {
         let Self::Daily {
             time_zone,

@@ -1,4 +1,4 @@
-//! Traces: the path of one claim through all processes, by OpenTelemetry's SDK
+//! Traces: the path of one claim through all processes, recorded with OpenTelemetry's SDK
 //! (docs/decisions/0035-settings.md).
 //!
 //! The `traceparent` of a request accompanies its claim into the header of the message, even if
@@ -37,8 +37,9 @@ pub const TRACEPARENT: &str = "traceparent";
 /// traces all, but each traced claim is a separate message.
 const RATIO: f64 = 0.01;
 
-/// Maximum duration of one export, and maximum wait for unsent spans when the process ends.
+/// Maximum duration of one export.
 const EXPORT_LIMIT: Duration = Duration::from_secs(5);
+/// Maximum wait for unsent spans when the process ends.
 const LAST_EXPORT: Duration = Duration::from_secs(2);
 
 /// The process's exporter. As for metrics, there is one per process.

@@ -1,5 +1,6 @@
-//! Settings that every process shares, one struct per concern. Each is a flag and an environment
-//! variable; `--help` shows both with the default. Secrets are never printed.
+//! Settings that several processes share, one struct per concern. Each is a flag and an environment
+//! variable, except those that only tests change; `--help` shows both with the default. Secrets are
+//! never printed.
 
 mod kafka;
 mod logs;

@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command};
 use secrecy::SecretString;
 
-/// Describes the fault of a secret without showing it.
+/// Checks a secret. The error describes the fault without showing the secret.
 pub(super) type SecretCheck = fn(&str) -> Result<(), String>;
 
 /// Parses and checks a secret; errors name the setting, and never show the value.

@@ -18,7 +18,7 @@ pub enum StartError {
     Missing {
         /// The store and its address.
         store: String,
-        /// How long this process waited.
+        /// The time limit of the wait.
         waited: Duration,
         /// The last error.
         reason: String,

@@ -50,7 +50,8 @@ pub struct CouponPatch {
     /// coupon that opens once is ended even before it opens, and a daily one together with
     /// `last_day` = its first day. Otherwise later drops of a daily coupon stay.
     pub close_now: Option<bool>,
-    /// Codes can be used before this time; null: without an end. The past ends it at once.
+    /// Codes can be used before this time; null: without an end. A time in the past ends their use
+    /// at once.
     #[serde(default, deserialize_with = "instant_or_null")]
     #[schema(value_type = Option<DateTime<Utc>>)]
     pub valid_until: Option<Option<DateTime<Utc>>>,
@@ -97,7 +98,7 @@ struct Field {
 /// What a field changes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Concern {
-    /// The coupon in MySQL. Redis does not store it.
+    /// The coupon in MySQL. Redis has it only in the copy of the catalogue.
     MysqlOnly,
     /// The settings in Redis, too.
     Redis,
@@ -168,7 +169,7 @@ impl CouponPatch {
         ]
     }
 
-    /// Whether it changes anything that Redis stores.
+    /// Whether it changes anything that Redis stores for admission.
     pub fn concerns_redis(&self) -> bool {
         let mut given = self.fields().into_iter().filter(|field| field.is_given);
         given.any(|field| match field.concern {
@@ -324,7 +325,8 @@ fn check_no_overlap(new: &Schedule, drops: &[Drop], now: DateTime<Utc>) -> Resul
     ))
 }
 
-/// Moves the opening of a coupon that opens once. The change can be repeated at any time.
+/// Moves the opening of a coupon that opens once. Succeeds at any time if the opening is already
+/// the wanted one, so that a request can be repeated.
 fn open_at(
     schedule: &mut Option<Schedule>,
     drops: &mut [Drop],

@@ -1,5 +1,5 @@
-//! The HTTP client of one server: hyper-util's, with a connection for each request. It uses no
-//! proxy and follows no redirects.
+//! An HTTP client for one server, based on hyper-util, with a new connection for each request. It
+//! uses no proxy and follows no redirects.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -42,7 +42,7 @@ pub struct HttpClient {
 /// Why a request got no usable response.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// No server answered. A later attempt may succeed.
+    /// No complete answer came, or one with 429 or 5xx. A later attempt may succeed.
     #[error("{0}")]
     Away(String),
     /// Retrying does not help.

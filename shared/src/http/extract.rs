@@ -68,8 +68,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for StrictQuery<T>
     }
 }
 
-/// The parameters of a path. A path that is not valid percent-encoded UTF-8, or has a different
-/// number of parameters, gets a 404.
+/// The parameters of a path. A path whose parameters cannot be read as `T`, or are not valid
+/// percent-encoded UTF-8, gets a 404.
 pub struct StrictPath<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for StrictPath<T> {

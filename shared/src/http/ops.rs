@@ -46,7 +46,7 @@ pub(crate) fn describe() {
     counter!(WRONG_TOKENS).absolute(0);
 }
 
-/// The tokens that operators' routes require.
+/// The tokens of operators and, if set, of shops.
 #[derive(Clone)]
 pub struct OpsToken {
     tokens: Arc<[(SecretString, Allowed)]>,

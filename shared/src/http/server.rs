@@ -109,7 +109,7 @@ pub async fn serve(
     serve_with(listener, answer, limits, shutdown).await;
 }
 
-/// Serves until `shutdown` as [`serve`] does, with the answers of any function.
+/// Like [`serve`], but gets the responses from a function instead of a router.
 pub async fn serve_with<Answering>(
     listener: TcpListener,
     answer: impl Fn(Peer, Request<Incoming>) -> Answering + Clone + Send + 'static,

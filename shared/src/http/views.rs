@@ -28,7 +28,7 @@ pub enum AdmissionState {
     Unknown,
 }
 
-/// The most alerts that an overview has.
+/// Maximum number of alerts in an overview.
 pub const MOST_ALERTS: u32 = 50;
 
 /// The state of the installation: stores, alerts, and the drops that are live or need manual
@@ -136,7 +136,7 @@ pub struct CouponDetails {
     pub settings: CouponSettings,
     /// Users on its allow list.
     pub allow_list_users: u32,
-    /// Counts changes of the settings; for `If-Match`.
+    /// Increases with each change of the settings; for `If-Match`.
     pub revision: u64,
     /// All drops are sealed, and no other will come.
     pub over: bool,
@@ -260,7 +260,7 @@ pub struct StartedRun {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct FailedClaimPage {
     pub failed_claims: Vec<DeadLetterRow>,
-    /// The next `page`.
+    /// The next `page`; null on the last page.
     pub next_page: Option<u32>,
 }
 

@@ -10,7 +10,7 @@ use crate::tuning::Tuning;
 impl KafkaSettings {
     /// Configures a consumer of the group. A new group starts at the first message, whereas
     /// librdkafka's default skips existing messages. If a consumer dies, others take over its
-    /// partitions within ten seconds; if its loop stands still, after `longest_pause`.
+    /// partitions within ten seconds; if its loop hangs, after `longest_pause`.
     ///
     /// Only tools read the offsets that the consumer commits: reading begins at the positions in
     /// MySQL.

@@ -26,9 +26,9 @@ pub use unreadable::{Probed, probe, why_unreadable};
 /// wait.
 const FETCH_AGAIN_MS: &str = "10";
 
-/// A client to which no broker answers for this long must be replaced: librdkafka 2.12 permanently
-/// forgets all brokers, including its bootstrap servers, if a broker that has just started names
-/// none.
+/// A client that gets no answer from any broker for this long must be replaced: librdkafka 2.12
+/// permanently forgets all brokers, including its bootstrap servers, if a broker that has just
+/// started names none.
 /// While Kafka is down, a new client does no harm.
 pub const FORGOTTEN: Duration = Duration::from_secs(15);
 

@@ -22,7 +22,8 @@ fn change(topic: &str, setting: &str) -> String {
 }
 
 /// Returns the required change if the topic, with this number of replicas, can lose acknowledged
-/// messages, or allows larger batches than readers can decompress. `value` returns its settings.
+/// messages, acknowledges none, or allows larger batches than readers can decompress; else `None`.
+/// `value` returns a setting of the topic by name.
 pub(super) fn what_is_unsafe<'a>(
     topic: &str,
     replicas: usize,

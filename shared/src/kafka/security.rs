@@ -104,7 +104,7 @@ impl Security {
 }
 
 /// The properties that an operator may set: full names, and prefixes that end with a dot. They
-/// include none that `KafkaSettings` sets.
+/// include none that `KafkaSettings` sets, except one that [`may_be_set`] refuses.
 const MAY_BE_SET: [&str; 11] = [
     "broker.address.",
     "client.",

@@ -19,7 +19,7 @@ use super::{KafkaSettings, LARGEST_BATCH};
 /// Maximum number of events processed after a call.
 const EVENTS: usize = 50;
 
-/// Checks the topic as [`check_topic`] does, and warns of a setting that loses nothing. Returns its
+/// Checks the topic as [`check_topic`] does, and logs its warning, if there is one. Returns the
 /// number of partitions.
 pub async fn check_topic_at_start(
     settings: &KafkaSettings,
@@ -32,7 +32,8 @@ pub async fn check_topic_at_start(
     Ok(found.partitions)
 }
 
-/// Checks that the topic's settings cannot lose acknowledged messages.
+/// Checks that the topic exists, that its settings cannot lose acknowledged messages, and that
+/// enough replicas are in sync. If the settings cannot be read, checks only that it exists.
 pub async fn check_topic(
     settings: &KafkaSettings,
     limit: Duration,

@@ -4,7 +4,7 @@ use strum::{EnumIter, IntoStaticStr};
 
 use crate::coupon::ClaimFault;
 
-/// The reason of a dead letter; as text, its column in the table and the label of a metric.
+/// The reason of a dead letter. Its text is stored in the table, and is the label of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, EnumIter, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum DeadLetterReason {

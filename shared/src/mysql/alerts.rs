@@ -97,7 +97,7 @@ pub struct ListedAlert {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AlertPage {
     pub alerts: Vec<ListedAlert>,
-    /// `before` of the next page.
+    /// `before` of the next page; null on the last page.
     pub next_before: Option<i64>,
 }
 
@@ -180,7 +180,7 @@ pub async fn mended(conn: &mut Conn, drop: DropId, since: DateTime<Utc>) -> Quer
 }
 
 row! {
-    /// What a pass repaired of one kind in one drop.
+    /// The repairs of one kind that a pass made in one drop.
     #[derive(PartialEq, Eq)]
     pub struct RepairsRow {
         pub run_id: String,
@@ -198,7 +198,8 @@ pub async fn keep_repairs(conn: &mut Conn, rows: Vec<RepairsRow>) -> QueryResult
     insert_rows(conn, "repairs", rows, unchanged).await
 }
 
-/// Repairs that are not mailed yet, and the times of the last mails about repairs, newest first.
+/// Reads the repairs that are not mailed yet, oldest first, and the times of the mails about
+/// repairs from `since` on, newest first.
 pub async fn unmailed_repairs(
     conn: &mut Conn,
     since: DateTime<Utc>,
@@ -286,7 +287,8 @@ impl Db {
 }
 
 /// Acknowledges an alert that is firing, so that it is not mailed again until it changes or is
-/// over. Returns the alert afterwards.
+/// over. Changes nothing if it is not firing. Returns the alert afterwards, or `None` if there is
+/// no such alert.
 pub async fn acknowledge(
     db: &Db,
     id: i64,

@@ -45,7 +45,8 @@ read_as!(AllowList {
     people: u32,
 });
 
-/// A coupon's list and how long ago it changed, in milliseconds by MySQL's clock.
+/// A coupon's list and how long ago it changed, in milliseconds by MySQL's clock; `None` if it
+/// never changed.
 pub type ListWithAge = (CouponId, AllowList, Option<i64>);
 
 impl Db {

@@ -213,8 +213,8 @@ impl Db {
     }
 
     /// Creates the missing drops that a coupon's schedule requires. Returns the coupon as read in
-    /// that transaction, with the new drops. Concurrent calls are safe, because the schema permits
-    /// one drop per local date.
+    /// that transaction, with the new drops, or `None` if the coupon does not exist. Concurrent
+    /// calls are safe, because the schema permits one drop per local date.
     pub async fn make_drops(
         &self,
         id: CouponId,
@@ -248,14 +248,14 @@ impl Db {
         self.all("read open coupons", sql!(open, now)).await
     }
 
-    /// Reads the era of a coupon from the primary.
+    /// Reads the era of a coupon. Returns `None` if the coupon does not exist.
     pub async fn era(&self, coupon: CouponId) -> DbResult<Option<u64>> {
         let era = sql!("SELECT era FROM coupons WHERE id = ?", coupon);
         self.first("read era", era).await
     }
 
-    /// Reads the coupons with a schedule but without any drop, which are the coupons of one drop
-    /// whose row was lost. Costs one lookup per coupon.
+    /// Reads the coupons with a schedule but without any drop. MySQL has lost their drops, because
+    /// a coupon is created together with its first one. Costs one lookup per coupon.
     pub async fn coupons_without_drops(&self) -> DbResult<Vec<WithDrops>> {
         let bare = "SELECT id FROM coupons c WHERE schedule IS NOT NULL \
                     AND NOT EXISTS (SELECT 1 FROM drops WHERE coupon_id = c.id)";

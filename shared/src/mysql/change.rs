@@ -44,10 +44,11 @@ const LONG: Duration = Duration::from_secs(60);
 const ATTEMPTS: u32 = 20;
 
 impl Db {
-    /// Takes the coupon's next revision, unless Redis has `seen` a later one or the coupon has
-    /// another one than `only`, and returns the coupon and its unsealed drops at that revision. A
-    /// revision is a fencing token: its owner may write the coupon's settings to Redis until another
-    /// process takes a later revision. If MySQL's is below `seen`, MySQL has lost revisions
+    /// Takes the coupon's next revision, and returns the coupon and its unsealed drops at that
+    /// revision. Returns `None` and changes nothing if the coupon does not exist, if its revision
+    /// is below `seen`, the one in Redis, or if it is not `only`. A revision is a fencing token:
+    /// its owner may write the coupon's settings to Redis until another process takes a later
+    /// revision. If MySQL's is below `seen`, MySQL has lost revisions
     /// (docs/decisions/0026-mysql-gone-back.md).
     pub async fn take_revision(
         &self,
@@ -102,7 +103,7 @@ impl Db {
     }
 
     /// Restores settings that MySQL has lost, with their revision. Returns `false` if MySQL has
-    /// that revision or a later one.
+    /// that revision or a later one, or does not have the coupon.
     ///
     /// # Errors
     /// `DbError`; nothing was changed.

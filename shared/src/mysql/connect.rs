@@ -1,6 +1,7 @@
-//! Creates MySQL connections and discards unusable ones. Each pooled connection checks once a
-//! second whether its server accepts writes: a demoted primary keeps connections open and returns
-//! stale rows, although the address may already lead to another server.
+//! Creates MySQL connections and discards unusable ones. A pooled connection that is about to be
+//! used first checks, at most once a second, whether its server accepts writes: a demoted primary
+//! keeps connections open and returns stale rows, although the address may already lead to another
+//! server.
 
 use std::time::Duration;
 
@@ -94,8 +95,8 @@ const SETTINGS: &str = "SET SESSION sql_mode = \
     transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 2, SESSION \
     wait_timeout = 10, SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'";
 
-/// Opens a connection outside the pool with the same settings, for locks that last as long as their
-/// connection.
+/// Opens a connection with Firstcome's session settings: for the pool, and outside it for locks
+/// that last as long as their connection.
 pub(super) async fn establish(address: &StoreAddress) -> ConnectionResult<Conn> {
     Conn::try_from(open(address, vec![SETTINGS]).await?).await
 }

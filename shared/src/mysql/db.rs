@@ -40,7 +40,7 @@ where
 /// Why a database call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
-    /// No connection could be established in time.
+    /// No connection could be established. A later attempt may succeed.
     #[error("MySQL cannot be reached: {0}")]
     Unreachable(String),
     /// MySQL refused the login or the connection. Retrying does not help.

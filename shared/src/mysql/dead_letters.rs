@@ -152,7 +152,7 @@ impl Db {
     }
 }
 
-/// Maximum duration of counting all unresolved dead letters from the index.
+/// Time limit of a read or a count over many dead letters.
 const LONG: Duration = Duration::from_secs(30);
 
 const LOOSE: &str = " FROM failed_claims f LEFT JOIN drops d ON d.id = f.drop_id \

@@ -12,8 +12,8 @@ use crate::report::AlertState;
 use crate::sql;
 use crate::subject::Subject;
 
-/// Maximum number of sealed drops and of targets with lost messages. Of further ones, the mail shows
-/// only the number.
+/// Maximum number of sealed drops, and of targets with lost messages, that the mail lists. It shows
+/// only the number of the others.
 const LINES: i64 = 20;
 
 /// Time limit of all queries. With a pass every second, a day has about 86,000 rows.
@@ -55,7 +55,7 @@ pub struct DailyDigest {
     pub open: Vec<ListedAlert>,
     /// Broken promises that have not been resolved.
     pub broken: u64,
-    /// Number of runs that ended, by status.
+    /// Number of runs that started in the period and have ended, by status, without dry runs.
     pub runs: Vec<(String, u64)>,
     /// When the last clean or repaired run ended.
     pub last_success_at: Option<DateTime<Utc>>,

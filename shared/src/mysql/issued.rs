@@ -140,7 +140,8 @@ pub fn of_people(coupon: CouponId, users: &[&str]) -> Sql {
 const SLOTS_COUNTED_AT_ONCE: i64 = 200_000;
 
 impl Db {
-    /// Counts the rows of a drop in ranges, so that no statement takes longer for a larger drop.
+    /// Counts the rows of a drop, at least up to the slot `upper`, in ranges of slots, so that no
+    /// statement takes longer for a larger drop.
     pub async fn count_rows(&self, drop: DropId, upper: i64) -> DbResult<u64> {
         let mut rows = 0;
         let mut from = 0;

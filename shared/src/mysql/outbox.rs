@@ -102,8 +102,8 @@ pub struct Served {
 }
 
 /// Leases the oldest message of each target that the sender serves and is not busy with, if it is
-/// due: messages arrive in order, and an unreachable target delays no other. If the oldest message
-/// has failed so often that its target was away, it is also due as soon as a newer one is.
+/// due: messages arrive in order, and an unreachable target delays no other. An oldest message that
+/// has failed `WAS_AWAY` times or more is also due as soon as a newer one is.
 pub async fn lease(
     db: &Db,
     served: Served,

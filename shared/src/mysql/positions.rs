@@ -111,8 +111,8 @@ impl Db {
 }
 
 /// Advances positions past the ranges that were read, in the transaction of their rows and after
-/// inserting them. Returns the partitions that the consumer must read again from their positions,
-/// because those are not where it has read to.
+/// inserting them. Returns the partitions whose positions differ from the ends of their ranges: the
+/// consumer must read them again from their positions.
 pub async fn advance(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> QueryResult<Vec<i32>> {
     if ranges.is_empty() || moved(conn, topic, ranges).await? == ranges.len() {
         return Ok(Vec::new());

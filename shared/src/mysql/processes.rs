@@ -157,7 +157,7 @@ impl Db {
         self.all("list processes", running).await
     }
 
-    /// Reads what running processes say of stores that refuse them.
+    /// Reads the problems with stores that running processes have reported, without repetitions.
     pub async fn store_problems(&self) -> DbResult<Vec<StoreProblems>> {
         let refused = "SELECT DISTINCT {columns} FROM processes \
             WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND \

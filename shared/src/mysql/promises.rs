@@ -20,7 +20,7 @@ use crate::sql;
 /// A user's rows, revocations and promises that could not be kept when they were due.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PersonRecord {
-    /// The user's rows, oldest drop first.
+    /// The user's rows, oldest claim first.
     pub rows: Vec<IssuedRow>,
     /// When a shop used the code of the user's row in a drop; empty after [`Db::person`].
     pub used_at: HashMap<i64, DateTime<Utc>>,

@@ -86,9 +86,9 @@ impl Db {
     }
 
     /// Records the end of a run with its findings, even if its start could not be recorded.
-    /// `succeeded` is the time that counts as the last success. If the last run over everything had
-    /// the same result, only refers to that. Findings are written first, in small statements, and
-    /// the run's row last, to keep its lock short.
+    /// `succeeded` is the time that counts as the last success; `None` keeps the earlier one. If
+    /// the last run over everything had the same result, this run's row only refers to it. Findings
+    /// are written first, in small statements, and the run's row last, to keep its lock short.
     ///
     /// # Errors
     /// `DbError`; the run is still in progress, and the call may be repeated.
@@ -134,14 +134,14 @@ impl Db {
         .await
     }
 
-    /// Reads the run in progress, in any process.
+    /// Reads the id of the run in progress, in any process.
     pub async fn running_run(&self) -> DbResult<Option<String>> {
         let running =
             "SELECT id FROM reconcile_runs WHERE status = ? ORDER BY started_at DESC LIMIT 1";
         self.first("running run", sql!(running, RUNNING)).await
     }
 
-    /// Reads the last full pass that did not fail.
+    /// Reads the id of the last full pass that did not fail.
     pub async fn last_full_run(&self) -> DbResult<Option<String>> {
         let last = "SELECT id FROM reconcile_runs \
                     WHERE content IS NOT NULL AND status <> 'failed' ORDER BY id DESC LIMIT 1";

@@ -28,8 +28,8 @@ pub type TakenOutRows = HashMap<(DropId, Slot), TakenOut>;
 /// Batches lock a drop from this many seconds before it closes, by MySQL's clock.
 const LOCKED_BEFORE: u32 = 60;
 
-/// Deletes the rows of void claims, and of claims that no pass has judged and that are impossible
-/// in their drop.
+/// Deletes the rows of void claims and, unless a reconciler inserted them, of claims that are
+/// impossible in their drop.
 pub(super) async fn take_out(
     conn: &mut Conn,
     claims: &[Claim],

@@ -52,7 +52,7 @@ pub enum CodeRefusal {
     NoSuchCode,
     /// The coupon was returned or revoked.
     Revoked,
-    /// By another reference.
+    /// Another reference has been using the code since this time.
     Used(DateTime<Utc>),
     /// This reference was undone.
     Undone,

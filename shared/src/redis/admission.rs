@@ -19,8 +19,9 @@ static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scri
 /// half a millisecond for a full batch.
 pub const MAX_BATCH: usize = 128;
 
-/// The drops of one coupon to which a claim may apply. The script looks up the user in both drops,
-/// then chooses one by Redis's clock and the windows in `meta`.
+/// The drops of one coupon to which a claim may apply. The script chooses one of them by Redis's
+/// clock and the windows in `meta`. If a claim may be a retry, it also looks up the user in the
+/// other one.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidates<'a> {
     /// The drop that is most likely open.
@@ -64,7 +65,7 @@ pub struct Admissions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseReply {
     pub drop: DropId,
-    /// From the moment at which Redis was asked.
+    /// Time until the lease ends, counted from the moment at which Redis was asked.
     pub left: Duration,
     /// The version of the drop's holders in this era: it changes whenever a slot is given.
     pub version: i64,
@@ -112,7 +113,9 @@ pub enum Admission {
     /// Redis does not have this candidate, which was never loaded or was lost, and no other
     /// candidate is open.
     Unloaded(DropId),
-    /// The drop's counters disagree; the reconciler must repair it first.
+    /// The drop's counters disagree, or data about its users or its allow list is missing or
+    /// incomplete: the reconciler must repair it first. Also returned if Redis's clock was set back
+    /// to before a revocation.
     Unverified,
 }
 
@@ -138,9 +141,9 @@ pub enum AdmissionError {
 }
 
 impl Redis {
-    /// Runs admission for several users in one call, as if they came one after the other, and asks
-    /// for a lease. Accepts at most [`MAX_BATCH`] users. Sends the call again only if Redis did not
-    /// have the script, so that nothing ran.
+    /// Runs admission for several users in one call, as if they came one after the other. Also
+    /// requests a lease if `asks_for_lease` is set. Accepts at most [`MAX_BATCH`] users. Sends the
+    /// call again only if Redis did not have the script, so that nothing ran.
     pub async fn claim_all(
         &self,
         candidates: Candidates<'_>,

@@ -49,7 +49,8 @@ impl Redis {
     /// incomplete list.
     ///
     /// # Errors
-    /// Redis still has the old list; what was gathered expires.
+    /// Redis has the old list, or perhaps the new one if its answer was lost. What was gathered
+    /// expires.
     pub async fn write_allow_list(
         &self,
         coupon: CouponId,

@@ -40,14 +40,14 @@ pub(super) struct Master {
     pub(super) address: String,
     /// The id of the cluster's node. `None` if there is no cluster.
     node: Option<String>,
-    /// In order.
+    /// Its ranges of hash slots, in the order in which the cluster reports them.
     pub(super) hash_slots: Vec<HashSlots>,
     conn: SharedConnection,
 }
 
 impl Master {
-    /// Sends commands without keys to this server. The errors of single commands are among the
-    /// answers.
+    /// Sends commands to this server, without routing them by their keys. The errors of single
+    /// commands are among the answers.
     pub(super) async fn send(&self, pipe: &mut Pipeline) -> RedisResult<Vec<Value>> {
         if self.node.is_some() {
             pipe.cmd("CLUSTER").arg("MYID");

@@ -67,8 +67,8 @@ impl SharedConnection {
         }
     }
 
-    /// Sends commands without keys to the primary of a hash slot. The errors of single commands are
-    /// among the answers.
+    /// Sends commands to the primary of a hash slot, without routing them by their keys. The errors
+    /// of single commands are among the answers.
     pub(super) async fn send_keyless(
         &self,
         slot: u16,

@@ -49,7 +49,7 @@ pub enum RedisDurability {
 const SILENT: Duration = Duration::from_secs(3);
 
 /// Maximum time to connect to a node of a cluster. redis-rs connects to all nodes before it sends
-/// on, so one silent node delays the commands for all others by this much.
+/// further commands, so one silent node delays the commands for all others by this much.
 const NODE_CONNECTS_IN: Duration = Duration::from_millis(500);
 
 /// redis-rs's connection.

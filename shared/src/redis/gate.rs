@@ -8,8 +8,8 @@
 //! server or era admits no user. A missing or unreadable gate is closed.
 //!
 //! [`Fence`] is `SERVER ERA`: the fencing token of all changes to a coupon except admission,
-//! settings and revocations. A writer reads it first; the scripts do nothing if it has changed
-//! since.
+//! revocations, and changes of loaded settings and of allow lists. A writer reads it first; the
+//! scripts do nothing if it has changed since.
 
 use std::fmt;
 use std::sync::LazyLock;

@@ -13,6 +13,7 @@
 //! | `fc:{C}:revoked` | hash | user id → id of the user's last revocation |
 //! | `fc:{C}:allowed` | set | user ids on the coupon's allow list |
 //! | `fc:{C}:allow_list` | string | `REVISION:PEOPLE`: revision and size of `allowed` |
+//! | `fc:{C}:allowed:N` | set | list that is being gathered, then becomes `allowed`; expires |
 //! | `fc:{C}:gate` | string | `SERVER ERA open` or `… closed`: admission gate, fencing token |
 //! | `fc:{C}:revision` | string | highest revision of settings written here: fencing token |
 //! | `fc:ended:{S}` | string | operator's session ended early; expires with it |
@@ -42,7 +43,7 @@
 //! - The keys of a sealed drop expire an hour after sealing, and a coupon's keys with those of its
 //!   last drop.
 //! - Redis holds nothing promised that no other store has: the reconciler can always rebuild the
-//!   keys of a drop from MySQL. Only waiting lists, except their heads, are nowhere else.
+//!   keys of a drop from MySQL. Only Redis has the waiting lists, except their heads.
 //!
 //! Invariant: count = |users| + |free|.
 
@@ -138,7 +139,7 @@ pub fn ended_session(prefix: &str, session: &str) -> String {
     format!("{prefix}:ended:{session}")
 }
 
-/// The copy of the live coupons.
+/// The key of the copy of the live coupons.
 pub fn catalogue(prefix: &str) -> String {
     format!("{prefix}:catalogue")
 }

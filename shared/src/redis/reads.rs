@@ -48,7 +48,7 @@ pub struct DropState {
     pub users: u64,
     pub free: u64,
     pub waiting: u64,
-    /// Of `waiting`: users at its head, whose promise is broken.
+    /// Users at the head of the waiting list, whose promise is broken. Included in `waiting`.
     pub owed: u64,
     pub times: u64,
     /// The highest slot that is held or free; 0 if there is none.

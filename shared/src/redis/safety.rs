@@ -56,8 +56,8 @@ impl Redis {
     }
 
     /// Refuses a Redis that may lose admissions: no AOF, an eviction policy, a replica, replicas
-    /// that writes do not wait for, or a version that is too old. Only the replicas' maximum lag
-    /// comes from `CONFIG`, because managed servers do not permit it.
+    /// that writes do not wait for, or a version that is too old. Reads `INFO`, because managed
+    /// servers do not permit `CONFIG`; only the replicas' maximum lag needs `CONFIG`.
     pub async fn check_settings(&self) -> Result<(), Unsafe> {
         let masters = self.masters().await?;
         for master in &masters {

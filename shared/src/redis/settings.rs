@@ -54,8 +54,8 @@ impl Written {
     }
 }
 
-/// A coupon's era and revision as read by the caller. If Redis has different ones, changes are
-/// refused.
+/// A coupon's era and revision as read by the caller. If Redis has another era or a later revision,
+/// changes are refused.
 #[derive(Debug, Clone, Copy)]
 pub struct CouponRead {
     pub era: u64,

@@ -21,7 +21,8 @@ pub enum Kind {
     MissingAdmission,
     /// Redis has another user on the slot of a row.
     SlotConflict,
-    /// A slot above the quantity, or a second drop of a coupon that allows one in total.
+    /// A slot above the quantity, or of a user who has a row in another drop of a coupon that
+    /// allows one in total.
     OverAdmitted,
     /// The counter is not the number of held and free slots, or a key cannot be read.
     CountMismatch,
@@ -169,7 +170,7 @@ impl AlertKind {
         self.facts().is_outage
     }
 
-    /// Returns everything that is said and decided about a kind.
+    /// Returns the wording, the severity and the remedy of a kind.
     #[allow(clippy::too_many_lines, reason = "one table")]
     pub const fn facts(self) -> KindFacts {
         match self {
@@ -413,7 +414,7 @@ impl AlertKind {
 }
 
 impl Kind {
-    /// Returns everything that is said and decided about a kind.
+    /// Returns the wording, the severity and the remedy of a kind.
     pub const fn facts(self) -> KindFacts {
         AlertKind::Left(self).facts()
     }

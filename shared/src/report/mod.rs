@@ -66,7 +66,7 @@ pub enum Trigger {
     Startup,
 }
 
-/// The final status of a pass.
+/// The status of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[derive(IntoStaticStr, EnumString, VariantArray, ToSchema)]
@@ -86,7 +86,8 @@ pub enum Status {
     Failed,
 }
 
-/// The cause of a failed pass: the identity of its alert.
+/// The cause of a failed pass, which determines the kind of its alert. Also names the store of a
+/// refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub enum FailureCause {
@@ -382,7 +383,7 @@ pub struct Run {
     /// end. Not stored, because it matters only right after the pass.
     #[serde(skip)]
     pub partial: bool,
-    /// The pass failed for a reason that is no alert of its own: its process was stopped, Redis was
+    /// The pass failed for a reason that gets no separate alert: its process was stopped, Redis was
     /// replaced, or only this process lost Redis. Not stored, like `partial`.
     #[serde(skip)]
     pub stopped: bool,
@@ -396,8 +397,9 @@ pub struct Run {
     pub error: Option<String>,
     /// Findings about no drop: the gate, a store, a missed run.
     pub findings: Vec<Finding>,
-    /// Without sealed ones that are right. A stored run lists only drops with findings or changes,
-    /// or under way.
+    /// Without sealed ones that have all their rows, unless one was requested. A stored run lists
+    /// only drops that have findings, are sealed, or were inexact or changed with no claim in
+    /// flight.
     pub drops: Vec<DropReport>,
     /// The other drops.
     pub unlisted: Unlisted,

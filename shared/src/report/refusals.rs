@@ -63,7 +63,7 @@ pub struct RefusalFacts {
 }
 
 impl StoreRefusal {
-    /// Returns everything that is said about a refusal.
+    /// Returns the texts about a refusal, and the signs by which it is recognized.
     #[allow(clippy::too_many_lines, reason = "one table")]
     pub const fn facts(self) -> RefusalFacts {
         use FailureCause::{Kafka, Mysql, Redis};
@@ -285,7 +285,8 @@ impl StoreRefusal {
         }
     }
 
-    /// Whether only processes that open a new connection, or use another login, notice it.
+    /// Whether it is a refusal of Redis that is noticed only by processes that open a new
+    /// connection or use another login.
     pub const fn is_of_connection(self) -> bool {
         matches!(self, Self::RedisClients | Self::RedisLogin)
     }

@@ -32,8 +32,8 @@ pub enum Store {
 }
 
 impl Store {
-    /// Whether public authorities are trusted in addition to those of `SSL_CERT_FILE`. A store's
-    /// certificate comes from a known authority; the other servers may use any.
+    /// Whether public authorities are trusted in addition to those of `SSL_CERT_FILE`. The operator
+    /// knows the authority of a store's certificate; the other servers may use any.
     fn trusts_public(self) -> bool {
         !matches!(self, Self::Redis | Self::Mysql)
     }

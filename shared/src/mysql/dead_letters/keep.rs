@@ -11,9 +11,9 @@ use crate::model::DeadLetterReason;
 use crate::mysql::sql::values;
 use crate::mysql::{Conn, Value, insert_all};
 
-/// The origin of a claim in a message. `source_hash` gives a claim that is read twice one dead
-/// letter, and tells it from a claim at the same offset of a recreated topic. Forged messages of a
-/// partition and day share one.
+/// The origin of a claim in a message. It determines `source_hash`: a claim that is read twice gets
+/// only one dead letter, a claim at the same offset of a recreated topic gets another, and forged
+/// messages of a partition and day share one.
 #[derive(Debug, Default, Clone)]
 pub struct MessageOrigin {
     pub topic: String,
