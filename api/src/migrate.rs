@@ -67,7 +67,8 @@ pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Resu
     Ok(())
 }
 
-/// Says that a topic that was there before has fewer replicas than wanted.
+/// Returns a message if the topic, which existed before, has fewer replicas than wanted; else
+/// `None`.
 fn too_few_replicas(found: usize, wanted: i32) -> Option<String> {
     let is_enough = usize::try_from(wanted).is_ok_and(|wanted| found >= wanted);
     (!is_enough)

@@ -77,8 +77,8 @@ async fn write_one(
         .unwrap_or_else(|| Outcome::Refused(reason, without_values(&error))))
 }
 
-/// Inserts all claims with one statement, in the order of the primary key, so that two processes
-/// that write the same rows wait for each other instead of deadlocking.
+/// Inserts all claims with one statement, in the order of the primary key: of two processes that
+/// write the same rows, one then waits for the other instead of deadlocking with it.
 async fn insert_all(
     conn: &mut Conn,
     claims: Vec<Claim>,

@@ -43,8 +43,8 @@ impl<'a> StoreWait<'a> {
             .await
     }
 
-    /// Waits for MySQL and checks the tables. While MySQL does not answer, returns the copy of the
-    /// coupons in Redis, if there is one.
+    /// Waits for MySQL, checks the tables, and returns `None`. While MySQL does not answer, returns
+    /// the copy of the coupons in Redis, if there is one.
     pub(crate) async fn tables_or_copy(
         &self,
         mysql: &DbSettings,

@@ -108,7 +108,7 @@ fn heading(first: &StringRecord) -> Result<Option<usize>, String> {
     Ok(None)
 }
 
-/// Whether a spreadsheet shows a long number like this.
+/// Whether the id looks like a long number that a spreadsheet has rounded, such as 1.07693E+20.
 fn is_rounded(id: &str) -> bool {
     let is_number = |text: &str| {
         !text.is_empty()

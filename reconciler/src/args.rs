@@ -1,4 +1,4 @@
-//! Settings of the reconciler. Each is a flag and an environment variable.
+//! Settings of the reconciler. Each is a flag, and most are also environment variables.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -29,8 +29,8 @@ pub fn is_reached(before: &Logs, positions: &Positions, after: &Logs) -> bool {
     })
 }
 
-/// Returns the partitions whose position is outside their log, with the offset at which reading
-/// begins: the topic was recreated, or the position was moved.
+/// Returns each partition whose position is outside its log, with that position and the offset at
+/// which reading begins: the topic was recreated, or the position was moved.
 pub fn outside_log(positions: &Positions, log: &Logs) -> Vec<(i32, i64, i64)> {
     log.iter()
         .filter_map(|(partition, log): (&i32, &Range<i64>)| {
@@ -73,8 +73,9 @@ impl ReadState {
         })
     }
 
-    /// Returns how long ago the owner of a partition read it, or waited for the pace of rows. If
-    /// MySQL's clock was wrong, that time may be in the future: then its distance from now counts.
+    /// Returns how long ago the owner of a partition read it, or waited for the pace of rows:
+    /// [`Duration::MAX`] if the partition has no position. If MySQL's clock was wrong, that time
+    /// may be in the future: then its distance from now counts.
     pub(crate) fn unattended_for(&self, partition: i32) -> Duration {
         let seconds = self.unseen.get(&partition);
         seconds.map_or(Duration::MAX, |it| Duration::from_secs(it.unsigned_abs()))

@@ -19,10 +19,10 @@ struct ClaimantCount {
     sealed: u64,
 }
 
-/// Whether Redis has every claimant of a closed coupon, and no other. Call it if no drop differs
-/// from its rows and [`knows_last_seal`]: then Redis is no copy from before the last sealing and
-/// lacks no user of the sealed drops, so an equal number means that it has nobody whose claim was
-/// given back since.
+/// Whether Redis has every claimant of a closed coupon, and no other. False if a user may hold one
+/// coupon in each drop. Call it only if no drop differs from its rows and [`knows_last_seal`] is
+/// true: then Redis is no copy from before the last sealing and lacks no user of the sealed drops,
+/// so an equal number means that it has nobody whose claim was given back since.
 pub(crate) async fn has_all_claimants(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
     if seen.coupon.once_per != OncePer::Coupon {
         return Ok(false);
@@ -37,8 +37,9 @@ pub(crate) async fn knows_last_seal(ctx: &PassContext, seen: &CouponSeen) -> Ste
     Ok(seen.state.sealed == last)
 }
 
-/// Whether Redis lacks claimants: they are fewer than the users who hold a slot at that moment, and
-/// the rows of sealed drops, which only become fewer.
+/// Whether Redis lacks claimants: it has fewer than the users who hold a slot at that moment plus
+/// the rows of sealed drops, whose number only shrinks. False if a user may hold one coupon in each
+/// drop.
 pub(crate) async fn lacks_claimants(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
     if seen.coupon.once_per != OncePer::Coupon {
         return Ok(false);
@@ -60,7 +61,8 @@ pub(crate) fn lost_claimants(result: Outcome) -> Finding {
     Finding::new(Kind::SettingsMismatch, ActionKind::Project, result, detail)
 }
 
-/// Counts the rows of sealed drops, which only become fewer, and then those in Redis at one moment.
+/// Counts the rows of sealed drops, whose number only shrinks, and then the claimants and users in
+/// Redis at one moment.
 async fn count(ctx: &PassContext, seen: &CouponSeen) -> Step<ClaimantCount> {
     let Stores { db, redis, .. } = &ctx.stores;
     let id = seen.coupon.id;

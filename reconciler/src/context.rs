@@ -57,8 +57,8 @@ impl Stores {
 /// Settings of passes and jobs.
 #[derive(Debug, Clone)]
 pub struct PassSettings {
-    /// Maximum time of a claim to the topic, and to the second store that is tried after it, if no
-    /// API has announced a longer one.
+    /// Maximum times until a claim is on the topic and until a second store has it, if no API has
+    /// announced longer ones.
     pub deadlines: Deadlines,
     pub retention_days: Option<u32>,
     /// The pace of rows.
@@ -168,7 +168,8 @@ pub struct PassContext {
     pub topic_error: Option<String>,
     /// Why Redis takes no writes, if it takes none: rows are still written.
     pub redis_error: Option<String>,
-    /// The longest time that a claim takes to the topic, and to the second store after it.
+    /// Maximum times, since the admission, until a claim is on the topic and until a second store
+    /// has it.
     pub publish_ms: i64,
     pub in_flight_ms: i64,
     pub stop: CancellationToken,

@@ -126,7 +126,8 @@ async fn close_coupon(
     Ok(None)
 }
 
-/// Closes a coupon without MySQL, if its gate is still `seen`.
+/// Closes a coupon without MySQL, if its gate is still `seen`. Returns `None` if the gate has
+/// changed, if no server is known that holds the coupon, or if the era is garbage.
 pub(crate) async fn close_in_redis(
     redis: &Redis,
     servers: &Servers,

@@ -46,8 +46,8 @@ impl Notes {
     }
 }
 
-/// Interval of the other jobs. It is shorter than the time between two passes, so that two daemons
-/// report the same.
+/// Interval of all jobs except erasing. It is shorter than the time between two passes, so that two
+/// daemons report the same.
 pub(crate) const EVERY_SECONDS: u64 = 20;
 
 /// Interval of the costly job, erasing.
@@ -82,7 +82,8 @@ pub(crate) async fn run(
     }
 }
 
-/// Runs each job once. A job that fails is repeated at its next time.
+/// Runs the jobs once, except erasing and the watch over the consumer. A job that fails is repeated
+/// at its next time.
 pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes) {
     let coupons = stores.db.catalogue().await;
     if let Ok(coupons) = &coupons {

@@ -102,9 +102,9 @@ pub(crate) struct CouponLook {
     pub in_flight: u64,
 }
 
-/// Sums up the looks of a run at each coupon: what any of them did counts, and what is left is what
-/// the last one found. A dry run does nothing and finds the same again, so only its last look
-/// counts.
+/// Sums up the looks of a run at each coupon. In a drop, what any of them did counts, and what is
+/// left is what the last one found. Findings about the coupon as a whole are kept from all looks,
+/// each once. A dry run does nothing and finds the same again, so only its last look counts.
 pub(crate) fn sum(looks: Vec<CouponLook>, is_dry_run: bool) -> BTreeMap<CouponId, CouponLook> {
     let mut sums = BTreeMap::new();
     for look in looks {

@@ -93,8 +93,8 @@ pub(crate) fn pass_under_way(since: Option<DateTime<Utc>>) {
     gauge!(PASS_STARTED).set(since.map_or(0.0, |at| at.timestamp_millis() as f64 / 1e3));
 }
 
-/// Exports the drift that a pass over everything left, by kind. Without a run, another process has
-/// made that pass and exports its drift.
+/// Exports the drift that a pass over everything left, by kind. Without a run, exports zero:
+/// another process has made that pass and exports its drift.
 #[allow(clippy::cast_precision_loss)] // counts
 pub(crate) fn drift(run: Option<&Run>, is_deep: bool) {
     for kind in Kind::VARIANTS {
@@ -107,8 +107,8 @@ pub(crate) fn drift(run: Option<&Run>, is_deep: bool) {
     }
 }
 
-/// Counts the findings of a kind that a run left in drops. A sealed drop that is exact has none: it
-/// was closed below its quantity.
+/// Counts the findings of a kind that a run left in drops. Those of a sealed drop that is exact do
+/// not count: they say, for example, that it was closed below its quantity.
 fn left(run: &Run, kind: Kind, sealed: bool) -> usize {
     let findings = run
         .drops

@@ -131,7 +131,7 @@ fn print(run: &Run, full_ids: bool) {
     }
 }
 
-/// Whether a drop is printed although nothing was found in it.
+/// Whether a drop is printed: it is not exact, has changed, or has findings. Campaigns always are.
 fn is_listed(drop: &DropReport) -> bool {
     let is_changed = !drop.findings.is_empty() || drop.before != drop.after;
     match drop.drop_id.subject() {

@@ -10,8 +10,8 @@ use crate::report::{DropReport, Finding, Kind, Numbers, Run};
 use crate::revoke_promote;
 use crate::sealed_letters::{OfDrop, sealed_drop};
 
-/// Reports the sealed drops that still owe users a slot, with these users, so that their alert
-/// remains one about the drop until each promise is kept or given up.
+/// Reports the sealed drops that still owe users a slot, with these users, so that the drop's alert
+/// lasts until each promise is kept or given up.
 pub(crate) async fn report_owing(
     ctx: &PassContext,
     (coupon, drop): (Option<CouponId>, Option<DropId>),

@@ -62,7 +62,7 @@ pub struct Compared {
     pub refused: u64,
     /// The gate, the revision or the drop changed while it was read.
     pub is_unsettled: bool,
-    /// The drop was sealed meanwhile.
+    /// The drop was sealed or deleted meanwhile.
     pub is_gone: bool,
     /// The drop is to be loaded for the first time.
     pub is_new: bool,

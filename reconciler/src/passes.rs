@@ -86,7 +86,8 @@ pub enum Worker {
 
 impl Worker {
     /// Runs one pass under the lock of the sweep lane, and records it. A failed pass also returns a
-    /// [`Run`], with the status `failed`.
+    /// [`Run`], with the status `failed`. Returns [`PassError::Busy`] if another pass has the lock,
+    /// or if another process has already made the scheduled run.
     pub async fn pass(
         &self,
         request: &PassRequest,
@@ -172,8 +173,8 @@ pub struct Passes {
 }
 
 impl Passes {
-    /// Starts passes among `tasks`. After `stop`, a pass in progress ends between two repairs, and
-    /// no other begins.
+    /// Creates the runner of passes, which spawns them among `tasks`. After `stop`, a pass in
+    /// progress ends between two repairs, and no other begins.
     pub fn new(
         worker: Worker,
         notifier: Notifier,

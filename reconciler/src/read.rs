@@ -73,7 +73,8 @@ impl DropSeen {
             && !self.has_broken_promises
     }
 
-    /// Whether the window has not begun, by any clock, and nothing was ever written about it.
+    /// Whether the window has begun neither by Redis's clock nor by this host's, and MySQL has no
+    /// row and no dead letter of the drop.
     pub fn is_new(&self, clock_ms: i64) -> bool {
         let now = clock_ms.max(Utc::now().timestamp_millis());
         self.drop.opens_at.timestamp_millis() > now && self.highest_row == 0 && self.letters == 0
@@ -123,7 +124,8 @@ impl<'c> DropPass<'c> {
         self.own.revocations > 0 || is_in_scope && self.seen.banned > 0
     }
 
-    /// Reads the drop's numbers again, after rows were inserted or users promoted.
+    /// Reads the drop's numbers again, after rows were inserted or users promoted. Returns the old
+    /// ones if the drop is no longer found, for example, because it was sealed.
     pub(crate) async fn again(self) -> Step<DropSeen> {
         let which = Some(vec![self.coupon().id]);
         let now = coupons(self.ctx, which, Some(self.id()))

@@ -88,7 +88,8 @@ pub(crate) async fn end(db: &Db, run: &Run, request: &PassRequest) {
 /// Records the end of a run with its findings. Works even if its beginning could not be recorded.
 ///
 /// # Errors
-/// [`DbError`] if MySQL fails; then nothing is recorded.
+/// [`DbError`] if MySQL fails. The run may be recorded nevertheless, if only the plans that are no
+/// longer held back could not be deleted.
 pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> {
     let finished_at = run.finished_at.unwrap_or_else(Utc::now);
     // Findings are stored in separate rows.
@@ -143,8 +144,9 @@ fn is_kept(drop: &DropReport) -> bool {
     !drop.findings.is_empty() || drop.sealed || has_changed && !is_busy
 }
 
-/// Returns a hash of the result of a run that compared everything: the next one has the same if it
-/// finds the same. Repairs are never the same.
+/// Returns a hash of the result of a run that compared everything, and `None` for other runs and
+/// dry runs. The next run has the same hash if it finds the same, but a run with repairs never has
+/// the hash of another.
 fn content(run: &Run, drops: &str) -> Option<i64> {
     if run.partial || run.dry_run {
         return None;
@@ -196,8 +198,8 @@ fn row(run: &Run, confirmed: bool) -> RunRow {
     }
 }
 
-/// Returns a finding as it is stored. A name that was written into a store manually may be too long
-/// for the column. In that case, the slot identifies the finding.
+/// Returns a finding as it is stored. A user id that was written into a store manually may be too
+/// long for the column. In that case, the slot identifies the finding.
 fn stored(finding: &Finding) -> Finding {
     let mut stored = finding.clone();
     stored.user_id = finding.recorded_user().map(str::to_owned);

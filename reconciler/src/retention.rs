@@ -1,6 +1,6 @@
 //! Retention: deletes old records and allow lists, and replaces user ids by pseudonyms some time
-//! after a coupon has ended. Open records (unresolved findings, firing alerts, unsent mails, broken
-//! promises) are kept indefinitely.
+//! after a coupon has ended. Open records (unresolved dead letters, firing alerts, mails that may
+//! still be sent, broken promises) are kept indefinitely.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -169,8 +169,8 @@ async fn old_drops_with_people(
     db.all("old drops with people", old).await
 }
 
-/// Replaces the user ids in a sealed drop's rows by pseudonyms. Each row gets a different one,
-/// so that rows of the same user cannot be linked. Returns how many rows changed.
+/// Replaces the user ids and the codes in a sealed drop's rows by random texts. Each row gets
+/// different ones, so that rows of the same user cannot be linked. Returns how many rows changed.
 async fn erase_holders(db: &Db, drop: DropId) -> Result<usize, DbError> {
     let last = "SELECT MAX(slot) FROM issued_coupons WHERE drop_id = ?";
     let last: Option<Slot> = db
@@ -196,7 +196,7 @@ async fn erase_holders(db: &Db, drop: DropId) -> Result<usize, DbError> {
 }
 
 /// Erases the ids in a drop's resolved broken promises and, if the coupon has ended, in its
-/// revocations. Afterwards the drop contains no user ids.
+/// revocations. Marks the drop as erased once no revocation names a user.
 async fn erase_others(db: &Db, drop: DropId, coupon_is_over: bool) -> Result<usize, DbError> {
     db.transaction("erase people of a drop", async move |conn| {
         let promises = format!(

@@ -83,7 +83,7 @@ async fn unended(ctx: &PassContext, seen: &CouponSeen) -> Result<Vec<Revocation>
     ctx.stores.db.all("unended revocations", unended).await
 }
 
-/// Reads a drop's open broken promises, and closes those that were kept or became void.
+/// Reads a drop's open broken promises, and closes those whose users have a row.
 pub(crate) async fn open_promises(
     ctx: &PassContext,
     coupon: &Coupon,

@@ -1,7 +1,7 @@
-//! The first repair: every valid claim without a row becomes a row. Idempotent, closes nothing,
-//! and is never held back by the repair limit. The schema refuses a taken slot, a second row and a
-//! slot above the quantity; users who are refused for one of these reasons are owed a slot, and
-//! nobody else.
+//! The first repair: every valid claim without a row becomes a row. Idempotent, closes nothing, and
+//! is never held back by the repair limit. The schema refuses a taken slot, a second row and a slot
+//! above the quantity. The next look then decides whether the user is owed another slot: a user
+//! with a row is not.
 
 use chrono::DateTime;
 use firstcome_shared::claim::{Claim, IssuedBy};

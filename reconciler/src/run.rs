@@ -226,8 +226,8 @@ impl Reconciler {
         ended.map_err(|error| error.of_lock(stop))
     }
 
-    /// Reads the moment of a pass: Redis's clock, then the end offsets, then the positions, for
-    /// which it waits with this patience.
+    /// Reads the moment of a pass: Redis's clock, then the end offsets, then the positions. Waits
+    /// for at most `patience` until the positions have reached the end offsets.
     async fn context(
         &self,
         request: &PassRequest,

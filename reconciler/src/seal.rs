@@ -26,8 +26,9 @@ fn is_over(ctx: &PassContext, drop: &DropSeen) -> bool {
     closed.is_some_and(|at| at.saturating_add(ctx.in_flight_ms) < now)
 }
 
-/// Seals a drop if it is over, exact, and has no open dead letter. Counts its rows and revocations
-/// once more under its lock. Users who are still owed a slot stay listed.
+/// Seals a drop if it is over and exact, no dead letter is open, and no user waits for a slot that
+/// is left (unless it was closed early). Counts its rows and revocations once more under its lock.
+/// Users who are still owed a slot stay listed. Returns whether it was sealed.
 pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledger) -> Step<bool> {
     let DropPass { ctx, seen, own } = drop;
     let db = drop.db();

@@ -22,10 +22,11 @@ use crate::rows;
 /// together.
 const LETTERS_AT_ONCE: i64 = 500;
 
-/// A drop, named by its coupon and itself.
+/// The IDs of a coupon and of one of its drops.
 pub(crate) type OfDrop = (CouponId, DropId);
 
-/// Judges these letters. Returns their number and the findings.
+/// Judges the open dead letters that belong to no drop of a pass. Returns their number and the
+/// findings.
 pub(crate) async fn judge_letters(
     ctx: &PassContext,
     coupon: Option<CouponId>,

@@ -91,7 +91,8 @@ pub(crate) async fn load_new(
     Ok(())
 }
 
-/// Writes to Redis whatever differs at an open gate.
+/// At an open gate, writes the settings, the allow list and missing revocations to Redis, if they
+/// differ.
 pub(crate) async fn write_again(
     ctx: &PassContext,
     seen: &CouponSeen,
@@ -147,7 +148,8 @@ async fn settings(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> 
 }
 
 /// Writes the settings of a coupon's unsealed drops at a new revision, unless it has changed since
-/// the revision `known`. `fence` is that of the closed gate. Returns whether all were written.
+/// the revision `known`. `fence` is that of the closed gate, and `None` at an open gate. Returns
+/// whether all were written.
 pub(crate) async fn write_all(
     ctx: &PassContext,
     seen: &CouponSeen,

@@ -72,7 +72,7 @@ pub(crate) mod tests {
         Times { cron, zone }
     }
 
-    /// In New York, clocks showed 02:00 to 03:00 not at all on 8 March 2026, and 01:00 to 02:00
+    /// In New York, clocks did not show 02:00 to 03:00 on 8 March 2026, and showed 01:00 to 02:00
     /// twice on 1 November.
     #[test]
     fn no_run_comes_twice_and_none_is_lost_when_clocks_change() {

@@ -64,7 +64,7 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Returns what Kafka does not permit, or `None` if it has permitted everything since.
+    /// Describes the permission that Kafka denies, or returns `None` if it denies none.
     pub(super) fn denied(&self) -> Option<&'static str> {
         *self.denied.lock()
     }
@@ -77,7 +77,8 @@ impl Group {
         self.partitions.lock().clone()
     }
 
-    /// Returns the partitions that do not have to begin.
+    /// Returns the partitions that are being read, without those that wait to begin at their
+    /// position.
     pub(super) fn begun(&self) -> Vec<i32> {
         let partitions = self.partitions.lock();
         let begun = partitions.iter().filter(|(_, it)| !it.begins());
@@ -121,7 +122,7 @@ impl Group {
         self.change(partition, |reading| reading.next = None);
     }
 
-    /// Pauses all partitions to begin again.
+    /// Pauses all partitions, and makes them begin again at their positions in MySQL.
     pub(super) fn begin_all_again(&self, consumer: &impl Consumer<Self>) -> KafkaResult<()> {
         for reading in self.partitions.lock().values_mut() {
             reading.next = None;
@@ -129,11 +130,11 @@ impl Group {
         consumer.pause(&consumer.assignment()?)
     }
 
-    /// Places a message, and returns the offset up to which its partition was read before. Returns
-    /// `None` if the message is to be ignored: its partition is not being read, or begins again
-    /// because Kafka's client has jumped. A message may be above the offset that is expected next,
-    /// because transaction markers have offsets, too; but not if the client may have skipped
-    /// messages after an error.
+    /// Records that a message has arrived, and returns the offset up to which its partition was
+    /// read before. Returns `None` if the message is to be ignored: its partition is not being
+    /// read, or begins again because Kafka's client has jumped. A message may be above the expected
+    /// offset, because transaction markers have offsets, too. With `may_have_skipped`, such a gap
+    /// counts as a jump.
     pub(super) fn arrived(
         &self,
         partition: i32,

@@ -22,7 +22,7 @@ pub(super) const MYSQL: &str = "mysql";
 pub(super) const GROUP: &str = "group";
 pub(super) const KAFKA: &str = "kafka";
 
-/// Set by the loop; read by `/healthz` and `/readyz`.
+/// Set by the loop and by the task that takes care of partitions; read by `/healthz` and `/readyz`.
 #[derive(Debug)]
 pub(super) struct Health {
     /// The loop is alive if it has iterated within this time. It also iterates while it waits for

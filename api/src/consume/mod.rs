@@ -10,8 +10,9 @@
 //!
 //! `pace` limits how many rows all consumers together insert, if an operator has set that.
 //!
-//! The invariant: every message before a partition's position in MySQL has a row or a dead letter
-//! (`failed_claims`). Reading begins at the positions, and reading a message again changes nothing.
+//! The invariant: every claim before a partition's position in MySQL has a row or a dead letter
+//! (`failed_claims`), unless a revocation or an erasure voids it. Reading begins at the positions,
+//! and reading a message again changes nothing.
 
 mod args;
 mod batch;

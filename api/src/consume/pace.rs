@@ -33,7 +33,7 @@ const PAID: f64 = 1e-6;
 #[derive(Debug)]
 struct Debt {
     rows: f64,
-    /// Rows in a second at the last payment, and its time.
+    /// Rows per second at the last payment, and the time of that payment.
     rate: f64,
     paid_at: Instant,
 }
@@ -122,7 +122,8 @@ impl Pace {
         self.all.store(all, Ordering::Relaxed);
     }
 
-    /// Returns the rows in a second of a consumer with this many partitions.
+    /// Returns how many rows per second a consumer with this many partitions may insert, or `None`
+    /// if there is no limit.
     fn rate(&self, own: usize) -> Option<f64> {
         let all = self.all.load(Ordering::Relaxed).max(own).max(1);
         Some(self.limit? * number(own) / number(all))
@@ -144,7 +145,8 @@ impl Pace {
         state.debt.wait()
     }
 
-    /// Returns the number of claims at which a batch is full.
+    /// Returns the number of claims at which a batch is full: `usize::MAX` if there is no limit, or
+    /// while the pace is suspended.
     pub(super) fn full(&self, own: usize, now: Instant) -> usize {
         match self.rate(own) {
             Some(rate) if !self.state.lock().is_suspended(now) => {
@@ -192,8 +194,8 @@ impl Pace {
         self.state.lock().touched_at = Some(now);
     }
 
-    /// Whether to read from MySQL if the pace is suspended. It matters only while this process owes
-    /// rows or knows of a suspension.
+    /// Whether to check in MySQL for a suspension of the pace. It matters only while this process
+    /// owes rows or knows of a suspension.
     pub(super) fn must_ask(&self, now: Instant) -> bool {
         let state = self.state.lock();
         state.debt.rows > 0.0 || state.is_suspended(now)

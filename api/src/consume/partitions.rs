@@ -43,8 +43,8 @@ const SECOND_LOOK: Duration = Duration::from_secs(1);
 type Logs = BTreeMap<i32, KafkaResult<(i64, i64)>>;
 
 /// Reads the first and end offsets of partitions. If one of the given offsets is outside its log,
-/// reads that log once more after a pause: a broker whose leader has just changed may know too low
-/// an end for a moment, and reading everything again would take an hour.
+/// reads that log once more after a pause: just after a partition got a new leader, a broker may
+/// report too low an end, and reading everything again would take an hour.
 async fn read_logs(
     offsets: &BTreeMap<i32, Vec<i64>>,
     pause: Duration,
@@ -76,8 +76,8 @@ enum PartitionStep {
     Begin,
     /// Stop, then begin at its position, which differs from where it was read to.
     BeginAgain,
-    /// Wait for messages. `silent` is the offset at which it stands, if messages after it are
-    /// unread.
+    /// Wait for messages. `silent` is the offset up to which the partition was read and written, if
+    /// unread messages follow it.
     Listen { silent: Option<i64> },
 }
 
@@ -95,7 +95,8 @@ fn step_of(reading: Reading, position: Option<i64>, log: &RangeInclusive<i64>) -
     }
 }
 
-/// For each partition, the offset at which it stands with unread messages, and since when.
+/// For each partition, the offset after which messages are unread (`None`: none are), and since
+/// when that offset is the same.
 type Silences = BTreeMap<i32, (Option<i64>, Instant)>;
 
 pub(super) struct Tender {
@@ -106,8 +107,9 @@ pub(super) struct Tender {
     pub(super) pace: Arc<Pace>,
     /// A partition whose messages do not arrive for this long is probed.
     pub(super) stuck: Duration,
-    /// Ranges without readable messages, and the records that stand for these. The loop writes
-    /// them.
+    /// The beginning of the next batch, which the loop writes: ranges without readable messages,
+    /// with the records that stand for them, and messages that arrived while the loop waited for
+    /// the pace.
     pub(super) passed: Mutex<Batch>,
     /// When MySQL last refused a batch. `None` once one is written.
     pub(super) refused_at: Mutex<Option<Instant>>,
@@ -352,7 +354,7 @@ impl Tender {
         .await
     }
 
-    /// Takes the next step of a partition that was read this far.
+    /// Takes the next step of a partition, unless `reading` is no longer its current state.
     async fn go_on(
         self: &Arc<Self>,
         partition: i32,
@@ -417,8 +419,9 @@ impl Tender {
         partitions
     }
 
-    /// Probes a partition that has been silent for too long: unread messages follow the offset at
-    /// which it stands, and do not arrive. Time in which this process owes rows does not count.
+    /// Probes a partition that has been silent for too long: unread messages follow the offset up
+    /// to which it was read, and do not arrive. Time in which this process owes rows does not
+    /// count.
     fn listen(self: &Arc<Self>, partition: i32, silent: Option<i64>, silences: &mut Silences) {
         let now = Instant::now();
         let (was, since) = silences.entry(partition).or_insert((silent, now));

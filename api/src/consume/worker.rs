@@ -44,9 +44,9 @@ const LOCK_WAITS: u32 = 3;
 /// After a lock, drops are written one by one for this long. Otherwise each batch would wait for
 /// it.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
-/// After this time in one write, the loop polls on without reading. The group waits for a process
-/// that does not poll, and librdkafka 2.12 never joins again if the topic gets partitions while
-/// this process has yet to return one.
+/// After this time in one write, and during a longer wait for the pace, the loop polls on without
+/// reading. The group waits for a process that does not poll, and librdkafka 2.12 never joins again
+/// if the topic gets partitions while this process has yet to return one.
 const SLOW: Duration = Duration::from_millis(500);
 /// After a batch with a wrong checksum, librdkafka may skip messages. For this long after an error,
 /// only a message at the expected offset is accepted.
@@ -68,9 +68,10 @@ pub(super) struct Connections {
 pub(super) struct Worker {
     tender: Arc<Tender>,
     batch_max: usize,
-    /// Claims that this process has written or is writing. Claims are repeated when a user clicks
-    /// at two APIs, and one repeat makes MySQL refuse the statement of its whole batch. A user who
-    /// returns a coupon and gets the same slot again has another time of admission.
+    /// Claims that this process has written or is writing. A claim is published twice, for example,
+    /// if the user claims through two APIs, and one repeat makes MySQL refuse the statement of its
+    /// whole batch. A user who returns a coupon and gets the same slot again has another time of
+    /// admission.
     recent: LruCache<Claim, ()>,
     /// Attempts that failed in a row.
     failures: u32,

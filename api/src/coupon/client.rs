@@ -34,7 +34,7 @@ pub(super) struct ApiArgs {
     /// Your name, for the record of operators' actions
     #[arg(long, value_name = "NAME", global = true)]
     operator: Option<String>,
-    /// Print the list of coupons as the API's JSON; all else is always printed so
+    /// Print the list of coupons as the API's JSON; the other commands always print JSON
     #[arg(long, global = true)]
     pub(super) json: bool,
 }

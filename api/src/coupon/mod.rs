@@ -62,7 +62,8 @@ struct Output {
     not_done: Option<&'static str>,
 }
 
-/// Exits 0 on success, 1 if the API refused or nothing was done, 2 if the API could not be reached.
+/// Returns exit code 0 on success, 1 if the API refused or nothing was done, and 2 after any other
+/// error, such as an API that could not be reached.
 pub async fn run(args: CouponArgs) -> ExitCode {
     match act(&args).await {
         Ok(Output { text, not_done }) => {

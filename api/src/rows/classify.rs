@@ -15,7 +15,8 @@ use firstcome_shared::mysql::issued::IssuedRow;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Issued,
-    /// The claim was read before, and its row exists.
+    /// The claim already has its row. In a sealed drop, a row of the user on another slot counts,
+    /// too.
     Again,
     /// A revocation or an erasure voids the claim: it gets neither a row nor a dead letter.
     Void,

@@ -67,8 +67,8 @@ pub struct HttpArgs {
     /// claim still completes.
     #[arg(skip = Tuning::RequestTimeoutMs.or(15_000_u64))]
     pub request_timeout_ms: u64,
-    /// Maximum time that a read (`claims/me`, a claim on a finished coupon) waits for MySQL. After
-    /// this time, the response comes from Redis alone or is 503.
+    /// Maximum time that the routes `claims/me` wait for one answer of MySQL. After this time, the
+    /// response comes from Redis alone or is 503.
     #[arg(skip = Tuning::QuestionTimeoutMs.or(400_u64))]
     pub question_timeout_ms: u64,
     /// Maximum number of claims in progress. Additional claims get 503 immediately.

@@ -26,7 +26,8 @@ pub(crate) struct Bulkheads {
     pub(crate) uses: Db,
 }
 
-/// Connections for uses of codes. Four keep MySQL waiting for the API (docs/PERFORMANCE.md).
+/// Connections for uses of codes. With only four, MySQL is often idle because it waits for the API
+/// (docs/PERFORMANCE.md).
 const CONNECTIONS_FOR_USES: usize = 8;
 
 impl Bulkheads {

@@ -34,7 +34,7 @@ pub(crate) struct Services {
     pub(crate) max_wait: Duration,
     /// Maximum time until a response begins.
     pub(crate) request_timeout: Duration,
-    /// Log lines about requests that were answered 503.
+    /// Limits the log lines about requests that were answered 503, and about wrong codes.
     pub(crate) refused: LineLimit,
     pub(crate) coupon_page: bool,
     /// Whether claims are answered before the router.
@@ -47,8 +47,8 @@ pub(crate) struct Services {
 
 pub(crate) type App = Arc<Services>;
 
-/// How far Redis's clock is ahead of this host's. Drops open and close by Redis's clock, and every
-/// time that this process reports is derived from it by this one offset.
+/// How many milliseconds Redis's clock is ahead of this host's. Drops open and close by Redis's
+/// clock, which [`RedisClock::now`] derives from this host's by this one offset.
 #[derive(Default)]
 pub(crate) struct RedisClock(AtomicI64);
 
@@ -64,7 +64,8 @@ impl RedisClock {
         self.0.store(offset, Ordering::Relaxed);
     }
 
-    /// In whole milliseconds: Redis cuts off the rest of a time, and MySQL rounds it.
+    /// Returns Redis's time in whole milliseconds: Redis truncates a finer time, and MySQL rounds
+    /// it.
     pub(crate) fn now(&self) -> DateTime<Utc> {
         let now = Utc::now() + TimeDelta::milliseconds(self.0.load(Ordering::Relaxed));
         now.trunc_subsecs(3)

@@ -115,8 +115,8 @@ async fn prepare(
     start::until_ready(&ours.db, notifier, stop, attempt).await
 }
 
-/// Builds the health routes of the process, which needs only our MySQL. A store of theirs that is
-/// away is an alert.
+/// Builds the health routes of the process, which needs only our MySQL. If a store of the attached
+/// system is unavailable, that is an alert instead.
 fn health(db: &Db) -> Router {
     let db = db.clone();
     let mysql = move || {

@@ -15,8 +15,9 @@ use firstcome_shared::mysql::runs::set_state;
 use firstcome_shared::mysql::{Db, Sql, alerts};
 use firstcome_shared::sql;
 
-/// How long a note holds. A daemon that was killed leaves its notes; one that runs renews them
-/// several times in this time. A note from the future was written before the clock was set back.
+/// How long a note counts. A daemon that was killed leaves its notes; one that runs renews them
+/// several times in this time. A note that lies further ahead than this is ignored: it was written
+/// before the clock was set back.
 const HOLDS_SECONDS: u32 = 120;
 
 /// The campaigns of a file, by their names in `reconciler_state`.

@@ -1,6 +1,6 @@
-//! Watches for stores that answer but refuse, as the other processes see them: the APIs write to
-//! Kafka, and consumers to MySQL, while the reconciler only reads there. It does not repeat what
-//! the watch over Redis sees itself.
+//! Watches for stores that answer but refuse. Most is seen by other processes: only APIs write to
+//! Kafka, and consumers write most rows. This module checks the topic and the commits of MySQL
+//! itself. It does not repeat what the watch over Redis sees.
 
 use std::time::Duration;
 

@@ -4,8 +4,8 @@
 //! that was prevented by a restart, another process's lock or a store therefore stays due.
 //! tokio-cron-scheduler only wakes this code at each full second. On its own it would start a job
 //! while the previous one runs, forget running jobs at shutdown, and do nothing after the clock was
-//! set back. It also computes a time zone's offset only once, so `times.rs` follows the
-//! changes of clocks.
+//! set back. It also computes a time zone's offset only once, so `times.rs` handles daylight saving
+//! time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,8 +43,8 @@ impl ScheduledJob {
         }
     }
 
-    /// Returns the keys in `reconciler_state` of the schedules that count as run when its run ends
-    /// in any process; its own is the first. A deep pass also covers the normal one.
+    /// Returns the schedules that have run once this job ends in any process, by their keys in
+    /// `reconciler_state`. The first key is the job's own. A deep pass also covers the normal one.
     const fn counts_for(self) -> &'static [&'static str] {
         match self {
             Self::Deep => &["last_run:deep", "last_run:reconcile"],

@@ -48,7 +48,7 @@ pub(super) async fn gather(
     Ok(known)
 }
 
-/// How many findings, and how many dead letters, are read of a user: the newest.
+/// Maximum number of findings, and of dead letters, that are read for a user: the newest.
 const READ: u32 = 1_000;
 
 /// Reads the newest findings about a user and a coupon, and one more, which shows that there are
@@ -64,8 +64,8 @@ async fn findings_about(
     db.all("findings about a person", about).await
 }
 
-/// Returns the newest of these, oldest first. They are given newest first. Says so if older ones
-/// are left out.
+/// Takes entries, newest first, and returns at most [`READ`] of the newest ones, oldest first. If
+/// older ones are left out, adds a sentence about that to `known`.
 fn oldest_first<T>(mut newest: Vec<T>, what: &str, known: &mut UserFacts) -> Vec<T> {
     if newest.len() > READ as usize {
         newest.truncate(READ as usize);

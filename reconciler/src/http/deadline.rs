@@ -46,8 +46,8 @@ pub(super) async fn guarded(
     response
 }
 
-/// Whether it runs a pass, or confirms the repairs of one, which an attached daemon makes in another
-/// pass.
+/// Whether the request runs a pass, or confirms the repairs of one, which an attached daemon makes
+/// in another pass.
 fn may_wait_for_a_pass(request: &Request) -> bool {
     let path = request.uri().path();
     let is_confirm = path.starts_with("/v1/runs/") && path.ends_with("/confirm");

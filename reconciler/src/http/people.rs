@@ -89,8 +89,8 @@ pub(super) async fn search(
 /// Maximum number of coupons that a search by name returns.
 const NAMED: usize = 50;
 
-/// Returns the coupon with that ID, those whose names contain the text, or those in which the user
-/// is known.
+/// Returns the coupon with that ID or with a drop of that ID, those whose names contain the text,
+/// or those in which the user is known.
 async fn in_question(
     stores: &Stores,
     coupon: Option<&str>,
@@ -155,8 +155,8 @@ async fn in_question(
     })
 }
 
-/// Returns the coupons that are not over in which Redis has a user: one who waits, or whose claim
-/// has no row yet.
+/// Returns the coupons that are not over in which Redis has the user. MySQL does not know users who
+/// wait, or whose claim has no row yet.
 async fn known_in_redis(
     stores: &Stores,
     user: &UserId,

@@ -29,8 +29,8 @@ const DROPS: usize = 50;
 /// polls once a second.
 const FRESH: Duration = Duration::from_millis(800);
 
-/// Maximum age of coupons, alerts and the last run; and if one drop is requested, perhaps after a
-/// pass.
+/// Maximum age of coupons, alerts and the last run on a page. It is shorter for a single drop,
+/// which may be requested right after a pass.
 const FACTS_EVERY: Duration = Duration::from_secs(5);
 const FACTS_OF_ONE: Duration = Duration::from_secs(1);
 
@@ -43,7 +43,8 @@ const COUNTED_AT_MOST: u32 = 2_000_000;
 /// How long a count is kept that no page shows.
 const KEPT: Duration = Duration::from_secs(60);
 
-/// Maximum wait for one store. After that the page shows old counts.
+/// Maximum wait for one store. After that the page lacks the counts of that store, except rows,
+/// which stay as last counted.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Reads the stores, and remembers facts that rarely change.

@@ -109,8 +109,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a request waits for the pass to begin, if it does not wait for its end.
 const BEGINS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Waits until a pass ends, or until it has begun or is queued. If another pass is already running
-/// in any process, returns an error with the ID of that pass.
+/// Waits until a pass ends or, without `wait`, until it has begun or is queued. If another pass is
+/// already running in any process, returns an error with the ID of that pass.
 pub(crate) async fn run(
     db: &Db,
     started: Result<StartedPass, NotStarted>,

@@ -20,7 +20,8 @@ pub(super) async fn reveal(db: &Db, operator: Operator, detail: Value) -> Result
     db.record_act(operator, act).await
 }
 
-/// Checks a number of a query, such as the limit of a page.
+/// Returns a number of a query, such as the limit of a page, or `usual` if it is missing. Refuses a
+/// number that is not `allowed`.
 pub(super) fn within(
     name: &str,
     number: Option<u32>,

@@ -38,14 +38,14 @@ pub enum LetterEnd {
     Revoked,
     /// Another user has the row of its slot: the user is owed a slot.
     Owed { user: UserId, slot: i64 },
-    /// The user's claim on another slot in Redis becomes a row first.
+    /// The user's claim on another slot in Redis, or in another dead letter, becomes a row first.
     Waits,
     /// An operator has to decide.
     Left(&'static str),
 }
 
 impl LetterEnd {
-    /// Returns the resolution that is stored, if it ends, and the reason.
+    /// Returns the resolution to store, or `None` if the letter stays open, and the reason.
     pub fn says(&self) -> (Option<&'static str>, &'static str) {
         match self {
             Self::Duplicate => (Some("duplicate"), "its user holds a row"),

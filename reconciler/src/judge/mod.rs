@@ -52,7 +52,7 @@ pub struct MysqlPage {
     pub letters: Vec<Letter>,
 }
 
-/// The slots and users on which M and R differ.
+/// The slots and users on which M and R differ, and those of the dead letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Doubts {
     pub slots: BTreeSet<Slot>,
@@ -70,7 +70,7 @@ pub struct Recheck {
     /// allowed in total.
     pub rows_of_users: HashMap<UserId, Vec<(DropId, Row)>>,
     pub revocations: Revocations,
-    /// The dead letters among those of M that are still open, with their users.
+    /// The IDs of those dead letters of M that are still open.
     pub open_letters: HashSet<i64>,
     /// R': the users on the slots.
     pub holders: Vec<Holder>,
@@ -98,9 +98,10 @@ pub struct Moment {
 
 impl Moment {
     /// Whether a claim without a row gets it now. At a closed gate the age does not matter: a clock
-    /// that was set back leaves times in the future. A claim that waits too long gets its row
-    /// although its message is unread. That holds only at an open gate: after a loss, another
-    /// user's message may name the slot.
+    /// that was set back leaves times in the future. At an open gate, a claim that waits too long
+    /// gets its row although its message is unread, if no consumer attends to it. A closed gate
+    /// waits for unread messages instead: after a loss, one of them may name the slot for another
+    /// user.
     fn is_due(&self, admitted_at_ms: Option<i64>) -> bool {
         let age = self.clock_ms.saturating_sub(admitted_at_ms.unwrap_or(0));
         let is_read = self.is_read && age > self.deadline_ms;
@@ -149,7 +150,7 @@ impl Dirt {
         Self { user, ..self }
     }
 
-    /// The user loses the slot, and is owed another one if the row that is left is not theirs.
+    /// Notes that the user loses the slot and, if `owes`, is owed another one.
     fn takes(self, owes: bool) -> Self {
         Self {
             takes: true,
@@ -229,7 +230,7 @@ pub fn is_clean(mysql: &MysqlPage, redis: &RedisPage) -> bool {
     users.next().is_none() && free.next().is_none()
 }
 
-/// Finds the slots and users on which a page differs.
+/// Finds the slots and users on which a page differs, or which a dead letter names.
 pub fn doubts(mysql: &MysqlPage, redis: &RedisPage) -> Doubts {
     let mut doubts = Doubts::default();
     let on_slots = users_by_slot(&redis.users);

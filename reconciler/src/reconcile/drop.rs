@@ -9,7 +9,7 @@ use crate::read::DropPass;
 use crate::report::{DropReport, Finding, Kind, Outcome};
 use crate::{limit, revoke_promote, seal};
 
-/// Comparisons of a drop at a closed gate, each after the rows of the one before.
+/// Maximum number of comparisons of a drop at a closed gate, each after the rows of the one before.
 const LOOKS: usize = 5;
 
 /// The gate at which a coupon is reconciled.

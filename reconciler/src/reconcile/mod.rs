@@ -187,7 +187,7 @@ fn is_projected(done: &DropDone<'_>) -> bool {
     done.is_projected
 }
 
-/// Writes what a coupon needs in addition to its drops at an open gate.
+/// Writes, at an open gate, what a coupon needs in addition to its drops.
 async fn prepare_open(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> Step<At> {
     let unreadable = &seen.state.unreadable;
     if !unreadable.is_empty() {
@@ -198,7 +198,8 @@ async fn prepare_open(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger)
     Ok(At::OpenGate)
 }
 
-/// Deletes the keys that cannot be read at a closed gate, and writes the revocations.
+/// Prepares a coupon at a closed gate: deletes the keys that cannot be read, and writes the
+/// revocations.
 async fn prepare_closed(ctx: &PassContext, seen: &CouponSeen, fence: &Fence) -> Step<At> {
     for (at, own) in seen.drops.iter().enumerate() {
         // One call for the keys of the coupon, and one for each drop with a key of another type.
@@ -278,8 +279,8 @@ async fn open_again(
     Ok(Reconciled::Done)
 }
 
-/// Returns why a coupon stays closed, if it does. One that was open until this pass opens again as
-/// it was if a plan is held back: nothing moves.
+/// Returns why a coupon stays closed, if it does. If a plan is held back, nothing moves: a coupon
+/// that was open until this pass then opens again unchanged.
 fn why_not_opened(drops: &[DropDone<'_>], was_open: bool) -> Option<String> {
     let unfinished = drops.iter().find_map(DropDone::why_unfinished);
     let held_back = drops.iter().find_map(|done| done.held_back.clone());

@@ -63,7 +63,8 @@ pub(crate) struct Requester {
 
 impl Identity {
     /// Warns if the API trusts a header although clients may reach this address without the
-    /// gateway.
+    /// gateway. Returns an error if settings are missing, contradict each other, or would be
+    /// ignored.
     pub(crate) fn new(args: &IdentityArgs, listen_addr: SocketAddr) -> Result<Self, String> {
         if args.user_auth == UserAuth::Jwt {
             return Ok(Self::Jwt {

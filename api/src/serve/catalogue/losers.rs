@@ -56,7 +56,7 @@ static FROM_MEMORY: LazyLock<Counter> =
 /// The state of one drop.
 #[derive(Debug, Default)]
 pub(crate) struct Losers {
-    /// Whether a user can be a loser only by the drop's own holders: a user may hold one coupon in
+    /// Whether the drop's own holders alone decide who is a loser: a user may hold one coupon in
     /// each drop, or there is only one drop.
     may_lease: bool,
     answering: ArcSwapOption<Answering>,
@@ -94,7 +94,7 @@ struct Version {
 
 #[derive(Debug, Default)]
 struct Memory {
-    /// The losers since this time.
+    /// The losers counted since the time `since`.
     losers: u32,
     since: Option<Instant>,
     is_crowded: bool,
@@ -193,7 +193,7 @@ impl Losers {
         memory.holders = read;
     }
 
-    /// Frees the memory of a drop without a crowd.
+    /// Frees the memory of the holders, unless a lease has used them within [`IDLE`].
     pub(crate) fn forget_if_idle(&self) {
         let answering = self.answering.load();
         let is_used = answering
@@ -250,8 +250,8 @@ impl Memory {
     }
 }
 
-/// Reads all holders, or `None` if a slot was given or the coupon was closed meanwhile, or there
-/// are too many.
+/// Reads all holders. Returns `None` if a slot was given or the coupon was closed meanwhile, if
+/// there are too many holders, or if Redis fails.
 async fn read_holders(redis: &Redis, keys: &DropKeys, era: u64) -> Option<Arc<Holders>> {
     let hashing = RandomState::new();
     let mut hashes = Vec::new();

@@ -165,9 +165,9 @@ impl Catalogue {
         in_time(read).await
     }
 
-    /// Reads a coupon that exists and that this process does not know or has just written, or that
-    /// has a new era, by a query that begins after this call. Concurrent calls share it, and one is
-    /// made at a time. A finished coupon counts as live until the next refresh.
+    /// Reads a coupon again, because this process does not know it, has just written it, or may
+    /// have an outdated copy. The query begins after this call. Concurrent calls share a query, and
+    /// one is made at a time. A finished coupon counts as live until the next refresh.
     pub(crate) async fn reread(&self, id: CouponId) -> Found {
         let asked = Instant::now();
         let read = async {
@@ -201,8 +201,8 @@ impl Catalogue {
         }
     }
 
-    /// Returns why a coupon is not in MySQL. If Redis has it, or may have it, MySQL has lost it,
-    /// and users hold slots in it.
+    /// Returns why a coupon is not in MySQL. If Redis has it, MySQL has lost it, and users may hold
+    /// slots in it. If Redis does not answer, it is unknown whether the coupon exists.
     async fn missing(&self, id: CouponId) -> LookupError {
         match self.redis.highest_revision(id).await {
             Ok(0) => LookupError::NoSuchCoupon(id),

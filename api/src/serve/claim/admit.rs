@@ -131,7 +131,7 @@ async fn claim_with(
 
 /// Returns the drop that the reply is about, if it is sealed. Only MySQL knows such a drop: its
 /// keys in Redis expire and, after a loss of Redis data, it is neither verified nor opened. It
-/// gives out nothing, and `claims/me` names its holders.
+/// gives out nothing, and its holders see their coupons at `claims/me`.
 fn sealed_drop<'a>(
     reply: &Result<StoredReply, ClaimRefusal>,
     candidates: DropCandidates<'a>,

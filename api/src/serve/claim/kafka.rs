@@ -83,7 +83,8 @@ impl Publisher {
         self.problem.read().clone()
     }
 
-    /// Returns what Kafka refused lately, if it answered.
+    /// Returns the last error with which Kafka refused claims, for a minute or until it accepts
+    /// some. Kafka being unavailable is no refusal.
     pub(crate) fn refusal(&self) -> Option<String> {
         self.refused.get()
     }
@@ -150,7 +151,8 @@ impl Publisher {
         is_published
     }
 
-    /// Waits, for at most `limit`, until every message is acknowledged. Returns how many are not.
+    /// Waits, for at most `limit`, until every message is acknowledged. Returns how many are not,
+    /// or -1 if that is unknown.
     pub(crate) async fn flush(&self, limit: Duration) -> i32 {
         let producer = self.producer.read().clone();
         let flush = move || {

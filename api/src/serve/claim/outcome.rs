@@ -56,7 +56,8 @@ pub(crate) enum ClaimRefusal {
     Coupon(LookupError),
     /// Admission gave neither a slot nor a position in the waiting list.
     Refused(Admission),
-    /// Redis did not answer. The claim may have been admitted.
+    /// The gate was closed, the claim was not sent, or Redis did not answer as expected. Only in
+    /// the last case may the claim have been admitted.
     NotAnswered(Arc<AdmissionError>),
     /// Redis holds the claim, but no second store does yet.
     NotDurable,

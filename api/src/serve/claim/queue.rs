@@ -22,7 +22,7 @@ const ENOUGH: usize = 64;
 /// Maximum wait for the acknowledgement of the last message.
 const ACKNOWLEDGED: Duration = Duration::from_millis(3);
 
-/// Time in which users who were just answered may claim again.
+/// Time for users who were just answered to return with another claim, which then joins the call.
 const ANSWERED: Duration = Duration::from_micros(500);
 
 /// How a call ended, as far as it concerns the claims that wait for the next one.
@@ -31,7 +31,7 @@ pub(super) enum Called {
     Answered,
     /// This task stores the admissions.
     Admitted(JoinHandle<()>),
-    /// Redis did not answer.
+    /// The call to Redis failed.
     Failed,
 }
 
@@ -47,7 +47,7 @@ impl<T> Default for Queues<T> {
 
 impl<T> Queues<T> {
     /// Adds a claim to a queue. If the queue was idle, or its task has panicked, returns its
-    /// claims: this task must make the calls.
+    /// claims: the caller must make the calls.
     pub(super) fn join(&self, id: QueueId, claim: T) -> Option<UnboundedReceiver<T>> {
         let mut queues = self.0.lock();
         let claim = match queues.get(&id) {

@@ -46,7 +46,8 @@ pub(crate) struct RevokeOrder {
     pub(crate) reason: String,
     #[schema(example = "Kim", min_length = 1, max_length = 100)]
     pub(crate) by: String,
-    /// Default: the open drop, else the last opened.
+    /// Default: the open drop, else the last opened; with `once_per` `coupon`, the drop of the
+    /// claim.
     pub(crate) drop_id: Option<DropId>,
     /// The user may claim another.
     #[serde(default)]
@@ -161,7 +162,7 @@ async fn write_revocation(db: &Db, new: &NewRevocation) -> Result<Revocation, Pr
     }
 }
 
-/// A claim that stands.
+/// A claim that can be revoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct ClaimToRevoke {
     drop: DropId,

@@ -63,7 +63,8 @@ impl SecondStore {
         }
     }
 
-    /// Returns what MySQL refused lately, if it answered.
+    /// Returns the last error with which MySQL refused rows, for a minute or until it accepts some.
+    /// MySQL being unavailable is no refusal.
     pub(crate) fn refusal(&self) -> Option<String> {
         self.refused.get()
     }

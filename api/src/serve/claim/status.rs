@@ -209,7 +209,7 @@ fn drop_to_show(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Option<DropWith
 }
 
 /// Returns the status of the claim, or `None` if it is uncertain. A store that did not answer is
-/// passed as `None`. A store that answered may not be trusted.
+/// passed as `None`. Even if Redis answered, it may have lost data ([`Standing::trusted`]).
 pub(super) fn judge(
     once_per: OncePer,
     drop: Option<DropId>,

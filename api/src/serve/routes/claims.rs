@@ -73,7 +73,8 @@ pub(crate) async fn mine(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct GiveBackQuery {
-    /// The drop of the claim; default: the open one, else the last opened.
+    /// The drop of the claim; default: the open one, else the last opened; with `once_per`
+    /// `coupon`, the one with your claim.
     drop_id: Option<DropId>,
 }
 

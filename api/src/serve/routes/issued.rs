@@ -80,7 +80,8 @@ struct IssuedCoupon {
     expires_at: Option<DateTime<Utc>>,
 }
 
-/// [`Labels`] and the fields of [`IssuedCoupon`]. The mark tells Excel that the text is UTF-8.
+/// [`Labels`] and the fields of [`IssuedCoupon`]. The byte order mark tells Excel that the text is
+/// UTF-8.
 const HEADING: &str = "\u{feff}coupon,day,drop_id,slot,user_id,code,claimed_at,issued_at,issued_by,\
      used_at,reference,used_by,expires_at\r\n";
 
@@ -254,7 +255,7 @@ async fn csv(app: App, which: HolderRange, labels: Labels) -> Result<Response, P
     Ok((headers, Body::from_stream(logged)).into_response())
 }
 
-/// Data that a CSV repeats in its rows: the coupon's settings, and the local day of each drop.
+/// Data for the rows of a CSV: the coupon's settings, and the local day of each drop.
 struct Labels(CouponSettings, HashMap<i64, NaiveDate>);
 
 /// Writes rows, with the heading if it is the first part.
@@ -283,7 +284,7 @@ fn guarded(text: String) -> String {
     text
 }
 
-/// Whether a spreadsheet shows and saves this id in another form: a number of more than 11 digits
+/// Whether a spreadsheet shows and saves this text in another form: a number of more than 11 digits
 /// is rounded, leading zeros are lost, and `1E5`, `1-2` and `1:2` become a number, a date and a
 /// time.
 fn would_change_as_number(text: &str) -> bool {

@@ -80,7 +80,7 @@ pub(crate) fn contract(token: OpsToken) -> serde_json::Result<(Router<App>, Stri
 }
 
 /// Checks for `/readyz`: the process is ready if it would process a claim. Claims continue without
-/// MySQL or Kafka, so only Redis is checked.
+/// MySQL or Kafka, so Redis is the only store that is checked.
 pub(crate) fn readiness(app: &App) -> Vec<(&'static str, HealthCheck)> {
     let gate = async |app: App| match openness(&app).await {
         Ok(Openness::Closed) => {

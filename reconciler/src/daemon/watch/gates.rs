@@ -24,7 +24,7 @@ const LOOKS: u32 = 3;
 /// be that old.
 const LOOKS_AHEAD: u32 = 8;
 
-/// Every how many looks the watch also looks for lost keys and for slots that are left.
+/// Number of looks after which the watch also looks for lost keys and for slots that are left.
 const LOOKS_FOR_SLOTS: u32 = 2;
 
 /// A drop with its coupon's gate and its counter.
@@ -87,8 +87,8 @@ fn want(seen: SeenCoupon, looks: u32) -> Want {
 /// The live coupons as one look sees them.
 struct Look<'a> {
     servers: Servers,
-    /// Coupons of a cluster's server that does not answer. They count as closed, and hide no
-    /// others.
+    /// Coupons of a cluster's server that does not answer. They count as closed, and do not prevent
+    /// the look at the others.
     missed: BTreeSet<CouponId>,
     /// The other coupons, each with its unsealed drops.
     coupons: Vec<(&'a Coupon, Vec<WatchedDrop<'a>>)>,
@@ -145,7 +145,8 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Returns the coupons for the urgent lane, and those that are closed.
+    /// Returns the coupons for the lanes, and those that are closed. Closes those of which Redis
+    /// has an older state.
     pub(super) async fn check_gates(
         &mut self,
         stores: &Stores,

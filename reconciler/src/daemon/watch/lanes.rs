@@ -42,7 +42,7 @@ impl Pauses {
     }
 }
 
-/// A run of a lane that nobody asked for.
+/// A run that a lane begins by itself, without a schedule or an operator.
 struct LaneRun {
     run: Run,
     began: Instant,

@@ -11,7 +11,7 @@ use strum::VariantArray as _;
 use super::super::*;
 use super::{loaded, revocation};
 
-/// The legitimate transients that a page must have met.
+/// Legitimate transient states. Each of them must be met by some of the schedules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::VariantArray)]
 enum Met {
     YoungAdmission,
@@ -32,7 +32,7 @@ const DROPS: usize = 2;
 const DEADLINE_MS: i64 = 12;
 const OVERDUE_MS: i64 = 60;
 
-/// A small generator, so that every seed is the same on every machine.
+/// A small random number generator, so that a seed gives the same schedule on every machine.
 struct Dice(u64);
 
 impl Dice {
@@ -100,7 +100,8 @@ struct Revoked {
 /// Work that takes several steps. Any other work may run between two of them.
 #[derive(Clone, Copy)]
 enum Saga {
-    /// Writes a row, as the consumer, the fallback and the reconciler do.
+    /// Writes a row, as the consumer, the fallback and the reconciler do. True means that the claim
+    /// is not on the topic, so that no pass waits for it.
     Store(Claimed, bool),
     /// Releases a revoked claim in Redis, then ends the revocation in MySQL, then in Redis.
     Release(usize),
@@ -385,7 +386,8 @@ impl World {
         }
     }
 
-    /// Operators' changes of a coupon are serial, by its revision.
+    /// Whether no change of the drop is under way, and it is not sealed. Operators' changes of a
+    /// coupon are serial, by its revision.
     fn is_settled(&self, drop: usize) -> bool {
         let changes = |saga: &Saga| matches!(saga, Saga::RaiseRedis(of, _) | Saga::LowerMysql(of, _) | Saga::Load(of) if *of == drop);
         !self.sagas.iter().any(changes) && !self.mysql[drop].is_sealed

@@ -13,7 +13,7 @@ struct Settings {
     jwt: JwtArgs,
 }
 
-/// Parses settings, each `NAME=VALUE` without `JWT_`. Usual ones are added.
+/// Parses settings, each written as `name=value` like a flag without `--jwt-`. Adds the usual ones.
 pub(crate) fn settings(given: &[&str]) -> JwtArgs {
     let name = |setting: &str| setting.split('=').next().map(str::to_owned);
     let secret = format!("secret={SECRET}");

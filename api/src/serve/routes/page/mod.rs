@@ -1,6 +1,6 @@
-//! The coupon page: `GET /c/{id}`, its assets, and the state it polls. All data comes from memory,
-//! except whether an open drop is sold out: one read of Redis serves all pages for 200 ms. See
-//! docs/decisions/0016-pages.md.
+//! The coupon page: `GET /c/{id}`, its assets, and the state it polls. The data of live coupons
+//! comes from memory, except how many slots of a drop are left: one read of Redis serves all pages
+//! for 200 ms. See docs/decisions/0016-pages.md.
 
 mod html;
 
