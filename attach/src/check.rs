@@ -185,8 +185,7 @@ impl Rules {
         self.misfits.push(format!("{field}: {why}"));
     }
 
-    /// Checks all tables of a campaign. Returns `None` if the rows or failed events cannot even be
-    /// read.
+    /// Checks all tables of a campaign. Returns `None` if the rows cannot even be read.
     fn shape(&mut self, campaign: &Campaign, tables: &[Table]) -> Option<Shape> {
         let rows = find(tables, &campaign.rows.table)?;
         let of = &campaign.rows;
@@ -327,7 +326,8 @@ impl Rules {
     }
 
     /// Refuses to repair if a column that the file does not name seems to tell campaigns apart, or
-    /// would be NULL only in the rows of repairs.
+    /// would be NULL only in the rows of repairs. In mode `observe`, returns notes about the first
+    /// case instead.
     async fn must_be_named(
         &mut self,
         sql: &mut Sql,

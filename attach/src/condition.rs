@@ -35,7 +35,7 @@ impl Condition {
     }
 
     /// Compares a column with its values in the file. A comparison in SQL selects NULL neither as
-    /// equal nor as different, so both conditions name it.
+    /// equal nor as different, so NULL is compared separately.
     pub fn column(
         is: Is,
         name: &str,

@@ -98,7 +98,7 @@ mod tests {
         }
     }
 
-    /// Whether it is compared while it rests, while coupons are sold, and after the end.
+    /// Returns its states at rest, while coupons are sold, and after the end.
     fn states(counter: Counter) -> [CounterState; 3] {
         let selling = Counter {
             is_selling: true,

@@ -13,7 +13,8 @@ pub const NAMED: usize = 100_000;
 /// The numbers of a target.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Numbers {
-    /// Members of the users' key; `None` if there is no such key, or it expired after the end.
+    /// Members of the users' key; `None` if the file names no such key, or if it expired after the
+    /// end.
     pub size: Option<u64>,
     pub count: Option<i64>,
     pub rows: u64,
@@ -68,8 +69,8 @@ impl UserSets {
         }
     }
 
-    /// Returns those that concern rows. Members who only applied for a coupon need none, and the
-    /// rows alone say how many coupons are given out, so that it does not matter who is not named.
+    /// Returns the sets that concern rows. Members who only applied for a coupon need no row. The
+    /// rows alone say how many coupons are given out, so users who are not named do not matter.
     #[must_use]
     pub fn of_rows(self) -> Self {
         Self {
@@ -162,7 +163,7 @@ pub struct Facts {
     pub is_selling: bool,
     /// No user is a member and has a row.
     pub is_disjoint: bool,
-    /// Then the text around ids with which most members would be users who have rows
+    /// If `is_disjoint`: the text around ids with which most members would be users who have rows
     /// ([`UserSets::text_around`]).
     pub member: Option<String>,
     /// The users' key says who came first.
@@ -185,8 +186,8 @@ pub struct Facts {
     pub stock: Option<StockColumn>,
     /// Whether their Redis says that something is left, if both looks saw the same.
     pub sale: Option<bool>,
-    /// The sale key moved between the looks, or the column of the stock row, and the column is not
-    /// right at the second look.
+    /// The sale key changed between the looks, or the column of the stock row did and is wrong at
+    /// the second look.
     pub has_moved: bool,
     pub failed: Vec<FailedEvent>,
     /// A column of the rows that the file does not name, and that may say that a coupon was taken

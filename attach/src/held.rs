@@ -21,7 +21,7 @@ pub struct Plan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeldBecause {
     Untrusted,
-    /// An operator confirmed, and was shown other repairs.
+    /// An operator confirmed, but had been shown other repairs.
     OthersShown,
     Many {
         number: u64,
@@ -31,7 +31,7 @@ pub enum HeldBecause {
     Doubted,
 }
 
-/// Returns why a repair with this doubt is held back, unless it is confirmed.
+/// Returns why a repair with this doubt needs a confirmation; `None` if it needs none.
 pub fn why_held(plan: Plan, doubt: Option<Doubt>) -> Option<HeldBecause> {
     let Plan {
         is_trusted,
@@ -58,7 +58,7 @@ impl HeldBecause {
         }
     }
 
-    /// Returns the doubt about all repairs of the target.
+    /// Returns the doubt, if the reason concerns all repairs of the target.
     pub fn doubt(self) -> Option<Doubt> {
         match self {
             Self::Untrusted => Some(Doubt::Untrusted),

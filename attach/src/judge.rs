@@ -46,14 +46,14 @@ pub struct Judged {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement {
     pub found: Vec<Judged>,
-    /// Nothing tells whether the counter, the sale key and the stock row are right, so that
-    /// differences of them may be missing.
+    /// The looks do not show whether the counter, the sale key and the stock row are right, so
+    /// `found` may lack differences of these.
     pub counts_unclear: bool,
 }
 
 impl Judgement {
-    /// Whether the looks show that everything is right. Without findings they do not if a sale may
-    /// hide a wrong count.
+    /// Whether the looks show that everything is right: there are no findings, and the
+    /// counts are clear.
     pub fn is_clean(&self) -> bool {
         self.found.is_empty() && !self.counts_unclear
     }
@@ -89,8 +89,8 @@ pub fn judge(facts: &Facts) -> Judgement {
 }
 
 impl Judged {
-    /// Whether it follows from comparing the stores: from users who are in only one of them, or any
-    /// other repair that is not doubtful.
+    /// Whether it follows from comparing the stores: it is about a user who is in only one of them,
+    /// or it has a repair that is not doubtful.
     fn compares_stores(&self) -> bool {
         match self.finding.kind {
             Kind::Unissued | Kind::OverAdmitted | Kind::MissingAdmission => true,
@@ -115,7 +115,8 @@ impl Judged {
     }
 }
 
-/// Nobody adds this few coupons to a stock, or a twentieth of the quantity if that is more.
+/// A counter that lags by no more than this, or by a twentieth of the quantity if that is more, has
+/// lost decrements: nobody adds so few coupons to a stock.
 const FEW: i64 = 10;
 
 /// The reason for a member whose row `rows.where` does not select.
@@ -357,7 +358,7 @@ impl Judge<'_> {
         Some(members.saturating_sub(others as u64))
     }
 
-    /// Inserts a row if there is room; otherwise says what happens.
+    /// Plans a row for a user if there is room; otherwise reports why not.
     fn insert(&mut self, kind: Kind, user: &str, why: &str, event: Option<Vec<Value>>) {
         let facts = self.facts;
         let are_too_many = self.admitted() > Some(facts.quantity);

@@ -60,7 +60,7 @@ pub enum AttachError {
     /// The file does not fit their stores.
     #[error("{0}")]
     Misfit(String),
-    /// A queue that stands: a user without a row may wait in it.
+    /// A stage of a queue has not passed in time: a user without a row may still wait in the queue.
     #[error("{0}")]
     Stands(String),
     #[error(transparent)]
@@ -91,7 +91,8 @@ impl AttachError {
         }
     }
 
-    /// Returns what programs need to know about it: which store is away, or that a queue stands.
+    /// Returns the case of the error's finding: which store is away, or that a queue does not
+    /// advance.
     fn case(&self) -> FindingCase {
         match self {
             Self::Mysql(_) => FindingCase::Away(FailureCause::Mysql),

@@ -30,8 +30,8 @@ use firstcome_shared::report::{
     self, DropReport, Examined, Finding, FindingCase, Kind, Outcome, Run,
 };
 
-/// Maximum number of repairs of a pass without a confirmation: a fifth of the quantity, or fifty if
-/// that is more.
+/// Default limit of the repairs of one target in a pass: a fifth of the quantity, or fifty if that
+/// is more. If there are more, all of them need a confirmation.
 const LIMIT_PART: u64 = 5;
 const LIMIT_AT_LEAST: u64 = 50;
 
@@ -70,7 +70,7 @@ impl Attached {
         Ok(())
     }
 
-    /// Connects to their MySQL. Repairs need primaries.
+    /// Connects to their MySQL. If any campaign is repaired, refuses replicas of MySQL and Redis.
     async fn connect(&self, keys: &mut Keys) -> Answer<Sql> {
         let mut sql = Sql::connect(&self.theirs, self.file.max_rows_per_second).await?;
         if self.file.repairs() {
@@ -109,7 +109,7 @@ impl Attached {
     }
 }
 
-/// A target that differed at the first look.
+/// A target after its first look. Only those that differ are looked at again.
 struct Suspect<'a> {
     target: Target<'a>,
     shape: Shape,
@@ -127,7 +127,7 @@ impl Suspect<'_> {
 
 struct Pass<'a> {
     attached: &'a Attached,
-    /// Only this campaign.
+    /// Only this campaign; `None`: all.
     campaign: Option<CouponId>,
     asked: Asked,
     run_id: &'a str,
@@ -220,8 +220,8 @@ impl Pass<'_> {
     }
 
     /// Trusts the mapping if a clean look proves it, and remembers the quantity of that look. While
-    /// a sale hides a counter that is too high, somebody may be adding to it what they have already
-    /// added to the quantity.
+    /// a sale hides a counter that is too high, a look is not clean: somebody may be adding to the
+    /// counter what they have already added to the quantity.
     async fn learn(&self, target: &Target<'_>, facts: &Facts, judged: &Judgement) -> Answer<()> {
         let Some(ours) = self.attached.ours.as_ref().filter(|_| judged.is_clean()) else {
             return Ok(());
@@ -239,7 +239,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Looks again at a target that differs, repairs it, and reports it, also if a store goes away
+    /// Looks again at a target that differs, repairs it, and reports it, even if a store goes away
     /// between two repairs.
     async fn repair_suspect(
         &mut self,
@@ -397,7 +397,8 @@ async fn leave_out_returning<'j>(
     Ok(planned)
 }
 
-/// Whether a higher quantity in their MySQL means that somebody adds to a counter that counts down.
+/// Whether a changed quantity in their MySQL may mean that somebody is adding stock to a counter
+/// that counts down.
 fn stock_may_be_added(campaign: &Campaign) -> bool {
     let counts_down = campaign.count.as_ref().is_some_and(|it| it.means.is_left());
     counts_down && campaign.quantity_sql.is_some()
@@ -421,8 +422,8 @@ async fn first_look<'a>(target: Target<'a>, sql: &mut Sql, keys: &mut Keys) -> A
     })
 }
 
-/// Reports a campaign that could not be compared, so that the others can. Returns the error if a
-/// store is away.
+/// Reports a campaign that could not be compared, so that the others can. Returns the error if they
+/// cannot be compared either, because a store that all need is away.
 fn report_unreadable(run: &mut Run, target: &Target<'_>, error: AttachError) -> Answer<()> {
     if error.is_away() {
         return Err(error);

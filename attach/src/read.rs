@@ -32,13 +32,13 @@ pub struct Look {
     pub quantity: u64,
     pub numbers: Numbers,
     sets: UserSets,
-    /// Members without a row who are written otherwise than most programs write.
+    /// By user: members without a row, in a spelling that [`Members::all`] does not list.
     pub odd: BTreeMap<String, Vec<u8>>,
     /// How most members are written.
     pub spelling: Spelling,
     /// No user is a member and has a row.
     is_disjoint: bool,
-    /// Then the text around ids ([`UserSets::text_around`]).
+    /// If `is_disjoint`: the text around ids ([`UserSets::text_around`]).
     member: Option<String>,
     /// Users who are members and have a row.
     in_both: u64,
@@ -80,7 +80,7 @@ const MEMBER: u8 = 1;
 const ROW: u8 = 2;
 
 impl Seen {
-    /// Has room for this many users.
+    /// Creates an empty `Seen` with room for this many users.
     fn expecting(users: u64) -> Self {
         let mut seen = Self::default();
         seen.flags
@@ -184,7 +184,8 @@ impl<'a> Reader<'a> {
         Ok(rows.iter().map(|row| shape.user_of(row)).collect())
     }
 
-    /// Reads the column of the stock row.
+    /// Reads the column of the stock row. `None` if the file names no such column, if the column is
+    /// NULL, or if the row of a day does not exist yet.
     pub async fn stock(&mut self, quantity: u64, rows: u64) -> Answer<Option<StockColumn>> {
         let (Some(stock), Some(shape)) = (&self.target.campaign.stock, &self.shape.stock) else {
             return Ok(None);
@@ -376,7 +377,8 @@ impl<'a> Reader<'a> {
         self.users_among(names, of, "").await
     }
 
-    /// Selects the users among these names who have rows, each with the number `place` of the row.
+    /// Selects the users among these names who have rows, each with the value of the SQL expression
+    /// `place`, which must be a number.
     pub async fn places_of(&mut self, names: &[String], place: &str) -> Answer<Vec<(String, f64)>> {
         let shape = &self.shape.rows;
         let user = &self.target.campaign.rows.user;
@@ -427,7 +429,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The rows of the target with any values of those columns of `where` that change later, such
-    /// as a status; `None` if there is none.
+    /// as a status; `None` if `where` has no such column.
     pub fn of_any_state(&self) -> Option<Condition> {
         let rows = &self.target.campaign.rows;
         let changing = self.target.campaign.changing();
@@ -527,8 +529,8 @@ impl<'a> Reader<'a> {
         Ok(census)
     }
 
-    /// Names the members without a row. Returns those that are written otherwise than most programs
-    /// write.
+    /// Names the members without a row. Returns, by user, those in a spelling that [`Members::all`]
+    /// does not list.
     async fn name_unissued(
         &mut self,
         users: &Users<'_>,
@@ -600,7 +602,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads the open failed events, oldest key first.
+    /// Reads the open failed events in the order of the primary key, [`NAMED`] at most.
     async fn failed(&mut self) -> Answer<Vec<FailedEvent>> {
         let (Some(failed), Some(shape)) = (&self.target.campaign.failed, &self.shape.failed) else {
             return Ok(Vec::new());

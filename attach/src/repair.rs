@@ -1,8 +1,9 @@
-//! Writes repairs into their stores. Rows are inserted in short transactions under a lock: the row
-//! of their stock, which their own writers lock too, or a named lock of MySQL, which keeps out
-//! other reconcilers. Under the lock the quantity and the rows are read again, so that there are
-//! never more rows than the quantity. Every repair can be repeated: a process that dies between any
-//! two statements leaves a state that the next pass finishes.
+//! Writes repairs into their stores. Rows are inserted in short transactions under a named lock of
+//! MySQL, which keeps out other reconcilers, and, if the file names their stock row, under the lock
+//! of that row, which their own writers take too. Under these locks the quantity and the rows are
+//! read again, so that no repair knowingly adds a row beyond the quantity. Every repair can be
+//! repeated: a process that dies between any two statements leaves a state that the next pass
+//! finishes.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +34,7 @@ const ENDS_TRANSACTION: [u16; 2] = [1213, 1205];
 /// differ in another file.
 const LOCK: &str = "CONCAT('firstcome:', LEFT(SHA2(CONCAT(DATABASE(), ?), 256), 40))";
 
-/// What the looks saw.
+/// What the two looks at a target saw, as far as its repairs depend on it.
 #[derive(Debug, Clone, Copy)]
 pub struct LooksSaw<'a> {
     /// The file names a users' key that has not expired after the end, so that each user who gets a
@@ -43,9 +44,9 @@ pub struct LooksSaw<'a> {
     pub may_create: bool,
     /// How most of its members are written.
     pub spelling: Spelling,
-    /// Members without a row that are written in an unusual way.
+    /// By user: members without a row, in a spelling that [`Members::all`] does not list.
     pub odd: &'a BTreeMap<String, Vec<u8>>,
-    /// The column of the stock row, if both saw the same, with the changes of this pass.
+    /// The column of the stock row, if both looks saw the same, with the changes of this pass.
     pub stock: Option<StockColumn>,
 }
 
@@ -83,9 +84,9 @@ pub fn refusal(code: u16, why: &str) -> String {
     }
 }
 
-/// Turns a refusal into a failed repair, without the values that MySQL quotes. Returns any other
-/// error: a store is away, and its closed connection has ended the transaction and released the
-/// lock.
+/// Turns a refusal or a misfit into a failed repair, without the values that MySQL quotes. Returns
+/// any other error: a store is away, and the caller drops the connection to MySQL, which ends the
+/// transaction and releases the lock.
 fn failed(error: AttachError) -> Answer<Repaired> {
     let why = match error {
         AttachError::Refused { code, why } => format!("MySQL refuses it: {}", refusal(code, &why)),
@@ -303,7 +304,8 @@ impl Column {
     }
 }
 
-/// Refuses a table of coupons that wait for their users: a new row would be one more coupon.
+/// Refuses a table with rows without a user, which are coupons made in advance: an inserted row
+/// would be one more coupon.
 async fn must_not_be_made_ahead(reader: &mut Reader<'_>) -> Answer<()> {
     let rows = &reader.target.campaign.rows;
     let has_none = format!("{} IS NULL", quoted(&rows.user));
@@ -510,8 +512,9 @@ fn place(reader: &Reader<'_>) -> String {
 /// nanoseconds.
 const UNITS: [f64; 4] = [1.0, 1e-3, 1e3, 1e6];
 
-/// A score matches the place of a row if they differ by no more than this fraction: half an hour of
-/// a time, which is less than the difference between two time zones, and nothing of a ticket.
+/// A score matches the place of a row if they differ by no more than this fraction: for a time,
+/// half an hour, which is less than time zones usually differ; for a ticket below a million, less
+/// than 1.
 const NEAR: f64 = 1e-6;
 
 /// Returns the factor from places of rows to scores, found by comparing a user who is in both

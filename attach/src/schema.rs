@@ -26,7 +26,7 @@ pub struct Table {
 pub struct Column {
     pub name: String,
     pub kind: String,
-    /// In characters, or in bytes if the column holds no text.
+    /// In characters for texts, in bytes for `BINARY` and the like; 0 for numbers and times.
     pub length: u64,
     /// Empty if the column holds no text.
     pub charset: String,

@@ -53,7 +53,7 @@ impl Sql {
         Ok(sql)
     }
 
-    /// Runs a statement, prepared if there are values, and returns its rows and how many it
+    /// Runs a statement, prepared unless `values` is `None`, and returns its rows and how many it
     /// changed. Only a prepared statement returns numbers as numbers.
     async fn run(&mut self, sql: &str, values: Option<Vec<Value>>) -> Answer<(Vec<Row>, u64)> {
         let mut conn = self
@@ -163,7 +163,7 @@ impl Sql {
         Err(AttachError::Misfit(why.to_owned()))
     }
 
-    /// Waits until these rows fit into the limit.
+    /// Counts these rows against the limit. If they are many, waits until they fit into it.
     async fn spend(&mut self, rows: u64) {
         let price = Duration::from_secs(rows) / self.rows_per_second;
         self.paid_at = self.paid_at.max(Instant::now()) + price;

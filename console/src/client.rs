@@ -64,7 +64,7 @@ impl HttpRefusal {
         Self::new(refused.status, why)
     }
 
-    /// The same for a form, if something could not be read before its change.
+    /// Adds that nothing was changed: what a form needs could not be read before its change.
     pub(crate) fn before_a_change(self) -> Self {
         let why = format!("{} Nothing was changed", self.sentence());
         Self::new(self.status, why)

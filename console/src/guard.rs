@@ -1,6 +1,6 @@
-//! Middleware that checks every request for a session. For every change, it also checks the page's
-//! own origin, the session's CSRF token, and the permission. Each check is in one place, so that no
-//! route can omit it.
+//! Middleware that requires a session for everything but the log-in and the assets. For every
+//! change, it also checks the page's own origin, the session's CSRF token, and the permission. Each
+//! check is in one place, so that no route can omit it.
 
 use std::sync::Arc;
 
@@ -27,7 +27,8 @@ const FORM_AT_MOST: usize = 16 * 1024;
 /// line ends.
 const LIST_AT_MOST: usize = 12 * 1024 * 1024;
 
-/// Maximum length of a path to redirect to after log-in: the form of a new coupon is one.
+/// Maximum length of a path to redirect to after log-in, in bytes. The path of a new coupon's
+/// preview contains the whole form.
 const NEXT_AT_MOST: usize = 3_000;
 
 fn changes(method: &Method) -> bool {

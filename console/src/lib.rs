@@ -61,7 +61,8 @@ pub struct Console {
 pub enum Screens {
     /// All of them. Redis holds the list of log-outs, so that they apply on every replica.
     All(Redis),
-    /// Passes and alerts, over a system that is not ours, whose Redis is only read.
+    /// Passes and alerts of a system that is not ours. Its Redis holds no log-outs, so they apply
+    /// in this process only.
     PassesAndAlerts,
 }
 

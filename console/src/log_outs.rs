@@ -16,8 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) enum LogOuts {
     /// For all replicas.
     Redis(Redis),
-    /// For this process, which has no Redis: sessions by the time at which they are
-    /// forgotten.
+    /// For this process, which has no Redis of ours: each ended session with the time at which it
+    /// is forgotten.
     Process(Mutex<HashMap<String, Instant>>),
 }
 

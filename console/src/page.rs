@@ -85,7 +85,7 @@ impl<'a> Top<'a> {
             .map_or(Subject::default(), |session| session.subject)
     }
 
-    /// Whether there are coupons, with slots.
+    /// Whether the page has the screens of coupons.
     pub(crate) fn has_coupons(&self) -> bool {
         self.session.is_none_or(Session::has_coupons)
     }

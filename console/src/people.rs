@@ -76,7 +76,7 @@ fn holds(story: &Story) -> String {
     }
 }
 
-/// Shows the form, after a change whose result could not be read.
+/// Shows the form and, after a change whose result could not be read, that the change was made.
 pub(super) async fn form(page: Page, OrDefault(query): OrDefault<JustDone>) -> Screen {
     let mut screen = PeopleScreen::new(&page, "");
     screen.top.done = match query.done.as_str() {

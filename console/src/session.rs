@@ -136,7 +136,7 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .map(|(_, value)| value)
 }
 
-/// Whether the browser uses https, which a proxy ends.
+/// Whether the browser uses https. TLS may end at a proxy, so only headers show it.
 pub(super) fn is_https(headers: &HeaderMap) -> bool {
     let is = |name: &str, begin: &str| {
         headers

@@ -60,7 +60,7 @@ pub(crate) fn local_time(typed: &str, zone: Tz) -> Option<DateTime<Utc>> {
     (zone.local(at).naive_local() == local).then_some(at)
 }
 
-/// Formats a time to the minute in this zone.
+/// Formats a time to the minute in this zone; `None`: in UTC.
 pub(crate) fn short(at: DateTime<Utc>, zone: Option<Tz>) -> String {
     let Some(zone) = zone.filter(|zone| *zone != Tz::utc()) else {
         return at.format("%Y-%m-%d %H:%M UTC").to_string();

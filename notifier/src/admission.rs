@@ -169,8 +169,8 @@ impl Notifier {
         }
     }
 
-    /// Handles the state of admission. Must be called once a second. Mails if it has been closed,
-    /// or unreachable for every daemon, for half a minute, and when it is open again.
+    /// Handles the state of admission. Must be called once a second. Mails if it has not been open
+    /// for half a minute, unless only this process has lost Redis, and when it is open again.
     pub async fn admission(&self, gate: SeenGate, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
         self.admission.see(&gate, now);
@@ -196,7 +196,7 @@ impl Notifier {
         Ok(())
     }
 
-    /// Notes for processes without a connection to Redis that this one sees admission open.
+    /// Notes that this process sees admission open. Processes that have lost Redis read the note.
     async fn note_open(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let noted_at = self.admission.0.lock().noted_at;
         if is_due(noted_at, NOTE_EVERY, now) {

@@ -109,7 +109,8 @@ impl NotifyArgs {
         all
     }
 
-    /// Users may reach the API where this process reaches it.
+    /// Returns the addresses for links. Without API_PUBLIC_URL, users are assumed to reach the API
+    /// where this process reaches it.
     pub(super) fn links(&self) -> Links {
         let set = |url: &Option<String>| url.clone().filter(|url| !url.is_empty());
         Links {

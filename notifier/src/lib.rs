@@ -207,8 +207,8 @@ impl Notifier {
         recorded.is_ok()
     }
 
-    /// Handles reports of processes that a store refuses them. Must be called every few seconds.
-    /// Mails if it lasts, and when it is over.
+    /// Handles the refusals by stores that processes report. Must be called every few seconds.
+    /// Mails if a refusal lasts, and when it is over.
     pub async fn refusals(
         &self,
         seen: Vec<(StoreRefusal, String)>,

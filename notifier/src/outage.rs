@@ -46,7 +46,7 @@ pub(crate) struct MysqlOutage {
 pub(crate) struct Lasting {
     since: DateTime<Utc>,
     seen_at: DateTime<Utc>,
-    /// Whether MySQL did not answer at least once.
+    /// Whether MySQL has failed to answer once or more.
     was_away: bool,
     /// The last error.
     #[serde(default)]
@@ -77,7 +77,7 @@ impl MysqlOutage {
         }
     }
 
-    /// Records a failure. Returns the outage.
+    /// Returns the outage with this failure, or a new one. The caller keeps it.
     fn failed(&self, is_away: bool, error: &str, now: DateTime<Utc>) -> Lasting {
         let last = self.known();
         let seen_at = last.as_ref().map(|outage| outage.seen_at);
@@ -170,7 +170,7 @@ impl Lasting {
         self.attempts.values().any(|at| *at >= self.since)
     }
 
-    /// Returns the problem as everybody gets it.
+    /// Returns the problem that mails and events are about.
     fn problem(&self) -> Problem {
         let error = &self.error;
         let mut problem =

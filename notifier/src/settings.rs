@@ -63,7 +63,7 @@ impl MailSettings {
     }
 }
 
-/// Returns a mail that starts no thread.
+/// Returns a mail to one recipient that belongs to no thread.
 pub(crate) fn mail_to(recipient: &str, mail: &Rendered, now: DateTime<Utc>) -> Outgoing {
     Outgoing {
         kind: mail.kind.to_owned(),

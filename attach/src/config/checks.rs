@@ -223,8 +223,8 @@ impl Campaign {
     }
 
     /// Whether two campaigns share users, a counter, rows or failed events, or may share them: if
-    /// either is repaired, conditions that one row could fulfil count as shared. A campaign that
-    /// only counts rows may share them: the rows of one stock are among the rows of an event.
+    /// either is repaired, conditions that one row could fulfil count as shared. Rows may be shared
+    /// with a campaign that only counts them, such as one for each stock of an event.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         let users = self.users.as_ref().zip(other.users.as_ref());
         let count = self.count.as_ref().zip(other.count.as_ref());

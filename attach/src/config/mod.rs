@@ -45,7 +45,7 @@ pub struct AttachFile {
     pub kafka: Option<String>,
     /// Properties of librdkafka, such as a login, likewise.
     pub kafka_properties: Option<String>,
-    /// Maximum number of rows that their MySQL reads and writes for us in a second.
+    /// Maximum number of rows per second that our statements return or change in their MySQL.
     #[serde(default = "rows_per_second")]
     pub max_rows_per_second: u32,
     #[serde(rename = "campaign")]
@@ -70,7 +70,8 @@ pub struct Campaign {
     /// A difference younger than this may be a claim on its way.
     #[serde(default, deserialize_with = "seconds")]
     in_flight: Option<Duration>,
-    /// Number of repairs that a pass may make without a confirmation.
+    /// If a pass has more repairs than this, all need a confirmation. `None`: a fifth of the
+    /// quantity, or fifty if that is more.
     pub repair_limit: Option<u64>,
     pub users: Option<UsersKey>,
     pub count: Option<CountKey>,
@@ -106,7 +107,7 @@ pub struct UsersKey {
     pub kind: KeyType,
     #[serde(default)]
     pub means: UsersMean,
-    /// The value of a user who is added to a hash.
+    /// The value of a user who is added to a hash; `None`: the value that the other users share.
     pub value: Option<String>,
     /// How their program writes users and, unless `key_form` is set, the key's name.
     #[serde(default)]
@@ -283,8 +284,8 @@ pub enum Duplicates {
 pub struct FailedTable {
     pub table: String,
     pub user: String,
-    /// Required for repairs if `rows` has one: otherwise an event of another campaign could be
-    /// closed as a duplicate.
+    /// Selects the events of this campaign. Required for repairs if `rows` has a `where`: otherwise
+    /// an event of another campaign could be closed as a duplicate.
     #[serde(rename = "where")]
     pub of: Option<Columns>,
     /// Events with one of these values are correct refusals, not promises.
@@ -406,7 +407,7 @@ impl Scalar {
         }
     }
 
-    /// Whether it looks like one of the words in braces that stand for a value, but is none.
+    /// Whether it looks like a placeholder such as `{now}`, but is not one of the known ones.
     pub fn is_unknown_word(&self) -> bool {
         let Some(word) = self.text().and_then(|text| text.strip_prefix('{')) else {
             return false;
@@ -445,12 +446,12 @@ const IN_FLIGHT: Duration = Duration::from_secs(60);
 /// Shorter, because a claim that waits in a queue is not in flight.
 const IN_FLIGHT_BESIDE_QUEUE: Duration = Duration::from_secs(20);
 
-/// Maximum for all of these waits together, so that at least half of
-/// [`PATIENCE`](crate::queue::PATIENCE) is left for what waits in the queue.
+/// Maximum of the `in_flight` waits before and after all stages of a queue together, so that at
+/// least half of [`PATIENCE`](crate::queue::PATIENCE) is left for what waits in the queue.
 const LONGEST_BESIDE_QUEUE: Duration = Duration::from_secs(120);
 
-/// Maximum: a pass waits this long between its looks, and a schedule counts as missed after five
-/// minutes.
+/// Maximum of `in_flight`, for which a pass waits between its looks: a schedule counts as missed
+/// after five minutes.
 const LONGEST_IN_FLIGHT: Duration = Duration::from_secs(240);
 
 fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
@@ -580,7 +581,7 @@ impl AttachFile {
         Ok(file)
     }
 
-    /// Returns a hash of what a campaign compares. Its repairs are trusted until the hash changes.
+    /// Returns a hash of what a campaign compares. Trust in its repairs ends when the hash changes.
     pub fn mapping(&self, campaign: &Campaign) -> String {
         self.mapping_as_read(READING, campaign)
     }
@@ -635,7 +636,7 @@ fn without_addresses(text: &str) -> String {
 }
 
 impl Campaign {
-    /// Whether a repair may insert rows: a key or a table names the users who were promised one.
+    /// Whether a repair may insert rows: a key or a table names users who were promised a coupon.
     pub fn inserts_rows(&self) -> bool {
         let users = self.users.as_ref();
         self.failed.is_some() || users.is_some_and(|it| it.means == UsersMean::Admitted)

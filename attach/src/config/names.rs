@@ -33,7 +33,7 @@ pub(crate) fn may_change_later(name: &str) -> bool {
 }
 
 impl Campaign {
-    /// Columns of `where` whose values change later, as a status does, or the time of a soft
+    /// Columns of `where` whose values may change later, such as a status or the time of a soft
     /// deletion.
     pub(crate) fn changing(&self) -> Vec<&String> {
         let columns = self.rows.of.iter().filter(|(name, value)| {

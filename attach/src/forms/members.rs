@@ -50,7 +50,7 @@ impl Members {
         }
     }
 
-    /// Returns every spelling of this user that a program may have written. `decode` maps each back.
+    /// Returns the usual spellings of this user. `decode` maps each of them back to the user.
     pub fn all(&self, user: &str) -> Vec<Vec<u8>> {
         let text = format!("{}{user}{}", self.before, self.after);
         let mut all: Vec<Vec<u8>> = self
@@ -69,7 +69,7 @@ impl Members {
         all
     }
 
-    /// Returns the member of a user, or `None` if it is never written.
+    /// Returns the member of a user, or `None` where [`Spelling::encode`] returns `None`.
     pub fn encode(&self, spelling: Spelling, user: &str) -> Option<Vec<u8>> {
         spelling.encode(&format!("{}{user}{}", self.before, self.after))
     }
@@ -87,7 +87,7 @@ pub struct Census {
 }
 
 impl Census {
-    /// Counts a member, and returns its user.
+    /// Counts a member, and returns its user; `None` if the member has another form.
     pub fn note(&mut self, members: &Members, bytes: Vec<u8>) -> Option<String> {
         let Some((user, spelling)) = members.decode(&bytes) else {
             self.strange += 1;

@@ -1,8 +1,8 @@
 //! Codec of user ids: how their programs write one as a member, a field or a key in Redis (plain
 //! text, JSON, Java serialisation).
 //!
-//! Members are compared decoded, and written as most of their neighbours are written. What decodes
-//! to a user but cannot be written so that every program reads that user again is only named.
+//! Members are compared decoded, and written as most of their neighbours are written. A user whom
+//! programs may write in several ways is only named, and never added.
 
 mod java;
 mod members;

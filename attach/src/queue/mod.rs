@@ -21,7 +21,7 @@ use crate::keys::Keys;
 use crate::{Answer, AttachError};
 use kafka::{Logs, Topic};
 
-/// How long the campaigns of a pass wait for their queues, all together.
+/// How long the campaigns of a pass wait for their queues. All wait at the same time.
 pub const PATIENCE: Duration = Duration::from_secs(240);
 
 const POLL: Duration = Duration::from_millis(250);

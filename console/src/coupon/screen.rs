@@ -238,7 +238,7 @@ fn cancelled(found: &CouponDrops, zone: Option<Tz>) -> Option<String> {
 
 /// How users get to the coupon page.
 enum Share {
-    /// By its address, which this QR code has as SVG.
+    /// By its address. This is its QR code, as SVG.
     Address(String),
     /// Each by a personal link, with a token.
     OwnLinks,

@@ -291,7 +291,7 @@ pub(crate) fn firing(memory: &AlertMemory, kind: AlertKind) -> impl Iterator<Ite
         .filter(move |it: &&Alert| it.state == AlertState::Firing && it.kind == kind.word())
 }
 
-/// The longest pause before the first mail of an outage, or of data that Redis has lost.
+/// The longest pause before the first mail about an outage, or about data that Redis has lost.
 pub(crate) const OUTAGE_PAUSE: TimeDelta = TimeDelta::minutes(2);
 
 /// The pause after this number of mails. It prevents a problem that comes and goes, or changes with

@@ -50,7 +50,7 @@ pub struct AlertMemory {
 }
 
 impl AlertMemory {
-    /// Treats alerts that a process without recipients and webhooks has recorded as not mailed.
+    /// Treats alerts as not mailed if a process without recipients and webhooks has recorded them.
     pub(crate) fn forget_unread(&mut self) {
         for alert in self.alerts.values_mut().filter(|it| it.mails == 0) {
             alert.last_mailed_at = None;
@@ -319,7 +319,8 @@ fn name(kind: AlertKind, coupon: Option<CouponId>, drop: Option<DropId>, part: &
     parts.join(".")
 }
 
-/// Returns what distinguishes an alert from others of its kind and place.
+/// Returns the last part of an alert's name. If there may be several alerts of its kind and place,
+/// this part distinguishes them.
 pub(crate) fn part_of(alert: &Alert) -> &str {
     alert.name.rsplit('.').next().unwrap_or_default()
 }

@@ -97,7 +97,8 @@ fn repairs(summary: &PassSummary<'_>) -> Vec<Block> {
     blocks
 }
 
-/// Links to the pass, or reads it. An attached system without the address of a page has neither.
+/// Links to the pass, or gives a command that reads it. An attached system without the address of a
+/// page gets neither.
 fn whole_pass(run: &Run, links: &Links) -> Vec<Block> {
     let what = "This pass, with its findings";
     let screen = links.screen(&format!("/runs/{}", run.run_id), what);

@@ -16,7 +16,7 @@ use super::{bounded, duration, things, with_rest};
 use crate::report::{AlertKind, Kind};
 use crate::wording::{LONGEST, capital, count, grouped, line, person};
 
-/// Maximum number of open problems.
+/// Maximum number of open problems, and of lines about repairs.
 const LINES: usize = 20;
 
 /// Maximum number of campaigns that the subject names.

@@ -22,14 +22,15 @@ pub struct AlertMail<'a> {
     pub resolved: &'a [Alert],
     /// Repairs of this pass and of earlier ones that are not mailed yet, oldest first.
     pub repairs: &'a [RepairsRow],
-    /// Broken promises of the drops that the pass examined.
+    /// Broken promises of the drops that the pass examined, and of those with an alert about them.
     pub broken: &'a [BrokenPromise],
     /// Alert IDs by name.
     pub ids: HashMap<String, i64>,
-    /// When Redis was restarted or replaced, if that made some of the repairs necessary although it
-    /// lost no whole drop: it came back with an older copy of its data.
+    /// When Redis was first found restarted or replaced, if a pass that made some of the repairs
+    /// found it so. Unless Redis lost a drop's data, it came back with an older copy.
     pub older_since: Option<DateTime<Utc>>,
-    /// How many of a drop's broken promises were kept after all, and how many users were told.
+    /// How many of a drop's broken promises were kept after all, and how many ended without a
+    /// coupon: the user was informed or revoked.
     pub fates: HashMap<DropId, [i64; 2]>,
     pub links: &'a Links,
     /// The time of mailing.

@@ -40,8 +40,8 @@ impl Links {
         }
     }
 
-    /// Returns the facts of a kind in the system that the mails are about, and in the mode of the
-    /// campaign if it is about one.
+    /// Returns the facts of a kind in the system that the mails are about. If `coupon` is a
+    /// campaign, what to do depends on the campaign's mode.
     pub(crate) fn facts(&self, kind: AlertKind, coupon: Option<CouponId>) -> KindFacts {
         let facts = kind.facts_for(self.subject());
         match self.campaign(coupon) {

@@ -42,7 +42,7 @@ pub use input::AlertMail;
 pub(crate) use input::{NamedDrop, drops};
 pub use links::{AttachedCampaign, Links};
 
-/// Formats a duration in its largest unit.
+/// Formats a duration in whole seconds, minutes (below 2 h), hours (below 2 days) or days.
 pub(crate) fn duration(time: TimeDelta) -> String {
     let minutes = time.num_minutes();
     match minutes {

@@ -12,7 +12,7 @@ use crate::wording::{self, LONGEST, grouped};
 /// Maximum number of lines in a list. The run contains the others.
 const LINES: usize = 8;
 
-/// Maximum number of slots, users, coupons or drops named in one line.
+/// Maximum number of slots, users or dead letters named in one line.
 const NAMED: usize = 5;
 
 /// A finding and the drop whose report contains it.
@@ -65,7 +65,8 @@ fn text(finding: &Finding, listed: Listed) -> String {
     format!("{label}{separator}{detail}")
 }
 
-/// Names the number, and the first drops, coupons, slots and users.
+/// Writes the number of findings, their reason, and where they are: the number of drops, or the
+/// first slots of a single drop, and the users if they are few.
 fn line(text: &str, group: &[Placed<'_>]) -> String {
     let drops: BTreeSet<Option<DropId>> = group.iter().map(|(drop, _)| *drop).collect();
     let mut whom = Vec::new();

@@ -82,7 +82,7 @@ impl Section<'_> {
         blocks
     }
 
-    /// Links to the drop, or to all drops.
+    /// Links to the drop or, without one, to the screen of passes.
     fn screen(&self, links: &Links, label: &str) -> Option<Block> {
         match self.problem.coupon_id.zip(self.problem.drop_id) {
             Some((coupon, drop)) => links.screen(&format!("/coupons/{coupon}/drops/{drop}"), label),
@@ -187,7 +187,7 @@ impl Section<'_> {
     }
 }
 
-/// Links to the last runs, or reads them.
+/// Links to the last runs, or gives a command that reads them.
 pub(super) fn last_runs(links: &Links) -> impl Iterator<Item = Block> {
     let what = "The last runs";
     let runs = [
@@ -197,7 +197,7 @@ pub(super) fn last_runs(links: &Links) -> impl Iterator<Item = Block> {
     runs.into_iter().flatten()
 }
 
-/// Links to the firing alerts, or reads them.
+/// Links to the firing alerts, or gives a command that reads them.
 pub(super) fn open_problems(links: &Links) -> impl Iterator<Item = Block> {
     let what = "All open problems";
     let alerts = [

@@ -43,8 +43,7 @@ pub(super) struct PassSummary<'a> {
     pub(super) done: String,
     /// Repairs of earlier passes, by run.
     pub(super) earlier_repairs: Vec<&'a [RepairsRow]>,
-    /// The names of coupons of which Redis lost data, or that were closed because it came back with
-    /// older data.
+    /// The names of the coupons of whose drops Redis lost data.
     pub(super) lost: Vec<&'a str>,
     /// When Redis came back with older data, as far as these repairs tell.
     pub(super) older_since: Option<DateTime<Utc>>,

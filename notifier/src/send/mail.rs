@@ -38,7 +38,7 @@ pub(crate) struct Mailer {
     transport: Transport,
 }
 
-/// The parts of an `SMTP_URL`. Only the password must not be shown.
+/// The parts of an `SMTP_URL`. All but the password may be shown.
 #[derive(Debug, Clone)]
 pub(crate) struct SmtpServer {
     pub(crate) host: String,
@@ -143,7 +143,7 @@ pub(crate) enum MailError {
     /// The mail cannot be written for this recipient.
     #[error("it cannot be written: {0}")]
     Unwritable(String),
-    /// The server may still have the mail.
+    /// The server may have accepted the mail nevertheless.
     #[error("no answer within {0:?}")]
     Silent(Duration),
     #[error("{}", one_line(.0))]

@@ -46,8 +46,8 @@ const RECORDING: Duration = Duration::from_secs(60);
 /// First and longest pause between attempts for a message, in seconds.
 const BACKOFF_SECONDS: (i64, i64) = (30, 3_600);
 
-/// Number of permanent refusals after which a message is given up, in about eight minutes: a
-/// server's rule that refuses everybody may be a mistake that is soon corrected.
+/// Number of attempts from which on a permanent refusal gives a message up, after about eight
+/// minutes: a server's rule that refuses everybody may be a mistake that is soon corrected.
 const REFUSALS: u32 = 5;
 
 /// Delivers the outbox. Cheap to clone.
@@ -264,7 +264,7 @@ pub(crate) struct Failure {
     reason: String,
 }
 
-/// Decides when to try again.
+/// Decides when to try again, or to give the message up.
 fn outcome(leased: &Leased, failure: Failure, now: DateTime<Utc>) -> DeliveryOutcome {
     let is_refused = failure.is_final && leased.attempts + 1 >= REFUSALS;
     if is_refused || outbox::is_old(leased.message.created_at, now) {
