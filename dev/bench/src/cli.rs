@@ -76,7 +76,7 @@ pub struct BenchSize {
     pub requests: u32,
     pub quantity: u32,
     pub connections: usize,
-    /// Number of requests in sold-out and do-nothing runs, and of calls of the script.
+    /// Number of requests in sold-out and do-nothing runs, and of claims in runs of the script.
     pub many_requests: u32,
     /// Number of claims that all win.
     pub winners: u32,
@@ -90,7 +90,7 @@ pub struct BenchSize {
     pub small: u32,
     /// Number of claims of a drop that Redis has lost.
     pub rebuilt: u32,
-    /// Duration of the open loop in seconds.
+    /// Duration in seconds of the open loop, and of the neighbour's run beside an idle system.
     pub open_seconds: u32,
     /// The history: sealed drops, their rows, old revocations, and coupons.
     pub sealed_drops: u32,

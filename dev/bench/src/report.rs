@@ -92,7 +92,7 @@ impl Measurement {
         }
     }
 
-    /// Creates a measurement from the ratio of two others, which are both kept.
+    /// Creates a measurement from the ratio of two figures, which become its inputs.
     pub fn ratio(
         section: &'static str,
         what: impl Into<String>,

@@ -54,7 +54,7 @@ pub async fn insert_rows(
     Ok(took)
 }
 
-/// Returns the user ID for a slot that no user has claimed.
+/// Returns the ID of the made-up user on a slot.
 fn person(slot: u32) -> String {
     format!("q-{slot:07}")
 }

@@ -55,8 +55,8 @@ struct Answers {
     outside: Vec<String>,
     /// Users with a slot whose look-up denied it, with that look-up.
     denied: Vec<(ChaosUser, String)>,
-    /// Users who return their slot or are revoked by an operator. They are chosen before they
-    /// claim.
+    /// Users whose slot or place on the waiting list is returned or revoked, and by whom. They are
+    /// added before the first such request, and removed if a shop has used the code.
     revoked: HashMap<ChaosUser, By>,
 }
 

@@ -259,7 +259,8 @@ fn is_batch_unreadable(fault: &Fault) -> bool {
     matches!(fault, Fault::Garbage { garbage, .. } if *garbage == batch)
 }
 
-/// Whether Redis may lose admissions. A closed coupon is rebuilt from rows and messages.
+/// Whether Redis may lose admissions. The loss of another key counts, too, because it closes the
+/// coupon, which is then rebuilt from rows and messages.
 fn is_redis_lost(fault: &Fault) -> bool {
     let gives_no_slot = ["waiting", "allowed", "allow_list"];
     fault.is_redis_lost()

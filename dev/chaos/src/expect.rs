@@ -24,7 +24,7 @@ pub(crate) struct Evidence<'a> {
 }
 
 impl Expect {
-    /// Describes the expectation if it is not met.
+    /// Returns why the expectation is not met (may be empty), or `None` if it is met.
     pub(crate) fn missing(&self, shown: &Evidence<'_>) -> Option<String> {
         let is_no = |answer: &Answer| answer.is("unavailable");
         let admits = |answer: &Answer| {

@@ -160,8 +160,8 @@ pub enum Fault {
     /// An operator confirms the repairs of every coupon without having read which are held back.
     BlindConfirm,
     /// A row is deleted from MySQL and its admission from Redis, after the consumer has read its
-    /// message. Never drawn from a seed, because no design can keep that promise if this is
-    /// repeated. It proves that the checker notices a lost promise.
+    /// message. Never drawn from a seed, because no design can keep a promise of which no copy is
+    /// left. It proves that the checker notices a lost promise.
     EveryCopyDeleted,
 }
 
@@ -172,7 +172,7 @@ impl Fault {
         silent || matches!(self, Self::KeyLost { key } if key == "users") || self.is_redis_lost()
     }
 
-    /// Whether Redis loses data, other than a single key.
+    /// Whether Redis loses or reverts data in another way than by [`Fault::KeyLost`].
     pub(crate) fn is_redis_lost(&self) -> bool {
         matches!(
             self,
@@ -237,6 +237,7 @@ pub(crate) enum GarbagePlace {
         partition: i32,
         offset: i64,
     },
-    /// The dead letter of the garbled batch, or none if the broker has removed the batch.
+    /// The dead letter of the garbled batch, which matches this condition. There is none if the
+    /// broker has removed the batch.
     Garbled(String),
 }

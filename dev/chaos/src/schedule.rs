@@ -33,7 +33,8 @@ pub enum Expect {
     NoPromise,
     /// Some claims get `unavailable`.
     Refusals,
-    /// No user is admitted while a fault is active, and every user without a slot gets this code.
+    /// No user is admitted while a fault is active, and every refusal with a status below 500 has
+    /// this code.
     Refused(String),
     /// Users are admitted while a fault is active, and Kafka acknowledges each of their claims in
     /// time. No claim gets a 5xx or no answer.
@@ -50,7 +51,8 @@ pub enum Expect {
     Logged(String),
 }
 
-/// The events of a run, in milliseconds since its start.
+/// A run: its crowd, coupons, processes, faults and expectations. Times are in milliseconds since
+/// its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FaultSchedule {
     /// The seed from which the schedule was drawn.
@@ -112,9 +114,9 @@ fn one_of<T: Clone>(rng: &mut StdRng, all: &[T]) -> T {
 }
 
 impl FaultSchedule {
-    /// Draws the schedule for a seed. A third of the schedules have one fault, the others at most
-    /// six: a fault that could delete the last copy of a promise is left out. Half of all schedules
-    /// have operators, half have shops.
+    /// Draws the schedule for a seed. A third of the schedules have one fault, the others two to
+    /// six, without those that could delete the last copy of a promise. Half of all schedules have
+    /// operators, half have shops.
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let coupons = rng.random_range(1..=3);
@@ -224,7 +226,8 @@ impl FaultSchedule {
         }
     }
 
-    /// Returns the allow list at the start. Users arrive in random order.
+    /// Returns the initial allow list: the users with the lowest numbers, who arrive in random
+    /// order.
     pub fn listed_people(&self) -> Vec<String> {
         (0..self.listed)
             .map(|number| self.user_id(number))

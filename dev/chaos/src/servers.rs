@@ -69,8 +69,8 @@ impl ProxiedServers {
         })
     }
 
-    /// Creates a world whose connections bypass the faults. The connections of its processes do
-    /// not.
+    /// Creates a world whose own connections to Redis and MySQL bypass the proxies. Its processes,
+    /// and all clients of Kafka, connect through the proxies.
     pub(crate) async fn world(&self, name: &str) -> World {
         let stores = WorldStores::at(StoreUrls {
             redis: self.redis().url(),

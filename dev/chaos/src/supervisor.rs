@@ -112,8 +112,9 @@ fn how_many(schedule: &FaultSchedule, role: ProcessRole) -> usize {
 }
 
 impl Supervised {
-    /// Restarts the process if it has ended by itself: at a crash point, or because a store was
-    /// down for longer than the process waits during startup.
+    /// Starts the process, or restarts it if it has ended by itself: at a crash point, or because a
+    /// store was down for longer than the process waits during startup. Does nothing while a fault
+    /// keeps it down.
     fn start_if_ended(&self, world: &World) {
         let mut state = self.state.lock();
         if state.away || state.running().is_some() {

@@ -25,7 +25,8 @@ const READY: Duration = Duration::from_secs(90);
 pub(crate) struct SystemUnderTest {
     pub(crate) servers: Arc<ProxiedServers>,
     pub(crate) supervisor: Supervisor,
-    /// Database, keys, topic, mails and logs. Its own connections bypass the proxies.
+    /// Database, keys, topic, mails and logs. Its own connections to Redis and MySQL bypass the
+    /// proxies.
     pub(crate) world: World,
     /// An up-to-date replica, for a schedule that promotes one.
     pub(crate) replica: tokio::sync::Mutex<Option<Replica>>,
@@ -34,7 +35,8 @@ pub(crate) struct SystemUnderTest {
     pub(crate) written_before: u64,
     /// Failures that were seen while the schedule ran.
     wrong: Mutex<BTreeSet<String>>,
-    /// Garbage that a fault has written, with the ID of the last finding before it.
+    /// Garbage that is gone, which another fault may restore, with the ID of the last finding
+    /// before it was written.
     pub(crate) garbage: Mutex<Vec<(u64, GarbagePlace)>>,
     /// Whether messages may have been lost with the old topic, or skipped by positions beyond them.
     pub(crate) messages_skipped: AtomicBool,
@@ -54,8 +56,8 @@ const SETTINGS: [(&str, &str); 7] = [
 ];
 
 impl SystemUnderTest {
-    /// Starts the system and creates the coupons. [`SystemUnderTest::supervise`] keeps it running.
-    /// If that fails, keeps the logs of its processes in the folder.
+    /// Starts the system and creates the coupons. If that fails, keeps the logs of its processes in
+    /// the folder. [`SystemUnderTest::supervise`] then keeps the system running.
     pub(crate) async fn start(
         servers: Arc<ProxiedServers>,
         schedule: &FaultSchedule,
@@ -111,8 +113,8 @@ impl SystemUnderTest {
         Ok(coupons)
     }
 
-    /// Creates a coupon that opened half an hour ago and stays open for as long. With `allow`, only
-    /// the users that the schedule lists may claim it.
+    /// Creates a coupon that opened half an hour ago and stays open for another half hour. With
+    /// `allow`, only the users that the schedule lists may claim it.
     async fn make_coupon(
         &self,
         schedule: &FaultSchedule,

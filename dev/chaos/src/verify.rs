@@ -1,4 +1,4 @@
-//! Reads the stores at the end, without using the product and its proxies.
+//! Reads Redis and MySQL at the end, directly instead of through the product or the proxies.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -94,7 +94,7 @@ async fn open_letters(system: &SystemUnderTest) -> Result<Vec<OpenLetter>> {
     Ok(letters.collect())
 }
 
-/// Returns a value that may be null.
+/// Returns `None` for the text `NULL`, which stands for null, otherwise the text.
 fn known(text: &str) -> Option<String> {
     (text != "NULL").then(|| text.to_owned())
 }

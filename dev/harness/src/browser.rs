@@ -144,8 +144,8 @@ impl Browser {
             .await
     }
 
-    /// Like [`Self::run`], but for a page that may navigate. Returns `None` if the page was
-    /// unloaded in the meantime.
+    /// Like [`Self::run`], but for a page that may navigate. Returns `None` if the driver reports
+    /// an error, for example because the page was unloaded in the meantime.
     pub async fn try_run(&self, script: &str) -> Option<Value> {
         self.try_command("/execute/sync", &json!({"script": script, "args": []}))
             .await

@@ -20,7 +20,7 @@ impl RecordedClaims {
         }
     }
 
-    /// Returns the recorded claims of one coupon.
+    /// Returns the recorded claims and revocations of one coupon, and their outcomes.
     pub(crate) fn of(&self, coupon: u64) -> Vec<RecordedEvent> {
         self.recorder.finish().expect("a whole history");
         let text = std::fs::read_to_string(&self.path).expect("a history");

@@ -179,7 +179,8 @@ impl ApiClient {
         self.try_claim(coupon, None, user).await.unwrap()
     }
 
-    /// Sends a claim, whose drop may be known. The error is an answer outside the contract.
+    /// Sends a claim. `drop` is the coupon's open drop for the history, if known. The error is an
+    /// answer outside the contract.
     pub async fn try_claim(
         &self,
         coupon: i64,
@@ -200,7 +201,8 @@ impl ApiClient {
         }
     }
 
-    /// Gives back a user's coupon. The result is the drop and slot, or the refusal.
+    /// Gives back a user's coupon. The result is the drop and slot (`None` for a place on the
+    /// waiting list), or the refusal.
     pub async fn give_back(&self, coupon: i64, user: &str) -> Result<(i64, Option<u32>), Answer> {
         let path = format!("/v1/coupons/{coupon}/claims/me");
         let request = self
@@ -210,7 +212,8 @@ impl ApiClient {
         self.revoking(coupon, user, false, request).await
     }
 
-    /// Revokes a user's claim as an operator. The result is the drop and slot, or the refusal.
+    /// Revokes a user's claim as an operator. The result is the drop and slot (`None` for a place
+    /// on the waiting list), or the refusal.
     pub async fn revoke(
         &self,
         coupon: i64,

@@ -29,7 +29,7 @@ pub struct TestTopic {
     signing: Option<Signing>,
 }
 
-/// A foreign transaction.
+/// An open transaction of a foreign producer.
 pub struct OpenTransaction(FutureProducer);
 
 impl OpenTransaction {
@@ -291,7 +291,8 @@ impl TestTopic {
         offsets.map(|(committed, end)| end - committed).sum()
     }
 
-    /// Waits while the group's coordinator moves or loads, as after a broker was replaced.
+    /// Returns the group's committed offsets. Waits while its coordinator moves or loads, as after
+    /// a broker was replaced.
     fn committed(&self, reader: &BaseConsumer) -> TopicPartitionList {
         use RDKafkaErrorCode::{
             CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator,

@@ -28,8 +28,8 @@ impl Process {
         self.0.all_stdout(LIMIT).await.unwrap()
     }
 
-    /// Returns its complete output so far, stderr and stdout. A test may wait for a line of it,
-    /// and at level `trace` a line is among the last ones for some milliseconds only.
+    /// Returns its complete output so far, stderr and stdout. A test that waits for a line needs
+    /// all of it: at level `trace` a line is among the last ones only for some milliseconds.
     pub fn log(&self) -> String {
         self.0.log()
     }

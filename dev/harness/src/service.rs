@@ -49,7 +49,8 @@ impl Service {
         Ok(())
     }
 
-    /// Fails if the process has ended by itself.
+    /// Sends the signal and waits until the process has ended. Fails if it had ended by itself
+    /// before.
     async fn end(&self, signal: Signal) -> Result<ExitStatus> {
         let ended = self.program.status()?;
         let (name, log) = (self.program.name(), self.program.log_tail());

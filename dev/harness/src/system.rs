@@ -166,8 +166,9 @@ impl System {
     }
 }
 
-/// Fails if no program reads the variable, because a test that shortens a constant under a wrong
-/// name would only be slow. `ProcessClock` sets the clock's variable.
+/// Fails if the variable begins with `FIRSTCOME_TEST_` and no program reads it: a test that
+/// shortens a constant under a wrong name would only be slow. `ProcessClock` sets the clock's
+/// variable.
 fn ensure_read(variable: &str) -> Result<()> {
     let is_known = variable
         .strip_prefix("FIRSTCOME_TEST_")

@@ -38,8 +38,8 @@ pub struct WorldStores {
     urls: StoreUrls,
     /// The number of replicas of each partition.
     replication: u8,
-    /// Settings of the processes, which may have other addresses. The test uses the addresses
-    /// above.
+    /// Additional settings of the processes. They may contain other addresses than `urls`, which
+    /// the test itself uses.
     settings: BTreeMap<&'static str, String>,
 }
 
@@ -234,7 +234,7 @@ impl World {
         self.launch(program, args, command.unwrap())
     }
 
-    /// Starts a program's command. `args` name its log.
+    /// Starts a program's command. Its log is named after the program and the first of `args`.
     pub fn launch(&self, program: &str, args: &[&str], mut command: Command) -> Process {
         let name = format!("{program}-{}", args.first().unwrap_or(&"run"));
         Process(self.system.launch(&name, &mut command).unwrap())

@@ -34,7 +34,8 @@ pub fn token(secret: &str, user: &str) -> Result<String> {
     Ok(tokens::token(&header, &claims, secret.as_bytes()))
 }
 
-/// Reads one token per line.
+/// Reads a file with one token per line. Returns the value of the `Authorization` header for each
+/// token.
 pub fn read_tokens(path: &Path) -> Result<Vec<String>> {
     let text = fs::read_to_string(path);
     let text = text.with_context(|| format!("{} cannot be read", path.display()))?;

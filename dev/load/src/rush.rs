@@ -197,7 +197,7 @@ struct RushHistory {
 }
 
 impl RushHistory {
-    /// Records the rows, if they were read, and checks that nothing is missing.
+    /// Records the rows, if they were read, and checks that every line of the history was written.
     fn end(&self, rows: Option<&Rows>) -> Result<()> {
         if let Some(rows) = rows {
             let own = rows.holders.iter().filter(|(drop, ..)| *drop == self.drop);
@@ -238,7 +238,7 @@ impl RushOptions {
         Ok(Some(RushHistory { recorder, drop }))
     }
 
-    /// Lets two orders want the code of each of these users.
+    /// Lets two orders use the code of each of these users at once.
     async fn use_codes(&self, coupon_id: i64, prefix: &str) -> Result<Option<ShopTally>> {
         let Some(url) = self.database_url.as_ref().filter(|_| self.use_codes) else {
             return Ok(None);

@@ -57,7 +57,7 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// Formats a number with its significant digits.
+/// Formats a number with about three significant digits, or as a whole number if it is larger.
 pub fn number(value: f64) -> String {
     #[allow(
         clippy::cast_sign_loss,

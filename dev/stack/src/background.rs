@@ -20,7 +20,7 @@ static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
         .build()
 });
 
-/// Runs a task to its end, even if the caller's runtime ends before.
+/// Spawns a task, which runs to its end even if the caller's runtime ends first.
 pub(crate) fn spawn<F>(task: F) -> Result<JoinHandle<F::Output>>
 where
     F: Future + Send + 'static,

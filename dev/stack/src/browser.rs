@@ -23,7 +23,7 @@ impl BrowserServer {
     }
 }
 
-/// Returns the script of axe-core, which is fetched if necessary.
+/// Returns the path of the script of axe-core, an accessibility checker. Fetches it if necessary.
 pub async fn axe() -> Result<PathBuf> {
     tokio::task::spawn_blocking(fetch::axe).await?
 }

@@ -57,7 +57,7 @@ impl CertificateFolder {
         self.file(name).display().to_string()
     }
 
-    /// Returns the TLS side of a server with this certificate.
+    /// Returns the TLS acceptor of a server that uses the certificate with this name.
     pub fn acceptor(&self, name: &str) -> Result<TlsAcceptor> {
         let certificate = CertificateDer::from_pem_file(self.file(&format!("{name}.pem")))?;
         let key = PrivateKeyDer::from_pem_file(self.file(&format!("{name}.key")))?;

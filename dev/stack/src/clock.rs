@@ -45,12 +45,13 @@ pub struct ProcessClock {
 }
 
 impl ProcessClock {
-    /// Sets the clock ahead by this number of milliseconds. A negative value sets it back.
+    /// Sets the clock this many milliseconds ahead of the correct time, and lets it run if it was
+    /// stopped. A negative value sets it back.
     pub fn shift_ms(&self, ms: i64) -> Result<()> {
         self.set([ms, 0])
     }
 
-    /// Stops the clock at this time, in Unix milliseconds.
+    /// Stops the clock at this time, in Unix milliseconds. 0 corrects it and lets it run again.
     pub fn stop_at_ms(&self, ms: i64) -> Result<()> {
         self.set([0, ms])
     }

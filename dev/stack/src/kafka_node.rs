@@ -17,7 +17,7 @@ pub struct KafkaNode {
 }
 
 impl KafkaNode {
-    /// Three such brokers need as much memory as one broker with the default heap.
+    /// Less than the default heap of 384 MB, because a cluster runs three of these brokers.
     pub(crate) const HEAP: &'static str = "-Xmx160m";
 
     /// Three copies of group offsets, so that they survive the loss of a broker. The log cleaner

@@ -18,8 +18,9 @@ use crate::process::CommandLine;
 use crate::proxy::FaultProxy;
 use crate::server::{Instance, Server, ServerKind};
 
-/// Counts the transactions in the connection's database that wait for a lock. It does not use
-/// `innodb_trx`, which fails while any statement on the server contains bytes that are not text.
+/// Counts the waits for row locks in the connection's database, one for each lock that blocks a
+/// waiting transaction. It does not use `innodb_trx`, which fails while any statement on the server
+/// contains bytes that are not text.
 pub const LOCK_WAITS: &str = "SELECT COUNT(*) FROM performance_schema.data_lock_waits w \
      JOIN performance_schema.data_locks l ON l.engine_lock_id = w.requesting_engine_lock_id \
      WHERE l.object_schema = DATABASE()";
@@ -81,7 +82,8 @@ impl MysqlServer {
         format!("mysql://root@127.0.0.1:{}/{name}", proxy.port())
     }
 
-    /// Returns the folder of the small disk of [`MysqlOptions::disk_mb`] while the server runs.
+    /// Returns the folder of the small disk of [`MysqlOptions::disk_mb`], as this process sees it.
+    /// `None` while the server is down.
     pub fn small_disk(&self) -> Option<PathBuf> {
         let pid = self.pid()?;
         let disk = disk_of(&self.instance);
@@ -121,8 +123,8 @@ impl Tables {
         Self(OnceCell::const_new())
     }
 
-    /// Runs `migrate`. Every empty database except the first already has its tables, because they
-    /// are copied.
+    /// Runs `migrate`. If an earlier call has recorded the tables, creates them in an empty
+    /// database first, which is faster.
     pub async fn migrated(&self, url: &str, migrate: impl AsyncFnOnce()) -> Result<()> {
         if self.0.initialized() && query(url, "SHOW TABLES").await?.is_empty() {
             self.copied(url).await?;

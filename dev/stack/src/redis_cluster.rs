@@ -23,10 +23,10 @@ const MOVED_AT_ONCE: usize = 100;
 const MOVE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Arguments of a node: the product's requirement for a Redis with replicas (docs/decisions), and
-/// the time without a response after which a node counts as failed. A failover ends one to two
-/// seconds later. Redis's default is 15 s. The product requires that a failover takes longer than
-/// `min-replicas-max-lag`, which does not matter for a killed or frozen primary: it accepts no
-/// writes.
+/// the node timeout, after which a silent node counts as failed (Redis's default: 15 s). A failover
+/// ends one to two seconds after the timeout. The product requires that a failover takes longer
+/// than `min-replicas-max-lag`. This does not matter for a killed or frozen primary, because it
+/// accepts no writes.
 const NODE: [&str; 5] = [
     "--cluster-enabled yes",
     "--cluster-announce-ip 127.0.0.1",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ::redis::aio::ConnectionLike;
 use ::redis::{RedisResult, cmd};
 
-/// The content of each key, and when it expires in Unix milliseconds (-1: never).
+/// The content of each key, and when it expires in Unix milliseconds (-1: never, -2: no such key).
 pub type RedisDump = BTreeMap<String, (Vec<u8>, i64)>;
 
 /// Reads keys, to compare two moments. A change between them that was undone does not show.

@@ -118,8 +118,8 @@ impl<K: ServerKind> Server<K> {
         self.instance.port()
     }
 
-    /// Returns the process ID, which is also the ID of its process group. `None` while the server
-    /// is down.
+    /// Returns the process ID, which is also the ID of its process group. `None` after
+    /// [`Server::stop`] or [`Server::kill`]. A server that has ended by itself keeps its old ID.
     pub fn pid(&self) -> Option<u32> {
         Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }

@@ -120,7 +120,8 @@ fn failing(tests: &[String]) -> Result<Vec<String>> {
     Ok(failed)
 }
 
-/// `ONLY` selects the faults whose first line or whose file contains it.
+/// Plants the faults, or only checks that they can be planted. `ONLY` selects those whose first
+/// line or whose file contains it.
 pub(crate) fn run(part: Option<Part>) -> Result<()> {
     let list = read(LIST)?;
     let paragraphs = list.split("\n\n").skip(1).map(str::trim_end);

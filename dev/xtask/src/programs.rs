@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use crate::histories;
 use crate::shell::{cargo, command, exec, run, setting};
 
-/// The programs of a running system. All tasks build the same selection, because other features
-/// would build dependencies twice.
+/// The packages with the programs of a running system. All tasks build the same selection, because
+/// another one may enable other features, and dependencies would be built twice.
 const SYSTEM: [&str; 5] = [
     "firstcome-api",
     "firstcome-reconciler",

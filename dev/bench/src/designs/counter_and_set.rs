@@ -65,8 +65,8 @@ impl CounterAndSet {
         })
     }
 
-    /// Answers a claim that finds everything given out. The counter only grows, so such a claim
-    /// changes nothing.
+    /// Answers a claim if everything is given out, and returns `None` otherwise. The counter only
+    /// grows, so such a claim changes nothing.
     async fn sold_out(&self, user: &str) -> Result<Option<DesignReply>> {
         let mut query = redis::pipe();
         query.cmd("GET").arg(&self.counter);

@@ -148,7 +148,7 @@ impl<S: UnitStore> Shared<S> {
     }
 }
 
-/// Ignores clients that have disconnected.
+/// Sends a reply, unless the client has disconnected.
 fn answer(reply: oneshot::Sender<DesignReply>, answer: DesignReply) {
     let _ = reply.send(answer);
 }

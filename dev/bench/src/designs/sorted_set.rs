@@ -104,8 +104,8 @@ impl Line {
     }
 }
 
-/// Gives the first of a user's claims this reply, and the others that the user already has a
-/// coupon.
+/// Answers all claims of a user: the first one with `first`, the others with `Already`. If `first`
+/// is `SoldOut`, all get it; if it is `None`, the user already has a coupon.
 fn answer(replies: Option<Replies>, first: Option<DesignReply>) {
     let mut next = first.unwrap_or(DesignReply::Already);
     for reply in replies.into_iter().flatten() {

@@ -20,7 +20,7 @@ const PART: &str = "ceilings";
 const TURNS: usize = 7;
 /// Number of connections of a second crowd. Its batches are larger because more users wait at once.
 const MANY_CONNECTIONS: usize = 256;
-/// Number of turns of rows.
+/// Number of turns in which MySQL's CPU per row is measured.
 const ROW_TURNS: usize = 7;
 /// Minimum number of rows, also in a quick run, because the CPU time of a process is counted in
 /// steps of 10 ms.
@@ -127,8 +127,8 @@ struct Contest<'a> {
 }
 
 impl Contest<'_> {
-    /// Lets a crowd claim at these sides, and alternates which goes first. Returns their turns in
-    /// the order of the sides.
+    /// Lets a crowd claim at each of the first `sides` sides, and alternates which goes first.
+    /// Returns their turns in the order of the sides.
     async fn turn(&self, turn: usize, sides: usize, workload: &Workload) -> Result<Vec<Turn>> {
         let mut turns = Vec::new();
         for step in 0..sides {
@@ -197,8 +197,8 @@ impl Contest<'_> {
         Ok((measurements, median(rates(OWN))))
     }
 
-    /// Measures an open loop. Latency that both have comes from the machine and the generator's
-    /// timer.
+    /// Measures an open loop at this build and at the do-nothing route. Latency that both show
+    /// comes from the machine and the generator's timer.
     async fn by_the_clock(&self, rate: f64, seconds: u32) -> Result<Measurement> {
         step(format!(
             "sold-out claims in an open loop, {rate:.0} per second"

@@ -81,8 +81,8 @@ async fn start_neighbour(bench: &Bench) -> Result<Neighbour> {
     Neighbour::start(&bench.servers.mysql.database_url("bench")).await
 }
 
-/// Runs several turns, and one more beside a neighbour. Returns the median rate, and the
-/// measurement of that turn.
+/// Runs several turns, and one more beside a neighbour. Returns the median rate, and a measurement
+/// with the figures of the median turn.
 async fn turns(
     title: &str,
     mut turn: impl AsyncFnMut(Beside) -> Result<Turn>,

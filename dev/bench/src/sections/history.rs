@@ -32,7 +32,7 @@ const FIELDS: u32 = 1_000;
 /// Settings of a connection that writes rows which are valid by construction.
 const UNCHECKED: &str =
     "SET cte_max_recursion_depth = 10000000, unique_checks = 0, foreign_key_checks = 0";
-/// The coupon with `once_per` drop. All its drops except one are sealed.
+/// The ID of the coupon with `once_per` drop, which has one drop, a sealed one.
 const PER_DROP: i64 = 1;
 /// How long nobody claims while the AOF is watched: two scheduled passes.
 const QUIET: Duration = Duration::from_secs(60);
@@ -124,7 +124,8 @@ fn longer(after: &str, [with, without]: &[Vec<f64>; 2], before: &[Vec<f64>; 2]) 
         .turns(with)
 }
 
-/// Measures how long every winner of a drop needs to read the code, all at the same time.
+/// Measures the time until every winner of a drop has read the code, with `AT_ONCE` concurrent
+/// requests.
 async fn asked(
     installation: &Installation,
     ops: &Ops,
@@ -147,8 +148,8 @@ async fn asked(
     Ok(measurement.target(FigureTarget::AtMost(60.0)))
 }
 
-/// Measures lowering the quantity of a drop, of which half is given out, as far as possible: just
-/// below a limit that the rows of a whole part name.
+/// Measures lowering the quantity of a drop, of which half is given out, to the number of its rows.
+/// This is just below a slot limit to which many rows refer.
 async fn lowered(installation: &Installation, coupon: InstallationCoupon) -> Result<Measurement> {
     let rows = coupon.quantity / 2 - 1;
     step(format!("lowering a drop with {rows} rows"));
@@ -314,7 +315,7 @@ async fn quiet(installation: &Installation) -> Result<Measurement> {
     Ok(measurement.target(FigureTarget::AtMost(20.0)))
 }
 
-/// Reads a number that Redis has about its files.
+/// Reads a number from the section `persistence` of Redis's `INFO`.
 async fn persistence(installation: &Installation, name: &str) -> Result<f64> {
     let mut redis = installation.redis().await?;
     let mut info = redis::cmd("INFO");

@@ -93,8 +93,8 @@ pub fn main() -> ExitCode {
 ///
 /// # Errors
 ///
-/// Fails if something cannot be started or measured. The error is returned at the end, after
-/// everything else was measured and written. A missed target is not an error.
+/// Fails at once if the servers cannot be started. If a part cannot be measured, fails at the end,
+/// after the other parts were measured and written. A missed target is not an error.
 async fn run(cli: &Cli) -> Result<()> {
     let mut report = BenchReport {
         machine: Machine::describe(),

@@ -19,14 +19,14 @@ use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "pace";
 const CONNECTIONS: usize = 64;
-/// Seconds for which the rows of a drop last at the pace, and the slowest pace. A message is
-/// written whole, which at a slower pace would look like an excess.
+/// Seconds for which the rows of a drop last at the pace, and the slowest pace in rows per second.
+/// A message is written whole, which at a slower pace would look like an excess.
 const LASTS: u32 = 100;
 const SLOWEST: u32 = 50;
 /// The span in which the busiest rows are counted.
 const SPAN_SECONDS: u32 = 60;
 /// Intervals at which the rows are counted, with a pace and without. A count of 50,000 rows takes
-/// MySQL 10 ms, so the neighbour would notice more of them.
+/// MySQL 10 ms, so more frequent counts would slow the neighbour.
 const COUNTED_EVERY_AT_PACE: Duration = Duration::from_secs(5);
 const COUNTED_EVERY: Duration = Duration::from_millis(250);
 
@@ -86,7 +86,8 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     ])
 }
 
-/// Starts the consumer, the API and the reconciler, in the order in which they are stopped.
+/// Starts the consumer, the API and the reconciler. Returns them in the order in which they are
+/// stopped.
 async fn start_services(installation: &Installation) -> Result<[Service; 3]> {
     let (consumer, api, reconciler) = tokio::try_join!(
         installation.start("consumer", Role::Consumer, &[]),

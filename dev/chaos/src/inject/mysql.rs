@@ -50,7 +50,7 @@ pub(super) async fn locks(
 /// back the lighter one.
 const BALLAST: &str = "INSERT INTO ballast WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT i FROM n";
 
-/// Repeatedly takes the same locks from another client, in the opposite order.
+/// Repeatedly takes the locks of the product's writers from another client, in the opposite order.
 pub(super) async fn deadlocks(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
@@ -123,7 +123,8 @@ pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effec
     ))
 }
 
-/// Deletes the rows that were inserted meanwhile. Another fault may affect MySQL at these moments.
+/// Copies the rows, waits for `age_ms`, and deletes the rows that are not in the copy. Has no
+/// effect if MySQL does not answer because of another fault.
 pub(super) async fn restore_rows(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
     let sql = &system.world.sql;
     let old = format!("old_rows_{:08x}", rand::random::<u32>());

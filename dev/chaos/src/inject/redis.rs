@@ -87,7 +87,8 @@ pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Ef
     forgotten(system, before).await
 }
 
-/// Starts a replica that stops following the master and is `lag_ms` behind it.
+/// Cuts a replica off from the master, and waits until it is `lag_ms` behind. Starts a replica if
+/// none is ready.
 async fn left_behind(system: &SystemUnderTest, lag_ms: u64) -> Result<RedisServer> {
     let ready = system.replica.lock().await.take();
     let Replica { server, link } = match ready {

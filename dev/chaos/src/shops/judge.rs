@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads requests such as `0-5 use a done`, one a line.
+    /// Reads requests such as `0-5 use a done`, separated by commas.
     fn requests(text: &str) -> Vec<CodeRequest> {
         let start = Instant::now();
         let read = |line: &str| {

@@ -53,7 +53,7 @@ struct ShopOrder {
     reference: String,
 }
 
-/// A request as the history has it.
+/// The start of a request: its time, and its operation number in the history.
 struct Asked {
     at: Instant,
     op: u64,

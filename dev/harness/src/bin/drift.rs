@@ -1,5 +1,5 @@
-//! `firstcome-drift` injects one kind of drift into a running system: `make run`, whose settings
-//! are in target/run/env.
+//! `firstcome-drift` injects one kind of drift into a running system, such as that of `make run`,
+//! whose settings are in target/run/env.
 
 use std::process::ExitCode;
 

@@ -71,7 +71,8 @@ impl Injector {
         (self.coupon, self.drop)
     }
 
-    /// Injects `n` of a kind: users, or the error of a counter. Some kinds ignore `n`.
+    /// Injects a kind of drift. `n` is the number of affected users, or the amount by which a
+    /// counter is wrong. Some kinds ignore `n`.
     pub async fn make(&mut self, kind: Drift, n: u32) -> Result<Injected> {
         let people = match kind {
             Drift::Unissued => {
@@ -279,7 +280,7 @@ impl Injector {
         Ok(Vec::new())
     }
 
-    /// Lowers the quantity below the slots of the last `n` users, whose rows are gone.
+    /// Deletes the rows of the last `n` users, and lowers the quantity below their slots.
     async fn shrink(&mut self, n: u32) -> Result<Vec<AffectedUser>> {
         let mut people = self.whole().await?;
         ensure!(people.len() > n as usize, "only {} users", people.len());
@@ -315,7 +316,8 @@ impl Injector {
         Ok(gone)
     }
 
-    /// Moves rows to the revocations. Passes leave recent ones to the API.
+    /// Moves rows to the revocations, dated a minute ago, because passes leave recent revocations
+    /// to the API.
     async fn revoke(&mut self, n: u32) -> Result<Vec<AffectedUser>> {
         let people = self.pick(n).await?;
         for AffectedUser { slot, user } in &people {

@@ -45,7 +45,7 @@ pub enum Drift {
     /// Revoke claims in MySQL only, as if an API died before it updated Redis
     #[value(name = "settings_mismatch")]
     Revoked,
-    /// Free slots although users wait
+    /// Let new users wait although slots are left; take slots from users if none are
     #[value(name = "unfilled")]
     Unfilled,
     /// Delete the drop's keys in Redis

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryLine {
-    /// Milliseconds since the recorder was created. No check uses it; the excuses of chaos do.
+    /// Milliseconds since the recorder was created. No check uses it, but the excuses in dev/chaos
+    /// do.
     pub at_ms: u64,
     #[serde(flatten)]
     pub event: RecordedEvent,
@@ -66,8 +67,8 @@ pub enum RecordedEvent {
         /// True if added, false if removed.
         on: bool,
     },
-    /// An operator changes the quantity of a coupon. Redis and MySQL may have the old or the new
-    /// one until `changed`, or from then on, if that line is missing.
+    /// An operator changes the quantity of a coupon. Until `changed` (forever if that line is
+    /// missing), Redis and MySQL may each have the old or the new one.
     Changing {
         /// See `invoked`.
         op: u64,
@@ -78,7 +79,8 @@ pub enum RecordedEvent {
     Changed {
         op: u64,
     },
-    /// A shop uses a code for an order, or undoes the use. Only porcupine reads what shops do.
+    /// A shop uses a code for an order, or undoes the use. Of the checkers, only porcupine
+    /// (dev/histories) reads the requests of shops.
     CodeAsked {
         /// See `invoked`.
         op: u64,

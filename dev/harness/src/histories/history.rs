@@ -96,7 +96,8 @@ pub struct History {
 }
 
 impl History {
-    /// Returns when this line was written, in milliseconds since the recorder was created.
+    /// Returns when this line was written, in milliseconds since the recorder was created. `None`
+    /// if there is no such line, or if the history was not parsed from text.
     pub fn at_ms(&self, line: usize) -> Option<u64> {
         self.times.get(line.checked_sub(1)?).copied()
     }
@@ -123,7 +124,8 @@ impl History {
         Ok(history)
     }
 
-    /// `open` contains the operations that have not ended, `seen` all operations.
+    /// Adds the event of a line. `open` contains the operations that have not ended, `seen` all
+    /// operations.
     fn take(
         &mut self,
         line: usize,

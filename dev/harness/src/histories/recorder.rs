@@ -12,8 +12,8 @@ use crate::histories::event::{
 };
 
 /// Writes lines in the order of events, from any thread. Clones write to the same history. Every
-/// line is passed to the writer immediately, so that the history of a killed process can be judged
-/// if the writer has no buffer, as a file has none.
+/// line is passed to the writer immediately, so with an unbuffered writer, such as a file, the
+/// history of a killed process can still be judged.
 #[derive(Clone)]
 pub struct Recorder(Arc<Mutex<Inner>>);
 
@@ -141,7 +141,7 @@ impl Recorder {
         }
     }
 
-    /// Records an event with a new number of an operation, and returns the number.
+    /// Records an event with a new operation number, and returns the number.
     fn number(&self, event: impl FnOnce(u64) -> RecordedEvent) -> u64 {
         let mut inner = self.0.lock();
         inner.ops += 1;

@@ -56,14 +56,14 @@ struct System {
     sold_out: &'static str,
     tables: &'static [&'static str],
     campaign: &'static str,
-    /// Further campaigns of the file. `MODE` stands for their mode. The first campaign then only
-    /// observes, and their program issues what its passes name.
+    /// Further campaigns of the file. `MODE` stands for their mode. With these, the first campaign
+    /// only observes, and the team's own program issues the coupons that its passes find missing.
     more: &'static str,
     /// The campaigns that are repaired.
     repaired: &'static [&'static str],
 }
 
-/// A system that does nothing.
+/// The defaults of a system: no command, and a plain table of coupons.
 const NONE: System = System {
     name: "",
     fault: "",
@@ -512,7 +512,8 @@ impl Servers {
         Ok(())
     }
 
-    /// Issues what a pass named, as their program would: only that knows from which stock.
+    /// Issues the coupons that a pass found missing, as the team's own program would: only that
+    /// program knows from which stock each one comes.
     async fn issue_what_is_named(
         &self,
         shop: &Shop,

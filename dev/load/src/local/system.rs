@@ -134,7 +134,8 @@ async fn start_pages(installation: &Installation, address: &str) -> Result<PageA
     Ok(PageApi { service, token })
 }
 
-/// Returns the requested port if it is free, otherwise any free port.
+/// Returns an address with the requested port if that is free, otherwise with port 0 (any free
+/// port).
 fn address(wanted: Option<u16>) -> String {
     let free = wanted.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
     format!("127.0.0.1:{}", free.unwrap_or(0))

@@ -72,8 +72,8 @@ pub enum Omitted {
     /// The pass waits for `in_flight` again after the last stage has passed: a message that is
     /// committed or popped may not be written yet.
     WaitAfterPassed,
-    /// It also waits after each other stage: a message that is committed or popped may not be in
-    /// the next stage yet.
+    /// The pass also waits for `in_flight` after each other stage: a message that is committed or
+    /// popped may not be in the next stage yet.
     WaitBetweenStages,
     /// A stage's end is read once the stage before has passed.
     StagesInOrder,
@@ -152,7 +152,7 @@ pub enum Step {
     CounterRises,
     /// The next step of the reconciler.
     Pass,
-    /// It inserts a row for this claim.
+    /// The reconciler inserts a row for this claim.
     Repair(usize),
     RepairCounter,
     PassEnds,

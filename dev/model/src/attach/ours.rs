@@ -1,5 +1,5 @@
-//! A pass of the reconciler: look, `in_flight`, then each stage of the queue (its end is read and
-//! must pass, `in_flight` again), look, repairs.
+//! A pass of the reconciler: look, `in_flight`, then for each stage of the queue (its end is read,
+//! the messages before that end must pass, `in_flight` again), look, repairs.
 
 use super::{Claim, Column, Commit, Omitted, Phase, Protocol, QUANTITY, State, Step};
 

@@ -103,7 +103,7 @@ pub(super) fn raise_counter(state: &mut State) {
     state.most += 1;
 }
 
-/// Runs all claims that have begun to their end.
+/// Completes all claims that have begun.
 pub(super) fn run_to_rest(protocol: &Protocol, state: &mut State) {
     let is_moving =
         |claim: &Claim| claim.phase.is_bounded() || matches!(claim.phase, Phase::InTopic(_));

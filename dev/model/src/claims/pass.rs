@@ -264,7 +264,7 @@ fn is_clean(mysql: &Mysql, users: [Option<Claim>; USERS], compares_times: bool) 
     users.iter().flatten().all(has_row) && users.iter().flatten().count() == rows
 }
 
-/// Makes the next step of a closed coupon: rows first, then Redis := rows.
+/// Takes the next step for a closed coupon: rows first, then Redis := rows. `None` ends the pass.
 fn project(protocol: &Protocol, state: &mut State, of: &mut Closed, stage: Stage) -> Option<Stage> {
     let era = of.gate.era;
     let fences = !protocol.omits(Omitted::PutFenced);
@@ -354,7 +354,8 @@ fn unlink(redis: &mut Redis) {
     redis.settings = None;
 }
 
-/// Reads the era `FOR SHARE`, and asks the server afterwards whether it is the primary.
+/// Reads a page, with the era `FOR SHARE`, and then asks the server whether it is the primary.
+/// `None` if the era is a different one, or the server is not the primary.
 fn read_page(protocol: &Protocol, state: &State, of: &Closed, page: Slot) -> Option<Page> {
     let is_primary = state.primary == of.primary;
     let demoted = state.demoted.as_ref();

@@ -170,8 +170,8 @@ impl State {
         self.broken.extend(broken);
     }
 
-    /// Promises that were neither given back nor listed as broken. If a return is forgotten, its
-    /// row stands for later promises to the same user.
+    /// Promises that were neither given back nor listed as broken. If MySQL forgot a return or got
+    /// a row by hand, promises of other slots to the row's user do not count.
     pub fn standing(&self) -> impl Iterator<Item = Claim> {
         let has_older = |claim: &Claim| {
             let row = self.mysql.row_of(claim.user);

@@ -1,6 +1,7 @@
 //! The gate: one coupon with two drops, or two coupons with one drop each; Redis servers that are
-//! emptied, restarted, demoted and promoted; MySQL that goes back; and reconcilers whose urgent
-//! lane closes, rebuilds and opens coupons. Each may be suspended between any two steps.
+//! emptied, restarted, demoted and promoted; a MySQL that fails over to older data; and reconcilers
+//! whose urgent lane closes, rebuilds and opens coupons. Each may be suspended between any two
+//! steps.
 //!
 //! A claim may arrive at any time, at the master and at the server that was demoted last. Therefore
 //! no rule may rely on an API to notice a loss in time.
@@ -193,7 +194,7 @@ pub enum Step {
 }
 
 impl State {
-    /// Whether a second store has a claim of the drop: its rows.
+    /// Whether a second store has the drop's claim, so that the rows include it.
     fn row(&self, drop: usize) -> bool {
         self.promised[drop] && self.in_flight[drop].is_none()
     }
@@ -414,7 +415,7 @@ pub const NEVER_UNVERIFIED: &str = "no coupon is open unverified";
 pub const NEVER_BY_OLD_DATA: &str = "no replica answers";
 /// Only a loss of Redis, a change of its server or a dirty drop closes an open coupon.
 pub const NOT_CLOSED: &str = "no clean coupon is closed";
-/// A coupon that was closed because a drop was dirty opens once that drop is rebuilt.
+/// A coupon that was closed because a drop was dirty opens only after that drop is rebuilt.
 pub const NOT_DIRTY: &str = "no dirty coupon is opened";
 /// A coupon that cannot be verified does not keep other coupons closed.
 pub const REOPENS: &str = "left alone, every coupon that can be verified opens";

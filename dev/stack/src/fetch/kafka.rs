@@ -17,7 +17,7 @@ use crate::process::{CommandLine, POLL, ServerProcess};
 
 pub(super) const VERSION: &str = "4.1.0";
 
-/// One listener for each port of the broker.
+/// The names of the client listeners, one for each client port.
 const LISTENERS: [&str; 3] = ["PLAINTEXT", "SECOND", "THIRD"];
 
 /// The user and password for listeners that require a login.
@@ -60,7 +60,8 @@ pub(crate) fn kafka() -> Result<Kafka> {
 }
 
 impl Kafka {
-    /// Returns `kafka-consumer-groups.sh`. No server needs it, so its jar is fetched on first use.
+    /// Returns the command that does what `kafka-consumer-groups.sh` does. No server needs it, so
+    /// its jar is fetched on first use.
     pub(crate) fn consumer_groups(&self) -> Result<CommandLine> {
         let tools = cache::get(&format!("kafka-tools-{VERSION}"), |part| {
             let artifact = format!("-Dartifact=org.apache.kafka:kafka-tools:{VERSION}");

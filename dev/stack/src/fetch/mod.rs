@@ -21,8 +21,8 @@ pub(crate) fn redis() -> Result<()> {
     installed(&["redis-server"], &["redis-server"])
 }
 
-/// Ensures that `chromium` and `chromedriver` of the same version are installed, with a Korean
-/// font.
+/// Ensures that `chromium` and `chromedriver` are installed. If one is missing, installs both, from
+/// packages of the same version, and a Korean font.
 pub(crate) fn browser() -> Result<()> {
     let packages = ["chromium", "chromium-driver", "fonts-nanum"];
     installed(&["chromium", "chromedriver"], &packages)
@@ -56,8 +56,8 @@ pub async fn setup() -> Result<()> {
 
 const AXE: &str = "4.11.1";
 
-/// Returns the script of axe-core, an accessibility checker. It has the MPL licence, so only tests
-/// use it, and no program contains it.
+/// Returns the path of the script of axe-core, an accessibility checker. It has the MPL licence, so
+/// only tests use it, and no program contains it.
 pub(crate) fn axe() -> Result<PathBuf> {
     let dir = cache::get(&format!("axe-{AXE}"), |part| {
         step("axe", format!("downloading {AXE} with Maven"));

@@ -15,8 +15,8 @@ use crate::process::CommandLine;
 /// The suite that has MySQL. Debian's stable releases have only MariaDB.
 const SUITE: &str = "sid";
 
-/// The version of the tests and figures in the documentation. Debian's pool keeps only the newest
-/// version, so any other is also accepted, unless `REQUIRED=1`.
+/// The version that was tested and that the documentation's figures refer to. Debian's pool keeps
+/// only the newest version, so any other is also accepted, unless `REQUIRED=1`.
 const TESTED: &str = "9.7.4";
 
 /// Statements that initialise a new data folder.

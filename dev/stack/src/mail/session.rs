@@ -58,7 +58,7 @@ impl SmtpSession {
         Ok(())
     }
 
-    /// Returns whether the dialogue continues.
+    /// Executes one command of the client. Returns whether the dialogue continues.
     async fn obey(&mut self, line: &str) -> Result<bool> {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         // The address between the angle brackets of `FROM:<a@b> SIZE=1`.

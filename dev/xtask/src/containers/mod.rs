@@ -2,7 +2,8 @@
 //! whole system in containers hands out a coupon exactly, before and after an outage of MySQL and a
 //! restart of everything.
 //!
-//! If no image can be pulled, podman runs it with stand-ins for third-party images (`images`).
+//! Podman is for machines that cannot pull images, so it uses stand-ins for third-party images
+//! (`images`).
 
 mod compose;
 mod images;
@@ -242,8 +243,8 @@ fn is_ready() -> bool {
     })
 }
 
-/// Runs a pass, which repairs what it finds, and reports whether the coupon has exactly its
-/// quantity of rows, each of them examined.
+/// Runs a pass, which repairs what it finds, and reports whether the coupon then has exactly its
+/// quantity of users in Redis and of rows.
 fn is_exact(token: &str, coupon: &str) -> Result<bool> {
     let answer = output(
         curl(&format!("{RECONCILER}/v1/reconcile"))

@@ -106,8 +106,8 @@ fn names_a_shell(text: &str) -> bool {
 /// followed earlier rules.
 const COMMITS_CHECKED_AFTER: &str = "55df3f42";
 
-/// Checks the messages of all commits since then with the commit-msg hook. A shallow clone does not
-/// have them all, so there only the newest commit is checked.
+/// Checks the messages of all commits after `COMMITS_CHECKED_AFTER` with the commit-msg hook. A
+/// shallow clone does not have them all, so there only the newest commit is checked.
 fn commits() -> Result<()> {
     let is_known = command("git")
         .args(["merge-base", "--is-ancestor", COMMITS_CHECKED_AFTER, "HEAD"])

@@ -6,7 +6,7 @@ use crate::histories::event::{RecordedAnswer, RecordedScope};
 use crate::histories::history::{Ended, History, Operation, OperationKind, RowsRead};
 
 pub(super) struct Index<'a> {
-    /// Coupon and user → their operations.
+    /// Coupon and user → claims.
     pub(super) asked: HashMap<(u64, &'a str), Vec<&'a Operation>>,
     /// Coupon and user → revocations.
     pub(super) revoking: HashMap<(u64, &'a str), Vec<&'a Operation>>,
@@ -75,7 +75,7 @@ pub(super) fn promise(op: &Operation) -> Option<(u64, i64)> {
     }
 }
 
-/// Whether an operation gave neither a slot nor a place on the waiting list.
+/// Whether an operation certainly gave neither a slot nor a place on the waiting list.
 pub(super) fn refused(op: &Operation) -> bool {
     matches!(
         op.ended,
