@@ -68,14 +68,17 @@ impl OpsToken {
     /// # Errors
     /// Returns a description of the fault, never with the token.
     pub fn new(token: &SecretString, view: Option<&SecretString>) -> Result<Self, String> {
-        let all = secrets("OPS_TOKEN", token)?;
-        let all = all.into_iter().map(|token| (token, Allowed::All));
-        let all = Self {
-            tokens: all.collect(),
+        let none = Self {
+            tokens: [].into(),
             lines: Arc::default(),
         };
         let why = "OPS_VIEW_TOKEN must be another token than OPS_TOKEN: it only reads";
-        all.with("OPS_VIEW_TOKEN", view, Allowed::View, why)
+        none.with("OPS_TOKEN", Some(token), Allowed::All, "")?.with(
+            "OPS_VIEW_TOKEN",
+            view,
+            Allowed::View,
+            why,
+        )
     }
 
     /// Adds `REDEEM_TOKEN`, with which shops use codes.
@@ -106,9 +109,10 @@ impl OpsToken {
         {
             return Err(why.to_owned());
         }
-        let added = added.into_iter().map(|token| (token, allowed));
+        let mut tokens = self.tokens.to_vec();
+        tokens.extend(added.into_iter().map(|token| (token, allowed)));
         Ok(Self {
-            tokens: self.tokens.iter().cloned().chain(added).collect(),
+            tokens: tokens.into(),
             ..self
         })
     }
