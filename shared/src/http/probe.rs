@@ -1,6 +1,6 @@
 //! `health`: probes the process in this container, because the image has no shell or curl.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::Args;
@@ -53,12 +53,14 @@ impl ProbeArgs {
 /// Returns an address at which a process that listens there, perhaps on all addresses, can be
 /// reached on this host.
 pub fn reachable(listening: SocketAddr) -> SocketAddr {
-    let at = match listening.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        other => other,
-    };
-    SocketAddr::new(at, listening.port())
+    let mut at = listening;
+    if listening.ip().is_unspecified() {
+        at.set_ip(match listening {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    at
 }
 
 #[cfg(test)]
@@ -76,6 +78,7 @@ mod tests {
             ("0.0.0.0:8081", "127.0.0.1:8081"),
             ("[::]:8081", "[::1]:8081"),
             ("192.0.2.1:8081", "192.0.2.1:8081"),
+            ("[fe80::1%2]:8081", "[fe80::1%2]:8081"),
         ] {
             assert_eq!(reachable(listening.parse().unwrap()).to_string(), at);
         }
