@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 
 use crate::shell::{cargo, command, output, read, setting};
-use crate::suite::SYSTEM;
+use crate::suite::{SYSTEM, cargo_test, processors};
 
 const LIST: &str = "dev/xtask/mutants.txt";
 
@@ -91,10 +91,10 @@ fn failing(tests: &[String]) -> Result<Vec<String>> {
         let built = build.output().context("cargo build")?;
         ensure!(built.status.success(), "the programs cannot be built");
     }
-    let mut cargo = cargo(&["test", "--workspace", "--locked"]);
+    let mut cargo = cargo_test(2 * processors(), tests);
     // Finding the smallest input of a failure takes minutes, and proves nothing more.
     cargo.env("PROPTEST_MAX_SHRINK_ITERS", "0");
-    let ended = cargo.args(tests).output().context("cargo test")?;
+    let ended = cargo.output().context("cargo test")?;
     let log = String::from_utf8_lossy(&ended.stdout);
     // A fault that does not compile proves nothing.
     ensure!(log.contains("running "), "the tests did not run");

@@ -143,11 +143,13 @@ fn first_seed(commit: &str) -> Result<String> {
     Ok((1 + number % 1_000_000).to_string())
 }
 
-fn processors() -> usize {
+pub(crate) fn processors() -> usize {
     thread::available_parallelism().map_or(2, usize::from)
 }
 
-fn cargo_test(threads: usize, args: &[impl AsRef<std::ffi::OsStr>]) -> Command {
+/// Returns the command of tests whose servers keep their files in memory. `RUST_TEST_THREADS`
+/// replaces the number of threads.
+pub(crate) fn cargo_test(threads: usize, args: &[impl AsRef<std::ffi::OsStr>]) -> Command {
     let threads = setting("RUST_TEST_THREADS").unwrap_or_else(|| threads.to_string());
     let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
     in_memory(tests.args(args).env("RUST_TEST_THREADS", threads));
