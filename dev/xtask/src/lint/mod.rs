@@ -104,7 +104,7 @@ fn names_a_shell(text: &str) -> bool {
 
 /// The last commit before the commit-msg hook got its newest rule. This commit and older ones
 /// followed earlier rules.
-const COMMITS_CHECKED_AFTER: &str = "55df3f42";
+const COMMITS_CHECKED_AFTER: &str = "3d810fa0";
 
 /// Checks the messages of all commits after `COMMITS_CHECKED_AFTER` with the commit-msg hook. A
 /// shallow clone does not have them all, so there only the newest commit is checked.
@@ -131,7 +131,8 @@ fn commits() -> Result<()> {
     Ok(())
 }
 
-/// Checks that the commit-msg hook refuses subjects that are not in the imperative, and no others.
+/// Checks that the commit-msg hook refuses subjects that are not in the imperative, and no others,
+/// and bodies that are not wrapped.
 fn commit_hook() -> Result<()> {
     let message = tempfile::NamedTempFile::new()?;
     for (subject, is_imperative) in [
@@ -158,6 +159,13 @@ fn commit_hook() -> Result<()> {
             "{subject}: {refusal}"
         );
     }
+    let sentence = "A reason in words of which there are too many for one line. ".repeat(2);
+    fs::write(message.path(), format!("api: add a limit\n\n{sentence}\n"))?;
+    let checked = command("dev/hooks/commit-msg")
+        .arg(message.path())
+        .output()?;
+    let refusal = String::from_utf8_lossy(&checked.stderr);
+    ensure!(refusal.contains("wrap the body"), "a long line: {refusal}");
     Ok(())
 }
 
