@@ -208,7 +208,11 @@ impl Sender {
                 reason: format!("{error} -> {}", error.advice()),
             })
         } else {
-            Ok(())
+            Err(Failure {
+                is_final: false,
+                after: None,
+                reason: "nothing is set that sends it".to_owned(),
+            })
         }
     }
 
@@ -318,7 +322,35 @@ fn backoff(attempts: u32) -> TimeDelta {
 
 #[cfg(test)]
 mod tests {
+    use firstcome_shared::mysql::DbSettings;
+
     use super::*;
+    use crate::clock::SystemClock;
+
+    #[tokio::test]
+    async fn message_that_nothing_sends_is_not_counted_as_sent() {
+        let db = Db::new(&DbSettings {
+            url: "mysql://nobody@127.0.0.1:1/none".into(),
+            pool_size: 1,
+            limit: Duration::from_secs(1),
+        });
+        let sender = Sender::new(db.unwrap(), Arc::new(SystemClock), None, Vec::new());
+        let now = Utc::now();
+        let message = Outgoing {
+            created_at: now,
+            next_attempt_at: now,
+            channel: Channel::Mail.word().to_owned(),
+            kind: "daily".to_owned(),
+            batch: "a batch".to_owned(),
+            target: "a@example.org".to_owned(),
+            subject: String::new(),
+            thread: None,
+            body: String::new(),
+            html: None,
+        };
+        let failure = sender.deliver(&message).await.unwrap_err();
+        assert!(!failure.is_final, "{failure}");
+    }
 
     #[test]
     fn next_attempt_waits_as_long_as_the_receiver_asks_but_not_for_days() {
