@@ -172,7 +172,7 @@ async fn show_dead_letter(page: &Page, id: &str, revealed: bool, done: &str) -> 
     let path = format!("/v1/failed-claims/{}{reveal}", encoded(id));
     let found: FailedClaimDetails = page.get(&path).await?;
     let done = match (done, found.claim.resolved_at.is_some()) {
-        ("corrected", false) => "Corrected. The next pass over its drop issues it.",
+        ("corrected", false) => "Corrected. The next pass over its drop judges it again.",
         ("discarded", true) => "Discarded. No pass looks at it again.",
         _ => "",
     };

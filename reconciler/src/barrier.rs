@@ -104,8 +104,8 @@ pub async fn read_and_reset_positions(
     let mut logs = topic.logs().await.map_err(BarrierError::Kafka)?;
     let mut outside = outside_log(&positions, &logs);
     if !outside.is_empty() {
-        // A broker whose leader has just changed may know too low an end, or another one a wrong
-        // first offset, for a moment: reading everything again would take an hour.
+        // For a moment after a change of a partition's leader, a broker may report too low an end
+        // or a wrong first offset: reading everything again would take an hour.
         tokio::time::sleep(SECOND_LOOK).await;
         logs = topic.logs().await.map_err(BarrierError::Kafka)?;
         let still = outside_log(&positions, &logs);

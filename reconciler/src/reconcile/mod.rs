@@ -311,7 +311,7 @@ async fn write_and_open(
             rows::owe(done.drop, owed.clone(), "slot_lost", Vec::new()).await?;
         }
         for user in owed {
-            let detail = "promised a slot that belongs to another user";
+            let detail = "promised a slot that the user cannot have";
             let kind = Kind::BrokenPromise;
             let applied = Outcome::Applied;
             let found = Finding::new(kind, ActionKind::Owe, applied, detail);
