@@ -1,5 +1,5 @@
-//! The table `alerts`: reported problems, one row per problem, kept across restarts; and `repairs`,
-//! what passes repaired, until it is mailed.
+//! The table `alerts`: problems, whether mailed yet or not, kept across restarts; and `repairs`:
+//! how many repairs passes made, for the next mail about repairs and for the daily digest.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -33,20 +33,21 @@ row! {
         /// One human-readable line.
         #[schema(example = "3 people hold a slot and have no row")]
         pub summary: String,
-        /// The number of cases that its last mail named.
+        /// The number of cases in its last mail that have not ended since. Before the first mail,
+        /// the number of cases that the last pass saw.
         #[serde(skip)]
         pub size: u64,
         /// A checksum of these cases.
         #[serde(skip)]
         pub content: i64,
-        /// These cases, if the mail named each.
+        /// A hash of each of these cases; `None` if some are only counted, or if they are too many.
         #[serde(skip)]
         pub cases: Option<String>,
         /// Since when it has been firing.
         pub first_seen_at: DateTime<Utc>,
         /// When a pass last saw it.
         pub last_seen_at: DateTime<Utc>,
-        /// When its last mail was queued; null if nobody could get that mail.
+        /// When its last mail was queued; null if none was, or if nobody could get it.
         pub last_mailed_at: Option<DateTime<Utc>>,
         /// Number of mails since it was last quiet for a whole cooldown.
         pub mails: u32,
@@ -60,7 +61,7 @@ row! {
 }
 
 impl Alert {
-    /// Whether a mail was sent since it last started firing.
+    /// Whether a mail about it was queued since it last started firing.
     pub fn was_mailed(&self) -> bool {
         self.last_mailed_at
             .is_some_and(|at| at >= self.first_seen_at)
@@ -145,8 +146,8 @@ pub async fn firing_or_named(
         .collect())
 }
 
-/// Returns when Redis was first found restarted or replaced, if one of the passes that made these
-/// repairs found that.
+/// Returns when the passes that made these repairs first opened coupons that had been closed
+/// because Redis lost data, or may have lost data. Returns `None` if they opened none.
 pub async fn reopened_since(
     conn: &mut Conn,
     repairs: &[RepairsRow],

@@ -13,7 +13,8 @@ use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
 use crate::sql;
 
-/// Maximum number of users on a list. The whole list is read, and written to Redis, at once.
+/// Maximum number of users on a list. After each change, the whole list is read and written to
+/// Redis again.
 pub const MAX_LISTED: u32 = 200_000;
 
 /// Time limit for a statement over a whole list.
@@ -51,7 +52,7 @@ pub type ListWithAge = (CouponId, AllowList, Option<i64>);
 
 impl Db {
     /// Changes a coupon's list in one transaction. The coupon gets a new revision that is also
-    /// above `seen`, unless the list already is as wanted.
+    /// above `seen`, the highest one in Redis, unless the list already is as wanted.
     pub async fn change_allow_list(
         &self,
         id: CouponId,

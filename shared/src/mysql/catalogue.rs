@@ -135,7 +135,7 @@ impl Db {
     /// unless an earlier request with this key created one.
     ///
     /// # Errors
-    /// `DbError`. After a time-out, the coupon may have been created.
+    /// `DbError`. The coupon may have been created nevertheless, for example after a time-out.
     pub async fn create_coupon(
         &self,
         new: CouponSettings,
@@ -212,9 +212,10 @@ impl Db {
         Ok(found.into_iter().map(|(id, _)| id).collect())
     }
 
-    /// Creates the missing drops that a coupon's schedule requires. Returns the coupon as read in
-    /// that transaction, with the new drops, or `None` if the coupon does not exist. Concurrent
-    /// calls are safe, because the schema permits one drop per local date.
+    /// Creates those of the planned drops that a coupon's schedule still requires and that are
+    /// missing. Returns the coupon as read in that transaction, with the new drops only, or `None`
+    /// if the coupon does not exist. Concurrent calls are safe, because the schema permits one drop
+    /// per local date.
     pub async fn make_drops(
         &self,
         id: CouponId,
@@ -268,9 +269,9 @@ impl Db {
     }
 
     /// Reads coupons with their unsealed drops and the last sealed one; `which` selects the coupons'
-    /// ids. No clock is used, so the last opened drop is always among them: by a clock that is
-    /// ahead, it would be a drop that opens only later, and the holders of the sealed one would be
-    /// missed.
+    /// ids. No clock is used, so that the drop that opened last is always included. With a clock
+    /// that is ahead, a drop that has not opened yet would count as the last one, and the sealed
+    /// drop before it, with its holders, would be left out.
     async fn select_coupons(&self, which: Sql) -> DbResult<Vec<WithDrops>> {
         // Without STRAIGHT_JOIN and without statistics, the optimizer might begin with all existing
         // coupons.

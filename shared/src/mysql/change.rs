@@ -28,7 +28,7 @@ pub enum CouponChanged {
     NoCoupon,
 }
 
-/// A coupon with its new revision.
+/// A coupon at its new revision, with its drops and the ids of the drops that were removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangedCoupon {
     pub coupon: Coupon,
@@ -36,8 +36,8 @@ pub struct ChangedCoupon {
     pub removed: Vec<DropId>,
 }
 
-/// Maximum duration of a change: a lower quantity rewrites the rows of one of the drop's parts, or
-/// all rows if the limits in between were lost.
+/// Time limit of one attempt to make a change: a lower quantity rewrites the rows of one of the
+/// drop's parts, or all rows if the limits in between were lost.
 const LONG: Duration = Duration::from_secs(60);
 
 /// Maximum number of attempts to change a coupon while rows of its drops are being written.
@@ -46,9 +46,9 @@ const ATTEMPTS: u32 = 20;
 impl Db {
     /// Takes the coupon's next revision, and returns the coupon and its unsealed drops at that
     /// revision. Returns `None` and changes nothing if the coupon does not exist, if its revision
-    /// is below `seen`, the one in Redis, or if it is not `only`. A revision is a fencing token:
-    /// its owner may write the coupon's settings to Redis until another process takes a later
-    /// revision. If MySQL's is below `seen`, MySQL has lost revisions
+    /// is below `seen`, the one in Redis, or if `only` is another revision. A revision is a fencing
+    /// token: its owner may write the coupon's settings to Redis until another process takes a
+    /// later revision. If MySQL's is below `seen`, MySQL has lost revisions
     /// (docs/decisions/0026-mysql-gone-back.md).
     pub async fn take_revision(
         &self,
@@ -73,9 +73,9 @@ impl Db {
     /// is `None`. `now` must not be ahead of Redis's clock.
     ///
     /// # Errors
-    /// `DbError`. After a refusal (`DbError::refusal`) nothing was changed: there are rows above the
-    /// new quantity, or rows of a removed drop. After any other error, the change may have taken
-    /// effect.
+    /// `DbError`. After a refusal (`DbError::refusal`) nothing was changed: for example, there are
+    /// rows above the new quantity, or rows or revocations of a removed drop. After any other
+    /// error, the change may have taken effect.
     pub async fn change_coupon(
         &self,
         id: CouponId,
@@ -94,8 +94,8 @@ impl Db {
             });
             attempts += 1;
             match changed.await {
-                // The other transaction is a batch of rows that name several of the limits that the
-                // change locks and removes.
+                // Usually, the other transaction is a batch of rows that name several of the limits
+                // that the change locks and removes.
                 Err(error) if error.is_deadlock() && attempts < ATTEMPTS => {}
                 changed => return changed,
             }
@@ -106,7 +106,7 @@ impl Db {
     /// that revision or a later one, or does not have the coupon.
     ///
     /// # Errors
-    /// `DbError`; nothing was changed.
+    /// `DbError`. The settings may have been restored nevertheless, for example after a time-out.
     pub async fn recover_settings(&self, coupon: Coupon, drops: Vec<Drop>) -> DbResult<bool> {
         self.transaction("recover settings", async move |conn| {
             let found = locked(conn, coupon.id).await?;

@@ -211,10 +211,10 @@ mod tests {
         CodeKey::new(&[7; 32]).unwrap().code(&claim, at)
     }
 
-    /// Expected values were computed independently with Python's `hmac`. A different result here
+    /// The expected value was computed independently with Python's `hmac`. A different result here
     /// would change the code of every claim.
     #[test]
-    fn code_of_a_claim_stays_the_same_across_versions() {
+    fn code_is_the_same_in_every_version_and_for_times_that_round_to_one() {
         let expected = "12-215-1DV5-630B-SAGH-X9QK";
         assert_eq!(code(1_796_104_800_123_000), expected);
         let [one, other] = [1_796_104_800_122_500, 1_796_104_800_123_499].map(code);
@@ -222,20 +222,20 @@ mod tests {
     }
 
     #[test]
-    fn longest_code_fits_its_column() {
+    fn longest_code_has_43_characters_and_numbers_begin_with_their_length() {
         assert_eq!(code_with_secret(DropId(i64::MAX), Slot::MAX, 0).len(), 43);
         let numbers = [0, 1, 31, 32, 37].map(number);
         assert_eq!(numbers, ["0", "11", "1Z", "210", "215"]);
     }
 
-    /// Generates numbers of every size, including neighbours.
+    /// Generates numbers of every length in bits, so that short ones are as frequent as long ones.
     fn any_number(most: u32) -> impl Strategy<Value = i64> {
         (0..most, any::<i64>(), -2..=2_i64)
             .prop_map(|(bits, low, by)| ((1 << bits) | (low & ((1 << bits) - 1))) + by.max(0))
     }
 
     #[test]
-    fn text_in_any_other_form_is_not_a_code() {
+    fn text_is_a_code_only_in_an_accepted_form() {
         let secret = "ABCD-EFGH-JKMN-PQRS";
         let hex = "0123456789ABCDEF0123";
         for good in [
@@ -274,7 +274,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_code_names_its_drop_and_slot_however_it_is_typed(
+        fn parsing_returns_drop_slot_and_stored_form_however_a_code_is_typed(
             drop in any_number(62),
             slot in any_number(31),
             random in any::<u64>(),

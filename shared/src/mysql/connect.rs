@@ -111,8 +111,8 @@ pub(super) async fn open(
         .map_err(|error| ConnectionError::InvalidConnectionUrl(error.to_string()))?;
     let opts = OptsBuilder::from_opts(opts)
         .init(init)
-        // By default, it asks a server at a loopback address for its socket file, which may belong
-        // to another server behind a tunnel or proxy, or not exist.
+        // By default, mysql_async asks a server at a loopback address for its socket file, which
+        // may belong to another server behind a tunnel or proxy, or not exist.
         .prefer_socket(Some(false))
         .stmt_cache_size(0)
         .client_found_rows(true);
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connection_error_is_shown_without_the_repetition() {
+    fn connection_error_loses_its_repetition_and_nothing_else() {
         let refused = std::io::Error::from_raw_os_error(111);
         let wrapped = mysql_async::Error::from(mysql_async::IoError::from(refused));
         let ConnectionError::BadConnection(text) = why_not(wrapped, None, None) else {

@@ -40,10 +40,11 @@ where
 /// Why a database call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
-    /// No connection could be established. A later attempt may succeed.
+    /// No connection could be obtained: MySQL does not answer, or all connections are in use. A
+    /// later attempt may succeed.
     #[error("MySQL cannot be reached: {0}")]
     Unreachable(String),
-    /// MySQL refused the login or the connection. Retrying does not help.
+    /// MySQL refused the login or the connection, or the address is wrong. Retrying does not help.
     #[error("MySQL does not let this process in: {0}")]
     Refused(String),
     /// The call took longer than the limit; its connection was closed. It may have taken effect.
@@ -306,7 +307,8 @@ impl Db {
         within(settings, establish(&settings.url)).await
     }
 
-    /// Opens a connection without Firstcome's session settings, which other products refuse.
+    /// Opens a connection without Firstcome's session settings, which other products than MySQL may
+    /// refuse.
     pub async fn plain(settings: &DbSettings) -> DbResult<mysql_async::Conn> {
         within(settings, open(&settings.url, Vec::new())).await
     }

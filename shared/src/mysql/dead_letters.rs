@@ -1,5 +1,5 @@
-//! The dead-letter table `failed_claims`: claims that did not become a row, kept until the
-//! reconciler or an operator has resolved them.
+//! The dead-letter table `failed_claims`: claims that did not become a row. The reconciler or an
+//! operator resolves them.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -23,7 +23,8 @@ pub use keep::{FailedClaim, KEPT_OF_MESSAGE, MessageOrigin, keep};
 pub use operators::{Correction, DeadLetterQuery, Payload};
 
 row! {
-    /// A claim that the consumer could not turn into a row, or that was inserted by hand.
+    /// A claim that the consumer could not turn into a row, a message that it could not read, or a
+    /// claim that was inserted by hand.
     #[derive(Serialize, Deserialize, ToSchema)]
     #[schema(as = ListedFailedClaim)]
     pub struct DeadLetterRow {
@@ -60,17 +61,17 @@ impl DeadLetterRow {
         self.partition.is_some() && self.reason != DeadLetterReason::Corrected.as_str()
     }
 
-    /// Whether no API of this installation wrote its message.
+    /// Whether its message has no valid signature of this installation.
     pub fn is_forged(&self) -> bool {
         self.reason == DeadLetterReason::Forged.as_str()
     }
 }
 
 impl Db {
-    /// Reads the unresolved dead letters of a drop in a range of slots, in order of slot. At most
-    /// the oldest hundred per slot are read, because at most one of them is issued and a flood must
-    /// not delay other slots. Dead letters whose only evidence is a message come last, so that they
-    /// cannot displace others.
+    /// Reads the unresolved dead letters of a drop in a range of slots, in order of slot. At most a
+    /// hundred per slot are read, because at most one of them is issued and a flood must not delay
+    /// other slots. Older ones come first, but those whose only evidence is a message come last, so
+    /// that they cannot displace others.
     pub async fn dead_letters_on_slots(
         &self,
         coupon: CouponId,
@@ -138,7 +139,8 @@ impl Db {
         Ok((number.unwrap_or(0), some))
     }
 
-    /// Reads a user's dead letters of one coupon, newest first: the open ones, then resolved ones.
+    /// Reads a user's dead letters of one coupon: the open ones, then resolved ones, each newest
+    /// first.
     pub async fn dead_letters_of_person(
         &self,
         coupon: CouponId,

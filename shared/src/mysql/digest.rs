@@ -16,7 +16,7 @@ use crate::subject::Subject;
 /// only the number of the others.
 const LINES: i64 = 20;
 
-/// Time limit of all queries. With a pass every second, a day has about 86,000 rows.
+/// Time limit of all queries. With a pass every second, a day has about 86,000 runs.
 const LIMIT: Duration = Duration::from_secs(30);
 
 row! {
@@ -37,7 +37,7 @@ row! {
     /// Repairs of one kind.
     #[derive(PartialEq, Eq)]
     pub struct DigestRepairs {
-        /// The campaign. 0 for Firstcome's own drops, which are too many to be named.
+        /// The campaign. 0 for Firstcome's own drops, which are too many to be listed.
         pub drop_id: DropId,
         pub kind: String,
         pub number: u64,
@@ -57,20 +57,22 @@ pub struct DailyDigest {
     pub broken: u64,
     /// Number of runs that started in the period and have ended, by status, without dry runs.
     pub runs: Vec<(String, u64)>,
-    /// When the last clean or repaired run ended.
+    /// When the last clean or repaired run ended, in the period or before it, without dry runs.
     pub last_success_at: Option<DateTime<Utc>>,
     /// Repairs by campaign and kind.
     pub repairs: Vec<DigestRepairs>,
-    /// The first drops that were verified exact.
+    /// The drops that were sealed in the period, oldest first, at most `LINES`.
     pub sealed: Vec<DigestDrop>,
+    /// Number of drops that were sealed in the period.
     pub sealed_total: u64,
     /// Messages sent in the period.
     pub sent: u64,
     /// Messages that wait to be sent.
     pub waiting: u64,
-    /// The first targets with messages that were given up, and how many.
+    /// Targets with messages that were given up in the period, at most `LINES`, each with the
+    /// number of these messages.
     pub lost: Vec<(String, u64)>,
-    /// Number of targets with messages that were given up.
+    /// Number of all such targets.
     pub lost_total: u64,
 }
 

@@ -3,8 +3,8 @@
 
 use chrono::{DateTime, SubsecRound as _, Utc};
 
-/// Condition for rows and revocations that still identify a user: a user id may begin like a
-/// pseudonym ([`is_pseudonym`]).
+/// Condition for rows and revocations that still identify a user. It checks the whole id, because
+/// the id of a user may begin like a pseudonym ([`is_pseudonym`]).
 pub const NAMES_SOMEBODY: &str =
     "NOT (user_id LIKE 'erased-%' AND user_id REGEXP '^erased-[0-9a-f]{20}$')";
 

@@ -1,5 +1,5 @@
-//! Findings of runs. They belong to the run that found them first: a later run with the same result
-//! refers to it (`same_as`), so the table grows with events and not with passes.
+//! Findings of runs. A run with the same result as the one before it stores none, but refers to the
+//! run that stores them (`same_as`), so the table grows with events and not with passes.
 
 use std::time::Duration;
 

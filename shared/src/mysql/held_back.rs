@@ -11,7 +11,7 @@ use crate::domain::DropId;
 use crate::sql;
 
 row! {
-    /// Repairs of a drop that an operator was shown.
+    /// The repairs that a pass plans, or has shown to an operator, for a drop.
     #[derive(Copy, PartialEq, Eq)]
     pub struct ShownRepairs {
         pub number as repairs: u32,
@@ -25,7 +25,7 @@ row! {
     pub struct HeldBack {
         pub number as repairs: u32,
         pub fingerprint: u64,
-        /// The run that has shown them.
+        /// The run that recorded them.
         pub run_id: String,
     }
 }
@@ -37,8 +37,8 @@ pub struct Asked {
     pub confirm: bool,
     /// Change nothing, list the repairs.
     pub dry_run: bool,
-    /// The run whose repairs the operator has seen. `None` confirms those that a run has shown
-    /// last.
+    /// The run whose repairs the operator has seen. If it is `None`, a confirmation covers the
+    /// repairs that were recorded last.
     pub shown_by: Option<Uuid>,
 }
 
@@ -47,7 +47,7 @@ pub struct Asked {
 pub enum Confirmation {
     Given,
     NotAsked,
-    /// Other repairs were shown before.
+    /// Other repairs were recorded, or the run that the operator has seen did not show these.
     OthersShown,
     NeverShown,
 }
@@ -92,8 +92,8 @@ impl Db {
         Ok(confirmation)
     }
 
-    /// Records the repairs that are held back. `looked` means that an operator sees them;
-    /// otherwise, an earlier record stays, because no operator may have seen the new repairs.
+    /// Records the repairs that are held back. `looked` means that an operator sees them, in a dry
+    /// run; otherwise, an earlier record stays, because perhaps no operator sees the new repairs.
     async fn hold_back(
         &self,
         drop: DropId,

@@ -1,7 +1,7 @@
 //! Ids that MySQL does not assign (docs/decisions/0026-mysql-gone-back.md). A restored MySQL, or
 //! one that failed over, would assign some ids twice, while Redis and the topic still hold claims
 //! of the coupons that had them. All ids are positive and below 2^53, which JSON and Lua represent
-//! exactly. They say nothing about order; drops are ordered by `opens_at`.
+//! exactly. Ids of drops are in no order; drops are ordered by `opens_at`.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use rand::RngExt as _;
@@ -35,7 +35,7 @@ mod tests {
     const LIMIT: i64 = 1 << 53;
 
     #[test]
-    fn drawn_ids_are_exact_numbers_in_json_and_lua_for_two_centuries() {
+    fn drawn_ids_stay_below_2_53_for_two_centuries_and_later_ones_are_higher() {
         let at = |year: i32| {
             format!("{year}-01-01T00:00:00Z")
                 .parse::<DateTime<Utc>>()

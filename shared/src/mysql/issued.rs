@@ -39,9 +39,9 @@ row! {
 /// Inserts claims with one multi-row statement, atomically, then deletes the rows that must not
 /// stay, and returns them. Must be called in a transaction.
 ///
-/// The statement is text, not prepared: for a thousand rows a prepared statement has eight thousand
-/// parameters, each of which MySQL describes in a separate packet before the values are sent,
-/// although the statement is used only once (measurements: docs/PERFORMANCE.md).
+/// The statement is text, not prepared: for a thousand rows, a prepared statement has several
+/// thousand parameters, each of which MySQL describes in a separate packet before the values are
+/// sent, although the statement is used only once (measurements: docs/PERFORMANCE.md).
 pub async fn insert(
     conn: &mut Conn,
     claims: &[Claim],
@@ -113,8 +113,8 @@ fn push_text(sql: &mut String, text: &str) {
     }
 }
 
-/// Truncates the time to microseconds, the highest precision that MySQL reads. MySQL rounds them to
-/// the precision of its column.
+/// Truncates the time to microseconds, the highest precision that MySQL reads. MySQL rounds the
+/// result to the precision of the column.
 fn instant(at: DateTime<Utc>) -> NaiveDateTime {
     at.naive_utc().trunc_subsecs(6)
 }
@@ -125,9 +125,9 @@ pub fn on_slots(drop: DropId, slots: &[Slot]) -> Sql {
     sql!(on, drop, list(slots.iter().copied()))
 }
 
-/// Selects the rows of these users in any drop of a coupon. For a list of more than a hundred
-/// values, MySQL only estimates the number of rows (`eq_range_index_dive_limit`), and with stale
-/// statistics it may scan the whole table; hence the join.
+/// Selects the rows of these users in any drop of a coupon. For a list of 200 or more values, MySQL
+/// only estimates the number of rows (`eq_range_index_dive_limit`), and with stale statistics it
+/// may scan the whole table; hence the join.
 pub fn of_people(coupon: CouponId, users: &[&str]) -> Sql {
     let users: BTreeSet<&str> = users.iter().copied().collect();
     let own = " STRAIGHT_JOIN issued_coupons i FORCE INDEX (issued_coupons_one_each) \
@@ -202,8 +202,8 @@ impl Db {
 }
 
 /// Whether the coupon has begun an era above `era`. Holds the era's lock until the end of the
-/// transaction, so that a new era, and whatever is read in it, waits for its rows. Only a primary's
-/// answer counts ([`Db::of_primary`]).
+/// transaction, so that a new era, and whatever is read in it, waits for the rows of this
+/// transaction. Only a primary's answer counts ([`Db::of_primary`]).
 pub async fn has_later_era(conn: &mut Conn, coupon: CouponId, era: u64) -> QueryResult<bool> {
     let lock = sql!("SELECT era FROM coupons WHERE id = ? FOR SHARE", coupon);
     let now: Option<u64> = lock.first(conn).await?;

@@ -1,5 +1,5 @@
-//! The log of operators' actions, with operator, time and address. Each row is written in the same
-//! transaction as its action, so that neither exists without the other.
+//! The log of operators' actions, with operator, time and address. An action that changes MySQL is
+//! recorded in the same transaction, so that neither exists without the other.
 
 use std::net::IpAddr;
 
@@ -18,7 +18,7 @@ use crate::sql;
 pub struct Operator {
     /// The name in the request.
     pub name: Option<String>,
-    /// Fingerprint of the token, because operators share tokens and tokens are rotated.
+    /// Fingerprint of the token: shows which of several tokens was used.
     pub token: String,
     /// The peer's address.
     pub from: Option<IpAddr>,
@@ -76,7 +76,7 @@ impl Db {
         self.all("acts on a coupon", sql!(last, coupon)).await
     }
 
-    /// Records an action that changes nothing else.
+    /// Records an action that changes nothing in MySQL, for example that user ids were shown.
     pub async fn record_act(&self, by: Operator, act: OperatorAct) -> DbResult<()> {
         self.run("record an act", async move |conn| by.did(conn, act).await)
             .await

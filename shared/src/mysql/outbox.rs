@@ -1,6 +1,6 @@
-//! The table `outbox`: mails and webhook events to send, one row per target. A sender leases a row
-//! before sending it, so that two senders never send the same one. A lease expires if its sender
-//! dies.
+//! The table `outbox`: mails and webhook events to send, one row for each message and target. A
+//! sender leases a row before sending it, so that no two send it at the same time. The lease of a
+//! sender that dies expires.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use diesel::QueryResult;
@@ -40,7 +40,7 @@ row! {
     #[derive(PartialEq, Eq)]
     pub struct Outgoing {
         pub created_at: DateTime<Utc>,
-        /// Time of the first attempt.
+        /// Earliest time of the next attempt.
         pub next_attempt_at: DateTime<Utc>,
         pub channel: String,
         /// The kind of mail or event, as one word.
@@ -111,8 +111,8 @@ pub async fn lease(
     until: DateTime<Utc>,
 ) -> DbResult<Vec<Leased>> {
     db.transaction("lease messages", async move |conn| {
-        // No attempt or lease is that far ahead. If there is one, the clock has been set back
-        // since.
+        // No process stores an attempt or a lease that is so far ahead. If there is one, the clock
+        // has been set back since.
         let never = now + PUT_OFF_AT_MOST + AHEAD;
         let never_leased = until + AHEAD;
         let is_open = "sent_at IS NULL AND given_up_at IS NULL \
@@ -128,7 +128,8 @@ pub async fn lease(
         let hooks = list(&served.webhooks);
         let busy = list(busy);
         let of_open = values![now, never_leased, mails, hooks, busy];
-        // A locking read sees the latest rows, the inner read those of its snapshot.
+        // The inner read sees the rows of its snapshot, and the locking read the latest ones. So
+        // both check that a row is open.
         let oldest = format!(
             "SELECT head.id FROM outbox head JOIN (\
             SELECT MIN(id) AS id, MIN(next_attempt_at) AS next FROM outbox \
@@ -166,7 +167,8 @@ pub async fn lease(
     .await
 }
 
-/// A message that failed this often was not refused: its target, or the mail server, was away.
+/// A message that failed this often, and was not given up, was not refused for good: usually, its
+/// target or the mail server was away.
 const WAS_AWAY: u32 = 5;
 
 /// Records the outcome of an attempt, and releases the lease. If the attempt is to be repeated, all
@@ -187,7 +189,8 @@ pub async fn record_outcome(
     let others = "UPDATE outbox o JOIN outbox own ON own.id = ? SET o.next_attempt_at = ? \
         WHERE o.sent_at IS NULL AND o.given_up_at IS NULL AND o.id <> own.id AND (o.target = \
         own.target OR ? AND o.channel = own.channel AND own.channel = ? AND o.attempts >= ?)";
-    // Change the others first, because this may be repeated if recording the outcome fails.
+    // Change the others first: the caller may repeat the call after an error, and this statement,
+    // unlike the next one, may run twice.
     if let Some(due) = next.or(sent) {
         let is_back = sent.is_some();
         let others = sql!(others, id, due, is_back, Channel::Mail.word(), WAS_AWAY);
@@ -206,9 +209,9 @@ pub async fn record_outcome(
     db.execute("record a delivery", set).await.map(|_| ())
 }
 
-/// Gives up on messages that are a day old and whose next attempt was due an hour ago: no process
-/// serves them. Otherwise, when `SMTP_URL` is set after months, old mails would look as if their
-/// events had just happened. Returns how many.
+/// Gives up on at most 1,000 messages that are a day old and whose next attempt was due an hour
+/// ago: no process seems to serve them. Otherwise, when `SMTP_URL` is set after months, old mails
+/// would look as if their events had just happened. Returns how many.
 pub async fn give_up_untried(db: &Db, now: DateTime<Utc>) -> DbResult<usize> {
     let old = sql!(
         "UPDATE outbox SET given_up_at = ?, last_error = 'nothing was set for a day that sends \

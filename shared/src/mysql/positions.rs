@@ -41,7 +41,8 @@ impl Db {
         self.all("read positions", read(topic)).await
     }
 
-    /// Reads the positions of a topic, and when their partitions were last attended to.
+    /// Reads the positions of a topic, and how many seconds ago the owner of each partition read it
+    /// or waited for the pace of rows.
     pub async fn attended_positions(&self, topic: &str) -> DbResult<(Positions, SecondsUnseen)> {
         let read = "SELECT partition_id, next_offset, TIMESTAMPDIFF(SECOND, seen_at, UTC_TIMESTAMP(3)) \
                     FROM topic_positions WHERE topic = ?";
@@ -69,8 +70,8 @@ impl Db {
         self.set_state(UNPACED, String::new()).await
     }
 
-    /// Whether the pace of rows is suspended. A later time than now is from before MySQL's clock was
-    /// set back.
+    /// Whether the pace of rows is suspended. A time that is more than ten seconds ahead does not
+    /// count: it was stored before MySQL's clock was set back.
     pub async fn is_pace_suspended(&self) -> DbResult<bool> {
         let recent = "SELECT COUNT(*) FROM reconciler_state WHERE name = ? \
                       AND updated_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
@@ -117,7 +118,7 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> Query
     if ranges.is_empty() || moved(conn, topic, ranges).await? == ranges.len() {
         return Ok(Vec::new());
     }
-    // Lock only these partitions: consumers that lock each other's rows would deadlock.
+    // Lock only these partitions: consumers that lock each other's rows could deadlock.
     let own = list(ranges.keys().copied());
     let locked = read(topic).and(sql!(" AND partition_id IN (?) FOR SHARE", own));
     let positions: Positions = locked.all(conn).await?;

@@ -1,8 +1,8 @@
 //! The registry of processes, with the settings on which programs that share data must agree, and
-//! the locks between processes. Only one pass, and one reopening of the admission gate, runs at a
-//! time in the whole system. Each lock is MySQL's `GET_LOCK` on a dedicated connection, because on
-//! a pooled connection it would outlive the pass. If the connection dies, its lock is released, so
-//! the pass ends.
+//! the locks between processes. In the whole system, only one pass, one reopening of the admission
+//! gate and one promotion run at a time. Each lock is MySQL's `GET_LOCK` on a dedicated connection,
+//! because on a pooled connection it would outlive the work. If the connection dies, its lock is
+//! released, so the work ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -221,8 +221,8 @@ async fn announce_once(db: &Db, id: &str, own: &ProcessRow, problems: &SeenProbl
 /// Interval of checks whether the connection still holds the lock.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// Work of which only one may run at a time. The strings are the names of the locks, without the
-/// name of the database.
+/// The kinds of work, each of which only one process may do at a time. The strings are the names of
+/// the locks, without the name of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 pub enum Work {
     #[strum(serialize = "firstcome-pass:")]
@@ -243,8 +243,8 @@ pub struct PassLock {
 }
 
 impl PassLock {
-    /// Takes the lock, waiting at most `wait`. Returns `None` if another process holds it, or if
-    /// `stop` is cancelled.
+    /// Takes the lock, waiting at most `wait`. Returns `None` if it is not free within that time,
+    /// or if `stop` is cancelled.
     pub async fn take(
         settings: &DbSettings,
         work: Work,
@@ -293,7 +293,7 @@ impl PassLock {
 impl Db {
     /// Describes the pass that holds the pass lock, in any process.
     pub async fn pass_holder(&self) -> DbResult<Option<String>> {
-        // A process that died has left its run, but not the lock.
+        // The run of a process that died may still have this status, but its lock is free.
         let holder = "SELECT id, owner, started_at FROM reconcile_runs WHERE status = 'running' \
                       AND IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) IS NOT NULL \
                       ORDER BY started_at DESC LIMIT 1";
@@ -365,7 +365,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
 
     #[tokio::test]
-    async fn lost_lock_is_detected_on_a_live_connection() {
+    async fn released_lock_and_read_only_server_are_detected_on_a_live_connection() {
         let server = MysqlServer::start(MysqlOptions::default()).await.unwrap();
         let settings = DbSettings {
             url: server.database_url("firstcome").into(),

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unsupported_product_is_refused_by_name() {
+    fn only_unsupported_products_and_too_old_versions_are_refused() {
         for (variables, says) in [
             ("version=8.4.6", None),
             ("version=9.7.4;version_comment=Source distribution", None),

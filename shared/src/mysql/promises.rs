@@ -22,7 +22,8 @@ use crate::sql;
 pub struct PersonRecord {
     /// The user's rows, oldest claim first.
     pub rows: Vec<IssuedRow>,
-    /// When a shop used the code of the user's row in a drop; empty after [`Db::person`].
+    /// When a shop used the code of the user's row, by drop. Empty if the record was read as
+    /// [`Db::person`] reads it.
     pub used_at: HashMap<i64, DateTime<Utc>>,
     /// The user's broken promises, including resolved ones, oldest first.
     pub broken: Vec<BrokenPromiseRow>,
@@ -60,8 +61,8 @@ impl Db {
         Ok(())
     }
 
-    /// Closes all broken promises of a drop to a user, because an operator confirms that the user
-    /// was informed. Returns how many there were.
+    /// Marks a drop's broken promise to a user as resolved, because an operator confirms that the
+    /// user was informed. Returns 1, or 0 if there is no unresolved one.
     pub async fn give_up_promises(
         &self,
         NamedDrop { coupon, drop }: NamedDrop,
@@ -91,7 +92,7 @@ impl Db {
     }
 
     /// Reads a page of a drop's unresolved broken promises: users with ids above `after`, in order
-    /// of id. An unknown slot sorts last.
+    /// of id, each with the slot. An unknown slot is `i64::MAX`.
     pub async fn open_promises(&self, drop: DropId, after: String) -> DbResult<Vec<(UserId, i64)>> {
         let page = sql!(
             "SELECT user_id, COALESCE(slot, 9223372036854775807) FROM broken_promises \

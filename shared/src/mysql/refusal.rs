@@ -1,17 +1,19 @@
-//! Classifies MySQL's errors by their text, because diesel passes on little else. No other file
-//! does this. `establish` sets `lc_messages`, so that the text is English on every server.
+//! Classifies the errors of statements by MySQL's text, because diesel passes on little else.
+//! `establish` sets `lc_messages`, so that the text is English on every server. For operators,
+//! [`StoreRefusal`](crate::report::StoreRefusal) recognizes a server that refuses to work.
 
 use diesel::result::DatabaseErrorKind;
 use diesel::result::Error::{self, DatabaseError};
 
 use crate::quoted::without_values;
 
-/// A statement that MySQL refused because of its data. Retrying does not help.
+/// Why MySQL refused a statement because of its data. Retrying does not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// The row violates a unique key: the slot is taken, or the user has a slot.
+    /// The row violates a unique key. For an issued coupon: the slot is taken, or the user has one.
     Duplicate,
-    /// The drop does not exist, or belongs to another coupon.
+    /// The statement violates a foreign key. For an issued coupon: the drop does not exist, belongs
+    /// to another coupon, or lacks the limit that the row names.
     UnknownDrop,
     /// The slot is outside 1..quantity.
     SlotOutOfRange,
@@ -30,8 +32,8 @@ const BAD_DATA: [&str; 6] = [
     "Conversion from coll",
 ];
 
-/// Returns why a statement was refused. `None` means that the call may be retried: MySQL is
-/// unavailable, read-only, locked, or full.
+/// Returns why a statement was refused. `None` means that its data is not known to be the reason,
+/// so that a retry may succeed: for example, MySQL is unavailable, read-only, locked, or full.
 pub fn refusal(error: &Error) -> Option<Refusal> {
     let DatabaseError(kind, info) = error else {
         return None;

@@ -74,8 +74,9 @@ const LONGEST_COUNT: Duration = Duration::from_secs(60);
 
 impl Db {
     /// Writes a revocation that voids all claims of its user in its scope, and moves the user's row
-    /// into it, atomically. Returns the open revocation if there already is one. Changes nothing if
-    /// a shop uses the coupon.
+    /// into it, atomically. Changes nothing if a shop uses the coupon. If there already is an open
+    /// revocation, moves the row into that one instead, even if a shop uses the coupon, and returns
+    /// it.
     ///
     /// The revocation is inserted before the row is read: see `read_windows` in `take_out.rs`.
     pub async fn revoke(&self, new: NewRevocation) -> DbResult<Result<Revocation, CouponInUse>> {

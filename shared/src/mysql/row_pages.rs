@@ -1,4 +1,4 @@
-//! Pages of a coupon's holders, for operators and rebuilding.
+//! Pages of a coupon's holders for operators, and counts by drop.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub struct HolderRange {
     pub after: (DropId, Slot),
 }
 
-/// Rows in order of drop and slot.
+/// Rows in the order in which their drops open, then in order of slot.
 #[derive(Debug, Clone, Default)]
 pub struct HoldersPage {
     pub rows: Vec<IssuedRow>,

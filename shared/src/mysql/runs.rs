@@ -51,7 +51,8 @@ row! {
         /// Drop reports as JSON, or `None` if `same_as` stores them. Lists do not read them.
         #[serde(skip)]
         pub drops: Option<String>,
-        /// A hash of findings and drop reports. `None` for runs that did not compare everything.
+        /// A hash of findings and drop reports. `None` for dry runs, and for runs that did not
+        /// compare everything.
         #[serde(skip)]
         pub content: Option<i64>,
         /// The earlier run that stores the same findings and drop reports.
@@ -91,7 +92,7 @@ impl Db {
     /// are written first, in small statements, and the run's row last, to keep its lock short.
     ///
     /// # Errors
-    /// `DbError`; the run is still in progress, and the call may be repeated.
+    /// `DbError`. The end may have been recorded nevertheless. The call may be repeated.
     pub async fn finish_run(
         &self,
         mut run: RunRow,
@@ -134,7 +135,8 @@ impl Db {
         .await
     }
 
-    /// Reads the id of the run in progress, in any process.
+    /// Reads the id of the run in progress, in any process. After a process died, this may be its
+    /// run, until the next one begins.
     pub async fn running_run(&self) -> DbResult<Option<String>> {
         let running =
             "SELECT id FROM reconcile_runs WHERE status = ? ORDER BY started_at DESC LIMIT 1";

@@ -27,8 +27,8 @@ pub(super) struct SlotLimits(HashMap<i64, Vec<(Slot, i64)>>);
 impl SlotLimits {
     /// Reads the limits for these claims: of each drop, those from its lowest claimed slot to the
     /// first that is not below the highest one, or its last one. Does not lock them, so that new
-    /// drops do not wait. If a limit changes before the rows are inserted, the schema's foreign key
-    /// refuses the rows.
+    /// drops do not wait. If a limit is deleted before the rows are inserted, the schema's foreign
+    /// key refuses the rows.
     pub(super) async fn read(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Self> {
         let mut claimed: HashMap<i64, (Slot, Slot)> = HashMap::new();
         for Claim { drop_id, slot, .. } in claims {
@@ -49,8 +49,8 @@ impl SlotLimits {
     }
 
     /// Returns the limit that the claim's row names, with its scope: the lowest one that is not
-    /// below its slot. Otherwise returns one that makes MySQL refuse the row: the foreign key if
-    /// the drop is unknown or belongs to another coupon, a CHECK if the drop has no such slot.
+    /// below its slot. If there is none, returns one with which MySQL refuses the row: because of
+    /// the foreign key if the drop has no limits, because of a CHECK if it has no such slot.
     pub(super) fn for_claim(&self, claim: &Claim) -> (Slot, i64) {
         let Some(limits) = self.0.get(&claim.drop_id.0) else {
             return (claim.slot, 0);

@@ -262,7 +262,7 @@ impl<T: Columns> QueryFragment<Mysql> for Reading<T> {
     }
 }
 
-/// Writes a part of a statement, with the names of the columns.
+/// Writes a part of a statement, and replaces `{columns}` and `{t.columns}` by the names.
 fn push_text<T: Columns>(out: &mut AstPass<'_, '_, Mysql>, mut text: &str) {
     while let Some((before, rest)) = text.split_once('{') {
         let Some((place, after)) = rest.split_once("columns}") else {
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn values_take_their_places_and_an_empty_list_matches_nothing() {
+    fn only_fixed_text_binds_numbers_and_an_empty_list_matches_nothing() {
         let some = text(sql!("a = ? AND b IN (?)", "x", list([1, -2])));
         assert_eq!(some.unwrap(), r#"a = ? AND b IN (1,-2) -- binds: ["x"]"#);
         let fixed = text(sql!("a = ? AND b <=> ?", 1, None::<i64>));
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn statement_with_more_or_fewer_values_than_places_is_refused() {
+    fn statement_with_more_or_fewer_values_than_question_marks_is_refused() {
         for sql in [sql!("a = ? AND b = ?", 1), sql!("a = ?", 1, 2)] {
             assert!(text(sql).is_err());
         }

@@ -18,7 +18,7 @@ use crate::sql;
 pub enum TakenOut {
     /// A revocation voids the claim.
     Void,
-    /// The message's claim is not possible in its drop.
+    /// The claim is not possible in its drop.
     Fault(ClaimFault),
 }
 
@@ -61,10 +61,10 @@ pub(super) async fn take_out(
 /// The windows of the drops, each with whether the drop has closed or closes soon.
 type Windows = HashMap<DropId, (DropWindow, bool)>;
 
-/// Reads the drops, and whether the coupons have revocations. This usually locks nothing, because
-/// coupons rarely have revocations. It runs after the insert and uses a locking read. A revocation
-/// also inserts its own row before it reads a claim's row, so one of the two transactions waits for
-/// the other and sees its row.
+/// Reads whether the coupons have revocations and, unless a reconciler inserts the rows, the drops.
+/// This usually locks nothing, because coupons rarely have revocations. It runs after the insert
+/// and uses a locking read. A revocation also inserts its own row before it reads a claim's row, so
+/// one of the two transactions waits for the other and sees its row.
 async fn read_windows(
     conn: &mut Conn,
     claims: &[Claim],
@@ -112,10 +112,11 @@ async fn read_windows(
     ))
 }
 
-/// Locks closed drops, because a pass that cannot see these rows yet may be sealing one. Either the
-/// pass has already sealed the drop, or it waits for this transaction and counts its rows. Because
-/// clocks differ and this transaction may end after the drop closes, drops are locked from
-/// [`LOCKED_BEFORE`] on. Other drops stay unlocked, so that an operator's change is not delayed.
+/// Locks drops that have closed and are not sealed, because a pass that cannot see these rows yet
+/// may be sealing one. Either the pass has already sealed the drop, or it waits for this
+/// transaction and counts its rows. Because clocks differ and this transaction may end after the
+/// drop closes, drops are locked from [`LOCKED_BEFORE`] on. Other drops stay unlocked, so that an
+/// operator's change is not delayed.
 async fn seal_is_final(conn: &mut Conn, windows: &mut Windows) -> QueryResult<()> {
     let unsure = |(window, closes_soon): &(DropWindow, bool)| *closes_soon && !window.is_sealed;
     let ids: BTreeSet<i64> = windows

@@ -14,12 +14,13 @@ use crate::sql;
 pub type RowClaim = (i64, Slot, DateTime<Utc>);
 
 row! {
-    /// A use of a code, and whether its coupon has no row.
+    /// A use of a code.
     pub struct ListedUse {
         pub coupon_id: Option<CouponId>,
         pub drop_id: DropId,
         pub slot: Slot,
         pub used_by: String,
+        /// Whether the code is in use, but its coupon has no row.
         pub is_stray: bool,
     }
 }
@@ -53,8 +54,8 @@ impl Db {
             .await
     }
 
-    /// Reads the uses whose coupon has no row: those of a drop, of a coupon, or all. Reads every
-    /// use in the order of the primary key.
+    /// Returns the uses of codes that are in use although their coupons have no row: those of a
+    /// drop, of a coupon, or all. Reads every use in the order of the primary key.
     pub async fn stray_uses(
         &self,
         coupon: Option<CouponId>,

@@ -18,7 +18,7 @@ use crate::sql;
 /// Maximum number of references of a claim.
 pub const MAX_REFERENCES: usize = 100;
 
-/// Attempts of a call whose row changes between its two statements.
+/// Maximum number of attempts of a call: the row or its uses may change between its two statements.
 const ATTEMPTS: usize = 3;
 
 /// An order that uses a code, or undoes its use.
@@ -42,7 +42,7 @@ pub struct UndoReason {
 pub struct Used {
     /// When the order used the code, by MySQL's clock.
     pub used_at: DateTime<Utc>,
-    /// Null: never.
+    /// When the code expires. Null: never.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
@@ -69,9 +69,9 @@ pub struct CodeDetails {
     pub slot: Slot,
     /// When the user was admitted.
     pub claimed_at: DateTime<Utc>,
-    /// Null: it is not used.
+    /// When the code was used. Null: it is not in use.
     pub used_at: Option<DateTime<Utc>>,
-    /// Null: never.
+    /// When the code expires. Null: never.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
@@ -83,9 +83,9 @@ row! {
         pub reference: String,
         /// The shop: its X-Operator, else the fingerprint of its token.
         pub used_by: String,
-        /// Null: it was undone before it used the code.
+        /// When the order used the code. Null: it was undone before that.
         pub used_at: Option<DateTime<Utc>>,
-        /// Null: it was not undone.
+        /// When the use was undone. Null: it was not.
         pub undone_at: Option<DateTime<Utc>>,
     }
 }
@@ -207,7 +207,8 @@ impl Db {
     }
 
     /// Undoes the use of a code by an order, which can never use it afterwards, even if it has not
-    /// used it yet. Returns when it was undone first.
+    /// used it yet. Returns the time of the first undo. If the order never used the code and
+    /// another one uses it, the first call returns [`CodeRefusal::Used`] instead.
     pub async fn undo_use(
         &self,
         order: UseOrder,

@@ -25,15 +25,17 @@ pub struct MessageOrigin {
     pub part: usize,
 }
 
-/// Number of bytes that a dead letter stores of its message, and that operators see of it.
+/// Maximum number of bytes that a dead letter stores of an unreadable message, and that operators
+/// see of any message.
 pub const KEPT_OF_MESSAGE: u16 = 4_096;
 
-/// A claim that the consumer could not turn into a row.
+/// A claim that the consumer could not turn into a row, or a message that it could not read.
 #[derive(Debug, Clone)]
 pub struct FailedClaim {
     /// `None` if the message cannot be read.
     pub claim: Option<Claim>,
-    /// The first bytes of the message, at most [`KEPT_OF_MESSAGE`].
+    /// A message with this claim alone. If the message cannot be read, its first bytes, at most
+    /// [`KEPT_OF_MESSAGE`].
     pub payload: Vec<u8>,
     pub reason: DeadLetterReason,
     pub error: String,

@@ -13,7 +13,8 @@ use crate::mysql::sql::read_as;
 use crate::mysql::{Conn, Db, DbResult};
 use crate::sql;
 
-/// Limit of a query with a filter by reason, which reads every open dead letter.
+/// Time limit of a list. With a filter by reason, it may read every open or every resolved dead
+/// letter.
 const LONG_LOOK: Duration = Duration::from_secs(10);
 
 /// The claim of a dead letter as corrected by an operator.
@@ -74,8 +75,8 @@ impl Db {
         .await
     }
 
-    /// Corrects the claim of a dead letter, so that the next pass issues it. Returns `false` if the
-    /// dead letter is not open.
+    /// Corrects the claim of a dead letter, so that the next pass can issue it. Returns `false` if
+    /// the dead letter is not open.
     pub async fn correct_dead_letter(
         &self,
         id: i64,
