@@ -1,4 +1,5 @@
-//! Strict request extractors for both services. An invalid part becomes a problem that names it.
+//! Strict request extractors for both services. An invalid field of a query or a body becomes a
+//! problem that names it.
 
 use std::borrow::Cow;
 
@@ -82,7 +83,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for StrictP
     }
 }
 
-/// Creates a 400 problem. The detail names the field.
+/// Creates a 400 problem. `detail` says which part of the request is wrong.
 pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::new(Code::Invalid, detail)
 }
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn compressed_body_is_refused_with_its_encoding() {
+    async fn refusal_of_a_compressed_body_names_its_encoding() {
         let routes = Router::new().route("/body", post(async |JsonBody(_): JsonBody<Page>| ()));
         for (encoding, status) in [("gzip", 415), ("br", 415), ("identity", 200)] {
             let request = Request::post("/body").header(CONTENT_ENCODING, encoding);
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn invalid_queries_bodies_and_paths_become_problems_that_name_the_field() {
+    async fn invalid_query_body_or_path_becomes_a_problem_with_its_code_and_reason() {
         let huge = "x".repeat(MAX_BODY_BYTES + 1);
         for (path, body, status, says) in [
             ("/page?limit=3&state=open&deep=true", "", 200, ""),

@@ -105,7 +105,7 @@ pub enum Health {
 #[derive(Serialize, ToSchema)]
 pub struct Readiness {
     status: ReadinessStatus,
-    /// `ok`, or the fault, of each store that the process needs.
+    /// `ok`, or the fault, of everything that the process needs.
     checks: BTreeMap<&'static str, String>,
     /// What else is worth knowing. It does not make the process unready.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -2,10 +2,10 @@
 
 use serde::de::DeserializeOwned;
 
-/// Parses one JSON object and nothing after it.
+/// Parses a body that is one JSON object, and refuses anything after it.
 ///
 /// # Errors
-/// Returns a message that names the field, with serde's reason.
+/// Returns a message that names the field or the body, with the reason.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     // Some editors and PowerShell write a byte order mark before the text.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn body_error_names_the_field_and_the_reason() {
+    fn body_may_begin_with_a_byte_order_mark_and_errors_name_the_field() {
         for body in [" {\"quantity\": 3} ", "\u{feff}{\"quantity\": 3}"] {
             assert_eq!(read::<Sample>(body.as_bytes()).unwrap().quantity, 3);
         }

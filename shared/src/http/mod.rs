@@ -1,6 +1,6 @@
 //! The HTTP front end that both services share: server, problem+json errors, bodies, operators'
-//! tokens, health, request ids, access log, common parts of /openapi.json and of pages, and the
-//! response types that the console shows.
+//! tokens, health, request ids, common parts of /openapi.json and of pages, and the response types
+//! that the console shows. Also an HTTP client, and the probe of a container.
 
 pub mod client;
 pub mod extract;

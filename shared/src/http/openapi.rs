@@ -46,8 +46,9 @@ pub fn bearer(description: &str) -> SecurityScheme {
     )
 }
 
-/// Adds the tokens by name, the headers and error responses that operations with the same tokens
-/// share, and the schema of errors.
+/// Adds the tokens by name. For operations under /v1/, also adds the headers and error responses
+/// that operations with the same tokens share, and gives each error response the schema of errors.
+/// Makes one object of each struct with flattened fields.
 #[must_use]
 pub fn completed(mut document: OpenApi, tokens: &[(&str, SecurityScheme)]) -> OpenApi {
     for (path, item) in &mut document.paths.paths {
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn operation_has_the_errors_and_headers_of_its_token() {
+    fn operation_has_the_errors_and_headers_of_its_token_path_and_body() {
         let document = document();
         let change = &document["paths"]["/v1/things/{id}"]["patch"];
         let statuses: Vec<&String> = change["responses"].as_object().unwrap().keys().collect();

@@ -1,4 +1,4 @@
-//! The operators' tokens, and authentication with them.
+//! The tokens of operators and shops, and authentication with them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -117,7 +117,7 @@ impl OpsToken {
         })
     }
 
-    /// Compares all tokens, so that the response time does not reveal which one was close.
+    /// Compares all tokens, so that the response time does not reveal which one matches.
     fn allows(&self, given: &str) -> Option<Allowed> {
         let is_given = |token: &SecretString| {
             let is_same = token.expose_secret().as_bytes().ct_eq(given.as_bytes());
@@ -138,10 +138,10 @@ impl OpsToken {
         all.filter_map(|(token, allowed)| TokenSigner::new(token.expose_secret(), *allowed))
     }
 
-    /// Returns the permission of a token sent from this address. A wrong token is counted, and
-    /// logged without the token. It causes no delay and no lock-out: a token has at least 32
-    /// random characters, so it cannot be guessed at any speed, and a lock-out would let any client
-    /// behind the operators' gateway lock the operators out.
+    /// Returns the permission of a token sent from this address. Wrong tokens are counted and, at a
+    /// limited rate, logged without the token. They cause no delay and no lock-out: a random token
+    /// of 32 characters, the shortest that is accepted, cannot be guessed at any speed, and a
+    /// lock-out would let any client behind the operators' gateway lock the operators out.
     fn check(&self, token: &str, from: Option<IpAddr>) -> Option<Allowed> {
         let allowed = self.allows(token);
         if allowed.is_none() {
@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn invalid_tokens_are_refused_without_being_shown() {
+    fn invalid_or_repeated_tokens_are_refused_without_being_shown() {
         let [a, b] = ["a", "b"].map(|letter| letter.repeat(32));
         let refused = |token: &str| OpsToken::new(&token.into(), None).err().unwrap();
         assert!(refused("secret").contains("32"));
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn operator_name_is_accepted_only_if_it_is_printable() {
+    fn operator_name_is_trimmed_and_accepted_only_if_it_is_short_and_printable() {
         assert_eq!(operator_name(" 김 Kim ").as_deref(), Some("김 Kim"));
         let long = "x".repeat(101);
         for unfit in ["", "  ", "Kim\u{202e}", "K\u{200b}im", "a\nb", &long] {
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_complete_token_grants_permission() {
+    fn only_a_complete_token_grants_its_permission() {
         let [a, b, c, d] = ["a", "b", "c", "d"].map(|letter| letter.repeat(32));
         let one = OpsToken::new(&a.clone().into(), None).unwrap();
         assert_eq!(one.allows(&a), Some(Allowed::All));

@@ -1,5 +1,4 @@
-//! Parts that the pages of both services share: asset files, and headers that restrict browsers to
-//! the page's own origin.
+//! Parts that the pages of both services share: asset files, and security headers.
 
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,

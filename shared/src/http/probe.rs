@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_addresses_are_reached_on_this_host() {
+    fn wildcard_address_is_reached_at_loopback_and_any_other_unchanged() {
         for (listening, at) in [
             ("0.0.0.0:8081", "127.0.0.1:8081"),
             ("[::]:8081", "[::1]:8081"),

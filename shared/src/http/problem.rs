@@ -38,9 +38,9 @@ pub enum Code {
     Used,
     /// The order's use of the code was undone.
     Undone,
-    /// No other order can use the code.
+    /// The code has the maximum number of references.
     TooManyReferences,
-    /// More slots are already given out.
+    /// More slots are already given out than the new quantity has.
     BelowGivenOut,
     PassRunning,
     /// The alert is over.
@@ -182,7 +182,7 @@ impl Problem {
         Self::new(Code::NotFound, detail)
     }
 
-    /// Creates a 500. The reason is in the log, not in the response.
+    /// Creates a 500. Log the reason first, because the response does not give it.
     pub fn internal() -> Self {
         Self::new(
             Code::Internal,

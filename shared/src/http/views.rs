@@ -17,12 +17,13 @@ use crate::mysql::runs::RunRow;
 use crate::report::Run;
 use crate::schedule::Tz;
 
-/// Whether Redis admits claims.
+/// Whether Redis admits claims to the coupons of the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AdmissionState {
     Open,
-    /// Redis was restarted or lost data, and is being verified.
+    /// At least one coupon is closed until it is verified. Usually, Redis was restarted or lost
+    /// data.
     Closed,
     /// Redis does not answer.
     Unknown,
@@ -35,7 +36,7 @@ pub const MOST_ALERTS: u32 = 50;
 /// attention.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Overview {
-    /// When the stores were read.
+    /// When this state was read. What is read from MySQL may be older: see `mysql_read_at`.
     pub at: DateTime<Utc>,
     pub admission: AdmissionState,
     /// If false, MySQL's data is as old as `mysql_read_at`.
@@ -89,27 +90,27 @@ pub struct DropOverview {
     /// An operator paused the coupon, perhaps before it opens.
     pub paused: bool,
     /// The coupon was verified since Redis last restarted or lost data. Until then its claims get
-    /// 503.
+    /// 503. False also if Redis does not answer.
     pub verified: bool,
     /// Null if Redis does not answer.
     pub redis: Option<RedisCounts>,
     /// Null before the first count, and for a drop above 2,000,000 slots.
     pub rows: Option<RowCount>,
-    /// Unresolved failed claims; null before the first count.
+    /// Unresolved failed claims; null if MySQL does not answer in time.
     pub failed_claims: Option<u64>,
     /// What the last run over all drops found in this one, human-readable.
     #[schema(example = "exact, after repairs")]
     pub last_run: String,
 }
 
-/// The keys of a drop in Redis.
+/// The numbers of a drop in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RedisCounts {
     /// The highest slot given; null if the key is missing or not a number.
     pub count: Option<i64>,
     /// Users who hold a slot.
     pub users: u64,
-    /// Slots given back.
+    /// Free slots, which were given back.
     pub free: u64,
     /// Users on the waiting list.
     pub waiting: u64,
@@ -201,7 +202,7 @@ pub struct CouponView {
     pub id: CouponId,
     #[serde(flatten)]
     pub settings: CouponSettings,
-    /// Counts changes of the settings, not of what is left; also the `ETag`, in quotes.
+    /// Increases with each change of the settings, not of what is left; also the `ETag`, in quotes.
     pub revision: u64,
     /// The open drop, else the last opened; null before the first.
     pub current_drop: Option<DropView>,
@@ -303,7 +304,8 @@ pub struct FoundCoupons {
     pub coupons: Vec<NamedCoupon>,
     /// Whether older coupons have such a name, too.
     pub has_more: bool,
-    /// False if Redis did not answer: users' places, and slots without a row yet, are then not known.
+    /// False if Redis did not answer: then coupons may be missing in which the user only waits, or
+    /// only has a slot without a row yet.
     pub redis_answered: bool,
 }
 

@@ -81,7 +81,7 @@ async fn is_ended_after_a_request(stream: &mut TcpStream) -> bool {
 }
 
 #[tokio::test]
-async fn connection_stays_open_while_a_proxy_keeps_it_idle() {
+async fn idle_limit_exceeds_that_of_proxies_and_replaces_the_one_of_the_first_head() {
     assert!(Limits::DEFAULT.idle > Duration::from_secs(60));
     let header_read = Duration::from_millis(100);
     let (address, _, _stop) = server(Limits {
