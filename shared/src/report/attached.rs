@@ -126,7 +126,7 @@ impl AlertKind {
                 | Kind::BadUse,
             ) => (facts.users, facts.to_do),
         };
-        // While a store is away, there is nothing to list.
+        // Such an alert is about the installation, and has no findings to list.
         let remedy = if self.is_outage() {
             Remedy::LookAtRuns
         } else {

@@ -38,8 +38,8 @@ pub enum UnsafePart {
 }
 
 impl FindingCase {
-    /// Returns the word that distinguishes alerts of one kind and place. It names data, never a
-    /// text for operators, and nothing that changes over time.
+    /// Returns the word that distinguishes alerts of one kind about the same coupon or drop. It
+    /// depends neither on a text for operators nor on anything that changes over time.
     pub fn identity(&self) -> &'static str {
         match self {
             Self::Plain | Self::MoreLeft(_) => "",

@@ -3,7 +3,8 @@
 
 use strum::{IntoStaticStr, VariantArray};
 
-/// Why an operator has to confirm a repair. The gravest comes first: one mail names one.
+/// Why an operator has to confirm a repair. The gravest comes first, because a mail gives only one
+/// reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Doubt {
@@ -160,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_doubt_has_advice_and_a_headline_that_fits_a_lock_screen() {
+    fn every_doubt_has_advice_and_its_own_headline_that_fits_a_lock_screen() {
         let mut headlines = HashSet::new();
         for doubt in Doubt::VARIANTS {
             let DoubtWords { headline, advice } = doubt.words();

@@ -72,11 +72,13 @@ pub enum AlertKind {
     UnsafeSetting,
     /// Messages on the topic are not signed by an API of this installation.
     Forged,
-    /// Differences of an attached campaign that probably come from a mistake in its file.
+    /// Differences of an attached campaign that may not be real, for example because of a mistake
+    /// in its file.
     Doubtful,
     /// Promises of an attached campaign whose coupons are second rows of other users.
     SecondRow,
-    /// Findings of this kind that no pass repairs.
+    /// Findings of this kind that the pass did not repair: the repair failed, or an operator must
+    /// act.
     #[strum(disabled)]
     Left(Kind),
 }
@@ -84,7 +86,8 @@ pub enum AlertKind {
 /// How urgent a kind is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// Users lack what they were promised, or nobody can claim. Each change is mailed.
+    /// Users lack what they were promised, or a part of the system does not work. New cases are
+    /// mailed even if there are many others.
     Critical,
     Warning,
     Information,
@@ -93,7 +96,7 @@ pub enum Severity {
 /// What an operator does: the link and the command of a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
-    /// Look at the first screen.
+    /// Look at the first screen of the operations page.
     Look,
     /// Look at the last runs.
     LookAtRuns,
@@ -125,7 +128,7 @@ pub struct KindFacts {
     pub is_outage: bool,
 }
 
-/// The facts of a kind that is only a warning.
+/// The default facts: those of a warning.
 const WARNING: KindFacts = KindFacts {
     noun: ["", ""],
     severity: Severity::Warning,
@@ -135,7 +138,7 @@ const WARNING: KindFacts = KindFacts {
     is_outage: false,
 };
 
-/// The facts of an outage.
+/// The default facts of an outage.
 const OUTAGE: KindFacts = KindFacts {
     severity: Severity::Critical,
     remedy: Remedy::Look,
@@ -458,7 +461,7 @@ mod tests {
 
     /// Prometheus pages the operator for problems that must not wait.
     #[test]
-    fn losses_and_broken_promises_are_critical_in_prometheus_too() {
+    fn prometheus_rules_list_all_critical_kinds_and_losses_are_among_them() {
         for kind in [Kind::RedisLost, Kind::BrokenPromise, Kind::Unissued] {
             assert_eq!(kind.facts().severity, Severity::Critical);
         }

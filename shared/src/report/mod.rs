@@ -78,9 +78,11 @@ pub enum Status {
     Clean,
     /// Everything found was repaired, and the next check confirmed it.
     Repaired,
-    /// An operator must act, or a dry run found something.
+    /// Something is left: an operator must act, a repair failed, a coupon may still be closed, or a
+    /// dry run found something to repair.
     Drift,
-    /// The repairs exceed the repair limit: none is made until an operator confirms them.
+    /// The repairs of a drop exceed the repair limit: none of these is made until an operator
+    /// confirms them.
     Braked,
     /// The pass could not finish.
     Failed,
@@ -144,7 +146,7 @@ pub enum Outcome {
     Failed,
 }
 
-/// One drift found by a pass.
+/// One difference or problem that a pass found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
     pub kind: Kind,
@@ -271,7 +273,7 @@ pub struct Numbers {
     pub free: u64,
     /// Redis: users on the waiting list.
     pub waiting: u64,
-    /// MySQL: broken promises, not mended.
+    /// MySQL: unresolved broken promises.
     pub broken_promises: u64,
 }
 
@@ -354,12 +356,12 @@ impl DropReport {
     }
 }
 
-/// Drops of a run without findings, counted.
+/// The drops that a run does not list, counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Unlisted {
     /// The number of drops.
     pub drops: u64,
-    /// How much of them was examined.
+    /// How much of them was examined. Also counts failed claims outside the listed drops.
     #[serde(flatten)]
     pub examined: Examined,
 }
@@ -399,7 +401,7 @@ pub struct Run {
     pub findings: Vec<Finding>,
     /// Without sealed ones that have all their rows, unless one was requested. A stored run lists
     /// only drops that have findings, are sealed, or were inexact or changed with no claim in
-    /// flight.
+    /// flight, and at most 10,000 of them.
     pub drops: Vec<DropReport>,
     /// The other drops.
     pub unlisted: Unlisted,
@@ -432,8 +434,8 @@ macro_rules! words {
 words!(Trigger, Status, Kind, FailureCause, ActionKind, Outcome);
 
 impl Run {
-    /// Creates a run that has just started. Its times are rounded to milliseconds, as in the table
-    /// of runs, so that a run looks the same everywhere.
+    /// Creates a run that has just started. Its times are cut to milliseconds, the precision of the
+    /// table of runs, so that a run looks the same everywhere.
     pub fn begun(run_id: &str, trigger: Trigger, started_at: DateTime<Utc>) -> Self {
         Self {
             run_id: run_id.to_owned(),
@@ -526,7 +528,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finding_stays_the_same_when_only_its_age_changes() {
+    fn identity_of_a_finding_ignores_only_its_detail() {
         let first = Finding {
             slot: Some(3),
             user_id: Some("u-1".to_owned()),

@@ -44,8 +44,8 @@ pub enum StoreRefusal {
     KafkaClock,
 }
 
-/// The text about a MySQL that answers reads while commits hang: it waits for free space for its
-/// binary log, and returns no error ([`Db::commits_hang`](crate::mysql::Db::commits_hang)).
+/// The text about a MySQL that answers reads while commits hang: usually, it waits for free space
+/// for its binary log, and returns no error ([`Db::commits_hang`](crate::mysql::Db::commits_hang)).
 pub const COMMITS_HANG: &str = "no commit ends (waiting for handler commit)";
 
 /// What a refusal means.
@@ -285,7 +285,7 @@ impl StoreRefusal {
         }
     }
 
-    /// Whether it is a refusal of Redis that is noticed only by processes that open a new
+    /// Whether it is a refusal of Redis that only some processes may notice: those that open a new
     /// connection or use another login.
     pub const fn is_of_connection(self) -> bool {
         matches!(self, Self::RedisClients | Self::RedisLogin)

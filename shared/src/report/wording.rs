@@ -1,5 +1,5 @@
-//! The wording of mails and lists: a noun for each kind and a label for each action. Also reduces
-//! foreign text (names of coupons, errors of stores, payloads) to one harmless line.
+//! The wording of mails and lists: numbers with their nouns, and labels for each action. Also
+//! reduces foreign text (names of coupons, errors of stores, payloads) to one harmless line.
 //!
 //! User IDs are masked when they are inserted ([`person`]), not by searching the finished text,
 //! since an ID may equal a number or a word of the text. The detail of a finding contains no IDs.
@@ -63,7 +63,7 @@ pub fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     phrases.join(", ")
 }
 
-/// The names of an action.
+/// The labels of an action.
 #[derive(Debug, Clone, Copy)]
 pub struct ActionWords {
     /// The label of a completed action.
@@ -74,7 +74,7 @@ pub struct ActionWords {
 
 pub fn words(action: ActionKind) -> ActionWords {
     let (done, to_do) = match action {
-        // The row was never written, or was deleted by hand.
+        // "Missing", because the row was never written, or was deleted by hand.
         ActionKind::Issue => ("missing row written", "write the row"),
         ActionKind::Owe => ("listed as owed", "list as owed"),
         ActionKind::Promote => (
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn long_name_is_cut_visibly() {
+    fn long_text_is_cut_visibly_and_between_words_if_possible() {
         assert_eq!(line(&"x".repeat(61), 60), format!("{}…", "x".repeat(59)));
         assert_eq!(line(&"가".repeat(60), 60).chars().count(), 60);
         let wait = "4,120 messages wait";

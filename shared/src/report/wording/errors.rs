@@ -3,14 +3,14 @@
 
 use super::super::{FailureCause, StoreRefusal};
 
-/// The meanings of a client's errors, identified by parts of their texts, because clients have no
-/// error codes for these cases.
+/// The meanings of a client's errors, identified by parts of their texts, because only the text of
+/// an error is passed on.
 const MEANINGS: [(&str, &str); 6] = [
     (
         "has a server that does not answer as a master",
         "does not answer as a master",
     ),
-    // A store that refuses connections because it has too many answers with that reason.
+    // A store that has too many connections does answer, and gives that reason.
     (
         "does not answer: nothing listens at its address",
         "Connection refused",
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_of_an_unavailable_store_becomes_plain_words_that_name_it() {
+    fn errors_of_unavailable_stores_become_plain_words_and_others_stay() {
         use FailureCause::{Kafka, Mysql, Other, Redis};
         let refused =
             "MySQL cannot be reached: Input/output error: Connection refused (os error 111)";
