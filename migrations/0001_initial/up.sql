@@ -6,16 +6,16 @@
 --   once_per               the scope in which one user may hold one: the whole coupon, or each drop
 --   revision               the fencing token of its settings: every writer to Redis first takes the next one here, and Redis refuses
 --                          a revision that is older than the newest it has seen
---   era                    the era of its data in Redis: increased each time the coupon is closed because its data must be verified
---                          or rebuilt. Admission compares it with the coupon's `gate` in Redis
+--   era                    the era of its data in Redis: increased each time the coupon is closed so that its data can be verified or
+--                          rebuilt. Admission compares it with the coupon's `gate` in Redis
 --   allow_rule             NULL: everybody; `list`: users on the coupon's allow list; `group:NAME`: users whose token names the group
 --                          (docs/decisions/0012-revisions.md)
 --   allow_list_revision    the coupon's revision at the last change of its list, 0 before the first change: Redis must have the list
 --                          of this revision
 --   allow_list_people      number of users on the list
 --   allow_list_changed_at  when the list last changed
---   idempotency_key        the key of the request that created the coupon; body_hash is the hash of its body. A repeated request
---                          returns this coupon
+--   idempotency_key        the key of the request that created the coupon; body_hash is the hash of its body. A request that repeats
+--                          both returns this coupon; one with the same key and another body is refused
 --   valid_until            codes can be used before this time
 --   valid_days             codes can be used within this many times 24 hours from `claimed_at`. At most one of the two is set; Redis
 --                          has neither
@@ -64,15 +64,15 @@ CREATE TABLE IF NOT EXISTS coupon_allow_list (
     CONSTRAINT coupon_allow_list_of_coupon FOREIGN KEY (coupon_id) REFERENCES coupons (id)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- One opening of a coupon. A coupon has at most one drop per day, however many processes create
--- drops concurrently.
---   local_date       the day in the coupon's time zone
+-- One opening of a coupon. A coupon has at most one drop per local_date, however many processes
+-- create drops concurrently.
+--   local_date       the day in the coupon's time zone, NULL only for drops that were inserted manually
 --   closed_early     an operator closed it early: only users who are owed a slot still get one
 --   sealed_at        set by the reconciler once a closed drop was verified exact
 --   codes_erased_at  when the user ids and codes of a sealed drop were erased (RETENTION_DAYS)
 --   drops_opened     index that finds the coupon's sealed drop with the latest opening
---   drops_sealed     index that finds the coupon's unsealed drops, and the drop that was sealed last: a Redis that knows of it knows of
---                    all earlier ones
+--   drops_sealed     index that finds the coupon's unsealed drops, and the drop that was sealed last: a Redis that has noted this
+--                    sealing is not older than any earlier one
 CREATE TABLE IF NOT EXISTS drops (
     id              BIGINT       NOT NULL PRIMARY KEY,
     coupon_id       BIGINT       NOT NULL,
@@ -112,9 +112,9 @@ CREATE TABLE IF NOT EXISTS slot_limits (
     CONSTRAINT slot_limits_drop FOREIGN KEY (drop_id, coupon_id) REFERENCES drops (id, coupon_id) ON DELETE CASCADE
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- Prevents a limit above the quantity, or with the wrong scope, from being inserted by hand. FOR
--- SHARE, not a snapshot read: the quantity must be the one in force, not the one when this
--- transaction began.
+-- Refuses a limit above the quantity, which only a manual insert can have, and sets the scope of
+-- every limit. FOR SHARE, not a snapshot read: the quantity must be the one in force, not the one
+-- when this transaction began.
 CREATE TRIGGER IF NOT EXISTS slot_limits_before_insert BEFORE INSERT ON slot_limits FOR EACH ROW
 BEGIN
     DECLARE allowed INT UNSIGNED DEFAULT NULL;
@@ -167,8 +167,8 @@ CREATE TABLE IF NOT EXISTS issued_coupons (
         REFERENCES slot_limits (drop_id, slot_limit, coupon_id, person_scope)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- A new drop's limits. A row of drops that was lost and is created again finds its limits, and rows
--- that refer to a higher one get the new one.
+-- A new drop's limits. If a lost row of drops is created again, limits and rows of the drop may
+-- still exist: limits above the quantity are deleted, and the rows that name one get the quantity.
 CREATE TRIGGER IF NOT EXISTS drops_after_insert AFTER INSERT ON drops FOR EACH ROW
 BEGIN
     DECLARE step BIGINT DEFAULT GREATEST(10000, NEW.quantity DIV 500);
@@ -226,7 +226,8 @@ END;
 --   again_from         those admitted up to this time by Redis's clock
 -- person_scope is as in issued_coupons. Redis needs the revocations of unsealed drops, and those of
 -- a whole coupon that have not ended (revoked_coupons_in_force); passes read no others. slot is NULL
--- if the user had none (on the waiting list); code and the times are NULL if there was no row yet.
+-- if the user had none (on the waiting list, or owed one); code, claimed_at, issued_at and issued_by
+-- are NULL if there was no row yet.
 CREATE TABLE IF NOT EXISTS revoked_coupons (
     id              BIGINT       NOT NULL PRIMARY KEY,
     coupon_id       BIGINT       NOT NULL,
@@ -284,10 +285,11 @@ CREATE TABLE IF NOT EXISTS code_key (
     CONSTRAINT code_key_is_one CHECK (id = 1 AND LENGTH(secret) = 32)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- The dead-letter table: messages the consumer could not turn into a row, and claims inserted by
--- hand. The reconciler reissues them.
+-- The dead-letter table: claims that the consumer could not turn into rows, messages that it could
+-- not read, and claims inserted by hand. The reconciler resolves those that it can: usually it
+-- issues the row.
 --   source_hash         SHA-256 of topic, partition, offset, timestamp, payload and the claim's index in the message: a claim that
---                       is read twice gets only one row. For messages without a valid signature, SHA-256 of topic, partition and
+--                       is read twice has only one row here. For messages without a valid signature, SHA-256 of topic, partition and
 --                       day, because any client that can write to the topic could otherwise fill the table; `attempts` counts
 --                       these messages
 --   failed_claims_open  unresolved ones are counted, and read by a page of slots, from this index alone; resolved ones are deleted
@@ -318,8 +320,9 @@ CREATE TABLE IF NOT EXISTS failed_claims (
         ((claimed_at IS NULL OR MONTH(claimed_at) * DAY(claimed_at) > 0) AND MONTH(failed_at) * DAY(failed_at) > 0)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- Promises whose slot belongs to another user. `mended_at` is set when the user gets a row after
--- all, when a revocation voids the promise, or when an operator confirms that the user was informed.
+-- Promises whose slot belongs to another user or is above the quantity. `mended_at` is set when the
+-- user gets a row after all, when a revocation voids the promise, or when an operator confirms that
+-- the user was informed.
 CREATE TABLE IF NOT EXISTS broken_promises (
     drop_id    BIGINT       NOT NULL,
     user_id    VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -338,7 +341,7 @@ CREATE TABLE IF NOT EXISTS broken_promises (
 -- letter is in this database. A consumer moves it in the transaction of the rows and starts here on
 -- every assignment; passes compare it with the ends of the topic. It is part of every backup, so a
 -- restored database reads again what it lost.
---   seen_at  when the partition's consumer moved it, or last said that it waits for the pace of rows (ROWS_PER_SECOND)
+--   seen_at  when the partition's consumer last moved it, or recorded that it waits for the pace of rows (ROWS_PER_SECOND)
 CREATE TABLE IF NOT EXISTS topic_positions (
     topic        VARCHAR(249) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     partition_id INT          NOT NULL,
@@ -347,9 +350,9 @@ CREATE TABLE IF NOT EXISTS topic_positions (
     PRIMARY KEY (topic, partition_id)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- One row per process of `serve` or `consume` that runs, or ran within a day: its settings. The
--- reconciler waits for the longest deadline, and refuses to work with another topic, group or key
--- prefix.
+-- One row per process of `serve`, `consume` or the reconciler's daemon that runs, or ran within a
+-- day: its settings. The reconciler waits for the longest deadline, and refuses to work if another
+-- process has another topic, group or key prefix.
 CREATE TABLE IF NOT EXISTS processes (
     id                   CHAR(32)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
     role                 VARCHAR(16)  NOT NULL,
@@ -370,7 +373,7 @@ CREATE TABLE IF NOT EXISTS processes (
 --   owner     host and process
 --   asked_by  the operator who asked for it, by the name in the request
 --   content   a hash of the result of a pass over everything
---   same_as   the earlier run with the same result, which has the findings and `drops`: kept for a day
+--   same_as   the earlier run with the same result, which has the findings and `drops`. A run that names one is deleted after a day
 CREATE TABLE IF NOT EXISTS reconcile_runs (
     id                     CHAR(36)        CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
     triggered_by           VARCHAR(16)     NOT NULL,
@@ -398,9 +401,9 @@ CREATE TABLE IF NOT EXISTS reconcile_runs (
     KEY reconcile_runs_same_as (same_as, started_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- At most 200 users of a drop are named for each kind and result; one more row has the number of
--- the others. A run with the same result as the last one (`same_as`) has no rows. There is no
--- foreign key, because deleting a run must not delete thousands of findings in one statement.
+-- At most 200 findings of a drop are stored for each kind, action and result; one more row has the
+-- number of the rest. A run with the same result as an earlier one (`same_as`) has no rows. There is
+-- no foreign key, because deleting a run must not delete thousands of findings in one statement.
 --   dead_letter                 the failed claim that it concerns
 --   reconcile_findings_applied  the number of a drop's repairs since its last mail
 CREATE TABLE IF NOT EXISTS reconcile_findings (
@@ -444,8 +447,8 @@ CREATE TABLE IF NOT EXISTS reconciler_state (
 
 -- Alerts mailed to the operators, one row per problem, kept across restarts.
 --   name           the problem: its kind, and its coupon, drop or cause
---   size, content  the number of cases that the last mail named, and a checksum of them: more or others are mailed again
---   cases          these cases, each as a hash, if the mail named all of them: an acknowledgement covers no others
+--   size, content  the number of cases that the last mail named, and a checksum of them: more cases, or other ones, are mailed again
+--   cases          the cases of that mail, each as a hash, if it named all of them: an acknowledgement covers only these
 CREATE TABLE IF NOT EXISTS alerts (
     id              BIGINT          NOT NULL AUTO_INCREMENT PRIMARY KEY,
     name            VARCHAR(100)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
