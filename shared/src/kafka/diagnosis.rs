@@ -55,7 +55,8 @@ fn failure(code: Option<RDKafkaErrorCode>, reason: &str) -> Option<(String, bool
 
 impl KafkaSettings {
     /// Explains why no broker has answered. A refusal by one broker counts as final, although the
-    /// other brokers may only be down at the moment: this process then starts again.
+    /// other brokers may only be down at the moment: at start-up, the process then ends, and is
+    /// started again from outside.
     pub(super) fn why_not(&self, error: &KafkaError, failures: &Failures) -> TopicError {
         match failures.0.lock().take() {
             Some((sentence, true)) => TopicError::Setting(sentence),

@@ -8,15 +8,14 @@ use super::KafkaSettings;
 use crate::tuning::Tuning;
 
 impl KafkaSettings {
-    /// Configures a consumer of the group. A new group starts at the first message, whereas
-    /// librdkafka's default skips existing messages. If a consumer dies, others take over its
-    /// partitions within ten seconds; if its loop hangs, after `longest_pause`.
+    /// Configures a consumer of the group. If a consumer dies, others take over its partitions
+    /// within ten seconds; if its loop hangs, after `longest_pause`.
     ///
-    /// Only tools read the offsets that the consumer commits: reading begins at the positions in
-    /// MySQL.
+    /// Only tools read the offsets that the consumer commits. Reading begins at the positions in
+    /// MySQL; a partition without one begins at its first message.
     pub fn group_consumer(&self, longest_pause: Duration) -> ClientConfig {
         let mut config = self.fetching();
-        // Time without heartbeats after which the group reassigns its partitions.
+        // Time without heartbeats after which the group reassigns the consumer's partitions.
         let session = Duration::from_millis(Tuning::KafkaSessionMs.or(6_000));
         let ms = |time: Duration| time.as_millis().to_string();
         config

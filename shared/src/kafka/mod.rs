@@ -84,9 +84,9 @@ impl KafkaSettings {
         config
     }
 
-    /// Configures a producer that loses no message: all replicas in sync must acknowledge it. The
-    /// producer gives up on a message that is not acknowledged within `deadline` (librdkafka's
-    /// default is five minutes), and the API writes the claims to MySQL.
+    /// Configures a producer that reports a message as sent only once all replicas in sync have
+    /// acknowledged it. The producer gives up on a message that is not acknowledged within
+    /// `deadline` (librdkafka's default is five minutes), and the API writes its claims to MySQL.
     pub fn producer(&self, deadline: Duration) -> ClientConfig {
         let mut config = self.base();
         config
@@ -128,8 +128,8 @@ impl KafkaSettings {
         config
     }
 
-    /// Settings of all consumers: offsets are stored only explicitly, because by default messages
-    /// count as read before their rows are written, and fetched data fits into memory.
+    /// Settings of all consumers. Offsets are stored only explicitly: by default, messages count as
+    /// read before their rows are written. Fetched data is limited to what fits into memory.
     fn fetching(&self) -> ClientConfig {
         let largest = LARGEST_BATCH.to_string();
         let mut config = self.base();

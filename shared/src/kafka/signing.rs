@@ -1,6 +1,5 @@
-//! Signatures of messages: HMAC-SHA256 over the topic and the message's bytes. Consumers and passes
-//! use them to recognize messages that an API wrote
-//! (docs/decisions/0032-batches-and-signatures.md).
+//! Signatures of messages: HMAC-SHA256 over the topic and the message's bytes. By them, consumers
+//! recognize messages that an API wrote (docs/decisions/0032-batches-and-signatures.md).
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
@@ -20,7 +19,7 @@ pub const SIGNATURE: &str = "firstcome-signature";
 /// Signs and verifies messages.
 #[derive(Clone)]
 pub struct Signing(
-    /// The first one signs. All verify: there are two during a rotation.
+    /// The keys, two during a rotation. The first one signs, and a signature of either is valid.
     Vec<Hmac<Sha256>>,
 );
 
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn altered_message_is_refused() {
+    fn message_is_refused_unless_topic_payload_and_signature_match() {
         let signing = signing(KEYS[0]);
         let signature = signing.sign("claims", b"{}");
         let check = |topic, payload, signature: &str| {
@@ -160,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn short_or_missing_signing_key_is_refused_with_a_remedy() {
+    fn short_or_missing_signing_key_is_refused_with_a_remedy_and_none_is_printed() {
         for secret in [None, Some(SecretString::from("short"))] {
             let error = Signing::new(secret.as_ref()).unwrap_err();
             let advises = error.contains("`openssl rand -hex 32`");

@@ -33,7 +33,8 @@ pub async fn check_topic_at_start(
 }
 
 /// Checks that the topic exists, that its settings cannot lose acknowledged messages, and that
-/// enough replicas are in sync. If the settings cannot be read, checks only that it exists.
+/// enough replicas are in sync. If Kafka does not let this process read the settings, checks only
+/// that the topic exists.
 pub async fn check_topic(
     settings: &KafkaSettings,
     limit: Duration,
@@ -69,7 +70,7 @@ pub struct FoundTopic {
     pub replicas: usize,
     /// The smallest number of replicas in sync of any partition.
     in_sync: usize,
-    /// Advice about a setting that loses no messages.
+    /// Advice about a setting that is not refused, because it loses no messages.
     warning: Option<String>,
 }
 
@@ -127,7 +128,7 @@ impl KafkaSettings {
         )))
     }
 
-    /// Reads the topic's settings. Returns `None` if they cannot be read.
+    /// Reads the topic's settings. Returns `None` if Kafka does not support or permit that.
     async fn config_of_topic(&self, limit: Duration) -> Result<Option<ConfigResource>, TopicError> {
         let admin = self.admin_client()?;
         let options = AdminOptions::new().request_timeout(Some(limit));
@@ -161,7 +162,7 @@ impl KafkaSettings {
     }
 }
 
-/// Creates the topic if it is missing. Returns `true` if this call created it.
+/// Creates the topic if it is missing, otherwise checks it. Returns `true` if this call created it.
 pub async fn ensure_topic(
     settings: &KafkaSettings,
     partitions: i32,

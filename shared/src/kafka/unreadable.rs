@@ -23,7 +23,8 @@ pub enum Probed {
     Readable,
     /// There is no message up to this end of the partition: transaction markers occupy offsets.
     Empty(i64),
-    /// The client gets nothing or an error here, although it reaches this end of the partition.
+    /// The client gets an error about the message at the offset, or gets nothing although it can
+    /// read at this end of the partition.
     Unreadable(&'static str, i64),
     /// The client cannot read the partition at all, or the log does not have the offset.
     Unknown,
