@@ -61,11 +61,12 @@ pub struct Admissions {
     pub lease: Option<LeaseReply>,
 }
 
-/// A lease of a sold-out drop: until it ends, no user gets a slot of it.
+/// A lease of a sold-out drop: until the lease ends, no user gets a slot of the drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseReply {
     pub drop: DropId,
-    /// Time until the lease ends, counted from the moment at which Redis was asked.
+    /// Time until the lease ends. Count it from before Redis was asked: then the lease never
+    /// outlasts the one in Redis.
     pub left: Duration,
     /// The version of the drop's holders in this era: it changes whenever a slot is given.
     pub version: i64,
@@ -94,7 +95,8 @@ pub enum Admission {
     Already(DropId, Slot),
     /// A position in the waiting list; 1 is next.
     Waiting(u32),
-    /// No slot is left, and the waiting list is full.
+    /// No slot is left and the waiting list is full, or the drop is leased, so that a freed slot is
+    /// not given yet.
     SoldOut,
     /// The window opens at this time, in Unix milliseconds.
     NotOpen(i64),
@@ -121,12 +123,12 @@ pub enum Admission {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
-    /// The gate is closed: Redis restarted, failed over or was emptied, and the coupon has not been
-    /// verified since. The script changed nothing.
+    /// The gate is closed: Redis restarted, failed over or was emptied, or a pass is verifying or
+    /// rebuilding the coupon's data. The script changed nothing.
     #[error("admission is closed until the reconciler has verified Redis")]
     Closed,
-    /// The gate's era differs from the caller's, because the caller's copy of the coupon is
-    /// outdated or about to be. The script changed nothing.
+    /// The gate's era differs from the caller's: the caller's copy of the coupon is outdated or
+    /// about to be, or Redis has an older gate. The script changed nothing.
     #[error("admission is closed: Redis is in another era than this copy of the coupon")]
     AnotherEra,
     /// Redis was unreachable or did not answer in time. The script may have run.
@@ -143,7 +145,7 @@ pub enum AdmissionError {
 impl Redis {
     /// Runs admission for several users in one call, as if they came one after the other. Also
     /// requests a lease if `asks_for_lease` is set. Accepts at most [`MAX_BATCH`] users. Sends the
-    /// call again only if Redis did not have the script, so that nothing ran.
+    /// call again only if Redis did not have the script, which means that nothing ran.
     pub async fn claim_all(
         &self,
         candidates: Candidates<'_>,

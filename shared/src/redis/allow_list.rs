@@ -82,9 +82,9 @@ impl Redis {
     }
 }
 
-/// Parses the value of `allow_list`, `REVISION:PEOPLE`. A revision with too many digits (manual
-/// edit) counts as missing: the coupon's next revision would exceed it, and scripts could not
-/// compare it.
+/// Parses the value of `allow_list`, `REVISION:PEOPLE`. A revision that is too high (a manual edit)
+/// counts as missing: otherwise the coupon's next revision would have to be above it, and scripts
+/// cannot compare such numbers exactly.
 pub(super) fn parse(text: &str) -> Option<AllowList> {
     let (revision, people) = text.split_once(':')?;
     Some(AllowList {

@@ -160,7 +160,8 @@ impl Redis {
         DropKeys::new(self.prefix(), coupon, drop)
     }
 
-    /// Whether the operator asserts that Redis is durable, so that nothing is checked.
+    /// Whether the operator asserts that Redis is durable, so that an append-only file and fenced
+    /// replicas are not required.
     pub fn is_managed(&self) -> bool {
         self.deployment.settings.durability == RedisDurability::Managed
     }

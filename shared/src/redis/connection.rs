@@ -2,7 +2,7 @@
 //! of a cluster). This type replaces redis-rs's connection when only that helps: redis-rs treats a
 //! time-out, `READONLY`, `NOREPLICAS` and `CLUSTERDOWN` as ordinary answers, and stays with a server
 //! that is frozen or cut off (docs/decisions/0009-replicas.md). Nothing is sent twice: a command
-//! that timed out may have run, and the caller retries.
+//! that timed out may have run, so only the caller can decide whether to retry.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ const LEFT_AFTER: [&str; 5] = [
 /// flooded with connections.
 const SETTLED: Duration = Duration::from_millis(500);
 
-/// Pause after an attempt to replace the connection that failed.
+/// Pause after a failed attempt to replace the connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
 struct Current {

@@ -43,7 +43,8 @@ impl Redis {
         self.connection().set(key, json).await.map(|()| true)
     }
 
-    /// Returns the coupons of the copy that are not among these, if Redis has their gates.
+    /// Returns the coupons of the `stored` copy that are not among the `live` ones and whose gates
+    /// Redis has.
     pub async fn copied_beside(
         &self,
         stored: &StoredCopy,

@@ -1,6 +1,6 @@
-//! A denylist of operators' sessions that were ended early, with expiry. Session cookies are
-//! signed, so nothing else marks a session as ended. If Redis loses the list, ended sessions become
-//! valid again.
+//! A denylist of operators' sessions that were ended early, with expiry. Session cookies are signed
+//! and stored nowhere, so nothing else marks a session as ended. If Redis loses the list, ended
+//! sessions are valid again until they expire.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
 //! The admission gate. Each coupon has one: the key `gate` with the value `SERVER ERA open` or
 //! `SERVER ERA closed`.
 //!
-//! `SERVER` identifies a Redis server process between two promotions. `ERA` is a number from MySQL,
-//! above all earlier ones of the coupon: a new era begins whenever the coupon may have lost data
-//! and is about to be compared and rebuilt. The admission script compares the gate with the server
-//! it runs on and with the era that its caller read from MySQL, so that a gate from an earlier
-//! server or era admits no user. A missing or unreadable gate is closed.
+//! `SERVER` identifies a Redis server process between two promotions. `ERA` is a number above all
+//! earlier ones of the coupon, and is also stored in MySQL: a new era begins whenever the coupon is
+//! closed so that its data in Redis can be compared and rebuilt. The admission script compares the
+//! gate with the server it runs on and with the era that its caller read from MySQL, so that a gate
+//! from an earlier server or era admits no user. A missing or unreadable gate is closed.
 //!
 //! [`Fence`] is `SERVER ERA`: the fencing token of all changes to a coupon except admission,
 //! revocations, and changes of loaded settings and of allow lists. A writer reads it first; the

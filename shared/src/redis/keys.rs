@@ -6,10 +6,10 @@
 //! | `fc:{C}:drop:D:meta` | hash | settings of the drop |
 //! | `…:count` | string | highest slot given |
 //! | `…:users` | sorted set | member user id, score slot |
-//! | `…:free` | sorted set | returned slots; member and score are the slot |
+//! | `…:free` | sorted set | slots up to `count` that nobody holds; member and score are the slot |
 //! | `…:waiting` | sorted set | member user id, score arrival order |
 //! | `…:times` | hash | slot → time of admission in ms by Redis's clock |
-//! | `fc:{C}:claimants` | hash | user id → `D:slot` of any claim (`once_per` coupon) |
+//! | `fc:{C}:claimants` | hash | user id → `D:slot` of the claim in any drop (`once_per` coupon) |
 //! | `fc:{C}:revoked` | hash | user id → id of the user's last revocation |
 //! | `fc:{C}:allowed` | set | user ids on the coupon's allow list |
 //! | `fc:{C}:allow_list` | string | `REVISION:PEOPLE`: revision and size of `allowed` |
@@ -28,8 +28,8 @@
 //! - `waiting`: arrival order counts from 1. Users whose promise is broken have scores below 1, in
 //!   the order of the promised slots, and are served first.
 //! - `times` lacks slots whose time of admission is unknown, such as those added manually.
-//! - Fields of `revoked` start with `D:` if `once_per` is `drop`. If the user may claim again, the
-//!   value is followed by `:` and the time in ms after which claims are valid.
+//! - Fields of `revoked` start with `D:` if `once_per` is `drop`. Once the user may claim again,
+//!   the value is followed by `:` and the time in ms after which claims are valid.
 //! - `revoked` and `claimants` also have a field without a name while the coupon is open, so that
 //!   the loss of a whole key is noticed, even between two days. Its value in `revoked` is the drop
 //!   that was sealed last: if that is also MySQL's last one, Redis is not older than its sealing, so
@@ -38,8 +38,8 @@
 //!   ended.
 //! - If `allow_list` is missing, it is unknown which users are allowed.
 //! - `SERVER` is a server's `run_id:master_replid2`, `ERA` a number from MySQL (`coupons.era`). A
-//!   coupon is open only if its `gate` names the current values of both. The key is missing if
-//!   Redis was emptied.
+//!   coupon is open only if its `gate` names the current values of both. `gate` is missing if Redis
+//!   was emptied.
 //! - The keys of a sealed drop expire an hour after sealing, and a coupon's keys with those of its
 //!   last drop.
 //! - Redis holds nothing promised that no other store has: the reconciler can always rebuild the
@@ -167,8 +167,8 @@ pub struct DropMeta {
 impl DropMeta {
     /// The fields as stored in MySQL.
     pub fn new(coupon: &Coupon, drop: &Drop) -> Self {
-        // Admission needs neither the name nor the end of codes. Quantity and schedule are the
-        // drop's.
+        // Admission needs neither the name nor the end of codes. The quantity and the window are
+        // those of the drop.
         let CouponSettings {
             name: _,
             quantity: _,
@@ -224,7 +224,7 @@ impl DropMeta {
     }
 
     /// Parses the hash. Returns `None` if it is missing or a field has another form than
-    /// [`DropMeta::fields`] writes. Admission treats both as not loaded.
+    /// [`DropMeta::fields`] writes. For passes, a drop without valid settings does not add up.
     pub fn read(fields: &HashMap<String, String>) -> Option<Self> {
         let field = |name: &str| fields.get(name).map(String::as_str);
         let filled = |name: &str| field(name).filter(|text| !text.is_empty());

@@ -1,9 +1,9 @@
 //! Redis: key names ([`keys`]), admission ([`admission`]), the admission gate with its fencing
-//! tokens ([`gate`]) and the servers that it names ([`servers`]), settings ([`settings`]), the
-//! projection of MySQL's rows ([`project`]), revocations ([`revoking`]), reads (of coupons and
-//! drops [`reads`], of holders [`holders`], of one user [`standing`]), a copy of the coupons
-//! ([`copy`]), and checks that detect a Redis that is not durable ([`safety`]), or that refuses
-//! writes ([`refusing`]).
+//! tokens ([`gate`]) and the servers that it names ([`servers`]), settings ([`settings`]) and allow
+//! lists ([`allow_list`]), the projection of MySQL's rows ([`project`]), revocations
+//! ([`revoking`]), reads (of coupons and drops [`reads`], of holders [`holders`], of one user
+//! [`standing`]), a copy of the coupons ([`copy`]), expiry ([`expiry`]), and checks that detect a
+//! Redis that is not durable ([`safety`]), or that refuses writes ([`refusing`]).
 
 pub mod admission;
 pub mod allow_list;

@@ -29,7 +29,8 @@ pub const PROJECTED_AT_ONCE: usize = 2_000;
 #[must_use]
 pub enum Fenced<T> {
     Done(T),
-    /// The coupon is in another era or state, or on another server; nothing was done.
+    /// The coupon is in another era or state, or on another server, or has lost data that the
+    /// change needs. Nothing was done, or only a part of a change that takes several calls.
     Stale,
 }
 
@@ -59,8 +60,8 @@ impl Redis {
     }
 
     /// Begins to rebuild a drop: deletes its settings, users, free slots and times, and sets its
-    /// counter to the highest slot with a row. Its waiting list stays. Without settings, the coupon
-    /// cannot be opened before the settings are written, too.
+    /// counter to the highest slot with a row. Its waiting list stays. The coupon cannot be opened
+    /// until the drop's settings are written again.
     pub async fn project_begin(
         &self,
         keys: &DropKeys,
@@ -204,7 +205,7 @@ impl Redis {
     }
 
     /// Gives free slots, then new ones, to the first users on an open coupon's waiting list, at
-    /// most `limit`. Returns `Stale` also if the drop's numbers do not add up.
+    /// most `limit`. Returns `Stale` also if the drop's numbers do not add up, or a key is lost.
     ///
     /// # Errors
     /// If Redis cannot be reached; some users may have been promoted.

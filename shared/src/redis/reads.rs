@@ -109,7 +109,7 @@ pub(super) fn slot_in(score: f64) -> Option<i64> {
 /// The commands of one transaction.
 pub(super) struct Reads(Pipeline);
 
-/// A command of a transaction: its place, the name of its key, and what its reply is read as.
+/// A command of a transaction: its index, the name of its key, and the type of its reply.
 pub(super) struct Read<T> {
     at: usize,
     key: &'static str,
@@ -146,7 +146,7 @@ impl Reads {
         }
     }
 
-    /// Unlike GET, MGET treats a key of another type as missing.
+    /// Reads both keys with MGET, which, unlike GET, treats a key of another type as missing.
     pub(super) fn gate_and_revision(&mut self, gate: &str, revision: &str) -> GateRead {
         self.add("gate", Cmd::mget(&[gate, revision]))
     }

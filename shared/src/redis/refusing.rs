@@ -34,7 +34,8 @@ pub fn text_of(error: &RedisError) -> String {
     }
 }
 
-/// Returns the first error of several commands that were sent together: the others repeat it.
+/// Returns the first error of several commands that were sent together. The errors of the other
+/// commands usually repeat it.
 fn first_refused(error: &RedisError) -> Option<String> {
     let errors = error.clone().into_server_errors()?;
     let (_, first) = errors.first()?;

@@ -16,7 +16,7 @@ static REVOKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scr
 /// Revocations written per call. A larger call would delay all other commands.
 const WRITTEN_AT_ONCE: usize = 1_000;
 
-/// Returns the user's field in the coupon's hash.
+/// Returns the user's field in the coupon's hash `revoked`.
 fn field(once_per: OncePer, drop: DropId, user: &str) -> String {
     match once_per {
         OncePer::Coupon => user.to_owned(),
@@ -37,7 +37,7 @@ fn noted(once_per: OncePer, revocation: &Revocation) -> [String; 3] {
 /// Fields of a hash, with their values.
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// A field of the coupon's hash, as it was read.
+/// A field of the coupon's hash `revoked`, with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevokedField {
     pub(super) field: Vec<u8>,
@@ -69,10 +69,10 @@ impl RevokedField {
 }
 
 impl Redis {
-    /// Bans the user, and releases the user's slot, claim and position in the drop's waiting list
-    /// if the revocation voids them. For a coupon that allows one claim in total, the revocation may
-    /// name another drop. Returns the time until which the user's claims are void, in Unix
-    /// milliseconds. Safe to repeat at any time.
+    /// Records a revocation or its end, and releases the user's slot, claim and position in the
+    /// drop's waiting list if the revocation voids them. For a coupon that allows one claim in
+    /// total, the revocation may name another drop. Returns the time until which the user's claims
+    /// are void, in Unix milliseconds. Safe to repeat at any time.
     pub async fn revoke(
         &self,
         keys: &DropKeys,
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_of_a_once_per_drop_coupon_is_banned_from_one_drop() {
+    fn revocation_names_its_drop_only_in_a_once_per_drop_coupon() {
         assert_eq!(field(OncePer::Coupon, DropId(3), "ann"), "ann");
         assert_eq!(field(OncePer::Drop, DropId(3), "ann"), "3:ann");
     }

@@ -55,9 +55,10 @@ impl Redis {
         checked
     }
 
-    /// Refuses a Redis that may lose admissions: no AOF, an eviction policy, a replica, replicas
-    /// that writes do not wait for, or a version that is too old. Reads `INFO`, because managed
-    /// servers do not permit `CONFIG`; only the replicas' maximum lag needs `CONFIG`.
+    /// Refuses a Redis that may lose admissions (no AOF, an eviction policy, a replica, or a master
+    /// that takes writes without its replicas), a version that is too old, and a kind that is not
+    /// supported or does not match `REDIS_MODE`. Reads `INFO`, because managed servers do not
+    /// permit `CONFIG`; only the replicas' maximum lag needs `CONFIG`.
     pub async fn check_settings(&self) -> Result<(), Unsafe> {
         let masters = self.masters().await?;
         for master in &masters {

@@ -1,5 +1,5 @@
 //! Settings of drops in Redis. Every write carries the coupon's revision: Redis keeps the highest
-//! one, even of writes that found no drop, and refuses lower ones.
+//! one, even of a [`Redis::write_settings`] that found no loaded drop, and refuses lower ones.
 
 use std::sync::LazyLock;
 
@@ -25,7 +25,7 @@ pub enum Written {
     Yes,
     /// The gate is open and the drop has a key: it is not new.
     Present,
-    /// Redis has a newer revision of the coupon.
+    /// Redis has a newer revision of the coupon, or of its allow list.
     Outdated,
     /// The coupon is in another era, or on another server.
     Stale,
@@ -34,7 +34,7 @@ pub enum Written {
     /// This many slots are already given.
     #[strum(serialize = "below_given_out")]
     GivenOut(Slot),
-    /// Redis may have forgotten given slots, and the coupon has not been verified since.
+    /// The coupon is closed or in another era: Redis may have forgotten given slots.
     Unverified,
     /// The gathered allow list is incomplete, for example because Redis was emptied.
     Incomplete,

@@ -93,8 +93,9 @@ impl Redis {
 
     /// Reads whether a user holds a slot. Returns `None` if not. A claimant without an entry in
     /// `users` holds the slot only if Redis no longer has the drop's `users`, as after sealing.
-    /// Everything is read in one transaction. Otherwise, after a revocation, the result could be the
-    /// admission time of the slot's next holder, which would not void the old claim.
+    /// Everything is read in one transaction: if the claim were revoked and the slot given again
+    /// between two reads, the time would be that of the next holder, and the revoked claim would
+    /// look as if it had been made after its revocation.
     pub async fn held_slot(
         &self,
         keys: &DropKeys,

@@ -5,7 +5,8 @@
 -- (the new list is not complete, for example because Redis was emptied). Only `ok` changes
 -- anything.
 -- Redis frees the old list in the background, because freeing a large one would delay admission.
--- A value that Firstcome did not write counts as missing, whatever its type or length.
+-- A value of `allow_list` that Firstcome did not write counts as missing, whatever its type or
+-- length.
 local text = redis.pcall('GET', KEYS[6])
 local revision = revision_in(string.match(type(text) == 'string' and text or '', '^(%d+):%d+$'))
 if revision > tonumber(ARGV[1]) then return 'outdated' end

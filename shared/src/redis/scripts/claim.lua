@@ -10,10 +10,10 @@
 --       separated by commas: NAME (a member), !NAME (not a member), empty (unknown)
 --       3 drop id  4 drop id of the second candidate, or ''
 --       5 'lease' to ask for a lease of the drop, or ''  6.. user ids
--- Reply 'closed' if the gate is closed, 'another_era' if it names an era that the caller did not
--- pass; else {Redis's time in ms, id of the open candidate or 0, ms left of the lease or 0, version
--- of the holders, answer, answer, …}, one answer per user, in order; no answers if the drop is sold
--- out for all users:
+-- Reply 'another_era' if the gate names another era than the caller, 'closed' if it is not open on
+-- this server for another reason; else {Redis's time in ms, id of the open candidate or 0, ms left
+-- of the lease or 0, version of the holders, answer, answer, …}, one answer per user, in order; no
+-- answers if the drop is sold out for all users:
 --   slot                            accepted
 --   0                               sold out
 --   {'already', drop, slot, at}     holds a slot; at: time of admission in ms, 0 if unknown
@@ -26,7 +26,8 @@
 --   'group'                         the coupon is restricted to a group, and the user's membership
 --                                   is unknown
 --   {'unloaded', drop}              no candidate is open, and this one is not loaded
---   'unverified'                    the drop's numbers disagree: the reconciler must rebuild it
+--   'unverified'                    the drop's numbers disagree, or data is lost, so the reconciler
+--                                   must rebuild it; or Redis's clock was set back
 -- Invariant: count = |users| + |free|, and no slot above the quantity is given. Everything is read
 -- and decided before the first write, because Redis has no rollback: reading a key checks its type,
 -- and `times`, which may be unread, is written first. Only the end of a lease is written earlier:
@@ -151,13 +152,13 @@ local function next_slot()
         return highest
     end
 end
--- Whether no user of this call can change anything.
+-- Whether no user of this call can get a slot or a place on the waiting list.
 local is_sold_out = waiting == 0 and #lowest == 0 and highest and highest >= quantity and math.max(chosen.places, quantity - users) <= 0
 
 local leased = is_leased(chosen.meta, chosen.lease_until, now)
 -- Leases the drop to the caller, and returns the ms left. The lease ends before anything changes who
 -- gets `sold_out`: the end of the drop, or the start of the other candidate. There is no lease if
--- holders of another drop count. A lease with half of its time left is not written again.
+-- holders of another drop matter. A lease with half of its time left is not written again.
 local function lease()
     local ends = math.min(now + LEASE_MS, chosen.closes or math.huge)
     -- One field of `claimants` is its mark.
@@ -226,7 +227,8 @@ for i, user in ipairs(people) do
     if until_ms == math.huge then
         answer = 'revoked'
     elseif until_ms and now <= until_ms then
-        -- The clock was set back: a new claim would look older than the revocation, and so be void.
+        -- The clock was set back: a new claim would look older than the end of the revocation, and
+        -- so be void.
         answer = 'unverified'
     elseif given[user] then
         answer = {'already', drop, given[user], now}
@@ -234,8 +236,9 @@ for i, user in ipairs(people) do
         -- Holders get their slot at any time, even after closing: a retry is always safe.
         answer = held[i] or elsewhere[i]
     elseif claimed then
-        -- A claimant of this drop would be in `users`. The other candidate has the time of its own
-        -- claims: with the present time, the claim would be refused as one after the closing.
+        -- A claimant of this drop would be in `users`. For a claim on the other candidate, reply
+        -- the time in that drop's `times`: with the present time, the consumer would refuse the
+        -- claim as one after the closing.
         local of, slot = string.match(claimed, '^(%d+):(%d+)$')
         local times = of == ARGV[3] and KEYS[12] or of == ARGV[4] and KEYS[18]
         local at = times and tonumber(call('HGET', times, slot)) or 0

@@ -21,8 +21,8 @@ local function gate_state(fence)
     local gate = redis.pcall('GET', KEYS[1])
     return is_here(fence) and (gate == fence .. ' open' and 'open' or gate == fence .. ' closed' and 'closed') or nil
 end
--- A revision in Redis. A value that Firstcome did not write counts as missing (`HIGHEST_REVISION`
--- in gate.rs): a higher one would refuse all later writes.
+-- A revision in Redis. A value that Firstcome did not write counts as missing, also a number above
+-- `HIGHEST_REVISION` (gate.rs): because of it, all later writes would be refused.
 local function revision_in(text)
     local number = type(text) == 'string' and string.match(text, '^%d+$') and tonumber(text)
     return number and number <= 2 ^ 40 and number or 0
@@ -37,7 +37,7 @@ local function now_ms()
 end
 -- The users' revocations: `ID` if all claims of the user are void, `ID:TIME` if claims admitted
 -- after that time are valid. Returns the times until which the users' claims are void, by their
--- places in `users`: infinite if all are. Without a revocation the table has no entry.
+-- indexes in `users`: infinite if all are. A user without a revocation has no entry.
 local function void_times(drop, per_coupon, users)
     local times = {}
     local size = redis.call('HLEN', KEYS[4])

@@ -1,10 +1,11 @@
 -- Rebuilds a drop from MySQL's rows, page by page, under the closed gate of one era. The closed
--- gate makes it atomic: nobody reads half a drop, and a writer of an earlier era changes nothing.
+-- gate makes it atomic: no claim is answered from half a drop, and a writer of an earlier era
+-- changes nothing.
 -- KEYS  see identity.lua; one drop
 -- ARGV  1 operation (below)  2 era as `SERVER ERA`  3 drop id  4 once_per
 --       5.. arguments of the operation
 --   clear      5 new value of count, or ''  6.. numbers of the KEYS to delete, whatever their types
---   unreadable deletes the keys of another type than Firstcome's. Replies how many.
+--   unreadable deletes the keys of another type than Firstcome's.
 --   forget     pairs: field, value: removes these fields of `revoked`, unless they have changed:
 --              MySQL has no such revocation, or its drop is sealed. Also at an open gate.
 --   seal       notes in `revoked` that this drop is about to be sealed, and that `claimants` has
@@ -17,8 +18,9 @@
 --   owed       pairs: promised slot, user: puts users at the head of the waiting list, in the order
 --              of the slots, unless they hold a slot or are revoked. Also at an open gate.
 -- Reply -1: another era, another server, the gate is open, or `revoked` is lost (seal); nothing was
--- done. Else the number of users left out. The caller writes `revoked` first and count (clear)
--- before the pages, so that `revoke.lua` can release a slot of an earlier page.
+-- done. Else the number of users left out, or of keys deleted (unreadable). The caller writes
+-- `revoked` first and count (clear) before the pages, so that `revoke.lua` can release a slot of a
+-- page that is already written.
 local how, drop, per_coupon = ARGV[1], ARGV[3], ARGV[4] == 'coupon'
 local state, left_out = gate_state(ARGV[2]), 0
 local is_safe_when_open = how == 'owed' or how == 'forget' or how == 'seal'
@@ -42,7 +44,7 @@ elseif how == 'forget' then
     end
     return 0
 elseif how == 'seal' then
-    -- If the key is lost, do not write the mark, which shows that the key is not lost.
+    -- If the key is lost, do not write the mark: its absence shows the loss.
     if state == 'open' and redis.call('HEXISTS', KEYS[4], '') == 0 then return -1 end
     redis.call('HSET', KEYS[4], '', drop)
     return 0

@@ -29,13 +29,14 @@ while #reply < 2 + 2 * tonumber(ARGV[3]) and reply[2] < 1000 and passed_over < 1
         redis.call('ZREM', KEYS[11], user)
         reply[2] = reply[2] + 1
     elseif now <= void_until then
-        -- The clock was set back: a slot given now would look older than the revocation, and so be
-        -- void. The user keeps the place until the clock is right. Other users are not delayed.
+        -- The clock was set back: a slot given now would look older than the end of the revocation,
+        -- and so be void. The user keeps the place until the clock is right. Other users are not
+        -- delayed.
         passed_over = passed_over + 1
     else
         local slot = tonumber(redis.call('ZRANGE', KEYS[10], 0, 0)[1]) or count + 1
         if slot > quantity then break end
-        -- Write this key first: no other command has read it, which would have checked its type.
+        -- Write `times` first: no command before this one has read it, so its type is not checked.
         redis.call('HSET', KEYS[12], slot, now)
         redis.call('ZREM', KEYS[11], user)
         redis.call('ZREM', KEYS[10], slot)

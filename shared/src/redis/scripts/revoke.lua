@@ -1,14 +1,15 @@
 -- Records revocations or their ends, and releases the slot that a revocation voids in a drop. Safe
 -- at any time, on any server, and any number of times: it releases only claims that are void in
 -- MySQL. If Redis already has a later revocation of the user, or the end of this one, that takes
--- precedence. If a revocation gets a second end, that one applies, because MySQL has only one.
+-- precedence. If a revocation gets a second end, the second one applies: ends come from MySQL,
+-- which has only one.
 -- KEYS  see identity.lua; to release: the drop
 -- ARGV  1 drop id ('' releases nothing)  2 user to release  3.. triples: field of `revoked`, id of
 --       the revocation, time in ms until which claims are void ('' if it has not ended: all are);
 --       to release a slot: one triple
--- Reply {number of new revocations, 0}, or {released slot or 0, time until which claims are void;
--- if it has not ended: now, or the claim's time}. The released slot becomes free if no other user
--- is on it.
+-- Reply {number of revocations or ends that were new, 0}, or {released slot or 0, time until which
+-- claims are void; if the revocation has not ended: the later of now and the claim's time}. The
+-- released slot becomes free if no other user is on it.
 
 -- Records a revocation. Returns the end that now applies, and 1 if it is new, else 0.
 local function note(field, id, over)
@@ -25,7 +26,8 @@ end
 local drop, user = ARGV[1], ARGV[2]
 if drop == '' then
     local news = 0
-    -- A pass deletes a key of another type under the closed gate, and writes all revocations again.
+    -- Record nothing in a key of another type: a pass deletes it under the closed gate, and writes
+    -- all revocations again.
     if type(redis.pcall('HLEN', KEYS[4])) == 'table' then return {0, 0} end
     for i = 3, #ARGV, 3 do news = news + select(2, note(ARGV[i], ARGV[i + 1], ARGV[i + 2])) end
     return {news, 0}

@@ -19,7 +19,8 @@ local how, revision = ARGV[1], tonumber(ARGV[2])
 local drops, highest = (#KEYS - 6) / 6, 0
 local words = (#ARGV - 3) / drops
 local function answer(word) return {word, highest} end
--- A pass rebuilds a drop with a key of another type, which a write must not prevent.
+-- A drop whose `meta` has another type counts as not loaded: `HSET` would fail in the middle of the
+-- writes. A pass rebuilds that drop.
 local function is_loaded(drop) return redis.call('TYPE', KEYS[6 * drop + 1]).ok == 'hash' end
 
 if how == 'load' then
