@@ -1,6 +1,6 @@
-//! An admitted claim, and messages of claims on the topic: UTF-8 JSON with the claims that one call
-//! admitted to a drop. The key is `coupon:lowest slot`. Their format is in
-//! docs/decisions/0032-batches-and-signatures.md.
+//! An admitted claim, and messages of claims on the topic: UTF-8 JSON with claims on one drop that
+//! one call of admission answered with a slot, new and repeated ones. The key is
+//! `coupon:lowest slot`. Their format is in docs/decisions/0032-batches-and-signatures.md.
 
 use std::borrow::Cow;
 
@@ -118,8 +118,8 @@ impl Claim {
         })
     }
 
-    /// Parses a message as a whole: only Firstcome signs messages, so a message that cannot be read
-    /// comes from another version.
+    /// Parses all claims of a message, or none: only Firstcome signs messages, so a message with a
+    /// claim that cannot be read comes from another version.
     pub fn decode(payload: &[u8]) -> Result<Vec<Self>, Undecodable> {
         if payload.is_empty() {
             return Err(Undecodable::new("the message is empty"));

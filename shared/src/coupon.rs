@@ -37,10 +37,11 @@ pub struct CouponSettings {
     /// No claim is admitted while this is set.
     #[serde(default)]
     pub paused: bool,
-    /// Codes can be used before this time; null: without an end.
+    /// Codes can be used before this time; null: no such end.
     #[serde(default, deserialize_with = "instants::or_none")]
     pub valid_until: Option<DateTime<Utc>>,
-    /// Codes can be used for this many times 24 hours from the claim; null: without an end.
+    /// Codes can be used for this many times 24 hours from the claim; null: no such end. At most
+    /// one of `valid_until` and `valid_days` can be set.
     #[schema(example = 30, minimum = 1, maximum = 3650)]
     pub valid_days: Option<u32>,
     /// When it opens. A new coupon needs it; null if its drops were inserted manually.
@@ -157,8 +158,8 @@ pub struct Coupon {
     /// Increases with each change, and when a process takes the next one to write the settings to
     /// Redis (`fc:{C}:revision`). It is the fencing token of those writes.
     pub revision: u64,
-    /// Incremented before data of this coupon is rebuilt, because Redis may have lost some of it.
-    /// Starts at 0. Redis has its copy in `fc:{C}:gate`.
+    /// Increased each time the coupon is closed so that its data in Redis can be verified or
+    /// rebuilt. Starts at 0. Redis has its copy in `fc:{C}:gate`.
     pub era: u64,
     /// The allow list. It may exist before the coupon is restricted to it.
     pub allow_list: AllowList,
@@ -268,7 +269,7 @@ pub struct DropWindow {
 /// Why a message does not add a row to its drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimFault {
-    /// The drop was verified exact: every user with a promised coupon has a row.
+    /// The drop was verified exact: every promise has a row, or is listed as broken.
     SealedDrop,
     /// The drop was not open at the time of the claim.
     OutsideWindow,
@@ -462,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn drop_state_depends_on_window_then_pause_then_remaining_slots() {
+    fn drop_state_depends_on_seal_then_window_then_pause_then_remaining_slots() {
         let mut d = drop(1, 10..=20);
         for (minute, is_paused, left, expected) in [
             (9, true, 0, DropState::Scheduled),

@@ -30,15 +30,15 @@ pub enum Point {
     RevocationReleased,
     /// API: MySQL has a changed allow list; Redis has the previous one.
     ListWritten,
-    /// API: Redis has the allow list too; no response is sent yet.
+    /// API: the attempt to write the allow list to Redis is over; no response is sent yet.
     ListFollowed,
-    /// Consumer: before the transaction of a batch.
+    /// Consumer: before the transaction of a batch, or of one of its drops.
     RowsBegun,
     /// Consumer: rows are inserted; the transaction is still open.
     RowsInserted,
     /// Consumer: dead letters are written too; the transaction is still open.
     FallbackInserted,
-    /// Consumer: rows and positions are committed in MySQL.
+    /// Consumer: the transaction of a batch, or of one of its drops, is committed in MySQL.
     RowsCommitted,
     /// Reconciler: the start of the run is recorded; nothing is read yet.
     RunBegun,
@@ -67,11 +67,11 @@ pub enum Point {
     RunRecorded,
     /// Sender: a mail is leased, but not yet sent.
     MailDue,
-    /// Sender: the mail server accepted a mail that is not yet marked as sent.
+    /// Sender: the attempt to send a mail is over; its outcome is not recorded yet.
     MailSent,
     /// Sender: a webhook is leased, but not yet posted.
     WebhookDue,
-    /// Sender: the receiver has responded; the webhook is not yet marked as sent.
+    /// Sender: the attempt to post a webhook is over; its outcome is not recorded yet.
     WebhookSent,
 }
 

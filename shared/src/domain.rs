@@ -61,8 +61,8 @@ pub struct NamedDrop {
     pub drop: DropId,
 }
 
-/// The slot number of a claim: from 1 to the drop's quantity. At any time, each number belongs to at
-/// most one user.
+/// The slot number of a claim: from 1 to the drop's quantity. At any time, each number of a drop
+/// belongs to at most one user.
 pub type Slot = u32;
 
 impl fmt::Display for CouponId {
@@ -120,10 +120,10 @@ impl UserId {
         &self.0
     }
 
-    /// Masks the ID: it distinguishes known users but does not identify them. Shows the first
-    /// character and the last one or two. For an ID of up to three characters it shows nothing, so
-    /// different IDs may look alike. For an e-mail address, it shows these characters of the name
-    /// and the first character of the host.
+    /// Masks the ID, so that it does not identify the user but usually differs from those of other
+    /// users. Shows the first character and the last one or two, and nothing of an ID of up to
+    /// three characters. Of an e-mail address, shows these characters of the name and the first
+    /// character of the host.
     pub fn masked(&self) -> String {
         const SHORT: usize = 3;
         if self.0.chars().count() <= SHORT {
@@ -222,8 +222,9 @@ pub fn is_invisible(c: char) -> bool {
 }
 
 /// Returns the first character of a text that a name must not contain. Names appear in mail
-/// subjects, terminals and pages, so line breaks, text-reversing characters and look-alike names
-/// are invalid. Emoji may contain a joiner and a selector.
+/// subjects, terminals and pages: line breaks, characters that reverse text, and invisible
+/// characters, which make two names look alike, are invalid. The joiner and the selector of emoji
+/// are allowed.
 pub fn unfit_in_a_name(text: &str) -> Option<char> {
     let is_unfit = |c: char| {
         let is_of_emoji = matches!(c, '\u{200d}' | '\u{fe0f}');

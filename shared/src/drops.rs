@@ -1,6 +1,6 @@
-//! Creates daily drops two days ahead, and drops whose rows MySQL has lost. The reconciler does
-//! this every 20 seconds, the API when a coupon is changed. The schema allows one drop per local
-//! date, so concurrent attempts create no duplicates.
+//! Creates daily drops two days ahead, and drops whose rows MySQL has lost. The reconciler's daemon
+//! does this every 20 seconds, the API when a coupon is changed. The schema allows one drop per
+//! local date, so concurrent attempts create no duplicates.
 
 use chrono::{DateTime, Utc};
 
@@ -14,14 +14,14 @@ use crate::schedule::Schedule;
 
 /// Creates the drops that a coupon's schedule requires and that are missing from `drops`, loads
 /// them into Redis, and returns how many it created. `drops` must contain every drop whose window
-/// has not ended at `now`, and any drop of a coupon that has only one.
+/// has not ended at `now`; for a coupon that opens once, its drop in any case.
 /// A drop whose row MySQL has lost is missing too, and is created again under its own id.
-/// If Redis has lost the coupon's era, its holders are unknown: the reconciler restores them and
-/// then loads the new drops.
+/// If Redis has lost the coupon's era, the holders of the coupon are unknown: the new drops are not
+/// loaded here, but by the reconciler after it has restored the holders.
 ///
 /// # Errors
-/// [`StoreError`]. Drops that were already created remain, and the next round creates the rest. If
-/// they could not be loaded into Redis, the reconciler loads them.
+/// [`StoreError`]. Either no drop was created, and the next round tries again; or all were created,
+/// and the reconciler loads those that are not in Redis.
 pub async fn make_ahead(
     db: &Db,
     redis: &Redis,
@@ -52,8 +52,8 @@ pub async fn make_ahead(
     };
     if let Some(fence) = fence {
         for drop in &made {
-            // Redis refuses this if the coupon has changed since; the reconciler then loads the
-            // drop.
+            // Redis refuses this if the coupon's revision or era has changed since; the reconciler
+            // then loads the drop.
             let keys = redis.keys(coupon.id, drop.id);
             let meta = DropMeta::new(&coupon, drop);
             redis.load(&keys, &fence, coupon.revision, &meta).await?;

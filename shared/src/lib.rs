@@ -30,7 +30,7 @@ pub mod tls;
 pub mod trace;
 pub mod tuning;
 
-/// Why an operation on both stores failed.
+/// Why an operation on MySQL and Redis failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(transparent)]

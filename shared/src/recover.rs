@@ -27,7 +27,8 @@ pub struct LostSettings {
 }
 
 /// Finds a coupon's settings that MySQL has lost, and restores them there unless `dry_run`. Returns
-/// `None` if Redis shows no loss.
+/// `None` if Redis shows no loss, if MySQL does not have the coupon, or if another process restored
+/// the settings first.
 pub async fn recover(
     db: &Db,
     redis: &Redis,

@@ -121,8 +121,8 @@ impl Schedule {
         }
     }
 
-    /// Returns the drops from two days before `from` on, in order: a window may end on the next
-    /// day, and a time zone may skip a day. For a coupon that opens once, returns its drop.
+    /// Returns the drops from two days before `from` on, in order, because a window may end on the
+    /// next day, and a time zone may skip a day. For a coupon that opens once, returns its drop.
     pub(crate) fn planned(
         &self,
         from: DateTime<Utc>,

@@ -83,8 +83,8 @@ impl CouponId {
 }
 
 impl DropId {
-    /// Returns the id under which the part of a campaign that is compared at once is recorded: the
-    /// whole campaign, or one day.
+    /// Returns the id under which one day of a campaign is recorded, or, without a day, a campaign
+    /// that is compared as a whole.
     pub fn of_campaign(name: &str, day: Option<NaiveDate>) -> Self {
         Self(Subject::id_of_campaign(&format!("{name}\n{day:?}")))
     }

@@ -1,8 +1,8 @@
-//! Traces: the path of one claim through all processes, recorded with OpenTelemetry's SDK
+//! Traces: one span for each traced request of the API, recorded with OpenTelemetry's SDK
 //! (docs/decisions/0035-settings.md).
 //!
-//! The `traceparent` of a request accompanies its claim into the header of the message, even if
-//! nothing is exported. Spans are made only for sampled traces, so that other traces cost nothing.
+//! The `traceparent` of a claim's request also becomes a header of its message if the message has
+//! no other claim, even if nothing is exported. Spans are recorded only for sampled traces.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -33,8 +33,8 @@ use crate::tls::Store;
 /// The header of requests, responses and messages.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// Default share of traced requests among those without a `traceparent`. OpenTelemetry's default
-/// traces all, but each traced claim is a separate message.
+/// Default share of traced requests among those without a `traceparent`. OpenTelemetry's default is
+/// to trace all, which would export a span for each claim of a rush.
 const RATIO: f64 = 0.01;
 
 /// Maximum duration of one export.
@@ -111,7 +111,7 @@ impl opentelemetry_http::HttpClient for OtlpSender {
     }
 }
 
-/// Returns the `traceparent` of the request that the current task handles.
+/// Returns the `traceparent` of the request that the current task handles, if it has a trace.
 pub fn current() -> Option<String> {
     let context = Context::current();
     context.has_active_span().then(|| traceparent(&context))

@@ -8,29 +8,29 @@ use std::str::FromStr;
 
 use strum::{EnumString, IntoStaticStr};
 
-/// A constant with its unit in its name.
+/// A constant. Its name contains its unit, if it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr)]
 #[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
 pub enum Tuning {
     /// Pause before a lasting problem is mailed again.
     AlertCooldownSeconds,
-    /// Time for which passes must fail before a mail is sent.
+    /// Time that an outage must last before a mail is sent.
     AlertPatienceSeconds,
     /// Retention of ended alerts.
     AlertsKeptSeconds,
-    /// Deadline of MySQL for one claim that Kafka has not acknowledged.
+    /// Deadline of MySQL for claims that Kafka has not acknowledged.
     BackupDeadlineMs,
     /// Pause between two reads of the catalogue.
     CatalogueRefreshMs,
-    /// Retention of runs that found nothing.
+    /// Retention of runs with the same result as an earlier run.
     CleanRunsKeptSeconds,
-    /// Maximum claims in one transaction.
+    /// Number of claims at which a batch is full.
     ConsumeBatchMax,
     /// Time without progress after which a consumer is stuck.
     ConsumeStuckSeconds,
-    /// Maximum connections of one process to MySQL.
+    /// Maximum connections of one pool to MySQL.
     DatabasePoolSize,
-    /// Number of losers in a tenth of a second from which they are answered from memory.
+    /// Number of losers in a tenth of a second at which a drop is leased.
     CrowdOfLosers,
     /// Maximum duration of a call to MySQL.
     DatabaseTimeoutMs,
@@ -38,21 +38,21 @@ pub enum Tuning {
     FailedClaimsKeptSeconds,
     /// Pause between rounds of the jobs that run concurrently with passes.
     JobsSeconds,
-    /// Time without heartbeats after which a consumer's partitions go to others.
+    /// Time without heartbeats after which a consumer's partitions go to other consumers.
     KafkaSessionMs,
     /// Whether the API answers claims before its router.
     HasFastPath,
     /// Maximum wait for the head of a request.
     HeaderReadTimeoutMs,
-    /// Retention of mails.
+    /// Retention of mails and webhook events.
     MailsKeptSeconds,
     /// Maximum concurrent claims of one API.
     MaxClaimsInHand,
     /// Retention of mended promises.
     MendedPromisesKeptSeconds,
-    /// Retention of user ids in rows.
+    /// Retention of user ids of sealed drops.
     PeopleKeptSeconds,
-    /// Maximum duration of a read from MySQL.
+    /// Maximum wait of `claims/me` for one answer of MySQL.
     QuestionTimeoutMs,
     /// Repairs that the repair limit always allows.
     #[strum(serialize = "RECONCILE_BRAKE_AT_LEAST")]
@@ -62,7 +62,7 @@ pub enum Tuning {
     RepairLimitPercent,
     /// Maximum duration of a response.
     RequestTimeoutMs,
-    /// Retention of runs with findings.
+    /// Retention of other runs, and of findings.
     RunsKeptSeconds,
     /// Lifetime of a sealed drop's keys in Redis.
     SealedKeysTtlSeconds,

@@ -1,6 +1,6 @@
 //! Settings that several processes share, one struct per concern. Each is a flag and an environment
-//! variable, except those that only tests change; `--help` shows both with the default. Secrets are
-//! never printed.
+//! variable; `--help` shows both with the default. Exceptions are `SSL_CERT_FILE`, which is only a
+//! variable, and settings that only tests change. Secrets are never printed.
 
 mod kafka;
 mod logs;
@@ -90,8 +90,9 @@ pub fn number_or_unset<const LEAST: u32, const MOST: u32>(
 #[derive(Debug, Clone, Args)]
 pub struct StartArgs {
     /// Maximum wait at start-up for a store that does not answer. After this time, the process logs
-    /// the store's name and exits. Exceptions: `serve` starts without Kafka, and the reconciler's
-    /// daemon keeps waiting and sends an alert mail.
+    /// the store's name and exits. Exceptions: `serve` starts without Kafka, and without MySQL if
+    /// Redis has a copy of the coupons; the reconciler's daemon keeps waiting and sends an alert
+    /// mail.
     #[arg(skip = Tuning::StartupWaitSeconds.or(30_u64))]
     pub startup_wait_seconds: u64,
 }

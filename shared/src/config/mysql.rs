@@ -31,8 +31,8 @@ pub struct MysqlArgs {
     timeout_ms: Option<u64>,
 }
 
-/// Maximum number of connections of one process. An API divides them among claims, reads, operators
-/// and the catalogue.
+/// Maximum number of connections of one pool. An API has several pools, each with a part of this
+/// number, and one of a fixed size for uses of codes.
 const POOL_SIZE: usize = 8;
 
 /// MySQL's timeout as a multiple of `STORE_TIMEOUT_MS`.

@@ -19,7 +19,7 @@ const SHORT_HELP: [&str; 12] = [
     "USER_AUTH",
 ];
 
-/// Hides the other settings from `-h`, also in subcommands.
+/// Hides all settings except [`SHORT_HELP`] from `-h`, also in subcommands.
 fn with_short_help(command: Command) -> Command {
     let is_rare = |arg: &Arg| {
         arg.get_env()
@@ -33,7 +33,8 @@ fn with_short_help(command: Command) -> Command {
         .mut_subcommands(with_short_help)
 }
 
-/// Parses the command line. If that fails, prints the reason and ends the process.
+/// Parses the command line. Prints and ends the process if it is invalid, or asks for help or the
+/// version.
 pub fn parse<Cli: Parser>(command: Command) -> Cli {
     let mut command = with_short_help(command);
     let read = command

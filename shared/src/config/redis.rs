@@ -70,7 +70,7 @@ impl RedisArgs {
     }
 }
 
-/// Checks that the addresses fit the mode; clap has checked their form.
+/// Checks that the addresses fit the mode. Their form has been checked before.
 fn validate(mode: RedisMode, nodes: &[ConnectionInfo]) -> Result<(), String> {
     match mode {
         RedisMode::Single if nodes.len() > 1 => Err(

@@ -46,20 +46,22 @@ pub struct CouponPatch {
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<NaiveDate>)]
     pub last_day: Option<Option<NaiveDate>>,
-    /// True closes the open drop immediately and permanently; its waiting list gets nothing more. A
-    /// coupon that opens once is ended even before it opens, and a daily one together with
-    /// `last_day` = its first day. Otherwise later drops of a daily coupon stay.
+    /// True closes the open drop immediately and permanently; users on its waiting list get no slot
+    /// any more, except those whose promise is broken. A coupon that opens once is ended even
+    /// before it opens, and a daily one together with `last_day` = its first day. Otherwise later
+    /// drops of a daily coupon stay.
     pub close_now: Option<bool>,
-    /// Codes can be used before this time; null: without an end. A time in the past ends their use
-    /// at once.
+    /// Codes can be used before this time; null: no such end. A time in the past ends their use at
+    /// once.
     #[serde(default, deserialize_with = "instant_or_null")]
     #[schema(value_type = Option<DateTime<Utc>>)]
     pub valid_until: Option<Option<DateTime<Utc>>>,
-    /// Codes can be used for this many times 24 hours from the claim; null: without an end.
+    /// Codes can be used for this many times 24 hours from the claim; null: no such end.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<u32>, example = 30, minimum = 1, maximum = 3650)]
     pub valid_days: Option<Option<u32>>,
-    /// Who may claim, as in `NewCouponBody`. Users who hold a coupon or wait keep it.
+    /// Who may claim, as in `NewCouponBody`. Users who hold a coupon or wait keep their coupon or
+    /// place.
     #[serde(default, deserialize_with = "or_null")]
     #[schema(value_type = Option<String>, example = "list", max_length = 70)]
     pub allow: Option<Option<Allow>>,
@@ -102,7 +104,7 @@ enum Concern {
     MysqlOnly,
     /// The settings in Redis, too.
     Redis,
-    /// The quantity or the window of drops, which Redis stores, too.
+    /// The drops: their quantity or windows, which Redis stores, too, or which drops there are.
     Drops,
 }
 
@@ -178,7 +180,7 @@ impl CouponPatch {
         })
     }
 
-    /// Whether it changes the quantity or the window of a drop.
+    /// Whether it may change the quantity or the window of a drop, or which drops there are.
     pub fn concerns_drops(&self) -> bool {
         let mut given = self.fields().into_iter().filter(|field| field.is_given);
         given.any(|field| field.concern == Concern::Drops)
@@ -188,8 +190,8 @@ impl CouponPatch {
         self.opens.is_some() || self.closes.is_some() || self.last_day.is_some()
     }
 
-    /// Changes a coupon and its drops. `drops` must contain all of them, and no longer contains the
-    /// removed ones afterwards.
+    /// Changes a coupon and its drops. `drops` must contain all drops of the coupon; those that the
+    /// change removes are taken out of it.
     ///
     /// # Errors
     /// Why the change is not possible, and what to do instead.
@@ -261,7 +263,7 @@ impl CouponPatch {
     ) -> Result<(), String> {
         let ends_before_it_opens = match schedule {
             Some(Schedule::Once { .. }) => true,
-            // Only its first drop is left.
+            // The change leaves only the first drop, which has not opened.
             Some(Schedule::Daily { first_day, .. }) => {
                 self.last_day == Some(Some(*first_day))
                     && drops.iter().all(|drop| drop.opens_at > now)
@@ -389,7 +391,8 @@ fn close_now(
     let ends =
         |drop: &Drop| drop.can_give_slots(now) && (ends_before_it_opens || drop.opens_at <= now);
     let last = drops.iter().rfind(|drop| drop.opens_at <= now);
-    // After an hour, the request is not a retry but concerns the next drop.
+    // More than an hour after a drop was closed early, the request is not a retry, but concerns the
+    // next drop.
     let since = Some(now - TimeDelta::hours(1));
     let is_repeated = last.is_some_and(|last| last.closed_early && last.closes_at > since);
     if !is_repeated && !drops.iter().any(ends) {
@@ -507,7 +510,7 @@ mod tests {
         let mut all = daily("12:00");
         for (now, last_day, left) in [
             ("01T12:00", json!("2026-12-02"), &[1, 2][..]),
-            ("02T10:59", json!("2026-12-01"), &[1, 2]), // it opens within a minute
+            ("02T10:59", json!("2026-12-01"), &[1, 2]), // drop 2 opens within a minute
             ("02T10:58", json!("2026-12-01"), &[1]),
             ("02T10:58", json!(null), &[1]),
         ] {
@@ -552,7 +555,7 @@ mod tests {
         }
         let schedule = all.0.schedule.as_ref().unwrap();
         assert_eq!(schedule.drops_from(at("03T09:00")), []);
-        // Once it has opened, only the open drop ends.
+        // Once the coupon has opened, the same request ends only the open drop.
         let mut all = daily("12:00");
         change(&mut all, "01T11:30", cancel.clone()).unwrap();
         assert_eq!((all.1.len(), all.1[0].opens_at), (1, at("01T11:00")));

@@ -12,7 +12,7 @@ pub enum DeadLetterReason {
     Undecodable,
     /// The message has a version of the format that this process does not know.
     WrongVersion,
-    /// No API of this installation wrote the message.
+    /// The message has no signature by a key of this installation, so none of its APIs wrote it.
     Forged,
     /// No Kafka client can read the message.
     Unreadable,
@@ -24,7 +24,7 @@ pub enum DeadLetterReason {
     OutsideWindow,
     /// MySQL refuses the row because of its data.
     BadData,
-    /// Another client of MySQL locks the drop.
+    /// Another client of MySQL has locked rows of the drop.
     RowLocked,
     /// An operator has corrected and confirmed the claim.
     Corrected,
@@ -35,7 +35,7 @@ impl DeadLetterReason {
         self.into()
     }
 
-    /// Whether the consumer refuses claims for this reason.
+    /// Whether the consumer writes dead letters with this reason.
     pub fn is_of_consumer(self) -> bool {
         self != Self::Corrected
     }

@@ -6,8 +6,8 @@ use crate::coupon::{Coupon, Drop};
 use crate::schedule::{PlannedDrop, Schedule};
 
 /// Whether MySQL has lost the drop that the schedule requires at `now`, so that its holders are
-/// unknown. A coupon without any drop has lost one. `drops` may lack sealed ones before the last
-/// one that has opened.
+/// unknown. A coupon without any drop has lost one. `drops` need not contain sealed drops that
+/// opened before the last opened one.
 pub fn is_one_lost(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>) -> bool {
     if drops.is_empty() {
         return true;
@@ -22,8 +22,8 @@ pub fn is_one_lost(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>) -> bool 
         })
 }
 
-/// Whether none of `drops` is the planned drop. `drops` may lack sealed ones before the last one
-/// that has opened.
+/// Whether none of `drops` is the planned drop. `drops` need not contain sealed drops that opened
+/// before the last opened one: a drop planned before that one does not count as missing.
 pub(crate) fn is_missing(planned: &PlannedDrop, drops: &[Drop], now: DateTime<Utc>) -> bool {
     let opened = drops.iter().map(|drop| drop.opens_at);
     let last_opened = opened.filter(|at| *at <= now).max();

@@ -120,7 +120,7 @@ fn window_may_cross_midnight() {
 }
 
 #[test]
-fn drops_are_created_days_ahead_but_not_for_the_past() {
+fn drops_from_covers_two_days_ahead_and_at_least_the_next_drop_but_no_past_one() {
     let schedule = daily("Asia/Seoul", "15:00"..="18:00", "2026-12-01"..="2026-12-30");
     let drops = schedule.drops_from(utc("2026-12-10T12:00:00Z"));
     assert_eq!(drops.first().unwrap().local_date.to_string(), "2026-12-11");
@@ -134,7 +134,7 @@ fn drops_are_created_days_ahead_but_not_for_the_past() {
 }
 
 #[test]
-fn preview_starts_with_the_current_window_and_refuses_past_ones() {
+fn preview_starts_with_the_current_window_and_refuses_a_schedule_that_is_over() {
     let now = utc("2026-12-03T06:00:01Z");
     let schedule = daily("Asia/Seoul", "15:00"..="18:00", "2026-12-01"..="2026-12-30");
     let opens: Vec<_> = schedule.preview(now).unwrap();

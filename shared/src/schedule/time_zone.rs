@@ -183,7 +183,7 @@ impl Tz {
         if self.local(instant).naive_local() == local {
             return Some(instant);
         }
-        // The gap is shorter than a day, and clocks change less often.
+        // A gap lasts at most a day (Samoa skipped one), and clocks change less often than daily.
         self.next_change(instant - TimeDelta::days(1))
     }
 }
@@ -193,7 +193,7 @@ impl FromStr for Tz {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let name = text.trim();
-        // Most processes use no other zone, and need not read the rules of six hundred.
+        // Most processes use no other zone, so they need not read the rules of six hundred.
         if name == "UTC" {
             return Ok(Self::utc());
         }

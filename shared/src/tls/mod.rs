@@ -16,7 +16,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
-/// Servers reached over TLS, which determine the names of settings.
+/// Servers reached over TLS. Errors name the setting of the server's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Store {
     Redis,
@@ -92,7 +92,7 @@ fn read(name: &str, path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|error| format!("{name} {} can't be read: {error}", path.display()))
 }
 
-/// Parses one or more certificates, starting with the end-entity certificate.
+/// Parses one or more certificates, in the order of the file. `name` is the setting of its path.
 fn certificates(name: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let some = parsed.ok().filter(|certificates| !certificates.is_empty());
@@ -203,7 +203,7 @@ pub(crate) fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::
         .or_else(|| error.source().and_then(cause))
 }
 
-/// The address of a store with its TLS settings. An address parsed from text is not encrypted.
+/// The address of a store with its TLS settings. An address converted from text alone has none.
 #[derive(Debug, Clone)]
 pub struct StoreAddress {
     url: SecretString,
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn mismatched_key_and_wrong_file_types_are_refused_by_name() {
+    fn mismatched_or_unreadable_certificate_and_key_are_refused_and_never_printed() {
         let files = CertificateFolder::make().unwrap();
         let tls = |cert: &str, key: &str| {
             let [cert, key] = [cert, key].map(|name| Some(files.path(name).into()));

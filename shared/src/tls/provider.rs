@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_key_with_the_wrong_pem_label_is_accepted() {
+    fn private_key_that_is_wrongly_labelled_pkcs1_is_accepted() {
         let files = firstcome_stack::CertificateFolder::make().unwrap();
         let key = PrivateKeyDer::from_pem_slice(&std::fs::read(files.path("client.key")).unwrap())
             .unwrap();
