@@ -138,8 +138,8 @@ async fn group_coupon_asks_for_memberships_that_the_caller_did_not_state() {
             .claim_all(only(&world.keys), world.era, &claimants, false);
         claims.await.unwrap().replies.remove(0).unwrap().admission
     };
-    // Holders and waiting users get that result regardless of their groups. An unrestricted coupon
-    // ignores groups.
+    // Holders get their slot, and waiting users their position, regardless of their groups. An
+    // unrestricted coupon ignores groups.
     for (allow, user, group, expected) in [
         ("group:vip", "a", vip_member, Admission::Accepted(1)),
         ("group:vip", "b", vip_other, Admission::NotAllowed),

@@ -79,7 +79,8 @@ impl TwoDays {
     }
 
     /// Returns the results and the open drop. Checks that the order of the candidates does not
-    /// matter.
+    /// matter: a caller may name the wrong drop first, because an operator moved the windows or the
+    /// caller's clock is wrong.
     async fn claim(&self, people: &str) -> (Vec<Admission>, Option<DropId>) {
         let keys = &self.world.keys;
         let [one, other] =
@@ -136,10 +137,8 @@ async fn open_drop_admits_and_its_neighbour_stays_unchanged() {
     assert_eq!(dump(&days.world.keys).await, before);
 }
 
-/// The caller may name the wrong drop first, because an operator moved the windows or the caller's
-/// clock is wrong.
 #[tokio::test]
-async fn between_windows_holders_get_their_slot_and_others_the_next_opening() {
+async fn without_an_open_window_holders_get_their_slot_and_others_the_reason() {
     let days = TwoDays::open(OncePer::Drop, BETWEEN).await;
     days.holds("a", 1, 90_000).await;
     let (answers, open) = days.claim("ab").await;

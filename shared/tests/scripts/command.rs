@@ -3,7 +3,7 @@
 use firstcome_shared::domain::OncePer;
 use proptest::prelude::*;
 
-/// User ids have one letter, so that a masked id still identifies the user.
+/// A user id of one letter, so that a string of letters names several users.
 pub(crate) type UserLetter = char;
 
 #[derive(Debug, Clone, Copy)]
@@ -198,8 +198,9 @@ fn rebuild() -> impl Strategy<Value = Vec<ScriptCommand>> {
     })
 }
 
-/// Users ask for a lease, one of them returns the slot, and others claim it, sometimes with a broken
-/// promise. Meanwhile the clock advances or is set back.
+/// Users ask for a lease, one of them returns the slot, and sometimes users with a broken promise
+/// join the waiting list. Then waiting users are promoted, and others claim. Meanwhile the clock
+/// may advance or be set back.
 fn return_during_a_lease() -> impl Strategy<Value = Vec<ScriptCommand>> {
     let people = || prop::collection::vec(person(), 5..9);
     let time = || {

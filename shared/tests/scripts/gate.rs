@@ -117,8 +117,8 @@ async fn demote(master: &RedisServer, port: u16) {
     ask::<()>(master, &["REPLICAOF", "127.0.0.1", &port.to_string()]).await;
 }
 
-/// Triggers the event. Returns the server to query from then on, if it is another one, and servers
-/// that must stay alive.
+/// Triggers the event. Returns the server to query from then on, if it is another one, and a server
+/// that must stay alive, if there is one.
 async fn happens(
     event: Event,
     server: &RedisServer,

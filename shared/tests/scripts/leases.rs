@@ -78,8 +78,9 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    /// Checks that no slot is given while an API may answer `sold_out` without Redis. A closed gate
-    /// outlasts every lease.
+    /// Checks that no slot is given while an API may answer `sold_out` without Redis. Skips leases
+    /// that began before the coupon was closed, because a gate stays closed for longer than they
+    /// last, or before a key was lost, which may have contained their end.
     pub(crate) fn judge(
         &mut self,
         command: &ScriptCommand,

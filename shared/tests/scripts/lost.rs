@@ -108,7 +108,7 @@ async fn lost_revocations_admit_nobody_until_the_coupon_is_opened_again() {
 
 /// Otherwise the key of a coupon that is over would stay forever.
 #[tokio::test]
-async fn revocation_without_a_gate_expires_until_settings_are_written() {
+async fn revocation_without_a_gate_gets_an_expiry_that_new_settings_remove() {
     let (server, world) = ScriptWorld::start(Start::new(3, OncePer::Coupon, 0)).await;
     let ScriptWorld { redis, keys, .. } = &world;
     let expires = async || ask::<i64>(&server, &["TTL", &keys.revoked]).await > 0;

@@ -1,6 +1,6 @@
-//! Compares the scripts on a real Redis with a model of their contracts. For any sequence of
-//! claims, rebuilds, operators' changes and losses of keys, every result and every key matches the
-//! model, and the invariants hold.
+//! Compares the scripts on a real Redis with a model of their contracts. In random sequences of
+//! claims, rebuilds, operators' changes and losses of keys, every result and every key of the drop
+//! must match the model, and the invariants must hold. Single cases have their own tests.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod admitted;
@@ -114,9 +114,9 @@ async fn play(
     Ok(())
 }
 
-/// Checks invariants of each claim, independent of the model: no slot is given while the counters
-/// disagree, or given twice, or above the quantity; and `sold_out` is returned only if no more
-/// slots are left than users wait, or the drop is leased.
+/// Checks invariants of each claim, whatever result the model expects: no slot is given while the
+/// counters disagree, or given twice, or above the quantity; and `sold_out` is returned only if no
+/// more slots are left than users wait, or the drop is leased.
 fn admitted_rightly(before: &Model, admission: Admission) -> Result<(), TestCaseError> {
     let is_right = match admission {
         Admission::Accepted(slot) => {
@@ -191,7 +191,7 @@ async fn waiting_user_keeps_the_place_while_the_clock_of_redis_is_set_back() {
     assert_eq!(world.apply(&promote).await.0, "Done([('b', 1)])");
 }
 
-/// The user waited in that drop, and got a slot of this one before the revocation arrived.
+/// The user waited in the other drop, and got a slot of this one before the revocation arrived.
 #[tokio::test]
 async fn revocation_that_names_another_drop_releases_the_claim() {
     let (_server, mut world) = ScriptWorld::start(Start::new(5, OncePer::Coupon, 0)).await;

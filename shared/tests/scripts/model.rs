@@ -34,7 +34,7 @@ pub(crate) struct Model {
     claimants: BTreeMap<UserLetter, (i64, i64)>,
     /// Id of the last revocation, and whether it has ended.
     revoked: BTreeMap<UserLetter, (i64, bool)>,
-    /// Whether `revoked` and `claimants` have the field that shows their loss.
+    /// Whether `revoked` and `claimants` have the field whose absence shows their loss.
     has_mark: bool,
     has_claimants_mark: bool,
     /// The highest revision written.
@@ -95,7 +95,7 @@ impl Model {
         self.meta.map(|(quantity, _)| quantity)
     }
 
-    /// count = |users| + |free|
+    /// Whether count = |users| + |free|.
     pub(crate) fn adds_up(&self) -> bool {
         let sum = self.users.len() + self.free.len();
         self.count == Some(i64::try_from(sum).unwrap())
@@ -118,7 +118,8 @@ impl Model {
         holders.filter(|person| self.is_banned(*person)).collect()
     }
 
-    /// Whether the coupon was opened after the drop was rebuilt.
+    /// Whether the last command opened the coupon after a rebuild of the drop. `before` is the
+    /// state before that command.
     pub(crate) fn is_rebuilt(&self, before: &Self) -> bool {
         self.is_open && !before.is_open && before.plan.is_some()
     }
@@ -402,7 +403,8 @@ impl Model {
         self.lease_until = self.lease_until.min(self.now_ms + LEASE_MS);
     }
 
-    /// Whether no user who holds nothing can get a slot or a place, whatever is leased.
+    /// Whether a lease can be granted: no user who holds nothing could get a slot or a place, even
+    /// without a lease.
     fn is_sold_out(&self) -> bool {
         let Some((quantity, false)) = self.meta else {
             return false;

@@ -148,7 +148,7 @@ async fn deleted_drop_is_loaded_again_and_does_not_expire() {
 }
 
 #[tokio::test]
-async fn quantity_is_lowered_in_all_drops_or_in_none() {
+async fn lowering_a_quantity_changes_all_drops_or_none_and_outdates_older_settings() {
     let (server, world) = ScriptWorld::start(Start::new(5, OncePer::Drop, 0)).await;
     let (redis, keys) = (&world.redis, &world.keys);
     let next = redis.keys(world.coupon, DropId(4));

@@ -27,7 +27,8 @@ async fn is_refused(redis: &Redis, expected: StoreRefusal) {
     eventually_some("the refusal", LIMIT, async || {
         let error = redis.check_writes().await.err().ok_or("a write succeeds")?;
         let text = text_of(&error);
-        // The connection to a server that is not a master is replaced, and may be broken just now.
+        // If the server is not a master, the connection is being replaced, and a check may fail for
+        // that reason first.
         let refusal = StoreRefusal::from_error(FailureCause::Redis, &text);
         let is_it = refusal == Some(expected) && !text.contains('…');
         is_it.then_some(()).ok_or(format!("{expected:?}: {text}"))
@@ -35,7 +36,7 @@ async fn is_refused(redis: &Redis, expected: StoreRefusal) {
     .await;
 }
 
-/// Each command of a transaction is refused with the same words.
+/// Each command of a transaction is refused with the same words. The text must have them only once.
 async fn is_quoted_once(server: &RedisServer) {
     let client = Client::open(server.url()).unwrap();
     let mut conn = client.get_multiplexed_async_connection().await.unwrap();
@@ -55,7 +56,7 @@ async fn is_over(redis: &Redis) {
 }
 
 #[tokio::test]
-async fn refusals_of_a_real_redis_are_recognized_and_end() {
+async fn refusals_of_a_real_redis_are_recognized_until_they_end() {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
     let redis = connect(&server.url());
     redis.check_writes().await.unwrap();

@@ -1,6 +1,6 @@
-//! Deletes whole keys of a coupon, in each state of a drop; then users claim, and wait for promotion.
-//! No user gets a slot that contradicts a row: a second slot, the slot of another user, a slot above
-//! the quantity, or any slot for a user who is revoked or not on the list.
+//! Deletes one whole key of a coupon, in each state of a drop; then users claim, and waiting users
+//! are promoted. No user gets a slot that contradicts a row: a second slot, the slot of another
+//! user, a slot above the quantity, or any slot for a user who is revoked or not on the list.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ enum State {
     /// Users hold slots of the first day, and the next day has opened.
     NextDay,
     NextDayBegun,
-    /// The same before the next day opens.
+    /// Users hold slots of the first day, which has closed, and the next day has not opened.
     BetweenDays,
 }
 
@@ -55,15 +55,17 @@ const STATES: [State; 9] = [
 /// A coupon in one of the states, with its rows.
 struct Case {
     world: ScriptWorld,
-    /// The drop that is open, and the one of the other day if there is one.
+    /// The drop that is open or opens next.
     open: DropKeys,
+    /// The drop of the day before, if there is one.
     other: Option<DropKeys>,
     rows: BTreeMap<(DropId, Slot), String>,
     once_per: OncePer,
 }
 
-/// Revoked for good, and not on the list.
+/// A user who is revoked for good.
 const REVOKED: &str = "r";
+/// A user who is not on the list.
 const UNLISTED: &str = "x";
 
 impl Case {
@@ -128,7 +130,8 @@ impl Case {
         case
     }
 
-    /// Opens the next day's drop, or closes the first until then.
+    /// Closes the first day's drop, and lets the next day's open: a minute ago or, if `is_between`,
+    /// in a minute.
     async fn next_day(&mut self, server: &RedisServer, is_between: bool) {
         let keys = &self.world.keys;
         let next = self.world.redis.keys(self.world.coupon, NEXT);
@@ -154,7 +157,7 @@ impl Case {
         };
         match self.world.claim_among(candidates, people).await {
             Ok(replies) => replies.into_iter().map(|reply| reply.admission).collect(),
-            // The gate is lost.
+            // Admission is closed, because the gate is lost.
             Err(_) => Vec::new(),
         }
     }
