@@ -1,4 +1,5 @@
-//! Writes claims as rows: for the consumer, and for the API while Kafka is unavailable.
+//! Writes claims as rows: for the consumer, and for the API if Kafka does not acknowledge a claim
+//! in time.
 
 mod classify;
 

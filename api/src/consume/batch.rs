@@ -25,7 +25,7 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Adds a message. If its partition has begun again since the previous message, the range
+    /// Adds a message. If its partition has begun again since its previous message, its range
     /// starts over.
     pub(super) fn push(&mut self, read: (i32, Range<i64>), records: Vec<Record>, now: Instant) {
         let (partition, offsets) = read;

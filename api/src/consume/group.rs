@@ -24,8 +24,8 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 /// How far a partition was read.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reading {
-    /// The offset after the last message that was read. `None` while the partition is paused to
-    /// begin again at its position in MySQL; its messages are ignored.
+    /// The offset after the last message that was read. `None` while the partition waits to begin
+    /// at its position in MySQL; its messages are ignored until then.
     pub(super) next: Option<i64>,
     /// The offset after the last message that has a row or a dead letter, once that is known.
     pub(super) done: Option<i64>,
@@ -107,8 +107,8 @@ impl Group {
             // An earlier attempt has unassigned it. If not, assigning it fails, too.
             tracing::debug!(%error, partition, "not assigned");
         }
-        // Resume it first: Kafka's client may not look at a partition for a second if it is
-        // assigned while it is paused.
+        // Resume it first: Kafka's client may wait for a second before it fetches from a partition
+        // that was paused when it was assigned.
         consumer.resume(list)?;
         consumer.incremental_assign(list)?;
         reading.begin(offset);
@@ -116,7 +116,7 @@ impl Group {
         Ok(())
     }
 
-    /// Makes a partition begin again.
+    /// Makes a partition begin again at its position in MySQL.
     pub(super) fn begin_again(&self, partition: i32) {
         tracing::warn!(partition, "it is read again from its position in MySQL");
         self.change(partition, |reading| reading.next = None);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn permission_that_kafka_denies_is_named_until_it_is_granted() {
+    fn permission_that_kafka_denies_is_reported_until_it_is_granted() {
         let group = group();
         group.error(KafkaError::Global(RDKafkaErrorCode::OperationTimedOut), "");
         assert_eq!(group.denied(), None);
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn range_begins_where_the_last_one_ended_even_across_offsets_without_messages() {
+    fn range_covers_gaps_between_messages_and_a_jump_restarts_the_partition() {
         let group = group();
         assert_eq!(group.arrived(0, 5, false), None, "the position is unknown");
         begin(&group, 5);

@@ -1,4 +1,5 @@
-//! The health of the loop, of MySQL and of Kafka, and the consumer's metrics.
+//! The health of the loop, of MySQL, of Kafka and of the membership in the group, and the
+//! consumer's metrics.
 
 use std::collections::BTreeMap;
 use std::future::ready;
@@ -110,7 +111,7 @@ pub(super) fn describe_metrics() {
     }
 }
 
-/// Counts a batch of `claims`, of which `records` were not repeats.
+/// Counts a batch with this number of `claims`, of which `records` were not repeats.
 pub(super) fn count_batch(records: &[Record], claims: usize, outcomes: &[Outcome]) {
     let number = |wanted| outcomes.iter().filter(|it| **it == wanted).count();
     counter!("firstcome_consumer_issued_total").increment(number(Outcome::Issued) as u64);

@@ -4,7 +4,7 @@
 //! Kafka ─▶ group ─▶ record ──▶ batch ─▶ write
 //!           recv     decode     gather   one tx: rows, dead letters, then positions
 //!                                         │ refused: compared with rows of its slots and users
-//!                                         │ locked: one tx per drop, then the positions
+//!                                         │ still locked: one tx per drop, then the positions
 //!                                         └ MySQL unavailable: read again, Kafka is the buffer
 //! ```
 //!

@@ -1,5 +1,5 @@
-//! Takes care of the assigned partitions concurrently with the loop: measures them, begins to read
-//! them at their positions in MySQL, and looks for messages that cannot be read.
+//! Takes care of the assigned partitions concurrently with the loop: measures them, reads from
+//! MySQL where the loop must begin each, and looks for messages that cannot be read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::once;
@@ -36,7 +36,7 @@ const COUNT: u64 = 60 * LOOK;
 /// Maximum wait for one answer of Kafka.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// Pause before an offset outside its log is believed.
+/// Pause before a log that does not contain an offset is read a second time.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// The first and the end offset of each partition.
@@ -44,7 +44,7 @@ type Logs = BTreeMap<i32, KafkaResult<(i64, i64)>>;
 
 /// Reads the first and end offsets of partitions. If one of the given offsets is outside its log,
 /// reads that log once more after a pause: just after a partition got a new leader, a broker may
-/// report too low an end, and reading everything again would take an hour.
+/// report too low an end. Without the second read, the whole partition would be read again.
 async fn read_logs(
     offsets: &BTreeMap<i32, Vec<i64>>,
     pause: Duration,
@@ -72,9 +72,9 @@ fn is_outside(offset: Option<i64>, log: &RangeInclusive<i64>) -> bool {
 /// The next step of a partition.
 #[derive(Debug, PartialEq, Eq)]
 enum PartitionStep {
-    /// Begin at its position in MySQL.
+    /// Begin at its position in MySQL or, if it has none inside the log, at the first message.
     Begin,
-    /// Stop, then begin at its position, which differs from where it was read to.
+    /// Stop, then begin at its position: it was read to another offset, or to one outside the log.
     BeginAgain,
     /// Wait for messages. `silent` is the offset up to which the partition was read and written, if
     /// unread messages follow it.
@@ -95,8 +95,9 @@ fn step_of(reading: Reading, position: Option<i64>, log: &RangeInclusive<i64>) -
     }
 }
 
-/// For each partition, the offset after which messages are unread (`None`: none are), and since
-/// when that offset is the same.
+/// For each partition, the offset after which messages are unread (`None`: none are, or some
+/// messages wait to be written), and since when that offset is the same, or when it was last
+/// probed.
 type Silences = BTreeMap<i32, (Option<i64>, Instant)>;
 
 pub(super) struct Tender {
@@ -111,14 +112,15 @@ pub(super) struct Tender {
     /// with the records that stand for them, and messages that arrived while the loop waited for
     /// the pace.
     pub(super) passed: Mutex<Batch>,
-    /// When MySQL last refused a batch. `None` once one is written.
+    /// When MySQL last refused a batch. `None` once one is written, or none is left to write.
     pub(super) refused_at: Mutex<Option<Instant>>,
     /// Cancelled if Kafka's client must be replaced, or the process stops.
     pub(super) client: CancellationToken,
 }
 
 impl Tender {
-    /// Runs until it is aborted or the client must be replaced.
+    /// Runs until it is aborted. Returns earlier if the client has no broker or no group for too
+    /// long, after asking for another client.
     pub(super) async fn run(self: Arc<Self>) {
         let mut silences = Silences::new();
         let mut answered = Instant::now();
@@ -217,8 +219,8 @@ impl Tender {
         }
     }
 
-    /// Tells passes that partitions wait for the pace and are not forgotten, and reads whether the
-    /// pace is suspended.
+    /// Records in MySQL that partitions wait for the pace, so that passes do not take them for
+    /// forgotten, and reads whether the pace is suspended.
     async fn attend(&self) {
         let now = Instant::now();
         if self.pace.must_ask(now) {
@@ -237,7 +239,7 @@ impl Tender {
         }
     }
 
-    /// Commits how far messages are written, for tools.
+    /// Commits to Kafka how far messages are written, which only tools read.
     pub(super) fn commit(&self) -> KafkaResult<()> {
         let readings = self.group().partitions().into_iter();
         let written = self.list(readings.filter_map(|(id, it)| Some((id, it.done?))))?;
@@ -247,7 +249,7 @@ impl Tender {
         Ok(())
     }
 
-    /// Begins partitions at their positions in MySQL, and compares these with what was read. It
+    /// Lets partitions begin at their positions in MySQL, and compares these with what was read. It
     /// does so even while no message arrives, because MySQL may have been restored, or a position
     /// moved by hand.
     async fn check_partitions(
@@ -289,8 +291,9 @@ impl Tender {
         }
         gauge!("firstcome_consumer_lag").set(u32::try_from(lag).unwrap_or(u32::MAX));
         if !has_unwritten {
-            // The partition went to another consumer, or its position was moved by hand. A batch
-            // that was refused since the offsets were read stays.
+            // Nothing is left to write, for example because a partition whose batch was refused
+            // went to another consumer, or its position was moved by hand. A refusal that came
+            // after these offsets were read stays.
             self.refused_at.lock().take_if(|at| Some(*at) == refused_at);
         }
         looked
@@ -316,7 +319,7 @@ impl Tender {
         }
     }
 
-    /// Reads the positions in MySQL. Returns `None` if MySQL does not answer.
+    /// Reads the positions in MySQL. After an error, pauses and returns `None`.
     async fn read_positions(&self, partitions: &BTreeMap<i32, Reading>) -> Option<Positions> {
         match self.db.topic_positions(&self.kafka.topic).await {
             Ok(positions) => {
@@ -354,7 +357,8 @@ impl Tender {
         .await
     }
 
-    /// Takes the next step of a partition, unless `reading` is no longer its current state.
+    /// Takes the next step of a partition, unless `reading` is no longer its current state. Asks
+    /// for another client if the position, or the offset to which it was read, is outside the log.
     async fn go_on(
         self: &Arc<Self>,
         partition: i32,
@@ -365,9 +369,10 @@ impl Tender {
     ) {
         if is_outside(position, &log) || is_outside(reading.stands(), &log) {
             tracing::warn!(partition, position, ?log, "position outside the log");
-            // The topic was recreated. If it did not exist during a rebalance, some partitions may
-            // have no owner, and librdkafka 2.12 does not join again. A reconciler may have moved
-            // the position into the log already.
+            // Usually, the topic was recreated. If it did not exist during a rebalance, some
+            // partitions may have no owner, and librdkafka 2.12 does not join again. The position
+            // alone does not show this, because a reconciler may have moved it into the log
+            // already.
             self.client.cancel();
         }
         if self.group().partitions().get(&partition) != Some(&reading) {
@@ -384,8 +389,8 @@ impl Tender {
         }
     }
 
-    /// Lets a partition begin at its position, or at the first message if the log does not contain
-    /// that.
+    /// Lets a partition begin at its position. If it has none in the log, stores the first offset
+    /// as its position and lets it begin there.
     async fn begin(
         &self,
         partition: i32,
@@ -442,7 +447,8 @@ impl Tender {
     }
 
     /// Lets a fresh client probe a partition whose messages do not arrive. If they cannot be read,
-    /// reading continues behind them; if they can, the consumer's client is wedged.
+    /// or there are only transaction markers, reading continues behind them. If they can be read,
+    /// the consumer's own client is stuck, and the partition begins again.
     fn investigate(&self, partition: i32, offset: i64) {
         let probed = probe(&self.kafka, partition, offset);
         tracing::warn!(partition, offset, ?probed, "no message arrives");
@@ -478,7 +484,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn offset_outside_the_log_is_believed_only_the_second_time() {
+    async fn log_is_read_a_second_time_if_it_does_not_contain_an_offset() {
         let low = (0, 10);
         let right = (0, 100);
         for (stands, answers, found, times) in [
@@ -501,7 +507,7 @@ mod tests {
         }
     }
     #[test]
-    fn partition_begins_unless_it_was_read_to_its_position_in_the_log() {
+    fn partition_begins_if_it_is_new_or_its_position_or_log_has_changed() {
         use PartitionStep::{Begin, BeginAgain, Listen};
         let begins = Reading::default();
         let read = |next, done| Reading {

@@ -12,10 +12,10 @@ const LONGEST_ERROR: usize = 500;
 #[derive(Debug, Clone)]
 pub(super) struct Record {
     pub(super) source: MessageOrigin,
-    /// The claim, or the error of one that is not readable.
+    /// The claim, or why the message is not readable.
     pub(super) claim: Result<Claim, Undecodable>,
-    /// The first bytes of the message if the claim is not readable. A batch of messages may
-    /// decompress to more than fits in memory.
+    /// The first bytes of the message if it is not readable. A batch of messages may decompress to
+    /// more than fits in memory.
     payload: Vec<u8>,
 }
 
@@ -60,8 +60,8 @@ impl Record {
         claims.into_iter().enumerate().map(record).collect()
     }
 
-    /// Returns a record that stands for messages that no client can read. Its dead letter names
-    /// them.
+    /// Returns a record that stands for messages that no client can read. Its dead letter contains
+    /// their offsets.
     pub(super) fn unreadable(source: &MessageOrigin, end: i64, why: &str) -> Vec<Self> {
         let error = format!(
             "offsets {} to {} of partition {} cannot be read, or come after one that cannot: \
@@ -77,7 +77,8 @@ impl Record {
         Self::from_claims(source, &[], Err(claim))
     }
 
-    /// Builds the dead letter. It contains only this claim, even if its message has several.
+    /// Builds the dead letter. It contains only this claim, even if its message has several, or the
+    /// first bytes of an unreadable message.
     pub(super) fn letter(&self, reason: DeadLetterReason, error: &str) -> FailedClaim {
         let payload = match &self.claim {
             Ok(event) => event.encode().into_bytes(),

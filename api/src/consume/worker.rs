@@ -39,17 +39,17 @@ const IDLE: Duration = Duration::from_millis(100);
 const LEAVE: Duration = Duration::from_secs(5);
 /// After this many failed attempts in a row, of which the last failed because of a lock, drops are
 /// written one by one, and one that is still locked gets dead letters. An attempt waits two seconds
-/// for a lock. MySQL ends a transaction whose client is frozen after ten seconds.
+/// for a lock. After ten seconds, MySQL ends the transaction of a Firstcome process that is frozen.
 const LOCK_WAITS: u32 = 3;
 /// After a lock, drops are written one by one for this long. Otherwise each batch would wait for
 /// it.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
 /// After this time in one write, and during a longer wait for the pace, the loop polls on without
 /// reading. The group waits for a process that does not poll, and librdkafka 2.12 never joins again
-/// if the topic gets partitions while this process has yet to return one.
+/// if the topic gets partitions while this process still has one that it must give up.
 const SLOW: Duration = Duration::from_millis(500);
-/// After a batch with a wrong checksum, librdkafka may skip messages. For this long after an error,
-/// only a message at the expected offset is accepted.
+/// After a batch with a wrong checksum, librdkafka may skip messages. For this long after such an
+/// error, only a message at the expected offset is accepted.
 const DOUBTED_FOR: Duration = Duration::from_secs(60);
 
 /// Number of written claims that are remembered.
@@ -234,8 +234,8 @@ impl Worker {
     /// Writes a batch without repeats. If MySQL does not take it, its messages are read again.
     async fn write(&mut self, mut batch: Batch) -> anyhow::Result<()> {
         if self.tender.group().has_begun.swap(false, Ordering::Relaxed) {
-            // The last batch was not written, or MySQL may have been restored, and then it has lost
-            // the rows of these claims.
+            // A partition has begun, perhaps because the last batch was not written or MySQL was
+            // restored. Then MySQL may lack rows of these claims.
             self.recent.clear();
         }
         let claims = batch.records.len();

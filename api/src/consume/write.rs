@@ -1,4 +1,5 @@
-//! Writes claims in one transaction: rows, and dead letters for claims that can't become rows.
+//! Writes claims as rows, and those that cannot become rows as dead letters: in one transaction, or
+//! in one for each drop while rows are locked.
 
 use std::sync::Arc;
 
@@ -20,15 +21,17 @@ use crate::rows::{Outcome, write_rows};
 pub(super) type Written = Result<(Vec<Outcome>, Vec<i32>), DbError>;
 
 /// Writes claims, and advances the positions past their messages. After `Ok`, each claim has a row
-/// or a dead letter, unless a revocation voids it. After an error, either nothing was written, or
-/// everything was written and MySQL's response was lost. Writing them again is correct in both cases.
+/// or a dead letter, unless a revocation or an erasure voids it. After an error, either nothing was
+/// written, or everything was written and MySQL's response was lost. Writing them again is correct
+/// in both cases.
 pub(super) async fn write(db: &Db, topic: &str, batch: Arc<Batch>) -> Written {
     crash_point(Point::RowsBegun);
     let key = db.code_key().await?;
     let topic = topic.to_owned();
     let writing = async move |conn: &mut Conn| {
         let outcomes = insert(conn, &batch.records, &key).await?;
-        // Last, so that no position passes a claim without a row.
+        // In the transaction of the rows, so that no position passes a claim without a row or a
+        // dead letter.
         let elsewhere = advance(conn, &topic, &batch.ranges).await?;
         Ok((outcomes, elsewhere))
     };
@@ -37,9 +40,10 @@ pub(super) async fn write(db: &Db, topic: &str, batch: Arc<Batch>) -> Written {
     Ok(written)
 }
 
-/// Like [`write`], but with a separate transaction for each drop, followed by the positions. A drop
-/// whose rows another client of MySQL has locked does not delay other drops: its claims become dead
-/// letters, and the reconciler issues them once it can. The claims must be sorted by drop.
+/// Like [`write`], but with a separate transaction for each drop, followed by the positions. If
+/// another client of MySQL has locked rows of a drop, the claims of that drop become dead letters,
+/// which the reconciler issues once it can, and the other drops are written. The claims must be
+/// sorted by drop.
 pub(super) async fn write_by_drop(db: &Db, topic: &str, batch: Arc<Batch>) -> Written {
     let mut outcomes = Vec::new();
     let mut failed = None;

@@ -58,8 +58,8 @@ struct Holder<'a> {
 }
 
 impl Holder<'_> {
-    /// Whether the holder got the slot through this claim. For an erased user, only the time of
-    /// admission is compared.
+    /// Whether this is a claim of the holder. The id of an erased user is gone, so the time of
+    /// admission is compared instead.
     fn has(&self, claim: &Claim) -> bool {
         let same_instant =
             || self.claimed_at.is_some() && self.claimed_at == claim.claimed_at.map(as_stored);
@@ -71,8 +71,8 @@ impl Holder<'_> {
 #[derive(Default)]
 struct Holders<'a> {
     slots: HashMap<(DropId, Slot), Holder<'a>>,
-    /// By coupon, user and scope. Each claim has an entry for the whole coupon and one for its
-    /// drop; the drop's rule determines which of them applies.
+    /// By coupon, user and scope. Each row and each issued claim has an entry for the whole coupon
+    /// and one for its drop; the drop's rule determines which of them applies.
     people: HashMap<(CouponId, &'a str, Option<DropId>), (DropId, Slot)>,
 }
 
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_classified_by_existing_rows() {
+    fn claims_are_classified_by_existing_rows_and_the_rules_of_drops() {
         let rows = [
             row(1, "ann", 10, 1),
             row(2, "ann", 20, 1),
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn explanations_contain_no_user_ids() {
+    fn explanation_names_the_slot_that_the_user_holds_but_no_user() {
         let ann = claim(1, "ann", 10, 3);
         let rows = [row(1, "ann", 10, 1), row(1, "bob", 10, 3)];
         let [Outcome::Refused(_, error)] = &classify(&[&ann], &rows, &rules())[..] else {
@@ -310,7 +310,7 @@ mod tests {
     }
 
     proptest! {
-        /// Checks that the schema accepts all issued rows in addition to the existing ones, and
+        /// Checks that the rows issued by two batches together obey the rules of the schema, and
         /// that a second read issues nothing.
         #[test]
         fn issued_rows_fit_the_schema_and_a_second_read_issues_nothing(claims in proptest::collection::vec(any_claim(), 0..40), split in 0_usize..40) {

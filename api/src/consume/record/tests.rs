@@ -22,7 +22,7 @@ pub(crate) fn records(partition: i32, offset: i64, payload: &[u8]) -> Vec<Record
     Record::from_claims(&source, payload, Claim::decode(payload))
 }
 
-/// Decodes a message with one claim.
+/// Decodes a message that becomes a single record.
 fn of(payload: &str) -> Record {
     records(0, 7, payload.as_bytes()).remove(0)
 }
@@ -32,7 +32,7 @@ fn error(record: &Record) -> &Undecodable {
 }
 
 #[test]
-fn each_claim_of_a_message_has_its_own_dead_letter() {
+fn each_claim_has_its_own_dead_letter_and_an_unreadable_message_has_one() {
     let read = records(0, 7, BATCH.as_bytes());
     let letter = read[1].letter(DeadLetterReason::SlotTaken, "");
     let kept = String::from_utf8(letter.payload).unwrap();
@@ -47,7 +47,7 @@ fn each_claim_of_a_message_has_its_own_dead_letter() {
 }
 
 #[test]
-fn message_without_a_value_is_read_as_empty() {
+fn empty_message_gets_a_dead_letter_without_a_payload() {
     let read = of("");
     assert_eq!(error(&read).error, "the message is empty");
     assert!(
@@ -58,7 +58,7 @@ fn message_without_a_value_is_read_as_empty() {
 }
 
 #[test]
-fn stored_error_that_quotes_the_message_is_truncated() {
+fn stored_error_and_stored_message_are_truncated() {
     let read = of(&GOOD.replace("37,", &format!("\"{}\",", "ü".repeat(20_000))));
     let letter = read.letter(DeadLetterReason::Undecodable, &error(&read).error);
     assert_eq!(letter.error.chars().count(), LONGEST_ERROR);
@@ -67,7 +67,7 @@ fn stored_error_that_quotes_the_message_is_truncated() {
 
 proptest! {
     #[test]
-    fn dead_letter_keeps_message_bytes_unchanged(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn dead_letter_keeps_the_bytes_of_a_short_unreadable_message(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
         let read = records(0, 0, &payload).remove(0);
         prop_assert!(read.claim.is_err());
         prop_assert_eq!(read.letter(DeadLetterReason::Undecodable, "").payload, payload);

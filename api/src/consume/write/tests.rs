@@ -55,7 +55,7 @@ async fn written(db: &Db, batch: &[Record]) -> Counts {
     };
     loop {
         let writing = write(db, "t", Arc::new(rows()));
-        // Usually a deadlock. The consumer's loop also retries.
+        // An error is usually a deadlock. The consumer's loop also retries.
         if let Ok((outcomes, _)) = writing.await {
             let number = |wanted| outcomes.iter().filter(|it| **it == wanted).count();
             let mut refused = BTreeMap::new();
@@ -73,7 +73,7 @@ async fn written(db: &Db, batch: &[Record]) -> Counts {
     }
 }
 
-/// Creates a separate database on the server that these tests share.
+/// Creates a database with one coupon on the server that these tests share.
 async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, CouponId, DropId) {
     static MYSQL: OnceCell<MysqlServer> = OnceCell::const_new();
     let start = async || {
@@ -120,7 +120,8 @@ async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, Coup
     (mysql, db, coupon.id, drops[0].id)
 }
 
-/// Rows are written as SQL text. The schema refuses user ids that no other store could have.
+/// Rows are written as SQL text. The schema refuses user ids that `UserId` does not accept, and a
+/// slot above the quantity.
 #[tokio::test(flavor = "multi_thread")]
 async fn user_id_is_stored_unchanged_and_one_that_does_not_fit_is_refused() {
     let (mysql, db, coupon_id, drop_id) = shop("names", 100).await;
@@ -163,7 +164,7 @@ async fn user_id_is_stored_unchanged_and_one_that_does_not_fit_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_name_the_lowest_fitting_slot_limit_even_in_a_batch_with_a_repeat() {
+async fn rows_get_the_lowest_fitting_slot_limit_even_in_a_batch_with_a_repeat() {
     let (mysql, db, coupon_id, drop_id) = shop("limits", 100).await;
     let batch = |slots: &[Slot]| -> Vec<Record> {
         let record = |slot: &Slot| {
@@ -215,8 +216,8 @@ async fn concurrent_writers_turn_each_claim_into_one_row_or_one_refusal() {
     let (mysql, db, coupon_id, drop_id) = shop("batches", 300).await;
     let claimed_at = Utc::now();
 
-    // Each writer shares half of its slots with the previous one; some slots have other users, and
-    // some users have other slots.
+    // Each writer shares 60 of its 100 slots with the previous one, which claims them for other
+    // users. Some users claim several slots.
     let batches: Vec<Vec<Record>> = (0..6_u32)
         .map(|writer| {
             let claims = (1..=100_u32).map(|i| {
