@@ -30,8 +30,8 @@ pub struct ServeArgs {
     pub publish: PublishArgs,
     #[command(flatten)]
     pub start: StartArgs,
-    /// Interval at which coupons and drops are read from MySQL. Changes by other processes are
-    /// visible here within this time.
+    /// Pause between two reads of coupons and drops from MySQL. After it and the next read, changes
+    /// by other processes are visible here.
     #[arg(skip = Tuning::CatalogueRefreshMs.or(1_000_u64))]
     pub catalogue_refresh_ms: u64,
 }
@@ -63,8 +63,8 @@ pub struct HttpArgs {
     /// on one connection.
     #[arg(skip = Tuning::HeaderReadTimeoutMs.or(10_000_u64))]
     pub header_read_timeout_ms: u64,
-    /// Maximum time for a response with its body. If it is exceeded, the response is 503, but a
-    /// claim still completes.
+    /// Maximum time from the head of a request until its response begins. If it is exceeded, the
+    /// response is 503, but a claim still completes.
     #[arg(skip = Tuning::RequestTimeoutMs.or(15_000_u64))]
     pub request_timeout_ms: u64,
     /// Maximum time that the routes `claims/me` wait for one answer of MySQL. After this time, the

@@ -102,7 +102,7 @@ fn claims_counter(outcome: &'static str) -> Counter {
     counter!("firstcome_claims_total", "outcome" => outcome)
 }
 
-/// Counts a claim.
+/// Counts a claim by its outcome.
 pub(super) fn record_claim(outcome: &'static str) {
     CLAIMS.with_borrow_mut(|known: &mut Vec<(&'static str, Counter)>| {
         if let Some((_, counter)) = known.iter().find(|(of, _)| *of == outcome) {

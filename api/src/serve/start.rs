@@ -30,7 +30,8 @@ pub(super) async fn services(
     time_zone::warn_if_old();
     let identity =
         Identity::new(&args.identity, args.http.listen_addr).map_err(anyhow::Error::msg)?;
-    // A gate is closed for this long before slots are given again, and no lease may outlast that.
+    // A gate stays closed for at least these deadlines before slots are given again, and no lease
+    // may outlast that.
     anyhow::ensure!(
         args.publish.longest_in_flight() >= 2 * LEASE,
         "PUBLISH_DEADLINE_MS and the deadline of MySQL after it are below {:?} together: raise them",

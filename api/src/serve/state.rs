@@ -23,7 +23,7 @@ pub(crate) struct Services {
     pub(crate) catalogue: Catalogue,
     pub(crate) remaining: RemainingCache,
     pub(crate) in_flight: InFlightLimit,
-    /// Claims on open drops do not depend on it.
+    /// Claims on live coupons need it only if Kafka does not acknowledge them.
     pub(crate) mysql: Bulkheads,
     pub(crate) redis: Redis,
     pub(crate) clock: RedisClock,
@@ -39,7 +39,7 @@ pub(crate) struct Services {
     pub(crate) coupon_page: bool,
     /// Whether claims are answered before the router.
     pub(crate) has_fast_path: bool,
-    /// The stores that refuse this process, as it reports them to the reconciler.
+    /// The problems of stores that this process reports to the reconciler.
     pub(crate) problems: SeenProblems,
     /// Cancelled when shutdown begins, while the listener is still open.
     pub(crate) stopping: CancellationToken,

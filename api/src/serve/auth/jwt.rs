@@ -267,7 +267,7 @@ fn strings(value: Option<&Value>) -> impl Iterator<Item = &str> {
     value.into_iter().chain(list).filter_map(Value::as_str)
 }
 
-/// Shows a claim in a log.
+/// Formats a claim for the log.
 fn claim_text(claim: Option<&Value>) -> String {
     claim.map_or("missing".to_owned(), Value::to_string)
 }

@@ -1,6 +1,6 @@
 //! The issuer's public keys (a JWK Set, RFC 7517). They are read again periodically, and when a
-//! token names an unknown key, so that a new key is accepted immediately. A removed key is refused
-//! after the next read.
+//! token names an unknown key, but for such tokens at most every ten seconds. So a new key is
+//! usually accepted immediately. A removed key is refused after the next read.
 
 use std::fmt;
 use std::sync::Arc;

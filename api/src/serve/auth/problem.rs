@@ -8,7 +8,8 @@ use firstcome_shared::line_limit::LineLimit;
 use metrics::counter;
 use strum::IntoStaticStr;
 
-/// The reason. Its text is the answer to the user; its name is the label of the metric.
+/// The reason. Its text is the answer to the user, except for [`Self::BadUserId`]; its name is the
+/// label of the metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum TokenProblem {

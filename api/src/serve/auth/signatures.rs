@@ -12,7 +12,8 @@ use ring::signature::{self as sig, RsaPublicKeyComponents, UnparsedPublicKey};
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |_, _| Err(ErrorKind::InvalidAlgorithm.into()),
     verifier_factory: |algorithm, key| verifier(*algorithm, key),
-    // Needed only to convert private keys and for thumbprints, which no token check does.
+    // Only the conversion of private keys and thumbprints need it, and the check of a token needs
+    // neither.
     key_utils: KeyUtils::new_unimplemented(),
 };
 

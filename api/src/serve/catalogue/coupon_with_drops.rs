@@ -16,8 +16,8 @@ use firstcome_shared::schedule::{PlannedDrop, Schedule};
 
 use super::losers::Losers;
 
-/// For this long after a closing, a claim may be a retry in that drop. Longer than `RETRY_MS` of
-/// claim.lua, because this clock is an estimate of Redis's.
+/// For this long after a drop has closed, a claim may be a retry of one in that drop. Longer than
+/// `RETRY_MS` of claim.lua, because this clock is an estimate of Redis's.
 const RETRIES: TimeDelta = TimeDelta::minutes(1);
 
 #[derive(Debug)]
@@ -84,7 +84,8 @@ impl CouponWithDrops {
 
     /// Returns the drops that a claim at `now` may be for; admission chooses between them by
     /// Redis's clock. The second is the neighbour at the nearer end of the first drop's window, or
-    /// the previous drop if the first has not opened.
+    /// the previous drop if the first has not opened. There is none if that neighbour cannot have
+    /// the claim's answer.
     pub(crate) fn candidates(&self, now: DateTime<Utc>) -> Option<DropCandidates<'_>> {
         let first = self
             .for_claim(now)
@@ -133,7 +134,8 @@ impl CouponWithDrops {
         is_lost
     }
 
-    /// Whether the schedule plans no drop that is open at `now` or opens later.
+    /// Whether the schedule plans no drop that is open at `now` or opens later. False without a
+    /// schedule.
     pub(crate) fn is_over(&self, now: DateTime<Utc>) -> bool {
         let schedule = self.coupon.schedule.as_ref();
         schedule.is_some_and(|one| {
@@ -149,8 +151,8 @@ impl CouponWithDrops {
     }
 }
 
-/// Whether a sealed drop would be open by Redis's clock, because that was set back. No pass looks
-/// at the drop any more, and Redis has forgotten its revocations.
+/// Whether a sealed drop would be open by Redis's clock, because that was set back. Passes no
+/// longer examine such a drop, and Redis has forgotten its revocations.
 fn is_open_again(drop: &Drop, now: DateTime<Utc>) -> bool {
     drop.sealed_at.is_some() && drop.is_open_at(now)
 }
@@ -299,7 +301,8 @@ pub(crate) mod tests {
         empty.coupon.settings.schedule = Some(serde_json::from_value(over).unwrap());
         let over = [5, 15, 25, 1_440].map(|minute| empty.is_over(at(minute)));
         assert_eq!(over, [false, false, true, true], "its only day passes");
-        // A window over midnight was set after that day's drop had been sealed.
+        // A window over midnight was set after the drop of 1 January had been sealed, and the
+        // catalogue no longer lists that drop.
         let mut moved = coupon(&[(1_450, 1_460)]);
         moved.coupon.settings.schedule = Some(daily("23:50", "12:00"));
         moved.drops[0].local_date = chrono::NaiveDate::from_ymd_opt(1970, 1, 2);

@@ -1,7 +1,7 @@
 //! Losers from memory: while Redis leases a sold-out drop to this process, users who hold none of
-//! its slots get `sold_out` without a call to Redis (docs/decisions/0010-micro-batches.md). The
-//! script that gives slots grants the lease and gives none until it ends, so that the answers are
-//! as true as Redis's own.
+//! its slots usually get `sold_out` without a call to Redis (docs/decisions/0010-micro-batches.md).
+//! The script that gives slots grants the lease and gives none until it ends, so that the answers
+//! are as true as Redis's own.
 //!
 //! A lease counts only with the drop's holders of the same era and version. Every holder is among
 //! them, and Redis answers their claims. Claims renew the lease: the first one that finds it half
@@ -34,7 +34,7 @@ static CROWD: LazyLock<u32> = LazyLock::new(|| Tuning::CrowdOfLosers.or(64));
 /// Time in which losers are counted.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// Holders of a drop with more slots are not read.
+/// If a drop has given out more slots than this, its holders are not kept in memory.
 const MOST_HOLDERS: Slot = 200_000;
 
 /// Maximum number of holders in memory, of all drops: 64 MiB.

@@ -1,6 +1,6 @@
 //! Live coupons and their drops in memory, refreshed from MySQL. Finished coupons are looked up by
-//! ID, so the cost depends only on the number of live coupons. While MySQL is unavailable, the last
-//! snapshot stays in use and claims continue.
+//! ID, so the cost of a refresh depends only on the number of live coupons. While MySQL is
+//! unavailable, the last snapshot stays in use and claims continue.
 
 pub(crate) mod coupon_with_drops;
 pub(crate) mod losers;
@@ -30,7 +30,7 @@ pub(crate) type LiveCoupons = BTreeMap<CouponId, Arc<CouponWithDrops>>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LookupError {
     NoSuchCoupon(CouponId),
-    /// MySQL did not answer.
+    /// It is unknown whether the coupon exists: MySQL did not answer, or may have lost it.
     Unavailable,
 }
 
@@ -69,7 +69,8 @@ enum RefreshOutcome {
     /// MySQL is read-only, so its rows may be old. The copy in memory stays in use.
     ReadOnly,
     Away,
-    /// MySQL has not answered since this process started.
+    /// The copy in Redis, with which this process started, is in use. Coupons have not been read
+    /// from MySQL yet.
     Copied,
 }
 
@@ -166,8 +167,9 @@ impl Catalogue {
     }
 
     /// Reads a coupon again, because this process does not know it, has just written it, or may
-    /// have an outdated copy. The query begins after this call. Concurrent calls share a query, and
-    /// one is made at a time. A finished coupon counts as live until the next refresh.
+    /// have an outdated copy. The result is of a query that began after this call did. Concurrent
+    /// calls share a query, and one is made at a time. A finished coupon counts as live until the
+    /// next refresh.
     pub(crate) async fn reread(&self, id: CouponId) -> Found {
         let asked = Instant::now();
         let read = async {
@@ -195,7 +197,7 @@ impl Catalogue {
         }
         match found?.pop() {
             Some((coupon, drops)) => Ok(CouponWithDrops::new(&self.redis, coupon, drops).into()),
-            // A demoted primary lacks the newest coupons.
+            // A demoted primary may lack the newest coupons.
             None if is_demoted => Err(LookupError::Unavailable),
             None => Err(self.missing(id).await),
         }
@@ -242,7 +244,7 @@ impl Catalogue {
     async fn refresh(&self) {
         let _turn = self.turn.lock().await;
         let begun = Instant::now();
-        // A demoted primary lacks the newest coupons and changes.
+        // A demoted primary may lack the newest coupons and changes.
         let db = self.db.of_primary();
         let read = tokio::try_join!(db.catalogue(), db.state(LAST_SUCCESS_AT));
         let was = self.outcome();

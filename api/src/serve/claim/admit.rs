@@ -1,5 +1,5 @@
-//! Admission of one claim. A failed call is not retried: the client retries and, if the first call
-//! gave it a slot, gets `already_claimed`.
+//! Admission of one claim. A call to Redis that may have had an effect is not repeated here: the
+//! client retries and, if the first call gave the user a slot, gets `already_claimed`.
 
 use std::sync::Arc;
 
@@ -76,8 +76,8 @@ async fn answer_by_redis(
 ) -> Result<ClaimAnswer, ClaimRefusal> {
     let id = coupon.coupon.id;
     let answer = claim_with(app, &coupon, requester).await;
-    // Redis was rebuilt, or the coupon restricted to a group, and this process has not read that
-    // yet. The script changed nothing.
+    // Perhaps Redis was rebuilt, or the coupon restricted to a group, and this process has not read
+    // that yet. In these cases, the script changed nothing.
     let may_be_outdated = match &answer {
         Err(ClaimRefusal::NotAnswered(error)) => matches!(**error, AdmissionError::AnotherEra),
         Err(ClaimRefusal::Refused(Admission::ForGroup)) => requester.groups.are_known(),

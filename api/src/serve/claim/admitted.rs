@@ -4,11 +4,11 @@ use firstcome_shared::claim::Claim;
 use firstcome_shared::domain::CouponId;
 use tokio::time::Instant;
 
-/// The call to Redis that named slots.
+/// The call to Redis that returned slots.
 #[derive(Clone, Copy)]
 pub(super) struct Call {
     pub(super) coupon: CouponId,
-    /// The era of the gate at which Redis named the slots, or an earlier one.
+    /// The era of the gate when Redis returned the slots, or an earlier one.
     pub(super) era: u64,
     /// The time before the call.
     pub(super) asked_at: Instant,
@@ -17,8 +17,8 @@ pub(super) struct Call {
 /// A claim that has a slot: from the script's reply to the message or the row.
 pub(super) struct Admitted {
     pub(super) claim: Claim,
-    /// In Unix milliseconds, or `None` if unknown: if the user holds a slot in another drop than
-    /// the claimed one, the script reads only the coupon's claimants.
+    /// In Unix milliseconds, or `None` if unknown. For example, if the user holds a slot of a drop
+    /// that is no candidate, the script reads only the coupon's claimants.
     pub(super) admitted_at_ms: Option<i64>,
     /// The `traceparent` of its request, if it has a trace.
     pub(super) trace: Option<String>,

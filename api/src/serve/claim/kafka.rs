@@ -22,7 +22,7 @@ pub(crate) struct Publisher {
     kafka: KafkaSettings,
     producer: RwLock<FutureProducer>,
     deadline: Duration,
-    /// Why Kafka did not accept the last claim.
+    /// Why claims are not sent to Kafka.
     problem: RwLock<Option<String>>,
     refused: LastRefusal,
 }
@@ -77,8 +77,8 @@ impl Publisher {
         }
     }
 
-    /// Returns why Kafka did not accept the last claim, or `None` if it did. While there is a
-    /// problem, claims become rows of MySQL.
+    /// Returns the problem of the last claim or check of the topic, or that Kafka was unavailable
+    /// at the start. `None`: there is none. While there is a problem, claims become rows of MySQL.
     pub(crate) fn problem(&self) -> Option<String> {
         self.problem.read().clone()
     }
@@ -96,9 +96,9 @@ impl Publisher {
     }
 
     /// Publishes admissions of one drop in one message, and waits for Kafka's acknowledgement.
-    /// Returns `false` if it did not arrive before the deadline; the message may still reach the
-    /// topic. A call has at most [`MAX_BATCH`] claims; with the longest user ids, they need about
-    /// 26 KB, well below the producer's limit.
+    /// Returns `false` without an acknowledgement; unless the message was never sent, it may still
+    /// reach the topic. A call has at most [`MAX_BATCH`] claims; with the longest user ids, they
+    /// need about 26 KB, well below the producer's limit.
     ///
     /// [`MAX_BATCH`]: firstcome_shared::redis::admission::MAX_BATCH
     pub(super) async fn publish(&self, claims: &[&Admitted]) -> bool {
@@ -127,7 +127,7 @@ impl Publisher {
         }
         let record = FutureRecord::to(topic).key(&key).payload(&payload);
         let acknowledged = async {
-            // A full queue of librdkafka means that Kafka is unavailable. Do not wait: the claims
+            // If librdkafka's queue is full, Kafka is usually unavailable. Do not wait: the claims
             // become rows.
             let sent = self.producer.read().send_result(record.headers(headers));
             let delivery = sent.map_err(|(error, _)| error.to_string())?;

@@ -32,7 +32,7 @@ pub(crate) enum ClaimAnswer {
         #[schema(value_type = u32)]
         slot: Slot,
         /// True: the message is on the topic, and the coupon comes a moment later. False: Kafka did
-        /// not take it, so the API has issued the coupon itself.
+        /// not acknowledge it in time, so the API has issued the coupon itself.
         queued: bool,
     },
     /// The slot that the user already holds.
@@ -145,8 +145,8 @@ fn refused(admission: Admission) -> (&'static str, Code, &'static str) {
         ),
         Admission::NotOpen(_) => (Code::NotOpen, "this coupon is not open yet"),
         Admission::Closed(_) => (Code::Closed, "this coupon is closed"),
-        // The user's groups are unknown, or the drop is not in Redis or does not add up. The others
-        // are not refusals.
+        // The user's groups are unknown, or the drop is not in Redis or does not add up. The last
+        // three are not refusals.
         Admission::ForGroup
         | Admission::Unloaded(_)
         | Admission::Unverified
@@ -157,7 +157,7 @@ fn refused(admission: Admission) -> (&'static str, Code, &'static str) {
     (admission.into(), code, detail)
 }
 
-/// Almost all responses to claims on a drop are this one.
+/// The response to almost all claims on a popular drop, so it is not built each time.
 const SOLD_OUT: &str = concat!(
     r#"{"type":"about:blank","title":"Conflict","status":409,"#,
     r#""code":"sold_out","detail":"all are given out"}"#

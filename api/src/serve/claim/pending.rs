@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::second_store::Store;
 use crate::serve::catalogue::losers::Losers;
 
-/// The script's reply to one claim.
+/// The script's reply to one claim, and the second store that holds the claim.
 #[derive(Debug)]
 pub(super) struct StoredReply {
     pub(super) reply: AdmissionReply,
@@ -46,7 +46,7 @@ impl PendingClaim {
     }
 
     pub(super) fn answer(self, reply: AdmissionReply, store: Option<Store>) {
-        // Sending fails if the client hung up. Its retry gets the same answer.
+        // Sending fails if nobody waits for the answer any more. The client can retry.
         let _ = self.reply.send(Ok(StoredReply { reply, store }));
     }
 }

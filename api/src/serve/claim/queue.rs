@@ -35,8 +35,8 @@ pub(super) enum Called {
     Failed,
 }
 
-/// Claims that wait for the next call, by candidates. An entry exists exactly while a task calls
-/// Redis for these candidates.
+/// Claims that wait for the next call, by candidates. An entry exists while a task makes calls for
+/// these candidates, and stays if the task panics.
 pub(crate) struct Queues<T>(Mutex<HashMap<QueueId, UnboundedSender<T>>>);
 
 impl<T> Default for Queues<T> {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn call_is_limited_to_one_batch() {
+    fn call_takes_at_most_a_full_batch_of_claims() {
         let queues = Queues::default();
         let made = calls(&queues, 0..=MAX_BATCH, |_| Called::Answered);
         let expected = vec![(0..MAX_BATCH).collect(), vec![MAX_BATCH]];

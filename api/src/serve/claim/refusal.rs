@@ -1,5 +1,5 @@
-//! The last refusal of a store. A store that answers may still refuse claims, and the next claim
-//! that would show this may come late.
+//! The last refusal of a store. A store that answers may still refuse claims. The refusal is kept
+//! for a while, because the next claim, which would be refused too, may come much later.
 
 use std::time::Duration;
 

@@ -166,7 +166,7 @@ async fn write_revocation(db: &Db, new: &NewRevocation) -> Result<Revocation, Pr
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct ClaimToRevoke {
     drop: DropId,
-    /// `None` for a place in the waiting list or a broken promise.
+    /// `None` for a position in the waiting list or a broken promise.
     slot: Option<Slot>,
     /// The user has the slot, and no row is known yet.
     is_admitted: bool,
@@ -179,7 +179,7 @@ enum ToRevoke {
     /// The claim was revoked before, perhaps not in all stores.
     Finish(Box<Revocation>),
     Nothing,
-    /// MySQL has lost the drop of the claim.
+    /// MySQL has lost a drop, and the user may have a claim in it.
     Unknown,
 }
 
@@ -246,7 +246,8 @@ async fn finish(
     })
 }
 
-/// Finds the drop in MySQL if the catalogue lacks it: that holds only the last of the sealed drops.
+/// Finds a drop of the coupon, in MySQL if the catalogue lacks it: of the sealed drops, the
+/// catalogue has only the last one.
 async fn drop_named(db: &Db, coupon: &CouponWithDrops, id: DropId) -> Result<Drop, Problem> {
     if let Some(drop) = coupon.drop(id) {
         return Ok(drop.clone());

@@ -71,8 +71,8 @@ impl SecondStore {
 
     /// Ensures that a second store holds claims of one call and drop. Those that are not known to
     /// be stored share a message. Returns the store of each claim, in order. `None` means that
-    /// neither store took the claim in time, so it must not be acknowledged. The admission remains,
-    /// and a retry finds it.
+    /// neither store took the claim in time, so it must not be acknowledged. A retry finds the
+    /// admission, if it still stands.
     ///
     /// Two processes may publish the same claim, as may one process for concurrent retries. The
     /// consumer ignores the second message.
@@ -114,7 +114,7 @@ impl SecondStore {
 
     /// Writes claims to Kafka or, if Kafka does not acknowledge them, to MySQL.
     async fn write(&self, call: Call, claims: &[&Admitted]) -> Vec<Option<Store>> {
-        // This process was suspended, or Redis answered late. If the claim were published now, it
+        // If this process was suspended, or Redis answered late, a claim that is published now
         // could arrive after the reconciler has waited for claims in flight and given its slot to
         // another user. A retry finds the admission, if it still stands.
         if call.asked_at.elapsed() > self.deadlines.backup_deadline() {
@@ -144,8 +144,8 @@ impl SecondStore {
             .collect()
     }
 
-    /// Writes the rows of claims that one call named, and returns which of them exist. If the
-    /// coupon has begun a later era, none is written: Redis may have been rebuilt without them.
+    /// Writes the rows of claims of one call, and returns which of them exist. If the coupon has
+    /// begun a later era, none is written: Redis may have been rebuilt without them.
     async fn write_rows(&self, call: Call, claims: &[&Admitted]) -> Result<Vec<bool>, DbError> {
         let key = self.mysql.code_key().await?;
         let claims: Vec<Claim> = claims.iter().map(|one| one.claim.clone()).collect();

@@ -48,7 +48,7 @@ pub(crate) struct MyClaim {
     /// Redeems the coupon; null until it is issued.
     #[schema(example = "12-215-J4B3-K69R-NG6Z-CMPF")]
     code: Option<String>,
-    /// When a shop used the code; null: it did not.
+    /// When a shop used the code; null if none has, or if the use was undone.
     used_at: Option<DateTime<Utc>>,
     /// When the code expires; null if it never does, or is not issued yet.
     expires_at: Option<DateTime<Utc>>,
@@ -74,7 +74,7 @@ impl MyClaim {
     }
 }
 
-/// Returns the status of a user's claim.
+/// Returns the status of a user's claim: `accepted` only once a second store holds the claim.
 pub(crate) async fn my_claim(
     app: &App,
     id: CouponId,
@@ -95,7 +95,7 @@ pub(crate) async fn my_claim(
     );
     let now_ms = standing.as_ref().map_or(0, |found| found.now_ms);
     let claim = settle(app, &coupon, shown, record, standing)?;
-    // This status acknowledges the claim, as the response to a claim does.
+    // `accepted` acknowledges the claim, as the response to a claim does.
     if let (ClaimStatus::Accepted, Some(drop_id), Some(slot)) =
         (claim.status, claim.drop_id, claim.slot)
     {
@@ -167,7 +167,7 @@ pub(super) async fn standing_shown<'a>(
     (shown, standing_in(app, coupon, shown, user).await)
 }
 
-/// Reads the user's status in a drop from Redis.
+/// Reads the user's status in a drop from Redis. A sealed drop has none there.
 pub(super) async fn standing_in(
     app: &App,
     coupon: &CouponWithDrops,
@@ -193,7 +193,7 @@ const NOT_IN_REDIS: Standing = Standing {
 
 /// Returns the drop to show: the current one or, if none has opened, the first one, because an
 /// operator may have added a claim to it manually. If users may have one per coupon, prefers a drop
-/// that is not sealed, because Redis then returns the user's claim in any drop.
+/// that has opened and is not sealed, because Redis then returns the user's claim in any drop.
 fn drop_to_show(coupon: &CouponWithDrops, now: DateTime<Utc>) -> Option<DropWithKeys<'_>> {
     let current = coupon.current(now).or_else(|| coupon.all().next());
     if coupon.coupon.once_per == OncePer::Drop

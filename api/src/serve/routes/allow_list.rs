@@ -26,7 +26,7 @@ const MAX_LIST_BYTES: usize = 8 * 1024 * 1024;
 /// Result of a change to an allow list.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AllowListChanged {
-    /// Users added or removed; the others already were.
+    /// Users added or removed. The other users were already on the list, or not on it.
     changed: u32,
     /// Users on the list now.
     people: u32,
@@ -49,8 +49,8 @@ pub(crate) enum AddOrRemove {
 /// Add users to a coupon's allow list, or remove them
 ///
 /// One id a line, or a CSV with a column `user_id`: all of them or none. A list has at most 200,000
-/// users. Safe to repeat. The list counts while the coupon's `allow` is `list`. Removed users who
-/// hold a coupon or wait keep it.
+/// users. Safe to repeat. The list applies only while the coupon's `allow` is `list`. Removed users
+/// keep a coupon or a position in the waiting list.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/allow-list/{change}", tag = "operators", security(("ops" = [])),
     request_body(content = String, content_type = "text/plain"),

@@ -36,8 +36,8 @@ use crate::serve::state::{App, Services};
 
 /// Change a coupon
 ///
-/// Safe to repeat. After a 503, part of the change may have been applied; the message says which.
-/// Repeat it without `If-Match`, since the revision may have changed.
+/// Safe to repeat. After a 503, part of the change may have been applied; if that is known, the
+/// message says which. Repeat it without `If-Match`, since the revision may have changed.
 #[utoipa::path(
     patch, path = "/v1/coupons/{id}", tag = "operators", security(("ops" = [])),
     request_body = CouponPatch,
@@ -143,8 +143,8 @@ async fn lower(
         return Ok(only.unwrap_or(revision));
     }
     // A refused request must change nothing, not even the revision, so that the corrected one can
-    // use the same `If-Match`. A claim that arrives after this check leaves the new revision, which
-    // the refusal names.
+    // use the same `If-Match`. If a claim arrives after this check, the refused request leaves a
+    // new revision, which the refusal contains.
     let applied = patch.apply(&mut coupon, &mut drops, now);
     applied.map_err(|why| Problem::new(Code::NotPossible, why))?;
     for (_, count) in redis.watched(&larger).await? {

@@ -18,7 +18,8 @@ use crate::serve::state::App;
 
 /// Claim a coupon
 ///
-/// A retry is always safe: it gets `already_claimed`. No body is needed.
+/// A retry is always safe: a user who holds a coupon gets `already_claimed`, and one who waits gets
+/// `waiting` again. No body is needed.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/claims", tag = "claims",
     security(("person" = []), ("user_token" = [])),
@@ -80,8 +81,9 @@ pub(crate) struct GiveBackQuery {
 
 /// Give your coupon back, or leave the waiting list
 ///
-/// This is final: a claim gets 409 `revoked` from then on. Safe to repeat. With `once_per` `drop`,
-/// send `drop_id`: without it, a repeat may apply to the next drop.
+/// This is final: from then on, a claim on the same drop or, with `once_per` `coupon`, on any drop
+/// gets 409 `revoked`. Safe to repeat. With `once_per` `drop`, send `drop_id`: without it, a repeat
+/// may apply to the next drop.
 #[utoipa::path(
     delete, path = "/v1/coupons/{id}/claims/me", tag = "claims",
     security(("person" = []), ("user_token" = [])),

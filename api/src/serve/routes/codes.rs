@@ -48,8 +48,8 @@ const MYSQL_AWAY: &str = "`unavailable`: MySQL did not answer; repeat the reques
 
 /// Use a code
 ///
-/// Send it before the order is committed, and repeat it until it is answered: the same reference
-/// gets the same answer, even after the code's end.
+/// Send the request before the order is committed, and repeat it until it is answered: while a
+/// reference uses the code, its repetitions get the same 200, even after the code's end.
 #[utoipa::path(
     put, path = "/v1/codes/{code}/use", tag = "codes", security(("redeem" = [])),
     request_body = UseBody,
@@ -97,14 +97,14 @@ pub(crate) struct UndoQuery {
 /// An undone use.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct UseUndone {
-    /// When it was undone first, by MySQL's clock.
+    /// Time of the first undo, by MySQL's clock.
     undone_at: DateTime<Utc>,
 }
 
 /// Undo the use of a code
 ///
-/// The reference can never use the code again, even if it has not used it yet and its request
-/// arrives later. Repeat it until it is answered.
+/// The reference can never use the code from then on, even if it has not used it yet and its
+/// request arrives later. Repeat the request until it is answered.
 #[utoipa::path(
     delete, path = "/v1/codes/{code}/use", tag = "codes",
     security(("redeem" = []), ("ops" = [])),
@@ -227,8 +227,8 @@ fn problem(app: &App, refusal: CodeRefusal) -> Problem {
     }
 }
 
-/// Counts and logs a wrong code like a wrong token. There is no lock-out, because 80 random bits
-/// cannot be guessed.
+/// Counts and logs a wrong code like a wrong token. There is no lock-out, because the 80 secret
+/// bits of a code cannot be guessed.
 fn count_wrong_code(app: &App) {
     counter!("firstcome_wrong_codes_total").increment(1);
     if let Some(left_out) = app.refused.allow("wrong_code", Instant::now()) {

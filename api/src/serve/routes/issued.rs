@@ -49,7 +49,7 @@ pub(crate) struct IssuedQuery {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct IssuedPage {
     issued: Vec<IssuedCoupon>,
-    /// Path of the next page.
+    /// Path of the next page; null on the last one.
     #[schema(example = "/v1/coupons/7/issued?limit=1000&after_drop_id=7&after_slot=1000")]
     next: Option<String>,
 }
@@ -67,10 +67,10 @@ struct IssuedCoupon {
     claimed_at: DateTime<Utc>,
     /// When the row was written.
     issued_at: DateTime<Utc>,
-    /// `consumer`, `api` (Kafka did not take the claim) or `reconciler`.
+    /// `consumer`, `api` (Kafka did not acknowledge the claim in time) or `reconciler`.
     #[schema(example = "consumer")]
     issued_by: String,
-    /// When a shop used the code; null: it did not.
+    /// When a shop used the code; null if none has, or if the use was undone.
     used_at: Option<DateTime<Utc>>,
     /// The order that used it.
     reference: Option<String>,

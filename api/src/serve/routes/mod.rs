@@ -35,7 +35,8 @@ use self::middleware::guard;
 use crate::serve::openness::{Openness, openness, why_closed};
 use crate::serve::state::App;
 
-/// Builds the routes at LISTEN_ADDR: those of the [`contract`], and `more`.
+/// Builds the routes at LISTEN_ADDR: those of the [`contract`], the coupon page, the health checks,
+/// and `more`.
 pub(crate) fn router(app: &App, public: Router<App>, more: Router) -> Router {
     public
         .merge(page::routes(app.coupon_page))
@@ -55,7 +56,7 @@ pub(crate) fn for_machines(document: String, prometheus: PrometheusHandle) -> Ro
         .merge(health::metrics_route(prometheus))
 }
 
-/// Builds the public routes, and the JSON document that describes them.
+/// Builds the routes below `/v1`, and the JSON document that describes them.
 pub(crate) fn contract(token: OpsToken) -> serde_json::Result<(Router<App>, String)> {
     let for_operators = OpenApiRouter::new()
         .routes(routes!(create::create))

@@ -13,7 +13,8 @@ struct Settings {
     jwt: JwtArgs,
 }
 
-/// Parses settings, each written as `name=value` like a flag without `--jwt-`. Adds the usual ones.
+/// Parses settings, each written as `name=value` like a flag without `--jwt-`. Adds the usual ones
+/// that are not given.
 pub(crate) fn settings(given: &[&str]) -> JwtArgs {
     let name = |setting: &str| setting.split('=').next().map(str::to_owned);
     let secret = format!("secret={SECRET}");
@@ -87,7 +88,7 @@ async fn user_is_the_subject_of_the_token_or_the_configured_claim() {
 }
 
 #[tokio::test]
-async fn each_reason_to_refuse_a_token_has_a_name() {
+async fn faulty_token_is_refused_for_the_reason_that_applies() {
     use TokenProblem as P;
     let now = Utc::now().timestamp();
     let whole = token(&good());

@@ -91,7 +91,7 @@ async fn keys_rotate_at_run_time() {
     write(&[&old]);
     keys.read().await.unwrap();
     assert_eq!(refused(&tokens, &token(&old)).await, None);
-    // Both keys are valid while tokens signed by either are in use. The new one is valid
+    // During a rotation, the set has both keys, and both are valid. The new one is valid
     // immediately.
     write(&[&old, &new]);
     assert_eq!(refused(&tokens, &token(&new)).await, None);
@@ -176,7 +176,7 @@ async fn keys_stay_valid_if_the_issuer_is_down_or_sends_no_keys() {
 }
 
 #[tokio::test]
-async fn token_without_key_id_needs_a_set_of_one_key() {
+async fn token_without_key_id_needs_a_set_of_one_key_and_a_nameless_key_fits_all() {
     let [one, other] = ["one", "other"].map(issuer_key);
     let issuer = Issuer::start(set_of(&[&one])).await;
     let tokens = verifier(&issuer.url);

@@ -16,7 +16,7 @@ struct Signed {
 const TEXT: &[u8] = b"signed by another library";
 
 #[test]
-fn signature_of_another_library_is_accepted_unless_the_text_was_changed() {
+fn signature_is_accepted_only_for_its_text_and_by_a_key_of_its_kind() {
     let all: Vec<Signed> = serde_json::from_str(include_str!("signatures.json")).unwrap();
     assert_eq!(all.len(), 12);
     for Signed {

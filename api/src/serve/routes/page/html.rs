@@ -27,8 +27,8 @@ pub(super) enum Language {
 }
 
 impl Language {
-    /// Returns the first accepted language, because browsers name the preferred one first; English
-    /// if neither is accepted.
+    /// Returns the first accepted language that the page has, because browsers name the preferred
+    /// one first; English if there is none.
     pub(super) fn from_headers(headers: &HeaderMap) -> Self {
         let wishes = headers
             .get(ACCEPT_LANGUAGE)
