@@ -1,6 +1,6 @@
 //! The API of Firstcome: [`serve`] admits users, [`consume`] turns admissions into rows,
 //! [`migrate`] creates tables and topic, [`coupon`] is the command line for operators.
-#![warn(clippy::print_stdout, clippy::print_stderr)] // `say!` and `complain!` never end the program
+#![warn(clippy::print_stdout, clippy::print_stderr)] // `println!` panics if output fails
 
 pub mod cli;
 pub mod consume;

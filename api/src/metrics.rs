@@ -3,8 +3,8 @@
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram};
 
 /// Describes metrics: on each line the kind, the name, and the meaning. A `counter` begins at zero,
-/// because one that first appears at 1 hides its first increase; a `labelled` one begins with its
-/// first series.
+/// because one that first appears at 1 hides its first increase; each series of a `labelled` one
+/// begins when it is first used.
 pub(crate) fn describe_all(metrics: &'static str) {
     for line in metrics.lines() {
         let mut words = line.splitn(3, ' ');

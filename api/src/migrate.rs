@@ -31,7 +31,7 @@ pub struct MigrateArgs {
 /// Maximum wait for one response of Kafka.
 const KAFKA_LIMIT: Duration = Duration::from_secs(10);
 
-/// Creates missing tables and the topic, and prints a line for each to standard output.
+/// Creates missing tables and the topic, and prints to standard output what it did.
 pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mysql = args.mysql.settings()?;
     let kafka = args.kafka.settings(&args.mysql.tls)?;
@@ -67,15 +67,16 @@ pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Resu
     Ok(())
 }
 
-/// Returns a message if the topic, which existed before, has fewer replicas than wanted; else
-/// `None`.
+/// Returns a message if the topic has fewer replicas than wanted, which only one that existed
+/// before may have; else `None`.
 fn too_few_replicas(found: usize, wanted: i32) -> Option<String> {
     let is_enough = usize::try_from(wanted).is_ok_and(|wanted| found >= wanted);
     (!is_enough)
         .then(|| format!("replicas: {found}, not {wanted}: reassign them with Kafka's own tool"))
 }
 
-/// Waits until the brokers know the new topic, so that processes that start next find it.
+/// Waits, for at most [`KAFKA_LIMIT`], until the brokers know a new topic, so that processes that
+/// start next find it.
 async fn known_topic(kafka: &KafkaSettings) -> Result<FoundTopic, TopicError> {
     let give_up = tokio::time::Instant::now() + KAFKA_LIMIT;
     loop {
@@ -93,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn topic_with_too_few_replicas_is_named_with_what_changes_it() {
+    fn message_about_too_few_replicas_says_how_to_get_more() {
         // Without the option, one replica is enough.
         for (found, wanted) in [(3, 3), (3, 1)] {
             assert_eq!(too_few_replicas(found, wanted), None);

@@ -28,7 +28,8 @@ impl<'a> StoreWait<'a> {
         }
     }
 
-    /// Retries a call while its store does not answer. `store` is the store's name and address.
+    /// Retries a call while its store does not answer, until the time limit or the shutdown.
+    /// `store` is the store's name and address.
     pub(crate) async fn until<T, Fut: Future<Output = anyhow::Result<T>>>(
         &self,
         store: &str,
@@ -54,7 +55,8 @@ impl<'a> StoreWait<'a> {
             let Err(error) = migrations::check(mysql).await else {
                 return Ok(None);
             };
-            // Redis is checked at the same time.
+            // An error of Redis is not reported here: another check waits for Redis at the same
+            // time.
             match redis.catalogue_copy().await {
                 Ok(Some(copy)) if is_away(&error) => {
                     let what = "starting without MySQL: coupons are those of the copy in Redis \
@@ -112,7 +114,7 @@ pub(crate) fn unless_stopped<T>(waited: Result<T, StartError>) -> Result<Option<
     }
 }
 
-/// Whether a store did not answer, so that asking again may help.
+/// Whether a store or the issuer of keys did not answer, so that asking again may help.
 fn is_away(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(DbError::Unreachable(_)))
         || error.downcast_ref().is_some_and(TopicError::is_away)

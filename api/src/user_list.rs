@@ -18,7 +18,7 @@ pub(crate) struct UserList {
 /// Parses a text. Blank lines and spaces around an id are left out.
 ///
 /// # Errors
-/// Returns a message that names the line but repeats no id.
+/// Returns a message that contains no id, and the number of the line unless the text is UTF-16.
 pub(crate) fn parse(bytes: &[u8]) -> Result<UserList, String> {
     let is_utf16 = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
     if is_utf16 || bytes.get(..2).is_some_and(|start| start.contains(&0)) {
@@ -84,11 +84,12 @@ fn read_id(record: &StringRecord, count: usize, of_ids: usize) -> Result<UserId,
     id.parse().map_err(|error| format!("{error}"))
 }
 
-/// Words that are a heading, not a user, if they are in the first line. `user_id` names the column
-/// with the ids, as in the CSV of issued coupons.
+/// Words that are refused as a heading if the first line has only this one. `user_id`, as in the
+/// CSV of issued coupons, is not among them: it names the column with the ids.
 const HEADINGS: &str = "user id uid sub email member memberid customerid";
 
-/// Returns the column of the ids if the first line is a heading, or `None` if it is an id.
+/// Returns the column `user_id` if the first line names it, or `None` if the line is an id. Other
+/// headings are errors.
 fn heading(first: &StringRecord) -> Result<Option<usize>, String> {
     let word = |field: &str| field.replace([' ', '_', '-'], "").to_ascii_lowercase();
     if let Some(column) = first.iter().position(|field| word(field) == "userid") {
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn error_names_the_line_and_what_to_do() {
+    fn error_says_where_and_what_is_wrong_and_repeats_no_id() {
         for (text, says) in [
             ("a\nb c\nd", "line 2: a user id has"),
             ("a\n\nb c", "line 3: "),

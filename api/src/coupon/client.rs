@@ -39,8 +39,8 @@ pub(super) struct ApiArgs {
     pub(super) json: bool,
 }
 
-/// The API refused the request. After any other error, the request was not sent, or the API could
-/// not be reached or was unavailable.
+/// The API refused the request, or the command refused to send it. Any other error means that the
+/// settings are wrong, that the API could not be reached, or that it failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Refused(pub(super) String);

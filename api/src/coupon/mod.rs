@@ -67,7 +67,7 @@ struct Output {
 pub async fn run(args: CouponArgs) -> ExitCode {
     match act(&args).await {
         Ok(Output { text, not_done }) => {
-            // Most likely, the reader of the pipe, such as `head`, has closed it.
+            // Ignore an error: most likely, the reader of the pipe, such as `head`, has closed it.
             let _ = std::io::stdout().write_all(text.as_bytes());
             match not_done {
                 Some(why) => {
@@ -124,8 +124,8 @@ async fn act(args: &CouponArgs) -> anyhow::Result<Output> {
     Ok(Output { text, not_done })
 }
 
-/// Refuses a quantity that is not higher while a drop is open, because slots that were given are
-/// promised.
+/// Refuses a quantity that is not higher while a drop is open. Operators can lower it then on the
+/// operations page.
 fn refuse_lower(coupon: &Value, quantity: u32) -> anyhow::Result<()> {
     let current = &coupon["current_drop"];
     let state = current["state"].as_str();
