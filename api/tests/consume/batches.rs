@@ -89,7 +89,7 @@ async fn each_claim_of_a_message_becomes_a_row_or_a_dead_letter() {
     assert_eq!(world.rows().await, 7);
     let expected = counts([("slot_out_of_range", 1), ("slot_taken", 1)]);
     assert_eq!(world.refusals().await, expected);
-    // Reading the message again counts no claim twice.
+    // Reading the messages again counts no claim twice.
     world.read_again().await;
     world
         .consume_until("all is read again", async || world.read_up_to().await == 3)

@@ -1,4 +1,4 @@
-//! Stores that are down, slow or silent: no claim is lost or becomes a dead letter.
+//! MySQL that is down, slow or silent: no claim is lost or becomes a dead letter.
 
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ async fn rebalances_during_slow_writes_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn consumer_stopped_without_mysql_commits_only_written_rows() {
+async fn consumer_stopped_without_mysql_leaves_unwritten_messages_to_the_next() {
     let (world, drop, proxy, through) = ConsumeWorld::behind_proxy(200).await;
     let consumer = world.consumer(&[&through]);
     world.claim(drop, 1..=100).await;

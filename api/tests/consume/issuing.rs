@@ -1,4 +1,5 @@
-//! Messages become rows once, even if several consumers read them or read them again.
+//! Every message becomes a row. A consumer that waits for a store can be stopped, and a topic takes
+//! messages from an API whose clock is ahead.
 
 use chrono::Utc;
 use firstcome_shared::domain::OncePer;

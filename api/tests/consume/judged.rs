@@ -105,8 +105,8 @@ async fn sealed_drop_takes_no_row_and_claim_outside_its_window_is_a_dead_letter(
     );
 }
 
-/// Reads everything again, and two messages of another producer, while the drop is sealed, closed
-/// and open.
+/// Reads everything again, together with the copies `resent`, while the drop is sealed, closed and
+/// open, and asserts that nothing changes.
 async fn is_read_again(
     world: &ConsumeWorld,
     drop: NamedDrop,

@@ -1,4 +1,4 @@
-//! `consume` on real servers: every message becomes one row or one dead letter.
+//! `consume` on real servers: every claim becomes one row or one dead letter.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
 mod batches;

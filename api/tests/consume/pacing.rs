@@ -83,7 +83,7 @@ async fn waiting_partitions_are_touched_and_a_suspended_pace_delays_no_message()
         .await;
     world.claim_together(drop, &[0, 0, 0, 0, 0]).await;
     world.until_rows(u64::from(TOGETHER)).await;
-    // Partition 0 was read, and the others wait.
+    // The first message is written, and the other four wait.
     until("partitions are touched", async || {
         let recent = "topic_positions WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL 1 HOUR";
         world.count(recent).await == u64::try_from(PARTITIONS).unwrap()

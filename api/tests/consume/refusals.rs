@@ -6,7 +6,7 @@ use firstcome_shared::domain::{CouponId, DropId, NamedDrop, OncePer};
 
 use crate::world::{ConsumeWorld, claim_event};
 
-/// Builds one message for each reason of refusal.
+/// Builds messages that are refused, each with the reason.
 fn poison(
     NamedDrop { coupon, drop }: NamedDrop,
     other: CouponId,

@@ -85,7 +85,8 @@ impl ConsumeWorld {
         )
     }
 
-    /// Waits for all rows, stops, and asserts that nothing is missing, duplicated or uncommitted.
+    /// Waits for all rows, stops the consumers, and asserts that nothing is missing, duplicated or
+    /// uncommitted.
     pub(crate) async fn ends_exact(
         &self,
         rows: u64,
@@ -287,7 +288,8 @@ impl ConsumeWorld {
         list
     }
 
-    /// Checks that no slot is missing or duplicated, and that each belongs to its user.
+    /// Checks that no slot is missing or duplicated, that each belongs to its user, and that there
+    /// are no dead letters.
     pub(crate) async fn assert_exact(&self, quantity: u64) {
         let right = "issued_coupons WHERE user_id = CONCAT('u-', slot) AND issued_by = 'consumer'";
         assert_eq!(

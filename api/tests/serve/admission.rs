@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::world::{ServeWorld, coupon, open, until, with};
 
 #[tokio::test]
-async fn claims_get_slots_places_and_refusals_in_order() {
+async fn claims_get_slots_then_waiting_positions_then_sold_out() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, drop) = api.make(with(open(2), "waiting_list", 1)).await;
 

@@ -106,7 +106,7 @@ async fn coupon_with_a_list_admits_only_listed_users() {
         ["a|b:c=d+e@f.g_h-1", "u-1", "u-2"]
     );
 
-    // Removed users keep their coupons and places.
+    // Removed users keep their coupons and their positions in the waiting list.
     let removed = send(&api, "remove", id, "u-1\na|b:c=d+e@f.g_h-1\nnobody").await;
     assert_eq!(
         (&removed.json["changed"], &removed.json["people"]),

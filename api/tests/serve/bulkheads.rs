@@ -1,4 +1,4 @@
-//! Bulkheads: lookups that wait for MySQL take no places or connections from claims and operators.
+//! Bulkheads: lookups that wait for MySQL take no connections from claims and operators.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

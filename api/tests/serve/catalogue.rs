@@ -1,4 +1,4 @@
-//! Tests coupons that are not in the snapshot.
+//! Finished coupons, which are not in the snapshot, and daily coupons whose drops are missing.
 
 use chrono::Utc;
 use serde_json::{Value, json};

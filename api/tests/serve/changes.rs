@@ -97,7 +97,7 @@ async fn patch_with(
 }
 
 #[tokio::test]
-async fn changing_the_waiting_list_keeps_all_places() {
+async fn changing_the_waiting_list_keeps_the_users_who_wait() {
     let (world, api) = ServeWorld::with_api().await;
     let (id, _) = api.make(open(1)).await;
     assert_eq!(api.claim(id, "u-1").await.status, 202);
@@ -120,7 +120,7 @@ async fn changing_the_waiting_list_keeps_all_places() {
 }
 
 #[tokio::test]
-async fn conflicting_changes_are_refused_with_advice() {
+async fn impossible_changes_are_refused_with_advice_and_change_nothing() {
     let (world, api) = ServeWorld::with_api().await;
     let (once, _) = api.make(open(5)).await;
     let (later, _) = api.make(coupon(5, 10..=20)).await;

@@ -1,4 +1,4 @@
-//! Limits on requests and connections.
+//! Limits on requests and connections, new coupons at another process, and metrics.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn claims_above_the_limit_are_refused_immediately() {
     assert_eq!(refused.code(), (503, "unavailable"));
     refused.says("too many");
     assert!(refused.headers.contains_key("retry-after"));
-    // Operators have no limit, and this change needs only MySQL.
+    // Operators have no limit, and a new name needs no answer of Redis.
     api.patch(id, json!({"name": "Still here"}))
         .await
         .has_status(200);

@@ -82,7 +82,7 @@ impl RawAnswer {
     }
 
     fn parse(text: &str) -> Self {
-        // The numbers of drops have different lengths.
+        // `content-length` differs because the numbers of drops have different lengths.
         let differs = [
             "date: ",
             "retry-after: ",

@@ -1,4 +1,4 @@
-//! The list of holders.
+//! The list of issued coupons.
 
 use chrono::NaiveDate;
 use firstcome_shared::domain::DropId;

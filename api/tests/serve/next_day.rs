@@ -17,7 +17,7 @@ const HOUR: i64 = 3_600_000;
 /// An id of the maximum length.
 const USER: &str = "u-1-4567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567";
 
-/// Long enough for both APIs to read the new windows.
+/// In milliseconds: long enough for both APIs to read the new windows.
 const OPENS_IN: i64 = 4_000;
 
 /// Delay of each packet between the far API and Redis.
@@ -39,7 +39,7 @@ async fn give_back(api: &InProcessApi, user: &str, coupon: i64, query: &str) -> 
         .await
 }
 
-/// Waits until both APIs have read the second drop, and then until it opens.
+/// Waits until both APIs know when the second drop opens, and then until it opens.
 async fn second_opens([near, far]: [&InProcessApi; 2], coupon: i64, second: DropId) {
     let show = async |api: &InProcessApi| api.get(&format!("/v1/coupons/{coupon}")).await.json;
     let knows = async |api: &InProcessApi| {

@@ -229,7 +229,8 @@ pub(crate) async fn two_days(
     (id, drop, drops[0][0].parse().unwrap())
 }
 
-/// Moves a drop's window in MySQL and in Redis to milliseconds from now.
+/// Moves a drop's window in MySQL and in Redis. Its opening and closing are given in milliseconds
+/// from now.
 pub(crate) async fn move_window(
     world: &ServeWorld,
     id: i64,

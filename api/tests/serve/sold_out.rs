@@ -125,7 +125,7 @@ async fn crowd_is_answered_from_memory_but_a_holder_never_is() {
 }
 
 #[tokio::test]
-async fn deadlines_that_a_lease_outlasts_are_refused() {
+async fn deadlines_shorter_than_two_leases_are_refused() {
     let world = ServeWorld::closed().await.with("publish-deadline-ms", 100);
     let world = world.with("backup-deadline-ms", 100);
     let Err(refused) = world.try_api().await else {

@@ -1,4 +1,4 @@
-//! Shops use codes and undo it.
+//! Shops use codes and undo these uses.
 
 use std::collections::BTreeSet;
 
@@ -45,7 +45,7 @@ impl InProcessApi {
 }
 
 impl ServeWorld {
-    /// Inserts a user's row with a code in the form of a claim's, and returns the code.
+    /// Inserts a user's row with a random code in the form of real ones, and returns the code.
     async fn issue_code(&self, coupon: i64, drop: i64, slot: u32, user: &str) -> String {
         self.issue(coupon, DropId(drop), slot, user).await;
         let code = code_with_secret(DropId(drop), slot, rand::random());
@@ -106,7 +106,7 @@ async fn undone_reference_never_uses_the_code_again_and_another_one_may() {
     api.undo(&code, "order-2").await.has_status(200); // its request is still on the way
     api.use_code(&code, "order-2").await.is(409, "undone");
     api.use_code(&code, "order-3").await.has_status(200);
-    // It is undone although another reference uses the code.
+    // `order-4` is undone although another reference uses the code.
     api.undo(&code, "order-4").await.is(409, "used");
     api.undo(&code, "order-3").await.has_status(200);
     api.use_code(&code, "order-4").await.is(409, "undone");

@@ -454,7 +454,7 @@ impl InProcessApi {
         )
     }
 
-    /// Returns the value of a metric's series.
+    /// Returns the value of a metric's series, or 0 if there is none.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
         let text = self.get("/metrics").await.json;
         let mut lines = text.as_str().unwrap_or_default().lines();
@@ -468,7 +468,7 @@ impl InProcessApi {
     }
 }
 
-/// Builds a coupon with one drop, whose window is given in minutes from now.
+/// Builds the body that creates a coupon with one drop, whose window is given in minutes from now.
 pub(crate) fn coupon(quantity: u32, minutes: RangeInclusive<i64>) -> Value {
     let (opens, closes) = minutes.into_inner();
     let at = |minutes| {
@@ -484,7 +484,7 @@ pub(crate) fn open(quantity: u32) -> Value {
     coupon(quantity, -1..=60)
 }
 
-/// Returns this coupon with one field changed.
+/// Returns this body with one field added or changed.
 pub(crate) fn with(mut body: Value, field: &str, value: impl Into<Value>) -> Value {
     body[field] = value.into();
     body
