@@ -40,7 +40,7 @@ impl AlertsScreen<'_> {
         Some(places.join(" · ")).filter(|place| !place.is_empty())
     }
 
-    /// The address of the screen that shows its place.
+    /// The address of the screen of its drop or, for a campaign, of the list of passes.
     fn screen(&self, one: &ListedAlert) -> Option<String> {
         let Alert {
             coupon_id, drop_id, ..
@@ -55,7 +55,7 @@ impl AlertsScreen<'_> {
         }
     }
 
-    /// Returns what it means, while it fires.
+    /// Returns what a firing alert means and what to do about it.
     fn facts(&self, one: &ListedAlert) -> Option<KindFacts> {
         let kind = AlertKind::from_word(&one.alert.kind).filter(|_| self.fires(one))?;
         Some(kind.facts_for(self.top.subject()))
@@ -86,7 +86,7 @@ pub(super) async fn list(page: Page, OrDefault(query): OrDefault<AlertsQuery>) -
     Ok(answer(StatusCode::OK, &screen))
 }
 
-/// Shows one alert, even if it is over: mails link to it.
+/// Shows one alert, even a resolved one, because mails link to it.
 pub(super) async fn one(page: Page, Path(id): Path<i64>) -> Screen {
     let before = id.saturating_add(1).to_string();
     let path = query_string(&[("before", &before), ("limit", "1")]);

@@ -1,4 +1,5 @@
-//! The clients of the two HTTP APIs, for whom they send requests, and why one was not answered.
+//! The clients of the two HTTP APIs, the operator for whom they send a request, and the reason if
+//! that is refused or gets no answer.
 
 use std::path::PathBuf;
 
@@ -19,7 +20,7 @@ pub(crate) struct Credentials {
     pub(crate) authorization: HeaderValue,
     /// The name that `ops_actions` records.
     pub(crate) name: String,
-    /// The address of the browser.
+    /// The peer address of the browser's connection.
     pub(crate) peer: Option<Peer>,
 }
 

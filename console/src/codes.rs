@@ -1,5 +1,5 @@
-//! A code, as a user tells it to support: what it is for, the orders that used it, and a form that
-//! undoes the use of an order that no longer exists.
+//! The screen of a code that a user tells to support: its coupon, the orders that used it, and a
+//! form that takes the code back from an order that no longer exists.
 
 use askama::Template;
 use axum::http::{Method, StatusCode};
@@ -36,7 +36,8 @@ impl CodeScreen<'_> {
     }
 }
 
-/// Shows a code and what was just done, or that it was revoked. Returns `None` if no coupon has it.
+/// Shows a code and what was just done, or says that its coupon was revoked or given back. Returns
+/// `None` if no coupon has the code.
 pub(super) async fn find(
     page: &Page,
     code: &str,
@@ -71,7 +72,7 @@ fn revoked(code: &Code) -> Response {
     notice("This code was revoked", StatusCode::OK, &why)
 }
 
-/// Undoes the use of a code by an order.
+/// Asks the operator, then undoes the use of a code by an order.
 pub(super) async fn undo(page: Page, form: Fields) -> Screen {
     let code = form.get("code");
     let reference = form.get("reference");

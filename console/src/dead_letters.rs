@@ -22,7 +22,7 @@ use super::text::Text;
 struct DeadLettersScreen<'a> {
     top: Top<'a>,
     letters: &'a [DeadLetterRow],
-    /// Show resolved dead letters instead of open ones.
+    /// Whether resolved dead letters are listed instead of open ones.
     resolved: bool,
     /// The drop of the filter.
     drop: Option<i64>,
@@ -138,7 +138,7 @@ impl DeadLetterScreen<'_> {
         Some(ShownMessage {
             text,
             is_cut: is_cut_here || stored > u64::from(KEPT_OF_MESSAGE),
-            // Of forged messages the first one is stored, with the offset of the last one.
+            // A dead letter of forged messages has the first one, and the offset of the last one.
             may_go_on: !self.letter.is_forged()
                 && self.letter.offset.is_some()
                 && stored == u64::from(KEPT_OF_MESSAGE),
@@ -188,7 +188,9 @@ async fn show_dead_letter(page: &Page, id: &str, revealed: bool, done: &str) -> 
     Ok(answer(StatusCode::OK, &screen))
 }
 
-/// Corrects the claim of a dead letter. The next pass over its drop inserts the row.
+/// Asks the operator, then corrects the claim of a dead letter. The next pass over its drop judges
+/// the claim again: it becomes a row, its user is owed a slot, it ends without either, or it stays
+/// open.
 pub(super) async fn correct(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
     let wrong = || HttpRefusal::typed("Give coupon, drop and slot by their numbers.");
     let [coupon, drop] = ["coupon", "drop"].map(|field| form.number::<i64>(field));
@@ -211,7 +213,7 @@ pub(super) async fn correct(page: Page, Path(id): Path<String>, form: Fields) ->
 /// Maximum number of dead letters that one click discards.
 const AT_ONCE: usize = 500;
 
-/// Discards all open dead letters with a reason, at most [`AT_ONCE`].
+/// Asks the operator, then discards the open dead letters with a reason, at most [`AT_ONCE`].
 pub(super) async fn discard_all(page: Page, form: Fields) -> Screen {
     let reason = form.get("reason");
     let why = form.get("why");
@@ -240,7 +242,7 @@ pub(super) async fn discard_all(page: Page, form: Fields) -> Screen {
     Ok(Redirect::to(&to).into_response())
 }
 
-/// Discards the open dead letters that a path lists, and counts them.
+/// Discards the open dead letters that a path lists, at most [`AT_ONCE`], and counts them.
 async fn discard_listed(
     page: &Page,
     listed: &str,
@@ -268,7 +270,7 @@ async fn discard_listed(
     Ok(())
 }
 
-/// Discards a dead letter, so that no pass examines it again.
+/// Asks the operator, then discards a dead letter, so that no pass examines it again.
 pub(super) async fn discard(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
     if form.get("why").is_empty() {
         return Err(HttpRefusal::typed("Say why it is discarded."));
@@ -299,7 +301,7 @@ mod tests {
     use crate::page::tests::logged_in;
 
     #[tokio::test]
-    async fn dead_letter_that_was_resolved_since_does_not_stop_the_others() {
+    async fn discarding_goes_on_after_a_dead_letter_that_was_resolved_since() {
         let letter =
             |id: i64| json!({"id": id, "reason": "junk", "failed_at": "2026-12-01T06:00:00Z"});
         let letters = [1, 2, 3].map(letter);
@@ -337,7 +339,8 @@ mod tests {
         assert_eq!(discarded, 500);
     }
 
-    /// The page of a revealed dead letter with what the reconciler answers about its message.
+    /// The page of a revealed dead letter. The reconciler answers with this message, and with the
+    /// length of the stored one.
     async fn revealed(message: &str, message_bytes: usize) -> String {
         let found = json!({
             "id": 3, "reason": "undecodable", "failed_at": "2026-12-01T06:00:00Z", "partition": 0,
@@ -355,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn cut_message_says_so_and_names_the_query_for_all_of_it() {
+    async fn screen_says_that_a_message_is_cut_and_shows_the_query_for_all_of_it() {
         let cut = "Only the beginning is shown";
         let goes_on = "longer message";
         let query = "SELECT payload FROM failed_claims WHERE id = 3;";
@@ -363,7 +366,7 @@ mod tests {
             ("x".repeat(2_000), 2_000, false, false),
             ("x".repeat(2_001), 2_001, true, false),
             ("x".repeat(4_096), 4_096, true, true),
-            // Fewer characters than the page shows, and the reconciler has cut them.
+            // Fewer characters than the page may show, but the reconciler has cut the message.
             ("\u{ac00}".repeat(1_365), 5_000, true, false),
         ] {
             let html = revealed(&shown, bytes).await;

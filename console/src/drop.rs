@@ -98,7 +98,7 @@ async fn started(page: &Page, body: Value) -> Screen {
     begun(page, "/v1/reconcile", body).await
 }
 
-/// Requests a pass, and leads to it.
+/// Requests a pass, and redirects to its screen or, while it is queued, to the list.
 pub(super) async fn begun(page: &Page, path: &str, mut body: Value) -> Screen {
     body["wait"] = false.into();
     match page.post::<StartedRun>(path, &body).await {

@@ -1,6 +1,7 @@
-//! Middleware that requires a session for everything but the log-in and the assets. For every
-//! change, it also checks the page's own origin, the session's CSRF token, and the permission. Each
-//! check is in one place, so that no route can omit it.
+//! Middleware that requires a session for everything but the log-in and the assets. A request that
+//! may change something must also come from the page's own origin and, except the log-in, contain
+//! the session's CSRF token. Routes that do change something need the permission, too. Each check
+//! is in one place, so that no route can omit it.
 
 use std::sync::Arc;
 
@@ -31,11 +32,13 @@ const LIST_AT_MOST: usize = 12 * 1024 * 1024;
 /// preview contains the whole form.
 const NEXT_AT_MOST: usize = 3_000;
 
+/// Whether a request with this method may change something.
 fn changes(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// Middleware that requires changes to come from a page of this origin.
+/// Middleware that rejects requests that may change something unless they come from a page of this
+/// origin.
 pub(super) async fn own_origin(
     State(page): State<ScreenState>,
     request: Request,
@@ -60,8 +63,8 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// Whether the request comes from the page's own origin, according to headers that scripts cannot
-/// set. Over plain http to another host, browsers only send `Origin`. It is the page's own if it is
-/// that of `PUBLIC_URL`, or has the host that the request names.
+/// set. Browsers send `Sec-Fetch-Site` only over https or to localhost. Without it, `Origin`
+/// must be that of `PUBLIC_URL`, or have the host of the request's `Host` header.
 fn is_own(headers: &HeaderMap, public: Option<&str>) -> bool {
     let site = text(headers, "sec-fetch-site");
     match (site, text(headers, ORIGIN.as_str())) {
@@ -74,8 +77,8 @@ fn is_own(headers: &HeaderMap, public: Option<&str>) -> bool {
     }
 }
 
-/// Middleware that requires a session. Handlers find their [`Session`] in the extensions. A change
-/// must also send the session's token.
+/// Middleware that requires a session. Handlers find their [`Session`] in the extensions. A
+/// request that may change something must also contain the session's CSRF token.
 pub(super) async fn logged_in(
     State(page): State<ScreenState>,
     mut request: Request,
@@ -132,8 +135,8 @@ async fn with_token(request: Request, session: &Session) -> Result<Request, Resp
     Err(notice("Out of date", StatusCode::FORBIDDEN, why))
 }
 
-/// Leads to the log-in, and from there to the page that was requested. After a form, whose content
-/// is lost, says so, and leads to the page of the form.
+/// Redirects to the log-in, which then redirects to the requested page. After a form, whose content
+/// is lost, the log-in says so, and then redirects to the page of the form.
 fn to_log_in(request: &Request, public: Option<&str>) -> Response {
     let is_form = changes(request.method());
     let wanted = if is_form {
@@ -159,9 +162,9 @@ fn referring_path<'a>(headers: &'a HeaderMap, public: Option<&str>) -> Option<&'
     is_own.then_some(path)
 }
 
-/// Returns the path to redirect to after log-in: `wanted` if it is on this site, otherwise the
-/// first page. `//host`, `/\host` and everything else that a browser may take for another site is
-/// rejected.
+/// Returns the path to redirect to after log-in: `wanted` if it is a screen of this site, otherwise
+/// the first page. `//host`, `/\host` and everything else that a browser may take for another site
+/// is rejected.
 pub(super) fn own_path(wanted: &str) -> &str {
     let is_own = wanted.starts_with('/')
         && !wanted.starts_with("//")
@@ -236,9 +239,9 @@ mod tests {
         }
     }
 
-    /// A proxy passes on its own name of the server as Host, or adds the port that browsers leave out.
+    /// A proxy sends its own name for the server as `Host`, or adds the port that browsers omit.
     #[tokio::test]
-    async fn log_in_through_a_proxy_that_rewrites_host_works_with_public_url() {
+    async fn log_in_through_a_proxy_that_rewrites_host_needs_public_url() {
         let token = "0123456789abcdef0123456789abcdef";
         let answer = async |public: Option<&str>, host: &str| {
             let page = routes(Console {
@@ -307,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn login_never_redirects_to_another_site() {
+    fn log_in_redirects_only_to_a_screen_of_this_site() {
         for path in [
             "/",
             "/runs?before=1",

@@ -1,6 +1,6 @@
-//! The operations page: it shows whether the installation works, and what to do if not. It is a
-//! client of the HTTP APIs of both services. The reconciler serves it at `/` to operators who log
-//! in with a token (docs/decisions/0016-pages.md).
+//! The operations page: it shows whether the installation works and what to do if not, and changes
+//! coupons. It is a client of the HTTP APIs of both services. The reconciler serves it at `/` to
+//! operators who log in with a token (docs/decisions/0016-pages.md).
 #![warn(clippy::print_stdout, clippy::print_stderr)] // `say!` and `complain!` never end the program
 
 mod alerts;
@@ -100,7 +100,8 @@ pub fn routes(console: Console) -> anyhow::Result<Router> {
         .route("/alerts/{id}", get(alerts::one))
         .route("/runs", get(runs::list))
         .route("/runs/{id}", get(runs::read))
-        // These routes change nothing and are recorded, so viewers may use them.
+        // Viewers may use these two: revealing IDs changes nothing and is recorded, and logging
+        // out ends only the operator's own session.
         .route("/runs/{id}/reveal", post(runs::reveal))
         .route("/logout", post(login::log_out));
     match subject {

@@ -1,5 +1,5 @@
-//! The sessions that ended before their time. Session cookies are signed, so only this list can end
-//! one early.
+//! The sessions that operators ended early. A signed session cookie would otherwise stay valid
+//! until its end, unless its token is withdrawn.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,8 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) enum LogOuts {
     /// For all replicas.
     Redis(Redis),
-    /// For this process, which has no Redis of ours: each ended session with the time at which it
-    /// is forgotten.
+    /// For this process only, if Redis is not ours: each ended session with the time at which it is
+    /// forgotten.
     Process(Mutex<HashMap<String, Instant>>),
 }
 

@@ -19,7 +19,7 @@ struct LogInScreen<'a> {
     top: Top<'a>,
     next: &'a str,
     name: &'a str,
-    /// Why the log-in failed. Empty at first.
+    /// Why the log-in failed, or that the session has ended. Empty at first.
     wrong: &'a str,
 }
 

@@ -21,13 +21,13 @@ use super::text::{Text, labelled, short};
 struct NewCouponScreen<'a> {
     top: Top<'a>,
     typed: &'a Fields,
-    /// Why the input is invalid.
+    /// Why the input is invalid or was refused.
     wrong: &'a str,
     preview: Option<&'a Preview>,
     has_api: bool,
     /// Names of time zones to choose from.
     zones: Vec<&'static str>,
-    /// Whether the form is empty, so that the browser may fill in its time zone.
+    /// Whether the form is still empty, so that the script may fill in the browser's time zone.
     is_blank: bool,
 }
 
@@ -64,7 +64,7 @@ impl Preview {
     }
 }
 
-/// Builds the request to the API, and the openings that it would create.
+/// Builds the request to the API, and a preview of the first openings.
 fn plan(typed: &Fields) -> Result<Preview, String> {
     let quantity = typed.whole("quantity", "The quantity", 1..=MAX_QUANTITY)?;
     let waiting = typed.whole("waiting_list", "The waiting list", 0..=MAX_WAITING)?;
@@ -104,8 +104,8 @@ fn plan(typed: &Fields) -> Result<Preview, String> {
     })
 }
 
-/// Builds the schedule. Without a closing time, a single drop stays open. With a closing time but
-/// without a last day it closes within a day.
+/// Builds the schedule. A coupon that opens once stays open without a closing time. With a closing
+/// time but without a last day, it closes within a day.
 fn schedule(typed: &Fields, is_daily: bool, zone: Tz) -> Result<Schedule, String> {
     let day = |text: &str| {
         let day = text.trim().parse::<NaiveDate>();
@@ -165,7 +165,7 @@ fn schedule(typed: &Fields, is_daily: bool, zone: Tz) -> Result<Schedule, String
     })
 }
 
-/// Shows the form, with a preview if there is input.
+/// Shows the form, with a preview if its input is valid.
 pub(super) async fn form(
     page: Page,
     OrDefault(typed): OrDefault<Vec<(String, String)>>,
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn daily_coupon_is_shown_in_local_time() {
+    fn plan_of_a_daily_coupon_has_its_request_and_ten_openings_in_local_time() {
         let Preview {
             body,
             openings,
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_may_end_at_a_time_of_the_zone() {
+    fn codes_may_end_at_a_time_in_the_zone_of_the_coupon() {
         let ends = |until| plan(&typed(&[("valid_until", until)]));
         let preview = ends("2131-01-31T23:59").unwrap();
         assert_eq!(preview.body["valid_until"], "2131-01-31T14:59:00Z");
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn one_off_coupon_has_one_window_in_utc() {
+    fn one_off_coupon_has_one_window_in_utc_and_no_allow_means_everybody() {
         let preview = plan(&typed(&[("repeats", "once")])).unwrap();
         assert_eq!(preview.openings.len(), 1);
         let schedule = &preview.body["schedule"];
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn one_off_coupon_may_last_days_or_stay_open() {
+    fn one_off_coupon_may_last_days_or_stay_open_and_an_invalid_end_is_refused() {
         let once = |closes, last| {
             plan(&typed(&[
                 ("repeats", "once"),
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_input_is_reported() {
+    fn invalid_input_of_a_new_coupon_is_refused_with_the_reason() {
         for (changed, word) in [
             (&[("quantity", "many")][..], "quantity"),
             (&[("group", "v i p")], "Name the group"),

@@ -1,4 +1,5 @@
-// Every page works without this script; the start page then has to be reloaded for newer figures.
+// Every page works without this script, but it then has to be reloaded for newer figures, and an
+// allow list cannot be read from a file.
 
 const status = document.querySelector("#live");
 const board = document.querySelector("#board");
@@ -10,7 +11,7 @@ const names = (elements) => elements.map((one) => one.dataset.live).join(" ");
 
 const UTC = /(\d{4}-\d\d-\d\d) (\d\d:\d\d(?::\d\d)?) UTC/;
 
-/** Shows times in the browser's time zone, and in UTC on hover. Windows keep the coupon's own zone. */
+/** Shows UTC times in the browser's time zone, with UTC on hover. Times in a coupon's zone stay. */
 function localise(root) {
   const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
   const found = [];
@@ -32,7 +33,10 @@ function localise(root) {
   }
 }
 
-/** Replaces only elements that differ: the selection, the focus and a screen reader's position stay. */
+/**
+ * Replaces only elements that differ: the selection, the focus and a screen reader's position stay.
+ * Replaces all if there are other elements than before.
+ */
 function merge(mine, fresh) {
   if (mine.className !== fresh.className) mine.className = fresh.className;
   const [old, now] = [leaves(mine), leaves(fresh)];
@@ -60,8 +64,8 @@ function show(html) {
   document.title = now[0].dataset.tab;
 }
 
-// The server answers within seconds while a store does not answer. A connection that goes silent
-// raises no error.
+// The server answers within seconds even while a store does not answer. A connection that goes
+// silent raises no error, so a request without an answer is ended after this time.
 const SILENT_MS = 8_000;
 const EVERY_MS = 1_000;
 
@@ -69,7 +73,7 @@ let last = "";
 let timer = 0;
 let isBusy = false;
 
-/** Asks for the live part, and again a second later. Nobody looks at a hidden page. */
+/** Asks for the live part, and again a second later. Pauses while the page is hidden. */
 async function listen() {
   clearTimeout(timer);
   if (document.hidden || isBusy) return;
@@ -118,7 +122,7 @@ for (const place of document.querySelectorAll("[data-number]")) {
   field.addEventListener("input", () => { place.textContent = field.value.trim() || without; });
 }
 
-// "No" leads back to the page with the form.
+// "No" and "Go back" lead to the previous page.
 document.querySelector("[data-back]")?.addEventListener("click", (event) => {
   event.preventDefault();
   history.back();

@@ -33,19 +33,20 @@ struct Fragment<'a> {
     board: &'a Board,
 }
 
-/// The content of the first screen.
+/// The content of the first screen, or the head of a drop's screen.
 pub(super) struct Board {
     pub(super) at: String,
     /// A CSS class.
     pub(super) tone: &'static str,
     pub(super) title: String,
     pub(super) lead: String,
-    /// Problems, most urgent first.
+    /// Unavailable stores and closed coupons, then the alerts: first those that nobody has
+    /// acknowledged, then the others, each by urgency.
     pub(super) problems: Vec<BoardProblem>,
     pub(super) drops: Vec<BoardLine>,
     /// The caption of the list of drops.
     pub(super) caption: &'static str,
-    /// Number of problems that do not concern the drops on this page.
+    /// Number of problems that the screen of a drop leaves out, because they do not concern it.
     pub(super) elsewhere: usize,
     /// The page, counted from 1.
     pub(super) page: usize,
@@ -68,7 +69,7 @@ pub(super) struct BoardProblem {
 /// The drops that a problem concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Concerned {
-    /// If a store is unavailable, all drops are concerned.
+    /// All drops: a store is unavailable, or coupons are closed.
     All,
     One(DropId),
     /// No known drop.
@@ -82,7 +83,7 @@ pub(super) struct BoardLine {
     pub(super) admission: String,
     /// Whether users should be able to claim but cannot.
     pub(super) is_shut: bool,
-    /// Why the drop is marked red.
+    /// What an alert of the drop says, shown in red.
     pub(super) wrong: Option<String>,
     /// Whether rows could be counted now.
     has_rows: bool,
@@ -159,8 +160,8 @@ pub(super) fn board(seen: &Overview) -> Board {
     }
 }
 
-/// Builds the head of one drop's screen: its state and its own problems. Problems of other drops
-/// are only counted.
+/// Builds the head of one drop's screen: its state and the problems that concern it. All others are
+/// only counted.
 pub(super) fn drop_board(seen: &Overview) -> Board {
     let Some(one) = seen.drops.first() else {
         return board(seen);
@@ -206,7 +207,7 @@ impl Board {
 /// Age from which the result of a pass counts as outdated, regardless of the schedule.
 const STALE_HOURS: i64 = 2;
 
-/// Describes the extent of the last pass, on which the verdict is based.
+/// Says when the last pass over everything ended, and what it compared.
 fn compared(last: Option<&LastRun>) -> String {
     let Some(run) = last else {
         return "No pass over everything has ended yet. The first one comes by its schedule."
@@ -257,7 +258,7 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
         );
         found.push(problem("MySQL does not answer: rows come late", todo));
     }
-    // Put alerts that no operator has acknowledged first, and the most urgent of them.
+    // Alerts that no operator has acknowledged come first, then the others, each by urgency.
     let mut alerts: Vec<&ListedAlert> = seen
         .alerts
         .iter()
@@ -272,7 +273,7 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
     found
 }
 
-/// What is seen now of an outage, with its alert if it has one already.
+/// Describes an outage as it is seen now, with its alert if there is one already.
 fn outage(kind: AlertKind, what: String, seen: &Overview) -> BoardProblem {
     let alert = seen
         .alerts
@@ -296,7 +297,7 @@ pub(super) fn place(name: &str, drop: DropId) -> String {
     places.join(" · ")
 }
 
-/// A drop by its coupon's name, its day, and last its number.
+/// Describes a drop by its coupon's name, its day and its number.
 fn dated(one: &DropOverview) -> String {
     let zone = one.time_zone.unwrap_or_else(Tz::utc);
     let day = zone.local(one.opens_at).format("%Y-%m-%d");
@@ -374,7 +375,7 @@ impl BoardLine {
         window(drop.opens_at, drop.closes_at, drop.time_zone)
     }
 
-    /// What the last pass found, unless the drop was never open.
+    /// What the last pass found, unless the drop has not opened yet.
     pub(super) fn last_run(&self) -> &str {
         match self.drop.state {
             DropState::Scheduled => "not open yet",
@@ -394,13 +395,14 @@ impl BoardLine {
         self.drop.rows.map(|counted| counted.rows)
     }
 
-    /// Slots given out. Those of a sealed drop are its rows, since its keys expire.
+    /// Users who hold a slot. If Redis does not answer, or the drop is sealed and its keys expire,
+    /// the number of rows stands for them.
     pub(super) fn given(&self) -> Option<u64> {
         let held = self.drop.redis.filter(|_| !self.is_sealed());
         held.map(|keys| keys.users).or(self.rows())
     }
 
-    /// Claims without a row yet.
+    /// Claims without a row yet, if both stores answer.
     pub(super) fn in_flight(&self) -> Option<u64> {
         if self.is_sealed() {
             return Some(0);

@@ -56,7 +56,7 @@ pub(crate) struct Top<'a> {
     /// The current screen in the menu.
     pub(crate) here: &'static str,
     pub(crate) session: Option<&'a Session>,
-    /// The action just completed.
+    /// A sentence about what was just done; may be empty.
     pub(crate) done: &'a str,
     pub(crate) script: &'static str,
     pub(crate) style: &'static str,
@@ -154,13 +154,13 @@ pub(crate) async fn with_menu(request: Request, next: Next) -> Response {
     Response::from_parts(parts, body)
 }
 
-/// Returns the response to a form that this page does not have.
+/// Returns the response to a form that cannot be read.
 pub(crate) fn not_understood() -> Response {
     let why = "The form is not of this page. Nothing was done.";
     notice("Not understood", StatusCode::BAD_REQUEST, why)
 }
 
-/// The screen for what a service did not return or do.
+/// The screen of a request that was refused or got no answer.
 impl IntoResponse for HttpRefusal {
     fn into_response(self) -> Response {
         let title = match self.status {
@@ -276,18 +276,19 @@ impl FromRequest<ScreenState> for Fields {
 }
 
 impl Fields {
-    /// Returns what was typed into a field.
+    /// Returns what was typed into a field, without spaces around it. Empty if there is no such
+    /// field.
     pub(crate) fn get(&self, name: &str) -> &str {
         let field = self.0.iter().find(|(field, _)| field == name);
         field.map_or("", |(_, value)| value.trim())
     }
 
-    /// Parses a field as a number, such as an ID or a slot. Returns `None` if it is none.
+    /// Parses a field, such as a slot or the ID of a user. Returns `None` if it is invalid.
     pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
         self.get(name).parse().ok()
     }
 
-    /// Reads a whole number within the limits that the API has.
+    /// Reads a whole number within `range`.
     pub(crate) fn whole(
         &self,
         field: &str,

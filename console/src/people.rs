@@ -1,6 +1,6 @@
-//! Search from every page, for coupons by number or name, for users by ID and for codes; one user's
-//! history with a coupon, and what can be done about it. Searches use POST, because IDs must not
-//! appear in logs and browser histories.
+//! Search from every page, for coupons by name or number (their own or that of a drop), for users
+//! by ID and for codes; one user's history with a coupon, and what can be done about it. Searches
+//! use POST, because IDs must not appear in logs and browser histories.
 
 use askama::Template;
 use axum::http::{Method, StatusCode};
@@ -19,12 +19,13 @@ use super::text::Text;
 #[template(path = "people.html")]
 struct PeopleScreen<'a> {
     top: Top<'a>,
-    /// What was searched for: a coupon by its ID, and a user.
+    /// The coupon of the history, by its ID.
     coupon: &'a str,
+    /// What was searched for: the user, if there is a history.
     person: &'a str,
     /// Why nothing was found.
     wrong: &'a str,
-    /// Coupons with such a number or name.
+    /// Coupons with such a name or number, or with a drop of that number.
     named: &'a [NamedCoupon],
     /// Whether there are older ones with such a name.
     has_more: bool,
@@ -64,7 +65,7 @@ const WITHOUT_REDIS: &str =
 const WITHOUT_API: &str =
     "Codes cannot be searched: this reconciler does not know the API's address (API_URL).";
 
-/// The slot or waiting position to revoke. Empty if there is none.
+/// Describes the slot, or the place in a drop, that can be revoked. Empty if there is none.
 fn holds(story: &Story) -> String {
     if matches!(story.holds, ClaimState::Revoked | ClaimState::None) {
         return String::new();
@@ -88,7 +89,8 @@ pub(super) async fn form(page: Page, OrDefault(query): OrDefault<JustDone>) -> S
     Ok(answer(StatusCode::OK, &screen))
 }
 
-/// Searches. With a coupon, which buttons send by its ID, shows the user's history.
+/// Searches. Shows the user's history if the form has a coupon, which buttons send by its ID, or if
+/// only one coupon knows the user.
 pub(super) async fn search(page: Page, form: Fields) -> Screen {
     let coupon = form.get("coupon");
     let text = form.get("person");
@@ -149,7 +151,8 @@ async fn show_story(page: &Page, coupon: &str, form: &Fields, done: &str) -> Scr
     Ok(answer(StatusCode::OK, &screen))
 }
 
-/// Shows the user's history after a change. Without it, says only that the change is made.
+/// Shows the user's history after a change. If it cannot be read, says only that the change was
+/// made.
 async fn show_result(page: &Page, form: &Fields, done: &str, word: &str) -> Response {
     match show_story(page, form.get("coupon"), form, done).await {
         Ok(shown) => shown,
@@ -166,7 +169,7 @@ async fn coupons(page: &Page, by: &str, text: &str) -> Result<FoundCoupons, Http
     }
 }
 
-/// The result of a search that finds nothing, with all stores.
+/// The result of a search that finds nothing while all stores answer.
 fn nothing() -> FoundCoupons {
     FoundCoupons {
         coupons: Vec::new(),
@@ -184,7 +187,7 @@ fn place(form: &Fields) -> Result<(String, Option<i64>), HttpRefusal> {
     Ok((path, form.number("drop")))
 }
 
-/// Revokes a user's coupon.
+/// Asks the operator, then revokes what a user has of a coupon.
 pub(super) async fn revoke(page: Page, form: Fields) -> Screen {
     let (path, drop) = place(&form)?;
     let person = form.get("person");
@@ -211,7 +214,7 @@ pub(super) async fn revoke(page: Page, form: Fields) -> Screen {
     Ok(show_result(&page, &form, "Revoked.", "revoked").await)
 }
 
-/// Gives up a promise that cannot be kept, after the user was informed.
+/// Asks the operator, then gives up a promise that cannot be kept, after the user was informed.
 pub(super) async fn give_up(page: Page, form: Fields) -> Screen {
     let (path, drop) = place(&form)?;
     if !form.is_sure() {

@@ -150,20 +150,21 @@ async fn exchange(
         })
 }
 
-/// The message of a page that only shows what the API has.
+/// The message if the API does not answer a read.
 const NO_ANSWER: &str = "The API did not answer, so this page cannot be shown now";
 
+/// The message if the API does not answer a change.
 const MAYBE_DONE: &str =
     "The API did not answer. It may have done it, or not: look, and if not, ask again";
 
-/// The message for a submitted form that the page does not offer without the API's address.
+/// The message for a request that needs the API while its address is not known.
 const NO_API: &str = "This reconciler does not know the API's address: set API_URL";
 
-/// The message of a page that only shows what a store has.
+/// The message for a read that needs a store which does not answer.
 const NEEDS_A_STORE: &str = "This page shows what is in a store that does not answer now. The \
     overview says which one, and shows what is known without it";
 
-/// Reads an answer. An answer that cannot be read is an error, because it is unknown what was done.
+/// Parses an answer. One that cannot be parsed is an error, because it is unknown what was done.
 async fn read<T: DeserializeOwned>(
     service: &str,
     method: &Method,
@@ -212,7 +213,7 @@ mod tests {
     use crate::page::tests::logged_in;
 
     #[tokio::test]
-    async fn only_a_change_that_got_no_answer_may_have_been_made() {
+    async fn change_but_not_read_without_an_answer_is_reported_as_possibly_made() {
         let nowhere = Some(("http://127.0.0.1:1".to_owned(), None));
         let page = logged_in(Backends::new(Router::new(), nowhere).unwrap()).await;
         let read = page.get_from_api::<Value>("/v1/coupons/1");

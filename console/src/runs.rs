@@ -49,7 +49,7 @@ struct RunScreen<'a> {
     unreadable: Vec<String>,
 }
 
-/// A finding, and the report of its drop.
+/// A finding, with the report of its drop if it has one.
 struct Placed<'a> {
     drop: Option<&'a DropReport>,
     finding: &'a Finding,
@@ -155,7 +155,8 @@ pub(super) async fn reveal(
     show_run(&page, &id, query.after, true).await
 }
 
-/// Confirms the repairs of one campaign that this pass has shown.
+/// Asks the operator, then starts a pass that makes the repairs of one campaign which this run has
+/// shown.
 pub(super) async fn confirm(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
     let campaign = form
         .number("coupon")
@@ -204,11 +205,11 @@ async fn show_run(page: &Page, id: &str, after: i64, revealed: bool) -> Screen {
 
 #[allow(clippy::unused_self, reason = "a template calls methods")]
 impl RunScreen<'_> {
-    /// The drops whose repairs this pass has shown, and an operator may confirm here.
+    /// The campaigns whose planned repairs the operator may confirm here.
     fn plans(&self) -> Vec<&DropReport> {
         let may_confirm = match self.top.subject() {
             Subject::Campaign => self.top.may_change(),
-            // They are confirmed on the screen of the drop.
+            // Repairs of a drop are confirmed on its own screen.
             Subject::Drop => false,
         };
         let drops = self.run.drops.iter();
@@ -237,7 +238,8 @@ impl RunScreen<'_> {
             .text()
     }
 
-    /// The coupon, the drop and the user of the history, once revealed.
+    /// The coupon, the drop and the user of the history to which the screen links once the IDs are
+    /// revealed.
     fn story(&self, Placed { drop, finding }: &Placed<'_>) -> Option<[String; 3]> {
         let coupon = drop.map(|drop| drop.coupon_id).or(finding.coupon_id);
         let has_story = match self.top.subject() {

@@ -24,8 +24,8 @@ const CLOCKS_DIFFER: Duration = Duration::from_secs(3_600);
 /// lasts longer on a replica whose clock is behind.
 pub(super) const ENDED_FOR: Duration = Duration::from_secs(2 * 12 * 3_600);
 
-/// The name of the cookie. With the prefix, a browser accepts it only over https and only from this
-/// host.
+/// The name of the cookie over http and over https. A browser accepts a cookie with the prefix
+/// `__Host-` only over https and only from this host.
 const NAME: &str = "firstcome-ops";
 const SECURE_NAME: &str = "__Host-firstcome-ops";
 
@@ -69,8 +69,8 @@ impl Session {
         (self.ends - now).to_std().unwrap_or_default()
     }
 
-    /// Returns the session of a request, unless it or its token has expired. Does not check whether
-    /// the operator has logged out.
+    /// Returns the session of a request, unless it has expired or its token was withdrawn. Does not
+    /// check whether the operator has logged out.
     pub(super) fn from_headers(
         headers: &HeaderMap,
         tokens: &OpsToken,
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn session_is_valid_until_it_or_its_token_expires() {
+    fn session_is_valid_until_it_expires_or_its_token_is_withdrawn() {
         let now = Utc::now();
         let [old, new, view] = ["o", "n", "v"].map(|letter| letter.repeat(32));
         let tokens = |all: &str| OpsToken::new(&all.into(), Some(&view.as_str().into())).unwrap();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn altered_or_forged_cookie_is_rejected() {
+    fn altered_or_forged_cookie_or_one_over_https_without_prefix_is_rejected() {
         let now = Utc::now();
         let tokens = OpsToken::new(&"o".repeat(32).into(), None).unwrap();
         let signer = tokens.log_in(&"o".repeat(32), None).unwrap();
@@ -237,7 +237,7 @@ mod tests {
             &format!("{id}.{ends}.Lee.{signature}"),
             // A CSRF token must not pass as a cookie.
             &format!("{text}.{}", signer.sign(OF_FORMS, text)),
-            // The value is signed correctly but has the format of another release.
+            // The value is signed correctly but has another format.
             &signed(id),
             &signed(&format!("{id}.soon.Kim")),
             &signed(&format!("{id}.{ends}.")),

@@ -39,7 +39,7 @@ impl Text for u64 {
     }
 }
 
-/// Numbers that name something, such as a slot, or that MySQL counts.
+/// A number that identifies something, such as a slot, or a count in MySQL: without separators.
 impl Text for i64 {
     fn text(&self) -> String {
         self.to_string()
@@ -97,7 +97,7 @@ pub(crate) fn window(
     )
 }
 
-/// Names the fields of a message as the forms label them.
+/// Replaces the names of fields in a message by the labels of the forms.
 pub(super) fn labelled(why: &str) -> String {
     let labels = [
         ("opens_at", "“Opens at”"),
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_that_clocks_skip_is_invalid() {
+    fn time_that_clocks_skip_is_invalid_and_of_a_repeated_time_the_first_counts() {
         let berlin: Tz = "Europe/Berlin".parse().unwrap();
         let read = |typed| local_time(typed, berlin).map(|at: DateTime<Utc>| at.to_rfc3339());
         assert_eq!(read("2027-03-28T02:30"), None);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn times_of_a_coupon_are_shown_in_its_zone() {
+    fn times_of_a_coupon_are_shown_in_its_zone_or_in_utc() {
         let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
         let opens = at("2026-12-01T06:00:00Z");
         let [same, next] = ["2026-12-01T09:00:00Z", "2026-12-01T16:00:00Z"].map(|it| Some(at(it)));

@@ -17,8 +17,8 @@ use crate::client::{HttpRefusal, encoded};
 use crate::page::{Fields, Page, Screen};
 use crate::text::Text as _;
 
-/// Handles a form of the coupon's screen: asks first if the change takes something from users or
-/// cannot be undone, then changes the coupon by the API. Shows a refused form again.
+/// Handles a form of the coupon's screen: asks first if the form has a question, then changes the
+/// coupon through the API. Shows a refused form again.
 pub(crate) async fn change(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
     let path = format!("/v1/coupons/{}/drops", encoded(&id));
     let found: CouponDrops = page
@@ -31,7 +31,8 @@ pub(crate) async fn change(page: Page, Path(id): Path<String>, form: Fields) -> 
     }
 }
 
-/// Shows the coupon with a refused form, which keeps what was typed, or at least the reason.
+/// Shows the coupon with a refused form, which keeps what was typed. If the coupon cannot be read,
+/// returns only the refusal.
 async fn show_refused(page: &Page, id: &str, form: &Fields, refusal: HttpRefusal) -> Screen {
     let refused = RefusedForm {
         typed: form,
@@ -57,7 +58,8 @@ async fn changed(page: &Page, found: &CouponDrops, fields: &Fields) -> Screen {
         let text = format!("{}{who}", question.text);
         return Ok(page.confirm(fields, &text, question.button));
     }
-    // The API refuses the change if somebody else was faster. An emergency stop is never refused.
+    // With a revision, the API refuses the change if somebody has changed the coupon since. The
+    // buttons that pause, resume, close and cancel send none.
     let revision = fields.get("revision");
     let tag = (!revision.is_empty()).then(|| ("if-match", format!("\"{revision}\"")));
     let path = format!("/v1/coupons/{}", coupon.id);
@@ -95,7 +97,7 @@ async fn waiting(page: &Page, found: &CouponDrops) -> u64 {
     redis.map_or(0, |keys| keys.waiting)
 }
 
-/// Adds people to the allow list, or removes them.
+/// Adds users to the allow list or, after a question, removes them.
 pub(crate) async fn change_list(page: Page, Path(id): Path<String>, form: Fields) -> Screen {
     let how = if form.get("how") == "remove" {
         "remove"

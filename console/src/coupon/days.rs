@@ -14,7 +14,7 @@ pub(super) struct DailyTimes {
     pub(super) changes_from: NaiveDate,
     /// Whether the schedule has such a day.
     has_more: bool,
-    /// A sentence that names the drops that are not over and keep other times than the schedule's.
+    /// A sentence about the drops that are not over and keep other times than the schedule's.
     pub(super) kept: Option<String>,
     /// The times and the last day of the schedule.
     now: String,
@@ -94,7 +94,7 @@ fn kept_sentence(kept: &[(NaiveDate, String)]) -> Option<String> {
     })
 }
 
-/// A time of day to the minute, unless it has seconds.
+/// Formats a time of day, without seconds if these are 0.
 pub(crate) fn clock(time: NaiveTime) -> String {
     let text = time.format("%H:%M:%S").to_string();
     text.strip_suffix(":00").unwrap_or(&text).to_owned()
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn kept_drops_are_named_with_their_times_if_these_are_equal() {
+    fn sentence_about_kept_drops_states_their_times_only_if_these_are_equal() {
         let day = |day| NaiveDate::from_ymd_opt(2026, 12, day).unwrap();
         let kept = |kept: &[(u32, &str)]| {
             let kept = kept

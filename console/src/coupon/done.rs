@@ -12,7 +12,7 @@ use super::days::DailyTimes;
 use super::state::{Openness, codes_end};
 use crate::text::{Text as _, short};
 
-/// A change that the page's address names (`done=`).
+/// A change that was just made, as in the address of the page (`done=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, EnumString)]
 #[strum(serialize_all = "snake_case")]
 pub(crate) enum Done {
@@ -32,7 +32,8 @@ pub(crate) enum Done {
     Listed,
 }
 
-/// Returns the sentence for a change. Empty if it is no longer true.
+/// Returns the sentence for a change, or an empty one if the coupon contradicts it: for example, if
+/// another operator has ended the pause.
 pub(super) fn sentence(
     done: Done,
     coupon: &CouponDetails,
@@ -79,7 +80,7 @@ fn resumed(now: Openness<'_>) -> String {
     }
 }
 
-/// Says how the window of a coupon that opens once was changed.
+/// Says when a coupon that opens once opens or closes now.
 fn window(done: Done, schedule: Option<&Schedule>, zone: Option<Tz>) -> String {
     let Some(Schedule::Once {
         opens_at,
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn resumed_coupon_says_when_people_can_claim() {
+    fn sentence_about_a_resumed_coupon_says_whether_and_when_people_can_claim() {
         let opens = Some("2026-12-01 15:00 +09:00");
         for (open, says) in [
             (Some(DropState::Open), "Resumed. People can claim again."),

@@ -12,7 +12,8 @@ use super::state::{codes_end, is_open, is_to_come};
 use crate::page::Fields;
 use crate::text::{Text as _, short};
 
-/// A form as it was filled in, within the limits that the API has.
+/// A form as it was filled in. Numbers and times are checked, except those of `Dates`. The API
+/// checks the rest.
 #[derive(Debug, PartialEq)]
 pub(super) enum CouponForm {
     Pause,
@@ -27,7 +28,7 @@ pub(super) enum CouponForm {
     },
     Allow(Option<Allow>),
     /// The times and the last day of a daily coupon, as typed. Empty opening and closing times stay
-    /// as they are.
+    /// as they are, and an empty last day means that the coupon has no end.
     Dates {
         opens: String,
         closes: String,
@@ -37,13 +38,13 @@ pub(super) enum CouponForm {
     ClosesAt(Option<DateTime<Utc>>),
     /// Closes the open drop.
     Close,
-    /// Ends a coupon before it opens. Then the first day of a daily one is also its last.
+    /// Ends a coupon before it opens. The first day of a daily coupon becomes its last.
     Cancel {
         last_day: Option<NaiveDate>,
     },
 }
 
-/// A question to the operator, before a change that takes something from users or cannot be undone.
+/// A question to the operator before a change.
 pub(super) struct Question {
     pub(super) text: String,
     pub(super) button: &'static str,
@@ -130,6 +131,7 @@ impl CouponForm {
         }
     }
 
+    /// Returns the question before the change, if there is one.
     pub(super) fn question(&self, coupon: &CouponDetails) -> Option<Question> {
         let name = coupon.name.text();
         let (text, button) = match self {
@@ -199,7 +201,7 @@ impl CouponForm {
         Some(Question { text, button })
     }
 
-    /// Returns what the page's address says once the change is done.
+    /// Returns the change for the page's address, once it is made.
     pub(super) fn done(&self) -> Done {
         match self {
             Self::Pause => Done::Paused,
@@ -230,7 +232,7 @@ fn ends_earlier(coupon: &CouponDetails, at: DateTime<Utc>) -> bool {
     }
 }
 
-/// Whether a daily coupon would otherwise open on days after this one, as typed.
+/// Whether a daily coupon would otherwise open on days after the typed one.
 fn is_earlier_day(coupon: &CouponDetails, typed: &str) -> bool {
     let day = typed.parse::<NaiveDate>();
     match &coupon.schedule {
@@ -242,7 +244,8 @@ fn is_earlier_day(coupon: &CouponDetails, typed: &str) -> bool {
 }
 
 /// Whether a coupon can be cancelled. It may have opened since the page, or the question, was
-/// shown. It must not open before the API gets the request either: that would close it for good.
+/// shown. It must not open before the API gets the request either, because the request would close
+/// the open drop for good.
 fn can_be_cancelled(found: &CouponDrops, now: DateTime<Utc>) -> bool {
     let soon = now + TimeDelta::seconds(30);
     is_to_come(found.coupon.schedule.as_ref(), &found.drops)
@@ -284,7 +287,7 @@ fn validity(form: &Fields, coupon: &CouponDetails) -> Result<CouponForm, String>
     Ok(CouponForm::Validity { until, days })
 }
 
-/// Reads a time, as typed in the coupon's zone: UTC if it has none.
+/// Reads a time, as typed in the coupon's zone, or in UTC if it has none.
 fn typed_time(
     form: &Fields,
     coupon: &CouponDetails,

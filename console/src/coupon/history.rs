@@ -19,7 +19,7 @@ pub(crate) fn act(recorded: &RecordedAct) -> String {
         .into_iter()
         .flatten()
         .filter(|(_, value)| !value.is_null());
-    // A change of its drops repeats what the coupon says.
+    // Changes of drops repeat the change of the coupon.
     let (of_drops, own): (Vec<_>, Vec<_>) = all.partition(|(name, _)| name.starts_with("drop "));
     // The schedule of a daily coupon does not show that it was cancelled.
     let is_cancelling = of_drops.iter().any(|(_, drop)| is_cancelled(&drop["to"]));
@@ -46,7 +46,7 @@ fn listed(fields: impl Iterator<Item = String>) -> String {
     fields.join(", ")
 }
 
-/// Such as "quantity 100 → 200". Empty if there is nothing to say.
+/// Describes a field, such as "quantity: 100 → 200". Empty if there is nothing to say.
 fn field(name: &str, value: &Value) -> String {
     match (value.get("from"), value.get("to"), value) {
         (Some(_), Some(to), _) if is_cancelled(to) => CANCELLED.to_owned(),
@@ -69,7 +69,7 @@ fn field(name: &str, value: &Value) -> String {
     }
 }
 
-/// Returns when a cancelled coupon would have opened, if the last acts still contain that.
+/// Returns when a cancelled coupon would have opened, if these acts contain the cancellation.
 pub(super) fn would_have_opened(acts: &[RecordedAct]) -> Option<DateTime<Utc>> {
     let details = acts
         .iter()
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn history_describes_changes_removals_and_cancellations() {
+    fn history_describes_creation_changes_removals_and_cancellations() {
         let once = |closes: Value| json!({"type": "once", "closes_at": closes});
         for (from, to, says) in [
             (

@@ -41,8 +41,9 @@ struct CouponScreen<'a> {
     /// How users get to the coupon page, if it is on.
     share: Option<Share>,
     has_api: bool,
-    /// What was typed into a form that was refused, and why.
+    /// What was typed into a form that was refused.
     typed: &'a Fields,
+    /// Why the form was refused.
     wrong: &'a str,
     /// What people can do now.
     state: String,
@@ -52,7 +53,7 @@ struct CouponScreen<'a> {
     is_open: bool,
     /// Whether anybody can claim now or later, so that it can be paused.
     can_be_paused: bool,
-    /// The times of its days, if it is daily.
+    /// The times of its days, if it is daily and this is the first page of its drops.
     daily: Option<DailyTimes>,
 }
 
@@ -208,8 +209,8 @@ pub(super) async fn show_coupon(
     Ok(answer(status, &screen))
 }
 
-/// Finds out whether the open drop is sold out, which the list of drops does not say: from the API,
-/// or from the rows.
+/// Marks the open drop as sold out if the API says so or, without its answer, if the number of rows
+/// does. The list of drops does not contain that.
 async fn mark_sold_out(page: &Page, found: &mut CouponDrops) {
     let path = format!("/v1/coupons/{}", found.coupon.id);
     let mut drops = found.drops.iter_mut();
@@ -254,7 +255,7 @@ struct PageState {
 async fn share(page: &Page, coupon: &CouponDetails) -> Option<Share> {
     let path = format!("/c/{}/state", coupon.id);
     let asked = page.get_from_api::<PageState>(&path);
-    // Without the API, or without the page, no address is shown.
+    // No address is shown if the API does not answer or does not serve the page.
     let state = timeout(PATIENCE, asked).await.ok()?.ok()?;
     if state.wants_token {
         return Some(Share::OwnLinks);

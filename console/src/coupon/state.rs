@@ -123,7 +123,7 @@ pub(crate) fn listed_state(drop: &ListedDrop) -> &'static str {
     }
 }
 
-/// Describes the state of a drop, as derived from its window.
+/// Describes the state of a drop, regardless of a pause.
 pub(super) fn drop_state(state: DropState) -> &'static str {
     match state {
         DropState::Scheduled => "to come",
@@ -147,8 +147,8 @@ pub(super) fn can_be_paused(found: &CouponDrops, now: Openness<'_>) -> bool {
     !found.coupon.over && (now.open.is_some() || now.opens.is_some() || has_further_days)
 }
 
-/// Whether the coupon's first drop opens later. `drops` is the first page, which has the newest
-/// ones.
+/// Whether the coupon's first drop opens later. `drops` is one page of its drops: if a daily coupon
+/// has its first day on another page, the answer is no.
 pub(super) fn is_to_come(schedule: Option<&Schedule>, drops: &[ListedDrop]) -> bool {
     let has_first = match schedule {
         Some(Schedule::Daily {

@@ -84,7 +84,7 @@ fn verdict(board: &Board) -> String {
 }
 
 #[test]
-fn first_line_states_the_verdict_and_its_basis() {
+fn overview_states_the_verdict_its_basis_and_the_counts_of_a_drop() {
     let fine = board(&overview(vec![seen(100, 97)]));
     assert_eq!(verdict(&fine), "good: Everything is as promised");
     assert_eq!(fine.tab(), "Firstcome");
@@ -117,7 +117,7 @@ fn first_line_states_the_verdict_and_its_basis() {
 type Change = fn(&mut Overview);
 
 #[test]
-fn unavailable_stores_and_closed_gates_are_shown_by_their_effect_on_users() {
+fn unavailable_stores_and_closed_gates_are_described_by_their_effect_on_users() {
     let changes: [(Change, &str); 4] = [
         (
             |s| s.admission = AdmissionState::Unknown,

@@ -5,8 +5,8 @@ use firstcome_shared::coupon::{CouponPatch, DropState};
 use super::*;
 use crate::client::HttpRefusal;
 
-/// A coupon in Seoul with 100 coupons, whose only drop is in this state and opens an hour after
-/// the epoch.
+/// A coupon in Seoul with a quantity of 100, whose only drop is in this state and opens an hour
+/// after the epoch.
 fn found(state: DropState) -> CouponDrops {
     let opens_at = "1970-01-01T01:00:00Z";
     let coupon = json!({
@@ -43,7 +43,7 @@ fn compare(cases: &[(&str, &str, &str, &str)]) {
 }
 
 #[test]
-fn form_about_what_is_given_out_has_its_request_and_its_question() {
+fn form_about_pause_quantity_name_or_waiting_list_has_its_request_and_question() {
     compare(&[
         (
             "how=pause",
@@ -88,7 +88,7 @@ fn form_about_what_is_given_out_has_its_request_and_its_question() {
 }
 
 #[test]
-fn form_about_codes_users_or_times_has_its_request_and_its_question() {
+fn form_about_codes_users_or_times_has_its_request_and_question() {
     compare(&[
         (
             "how=validity&valid_until=1970-01-02T09:00&valid_days=",
@@ -166,7 +166,7 @@ fn form_about_codes_users_or_times_has_its_request_and_its_question() {
 }
 
 #[test]
-fn only_an_earlier_end_or_last_day_asks() {
+fn new_end_or_last_day_asks_only_if_it_is_earlier() {
     let once = json!({"type": "once", "opens_at": "1970-01-01T01:00:00Z",
         "closes_at": "1970-01-02T00:00:00Z"});
     let daily = json!({"type": "daily", "time_zone": "UTC", "opens": "01:00", "closes": "02:00",
@@ -187,7 +187,7 @@ fn only_an_earlier_end_or_last_day_asks() {
 }
 
 #[test]
-fn form_that_cannot_be_applied_is_refused_with_advice() {
+fn form_that_cannot_be_applied_is_refused_with_the_reason() {
     let open = found(DropState::Open);
     for (fields, why) in [
         ("how=quantity&quantity=100", "The quantity is 100 already."),
