@@ -1,4 +1,4 @@
-//! The alert about Redis: unreachable for every daemon, or coupons that stay closed. The watch sees
+//! The alert about Redis: no daemon reaches it, it refuses, or coupons stay closed. The watch sees
 //! the problem earlier than a pass, and ends the alert when every coupon is open again.
 
 use std::collections::BTreeSet;
@@ -17,11 +17,12 @@ use crate::clock::elapsed;
 use crate::record::{Seen, record};
 use crate::report::{AlertKind, COMMITS_HANG, Finding, Kind, StoreRefusal};
 
-/// How long admission must be closed before that is mailed. A restart of Redis closes it for
+/// How long admission must not be open before that is mailed. A restart of Redis closes it for
 /// seconds.
 const PATIENCE: TimeDelta = TimeDelta::seconds(30);
 
-/// How often an outage that lasts is recorded, so that passes do not end its alert.
+/// How often an outage that lasts is recorded again. An outage that nobody has recorded for a while
+/// counts as over.
 const CHECK_EVERY: TimeDelta = TimeDelta::seconds(20);
 
 /// How often a process notes that it sees admission open. Must be well below [`PATIENCE`].
@@ -39,7 +40,7 @@ pub enum SeenGate {
     Open,
     /// These coupons are closed.
     Closed(BTreeSet<CouponId>),
-    /// This process cannot reach Redis, although the APIs may.
+    /// This process cannot reach Redis. The APIs may reach it.
     Unreachable,
     /// Redis answers with a refusal, and this error text.
     Refuses(StoreRefusal, String),
@@ -124,7 +125,7 @@ fn is_due(last: Option<DateTime<Utc>>, every: TimeDelta, now: DateTime<Utc>) -> 
 }
 
 impl Notifier {
-    /// Handles the state of admission once a second, until `stop`. `None`: nobody has looked yet.
+    /// Handles the state of admission once a second, until `stop`. `None`: it is not known yet.
     pub async fn watch_admission(
         self,
         gate: watch::Receiver<Option<SeenGate>>,
@@ -143,7 +144,8 @@ impl Notifier {
                 continue;
             };
             let now = Utc::now();
-            // Each attempt to write would leave another session that waits for its commit.
+            // While commits hang, each attempt to write would leave another session that waits for
+            // its commit.
             let hangs = is_refused && self.db.commits_hang().await.unwrap_or(false);
             let recorded = if hangs {
                 self.admission.see(&gate, now.trunc_subsecs(3));
@@ -201,9 +203,8 @@ impl Notifier {
         let noted_at = self.admission.0.lock().noted_at;
         if is_due(noted_at, NOTE_EVERY, now) {
             self.db.set_state(SEEN_OPEN, now.to_rfc3339()).await?;
-            // Another process may have begun the alert and be unable to end it. A process that
-            // still sees the problem, because only this one reaches the server, has recorded it
-            // again by then.
+            // Another process may have begun the alert and have ended since. A process that still
+            // sees the problem has recorded it again within this time, and the alert stays.
             let refused = AlertKind::RedisRefuses.word();
             let forgotten = now - CHECK_EVERY * 3;
             let fires = self.db.fires(ADMISSION, refused, forgotten).await?;

@@ -69,8 +69,8 @@ pub struct NotifyArgs {
 
 // An empty variable counts as unset, because docker-compose passes unset variables as empty.
 impl NotifyArgs {
-    /// Checks constraints that clap can't express: contradictory settings, and the file of
-    /// certificate authorities.
+    /// Checks constraints that clap can't express: incomplete settings, and the file of certificate
+    /// authorities.
     pub fn check(&self) -> anyhow::Result<()> {
         let is_complete = self.from().is_some() && !self.recipients().is_empty();
         if self.url().is_some() && !is_complete {
@@ -81,7 +81,7 @@ impl NotifyArgs {
         self.mailer().map(drop)
     }
 
-    /// Returns the client of the mail server, or `None` without a mail server.
+    /// Returns the client of the mail server, or `None` without a mail server or a sender.
     pub(crate) fn mailer(&self) -> anyhow::Result<Option<Mailer>> {
         let Some((url, from)) = self.url().zip(self.from()) else {
             return Ok(None);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn recipients_are_separated_by_commas() {
+    fn recipients_are_separated_by_commas_and_repeated_ones_count_once() {
         let args = args(&[
             "--alert-from",
             "F <f@x.org>",
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn links_to_the_api_prefer_its_public_address() {
+    fn links_prefer_the_public_address_of_the_api_and_a_cluster_name_is_dead() {
         let api = |given: &[&str]| args(given).unwrap().links().api.unwrap();
         let own = "--api-url=https://api.internal/";
         assert_eq!(api(&[own]), "https://api.internal");
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn error_messages_do_not_contain_the_password() {
+    fn error_messages_and_debug_output_do_not_contain_the_password() {
         for wrong in [
             "smtp://u:hunter2@h",
             "http://u:hunter2@h",

@@ -16,9 +16,9 @@ impl Clock for SystemClock {
     }
 }
 
-/// Returns the time elapsed since `at`. A time in the future was recorded by a clock that has been
-/// set back since. It counts as long ago, so that it does not suppress mails until the clock has
-/// caught up.
+/// Returns the time elapsed since `at`. A time in the future was recorded by a clock that is ahead
+/// of this one, or that has been set back since. It counts as long ago, so that it does not
+/// suppress mails until this clock has caught up.
 pub(crate) fn elapsed(at: DateTime<Utc>, now: DateTime<Utc>) -> TimeDelta {
     if at > now { TimeDelta::MAX } else { now - at }
 }

@@ -22,7 +22,7 @@ pub(crate) enum Format {
     Teams,
 }
 
-/// The hosts that want a text, each with its subdomains.
+/// The hosts of chats, which want a text, with their formats. Their subdomains count, too.
 const CHATS: [(&str, Format); 8] = [
     ("hooks.slack.com", Format::Text),
     ("hooks.slack-gov.com", Format::Text),
@@ -45,7 +45,7 @@ impl Format {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Event {
-    /// The header `webhook-id`. The outbox accepts each only once.
+    /// The header `webhook-id`. The outbox accepts each only once per target.
     pub(crate) id: String,
     /// The `type` of the body.
     pub(crate) kind: &'static str,
@@ -75,7 +75,7 @@ impl Event {
             Format::Signed => json!({"type": kind, "timestamp": instant(self.at), "data": data}),
             // <…> is a command there, such as <!channel>, and the chats have no common escape.
             Format::Text => json!({"text": text.replace('<', "‹").replace('>', "›")}),
-            // Nobody is notified by a name in the text.
+            // A name in the text must not notify anybody.
             Format::Discord => json!({"content": text, "allowed_mentions": {"parse": []}}),
             Format::Teams => json!({"type": "message", "attachments": [{
                 "contentType": "application/vnd.microsoft.card.adaptive",
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chats_get_a_text_in_their_format() {
+    fn chats_get_a_harmless_text_in_their_format_and_other_hosts_a_signed_event() {
         let event = Event::test(DateTime::UNIX_EPOCH);
         let [text, discord] = [
             "{\"text\":\"Webhooks",

@@ -1,5 +1,6 @@
-//! Updates the gauge `firstcome_alerts`: the number of firing alerts of each kind, read from MySQL.
-//! Prometheus rules turn it into alerts for Alertmanager (deploy/prometheus/rules.yml).
+//! Updates the gauge `firstcome_alerts`: the number of firing alerts of each kind for which a mail
+//! was due, read from MySQL. Prometheus rules turn it into alerts for Alertmanager
+//! (deploy/prometheus/rules.yml).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -48,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kind_without_firing_alerts_is_shown_as_zero() {
+    fn kind_whose_alerts_have_ended_stays_in_the_gauge_as_zero() {
         let mut shown = BTreeMap::new();
         show(&mut shown, vec![("braked".to_owned(), 2)]);
         show(&mut shown, vec![("stalled".to_owned(), 1)]);

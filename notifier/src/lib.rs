@@ -50,7 +50,7 @@ pub use send::webhook::WebhookArgs;
 /// Key in `reconciler_state` of the time when the last digest was enqueued.
 pub const LAST_DIGEST: &str = "last_run:digest";
 
-/// A run that did not happen.
+/// A scheduled run, or digest, that did not happen in time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MissedRun {
     /// The name of the schedule's setting, such as `RECONCILE_CRON`.
@@ -64,7 +64,7 @@ pub struct MissedRun {
 }
 
 impl MissedRun {
-    /// The problem that the next run ends.
+    /// The problem of the late run.
     pub fn problem(&self) -> Problem {
         let schedule = wording::line(&self.schedule, 80);
         let mut problem =
@@ -172,7 +172,7 @@ impl Notifier {
         let now = now.trunc_subsecs(3);
         let mut run = run.clone();
         if run.cause() == Some(FailureCause::Redis) && self.admission.is_alone(now) {
-            // Other processes run passes, and Redis itself is not away.
+            // No outage of Redis is certain yet: other processes may reach it and run passes.
             run.stopped = true;
         }
         let seen = Seen::Pass(Box::new(run));
@@ -218,7 +218,7 @@ impl Notifier {
         let news = self.refusals.news(seen, now);
         for (seen, name) in news {
             if let Err(error) = record(&self.db, seen, self.settings.clone(), now).await {
-                // The outbox may have no space either.
+                // A MySQL that refuses rows may refuse the outbox, too.
                 self.cannot_write(&error.to_string(), now).await;
                 return Err(error.into());
             }
@@ -228,7 +228,8 @@ impl Notifier {
         Ok(())
     }
 
-    /// Records that a scheduled run is late. The next run ends it.
+    /// Records that a scheduled run is late. The next run ends the alert. If a deep run or the
+    /// digest is late, only the next one of these does.
     pub async fn missed_run(&self, missed: MissedRun) -> anyhow::Result<()> {
         let now = missed.noticed_at.trunc_subsecs(3);
         let seen = Seen::Outage(missed.problem(), missed.expected_at);

@@ -1,6 +1,6 @@
 //! Mails without the outbox, which is in MySQL: while MySQL is away or refuses what a pass records,
-//! each target is notified once an hour, by direct attempts. A file keeps the state, so that a
-//! daemon that is restarted again and again neither stays silent nor repeats itself.
+//! each target is notified at most once an hour, by direct attempts. A file keeps the state, so
+//! that a daemon that is restarted again and again neither stays silent nor repeats itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ const PAUSE: TimeDelta = TimeDelta::hours(1);
 /// The pause after an attempt that failed: the mail server may be away for a moment, too.
 const RETRY: TimeDelta = TimeDelta::minutes(1);
 
-/// A failure this long after the file was written begins another outage.
+/// A failure this long after the last one begins another outage.
 const STALE: TimeDelta = TimeDelta::minutes(10);
 
 /// How much earlier than the last report another one may have begun: several watches report, each
@@ -77,7 +77,7 @@ impl MysqlOutage {
         }
     }
 
-    /// Returns the outage with this failure, or a new one. The caller keeps it.
+    /// Returns the outage with this failure, or a new one. The caller passes it to [`Self::keep`].
     fn failed(&self, is_away: bool, error: &str, now: DateTime<Utc>) -> Lasting {
         let last = self.known();
         let seen_at = last.as_ref().map(|outage| outage.seen_at);
@@ -193,7 +193,8 @@ impl Lasting {
 }
 
 impl Notifier {
-    /// Notifies every target that MySQL is unavailable, or refuses what a pass records.
+    /// Once the outage lasts, notifies each target whose pause is over that MySQL is unavailable or
+    /// refuses what is to be recorded.
     pub(crate) fn cannot_record(&self, is_away: bool, error: &str, now: DateTime<Utc>) {
         let _reporting = self.outage.reporting.lock();
         let mut outage = self.outage.failed(is_away, error, now);
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn each_target_is_tried_once_an_hour_after_a_moment() {
+    fn each_target_is_notified_once_an_hour_if_the_outage_lasts() {
         let outage = outage("hour")();
         assert_eq!(due_mails(&outage, 0), 0);
         assert!(end(&outage).is_none(), "a restart of MySQL");

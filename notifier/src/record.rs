@@ -70,7 +70,7 @@ pub(crate) async fn record(
 }
 
 impl Seen {
-    /// The pass, unless nothing is mailed about it.
+    /// The pass, unless it is a dry run or still runs.
     fn run(&self) -> Option<&Run> {
         match self {
             Self::Pass(run) if !run.dry_run && run.status != Status::Running => Some(run),
@@ -95,7 +95,8 @@ impl Seen {
         };
         let known = alerts::firing_or_named(conn, &names).await?;
         if let Self::Pass(run) = self {
-            // Also read those of drops with such an alert that this pass did not examine.
+            // Also read the broken promises of drops that this pass did not examine, if there is an
+            // alert about them.
             let promises = Kind::BrokenPromise.as_str();
             let of_promises = known.values().filter(|it| it.kind == promises);
             let mut others: Vec<i64> = of_promises.filter_map(|it| Some(it.drop_id?.0)).collect();
@@ -203,7 +204,8 @@ impl Post<'_> {
         // Only a pass knows the drops.
         if let Some(run) = seen.run() {
             self.keep_repairs(run, memory).await?;
-            // A deep pass reads no users of drops that were sealed before.
+            // This leaves out drops that were sealed before: a deep pass reads their rows, but no
+            // users.
             let sealed = run
                 .drops
                 .iter()
@@ -280,7 +282,8 @@ impl Post<'_> {
 
     /// Returns the repairs to mail now: all that are not mailed yet, or none. They wait, for the
     /// cooldown at most, while an outage or a standstill of the consumers lasts, which makes
-    /// repairs necessary and is mailed itself, and while mails about repairs come too often.
+    /// repairs necessary and is mailed itself. They also wait while mails about repairs come too
+    /// often, unless something else is mailed now.
     async fn due_repairs(
         &mut self,
         verdict: &Verdict,

@@ -17,7 +17,7 @@ pub(crate) struct MailSettings {
     pub(crate) domain: String,
     pub(crate) links: Links,
     pub(crate) policy: MailPolicy,
-    /// The names of the webhooks' addresses, without their secrets.
+    /// The names of the webhooks' addresses, without their secrets, and their formats.
     pub(crate) hooks: Vec<(String, Format)>,
 }
 
@@ -27,7 +27,7 @@ impl MailSettings {
         !self.recipients.is_empty() || !self.hooks.is_empty()
     }
 
-    /// Returns a mail to each recipient. It is a reply to the mails with these IDs.
+    /// Returns a mail to each recipient. It belongs to the threads with these IDs.
     pub(crate) fn mails(
         &self,
         mail: &Rendered,

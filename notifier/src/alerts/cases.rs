@@ -1,5 +1,5 @@
-//! The cases of a problem as a set of fingerprints: an alert remembers which ones its last mail
-//! named, so that an acknowledgement holds for these and for no others.
+//! The cases of a problem as a set of fingerprints: an alert remembers which ones its last mail was
+//! about, so that an acknowledgement covers these and no others.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,8 @@ const AT_MOST: usize = 1_000;
 pub struct Cases(BTreeSet<i64>);
 
 impl Cases {
-    /// Returns the cases that these findings stand for, or `None` if not all of them are named.
+    /// Returns the cases that these findings stand for, or `None` if some are only counted or
+    /// equal, or if there are too many.
     pub(super) fn from_findings(findings: &[Finding]) -> Option<Self> {
         let is_counted = |it: &Finding| matches!(it.case, FindingCase::MoreLeft(_));
         if findings.len() > AT_MOST || findings.iter().any(is_counted) {

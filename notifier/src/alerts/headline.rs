@@ -8,7 +8,7 @@ use crate::wording;
 /// What the line about a problem says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Headline {
-    /// What is away; the title adds for how long.
+    /// What does not work; the title adds for how long.
     Outage,
     /// The text of the only finding, which needs no addition.
     Sentence,

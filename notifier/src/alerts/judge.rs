@@ -12,7 +12,7 @@ use crate::clock::elapsed;
 use crate::report::{AlertKind, Finding, Kind, Run, Severity, Status};
 
 /// Up to this number of cases, each further one is mailed. Beyond it, a problem that is not
-/// critical is mailed when its cases have doubled.
+/// critical is mailed again when its cases have doubled.
 const FEW: u64 = 10;
 
 /// Limits on how often mails are sent.
@@ -43,7 +43,7 @@ pub struct Notice {
     pub since: DateTime<Utc>,
 }
 
-/// The alerts and notices that follow from a pass.
+/// The alerts and notices that follow from a pass or from another observation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// The alerts to store.
@@ -105,7 +105,8 @@ pub(crate) fn observe(
             since: alert.first_seen_at,
         });
     } else if problem.size < alert.size || !alert.was_mailed() {
-        // Some cases are repaired. New ones count from here.
+        // If some cases are repaired, or if nothing was mailed, compare the next pass with this one
+        // instead of with the last mail.
         remember_cases(&mut alert, &problem);
     }
     verdict.alerts.push(alert);
@@ -129,8 +130,8 @@ fn forget_repaired(alert: &mut Alert, problem: &Problem) {
     }
 }
 
-/// Returns an alert as a process without recipients and webhooks stores it: without a mail, so that
-/// another process may still mail it.
+/// Returns an alert as a process without recipients and webhooks stores it: without a mail of its
+/// own, so that another process may still mail it. The mails of other processes stay.
 pub(crate) fn unread(alert: &Alert, memory: &AlertMemory) -> Alert {
     let is_firing = |it: &Alert| it.state == AlertState::Firing;
     let known = memory.alerts.get(&alert.name);
@@ -200,7 +201,8 @@ fn observed(
         Some(known) => {
             let ended = known.resolved_at.map(|at| elapsed(at, now));
             let ended_within = |limit| ended.is_some_and(|ago| ago < limit);
-            // If it ended recently, its mails still count. A short one that was not mailed goes on.
+            // If it ended recently, its mails still count. If it was too short to be mailed, it
+            // goes on as if it had not ended.
             let counts = ended_within(policy.cooldown);
             let goes_on = !known.was_mailed() && ended_within(policy.patience);
             Alert {
@@ -221,8 +223,8 @@ fn reason(
     now: DateTime<Utc>,
 ) -> Option<NoticeReason> {
     let since_mail = alert.last_mailed_at.map(|at| elapsed(at, now));
-    // The last mail of an outage that is over says that nothing is to be done: the next outage must
-    // not go unreported for longer than this.
+    // The last mail of an outage that is over says that nothing is to be done: the first mail about
+    // the next outage must not wait for longer than this.
     let begins = problem.kind.is_outage() && !alert.was_mailed();
     let most = if begins {
         OUTAGE_PAUSE
@@ -240,7 +242,7 @@ fn reason(
     if problem.content != alert.content && problem.size >= alert.size && has_grown {
         return Some(NoticeReason::Changed);
     }
-    // Mail again after 4 hours, 8, 16 and so on.
+    // With a cooldown of 4 hours, mail again 4, 8, 16 hours and so on after it began.
     let pause = policy.cooldown.max(mailed_at - alert.first_seen_at);
     // The clock of the process that mailed it may be ahead of this one.
     let is_ahead = mailed_at > now && mailed_at - now < policy.cooldown;
@@ -248,8 +250,9 @@ fn reason(
     (!is_taken && !is_ahead && elapsed(mailed_at, now) >= pause).then_some(NoticeReason::Repeat)
 }
 
-/// Whether to mail a problem that was not mailed yet: an outage after a moment, because stores
-/// restart, and coupons that stay closed only if no other mail gives the reason.
+/// Whether to mail a problem that was not mailed yet: an outage once it lasts, because stores
+/// restart; closed coupons if they stay closed and no other alert gives the reason; every other
+/// problem at once.
 fn is_due(
     alert: &Alert,
     problem: &Problem,

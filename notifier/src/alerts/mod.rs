@@ -1,10 +1,10 @@
 //! Alerts: a pure function from a run and the previous alerts to the mails to send now.
 //!
-//! An alert stands for one problem that was *not repaired*: everything of one kind in one drop, or
-//! an outage. Its name identifies the problem and stays the same while users join it or are
-//! repaired, so that one acknowledgement covers it. Size, content and cases describe what is left
-//! of the last *mail*, not the last pass: a change that comes too soon after a mail is mailed after
-//! the pause.
+//! An alert stands for one problem that was *not repaired*: everything of one kind in one drop,
+//! everything of one cause outside drops, or an outage. Its name identifies the problem and stays
+//! the same while users join it or are repaired, so that one acknowledgement covers it. Size,
+//! content and cases describe what is left of the last *mail*, not the last pass: a change that
+//! comes too soon after a mail is mailed after the pause.
 
 mod cases;
 mod headline;
@@ -32,7 +32,8 @@ pub use judge::{MailPolicy, Notice, NoticeReason, Verdict, judge, pause};
 pub(crate) use judge::{OUTAGE_PAUSE, are_held_back, begun, end, firing, observe, unread};
 pub(crate) use over::{EndsWhen, ends_when, names_only_promises};
 
-/// The name of the alert about Redis: unreachable, or not verified yet. One outage has one alert.
+/// The name of the alert about Redis: unreachable, refusing, or not verified yet. One outage has
+/// one alert.
 pub const ADMISSION: &str = "admission";
 
 /// The name of the alert about a digest that is late.
@@ -40,10 +41,10 @@ pub(crate) fn late_digest() -> String {
     format!("{}.DIGEST_CRON", AlertKind::RunMissed.word())
 }
 
-/// The state that earlier passes left in the tables.
+/// The state that earlier passes and watches left in the tables.
 #[derive(Debug, Clone, Default)]
 pub struct AlertMemory {
-    /// Alerts by name: those that fire, and those that this pass sees.
+    /// Alerts by name: those that fire, and those of the problems that are seen now.
     pub alerts: HashMap<String, Alert>,
     /// Broken promises of the drops that this pass examined, and of those with an alert about them.
     pub broken: Vec<BrokenPromise>,
@@ -72,7 +73,7 @@ pub struct Problem {
     pub size: u64,
     /// A checksum of the cases, without values that change over time (ages, lags).
     pub content: i64,
-    /// The cases, if each is named.
+    /// The cases, if each of them is known.
     pub cases: Option<Cases>,
     /// The findings that the problem consists of.
     pub findings: Vec<Finding>,
@@ -122,7 +123,7 @@ impl Problem {
     }
 }
 
-/// Kind, coupon, drop, and what distinguishes problems of one kind and place.
+/// Kind, coupon, drop, and what distinguishes problems that are equal in these three.
 type Key = (AlertKind, Option<CouponId>, Option<DropId>, &'static str);
 
 /// Returns everything that was not repaired, most urgent first.
@@ -163,7 +164,7 @@ pub fn problems(run: &Run, broken: &[BrokenPromise]) -> Vec<Problem> {
     all
 }
 
-/// Returns why a pass has failed, for each store.
+/// Returns why a pass has failed: a problem for each store, and for other causes.
 fn failures(run: &Run) -> Vec<Problem> {
     let causes = (run.findings.iter()).filter_map(|it| Some((it.cause()?, it.detail.as_str())));
     let mut errors: Vec<(FailureCause, &str)> = causes.collect();
@@ -181,7 +182,8 @@ fn failures(run: &Run) -> Vec<Problem> {
     problems
 }
 
-/// Names the store if it does not answer: a pass that fails because of it is a part of its outage.
+/// Returns the problem of a pass that failed. If a store does not answer or refuses, it is the
+/// store's outage, of which the failed pass is a part.
 fn failure(cause: FailureCause, error: &str) -> Problem {
     if let Some(refusal) = StoreRefusal::from_error(cause, error) {
         return Problem::refusal(refusal, error);
@@ -202,13 +204,13 @@ pub fn repairs(run: &Run, broken: &[BrokenPromise]) -> BTreeMap<(Option<DropId>,
     counts
 }
 
-/// Returns the repairs that a mail names, with their drops.
+/// Returns the repairs that a mail lists, with their drops.
 pub(crate) fn mailed_repairs<'a>(
     run: &'a Run,
     broken: &'a [BrokenPromise],
 ) -> impl Iterator<Item = (Option<DropId>, &'a Finding)> {
     let broken = users(broken);
-    // Other alerts report that a coupon opens, and which users are owed a slot.
+    // Alerts already report that a coupon opens, and which users are owed a slot.
     let is_reported = |action| matches!(action, ActionKind::Open | ActionKind::Owe);
     placed(run)
         .filter(move |(.., it)| is_repair(it) && !is_reported(it.action))
@@ -254,8 +256,8 @@ fn alert_kind(finding: &Finding) -> Option<AlertKind> {
         (_, _, FindingCase::SecondRow) => Some(AlertKind::SecondRow),
         (Kind::Stalled, Outcome::Applied, _) if !finding.needs_person => None,
         (Kind::Stalled, _, _) => Some(AlertKind::Left(Kind::Stalled)),
-        // This was not a dry run, so the repair limit held it back. One confirmation releases all
-        // repairs of a drop.
+        // This was not a dry run, so the repair waits for a confirmation. One confirmation releases
+        // all repairs of a drop.
         (_, Outcome::Planned, _) => Some(AlertKind::Braked),
         (_, Outcome::Skipped, FindingCase::Doubted(doubt)) if doubt.may_be_none() => {
             Some(AlertKind::Doubtful)
@@ -267,10 +269,10 @@ fn alert_kind(finding: &Finding) -> Option<AlertKind> {
     }
 }
 
-/// Returns what distinguishes problems of one kind and place.
+/// Returns what distinguishes problems of the same kind, coupon and drop.
 fn part(finding: &Finding, kind: AlertKind) -> &'static str {
     match (&finding.case, kind) {
-        // Their server, not ours.
+        // The server of the attached system, not ours.
         (FindingCase::Away(_), _) => "theirs",
         (case, AlertKind::Left(Kind::Stalled) | AlertKind::UnsafeSetting) => case.identity(),
         _ => "",
@@ -319,8 +321,8 @@ fn name(kind: AlertKind, coupon: Option<CouponId>, drop: Option<DropId>, part: &
     parts.join(".")
 }
 
-/// Returns the last part of an alert's name. If there may be several alerts of its kind and place,
-/// this part distinguishes them.
+/// Returns the last part of an alert's name. If there may be several alerts of its kind, coupon and
+/// drop, this part distinguishes them.
 pub(crate) fn part_of(alert: &Alert) -> &str {
     alert.name.rsplit('.').next().unwrap_or_default()
 }
@@ -361,7 +363,7 @@ fn their_outage(finding: &Finding) -> String {
     }
 }
 
-/// The detail of a finding, with its coupon unless the alert names the drop.
+/// The detail of a finding, with its coupon and drop unless the alert is about a drop.
 fn detail_with_place(finding: &Finding, of_drop: Option<DropId>) -> String {
     let mut text = finding.detail.clone();
     let coupon = finding.coupon_id.and_then(CouponId::label);

@@ -24,7 +24,7 @@ pub(crate) enum EndsWhen {
     /// Nobody has seen it for a while: a process that has just begun to watch the stores may not
     /// see it yet, and another process may see what this one does not.
     Unseen,
-    /// The run that was late has ended.
+    /// A run has ended. If a deep run or the digest was late, only the next one of these counts.
     RunEnded,
 }
 
@@ -96,7 +96,8 @@ pub(super) fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTim
     }
 }
 
-/// Whether it is a campaign whose day is over, or which is no longer in the file.
+/// Whether a drop belongs to a campaign and is not in the pass: its day is over, or the campaign is
+/// no longer in the file.
 pub(super) fn is_left_out(drop: DropId, run: &Run) -> bool {
     match drop.subject() {
         Subject::Campaign => run.drops.iter().all(|it| it.drop_id != drop),
@@ -110,7 +111,8 @@ pub(super) fn is_owed(alert: &Alert, memory: &AlertMemory) -> bool {
         && (memory.broken.iter()).any(|it| Some(it.drop_id) == alert.drop_id)
 }
 
-/// Whether a pass has compared what the alert is about, and did not fail as a whole.
+/// Whether an alert of a drop is over: the pass has compared what the alert is about and did not
+/// fail as a whole, or the drop is sealed.
 fn is_drop_over(drop: DropId, ends: EndsWhen, alert: &Alert, run: &Run) -> bool {
     let has_failed = run.status == Status::Failed;
     // The table has the promises of every drop, whatever the pass compared.
@@ -123,8 +125,9 @@ fn is_drop_over(drop: DropId, ends: EndsWhen, alert: &Alert, run: &Run) -> bool 
         let would_be_reported = match drop.subject() {
             // A deep pass reports a sealed drop only if it lacks rows.
             Subject::Drop => run.deep,
-            // A daily campaign has one drop per day, and only those of two days are compared,
-            // unless something prevents it: a finding without a campaign concerns all.
+            // A pass compares only two days of a daily campaign, so an older drop is over, unless
+            // something prevented the comparison: a finding about this campaign, or one without a
+            // campaign, which concerns all.
             Subject::Campaign => run
                 .findings
                 .iter()
@@ -174,7 +177,7 @@ fn may_be_case(waiting: Kind, alert: &Alert) -> bool {
         // says nothing: it also waits without a sale, if another event of its user comes first, and
         // would keep the alert forever.
         Some(AlertKind::Braked | AlertKind::Doubtful) => waiting != Kind::FailedClaim,
-        // Nobody is found to be one too many during a sale: they are users without a row.
+        // During a sale, users who are one too many are found as users without a row.
         Some(AlertKind::SecondRow | AlertKind::Left(Kind::OverAdmitted)) => {
             matches!(waiting, Kind::OverAdmitted | Kind::Unissued)
         }

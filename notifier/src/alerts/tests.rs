@@ -210,7 +210,7 @@ fn drop_keeps_its_alerts_when_its_repairs_are_held_back_or_fail() {
 }
 
 #[test]
-fn outage_is_named_by_its_store_and_mailed_once_whatever_the_error_says() {
+fn outage_is_identified_by_its_store_and_mailed_once_whatever_the_error_says() {
     let mut duty = Duty::default();
     let kafka = "the topic cannot be read: Meta data fetch error: BrokerTransportFailure";
     for (minute, run, says) in [
@@ -294,7 +294,7 @@ fn restart_of_a_store_is_not_mailed_but_repeated_failures_are() {
     }
 }
 
-/// After a mail that says "over", nobody looks until the next mail.
+/// After a mail that says "over", operators do nothing until the next mail.
 #[test]
 fn each_outage_is_mailed_within_minutes_however_many_came_before() {
     let mut duty = Duty {
@@ -310,7 +310,7 @@ fn each_outage_is_mailed_within_minutes_however_many_came_before() {
 }
 
 #[test]
-fn more_or_other_cases_are_mailed_at_once_and_age_order_or_fewer_are_not() {
+fn more_or_other_cases_are_mailed_at_once_but_older_reordered_or_fewer_are_not() {
     let mut duty = Duty::default();
     let mut older = one_left();
     older.drops[0].findings[0].detail = "99 s ago".to_owned();
@@ -422,7 +422,7 @@ fn broken_promises_keep_firing_until_they_are_resolved() {
 }
 
 #[test]
-fn summary_names_the_place_of_a_finding_outside_drops_and_no_user() {
+fn summary_has_coupon_and_drop_of_a_finding_outside_drops_and_never_a_user() {
     let summary = |run: Run| {
         let mut duty = Duty::default();
         duty.sees(0, &run);
@@ -651,7 +651,7 @@ fn doubt_is_the_headline_and_all_its_findings_share_one_alert() {
 }
 
 #[test]
-fn second_row_of_a_user_is_to_be_deleted_instead_of_raising_the_quantity() {
+fn alert_about_a_second_row_of_a_user_advises_to_delete_it() {
     let without = Finding {
         case: FindingCase::SecondRow,
         ..left(Kind::OverAdmitted, 1)
@@ -863,7 +863,7 @@ fn stays_closed(coupon: i64) -> Finding {
 }
 
 #[test]
-fn closed_coupon_is_mailed_although_another_one_has_repairs_held_back() {
+fn closed_coupon_is_mailed_unless_its_own_repairs_are_held_back() {
     let held = vec![finding(Kind::SlotConflict, 9, Outcome::Planned)];
     let pass = |closed| Run {
         findings: vec![stays_closed(closed)],
@@ -893,7 +893,7 @@ fn refusal_of_redis_that_apis_may_still_meet_outlasts_the_first_clean_pass() {
 }
 
 #[test]
-fn alert_of_a_stray_use_ends_only_with_a_deep_pass() {
+fn alert_of_a_use_without_its_coupon_ends_only_with_a_deep_pass() {
     let stray = vec![Finding::report(Kind::BadUse, "its code was used")];
     let of_no_drop = general(Status::Drift, stray.clone());
     for found in [of_no_drop, run(Status::Drift, stray)] {
@@ -946,7 +946,7 @@ fn broken_promise_of_a_sealed_drop_stays_one_alert_until_it_is_resolved() {
 }
 
 #[test]
-fn pass_that_fails_because_of_two_stores_names_both() {
+fn pass_that_fails_because_of_two_stores_raises_an_alert_for_each() {
     let missing = "a server of the Redis Cluster does not answer as a master";
     let kafka = failed(FailureCause::Kafka, "Kafka cannot be reached: timed out");
     let redis = failed(FailureCause::Redis, missing);

@@ -221,7 +221,8 @@ fn finished_drops(day: &DailyDigest) -> [Block; 2] {
     ]
 }
 
-/// Names the campaigns with problems, or else all, if they are few.
+/// Names the campaigns with problems or, if there are none, all campaigns. If they are many, only
+/// counts them.
 fn campaigns(day: &DailyDigest, links: &Links) -> Option<String> {
     let concerned = day.open.iter().filter_map(|it| it.alert.coupon_id);
     let mut names: BTreeSet<&str> = concerned
@@ -258,7 +259,7 @@ fn open_alert(listed: &ListedAlert, day: &DailyDigest, links: &Links) -> String 
     let known = listed.coupon_name.as_ref().map(|name| line(name, 60));
     let name = match alert.drop_id {
         Some(_) => known.or_else(|| links.name(alert.coupon_id)),
-        // The sentence names what could not be compared.
+        // The summary already says which campaign could not be compared.
         None => known,
     };
     let drop = alert.drop_id.and_then(DropId::label);

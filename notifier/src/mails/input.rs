@@ -54,7 +54,8 @@ impl<'a> AlertMail<'a> {
         }
     }
 
-    /// Returns the facts of a problem. A sealed drop no longer gives slots.
+    /// Returns the facts of a problem. Those of a broken promise differ if its drop is sealed,
+    /// because such a drop gives no more slots.
     pub(crate) fn facts(&self, problem: &Problem, drop: Option<&NamedDrop<'_>>) -> KindFacts {
         let facts = self.links.facts(problem.kind, problem.coupon_id);
         let report = drop.and_then(|drop| drop.report);
@@ -82,7 +83,7 @@ impl<'a> AlertMail<'a> {
     }
 }
 
-/// A drop that the mail names.
+/// A drop that the mail is about.
 pub(crate) struct NamedDrop<'a> {
     pub(crate) id: DropId,
     coupon: Option<CouponId>,
@@ -91,7 +92,8 @@ pub(crate) struct NamedDrop<'a> {
 }
 
 impl NamedDrop<'_> {
-    /// The drop with its numbers, which the API and the command line need.
+    /// Describes the drop: its name, its day, the numbers that the API and the command line need,
+    /// and what is issued. A campaign has no numbers.
     pub(super) fn place(&self) -> String {
         let name = &self.name;
         let id = self.id;

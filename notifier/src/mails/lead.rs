@@ -75,7 +75,7 @@ fn single_drop(summary: &PassSummary<'_>) -> Option<String> {
     Some(format!("{}: {}, {exactness}.", drop.name, drop.issued()))
 }
 
-/// Says whether an operator is needed, if nothing is wrong.
+/// Says what an operator has to do if the mail has no problem.
 fn what_is_needed(summary: &PassSummary<'_>) -> &'static str {
     if summary.has_failed() {
         "The pass stopped early. The next one continues, and a mail says if anything is left."

@@ -9,10 +9,10 @@ use firstcome_shared::subject::Subject;
 use super::document::Block;
 use crate::wording::line;
 
-/// A campaign of `attach`, which is in none of our tables.
+/// A campaign of `attach`. It has no row in `coupons`, so mails take its name from the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachedCampaign {
-    /// As the file has it.
+    /// Its name in the file.
     pub name: String,
     /// Whether passes repair it, or only observe.
     pub is_repaired: bool,
@@ -95,13 +95,13 @@ impl Links {
             .filter(move |(_, address)| is_local(address))
     }
 
-    /// Returns the address of a screen of the operations page, if it is known. The operator logs in
-    /// there once.
+    /// Returns the address of a screen of the operations page, if it is known. The operator may
+    /// have to log in there first.
     pub(crate) fn page(&self, path: &str) -> Option<String> {
         self.public.as_ref().map(|public| format!("{public}{path}"))
     }
 
-    /// Returns the path of an alert, which stays valid when it is over.
+    /// Returns the path of an alert's screen. It stays valid when the alert is over.
     pub(crate) fn alert(id: i64) -> String {
         format!("/alerts/{id}#alert-{id}")
     }
@@ -113,7 +113,8 @@ impl Links {
         Some(Block::Link { label, url })
     }
 
-    /// Returns a text that links to a screen of the operations page, if its address is known.
+    /// Returns a text that links to a screen of the operations page if its address is known.
+    /// Returns `None` if the page has no such screen.
     pub(super) fn linked(&self, path: &str, text: String) -> Option<Block> {
         let block = match self.page(path) {
             Some(url) => Block::Link { label: text, url },
@@ -148,7 +149,7 @@ impl Links {
     /// Returns a command that acknowledges an alert.
     pub(super) fn acknowledge(&self, alert: i64) -> Option<Block> {
         let url = format!("{}/v1/alerts/{alert}/acknowledge", self.reconciler());
-        // Containers and cron set no USER, and the API refuses an empty name.
+        // Containers and cron set no USER, and the reconciler refuses an empty name.
         let body = with_body(r#"-X POST -d "{\"by\":\"${USER:-on duty}\"}""#);
         let what = "Acknowledge: no more mails come until the alert changes";
         self.curl(&url, &body, what)
@@ -172,7 +173,8 @@ impl Links {
         }
     }
 
-    /// Returns the path of a section of the documents, or of the one about attached systems.
+    /// Refers to the section of the documents about a kind or, for an attached system, to the
+    /// document about these.
     pub(super) fn section(&self, word: &str) -> Block {
         let more = match self.subject() {
             Subject::Drop => format!("docs/OPERATIONS.md, section “{word}”"),

@@ -81,14 +81,14 @@ pub(crate) fn things(kind: &str, n: u64) -> String {
     }
 }
 
-/// Keeps the first lines, and says how many more there are.
+/// Keeps the first `most` lines, and says how many more there are.
 fn bounded(mut lines: Vec<String>, most: usize) -> Vec<String> {
     let total = lines.len() as u64;
     lines.truncate(most);
     with_rest(lines, total)
 }
 
-/// Adds how many of all these lines do not name.
+/// Adds a line that says how many of `total` are not in the others.
 fn with_rest(mut lines: Vec<String>, total: u64) -> Vec<String> {
     let more = total.saturating_sub(lines.len() as u64);
     lines.extend((more > 0).then(|| format!("and {} more", wording::grouped(more))));

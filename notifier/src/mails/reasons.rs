@@ -86,7 +86,7 @@ fn line(text: &str, group: &[Placed<'_>]) -> String {
         1 => String::new(),
         many => format!("{} × ", grouped(many as u64)),
     };
-    // The text names the first of several dead letters.
+    // The text names only the first dead letter. If there are several, list them.
     let letters = list(
         found()
             .filter_map(|it| it.dead_letter)
@@ -105,7 +105,7 @@ fn line(text: &str, group: &[Placed<'_>]) -> String {
     format!("{many}{text} ({})", whom.join(" · "))
 }
 
-/// Names the first of these.
+/// Lists the first few, and says if there are more.
 fn list(all: impl Iterator<Item = String>) -> Option<String> {
     let all: Vec<String> = all.take(NAMED + 1).collect();
     let more = if all.len() > NAMED { ", …" } else { "" };
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn long_list_is_truncated() {
+    fn long_lists_of_reasons_and_of_slots_are_truncated() {
         let words = "ab bc cd de ef fg gh hi ij jk kl".split(' ');
         let many: Vec<Finding> = words.map(|word| finding("customer-1", 1, word)).collect();
         let lines = listed(&many);

@@ -125,7 +125,7 @@ impl<'a> PassSummary<'a> {
         }
     }
 
-    /// Names the coupons of these repairs, if the mail is about several.
+    /// Names the coupons of these repairs, if the mail has repairs of several coupons.
     pub(super) fn of_coupons(&self, rows: &[RepairsRow]) -> String {
         let of_rows = self.mail.coupons_of(self.drops, |row| rows.contains(row));
         let all = self.mail.coupons_of(self.drops, |_| true);
@@ -236,7 +236,7 @@ impl<'a> PassSummary<'a> {
             }
             Headline::NotRepaired | Headline::Example => match self.mail.links.subject() {
                 Subject::Drop => format!("{things}{of} could not be repaired."),
-                // Most are only reported.
+                // Most are only reported: nothing has tried to repair them.
                 Subject::Campaign => format!("{things}{of}: not repaired."),
             },
         };
@@ -247,7 +247,7 @@ impl<'a> PassSummary<'a> {
         }
     }
 
-    /// What was wrong and for how long, and what became of the users.
+    /// What was wrong and for how long, and what became of the users of broken promises.
     pub(super) fn over(&self, alert: &Alert) -> String {
         let lasted = duration(alert.resolved_at.unwrap_or(self.mail.now) - alert.first_seen_at);
         let text = format!("Over after {lasted}: {}.", line(&was(alert), LONGEST));
@@ -267,7 +267,7 @@ impl<'a> PassSummary<'a> {
     }
 }
 
-/// Names these coupons in a sentence, but not more than a few.
+/// Names these coupons in a sentence, two at most.
 pub(super) fn of_coupons(names: &[&str]) -> String {
     match names {
         [] => String::new(),

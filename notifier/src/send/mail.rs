@@ -28,7 +28,7 @@ const ENCODED: &str = "; in its user and password write / as %2F, @ as %40, : as
 
 type Transport = AsyncSmtpTransport<Tokio1Executor>;
 
-/// A mail server with its login.
+/// A client of a mail server, with the sender of its mails.
 #[derive(Clone)]
 pub(crate) struct Mailer {
     pub(crate) from: Mailbox,
@@ -251,7 +251,7 @@ impl MailError {
     }
 }
 
-/// An error with its causes, unless one repeats the other.
+/// An error with its causes, without those that the text contains already.
 fn one_line(error: &SmtpError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -307,7 +307,7 @@ mod tests {
 
     /// This must hold even if a caller did not reduce the subject to one line.
     #[test]
-    fn subject_cannot_inject_a_header() {
+    fn subject_cannot_inject_a_header_and_the_text_arrives_unchanged() {
         let from = "f@example.com".parse().unwrap();
         for subject in [
             "a\r\nBcc: x@example.com",
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_smtp_url_is_refused_with_advice() {
+    fn wrong_smtp_url_is_refused_without_showing_its_password() {
         for wrong in [
             "mail.example.com",
             "http://h",

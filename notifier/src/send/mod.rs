@@ -30,7 +30,8 @@ use crate::clock::Clock;
 /// Interval of polling the outbox for messages of other processes and for retries.
 const POLL: Duration = Duration::from_secs(5);
 
-/// How long a round waits for its deliveries. The next rounds deliver to the other targets.
+/// How long a round waits for its deliveries. Slower ones go on while the next rounds deliver to
+/// other targets.
 const ROUND: Duration = Duration::from_secs(2);
 
 /// Grace period for deliveries in progress at shutdown.
@@ -278,7 +279,8 @@ fn outcome(leased: &Leased, failure: Failure, now: DateTime<Utc>) -> DeliveryOut
     DeliveryOutcome::Retry(next, failure.reason)
 }
 
-/// Returns the time of the next attempt: not before the target wants it, unless it is days away.
+/// Returns the time of the next attempt: not before the target wants it, but at most
+/// [`PUT_OFF_AT_MOST`] from now.
 fn next_attempt(now: DateTime<Utc>, attempts: u32, wanted: Option<DateTime<Utc>>) -> DateTime<Utc> {
     let next = now + backoff(attempts);
     wanted.map_or(next, |wanted| next.max(wanted.min(now + PUT_OFF_AT_MOST)))

@@ -22,7 +22,7 @@ fn closed() -> SeenGate {
     SeenGate::Closed([CouponId(1)].into())
 }
 
-/// What two daemons see for this number of seconds. The second one may have ended.
+/// What two daemons see for this number of seconds. `None`: the second one does not run.
 type Scene = (i64, SeenGate, Option<SeenGate>);
 
 #[tokio::test]

@@ -138,7 +138,7 @@ impl Desk {
         self.notifier().flush(SOON).await.unwrap();
     }
 
-    /// Sends everything that is due after this time.
+    /// Advances the clock by this time, then sends everything that is due.
     pub(crate) async fn flush_after(&self, time: TimeDelta) {
         self.clock.turn(time);
         self.flush().await;

@@ -39,11 +39,11 @@ pub(crate) fn clean(id: &str) -> Run {
 }
 
 #[tokio::test]
-async fn repair_is_mailed_once_to_each_recipient_and_clean_pass_is_not() {
+async fn repair_is_mailed_once_to_each_recipient_but_clean_pass_and_dry_run_are_not() {
     let desk = Desk::new(&format!("{A}, Ops <{B}>")).await;
     let mut dry_run = drift("r3", &[3]);
     dry_run.dry_run = true;
-    // The same run again, as after a timeout.
+    // The run `r1` comes twice, as after a timeout.
     for run in [repaired("r1"), repaired("r1"), clean("r2"), dry_run] {
         desk.pass(&run).await;
     }
@@ -110,7 +110,7 @@ async fn all_mails_of_one_drift_share_a_thread_across_restarts() {
 
 /// Mails link to the numbers of alerts.
 #[tokio::test]
-async fn alert_that_fires_again_has_another_number_and_the_first_one_stays() {
+async fn alert_that_fires_again_has_another_number_and_the_first_alert_stays() {
     let desk = Desk::new(A).await;
     for (n, run) in [drift("r1", &[3]), clean("r2"), drift("r3", &[4])]
         .iter()
@@ -221,7 +221,7 @@ async fn digest_is_retried_if_enqueueing_fails_and_is_mailed_once_a_day() {
 }
 
 #[tokio::test]
-async fn missed_runs_and_the_daily_digest_are_mailed() {
+async fn missed_run_and_daily_digest_of_two_daemons_are_mailed_once() {
     let desk = Desk::new(A).await;
     desk.winter_coupon().await;
     desk.run("UPDATE drops SET sealed_at = '2026-12-01 05:00:00', sealed_rows = 100")

@@ -13,7 +13,7 @@ use crate::mailed::{clean, repaired};
 use crate::receiver::{CannedReply, Receiver};
 use crate::webhooks::posting_to;
 
-/// A test environment with its MySQL behind a proxy.
+/// The MySQL of a test environment, behind a proxy.
 struct FarMysql {
     proxy: FaultProxy,
     db: Db,
@@ -42,7 +42,7 @@ impl FarMysql {
 }
 
 #[tokio::test]
-async fn mysql_is_reported_unavailable_only_if_it_is() {
+async fn mysql_that_answers_but_cannot_record_is_not_reported_as_unavailable() {
     let desk = Desk::new(A).await;
     let notifier = desk.notifier();
     desk.run("RENAME TABLE alerts TO away").await;

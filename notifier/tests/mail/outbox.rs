@@ -1,4 +1,5 @@
-//! Tests mail servers that misbehave: passes continue, and each mail arrives once.
+//! Tests the outbox with mail servers that misbehave: passes continue, and mails arrive later or
+//! are given up.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use crate::mailed::{clean, drift, repaired};
 /// Maximum time for which a pass may wait for the tables. It never waits for a mail server.
 const PASS: Duration = Duration::from_secs(5);
 
-/// The number of mails that arrived, and of different ones.
+/// The number of mails that arrived, and how many of them are different.
 fn sent(desk: &Desk) -> (usize, usize) {
     let ids: Vec<String> = desk.sink.mails().iter().map(id).collect();
     (ids.len(), ids.iter().collect::<HashSet<_>>().len())
@@ -191,7 +192,7 @@ async fn due(desk: &Desk) -> usize {
 }
 
 #[tokio::test]
-async fn pause_that_a_target_asks_for_is_kept_unless_the_clock_was_set_back() {
+async fn pause_that_a_target_asks_for_holds_its_messages_unless_the_clock_was_set_back() {
     let desk = Desk::new(A).await;
     desk.after_pass(&desk.notifier(), &repaired("r1")).await;
     for (next_attempt_at, expected) in [("08:00", 0), ("11:59", 0), ("12:30", 1)] {

@@ -1,5 +1,5 @@
-//! Tests mails about stores that answer with refusals: each names the refusal and the command, and
-//! one says that it is over.
+//! Tests mails about stores that answer with refusals: one describes the refusal and gives a
+//! command, and another says that it is over.
 
 use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
@@ -9,7 +9,7 @@ use firstcome_shared::report::StoreRefusal;
 use crate::desk::{A, Desk, mysql, text};
 use crate::mailed::clean;
 
-/// What the mail of a refusal must contain.
+/// Fails unless the mail describes the refusal and quotes the error.
 fn is_told(mail: &str, refusal: StoreRefusal, quoted: &str) {
     let facts = refusal.facts();
     for part in [facts.says, facts.to_do, facts.command[0], quoted] {
@@ -19,7 +19,7 @@ fn is_told(mail: &str, refusal: StoreRefusal, quoted: &str) {
 }
 
 #[tokio::test]
-async fn redis_that_refuses_writes_is_named_in_one_mail() {
+async fn redis_that_refuses_writes_is_reported_in_one_mail() {
     let desk = Desk::new(A).await;
     let daemon = desk.notifier();
     let says = "OOM command not allowed when used memory > 'maxmemory'.";
@@ -28,7 +28,7 @@ async fn redis_that_refuses_writes_is_named_in_one_mail() {
         let now = desk.clock.turn(TimeDelta::seconds(1));
         daemon.admission(gate.clone(), now).await.unwrap();
         if n == 60 {
-            // A pass that repaired nothing.
+            // A clean pass does not end the alert.
             desk.after_pass(&daemon, &clean("r1")).await;
         }
     }
@@ -100,7 +100,7 @@ async fn refusals_that_other_processes_meet_are_mailed_between_passes() {
 
 /// MySQL's own error for a full disk. The mail does not go through the outbox.
 #[tokio::test]
-async fn full_disk_of_mysql_is_named_although_nothing_can_be_recorded() {
+async fn full_disk_of_mysql_is_reported_although_nothing_can_be_recorded() {
     let desk = Desk::new(A).await;
     let daemon = desk.notifier();
     let database = &desk.database;

@@ -48,7 +48,7 @@ fn repairs(now: DateTime<Utc>, run: &Run, broken: &[BrokenPromise]) -> Vec<Repai
 }
 
 /// Judges the runs in order, and renders the mail of the last. What they repaired is not mailed
-/// yet. Passes must write such findings.
+/// yet. Fails if no pass writes such findings.
 fn mail(
     runs: &[(DateTime<Utc>, &Run)],
     broken: &[BrokenPromise],
@@ -60,7 +60,7 @@ fn mail(
     mail_of_any(runs, broken, links)
 }
 
-/// Like [`mail`], with findings that no pass writes.
+/// Like [`mail`], but also with findings that no pass writes.
 fn mail_of_any(
     runs: &[(DateTime<Utc>, &Run)],
     broken: &[BrokenPromise],
@@ -123,7 +123,7 @@ fn keep(name: &str, mail: &Rendered) {
     );
     insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
         insta::assert_snapshot!(format!("{name}.txt"), text);
-        // These mails contain every kind of block and every colour.
+        // These mails contain every kind of block.
         if ["action_needed", "outage_of_kafka", "daily_with_problems"].contains(&name) {
             insta::assert_snapshot!(format!("{name}.html"), mail.html);
         }
@@ -138,8 +138,7 @@ fn keep(name: &str, mail: &Rendered) {
 /// A reader who has just been woken up reads about four words a second.
 const WORDS_IN_20_SECONDS: usize = 80;
 
-/// Counts the words up to the end of the instruction or, without an instruction, up to the end of
-/// what happened.
+/// Counts the words about what happened and, if there is an instruction, its words.
 fn read_first(text: &str) -> usize {
     let (lead, rest) = text.split_once("\n\n\n").unwrap_or((text, ""));
     let todo = rest.split_once("To do:").map_or("", |(_, todo)| {
@@ -361,7 +360,7 @@ fn keep_outage(name: &str, notice: &Notice, now: DateTime<Utc>) {
     keep(name, &mail.render().unwrap());
 }
 
-/// The mail about each outage names the store, what users notice and what to do.
+/// Each of these mails says what does not work, what users notice and what to do.
 #[test]
 fn mails_about_outages_match_their_snapshots() {
     let kafka = outage(AlertKind::KafkaUnreachable, "Kafka does not answer", &[]);

@@ -1,9 +1,9 @@
-//! Tests that mails stay harmless and readable with odd names, many findings and links.
+//! Tests that mails stay harmless and readable with odd or long names of coupons.
 
 use super::*;
 
 #[test]
-fn coupon_name_cannot_inject_markup() {
+fn coupon_name_or_reason_cannot_inject_markup_or_headers() {
     let names = [
         "a\r\nBcc: victim@example.com",
         "<img src=x onerror=alert(1)><b>&amp;\"'",

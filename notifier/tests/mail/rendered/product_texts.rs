@@ -15,7 +15,7 @@ const QUOTED: [&str; 4] = [
     "coupon : ",
 ];
 
-/// Shorter parts of texts would be found in any sentence.
+/// Minimum length of a part. Shorter ones would be found in any sentence.
 const SHORTEST: usize = 8;
 
 /// The literal parts of all texts in the sources, without digits, longest first.
@@ -65,7 +65,7 @@ fn without_digits(text: &str) -> String {
     text.replace(|c: char| c.is_ascii_digit(), "")
 }
 
-/// Whether the sources have every part of the text, but for names and units.
+/// Whether the sources contain every part of the text, except names and units.
 fn is_written(detail: &str) -> bool {
     let mut left = without_digits(detail);
     for part in PARTS.iter() {
