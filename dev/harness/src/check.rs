@@ -84,8 +84,9 @@ impl World {
 /// A user and the answer they got.
 pub type PromisedAnswer = (String, Answer);
 
-/// Fails unless the stores agree on a drop: MySQL has `quantity` rows on the slots 1..=quantity,
-/// with distinct users and codes, Redis has the same user on each slot, and its counts add up.
+/// Fails unless the stores agree on a drop that is given out completely: MySQL has `quantity` rows
+/// on the slots 1..=quantity, with distinct users and codes, Redis has the same user on each slot
+/// and no free slot, and its counts add up.
 pub async fn exact(
     sql: &Sql,
     redis: &PrefixedKeys,
@@ -143,8 +144,8 @@ pub async fn agreed(
     Ok(rows)
 }
 
-/// Fails unless the drop is exact, every user with a promise has a row on the promised slot, and
-/// the independent checker agrees.
+/// Fails unless the drop is exact, every user whose answer here is a promise has a row on the
+/// promised slot, and the independent checker agrees.
 pub async fn assert_exact(
     world: &World,
     coupon: &MadeCoupon,
@@ -170,7 +171,8 @@ async fn judge(world: &World, coupon: &MadeCoupon, quantity: u32) {
         RecordedScope::Coupon
     };
     let claims = world.claims.of(id(coupon.id));
-    // Other drops of the coupon also made promises. Their final rows are not checked here.
+    // The checker must know every drop of the coupon that made a promise. Without the final rows of
+    // the other drops, it does not pass the history.
     let mut drops = BTreeSet::from([drop]);
     drops.extend(claims.iter().filter_map(promised_from));
     let announced = |drop| RecordedEvent::Drop {
@@ -213,7 +215,8 @@ fn promised_from(event: &RecordedEvent) -> Option<u64> {
     }
 }
 
-/// Fails unless every user with a promise, except these users, has a row on the promised slot.
+/// Fails unless every user whose answer here is a promise has a row on the promised slot. The users
+/// in `but` are not checked.
 pub async fn assert_kept(
     world: &World,
     coupon: &MadeCoupon,

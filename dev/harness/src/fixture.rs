@@ -9,7 +9,7 @@ use crate::roles::Running;
 use crate::rush::{people, rush};
 use crate::world::{World, WorldStores};
 
-/// An API, a consumer, and an open gate.
+/// A world with an API and a consumer, after its first pass.
 pub struct Fixture {
     pub world: World,
     pub api: Running<ApiClient>,
@@ -34,7 +34,8 @@ impl Fixture {
 
     pub async fn of(world: World) -> Self {
         let (api, consumer, ()) = tokio::join!(world.serve(), world.consume(), world.open());
-        // Set as in a real installation: the operations page changes coupons, and mails link to it.
+        // Set as in a real installation: the operations page needs the API to change coupons, and
+        // mails show the API's address.
         world.set("API_URL", api.http().base());
         Self {
             world,
@@ -62,7 +63,7 @@ impl Fixture {
     }
 }
 
-/// Creates a world with an API whose gate is open.
+/// Creates a world with an API, after its first pass.
 pub async fn open_world(name: &str) -> (World, Running<ApiClient>) {
     let world = World::new(name).await;
     let (api, ()) = tokio::join!(world.serve(), world.open());

@@ -1,4 +1,4 @@
-//! Records every claim of a world as JSON lines.
+//! Records the claims, revocations and changes of allow lists of a world as JSON lines.
 
 use std::path::{Path, PathBuf};
 

@@ -125,7 +125,7 @@ pub struct ApiClient {
     peers: StartedApis,
 }
 
-/// All APIs that a world has started.
+/// The APIs of a world: those that it has started, and those that a test has created a client for.
 pub(crate) type StartedApis = Arc<Mutex<Vec<Http>>>;
 
 impl ApiClient {
@@ -280,7 +280,8 @@ impl ApiClient {
         made
     }
 
-    /// Creates a coupon. Returns an error if the API cannot create it now.
+    /// Creates a coupon. Returns an error if no response arrives, or if the response is not a 201
+    /// with the IDs of the coupon and a drop.
     pub async fn try_create_coupon(&self, body: &Value) -> Result<MadeCoupon, String> {
         let reply = Http::try_send(self.http.ops(Method::POST, "/v1/coupons").json(body)).await;
         let reply = reply.map_err(|error| error.to_string())?;

@@ -25,7 +25,8 @@ pub struct TestTopic {
     brokers: String,
     name: String,
     group: String,
-    /// Signs all messages that the tests write. `None` for a foreign producer.
+    /// Signs the messages that the tests write, except those of [`Self::open_transaction`]. `None`
+    /// for a foreign producer.
     signing: Option<Signing>,
 }
 

@@ -59,6 +59,6 @@ pub use shell::{OperatorsShell, commands_of};
 pub use system::{Role, System};
 pub use world::{StoreUrls, World, WorldStores, shared};
 
-/// Time limit of waits. It is long enough for a busy machine, and is only reached if something is
-/// broken.
+/// Time limit of most waits. It is long enough for a busy machine, and is only reached if something
+/// is broken.
 pub const LIMIT: std::time::Duration = std::time::Duration::from_secs(90);

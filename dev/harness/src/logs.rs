@@ -7,11 +7,11 @@ use anyhow::{Context as _, Result};
 use firstcome_stack::tail;
 use tempfile::TempDir;
 
-/// Lines shown per process.
+/// Maximum number of lines shown per process.
 const SHOWN: usize = 80;
 
-/// Number of processes shown, counted from the last one, because a test that starts hundreds of
-/// them fails at one of the last.
+/// Maximum number of processes shown: those that were started last, because a test that starts
+/// hundreds of processes usually fails at one of the last.
 const PROCESSES: usize = 24;
 
 /// A folder with one file per process.
@@ -40,7 +40,7 @@ impl Logs {
         &self.folder
     }
 
-    /// Returns a new file for a process with this name.
+    /// Returns the path of a new file for a process with this name.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         let mut files = self.files.lock();
         let name = format!("{:02}-{name}.log", files.len() + 1);
@@ -58,7 +58,7 @@ impl Logs {
     }
 }
 
-/// Prints the last lines of each file to stderr, which the test runner shows for failed tests only.
+/// If the test fails, prints the last lines of the newest files to stderr.
 impl Drop for Logs {
     fn drop(&mut self) {
         if !std::thread::panicking() {

@@ -45,7 +45,8 @@ impl Sql {
         self.0.rows(sql).await.map_err(refusal(sql))
     }
 
-    /// Like [`Self::query`], but returns an error if MySQL fails.
+    /// Like [`Self::query`], but returns an error if MySQL refuses, fails or does not answer in
+    /// time.
     pub async fn rows(&self, sql: &str) -> anyhow::Result<Vec<Vec<String>>> {
         Ok(tokio::time::timeout(PATIENCE, self.0.rows(sql))
             .await

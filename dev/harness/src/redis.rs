@@ -13,8 +13,8 @@ use redis::{
 /// Timeout for a Redis that may be broken.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The keys with one prefix: in the master among several Redis servers, or in the nodes of a
-/// cluster.
+/// The keys with one prefix: on a single Redis server, on the master among several servers, or on
+/// the nodes of a cluster.
 #[derive(Debug, Clone)]
 pub struct PrefixedKeys {
     clients: Vec<Client>,
@@ -125,8 +125,8 @@ impl PrefixedKeys {
         true
     }
 
-    /// Returns every key with the prefix, sorted. In a cluster, only the keys of the first node
-    /// that is a master.
+    /// Returns the names of all keys with the prefix, sorted. In a cluster, only those on the first
+    /// node that is a master.
     pub async fn names(&self) -> Vec<String> {
         let mut conn = self.connection().await;
         let mut cursor = 0_u64;

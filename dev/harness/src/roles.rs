@@ -71,12 +71,13 @@ impl World {
         }
     }
 
-    /// Returns a client of the API at this address, which records its claims.
+    /// Returns a client that records its claims, for the API at this address.
     pub fn client(&self, base: &str) -> ApiClient {
         ApiClient::new(base, self.claims.recorder.clone(), self.apis.clone())
     }
 
-    /// Starts `firstcome-api serve` and waits until it listens. (The reconciler opens the gate.)
+    /// Starts `firstcome-api serve` and waits until it listens. The API opens the coupons that it
+    /// creates, but only a reconciler reopens a coupon that was closed.
     pub async fn serve(&self) -> Running<ApiClient> {
         self.serve_with(&[]).await
     }
@@ -86,8 +87,8 @@ impl World {
         self.running(Role::Api, env, |url| self.client(url)).await
     }
 
-    /// Starts `firstcome-api consume` and waits until it has joined its group. The client reads its
-    /// health and metrics.
+    /// Starts `firstcome-api consume` and waits until it listens and is about to join its group.
+    /// The client reads its health and metrics.
     pub async fn consume(&self) -> Running<Http> {
         self.consume_with(&[]).await
     }
@@ -134,8 +135,9 @@ impl World {
         }
     }
 
-    /// Opens the gate for the first time. No user was admitted yet, so no claim can be in flight to
-    /// the topic, and the pass need not wait for the publishing deadline.
+    /// Runs the first pass of this world, which must leave no drift. No user was admitted yet, so
+    /// no claim can be in flight to the topic, and the pass need not wait for the publishing
+    /// deadline.
     pub async fn open(&self) {
         let once = self
             .once_with(

@@ -11,8 +11,8 @@ pub fn people(number: usize) -> Vec<String> {
     (1..=number).map(|n| format!("u-{n}")).collect()
 }
 
-/// Lets each user claim once, with `at_once` concurrent claims, alternating between the given APIs.
-/// Returns the answers in the order of `users`.
+/// Lets each user claim once, with at most `at_once` concurrent claims, alternating between the
+/// given APIs. Returns the answers in the order of `users`.
 pub fn rush(
     apis: &[&ApiClient],
     coupon: i64,
@@ -25,7 +25,8 @@ pub fn rush(
         .map(|(user, api)| (user.clone(), (*api).clone()))
         .collect();
     let claims = claims.into_iter().map(move |(user, api)| async move {
-        // One task each, so that a slow claim does not delay the others.
+        // One task per claim, so that a claim in flight does not depend on when this stream is
+        // polled.
         let task = tokio::spawn(async move { (api.claim(coupon, &user).await, user) });
         let (answer, user) = task.await.unwrap();
         (user, answer)

@@ -17,7 +17,7 @@ use crate::LIMIT;
 use crate::logs::Logs;
 use crate::service::Service;
 
-/// A six-field cron expression that fires once a year, so that passes run only on request.
+/// A six-field cron expression that fires once a year, for schedules that a test should not meet.
 const NEVER: &str = "0 0 0 1 1 *";
 
 /// A kind of process of the product.
@@ -84,7 +84,8 @@ impl System {
     }
 
     /// Returns the settings of one of several systems on the same servers: its names in Redis and
-    /// Kafka. Nothing is scheduled: after its first passes, a daemon runs passes only on request.
+    /// Kafka, and schedules that run once a year. After its first passes, a daemon therefore sweeps
+    /// only on request. It still reopens closed coupons and offers free slots by itself.
     pub fn named(name: &str) -> [(&'static str, String); 6] {
         [
             ("REDIS_KEY_PREFIX", name),
@@ -114,8 +115,8 @@ impl System {
         self.settings.lock().clone()
     }
 
-    /// Returns the command of a program of the product. Values in `own` override its settings, and
-    /// an empty value removes a setting.
+    /// Returns the command of a program of the product. Values in `own` override the system's
+    /// settings, and an empty value removes a setting.
     pub fn command(&self, program: &str, args: &[&str], own: &[(&str, &str)]) -> Result<Command> {
         let mut settings = self.settings();
         for (name, value) in own {

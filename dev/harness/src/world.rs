@@ -38,8 +38,8 @@ pub struct WorldStores {
     urls: StoreUrls,
     /// The number of replicas of each partition.
     replication: u8,
-    /// Additional settings of the processes. They may contain other addresses than `urls`, which
-    /// the test itself uses.
+    /// Additional settings of the processes. Addresses in them may differ from those in `urls`,
+    /// which are for the test itself.
     settings: BTreeMap<&'static str, String>,
 }
 
@@ -127,9 +127,9 @@ pub struct World {
     pub sql: Sql,
     pub redis: PrefixedKeys,
     pub topic: TestTopic,
-    /// Receives its mails.
+    /// Receives the mails of the world's processes.
     pub mail: MailSink,
-    /// Its settings and programs.
+    /// The settings and programs of the world.
     pub system: System,
     database: String,
     replication: u8,

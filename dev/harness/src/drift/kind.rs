@@ -2,8 +2,9 @@
 
 use clap::ValueEnum;
 
-/// The kinds that can be injected. The word before the colon is the kind of a finding that reports
-/// the damage. Some damage is reported as another kind, if a pass sees another difference first.
+/// The kinds that can be injected. The word before the colon is the kind of finding that usually
+/// reports the damage. Some damage is reported as another kind, if a pass sees another difference
+/// first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Drift {
     /// Delete MySQL rows of users who were promised a coupon

@@ -106,7 +106,7 @@ pub enum RecordedEvent {
         op: u64,
         answer: RecordedAnswer,
     },
-    /// The operation certainly had no effect, because it was refused before a slot was given out.
+    /// The operation was refused, so it certainly had no effect.
     Failed {
         op: u64,
         reason: String,
@@ -177,7 +177,7 @@ pub enum RecordedAnswer {
     },
     /// No slots and no places on the waiting list are left.
     SoldOut,
-    /// The claim was returned or revoked, and the slot goes to the next user.
+    /// The user's claim is returned or revoked, by this request or by an earlier one.
     Revoked {
         #[serde(alias = "drop_id")]
         drop: u64,

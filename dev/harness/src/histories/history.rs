@@ -8,7 +8,7 @@ use crate::histories::event::{
     HistoryLine, RecordedAnswer, RecordedEvent, RecordedRow, RecordedScope,
 };
 
-/// One request and its outcome.
+/// A claim, a revocation, or the change of an allow list for one user, with its outcome.
 #[derive(Debug, Clone)]
 pub struct Operation {
     /// Line number of the event that begins it.
@@ -232,8 +232,9 @@ impl History {
                     return Err(format!("drop {drop} has ended before"));
                 }
             }
-            // Only porcupine judges shops, and needs to know when a quantity is uncertain. The last
-            // three begin operations, which the caller records.
+            // This checker does not use the first five: only porcupine judges shops, and only
+            // porcupine needs to know when a quantity is uncertain. The last three begin
+            // operations, which the caller records.
             RecordedEvent::Changing { .. }
             | RecordedEvent::Changed { .. }
             | RecordedEvent::CodeAsked { .. }

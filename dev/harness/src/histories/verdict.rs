@@ -35,7 +35,6 @@ pub struct Figures {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
     pub verdict: Verdict,
-    /// The amount of checked data.
     pub figures: Figures,
 }
 

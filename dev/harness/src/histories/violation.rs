@@ -5,7 +5,7 @@ use std::fmt;
 /// A rule that a system can break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
-    /// A promise has no row, and is not listed as broken.
+    /// A user with a promise has no row in the drop, and the promise is not listed as broken.
     Lost,
     /// A user has another slot than the promised one.
     OtherSlot,
@@ -21,7 +21,7 @@ pub enum Rule {
     UserDoubled,
     NoSuchSlot,
     TooMany,
-    /// Slots are left although enough users claimed.
+    /// Slots are left although enough users claimed or a user waits.
     TooFew,
     /// A row that was read is missing at the end.
     Vanished,
@@ -47,7 +47,7 @@ pub struct Violation {
     /// 0 if the violation concerns no particular slot.
     pub slot: i64,
     pub person: String,
-    /// The line of the history that shows it. 0 is the end.
+    /// The line of the history that shows the violation. 0 if no single line does.
     pub line: usize,
     pub detail: String,
 }

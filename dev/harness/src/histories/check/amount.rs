@@ -1,4 +1,5 @@
-//! Checks that the final number of rows reaches the quantity if enough users wanted a slot.
+//! Checks that the final number of rows reaches the quantity if enough users wanted a slot, or if a
+//! user waits.
 
 use std::collections::HashSet;
 
@@ -23,8 +24,8 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
 /// have a row.
 ///
 /// Users who got `sold_out` also count. If a slot becomes free afterwards while nobody waits, they
-/// get it only by asking again, so a recorder lets users ask again once the faults are over. Users
-/// whose last answer was `not_allowed` no longer want a slot.
+/// get it only by claiming again, so a recorded run must let users claim again once the faults are
+/// over. Users whose last answer was `not_allowed` do not count.
 fn too_few(history: &History, index: &Index<'_>, last: &RowsRead) -> Option<Violation> {
     let drop = last.drop;
     let quantity = history.drops.get(&drop)?.quantity_at(last.line);

@@ -15,7 +15,7 @@ pub(super) fn check(
     figures: &mut Figures,
     found: &mut Vec<Violation>,
 ) {
-    // Each promise, with the line of the last request for it.
+    // Each promise, with the line of the last request that got it.
     let all: BTreeMap<(u64, i64, &str), usize> = history
         .operations
         .iter()

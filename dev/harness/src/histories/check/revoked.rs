@@ -39,8 +39,8 @@ pub(super) fn check(history: &History, index: &Index<'_>, found: &mut Vec<Violat
     }
 }
 
-/// Whether a user's claim in a drop may have been revoked. `asked` is the line of the last request,
-/// or 0 if unknown.
+/// Whether a user's claim in a drop may have been revoked. `asked` is the line of the last request
+/// that got the claim, or 0 if unknown.
 pub(super) fn may_be_revoked(
     history: &History,
     index: &Index<'_>,

@@ -1,5 +1,5 @@
-//! Checks every read of the rows: each row was requested, slots and users are unique, there are not
-//! more rows than slots, and no row disappears.
+//! Checks every read of the rows: the user of each row claimed and may have been admitted, slots
+//! and users are unique, there are not more rows than slots, and no row disappears.
 
 use std::collections::HashMap;
 
@@ -81,7 +81,8 @@ pub(super) fn across_drops(history: &History, found: &mut Vec<Violation>) {
     }
 }
 
-/// Checks that every row that was ever read still exists at the end.
+/// Checks that every row that was ever read still exists at the end, unless the user's claim may
+/// have been revoked.
 pub(super) fn stay(history: &History, index: &Index<'_>, found: &mut Vec<Violation>) {
     for RowsRead { line, drop, rows } in &history.reads {
         let gone = rows.iter().filter(|row| {
