@@ -125,7 +125,8 @@ const GOOD: &str = "drop 4; a claims accepted 1; b claims accepted 2; c claims a
 const LISTED: &str = "drop 3; list a b c; a claims accepted 1; x claims not_allowed; b leaves changed; \
     b claims not_allowed; x joins changed; x claims accepted 2; a leaves changed; a claims already 1";
 
-/// A history, more events, the final rows, and the violations with their slots (0: none), or none.
+/// A history, more events, the final rows, and the expected violations, each with its slot (0: no
+/// particular slot). A history without violations must pass.
 type Case = (
     &'static str,
     &'static str,
@@ -154,7 +155,7 @@ const CASES: &[Case] = &[
     // A raised quantity applies only after it is recorded.
     (GOOD, "drop 5; read 5:w", "1:a 2:b 3:c 4:d 5:w", &[]),
     (GOOD, "read 5:w; drop 5", "1:a 2:b 3:c 4:d 5:w", &[(Rule::NoSuchSlot, 5)]),
-    // A promise listed as broken does not count as lost, on its own slot.
+    // A promise is not lost if it is listed as broken with its own slot.
     (GOOD, "", "1:a 2:b 3:w 4:d", &[(Rule::Lost, 3)]),
     (GOOD, "broken c 4", "1:a 2:b 3:w 4:d", &[(Rule::Lost, 3)]),
     (GOOD, "broken c 3", "1:a 2:b 3:w 4:d", &[]),
@@ -169,7 +170,7 @@ const CASES: &[Case] = &[
     (GOOD, "a returns revoked", "1:a 2:b 3:c 4:d", &[(Rule::RevokedHeld, 1)]),
     (GOOD, "a returns revoked; w claims already 1; a claims already 1", "1:w 2:b 3:c 4:d", &[(Rule::RevokedPromised, 1)]),
     (GOOD, "a returns revoked; w claims already 1", "2:b 3:c 4:d", &[(Rule::Lost, 1), (Rule::TooFew, 0)]),
-    // A user who may claim again keeps the new promise, of the slot of a user who may not.
+    // A user who may claim again keeps a new promise, here of the slot that another user returned.
     (GOOD, "c returns revoked; a loses revoked; w claims already 1; a claims accepted 3", "1:w 2:b 3:a 4:d", &[]),
     (GOOD, "c returns revoked; a loses unknown; w claims already 1; a claims accepted 3", "1:w 2:b 3:a 4:d", &[]),
     (GOOD, "c returns revoked; a loses revoked; w claims already 1; a claims accepted 3", "1:w 2:b 4:d", &[(Rule::Lost, 3)]),
@@ -189,7 +190,7 @@ const CASES: &[Case] = &[
     (LISTED, "1 > b claims; 2 > b joins; 2 < changed; 1 < accepted 3", "1:a 2:x 3:b", &[]),
     (LISTED, "1 > c claims; 2 > c leaves; 1 < accepted 3; 2 < changed", "1:a 2:x 3:c", &[]),
     (LISTED, "2 > c leaves; c claims not_allowed; 2 < changed", "1:a 2:x", &[]),
-    // Users on the list during the whole request are not refused.
+    // Users on the list during the whole request do not get `not_allowed`.
     (LISTED, "c claims not_allowed", "1:a 2:x", &[(Rule::TurnedAway, 0)]),
     (LISTED, "c leaves failed; c claims not_allowed", "1:a 2:x", &[(Rule::TurnedAway, 0)]),
     (LISTED, "c leaves changed; c joins changed; c claims not_allowed", "1:a 2:x", &[(Rule::TurnedAway, 0)]),

@@ -85,7 +85,8 @@ async fn attack(what: &str, base: &str, headers: &[&str], but: &str) -> bool {
     output.status.success()
 }
 
-/// Checks that MySQL and Redis agree on every drop, and that each is within its quantity.
+/// Checks that MySQL and Redis agree on every unsealed drop that Redis knows, and that no drop has
+/// more rows than its quantity.
 async fn assert_all_agree(world: &World) {
     let drops = "SELECT coupon_id, id, quantity FROM drops WHERE sealed_at IS NULL";
     let drops = world.sql.query(drops).await;

@@ -129,7 +129,7 @@ async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_sealed_one
     let left: BTreeSet<String> = rows(world, coupon.drop).await.into_values().collect();
     assert_eq!(left, [answers[3].0.clone(), "next".to_owned()].into());
 
-    // Another drop has opened since, so the API does not have this one in memory.
+    // Once another drop has opened, the API no longer has this one in memory.
     let later = "INSERT INTO drops (id, coupon_id, opens_at, quantity) SELECT id, id, UTC_TIMESTAMP(3), 4 FROM coupons";
     world.sql.query(later).await;
     eventually("the API knows the later drop", LIMIT, async || {
@@ -156,8 +156,8 @@ async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_sealed_one
     .await;
 }
 
-/// Sealing counts the rows, and a revocation takes one from that number afterwards. Neither may run
-/// between the steps of the other.
+/// Sealing records the number of rows, and a later revocation lowers that number by one. Neither
+/// may run between the steps of the other.
 #[tokio::test]
 async fn a_revocation_still_locks_its_drop_at_its_last_write() {
     let fixture = Fixture::new("revoke-seal").await;

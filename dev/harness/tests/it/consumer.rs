@@ -1,5 +1,5 @@
-//! The consumer: batches that a disk has corrupted or that are larger than memory, and a loop that
-//! is stuck.
+//! The consumer: batches that a disk has corrupted or that are too large once decompressed, and a
+//! loop that is stuck.
 
 use firstcome_harness::{LIMIT, WorldStores, eventually, open_world, rows, shared};
 use serde_json::json;
@@ -12,7 +12,7 @@ use crate::faults::waves::{HEALED, Waves, impatient};
 async fn an_unreadable_batch_becomes_a_dead_letter_and_later_messages_are_issued() {
     let (world, api) = open_world("unreadable").await;
     let coupon = api.open_coupon(40).await;
-    // In this batch user `u-N` claims slot N, for three slots.
+    // Sends a batch of three claims, each of user `u-N` on slot N.
     let batch = async |partition, from: u32| {
         let claim = |slot| {
             let at = "2026-06-01T00:00:00.000Z";
@@ -55,7 +55,7 @@ async fn an_unreadable_batch_becomes_a_dead_letter_and_later_messages_are_issued
         let names = row[2].contains("offsets ") && row[2].contains(cause);
         assert!(names, "{row:?}");
     }
-    // Reading continues behind them.
+    // Reading continues behind the unreadable messages.
     let before = rows(&world, coupon.drop).await.len();
     for (partition, from) in [(0, 22), (1, 25), (2, 28)] {
         batch(partition, from).await;

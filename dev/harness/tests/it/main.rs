@@ -1,5 +1,6 @@
-//! Tests of the whole system, on real servers and with the real binaries. There is one folder per
-//! theme, and test names read as assertions. Build the binaries first: `cargo build --workspace`.
+//! Tests of the whole system, on real servers and with the real binaries. There is one file or
+//! folder per theme, and test names read as assertions. Build the binaries first: `cargo build
+//! --workspace`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers may panic, as tests may
 #![allow(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
 

@@ -1,5 +1,5 @@
-//! `ROWS_PER_SECOND` in the whole system: only the consumers write rows, no mail is sent, and a
-//! backlog keeps no other coupon closed.
+//! `ROWS_PER_SECOND` in the whole system: consumers and scheduled passes keep the pace, requested
+//! passes ignore it, and a backlog keeps no other coupon closed.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ async fn backlog_of_one_coupon_keeps_no_other_closed_after_a_restart_of_redis() 
     until_promised(api, other.id, &others[0].0).await;
     let closed_for = restarted.elapsed();
     println!("5,000 rows at 10 a second, Redis restarted: closed for {closed_for:.1?}");
-    // Ten seconds on a quiet machine.
+    // It takes ten seconds on a quiet machine.
     assert!(closed_for < Duration::from_secs(30), "{closed_for:?}");
     until_promised(api, crowded.id, &answers[0].0).await;
     assert_eq!(issued(world, "consumer").await, 5_005);
@@ -53,7 +53,7 @@ async fn the_passes_of_a_starting_daemon_keep_the_pace_and_a_requested_pass_igno
     })
     .await;
     world.set("ROWS_PER_SECOND", "1");
-    // The daemon runs only the passes at its start.
+    // The schedule is yearly, so the daemon runs only the passes at its start.
     world.set("RECONCILE_CRON", "0 0 0 1 1 *");
     let daemon = world.daemon().await;
     let rows = rows(world, coupon.drop).await.len();

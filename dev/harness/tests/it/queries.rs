@@ -1,4 +1,6 @@
-//! A query future that is dropped before it completes never gives another caller the wrong row.
+//! Connections to MySQL: a query that is dropped or times out before it completes never gives
+//! another caller its row, lock waits and deadlocks keep their connection, and connections to a
+//! demoted primary are replaced.
 
 use std::time::Duration;
 
@@ -22,13 +24,13 @@ async fn two_rows(name: &str) -> (World, HeldTransaction) {
     (world, holding)
 }
 
-/// Reads the name of a coupon. Waits if another client is changing the row.
+/// Reads the name of a coupon. Waits while another client locks the row.
 async fn name_of(conn: &mut Conn, id: i64) -> QueryResult<String> {
     let name = sql!("SELECT name FROM coupons WHERE id = ? FOR UPDATE", id);
     name.one(conn).await
 }
 
-/// Returns once a query waits for the lock.
+/// Returns once a query waits for a lock.
 async fn under_way(world: &World) {
     eventually("the query runs on the server", LIMIT, async || {
         world.sql.number(LOCK_WAITS).await > 0

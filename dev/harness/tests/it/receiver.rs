@@ -30,13 +30,13 @@ impl Receiver {
         format!("http://{}", self.address)
     }
 
-    /// Returns heads and bodies of the requests so far.
+    /// Returns the requests so far, each with its head and body.
     pub(crate) fn requests(&self) -> Vec<Vec<u8>> {
         self.requests.lock().clone()
     }
 }
 
-/// Reads one request. Its head must name the length of its body.
+/// Reads one request and answers 200. A request with a body must have `Content-Length`.
 async fn take(mut stream: TcpStream, all: Arc<Mutex<Vec<Vec<u8>>>>) {
     let mut request = Vec::new();
     let is_whole = |request: &[u8]| {

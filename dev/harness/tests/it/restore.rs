@@ -1,5 +1,5 @@
-//! MySQL is lost and replaced by a server restored from an older dump, with the commands of
-//! OPERATIONS. Redis and the topic still have everything.
+//! MySQL is replaced by a server restored from an older dump, or fails over to a replica that lacks
+//! a coupon. The tests run the commands of OPERATIONS. Redis and the topic still have everything.
 
 use std::collections::BTreeSet;
 

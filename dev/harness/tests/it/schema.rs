@@ -9,9 +9,9 @@ const FOREIGN_KEY: u16 = 1452;
 const CHECK: u16 = 3819;
 const SIGNAL: u16 = 1644;
 const NO_DEFAULT: u16 = 1364;
-/// A number outside the type of its column.
+/// A number outside the range of its column's type.
 const RANGE: u16 = 1264;
-/// A row that others refer to.
+/// A deletion or change of a row to which other rows refer.
 const REFERRED: u16 = 1451;
 
 /// Creates coupon 1 (once per coupon) with drops 1 and 2, and coupon 2 (once per drop) with drops 3
@@ -74,12 +74,13 @@ async fn rows_outside_the_quantity_the_drop_and_the_scope_are_refused() {
         // A limit must belong to the drop and cover the slot.
         (CHECK, named(1, 1, 4, "u-4", "0", "3")), (FOREIGN_KEY, named(1, 1, 4, "u-4", "0", "4")),
         (FOREIGN_KEY, named(1, 1, 1, "u-1", "7", "3")), (FOREIGN_KEY, named(1, 3, 1, "u-1", "3", "3")),
-        // Slot limits only follow the quantity.
+        // Slot limits follow the quantity, and nobody can write them directly.
         (SIGNAL, "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) VALUES (1, 4, 1, 0)".into()),
         (SIGNAL, "UPDATE slot_limits SET slot_limit = 4 WHERE drop_id = 1".into()),
         // An unknown drop, and a drop of another coupon.
         (FOREIGN_KEY, row(1, 99, 1, "u-1")), (FOREIGN_KEY, row(99, 1, 1, "u-1")), (FOREIGN_KEY, row(1, 3, 1, "u-1")),
-        // A second row for a slot, or for a user in the coupon's scope. IDs are case-sensitive.
+        // Invalid user IDs, and a second row for a slot, or for a user in the coupon's scope. IDs
+        // are case-sensitive.
         (CHECK, row(1, 1, 1, "odd person")), (CHECK, row(1, 1, 1, "")), (CHECK, row(1, 1, 1, "..")),
         (0, row(1, 1, 1, "u-1")),
         (DUPLICATE, row(1, 1, 1, "u-2")), (DUPLICATE, row(1, 1, 2, "u-1")), (DUPLICATE, row(1, 2, 1, "u-1")),
@@ -87,7 +88,7 @@ async fn rows_outside_the_quantity_the_drop_and_the_scope_are_refused() {
         (FOREIGN_KEY, update("drop_id = 3, slot = 2 WHERE drop_id = 4")),
         (DUPLICATE, update("drop_id = 3, slot = 2, person_scope = 3 WHERE drop_id = 4")),
         (FOREIGN_KEY, update("person_scope = 99 WHERE drop_id = 1 AND slot = 1")),
-        // A drop with rows stays, with its coupon.
+        // A drop with rows can neither be deleted nor move to another coupon.
         (REFERRED, "DELETE FROM drops WHERE id = 1".into()),
         (REFERRED, "UPDATE drops SET coupon_id = 2 WHERE id = 1".into()),
     ];
@@ -247,7 +248,8 @@ async fn migrations_may_run_concurrently_and_again_and_after_an_interruption() {
         tables
     };
     let whole = tables(url).await;
-    // In this process, only the first world migrates its tables. Every later world copies them.
+    // In this process, only the first world gets its tables from `migrate` alone. Every later world
+    // begins with copies of them.
     let copied = [World::new("first").await, World::new("copied").await];
     assert_eq!(tables(copied[1].sql.url()).await, whole);
     let coupon = "INSERT INTO coupons (id, name, quantity, once_per) VALUES (1, 'a', 3, 'coupon')";

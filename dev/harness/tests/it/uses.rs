@@ -33,7 +33,7 @@ impl Shop {
         }
     }
 
-    /// Sends a request until it is answered.
+    /// Sends a request until an API answers it with a status below 500.
     async fn send(&self, method: &Method, path: &str, body: &Value) -> HttpReply {
         loop {
             let request = {
@@ -49,7 +49,7 @@ impl Shop {
         }
     }
 
-    /// Returns the status, and the code of a problem.
+    /// Returns the status, and the code of the problem if the answer is one.
     pub(crate) async fn use_code(&self, code: &str, order: &str) -> (u16, String) {
         let path = format!("/v1/codes/{code}/use");
         let body = json!({"reference": order});
@@ -173,7 +173,8 @@ struct ShopOutcome {
 }
 
 /// Sends one shop's requests for a code. Four shops compete for each code. Each sends its request
-/// twice. A third of them undo the use, while the second request may still be in flight.
+/// twice, concurrently. About a third of them undo the use, while the second request may still be
+/// in flight.
 async fn compete(shop: &Shop, code: String, order: String, undoes: bool) -> ShopOutcome {
     let first_answer = async {
         let answer = shop.use_code(&code, &order).await;

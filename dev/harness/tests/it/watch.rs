@@ -42,7 +42,7 @@ fn names(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Runs promtool with this input. promtool prints its own error messages.
+/// Runs promtool with this input, and fails with promtool's output if promtool fails.
 fn promtool(args: &[&str], input: &str) {
     let mut command = Command::new("promtool");
     command.args(args).current_dir(deployed("prometheus"));
@@ -86,7 +86,7 @@ async fn alerting_rules_pass_their_tests_and_have_runbooks() {
     assert_eq!(untested, [""; 0], "alerts that fire in no test");
 }
 
-/// promtool's own tests show that each rule fires on its metrics.
+/// The test above shows that each alert fires on its metrics.
 #[tokio::test]
 async fn every_metric_of_rules_and_dashboard_exists_and_passes_are_counted() {
     let fixture = Fixture::new("watch").await;
@@ -107,7 +107,7 @@ async fn every_metric_of_rules_and_dashboard_exists_and_passes_are_counted() {
     ];
     for (name, labels, value) in counts {
         let name = format!("firstcome_{name}");
-        // A pass by cron may count more.
+        // Another run of the daemon, for example of the urgent lane, may count more.
         eventually(
             &format!("{name} {labels:?} is at least {value}"),
             LIMIT,

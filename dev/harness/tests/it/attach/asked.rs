@@ -1,5 +1,5 @@
 //! Requests that an operator sends to the daemon over HTTP: a pass while another one runs, and the
-//! confirmation of repairs that a pass has shown.
+//! confirmation of a plan that a pass has shown.
 
 use std::path::Path;
 
@@ -53,7 +53,7 @@ async fn a_pass_requested_during_another_is_queued_and_a_third_is_refused() {
     let file = shop.file(&shop.stores().await, "");
     shop.sell(0..10).await;
     let (_daemon, api) = api(&shop, &file).await;
-    // The pass waits for the lock on their table.
+    // This lock on their table makes the next pass wait.
     let mut theirs = HeldTransaction::begin(&shop.sql).await;
     theirs.run("LOCK TABLES coupon WRITE").await;
     let (status, first) = api.reconcile(&json!({"wait": false})).await;

@@ -1,5 +1,5 @@
 //! The attached daemon: stores that become unavailable, and requests of an operator.
-//! `pages/attached.rs` tests the way from a mail to the page.
+//! `pages/attached.rs` tests the link from a mail to the page.
 
 mod asked;
 mod mariadb;
@@ -17,9 +17,9 @@ pub(crate) const OFTEN: [(&str, &str); 1] = [("RECONCILE_CRON", "* * * * * *")];
 const TABLE: &str = "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, \
     user_id VARCHAR(40) NOT NULL UNIQUE)";
 
-/// Somebody else's coupon system, on the servers that all tests share.
+/// Somebody else's coupon system, with its keys in the Redis that all tests share.
 pub(crate) struct Shop {
-    /// Our database and mails.
+    /// Firstcome's own database and mails.
     pub(crate) world: World,
     /// Their database.
     pub(crate) sql: Sql,
@@ -110,7 +110,7 @@ impl Shop {
     }
 }
 
-/// Returns a free port, for a daemon that names its own address in mails.
+/// Returns a free port, for a process whose address must be known before it starts.
 pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()

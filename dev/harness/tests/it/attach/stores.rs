@@ -1,5 +1,5 @@
 //! Their stores become unavailable one after the other. Each raises one alert, which names that
-//! store and ends by itself.
+//! store and ends once the store is back.
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
-//! One table: damage, the kind of finding that reports it, and the state after the repair. A dry
-//! run lists the damage and changes nothing, a pass repairs it, and the next pass finds nothing.
+//! Tables of damage, with the kinds of finding that report it and the state after the repair. A dry
+//! run lists repairable damage and changes nothing, a pass repairs it, and the next pass finds
+//! nothing. Other damage is listed until an operator acts.
 
 use std::collections::BTreeMap;
 
@@ -21,9 +22,9 @@ pub(crate) struct Case {
     /// The kinds that may report the damage. At least one of them does. Which one depends on the
     /// difference that the pass sees first.
     pub(crate) kinds: &'static [&'static str],
-    /// Number of users before the damage.
+    /// Number of users who hold a coupon before the damage.
     pub(crate) held: usize,
-    /// Number of users after the repair.
+    /// Number of users who hold a coupon after the repair.
     pub(crate) end: usize,
 }
 
@@ -63,7 +64,7 @@ const REPAIRABLE: [Case; 17] = [
     case(Drift::FailedSlotTaken, 2, OWED, 12, 14),
     case(Drift::MissingAdmission, 3, &["missing_admission", "count_mismatch"], 20, 20),
     case(Drift::MissingAdmission, 3, &["missing_admission", "count_mismatch"], 12, 12),
-    // More than a fifth, and fewer than fifty.
+    // More users than a fifth of the quantity, but the repair limit is at least fifty.
     case(Drift::SlotConflict, 5, OWED, 12, 17),
     case(Drift::CountLower, 3, &["count_mismatch"], 20, 20),
     case(Drift::CountLower, 3, &["count_mismatch"], 12, 12),
@@ -116,7 +117,8 @@ pub(crate) async fn repair(fixture: &Fixture, cases: &[Case]) {
     world.mail.clear();
 }
 
-/// Users who hold nothing after the repair, because the damage was a revocation.
+/// Users who hold nothing after the repair, because the damage revoked their claims or freed their
+/// slots.
 fn lost_by(done: &Injected) -> Vec<&str> {
     let is_gone = matches!(done.kind, Drift::Revoked | Drift::Unfilled);
     let people = done.people.iter().filter(|_| is_gone);
@@ -313,7 +315,7 @@ async fn each_lost_key_and_each_of_another_type_is_repaired_without_a_false_answ
     clean_pass_of(world, &coupons).await;
 }
 
-/// The waiting list lives only in Redis, and survives the repair of its drop.
+/// No store other than Redis has the waiting list.
 #[tokio::test]
 async fn the_waiting_list_survives_a_repair_and_is_lost_with_its_key() {
     let fixture = Fixture::new("d-waiting").await;

@@ -1,5 +1,6 @@
-//! A daily coupon with a sealed earlier day. After Redis goes back in time, nobody wins a second
-//! time. An intact Redis is not rewritten.
+//! Daily coupons with a sealed earlier day, and claims that are made again after a revocation. If
+//! Redis loses data or goes back in time, nobody wins a second time. An intact Redis is not
+//! rewritten.
 
 use firstcome_harness::{
     Answer, Fixture, LIMIT, OldCopy, all_issued, daily_body, eventually, eventually_some,
@@ -8,8 +9,8 @@ use serde_json::json;
 
 use crate::drift::support::{CLEAN, pass_ends, until_sealed};
 
-/// Two of three slots are given out before Redis is copied. Afterwards one of them is revoked, the
-/// third is given out, and the day is sealed.
+/// Two of three slots are given out before Redis is copied. Afterwards the third is given out, one
+/// of the first two users is revoked, and the day is sealed.
 #[tokio::test]
 async fn a_sealed_day_open_in_an_older_redis_admits_nobody_and_its_winners_still_count() {
     let (fixture, redis) = Fixture::with_own_redis("d-next-day", &[]).await;
@@ -140,7 +141,7 @@ async fn a_claim_that_was_made_again_has_its_own_time_after_redis_went_back() {
     let old = OldCopy::of(&redis).unwrap();
     redis.start_again().await.unwrap();
     world.pass().await;
-    // A user who returns a coupon may not claim again. An operator can allow it.
+    // After returning a coupon, a user may not claim again. An operator who revokes can allow it.
     let order = json!({"reason": "by mistake", "by": "Ann", "may_claim_again": true});
     api.revoke(coupon.id, user, &order).await.unwrap();
     // Until the API has read the new era, it asks the user to retry.
@@ -165,7 +166,7 @@ async fn a_claim_that_was_made_again_has_its_own_time_after_redis_went_back() {
 }
 
 /// The whole `claimants` key is lost after the next day opened and before anybody claimed. No other
-/// key says who holds a coupon of the day before.
+/// key in Redis says who holds a coupon of the day before.
 #[tokio::test]
 async fn winner_of_the_day_before_gets_no_second_coupon_when_the_claimants_are_lost() {
     let fixture = Fixture::new("d-claimants").await;

@@ -16,7 +16,7 @@ async fn erase(world: &World, user: &str) {
     conn.query_drop(script).await.unwrap();
 }
 
-/// The number of rows that name the user.
+/// Returns the number of the user's rows in `issued_coupons`.
 async fn named(world: &World, user: &str) -> i64 {
     let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE user_id = '{user}'");
     world.sql.number(&rows).await

@@ -53,12 +53,12 @@ async fn a_coupon_reopens_without_cron_whatever_closed_it() {
         }
         let mut turn = false;
         let what = format!("the gate is new after {closer}");
-        // A scheduled pass is months away.
+        // Scheduled passes run once a year.
         eventually_some(&what, LIMIT, async || {
             let now: Result<String, _> = world.redis.try_command(&["GET", &gate]).await;
             match now {
                 Ok(now) if now != open && now.ends_with("open") => Ok(()),
-                // The daemon must see the higher counter, too.
+                // Alternates, because the daemon must also see the higher counter.
                 Ok(now) if now == open && closer == "a counter that went back" => {
                     turn = !turn;
                     let went_back = if turn { "3" } else { &held };

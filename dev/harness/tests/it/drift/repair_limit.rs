@@ -1,5 +1,5 @@
-//! The repair limit: if more users than this would lose the slot that Redis shows, nothing moves
-//! until an operator confirms the plan. Rows are never limited.
+//! The repair limit: if more users than the limit would lose the slot that Redis shows, nothing
+//! moves until an operator confirms the plan. Rows are never limited.
 
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{Answer, Fixture, Http, MadeCoupon, rows};
@@ -48,7 +48,7 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     assert_eq!(rows(world, coupon.drop).await.len(), 15);
 
     let daemon = world.daemon().await;
-    // The executed plan is the plan that was shown.
+    // A confirmation must name the run that showed the plan last.
     let shown_by = world.sql.query("SELECT run_id FROM held_back").await;
     let shown_by = &shown_by[0][0];
     let page = format!("/v1/coupons/{}/drops/{}", coupon.id, coupon.drop);
@@ -76,7 +76,8 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     mailed(world, &["repaired", "Suspicious", "21 of 25 issued"]).await;
 }
 
-/// Each plan has other strangers on held slots, who would lose them. The limit is ten users.
+/// Redis shows strangers on slots that other users hold. Each plan takes these slots from a
+/// different set of strangers. The limit is ten users.
 #[tokio::test]
 async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_coupon() {
     let fixture = beyond_the_limit("d-limit-grown").await;

@@ -1,5 +1,5 @@
-//! Ended drops are sealed once they are verified as exact. They then cost nothing, MySQL still
-//! answers for them, and nothing unseals them.
+//! Ended drops are sealed once they are verified as exact. Only deep passes compare them then,
+//! MySQL still answers for them, and nothing unseals them.
 
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{Answer, Fixture, MadeCoupon, PromisedAnswer, assert_kept};
@@ -42,7 +42,8 @@ async fn dead_letters_of_a_sealed_drop_become_rows_or_are_listed_and_unseal_noth
     assert!(expires().await, "the keys of a sealed drop expire");
     // Simulates a reconciler that stopped before it set the expiry.
     let _: i64 = world.redis.command(&["PERSIST", &users]).await;
-    // The slot has no row; the user has a row; the slot has the row of another user.
+    // Three kinds of dead letters: the slot has no row, the user has a row, and further below, the
+    // slot has the row of another user.
     inject(world, &coupon, Drift::FailedClaim, 1).await;
     inject(world, &coupon, Drift::FailedDuplicate, 1).await;
     pass_ends(world, &[], REPAIRED).await;

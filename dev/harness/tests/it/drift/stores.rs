@@ -1,6 +1,6 @@
 //! Damage to a whole store that no schedule of `faults::single` covers: data that an emptied Redis
-//! or an older MySQL lacks, a lost table of a daily coupon, rows that MySQL refuses, and a foreign
-//! transaction in the topic.
+//! or an older MySQL lacks, lost drops and coupons, rows that MySQL refuses or takes too long to
+//! write, and a foreign transaction in the topic.
 
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{
@@ -80,7 +80,7 @@ async fn a_mysql_back_from_an_older_copy_owes_only_the_next_holder_of_a_forgotte
     old.put_back_into(mysql.data_dir()).unwrap();
     mysql.start_again().await.unwrap();
     world.until_rows(&coupon, 20).await;
-    // The slot of the forgotten return was given again. Its new holder is owed, by name.
+    // The slot of the forgotten return was given again. Its new holder is listed as owed a slot.
     let has_it = |one: &&(String, _)| answers_slot(one) == Some(slot);
     let on_slot = answers.iter().rev().find(has_it).unwrap();
     let owed = world.sql.query("SELECT user_id FROM broken_promises").await;
@@ -96,7 +96,8 @@ fn answers_slot(one: &(String, firstcome_harness::Answer)) -> Option<u32> {
     one.1.promised().map(|(_, slot)| slot)
 }
 
-/// Deletes all rows of a table without checking references, as a restore of a single table does.
+/// Deletes rows of a table, all of them unless `table` has a condition. References are not checked,
+/// as in a restore of a single table.
 async fn lose(world: &World, table: &str) {
     let mut session = HeldTransaction::begin(&world.sql).await;
     session.run("SET FOREIGN_KEY_CHECKS = 0").await;
@@ -181,7 +182,7 @@ async fn a_refused_row_is_reported_in_the_words_of_mysql_and_written_by_a_later_
     assert_settled(world, &coupon, 20, 12, &answers).await;
 }
 
-/// MySQL answers every query except one about the slow coupon.
+/// MySQL is fast except when it inserts a row of the slow coupon.
 #[tokio::test]
 async fn a_query_that_takes_too_long_delays_its_coupon_and_no_other() {
     let fixture = Fixture::new("d-slow").await;

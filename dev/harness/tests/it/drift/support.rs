@@ -10,27 +10,27 @@ use firstcome_harness::{
 use mail_parser::MessageParser;
 use serde_json::Value;
 
-/// Injects drift into a drop.
+/// Returns an injector for a drop.
 pub(crate) async fn injector(world: &World, coupon: &MadeCoupon) -> Injector {
     let (sql, redis) = (world.sql.clone(), world.redis.clone());
     let injector = Injector::new(sql, redis, Some(coupon.id), Some(coupon.drop)).await;
     injector.unwrap()
 }
 
-/// Injects one kind of drift `n` times into a drop.
+/// Injects one kind of drift into a drop. See [`Injector::make`] for the meaning of `n`.
 pub(crate) async fn inject(world: &World, coupon: &MadeCoupon, drift: Drift, n: u32) -> Injected {
     let mut injector = injector(world, coupon).await;
     injector.make(drift, n).await.unwrap()
 }
 
-/// Deletes the rows of a drop on these slots.
+/// Deletes the rows of a drop whose slots fulfil this condition, such as `<= 3`.
 pub(crate) async fn lose_rows(world: &World, coupon: &MadeCoupon, slots: &str) {
     let delete = "DELETE FROM issued_coupons WHERE drop_id";
     let delete = format!("{delete} = {} AND slot {slots}", coupon.drop);
     world.sql.query(&delete).await;
 }
 
-/// A finding of a run, as its JSON has it.
+/// A finding in the JSON of a run.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) kind: String,
@@ -38,7 +38,7 @@ pub(crate) struct Found {
     pub(crate) detail: String,
 }
 
-/// Returns the findings about a coupon.
+/// Returns the findings about a coupon and its drop.
 pub(crate) fn found_in(run: &Value, coupon: &MadeCoupon) -> Vec<Found> {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut all = list(&run["findings"]);
@@ -73,12 +73,12 @@ pub(crate) const REPAIRED: (i32, &str) = (0, "repaired");
 pub(crate) const DRIFT: (i32, &str) = (1, "drift");
 pub(crate) const BRAKED: (i32, &str) = (1, "braked");
 
-/// Runs a pass that must examine the users and rows of this drop and find nothing.
+/// Runs a deep pass that must examine the users and rows of this drop and find nothing.
 pub(crate) async fn clean_pass(world: &World, coupon: &MadeCoupon) {
     clean_pass_of(world, &[coupon]).await;
 }
 
-/// Runs a pass that must examine the users and rows of these drops and find nothing.
+/// Runs a deep pass that must examine the users and rows of these drops and find nothing.
 pub(crate) async fn clean_pass_of(world: &World, coupons: &[&MadeCoupon]) {
     let run = pass_ends(world, &["--deep"], CLEAN).await;
     let drops = run["drops"].as_array().expect("drops");
@@ -100,7 +100,7 @@ pub(crate) async fn dry_run(world: &World) -> Value {
     run
 }
 
-/// All data of the product, except the records that passes write about themselves.
+/// The data of the product, without the records about passes, processes and operators.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Everything {
     redis: BTreeMap<String, (Vec<u8>, i64)>,
@@ -153,8 +153,9 @@ pub(crate) async fn until_expired(world: &World, prefix: &str) {
     .await;
 }
 
-/// Checks that Redis and MySQL agree on every user, the counts add up, nobody waits while a slot is
-/// free, and no data is left over.
+/// Checks that Redis and MySQL agree on `held` users, the counts add up, no slot exceeds the
+/// quantity, nobody waits while a slot is free, and every user with a row is a claimant (if the
+/// coupon has claimants).
 pub(crate) async fn assert_whole(world: &World, coupon: &MadeCoupon, quantity: u32, held: usize) {
     let rows = agreed(&world.sql, &world.redis, coupon).await.unwrap();
     assert_eq!(rows.len(), held, "rows: {rows:?}");
@@ -222,8 +223,8 @@ pub(crate) async fn is_sealed(world: &World, coupon: &MadeCoupon) -> bool {
     world.sql.number(&sealed).await == 1
 }
 
-/// Runs passes, which may have findings, until the drop is sealed. It must first have been closed
-/// for as long as a message may take.
+/// Runs passes, which may have findings, until the drop is sealed. No pass seals a drop before it
+/// has been closed for as long as a message may take.
 pub(crate) async fn until_sealed(world: &World, coupon: &MadeCoupon) {
     eventually("the drop is sealed", LIMIT, async || {
         let once = world.once_with(&[], &[]).await;

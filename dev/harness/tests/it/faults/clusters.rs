@@ -18,7 +18,7 @@ use super::waves::{
     HEALED, Waves, assert_nobody_is_listed, follows, impatient, replication, until_promised,
 };
 
-/// Time limit, counted from the end of the last fault.
+/// Time limit until all coupons are exact, counted from the end of the last fault.
 const EXACT_WITHIN: Duration = Duration::from_secs(60);
 
 /// Returns the number of users of each coupon. `make faults` sets `REQUESTS=30000`.
@@ -89,7 +89,7 @@ async fn all_coupons_are_exact_after_one_server_of_each_kind_dies_during_a_rush(
     for api in [&api, &kept.0] {
         api.until_ready().await;
     }
-    // Nine in ten users get a slot, so some slots are left when the servers die.
+    // Nine in ten users get a slot. The servers die when half of the slots are given out.
     let quantity = u32::try_from(users() * 9 / 10).unwrap();
     let mut coupons = BTreeMap::new();
     while coupons.len() < 3 {
@@ -238,7 +238,7 @@ async fn hash_slots_that_move_away_and_back_during_a_rush_break_no_promise() {
         .await
         .with_redis_servers(&cluster.urls(), &cluster.env());
     let world = impatient(stores, "slots").await;
-    // Only the watch sees that hash slots have moved.
+    // Without scheduled passes, only the watch can see that hash slots have moved.
     world.set("RECONCILE_CRON", "0 0 0 1 1 *");
     let waves = Waves::begin(world).await;
     let survived = waves.survives(async |waves| {
@@ -282,7 +282,7 @@ async fn a_master_cut_off_from_its_replica_admits_nobody_until_reconnected() {
             replication.contains("min_slaves_good_slaves:0")
         })
         .await;
-        // Another server may have become the master.
+        // The master cannot know whether another server has taken its place.
         let before = holders(&waves.world, &waves.coupon).await;
         assert_eq!(waves.wave().await, [("unavailable".into(), 20)].into());
         assert_eq!(holders(&waves.world, &waves.coupon).await, before);

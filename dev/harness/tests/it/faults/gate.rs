@@ -24,7 +24,7 @@ async fn a_coupon_created_while_others_are_rebuilt_opens_without_a_scheduled_pas
     let (api, world) = (&fixture.api, &fixture.world);
     let (old, mut answers) = fixture.held("Old", 20, 5).await;
     let _daemon = world.daemon().await;
-    // The row of this claim is written long after the deadlines.
+    // The row of the claim below is written long after the deadlines.
     fixture.consumer.process.kill().await;
     let stall = [("FIRSTCOME_STALL_AT", "rows_begun:1:8000")];
     let _consumer = world.consume_with(&stall).await;
@@ -40,7 +40,7 @@ async fn a_coupon_created_while_others_are_rebuilt_opens_without_a_scheduled_pas
 }
 
 /// The API stalls between Redis's answer and the topic, as if it were suspended. When it continues,
-/// the slot belongs to another user.
+/// the slot belongs to another user. At the end, an API stalls after the topic has the claim.
 #[tokio::test]
 async fn a_stalled_claim_gets_unavailable_and_is_not_published_after_a_loss_of_redis() {
     let (_server, stores) = own_redis().await;

@@ -1,6 +1,6 @@
-//! Schedules of single faults, one per line: one process of each kind, and users who claim before,
-//! during and after the fault. The judge of `firstcome-chaos` then checks that everything is exact.
-//! A line may list additional expectations.
+//! Schedules of single faults, and of a few combinations. Most have one line, with one process of
+//! each kind, and users who claim before, during and after the fault. The judge of
+//! `firstcome-chaos` then checks that everything is exact. A line may list additional expectations.
 
 use std::path::{Path, PathBuf};
 
@@ -43,13 +43,13 @@ fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> FaultSchedule {
         // The fault must catch the call of a newcomer.
         schedule.repeat_percent = 0;
     }
-    // Faults that cause hangs also affect users who look up their claims.
+    // A MySQL that hangs also affects users who look up their claims, so let some do that.
     let hangs = |timed: &Timed| matches!(timed.fault, Fault::MysqlHangs { .. });
     schedule.pollers = 40 * u32::from(schedule.faults.iter().any(hangs));
     schedule
 }
 
-/// Runs a schedule and keeps its results in a folder with this name until it has passed.
+/// Runs a schedule. Its results stay in a folder with this name.
 pub(super) async fn run(name: &str, schedule: &FaultSchedule) -> ScheduleResult {
     let _turn = TURNS.acquire().await.unwrap();
     let mut worker = WORKERS.lock().pop().unwrap_or_default();
@@ -92,7 +92,8 @@ macro_rules! faults {
     )+};
 }
 
-/// Disturbs the connection to a store. The consumer waits longer for MySQL than others wait.
+/// Disturbs the connection to a store. The fault lasts longer for MySQL, because the consumer waits
+/// longer for MySQL than processes wait for other stores.
 fn wire(store: FaultyStore, wire: WireFault) -> [Fault; 1] {
     let longer = u64::from(store == FaultyStore::Mysql) * 1_500;
     let ms = MS + longer;

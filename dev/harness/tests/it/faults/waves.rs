@@ -19,7 +19,7 @@ const WAVE: usize = 20;
 /// Number of slots of the drop.
 const QUANTITY: usize = 60;
 
-/// An API, a consumer, a daemon with a pass every second, a drop, and users.
+/// An API, a consumer, a daemon, a drop, and users.
 pub(crate) struct Waves {
     pub(crate) world: World,
     pub(crate) api: Running<ApiClient>,
@@ -30,7 +30,8 @@ pub(crate) struct Waves {
     answers: Vec<PromisedAnswer>,
 }
 
-/// Creates a world whose processes give up early, so that a test does not have to wait for them.
+/// Creates a world whose processes give up early, so that a test does not have to wait for them,
+/// and whose daemons run a pass every second.
 pub(crate) async fn impatient(stores: WorldStores, name: &str) -> World {
     let world = World::on(stores, name).await;
     let passes = ("RECONCILE_CRON", "* * * * * *");
@@ -122,7 +123,7 @@ impl Waves {
         }
     }
 
-    /// Lets the first users claim until each has a promise or `sold_out`.
+    /// Lets the first `users` users claim until each has a promise or `sold_out`.
     pub(crate) async fn until_answered(&mut self, users: usize) {
         let is_settled =
             |answer: &PromisedAnswer| answer.1.promised().is_some() || answer.1.is("sold_out");
@@ -141,7 +142,7 @@ impl Waves {
     }
 }
 
-/// Waits until no failed claim is left and a deep pass finds nothing. No promise may be listed.
+/// Fails if a promise was ever listed as broken. Then waits until a deep pass finds nothing.
 pub(crate) async fn assert_nobody_is_listed(world: &World) {
     let left = world.sql.query("SELECT * FROM broken_promises").await;
     assert!(left.is_empty(), "{left:?}");
@@ -191,7 +192,7 @@ pub(crate) async fn replication(server: &RedisServer) -> String {
         .await
 }
 
-/// Waits until the replica of this master is up to date.
+/// Waits until a replica of this master is online.
 pub(crate) async fn follows(master: &RedisServer) {
     eventually("the replica follows", HEALED, async || {
         replication(master).await.contains("state=online")

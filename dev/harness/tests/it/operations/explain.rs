@@ -74,7 +74,7 @@ async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
     ];
     assert_told(&told, &events);
 
-    // One more finding than is read, and the last one says how it ended.
+    // One finding more than `explain` reads. The newest one says how it ended.
     let often = format!(
         "INSERT INTO reconcile_findings \
          (run_id, coupon_id, kind, user_id, action, result, detail, needs_person) \

@@ -1,5 +1,6 @@
-//! Tools and views for operators: changes of coupons, the command line, the operations page, logs
-//! and traces, and also process shutdown and costs at large sizes.
+//! Tools and views for operators: changes of coupons, the command line, the operations page, the
+//! HTTP documents, traces and deployment. Also promotion from the waiting list, clocks, and stores
+//! that are silent or refuse.
 
 mod asked;
 mod clock;

@@ -1,5 +1,5 @@
-//! The operations page for a client without a browser: log-in, sessions and permissions.
-//! `pages/from_mail.rs` tests it in a browser.
+//! The operations page for a client without a browser: log-in, sessions, permissions, forms, lists
+//! and searches. `pages/from_mail.rs` tests the page in a browser.
 
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{
@@ -270,7 +270,7 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
             reply = kim.submit(path, &sure).await;
         }
         assert_eq!(reply.status, 303, "{how}: {}", reply.text);
-        // Says what was changed.
+        // The page confirms the change.
         let done = kim.text(&reply.location).await;
         assert_has(&done, &["<p class=\"done\" role=\"status\">"]);
         assert_eq!(sql.query(&state).await, [[value]], "{how}");
@@ -324,7 +324,7 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
     }
 }
 
-/// Only this list has coupons that are over.
+/// No other list of the page has coupons that are over.
 #[tokio::test]
 async fn the_list_of_coupons_has_further_pages_and_includes_closed_coupons() {
     let f = Fixture::new("ops-pages").await;
@@ -433,7 +433,7 @@ async fn an_allow_list_is_pasted_and_a_removed_closing_time_is_in_the_history() 
     assert_eq!(kim.submit(&change, &never).await.status, 303);
     let removed = "closes at: 2101-01-01 00:00:00 UTC → none";
     assert_has(&kim.text(&page).await, &[removed]);
-    // Mails name drops.
+    // Mails give the IDs of drops, so a search for one leads to its coupon.
     let found = [("person", coupon.drop.to_string())];
     let found = kim.submit("/people", &[(found[0].0, &found[0].1)]).await;
     assert_eq!(found.location, page);

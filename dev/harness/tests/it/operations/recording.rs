@@ -1,4 +1,4 @@
-//! The number of rows that passes write grows with events, not with the number of passes and drops.
+//! What passes record: findings that stay the same are written once, and old records are deleted.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,6 @@
 //! A store that answers but refuses counts as down. Within a minute, one mail names the refusal,
-//! `/readyz` gives the reason, and the metric is 0. When the refusal is over, one mail says so.
+//! and the store's metric is 0. `/readyz` of a process that cannot work without the store gives the
+//! reason. When the refusal is over, one mail says so.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -13,7 +14,7 @@ use firstcome_stack::{KafkaCluster, MysqlOptions, MysqlServer, RedisServer};
 
 use crate::drift::support::{mailed, read};
 
-/// The target, plus the time that a busy machine takes longer.
+/// The target, plus extra time for a busy machine.
 const WITHIN: Duration = Duration::from_secs(90);
 
 async fn is_not_ready(probe: &Http, refusal: StoreRefusal) -> bool {
@@ -21,14 +22,14 @@ async fn is_not_ready(probe: &Http, refusal: StoreRefusal) -> bool {
     ready.status == 503 && ready.body.to_string().contains(refusal.facts().says)
 }
 
-/// Waits for the mail about a refusal, which gives its command.
+/// Waits for the mail about a refusal. It must contain the command for this refusal.
 async fn is_mailed(world: &World, refusal: StoreRefusal) {
     let facts = refusal.facts();
     let mail = mailed(world, &["action needed", facts.says]).await;
     assert!(mail.text.contains(facts.command[0]), "{}", mail.text);
 }
 
-/// Waits for the mail that a refusal is over, and checks that there was one about it.
+/// Waits for the mail that a refusal is over, and checks that exactly one mail had reported it.
 async fn is_over(world: &World, refusal: StoreRefusal) {
     let store = match refusal.facts().store {
         FailureCause::Redis => "refusal of Redis",
@@ -47,7 +48,8 @@ async fn is_over(world: &World, refusal: StoreRefusal) {
     world.mail.clear();
 }
 
-/// A refusal, and the commands that make Redis refuse and end it, with `|` between the words.
+/// A refusal, the commands that make Redis refuse, and the commands that end the refusal, with `|`
+/// between the words of a command.
 type Scene = (
     StoreRefusal,
     &'static [&'static str],

@@ -1,5 +1,4 @@
-//! Measures how soon admission reopens after a loss of Redis, during a running pass and with many
-//! coupons.
+//! After a restart of Redis, coupons reopen although a hanging change locks another coupon.
 
 use firstcome_stack::{RedisOptions, RedisServer};
 

@@ -7,7 +7,7 @@ use reqwest::{Client, Method, RequestBuilder, Response};
 
 pub(super) const VIEW_TOKEN: &str = "only-looks-0123456789abcdef0123456789abc";
 
-/// An HTTP client with cookies that behaves like a browser.
+/// An HTTP client that sends the session's cookie and submits forms, as a browser does.
 pub(super) struct Visitor {
     client: Client,
     pub(super) base: String,
@@ -110,7 +110,7 @@ impl Visitor {
     }
 }
 
-/// Encodes a form as a browser does.
+/// Adds a form to a request, with every byte of the values percent-encoded.
 pub(super) fn filled_in(request: RequestBuilder, fields: &[(&str, &str)]) -> RequestBuilder {
     let pairs: Vec<String> = fields
         .iter()

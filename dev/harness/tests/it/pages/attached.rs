@@ -1,5 +1,5 @@
-//! An operator on duty starts from a mail. The mail names the doubt first and links to the page on
-//! which the plan is confirmed.
+//! An operator on duty starts from a mail. The mail first says what is wrong, and links to the page
+//! on which the plan is confirmed.
 
 use firstcome_harness::{Browser, LIMIT, Look, OPS_TOKEN, eventually};
 

@@ -1,4 +1,5 @@
-//! Claims on the coupon page: during a rush, without a network, and returned.
+//! Claims on the coupon page: during a rush, without a network, and by a user who waits until the
+//! drop is closed.
 
 use super::support::{BrowserPage, serve_pages};
 use firstcome_harness::{
@@ -50,7 +51,8 @@ async fn a_user_who_claims_during_a_rush_gets_a_slot_number_and_a_code() {
     assert_eq!(row, shown().await);
     assert_eq!(page.text("#label").await, "It is yours");
     page.assert_open_to_all("issued").await;
-    // After a reload, and in another browser, the user sees the coupon without claiming.
+    // After a reload, and after the page's stored data is cleared, the user sees the coupon without
+    // claiming.
     for forget in ["", "localStorage.clear()"] {
         page.browser.run(forget).await;
         page.browser.reload().await;

@@ -124,7 +124,7 @@ async fn an_operator_repairs_injected_drift_from_the_link_in_the_mail() {
 
     mailed(&f.world, &["resolved", name]).await;
     browser.visit(alert_link).await;
-    // An old mail leads to its alert.
+    // The link of an old mail still leads to its alert.
     until_text(browser, "resolved").await;
     assert_sound(browser, "ops-alert-over").await;
     browser.visit(daemon.http().base()).await;

@@ -1,4 +1,4 @@
-//! A coupon page in a browser, and the user who visits it.
+//! Helpers for pages in a browser: a coupon page with the user who visits it, checks, and waits.
 
 use firstcome_harness::{ApiClient, Browser, LIMIT, Look, Running, World, eventually_some};
 use firstcome_load::identity::{token, token_settings};
@@ -86,7 +86,7 @@ impl BrowserPage {
     }
 }
 
-/// Checks that the console has no errors, and that nothing overflows the window.
+/// Checks that the console has no new messages, and that the page does not scroll sideways.
 pub(super) async fn assert_sound(browser: &Browser, name: &str) {
     assert_eq!(browser.complaints().await, Vec::<Value>::new(), "{name}");
     let beside = "const e = document.documentElement; return e.scrollWidth - e.clientWidth";

@@ -1,5 +1,5 @@
-//! A process that cannot work reports the reason in one sentence and exits. A process whose store
-//! is not up yet waits for it.
+//! A process that cannot work reports the reason in one line and exits. It first waits a limited
+//! time for a store that is not up yet. The daemon waits for its stores without a limit.
 
 mod safety;
 mod settings;
@@ -120,7 +120,6 @@ async fn processes_start_with_one_dead_broker_address() {
     assert_eq!(world.once_with(&[], &[]).await.code, 0);
 }
 
-/// Until Redis is up, the API answers every claim with 503.
 #[tokio::test]
 async fn the_api_answers_503_and_waits_at_start_up_until_redis_is_up() {
     let redis = RedisServer::start(RedisOptions::default()).await.unwrap();

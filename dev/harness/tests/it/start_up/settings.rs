@@ -69,7 +69,7 @@ const HELP: [(&str, &str, &str); 11] = [
     ("firstcome-reconciler", "health", ""),
 ];
 
-/// Returns the settings in the help: `[env: NAME=…]`, and variables named next to their flags.
+/// Returns the settings in the help, where each has the form `[env: NAME=…]` or `[env: NAME]`.
 fn settings_in(help: &str) -> BTreeSet<String> {
     let names = help.split("[env: ").skip(1).map(|rest| {
         let end = rest.find(|c: char| !c.is_ascii_uppercase() && c != '_');
@@ -79,7 +79,7 @@ fn settings_in(help: &str) -> BTreeSet<String> {
 }
 
 /// The help names each command's settings and defaults, and no secret. `-h` shows at most twelve.
-/// The total stays within the limit, and the package's example names no other settings.
+/// The total stays within [`SETTINGS`], and `deploy/common.env.example` names no other settings.
 #[tokio::test]
 async fn help_shows_defaults_few_settings_and_no_secrets() {
     let world = World::bare(WorldStores::shared().await, "help").await;

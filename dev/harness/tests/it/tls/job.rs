@@ -10,7 +10,8 @@ use crate::drift::damage::{Case, repair};
 use crate::drift::support::{assert_settled, injector};
 use crate::tls::{servers, world};
 
-/// This is a single test, because its last part closes the gates of all coupons on this Redis.
+/// This is a single test, because its parts share a world, and the last part closes the gates of
+/// all coupons of that world.
 #[tokio::test]
 async fn claims_and_repairs_work_over_tls_with_logins() {
     let fixture = Fixture::of(world("tls").await).await;

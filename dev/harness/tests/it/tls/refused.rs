@@ -9,7 +9,7 @@ use crate::tls::{servers, world};
 /// The changed settings, and the words that one line of the log must contain.
 type Case<'a> = (Vec<(&'a str, String)>, &'a [&'a str]);
 
-/// Two processes that use the store: a long-running one and a single pass.
+/// Two processes that use all stores: a long-running one and a single pass.
 const TWO: [(&str, &[&str]); 2] = [
     ("firstcome-api", &["serve"]),
     ("firstcome-reconciler", &["once"]),

@@ -1,6 +1,6 @@
-//! Plants secrets in every setting that can contain one, logs everything (`RUST_LOG=trace`), and
-//! runs both successful and failing operations. No secret may appear in a log, a response, a mail
-//! or a table of runs.
+//! Plants secrets in tokens, passwords and other settings that contain one, logs everything
+//! (`RUST_LOG=trace`), and runs both successful and failing operations. No planted secret may
+//! appear in a log, a response, a mail or a table of records.
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
@@ -142,7 +142,8 @@ async fn no_planted_secret_appears_in_a_log_a_response_a_mail_or_a_table() {
     nothing_has_one(world, &answers.join("\n"), &secrets).await;
 }
 
-/// Runs each process with a wrong password for each store, and with settings that it refuses.
+/// Runs four programs with a wrong password for each store, and with settings that they refuse or
+/// do not read.
 async fn by_wrong_settings(world: &World) {
     let servers = servers().await;
     let database = world.setting("DATABASE_URL").replace(PASSWORD, WRONG);

@@ -25,8 +25,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) {
     let _consumer = world.consume().await;
     all_issued(world, coupon.drop, 6).await;
     assert_exact(world, &coupon, QUANTITY, &answers).await;
-    // On a busy machine the API also stores claims here that Kafka acknowledges late. They do not
-    // count.
+    // Only messages that are not claims count here, not dead letters with other reasons.
     let kept =
         "SELECT COUNT(*) FROM failed_claims WHERE resolved_at IS NULL AND reason = 'undecodable'";
     let kept = world.sql.number(kept).await;

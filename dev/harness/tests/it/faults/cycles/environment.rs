@@ -35,7 +35,8 @@ impl Environment {
         }
         let world = World::on(stores, &format!("x-{}", name.replace('_', "-"))).await;
         for (name, value) in [
-            // Passes wait for this time before they judge recent claims. The claims here are few.
+            // Passes wait for this time before they judge recent claims. It may be short, because
+            // the claims here are few.
             ("PUBLISH_DEADLINE_MS", "500"),
             ("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "500"),
             ("FIRSTCOME_TEST_KAFKA_SESSION_MS", "1000"),
@@ -83,7 +84,8 @@ impl Environment {
         assert!(died, "{} was not reached: {why}", point.name());
     }
 
-    /// Runs a pass that repairs the remaining drift, then a pass that must find nothing.
+    /// Runs a pass that repairs the remaining drift, then a pass that must find nothing except
+    /// promises that are listed as broken.
     pub(super) async fn mend(&self) {
         let once = self.world.once_with(&[], &[]).await;
         assert!(once.code <= 1, "code {}: {}", once.code, once.log);

@@ -50,7 +50,8 @@ pub(super) async fn cycle(environment: &Environment, point: Point, channel: &str
         environment.must_die(point, channel).await;
         let is_due = world.sql.number(&open).await >= 1;
         assert!(is_due, "the message is still to be sent");
-        // The dead sender's lease lasts one minute longer than sending may take.
+        // End the lease of the dead sender here, because it lasts one minute longer than sending
+        // may take.
         let expire = "UPDATE outbox SET leased_until = UTC_TIMESTAMP(3) WHERE sent_at IS NULL";
         world.sql.query(expire).await;
     }
