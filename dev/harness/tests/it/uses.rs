@@ -81,7 +81,7 @@ pub(crate) async fn codes(world: &World, drop: i64) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn rows_that_were_deleted_and_written_again_are_still_used() {
+async fn codes_stay_used_after_their_rows_were_deleted_and_written_again() {
     let fixture = Fixture::new("u-rewritten").await;
     let (coupon, _) = fixture.held("Used", 5, 5).await;
     let shop = Shop::of(&fixture.world, &[fixture.api.http()]);

@@ -82,7 +82,7 @@ async fn a_pass_requested_during_another_is_queued_and_a_third_is_refused() {
 }
 
 #[tokio::test]
-async fn only_the_repairs_that_a_pass_has_shown_are_confirmed() {
+async fn a_confirmation_applies_only_the_plan_that_was_shown_last() {
     let shop = Shop::new("attach-shown").await;
     let file = shop.file(&shop.stores().await, "mode = 'repair'");
     shop.sell(0..30).await;

@@ -206,7 +206,7 @@ async fn winner_of_the_day_before_gets_no_second_coupon_when_the_claimants_are_l
 /// Simulates a claim that was made while Redis's clock was an hour ahead. Its revocation ends at
 /// that time.
 #[tokio::test]
-async fn revocation_that_ends_later_answers_503_instead_of_a_void_claim() {
+async fn revocation_that_ends_later_gives_its_user_503_instead_of_a_void_claim() {
     let fixture = Fixture::new("d-later").await;
     let Fixture { api, world, .. } = &fixture;
     let mut body = daily_body(3, 2);

@@ -131,7 +131,7 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
 }
 
 #[tokio::test]
-async fn users_of_old_drops_are_erased() {
+async fn users_of_old_drops_are_erased_by_a_deep_pass_after_the_retention() {
     let fixture = Fixture::new("d-retain").await;
     let (api, world) = (&fixture.api, &fixture.world);
     world.set("FIRSTCOME_TEST_SEALED_KEYS_TTL_SECONDS", "1");

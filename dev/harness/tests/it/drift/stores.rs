@@ -143,7 +143,7 @@ async fn a_lost_drop_comes_back_under_its_own_id_even_without_its_limits() {
 
 /// An older MySQL may lack a coupon that Redis has. Claims get 503, so an operator must be alerted.
 #[tokio::test]
-async fn a_coupon_that_mysql_has_lost_is_named_in_each_pass() {
+async fn a_coupon_that_mysql_has_lost_is_reported_by_each_pass() {
     let fixture = Fixture::new("d-coupons").await;
     let id = fixture.held("Lost", 20, 0).await.0.id;
     clean_pass(&fixture.world, &fixture.held("Other", 20, 1).await.0).await;
@@ -184,7 +184,7 @@ async fn a_refused_row_is_reported_in_the_words_of_mysql_and_written_by_a_later_
 
 /// MySQL is fast except when it inserts a row of the slow coupon.
 #[tokio::test]
-async fn a_query_that_takes_too_long_delays_its_coupon_and_no_other() {
+async fn an_insert_that_takes_too_long_delays_its_coupon_and_no_other() {
     let fixture = Fixture::new("d-slow").await;
     let world = &fixture.world;
     let (slow, slow_answers) = fixture.held("Slow", 20, 5).await;

@@ -19,7 +19,7 @@ fn assert_told(story: &Value, events: &[&[&str]]) {
 }
 
 #[tokio::test]
-async fn explain_covers_an_issued_a_reissued_and_an_unknown_user() {
+async fn explain_covers_an_issued_a_reissued_an_often_reported_and_an_unknown_user() {
     let fixture = Fixture::new("d-story").await;
     let world = &fixture.world;
     let daemon = world.daemon().await;

@@ -326,7 +326,7 @@ async fn forms_of_a_coupon_ask_first_change_it_and_refuse_an_old_revision() {
 
 /// No other list of the page has coupons that are over.
 #[tokio::test]
-async fn the_list_of_coupons_has_further_pages_and_includes_closed_coupons() {
+async fn the_list_of_coupons_has_pages_with_closed_ones_and_a_search_shows_the_newest() {
     let f = Fixture::new("ops-pages").await;
     let mut ids = Vec::new();
     for _ in 0..51 {

@@ -82,7 +82,7 @@ async fn is_left(world: World, host: &FaultProxy) {
 
 #[tokio::test]
 #[ignore = "release"]
-async fn processes_leave_a_silent_redis_and_stop_within_seconds() {
+async fn processes_switch_away_from_a_silent_redis_and_stop_within_seconds() {
     let redis = &shared().await.redis;
     let host = redis.proxy().await.unwrap();
     let world = World::new("silent-redis").await;
@@ -92,7 +92,7 @@ async fn processes_leave_a_silent_redis_and_stop_within_seconds() {
 
 #[tokio::test]
 #[ignore = "release"]
-async fn processes_leave_a_silent_mysql_and_stop_within_seconds() {
+async fn processes_switch_away_from_a_silent_mysql_and_stop_within_seconds() {
     let mysql = &shared().await.mysql;
     let host = mysql.proxy().await.unwrap();
     let world = World::new("silent-mysql").await;
@@ -103,7 +103,7 @@ async fn processes_leave_a_silent_mysql_and_stop_within_seconds() {
 
 #[tokio::test]
 #[ignore = "release"]
-async fn processes_leave_a_silent_kafka_and_stop_within_seconds() {
+async fn processes_switch_away_from_a_silent_kafka_and_stop_within_seconds() {
     let (server, host, _turn) = kafka_behind_proxy().await;
     let stores = WorldStores::shared().await.with_kafka(server);
     is_left(World::on(stores, "silent-kafka").await, host).await;

@@ -7,7 +7,7 @@ use crate::receiver::Receiver;
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 #[tokio::test]
-async fn a_trace_follows_a_claim_to_its_answer_and_the_collector() {
+async fn a_trace_follows_a_claim_to_its_answer_and_the_collector_and_names_no_user() {
     let world = World::new("traced").await;
     let collector = Receiver::start().await;
     for (name, value) in [
