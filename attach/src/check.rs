@@ -1,6 +1,6 @@
-//! Checks a campaign's mapping against its tables and the types of its keys before each pass. All
-//! misfits are reported together, with table, column and the nearest name, before anything is
-//! compared.
+//! Checks a campaign's mapping against its tables and the types of its keys before each pass.
+//! Unknown tables are reported first, then all other misfits together, before anything is compared.
+//! An unknown name is reported with the nearest one.
 
 use crate::config::{
     Campaign, Columns, Done, Duplicates, FailedTable, Mode, Scalar, StockRow, Target, has_part,
@@ -15,7 +15,8 @@ use crate::{Answer, AttachError, schema};
 
 const INTEGERS: [&str; 5] = ["tinyint", "smallint", "mediumint", "int", "bigint"];
 const TEXTS: [&str; 2] = ["char", "varchar"];
-/// Types whose order in MySQL differs from its comparisons, so that no pages can be read by them.
+/// Types whose values MySQL compares otherwise than it sorts them, so that a table cannot be read
+/// in pages by such a column.
 const UNORDERED: [&str; 4] = ["enum", "set", "bit", "float"];
 const TIMES: [&str; 3] = ["datetime", "timestamp", "date"];
 /// Parts of column names which suggest that the column counts coupons.
@@ -26,7 +27,7 @@ const COUNTING: [&str; 8] = [
 const STOCKS: [&str; 3] = ["stock", "quantity", "qty"];
 const STAYING: [&str; 5] = ["total", "max", "limit", "initial", "_id"];
 
-/// Names of columns that say how many coupons a row is for.
+/// Names of columns that probably say how many coupons a row is for.
 const QUANTITIES: [&str; 2] = ["quantity", "qty"];
 
 /// Returns the first integer column whose name matches and that `selected` does not fix.
@@ -45,8 +46,8 @@ fn free_number<'t>(
 /// Checks one target.
 ///
 /// # Errors
-/// [`AttachError::Misfit`] lists all misfits and what to write. Any other error comes from a store
-/// that refuses a query or does not answer.
+/// [`AttachError::Misfit`] lists the unknown tables, or else all other misfits, with what to write.
+/// Any other error comes from a store that refuses a query or does not answer.
 pub async fn check(target: &Target<'_>, sql: &mut Sql, keys: &mut Keys) -> Answer<Shape> {
     let campaign = target.campaign;
     let rows = ("rows", campaign.rows.table.as_str());
@@ -424,7 +425,8 @@ impl Rules {
         }
     }
 
-    /// Refuses `{now}` in columns of other types: a number column would get 20261231180000.
+    /// Refuses `{now}` in columns that hold neither times nor texts: a number column would get
+    /// 20261231180000.
     fn must_take_times(&mut self, field: &str, table: &Table, values: &Columns) {
         for (name, _) in values.iter().filter(|it| it.1.days_from_now().is_some()) {
             let Some(column) = table.column(name) else {
@@ -464,7 +466,7 @@ impl Rules {
     }
 
     /// Refuses a stock row with a column that seems to count, but is not described: the column
-    /// would keep its number when a repair inserts a row, and their consumers would sell that
+    /// would keep its number when a repair inserts a row, and their consumers could sell that
     /// coupon again.
     fn must_not_count(&mut self, table: &Table, stock: &StockRow) {
         let is_said = stock.column().is_some() || stock.counts.is_some();
@@ -484,8 +486,8 @@ impl Rules {
         }
     }
 
-    /// Refuses to repair a number by counting rows if a row may be for several coupons: the result
-    /// would be too many coupons left, which would be sold again.
+    /// Refuses to compare a counter or a stock with the number of rows if a row may be for several
+    /// coupons: after a repair, too many coupons would count as left, and be sold again.
     fn must_be_one_each(&mut self, table: &Table, campaign: &Campaign) {
         let stock = campaign.stock.as_ref().and_then(StockRow::column);
         if self.mode == Mode::Observe || campaign.count.is_none() && stock.is_none() {
@@ -547,7 +549,8 @@ impl Rules {
     /// campaign. In mode `repair`, the file then has to set `duplicates`.
     fn without_unique_key(&mut self, table: &Table, campaign: &Campaign) -> Option<String> {
         let rows = &campaign.rows;
-        // A unique key allows any number of NULLs.
+        // A unique key allows any number of NULLs, so a column that may be NULL is not the same in
+        // all rows.
         let shape = TableShape::plain(table);
         let is_same = |(name, value): &(&String, &Scalar)| {
             let is_day = shape.made_kind(name) == Some(MadeKind::Time);
@@ -631,10 +634,11 @@ fn without_index(table: &Table, campaign: &Campaign) -> Option<String> {
     (!finds_user).then_some(why)
 }
 
-/// Character sets that can hold every user.
+/// Character sets that are taken to hold every user. Empty: the column holds no text.
 const WIDE: [&str; 5] = ["", "utf8mb4", "ucs2", "utf16", "utf32"];
 
-/// Returns a warning if the column's character set cannot hold every user: such users get no row.
+/// Returns a warning if the column's character set cannot hold every user: users whom it cannot
+/// hold get no row.
 fn narrow_charset(table: &Table, user: &str) -> Option<String> {
     let column = table.column(user)?;
     let why = format!(

@@ -6,7 +6,7 @@ use crate::config::CountMeans;
 #[derive(Debug, Clone, Copy)]
 pub struct Counter {
     pub means: CountMeans,
-    /// `None` if there is none.
+    /// The counter's value; `None` if the counter is missing.
     pub value: Option<i64>,
     pub quantity: i64,
     /// The number of coupons that it should count as given out.
@@ -19,15 +19,15 @@ pub struct Counter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CounterState {
     Right,
-    /// There is none after the end, when keys expire.
+    /// The counter is missing after the end, when keys expire.
     Expired,
-    /// There is none, and coupons are given out.
+    /// The counter is missing, although coupons are given out.
     Gone,
-    /// It says that all are given out, and some are left.
+    /// The counter says that all coupons are given out, but some are left.
     Unfilled,
     /// This many coupons that are given out are not counted.
     Behind(i64),
-    /// It counts coupons that are not given out.
+    /// The counter counts coupons that are not given out.
     Ahead,
 }
 
@@ -45,7 +45,8 @@ impl Counter {
         if counted < self.given {
             CounterState::Behind(self.given.saturating_sub(counted))
         } else if self.is_selling {
-            // It also counts claims that are on their way, or about to be refused.
+            // During a sale, a counter may also count claims that are on their way, or about to be
+            // refused.
             CounterState::Right
         } else if counted >= self.quantity && self.given < self.quantity {
             CounterState::Unfilled
@@ -62,7 +63,7 @@ impl Counter {
         Some(self.means.given(value, self.quantity))
     }
 
-    /// Says what it shows, and what is right.
+    /// Returns a sentence with what the counter says and what is right.
     pub fn says(self) -> String {
         let given = self.given;
         match self.value {
@@ -75,7 +76,7 @@ impl Counter {
         }
     }
 
-    /// Returns the number by which it has to move. Without a counter, from 0.
+    /// Returns the number by which the counter has to move, from 0 if it is missing.
     pub fn distance(self) -> i64 {
         self.means.given(self.given, self.quantity) - self.value.unwrap_or_default()
     }
@@ -98,7 +99,7 @@ mod tests {
         }
     }
 
-    /// Returns its states at rest, while coupons are sold, and after the end.
+    /// Returns the states of a counter at rest, while coupons are sold, and after the end.
     fn states(counter: Counter) -> [CounterState; 3] {
         let selling = Counter {
             is_selling: true,
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn counter_is_compared_by_its_meaning() {
+    fn state_of_a_counter_follows_from_its_meaning_and_whether_coupons_are_sold() {
         let (tickets, issued) = (CountMeans::Tickets, CountMeans::Issued);
         for (means, value, expected) in [
             (tickets, Some(7), [Behind(1), Behind(1), Behind(1)]),
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn counter_of_no_coupons_or_of_all_is_right_or_ahead() {
+    fn missing_counter_is_right_before_the_first_coupon_and_one_past_all_is_ahead() {
         let none = Counter {
             given: 0,
             ..counter(CountMeans::Issued, None)

@@ -7,14 +7,15 @@ use mysql_async::Value;
 
 use crate::config::{CountMeans, UsersMean};
 
-/// Maximum number of users of one kind that a pass names and repairs. The next pass continues.
+/// Maximum number of users with the same kind of difference whom a pass reports and repairs. Later
+/// passes report the others, once these are repaired.
 pub const NAMED: usize = 100_000;
 
 /// The numbers of a target.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Numbers {
-    /// Members of the users' key; `None` if the file names no such key, or if it expired after the
-    /// end.
+    /// The number of members of the users' key; `None` if the file names no such key, or if it
+    /// expired after the end.
     pub size: Option<u64>,
     pub count: Option<i64>,
     pub rows: u64,
@@ -46,7 +47,7 @@ pub struct UserSets {
     pub missing: BTreeSet<String>,
     /// Users with several rows.
     pub twice: BTreeSet<String>,
-    /// Some users who differ are not named, because they are more than [`NAMED`].
+    /// Some users who differ are left out, because they are more than [`NAMED`].
     pub is_cut: bool,
 }
 
@@ -70,7 +71,8 @@ impl UserSets {
     }
 
     /// Returns the sets that concern rows. Members who only applied for a coupon need no row. The
-    /// rows alone say how many coupons are given out, so users who are not named do not matter.
+    /// rows alone say how many coupons are given out, so it does not matter if some users were left
+    /// out.
     #[must_use]
     pub fn of_rows(self) -> Self {
         Self {
@@ -80,7 +82,8 @@ impl UserSets {
         }
     }
 
-    /// Returns the members without a row, in the order of their scores, without scores by name.
+    /// Returns the members without a row, in the order of their scores, or of their names if they
+    /// have no scores.
     pub fn unissued_in_order(&self) -> Vec<&String> {
         let mut unissued: Vec<(&String, f64)> = self
             .unissued
@@ -94,7 +97,7 @@ impl UserSets {
     /// Returns the text around ids with which most members would be users who have rows, such as
     /// `user:{id}`. Logs and mails show it, so it must be no part of an id: several members share
     /// it, and neither of its ends may be a part of a longer id. `has_row` knows all rows, also of
-    /// users who are not named.
+    /// users who were left out.
     pub fn text_around(&self, has_row: impl Fn(&str) -> bool) -> Option<String> {
         let members: Vec<&String> = self.unissued.keys().take(TRIED).collect();
         let users = self.missing.iter().filter(|it| !it.is_empty());
@@ -132,7 +135,7 @@ fn may_be_of_id(text: impl Iterator<Item = char>, end_of_id: Option<char>) -> bo
     goes_on || word.iter().any(|it| it.is_numeric())
 }
 
-/// The counter column of their stock row: its value, and the value that follows from the rows.
+/// The counter column of their stock row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StockColumn {
     pub says: i64,
@@ -146,7 +149,8 @@ pub struct FailedEvent {
     pub key: Vec<Value>,
     pub user: String,
     pub has_row: bool,
-    /// Whether the users' key has its user; `None` if the file names no such key.
+    /// Whether the event's user is a member of the users' key; `None` if the file names no such
+    /// key.
     pub is_member: Option<bool>,
 }
 
@@ -159,9 +163,9 @@ pub struct Facts {
     /// At the second look.
     pub now: Numbers,
     pub sets: UserSets,
-    /// The numbers moved between the looks.
+    /// Between the looks, numbers changed that change only while coupons are being sold.
     pub is_selling: bool,
-    /// No user is a member and has a row.
+    /// There are members or rows, but no user is a member and has a row.
     pub is_disjoint: bool,
     /// If `is_disjoint`: the text around ids with which most members would be users who have rows
     /// ([`UserSets::text_around`]).
@@ -170,17 +174,18 @@ pub struct Facts {
     pub is_ordered: bool,
     /// Users can no longer claim.
     pub is_over: bool,
-    /// `None` if no key names the users.
+    /// What an entry in the users' key means; `None` if the file names no such key, or if it
+    /// expired after the end.
     pub means: Option<UsersMean>,
     pub count_means: Option<CountMeans>,
     /// Their MySQL holds the quantity, and it has not changed since the last clean look, if there
     /// was one: nobody is adding stock.
     pub is_quantity_settled: bool,
-    /// A late message may write a second row: no unique key refuses it, and the file names no
-    /// queue, so a message may still wait on their topic.
+    /// A late message may write a second row: neither a unique key nor a lock prevents it, and the
+    /// file names no queue, so a message may still wait on their topic.
     pub may_double: bool,
-    /// Users whom earlier repairs added to Redis because they had rows, as the record has them.
-    /// Their membership does not prove that anybody promised them a coupon.
+    /// Users whom earlier repairs added to Redis because they had rows, by their [`recorded`]
+    /// names. Their membership does not prove that anybody promised them a coupon.
     pub added: HashSet<String>,
     /// The column of the stock row, if both looks saw the same.
     pub stock: Option<StockColumn>,
@@ -193,13 +198,13 @@ pub struct Facts {
     /// A column of the rows that the file does not name, and that may say that a coupon was taken
     /// back.
     pub unselected: Option<String>,
-    /// Users who are members and have a row.
+    /// The number of users who are members and have a row.
     pub in_both: u64,
     /// Users of the last rows beyond the quantity.
     pub surplus: Vec<String>,
     /// The number of rows beyond the quantity, if nothing shows which ones came last.
     pub unnamed_surplus: u64,
-    /// Users whose row MySQL refused within the last day.
+    /// Users whose row a repair failed to insert within the last day.
     pub failing: HashSet<String>,
     /// The number of users without a row at the first look who had one, or had left Redis, at the
     /// second.
@@ -273,7 +278,7 @@ mod tests {
         }
     }
 
-    /// A pass names only the first of many users.
+    /// The sets hold only the first [`NAMED`](super::NAMED) users.
     #[test]
     fn text_around_ids_is_found_if_few_users_with_rows_are_named() {
         let members = (1..=9).map(|id| (format!("user:{id}"), None));

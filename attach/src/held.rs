@@ -5,15 +5,15 @@ use std::fmt;
 use firstcome_shared::mysql::held_back::Confirmation;
 use firstcome_shared::report::Doubt;
 
-/// What decides about all repairs of a target in a pass.
+/// What decides for all repairs of a target in a pass whether they need a confirmation.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// A plan of this part of the file was confirmed before, or a look with ten users in both stores
-    /// was clean.
+    /// A plan of this part of the file was confirmed before, or a look with ten users in both
+    /// stores was clean.
     pub is_trusted: bool,
-    /// The number of its repairs.
+    /// The number of repairs in the pass.
     pub number: u64,
-    /// The number of repairs that need no confirmation.
+    /// The number of repairs that a pass may make without a confirmation.
     pub limit: u64,
 }
 
@@ -27,7 +27,7 @@ pub enum HeldBecause {
         number: u64,
         limit: u64,
     },
-    /// Its finding is doubtful.
+    /// The repair itself is doubtful.
     Doubted,
 }
 
@@ -48,7 +48,7 @@ pub fn why_held(plan: Plan, doubt: Option<Doubt>) -> Option<HeldBecause> {
 }
 
 impl HeldBecause {
-    /// Returns why it is still held back after this answer of the operator.
+    /// Returns why the repair is still held back after its confirmation, if any, was checked.
     #[must_use]
     pub fn after(self, confirmation: Confirmation) -> Self {
         match (self, confirmation) {
@@ -94,7 +94,7 @@ mod tests {
     };
 
     #[test]
-    fn repair_is_held_for_lack_of_trust_before_number_and_number_before_doubt() {
+    fn lack_of_trust_outranks_all_reasons_and_too_many_repairs_outrank_a_doubt() {
         let (untrusted, doubted) = (HeldBecause::Untrusted, HeldBecause::Doubted);
         let (none, some) = (None, Some(Doubt::MayDouble));
         let others = HeldBecause::OthersShown;

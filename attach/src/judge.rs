@@ -31,14 +31,14 @@ pub enum Repair {
 }
 
 /// A difference, with its repair if there is one. Without a repair, an operator has to act, or a
-/// later pass finds the difference gone.
+/// later pass decides.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judged {
     pub finding: Finding,
     pub repair: Option<Repair>,
     /// Why an operator has to confirm the repair.
     pub doubt: Option<Doubt>,
-    /// The repair moves a counter, and counts rows that other repairs insert.
+    /// The repair moves a counter to a value that includes rows which other repairs insert.
     pub counts_inserts: bool,
 }
 
@@ -59,7 +59,7 @@ impl Judgement {
     }
 }
 
-/// Judges a target.
+/// Returns the differences between the stores of a target, with their repairs.
 pub fn judge(facts: &Facts) -> Judgement {
     let room = facts.quantity.saturating_sub(facts.now.rows);
     let mut judge = Judge {
@@ -73,7 +73,7 @@ pub fn judge(facts: &Facts) -> Judgement {
     judge.members_without_promise();
     judge.users_not_in_redis();
     judge.rows();
-    // If not all users are named, the number of coupons that are given out is unknown.
+    // If some users were left out of the sets, the number of coupons given out is unknown.
     if !facts.sets.is_cut {
         judge.counter();
         judge.sale();
@@ -115,8 +115,8 @@ impl Judged {
     }
 }
 
-/// A counter that lags by no more than this, or by a twentieth of the quantity if that is more, has
-/// lost decrements: nobody adds so few coupons to a stock.
+/// A counter that lags by no more than this, or by a twentieth of the quantity if that is more, is
+/// taken to have lost decrements: hardly anybody adds so few coupons to a stock.
 const FEW: i64 = 10;
 
 /// The reason for a member whose row `rows.where` does not select.
@@ -128,8 +128,8 @@ struct Judge<'a> {
     facts: &'a Facts,
     /// Rows that may still be inserted.
     room: u64,
-    /// Users with several rows, minus those whose second row was named as the coupon of another
-    /// user.
+    /// The number of second rows that no finding has yet given as the reason why another user gets
+    /// no coupon.
     second_rows: usize,
     found: Vec<Judged>,
     counts_unclear: bool,
@@ -145,8 +145,8 @@ impl Judge<'_> {
         }
         let mut promised = facts.sets.unissued_in_order();
         promised.retain(|user: &&String| !concerned.contains(user));
-        // Users whom a repair added come last, because they need a confirmation, and so do users
-        // whose rows are refused each time: neither may take the room of others.
+        // Users whom a repair added, who need a confirmation, and users whose rows failed before
+        // come last: neither may take the room of others.
         promised.sort_by_key(|user| (facts.was_added(user), facts.failing.contains(*user)));
         for user in promised {
             let why = "it is in Redis, and no row came";
@@ -154,7 +154,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Names members who get no row.
+    /// Reports members who get no row.
     fn members_without_promise(&mut self) {
         let facts = self.facts;
         for (users, why) in [
@@ -185,7 +185,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Plans to add users to Redis who have a row.
+    /// Plans to add to Redis the users who have a row and are not members.
     fn users_not_in_redis(&mut self) {
         let facts = self.facts;
         let surplus: HashSet<&String> = facts.surplus.iter().collect();
@@ -220,7 +220,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Names surplus rows. Rows are never deleted, so they have no repair.
+    /// Reports users with several rows, and rows beyond the quantity. Rows are never deleted, so
+    /// these findings have no repair.
     fn rows(&mut self) {
         for user in &self.facts.sets.twice {
             self.found(Kind::DuplicateRow, user, "it has several rows", None);
@@ -238,7 +239,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Names a column of the stock row that contradicts the rows.
+    /// Reports a column of the stock row that contradicts the rows.
     fn stock(&mut self) {
         let Some(StockColumn { says, due }) = self.facts.stock.filter(|it| it.says != it.due)
         else {
@@ -255,8 +256,8 @@ impl Judge<'_> {
         }
     }
 
-    /// A member in another form may be a user who seems to be missing; and for some members and
-    /// rows it is unclear whether they count.
+    /// Doubts the addition of a user who may be a member in another form, or whose coupon may have
+    /// been taken back; and the move of a counter if it is unclear whether some members count.
     fn doubt_unclear_users(&mut self) {
         let facts = self.facts;
         let is_strange = !facts.sets.strange.is_empty();
@@ -276,8 +277,8 @@ impl Judge<'_> {
         }
     }
 
-    /// If no user is a member and has a row, the file is probably wrong; if few are, another sale
-    /// may use the key.
+    /// If no user is both a member and has a row, the file is probably wrong, or the key was lost;
+    /// if few users are, another sale may use the key.
     fn doubt_few_in_both(&mut self) {
         let facts = self.facts;
         if !facts.is_disjoint {
@@ -308,7 +309,8 @@ impl Judge<'_> {
         }
     }
 
-    /// A counter that counts users whose own repair waits for a confirmation waits, too.
+    /// If the repair of a user needs a confirmation, so does the move of a counter that counts this
+    /// user.
     fn doubt_counter_of_doubted(&mut self) {
         let counts_promises = self.taken() > self.facts.now.rows;
         let users = self.found.iter().filter(|it: &&Judged| match it.repair {
@@ -351,7 +353,7 @@ impl Judge<'_> {
         self.found(kind, user, why, None).finding.needs_person = false;
     }
 
-    /// Members who were promised a coupon, if a key names them.
+    /// Returns the number of members who were promised a coupon; `None` if no key names them.
     fn admitted(&self) -> Option<u64> {
         let others = self.facts.sets.refused.len() + self.facts.sets.taken_back.len();
         let members = self.facts.now.admitted(self.facts.means)?;
@@ -362,10 +364,10 @@ impl Judge<'_> {
     fn insert(&mut self, kind: Kind, user: &str, why: &str, event: Option<Vec<Value>>) {
         let facts = self.facts;
         let are_too_many = self.admitted() > Some(facts.quantity);
-        // While it is sold, a row must not take the coupon of a user whose claim is on its way.
         if user.is_empty() {
             self.found(kind, user, "it names no user", None);
         } else if facts.is_selling && are_too_many {
+            // A row must not take the coupon of a user whose claim is still on its way.
             let why = "more were promised a coupon than there are coupons; it is being sold";
             self.waits(kind, user, why);
         } else if self.room > 0 {
@@ -375,7 +377,7 @@ impl Judge<'_> {
             if are_too_many && !facts.is_ordered && kind == Kind::Unissued {
                 judged.doubts(Doubt::Unordered);
             }
-            // A message is on the topic or among the failed events, not in both.
+            // The message of a failed event has left the topic, so it cannot write a second row.
             if facts.may_double && kind == Kind::Unissued {
                 judged.doubts(Doubt::MayDouble);
             }
@@ -387,7 +389,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Names a user for whom no coupon is left, perhaps because another user has a second row.
+    /// Reports a user for whom no coupon is left, perhaps because another user has a second row.
     fn all_are_given_out(&mut self, kind: Kind, user: &str, why: &str) {
         let kind = match kind {
             Kind::Unissued => Kind::OverAdmitted,
@@ -441,8 +443,8 @@ impl Judge<'_> {
         members.max(facts.now.rows)
     }
 
-    /// Names a sale key that contradicts the numbers. Before the first coupon is given out, the
-    /// sale may not have begun.
+    /// Reports a sale key that contradicts the numbers. Before the first coupon is given out, a
+    /// missing key is no contradiction: the sale may not have begun.
     fn sale(&mut self) {
         let facts = self.facts;
         let Some(is_on) = facts.sale.filter(|_| !facts.is_over) else {
@@ -469,8 +471,9 @@ impl Judge<'_> {
         }
     }
 
-    /// Returns the number of coupons that the counter should count. Whichever store their system
-    /// writes first, by the second look it has counted what the first one saw.
+    /// Returns the number of coupons that the counter should count. During a sale, that is what the
+    /// first look saw: whichever store their system writes first, by the second look it has counted
+    /// that.
     fn to_be_counted(&self) -> i64 {
         let facts = self.facts;
         let taken = self.taken();
@@ -494,7 +497,7 @@ impl Judge<'_> {
             is_selling: facts.is_selling,
             is_over: facts.is_over,
         };
-        // A sale hides a counter that is too high, or too low by a few.
+        // A running sale hides a counter that is too high, or too low by a few.
         let at_rest = Counter {
             given: self.taken().cast_signed(),
             is_selling: false,
@@ -545,8 +548,8 @@ impl Judge<'_> {
         let facts = self.facts;
         let counted = counter.given - behind;
         // Somebody may add stock to the counter before or after they raise the quantity. If the
-        // difference is small, their program lost decrements and would sell those coupons a second
-        // time.
+        // difference is small, their program has probably lost decrements, and would sell those
+        // coupons a second time.
         let are_many = behind > FEW.max(counter.quantity / 20);
         if !counter.means.is_left() && self.seems_to_count_down(counted) {
             Some(Doubt::CountsDown)
@@ -573,8 +576,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether a counter that is behind shows what is left: it is negative, or falls while rows
-    /// come, or adds up to the quantity together with the rows, except for a few on their way.
+    /// Whether a counter that is behind seems to show what is left: it is negative, or falls while
+    /// rows come, or adds up to the quantity together with the rows, except for a few on their way.
     fn seems_to_count_down(&self, value: i64) -> bool {
         let facts = self.facts;
         let quantity = facts.quantity.cast_signed();
@@ -617,7 +620,7 @@ mod tests {
         }
     }
 
-    /// Looks that could not name all users may name different ones, so that few are in both.
+    /// Looks that leave users out may leave out different ones, so that few users are in both.
     #[test]
     fn counter_is_not_lowered_if_a_look_could_not_name_all_users() {
         for (is_first_cut, is_second_cut, expected) in [

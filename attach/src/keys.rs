@@ -1,4 +1,5 @@
-//! Their Redis: the users' key in any of its types, read with SCAN, and the counter.
+//! Their Redis: the users' key in any of its types, read with SCAN, the counter, and the key of the
+//! sale.
 
 use firstcome_shared::quoted::without_values;
 use firstcome_shared::redis::{Redis, SharedConnection};
@@ -8,7 +9,7 @@ use crate::config::{CountName, KeyType, SaleKey, Target};
 use crate::forms::{Form, Members};
 use crate::{Answer, AttachError};
 
-/// Members that one call of SCAN looks at.
+/// The COUNT of a SCAN: one call reads about as many members.
 const PAGE: u32 = 500;
 
 /// Answers of a server that serves nobody: it is loading, runs a long script, is a replica without
@@ -50,7 +51,7 @@ pub struct Keys {
 }
 
 impl KeyType {
-    /// Returns its name in TYPE, and the commands that count, list and find its members.
+    /// Returns the type's name in TYPE, and the commands that count, list and find members.
     fn words(self) -> [&'static str; 4] {
         match self {
             Self::Set => ["set", "SCARD", "SSCAN", "SISMEMBER"],
@@ -76,8 +77,8 @@ impl Keys {
         }
     }
 
-    /// Tells a server that is away, which ends the pass, from a refusal or a slow command, which
-    /// concerns one campaign.
+    /// Distinguishes a server that is away, which ends the pass, from a refusal or a slow command,
+    /// which concerns one campaign.
     async fn cause(&mut self, error: RedisError) -> AttachError {
         let code = error.code().map(str::to_owned);
         let why = without_values(error);
@@ -110,7 +111,8 @@ impl Keys {
         }
     }
 
-    /// Checks the types of a target's keys, which need not exist yet.
+    /// Checks the types of the users' key and of the counter, which need not exist yet, and whether
+    /// their names are written in another form.
     pub async fn check(&mut self, target: &Target<'_>) -> Answer<()> {
         if let Some(users) = &target.campaign.users {
             let name = target.fill(&users.key);
@@ -148,8 +150,8 @@ impl Keys {
         Ok(())
     }
 
-    /// Whether a key, named in another form, has this type. `false` if the login may not read that
-    /// key.
+    /// Whether a key, named in another form, has this type. `false` also if Redis refuses the
+    /// command, such as to a login that may not read that key.
     pub(crate) async fn has_type(&mut self, key: &[u8], wanted: &str) -> Answer<bool> {
         match self.query::<String>(("TYPE", key)).await {
             Ok(kind) => Ok(kind == wanted),
@@ -200,8 +202,8 @@ impl Keys {
         })
     }
 
-    /// Passes every member to `each`, some of them twice, with its score in a sorted set, or its value in
-    /// a hash.
+    /// Passes every member to `each`, perhaps more than once, with its score in a sorted set, or
+    /// its value in a hash.
     pub async fn scan(
         &mut self,
         kind: KeyType,
@@ -240,7 +242,7 @@ impl Keys {
         Ok(false)
     }
 
-    /// Returns the first and the last members of the sorted set with their scores.
+    /// Returns the first 50 and the last 50 members of the sorted set with their scores.
     pub async fn some_scores(&mut self, key: &[u8]) -> Answer<Vec<(Vec<u8>, f64)>> {
         let mut scores = Vec::new();
         for [from, to] in [[0, 49], [-50, -1]] {
@@ -295,11 +297,11 @@ impl Keys {
 pub struct NewMember {
     pub kind: KeyType,
     pub member: Vec<u8>,
-    /// All members that are the same user.
+    /// The members that mean the same user.
     pub spellings: Vec<Vec<u8>>,
-    /// In a sorted set.
+    /// Used in a sorted set only.
     pub score: f64,
-    /// In a hash.
+    /// Used in a hash only.
     pub value: Vec<u8>,
     /// The second look saw no such key, so it may be created.
     pub may_create: bool,

@@ -1,11 +1,13 @@
 //! Attach: the comparison and repair of a coupon system that a team already has. Their API stays as
 //! it is; a file says which of their keys and tables belong together (docs/ATTACH.md). The
 //! reconciler's program runs it (`firstcome-reconciler attach FILE`), with schedules, page and
-//! mails.
+//! mails. In this crate, *their* stores are those of that team, and *our* database is Firstcome's.
 //!
-//! A pass runs in this order: `check` compares the file with their tables, `read` looks twice,
-//! `judge` decides (pure), `repair` writes, `pass` reports. In our tables a campaign is a coupon
-//! ([`firstcome_shared::subject`], docs/decisions/0041-attach.md).
+//! `pass` holds the order: `check` compares the file with their tables and keys, `read` looks at
+//! both stores, and `judge` decides what differs (pure). If something differs, `queue` waits,
+//! `read` looks again, `judge` decides again, and `repair` writes. `pass` reports the result. In
+//! our tables a campaign is a coupon ([`firstcome_shared::subject`],
+//! docs/decisions/0041-attach.md).
 
 pub mod check;
 pub mod condition;
@@ -46,8 +48,8 @@ use crate::queue::Queues;
 pub enum AttachError {
     #[error("their MySQL: {0}")]
     Mysql(String),
-    /// A connection to their MySQL that broke or did not answer: either it is away, or one
-    /// statement is slow.
+    /// The connection to their MySQL broke, or a statement got no answer in time: MySQL is away, or
+    /// only that statement is slow or waits for a lock.
     #[error("their MySQL: {0}")]
     Lost(String),
     #[error("their Redis: {0}")]
@@ -57,7 +59,8 @@ pub enum AttachError {
     /// Their MySQL answered with an error.
     #[error("their MySQL refused a statement: {}", repair::refusal(*.code, .why))]
     Refused { code: u16, why: String },
-    /// The file does not fit their stores.
+    /// The file does not fit their stores, such as an unknown table or a replica, or their Redis
+    /// refused a command.
     #[error("{0}")]
     Misfit(String),
     /// A stage of a queue has not passed in time: a user without a row may still wait in the queue.
@@ -69,7 +72,7 @@ pub enum AttachError {
     Stopped,
 }
 
-/// The result of a question to their stores.
+/// The result of a query of their stores, or of our database.
 pub type Answer<T> = Result<T, AttachError>;
 
 impl AttachError {
@@ -77,7 +80,7 @@ impl AttachError {
         Self::Kafka(error.to_string())
     }
 
-    /// Names the campaign that the error concerns.
+    /// Adds the name of the campaign to an error that concerns only this campaign.
     fn in_campaign(self, campaign: &str) -> Self {
         match self {
             Self::Misfit(why) => Self::Misfit(format!("campaign {campaign:?}: {why}")),
@@ -91,8 +94,8 @@ impl AttachError {
         }
     }
 
-    /// Returns the case of the error's finding: which store is away, or that a queue does not
-    /// advance.
+    /// Returns the case of the error's finding: a store is away, a queue does not advance, or
+    /// neither.
     fn case(&self) -> FindingCase {
         match self {
             Self::Mysql(_) => FindingCase::Away(FailureCause::Mysql),

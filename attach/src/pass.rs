@@ -87,7 +87,7 @@ impl Attached {
     pub async fn check(&self) -> Answer<BTreeSet<String>> {
         let mut keys = Keys::new(&self.redis);
         let mut sql = self.connect(&mut keys).await?;
-        // The drops of two days have the same notes.
+        // The drops of two days have the same notes, of which the set keeps one.
         let mut notes = BTreeSet::new();
         for campaign in &self.file.campaigns {
             let name = &campaign.name;
@@ -109,7 +109,7 @@ impl Attached {
     }
 }
 
-/// A target after its first look. Only those that differ are looked at again.
+/// A target after its first look. Only a target that differs gets a second look.
 struct Suspect<'a> {
     target: Target<'a>,
     shape: Shape,
@@ -117,7 +117,7 @@ struct Suspect<'a> {
 }
 
 impl Suspect<'_> {
-    /// Waits until it may be looked at again.
+    /// Waits until the second look may begin.
     async fn wait(self, attached: &Attached, keys: Keys, deadline: Instant) -> (Self, Answer<()>) {
         let mut queue = Queue::new(&self.target, keys, &attached.queues);
         let passed = queue.pass(self.first.ended, deadline).await;
@@ -190,7 +190,8 @@ impl Pass<'_> {
                 report_unreadable(run, &suspect.target, error)?;
                 continue;
             }
-            // Their MySQL may have closed a connection that waited, or a statement broke it.
+            // Connect again: their MySQL may have closed a connection that waited, or an earlier
+            // statement may have broken it.
             let mut sql = self.attached.connect(&mut self.keys).await?;
             if let Err(error) = self.repair_suspect(&suspect, &mut sql, run).await {
                 report_unreadable(run, &suspect.target, error)?;
@@ -219,9 +220,9 @@ impl Pass<'_> {
         Ok(suspect)
     }
 
-    /// Trusts the mapping if a clean look proves it, and remembers the quantity of that look. While
-    /// a sale hides a counter that is too high, a look is not clean: somebody may be adding to the
-    /// counter what they have already added to the quantity.
+    /// Trusts the mapping if a clean look proves it, and remembers the quantity of every clean
+    /// look. While a sale hides a counter that is too high, a look is not clean: somebody may be
+    /// adding to the counter what they have already added to the quantity.
     async fn learn(&self, target: &Target<'_>, facts: &Facts, judged: &Judgement) -> Answer<()> {
         let Some(ours) = self.attached.ours.as_ref().filter(|_| judged.is_clean()) else {
             return Ok(());
@@ -440,7 +441,7 @@ fn report_unreadable(run: &mut Run, target: &Target<'_>, error: AttachError) -> 
         case,
         ..Finding::report(Kind::Stalled, why)
     };
-    // The drops of two days have the same tables.
+    // The drops of two days have the same tables, and often the same error.
     if !run.findings.contains(&finding) {
         run.findings.push(finding);
     }

@@ -1,7 +1,7 @@
-//! Looks at a target: all users, rows and failed events, and its numbers. Users are kept as keyed
-//! hashes in entries of 8 bytes, so that a million fit in 64 MB; those that differ are named. A
-//! pass looks twice, and waits in between for as long as a claim may be on its way: what both looks
-//! saw is a fact for [`judge`](super::judge).
+//! Looks at a target: all users and rows, the open failed events, and its numbers. Users are kept
+//! as keyed hashes in entries of 8 bytes, so that a million fit in 64 MB; only users who differ are
+//! kept by name. If the first look differs, a pass waits for as long as a claim may be on its way,
+//! and looks again: what both looks saw is a fact for [`judge`](super::judge).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
@@ -36,11 +36,11 @@ pub struct Look {
     pub odd: BTreeMap<String, Vec<u8>>,
     /// How most members are written.
     pub spelling: Spelling,
-    /// No user is a member and has a row.
+    /// There are members or rows, but no user is a member and has a row.
     is_disjoint: bool,
     /// If `is_disjoint`: the text around ids ([`UserSets::text_around`]).
     member: Option<String>,
-    /// Users who are members and have a row.
+    /// The number of users who are members and have a row.
     in_both: u64,
     stock: Option<StockColumn>,
     /// Whether their Redis says that something is left.
@@ -50,8 +50,8 @@ pub struct Look {
     surplus: Vec<String>,
 }
 
-/// The numbers that move while coupons are being sold. All others also move with users who are
-/// refused: they draw tickets, even below 0, and are noted as applied.
+/// The numbers that change only while coupons are being sold. What also changes with refused users
+/// is left out: a counter beyond the quantity or below 0, and members who only applied.
 #[derive(PartialEq)]
 struct Sold {
     quantity: u64,
@@ -124,7 +124,8 @@ struct Users<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Returns the users' key, unless the target is over and the key has expired.
+    /// Returns the users' key; `None` if the file names none, or if the target is over and the key
+    /// has expired.
     async fn users(&mut self) -> Answer<Option<Users<'a>>> {
         let Some(of) = &self.target.campaign.users else {
             return Ok(None);
@@ -153,8 +154,8 @@ impl<'a> Reader<'a> {
         }))
     }
 
-    /// The rows of the target. A row without a user is a coupon that was made in advance, not given
-    /// out.
+    /// The rows of the target. Rows without a user do not count: they are coupons that were made in
+    /// advance, or those of users who were erased.
     pub fn of_rows(&self) -> Condition {
         let rows = &self.target.campaign.rows;
         let has_user = format!("{} IS NOT NULL", quoted(&rows.user));
@@ -169,7 +170,7 @@ impl<'a> Reader<'a> {
         self.sql.only_number(&self.target.fill(sql)).await
     }
 
-    /// Selects an expression from these rows.
+    /// Selects an expression from the rows that fulfil a condition.
     pub async fn select(&mut self, what: &str, of: Condition, rest: &str) -> Answer<Vec<Row>> {
         let table = quoted(&self.target.campaign.rows.table);
         let sql = format!("SELECT {what} FROM {table} WHERE {} {rest}", of.sql);
@@ -328,15 +329,15 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Matches users whom MySQL compares as equal although Redis and the row spell them
-    /// differently, such as `Kim` and `kim`. They are one user for their system, too. Returns whether
-    /// any was left out for that, or because the column cannot hold it.
+    /// Takes out of `unissued` each member whom MySQL compares as equal to a user with a row, such
+    /// as `Kim` and `kim`: for their system, they are one user. Returns whether any was taken out,
+    /// for that reason or because the column cannot hold it.
     async fn match_spellings(&mut self, sets: &mut UserSets) -> Answer<bool> {
         let names: Vec<String> = sets.unissued.keys().cloned().collect();
         for names in names.chunks(NAMES) {
             let all_known = match self.spellings(names).await {
                 Ok(rows) => rows.iter().all(|row| sets.unissued.contains_key(row)),
-                // A value is beyond the character set of the column: query the users singly.
+                // A value may be beyond the character set of the column: query the users singly.
                 Err(AttachError::Refused { .. }) => false,
                 Err(error) => return Err(error),
             };
@@ -371,14 +372,15 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Returns the users of rows that MySQL takes for these names.
+    /// Returns the users with rows whom MySQL compares as equal to one of these names, as the rows
+    /// spell them.
     async fn spellings(&mut self, names: &[String]) -> Answer<Vec<String>> {
         let of = self.of_rows();
         self.users_among(names, of, "").await
     }
 
     /// Selects the users among these names who have rows, each with the value of the SQL expression
-    /// `place`, which must be a number.
+    /// `place`. Leaves out users for whom that is no number.
     pub async fn places_of(&mut self, names: &[String], place: &str) -> Answer<Vec<(String, f64)>> {
         let shape = &self.shape.rows;
         let user = &self.target.campaign.rows.user;
@@ -407,8 +409,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Users with a row whom MySQL compares as equal are one user with several rows. The spelling
-    /// that is a member, or else the first, stands for all.
+    /// Users whom MySQL compares as equal are one user with several rows. The spelling that is a
+    /// member, or else the first, stands for the user; the others move from `missing` to `twice`.
     async fn match_missing(&mut self, sets: &mut UserSets) -> Answer<()> {
         let names: Vec<String> = sets.missing.iter().cloned().collect();
         let user = quoted(&self.target.campaign.rows.user);
@@ -439,7 +441,7 @@ impl<'a> Reader<'a> {
         (!changing.is_empty()).then_some(all)
     }
 
-    /// Leaves out users who have a row of another state: a coupon that was taken back.
+    /// Leaves out users who have a row of another state: their coupon may have been taken back.
     async fn leave_out_taken_back(&mut self, sets: &mut UserSets) -> Answer<()> {
         let Some(of) = self.of_any_state() else {
             return Ok(());
@@ -455,7 +457,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads all rows, and names users who are not members and users with two rows.
+    /// Reads all rows, and collects users with several rows and, if there is a users' key, users
+    /// who are not members.
     async fn rows(&mut self, has_users: bool, seen: &mut Seen, sets: &mut UserSets) -> Answer<()> {
         let rows = &self.target.campaign.rows;
         let shape = &self.shape.rows;
@@ -477,7 +480,8 @@ impl<'a> Reader<'a> {
                 if names.len() < NAMED {
                     names.insert(user);
                 } else if before & ROW == 0 {
-                    // Who has several rows changes no number of coupons.
+                    // Users with several rows change no number of coupons, so not all of them are
+                    // needed.
                     sets.is_cut = true;
                 }
             }
@@ -529,8 +533,8 @@ impl<'a> Reader<'a> {
         Ok(census)
     }
 
-    /// Names the members without a row. Returns, by user, those in a spelling that [`Members::all`]
-    /// does not list.
+    /// Collects the members without a row. Returns, by user, those in a spelling that
+    /// [`Members::all`] does not list.
     async fn name_unissued(
         &mut self,
         users: &Users<'_>,
@@ -585,7 +589,7 @@ impl<'a> Reader<'a> {
                 of.sql
             );
             let rows = match self.sql.rows(&sql, of.values).await {
-                // A value is beyond the character set of the column: query the users singly.
+                // A value may be beyond the character set of the column: query the users singly.
                 Err(AttachError::Refused { .. }) => {
                     chunks.extend(names.chunks(1).filter(|_| names.len() > 1));
                     continue;
@@ -628,7 +632,7 @@ impl<'a> Reader<'a> {
         Ok(all)
     }
 
-    /// Names the users of the last rows.
+    /// Returns the users of the last rows, at most this number.
     async fn last_rows(&mut self, number: u64) -> Answer<Vec<String>> {
         if number == 0 {
             return Ok(Vec::new());
@@ -652,7 +656,7 @@ fn score(value: Option<Vec<u8>>) -> Option<f64> {
     text.parse().ok()
 }
 
-/// The failed events that are refusals, processed or not; `None` if the file names none.
+/// The failed events that are refusals, processed or not; `None` if the file has no `skip`.
 fn refused(failed: &FailedTable, shape: &TableShape, target: &Target<'_>) -> Option<Condition> {
     let reasons: Vec<Condition> = failed
         .skip
@@ -686,7 +690,7 @@ pub fn open(failed: &FailedTable, shape: &TableShape, target: &Target<'_>) -> Co
 }
 
 impl Look {
-    /// Rows beyond the quantity.
+    /// The number of rows beyond the quantity.
     fn surplus_rows(&self) -> u64 {
         self.numbers.rows.saturating_sub(self.quantity)
     }
@@ -701,7 +705,7 @@ impl Look {
         }
     }
 
-    /// Returns what both looks saw.
+    /// Returns the facts from both looks: a difference counts only if both saw it.
     pub fn and(&self, second: Self, target: &Target<'_>) -> Facts {
         let campaign = target.campaign;
         let users = campaign.users.as_ref();
@@ -810,7 +814,7 @@ rows = { table = "coupon", user = "user_id", where = { event_id = 7 } }
     }
 
     #[test]
-    fn stock_and_sale_that_move_between_the_looks_are_unclear_until_the_looks_agree() {
+    fn stock_or_sale_that_moved_is_unclear_unless_the_stock_is_right_now() {
         let file = AttachFile::parse(FILE).unwrap();
         let target = file.campaigns[0].drops(Utc::now())[0];
         for (first, second, differs, is_unclear) in [

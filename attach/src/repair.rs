@@ -42,7 +42,7 @@ pub struct LooksSaw<'a> {
     pub name_users: bool,
     /// The key had no members, so that it may be created.
     pub may_create: bool,
-    /// How most of its members are written.
+    /// How most members of the key are written.
     pub spelling: Spelling,
     /// By user: members without a row, in a spelling that [`Members::all`] does not list.
     pub odd: &'a BTreeMap<String, Vec<u8>>,
@@ -70,7 +70,7 @@ const WITH_NAMES: [u16; 10] = [1048, 1054, 1142, 1143, 1146, 1265, 1364, 1406, 3
 /// "Incorrect … value: '…' for column …".
 const INCORRECT_VALUE: u16 = 1366;
 
-/// Says why MySQL refused a statement, with the column and without the values.
+/// Says why MySQL refused a statement, without the values that its error quotes.
 pub fn refusal(code: u16, why: &str) -> String {
     if WITH_NAMES.contains(&code) {
         return why.to_owned();
@@ -85,8 +85,8 @@ pub fn refusal(code: u16, why: &str) -> String {
 }
 
 /// Turns a refusal or a misfit into a failed repair, without the values that MySQL quotes. Returns
-/// any other error: a store is away, and the caller drops the connection to MySQL, which ends the
-/// transaction and releases the lock.
+/// any other error, such as that of a store that is away: the caller then drops the connection to
+/// MySQL, which ends the transaction and releases the lock.
 fn failed(error: AttachError) -> Answer<Repaired> {
     let why = match error {
         AttachError::Refused { code, why } => format!("MySQL refuses it: {}", refusal(code, &why)),
@@ -132,7 +132,7 @@ pub async fn apply(
             None | Some(Repair::Insert(..)) => continue,
             Some(Repair::Close(event)) => close_alone(reader, event).await?,
             Some(Repair::Add(user)) => add(reader, user, seen).await?,
-            // The move of the counter was planned for all planned rows.
+            // The move of the counter was planned for the case that all planned rows are inserted.
             Some(Repair::MoveCount(_)) if !is_as_planned && it.counts_inserts => {
                 it.finding.needs_person = true;
                 skipped("not all rows were inserted; the next pass counts again")
@@ -155,7 +155,7 @@ pub(super) fn must_go_on(stop: &CancellationToken) -> Answer<()> {
     }
 }
 
-/// Inserts rows in one transaction under the lock.
+/// Inserts rows in one transaction, under the lock on the target's rows.
 async fn insert(
     reader: &mut Reader<'_>,
     rows: &[&mut Judged],
@@ -187,8 +187,8 @@ async fn insert(
     Ok(repaired)
 }
 
-/// Inserts rows while the transaction holds the lock. Also returns the column of the stock row as
-/// both looks would have seen it with these rows.
+/// Locks the stock row, if the file names one, and inserts rows. Also returns the column of the
+/// stock row as both looks would have seen it with these rows.
 async fn locked(
     reader: &mut Reader<'_>,
     rows: &[&mut Judged],
@@ -246,7 +246,7 @@ async fn locked(
             }
             repaired => repaired.or_else(failed)?,
         };
-        // A row that is refused must not keep the others waiting.
+        // Undo only what belongs to this row, such as the closed event: the other rows stay.
         if repaired.0 == Outcome::Failed {
             reader.sql.command("ROLLBACK TO one").await?;
         }
@@ -304,8 +304,8 @@ impl Column {
     }
 }
 
-/// Refuses a table with rows without a user, which are coupons made in advance: an inserted row
-/// would be one more coupon.
+/// Refuses a table with rows without a user. They may be coupons made in advance: an inserted row
+/// would then be one more coupon.
 async fn must_not_be_made_ahead(reader: &mut Reader<'_>) -> Answer<()> {
     let rows = &reader.target.campaign.rows;
     let has_none = format!("{} IS NULL", quoted(&rows.user));
@@ -394,8 +394,8 @@ async fn insert_row(
     }
 }
 
-/// Whether the user has a row that is not selected because a column has changed, such as a status or
-/// the time of a soft deletion.
+/// Whether the user has a row that is not selected because a column has changed, such as a status
+/// or the time of a soft deletion.
 async fn has_changed(reader: &mut Reader<'_>, user: &Value) -> Answer<bool> {
     let Some(of) = reader.of_any_state() else {
         return Ok(false);

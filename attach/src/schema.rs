@@ -49,8 +49,8 @@ pub struct IndexPart {
     pub is_unique: bool,
 }
 
-/// Each row is a table, a column, or a part of an index, with up to seven facts. All is text, since
-/// UNION needs one collation.
+/// Each row is a table, a column, or a part of an index, with up to seven facts. The facts are
+/// texts in one collation, as UNION needs.
 fn query(marks: &str) -> String {
     format!(
         "SELECT CAST(TABLE_NAME AS CHAR), 1 AS part, '' AS of_index, 0 AS place,
@@ -160,7 +160,7 @@ pub async fn names(sql: &mut Sql) -> Answer<Vec<String>> {
     Ok(rows.iter().map(|row| text(row, 0)).collect())
 }
 
-/// Lists the tables of a view; none if their server does not tell.
+/// Lists the tables of a view; none if their server refuses the query.
 pub async fn tables_of_view(sql: &mut Sql, view: &str) -> Vec<String> {
     let used = "SELECT TABLE_NAME FROM information_schema.VIEW_TABLE_USAGE \
         WHERE VIEW_SCHEMA = DATABASE() AND VIEW_NAME = ?";
@@ -187,7 +187,7 @@ pub enum MadeKind {
 }
 
 impl Column {
-    /// Whether a new id for this column is not a text.
+    /// Whether a new id is written to this column as bytes or as a number, not as a text.
     pub fn takes_uuid(&self) -> bool {
         let kind = self.made_kind();
         matches!(kind, Some(MadeKind::Uuid | MadeKind::Number))

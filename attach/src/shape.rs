@@ -14,7 +14,7 @@ pub struct Shape {
     pub rows: TableShape,
     pub failed: Option<TableShape>,
     pub stock: Option<TableShape>,
-    /// Whether `rows.order` is a date or time, which a score counts in milliseconds.
+    /// Whether `rows.order` is a date or time, which repairs read in milliseconds.
     pub order_is_time: bool,
     /// A column that may say that a coupon was taken back, and that the file does not name.
     pub unselected: Option<String>,
@@ -40,9 +40,9 @@ pub struct TableShape {
 pub(crate) enum UserColumn {
     #[default]
     Text,
-    /// Numbers are compared as numbers.
+    /// As integers: users are compared as numbers.
     Integer,
-    /// 16 bytes.
+    /// As UUIDs in 16 bytes.
     Uuid,
 }
 
@@ -77,7 +77,7 @@ impl TableShape {
         }
     }
 
-    /// Selects the users of this column as text.
+    /// Returns the expression that selects a user as text: the hexadecimal digits of a UUID.
     pub fn selected(&self, user: &str) -> String {
         match self.user {
             UserColumn::Text | UserColumn::Integer => format!("CAST({} AS CHAR)", quoted(user)),
@@ -85,7 +85,8 @@ impl TableShape {
         }
     }
 
-    /// Returns the user who was selected first, as it is written in Redis.
+    /// Returns the user in the first column of a selected row: a UUID in its usual form, with
+    /// hyphens.
     pub fn user_of(&self, row: &Row) -> String {
         let text = text(row, 0);
         match self.user {

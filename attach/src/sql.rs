@@ -1,5 +1,5 @@
 //! Their MySQL: one connection, a time limit for each statement, and a limit of rows per second.
-//! Identifiers are quoted here and nowhere else; values are always parameters.
+//! Only [`quoted`] quotes identifiers; values of columns are always parameters.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ const SESSION: &str = "SET SESSION sql_mode = 'STRICT_ALL_TABLES', SESSION \
     innodb_lock_wait_timeout = 2, SESSION autocommit = 1";
 const ISOLATION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 
-/// Time limit of a statement, as a multiple of the limit for our own MySQL: their tables are not
-/// ours.
+/// Time limit of a statement, as a multiple of the limit for our own MySQL: their tables may be
+/// large, or lack an index.
 const PATIENCE: u32 = 5;
 
 /// A connection to their MySQL. After an error that may have left an answer unread, it is closed
@@ -27,7 +27,7 @@ pub struct Sql {
     conn: Option<Conn>,
     limit: Duration,
     rows_per_second: u32,
-    /// When the rows read so far are paid for.
+    /// The time at which the rows so far fit into the limit.
     paid_at: Instant,
 }
 
@@ -153,7 +153,8 @@ impl Sql {
             .ok_or_else(|| misfit("selects no number from 0 on".to_owned()))
     }
 
-    /// Refuses a replica: its data may be old, and a row that is inserted there breaks replication.
+    /// Refuses a read-only server, which is probably a replica: its data may be old, and a row that
+    /// is inserted there could break replication.
     pub async fn must_be_primary(&mut self) -> Answer<()> {
         let is_read_only = "SELECT CAST(@@GLOBAL.read_only OR @@GLOBAL.innodb_read_only AS SIGNED)";
         if self.number(is_read_only, Vec::new()).await? == Some(0) {

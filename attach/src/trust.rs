@@ -1,6 +1,6 @@
-//! Trust in a campaign's mapping, and the memory of repairs that came back. A wrong mapping is the
-//! likeliest fault, and makes every repair wrong; so nothing is repaired until one of its looks was
-//! clean, or an operator has confirmed one plan that it made.
+//! Trust in a campaign's mapping, and the memory of differences that came back after repairs. A
+//! wrong mapping is the likeliest fault, and makes every repair wrong; so nothing is repaired until
+//! a look with ten users in both stores was clean, or an operator has confirmed a plan of repairs.
 
 use std::collections::HashSet;
 
@@ -87,7 +87,7 @@ impl Ours {
         Ok(())
     }
 
-    /// Returns what was repaired twice within the last hour: its kind, and its user.
+    /// Returns what was repaired at least twice within the last hour: its kind, and its user.
     pub async fn repaired_twice(&self, drop: DropId) -> Answer<HashSet<(String, String)>> {
         let twice = sql!(
             "SELECT kind, COALESCE(user_id, '') FROM reconcile_findings \
@@ -103,7 +103,7 @@ impl Ours {
         Ok(self.db.all("what came back", twice).await?)
     }
 
-    /// Returns the users whose row MySQL refused within the last day.
+    /// Returns the users whose row a repair failed to insert within the last day.
     pub async fn failing_users(&self, drop: DropId) -> Answer<HashSet<String>> {
         let failing = sql!(
             "SELECT DISTINCT user_id FROM reconcile_findings \

@@ -222,9 +222,10 @@ impl Campaign {
         self.users.is_some() || self.failed.is_some()
     }
 
-    /// Whether two campaigns share users, a counter, rows or failed events, or may share them: if
-    /// either is repaired, conditions that one row could fulfil count as shared. Rows may be shared
-    /// with a campaign that only counts them, such as one for each stock of an event.
+    /// Whether two campaigns have the same users, counter, rows or failed events. If either is
+    /// repaired, it is enough that one row or event could fulfil the conditions of both. Rows are
+    /// not compared if one of the campaigns names no users and only counts rows, as one for each
+    /// stock of an event does.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         let users = self.users.as_ref().zip(other.users.as_ref());
         let count = self.count.as_ref().zip(other.count.as_ref());
@@ -246,7 +247,7 @@ impl Campaign {
     }
 }
 
-/// Whether the counter is in the users' key, as a field of their hash.
+/// Whether users and counter have the same key, such as a hash with a field for the counter.
 fn are_one_key(users: Option<&UsersKey>, count: Option<&CountKey>) -> bool {
     let keys = users.zip(count);
     keys.is_some_and(|(users, count)| users.key == count.key)

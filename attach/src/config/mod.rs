@@ -1,6 +1,6 @@
 //! The file of `attach`: which keys and tables of a team's coupon system belong together. Unknown
-//! fields are refused. An error names the line, or the campaign and the field, and says what to
-//! write.
+//! fields are refused. An error names the line or the field, with the campaign if it concerns one,
+//! and usually says what to write.
 
 mod checks;
 mod names;
@@ -62,7 +62,8 @@ pub struct Campaign {
     pub quantity: Option<u32>,
     /// A SELECT of one number, for a quantity that they keep in a table.
     pub quantity_sql: Option<String>,
-    /// Required with `{date}`: the zone in which their days begin.
+    /// The zone of `{date}`, of `{now}`, and of times that become scores; required with `{date}`.
+    /// `None`: that of their server.
     pub time_zone: Option<Tz>,
     /// Nobody can claim after this time. Rows are still inserted then, but nothing is written to
     /// Redis.
@@ -77,14 +78,14 @@ pub struct Campaign {
     pub count: Option<CountKey>,
     pub rows: RowsTable,
     pub failed: Option<FailedTable>,
-    /// Their stock row, which repairs lock.
+    /// Their stock row, which repairs lock before they insert rows.
     pub stock: Option<StockRow>,
-    /// The key that says in Redis that coupons are left.
+    /// The key in Redis that says that coupons are left.
     pub sale: Option<SaleKey>,
     /// The stages that a promise passes on its way to its row.
     #[serde(default, deserialize_with = "stages")]
     pub queue: Vec<Stage>,
-    /// Columns of `rows.where` in which another campaign of the file has other values.
+    /// Columns of `rows.where` in which another campaign of the same table has no value in common.
     #[serde(skip)]
     pub(crate) told_apart_by: BTreeSet<String>,
 }
@@ -121,7 +122,7 @@ pub struct UsersKey {
 }
 
 impl UsersKey {
-    /// Returns the name of its key in Redis.
+    /// Returns the key's name as Redis has it.
     pub fn name(&self, target: &Target<'_>) -> Vec<u8> {
         let form = self.key_form.unwrap_or(self.form);
         form.key(&target.fill(&self.key))
@@ -153,7 +154,7 @@ pub enum UsersMean {
     /// Each member was promised a coupon.
     #[default]
     Admitted,
-    /// Each member asked for one; the counter decided.
+    /// Each member asked for a coupon; the counter decided who got one.
     Applied,
 }
 
@@ -164,13 +165,14 @@ pub struct CountKey {
     /// The field that holds the counter, if the key is a hash.
     pub field: Option<String>,
     pub means: CountMeans,
-    /// How the program writes the names of key and field. The number itself is plain: Redis counts.
+    /// How the program writes the names of key and field. The number itself is always plain,
+    /// because Redis increments it.
     #[serde(default)]
     pub form: Form,
 }
 
 impl CountKey {
-    /// Returns the name of its key in Redis, and the field.
+    /// Returns the names of key and field as Redis has them.
     pub fn name(&self, target: &Target<'_>) -> CountName {
         let field = self.field.as_ref().map(|field| target.fill(field));
         CountName {
@@ -198,7 +200,7 @@ pub enum CountMeans {
     /// The number of coupons that are left: never below 0 while nobody claims.
     #[serde(rename = "left")]
     Left,
-    /// Everybody decrements it, so it may run below 0.
+    /// Every claim decrements it, even one that is refused, so it may fall below 0.
     #[serde(rename = "left tickets")]
     LeftTickets,
 }
@@ -230,8 +232,8 @@ impl CountMeans {
     }
 }
 
-/// A key that says that something is left: it exists, or has this value, this member of a set, or
-/// this field of a hash.
+/// A key that says that something is left: it exists, it has this value, it is a set with this
+/// member, or it is a hash with this field (which has `value`, if both are given).
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SaleKey {
@@ -259,16 +261,18 @@ pub struct RowsTable {
     /// Further columns of a row that a repair inserts.
     #[serde(default)]
     pub insert: Columns,
-    /// The column that tells which rows came last.
+    /// The column that tells which rows came last, and from which the scores of added members
+    /// follow.
     pub order: Option<String>,
-    /// Columns that say neither which rows are of this campaign nor whether a coupon was taken back.
+    /// Columns that say neither which rows belong to this campaign nor whether a coupon was taken
+    /// back.
     #[serde(default)]
     pub ignore: Vec<String>,
     /// Needed for repairs if no unique key of the table refuses a user's second row.
     pub duplicates: Option<Duplicates>,
 }
 
-/// How a second row of a user is prevented without a unique key.
+/// What prevents a user's second row if no unique key does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Duplicates {
@@ -285,7 +289,7 @@ pub struct FailedTable {
     pub table: String,
     pub user: String,
     /// Selects the events of this campaign. Required for repairs if `rows` has a `where`: otherwise
-    /// an event of another campaign could be closed as a duplicate.
+    /// an event of another campaign could get a row of this one, or be closed as a duplicate.
     #[serde(rename = "where")]
     pub of: Option<Columns>,
     /// Events with one of these values are correct refusals, not promises.
@@ -304,8 +308,9 @@ impl FailedTable {
     }
 }
 
-/// What marks a failed event as processed: `"delete"`, or a column that has another value or NULL
-/// while the event is open (with `{null}`: that has a value).
+/// How a repair marks a failed event as processed: it deletes the event, or sets a column to a
+/// value. While an event is open, that column is NULL or has another value; with `{now}` it is
+/// NULL, and with `{null}` it is not.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(
     untagged,
@@ -344,9 +349,9 @@ impl StockRow {
     }
 }
 
-/// A value of a column. In texts `{date}` is the day of the drop, and `{null}` is NULL; as an
-/// inserted value, `{now}` is the current time, `{now+30d}` the same time of day 30 days later,
-/// `{uuid}` a new id, and `{random:16}` 16 random hexadecimal digits.
+/// A value of a column. In a text, `{date}` is the day of the drop. The text `{null}` is NULL. As a
+/// value that a repair writes, `{now}` is the current time, `{now+30d}` the same time of day 30
+/// days later, `{uuid}` a new id, and `{random:16}` 16 random hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(
     untagged,
@@ -356,7 +361,7 @@ pub enum Scalar {
     Flag(bool),
     Number(i64),
     Text(String),
-    /// In `where`: any of these. A row that is inserted gets the first.
+    /// In `where` and `skip`: any of these. A row that is inserted gets the first.
     AnyOf(Vec<Scalar>),
 }
 
@@ -383,7 +388,7 @@ impl Scalar {
         self.all().first().unwrap_or(self)
     }
 
-    /// The value as MySQL compares it: 7 is '7', and true is 1.
+    /// The value as MySQL may compare it: 7 equals '7', true equals 1, and case is ignored.
     pub fn in_mysql(&self) -> String {
         match self.first() {
             Self::Flag(flag) => i64::from(*flag).to_string(),
@@ -415,7 +420,7 @@ impl Scalar {
         let Some(word) = word.strip_suffix('}') else {
             return false;
         };
-        // A brace followed by anything else than a word begins JSON.
+        // A brace without a word after it is no placeholder: it may begin JSON.
         let is_word = word.starts_with(|first: char| first.is_ascii_alphabetic())
             && !word.contains(['"', '{', ' ']);
         let is_known = word == "uuid"
@@ -443,11 +448,11 @@ fn stages<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Stage>, D::Error> {
 }
 
 const IN_FLIGHT: Duration = Duration::from_secs(60);
-/// Shorter, because a claim that waits in a queue is not in flight.
+/// Shorter than [`IN_FLIGHT`], because a claim that waits in a queue is not in flight.
 const IN_FLIGHT_BESIDE_QUEUE: Duration = Duration::from_secs(20);
 
-/// Maximum of the `in_flight` waits before and after all stages of a queue together, so that at
-/// least half of [`PATIENCE`](crate::queue::PATIENCE) is left for what waits in the queue.
+/// Maximum sum of the `in_flight` waits before the first stage of a queue and after each stage, so
+/// that at least half of [`PATIENCE`](crate::queue::PATIENCE) is left for what waits in the queue.
 const LONGEST_BESIDE_QUEUE: Duration = Duration::from_secs(120);
 
 /// Maximum of `in_flight`, for which a pass waits between its looks: a schedule counts as missed
@@ -509,7 +514,7 @@ impl AttachFile {
         id.transpose()
     }
 
-    /// Replaces `$NAME` by the environment variable.
+    /// Replaces `$NAME` by the value of the environment variable.
     fn read_variables(&mut self) -> anyhow::Result<()> {
         let mut fields = vec![("database", &mut self.database), ("redis", &mut self.redis)];
         fields.extend(self.kafka.iter_mut().map(|it| ("kafka", it)));
@@ -606,7 +611,8 @@ impl AttachFile {
             ..
         } = campaign;
         let stores = format!("{database}\n{redis}\n{kafka}\n{quantity_sql:?}\n{time_zone:?}");
-        // Another campaign of the table may make a column of `where` one that never changes.
+        // Another campaign of the same table may show that a flag in `where` is no status, and rows
+        // are then read in another way.
         let changing = campaign.changing();
         let what = format!(
             "{stores}\n{users:?}\n{count:?}\n{rows:?}\n{changing:?}\n{failed:?}\n{stock:?}\n\
@@ -642,7 +648,8 @@ impl Campaign {
         self.failed.is_some() || users.is_some_and(|it| it.means == UsersMean::Admitted)
     }
 
-    /// Returns the time within which a claim that is in no queue becomes a row.
+    /// Returns the time within which a claim that is in no queue becomes a row, or reaches the next
+    /// stage.
     pub fn in_flight(&self) -> Duration {
         let usual = if self.queue.is_empty() {
             IN_FLIGHT
@@ -761,7 +768,7 @@ mod tests {
     }
 
     #[test]
-    fn mapping_changes_if_another_campaign_makes_a_flag_no_status() {
+    fn mapping_changes_if_another_campaign_is_told_apart_by_a_flag() {
         let [alone, beside] = [&[false][..], &[false, true]].map(file);
         let mapping = |file: &AttachFile| file.mapping(&file.campaigns[0]);
         assert_ne!(mapping(&alone), mapping(&beside));

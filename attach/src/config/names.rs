@@ -2,7 +2,7 @@
 
 use super::{Campaign, Scalar};
 
-/// Parts of the names of columns whose values change after a row was inserted.
+/// Parts of the names of columns whose values often change after a row was inserted.
 const CHANGING: [&str; 8] = [
     "used", "active", "valid", "redeem", "expired", "enabled", "_yn", "flag",
 ];

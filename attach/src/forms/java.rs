@@ -10,7 +10,7 @@ const TEXT: &[u8] = b"\xac\xed\0\x05t";
 const NUMBER: &[u8] =
     b"\xac\xed\0\x05sr\0\x0ejava.lang.Long;\x8b\xe4\x90\xcc\x8f#\xdf\x02\0\x01J\0\x05value\
     xr\0\x10java.lang.Number\x86\xac\x95\x1d\x0b\x94\xe0\x8b\x02\0\0xp";
-/// An object of another class: its name follows, after two bytes of length.
+/// Begins an object: two bytes of length and the name of its class follow.
 const OBJECT: &[u8] = b"\xac\xed\0\x05sr";
 const LONGEST_NAME: usize = 100;
 

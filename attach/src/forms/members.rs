@@ -69,13 +69,13 @@ impl Members {
         all
     }
 
-    /// Returns the member of a user, or `None` where [`Spelling::encode`] returns `None`.
+    /// Returns the member of a user; `None` if [`Spelling::encode`] returns `None`.
     pub fn encode(&self, spelling: Spelling, user: &str) -> Option<Vec<u8>> {
         spelling.encode(&format!("{}{user}{}", self.before, self.after))
     }
 }
 
-/// Maximum number of members of another form that are named.
+/// Maximum number of members of another form that are reported one by one.
 const NAMED: usize = 100;
 
 /// Counts how the members of a key are written, and keeps those in another form.
@@ -111,7 +111,7 @@ impl Census {
         most.map_or(members.form.usual(), |(spelling, _)| spelling)
     }
 
-    /// Returns the members that do not have the form of the file.
+    /// Returns members that do not have the form of the file, at most 100 of them.
     ///
     /// # Errors
     /// If more than 1 % of the members are of another form, the file is wrong: the error names the

@@ -2,7 +2,7 @@
 //! text, JSON, Java serialisation).
 //!
 //! Members are compared decoded, and written as most of their neighbours are written. A user whom
-//! programs may write in several ways is only named, and never added.
+//! programs may write in several ways is only reported, and never added.
 
 mod java;
 mod members;
@@ -19,9 +19,10 @@ pub use members::{Census, Members};
 pub enum Form {
     #[default]
     Plain,
-    /// As Jackson and most others: `"user-1"`, `42`, or `["java.lang.Long",42]`.
+    /// As JSON libraries write it: `"user-1"` or `42`; with Jackson, also `["java.lang.Long",42]`.
     Json,
-    /// As `RedisTemplate` does by default: a serialised `String` or `Long`; the key, too.
+    /// As `RedisTemplate` writes it by default: a serialised `String` or `Long`; the key's name,
+    /// too.
     Java,
 }
 
@@ -31,7 +32,7 @@ pub enum Spelling {
     Plain,
     JsonText,
     JsonNumber,
-    /// With the name of its class, as Jackson's default typing does.
+    /// With the name of its class, as Jackson's default typing writes it.
     JsonTyped,
     JavaText,
     JavaNumber,
@@ -113,7 +114,7 @@ impl Form {
         }
     }
 
-    /// Returns how the first member of a key is written.
+    /// Returns the spelling to use if no other member shows one.
     fn usual(self) -> Spelling {
         match self {
             Self::Plain => Spelling::Plain,
@@ -124,8 +125,8 @@ impl Form {
 }
 
 impl Spelling {
-    /// Writes a text; `None` if it cannot be written so, or if programs may write it in several
-    /// ways, as JSON's escapes are.
+    /// Writes a text; `None` if this spelling cannot hold it, or if programs may write it in
+    /// several ways, such as with or without escapes in JSON.
     pub fn encode(self, text: &str) -> Option<Vec<u8>> {
         match self {
             Self::Plain => Form::Plain.decode(text.as_bytes()).map(|_| text.into()),
@@ -150,8 +151,8 @@ fn number(text: &str) -> Option<i64> {
     (number.to_string() == text).then_some(number)
 }
 
-/// Gson escapes HTML characters, Jackson on request everything that is not ASCII, and some
-/// libraries the slash.
+/// Whether all programs write this letter in JSON without an escape. Gson escapes HTML characters,
+/// Jackson on request everything that is not ASCII, and some libraries the slash.
 fn is_never_escaped(letter: char) -> bool {
     matches!(letter, ' '..='~')
         && !matches!(letter, '"' | '\\' | '/' | '<' | '>' | '&' | '=' | '\'')

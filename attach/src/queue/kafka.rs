@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_topic_has_passed_once_each_partition_with_messages_is_committed() {
+    fn topic_has_passed_once_its_messages_are_committed_and_no_offset_is_beyond_its_end() {
         let ends = Logs::from([(0, 10..20), (1, 5..5)]);
         let later = Logs::from([(0, 10..30), (1, 5..9)]);
         let shorter = Logs::from([(0, 0..3), (1, 0..0)]);
@@ -201,7 +201,8 @@ mod tests {
             (&[(0, 25), (1, 9)], &later, None),
             (&[(0, 19)], &ends, Some("1 messages")),
             (&[], &ends, Some("10 messages")),
-            // Offsets that expired: nobody read what retention deleted.
+            // Retention deleted the messages from 4 to 9 unread, so only those from 10 on are
+            // waited for.
             (&[(0, 4)], &ends, Some("10 messages")),
             (&[(0, 20)], &shorter, Some("beyond its end")),
             (&[(0, 20)], &Logs::new(), Some("beyond its end")),

@@ -14,7 +14,7 @@ use crate::{Answer, AttachError};
 /// Pending entries read per page.
 const PENDING: usize = 100;
 
-/// An entry that was delivered more often than this is one that its consumer cannot process.
+/// If an entry was delivered more often than this, its consumer probably cannot process it.
 const MANY: u64 = 10;
 const MOVE: &str = "its consumer fails at that entry: acknowledge it, or move it elsewhere";
 
@@ -25,7 +25,7 @@ pub(super) struct Id {
     sequence: u64,
 }
 
-/// A reply of XINFO.
+/// The fields of a stream or a group in a reply of XINFO.
 type Fields = HashMap<String, Value>;
 
 impl Id {
@@ -76,7 +76,7 @@ impl Keys {
         Ok(())
     }
 
-    /// Refuses a stream or a group that does not exist.
+    /// Refuses a key that is no stream, and a group that does not exist.
     pub(super) async fn check_group(&mut self, stream: &str, group: &str) -> Answer<()> {
         let kind: String = self.query(("TYPE", stream)).await?;
         if kind != "stream" {
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_of_stream_entries_are_compared_as_numbers() {
+    fn ids_of_stream_entries_are_read_written_and_compared_as_numbers() {
         let [a, b] = ["9-10", "10-2"].map(|text| Id::parse(text).unwrap());
         assert!(a < b);
         assert_eq!(a.text(), "9-10");

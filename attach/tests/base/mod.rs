@@ -1,5 +1,5 @@
-//! Another team's coupon system, shared by the tests of two crates: one MySQL and one Redis for all
-//! of them, and separate databases and key prefixes for each test.
+//! Another team's coupon system, for the tests of two crates: one MySQL and one Redis for all tests
+//! of a program, and separate databases and key prefixes for each test.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

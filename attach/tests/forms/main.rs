@@ -6,7 +6,7 @@
 use firstcome_attach::forms::{Census, Form, Members, Spelling};
 use proptest::prelude::*;
 
-/// What the JDK wrote: the kind, the id, and the bytes.
+/// What the JDK or Jackson wrote: the kind, the id, and the bytes.
 #[derive(Debug, Clone)]
 struct Written {
     kind: &'static str,
@@ -65,7 +65,7 @@ fn bytes_of_a_jdk_are_read_and_written_again() {
     }
 }
 
-/// A member is looked up in each of these spellings.
+/// Repairs look for a member in every spelling that [`Members::all`] returns.
 #[test]
 fn every_way_in_which_a_jdk_writes_a_user_is_known() {
     for Written { kind, id, bytes } in written() {
@@ -127,7 +127,7 @@ fn census(members: &Members, all: &[&[u8]]) -> Census {
 }
 
 #[test]
-fn one_strange_member_is_named_and_many_refuse_the_campaign() {
+fn one_strange_member_among_others_is_reported_and_two_refuse_the_campaign() {
     let plain = Members::default();
     let mut all: Vec<&[u8]> = vec![b"user"; 19];
     all.push(b"\"user\"");

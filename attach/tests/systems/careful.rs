@@ -1,4 +1,5 @@
-//! Differences whose obvious repair would do harm: it waits for an operator, or is not made.
+//! Differences whose obvious repair would do harm: the repair waits for an operator, or is not
+//! made.
 
 use firstcome_attach::Attached;
 use firstcome_attach::forms::Form;
@@ -193,7 +194,7 @@ async fn stock_that_somebody_is_adding_is_not_added_twice() {
     assert!(whys.contains("somebody may have added stock"), "{whys}");
     let () = sale.world.redis("INCRBY @left 50").await;
     assert_eq!(sale.pass().await.0, Vec::<String>::new());
-    // Perhaps the total is raised after the counter.
+    // This time the counter is raised first, and perhaps the total later.
     let () = sale.world.redis("INCRBY @left 50").await;
     let (found, whys) = sale.pass().await;
     assert_eq!(found, ["1 count_mismatch planned"], "{whys}");
@@ -223,7 +224,7 @@ async fn look_during_a_sale_remembers_no_quantity() {
         (found, whys) = sale.pass() => assert_eq!(found, Vec::<String>::new(), "{whys}"),
         () = selling => {}
     }
-    // They have not added the fifty thousand yet.
+    // The fifty thousand new coupons are not in the counter yet.
     let () = sale.world.redis("SET @left 99980").await;
     let (found, whys) = sale.pass().await;
     assert_eq!(found, ["1 count_mismatch planned"], "{whys}");

@@ -78,7 +78,7 @@ fn large_decrease_of_a_counter_of_coupons_left_needs_confirmation() {
 }
 
 #[test]
-fn row_with_a_status_that_where_does_not_name_needs_confirmation() {
+fn repair_for_a_row_with_a_status_that_where_lacks_needs_confirmation() {
     let unselected = Some("status".to_owned());
     let refunded = Facts {
         unselected,
@@ -125,7 +125,7 @@ fn member_whose_row_was_taken_back_gets_no_row_and_moves_no_counter_unconfirmed(
 }
 
 #[test]
-fn counter_waits_with_the_users_whom_it_counts() {
+fn counter_needs_confirmation_only_with_the_users_whom_it_counts() {
     let held = Facts {
         sets: unissued(0..1),
         may_double: true,
@@ -172,7 +172,7 @@ fn key_of_another_sale_needs_confirmation_and_a_consumer_that_stood_does_not() {
     assert_eq!(word(last), "- report");
     let why = &last.finding.detail;
     assert!(why.contains("58 users have rows"), "{why}");
-    // Its key was lost, and the first users came back.
+    // The users' key was lost, and the first users have come back to it.
     let lost = Facts {
         sets: UserSets {
             missing: names(100..158),

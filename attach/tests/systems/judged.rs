@@ -76,8 +76,8 @@ fn mirrored(facts: &Facts) -> Facts {
     }
 }
 
-/// The findings, and the number of coupons given out after each repair. Texts may differ, and so
-/// may a doubt that only a counter that counts up can raise.
+/// The findings, and the number of coupons given out after each repair. Texts and doubts are left
+/// out: texts differ, and some doubts concern only counters that count up.
 fn essence(facts: &Facts) -> Vec<String> {
     let quantity = facts.quantity.cast_signed();
     let given = |count: i64| match facts.count_means {
@@ -109,7 +109,7 @@ proptest! {
     }
 
     #[test]
-    fn counter_moves_at_most_to_what_is_given_out_and_only_at_rest_or_on_sale(facts in facts()) {
+    fn counter_moves_at_most_to_what_is_given_out_and_never_after_the_end(facts in facts()) {
         for it in judge(&facts).found {
             let Some(Repair::MoveCount(to)) = it.repair else {
                 continue;
@@ -117,11 +117,11 @@ proptest! {
             prop_assert!(!facts.is_over);
             prop_assert_eq!(to.seen, facts.now.count);
             prop_assert!(facts.is_selling || facts.before.count == facts.now.count);
-            // While coupons are being sold, the counter is only raised.
             let after = to.seen.unwrap_or_default() + to.by;
             let taken = facts.now.rows.max(facts.now.admitted(facts.means).unwrap_or_default());
             let most = taken + facts.sets.missing.len() as u64;
             prop_assert!(after <= most.cast_signed(), "{after} of {most}");
+            // While coupons are being sold, the counter is only raised.
             prop_assert!(!facts.is_selling || to.by > 0 || to.seen.is_none());
         }
     }

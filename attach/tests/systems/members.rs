@@ -193,7 +193,7 @@ async fn key_that_is_named_in_another_form_is_refused_with_that_form() {
 
 /// Their program may add a user between the look and the repair, in another spelling.
 #[tokio::test]
-async fn user_who_came_in_another_spelling_is_not_added_again() {
+async fn user_is_not_added_beside_another_spelling_nor_to_a_key_that_is_gone() {
     let world = World::empty().await;
     world.sql(TABLE).await;
     let attached = describe(&world, "W", "form = 'json'");

@@ -19,7 +19,7 @@ const COUPONS: &str = "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, u
 const EVENTS: &str = "CREATE TABLE failed (id INT AUTO_INCREMENT PRIMARY KEY, user_id INT NOT NULL, \
     reason VARCHAR(9), solved VARCHAR(9))";
 
-/// A shop of twenty coupons. The rest of `file` follows its name.
+/// A shop with twenty coupons. `file` is the rest of its campaign.
 async fn shop(file: &str) -> (World, Attached) {
     let world = World::empty().await;
     for table in [COUPONS, EVENTS] {
@@ -32,7 +32,7 @@ async fn shop(file: &str) -> (World, Attached) {
     (world, attached)
 }
 
-/// Their web shop writes no channel.
+/// Their web shop leaves the channel NULL, and their app writes `APP`.
 #[tokio::test]
 async fn row_with_null_in_a_listed_column_is_a_row_of_its_user() {
     let (world, attached) = shop(
@@ -50,7 +50,7 @@ async fn row_with_null_in_a_listed_column_is_a_row_of_its_user() {
     assert_eq!(world.sql(rows).await, [["1", "1"], ["2", "1"], ["3", "2"]]);
 }
 
-/// Their consumer writes a reason only if it tried, and withdraws other events.
+/// A failed event may have no reason, and may be marked as solved.
 #[tokio::test]
 async fn events_that_are_skipped_or_done_get_no_row_and_all_others_get_one() {
     for (skip, done, open) in [
@@ -79,7 +79,6 @@ async fn events_that_are_skipped_or_done_get_no_row_and_all_others_get_one() {
     }
 }
 
-/// Each row is selected by exactly one of a condition and its negation.
 #[tokio::test]
 async fn row_matches_either_a_condition_or_its_negation_even_with_null() {
     let world = World::empty().await;

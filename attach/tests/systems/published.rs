@@ -1,6 +1,7 @@
 //! Coupon systems as published projects build them, each rebuilt from its description: how it
 //! counts, which keys name its users, what its table needs. Each is described by a file, is clean
-//! at first, loses a row, a member and a count, and is repaired to its former state.
+//! at first, loses a count and, if a key names its users, a row and a member, and is repaired to
+//! its former state.
 
 use anyhow::ensure;
 use firstcome_attach::Attached;
@@ -26,7 +27,7 @@ struct System {
     loser: &'static [&'static str],
     /// The commands that break something besides a row.
     fault: &'static [&'static str],
-    /// A key names the users who were promised one. Otherwise a lost row is only a number.
+    /// A key names the users who were promised a coupon. Otherwise a lost row is only a number.
     names_users: bool,
     /// The commands that read the state to compare.
     state: &'static [&'static str],
@@ -368,7 +369,8 @@ rows = { table = 'coupon', user = 'user_id', where = { stock_id = 1, status = ['
     );
     assert_eq!(world.redis::<i64>("GET @stock:1").await, 5);
 
-    // Whichever stock the lost row belongs to, their program issues it again.
+    // The campaign with the users only reports. Their program knows the stock, and issues the
+    // coupon again.
     world.sql("DELETE FROM coupon WHERE user_id = 13").await;
     let () = world.redis("SREM @users 15").await;
     let findings = pass(&attached).await;
@@ -381,8 +383,9 @@ rows = { table = 'coupon', user = 'user_id', where = { stock_id = 1, status = ['
     assert!(findings.is_empty(), "{findings:#?}");
 }
 
-/// The final form of a write-up: no key of users; consumers take from a stock column and write the
-/// row; what failed is in a log; the id of a coupon is in a set while something is left.
+/// The final design of a published write-up: no key of users; consumers take from a stock column
+/// and write the row; what failed is in a log; the id of a coupon is in a set while something is
+/// left.
 #[tokio::test]
 async fn stock_column_and_a_set_of_available_ids_need_no_key_of_users() {
     const FILE: &str = "[[campaign]]

@@ -78,7 +78,7 @@ async fn clean(queue: &str, queues: Queues) -> (World, Attached) {
     (world, attached)
 }
 
-/// The consumer stands: nothing is called lost, and nothing is repaired.
+/// A stage does not advance: the pass reports that, calls nothing lost, and repairs nothing.
 async fn must_stand(world: &World, attached: &Attached, stage: &str, by: &str) {
     let findings = pass(attached).await;
     assert_eq!(told(&findings), ["1 stalled skipped"], "{findings:?}");
@@ -250,14 +250,14 @@ async fn a_stream_or_group_that_does_not_exist_is_refused() {
             panic!("{setup}");
         };
         assert!(why.contains(expected), "{why}");
-        // A pass compares nothing either.
+        // A pass reports the same, and compares nothing.
         add_members(&world, all()).await;
         must_stand(&world, &attached, "queue", expected).await;
     }
 }
 
 #[test]
-fn wrong_settings_of_a_queue_are_refused_with_advice() {
+fn wrong_settings_of_a_queue_are_refused_and_in_flight_defaults_to_20_s() {
     let parse = |queue: &str, replaced: (&str, &str)| {
         let text = format!(
             "database = 'mysql://db/shop'\nredis = 'redis://cache'\n{}",

@@ -1,5 +1,5 @@
-//! A file that does not fit their tables is refused before anything is planned: all misfits at
-//! once, with table, column and what to write.
+//! A file that does not fit their tables is refused before anything is planned. The refusal says
+//! what does not fit, and what to write.
 
 use firstcome_attach::AttachError;
 use firstcome_attach::config::AttachFile;
@@ -74,7 +74,7 @@ fn word_in_braces_that_means_nothing_is_refused() {
 }
 
 #[test]
-fn processed_events_are_marked_by_one_value() {
+fn list_of_values_that_mark_processed_events_is_refused() {
     let file = FILE.replace("value = 1", "value = [1, 2]");
     let file = format!("database = 'mysql://db/shop'\nredis = 'redis://cache'\n{file}");
     let why = format!("{:#}", AttachFile::parse(&file).unwrap_err());
@@ -82,7 +82,7 @@ fn processed_events_are_marked_by_one_value() {
 }
 
 #[tokio::test]
-async fn all_unknown_names_are_reported_at_once() {
+async fn all_unknown_columns_are_reported_at_once_and_so_are_all_unknown_tables() {
     let world = world().await;
     let wrong = FILE
         .replace("event_id", "events_id")

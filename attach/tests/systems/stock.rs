@@ -29,7 +29,7 @@ fn file(rest: &str) -> String {
     )
 }
 
-/// Seventeen rows, and one more member.
+/// A campaign with seventeen rows that was clean once, and then got one more member.
 async fn open(rest: &str) -> (World, Attached) {
     let world = World::empty().await;
     for sql in TABLES {
@@ -72,10 +72,10 @@ const COUNTED: &str = "in_flight = '1s'
 
 /// Their consumer moves the column in a transaction before that of the row.
 #[tokio::test]
-async fn row_waits_while_the_column_moves_since_it_may_count_this_row_already() {
+async fn row_waits_while_the_column_moves_and_is_inserted_once_it_rests() {
     let file = COUNTED.replace("1s", "0.01s");
     let (world, attached) = open(&format!("{file}\nqueue = {{ list = '@queue' }}")).await;
-    // The second look comes after this message.
+    // The second look waits until this message is gone.
     let () = world.redis("RPUSH @queue message").await;
     let before = reads_of_stock(&world).await;
     let lowered = async {

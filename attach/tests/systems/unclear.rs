@@ -1,5 +1,5 @@
-//! Cases that a look at real stores must tell apart before a repair writes: unclear ones are named
-//! or refused.
+//! Cases that passes over real stores must distinguish before a repair writes: unclear ones are
+//! reported, held back or refused.
 
 use firstcome_attach::queue::Queues;
 use firstcome_attach::{AttachError, Attached};
@@ -27,7 +27,8 @@ fn file(campaign: &str) -> String {
 }
 
 impl Shop {
-    /// `columns` of the table of coupons come after its key, and `values` after the number of the user.
+    /// `columns` of the table of coupons come after its key. `values` are those of a row, in which
+    /// `{U}` is the number of its user.
     async fn open(columns: &str, values: &str, campaign: &str) -> Self {
         let world = World::empty().await;
         let table = format!("CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, {columns})");
@@ -91,7 +92,7 @@ const SET: &str = "users = { key = '@users', type = 'set' }
 
 /// Their refund keeps the row with another status, and removes no user from Redis.
 #[tokio::test]
-async fn member_whose_row_has_another_status_is_named_and_moves_no_counter() {
+async fn member_whose_row_has_another_status_is_reported_and_moves_no_counter() {
     let columns = "user_id INT NOT NULL UNIQUE, status VARCHAR(9) NOT NULL";
     let campaign = "users = { key = '@users', type = 'set' }
         count = { key = '@left', means = 'left' }
@@ -111,7 +112,7 @@ async fn member_whose_row_has_another_status_is_named_and_moves_no_counter() {
 }
 
 #[tokio::test]
-async fn status_column_is_noticed_unless_the_file_names_it() {
+async fn user_is_added_unconfirmed_only_if_the_file_names_the_status_column() {
     let columns = "user_id INT NOT NULL UNIQUE, status VARCHAR(9) NOT NULL DEFAULT 'ISSUED'";
     for (rows, result) in [
         ("", "planned"),
@@ -211,7 +212,7 @@ async fn member_is_added_with_the_score_of_its_row_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn column_that_seems_to_tell_campaigns_apart_must_be_named() {
+async fn column_that_seems_to_tell_campaigns_apart_must_be_in_where_or_ignored() {
     let columns = "coupon_id INT NOT NULL DEFAULT 7, user_id INT NOT NULL, order_id INT NULL, \
         UNIQUE (coupon_id, user_id)";
     let shop = Shop::open(columns, "7, {U}, IF({U} = 3, NULL, {U} + 1000)", SET).await;
@@ -274,7 +275,7 @@ async fn column_that_is_never_null_in_their_rows_must_be_written() {
     }
 }
 
-/// One row that MySQL refuses at each pass.
+/// MySQL refuses the row of user 50 at each pass.
 #[tokio::test]
 async fn refused_row_leaves_no_counter_wrong_and_no_other_user_waiting() {
     let columns = "user_id INT NOT NULL UNIQUE CHECK (user_id <> 50)";
@@ -333,7 +334,7 @@ async fn condition_of_the_stock_row_must_select_exactly_one_row() {
 }
 
 #[tokio::test]
-async fn login_that_may_use_only_its_own_keys_is_enough() {
+async fn check_accepts_a_login_that_may_use_only_its_own_keys() {
     let campaign = format!("{SET}\nqueue = {{ list = '@queue' }}");
     let mut shop = Shop::open(UNIQUE, "{U}", &campaign).await;
     let name = format!("own_{}", shop.world.prefix.trim_end_matches(':'));
@@ -421,7 +422,7 @@ async fn right_to_see_triggers_is_asked_for_if_a_column_has_no_default() {
     );
 }
 
-/// One table for two campaigns, and a user of both.
+/// Two campaigns share a table. User 20 has a row of the second, and lacks that of the first.
 #[tokio::test]
 async fn flag_that_tells_two_campaigns_apart_is_not_taken_for_a_status() {
     let columns = "user_id INT NOT NULL, is_vip TINYINT NOT NULL DEFAULT 0, \
@@ -442,7 +443,9 @@ async fn flag_that_tells_two_campaigns_apart_is_not_taken_for_a_status() {
         !notes.iter().any(|it| it.contains("may change")),
         "{notes:?}"
     );
-    // Other rows than before would count as taken back, so the mapping is a new one.
+    // Beside the second campaign, `is_vip` is no longer taken for a status, so a row with its other
+    // value no longer counts as taken back. That makes the mapping a new one, whose repairs wait
+    // for a confirmation.
     let findings = pass(&attached).await;
     assert_eq!(told(&findings), ["1 unissued planned"], "{findings:#?}");
     let ours = attached.ours.as_ref().unwrap();
@@ -480,7 +483,7 @@ async fn quantity_that_falls_with_each_row_is_refused() {
     }
 }
 
-/// Their program escapes digits, which no usual one does.
+/// Their program escapes digits in JSON, which hardly any other program does.
 #[tokio::test]
 async fn member_in_an_unusual_spelling_gets_its_row() {
     let users = "users = { key = '@users', type = 'set', form = 'json' }";
@@ -537,7 +540,7 @@ async fn date_in_a_time_column_selects_the_whole_day() {
 }
 
 #[tokio::test]
-async fn generated_values_must_fit_their_columns() {
+async fn generated_values_are_written_and_must_fit_their_columns() {
     let world = World::empty().await;
     let table = "CREATE TABLE coupon (id BIGINT UNSIGNED PRIMARY KEY, user_id INT NOT NULL UNIQUE, \
         code CHAR(8) NOT NULL, name VARCHAR(36) CHARACTER SET utf8mb4, ends DATETIME)";
