@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumCount, VariantArray};
 
-/// The kind of an answer to a claim. Kinds without a comment are named after the `status` or `code`
-/// of the API's answer, from which they are parsed.
+/// The kind of an answer to a claim. Except for the last three, kinds have the name of the `status`
+/// or `code` of the API's answer, from which they are parsed.
 #[derive(
     Debug,
     Clone,
@@ -107,7 +107,8 @@ impl CrowdAnswer {
     }
 }
 
-/// Recognises most answers without parsing them as JSON, which would double the generator's work.
+/// Recognises `sold_out` without parsing JSON. Most answers are that, and parsing them all would
+/// double the generator's work.
 fn is_sold_out(body: &[u8]) -> bool {
     const CODE: &[u8] = b"\"code\":\"sold_out\"";
     body.windows(CODE.len()).any(|part| part == CODE)

@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-/// A crowd in which each user claims several times, as impatient users do.
+/// A crowd in which each user may claim several times, as impatient users do.
 #[derive(Debug, Clone)]
 pub struct Crowd {
     prefix: String,
@@ -20,8 +20,9 @@ impl Crowd {
     /// Creates a crowd of `people` users who each send `requests_per_person` requests.
     ///
     /// A user's second request directly follows the first: a double click that usually reaches
-    /// another connection and another API while the first request is in progress. Further requests
-    /// follow in a different order, which is the same each time.
+    /// another connection and another API while the first request is in progress. Each further
+    /// round of requests has another random order. The seed is fixed, so crowds of the same size
+    /// have the same orders.
     pub fn gather(people: u32, prefix: &str, requests_per_person: u32) -> Result<Self> {
         let requests = people.checked_mul(requests_per_person);
         let requests = requests.filter(|requests| *requests > 0);

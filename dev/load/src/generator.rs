@@ -44,8 +44,8 @@ pub struct CrowdPlan {
     /// unavailable, no answer).
     pub patience: Duration,
     /// Whether each connection sends one uncounted claim of a further user, who may get a slot,
-    /// before the clock starts, so that opening many connections at once is not part of the
-    /// measurement.
+    /// before the clock starts. Otherwise the first requests also wait until the server has
+    /// accepted many connections at once.
     pub warm_up: bool,
     /// Records each request and its answer.
     pub recorder: Option<Recorder>,
@@ -174,7 +174,7 @@ impl CrowdWorker {
             let answer = self.send_claim((name, &value), pending).await;
             let answer = answer.unwrap_or_else(|_| {
                 self.connection = None;
-                // The next attempt goes to a different process.
+                // The next attempt goes to the next API, if there are several.
                 self.number += 1;
                 CrowdAnswer::no(AnswerKind::NoAnswer)
             });

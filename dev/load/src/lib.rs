@@ -1,8 +1,8 @@
 //! The load generator, the demo and `make run`.
 //!
 //! - [`generator`] lets a [`crowd`] claim over a bounded number of [`client`] connections and sums
-//!   up the answers in a [`tally`]; [`rush`] is the program around it, which also checks that every
-//!   promise has its [`rows`].
+//!   up the answers in a [`tally`]; [`rush`] is the program around it, which can also check that
+//!   every promise has its [`rows`].
 //! - [`shops`] use the codes of a coupon.
 //! - [`installation`] is a system of the harness with the servers that it uses.
 //! - [`local`] contains the whole system on this machine: the demo, and `make run`.

@@ -18,9 +18,10 @@ pub struct Ops {
     token: String,
 }
 
-/// Every method fails if the response is not 2xx, except [`Ops::is_ready`], [`Ops::my_claim`], and
-/// [`Ops::use_code`] for a code that another order uses. The error contains the status and the
-/// body.
+/// A method fails if the response is not 2xx, with an error that contains the status and the body.
+/// The exceptions: [`Ops::is_ready`] and [`Ops::my_claim`] return what other responses mean,
+/// [`Ops::reconcile`] repeats a request after a 409, and [`Ops::use_code`] repeats it after a 5xx,
+/// and returns false for a code that another order uses.
 impl Ops {
     /// The token may be empty for routes without authentication.
     pub fn new(url: &str, token: &str) -> Self {
@@ -34,7 +35,7 @@ impl Ops {
         succeeded(self.send(path, None).await?).with_context(|| path.to_owned())
     }
 
-    /// Whether a service reports that it is ready, and works without limits.
+    /// Whether a service reports that it is ready.
     pub async fn is_ready(&self) -> Result<bool> {
         let reply = self.send("/readyz", None).await?;
         Ok(reply.status == 200 && reply.body["status"] == "ok")

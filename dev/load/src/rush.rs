@@ -1,5 +1,6 @@
 //! The load tool `rush` sends a crowd to any running system and reports its answers as a table or
-//! as JSON. The bench runs it too, so that its CPU time does not count as the server's.
+//! as JSON. The bench runs it too, as a separate process, so that the crowd's CPU time does not
+//! count as that of a server.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -238,7 +239,7 @@ impl RushOptions {
         Ok(Some(RushHistory { recorder, drop }))
     }
 
-    /// Lets two orders use the code of each of these users at once.
+    /// Lets two orders try to use the code of each of these users at once, if that was asked for.
     async fn use_codes(&self, coupon_id: i64, prefix: &str) -> Result<Option<ShopTally>> {
         let Some(url) = self.database_url.as_ref().filter(|_| self.use_codes) else {
             return Ok(None);
@@ -303,7 +304,8 @@ impl RushOptions {
         Ok(id)
     }
 
-    /// Waits until every promise has its row, but at most as long as users have patience.
+    /// Reads the rows once every promise has its row, but waits at most as long as users have
+    /// patience. `None` without a database.
     async fn rows(&self, coupon_id: i64, tally: &Tally) -> Result<Option<Rows>> {
         let Some(url) = &self.database_url else {
             return Ok(None);

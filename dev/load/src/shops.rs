@@ -1,4 +1,4 @@
-//! Shops that use the codes of a coupon: each code is used by one or several orders at once.
+//! Shops that use the codes of a coupon: one or several orders try to use each code at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,7 +47,7 @@ struct Work {
     next: AtomicUsize,
 }
 
-/// Lets `orders` orders use each code at once, over this many connections to these APIs. The
+/// Lets `orders` orders try to use each code at once, over this many connections to these APIs. The
 /// clients in `apis` must have the REDEEM_TOKEN.
 pub async fn use_codes(
     apis: Vec<Ops>,
@@ -87,7 +87,8 @@ fn latencies() -> Result<Histogram<u64>> {
     Ok(Histogram::new_with_bounds(1, 60_000_000, 3)?)
 }
 
-/// Takes one code after the other. Returns how many codes exactly one order uses.
+/// Takes one code after the other. Returns how many of them exactly one order uses, and the
+/// latencies.
 async fn shop(work: Arc<Work>) -> Result<(usize, Histogram<u64>)> {
     let mut used_once = 0;
     let mut all = latencies()?;

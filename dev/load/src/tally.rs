@@ -97,7 +97,7 @@ impl ConnectionTally {
         }
     }
 
-    /// Counts an answer to a request that was due at `asked`.
+    /// Counts an answer to a request that was due at `asked`, or that was then sent as a retry.
     pub(crate) fn note(&mut self, person: u32, answer: &CrowdAnswer, asked: Instant) {
         let histogram = if answer.kind == AnswerKind::Accepted {
             &mut self.winners
@@ -122,7 +122,7 @@ impl ConnectionTally {
 }
 
 /// Creates a histogram of microseconds up to a minute with two significant digits. It takes 10 kB,
-/// which is little enough for one per connection.
+/// which is little enough for two per connection.
 fn latencies() -> Histogram<u32> {
     // The limits are constants that fit, and 1 and 2 digits are always allowed.
     Histogram::new_with_bounds(1, 60_000_000, 2).unwrap_or_else(|_| unreachable!("constant bounds"))
@@ -153,7 +153,7 @@ pub struct Tally {
     /// Number of requests of an open loop that were not sent on time, because every connection was
     /// busy.
     pub late: u64,
-    /// The first answer outside the contract, for diagnosis.
+    /// One of the answers outside the contract, for diagnosis.
     pub unclear: Option<String>,
     /// Latency of `accepted`. In an open loop it counts from the due time of the request, and for a
     /// retry from its sending.

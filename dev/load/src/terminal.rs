@@ -57,7 +57,7 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// Formats a number with about three significant digits, or as a whole number if it is larger.
+/// Formats a number with about three significant digits, or as a whole number from 1,000 on.
 pub fn number(value: f64) -> String {
     #[allow(
         clippy::cast_sign_loss,

@@ -52,7 +52,7 @@ async fn work(cli: Cli) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Locks the folder for this process, and deletes the files of an earlier run.
+/// Locks the folder for this process, and deletes the logs and mails of an earlier run.
 fn only_one(folder: &Path) -> Result<File> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let lock = File::create(folder.join("lock"))?;

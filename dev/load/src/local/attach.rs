@@ -1,7 +1,7 @@
 //! Coupon systems as published write-ups and repositories describe them, each with the keys, the
 //! tables and the fault of its kind. A crowd breaks each in its own way. Then the attached
-//! reconciler observes, mails, and repairs, until exactly 100 coupons are issued, or it has named
-//! those beyond 100.
+//! reconciler observes, mails, and repairs, until exactly 100 coupons are issued, or it has
+//! reported the users of those beyond 100.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -31,13 +31,14 @@ struct System {
     fault: &'static str,
     /// Commands before the sale.
     opens: &'static [&'static str],
-    /// A script that admits. Its `ARGV[1]` is the user. It returns the ticket, or 0.
+    /// A script that admits. Its `ARGV[1]` is the user. It returns the ticket, or 0 for a user who
+    /// is not admitted.
     script: &'static str,
     /// Commands after the sale that lose data in Redis.
     breaks: &'static [&'static str],
     /// If this command returns 100 or more, the claim ends.
     check: &'static str,
-    /// If this command returns 0, the user has already claimed, and the claim ends.
+    /// If this command returns 0, the claim ends: the user has already claimed, or nothing is left.
     join: &'static str,
     /// If this command returns more than 100, the claim ends.
     ticket: &'static str,
@@ -59,7 +60,7 @@ struct System {
     /// Further campaigns of the file. `MODE` stands for their mode. With these, the first campaign
     /// only observes, and the team's own program issues the coupons that its passes find missing.
     more: &'static str,
-    /// The campaigns that are repaired.
+    /// The campaigns whose repairs an operator confirms.
     repaired: &'static [&'static str],
 }
 
@@ -326,7 +327,7 @@ impl Shop {
         self.issue(system, user, ticket).await
     }
 
-    /// Writes the row of a user, unless the system loses it.
+    /// Writes the row of a user or, if that fails, the event, unless the message is lost.
     async fn issue(&mut self, system: &System, user: &str, ticket: i64) -> Result<()> {
         if system.lost.contains(&ticket) {
             return Ok(());
@@ -488,7 +489,7 @@ impl Servers {
         self.pass("look again", &file, &[], &ours)?;
         self.mail.clear();
         shop.pool.disconnect().await?;
-        // The passes above named these users in their text, for people. The check reads JSON.
+        // The passes above print these users as text for people. The check below reads JSON.
         let (_, run) = self.attach(&file, &["--json", "--dry-run"], &ours)?;
         let run: Value = serde_json::from_str(&run)?;
         let findings = run["drops"][0]["findings"].as_array().context("no drop")?;

@@ -96,7 +96,7 @@ async fn play(quantity: u32, people: u32, system: &mut Local) -> Result<bool> {
     Ok(is_exact && is_mailed && tally.contradictions.is_empty())
 }
 
-/// Lets two orders use each code at once, each at a different API.
+/// Lets two orders try to use each code at once, each at a different API.
 async fn use_codes(system: &Local, coupon: i64) -> Result<ShopTally> {
     let mut conn = system.installation.mysql().await?;
     let codes = shops::codes(&mut conn, coupon, "").await?;
@@ -204,7 +204,8 @@ fn in_words(pass: &Value) -> String {
     }
 }
 
-/// Prints all mails once one of them reports a repair. Returns whether one does.
+/// Prints all mails once one of them reports a repair, or after `MAIL_LIMIT`. Returns whether one
+/// does.
 async fn print_mails(system: &Local) -> bool {
     let sink = &system.installation.servers.mail;
     let repaired = |mail: &Mail| mail.text().contains("repaired");

@@ -1,5 +1,5 @@
 //! The demo's faults besides a killed process: a database that refuses the consumer's writes, and a
-//! message that is not a claim. None of them affects a promise.
+//! message that is not a claim. None of them may break a promise.
 
 use std::time::Duration;
 
