@@ -84,7 +84,7 @@ pub struct BenchSize {
     pub passes: [u32; 3],
     /// Number of rows to repair.
     pub missing: u32,
-    /// Number of sealed drops, compared with ten open ones.
+    /// Number of sealed drops beside ten open ones.
     pub sealed: u32,
     /// Number of small coupons.
     pub small: u32,

@@ -17,7 +17,7 @@ use redis::aio::MultiplexedConnection;
 use super::sql::pool;
 use super::{DesignArgs, DesignReply, Issuer};
 
-/// Time limit of the producer and of Kafka's tools, as in Firstcome.
+/// Time limit of the producer and of creating the topic, as in Firstcome.
 const DEADLINE: Duration = Duration::from_secs(2);
 const PARTITIONS: i32 = 12;
 
@@ -65,8 +65,8 @@ impl CounterAndSet {
         })
     }
 
-    /// Answers a claim if everything is given out, and returns `None` otherwise. The counter only
-    /// grows, so such a claim changes nothing.
+    /// Answers a claim if everything is given out, and returns `None` otherwise. The counter never
+    /// falls, so this answer stays right, and such a claim only reads.
     async fn sold_out(&self, user: &str) -> Result<Option<DesignReply>> {
         let mut query = redis::pipe();
         query.cmd("GET").arg(&self.counter);

@@ -1,4 +1,5 @@
-//! The HTTP front of every design, with the same server, route, headers and responses as Firstcome.
+//! The HTTP front of every design, with the same server, route and headers as Firstcome, and with
+//! responses of the same form.
 
 use std::sync::Arc;
 

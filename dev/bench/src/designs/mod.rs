@@ -97,7 +97,7 @@ impl DesignArgs {
 enum DesignReply {
     /// The claim is accepted, with a number.
     Accepted(u32),
-    /// The claim was accepted before. These designs do not record the user's number.
+    /// An earlier claim of the user was accepted. The designs do not look up its number.
     Already,
     SoldOut,
 }

@@ -1,5 +1,6 @@
 //! Design B: claims wait in a sorted set by time. A scheduler pops the first ones, inserts their
-//! rows, and then answers them. A crash between the two steps loses the popped users.
+//! rows, and then answers them. A crash after the pop and before the inserts loses the popped
+//! users.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -17,8 +18,8 @@ use super::micro_batch::{finally, insert};
 use super::sql::pool;
 use super::{DesignArgs, DesignReply, Issuer};
 
-/// Pause between runs of the scheduler. Published systems use a second, which winners would wait
-/// for.
+/// Pause between runs of the scheduler. Published systems pause for a second, for which winners
+/// would wait.
 const EVERY: Duration = Duration::from_millis(100);
 /// Maximum number of users whom one run of the scheduler pops.
 const MOST: u32 = 1_000;
@@ -70,7 +71,8 @@ async fn schedule(line: Arc<Line>, quantity: u32) {
 }
 
 impl Line {
-    /// Pops users while coupons are left, and answers them. Then everybody else gets `sold_out`.
+    /// Pops users while coupons are left, and answers them. Once all are given out, answers
+    /// everybody who still waits.
     async fn run(&self, holders: &mut HashSet<String>, quantity: u32) -> Result<()> {
         let given = u32::try_from(holders.len())?;
         let most = MOST.min(quantity - given);

@@ -6,7 +6,7 @@ use mysql_async::{Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts};
 
 use super::Design;
 
-/// Number of MySQL connections of a design's API. This number is the fastest on two cores.
+/// Number of MySQL connections of design D's API. This number is the fastest on two cores.
 pub(super) const CONNECTIONS: usize = 32;
 
 /// Creates a pool whose connections stay open, with Firstcome's settings.

@@ -31,7 +31,7 @@ impl Units {
         }
     }
 
-    /// Gives units to these users, or to none of them if no unit is free.
+    /// Gives a unit to each of these users without one, as long as free units are found.
     async fn take(&self, conn: &mut Conn, users: &[&str]) -> Result<Given> {
         let table = &self.table;
         let list = quoted(users);
@@ -89,7 +89,7 @@ impl UnitStore for Units {
                 }
                 other => return other,
             }
-            // A transaction that rolled back has freed units below `from`.
+            // A transaction that rolled back may have freed units below `from`.
             if self.from.swap(0, Ordering::Relaxed) > 0 {
                 continue;
             }

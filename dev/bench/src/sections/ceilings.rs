@@ -98,7 +98,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Measurement>> {
     Ok(measurements)
 }
 
-/// A server that answers every claim `sold_out`.
+/// A server that answers every measured claim `sold_out`.
 struct SoldOut {
     service: Service,
     coupon: i64,

@@ -1,5 +1,5 @@
-//! The same rush on every design and on Firstcome, each freshly started on the same servers. Then
-//! once more with a neighbour on the same MySQL, which also uses CPU time.
+//! The same rush on every design and on Firstcome, each freshly started on the same servers. Each
+//! rush runs once more beside a neighbour on the same MySQL, which also uses CPU time.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -22,7 +22,8 @@ use crate::report::{self, FigureTarget, Measurement};
 const PART: &str = "designs";
 /// Number of turns of a fast design. The median counts.
 const TURNS: usize = 3;
-/// A design whose turns have taken this long is not measured again.
+/// A design whose turns have taken this long gets no further turn, except the one beside a
+/// neighbour.
 const ENOUGH: Duration = Duration::from_secs(15);
 /// How long the neighbour is measured alone.
 const ALONE: Duration = Duration::from_secs(5);
@@ -43,7 +44,8 @@ struct Turn {
     duplicates: usize,
     promised_without_row: usize,
     statements: u64,
-    /// The 99th percentile of a neighbour during the rush, if there was one, in milliseconds.
+    /// The 99th percentile of a neighbour's requests during the rush, if there was one, in
+    /// milliseconds.
     neighbour_ms: Option<f64>,
 }
 

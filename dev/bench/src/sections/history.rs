@@ -32,7 +32,7 @@ const FIELDS: u32 = 1_000;
 /// Settings of a connection that writes rows which are valid by construction.
 const UNCHECKED: &str =
     "SET cte_max_recursion_depth = 10000000, unique_checks = 0, foreign_key_checks = 0";
-/// The ID of the coupon with `once_per` drop, which has one drop, a sealed one.
+/// The ID of the coupon with `once_per` drop. Its only drop is sealed.
 const PER_DROP: i64 = 1;
 /// How long nobody claims while the AOF is watched: two scheduled passes.
 const QUIET: Duration = Duration::from_secs(60);
@@ -40,8 +40,8 @@ const QUIET: Duration = Duration::from_secs(60);
 pub(super) async fn measure(bench: &Bench, build: Option<&Path>) -> Result<Vec<Measurement>> {
     let size = &bench.size;
     let installation = Installation::named(&bench.servers, "history", build).await?;
-    // If an API does not find a winner's row in time, it publishes the claim again, and no coupon
-    // reopens before that message is read.
+    // A consumer runs: if an API does not find a winner's row in time, it publishes the claim
+    // again, and no coupon reopens before that message is read.
     let (reconciler, api, _consumer) = tokio::try_join!(
         installation.start("reconciler", Role::Reconciler, &[]),
         installation.start("api", Role::Api, &[]),
@@ -97,7 +97,8 @@ async fn restart(installation: &Installation, _: [InstallationCoupon; 2]) -> Res
 }
 
 /// Measures how long each of two closed coupons takes to reopen, one after the other. The first one
-/// in a turn also pays for other data that Redis has just lost, for example its scripts.
+/// in a turn also takes the time to restore other data that Redis has just lost, for example its
+/// scripts.
 async fn reopened_often<'a, F: Future<Output = Result<()>>>(
     installation: &'a Installation,
     both: [InstallationCoupon; 2],
@@ -124,8 +125,8 @@ fn longer(after: &str, [with, without]: &[Vec<f64>; 2], before: &[Vec<f64>; 2]) 
         .turns(with)
 }
 
-/// Measures the time until every winner of a drop has read the code, with `AT_ONCE` concurrent
-/// requests.
+/// Measures the time until every winner of a drop has asked for the code once, with `AT_ONCE`
+/// concurrent requests.
 async fn asked(
     installation: &Installation,
     ops: &Ops,
@@ -149,7 +150,7 @@ async fn asked(
 }
 
 /// Measures lowering the quantity of a drop, of which half is given out, to the number of its rows.
-/// This is just below a slot limit to which many rows refer.
+/// The new quantity is just below a slot limit to which many rows refer.
 async fn lowered(installation: &Installation, coupon: InstallationCoupon) -> Result<Measurement> {
     let rows = coupon.quantity / 2 - 1;
     step(format!("lowering a drop with {rows} rows"));
@@ -275,8 +276,8 @@ async fn note_seal(installation: &Installation, old: InstallationCoupon, drops: 
     Ok(note.query_async(&mut redis).await?)
 }
 
-/// Measures how much the AOF would grow in an hour without a claim, while an API and two daemons
-/// run. One daemon runs the passes of the default schedule.
+/// Measures how much the AOF would grow in an hour without a claim, while an API, a consumer and
+/// two daemons run. One daemon runs the passes of the default schedule.
 async fn quiet(installation: &Installation) -> Result<Measurement> {
     let scheduled = [("RECONCILE_CRON", "*/30 * * * * *")];
     let (passes, other, api) = tokio::try_join!(

@@ -89,7 +89,8 @@ pub fn main() -> ExitCode {
     ended("firstcome-bench", done.map(|()| ExitCode::SUCCESS))
 }
 
-/// Measures these parts on freshly started servers, prints the results and writes the report.
+/// Measures the parts that the command line selects, each on freshly started servers, prints the
+/// results and writes the report.
 ///
 /// # Errors
 ///

@@ -42,7 +42,7 @@ impl Neighbour {
         })
     }
 
-    /// Returns the 99th percentile of its requests, in milliseconds.
+    /// Returns the 99th percentile of the times that its requests took, in milliseconds.
     pub(super) async fn stop(self) -> Result<f64> {
         self.stop.cancel();
         let mut took = self.requests.await??;

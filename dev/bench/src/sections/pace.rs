@@ -19,11 +19,11 @@ use crate::report::{FigureTarget, Measurement};
 
 const PART: &str = "pace";
 const CONNECTIONS: usize = 64;
-/// Seconds for which the rows of a drop last at the pace, and the slowest pace in rows per second.
-/// A message is written whole, which at a slower pace would look like an excess.
+/// Seconds that writing the rows of a drop takes at the pace, and the slowest pace in rows per
+/// second. A message is written whole, which at a slower pace would look like an excess.
 const LASTS: u32 = 100;
 const SLOWEST: u32 = 50;
-/// The span in which the busiest rows are counted.
+/// Length of the busiest span.
 const SPAN_SECONDS: u32 = 60;
 /// Intervals at which the rows are counted, with a pace and without. A count of 50,000 rows takes
 /// MySQL 10 ms, so more frequent counts would slow the neighbour.
@@ -32,7 +32,7 @@ const COUNTED_EVERY: Duration = Duration::from_millis(250);
 
 /// A drop whose winners all have rows.
 struct DropRun {
-    /// The neighbour's 99th percentile while rows were written, in milliseconds.
+    /// The 99th percentile of the neighbour's requests while rows were written, in milliseconds.
     neighbour_ms: f64,
     /// Rows per second from the last answer to the last row.
     per_second: f64,

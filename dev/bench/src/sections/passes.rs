@@ -1,5 +1,6 @@
 //! Passes of the reconciler: clean passes over an increasing number of claims, compared with a
-//! plain scan, a repairing pass, and a pass over a few open drops among many sealed ones.
+//! plain scan, a repairing pass, passes over a few open drops among many sealed ones, over many
+//! small coupons, and over a drop that Redis has lost.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -261,7 +262,8 @@ async fn beside_sealed(installation: &Installation, sealed: u32) -> Result<[Meas
 }
 
 /// Returns the median duration in milliseconds and the lowest statement count of several requested
-/// passes. The daemon also runs passes automatically after coupons were created.
+/// passes. The lowest, because the daemon also runs passes by itself after coupons were created,
+/// whose statements count, too.
 async fn requested(installation: &Installation, reconciler: &Service) -> Result<(f64, f64)> {
     let ops = installation.ops(reconciler);
     let mut times = Vec::new();

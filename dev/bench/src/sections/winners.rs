@@ -1,5 +1,5 @@
-//! CPU per winner and process until the row exists, and throughput compared with design j and with
-//! another build of the product.
+//! CPU per winner and process until the row exists, throughput compared with design j and with
+//! another build of the product, and how fast a backlog becomes rows.
 
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::quiet::ProcessorTime;
 use crate::report::{FigureTarget, Measurement, median, ratios};
 
 const PART: &str = "winners";
-/// Number of turns of each side. They alternate, so that background load affects both.
+/// Number of turns of each side. They alternate, so that background load affects all.
 const TURNS: usize = 7;
 const CONNECTIONS: [usize; 2] = [64, 256];
 /// A backlog is this many times as large as the crowd of a turn.
