@@ -30,7 +30,8 @@ pub fn is_reached(before: &Logs, positions: &Positions, after: &Logs) -> bool {
 }
 
 /// Returns each partition whose position is outside its log, with that position and the offset at
-/// which reading begins: the topic was recreated, or the position was moved.
+/// which reading begins again: the topic was recreated, the position was moved, or Kafka has
+/// deleted unread messages.
 pub fn outside_log(positions: &Positions, log: &Logs) -> Vec<(i32, i64, i64)> {
     log.iter()
         .filter_map(|(partition, log): (&i32, &Range<i64>)| {
@@ -65,7 +66,8 @@ impl ReadState {
             .sum()
     }
 
-    /// Returns the partitions with unread messages.
+    /// Returns the partitions that may have unread messages: those whose position is not the end of
+    /// the log.
     pub(crate) fn unread_partitions(&self) -> impl Iterator<Item = i32> {
         self.logs.iter().filter_map(|(partition, log)| {
             let position = self.positions.get(partition).copied();
@@ -91,8 +93,8 @@ impl ReadState {
 /// Pause before a position outside its log is believed.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 
-/// Reads ends, positions, and ends again. A position that two readings find outside its log is
-/// reset: it is stored as the log's first offset.
+/// Reads ends, positions, and ends again. If `may_write`, a position that two readings find outside
+/// its log is reset: it is stored as the log's first offset.
 pub async fn read_and_reset_positions(
     db: &Db,
     topic: &Topic,

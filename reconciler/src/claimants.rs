@@ -1,5 +1,5 @@
-//! Whether Redis has the claimants of a coupon that allows one claim in total: the users who hold a
-//! slot of any drop. The keys of sealed drops expire, so those users are compared by their number.
+//! Whether Redis has the claimants of a coupon that allows one claim per user in total: the users
+//! who hold a slot of any drop. The keys of sealed drops expire, so only numbers are compared.
 
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::mysql::row_pages::DropCount;
@@ -38,8 +38,7 @@ pub(crate) async fn knows_last_seal(ctx: &PassContext, seen: &CouponSeen) -> Ste
 }
 
 /// Whether Redis lacks claimants: it has fewer than the users who hold a slot at that moment plus
-/// the rows of sealed drops, whose number only shrinks. False if a user may hold one coupon in each
-/// drop.
+/// the rows of sealed drops. False if a user may hold one coupon in each drop.
 pub(crate) async fn lacks_claimants(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
     if seen.coupon.once_per != OncePer::Coupon {
         return Ok(false);
@@ -61,8 +60,8 @@ pub(crate) fn lost_claimants(result: Outcome) -> Finding {
     Finding::new(Kind::SettingsMismatch, ActionKind::Project, result, detail)
 }
 
-/// Counts the rows of sealed drops, whose number only shrinks, and then the claimants and users in
-/// Redis at one moment.
+/// Counts the rows of sealed drops, whose number grows only if a dead letter of one becomes a row,
+/// and then the claimants and users in Redis at one moment.
 async fn count(ctx: &PassContext, seen: &CouponSeen) -> Step<ClaimantCount> {
     let Stores { db, redis, .. } = &ctx.stores;
     let id = seen.coupon.id;

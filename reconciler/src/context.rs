@@ -99,7 +99,7 @@ pub struct PassRequest {
     /// Whether an operator confirms the plan that was shown, so that the repair limit does not
     /// apply to it.
     pub confirm: bool,
-    /// The run that has shown the confirmed plan to the operator: no other is carried out.
+    /// The run that has shown the confirmed plan to the operator: no other plan is carried out.
     pub shown_by: Option<Uuid>,
     /// The operator who requested the pass through the API, and what is recorded about that.
     pub by: Option<(Operator, OperatorAct)>,
@@ -107,7 +107,7 @@ pub struct PassRequest {
     pub patience: Duration,
     /// The schedules for which this run counts, by their keys in `reconciler_state`.
     pub counts_for: &'static [&'static str],
-    /// When the first of them was due. If another process has run it since, this run is left out.
+    /// When the run was due. If another process has made it since, this one is left out.
     pub due: Option<DateTime<Utc>>,
 }
 
@@ -158,7 +158,7 @@ pub struct PassContext {
     pub servers: Servers,
     /// Redis's clock, read before the end offsets.
     pub clock_ms: i64,
-    /// Whether MySQL had everything that the topic had when that clock had been read.
+    /// Whether MySQL has everything that the topic had just after that clock was read.
     pub is_read: bool,
     /// Whether no consumer has attended to unread messages for a minute, or the topic cannot be
     /// read.

@@ -2,9 +2,10 @@
 //!
 //! A gate is `SERVER ERA open|closed`. Closing is a compare-and-set to a closed gate of the next
 //! era, on Redis alone: MySQL may hang, and the era in the gate is adopted there afterwards. The
-//! text of a gate therefore never repeats, every writer of the previous era is stale at once, and a
-//! suspended reconciler that wakes up can neither write nor open. The urgent lane begins eras; the
-//! watch begins one if a counter went back, and the API begins a new coupon's first.
+//! text of a gate therefore never repeats, every fenced writer of the previous era is stale at
+//! once, and a suspended reconciler that wakes up can neither write nor open. The urgent lane
+//! begins eras; the watch begins one if a counter went back, and the API begins a new coupon's
+//! first.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -24,7 +25,7 @@ use crate::barrier::{self, BarrierError};
 use crate::context::{PassContext, PassError, Step, millis};
 use crate::read::CouponSeen;
 
-/// Eras above this were written by hand; later eras would soon exceed those that scripts parse.
+/// Eras above this were written by hand. They are close to the highest that the scripts parse.
 const HIGHEST_SEEN: u64 = 1_000_000_000_000;
 
 /// Maximum number of coupons that begin an era at the same time.
@@ -33,15 +34,15 @@ const AT_ONCE: usize = 8;
 /// Attempts to begin an era above MySQL's.
 const ATTEMPTS: usize = 5;
 
-/// Whether a coupon is open.
+/// Whether the coupon's gate is open on its server, in MySQL's era.
 pub(crate) fn is_open(ctx: &PassContext, seen: &CouponSeen) -> bool {
     let server = ctx.servers.holding(seen.coupon.id);
     let era = seen.coupon.era;
     era <= HIGHEST_SEEN && seen.state.gate.is_open(server, era)
 }
 
-/// Adopts the era of an open coupon if it is higher than MySQL's, which has lost it. Also raises
-/// `seen` to that era, so that the rest of the pass uses it.
+/// If an open coupon has a higher era than MySQL, MySQL has lost that era: writes it there, except
+/// in a dry run. Also raises `seen` to that era, so that the rest of the pass uses it.
 pub(crate) async fn adopt_lost_era(ctx: &PassContext, seen: &mut CouponSeen) -> Step<()> {
     let before = seen.coupon.era;
     let Some(era) = seen.state.gate.era().filter(|era| *era > before) else {
@@ -71,8 +72,9 @@ pub(crate) struct Closed {
     pub was_open: bool,
 }
 
-/// Begins an era of each coupon whose gate is still the one that was read. Leaves out the others:
-/// another process works on them.
+/// Closes coupons: begins the next era of each whose gate is still the one that was read. Leaves
+/// out coupons whose gate has changed, which another process works on, and those that cannot begin
+/// an era now, for example because their row is locked.
 pub(crate) async fn close(
     ctx: &PassContext,
     coupons: Vec<(CouponSeen, bool)>,
@@ -102,8 +104,8 @@ async fn close_coupon(
         let since = Instant::now();
         let adopted = adopt_era(&ctx.stores.db, coupon, fence.era()).await;
         match adopted.map_err(PassError::from) {
-            // The row of the coupon is locked. The coupon is closed, and the next attempt begins
-            // its next era.
+            // An error about this coupon alone, usually a locked row. The coupon stays closed, and
+            // the next run of the urgent lane begins its next era.
             Err(error) => {
                 let why = error.about_data()?;
                 tracing::warn!(coupon_id = coupon.0, why, "a coupon begins no era yet");
@@ -118,7 +120,8 @@ async fn close_coupon(
                 };
                 return Ok(Some((coupon, closed)));
             }
-            // MySQL has a later era: its fallback rows and other readers expect one above it.
+            // MySQL has this era or a later one. Only raising its era stops earlier writers of
+            // rows, so the next turn begins one above it.
             Ok(Some(later)) => era = later,
         }
         seen = Gate::closed(&fence);
@@ -126,8 +129,8 @@ async fn close_coupon(
     Ok(None)
 }
 
-/// Closes a coupon without MySQL, if its gate is still `seen`. Returns `None` if the gate has
-/// changed, if no server is known that holds the coupon, or if the era is garbage.
+/// Closes a coupon without MySQL, if its gate is still `seen`. Returns `None` if the gate or the
+/// server has changed, if no server is known that holds the coupon, or if the era is garbage.
 pub(crate) async fn close_in_redis(
     redis: &Redis,
     servers: &Servers,
@@ -138,7 +141,6 @@ pub(crate) async fn close_in_redis(
     let Some(server) = servers.holding(coupon) else {
         return Ok(None);
     };
-    // The scripts read no higher era.
     if era > HIGHEST_SEEN {
         tracing::error!(coupon_id = coupon.0, era, "the era in MySQL is garbage");
         return Ok(None);
@@ -148,8 +150,8 @@ pub(crate) async fn close_in_redis(
     redis.begin_era_on(coupon, server, seen, next).await
 }
 
-/// Raises a coupon's era in MySQL to `era`, if it is lower. Returns MySQL's era before, or
-/// `None` if the coupon does not exist. Waits for transactions that insert rows in that era.
+/// Raises a coupon's era in MySQL to `era`, if it is lower. Returns MySQL's era before, or `None`
+/// if the coupon does not exist. Waits for transactions that insert rows in an earlier era.
 pub(crate) async fn adopt_era(db: &Db, coupon: CouponId, era: u64) -> Result<Option<u64>, DbError> {
     db.transaction("adopt era", async move |conn| {
         let lock = sql!("SELECT era FROM coupons WHERE id = ? FOR UPDATE", coupon);
@@ -167,15 +169,15 @@ pub(crate) async fn adopt_era(db: &Db, coupon: CouponId, era: u64) -> Result<Opt
 /// Margin in addition to the deadlines, for the inaccuracy of timers.
 const MARGIN: Duration = Duration::from_millis(250);
 
-/// Maximum wait for the consumer in one attempt. The next attempt begins with another era.
+/// Maximum wait for the consumer in one run of the urgent lane. The next run begins another era.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Interval at which the pace of rows is suspended again.
 const SUSPEND_EVERY: Duration = Duration::from_secs(1);
 
 /// Waits until no claim from before the closing can be in flight, then until the consumer has read
-/// the topic. Meanwhile rows keep no pace, because one coupon's backlog would keep all others
-/// closed.
+/// the topic. Meanwhile the pace of rows is suspended: with it, the backlog of one coupon could
+/// keep all closed coupons waiting.
 ///
 /// # Errors
 /// [`PassError::StaysClosed`] if the coupons cannot be judged yet.
@@ -197,7 +199,7 @@ async fn suspend_pace(db: &Db) -> Infallible {
 }
 
 async fn wait_for_barrier(ctx: &PassContext, closed_at: Instant) -> Step<()> {
-    // Read after the coupons were closed: an API may just have announced a longer one.
+    // Read after the coupons were closed: an API may just have announced longer ones.
     let deadlines = barrier::deadlines(&ctx.stores.db, ctx.settings.deadlines).await?;
     let left = (millis(deadlines.in_flight_ms) + MARGIN).saturating_sub(closed_at.elapsed());
     if !left.is_zero() {

@@ -1,7 +1,7 @@
-//! Jobs that run concurrently with passes: they create drops ahead, report settings that no longer
-//! protect promises, watch the consumer's progress, and delete what is past its retention. What
-//! they find is part of the next run. Two more are steps of deep passes: `count_sealed` and
-//! `stray_uses`.
+//! Jobs that run concurrently with passes: they copy the catalogue to Redis, create drops ahead,
+//! restore slot limits, report settings that no longer protect promises, watch the consumer's
+//! progress, and delete what is past its retention. What they find is part of the next runs over
+//! everything. Two more are steps of deep passes: `count_sealed` and `stray_uses`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -46,8 +46,8 @@ impl Notes {
     }
 }
 
-/// Interval of all jobs except erasing. It is shorter than the time between two passes, so that two
-/// daemons report the same.
+/// Interval of all jobs except erasing. It is shorter than the default time between two passes, so
+/// that two daemons report the same.
 pub(crate) const EVERY_SECONDS: u64 = 20;
 
 /// Interval of the costly job, erasing.
@@ -82,8 +82,8 @@ pub(crate) async fn run(
     }
 }
 
-/// Runs the jobs once, except erasing and the watch over the consumer. A job that fails is repeated
-/// at its next time.
+/// Runs the jobs once, except erasing and the watch over the consumer. A failure is only logged: a
+/// daemon repeats the job at its next time.
 pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes) {
     let coupons = stores.db.catalogue().await;
     if let Ok(coupons) = &coupons {
@@ -97,7 +97,7 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes)
         Ok(found) => notes.set("settings", found),
         Err(error) => tracing::warn!(%error, "settings were not checked"),
     }
-    // The catalogue does not contain a coupon that has lost its only drop.
+    // The catalogue does not contain a coupon that has lost all its drops.
     let lost = stores.db.coupons_without_drops().await;
     log("lost drops", make_ahead(stores, lost).await);
     log("slot limits", restore_limits(stores).await);
@@ -166,8 +166,8 @@ async fn make_ahead(
 }
 
 /// Writes the slot limits of unsealed drops that have none: the table was lost or restored alone.
-/// No row of them could be inserted. One limit, at the quantity, is enough: only a change that
-/// lowers the quantity needs those in between.
+/// Without a limit, no row of a drop can be inserted. One limit, at the quantity, is enough: only a
+/// change that lowers the quantity needs those in between.
 async fn restore_limits(stores: &Stores) -> Result<(), StoreError> {
     let restore = "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) \
                    SELECT d.id, d.quantity, d.coupon_id, 0 FROM drops d \
@@ -223,8 +223,8 @@ async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Vec<Finding>
     }
 }
 
-/// Reports partitions with unread messages whose position has not moved for too long, and whose
-/// owner does not wait for the pace of rows either.
+/// Reports partitions with unread messages whose position has not moved for longer than `limit`,
+/// and to which no consumer has attended for as long.
 fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<Finding> {
     let now = Instant::now();
     let before = std::mem::take(known);
@@ -317,7 +317,7 @@ pub(crate) async fn count_sealed(
     }
 }
 
-/// Names uses of codes whose coupon has no row: a part of deep passes, after rows were written.
+/// Reports uses of codes whose claims have no row: a part of deep passes, after rows were written.
 pub(crate) async fn stray_uses(
     db: &Db,
     (coupon, drop): (Option<CouponId>, Option<DropId>),
@@ -338,7 +338,7 @@ pub(crate) async fn stray_uses(
 /// Time limit of a page of uses.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Deletes allow lists and user ids that nobody needs.
+/// Deletes allow lists that nobody needs and, if a retention is set, replaces old user ids.
 pub(crate) async fn erase(stores: &Stores, settings: &PassSettings) {
     log("allow lists", delete_old_allow_lists(&stores.db).await);
     if let Some(days) = settings.retention_days {

@@ -1,7 +1,7 @@
-//! The findings of a pass. Each step appends its findings to a [`Ledger`], and each look at a coupon
-//! is appended to the list of the run, which is summed once at its end (`sum`): nothing changes what
-//! an earlier step has found. For each kind of repair of a drop, some users are named. The others
-//! are counted, with their outcomes.
+//! The findings of a pass. Each step appends its findings to a [`Ledger`], and each look at a
+//! coupon is appended to the list of the run, which is summed once at its end (`sum`): nothing
+//! changes what an earlier step has found. Of the findings of a drop with the same kind, action and
+//! outcome, the first are listed. The others are only counted.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -17,7 +17,7 @@ pub const NAMED_AT_MOST: u64 = 200;
 #[derive(Debug, Default)]
 pub struct Ledger {
     named: Vec<Finding>,
-    /// Numbers of all findings, including those that are not named.
+    /// Numbers of all findings, including those that are not listed.
     counts: BTreeMap<(Kind, ActionKind, Outcome), u64>,
 }
 
@@ -52,7 +52,7 @@ impl Ledger {
         self
     }
 
-    /// Returns the findings with their outcome, and the reason for that.
+    /// Returns the findings with this outcome, and with the reason added to their details.
     #[must_use]
     pub fn with_outcome(self, to: Outcome, why: Option<&str>) -> Self {
         let mut all = Self::default();
@@ -67,7 +67,7 @@ impl Ledger {
         all
     }
 
-    /// Returns the named findings, and one for each group of the others with their number. A given
+    /// Returns the listed findings, and one for each group of the others with their number. A given
     /// coupon or drop is set in all of them.
     pub fn findings(mut self, coupon: Option<CouponId>, drop: Option<DropId>) -> Vec<Finding> {
         for found in &self.named {
@@ -98,7 +98,7 @@ pub(crate) struct CouponLook {
     pub drops: Vec<DropReport>,
     /// Findings about no drop.
     pub findings: Vec<Finding>,
-    /// Claims that were too young to judge.
+    /// Claims that are left to a later look, usually because they may still be on their way.
     pub in_flight: u64,
 }
 
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn last_look_of_a_dry_run_replaces_the_one_before() {
+    fn looks_of_a_dry_run_replace_each_other_and_other_looks_add_up() {
         let look = |in_flight| CouponLook {
             in_flight,
             ..CouponLook::at_whole(CouponId(1), Finding::report(Kind::RedisLost, "closed"))

@@ -5,8 +5,9 @@
 //! the consumer is, `read` reads, `reconcile` drives a coupon through what follows, at an open and
 //! at a closed gate: `pass` compares a drop, `judge` decides (pure), `rows` inserts, `project`
 //! writes Redis from rows, `revoke_promote` gives free slots away, `seal` ends drops. `owing`
-//! and `sealed_letters` look after drops that are sealed. `urgent` closes coupons, with `gate`.
-//! `ledger` sums up what was found, `record` records, `notify` mails.
+//! reports what sealed drops still owe, and `sealed_letters` judges their dead letters. `urgent`
+//! closes coupons with `gate`, and reopens them. `ledger` sums up what was found, `record` records,
+//! `notify` mails.
 #![warn(clippy::print_stdout, clippy::print_stderr)] // `say!` and `complain!` never end the program
 
 pub mod args;

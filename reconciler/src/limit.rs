@@ -1,7 +1,8 @@
 //! The repair limit: how many users of a drop may lose the slot that Redis shows without an
-//! operator's confirmation ([`held_back`]): a fifth of the quantity, and at least fifty. Rows are
-//! never limited. A plan is identified by the SHA-256 of its slots and users. The run that finds
-//! the drop without this plan forgets it ([`crate::record::finish`]).
+//! operator's confirmation ([`held_back`]): a fifth of the quantity, and at least fifty. The limit
+//! does not apply to inserting rows. A plan is identified by a hash of its slots and users. A run,
+//! except a dry run, that leaves nothing of the drop planned or failed forgets the drop's plan
+//! ([`crate::record::finish`]).
 //!
 //! [`held_back`]: firstcome_shared::mysql::held_back
 

@@ -37,8 +37,7 @@ const METRICS: [(Type, &str, &str); 13] = [
 const PASS_STARTED: &str = "firstcome_pass_start_timestamp_seconds";
 const LAST_SUCCESS: &str = "firstcome_pass_last_success_timestamp_seconds";
 
-/// Describes all metrics. Counters of failures start at zero, so that an alert notices the first
-/// failure.
+/// Describes all metrics. Counters start at zero, so that an alert notices the first failure.
 pub(crate) fn describe() {
     for (kind, name, meaning) in METRICS {
         match kind {
@@ -93,8 +92,8 @@ pub(crate) fn pass_under_way(since: Option<DateTime<Utc>>) {
     gauge!(PASS_STARTED).set(since.map_or(0.0, |at| at.timestamp_millis() as f64 / 1e3));
 }
 
-/// Exports the drift that a pass over everything left, by kind. Without a run, exports zero:
-/// another process has made that pass and exports its drift.
+/// Exports the drift that a pass over everything left, by kind. Without a run, exports zero: no
+/// pass has ended yet, or another process has made it and exports its drift.
 #[allow(clippy::cast_precision_loss)] // counts
 pub(crate) fn drift(run: Option<&Run>, is_deep: bool) {
     for kind in Kind::VARIANTS {

@@ -60,7 +60,7 @@ pub struct Compared {
     /// Number of claims that could not become rows although nobody else has their slots: a
     /// projection would forget them.
     pub refused: u64,
-    /// The gate, the revision or the drop changed while it was read.
+    /// The gate or the revision changed while the drop was read, or the drop could not be compared.
     pub is_unsettled: bool,
     /// The drop was sealed or deleted meanwhile.
     pub is_gone: bool,
@@ -73,8 +73,8 @@ impl Compared {
         self.dirty.is_none() && self.refused == 0 && self.repaired == 0 && !self.is_unsettled
     }
 
-    /// Combines two looks, of which the second follows the rows of the first: what both have done,
-    /// what is left now, and the numbers of the first.
+    /// Combines two looks, of which the second came after the repairs of the first. Keeps what both
+    /// have done, what is left now, and the numbers of the first.
     #[must_use]
     pub fn followed_by(self, second: Self) -> Self {
         let mut ledger = self.ledger.applied();
@@ -144,7 +144,7 @@ impl Compared {
     }
 }
 
-/// Compares a drop. Inserts rows and ends letters, unless `may_write` is false.
+/// Compares a drop. If `may_write`, also inserts rows, ends letters and completes revocations.
 pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
     let DropPass { ctx, seen, own } = drop;
     let mut compared = Compared::default();
@@ -155,7 +155,7 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
             compared.is_new = true;
             return Ok(compared);
         }
-        // The users that Redis still has become rows nevertheless.
+        // The users that Redis still has get rows nevertheless.
         WholeDrop::Dirty(dirt) => compared.dirty(&dirt),
         WholeDrop::Whole => {}
     }
@@ -181,7 +181,8 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
         };
         let mut judged = judge::judge(&moment, &page.mysql, &page.redis, &again);
         if is_lost {
-            // One finding for the drop, not one for each row.
+            // One finding for the drop replaces those of its rows, except of users who would lose a
+            // slot.
             judged.dirt.retain(|dirt| dirt.takes);
         }
         let room = ctx.rows_left.take(judged.rows.len(), may_write);
@@ -209,8 +210,8 @@ pub(crate) fn moment(drop: DropPass<'_>) -> Moment {
     }
 }
 
-/// Ends the letters of a page, completes its revocations, and counts what only a projection
-/// repairs.
+/// Ends the letters of a page and completes its revocations, or only reports them unless
+/// `may_write`. Counts what only a projection repairs.
 pub(crate) async fn end_claims(
     drop: DropPass<'_>,
     letters: &[Letter],
@@ -233,7 +234,7 @@ pub(crate) async fn end_claims(
     }
     for (user, revocation) in &judged.revoked {
         if !drop.seen.is_closed && revocation.is_young() {
-            // Its API is about to complete it.
+            // Its API may be about to complete it.
             compared.numbers.in_flight += 1;
             continue;
         }
@@ -308,8 +309,7 @@ fn note_letter(letter: &Letter, end: &LetterEnd, done: Outcome, compared: &mut C
     compared.ledger.add(of_letter);
 }
 
-/// Reports the drops of a coupon that cannot be compared because a store has unreadable data or
-/// refuses a write.
+/// Reports the drops of a coupon that cannot be compared, with the reason.
 pub fn unworkable(ctx: &PassContext, seen: &CouponSeen, why: &str) -> Vec<DropReport> {
     let report = |own: &DropSeen| {
         let mut compared = Compared {

@@ -58,18 +58,19 @@ pub struct StartedPass {
     pub run_id: String,
     /// Whether it waits for another pass of this process.
     pub waits: bool,
-    /// Resolves once the pass has the lock and is recorded.
+    /// Resolves once the pass has the lock and is recorded, or with an error if it ends before.
     pub begun: oneshot::Receiver<()>,
     pub ended: oneshot::Receiver<PassResult>,
 }
 
-/// The outcome of a requested pass.
+/// The run of a pass, or why there is none.
 pub type PassResult = Result<Run, PassError>;
 
 /// Why a pass was not started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotStarted {
-    /// A pass of the same process is running, or waits for its lock, which it may never get.
+    /// Another pass of this process is running or waits for the lock or, in [`Passes::queue`],
+    /// already waits for the running one.
     Running,
     /// The process is shutting down.
     Stopping,
@@ -86,8 +87,9 @@ pub enum Worker {
 
 impl Worker {
     /// Runs one pass under the lock of the sweep lane, and records it. A failed pass also returns a
-    /// [`Run`], with the status `failed`. Returns [`PassError::Busy`] if another pass has the lock,
-    /// or if another process has already made the scheduled run.
+    /// [`Run`], with the status `failed`. Returns [`PassError::Busy`] if another pass holds the
+    /// lock for longer than the request waits, or if another process has already made the scheduled
+    /// run.
     pub async fn pass(
         &self,
         request: &PassRequest,
@@ -130,7 +132,7 @@ impl Worker {
         }
         let ended = match record::begin(db, &run, request).await {
             Ok(()) => {
-                // Most callers wait for the end.
+                // An error only means that nobody waits for the beginning.
                 begun.send(()).ok();
                 crash_point(Point::RunBegun);
                 let working = lock.working();
@@ -214,7 +216,7 @@ impl Passes {
                 turn = current.turn.clone().acquire_owned() => turn.ok(),
                 () = stop.cancelled() => None,
             };
-            // At any time, the pass is waiting or running.
+            // In this order, so that `Current::has` finds the pass at any time.
             let running = turn.map(|turn| Running::begin(&current, turn, &id));
             drop(waiting);
             running
@@ -230,7 +232,8 @@ impl Passes {
         Ok(self.current.turn.clone().try_acquire_owned().ok())
     }
 
-    /// Runs a pass as soon as it has the right to run, or not at all without it.
+    /// Runs a pass once `running` gives it the right to. If it gives `None`, because the process
+    /// stops, the pass never runs.
     fn spawn(
         &self,
         request: PassRequest,
@@ -279,7 +282,7 @@ impl Passes {
     }
 }
 
-/// The pass that runs in this process. It ends when dropped, also if the pass panics.
+/// The pass that runs in this process, until this is dropped, also if the pass panics.
 struct Running {
     current: Arc<Current>,
     /// Given back after the pass is noted as ended.
@@ -347,7 +350,7 @@ pub async fn must_exist(db: &Db, request: &PassRequest) -> Result<(), PassError>
     Err(PassError::NotFound(missing))
 }
 
-/// Records metrics, logs and mails a pass that ended in a daemon.
+/// Exports the metrics of a run that ended in a daemon, logs it, and passes it to the notifier.
 pub(crate) async fn note_end(run: &Run, started: Instant, notifier: &Notifier) {
     crate::metrics::pass(run, started.elapsed());
     let (drops, examined) = run.examined();

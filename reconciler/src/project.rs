@@ -2,10 +2,10 @@
 //!
 //! A coupon's gate is closed, so nobody reads half a drop: no staging keys and no rename are
 //! needed. The order carries the argument. Rows come first ([`crate::pass::compare`]); users who
-//! lose their slot are listed in MySQL before the first key goes; then, fenced by the closed gate
-//! of this era: revocations, the counter, slots page by page (those of void users are free),
-//! claimants, owed users at the head of the waiting list, settings at a new revision. A crash
-//! anywhere leaves the gate closed and everything in MySQL, and the next era repeats it.
+//! lose their slot and have no row are listed in MySQL before the first key goes; then, fenced by
+//! the closed gate of this era: revocations, the counter, slots page by page (those of void users
+//! are free), claimants, owed users at the head of the waiting list, settings at a new revision. A
+//! crash anywhere leaves the gate closed and everything in MySQL, and the next era repeats it.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -41,8 +41,8 @@ pub(crate) struct Plan<'p> {
     pub has_claimants: bool,
 }
 
-/// Writes the drops that differ to Redis from their rows, and forgets the claimants of all others
-/// until [`surroundings`] writes them.
+/// Writes the drops that differ to Redis from their rows. If claimants may be wrong, deletes all of
+/// them first: those of the other drops are missing until [`surroundings`] writes them.
 pub(crate) async fn drops(
     ctx: &PassContext,
     seen: &CouponSeen,
@@ -122,7 +122,7 @@ pub(crate) async fn surroundings(
     };
     let (coupon, all) = found.ok_or(PassError::Stale)?;
     if !plan.knows_sealed {
-        // Keys of sealed drops that an older Redis brought back.
+        // An older state of Redis may have brought back keys of sealed drops.
         let sealed = seal::sealed_keys(redis, &all);
         redis.expire_drops(&sealed, Duration::ZERO).await?;
     }
@@ -147,8 +147,8 @@ pub(crate) async fn surroundings(
     {
         return Err(PassError::StaysClosed(why));
     }
-    // At a new revision: a write from before the loss could overwrite them, and one that came while
-    // the drop had no settings is read here.
+    // At a new revision: a write from before the loss could otherwise overwrite them, and one that
+    // came while the drop had no settings is read here.
     let known = redis.coupon_state(id).await?.revision;
     if settings::write_all(ctx, seen, known, Some(fence)).await? {
         return Ok(());
@@ -199,7 +199,7 @@ fn rows_of<'c>(
         .buffered(AHEAD)
 }
 
-/// Opens a coupon once every unsealed drop adds up.
+/// Opens a coupon if every unsealed drop adds up.
 pub(crate) async fn open(ctx: &PassContext, seen: &CouponSeen, fence: &Fence) -> Step<()> {
     let id = seen.coupon.id;
     let keys: Vec<DropKeys> = seen.drops.iter().map(|own| own.keys.clone()).collect();

@@ -20,7 +20,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use crate::context::{PassContext, PassError, Step};
 use crate::judge::{self, Letter, MysqlPage, Recheck, RedisPage, Row};
 
-/// A coupon with the drops to reconcile, as they were when the pass began.
+/// A coupon with the drops to reconcile, as a pass has read them.
 #[derive(Debug, Clone)]
 pub struct CouponSeen {
     pub coupon: Coupon,
@@ -29,11 +29,12 @@ pub struct CouponSeen {
     pub state: CouponState,
     /// Number of revocations of the coupon that Redis must have.
     pub banned: u64,
-    /// Nobody is admitted, and every claim from before the closing has arrived.
+    /// Nobody is admitted and, except in a dry run, every claim from before the closing is in MySQL
+    /// or never will be.
     pub is_closed: bool,
 }
 
-/// A drop, as it was when the pass began.
+/// A drop, as a pass has read it.
 #[derive(Debug, Clone)]
 pub struct DropSeen {
     pub drop: Drop,
@@ -60,7 +61,7 @@ impl DropSeen {
         }
     }
 
-    /// Whether the drop has nothing that a page could show.
+    /// Whether the numbers of the drop add up, and it has nothing to compare and nobody to promote.
     pub fn is_empty(&self) -> bool {
         let state = &self.state;
         state.adds_up()
@@ -118,7 +119,7 @@ impl<'c> DropPass<'c> {
         &self.ctx.stores.redis
     }
 
-    /// Whether a row of the drop may be of a claim that was given back or revoked.
+    /// Whether a row of the drop may belong to a claim that was given back or revoked.
     pub fn has_returns(self) -> bool {
         let is_in_scope = self.coupon().once_per == OncePer::Coupon;
         self.own.revocations > 0 || is_in_scope && self.seen.banned > 0
@@ -269,8 +270,8 @@ pub(crate) fn letter(row: &DeadLetterRow, drop: &Drop) -> Letter {
 /// Slots of M' and R' per call.
 const SLOTS_AT_ONCE: usize = 1_000;
 
-/// Reads M' and R': whatever concerns the doubts of a page. Returns `None` if the drop was sealed
-/// or deleted meanwhile, unless it `may_be_sealed`.
+/// Reads M' and R': whatever concerns the doubts of a page. Returns `None` if the drop was deleted
+/// meanwhile or, unless it `may_be_sealed`, sealed.
 pub(crate) async fn again(
     drop: DropPass<'_>,
     page: &ReadPage,
@@ -294,7 +295,8 @@ pub(crate) async fn again(
         let is_in_scope = coupon.once_per == OncePer::Coupon || row.drop_id == id.0;
         let of = DropId(row.drop_id);
         let row = row_of(row);
-        // A row that a revocation voids is moved later, and rules out no other.
+        // A row that a revocation voids is moved into the revocation later, and rules out no other
+        // row.
         if is_in_scope && !again.revocations.voids(&row.user, row.at_ms) {
             let rows = again.rows_of_users.entry(row.user.clone()).or_default();
             rows.push((of, row));

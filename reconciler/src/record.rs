@@ -1,6 +1,6 @@
 //! Records runs in MySQL: a row for each run, and a row for each finding. A run with the same
-//! result as the last one refers to its findings and reports, and is deleted after a day, so the
-//! tables grow with events, not with passes and drops.
+//! result as the last one refers to the findings and reports of that one, and is deleted after a
+//! day, so the tables grow with events, not with passes and drops.
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::crash::{Point, crash_point};
@@ -69,7 +69,8 @@ pub async fn begin(db: &Db, run: &Run, request: &PassRequest) -> Result<(), DbEr
     db.begin_run(row(run, request.confirm), asked).await
 }
 
-/// Records the end of a pass, and that its schedules have run; or logs why that failed.
+/// Records the end of a pass and, unless the pass failed, that its schedules have run. Logs what
+/// could not be recorded.
 pub(crate) async fn end(db: &Db, run: &Run, request: &PassRequest) {
     if let Err(error) = finish(db, run, request.confirm).await {
         tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
@@ -136,7 +137,7 @@ fn may_be_held_back(drop: &DropReport) -> bool {
 /// `max_allowed_packet`. Findings have no such limit.
 const REPORTS_AT_MOST: usize = 10_000;
 
-/// Whether the drop has findings, was sealed, or does not add up for another reason than claims in
+/// Whether the drop has findings, was sealed, or is inexact or has changed while no claims are in
 /// flight: with the numbers of a busy drop, no run would be the same as the last one.
 fn is_kept(drop: &DropReport) -> bool {
     let is_busy = drop.after.in_flight > 0;
@@ -198,8 +199,8 @@ fn row(run: &Run, confirmed: bool) -> RunRow {
     }
 }
 
-/// Returns a finding as it is stored. A user id that was written into a store manually may be too
-/// long for the column. In that case, the slot identifies the finding.
+/// Returns a finding as it is stored: without a user id that does not fit the column, such as one
+/// of an attached system, or one that was written into a store manually.
 fn stored(finding: &Finding) -> Finding {
     let mut stored = finding.clone();
     stored.user_id = finding.recorded_user().map(str::to_owned);

@@ -1,6 +1,6 @@
 //! Retention: deletes old records and allow lists, and replaces user ids by pseudonyms some time
-//! after a coupon has ended. Open records (unresolved dead letters, firing alerts, mails that may
-//! still be sent, broken promises) are kept indefinitely.
+//! after their drop was sealed. Open records (unresolved dead letters, firing alerts, mails that
+//! may still be sent, open broken promises) are kept indefinitely.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -60,7 +60,7 @@ pub(crate) async fn delete_old_records(db: &Db, days: Option<u32>) -> Result<(),
         (mails, "outbox", "sent_at", "TRUE"),
         (mails, "outbox", "given_up_at", "sent_at IS NULL"),
         (mails, "repairs", "repaired_at", "TRUE"),
-        // If this row is deleted, the next pass reports the held-back repairs again.
+        // If the repairs are still held back, the next pass records them again.
         (runs, "held_back", "planned_at", "TRUE"),
         (runs, "ops_actions", "at", "TRUE"),
         (promises, "broken_promises", "mended_at", sealed),
@@ -88,7 +88,8 @@ pub(crate) async fn delete_old_allow_lists(db: &Db) -> Result<(), StoreError> {
 /// Drops read at once.
 const DROPS_AT_ONCE: i64 = 500;
 
-/// Maximum number of drops that one run processes, and of users that it erases.
+/// A run reads no further page of drops once it has erased users in this many drops, or erased this
+/// many users.
 const DROPS_AT_MOST: usize = 10_000;
 const USERS_AT_MOST: usize = 1_000_000;
 
@@ -143,9 +144,9 @@ const RANDOM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
 /// Slots processed per statement.
 const SLOTS_AT_ONCE: Slot = 2_000;
 
-/// Finds drops after `after` that were sealed longer than `kept` ago and still contain user ids,
-/// each with whether a user may hold one coupon per drop. If codes expire, the ids stay for as long
-/// after that, because a shop may ask late about an order.
+/// Finds the next drops after `after` that were sealed longer than `kept` ago and are not marked as
+/// erased, each with whether a user may hold one coupon per drop. If codes expire, the ids stay for
+/// as long after that, because a shop may ask late about an order.
 async fn old_drops_with_people(
     db: &Db,
     kept: Duration,
@@ -179,7 +180,8 @@ async fn erase_holders(db: &Db, drop: DropId) -> Result<usize, DbError> {
         .flatten();
     let mut erased = 0;
     for from in (0..last.unwrap_or(0)).step_by(SLOTS_AT_ONCE as usize) {
-        // Skip a drop that is no longer sealed, because passes compare it with Redis.
+        // Skip a drop that a restored, older MySQL does not know as sealed: passes compare it with
+        // Redis.
         let erase = sql!(
             format!(
                 "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \

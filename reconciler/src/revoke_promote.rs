@@ -23,7 +23,7 @@ use crate::report::{ActionKind, Finding, Kind, Outcome};
 use crate::rows::{self, RowEnd};
 
 /// Carries out the steps of a revocation (docs/decisions/0013-revoking.md) in the drop of the
-/// claim: the revocation may name the drop in which its user waited before. Each step is
+/// claim: the revocation may name another one, in which its user waited before. Each step is
 /// idempotent.
 pub(crate) async fn complete(
     ctx: &PassContext,
@@ -43,8 +43,8 @@ pub(crate) async fn complete(
     Ok(())
 }
 
-/// Completes the coupon's revocations that have not ended although their users may claim again. The
-/// API that began one needs a moment.
+/// Completes the coupon's revocations that have not ended although their users may claim again.
+/// Leaves out those of the last second, which their API may be about to complete.
 pub(crate) async fn finish_revocations(
     ctx: &PassContext,
     seen: &CouponSeen,
@@ -83,7 +83,8 @@ async fn unended(ctx: &PassContext, seen: &CouponSeen) -> Result<Vec<Revocation>
     ctx.stores.db.all("unended revocations", unended).await
 }
 
-/// Reads a drop's open broken promises, and closes those whose users have a row.
+/// Reads a drop's open broken promises. Closes those whose users have a row, except in a dry run,
+/// and returns the others.
 pub(crate) async fn open_promises(
     ctx: &PassContext,
     coupon: &Coupon,
@@ -147,7 +148,7 @@ pub(crate) fn plan(drop: &DropSeen, ledger: &mut Ledger) {
 }
 
 /// Gives the slots that are left to the first users of the waiting list, and writes their rows.
-/// Returns how many got one.
+/// Returns how many users got a slot.
 pub(crate) async fn promote(drop: DropPass<'_>, fence: &Fence, ledger: &mut Ledger) -> Step<u64> {
     let DropPass { ctx, seen, own } = drop;
     let redis = drop.redis();
@@ -173,7 +174,8 @@ pub(crate) async fn promote(drop: DropPass<'_>, fence: &Fence, ledger: &mut Ledg
             continue;
         }
         if promotion.given.is_empty() {
-            // Users who left the list without a slot made room for others.
+            // One call removes a limited number of users who get no slot. Others may come after
+            // them.
             if promotion.left_without == 0 {
                 return Ok(promoted);
             }
@@ -211,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_slot_of_a_promise_is_not_named() {
+    fn slot_of_a_promise_is_returned_unless_it_is_unknown() {
         let promise = |slot| ClaimOfSlot {
             slot,
             user: UserId::from_store("u-1".to_owned()),

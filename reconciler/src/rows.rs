@@ -53,7 +53,7 @@ pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<
                 let (first, second) = some.split_at(some.len() / 2);
                 todo.extend([second, first]);
             }
-            // For example, a deadlock with a return of one of these users.
+            // The other transaction may be, for example, a return of one of these users.
             (Err(error), _) if error.is_deadlock() && deadlocks < DEADLOCKS => {
                 deadlocks += 1;
                 todo.push(some);
@@ -66,8 +66,8 @@ pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<
 }
 
 /// Inserts rows and resolves their dead letters, atomically, unless the coupon has begun an era
-/// above the one that the pass knows. The transaction holds the era's lock, so that the new era,
-/// and whatever is read in it, waits for these rows.
+/// above the one that the pass knows. The transaction holds the era's lock, so that a new era, and
+/// whatever is read in it, waits for these rows.
 async fn insert_fenced(drop: DropPass<'_>, due: &[DueRow]) -> Result<Vec<RowEnd>, DbError> {
     let coupon = drop.coupon().id;
     let era = drop.coupon().era;
@@ -123,7 +123,8 @@ fn issued(due: &DueRow) -> Option<(Slot, Resolution)> {
     Some((due.slot, Resolution { id, how, detail }))
 }
 
-/// Distinguishes a row that another one rules out from a row that MySQL refuses for another reason.
+/// Distinguishes a row that another row or the quantity rules out from one that MySQL refuses for
+/// another reason.
 fn end_of_refused(error: &DbError) -> RowEnd {
     match error.refusal() {
         Some(Refusal::Duplicate | Refusal::SlotOutOfRange) => RowEnd::Overtaken,
@@ -133,8 +134,8 @@ fn end_of_refused(error: &DbError) -> RowEnd {
     }
 }
 
-/// Ends dead letters without a row: duplicates, revoked ones, and those whose users are owed a
-/// slot. An owed user is listed in the transaction that closes the letter.
+/// Ends dead letters without inserting a row: duplicates, revoked ones, and those whose users are
+/// owed a slot. An owed user is listed in the transaction that closes the letter.
 pub(crate) async fn end_letters(
     drop: DropPass<'_>,
     ends: &[(i64, LetterEnd)],
@@ -161,7 +162,8 @@ pub(crate) async fn end_letters(
     owe(drop, owed, "failed_claim", resolutions).await
 }
 
-/// Lists users who are owed a slot, before anything else forgets them. Safe to repeat.
+/// Lists users who are owed a slot, before anything else forgets them, and resolves dead letters in
+/// the same transaction. Safe to repeat.
 pub(crate) async fn owe(
     drop: DropPass<'_>,
     owed: Vec<Holder>,

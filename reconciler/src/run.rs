@@ -1,8 +1,8 @@
 //! The steps of a pass over our own coupons, and of the urgent lane.
 //!
-//! One process in the whole system holds the lock of a lane: *sweep* compares everything at open
-//! gates, *urgent* closes, projects and opens again, and *promote* compares the coupons in which
-//! slots are left while users wait or are owed one. Correctness does not depend on the locks: every
+//! At most one process in the whole system holds the lock of a lane: *sweep* compares at open gates
+//! what was asked for, *urgent* closes, projects and opens again, and *promote* gives out the slots
+//! that are left while users wait or are owed one. Correctness does not depend on the locks: every
 //! repair is idempotent, checks its precondition, and is fenced by the coupon's era.
 
 use std::collections::{BTreeSet, HashMap};
@@ -38,14 +38,14 @@ pub struct Reconciler {
     paced_at: Arc<Mutex<Option<Instant>>>,
 }
 
-/// Maximum wait for the urgent lane.
+/// Maximum wait for the lock of the urgent lane.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Maximum wait for the consumer to read what was on the topic when a pass began. If it takes
-/// longer, the pass issues no claim that may have an unread message.
+/// longer, the pass issues claims that may have an unread message only if they are overdue.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
-/// The pace of rows gives a sweep at most the rows of this time.
+/// A sweep that keeps the pace of rows inserts at most the rows of this time.
 const PACED: Duration = Duration::from_secs(30);
 
 /// Why a pass over a cluster was not complete.
@@ -66,7 +66,8 @@ impl Reconciler {
     }
 
     /// Returns how many rows a sweep that nobody asked for may insert: those of the time since the
-    /// last one, and of half a minute at most, so that it never sleeps.
+    /// last one, but of half a minute at most. It leaves the rest to the next sweep instead of
+    /// sleeping.
     fn rows_at_pace(&self) -> RowsLeft {
         let Some(limit) = self.settings.rows_per_second else {
             return RowsLeft::default();
@@ -78,9 +79,9 @@ impl Reconciler {
         RowsLeft::new(usize::try_from(rows).unwrap_or(usize::MAX))
     }
 
-    /// Compares everything that the request asks for at open gates, and waits for the urgent lane
-    /// to reopen what is closed or dirty. If somebody waits for the result, claims that were too
-    /// young are compared again when they are old enough.
+    /// Compares, at open gates, everything that the request asks for, and reopens what is closed or
+    /// dirty under the lock of the urgent lane. If an operator asked for the pass, coupons with
+    /// claims that were too young are compared once more when these are old enough.
     pub(crate) async fn sweep(
         &self,
         request: &PassRequest,
@@ -127,8 +128,8 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Compares the coupons and has them reopened, and adds what was found and done to `looks`,
-    /// also if an error stops the pass.
+    /// Compares the coupons, reopens those that need it, and adds what was found and done to
+    /// `looks`, also if an error stops the pass.
     async fn coupons(
         &self,
         request: &PassRequest,
@@ -202,8 +203,8 @@ impl Reconciler {
     }
 
     /// Compares coupons at their open gates, and gives the slots that are left, unless another
-    /// process does. Claims with unread messages are in flight and do not matter for that, so it
-    /// does not wait for the consumer. The sweep finds what needs closing.
+    /// process holds the lock of this lane. Claims with unread messages are in flight and do not
+    /// matter for that, so it does not wait for the consumer. The sweep finds what needs closing.
     pub(crate) async fn promote(
         &self,
         coupons: Vec<CouponId>,

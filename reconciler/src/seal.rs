@@ -49,14 +49,15 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
     let left = u64::from(quantity).saturating_sub(numbers.rows);
     let of = format!("{left} of {quantity} slots left and {waiting} people waiting");
     if left > 0 && waiting > 0 && !own.drop.closed_early {
-        // Promotion comes before sealing, but not in a paused coupon.
+        // Users are promoted before a drop is sealed, but nobody is promoted in a paused coupon.
         if seen.coupon.paused {
             let detail = format!("closed while paused, with {of}: resume it, and they get them");
             ledger.add(Finding::report(Kind::Unfilled, detail));
         }
         return Ok(false);
     }
-    // Note this first, so that a Redis with the note is not older than the sealing.
+    // Note this first: a Redis that lacks the note of a sealed drop then has lost data, or is an
+    // older state.
     let Some(fence) = seen.state.gate.fence(ctx.servers.holding(coupon)) else {
         return Ok(false);
     };

@@ -1,4 +1,4 @@
-//! Dead letters that belong to no drop of a pass: those of sealed drops are ended by MySQL alone,
+//! Dead letters that belong to no drop of a pass: those of sealed drops are judged by MySQL alone,
 //! and those that name no drop or no user, or are forged, are reported.
 
 use std::collections::BTreeMap;
@@ -89,8 +89,8 @@ async fn letters_of_sealed(
 }
 
 /// Judges letters of a sealed drop like those of a closed one that Redis has lost, and carries out
-/// what follows. Only a claim that an API or an operator wrote gets a row in a drop that was
-/// verified, and nobody is promoted in it, so nobody is owed a slot.
+/// what follows. A claim that only a message names gets a row only if its time, if known, fits the
+/// drop's window. Nobody is promoted in a sealed drop, so nobody is owed a slot.
 async fn judge_sealed(ctx: &PassContext, letters: &[(OfDrop, DeadLetterRow)]) -> Step<Ledger> {
     ctx.must_go_on()?;
     let Some((seen, own)) = sealed_drop(ctx, letters[0].0).await? else {

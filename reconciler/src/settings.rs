@@ -1,6 +1,7 @@
-//! Settings, allow list and revocations in Redis. MySQL has them first, at a revision that is their
-//! fence; what differs is written again, and never closes a coupon. A revision in Redis above
-//! MySQL's is one that MySQL has lost, and is adopted before anything is judged.
+//! Settings, allow list and revocations in Redis. MySQL has them first (except a lowered quantity),
+//! at a revision that is their fence. What differs is written again, and closes no coupon. A
+//! revision in Redis above MySQL's is one that MySQL has lost, and is adopted before anything is
+//! judged.
 
 use std::collections::HashSet;
 
@@ -56,7 +57,7 @@ pub(crate) async fn adopt(
             ledger.add(found(ctx.outcome(), detail));
             Some((lost.coupon, lost.drops))
         }
-        // An operator has just changed the coupon.
+        // An operator may just have changed the coupon.
         None => db.coupon(id).await?,
     };
     let Some((coupon, drops)) = now else {
@@ -126,8 +127,8 @@ fn settings_differ(seen: &CouponSeen) -> bool {
     })
 }
 
-/// Writes the settings at a new revision. Reads both stores again first: an operator's change
-/// reaches MySQL before Redis, and would have to be repeated.
+/// Writes the settings at a new revision. Reads both stores again first: the difference may be an
+/// operator's change on its way to Redis, which would then be outdated.
 async fn settings(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> Step<()> {
     let again = read::coupons(ctx, Some(vec![seen.coupon.id]), None).await?;
     let Some(now) = again.into_iter().next() else {
@@ -212,7 +213,7 @@ async fn allow_list(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -
     Ok(())
 }
 
-/// Writes a coupon's list. Returns why it could not be written.
+/// Writes a coupon's list if it differs. Returns why it could not be written, or `None`.
 pub(crate) async fn write_list(
     ctx: &PassContext,
     id: CouponId,
@@ -292,7 +293,7 @@ fn redis_time(ctx: &PassContext) -> DateTime<Utc> {
 
 /// Removes the revocations of a drop that was just sealed from Redis, except those that keep their
 /// users out of the whole coupon: for good, or until their end, which is ahead if Redis's clock was
-/// wrong at the claim. A claim before that end would be accepted, and then be void.
+/// wrong at the claim. Without them, a claim before that end would be accepted, and then be void.
 pub(crate) async fn forget_sealed(
     ctx: &PassContext,
     coupon: &Coupon,

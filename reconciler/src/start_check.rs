@@ -55,7 +55,7 @@ pub async fn check(
     safe.map(|_| ()).map_err(of(FailureCause::Kafka))
 }
 
-/// Whether MySQL may answer later: it has not refused this process.
+/// Whether MySQL may answer later: a call to it failed, and MySQL has not refused this process.
 pub(crate) fn mysql_is_away(error: &Error) -> bool {
     match error.downcast_ref() {
         Some(DbError::Refused(_)) | None => false,

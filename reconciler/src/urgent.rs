@@ -1,5 +1,6 @@
 //! The urgent lane: the only one that projects, and that opens a coupon again. It takes coupons
-//! that are closed, for whatever reason, and open ones that a sweep found dirty.
+//! that are closed, for whatever reason, and open ones that a sweep or the watch found to need
+//! closing.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -33,8 +34,8 @@ pub(crate) async fn reopen(
     }
     let closed = gate::close(ctx, to_close).await?;
     let left_closed = reconcile_closed(ctx, &closed, looks).await?;
-    // Do what a sweep does: promote, seal, and report what is left. This includes coupons that
-    // another process has reopened, or for which an operator's change asks.
+    // Do what a sweep does: promote, seal, and report what is left. This includes coupons that this
+    // run did not close, for example because another process has reopened them.
     ids.retain(|id| !left_closed.contains_key(id));
     let all = read::coupons(ctx, Some(ids), None).await?;
     let left = reconcile::coupons(ctx, all, &HashMap::new(), looks).await?;
@@ -90,7 +91,7 @@ pub(crate) fn of_others(coupon: CouponId) -> CouponLook {
 /// The pause of the watch after an attempt that left a coupon closed.
 pub(crate) const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
-/// The same if a plan was held back: its confirmation needs the lanes.
+/// The same if a plan was held back: the pass that confirms it needs the lock of the lane.
 const AFTER_BRAKE: Duration = Duration::from_secs(60);
 
 /// Returns the pause of the watch if a coupon is still closed after this result, or another process

@@ -87,7 +87,7 @@ impl Watched {
         notes.map(|(name, campaign)| set_state(name, campaign))
     }
 
-    /// Returns the campaigns of another file, if these are noted.
+    /// Returns the noted campaigns if none of them is in this file.
     fn others(&self, noted: Vec<(String, String)>) -> Vec<String> {
         if noted.iter().any(|(name, _)| self.0.contains_key(name)) {
             return Vec::new();

@@ -61,7 +61,7 @@ pub async fn run(args: DaemonArgs, stop: CancellationToken) -> anyhow::Result<()
     ended
 }
 
-/// Stops the tasks, and waits until they have ended.
+/// Stops the tasks, and waits until they have ended, but not longer than [`GRACE`].
 pub(crate) async fn end(stop: &CancellationToken, tasks: &TaskTracker) {
     stop.cancel();
     tasks.close();

@@ -1,6 +1,7 @@
-//! Watches for stores that answer but refuse. Most is seen by other processes: only APIs write to
-//! Kafka, and consumers write most rows. This module checks the topic and the commits of MySQL
-//! itself. It does not repeat what the watch over Redis sees.
+//! Watches for stores that answer but refuse. Most refusals are seen by other processes, since only
+//! APIs write to Kafka, and consumers write most rows. This module reads what those processes have
+//! recorded in MySQL, and checks the topic and the commits of MySQL itself. It does not repeat what
+//! the watch over Redis sees.
 
 use std::time::Duration;
 

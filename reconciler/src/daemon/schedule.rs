@@ -59,13 +59,15 @@ impl ScheduledJob {
 enum RunAttempt {
     /// The run completed.
     Ran,
-    /// Another process holds the pass lock.
+    /// There was no run: another process holds the pass lock or has made the run, or the pass ended
+    /// without a result.
     Busy,
     /// The run failed, with the reason.
     Failed(String),
 }
 
-/// Pause after an attempt that found the pass lock taken. Each attempt costs one statement.
+/// Pause after an attempt without a run, usually because the pass lock was taken. Each attempt
+/// costs one statement.
 const AFTER_BUSY: TimeDelta = TimeDelta::seconds(5);
 /// Pause after a failed attempt, unless the next scheduled run comes sooner.
 const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(30);
@@ -104,8 +106,8 @@ impl CronSchedule {
         }
     }
 
-    /// Reads from MySQL when the run last ended, or begins now if it has never run. Logs the next
-    /// runs.
+    /// Reads from MySQL when the run last ended. If it has never run, stores the present time as
+    /// that. Logs the next runs.
     pub(crate) async fn load(db: &Db, job: ScheduledJob, times: Times) -> Result<Self, DbError> {
         let now = Utc::now();
         let setting = job.setting();
@@ -150,8 +152,8 @@ impl CronSchedule {
         self.retry_at = self.retry_at.filter(|at| *at <= now + AFTER_FAILURE);
     }
 
-    /// Returns when a process has completed the run. Ignores times in the future, which come from a
-    /// wrong clock.
+    /// If a process has completed the run since the last known one, notes and returns when. Ignores
+    /// times in the future, which come from a wrong clock.
     async fn recall(&mut self, db: &Db, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let ended = record::recall(db, self.job.counts_for()[0])
             .await

@@ -1,6 +1,5 @@
-//! Start-up of both daemons, the only place that waits for the stores. It waits without a limit. If
-//! the daemon ended instead, it would be restarted repeatedly, and would never run long enough to
-//! send a mail.
+//! Start-up of both daemons: here they wait for the stores, without a limit. If a daemon ended
+//! instead, it would be restarted repeatedly, and would never run long enough to send a mail.
 
 use std::time::Duration;
 

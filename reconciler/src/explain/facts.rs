@@ -36,7 +36,7 @@ pub(super) struct UserFacts {
     pub(super) no_longer_known: Vec<String>,
     /// What each entry says about the present.
     pub(super) standings: Vec<Standing>,
-    /// Why the last repair for the user was not made.
+    /// The detail of the last finding about the user, if that has failed or needs an operator.
     pub(super) not_repaired: Option<String>,
     /// Whether a store could not be read.
     pub(super) is_blind: bool,

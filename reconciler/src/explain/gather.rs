@@ -298,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dead_letter_is_explained_with_its_place_in_the_topic_if_it_has_one() {
+    fn dead_letter_is_explained_with_its_offset_in_the_topic_if_it_has_one() {
         let row = |reason: &str, offset: Option<i64>| DeadLetterRow {
             id: 3,
             coupon_id: Some(1),

@@ -12,8 +12,8 @@ pub(super) struct Question {
     pub(super) drop: Option<DropId>,
     /// The coupon's drops, in order of opening.
     pub(super) drops: Vec<DropId>,
-    /// Whether the coupon allows one per user in total. A row in any drop then determines the
-    /// answer.
+    /// Whether the coupon allows one per user in total. A row or a revocation in any drop then
+    /// counts for the answer.
     pub(super) whole_coupon: bool,
 }
 
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_promised_after_a_repair_that_failed() {
+    fn explanation_promises_no_row_after_a_repair_that_failed() {
         for evidence in [Evidence::Admission, Evidence::DeadLetter] {
             let mut known = known(&[(evidence, 1)]);
             let said = |known: &UserFacts| verdict(known, &Question::default()).conclusion;

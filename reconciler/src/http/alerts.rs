@@ -46,7 +46,7 @@ pub(crate) async fn list(
     Ok(Json(listed))
 }
 
-/// The operator who acknowledges it.
+/// The operator who acknowledges the alert.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Acknowledge {

@@ -1,5 +1,5 @@
-//! Middleware for all operator requests: applies a deadline, responds with an error after a panic,
-//! and forbids caching.
+//! Middleware for every request: applies a deadline, responds with an error after a panic, and
+//! forbids caching of the API's responses.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -15,7 +15,8 @@ use futures_util::FutureExt as _;
 /// Maximum time until a response begins. It does not apply to routes that may wait for a pass.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Applies the deadline, responds with an error after a panic, and forbids caching.
+/// Applies the deadline, responds with an error after a panic, and forbids caching of the API's
+/// responses.
 pub(super) async fn guarded(
     State(deadline): State<Duration>,
     request: Request,
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn slow_or_panicking_routes_answer_5xx_and_passes_have_no_deadline() {
+    async fn slow_or_broken_routes_answer_5xx_except_passes_and_the_api_is_not_cached() {
         let deadline = Duration::from_millis(20);
         let late = async move || tokio::time::sleep(5 * deadline).await;
         let broken = async || -> String { panic!("as it should") };

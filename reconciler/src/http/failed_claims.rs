@@ -163,7 +163,8 @@ pub(super) struct CorrectedClaim {
 
 /// Correct the claim that a failed claim stands for
 ///
-/// The next run over the drop issues it. If its slot is taken, its user is owed the next free one.
+/// The next run over the drop issues it, unless its user already holds a coupon. If its slot is
+/// taken, its user is owed the next free one, except in a sealed drop.
 #[utoipa::path(
     post, path = "/v1/failed-claims/{id}/correct", tag = "failed claims",
     operation_id = "correct_failed_claim", security(("ops" = [])),

@@ -59,7 +59,7 @@ pub(super) struct PeopleQuery {
     #[param(example = "Winter coupon")]
     coupon: Option<String>,
     /// Without a coupon, every coupon is searched for a row, a revocation or a broken promise of
-    /// the user, and those that are not over for a slot or a place.
+    /// the user, and those that are not over for a slot or a place on the waiting list.
     #[param(example = "u-37")]
     user_id: Option<String>,
 }
@@ -101,7 +101,7 @@ async fn in_question(
     let number = coupon.and_then(|text| text.parse().ok().map(CouponId));
     let mut found = db.coupons_by_id(number.into_iter().collect()).await?;
     if let (true, Some(number)) = (found.is_empty(), number) {
-        // Mails name drops, too.
+        // The number may come from a mail, which contains the IDs of drops, too.
         let of_drop = sql!("SELECT coupon_id FROM drops WHERE id = ?", number.0);
         let of_drop: Option<CouponId> = db.first("the coupon of a drop", of_drop).await?;
         found = db.coupons_by_id(of_drop.into_iter().collect()).await?;

@@ -1,6 +1,6 @@
-//! Reads the state of the installation for the overview. All concurrent requests share one reading
-//! of the stores: coupons, alerts and the last run every few seconds, the numbers of drops each
-//! time.
+//! Reads the state of the installation for the overview. All requests share one reader. It reads
+//! coupons, alerts and the last run every few seconds, and the numbers of drops for each page;
+//! concurrent requests for the first page share these, too.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -25,8 +25,8 @@ use crate::report::{AlertState, Run};
 /// Drops per page.
 const DROPS: usize = 50;
 
-/// A page is reused for requests that arrive within this time after its reading began. The console
-/// polls once a second.
+/// The first page is reused for requests that arrive within this time after its reading began. The
+/// console polls once a second.
 const FRESH: Duration = Duration::from_millis(800);
 
 /// Maximum age of coupons, alerts and the last run on a page. It is shorter for a single drop,
@@ -282,8 +282,8 @@ async fn facts(stores: &Stores, known: Option<&Run>) -> Result<Facts, DbError> {
     })
 }
 
-/// Sorts drops for the overview: those with an alert first, then open ones, ended ones, and the
-/// next one of each coupon. A sealed one is shown until another opens.
+/// Selects and sorts the drops of the overview: those with an alert first, then open ones, ended
+/// ones, and the next one of each coupon. A sealed one is shown until another opens.
 fn in_order(facts: &Facts, now: DateTime<Utc>) -> Vec<(&Coupon, &Drop)> {
     let named = facts.alerts.iter().filter_map(|alert| alert.alert.drop_id);
     let alarmed: HashSet<DropId> = named.collect();

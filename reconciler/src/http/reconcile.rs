@@ -95,7 +95,7 @@ pub(super) async fn reconcile(
         patience: PATIENCE,
         ..PassRequest::new(Trigger::Endpoint)
     };
-    // Check this before any response, so that a 202 never names a run that does not exist.
+    // Check this before the pass is started: a typing error must not be recorded as a pass.
     if let Err(PassError::NotFound(what)) = passes.must_exist(&request).await {
         return Err(Problem::not_found(what));
     }
@@ -109,8 +109,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a request waits for the pass to begin, if it does not wait for its end.
 const BEGINS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Waits until a pass ends or, without `wait`, until it has begun or is queued. If another pass is
-/// already running in any process, returns an error with the ID of that pass.
+/// Waits until a pass ends or, without `wait`, until it has begun or is queued. If another pass, of
+/// any process, prevents this one, returns an error with the ID of that pass.
 pub(crate) async fn run(
     db: &Db,
     started: Result<StartedPass, NotStarted>,
@@ -118,7 +118,8 @@ pub(crate) async fn run(
 ) -> Result<Response, Problem> {
     let started = match started {
         Ok(started) => started,
-        // Its own id is not recorded before it has the lock, which another process may have.
+        // The pass of this process may still wait for the lock, which another process has. Only the
+        // run that has the lock is recorded.
         Err(NotStarted::Running) => return Err(busy(db.running_run().await?)),
         Err(NotStarted::Stopping) => return Err(stopping()),
     };

@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn record_of_another_version_is_named_and_not_taken_for_something_else() {
+    fn parts_of_a_run_that_cannot_be_read_are_listed_and_the_others_returned() {
         let row = json!({
             "run_id": "1", "trigger": "moon", "status": "eclipsed", "dry_run": false,
             "deep": false, "confirmed": false, "started_at": "2026-12-01T06:00:00Z",

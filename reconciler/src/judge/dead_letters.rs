@@ -36,7 +36,7 @@ pub enum LetterEnd {
     Duplicate,
     /// The claim was given back or revoked.
     Revoked,
-    /// Another user has the row of its slot: the user is owed a slot.
+    /// Another user has the row of its slot, or now gets it: the user of the letter is owed a slot.
     Owed { user: UserId, slot: i64 },
     /// The user's claim on another slot in Redis, or in another dead letter, becomes a row first.
     Waits,
@@ -109,7 +109,7 @@ fn judge_letter(page: &Page<'_>, letter: &Letter, given: &mut Given, judged: &mu
     }
     let agrees = in_redis.is_some() && page.on_slots[&i64::from(slot)].as_slice() == [user];
     if agrees || page.moment.is_closed {
-        // Redis's time is the admission's; a letter by hand has none.
+        // Redis has the time of the admission. A letter that was inserted by hand has none.
         let held = page.held_again.get(user);
         let due = DueRow {
             slot,

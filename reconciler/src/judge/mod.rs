@@ -5,8 +5,9 @@
 //! once more in Redis. Every healthy change follows a fixed order: an admission reaches Redis
 //! before its row, a return or revocation removes the row before the user leaves Redis, a raised
 //! quantity and a seal are in MySQL first. A row that M and M' both show was therefore never
-//! without its user while R was read, and a difference between them and R is drift. Nothing else
-//! is: no pause and no second look is needed, however long MySQL takes.
+//! without its user while R was read, and a difference between them and R is drift. A difference
+//! that M' does not confirm is none. So no pause and no second comparison is needed, however long
+//! MySQL takes.
 
 mod dead_letters;
 #[cfg(test)]
@@ -99,9 +100,9 @@ pub struct Moment {
 impl Moment {
     /// Whether a claim without a row gets it now. At a closed gate the age does not matter: a clock
     /// that was set back leaves times in the future. At an open gate, a claim that waits too long
-    /// gets its row although its message is unread, if no consumer attends to it. A closed gate
-    /// waits for unread messages instead: after a loss, one of them may name the slot for another
-    /// user.
+    /// gets its row although its message is unread, if no consumer attends to it. A pass at a
+    /// closed gate waits for unread messages instead: after a loss, one of them may name the slot
+    /// for another user.
     fn is_due(&self, admitted_at_ms: Option<i64>) -> bool {
         let age = self.clock_ms.saturating_sub(admitted_at_ms.unwrap_or(0));
         let is_read = self.is_read && age > self.deadline_ms;
@@ -206,8 +207,8 @@ pub fn judge_whole(seen: &DropState, is_new: bool) -> WholeDrop {
     }
 }
 
-/// Whether each row has its user on its slot, and every other slot up to the counter is free. This
-/// is the usual case, so it allocates nothing.
+/// Whether each row has its user on its slot, every other slot up to the counter is free, and there
+/// is nothing else, such as a dead letter. This is the usual case, so it allocates nothing.
 pub fn is_clean(mysql: &MysqlPage, redis: &RedisPage) -> bool {
     let users = redis.users.iter().map(|holder| (holder.slot, &holder.user));
     let rows = mysql
@@ -387,7 +388,7 @@ fn sums(redis: &RedisPage, judged: &mut Judgement) {
     }
 }
 
-/// Judges a row whose user Redis does not have on its slot.
+/// Judges a row: Redis must have its user, and nobody else, on its slot.
 fn judge_row(page: &Page<'_>, row: &Row, judged: &mut Judgement) {
     let slot = i64::from(row.slot);
     let users = page.on_slots.get(&slot).map_or(&[][..], Vec::as_slice);
@@ -451,7 +452,7 @@ fn judge_holder(page: &Page<'_>, holder: &Holder, given: &mut Given, judged: &mu
         }
         return;
     }
-    // The row of another user was judged above, or has just come or gone.
+    // The row of another user was judged by `judge_row`, or has just come or gone.
     if row.is_some() {
         return;
     }

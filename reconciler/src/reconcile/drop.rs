@@ -9,7 +9,8 @@ use crate::read::DropPass;
 use crate::report::{DropReport, Finding, Kind, Outcome};
 use crate::{limit, revoke_promote, seal};
 
-/// Maximum number of comparisons of a drop at a closed gate, each after the rows of the one before.
+/// Maximum number of comparisons of a drop at a closed gate, each after the repairs of the one
+/// before.
 const LOOKS: usize = 5;
 
 /// The gate at which a coupon is reconciled.
@@ -28,8 +29,8 @@ pub(super) enum At {
 pub(super) struct DropDone<'c> {
     pub drop: DropPass<'c>,
     pub compared: Compared,
-    /// The comparison after a repair at an open gate. Rows that have become due meanwhile belong to
-    /// the next pass.
+    /// The comparison after repairs or promotions at an open gate. Rows that have become due
+    /// meanwhile belong to the next pass.
     verified: Option<Compared>,
     /// Users who are still owed a slot, at an open gate.
     owed: Vec<ClaimOfSlot>,
@@ -82,7 +83,7 @@ async fn compare_at(drop: DropPass<'_>, at: At) -> Step<Compared> {
         if compared.repaired == 0 {
             break;
         }
-        // The rows that were just inserted have changed what differs.
+        // The repairs have changed what differs.
         let own = drop.again().await?;
         let again = compare(DropPass { own: &own, ..drop }, true).await?;
         compared = compared.followed_by(again);
@@ -95,8 +96,9 @@ fn differs(drop: DropPass<'_>, at: At, compared: &Compared) -> bool {
     let is_whole = match at {
         At::OpenGate => true,
         At::ClosedGate { knows_returns } => {
-            // An older Redis may have another time of a claim that was given back and made again: a
-            // late revocation would take it. One that knows every return is not that old.
+            // An older state of Redis may have another time of a claim that was given back and made
+            // again, and a late revocation would then release the new claim. A Redis that knows
+            // every return is not that old.
             let may_be_older = drop.has_returns() && !knows_returns;
             let state = &drop.own.state;
             state.has_keys && state.meta.is_some() && !compared.is_new && !may_be_older
@@ -126,7 +128,7 @@ impl DropDone<'_> {
     async fn promote(&mut self) -> Step<u64> {
         let drop = self.drop;
         let DropPass { ctx, seen, own } = drop;
-        // The comparison has inserted rows, and some users may be owed a slot since.
+        // If the comparison has repaired something, users may be owed a slot who were not before.
         let own = if self.compared.repaired > 0 && !ctx.dry_run {
             drop.again().await?
         } else {
@@ -165,13 +167,14 @@ impl DropDone<'_> {
         Ok(())
     }
 
-    /// Returns the number of claims that were too young to judge.
+    /// Returns the number of claims that are left to a later pass, usually because they may still
+    /// be on their way.
     pub(super) fn in_flight(&self) -> u64 {
         let last = self.verified.as_ref().unwrap_or(&self.compared);
         last.numbers.in_flight
     }
 
-    /// Returns why the drop must not be written again yet.
+    /// Returns why the drop must not be written again, nor its coupon opened, yet.
     pub(super) fn why_unfinished(&self) -> Option<String> {
         let compared = &self.compared;
         let id = self.drop.id();
@@ -183,8 +186,8 @@ impl DropDone<'_> {
         has_changed.then(|| format!("drop {id} changed while it was read"))
     }
 
-    /// Returns the report, unless the drop was sealed meanwhile. Without the outcome of projections
-    /// it leaves out what a look at the closed gate will find again.
+    /// Returns the report, unless the drop was sealed or deleted meanwhile. Without the outcome of
+    /// projections it leaves out what a look at the closed gate will find again.
     pub(super) fn report(self, projected: Option<Outcome>) -> Option<DropReport> {
         let Self {
             mut compared,

@@ -13,10 +13,10 @@
 //! | a claimant is missing | *needs closing* | written |
 //! | users who wait, a drop that is over | promoted, compared once more, sealed | see below |
 //!
-//! The sweep drives the coupons that it finds open. The urgent lane ([`crate::urgent`]) closes
-//! those that need it, drives them at the closed gate, which opens them, and then once more at the
-//! open gate, like the sweep. docs/ARCHITECTURE.md ("What closes admission") lists who sees each
-//! cause.
+//! The sweep and the lane that promotes drive the coupons that they find open. The urgent lane
+//! ([`crate::urgent`]) closes those that need it, drives them at the closed gate and opens them,
+//! and then drives them once more at the open gate, like the sweep. docs/ARCHITECTURE.md ("What
+//! closes admission") lists who sees each cause.
 
 mod drop;
 
@@ -48,7 +48,7 @@ pub(crate) type Wanted = HashMap<CouponId, Option<Gate>>;
 /// The state of a coupon after a look at it.
 enum Reconciled {
     Done,
-    /// The coupon has to be closed for the rest. It was found at this gate.
+    /// The rest needs a closed gate. This is the gate at which that was found.
     NeedsClosing(Gate),
 }
 
@@ -98,7 +98,8 @@ fn size(seen: &CouponSeen) -> u64 {
         .sum()
 }
 
-/// Reports a coupon that cannot be reconciled because of its data.
+/// Reports a coupon that cannot be reconciled. Returns the error if it does not concern this coupon
+/// alone.
 async fn report_error(
     ctx: &PassContext,
     seen: &CouponSeen,
@@ -122,7 +123,7 @@ async fn report_error(
     Ok((look, Reconciled::NeedsClosing(gate)))
 }
 
-/// Reports that a coupon stays closed. The next attempt follows within seconds.
+/// Reports that a coupon stays closed. A daemon's watch, or the next pass, tries again.
 pub(crate) fn stays_closed(coupon: CouponId, why: &str) -> Finding {
     tracing::warn!(coupon_id = coupon.0, why, "a coupon stays closed");
     let detail = format!("the coupon stays closed: {why}");
@@ -133,8 +134,8 @@ pub(crate) fn stays_closed(coupon: CouponId, why: &str) -> Finding {
     }
 }
 
-/// Reconciles one coupon at its open gate, or at the gate that this pass has `closed`, and opens it
-/// then.
+/// Reconciles one coupon at its open gate or, if this pass has `closed` it, at its closed gate, and
+/// then opens it.
 async fn reconcile(
     ctx: &PassContext,
     mut seen: CouponSeen,
@@ -211,7 +212,7 @@ async fn prepare_closed(ctx: &PassContext, seen: &CouponSeen, fence: &Fence) -> 
     Ok(At::ClosedGate { knows_returns })
 }
 
-/// Loads new drops at an open gate, and says whether the coupon needs closing.
+/// Loads new drops at an open gate, and returns whether the coupon needs closing.
 async fn finish_open(
     ctx: &PassContext,
     seen: &CouponSeen,
@@ -271,7 +272,7 @@ async fn open_again(
     } else if lacks_claimants {
         ledger.add(claimants::lost_claimants(Outcome::Applied));
     } else if has_begun(seen, ctx.clock_ms) && !was_open {
-        // The reports of its drops say what was wrong with an open coupon.
+        // If the coupon was open, the reports of its drops say what was wrong.
         let lost = Kind::RedisLost;
         let open = ActionKind::Open;
         ledger.add(Finding::new(lost, open, Outcome::Applied, REOPENED));
@@ -279,15 +280,15 @@ async fn open_again(
     Ok(Reconciled::Done)
 }
 
-/// Returns why a coupon stays closed, if it does. If a plan is held back, nothing moves: a coupon
-/// that was open until this pass then opens again unchanged.
+/// Returns why a coupon stays closed, if it does. If the plan for a drop is held back, no slot of
+/// that drop moves, and a coupon that was open until this pass opens again.
 fn why_not_opened(drops: &[DropDone<'_>], was_open: bool) -> Option<String> {
     let unfinished = drops.iter().find_map(DropDone::why_unfinished);
     let held_back = drops.iter().find_map(|done| done.held_back.clone());
     unfinished.or(held_back.filter(|_| !was_open))
 }
 
-/// Whether any of these drops may have been open when the gate was found closed.
+/// Whether the window of any of the coupon's drops has begun, by Redis's clock or by this host's.
 fn has_begun(seen: &CouponSeen, clock_ms: i64) -> bool {
     let now = clock_ms.max(Utc::now().timestamp_millis());
     seen.drops

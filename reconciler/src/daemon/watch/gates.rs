@@ -24,7 +24,7 @@ const LOOKS: u32 = 3;
 /// be that old.
 const LOOKS_AHEAD: u32 = 8;
 
-/// Number of looks after which the watch also looks for lost keys and for slots that are left.
+/// At one of this many looks, the watch also looks for lost keys and for slots that are left.
 const LOOKS_FOR_SLOTS: u32 = 2;
 
 /// A drop with its coupon's gate and its counter.
@@ -40,7 +40,7 @@ enum SeenCoupon {
     LacksCounter,
     /// Open in an era that MySQL has lost, or that the catalogue does not have yet.
     AheadOfMysql,
-    /// Its gate was opened on another server.
+    /// Its gate names another server.
     OtherServer,
     Closed,
 }
@@ -273,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn transient_states_are_acted_on_only_after_several_looks() {
+    fn states_that_may_be_transient_are_acted_on_only_after_several_looks() {
         for (seen, looks, wanted) in [
             (SeenCoupon::Open, 0, Want::Nothing),
             (SeenCoupon::OlderState, 1, Want::Close),

@@ -58,7 +58,8 @@ type Catalogue = Arc<Live>;
 /// The coupons that a look hands to the lanes.
 #[derive(Debug, Clone, Default)]
 struct Wants {
-    /// Coupons that are closed, or that lack keys.
+    /// Coupons for the urgent lane: they are closed, lack keys, or are in an era that MySQL has
+    /// lost.
     closed: Wanted,
     /// Coupons in which users wait or are owed a slot, and slots are left.
     with_slots: HashSet<CouponId>,
@@ -119,8 +120,8 @@ async fn list(stores: &Stores, catalogue: &watch::Sender<Option<Catalogue>>) {
     }
 }
 
-/// Returns the later of Redis's time and this machine's. A drop that is open by either is watched:
-/// one clock may be set back.
+/// Returns the later of Redis's time and this machine's. A drop that has opened by either is
+/// watched: one clock may be set back.
 async fn latest_time(redis: &Redis) -> DateTime<Utc> {
     let own = Utc::now();
     let of_redis = redis.time_ms().await.ok();

@@ -9,7 +9,7 @@ use firstcome_shared::redis::{Redis, RedisError};
 use super::{Live, Wants};
 
 /// Returns the coupons in which users wait or are owed a slot although slots are left, and those
-/// that lack a whole key.
+/// that lack `claimants` or `revoked`.
 pub(super) async fn with_slots_or_losses(
     redis: &Redis,
     live: &Live,

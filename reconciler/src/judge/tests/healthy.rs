@@ -103,7 +103,8 @@ enum Saga {
     /// Writes a row, as the consumer, the fallback and the reconciler do. True means that the claim
     /// is not on the topic, so that no pass waits for it.
     Store(Claimed, bool),
-    /// Releases a revoked claim in Redis, then ends the revocation in MySQL, then in Redis.
+    /// Releases a revoked claim in Redis. `End` then ends the revocation in MySQL, and `NoteEnd` in
+    /// Redis.
     Release(usize),
     End(usize, i64),
     NoteEnd(usize),
@@ -582,13 +583,14 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
     Some(judge(&moment, &mysql, &page, &again))
 }
 
-/// Adds a number of each drop that was sealed, or unsealed, when the pass began.
+/// Sums up a number over the drops that were sealed (or, if `of` is false, unsealed) when the pass
+/// began.
 fn sum(is_sealed: [bool; DROPS], of: bool, number: impl Fn(usize) -> usize) -> usize {
     let drops = (0..DROPS).filter(|drop| is_sealed[*drop] == of);
     drops.map(number).sum()
 }
 
-/// Records which transients of the table this page has met.
+/// Records which transient states this page has met.
 fn note_transients(
     world: &mut World,
     mysql: &MysqlPage,

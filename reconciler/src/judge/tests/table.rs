@@ -71,7 +71,7 @@ impl Case {
         }
     }
 
-    /// Judges, with M' as M and R' as R on the doubts, unless the case has others.
+    /// Judges, with M' as M and R' as R on the doubts, except for what `change` sets.
     fn judge(mut self, change: impl FnOnce(&mut Recheck)) -> Judgement {
         let doubts = doubts(&self.mysql, &self.redis);
         let is_asked =
@@ -111,7 +111,7 @@ fn revoked(user: &str, again_from_ms: Option<i64>) -> Revocations {
 }
 
 #[test]
-fn clean_page_needs_nothing_and_is_recognized_at_once() {
+fn clean_page_needs_nothing_and_no_other_page_counts_as_clean() {
     let case = Case::clean();
     assert!(is_clean(&case.mysql, &case.redis));
     assert_eq!(doubts(&case.mysql, &case.redis), Doubts::default());
@@ -211,7 +211,7 @@ fn user_whom_the_schema_refuses_is_owed_a_slot_unless_another_row_exists() {
 }
 
 #[test]
-fn revoked_claims_are_released_and_never_dirty() {
+fn claims_that_a_revocation_voids_are_released_and_not_dirty_unlike_later_ones() {
     for (again_from, is_void) in [(None, true), (Some(100), true), (Some(99), false)] {
         let mut case = Case::clean();
         case.mysql.rows.pop();
@@ -233,7 +233,7 @@ fn revoked_claims_are_released_and_never_dirty() {
 }
 
 #[test]
-fn dead_letter_ends_by_what_the_stores_show() {
+fn end_of_a_dead_letter_depends_on_both_stores() {
     let letter = |slot, user: Option<&str>| Letter {
         id: 1,
         slot: Some(slot),
@@ -319,7 +319,7 @@ fn state_of_a_drop_decides_whether_it_is_loaded_rebuilt_or_compared() {
 }
 
 #[test]
-fn doubts_name_both_sides_of_a_difference() {
+fn doubts_contain_the_users_of_both_stores() {
     let mut case = Case::clean();
     case.redis.users[1] = holder(2, "x");
     let found = doubts(&case.mysql, &case.redis);
