@@ -1,4 +1,5 @@
-//! The program itself: killed at each step of a repair, and with a million users.
+//! The program itself: killed at each step of a repair, as two daemons, with different arguments,
+//! and with a million users.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -53,7 +54,8 @@ async fn daemon_killed_at_any_step_of_a_repair_loses_and_doubles_nothing() {
     }
 }
 
-/// Members without rows, rows without members, failed events of both, and a counter behind them.
+/// Members without rows, rows without members, failed events of members with and without a row, and
+/// a counter that is too low.
 async fn broken() -> World {
     let world = World::new().await;
     world.members("@users", users(0..120)).await;
@@ -101,7 +103,7 @@ async fn two_daemons_repair_once_and_mail_it() {
         daemon.envs(settings).stdout(Stdio::null());
         daemon.stderr(Stdio::null()).spawn().unwrap()
     });
-    // Mails about an attached system use its words.
+    // Mails about an attached system name the command and the document of `attach`.
     let words = [
         "20 missing rows written",
         "--once --dry-run",
@@ -123,7 +125,7 @@ async fn two_daemons_repair_once_and_mail_it() {
 }
 
 #[tokio::test]
-async fn one_pass_needs_a_database_only_for_repairs_and_refuses_one_of_others() {
+async fn once_needs_a_database_only_for_repairs_and_refuses_one_that_others_use() {
     let world = World::new().await;
     world.members("@users", users(0..3)).await;
     world.rows(7, users(0..2)).await;

@@ -72,7 +72,7 @@ const WAITING: u32 = 1_000;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "release"] // ten minutes, or ATTACH_MINUTES
-async fn consumer_that_stands_with_a_thousand_messages_leaves_nothing_to_repair() {
+async fn consumer_that_stands_still_with_a_thousand_messages_leaves_nothing_to_repair() {
     let standing = Duration::from_mins(minutes_or(10));
     let shape = Shape::CountsDownWithQueue;
     let world = Arc::new(World::new().await);

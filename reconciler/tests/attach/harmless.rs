@@ -272,7 +272,7 @@ async fn user_whom_a_repair_added_for_a_row_gets_no_other_row_without_asking() {
 }
 
 #[tokio::test]
-async fn row_without_a_unique_key_asks_while_a_message_may_wait() {
+async fn row_without_a_unique_key_needs_a_confirmation_while_a_message_may_wait() {
     let world = World::without_key().await;
     world.members("@users", users(0..12)).await;
     world.rows(7, users(0..11)).await;
@@ -287,7 +287,7 @@ async fn row_without_a_unique_key_asks_while_a_message_may_wait() {
 
 /// A cache of theirs may set it back, or a nightly preload.
 #[tokio::test]
-async fn difference_that_came_back_twice_within_an_hour_is_named() {
+async fn difference_that_came_back_twice_within_an_hour_is_reported_and_not_repaired() {
     let world = sold(12).await;
     let attached = world.attached(FILE);
     for _ in 0..2 {
@@ -352,7 +352,7 @@ async fn time_of_a_row_follows_the_time_zone_of_the_campaign() {
 
 /// One name in the set must not switch the comparison off.
 #[tokio::test]
-async fn member_that_no_column_can_hold_is_named_and_the_others_are_repaired() {
+async fn member_that_the_column_cannot_hold_is_reported_and_the_others_are_repaired() {
     let world = sold(12).await;
     world
         .sql("ALTER TABLE coupon MODIFY user_id VARCHAR(64) CHARACTER SET ascii NOT NULL")
@@ -410,7 +410,7 @@ async fn uuids_in_sixteen_bytes_are_read_selected_and_written_as_uuids() {
 }
 
 #[tokio::test]
-async fn table_or_query_that_does_not_fit_is_named_with_its_campaign() {
+async fn table_or_query_that_does_not_fit_is_reported_with_its_campaign() {
     let world = sold(10).await;
     world.sql("CREATE VIEW seen AS SELECT * FROM coupon").await;
     world.sql("INSERT INTO stock VALUES (7, 10), (8, 10)").await;
@@ -449,7 +449,7 @@ async fn table_or_query_that_does_not_fit_is_named_with_its_campaign() {
     assert_eq!(pass(&attached).await.status, Status::Clean);
 }
 
-/// A lock, or a login that may add no member, concerns one campaign.
+/// A locked table concerns one campaign.
 #[tokio::test]
 async fn campaign_that_cannot_be_compared_hides_no_other() {
     let world = sold(12).await;
@@ -473,6 +473,11 @@ async fn campaign_that_cannot_be_compared_hides_no_other() {
         why.contains("Summer") && why.contains("their MySQL"),
         "{why}"
     );
+}
+
+#[tokio::test]
+async fn repair_that_their_redis_refuses_is_reported_with_its_campaign() {
+    let world = sold(12).await;
     let name = format!("adds_none_{}", world.prefix.trim_end_matches(':'));
     let rights = format!("ACL SETUSER {name} on nopass ~* allcommands -sadd");
     let () = world.redis(&rights).await;

@@ -34,7 +34,7 @@ impl Reply {
 }
 
 impl Daemon {
-    /// Starts a daemon whose schedule never comes.
+    /// Starts a daemon whose schedule comes once a year.
     async fn start(world: &World) -> Self {
         trust(&world.attached(FILE)).await;
         let args = "--listen-addr 127.0.0.1:0 --reconcile-cron @yearly";

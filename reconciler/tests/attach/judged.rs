@@ -200,7 +200,8 @@ fn counter_is_judged_by_its_meaning_and_is_left_alone_while_it_moves() {
     }
 }
 
-/// Their Redis was emptied, or an older replica took over, so it continues from an earlier number.
+/// Their Redis was emptied, or an older replica took over, so the counter continues from an earlier
+/// number.
 #[test]
 fn counter_behind_its_value_at_the_first_look_is_raised_only_after_a_confirmation() {
     let (tickets, issued) = (CountMeans::Tickets, CountMeans::Issued);
@@ -259,10 +260,10 @@ fn difference_that_a_wrong_file_or_name_may_cause_is_not_repaired_unasked() {
     assert_eq!(short(&unnamed), expected);
 }
 
-/// A difference that cannot be judged while coupons are sold stays named, so that its alert does
-/// not end.
+/// A difference that cannot be judged while coupons are sold is still reported, so that its alert
+/// does not end.
 #[test]
-fn column_and_sale_that_differ_stay_named_while_coupons_are_sold() {
+fn column_and_sale_that_differ_are_reported_also_while_coupons_are_sold() {
     let differing = Facts {
         stock: Some(StockColumn { says: 3, due: 5 }),
         sale: Some(false),
@@ -302,7 +303,7 @@ fn members_without_a_row_come_in_the_order_of_their_scores() {
     assert_eq!(sets.unissued_in_order(), ["b", "d", "c", "a"]);
 }
 
-/// The file calls these users refused, so their places in the set belong to nobody.
+/// The file calls these users refused, so their membership takes no coupon from others.
 #[test]
 fn refused_members_take_no_coupon() {
     let refused = Facts {

@@ -1,4 +1,5 @@
-//! Tests of `attach` on real servers: coupon systems as others build them, broken in their ways.
+//! Tests of `attach` on real servers: coupon systems as others build them, with the faults that
+//! occur in them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

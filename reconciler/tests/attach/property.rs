@@ -1,4 +1,4 @@
-//! Random systems: after several passes and confirmations, everything is exact or named.
+//! Random systems: after several passes and confirmations, everything is exact or reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,8 +11,8 @@ use crate::world::{World, confirm, dry_run, pass};
 
 static CASES: AtomicU32 = AtomicU32::new(0);
 
-/// A system: for each user, whether it is a member and how many rows and failed events it has; and
-/// its numbers.
+/// A system: for each user, whether the user is a member, and the number of the user's rows and
+/// failed events; and the numbers of the system.
 #[derive(Debug, Clone)]
 struct System {
     quantity: u64,
@@ -47,7 +47,7 @@ fn systems() -> impl Strategy<Value = System> {
 }
 
 #[test]
-fn random_systems_are_exact_or_named_after_confirmations_and_lose_no_row() {
+fn random_systems_are_exact_or_reported_after_confirmations_and_lose_no_row() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let world = runtime.block_on(World::without_key());
     let cases = std::env::var("PROPTEST_CASES").map_or(40, |cases| cases.parse().unwrap());
@@ -91,7 +91,7 @@ async fn check(world: &World, system: &System) {
     }
     let number = CASES.fetch_add(1, Ordering::Relaxed);
     let mut file = format!("{FILE} {}", system.quantity).replace("COUNT", system.count_means);
-    // A difference that keeps coming back in one campaign is not repaired.
+    // Each case has its own campaign: a difference that keeps coming back in one is not repaired.
     file = file.replace("NUMBER", &number.to_string());
     file = file.replace("MEAN", system.users_mean);
     if system.users_mean == "nothing" {

@@ -1,4 +1,4 @@
-//! Systems in their different shapes, each observed and then repaired.
+//! Systems of different shapes: what a pass reports and repairs in each.
 
 use std::sync::Arc;
 
@@ -28,8 +28,8 @@ fn with_duplicates(word: &str) -> String {
     repairing().replace("order =", &format!("duplicates = \"{word}\", order ="))
 }
 
-/// Eight were admitted, three have no row, one of them failed; one row has no member; the counter
-/// ran past the end.
+/// Eight were admitted, and three of them have no row. One of these three has a failed event, and
+/// so has one of the others. One row has no member. The counter ran past the end.
 async fn broken() -> World {
     let world = World::new().await;
     world.members("@users", users(0..8)).await;
@@ -41,7 +41,7 @@ async fn broken() -> World {
 }
 
 #[tokio::test]
-async fn observing_reports_everything_and_writes_nothing_with_a_login_that_only_reads() {
+async fn login_that_only_reads_suffices_to_observe_and_refused_repairs_are_drift() {
     let world = broken().await;
     let name = format!("reader_{}", world.prefix.trim_end_matches(':'));
     world.sql(&format!("CREATE USER {name}")).await;
@@ -62,7 +62,7 @@ async fn observing_reports_everything_and_writes_nothing_with_a_login_that_only_
     let recorded = "SELECT drops_examined, rows_examined FROM reconcile_runs";
     let recorded = mysql_rows(&world.ours, recorded).await.unwrap();
     assert_eq!(recorded[0], ["1", "6"]);
-    // Repairs that end early are not held back for a confirmation.
+    // Repairs that end early do not count as held back for a confirmation.
     repairing.redis = attached.redis;
     let () = world.redis("SET @count 9").await;
     let run = pass(&repairing).await;
@@ -223,7 +223,7 @@ async fn more_repairs_than_the_limit_wait_for_a_confirmation_of_exactly_these() 
 }
 
 #[tokio::test]
-async fn store_that_is_away_is_a_stall_and_never_a_repair() {
+async fn store_that_is_away_is_reported_as_stalled_and_nothing_is_repaired() {
     let world = broken().await;
     let before = world.state().await;
     let mut without_redis = world.attached(&repairing());

@@ -51,7 +51,7 @@ async fn daemon_that_starts_while_our_mysql_is_away_mails_it_and_goes_on_when_it
 }
 
 #[tokio::test]
-async fn file_without_a_campaign_of_the_running_daemon_is_refused() {
+async fn file_is_refused_only_if_it_shares_no_campaign_with_a_running_daemon() {
     let world = World::new().await;
     let daemon = |file: &str| {
         let mut daemon = program(&world, file, &["--listen-addr", "127.0.0.1:0"]);

@@ -1,4 +1,4 @@
-//! Features that are usual in other systems, and that a repair must not make worse.
+//! Features that are usual in other systems, and that a repair has to respect.
 
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,8 @@ async fn ids_that_mysql_treats_as_equal_are_one_user_even_if_they_differ_in_redi
     assert_eq!(pass(&numbers.attached(FILE)).await.status, Status::Clean);
 }
 
-/// Without this, each pass would insert one more row, or no other one.
+/// Otherwise each pass would insert such a row again, or would take the rows of other users back
+/// with it.
 #[tokio::test]
 async fn row_that_a_trigger_changes_is_taken_back_alone_with_its_failed_event() {
     let world = World::without_key().await;
@@ -130,7 +131,7 @@ async fn failed_event_that_their_own_job_processes_meanwhile_gets_no_second_row(
 }
 
 #[tokio::test]
-async fn rows_that_are_only_marked_as_deleted_are_not_given_out() {
+async fn rows_marked_as_deleted_do_not_count_and_a_key_with_nulls_is_not_unique() {
     let world = World::without_key().await;
     world
         .sql("ALTER TABLE coupon ADD deleted_at DATETIME")
@@ -155,7 +156,7 @@ async fn rows_that_are_only_marked_as_deleted_are_not_given_out() {
 }
 
 #[tokio::test]
-async fn rows_made_ahead_are_not_given_out_and_get_no_further_ones() {
+async fn rows_made_ahead_are_not_given_out_and_no_row_is_inserted_beside_them() {
     let world = World::without_key().await;
     for statement in [
         "ALTER TABLE coupon MODIFY user_id VARCHAR(64) NULL",
@@ -180,7 +181,7 @@ async fn rows_made_ahead_are_not_given_out_and_get_no_further_ones() {
 
 /// The keys have expired or are lost, or the file names other keys.
 #[tokio::test]
-async fn keys_that_are_gone_come_back_only_after_a_confirmation() {
+async fn keys_that_are_missing_are_created_only_after_a_confirmation() {
     let world = World::new().await;
     world.rows(7, users(0..4)).await;
     let attached = world.attached(FILE);
@@ -247,7 +248,7 @@ async fn repairs_need_writable_servers_and_tables_with_transactions() {
     refused(&|_| {}, "the engine of failed_event").await;
 }
 
-/// One campaign whose key a login may not read hides no other.
+/// A campaign with a key that the login may not read hides no other campaign.
 #[tokio::test]
 async fn key_that_may_not_be_read_concerns_only_its_campaign() {
     let world = World::new().await;
@@ -271,9 +272,9 @@ async fn key_that_may_not_be_read_concerns_only_its_campaign() {
     assert!(is_named, "{why}");
 }
 
-/// Their server has one limit for the open statements of all its clients.
+/// Their server has one limit for the prepared statements of all its clients.
 #[tokio::test]
-async fn no_statement_stays_prepared_on_their_server_and_rows_are_limited() {
+async fn no_statement_stays_prepared_on_their_server_and_reading_rows_is_paced() {
     let world = World::new().await;
     let theirs = mysql_at(&world.database);
     let mut sql = Sql::connect(&theirs, 1_000_000).await.unwrap();

@@ -139,7 +139,7 @@ pub(crate) async fn pass_untrusted(attached: &Attached, request: PassRequest) ->
     worker.once(&request, &stop).await.unwrap()
 }
 
-/// Shows an operator what would be repaired.
+/// Runs a dry run, which shows the repairs that [`confirm`] may then confirm.
 pub(crate) async fn dry_run(attached: &Attached) -> Run {
     let dry_run = PassRequest {
         dry_run: true,
