@@ -12,8 +12,8 @@ use crate::report::ChaosReport;
 use crate::schedule::FaultSchedule;
 use crate::worker::CampaignWorker;
 
-/// Runs rounds of traffic until this time is over. Keeps the rounds that failed, for example
-/// because a coupon closed.
+/// Runs rounds of traffic until this time is over; the last round is completed. Keeps the folders
+/// of the rounds that failed, for example because a coupon closed.
 ///
 /// # Errors
 ///

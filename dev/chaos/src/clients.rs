@@ -53,7 +53,7 @@ struct Answers {
     /// The last definite answer of each user, positive or negative.
     settled: HashMap<ChaosUser, Answer>,
     outside: Vec<String>,
-    /// Users with a slot whose look-up denied it, with that look-up.
+    /// Users whose look-up did not show the slot that they were promised, with a description.
     denied: Vec<(ChaosUser, String)>,
     /// Users whose slot or place on the waiting list is returned or revoked, and by whom. They are
     /// added before the first such request, and removed if a shop has used the code.
@@ -81,7 +81,8 @@ impl<'a> Clients<'a> {
         // A revocation while Redis's clock is ahead is later than all claims of the next hours.
         let goes_ahead = !schedule.clock_lead().is_zero();
         let mut rng = StdRng::seed_from_u64(schedule.seed ^ 0x00c0_ffee);
-        // At most this many users return a slot, so that more users than slots remain.
+        // At most this many users of each coupon return a slot or are revoked, so that more users
+        // than slots remain.
         let most = schedule.people.saturating_sub(schedule.most()) / 2;
         let mut returns = vec![most; self.coupons.len()];
         let people = self.everyone().map(|person| {
@@ -161,7 +162,8 @@ impl<'a> Clients<'a> {
         answer.is_ok() || answer.is_err_and(|answer| answer.is("not_found"))
     }
 
-    /// Lets users without a slot claim once more. Returns true if all of them got an answer.
+    /// Lets users without a slot claim once more. Returns true if all of them got a definite
+    /// answer.
     pub(crate) async fn the_others_ask_again(&self) -> bool {
         let settled = self.answers.lock().settled.clone();
         let holds = |person: &ChaosUser| {
@@ -189,7 +191,8 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Looks up a user's claim. If the user has a slot, the answer must be the same slot, or 503.
+    /// Looks up a user's claim. A user who was promised a slot, which is not returned or revoked,
+    /// must get the same slot or 503.
     async fn look_up(&self, person: ChaosUser) {
         let Some(api) = self.system.supervisor.any_api() else {
             return pause(100).await;
@@ -221,7 +224,7 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Lets these users claim once more. Returns true if all of them got an answer.
+    /// Lets these users claim once more. Returns true if all of them got a definite answer.
     pub(crate) async fn ask_all(&self, people: impl Iterator<Item = ChaosUser>) -> bool {
         use futures_util::StreamExt as _;
         let asked =
@@ -271,8 +274,8 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Returns all answers in order of arrival, and the failures among them: answers outside the
-    /// contract, and denied promises of users who are not in `listed`.
+    /// Returns all answers in order of arrival, and the failures: answers outside the contract, and
+    /// denied promises, unless the user is in `listed` or an excuse covers it.
     pub(crate) fn into_answers(
         self,
         listed: &HashSet<(usize, String)>,

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 #[derive(Debug)]
 pub(crate) struct Effect {
-    /// Whether the fault had an effect: there was a process to kill, bytes were discarded, or
-    /// admissions were lost.
+    /// Whether the fault had an effect, for example killed a process, discarded bytes or lost
+    /// admissions.
     pub(crate) took: bool,
     pub(crate) note: String,
     /// The period in which the fault was active.

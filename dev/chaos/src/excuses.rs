@@ -52,7 +52,8 @@ pub(crate) struct Facts {
     pub(crate) owed: Owed,
     /// Whether a dead letter lists unreadable offsets, or the broker has cut them off.
     pub(crate) unreadable: bool,
-    /// Drops, each with a user whose claim was returned or revoked.
+    /// Drops, each with a user who returned a claim of the coupon or was revoked. Requests that got
+    /// no answer count, too.
     returned_by: HashSet<(u64, String)>,
     /// Drops, each with a slot that was promised to one of these users.
     returned: HashSet<(u64, i64)>,
@@ -99,8 +100,8 @@ impl Facts {
         }
     }
 
-    /// Whether the answer is a `sold_out` to a claim that was sent at most one lease after a step
-    /// of Redis's clock.
+    /// Whether the answer is a `sold_out` to a claim that was in progress at a step of Redis's
+    /// clock or within one lease after it.
     fn may_be_of_an_old_lease(&self, violation: &Violation) -> bool {
         let Some(during_ms) = self.sold_out_ms.get(&violation.line) else {
             return false;
@@ -122,7 +123,7 @@ impl Facts {
         is_owed(&self.owed, drop, Some(&violation.person))
     }
 
-    /// Whether the user or the slot belongs to a return.
+    /// Whether the user returned a claim or was revoked, or such a user was promised the slot.
     fn is_returned(&self, violation: &Violation) -> bool {
         let user = (violation.drop, violation.person.clone());
         self.returned_by.contains(&user)
@@ -259,8 +260,8 @@ fn is_batch_unreadable(fault: &Fault) -> bool {
     matches!(fault, Fault::Garbage { garbage, .. } if *garbage == batch)
 }
 
-/// Whether Redis may lose admissions. The loss of another key counts, too, because it closes the
-/// coupon, which is then rebuilt from rows and messages.
+/// Whether Redis may lose admissions. The loss of a single key counts, too, unless the key is in
+/// `gives_no_slot`: it closes the coupon, which is then rebuilt from rows and messages.
 fn is_redis_lost(fault: &Fault) -> bool {
     let gives_no_slot = ["waiting", "allowed", "allow_list"];
     fault.is_redis_lost()
@@ -309,7 +310,7 @@ impl Excuses {
         found.is_some()
     }
 
-    /// Whether listed promises may be broken.
+    /// Whether promises may be broken if they are listed.
     pub(crate) fn listed_promise(&self) -> bool {
         self.any(|covers| matches!(covers, Covers::ListedPromise))
     }
@@ -398,9 +399,8 @@ mod tests {
         move |excuses, facts| excuses.violation(&Violation::new(rule, drop, slot, "u-1"), facts)
     }
 
-    /// Each excuse, the faults after which it applies, and other faults.
     #[test]
-    fn excuses_apply_only_after_their_faults() {
+    fn excuses_apply_only_after_their_faults_and_with_their_facts() {
         let facts = Facts {
             owed: [(7, "u-1".to_owned())].into(),
             unreadable: true,
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn last_findings_and_open_dead_letters_must_belong_to_owed_users() {
+    fn dead_letters_and_findings_of_owed_users_are_excused_except_redis_lost() {
         let owed = Owed::from([(7, "u-1".to_owned())]);
         let excuses = after(&[]);
         for (kind, drop, user, is_excused) in [

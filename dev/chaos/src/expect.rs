@@ -24,7 +24,7 @@ pub(crate) struct Evidence<'a> {
 }
 
 impl Expect {
-    /// Returns why the expectation is not met (may be empty), or `None` if it is met.
+    /// Returns why the expectation is not met (the text may be empty), or `None` if it is met.
     pub(crate) fn missing(&self, shown: &Evidence<'_>) -> Option<String> {
         let is_no = |answer: &Answer| answer.is("unavailable");
         let admits = |answer: &Answer| {
@@ -57,8 +57,8 @@ fn queued(answer: &Answer) -> Option<bool> {
 }
 
 impl Evidence<'_> {
-    /// Checks all relevant answers to requests that began and ended while a fault was active. All
-    /// must fit, and there must be enough of them.
+    /// Checks the answers that count, of requests that began and ended while a fault was active.
+    /// All must fit, and there must be enough of them. Otherwise returns the reason.
     fn all_meanwhile(
         &self,
         fits: impl Fn(&Answer) -> bool,
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     /// Returns whether the expectation is met if these answers came during a fault, each to a
-    /// different user.
+    /// different user. If there is only one answer, the consumer did not write its row.
     fn is_met(expect: &Expect, answers: &[Answer]) -> bool {
         let begun = Instant::now();
         let at = |ms: u64| begun + Duration::from_millis(ms);

@@ -114,7 +114,7 @@ pub enum Fault {
     RedisClock { shift_ms: i64, ms: u64 },
     /// Redis's disk is full (its files may not grow). Redis exits, and is restarted.
     RedisDiskFull { ms: u64 },
-    /// Redis has no memory for new keys.
+    /// Redis refuses commands that need memory.
     RedisMemory { ms: u64 },
     /// A snapshot of Redis fails, so that it refuses every write (MISCONF).
     RedisSnapshotFails { ms: u64 },
@@ -122,9 +122,11 @@ pub enum Fault {
     KeyLost { key: String },
     /// All keys of a drop are deleted.
     DropKeysLost,
-    /// A key is replaced with one of another type. It is handled like `Garbage`.
+    /// A key is replaced with one of another type. As with `Garbage`, the product removes or
+    /// reports it.
     WrongType { key: String, ms: u64 },
-    /// Restores the keys of a coupon into the running Redis as they were `age_ms` before.
+    /// Restores the keys of a coupon into the running Redis as they were `age_ms` before. Keys that
+    /// were created meanwhile stay.
     RestoredKeys { age_ms: u64 },
 
     /// MySQL refuses writes.
@@ -134,7 +136,8 @@ pub enum Fault {
     MysqlLocks { ms: u64 },
     /// Another client's transactions deadlock with those of the product.
     MysqlDeadlocks { ms: u64 },
-    /// MySQL still answers pings, but statements on the table of rows hang, or all writes.
+    /// MySQL still answers pings, but statements on the table of rows hang. With `writes`, all
+    /// writes hang instead.
     MysqlHangs { writes: bool, ms: u64 },
     /// MySQL's disk is full (its files may not grow). MySQL is then restarted.
     MysqlDiskFull { ms: u64 },
@@ -172,7 +175,7 @@ impl Fault {
         silent || matches!(self, Self::KeyLost { key } if key == "users") || self.is_redis_lost()
     }
 
-    /// Whether Redis loses or reverts data in another way than by [`Fault::KeyLost`].
+    /// Whether Redis loses or reverts data, other than by [`Fault::KeyLost`] or [`Fault::Silent`].
     pub(crate) fn is_redis_lost(&self) -> bool {
         matches!(
             self,
@@ -227,7 +230,7 @@ impl fmt::Display for Fault {
 /// A location of garbage, by which an operator can find and remove it.
 #[derive(Debug, Clone)]
 pub(crate) enum GarbagePlace {
-    /// A key of this drop or its coupon that is a list. No key of the product is one.
+    /// A key of this drop or its coupon that is a list. No key of the product is a list.
     List { name: String, drop: i64 },
     /// Dead letters that match this condition.
     DeadLetters(String),

@@ -16,8 +16,8 @@ pub(crate) struct Gates {
 }
 
 impl Gates {
-    /// Reads the gates forever. A gate never has the same value twice, so it also detects a closing
-    /// between two reads.
+    /// Reads the gates forever. A gate never has the same value twice, so a closing between two
+    /// reads is noticed, too.
     pub(crate) async fn watch(&self, system: &SystemUnderTest) {
         loop {
             for coupon in system.coupons() {

@@ -176,7 +176,7 @@ pub(crate) async fn confirm(system: &SystemUnderTest) -> Effect {
     ask_for_passes(system, "confirm").await
 }
 
-/// Looks at the repairs of every coupon, and confirms them.
+/// Requests the planned repairs of every coupon in dry runs, and confirms them.
 pub(crate) async fn read_and_confirm(system: &SystemUnderTest) {
     ask_for_passes(system, "dry_run").await;
     ask_for_passes(system, "confirm").await;

@@ -42,9 +42,10 @@ pub struct ScheduleResult {
     pub faults: Vec<TriedFault>,
     pub promises: usize,
     pub kept: usize,
-    /// Promises listed as broken or as moved to another slot.
+    /// Promises without a final row that are listed as broken, or as a second claim that is
+    /// excused.
     pub listed: usize,
-    /// Claims that were returned or revoked.
+    /// Requests that were answered with a return or a revocation, including repeated ones.
     pub revoked: usize,
     pub operations: usize,
     pub unknown: usize,
@@ -132,7 +133,8 @@ pub async fn run(
     }
     wrong.extend(system.objections());
     wrong.extend(run.gates.closings());
-    // No fault destroys every copy of a promise, so none may be broken.
+    // No fault that a seed draws destroys every copy of a promise, so none may be broken without an
+    // excuse.
     let figures = &judgement.figures;
     if figures.broken > 0 && !run.excuses.listed_promise() {
         wrong.push(format!(
@@ -195,7 +197,8 @@ impl Run<'_> {
         }
         let clients = Clients::new(self.system, self.schedule, self.recorder.clone());
         let operators = Operators::new(self.system, self.schedule, self.recorder.clone());
-        // If faults may lose uses, the history omits them: porcupine would report their answers.
+        // If faults may lose uses, the history omits the requests of shops, because porcupine would
+        // report their answers.
         let of_shops = if self.excuses.may_forget_uses() {
             Recorder::new(std::io::sink())
         } else {
@@ -331,7 +334,8 @@ impl Run<'_> {
     }
 
     /// Waits until the stores agree, every user has an answer, and a pass that begins afterwards
-    /// finds nothing. Repairs above the limit are confirmed meanwhile, as an operator would.
+    /// finds nothing. If a fault restored an older state, repairs above the limit are confirmed
+    /// meanwhile, as an operator would.
     async fn until_exact(&self, clients: &Clients<'_>, healed: Instant) -> Result<Instant, String> {
         let system = self.system;
         let deadline = healed + DEADLINE + self.schedule.clock_lead();
@@ -340,8 +344,8 @@ impl Run<'_> {
             let is_exact = async || {
                 verify::exact(system, &self.excuses).await?;
                 let at = Instant::now();
-                // Retries are always safe: every user gets the same answer as before, and a pass
-                // finds nothing to repair.
+                // Retries are always safe: after every user has claimed again, a pass must find
+                // nothing to repair.
                 let answered = clients.ask_all(clients.everyone()).await;
                 ensure!(answered, "a user who claimed again got no answer");
                 verify::clean(system, deadline, &self.excuses).await?;

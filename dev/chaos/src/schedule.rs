@@ -73,7 +73,8 @@ pub struct FaultSchedule {
     pub crowd_ms: u64,
     /// Percentage of users who claim again as soon as they get an answer.
     pub repeat_percent: u32,
-    /// Percentage of winners who return their slot or are revoked by an operator.
+    /// Percentage of users who, if they get a slot or wait for one, give it back or are revoked by
+    /// an operator. Their number is limited, so that more users than slots remain.
     pub revoke_percent: u32,
     /// Number of users who are on the allow list of the first coupon from the start. 0 means that
     /// it has no allow list, like the other coupons.
@@ -114,9 +115,9 @@ fn one_of<T: Clone>(rng: &mut StdRng, all: &[T]) -> T {
 }
 
 impl FaultSchedule {
-    /// Draws the schedule for a seed. A third of the schedules have one fault, the others two to
-    /// six, without those that could delete the last copy of a promise. Half of all schedules have
-    /// operators, half have shops.
+    /// Draws the schedule for a seed. A third of the schedules have one fault. For the others two
+    /// to six are drawn, and those that could delete the last copy of a promise are left out. Half
+    /// of all schedules have operators, half have shops.
     pub fn draw(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let coupons = rng.random_range(1..=3);
@@ -171,7 +172,7 @@ impl FaultSchedule {
         }
     }
 
-    /// Creates a short schedule of these faults, with one process of each kind.
+    /// Creates a short schedule of these faults, with one API and one consumer.
     pub fn of(faults: Vec<Timed>, expect: Vec<Expect>) -> Self {
         let settings = IMPATIENT.map(|(name, value)| (name.to_owned(), value.to_owned()));
         Self {
@@ -333,7 +334,7 @@ fn fault(rng: &mut StdRng) -> Fault {
     Fault::Flush
 }
 
-/// The crash points (`shared/src/crash.rs`) that a schedule can reach in each kind of process.
+/// The crash points (`shared/src/crash.rs`) that are drawn for each kind of process.
 const POINTS: [&[&str]; 3] = [
     &[
         "claim_asked",
@@ -363,8 +364,8 @@ const POINTS: [&[&str]; 3] = [
 fn crash(rng: &mut StdRng, ms: u64) -> Fault {
     let role = role(rng);
     let point = one_of(rng, POINTS[role as usize]);
-    // The process does not always die the first time that it reaches the point. A consumer reaches
-    // it only once the group has noticed that its predecessor is dead.
+    // An API dies the first, second or third time that it reaches the point. A consumer reaches it
+    // only once the group has noticed that its predecessor is dead.
     let (nth, patience) = match role {
         ProcessRole::Api => (rng.random_range(1..=3), 2_000),
         _ => (1, 9_000),
@@ -409,7 +410,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seeds_are_deterministic_and_schedules_survive_a_json_round_trip() {
+    fn each_seed_always_draws_one_useful_schedule_which_survives_json() {
         for seed in 0..200 {
             let schedule = FaultSchedule::draw(seed);
             assert_eq!(schedule, FaultSchedule::draw(seed));

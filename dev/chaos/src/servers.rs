@@ -86,7 +86,7 @@ impl ProxiedServers {
         world
     }
 
-    /// Resets every proxy.
+    /// Ends the fault of every proxy.
     pub(crate) async fn heal(&self) -> Result<()> {
         for proxy in &self.proxies {
             proxy.set(ProxyFault::Pass).await?;
@@ -122,7 +122,8 @@ impl ProxiedServers {
         self.busy[store as usize].lock().await
     }
 
-    /// Promotes another Redis to master and cuts existing connections.
+    /// Cuts existing connections and leads new ones to another Redis, which is the master from then
+    /// on.
     pub(crate) async fn promote(&self, replica: Arc<RedisServer>) -> Result<()> {
         let proxy = self.proxy(FaultyStore::Redis);
         proxy.set(ProxyFault::Cut).await?;
@@ -176,7 +177,7 @@ impl ProxiedServers {
     ///
     /// # Errors
     ///
-    /// Fails if a server no longer answers. The servers are then unusable, and new ones must be
+    /// Fails if Redis does not start or answer. The servers are then unusable, and new ones must be
     /// started.
     pub async fn restore(&self) -> Result<()> {
         self.heal().await?;

@@ -11,7 +11,7 @@ use crate::worker::CampaignWorker;
 /// Number of attempts per smaller schedule, because a failure may not occur every time.
 const TRIES: u32 = 6;
 
-/// A failure is reported with the faults that are left after this time.
+/// Time after which the search ends, and the failure is reported with the faults that are left.
 const LIMIT: Duration = Duration::from_mins(4);
 
 /// Removes faults one by one as long as the schedule still fails, and writes the smallest schedule

@@ -112,9 +112,9 @@ fn how_many(schedule: &FaultSchedule, role: ProcessRole) -> usize {
 }
 
 impl Supervised {
-    /// Starts the process, or restarts it if it has ended by itself: at a crash point, or because a
-    /// store was down for longer than the process waits during startup. Does nothing while a fault
-    /// keeps it down.
+    /// Starts the process, or restarts it if it has ended by itself, for example at a crash point,
+    /// or because a store was down for longer than the process waits during startup. Does nothing
+    /// while a fault keeps it down.
     fn start_if_ended(&self, world: &World) {
         let mut state = self.state.lock();
         if state.away || state.running().is_some() {
@@ -164,7 +164,7 @@ impl Supervised {
         state.crash_at = crash_at.map(str::to_owned);
     }
 
-    /// Sends SIGSTOP. Returns whether it was running.
+    /// Sends SIGSTOP. Returns whether the process was running.
     pub(crate) fn freeze(&self) -> bool {
         let state = self.state.lock();
         state.running().map(Process::freeze).is_some()

@@ -35,8 +35,8 @@ pub(crate) struct SystemUnderTest {
     pub(crate) written_before: u64,
     /// Failures that were seen while the schedule ran.
     wrong: Mutex<BTreeSet<String>>,
-    /// Garbage that is gone, which another fault may restore, with the ID of the last finding
-    /// before it was written.
+    /// Removed garbage, which another fault may restore, with the ID of the last finding before it
+    /// was written.
     pub(crate) garbage: Mutex<Vec<(u64, GarbagePlace)>>,
     /// Whether messages may have been lost with the old topic, or skipped by positions beyond them.
     pub(crate) messages_skipped: AtomicBool,

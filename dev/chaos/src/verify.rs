@@ -63,7 +63,8 @@ pub(crate) async fn facts(
     clock_steps_ms: Vec<u64>,
 ) -> Result<Facts> {
     let unreadable = "SELECT COUNT(*) FROM failed_claims WHERE reason = 'unreadable'";
-    // Without a dead letter, the broker has cut off the batch and all later ones.
+    // If garbled data is gone without a dead letter, the broker has cut off its batch and all later
+    // ones.
     let is_gone = |garbage: &Vec<_>| garbage.iter().any(|(_, it)| matches!(it, Garbled(_)));
     let (owed, listed) = (owed(system).await?, system.number(unreadable).await?);
     let unreadable = listed > 0 || is_gone(&system.garbage.lock());
@@ -192,7 +193,8 @@ pub(crate) async fn not_by_consumer(system: &SystemUnderTest) -> Result<u64> {
     system.number(others).await
 }
 
-/// Waits until a pass that began after this call finds nothing. Fails after the deadline.
+/// Waits until a pass that began after this call finds nothing, or only what is excused. Fails
+/// after the deadline.
 pub(crate) async fn clean(
     system: &SystemUnderTest,
     deadline: Instant,

@@ -33,7 +33,7 @@ fn message((partition, offset): (i32, i64)) -> GarbagePlace {
     }
 }
 
-/// Writes the garbage, and waits until it is gone.
+/// Writes the garbage, and waits until it is removed or the time limit is over.
 pub(super) async fn put(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
@@ -62,7 +62,7 @@ pub(super) async fn put(
     placed.until_gone(places, ms).await
 }
 
-/// Replaces a key with a list.
+/// Replaces a key with a list, and waits until the list is removed or the time limit is over.
 pub(super) async fn wrong_type(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
@@ -73,7 +73,7 @@ pub(super) async fn wrong_type(
     let redis = system.redis();
     let name = key_of(&redis, coupon, key);
     for words in [&["DEL", &name][..], &["LPUSH", &name, "garbage"]] {
-        // The command may have run even if it failed.
+        // One success is enough: a command that reported an error may have run as well.
         placed.put |= redis.try_command::<()>(words).await.is_ok();
     }
     let drop = coupon.drop;
@@ -81,7 +81,7 @@ pub(super) async fn wrong_type(
     placed.until_gone(places, ms).await
 }
 
-/// Removes garbage that another fault has restored after an operator removed it, for example when a
+/// Removes garbage that was removed before and that another fault has restored, for example when a
 /// server took over with old data.
 pub(crate) async fn remove_what_came_back(system: &SystemUnderTest) -> Result<()> {
     let all = std::mem::take(&mut *system.garbage.lock());
@@ -115,7 +115,7 @@ fn odd_messages(coupon: &MadeCoupon) -> [Vec<u8>; 7] {
     ]
 }
 
-/// Creates claims of unknown users, now and years ago.
+/// Creates claims of a user who never claimed, for several slots, made now and years ago.
 fn forged(coupon: &MadeCoupon) -> Vec<Vec<u8>> {
     let now = chrono::Utc::now()
         .format("%Y-%m-%dT%H:%M:%S.000Z")
@@ -177,7 +177,7 @@ async fn garbled(system: &SystemUnderTest) -> Result<Vec<GarbagePlace>> {
     }
     done?;
     pause(100).await;
-    // One dead letter names all consecutive batches that cannot be read.
+    // One dead letter covers all consecutive batches that cannot be read.
     let last = "SUBSTRING_INDEX(SUBSTRING_INDEX(error, ' of partition', 1), ' to ', -1)";
     Ok(vec![GarbagePlace::Garbled(format!(
         "reason = 'unreadable' AND source_partition = {PARTITION} AND source_offset <= {first} AND {last} + 0 >= {first}"
@@ -213,7 +213,7 @@ impl<'a> PlacedGarbage<'a> {
 
     /// Waits until the product has removed or reported each piece, and removes the pieces that it
     /// has reported. Remembers each piece that is gone, because another fault may restore it. A
-    /// piece that is not gone in time is a failure, unless it may be lost with its topic.
+    /// piece that is not gone in time is a failure, unless its message may be lost or skipped.
     async fn until_gone(&self, places: Vec<GarbagePlace>, ms: u64) -> Result<Effect> {
         let begun = Instant::now();
         pause(ms).await;
@@ -222,7 +222,7 @@ impl<'a> PlacedGarbage<'a> {
             while self.is_there(place).await.unwrap_or(true) {
                 let is_named = self.is_named(place).await.unwrap_or(false);
                 removed += u32::from(is_named && self.remove(place).await.is_ok());
-                // A message is lost with its topic, or skipped by a position beyond it.
+                // A message may be lost with its topic, or skipped by a position beyond it.
                 let is_of_topic = matches!(
                     place,
                     GarbagePlace::Message { .. } | GarbagePlace::Garbled(_)
@@ -257,7 +257,7 @@ impl<'a> PlacedGarbage<'a> {
                 let redis = self.system.redis();
                 redis.try_command::<String>(&["TYPE", name]).await? == "list"
             }
-            // The message may not have been read yet.
+            // The broker may have removed the batch before a consumer read it.
             GarbagePlace::Garbled(_) if is_cut_off(self.system).await? => false,
             // They may have vanished with an older copy of MySQL.
             GarbagePlace::DeadLetters(of) => self.open_letters(of).await? > 0,
@@ -281,8 +281,8 @@ impl<'a> PlacedGarbage<'a> {
         })
     }
 
-    /// Whether a finding reports the garbage: by its dead letter, by the count of its kind, or by
-    /// its drop, which then needs manual attention.
+    /// Whether findings report the garbage: a list by its drop, and dead letters one by one or by a
+    /// count of further ones. Resolved dead letters need no finding.
     async fn is_named(&self, place: &GarbagePlace) -> Result<bool> {
         let named = match place {
             // A drop that cannot be read is reported.

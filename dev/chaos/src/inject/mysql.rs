@@ -23,7 +23,7 @@ pub(super) async fn read_only(system: &SystemUnderTest, ms: u64) -> Result<Effec
     Ok(Effect::lasting(during, true, "writes were refused"))
 }
 
-/// Locks the drop from another client.
+/// Locks the drop's slot limits from another client.
 pub(super) async fn locks(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
@@ -62,8 +62,9 @@ pub(super) async fn deadlocks(
     let mut other = other_client(system).await?;
     let ballast = "CREATE TABLE IF NOT EXISTS ballast (id INT PRIMARY KEY)";
     other.query_drop(ballast).await?;
-    // Writers first take a shared lock on the drop's row and then lock the position of their row.
-    // This client takes these locks in the opposite order.
+    // With its first row, a batch takes a shared lock on the drop's slot limit (a foreign key). It
+    // then locks the positions of its other rows. This client takes these locks in the opposite
+    // order.
     let rows = "SELECT slot FROM issued_coupons WHERE drop_id";
     let rows = format!("{rows} = {} FOR UPDATE", coupon.drop);
     while begun.elapsed() < Duration::from_millis(ms + 1_000) {
@@ -106,7 +107,8 @@ pub(super) async fn hang(system: &SystemUnderTest, writes: bool, ms: u64) -> Res
     Ok(Effect::lasting(during, waiting > 0, note))
 }
 
-/// Prevents MySQL's files from growing. MySQL exits when it cannot write its log, and is restarted.
+/// Prevents MySQL's files from growing. MySQL exits when it cannot write its log, or is killed at
+/// the end, and is then restarted.
 pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.servers.alone(Mysql).await;
     let pid = system.servers.pid(Mysql)?;

@@ -1,5 +1,5 @@
-//! Faults in which Redis loses data or cannot write. (Edits of single members and fields are out of
-//! scope: docs/decisions/0003-admission-gate.md.)
+//! Faults in which Redis loses data, cannot write, or has a wrong clock. (Edits of single members
+//! and fields are out of scope: docs/decisions/0003-admission-gate.md.)
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,7 +74,7 @@ pub(super) async fn flush(system: &SystemUnderTest) -> Result<Effect> {
 pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
     let _alone = system.servers.alone(Redis).await;
     let redis = system.servers.redis();
-    // A replica that synchronizes, among others, renames and deletes files.
+    // Suspended, because Redis renames and deletes files, for example when a replica synchronizes.
     redis.freeze().await?;
     let old = OldCopy::of(&redis);
     redis.thaw().await?;
@@ -161,7 +161,7 @@ pub(super) async fn disk_full(system: &SystemUnderTest, ms: u64) -> Result<Effec
     Ok(Effect::now(ended, format!("Redis exited: {ended}")))
 }
 
-/// Leaves no memory for Redis, so that it refuses new keys.
+/// Leaves no memory for Redis, so that it refuses commands that need memory.
 pub(super) async fn no_memory(system: &SystemUnderTest, ms: u64) -> Result<Effect> {
     let _alone = system.servers.alone(Redis).await;
     let redis = system.redis();
@@ -228,7 +228,7 @@ pub(super) async fn lose_keys(
     Ok(Effect::now(deleted > 0, format!("{deleted} keys deleted")))
 }
 
-/// Copies keys with `DUMP` and restores them with `RESTORE` after `age_ms`.
+/// Copies the coupon's keys with `DUMP` and restores them with `RESTORE` after `age_ms`.
 pub(super) async fn restore_keys(
     system: &SystemUnderTest,
     coupon: &MadeCoupon,
@@ -254,7 +254,7 @@ pub(super) async fn restore_keys(
     forgotten(system, before).await
 }
 
-/// Limits the size of any file that this process writes.
+/// Limits the size of any file that the process writes.
 pub(super) fn files_up_to(pid: u32, bytes: u64) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let limit = Rlimit {

@@ -13,11 +13,12 @@ pub(super) enum RequestKind {
     Undo,
 }
 
-/// A request about a code, from the time at which it could arrive.
+/// A request about a code.
 #[derive(Debug, Clone)]
 pub(super) struct CodeRequest {
     pub(super) kind: RequestKind,
     pub(super) reference: String,
+    /// The earliest time at which it could arrive.
     pub(super) begun: Instant,
     pub(super) ended: Instant,
     /// `None` if no answer came, or if the answer does not tell whether the request was executed.
@@ -52,7 +53,8 @@ impl StoredUses {
         Some(next)
     }
 
-    /// Returns the states after a request that got an answer, if this state explains it.
+    /// Returns the state after a request that got an answer, or none if this state does not explain
+    /// the answer.
     fn explained(&self, request: &CodeRequest) -> Vec<Self> {
         let reference = &request.reference;
         let is_undone = self.undone.contains(reference);
@@ -204,9 +206,10 @@ mod tests {
         }
     }
 
-    /// Simulates that MySQL is unavailable: each request is repeated, and no answer comes.
+    /// Simulates that MySQL is unavailable: each request is repeated, and no answer comes. A search
+    /// that recorded which of them were executed would take too long.
     #[test]
-    fn many_requests_without_an_answer_are_judged_quickly() {
+    fn requests_are_judged_even_among_thirty_without_an_answer() {
         let lost = (0..30).map(|at| {
             let shop = ["a", "b", "c", "d", "e", "f"][at % 6];
             let kind = if at % 5 == 0 { "undo" } else { "use" };
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_no_order_of_the_answers_explains_are_refused() {
+    fn stored_uses_are_possible_only_if_some_order_explains_them() {
         let by = |user: &str| StoredUses {
             in_use: Some(user.to_owned()),
             ..StoredUses::default()

@@ -32,7 +32,8 @@ const CODES: u32 = 6;
 /// Number of orders of a shop that want the same code.
 const ORDERS: u32 = 3;
 
-/// Maximum number of requests per code. The judge searches their orders.
+/// Shops send no more requests about a code that already has this many, because the judge searches
+/// the orders in which they could be executed.
 const MAX_REQUESTS: usize = 40;
 
 pub(crate) struct Shops<'a> {
@@ -169,8 +170,8 @@ impl<'a> Shops<'a> {
         };
         let ((), passes) = tokio::join!(late, undone);
         proxy.cut_now().await;
-        // The shop gave up while the undo had no answer yet. The proxy has passed the use on all the
-        // same, so it may have been executed.
+        // The shop gave up while the undo had no answer yet. The proxy has passed the use on all
+        // the same, so it may have been executed.
         if let Some(asked) = arrives.lock().take() {
             self.record(RequestKind::Use, order, &asked, None);
         }
