@@ -1,7 +1,7 @@
 /* Preloaded into one process: shifts its wall clock by the first number in the file FIRSTCOME_TEST_CLOCK, in milliseconds, or stops
    it at the second one, if that is not 0. CLOCK_MONOTONIC is unchanged.
-   `gettimeofday` and `time` are only shifted for Redis, which reads its clock with them: librdkafka computes deadlines from them for
-   waits that the kernel times with its own clock, and those would last as long as the shift. */
+   `gettimeofday` and `time` are shifted only for Redis, which reads its clock with them. In other programs librdkafka computes deadlines
+   from them, for waits that the kernel times with its own clock: with a shifted time, such a wait would last as long as the shift. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -14,7 +14,7 @@
 
 #define SECOND 1000000000LL
 
-/* The time in nanoseconds, from the real one. */
+/* Returns what the clock shows at this real time. Both are in nanoseconds. */
 static long long shifted(long long real)
 {
     static int file = -2;

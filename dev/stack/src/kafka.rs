@@ -26,8 +26,8 @@ pub struct KafkaOptions {
     pub node: Option<KafkaNode>,
 }
 
-/// A private Kafka with one broker. It does not create topics automatically, and consumer groups
-/// start without delay.
+/// A private Kafka broker, which is alone or a node of a [`crate::KafkaCluster`]. It does not
+/// create topics automatically, and consumer groups start without delay.
 pub type KafkaServer = Server<KafkaOptions>;
 
 impl KafkaServer {

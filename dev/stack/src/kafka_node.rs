@@ -44,7 +44,7 @@ impl KafkaNode {
         let text = fs::read_to_string(&path).context("the log folder is not formatted")?;
         let of_this_node = |line: &str| match line.split_once('=') {
             Some(("node.id", _)) => format!("node.id={}\n", self.id),
-            // The ID has 22 characters.
+            // Changes one of the 22 characters of the ID, so that it is unique in the cluster.
             Some(("directory.id", id)) => {
                 format!(
                     "directory.id={}{}{}\n",

@@ -1,15 +1,17 @@
 //! Private, throw-away, *real* servers: Redis, MySQL, Kafka and an SMTP sink, for tests, the demo
 //! and `make run`.
 //!
-//! Missing programs are fetched once into a cache folder (`FIRSTCOME_CACHE`, otherwise
-//! `$XDG_CACHE_HOME/firstcome`, otherwise `~/.cache/firstcome`). Every server listens on a free
-//! loopback port and keeps its data in a temporary folder. Servers and folder are removed when the
-//! last handle is dropped, and also when the owning process ends in any other way: see [`Stack`].
+//! Missing programs are installed with apt, or fetched once into a cache folder (`FIRSTCOME_CACHE`,
+//! otherwise `$XDG_CACHE_HOME/firstcome`, otherwise `~/.cache/firstcome`). Every server listens on
+//! a free loopback port and keeps its data in a temporary folder. Servers and folder are removed
+//! when the last handle is dropped, and also when the owning process ends in any other way: see
+//! [`Stack`].
 //!
-//! This crate is below the harness (`dev/harness`), and depends on no other crate of the workspace:
-//! it builds fast and alone, because it fetches the servers while the rest is built.
+//! This crate is below the harness (`dev/harness`), and depends on no other crate of the workspace.
+//! It is therefore built first, and fetches the servers while the rest is built.
 //!
-//! A [`FaultProxy`] is between a client and a server and breaks their connection in chosen ways.
+//! A [`FaultProxy`] stands between a client and a server and breaks their connection in chosen
+//! ways.
 
 mod background;
 mod browser;

@@ -218,8 +218,8 @@ pub async fn mysql_connection(url: &str) -> mysql_async::Result<Conn> {
     .await
 }
 
-/// How long an idle connection may take to begin a new session. Its server may be gone without a
-/// word, while another has taken over the address.
+/// How long an idle connection may take to begin a new session. Its server may have died silently,
+/// while another has taken over the address.
 const RESET: Duration = Duration::from_secs(1);
 
 /// Runs statements at one address, each in a new session. Checks that poll should use it, because

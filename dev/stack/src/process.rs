@@ -49,7 +49,7 @@ impl ServerProcess {
         Ok(process)
     }
 
-    /// Starts a server behind its gate. Its output is appended to `log`.
+    /// Starts a server through [`GATE`]. Its output is appended to `log`.
     pub(crate) fn start_server(
         janitor: &Janitor,
         command: &CommandLine,

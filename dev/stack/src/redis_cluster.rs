@@ -25,8 +25,8 @@ const MOVE_LIMIT: Duration = Duration::from_secs(30);
 /// Arguments of a node: the product's requirement for a Redis with replicas (docs/decisions), and
 /// the node timeout, after which a silent node counts as failed (Redis's default: 15 s). A failover
 /// ends one to two seconds after the timeout. The product requires that a failover takes longer
-/// than `min-replicas-max-lag`. This does not matter for a killed or frozen primary, because it
-/// accepts no writes.
+/// than `min-replicas-max-lag`, which is not the case here. This does not matter for a killed or
+/// frozen primary, because it accepts no writes.
 const NODE: [&str; 5] = [
     "--cluster-enabled yes",
     "--cluster-announce-ip 127.0.0.1",
@@ -161,8 +161,8 @@ impl RedisCluster {
         Ok(newest.0)
     }
 
-    /// Promotes a replica of a key's primary, which becomes a replica, and waits until every node
-    /// has its place.
+    /// Promotes a replica of a key's primary, so that the two change roles, and waits until every
+    /// node has its place.
     pub async fn fail_over(&self, key: &str) -> Result<()> {
         let old = self.primary_of(key).await?.port();
         let id = id(old).await?;

@@ -1,4 +1,4 @@
-//! The life cycle that Redis, MySQL and Kafka share: start, wait for responses, break, restart.
+//! The life cycle that all servers share: start, wait for responses, break, restart.
 
 use std::fmt::Debug;
 use std::fs;
@@ -78,10 +78,11 @@ impl Instance {
 }
 
 /// A real server on a free loopback port: [`crate::RedisServer`], [`crate::MysqlServer`],
-/// [`crate::KafkaServer`].
+/// [`crate::KafkaServer`], [`crate::BrowserServer`].
 ///
-/// All methods take `&self`, so that a stack can be shared in a static. Dropping it kills the
-/// server and deletes its data.
+/// All methods take `&self`, so that a server can be shared in a static. When it is dropped, its
+/// process is killed. Its data are deleted together with those of its [`crate::Stack`], if it has
+/// one.
 #[derive(Debug)]
 pub struct Server<K: ServerKind> {
     pub(crate) options: K,

@@ -1,5 +1,5 @@
-//! The temporary folder of a stack. It is deleted with its servers when its guard is dropped or its
-//! process ends.
+//! The temporary folder of a stack or of a single server. When its guard is dropped or the owning
+//! process ends, the servers in it are killed and the folder is deleted.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;

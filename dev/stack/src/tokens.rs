@@ -41,7 +41,7 @@ impl IssuerKey {
         Ok(Self { name, pair, random })
     }
 
-    /// Returns the public key: a one, then both coordinates.
+    /// Returns the public key: the byte 4, which means "uncompressed", then both coordinates.
     pub fn public(&self) -> &[u8] {
         self.pair.public_key().as_ref()
     }
