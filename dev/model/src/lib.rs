@@ -19,7 +19,7 @@
 //!   (`shared/tests/scripts`).
 //! - Sealing is no loss: sealed drops are in no model (`drift::sealing`).
 //! - One urgent lane at a time: without this rule nothing is wrong, but two passes may hinder each
-//!   other forever. Here any two passes run at once.
+//!   other forever. The faults `LockLost` let two passes close coupons at once.
 //! - Ids from time and randomness: no model has ids (`faults::mysql_failover`).
 //! - The limit on takes, rows of claims that are 60 s overdue while messages are unread, and the
 //!   users' own waiting list: they have no part in any argument here (`drift::repair_limit`,

@@ -75,7 +75,7 @@ pub enum Omitted {
     /// The pass also waits for `in_flight` after each other stage: a message that is committed or
     /// popped may not be in the next stage yet.
     WaitBetweenStages,
-    /// A stage's end is read once the stage before has passed.
+    /// A stage's end is read once the messages of the previous stage have passed.
     StagesInOrder,
     /// The counter moves by the difference: an absolute value undoes what was claimed or given back
     /// since the look.
@@ -234,7 +234,7 @@ impl Protocol {
         self.system.column != Column::None
     }
 
-    /// Whether passes repair all that they can repair once nothing moves any longer.
+    /// Whether every promise has its row once what has begun is completed and passes have run.
     fn heals(&self, state: &State) -> bool {
         let mut state = State {
             faults: Vec::new(),

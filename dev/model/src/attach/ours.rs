@@ -13,7 +13,7 @@ enum Wait {
     BothStages(IsPassed),
 }
 
-/// The phases in which a message has passed its stage.
+/// The phase from which on a message has passed its stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum IsPassed {
     Handled,
@@ -210,7 +210,7 @@ pub(super) fn go_on(protocol: &Protocol, state: &mut State) {
     state.pass = Some(pass);
 }
 
-/// Inserts a row under the lock of their stock row.
+/// Inserts a row, if the rules allow it, under the lock of their stock row.
 pub(super) fn insert(protocol: &Protocol, state: &mut State, at: usize) {
     state.claims[at].is_unissued = false;
     let rows = state.rows();
@@ -257,7 +257,7 @@ fn is_settled(protocol: &Protocol, state: &State) -> bool {
     protocol.omits(Omitted::ColumnAtRest) || (is_now(first) && is_now(second))
 }
 
-/// Moves the counter by the difference, in one script.
+/// Moves the counter by the difference, if the rules allow it, in one script.
 pub(super) fn repair_counter(protocol: &Protocol, state: &mut State) {
     let now = state.left;
     let Some(pass) = &mut state.pass else {

@@ -24,8 +24,9 @@ pub fn becomes_exact(protocol: &Protocol, state: &State) -> bool {
     is_exact(&state)
 }
 
-/// Redis equals the rows, every promise has its row or is listed, and every slot is issued, because
-/// there are more users than slots.
+/// The coupon is open, every message is read, Redis equals the rows, and every promise has its row
+/// or is listed. Unless the coupon is paused, every slot is issued, because there are more users
+/// than slots.
 fn is_exact(state: &State) -> bool {
     let redis = &state.redis;
     let mysql = &state.mysql;

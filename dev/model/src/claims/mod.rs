@@ -68,7 +68,8 @@ pub enum Fault {
 pub enum Omitted {
     /// Owed users are stored before the first `UNLINK`, not at the end.
     OwedFirst,
-    /// At an open gate, a dead letter of a vacant slot closes the gate instead of becoming a row.
+    /// At an open gate, a dead letter of a vacant slot closes the gate instead of becoming a row,
+    /// unless Redis has its user on that slot.
     LetterByRedis,
     /// The position is the last statement of the batch's one transaction.
     PositionLast,
@@ -143,7 +144,8 @@ pub const ONE_EACH: &str = "one slot a user, one user a slot";
 pub const HELD: &str = "a store besides Redis holds every promise";
 /// A promise is broken only if MySQL forgot a return or got a row by hand.
 pub const UNBROKEN: &str = "no promise is broken without a reason";
-/// Only a loss of data or a manual change closes an open coupon; no traffic and no crash does.
+/// Only a fault of a store or a manual change closes an open coupon. No traffic and no crash of a
+/// process does.
 pub const NOT_CLOSED: &str = "no clean coupon is closed";
 /// No answer confirms a claim that was given back, unless MySQL forgot the return or got a row by
 /// hand.

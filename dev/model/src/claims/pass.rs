@@ -9,7 +9,8 @@
 //!               · unlink · lists · a page of each slot · settings · open
 //! ```
 //!
-//! Each step in MySQL reads the era `FOR SHARE`, and each script in Redis compares the gate.
+//! Rows are inserted, and pages read, with the era `FOR SHARE`. Each script in Redis compares the
+//! gate, except `settings.lua`, which compares revisions, and `revoke.lua`.
 
 use super::reconciler::{Closed, OpenView, Page, Reconciler, RedisView, Stage};
 use super::state::{State, Way};
@@ -96,6 +97,7 @@ fn adopt(protocol: &Protocol, state: &mut State) {
 }
 
 /// Closes the gate and begins an era above MySQL's and the gate's. [`crate::gate`] has the steps.
+/// Does nothing while another pass has closed the coupon, unless that pass loses the lock.
 fn close(state: &mut State) -> Reconciler {
     let closes = |reconciler: &Reconciler| matches!(reconciler, Reconciler::Closed(..));
     if state.reconcilers.iter().any(closes) {
@@ -187,8 +189,9 @@ fn release_void_users(state: &mut State) {
     }
 }
 
-/// Inserts rows of dead letters first, then rows of users whom only Redis has. A user whose slot
-/// belongs to another user is owed. Returns whether everything was decided.
+/// Inserts rows of dead letters first, then rows of users whom only Redis has. A user whose slot is
+/// taken is owed. At an open gate, this holds only for users of dead letters. Returns whether
+/// everything was decided.
 fn insert_rows(
     protocol: &Protocol,
     state: &mut State,
@@ -345,7 +348,7 @@ fn wait(protocol: &Protocol, state: &State, gate: Gate) -> Option<Stage> {
     }
 }
 
-/// Deletes the drop's keys, except the waiting list and the highest revision.
+/// Deletes the drop's keys and the revocations. The waiting list and the highest revision stay.
 fn unlink(redis: &mut Redis) {
     redis.users = [None; USERS];
     redis.free = [false; SLOTS];

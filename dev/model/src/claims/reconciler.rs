@@ -11,7 +11,8 @@ pub enum Reconciler {
     /// Reads the rows again, and compares them with what Redis has.
     Judge(OpenView, RedisView),
     Close(Gate),
-    /// Inserts the rows of users whom an open Redis has and MySQL does not.
+    /// Behind an open gate: releases void users, writes the settings, and inserts rows of dead
+    /// letters and of these users, whom Redis has and MySQL does not.
     Insert(Gate, [Option<Claim>; USERS]),
     Promote(Gate, [bool; USERS]),
     /// The coupon is closed in an era of this pass.

@@ -74,9 +74,9 @@ pub struct State {
     pub returned: [u8; USERS],
     /// Users who were owed a slot when the gate opened.
     pub owed_at_opening: [bool; USERS],
-    /// Whether a store lost data, or somebody changed it manually: open coupons may close.
+    /// Whether a store had a fault, or somebody changed it manually: open coupons may close.
     pub damaged: bool,
-    /// Whether the topic or MySQL lost data.
+    /// Whether the topic or MySQL may have lost data, or MySQL got a row by hand.
     pub lost: bool,
     /// Whether MySQL forgot a return, or got a row by hand.
     pub excused: bool,
@@ -162,7 +162,7 @@ impl State {
         self.in_flight.iter().any(is_its)
     }
 
-    /// Stores a user as owed: a promise of the slot is broken.
+    /// Stores a user as owed. If the user was promised this slot, that promise is broken.
     pub fn owe(&mut self, claim: Claim) {
         self.mysql.owed[usize::from(claim.user)] = true;
         let is_its = |it: &Claim| (it.user, it.slot) == (claim.user, claim.slot);

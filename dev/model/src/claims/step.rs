@@ -59,9 +59,9 @@ pub fn possible(state: &State, steps: &mut Vec<Step>) {
     let crashes = state.may(Fault::Crash);
     for (at, it) in state.in_flight.iter().enumerate() {
         match it.way {
-            // If a recreated log becomes as long as the position before the consumer has looked, it
-            // cannot be distinguished from the old one. The skipped claims are then issued from
-            // Redis.
+            // Not modelled: if a recreated log becomes as long as the position before the consumer
+            // has compared them, it cannot be distinguished from the old one. The skipped claims
+            // are then issued from Redis.
             Way::Publishing if state.mysql.position == state.end() + 1 => {}
             Way::Publishing => {
                 steps.push(Step::Acknowledge(at));
@@ -76,7 +76,7 @@ pub fn possible(state: &State, steps: &mut Vec<Step>) {
         }
     }
     for (at, reconciler) in state.reconcilers.iter().enumerate() {
-        // Idle reconcilers are interchangeable, so one of them is enough.
+        // Reconcilers with the same progress are interchangeable, so one of them is enough.
         let is_first = at == 0 || state.reconcilers[at - 1] != *reconciler;
         steps.extend(is_first.then_some(Step::Reconcile(at)));
         let dies = crashes && *reconciler != Reconciler::Idle;
@@ -113,7 +113,8 @@ fn can_happen(state: &State, fault: Fault) -> bool {
         Fault::Crash | Fault::LockLost | Fault::Hang => false,
         Fault::GoBack => state.redis_copy.is_some_and(|copy| copy != state.redis),
         Fault::FailoverToOlder => state.replica.as_ref().is_some_and(|it| it != mysql),
-        // Unread messages would be lost together with Redis: two faults at once.
+        // If the topic had unread messages, this and a loss of Redis would be two faults at once
+        // that delete every copy of a claim.
         Fault::RecreateTopic => mysql.position == state.end() && state.end() > 0,
         Fault::InsertLetter => mysql.row_on(1).is_none(),
         Fault::InsertVoidRow => {

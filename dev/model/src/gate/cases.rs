@@ -12,7 +12,8 @@ use super::Omitted::{
 use super::{Drops, Fault, Omitted, Protocol};
 use crate::World;
 
-/// The faults under which the whole protocol keeps its promises, and the number of reconcilers.
+/// The worlds in which the whole protocol keeps its promises: the number of reconcilers, the drops,
+/// and the faults.
 const WHOLE: &[(usize, Drops, &[Fault])] = &[
     (2, OfOneCoupon, &[LockLost, Flush, Restart]),
     (2, OfOneCoupon, &[LockLost, Flush, Failover]),

@@ -1,7 +1,7 @@
 //! The gate: one coupon with two drops, or two coupons with one drop each; Redis servers that are
 //! emptied, restarted, demoted and promoted; a MySQL that fails over to older data; and reconcilers
-//! whose urgent lane closes, rebuilds and opens coupons. Each may be suspended between any two
-//! steps.
+//! whose urgent lane closes, rebuilds and opens coupons. A reconciler may be suspended between any
+//! two steps.
 //!
 //! A claim may arrive at any time, at the master and at the server that was demoted last. Therefore
 //! no rule may rely on an API to notice a loss in time.
@@ -78,7 +78,7 @@ pub enum Omitted {
     Bulkhead,
 }
 
-/// The kinds of the two drops.
+/// The coupons of the two drops, and when the second drop is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drops {
     OfOneCoupon,
@@ -168,7 +168,8 @@ pub struct State {
     in_flight: [Option<Deadline>; DROPS],
     passes: Vec<Option<Pass>>,
     faults: Vec<Fault>,
-    /// Whether Redis lost something since the coupon was opened, or changed its server.
+    /// Whether Redis lost something or changed its server since the coupon was opened, or a drop is
+    /// dirty: the coupon may close.
     damaged: [bool; DROPS],
     /// Whether the first drop differs from its rows.
     dirty: bool,

@@ -7,9 +7,9 @@ use super::{
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Stage {
-    /// Reads the coupon's gate, and closes it by compare-and-set if it is not (server, era) open.
+    /// Reads the coupon's gate and decides the next stage.
     Look,
-    /// Closes the gate that was read. `true` if nothing was wrong with it.
+    /// Closes the gate that was read, by compare-and-set. `true` if nothing was wrong with it.
     Close(Option<Gate>, bool),
     /// Takes an era from MySQL, at a gate that is closed.
     TakeEra(Option<Gate>),
@@ -193,7 +193,8 @@ fn plan_coupon(protocol: &Protocol, state: &mut State, mut pass: Pass) -> Option
         let dirty = state.dirty && coupon == 0;
         gate.server == pass.server && gate.word == Word::Open && known && !dirty
     };
-    // This coupon begins new eras forever, so the model stops after some of them.
+    // This coupon can never be verified and would begin new eras forever, so the model stops after
+    // some of them.
     let stuck = protocol.drops == Drops::FirstIsStuck && coupon == 0;
     if stuck && state.eras[coupon] > FIRST_ERA + 1 && !protocol.omits(Omitted::Bulkhead) {
         return pass.next_coupon(protocol, state);

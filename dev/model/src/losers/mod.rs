@@ -18,7 +18,7 @@ pub enum Omitted {
     GiveWaits,
     /// No waiting user gets a slot while the drop is leased.
     PromoteWaits,
-    /// A set of holders counts only for leases that name as many given slots.
+    /// A set of holders counts only for leases with the same number of given slots.
     GivenCompared,
     /// Pages of holders are read on the master, in a script that checks the gate.
     HoldersFenced,
@@ -169,7 +169,8 @@ impl State {
         is_open && self.free().is_none() && self.waiting.is_none()
     }
 
-    /// The gate was closed for longer than a lease lasts. The rows have every holder.
+    /// Rebuilds the drop in a new era and opens the gate, which was closed for longer than a lease
+    /// lasts. The rows have every holder.
     fn rebuild(&mut self) {
         self.is_gate_open = true;
         self.version = Version {
@@ -301,7 +302,8 @@ impl Protocol {
 
 /// A user with a coupon never gets `sold_out` from an API's memory.
 pub const NO_HOLDER: &str = "no holder is answered from memory";
-/// While users get `sold_out`, no slot is available, or the drop is leased.
+/// While an API answers from memory, no slot is available, the drop is leased, or the gate is
+/// closed.
 pub const NO_SLOT: &str = "memory answers only without a slot, or while it is leased";
 pub const ALL_GIVEN: &str = "every free slot is given in the end";
 

@@ -53,7 +53,7 @@ pub struct Protocol {
     pub omitted: Option<Omitted>,
 }
 
-/// A claim of the slot, by its user and time. Its code names it.
+/// A claim of the slot, by its user and time. Each claim has its own code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Claim {
     user: u8,
@@ -269,7 +269,7 @@ impl Protocol {
     }
 }
 
-/// Writes a row for the user of the slot, if there is none.
+/// Writes a row for the user of the slot, if there is none and the claim is not void.
 fn write(state: &mut State) {
     let valid = state.holder.filter(|claim| !state.voids(*claim));
     state.row = state.row.or(valid);
