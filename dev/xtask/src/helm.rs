@@ -39,7 +39,7 @@ pub(crate) fn run(part: Part) -> Result<()> {
     }
 }
 
-/// Values that must be refused, with a word of the reason.
+/// Options that must be refused, each after a word that the reason must contain.
 const REFUSED: [(&str, &str); 11] = [
     ("KAFKA_BROKERS", "env.KAFKA_BROKERS="),
     ("DATABASE_URL", "secrets.DATABASE_URL="),

@@ -41,7 +41,7 @@ impl Mutant {
         })
     }
 
-    /// Returns the file before and after.
+    /// Returns the file without and with the fault. Fails unless the text to replace occurs once.
     fn texts(&self) -> Result<(String, String)> {
         let before = read(&self.file)?;
         let times = before.matches(&self.from).count();
@@ -84,8 +84,8 @@ fn filters(tests: &[String]) -> Vec<&String> {
 /// happens when tests are renamed.
 fn failing(tests: &[String]) -> Result<Vec<String>> {
     if tests.iter().any(|word| word == SYSTEM) {
-        // These tests start the programs, which `cargo test` does not build for them. The others
-        // contain no rules, and linking them all takes longer than the tests.
+        // These tests start the programs, which `cargo test` does not build for them. Only these
+        // two programs contain rules, and linking all programs takes longer than the tests.
         let mut build = cargo(&["build", "--workspace", "--locked", "--quiet"]);
         build.args(["--bin", "firstcome-api", "--bin", "firstcome-reconciler"]);
         let built = build.output().context("cargo build")?;
@@ -120,8 +120,8 @@ fn failing(tests: &[String]) -> Result<Vec<String>> {
     Ok(failed)
 }
 
-/// Plants the faults, or only checks that they can be planted. `ONLY` selects those whose first
-/// line or whose file contains it.
+/// Plants the faults, or only checks that they can be planted. If `ONLY` is set, only the faults
+/// whose description or file contains its value.
 pub(crate) fn run(part: Option<Part>) -> Result<()> {
     let list = read(LIST)?;
     let paragraphs = list.split("\n\n").skip(1).map(str::trim_end);

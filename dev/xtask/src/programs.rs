@@ -114,7 +114,8 @@ pub(crate) fn chaos() -> Result<()> {
         return exec(chaos.args(["replay", &schedule]));
     }
     let ran = run(chaos.arg("run").env("HISTORIES", histories::FOLDER));
-    // `and` checks the histories in any case: porcupine also judges the schedules that passed.
+    // The argument of `and` is evaluated even if a schedule failed, so that porcupine judges the
+    // histories of those that passed.
     ran.and(histories::check(Vec::new()))
 }
 

@@ -42,7 +42,7 @@ pub(super) fn podman(words: &[&str]) -> Command {
     podman
 }
 
-/// Makes a stand-in for each image that docker-compose.yml names.
+/// Makes a stand-in for each third-party image that docker-compose.yml names.
 pub(super) fn stand_ins() -> Result<()> {
     debian(SERVERS, SERVER_PACKAGES)?;
     let compose = read("docker-compose.yml")?;

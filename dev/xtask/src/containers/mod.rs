@@ -25,8 +25,8 @@ const RECONCILER: &str = "http://127.0.0.1:8081";
 const QUANTITY: usize = 100;
 /// How long the containers may take to become ready. Kafka and MySQL make their files first.
 const START: Duration = Duration::from_secs(120);
-/// How long MySQL is away. The check of every change, which uses the programs that its tests have
-/// built, has the short outage.
+/// How long MySQL is away. The outage is short if the programs are prebuilt, as in the check of
+/// every change.
 const OUTAGE: Duration = Duration::from_secs(60);
 const SHORT_OUTAGE: Duration = Duration::from_secs(15);
 /// How long a pass may take to make a coupon exact.
@@ -86,7 +86,8 @@ pub(crate) fn demo(engine: Engine) -> Result<()> {
             if let Err(reason) = tools() {
                 return unchecked(&format!("the demo in a container: {reason:#}"));
             }
-            // The stand-in for Rust's image is made beside those of the servers.
+            // The build of any stand-in, also of that for Rust's image, gets the folders of the
+            // fetched servers.
             programs::setup()?;
             images::demo()?;
         }

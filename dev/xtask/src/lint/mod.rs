@@ -169,7 +169,8 @@ fn commit_hook() -> Result<()> {
     Ok(())
 }
 
-/// Compares the version of image tags, chart and deployment files with that of the workspace.
+/// Compares the version of image tags, chart, deployment files and changelog with that of the
+/// workspace.
 fn versions() -> Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     let places = [
@@ -206,7 +207,7 @@ fn versions() -> Result<()> {
     Ok(())
 }
 
-/// Follows every link of a document to a file of the repository.
+/// Checks that every link of a document to a file of the repository leads to one that exists.
 fn links() -> Result<()> {
     let link = Regex::new(r"\]\(([^)#\s]+)")?;
     let mut followed = 0;
