@@ -19,7 +19,7 @@ type codeRequest struct {
 	last   *line
 }
 
-// code is a state. It is comparable, so the undone orders are sorted in one text.
+// code is a state. The undone orders are sorted in one text, so that states are comparable.
 type code struct {
 	inUse  string
 	undone string

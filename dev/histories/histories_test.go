@@ -83,7 +83,8 @@ func (r *recording) verdict(t *testing.T) porcupine.CheckResult {
 	return worst
 }
 
-// healthy returns a correct history of a drop with two slots. It covers every part of the model.
+// healthy returns a correct history of a drop that has one slot at first, and then two. It has a
+// claim without an answer, a return and a waiting user. The tests append the other events.
 func healthy() *recording {
 	r := begin(1)
 	r.ask(1, "a")
@@ -208,7 +209,7 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 	}
 }
 
-// The history of a crowd with many concurrent requests is decided quickly.
+// The history of a crowd with many concurrent requests is decided within the time limit.
 func TestCrowdIsDecided(t *testing.T) {
 	r := begin(100)
 	for op := range 2000 {
@@ -243,7 +244,7 @@ func (r *recording) ofCodes(t *testing.T) porcupine.CheckResult {
 	return judgeCode(all.codes()["7-1"])
 }
 
-func TestAnswersAboutCodesAreExplainedOrNot(t *testing.T) {
+func TestAnswersAboutCodesNeedAnOrderThatExplainsThem(t *testing.T) {
 	type request struct{ verb, reference, outcome string }
 	right, wrong := porcupine.Ok, porcupine.Illegal
 	for _, c := range []struct {

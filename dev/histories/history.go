@@ -44,7 +44,7 @@ type answer struct {
 	Slot   int64  `json:"slot"`
 }
 
-// UnmarshalJSON also reads the name that the API gives to the drop.
+// UnmarshalJSON also accepts `drop_id`, which is the API's name of the field `drop`.
 func (a *answer) UnmarshalJSON(text []byte) error {
 	var wire struct {
 		Status string `json:"status"`
@@ -116,8 +116,9 @@ func read(from io.Reader) (*history, error) {
 	return all, nil
 }
 
-// split assigns the events to units. A request that names no drop belongs to the drop of its
-// answer, or to the only drop of its coupon.
+// split assigns the events to units. A request belongs to the drop of its answer, otherwise to the
+// drop that it names, otherwise to the unit of its coupon. If the coupon has several units, such a
+// request is left out.
 func (h *history) split() {
 	ofDrop := map[int64]*unit{}
 	ofCoupon := map[int64][]int64{}

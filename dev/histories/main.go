@@ -4,7 +4,8 @@
 //
 //	histories [-lease MS] [-plant] FILE…
 //
-// With -plant, it plants faults in each history, and each must be found. Exits with 1 if a history is wrong, with 2 if one cannot be read.
+// With -plant, it plants faults in each history. No history with a fault may be called right, and each fault must be found in at least one
+// history (plant.go marks an exception). Exits with 1 if a history is wrong, with 2 if one cannot be read.
 package main
 
 import (
@@ -19,7 +20,8 @@ import (
 // patience is the time limit of one search. A search that takes longer decides nothing.
 var patience = time.Minute
 
-// patienceForPlanted is shorter, because a planted fault is decided in almost every history.
+// patienceForPlanted is shorter, because in almost every history the search ends soon once a fault
+// is planted.
 const patienceForPlanted = 5 * time.Second
 
 // lease is the time for which an API may still answer `sold_out` after a slot has become free
@@ -65,8 +67,9 @@ func open(path string) *history {
 	return all
 }
 
-// plantInAll plants each fault in each history. Exits with 1 if a history with a fault is called
-// right, or if a fault is found in none of the histories that have a place for it.
+// plantInAll plants each fault in each history. Returns 1 if a history with a fault is called right,
+// or if a fault is found in none of the histories that have a place for it, unless the fault may be
+// explained. Returns 2 if a history cannot be read.
 func plantInAll(paths []string) int {
 	worst := 0
 	places, found := map[string]int{}, map[string]int{}
@@ -142,7 +145,7 @@ func judgeFile(path string) int {
 		result := judge(of, operations)
 		took := time.Since(begun).Round(time.Millisecond)
 		fmt.Printf("%s: %s: %s, %d steps, %v\n", path, of.name, word(result), len(operations), took)
-		// An undecided history is named above, and proves nothing.
+		// An undecided history is printed above, and proves nothing.
 		if result == porcupine.Illegal {
 			worst = max(worst, 1)
 		}

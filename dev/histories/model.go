@@ -95,7 +95,7 @@ func (s *state) owner(drop, slot int64) int {
 	return -1
 }
 
-// give gives a slot to a user, if nobody certainly has it.
+// give gives a slot to a user, if no other user certainly has it.
 func (s *state) give(user int, drop, slot int64) (bool, *state) {
 	next := s
 	if owner := s.owner(drop, slot); owner >= 0 && owner != user {
