@@ -1,5 +1,5 @@
-// A rush with k6 (https://k6.io): each iteration is a new user who claims until the answer is final. Fails unless exactly QUANTITY are accepted
-// and all other users get `sold_out`. With `make run` in another terminal:
+// A rush with k6 (https://k6.io): each iteration is a new user who claims until the answer is final, at most 30 times. Fails unless exactly
+// QUANTITY are accepted and all other users get `sold_out`. With `make run` in another terminal:
 //
 //   set -a; . target/run/env; set +a
 //   k6 run examples/k6.js
@@ -57,7 +57,7 @@ export default function ({ id, prefix }) {
   const url = `${APIS[iteration % APIS.length]}/v1/coupons/${id}/claims`;
   const user = { headers: { "X-User-Id": `${prefix}-${iteration}` }, tags: { name: "claim" } };
   let answer;
-  // A retry is always safe: it gets the same slot.
+  // A retry is always safe: a user who already has a slot gets the same one.
   for (let attempt = 0; attempt < 30; attempt += 1) {
     answer = http.post(url, null, user);
     if (answer.status !== 503 && answer.status !== 0) break;

@@ -1,5 +1,5 @@
-"""A rush with Locust (https://locust.io): each claim is made by a new user, until its answer is final. Fails unless exactly
-QUANTITY are accepted and everybody else is told `sold_out`. With `make run` in another terminal:
+"""A rush with Locust (https://locust.io): new users claim until the answer is final, each at most 30 times. Fails unless
+exactly QUANTITY are accepted and all other users get `sold_out`. With `make run` in another terminal:
 
     set -a; . target/run/env; set +a
     locust --locustfile examples/locustfile.py --headless --users 256 --spawn-rate 256 --only-summary
@@ -63,7 +63,7 @@ class Crowd(FastHttpUser):
             time.sleep(1)
             return
         url = f"{APIS[person % len(APIS)]}/v1/coupons/{coupon['id']}/claims"
-        # A retry is always safe: it gets the same slot.
+        # A retry is always safe: a user who already has a slot gets the same one.
         for _ in range(30):
             with self.client.post(url, headers={"X-User-Id": f"{PREFIX}-{person}"}, name="claim", catch_response=True) as answer:
                 if answer.status_code in (0, 503):

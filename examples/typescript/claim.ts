@@ -33,7 +33,7 @@ const created = await repeat(() => api.POST("/v1/coupons", { params: { header },
 if (!created.data) throw new Error(`no coupon was created: ${JSON.stringify(created.error)}`);
 const path = { id: created.data.id };
 
-// A retry is always safe: a user gets one slot, however often the claim is sent.
+// A retry is always safe: a user gets at most one slot, however often the claim is sent.
 async function claim(user: string): Promise<string> {
   const headers = { "X-User-Id": user };
   const { data, error } = await repeat(() => api.POST("/v1/coupons/{id}/claims", { params: { path }, headers }));

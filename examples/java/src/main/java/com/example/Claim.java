@@ -63,7 +63,7 @@ public final class Claim {
     }
   }
 
-  /** A retry is always safe: a user gets one slot, however often the claim is sent. */
+  /** A retry is always safe: a user gets at most one slot, however often the claim is sent. */
   private static String claim(ApiClient client, long coupon, String user) throws Exception {
     try {
       Object answer = repeat(() -> new ClaimsApi(client).claim(coupon, user)).getActualInstance();
