@@ -134,13 +134,21 @@ impl Tables {
         Ok(())
     }
 
-    /// Gives an empty database its tables. Only the first database runs `migrate`.
+    /// Gives an empty database its tables. Only the first database runs `migrate`; other callers
+    /// wait for it.
     pub async fn made(&self, url: &str, migrate: impl AsyncFnOnce()) -> Result<()> {
-        if self.0.initialized() {
-            self.copied(url).await
-        } else {
-            self.migrated(url, migrate).await
+        let mut is_migrated = false;
+        self.0
+            .get_or_try_init(async || {
+                migrate().await;
+                is_migrated = true;
+                table_statements(url).await
+            })
+            .await?;
+        if is_migrated {
+            return Ok(());
         }
+        self.copied(url).await
     }
 
     async fn copied(&self, url: &str) -> Result<()> {
