@@ -86,7 +86,7 @@ impl Desk {
             limit: Duration::from_secs(10),
         };
         let migrate = async || drop(migrations::migrate(&settings).await.unwrap());
-        TABLES.migrated(&url, migrate).await.unwrap();
+        TABLES.made(&url, migrate).await.unwrap();
         let sink = MailSink::start(MailOptions { folder: None, tls })
             .await
             .unwrap();
