@@ -57,7 +57,7 @@ async fn drop_all(mut crowd: JoinSet<()>) {
 #[tokio::test]
 async fn lookups_that_wait_for_mysql_delay_neither_fallback_nor_operators() {
     let world = ServeWorld::new().await;
-    let (kafka, _turn) = breakable_kafka().await;
+    let (kafka, kafka_proxy, _turn) = breakable_kafka().await;
     let (proxied, mysql) = behind_mysql(&world).await;
     let own = proxied
         .with("kafka-brokers", kafka.bootstrap())
@@ -71,7 +71,7 @@ async fn lookups_that_wait_for_mysql_delay_neither_fallback_nor_operators() {
     own.migrate().await;
     let api = own.api().await;
     let (id, _) = api.make(open(1_000)).await;
-    kafka.kill().await.unwrap();
+    kafka_proxy.set(ProxyFault::Cut).await.unwrap();
     mysql
         .set(ProxyFault::Delay(Duration::from_millis(30)))
         .await

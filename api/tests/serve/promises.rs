@@ -13,7 +13,7 @@ use crate::world::{
     HttpAnswer, InProcessApi, ServeWorld, breakable_kafka, open, stack, until, with,
 };
 
-/// Creates a world whose Kafka can be stopped, with a proxy in front of MySQL.
+/// Creates a world on this Kafka, with a proxy in front of MySQL.
 async fn on(kafka: &KafkaServer, world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     let mysql = stack().await.mysql.proxy().await.unwrap();
     let url = stack().await.mysql.database_url_via(&mysql, &world.name);
@@ -80,7 +80,7 @@ async fn only_a_retry_confirms_a_claim_stored_after_both_deadlines() {
 #[tokio::test]
 async fn api_issues_only_claims_that_kafka_does_not_acknowledge() {
     let world = ServeWorld::new().await;
-    let (kafka, _turn) = breakable_kafka().await;
+    let (kafka, kafka_proxy, _turn) = breakable_kafka().await;
     let (own, _mysql) = on(kafka, &world).await;
     let api = own.api().await;
     let other = own.api().await;
@@ -91,7 +91,7 @@ async fn api_issues_only_claims_that_kafka_does_not_acknowledge() {
     assert!(answers.iter().all(|answer| answer.json["queued"] == true));
     assert_eq!(issued(&world).await.len(), before.len(), "Kafka has them");
 
-    kafka.kill().await.unwrap();
+    kafka_proxy.set(ProxyFault::Cut).await.unwrap();
     let answers = join_all((4..=50).map(async |n| api.claim(id, &format!("u-{n}")).await)).await;
     assert_eq!(api.get("/readyz").await.status, 200);
     let rows = issued(&world).await;
@@ -129,12 +129,12 @@ async fn api_issues_only_claims_that_kafka_does_not_acknowledge() {
 #[tokio::test]
 async fn claims_get_503_without_kafka_and_mysql_and_retries_succeed_later() {
     let world = ServeWorld::new().await;
-    let (kafka, _turn) = breakable_kafka().await;
+    let (kafka, kafka_proxy, _turn) = breakable_kafka().await;
     let (own, mysql) = on(kafka, &world).await;
     let api = own.with("backup-deadline-ms", 300).api().await;
     let (id, _) = api.make(open(5_000)).await;
     queued(&api, id).await;
-    kafka.kill().await.unwrap();
+    kafka_proxy.set(ProxyFault::Cut).await.unwrap();
     for fault in [ProxyFault::Cut, ProxyFault::BlackHole] {
         mysql.set(fault).await.unwrap();
         let user = format!("x-{fault:?}").to_lowercase();
@@ -156,7 +156,7 @@ async fn claims_get_503_without_kafka_and_mysql_and_retries_succeed_later() {
     let rows = issued(&world).await;
     assert_eq!(rows.iter().filter(|row| row[3] == "x-cut").count(), 1);
     mysql.set(ProxyFault::Cut).await.unwrap();
-    kafka.start_again().await.unwrap();
+    kafka_proxy.set(ProxyFault::Pass).await.unwrap();
     until("Kafka alone is enough", async || {
         api.claim(id, "x-blackhole").await.code() == (200, "already_claimed")
     })

@@ -223,12 +223,12 @@ async fn claim_continues_after_its_client_disconnects() {
 #[tokio::test]
 async fn api_that_starts_without_kafka_publishes_once_kafka_is_available() {
     let world = ServeWorld::new().await;
-    let (kafka, _turn) = breakable_kafka().await;
+    let (kafka, kafka_proxy, _turn) = breakable_kafka().await;
     let own = world
         .with("kafka-brokers", kafka.bootstrap())
         .with("publish-deadline-ms", 500);
     own.migrate().await;
-    kafka.kill().await.unwrap();
+    kafka_proxy.set(ProxyFault::Cut).await.unwrap();
     let api = own.api().await;
     let (id, _) = api.make(open(5_000)).await;
     let claimed = api.claim(id, "u-1").await;
@@ -243,7 +243,7 @@ async fn api_that_starts_without_kafka_publishes_once_kafka_is_available() {
         "{ready:?}"
     );
 
-    kafka.start_again().await.unwrap();
+    kafka_proxy.set(ProxyFault::Pass).await.unwrap();
     let mut user = 1;
     until("claims are queued", async || {
         user += 1;

@@ -15,7 +15,7 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::gate::Opened;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
-use firstcome_stack::{KafkaOptions, KafkaServer, redis_dump, tokens};
+use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, ProxyFault, redis_dump, tokens};
 use redis::{FromRedisValue, ToRedisArgs};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -311,18 +311,25 @@ fn redis_client(url: &str, prefix: String) -> Redis {
     .unwrap()
 }
 
-/// Returns a Kafka that tests may kill, and a guard that only one test holds at a time.
-pub(crate) async fn breakable_kafka() -> (&'static KafkaServer, MutexGuard<'static, ()>) {
-    static KAFKA: OnceCell<KafkaServer> = OnceCell::const_new();
+/// Returns a Kafka, the proxy that all its clients use, and a guard that only one test holds at a
+/// time. After `Cut`, its clients see a dead broker. `Pass` costs less than a restart.
+pub(crate) async fn breakable_kafka() -> (
+    &'static KafkaServer,
+    &'static FaultProxy,
+    MutexGuard<'static, ()>,
+) {
+    static KAFKA: OnceCell<(KafkaServer, FaultProxy)> = OnceCell::const_new();
     static TURN: Mutex<()> = Mutex::const_new(());
     let turn = TURN.lock().await;
-    let kafka = KAFKA
-        .get_or_init(async || KafkaServer::start(KafkaOptions::default()).await.unwrap())
+    let (kafka, proxy) = KAFKA
+        .get_or_init(async || {
+            KafkaServer::start_behind_proxy(KafkaOptions::default())
+                .await
+                .unwrap()
+        })
         .await;
-    if kafka.pid().is_none() {
-        kafka.start_again().await.unwrap();
-    }
-    (kafka, turn)
+    proxy.set(ProxyFault::Pass).await.unwrap();
+    (kafka, proxy, turn)
 }
 
 /// An API that runs in this process.
