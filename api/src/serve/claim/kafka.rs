@@ -1,8 +1,8 @@
 //! The Kafka producer of claims.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use firstcome_shared::claim::Claim;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::kafka::{KafkaSettings, check_topic};
@@ -11,16 +11,18 @@ use firstcome_shared::trace::TRACEPARENT;
 use metrics::{counter, gauge, histogram};
 use parking_lot::RwLock;
 use rdkafka::message::Header;
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use rdkafka::producer::{BaseRecord, Producer as _};
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::admitted::Admitted;
+use super::polled_producer::PolledProducer;
 use super::refusal::LastRefusal;
 
 pub(crate) struct Publisher {
     kafka: KafkaSettings,
-    producer: RwLock<FutureProducer>,
+    producer: RwLock<Arc<PolledProducer>>,
     deadline: Duration,
     /// Why claims are not sent to Kafka.
     problem: RwLock<Option<String>>,
@@ -30,9 +32,8 @@ pub(crate) struct Publisher {
 /// Interval between checks of the topic, and maximum wait for one.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
-fn producer(kafka: &KafkaSettings, deadline: Duration) -> anyhow::Result<FutureProducer> {
-    let made = kafka.producer(deadline).create();
-    made.context("the Kafka producer could not be created")
+fn producer(kafka: &KafkaSettings, deadline: Duration) -> anyhow::Result<Arc<PolledProducer>> {
+    PolledProducer::new(&kafka.producer(deadline)).map(Arc::new)
 }
 
 impl Publisher {
@@ -125,16 +126,20 @@ impl Publisher {
                 value: Some(trace),
             });
         }
-        let record = FutureRecord::to(topic).key(&key).payload(&payload);
+        let (waiting, report) = oneshot::channel();
+        let record = BaseRecord::with_opaque_to(topic, Box::new(waiting))
+            .key(&key)
+            .payload(&payload)
+            .headers(headers);
         let acknowledged = async {
             // If librdkafka's queue is full, Kafka is usually unavailable. Do not wait: the claims
             // become rows.
-            let sent = self.producer.read().send_result(record.headers(headers));
-            let delivery = sent.map_err(|(error, _)| error.to_string())?;
+            let sent = self.producer.read().client.send(record);
+            sent.map_err(|(error, _)| error.to_string())?;
             crash_point(Point::ClaimSent);
-            match timeout(self.deadline, delivery).await {
-                Ok(Ok(Ok(_))) => Ok(()),
-                Ok(Ok(Err((error, _)))) => Err(error.to_string()),
+            match timeout(self.deadline, report).await {
+                Ok(Ok(Ok(()))) => Ok(()),
+                Ok(Ok(Err(error))) => Err(error.to_string()),
                 Ok(Err(_)) => Err("the producer is gone".into()),
                 Err(_) => Err(format!("no acknowledgement within {:?}", self.deadline)),
             }
@@ -154,11 +159,11 @@ impl Publisher {
     /// Waits, for at most `limit`, until every message is acknowledged. Returns how many are not,
     /// or -1 if that is unknown.
     pub(crate) async fn flush(&self, limit: Duration) -> i32 {
-        let producer = self.producer.read().clone();
+        let producer = Arc::clone(&self.producer.read());
         let flush = move || {
             // It returns an error if messages are left.
-            let _ = producer.flush(limit);
-            producer.in_flight_count()
+            let _ = producer.client.flush(limit);
+            producer.client.in_flight_count()
         };
         spawn_blocking(flush).await.unwrap_or(-1)
     }

@@ -9,6 +9,7 @@ mod batcher;
 pub(crate) mod kafka;
 pub(crate) mod outcome;
 pub(crate) mod pending;
+mod polled_producer;
 pub(crate) mod queue;
 mod refusal;
 pub(crate) mod revoke;
