@@ -15,7 +15,9 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::gate::Opened;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
-use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, ProxyFault, redis_dump, tokens};
+use firstcome_stack::{
+    FaultProxy, KafkaOptions, KafkaServer, MysqlSessions, ProxyFault, redis_dump, tokens,
+};
 use redis::{FromRedisValue, ToRedisArgs};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -51,6 +53,7 @@ pub(crate) struct ServeWorld {
     /// Name of the database and the topic, and prefix of the keys in Redis.
     pub(crate) name: String,
     pub(crate) redis: Redis,
+    sessions: MysqlSessions,
     settings: BTreeMap<&'static str, String>,
 }
 
@@ -94,6 +97,7 @@ impl ServeWorld {
         let world = Self {
             name,
             redis,
+            sessions: MysqlSessions::new(&stack.mysql.url()),
             settings,
         };
         world.migrate().await;
@@ -172,12 +176,8 @@ impl ServeWorld {
 
     pub(crate) async fn sql(&self, statement: &str) -> Vec<Vec<String>> {
         let statement = statement.replace("{db}", &self.name);
-        stack()
-            .await
-            .mysql
-            .query(&statement)
-            .await
-            .unwrap_or_else(|e| panic!("{statement}: {e:#}"))
+        let rows = self.sessions.rows(&statement).await;
+        rows.unwrap_or_else(|error| panic!("{statement}: {error}"))
     }
 
     /// Creates a coupon and moves its window to the past, because the API refuses to create a
