@@ -19,7 +19,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use crate::support::{LIMIT, until};
-use crate::support::{RunningProgram, migrate, new_database, parse, stack};
+use crate::support::{RunningProgram, create_topic, new_database, parse, stack};
 
 pub(crate) const SIGNING_KEY: &str = "signed-0123456789abcdef0123456789";
 
@@ -41,7 +41,6 @@ impl ConsumeWorld {
         let name = new_database(mysql).await;
         let url = mysql.database_url(&name);
         let brokers = stack.kafka.bootstrap();
-        migrate(url.clone(), &name, brokers.clone(), PARTITIONS).await;
         let db = Db::new(&DbSettings {
             url: url.into(),
             pool_size: 4,
@@ -55,6 +54,7 @@ impl ConsumeWorld {
             security: Security::default(),
             signing: Signing::new(Some(&SIGNING_KEY.into())).unwrap(),
         };
+        create_topic(&kafka, PARTITIONS).await;
         Self {
             mysql,
             sessions: MysqlSessions::new(&mysql.url()),

@@ -68,7 +68,7 @@ async fn lookups_that_wait_for_mysql_delay_neither_fallback_nor_operators() {
         .with("backup-deadline-ms", 10_000)
         .with("store-timeout-ms", 10_000)
         .with("database-timeout-ms", 10_000);
-    own.migrate().await;
+    own.create_topic().await;
     let api = own.api().await;
     let (id, _) = api.make(open(1_000)).await;
     kafka_proxy.set(ProxyFault::Cut).await.unwrap();

@@ -1,4 +1,4 @@
-//! `serve` and `migrate` on real servers, through HTTP.
+//! `serve` on real servers, through HTTP.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
 

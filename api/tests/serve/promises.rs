@@ -20,7 +20,7 @@ async fn on(kafka: &KafkaServer, world: &ServeWorld) -> (ServeWorld, FaultProxy)
     let own = world
         .with("kafka-brokers", kafka.bootstrap())
         .with("publish-deadline-ms", 1_000);
-    own.migrate().await;
+    own.create_topic().await;
     (own.with("database-url", url), mysql)
 }
 

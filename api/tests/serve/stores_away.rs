@@ -227,7 +227,7 @@ async fn api_that_starts_without_kafka_publishes_once_kafka_is_available() {
     let own = world
         .with("kafka-brokers", kafka.bootstrap())
         .with("publish-deadline-ms", 500);
-    own.migrate().await;
+    own.create_topic().await;
     kafka_proxy.set(ProxyFault::Cut).await.unwrap();
     let api = own.api().await;
     let (id, _) = api.make(open(5_000)).await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use firstcome_api::serve::ApiServer;
 use firstcome_shared::claim::Claim;
-use firstcome_shared::config::MysqlArgs;
+use firstcome_shared::config::{KafkaArgs, MysqlArgs, TlsArgs};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::gate::Opened;
@@ -25,7 +25,7 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use crate::support::{LIMIT, stack, until};
-use crate::support::{RunningProgram, migrate, new_database, parse};
+use crate::support::{RunningProgram, create_topic, new_database, parse};
 
 pub(crate) const OPS_TOKEN: &str = "a-token-for-operators-of-40-characters-x";
 
@@ -58,21 +58,21 @@ pub(crate) struct ServeWorld {
 }
 
 impl ServeWorld {
-    /// Creates a migrated world with admission open.
+    /// Creates a world with admission open.
     pub(crate) async fn new() -> Self {
         let world = Self::closed().await;
         world.open_gate().await;
         world
     }
 
-    /// Creates a migrated world with admission open and one API.
+    /// Creates a world with admission open and one API.
     pub(crate) async fn with_api() -> (Self, InProcessApi) {
         let world = Self::new().await;
         let api = world.api().await;
         (world, api)
     }
 
-    /// Creates a migrated world with admission closed.
+    /// Creates a world with admission closed.
     pub(crate) async fn closed() -> Self {
         let stack = stack().await;
         let name = new_database(&stack.mysql).await;
@@ -100,14 +100,16 @@ impl ServeWorld {
             sessions: MysqlSessions::new(&stack.mysql.url()),
             settings,
         };
-        world.migrate().await;
+        world.create_topic().await;
         world
     }
 
-    pub(crate) async fn migrate(&self) {
-        let url = self.settings["database-url"].clone();
-        let brokers = self.settings["kafka-brokers"].clone();
-        migrate(url, &self.name, brokers, PARTITIONS).await;
+    pub(crate) async fn create_topic(&self) {
+        let own = ["kafka-brokers", "kafka-topic", "kafka-signing-key"];
+        let flags = own.map(|name| format!("--{name}={}", self.settings[name]));
+        let args: KafkaArgs = parse(flags).unwrap();
+        let kafka = args.settings(&TlsArgs::default()).unwrap();
+        create_topic(&kafka, PARTITIONS).await;
     }
 
     /// Opens every existing coupon, as the reconciler does.

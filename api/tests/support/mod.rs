@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use clap::{Args, Parser};
-use firstcome_api::migrate::{self, MigrateArgs};
+use firstcome_shared::kafka::{self, KafkaSettings};
+use firstcome_shared::mysql::{Db, DbSettings, migrations};
 use firstcome_shared::tuning::{self, Tuning};
 use firstcome_stack::{MysqlServer, Stack, StackOptions, Tables, eventually};
 use tokio::sync::OnceCell;
@@ -29,9 +30,10 @@ pub(crate) async fn stack() -> &'static Stack {
         .await
 }
 
-/// Creates an empty database with a unique name, and returns the name.
+/// Creates a database with a unique name, the tables and the key of codes. Returns the name.
 pub(crate) async fn new_database(mysql: &MysqlServer) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
+    static TABLES: Tables = Tables::new();
     let name = format!(
         "t{}_{}",
         std::process::id(),
@@ -41,33 +43,28 @@ pub(crate) async fn new_database(mysql: &MysqlServer) -> String {
         .query(&format!("CREATE DATABASE {name}"))
         .await
         .unwrap();
+    let url = mysql.database_url(&name);
+    let settings = DbSettings {
+        url: url.clone().into(),
+        pool_size: 1,
+        limit: LIMIT,
+    };
+    let migrate = async || drop(migrations::migrate(&settings).await.unwrap());
+    TABLES.made(&url, migrate).await.unwrap();
+    // A copy has no rows, so this draws the key, as a migration does.
+    Db::new(&settings).unwrap().code_key().await.unwrap();
     name
 }
 
-/// Creates the tables and the topic, as `firstcome-api migrate` does.
-pub(crate) async fn migrate(
-    database_url: String,
-    topic: &str,
-    kafka_brokers: String,
-    partitions: i32,
-) {
-    static TABLES: Tables = Tables::new();
-    let url = database_url.clone();
-    let args: MigrateArgs = parse([
-        format!("--database-url={database_url}"),
-        "--store-timeout-ms=5000".to_owned(),
-        format!("--kafka-brokers={kafka_brokers}"),
-        format!("--kafka-topic={topic}"),
-        format!("--kafka-signing-key={}", "k".repeat(32)),
-        format!("--partitions={partitions}"),
-    ])
-    .unwrap();
-    TABLES
-        .migrated(&url, async || {
-            migrate::run(args, CancellationToken::new()).await.unwrap();
-        })
+/// Creates the topic as `firstcome-api migrate` does, and waits until the brokers know it.
+pub(crate) async fn create_topic(kafka: &KafkaSettings, partitions: i32) {
+    kafka::ensure_topic(kafka, partitions, LIMIT, 1)
         .await
         .unwrap();
+    until("the brokers know the topic", async || {
+        kafka::check_topic(kafka, LIMIT).await.is_ok()
+    })
+    .await;
 }
 
 /// Parses arguments of the form `--name=value`. The name may also be that of a [`Tuning`].
