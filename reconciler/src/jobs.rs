@@ -63,6 +63,9 @@ pub(crate) async fn run(
     let every = Duration::from_secs(Tuning::JobsSeconds.or(EVERY_SECONDS));
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The start check has just made the first check of the settings.
+    let mut checks = tokio::time::interval_at(Instant::now() + every, every);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut daily = tokio::time::interval(DAILY);
     let mut positions = Positions::default();
     loop {
@@ -70,6 +73,13 @@ pub(crate) async fn run(
             () = stop.cancelled() => return,
             _ = daily.tick() => {
                 erase(&stores, &settings).await;
+                continue;
+            }
+            _ = checks.tick() => {
+                match unsafe_settings(&stores).await {
+                    Ok(found) => notes.set("settings", found),
+                    Err(error) => tracing::warn!(%error, "settings were not checked"),
+                }
                 continue;
             }
             _ = ticks.tick() => {}
@@ -82,8 +92,8 @@ pub(crate) async fn run(
     }
 }
 
-/// Runs the jobs once, except erasing and the watch over the consumer. A failure is only logged: a
-/// daemon repeats the job at its next time.
+/// Runs the jobs once, except erasing and the watches over the settings and the consumer. A failure
+/// is only logged: a daemon repeats the job at its next time.
 pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes) {
     let coupons = stores.db.catalogue().await;
     if let Ok(coupons) = &coupons {
@@ -93,10 +103,6 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes)
         log("catalogue copy", copied);
     }
     log("drops ahead", make_ahead(stores, coupons).await);
-    match unsafe_settings(stores).await {
-        Ok(found) => notes.set("settings", found),
-        Err(error) => tracing::warn!(%error, "settings were not checked"),
-    }
     // The catalogue does not contain a coupon that has lost all its drops.
     let lost = stores.db.coupons_without_drops().await;
     log("lost drops", make_ahead(stores, lost).await);

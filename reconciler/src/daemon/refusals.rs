@@ -30,14 +30,15 @@ pub(super) async fn watch(stores: Stores, notifier: Notifier, stop: Cancellation
     let mut hung = false;
     // Whether a refusal was reported directly, because the outbox could not be written.
     let mut unrecorded = false;
-    let mut looked_at: Option<Instant> = None;
+    // The start check has just seen that the topic takes messages.
+    let mut looked_at = Instant::now();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        if looked_at.is_none_or(|at| at.elapsed() >= TOPIC_EVERY) {
-            looked_at = Some(Instant::now());
+        if looked_at.elapsed() >= TOPIC_EVERY {
+            looked_at = Instant::now();
             topic = of_topic(&stores).await;
         }
         let is_hanging = stores.db.commits_hang().await.unwrap_or(hung);
