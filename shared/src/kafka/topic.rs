@@ -19,6 +19,9 @@ use super::{KafkaSettings, LARGEST_BATCH};
 /// Maximum number of events processed after a call.
 const EVENTS: usize = 50;
 
+/// A client that can also read and create topics, but does not report why it reaches no broker.
+type Admin = AdminClient<DefaultClientContext>;
+
 /// Checks the topic as [`check_topic`] does, and logs its warning, if there is one. Returns the
 /// number of partitions.
 pub async fn check_topic_at_start(
@@ -40,9 +43,10 @@ pub async fn check_topic(
     limit: Duration,
 ) -> Result<FoundTopic, TopicError> {
     let owned = settings.clone();
-    let asked = tokio::task::spawn_blocking(move || read_topic(&owned, limit)).await;
-    let found = asked.map_err(|_| settings.unreachable(&KafkaError::Canceled))??;
-    let Some(config) = settings.config_of_topic(limit).await? else {
+    let admin = settings.admin_client()?;
+    let asked = tokio::task::spawn_blocking(move || read_topic(&owned, admin, limit)).await;
+    let (found, admin) = asked.map_err(|_| settings.unreachable(&KafkaError::Canceled))??;
+    let Some(config) = settings.config_of_topic(admin, limit).await? else {
         return Ok(found);
     };
     let value = |name: &str| config.get(name)?.value.as_deref();
@@ -74,14 +78,37 @@ pub struct FoundTopic {
     warning: Option<String>,
 }
 
-fn read_topic(settings: &KafkaSettings, limit: Duration) -> Result<FoundTopic, TopicError> {
+/// Reads the topic's partitions. Returns the client too, because a new one would have to connect
+/// again.
+fn read_topic(
+    settings: &KafkaSettings,
+    admin: Admin,
+    limit: Duration,
+) -> Result<(FoundTopic, Admin), TopicError> {
+    // A small part of the limit, because a second client repeats the question if this one fails.
+    let asked = admin
+        .inner()
+        .fetch_metadata(Some(&settings.topic), limit / 4);
+    let found = match asked {
+        Ok(metadata) => settings.topic_in(&metadata),
+        Err(error) => {
+            tracing::debug!(%error, "the topic is read again, to learn the cause");
+            read_or_diagnose(settings, limit)
+        }
+    };
+    match found {
+        Ok(found) => Ok((found, admin)),
+        Err(error) => {
+            drop_in_background(admin);
+            Err(error)
+        }
+    }
+}
+
+/// Reads the topic's partitions with a client that reports why it reaches no broker.
+fn read_or_diagnose(settings: &KafkaSettings, limit: Duration) -> Result<FoundTopic, TopicError> {
     let created = settings.reader().create_with_context(Failures::default());
-    let client: BaseConsumer<Failures> = created.map_err(|error| {
-        TopicError::Setting(format!(
-            "the Kafka client can't be set up: {error}; see KAFKA_PROPERTIES, SSL_CERT_FILE and \
-            TLS_CERT_FILE"
-        ))
-    })?;
+    let client: BaseConsumer<Failures> = created.map_err(|error| cannot_be_set_up(&error))?;
     let answer = client.fetch_metadata(Some(&settings.topic), limit);
     for _ in 0..EVENTS {
         drop(client.poll(Duration::ZERO));
@@ -90,9 +117,20 @@ fn read_topic(settings: &KafkaSettings, limit: Duration) -> Result<FoundTopic, T
         Ok(metadata) => settings.topic_in(&metadata),
         Err(error) => Err(settings.why_not(&error, client.context())),
     };
-    // Drop the client in the background, because that takes a tenth of a second.
-    tokio::task::spawn_blocking(move || drop(client));
+    drop_in_background(client);
     found
+}
+
+/// Drops a client. Its thread takes a tenth of a second to end.
+fn drop_in_background(client: impl Send + 'static) {
+    tokio::task::spawn_blocking(move || drop(client));
+}
+
+fn cannot_be_set_up(error: &KafkaError) -> TopicError {
+    TopicError::Setting(format!(
+        "the Kafka client can't be set up: {error}; see KAFKA_PROPERTIES, SSL_CERT_FILE and \
+        TLS_CERT_FILE"
+    ))
 }
 
 /// Errors of a broker that does not support describing a topic's settings, or does not permit it.
@@ -129,14 +167,16 @@ impl KafkaSettings {
     }
 
     /// Reads the topic's settings. Returns `None` if Kafka does not support or permit that.
-    async fn config_of_topic(&self, limit: Duration) -> Result<Option<ConfigResource>, TopicError> {
-        let admin = self.admin_client()?;
+    async fn config_of_topic(
+        &self,
+        admin: Admin,
+        limit: Duration,
+    ) -> Result<Option<ConfigResource>, TopicError> {
         let options = AdminOptions::new().request_timeout(Some(limit));
         let asked = admin
             .describe_configs(&[ResourceSpecifier::Topic(&self.topic)], &options)
             .await;
-        // Drop the client in the background: its thread takes a tenth of a second to end.
-        tokio::task::spawn_blocking(move || drop(admin));
+        drop_in_background(admin);
         let code = match asked.map(|results| results.into_iter().next()) {
             Ok(Some(Ok(config))) => return Ok(Some(config)),
             Ok(Some(Err(code))) | Err(KafkaError::AdminOp(code)) => code,
@@ -155,10 +195,12 @@ impl KafkaSettings {
         Ok(None)
     }
 
-    fn admin_client(&self) -> Result<AdminClient<DefaultClientContext>, TopicError> {
-        self.base()
-            .create()
-            .map_err(|error| self.unreachable(&error))
+    /// Creates a client that does not let brokers create the topic when it reads the partitions.
+    /// rdkafka's admin client is a producer, which lets them by default.
+    fn admin_client(&self) -> Result<Admin, TopicError> {
+        let mut config = self.base();
+        config.set("allow.auto.create.topics", "false");
+        config.create().map_err(|error| cannot_be_set_up(&error))
     }
 }
 
