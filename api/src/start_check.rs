@@ -6,7 +6,7 @@ use std::time::Duration;
 use firstcome_shared::config::{StartArgs, StartError, wait_for};
 use firstcome_shared::http::client::FetchError;
 use firstcome_shared::kafka::{KafkaSettings, TopicError, check_topic_at_start};
-use firstcome_shared::mysql::{DbError, DbSettings, migrations};
+use firstcome_shared::mysql::{Db, DbError, DbSettings, migrations};
 use firstcome_shared::redis::copy::CatalogueCopy;
 use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::redis::{Redis, RedisError};
@@ -39,20 +39,23 @@ impl<'a> StoreWait<'a> {
     }
 
     /// Waits for MySQL and checks the tables.
-    pub(crate) async fn tables(&self, mysql: &DbSettings) -> Result<(), StartError> {
-        self.until(&of_mysql(mysql), async || migrations::check(mysql).await)
-            .await
+    pub(crate) async fn tables(&self, db: &Db, mysql: &DbSettings) -> Result<(), StartError> {
+        self.until(&of_mysql(mysql), async || {
+            migrations::check(db, mysql).await
+        })
+        .await
     }
 
     /// Waits for MySQL, checks the tables, and returns `None`. While MySQL does not answer, returns
     /// the copy of the coupons in Redis, if there is one.
     pub(crate) async fn tables_or_copy(
         &self,
+        db: &Db,
         mysql: &DbSettings,
         redis: &Redis,
     ) -> Result<Option<CatalogueCopy>, StartError> {
         let check = async || {
-            let Err(error) = migrations::check(mysql).await else {
+            let Err(error) = migrations::check(db, mysql).await else {
                 return Ok(None);
             };
             // An error of Redis is not reported here: another check waits for Redis at the same

@@ -31,7 +31,7 @@ pub async fn check(
     let name = format!("MySQL at {}", settings.url.host_and_port());
     let usable = wait_for(&name, limit, stop, mysql_is_away, async || {
         stores.db.ping().await?;
-        migrations::check(settings).await?;
+        migrations::check(&stores.db, settings).await?;
         let own = stores.process();
         let others = stores.db.processes().await?;
         let wrong = others.iter().find_map(|other| own.disagreement(other));

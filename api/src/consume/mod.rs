@@ -52,7 +52,7 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     let kafka = args.kafka.settings(&args.mysql.tls)?;
     let db = Db::new(&mysql)?;
     let wait = StoreWait::new(&args.start, &shutdown);
-    let checked = tokio::try_join!(wait.tables(&mysql), wait.topic(&kafka));
+    let checked = tokio::try_join!(wait.tables(&db, &mysql), wait.topic(&kafka));
     let Some(((), partitions)) = unless_stopped(checked)? else {
         return Ok(());
     };

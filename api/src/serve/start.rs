@@ -47,7 +47,7 @@ pub(super) async fn services(
     let wait = StoreWait::new(&args.start, shutdown);
     let of_redis = format!("Redis at {}", redis.host_and_port());
     let checked = tokio::try_join!(
-        wait.tables_or_copy(&settings, &redis),
+        wait.tables_or_copy(&mysql.operators, &settings, &redis),
         wait.until(&of_redis, async || Ok(redis.check_at_start().await?)),
         wait.topic_or_away(&kafka),
         keys(&wait, &identity)

@@ -52,11 +52,11 @@ fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {
     Ok(done.iter().map(ToString::to_string).collect())
 }
 
-/// Checks that all of this build's migrations have run. It only reads: diesel's own check tries to
-/// create a table, which the services' user need not be allowed to do.
-pub async fn check(settings: &DbSettings) -> anyhow::Result<()> {
+/// Checks that all of this build's migrations have run in the database of `db`, which has these
+/// settings. It only reads: diesel's own check tries to create a table, which the services' user
+/// need not be allowed to do.
+pub async fn check(db: &Db, settings: &DbSettings) -> anyhow::Result<()> {
     product::check(settings).await?;
-    let db = Db::new(settings)?;
     let ran: Vec<String> = db
         .run("read which migrations ran", async |conn| {
             let ran = sql!("SELECT version FROM __diesel_schema_migrations");
