@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 
 use crate::shell::{cargo, command, output, read, setting};
-use crate::suite::{SYSTEM, cargo_test, processors};
+use crate::suite::{MORE_CASES, SYSTEM, cargo_test, processors};
 
 const LIST: &str = "dev/xtask/mutants.txt";
 
@@ -92,6 +92,7 @@ fn failing(tests: &[String]) -> Result<Vec<String>> {
         ensure!(built.status.success(), "the programs cannot be built");
     }
     let mut cargo = cargo_test(2 * processors(), tests);
+    cargo.envs(MORE_CASES);
     // Finding the smallest input of a failure takes minutes, and proves nothing more.
     cargo.env("PROPTEST_MAX_SHRINK_ITERS", "0");
     let ended = cargo.output().context("cargo test")?;

@@ -26,6 +26,9 @@ const MINUTES_IF_SLOW: &str = "1";
 /// A machine is slow if the tests of the system took longer.
 const SLOW: Duration = Duration::from_mins(5);
 
+/// The numbers of random cases in tests that draw fewer for every change.
+pub(crate) const MORE_CASES: [(&str, &str); 2] = [("SCHEDULES", "3000"), ("SYSTEMS", "40")];
+
 /// Runs the tests of every change. With arguments, runs `cargo test` with them.
 pub(crate) fn test(args: &[String]) -> Result<()> {
     let profile = Profile::new("dev".to_owned());
@@ -46,7 +49,12 @@ pub(crate) fn faults() -> Result<()> {
     let others = [&others[..], &["--ignored", "--skip", "crowd::"]].concat();
     let larger = [("KILLS", "40"), ("REQUESTS", "30000"), ("CROWD", "10000")];
     let system = run(cargo_test(2 * processors(), &system).envs(larger));
-    system.and(run(&mut cargo_test(processors(), &others)))
+    let others = run(&mut cargo_test(processors(), &others));
+    let random = ["--lib", "--test", "attach", "--test", "systems", "--"];
+    let names = ["healthy_traffic", "random_systems", "in_any_spellings"];
+    let random = [&random[..], &names].concat();
+    let random = run(cargo_test(processors(), &random).envs(MORE_CASES));
+    system.and(others).and(random)
 }
 
 /// Runs the tests that need schemathesis.

@@ -50,7 +50,7 @@ fn systems() -> impl Strategy<Value = System> {
 fn random_systems_are_exact_or_reported_after_confirmations_and_lose_no_row() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let world = runtime.block_on(World::without_key());
-    let cases = std::env::var("PROPTEST_CASES").map_or(40, |cases| cases.parse().unwrap());
+    let cases = std::env::var("SYSTEMS").map_or(20, |text| text.parse().unwrap());
     let config = Config {
         cases,
         max_shrink_iters: 200,

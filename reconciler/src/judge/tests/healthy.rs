@@ -674,14 +674,15 @@ fn run(seed: u64, has_second_read: bool, met: &mut BTreeMap<Met, u64>) -> Vec<(u
 
 #[test]
 fn healthy_traffic_is_never_dirty_and_every_transient_is_met() {
+    let schedules = std::env::var("SCHEDULES").map_or(1_000, |text| text.parse().unwrap());
     let mut met = BTreeMap::new();
-    for seed in 0..3_000 {
+    for seed in 0..schedules {
         let dirt = run(seed, true, &mut met);
         assert_eq!(dirt, [], "seed {seed}");
     }
     for one in Met::VARIANTS {
         assert!(
-            met.get(one).is_some_and(|met| *met >= 20),
+            met.get(one).is_some_and(|met| *met >= schedules / 150),
             "{one:?}: {met:?}"
         );
     }
