@@ -445,8 +445,9 @@ CREATE TABLE IF NOT EXISTS reconciler_state (
     updated_at DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3))
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- Alerts mailed to the operators, one row per problem, kept across restarts.
---   name           the problem: its kind, and its coupon, drop or cause
+-- Alerts, mailed or not, kept across restarts: one row per problem. A mailed one that is over keeps
+-- its row if the problem begins again.
+--   name           the problem: its kind, and its coupon, drop or cause; of such an earlier alert also # and the id
 --   size, content  the number of cases that the last mail named, and a checksum of them: more cases, or other ones, are mailed again
 --   cases          the cases of that mail, each as a hash, if it named all of them: an acknowledgement covers only these
 CREATE TABLE IF NOT EXISTS alerts (

@@ -12,7 +12,8 @@ pub enum DeadLetterReason {
     Undecodable,
     /// The message has a version of the format that this process does not know.
     WrongVersion,
-    /// The message has no signature by a key of this installation, so none of its APIs wrote it.
+    /// The message has no signature by a key that this process knows: no API of this installation
+    /// wrote it, or one with another key.
     Forged,
     /// No Kafka client can read the message.
     Unreadable,

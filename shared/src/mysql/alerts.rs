@@ -47,7 +47,8 @@ row! {
         pub first_seen_at: DateTime<Utc>,
         /// When a pass last saw it.
         pub last_seen_at: DateTime<Utc>,
-        /// When its last mail was queued; null if none was, or if nobody could get it.
+        /// When its last mail was queued, or, if `mails` is 0, would have been queued if anybody
+        /// could get it; null before.
         pub last_mailed_at: Option<DateTime<Utc>>,
         /// Number of mails since it was last quiet for a whole cooldown.
         pub mails: u32,
@@ -61,7 +62,7 @@ row! {
 }
 
 impl Alert {
-    /// Whether a mail about it was queued since it last started firing.
+    /// Whether a mail about it was due since it last started firing.
     pub fn was_mailed(&self) -> bool {
         self.last_mailed_at
             .is_some_and(|at| at >= self.first_seen_at)
@@ -263,7 +264,8 @@ pub async fn find(db: &Db, id: i64) -> DbResult<Option<ListedAlert>> {
 }
 
 impl Db {
-    /// Counts firing alerts by kind. Only mailed alerts count.
+    /// Counts firing alerts by kind. Only those count about which a mail was due, even if nobody
+    /// could get it.
     pub async fn firing_by_kind(&self) -> DbResult<Vec<(String, i64)>> {
         let firing = "SELECT kind, COUNT(*) FROM alerts WHERE status = 'firing' \
             AND last_mailed_at >= first_seen_at GROUP BY kind";
