@@ -76,7 +76,10 @@ fn idempotency_key(
         .ok()
         .filter(|key: &&str| (1..=255).contains(&key.len()))
         .ok_or_else(bad)?;
-    let body = serde_json::to_vec(body).map_err(|_| Problem::internal())?;
+    let body = serde_json::to_vec(body).map_err(|error| {
+        tracing::error!(%error, "a coupon's settings cannot be written as JSON");
+        Problem::internal()
+    })?;
     Ok(Some(IdempotencyKey::new(key.to_owned(), &body)))
 }
 

@@ -49,7 +49,10 @@ pub(crate) async fn show_one(
 ) -> Response {
     match show(services, &[coupon]).await.pop() {
         Some(view) => (status, etag::header(view.revision), Json(view)).into_response(),
-        None => Problem::internal().into_response(),
+        None => {
+            tracing::error!(coupon_id = %coupon.coupon.id, "the coupon has no view");
+            Problem::internal().into_response()
+        }
     }
 }
 

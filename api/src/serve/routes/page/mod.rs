@@ -73,8 +73,12 @@ async fn document(
             (StatusCode::SERVICE_UNAVAILABLE, "no-store", page)
         }
     };
-    let Ok(page) = page else {
-        return Problem::internal().into_response();
+    let page = match page {
+        Ok(page) => page,
+        Err(error) => {
+            tracing::error!(%error, "the page cannot be written");
+            return Problem::internal().into_response();
+        }
     };
     let retry = (status == StatusCode::SERVICE_UNAVAILABLE).then_some((RETRY_AFTER, "3"));
     let headers = [
