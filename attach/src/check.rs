@@ -635,7 +635,7 @@ fn without_index(table: &Table, campaign: &Campaign) -> Option<String> {
 }
 
 /// Character sets that are taken to hold every user. Empty: the column holds no text.
-const WIDE: [&str; 5] = ["", "utf8mb4", "ucs2", "utf16", "utf32"];
+const WIDE: [&str; 5] = ["", "utf8mb4", "utf16", "utf16le", "utf32"];
 
 /// Returns a warning if the column's character set cannot hold every user: users whom it cannot
 /// hold get no row.

@@ -69,7 +69,7 @@ fn revoked(code: &Code) -> Response {
         "The coupon of this code was revoked or given back, so no order can use it. It was slot \
         {slot} of drop {drop}: search for {drop}, or for the user, to see more."
     );
-    notice("This code was revoked", StatusCode::OK, &why)
+    notice("This code has no coupon any more", StatusCode::OK, &why)
 }
 
 /// Asks the operator, then undoes the use of a code by an order.

@@ -80,7 +80,8 @@ async fn reconcile_closed(
 
 /// Reports that another process works on a coupon.
 pub(crate) fn of_others(coupon: CouponId) -> CouponLook {
-    let why = "another process works on this coupon; the next pass looks again";
+    let why =
+        "another process works on this coupon, or its row is locked; the next pass looks again";
     let skipped = Finding {
         coupon_id: Some(coupon),
         ..Finding::new(Kind::RedisLost, ActionKind::Open, Outcome::Skipped, why)

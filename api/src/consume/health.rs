@@ -97,7 +97,7 @@ impl Health {
 
 const METRICS: &str = "\
 gauge firstcome_consumer_lag Messages of the partitions this process reads that have no rows yet
-histogram firstcome_issue_delay_seconds Time from a claim's admission (Redis's clock) to its row (this host's); read again, counted again
+histogram firstcome_issue_delay_seconds Time from a claim's admission (Redis's clock) to its row or refusal (this host's); read again, counted again
 counter firstcome_consumer_issued_total Rows written
 counter firstcome_consumer_duplicates_total Claims that were published or read before
 counter firstcome_consumer_retries_total Attempts repeated because MySQL failed

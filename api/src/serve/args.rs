@@ -52,7 +52,7 @@ pub struct HttpArgs {
     /// Token that can only read what operators see (default: none)
     #[arg(long, env = "OPS_VIEW_TOKEN", hide_env_values = true)]
     pub ops_view_token: Option<SecretString>,
-    /// Token with which shops use codes and undo it (default: none, so that no code can be used)
+    /// Token with which shops use codes and undo uses (default: none, so that no code can be used)
     #[arg(long, env = "REDEEM_TOKEN", hide_env_values = true)]
     pub redeem_token: Option<SecretString>,
     /// A second address, which alone then serves `/metrics` and `/openapi.json` (default:

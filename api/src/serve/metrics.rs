@@ -13,8 +13,8 @@ use crate::metrics::describe_all;
 
 const METRICS: &str = "\
 counter firstcome_claims_shed_total Claims refused because too many were in flight
-counter firstcome_publish_failures_total Admissions that Kafka had not acknowledged in time
-counter firstcome_claims_fallback_total Coupons that the API issued itself, because Kafka did not acknowledge the claims
+counter firstcome_publish_failures_total Admissions that could not be sent to Kafka, or that it had not acknowledged in time
+counter firstcome_claims_fallback_total Claims that the API wrote to MySQL itself, because Kafka did not acknowledge them
 counter firstcome_claims_not_durable_total Admissions answered 503: neither Kafka nor MySQL took them in time
 counter firstcome_claims_from_memory_total Claims answered sold_out without Redis, which leased the drop
 labelled firstcome_claims_total Claims processed, by outcome
@@ -29,7 +29,7 @@ gauge firstcome_claims_in_flight Claims in flight; read once a second
 gauge firstcome_admission_open 1 while the gate of every open coupon is open
 gauge firstcome_redis_up 1 while Redis takes writes
 gauge firstcome_redis_managed 1 if nothing checks that Redis is durable (REDIS_DURABILITY=managed)
-gauge firstcome_kafka_up 1 if Kafka accepted the last claim
+gauge firstcome_kafka_up 1 if Kafka accepted the last claim, or answered the last check of the topic
 gauge firstcome_jwt_keys_up 1 if the last read of the JWK Set succeeded
 gauge firstcome_mysql_up 1 if MySQL took writes when coupons were last read
 gauge firstcome_catalogue_coupons Live coupons in memory

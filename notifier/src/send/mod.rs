@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn next_attempt_waits_as_long_as_the_receiver_asks_but_not_for_days() {
+    fn next_attempt_waits_as_long_as_the_receiver_asks_but_at_most_six_hours() {
         let now = "2026-11-28T07:00:00Z".parse::<DateTime<Utc>>().unwrap();
         for (wanted, expected) in [
             (None, 24..=36),
