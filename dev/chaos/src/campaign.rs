@@ -28,7 +28,7 @@ const REGRESSIONS: [&str; 4] = [
     include_str!("../regressions/17166.json"),
     include_str!("../regressions/622485.json"),
 ];
-const _: () = assert!(REGRESSIONS.len() <= 20, "drop the oldest");
+const _: () = assert!(REGRESSIONS.len() <= 20, "drop one");
 
 /// Selects schedules, and defines how to run them.
 #[derive(Debug, Clone, Args)]
@@ -51,9 +51,10 @@ pub struct Campaign {
     /// Concurrent schedules, each on its own servers (about 1 GB each).
     #[arg(long, env = "WORKERS", default_value_t = 2)]
     pub workers: usize,
-    /// Begin no more schedules after this many minutes. The report says how many are left.
-    #[arg(long, default_value_t = 10_000)]
-    pub minutes: u64,
+    /// Begin no more schedules after this many minutes, such as `1.5`. The report says how many are
+    /// left.
+    #[arg(long, default_value_t = 10_000.0)]
+    pub minutes: f64,
     /// Folder for the history of each schedule that passed without an excuse, for other checkers.
     /// Its previous contents are deleted.
     #[arg(long, env = "HISTORIES")]
@@ -106,7 +107,7 @@ impl Campaign {
     ) -> Result<()> {
         let mut worker = CampaignWorker::default();
         let next = || schedules.lock().next();
-        while begun.elapsed().as_secs() < self.minutes * 60
+        while begun.elapsed().as_secs_f64() < self.minutes * 60.0
             && let Some(schedule) = next()
         {
             let seed = schedule.seed;

@@ -19,12 +19,11 @@ const HARNESS: &str = "firstcome-harness";
 
 /// Number of fault schedules for every change. `make chaos SEEDS=1000` runs those of a release.
 const SEEDS: &str = "60";
-/// After these minutes no more schedules begin, unless `MINUTES` is set. On a slow machine they
-/// begin for less time, because the check of a change must end within a quarter of an hour.
-const MINUTES: &str = "2";
-const MINUTES_IF_SLOW: &str = "1";
-/// A machine is slow if the tests of the system took longer.
-const SLOW: Duration = Duration::from_mins(5);
+/// No more schedules begin after this time since the start of the tests of the system, because the
+/// check of a change must end within a quarter of an hour on a slow machine, too.
+const UNTIL: Duration = Duration::from_mins(6);
+/// Schedules begin for at least and at most these minutes, unless `MINUTES` is set.
+const MINUTES: [f64; 2] = [1.0, 2.0];
 
 /// The numbers of random cases in tests that draw fewer for every change.
 pub(crate) const MORE_CASES: [(&str, &str); 2] = [("SCHEDULES", "3000"), ("SYSTEMS", "40")];
@@ -89,11 +88,8 @@ fn every_change(profile: &Profile) -> Result<()> {
         let checker = scope.spawn(histories::build);
         let begun = Instant::now();
         let system = run(&mut system);
-        let minutes = if begun.elapsed() > SLOW {
-            MINUTES_IF_SLOW
-        } else {
-            MINUTES
-        };
+        let left = UNTIL.saturating_sub(begun.elapsed());
+        let minutes = (left.as_secs_f64() / 60.0).clamp(MINUTES[0], MINUTES[1]);
         let searched = schedules(profile, minutes).and_then(|mut chaos| run(&mut chaos));
         let (log, others) = joined(others)?;
         print!("{log}");
@@ -125,7 +121,7 @@ fn kept(command: &mut Command) -> Result<(String, Result<()>)> {
 
 /// Returns the command of the fault schedules. Each commit draws different ones, so that new
 /// schedules are tried all the time. `FIRST` and `SEEDS` in the environment select them.
-fn schedules(profile: &Profile, minutes: &str) -> Result<Command> {
+fn schedules(profile: &Profile, minutes: f64) -> Result<Command> {
     let seeds = setting("SEEDS").unwrap_or_else(|| SEEDS.to_owned());
     let of_commit = || {
         let commit = output(command("git").args(["rev-parse", "HEAD"]))?;
@@ -137,7 +133,7 @@ fn schedules(profile: &Profile, minutes: &str) -> Result<Command> {
     let mut chaos = profile.program("firstcome-chaos");
     let workers = (processors() + 1).to_string();
     chaos.envs([("FIRST", first), ("SEEDS", seeds), ("WORKERS", workers)]);
-    let minutes = setting("MINUTES").unwrap_or_else(|| minutes.to_owned());
+    let minutes = setting("MINUTES").unwrap_or_else(|| format!("{minutes:.2}"));
     chaos.args(["run", "--regressions", "--minutes", &minutes]);
     chaos.env("HISTORIES", histories::FOLDER);
     in_memory(&mut chaos);
