@@ -1,30 +1,34 @@
 //! The topic of one world: raw messages and offsets.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use firstcome_shared::kafka::Signing;
+use parking_lot::Mutex;
+use rdkafka::ClientConfig;
 use rdkafka::admin::{
     AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
     TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::OwnedHeaders;
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
-use rdkafka::topic_partition_list::TopicPartitionListElem;
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::http::SIGNING_KEY;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A topic and the group that reads it.
-#[derive(Debug, Clone)]
+/// A topic.
+#[derive(Clone)]
 pub struct TestTopic {
     brokers: String,
     name: String,
-    group: String,
+    /// Reads the topic's ends. It is kept, because tests poll them and a client is expensive.
+    reader: Arc<Mutex<Option<BaseConsumer>>>,
     /// Signs the messages that the tests write, except those of [`Self::open_transaction`]. `None`
     /// for a foreign producer.
     signing: Option<Signing>,
@@ -50,8 +54,8 @@ impl TestTopic {
     pub(crate) fn new(brokers: &str, name: String) -> Self {
         Self {
             brokers: brokers.to_owned(),
-            group: name.clone(),
             name,
+            reader: Arc::default(),
             signing: Some(Signing::new(Some(&SIGNING_KEY.into())).unwrap()),
         }
     }
@@ -144,10 +148,9 @@ impl TestTopic {
             producer.init_transactions(PATIENCE).unwrap();
             producer.begin_transaction().unwrap();
             let reader: BaseConsumer = this.config().create().unwrap();
-            let partitions = this.partitions(&reader);
-            for element in partitions.elements() {
+            for partition in this.partitions(&reader).unwrap() {
                 let record = FutureRecord::<str, [u8]>::to(&this.name)
-                    .partition(element.partition())
+                    .partition(partition)
                     .payload(&payload);
                 let sent = producer.send_result(record);
                 drop(sent.map_err(|(error, _)| error).unwrap());
@@ -175,7 +178,7 @@ impl TestTopic {
     /// Deletes the topic and creates it again with the same number of partitions and the same
     /// clean-up policy, compression, message size and timestamps. It has one replica.
     pub async fn recreate(&self) {
-        let partitions = i32::try_from(self.offsets().await.len()).unwrap();
+        let partitions = i32::try_from(self.ends().await.len()).unwrap();
         let mut settings = Vec::new();
         for name in [
             "cleanup.policy",
@@ -259,72 +262,47 @@ impl TestTopic {
         asked.await.unwrap()
     }
 
-    /// Returns the group's committed offset (0 if none) and the end offset of each partition.
-    pub async fn offsets(&self) -> Vec<(i64, i64)> {
+    /// Returns the end offset of each partition, including messages of open transactions.
+    pub async fn ends(&self) -> BTreeMap<i32, i64> {
         let this = self.clone();
-        let config = self.config();
-        tokio::task::spawn_blocking(move || {
-            let reader: BaseConsumer = config
-                .clone()
-                .set("group.id", &this.group)
-                .set("isolation.level", "read_uncommitted")
-                .create()
-                .unwrap();
-            let committed = this.committed(&reader);
-            let of = |element: &TopicPartitionListElem| {
-                let partition = element.partition();
-                let watermarks = reader.fetch_watermarks(&this.name, partition, PATIENCE);
-                let (_, end) = watermarks.unwrap();
-                match element.offset() {
-                    Offset::Offset(at) => (at, end),
-                    _ => (0, end),
+        let read = tokio::task::spawn_blocking(move || {
+            let mut kept = this.reader.lock();
+            if let Some(reader) = kept.take() {
+                match this.ends_with(&reader) {
+                    Ok(ends) => {
+                        *kept = Some(reader);
+                        return ends;
+                    }
+                    // Its brokers may have been replaced since.
+                    Err(error) => eprintln!("{error}: a new client reads the ends of the topic"),
                 }
-            };
-            committed.elements().iter().map(of).collect()
-        })
-        .await
-        .unwrap()
-    }
-
-    /// Returns the number of messages that the group has not committed.
-    pub async fn lag(&self) -> i64 {
-        let offsets = self.offsets().await.into_iter();
-        offsets.map(|(committed, end)| end - committed).sum()
-    }
-
-    /// Returns the group's committed offsets. Waits while its coordinator moves or loads, as after
-    /// a broker was replaced.
-    fn committed(&self, reader: &BaseConsumer) -> TopicPartitionList {
-        use RDKafkaErrorCode::{
-            CoordinatorLoadInProgress, CoordinatorNotAvailable, NotCoordinator,
-        };
-        let passing = [
-            CoordinatorLoadInProgress,
-            CoordinatorNotAvailable,
-            NotCoordinator,
-        ];
-        let until = Instant::now() + PATIENCE;
-        loop {
-            match reader.committed_offsets(self.partitions(reader), PATIENCE) {
-                Err(error)
-                    if Instant::now() < until
-                        && error
-                            .rdkafka_error_code()
-                            .is_some_and(|code| passing.contains(&code)) =>
-                {
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-                committed => return committed.unwrap(),
             }
-        }
+            let mut config = this.config();
+            config.set("isolation.level", "read_uncommitted");
+            let reader: BaseConsumer = config.create().unwrap();
+            let ends = this.ends_with(&reader).unwrap();
+            *kept = Some(reader);
+            ends
+        });
+        read.await.unwrap()
     }
 
-    fn partitions(&self, reader: &BaseConsumer) -> TopicPartitionList {
-        let metadata = reader.fetch_metadata(Some(&self.name), PATIENCE).unwrap();
-        let mut list = TopicPartitionList::new();
-        for partition in metadata.topics()[0].partitions() {
-            list.add_partition(&self.name, partition.id());
+    fn ends_with(&self, reader: &BaseConsumer) -> KafkaResult<BTreeMap<i32, i64>> {
+        let mut ends = BTreeMap::new();
+        for partition in self.partitions(reader)? {
+            let (_, end) = reader.fetch_watermarks(&self.name, partition, PATIENCE)?;
+            ends.insert(partition, end);
         }
-        list
+        Ok(ends)
+    }
+
+    fn partitions(&self, reader: &BaseConsumer) -> KafkaResult<Vec<i32>> {
+        let metadata = reader.fetch_metadata(Some(&self.name), PATIENCE)?;
+        let topic = &metadata.topics()[0];
+        if let Some(error) = topic.error() {
+            return Err(KafkaError::MetadataFetch(error.into()));
+        }
+        let partitions = topic.partitions().iter();
+        Ok(partitions.map(MetadataPartition::id).collect())
     }
 }

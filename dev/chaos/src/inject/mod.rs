@@ -142,7 +142,7 @@ async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: &MadeCoupon) ->
         }
         Fault::MorePartitions { partitions } => {
             let _alone = servers.alone(FaultyStore::Kafka).await;
-            let has_grown = system.world.topic.offsets().await.len() < *partitions;
+            let has_grown = system.world.topic.ends().await.len() < *partitions;
             if has_grown {
                 system.world.topic.grow(*partitions).await;
             }

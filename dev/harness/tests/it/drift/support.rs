@@ -105,11 +105,11 @@ pub(crate) async fn dry_run(world: &World) -> Value {
 pub(crate) struct Everything {
     redis: BTreeMap<String, (Vec<u8>, i64)>,
     mysql: BTreeMap<String, Vec<Vec<String>>>,
-    kafka: Vec<(i64, i64)>,
+    kafka: BTreeMap<i32, i64>,
 }
 
-/// Reads keys with their types, values and times to live, the rows of all tables, the group's
-/// offsets and the end offsets of the topic.
+/// Reads keys with their types, values and times to live, the rows of all tables, and the end
+/// offsets of the topic. The group's offsets may still follow the positions in MySQL.
 pub(crate) async fn everything(world: &World) -> Everything {
     const OF_PASSES: [&str; 9] = [
         "reconcile_runs",
@@ -140,7 +140,7 @@ pub(crate) async fn everything(world: &World) -> Everything {
     Everything {
         redis,
         mysql,
-        kafka: world.topic.offsets().await,
+        kafka: world.topic.ends().await,
     }
 }
 
