@@ -9,7 +9,7 @@ use crate::roles::Running;
 use crate::rush::{people, rush};
 use crate::world::{World, WorldStores};
 
-/// A world with an API and a consumer, after its first pass.
+/// A world with an API and a consumer.
 pub struct Fixture {
     pub world: World,
     pub api: Running<ApiClient>,
@@ -33,7 +33,7 @@ impl Fixture {
     }
 
     pub async fn of(world: World) -> Self {
-        let (api, consumer, ()) = tokio::join!(world.serve(), world.consume(), world.open());
+        let (api, consumer) = tokio::join!(world.serve(), world.consume());
         // Set as in a real installation: the operations page needs the API to change coupons, and
         // mails show the API's address.
         world.set("API_URL", api.http().base());
@@ -63,9 +63,9 @@ impl Fixture {
     }
 }
 
-/// Creates a world with an API, after its first pass.
+/// Creates a world with an API.
 pub async fn open_world(name: &str) -> (World, Running<ApiClient>) {
     let world = World::new(name).await;
-    let (api, ()) = tokio::join!(world.serve(), world.open());
+    let api = world.serve().await;
     (world, api)
 }

@@ -135,22 +135,6 @@ impl World {
         }
     }
 
-    /// Runs the first pass of this world, which must leave no drift. No user was admitted yet, so
-    /// no claim can be in flight to the topic, and the pass need not wait for the publishing
-    /// deadline.
-    pub async fn open(&self) {
-        let once = self
-            .once_with(
-                &[],
-                &[
-                    ("PUBLISH_DEADLINE_MS", "100"),
-                    ("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "100"),
-                ],
-            )
-            .await;
-        assert_eq!(once.code, 0, "{}", once.log);
-    }
-
     /// Runs one pass on the command line, which must leave no drift.
     pub async fn pass(&self) -> Run {
         let once = self.once_with(&[], &[]).await;

@@ -18,7 +18,7 @@ async fn an_api_with_a_wrong_host_clock_shows_the_drop_state_that_claims_get() {
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
-    let (api, ()) = tokio::join!(world.serve_with(&env), world.open());
+    let api = world.serve_with(&env).await;
     let coupon = api.open_coupon(100).await;
     let http = api.http();
     for (user, seconds) in [("u-back", -HOURS), ("u-ahead", HOURS), ("u-right", 0)] {

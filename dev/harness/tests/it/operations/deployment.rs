@@ -121,8 +121,6 @@ async fn pods_work_with_the_environment_of_the_manifests_and_stop_in_time() {
     let world = World::bare(WorldStores::shared().await, "deployed").await;
     let migrate = Pod::of(&all, "firstcome-migrate", &world).start(&world);
     assert_eq!(migrate.ended(LIMIT).await, 0, "{}", migrate.log());
-    // No user was admitted yet, so the pass need not wait for the publishing deadline.
-    world.open().await;
     let started = async |name| {
         let pod = Pod::of(&all, name, &world);
         let process = pod.start(&world);

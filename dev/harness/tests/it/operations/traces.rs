@@ -17,7 +17,7 @@ async fn a_trace_follows_a_claim_to_its_answer_and_the_collector_and_names_no_us
     ] {
         world.set(name, value);
     }
-    let (api, _consumer, ()) = tokio::join!(world.serve(), world.consume(), world.open());
+    let (api, _consumer) = tokio::join!(world.serve(), world.consume());
     let coupon = api.open_coupon(5).await;
     let request = api.claim_request(coupon.id, "u-secret-1");
     let request = request.header("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-01"));

@@ -53,7 +53,7 @@ impl Environment {
                 _ => Some(world.consume().await),
             }
         };
-        let (api, consumer, ()) = tokio::join!(world.serve(), consumer, world.open());
+        let (api, consumer) = tokio::join!(world.serve(), consumer);
         Self {
             world,
             api,
