@@ -111,10 +111,9 @@ impl World {
         let daemon = self.daemon_with(&[]).await;
         eventually("the daemon has nothing more to do", LIMIT, async || {
             let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
-            let log = daemon.process.log();
-            // Another daemon may run the passes.
-            let has_begun = log.contains("pass ended") || log.contains("the pass must wait");
-            has_begun && self.redis.gates_are_open().await && self.sql.number(running).await == 0
+            daemon.process.log().contains("pass ended")
+                && self.redis.gates_are_open().await
+                && self.sql.number(running).await == 0
         })
         .await;
         daemon
