@@ -182,11 +182,15 @@ pub(super) fn own_path(wanted: &str) -> &str {
 mod tests {
     use axum::Router;
     use axum::body::{Body, to_bytes};
+    use axum::extract::DefaultBodyLimit;
+    use axum::http::header::COOKIE;
     use axum::http::{HeaderName, HeaderValue};
+    use chrono::Utc;
     use firstcome_shared::http::ops::OpsToken;
     use tower::ServiceExt as _;
 
     use super::*;
+    use crate::session::begin;
     use crate::{Console, Screens, routes};
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -274,6 +278,34 @@ mod tests {
                     assert!(page.contains(part), "{part} is not in {page}");
                 }
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn allow_list_has_a_higher_limit_than_other_forms() {
+        let tokens = OpsToken::new(&"0123456789abcdef0123456789abcdef".into(), None).unwrap();
+        let cookie = begin(&tokens.signers().next().unwrap(), "Kim", Utc::now());
+        let cookie = format!("firstcome-ops={cookie}");
+        let mut headers = HeaderMap::new();
+        headers.insert(COOKIE, cookie.parse().unwrap());
+        let session = Session::from_headers(&headers, &tokens, Utc::now()).unwrap();
+        for (path, bytes, refused) in [
+            ("/coupons/1/allow-list", LIST_AT_MOST, None),
+            ("/coupons/1/allow-list", LIST_AT_MOST + 1, Some(413)),
+            ("/coupons/1/change", FORM_AT_MOST, None),
+            ("/coupons/1/change", FORM_AT_MOST + 1, Some(413)),
+        ] {
+            let form = format!("csrf={}&people=", session.csrf);
+            let people = "a".repeat(bytes - form.len());
+            let mut request = Request::post(path)
+                .header("content-type", "application/x-www-form-urlencoded")
+                .body(Body::from(form + &people))
+                .unwrap();
+            // As the routes do.
+            DefaultBodyLimit::disable().apply(&mut request);
+            let answer = with_token(request, &session).await;
+            let status = answer.err().map(|refused| refused.status().as_u16());
+            assert_eq!(status, refused, "{path} {bytes}");
         }
     }
 

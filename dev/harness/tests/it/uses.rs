@@ -155,7 +155,7 @@ async fn eventually_promised(fixture: &Fixture, coupon: i64) -> (i64, u32) {
 
 #[tokio::test]
 async fn codes_are_used_at_most_once_while_mysql_and_an_api_die() {
-    shops_compete("u-crowd", 300).await;
+    shops_compete("u-crowd", 120).await;
 }
 
 #[tokio::test]
