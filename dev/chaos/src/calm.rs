@@ -12,17 +12,32 @@ use crate::report::ChaosReport;
 use crate::schedule::FaultSchedule;
 use crate::worker::CampaignWorker;
 
-/// Runs rounds of traffic until this time is over; the last round is completed. Keeps the folders
-/// of the rounds that failed, for example because a coupon closed.
+/// How long traffic goes on.
+#[derive(Debug, Clone, Copy)]
+pub enum CalmLength {
+    Rounds(usize),
+    /// Until this time is over and the last round has ended.
+    Time(Duration),
+}
+
+/// Runs rounds of traffic. Keeps the folders of the rounds that failed, for example because a coupon
+/// closed.
 ///
 /// # Errors
 ///
 /// Fails if the harness fails.
-pub async fn calm(lasts: Duration, out: &Path) -> Result<ChaosReport> {
+pub async fn calm(length: CalmLength, out: &Path) -> Result<ChaosReport> {
     let mut report = ChaosReport::default();
     let mut worker = CampaignWorker::default();
     let begun = Instant::now();
-    while begun.elapsed() < lasts {
+    loop {
+        let is_over = match length {
+            CalmLength::Rounds(rounds) => report.schedules() >= rounds,
+            CalmLength::Time(time) => begun.elapsed() >= time,
+        };
+        if is_over {
+            break;
+        }
         let seed = report.schedules() as u64;
         let schedule = FaultSchedule {
             seed,

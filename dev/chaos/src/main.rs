@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use firstcome_chaos::calm::calm;
+use firstcome_chaos::calm::{CalmLength, calm};
 use firstcome_chaos::campaign::Campaign;
 use firstcome_chaos::schedule::FaultSchedule;
 use firstcome_chaos::worker::CampaignWorker;
@@ -60,7 +60,8 @@ async fn main() -> Result<ExitCode> {
         }
         Verb::Replay { what, out } => replay(&what, &out).await?,
         Verb::Calm { minutes, out } => {
-            let report = calm(Duration::from_secs(minutes * 60), &out).await?;
+            let length = CalmLength::Time(Duration::from_secs(minutes * 60));
+            let report = calm(length, &out).await?;
             println!("{report}");
             report.passed()
         }
