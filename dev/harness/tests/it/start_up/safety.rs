@@ -1,5 +1,7 @@
 //! Settings of Redis and of the topic that could lose a promise.
 
+use std::time::Duration;
+
 use firstcome_harness::{Fixture, PrefixedKeys, WorldStores, eventually};
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{RedisOptions, RedisServer};
@@ -16,6 +18,8 @@ async fn unsafe_settings_are_reported_and_refused_at_start_until_corrected() {
     let (world, _) = (&fixture.world, fixture.held("Any", 5, 5).await);
     let daemon = world.daemon().await;
     let told = async || {
+        // Each poll runs a whole pass, so poll less often.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let run = daemon.reconcile(&serde_json::json!({})).await;
         run.all_findings()
             .map(|found| (found.kind, found.detail.clone()))
