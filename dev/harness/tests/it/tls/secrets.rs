@@ -5,7 +5,7 @@
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{Fixture, Http, LIMIT, OPS_TOKEN, World, eventually};
+use firstcome_harness::{Fixture, Http, LIMIT, OPS_TOKEN, SIGNING_KEY, World, eventually};
 use firstcome_load::identity::{token, token_settings};
 use firstcome_stack::{PASSWORD, USER, kafka_login};
 use reqwest::Method;
@@ -74,9 +74,12 @@ async fn no_planted_secret_appears_in_a_log_a_response_a_mail_or_a_table() {
         .setting("SMTP_URL")
         .replace("smtp://", &format!("smtp://postman:{SMTP_PASSWORD}@"));
     let (coupon, _) = fixture.held("Secrets", 20, 12).await;
+    let redeem_token = world.setting("REDEEM_TOKEN");
     let settings = [
         OPS_TOKEN,
         VIEW_TOKEN,
+        &redeem_token,
+        SIGNING_KEY,
         JWT_SECRET,
         WEBHOOK_SECRET,
         SMTP_PASSWORD,
@@ -89,7 +92,14 @@ async fn no_planted_secret_appears_in_a_log_a_response_a_mail_or_a_table() {
 
     // Sends successful requests, and requests with mistakes that users make.
     let mut answers = Vec::new();
-    for bearer in [&person, &wrong_person, OPS_TOKEN, VIEW_TOKEN, WRONG] {
+    for bearer in [
+        &person,
+        &wrong_person,
+        OPS_TOKEN,
+        VIEW_TOKEN,
+        &redeem_token,
+        WRONG,
+    ] {
         for (method, path) in [
             (Method::POST, format!("/v1/coupons/{}/claims", coupon.id)),
             (Method::GET, format!("/v1/coupons/{}/issued", coupon.id)),
@@ -142,37 +152,42 @@ async fn no_planted_secret_appears_in_a_log_a_response_a_mail_or_a_table() {
     nothing_has_one(world, &answers.join("\n"), &secrets).await;
 }
 
-/// Runs four programs with a wrong password for each store, and with settings that they refuse or
-/// do not read.
+/// Runs the programs that read a setting with a wrong password for each store, and with other
+/// values that they refuse.
 async fn by_wrong_settings(world: &World) {
     let servers = servers().await;
     let database = world.setting("DATABASE_URL").replace(PASSWORD, WRONG);
     let smtp = format!("smtp://postman:{WRONG}@127.0.0.1:no-port");
-    let wrong: [(&str, &str); 8] = [
-        ("REDIS_URL", &servers.redis_url(WRONG)),
-        ("DATABASE_URL", &database),
-        ("KAFKA_SASL_PASSWORD", WRONG),
-        ("OPS_TOKEN", WRONG),
-        ("OPS_VIEW_TOKEN", OPS_TOKEN),
-        ("JWT_SECRET", WRONG),
-        ("WEBHOOK_SECRET", WRONG),
-        ("SMTP_URL", &smtp),
+    let serve = ("firstcome-api", "serve");
+    let consume = ("firstcome-api", "consume");
+    let migrate = ("firstcome-api", "migrate");
+    let once = ("firstcome-reconciler", "once");
+    let daemon = ("firstcome-reconciler", "daemon");
+    let all = [serve, consume, migrate, once];
+    let wrong: [(&str, &str, &[_]); 10] = [
+        ("REDIS_URL", &servers.redis_url(WRONG), &[serve, once]),
+        ("DATABASE_URL", &database, &all),
+        ("KAFKA_SASL_PASSWORD", WRONG, &all),
+        ("KAFKA_SIGNING_KEY", WRONG, &all),
+        ("OPS_TOKEN", WRONG, &[serve, daemon]),
+        ("OPS_VIEW_TOKEN", OPS_TOKEN, &[serve, daemon]),
+        ("REDEEM_TOKEN", WRONG, &[serve]),
+        ("JWT_SECRET", WRONG, &[serve]),
+        ("WEBHOOK_SECRET", WRONG, &[once]),
+        ("SMTP_URL", &smtp, &[once]),
     ];
-    let programs = [
-        ("firstcome-api", "serve"),
-        ("firstcome-api", "consume"),
-        ("firstcome-api", "migrate"),
-        ("firstcome-reconciler", "once"),
-    ];
-    for (name, value) in wrong {
+    for (name, value, programs) in wrong {
         let env = [
             (name, value),
             ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "1"),
             ("STORE_TIMEOUT_MS", "1000"),
         ];
-        let processes = programs.map(|(program, command)| world.start(program, &[command], &env));
+        let mut processes = Vec::new();
+        for (program, command) in programs {
+            processes.push(world.start(program, &[command], &env));
+        }
         for process in &processes {
-            // Some programs do not read this setting, so they start.
+            // The API may start without Kafka.
             eventually("the process exits or starts", LIMIT, async || {
                 process.status().is_some()
                     || ["listening on ", "consuming "]
