@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use firstcome_harness::{Fixture, LIMIT, World, all_issued, eventually, people, rows, rush};
 
+use crate::drift::support::IN_FLIGHT;
 use crate::faults::waves::until_promised;
 
 /// The number of concurrent claims.
@@ -45,6 +46,12 @@ async fn the_passes_of_a_starting_daemon_keep_the_pace_and_a_requested_pass_igno
     let fixture = Fixture::new("pace-sweep").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Lost", 100, 100).await;
+    let claimed = "MAX(claimed_at) FROM issued_coupons";
+    let over = format!("SELECT (SELECT {claimed}) + {IN_FLIGHT} < UTC_TIMESTAMP(3)");
+    eventually("no claim is in flight", LIMIT, async || {
+        world.sql.number(&over).await == 1
+    })
+    .await;
     world.sql.query("DELETE FROM issued_coupons").await;
     eventually("all rows are due", LIMIT, async || {
         let planned = world.once_with(&["--dry-run"], &[]).await.run();

@@ -223,9 +223,22 @@ pub(crate) async fn is_sealed(world: &World, coupon: &MadeCoupon) -> bool {
     world.sql.number(&sealed).await == 1
 }
 
-/// Runs passes, which may have findings, until the drop is sealed. No pass seals a drop before it
-/// has been closed for as long as a message may take.
+/// The longest time that a claim may be in flight, as an interval of MySQL.
+pub(crate) const IN_FLIGHT: &str = "INTERVAL \
+    (SELECT COALESCE(MAX(publish_deadline_ms + fallback_deadline_ms), 0) * 1000 FROM processes) \
+    MICROSECOND";
+
+/// Waits until the drop has been closed for as long as a claim may be in flight, because no pass
+/// seals it earlier. Then runs passes, which may have findings, until it is sealed.
 pub(crate) async fn until_sealed(world: &World, coupon: &MadeCoupon) {
+    let over = format!(
+        "SELECT COUNT(*) FROM drops WHERE id = {} AND closes_at + {IN_FLIGHT} < UTC_TIMESTAMP(3)",
+        coupon.drop
+    );
+    eventually("no claim is in flight", LIMIT, async || {
+        world.sql.number(&over).await == 1
+    })
+    .await;
     eventually("the drop is sealed", LIMIT, async || {
         let once = world.once_with(&[], &[]).await;
         assert_ne!(once.code, 2, "{}", once.log);
