@@ -1,7 +1,7 @@
 //! The full history of one user, at the endpoint and on the command line.
 
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{Fixture, Http, coupon_body};
+use firstcome_harness::{Fixture, Http, ReconcilerClient, coupon_body};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ fn assert_told(story: &Value, events: &[&[&str]]) {
 }
 
 #[tokio::test]
-async fn explain_covers_an_issued_a_reissued_an_often_reported_and_an_unknown_user() {
+async fn explain_and_search_cover_issued_reissued_reported_waiting_and_unknown_users() {
     let fixture = Fixture::new("d-story").await;
     let world = &fixture.world;
     let daemon = world.daemon().await;
@@ -107,13 +107,14 @@ async fn explain_covers_an_issued_a_reissued_an_often_reported_and_an_unknown_us
     }
     let stranger = daemon.http().get(&path(coupon.id, "u-1")).await.status;
     assert_eq!(stranger, 401, "without a token");
+    a_waiting_user_is_found_without_naming_the_coupon(&fixture, &daemon).await;
 }
 
 /// Only Redis knows the users who wait.
-#[tokio::test]
-async fn a_waiting_user_is_found_without_naming_the_coupon() {
-    let fixture = Fixture::new("d-waits").await;
-    let daemon = fixture.world.daemon().await;
+async fn a_waiting_user_is_found_without_naming_the_coupon(
+    fixture: &Fixture,
+    daemon: &ReconcilerClient,
+) {
     let mut body = coupon_body("Waits", 1, 5);
     body["once_per"] = json!("drop");
     let coupon = fixture.api.create_coupon(&body).await;

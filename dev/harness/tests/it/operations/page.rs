@@ -379,10 +379,19 @@ async fn search_finds_coupons_and_rows_while_redis_is_away() {
 }
 
 #[tokio::test]
-async fn dead_letters_with_one_reason_are_discarded_together() {
-    let world = World::new("ops-letters").await;
-    let daemon = world.daemon().await;
+async fn dead_letters_an_allow_list_and_the_use_of_a_code_are_changed_by_forms() {
+    let world = World::new("ops-more-forms").await;
+    world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
+    let f = Fixture::of(world).await;
+    let daemon = f.world.daemon().await;
     let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
+    let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
+    dead_letters_with_one_reason_are_discarded_together(&kim, &f.world).await;
+    an_allow_list_is_pasted_and_a_removed_closing_time_is_in_the_history(&kim, &f).await;
+    a_code_is_found_with_its_orders_and_its_use_is_undone_with_a_reason(&kim, &lee, &f).await;
+}
+
+async fn dead_letters_with_one_reason_are_discarded_together(kim: &Visitor, world: &World) {
     let rows = "(NULL, NULL, 7, NULL, 'junk'), (NULL, NULL, 8, NULL, 'junk')";
     let columns = "(coupon_id, drop_id, slot, user_id, reason)";
     world
@@ -398,12 +407,11 @@ async fn dead_letters_with_one_reason_are_discarded_together() {
     assert_has(&kim.text(&done.location).await, &says);
 }
 
-#[tokio::test]
-async fn an_allow_list_is_pasted_and_a_removed_closing_time_is_in_the_history() {
-    let f = Fixture::new("ops-list").await;
+async fn an_allow_list_is_pasted_and_a_removed_closing_time_is_in_the_history(
+    kim: &Visitor,
+    f: &Fixture,
+) {
     let coupon = f.api.open_coupon(5).await;
-    let daemon = f.world.daemon().await;
-    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
     let page = format!("/coupons/{}", coupon.id);
     let (list, change) = (format!("{page}/allow-list"), format!("{page}/change"));
     // IDs of the length of UUIDs. The form is longer than axum's default limit.
@@ -439,17 +447,14 @@ async fn an_allow_list_is_pasted_and_a_removed_closing_time_is_in_the_history() 
     assert_eq!(found.location, page);
 }
 
-#[tokio::test]
-async fn a_code_is_found_with_its_orders_and_its_use_is_undone_with_a_reason() {
-    let world = World::new("ops-code").await;
-    world.set("OPS_VIEW_TOKEN", VIEW_TOKEN);
-    let f = Fixture::of(world).await;
+async fn a_code_is_found_with_its_orders_and_its_use_is_undone_with_a_reason(
+    kim: &Visitor,
+    lee: &Visitor,
+    f: &Fixture,
+) {
     let (coupon, _) = f.held("Winter coupon", 5, 1).await;
     let code = codes(&f.world, coupon.drop).await.remove(0);
     let shop = Shop::of(&f.world, &[f.api.http()]);
-    let daemon = f.world.daemon().await;
-    let kim = Visitor::logged_in(&daemon, "Kim", OPS_TOKEN).await;
-    let lee = Visitor::logged_in(&daemon, "Lee", VIEW_TOKEN).await;
     let search = [("person", &*code)];
     let found = kim.submit("/people", &search).await;
     let place = format!("Slot 1 of drop {}", coupon.drop);
