@@ -206,7 +206,7 @@ async fn revoking_asks_first_and_shortens_the_list_of_winners(
     let code = code.to_lowercase().replace('-', " – ");
     let found = kim.submit("/people", &[("person", &code)]).await;
     let place = format!("of drop {drop}");
-    assert_has(&found.text, &["This code was revoked", &place]);
+    assert_has(&found.text, &["This code has no coupon any more", &place]);
 }
 
 #[tokio::test]
