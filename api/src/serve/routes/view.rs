@@ -47,13 +47,11 @@ pub(crate) async fn show_one(
     coupon: &CouponWithDrops,
     status: StatusCode,
 ) -> Response {
-    match show(services, &[coupon]).await.pop() {
-        Some(view) => (status, etag::header(view.revision), Json(view)).into_response(),
-        None => {
-            tracing::error!(coupon_id = %coupon.coupon.id, "the coupon has no view");
-            Problem::internal().into_response()
-        }
-    }
+    let Some(view) = show(services, &[coupon]).await.pop() else {
+        tracing::error!(coupon_id = %coupon.coupon.id, "the coupon has no view");
+        return Problem::internal().into_response();
+    };
+    (status, etag::header(view.revision), Json(view)).into_response()
 }
 
 fn drop_view(
