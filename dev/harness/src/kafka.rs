@@ -293,6 +293,7 @@ impl TestTopic {
             let (_, end) = reader.fetch_watermarks(&self.name, partition, PATIENCE)?;
             ends.insert(partition, end);
         }
+        assert!(!ends.is_empty(), "{} has no partitions", self.name);
         Ok(ends)
     }
 

@@ -232,10 +232,13 @@ async fn shops_compete(name: &str, number: usize) {
         let todo = Arc::clone(&todo);
         async move { todo.lock().len() <= number * 4 - number * 4 / part }
     };
+    let is_busy = || !todo.lock().is_empty();
     eventually("a quarter of the orders is sent", LIMIT * 5, || left(4)).await;
+    assert!(is_busy(), "MySQL dies while shops use codes");
     mysql.kill().await.unwrap();
     mysql.start_again().await.unwrap();
     eventually("half of the orders is sent", LIMIT * 5, || left(2)).await;
+    assert!(is_busy(), "an API dies while shops use codes");
     other.process.kill().await;
     let third = world.serve().await;
     shop.apis.lock()[1] = Http::new(third.http().base());
