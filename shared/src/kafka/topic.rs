@@ -93,7 +93,7 @@ fn read_topic(
         Ok(metadata) => settings.topic_in(&metadata),
         Err(error) => {
             tracing::debug!(%error, "the topic is read again, to learn the cause");
-            read_or_diagnose(settings, limit - limit / 4)
+            read_or_diagnose(settings, limit * 3 / 4)
         }
     };
     match found {
