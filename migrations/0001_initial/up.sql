@@ -168,7 +168,8 @@ CREATE TABLE IF NOT EXISTS issued_coupons (
 ) DEFAULT CHARACTER SET utf8mb4;
 
 -- A new drop's limits. If a lost row of drops is created again, limits and rows of the drop may
--- still exist: limits above the quantity are deleted, and the rows that name one get the quantity.
+-- still exist. Then rows whose slot_limit is above the quantity get the quantity as their limit,
+-- and after that the limits above the quantity are deleted.
 CREATE TRIGGER IF NOT EXISTS drops_after_insert AFTER INSERT ON drops FOR EACH ROW
 BEGIN
     DECLARE step BIGINT DEFAULT GREATEST(10000, NEW.quantity DIV 500);

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn links_prefer_the_public_address_of_the_api_and_a_cluster_name_is_dead() {
+    fn api_links_use_the_public_address_and_a_name_within_a_cluster_counts_as_dead() {
         let api = |given: &[&str]| args(given).unwrap().links().api.unwrap();
         let own = "--api-url=https://api.internal/";
         assert_eq!(api(&[own]), "https://api.internal");

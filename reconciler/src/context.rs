@@ -276,9 +276,9 @@ impl PassError {
         }
     }
 
-    /// Distinguishes work that was stopped by the loss of its lock from work that the process
-    /// stopped.
-    pub(crate) fn of_lock(self, stop: &CancellationToken) -> Self {
+    /// Turns `Stopped` into `LockLost` if `stop` is not cancelled: the loss of the lock, not the
+    /// end of the process, stopped the work.
+    pub(crate) fn or_lock_lost(self, stop: &CancellationToken) -> Self {
         match self {
             Self::Stopped if !stop.is_cancelled() => Self::LockLost,
             other => other,

@@ -149,7 +149,7 @@ impl Worker {
             Err(error) => Err(error.into()),
         };
         if let Err(error) = ended {
-            fail(&mut run, &error.of_lock(stop));
+            fail(&mut run, &error.or_lock_lost(stop));
         }
         run.end();
         crash_point(Point::RunDone);

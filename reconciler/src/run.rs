@@ -199,7 +199,7 @@ impl Reconciler {
             Err(error) => Err(error),
         };
         lock.release().await;
-        ended.map_err(|error| error.of_lock(stop))
+        ended.map_err(|error| error.or_lock_lost(stop))
     }
 
     /// Compares coupons at their open gates, and gives the slots that are left, unless another
@@ -224,7 +224,7 @@ impl Reconciler {
             Err(error) => Err(error),
         };
         lock.release().await;
-        ended.map_err(|error| error.of_lock(stop))
+        ended.map_err(|error| error.or_lock_lost(stop))
     }
 
     /// Reads the moment of a pass: Redis's clock, then the end offsets, then the positions. Waits

@@ -79,7 +79,7 @@ impl Point {
     /// All points, for tests that iterate over them.
     pub const ALL: &[Self] = Self::VARIANTS;
 
-    /// Returns the name in `FIRSTCOME_CRASH_AT`.
+    /// Returns the name by which `FIRSTCOME_CRASH_AT` and `FIRSTCOME_STALL_AT` select this point.
     pub fn name(self) -> &'static str {
         self.into()
     }

@@ -185,7 +185,7 @@ async fn only_the_redeem_token_uses_codes_and_only_operators_see_references() {
 }
 
 #[tokio::test]
-async fn operator_undoes_a_use_with_a_reason_that_is_recorded() {
+async fn undoing_a_use_needs_a_recorded_reason_from_operators_and_takes_none_from_shops() {
     let UsableCode {
         world, api, code, ..
     } = usable().await;

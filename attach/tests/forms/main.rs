@@ -238,7 +238,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(
+    fn arbitrary_bytes_never_panic_and_decoded_java_encodes_to_the_same_bytes(
         begin in prop::sample::select(written()).prop_map(|it| it.bytes),
         cut in 0..100_usize,
         rest in prop::collection::vec(any::<u8>(), 0..20),

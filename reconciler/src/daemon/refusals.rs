@@ -43,7 +43,7 @@ pub(super) async fn watch(stores: Stores, notifier: Notifier, stop: Cancellation
         }
         let is_hanging = stores.db.commits_hang().await.unwrap_or(hung);
         if is_hanging {
-            // The outbox is in MySQL.
+            // The outbox is in MySQL, so a mail through it would hang as well.
             notifier.cannot_write(COMMITS_HANG, Utc::now()).await;
         } else if hung {
             notifier.can_write(Utc::now()).await;

@@ -18,7 +18,8 @@ use crate::report::{FailureCause, Run};
 use crate::start_check;
 use crate::times::Times;
 
-/// Maximum wait for a store. A store that does not respond in this time counts as a failed pass.
+/// Maximum wait for a store in one attempt, and the time from one attempt to the next. An attempt
+/// in which a store does not respond is reported like a failed pass.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// Waits for the stores and loads the schedules. Returns `None` if `stop` is cancelled first.

@@ -60,9 +60,10 @@ impl LetterEnd {
     }
 }
 
-/// Ends the letters of a page. At an open gate, a letter becomes a row only if Redis has its user
-/// on its slot: a slot that looks vacant may be given to somebody else at this moment. At a closed
-/// gate it precedes users whom only Redis names.
+/// Decides what becomes of the dead letters of a page. At an open gate, a dead letter becomes a row
+/// only if Redis has its user on its slot: a slot that looks vacant may be given to somebody else
+/// at this moment. At a closed gate, dead letters get their slots before users whom only Redis
+/// names.
 pub(super) fn judge_letters(page: &Page<'_>, given: &mut Given, judged: &mut Judgement) {
     for letter in &page.mysql.letters {
         if page.again.open_letters.contains(&letter.id) {

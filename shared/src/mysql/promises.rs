@@ -82,7 +82,7 @@ impl Db {
         .await
     }
 
-    /// Broken promises read or changed per statement.
+    /// Maximum number of broken promises that one statement reads or changes.
     pub const PROMISES_AT_ONCE: usize = 1_000;
 
     /// Reads the drops with unresolved broken promises.

@@ -66,8 +66,8 @@ impl Master {
         Err((ErrorKind::Io, why, self.address.clone()).into())
     }
 
-    /// Replaces the connection: the address may lead to another server now, or another server may
-    /// be master.
+    /// Starts to replace the connection in the background, unless it is new or is already being
+    /// replaced: the address may lead to another server now, or another server may be master.
     pub(super) fn leave(&self) {
         self.conn.leave();
     }

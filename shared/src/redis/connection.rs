@@ -60,7 +60,8 @@ impl SharedConnection {
         Self(Arc::new(shared))
     }
 
-    /// Replaces the connection.
+    /// Starts to replace the connection in the background, unless it is new or is already being
+    /// replaced.
     pub(super) fn leave(&self) {
         if let Some(current) = self.0.current.get() {
             self.0.leave(&current.load());

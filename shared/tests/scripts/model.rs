@@ -258,8 +258,8 @@ impl Model {
             }
             FencedCommand::Claimants(rows) => {
                 for row in rows {
-                    // Only coupons that allow one claim in total have claimants and such
-                    // revocations.
+                    // These claims are on `OTHER_DROP`. Revocations of this model void them only
+                    // if the coupon allows one claim in total.
                     if !self.once_per_coupon() || !self.is_void(row.person, row.time) {
                         let claim = (OTHER_DROP, i64::from(row.slot));
                         self.claimants.insert(row.person, claim);

@@ -12,7 +12,7 @@ use ring::signature::{self as sig, RsaPublicKeyComponents, UnparsedPublicKey};
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |_, _| Err(ErrorKind::InvalidAlgorithm.into()),
     verifier_factory: |algorithm, key| verifier(*algorithm, key),
-    // Only the conversion of private keys and thumbprints need it, and the check of a token needs
+    // Needed only to convert private keys and to compute thumbprints. The check of a token does
     // neither.
     key_utils: KeyUtils::new_unimplemented(),
 };
