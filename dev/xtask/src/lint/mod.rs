@@ -134,7 +134,6 @@ fn commits() -> Result<()> {
 /// Checks that the commit-msg hook refuses subjects that are not in the imperative, and no others,
 /// and bodies that are not wrapped.
 fn commit_hook() -> Result<()> {
-    let message = tempfile::NamedTempFile::new()?;
     for (subject, is_imperative) in [
         ("api: add a limit", true),
         ("api: embed the page", true),
@@ -149,24 +148,29 @@ fn commit_hook() -> Result<()> {
         ("api: a limit", false),
         ("attach, api: the limit of a pass", false),
     ] {
-        fs::write(message.path(), format!("{subject}\n\nThe reason.\n"))?;
-        let mut hook = command("dev/hooks/commit-msg");
-        let checked = hook.arg(message.path()).output()?;
-        let refusal = String::from_utf8_lossy(&checked.stderr);
+        let (is_accepted, refusal) = hook_on(&format!("{subject}\n\nThe reason.\n"))?;
         ensure!(
-            checked.status.success() == is_imperative
-                && refusal.contains("as an order") != is_imperative,
+            is_accepted == is_imperative && refusal.contains("as an order") != is_imperative,
             "{subject}: {refusal}"
         );
     }
     let sentence = "A reason in words of which there are too many for one line. ".repeat(2);
-    fs::write(message.path(), format!("api: add a limit\n\n{sentence}\n"))?;
-    let checked = command("dev/hooks/commit-msg")
-        .arg(message.path())
-        .output()?;
-    let refusal = String::from_utf8_lossy(&checked.stderr);
-    ensure!(refusal.contains("wrap the body"), "a long line: {refusal}");
+    let (is_accepted, refusal) = hook_on(&format!("api: add a limit\n\n{sentence}\n"))?;
+    ensure!(
+        !is_accepted && refusal.contains("wrap the body"),
+        "a long line: {refusal}"
+    );
     Ok(())
+}
+
+/// Runs the commit-msg hook on a message. Returns whether it accepts the message, and its output.
+fn hook_on(message: &str) -> Result<(bool, String)> {
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(file.path(), message)?;
+    let mut hook = command("dev/hooks/commit-msg");
+    let checked = hook.arg(file.path()).output()?;
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    Ok((checked.status.success(), said))
 }
 
 /// Compares the version of image tags, chart, deployment files and changelog with that of the
