@@ -50,8 +50,9 @@ pub struct Look {
     surplus: Vec<String>,
 }
 
-/// The numbers that change only while coupons are being sold. What also changes with refused users
-/// is left out: a counter beyond the quantity or below 0, and members who only applied.
+/// The numbers that change only while coupons are being sold. It leaves out two numbers that
+/// refused users change, too: a counter beyond the quantity or below 0, and members who only
+/// applied.
 #[derive(PartialEq)]
 struct Sold {
     quantity: u64,

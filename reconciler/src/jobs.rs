@@ -1,7 +1,7 @@
 //! Jobs that run concurrently with passes: they copy the catalogue to Redis, create drops ahead,
 //! restore slot limits, report settings that no longer protect promises, watch the consumer's
-//! progress, and delete what is past its retention. What they find is part of the next runs over
-//! everything. Two more are steps of deep passes: `count_sealed` and `stray_uses`.
+//! progress, and delete what is past its retention. The next runs over everything include their
+//! findings. Two more are steps of deep passes: `count_sealed` and `stray_uses`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

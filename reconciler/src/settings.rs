@@ -1,5 +1,5 @@
 //! Settings, allow list and revocations in Redis. MySQL has them first (except a lowered quantity),
-//! at a revision that is their fence. What differs is written again, and closes no coupon. A
+//! at a revision that is their fence. Differences are written again, and close no coupon. A
 //! revision in Redis above MySQL's is one that MySQL has lost, and is adopted before anything is
 //! judged.
 

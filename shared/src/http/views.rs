@@ -36,7 +36,7 @@ pub const MOST_ALERTS: u32 = 50;
 /// attention.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Overview {
-    /// When this state was read. What is read from MySQL may be older: see `mysql_read_at`.
+    /// When this state was read. The data of MySQL may be older: see `mysql_read_at`.
     pub at: DateTime<Utc>,
     pub admission: AdmissionState,
     /// If false, MySQL's data is as old as `mysql_read_at`.
