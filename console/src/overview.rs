@@ -242,7 +242,7 @@ fn problems(seen: &Overview) -> Vec<BoardProblem> {
         .map(|it| it.coupon_id)
         .collect();
     if seen.admission == AdmissionState::Unknown {
-        let what = "Redis does not answer: nobody can claim".to_owned();
+        let what = "Redis does not answer this reconciler: claims may get 503".to_owned();
         found.push(outage(AlertKind::RedisUnreachable, what, seen));
     } else if !shut.is_empty() {
         let what = count(shut.len(), "coupon is", "coupons are");

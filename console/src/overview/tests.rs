@@ -121,7 +121,7 @@ fn unavailable_stores_and_closed_gates_are_described_by_their_effect_on_users() 
     let changes: [(Change, &str); 4] = [
         (
             |s| s.admission = AdmissionState::Unknown,
-            "Redis does not answer: nobody can claim | Redis does not answer | true",
+            "Redis does not answer this reconciler: claims may get 503 | Redis does not answer | true",
         ),
         (
             |s| {
