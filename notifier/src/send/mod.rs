@@ -129,12 +129,18 @@ impl Sender {
     /// for them. Returns how many were attempted.
     async fn round(&self) -> Result<usize, DbError> {
         let now = self.clock.now();
-        let given_up = outbox::give_up_untried(&self.db, now).await?;
-        if given_up > 0 {
-            tracing::warn!(
-                given_up,
-                "messages were given up: nothing was set that sends them"
-            );
+        for channel in [Channel::Mail, Channel::Webhook] {
+            let given_up = outbox::give_up_untried(&self.db, channel, now).await?;
+            if given_up > 0 {
+                let kind = channel.word();
+                tracing::warn!(
+                    given_up,
+                    kind,
+                    "messages were given up: no process sends them"
+                );
+                metrics::counter!(total(channel), "result" => "given_up")
+                    .increment(given_up as u64);
+            }
         }
         let served = Served {
             mails: self.mailer.is_some(),
@@ -306,12 +312,20 @@ fn log(leased: &Leased, outcome: &DeliveryOutcome) {
             "given_up"
         }
     };
-    let name = if message.is_mail() {
-        "firstcome_mails_total"
+    let channel = if message.is_mail() {
+        Channel::Mail
     } else {
-        "firstcome_webhooks_total"
+        Channel::Webhook
     };
-    metrics::counter!(name, "result" => result).increment(1);
+    metrics::counter!(total(channel), "result" => result).increment(1);
+}
+
+/// The metric that counts deliveries.
+const fn total(channel: Channel) -> &'static str {
+    match channel {
+        Channel::Mail => "firstcome_mails_total",
+        Channel::Webhook => "firstcome_webhooks_total",
+    }
 }
 
 /// Returns the pause before the next attempt. It doubles each time and varies by a fifth, so that

@@ -283,6 +283,19 @@ async fn mail_that_cannot_be_sent_for_a_day_is_given_up() {
 }
 
 #[tokio::test]
+async fn mail_that_no_process_tried_again_for_a_day_is_given_up_with_its_last_error() {
+    let desk = Desk::new(A).await;
+    desk.sink.set(Behaviour::Down).await.unwrap();
+    desk.pass(&repaired("r1")).await;
+    let error = "SELECT last_error FROM outbox WHERE given_up_at IS NULL";
+    let error = desk.query(error).await;
+    assert!(!error.is_empty(), "one attempt failed");
+    desk.flush_after(TimeDelta::hours(27)).await;
+    let given_up = "SELECT last_error FROM outbox WHERE given_up_at IS NOT NULL";
+    assert_eq!(desk.query(given_up).await, error);
+}
+
+#[tokio::test]
 async fn sender_stops_within_seconds_while_the_mail_server_is_silent() {
     let desk = Desk::new(A).await;
     desk.sink.set(Behaviour::SilentAfterAccept).await.unwrap();

@@ -209,15 +209,17 @@ pub async fn record_outcome(
     db.execute("record a delivery", set).await.map(|_| ())
 }
 
-/// Gives up on at most 1,000 messages that are a day old and whose next attempt was due an hour
-/// ago: no process seems to serve them. Otherwise, when `SMTP_URL` is set after months, old mails
-/// would look as if their events had just happened. Returns how many.
-pub async fn give_up_untried(db: &Db, now: DateTime<Utc>) -> DbResult<usize> {
+/// Gives up on at most 1,000 messages of a channel that are a day old and whose next attempt was
+/// due an hour ago: no process seems to serve them. Otherwise, when `SMTP_URL` is set after months,
+/// old mails would look as if their events had just happened. Returns how many.
+pub async fn give_up_untried(db: &Db, channel: Channel, now: DateTime<Utc>) -> DbResult<usize> {
     let old = sql!(
-        "UPDATE outbox SET given_up_at = ?, last_error = 'nothing was set for a day that sends \
-        it' WHERE sent_at IS NULL AND given_up_at IS NULL AND created_at < ? \
+        "UPDATE outbox SET given_up_at = ?, \
+        last_error = COALESCE(last_error, 'nothing was set for a day that sends it') \
+        WHERE channel = ? AND sent_at IS NULL AND given_up_at IS NULL AND created_at < ? \
         AND next_attempt_at < ? LIMIT 1000",
         now,
+        channel.word(),
         now - GIVE_UP,
         now - TimeDelta::hours(1)
     );
