@@ -7,7 +7,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::alerts::{Alert, Notice, NoticeReason};
-use crate::mails::{AlertMail, Links, NamedDrop, drops};
+use crate::mails::{AlertMail, Links, NamedDrop, drops, was};
 use crate::report::DropReport;
 use crate::wording::{LONGEST, grouped, line};
 
@@ -160,7 +160,7 @@ fn about_resolved(alert: &Alert, drop: Option<&NamedDrop<'_>>, mail: &AlertMail<
         "coupon_id": alert.coupon_id, "coupon": coupon, "drop_id": alert.drop_id,
         "since": instant(alert.first_seen_at), "resolved_at": alert.resolved_at.map(instant),
     });
-    let what = &alert.summary;
+    let what = was(alert);
     let link = link(&alert.name, mail);
     let text = format!("[firstcome] resolved: {what}{place}. {link}");
     Event::new("alert.resolved", mail.now, data, &text)
@@ -185,6 +185,8 @@ pub(crate) fn about_sealed(report: &DropReport, now: DateTime<Utc>) -> Event {
 
 #[cfg(test)]
 mod tests {
+    use firstcome_shared::report::FindingCase;
+
     use super::*;
 
     #[test]
@@ -213,5 +215,20 @@ mod tests {
         let name = "<!channel> <users/all>";
         let body = Event::new("test", event.at, json!({}), name).body(Format::Text);
         assert_eq!(body, r#"{"text":"‹!channel› ‹users/all›"}"#);
+    }
+
+    #[test]
+    fn end_of_a_standstill_is_told_without_the_number_that_waited() {
+        let standstill = Alert {
+            name: format!("stalled.{}", FindingCase::ConsumerStands.identity()),
+            kind: "stalled".to_owned(),
+            summary: "no consumer works: about 5,000 promises wait".to_owned(),
+            ..Alert::default()
+        };
+        let links = Links::default();
+        let mail = AlertMail::empty(&links, DateTime::UNIX_EPOCH);
+        let event = about_resolved(&standstill, None, &mail);
+        let says = "[firstcome] resolved: standstill of consumers.";
+        assert!(event.text.starts_with(says), "{}", event.text);
     }
 }

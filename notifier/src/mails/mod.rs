@@ -41,6 +41,7 @@ pub use document::Rendered;
 pub use input::AlertMail;
 pub(crate) use input::{NamedDrop, drops};
 pub use links::{AttachedCampaign, Links};
+pub(crate) use summary::was;
 
 /// Formats a duration in whole seconds, minutes (below 2 h), hours (below 2 days) or days.
 pub(crate) fn duration(time: TimeDelta) -> String {

@@ -283,7 +283,7 @@ fn joined(mut parts: Vec<String>, separator: &str) -> String {
 }
 
 /// What an alert was about: an outage is named by its store.
-fn was(alert: &Alert) -> String {
+pub(crate) fn was(alert: &Alert) -> String {
     match AlertKind::from_word(&alert.kind) {
         Some(kind) if kind.is_outage() => kind.facts().noun[0].to_owned(),
         // Its sentence says how many wait, which is no longer true.
