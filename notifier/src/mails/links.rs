@@ -146,6 +146,20 @@ impl Links {
         self.curl(&url, &with_body(&format!("-X PATCH -d '{body}'")), what)
     }
 
+    /// Returns the command that raises a quantity. While a drop is open, it refuses to lower what
+    /// somebody else has raised since. An attached system has no such command.
+    pub(super) fn raise(&self, coupon: CouponId, quantity: u64, what: &str) -> Option<Block> {
+        if self.subject() == Subject::Campaign {
+            return None;
+        }
+        let raise = format!("firstcome-api coupon raise {coupon} {quantity}");
+        let command = match &self.api {
+            Some(address) => format!("{raise} --api-url {address}"),
+            None => raise,
+        };
+        Some(Block::command(what, command))
+    }
+
     /// Returns a command that acknowledges an alert.
     pub(super) fn acknowledge(&self, alert: i64) -> Option<Block> {
         let url = format!("{}/v1/alerts/{alert}/acknowledge", self.reconciler());

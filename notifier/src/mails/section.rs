@@ -129,11 +129,10 @@ impl Section<'_> {
             let from = u64::from(report.quantity);
             // With this quantity each user gets a slot.
             let to = from + self.problem.size;
-            let body = format!(r#"{{"quantity":{to}}}"#);
             let what = format!(
                 "While the drop is open, give each of them a slot (quantity {from} → {to})"
             );
-            blocks.extend(links.change_coupon(coupon, &body, &what));
+            blocks.extend(links.raise(coupon, to, &what));
             blocks.push(Block::command("Then", self.once("")));
         }
         blocks
