@@ -238,13 +238,22 @@ impl Notifier {
         Ok(())
     }
 
-    /// Mails the digest of the 24 hours before `now`, which was due at `due`, unless another
-    /// process has already mailed it.
+    /// Whether this process mails the digest to anybody.
+    pub fn has_recipients(&self) -> bool {
+        !self.settings.recipients.is_empty()
+    }
+
+    /// Mails the digest that was due at `due`, unless another process has already mailed it. It
+    /// covers the time since the last one: at least 24 hours, at most a week.
     pub async fn daily_digest(&self, due: DateTime<Utc>, now: DateTime<Utc>) -> anyhow::Result<()> {
         let now = now.trunc_subsecs(3);
         let settings = self.settings.clone();
         let subject = settings.links.subject();
-        let day = digest::day(&self.db, subject, now - TimeDelta::hours(24), now).await?;
+        let last = self.db.state(LAST_DIGEST).await?;
+        let last = last.and_then(|last| DateTime::parse_from_rfc3339(&last).ok());
+        let from = last.map_or(now, |last| last.with_timezone(&Utc));
+        let from = from.clamp(now - TimeDelta::weeks(1), now - TimeDelta::hours(24));
+        let day = digest::day(&self.db, subject, from, now).await?;
         let enqueue = async move |conn: &mut Conn| {
             stored::lock(conn).await?;
             let last = runs::state(LAST_DIGEST)

@@ -221,6 +221,23 @@ async fn digest_is_retried_if_enqueueing_fails_and_is_mailed_once_a_day() {
 }
 
 #[tokio::test]
+async fn digest_covers_the_time_since_the_last_one_for_a_week_at_most() {
+    let desk = Desk::new(A).await;
+    for (hours, says) in [
+        (0, "From 2026-11-30 06:00"),
+        (26, "From 2026-12-01 06:00"),
+        (3, "From 2026-12-01 11:00"),
+        (240, "From 2026-12-05 11:00"),
+    ] {
+        let now = desk.clock.turn(TimeDelta::hours(hours));
+        desk.notifier().daily_digest(now, now).await.unwrap();
+        desk.flush().await;
+        let digest = text(desk.sink.mails().last().unwrap());
+        assert!(digest.contains(says), "{says}: {digest}");
+    }
+}
+
+#[tokio::test]
 async fn missed_run_and_daily_digest_of_two_daemons_are_mailed_once() {
     let desk = Desk::new(A).await;
     desk.winter_coupon().await;

@@ -192,7 +192,14 @@ pub(crate) struct Schedules {
 }
 
 impl Schedules {
-    pub(crate) fn new(db: Db, passes: Passes, notifier: Notifier, all: Vec<CronSchedule>) -> Self {
+    pub(crate) fn new(
+        db: Db,
+        passes: Passes,
+        notifier: Notifier,
+        mut all: Vec<CronSchedule>,
+    ) -> Self {
+        // A process that mails nobody must not take the digest from one that does.
+        all.retain(|it| it.job != ScheduledJob::Digest || notifier.has_recipients());
         Self {
             db,
             passes,
