@@ -1,7 +1,7 @@
 //! The alert about Redis: no daemon reaches it, it refuses, or coupons stay closed. The watch sees
 //! the problem earlier than a pass, and ends the alert when every coupon is open again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
@@ -56,6 +56,8 @@ struct SeenAdmission {
     gate: Option<SeenGate>,
     /// Since when admission is not open.
     closed_since: Option<DateTime<Utc>>,
+    /// Since when each coupon is closed, as far as this process saw it.
+    coupons: BTreeMap<CouponId, DateTime<Utc>>,
     /// Whether an alert fires, as of the last check of this process; `None` if that is unknown.
     /// Another process, or this one before a restart, may have begun the alert.
     fires: Option<bool>,
@@ -80,21 +82,50 @@ impl SeenGate {
             coupon_id: Some(coupon),
             ..Finding::report(Kind::RedisLost, "it is closed")
         };
-        Problem {
-            findings: coupons.into_iter().map(closed).collect(),
-            ..Problem::outage(AlertKind::AdmissionClosed, "admission is closed")
+        Problem::closure(coupons.into_iter().map(closed).collect())
+    }
+}
+
+impl SeenAdmission {
+    /// Returns the problem that lasts. Coupons that closed a moment ago are no part of it: a
+    /// restart of Redis closes all for seconds.
+    fn lasting(&self, now: DateTime<Utc>) -> Option<(Problem, DateTime<Utc>)> {
+        let lasts = |since| elapsed(since, now) >= PATIENCE;
+        let since = self.closed_since.filter(|since| lasts(*since))?;
+        let mut gate = self.gate.clone()?;
+        if let SeenGate::Closed(closed) = &mut gate {
+            closed.retain(|coupon| self.coupons.get(coupon).is_some_and(|since| lasts(*since)));
+            if closed.is_empty() {
+                return None;
+            }
         }
+        Some((gate.problem(), since))
     }
 }
 
 impl AdmissionWatch {
     fn see(&self, gate: &SeenGate, now: DateTime<Utc>) {
         let mut seen = self.0.lock();
-        seen.gate = Some(gate.clone());
+        let before = seen.gate.replace(gate.clone());
         if *gate == SeenGate::Open {
             seen.closed_since = None;
         } else {
             seen.closed_since.get_or_insert(now);
+        }
+        let since = match before {
+            // Closed coupons that are seen after an outage have been closed since it began.
+            Some(SeenGate::Unreachable | SeenGate::Refuses(..)) => seen.closed_since,
+            _ => None,
+        };
+        match gate {
+            SeenGate::Closed(closed) => {
+                seen.coupons.retain(|coupon, _| closed.contains(coupon));
+                for coupon in closed {
+                    seen.coupons.entry(*coupon).or_insert(since.unwrap_or(now));
+                }
+            }
+            SeenGate::Open => seen.coupons.clear(),
+            SeenGate::Unreachable | SeenGate::Refuses(..) => {}
         }
     }
 
@@ -109,11 +140,9 @@ impl AdmissionWatch {
 
     /// Returns the problem that lasts, as far as this process knows without MySQL.
     pub(crate) fn lasting(&self, now: DateTime<Utc>) -> Option<Notice> {
-        let seen = self.0.lock();
-        let since = seen.closed_since?;
-        let gate = seen.gate.as_ref()?;
-        (elapsed(since, now) >= PATIENCE).then(|| Notice {
-            problem: gate.problem(),
+        let (problem, since) = self.0.lock().lasting(now)?;
+        Some(Notice {
+            problem,
             reason: NoticeReason::New,
             since,
         })
@@ -183,11 +212,11 @@ impl Notifier {
         }
         let seen = self.admission.0.lock().clone();
         let checks = seen.fires != Some(true) || is_due(seen.checked_at, CHECK_EVERY, now);
-        let news = match seen.closed_since {
-            Some(since) if checks && elapsed(since, now) >= PATIENCE => {
-                Seen::Outage(gate.problem(), since)
+        let news = match seen.lasting(now) {
+            Some((problem, since)) if checks => Seen::Outage(problem, since),
+            None if seen.closed_since.is_none() && seen.fires != Some(false) => {
+                Seen::Over(ADMISSION.to_owned())
             }
-            None if seen.fires != Some(false) => Seen::Over(ADMISSION.to_owned()),
             _ => return Ok(()),
         };
         record(&self.db, news, self.settings.clone(), now).await?;

@@ -138,8 +138,12 @@ impl Seen {
                     patience: TimeDelta::zero(),
                     ..policy
                 };
+                // The mails of an alert that fires, or that has ended since, count from its own
+                // beginning.
+                let known = memory.alerts.get(&problem.name);
+                let begins = known.is_none_or(|it| it.resolved_at.is_some_and(|at| at < *since));
                 judging::observe(problem, memory, policy, now, &mut verdict);
-                for alert in &mut verdict.alerts {
+                for alert in verdict.alerts.iter_mut().filter(|_| begins) {
                     alert.first_seen_at = alert.first_seen_at.min(*since);
                 }
                 for notice in &mut verdict.problems {

@@ -90,6 +90,9 @@ pub(crate) fn observe(
     let known = memory.alerts.get(&problem.name);
     let mut alert = observed(&problem, known, policy, now);
     forget_repaired(&mut alert, &problem);
+    if let Some(known) = known {
+        take_over(&mut alert, known, &problem);
+    }
     if let Some(reason) = reason(&alert, &problem, memory, policy, now) {
         alert.last_mailed_at = Some(now);
         alert.mails += 1;
@@ -116,6 +119,21 @@ fn remember_cases(alert: &mut Alert, problem: &Problem) {
     alert.size = problem.size;
     alert.content = problem.content;
     alert.cases = problem.cases.as_ref().map(Cases::to_text);
+}
+
+/// Compares an outage with the mail about another kind of outage under the same name. Coupons that
+/// stay closed after an outage of Redis belong to that outage. An outage of Redis that begins while
+/// coupons are closed is news.
+fn take_over(alert: &mut Alert, known: &Alert, problem: &Problem) {
+    let closed = AlertKind::AdmissionClosed;
+    if known.state != AlertState::Firing || known.kind == problem.kind.word() {
+        return;
+    }
+    if problem.kind == closed {
+        remember_cases(alert, problem);
+    } else if known.kind == closed.word() {
+        alert.size = 0;
+    }
 }
 
 /// Forgets the cases that are no longer seen. Otherwise, fewer cases with new ones among them would

@@ -97,6 +97,18 @@ impl Problem {
 }
 
 impl Problem {
+    /// Closed coupons, with a finding for each.
+    pub(crate) fn closure(findings: Vec<Finding>) -> Self {
+        let content = findings.iter().map(Finding::fingerprint);
+        Self {
+            size: findings.len() as u64,
+            content: content.fold(0, i64::wrapping_add),
+            cases: Cases::from_findings(&findings),
+            findings,
+            ..Self::outage(AlertKind::AdmissionClosed, "admission is closed")
+        }
+    }
+
     /// A store that answers with a refusal, quoted from its error text.
     pub fn refusal(refusal: StoreRefusal, text: &str) -> Self {
         let quoted = wording::line(text, wording::LONGEST);

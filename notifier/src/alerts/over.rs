@@ -19,7 +19,7 @@ pub(crate) enum EndsWhen {
     ComparedDeeply,
     /// No promise of the drop is open in the table of broken promises.
     PromisesResolved,
-    /// The pass, or the watch, sees every coupon open.
+    /// The pass has opened every closed coupon that it saw, or the watch sees every coupon open.
     Opened,
     /// Nobody has seen it for a while: a process that has just begun to watch the stores may not
     /// see it yet, and another process may see what this one does not.
@@ -84,16 +84,20 @@ pub(super) fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTim
     }
     match ends {
         EndsWhen::Compared | EndsWhen::ComparedDeeply | EndsWhen::PromisesResolved => true,
-        EndsWhen::Opened => {
-            let mut findings = run.findings.iter();
-            !findings.any(|it| it.action == ActionKind::Open && it.result == Outcome::Failed)
-        }
+        EndsWhen::Opened => !run.findings.iter().any(may_be_closed),
         EndsWhen::Unseen => elapsed(alert.last_seen_at, now) >= policy.patience * 2,
         // Only a digest ends the alert about a late digest, and only a deep pass that about a
         // missed deep one.
         EndsWhen::RunEnded if alert.name == late_digest() => false,
         EndsWhen::RunEnded => part_of(alert) != "DEEP_CRON" || run.deep,
     }
+}
+
+/// Whether the coupon of this finding may still be closed: the pass could not open it, or left it
+/// to another process.
+fn may_be_closed(finding: &Finding) -> bool {
+    let opens = matches!(finding.action, ActionKind::Open | ActionKind::Project);
+    finding.kind == Kind::RedisLost && opens && finding.result != Outcome::Applied
 }
 
 /// Whether a drop belongs to a campaign and is not in the pass: its day is over, or the campaign is

@@ -137,6 +137,84 @@ async fn coupons_that_stay_closed_are_reported_in_one_mail() {
     }
 }
 
+#[tokio::test]
+async fn closure_is_not_over_while_passes_leave_its_coupon_to_another_process() {
+    let desk = Desk::new(A).await;
+    let daemon = desk.notifier();
+    let why = "another process works on this coupon";
+    let left = Finding {
+        coupon_id: Some(CouponId(1)),
+        ..general(Kind::RedisLost, ActionKind::Open, Outcome::Skipped, why)
+    };
+    for n in 0..150 {
+        let now = desk.clock.turn(TimeDelta::seconds(1));
+        daemon.admission(closed(), now).await.unwrap();
+        let sweep = Run {
+            findings: vec![left.clone()],
+            ..run(&format!("r{n}"), Status::Drift, Vec::new())
+        };
+        desk.after_pass(&daemon, &sweep).await;
+    }
+    daemon.admission(Open, desk.clock.now()).await.unwrap();
+    desk.flush().await;
+    assert_eq!(desk.subjects(A), [CLOSED, OPENED]);
+}
+
+/// Passes end the alert of a closure that the watch still sees, and records again.
+#[tokio::test]
+async fn end_of_a_closure_is_mailed_only_after_a_mail_that_it_began() {
+    let desk = Desk::new(A).await;
+    let daemon = desk.notifier();
+    for n in 0..300 {
+        let now = desk.clock.turn(TimeDelta::seconds(1));
+        daemon.admission(closed(), now).await.unwrap();
+        if n % 60 == 45 {
+            let clean = crate::mailed::clean(&format!("r{n}"));
+            desk.after_pass(&daemon, &clean).await;
+        }
+    }
+    desk.flush().await;
+    let subjects = desk.subjects(A);
+    assert!(subjects.len() >= 3, "{subjects:?}");
+    let is_over = |at: usize| subjects[at] == OPENED;
+    let twice = (1..subjects.len()).find(|at| is_over(at - 1) && is_over(*at));
+    assert!(!is_over(0) && twice.is_none(), "{subjects:?}");
+}
+
+#[tokio::test]
+async fn acknowledged_closure_hides_no_other_closed_coupon_and_no_outage() {
+    let desk = Desk::new(A).await;
+    let daemon = desk.notifier();
+    let both = SeenGate::Closed([CouponId(1), CouponId(2)].into());
+    for (seconds, gate, mails) in [
+        (45, closed(), 1),
+        // A restart of Redis closes every coupon for seconds.
+        (20, both.clone(), 1),
+        (60, closed(), 1),
+        (60, both.clone(), 2),
+        (60, Unreachable, 3),
+        (90, both, 3),
+        (60, closed(), 3),
+    ] {
+        for _ in 0..seconds {
+            let now = desk.clock.turn(TimeDelta::seconds(1));
+            daemon.admission(gate.clone(), now).await.unwrap();
+        }
+        desk.flush().await;
+        assert_eq!(
+            desk.subjects(A).len(),
+            mails,
+            "{gate:?} {:?}",
+            desk.subjects(A)
+        );
+        desk.run("UPDATE alerts SET acknowledged_at = last_seen_at")
+            .await;
+    }
+    daemon.admission(Open, desk.clock.now()).await.unwrap();
+    desk.flush().await;
+    assert_eq!(desk.subjects(A)[3..], [OPENED]);
+}
+
 /// A pass that fails because its daemon cannot reach Redis.
 fn redis_is_away(id: &str) -> Run {
     let error = "Redis cannot be reached: Connection refused";
