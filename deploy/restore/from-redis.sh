@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Prints SQL that copies from Redis to MySQL what MySQL lost, after a restore from an older dump or
-# a failover to a lagging replica: settings, newer coupons with their drops, and revocations.
+# a failover to a lagging replica: settings, newer coupons, drops, and revocations.
 # Changes nothing itself (docs/OPERATIONS.md, "MySQL fails over" and "Restore MySQL from a dump").
 # Needs redis-cli and REDIS_URL, and REDIS_KEY_PREFIX if it is not fc.
 set -euo pipefail
@@ -45,10 +45,17 @@ START TRANSACTION;
 INSERT INTO coupons (id, name, quantity, once_per)
     SELECT coupon_id, CONCAT('Coupon ', coupon_id, ' (restored)'), MAX(quantity), MAX(once_per) FROM redis_drops
     WHERE coupon_id NOT IN (SELECT id FROM coupons) GROUP BY coupon_id;
-INSERT INTO drops (id, coupon_id, opens_at, closes_at, quantity)
-    SELECT t.drop_id, t.coupon_id, FROM_UNIXTIME(t.opens_ms / 1000), FROM_UNIXTIME(t.closes_ms / 1000), t.quantity
-    FROM redis_drops t JOIN coupons c ON c.id = t.coupon_id
-    WHERE c.schedule IS NULL AND t.drop_id NOT IN (SELECT id FROM drops);
+-- Drops. The id of a daily coupon's drop is a hash of the coupon and the local date (shared/src/mysql/ids.rs), which is at most
+-- one day from the date in UTC. Other drops need no date.
+CREATE TEMPORARY TABLE local_dates AS
+    SELECT p.drop_id, p.local_date
+    FROM (SELECT t.drop_id, t.coupon_id, DATE(FROM_UNIXTIME(t.opens_ms / 1000)) + INTERVAL a.days DAY AS local_date
+        FROM redis_drops t JOIN (SELECT -1 AS days UNION SELECT 0 UNION SELECT 1) a) p
+    WHERE p.drop_id = CONV(LEFT(SHA2(CONCAT_WS(':', p.coupon_id, p.local_date, 0), 256), 13), 16, 10) + 1;
+INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity)
+    SELECT t.drop_id, t.coupon_id, l.local_date, FROM_UNIXTIME(t.opens_ms / 1000), FROM_UNIXTIME(t.closes_ms / 1000), t.quantity
+    FROM redis_drops t LEFT JOIN local_dates l ON l.drop_id = t.drop_id
+    WHERE t.drop_id NOT IN (SELECT id FROM drops);
 -- Revocations, with their ids in Redis. They include the rows that they void.
 CREATE TEMPORARY TABLE void_claims AS
     SELECT t.number, c.id AS coupon_id, t.over_ms, IF(c.once_per = 'drop', SUBSTRING_INDEX(t.field, ':', 1), NULL) AS drop_id,
@@ -75,8 +82,4 @@ UPDATE coupons c JOIN (SELECT *, ROW_NUMBER() OVER (PARTITION BY coupon_id ORDER
         ON t.coupon_id = c.id AND t.place = 1
     SET c.quantity = t.quantity, c.paused = COALESCE(t.paused, FALSE), c.waiting_list = COALESCE(t.waiting_list, 0), c.allow_rule = t.allow_rule;
 COMMIT;
-SELECT t.coupon_id, t.drop_id AS 'drop missing in the restored schedule', FROM_UNIXTIME(t.opens_ms / 1000) AS opens_at,
-    (SELECT COUNT(*) FROM void_claims v WHERE v.drop_id = t.drop_id) AS 'revocations left out: before consumers and reconcilers start, PATCH the name of the coupon at an API, which makes the drop, and repeat this'
-    FROM redis_drops t
-    WHERE t.drop_id NOT IN (SELECT id FROM drops);
 SQL

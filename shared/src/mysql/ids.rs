@@ -20,6 +20,7 @@ pub(super) fn draw_id(now: DateTime<Utc>) -> i64 {
 /// that a drop whose row was lost is created again under its own id, with its rows and its keys in
 /// Redis: the first 52 bits of a hash, plus one. Among a million drops, two share an id with a
 /// probability of 1 in 9,000; `attempt` then gives the second one another id.
+/// `deploy/restore/from-redis.sh` finds the date of a lost drop by its id.
 pub(super) fn drop_id(coupon: CouponId, local_date: Option<NaiveDate>, attempt: u32) -> DropId {
     let date = local_date.map(|date| date.to_string()).unwrap_or_default();
     let hash = hash64(format!("{coupon}:{date}:{attempt}"));

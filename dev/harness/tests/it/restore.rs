@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use firstcome_harness::{
-    Fixture, OperatorsShell, World, WorldStores, all_issued, assert_kept, commands_of, coupon_body,
-    eventually, people, rush, shared,
+    Fixture, MadeCoupon, OperatorsShell, World, WorldStores, all_issued, assert_kept, commands_of,
+    coupon_body, eventually, people, rush, shared,
 };
 use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer};
 use serde_json::json;
@@ -134,7 +134,24 @@ async fn claims_returns_and_quantities_newer_than_a_dump_are_restored_if_redis_i
     assert_eq!(found, (&json!(6), &json!(true)));
 }
 
-/// The asynchronous replica that took over lacks a coupon.
+/// Creates a daily coupon with one claim in its current drop, and revokes the claim.
+async fn daily_with_revocation(fixture: &Fixture, zone: &str, opens: &str) -> MadeCoupon {
+    let mut body = coupon_body("Daily", 3, 0);
+    body["once_per"] = json!("drop");
+    body["schedule"] = json!({
+        "type": "daily", "time_zone": zone, "opens": opens, "closes": opens,
+        "first_day": "2026-01-01",
+    });
+    let (coupon, holders) = fixture.held_of(&body, 1).await;
+    let order = json!({"reason": "fraud", "by": "Kim", "may_claim_again": false});
+    let revoked = fixture.api.revoke(coupon.id, &holders[0].0, &order).await;
+    revoked.unwrap();
+    coupon
+}
+
+/// The asynchronous replica that took over lacks a coupon, and the drops and revocations of two
+/// daily coupons. One of these drops has ended, also by its coupon's schedule, so no pass creates
+/// it. The date in UTC of each opening is one day before or after the local date.
 #[tokio::test]
 async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
     let [restore] = commands_of("MySQL fails over")
@@ -147,15 +164,33 @@ async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
     let port = shared().await.mysql.port();
     shell.set("MYSQL_TCP_PORT", &port.to_string());
     let (coupon, held) = fixture.held("Winter", 20, 10).await;
+    let ended = daily_with_revocation(&fixture, "Pacific/Kiritimati", "00:00").await;
+    let change = json!({"close_now": true, "closes": "00:01"});
+    fixture.api.change(ended.id, &change).await;
+    let live = daily_with_revocation(&fixture, "Pacific/Honolulu", "20:00").await;
     let before = rows(world).await;
+    let daily = format!("({}, {})", ended.id, live.id);
+    let drops = format!(
+        "SELECT id, local_date, opens_at, closes_at, closed_early FROM drops \
+        WHERE coupon_id IN {daily} ORDER BY id"
+    );
+    let drops_before = world.sql.query(&drops).await;
+    let revoked = "SELECT id, drop_id, user_id, again_from FROM revoked_coupons ORDER BY id";
+    let revoked_before = world.sql.query(revoked).await;
+    assert_eq!(revoked_before.len(), 2);
     let shop = Shop::of(world, &[fixture.api.http()]);
     let codes = codes(world, coupon.drop).await;
     assert_eq!(shop.use_code(&codes[0], "order-1").await, used());
-    let tables = ["issued_coupons", "slot_limits", "drops", "coupons"];
+    let tables = ["issued_coupons", "revoked_coupons", "slot_limits", "drops"];
     let delete = tables.map(|table| format!("DELETE FROM {table};")).concat();
-    let lose = format!("SET FOREIGN_KEY_CHECKS = 0; {delete} SET FOREIGN_KEY_CHECKS = 1");
+    let lose = format!(
+        "SET FOREIGN_KEY_CHECKS = 0; {delete} DELETE FROM coupons WHERE id NOT IN {daily}; \
+        SET FOREIGN_KEY_CHECKS = 1"
+    );
     world.sql.query(&lose).await;
     shell.run(&restore).await;
+    assert_eq!(world.sql.query(revoked).await, revoked_before);
+    assert_eq!(world.sql.query(&drops).await, drops_before);
     eventually("every row is back", HEALED, async || {
         world.once_with(&[], &[]).await;
         rows(world).await == before
