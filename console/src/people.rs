@@ -221,8 +221,9 @@ pub(super) async fn give_up(page: Page, form: Fields) -> Screen {
         let person = form.get("person");
         let coupon = form.get("coupon");
         let what = format!(
-            "{person} was promised coupon {coupon} and was told that they have none. No pass gives \
-            them one then. It can't be undone."
+            "{person} was promised coupon {coupon} and was told that they have none. A slot that \
+            gets free before the drop is sealed can still go to them: if it must not, revoke it \
+            from them instead. It can't be undone."
         );
         return Ok(page.confirm(&form, &what, "Give the promise up"));
     }

@@ -65,7 +65,9 @@ pub(super) fn sentence(
         }
         Done::Dates => daily.map(DailyTimes::changed).unwrap_or_default(),
         Done::OpensAt | Done::ClosesAt => window(done, coupon.schedule.as_ref(), zone),
-        Done::Closed => "Closed. Its waiting list gets nothing more.".to_owned(),
+        Done::Closed => "Closed. Nobody who waits gets one any more, except users with a broken \
+            promise."
+            .to_owned(),
         Done::Cancelled => "Cancelled. It never opens.".to_owned(),
         Done::Listed => "The allow list was changed.".to_owned(),
     }

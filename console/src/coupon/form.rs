@@ -185,8 +185,8 @@ impl CouponForm {
             ),
             Self::Close => (
                 format!(
-                    "The open drop of {name} closes now. Its waiting list gets nothing more. It \
-                    can't be undone."
+                    "The open drop of {name} closes now. Nobody who waits gets one any more, \
+                    except users with a broken promise. It can't be undone."
                 ),
                 "Close it now",
             ),

@@ -186,7 +186,8 @@ pub(super) struct PromiseGivenUp {
 /// Give up a broken promise after informing the user
 ///
 /// For promises that cannot be kept. Giving up the last open promise of a drop ends the drop's
-/// alert.
+/// alert. A slot that becomes free before the drop is sealed can still go to the user: to prevent
+/// that, revoke the claim instead.
 #[utoipa::path(
     post, path = "/v1/coupons/{id}/people/{user_id}/give-up", tag = "people",
     operation_id = "give_up_promise", security(("ops" = [])),

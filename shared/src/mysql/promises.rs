@@ -62,7 +62,9 @@ impl Db {
     }
 
     /// Marks a drop's broken promise to a user as resolved, because an operator confirms that the
-    /// user was informed. Returns 1, or 0 if there is no unresolved one.
+    /// user was informed. Returns 1, or 0 if there is no unresolved one. The user stays at the head
+    /// of the drop's waiting list: if passes removed everybody there without an open promise, they
+    /// would also remove users whose promise MySQL has lost in a failover.
     pub async fn give_up_promises(
         &self,
         NamedDrop { coupon, drop }: NamedDrop,

@@ -158,8 +158,8 @@ fn form_about_codes_users_or_times_has_its_request_and_question() {
         (
             "how=close",
             r#"{"close_now":true}"#,
-            "The open drop of Winter closes now. Its waiting list gets nothing more. It can't \
-             be undone.",
+            "The open drop of Winter closes now. Nobody who waits gets one any more, except users \
+             with a broken promise. It can't be undone.",
             "closed",
         ),
     ]);
