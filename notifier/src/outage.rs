@@ -31,7 +31,8 @@ const STALE: TimeDelta = TimeDelta::minutes(10);
 /// with the time at which its attempt to write began.
 const OVERLAP: TimeDelta = TimeDelta::seconds(60);
 
-/// What is known about the outage that lasts, if there is one.
+/// The last outage of MySQL, kept in memory and in a file. If it is over, it only limits how soon
+/// each target is notified of another one.
 #[derive(Debug)]
 pub(crate) struct MysqlOutage {
     file: PathBuf,

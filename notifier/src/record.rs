@@ -186,7 +186,8 @@ struct Post<'a> {
 }
 
 impl Post<'_> {
-    /// Stores the alerts, and enqueues the mail and the events about them.
+    /// Stores alerts and repairs, and puts the mail and the events about them, and about drops that
+    /// were sealed, into the outbox, all in the caller's transaction.
     async fn enqueue(
         &mut self,
         seen: &Seen,

@@ -8,7 +8,7 @@ use crate::alerts::MailPolicy;
 use crate::events::{Event, Format};
 use crate::mails::{Links, Rendered};
 
-/// What is written into the outbox, and for whom.
+/// Who gets mails and webhook events, how often, and the links in them.
 #[derive(Debug, Clone)]
 pub(crate) struct MailSettings {
     /// The recipients in the format of a header.

@@ -224,7 +224,7 @@ pub struct OnceArgs {
     /// Only this drop
     #[arg(long, value_name = "ID")]
     pub drop: Option<i64>,
-    /// Examine sealed drops, too
+    /// Also examine empty drops, sealed drops and uses of codes
     #[arg(long)]
     pub deep: bool,
     /// Confirm the plan above the repair limit that was shown; needs --coupon or --drop

@@ -52,7 +52,8 @@ impl Ledger {
         self
     }
 
-    /// Returns the findings with this outcome, and with the reason added to their details.
+    /// Gives all findings this outcome, and appends the reason to the details of those that are
+    /// listed.
     #[must_use]
     pub fn with_outcome(self, to: Outcome, why: Option<&str>) -> Self {
         let mut all = Self::default();

@@ -93,9 +93,11 @@ const DROPS_AT_ONCE: i64 = 500;
 const DROPS_AT_MOST: usize = 10_000;
 const USERS_AT_MOST: usize = 1_000_000;
 
-/// Replaces all users of drops sealed more than `days` ago by pseudonyms, once neither admission
-/// nor Redis needs the ids. If a coupon allows one per user in total, its rows keep their users
-/// until the coupon is over, because they show who already has one.
+/// Replaces the users and codes of drops sealed more than `days` ago by random texts, once neither
+/// admission nor Redis needs the ids. If codes expire, they and the users stay for `days` after
+/// that, too. If a coupon allows one per user in total, its rows keep their users until the coupon
+/// is over, because they show who already has one. A run that reaches its limits leaves the rest to
+/// the next one.
 pub(crate) async fn erase_old_people(stores: &Stores, days: u32) -> Result<(), StoreError> {
     let kept = days_of(Tuning::PeopleKeptSeconds, days);
     let db = &stores.db;

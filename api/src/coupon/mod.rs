@@ -55,7 +55,6 @@ enum CouponCommand {
     },
 }
 
-/// The output of a command.
 struct Output {
     text: String,
     /// Why the command only showed what it would change.

@@ -70,7 +70,8 @@ pub(crate) fn why_closed(error: &RedisError) -> String {
     }
 }
 
-/// Watches admission for metrics, the log and the reconciler, and Redis's clock. Never ends.
+/// Once a second, reads Redis's clock, reports to metrics and the log whether claims are admitted,
+/// and notes for the reconciler which problems the stores have. Never ends.
 pub(super) async fn watch(services: &Services) {
     let mut ticks = interval(WATCH_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

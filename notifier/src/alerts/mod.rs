@@ -2,9 +2,10 @@
 //!
 //! An alert stands for one problem that was *not repaired*: everything of one kind in one drop,
 //! everything of one cause outside drops, or an outage. Its name identifies the problem and stays
-//! the same while users join it or are repaired, so that one acknowledgement covers it. Size,
-//! content and cases describe what is left of the last *mail*, not the last pass: a change that
-//! comes too soon after a mail is mailed after the pause.
+//! the same while users join it or are repaired, so that one acknowledgement covers it. Once it was
+//! mailed, its size, content and cases are not those of the last pass, but what the last *mail*
+//! named and nobody has repaired since. So a change that comes too soon after a mail is not lost: it
+//! is mailed after the pause.
 
 mod cases;
 mod headline;

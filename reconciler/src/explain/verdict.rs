@@ -1,4 +1,4 @@
-//! Derives the current state from the known facts. Pure functions only.
+//! Derives a user's state from what the stores know. Pure functions only.
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::http::views::ClaimState;

@@ -35,7 +35,7 @@ pub(super) struct Body {
     drop_id: Option<i64>,
     /// Dry run: change nothing.
     dry_run: bool,
-    /// Include sealed drops.
+    /// Also examine empty drops, sealed drops and uses of codes.
     deep: bool,
     /// Confirm the plan above the repair limit that was shown. Needs a coupon or drop.
     confirm: bool,

@@ -23,8 +23,9 @@ pub enum Probed {
     Readable,
     /// There is no message up to this end of the partition: transaction markers occupy offsets.
     Empty(i64),
-    /// The client gets an error about the message at the offset, or gets nothing although it can
-    /// read at this end of the partition.
+    /// Why the message at the offset cannot be read, and the end of the partition. Either the
+    /// client reports an error about the message, or it returns nothing there although it can read
+    /// at the end.
     Unreadable(&'static str, i64),
     /// The client cannot read the partition at all, or the log does not have the offset.
     Unknown,

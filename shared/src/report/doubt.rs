@@ -8,7 +8,8 @@ use strum::{IntoStaticStr, VariantArray};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Doubt {
-    /// The most likely reason is a file that names another key, other rows, or ids of another form.
+    /// No user in Redis has a row. Most likely, the file names another key or other rows, or the ids
+    /// are in another form.
     Disjoint,
     /// The users' key may have expired. A key that is created again has no expiry.
     UsersGone,

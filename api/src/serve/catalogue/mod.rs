@@ -167,9 +167,9 @@ impl Catalogue {
     }
 
     /// Reads a coupon again, because this process does not know it, has just written it, or may
-    /// have an outdated copy. The result is of a query that began after this call did. Concurrent
-    /// calls share a query, and one is made at a time. A finished coupon counts as live until the
-    /// next refresh.
+    /// have an outdated copy. The result comes from a query that began after this call did. One
+    /// query runs at a time, and all calls for its coupon that began before it share its result. A
+    /// finished coupon counts as live until the next refresh.
     pub(crate) async fn reread(&self, id: CouponId) -> Found {
         let asked = Instant::now();
         let read = async {
