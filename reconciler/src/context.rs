@@ -315,7 +315,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sweep_takes_rows_until_none_are_left_and_a_look_takes_none() {
+    fn rows_left_limit_every_look_and_are_reduced_only_by_inserts() {
         let rows = RowsLeft::new(30);
         let taken = [(20, true), (20, false), (20, true), (20, true), (1, false)];
         let taken = taken.map(|(wanted, inserts)| rows.take(wanted, inserts));

@@ -48,7 +48,7 @@ fn form_of(kind: &str) -> (Form, Option<Spelling>) {
 }
 
 #[test]
-fn bytes_of_a_jdk_are_read_and_written_again() {
+fn bytes_of_a_jdk_or_jackson_are_decoded_to_the_id_and_encoded_again() {
     let all = written();
     assert!(all.len() > 40);
     for Written { kind, id, bytes } in all {

@@ -826,7 +826,7 @@ fn acknowledged_alert_of_a_campaign_is_mailed_again_when_its_reason_changes() {
 }
 
 #[test]
-fn acknowledgement_covers_fewer_of_its_cases_and_few_new_ones_among_many() {
+fn acknowledgement_ends_with_new_cases_unless_they_are_few_among_many() {
     let mut duty = Duty::default();
     assert_eq!(duty.sees(0, &left_on(1..=5)), "failed_claim New");
     duty.acknowledge(1);

@@ -344,7 +344,7 @@ mod tests {
     use crate::clock::SystemClock;
 
     #[tokio::test]
-    async fn message_that_nothing_sends_is_not_counted_as_sent() {
+    async fn delivery_without_a_mail_server_or_webhook_fails_temporarily() {
         let db = Db::new(&DbSettings {
             url: "mysql://nobody@127.0.0.1:1/none".into(),
             pool_size: 1,

@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn operation_has_the_errors_and_headers_of_its_token_path_and_body() {
+    fn operation_lists_the_errors_that_its_token_path_and_body_can_cause() {
         let document = document();
         let change = &document["paths"]["/v1/things/{id}"]["patch"];
         let statuses: Vec<&String> = change["responses"].as_object().unwrap().keys().collect();

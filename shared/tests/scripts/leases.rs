@@ -140,7 +140,7 @@ async fn lease(world: &ScriptWorld, second: Option<&DropKeys>) -> Option<LeaseRe
 
 /// Windows are in milliseconds from now.
 #[tokio::test]
-async fn lease_ends_before_another_drop_or_its_holders_matter() {
+async fn lease_ends_before_its_drop_closes_and_before_another_one_may_answer() {
     const LONG: [i64; 2] = [-60_000, 60_000];
     let per_drop = OncePer::Drop;
     for (once_per, own, next, left) in [
