@@ -147,7 +147,7 @@ impl OpsToken {
         if allowed.is_none() {
             counter!(WRONG_TOKENS).increment(1);
             if let Some(left_out) = self.lines.allow("wrong_token", Instant::now()) {
-                tracing::warn!(?from, left_out, "wrong operators' token");
+                tracing::warn!(?from, left_out, "wrong token");
             }
         }
         allowed

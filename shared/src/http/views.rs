@@ -243,6 +243,7 @@ pub struct RunPage {
     pub next_after: Option<i64>,
     /// What another version has recorded, and this one cannot read.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(required = false)]
     pub unreadable: BTreeSet<String>,
 }
 

@@ -54,8 +54,8 @@ pub(super) fn tokens() -> [(&'static str, SecurityScheme); 4] {
     responses(
         (
             status = 200, body = Readiness,
-            description = "Redis answers and admission is open; `notes` names other stores that \
-                are unavailable"
+            description = "Redis answers and admission is open, if only to some coupons; `notes` \
+                names what is unavailable"
         ),
         (
             status = 503, body = Readiness,
