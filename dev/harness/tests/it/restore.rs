@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use chrono::{Timelike as _, Utc};
 use firstcome_harness::{
     Fixture, MadeCoupon, OperatorsShell, World, WorldStores, all_issued, assert_kept, commands_of,
     coupon_body, eventually, people, rush, shared,
@@ -164,10 +165,20 @@ async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
     let port = shared().await.mysql.port();
     shell.set("MYSQL_TCP_PORT", &port.to_string());
     let (coupon, held) = fixture.held("Winter", 20, 10).await;
-    let ended = daily_with_revocation(&fixture, "Pacific/Kiritimati", "00:00").await;
-    let change = json!({"close_now": true, "closes": "00:01"});
+    // No drop begins or ends in the hour around this test: 00:00 in Kiritimati is 10:00 UTC, and
+    // 20:00 in Honolulu is 06:00.
+    let hour = Utc::now().hour();
+    let is_near_ten = (8..12).contains(&hour);
+    let [opens, closes] = if is_near_ten {
+        ["13:00", "13:01"]
+    } else {
+        ["00:00", "00:01"]
+    };
+    let ended = daily_with_revocation(&fixture, "Pacific/Kiritimati", opens).await;
+    let change = json!({"close_now": true, "closes": closes});
     fixture.api.change(ended.id, &change).await;
-    let live = daily_with_revocation(&fixture, "Pacific/Honolulu", "20:00").await;
+    let opens = if hour < 8 { "23:00" } else { "20:00" };
+    let live = daily_with_revocation(&fixture, "Pacific/Honolulu", opens).await;
     let before = rows(world).await;
     let daily = format!("({}, {})", ended.id, live.id);
     let drops = format!(
