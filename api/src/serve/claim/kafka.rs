@@ -54,27 +54,34 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Checks whether a problem is over; until then, no claim is sent. Afterwards it recreates the
-    /// producer, because librdkafka may have forgotten all brokers ([`FORGOTTEN`]). Never ends.
-    ///
-    /// [`FORGOTTEN`]: firstcome_shared::kafka::FORGOTTEN
+    /// Checks regularly whether a problem is over. Never ends.
     pub(crate) async fn watch_topic(&self) {
         loop {
             sleep(ASK_EVERY).await;
-            if self.problem().is_none() {
-                continue;
-            }
-            let renewed = match check_topic(&self.kafka, ASK_EVERY).await {
-                Ok(_) => producer(&self.kafka, self.deadline),
-                Err(error) => Err(error.into()),
-            };
-            self.note(renewed.as_ref().err().map(|error| format!("{error:#}")));
-            if let Ok(renewed) = renewed {
-                tracing::info!("Kafka answers again: the producer is made anew");
-                let old = std::mem::replace(&mut *self.producer.write(), renewed);
-                // Dropping it may block. Its claims become rows.
-                spawn_blocking(move || drop(old));
-            }
+            self.check_again().await;
+        }
+    }
+
+    /// Checks whether a problem is over; until then, no claim is sent. Afterwards it recreates the
+    /// producer, because librdkafka may have forgotten all brokers ([`FORGOTTEN`]).
+    ///
+    /// [`FORGOTTEN`]: firstcome_shared::kafka::FORGOTTEN
+    async fn check_again(&self) {
+        // Without claims, a refusal ends by time alone.
+        self.measure();
+        if self.problem().is_none() {
+            return;
+        }
+        let renewed = match check_topic(&self.kafka, ASK_EVERY).await {
+            Ok(_) => producer(&self.kafka, self.deadline),
+            Err(error) => Err(error.into()),
+        };
+        self.note(renewed.as_ref().err().map(|error| format!("{error:#}")));
+        if let Ok(renewed) = renewed {
+            tracing::info!("Kafka answers again: the producer is made anew");
+            let old = std::mem::replace(&mut *self.producer.write(), renewed);
+            // Dropping it may block. Its claims become rows.
+            spawn_blocking(move || drop(old));
         }
     }
 
@@ -91,9 +98,13 @@ impl Publisher {
     }
 
     fn note(&self, problem: Option<String>) {
-        let is_up = problem.is_none() && self.refusal().is_none();
-        gauge!("firstcome_kafka_up").set(f64::from(u8::from(is_up)));
         *self.problem.write() = problem;
+        self.measure();
+    }
+
+    fn measure(&self) {
+        let is_up = self.problem().is_none() && self.refusal().is_none();
+        gauge!("firstcome_kafka_up").set(f64::from(u8::from(is_up)));
     }
 
     /// Publishes admissions of one drop in one message, and waits for Kafka's acknowledgement.
@@ -166,5 +177,43 @@ impl Publisher {
             producer.client.in_flight_count()
         };
         spawn_blocking(flush).await.unwrap_or(-1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firstcome_shared::kafka::{Security, Signing};
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::super::refusal::TOLD_FOR;
+    use super::*;
+
+    const REFUSAL: &str = "Message production error: Broker: Topic authorization failed";
+
+    /// Creates a publisher that sends nothing.
+    fn publisher() -> Publisher {
+        let kafka = KafkaSettings {
+            brokers: "127.0.0.1:1".to_owned(),
+            topic: "coupon-claims".to_owned(),
+            group: "coupon-consumers".to_owned(),
+            security: Security::default(),
+            signing: Signing::new(Some(&"0123456789abcdef0123456789abcdef".into())).unwrap(),
+        };
+        Publisher::new(kafka, Duration::from_secs(1), true).unwrap()
+    }
+
+    #[tokio::test]
+    async fn kafka_counts_as_up_once_a_refusal_is_old_although_no_claim_follows() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let _recording = metrics::set_default_local_recorder(&recorder);
+        let publisher = publisher();
+        publisher.refused.note(Some(REFUSAL));
+        // The topic was checked.
+        publisher.note(None);
+        let shown = recorder.handle();
+        assert!(shown.render().contains("firstcome_kafka_up 0"));
+        publisher.refused.grow_older(TOLD_FOR);
+        publisher.check_again().await;
+        assert!(shown.render().contains("firstcome_kafka_up 1"));
     }
 }

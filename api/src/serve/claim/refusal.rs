@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 
 /// How long a refusal is reported after the last claim that met it.
-const TOLD_FOR: Duration = Duration::from_secs(60);
+pub(super) const TOLD_FOR: Duration = Duration::from_secs(60);
 
 pub(super) struct LastRefusal {
     store: FailureCause,
@@ -38,5 +38,13 @@ impl LastRefusal {
         let seen = self.seen.read().clone();
         seen.filter(|(_, at): &(String, Instant)| at.elapsed() < TOLD_FOR)
             .map(|(why, _)| why)
+    }
+
+    /// Pretends that more time has passed since the refusal.
+    #[cfg(test)]
+    pub(super) fn grow_older(&self, by: Duration) {
+        if let Some((_, at)) = &mut *self.seen.write() {
+            *at -= by;
+        }
     }
 }
