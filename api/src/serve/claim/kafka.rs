@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use firstcome_shared::claim::Claim;
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::kafka::{KafkaSettings, check_topic};
+use firstcome_shared::kafka::{KafkaSettings, TopicError, check_topic};
 use firstcome_shared::report::FailureCause;
 use firstcome_shared::trace::TRACEPARENT;
 use metrics::{counter, gauge, histogram};
@@ -74,7 +74,12 @@ impl Publisher {
         }
         let renewed = match check_topic(&self.kafka, ASK_EVERY).await {
             Ok(_) => producer(&self.kafka, self.deadline),
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                if matches!(error, TopicError::Setting(_) | TopicError::Refuses(_)) {
+                    self.refused.renew();
+                }
+                Err(error.into())
+            }
         };
         self.note(renewed.as_ref().err().map(|error| format!("{error:#}")));
         if let Ok(renewed) = renewed {
@@ -92,7 +97,8 @@ impl Publisher {
     }
 
     /// Returns the last error with which Kafka refused claims, for a minute or until it accepts
-    /// some. Kafka being unavailable is no refusal.
+    /// some. While the topic cannot be used although Kafka answers, the minute begins again with
+    /// each check. Kafka being unavailable is no refusal.
     pub(crate) fn refusal(&self) -> Option<String> {
         self.refused.get()
     }
@@ -188,7 +194,7 @@ mod tests {
     use super::super::refusal::TOLD_FOR;
     use super::*;
 
-    const REFUSAL: &str = "Message production error: Broker: Topic authorization failed";
+    const REFUSAL: &str = "TopicAuthorizationFailed (Broker: Topic authorization failed)";
 
     /// Creates a publisher that sends nothing.
     fn publisher() -> Publisher {
@@ -215,5 +221,26 @@ mod tests {
         publisher.refused.grow_older(TOLD_FOR);
         publisher.check_again().await;
         assert!(shown.render().contains("firstcome_kafka_up 1"));
+    }
+
+    /// For example, Kafka's user has lost all rights: the first claim was refused, and later ones
+    /// are not sent.
+    #[tokio::test]
+    async fn refusal_is_reported_while_checks_find_that_the_topic_cannot_be_used() {
+        let mut publisher = publisher();
+        publisher.refused.note(Some(REFUSAL));
+        publisher.note(Some(REFUSAL.to_owned()));
+        // Kafka's client does not take this setting, so each check fails with `Setting`.
+        publisher.kafka.brokers = "\0".to_owned();
+        let most = TOLD_FOR - ASK_EVERY;
+        for _ in 0..3 {
+            publisher.refused.grow_older(most);
+            publisher.check_again().await;
+            assert!(publisher.problem().is_some_and(|why| why != REFUSAL));
+            assert!(publisher.refusal().is_some());
+        }
+        publisher.refused.grow_older(TOLD_FOR);
+        publisher.check_again().await;
+        assert_eq!(publisher.refusal(), None, "it was over before the check");
     }
 }

@@ -7,7 +7,7 @@ use firstcome_shared::report::{FailureCause, StoreRefusal};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
-/// How long a refusal is reported after the last claim that met it.
+/// How long a refusal is reported after the last claim that met it, or after it was renewed.
 pub(super) const TOLD_FOR: Duration = Duration::from_secs(60);
 
 pub(super) struct LastRefusal {
@@ -38,6 +38,16 @@ impl LastRefusal {
         let seen = self.seen.read().clone();
         seen.filter(|(_, at): &(String, Instant)| at.elapsed() < TOLD_FOR)
             .map(|(why, _)| why)
+    }
+
+    /// Lets a refusal that is still reported count as met now, because it probably stands, but no
+    /// claim meets it.
+    pub(super) fn renew(&self) {
+        if let Some((_, at)) = &mut *self.seen.write()
+            && at.elapsed() < TOLD_FOR
+        {
+            *at = Instant::now();
+        }
     }
 
     /// Pretends that more time has passed since the refusal.
