@@ -23,6 +23,9 @@ pub(super) const MYSQL: &str = "mysql";
 pub(super) const GROUP: &str = "group";
 pub(super) const KAFKA: &str = "kafka";
 
+/// The trouble of [`GROUP`] until the group has assigned partitions to a client.
+pub(super) const NOT_JOINED: &str = "not in the group yet";
+
 /// Set by the loop and by the task that takes care of partitions; read by `/healthz` and `/readyz`.
 #[derive(Debug)]
 pub(super) struct Health {
@@ -41,7 +44,7 @@ impl Health {
         Self {
             stuck,
             iterated_at: Mutex::new(Instant::now()),
-            troubles: Mutex::new([(GROUP, "not in the group yet".into())].into()),
+            troubles: Mutex::new([(GROUP, NOT_JOINED.into())].into()),
             problems,
         }
     }
@@ -72,6 +75,10 @@ impl Health {
         }
     }
 
+    pub(super) fn trouble(&self, what: &'static str) -> Option<String> {
+        self.troubles.lock().get(what).cloned()
+    }
+
     fn is_alive(&self, now: Instant) -> Result<(), String> {
         let still = now.saturating_duration_since(*self.iterated_at.lock());
         let alive = (still <= self.stuck).then_some(());
@@ -87,7 +94,7 @@ impl Health {
     pub(super) fn ready(self: &Arc<Self>) -> Vec<(&'static str, HealthCheck)> {
         let works = |what| {
             let health = Arc::clone(self);
-            let trouble = move || health.troubles.lock().get(what).cloned();
+            let trouble = move || health.trouble(what);
             (what, check(move || ready(trouble().map_or(Ok(()), Err))))
         };
         let works = [MYSQL, KAFKA, GROUP].map(works).into_iter();

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::ConsumeArgs;
 use super::batch::Batch;
 use super::group::Group;
-use super::health::{Health, MYSQL, count_batch};
+use super::health::{GROUP, Health, MYSQL, NOT_JOINED, count_batch};
 use super::pace::Pace;
 use super::partitions::Tender;
 use super::record::Record;
@@ -82,6 +82,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    /// Creates a client that joins the group, perhaps in place of an earlier one.
     pub(super) fn subscribe(args: &ConsumeArgs, with: Connections) -> anyhow::Result<Self> {
         let stuck = Duration::from_secs(args.stuck_seconds);
         let consumer: StreamConsumer<Group> = with
@@ -89,6 +90,7 @@ impl Worker {
             .group_consumer(stuck)
             .create_with_context(Group::default())
             .context("the Kafka consumer could not be made")?;
+        with.health.set(GROUP, Some(NOT_JOINED.to_owned()));
         consumer.subscribe(&[&with.kafka.topic])?;
         let tender = Tender {
             consumer,
@@ -317,5 +319,42 @@ impl Worker {
         }
         let pause = sleep(whole.mul_f64(rand::random_range(0.5..=1.0)));
         self.poll_until(pause).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use firstcome_shared::mysql::processes::SeenProblems;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ConsumeArgs,
+    }
+
+    #[tokio::test]
+    async fn client_that_replaces_another_is_not_in_the_group_before_it_joins() {
+        let args = Line::parse_from([
+            "consume",
+            "--database-url=mysql://firstcome@127.0.0.1:1/firstcome",
+            "--kafka-brokers=127.0.0.1:1",
+            "--kafka-signing-key=0123456789abcdef0123456789abcdef",
+        ])
+        .args;
+        let health = Arc::new(Health::new(SLOW, SeenProblems::default()));
+        // The earlier client had joined.
+        health.set(GROUP, None);
+        let connections = Connections {
+            kafka: args.kafka.settings(&args.mysql.tls).unwrap(),
+            db: Db::new(&args.mysql.settings().unwrap()).unwrap(),
+            health: Arc::clone(&health),
+            pace: Arc::new(Pace::new(None, 1)),
+            client: CancellationToken::new(),
+        };
+        let _worker = Worker::subscribe(&args, connections).unwrap();
+        assert_eq!(health.trouble(GROUP).as_deref(), Some(NOT_JOINED));
     }
 }
