@@ -103,7 +103,7 @@ impl Health {
 }
 
 const METRICS: &str = "\
-gauge firstcome_consumer_lag Messages of the partitions this process reads that have no rows yet
+gauge firstcome_consumer_lag Messages of the partitions this process reads that have no rows yet; keeps its value while that is unknown
 histogram firstcome_issue_delay_seconds Time from a claim's admission (Redis's clock) to its row or refusal (this host's); read again, counted again
 counter firstcome_consumer_issued_total Rows written
 counter firstcome_consumer_duplicates_total Claims that were published or read before

@@ -65,6 +65,35 @@ async fn read_logs(
     logs
 }
 
+/// Returns where a partition begins: at its position or, if it has none in the log, at the first
+/// message.
+fn first_unwritten(position: Option<i64>, log: &RangeInclusive<i64>) -> i64 {
+    let inside = position.filter(|position| log.contains(position));
+    inside.unwrap_or(*log.start())
+}
+
+/// Returns how many messages of a partition have no rows: those from its position on. While MySQL
+/// does not answer (`None`), counts from what this process has written, if it has begun.
+fn unwritten(
+    partition: i32,
+    reading: Reading,
+    positions: Option<&Positions>,
+    log: &RangeInclusive<i64>,
+) -> Option<i64> {
+    let from = match positions {
+        Some(positions) => first_unwritten(positions.get(&partition).copied(), log),
+        None => reading.done?,
+    };
+    Some((log.end() - from).max(0))
+}
+
+/// Sums the messages without rows of all partitions. If some numbers are unknown, the sum is too
+/// small: it may still show a backlog, but not that there is none.
+fn known_lag(numbers: &[Option<i64>]) -> Option<i64> {
+    let sum: i64 = numbers.iter().flatten().sum();
+    (sum > 0 || numbers.iter().all(Option::is_some)).then_some(sum)
+}
+
 fn is_outside(offset: Option<i64>, log: &RangeInclusive<i64>) -> bool {
     offset.is_some_and(|offset| !log.contains(&offset))
 }
@@ -257,6 +286,9 @@ impl Tender {
         is_due: bool,
         silences: &mut Silences,
     ) -> KafkaResult<()> {
+        // Before the group accepts a client, it is unknown which partitions it will read. They are
+        // assigned before this changes, so this is read first.
+        let is_in_group = self.health.trouble(GROUP).is_none();
         let before = self.group().partitions();
         let refused_at = *self.refused_at.lock();
         let mut looked = Ok(());
@@ -268,29 +300,30 @@ impl Tender {
         self.note_joined();
         let positions = self.read_positions(&before).await;
         let mut logs = self.logs_of(&before, positions.as_ref()).await;
-        let mut lag = 0;
-        let mut has_unwritten = positions.is_none();
+        let mut numbers = Vec::new();
         for (partition, reading) in before {
             let log = match logs.remove(&partition) {
                 Some(Ok((first, end))) => first..=end,
                 // The leaders of other partitions may answer.
                 Some(Err(error)) => {
-                    has_unwritten = true;
+                    numbers.push(None);
                     looked = Err(error);
                     continue;
                 }
                 None => continue,
             };
-            lag += reading.done.map_or(0, |done| (log.end() - done).max(0));
+            numbers.push(unwritten(partition, reading, positions.as_ref(), &log));
             if let Some(positions) = &positions {
                 let position = positions.get(&partition).copied();
-                has_unwritten |= position.unwrap_or(*log.start()) < *log.end();
                 self.go_on(partition, reading, position, log, silences)
                     .await;
             }
         }
-        gauge!("firstcome_consumer_lag").set(u32::try_from(lag).unwrap_or(u32::MAX));
-        if !has_unwritten {
+        if is_in_group && let Some(lag) = known_lag(&numbers) {
+            gauge!("firstcome_consumer_lag").set(u32::try_from(lag).unwrap_or(u32::MAX));
+        }
+        let is_all_written = numbers.iter().all(|number| *number == Some(0));
+        if positions.is_some() && is_all_written {
             // Nothing is left to write, for example because a partition whose batch was refused
             // went to another consumer, or its position was moved by hand. A refusal that came
             // after these offsets were read stays.
@@ -397,14 +430,12 @@ impl Tender {
         position: Option<i64>,
         log: RangeInclusive<i64>,
     ) -> anyhow::Result<()> {
-        let inside = position.filter(|position| log.contains(position));
-        if inside.is_none() {
+        let offset = first_unwritten(position, &log);
+        if position != Some(offset) {
             let topic = &self.kafka.topic;
-            let first = *log.start();
-            let begin = self.db.begin_at_first(topic, partition, position, first);
+            let begin = self.db.begin_at_first(topic, partition, position, offset);
             begin.await?;
         }
-        let offset = inside.unwrap_or(*log.start());
         self.group().to_begin.lock().insert(partition, offset);
         Ok(())
     }
@@ -506,6 +537,50 @@ mod tests {
             assert_eq!(*asked.borrow(), times, "{stands:?} {answers:?}");
         }
     }
+
+    /// Returns the positions if partition 7 is at this one.
+    fn at(position: i64) -> Option<Positions> {
+        Some([(7, position)].into())
+    }
+
+    #[test]
+    fn messages_without_rows_follow_the_position_or_what_this_process_has_written() {
+        let begins = Reading::default();
+        let read = Reading {
+            next: Some(95),
+            done: Some(90),
+        };
+        for (reading, positions, number) in [
+            (begins, at(70), Some(30)),
+            (begins, at(100), Some(0)),
+            // It is new, or the topic was recreated.
+            (begins, Some(Positions::new()), Some(90)),
+            (begins, at(500), Some(90)),
+            // MySQL was restored.
+            (read, at(70), Some(30)),
+            // MySQL does not answer.
+            (read, None, Some(10)),
+            (begins, None, None),
+        ] {
+            let found = unwritten(7, reading, positions.as_ref(), &(10..=100));
+            assert_eq!(found, number, "{reading:?} {positions:?}");
+        }
+    }
+
+    #[test]
+    fn lag_is_zero_only_if_the_messages_of_all_partitions_have_rows() {
+        for (numbers, lag) in [
+            (vec![], Some(0)),
+            (vec![Some(0), Some(0)], Some(0)),
+            (vec![Some(5), Some(2)], Some(7)),
+            (vec![None], None),
+            (vec![Some(0), None], None),
+            (vec![Some(5), None], Some(5)),
+        ] {
+            assert_eq!(known_lag(&numbers), lag, "{numbers:?}");
+        }
+    }
+
     #[test]
     fn partition_begins_if_it_is_new_or_its_position_or_log_has_changed() {
         use PartitionStep::{Begin, BeginAgain, Listen};
