@@ -84,6 +84,11 @@ impl World {
         rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
+    /// Returns the only value of a query.
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        self.sql(sql).await[0][0].parse().unwrap()
+    }
+
     /// Runs a Redis command; `@` is the prefix of the world's keys.
     pub(crate) async fn redis<T: redis::FromRedisValue>(&self, command: &str) -> T {
         let command = command.replace('@', &self.prefix);
@@ -93,6 +98,13 @@ impl World {
         answer.unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
+    /// Adds members to a set.
+    pub(crate) async fn add_members(&self, key: &str, users: impl IntoIterator<Item = String>) {
+        for some in users.into_iter().collect::<Vec<_>>().chunks(5_000) {
+            let () = self.redis(&format!("SADD {key} {}", some.join(" "))).await;
+        }
+    }
+
     /// The file, with its addresses; `@` is the prefix of the world's keys.
     pub(crate) fn text(&self, campaigns: &str) -> String {
         let campaigns = campaigns.replace('@', &self.prefix);
@@ -100,6 +112,10 @@ impl World {
             "database = {:?}\nredis = {:?}\n{campaigns}",
             self.database, self.redis_url
         )
+    }
+
+    pub(crate) fn attached(&self, campaigns: &str) -> Attached {
+        self.attached_with(campaigns, Queues::default())
     }
 
     pub(crate) fn attached_with(&self, campaigns: &str, queues: Queues) -> Attached {
@@ -116,5 +132,13 @@ impl World {
             file: Arc::new(file),
             ours: Some(ours),
         }
+    }
+}
+
+/// Records the mappings of all campaigns as confirmed.
+pub(crate) async fn trust(attached: &Attached) {
+    let ours = attached.ours.as_ref().unwrap();
+    for campaign in &attached.file.campaigns {
+        ours.trust(&attached.file, campaign).await.unwrap();
     }
 }

@@ -1,12 +1,13 @@
 //! Differences whose obvious repair would do harm: the repair waits for an operator, or is not
 //! made.
 
+use std::ops::Range;
+
 use firstcome_attach::Attached;
 use firstcome_attach::forms::Form;
-use firstcome_attach::queue::Queues;
 use firstcome_shared::report::Outcome;
 
-use crate::world::{World, confirm, pass, told};
+use crate::world::{World, campaign, confirm, pass, refusal, told, trust, users};
 
 const COUPON: &str = "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id INT NOT NULL, \
     is_deleted TINYINT NOT NULL DEFAULT 0, deleted_at DATETIME NULL, UNIQUE KEY (user_id, is_deleted))";
@@ -32,28 +33,19 @@ impl Sale {
         } else {
             "quantity = 100"
         };
-        let file = format!(
-            "[[campaign]]
-            name = 'W'
-            mode = 'repair'
-            {quantity}
-            in_flight = '0.01s'
+        let settings = format!(
+            "{quantity}
             users = {{ key = '@users', {users} }}
             rows = {{ table = 'coupon', user = 'user_id', {rows} }}
             {rest}"
         );
-        let attached = world.attached_with(&file, Queues::default());
-        for user in 0..20 {
-            let insert = format!("INSERT INTO coupon (user_id) VALUES ({user})");
-            world.sql(&insert).await;
-        }
+        let attached = world.attached(&campaign("Winter", &settings));
+        world.add_rows(self::users(0..20)).await;
         Self { world, attached }
     }
 
-    async fn add_users(&self, users: std::ops::Range<u32>) {
-        for user in users {
-            let () = self.world.redis(&format!("SADD @users {user}")).await;
-        }
+    async fn add_users(&self, range: Range<u32>) {
+        self.world.add_members("@users", users(range)).await;
     }
 
     /// Runs a pass. Returns what it found and did, and the reasons of the differences.
@@ -61,11 +53,6 @@ impl Sale {
         let findings = pass(&self.attached).await;
         let whys = findings.iter().map(|it| it.detail.clone());
         (told(&findings), whys.collect())
-    }
-
-    async fn rows(&self) -> i64 {
-        let rows = self.world.sql("SELECT COUNT(*) FROM coupon").await;
-        rows[0][0].parse().unwrap()
     }
 }
 
@@ -99,7 +86,7 @@ async fn softly_deleted_row_is_not_written_again() {
             "{why}"
         );
         let rows = "one row each, and the deleted one";
-        assert_eq!(sale.rows().await, 20, "{rows}");
+        assert_eq!(sale.world.row_count().await, 20, "{rows}");
     }
 }
 
@@ -123,7 +110,7 @@ async fn user_whom_a_failed_event_records_as_refused_gets_no_row() {
         whys.contains("its user was refused (failed.skip)"),
         "{whys}"
     );
-    assert_eq!(sale.rows().await, 21);
+    assert_eq!(sale.world.row_count().await, 21);
 }
 
 /// A placeholder came first, and two coupons are left for two users.
@@ -142,20 +129,15 @@ async fn placeholder_takes_no_coupon_from_a_user() {
             .redis(&format!("ZADD @users {user} {user}"))
             .await;
     }
-    let ours = sale.attached.ours.as_ref().unwrap();
-    let file = &sale.attached.file;
-    ours.trust(file, &file.campaigns[0]).await.unwrap();
-    for user in 20..98 {
-        let insert = format!("INSERT INTO coupon (user_id) VALUES ({user})");
-        sale.world.sql(&insert).await;
-    }
+    trust(&sale.attached).await;
+    sale.world.add_rows(users(20..98)).await;
     let (found, whys) = sale.pass().await;
     assert_eq!(
         found,
         ["2 unissued applied", "1 unissued skipped"],
         "{whys}"
     );
-    assert_eq!(sale.rows().await, 100);
+    assert_eq!(sale.world.row_count().await, 100);
 }
 
 /// A new version of their program writes members in quotes; the rows of its users are right.
@@ -236,7 +218,7 @@ async fn list_named_in_another_form_is_refused() {
     let sale = Sale::open(SET, ONCE, "queue = { list = '@queue' }").await;
     let key = Form::Java.key(&sale.world.key("@queue"));
     let () = sale.world.bytes("RPUSH", &key, &[b"1".to_vec()]).await;
-    let why = sale.attached.check().await.unwrap_err().to_string();
+    let why = refusal(&sale.attached).await;
     assert!(why.contains("is in Redis as a java name"), "{why}");
 }
 
@@ -244,7 +226,7 @@ async fn list_named_in_another_form_is_refused() {
 async fn now_is_refused_in_a_number_column() {
     let rows = format!("insert = {{ is_deleted = '{{now}}' }}, {ONCE}");
     let sale = Sale::open(SET, &rows, "").await;
-    let why = sale.attached.check().await.unwrap_err().to_string();
+    let why = refusal(&sale.attached).await;
     let expected = "column \"is_deleted\" of coupon is tinyint";
     assert!(why.contains(expected), "{why}");
 }

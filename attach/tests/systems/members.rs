@@ -8,34 +8,22 @@ use firstcome_attach::Attached;
 use firstcome_attach::config::KeyType;
 use firstcome_attach::forms::{Form, Members, Spelling};
 use firstcome_attach::keys::{Keys, NewMember};
-use firstcome_attach::queue::Queues;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::world::{World, confirm, pass, told};
+use crate::world::{World, campaign, confirm, pass, refusal, told, users};
 
 const TABLE: &str = "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40) \
     NOT NULL, KEY (user_id))";
 
 /// A campaign whose users' key has these settings. Nothing refuses a second row.
 fn describe(world: &World, name: &str, users: &str) -> Attached {
-    let file = format!(
-        "[[campaign]]
-        name = '{name}'
-        mode = 'repair'
-        quantity = 1000
-        in_flight = '0.01s'
+    let settings = format!(
+        "quantity = 1000
         users = {{ key = '@users', type = 'set', {users} }}
         rows = {{ table = 'coupon', user = 'user_id', duplicates = 'reported' }}"
     );
-    world.attached_with(&file, Queues::default())
-}
-
-async fn add_rows(world: &World, users: impl IntoIterator<Item = String>) {
-    for user in users {
-        let insert = format!("INSERT INTO coupon (user_id) VALUES ('{user}')");
-        world.sql(&insert).await;
-    }
+    world.attached(&campaign(name, &settings))
 }
 
 /// Returns the number of rows of each user.
@@ -48,10 +36,6 @@ async fn rows(world: &World) -> BTreeMap<String, u32> {
 
 async fn members(world: &World, key: &[u8]) -> BTreeSet<Vec<u8>> {
     world.bytes("SMEMBERS", key, &[]).await
-}
-
-fn users(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
-    range.map(|number| number.to_string())
 }
 
 #[tokio::test]
@@ -93,7 +77,7 @@ async fn each_form_is_repaired_to_its_former_state() {
             .map(|user| codec.encode(spelling, &user).unwrap())
             .collect();
         let () = world.bytes("SADD", &key, &written).await;
-        add_rows(&world, users(0..20)).await;
+        world.add_rows(users(0..20)).await;
         let findings = pass(&attached).await;
         assert!(findings.is_empty(), "{case}: {findings:#?}");
 
@@ -120,7 +104,7 @@ async fn changed_serializer_leads_to_no_second_row_and_no_second_member() {
     let key = world.key("@users").into_bytes();
     let plain: Vec<Vec<u8>> = users(0..20).map(String::into_bytes).collect();
     let () = world.bytes("SADD", &key, &plain).await;
-    add_rows(&world, users(0..20)).await;
+    world.add_rows(users(0..20)).await;
     let before = describe(&world, "W", "form = 'plain'");
     assert!(pass(&before).await.is_empty());
 
@@ -169,7 +153,7 @@ async fn text_around_ids_is_guessed_if_no_member_has_a_row() {
         .map(|user| format!("user:{user}").into_bytes())
         .collect();
     let () = world.bytes("SADD", &key, &written).await;
-    add_rows(&world, users(0..20)).await;
+    world.add_rows(users(0..20)).await;
     let attached = describe(&world, "W", "form = 'plain'");
     let findings = pass(&attached).await;
     let expected = ["20 missing_admission planned", "20 unissued planned"];
@@ -186,8 +170,7 @@ async fn key_that_is_named_in_another_form_is_refused_with_that_form() {
     world.sql(TABLE).await;
     let java = Form::Java.key(&world.key("@users"));
     let () = world.bytes("SADD", &java, &[b"1".to_vec()]).await;
-    let why = describe(&world, "W", "form = 'plain'").check().await;
-    let why = why.unwrap_err().to_string();
+    let why = refusal(&describe(&world, "W", "form = 'plain'")).await;
     assert!(why.contains("write key_form = \"java\""), "{why}");
 }
 
@@ -299,7 +282,7 @@ async fn check(
             let member = codec.encode(spelling, &user).unwrap();
             let () = world.bytes("SADD", &key, &[member]).await;
         }
-        add_rows(world, std::iter::repeat_n(user, person.rows)).await;
+        world.add_rows(std::iter::repeat_n(user, person.rows)).await;
     }
     let before = rows(world).await;
     let written = members(world, &key).await;

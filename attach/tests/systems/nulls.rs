@@ -5,30 +5,26 @@ use chrono::NaiveDate;
 use firstcome_attach::Attached;
 use firstcome_attach::condition::{Condition, Is};
 use firstcome_attach::config::{AttachFile, Scalar, Target};
-use firstcome_attach::queue::Queues;
 use firstcome_attach::schema::{Column, Table};
 use firstcome_attach::shape::TableShape;
 use firstcome_stack::mysql_connection;
 use mysql_async::Params;
 use mysql_async::prelude::Queryable as _;
 
-use crate::world::{World, confirm, pass, told};
+use crate::world::{World, campaign, confirm, pass, told};
 
 const COUPONS: &str = "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id INT NOT NULL, \
     channel VARCHAR(9))";
 const EVENTS: &str = "CREATE TABLE failed (id INT AUTO_INCREMENT PRIMARY KEY, user_id INT NOT NULL, \
     reason VARCHAR(9), solved VARCHAR(9))";
 
-/// A shop with twenty coupons. `file` is the rest of its campaign.
-async fn shop(file: &str) -> (World, Attached) {
+/// A shop with twenty coupons. `stores` are those of its campaign.
+async fn shop(stores: &str) -> (World, Attached) {
     let world = World::empty().await;
     for table in [COUPONS, EVENTS] {
         world.sql(table).await;
     }
-    let file = format!(
-        "[[campaign]]\nname = 'W'\nmode = 'repair'\nquantity = 20\nin_flight = '0.01s'\n{file}"
-    );
-    let attached = world.attached_with(&file, Queues::default());
+    let attached = world.attached(&campaign("Winter", &format!("quantity = 20\n{stores}")));
     (world, attached)
 }
 

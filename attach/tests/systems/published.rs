@@ -5,10 +5,9 @@
 
 use anyhow::ensure;
 use firstcome_attach::Attached;
-use firstcome_attach::queue::Queues;
 use firstcome_shared::mysql::held_back::Asked;
 
-use crate::world::{World, confirm, pass, pass_over, told};
+use crate::world::{World, campaign, confirm, pass, pass_over, told};
 
 const QUANTITY: u32 = 20;
 const ASKED: u32 = 30;
@@ -241,11 +240,8 @@ impl System {
         let lines = self.campaign.lines().count();
         // Two more lines belong to the file, and four to the campaign.
         assert!(lines + 6 <= 12, "{}: {lines} lines", self.name);
-        let System { name, campaign, .. } = self;
-        let file = format!(
-            "[[campaign]]\nname = {name:?}\nmode = 'repair'\nquantity = {QUANTITY}\nin_flight = '0.01s'\n{campaign}"
-        );
-        world.attached_with(&file, Queues::default())
+        let settings = format!("quantity = {QUANTITY}\n{}", self.campaign);
+        world.attached(&campaign(self.name, &settings))
     }
 
     /// Everything that a repair must bring back.
@@ -350,7 +346,7 @@ rows = { table = 'coupon', user = 'user_id', where = { stock_id = 1, status = ['
         claim(user).await;
     }
     let fast = FILE.replace("\nquantity", "\nin_flight = '0.01s'\nquantity");
-    let attached = world.attached_with(&fast, Queues::default());
+    let attached = world.attached(&fast);
     let findings = pass(&attached).await;
     assert!(findings.is_empty(), "{findings:#?}");
 
@@ -413,7 +409,7 @@ queue = { list = '@queue' }";
     }
     let () = world.redis("SADD @available 7 8").await;
     let fast = FILE.replace("\nrows", "\nin_flight = '0.01s'\nrows");
-    let attached = world.attached_with(&fast, Queues::default());
+    let attached = world.attached(&fast);
     let findings = pass(&attached).await;
     assert!(findings.is_empty(), "{findings:#?}");
 

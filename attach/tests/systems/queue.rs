@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use firstcome_attach::Attached;
 use firstcome_attach::config::AttachFile;
 use firstcome_attach::queue::{Brokers, Queues};
-use firstcome_attach::{AttachError, Attached};
 use firstcome_shared::config::{KafkaArgs, TlsArgs};
 use firstcome_stack::{KafkaServer, StackOptions};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -14,7 +14,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use crate::world::{World, pass, told};
+use crate::world::{World, campaign, pass, refusal, told, users};
 
 /// Messages that wait.
 const WAITING: u32 = 1_000;
@@ -27,17 +27,13 @@ const TABLE: &str =
     "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40) UNIQUE)";
 
 fn file(queue: &str) -> String {
-    format!(
-        "kafka = 'KAFKA'
-        [[campaign]]
-        name = 'Winter'
-        mode = 'repair'
-        quantity = 2000
-        in_flight = '0.05s'
+    let settings = format!(
+        "quantity = 2000
         users = {{ key = '@users', type = 'set' }}
         rows = {{ table = 'coupon', user = 'user_id' }}
         queue = {queue}"
-    )
+    );
+    format!("kafka = 'KAFKA'\n{}", campaign("Winter", &settings))
 }
 
 fn impatient() -> Queues {
@@ -47,33 +43,13 @@ fn impatient() -> Queues {
     }
 }
 
-fn users(range: std::ops::Range<u32>) -> Vec<String> {
-    range.map(|number| format!("user-{number}")).collect()
-}
-
-async fn add_members(world: &World, range: std::ops::Range<u32>) {
-    let members = users(range).join(" ");
-    let () = world.redis(&format!("SADD @users {members}")).await;
-}
-
-async fn add_rows(world: &World, range: std::ops::Range<u32>) {
-    let rows: Vec<String> = users(range).iter().map(|it| format!("('{it}')")).collect();
-    let insert = format!("INSERT INTO coupon (user_id) VALUES {}", rows.join(", "));
-    world.sql(&insert).await;
-}
-
-async fn rows(world: &World) -> u32 {
-    let counted = world.sql("SELECT COUNT(*) FROM coupon").await;
-    counted[0][0].parse().unwrap()
-}
-
 /// Creates a campaign that was clean once.
 async fn clean(queue: &str, queues: Queues) -> (World, Attached) {
     let world = World::empty().await;
     world.sql(TABLE).await;
     let attached = world.attached_with(&file(queue), queues);
-    add_members(&world, 0..BEFORE).await;
-    add_rows(&world, 0..BEFORE).await;
+    world.add_members("@users", users(0..BEFORE)).await;
+    world.add_rows(users(0..BEFORE)).await;
     assert_eq!(pass(&attached).await, []);
     (world, attached)
 }
@@ -85,7 +61,7 @@ async fn must_stand(world: &World, attached: &Attached, stage: &str, by: &str) {
     let said = &findings[0].detail;
     assert!(said.contains("campaign \"Winter\""), "{said}");
     assert!(said.contains(stage) && said.contains(by), "{said}");
-    assert_eq!(rows(world).await, BEFORE);
+    assert_eq!(world.row_count().await, i64::from(BEFORE));
 }
 
 /// The consumer has processed all but the lost messages: those are repaired.
@@ -93,7 +69,7 @@ async fn must_repair(world: &World, attached: &Attached) {
     let findings = pass(attached).await;
     let expected = [format!("{LOST} unissued applied")];
     assert_eq!(told(&findings), expected, "{findings:?}");
-    assert_eq!(rows(world).await, BEFORE + WAITING);
+    assert_eq!(world.row_count().await, i64::from(BEFORE + WAITING));
 }
 
 fn all() -> std::ops::Range<u32> {
@@ -107,12 +83,13 @@ fn processed() -> std::ops::Range<u32> {
 #[tokio::test]
 async fn messages_in_a_list_are_not_lost_promises() {
     let (world, attached) = clean("{ list = '@queue' }", impatient()).await;
-    add_members(&world, all()).await;
-    let push = format!("RPUSH @queue {}", users(all()).join(" "));
+    world.add_members("@users", users(all())).await;
+    let messages: Vec<String> = users(all()).collect();
+    let push = format!("RPUSH @queue {}", messages.join(" "));
     let () = world.redis(&push).await;
     must_stand(&world, &attached, "queue stage 1 (list ", "1000 messages").await;
     let () = world.redis("DEL @queue").await;
-    add_rows(&world, processed()).await;
+    world.add_rows(users(processed())).await;
     must_repair(&world, &attached).await;
 }
 
@@ -126,12 +103,12 @@ async fn messages_in_a_stream_are_not_lost_promises() {
             .await;
         let queue = "[{ list = '@ahead' }, { stream = '@stream', group = 'workers' }]";
         let attached = world.attached_with(&file(queue), impatient());
-        add_members(&world, 0..BEFORE).await;
-        add_rows(&world, 0..BEFORE).await;
+        world.add_members("@users", users(0..BEFORE)).await;
+        world.add_rows(users(0..BEFORE)).await;
         assert_eq!(pass(&attached).await, []);
         (world, attached)
     };
-    add_members(&world, all()).await;
+    world.add_members("@users", users(all())).await;
     for user in users(all()) {
         let _id: String = world.redis(&format!("XADD @stream * user {user}")).await;
     }
@@ -153,7 +130,7 @@ async fn messages_in_a_stream_are_not_lost_promises() {
     let () = world
         .redis(&format!("XACK @stream workers {}", ids[1..].join(" ")))
         .await;
-    add_rows(&world, processed()).await;
+    world.add_rows(users(processed())).await;
     // Entries that were deleted before a worker read them are delivered to nobody.
     let id: String = world.redis("XADD @stream * user nobody").await;
     let () = world.redis(&format!("XDEL @stream {id}")).await;
@@ -199,10 +176,7 @@ async fn messages_in_a_topic_or_its_retry_topic_are_not_lost_promises() {
     let queue =
         "[{ topic = 'coupon', group = 'coupon' }, { topic = 'coupon-retry', group = 'coupon' }]";
     let (world, attached) = clean(queue, queues).await;
-    let unknown = attached.check().await.unwrap_err();
-    let AttachError::Misfit(why) = unknown else {
-        panic!("{unknown}");
-    };
+    let why = refusal(&attached).await;
     assert!(why.contains("no consumer group \"coupon\" yet"), "{why}");
 
     let producer: BaseProducer = client(&kafka).create().unwrap();
@@ -211,7 +185,7 @@ async fn messages_in_a_topic_or_its_retry_topic_are_not_lost_promises() {
         producer.send(record).unwrap();
     }
     producer.flush(Duration::from_secs(10)).unwrap();
-    add_members(&world, all()).await;
+    world.add_members("@users", users(all())).await;
     let stage = "queue stage 1 (topic \"coupon\", group \"coupon\")";
     must_stand(&world, &attached, stage, "1000 messages").await;
     commit(&kafka, "coupon", 600);
@@ -224,7 +198,7 @@ async fn messages_in_a_topic_or_its_retry_topic_are_not_lost_promises() {
     commit(&kafka, "coupon", 1_000);
     must_stand(&world, &attached, "queue stage 2", "1 messages").await;
     commit(&kafka, "coupon-retry", 1);
-    add_rows(&world, processed()).await;
+    world.add_rows(users(processed())).await;
     must_repair(&world, &attached).await;
 
     admin
@@ -246,12 +220,10 @@ async fn a_stream_or_group_that_does_not_exist_is_refused() {
         let queue = "{ stream = '@stream', group = 'workers' }";
         let (world, attached) = clean(queue, impatient()).await;
         let _reply: redis::Value = world.redis(setup).await;
-        let Err(AttachError::Misfit(why)) = attached.check().await else {
-            panic!("{setup}");
-        };
+        let why = refusal(&attached).await;
         assert!(why.contains(expected), "{why}");
         // A pass reports the same, and compares nothing.
-        add_members(&world, all()).await;
+        world.add_members("@users", users(all())).await;
         must_stand(&world, &attached, "queue", expected).await;
     }
 }
@@ -269,7 +241,7 @@ fn wrong_settings_of_a_queue_are_refused_and_in_flight_defaults_to_20_s() {
     assert_eq!(parse(good, ("", "")).unwrap().campaigns[0].queue.len(), 1);
     for (queue, replaced, expected) in [
         (good, ("kafka = 'KAFKA'", ""), "write kafka = \"host:9092\""),
-        (good, ("0.05s", "61s"), "write at most 60s"),
+        (good, ("0.01s", "61s"), "write at most 60s"),
         ("{ topic = 't' }", ("", ""), "write queue = { topic = "),
         ("{ list = 'l', group = 'g' }", ("", ""), "write queue = "),
         ("'l'", ("", ""), "write queue = "),
@@ -277,7 +249,7 @@ fn wrong_settings_of_a_queue_are_refused_and_in_flight_defaults_to_20_s() {
         let why = parse(queue, replaced).unwrap_err();
         assert!(format!("{why:#}").contains(expected), "{why:#}");
     }
-    let without = parse(good, ("in_flight = '0.05s'", "")).unwrap();
+    let without = parse(good, ("in_flight = '0.01s'", "")).unwrap();
     let in_flight = without.campaigns[0].in_flight();
     assert_eq!(in_flight, Duration::from_secs(20));
 }

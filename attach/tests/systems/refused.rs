@@ -1,11 +1,9 @@
 //! A file that does not fit their tables is refused before anything is planned. The refusal says
 //! what does not fit, and what to write.
 
-use firstcome_attach::AttachError;
 use firstcome_attach::config::AttachFile;
-use firstcome_attach::queue::Queues;
 
-use crate::world::{World, pass};
+use crate::world::{World, pass, refusal};
 
 const TABLES: [&str; 4] = [
     "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, event_id INT NOT NULL, user_id VARCHAR(40) NOT NULL, \
@@ -32,13 +30,6 @@ async fn world() -> World {
     }
     world.sql("INSERT INTO stock VALUES (7, 20)").await;
     world
-}
-
-async fn refusal(world: &World, file: &str) -> String {
-    match world.attached_with(file, Queues::default()).check().await {
-        Err(AttachError::Misfit(why)) => why,
-        other => panic!("{other:?}"),
-    }
 }
 
 #[test]
@@ -88,7 +79,7 @@ async fn all_unknown_columns_are_reported_at_once_and_so_are_all_unknown_tables(
         .replace("event_id", "events_id")
         .replace("'resolved'", "'resolve'")
         .replace("'remaining'", "'remain'");
-    let why = refusal(&world, &wrong).await;
+    let why = refusal(&world.attached(&wrong)).await;
     for said in [
         "campaign \"Winter\": rows: table coupon has no column \"events_id\"; the nearest is \"event_id\"",
         "failed: table failed has no column \"resolve\"; the nearest is \"resolved\"",
@@ -99,7 +90,7 @@ async fn all_unknown_columns_are_reported_at_once_and_so_are_all_unknown_tables(
     let wrong = FILE
         .replace("'coupon'", "'coupons'")
         .replace("'stock'", "'stocks'");
-    let why = refusal(&world, &wrong).await;
+    let why = refusal(&world.attached(&wrong)).await;
     for said in [
         "rows.table: this database has no table \"coupons\"; the nearest is \"coupon\"",
         "stock.table: this database has no table \"stocks\"; the nearest is \"stock\"",
@@ -112,7 +103,8 @@ async fn all_unknown_columns_are_reported_at_once_and_so_are_all_unknown_tables(
 async fn view_is_refused_with_the_name_of_its_table() {
     let world = world().await;
     world.sql("CREATE VIEW seen AS SELECT * FROM coupon").await;
-    let why = refusal(&world, &FILE.replace("'coupon'", "'seen'")).await;
+    let file = FILE.replace("'coupon'", "'seen'");
+    let why = refusal(&world.attached(&file)).await;
     assert!(why.contains("\"seen\" is a view"), "{why}");
     assert!(why.ends_with("name its table \"coupon\""), "{why}");
 }
@@ -124,7 +116,8 @@ async fn key_with_an_expression_is_not_a_unique_key_of_the_user() {
     world.sql(key).await;
     let lines = FILE.lines().filter(|line| !line.starts_with("stock"));
     let file = lines.collect::<Vec<_>>().join("\n");
-    let why = refusal(&world, &file.replace(", duplicates = 'locked'", "")).await;
+    let file = file.replace(", duplicates = 'locked'", "");
+    let why = refusal(&world.attached(&file)).await;
     assert!(
         why.contains("has no unique key on (event_id, user_id)"),
         "{why}"
@@ -155,15 +148,15 @@ async fn all_missing_rights_are_reported_before_the_first_repair() {
         ),
         (&letters, &["failed.table: DELETE command denied"]),
     ] {
-        let mut attached = world.attached_with(file, Queues::default());
+        let mut attached = world.attached(file);
         attached.theirs = world.mysql_as(&name);
-        let why = attached.check().await.unwrap_err().to_string();
+        let why = refusal(&attached).await;
         for said in said {
             assert!(why.contains(said), "{said}: {why}");
         }
         assert!(why.contains("campaign \"Winter\""), "{why}");
         let observed = file.replace("mode = 'repair'\n", "");
-        let mut attached = world.attached_with(&observed, Queues::default());
+        let mut attached = world.attached(&observed);
         attached.theirs = world.mysql_as(&name);
         attached.check().await.unwrap();
         let findings = pass(&attached).await;
@@ -175,7 +168,7 @@ async fn all_missing_rights_are_reported_before_the_first_repair() {
     world.sql(&format!("GRANT {rights} TO {name}_role")).await;
     grant(&format!("{name}_role")).await;
     world.sql(&format!("SET DEFAULT ROLE ALL TO {name}")).await;
-    let mut attached = world.attached_with(FILE, Queues::default());
+    let mut attached = world.attached(FILE);
     attached.theirs = world.mysql_as(&name);
     attached.check().await.unwrap();
 }
@@ -196,18 +189,14 @@ async fn counting_column_of_the_stock_row_must_be_described() {
         let rename = format!("ALTER TABLE stock RENAME COLUMN {before} TO {column}");
         world.sql(&rename).await;
         before = column;
-        let checked = world.attached_with(&undescribed, Queues::default());
-        let why = match checked.check().await {
-            Ok(_) => String::new(),
-            Err(error) => error.to_string(),
-        };
+        let why = refusal(&world.attached(&undescribed)).await;
         let is_refused = why.contains("seems to count coupons");
         assert_eq!(is_refused, counts, "{column}: {why}");
     }
     let fixed = undescribed.replace("{ id = 7 } }", "{ id = 7 }, counts = false }");
     let rename = "ALTER TABLE stock RENAME COLUMN stock_id TO stock";
     world.sql(rename).await;
-    let attached = world.attached_with(&fixed, Queues::default());
+    let attached = world.attached(&fixed);
     attached.check().await.unwrap();
 }
 
@@ -216,12 +205,10 @@ async fn repairs_are_refused_if_a_row_may_be_for_several_coupons() {
     let world = world().await;
     let column = "ALTER TABLE coupon ADD COLUMN quantity INT NOT NULL DEFAULT 1";
     world.sql(column).await;
-    let why = refusal(&world, FILE).await;
+    let why = refusal(&world.attached(FILE)).await;
     let says = "column \"quantity\" of coupon seems to say how many coupons a row is for";
     assert!(why.contains(says), "{why}");
     let always_one = FILE.replace("event_id = 7 }", "event_id = 7, quantity = 1 }");
-    let attached = world.attached_with(&always_one, Queues::default());
-    if let Err(AttachError::Misfit(why)) = attached.check().await {
-        assert!(!why.contains(says), "{why}");
-    }
+    let why = refusal(&world.attached(&always_one)).await;
+    assert!(!why.contains(says), "{why}");
 }

@@ -7,10 +7,9 @@ use firstcome_attach::Attached;
 use firstcome_attach::config::CountName;
 use firstcome_attach::keys::Keys;
 use firstcome_attach::keys::MoveCount;
-use firstcome_attach::queue::Queues;
 use firstcome_stack::eventually;
 
-use crate::world::{World, confirm, pass, told};
+use crate::world::{World, campaign, confirm, pass, told, trust, users};
 
 const TABLES: [&str; 3] = [
     "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40) NOT NULL, KEY (user_id))",
@@ -19,14 +18,12 @@ const TABLES: [&str; 3] = [
 ];
 
 fn file(rest: &str) -> String {
-    format!(
-        "[[campaign]]
-        name = 'Winter'
-        mode = 'repair'
-        quantity = 20
+    let settings = format!(
+        "quantity = 20
         users = {{ key = '@users', type = 'set' }}
         {rest}"
-    )
+    );
+    campaign("Winter", &settings)
 }
 
 /// A campaign with seventeen rows that was clean once, and then got one more member.
@@ -35,19 +32,12 @@ async fn open(rest: &str) -> (World, Attached) {
     for sql in TABLES {
         world.sql(sql).await;
     }
-    for user in 0..17 {
-        let insert = format!("INSERT INTO coupon (user_id) VALUES ('user-{user}')");
-        world.sql(&insert).await;
-        let () = world.redis(&format!("SADD @users user-{user}")).await;
-    }
-    let attached = world.attached_with(&file(rest), Queues::default());
+    world.add_rows(users(0..17)).await;
+    world.add_members("@users", users(0..17)).await;
+    let attached = world.attached(&file(rest));
     assert!(pass(&attached).await.is_empty());
-    let () = world.redis("SADD @users user-17").await;
+    let () = world.redis("SADD @users 17").await;
     (world, attached)
-}
-
-async fn number(world: &World, sql: &str) -> i64 {
-    world.sql(sql).await[0][0].parse().unwrap()
 }
 
 /// How often their stock row was read or written.
@@ -57,24 +47,21 @@ async fn reads_of_stock(world: &World) -> i64 {
         "SELECT COUNT_STAR FROM performance_schema.table_io_waits_summary_by_table \
          WHERE OBJECT_SCHEMA = '{database}' AND OBJECT_NAME = 'stock'"
     );
-    number(world, &read).await
+    world.number(&read).await
 }
 
 /// How long a condition may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(30);
 
-const ROWS: &str = "SELECT COUNT(*) FROM coupon";
 const REMAINING: &str = "SELECT remaining FROM stock";
 
-const COUNTED: &str = "in_flight = '1s'
-    rows = { table = 'coupon', user = 'user_id', duplicates = 'locked' }
+const COUNTED: &str = "rows = { table = 'coupon', user = 'user_id', duplicates = 'locked' }
     stock = { table = 'stock', where = { id = 7 }, left = 'remaining' }";
 
 /// Their consumer moves the column in a transaction before that of the row.
 #[tokio::test]
 async fn row_waits_while_the_column_moves_and_is_inserted_once_it_rests() {
-    let file = COUNTED.replace("1s", "0.01s");
-    let (world, attached) = open(&format!("{file}\nqueue = {{ list = '@queue' }}")).await;
+    let (world, attached) = open(&format!("{COUNTED}\nqueue = {{ list = '@queue' }}")).await;
     // The second look waits until this message is gone.
     let () = world.redis("RPUSH @queue message").await;
     let before = reads_of_stock(&world).await;
@@ -90,47 +77,46 @@ async fn row_waits_while_the_column_moves_and_is_inserted_once_it_rests() {
     assert_eq!(told(&findings), ["1 unissued skipped"], "{findings:#?}");
     let why = &findings[0].detail;
     assert!(why.contains("column of the stock row moves"), "{why}");
-    assert_eq!(number(&world, ROWS).await, 17);
+    assert_eq!(world.row_count().await, 17);
     // The writer died: both looks see the same two numbers.
     let findings = pass(&attached).await;
     let expected = ["1 count_mismatch skipped", "1 unissued applied"];
     assert_eq!(told(&findings), expected, "{findings:#?}");
-    assert_eq!(number(&world, ROWS).await, 18);
-    assert_eq!(number(&world, REMAINING).await, 2, "it counted the row");
+    assert_eq!(world.row_count().await, 18);
+    assert_eq!(world.number(REMAINING).await, 2, "it counted the row");
     assert!(pass(&attached).await.is_empty());
 }
 
 #[tokio::test]
 async fn column_that_differs_at_rest_keeps_its_difference_over_several_rows() {
-    let (world, attached) = open(&COUNTED.replace("1s", "0.01s")).await;
+    let (world, attached) = open(COUNTED).await;
     world.sql("UPDATE stock SET remaining = 9").await;
     let trigger = "CREATE TRIGGER moves AFTER INSERT ON coupon FOR EACH ROW UPDATE stock SET remaining = remaining - 1";
     world.sql(trigger).await;
-    let () = world.redis("SADD @users user-18 user-19").await;
+    let () = world.redis("SADD @users 18 19").await;
     let findings = pass(&attached).await;
     let expected = ["1 count_mismatch skipped", "3 unissued applied"];
     assert_eq!(told(&findings), expected, "{findings:#?}");
-    assert_eq!(number(&world, ROWS).await, 20);
-    assert_eq!(number(&world, REMAINING).await, 6);
+    assert_eq!(world.row_count().await, 20);
+    assert_eq!(world.number(REMAINING).await, 6);
 }
 
 #[tokio::test]
 async fn row_without_a_unique_key_needs_confirmation_unless_the_queue_has_passed() {
-    let rows = "in_flight = '0.01s'
-        rows = { table = 'coupon', user = 'user_id', duplicates = 'reported' }";
+    let rows = "rows = { table = 'coupon', user = 'user_id', duplicates = 'reported' }";
     let (world, attached) = open(rows).await;
     let findings = pass(&attached).await;
     assert_eq!(told(&findings), ["1 unissued planned"], "{findings:#?}");
     let queue = format!("{rows}\nqueue = {{ list = '@queue' }}");
-    let described = world.attached_with(&file(&queue), Queues::default());
+    let described = world.attached(&file(&queue));
     let ours = attached.ours.as_ref().unwrap();
     let campaign = &described.file.campaigns[0];
     let is_trusted = ours.trusts(&described.file, campaign).await.unwrap();
     assert!(!is_trusted, "a queue is a part of the mapping");
-    ours.trust(&described.file, campaign).await.unwrap();
+    trust(&described).await;
     let findings = pass(&described).await;
     assert_eq!(told(&findings), ["1 unissued applied"], "{findings:#?}");
-    assert_eq!(number(&world, ROWS).await, 18);
+    assert_eq!(world.row_count().await, 18);
     assert!(confirm(&described).await.is_empty());
 }
 

@@ -1,13 +1,14 @@
 //! Cases that passes over real stores must distinguish before a repair writes: unclear ones are
 //! reported, held back or refused.
 
-use firstcome_attach::queue::Queues;
-use firstcome_attach::{AttachError, Attached};
+use std::ops::Range;
+
+use firstcome_attach::Attached;
 use firstcome_shared::domain::DropId;
 use firstcome_shared::report::Finding;
 use firstcome_stack::mysql_rows;
 
-use crate::world::{World, confirm, pass, told};
+use crate::world::{World, campaign, confirm, pass, refusal, told, trust, users};
 
 /// Twenty users who have rows, and a file whose mapping is trusted.
 struct Shop {
@@ -15,32 +16,23 @@ struct Shop {
     attached: Attached,
 }
 
-fn file(campaign: &str) -> String {
-    format!(
-        "[[campaign]]
-        name = 'Winter'
-        mode = 'repair'
-        quantity = 100
-        in_flight = '0.01s'
-        {campaign}"
-    )
+fn file(stores: &str) -> String {
+    campaign("Winter", &format!("quantity = 100\n{stores}"))
 }
 
 impl Shop {
     /// `columns` of the table of coupons come after its key. `values` are those of a row, in which
     /// `{U}` is the number of its user.
-    async fn open(columns: &str, values: &str, campaign: &str) -> Self {
+    async fn open(columns: &str, values: &str, stores: &str) -> Self {
         let world = World::empty().await;
         let table = format!("CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, {columns})");
         world.sql(&table).await;
-        let attached = world.attached_with(&file(campaign), Queues::default());
+        let attached = world.attached(&file(stores));
         let shop = Self { world, attached };
         for user in 0..20 {
             shop.insert(&values.replace("{U}", &user.to_string())).await;
         }
-        let ours = shop.attached.ours.as_ref().unwrap();
-        let campaign = &shop.attached.file.campaigns[0];
-        ours.trust(&shop.attached.file, campaign).await.unwrap();
+        trust(&shop.attached).await;
         shop
     }
 
@@ -55,10 +47,8 @@ impl Shop {
         }
     }
 
-    async fn add_members(&self, users: std::ops::Range<u32>) {
-        for user in users {
-            let () = self.world.redis(&format!("SADD @users {user}")).await;
-        }
+    async fn add_members(&self, range: Range<u32>) {
+        self.world.add_members("@users", users(range)).await;
     }
 
     /// Records what an earlier pass did for a user.
@@ -75,14 +65,9 @@ impl Shop {
         pass(&self.attached).await
     }
 
-    /// Returns why the file with this campaign is refused; empty if it is not.
-    async fn refusal(&self, campaign: &str) -> String {
-        let attached = self.world.attached_with(&file(campaign), Queues::default());
-        match attached.check().await {
-            Ok(_) => String::new(),
-            Err(AttachError::Misfit(why)) => why,
-            Err(error) => panic!("{error}"),
-        }
+    /// Returns why the file with these stores is refused; empty if it is not.
+    async fn refusal(&self, stores: &str) -> String {
+        refusal(&self.world.attached(&file(stores))).await
     }
 }
 
@@ -227,13 +212,8 @@ async fn column_that_seems_to_tell_campaigns_apart_must_be_in_where_or_ignored()
         let named = once.replace("'user_id'", &format!("'user_id', {named}"));
         assert_eq!(shop.refusal(&named).await, "", "{named}");
     }
-    let observed = format!("database = '@'\nredis = '@'\n{}", file(&once));
-    let observed = observed.lines().skip(2).filter(|it| !it.contains("mode ="));
-    let observed: Vec<&str> = observed.collect();
-    let observed = shop
-        .world
-        .attached_with(&observed.join("\n"), Queues::default());
-    let notes = observed.check().await.unwrap();
+    let observed = file(&once).replace("mode = 'repair'\n", "");
+    let notes = shop.world.attached(&observed).check().await.unwrap();
     assert!(notes.iter().any(|it| it.contains(apart)), "{notes:?}");
 
     let failed = "CREATE TABLE failed (id INT AUTO_INCREMENT PRIMARY KEY, user_id INT, event_type VARCHAR(9), \
@@ -374,12 +354,9 @@ async fn rows_without_an_order_name_no_user_as_the_last() {
         "CREATE TABLE coupon (id CHAR(36) PRIMARY KEY DEFAULT (UUID()), user_id INT UNIQUE)";
     world.sql(table).await;
     let short = file(SET).replace("100", "18");
-    let attached = world.attached_with(&short, Queues::default());
-    for user in 0..20 {
-        let insert = format!("INSERT INTO coupon (user_id) VALUES ({user})");
-        world.sql(&insert).await;
-        let () = world.redis(&format!("SADD @users {user}")).await;
-    }
+    let attached = world.attached(&short);
+    world.add_rows(users(0..20)).await;
+    world.add_members("@users", users(0..20)).await;
     let findings = pass(&attached).await;
     assert_eq!(told(&findings), ["1 over_issued skipped"], "{findings:#?}");
     let why = &findings[0].detail;
@@ -415,7 +392,7 @@ async fn right_to_see_triggers_is_asked_for_if_a_column_has_no_default() {
     );
     shop.world.sql(&grant).await;
     shop.attached.theirs = shop.world.mysql_as(&login);
-    let why = shop.attached.check().await.unwrap_err().to_string();
+    let why = refusal(&shop.attached).await;
     assert!(
         why.contains("if a trigger fills it: GRANT TRIGGER"),
         "{why}"
@@ -437,7 +414,7 @@ async fn flag_that_tells_two_campaigns_apart_is_not_taken_for_a_status() {
         .replace("false", "true")
         .replace("@users", "@vips");
     let both = format!("{}\n{other}", file(&usual));
-    let attached = shop.world.attached_with(&both, Queues::default());
+    let attached = shop.world.attached(&both);
     let notes = attached.check().await.unwrap();
     assert!(
         !notes.iter().any(|it| it.contains("may change")),
@@ -448,10 +425,7 @@ async fn flag_that_tells_two_campaigns_apart_is_not_taken_for_a_status() {
     // for a confirmation.
     let findings = pass(&attached).await;
     assert_eq!(told(&findings), ["1 unissued planned"], "{findings:#?}");
-    let ours = attached.ours.as_ref().unwrap();
-    ours.trust(&attached.file, &attached.file.campaigns[0])
-        .await
-        .unwrap();
+    trust(&attached).await;
     let findings = pass(&attached).await;
     assert_eq!(told(&findings), ["1 unissued applied"], "{findings:#?}");
 }
@@ -468,7 +442,7 @@ async fn quantity_that_falls_with_each_row_is_refused() {
     }
     shop.add_members(0..20).await;
     let told_by = file(&campaign).replace("quantity = 100\n", "");
-    let attached = shop.world.attached_with(&told_by, Queues::default());
+    let attached = shop.world.attached(&told_by);
     assert_eq!(pass(&attached).await, []);
     shop.add_members(20..30).await;
     for user in 20..30 {
@@ -523,14 +497,13 @@ async fn date_in_a_time_column_selects_the_whole_day() {
         users = { key = '@{date}', type = 'set' }
         rows = { table = 'coupon', user = 'user_id', where = { at = '{date}' } }
         failed = { table = 'failed', user = 'user_id', where = { at = '{date}' }, done = 'delete' }";
-    let unique = world.attached_with(&self::file(file), Queues::default());
-    let why = unique.check().await.unwrap_err().to_string();
+    let why = refusal(&world.attached(&self::file(file))).await;
     assert!(why.contains("no unique key"), "{why}");
     let once = file.replace(
         "where = { at = '{date}' } }",
         "where = { at = '{date}' }, duplicates = 'reported' }",
     );
-    let attached = world.attached_with(&self::file(&once), Queues::default());
+    let attached = world.attached(&self::file(&once));
     pass(&attached).await;
     let findings = confirm(&attached).await;
     assert_eq!(told(&findings), ["1 failed_claim applied"], "{findings:#?}");
@@ -548,7 +521,7 @@ async fn generated_values_are_written_and_must_fit_their_columns() {
     let insert =
         "insert = { id = '{uuid}', code = '{random:8}', name = '{uuid}', ends = '{now+30d}' }";
     let campaign = SET.replace("'user_id'", &format!("'user_id', {insert}"));
-    let attached = world.attached_with(&file(&campaign), Queues::default());
+    let attached = world.attached(&file(&campaign));
     let () = world.redis("SADD @users 1 2").await;
     pass(&attached).await;
     let findings = confirm(&attached).await;
@@ -570,8 +543,7 @@ async fn generated_values_are_written_and_must_fit_their_columns() {
         ),
     ] {
         let wrong = campaign.replace(right, wrong);
-        let attached = world.attached_with(&file(&wrong), Queues::default());
-        let why = attached.check().await.unwrap_err().to_string();
+        let why = refusal(&world.attached(&file(&wrong))).await;
         assert!(why.contains(column), "{why}");
     }
 }

@@ -4,16 +4,29 @@
 mod base;
 
 use chrono::Utc;
-use firstcome_attach::Attached;
+use firstcome_attach::{AttachError, Attached};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::mysql::DbSettings;
 use firstcome_shared::mysql::held_back::Asked;
 use firstcome_shared::report::{Finding, Run, Trigger};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use base::{World, redis_at};
+pub(crate) use base::{World, redis_at, trust};
 
 impl World {
+    /// Inserts a coupon for each of these users.
+    pub(crate) async fn add_rows(&self, users: impl IntoIterator<Item = String>) {
+        let values = users.into_iter().map(|user| format!("('{user}')"));
+        for some in values.collect::<Vec<_>>().chunks(5_000) {
+            let insert = format!("INSERT INTO coupon (user_id) VALUES {}", some.join(", "));
+            self.sql(&insert).await;
+        }
+    }
+
+    pub(crate) async fn row_count(&self) -> i64 {
+        self.number("SELECT COUNT(*) FROM coupon").await
+    }
+
     /// Runs a Redis command whose key and arguments are bytes.
     pub(crate) async fn bytes<T: redis::FromRedisValue>(
         &self,
@@ -56,6 +69,24 @@ impl World {
     /// Their MySQL with another login.
     pub(crate) fn mysql_as(&self, login: &str) -> DbSettings {
         base::mysql_at(&self.database.replace("root@", &format!("{login}@")))
+    }
+}
+
+/// A campaign that may repair. `rest` has its quantity and its stores.
+pub(crate) fn campaign(name: &str, rest: &str) -> String {
+    format!("[[campaign]]\nname = {name:?}\nmode = 'repair'\nin_flight = '0.01s'\n{rest}")
+}
+
+pub(crate) fn users(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
+    range.map(|number| number.to_string())
+}
+
+/// Returns why the check refuses the file; empty if it accepts it.
+pub(crate) async fn refusal(attached: &Attached) -> String {
+    match attached.check().await {
+        Ok(_) => String::new(),
+        Err(AttachError::Misfit(why)) => why,
+        Err(error) => panic!("{error}"),
     }
 }
 

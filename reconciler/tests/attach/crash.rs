@@ -58,7 +58,7 @@ async fn daemon_killed_at_any_step_of_a_repair_loses_and_doubles_nothing() {
 /// a counter that is too low.
 async fn broken() -> World {
     let world = World::new().await;
-    world.members("@users", users(0..120)).await;
+    world.add_members("@users", users(0..120)).await;
     world.rows(7, users(110..130)).await;
     world.failed(7, users(0..5).chain(users(112..115))).await;
     let () = world.redis("SET @count 99").await;
@@ -84,7 +84,7 @@ async fn repair_rest(world: &World, point: &str) {
 #[tokio::test]
 async fn two_daemons_repair_once_and_mail_it() {
     let world = World::new().await;
-    world.members("@users", users(0..21)).await;
+    world.add_members("@users", users(0..21)).await;
     world.rows(7, users(20..21)).await;
     let () = world.redis("SET @count 21").await;
     // No store shows that this user was promised a coupon, so this is left to an operator.
@@ -127,7 +127,7 @@ async fn two_daemons_repair_once_and_mail_it() {
 #[tokio::test]
 async fn once_needs_a_database_only_for_repairs_and_refuses_one_that_others_use() {
     let world = World::new().await;
-    world.members("@users", users(0..3)).await;
+    world.add_members("@users", users(0..3)).await;
     world.rows(7, users(0..2)).await;
     let () = world.redis("SET @count 3").await;
     let observing = FILE.replace("mode = \"repair\"\n", "");
@@ -166,7 +166,7 @@ async fn once_needs_a_database_only_for_repairs_and_refuses_one_that_others_use(
 #[ignore = "release"] // a minute
 async fn a_million_users_fit_in_64_mb() {
     let world = World::new().await;
-    world.members("@users", users(0..1_000_000)).await;
+    world.add_members("@users", users(0..1_000_000)).await;
     world.rows(7, users(0..1_000_000)).await;
     let () = world.redis("SET @count 1000000").await;
     let mut pass = program(&world, &FILE.replace("150", "1000000"), &["--once"])

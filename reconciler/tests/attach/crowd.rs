@@ -78,7 +78,7 @@ async fn consumer_that_stands_still_with_a_thousand_messages_leaves_nothing_to_r
     let world = Arc::new(World::new().await);
     let before = 50_u32;
     let all = before + WAITING;
-    world.members("@users", users(0..before)).await;
+    world.add_members("@users", users(0..before)).await;
     world.rows(7, users(0..before)).await;
     let stock = format!("INSERT INTO stock VALUES (7, {QUANTITY})");
     world.sql(&stock).await;
@@ -88,7 +88,7 @@ async fn consumer_that_stands_still_with_a_thousand_messages_leaves_nothing_to_r
     assert_eq!(pass(&attached).await.status, Status::Clean);
 
     shape.take(&world, WAITING).await;
-    world.members("@users", users(before..all)).await;
+    world.add_members("@users", users(before..all)).await;
     let messages: Vec<String> = users(before..all).collect();
     let () = world
         .redis(&format!("RPUSH @queue {}", messages.join(" ")))
@@ -169,7 +169,7 @@ impl Shape {
 async fn crowd(size: Size) {
     let shape = size.shape;
     let world = Arc::new(World::new().await);
-    world.members("@users", users(0..size.users)).await;
+    world.add_members("@users", users(0..size.users)).await;
     world.rows(7, users(0..size.users)).await;
     let stock = format!("INSERT INTO stock VALUES (7, {QUANTITY})");
     world.sql(&stock).await;
@@ -218,7 +218,7 @@ async fn plant(world: &World, size: &Size, pass: u32) -> BTreeSet<String> {
     let [no_row, no_member, failed, duplicate] = [0, 1, 2, 3].map(quarter);
     size.shape.take(world, size.planted).await;
     let members = [no_row.clone(), failed.clone(), duplicate.clone()];
-    world.members("@users", members.concat()).await;
+    world.add_members("@users", members.concat()).await;
     let rows = [no_member.clone(), duplicate.clone()];
     world.rows(7, rows.concat()).await;
     let events = [failed.clone(), duplicate.clone()];

@@ -30,7 +30,7 @@ fn counter(means: &str) -> String {
 /// Creates a world in which this many users are members and have rows.
 async fn sold(number: u32) -> World {
     let world = World::new().await;
-    world.members("@users", users(0..number)).await;
+    world.add_members("@users", users(0..number)).await;
     world.rows(7, users(0..number)).await;
     world
 }
@@ -57,7 +57,7 @@ async fn mapping_repairs_nothing_until_a_look_was_clean_or_a_plan_was_confirmed(
     let run = as_it_is(&world, FILE).await;
     assert_eq!(run.status, Status::Braked, "{run:?}");
     assert!(details(&run).contains("confirm its first plan"), "{run:?}");
-    world.members("@users", users(3..10)).await;
+    world.add_members("@users", users(3..10)).await;
     world.rows(7, users(9..10).chain(users(3..4))).await;
     assert_eq!(as_it_is(&world, FILE).await.status, Status::Clean);
     world.sql(lose).await;
@@ -140,7 +140,7 @@ async fn coupon_that_was_used_is_not_issued_again() {
     let world = World::without_key().await;
     let status = "ALTER TABLE coupon ADD status VARCHAR(9) NOT NULL DEFAULT 'ISSUED'";
     world.sql(status).await;
-    world.members("@users", users(0..12)).await;
+    world.add_members("@users", users(0..12)).await;
     world.rows(7, users(0..11)).await;
     world.sql("UPDATE coupon SET status = 'USED' LIMIT 5").await;
     let rows = "event_id = 7, status = \"ISSUED\" }, duplicates = \"reported\"";
@@ -171,7 +171,7 @@ async fn stock_column_moves_once_with_each_row_and_an_undescribed_one_is_reporte
     let world = World::without_key().await;
     world.sql("ALTER TABLE stock ADD remaining INT").await;
     world.sql("INSERT INTO stock VALUES (7, 20, 3)").await;
-    world.members("@users", users(0..18)).await;
+    world.add_members("@users", users(0..18)).await;
     world.rows(7, users(0..17)).await;
     let locked = FILE.replace("= 7 }", "= 7 }, duplicates = \"locked\"");
     let stock = "stock = { table = \"stock\", where = { id = 7 } }\n";
@@ -186,13 +186,13 @@ async fn stock_column_moves_once_with_each_row_and_an_undescribed_one_is_reporte
     // A trigger of theirs moves it with the row.
     let trigger = "CREATE TRIGGER moves AFTER INSERT ON coupon FOR EACH ROW UPDATE stock SET remaining = remaining - 1";
     world.sql(trigger).await;
-    world.members("@users", users(18..19)).await;
+    world.add_members("@users", users(18..19)).await;
     assert_eq!(pass(&attached).await.status, Status::Repaired);
     assert_eq!(world.number(remaining).await, 1);
     world.sql("DROP TRIGGER moves").await;
     // Their transaction lowered it, and died before the row.
     world.sql("UPDATE stock SET remaining = 0").await;
-    world.members("@users", users(19..20)).await;
+    world.add_members("@users", users(19..20)).await;
     let run = pass(&attached).await;
     let expected = ["1 count_mismatch skipped", "1 unissued applied"];
     assert_eq!(found(&run.drops[0]), expected, "{run:?}");
@@ -274,7 +274,7 @@ async fn user_whom_a_repair_added_for_a_row_gets_no_other_row_without_asking() {
 #[tokio::test]
 async fn row_without_a_unique_key_needs_a_confirmation_while_a_message_may_wait() {
     let world = World::without_key().await;
-    world.members("@users", users(0..12)).await;
+    world.add_members("@users", users(0..12)).await;
     world.rows(7, users(0..11)).await;
     let reported = FILE.replace("= 7 }", "= 7 }, duplicates = \"reported\"");
     let run = pass(&world.attached(&reported)).await;
@@ -342,7 +342,7 @@ async fn member_is_added_with_the_time_of_its_row_or_the_value_of_the_file() {
 #[tokio::test]
 async fn time_of_a_row_follows_the_time_zone_of_the_campaign() {
     let world = sold(10).await;
-    world.members("@users", users(10..11)).await;
+    world.add_members("@users", users(10..11)).await;
     let zone = FILE.replace("quantity", "time_zone = \"Pacific/Kiritimati\"\nquantity");
     let zone = zone.replace("= 7 }", "= 7 }, insert = { created_at = \"{now}\" }");
     assert_eq!(pass(&world.attached(&zone)).await.status, Status::Repaired);
@@ -385,7 +385,7 @@ async fn uuids_in_sixteen_bytes_are_read_selected_and_written_as_uuids() {
         );
         world.sql(&row).await;
     }
-    world.members("@users", (0..12).map(user)).await;
+    world.add_members("@users", (0..12).map(user)).await;
     let rows = format!(
         "rows = {{ table = \"issued\", user = \"user_id\", where = {{ event_id = \"{event}\" }}"
     );

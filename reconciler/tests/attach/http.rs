@@ -124,7 +124,7 @@ impl Daemon {
 /// promised a coupon.
 async fn world() -> World {
     let world = World::new().await;
-    world.members("@users", users(0..3)).await;
+    world.add_members("@users", users(0..3)).await;
     world.rows(7, users(2..3)).await;
     world.failed(7, users(9..10)).await;
     let () = world.redis("SET @count 3").await;

@@ -83,7 +83,7 @@ async fn check(world: &World, system: &System) {
         let people = system.people.iter().enumerate();
         people.flat_map(move |(n, it)| std::iter::repeat_n(format!("user-{n}"), of(it)))
     };
-    world.members("@users", many(|it| it.0.into())).await;
+    world.add_members("@users", many(|it| it.0.into())).await;
     world.rows(7, many(|it| it.1)).await;
     world.failed(7, many(|it| it.2)).await;
     if let Some(count) = system.count {

@@ -32,7 +32,7 @@ fn with_duplicates(word: &str) -> String {
 /// so has one of the others. One row has no member. The counter ran past the end.
 async fn broken() -> World {
     let world = World::new().await;
-    world.members("@users", users(0..8)).await;
+    world.add_members("@users", users(0..8)).await;
     world.rows(7, users(3..9)).await;
     world.rows(8, users(0..20)).await;
     world.failed(7, users(1..2).chain(users(4..5))).await;
@@ -101,7 +101,7 @@ async fn repairing_makes_the_system_exact_and_the_next_pass_finds_nothing() {
 #[tokio::test]
 async fn set_of_applicants_promises_nothing_and_its_counter_falls_only_if_confirmed() {
     let world = World::without_key().await;
-    world.members("@users", users(0..50)).await;
+    world.add_members("@users", users(0..50)).await;
     world.rows(7, users(0..7)).await;
     world.failed(7, users(7..9)).await;
     let () = world.redis("SET @count 50").await;
@@ -152,7 +152,7 @@ async fn sorted_sets_and_hashes_are_repaired_in_their_forms() {
 async fn quantity_of_a_table_and_the_lock_of_the_stock_row_are_used() {
     let world = World::without_key().await;
     world.sql("INSERT INTO stock VALUES (7, 10)").await;
-    world.members("@users", users(0..9)).await;
+    world.add_members("@users", users(0..9)).await;
     world.rows(7, users(8..9)).await;
     let () = world.redis("SET @count 9").await;
     let stock = "quantity_sql = \"SELECT total FROM stock WHERE id = 7\"\nstock = { table = \"stock\", where = { id = 7 } }";
@@ -199,7 +199,7 @@ async fn only_exact_integers_get_rows_if_the_user_column_is_an_integer() {
     world.sql(integers).await;
     let users = ["9007199254740993", "9007199254740992", "007", "x"].map(str::to_owned);
     world.rows(7, [users[1].clone()]).await;
-    world.members("@users", users).await;
+    world.add_members("@users", users).await;
     let () = world.redis("SET @count 4").await;
     let run = pass(&world.attached(&repairing())).await;
     let expected = ["1 unissued applied", "2 unissued skipped"];
@@ -209,13 +209,13 @@ async fn only_exact_integers_get_rows_if_the_user_column_is_an_integer() {
 #[tokio::test]
 async fn more_repairs_than_the_limit_wait_for_a_confirmation_of_exactly_these() {
     let world = World::new().await;
-    world.members("@users", users(0..9)).await;
+    world.add_members("@users", users(0..9)).await;
     let () = world.redis("SET @count 9").await;
     let attached = world.attached(&repairing().replace("quantity", "repair_limit = 8\nquantity"));
     let run = pass(&attached).await;
     let told = &run.drops[0].findings[0].detail;
     assert!(run.status == Status::Braked && told.contains("9 repairs, and the limit is 8"));
-    world.members("@users", users(20..21)).await;
+    world.add_members("@users", users(20..21)).await;
     let () = world.redis("SET @count 10").await;
     for _ in 0..2 {
         let run = confirm(&attached).await;

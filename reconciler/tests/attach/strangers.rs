@@ -111,7 +111,7 @@ async fn failed_event_that_their_own_job_processes_meanwhile_gets_no_second_row(
     let world = World::without_key().await;
     world.failed(7, users(0..1)).await;
     world.rows(7, users(1..2)).await;
-    world.members("@users", users(0..2)).await;
+    world.add_members("@users", users(0..2)).await;
     let () = world.redis("SET @count 2").await;
     let mut job = mysql_connection(&world.database).await.unwrap();
     job.query_drop("BEGIN").await.unwrap();
@@ -139,7 +139,7 @@ async fn rows_marked_as_deleted_do_not_count_and_a_key_with_nulls_is_not_unique(
     world.rows(7, users(0..3)).await;
     let delete = "UPDATE coupon SET deleted_at = NOW() WHERE user_id = 'user-0'";
     world.sql(delete).await;
-    world.members("@users", users(1..4)).await;
+    world.add_members("@users", users(1..4)).await;
     let () = world.redis("SET @count 3").await;
     let attached = FILE.replace("= 7 }, dup", "= 7, deleted_at = \"{null}\" }, dup");
     let marked = world.attached(&attached);
@@ -215,7 +215,7 @@ async fn keys_that_are_missing_are_created_only_after_a_confirmation() {
 async fn repairs_need_writable_servers_and_tables_with_transactions() {
     let world = World::new().await;
     world.rows(7, users(0..1)).await;
-    world.members("@users", users(0..1)).await;
+    world.add_members("@users", users(0..1)).await;
     let () = world.redis("SET @count 1").await;
     let StackOptions { mysql, redis, .. } = StackOptions::without_fsync();
     let (mysql, redis) =
@@ -260,7 +260,7 @@ async fn key_that_may_not_be_read_concerns_only_its_campaign() {
     let rights = format!("ACL SETUSER {name} on nopass ~@users ~@count allcommands");
     let () = world.redis(&rights).await;
     world.rows(7, users(0..1)).await;
-    world.members("@users", users(0..1)).await;
+    world.add_members("@users", users(0..1)).await;
     let () = world.redis("SET @count 1").await;
     let other = other.replace("count = ", "# count = ");
     let mut attached = world.attached(&format!("{other}{FILE}"));

@@ -7,13 +7,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use firstcome_attach::Attached;
-use firstcome_attach::queue::Queues;
 use firstcome_reconciler::context::PassRequest;
 use firstcome_reconciler::passes::Worker;
 use firstcome_reconciler::report::{DropReport, Run, Trigger};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use base::{World, mysql_at, redis_at};
+pub(crate) use base::{World, mysql_at, redis_at, trust};
 
 /// The tables of all tests; most add a unique key.
 const TABLES_OF_ALL: [&str; 3] = [
@@ -39,10 +38,6 @@ impl World {
             world.sql(table).await;
         }
         world
-    }
-
-    pub(crate) async fn number(&self, sql: &str) -> i64 {
-        self.sql(sql).await[0][0].parse().unwrap()
     }
 
     /// Counts the rows of event 7, the open failed events and the members, and reads the counter.
@@ -78,22 +73,12 @@ impl World {
         }
     }
 
-    pub(crate) async fn members(&self, key: &str, users: impl IntoIterator<Item = String>) {
-        for some in users.into_iter().collect::<Vec<_>>().chunks(5_000) {
-            let () = self.redis(&format!("SADD {key} {}", some.join(" "))).await;
-        }
-    }
-
     pub(crate) fn file(&self, campaigns: &str) -> PathBuf {
         let (process, world) = (std::process::id(), self.prefix.trim_end_matches(':'));
         let name = format!("attach-{process}-{world}.toml");
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, self.text(campaigns)).unwrap();
         path
-    }
-
-    pub(crate) fn attached(&self, campaigns: &str) -> Attached {
-        self.attached_with(campaigns, Queues::default())
     }
 
     /// Returns the attached system's rows and keys, for a comparison.
@@ -114,13 +99,6 @@ impl World {
 /// Runs one pass with mappings that were confirmed before.
 pub(crate) async fn pass(attached: &Attached) -> Run {
     pass_with(attached, PassRequest::new(Trigger::Cli)).await
-}
-
-pub(crate) async fn trust(attached: &Attached) {
-    let ours = attached.ours.as_ref().unwrap();
-    for campaign in &attached.file.campaigns {
-        ours.trust(&attached.file, campaign).await.unwrap();
-    }
 }
 
 pub(crate) async fn pass_with(attached: &Attached, request: PassRequest) -> Run {
