@@ -1,35 +1,14 @@
 //! The program itself: killed at each step of a repair, as two daemons, with different arguments,
 //! and with a million users.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use firstcome_reconciler::report::Status;
 use firstcome_stack::{Mail, MailOptions, MailSink, mysql_rows};
 
+use crate::program::{DAEMON, FILE, LIMIT, Running, attach};
 use crate::world::{World, pass, trust, users};
-
-pub(crate) const FILE: &str = r#"
-max_rows_per_second = 1000000
-[[campaign]]
-name = "Winter"
-mode = "repair"
-quantity = 150
-in_flight = "0.02s"
-repair_limit = 1000
-users = { key = "@users", type = "set" }
-count = { key = "@count", means = "tickets" }
-rows = { table = "coupon", user = "user_id", where = { event_id = 7 } }
-failed = { table = "failed_event", user = "user_id", where = { event_id = 7 }, done = "delete" }
-"#;
-
-pub(crate) fn program(world: &World, campaigns: &str, args: &[&str]) -> Command {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_firstcome-reconciler"));
-    program.arg("attach").arg(world.file(campaigns)).args(args);
-    program.env("DATABASE_URL", &world.ours);
-    program.stdout(Stdio::piped()).stderr(Stdio::piped());
-    program
-}
 
 /// The steps of a repair, and those of the run around it.
 const POINTS: &str = "run_begun repair_begun:2 rows_inserted rows_inserted:3 row_reissued people_rebuilt run_done run_recorded";
@@ -38,7 +17,7 @@ const POINTS: &str = "run_begun repair_begun:2 rows_inserted rows_inserted:3 row
 async fn pass_killed_at_any_step_of_a_repair_loses_and_doubles_nothing() {
     for point in POINTS.split(' ') {
         let world = broken().await;
-        kill_at(point, program(&world, FILE, &["--once"]));
+        kill_at(point, &mut attach(&world, FILE, &["--once"])).await;
         repair_rest(&world, point).await;
     }
 }
@@ -47,9 +26,8 @@ async fn pass_killed_at_any_step_of_a_repair_loses_and_doubles_nothing() {
 async fn daemon_killed_at_any_step_of_a_repair_loses_and_doubles_nothing() {
     for point in POINTS.split(' ') {
         let world = broken().await;
-        let mut daemon = program(&world, FILE, &["--listen-addr", "127.0.0.1:0"]);
-        daemon.env("RECONCILE_CRON", "* * * * * *");
-        kill_at(point, daemon);
+        let mut daemon = attach(&world, FILE, &DAEMON);
+        kill_at(point, daemon.env("RECONCILE_CRON", "* * * * * *")).await;
         repair_rest(&world, point).await;
     }
 }
@@ -66,10 +44,11 @@ async fn broken() -> World {
     world
 }
 
-fn kill_at(point: &str, mut program: Command) {
-    let killed = program.env("FIRSTCOME_CRASH_AT", point).output().unwrap();
-    let said = String::from_utf8_lossy(&killed.stderr);
-    assert!(said.contains("crash point"), "{point}: {said}");
+async fn kill_at(point: &str, command: &mut Command) {
+    let killed = Running::start(command.env("FIRSTCOME_CRASH_AT", point));
+    killed.program.ended(LIMIT).await.unwrap();
+    let log = killed.program.log();
+    assert!(log.contains("crash point"), "{point}: {log}");
 }
 
 async fn repair_rest(world: &World, point: &str) {
@@ -98,11 +77,7 @@ async fn two_daemons_repair_once_and_mail_it() {
         ("ALERT_FROM", "f@example.com"),
         ("ALERT_TO", "duty@example.com"),
     ];
-    let daemons = [0, 1].map(|_| {
-        let mut daemon = program(&world, FILE, &["--listen-addr", "127.0.0.1:0"]);
-        daemon.envs(settings).stdout(Stdio::null());
-        daemon.stderr(Stdio::null()).spawn().unwrap()
-    });
+    let daemons = [0, 1].map(|_| Running::start(attach(&world, FILE, &DAEMON).envs(settings)));
     // Mails about an attached system name the command and the document of `attach`.
     let words = [
         "20 missing rows written",
@@ -113,12 +88,8 @@ async fn two_daemons_repair_once_and_mail_it() {
         let text = mail.text().replace("=\r\n", "");
         words.iter().all(|word| text.contains(word))
     };
-    let told = mail.wait_for(is_told, Duration::from_secs(60)).await;
-    for mut daemon in daemons {
-        daemon.kill().unwrap();
-        daemon.wait().unwrap();
-    }
-    told.unwrap();
+    mail.wait_for(is_told, LIMIT).await.unwrap();
+    drop(daemons);
     assert_eq!(world.numbers().await, [21, 1, 21, 21]);
     let repairs = "SELECT CAST(SUM(applied) AS SIGNED) FROM reconcile_runs";
     assert_eq!(mysql_rows(&world.ours, repairs).await.unwrap()[0], ["20"]);
@@ -143,21 +114,21 @@ async fn once_needs_a_database_only_for_repairs_and_refuses_one_that_others_use(
     ] {
         let args = format!("--once {args}");
         let args: Vec<&str> = args.split_whitespace().collect();
-        let mut program = program(&world, file, &args);
-        let done = program.env_remove("DATABASE_URL").output().unwrap();
+        let mut command = attach(&world, file, &args);
+        let done = command.env_remove("DATABASE_URL").output().unwrap();
         let printed = [done.stdout, done.stderr].concat();
         let printed = String::from_utf8_lossy(&printed);
         assert!(printed.contains(said), "{said}: {printed}");
         assert_eq!(done.status.code(), Some(code), "{printed}");
     }
-    let mut in_theirs = program(&world, FILE, &["--once"]);
+    let mut in_theirs = attach(&world, FILE, &["--once"]);
     let refused = in_theirs.env("DATABASE_URL", &world.database);
     let why = String::from_utf8(refused.output().unwrap().stderr).unwrap();
     assert!(why.contains("that database has tables of others"), "{why}");
     assert_eq!(world.sql("SHOW TABLES").await.len(), 3);
     let own = "INSERT INTO coupons (id, name, quantity, once_per, schedule) VALUES (1, 'x', 1, 'coupon', '{\"type\": \"daily\"}')";
     mysql_rows(&world.ours, own).await.unwrap();
-    let refused = program(&world, FILE, &["--once"]).output().unwrap();
+    let refused = attach(&world, FILE, &["--once"]).output().unwrap();
     let why = String::from_utf8_lossy(&refused.stderr);
     assert!(why.contains("Firstcome's own coupons are there"), "{why}");
 }
@@ -169,19 +140,19 @@ async fn a_million_users_fit_in_64_mb() {
     world.add_members("@users", users(0..1_000_000)).await;
     world.rows(7, users(0..1_000_000)).await;
     let () = world.redis("SET @count 1000000").await;
-    let mut pass = program(&world, &FILE.replace("150", "1000000"), &["--once"])
-        .spawn()
-        .unwrap();
+    let file = FILE.replace("150", "1000000");
+    let pass = Running::start(&mut attach(&world, &file, &["--once"]));
+    let status = format!("/proc/{}/status", pass.program.pid());
     let mut peak_kb = 0;
-    while pass.try_wait().unwrap().is_none() {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", pass.id())).unwrap_or_default();
+    while pass.program.status().unwrap().is_none() {
+        let status = std::fs::read_to_string(&status).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kb = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
         peak_kb = peak_kb.max(kb.unwrap_or_default());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(pass.wait().unwrap().success());
+    let ended = pass.program.ended(LIMIT).await.unwrap();
+    assert!(ended.success(), "{}", pass.program.log());
     println!("peak {peak_kb} kB");
     assert!((1..64_000).contains(&peak_kb), "{peak_kb} kB");
 }

@@ -1,122 +1,114 @@
 //! The daemon's HTTP API and page: passes and alerts, and nothing about coupons.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Stdio};
-
+use firstcome_stack::{eventually, eventually_some};
+use reqwest::header::{CONTENT_TYPE, COOKIE, HeaderMap, LOCATION, ORIGIN, SET_COOKIE};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
-use crate::crash::{FILE, program};
+use crate::program::{DAEMON, FILE, LIMIT, Running, attach};
 use crate::world::{World, trust, users};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 struct Daemon {
-    process: Child,
-    address: String,
+    _running: Running,
+    /// Follows no redirection and keeps no cookies.
+    client: Client,
+    base: String,
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
+struct Reply {
+    status: u16,
+    headers: HeaderMap,
+    text: String,
 }
-
-/// A response: its status, its head, and its body.
-struct Reply(u16, String, String);
 
 impl Reply {
     fn json(&self) -> Value {
-        serde_json::from_str(&self.2).unwrap()
+        serde_json::from_str(&self.text).unwrap()
+    }
+
+    fn location(&self) -> &str {
+        self.headers[LOCATION].to_str().unwrap()
     }
 }
 
 impl Daemon {
-    /// Starts a daemon whose schedule comes once a year.
+    /// Starts a daemon whose schedule comes once a year, and waits for the pass that every daemon
+    /// begins with.
     async fn start(world: &World) -> Self {
         trust(&world.attached(FILE)).await;
-        let args = "--listen-addr 127.0.0.1:0 --reconcile-cron @yearly";
-        let args: Vec<&str> = args.split(' ').collect();
-        let mut daemon = program(world, FILE, &args);
-        daemon.env("OPS_TOKEN", TOKEN).stderr(Stdio::null());
-        let mut process = daemon.spawn().unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let listening = lines.find_map(|line| {
-            let line = line.unwrap();
-            line.strip_prefix("listening on http://").map(str::to_owned)
-        });
-        let address = listening.unwrap();
-        Self { process, address }
+        let mut command = attach(world, FILE, &DAEMON);
+        command.args(["--reconcile-cron", "@yearly"]);
+        let running = Running::start(command.env("OPS_TOKEN", TOKEN));
+        let listening = running.program.lines(["listening on "], LIMIT);
+        let [base] = listening.await.unwrap();
+        let client = Client::builder()
+            .redirect(Policy::none())
+            .no_proxy()
+            .timeout(LIMIT)
+            .build();
+        let daemon = Self {
+            _running: running,
+            client: client.unwrap(),
+            base,
+        };
+        eventually("the first pass has ended", LIMIT, async || {
+            let runs = daemon.api(Method::GET, "/v1/runs", &Value::Null).await;
+            runs.json()["runs"][0]["finished_at"].is_string()
+        })
+        .await;
+        daemon
     }
 
-    async fn ask(&self, method: &str, path: &str, headers: &[&str], body: &str) -> Reply {
-        let mut stream = TcpStream::connect(&self.address).await.unwrap();
-        let (host, length) = (&self.address, body.len());
-        let length = format!("content-length: {length}");
-        let first = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close");
-        let head = [&[first.as_str()], headers, &[length.as_str(), ""]].concat();
-        let head = head.join("\r\n");
-        let request = format!("{head}\r\n{body}");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).await.unwrap();
-        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Reply(status, head.to_owned(), body.to_owned())
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.base))
     }
 
     /// Calls a route of the API.
-    async fn api(&self, method: &str, path: &str, body: &Value) -> Reply {
-        let token = format!("authorization: Bearer {TOKEN}");
-        let headers = [
-            token.as_str(),
-            "x-operator: kim",
-            "content-type: application/json",
-        ];
-        let body = if body.is_null() {
-            String::new()
-        } else {
-            body.to_string()
-        };
-        self.ask(method, path, &headers, &body).await
+    async fn api(&self, method: Method, path: &str, body: &Value) -> Reply {
+        let mut request = self.request(method, path).bearer_auth(TOKEN);
+        if !body.is_null() {
+            request = request.json(body);
+        }
+        send(request.header("x-operator", "kim")).await
     }
 
     /// Requests a pass once the previous one has ended.
     async fn pass(&self, body: &Value) -> Reply {
-        loop {
-            let reply = self.api("POST", "/v1/reconcile", body).await;
-            if reply.0 != 409 {
-                return reply;
+        eventually_some("no other pass is running", LIMIT, async || {
+            let reply = self.api(Method::POST, "/v1/reconcile", body).await;
+            if reply.status == 409 {
+                return Err(reply.text);
             }
-        }
-    }
-
-    /// Waits for the pass that every daemon begins with.
-    async fn after_first_pass(self) -> Self {
-        loop {
-            let runs = self.api("GET", "/v1/runs", &Value::Null).await.json();
-            if runs["runs"][0]["finished_at"].is_string() {
-                return self;
-            }
-        }
+            Ok(reply)
+        })
+        .await
     }
 
     /// Sends a form of the page.
-    async fn form(&self, path: &str, cookie: &str, fields: &str) -> Reply {
-        let (origin, cookie) = (
-            format!("origin: http://{}", self.address),
-            format!("cookie: {cookie}"),
-        );
-        let kind = "content-type: application/x-www-form-urlencoded";
-        self.ask("POST", path, &[&origin, &cookie, kind], fields)
-            .await
+    async fn form(&self, path: &str, cookie: &str, fields: String) -> Reply {
+        let request = self
+            .request(Method::POST, path)
+            .header(ORIGIN, &self.base)
+            .header(COOKIE, cookie)
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(fields);
+        send(request).await
     }
 
     async fn page(&self, path: &str, cookie: &str) -> Reply {
-        let cookie = format!("cookie: {cookie}");
-        self.ask("GET", path, &[&cookie], "").await
+        send(self.request(Method::GET, path).header(COOKIE, cookie)).await
+    }
+}
+
+async fn send(request: RequestBuilder) -> Reply {
+    let response = request.send().await.unwrap();
+    Reply {
+        status: response.status().as_u16(),
+        headers: response.headers().clone(),
+        text: response.text().await.unwrap(),
     }
 }
 
@@ -134,66 +126,70 @@ async fn world() -> World {
 #[tokio::test]
 async fn pass_is_requested_by_the_name_of_its_campaign_and_read_with_its_alerts() {
     let world = world().await;
-    let daemon = Daemon::start(&world).await.after_first_pass().await;
-    let refused = daemon.ask("POST", "/v1/reconcile", &[], "").await;
-    assert_eq!(refused.0, 401);
+    let daemon = Daemon::start(&world).await;
+    let refused = send(daemon.request(Method::POST, "/v1/reconcile")).await;
+    assert_eq!(refused.status, 401);
     for (body, status, said) in [
         (json!({"campaign": "Summer"}), 404, "has no campaign"),
         (json!({"coupon_id": 1}), 400, "coupon_id"),
         (json!({"confirm": true}), 400, "confirm needs campaign"),
     ] {
-        let reply = daemon.api("POST", "/v1/reconcile", &body).await;
-        assert!(reply.0 == status && reply.2.contains(said), "{}", reply.2);
+        let reply = daemon.api(Method::POST, "/v1/reconcile", &body).await;
+        assert_eq!(reply.status, status, "{}", reply.text);
+        assert!(reply.text.contains(said), "{}", reply.text);
     }
     let body = json!({"campaign": "Winter"});
     let ran = daemon.pass(&body).await;
     let run = ran.json();
-    assert!(ran.0 == 200 && run["status"] == "drift", "{run}");
+    assert!(ran.status == 200 && run["status"] == "drift", "{run}");
     assert_eq!(world.numbers().await, [3, 1, 3, 3]);
     let path = format!("/v1/runs/{}", run["run_id"].as_str().unwrap());
-    let read = daemon.api("GET", &path, &Value::Null).await.json();
+    let read = daemon.api(Method::GET, &path, &Value::Null).await.json();
     assert_eq!(read["asked_by"], "kim");
     assert_eq!(read["drops"][0]["coupon_name"], "Winter");
     let body = json!({"wait": false});
     let later = daemon.pass(&body).await;
-    let is_begun = later.0 == 202 && later.1.contains("location: /v1/runs/");
-    assert!(is_begun, "{}", later.1);
-    let alerts = daemon.api("GET", "/v1/alerts", &Value::Null).await.json();
+    assert_eq!(later.status, 202, "{}", later.text);
+    assert!(later.location().starts_with("/v1/runs/"));
+    let alerts = daemon.api(Method::GET, "/v1/alerts", &Value::Null).await;
+    let alerts = alerts.json();
     let alert = &alerts["alerts"][0];
     assert_eq!(alert["kind"], "failed_claim");
     assert_eq!(alert["coupon_name"], "Winter");
     let path = format!("/v1/alerts/{}/acknowledge", alert["id"]);
     let body = json!({"by": "kim"});
-    assert_eq!(daemon.api("POST", &path, &body).await.0, 200);
+    let acknowledged = daemon.api(Method::POST, &path, &body).await;
+    assert_eq!(acknowledged.status, 200, "{}", acknowledged.text);
     for path in "/v1/overview /v1/people /v1/failed-claims /v1/coupons/1/drops".split(' ') {
-        assert_eq!(daemon.api("GET", path, &Value::Null).await.0, 404, "{path}");
+        let absent = daemon.api(Method::GET, path, &Value::Null).await;
+        assert_eq!(absent.status, 404, "{path}");
     }
 }
 
 #[tokio::test]
 async fn page_shows_passes_and_alerts_and_no_screen_or_link_about_coupons() {
     let world = world().await;
-    let daemon = Daemon::start(&world).await.after_first_pass().await;
-    assert_eq!(daemon.pass(&Value::Null).await.0, 200);
-    assert_eq!(daemon.page("/runs", "").await.0, 303);
+    let daemon = Daemon::start(&world).await;
+    assert_eq!(daemon.pass(&Value::Null).await.status, 200);
+    assert_eq!(daemon.page("/runs", "").await.status, 303);
     let fields = format!("name=kim&token={TOKEN}&next=%2F");
-    let inside = daemon.form("/login", "", &fields).await;
-    let cookie = inside.1.split("set-cookie: ").nth(1).unwrap();
+    let inside = daemon.form("/login", "", fields).await;
+    let cookie = inside.headers[SET_COOKIE].to_str().unwrap();
     let cookie = cookie.split(';').next().unwrap();
-    assert!(daemon.page("/", cookie).await.1.contains("location: /runs"));
-    let alerts = daemon.page("/alerts", cookie).await.2;
+    assert_eq!(daemon.page("/", cookie).await.location(), "/runs");
+    let alerts = daemon.page("/alerts", cookie).await.text;
     let is_listed = alerts.contains("Winter") && alerts.contains("Acknowledge alert");
     assert!(is_listed, "{alerts}");
-    let runs = daemon.page("/runs", cookie).await.2;
+    let runs = daemon.page("/runs", cookie).await.text;
     let (_, run) = runs.split_once("href=\"/runs/").unwrap();
     let path = format!("/runs/{}", run.split('"').next().unwrap());
-    let run = daemon.page(&path, cookie).await.2;
+    let run = daemon.page(&path, cookie).await.text;
     let is_shown = run.contains("failed_claim") && run.contains("Winter");
     assert!(is_shown, "{run}");
     let csrf = run.split("name=\"csrf\" value=\"").nth(1).unwrap();
     let csrf = format!("csrf={}", csrf.split('"').next().unwrap());
     let reveal = format!("{path}/reveal");
-    let revealed = daemon.form(&reveal, cookie, &csrf).await.2;
+    let revealed = daemon.form(&reveal, cookie, csrf.clone()).await.text;
     assert!(revealed.contains("user-9"), "{revealed}");
     for screen in [&alerts, &runs, &run, &revealed] {
         let absent = ["/coupons", "/people", "/dead-letters", "href=\"/\""];
@@ -202,12 +198,13 @@ async fn page_shows_passes_and_alerts_and_no_screen_or_link_about_coupons() {
         }
     }
     for path in ["/coupons", "/dead-letters", "/people", "/live"] {
-        assert_eq!(daemon.page(path, cookie).await.0, 404, "{path}");
+        assert_eq!(daemon.page(path, cookie).await.status, 404, "{path}");
     }
     let fields = format!("{csrf}&how=dry_run");
-    let begun = daemon.form("/pass", cookie, &fields).await;
-    let is_begun = begun.0 == 303 && begun.1.contains("location: /runs/");
-    assert!(is_begun, "{}", begun.1);
-    assert_eq!(daemon.form("/logout", cookie, &csrf).await.0, 303);
-    assert_eq!(daemon.page("/runs", cookie).await.0, 303, "a copied cookie");
+    let begun = daemon.form("/pass", cookie, fields).await;
+    assert_eq!(begun.status, 303, "{}", begun.text);
+    assert!(begun.location().starts_with("/runs/"));
+    assert_eq!(daemon.form("/logout", cookie, csrf).await.status, 303);
+    let copied = daemon.page("/runs", cookie).await;
+    assert_eq!(copied.status, 303, "a copied cookie");
 }

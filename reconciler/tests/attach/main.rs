@@ -9,6 +9,7 @@ mod crowd;
 mod harmless;
 mod http;
 mod judged;
+mod program;
 mod property;
 mod shapes;
 mod start;

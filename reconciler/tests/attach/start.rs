@@ -1,25 +1,11 @@
 //! The start of the daemon: our MySQL is away, or another file uses its database.
 
-use std::process::{Child, Stdio};
-use std::time::Duration;
-
 use firstcome_stack::{
     FaultProxy, Mail, MailOptions, MailSink, ProxyFault, eventually, mysql_rows,
 };
 
-use crate::crash::{FILE, program};
+use crate::program::{DAEMON, FILE, LIMIT, Running, attach};
 use crate::world::World;
-
-const SOON: Duration = Duration::from_secs(40);
-
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
 
 #[tokio::test]
 async fn daemon_that_starts_while_our_mysql_is_away_mails_it_and_goes_on_when_it_is_back() {
@@ -37,15 +23,13 @@ async fn daemon_that_starts_while_our_mysql_is_away_mails_it_and_goes_on_when_it
         ("ALERT_TO", "duty@example.com".to_owned()),
         ("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "1".to_owned()),
     ];
-    let mut daemon = program(&world, FILE, &["--listen-addr", "127.0.0.1:0"]);
-    daemon.envs(settings).stdout(Stdio::null());
-    let _daemon = Running(daemon.stderr(Stdio::null()).spawn().unwrap());
+    let _daemon = Running::start(attach(&world, FILE, &DAEMON).envs(settings));
     let says = |words: &'static str| move |mail: &Mail| mail.text().contains(words);
-    mail.wait_for(says("action needed: MySQL"), SOON)
+    mail.wait_for(says("action needed: MySQL"), LIMIT)
         .await
         .unwrap();
     proxy.set(ProxyFault::Pass).await.unwrap();
-    mail.wait_for(says("resolved: outage of MySQL"), SOON)
+    mail.wait_for(says("resolved: outage of MySQL"), LIMIT)
         .await
         .unwrap();
 }
@@ -53,14 +37,10 @@ async fn daemon_that_starts_while_our_mysql_is_away_mails_it_and_goes_on_when_it
 #[tokio::test]
 async fn file_is_refused_only_if_it_shares_no_campaign_with_a_running_daemon() {
     let world = World::new().await;
-    let daemon = |file: &str| {
-        let mut daemon = program(&world, file, &["--listen-addr", "127.0.0.1:0"]);
-        daemon.stdout(Stdio::null()).stderr(Stdio::null());
-        Running(daemon.spawn().unwrap())
-    };
+    let daemon = |file: &str| Running::start(&mut attach(&world, file, &DAEMON));
     let noted = async |daemons: &str| {
         let query = "SELECT value FROM reconciler_state WHERE name LIKE 'watched.%' ORDER BY value";
-        eventually(daemons, SOON, async || {
+        eventually(daemons, LIMIT, async || {
             let found = mysql_rows(&world.ours, query).await.unwrap();
             found.concat().join(" ") == daemons
         })
@@ -70,8 +50,8 @@ async fn file_is_refused_only_if_it_shares_no_campaign_with_a_running_daemon() {
     noted("Winter").await;
     let summer = FILE.replace("Winter", "Summer").replace("= 7", "= 8");
     let summer = summer.replace("@users", "@summer").replace("@count", "@n");
-    for args in [["--once"].as_slice(), &["--listen-addr", "127.0.0.1:0"]] {
-        let refused = program(&world, &summer, args).output().unwrap();
+    for args in [["--once"].as_slice(), &DAEMON] {
+        let refused = attach(&world, &summer, args).output().unwrap();
         let why = String::from_utf8_lossy(&refused.stderr);
         assert!(
             !refused.status.success() && why.contains("another file"),
@@ -92,7 +72,7 @@ async fn file_is_refused_only_if_it_shares_no_campaign_with_a_running_daemon() {
         let old =
             format!("UPDATE reconciler_state SET updated_at = '{at}' WHERE name LIKE 'watched.%'");
         mysql_rows(&world.ours, &old).await.unwrap();
-        let accepted = program(&world, &summer, &["--once"]).output().unwrap();
+        let accepted = attach(&world, &summer, &["--once"]).output().unwrap();
         let said = String::from_utf8_lossy(&accepted.stderr);
         assert!(!said.contains("another file"), "{at}: {said}");
     }
