@@ -1,7 +1,6 @@
 //! The program itself: killed at each step of a repair, as two daemons, with different arguments,
 //! and with a million users.
 
-use std::process::Command;
 use std::time::Duration;
 
 use firstcome_reconciler::report::Status;
@@ -10,25 +9,32 @@ use firstcome_stack::{Mail, MailOptions, MailSink, mysql_rows};
 use crate::program::{DAEMON, FILE, LIMIT, Running, attach};
 use crate::world::{World, pass, trust, users};
 
-/// The steps of a repair, and those of the run around it.
-const POINTS: &str = "run_begun repair_begun:2 rows_inserted rows_inserted:3 row_reissued people_rebuilt run_done run_recorded";
+/// The steps of a run around its repairs.
+const RUN: [&str; 3] = ["run_begun", "run_done", "run_recorded"];
+
+/// The steps of its repairs.
+const REPAIRS: [&str; 5] = [
+    "repair_begun:2",
+    "rows_inserted",
+    "rows_inserted:3",
+    "row_reissued",
+    "people_rebuilt",
+];
 
 #[tokio::test]
 async fn pass_killed_at_any_step_of_a_repair_loses_and_doubles_nothing() {
-    for point in POINTS.split(' ') {
-        let world = broken().await;
-        kill_at(point, &mut attach(&world, FILE, &["--once"])).await;
-        repair_rest(&world, point).await;
+    for point in RUN.into_iter().chain(REPAIRS) {
+        kill_and_repair(point, &["--once"]).await;
     }
 }
 
+/// A daemon makes its repairs in the same function, `Worker::pass`.
 #[tokio::test]
-async fn daemon_killed_at_any_step_of_a_repair_loses_and_doubles_nothing() {
-    for point in POINTS.split(' ') {
-        let world = broken().await;
-        let mut daemon = attach(&world, FILE, &DAEMON);
-        kill_at(point, daemon.env("RECONCILE_CRON", "* * * * * *")).await;
-        repair_rest(&world, point).await;
+async fn daemon_killed_at_any_step_of_a_run_loses_and_doubles_nothing() {
+    let [address, port] = DAEMON;
+    for point in RUN {
+        let args = [address, port, "--reconcile-cron", "* * * * * *"];
+        kill_and_repair(point, &args).await;
     }
 }
 
@@ -44,14 +50,14 @@ async fn broken() -> World {
     world
 }
 
-async fn kill_at(point: &str, command: &mut Command) {
+/// Kills the program at a step, and repairs the rest.
+async fn kill_and_repair(point: &str, args: &[&str]) {
+    let world = broken().await;
+    let mut command = attach(&world, FILE, args);
     let killed = Running::start(command.env("FIRSTCOME_CRASH_AT", point));
     killed.program.ended(LIMIT).await.unwrap();
     let log = killed.program.log();
     assert!(log.contains("crash point"), "{point}: {log}");
-}
-
-async fn repair_rest(world: &World, point: &str) {
     let attached = world.attached(FILE);
     let run = pass(&attached).await;
     let is_well = matches!(run.status, Status::Repaired | Status::Clean);
