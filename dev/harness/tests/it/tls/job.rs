@@ -6,18 +6,15 @@ use firstcome_harness::{
 };
 use firstcome_stack::{PASSWORD, USER, kafka_login};
 
-use crate::drift::damage::{Case, repair};
-use crate::drift::support::{assert_settled, injector};
+use crate::drift::support::{REPAIRED, assert_settled, inject, pass_ends};
 use crate::tls::{servers, world};
 
-/// This is a single test, because its parts share a world, and the last part closes the gates of
-/// all coupons of that world.
+/// This is a single test, because its parts share a world.
 #[tokio::test]
 async fn claims_and_repairs_work_over_tls_with_logins() {
     let fixture = Fixture::of(world("tls").await).await;
     rush_is_exact(&fixture).await;
-    repairs_work(&fixture).await;
-    the_gate_is_opened_again(&fixture).await;
+    lost_drop_is_repaired(&fixture).await;
 }
 
 async fn rush_is_exact(fixture: &Fixture) {
@@ -32,35 +29,15 @@ async fn rush_is_exact(fixture: &Fixture) {
     assert_clean(&fixture.world.pass().await, &coupon);
 }
 
-async fn repairs_work(fixture: &Fixture) {
-    let case = |damage, n, kinds, held, end| Case {
-        damage,
-        n,
-        kinds,
-        held,
-        end,
-    };
-    // Damage to rows, to dead letters and to Redis.
-    let cases = [
-        case(Drift::Unissued, 3, &["unissued"][..], 20, 20),
-        case(Drift::FailedDuplicate, 2, &["failed_claim"], 12, 12),
-        case(Drift::RedisLost, 1, &["redis_lost"], 20, 20),
-    ];
-    repair(fixture, &cases).await;
-}
-
-async fn the_gate_is_opened_again(fixture: &Fixture) {
-    let (coupon, answers) = fixture.held("Gate", 20, 12).await;
-    let mut injector = injector(&fixture.world, &coupon).await;
-    injector.make(Drift::RedisGate, 1).await.unwrap();
-    let late = fixture.api.claim(coupon.id, "u-late").await;
-    assert!(late.is("unavailable"), "closed while unsure");
-    assert_eq!(fixture.world.once_with(&[], &[]).await.code, 0);
+/// This repair reads Kafka, closes the coupon in Redis and in MySQL, writes the drop to Redis, and
+/// opens the coupon.
+async fn lost_drop_is_repaired(fixture: &Fixture) {
+    let (coupon, answers) = fixture.held("Lost", 20, 12).await;
+    inject(&fixture.world, &coupon, Drift::RedisLost, 1).await;
+    pass_ends(&fixture.world, &[], REPAIRED).await;
     assert_settled(&fixture.world, &coupon, 20, 12, &answers).await;
-    assert_eq!(
-        fixture.api.claim(coupon.id, "u-late").await.promised(),
-        Some((coupon.drop, 13))
-    );
+    let late = fixture.api.claim(coupon.id, "u-late").await;
+    assert_eq!(late.promised(), Some((coupon.drop, 13)));
 }
 
 #[tokio::test]
