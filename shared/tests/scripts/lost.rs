@@ -121,3 +121,21 @@ async fn revocation_without_a_gate_gets_an_expiry_that_new_settings_remove() {
     redis.write_settings(9, &metas).await.unwrap();
     assert!(!expires().await);
 }
+
+/// Otherwise the key of free slots, which a full drop lacks, would stay forever.
+#[tokio::test]
+async fn slot_that_is_returned_after_the_sealing_expires_with_its_drop() {
+    let (server, mut world) = ScriptWorld::start(Start::new(2, OncePer::Drop, 0)).await;
+    let free = world.keys.free.clone();
+    let expiry = async || ask::<i64>(&server, &["TTL", &free]).await;
+    world.claims("ab").await;
+    world.revoke('a', 1, None).await;
+    assert_eq!(expiry().await, -1);
+    assert_eq!(world.claims("c").await, "[Accepted(1)]");
+    let sealed = std::slice::from_ref(&world.keys);
+    let soon = std::time::Duration::from_secs(60);
+    world.redis.expire_drops(sealed, soon).await.unwrap();
+    world.revoke('b', 2, None).await;
+    let left = expiry().await;
+    assert!((1..=60).contains(&left), "{left}");
+}

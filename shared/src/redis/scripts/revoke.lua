@@ -51,6 +51,11 @@ if not is_void then return {0, until_ms} end
 redis.call('ZREM', KEYS[9], user)
 if redis.call('ZCOUNT', KEYS[9], slot, slot) == 0 then
     redis.call('HDEL', KEYS[12], slot)
-    if count and tonumber(slot) <= count then redis.call('ZADD', KEYS[10], slot, slot) end
+    if count and tonumber(slot) <= count then
+        redis.call('ZADD', KEYS[10], slot, slot)
+        -- The keys of a sealed drop expire, and `free` may be new.
+        local ttl = redis.call('PTTL', KEYS[8])
+        if ttl > 0 then redis.call('PEXPIRE', KEYS[10], ttl) end
+    end
 end
 return {tonumber(slot), until_ms}
