@@ -10,6 +10,7 @@ use firstcome_shared::model::Revocations;
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::{IssuedRow, on_slots};
+use firstcome_shared::mysql::revoked::Banned;
 use firstcome_shared::mysql::row_pages::DropCount;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::gate::Gate;
@@ -27,8 +28,8 @@ pub struct CouponSeen {
     /// Unsealed drops, in order of opening.
     pub drops: Vec<DropSeen>,
     pub state: CouponState,
-    /// Number of revocations of the coupon that Redis must have.
-    pub banned: u64,
+    /// The users whom Redis must ban from the coupon.
+    pub banned: Banned,
     /// Nobody is admitted and, except in a dry run, every claim from before the closing is in MySQL
     /// or never will be.
     pub is_closed: bool,
@@ -122,7 +123,7 @@ impl<'c> DropPass<'c> {
     /// Whether a row of the drop may belong to a claim that was given back or revoked.
     pub fn has_returns(self) -> bool {
         let is_in_scope = self.coupon().once_per == OncePer::Coupon;
-        self.own.revocations > 0 || is_in_scope && self.seen.banned > 0
+        self.own.revocations > 0 || is_in_scope && self.seen.banned.users > 0
     }
 
     /// Reads the drop's numbers again, after rows were inserted or users promoted. Returns the old
@@ -181,7 +182,7 @@ pub(crate) async fn coupons(
             })
         };
         seen.push(CouponSeen {
-            banned: banned.get(&coupon.id).copied().unwrap_or(0),
+            banned: banned.get(&coupon.id).copied().unwrap_or_default(),
             drops: drops.into_iter().filter_map(with_state).collect(),
             coupon,
             state,

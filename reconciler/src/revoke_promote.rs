@@ -50,7 +50,7 @@ pub(crate) async fn finish_revocations(
     seen: &CouponSeen,
     ledger: &mut Ledger,
 ) -> Step<()> {
-    if seen.banned == 0 {
+    if seen.banned.users == 0 {
         return Ok(());
     }
     for revocation in unended(ctx, seen).await? {

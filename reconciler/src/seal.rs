@@ -84,8 +84,8 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
     if let Err(error) = expire_sealed(&ctx.stores, coupon).await {
         tracing::warn!(coupon_id, drop_id, %error, "its keys do not expire yet");
     }
-    if let Err(error) = settings::forget_sealed(ctx, &seen.coupon, id, &fence).await {
-        let what = "its revocations stay in Redis until it is verified again";
+    if let Err(error) = settings::forget_over(ctx, coupon, &fence).await {
+        let what = "its revocations stay in Redis until the next pass";
         tracing::warn!(coupon_id, drop_id, %error, "{what}");
     }
     if left > 0 {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
+use firstcome_shared::mysql::revoked::Banned;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::reads::CouponState;
@@ -146,7 +147,7 @@ pub(crate) async fn sealed_drop(
         coupon,
         drops: Vec::new(),
         state: CouponState::default(),
-        banned: 0,
+        banned: Banned::default(),
         is_closed: true,
     };
     Ok(own.map(|own| (seen, own)))

@@ -8,11 +8,11 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::{Allow, Coupon};
-use firstcome_shared::domain::{CouponId, DropId, OncePer};
-use firstcome_shared::model::Revocation;
+use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::recover::recover;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::keys::DropMeta;
+use firstcome_shared::redis::project::Fenced;
 use firstcome_shared::redis::revoking::RevokedField;
 use firstcome_shared::redis::settings::Written;
 
@@ -92,7 +92,7 @@ pub(crate) async fn load_new(
     Ok(())
 }
 
-/// At an open gate, writes the settings, the allow list and missing revocations to Redis, if they
+/// At an open gate, writes the settings, the allow list and the revocations to Redis, if they
 /// differ.
 pub(crate) async fn write_again(
     ctx: &PassContext,
@@ -105,15 +105,34 @@ pub(crate) async fn write_again(
     if has_list(&seen.coupon) && !seen.state.list.is(seen.coupon.allow_list) {
         allow_list(ctx, seen, ledger).await?;
     }
-    if seen.state.revoked < seen.banned {
-        let mut missing = seen.banned - seen.state.revoked;
-        if !ctx.dry_run {
-            missing = write_revocations(ctx, seen).await?.0;
-        }
-        if missing > 0 {
-            let detail = format!("{missing} revocations were not in Redis");
-            ledger.add(found(ctx.outcome(), detail));
-        }
+    if revocations_may_differ(ctx, seen) {
+        revocations(ctx, seen, ledger).await?;
+    }
+    Ok(())
+}
+
+/// Their numbers do not show an end that Redis lacks, nor a missing one beside one that is over:
+/// the contents are compared for an hour after an end, and in deep passes.
+fn revocations_may_differ(ctx: &PassContext, seen: &CouponSeen) -> bool {
+    let banned = seen.banned;
+    seen.state.revoked != banned.users || banned.has_ended_lately || ctx.deep && banned.users > 0
+}
+
+/// Removes the revocations that are over from Redis, and writes the missing ones and the missing
+/// ends.
+async fn revocations(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> Step<()> {
+    let mut missing = seen.banned.users.saturating_sub(seen.state.revoked);
+    if !ctx.dry_run {
+        let id = seen.coupon.id;
+        let Some(fence) = seen.state.gate.fence(ctx.servers.holding(id)) else {
+            return Ok(());
+        };
+        forget_over(ctx, id, &fence).await?;
+        missing = write_revocations(ctx, seen).await?.0;
+    }
+    if missing > 0 {
+        let detail = format!("{missing} revocations, or their ends, were not in Redis");
+        ledger.add(found(ctx.outcome(), detail));
     }
     Ok(())
 }
@@ -260,8 +279,8 @@ pub(crate) async fn project_revocations(
     Ok(new == 0)
 }
 
-/// Writes the revocations of a coupon that are in force. Returns how many were new to Redis, and
-/// the ids of all.
+/// Writes the revocations of a coupon that are in force; at an open gate, without those that their
+/// API may be about to write. Returns how many were new to Redis, and the ids of all.
 async fn write_revocations(ctx: &PassContext, seen: &CouponSeen) -> Step<(u64, HashSet<i64>)> {
     let Stores { db, redis, .. } = &ctx.stores;
     let coupon = &seen.coupon;
@@ -272,11 +291,12 @@ async fn write_revocations(ctx: &PassContext, seen: &CouponSeen) -> Step<(u64, H
     for which in drops.chain([None]) {
         let mut after = 0;
         loop {
-            let page = db.revocations_after(coupon.id, which, now, after).await?;
+            let mut page = db.revocations_after(coupon.id, which, now, after).await?;
             let Some(last) = page.last() else {
                 break;
             };
             after = last.id;
+            page.retain(|revocation| seen.is_closed || !revocation.is_young());
             ids.extend(page.iter().map(|revocation| revocation.id));
             new += redis
                 .write_revoked(coupon.id, coupon.once_per, &page)
@@ -291,35 +311,27 @@ fn redis_time(ctx: &PassContext) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ctx.clock_ms).unwrap_or_default()
 }
 
-/// Removes the revocations of a drop that was just sealed from Redis, except those that keep their
-/// users out of the whole coupon: for good, or until their end, which is ahead if Redis's clock was
-/// wrong at the claim. Without them, a claim before that end would be accepted, and then be void.
-pub(crate) async fn forget_sealed(
-    ctx: &PassContext,
-    coupon: &Coupon,
-    drop: DropId,
-    fence: &Fence,
-) -> Step<()> {
-    let Stores { db, redis, .. } = &ctx.stores;
-    let is_per_drop = coupon.once_per == OncePer::Drop;
-    let now = redis_time(ctx);
-    let mut after = 0;
-    loop {
-        let drop = Some(drop);
-        let page = db.revocations_after(coupon.id, drop, now, after).await?;
-        let Some(last) = page.last() else {
-            return Ok(());
-        };
-        after = last.id;
-        let over: Vec<RevokedField> = page
-            .iter()
-            .filter(|one: &&Revocation| is_per_drop || has_ended(one, now))
-            .map(|one| RevokedField::new(coupon.once_per, one))
-            .collect();
-        fenced(redis.forget_revoked(coupon.id, fence, &over).await?)?;
-    }
-}
+/// Revocations looked up per statement.
+const LOOKED_UP_AT_ONCE: usize = 1_000;
 
-fn has_ended(revocation: &Revocation, now: DateTime<Utc>) -> bool {
-    revocation.again_from.is_some_and(|end| end < now)
+/// Removes the revocations that are over from Redis, except those whose end is ahead because
+/// Redis's clock was wrong at the claim: a claim before that end would be accepted, and then be
+/// void. At an open gate, a revocation that MySQL does not know stays, too.
+pub(crate) async fn forget_over(ctx: &PassContext, coupon: CouponId, fence: &Fence) -> Step<()> {
+    let Stores { db, redis, .. } = &ctx.stores;
+    let now = redis_time(ctx);
+    for some in redis.revoked(coupon).await?.chunks(LOOKED_UP_AT_ONCE) {
+        let ids = some.iter().filter_map(|one| one.id).collect();
+        let over = db.revocations_over(ids, now).await?;
+        let over: Vec<RevokedField> = some
+            .iter()
+            .filter(|one: &&RevokedField| one.id.is_some_and(|id| over.contains(&id)))
+            .cloned()
+            .collect();
+        if redis.forget_revoked(coupon, fence, &over).await? == Fenced::Stale {
+            // Another process works on the coupon.
+            return Ok(());
+        }
+    }
+    Ok(())
 }

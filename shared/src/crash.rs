@@ -28,6 +28,8 @@ pub enum Point {
     RevocationWritten,
     /// API: Redis has deleted the revoked claim; no response is sent yet.
     RevocationReleased,
+    /// API: the ban has ended in MySQL; Redis still has it.
+    RevocationEnded,
     /// API: MySQL has a changed allow list; Redis has the previous one.
     ListWritten,
     /// API: the attempt to write the allow list to Redis is over; no response is sent yet.

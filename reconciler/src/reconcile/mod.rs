@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | a revision above MySQL's | adopted | adopted |
 //! | another server or era, a key of another type | *needs closing* | the key is deleted |
-//! | revocations | finished, missing ones written | written, those not in force removed |
+//! | revocations | finished, missing ones written, others removed | written, others removed |
 //! | settings and allow list differ | written again | written before it opens |
 //! | a promise without a row, a dead letter | a row, if it is due | a row, until no more are due |
 //! | any other difference of a drop | *needs closing*, or held back | projected, or held back |

@@ -30,10 +30,13 @@ impl Revocation {
         self.again_from.map(|at| at.timestamp_millis())
     }
 
-    /// Whether it was written within the last second, by this host's clock.
+    /// Whether it was written or ended within the last second, by this host's clock: its API may
+    /// not have told Redis yet.
     pub fn is_young(&self) -> bool {
-        let age = Utc::now() - self.revoked_at;
-        age.abs() < TimeDelta::seconds(1)
+        let now = Utc::now();
+        let second = TimeDelta::seconds(1);
+        (now - self.revoked_at).abs() < second
+            || self.again_from.is_some_and(|at| (now - at).abs() < second)
     }
 
     /// Whether the revocation voids a claim of its user that was admitted at this time; `None` is

@@ -1,7 +1,7 @@
 //! Revocations (docs/decisions/0013-revoking.md): claims that were given back or revoked, and that
 //! are void wherever a copy still exists.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -15,7 +15,7 @@ use super::ops_actions::{Operator, OperatorAct};
 use super::sealed::rows_changed;
 use super::sql::stored_as;
 use super::uses::is_in_use;
-use super::{Conn, Db, DbError, DbResult, Sql, of_users};
+use super::{Conn, Db, DbError, DbResult, Sql, list, of_users};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use crate::model::Revocation;
 use crate::sql;
@@ -51,6 +51,16 @@ pub struct NewRevocation {
     pub operator: Option<Operator>,
     /// The id of the user's last revocation in Redis.
     pub after: i64,
+}
+
+/// The users whom revocations in force ban from a coupon.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Banned {
+    /// Without erased users, and without those of the last second, whose revocations an API may not
+    /// have written to Redis yet.
+    pub users: u64,
+    /// Whether a ban has ended within the last hour.
+    pub has_ended_lately: bool,
 }
 
 /// A shop uses the coupon's code, so that it can be neither returned nor revoked.
@@ -105,30 +115,42 @@ impl Db {
         }
     }
 
-    /// Counts the users named by revocations in force, except erased users and revocations of the
-    /// last second, which an API may not have written to Redis yet. Redis has a field for each of
-    /// these users. Revocations of unsealed drops are in force, and those of a whole coupon that
-    /// have not ended: no others concern a claim that Redis may have. Their number does not grow
-    /// with the sealed drops.
-    pub async fn count_banned(&self, coupons: &[CouponId]) -> DbResult<HashMap<CouponId, u64>> {
+    /// Counts the users named by revocations in force. Redis has a field for each of these users.
+    /// Revocations of unsealed drops are in force, and those of a whole coupon that have not ended:
+    /// no others concern a claim that Redis may have. Their number does not grow with the sealed
+    /// drops.
+    pub async fn count_banned(&self, coupons: &[CouponId]) -> DbResult<HashMap<CouponId, Banned>> {
         let whole = ") w STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_in_force) \
                      ON r.coupon_id = w.id AND r.person_scope = 0 AND r.again_from <=> NULL UNION ALL \
-                     SELECT r.coupon_id, r.user_id, r.revoked_at, r.person_scope FROM (";
+                     SELECT r.coupon_id, r.user_id, r.revoked_at, r.again_from, r.person_scope FROM (";
         let unsealed = ") w STRAIGHT_JOIN drops d FORCE INDEX (drops_sealed) \
                         ON d.coupon_id = w.id AND d.sealed_at IS NULL \
                         STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_drop) \
                         ON r.drop_id = d.id AND r.coupon_id = d.coupon_id";
-        let columns = "SELECT r.coupon_id, r.user_id, r.revoked_at, r.person_scope FROM (";
+        let columns =
+            "SELECT r.coupon_id, r.user_id, r.revoked_at, r.again_from, r.person_scope FROM (";
         let whole = sql!(columns).and(listed(coupons)).and(sql!(whole));
         let in_force = whole.and(listed(coupons)).and(sql!(unsealed));
-        let count = sql!("SELECT coupon_id, COUNT(DISTINCT person_scope, user_id) FROM (");
+        let count = sql!(
+            "SELECT coupon_id, COUNT(DISTINCT person_scope, user_id), \
+             COALESCE(MAX(again_from) >= UTC_TIMESTAMP(3) - INTERVAL 1 HOUR, 0) FROM ("
+        );
         let old = format!(
             ") r WHERE revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND {NAMES_SOMEBODY} \
              GROUP BY coupon_id"
         );
         let count = count.and(in_force).and(sql!(old));
         let db = self.within(LONGEST_COUNT);
-        db.all("count banned users", count).await
+        let counted: Vec<(CouponId, u64, bool)> = db.all("count banned users", count).await?;
+        let mut banned = HashMap::with_capacity(counted.len());
+        for (coupon, users, has_ended_lately) in counted {
+            let own = Banned {
+                users,
+                has_ended_lately,
+            };
+            banned.insert(coupon, own);
+        }
+        Ok(banned)
     }
 
     /// Moves the row of a claim that the revocation voids into the revocation, if the row exists.
@@ -198,6 +220,23 @@ impl Db {
             sql!(page, coupon, now, after, most)
         };
         self.all("read revocations", page).await
+    }
+
+    /// Returns which of these revocations are over: those of sealed drops, except those that keep
+    /// their users out of the whole coupon, for good or until an end that is ahead at `now`.
+    pub async fn revocations_over(
+        &self,
+        ids: Vec<i64>,
+        now: DateTime<Utc>,
+    ) -> DbResult<HashSet<i64>> {
+        let over = sql!(
+            "SELECT r.id FROM revoked_coupons r STRAIGHT_JOIN drops d ON d.id = r.drop_id \
+            WHERE r.id IN (?) AND d.sealed_at IS NOT NULL \
+            AND (r.person_scope <> 0 OR r.again_from < ?)",
+            list(ids),
+            now
+        );
+        self.all("revocations that are over", over).await
     }
 }
 

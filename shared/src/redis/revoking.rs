@@ -51,23 +51,6 @@ fn id_in(value: &[u8]) -> Option<i64> {
     str::from_utf8(value).ok()?.split(':').next()?.parse().ok()
 }
 
-impl RevokedField {
-    /// The field of a revocation, with the value that Redis has if it knows its last state.
-    pub fn new(once_per: OncePer, revocation: &Revocation) -> Self {
-        let [field, id, end] = noted(once_per, revocation);
-        let value = if end.is_empty() {
-            id
-        } else {
-            format!("{id}:{end}")
-        };
-        Self {
-            field: field.into_bytes(),
-            value: value.into_bytes(),
-            id: Some(revocation.id),
-        }
-    }
-}
-
 impl Redis {
     /// Records a revocation or its end, and releases the user's slot, claim and position in the
     /// drop's waiting list if the revocation voids them. For a coupon that allows one claim in

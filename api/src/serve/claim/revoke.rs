@@ -229,6 +229,7 @@ async fn finish(
         crash_point(Point::RevocationReleased);
         if revocation.is_to_be_ended() {
             let ended = db.end_revocation(&revocation, until).await?;
+            crash_point(Point::RevocationEnded);
             app.redis.revoke(&keys, once_per, &ended).await?;
         }
         Ok::<_, StoreError>(())

@@ -86,10 +86,13 @@ async fn an_intact_redis_is_reopened_without_rewriting_and_a_damaged_one_is_writ
     until_sealed(world, &coupon).await;
     let ended = world.redis.command::<i64>(&own).await;
     assert_eq!(ended, 0, "a return of a sealed day concerns no claim");
+    api.revoke(coupon.id, &winners[2].0, &order).await.unwrap();
     let open =
         "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
     world.sql.query(open).await;
     world.pass().await;
+    let late = ["HEXISTS", &revoked, &winners[2].0];
+    assert_eq!(world.redis.command::<i64>(&late).await, 0);
     let next = "SELECT id FROM drops WHERE sealed_at IS NULL ORDER BY opens_at LIMIT 1";
     let next = world.sql.number(next).await;
     // Two users claim on the open day. One of them then gives the coupon back.

@@ -24,7 +24,7 @@ enum Scenario {
     Claim,
     /// Kafka does not accept a claim.
     Kept,
-    /// A user returns a claim.
+    /// A user returns a claim, or an operator revokes it.
     Revoke,
     /// An operator changes an allow list.
     List,
@@ -40,7 +40,9 @@ fn scenario(point: Point) -> Scenario {
             Scenario::Claim
         }
         Point::ClaimKept => Scenario::Kept,
-        Point::RevocationWritten | Point::RevocationReleased => Scenario::Revoke,
+        Point::RevocationWritten | Point::RevocationReleased | Point::RevocationEnded => {
+            Scenario::Revoke
+        }
         Point::ListWritten | Point::ListFollowed => Scenario::List,
         Point::RowsBegun | Point::RowsInserted | Point::FallbackInserted | Point::RowsCommitted => {
             Scenario::Batch
