@@ -140,16 +140,26 @@ async fn is_read_again(
 async fn message_read_again_after_erasing_its_holder_changes_nothing() {
     let (world, drop) = ConsumeWorld::with_coupon(9, OncePer::Coupon).await;
     let now = Utc::now();
-    let messages = [1, 2].map(|slot| message(drop, slot, &format!("u-{slot}"), now));
+    let messages = [1, 2, 3, 4].map(|slot| message(drop, slot, &format!("u-{slot}"), now));
     world.send(messages.to_vec()).await;
-    read_all(&world, 2).await;
+    read_all(&world, 4).await;
     set(
         &world,
         drop.drop,
         "closes_at = UTC_TIMESTAMP(3), sealed_at = UTC_TIMESTAMP(3), sealed_rows = 2",
     )
     .await;
+    // Users 3 and 4 had returned their coupons, the last one before it had a row.
+    for returned in [
+        "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, claimed_at, reason, \
+         revoked_by) SELECT slot, coupon_id, drop_id, slot, \
+         CONCAT('erased-0000000000000000000', slot), IF(slot = 3, claimed_at, NULL), 'erased', \
+         'erased' FROM issued_coupons WHERE slot > 2",
+        "DELETE FROM issued_coupons WHERE slot > 2",
+    ] {
+        world.db.execute("return", sql!(returned)).await.unwrap();
+    }
     let erase = "UPDATE issued_coupons SET user_id = 'erased-00000000000000000001', code = 'erased-1' WHERE user_id = 'u-1'";
     world.db.execute("erase a user", sql!(erase)).await.unwrap();
-    is_read_again(&world, drop, 2, &messages).await;
+    is_read_again(&world, drop, 4, &messages).await;
 }

@@ -1,5 +1,5 @@
 //! Pseudonyms of erased users. A message that is read again after an erasure still contains the
-//! user id; its slot and time show that it belongs to an erased row.
+//! user id; its slot and time show that it belongs to an erased row or revocation.
 
 use chrono::{DateTime, SubsecRound as _, Utc};
 
