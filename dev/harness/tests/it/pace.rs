@@ -60,8 +60,6 @@ async fn the_passes_of_a_starting_daemon_keep_the_pace_and_a_requested_pass_igno
     })
     .await;
     world.set("ROWS_PER_SECOND", "1");
-    // The schedule is yearly, so the daemon runs only the passes at its start.
-    world.set("RECONCILE_CRON", "0 0 0 1 1 *");
     let daemon = world.daemon().await;
     let rows = rows(world, coupon.drop).await.len();
     assert!((30..60).contains(&rows), "{rows}: {}", daemon.process.log());

@@ -1,6 +1,6 @@
 //! Slots become free while users wait, or a quantity is raised. Waiting users get these slots
 //! before newcomers: from the next pass, or from a running daemon within two seconds, whatever its
-//! schedule.
+//! schedule. Scheduled passes run once a year here.
 
 use std::time::{Duration, Instant};
 
@@ -53,10 +53,6 @@ const SOON: Duration = Duration::from_secs(10);
 async fn freed_and_added_slots_are_offered_at_once_whatever_the_schedule() {
     let fixture = Fixture::new("offered").await;
     let (api, world) = (&fixture.api, &fixture.world);
-    // Passes run once a year, so no scheduled pass offers the slots.
-    for schedule in ["RECONCILE_CRON", "DEEP_CRON"] {
-        world.set(schedule, "0 0 3 1 1 *");
-    }
     let (coupon, holders) = fixture.held_of(&coupon_body("Line", 3, 9), 3).await;
     let _daemon = world.daemon().await;
     let wait: Vec<String> = (0..4).map(|n| format!("w-{n}")).collect();
@@ -101,9 +97,6 @@ async fn freed_and_added_slots_are_offered_at_once_whatever_the_schedule() {
 async fn freed_slot_is_offered_while_other_coupons_are_being_reopened() {
     let fixture = Fixture::new("offered-beside").await;
     let Fixture { api, world, .. } = &fixture;
-    for schedule in ["RECONCILE_CRON", "DEEP_CRON"] {
-        world.set(schedule, "0 0 3 1 1 *");
-    }
     let (coupon, holders) = fixture.held_of(&coupon_body("Line", 1, 9), 1).await;
     let _daemon = world.daemon().await;
     api.claim(coupon.id, "next").await;
@@ -130,9 +123,6 @@ async fn freed_slot_is_offered_in_a_drop_that_is_open_by_the_clock_of_redis_alon
     let redis = redis.await.unwrap();
     let stores = WorldStores::shared().await.with_redis(&redis);
     let world = World::on(stores, "offered-clock").await;
-    for schedule in ["RECONCILE_CRON", "DEEP_CRON"] {
-        world.set(schedule, "0 0 3 1 1 *");
-    }
     let fixture = Fixture::of(world).await;
     let Fixture { api, world, .. } = &fixture;
     let mut body = coupon_body("Line", 1, 9);
