@@ -415,13 +415,18 @@ pub fn daily_body(quantity: u32, days: i64) -> Value {
 pub struct ReconcilerClient(Http);
 
 impl ReconcilerClient {
-    pub(crate) fn new(base: &str) -> Self {
+    pub fn new(base: &str) -> Self {
         Self(Http::new(base))
     }
 
     /// Returns the plain client, for requests that deviate from the contract.
     pub fn http(&self) -> &Http {
         &self.0
+    }
+
+    /// Sends a `GET` to a route of operators, and returns any response.
+    pub async fn get(&self, path: &str) -> HttpReply {
+        Http::send(self.0.ops(Method::GET, path)).await
     }
 
     /// Sends `POST /v1/reconcile`, and returns any response.
