@@ -18,11 +18,9 @@ static TURNS: Semaphore = Semaphore::const_new(2);
 /// Time limit of one command on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The user's preferences and the size of the window.
+/// The size of the window, and the user's colour scheme.
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
-    /// Languages in the format of `Accept-Language`.
-    pub languages: &'static str,
     pub width: u32,
     pub height: u32,
     pub dark: bool,
@@ -31,7 +29,6 @@ pub struct Look {
 impl Default for Look {
     fn default() -> Self {
         Self {
-            languages: "en-US,en",
             width: 1000,
             height: 760,
             dark: false,
@@ -93,7 +90,7 @@ impl Browser {
             // If the driver dies, the browser loses this pipe and exits.
             "--remote-debugging-pipe",
         ];
-        let options = json!({"args": args, "prefs": {"intl.accept_languages": look.languages}});
+        let options = json!({"args": args, "prefs": {"intl.accept_languages": "en-US,en"}});
         let wanted = json!({
             "browserName": "chrome", "timeouts": {"script": PATIENCE.as_millis()}, "goog:loggingPrefs": {"browser": "ALL"}, "goog:chromeOptions": options,
         });
@@ -105,8 +102,7 @@ impl Browser {
         browser
     }
 
-    /// Sets the window size and the colour scheme. The time zone is always Asia/Seoul, and the
-    /// languages cannot change while the browser is open.
+    /// Sets the window size and the colour scheme. The time zone is always Asia/Seoul.
     pub async fn look(&self, look: Look) {
         let window = json!({"width": look.width, "height": look.height, "deviceScaleFactor": 1, "mobile": false});
         self.cdp("Emulation.setDeviceMetricsOverride", &window)

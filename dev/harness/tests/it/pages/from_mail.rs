@@ -6,8 +6,8 @@ use firstcome_harness::{Browser, Fixture, Look, OPS_TOKEN, World};
 use serde_json::json;
 
 use super::support::{
-    ENTER, assert_open_to_all, assert_sound, dark_phone, log_in, tab_to, until, until_state,
-    until_text, until_there, until_title_has,
+    ENTER, assert_open_to_all, assert_sound, log_in, tab_to, until, until_state, until_text,
+    until_there, until_title_has,
 };
 use crate::drift::support::{ReadMail, assert_settled, injector, mailed};
 
@@ -19,9 +19,14 @@ async fn read_mail(browser: &Browser, world: &World, mail: &ReadMail) {
     browser.visit(&format!("file://{}", file.display())).await;
     std::fs::remove_file(&file).unwrap();
     assert_open_to_all(browser, "mail").await;
-    browser.look(dark_phone()).await;
+    let phone = Look::default().on_a_phone();
+    let dark = Look {
+        dark: true,
+        ..phone
+    };
+    browser.look(dark).await;
     assert_open_to_all(browser, "mail-dark").await;
-    browser.look(Look::default().on_a_phone()).await;
+    browser.look(phone).await;
     let below = "return ['.todo', 'a'].map((css) => document.querySelector(css))
              .map((part) => part.getBoundingClientRect().bottom - innerHeight)
              .filter((below) => below > 0)";

@@ -108,14 +108,6 @@ pub(super) async fn assert_open_to_all(browser: &Browser, name: &str) {
     );
 }
 
-pub(super) fn dark_phone() -> Look {
-    let dark = Look {
-        dark: true,
-        ..Look::default()
-    };
-    dark.on_a_phone()
-}
-
 pub(super) const TAB: char = '\u{e004}';
 pub(super) const ENTER: char = '\u{e007}';
 
