@@ -25,6 +25,7 @@ mod http;
 mod kafka;
 mod logs;
 mod mysql;
+mod old_copy;
 mod process;
 mod redis;
 mod reply;
@@ -48,8 +49,9 @@ pub use http::{
 };
 pub use kafka::{OpenTransaction, TestTopic};
 pub use mysql::{HeldTransaction, Sql, SqlRefusal};
+pub use old_copy::OldCopy;
 pub use process::Process;
-pub use redis::{OldCopy, PrefixedKeys};
+pub use redis::PrefixedKeys;
 pub use reply::HttpReply;
 pub use roles::{Once, Running};
 pub use runs::{assert_clean, assert_nothing_found};

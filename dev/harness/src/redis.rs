@@ -1,10 +1,8 @@
-//! The keys of one world, plain commands, and copies of Redis's data.
+//! The keys of one world, and plain commands.
 
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use firstcome_stack::{RedisDump, RedisServer, redis_dump};
+use firstcome_stack::{RedisDump, redis_dump};
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, RedisResult, ToRedisArgs, Value,
@@ -168,39 +166,4 @@ async fn connect(client: &Client) -> RedisResult<MultiplexedConnection> {
     client
         .get_multiplexed_async_connection_with_config(&config)
         .await
-}
-
-/// A copy of the data that a server had on disk at one moment.
-pub struct OldCopy(tempfile::TempDir);
-
-impl OldCopy {
-    pub fn of(redis: &RedisServer) -> Result<Self> {
-        Self::of_folder(redis.data_dir())
-    }
-
-    /// Copies the data of a server that does not write at the moment.
-    pub fn of_folder(data: &Path) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        copy(data, &folder.path().join("data"))?;
-        Ok(Self(folder))
-    }
-
-    /// Replaces the data of this Redis with the copy. Redis must be down.
-    pub fn put_back(&self, redis: &RedisServer) -> Result<()> {
-        self.put_back_into(redis.data_dir())
-    }
-
-    /// Replaces the data of a server that is down.
-    pub fn put_back_into(&self, data: &Path) -> Result<()> {
-        std::fs::remove_dir_all(data)?;
-        copy(&self.0.path().join("data"), data)
-    }
-}
-
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let mut copy = std::process::Command::new("cp");
-    let copied = copy.arg("-a").args([from, to]).status()?;
-    let (from, to) = (from.display(), to.display());
-    ensure!(copied.success(), "cannot copy {from} to {to}");
-    Ok(())
 }

@@ -151,12 +151,12 @@ pub(super) async fn old_database(system: &SystemUnderTest, age_ms: u64) -> Resul
     let servers = &system.servers;
     let _alone = servers.alone(Mysql).await;
     servers.mysql.freeze().await?;
-    let old = OldCopy::of_folder(servers.mysql.data_dir());
+    let old = OldCopy::of(servers.mysql.data_dir());
     servers.mysql.thaw().await?;
     let old = old?;
     pause(age_ms).await;
     servers.kill(Mysql).await?;
-    old.put_back_into(servers.mysql.data_dir())?;
+    old.put_back(servers.mysql.data_dir())?;
     servers.start_again(Mysql).await?;
     Ok(Effect::now(true, "everything written since is forgotten"))
 }

@@ -76,13 +76,13 @@ pub(super) async fn old_copy(system: &SystemUnderTest, age_ms: u64) -> Result<Ef
     let redis = system.servers.redis();
     // Suspended, because Redis renames and deletes files, for example when a replica synchronizes.
     redis.freeze().await?;
-    let old = OldCopy::of(&redis);
+    let old = OldCopy::of(redis.data_dir());
     redis.thaw().await?;
     let old = old?;
     pause(age_ms).await;
     let before = people(system).await?;
     system.servers.kill(Redis).await?;
-    old.put_back(&system.servers.redis())?;
+    old.put_back(system.servers.redis().data_dir())?;
     system.servers.start_again(Redis).await?;
     forgotten(system, before).await
 }

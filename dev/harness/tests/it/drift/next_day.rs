@@ -19,7 +19,7 @@ async fn a_sealed_day_open_in_an_older_redis_admits_nobody_and_its_winners_still
     body["schedule"]["closes"] = json!("23:59");
     let (coupon, mut winners) = fixture.held_of(&body, 2).await;
     redis.stop().await.unwrap();
-    let old = OldCopy::of(&redis).unwrap();
+    let old = OldCopy::of(redis.data_dir()).unwrap();
     redis.start_again().await.unwrap();
     world.pass().await;
     winners.push(("w-last".into(), api.claim(coupon.id, "w-last").await));
@@ -30,7 +30,7 @@ async fn a_sealed_day_open_in_an_older_redis_admits_nobody_and_its_winners_still
     api.change(coupon.id, &json!({"close_now": true})).await;
     until_sealed(world, &coupon).await;
     redis.kill().await.unwrap();
-    old.put_back(&redis).unwrap();
+    old.put_back(redis.data_dir()).unwrap();
     redis.start_again().await.unwrap();
     world.pass().await;
 
@@ -141,7 +141,7 @@ async fn a_claim_that_was_made_again_has_its_own_time_after_redis_went_back() {
     let (coupon, answers) = fixture.held("Again", 3, 1).await;
     let user = &answers[0].0;
     redis.stop().await.unwrap();
-    let old = OldCopy::of(&redis).unwrap();
+    let old = OldCopy::of(redis.data_dir()).unwrap();
     redis.start_again().await.unwrap();
     world.pass().await;
     // After returning a coupon, a user may not claim again. An operator who revokes can allow it.
@@ -158,7 +158,7 @@ async fn a_claim_that_was_made_again_has_its_own_time_after_redis_went_back() {
     assert_eq!(promised().await, (coupon.drop, 1));
     all_issued(world, coupon.drop, 1).await;
     redis.kill().await.unwrap();
-    old.put_back(&redis).unwrap();
+    old.put_back(redis.data_dir()).unwrap();
     redis.start_again().await.unwrap();
     world.pass().await;
     let times = world.redis.of_drop(coupon.id, coupon.drop, "times");

@@ -68,7 +68,7 @@ async fn a_mysql_back_from_an_older_copy_owes_only_the_next_holder_of_a_forgotte
     let (api, world) = (&fixture.api, &fixture.world);
     let (coupon, mut answers) = fixture.held("Raised", 10, 10).await;
     mysql.freeze().await.unwrap();
-    let old = OldCopy::of_folder(mysql.data_dir()).unwrap();
+    let old = OldCopy::of(mysql.data_dir()).unwrap();
     mysql.thaw().await.unwrap();
     let (returned, slot) = (answers[0].0.clone(), answers[0].1.promised().unwrap().1);
     api.give_back(coupon.id, &returned).await.unwrap();
@@ -77,7 +77,7 @@ async fn a_mysql_back_from_an_older_copy_owes_only_the_next_holder_of_a_forgotte
     all_issued(world, coupon.drop, 20).await;
     let later = api.open_coupon(5).await;
     mysql.kill().await.unwrap();
-    old.put_back_into(mysql.data_dir()).unwrap();
+    old.put_back(mysql.data_dir()).unwrap();
     mysql.start_again().await.unwrap();
     world.until_rows(&coupon, 20).await;
     // The slot of the forgotten return was given again. Its new holder is listed as owed a slot.
