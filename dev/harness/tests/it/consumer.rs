@@ -4,7 +4,7 @@
 use firstcome_harness::{LIMIT, WorldStores, eventually, open_world, rows, shared};
 use serde_json::json;
 
-use crate::faults::waves::{HEALED, Waves, impatient};
+use crate::faults::waves::{Waves, impatient};
 
 /// Partition 0 has a batch with a wrong checksum, partition 1 one that decompresses to 36 MB, and
 /// partition 2 a malformed record, for which Kafka's client reports no error.
@@ -45,7 +45,7 @@ async fn an_unreadable_batch_becomes_a_dead_letter_and_later_messages_are_issued
     })
     .await;
     assert_eq!(letters().await.len(), 0, "{}", consumer.process.log());
-    eventually("unreadable messages are left out", HEALED, async || {
+    eventually("unreadable messages are left out", LIMIT, async || {
         letters().await.len() == 3
     })
     .await;
@@ -83,7 +83,7 @@ async fn a_stuck_consumer_reports_the_problem_and_loses_its_partitions() {
         let stuck = std::mem::replace(&mut waves.consumer, other);
         waves.wave().await;
         waves.until_answered(60).await;
-        eventually("it says that it is stuck", HEALED, async || {
+        eventually("it says that it is stuck", LIMIT, async || {
             let reply = stuck.get("/readyz").await;
             reply.status == 503 && reply.text.contains("the loop has stood still")
         })

@@ -11,7 +11,6 @@ use firstcome_harness::{
 use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer};
 use serde_json::json;
 
-use crate::faults::waves::HEALED;
 use crate::uses::{Shop, codes, problem, used};
 
 /// Starts a server with the options that managed services use.
@@ -101,7 +100,7 @@ async fn claims_returns_and_quantities_newer_than_a_dump_are_restored_if_redis_i
     address.set_upstream(restored.port());
     shell.run("firstcome-api migrate").await;
     let consumer = world.consume().await;
-    eventually("all messages are read again", HEALED, async || {
+    eventually("all messages are read again", LIMIT, async || {
         consumer.metric("firstcome_consumer_lag", &[]).await == Some(0.0)
     })
     .await;
@@ -116,7 +115,7 @@ async fn claims_returns_and_quantities_newer_than_a_dump_are_restored_if_redis_i
     let mut listed = listed.lines().map(|line| line.split('\t').next());
     let is_user = |coupon: Option<&str>| coupon.is_some_and(|id| id.parse::<i64>().is_ok());
     assert!(!listed.any(is_user), "nobody is left without a row");
-    eventually("passes find nothing else", HEALED, async || {
+    eventually("passes find nothing else", LIMIT, async || {
         world.once_with(&[], &[]).await.run().all_findings().count() == 0
     })
     .await;
@@ -203,7 +202,7 @@ async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
     shell.run(&restore).await;
     assert_eq!(world.sql.query(revoked).await, revoked_before);
     assert_eq!(world.sql.query(&drops).await, drops_before);
-    eventually("every row is back", HEALED, async || {
+    eventually("every row is back", LIMIT, async || {
         world.once_with(&[], &[]).await;
         rows(world).await == before
     })

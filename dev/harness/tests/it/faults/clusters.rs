@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::waves::{
-    HEALED, Waves, assert_nobody_is_listed, follows, impatient, replication, until_promised,
+    Waves, assert_nobody_is_listed, follows, impatient, replication, until_promised,
 };
 
 /// Time limit until all coupons are exact, counted from the end of the last fault.
@@ -121,7 +121,7 @@ async fn all_coupons_are_exact_after_one_server_of_each_kind_dies_during_a_rush(
         );
         one.and(two).and(three).unwrap();
         let key = world.redis.claimants(coupons[0].id);
-        eventually("a replica of Redis has taken over", HEALED, async || {
+        eventually("a replica of Redis has taken over", LIMIT, async || {
             let now = stack.redis.primary_of(&key).await;
             now.is_ok_and(|now| now.port() != redis.port())
         })
@@ -277,7 +277,7 @@ async fn a_master_cut_off_from_its_replica_admits_nobody_until_reconnected() {
     let waves = Waves::begin(impatient(stores, "cut-off").await).await;
     let survived = waves.survives(async |waves| {
         link.set(ProxyFault::Cut).await.unwrap();
-        eventually("the master has lost its replica", HEALED, async || {
+        eventually("the master has lost its replica", LIMIT, async || {
             let replication = replication(&master).await;
             replication.contains("min_slaves_good_slaves:0")
         })

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use firstcome_harness::{Fixture, WorldStores, all_issued, assert_exact, eventually, people, rush};
+use firstcome_harness::{
+    Fixture, LIMIT, WorldStores, all_issued, assert_exact, eventually, people, rush,
+};
 use firstcome_stack::{RedisOptions, RedisServer};
 
-use super::waves::{HEALED, impatient, until_promised};
+use super::waves::{impatient, until_promised};
 
 async fn own_redis() -> (RedisServer, WorldStores) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
@@ -53,7 +55,7 @@ async fn a_stalled_claim_gets_unavailable_and_is_not_published_after_a_loss_of_r
     stalled.until_ready().await;
     let late = stalled.claim(coupon.id, "u-late");
     let other = async {
-        eventually("Redis has the claim", HEALED, async || {
+        eventually("Redis has the claim", LIMIT, async || {
             let count = world.redis.of_drop(coupon.id, coupon.drop, "count");
             world.redis.command::<Option<u32>>(&["GET", &count]).await == Some(1)
         })
@@ -100,7 +102,7 @@ async fn each_of_two_daemons_waits_for_the_apis_longer_deadline_after_a_redis_re
         }
         // A daemon that is suspended during a pass keeps its locks for a while.
         let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
-        eventually("no pass is running", HEALED, async || {
+        eventually("no pass is running", LIMIT, async || {
             world.sql.number(running).await == 0
         })
         .await;

@@ -1,10 +1,10 @@
 //! MySQL fails over: the primary's connections hang, and the same address leads to its replica.
 
-use firstcome_harness::{WorldStores, eventually};
+use firstcome_harness::{LIMIT, WorldStores, eventually};
 use firstcome_stack::MysqlPair;
 use serde_json::json;
 
-use super::waves::{HEALED, Waves, impatient};
+use super::waves::{Waves, impatient};
 
 #[tokio::test]
 #[ignore = "release"]
@@ -33,7 +33,7 @@ async fn a_semi_synchronous_failover_during_a_rush_breaks_no_promise() {
         waves.issued(60).await;
         let rename = json!({"name": "renamed"});
         let changes = async || waves.api.patch(waves.coupon.id, &rename).await.status == 200;
-        eventually("operators' changes use the new primary", HEALED, changes).await;
+        eventually("operators' changes use the new primary", LIMIT, changes).await;
         let left = waves.world.sql.query("SELECT * FROM failed_claims").await;
         assert!(left.is_empty(), "{left:?}");
     });

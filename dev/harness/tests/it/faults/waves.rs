@@ -5,14 +5,11 @@ use std::collections::BTreeMap;
 
 use firstcome_chaos::schedule::IMPATIENT;
 use firstcome_harness::{
-    ApiClient, Http, MadeCoupon, PrefixedKeys, PromisedAnswer, ReconcilerClient, Running, World,
-    WorldStores, all_issued, assert_exact, eventually, people, rush, tally,
+    ApiClient, Http, LIMIT, MadeCoupon, PrefixedKeys, PromisedAnswer, ReconcilerClient, Running,
+    World, WorldStores, all_issued, assert_exact, eventually, people, rush, tally,
 };
 use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, ProxyFault, RedisServer};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
-
-/// The limit for recovery.
-pub(crate) use firstcome_harness::LIMIT as HEALED;
 
 /// Number of users in a wave.
 const WAVE: usize = 20;
@@ -93,7 +90,7 @@ impl Waves {
     pub(crate) async fn consumer_says(&self, what: &str) {
         let what_for = format!("the consumer says {what}");
         let says = async || self.consumer.process.log().contains(what);
-        eventually(&what_for, HEALED, says).await;
+        eventually(&what_for, LIMIT, says).await;
     }
 
     /// Waits for this many rows, with no claim in flight.
@@ -127,7 +124,7 @@ impl Waves {
     pub(crate) async fn until_answered(&mut self, users: usize) {
         let is_settled =
             |answer: &PromisedAnswer| answer.1.promised().is_some() || answer.1.is("sold_out");
-        eventually("everybody has an answer", HEALED, async || {
+        eventually("everybody has an answer", LIMIT, async || {
             let settled = |user: &&String| {
                 let mut own = self.answers.iter().filter(|(asked, _)| asked == *user);
                 !own.any(is_settled)
@@ -146,7 +143,7 @@ impl Waves {
 pub(crate) async fn assert_nobody_is_listed(world: &World) {
     let left = world.sql.query("SELECT * FROM broken_promises").await;
     assert!(left.is_empty(), "{left:?}");
-    eventually("a deep pass finds nothing", HEALED, async || {
+    eventually("a deep pass finds nothing", LIMIT, async || {
         let once = world.once_with(&["--deep"], &[]).await;
         once.code == 0 && once.run().all_findings().count() == 0
     })
@@ -155,7 +152,7 @@ pub(crate) async fn assert_nobody_is_listed(world: &World) {
 
 /// Waits until this user has been promised a slot.
 pub(crate) async fn until_promised(api: &ApiClient, coupon: i64, user: &str) {
-    eventually("the user is promised a slot", HEALED, async || {
+    eventually("the user is promised a slot", LIMIT, async || {
         api.claim(coupon, user).await.promised().is_some()
     })
     .await;
@@ -194,7 +191,7 @@ pub(crate) async fn replication(server: &RedisServer) -> String {
 
 /// Waits until a replica of this master is online.
 pub(crate) async fn follows(master: &RedisServer) {
-    eventually("the replica follows", HEALED, async || {
+    eventually("the replica follows", LIMIT, async || {
         replication(master).await.contains("state=online")
     })
     .await;

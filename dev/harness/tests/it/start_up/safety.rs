@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use firstcome_harness::{Fixture, PrefixedKeys, WorldStores, eventually};
+use firstcome_harness::{Fixture, LIMIT, PrefixedKeys, WorldStores, eventually};
 use firstcome_reconciler::report::Kind;
 use firstcome_stack::{RedisOptions, RedisServer};
 
 use super::refuses;
-use crate::faults::waves::{HEALED, follows, impatient};
+use crate::faults::waves::{follows, impatient};
 
 #[tokio::test]
 async fn unsafe_settings_are_reported_and_refused_at_start_until_corrected() {
@@ -31,7 +31,7 @@ async fn unsafe_settings_are_reported_and_refused_at_start_until_corrected() {
             .await;
     };
     let is_silent = async || {
-        eventually("nothing is reported", HEALED, async || {
+        eventually("nothing is reported", LIMIT, async || {
             told().await.is_empty()
         })
         .await;
@@ -44,7 +44,7 @@ async fn unsafe_settings_are_reported_and_refused_at_start_until_corrected() {
     let _replica = RedisServer::start(options).await.unwrap();
     follows(&master).await;
     let is_told = async |advice: &str| {
-        eventually(advice, HEALED, async || {
+        eventually(advice, LIMIT, async || {
             matches!(&told().await[..], [(Kind::Stalled, detail)] if detail.contains(advice))
         })
         .await;
