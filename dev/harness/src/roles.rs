@@ -3,7 +3,6 @@
 use std::ops::Deref;
 
 use firstcome_reconciler::report::Run;
-use serde_json::Value;
 
 use crate::http::{ApiClient, Http, ReconcilerClient};
 use crate::process::Process;
@@ -39,11 +38,6 @@ pub struct Once {
 impl Once {
     /// Parses the run that the process printed with `--json`.
     pub fn run(&self) -> Run {
-        serde_json::from_value(self.json()).unwrap()
-    }
-
-    /// Returns the run as JSON, as the contract defines it.
-    pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|e| panic!("{e}: code {}\n{}", self.code, self.log))
     }

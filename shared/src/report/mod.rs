@@ -525,6 +525,9 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Debug;
+    use std::str::FromStr;
+
     use super::*;
 
     #[test]
@@ -579,24 +582,32 @@ mod tests {
         );
     }
 
+    /// Fails unless each word names the same value in JSON, in tables and when parsed.
+    fn assert_words<T>(words: &str)
+    where
+        T: FromStr<Err: Debug> + Serialize + Copy,
+        &'static str: From<T>,
+    {
+        for word in words.split_whitespace() {
+            let value: T = word.parse().unwrap();
+            let json = serde_json::to_value(value).unwrap();
+            assert_eq!((<&str>::from(value), json), (word, word.into()));
+        }
+    }
+
     /// Programs use these words in tables, metrics and JSON.
     #[test]
     fn enum_words_match_in_json_and_tables_and_parse_back() {
-        let words = "issue resolve owe project promote revoke write_settings open add_user \
-            set_counter report";
-        for word in words.split_whitespace() {
-            let action: ActionKind = word.parse().unwrap();
-            let json = serde_json::to_value(action).unwrap();
-            assert_eq!((action.as_str(), json), (word, word.into()));
-        }
+        assert_words::<ActionKind>(
+            "issue resolve owe project promote revoke write_settings open add_user set_counter \
+             report",
+        );
+        assert_words::<Status>("running clean repaired drift braked failed");
+        assert_words::<Outcome>("applied planned skipped failed");
         let words = "unissued failed_claim missing_admission slot_conflict over_admitted \
             count_mismatch settings_mismatch redis_lost unfilled broken_promise stalled over_issued \
             duplicate_row bad_use";
         assert_eq!(words.split_whitespace().count(), Kind::VARIANTS.len());
-        for word in words.split_whitespace() {
-            let kind: Kind = word.parse().unwrap();
-            let json = serde_json::to_value(kind).unwrap();
-            assert_eq!((kind.as_str(), json), (word, word.into()));
-        }
+        assert_words::<Kind>(words);
     }
 }

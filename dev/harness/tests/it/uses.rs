@@ -7,6 +7,7 @@ use std::time::Duration;
 use firstcome_harness::{
     Fixture, Http, HttpReply, LIMIT, World, WorldStores, all_issued, eventually, people,
 };
+use firstcome_reconciler::report::Kind;
 use firstcome_stack::{MysqlOptions, MysqlServer};
 use parking_lot::Mutex;
 use rand::seq::IndexedRandom as _;
@@ -117,8 +118,8 @@ async fn used_row_of_a_revoked_user_is_deleted_and_the_coupon_opens_after_a_redi
     }
     let run = pass_ends(world, &["--deep"], DRIFT).await;
     let found = found_in(&run, &coupon);
-    let kinds: Vec<&str> = found.iter().map(|one| one.kind.as_str()).collect();
-    assert_eq!(kinds, ["bad_use"], "{found:#?}");
+    let kinds: Vec<Kind> = found.iter().map(|one| one.kind).collect();
+    assert_eq!(kinds, [Kind::BadUse], "{found:#?}");
 }
 
 async fn eventually_promised(fixture: &Fixture, coupon: i64) -> (i64, u32) {

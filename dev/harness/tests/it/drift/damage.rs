@@ -9,7 +9,8 @@ use firstcome_harness::{
     Answer, Fixture, LIMIT, MadeCoupon, PromisedAnswer, all_issued, assert_kept, coupon_body,
     eventually, people, rush,
 };
-use serde_json::{Value, json};
+use firstcome_reconciler::report::{Kind, Outcome, Run};
+use serde_json::json;
 
 use crate::drift::support::{
     DRIFT, REPAIRED, assert_settled, assert_whole, clean_pass, clean_pass_of, dry_run, found_in,
@@ -22,7 +23,7 @@ pub(crate) struct Case {
     pub(crate) n: u32,
     /// The kinds that may report the damage. At least one of them does. Which one depends on the
     /// difference that the pass sees first.
-    pub(crate) kinds: &'static [&'static str],
+    pub(crate) kinds: &'static [Kind],
     /// Number of users who hold a coupon before the damage.
     pub(crate) held: usize,
     /// Number of users who hold a coupon after the repair.
@@ -31,13 +32,7 @@ pub(crate) struct Case {
 
 const QUANTITY: u32 = 20;
 
-const fn case(
-    damage: Drift,
-    n: u32,
-    kinds: &'static [&'static str],
-    held: usize,
-    end: usize,
-) -> Case {
+const fn case(damage: Drift, n: u32, kinds: &'static [Kind], held: usize, end: usize) -> Case {
     Case {
         damage,
         n,
@@ -48,34 +43,34 @@ const fn case(
 }
 
 /// The kinds that report users who lose a slot to a row, and their promotion to free slots.
-const OWED: &[&str] = &[
-    "failed_claim",
-    "slot_conflict",
-    "count_mismatch",
-    "broken_promise",
-    "unfilled",
+const OWED: &[Kind] = &[
+    Kind::FailedClaim,
+    Kind::SlotConflict,
+    Kind::CountMismatch,
+    Kind::BrokenPromise,
+    Kind::Unfilled,
 ];
 
 #[rustfmt::skip]
 const REPAIRABLE: [Case; 17] = [
-    case(Drift::Unissued, 3, &["unissued"], 20, 20),
-    case(Drift::Unpublished, 2, &["unissued"], 12, 14),
-    case(Drift::FailedClaim, 3, &["failed_claim"], 20, 20),
-    case(Drift::FailedDuplicate, 2, &["failed_claim"], 20, 20),
+    case(Drift::Unissued, 3, &[Kind::Unissued], 20, 20),
+    case(Drift::Unpublished, 2, &[Kind::Unissued], 12, 14),
+    case(Drift::FailedClaim, 3, &[Kind::FailedClaim], 20, 20),
+    case(Drift::FailedDuplicate, 2, &[Kind::FailedClaim], 20, 20),
     case(Drift::FailedSlotTaken, 2, OWED, 12, 14),
-    case(Drift::MissingAdmission, 3, &["missing_admission", "count_mismatch"], 20, 20),
-    case(Drift::MissingAdmission, 3, &["missing_admission", "count_mismatch"], 12, 12),
+    case(Drift::MissingAdmission, 3, &[Kind::MissingAdmission, Kind::CountMismatch], 20, 20),
+    case(Drift::MissingAdmission, 3, &[Kind::MissingAdmission, Kind::CountMismatch], 12, 12),
     // More users than a fifth of the quantity, but the repair limit is at least fifty.
     case(Drift::SlotConflict, 5, OWED, 12, 17),
-    case(Drift::CountLower, 3, &["count_mismatch"], 20, 20),
-    case(Drift::CountLower, 3, &["count_mismatch"], 12, 12),
-    case(Drift::CountHigher, 3, &["count_mismatch"], 20, 20),
-    case(Drift::CountHigher, 3, &["count_mismatch"], 12, 12),
-    case(Drift::Revoked, 3, &["settings_mismatch"], 20, 17),
-    case(Drift::Revoked, 3, &["settings_mismatch"], 12, 9),
-    case(Drift::Unfilled, 2, &["unfilled"], 20, 20),
-    case(Drift::RedisLost, 1, &["redis_lost"], 20, 20),
-    case(Drift::RedisLost, 1, &["redis_lost"], 12, 12),
+    case(Drift::CountLower, 3, &[Kind::CountMismatch], 20, 20),
+    case(Drift::CountLower, 3, &[Kind::CountMismatch], 12, 12),
+    case(Drift::CountHigher, 3, &[Kind::CountMismatch], 20, 20),
+    case(Drift::CountHigher, 3, &[Kind::CountMismatch], 12, 12),
+    case(Drift::Revoked, 3, &[Kind::SettingsMismatch], 20, 17),
+    case(Drift::Revoked, 3, &[Kind::SettingsMismatch], 12, 9),
+    case(Drift::Unfilled, 2, &[Kind::Unfilled], 20, 20),
+    case(Drift::RedisLost, 1, &[Kind::RedisLost], 20, 20),
+    case(Drift::RedisLost, 1, &[Kind::RedisLost], 12, 12),
 ];
 
 #[tokio::test]
@@ -95,11 +90,12 @@ pub(crate) async fn repair(fixture: &Fixture, cases: &[Case]) {
         let done = inject(world, &coupon, case.damage, case.n).await;
         made.push((case, coupon, answers, codes, done));
     }
+    let planned = [Outcome::Planned, Outcome::Skipped];
     let dry = dry_run(world).await;
     let run = pass_ends(world, &[], REPAIRED).await;
     for (case, coupon, answers, codes, done) in &made {
-        assert_found(&dry, coupon, case.kinds, &["planned", "skipped"]);
-        assert_found(&run, coupon, case.kinds, &["applied"]);
+        assert_found(&dry, coupon, case.kinds, &planned);
+        assert_found(&run, coupon, case.kinds, &[Outcome::Applied]);
         let gone = lost_by(done);
         all_issued(world, coupon.drop, case.end).await;
         assert_whole(world, coupon, QUANTITY, case.end).await;
@@ -134,21 +130,24 @@ async fn codes(fixture: &Fixture, coupon: &MadeCoupon) -> BTreeMap<String, Strin
 }
 
 /// Fails unless the run has findings about this coupon, all of these kinds and with these results.
-fn assert_found(run: &Value, coupon: &MadeCoupon, kinds: &[&str], results: &[&str]) {
+fn assert_found(run: &Run, coupon: &MadeCoupon, kinds: &[Kind], results: &[Outcome]) {
     let found = found_in(run, coupon);
-    let fits = found.iter().all(|finding| {
-        kinds.contains(&finding.kind.as_str()) && results.contains(&finding.result.as_str())
-    });
+    let fits = found
+        .iter()
+        .all(|finding| kinds.contains(&finding.kind) && results.contains(&finding.result));
     assert!(!found.is_empty() && fits, "{kinds:?}: {found:#?}");
 }
 
 /// Damage that a pass cannot repair, because no slot is left or only an operator can decide.
 #[rustfmt::skip]
-const LISTED: [(Drift, &[&str]); 4] = [
-    (Drift::FailedSlotTaken, &["failed_claim", "broken_promise"]),
-    (Drift::SlotConflict, &["slot_conflict", "count_mismatch", "broken_promise"]),
-    (Drift::OverAdmitted, &["over_admitted", "broken_promise"]),
-    (Drift::OverShrunk, &["over_admitted", "count_mismatch", "settings_mismatch", "broken_promise"]),
+const LISTED: [(Drift, &[Kind]); 4] = [
+    (Drift::FailedSlotTaken, &[Kind::FailedClaim, Kind::BrokenPromise]),
+    (Drift::SlotConflict, &[Kind::SlotConflict, Kind::CountMismatch, Kind::BrokenPromise]),
+    (Drift::OverAdmitted, &[Kind::OverAdmitted, Kind::BrokenPromise]),
+    (
+        Drift::OverShrunk,
+        &[Kind::OverAdmitted, Kind::CountMismatch, Kind::SettingsMismatch, Kind::BrokenPromise],
+    ),
 ];
 
 /// An operator adds enough slots for all of these users.
@@ -161,7 +160,8 @@ async fn users_without_a_slot_are_listed_by_name_until_a_raised_quantity_gives_t
         let done = inject(world, &coupon, damage, 2).await;
         let quantity = if damage == Drift::OverShrunk { 18 } else { 20 };
         let run = pass_ends(world, &[], DRIFT).await;
-        assert_found(&run, &coupon, kinds, &["applied", "failed", "skipped"]);
+        let results = [Outcome::Applied, Outcome::Failed, Outcome::Skipped];
+        assert_found(&run, &coupon, kinds, &results);
         let mut owed: Vec<&str> = done.people.iter().map(|hit| hit.user.as_str()).collect();
         owed.sort_unstable();
         assert_whole(world, &coupon, quantity, quantity as usize).await;
@@ -179,7 +179,9 @@ async fn users_without_a_slot_are_listed_by_name_until_a_raised_quantity_gives_t
         let again = pass_ends(world, &[], DRIFT).await;
         let named = found_in(&again, &coupon);
         assert!(
-            named.iter().all(|finding| finding.kind == "broken_promise"),
+            named
+                .iter()
+                .all(|finding| finding.kind == Kind::BrokenPromise),
             "{named:#?}"
         );
         api.change(coupon.id, &json!({"quantity": 22})).await;
@@ -198,27 +200,27 @@ async fn users_without_a_slot_are_listed_by_name_until_a_raised_quantity_gives_t
 /// The keys of a drop and its coupon, and the kinds that may report their loss. Without kinds, the
 /// loss is harmless.
 #[rustfmt::skip]
-const KEYS: [(&str, &[&str]); 12] = [
-    ("users", &["missing_admission", "count_mismatch", "redis_lost"]),
-    ("free", &["count_mismatch", "redis_lost"]),
-    ("count", &["count_mismatch", "redis_lost"]),
-    ("meta", &["settings_mismatch", "count_mismatch", "redis_lost"]),
+const KEYS: [(&str, &[Kind]); 12] = [
+    ("users", &[Kind::MissingAdmission, Kind::CountMismatch, Kind::RedisLost]),
+    ("free", &[Kind::CountMismatch, Kind::RedisLost]),
+    ("count", &[Kind::CountMismatch, Kind::RedisLost]),
+    ("meta", &[Kind::SettingsMismatch, Kind::CountMismatch, Kind::RedisLost]),
     ("times", &[]),
     ("waiting", &[]),
-    ("claimants", &["settings_mismatch", "missing_admission", "redis_lost"]),
-    ("revoked", &["settings_mismatch", "redis_lost"]),
-    ("allowed", &["settings_mismatch"]),
-    ("allow_list", &["settings_mismatch"]),
-    ("revision", &["settings_mismatch"]),
-    ("gate", &["redis_lost"]),
+    ("claimants", &[Kind::SettingsMismatch, Kind::MissingAdmission, Kind::RedisLost]),
+    ("revoked", &[Kind::SettingsMismatch, Kind::RedisLost]),
+    ("allowed", &[Kind::SettingsMismatch]),
+    ("allow_list", &[Kind::SettingsMismatch]),
+    ("revision", &[Kind::SettingsMismatch]),
+    ("gate", &[Kind::RedisLost]),
 ];
 
 /// The kinds that may report a key of another type.
-const OF_TYPES: &[&str] = &[
-    "count_mismatch",
-    "redis_lost",
-    "settings_mismatch",
-    "missing_admission",
+const OF_TYPES: &[Kind] = &[
+    Kind::CountMismatch,
+    Kind::RedisLost,
+    Kind::SettingsMismatch,
+    Kind::MissingAdmission,
 ];
 
 const HOLDERS: [&str; 4] = ["u-1", "u-2", "u-3", "u-4"];
@@ -300,10 +302,9 @@ async fn each_lost_key_and_each_of_another_type_is_repaired_without_a_false_answ
     let run = pass_ends(world, &[], REPAIRED).await;
     for (what, kinds, coupon, held) in &damaged {
         let found = found_in(&run, coupon);
-        let fits = |kind: &String| kinds.contains(&kind.as_str());
         let all_fit = found
             .iter()
-            .all(|one| fits(&one.kind) && one.result == "applied");
+            .all(|one| kinds.contains(&one.kind) && one.result == Outcome::Applied);
         let is_harmless =
             kinds.is_empty() || what.starts_with("times") || what.starts_with("waiting");
         assert!(

@@ -3,6 +3,7 @@
 
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{Answer, Fixture, Http, MadeCoupon, rows};
+use firstcome_reconciler::report::{Outcome, Status};
 use reqwest::Method;
 use serde_json::json;
 
@@ -19,7 +20,7 @@ async fn beyond_the_limit(name: &str) -> Fixture {
     fixture
 }
 
-async fn confirm(fixture: &Fixture, coupon: &MadeCoupon, ends: (i32, &str)) {
+async fn confirm(fixture: &Fixture, coupon: &MadeCoupon, ends: (i32, Status)) {
     let args = ["--confirm", "--coupon", &coupon.id.to_string()];
     pass_ends(&fixture.world, &args, ends).await;
 }
@@ -34,11 +35,8 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     let before = everything(world).await;
     let run = pass_ends(world, &[], BRAKED).await;
     let found = found_in(&run, &coupon);
-    let mut results = found.iter().map(|finding| finding.result.as_str());
-    assert!(
-        results.len() > 0 && results.all(|it| it == "planned"),
-        "{found:#?}"
-    );
+    let are_planned = found.iter().all(|it| it.result == Outcome::Planned);
+    assert!(!found.is_empty() && are_planned, "{found:#?}");
     assert_eq!(before, everything(world).await, "nothing moves");
     let mail = mailed(world, &["action needed", "Suspicious"]).await;
     assert!(mail.text.contains("--confirm"), "{}", mail.text);
@@ -58,14 +56,10 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     let shown = daemon.reconcile(&shown).await;
     let mut body = json!({"confirm": true, "coupon_id": coupon.id, "shown_by": shown_by});
     let run = daemon.reconcile(&body).await;
-    assert_eq!(
-        run.status.as_str(),
-        "braked",
-        "another run has shown it since"
-    );
+    assert_eq!(run.status, Status::Braked, "another run has shown it since");
     body["shown_by"] = json!(shown.run_id);
     let run = daemon.reconcile(&body).await;
-    assert_eq!(run.status.as_str(), "repaired", "{run:#?}");
+    assert_eq!(run.status, Status::Repaired, "{run:#?}");
     let confirmed = "SELECT COUNT(*) FROM reconcile_runs WHERE confirmed AND status = 'repaired'";
     assert_eq!(world.sql.number(confirmed).await, 1);
     // The strangers got free slots.

@@ -7,6 +7,7 @@ use firstcome_harness::drift::{Drift, Injected, Injector};
 use firstcome_harness::{
     LIMIT, MadeCoupon, PromisedAnswer, World, agreed, assert_kept, eventually,
 };
+use firstcome_reconciler::report::{Finding, Run, Status};
 use mail_parser::MessageParser;
 use serde_json::Value;
 
@@ -30,48 +31,31 @@ pub(crate) async fn lose_rows(world: &World, coupon: &MadeCoupon, slots: &str) {
     world.sql.query(&delete).await;
 }
 
-/// A finding in the JSON of a run.
-#[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) kind: String,
-    pub(crate) result: String,
-    pub(crate) detail: String,
-}
-
 /// Returns the findings about a coupon and its drop.
-pub(crate) fn found_in(run: &Value, coupon: &MadeCoupon) -> Vec<Found> {
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let mut all = list(&run["findings"]);
-    all.retain(|finding| finding["coupon_id"] == coupon.id);
-    for drop in list(&run["drops"]) {
-        if drop["drop_id"] == coupon.drop {
-            all.extend(list(&drop["findings"]));
-        }
-    }
-    let found = all.into_iter().map(|finding| {
-        let text = |name: &str| finding[name].as_str().unwrap_or_default().to_owned();
-        Found {
-            kind: text("kind"),
-            result: text("result"),
-            detail: text("detail"),
-        }
-    });
-    found.collect()
+pub(crate) fn found_in<'run>(run: &'run Run, coupon: &MadeCoupon) -> Vec<&'run Finding> {
+    let is_of_coupon = |finding: &&Finding| finding.coupon_id.is_some_and(|id| id.0 == coupon.id);
+    let of_coupon = run.findings.iter().filter(is_of_coupon);
+    let reports = run
+        .drops
+        .iter()
+        .filter(|drop| drop.drop_id.0 == coupon.drop);
+    of_coupon
+        .chain(reports.flat_map(|report| &report.findings))
+        .collect()
 }
 
-/// Runs a pass on the command line that must end with this exit code and status. Returns its JSON.
-pub(crate) async fn pass_ends(world: &World, args: &[&str], ends: (i32, &str)) -> Value {
+/// Runs a pass on the command line that must end with this exit code and status.
+pub(crate) async fn pass_ends(world: &World, args: &[&str], ends: (i32, Status)) -> Run {
     let once = world.once_with(args, &[]).await;
-    let run = once.json();
-    let status = run["status"].as_str().unwrap_or_default();
-    assert_eq!((once.code, status), ends, "{run:#}\n{}", once.log);
+    let run = once.run();
+    assert_eq!((once.code, run.status), ends, "{run:#?}\n{}", once.log);
     run
 }
 
-pub(crate) const CLEAN: (i32, &str) = (0, "clean");
-pub(crate) const REPAIRED: (i32, &str) = (0, "repaired");
-pub(crate) const DRIFT: (i32, &str) = (1, "drift");
-pub(crate) const BRAKED: (i32, &str) = (1, "braked");
+pub(crate) const CLEAN: (i32, Status) = (0, Status::Clean);
+pub(crate) const REPAIRED: (i32, Status) = (0, Status::Repaired);
+pub(crate) const DRIFT: (i32, Status) = (1, Status::Drift);
+pub(crate) const BRAKED: (i32, Status) = (1, Status::Braked);
 
 /// Runs a deep pass that must examine the users and rows of this drop and find nothing.
 pub(crate) async fn clean_pass(world: &World, coupon: &MadeCoupon) {
@@ -81,18 +65,18 @@ pub(crate) async fn clean_pass(world: &World, coupon: &MadeCoupon) {
 /// Runs a deep pass that must examine the users and rows of these drops and find nothing.
 pub(crate) async fn clean_pass_of(world: &World, coupons: &[&MadeCoupon]) {
     let run = pass_ends(world, &["--deep"], CLEAN).await;
-    let drops = run["drops"].as_array().expect("drops");
+    assert_eq!(run.all_findings().count(), 0, "{run:#?}");
     for coupon in coupons {
-        let of = |report: &&Value| report["drop_id"] == coupon.drop;
-        let report = drops.iter().find(of).expect("the drop was examined");
-        let examined = |what: &str| report["examined"][what].as_u64() > Some(0);
-        let is_clean = report["exact"] == true && examined("users") && examined("rows");
-        assert!(is_clean, "{report:#}");
+        let mut reports = run.drops.iter();
+        let report = reports.find(|report| report.drop_id.0 == coupon.drop);
+        let report = report.expect("the drop was examined");
+        let is_examined = report.examined.users > 0 && report.examined.rows > 0;
+        assert!(report.exact && is_examined, "{report:#?}");
     }
 }
 
 /// Runs a dry run that must find something and change nothing.
-pub(crate) async fn dry_run(world: &World) -> Value {
+pub(crate) async fn dry_run(world: &World) -> Run {
     let before = everything(world).await;
     let run = pass_ends(world, &["--dry-run"], DRIFT).await;
     let after = everything(world).await;

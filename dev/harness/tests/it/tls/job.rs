@@ -1,12 +1,10 @@
 //! Claims and repairs, with TLS and logins on Redis, MySQL and Kafka at once.
 
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{
-    Fixture, LIMIT, all_issued, assert_clean, assert_exact, people, rush, tally,
-};
+use firstcome_harness::{Fixture, LIMIT, all_issued, assert_exact, people, rush, tally};
 use firstcome_stack::{PASSWORD, USER, kafka_login};
 
-use crate::drift::support::{REPAIRED, assert_settled, inject, pass_ends};
+use crate::drift::support::{REPAIRED, assert_settled, clean_pass, inject, pass_ends};
 use crate::tls::{servers, world};
 
 /// This is a single test, because its parts share a world.
@@ -26,7 +24,7 @@ async fn rush_is_exact(fixture: &Fixture) {
     );
     all_issued(&fixture.world, coupon.drop, 100).await;
     assert_exact(&fixture.world, &coupon, 100, &answers).await;
-    assert_clean(&fixture.world.pass().await, &coupon);
+    clean_pass(&fixture.world, &coupon).await;
 }
 
 /// This repair reads Kafka, closes the coupon in Redis and in MySQL, writes the drop to Redis, and
