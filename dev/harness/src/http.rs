@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::answer::Answer;
 use crate::histories::{RecordedOutcome, Recorder};
 use crate::reply::HttpReply;
-use crate::{LIMIT, eventually};
+use crate::{LIMIT, eventually, eventually_some};
 
 /// The operators' token, which every world uses.
 pub const OPS_TOKEN: &str = "system-tests-0123456789abcdef0123456789";
@@ -172,6 +172,16 @@ impl ApiClient {
             is_ready(&self.http).await
         })
         .await;
+    }
+
+    /// Claims until this user is promised a slot. Returns the drop and the slot.
+    pub async fn until_promised(&self, coupon: i64, user: &str) -> (i64, u32) {
+        let what = format!("{user} is promised a slot");
+        eventually_some(&what, LIMIT, async || {
+            let answer = self.claim(coupon, user).await;
+            answer.promised().ok_or_else(|| format!("{answer:?}"))
+        })
+        .await
     }
 
     /// Sends a claim. An answer outside the contract fails the test.
@@ -448,7 +458,7 @@ impl ReconcilerClient {
     }
 
     async fn accepted(&self, body: &Value, status: u16) -> HttpReply {
-        crate::eventually_some("the pass is accepted", crate::LIMIT, async || {
+        eventually_some("the pass is accepted", LIMIT, async || {
             let reply = self.ask(body).await;
             if reply.status == 409 {
                 return Err("another pass runs");

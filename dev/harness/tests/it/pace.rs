@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use firstcome_harness::{Fixture, LIMIT, World, all_issued, eventually, people, rows, rush};
 
 use crate::drift::support::IN_FLIGHT;
-use crate::faults::waves::until_promised;
 
 /// The number of concurrent claims.
 const AT_ONCE: usize = 64;
@@ -32,12 +31,12 @@ async fn backlog_of_one_coupon_keeps_no_other_closed_after_a_restart_of_redis() 
     let restarted = Instant::now();
     redis.kill().await.unwrap();
     redis.start_again().await.unwrap();
-    until_promised(api, other.id, &others[0].0).await;
+    api.until_promised(other.id, &others[0].0).await;
     let closed_for = restarted.elapsed();
     println!("1,500 rows at 10 a second, Redis restarted: closed for {closed_for:.1?}");
     // It takes at most ten seconds on a quiet machine.
     assert!(closed_for < Duration::from_secs(30), "{closed_for:?}");
-    until_promised(api, crowded.id, &answers[0].0).await;
+    api.until_promised(crowded.id, &answers[0].0).await;
     assert_eq!(issued(world, "consumer").await, 1_505);
 }
 

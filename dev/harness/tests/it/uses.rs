@@ -109,7 +109,7 @@ async fn used_row_of_a_revoked_user_is_deleted_and_the_coupon_opens_after_a_redi
     redis.kill().await.unwrap();
     redis.start_again().await.unwrap();
     world.pass().await;
-    let newcomer = eventually_promised(&fixture, coupon.id).await;
+    let newcomer = api.until_promised(coupon.id, "u-new").await;
     assert_eq!(newcomer, (coupon.drop, u32::try_from(slot).unwrap()));
     all_issued(world, coupon.drop, 2).await;
     assert_eq!(shop.use_code(&code, "order-1").await, problem("revoked"));
@@ -120,18 +120,6 @@ async fn used_row_of_a_revoked_user_is_deleted_and_the_coupon_opens_after_a_redi
     let found = found_in(&run, &coupon);
     let kinds: Vec<Kind> = found.iter().map(|one| one.kind).collect();
     assert_eq!(kinds, [Kind::BadUse], "{found:#?}");
-}
-
-async fn eventually_promised(fixture: &Fixture, coupon: i64) -> (i64, u32) {
-    let promised = Mutex::new(None);
-    eventually("the coupon is open", LIMIT, async || {
-        let answer = fixture.api.claim(coupon, "u-new").await;
-        *promised.lock() = answer.promised();
-        answer.promised().is_some()
-    })
-    .await;
-    let promised = promised.lock().take();
-    promised.unwrap()
 }
 
 #[tokio::test]

@@ -2,9 +2,7 @@
 //! Redis loses data or goes back in time, nobody wins a second time. An intact Redis is not
 //! rewritten.
 
-use firstcome_harness::{
-    Answer, Fixture, LIMIT, OldCopy, all_issued, daily_body, eventually, eventually_some,
-};
+use firstcome_harness::{Answer, Fixture, LIMIT, OldCopy, all_issued, daily_body, eventually_some};
 use serde_json::json;
 
 use crate::drift::support::{CLEAN, pass_ends, until_sealed};
@@ -56,11 +54,7 @@ async fn a_sealed_day_open_in_an_older_redis_admits_nobody_and_its_winners_still
     }
     // A user who may claim again is not blocked by Redis's old data.
     for (slot, user) in [(1, "u-late"), (2, revoked.as_str())] {
-        let next = eventually_some("the next day is open", LIMIT, async || {
-            let answer = api.claim(coupon.id, user).await;
-            answer.promised().ok_or(format!("{answer:?}"))
-        })
-        .await;
+        let next = api.until_promised(coupon.id, user).await;
         assert!(next.0 != coupon.drop && next.1 == slot, "{user}: {next:?}");
     }
     let next = "SELECT id FROM drops WHERE sealed_at IS NULL";
@@ -97,11 +91,7 @@ async fn an_intact_redis_is_reopened_without_rewriting_and_a_damaged_one_is_writ
     let next = world.sql.number(next).await;
     // Two users claim on the open day. One of them then gives the coupon back.
     for user in ["n-1", "n-2"] {
-        let what = format!("{user} is admitted");
-        eventually(&what, LIMIT, async || {
-            api.claim(coupon.id, user).await.promised().is_some()
-        })
-        .await;
+        api.until_promised(coupon.id, user).await;
     }
     all_issued(world, next, 2).await;
     api.give_back(coupon.id, "n-1").await.unwrap();
@@ -148,14 +138,8 @@ async fn a_claim_that_was_made_again_has_its_own_time_after_redis_went_back() {
     let order = json!({"reason": "by mistake", "by": "Ann", "may_claim_again": true});
     api.revoke(coupon.id, user, &order).await.unwrap();
     // Until the API has read the new era, it asks the user to retry.
-    let promised = async || {
-        eventually_some("the claim is promised", LIMIT, async || {
-            let answer = api.claim(coupon.id, user).await;
-            answer.promised().ok_or(format!("{answer:?}"))
-        })
-        .await
-    };
-    assert_eq!(promised().await, (coupon.drop, 1));
+    let promised = api.until_promised(coupon.id, user).await;
+    assert_eq!(promised, (coupon.drop, 1));
     all_issued(world, coupon.drop, 1).await;
     redis.kill().await.unwrap();
     old.put_back(redis.data_dir()).unwrap();
@@ -165,7 +149,8 @@ async fn a_claim_that_was_made_again_has_its_own_time_after_redis_went_back() {
     let time: i64 = world.redis.command(&["HGET", &times, "1"]).await;
     let row = "SELECT CAST(UNIX_TIMESTAMP(claimed_at) * 1000 AS SIGNED) FROM issued_coupons";
     assert_eq!(time, world.sql.number(row).await);
-    assert_eq!(promised().await, (coupon.drop, 1));
+    let promised = api.until_promised(coupon.id, user).await;
+    assert_eq!(promised, (coupon.drop, 1));
 }
 
 /// The whole `claimants` key is lost after the next day opened and before anybody claimed. No other
@@ -229,10 +214,7 @@ async fn revocation_that_ends_later_gives_its_user_503_instead_of_a_void_claim()
         "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
     world.sql.query(open).await;
     world.pass().await;
-    eventually("the next day is open", LIMIT, async || {
-        api.claim(coupon.id, "another").await.promised().is_some()
-    })
-    .await;
+    api.until_promised(coupon.id, "another").await;
     let early = api.claim(coupon.id, revoked).await;
     assert!(matches!(early, Answer::Problem(503, _)), "{early:?}");
 }

@@ -1,8 +1,8 @@
 //! A closed coupon is reopened without a scheduled pass, whatever closed it.
 
-use firstcome_harness::{Fixture, LIMIT, all_issued, assert_kept, eventually, eventually_some};
-
-use crate::faults::waves::until_promised;
+use firstcome_harness::{
+    Answer, Fixture, LIMIT, all_issued, assert_kept, eventually, eventually_some,
+};
 
 const CLOSERS: [&str; 8] = [
     "a lost gate",
@@ -70,8 +70,8 @@ async fn a_coupon_reopens_without_cron_whatever_closed_it() {
         })
         .await;
         let user = format!("u-after-{at}");
-        until_promised(api, coupon.id, &user).await;
-        answers.push((user.clone(), api.claim(coupon.id, &user).await));
+        let (drop, slot) = api.until_promised(coupon.id, &user).await;
+        answers.push((user, Answer::Already { drop, slot }));
     }
     world.sql.query("UPDATE coupons SET era = 1").await;
     eventually("MySQL has the era of the gate again", LIMIT, async || {

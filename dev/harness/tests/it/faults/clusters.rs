@@ -14,9 +14,7 @@ use firstcome_stack::{
 use parking_lot::Mutex;
 use serde_json::json;
 
-use super::waves::{
-    Waves, assert_nobody_is_listed, follows, impatient, replication, until_promised,
-};
+use super::waves::{Waves, assert_nobody_is_listed, follows, impatient, replication};
 
 /// Time limit until all coupons are exact, counted from the end of the last fault.
 const EXACT_WITHIN: Duration = Duration::from_secs(60);
@@ -188,7 +186,7 @@ async fn coupons_of_other_masters_are_reopened_while_one_master_and_its_replica_
     }
     let gate = world.redis.gate(kept.id);
     world.redis.command::<i64>(&["DEL", &gate]).await;
-    until_promised(&api, kept.id, &people(1)[0]).await;
+    api.until_promised(kept.id, &people(1)[0]).await;
     eventually_some("a pass names the dead master", LIMIT, async || {
         let run = daemon.ask(&json!({})).await.body;
         let error = run["error"].as_str().unwrap_or_default();
@@ -199,7 +197,7 @@ async fn coupons_of_other_masters_are_reopened_while_one_master_and_its_replica_
     for node in &dead {
         node.start_again().await.unwrap();
     }
-    until_promised(&api, lost.id, &people(1)[0]).await;
+    api.until_promised(lost.id, &people(1)[0]).await;
 }
 
 #[tokio::test]
@@ -251,7 +249,10 @@ async fn hash_slots_that_move_away_and_back_during_a_rush_break_no_promise() {
             waves
                 .next_while(10, async |_| cluster.move_slot(slot, to).await.unwrap())
                 .await;
-            until_promised(&waves.api, waves.coupon.id, &people(1)[0]).await;
+            waves
+                .api
+                .until_promised(waves.coupon.id, &people(1)[0])
+                .await;
         }
     });
     survived.await;

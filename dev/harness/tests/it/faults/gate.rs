@@ -7,7 +7,7 @@ use firstcome_harness::{
 };
 use firstcome_stack::{RedisOptions, RedisServer};
 
-use super::waves::{impatient, until_promised};
+use super::waves::impatient;
 
 async fn own_redis() -> (RedisServer, WorldStores) {
     let server = RedisServer::start(RedisOptions::default()).await.unwrap();
@@ -34,8 +34,8 @@ async fn a_coupon_created_while_others_are_rebuilt_opens_without_a_scheduled_pas
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let new = api.open_coupon(20).await;
     let someone = people(7).split_off(6);
-    until_promised(api, new.id, &someone[0]).await;
-    until_promised(api, old.id, &someone[0]).await;
+    api.until_promised(new.id, &someone[0]).await;
+    api.until_promised(old.id, &someone[0]).await;
     answers.extend(rush(&[api], old.id, &people(20), 20).await);
     all_issued(world, old.drop, 20).await;
     assert_exact(world, &old, 20, &answers).await;
@@ -63,7 +63,7 @@ async fn a_stalled_claim_gets_unavailable_and_is_not_published_after_a_loss_of_r
         // Only Redis had the claim.
         world.redis.command::<()>(&["FLUSHALL"]).await;
         let daemon = world.daemon().await;
-        until_promised(api, coupon.id, "u-other").await;
+        api.until_promised(coupon.id, "u-other").await;
         daemon
     };
     let (late, _daemon) = tokio::join!(late, other);
@@ -112,7 +112,7 @@ async fn each_of_two_daemons_waits_for_the_apis_longer_deadline_after_a_redis_re
         let begun = Instant::now();
         server.kill().await.unwrap();
         server.start_again().await.unwrap();
-        until_promised(api, coupon.id, &people(1)[0]).await;
+        api.until_promised(coupon.id, &people(1)[0]).await;
         let closed = begun.elapsed();
         assert!(closed >= DEADLINE, "round {round}: only {closed:?}");
     }

@@ -150,14 +150,6 @@ pub(crate) async fn assert_nobody_is_listed(world: &World) {
     .await;
 }
 
-/// Waits until this user has been promised a slot.
-pub(crate) async fn until_promised(api: &ApiClient, coupon: i64, user: &str) {
-    eventually("the user is promised a slot", LIMIT, async || {
-        api.claim(coupon, user).await.promised().is_some()
-    })
-    .await;
-}
-
 static KAFKA: OnceCell<(KafkaServer, FaultProxy)> = OnceCell::const_new();
 static KAFKA_TURN: Mutex<()> = Mutex::const_new(());
 

@@ -4,7 +4,7 @@ use firstcome_stack::{RedisOptions, RedisServer};
 
 use firstcome_harness::{Fixture, HeldTransaction, WorldStores};
 
-use crate::faults::waves::{impatient, until_promised};
+use crate::faults::waves::impatient;
 
 #[tokio::test]
 async fn neither_a_hanging_change_nor_a_locked_drop_keeps_another_coupon_closed() {
@@ -23,10 +23,10 @@ async fn neither_a_hanging_change_nor_a_locked_drop_keeps_another_coupon_closed(
         change.run(&lock).await;
         server.kill().await.unwrap();
         server.start_again().await.unwrap();
-        until_promised(api, other.id, &others[0].0).await;
+        api.until_promised(other.id, &others[0].0).await;
     }
     let closed = api.claim(changing.id, &ones[0].0).await;
     assert_eq!(closed.promised(), None, "{closed:?}");
     change.commit().await;
-    until_promised(api, changing.id, &ones[0].0).await;
+    api.until_promised(changing.id, &ones[0].0).await;
 }
