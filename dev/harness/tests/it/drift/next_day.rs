@@ -2,10 +2,27 @@
 //! Redis loses data or goes back in time, nobody wins a second time. An intact Redis is not
 //! rewritten.
 
-use firstcome_harness::{Answer, Fixture, LIMIT, OldCopy, all_issued, daily_body, eventually_some};
-use serde_json::json;
+use firstcome_harness::{
+    Answer, Fixture, LIMIT, OldCopy, World, all_issued, daily_body, eventually_some,
+};
+use serde_json::{Value, json};
 
 use crate::drift::support::{CLEAN, pass_ends, until_sealed};
+
+/// Returns the body of a coupon that is open today and tomorrow, with a minute between the days.
+fn two_days(quantity: u32) -> Value {
+    let mut body = daily_body(quantity, 2);
+    body["schedule"]["closes"] = json!("23:59");
+    body
+}
+
+/// Lets the day after the sealed one begin now.
+async fn open_next_day(world: &World) {
+    let open =
+        "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
+    world.sql.query(open).await;
+    world.pass().await;
+}
 
 /// Two of three slots are given out before Redis is copied. Afterwards the third is given out, one
 /// of the first two users is revoked, and the day is sealed.
@@ -13,9 +30,7 @@ use crate::drift::support::{CLEAN, pass_ends, until_sealed};
 async fn a_sealed_day_open_in_an_older_redis_admits_nobody_and_its_winners_still_count() {
     let (fixture, redis) = Fixture::with_own_redis("d-next-day", &[]).await;
     let (api, world) = (&fixture.api, &fixture.world);
-    let mut body = daily_body(3, 2);
-    body["schedule"]["closes"] = json!("23:59");
-    let (coupon, mut winners) = fixture.held_of(&body, 2).await;
+    let (coupon, mut winners) = fixture.held_of(&two_days(3), 2).await;
     redis.stop().await.unwrap();
     let old = OldCopy::of(redis.data_dir()).unwrap();
     redis.start_again().await.unwrap();
@@ -43,10 +58,7 @@ async fn a_sealed_day_open_in_an_older_redis_admits_nobody_and_its_winners_still
         .await;
         assert!(late.is("not_open"), "{user}: {late:?}");
     }
-    let open =
-        "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
-    world.sql.query(open).await;
-    world.pass().await;
+    open_next_day(world).await;
     for (user, answer) in &winners {
         let (drop, slot) = answer.promised().unwrap();
         let again = api.claim(coupon.id, user).await;
@@ -67,9 +79,7 @@ async fn a_sealed_day_open_in_an_older_redis_admits_nobody_and_its_winners_still
 async fn an_intact_redis_is_reopened_without_rewriting_and_a_damaged_one_is_written_again() {
     let (fixture, redis) = Fixture::with_own_redis("d-intact", &[]).await;
     let (api, world) = (&fixture.api, &fixture.world);
-    let mut body = daily_body(3, 2);
-    body["schedule"]["closes"] = json!("23:59");
-    let (coupon, winners) = fixture.held_of(&body, 3).await;
+    let (coupon, winners) = fixture.held_of(&two_days(3), 3).await;
     let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
     api.revoke(coupon.id, &winners[0].0, &order).await.unwrap();
     let claimants = world.redis.claimants(coupon.id);
@@ -81,10 +91,7 @@ async fn an_intact_redis_is_reopened_without_rewriting_and_a_damaged_one_is_writ
     let ended = world.redis.command::<i64>(&own).await;
     assert_eq!(ended, 0, "a return of a sealed day concerns no claim");
     api.revoke(coupon.id, &winners[2].0, &order).await.unwrap();
-    let open =
-        "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
-    world.sql.query(open).await;
-    world.pass().await;
+    open_next_day(world).await;
     let late = ["HEXISTS", &revoked, &winners[2].0];
     assert_eq!(world.redis.command::<i64>(&late).await, 0);
     let next = "SELECT id FROM drops WHERE sealed_at IS NULL ORDER BY opens_at LIMIT 1";
@@ -159,15 +166,10 @@ async fn a_claim_that_was_made_again_has_its_own_time_after_redis_went_back() {
 async fn winner_of_the_day_before_gets_no_second_coupon_when_the_claimants_are_lost() {
     let fixture = Fixture::new("d-claimants").await;
     let (api, world) = (&fixture.api, &fixture.world);
-    let mut body = daily_body(3, 2);
-    body["schedule"]["closes"] = json!("23:59");
-    let (coupon, winners) = fixture.held_of(&body, 2).await;
+    let (coupon, winners) = fixture.held_of(&two_days(3), 2).await;
     api.change(coupon.id, &json!({"close_now": true})).await;
     until_sealed(world, &coupon).await;
-    let open =
-        "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
-    world.sql.query(open).await;
-    world.pass().await;
+    open_next_day(world).await;
     world
         .redis
         .command::<i64>(&["DEL", &world.redis.claimants(coupon.id)])
@@ -197,9 +199,7 @@ async fn winner_of_the_day_before_gets_no_second_coupon_when_the_claimants_are_l
 async fn revocation_that_ends_later_gives_its_user_503_instead_of_a_void_claim() {
     let fixture = Fixture::new("d-later").await;
     let Fixture { api, world, .. } = &fixture;
-    let mut body = daily_body(3, 2);
-    body["schedule"]["closes"] = json!("23:59");
-    let (coupon, holders) = fixture.held_of(&body, 1).await;
+    let (coupon, holders) = fixture.held_of(&two_days(3), 1).await;
     let (revoked, answer) = &holders[0];
     let (_, slot) = answer.promised().unwrap();
     let times = world.redis.of_drop(coupon.id, coupon.drop, "times");
@@ -210,10 +210,7 @@ async fn revocation_that_ends_later_gives_its_user_503_instead_of_a_void_claim()
     api.revoke(coupon.id, revoked, &order).await.unwrap();
     api.change(coupon.id, &json!({"close_now": true})).await;
     until_sealed(world, &coupon).await;
-    let open =
-        "UPDATE drops SET opens_at = UTC_TIMESTAMP(3) - INTERVAL 1 SECOND WHERE sealed_at IS NULL";
-    world.sql.query(open).await;
-    world.pass().await;
+    open_next_day(world).await;
     api.until_promised(coupon.id, "another").await;
     let early = api.claim(coupon.id, revoked).await;
     assert!(matches!(early, Answer::Problem(503, _)), "{early:?}");
