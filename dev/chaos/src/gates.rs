@@ -22,7 +22,7 @@ impl Gates {
         loop {
             for coupon in system.coupons() {
                 let redis = system.redis();
-                let key = redis.gate(coupon.id);
+                let key = redis.of_coupon(coupon.id, "gate");
                 let now = redis.try_command::<Option<String>>(&["GET", &key]).await;
                 self.note(coupon.id, &now.ok().flatten().unwrap_or_default());
             }

@@ -128,14 +128,14 @@ async fn same_list(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<()> 
     let sql = &system.world.sql;
     let redis = system.redis();
     let id = coupon.id;
-    let own = |name: &str| redis.own(&format!("{{{id}}}:{name}"));
     let listed = sql
         .rows(&format!(
             "SELECT user_id FROM coupon_allow_list WHERE coupon_id = {id}"
         ))
         .await?;
     let listed: HashSet<String> = listed.into_iter().flatten().collect();
-    let members: HashSet<String> = redis.try_command(&["SMEMBERS", &own("allowed")]).await?;
+    let allowed = redis.of_coupon(id, "allowed");
+    let members: HashSet<String> = redis.try_command(&["SMEMBERS", &allowed]).await?;
     let differ = listed.symmetric_difference(&members).count();
     ensure!(
         differ == 0,
@@ -145,7 +145,8 @@ async fn same_list(system: &SystemUnderTest, coupon: &MadeCoupon) -> Result<()> 
         "SELECT CONCAT(allow_list_revision, ':', allow_list_people) FROM coupons WHERE id = {id}"
     );
     let state = sql.rows(&state).await?.swap_remove(0).swap_remove(0);
-    let known: Option<String> = redis.try_command(&["GET", &own("allow_list")]).await?;
+    let allow_list = redis.of_coupon(id, "allow_list");
+    let known: Option<String> = redis.try_command(&["GET", &allow_list]).await?;
     ensure!(
         known.as_ref() == Some(&state),
         "the allow list is {known:?} in Redis and {state} in MySQL"

@@ -92,17 +92,13 @@ impl PrefixedKeys {
 
     /// Returns the name of a key of a drop: `meta`, `count`, `users`, `free`, `waiting`, `times`.
     pub fn of_drop(&self, coupon: i64, drop: i64, name: &str) -> String {
-        format!("{}:{{{coupon}}}:drop:{drop}:{name}", self.prefix)
+        self.of_coupon(coupon, &format!("drop:{drop}:{name}"))
     }
 
-    /// Returns the name of a coupon's hash of claimants.
-    pub fn claimants(&self, coupon: i64) -> String {
-        format!("{}:{{{coupon}}}:claimants", self.prefix)
-    }
-
-    /// Returns the name of a coupon's gate.
-    pub fn gate(&self, coupon: i64) -> String {
-        format!("{}:{{{coupon}}}:gate", self.prefix)
+    /// Returns the name of a key of a coupon: `claimants`, `revoked`, `allowed`, `allow_list`,
+    /// `revision`, `gate`.
+    pub fn of_coupon(&self, coupon: i64, name: &str) -> String {
+        self.own(&format!("{{{coupon}}}:{name}"))
     }
 
     /// Returns the name of a key of the whole installation.

@@ -229,7 +229,7 @@ async fn delete_every_copy(system: &SystemUnderTest, coupon: &MadeCoupon) -> Res
     };
     let users = redis.of_drop(*id, *drop, "users");
     redis.try_command::<()>(&["ZREM", &users, &person]).await?;
-    let forget = ["HDEL", &redis.claimants(*id), &person];
+    let forget = ["HDEL", &redis.of_coupon(*id, "claimants"), &person];
     redis.try_command::<()>(&forget).await?;
     let delete = "DELETE FROM issued_coupons WHERE drop_id";
     let delete = format!("{delete} = {drop} AND user_id = '{person}'");

@@ -22,7 +22,7 @@ pub(super) fn key_of(redis: &PrefixedKeys, coupon: &MadeCoupon, key: &str) -> St
     if DROP_KEYS.contains(&key) {
         redis.of_drop(coupon.id, coupon.drop, key)
     } else {
-        redis.own(&format!("{{{}}}:{key}", coupon.id))
+        redis.of_coupon(coupon.id, key)
     }
 }
 

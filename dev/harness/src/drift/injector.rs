@@ -247,7 +247,7 @@ impl Injector {
         let once = format!("SELECT once_per FROM coupons WHERE id = {}", self.coupon);
         if self.sql.rows(&once).await?[0][0] == "coupon" {
             let held = format!("{}:{slot}", self.drop);
-            let claimants = self.redis.claimants(self.coupon);
+            let claimants = self.redis.of_coupon(self.coupon, "claimants");
             self.run(&["HSET", &claimants, &one.user, &held]).await?;
         }
         Ok(())
@@ -255,8 +255,8 @@ impl Injector {
 
     async fn forget(&self, one: &AffectedUser) -> Result<()> {
         self.run(&["ZREM", &self.key("users"), &one.user]).await?;
-        self.run(&["HDEL", &self.redis.claimants(self.coupon), &one.user])
-            .await
+        let claimants = self.redis.of_coupon(self.coupon, "claimants");
+        self.run(&["HDEL", &claimants, &one.user]).await
     }
 
     /// Admits new users on slots from `first` on, ten seconds ago. No other store gets the claims.

@@ -274,7 +274,7 @@ async fn each_lost_key_and_each_of_another_type_is_repaired_without_a_false_answ
                 "users" | "free" | "count" | "meta" | "times" | "waiting" => {
                     world.redis.of_drop(coupon.id, coupon.drop, name)
                 }
-                name => world.redis.own(&format!("{{{}}}:{name}", coupon.id)),
+                name => world.redis.of_coupon(coupon.id, name),
             };
             world.redis.command::<()>(&["DEL", &key]).await;
             if !is_lost {

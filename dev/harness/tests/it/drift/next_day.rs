@@ -82,8 +82,8 @@ async fn an_intact_redis_is_reopened_without_rewriting_and_a_damaged_one_is_writ
     let (coupon, winners) = fixture.held_of(&two_days(3), 3).await;
     let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
     api.revoke(coupon.id, &winners[0].0, &order).await.unwrap();
-    let claimants = world.redis.claimants(coupon.id);
-    let revoked = claimants.replace("claimants", "revoked");
+    let claimants = world.redis.of_coupon(coupon.id, "claimants");
+    let revoked = world.redis.of_coupon(coupon.id, "revoked");
     let own = ["HEXISTS", &revoked, &winners[0].0];
     assert_eq!(world.redis.command::<i64>(&own).await, 1);
     api.change(coupon.id, &json!({"close_now": true})).await;
@@ -172,7 +172,7 @@ async fn winner_of_the_day_before_gets_no_second_coupon_when_the_claimants_are_l
     open_next_day(world).await;
     world
         .redis
-        .command::<i64>(&["DEL", &world.redis.claimants(coupon.id)])
+        .command::<i64>(&["DEL", &world.redis.of_coupon(coupon.id, "claimants")])
         .await;
     for (user, _) in &winners {
         let again = api.claim(coupon.id, user).await;

@@ -25,8 +25,7 @@ async fn named(world: &World, user: &str) -> i64 {
 /// Seals a drop, and waits until its keys have expired.
 async fn until_over(world: &World, coupon: &MadeCoupon) {
     until_sealed(world, coupon).await;
-    let own = world.redis.own(&format!("{{{}}}:", coupon.id));
-    until_expired(world, &own).await;
+    until_expired(world, &world.redis.of_coupon(coupon.id, "")).await;
 }
 
 #[tokio::test]

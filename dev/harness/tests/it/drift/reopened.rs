@@ -25,7 +25,7 @@ async fn a_coupon_reopens_without_cron_whatever_closed_it() {
     let (api, world) = (&fixture.api, &fixture.world);
     let _daemon = world.daemon().await;
     let (coupon, mut answers) = fixture.held("Closed", 60, 12).await;
-    let gate = world.redis.gate(coupon.id);
+    let gate = world.redis.of_coupon(coupon.id, "gate");
     let count = world.redis.of_drop(coupon.id, coupon.drop, "count");
     let run = async |words: &[&str]| world.redis.command::<()>(words).await;
     for (at, closer) in CLOSERS.into_iter().enumerate() {

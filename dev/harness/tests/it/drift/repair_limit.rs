@@ -91,7 +91,7 @@ async fn a_confirmation_covers_only_the_plan_that_was_shown_and_closes_no_other_
     conflicts(11).await;
     // The plan differs from the one that was shown. A closed coupon stays closed, and no other
     // coupon is closed with it.
-    let gate = world.redis.gate(coupon.id);
+    let gate = world.redis.of_coupon(coupon.id, "gate");
     world.redis.command::<()>(&["DEL", &gate]).await;
     confirm(&fixture, &coupon, BRAKED).await;
     let answer = api.claim(coupon.id, "stranger").await;

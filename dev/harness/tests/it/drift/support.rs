@@ -149,7 +149,7 @@ pub(crate) async fn assert_whole(world: &World, coupon: &MadeCoupon, quantity: u
     let is_full = rows.len() == quantity as usize;
     assert!(waiting == 0 || is_full, "{waiting} users wait");
     if coupon.body["once_per"] == "coupon" {
-        let claimants = ["HGETALL", &world.redis.claimants(coupon.id)];
+        let claimants = ["HGETALL", &world.redis.of_coupon(coupon.id, "claimants")];
         let claimants: BTreeMap<String, String> = world.redis.command(&claimants).await;
         for (slot, user) in &rows {
             let held = format!("{}:{slot}", coupon.drop);

@@ -52,7 +52,7 @@ async fn primary_of<'a>(
     world: &World,
     coupon: &MadeCoupon,
 ) -> &'a RedisServer {
-    let key = world.redis.claimants(coupon.id);
+    let key = world.redis.of_coupon(coupon.id, "claimants");
     cluster.primary_of(&key).await.unwrap()
 }
 
@@ -118,7 +118,7 @@ async fn all_coupons_are_exact_after_one_server_of_each_kind_dies_during_a_rush(
             daemon.process.kill(),
         );
         one.and(two).and(three).unwrap();
-        let key = world.redis.claimants(coupons[0].id);
+        let key = world.redis.of_coupon(coupons[0].id, "claimants");
         eventually("a replica of Redis has taken over", LIMIT, async || {
             let now = stack.redis.primary_of(&key).await;
             now.is_ok_and(|now| now.port() != redis.port())
@@ -184,7 +184,7 @@ async fn coupons_of_other_masters_are_reopened_while_one_master_and_its_replica_
     for node in &dead {
         node.kill().await.unwrap();
     }
-    let gate = world.redis.gate(kept.id);
+    let gate = world.redis.of_coupon(kept.id, "gate");
     world.redis.command::<i64>(&["DEL", &gate]).await;
     api.until_promised(kept.id, &people(1)[0]).await;
     eventually_some("a pass names the dead master", LIMIT, async || {
@@ -240,7 +240,7 @@ async fn hash_slots_that_move_away_and_back_during_a_rush_break_no_promise() {
     world.set("RECONCILE_CRON", "0 0 0 1 1 *");
     let waves = Waves::begin(world).await;
     let survived = waves.survives(async |waves| {
-        let name = waves.world.redis.claimants(waves.coupon.id);
+        let name = waves.world.redis.of_coupon(waves.coupon.id, "claimants");
         let slot = cluster.slot_of(&name).await.unwrap();
         let first = cluster.primary_of(&name).await.unwrap();
         let mut primaries = cluster.nodes()[..3].iter();
