@@ -2,9 +2,8 @@
 //! moves until an operator confirms the plan. Rows are never limited.
 
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{Answer, Fixture, Http, MadeCoupon, rows};
+use firstcome_harness::{Answer, Fixture, MadeCoupon, rows};
 use firstcome_reconciler::report::{Outcome, Status};
-use reqwest::Method;
 use serde_json::json;
 
 use crate::drift::support::{
@@ -50,7 +49,7 @@ async fn too_many_repairs_wait_for_a_confirmation_and_rows_are_written() {
     let shown_by = world.sql.query("SELECT run_id FROM held_back").await;
     let shown_by = &shown_by[0][0];
     let page = format!("/v1/coupons/{}/drops/{}", coupon.id, coupon.drop);
-    let page = Http::send(daemon.http().ops(Method::GET, &page)).await.body;
+    let page = daemon.get(&page).await.body;
     assert_eq!(page["shown_by"], json!(shown_by));
     let shown = json!({"dry_run": true, "coupon_id": coupon.id});
     let shown = daemon.reconcile(&shown).await;

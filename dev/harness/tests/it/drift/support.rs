@@ -178,13 +178,19 @@ pub(crate) struct ReadMail {
     pub(crate) html: String,
 }
 
-pub(crate) fn read(mail: &firstcome_stack::Mail) -> ReadMail {
+fn read(mail: &firstcome_stack::Mail) -> ReadMail {
     let parsed = MessageParser::default().parse(&mail.raw).expect("a mail");
     ReadMail {
         subject: parsed.subject().unwrap_or_default().to_owned(),
         text: parsed.body_text(0).unwrap_or_default().into_owned(),
         html: parsed.body_html(0).unwrap_or_default().into_owned(),
     }
+}
+
+/// Returns the subjects of all mails.
+pub(crate) fn subjects(world: &World) -> Vec<String> {
+    let mails = world.mail.mails();
+    mails.iter().map(|mail| read(mail).subject).collect()
 }
 
 /// Waits for the mail whose subject contains all of these words.
@@ -194,9 +200,7 @@ pub(crate) async fn mailed(world: &World, words: &[&str]) -> ReadMail {
     match found.await {
         Ok(mail) => read(&mail),
         Err(error) => {
-            let mails = world.mail.mails();
-            let subjects: Vec<String> = mails.iter().map(|mail| read(mail).subject).collect();
-            panic!("{words:?}: {error}; subjects: {subjects:#?}");
+            panic!("{words:?}: {error}; subjects: {:#?}", subjects(world));
         }
     }
 }

@@ -15,7 +15,6 @@ async fn a_pass_requested_without_waiting_blocks_others_and_can_be_read_with_its
     let daemon = world.daemon().await;
     let http = daemon.http();
     inject(world, &coupon, Drift::Unissued, 2).await;
-    let read = async |path: &str| Http::send(http.ops(Method::GET, path)).await;
     // The pass waits for a row that another client holds.
     let mut held = HeldTransaction::begin(&world.sql).await;
     let lock = "SELECT drop_id FROM slot_limits WHERE drop_id";
@@ -26,7 +25,7 @@ async fn a_pass_requested_without_waiting_blocks_others_and_can_be_read_with_its
     let begun = Http::send(ask.json(&json!({"wait": false}))).await;
     assert_eq!(begun.status, 202, "{begun:?}");
     let path = begun.location().unwrap().to_owned();
-    let running = read(&path).await.body;
+    let running = daemon.get(&path).await.body;
     let state = (&running["status"], &running["finished_at"]);
     assert_eq!(state, (&json!("running"), &Value::Null));
     let refused = daemon.ask(&json!({})).await;
@@ -35,26 +34,27 @@ async fn a_pass_requested_without_waiting_blocks_others_and_can_be_read_with_its
     assert_eq!(refused.body["run_id"], running["run_id"]);
     held.commit().await;
     eventually("the pass ends", LIMIT, async || {
-        read(&path).await.body["status"] == "repaired"
+        daemon.get(&path).await.body["status"] == "repaired"
     })
     .await;
-    let ended = read(&path).await.body;
+    let ended = daemon.get(&path).await.body;
     let found = (&ended["trigger"], &ended["asked_by"]);
     assert_eq!(found, (&json!("endpoint"), &json!("김 Kim")));
-    let first = read(&format!("{path}?limit=1")).await.body;
+    let first = daemon.get(&format!("{path}?limit=1")).await.body;
     let next = format!("{path}?limit=1&after={}", first["next_after"]);
     let user = |page: &Value| page["drops"][0]["findings"][0]["user_id"].clone();
-    let users = [user(&first), user(&read(&next).await.body)];
+    let users = [user(&first), user(&daemon.get(&next).await.body)];
     assert!(users[0].is_string() && users[1].is_string() && users[0] != users[1]);
     let mail = mailed(world, &["repaired"]).await;
     let words: Vec<&str> = mail.text.split_whitespace().collect();
     assert!(words.join(" ").contains("asked for by 김 Kim"), "{words:?}");
 
     daemon.reconcile(&json!({})).await;
-    let newest = read("/v1/runs?limit=1").await.body["runs"][0].clone();
+    let newest = daemon.get("/v1/runs?limit=1").await.body["runs"][0].clone();
     assert_eq!(newest["status"], "clean");
     let before = newest["run_id"].as_str().unwrap();
-    let earlier = read(&format!("/v1/runs?limit=1&before={before}"))
+    let earlier = daemon
+        .get(&format!("/v1/runs?limit=1&before={before}"))
         .await
         .body;
     assert_eq!(earlier["runs"][0]["run_id"], running["run_id"]);
@@ -62,7 +62,7 @@ async fn a_pass_requested_without_waiting_blocks_others_and_can_be_read_with_its
         ("/v1/runs?limit=many", 400),
         ("/v1/runs/00000000-0000-0000-0000-000000000000", 404),
     ] {
-        assert_eq!(read(path).await.status, status, "{path}");
+        assert_eq!(daemon.get(path).await.status, status, "{path}");
         assert_eq!(http.get(path).await.status, 401, "{path}: without a token");
     }
     for (body, status) in [

@@ -1,8 +1,7 @@
 //! The full history of one user, at the endpoint and on the command line.
 
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{Fixture, Http, ReconcilerClient, coupon_body};
-use reqwest::Method;
+use firstcome_harness::{Fixture, ReconcilerClient, coupon_body};
 use serde_json::{Value, json};
 
 use crate::drift::support::{explained, inject};
@@ -24,10 +23,9 @@ async fn explain_and_search_cover_issued_reissued_reported_waiting_and_unknown_u
     let world = &fixture.world;
     let daemon = world.daemon().await;
     let (coupon, answers) = fixture.held("Told", 20, 12).await;
-    let read = async |path: &str| Http::send(daemon.http().ops(Method::GET, path)).await;
     let path = |coupon: i64, user: &str| format!("/v1/coupons/{coupon}/people/{user}");
     let story = async |user: &str| {
-        let reply = read(&path(coupon.id, user)).await;
+        let reply = daemon.get(&path(coupon.id, user)).await;
         assert_eq!(reply.status, 200, "{reply:?}");
         assert_eq!(explained(world, &coupon, user).await, reply.body);
         reply.body
@@ -103,7 +101,7 @@ async fn explain_and_search_cover_issued_reissued_reported_waiting_and_unknown_u
     let found = (&told["holds"], &told["happenings"]);
     assert_eq!(found, (&json!("none"), &json!([])));
     for (path, status) in [(path(424_242, "u-1"), 404), (path(coupon.id, "u%201"), 400)] {
-        assert_eq!(read(&path).await.status, status, "{path}");
+        assert_eq!(daemon.get(&path).await.status, status, "{path}");
     }
     let stranger = daemon.http().get(&path(coupon.id, "u-1")).await.status;
     assert_eq!(stranger, 401, "without a token");
@@ -123,7 +121,7 @@ async fn a_waiting_user_is_found_without_naming_the_coupon(
     }
     let find = async |user: &str| {
         let path = format!("/v1/people?user_id={user}");
-        Http::send(daemon.http().ops(Method::GET, &path)).await
+        daemon.get(&path).await
     };
     for user in ["u-first", "u-second"] {
         let found = find(user).await;

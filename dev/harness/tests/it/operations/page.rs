@@ -3,7 +3,7 @@
 
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{
-    Answer, Fixture, Http, MadeCoupon, OPS_TOKEN, World, coupon_body, open_world, people, shared,
+    Answer, Fixture, MadeCoupon, OPS_TOKEN, World, coupon_body, open_world, people, shared,
 };
 use firstcome_stack::ProxyFault;
 use reqwest::header::ORIGIN;
@@ -367,8 +367,7 @@ async fn search_finds_coupons_and_rows_while_redis_is_away() {
     let found = kim.submit("/people", &[("person", "nobody-4711")]).await;
     assert_has(&found.text, &["fresh claims are not known now"]);
     let path = format!("/v1/people?user_id={}", people(1)[0]);
-    let request = daemon.http().ops(Method::GET, &path);
-    let found = Http::send(request).await.body;
+    let found = daemon.get(&path).await.body;
     assert_eq!(
         (&found["coupons"][0]["id"], &found["redis_answered"]),
         (&json!(coupon.id), &json!(false))

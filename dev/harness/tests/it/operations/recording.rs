@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{Fixture, Http, open_world};
+use firstcome_harness::{Fixture, open_world};
 use firstcome_reconciler::report::Run;
-use reqwest::Method;
 
 use crate::drift::support::{inject, mailed};
 
@@ -34,7 +33,7 @@ async fn unchanged_findings_are_written_once_and_shown_in_every_run() {
     let daemon = world.daemon().await;
     for (run, number) in runs.iter().zip([2, 2, 2, 2, 4, 0]) {
         let path = format!("/v1/runs/{}", run.run_id);
-        let page = Http::send(daemon.http().ops(Method::GET, &path)).await.body;
+        let page = daemon.get(&path).await.body;
         let page: Run = serde_json::from_value(page).unwrap();
         let findings = |run: &Run| {
             let users = run

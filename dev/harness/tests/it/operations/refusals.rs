@@ -12,7 +12,7 @@ use firstcome_harness::{
 use firstcome_shared::report::{FailureCause, StoreRefusal};
 use firstcome_stack::{KafkaCluster, MysqlOptions, MysqlServer, RedisServer};
 
-use crate::drift::support::{mailed, read};
+use crate::drift::support::{mailed, subjects};
 
 /// The target, plus extra time for a busy machine.
 const WITHIN: Duration = Duration::from_secs(90);
@@ -38,8 +38,7 @@ async fn is_over(world: &World, refusal: StoreRefusal) {
         FailureCause::Other => unreachable!(),
     };
     mailed(world, &["resolved", store]).await;
-    let mails = world.mail.mails();
-    let subjects: Vec<String> = mails.iter().map(|mail| read(mail).subject).collect();
+    let subjects = subjects(world);
     let about_it = ["action needed", refusal.facts().says];
     let told = subjects
         .iter()
@@ -221,8 +220,7 @@ async fn a_full_disk_of_a_real_mysql_is_reported_by_its_cause() {
             users += 100;
             rush(&[&f.api], coupon.id, &some, 50).await;
         }
-        let mails = f.world.mail.mails();
-        let subjects: Vec<String> = mails.iter().map(|mail| read(mail).subject).collect();
+        let subjects = subjects(&f.world);
         let busy = server.query(BUSY).await;
         [StoreRefusal::MysqlCommits, StoreRefusal::MysqlDisk]
             .into_iter()
@@ -237,8 +235,7 @@ async fn a_full_disk_of_a_real_mysql_is_reported_by_its_cause() {
     eprintln!("{refusal:?} is mailed after {took:?}");
     assert!(took < MAILED_WITHIN, "{refusal:?}: {took:?}");
     is_mailed(&f.world, refusal).await;
-    let mails = f.world.mail.mails();
-    let subjects: Vec<String> = mails.iter().map(|mail| read(mail).subject).collect();
+    let subjects = subjects(&f.world);
     assert_eq!(subjects.len(), 1, "{subjects:#?}");
     let is_told = is_not_ready(daemon.http(), refusal).await;
     assert!(is_told || f.consumer.get("/readyz").await.status == 503);
