@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use firstcome_stack::{FaultProxy, ProxyFault};
+use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault};
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::world::{InProcessApi, ServeWorld, breakable_kafka, open, stack, until};
+use crate::world::{InProcessApi, ServeWorld, open, stack, until};
 
 async fn behind_mysql(world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     let proxy = stack().await.mysql.proxy().await.unwrap();
@@ -57,10 +57,10 @@ async fn drop_all(mut crowd: JoinSet<()>) {
 #[tokio::test]
 async fn lookups_that_wait_for_mysql_delay_neither_fallback_nor_operators() {
     let world = ServeWorld::new().await;
-    let (kafka, kafka_proxy, _turn) = breakable_kafka().await;
+    let kafka = KafkaServer::breakable().await.unwrap();
     let (proxied, mysql) = behind_mysql(&world).await;
     let own = proxied
-        .with("kafka-brokers", kafka.bootstrap())
+        .with("kafka-brokers", kafka.server.bootstrap())
         .with("publish-deadline-ms", 300)
         .with("database-pool-size", 4)
         // This is long enough for a busy machine, but shorter than a claim would wait behind all
@@ -71,7 +71,7 @@ async fn lookups_that_wait_for_mysql_delay_neither_fallback_nor_operators() {
     own.create_topic().await;
     let api = own.api().await;
     let (id, _) = api.make(open(1_000)).await;
-    kafka_proxy.set(ProxyFault::Cut).await.unwrap();
+    kafka.proxy.set(ProxyFault::Cut).await.unwrap();
     mysql
         .set(ProxyFault::Delay(Duration::from_millis(30)))
         .await

@@ -9,9 +9,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::stores_away::behind_redis;
-use crate::world::{
-    HttpAnswer, InProcessApi, ServeWorld, breakable_kafka, open, stack, until, with,
-};
+use crate::world::{HttpAnswer, InProcessApi, ServeWorld, open, stack, until, with};
 
 /// Creates a world on this Kafka, with a proxy in front of MySQL.
 async fn on(kafka: &KafkaServer, world: &ServeWorld) -> (ServeWorld, FaultProxy) {
@@ -80,8 +78,8 @@ async fn only_a_retry_confirms_a_claim_stored_after_both_deadlines() {
 #[tokio::test]
 async fn api_issues_only_claims_that_kafka_does_not_acknowledge() {
     let world = ServeWorld::new().await;
-    let (kafka, kafka_proxy, _turn) = breakable_kafka().await;
-    let (own, _mysql) = on(kafka, &world).await;
+    let kafka = KafkaServer::breakable().await.unwrap();
+    let (own, _mysql) = on(kafka.server, &world).await;
     let api = own.api().await;
     let other = own.api().await;
     let (id, drop) = api.make(open(5_000)).await;
@@ -91,7 +89,7 @@ async fn api_issues_only_claims_that_kafka_does_not_acknowledge() {
     assert!(answers.iter().all(|answer| answer.json["queued"] == true));
     assert_eq!(issued(&world).await.len(), before.len(), "Kafka has them");
 
-    kafka_proxy.set(ProxyFault::Cut).await.unwrap();
+    kafka.proxy.set(ProxyFault::Cut).await.unwrap();
     let answers = join_all((4..=50).map(async |n| api.claim(id, &format!("u-{n}")).await)).await;
     assert_eq!(api.get("/readyz").await.status, 200);
     let rows = issued(&world).await;
@@ -129,12 +127,12 @@ async fn api_issues_only_claims_that_kafka_does_not_acknowledge() {
 #[tokio::test]
 async fn claims_get_503_without_kafka_and_mysql_and_retries_succeed_later() {
     let world = ServeWorld::new().await;
-    let (kafka, kafka_proxy, _turn) = breakable_kafka().await;
-    let (own, mysql) = on(kafka, &world).await;
+    let kafka = KafkaServer::breakable().await.unwrap();
+    let (own, mysql) = on(kafka.server, &world).await;
     let api = own.with("backup-deadline-ms", 300).api().await;
     let (id, _) = api.make(open(5_000)).await;
     queued(&api, id).await;
-    kafka_proxy.set(ProxyFault::Cut).await.unwrap();
+    kafka.proxy.set(ProxyFault::Cut).await.unwrap();
     for fault in [ProxyFault::Cut, ProxyFault::BlackHole] {
         mysql.set(fault).await.unwrap();
         let user = format!("x-{fault:?}").to_lowercase();
@@ -156,7 +154,7 @@ async fn claims_get_503_without_kafka_and_mysql_and_retries_succeed_later() {
     let rows = issued(&world).await;
     assert_eq!(rows.iter().filter(|row| row[3] == "x-cut").count(), 1);
     mysql.set(ProxyFault::Cut).await.unwrap();
-    kafka_proxy.set(ProxyFault::Pass).await.unwrap();
+    kafka.proxy.set(ProxyFault::Pass).await.unwrap();
     until("Kafka alone is enough", async || {
         api.claim(id, "x-blackhole").await.code() == (200, "already_claimed")
     })

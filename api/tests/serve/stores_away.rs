@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
 use firstcome_shared::redis::copy::StoredCopy;
-use firstcome_stack::{FaultProxy, ProxyFault};
+use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{ServeWorld, breakable_kafka, open, stack, until};
+use crate::world::{ServeWorld, open, stack, until};
 
 pub(crate) async fn behind_mysql(world: &ServeWorld) -> (ServeWorld, FaultProxy) {
     let proxy = stack().await.mysql.proxy().await.unwrap();
@@ -223,12 +223,12 @@ async fn claim_continues_after_its_client_disconnects() {
 #[tokio::test]
 async fn api_that_starts_without_kafka_publishes_once_kafka_is_available() {
     let world = ServeWorld::new().await;
-    let (kafka, kafka_proxy, _turn) = breakable_kafka().await;
+    let kafka = KafkaServer::breakable().await.unwrap();
     let own = world
-        .with("kafka-brokers", kafka.bootstrap())
+        .with("kafka-brokers", kafka.server.bootstrap())
         .with("publish-deadline-ms", 500);
     own.create_topic().await;
-    kafka_proxy.set(ProxyFault::Cut).await.unwrap();
+    kafka.proxy.set(ProxyFault::Cut).await.unwrap();
     let api = own.api().await;
     let (id, _) = api.make(open(5_000)).await;
     let claimed = api.claim(id, "u-1").await;
@@ -243,7 +243,7 @@ async fn api_that_starts_without_kafka_publishes_once_kafka_is_available() {
         "{ready:?}"
     );
 
-    kafka_proxy.set(ProxyFault::Pass).await.unwrap();
+    kafka.proxy.set(ProxyFault::Pass).await.unwrap();
     let mut user = 1;
     until("claims are queued", async || {
         user += 1;

@@ -15,13 +15,10 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::gate::Opened;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
-use firstcome_stack::{
-    FaultProxy, KafkaOptions, KafkaServer, MysqlSessions, ProxyFault, redis_dump, tokens,
-};
+use firstcome_stack::{MysqlSessions, redis_dump, tokens};
 use redis::{FromRedisValue, ToRedisArgs};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use crate::support::{LIMIT, stack, until};
@@ -311,27 +308,6 @@ fn redis_client(url: &str, prefix: String) -> Redis {
         durability: RedisDurability::default(),
     })
     .unwrap()
-}
-
-/// Returns a Kafka, the proxy that all its clients use, and a guard that only one test holds at a
-/// time. After `Cut`, its clients see a dead broker. `Pass` costs less than a restart.
-pub(crate) async fn breakable_kafka() -> (
-    &'static KafkaServer,
-    &'static FaultProxy,
-    MutexGuard<'static, ()>,
-) {
-    static KAFKA: OnceCell<(KafkaServer, FaultProxy)> = OnceCell::const_new();
-    static TURN: Mutex<()> = Mutex::const_new(());
-    let turn = TURN.lock().await;
-    let (kafka, proxy) = KAFKA
-        .get_or_init(async || {
-            KafkaServer::start_behind_proxy(KafkaOptions::default())
-                .await
-                .unwrap()
-        })
-        .await;
-    proxy.set(ProxyFault::Pass).await.unwrap();
-    (kafka, proxy, turn)
 }
 
 /// An API that runs in this process.

@@ -8,8 +8,7 @@ use clap::{Args, Parser};
 use firstcome_shared::kafka::{self, KafkaSettings};
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
 use firstcome_shared::tuning::{self, Tuning};
-use firstcome_stack::{MysqlServer, Stack, StackOptions, Tables, eventually};
-use tokio::sync::OnceCell;
+use firstcome_stack::{MysqlServer, Stack, Tables, eventually};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -17,17 +16,10 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) async fn stack() -> &'static Stack {
-    static STACK: OnceCell<Stack> = OnceCell::const_new();
     if let Ok(filter) = std::env::var("RUST_LOG") {
         firstcome_shared::telemetry::init_logs(&filter);
     }
-    STACK
-        .get_or_init(async || {
-            Stack::start(StackOptions::without_fsync())
-                .await
-                .unwrap_or_else(|e| panic!("{e:#}"))
-        })
-        .await
+    Stack::shared().await.unwrap()
 }
 
 /// Creates a database with a unique name, the tables and the key of codes. Returns the name.

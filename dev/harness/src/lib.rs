@@ -57,7 +57,7 @@ pub use rush::{people, rush, tally};
 pub use service::Service;
 pub use shell::{OperatorsShell, commands_of};
 pub use system::{Role, System};
-pub use world::{StoreUrls, World, WorldStores, shared};
+pub use world::{StoreUrls, World, WorldStores};
 
 /// Time limit of most waits. It is long enough for a busy machine, and is only reached if something
 /// is broken.

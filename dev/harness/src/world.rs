@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use firstcome_stack::{
-    KafkaCluster, KafkaServer, MailOptions, MailSink, RedisServer, SecureServers, Stack,
-    StackOptions, Tables, with_database,
+    KafkaCluster, KafkaServer, MailOptions, MailSink, RedisServer, SecureServers, Stack, Tables,
+    with_database,
 };
-use tokio::sync::OnceCell;
 
 use crate::history::RecordedClaims;
 use crate::http::{OPS_TOKEN, SIGNING_KEY, StartedApis};
@@ -18,19 +17,7 @@ use crate::process::Process;
 use crate::redis::PrefixedKeys;
 use crate::system::System;
 
-static STACK: OnceCell<Stack> = OnceCell::const_new();
 static TABLES: Tables = Tables::new();
-
-/// Returns the servers that all tests of this binary share. They are started at first use and
-/// always end with the process. No test may break them (see [`WorldStores`]).
-pub async fn shared() -> &'static Stack {
-    let start = async || {
-        Stack::start(StackOptions::without_fsync())
-            .await
-            .unwrap_or_else(|error| panic!("{error:#}"))
-    };
-    STACK.get_or_init(start).await
-}
 
 /// The servers of a world.
 #[derive(Debug, Clone)]
@@ -52,9 +39,9 @@ pub struct StoreUrls {
 }
 
 impl WorldStores {
-    /// Returns the servers that all tests share.
+    /// Returns the servers that all tests share, which no test may break.
     pub async fn shared() -> Self {
-        let stack = shared().await;
+        let stack = Stack::shared().await.unwrap();
         Self::at(StoreUrls {
             redis: stack.redis.url(),
             mysql: stack.mysql.database_url(""),

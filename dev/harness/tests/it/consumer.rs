@@ -1,7 +1,8 @@
 //! The consumer: batches that a disk has corrupted or that are too large once decompressed, and a
 //! loop that is stuck.
 
-use firstcome_harness::{LIMIT, WorldStores, eventually, open_world, rows, shared};
+use firstcome_harness::{LIMIT, WorldStores, eventually, open_world, rows};
+use firstcome_stack::Stack;
 use serde_json::json;
 
 use crate::faults::waves::{Waves, impatient};
@@ -35,7 +36,8 @@ async fn an_unreadable_batch_becomes_a_dead_letter_and_later_messages_are_issued
     let large = vec![vec![b'a'; 900_000]; 40];
     world.topic.produce_batch(1, "zstd", &large).await;
     batch(1, 13).await;
-    let (kafka, topic) = (&shared().await.kafka, world.setting("KAFKA_TOPIC"));
+    let kafka = &Stack::shared().await.unwrap().kafka;
+    let topic = world.setting("KAFKA_TOPIC");
     kafka.garble(&topic, 0, b"\"u-5\"").unwrap();
     kafka.malform(&topic, 2, b"\"u-20\"").unwrap();
     let soon_silent = [("FIRSTCOME_TEST_CONSUME_STUCK_SECONDS", "6")];

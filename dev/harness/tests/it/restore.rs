@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use chrono::{Timelike as _, Utc};
 use firstcome_harness::{
-    Fixture, MadeCoupon, OperatorsShell, World, WorldStores, all_issued, assert_kept, commands_of,
-    coupon_body, eventually, people, rush, shared,
+    Fixture, LIMIT, MadeCoupon, OperatorsShell, World, WorldStores, all_issued, assert_kept,
+    commands_of, coupon_body, eventually, people, rush,
 };
-use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer};
+use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer, Stack};
 use serde_json::json;
 
 use crate::uses::{Shop, codes, problem, used};
@@ -162,7 +162,7 @@ async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
     let world = &fixture.world;
     let mut shell = OperatorsShell::of(world).await;
     shell.set("DATABASE", world.database());
-    let port = shared().await.mysql.port();
+    let port = Stack::shared().await.unwrap().mysql.port();
     shell.set("MYSQL_TCP_PORT", &port.to_string());
     let (coupon, held) = fixture.held("Winter", 20, 10).await;
     // No drop begins or ends in the hour around this test: 00:00 in Kiritimati is 10:00 UTC, and

@@ -4,7 +4,8 @@
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
 
-use firstcome_harness::{LIMIT, Sql, eventually, shared};
+use firstcome_harness::{LIMIT, Sql, eventually};
+use firstcome_stack::Stack;
 use serde_json::Value;
 
 use super::{Shop, free_port};
@@ -133,7 +134,7 @@ async fn mariadb_is_compared_and_repaired_as_mysql_is() {
 
     let path = shop.folder.path().join("mariadb.toml");
     let database = shop.sql.url();
-    let redis = shared().await.redis.url();
+    let redis = Stack::shared().await.unwrap().redis.url();
     let file = format!(
         "database = '{database}'
         redis = '{redis}'

@@ -8,8 +8,8 @@ mod stores;
 use std::net::TcpListener;
 use std::path::PathBuf;
 
-use firstcome_harness::{Process, Sql, World, shared};
-use firstcome_stack::with_database;
+use firstcome_harness::{Process, Sql, World};
+use firstcome_stack::{Stack, with_database};
 
 /// A pass each second.
 pub(crate) const OFTEN: [(&str, &str); 1] = [("RECONCILE_CRON", "* * * * * *")];
@@ -28,7 +28,7 @@ pub(crate) struct Shop {
 
 impl Shop {
     pub(crate) async fn new(name: &str) -> Self {
-        let shop = Self::at(&shared().await.mysql.url(), name).await;
+        let shop = Self::at(&Stack::shared().await.unwrap().mysql.url(), name).await;
         shop.sql.query(TABLE).await;
         shop
     }
@@ -92,7 +92,7 @@ impl Shop {
 
     /// Returns the lines of the file that name the stores, without a proxy.
     pub(crate) async fn stores(&self) -> String {
-        let redis = shared().await.redis.url();
+        let redis = Stack::shared().await.unwrap().redis.url();
         let database = self.sql.url();
         format!("database = '{database}'\nredis = '{redis}'")
     }

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use firstcome_harness::{LIMIT, eventually, shared};
-use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault, StackOptions};
+use firstcome_harness::{LIMIT, eventually};
+use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault, Stack, StackOptions};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -36,7 +36,7 @@ async fn make_topic(kafka: &KafkaServer) {
 #[tokio::test]
 async fn each_unavailable_store_of_theirs_raises_one_alert_that_names_it() {
     let shop = Shop::new("attach-away").await;
-    let stack = shared().await;
+    let stack = Stack::shared().await.unwrap();
     let options = StackOptions::without_fsync();
     let (kafka, kafka_way) = KafkaServer::start_behind_proxy(options.kafka)
         .await

@@ -8,8 +8,7 @@ use firstcome_harness::{
     ApiClient, Http, LIMIT, MadeCoupon, PrefixedKeys, PromisedAnswer, ReconcilerClient, Running,
     World, WorldStores, all_issued, assert_exact, eventually, people, rush, tally,
 };
-use firstcome_stack::{FaultProxy, KafkaOptions, KafkaServer, ProxyFault, RedisServer};
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
+use firstcome_stack::RedisServer;
 
 /// Number of users in a wave.
 const WAVE: usize = 20;
@@ -148,31 +147,6 @@ pub(crate) async fn assert_nobody_is_listed(world: &World) {
         once.code == 0 && once.run().all_findings().count() == 0
     })
     .await;
-}
-
-static KAFKA: OnceCell<(KafkaServer, FaultProxy)> = OnceCell::const_new();
-static KAFKA_TURN: Mutex<()> = Mutex::const_new(());
-
-/// Returns the Kafka that tests may break. All clients reach it through a proxy, and the guard
-/// gives one test at a time access to it.
-pub(crate) async fn kafka_behind_proxy() -> (
-    &'static KafkaServer,
-    &'static FaultProxy,
-    MutexGuard<'static, ()>,
-) {
-    let turn = KAFKA_TURN.lock().await;
-    let start = async || {
-        let started = KafkaServer::start_behind_proxy(KafkaOptions::default()).await;
-        started.unwrap()
-    };
-    let (kafka, proxy) = KAFKA.get_or_init(start).await;
-    // A failed test may have left it dead or frozen.
-    if kafka.pid().is_none() {
-        kafka.start_again().await.unwrap();
-    }
-    kafka.thaw().await.unwrap();
-    proxy.set(ProxyFault::Pass).await.unwrap();
-    (kafka, proxy, turn)
 }
 
 pub(crate) async fn replication(server: &RedisServer) -> String {

@@ -3,9 +3,9 @@
 
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{
-    Answer, Fixture, MadeCoupon, OPS_TOKEN, World, coupon_body, open_world, people, shared,
+    Answer, Fixture, MadeCoupon, OPS_TOKEN, World, coupon_body, open_world, people,
 };
-use firstcome_stack::ProxyFault;
+use firstcome_stack::{ProxyFault, Stack};
 use reqwest::header::ORIGIN;
 use reqwest::{Method, Response};
 use serde_json::json;
@@ -352,7 +352,7 @@ async fn the_list_of_coupons_has_pages_with_closed_ones_and_a_search_shows_the_n
 async fn search_finds_coupons_and_rows_while_redis_is_away() {
     let f = Fixture::new("ops-search").await;
     let (coupon, _) = f.held("Winter coupon", 5, 1).await;
-    let redis = &shared().await.redis;
+    let redis = &Stack::shared().await.unwrap().redis;
     let proxy = redis.proxy().await.unwrap();
     f.world.set("REDIS_URL", &redis.url_via(&proxy));
     f.world.set("API_URL", "");

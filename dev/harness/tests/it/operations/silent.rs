@@ -6,13 +6,10 @@ use std::time::{Duration, Instant};
 
 use firstcome_harness::{
     Answer, Fixture, MadeCoupon, ReconcilerClient, World, WorldStores, eventually, people, rush,
-    shared,
 };
-use firstcome_stack::{FaultProxy, ProxyFault};
+use firstcome_stack::{FaultProxy, KafkaServer, ProxyFault, Stack};
 use rustix::process::Signal;
 use serde_json::json;
-
-use crate::faults::waves::kafka_behind_proxy;
 
 /// Limit for a busy machine. The target on an idle one is five seconds.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -83,7 +80,7 @@ async fn is_left(world: World, host: &FaultProxy) {
 #[tokio::test]
 #[ignore = "release"]
 async fn processes_switch_away_from_a_silent_redis_and_stop_within_seconds() {
-    let redis = &shared().await.redis;
+    let redis = &Stack::shared().await.unwrap().redis;
     let host = redis.proxy().await.unwrap();
     let world = World::new("silent-redis").await;
     world.set("REDIS_URL", &redis.url_via(&host));
@@ -93,7 +90,7 @@ async fn processes_switch_away_from_a_silent_redis_and_stop_within_seconds() {
 #[tokio::test]
 #[ignore = "release"]
 async fn processes_switch_away_from_a_silent_mysql_and_stop_within_seconds() {
-    let mysql = &shared().await.mysql;
+    let mysql = &Stack::shared().await.unwrap().mysql;
     let host = mysql.proxy().await.unwrap();
     let world = World::new("silent-mysql").await;
     let url = mysql.database_url_via(&host, world.database());
@@ -104,7 +101,7 @@ async fn processes_switch_away_from_a_silent_mysql_and_stop_within_seconds() {
 #[tokio::test]
 #[ignore = "release"]
 async fn processes_switch_away_from_a_silent_kafka_and_stop_within_seconds() {
-    let (server, host, _turn) = kafka_behind_proxy().await;
-    let stores = WorldStores::shared().await.with_kafka(server);
-    is_left(World::on(stores, "silent-kafka").await, host).await;
+    let kafka = KafkaServer::breakable().await.unwrap();
+    let stores = WorldStores::shared().await.with_kafka(kafka.server);
+    is_left(World::on(stores, "silent-kafka").await, kafka.proxy).await;
 }

@@ -5,9 +5,9 @@ mod safety;
 mod settings;
 
 use firstcome_harness::{
-    Answer, Http, LIMIT, Process, World, WorldStores, eventually, eventually_some, shared,
+    Answer, Http, LIMIT, Process, World, WorldStores, eventually, eventually_some,
 };
-use firstcome_stack::{ProxyFault, RedisOptions, RedisServer};
+use firstcome_stack::{ProxyFault, RedisOptions, RedisServer, Stack};
 use reqwest::Method;
 
 use crate::drift::support::mailed;
@@ -88,7 +88,7 @@ async fn during_start(process: &Process) -> Http {
 #[ignore = "release"]
 async fn a_daemon_that_starts_without_mysql_sends_a_mail_and_works_once_it_is_up() {
     let world = World::new("cold-mysql").await;
-    let mysql = &shared().await.mysql;
+    let mysql = &Stack::shared().await.unwrap().mysql;
     let proxy = mysql.proxy().await.unwrap();
     let via = mysql.database_url_via(&proxy, world.database());
     proxy.set(ProxyFault::Cut).await.unwrap();

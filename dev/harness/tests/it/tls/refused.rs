@@ -1,7 +1,7 @@
 //! A process refuses each wrong setting with a specific message, and no message contains a secret.
 
-use firstcome_harness::{World, shared};
-use firstcome_stack::{PASSWORD, with_database};
+use firstcome_harness::World;
+use firstcome_stack::{PASSWORD, Stack, with_database};
 
 use crate::start_up::refuses;
 use crate::tls::{servers, world};
@@ -48,7 +48,8 @@ async fn wrong_certificates_logins_and_addresses_are_refused_with_the_setting() 
     let file = |name: &str| servers.certificates.path(name);
     let empty = String::new;
     let redis = servers.redis_url(PASSWORD);
-    let plain_redis = shared().await.redis.url().replace("redis://", "rediss://");
+    let plain = Stack::shared().await.unwrap();
+    let plain_redis = plain.redis.url().replace("redis://", "rediss://");
     let mysql = servers.mysql_url(PASSWORD);
     let database = |url: String| with_database(&url, world.database());
     let kafka = servers.kafka_by_login().replace("127.0.0.1", "localhost");

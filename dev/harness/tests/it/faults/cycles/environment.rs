@@ -6,11 +6,9 @@ use firstcome_harness::{
 };
 use firstcome_reconciler::report::{Kind, Run, Status};
 use firstcome_shared::crash::Point;
-use firstcome_stack::{FaultProxy, ProxyFault};
-use tokio::sync::MutexGuard;
+use firstcome_stack::{BreakableKafka, KafkaServer, ProxyFault};
 
 use super::Scenario;
-use crate::faults::waves::kafka_behind_proxy;
 
 /// The shell's exit code for SIGABRT.
 const ABORTED: i32 = 128 + 6;
@@ -21,8 +19,8 @@ pub(super) struct Environment {
     pub(super) api: Running<ApiClient>,
     /// `None` if the consumer is the process that crashes.
     _consumer: Option<Running<Http>>,
-    /// The proxy in front of Kafka. `None` unless the scenario breaks Kafka.
-    kafka: Option<(&'static FaultProxy, MutexGuard<'static, ()>)>,
+    /// `None` unless the scenario breaks Kafka.
+    kafka: Option<BreakableKafka>,
 }
 
 impl Environment {
@@ -30,9 +28,9 @@ impl Environment {
         let mut stores = WorldStores::shared().await;
         let mut kafka = None;
         if scenario == Scenario::Kept {
-            let (breakable, way, turn) = kafka_behind_proxy().await;
-            stores = stores.with_kafka(breakable);
-            kafka = Some((way, turn));
+            let breakable = KafkaServer::breakable().await.unwrap();
+            stores = stores.with_kafka(breakable.server);
+            kafka = Some(breakable);
         }
         let world = World::on(stores, &format!("x-{}", name.replace('_', "-"))).await;
         for (name, value) in [
@@ -65,8 +63,8 @@ impl Environment {
 
     /// Breaks or restores the connection to Kafka if the scenario includes this fault.
     pub(super) async fn kafka_is(&self, fault: ProxyFault) {
-        if let Some((proxy, _turn)) = &self.kafka {
-            proxy.set(fault).await.unwrap();
+        if let Some(kafka) = &self.kafka {
+            kafka.proxy.set(fault).await.unwrap();
         }
     }
 
