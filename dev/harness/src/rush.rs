@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream};
 
 use crate::answer::Answer;
 use crate::http::ApiClient;
@@ -24,16 +24,22 @@ pub fn rush(
         .zip(apis.iter().cycle())
         .map(|(user, api)| (user.clone(), (*api).clone()))
         .collect();
-    let claims = claims.into_iter().map(move |(user, api)| async move {
-        // One task per claim, so that a claim in flight does not depend on when this stream is
-        // polled.
-        let task = tokio::spawn(async move { (api.claim(coupon, &user).await, user) });
-        let (answer, user) = task.await.unwrap();
-        (user, answer)
-    });
-    futures_util::stream::iter(claims)
-        .buffered(at_once)
-        .collect()
+    let claims = claims
+        .into_iter()
+        .enumerate()
+        .map(move |(at, (user, api))| async move {
+            // One task per claim, so that a claim in flight does not depend on when this stream is
+            // polled.
+            let task = tokio::spawn(async move { (api.claim(coupon, &user).await, user) });
+            let (answer, user) = task.await.unwrap();
+            (at, (user, answer))
+        });
+    async move {
+        let claims = stream::iter(claims).buffer_unordered(at_once);
+        let mut answers: Vec<(usize, (String, Answer))> = claims.collect().await;
+        answers.sort_unstable_by_key(|(at, _)| *at);
+        answers.into_iter().map(|(_, answer)| answer).collect()
+    }
 }
 
 /// Counts the answers by word.
