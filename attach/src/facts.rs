@@ -198,6 +198,9 @@ pub struct Facts {
     /// A column of the rows that the file does not name, and that may say that a coupon was taken
     /// back.
     pub unselected: Option<String>,
+    /// Some rows do not count: they have no user, or another value in a column of `where` that
+    /// changes later. Their coupons may still be given out.
+    pub leaves_out_rows: bool,
     /// The number of users who are members and have a row.
     pub in_both: u64,
     /// Users of the last rows beyond the quantity.

@@ -513,7 +513,13 @@ impl Judge<'_> {
             CounterState::Ahead => (Kind::CountMismatch, self.doubt_of_high_count(counter)),
             CounterState::Behind(by) => (Kind::CountMismatch, self.doubt_of_low_count(counter, by)),
         };
-        let why = counter.says();
+        let mut why = counter.says();
+        if facts.leaves_out_rows {
+            why = format!(
+                "{why}; rows without a user, or with another value in a column of rows.where, do \
+                not count as given out"
+            );
+        }
         if facts.is_over {
             let why = format!("{why}; after the end nothing is written there");
             self.found(kind, "", &why, None);
@@ -569,7 +575,7 @@ impl Judge<'_> {
         let counts_all = counter.counted() >= Some(counter.quantity);
         if counter.means.is_left() && !self.facts.is_quantity_settled {
             Some(Doubt::StockAdded)
-        } else if counts_all || self.admitted().is_none() {
+        } else if counts_all || self.admitted().is_none() || self.facts.leaves_out_rows {
             Some(Doubt::Opens)
         } else {
             None

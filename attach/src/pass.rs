@@ -271,6 +271,9 @@ impl Pass<'_> {
             .filter(|_| target.campaign.queue.is_empty());
         facts.may_double = target.campaign.mode == Mode::Repair && may_double.is_some();
         facts.unselected.clone_from(&shape.unselected);
+        if target.campaign.count.is_some() {
+            facts.leaves_out_rows = reader.leaves_out_rows().await?;
+        }
         let ours = self.attached.ours.as_ref();
         if let Some(ours) = ours {
             if !facts.sets.unissued.is_empty() || !facts.failed.is_empty() {

@@ -442,6 +442,18 @@ impl<'a> Reader<'a> {
         (!changing.is_empty()).then_some(all)
     }
 
+    /// Whether [`of_rows`](Self::of_rows) leaves out rows that it may have selected before: those
+    /// of another state, and those without a user. A comparison with NULL is not true, either.
+    pub async fn leaves_out_rows(&mut self) -> Answer<bool> {
+        let rows = &self.target.campaign.rows;
+        let all = self
+            .of_any_state()
+            .unwrap_or_else(|| Condition::new(&rows.of, &self.target, &self.shape.rows));
+        let Condition { sql, values } = self.of_rows();
+        let left_out = all.and(&format!("({sql}) IS NOT TRUE"), values);
+        Ok(!self.select("1", left_out, "LIMIT 1").await?.is_empty())
+    }
+
     /// Leaves out users who have a row of another state: their coupon may have been taken back.
     async fn leave_out_taken_back(&mut self, sets: &mut UserSets) -> Answer<()> {
         let Some(of) = self.of_any_state() else {
@@ -750,6 +762,7 @@ impl Look {
             surplus,
             in_flight: in_flight as u64,
             unselected: None,
+            leaves_out_rows: false,
             failing: HashSet::new(),
             may_double: false,
             added: HashSet::new(),

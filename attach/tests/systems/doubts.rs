@@ -78,6 +78,23 @@ fn large_decrease_of_a_counter_of_coupons_left_needs_confirmation() {
 }
 
 #[test]
+fn counter_is_lowered_unconfirmed_only_if_no_row_is_left_out() {
+    for (means, count, expected, without) in [
+        (ISSUED, 98, "- -5 opens", "- -5"),
+        (LEFT, 2, "- 5 opens", "- 5"),
+        (ISSUED, 92, "- 1", "- 1"),
+    ] {
+        let all = facts(means, 93, count, 93);
+        assert_eq!(told(&all), [without]);
+        let erased = Facts {
+            leaves_out_rows: true,
+            ..all
+        };
+        assert_eq!(told(&erased), [expected]);
+    }
+}
+
+#[test]
 fn repair_for_a_row_with_a_status_that_where_lacks_needs_confirmation() {
     let unselected = Some("status".to_owned());
     let refunded = Facts {

@@ -96,6 +96,34 @@ async fn member_whose_row_has_another_status_is_reported_and_moves_no_counter() 
     assert_eq!(shop.world.redis::<i64>("GET @left").await, 81);
 }
 
+/// Their job erases users: their coupons stay given out, although no row and no member names them.
+#[tokio::test]
+async fn counter_is_not_lowered_unconfirmed_after_rows_lost_their_user_or_status() {
+    let columns = "user_id INT NULL, status VARCHAR(9) NOT NULL";
+    let of = "where = { status = ['ISSUED', 'USED'] }, duplicates = 'reported'";
+    let campaign = format!(
+        "count = {{ key = '@count', means = 'issued' }}\n{}",
+        SET.replace("'user_id'", &format!("'user_id', {of}"))
+    );
+    for (erase, result, count) in [
+        ("UPDATE coupon SET user_id = NULL", "planned", 20),
+        ("UPDATE coupon SET status = 'ERASED'", "planned", 20),
+        ("DELETE FROM coupon", "applied", 17),
+    ] {
+        let shop = Shop::open(columns, "{U}, 'ISSUED'", &campaign).await;
+        shop.add_members(0..20).await;
+        shop.run(&["SET @count 20"]).await;
+        assert!(shop.pass().await.is_empty());
+        let erase = format!("{erase} WHERE user_id < 3");
+        shop.world.sql(&erase).await;
+        shop.run(&["SREM @users 0 1 2"]).await;
+        let findings = shop.pass().await;
+        let expected = format!("1 count_mismatch {result}");
+        assert_eq!(told(&findings), [expected], "{erase}: {findings:#?}");
+        assert_eq!(shop.world.redis::<i64>("GET @count").await, count);
+    }
+}
+
 #[tokio::test]
 async fn user_is_added_unconfirmed_only_if_the_file_names_the_status_column() {
     let columns = "user_id INT NOT NULL UNIQUE, status VARCHAR(9) NOT NULL DEFAULT 'ISSUED'";
