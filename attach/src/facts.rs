@@ -203,6 +203,9 @@ pub struct Facts {
     pub leaves_out_rows: bool,
     /// The number of users who are members and have a row.
     pub in_both: u64,
+    /// Most of these users are spelled otherwise in Redis than in their rows, so the row of a user
+    /// does not show how their program spells the member.
+    pub are_respelled: bool,
     /// Users of the last rows beyond the quantity.
     pub surplus: Vec<String>,
     /// The number of rows beyond the quantity, if nothing shows which ones came last.

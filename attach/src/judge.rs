@@ -213,6 +213,12 @@ impl Judge<'_> {
                     "{has_row}; its row may be beyond the quantity, and was never promised then"
                 );
                 (None, why)
+            } else if facts.are_respelled {
+                let why = format!(
+                    "{has_row}; most users are spelled otherwise in Redis than in their rows \
+                    (case, hyphens): add it with your program"
+                );
+                (None, why)
             } else {
                 (Some(Repair::Add(user.clone())), has_row.clone())
             };

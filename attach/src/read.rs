@@ -42,6 +42,8 @@ pub struct Look {
     member: Option<String>,
     /// The number of users who are members and have a row.
     in_both: u64,
+    /// How many of these only MySQL compares as equal to their rows.
+    respelled: u64,
     stock: Option<StockColumn>,
     /// Whether their Redis says that something is left.
     sale: Option<bool>,
@@ -283,7 +285,8 @@ impl<'a> Reader<'a> {
             let has_key = self.target.campaign.users.is_some();
             event.is_member = has_key.then_some(flags & MEMBER != 0);
         }
-        let in_both = seen.number_of(MEMBER | ROW);
+        let mut in_both = seen.number_of(MEMBER | ROW);
+        let mut respelled = 0;
         let mut is_disjoint = users.is_some() && !seen.flags.is_empty() && in_both == 0;
         let mut odd = BTreeMap::new();
         if let Some(users) = &users
@@ -291,8 +294,10 @@ impl<'a> Reader<'a> {
             && seen.number_of(MEMBER) > 0
         {
             odd = self.name_unissued(users, &seen, &mut sets).await?;
-            let is_matched = self.match_spellings(&mut sets).await?;
-            is_disjoint &= !is_matched;
+            let named = sets.unissued.len();
+            respelled = self.match_spellings(&mut sets).await?;
+            in_both += respelled;
+            is_disjoint &= sets.unissued.len() == named;
             self.leave_out_refused(&mut sets).await?;
             self.leave_out_taken_back(&mut sets).await?;
             leave_out_unstorable(&mut sets, &self.shape.rows);
@@ -323,6 +328,7 @@ impl<'a> Reader<'a> {
             is_disjoint,
             member,
             in_both,
+            respelled,
             stock,
             sale,
             failed,
@@ -331,9 +337,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes out of `unissued` each member whom MySQL compares as equal to a user with a row, such
-    /// as `Kim` and `kim`: for their system, they are one user. Returns whether any was taken out,
-    /// for that reason or because the column cannot hold it.
-    async fn match_spellings(&mut self, sets: &mut UserSets) -> Answer<bool> {
+    /// as `Kim` and `kim`: for their system, they are one user. Also takes out those that the
+    /// column cannot hold. Returns the number of users who are members and have a row after all.
+    async fn match_spellings(&mut self, sets: &mut UserSets) -> Answer<u64> {
+        let missing = sets.missing.len();
         let names: Vec<String> = sets.unissued.keys().cloned().collect();
         for names in names.chunks(NAMES) {
             let all_known = match self.spellings(names).await {
@@ -349,7 +356,7 @@ impl<'a> Reader<'a> {
                 self.match_spelling(name, sets).await?;
             }
         }
-        Ok(sets.unissued.len() < names.len())
+        Ok((missing - sets.missing.len()) as u64)
     }
 
     async fn match_spelling(&mut self, name: &String, sets: &mut UserSets) -> Answer<()> {
@@ -708,6 +715,10 @@ impl Look {
         self.numbers.rows.saturating_sub(self.quantity)
     }
 
+    fn are_respelled(&self) -> bool {
+        self.respelled * 2 > self.in_both
+    }
+
     fn sold(&self, means: Option<UsersMean>) -> Sold {
         let most = self.quantity.cast_signed();
         Sold {
@@ -724,6 +735,7 @@ impl Look {
         let users = campaign.users.as_ref();
         let means = users.map(|users| users.means);
         let is_selling = self.sold(means) != second.sold(means);
+        let are_respelled = self.are_respelled() || second.are_respelled();
         let surplus_rows = self.surplus_rows().min(second.surplus_rows());
         let sets = second.sets.both(&self.sets);
         let in_flight = self.sets.unissued.len() - sets.unissued.len();
@@ -754,6 +766,7 @@ impl Look {
             count_means: campaign.count.as_ref().map(|count| count.means),
             is_quantity_settled: campaign.quantity_sql.is_some(),
             in_both: self.in_both.min(second.in_both),
+            are_respelled,
             stock: second.stock.filter(|it| self.stock == Some(*it)),
             sale: second.sale.filter(|it| self.sale == Some(*it)),
             has_moved,
@@ -817,6 +830,7 @@ rows = { table = "coupon", user = "user_id", where = { event_id = 7 } }
             is_disjoint: false,
             member: None,
             in_both: 0,
+            respelled: 0,
             stock: Some(StockColumn {
                 says: stock_says,
                 due: 5,

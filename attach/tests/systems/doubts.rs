@@ -142,6 +142,21 @@ fn member_whose_row_was_taken_back_gets_no_row_and_moves_no_counter_unconfirmed(
 }
 
 #[test]
+fn user_is_not_added_if_most_members_are_spelled_otherwise_than_their_rows() {
+    let spelled = Facts {
+        sets: missing(0..1),
+        count_means: None,
+        ..facts(ISSUED, 40, 0, 41)
+    };
+    assert_eq!(told(&spelled), ["0 add"]);
+    let respelled = Facts {
+        are_respelled: true,
+        ..spelled
+    };
+    assert_eq!(told(&respelled), ["0 report"]);
+}
+
+#[test]
 fn counter_needs_confirmation_only_with_the_users_whom_it_counts() {
     let held = Facts {
         sets: unissued(0..1),

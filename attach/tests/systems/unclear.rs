@@ -158,6 +158,23 @@ async fn second_row_in_another_spelling_makes_no_second_member() {
     assert_eq!(shop.world.redis::<i64>("SCARD @users").await, 21);
 }
 
+/// Their program writes UUIDs to Redis without hyphens, and adds a member in no other spelling.
+#[tokio::test]
+async fn ids_in_another_spelling_prove_the_mapping_and_no_user_is_added_in_that_of_rows() {
+    let columns = "user_id BINARY(16) NOT NULL UNIQUE";
+    let shop = Shop::open(columns, "UNHEX(LPAD({U}, 32, '0'))", SET).await;
+    let members = (0..21).filter(|it| *it != 7);
+    let members = members.map(|user: u32| format!("{user:032}"));
+    shop.world.add_members("@users", members).await;
+    let findings = shop.pass().await;
+    let expected = ["1 missing_admission skipped", "1 unissued applied"];
+    assert_eq!(told(&findings), expected, "{findings:#?}");
+    assert_eq!(shop.world.redis::<i64>("SCARD @users").await, 20);
+    shop.run(&[&format!("SADD @users {:032}", 7)]).await;
+    assert!(shop.pass().await.is_empty());
+    assert_eq!(shop.world.row_count().await, 21);
+}
+
 #[tokio::test]
 async fn placeholder_that_the_file_names_counts_nowhere() {
     let count = "count = { key = '@count', means = 'issued' }\n";
