@@ -154,6 +154,14 @@ pub struct FailedEvent {
     pub is_member: Option<bool>,
 }
 
+impl FailedEvent {
+    /// Whether nothing tells that its user was promised a coupon: a users' key does not name them,
+    /// and they have no row.
+    pub fn is_of_stranger(&self) -> bool {
+        self.is_member == Some(false) && !self.has_row
+    }
+}
+
 /// What two looks at a campaign, or at its drop of one day, saw: the input of `judge`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {

@@ -116,6 +116,14 @@ impl Seen {
     }
 }
 
+/// A table with a column of users.
+#[derive(Clone, Copy)]
+struct UserTable<'a> {
+    name: &'a str,
+    user: &'a str,
+    shape: &'a TableShape,
+}
+
 /// The users' key of a target.
 struct Users<'a> {
     of: &'a UsersKey,
@@ -302,6 +310,8 @@ impl<'a> Reader<'a> {
             self.leave_out_taken_back(&mut sets).await?;
             leave_out_unstorable(&mut sets, &self.shape.rows);
         }
+        self.match_rows(&mut failed).await?;
+        self.match_members(&mut failed, &sets).await?;
         sets = match users.map(|users| users.of.means) {
             Some(UsersMean::Applied) => sets.of_rows(),
             Some(UsersMean::Admitted) | None => sets,
@@ -417,6 +427,58 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn row_users(&self) -> UserTable<'a> {
+        let rows = &self.target.campaign.rows;
+        UserTable {
+            name: &rows.table,
+            user: &rows.user,
+            shape: &self.shape.rows,
+        }
+    }
+
+    /// Returns the names that MySQL compares as equal to users of these rows, each with such a user
+    /// as the rows spell it.
+    async fn equal_users(
+        &mut self,
+        names: Vec<String>,
+        table: UserTable<'_>,
+        of: &Condition,
+    ) -> Answer<Vec<(String, String)>> {
+        let user = table.shape.selected(table.user);
+        let mut equal = Vec::new();
+        let mut chunks: Vec<Vec<String>> = names.chunks(NAMES).map(<[String]>::to_vec).collect();
+        while let Some(names) = chunks.pop() {
+            let Some(of) = of.clone().among(table.user, &names, table.shape) else {
+                continue;
+            };
+            let table_name = quoted(table.name);
+            let sql = format!("SELECT {user} FROM {table_name} WHERE {}", of.sql);
+            let halves = names
+                .chunks(names.len().div_ceil(2))
+                .map(<[String]>::to_vec);
+            let users: BTreeSet<String> = match self.sql.rows(&sql, of.values).await {
+                Ok(rows) => rows.iter().map(|row| table.shape.user_of(row)).collect(),
+                // A value may be beyond the character set of the column.
+                Err(AttachError::Refused { .. }) => {
+                    chunks.extend(halves.filter(|_| names.len() > 1));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if let [name] = names.as_slice() {
+                equal.extend(users.into_iter().map(|user| (name.clone(), user)));
+            } else if names.iter().any(|name| users.contains(name)) {
+                let (same, others): (Vec<String>, Vec<String>) =
+                    names.into_iter().partition(|name| users.contains(name));
+                equal.extend(same.into_iter().map(|name| (name.clone(), name)));
+                chunks.push(others);
+            } else if !users.is_empty() {
+                chunks.extend(halves);
+            }
+        }
+        Ok(equal)
+    }
+
     /// Users whom MySQL compares as equal are one user with several rows. The spelling that is a
     /// member, or else the first, stands for the user; the others move from `missing` to `twice`.
     async fn match_missing(&mut self, sets: &mut UserSets) -> Answer<()> {
@@ -466,13 +528,10 @@ impl<'a> Reader<'a> {
         let Some(of) = self.of_any_state() else {
             return Ok(());
         };
-        let names: Vec<String> = sets.unissued.keys().cloned().collect();
-        for names in names.chunks(NAMES) {
-            for user in self.users_among(names, of.clone(), "").await? {
-                if sets.unissued.remove(&user).is_some() {
-                    sets.taken_back.insert(user);
-                }
-            }
+        let members = sets.unissued.keys().cloned().collect();
+        for (user, _) in self.equal_users(members, self.row_users(), &of).await? {
+            sets.unissued.remove(&user);
+            sets.taken_back.insert(user);
         }
         Ok(())
     }
@@ -596,31 +655,56 @@ impl<'a> Reader<'a> {
         let Some(refused) = refused(failed, shape, &self.target) else {
             return Ok(());
         };
-        let names: Vec<String> = sets.unissued.keys().cloned().collect();
-        let mut chunks: Vec<&[String]> = names.chunks(NAMES).collect();
-        while let Some(names) = chunks.pop() {
-            let Some(of) = refused.clone().among(&failed.user, names, shape) else {
-                continue;
-            };
-            let sql = format!(
-                "SELECT {} FROM {} WHERE {}",
-                shape.selected(&failed.user),
-                quoted(&failed.table),
-                of.sql
-            );
-            let rows = match self.sql.rows(&sql, of.values).await {
-                // A value may be beyond the character set of the column: query the users singly.
-                Err(AttachError::Refused { .. }) => {
-                    chunks.extend(names.chunks(1).filter(|_| names.len() > 1));
-                    continue;
-                }
-                rows => rows?,
-            };
-            for row in rows {
-                let user = shape.user_of(&row);
-                if sets.unissued.remove(&user).is_some() {
-                    sets.refused.insert(user);
-                }
+        let table = failed_users(failed, shape);
+        let members = sets.unissued.keys().cloned().collect();
+        for (user, _) in self.equal_users(members, table, &refused).await? {
+            sets.unissued.remove(&user);
+            sets.refused.insert(user);
+        }
+        Ok(())
+    }
+
+    /// Finds the events of users who have a row in another spelling.
+    async fn match_rows(&mut self, events: &mut [FailedEvent]) -> Answer<()> {
+        let without_row: BTreeSet<String> = events
+            .iter()
+            .filter(|it: &&FailedEvent| !it.has_row)
+            .map(|it| it.user.clone())
+            .collect();
+        let users = without_row.into_iter().collect();
+        let of = self.of_rows();
+        let equal = self.equal_users(users, self.row_users(), &of).await?;
+        let with_row: BTreeSet<String> = equal.into_iter().map(|(user, _)| user).collect();
+        for event in events {
+            event.has_row |= with_row.contains(&event.user);
+        }
+        Ok(())
+    }
+
+    /// Finds the events of members without a row in another spelling. They then name the user as
+    /// Redis does.
+    async fn match_members(&mut self, events: &mut [FailedEvent], sets: &UserSets) -> Answer<()> {
+        let (Some(failed), Some(shape)) = (&self.target.campaign.failed, &self.shape.failed) else {
+            return Ok(());
+        };
+        if !events.iter().any(FailedEvent::is_of_stranger) {
+            return Ok(());
+        }
+        let known: BTreeSet<&String> = events.iter().map(|it| &it.user).collect();
+        let members = sets.unissued.keys().filter(|it| !known.contains(it));
+        let members = members.cloned().collect();
+        let of = open(failed, shape, &self.target);
+        let equal = self
+            .equal_users(members, failed_users(failed, shape), &of)
+            .await?;
+        let members: BTreeMap<String, String> = equal
+            .into_iter()
+            .map(|(member, user)| (user, member))
+            .collect();
+        for event in events.iter_mut().filter(|it| it.is_of_stranger()) {
+            if let Some(member) = members.get(&event.user) {
+                event.user.clone_from(member);
+                event.is_member = Some(true);
             }
         }
         Ok(())
@@ -667,6 +751,14 @@ impl<'a> Reader<'a> {
         let rest = format!("ORDER BY {} LIMIT {number}", order.join(", "));
         let of = self.of_rows();
         self.users_of(of, &rest).await
+    }
+}
+
+fn failed_users<'a>(failed: &'a FailedTable, shape: &'a TableShape) -> UserTable<'a> {
+    UserTable {
+        name: &failed.table,
+        user: &failed.user,
+        shape,
     }
 }
 

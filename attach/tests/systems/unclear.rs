@@ -392,6 +392,57 @@ async fn member_beyond_the_character_set_of_failed_events_stops_no_pass() {
     assert_eq!(told(&findings), expected, "{findings:#?}");
 }
 
+/// Their tables ignore case, and their consumer writes names in lower case.
+#[tokio::test]
+async fn failed_event_of_a_member_in_another_spelling_is_one_of_that_user() {
+    let name = "user_id VARCHAR(9) COLLATE utf8mb4_0900_ai_ci NOT NULL";
+    let campaign = format!(
+        "{SET}
+        failed = {{ table = 'failed', user = 'user_id', where = {{}}, skip = {{ reason = ['BLOCKED'] }}, done = 'delete' }}"
+    );
+    let shop = Shop::open(&format!("{name} UNIQUE"), "'user{U}'", &campaign).await;
+    let table = "CREATE TABLE failed (id INT AUTO_INCREMENT PRIMARY KEY, reason VARCHAR(9)";
+    let events = "INSERT INTO failed (user_id, reason) VALUES ('kim', 'BLOCKED'), ('lee', 'TIMEOUT'), \
+        ('USER3', 'TIMEOUT'), ('ann', 'TIMEOUT')";
+    for sql in [&format!("{table}, {name})"), events] {
+        shop.world.sql(sql).await;
+    }
+    let members = users(0..20).map(|user| format!("user{user}"));
+    shop.world.add_members("@users", members).await;
+    shop.run(&["SADD @users Kim Lee"]).await;
+    let findings = shop.pass().await;
+    let expected = [
+        "2 failed_claim applied",
+        "1 failed_claim skipped",
+        "1 unissued skipped",
+    ];
+    assert_eq!(told(&findings), expected, "{findings:#?}");
+    let added = "SELECT user_id FROM coupon WHERE user_id NOT LIKE 'user%'";
+    assert_eq!(shop.world.sql(added).await, [["Lee"]]);
+    let left = "SELECT user_id FROM failed ORDER BY id";
+    assert_eq!(shop.world.sql(left).await, [["kim"], ["ann"]]);
+}
+
+/// Their refund keeps the row of `kim`, who is a member as `Kim`.
+#[tokio::test]
+async fn member_whose_row_was_taken_back_in_another_spelling_moves_no_counter() {
+    let columns = "user_id VARCHAR(9) COLLATE utf8mb4_0900_ai_ci NOT NULL UNIQUE, \
+        status VARCHAR(9) NOT NULL";
+    let of = "where = { status = ['ISSUED', 'USED'] }";
+    let campaign = format!(
+        "count = {{ key = '@count', means = 'issued' }}\n{}",
+        SET.replace("'user_id'", &format!("'user_id', {of}"))
+    );
+    let shop = Shop::open(columns, "'user{U}', 'ISSUED'", &campaign).await;
+    shop.insert("'kim', 'CANCELLED'").await;
+    let members = users(0..20).map(|user| format!("user{user}"));
+    shop.world.add_members("@users", members).await;
+    shop.run(&["SADD @users Kim", "SET @count 20"]).await;
+    let findings = shop.pass().await;
+    assert_eq!(told(&findings), ["1 unissued skipped"], "{findings:#?}");
+    assert_eq!(shop.world.redis::<i64>("GET @count").await, 20);
+}
+
 #[tokio::test]
 async fn rows_without_an_order_name_no_user_as_the_last() {
     let world = World::empty().await;
