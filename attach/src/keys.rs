@@ -253,11 +253,21 @@ impl Keys {
         Ok(scores)
     }
 
-    /// Returns the value of the hash's users, if all users of the first page have the same value.
-    pub async fn value_of_all(&mut self, key: &[u8]) -> Answer<Option<Vec<u8>>> {
+    /// Returns the value of the hash's users, if those of the first page all have the same value:
+    /// about [`PAGE`] users, and not placeholders, which are `excepted`.
+    pub async fn value_of_all(
+        &mut self,
+        key: &[u8],
+        excepted: &[Vec<u8>],
+    ) -> Answer<Option<Vec<u8>>> {
         let words = ("HSCAN", key, 0, "COUNT", PAGE);
         let (_, page): (String, Vec<Vec<u8>>) = self.query(words).await?;
-        let mut values = page.iter().skip(1).step_by(2);
+        let mut values = page
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .filter(|[member, _]| !excepted.contains(member))
+            .map(|[_, value]| value);
         let first = values.next();
         Ok(first.filter(|it| values.all(|other| other == *it)).cloned())
     }

@@ -145,9 +145,7 @@ impl<'a> Reader<'a> {
         let members = of.members().map_err(AttachError::Misfit)?;
         let mut size = self.keys.size(of.kind, &key).await?;
         let mut excepted = Vec::new();
-        for name in &of.except {
-            let mut spellings = members.all(name);
-            spellings.push(name.as_bytes().to_vec());
+        for spellings in of.excepted(&members) {
             if self.keys.has(of.kind, &key, &spellings).await? {
                 size = size.saturating_sub(1);
             }

@@ -473,8 +473,9 @@ async fn add(reader: &mut Reader<'_>, user: &str, seen: LooksSaw<'_>) -> Answer<
     let value = match &users.value {
         Some(value) => target.fill(value).into_bytes(),
         None if users.kind == KeyType::Hash => {
-            let Some(value) = reader.keys.value_of_all(&key).await? else {
-                let why = "the users in the hash have different values: write users.value";
+            let excepted = users.excepted(&members).concat();
+            let Some(value) = reader.keys.value_of_all(&key, &excepted).await? else {
+                let why = "the users in the hash have no common value: write users.value";
                 return Ok((Outcome::Failed, why.to_owned()));
             };
             value

@@ -135,6 +135,18 @@ impl UsersKey {
     pub fn members(&self) -> Result<Members, String> {
         Members::new(self.form, self.member.as_deref())
     }
+
+    /// Returns the spellings of each placeholder.
+    pub fn excepted(&self, members: &Members) -> Vec<Vec<Vec<u8>>> {
+        let names = self.except.iter();
+        names
+            .map(|name| {
+                let mut spellings = members.all(name);
+                spellings.push(name.as_bytes().to_vec());
+                spellings
+            })
+            .collect()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

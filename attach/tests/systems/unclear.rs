@@ -189,6 +189,25 @@ async fn placeholder_that_the_file_names_counts_nowhere() {
     assert!(findings.is_empty(), "{findings:#?}");
 }
 
+/// The placeholder keeps the hash alive, and has a value that no user has.
+#[tokio::test]
+async fn user_gets_the_value_of_the_other_users_and_never_that_of_a_placeholder() {
+    let campaign = SET.replace("'set'", "'hash', except = ['init']");
+    let shop = Shop::open(UNIQUE, "{U}", &campaign).await;
+    shop.run(&["HSET @users init 0"]).await;
+    shop.pass().await;
+    let findings = confirm(&shop.attached).await;
+    let expected = ["20 missing_admission failed"];
+    assert_eq!(told(&findings), expected, "{findings:#?}");
+    for user in (0..20).filter(|it| *it != 7) {
+        shop.run(&[&format!("HSET @users {user} 1")]).await;
+    }
+    let findings = shop.pass().await;
+    let expected = ["1 missing_admission applied"];
+    assert_eq!(told(&findings), expected, "{findings:#?}");
+    assert_eq!(shop.world.redis::<i64>("HGET @users 7").await, 1);
+}
+
 /// A member is added with a score only if a neighbour shows how scores are made.
 #[tokio::test]
 async fn member_is_added_with_the_score_of_its_row_or_not_at_all() {
