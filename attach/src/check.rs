@@ -15,6 +15,24 @@ use crate::{Answer, AttachError, schema};
 
 const INTEGERS: [&str; 5] = ["tinyint", "smallint", "mediumint", "int", "bigint"];
 const TEXTS: [&str; 2] = ["char", "varchar"];
+/// Other types whose values MySQL compares with a number as numbers: `'Y'` as 0, and `'7-gift'` as
+/// 7. An ENUM is compared by the place of its value.
+const OTHER_TEXTS: [&str; 12] = [
+    "tinytext",
+    "text",
+    "mediumtext",
+    "longtext",
+    "enum",
+    "set",
+    "binary",
+    "varbinary",
+    "tinyblob",
+    "blob",
+    "mediumblob",
+    "longblob",
+];
+/// Types of numbers beside integers.
+const OTHER_NUMBERS: [&str; 5] = ["decimal", "float", "double", "bit", "year"];
 /// Types whose values MySQL compares otherwise than it sorts them, so that a table cannot be read
 /// in pages by such a column.
 const UNORDERED: [&str; 4] = ["enum", "set", "bit", "float"];
@@ -64,6 +82,7 @@ pub async fn check(target: &Target<'_>, sql: &mut Sql, keys: &mut Keys) -> Answe
     let tables = schema::read(sql, &names).await?;
     must_be_tables(sql, &fields, &tables).await?;
     let mut rules = Rules {
+        target,
         mode: campaign.mode,
         misfits: Vec::new(),
     };
@@ -176,12 +195,13 @@ fn changes_later(campaign: &Campaign) -> Option<String> {
 }
 
 /// Checks tables, and collects what does not fit.
-struct Rules {
+struct Rules<'a> {
+    target: &'a Target<'a>,
     mode: Mode,
     misfits: Vec<String>,
 }
 
-impl Rules {
+impl Rules<'_> {
     fn refuse(&mut self, field: &str, why: &str) {
         self.misfits.push(format!("{field}: {why}"));
     }
@@ -195,7 +215,7 @@ impl Rules {
         self.must_have("rows", rows, read.iter().copied().chain(others));
         self.must_allow("rows", rows, "select", &read);
         let rows_shape = self.table_shape("rows", rows, &of.user);
-        self.must_be_uuids("rows", rows, &of.of);
+        self.must_compare("rows.where", rows, &of.of);
         let mut warning = None;
         self.must_be_one_each(rows, campaign);
         if campaign.inserts_rows() {
@@ -251,9 +271,11 @@ impl Rules {
         if let Done::Column { column, value } = &failed.done {
             let marks = Columns::from([(column.clone(), value.clone())]);
             self.must_take_times("failed.done", table, &marks);
+            self.must_compare("failed.done", table, &marks);
         }
         self.must_be_transactional("failed", table);
-        self.must_be_uuids("failed", table, &of);
+        self.must_compare("failed.where", table, &of);
+        self.must_compare("failed.skip", table, &failed.skip);
         self.table_shape("failed", table, &failed.user)
     }
 
@@ -267,7 +289,7 @@ impl Rules {
             self.must_allow("stock", table, "update", &written);
         }
         self.must_be_transactional("stock", table);
-        self.must_be_uuids("stock", table, &stock.of);
+        self.must_compare("stock.where", table, &stock.of);
         self.must_not_count(table, stock);
         TableShape::plain(table)
     }
@@ -311,19 +333,54 @@ impl Rules {
         }
     }
 
-    /// Refuses values of `BINARY(16)` columns that are not UUIDs: they would select nothing.
-    fn must_be_uuids(&mut self, field: &str, table: &Table, of: &Columns) {
-        let shape = TableShape::plain(table);
-        for (name, value) in of.iter().filter(|it| shape.is_uuid(it.0)) {
-            let mut values = value.all().iter().filter(|it| !it.is_null());
-            if !values.all(|it| it.text().is_some_and(|text| uuid(text).is_some())) {
-                let why = format!(
-                    "column {name:?} of {} is BINARY(16): write a UUID",
-                    table.name
-                );
-                self.refuse(&format!("{field}.where"), &why);
+    /// Refuses values that MySQL would compare otherwise than the file means: they would select
+    /// nothing, or other rows as well.
+    fn must_compare(&mut self, field: &str, table: &Table, of: &Columns) {
+        for (name, value) in of {
+            let Some(column) = table.column(name) else {
+                continue;
+            };
+            if let Some(to_do) = self.not_comparable(column, value) {
+                let why = format!("column {name:?} of {} is {to_do}", table.name);
+                self.refuse(field, &why);
             }
         }
+    }
+
+    /// Returns the column's type, and what to write instead, if it does not fit the values.
+    fn not_comparable(&self, column: &Column, value: &Scalar) -> Option<String> {
+        let kind = column.kind.as_str();
+        // `{now}` in `done` is compared as NULL.
+        let all = value.all().iter();
+        let mut values = all.filter(|it| !it.is_null() && it.days_from_now().is_none());
+        if column.made_kind() == Some(MadeKind::Uuid) {
+            let is_uuid = |it: &Scalar| it.text().is_some_and(|text| uuid(text).is_some());
+            return (!values.all(is_uuid)).then(|| "BINARY(16): write a UUID".to_owned());
+        }
+        if TEXTS.contains(&kind) || OTHER_TEXTS.contains(&kind) {
+            let example = values.find_map(|it| match it {
+                Scalar::Flag(true) => Some("Y".to_owned()),
+                Scalar::Flag(false) => Some("N".to_owned()),
+                Scalar::Number(number) => Some(number.to_string()),
+                Scalar::Text(_) | Scalar::AnyOf(_) => None,
+            })?;
+            return Some(format!(
+                "{kind}, which MySQL compares with a number or true as a number: write the text \
+                that it stores, such as {example:?}"
+            ));
+        }
+        let is_number = INTEGERS.contains(&kind) || OTHER_NUMBERS.contains(&kind);
+        let mut texts = values.filter_map(Scalar::text).filter(|_| is_number);
+        let word = texts.find(|text| !self.is_number(text))?;
+        Some(format!(
+            "{kind}, with which MySQL compares the first digits of {word:?}, or 0: write a number"
+        ))
+    }
+
+    /// Whether a text of the file is a number, such as `{date:%Y%m%d}`.
+    fn is_number(&self, text: &str) -> bool {
+        let number = self.target.fill(text).parse::<f64>();
+        number.is_ok_and(f64::is_finite)
     }
 
     /// Refuses to repair if a column that the file does not name seems to tell campaigns apart, or
@@ -656,4 +713,90 @@ fn nearest(name: &str, all: impl Iterator<Item = String>) -> String {
     nearest
         .map(|near| format!("; the nearest is {near:?}"))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::NaiveDate;
+
+    use super::*;
+    use crate::config::AttachFile;
+
+    const FILE: &str = r#"
+database = "mysql://app@db/shop"
+redis = "redis://cache"
+[[campaign]]
+name = "Winter"
+quantity = 10
+count = { key = "count", means = "issued" }
+rows = { table = "coupon", user = "user_id" }
+"#;
+
+    fn column(kind: &str) -> Column {
+        Column {
+            name: "kind".to_owned(),
+            kind: kind.to_owned(),
+            length: 16,
+            charset: String::new(),
+            needs_value: false,
+            is_null_by_default: true,
+            is_generated: false,
+            is_increasing: false,
+            rights: String::new(),
+        }
+    }
+
+    #[test]
+    fn value_is_refused_if_mysql_would_compare_it_otherwise_than_it_is_written() {
+        let file = AttachFile::parse(FILE).unwrap();
+        let target = Target {
+            campaign: &file.campaigns[0],
+            date: NaiveDate::from_ymd_opt(2026, 11, 28),
+            is_over: false,
+        };
+        let text = |text: &str| Scalar::Text(text.to_owned());
+        let off = Scalar::Flag(false);
+        let seven = Scalar::Number(7);
+        let some = |values: [Scalar; 2]| Scalar::AnyOf(values.into());
+        for (kind, value, to_write) in [
+            ("char", off.clone(), "such as \"N\""),
+            ("char", Scalar::Flag(true), "such as \"Y\""),
+            ("varchar", seven.clone(), "such as \"7\""),
+            ("varchar", some([text("A"), seven.clone()]), "such as \"7\""),
+            ("enum", seven.clone(), "such as \"7\""),
+            ("varchar", text("7"), ""),
+            ("varchar", some([text("{null}"), text("A")]), ""),
+            ("int", text("Winter"), "\"Winter\", or 0: write a number"),
+            ("int", text("{date}"), "\"{date}\", or 0: write a number"),
+            ("int", text("{date:%Y%m%d}"), ""),
+            ("int", text("7"), ""),
+            ("int", text("{null}"), ""),
+            ("int", seven.clone(), ""),
+            ("tinyint", off.clone(), ""),
+            ("bit", off, ""),
+            ("decimal", text("7.5"), ""),
+            ("datetime", text("{date}"), ""),
+            ("datetime", text("{now}"), ""),
+            ("binary", seven, "write a UUID"),
+        ] {
+            let mut rules = Rules {
+                target: &target,
+                mode: Mode::Observe,
+                misfits: Vec::new(),
+            };
+            let table = Table {
+                columns: vec![column(kind)],
+                ..Table::default()
+            };
+            let of = Columns::from([("kind".to_owned(), value.clone())]);
+            rules.must_compare("rows.where", &table, &of);
+            let told = rules.misfits.concat();
+            assert_eq!(
+                told.is_empty(),
+                to_write.is_empty(),
+                "{kind} {value:?}: {told}"
+            );
+            assert!(told.ends_with(to_write), "{kind} {value:?}: {told}");
+        }
+    }
 }
