@@ -14,6 +14,11 @@ pub struct Condition {
     pub values: Vec<Value>,
 }
 
+/// A new id for a BIGINT, also for one that programs read as a signed number. The bit that is
+/// cleared is the highest of the eight bits of `server_id`, with which every id of a server begins:
+/// only ids of two servers whose `server_id` differs by 128 may be the same.
+const SHORT_UUID: &str = "UUID_SHORT() & 9223372036854775807";
+
 /// Which rows a condition on a column selects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Is {
@@ -148,7 +153,7 @@ pub fn written(
         (_, _, Some(digits)) => format!("LEFT(HEX(RANDOM_BYTES(32)), {digits})"),
         (Some("{uuid}"), ..) => match kind {
             Some(MadeKind::Uuid) => "UNHEX(REPLACE(UUID(), '-', ''))".to_owned(),
-            Some(MadeKind::Number) => "UUID_SHORT()".to_owned(),
+            Some(MadeKind::Number) => SHORT_UUID.to_owned(),
             Some(MadeKind::Time) | None => "UUID()".to_owned(),
         },
         _ => {
@@ -157,4 +162,39 @@ pub fn written(
         }
     };
     (expression, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Scalar, TableShape, written};
+    use crate::config::AttachFile;
+    use crate::schema::MadeKind;
+
+    const FILE: &str = r#"
+database = "mysql://app@db/shop"
+redis = "redis://cache"
+[[campaign]]
+name = "Winter"
+quantity = 10
+count = { key = "count", means = "issued" }
+rows = { table = "coupon", user = "user_id" }
+"#;
+
+    /// On a server whose `server_id` has the bit 128, `UUID_SHORT()` is above the highest BIGINT.
+    #[test]
+    fn new_number_fits_a_signed_column_on_every_server() {
+        let file = AttachFile::parse(FILE).unwrap();
+        let target = file.campaigns[0].drops(chrono::Utc::now())[0];
+        let table = TableShape {
+            kinds: [("id".to_owned(), MadeKind::Number)].into(),
+            ..TableShape::default()
+        };
+        let new = Scalar::Text("{uuid}".to_owned());
+        let (sql, value) = written("id", &new, &target, &table);
+        let highest = i64::MAX;
+        assert_eq!(sql, format!("UUID_SHORT() & {highest}"));
+        assert_eq!(value, None);
+        let short_uuid = (200_u64 << 56) + 1;
+        assert!(i64::try_from(short_uuid & highest.cast_unsigned()).is_ok());
+    }
 }
