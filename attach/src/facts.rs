@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use firstcome_shared::domain::UserId;
+use firstcome_shared::report::Unproven;
 use mysql_async::Value;
 
 use crate::config::{CountMeans, UsersMean};
@@ -182,6 +183,8 @@ pub struct Facts {
     pub is_ordered: bool,
     /// Users can no longer claim.
     pub is_over: bool,
+    /// Keys in Redis that the file names are gone after the end.
+    pub has_expired: bool,
     /// What an entry in the users' key means; `None` if the file names no such key, or if it
     /// expired after the end.
     pub means: Option<UsersMean>,
@@ -226,6 +229,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Returns why the looks prove nothing, if they saw nothing wrong.
+    pub fn unproven(&self) -> Option<Unproven> {
+        self.has_expired.then_some(Unproven::KeysExpired)
+    }
+
     /// Whether an earlier repair added this user to Redis.
     pub fn was_added(&self, user: &str) -> bool {
         self.added.contains(recorded(user))

@@ -494,14 +494,17 @@ fn drop_report(
         .count();
     let before = numbers(facts.now, facts.failed.len() as u64);
     let quantity = u32::try_from(facts.quantity).unwrap_or(u32::MAX);
+    let unproven = facts.unproven();
     let is_repaired = findings.iter().all(|it| it.result == Outcome::Applied);
     DropReport {
         coupon_name: target.name(),
         exact: is_repaired
             && !facts.is_selling
             && !judged.counts_unclear
+            && unproven.is_none()
             && after.rows <= facts.quantity,
         counts_unclear: judged.counts_unclear,
+        unproven,
         before,
         after: numbers(after, (facts.failed.len() - closed) as u64),
         examined: Examined {

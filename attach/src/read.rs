@@ -823,6 +823,8 @@ impl Look {
     pub fn and(&self, second: Self, target: &Target<'_>) -> Facts {
         let campaign = target.campaign;
         let users = campaign.users.as_ref();
+        let has_no_users = users.is_some() && second.numbers.size.is_none();
+        let has_no_count = campaign.count.is_some() && second.numbers.count.is_none();
         let means = users.map(|users| users.means);
         let is_selling = self.sold(means) != second.sold(means);
         let are_respelled = self.are_respelled() || second.are_respelled();
@@ -852,6 +854,7 @@ impl Look {
             member: second.member,
             is_ordered: users.is_some_and(|users| users.kind == KeyType::SortedSet),
             is_over: target.is_over,
+            has_expired: target.is_over && (has_no_users || has_no_count),
             means: means.filter(|_| second.numbers.size.is_some()),
             count_means: campaign.count.as_ref().map(|count| count.means),
             is_quantity_settled: campaign.quantity_sql.is_some(),
@@ -893,6 +896,7 @@ mod tests {
     use super::*;
     use crate::config::AttachFile;
     use crate::judge::judge;
+    use firstcome_shared::report::Unproven;
 
     const FILE: &str = r#"
 database = "mysql://app@db/shop"
@@ -948,6 +952,33 @@ rows = { table = "coupon", user = "user_id", where = { event_id = 7 } }
             let judged = judge(&facts);
             assert_eq!(!judged.found.is_empty(), differs, "{facts:?}");
             assert_eq!(judged.counts_unclear, is_unclear, "{facts:?}");
+        }
+    }
+
+    /// The keys of a campaign may expire after its end.
+    #[test]
+    fn campaign_whose_keys_have_expired_is_not_known_to_be_exact() {
+        let stores = "users = { key = \"users\", type = \"set\" }\n\
+            count = { key = \"count\", means = \"tickets\" }";
+        let file = AttachFile::parse(&format!("{FILE}{stores}")).unwrap();
+        let running = file.campaigns[0].drops(Utc::now())[0];
+        let over = Target {
+            is_over: true,
+            ..running
+        };
+        let expired = Some(Unproven::KeysExpired);
+        for (target, size, count, expected) in [
+            (over, None, None, expired),
+            (over, Some(5), None, expired),
+            (over, None, Some(5), expired),
+            (over, Some(5), Some(5), None),
+            (running, Some(5), None, None),
+        ] {
+            let mut second = look(5, true);
+            second.numbers.size = size;
+            second.numbers.count = count;
+            let facts = second.and(second.clone(), &target);
+            assert_eq!(facts.unproven(), expected, "{size:?} {count:?}");
         }
     }
 }

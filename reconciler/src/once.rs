@@ -144,7 +144,7 @@ fn is_listed(drop: &DropReport) -> bool {
 
 /// Describes a drop in one line.
 fn drop_line(drop: &DropReport) -> String {
-    let exact = if drop.exact || drop.is_being_sold() {
+    let exact = if drop.exact || drop.undecided().is_some() {
         drop.exactness()
     } else {
         "NOT exact".to_owned()

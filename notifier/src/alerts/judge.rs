@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::CouponId;
 
-use super::over::{is_left_out, is_over, is_owed};
+use super::over::{is_left_out, is_over, is_owed, is_unproven};
 use super::{ADMISSION, Alert, AlertMemory, AlertState, Cases, Problem, problems};
 use crate::clock::elapsed;
 use crate::report::{AlertKind, Finding, Kind, Run, Severity, Status};
@@ -67,7 +67,8 @@ pub fn judge(run: &Run, memory: &AlertMemory, policy: MailPolicy, now: DateTime<
     for alert in not_seen {
         if !is_owed(alert, memory) && is_over(alert, run, policy, now) {
             let mut ended = alert.clone();
-            if alert.drop_id.is_some_and(|drop| is_left_out(drop, run)) {
+            let is_left_out = alert.drop_id.is_some_and(|drop| is_left_out(drop, run));
+            if is_left_out || is_unproven(alert, run) {
                 ended.summary += " (not repaired, no longer compared)";
             }
             end(&ended, now, &mut verdict);

@@ -109,6 +109,22 @@ pub(super) fn is_left_out(drop: DropId, run: &Run) -> bool {
     }
 }
 
+/// Whether the pass could no longer see what the alert is about: if keys of a campaign are gone, or
+/// nothing of it is found, only rows and failed events are compared.
+pub(super) fn is_unproven(alert: &Alert, run: &Run) -> bool {
+    let mut reports = run
+        .drops
+        .iter()
+        .filter(|it| Some(it.drop_id) == alert.drop_id);
+    let needs_no_key = matches!(
+        AlertKind::from_word(&alert.kind),
+        Some(AlertKind::Left(
+            Kind::FailedClaim | Kind::OverIssued | Kind::DuplicateRow
+        ))
+    );
+    !needs_no_key && reports.any(|it| it.unproven.is_some())
+}
+
 /// Whether the alert is about a drop's broken promises, and one of them is still open.
 pub(super) fn is_owed(alert: &Alert, memory: &AlertMemory) -> bool {
     alert.kind == Kind::BrokenPromise.as_str()

@@ -1,7 +1,7 @@
 //! Tests alerts over histories of passes: which mails are sent, and how often.
 
 use super::*;
-use crate::report::{DropReport, Trigger, UnsafePart};
+use crate::report::{DropReport, Trigger, Unproven, UnsafePart};
 use chrono::{DateTime, TimeDelta, Utc};
 
 fn at(minutes: i64) -> DateTime<Utc> {
@@ -788,6 +788,28 @@ fn alert_about_a_count_stays_while_the_pass_cannot_tell_whether_it_is_right() {
         assert_eq!(duty.sees(1, &sold), "failed_claim over", "{alert}");
         let at_rest = of_campaign(Status::Clean, Vec::new());
         assert_eq!(duty.sees(2, &at_rest), format!("{alert} over"));
+    }
+}
+
+/// The keys of a campaign expire after its end, and users without a row are no longer seen.
+#[test]
+fn alert_about_users_ends_as_not_repaired_after_the_keys_have_expired() {
+    for (kind, alert, is_compared) in [
+        (Kind::Unissued, "unissued", false),
+        (Kind::OverAdmitted, "over_admitted", false),
+        (Kind::CountMismatch, "count_mismatch", false),
+        (Kind::DuplicateRow, "duplicate_row", true),
+    ] {
+        let mut duty = Duty::default();
+        let differs = of_campaign(Status::Drift, vec![left(kind, 0)]);
+        assert_eq!(duty.sees(0, &differs), format!("{alert} New"));
+        let mut expired = of_campaign(Status::Clean, Vec::new());
+        expired.drops[0].unproven = Some(Unproven::KeysExpired);
+        assert_eq!(duty.sees(1, &expired), format!("{alert} over"));
+        let mut alerts = duty.memory.alerts.values();
+        let says = "(not repaired, no longer compared)";
+        let is_said = alerts.any(|it| it.summary.ends_with(says));
+        assert_eq!(is_said, !is_compared, "{alert}");
     }
 }
 

@@ -307,6 +307,9 @@ pub struct DropReport {
     /// matters only right after the pass.
     #[serde(skip)]
     pub counts_unclear: bool,
+    /// Why the pass cannot know that an attached campaign is exact. Missing if it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unproven: Option<Unproven>,
     /// Verified exact after closing; later passes skip it.
     pub sealed: bool,
     /// Numbers before repairs.
@@ -333,12 +336,14 @@ impl DropReport {
         self.findings.iter().any(|it| it.result == Outcome::Planned)
     }
 
-    /// Whether the only reason why it is not exact is that users are claiming at the moment.
-    pub fn is_being_sold(&self) -> bool {
+    /// Why it is not exact although nothing differs, such as that users are claiming at the moment.
+    pub fn undecided(&self) -> Option<&'static str> {
         match self.drop_id.subject() {
-            Subject::Campaign => !self.exact && self.findings.is_empty(),
+            Subject::Campaign if !self.exact && self.findings.is_empty() => {
+                Some(self.unproven.map_or("being sold", Unproven::says))
+            }
             // Whether a drop is being sold is shown by its gate, not by its report.
-            Subject::Drop => false,
+            Subject::Campaign | Subject::Drop => None,
         }
     }
 
@@ -347,11 +352,29 @@ impl DropReport {
     pub fn exactness(&self) -> String {
         let known = "exact for everybody whom Redis knows";
         match (self.exact, self.after.failed_claims) {
-            (false, _) if self.is_being_sold() => "being sold".to_owned(),
-            (false, _) => "not exact".to_owned(),
+            (false, _) => self.undecided().unwrap_or("not exact").to_owned(),
             (true, 0) => "exact".to_owned(),
             (true, 1) => format!("{known}; 1 failed claim is left"),
             (true, many) => format!("{known}; {many} failed claims are left"),
+        }
+    }
+}
+
+/// Why looks at an attached campaign prove nothing, although they may have seen nothing wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Unproven {
+    /// Keys in Redis are gone after the end, so that only the rows were compared.
+    KeysExpired,
+    /// There are neither rows nor users who were promised a coupon.
+    NothingFound,
+}
+
+impl Unproven {
+    pub fn says(self) -> &'static str {
+        match self {
+            Self::KeysExpired => "not known: keys in Redis have expired",
+            Self::NothingFound => "nothing found yet: if it has begun, correct keys and `where`",
         }
     }
 }
