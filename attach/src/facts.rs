@@ -231,7 +231,14 @@ pub struct Facts {
 impl Facts {
     /// Returns why the looks prove nothing, if they saw nothing wrong.
     pub fn unproven(&self) -> Option<Unproven> {
-        self.has_expired.then_some(Unproven::KeysExpired)
+        let admitted = self.now.admitted(self.means).unwrap_or_default();
+        if self.has_expired {
+            Some(Unproven::KeysExpired)
+        } else if admitted == 0 && self.now.rows == 0 {
+            Some(Unproven::NothingFound)
+        } else {
+            None
+        }
     }
 
     /// Whether an earlier repair added this user to Redis.

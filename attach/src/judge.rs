@@ -509,9 +509,11 @@ impl Judge<'_> {
             is_selling: false,
             ..counter
         };
+        // It counts, but nothing shows what: the file may name other rows or another counter.
+        let counts_nothing_known = self.taken() == 0 && counter.counted() > Some(0);
         let (kind, doubt) = match counter.state() {
             CounterState::Right | CounterState::Expired => {
-                self.counts_unclear |= at_rest.state() != counter.state();
+                self.counts_unclear |= counts_nothing_known || at_rest.state() != counter.state();
                 return;
             }
             CounterState::Gone => (Kind::CountMismatch, Some(Doubt::CounterGone)),
@@ -606,6 +608,7 @@ mod tests {
     use crate::config::{CountMeans, UsersMean};
     use crate::facts::{Facts, Numbers, UserSets};
     use crate::keys::MoveCount;
+    use firstcome_shared::report::Unproven;
 
     /// Returns the facts about ten coupons, of which the counter counts eight.
     fn facts() -> Facts {
@@ -651,6 +654,35 @@ mod tests {
                 _ => None,
             });
             assert_eq!(moves, expected, "{is_first_cut} {is_second_cut}");
+        }
+    }
+
+    /// Either `where` selects no row of the campaign, or the key counts something else.
+    #[test]
+    fn campaign_without_rows_and_members_is_not_shown_to_be_right() {
+        let numbers = |count, rows| Numbers {
+            size: Some(0),
+            count: Some(count),
+            rows,
+        };
+        let nothing = Some(Unproven::NothingFound);
+        for (count, rows, unproven, is_unclear) in [
+            (0, 0, nothing, false),
+            (8, 0, nothing, true),
+            (8, 1, None, false),
+        ] {
+            let now = numbers(count, rows);
+            let looks = Facts {
+                before: now,
+                now,
+                means: Some(UsersMean::Applied),
+                count_means: Some(CountMeans::Tickets),
+                ..facts()
+            };
+            let judged = judge(&looks);
+            assert!(judged.found.is_empty(), "{judged:?}");
+            assert_eq!(judged.counts_unclear, is_unclear, "{count} {rows}");
+            assert_eq!(looks.unproven(), unproven, "{count} {rows}");
         }
     }
 
