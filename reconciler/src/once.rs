@@ -217,7 +217,35 @@ fn sections(run: &Run) -> BTreeSet<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Kind;
+    use crate::report::{Kind, Unproven};
+
+    /// A script that runs `attach --once` during a sale must not fail, and must not read "exact".
+    #[test]
+    fn line_of_a_campaign_says_why_it_is_not_exact_although_the_run_is_clean() {
+        let mut run = Run::begun("run", Trigger::Cli, chrono::Utc::now());
+        run.drops.push(DropReport {
+            coupon_name: "Winter".to_owned(),
+            ..DropReport::begun(CouponId(-7), DropId::of_campaign("Winter", None), 100)
+        });
+        for (unproven, expected) in [
+            (None, "being sold"),
+            (Some(Unproven::KeysExpired), "not known: keys in Redis"),
+            (Some(Unproven::NothingFound), "nothing found yet"),
+        ] {
+            run.drops[0].unproven = unproven;
+            run.end();
+            assert_eq!(run.status, Status::Clean);
+            let printed = drop_line(&run.drops[0]);
+            let expected = format!("Winter: 0 of 100 issued, {expected}");
+            assert!(printed.starts_with(&expected), "{printed}");
+        }
+        let left = Finding::report(Kind::Unissued, "it is in Redis, and no row came");
+        run.drops[0].findings.push(left);
+        run.end();
+        assert_eq!(run.status, Status::Drift);
+        let printed = drop_line(&run.drops[0]);
+        assert!(printed.ends_with("NOT exact"), "{printed}");
+    }
 
     #[test]
     fn line_of_a_finding_masks_the_user_and_names_outcome_and_repair() {

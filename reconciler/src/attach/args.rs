@@ -18,7 +18,7 @@ pub struct AttachArgs {
     /// The file that describes the keys and tables of the campaigns (docs/ATTACH.md)
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Run one pass now and exit: 0 exact or repaired, 1 something is left, 2 could not compare
+    /// Run one pass now and exit: 0 nothing is left to do, 1 something is, 2 could not compare
     #[arg(long)]
     pub once: bool,
     /// Only this campaign
