@@ -88,6 +88,13 @@ enum Progress {
     Behind(String, &'static str),
 }
 
+/// Returns when a stage whose end was just read stands. While the pass repairs another campaign,
+/// nothing continues this wait, so that an end may be read after the deadline: a consumer that
+/// works may hold a message for `in_flight` then, too.
+fn patient_until(read: Instant, in_flight: Duration, deadline: Instant) -> Instant {
+    deadline.max(read + in_flight)
+}
+
 /// Reads the queue of a target.
 pub struct Queue {
     stages: Vec<Stage>,
@@ -134,13 +141,15 @@ impl Queue {
     /// Waits from the first look, which ended at `looked`, until the second one may begin.
     ///
     /// # Errors
-    /// [`AttachError::Stands`] with stage and number, if a stage has not passed at `deadline`.
+    /// [`AttachError::Stands`] with stage and number, if a stage has passed neither at `deadline`
+    /// nor within `in_flight`.
     pub async fn pass(&mut self, looked: Instant, deadline: Instant) -> Answer<()> {
         sleep_until(looked + self.in_flight).await;
         for number in 0..self.stages.len() {
             let awaited = self.end(number).await?;
+            let patient_until = patient_until(Instant::now(), self.in_flight, deadline);
             while let Progress::Behind(by, to_do) = self.progress(&awaited).await? {
-                if Instant::now() >= deadline {
+                if Instant::now() >= patient_until {
                     let stage = &self.stages[number];
                     return Err(AttachError::Stands(format!(
                         "queue stage {} ({stage}) stands: {by}, although the pass waited; \
@@ -179,6 +188,24 @@ impl Queue {
             Awaited::Stream { stream, group, end } => {
                 self.keys.stream_progress(stream, group, *end).await
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, Instant, patient_until};
+
+    #[test]
+    fn consumer_has_the_time_in_flight_even_if_the_end_is_read_after_the_deadline() {
+        let [second, minute] = [1, 60].map(Duration::from_secs);
+        let deadline = Instant::now() + minute;
+        for (read, expected) in [
+            (deadline - minute, deadline),
+            (deadline, deadline + second),
+            (deadline + minute, deadline + minute + second),
+        ] {
+            assert_eq!(patient_until(read, second, deadline), expected);
         }
     }
 }
