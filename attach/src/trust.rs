@@ -39,11 +39,13 @@ impl Known {
         })
     }
 
-    /// Whether the quantity fell by as many as rows came. Up to four may be a coincidence.
+    /// Whether the quantity fell by as many as rows came. Up to four may be a coincidence. If it is
+    /// now the number of rows, a sale was probably closed early; should it be what is left after
+    /// half of the sale, no row is inserted, because it allows none.
     pub(crate) fn falls_to(self, quantity: u64, rows: u64) -> bool {
         let fell = self.quantity.saturating_sub(quantity);
         let came = self.rows.map(|before| rows.saturating_sub(before));
-        fell > 4 && came == Some(fell)
+        fell > 4 && came == Some(fell) && quantity != rows
     }
 }
 
@@ -134,4 +136,27 @@ impl Ours {
 pub fn identity(finding: &Finding) -> (String, String) {
     let user = finding.user_id.as_deref().unwrap_or_default();
     (finding.kind.as_str().to_owned(), recorded(user).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Known;
+
+    #[test]
+    fn quantity_that_falls_with_rows_is_what_is_left_unless_it_ends_the_sale() {
+        let known = Known::parse("100 90").unwrap();
+        for (quantity, rows, falls) in [
+            (94, 96, true),
+            (90, 100, true),
+            (95, 95, false),
+            (96, 94, false),
+            (90, 95, false),
+            (100, 95, false),
+            (105, 95, false),
+        ] {
+            assert_eq!(known.falls_to(quantity, rows), falls, "{quantity} {rows}");
+        }
+        let older = Known::parse("100").unwrap();
+        assert!(!older.falls_to(90, 100));
+    }
 }
