@@ -79,7 +79,7 @@ enum Awaited {
     },
 }
 
-const START: &str = "start its consumer";
+const START: &str = "start its consumer, or give it more workers";
 
 /// How far a stage is.
 enum Progress {
