@@ -31,9 +31,8 @@ async fn pass_killed_at_any_step_of_a_repair_loses_and_doubles_nothing() {
 /// A daemon makes its repairs in the same function, `Worker::pass`.
 #[tokio::test]
 async fn daemon_killed_at_any_step_of_a_run_loses_and_doubles_nothing() {
-    let [address, port] = DAEMON;
+    let args = [&DAEMON[..], &["--reconcile-cron", "* * * * * *"]].concat();
     for point in RUN {
-        let args = [address, port, "--reconcile-cron", "* * * * * *"];
         kill_and_repair(point, &args).await;
     }
 }
