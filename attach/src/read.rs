@@ -689,11 +689,15 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         let known: BTreeSet<&String> = events.iter().map(|it| &it.user).collect();
-        let members = sets.unissued.keys().filter(|it| !known.contains(it));
-        let members = members.cloned().collect();
+        let without_event: Vec<String> = sets
+            .unissued
+            .keys()
+            .filter(|it| !known.contains(it))
+            .cloned()
+            .collect();
         let of = open(failed, shape, &self.target);
         let equal = self
-            .equal_users(members, failed_users(failed, shape), &of)
+            .equal_users(without_event, failed_users(failed, shape), &of)
             .await?;
         let members: BTreeMap<String, String> = equal
             .into_iter()

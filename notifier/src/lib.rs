@@ -249,17 +249,17 @@ impl Notifier {
         let now = now.trunc_subsecs(3);
         let settings = self.settings.clone();
         let subject = settings.links.subject();
-        let last = self.db.state(LAST_DIGEST).await?;
-        let last = last.and_then(|last| DateTime::parse_from_rfc3339(&last).ok());
-        let from = last.map_or(now, |last| last.with_timezone(&Utc));
-        let from = from.clamp(now - TimeDelta::weeks(1), now - TimeDelta::hours(24));
+        let stored = self.db.state(LAST_DIGEST).await?;
+        let last = stored.as_deref().and_then(noted_time).unwrap_or(now);
+        let from = last.clamp(now - TimeDelta::weeks(1), now - TimeDelta::hours(24));
         let day = digest::day(&self.db, subject, from, now).await?;
         let enqueue = async move |conn: &mut Conn| {
             stored::lock(conn).await?;
             let last = runs::state(LAST_DIGEST)
                 .first::<String>(conn)
                 .await?
-                .and_then(|last| DateTime::parse_from_rfc3339(&last).ok());
+                .as_deref()
+                .and_then(noted_time);
             // A time more than a day ahead was written by a clock that has been set back since.
             if last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1)) {
                 return Ok(());
@@ -307,6 +307,12 @@ impl Notifier {
         );
         Ok(())
     }
+}
+
+/// Parses a time in `reconciler_state`.
+fn noted_time(text: &str) -> Option<DateTime<Utc>> {
+    let time = DateTime::parse_from_rfc3339(text).ok()?;
+    Some(time.with_timezone(&Utc))
 }
 
 fn seconds(n: u64) -> TimeDelta {

@@ -539,8 +539,8 @@ mod tests {
     }
 
     /// Returns the positions if partition 7 is at this one.
-    fn at(position: i64) -> Option<Positions> {
-        Some([(7, position)].into())
+    fn at(position: i64) -> Positions {
+        [(7, position)].into()
     }
 
     #[test]
@@ -551,13 +551,13 @@ mod tests {
             done: Some(90),
         };
         for (reading, positions, number) in [
-            (begins, at(70), Some(30)),
-            (begins, at(100), Some(0)),
+            (begins, Some(at(70)), Some(30)),
+            (begins, Some(at(100)), Some(0)),
             // It is new, or the topic was recreated.
             (begins, Some(Positions::new()), Some(90)),
-            (begins, at(500), Some(90)),
+            (begins, Some(at(500)), Some(90)),
             // MySQL was restored.
-            (read, at(70), Some(30)),
+            (read, Some(at(70)), Some(30)),
             // MySQL does not answer.
             (read, None, Some(10)),
             (begins, None, None),

@@ -232,7 +232,7 @@ mod tests {
         publisher.note(Some(REFUSAL.to_owned()));
         // Kafka's client does not take this setting, so each check fails with `Setting`.
         publisher.kafka.brokers = "\0".to_owned();
-        let most = TOLD_FOR - ASK_EVERY;
+        let most = TOLD_FOR.saturating_sub(ASK_EVERY);
         for _ in 0..3 {
             publisher.refused.grow_older(most);
             publisher.check_again().await;
