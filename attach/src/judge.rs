@@ -42,7 +42,7 @@ pub struct Judged {
     pub counts_inserts: bool,
 }
 
-/// What follows from two looks.
+/// The differences that two looks at the stores of a campaign show, with their repairs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement {
     pub found: Vec<Judged>,

@@ -254,7 +254,7 @@ impl Keys {
     }
 
     /// Returns the value of the hash's users, if those of the first page all have the same value:
-    /// about [`PAGE`] users, and not placeholders, which are `excepted`.
+    /// about `PAGE` users, and not placeholders, which are `excepted`.
     pub async fn value_of_all(
         &mut self,
         key: &[u8],

@@ -53,7 +53,7 @@ impl Current {
     }
 }
 
-/// A pass that was started.
+/// A pass that runs, or waits for another one of this process.
 pub struct StartedPass {
     pub run_id: String,
     /// Whether it waits for another pass of this process.

@@ -115,7 +115,9 @@ pub(crate) async fn write_again(
 /// the contents are compared for an hour after an end, and in deep passes.
 fn revocations_may_differ(ctx: &PassContext, seen: &CouponSeen) -> bool {
     let banned = seen.banned;
-    seen.state.revoked != banned.users || banned.has_ended_lately || ctx.deep && banned.users > 0
+    let in_redis = seen.state.revoked;
+    let has_other_number = in_redis < banned.users || in_redis > banned.with_young;
+    has_other_number || banned.has_ended_lately || ctx.deep && banned.users > 0
 }
 
 /// Removes the revocations that are over from Redis, and writes the missing ones and the missing

@@ -84,7 +84,7 @@ async fn running_consumer_rereads_messages_whose_rows_a_restored_mysql_lacks() {
 
 /// A pass reports a partition with unread messages that nobody has read for a minute.
 #[tokio::test(flavor = "multi_thread")]
-async fn batch_of_one_partition_renews_the_time_at_which_it_was_read() {
+async fn each_batch_renews_the_time_at_which_its_partition_was_last_read() {
     let (world, drop) = ConsumeWorld::with_coupon(8, OncePer::Coupon).await;
     let consumer = world.consumer(&[]);
     world.claim(drop, 4..=4).await;

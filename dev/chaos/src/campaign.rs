@@ -14,8 +14,8 @@ use crate::schedule::FaultSchedule;
 use crate::shrink::shrink;
 use crate::worker::CampaignWorker;
 
-/// Schedules that have found a fault of the product, in the order of their seeds, and one that
-/// fresh seeds may not draw; at most 20. `make test` runs them before fresh ones.
+/// Schedules that have found a fault of the product, in the order of their seeds, and one with
+/// faults that few seeds combine; at most 20. `make test` runs them before fresh ones.
 ///
 /// - 13815: a seek did not move librdkafka past a batch with a wrong checksum.
 /// - 13857: a broker that came back listed no brokers, and librdkafka forgot all of them.

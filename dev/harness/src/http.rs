@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::{TimeDelta, Timelike as _, Utc};
 use firstcome_reconciler::report::Run;
 use parking_lot::Mutex;
 use reqwest::header::CONTENT_TYPE;
@@ -410,12 +410,19 @@ pub fn coupon_body(name: &str, quantity: u32, waiting_list: u32) -> Value {
 }
 
 /// Returns the body of a daily coupon with a drop on each of this many days. The first one is today
-/// in UTC, and each is open for the whole day.
+/// in a time zone whose midnight is hours away, and each is open for the whole day.
 pub fn daily_body(quantity: u32, days: i64) -> Value {
-    let today = Utc::now().date_naive();
+    let now = Utc::now();
+    let is_near_midnight = !(6..18).contains(&now.hour());
+    let (zone, ahead) = if is_near_midnight {
+        ("Pacific/Kiritimati", 14)
+    } else {
+        ("UTC", 0)
+    };
+    let today = (now + TimeDelta::hours(ahead)).date_naive();
     let mut body = coupon_body("Daily", quantity, 0);
     body["schedule"] = json!({
-        "type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00",
+        "type": "daily", "time_zone": zone, "opens": "00:00", "closes": "00:00",
         "first_day": today, "last_day": today + TimeDelta::days(days - 1),
     });
     body

@@ -91,6 +91,8 @@ pub(crate) fn observe(
     let known = memory.alerts.get(&problem.name);
     let mut alert = observed(&problem, known, policy, now);
     forget_repaired(&mut alert, &problem);
+    let has_mailed_outage = known.is_some_and(has_mailed_outage);
+    let problem_is_closure = problem.kind == AlertKind::AdmissionClosed;
     if let Some(known) = known {
         take_over(&mut alert, known, &problem);
     }
@@ -113,6 +115,9 @@ pub(crate) fn observe(
         // instead of with the last mail.
         remember_cases(&mut alert, &problem);
     }
+    if problem_is_closure && has_mailed_outage {
+        alert.cases = None;
+    }
     verdict.alerts.push(alert);
 }
 
@@ -124,17 +129,24 @@ fn remember_cases(alert: &mut Alert, problem: &Problem) {
 
 /// Compares an outage with the mail about another kind of outage under the same name. Coupons that
 /// stay closed after an outage of Redis belong to that outage. An outage of Redis that begins while
-/// coupons are closed is news.
+/// coupons are closed is news, but only once: otherwise a Redis that answers now and then would
+/// cause a mail each time.
 fn take_over(alert: &mut Alert, known: &Alert, problem: &Problem) {
     let closed = AlertKind::AdmissionClosed;
     if known.state != AlertState::Firing || known.kind == problem.kind.word() {
         return;
     }
-    if problem.kind == closed {
+    if problem.kind == closed || has_mailed_outage(known) {
         remember_cases(alert, problem);
     } else if known.kind == closed.word() {
         alert.size = 0;
     }
+}
+
+/// Whether a mail about this firing alert was about an outage. An outage has no cases, and closed
+/// coupons that follow it are remembered without theirs.
+fn has_mailed_outage(known: &Alert) -> bool {
+    known.state == AlertState::Firing && known.was_mailed() && known.cases.is_none()
 }
 
 /// Forgets the cases that are no longer seen. Otherwise, fewer cases with new ones among them would

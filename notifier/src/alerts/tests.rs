@@ -422,7 +422,7 @@ fn broken_promises_keep_firing_until_they_are_resolved() {
 }
 
 #[test]
-fn summary_has_coupon_and_drop_of_a_finding_outside_drops_and_never_a_user() {
+fn summary_names_coupon_and_drop_only_of_general_findings_and_never_a_user() {
     let summary = |run: Run| {
         let mut duty = Duty::default();
         duty.sees(0, &run);

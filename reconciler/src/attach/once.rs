@@ -16,8 +16,8 @@ use crate::report::{Kind, Trigger};
 /// Maximum wait for passes of a daemon, which takes the lock repeatedly while something differs.
 const PATIENCE: Duration = Duration::from_secs(1_800);
 
-/// Runs the pass. Exits with 0 if nothing is left to do, 1 if something is, and 2 if a campaign could
-/// not be compared. A campaign that is being sold is not exact yet, but needs nobody.
+/// Runs the pass. Exits with 0 if it sees nothing left to do, 1 if something is, and 2 if a campaign
+/// could not be compared. A campaign that is being sold is not exact yet, but needs nobody.
 pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let attached = super::attached(&args)?;
     if let Some(ours) = &attached.ours {

@@ -1,7 +1,7 @@
 //! The program itself: killed at each step of a repair, as two daemons, with different arguments,
 //! and with a million users.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use firstcome_reconciler::report::Status;
 use firstcome_stack::{Mail, MailOptions, MailSink, mysql_rows};
@@ -149,7 +149,9 @@ async fn a_million_users_fit_in_64_mb() {
     let pass = Running::start(&mut attach(&world, &file, &["--once"]));
     let status = format!("/proc/{}/status", pass.program.pid());
     let mut peak_kb = 0;
+    let begun = Instant::now();
     while pass.program.status().unwrap().is_none() {
+        assert!(begun.elapsed() < LIMIT * 5, "{}", pass.program.log());
         let status = std::fs::read_to_string(&status).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kb = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());

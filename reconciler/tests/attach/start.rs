@@ -51,12 +51,10 @@ async fn file_is_refused_only_if_it_shares_no_campaign_with_a_running_daemon() {
     let summer = FILE.replace("Winter", "Summer").replace("= 7", "= 8");
     let summer = summer.replace("@users", "@summer").replace("@count", "@n");
     for args in [["--once"].as_slice(), &DAEMON] {
-        let refused = attach(&world, &summer, args).output().unwrap();
-        let why = String::from_utf8_lossy(&refused.stderr);
-        assert!(
-            !refused.status.success() && why.contains("another file"),
-            "{why}"
-        );
+        let refused = Running::start(&mut attach(&world, &summer, args));
+        let status = refused.program.ended(LIMIT).await.unwrap();
+        let why = refused.program.log();
+        assert!(!status.success() && why.contains("another file"), "{why}");
         assert!(why.contains("Winter"), "{why}");
     }
     // A replica, and a file that was edited.

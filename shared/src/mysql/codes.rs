@@ -214,7 +214,7 @@ mod tests {
     /// The expected value was computed independently with Python's `hmac`. A different result here
     /// would change the code of every claim.
     #[test]
-    fn code_is_the_same_in_every_version_and_for_times_that_round_to_one() {
+    fn code_is_the_same_in_every_version_and_within_a_rounded_millisecond() {
         let expected = "12-215-1DV5-630B-SAGH-X9QK";
         assert_eq!(code(1_796_104_800_123_000), expected);
         let [one, other] = [1_796_104_800_122_500, 1_796_104_800_123_499].map(code);

@@ -59,6 +59,8 @@ pub struct Banned {
     /// Without erased users, and without those of the last second, whose revocations an API may not
     /// have written to Redis yet.
     pub users: u64,
+    /// The same with those of the last second.
+    pub with_young: u64,
     /// Whether a ban has ended within the last hour.
     pub has_ended_lately: bool,
 }
@@ -132,20 +134,19 @@ impl Db {
         let whole = sql!(columns).and(listed(coupons)).and(sql!(whole));
         let in_force = whole.and(listed(coupons)).and(sql!(unsealed));
         let count = sql!(
-            "SELECT coupon_id, COUNT(DISTINCT person_scope, user_id), \
+            "SELECT coupon_id, COUNT(DISTINCT IF(revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND, \
+             person_scope, NULL), user_id), COUNT(DISTINCT person_scope, user_id), \
              COALESCE(MAX(again_from) >= UTC_TIMESTAMP(3) - INTERVAL 1 HOUR, 0) FROM ("
         );
-        let old = format!(
-            ") r WHERE revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND AND {NAMES_SOMEBODY} \
-             GROUP BY coupon_id"
-        );
-        let count = count.and(in_force).and(sql!(old));
+        let named = format!(") r WHERE {NAMES_SOMEBODY} GROUP BY coupon_id");
+        let count = count.and(in_force).and(sql!(named));
         let db = self.within(LONGEST_COUNT);
-        let counted: Vec<(CouponId, u64, bool)> = db.all("count banned users", count).await?;
+        let counted: Vec<(CouponId, u64, u64, bool)> = db.all("count banned users", count).await?;
         let mut banned = HashMap::with_capacity(counted.len());
-        for (coupon, users, has_ended_lately) in counted {
+        for (coupon, users, with_young, has_ended_lately) in counted {
             let own = Banned {
                 users,
+                with_young,
                 has_ended_lately,
             };
             banned.insert(coupon, own);

@@ -7,7 +7,7 @@ use crate::gate::ask;
 use crate::world::{DROP, ScriptWorld, server};
 
 #[tokio::test]
-async fn held_slot_belongs_to_its_present_holder_and_has_only_that_users_time() {
+async fn held_slot_belongs_to_its_present_user_and_has_only_that_users_time() {
     let server = server().await;
     for once_per in [OncePer::Coupon, OncePer::Drop] {
         ask::<()>(&server, &["FLUSHALL"]).await;

@@ -25,7 +25,7 @@ use super::signatures;
 /// issuer. Unknown names are not stored.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
 
-/// Interval between two reads.
+/// Pause before the next regular read, if the last one succeeded.
 const REFRESH: Duration = Duration::from_secs(300);
 
 /// Time until the next attempt after a failed one.

@@ -35,8 +35,9 @@ pub(super) enum Called {
     Failed,
 }
 
-/// Claims that wait for the next call, by candidates. An entry exists while a task makes calls for
-/// these candidates, and stays if the task panics.
+/// Claims that wait for the next call, by the drops that they may be for. An entry exists while a
+/// task makes calls for these drops. If the task panics, the entry stays, and
+/// [`join`](Self::join) lets the next claim take over.
 pub(crate) struct Queues<T>(Mutex<HashMap<QueueId, UnboundedSender<T>>>);
 
 impl<T> Default for Queues<T> {

@@ -166,7 +166,7 @@ fn form_about_codes_users_or_times_has_its_request_and_question() {
 }
 
 #[test]
-fn new_end_or_last_day_asks_only_if_it_is_earlier() {
+fn earlier_end_or_last_day_needs_a_confirmation_and_a_later_one_does_not() {
     let once = json!({"type": "once", "opens_at": "1970-01-01T01:00:00Z",
         "closes_at": "1970-01-02T00:00:00Z"});
     let daily = json!({"type": "daily", "time_zone": "UTC", "opens": "01:00", "closes": "02:00",
