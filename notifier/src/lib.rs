@@ -116,7 +116,13 @@ impl Notifier {
         };
         let mailer = args.mailer()?;
         let server = mailer.as_ref().map(|mailer| &mailer.server);
-        let identity = format!("{server:?} {:?} {:?}", settings.recipients, settings.links);
+        // Several installations on one host may use the same mail server, recipients and pages.
+        let identity = format!(
+            "{} {server:?} {:?} {:?}",
+            db.location(),
+            settings.recipients,
+            settings.links
+        );
         Ok(Self {
             sender: Sender::new(db.clone(), clock, mailer, webhooks),
             db,

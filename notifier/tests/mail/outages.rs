@@ -94,6 +94,22 @@ async fn outage_of_mysql_and_its_end_are_mailed() {
 }
 
 #[tokio::test]
+async fn outage_is_not_mailed_as_over_by_another_installation_with_the_same_recipients() {
+    let desk = Desk::new(A).await;
+    let mut other = Desk::new(A).await;
+    other.args = desk.args.clone();
+    let notifier = desk.notifier();
+    desk.run("RENAME TABLE alerts TO away").await;
+    for run in [clean("r1"), clean("r2")] {
+        let now = desk.clock.turn(TimeDelta::minutes(1));
+        notifier.after_pass(&run, now).await.unwrap_err();
+    }
+    desk.until_there_are(1).await;
+    other.pass(&clean("r1")).await;
+    assert_eq!(desk.sink.mails().len(), 1, "its own MySQL was never away");
+}
+
+#[tokio::test]
 async fn target_that_is_away_together_with_mysql_is_notified_once_it_is_back() {
     let receiver = Receiver::start().await;
     receiver.set(CannedReply::Status(503));

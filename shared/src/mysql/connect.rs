@@ -23,7 +23,7 @@ const ASK_AFTER: Duration = Duration::from_secs(1);
 
 /// Creates and checks the connections of a pool.
 pub(super) struct Connecting {
-    address: StoreAddress,
+    pub(super) address: StoreAddress,
 }
 
 /// A connection of a pool.

@@ -150,6 +150,11 @@ impl Db {
         })
     }
 
+    /// Returns host, port and database, without user and password.
+    pub fn location(&self) -> String {
+        self.pool.manager().address.host_and_database()
+    }
+
     /// Returns a pool whose results all come from a primary: if the server is read-only at the end
     /// of a call, the call fails with [`DbError::ReadOnly`]. Passes use it, because they must not
     /// treat stale rows as current.

@@ -230,6 +230,13 @@ impl StoreAddress {
             |opts: Opts| format!("{}:{}", opts.ip_or_hostname(), opts.tcp_port()),
         )
     }
+
+    /// Returns host, port and database of MySQL, without user and password.
+    pub(crate) fn host_and_database(&self) -> String {
+        let opts = Opts::from_url(self.url()).ok();
+        let database = opts.as_ref().and_then(|opts| opts.db_name());
+        format!("{}/{}", self.host_and_port(), database.unwrap_or_default())
+    }
 }
 
 impl From<String> for StoreAddress {
@@ -253,8 +260,9 @@ mod tests {
     #[test]
     fn store_location_contains_no_secret() {
         let url = "mysql://root:hunter2@db.example.com:3307/firstcome?require_ssl=true";
-        let shown = StoreAddress::from(url).host_and_port();
-        assert_eq!(shown, "db.example.com:3307");
+        let address = StoreAddress::from(url);
+        assert_eq!(address.host_and_port(), "db.example.com:3307");
+        assert_eq!(address.host_and_database(), "db.example.com:3307/firstcome");
     }
 
     #[test]
