@@ -425,7 +425,7 @@ async fn random_requests_get_the_answers_of_a_small_model() {
 }
 
 #[tokio::test]
-async fn end_of_codes_is_set_changed_and_shown_to_users_and_operators() {
+async fn code_expiry_is_set_and_changed_users_see_it_and_operators_see_uses() {
     let (world, api) = ServeWorld::with_api().await;
     let refused = [
         with(open(5), "valid_until", "2020-01-01T00:00:00Z"),

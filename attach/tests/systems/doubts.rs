@@ -180,7 +180,7 @@ fn counter_needs_confirmation_only_with_the_users_whom_it_counts() {
 
 /// Sixty rows of coupon 7, and thirty users of coupon 8 in its key: two users are in both.
 #[test]
-fn key_of_another_sale_needs_confirmation_and_a_consumer_that_stood_does_not() {
+fn repairs_need_confirmation_if_another_sale_uses_the_key_but_not_after_an_outage() {
     let next = Facts {
         sets: UserSets {
             missing: names(100..158),

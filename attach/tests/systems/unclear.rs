@@ -160,7 +160,7 @@ async fn second_row_in_another_spelling_makes_no_second_member() {
 
 /// Their program writes UUIDs to Redis without hyphens, and adds a member in no other spelling.
 #[tokio::test]
-async fn ids_in_another_spelling_prove_the_mapping_and_no_user_is_added_in_that_of_rows() {
+async fn members_without_hyphens_match_their_rows_and_none_is_added_with_hyphens() {
     let columns = "user_id BINARY(16) NOT NULL UNIQUE";
     let shop = Shop::open(columns, "UNHEX(LPAD({U}, 32, '0'))", SET).await;
     let members = (0..21).filter(|it| *it != 7);

@@ -178,7 +178,7 @@ async fn limits_follow_the_quantity_and_coupons_and_drops_keep_their_rules() {
 }
 
 #[tokio::test]
-async fn a_lower_quantity_changes_the_rows_of_one_part_and_refuses_the_slots_above() {
+async fn a_lower_quantity_lowers_only_the_row_limits_above_it_and_refuses_slots_above_it() {
     let world = world("parts").await;
     let row = |slot: i64, limit: u32| {
         let (user, limit) = (format!("u-{slot}"), limit.to_string());
