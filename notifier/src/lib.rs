@@ -117,9 +117,10 @@ impl Notifier {
         let mailer = args.mailer()?;
         let server = mailer.as_ref().map(|mailer| &mailer.server);
         // Several installations on one host may use the same mail server, recipients and pages.
+        // The address of MySQL is left out, because it may change during the outage.
         let identity = format!(
             "{} {server:?} {:?} {:?}",
-            db.location(),
+            db.database(),
             settings.recipients,
             settings.links
         );

@@ -150,9 +150,9 @@ impl Db {
         })
     }
 
-    /// Returns host, port and database, without user and password.
-    pub fn location(&self) -> String {
-        self.pool.manager().address.host_and_database()
+    /// Returns the name of the database.
+    pub fn database(&self) -> String {
+        self.pool.manager().address.database()
     }
 
     /// Returns a pool whose results all come from a primary: if the server is read-only at the end

@@ -231,11 +231,11 @@ impl StoreAddress {
         )
     }
 
-    /// Returns host, port and database of MySQL, without user and password.
-    pub(crate) fn host_and_database(&self) -> String {
+    /// Returns the name of MySQL's database.
+    pub(crate) fn database(&self) -> String {
         let opts = Opts::from_url(self.url()).ok();
-        let database = opts.as_ref().and_then(|opts| opts.db_name());
-        format!("{}/{}", self.host_and_port(), database.unwrap_or_default())
+        let name = opts.as_ref().and_then(|opts| opts.db_name());
+        name.unwrap_or_default().to_owned()
     }
 }
 
@@ -262,7 +262,7 @@ mod tests {
         let url = "mysql://root:hunter2@db.example.com:3307/firstcome?require_ssl=true";
         let address = StoreAddress::from(url);
         assert_eq!(address.host_and_port(), "db.example.com:3307");
-        assert_eq!(address.host_and_database(), "db.example.com:3307/firstcome");
+        assert_eq!(address.database(), "firstcome");
     }
 
     #[test]
