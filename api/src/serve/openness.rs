@@ -20,7 +20,23 @@ pub(crate) enum Openness {
     Open,
     /// Open for some coupons; the gates of others are closed, or their server does not respond.
     InPart,
+    /// Closed until a pass has verified Redis.
     Closed,
+    /// No server that holds these coupons answers as a master. Without open drops: some server does
+    /// not.
+    NoMaster,
+}
+
+impl Openness {
+    /// Completes "admission is".
+    pub(crate) fn description(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::InPart => "open to some coupons only",
+            Self::Closed => "closed until the reconciler has verified Redis",
+            Self::NoMaster => "closed: a server of Redis does not answer as a master",
+        }
+    }
 }
 
 /// Reads the gates of all coupons with an open drop. Without any, admission is open if every server
@@ -47,6 +63,9 @@ pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError
     }
     let mut reachable = coupons.clone();
     reachable.retain(|coupon| servers.holding(*coupon).is_some());
+    if reachable.is_empty() {
+        return Ok(Openness::NoMaster);
+    }
     let gates = services.redis.gates(&reachable).await?;
     let open = reachable.iter().zip(gates).filter(|(coupon, gate)| {
         // The era may be later than in this process's copy of the coupon, which a claim reads
@@ -82,9 +101,7 @@ pub(super) async fn watch(services: &Services) {
         let seen = openness(services).await;
         let problem = seen.as_ref().err().map(text_of);
         let state = match &seen {
-            Ok(Openness::Open) => "open".to_owned(),
-            Ok(Openness::InPart) => "open to some coupons only".to_owned(),
-            Ok(Openness::Closed) => "closed until the reconciler has verified Redis".to_owned(),
+            Ok(openness) => openness.description().to_owned(),
             Err(error) => format!("closed: {}", why_closed(error)),
         };
         gauge!("firstcome_redis_up").set(f64::from(u8::from(seen.is_ok())));

@@ -84,10 +84,10 @@ pub(crate) fn contract(token: OpsToken) -> serde_json::Result<(Router<App>, Stri
 /// MySQL or Kafka, so Redis is the only store that is checked.
 pub(crate) fn readiness(app: &App) -> Vec<(&'static str, HealthCheck)> {
     let gate = async |app: App| match openness(&app).await {
-        Ok(Openness::Closed) => {
-            Err("admission is closed until the reconciler has verified Redis".to_owned())
-        }
         Ok(Openness::Open | Openness::InPart) => Ok(()),
+        Ok(closed @ (Openness::Closed | Openness::NoMaster)) => {
+            Err(format!("admission is {}", closed.description()))
+        }
         Err(error) => Err(why_closed(&error)),
     };
     let services = App::clone(app);
