@@ -16,7 +16,8 @@ text() { echo "'${1//[\'\\]/}'"; }
 cat << 'SQL'
 SET time_zone = '+00:00';
 CREATE TEMPORARY TABLE redis_drops (drop_id BIGINT PRIMARY KEY, coupon_id BIGINT NOT NULL, quantity INT UNSIGNED NOT NULL, opens_ms BIGINT NOT NULL,
-    closes_ms BIGINT, paused BOOLEAN, once_per VARCHAR(6) NOT NULL, waiting_list INT UNSIGNED, closed_early BOOLEAN, allow_rule VARCHAR(70));
+    closes_ms BIGINT, paused BOOLEAN, once_per VARCHAR(6) NOT NULL, waiting_list INT UNSIGNED, closed_early BOOLEAN, allow_rule VARCHAR(70),
+    given BIGINT);
 CREATE TEMPORARY TABLE redis_revocations (number BIGINT, coupon_id BIGINT NOT NULL, field VARCHAR(150) COLLATE ascii_bin NOT NULL, over_ms BIGINT);
 SQL
 
@@ -25,7 +26,8 @@ keys 'drop:*:meta' | while read -r key; do
     drop=${key%:meta}
     mapfile -t of < <(redis HMGET "$key" "${fields[@]}")
     echo "INSERT INTO redis_drops VALUES ($(number "${drop##*:}"), $(number "$(coupon_of "$key")"), $(number "${of[0]}"), $(number "${of[1]}")," \
-        "$(number "${of[2]}"), $(number "${of[3]}"), $(text "${of[4]}"), $(number "${of[5]}"), $(number "${of[6]}"), NULLIF($(text "${of[7]}"), ''));"
+        "$(number "${of[2]}"), $(number "${of[3]}"), $(text "${of[4]}"), $(number "${of[5]}"), $(number "${of[6]}"), NULLIF($(text "${of[7]}"), '')," \
+        "$(number "$(redis GET "$drop:count")"));"
 done
 
 # Each field is a user id (after `DROP:` if one per drop is allowed). The value is `ID`, or
@@ -41,6 +43,10 @@ done
 
 cat << 'SQL'
 START TRANSACTION;
+-- Drops from which no slot was given are created again by their schedule, under the same id. Not restored, because Redis may still have
+-- days that an operator has removed, with older settings.
+DELETE t FROM redis_drops t JOIN coupons c ON c.id = t.coupon_id
+    WHERE t.given = 0 AND c.schedule IS NOT NULL AND t.drop_id NOT IN (SELECT id FROM drops);
 -- Coupons created since the dump. Redis does not store their names and later days.
 INSERT INTO coupons (id, name, quantity, once_per)
     SELECT coupon_id, CONCAT('Coupon ', coupon_id, ' (restored)'), MAX(quantity), MAX(once_per) FROM redis_drops
@@ -68,8 +74,17 @@ INSERT INTO revoked_coupons (id, coupon_id, drop_id, user_id, slot, code, claime
         AND (v.drop_id IS NULL OR i.drop_id = v.drop_id) AND (v.over_ms IS NULL OR i.claimed_at <= FROM_UNIXTIME(v.over_ms / 1000))
     WHERE v.number IS NOT NULL AND (v.drop_id IS NULL OR v.drop_id IN (SELECT id FROM drops))
     ON DUPLICATE KEY UPDATE again_from = COALESCE(revoked_coupons.again_from, FROM_UNIXTIME(v.over_ms / 1000));
-DELETE i FROM issued_coupons i JOIN void_claims v ON i.coupon_id = v.coupon_id AND i.user_id = v.user_id
+CREATE TEMPORARY TABLE void_rows AS
+    SELECT DISTINCT i.drop_id, i.slot FROM issued_coupons i JOIN void_claims v ON i.coupon_id = v.coupon_id AND i.user_id = v.user_id
     WHERE (v.drop_id IS NULL OR i.drop_id = v.drop_id) AND (v.over_ms IS NULL OR i.claimed_at <= FROM_UNIXTIME(v.over_ms / 1000));
+DELETE i FROM issued_coupons i JOIN void_rows v ON i.drop_id = v.drop_id AND i.slot = v.slot;
+UPDATE drops d JOIN (SELECT drop_id, COUNT(*) AS number FROM void_rows GROUP BY drop_id) v ON v.drop_id = d.id
+    SET d.sealed_rows = GREATEST(CAST(d.sealed_rows AS SIGNED) - v.number, 0), d.codes_erased_at = NULL
+    WHERE d.sealed_at IS NOT NULL;
+-- A promise to a user whose claim is void is not owed any more.
+UPDATE broken_promises p JOIN void_claims v ON v.coupon_id = p.coupon_id AND v.user_id = p.user_id
+    SET p.mended_at = UTC_TIMESTAMP(3)
+    WHERE p.mended_at IS NULL AND v.over_ms IS NULL AND (v.drop_id IS NULL OR v.drop_id = p.drop_id);
 -- Settings. Each drop has its coupon's settings. A trigger moves rows if a quantity gets lower, so that the same statement may
 -- not read rows.
 CREATE TEMPORARY TABLE highest_slots AS SELECT drop_id, MAX(slot) AS slot FROM issued_coupons GROUP BY drop_id;

@@ -96,9 +96,8 @@ fn by_redis(
         if before.quantity == drop.quantity {
             *quantity = meta.quantity;
         }
-        if (drop.opens_at, drop.closes_at) != window
-            && let Some(Schedule::Once { time_zone, .. }) = *schedule
-        {
+        // Also if the drop's times are the same: a restore from Redis has corrected only the drop.
+        if let Some(Schedule::Once { time_zone, .. }) = *schedule {
             *schedule = Some(Schedule::Once {
                 time_zone,
                 opens_at: window.0,
@@ -166,6 +165,17 @@ mod tests {
             closed_early: true,
             allow: Some(Allow::List),
         };
+        let moved = Drop {
+            opens_at: instant(Some(6)).unwrap(),
+            closes_at: instant(Some(9)),
+            ..drop.clone()
+        };
+        let (restored, _) = by_redis(&coupon, &[moved], &[(DropId(1), known.clone())].into());
+        assert_eq!(
+            restored.schedule,
+            Some(once(6, Some(9))),
+            "times of the drop are restored"
+        );
         let before = (coupon, vec![drop]);
         let by = |known| by_redis(&before.0, &before.1, &known);
         let (coupon, drops) = by([(DropId(1), known.clone())].into());

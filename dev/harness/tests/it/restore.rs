@@ -150,14 +150,22 @@ async fn daily_with_revocation(fixture: &Fixture, zone: &str, opens: &str) -> Ma
     coupon
 }
 
+/// Returns the commands after a failover: those that load what Redis has, and the pass.
+fn restore_commands() -> (String, &'static str) {
+    let [commands] = commands_of("MySQL fails over")
+        .try_into()
+        .expect("the number of blocks that this test expects");
+    let compare = "firstcome-reconciler once";
+    let load = commands.trim_end().strip_suffix(compare);
+    (load.expect("the pass is last").to_owned(), compare)
+}
+
 /// The asynchronous replica that took over lacks a coupon, and the drops and revocations of two
 /// daily coupons. One of these drops has ended, also by its coupon's schedule, so no pass creates
 /// it. The date in UTC of each opening is one day before or after the local date.
 #[tokio::test]
 async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
-    let [restore] = commands_of("MySQL fails over")
-        .try_into()
-        .expect("the number of blocks that this test expects");
+    let (load, compare) = restore_commands();
     let fixture = Fixture::new("failover").await;
     let world = &fixture.world;
     let mut shell = OperatorsShell::of(world).await;
@@ -181,11 +189,18 @@ async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
     let live = daily_with_revocation(&fixture, "Pacific/Honolulu", opens).await;
     let before = rows(world).await;
     let daily = format!("({}, {})", ended.id, live.id);
-    let drops = format!(
-        "SELECT id, local_date, opens_at, closes_at, closed_early FROM drops \
-        WHERE coupon_id IN {daily} ORDER BY id"
-    );
+    let drops_with = |condition: &str| {
+        format!(
+            "SELECT id, local_date, opens_at, closes_at, closed_early FROM drops d \
+            WHERE coupon_id IN {daily} AND {condition} ORDER BY id"
+        )
+    };
+    let revoked_here = "EXISTS (SELECT 1 FROM revoked_coupons r WHERE r.drop_id = d.id)";
+    let drops = drops_with(revoked_here);
     let drops_before = world.sql.query(&drops).await;
+    assert_eq!(drops_before.len(), 2);
+    let untouched = drops_with(&format!("NOT {revoked_here}"));
+    assert!(!world.sql.query(&untouched).await.is_empty(), "later days");
     let revoked = "SELECT id, drop_id, user_id, again_from FROM revoked_coupons ORDER BY id";
     let revoked_before = world.sql.query(revoked).await;
     assert_eq!(revoked_before.len(), 2);
@@ -199,9 +214,12 @@ async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
         SET FOREIGN_KEY_CHECKS = 1"
     );
     world.sql.query(&lose).await;
-    shell.run(&restore).await;
+    shell.run(&load).await;
+    let by_schedule = world.sql.query(&untouched).await;
+    assert!(by_schedule.is_empty(), "perhaps removed: {by_schedule:?}");
     assert_eq!(world.sql.query(revoked).await, revoked_before);
     assert_eq!(world.sql.query(&drops).await, drops_before);
+    shell.run(compare).await;
     eventually("every row is back", LIMIT, async || {
         world.once_with(&[], &[]).await;
         rows(world).await == before
@@ -209,4 +227,42 @@ async fn a_coupon_that_a_failover_lost_comes_back_with_its_rows_and_codes() {
     .await;
     assert_kept(world, &coupon, &held, &[]).await;
     assert_eq!(shop.use_code(&codes[0], "order-9").await, problem("used"));
+}
+
+/// The replica that took over lacks two revocations of a drop that is sealed: that of a user with a
+/// row, and that of a user to whom the drop owes a slot.
+#[tokio::test]
+async fn restored_revocations_correct_a_sealed_drops_number_of_rows_and_its_promises() {
+    let (load, _) = restore_commands();
+    let fixture = Fixture::new("sealed_dump").await;
+    let world = &fixture.world;
+    let mut shell = OperatorsShell::of(world).await;
+    shell.set("DATABASE", world.database());
+    let port = Stack::shared().await.unwrap().mysql.port();
+    shell.set("MYSQL_TCP_PORT", &port.to_string());
+    let (coupon, held) = fixture.held("Winter", 20, 3).await;
+    let [with_row, owed] = [held[0].0.as_str(), held[1].0.as_str()];
+    let columns = "drop_id, slot, coupon_id, user_id, code, claimed_at, issued_at, issued_by, \
+        slot_limit, person_scope";
+    let keep = format!("CREATE TABLE earlier AS SELECT {columns} FROM issued_coupons");
+    world.sql.query(&keep).await;
+    let order = json!({"reason": "fraud", "by": "Kim", "may_claim_again": false});
+    for user in [with_row, owed] {
+        fixture.api.revoke(coupon.id, user, &order).await.unwrap();
+    }
+    let drop = coupon.drop;
+    let go_back = format!(
+        "DELETE FROM revoked_coupons; \
+        INSERT INTO issued_coupons ({columns}) \
+            SELECT {columns} FROM earlier WHERE user_id = '{with_row}'; \
+        INSERT INTO broken_promises (drop_id, coupon_id, slot, user_id, reason, run_id) \
+            SELECT drop_id, coupon_id, slot, user_id, 'slot_lost', REPEAT('0', 36) FROM earlier \
+            WHERE user_id = '{owed}'; \
+        UPDATE drops SET sealed_at = UTC_TIMESTAMP(3), sealed_rows = 2 WHERE id = {drop}"
+    );
+    world.sql.query(&go_back).await;
+    shell.run(&load).await;
+    let sealed = "SELECT sealed_rows, (SELECT COUNT(*) FROM issued_coupons i WHERE i.drop_id = d.id), \
+        (SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL) FROM drops d";
+    assert_eq!(world.sql.query(sealed).await, [["1", "1", "0"]]);
 }
