@@ -16,8 +16,8 @@ use crate::coupon::{self, CouponArgs};
 use crate::migrate::{self, MigrateArgs};
 use crate::serve::{self, ServeArgs};
 
-/// Gives out a limited number of coupons, first come, first served. Every setting is a flag and an
-/// environment variable.
+/// Gives out a limited number of coupons, first come, first served. Most settings can be given as
+/// a flag or as an environment variable; the help of each command lists both.
 #[derive(Debug, Parser)]
 #[command(name = "firstcome-api", version, long_version = long_version())]
 pub struct Cli {

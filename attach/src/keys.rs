@@ -150,8 +150,8 @@ impl Keys {
         Ok(())
     }
 
-    /// Whether a key, named in another form, has this type. `false` also if Redis refuses the
-    /// command, such as to a login that may not read that key.
+    /// Whether this key has this type. Callers check other forms of a key's name, to which the
+    /// login may have no access, so `false` also if Redis refuses or does not answer the command.
     pub(crate) async fn has_type(&mut self, key: &[u8], wanted: &str) -> Answer<bool> {
         match self.query::<String>(("TYPE", key)).await {
             Ok(kind) => Ok(kind == wanted),

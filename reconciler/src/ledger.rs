@@ -97,7 +97,8 @@ impl Ledger {
 pub(crate) struct CouponLook {
     pub coupon: CouponId,
     pub drops: Vec<DropReport>,
-    /// Findings about no drop.
+    /// Findings outside the drops' reports: about the coupon as a whole, and about users who lose
+    /// their slot when a drop is written to Redis again.
     pub findings: Vec<Finding>,
     /// Claims that are left to a later look, usually because they may still be on their way.
     pub in_flight: u64,

@@ -45,7 +45,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     let settings = args.reconcile.settings();
     let reconciler = Reconciler::new(stores.clone(), settings.clone());
     if !args.dry_run {
-        // The start check has just checked the settings.
+        // Without the check of the stores' settings, which the start check has just made.
         jobs::all(&stores, &settings, &reconciler.notes).await;
         if args.deep {
             jobs::erase(&stores, &settings).await;

@@ -181,7 +181,8 @@ async fn concurrent_retries_publish_few_times_with_the_admission_time() {
     };
     join_all((0..1_000).map(|_| until("a retry is confirmed", is_confirmed))).await;
     let claims = world.published().await;
-    // Each call that was made before the first message was acknowledged may publish one.
+    // `first` has published one. Each batch that `other` sends to Redis may publish another until
+    // Kafka has acknowledged one of them.
     assert!((2..500).contains(&claims.len()), "{}", claims.len());
     let is_same = claims.iter().all(|claim| *claim == claims[0]);
     assert!(is_same, "all have the time of the admission");

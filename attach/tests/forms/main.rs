@@ -137,7 +137,7 @@ fn one_strange_member_among_others_is_reported_and_two_refuse_the_campaign() {
     let why = census(&plain, &all).strange(&plain, "users").unwrap_err();
     assert!(why.contains("2 of 21 members"), "{why}");
     assert!(why.ends_with("write form = \"json\""), "{why}");
-    // A key whose only member is strange is the wrong key.
+    // A single strange member is tolerated only if others can be read. Here, the form is wrong.
     let only = census(&plain, &[&Form::Java.key("user")]);
     let why = only.strange(&plain, "users").unwrap_err();
     assert!(why.ends_with("write form = \"java\""), "{why}");

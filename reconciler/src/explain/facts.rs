@@ -38,7 +38,8 @@ pub(super) struct UserFacts {
     pub(super) standings: Vec<Standing>,
     /// The detail of the last finding about the user, if that has failed or needs an operator.
     pub(super) not_repaired: Option<String>,
-    /// Whether a store could not be read.
+    /// Whether facts may be missing: Redis could not be read, or does not have a drop whose window
+    /// has begun.
     pub(super) is_blind: bool,
 }
 

@@ -41,8 +41,9 @@ use drop::{At, DropDone, reconcile_drop};
 /// answers.
 const AT_ONCE: usize = 8;
 
-/// Coupons that need closing, each with the gate at which that was found. A coupon without a gate
-/// here is reconciled at a closed gate only if it is closed already.
+/// Coupons for the urgent lane, each with the gate at which it was found to need closing. An open
+/// coupon is closed only if it still has that gate, and never if the value is `None`: then only a
+/// coupon that is already closed is reconciled at a closed gate.
 pub(crate) type Wanted = HashMap<CouponId, Option<Gate>>;
 
 /// The state of a coupon after a look at it.

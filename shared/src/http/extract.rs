@@ -13,7 +13,8 @@ use serde::de::DeserializeOwned;
 use super::problem::Code;
 use super::{Problem, json};
 
-/// Maximum size of a body, in bytes. Only requests of operators and shops have bodies.
+/// Maximum size of a JSON body, in bytes. Only operators and shops send bodies. An allow list is
+/// not JSON and has a higher limit.
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
 
 /// Reads a body of at most `most` bytes.

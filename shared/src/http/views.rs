@@ -110,7 +110,8 @@ pub struct RedisCounts {
     pub count: Option<i64>,
     /// Users who hold a slot.
     pub users: u64,
-    /// Free slots, which were given back.
+    /// Slots up to `count` that nobody holds. Slots above `count` were never given and are not
+    /// included.
     pub free: u64,
     /// Users on the waiting list.
     pub waiting: u64,

@@ -144,8 +144,8 @@ impl KafkaSettings {
             // the end of the topic. After a loss of Redis data, their slots would be given to other
             // users.
             .set("isolation.level", "read_uncommitted")
-            // Otherwise, a batch that was corrupted on a broker's disk could be read as different
-            // claims.
+            // Otherwise, librdkafka would parse a batch that was corrupted on a broker's disk. Its
+            // messages could look forged, or have wrong offsets, so that others are skipped.
             .set("check.crcs", "true")
             // librdkafka raises `fetch.max.bytes` to `message.max.bytes`, so limit both.
             .set("message.max.bytes", &largest)

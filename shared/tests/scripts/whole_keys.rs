@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use firstcome_shared::coupon::AllowList;
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
-use firstcome_shared::redis::admission::{Admission, Candidates};
+use firstcome_shared::redis::admission::{Admission, AdmissionError, Candidates};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::project::Fenced;
 use firstcome_shared::redis::settings::Written;
@@ -157,8 +157,9 @@ impl Case {
         };
         match self.world.claim_among(candidates, people).await {
             Ok(replies) => replies.into_iter().map(|reply| reply.admission).collect(),
-            // Admission is closed, because the gate is lost.
-            Err(_) => Vec::new(),
+            // The gate is lost.
+            Err(AdmissionError::Closed) => Vec::new(),
+            Err(error) => panic!("{error}"),
         }
     }
 

@@ -42,8 +42,8 @@ pub struct OpenView {
     pub(super) revision: u8,
     pub(super) primary: u8,
     pub(super) rows: [Option<Claim>; SLOTS],
-    /// The admissions in Redis when the pass began that were older than the deadline: no longer in
-    /// flight, while no message was unread.
+    /// Admissions that were overdue when the pass began: Redis had them, they were no longer in
+    /// flight, and the consumer had read every message.
     pub(super) overdue: [Option<Claim>; USERS],
 }
 

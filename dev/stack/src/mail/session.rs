@@ -93,7 +93,12 @@ impl SmtpSession {
             },
             "DATA" if self.to.is_empty() => "503 5.5.1 RCPT first",
             "DATA" => self.data().await?,
-            "RSET" | "NOOP" => "250 2.0.0 fine",
+            "RSET" => {
+                self.from.clear();
+                self.to.clear();
+                "250 2.0.0 fine"
+            }
+            "NOOP" => "250 2.0.0 fine",
             "QUIT" => "221 2.0.0 bye",
             _ => "500 5.5.2 no such command",
         };

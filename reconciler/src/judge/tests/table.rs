@@ -279,7 +279,7 @@ fn end_of_a_dead_letter_depends_on_both_stores() {
     ] {
         assert_eq!(end(slot, user, change), expected, "{slot} {user:?}");
     }
-    // At a closed gate it precedes a user whom only Redis names.
+    // At a closed gate, a dead letter gets its slot before a user whom only Redis names.
     let judged = Case::with(|it| {
         it.mysql.rows.pop();
         it.moment.is_closed = true;
