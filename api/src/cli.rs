@@ -45,7 +45,7 @@ enum Command {
 struct HealthArgs {
     #[command(flatten)]
     probe: ProbeArgs,
-    /// Address at which the process listens
+    /// Address at which the process listens; a consumer's is usually 127.0.0.1:8082
     #[arg(long, env = "LISTEN_ADDR", default_value = serve::LISTEN_ADDR, value_parser = listen_address)]
     listen_addr: SocketAddr,
 }
