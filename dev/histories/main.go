@@ -37,8 +37,16 @@ func main() {
 		patience = patienceForPlanted
 		worst = plantInAll(flag.Args())
 	} else {
+		decided := 0
 		for _, path := range flag.Args() {
-			worst = max(worst, judgeFile(path))
+			result, of := judgeFile(path)
+			worst = max(worst, result)
+			decided += of
+		}
+		// An undecided drop is printed, and proves nothing.
+		if decided == 0 && worst == 0 {
+			fmt.Fprintln(os.Stderr, "no drop was decided")
+			worst = 1
 		}
 	}
 	if flag.NArg() == 0 {
@@ -133,24 +141,27 @@ func worse(a, b porcupine.CheckResult) porcupine.CheckResult {
 	return b
 }
 
-func judgeFile(path string) int {
+// judgeFile returns the exit code for a history, and the number of its drops that were decided.
+func judgeFile(path string) (int, int) {
 	all := open(path)
 	if all == nil {
-		return 2
+		return 2, 0
 	}
-	worst := 0
+	worst, decided := 0, 0
 	for _, of := range all.units {
 		operations := all.operations(of)
 		begun := time.Now()
 		result := judge(of, operations)
 		took := time.Since(begun).Round(time.Millisecond)
 		fmt.Printf("%s: %s: %s, %d steps, %v\n", path, of.name, word(result), len(operations), took)
-		// An undecided history is printed above, and proves nothing.
 		if result == porcupine.Illegal {
 			worst = max(worst, 1)
 		}
+		if result != porcupine.Unknown {
+			decided++
+		}
 	}
-	return max(worst, judgeCodes(path, all.codes()))
+	return max(worst, judgeCodes(path, all.codes())), decided
 }
 
 func judgeCodes(path string, codes map[string][]porcupine.Operation) int {
@@ -181,11 +192,12 @@ func word(result porcupine.CheckResult) string {
 
 // judge first checks, for each slot, only the requests of the users who were promised it.
 // If all requests together have a valid order, so do these. With few users, the search also ends
-// quickly if there is no order. Then judge checks all requests together.
+// quickly if there is no order. Then judge checks all requests together, which decides alone unless
+// a slot has no order.
 func judge(of *unit, operations []porcupine.Operation) porcupine.CheckResult {
 	for _, some := range bySlot(operations) {
-		if result := search(of, some); result != porcupine.Ok {
-			return result
+		if search(of, some) == porcupine.Illegal {
+			return porcupine.Illegal
 		}
 	}
 	return search(of, operations)

@@ -13,9 +13,9 @@ use crate::answer::PromisedSlot;
 pub struct Rows {
     pub all: usize,
     pub by_consumer: usize,
-    /// Number of rows on a slot outside the quantity.
+    /// Number of rows on a slot outside the quantity of their drop.
     pub over_issued: usize,
-    /// Number of additional rows of the same user, in any drop of the coupon.
+    /// Number of additional rows of the same user in a drop.
     pub duplicates: usize,
     /// Users who were promised a coupon but have no row with the promised drop and slot.
     pub promised_without_row: BTreeSet<String>,
@@ -28,11 +28,12 @@ impl Rows {
     pub async fn read(
         conn: &mut Conn,
         coupon: i64,
-        quantity: u32,
         promises: &HashMap<String, PromisedSlot>,
     ) -> Result<Self> {
-        let sql = "SELECT drop_id, slot, user_id, issued_by = 'consumer' FROM issued_coupons WHERE coupon_id = ?";
-        let rows: Vec<(i64, u32, String, bool)> = conn
+        let sql = "SELECT i.drop_id, i.slot, i.user_id, i.issued_by = 'consumer', d.quantity \
+                   FROM issued_coupons i JOIN drops d ON d.id = i.drop_id \
+                   WHERE i.coupon_id = ?";
+        let rows: Vec<(i64, u32, String, bool, u32)> = conn
             .exec(sql, (coupon,))
             .await
             .context("the rows can't be read")?;
@@ -42,13 +43,13 @@ impl Rows {
         };
         read.promised_without_row.extend(promises.keys().cloned());
         let mut holders = BTreeSet::new();
-        for (drop_id, slot, user, by_consumer) in rows {
+        for (drop_id, slot, user, by_consumer, quantity) in rows {
             read.by_consumer += usize::from(by_consumer);
             read.over_issued += usize::from(!(1..=quantity).contains(&slot));
             if promises.get(&user) == Some(&PromisedSlot { drop_id, slot }) {
                 read.promised_without_row.remove(&user);
             }
-            read.duplicates += usize::from(!holders.insert(user.clone()));
+            read.duplicates += usize::from(!holders.insert((drop_id, user.clone())));
             read.holders.push((drop_id, slot, user));
         }
         Ok(read)

@@ -39,8 +39,8 @@ const KNOWN_LIMIT: Duration = Duration::from_secs(15);
 /// arrival, so that stalls of the system show.
 ///
 /// Exits with 0 if every user got a final answer, every answer was understood, no two answers
-/// contradict each other, and, with --database-url, every promise has its row; with --use-codes,
-/// if one order uses each code.
+/// contradict each other, and, with --database-url, every promise has its row and no row is one too
+/// many; with --use-codes, if there are codes and one order uses each.
 #[derive(Debug, Parser)]
 #[command(name = "rush", version, max_term_width = 120)]
 pub struct RushOptions {
@@ -159,8 +159,9 @@ pub async fn run(options: RushOptions) -> Result<ExitCode> {
     if !missing.is_empty() {
         step(format!("promised, but no row: {}", missing.join(", ")));
     }
-    let is_used_once = shops.is_none_or(|shops| shops.used_once == shops.codes);
-    let is_good = tally.good() && missing.is_empty() && is_used_once;
+    let is_used_once = shops.is_none_or(|shops| shops.codes > 0 && shops.used_once == shops.codes);
+    let is_allowed = rows.is_none_or(|rows| rows.over_issued + rows.duplicates == 0);
+    let is_good = tally.good() && missing.is_empty() && is_allowed && is_used_once;
     Ok(if is_good {
         ExitCode::SUCCESS
     } else {
@@ -313,7 +314,7 @@ impl RushOptions {
         let mut conn = connection(url).await?;
         let begun = Instant::now();
         loop {
-            let rows = Rows::read(&mut conn, coupon_id, u32::MAX, &tally.promises).await?;
+            let rows = Rows::read(&mut conn, coupon_id, &tally.promises).await?;
             let waited = begun.elapsed().as_secs();
             if rows.promised_without_row.is_empty() || waited >= self.patience {
                 conn.disconnect().await?;

@@ -78,7 +78,7 @@ async fn play(quantity: u32, people: u32, system: &mut Local) -> Result<bool> {
     let shops = use_codes(system, coupon).await?;
     let last_pass = system.reconciler().reconcile().await?;
     let is_mailed = print_mails(system).await;
-    let rows = rows(system, coupon, quantity, &tally).await?;
+    let rows = rows(system, coupon, &tally).await?;
     let mut shown = tally.rows();
     shown.extend(rows.rows());
     shown.extend(stored(system, coupon).await?);
@@ -92,8 +92,8 @@ async fn play(quantity: u32, people: u32, system: &mut Local) -> Result<bool> {
         println!("contradiction: {contradiction}");
     }
     let is_used_once = shops.used_once == quantity as usize;
-    let is_exact = is_exact && rows.exact(quantity) && is_used_once;
-    Ok(is_exact && is_mailed && tally.contradictions.is_empty())
+    let is_exact = is_exact && rows.exact(quantity) && is_used_once && is_pass_exact(&last_pass);
+    Ok(is_exact && is_mailed && tally.good())
 }
 
 /// Lets two orders try to use each code at once, each at a different API.
@@ -150,9 +150,9 @@ async fn rush(quantity: u32, people: u32, system: &mut Local, coupon_id: i64) ->
     tally
 }
 
-async fn rows(system: &Local, coupon: i64, quantity: u32, tally: &Tally) -> Result<Rows> {
+async fn rows(system: &Local, coupon: i64, tally: &Tally) -> Result<Rows> {
     let mut conn = system.installation.mysql().await?;
-    let rows = Rows::read(&mut conn, coupon, quantity, &tally.promises).await?;
+    let rows = Rows::read(&mut conn, coupon, &tally.promises).await?;
     conn.disconnect().await?;
     Ok(rows)
 }
@@ -161,7 +161,7 @@ async fn until_exact(quantity: u32, system: &Local, coupon: i64, tally: &Tally) 
     let begun = Instant::now();
     let mut shown = Progress::default();
     loop {
-        let rows = rows(system, coupon, quantity, tally).await?;
+        let rows = rows(system, coupon, tally).await?;
         if rows.exact(quantity) || begun.elapsed() > EXACT_LIMIT {
             return Ok(rows.exact(quantity));
         }
@@ -195,9 +195,14 @@ async fn stored(system: &Local, coupon: i64) -> Result<[(String, String); 2]> {
     ])
 }
 
+/// Whether a pass has examined a drop, and found all that it examined exact.
+fn is_pass_exact(pass: &Value) -> bool {
+    let drops = pass["drops"].as_array();
+    drops.is_some_and(|drops| !drops.is_empty() && drops.iter().all(|drop| drop["exact"] == true))
+}
+
 fn in_words(pass: &Value) -> String {
-    let mut drops = pass["drops"].as_array().into_iter().flatten();
-    if drops.all(|drop| drop["exact"] == true) {
+    if is_pass_exact(pass) {
         "exact".into()
     } else {
         format!("not exact: {}", pass["status"])

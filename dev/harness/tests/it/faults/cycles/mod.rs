@@ -111,7 +111,7 @@ async fn run(lane: &[Point], cycles: usize) {
 #[test]
 fn a_drop_is_exact_after_a_process_dies_twice_at_any_crash_point() {
     let cycles = std::env::var("CYCLES").ok();
-    let cycles: usize = cycles.and_then(|n| n.parse().ok()).unwrap_or(1);
+    let cycles: usize = cycles.map_or(1, |number| number.parse().expect("CYCLES is a number"));
     let start = |lane: Vec<Point>| {
         let name = lane[0].name();
         let runtime = tokio::runtime::Builder::new_current_thread()
