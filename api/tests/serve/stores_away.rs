@@ -1,5 +1,6 @@
 //! Stores that are down, slow, or silent.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstcome_shared::domain::DropId;
@@ -282,11 +283,16 @@ async fn shutdown_during_a_rush_publishes_all_admissions() {
             Err(error) => assert!(error.is_request() || error.is_connect(), "{error}"),
         }
     }
-    let users: usize = world
-        .ask_redis(&["ZCARD", &world.keys(id, DropId(drop)).users])
+    let keys = world.keys(id, DropId(drop));
+    let admitted: BTreeMap<String, u32> = world
+        .ask_redis(&["ZRANGE", &keys.users, "0", "-1", "WITHSCORES"])
         .await;
-    assert!(yes <= users);
-    assert_eq!(world.published().await.len(), users);
+    assert!((1..=admitted.len()).contains(&yes), "{yes} users were told");
+    let published = world.published().await;
+    let published = published
+        .iter()
+        .map(|claim| (claim.user_id.to_string(), claim.slot));
+    assert_eq!(published.collect::<BTreeMap<_, _>>(), admitted);
 }
 
 #[tokio::test]

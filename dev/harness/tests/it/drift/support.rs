@@ -178,7 +178,7 @@ pub(crate) struct ReadMail {
     pub(crate) html: String,
 }
 
-fn read(mail: &firstcome_stack::Mail) -> ReadMail {
+pub(crate) fn read(mail: &firstcome_stack::Mail) -> ReadMail {
     let parsed = MessageParser::default().parse(&mail.raw).expect("a mail");
     ReadMail {
         subject: parsed.subject().unwrap_or_default().to_owned(),
