@@ -29,14 +29,17 @@ pub(crate) fn browser() -> Result<()> {
 }
 
 /// Fetches everything that is missing and reports its steps on stderr: Debian packages
-/// (`redis-server`, `prometheus`, a Java runtime, Maven, Chromium; needs root), and MySQL, Kafka
+/// (`redis-server`, `prometheus`, `mariadb-server-core`, a Java runtime, Maven, Chromium; needs root), and MySQL, Kafka
 /// and axe (into the cache folder, without changing the machine). Does nothing the second time.
 pub async fn setup() -> Result<()> {
     type Fetch = fn() -> Result<()>;
-    let fetches: [(&str, Fetch); 5] = [
+    let fetches: [(&str, Fetch); 6] = [
         ("Redis", redis),
         ("promtool", || installed(&["promtool"], &["prometheus"])),
         ("MySQL", || mysql()?.data_template().map(drop)),
+        ("MariaDB", || {
+            installed(&["mariadbd"], &["mariadb-server-core"])
+        }),
         ("Kafka", || kafka()?.classes().map(drop)),
         ("the browser", || browser().and_then(|()| axe().map(drop))),
     ];
