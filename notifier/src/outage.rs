@@ -4,8 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use firstcome_shared::mysql::outbox::Outgoing;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -16,16 +18,20 @@ use crate::events;
 use crate::mails::AlertMail;
 use crate::record::{Seen, record, thread};
 use crate::report::{AlertKind, FailureCause, Finding, Kind, StoreRefusal};
+use crate::send::Sender;
 use crate::{Notifier, wording};
 
 /// The pause after a target was notified.
 const PAUSE: TimeDelta = TimeDelta::hours(1);
 
-/// The pause after an attempt that failed: the mail server may be away for a moment, too.
+/// The pause after an attempt that failed, because the mail server may be away for a moment, too,
+/// or that ended with its process.
 const RETRY: TimeDelta = TimeDelta::minutes(1);
 
-/// A failure this long after the last one begins another outage.
-const STALE: TimeDelta = TimeDelta::minutes(10);
+/// A failure this long after the last one begins another outage. Passes may be the only ones that
+/// record anything, so this is longer than a day, which a daily schedule has up to 25 hours. A
+/// success ends an outage sooner: this limit matters only if no process ran in between.
+const STALE: TimeDelta = TimeDelta::hours(26);
 
 /// How much earlier than the last report another one may have begun: several watches report, each
 /// with the time at which its attempt to write began.
@@ -60,9 +66,12 @@ pub(crate) struct Lasting {
     is_over: bool,
     /// The last attempt to reach each target.
     attempts: BTreeMap<String, DateTime<Utc>>,
-    /// The targets whose last attempt failed.
+    /// The targets whose last attempt has not succeeded, or not yet.
     #[serde(default)]
     not_reached: BTreeSet<String>,
+    /// Those of them whose attempt this process has not finished.
+    #[serde(skip)]
+    under_way: BTreeSet<String>,
 }
 
 impl MysqlOutage {
@@ -121,13 +130,18 @@ impl MysqlOutage {
         }
     }
 
-    /// Notes that an attempt to reach a target failed, unless the outage has ended since.
-    fn failed_to_reach(&self, target: &str, since: DateTime<Utc>) {
+    /// Notes how the attempt that began at this time ended, unless another one has begun.
+    fn attempt_ended(&self, target: &str, began: DateTime<Utc>, has_reached: bool) {
         let _reporting = self.reporting.lock();
-        let lasting = self.state.lock().clone();
-        if let Some(mut lasting) = lasting.filter(|outage| outage.since == since) {
-            lasting.not_reached.insert(target.to_owned());
-            self.keep(lasting);
+        let known = self.state.lock().clone();
+        if let Some(mut outage) = known
+            && outage.attempts.get(target) == Some(&began)
+        {
+            outage.under_way.remove(target);
+            if has_reached {
+                outage.not_reached.remove(target);
+            }
+            self.keep(outage);
         }
     }
 
@@ -157,11 +171,16 @@ impl Lasting {
         } else {
             PAUSE
         };
-        elapsed(self.since, now) >= patience && last.is_none_or(|at| elapsed(*at, now) >= pause)
+        !self.under_way.contains(target)
+            && elapsed(self.since, now) >= patience
+            && last.is_none_or(|at| elapsed(*at, now) >= pause)
     }
 
+    /// Notes an attempt before it begins: a process that is killed during it leaves the target to
+    /// the next one.
     fn note_attempt(&mut self, target: &str, now: DateTime<Utc>) {
-        self.not_reached.remove(target);
+        self.not_reached.insert(target.to_owned());
+        self.under_way.insert(target.to_owned());
         self.attempts.insert(target.to_owned(), now);
     }
 
@@ -211,6 +230,7 @@ impl Notifier {
             // Notify the targets that know only of MySQL once more.
             outage.has_redis = true;
             outage.attempts.clear();
+            outage.under_way.clear();
         }
         let mail = AlertMail {
             problems: &notices,
@@ -234,20 +254,16 @@ impl Notifier {
         for target in &due {
             outage.note_attempt(target, now);
         }
-        messages.retain(|message| due.contains(&message.target));
-        for message in messages {
-            let sender = self.sender.clone();
-            let state = self.outage.clone();
-            let since = outage.since;
-            tokio::spawn(async move {
-                let target = &message.target;
-                if let Err(error) = sender.deliver(&message).await {
-                    tracing::error!(%error, target, "nobody is told there that MySQL cannot be used");
-                    state.failed_to_reach(target, since);
-                }
-            });
-        }
         self.outage.keep(outage);
+        for target in due {
+            let own = messages.iter().filter(|it| it.target == target);
+            tokio::spawn(attempt(
+                self.sender.clone(),
+                self.outage.clone(),
+                own.cloned().collect(),
+                now,
+            ));
+        }
     }
 
     /// Notifies every target that MySQL can be used again, if any was notified that it could not.
@@ -273,6 +289,26 @@ impl Notifier {
     }
 }
 
+/// Delivers all messages to one target, and notes whether every one has arrived.
+async fn attempt(
+    sender: Sender,
+    outage: Arc<MysqlOutage>,
+    messages: Vec<Outgoing>,
+    began: DateTime<Utc>,
+) {
+    let mut has_reached = true;
+    for message in &messages {
+        if let Err(error) = sender.deliver(message).await {
+            let target = &message.target;
+            tracing::error!(%error, target, "nobody is told there that MySQL cannot be used");
+            has_reached = false;
+        }
+    }
+    if let Some(message) = messages.first() {
+        outage.attempt_ended(&message.target, began, has_reached);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,7 +317,16 @@ mod tests {
         DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
     }
 
+    /// Attempts what is due, and reaches every target.
     fn due_mails(outage: &MysqlOutage, seconds: i64) -> usize {
+        let due = attempts(outage, seconds);
+        for target in &due {
+            outage.attempt_ended(target, at(seconds), true);
+        }
+        due.len()
+    }
+
+    fn attempts(outage: &MysqlOutage, seconds: i64) -> Vec<&'static str> {
         let now = at(seconds);
         let mut lasting = outage.failed(true, "", now);
         let now = lasting.seen_at;
@@ -291,7 +336,7 @@ mod tests {
             lasting.note_attempt(target, now);
         }
         outage.keep(lasting);
-        due.len()
+        due
     }
 
     /// Ends the outage. Returns it if any target was notified.
@@ -365,27 +410,41 @@ mod tests {
     }
 
     #[test]
-    fn failure_long_after_the_last_begins_another_outage() {
+    fn failure_days_after_the_last_begins_another_outage() {
         let start = outage("stale");
-        assert_eq!((due_mails(&start(), 0), due_mails(&start(), 840)), (0, 0));
-        assert_eq!(due_mails(&start(), 870), 2);
-        assert_eq!(end(&start()).unwrap().since, at(840));
+        let later = 2 * 86_400;
+        assert_eq!((due_mails(&start(), 0), due_mails(&start(), later)), (0, 0));
+        assert_eq!(due_mails(&start(), later + 30), 2);
+        assert_eq!(end(&start()).unwrap().since, at(later));
+    }
+
+    #[test]
+    fn outage_is_mailed_even_if_passes_are_a_day_apart() {
+        let outage = outage("rare")();
+        let next_day = 25 * 3_600 + 60;
+        assert_eq!(
+            (due_mails(&outage, 0), due_mails(&outage, next_day)),
+            (0, 2)
+        );
     }
 
     #[test]
     fn target_that_was_not_reached_is_tried_again_after_a_minute() {
         let start = outage("unreached");
         let first = start();
-        assert_eq!((due_mails(&first, 0), due_mails(&first, 30)), (0, 2));
-        first.failed_to_reach("a", at(0));
-        let other_outage = at(-600);
-        first.failed_to_reach("b", other_outage);
-        assert_eq!(due_mails(&first, 89), 0);
-        // The state survives a restart.
-        assert_eq!(due_mails(&start(), 90), 1);
-        assert_eq!(due_mails(&start(), 150), 0, "it was reached");
-        end(&first);
-        first.failed_to_reach("a", at(0));
+        assert_eq!(due_mails(&first, 0), 0);
+        assert_eq!(attempts(&first, 30), ["a", "b"]);
+        first.attempt_ended("b", at(30), true);
+        assert_eq!(due_mails(&first, 120), 0, "the other is under way");
+        // The process is killed meanwhile.
+        let next = start();
+        assert_eq!(attempts(&next, 130), ["a"]);
+        next.attempt_ended("a", at(130), false);
+        assert_eq!(due_mails(&next, 189), 0);
+        assert_eq!(due_mails(&next, 190), 1);
+        assert_eq!(due_mails(&next, 250), 0, "it was reached");
+        end(&next);
+        next.attempt_ended("a", at(190), true);
         assert!(start().lasting().is_none(), "it has ended");
     }
 
