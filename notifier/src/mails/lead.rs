@@ -50,12 +50,11 @@ fn lost_data(summary: &PassSummary<'_>) -> Vec<String> {
         return Vec::new();
     };
     let since = since.format("%H:%M UTC");
-    let waiting =
-        "People who joined a waiting list after that copy was made must claim again.".to_owned();
-    vec![
-        format!("Redis came back with older data at {since}, and was written again from the rows."),
-        waiting,
-    ]
+    let written = format!(
+        "Redis may have come back with older data at {since}, and was written again from the rows."
+    );
+    let waiting = "If so, people who joined a waiting list after that copy must claim again.";
+    vec![written, waiting.to_owned()]
 }
 
 /// Gives the state of the drop after the pass, if the mail is about only one drop.

@@ -45,7 +45,7 @@ pub(super) struct PassSummary<'a> {
     pub(super) earlier_repairs: Vec<&'a [RepairsRow]>,
     /// The names of the coupons of whose drops Redis lost data.
     pub(super) lost: Vec<&'a str>,
-    /// When Redis came back with older data, as far as these repairs tell.
+    /// When Redis may have come back with older data, as far as these repairs tell.
     pub(super) older_since: Option<DateTime<Utc>>,
     /// Whether all reported drops are exact after their repairs: only then nothing needs to be
     /// done.
@@ -158,7 +158,8 @@ impl<'a> PassSummary<'a> {
         let (what, repaired) = match (self.mail.problems, self.mail.resolved) {
             ([], []) if !self.lost.is_empty() => ("Redis lost data".to_owned(), repaired),
             ([], []) if self.older_since.is_some() => {
-                ("Redis came back with older data".to_owned(), repaired)
+                let older = "Redis may have come back with older data";
+                (older.to_owned(), repaired)
             }
             ([], []) => (String::new(), repaired),
             (_, _) if repaired.is_empty() => (self.news(&place), repaired),

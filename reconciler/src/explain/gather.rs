@@ -41,7 +41,7 @@ pub(super) async fn gather(
     {
         let at = at.format("%Y-%m-%d %H:%M:%S UTC");
         known.no_longer_known.push(format!(
-            "Redis was restarted, replaced or emptied at {at}: if it lost the waiting list, \
+            "Redis may have lost data at {at}: if it lost the waiting list, \
             whoever waited lost the place and has to claim again"
         ));
     }

@@ -245,8 +245,8 @@ async fn finish_open(
 }
 
 /// The text that is recorded when a coupon is open again.
-const REOPENED: &str =
-    "Redis was restarted, replaced or emptied; the coupon is verified and open again";
+const REOPENED: &str = "the coupon was closed, because Redis may have lost data; it is verified \
+    and open again";
 
 /// Writes at the closed gate what differs, and opens the coupon.
 async fn open_again(
