@@ -29,6 +29,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::context::{PassContext, PassError, Step, fenced};
 use crate::gate::{self, Closed};
+use crate::judge::Holder;
 use crate::ledger::{CouponLook, Ledger};
 use crate::pass::unworkable;
 use crate::read::{CouponSeen, DropPass, DropSeen};
@@ -313,11 +314,7 @@ async fn write_and_open(
             rows::owe(done.drop, owed.clone(), "slot_lost", Vec::new()).await?;
         }
         for user in owed {
-            let detail = "promised a slot that the user cannot have";
-            let kind = Kind::BrokenPromise;
-            let applied = Outcome::Applied;
-            let found = Finding::new(kind, ActionKind::Owe, applied, detail);
-            ledger.add(found.naming(Some(user.slot), Some(&user.user)));
+            ledger.add(slot_lost(done.drop.id(), user));
         }
     }
     let knows_sealed = dirty.is_empty() && claimants::knows_last_seal(ctx, seen).await?;
@@ -329,4 +326,40 @@ async fn write_and_open(
     project::drops(ctx, seen, fence, &plan).await?;
     project::surroundings(ctx, seen, fence, &plan, ledger).await?;
     project::open(ctx, seen, fence).await
+}
+
+/// Reports a user who loses the slot and is owed one.
+fn slot_lost(drop: DropId, user: &Holder) -> Finding {
+    let detail = "promised a slot that the user cannot have";
+    let found = Finding::new(
+        Kind::BrokenPromise,
+        ActionKind::Owe,
+        Outcome::Applied,
+        detail,
+    );
+    Finding {
+        drop_id: Some(drop),
+        ..found.naming(Some(user.slot), Some(&user.user))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firstcome_shared::domain::UserId;
+
+    use super::*;
+
+    #[test]
+    fn finding_about_a_user_who_loses_a_slot_names_the_drop() {
+        let user = Holder {
+            slot: 3,
+            user: UserId::from_store("u-1".to_owned()),
+            at_ms: None,
+        };
+        let mut ledger = Ledger::default();
+        ledger.add(slot_lost(DropId(7), &user));
+        let found = ledger.findings(Some(CouponId(1)), None);
+        let place = (found[0].coupon_id, found[0].drop_id);
+        assert_eq!(place, (Some(CouponId(1)), Some(DropId(7))));
+    }
 }
