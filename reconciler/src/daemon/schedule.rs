@@ -81,6 +81,8 @@ pub(crate) struct CronSchedule {
     tolerance: TimeDelta,
     /// When a run last ended in any process, as known to this process.
     last: DateTime<Utc>,
+    /// Runs that were due before this are never reported as late.
+    late_from: DateTime<Utc>,
     /// When the last failed attempt began, or `None` if none has failed since the last run.
     /// Failures are reported in separate mails.
     failed_from: Option<DateTime<Utc>>,
@@ -99,10 +101,24 @@ impl CronSchedule {
             times,
             tolerance: TimeDelta::seconds(300),
             last,
+            late_from: last,
             failed_from: None,
             retry_at: None,
             because: None,
             is_mailed: false,
+        }
+    }
+
+    /// Creates a schedule in a process that starts `now`. A digest is late from now on at the
+    /// earliest: until now, perhaps no process had recipients.
+    fn begin(job: ScheduledJob, times: Times, last: DateTime<Utc>, now: DateTime<Utc>) -> Self {
+        let late_from = match job {
+            ScheduledJob::Digest => now.max(last),
+            ScheduledJob::Deep | ScheduledJob::Reconcile => last,
+        };
+        Self {
+            late_from,
+            ..Self::new(job, times, last)
         }
     }
 
@@ -121,7 +137,7 @@ impl CronSchedule {
             .map(|at| times.zone.local(at).to_string());
         let (next, zone): (Vec<String>, _) = (next.collect(), times.zone.name());
         tracing::info!(schedule = setting, zone, ?next, "the next three runs");
-        Ok(Self::new(job, times, last))
+        Ok(Self::begin(job, times, last, now))
     }
 
     fn next_after(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
@@ -137,10 +153,11 @@ impl CronSchedule {
     /// Returns the time of the first run whose delay exceeds the tolerance. A normal pass that was
     /// attempted and failed does not count as late.
     fn missed_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let from = self.last.max(self.late_from);
         let from = self
             .failed_from
             .filter(|_| self.job == ScheduledJob::Reconcile)
-            .map_or(self.last, |at| at.max(self.last));
+            .map_or(from, |at| at.max(from));
         let due = self.next_after(from)?;
         (due + self.tolerance < now).then_some(due)
     }
@@ -149,6 +166,7 @@ impl CronSchedule {
     /// schedule until it has caught up.
     fn note_clock(&mut self, now: DateTime<Utc>) {
         self.last = self.last.min(now);
+        self.late_from = self.late_from.min(now);
         self.retry_at = self.retry_at.filter(|at| *at <= now + AFTER_FAILURE);
     }
 
@@ -363,6 +381,21 @@ mod tests {
         assert_eq!(schedule.missed_since(ended), None, "it has run");
         let next = schedule.missed_since(at("2026-01-03T03:06:00Z"));
         assert!(next.is_some() && !schedule.is_mailed, "the next one");
+    }
+
+    #[test]
+    fn digest_is_late_from_the_start_of_the_process_at_the_earliest() {
+        let [last, started] = ["2026-01-01T00:00:00Z", "2026-01-22T09:00:00Z"].map(at);
+        let begin = |job| CronSchedule::begin(job, times("0 0 0 * * *", "UTC"), last, started);
+        let digest = begin(ScheduledJob::Digest);
+        assert!(digest.due_since(started).is_some(), "it is mailed at once");
+        assert_eq!(digest.missed_since(started), None);
+        let next = at("2026-01-23T00:00:00Z");
+        assert_eq!(
+            digest.missed_since(next + TimeDelta::minutes(6)),
+            Some(next)
+        );
+        assert!(begin(ScheduledJob::Deep).missed_since(started).is_some());
     }
 
     /// The daily deep pass is due at 03:00 while an operator's pass holds the lock.
