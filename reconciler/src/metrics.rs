@@ -76,14 +76,19 @@ pub(crate) fn pass(run: &Run, took: Duration) {
         counter!("firstcome_findings_total", "kind" => kind).increment(number);
         counter!("firstcome_repairs_total", "kind" => kind, "result" => result).increment(number);
     }
-    // A dry run leaves drift that the next pass repairs.
-    if run.status != Status::Failed && !run.dry_run && !run.partial {
+    if exports_drift(run) {
         drift(Some(run), run.deep);
     }
     if run.ended_well() {
         #[allow(clippy::cast_precision_loss)]
         gauge!(LAST_SUCCESS).set(run.finished_at.unwrap_or(run.started_at).timestamp() as f64);
     }
+}
+
+/// Whether the drift that a run left is exported. A dry run leaves drift that the next pass
+/// repairs.
+pub(crate) fn exports_drift(run: &Run) -> bool {
+    run.status != Status::Failed && !run.dry_run && !run.partial
 }
 
 /// Records that a pass began or ended.

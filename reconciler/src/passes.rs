@@ -20,7 +20,7 @@ use crate::record::{self, blank, fail, new_run_id};
 use crate::report::Run;
 use crate::run::Reconciler;
 
-/// The pass that this process runs, the one that waits for it, and when the last one ended.
+/// The pass that this process runs, the one that waits for it, and when one last exported drift.
 #[derive(Debug)]
 pub struct Current {
     runs: Mutex<CurrentRuns>,
@@ -32,8 +32,8 @@ pub struct Current {
 struct CurrentRuns {
     running: Option<String>,
     waiting: Option<String>,
-    /// When the last one ended.
-    ended_at: Option<DateTime<Utc>>,
+    /// When one last exported the drift that it left.
+    exported_at: Option<DateTime<Utc>>,
 }
 
 impl Default for Current {
@@ -50,6 +50,18 @@ impl Current {
         let runs = self.runs.lock();
         let both = [&runs.running, &runs.waiting];
         both.into_iter().flatten().any(|id| id == run_id)
+    }
+
+    /// Notes the time if this run, which ended just now, has exported its drift.
+    fn note_drift(&self, run: &Run) {
+        if crate::metrics::exports_drift(run) {
+            self.runs.lock().exported_at = Some(Utc::now());
+        }
+    }
+
+    /// Whether a pass of this process has exported its drift at this time or later.
+    pub fn has_exported_since(&self, at: DateTime<Utc>) -> bool {
+        self.runs.lock().exported_at >= Some(at)
     }
 }
 
@@ -254,6 +266,7 @@ impl Passes {
             let result = worker.pass(&request, &id, began, stop).await;
             if let Ok(run) = &result {
                 note_end(run, started, &passes.notifier).await;
+                passes.current.note_drift(run);
             }
             drop(running);
             if answer.send(result).is_err() {
@@ -266,11 +279,6 @@ impl Passes {
             begun,
             ended,
         }
-    }
-
-    /// Whether a pass of this process has ended at this time or later.
-    pub fn has_ended_since(&self, at: DateTime<Utc>) -> bool {
-        self.current.runs.lock().ended_at >= Some(at)
     }
 
     /// Rejects a request for a coupon or drop that does not exist.
@@ -303,9 +311,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         crate::metrics::pass_under_way(None);
-        let mut runs = self.current.runs.lock();
-        runs.running = None;
-        runs.ended_at = Some(Utc::now());
+        self.current.runs.lock().running = None;
     }
 }
 
@@ -378,5 +384,43 @@ pub async fn mail(notifier: &Notifier, run: &Run) {
             error,
             "the mails about this pass could not be prepared"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Status, Trigger};
+
+    #[test]
+    fn only_a_pass_over_everything_counts_as_one_that_exported_its_drift() {
+        let current = Current::default();
+        let began = Utc::now();
+        let whole = Run {
+            status: Status::Drift,
+            ..Run::begun("r1", Trigger::Cron, began)
+        };
+        let partial = true;
+        let dry_run = true;
+        let status = Status::Failed;
+        for other in [
+            Run {
+                partial,
+                ..whole.clone()
+            },
+            Run {
+                dry_run,
+                ..whole.clone()
+            },
+            Run {
+                status,
+                ..whole.clone()
+            },
+        ] {
+            current.note_drift(&other);
+            assert!(!current.has_exported_since(began), "{other:?}");
+        }
+        current.note_drift(&whole);
+        assert!(current.has_exported_since(began));
     }
 }

@@ -256,7 +256,8 @@ impl Schedules {
             if is_due && let Some(ended) = own.recall(&self.db, began).await {
                 is_first = false;
                 // Another process has completed the run, and exports the remaining drift.
-                if own.job != ScheduledJob::Digest && !self.passes.has_ended_since(ended) {
+                if own.job != ScheduledJob::Digest && !self.passes.current.has_exported_since(ended)
+                {
                     crate::metrics::drift(None, own.job == ScheduledJob::Deep);
                 }
             }
