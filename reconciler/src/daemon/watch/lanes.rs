@@ -154,15 +154,8 @@ impl Lanes<'_> {
             Ok(()) => run.end(),
             Err(error) => record::fail(&mut run, &error),
         }
-        // Another process does what was skipped, and records it.
-        let own: Vec<&Finding> = run
-            .all_findings()
-            .filter(|found: &&Finding| found.result != Outcome::Skipped || found.needs_person)
-            .collect();
-        let has_done = own.iter().any(|found| found.result == Outcome::Applied);
-        let mut now: Vec<i64> = own.into_iter().map(Finding::identity).collect();
-        now.sort_unstable();
-        if !now.is_empty() && (has_done || now != *last) {
+        let now = own_findings(&run);
+        if has_done(&run) || !now.is_empty() && now != *last {
             let db = &self.reconciler.stores.db;
             if let Err(error) = record::finish(db, &run, false).await {
                 tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
@@ -173,8 +166,55 @@ impl Lanes<'_> {
     }
 }
 
+/// Returns the identities of what the run did or left, sorted. Another process does what was
+/// skipped, and records it.
+fn own_findings(run: &Run) -> Vec<i64> {
+    let own = run
+        .all_findings()
+        .filter(|found: &&Finding| found.result != Outcome::Skipped || found.needs_person);
+    let mut identities: Vec<i64> = own.map(Finding::identity).collect();
+    identities.sort_unstable();
+    identities
+}
+
+/// Whether the run has repaired something, or sealed a drop, which is no finding. No later run
+/// reports a drop as sealed again.
+fn has_done(run: &Run) -> bool {
+    run.all_findings().any(|it| it.result == Outcome::Applied)
+        || run.drops.iter().any(|drop| drop.sealed)
+}
+
 fn has_promoted(look: &CouponLook) -> bool {
     let of_drops = look.drops.iter().flat_map(|drop| &drop.findings);
     let mut promoted = of_drops.filter(|found| found.action == ActionKind::Promote);
     promoted.next().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use firstcome_shared::domain::DropId;
+
+    use super::*;
+    use crate::report::{DropReport, Kind};
+
+    #[test]
+    fn run_that_only_sealed_a_drop_has_done_something() {
+        let with = |sealed, result| {
+            let mut finding = Finding::report(Kind::Unfilled, "closed with 3 slots left");
+            finding.needs_person = false;
+            let drop = DropReport {
+                sealed,
+                findings: vec![Finding { result, ..finding }],
+                ..DropReport::begun(CouponId(1), DropId(7), 9)
+            };
+            let mut run = record::unasked();
+            run.drops.push(drop);
+            run
+        };
+        let sealed = with(true, Outcome::Skipped);
+        assert!(own_findings(&sealed).is_empty() && has_done(&sealed));
+        assert!(has_done(&with(false, Outcome::Applied)));
+        assert!(!has_done(&with(false, Outcome::Skipped)));
+        assert!(!has_done(&record::unasked()));
+    }
 }
