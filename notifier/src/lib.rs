@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
+use diesel::result::QueryResult;
 use firstcome_shared::mysql::{Conn, Db, alerts as stored, digest, outbox, runs};
 pub use firstcome_shared::report::wording;
 use firstcome_shared::report::{
@@ -36,7 +37,7 @@ use admission::AdmissionWatch;
 use alerts::{MailPolicy, Problem};
 use mails::Links;
 use outage::MysqlOutage;
-use record::{Seen, record, unwritten};
+use record::{Seen, record, record_locked, unwritten};
 use refusals::RefusalWatch;
 use send::Sender;
 use settings::MailSettings;
@@ -269,16 +270,15 @@ impl Notifier {
                 .and_then(noted_time);
             // A time more than a day ahead was written by a clock that has been set back since.
             if last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1)) {
-                return Ok(());
+                return end_late_digest(conn, &settings, now).await;
             }
             let mail = mails::daily(&day, &settings.links).map_err(unwritten)?;
             outbox::enqueue(conn, settings.mails(&mail, &[], now)).await?;
             let noted = runs::set_state(LAST_DIGEST, &now.to_rfc3339());
-            noted.run(conn).await.map(drop)
+            noted.run(conn).await?;
+            end_late_digest(conn, &settings, now).await
         };
         self.db.transaction("enqueue the digest", enqueue).await?;
-        let over = Seen::Over(alerts::late_digest());
-        record(&self.db, over, self.settings.clone(), now).await?;
         self.wake();
         Ok(())
     }
@@ -314,6 +314,17 @@ impl Notifier {
         );
         Ok(())
     }
+}
+
+/// Ends the alert about a late digest in the transaction of the digest: nothing else ends it before
+/// the next digest.
+async fn end_late_digest(
+    conn: &mut Conn,
+    settings: &MailSettings,
+    now: DateTime<Utc>,
+) -> QueryResult<()> {
+    let over = Seen::Over(alerts::late_digest());
+    record_locked(conn, &over, settings, now).await
 }
 
 /// Parses a time in `reconciler_state`.

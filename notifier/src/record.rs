@@ -54,19 +54,29 @@ pub(crate) async fn record(
     let db = db.within(LIMIT);
     db.transaction("record alerts", async move |conn| {
         alerts::lock(conn).await?;
-        let mut memory = seen.remember(conn).await?;
-        if settings.has_readers() {
-            memory.forget_unread();
-        }
-        let verdict = seen.verdict(&memory, settings.policy, now);
-        let mut post = Post {
-            conn,
-            settings: &settings,
-            now,
-        };
-        post.enqueue(&seen, &verdict, &memory).await
+        record_locked(conn, &seen, &settings, now).await
     })
     .await
+}
+
+/// Like [`record`], in the caller's transaction, which holds the lock of the alerts.
+pub(crate) async fn record_locked(
+    conn: &mut Conn,
+    seen: &Seen,
+    settings: &MailSettings,
+    now: DateTime<Utc>,
+) -> QueryResult<()> {
+    let mut memory = seen.remember(conn).await?;
+    if settings.has_readers() {
+        memory.forget_unread();
+    }
+    let verdict = seen.verdict(&memory, settings.policy, now);
+    let mut post = Post {
+        conn,
+        settings,
+        now,
+    };
+    post.enqueue(seen, &verdict, &memory).await
 }
 
 impl Seen {

@@ -456,3 +456,21 @@ async fn notice_about_broken_promises_says_what_became_of_them() {
     let says = "2 users have a coupon now, 1 was told that there is none, or revoked.";
     assert!(text.contains(says), "{text}");
 }
+
+#[tokio::test]
+async fn digest_and_the_end_of_the_alert_about_its_delay_are_one_transaction() {
+    let desk = Desk::new(A).await;
+    let late = missed("DIGEST_CRON", desk.clock.now());
+    desk.notifier().missed_run(late).await.unwrap();
+    desk.flush().await;
+    let now = desk.clock.turn(TimeDelta::minutes(5));
+    desk.run("ALTER TABLE alerts ADD CONSTRAINT no_end CHECK (status <> 'resolved')")
+        .await;
+    desk.notifier().daily_digest(now, now).await.unwrap_err();
+    desk.flush().await;
+    assert_eq!(desk.subjects(A).len(), 1, "the digest waits for its alert");
+    desk.run("ALTER TABLE alerts DROP CONSTRAINT no_end").await;
+    desk.notifier().daily_digest(now, now).await.unwrap();
+    desk.flush().await;
+    assert_eq!(desk.subjects(A).len(), 3);
+}
