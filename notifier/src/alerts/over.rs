@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::domain::DropId;
 use firstcome_shared::subject::Subject;
 
-use super::{Alert, AlertMemory, MailPolicy, late_digest, part_of};
+use super::{Alert, AlertMemory, MailPolicy, late_digest, number, part_of};
 use crate::clock::elapsed;
 use crate::report::{
     ActionKind, AlertKind, DropReport, Examined, Finding, Kind, Outcome, Run, Status,
@@ -109,20 +109,27 @@ pub(super) fn is_left_out(drop: DropId, run: &Run) -> bool {
     }
 }
 
-/// Whether the pass could no longer see what the alert is about: if keys of a campaign are gone, or
-/// nothing of it is found, only rows and failed events are compared.
+/// Whether the pass could no longer see what the alert is about, and did not repair it: if keys of
+/// a campaign are gone, or nothing of it is found, only rows and failed events are compared.
 pub(super) fn is_unproven(alert: &Alert, run: &Run) -> bool {
     let mut reports = run
         .drops
         .iter()
         .filter(|it| Some(it.drop_id) == alert.drop_id);
+    let is_repaired = |report: &DropReport| {
+        let cases = report
+            .findings
+            .iter()
+            .filter(|it| it.result == Outcome::Applied && may_be_case(it.kind, alert));
+        number(cases) >= alert.size.max(1)
+    };
     let needs_no_key = matches!(
         AlertKind::from_word(&alert.kind),
         Some(AlertKind::Left(
-            Kind::FailedClaim | Kind::OverIssued | Kind::DuplicateRow
+            Kind::FailedClaim | Kind::OverIssued | Kind::DuplicateRow | Kind::Stalled
         ))
     );
-    !needs_no_key && reports.any(|it| it.unproven.is_some())
+    !needs_no_key && reports.any(|it| it.unproven.is_some() && !is_repaired(it))
 }
 
 /// Whether the alert is about a drop's broken promises, and one of them is still open.

@@ -799,6 +799,7 @@ fn alert_about_users_ends_as_not_repaired_after_the_keys_have_expired() {
         (Kind::OverAdmitted, "over_admitted", false),
         (Kind::CountMismatch, "count_mismatch", false),
         (Kind::DuplicateRow, "duplicate_row", true),
+        (Kind::Stalled, "stalled", true),
     ] {
         let mut duty = Duty::default();
         let differs = of_campaign(Status::Drift, vec![left(kind, 0)]);
@@ -810,6 +811,24 @@ fn alert_about_users_ends_as_not_repaired_after_the_keys_have_expired() {
         let says = "(not repaired, no longer compared)";
         let is_said = alerts.any(|it| it.summary.ends_with(says));
         assert_eq!(is_said, !is_compared, "{alert}");
+    }
+}
+
+/// The users' key is still there, and the counter has expired.
+#[test]
+fn alert_ends_as_repaired_if_the_pass_repairs_all_its_cases_after_a_key_has_expired() {
+    for (repaired, says_so) in [(2, true), (1, false)] {
+        let mut duty = Duty::default();
+        let two = [0, 1].map(|slot| left(Kind::Unissued, slot));
+        let differs = of_campaign(Status::Drift, two.into());
+        assert_eq!(duty.sees(0, &differs), "unissued New");
+        let done = (0..repaired).map(|slot| finding(Kind::Unissued, slot, Outcome::Applied));
+        let mut confirmed = of_campaign(Status::Repaired, done.collect());
+        confirmed.drops[0].unproven = Some(Unproven::KeysExpired);
+        assert!(duty.sees(1, &confirmed).contains("unissued over"));
+        let mut alerts = duty.memory.alerts.values();
+        let is_repaired = alerts.all(|it| !it.summary.contains("not repaired"));
+        assert_eq!(is_repaired, says_so, "{repaired}");
     }
 }
 
