@@ -155,12 +155,12 @@ fn about_problem(notice: &Notice, drop: Option<&NamedDrop<'_>>, mail: &AlertMail
 fn about_resolved(alert: &Alert, drop: Option<&NamedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
     let coupon = drop.map(|it| &it.name);
     let place = coupon.map(|name| format!(" · {name}")).unwrap_or_default();
+    let what = was(alert);
     let data = json!({
-        "alert_id": mail.ids.get(&alert.name), "kind": alert.kind, "status": "resolved", "summary": alert.summary,
+        "alert_id": mail.ids.get(&alert.name), "kind": alert.kind, "status": "resolved", "summary": what,
         "coupon_id": alert.coupon_id, "coupon": coupon, "drop_id": alert.drop_id,
         "since": instant(alert.first_seen_at), "resolved_at": alert.resolved_at.map(instant),
     });
-    let what = was(alert);
     let link = link(&alert.name, mail);
     let text = format!("[firstcome] resolved: {what}{place}. {link}");
     Event::new("alert.resolved", mail.now, data, &text)
@@ -230,5 +230,6 @@ mod tests {
         let event = about_resolved(&standstill, None, &mail);
         let says = "[firstcome] resolved: standstill of consumers.";
         assert!(event.text.starts_with(says), "{}", event.text);
+        assert_eq!(event.data["summary"], "standstill of consumers");
     }
 }
