@@ -41,7 +41,7 @@ pub struct Campaign {
     /// The first seed.
     #[arg(long, env = "FIRST", default_value_t = 1)]
     pub first: u64,
-    /// Run the schedules that once failed, too, before the others.
+    /// Run the schedules that once failed, too: all of them, before the others.
     #[arg(long)]
     pub regressions: bool,
     /// Only schedules with a fault whose name contains this (`clock`, `redis wire`).
@@ -53,7 +53,7 @@ pub struct Campaign {
     /// Concurrent schedules, each on its own servers (about 1 GB each).
     #[arg(long, env = "WORKERS", default_value_t = 2)]
     pub workers: usize,
-    /// Begin no more schedules after this many minutes, such as `1.5`. The report says how many are
+    /// Begin no more seeds after this many minutes, such as `1.5`. The report says how many are
     /// left.
     #[arg(long, default_value_t = 10_000.0)]
     pub minutes: f64,
@@ -66,8 +66,29 @@ pub struct Campaign {
     pub out: PathBuf,
 }
 
+/// The schedules that no worker has taken yet.
+struct Queue {
+    kept: vec::IntoIter<FaultSchedule>,
+    drawn: vec::IntoIter<FaultSchedule>,
+}
+
+impl Queue {
+    /// Takes the next schedule. Once the time is over, only those that once failed are left.
+    fn next(&mut self, is_time_over: bool) -> Option<FaultSchedule> {
+        let kept = self.kept.next();
+        if kept.is_some() || is_time_over {
+            return kept;
+        }
+        self.drawn.next()
+    }
+
+    fn len(&self) -> usize {
+        self.kept.len() + self.drawn.len()
+    }
+}
+
 impl Campaign {
-    /// Runs the selected schedules until the time is over, and prints the result of each.
+    /// Runs the selected schedules, drawn ones until the time is over. Prints the result of each.
     pub async fn run(&self) -> Result<ChaosReport> {
         std::fs::create_dir_all(&self.out)?;
         if let Some(folder) = &self.histories {
@@ -76,42 +97,52 @@ impl Campaign {
             }
             std::fs::create_dir_all(folder)?;
         }
-        let mut schedules = Vec::new();
-        for text in REGRESSIONS.into_iter().filter(|_| self.regressions) {
-            schedules.push(serde_json::from_str(text)?);
-        }
-        schedules.extend((self.first..self.first + self.seeds).map(FaultSchedule::draw));
-        let wanted = self.fault.as_ref().map(|part| part.to_lowercase());
-        schedules.retain(|schedule| {
-            let has = |part: &String| {
-                schedule.has(|fault| fault.name().to_lowercase().contains(part.as_str()))
-            };
-            wanted.as_ref().is_none_or(has) && (!self.shops || schedule.shops > 0)
-        });
-        let all = schedules.len();
-        let schedules = Mutex::new(schedules.into_iter());
+        let queue = self.queue()?;
+        let all = queue.len();
+        let queue = Mutex::new(queue);
         let report = Mutex::new(ChaosReport::default());
         let begun = Instant::now();
-        let workers = (0..self.workers).map(|_| self.work(&schedules, all, begun, &report));
+        let workers = (0..self.workers).map(|_| self.work(&queue, all, begun, &report));
         futures_util::future::try_join_all(workers).await?;
         let mut report = report.into_inner();
-        report.left = schedules.into_inner().len();
+        report.left = queue.into_inner().len();
         report.seconds = begun.elapsed().as_secs();
         Ok(report)
     }
 
+    /// Returns the selected schedules.
+    fn queue(&self) -> Result<Queue> {
+        let mut kept: Vec<FaultSchedule> = Vec::new();
+        for text in REGRESSIONS.into_iter().filter(|_| self.regressions) {
+            kept.push(serde_json::from_str(text)?);
+        }
+        let seeds = self.first..self.first + self.seeds;
+        let mut drawn: Vec<FaultSchedule> = seeds.map(FaultSchedule::draw).collect();
+        kept.retain(|schedule| self.selects(schedule));
+        drawn.retain(|schedule| self.selects(schedule));
+        Ok(Queue {
+            kept: kept.into_iter(),
+            drawn: drawn.into_iter(),
+        })
+    }
+
+    fn selects(&self, schedule: &FaultSchedule) -> bool {
+        let wanted = self.fault.as_ref().map(|part| part.to_lowercase());
+        let has = |part: String| schedule.has(|fault| fault.name().to_lowercase().contains(&part));
+        wanted.is_none_or(has) && (!self.shops || schedule.shops > 0)
+    }
+
     async fn work(
         &self,
-        schedules: &Mutex<vec::IntoIter<FaultSchedule>>,
+        queue: &Mutex<Queue>,
         all: usize,
         begun: Instant,
         report: &Mutex<ChaosReport>,
     ) -> Result<()> {
         let mut worker = CampaignWorker::default();
-        let next = || schedules.lock().next();
-        while begun.elapsed().as_secs_f64() < self.minutes * 60.0
-            && let Some(schedule) = next()
-        {
+        let is_over = || begun.elapsed().as_secs_f64() >= self.minutes * 60.0;
+        let next = || queue.lock().next(is_over());
+        while let Some(schedule) = next() {
             let seed = schedule.seed;
             let folder = self.out.join(format!("seed-{seed}"));
             let ran = worker.run(&schedule, &folder).await;
@@ -175,5 +206,27 @@ fn say(
             "[{done}/{all}] {schedule}\n  FAILED in the harness, kept in {}: {error:#}",
             folder.display()
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        campaign: Campaign,
+    }
+
+    #[test]
+    fn schedules_that_once_failed_run_even_if_the_time_is_over() {
+        let cli = Cli::parse_from(["chaos", "--regressions", "--seeds", "3"]);
+        let mut queue = cli.campaign.queue().unwrap();
+        let taken = std::iter::from_fn(|| queue.next(true)).count();
+        assert_eq!((taken, queue.len()), (REGRESSIONS.len(), 3));
+        assert_eq!(queue.next(false).unwrap().seed, 1);
     }
 }
