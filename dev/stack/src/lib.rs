@@ -62,6 +62,7 @@ pub use mysql::{
     mysql_connection, mysql_rows, table_statements, with_database,
 };
 pub use mysql_pair::MysqlPair;
+pub use ports::ReservedPort;
 pub use program::{Program, built_program, tail};
 pub use proxy::{FaultProxy, ProxyCounters, ProxyFault};
 pub use redis_cluster::RedisCluster;

@@ -12,7 +12,7 @@ const RANGE: Range<u16> = 15_000..32_000;
 
 /// A TCP port on 127.0.0.1 that no other stack uses while this value lives.
 #[derive(Debug)]
-pub(crate) struct ReservedPort {
+pub struct ReservedPort {
     number: u16,
     /// Marks the port as used while no server listens on TCP, because UDP ports are a separate name
     /// space. The kernel releases it however this process ends.
@@ -21,7 +21,7 @@ pub(crate) struct ReservedPort {
 
 impl ReservedPort {
     /// Picks a free port.
-    pub(crate) fn find() -> Result<Self> {
+    pub fn find() -> Result<Self> {
         for _ in 0..500 {
             let number = rand::random_range(RANGE);
             let Ok(mark) = UdpSocket::bind((Ipv4Addr::LOCALHOST, number)) else {
@@ -41,7 +41,7 @@ impl ReservedPort {
         )
     }
 
-    pub(crate) fn number(&self) -> u16 {
+    pub fn number(&self) -> u16 {
         self.number
     }
 }

@@ -4,15 +4,16 @@ use std::fs::File;
 use std::process::{Child, Command, Stdio};
 
 use firstcome_harness::{LIMIT, Sql, eventually};
-use firstcome_stack::Stack;
+use firstcome_stack::{ReservedPort, Stack};
 use serde_json::Value;
 
-use super::{Shop, free_port};
+use super::Shop;
 
 /// A private MariaDB, killed on drop.
 struct MariaDb {
     process: Child,
     url: String,
+    _port: ReservedPort,
     _folder: tempfile::TempDir,
 }
 
@@ -44,10 +45,10 @@ impl MariaDb {
         let mut bootstrap = program(&["--bootstrap"]);
         bootstrap.stdin(File::open(&statements).unwrap());
         assert!(bootstrap.status().unwrap().success());
-        let port = free_port();
+        let port = ReservedPort::find().unwrap();
         let socket = folder.path().join("socket");
         let args = [
-            format!("--port={port}"),
+            format!("--port={}", port.number()),
             format!("--socket={}", socket.display()),
             "--bind-address=127.0.0.1".to_owned(),
             "--innodb-flush-log-at-trx-commit=0".to_owned(),
@@ -55,10 +56,11 @@ impl MariaDb {
         let process = program(&args.each_ref().map(String::as_str))
             .spawn()
             .unwrap();
-        let url = format!("mysql://root@127.0.0.1:{port}/");
+        let url = format!("mysql://root@127.0.0.1:{}/", port.number());
         let mariadb = Self {
             process,
             url,
+            _port: port,
             _folder: folder,
         };
         let any = Sql::new(&mariadb.url);

@@ -5,7 +5,6 @@ mod asked;
 mod mariadb;
 mod stores;
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 
 use firstcome_harness::{Process, Sql, World};
@@ -108,10 +107,4 @@ impl Shop {
         let firing = "SELECT kind FROM alerts WHERE status = 'firing' ORDER BY kind";
         self.world.sql.query(firing).await.concat()
     }
-}
-
-/// Returns a free port, for a process whose address must be known before it starts.
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }

@@ -1,10 +1,10 @@
 //! Programs keep running if their output cannot be written.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::process::Stdio;
 
 use firstcome_harness::{Fixture, Http, LIMIT, eventually};
+use firstcome_stack::ReservedPort;
 
 fn full() -> Stdio {
     File::options()
@@ -23,9 +23,8 @@ async fn programs_keep_running_when_their_output_goes_to_a_full_disk() {
         ("firstcome-api", "consume"),
         ("firstcome-reconciler", "daemon"),
     ] {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap().to_string();
-        drop(free);
+        let port = ReservedPort::find().unwrap();
+        let address = format!("127.0.0.1:{}", port.number());
         let own = [("LISTEN_ADDR", address.as_str()), ("RUST_LOG", "debug")];
         let mut command = f.world.system.command(program, &[word], &own).unwrap();
         let mut process = command.stdout(full()).stderr(full()).spawn().unwrap();

@@ -2,9 +2,10 @@
 //! on which the plan is confirmed.
 
 use firstcome_harness::{Browser, LIMIT, Look, OPS_TOKEN, eventually};
+use firstcome_stack::ReservedPort;
 
 use super::support::{assert_open_to_all, log_in, until_text, until_there};
-use crate::attach::{OFTEN, Shop, free_port};
+use crate::attach::{OFTEN, Shop};
 use crate::drift::support::mailed;
 
 #[tokio::test]
@@ -13,11 +14,9 @@ async fn an_operator_confirms_the_plan_that_a_mail_links_to() {
     let shop = Shop::new("attach-page").await;
     let file = shop.file(&shop.stores().await, "mode = 'repair'");
     shop.sell(0..40).await;
-    let port = free_port();
-    let [public, listen] = [
-        format!("http://127.0.0.1:{port}"),
-        format!("127.0.0.1:{port}"),
-    ];
+    let port = ReservedPort::find().unwrap();
+    let listen = format!("127.0.0.1:{}", port.number());
+    let public = format!("http://{listen}");
     let settings = [
         OFTEN[0],
         ("LISTEN_ADDR", listen.as_str()),
