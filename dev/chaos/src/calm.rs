@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::report::ChaosReport;
+use crate::run::DEADLINE_BESIDE_TESTS;
 use crate::schedule::FaultSchedule;
 use crate::worker::CampaignWorker;
 
@@ -28,7 +29,7 @@ pub enum CalmLength {
 /// Fails if the harness fails.
 pub async fn calm(length: CalmLength, out: &Path) -> Result<ChaosReport> {
     let mut report = ChaosReport::default();
-    let mut worker = CampaignWorker::default();
+    let mut worker = CampaignWorker::new(DEADLINE_BESIDE_TESTS);
     let begun = Instant::now();
     loop {
         let is_over = match length {

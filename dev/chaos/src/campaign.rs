@@ -9,7 +9,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::report::ChaosReport;
-use crate::run::{HISTORY, ScheduleResult};
+use crate::run::{DEADLINE, HISTORY, ScheduleResult};
 use crate::schedule::FaultSchedule;
 use crate::shrink::shrink;
 use crate::worker::CampaignWorker;
@@ -139,7 +139,7 @@ impl Campaign {
         begun: Instant,
         report: &Mutex<ChaosReport>,
     ) -> Result<()> {
-        let mut worker = CampaignWorker::default();
+        let mut worker = CampaignWorker::new(DEADLINE);
         let is_over = || begun.elapsed().as_secs_f64() >= self.minutes * 60.0;
         let next = || queue.lock().next(is_over());
         while let Some(schedule) = next() {

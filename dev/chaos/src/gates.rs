@@ -23,8 +23,10 @@ impl Gates {
             for coupon in system.coupons() {
                 let redis = system.redis();
                 let key = redis.of_coupon(coupon.id, "gate");
-                let now = redis.try_command::<Option<String>>(&["GET", &key]).await;
-                self.note(coupon.id, &now.ok().flatten().unwrap_or_default());
+                // A read that failed shows nothing about the gate.
+                if let Ok(now) = redis.try_command::<Option<String>>(&["GET", &key]).await {
+                    self.note(coupon.id, &now.unwrap_or_default());
+                }
             }
             pause(50).await;
         }

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use firstcome_chaos::calm::{CalmLength, calm};
 use firstcome_chaos::campaign::Campaign;
+use firstcome_chaos::run::DEADLINE;
 use firstcome_chaos::schedule::FaultSchedule;
 use firstcome_chaos::worker::CampaignWorker;
 
@@ -82,7 +83,7 @@ async fn replay(what: &str, out: &std::path::Path) -> Result<bool> {
         serde_json::from_slice(&text).with_context(|| format!("{what} is not a schedule"))?
     };
     println!("{schedule}");
-    let ran = CampaignWorker::default().run(&schedule, out).await?;
+    let ran = CampaignWorker::new(DEADLINE).run(&schedule, out).await?;
     println!("{ran:#?}");
     println!("history, logs and verdict are in {}", out.display());
     Ok(ran.wrong.is_empty())

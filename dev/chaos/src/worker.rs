@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures_util::FutureExt as _;
@@ -15,13 +16,22 @@ use crate::servers::ProxiedServers;
 const FRESH_AFTER: u32 = 40;
 
 /// The servers of a worker, which are replaced from time to time.
-#[derive(Default)]
 pub struct CampaignWorker {
     servers: Option<Arc<ProxiedServers>>,
     used: u32,
+    deadline: Duration,
 }
 
 impl CampaignWorker {
+    /// Creates a worker whose schedules must be exact within this time after the last fault.
+    pub fn new(deadline: Duration) -> Self {
+        Self {
+            servers: None,
+            used: 0,
+            deadline,
+        }
+    }
+
     /// Runs a schedule on the servers of the previous one, or on new ones.
     ///
     /// # Errors
@@ -41,7 +51,7 @@ impl CampaignWorker {
             std::fs::remove_dir_all(folder)?;
         }
         // A panic of the harness ends only this schedule, not the campaign.
-        let running = AssertUnwindSafe(run(&servers, schedule, folder));
+        let running = AssertUnwindSafe(run(&servers, schedule, folder, self.deadline));
         let ran = running.catch_unwind().await;
         let ran = ran.map_err(|panic| panicked(panic.as_ref()))??;
         let restored = servers.restore().await;

@@ -75,9 +75,9 @@ pub(crate) fn test_it(args: &[&str]) -> Command {
 }
 
 /// Runs the tests of every change. The system tests wait for servers most of the time, so all other
-/// tests run concurrently, and their output is shown at the end. The fault schedules follow: run
-/// together with the system tests, each would take nearly twice the CPU time, and time limits would
-/// be reached.
+/// tests run concurrently, and their output is shown at the end. The fault schedules follow when all
+/// tests have ended: run together with tests, each would take nearly twice the CPU time, and time
+/// limits would be reached.
 fn every_change(profile: &Profile) -> Result<()> {
     let others = ["--exclude", HARNESS, "--tests"];
     let mut others = cargo_test(2 * processors(), &others);
@@ -87,11 +87,11 @@ fn every_change(profile: &Profile) -> Result<()> {
         let checker = scope.spawn(histories::build);
         let begun = Instant::now();
         let system = run(&mut system);
+        let (log, others) = joined(others)?;
+        print!("{log}");
         let left = UNTIL.saturating_sub(begun.elapsed());
         let minutes = (left.as_secs_f64() / 60.0).clamp(MINUTES[0], MINUTES[1]);
         let searched = schedules(profile, minutes).and_then(|mut chaos| run(&mut chaos));
-        let (log, others) = joined(others)?;
-        print!("{log}");
         let linear = joined(checker)
             .and_then(|checker| histories::judge(checker.as_deref(), &histories::of_schedules()?));
         system.and(others).and(searched).and(linear)

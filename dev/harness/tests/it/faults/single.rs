@@ -9,7 +9,7 @@ use firstcome_chaos::expect::Expect::{
     Unqueued,
 };
 use firstcome_chaos::fault::{Fault, FaultyStore, Garbage, ProcessRole, WireFault};
-use firstcome_chaos::run::ScheduleResult;
+use firstcome_chaos::run::{DEADLINE_BESIDE_TESTS, ScheduleResult};
 use firstcome_chaos::schedule::{FaultSchedule, Timed};
 use firstcome_chaos::worker::CampaignWorker;
 use parking_lot::Mutex;
@@ -57,7 +57,8 @@ fn schedule(faults: Vec<Fault>, expect: Vec<Expect>) -> FaultSchedule {
 /// Runs a schedule. Its results stay in a folder with this name.
 pub(super) async fn run(name: &str, schedule: &FaultSchedule) -> ScheduleResult {
     let _turn = TURNS.acquire().await.unwrap();
-    let mut worker = WORKERS.lock().pop().unwrap_or_default();
+    let idle = WORKERS.lock().pop();
+    let mut worker = idle.unwrap_or_else(|| CampaignWorker::new(DEADLINE_BESIDE_TESTS));
     let ran = worker.run(schedule, &folder(name)).await.unwrap();
     WORKERS.lock().push(worker);
     ran
