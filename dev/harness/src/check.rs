@@ -57,14 +57,15 @@ pub async fn holders(world: &World, coupon: &MadeCoupon) -> i64 {
 pub async fn all_issued(world: &World, drop: i64, quantity: usize) {
     let count = format!("SELECT COUNT(*) FROM issued_coupons WHERE drop_id = {drop}");
     eventually_some("every row exists", LIMIT, async || {
-        let rows = &world.sql.rows(&count).await.unwrap()[0][0];
-        if *rows != quantity.to_string() {
-            return Err(format!("{rows} of {quantity}"));
-        }
-        match world.unwritten().await {
-            0 => Ok(()),
-            unwritten => Err(format!("{rows} of {quantity}, {unwritten} unwritten")),
-        }
+        // On a busy machine, MySQL may need longer than the timeout of one query.
+        let rows = world.sql.rows(&count).await?.concat().concat();
+        ensure!(rows == quantity.to_string(), "{rows} of {quantity}");
+        let unwritten = world.unwritten().await?;
+        ensure!(
+            unwritten == 0,
+            "{rows} of {quantity}, {unwritten} unwritten"
+        );
+        Ok(())
     })
     .await;
 }
@@ -73,16 +74,16 @@ impl World {
     /// Returns the number of messages of the topic that the consumers have not written. MySQL has
     /// the positions up to which they have, in the transactions of the rows. The group's offsets in
     /// Kafka follow a second later.
-    pub async fn unwritten(&self) -> u64 {
+    pub async fn unwritten(&self) -> Result<u64> {
         let ends = self.topic.ends().await;
         let read = format!(
             "SELECT partition_id, next_offset FROM topic_positions WHERE topic = '{}'",
             self.topic.name()
         );
         let mut positions = BTreeMap::new();
-        for row in self.sql.rows(&read).await.unwrap() {
-            let partition: i32 = row[0].parse().unwrap();
-            let position: i64 = row[1].parse().unwrap();
+        for row in self.sql.rows(&read).await? {
+            let partition: i32 = row[0].parse()?;
+            let position: i64 = row[1].parse()?;
             positions.insert(partition, position);
         }
         let unwritten = ends.iter().map(|(partition, end)| {
@@ -90,7 +91,7 @@ impl World {
             // A position beyond the end is from before the topic was recreated.
             end.abs_diff(position)
         });
-        unwritten.sum()
+        Ok(unwritten.sum())
     }
 
     /// Runs passes until the drop has this many rows.

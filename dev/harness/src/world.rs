@@ -229,7 +229,7 @@ impl World {
 }
 
 /// Settings of every process except the addresses of the stores.
-const SETTINGS: [(&str, &str); 10] = [
+const SETTINGS: [(&str, &str); 11] = [
     ("OPS_TOKEN", OPS_TOKEN),
     ("KAFKA_SIGNING_KEY", SIGNING_KEY),
     ("ALERT_FROM", "firstcome@example.com"),
@@ -238,7 +238,8 @@ const SETTINGS: [(&str, &str); 10] = [
     ("FIRSTCOME_TEST_ALERT_PATIENCE_SECONDS", "0"),
     // Long enough for a busy machine, because these tests do not cover slow answers.
     ("STORE_TIMEOUT_MS", "10000"),
-    ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "4000"),
+    ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "30000"),
+    ("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "60"),
     ("FIRSTCOME_TEST_QUESTION_TIMEOUT_MS", "10000"),
     ("RUST_LOG", "info"),
     ("RUST_BACKTRACE", "1"),

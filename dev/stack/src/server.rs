@@ -19,7 +19,7 @@ use crate::program::tail;
 use crate::proxy::FaultProxy;
 use crate::temp_dir::TempDirGuard;
 
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(180);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 

@@ -162,7 +162,10 @@ async fn claims_of_paused_closed_and_sealed_drops_can_be_returned_and_sealed_one
 async fn a_revocation_still_locks_its_drop_at_its_last_write() {
     let fixture = Fixture::new("revoke-seal").await;
     let world = &fixture.world;
-    let patient = [("FIRSTCOME_TEST_QUESTION_TIMEOUT_MS", "60000")];
+    let patient = [
+        ("FIRSTCOME_TEST_QUESTION_TIMEOUT_MS", "60000"),
+        ("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "60000"),
+    ];
     let api = world.serve_with(&patient).await;
     let (MadeCoupon { id, drop, .. }, answers) = fixture.held("Seal", 2, 2).await;
     let lock = format!("SELECT id FROM drops WHERE id = {drop} FOR UPDATE NOWAIT");

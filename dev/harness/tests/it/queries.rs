@@ -10,6 +10,7 @@ use firstcome_harness::{HeldTransaction, LIMIT, LOCK_WAITS, World, eventually};
 use firstcome_shared::mysql::{Conn, Db, DbError, DbSettings};
 use firstcome_shared::sql;
 use firstcome_stack::{MysqlOptions, MysqlServer};
+use tokio::sync::oneshot;
 
 /// Creates two rows, of coupon 1 and of coupon 2. `HeldTransaction` locks the first row, so that
 /// the test controls how long a read of it takes.
@@ -28,6 +29,12 @@ async fn two_rows(name: &str) -> (World, HeldTransaction) {
 async fn name_of(conn: &mut Conn, id: i64) -> QueryResult<String> {
     let name = sql!("SELECT name FROM coupons WHERE id = ? FOR UPDATE", id);
     name.one(conn).await
+}
+
+/// Lets the next queries of a connection wait longer for a lock than a slow test holds one.
+async fn wait_for_locks(conn: &mut Conn) -> QueryResult<()> {
+    let wait = sql!("SET SESSION innodb_lock_wait_timeout = 60");
+    wait.run(conn).await.map(drop)
 }
 
 /// Returns once a query waits for a lock.
@@ -57,8 +64,11 @@ async fn connection(db: &Db) -> Result<i64, DbError> {
 }
 
 async fn ask(db: &Db, id: i64) -> Result<String, DbError> {
-    db.run("the name", async move |conn| name_of(conn, id).await)
-        .await
+    db.run("the name", async move |conn| {
+        wait_for_locks(conn).await?;
+        name_of(conn, id).await
+    })
+    .await
 }
 
 /// Demonstrates the hazard. If this test ever fails, the libraries have fixed it and the wrapper
@@ -96,7 +106,10 @@ async fn the_next_query_after_a_timeout_reads_its_own_row() {
     let (world, holding) = two_rows("too-slow").await;
     let db = pool_of_one(world.sql.url());
     let hasty = db.within(Duration::from_millis(200));
-    let late = hasty.run("slow", async |conn| name_of(conn, 1).await);
+    let late = hasty.run("slow", async |conn| {
+        wait_for_locks(conn).await?;
+        name_of(conn, 1).await
+    });
     let late = late.await;
     assert!(
         matches!(late, Err(DbError::TimedOut { what: "slow", .. })),
@@ -110,16 +123,24 @@ async fn the_next_query_after_a_timeout_reads_its_own_row() {
 async fn a_lock_wait_and_a_deadlock_keep_their_connection() {
     let (world, mut holding) = two_rows("contention").await;
     let db = pool_of_one(world.sql.url());
-    let first = connection(&db).await.unwrap();
-    let waited = ask(&db, 1).await.unwrap_err();
+    let (tell, first) = oneshot::channel();
+    let waits = db.run("the name", async move |conn| {
+        tell.send(id_of(conn).await?).unwrap();
+        name_of(conn, 1).await
+    });
+    let waited = waits.await.unwrap_err();
     assert!(waited.is_lock_wait(), "{waited}");
+    let first = first.await.unwrap();
     assert_eq!(connection(&db).await.unwrap(), first, "after a lock wait");
 
     // MySQL rolls back the transaction that has changed less.
     holding
         .run("UPDATE coupons SET name = 'new' WHERE id = 1")
         .await;
-    let both = db.run("both rows", async |conn| {
+    let (tell, second) = oneshot::channel();
+    let both = db.run("both rows", async move |conn| {
+        wait_for_locks(conn).await?;
+        tell.send(id_of(conn).await?).unwrap();
         conn.transaction(async |conn| {
             name_of(conn, 2).await?;
             name_of(conn, 1).await
@@ -135,7 +156,8 @@ async fn a_lock_wait_and_a_deadlock_keep_their_connection() {
     let (dead, ()) = tokio::join!(both, crossing);
     let dead = dead.unwrap_err().to_string();
     assert!(dead.contains("Deadlock"), "{dead}");
-    assert_eq!(connection(&db).await.unwrap(), first, "after a deadlock");
+    let second = second.await.unwrap();
+    assert_eq!(connection(&db).await.unwrap(), second, "after a deadlock");
 }
 
 #[tokio::test]

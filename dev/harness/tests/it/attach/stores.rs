@@ -55,8 +55,7 @@ async fn each_unavailable_store_of_theirs_raises_one_alert_that_names_it() {
     shop.sell(0..30).await;
     // The daemon queries their Kafka only if something differs.
     shop.add_member(30).await;
-    let settings = [OFTEN[0], ("STORE_TIMEOUT_MS", "500")];
-    let daemon = shop.daemon(&file, &settings);
+    let daemon = shop.daemon(&file, &OFTEN);
     eventually("the lost promise", LIMIT, async || {
         shop.firing().await == ["unissued"]
     })

@@ -190,6 +190,8 @@ async fn a_refused_row_is_reported_in_the_words_of_mysql_and_written_by_a_later_
 async fn an_insert_that_takes_too_long_delays_its_coupon_and_no_other() {
     let fixture = Fixture::new("d-slow").await;
     let world = &fixture.world;
+    // Shorter than the insert takes.
+    world.set("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "4000");
     let (slow, slow_answers) = fixture.held("Slow", 20, 5).await;
     let (other, answers) = fixture.held("Other", 20, 12).await;
     let hang = format!(

@@ -12,14 +12,13 @@ async fn a_pass_requested_without_waiting_blocks_others_and_can_be_read_with_its
     let fixture = Fixture::new("d-asked").await;
     let world = &fixture.world;
     let (coupon, _) = fixture.held("Asked", 20, 20).await;
+    world.set("FIRSTCOME_TEST_DATABASE_TIMEOUT_MS", "60000");
     let daemon = world.daemon().await;
     let http = daemon.http();
     inject(world, &coupon, Drift::Unissued, 2).await;
-    // The pass waits for a row that another client holds.
+    // The pass waits for a table that another client holds. This wait has no time limit of InnoDB.
     let mut held = HeldTransaction::begin(&world.sql).await;
-    let lock = "SELECT drop_id FROM slot_limits WHERE drop_id";
-    let lock = format!("{lock} = {} FOR UPDATE", coupon.drop);
-    held.run(&lock).await;
+    held.run("LOCK TABLES issued_coupons WRITE").await;
     let ask = http.ops(Method::POST, "/v1/reconcile");
     let ask = ask.header("x-operator", "김 Kim".as_bytes());
     let begun = Http::send(ask.json(&json!({"wait": false}))).await;
@@ -32,7 +31,7 @@ async fn a_pass_requested_without_waiting_blocks_others_and_can_be_read_with_its
     let found = (refused.status, &refused.body["code"]);
     assert_eq!(found, (409, &json!("pass_running")));
     assert_eq!(refused.body["run_id"], running["run_id"]);
-    held.commit().await;
+    held.run("UNLOCK TABLES").await;
     eventually("the pass ends", LIMIT, async || {
         daemon.get(&path).await.body["status"] == "repaired"
     })

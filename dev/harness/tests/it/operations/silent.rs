@@ -52,7 +52,11 @@ async fn all_work(f: &Fixture, daemon: &ReconcilerClient, coupon: &MadeCoupon, r
 }
 
 async fn is_left(world: World, host: &FaultProxy) {
-    for of_a_test in ["STORE_TIMEOUT_MS", "FIRSTCOME_TEST_QUESTION_TIMEOUT_MS"] {
+    for of_a_test in [
+        "STORE_TIMEOUT_MS",
+        "FIRSTCOME_TEST_DATABASE_TIMEOUT_MS",
+        "FIRSTCOME_TEST_QUESTION_TIMEOUT_MS",
+    ] {
         world.set(of_a_test, "");
     }
     let f = Fixture::of(world).await;

@@ -23,7 +23,7 @@ async fn are_refused<'a>(
 ) {
     let mut started = Vec::new();
     for (mut env, words) in cases {
-        env.push(("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "3".into()));
+        env.push(("FIRSTCOME_TEST_STARTUP_WAIT_SECONDS", "20".into()));
         env.push(("STORE_TIMEOUT_MS", "1000".into()));
         let env: Vec<_> = env
             .iter()
