@@ -102,10 +102,14 @@ impl World {
     /// Starts `firstcome-reconciler daemon` and waits for its first passes. Otherwise, they might
     /// repair the damage that a test does afterwards.
     pub async fn daemon(&self) -> Running<ReconcilerClient> {
+        // A full pass writes it at its end, and a pass over a few urgent coupons does not.
+        let last = "SELECT value FROM reconciler_state WHERE name = 'last_run:reconcile'";
+        let before = self.sql.query(last).await;
         let daemon = self.daemon_with(&[]).await;
         eventually("the daemon has nothing more to do", LIMIT, async || {
             let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
             daemon.process.log().contains("pass ended")
+                && self.sql.query(last).await != before
                 && self.redis.gates_are_open().await
                 && self.sql.number(running).await == 0
         })
