@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::check::{PromisedAnswer, all_issued};
 use crate::http::{ApiClient, Http, MadeCoupon, coupon_body};
 use crate::roles::Running;
-use crate::rush::{people, rush};
+use crate::rush::{people, rush_until_answered};
 use crate::world::{World, WorldStores};
 
 /// A world with an API and a consumer.
@@ -57,7 +57,8 @@ impl Fixture {
     /// Like [`Self::held`], with a coupon created from this body.
     pub async fn held_of(&self, body: &Value, holders: usize) -> (MadeCoupon, Vec<PromisedAnswer>) {
         let coupon = self.api.create_coupon(body).await;
-        let answers = rush(&[&self.api], coupon.id, &people(holders), 50).await;
+        let users = people(holders);
+        let answers = rush_until_answered(&[&self.api], coupon.id, &users, 50).await;
         all_issued(&self.world, coupon.drop, holders).await;
         (coupon, answers)
     }

@@ -184,6 +184,19 @@ impl ApiClient {
         .await
     }
 
+    /// Claims until the answer is not 503, which a busy machine may cause: a claim that is stored
+    /// after its deadlines is not promised. A retry is always safe.
+    pub async fn until_answered(&self, coupon: i64, user: &str) -> Answer {
+        let what = format!("{user} is answered");
+        eventually_some(&what, LIMIT, async || {
+            match self.claim(coupon, user).await {
+                refused @ Answer::Problem(503, _) => Err(format!("{refused:?}")),
+                answer => Ok(answer),
+            }
+        })
+        .await
+    }
+
     /// Sends a claim. An answer outside the contract fails the test.
     pub async fn claim(&self, coupon: i64, user: &str) -> Answer {
         self.try_claim(coupon, None, user).await.unwrap()

@@ -42,6 +42,31 @@ pub fn rush(
     }
 }
 
+/// Like [`rush`], but users whose answer is 503 claim again until they get another answer.
+pub async fn rush_until_answered(
+    apis: &[&ApiClient],
+    coupon: i64,
+    users: &[String],
+    at_once: usize,
+) -> Vec<(String, Answer)> {
+    let mut answers = rush(apis, coupon, users, at_once).await;
+    for (user, answer) in &mut answers {
+        if matches!(answer, Answer::Problem(503, _)) {
+            *answer = apis[0].until_answered(coupon, user).await;
+        }
+    }
+    answers
+}
+
+/// Fails unless this many users were promised a slot, and all others got `sold_out`.
+pub fn assert_sold_out(answers: &[(String, Answer)], quantity: usize) {
+    let promises = answers.iter().filter(|(_, it)| it.promised().is_some());
+    let refusals = answers.iter().filter(|(_, it)| it.is("sold_out"));
+    let found = [promises.count(), refusals.count()];
+    let counted = tally(answers);
+    assert_eq!(found, [quantity, answers.len() - quantity], "{counted:?}");
+}
+
 /// Counts the answers by word.
 pub fn tally(answers: &[(String, Answer)]) -> BTreeMap<String, usize> {
     let mut tally = BTreeMap::new();

@@ -3,17 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use firstcome_harness::{Fixture, LIMIT, World, all_issued, eventually, people, rows, rush};
+use firstcome_harness::{
+    Fixture, LIMIT, World, all_issued, eventually, people, rows, rush, rush_until_answered,
+};
 
 use crate::drift::support::IN_FLIGHT;
 
 /// The number of concurrent claims.
 const AT_ONCE: usize = 64;
 
-async fn issued(world: &World, by: &str) -> i64 {
-    let rows = format!("SELECT COUNT(*) FROM issued_coupons WHERE issued_by = '{by}'");
-    world.sql.number(&rows).await
-}
+const OF_CONSUMERS: &str = "SELECT COUNT(*) FROM issued_coupons WHERE issued_by = 'consumer'";
 
 /// At 10 rows a second, the backlog of 1,500 rows would take two and a half minutes.
 #[tokio::test]
@@ -24,9 +23,9 @@ async fn backlog_of_one_coupon_keeps_no_other_closed_after_a_restart_of_redis() 
     let (other, others) = fixture.held("Other", 10, 5).await;
     let _daemon = world.daemon().await;
     let crowded = api.open_coupon(1_500).await;
-    let answers = rush(&[api], crowded.id, &people(1_500), AT_ONCE).await;
+    let answers = rush_until_answered(&[api], crowded.id, &people(1_500), AT_ONCE).await;
     assert!(answers.iter().all(|(_, it)| it.promised().is_some()));
-    let rows = issued(world, "consumer").await;
+    let rows = world.sql.number(OF_CONSUMERS).await;
     assert!(rows < 750, "{rows} rows already");
     let restarted = Instant::now();
     redis.kill().await.unwrap();
@@ -35,9 +34,16 @@ async fn backlog_of_one_coupon_keeps_no_other_closed_after_a_restart_of_redis() 
     let closed_for = restarted.elapsed();
     println!("1,500 rows at 10 a second, Redis restarted: closed for {closed_for:.1?}");
     // It takes at most ten seconds on a quiet machine.
-    assert!(closed_for < Duration::from_secs(30), "{closed_for:?}");
+    let backlog = Duration::from_secs((1_500 - rows).unsigned_abs() / 10);
+    assert!(
+        closed_for < backlog * 2 / 3,
+        "{closed_for:?} of {backlog:?}"
+    );
     api.until_promised(crowded.id, &answers[0].0).await;
-    assert_eq!(issued(world, "consumer").await, 1_505);
+    // If Kafka is slow, the API writes the rows of a claim itself.
+    let not_of_passes =
+        "SELECT COUNT(*) FROM issued_coupons WHERE issued_by IN ('consumer', 'api')";
+    assert_eq!(world.sql.number(not_of_passes).await, 1_505);
 }
 
 #[tokio::test]
@@ -95,7 +101,7 @@ async fn consumers_write_a_backlog_at_the_pace_although_one_is_killed() {
     let took = begun.elapsed().as_secs();
     println!("2,600 rows at 20 a second: {took} s");
     assert!((100..170).contains(&took), "{took}");
-    assert_eq!(issued(world, "consumer").await, 2_600);
+    assert_eq!(world.sql.number(OF_CONSUMERS).await, 2_600);
     let most = "SELECT MAX(n) FROM (SELECT COUNT(*) AS n FROM issued_coupons a JOIN issued_coupons b \
                 ON b.issued_at BETWEEN a.issued_at AND a.issued_at + INTERVAL 60 SECOND GROUP BY a.drop_id, a.slot) m";
     let most = world.sql.number(most).await;

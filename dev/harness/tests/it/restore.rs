@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use chrono::{Timelike as _, Utc};
 use firstcome_harness::{
     Fixture, LIMIT, MadeCoupon, OperatorsShell, World, WorldStores, all_issued, assert_kept,
-    commands_of, coupon_body, eventually, people, rush,
+    commands_of, coupon_body, eventually, people, rush_until_answered,
 };
 use firstcome_stack::{FaultProxy, MysqlOptions, MysqlServer, Stack};
 use serde_json::json;
@@ -64,16 +64,18 @@ async fn claims_returns_and_quantities_newer_than_a_dump_are_restored_if_redis_i
     assert_eq!(shop.use_code(code(1), "order-2").await, used());
 
     // What the dump lacks: claims, a return, a revocation, changed quantities, and a coupon.
-    rush(&[api], winter.id, &people(20)[10..], 10).await;
+    rush_until_answered(&[api], winter.id, &people(20)[10..], 10).await;
     let [giver, again] = [&held[2].0, &held[3].0];
     let slot = api.give_back(winter.id, giver).await.unwrap().1.unwrap();
-    let next = api.claim(winter.id, "late-1").await;
+    let next = api.until_answered(winter.id, "late-1").await;
     assert_eq!(next.promised(), Some((winter.drop, slot)));
     let may = json!({"reason": "by mistake", "by": "Kim", "may_claim_again": true});
     api.revoke(winter.id, again, &may).await.unwrap();
-    assert!(api.claim(winter.id, again).await.is_accepted());
+    let again = api.until_answered(winter.id, again).await;
+    assert!(again.promised().is_some(), "{again:?}");
     api.change(winter.id, &json!({"quantity": 23})).await;
-    assert!(api.claim(winter.id, "more-1").await.is_accepted());
+    let more = api.until_answered(winter.id, "more-1").await;
+    assert!(more.promised().is_some(), "{more:?}");
     all_issued(world, winter.drop, 21).await;
     api.change(autumn.id, &json!({"quantity": 12})).await;
     let (spring, spring_held) = fixture.held("Spring", 6, 5).await;
@@ -85,8 +87,8 @@ async fn claims_returns_and_quantities_newer_than_a_dump_are_restored_if_redis_i
     let before = rows(world).await;
     first.kill().await.unwrap();
     let out = ["out-1".to_owned(), "out-2".to_owned()];
-    let during = rush(&[api], winter.id, &out, 2).await;
-    let goes_on = during.iter().all(|(_, answer)| answer.is_accepted());
+    let during = rush_until_answered(&[api], winter.id, &out, 2).await;
+    let goes_on = during.iter().all(|(_, answer)| answer.promised().is_some());
     assert!(goes_on, "claims continue while MySQL is down: {during:?}");
 
     shell.set("MYSQL_TCP_PORT", &restored.port().to_string());

@@ -35,7 +35,8 @@ async fn a_sealed_day_open_in_an_older_redis_admits_nobody_and_its_winners_still
     let old = OldCopy::of(redis.data_dir()).unwrap();
     redis.start_again().await.unwrap();
     world.pass().await;
-    winners.push(("w-last".into(), api.claim(coupon.id, "w-last").await));
+    let last = api.until_answered(coupon.id, "w-last").await;
+    winners.push(("w-last".into(), last));
     all_issued(world, coupon.drop, 3).await;
     let order = json!({"reason": "fraud", "by": "Ann", "may_claim_again": true});
     let (revoked, _) = winners.remove(0);
@@ -49,19 +50,13 @@ async fn a_sealed_day_open_in_an_older_redis_admits_nobody_and_its_winners_still
 
     // Until an API has read that the day is sealed, it asks the user to retry.
     for user in ["u-late", revoked.as_str()] {
-        let late = eventually_some("the day is known to be over", LIMIT, async || {
-            match api.claim(coupon.id, user).await {
-                refused @ Answer::Problem(503, _) => Err(format!("{refused:?}")),
-                answer => Ok(answer),
-            }
-        })
-        .await;
+        let late = api.until_answered(coupon.id, user).await;
         assert!(late.is("not_open"), "{user}: {late:?}");
     }
     open_next_day(world).await;
     for (user, answer) in &winners {
         let (drop, slot) = answer.promised().unwrap();
-        let again = api.claim(coupon.id, user).await;
+        let again = api.until_answered(coupon.id, user).await;
         assert_eq!(again, Answer::Already { drop, slot }, "{user}");
     }
     // A user who may claim again is not blocked by Redis's old data.

@@ -5,7 +5,7 @@
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{
     Fixture, HeldTransaction, LIMIT, OldCopy, World, WorldStores, all_issued, assert_kept,
-    coupon_body, daily_body, eventually, people, rows, rush,
+    coupon_body, daily_body, eventually, people, rows, rush, rush_until_answered,
 };
 use firstcome_reconciler::report::Outcome;
 use firstcome_stack::{MysqlOptions, MysqlServer};
@@ -25,7 +25,7 @@ async fn a_flushed_redis_opens_with_lists_revocations_and_owed_users() {
     body["allow"] = json!("list");
     let listed = api.create_coupon(&body).await;
     api.try_list(listed.id, &people(12), true).await.unwrap();
-    let mut answers = rush(&[api], listed.id, &people(10), 10).await;
+    let mut answers = rush_until_answered(&[api], listed.id, &people(10), 10).await;
     all_issued(world, listed.drop, 10).await;
     let (first, _) = answers.remove(0);
     let fraud = json!({"reason": "fraud", "by": "Ann"});
@@ -49,8 +49,8 @@ async fn a_flushed_redis_opens_with_lists_revocations_and_owed_users() {
     assert_whole(world, &full, 20, 20).await;
     assert!(api.claim(listed.id, &first).await.is("revoked"));
     assert!(api.claim(listed.id, "u-unlisted").await.is("not_allowed"));
-    let answer = api.claim(listed.id, &late).await;
-    assert!(answer.is_accepted(), "{answer:?}");
+    let answer = api.until_answered(listed.id, &late).await;
+    assert!(answer.promised().is_some(), "{answer:?}");
     answers.push((late, answer));
     all_issued(world, listed.drop, 10).await;
     assert_settled(world, &listed, 20, 10, &answers).await;
@@ -74,7 +74,8 @@ async fn a_mysql_back_from_an_older_copy_owes_only_the_next_holder_of_a_forgotte
     let (returned, slot) = (answers[0].0.clone(), answers[0].1.promised().unwrap().1);
     api.give_back(coupon.id, &returned).await.unwrap();
     api.change(coupon.id, &json!({"quantity": 20})).await;
-    answers.extend(rush(&[api], coupon.id, &people(21)[10..], 11).await);
+    let others = &people(21)[10..];
+    answers.extend(rush_until_answered(&[api], coupon.id, others, 11).await);
     all_issued(world, coupon.drop, 20).await;
     let later = api.open_coupon(5).await;
     mysql.kill().await.unwrap();
@@ -223,7 +224,7 @@ async fn a_foreign_transaction_hides_no_claims_and_keeps_nothing_closed() {
     let (api, world) = (&fixture.api, &fixture.world);
     let coupon = api.open_coupon(20).await;
     let foreign = world.topic.open_transaction(b"not ours").await;
-    let mut answers = rush(&[api], coupon.id, &people(10), 10).await;
+    let mut answers = rush_until_answered(&[api], coupon.id, &people(10), 10).await;
     all_issued(world, coupon.drop, 10).await;
     let reopens = async |user: &str| {
         inject(world, &coupon, Drift::RedisLost, 1).await;
@@ -232,7 +233,7 @@ async fn a_foreign_transaction_hides_no_claims_and_keeps_nothing_closed() {
             api.claim(coupon.id, user).await.promised().is_some()
         })
         .await;
-        (user.to_owned(), api.claim(coupon.id, user).await)
+        (user.to_owned(), api.until_answered(coupon.id, user).await)
     };
     answers.push(reopens("u-beside").await);
     foreign.abort().await;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use firstcome_harness::{
-    Fixture, LIMIT, WorldStores, all_issued, assert_exact, eventually, people, rush,
+    Fixture, LIMIT, WorldStores, all_issued, assert_exact, eventually, people, rush_until_answered,
 };
 use firstcome_stack::{RedisOptions, RedisServer};
 
@@ -30,13 +30,13 @@ async fn a_coupon_created_while_others_are_rebuilt_opens_without_a_scheduled_pas
     fixture.consumer.process.kill().await;
     let stall = [("FIRSTCOME_STALL_AT", "rows_begun:1:8000")];
     let _consumer = world.consume_with(&stall).await;
-    answers.extend(rush(&[api], old.id, &people(6)[5..], 1).await);
+    answers.extend(rush_until_answered(&[api], old.id, &people(6)[5..], 1).await);
     world.redis.command::<()>(&["FLUSHALL"]).await;
     let new = api.open_coupon(20).await;
     let someone = people(7).split_off(6);
     api.until_promised(new.id, &someone[0]).await;
     api.until_promised(old.id, &someone[0]).await;
-    answers.extend(rush(&[api], old.id, &people(20), 20).await);
+    answers.extend(rush_until_answered(&[api], old.id, &people(20), 20).await);
     all_issued(world, old.drop, 20).await;
     assert_exact(world, &old, 20, &answers).await;
 }
@@ -69,7 +69,7 @@ async fn a_stalled_claim_gets_unavailable_and_is_not_published_after_a_loss_of_r
     let (late, _daemon) = tokio::join!(late, other);
     assert!(late.is("unavailable"), "{late:?}");
     all_issued(world, coupon.drop, 1).await;
-    let other = api.claim(coupon.id, "u-other").await;
+    let other = api.until_answered(coupon.id, "u-other").await;
     assert_eq!(other.promised(), Some((coupon.drop, 1)));
     let letters = "SELECT COUNT(*) FROM failed_claims";
     assert_eq!(world.sql.number(letters).await, 0);

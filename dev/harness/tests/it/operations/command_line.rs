@@ -1,7 +1,7 @@
 //! `firstcome-api coupon …` as an operator uses it.
 
 use firstcome_harness::{
-    Fixture, LIMIT, OPS_TOKEN, all_issued, coupon_body, eventually, people, rush,
+    Fixture, LIMIT, OPS_TOKEN, all_issued, coupon_body, eventually, people, rush_until_answered,
 };
 use serde_json::{Value, json};
 
@@ -41,7 +41,7 @@ async fn a_coupon_is_listed_changed_and_closed_on_the_command_line() {
     let all = coupon(&f, &[], "list --json").await.json();
     let id = all[0]["id"].as_i64().unwrap();
     let drop = all[0]["current_drop"]["id"].as_i64().unwrap();
-    rush(&[&f.api], id, &people(3), 3).await;
+    rush_until_answered(&[&f.api], id, &people(3), 3).await;
     all_issued(&f.world, drop, 3).await;
 
     let run = async |line: String| coupon(&f, &[], &line).await.json();

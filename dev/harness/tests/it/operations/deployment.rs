@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use firstcome_harness::{
     ApiClient, Http, LIMIT, OPS_TOKEN, Process, SIGNING_KEY, World, WorldStores, all_issued,
-    assert_exact, eventually, people, rush,
+    assert_exact, eventually, people, rush_until_answered,
 };
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -139,7 +139,7 @@ async fn pods_work_with_the_environment_of_the_manifests_and_stop_in_time() {
     );
     let client: ApiClient = world.client(&api.2);
     let coupon = client.open_coupon(50).await;
-    let answers = rush(&[&client], coupon.id, &people(50), 10).await;
+    let answers = rush_until_answered(&[&client], coupon.id, &people(50), 10).await;
     all_issued(&world, coupon.drop, 50).await;
     assert_exact(&world, &coupon, 50, &answers).await;
     for (pod, process, _) in [api, consumer, daemon] {

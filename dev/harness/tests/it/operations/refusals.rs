@@ -175,8 +175,8 @@ async fn a_read_only_mysql_is_reported_by_its_cause() {
         .query("SET GLOBAL super_read_only = ON")
         .await
         .unwrap();
-    let claim = f.api.claim(coupon.id, "u-1").await;
-    assert!(matches!(claim, Answer::Accepted { .. }), "{claim:?}");
+    let claim = f.api.until_answered(coupon.id, "u-1").await;
+    assert!(claim.promised().is_some(), "{claim:?}");
     eventually("the reconciler is not ready", WITHIN, async || {
         is_not_ready(daemon.http(), StoreRefusal::MysqlReadOnly).await
     })
@@ -267,8 +267,8 @@ async fn a_full_mysql_disk_is_reported_although_only_the_consumer_meets_it() {
     let full = "CREATE TRIGGER full BEFORE INSERT ON issued_coupons FOR EACH ROW SIGNAL SQLSTATE 'HY000' \
                 SET MYSQL_ERRNO = 1114, MESSAGE_TEXT = \"The table 'issued_coupons' is full\"";
     f.world.sql.query(full).await;
-    let claim = f.api.claim(coupon.id, "u-1").await;
-    assert!(matches!(claim, Answer::Accepted { .. }), "{claim:?}");
+    let claim = f.api.until_answered(coupon.id, "u-1").await;
+    assert!(claim.promised().is_some(), "{claim:?}");
     is_mailed(&f.world, StoreRefusal::MysqlDisk).await;
     assert_eq!(f.consumer.get("/readyz").await.status, 503);
     f.world.sql.query("DROP TRIGGER full").await;

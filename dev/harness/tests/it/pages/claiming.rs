@@ -3,7 +3,8 @@
 
 use super::support::{BrowserPage, serve_pages};
 use firstcome_harness::{
-    Fixture, LIMIT, Look, all_issued, eventually, holders, people, rush, tally,
+    Fixture, LIMIT, Look, all_issued, assert_sold_out, eventually, holders, people,
+    rush_until_answered,
 };
 use firstcome_stack::{FaultProxy, ProxyFault};
 use serde_json::json;
@@ -39,9 +40,11 @@ async fn a_user_who_claims_during_a_rush_gets_a_slot_number_and_a_code() {
         page.browser.run(taps).await;
         page.until(&["accepted", "issued"]).await;
     };
-    let (_, ()) = tokio::join!(rush(&[api], coupon.id, &crowd[..200], 50), claims);
-    let late = tally(&rush(&[api], coupon.id, &crowd[200..], 50).await);
-    assert_eq!(late["sold_out"], 101);
+    let early = async { rush_until_answered(&[api], coupon.id, &crowd[..200], 50).await };
+    let (early, ()) = tokio::join!(early, claims);
+    assert_sold_out(&early, 200);
+    let late = rush_until_answered(&[api], coupon.id, &crowd[200..], 50).await;
+    assert_sold_out(&late, 99);
     page.until(&["issued"]).await;
     assert_eq!(page.claims_sent().await, 1);
     all_issued(&f.world, coupon.drop, 300).await;

@@ -70,9 +70,11 @@ impl BrowserPage {
         text.as_str().unwrap_or_default().trim().to_owned()
     }
 
-    /// Returns the number of claims that the page has sent since it was loaded.
+    /// Returns the number of claims that the page has sent since it was loaded, without those that
+    /// got 503, which the page repeats.
     pub(super) async fn claims_sent(&self) -> u64 {
-        let sent = "performance.getEntriesByType('resource').filter(({name}) => name.endsWith('/claims')).length";
+        let sent = "performance.getEntriesByType('resource')
+            .filter(({name, responseStatus}) => name.endsWith('/claims') && responseStatus !== 503).length";
         let sent = self.browser.run(&format!("return {sent}")).await;
         sent.as_u64().unwrap()
     }

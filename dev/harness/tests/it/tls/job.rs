@@ -1,7 +1,9 @@
 //! Claims and repairs, with TLS and logins on Redis, MySQL and Kafka at once.
 
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{Fixture, LIMIT, all_issued, assert_exact, people, rush, tally};
+use firstcome_harness::{
+    Fixture, LIMIT, all_issued, assert_exact, assert_sold_out, people, rush_until_answered,
+};
 use firstcome_stack::{PASSWORD, USER, kafka_login};
 
 use crate::drift::support::{REPAIRED, assert_settled, clean_pass, inject, pass_ends};
@@ -17,11 +19,8 @@ async fn claims_and_repairs_work_over_tls_with_logins() {
 
 async fn rush_is_exact(fixture: &Fixture) {
     let coupon = fixture.api.open_coupon(100).await;
-    let answers = rush(&[&fixture.api], coupon.id, &people(300), 100).await;
-    assert_eq!(
-        tally(&answers),
-        [("accepted".into(), 100), ("sold_out".into(), 200)].into()
-    );
+    let answers = rush_until_answered(&[&fixture.api], coupon.id, &people(300), 100).await;
+    assert_sold_out(&answers, 100);
     all_issued(&fixture.world, coupon.drop, 100).await;
     assert_exact(&fixture.world, &coupon, 100, &answers).await;
     clean_pass(&fixture.world, &coupon).await;
@@ -34,7 +33,7 @@ async fn lost_drop_is_repaired(fixture: &Fixture) {
     inject(&fixture.world, &coupon, Drift::RedisLost, 1).await;
     pass_ends(&fixture.world, &[], REPAIRED).await;
     assert_settled(&fixture.world, &coupon, 20, 12, &answers).await;
-    let late = fixture.api.claim(coupon.id, "u-late").await;
+    let late = fixture.api.until_answered(coupon.id, "u-late").await;
     assert_eq!(late.promised(), Some((coupon.drop, 13)));
 }
 

@@ -1,6 +1,6 @@
 //! A consumer that dies in the middle of a batch.
 
-use firstcome_harness::{PromisedAnswer, all_issued, assert_exact, people, rush};
+use firstcome_harness::{PromisedAnswer, all_issued, assert_exact, people, rush_until_answered};
 use firstcome_shared::crash::Point;
 
 use super::environment::{Environment, dies_at};
@@ -13,7 +13,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) {
     let coupon = environment.api.open_coupon(QUANTITY).await;
     let mut answers: Vec<PromisedAnswer> = Vec::new();
     for some in people(6).chunks(3) {
-        answers.extend(rush(&[&environment.api], coupon.id, some, 3).await);
+        answers.extend(rush_until_answered(&[&environment.api], coupon.id, some, 3).await);
         // The same batch has a message that cannot become a row.
         let key = coupon.id.to_string();
         world.topic.produce(None, &key, b"not a claim").await;

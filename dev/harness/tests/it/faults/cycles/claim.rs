@@ -1,8 +1,6 @@
 //! An API that dies in the middle of a claim.
 
-use firstcome_harness::{
-    Answer, LIMIT, PromisedAnswer, assert_exact, eventually, people, rows, rush,
-};
+use firstcome_harness::{Answer, LIMIT, PromisedAnswer, assert_exact, eventually, people, rows};
 use firstcome_shared::crash::Point;
 use firstcome_stack::ProxyFault;
 
@@ -23,7 +21,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) {
         // A user who got no answer claims again. If the user already holds a slot, the next user
         // reaches the crash point.
         for user in &users[..round] {
-            let answer = api.claim(coupon.id, user).await;
+            let answer = api.until_answered(coupon.id, user).await;
             let died = matches!(answer, Answer::Unknown(_));
             answers.push((user.clone(), answer));
             if died {
@@ -34,15 +32,11 @@ pub(super) async fn cycle(environment: &Environment, point: Point) {
         environment.kafka_is(ProxyFault::Pass).await;
     }
     // A process that does not crash then answers all users.
-    // While it connects to Kafka again, it may answer 503.
     let mut last = Vec::new();
-    eventually("all users are answered", LIMIT, async || {
-        last = rush(&[&environment.api], coupon.id, &users, 1).await;
-        !last
-            .iter()
-            .any(|one| matches!(one.1, Answer::Problem(503, _)))
-    })
-    .await;
+    for user in &users {
+        let answer = environment.api.until_answered(coupon.id, user).await;
+        last.push((user.clone(), answer));
+    }
     let promised = last.iter().filter(|one| one.1.promised().is_some());
     assert_eq!(promised.count(), 3, "{last:?}");
     assert!(last[3].1.is("sold_out"), "{last:?}");

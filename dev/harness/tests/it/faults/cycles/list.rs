@@ -1,6 +1,6 @@
 //! An API that dies while an allow list is changed.
 
-use firstcome_harness::{LIMIT, all_issued, coupon_body, eventually, people, rush};
+use firstcome_harness::{LIMIT, all_issued, coupon_body, eventually, people, rush_until_answered};
 use firstcome_shared::crash::Point;
 use serde_json::json;
 
@@ -30,7 +30,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) {
     })
     .await;
     environment.mend().await;
-    let answers = rush(&[&environment.api], coupon.id, &users, 1).await;
+    let answers = rush_until_answered(&[&environment.api], coupon.id, &users, 1).await;
     let kept = &answers[..2];
     let promised = kept.iter().all(|one| one.1.promised().is_some());
     assert!(promised && answers[2].1.is("not_allowed"), "{answers:?}");

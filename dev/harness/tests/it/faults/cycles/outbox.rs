@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use firstcome_harness::{LIMIT, World, all_issued, assert_exact, eventually, people, rush};
+use firstcome_harness::{
+    LIMIT, World, all_issued, assert_exact, eventually, people, rush_until_answered,
+};
 use firstcome_shared::crash::Point;
 
 use super::environment::Environment;
@@ -38,7 +40,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point, channel: &str
         "SELECT COUNT(*) FROM outbox WHERE channel = '{channel}' AND sent_at IS NULL AND given_up_at IS NULL"
     );
     let coupon = environment.api.open_coupon(4).await;
-    let answers = rush(&[&environment.api], coupon.id, &people(4), 4).await;
+    let answers = rush_until_answered(&[&environment.api], coupon.id, &people(4), 4).await;
     all_issued(world, coupon.drop, 4).await;
     lose_rows(world, &coupon, "= 2").await;
     // A pass that repairs sends a mail. A problem that an operator must solve sends an event.

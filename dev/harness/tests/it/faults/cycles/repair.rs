@@ -1,7 +1,7 @@
 //! A pass dies in the middle of its repairs.
 
 use firstcome_harness::drift::Drift;
-use firstcome_harness::{all_issued, people, rows, rush};
+use firstcome_harness::{all_issued, people, rows, rush_until_answered};
 use firstcome_shared::crash::Point;
 
 use super::environment::Environment;
@@ -50,7 +50,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point, cycle: usize)
     let breaks = point == Point::BrokenListed;
     let quantity = if breaks { 6 } else { 12 };
     let coupon = environment.api.open_coupon(quantity).await;
-    let answers = rush(&[&environment.api], coupon.id, &people(6), 6).await;
+    let answers = rush_until_answered(&[&environment.api], coupon.id, &people(6), 6).await;
     all_issued(world, coupon.drop, 6).await;
 
     let mut broken = Vec::new();

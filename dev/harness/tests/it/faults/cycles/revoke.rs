@@ -1,7 +1,8 @@
 //! An API dies while a user returns a coupon, or while an operator revokes it.
 
 use firstcome_harness::{
-    Answer, LIMIT, PromisedAnswer, World, all_issued, assert_exact, eventually, people, rush,
+    Answer, LIMIT, PromisedAnswer, World, all_issued, assert_exact, eventually, people,
+    rush_until_answered,
 };
 use firstcome_shared::crash::Point;
 use serde_json::json;
@@ -15,7 +16,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) {
     let (world, healthy) = (&environment.world, &environment.api);
     let coupon = healthy.open_coupon(QUANTITY).await;
     let users = people(3);
-    let answers = rush(&[healthy], coupon.id, &users, 1).await;
+    let answers = rush_until_answered(&[healthy], coupon.id, &users, 1).await;
     all_issued(world, coupon.drop, 3).await;
     let may_claim_again = point == Point::RevocationEnded;
     let order = json!({"reason": "by mistake", "by": "Ann", "may_claim_again": true});
@@ -38,12 +39,12 @@ pub(super) async fn cycle(environment: &Environment, point: Point) {
         ["n-1", "n-2"].map(str::to_owned)
     };
     let mut kept: Vec<PromisedAnswer> = answers[2..].to_vec();
-    kept.extend(rush(&[healthy], coupon.id, &next, 1).await);
+    kept.extend(rush_until_answered(&[healthy], coupon.id, &next, 1).await);
     let promised = kept.iter().filter(|one| one.1.promised().is_some());
     assert_eq!(promised.count(), 3, "{kept:?}");
     let banned = if may_claim_again { 0 } else { 2 };
     for user in &users[..banned] {
-        assert!(healthy.claim(coupon.id, user).await.is("revoked"));
+        assert!(healthy.until_answered(coupon.id, user).await.is("revoked"));
         assert_eq!(healthy.me(coupon.id, user).await["status"], "revoked");
     }
     all_issued(world, coupon.drop, 3).await;
