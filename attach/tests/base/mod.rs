@@ -11,7 +11,6 @@ use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
 use firstcome_shared::redis::Redis;
 use firstcome_stack::{MysqlServer, MysqlSessions, RedisServer, StackOptions, Tables};
-use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::OnceCell;
 
@@ -65,16 +64,13 @@ impl World {
             migrations::migrate(&mysql_at(&ours)).await.unwrap();
         };
         TABLES.made(&ours, migrate).await.unwrap();
-        let client = redis::Client::open(redis.url()).unwrap();
-        let patient = AsyncConnectionConfig::new().set_response_timeout(None);
-        let connection = client.get_multiplexed_async_connection_with_config(&patient);
         let database = mysql.database_url(&theirs);
         Self {
             sessions: MysqlSessions::new(&database),
             database,
             redis_url: redis.url(),
             ours,
-            redis: connection.await.unwrap(),
+            redis: redis.connection().await.unwrap(),
             prefix: format!("w{number}:"),
         }
     }

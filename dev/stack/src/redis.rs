@@ -1,7 +1,10 @@
 //! Redis, durable by default, as the product requires.
 
 use std::fs::File;
+use std::time::Duration;
 
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{AsyncConnectionConfig, Client};
 use anyhow::{Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -24,6 +27,10 @@ pub struct RedisOptions {
     pub env: Vec<(&'static str, String)>,
 }
 
+/// Time limit of a test's connection and of each response, which even a busy machine reaches only
+/// if something is broken. The client's defaults are one second and half a second.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The configuration file, initially empty. Arguments take precedence.
 const FILE: &str = "redis.conf";
 
@@ -39,6 +46,16 @@ impl RedisServer {
     /// Returns the URL through a proxy.
     pub fn url_via(&self, proxy: &FaultProxy) -> String {
         format!("redis://127.0.0.1:{}", proxy.port())
+    }
+
+    /// Connects with long time limits.
+    pub async fn connection(&self) -> Result<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE))
+            .set_response_timeout(Some(PATIENCE));
+        let client = Client::open(self.url())?;
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        Ok(connection.await?)
     }
 }
 

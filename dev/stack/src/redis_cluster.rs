@@ -22,15 +22,16 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const MOVED_AT_ONCE: usize = 100;
 const MOVE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Arguments of a node: the product's requirement for a Redis with replicas (docs/decisions), and
-/// the node timeout, after which a silent node counts as failed (Redis's default: 15 s). A failover
-/// ends one to two seconds after the timeout. The product requires that a failover takes longer
-/// than `min-replicas-max-lag`, which is not the case here. This does not matter for a killed or
-/// frozen primary, because it accepts no writes.
-const NODE: [&str; 5] = [
+/// Node timeout, after which a silent node counts as failed (Redis's default: 15 s). A failover
+/// ends one to two seconds after it. The product requires that a failover takes longer than
+/// `min-replicas-max-lag`, which is not the case here. This does not matter for a killed or frozen
+/// primary, because it accepts no writes.
+const NODE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Arguments of a node: the product's requirement for a Redis with replicas (docs/decisions).
+const NODE: [&str; 4] = [
     "--cluster-enabled yes",
     "--cluster-announce-ip 127.0.0.1",
-    "--cluster-node-timeout 2000",
     "--min-replicas-to-write 1",
     "--min-replicas-max-lag 10",
 ];
@@ -50,12 +51,18 @@ impl RedisCluster {
     /// Starts all nodes and waits until the cluster is complete. The first three are the primaries,
     /// with a third of the slots each, in order.
     pub async fn start() -> Result<Self> {
+        Self::with_node_timeout(NODE_TIMEOUT).await
+    }
+
+    /// Starts a cluster in which a node counts as failed after this time.
+    pub async fn with_node_timeout(node_timeout: Duration) -> Result<Self> {
+        let node_timeout = format!("--cluster-node-timeout {}", node_timeout.as_millis());
         let mut nodes = Vec::new();
         let mut buses = Vec::new();
         for _ in 0..NODES {
             let bus = ReservedPort::find()?;
             let port = format!("--cluster-port {}", bus.number());
-            let words = NODE.iter().copied().chain([port.as_str()]);
+            let words = NODE.into_iter().chain([port.as_str(), &node_timeout]);
             let words = words.flat_map(|option| option.split(' '));
             let options = RedisOptions {
                 extra_args: words.map(str::to_owned).collect(),
@@ -164,11 +171,16 @@ impl RedisCluster {
     /// Promotes a replica of a key's primary, so that the two change roles, and waits until every
     /// node has its place.
     pub async fn fail_over(&self, key: &str) -> Result<()> {
-        let old = self.primary_of(key).await?.port();
+        let old = within(LIMIT, async || self.primary_of(key).await)
+            .await?
+            .port();
         let id = id(old).await?;
-        let places = self.places().await;
-        let replica = places.iter().find(|(_, place)| place.primary == id);
-        let (replica, _) = replica.context("the primary has no replica")?;
+        let replica = within(LIMIT, async || {
+            let mut places = self.places().await.into_iter();
+            let replica = places.find(|(_, place)| place.primary == id);
+            replica.context("no replica of the primary answers")
+        });
+        let (replica, _) = replica.await?;
         must_accept(replica, "CLUSTER FAILOVER").await?;
         within(LIMIT, async || {
             let is_replaced = self.primary_of(key).await?.port() != old;
@@ -183,7 +195,7 @@ impl RedisCluster {
     /// for keys that have moved (`ASK`, then `MOVED`), and commands on several keys of which only
     /// some have moved are refused (`TRYAGAIN`). Can be called again after an error.
     pub async fn move_slot(&self, slot: u16, to: &RedisServer) -> Result<()> {
-        let from = self.primary_of_slot(slot).await?;
+        let from = within(LIMIT, async || self.primary_of_slot(slot).await).await?;
         let source = id(from.port()).await?;
         let target = id(to.port()).await?;
         if source != target {
@@ -222,7 +234,7 @@ impl RedisCluster {
 /// Moves some keys of the slot. Returns false if there were none.
 async fn move_some_keys(slot: u16, from: &RedisServer, to: &RedisServer) -> Result<bool> {
     let some = format!("CLUSTER GETKEYSINSLOT {slot} {MOVED_AT_ONCE}");
-    let keys: Vec<Vec<u8>> = send(from.port(), &words(&some)).await?;
+    let keys: Vec<Vec<u8>> = send_within(LIMIT, from.port(), &words(&some)).await?;
     if !keys.is_empty() {
         let mut migrate = cmd("MIGRATE");
         let limit_ms = u64::try_from(MOVE_LIMIT.as_millis())?;
@@ -288,11 +300,11 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
 }
 
 async fn id(port: u16) -> Result<String> {
-    send(port, &words("CLUSTER MYID")).await
+    send_within(LIMIT, port, &words("CLUSTER MYID")).await
 }
 
 async fn must_accept(node: &RedisServer, command: &str) -> Result<()> {
-    send(node.port(), &words(command))
+    send_within(LIMIT, node.port(), &words(command))
         .await
         .with_context(|| format!("to {command}"))
 }
@@ -312,7 +324,7 @@ async fn send<T: FromRedisValue>(port: u16, command: &Cmd) -> Result<T> {
 /// Does the same as [`send`], with a different timeout.
 async fn send_within<T: FromRedisValue>(limit: Duration, port: u16, command: &Cmd) -> Result<T> {
     let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(ANSWER_LIMIT))
+        .set_connection_timeout(Some(limit))
         .set_response_timeout(Some(limit));
     let answer = async {
         let client = Client::open(("127.0.0.1", port))?;

@@ -8,8 +8,8 @@ use firstcome_shared::redis::RedisMode;
 use firstcome_shared::redis::admission::{Admission, AdmissionError, AdmissionReply};
 use firstcome_shared::redis::gate::{Gate, Opened};
 use firstcome_shared::redis::settings::Written;
-use firstcome_stack::{ProxyFault, RedisCluster, RedisOptions, RedisServer};
-use redis::{Client, FromRedisValue};
+use firstcome_stack::{ProxyFault, RedisCluster, RedisOptions, RedisServer, eventually_some};
+use redis::FromRedisValue;
 
 use crate::command::Start;
 use crate::world::{DROP, ScriptWorld, begun, connect, connect_to, gate_of, opened, server};
@@ -17,11 +17,7 @@ use crate::world::{DROP, ScriptWorld, begun, connect, connect_to, gate_of, opene
 const LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) async fn ask<T: FromRedisValue>(server: &RedisServer, words: &[&str]) -> T {
-    let mut conn = Client::open(server.url())
-        .unwrap()
-        .get_multiplexed_async_connection()
-        .await
-        .unwrap();
+    let mut conn = server.connection().await.unwrap();
     redis::cmd(words[0])
         .arg(&words[1..])
         .query_async(&mut conn)
@@ -246,11 +242,20 @@ const GROUP_CASES: [(GroupEvent, After); 5] = [
     (GroupEvent::Single(Event::Restart), After::Closed),
 ];
 
+/// Waits until the primary of a slot answers.
+async fn primary_of(cluster: &RedisCluster, slot: u16) -> &RedisServer {
+    eventually_some("a primary answers", LIMIT, async || {
+        cluster.primary_of_slot(slot).await
+    })
+    .await
+}
+
 async fn happens_in(cluster: &RedisCluster, event: GroupEvent, world: &mut ScriptWorld) {
     let key = world.keys.gate.clone();
     match event {
         GroupEvent::Single(event) => {
-            happens(event, cluster.primary_of(&key).await.unwrap(), world).await;
+            let slot = cluster.slot_of(&key).await.unwrap();
+            happens(event, primary_of(cluster, slot).await, world).await;
         }
         GroupEvent::FailOver => cluster.fail_over(&key).await.unwrap(),
         GroupEvent::FailOverAndBack => {
@@ -259,14 +264,14 @@ async fn happens_in(cluster: &RedisCluster, event: GroupEvent, world: &mut Scrip
             }
         }
         GroupEvent::SlotMoved => {
-            let from = cluster.primary_of(&key).await.unwrap().port();
-            let first = cluster.primary_of_slot(0).await.unwrap();
+            let slot = cluster.slot_of(&key).await.unwrap();
+            let from = primary_of(cluster, slot).await.port();
+            let first = primary_of(cluster, 0).await;
             let to = if first.port() == from {
-                cluster.primary_of_slot(16_383).await.unwrap()
+                primary_of(cluster, 16_383).await
             } else {
                 first
             };
-            let slot = cluster.slot_of(&key).await.unwrap();
             cluster.move_slot(slot, to).await.unwrap();
             cluster.wait_until_whole().await.unwrap();
         }
@@ -275,7 +280,10 @@ async fn happens_in(cluster: &RedisCluster, event: GroupEvent, world: &mut Scrip
 
 #[tokio::test]
 async fn gate_in_a_cluster_stays_open_only_after_events_that_lose_nothing() {
-    let cluster = RedisCluster::start().await.unwrap();
+    // A failover because a node was slow would close the gate.
+    let node_timeout = Duration::from_secs(15);
+    let cluster = RedisCluster::with_node_timeout(node_timeout);
+    let cluster = cluster.await.unwrap();
     let start = Start::new(2, OncePer::Coupon, 0);
     for (coupon, (event, expected)) in (1..).zip(GROUP_CASES) {
         cluster.wait_until_whole().await.unwrap();

@@ -6,15 +6,14 @@ use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::refusing::text_of;
 use firstcome_shared::report::{FailureCause, StoreRefusal};
 use firstcome_stack::{RedisOptions, RedisServer, eventually, eventually_some};
-use redis::{Client, Value, cmd, pipe};
+use redis::{Value, cmd, pipe};
 
 use crate::world::connect;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 async fn run(server: &RedisServer, words: &[&str]) -> Value {
-    let client = Client::open(server.url()).unwrap();
-    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+    let mut conn = server.connection().await.unwrap();
     let (name, arguments) = words.split_first().unwrap();
     cmd(name)
         .arg(arguments)
@@ -38,8 +37,7 @@ async fn is_refused(redis: &Redis, expected: StoreRefusal) {
 
 /// Each command of a transaction is refused with the same words. The text must have them only once.
 async fn is_quoted_once(server: &RedisServer) {
-    let client = Client::open(server.url()).unwrap();
-    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+    let mut conn = server.connection().await.unwrap();
     let mut both = pipe();
     both.atomic().set("a", 1).set("b", 1);
     let refused = both.query_async::<Value>(&mut conn).await.unwrap_err();
@@ -87,8 +85,7 @@ async fn refusals_of_a_real_redis_are_recognized_until_they_end() {
     is_over(&redis).await;
 
     set("busy-reply-threshold", "1").await;
-    let client = Client::open(server.url()).unwrap();
-    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+    let mut conn = server.connection().await.unwrap();
     let script = tokio::spawn(async move {
         let mut forever = cmd("EVAL");
         forever.arg("while true do end").arg(0);
