@@ -75,7 +75,7 @@ mod tests {
             .route("/broken", get(broken))
             .route("/v1/reconcile", post(late))
             .route("/v1/runs/{id}/confirm", post(late))
-            .route("/v1/runs/{id}", get(late))
+            .route("/v1/runs/{id}", get(std::future::pending::<()>))
             .route("/page", get(async || ()))
             .layer(from_fn_with_state(deadline, guarded));
         for (method, path, status) in [
