@@ -347,7 +347,8 @@ mod tests {
     }
 
     fn outage(test: &str) -> impl Fn() -> MysqlOutage {
-        let identity = format!("{test} {}", std::process::id());
+        // The file of an earlier process with the same id may exist.
+        let identity = format!("{test} {}", rand::random::<u64>());
         move || MysqlOutage::new(&identity)
     }
 

@@ -1,23 +1,29 @@
 //! Tests the actions of operators on alerts.
 
-use std::time::Duration;
+use std::pin::pin;
 
 use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
 use firstcome_shared::mysql::alerts::{AlertPage, ListedAlert, acknowledge, find, list, lock};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::report::AlertState;
+use firstcome_stack::{LOCK_WAITS, eventually, mysql_rows};
 use tokio::sync::oneshot;
 
-use crate::desk::{A, Desk};
+use crate::desk::{A, Desk, SOON, mysql};
 use crate::mailed::{clean, drift, kafka_is_away};
 use crate::world::at;
 
-/// Acknowledges an alert.
+/// Acknowledges an alert, however long another process holds the lock.
 async fn takes(desk: &Desk, id: i64) -> Option<ListedAlert> {
     let now = desk.clock.now();
-    let taken = acknowledge(&desk.db, id, "Kim".to_owned(), now, Operator::default());
-    taken.await.unwrap()
+    loop {
+        let taken = acknowledge(&desk.db, id, "Kim".to_owned(), now, Operator::default());
+        match taken.await {
+            Err(error) if error.is_lock_wait() => {}
+            taken => break taken.unwrap(),
+        }
+    }
 }
 
 #[tokio::test]
@@ -70,16 +76,26 @@ async fn acknowledgement_waits_for_a_process_that_records_alerts() {
     desk.pass(&drift("r1", &[3])).await;
     let db = desk.db.clone();
     let (holds, held) = oneshot::channel();
+    let (release, released) = oneshot::channel();
     let records = tokio::spawn(async move {
         db.transaction("record alerts", async move |conn| {
             lock(conn).await?;
             holds.send(()).unwrap();
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            released.await.unwrap();
             Ok(())
         })
         .await
     });
     held.await.unwrap();
-    takes(&desk, 1).await.unwrap();
-    assert!(records.is_finished(), "it did not wait");
+    let url = mysql().await.database_url(&desk.database);
+    let waits = eventually("the acknowledgement waits", SOON, async || {
+        mysql_rows(&url, LOCK_WAITS).await.unwrap() == [["1"]]
+    });
+    let mut taken = pin!(takes(&desk, 1));
+    tokio::select! {
+        _ = &mut taken => panic!("it did not wait"),
+        () = waits => release.send(()).unwrap(),
+    }
+    assert!(taken.await.is_some());
+    records.await.unwrap().unwrap();
 }

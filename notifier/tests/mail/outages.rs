@@ -26,7 +26,7 @@ impl FarMysql {
         let settings = DbSettings {
             url: url.into(),
             pool_size: 1,
-            limit: Duration::from_millis(500),
+            limit: Duration::from_secs(10),
         };
         Self {
             proxy,

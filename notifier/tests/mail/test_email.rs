@@ -48,6 +48,7 @@ async fn usual_mail_errors_are_explained() {
         !ok && said.contains("no answer within 500ms") && said.contains("465 smtps"),
         "{said}"
     );
+    args.smtp_timeout_ms = 60_000;
     sink.set(Behaviour::Down).await.unwrap();
     let (ok, said) = tried(&args).await;
     assert!(!ok && said.contains("check host, port"), "{said}");

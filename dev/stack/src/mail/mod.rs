@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use self::session::SmtpSession;
 use crate::certificates::CertificateFolder;
@@ -47,9 +47,9 @@ pub enum Behaviour {
     RefuseRecipient(String),
     /// Permanently refuses every address (550 to `RCPT TO`), like a server with a wrong relay rule.
     RefuseRecipients,
-    /// Accepts and stores the mail but delays the response to the final dot, like a server that
-    /// scans mails.
-    SlowAfterData(Duration),
+    /// Accepts and stores the mail but delays the response to the final dot until
+    /// [`MailSink::respond`], like a server that scans mails.
+    SlowAfterData,
     /// Accepts connections and never sends anything.
     SilentAfterAccept,
     /// Accepts and stores the mail but never answers the final dot, so the sender does not know the
@@ -94,6 +94,8 @@ pub struct MailSink {
 struct Shared {
     mails: watch::Sender<Vec<Mail>>,
     behaviour: watch::Sender<Behaviour>,
+    /// Lets a delayed response be sent.
+    respond: Notify,
     folder: Option<PathBuf>,
     /// Numbers the files.
     number: AtomicU64,
@@ -110,6 +112,7 @@ impl MailSink {
         let shared = Shared {
             mails: watch::Sender::default(),
             behaviour: watch::Sender::default(),
+            respond: Notify::new(),
             folder: options.folder,
             number: AtomicU64::new(1),
         };
@@ -187,6 +190,11 @@ impl MailSink {
                 self.shared.mails.borrow().len()
             )
         })
+    }
+
+    /// Sends one response that [`Behaviour::SlowAfterData`] delays, now or as soon as there is one.
+    pub fn respond(&self) {
+        self.shared.respond.notify_one();
     }
 
     /// Switches the behaviour. It applies when this returns.

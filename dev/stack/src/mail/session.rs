@@ -129,7 +129,7 @@ impl SmtpSession {
         self.shared.keep(mail).await?;
         match behaviour {
             Behaviour::SilentAfterData => listen_in_silence(&mut self.stream).await?,
-            Behaviour::SlowAfterData(time) => tokio::time::sleep(time).await,
+            Behaviour::SlowAfterData => self.shared.respond.notified().await,
             _ => {}
         }
         Ok("250 2.0.0 kept")
