@@ -27,17 +27,6 @@ impl ConsumeWorld {
         self.send(messages.collect()).await;
     }
 
-    async fn until_all_begun(&self) {
-        self.until_begun(PARTITIONS).await;
-    }
-
-    async fn until_begun(&self, partitions: i32) {
-        until("each partition has a position", async || {
-            self.count("topic_positions").await == u64::try_from(partitions).unwrap()
-        })
-        .await;
-    }
-
     /// Increases the topic's partitions to this number.
     async fn grow(&self, partitions: i32) {
         let mut config = ClientConfig::new();
@@ -55,29 +44,32 @@ impl ConsumeWorld {
 async fn hundred_claims_at_ten_a_second_take_ten_seconds_and_repeats_none() {
     let (world, drop) = ConsumeWorld::with_coupon(100, OncePer::Coupon).await;
     let consumer = world.consumer(&["--rows-per-second=10"]);
-    world.until_all_begun().await;
+    world.until_begun(PARTITIONS).await;
     let begun = Instant::now();
     world.claim(drop, 1..=100).await;
     world.until_rows(100).await;
     let took = begun.elapsed().as_secs_f64();
     println!("100 claims at 10 a second: {took:.1} s");
-    assert!((9.0..13.0).contains(&took), "{took}");
-    // Repeats come from users who look up their claims at other APIs, or from a lost position.
-    world.claim(drop, 1..=100).await;
-    let repeated = Instant::now();
-    until("repeats are read", async || world.read_up_to().await == 200).await;
-    let took = repeated.elapsed().as_secs_f64();
-    assert!(took < 5.0, "repeats cost nothing: {took}");
+    assert!(took >= 9.0, "{took}");
+    consumer.stop().await;
+    // Repeats come from users who look up their claims at other APIs, or from a lost position. If
+    // they cost as much as claims, the second message would be due in 100 seconds, after the time
+    // limit of `until`.
+    let consumer = world.consumer(&["--rows-per-second=1"]);
+    for _ in 0..2 {
+        world.claim_together(drop, &[0]).await;
+    }
+    until("repeats are read", async || world.read_up_to().await == 102).await;
     consumer.stop().await;
     world.assert_exact(100).await;
 }
 
-/// The next message is due in 100 seconds.
+/// The next message is due in 100 seconds, after the time limit of `until`.
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_partitions_are_touched_and_a_suspended_pace_delays_no_message() {
     let (world, drop) = ConsumeWorld::with_coupon(500, OncePer::Coupon).await;
     let consumer = world.consumer(&["--rows-per-second=1"]);
-    world.until_all_begun().await;
+    world.until_begun(PARTITIONS).await;
     world
         .query("UPDATE topic_positions SET seen_at = '2020-01-01'")
         .await;
@@ -95,7 +87,6 @@ async fn waiting_partitions_are_touched_and_a_suspended_pace_delays_no_message()
     world.until_rows(500).await;
     let took = suspended.elapsed().as_secs_f64();
     println!("400 claims without a pace: {took:.1} s");
-    assert!(took < 20.0, "{took}");
     consumer.stop().await;
     world.assert_exact(500).await;
 }
@@ -106,7 +97,7 @@ async fn next_owner_of_a_partition_does_not_inherit_its_debt() {
     let (world, drop) = ConsumeWorld::with_coupon(200, OncePer::Coupon).await;
     let pace = ["--rows-per-second=1"];
     let first = world.consumer(&pace);
-    world.until_all_begun().await;
+    world.until_begun(PARTITIONS).await;
     world.claim_together(drop, &[0, 0]).await;
     world.until_rows(u64::from(TOGETHER)).await;
     let second = world.consumer(&pace);
@@ -122,7 +113,7 @@ async fn added_partitions_do_not_raise_the_pace() {
     let (world, drop) = ConsumeWorld::with_coupon(100, OncePer::Coupon).await;
     let pace = ["--rows-per-second=10"];
     let consumers = [world.consumer(&pace), world.consumer(&pace)];
-    world.until_all_begun().await;
+    world.until_begun(PARTITIONS).await;
     world.grow(2 * PARTITIONS).await;
     world.until_begun(2 * PARTITIONS).await;
     let messages = (1..=100).map(|slot: u32| {

@@ -2,7 +2,7 @@
 
 use firstcome_shared::domain::OncePer;
 
-use crate::world::{ConsumeWorld, until};
+use crate::world::{ConsumeWorld, PARTITIONS, until};
 
 const ALL: &str =
     "SELECT slot, user_id, code, claimed_at, issued_at FROM issued_coupons ORDER BY slot";
@@ -89,6 +89,8 @@ async fn each_batch_renews_the_time_at_which_its_partition_was_last_read() {
     let consumer = world.consumer(&[]);
     world.claim(drop, 4..=4).await;
     world.until_rows(1).await;
+    // The position of a partition that begins later would be recent, too.
+    world.until_begun(PARTITIONS).await;
     world
         .query("UPDATE topic_positions SET seen_at = '2020-01-01'")
         .await;

@@ -85,14 +85,27 @@ impl ConsumeWorld {
         )
     }
 
-    /// Waits for all rows, stops the consumers, and asserts that nothing is missing, duplicated or
-    /// uncommitted.
+    /// Waits until each partition has a position, which its consumer writes when it begins.
+    pub(crate) async fn until_begun(&self, partitions: i32) {
+        until("each partition has a position", async || {
+            self.count("topic_positions").await == u64::try_from(partitions).unwrap()
+        })
+        .await;
+    }
+
+    /// Waits for all rows and their offsets, stops the consumers, and asserts that nothing is
+    /// missing, duplicated or uncommitted.
     pub(crate) async fn ends_exact(
         &self,
         rows: u64,
         consumers: impl IntoIterator<Item = RunningProgram>,
     ) {
         self.until_rows(rows).await;
+        // A consumer that stops commits only if Kafka answers in time.
+        until("offsets committed", async || {
+            u64::try_from(self.committed()).unwrap() == rows
+        })
+        .await;
         for consumer in consumers {
             consumer.stop().await;
         }

@@ -289,10 +289,15 @@ async fn concurrent_list_and_coupon_changes_all_take_effect() {
                     .collect::<Vec<_>>()
                     .concat()
             };
-            assert_eq!(add(&apis[number], id, &ids(0..50)).await.status, 200);
-            send(&apis[1 - number], "remove", id, &ids(0..25))
-                .await
-                .has_status(200);
+            until("users are added", async || {
+                add(&apis[number], id, &ids(0..50)).await.status == 200
+            })
+            .await;
+            until("users are removed", async || {
+                let removed = send(&apis[1 - number], "remove", id, &ids(0..25)).await;
+                removed.status == 200
+            })
+            .await;
         }
     };
     let settings = async || {

@@ -1,9 +1,8 @@
 //! Finished coupons, which are not in the snapshot, and daily coupons whose drops are missing.
 
-use chrono::Utc;
 use serde_json::{Value, json};
 
-use crate::world::{ServeWorld, open, with};
+use crate::world::{ServeWorld, open, today, with};
 
 /// Inserts this many finished coupons, with ids from 1000 on.
 async fn finished(world: &ServeWorld, many: u32) {
@@ -59,7 +58,7 @@ async fn finished_coupons_are_found_changed_and_listed() {
 #[tokio::test]
 async fn daily_coupon_without_drops_is_closed_only_after_its_last_day() {
     let world = ServeWorld::new().await;
-    let today = Utc::now().date_naive();
+    let today = today().await;
     let days = |last: Value| json!({"type": "daily", "time_zone": "UTC", "opens": "00:00", "closes": "00:00", "first_day": today, "last_day": last});
     let api = world.api().await;
     let (endless, _) = api.make(with(open(5), "schedule", days(Value::Null))).await;

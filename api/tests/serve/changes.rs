@@ -7,7 +7,7 @@ use firstcome_shared::domain::DropId;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, coupon, open, with};
+use crate::world::{HttpAnswer, InProcessApi, OPS_TOKEN, ServeWorld, coupon, open, today, with};
 
 fn in_minutes(minutes: i64) -> String {
     (Utc::now() + TimeDelta::minutes(minutes)).to_rfc3339_opts(SecondsFormat::Millis, true)
@@ -62,7 +62,7 @@ async fn assert_agree(world: &ServeWorld, id: i64) -> Vec<[String; 5]> {
 
 async fn daily(api: &InProcessApi, time_zone: &str, hours: RangeInclusive<&str>) -> i64 {
     let (opens, closes) = hours.into_inner();
-    let today = Utc::now().date_naive();
+    let today = today().await;
     let schedule = json!({
         "type": "daily", "time_zone": time_zone, "opens": opens, "closes": closes, "first_day": today,
         "last_day": today + TimeDelta::days(3),

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use chrono::{SecondsFormat, TimeDelta, Utc};
+use chrono::{NaiveDate, SecondsFormat, TimeDelta, Utc};
 use firstcome_api::serve::ApiServer;
 use firstcome_shared::claim::Claim;
 use firstcome_shared::config::{KafkaArgs, MysqlArgs, TlsArgs};
@@ -15,7 +15,7 @@ use firstcome_shared::mysql::Db;
 use firstcome_shared::redis::gate::Opened;
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::redis::{Redis, RedisDurability, RedisMode, RedisSettings};
-use firstcome_stack::{MysqlSessions, redis_dump, tokens};
+use firstcome_stack::{MysqlSessions, eventually, redis_dump, tokens};
 use redis::{FromRedisValue, ToRedisArgs};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -40,6 +40,16 @@ pub(crate) fn bearer(user: &str, more: &Value) -> String {
     let header = json!({"alg": "HS256"});
     let token = tokens::token(&header, &claims, TOKEN_SECRET.as_bytes());
     format!("Bearer {token}")
+}
+
+/// Returns the date in UTC. In the last two minutes of a day, waits for the next one, so that the
+/// date does not change during the test.
+pub(crate) async fn today() -> NaiveDate {
+    eventually("the next day", 3 * LIMIT, async || {
+        (Utc::now() + TimeDelta::minutes(2)).date_naive() == Utc::now().date_naive()
+    })
+    .await;
+    Utc::now().date_naive()
 }
 
 /// Partitions of each test's topic.
