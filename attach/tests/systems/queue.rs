@@ -7,7 +7,7 @@ use firstcome_attach::Attached;
 use firstcome_attach::config::AttachFile;
 use firstcome_attach::queue::{Brokers, Queues};
 use firstcome_shared::config::{KafkaArgs, TlsArgs};
-use firstcome_stack::{KafkaServer, StackOptions};
+use firstcome_stack::{KafkaServer, StackOptions, eventually, eventually_some};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -15,6 +15,9 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use crate::world::{World, campaign, pass, refusal, told, users};
+
+/// How long a condition may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Messages that wait.
 const WAITING: u32 = 1_000;
@@ -146,13 +149,16 @@ fn client(kafka: &KafkaServer) -> ClientConfig {
     config
 }
 
-fn commit(kafka: &KafkaServer, topic: &str, offset: i64) {
+async fn commit(kafka: &KafkaServer, topic: &str, offset: i64) {
     let consumer: BaseConsumer = client(kafka).create().unwrap();
     let mut offsets = TopicPartitionList::new();
     offsets
         .add_partition_offset(topic, 0, Offset::Offset(offset))
         .unwrap();
-    consumer.commit(&offsets, CommitMode::Sync).unwrap();
+    eventually_some("the offset is committed", LIMIT, async || {
+        consumer.commit(&offsets, CommitMode::Sync)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -188,16 +194,16 @@ async fn messages_in_a_topic_or_its_retry_topic_are_not_lost_promises() {
     world.add_members("@users", users(all())).await;
     let stage = "queue stage 1 (topic \"coupon\", group \"coupon\")";
     must_stand(&world, &attached, stage, "1000 messages").await;
-    commit(&kafka, "coupon", 600);
+    commit(&kafka, "coupon", 600).await;
     attached.check().await.unwrap();
     must_stand(&world, &attached, stage, "400 messages").await;
     // The last message fails, and waits in the retry topic.
     let retried = BaseRecord::<(), str>::to("coupon-retry").payload("user");
     producer.send(retried).unwrap();
     producer.flush(Duration::from_secs(10)).unwrap();
-    commit(&kafka, "coupon", 1_000);
+    commit(&kafka, "coupon", 1_000).await;
     must_stand(&world, &attached, "queue stage 2", "1 messages").await;
-    commit(&kafka, "coupon-retry", 1);
+    commit(&kafka, "coupon-retry", 1).await;
     world.add_rows(users(processed())).await;
     must_repair(&world, &attached).await;
 
@@ -205,6 +211,12 @@ async fn messages_in_a_topic_or_its_retry_topic_are_not_lost_promises() {
         .delete_topics(&["coupon-retry"], &AdminOptions::new())
         .await
         .unwrap();
+    eventually("the topic is deleted", LIMIT, async || {
+        let metadata = admin.inner().fetch_metadata(None, LIMIT).unwrap();
+        let mut topics = metadata.topics().iter();
+        topics.all(|topic| topic.name() != "coupon-retry")
+    })
+    .await;
     let () = world.redis("SADD @users another").await;
     let findings = pass(&attached).await;
     assert_eq!(told(&findings), ["1 stalled skipped"], "{findings:?}");

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use firstcome_reconciler::report::{Kind, Status};
+use firstcome_stack::eventually;
 use rand::RngExt as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::program::LIMIT;
 use crate::world::{World, pass, users};
 
 struct Size {
     users: u32,
     planted: u32,
+    /// The last pass begins within this time.
     crowd: Duration,
     claims_per_second: u32,
     /// Longer than the lag of the crowd's consumers, also on a busy machine.
@@ -33,17 +36,21 @@ enum Shape {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn planted_differences_are_found_and_none_is_invented_while_a_crowd_claims() {
-    for shape in [Shape::CountsUp, Shape::CountsDownWithQueue] {
+    let one_pass = |shape, in_flight| {
         crowd(Size {
             users: 3_000,
             planted: 400,
-            crowd: Duration::from_secs(4),
+            crowd: Duration::ZERO,
             claims_per_second: 200,
-            in_flight: "1.5s",
+            in_flight,
             shape,
         })
-        .await;
-    }
+    };
+    // A pass waits once, but twice beside a queue, so that both take ten seconds.
+    tokio::join!(
+        one_pass(Shape::CountsUp, "10s"),
+        one_pass(Shape::CountsDownWithQueue, "5s")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,6 +190,10 @@ async fn crowd(size: Size) {
     };
     let claims = tokio::spawn(crowd.claim(stop.clone()));
     let attached = world.attached(&shape.file(size.in_flight));
+    eventually("the crowd claims", LIMIT, async || {
+        world.redis::<u32>("SCARD @users").await > size.users + size.claims_per_second
+    })
+    .await;
     let began = Instant::now();
     let mut passes = 0_u32;
     while began.elapsed() < size.crowd || passes == 0 {

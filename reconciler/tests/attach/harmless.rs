@@ -462,7 +462,7 @@ async fn campaign_that_cannot_be_compared_hides_no_other() {
         .replace("@users", "@others");
     let other = other.replace("\"coupon\"", "\"locked\"");
     let mut attached = world.attached(&format!("{other}{FILE}"));
-    attached.theirs.limit = std::time::Duration::from_millis(200);
+    attached.theirs.limit = std::time::Duration::from_secs(2);
     let mut lock = mysql_connection(&world.database).await.unwrap();
     lock.query_drop("LOCK TABLES locked WRITE").await.unwrap();
     let run = pass(&attached).await;

@@ -32,6 +32,8 @@ pub(crate) fn attach(world: &World, campaigns: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_firstcome-reconciler"));
     command.arg("attach").arg(world.file(campaigns)).args(args);
     command.env("DATABASE_URL", &world.ours);
+    // The default is too short for a busy machine.
+    command.env("STORE_TIMEOUT_MS", "10000");
     command
 }
 

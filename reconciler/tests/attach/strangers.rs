@@ -6,10 +6,11 @@ use firstcome_attach::AttachError;
 use firstcome_attach::config::KeyType;
 use firstcome_attach::keys::{Keys, NewMember};
 use firstcome_attach::sql::{Sql, text};
-use firstcome_reconciler::report::{Outcome, Status};
-use firstcome_stack::{MysqlServer, RedisServer, StackOptions, mysql_connection};
+use firstcome_reconciler::report::{Outcome, Run, Status};
+use firstcome_stack::{MysqlServer, RedisServer, StackOptions, eventually, mysql_connection};
 use mysql_async::prelude::Queryable as _;
 
+use crate::program::LIMIT;
 use crate::world::{World, confirm, found, mysql_at, pass, redis_at, users};
 
 const FILE: &str = r#"
@@ -109,10 +110,24 @@ async fn daily_campaign_has_the_quantity_of_each_day_and_one_report_of_a_misfit(
 #[tokio::test]
 async fn failed_event_that_their_own_job_processes_meanwhile_gets_no_second_row() {
     let world = World::without_key().await;
-    world.failed(7, users(0..1)).await;
     world.rows(7, users(1..2)).await;
     world.add_members("@users", users(0..2)).await;
     let () = world.redis("SET @count 2").await;
+    let run = loop {
+        if let Some(run) = repair_beside_their_job(&world).await {
+            break run;
+        }
+        let undo = "DELETE FROM coupon WHERE user_id = 'user-0'";
+        world.sql(undo).await;
+    };
+    assert_eq!(found(&run.drops[0]), ["1 failed_claim skipped"]);
+    assert_eq!(world.numbers().await, [2, 0, 2, 2]);
+}
+
+/// Runs a pass that waits while their job processes a failed event. Returns `None` if the job
+/// commits only after two seconds, when MySQL has ended the wait.
+async fn repair_beside_their_job(world: &World) -> Option<Run> {
+    world.failed(7, users(0..1)).await;
     let mut job = mysql_connection(&world.database).await.unwrap();
     job.query_drop("BEGIN").await.unwrap();
     job.query_drop("DELETE FROM failed_event").await.unwrap();
@@ -121,13 +136,18 @@ async fn failed_event_that_their_own_job_processes_meanwhile_gets_no_second_row(
     let attached = world.attached(FILE);
     let repair = tokio::spawn(async move { pass(&attached).await });
     let waiting = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = DATABASE() AND INFO LIKE 'DELETE%'";
-    while world.number(waiting).await == 0 {
-        assert!(!repair.is_finished());
-    }
+    eventually("the repair waits", LIMIT, async || {
+        repair.is_finished() || world.number(waiting).await > 0
+    })
+    .await;
+    let is_waiting = !repair.is_finished();
     job.query_drop("COMMIT").await.unwrap();
     let run = repair.await.unwrap();
-    assert_eq!(found(&run.drops[0]), ["1 failed_claim skipped"]);
-    assert_eq!(world.numbers().await, [2, 0, 2, 2]);
+    if run.drops[0].findings[0].detail.contains("Lock wait") {
+        return None;
+    }
+    assert!(is_waiting, "{run:?}");
+    Some(run)
 }
 
 #[tokio::test]
@@ -232,8 +252,7 @@ async fn repairs_need_writable_servers_and_tables_with_transactions() {
     mysql.query("SET GLOBAL read_only = 1").await.unwrap();
     let theirs = mysql_at(&mysql.database_url("mysql"));
     refused(&|it| it.theirs = theirs.clone(), "this MySQL is read-only").await;
-    let client = redis::Client::open(redis.url()).unwrap();
-    let mut conn = client.get_multiplexed_async_connection().await.unwrap();
+    let mut conn = redis.connection().await.unwrap();
     let mut replicate = redis::cmd("REPLICAOF");
     replicate.arg("127.0.0.1").arg("1");
     let () = replicate.query_async(&mut conn).await.unwrap();
