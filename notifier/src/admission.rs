@@ -25,14 +25,14 @@ const PATIENCE: TimeDelta = TimeDelta::seconds(30);
 /// counts as over.
 const CHECK_EVERY: TimeDelta = TimeDelta::seconds(20);
 
-/// How often a process notes that it sees admission open. Must be well below [`PATIENCE`].
+/// How often a process notes that it reaches Redis. Must be well below [`PATIENCE`].
 const NOTE_EVERY: TimeDelta = TimeDelta::seconds(5);
 
 /// How often a process that cannot record reports this to the part that mails without MySQL.
 const CANNOT_RECORD_EVERY: TimeDelta = TimeDelta::seconds(5);
 
-/// Key in `reconciler_state` of the last time at which a process noted that it sees admission open.
-const SEEN_OPEN: &str = "admission_seen_open";
+/// Key in `reconciler_state` of the last time at which a process noted that it reaches Redis.
+const REACHED: &str = "redis_reached";
 
 /// The state of admission as a process sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,9 +54,9 @@ pub(crate) struct AdmissionWatch(Mutex<SeenAdmission>);
 struct SeenAdmission {
     /// What this process saw last.
     gate: Option<SeenGate>,
-    /// Since when admission is not open.
-    closed_since: Option<DateTime<Utc>>,
-    /// Since when each coupon is closed, as far as this process saw it.
+    /// Since when Redis does not answer or refuses.
+    away_since: Option<DateTime<Utc>>,
+    /// Since when each coupon is closed, as far as this process saw it. Kept while Redis is away.
     coupons: BTreeMap<CouponId, DateTime<Utc>>,
     /// Whether an alert fires, as of the last check of this process; `None` if that is unknown.
     /// Another process, or this one before a restart, may have begun the alert.
@@ -87,55 +87,57 @@ impl SeenGate {
 }
 
 impl SeenAdmission {
-    /// Returns the problem that lasts. Coupons that closed a moment ago are no part of it: a
-    /// restart of Redis closes all for seconds.
+    /// Returns the problem that lasts, and since when. Coupons that closed a moment ago are no part
+    /// of it: a restart of Redis closes all for seconds.
     fn lasting(&self, now: DateTime<Utc>) -> Option<(Problem, DateTime<Utc>)> {
-        let lasts = |since| elapsed(since, now) >= PATIENCE;
-        let since = self.closed_since.filter(|since| lasts(*since))?;
-        let mut gate = self.gate.clone()?;
-        if let SeenGate::Closed(closed) = &mut gate {
-            closed.retain(|coupon| self.coupons.get(coupon).is_some_and(|since| lasts(*since)));
-            if closed.is_empty() {
-                return None;
+        let lasts = |since: DateTime<Utc>| elapsed(since, now) >= PATIENCE;
+        match self.gate.as_ref()? {
+            SeenGate::Open => None,
+            gate @ (SeenGate::Unreachable | SeenGate::Refuses(..)) => {
+                let since = self.away_since.filter(|since| lasts(*since))?;
+                Some((gate.problem(), since))
+            }
+            SeenGate::Closed(_) => {
+                let mut closed = self.coupons.clone();
+                closed.retain(|_, since| lasts(*since));
+                let since = closed.values().min().copied()?;
+                let gate = SeenGate::Closed(closed.into_keys().collect());
+                Some((gate.problem(), since))
             }
         }
-        Some((gate.problem(), since))
     }
 }
 
 impl AdmissionWatch {
     fn see(&self, gate: &SeenGate, now: DateTime<Utc>) {
         let mut seen = self.0.lock();
-        let before = seen.gate.replace(gate.clone());
-        if *gate == SeenGate::Open {
-            seen.closed_since = None;
-        } else {
-            seen.closed_since.get_or_insert(now);
-        }
-        let since = match before {
-            // Closed coupons that are seen after an outage have been closed since it began.
-            Some(SeenGate::Unreachable | SeenGate::Refuses(..)) => seen.closed_since,
-            _ => None,
-        };
+        seen.gate = Some(gate.clone());
         match gate {
+            SeenGate::Open => {
+                seen.away_since = None;
+                seen.coupons.clear();
+            }
             SeenGate::Closed(closed) => {
+                // Closed coupons that are seen after an outage have been closed since it began.
+                let since = seen.away_since.take().unwrap_or(now);
                 seen.coupons.retain(|coupon, _| closed.contains(coupon));
                 for coupon in closed {
-                    seen.coupons.entry(*coupon).or_insert(since.unwrap_or(now));
+                    seen.coupons.entry(*coupon).or_insert(since);
                 }
             }
-            SeenGate::Open => seen.coupons.clear(),
-            SeenGate::Unreachable | SeenGate::Refuses(..) => {}
+            SeenGate::Unreachable | SeenGate::Refuses(..) => {
+                seen.away_since.get_or_insert(now);
+            }
         }
     }
 
     /// Whether this process has lost its connection to Redis, but no outage is certain yet: either
-    /// another process still sees admission open, or the watch of this one is about to find out
-    /// that none does.
+    /// another process still reaches Redis, or the watch of this one is about to find out that none
+    /// does.
     pub(crate) fn is_alone(&self, now: DateTime<Utc>) -> bool {
         let seen = self.0.lock();
         let lasts = |since| elapsed(since, now) >= PATIENCE;
-        seen.gate == Some(SeenGate::Unreachable) && !seen.closed_since.is_some_and(lasts)
+        seen.gate == Some(SeenGate::Unreachable) && !seen.away_since.is_some_and(lasts)
     }
 
     /// Returns the problem that lasts, as far as this process knows without MySQL.
@@ -206,32 +208,31 @@ impl Notifier {
         let now = now.trunc_subsecs(3);
         self.admission.see(&gate, now);
         match &gate {
-            SeenGate::Open => self.note_open(now).await?,
-            SeenGate::Closed(_) | SeenGate::Refuses(..) => {}
+            SeenGate::Open | SeenGate::Closed(_) => self.note_reached(now).await?,
+            SeenGate::Refuses(..) => {}
             SeenGate::Unreachable => self.look_elsewhere(now).await?,
         }
         let seen = self.admission.0.lock().clone();
+        let is_open = seen.gate == Some(SeenGate::Open);
         let checks = seen.fires != Some(true) || is_due(seen.checked_at, CHECK_EVERY, now);
         let news = match seen.lasting(now) {
             Some((problem, since)) if checks => Seen::Outage(problem, since),
-            None if seen.closed_since.is_none() && seen.fires != Some(false) => {
-                Seen::Over(ADMISSION.to_owned())
-            }
+            None if is_open && seen.fires != Some(false) => Seen::Over(ADMISSION.to_owned()),
             _ => return Ok(()),
         };
         record(&self.db, news, self.settings.clone(), now).await?;
         self.wake();
         let mut now_seen = self.admission.0.lock();
-        now_seen.fires = Some(seen.closed_since.is_some());
+        now_seen.fires = Some(!is_open);
         now_seen.checked_at = Some(now);
         Ok(())
     }
 
-    /// Notes that this process sees admission open. Processes that have lost Redis read the note.
-    async fn note_open(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
+    /// Notes that this process reaches Redis. Processes that have lost Redis read the note.
+    async fn note_reached(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let noted_at = self.admission.0.lock().noted_at;
         if is_due(noted_at, NOTE_EVERY, now) {
-            self.db.set_state(SEEN_OPEN, now.to_rfc3339()).await?;
+            self.db.set_state(REACHED, now.to_rfc3339()).await?;
             // Another process may have begun the alert and have ended since. A process that still
             // sees the problem has recorded it again within this time, and the alert stays.
             let refused = AlertKind::RedisRefuses.word();
@@ -248,15 +249,15 @@ impl Notifier {
         Ok(())
     }
 
-    /// Checks whether another process still notes that admission is open. Then this process has
-    /// only lost its own connection to Redis, and its patience starts again. The clocks of two
+    /// Checks whether another process still notes that it reaches Redis. Then this process has only
+    /// lost its own connection, and its patience starts again. The clocks of two
     /// hosts may differ, so only a change of the note counts.
     async fn look_elsewhere(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
-        let note = self.db.state(SEEN_OPEN).await?.unwrap_or_default();
+        let note = self.db.state(REACHED).await?.unwrap_or_default();
         let mut seen = self.admission.0.lock();
         let before = seen.note_of_others.replace(note.clone());
         if before.is_some_and(|before| before != note) {
-            seen.closed_since = Some(now);
+            seen.away_since = Some(now);
             seen.fires = None;
         }
         Ok(())

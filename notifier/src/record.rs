@@ -12,8 +12,8 @@ use firstcome_shared::mysql::alerts::RepairsRow;
 use firstcome_shared::mysql::{Conn, Db, DbError, alerts, outbox, runs};
 
 use crate::alerts::{
-    self as judging, ADMISSION, Alert, AlertMemory, AlertState, MailPolicy, Problem, Verdict,
-    names_only_promises,
+    self as judging, ADMISSION, Alert, AlertMemory, AlertState, MailPolicy, NoticeReason, Problem,
+    Verdict, names_only_promises,
 };
 use crate::clock::elapsed;
 use crate::events::{self, Event};
@@ -157,7 +157,13 @@ impl Seen {
                     alert.first_seen_at = alert.first_seen_at.min(*since);
                 }
                 for notice in &mut verdict.problems {
-                    notice.since = notice.since.min(*since);
+                    notice.since = match notice.reason {
+                        // The alert fires for longer, about coupons that were closed before.
+                        NoticeReason::Changed if !is_closed => *since,
+                        NoticeReason::New | NoticeReason::Changed | NoticeReason::Repeat => {
+                            notice.since.min(*since)
+                        }
+                    };
                 }
             }
             Self::Over(name) => {
@@ -252,7 +258,7 @@ impl Post<'_> {
             fates: self.fates(resolved).await?,
             ..AlertMail::empty(&self.settings.links, self.now)
         };
-        let threads = threads(&mail, memory, &self.settings.domain);
+        let threads = threads(&mail, verdict, memory, &self.settings.domain);
         let written = mail.render().map_err(unwritten)?;
         let messages = self.settings.mails(&written, &threads, self.now);
         outbox::enqueue(self.conn, messages).await?;
@@ -361,14 +367,18 @@ pub(crate) fn thread(name: &str, since: DateTime<Utc>, domain: &str) -> String {
     format!("alert.{name}.{}@{domain}", since.timestamp_millis())
 }
 
-fn threads(mail: &AlertMail<'_>, memory: &AlertMemory, domain: &str) -> Vec<String> {
-    let problems = mail
-        .problems
-        .iter()
-        .map(|it| (it.problem.name.as_str(), it.since));
-    let mut named: Vec<(&str, DateTime<Utc>)> = problems.collect();
-    let resolved = mail.resolved.iter();
-    named.extend(resolved.map(|it| (it.name.as_str(), it.first_seen_at)));
+fn threads(
+    mail: &AlertMail<'_>,
+    verdict: &Verdict,
+    memory: &AlertMemory,
+    domain: &str,
+) -> Vec<String> {
+    let is_noticed = |it: &&Alert| mail.problems.iter().any(|of| of.problem.name == it.name);
+    let problems = verdict.alerts.iter().filter(is_noticed);
+    let mailed = problems.chain(mail.resolved);
+    let mut named: Vec<(&str, DateTime<Utc>)> = mailed
+        .map(|it: &Alert| (it.name.as_str(), it.first_seen_at))
+        .collect();
     // A mail about data that Redis lost also belongs to the thread of its outage.
     let lost = Kind::RedisLost.as_str();
     if mail.repairs.iter().any(|row| row.kind == lost) {

@@ -39,7 +39,7 @@ pub enum NoticeReason {
 pub struct Notice {
     pub problem: Problem,
     pub reason: NoticeReason,
-    /// When the alert began to fire.
+    /// When the alert began to fire, or when the outage began that has changed it since.
     pub since: DateTime<Utc>,
 }
 

@@ -1,6 +1,8 @@
 //! Tests mails about admission: when it is closed, when no reconciler can reach Redis, and when it
 //! is open again.
 
+use std::collections::BTreeSet;
+
 use chrono::TimeDelta;
 use firstcome_notifier::Clock as _;
 use firstcome_notifier::SeenGate::{self, Open, Unreachable};
@@ -9,7 +11,7 @@ use firstcome_shared::report::{
     ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
 };
 
-use crate::desk::{A, Desk, text};
+use crate::desk::{A, Desk, text, thread};
 use crate::world::{cased, general, run};
 
 const CLOSED: &str = "[firstcome] action needed: admission is closed (for 30 s)";
@@ -27,7 +29,7 @@ type Scene = (i64, SeenGate, Option<SeenGate>);
 
 #[tokio::test]
 async fn closure_and_outage_are_mailed_once_by_all_daemons_together() {
-    let scenes: [(&str, &[Scene], &[&str]); 5] = [
+    let scenes: [(&str, &[Scene], &[&str]); 8] = [
         (
             "a restart of Redis, then a longer closure",
             &[
@@ -66,6 +68,31 @@ async fn closure_and_outage_are_mailed_once_by_all_daemons_together() {
                 (40, Unreachable, None),
             ],
             &[AWAY, BACK, AWAY],
+        ),
+        (
+            "Redis restarts while a coupon stays closed",
+            &[
+                (120, closed(), Some(closed())),
+                (20, Unreachable, Some(Unreachable)),
+                (45, closed(), Some(closed())),
+            ],
+            &[CLOSED],
+        ),
+        (
+            "only one daemon loses Redis while a coupon stays closed",
+            &[
+                (120, closed(), Some(closed())),
+                (120, Unreachable, Some(closed())),
+            ],
+            &[CLOSED],
+        ),
+        (
+            "every daemon loses Redis while a coupon stays closed",
+            &[
+                (120, closed(), Some(closed())),
+                (31, Unreachable, Some(Unreachable)),
+            ],
+            &[CLOSED, AWAY],
         ),
     ];
     for (name, scenes, mailed) in scenes {
@@ -219,6 +246,8 @@ async fn acknowledged_closure_hides_no_other_closed_coupon_and_no_outage() {
     daemon.admission(Open, desk.clock.now()).await.unwrap();
     desk.flush().await;
     assert_eq!(desk.subjects(A)[4..], [OPENED]);
+    let threads: BTreeSet<String> = desk.sink.mails().iter().map(thread).collect();
+    assert_eq!(threads.len(), 1, "{threads:?}");
 }
 
 /// A pass that fails because its daemon cannot reach Redis.
@@ -234,19 +263,21 @@ fn redis_is_away(id: &str) -> Run {
 
 #[tokio::test]
 async fn daemon_that_alone_cannot_reach_redis_mails_no_outage() {
-    let desk = Desk::new(A).await;
-    let [lost, other] = [desk.notifier(), desk.notifier()];
-    for n in 0..150 {
-        let now = desk.clock.turn(TimeDelta::seconds(1));
-        lost.admission(Unreachable, now).await.unwrap();
-        other.admission(Open, now).await.unwrap();
-        if n % 10 == 0 {
-            desk.after_pass(&lost, &redis_is_away(&format!("r{n}")))
-                .await;
+    for (seen_by_other, mailed) in [(Open, &[][..]), (closed(), &[CLOSED][..])] {
+        let desk = Desk::new(A).await;
+        let [lost, other] = [desk.notifier(), desk.notifier()];
+        for n in 0..150 {
+            let now = desk.clock.turn(TimeDelta::seconds(1));
+            lost.admission(Unreachable, now).await.unwrap();
+            other.admission(seen_by_other.clone(), now).await.unwrap();
+            if n % 10 == 0 {
+                let failed = redis_is_away(&format!("r{n}"));
+                desk.after_pass(&lost, &failed).await;
+            }
         }
+        desk.flush().await;
+        assert_eq!(desk.subjects(A), mailed);
     }
-    desk.flush().await;
-    assert!(desk.subjects(A).is_empty(), "{:?}", desk.subjects(A));
 }
 
 #[tokio::test]
