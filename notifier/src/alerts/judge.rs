@@ -91,8 +91,8 @@ pub(crate) fn observe(
     let known = memory.alerts.get(&problem.name);
     let mut alert = observed(&problem, known, policy, now);
     forget_repaired(&mut alert, &problem);
-    let has_mailed_outage = known.is_some_and(has_mailed_outage);
-    let problem_is_closure = problem.kind == AlertKind::AdmissionClosed;
+    let is_closure = problem.kind == AlertKind::AdmissionClosed;
+    let follows_outage = is_closure && known.is_some_and(has_mailed_outage);
     if let Some(known) = known {
         take_over(&mut alert, known, &problem);
     }
@@ -110,13 +110,16 @@ pub(crate) fn observe(
             reason,
             since: alert.first_seen_at,
         });
-    } else if problem.size < alert.size || !alert.was_mailed() {
-        // If some cases are repaired, or if nothing was mailed, compare the next pass with this one
-        // instead of with the last mail.
-        remember_cases(&mut alert, &problem);
-    }
-    if problem_is_closure && has_mailed_outage {
-        alert.cases = None;
+    } else {
+        if problem.size < alert.size || !alert.was_mailed() {
+            // If some cases are repaired, or if nothing was mailed, compare the next pass with this
+            // one instead of with the last mail.
+            remember_cases(&mut alert, &problem);
+        }
+        if follows_outage {
+            // The last mail remains one about an outage.
+            alert.cases = None;
+        }
     }
     verdict.alerts.push(alert);
 }
@@ -127,24 +130,27 @@ fn remember_cases(alert: &mut Alert, problem: &Problem) {
     alert.cases = problem.cases.as_ref().map(Cases::to_text);
 }
 
-/// Compares an outage with the mail about another kind of outage under the same name. Coupons that
-/// stay closed after an outage of Redis belong to that outage. An outage of Redis that begins while
-/// coupons are closed is news, but only once: otherwise a Redis that answers now and then would
-/// cause a mail each time.
+/// Compares an outage with the mail about another kind of outage under the same name. An outage of
+/// Redis that begins while coupons are closed is news: the size 0 stays until it is mailed, or until
+/// the same coupons are closed as before. Coupons that stay closed after an outage belong to it, but
+/// if it was not mailed, they are news themselves.
 fn take_over(alert: &mut Alert, known: &Alert, problem: &Problem) {
-    let closed = AlertKind::AdmissionClosed;
-    if known.state != AlertState::Firing || known.kind == problem.kind.word() {
+    if known.state != AlertState::Firing {
         return;
     }
-    if problem.kind == closed || has_mailed_outage(known) {
-        remember_cases(alert, problem);
-    } else if known.kind == closed.word() {
+    let is_other_kind = known.kind != problem.kind.word();
+    if problem.kind == AlertKind::AdmissionClosed {
+        let was_mailed = is_other_kind && known.size > 0;
+        if was_mailed || problem.content == alert.content {
+            remember_cases(alert, problem);
+        }
+    } else if is_other_kind && known.kind == AlertKind::AdmissionClosed.word() {
         alert.size = 0;
     }
 }
 
-/// Whether a mail about this firing alert was about an outage. An outage has no cases, and closed
-/// coupons that follow it are remembered without theirs.
+/// Whether the last mail about this firing alert was about an outage. An outage has no cases, and
+/// closed coupons that follow it are remembered without theirs.
 fn has_mailed_outage(known: &Alert) -> bool {
     known.state == AlertState::Firing && known.was_mailed() && known.cases.is_none()
 }
@@ -254,6 +260,12 @@ fn reason(
     now: DateTime<Utc>,
 ) -> Option<NoticeReason> {
     let since_mail = alert.last_mailed_at.map(|at| elapsed(at, now));
+    let is_next_outage = has_mailed_outage(alert) && alert.size == 0;
+    let least = if is_next_outage {
+        OUTAGES_APART.min(policy.cooldown)
+    } else {
+        TimeDelta::zero()
+    };
     // The last mail of an outage that is over says that nothing is to be done: the first mail about
     // the next outage must not wait for longer than this.
     let begins = problem.kind.is_outage() && !alert.was_mailed();
@@ -262,7 +274,7 @@ fn reason(
     } else {
         policy.cooldown
     };
-    if since_mail.is_some_and(|since| since < pause(alert.mails, policy).min(most)) {
+    if since_mail.is_some_and(|since| since < pause(alert.mails, policy).min(most).max(least)) {
         return None;
     }
     let Some(mailed_at) = alert.last_mailed_at.filter(|_| alert.was_mailed()) else {
@@ -327,6 +339,12 @@ pub(crate) fn firing(memory: &AlertMemory, kind: AlertKind) -> impl Iterator<Ite
 
 /// The longest pause before the first mail about an outage, or about data that Redis has lost.
 pub(crate) const OUTAGE_PAUSE: TimeDelta = TimeDelta::minutes(2);
+
+/// The shortest time from the mail about an outage of Redis to that about the next one, or about
+/// what it has closed, while coupons have stayed closed in between. Otherwise, a Redis that answers
+/// now and then would cause a mail each time, and so would a Redis Cluster without one server, in
+/// which passes see an outage, and the watch sees closed coupons.
+const OUTAGES_APART: TimeDelta = TimeDelta::hours(1);
 
 /// The pause after this number of mails. It prevents a problem that comes and goes, or changes with
 /// every pass, from causing a mail each time: three are sent at once, then the pause doubles from a

@@ -101,6 +101,22 @@ impl Duty {
             patience: self.patience,
         };
         let verdict = judge(run, &self.memory, policy, at(minutes));
+        self.keep(&verdict)
+    }
+
+    /// Judges what the watch over Redis sees.
+    fn watches(&mut self, minutes: i64, problem: Problem) -> String {
+        let policy = MailPolicy {
+            cooldown: TimeDelta::hours(4),
+            patience: TimeDelta::zero(),
+        };
+        let mut verdict = Verdict::default();
+        observe(problem, &self.memory, policy, at(minutes), &mut verdict);
+        self.keep(&verdict)
+    }
+
+    /// Stores the alerts and returns a summary of the mails.
+    fn keep(&mut self, verdict: &Verdict) -> String {
         for alert in &verdict.alerts {
             self.memory.alerts.insert(alert.name.clone(), alert.clone());
         }
@@ -997,4 +1013,66 @@ fn pass_that_fails_because_of_two_stores_raises_an_alert_for_each() {
     };
     let says = "redis_unreachable New, kafka_unreachable New";
     assert_eq!(Duty::default().sees(0, &pass), says);
+}
+
+fn no_answer() -> Problem {
+    Problem::outage(AlertKind::RedisUnreachable, "Redis does not answer")
+}
+
+fn closed(coupons: std::ops::RangeInclusive<i64>) -> Problem {
+    let closed = |coupon| Finding {
+        coupon_id: Some(CouponId(coupon)),
+        ..Finding::report(Kind::RedisLost, "it is closed")
+    };
+    Problem::closure(coupons.map(closed).collect())
+}
+
+#[test]
+fn each_outage_of_redis_is_mailed_while_an_acknowledged_coupon_stays_closed() {
+    for many in [1, 2_000] {
+        let mut duty = Duty::default();
+        let outage = "redis_unreachable New";
+        assert_eq!(duty.watches(0, no_answer()), outage);
+        for (minutes, problem, says) in [
+            (1, closed(1..=many), ""),
+            (360, no_answer(), "redis_unreachable Changed"),
+            (361, closed(1..=many), ""),
+            // It comes and goes.
+            (365, no_answer(), ""),
+            (366, closed(1..=many), ""),
+            (370, no_answer(), ""),
+            (419, no_answer(), ""),
+            (420, no_answer(), "redis_unreachable Changed"),
+            (421, no_answer(), ""),
+            (900, no_answer(), ""),
+        ] {
+            assert_eq!(duty.watches(minutes, problem), says, "{minutes} {many}");
+            duty.acknowledge(minutes);
+        }
+    }
+}
+
+#[test]
+fn coupons_that_an_unmailed_outage_of_redis_has_closed_are_mailed_within_the_hour() {
+    let mut duty = Duty::default();
+    assert_eq!(duty.watches(0, no_answer()), "redis_unreachable New");
+    for (minutes, problem, says) in [
+        (1, closed(1..=1), ""),
+        (10, no_answer(), ""),
+        (11, closed(1..=5), ""),
+        // Only the coupon that was closed before stays closed.
+        (12, closed(1..=1), ""),
+        (70, closed(1..=1), ""),
+        (71, no_answer(), "redis_unreachable Changed"),
+        (72, closed(1..=1), ""),
+        (80, no_answer(), ""),
+        (81, closed(1..=5), ""),
+        (130, closed(1..=5), ""),
+        (131, closed(1..=5), "admission_closed Changed"),
+        (132, closed(1..=4), ""),
+        (133, closed(1..=5), "admission_closed Changed"),
+    ] {
+        assert_eq!(duty.watches(minutes, problem), says, "{minutes}");
+        duty.acknowledge(minutes);
+    }
 }
