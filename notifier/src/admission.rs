@@ -61,6 +61,8 @@ struct SeenAdmission {
     /// Whether an alert fires, as of the last check of this process; `None` if that is unknown.
     /// Another process, or this one before a restart, may have begun the alert.
     fires: Option<bool>,
+    /// Whether this process has recorded a refusal that is not over yet.
+    has_recorded_refusal: bool,
     checked_at: Option<DateTime<Utc>>,
     noted_at: Option<DateTime<Utc>>,
     /// The last note of any process, if this one has lost Redis.
@@ -217,15 +219,30 @@ impl Notifier {
         let checks = seen.fires != Some(true) || is_due(seen.checked_at, CHECK_EVERY, now);
         let news = match seen.lasting(now) {
             Some((problem, since)) if checks => Seen::Outage(problem, since),
-            None if is_open && seen.fires != Some(false) => Seen::Over(ADMISSION.to_owned()),
+            None if is_open && seen.fires != Some(false) => Seen::Over {
+                name: ADMISSION.to_owned(),
+                kinds: self.seen_over(&seen),
+            },
             _ => return Ok(()),
         };
         record(&self.db, news, self.settings.clone(), now).await?;
         self.wake();
         let mut now_seen = self.admission.0.lock();
         now_seen.fires = Some(!is_open);
+        now_seen.has_recorded_refusal = matches!(seen.gate, Some(SeenGate::Refuses(..)));
         now_seen.checked_at = Some(now);
         Ok(())
+    }
+
+    /// Returns the kinds of alerts that are over when this process sees every coupon open. Redis may
+    /// still refuse the logins or connections of APIs. So a refusal that this process has not met
+    /// itself ends when its reports end, or when nobody has seen it for a while.
+    fn seen_over(&self, seen: &SeenAdmission) -> Vec<AlertKind> {
+        let mut kinds = vec![AlertKind::RedisUnreachable, AlertKind::AdmissionClosed];
+        if seen.has_recorded_refusal && !self.refusals.lasts(ADMISSION) {
+            kinds.push(AlertKind::RedisRefuses);
+        }
+        kinds
     }
 
     /// Notes that this process reaches Redis. Processes that have lost Redis read the note.

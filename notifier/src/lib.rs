@@ -323,7 +323,10 @@ async fn end_late_digest(
     settings: &MailSettings,
     now: DateTime<Utc>,
 ) -> QueryResult<()> {
-    let over = Seen::Over(alerts::late_digest());
+    let over = Seen::Over {
+        name: alerts::late_digest(),
+        kinds: vec![AlertKind::RunMissed],
+    };
     record_locked(conn, &over, settings, now).await
 }
 

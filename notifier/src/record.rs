@@ -37,8 +37,12 @@ pub(crate) enum Seen {
     Pass(Box<Run>),
     /// An outage, and when it began. The caller has already waited for its patience.
     Outage(Problem, DateTime<Utc>),
-    /// The outage with this name is over, if there was one.
-    Over(String),
+    /// The outage with this name is over, if there was one, and if it is of one of these kinds. Of
+    /// the others under the same name, the observer cannot tell whether they are over.
+    Over {
+        name: String,
+        kinds: Vec<AlertKind>,
+    },
     /// The end of an outage that could not be recorded while it lasted.
     OverUnrecorded(Box<Alert>),
 }
@@ -100,7 +104,7 @@ impl Seen {
                 names.chain([ADMISSION.to_owned()]).collect()
             }
             Self::Outage(problem, _) => vec![problem.name.clone()],
-            Self::Over(name) => vec![name.clone()],
+            Self::Over { name, .. } => vec![name.clone()],
             Self::OverUnrecorded(alert) => vec![alert.name.clone()],
         };
         let known = alerts::firing_or_named(conn, &names).await?;
@@ -166,8 +170,11 @@ impl Seen {
                     };
                 }
             }
-            Self::Over(name) => {
-                if let Some(alert) = memory.alerts.get(name) {
+            Self::Over { name, kinds } => {
+                let known = memory.alerts.get(name);
+                let kind = known.and_then(|it| AlertKind::from_word(&it.kind));
+                let is_over = kind.is_some_and(|kind| kinds.contains(&kind));
+                if let Some(alert) = known.filter(|_| is_over) {
                     judging::end(alert, now, &mut verdict);
                 }
             }

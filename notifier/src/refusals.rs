@@ -57,7 +57,12 @@ impl RefusalWatch {
         let mut news = Vec::new();
         for (name, one) in lasting.iter() {
             if one.is_over {
-                news.push((Seen::Over(name.clone()), name.clone()));
+                // Passes may have seen since that the store does not answer at all.
+                let over = Seen::Over {
+                    name: name.clone(),
+                    kinds: vec![one.problem.kind],
+                };
+                news.push((over, name.clone()));
             } else if elapsed(one.since, now) >= PATIENCE
                 && one
                     .recorded_at
@@ -68,6 +73,11 @@ impl RefusalWatch {
             }
         }
         news
+    }
+
+    /// Whether a refusal with this alert was reported last time.
+    pub(crate) fn lasts(&self, name: &str) -> bool {
+        self.0.lock().get(name).is_some_and(|one| !one.is_over)
     }
 
     /// Notes that the news of an alert is recorded.

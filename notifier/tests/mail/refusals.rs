@@ -7,7 +7,7 @@ use firstcome_notifier::SeenGate::{Open, Refuses};
 use firstcome_shared::report::StoreRefusal;
 
 use crate::desk::{A, Desk, mysql, text};
-use crate::mailed::clean;
+use crate::mailed::{clean, kafka_is_away};
 
 /// Fails unless the mail describes the refusal and quotes the error.
 fn is_told(mail: &str, refusal: StoreRefusal, quoted: &str) {
@@ -96,6 +96,84 @@ async fn refusals_that_other_processes_meet_are_mailed_between_passes() {
             .find(|text| text.contains(refusal.facts().says));
         is_told(&its.unwrap(), refusal, &quoted);
     }
+}
+
+/// A daemon that starts, and logs in to Redis itself, does not see what the APIs report.
+#[tokio::test]
+async fn refusal_that_only_apis_meet_outlasts_the_start_of_a_daemon() {
+    let desk = Desk::new(A).await;
+    let daemon = desk.notifier();
+    let says = "WRONGPASS invalid username-password pair or user is disabled.";
+    let login = (StoreRefusal::RedisLogin, says.to_owned());
+    for _ in 0..6 {
+        let now = desk.clock.turn(TimeDelta::seconds(5));
+        daemon.refusals(vec![login.clone()], now).await.unwrap();
+        daemon.admission(Open, now).await.unwrap();
+        desk.notifier().admission(Open, now).await.unwrap();
+    }
+    desk.flush().await;
+    assert_eq!(desk.subjects(A).len(), 1, "{:?}", desk.subjects(A));
+    daemon.refusals(Vec::new(), desk.clock.now()).await.unwrap();
+    desk.flush().await;
+    assert_eq!(
+        desk.subjects(A)[1..],
+        ["[firstcome] resolved: refusal of Redis"]
+    );
+}
+
+/// Redis refuses every client. The APIs, which report that, see its end later than the daemon.
+#[tokio::test]
+async fn refusal_that_apis_still_meet_is_not_over_for_a_daemon_that_has_met_it() {
+    let desk = Desk::new(A).await;
+    let daemon = desk.notifier();
+    let says = "ERR max number of clients reached".to_owned();
+    let seen = (StoreRefusal::RedisClients, says);
+    for n in 0..60 {
+        let now = desk.clock.turn(TimeDelta::seconds(1));
+        let gate = if n < 45 {
+            Refuses(seen.0, seen.1.clone())
+        } else {
+            Open
+        };
+        daemon.refusals(vec![seen.clone()], now).await.unwrap();
+        daemon.admission(gate, now).await.unwrap();
+    }
+    desk.flush().await;
+    assert_eq!(desk.subjects(A).len(), 1, "{:?}", desk.subjects(A));
+    daemon.refusals(Vec::new(), desk.clock.now()).await.unwrap();
+    desk.flush().await;
+    assert_eq!(
+        desk.subjects(A)[1..],
+        ["[firstcome] resolved: refusal of Redis"]
+    );
+}
+
+#[tokio::test]
+async fn kafka_that_stops_to_answer_while_it_refuses_is_not_mailed_as_resolved() {
+    let desk = Desk::new(A).await;
+    let daemon = desk.notifier();
+    let few = "Broker: Not enough in-sync replicas".to_owned();
+    for n in 0..12 {
+        let now = desk.clock.turn(TimeDelta::seconds(5));
+        let seen = (StoreRefusal::KafkaFewReplicas, few.clone());
+        // The APIs report no refusal of a Kafka that does not answer.
+        let reported = if n < 6 { vec![seen] } else { Vec::new() };
+        if n >= 6 {
+            let failed = kafka_is_away(&format!("r{n}"), Vec::new());
+            desk.after_pass(&daemon, &failed).await;
+        }
+        daemon.refusals(reported, now).await.unwrap();
+    }
+    desk.flush().await;
+    let facts = StoreRefusal::KafkaFewReplicas.facts();
+    let refuses = format!("[firstcome] action needed: {} (for 20 s)", facts.says);
+    assert_eq!(desk.subjects(A), [refuses]);
+    desk.clock.turn(TimeDelta::minutes(1));
+    desk.pass(&clean("r99")).await;
+    assert_eq!(
+        desk.subjects(A)[1..],
+        ["[firstcome] resolved: outage of Kafka"]
+    );
 }
 
 /// MySQL's own error for a full disk. The mail does not go through the outbox.
