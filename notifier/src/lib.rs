@@ -193,6 +193,27 @@ impl Notifier {
         Ok(())
     }
 
+    /// Handles an attempt to start during which a store did not answer: like a failed pass. The
+    /// watch over Redis, which would find out whether only this process has lost it, does not run
+    /// yet.
+    ///
+    /// # Errors
+    /// Like [`Self::after_pass`].
+    pub async fn after_attempt(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
+        if run.cause() == Some(FailureCause::Redis) {
+            let text = run.error.as_deref().unwrap_or_default();
+            let gate = StoreRefusal::from_error(FailureCause::Redis, text)
+                .map_or(SeenGate::Unreachable, |refusal| {
+                    SeenGate::Refuses(refusal, text.to_owned())
+                });
+            if let Err(error) = self.admission(gate, now).await {
+                let error = format!("{error:#}");
+                tracing::debug!(error, "the loss of Redis is not recorded yet");
+            }
+        }
+        self.after_pass(run, now).await
+    }
+
     /// Handles an error of recording, or a MySQL in which no commit ends: mails without MySQL, if
     /// it lasts.
     pub async fn cannot_write(&self, error: &str, now: DateTime<Utc>) {

@@ -32,7 +32,8 @@ pub(crate) enum EndsWhen {
 pub(crate) fn ends_when(kind: AlertKind) -> EndsWhen {
     match kind {
         AlertKind::RedisUnreachable | AlertKind::AdmissionClosed => EndsWhen::Opened,
-        AlertKind::RedisRefuses
+        AlertKind::KafkaUnreachable
+        | AlertKind::RedisRefuses
         | AlertKind::MysqlRefuses
         | AlertKind::KafkaRefuses
         | AlertKind::UnsafeSetting
@@ -41,7 +42,6 @@ pub(crate) fn ends_when(kind: AlertKind) -> EndsWhen {
         AlertKind::Left(Kind::BrokenPromise) => EndsWhen::PromisesResolved,
         AlertKind::Left(Kind::BadUse) => EndsWhen::ComparedDeeply,
         AlertKind::MysqlUnreachable
-        | AlertKind::KafkaUnreachable
         | AlertKind::AlertsNotRecorded
         | AlertKind::RunFailed
         | AlertKind::Braked

@@ -281,6 +281,49 @@ async fn daemon_that_alone_cannot_reach_redis_mails_no_outage() {
 }
 
 #[tokio::test]
+async fn start_without_redis_is_mailed_only_if_no_daemon_reaches_redis() {
+    for (seen_by_other, mailed) in [(Open, &[][..]), (Unreachable, &[AWAY][..])] {
+        let desk = Desk::new(A).await;
+        let [starting, other] = [desk.notifier(), desk.notifier()];
+        for n in 0..150 {
+            let now = desk.clock.turn(TimeDelta::seconds(1));
+            other.admission(seen_by_other.clone(), now).await.unwrap();
+            if n % 2 == 0 {
+                let failed = redis_is_away("r1");
+                starting.after_attempt(&failed, now).await.unwrap();
+            }
+            if seen_by_other == Open && n % 30 == 29 {
+                let clean = crate::mailed::clean(&format!("r{n}"));
+                desk.after_pass(&other, &clean).await;
+            }
+        }
+        desk.flush().await;
+        assert_eq!(desk.subjects(A), mailed, "the other sees {seen_by_other:?}");
+    }
+}
+
+#[tokio::test]
+async fn kafka_that_one_daemon_cannot_reach_is_mailed_once_and_when_it_is_back() {
+    let desk = Desk::new(A).await;
+    let [starting, other] = [desk.notifier(), desk.notifier()];
+    for n in 0..15 {
+        let now = desk.clock.turn(TimeDelta::seconds(20));
+        if n < 10 {
+            let failed = crate::mailed::kafka_is_away("r1", Vec::new());
+            starting.after_attempt(&failed, now).await.unwrap();
+        }
+        let clean = crate::mailed::clean(&format!("clean-{n}"));
+        desk.after_pass(&other, &clean).await;
+    }
+    desk.flush().await;
+    let mailed = [
+        "[firstcome] action needed: Kafka does not answer (for 40 s)",
+        "[firstcome] resolved: outage of Kafka",
+    ];
+    assert_eq!(desk.subjects(A), mailed);
+}
+
+#[tokio::test]
 async fn outage_that_a_dead_process_reported_ends_when_another_reaches_redis() {
     let desk = Desk::new(A).await;
     let daemon = desk.notifier();

@@ -30,6 +30,7 @@ async fn takes(desk: &Desk, id: i64) -> Option<ListedAlert> {
 async fn alerts_are_listed_by_page_and_status() {
     let desk = Desk::new(A).await;
     desk.pass(&kafka_is_away("r1", Vec::new())).await;
+    desk.clock.turn(TimeDelta::minutes(1));
     desk.pass(&drift("r2", &[3])).await;
     let kind = |page: &AlertPage| page.alerts[0].alert.kind.clone();
     let all = list(&desk.db, None, None, 1).await.unwrap();
@@ -49,7 +50,7 @@ async fn alerts_are_listed_by_page_and_status() {
     let numbers = ["coupon_id", "drop_id", "mails"].map(|field| json[field].clone());
     assert_eq!(numbers, [1, 7, 1]);
     let times = (seen.alert.first_seen_at, seen.alert.last_mailed_at);
-    assert_eq!(times, (at(0), Some(at(0))));
+    assert_eq!(times, (at(60), Some(at(60))));
     assert_eq!(find(&desk.db, seen.id).await.unwrap().unwrap(), *seen);
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use chrono::Utc;
 use firstcome_shared::config::StartError;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::schedule::time_zone;
@@ -12,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use super::schedule::{CronSchedule, ScheduledJob};
 use crate::context::Stores;
 use crate::notify::Notifier;
-use crate::passes::mail;
 use crate::record;
 use crate::report::{FailureCause, Run};
 use crate::start_check;
@@ -79,7 +79,10 @@ pub(crate) async fn until_ready<T>(
         if let Err(error) = record::finish(db, &run, false).await {
             tracing::debug!(%error, "the run is not recorded yet");
         }
-        mail(notifier, &run).await;
+        if let Err(error) = notifier.after_attempt(&run, Utc::now()).await {
+            let error = format!("{error:#}");
+            tracing::error!(error, "the mails about this attempt could not be prepared");
+        }
         failed = Some(run);
         // Pause before the next attempt, since a store may reject a connection at once (a MySQL
         // without a free connection, for example).
