@@ -222,7 +222,7 @@ impl Post<'_> {
             if has_readers {
                 alerts::keep(self.conn, alert).await?;
             } else {
-                let unread = judging::unread(alert, memory);
+                let unread = judging::unread(alert, memory, self.now);
                 alerts::keep(self.conn, &unread).await?;
             }
         }

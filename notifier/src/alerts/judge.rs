@@ -168,21 +168,31 @@ fn forget_repaired(alert: &mut Alert, problem: &Problem) {
 }
 
 /// Returns an alert as a process without recipients and webhooks stores it: without a mail of its
-/// own, so that another process may still mail it. The mails of other processes stay.
-pub(crate) fn unread(alert: &Alert, memory: &AlertMemory) -> Alert {
-    let is_firing = |it: &Alert| it.state == AlertState::Firing;
+/// own, so that another process may still mail it. The mails of other processes stay, and their
+/// end, which has a mail too, is left to them, unless none of them may run anymore.
+pub(crate) fn unread(alert: &Alert, memory: &AlertMemory, now: DateTime<Utc>) -> Alert {
     let known = memory.alerts.get(&alert.name);
-    match known.filter(|it| is_firing(it) && is_firing(alert) && it.mails > 0) {
-        Some(mailed) => Alert {
+    let mailed = known.filter(|it: &&Alert| it.state == AlertState::Firing && it.mails > 0);
+    match (alert.state, mailed) {
+        (AlertState::Firing, Some(mailed)) => Alert {
             last_seen_at: alert.last_seen_at,
             ..mailed.clone()
         },
-        None => Alert {
+        (AlertState::Resolved, Some(mailed))
+            if mailed.was_mailed() && elapsed(mailed.last_seen_at, now) < LEFT_TO_OTHERS =>
+        {
+            mailed.clone()
+        }
+        (AlertState::Firing | AlertState::Resolved, _) => Alert {
             mails: 0,
             ..alert.clone()
         },
     }
 }
+
+/// How long after an alert was last seen a process without recipients leaves its end to others.
+/// Deep passes, which alone see some problems, are a day apart.
+const LEFT_TO_OTHERS: TimeDelta = TimeDelta::days(2);
 
 /// Ends a firing alert.
 pub(crate) fn end(alert: &Alert, now: DateTime<Utc>, verdict: &mut Verdict) {

@@ -1,7 +1,7 @@
 //! Tests which mails are sent, when and how often, across restarts.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_notifier::{Clock as _, MissedRun, NotifyArgs};
+use firstcome_notifier::{Clock as _, MissedRun, Notifier, NotifyArgs};
 use firstcome_shared::report::{
     ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
 };
@@ -338,16 +338,47 @@ async fn mail_links_to_the_run_that_keeps_the_findings() {
     }
 }
 
-/// `once` on a host without `ALERT_TO`, together with a daemon that has it.
-#[tokio::test]
-async fn process_without_recipients_suppresses_no_mail_of_other_processes() {
-    let desk = Desk::new(A).await;
+/// `once` on a host without `ALERT_TO`.
+fn without_recipients(desk: &Desk) -> Notifier {
     let nobody = NotifyArgs {
         alert_to: None,
         smtp_url: None,
         ..desk.args.clone()
     };
-    let once = desk.notifier_with(&desk.db, &nobody);
+    desk.notifier_with(&desk.db, &nobody)
+}
+
+#[tokio::test]
+async fn process_without_recipients_leaves_the_end_of_a_mailed_alert_to_others() {
+    let status = async |desk: &Desk| {
+        let last = "SELECT status FROM alerts ORDER BY id DESC LIMIT 1";
+        desk.query(last).await.concat()
+    };
+    let desk = Desk::new(A).await;
+    let once = without_recipients(&desk);
+    for n in 0..2 {
+        desk.pass(&drift("r1", &[3])).await;
+        desk.clock.turn(TimeDelta::hours(25));
+        desk.after_pass(&once, &clean("r2")).await;
+        assert_eq!(status(&desk).await, ["firing"]);
+        if n == 0 {
+            desk.pass(&clean("r3")).await;
+            let over = "[firstcome] resolved: 1 unrepaired failed claim";
+            let last = desk.subjects(A).pop().unwrap();
+            assert!(last.starts_with(over), "{last}");
+        }
+    }
+    // No process with recipients runs anymore.
+    desk.clock.turn(TimeDelta::hours(25));
+    desk.after_pass(&once, &clean("r4")).await;
+    assert_eq!(status(&desk).await, ["resolved"]);
+}
+
+/// Together with a daemon that has recipients.
+#[tokio::test]
+async fn process_without_recipients_suppresses_no_mail_of_other_processes() {
+    let desk = Desk::new(A).await;
+    let once = without_recipients(&desk);
     let also = [drift("r2", &[3]), drift("r3", &[3, 4])];
     desk.after_pass(&once, &drift("r1", &[3])).await;
     for pass in &also {
@@ -367,7 +398,7 @@ async fn process_without_recipients_suppresses_no_mail_of_other_processes() {
             "[firstcome] action needed: 2 unrepaired failed claims · {place} · 98 of 100 issued"
         ),
         format!(
-            "[firstcome] repaired: {place} · 100 of 100 issued · 1 promise without a row in earlier passes since 06:02 UTC"
+            "[firstcome] resolved: 2 unrepaired failed claims · {place} · 100 of 100 issued · repaired: 1 promise without a row in earlier passes since…"
         ),
     ];
     assert_eq!(subjects, expected);
