@@ -31,7 +31,7 @@ pub(super) async fn cycle(environment: &Environment, point: Point) {
         assert!(matches!(returned, Err(Answer::Unknown(_))), "{returned:?}");
         dies_at(&api.process, point).await;
     }
-    until_ends_are_left_to_passes(world).await;
+    until_left_to_passes(world).await;
     environment.mend().await;
     let next = if may_claim_again {
         [users[0].clone(), users[1].clone()]
@@ -52,11 +52,11 @@ pub(super) async fn cycle(environment: &Environment, point: Point) {
     environment.count(&coupon, QUANTITY, &kept).await;
 }
 
-/// Passes leave the ends of the last second to their APIs.
-async fn until_ends_are_left_to_passes(world: &World) {
-    let young = "SELECT COUNT(*) FROM revoked_coupons \
-                 WHERE again_from > UTC_TIMESTAMP(3) - INTERVAL 2 SECOND";
-    eventually("no end is young", LIMIT, async || {
+/// Passes leave revocations of the last second, and their ends, to their APIs.
+async fn until_left_to_passes(world: &World) {
+    let young = "SELECT COUNT(*) FROM revoked_coupons WHERE \
+                 COALESCE(again_from, revoked_at) > UTC_TIMESTAMP(3) - INTERVAL 2 SECOND";
+    eventually("no revocation is young", LIMIT, async || {
         world.sql.number(young).await == 0
     })
     .await;
