@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use crate::run::ScheduleResult;
 
+/// A kind of fault that was tried this many times must have had an effect.
+const OFTEN: usize = 10;
+
 #[derive(Debug, Default, Serialize)]
 pub struct ChaosReport {
     /// The result of each schedule.
@@ -38,9 +41,26 @@ impl ChaosReport {
         wrong + self.harness_errors.len()
     }
 
-    /// Whether no schedule that was begun failed, and at least one promise was checked.
+    /// Whether no schedule that was begun failed, at least one promise was checked, and every kind
+    /// of fault works.
     pub fn passed(&self) -> bool {
-        self.failed() == 0 && self.runs.iter().any(|ran| ran.promises > 0)
+        let has_promises = self.runs.iter().any(|ran| ran.promises > 0);
+        self.failed() == 0 && has_promises && self.without_effect().is_empty()
+    }
+
+    /// Returns the kinds of faults that were tried often and never had an effect, whatever their
+    /// target: nothing shows that the product survives them.
+    fn without_effect(&self) -> Vec<&str> {
+        let mut kinds: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for (name, (tried, took)) in self.faults() {
+            let kind = name.split(' ').next().unwrap_or(name);
+            let entry = kinds.entry(kind).or_default();
+            entry.0 += tried;
+            entry.1 += took;
+        }
+        let idle = kinds.into_iter();
+        let idle = idle.filter(|(_, (tried, took))| *tried >= OFTEN && *took == 0);
+        idle.map(|(kind, _)| kind).collect()
     }
 
     /// Counts the failures by their first words.
@@ -102,6 +122,9 @@ impl fmt::Display for ChaosReport {
         for (reason, times) in self.excused() {
             writeln!(out, "excused {times} times: {reason}")?;
         }
+        for kind in self.without_effect() {
+            writeln!(out, "WRONG: {kind} never had an effect")?;
+        }
         for (what, times) in self.wrong() {
             writeln!(out, "WRONG {times} times: {what}")?;
         }
@@ -110,5 +133,34 @@ impl fmt::Display for ChaosReport {
             "healed to exact        median {median} ms, worst {worst} ms"
         )?;
         write!(out, "took                   {} s", self.seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::inject::TriedFault;
+
+    #[test]
+    fn a_campaign_fails_if_a_kind_of_fault_never_has_an_effect() {
+        for (tried, took, passes) in [(9, 0, true), (10, 0, false), (10, 1, true)] {
+            let fault = |number: usize| TriedFault {
+                name: ["KeyLost meta", "KeyLost gate"][number % 2].to_owned(),
+                fault: String::new(),
+                took: number < took,
+                note: String::new(),
+                during: Instant::now()..Instant::now(),
+            };
+            let ran = ScheduleResult {
+                promises: 1,
+                faults: (0..tried).map(fault).collect(),
+                ..ScheduleResult::default()
+            };
+            let mut report = ChaosReport::default();
+            report.add(1, Ok(&ran));
+            assert_eq!(report.passed(), passes, "{took} of {tried}: {report}");
+        }
     }
 }

@@ -118,21 +118,12 @@ async fn inject(system: &SystemUnderTest, fault: &Fault, coupon: &MadeCoupon) ->
         Fault::OldRows { age_ms } => mysql::restore_rows(system, *age_ms).await,
         Fault::OldDatabase { age_ms } => mysql::old_database(system, *age_ms).await,
         // While another fault affects MySQL, the statement may fail: then this fault has no effect.
-        Fault::TableLost { table } => {
-            let lose = format!(
-                "SET FOREIGN_KEY_CHECKS = 0; DELETE FROM {table}; SET FOREIGN_KEY_CHECKS = 1"
-            );
-            let lost = system.world.sql.rows(&lose).await;
-            Ok(Effect::now(lost.is_ok(), "all its rows"))
-        }
+        Fault::TableLost { table } => Ok(mysql::lose_table(system, table).await),
         Fault::PositionsMoved { by } => {
-            let next = format!("GREATEST(0, CAST(next_offset AS SIGNED) + {by})");
-            let moved = format!("UPDATE topic_positions SET next_offset = {next}");
-            let moved = system.world.sql.rows(&moved).await;
             if *by > 0 {
                 system.messages_skipped.store(true, Ordering::Relaxed);
             }
-            Ok(Effect::now(moved.is_ok(), "of every partition"))
+            Ok(mysql::move_positions(system, *by).await)
         }
         Fault::TopicRecreated => {
             let _alone = servers.alone(FaultyStore::Kafka).await;

@@ -146,6 +146,32 @@ pub(super) async fn restore_rows(system: &SystemUnderTest, age_ms: u64) -> Resul
     Ok(Effect::now(took, note))
 }
 
+/// Deletes all rows of a table. Has no effect if there are none.
+pub(super) async fn lose_table(system: &SystemUnderTest, table: &str) -> Effect {
+    let lose = "SET FOREIGN_KEY_CHECKS = 0; DELETE FROM";
+    let lose = format!("{lose} {table}; SET FOREIGN_KEY_CHECKS = 1");
+    change_rows(system, table, &lose).await
+}
+
+/// Adds a number to the stored position of each partition. Has no effect if each stays at 0.
+pub(super) async fn move_positions(system: &SystemUnderTest, by: i64) -> Effect {
+    let next = format!("GREATEST(0, CAST(next_offset AS SIGNED) + {by})");
+    let moved = format!("topic_positions WHERE next_offset <> {next}");
+    let go = format!("UPDATE topic_positions SET next_offset = {next}");
+    change_rows(system, &moved, &go).await
+}
+
+/// Runs a statement that changes the rows of `of`, a table with its condition.
+async fn change_rows(system: &SystemUnderTest, of: &str, statement: &str) -> Effect {
+    let found = system.number(&format!("SELECT COUNT(*) FROM {of}")).await;
+    let changed = system.world.sql.rows(statement).await;
+    let took = changed.is_ok() && found.as_ref().is_ok_and(|rows| *rows > 0);
+    Effect::now(
+        took,
+        format!("{found:?} rows, changed: {}", changed.is_ok()),
+    )
+}
+
 /// Kills MySQL and restarts it with an older copy of its data.
 pub(super) async fn old_database(system: &SystemUnderTest, age_ms: u64) -> Result<Effect> {
     let servers = &system.servers;
