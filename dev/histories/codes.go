@@ -16,6 +16,8 @@ type codeRequest struct {
 	undo      bool
 	// Empty if no answer came: the request may have its effect at any time, or never.
 	answer string
+	// Whether the code has a row at the end.
+	hasRow bool
 	last   *line
 }
 
@@ -74,8 +76,8 @@ func (c code) after(request *codeRequest) []code {
 		// A coupon whose code is used is not revoked.
 		return c.only(c.inUse == "")
 	case "no_such_code":
-		// A row may be missing for a while.
-		return []code{c}
+		// The shop read the code from its row. If the row is still there, it always was.
+		return c.only(!request.hasRow)
 	}
 	return nil
 }
@@ -91,9 +93,13 @@ func (c code) only(isPossible bool) []code {
 func (h *history) codes() map[string][]porcupine.Operation {
 	all := map[string][]porcupine.Operation{}
 	answers := map[int64]*line{}
+	hasRow := map[string]bool{}
 	for _, it := range h.lines {
-		if it.Event == "code_answered" {
+		switch it.Event {
+		case "code_answered":
 			answers[it.Op] = it
+		case "code_final":
+			hasRow[it.Code] = true
 		}
 	}
 	end := int64(len(h.lines))
@@ -101,7 +107,7 @@ func (h *history) codes() map[string][]porcupine.Operation {
 		operation := porcupine.Operation{Call: it.number, Return: end}
 		switch it.Event {
 		case "code_asked":
-			request := &codeRequest{reference: it.Reference, undo: it.Undo}
+			request := &codeRequest{reference: it.Reference, undo: it.Undo, hasRow: hasRow[it.Code]}
 			if answer := answers[it.Op]; answer != nil {
 				request.answer = answer.Outcome
 				operation.Return = answer.number

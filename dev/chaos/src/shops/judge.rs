@@ -54,8 +54,8 @@ impl StoredUses {
     }
 
     /// Returns the state after a request that got an answer, or none if this state does not explain
-    /// the answer.
-    fn explained(&self, request: &CodeRequest) -> Vec<Self> {
+    /// the answer. `has_row` tells whether the code has a row at the end.
+    fn explained(&self, request: &CodeRequest, has_row: bool) -> Vec<Self> {
         let reference = &request.reference;
         let is_undone = self.undone.contains(reference);
         let is_used_by_another = self.is_used_by_another(reference);
@@ -75,8 +75,8 @@ impl StoredUses {
             }
             // A coupon that a shop uses is not revoked.
             (_, Some(CodeAnswer::Revoked)) => unchanged(self.in_use.is_none()),
-            // A row may be missing for a while.
-            (_, Some(CodeAnswer::NoSuchCode)) => unchanged(true),
+            // The shop read the code from its row. If the row is still there, it always was.
+            (_, Some(CodeAnswer::NoSuchCode)) => unchanged(!has_row),
         }
     }
 }
@@ -108,7 +108,7 @@ pub(super) fn is_possible(requests: &[CodeRequest], stored: Option<&StoredUses>)
         let until = left().map(|place| answered[place].ended).min();
         let may_be_done = |request: &CodeRequest| until.is_none_or(|until| request.begun <= until);
         for place in left().filter(|place| may_be_done(answered[*place])) {
-            let states = state.explained(answered[place]);
+            let states = state.explained(answered[place], stored.is_some());
             open.extend(states.into_iter().map(|state| (done | (1 << place), state)));
         }
         let lost = lost.iter().filter(|request| may_be_done(request));
@@ -237,6 +237,7 @@ mod tests {
             ("0-1 use a unknown", StoredUses::default(), true),
             ("0-1 use a unknown", by("a"), true),
             ("0-1 use a unknown", by("b"), false),
+            ("0-1 use a none, 2-3 use b done", by("b"), false),
             ("0-1 use a done, 2-3 undo a done", by("a"), false),
         ] {
             let possible = is_possible(&requests(text), Some(&stored));

@@ -19,6 +19,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use self::judge::{CodeRequest, RequestKind, StoredUses};
+use crate::fault::Fault;
 use crate::schedule::FaultSchedule;
 use crate::system::SystemUnderTest;
 use crate::wait::{pause, until};
@@ -42,6 +43,8 @@ pub(crate) struct Shops<'a> {
     http: Http,
     token: String,
     recorder: Recorder,
+    /// Whether a fault may delete rows that a pass then writes again. A 404 then tells nothing.
+    rows_may_be_missing: bool,
     requests: Mutex<BTreeMap<String, Vec<CodeRequest>>>,
     enough: AtomicBool,
     /// Number of shops that have stopped.
@@ -72,6 +75,7 @@ impl<'a> Shops<'a> {
             http: Http::patient("", PATIENCE),
             token: system.world.setting("REDEEM_TOKEN"),
             recorder,
+            rows_may_be_missing: schedule.has(Fault::forgets_rows),
             requests: Mutex::default(),
             enough: AtomicBool::default(),
             stopped: Mutex::default(),
@@ -196,7 +200,7 @@ impl<'a> Shops<'a> {
         };
         match (reply.status, reply.body["code"].as_str()) {
             (200, _) => Some(CodeAnswer::Done),
-            (404, _) => Some(CodeAnswer::NoSuchCode),
+            (404, _) => (!self.rows_may_be_missing).then_some(CodeAnswer::NoSuchCode),
             (409, Some("used")) => Some(CodeAnswer::Used),
             (409, Some("undone")) => Some(CodeAnswer::Undone),
             (409, Some("revoked")) => Some(CodeAnswer::Revoked),

@@ -154,6 +154,11 @@ async fn compete(shop: &Shop, code: String, order: String, undoes: bool) -> Shop
         answer
     };
     let (first, second) = tokio::join!(first_answer, shop.use_code(&code, &order));
+    for answer in [&first, &second] {
+        let is_undone = undoes && *answer == problem("undone");
+        let is_expected = *answer == used() || *answer == problem("used") || is_undone;
+        assert!(is_expected, "{code} {order}: {answer:?}");
+    }
     ShopOutcome {
         is_used: !undoes && (first == used() || second == used()),
         is_undone: undoes,
@@ -226,6 +231,16 @@ async fn shops_compete(name: &str, number: usize) {
         let late = shop.use_code(&one.code, &one.order).await;
         assert_eq!(late, problem("undone"), "{} {}", one.code, one.order);
     }
+    // Orders whose use was undone later may have kept the others from a code.
+    let mut wanted: BTreeMap<&str, &str> = BTreeMap::new();
+    for one in outcomes.iter().filter(|one| !one.is_undone) {
+        wanted.insert(&one.code, &one.order);
+    }
+    wanted.retain(|code, _| !used_by.contains_key(code));
+    for (code, order) in wanted {
+        assert_eq!(shop.use_code(code, order).await, used(), "{code} {order}");
+        used_by.insert(code, BTreeSet::from([order]));
+    }
     let stored = format!(
         "SELECT i.code, u.reference FROM issued_coupons i \
          JOIN coupon_uses u ON u.drop_id = i.drop_id AND u.slot = i.slot \
@@ -234,6 +249,7 @@ async fn shops_compete(name: &str, number: usize) {
     );
     let stored = world.sql.query(&stored).await;
     let is_stored = |code: &str, order: &str| stored.iter().any(|row| *row == [code, order]);
+    assert_eq!(stored.len(), used_by.len(), "a code is used once or never");
     for (code, by) in &used_by {
         assert!(
             by.iter().all(|order| is_stored(code, order)),
