@@ -146,7 +146,7 @@ pub(crate) struct OpenLetter {
     pub(crate) user: Option<String>,
 }
 
-const EXCUSES: [Excuse; 14] = [
+const EXCUSES: [Excuse; 15] = [
     Excuse {
         reason: "an older state restored into a running store may break promises, which are then listed by name",
         after: &[restores_older_state],
@@ -205,6 +205,11 @@ const EXCUSES: [Excuse; 14] = [
         reason: "a user who returned a slot has none, although an older MySQL has forgotten claim and return",
         after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
         covers: Covers::NoSlot,
+    },
+    Excuse {
+        reason: "an older MySQL has forgotten a change of a quantity",
+        after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
+        covers: Covers::Violation(|violation, _| violation.rule == Rule::ForgottenQuantity),
     },
     Excuse {
         reason: "an older MySQL has forgotten uses; the shops repeat them",
@@ -424,8 +429,10 @@ mod tests {
         ]
         .map(|rule| violates(rule, 1, 2));
         let none: &[Fault] = &[Fault::Flush, Fault::OldCopy { age_ms: 1 }];
+        let changed = violates(Rule::ForgottenQuantity, 1, 0);
         #[rustfmt::skip]
-        let table: [Row<'_>; 15] = [
+        let table: [Row<'_>; 16] = [
+            (&changed, &[OLD], &[none, &[RESTORED]]),
             (&listed, &[RESTORED], &[none]),
             (&listed, &[Fault::Flush, OLD], &[none]),
             (&denial, &[RESTORED], &[none, &[OLD]]),

@@ -133,9 +133,13 @@ impl<'a> Operators<'a> {
         let op =
             quantity.map(|quantity| self.recorder.changing(coupon.id.cast_unsigned(), quantity));
         let reply = self.api.moved_to(&base).try_patch(coupon.id, change).await;
-        let is_certain = reply.as_ref().is_ok_and(|reply| reply.status < 500);
-        if is_certain && let Some(op) = op {
-            self.recorder.changed(op);
+        let made = reply.as_ref().ok().and_then(|reply| match reply.status {
+            200 => Some(true),
+            400..=407 | 409..=499 => Some(false),
+            _ => None,
+        });
+        if let (Some(op), Some(made)) = (op, made) {
+            self.recorder.changed(op, made);
         }
         self.judge(&change.to_string(), reply, |reply| {
             let below = reply.body["code"] == "below_given_out" && !change["quantity"].is_null();

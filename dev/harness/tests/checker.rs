@@ -66,7 +66,8 @@ fn rows(words: &[&str]) -> Vec<RecordedRow> {
 
 /// Parses events, separated by semicolons. `a claims accepted 1` is a whole operation;
 /// `7 > a claims` and `7 < accepted 1` are its begin and its end. `loses` is a revocation after
-/// which the user may claim again.
+/// which the user may claim again. `drop changes 7 5` begins the change 7 to the quantity 5, and
+/// `drop changed 7` or `drop refused 7` ends it.
 fn events(text: &str) -> Vec<RecordedEvent> {
     let mut all = Vec::new();
     let lines = text
@@ -82,6 +83,15 @@ fn events(text: &str) -> Vec<RecordedEvent> {
                 coupon: 1,
                 quantity: quantity.parse().unwrap(),
                 once_per: RecordedScope::Drop,
+            }),
+            ["drop", "changes", number, quantity] => all.push(RecordedEvent::Changing {
+                op: number.parse().unwrap(),
+                coupon: 1,
+                quantity: quantity.parse().unwrap(),
+            }),
+            ["drop", word @ ("changed" | "refused"), number] => all.push(RecordedEvent::Changed {
+                op: number.parse().unwrap(),
+                made: word == "changed",
             }),
             ["list", ref people @ ..] => all.push(RecordedEvent::AllowList {
                 coupon: 1,
@@ -153,8 +163,19 @@ const CASES: &[Case] = &[
     (GOOD, "c claims failed", "1:a 2:b 3:c 4:d", &[(Rule::Denied, 3)]),
     (GOOD, "z claims not_allowed", "1:a 2:b 3:c 4:d", &[(Rule::TurnedAway, 0)]),
     // A raised quantity applies only after it is recorded.
-    (GOOD, "drop 5; read 5:w", "1:a 2:b 3:c 4:d 5:w", &[]),
-    (GOOD, "read 5:w; drop 5", "1:a 2:b 3:c 4:d 5:w", &[(Rule::NoSuchSlot, 5)]),
+    (GOOD, "drop changes 7 5; drop 5; read 5:w", "1:a 2:b 3:c 4:d 5:w", &[]),
+    (GOOD, "drop changes 7 5; read 5:w; drop 5", "1:a 2:b 3:c 4:d 5:w", &[(Rule::NoSuchSlot, 5)]),
+    // A quantity needs an operator who asked for it, and stays if the operator was told so.
+    (GOOD, "drop 5; drop 4", "1:a 2:b 3:c 4:d", &[(Rule::UnaskedQuantity, 0)]),
+    (GOOD, "drop 5; drop changes 7 5; drop changed 7", "1:a 2:b 3:c 4:d", &[(Rule::UnaskedQuantity, 0)]),
+    (GOOD, "drop changes 7 5; drop refused 7; drop 5", "1:a 2:b 3:c 4:d 5:w", &[(Rule::UnaskedQuantity, 0)]),
+    (GOOD, "drop changes 7 5; drop refused 7", "1:a 2:b 3:c 4:d", &[]),
+    (GOOD, "drop changes 7 5; drop changed 7", "1:a 2:b 3:c 4:d", &[(Rule::ForgottenQuantity, 0)]),
+    (GOOD, "drop changes 7 5; drop 5", "1:a 2:b 3:c 4:d 5:w", &[]),
+    (GOOD, "drop changes 7 5; drop changed 7; drop changes 8 4", "1:a 2:b 3:c 4:d", &[]),
+    (GOOD, "drop changes 7 5; drop changed 7; drop changes 8 4; drop changed 8", "1:a 2:b 3:c 4:d", &[]),
+    (GOOD, "drop changes 7 5; drop changes 8 4; drop changed 7; drop changed 8", "1:a 2:b 3:c 4:d", &[]),
+    (GOOD, "drop changes 7 4; drop changed 7; drop changes 8 5; drop changed 8", "1:a 2:b 3:c 4:d", &[(Rule::ForgottenQuantity, 0)]),
     // A promise is not lost if it is listed as broken with its own slot.
     (GOOD, "", "1:a 2:b 3:w 4:d", &[(Rule::Lost, 3)]),
     (GOOD, "broken c 4", "1:a 2:b 3:w 4:d", &[(Rule::Lost, 3)]),

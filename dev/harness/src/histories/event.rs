@@ -75,9 +75,10 @@ pub enum RecordedEvent {
         coupon: u64,
         quantity: u64,
     },
-    /// The change was made or refused.
     Changed {
         op: u64,
+        /// Whether the change was made. Otherwise it was refused.
+        made: bool,
     },
     /// A shop uses a code for an order, or undoes the use. Of the checkers, only porcupine
     /// (dev/histories) reads the requests of shops.

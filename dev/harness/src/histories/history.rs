@@ -69,6 +69,24 @@ impl RecordedDrop {
     }
 }
 
+/// An operator's change of a coupon's quantity.
+#[derive(Debug, Clone)]
+pub struct QuantityChange {
+    pub line: usize,
+    pub coupon: u64,
+    pub quantity: u64,
+    /// `None` if the answer does not tell whether the change was made: it may be made at any time.
+    pub ended: Option<ChangeEnded>,
+}
+
+/// The end of a change.
+#[derive(Debug, Clone, Copy)]
+pub struct ChangeEnded {
+    pub line: usize,
+    /// Whether the change was made. Otherwise it was refused.
+    pub made: bool,
+}
+
 /// One read of a drop's rows.
 #[derive(Debug, Clone)]
 pub struct RowsRead {
@@ -85,6 +103,8 @@ pub struct History {
     pub lists: BTreeMap<u64, HashSet<String>>,
     /// The operations in the order in which they begin.
     pub operations: Vec<Operation>,
+    /// The changes of quantities by their operation numbers.
+    pub changes: BTreeMap<u64, QuantityChange>,
     /// The reads in order, without the final ones.
     pub reads: Vec<RowsRead>,
     /// Drop, user and slot of the promises listed as broken.
@@ -232,12 +252,27 @@ impl History {
                     return Err(format!("drop {drop} has ended before"));
                 }
             }
-            // This checker does not use the first five: only porcupine judges shops, and only
-            // porcupine needs to know when a quantity is uncertain. The last three begin
-            // operations, which the caller records.
-            RecordedEvent::Changing { .. }
-            | RecordedEvent::Changed { .. }
-            | RecordedEvent::CodeAsked { .. }
+            RecordedEvent::Changing {
+                op,
+                coupon,
+                quantity,
+            } => {
+                let change = QuantityChange {
+                    line,
+                    coupon,
+                    quantity,
+                    ended: None,
+                };
+                self.changes.insert(op, change);
+            }
+            RecordedEvent::Changed { op, made } => {
+                let change = self.changes.get_mut(&op);
+                let change = change.ok_or_else(|| format!("change {op} never began"))?;
+                change.ended = Some(ChangeEnded { line, made });
+            }
+            // Only porcupine judges the first three. The last three begin operations, which the
+            // caller records.
+            RecordedEvent::CodeAsked { .. }
             | RecordedEvent::CodeAnswered { .. }
             | RecordedEvent::CodeFinal { .. }
             | RecordedEvent::Invoked { .. }

@@ -104,8 +104,8 @@ impl Recorder {
     }
 
     /// Records that a change of a quantity was made or refused. Do not call it if that is unknown.
-    pub fn changed(&self, op: u64) {
-        self.write(RecordedEvent::Changed { op });
+    pub fn changed(&self, op: u64, made: bool) {
+        self.write(RecordedEvent::Changed { op, made });
     }
 
     /// Records that a shop uses a code, or undoes the use, and returns the operation. Call it

@@ -21,6 +21,10 @@ pub enum Rule {
     UserDoubled,
     NoSuchSlot,
     TooMany,
+    /// A drop has a quantity that it neither had at first nor may have got from an operator.
+    UnaskedQuantity,
+    /// At the end, a drop does not have the quantity that an operator was told last.
+    ForgottenQuantity,
     /// Slots are left although enough users claimed or a user waits.
     TooFew,
     /// A row that was read is missing at the end.

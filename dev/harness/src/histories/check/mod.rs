@@ -4,6 +4,7 @@ mod allowed;
 mod amount;
 mod index;
 mod promises;
+mod quantities;
 mod revoked;
 mod rows;
 
@@ -39,6 +40,7 @@ pub fn check(history: &History) -> Judgement {
     }
     rows::across_drops(history, &mut found);
     rows::stay(history, &index, &mut found);
+    quantities::check(history, &mut found);
     amount::check(history, &index, &mut found);
     revoked::check(history, &index, &mut found);
     allowed::check(history, &index, &mut found);
