@@ -194,8 +194,8 @@ pub(crate) async fn not_by_consumer(system: &SystemUnderTest) -> Result<u64> {
     system.number(others).await
 }
 
-/// Waits until a pass that began after this call finds nothing, or only what is excused. Fails
-/// after the deadline.
+/// Waits for the first passes that began after this call. Fails if one of them finds something that
+/// is not excused, or if none ends before the deadline.
 pub(crate) async fn clean(
     system: &SystemUnderTest,
     deadline: Instant,
@@ -203,28 +203,31 @@ pub(crate) async fn clean(
 ) -> Result<()> {
     // Runs are compared by ID, because the clock of a process may have been wrong when it recorded
     // the start of a run.
-    let runs = "SELECT id, status, COALESCE(error, '') FROM reconcile_runs WHERE drops_examined >= (SELECT COUNT(*) FROM drops WHERE sealed_at IS NULL)";
-    let runs = async || system.world.sql.rows(runs).await;
-    let begun = runs().await?.into_iter().map(|mut run| run.swap_remove(0));
-    let begun: HashSet<String> = begun.collect();
-    let mut last = "no pass began".to_owned();
+    let sql = &system.world.sql;
+    // A run that has just begun has examined no drop yet.
+    let begun = sql.rows("SELECT id FROM reconcile_runs").await?;
+    let begun: HashSet<String> = begun.into_iter().flatten().collect();
+    let ended = "SELECT id, status, COALESCE(error, '') FROM reconcile_runs WHERE status <> 'running' \
+                 AND drops_examined >= (SELECT COUNT(*) FROM drops WHERE sealed_at IS NULL)";
     while Instant::now() < deadline {
-        for run in runs().await? {
+        let ended = sql.rows(ended).await?.into_iter();
+        let new: Vec<_> = ended.filter(|run| !begun.contains(&run[0])).collect();
+        for run in &new {
             let [id, status, error] = [&run[0], &run[1], &run[2]];
-            if status == "running" || begun.contains(id) {
-                continue;
-            }
             let is_drift = status == "drift";
             if status == "clean" || (is_drift && is_excused(system, id, excuses).await?) {
-                return Ok(());
+                continue;
             }
             let found = findings(system, id, "kind, slot, user_id, result, detail").await?;
             let found: Vec<String> = found.iter().take(5).map(|row| row.join(" ")).collect();
-            last = format!("a pass was {status} {error}: {}", found.join("; "));
+            bail!("a pass was {status} {error}: {}", found.join("; "));
+        }
+        if !new.is_empty() {
+            return Ok(());
         }
         pause(200).await;
     }
-    bail!(last)
+    bail!("no pass began and ended")
 }
 
 /// Returns the contents of the tables, for the analysis of a failure.
@@ -252,16 +255,16 @@ pub(crate) async fn notes(system: &SystemUnderTest) -> String {
     notes
 }
 
-/// Whether every finding of a run is excused.
+/// Whether a run has findings and all of them are excused.
 async fn is_excused(system: &SystemUnderTest, run: &str, excuses: &Excuses) -> Result<bool> {
     let owed = owed(system).await?;
     let found = findings(system, run, "kind, f.drop_id, user_id").await?;
-    let mut found = found.into_iter().map(|row| LeftFinding {
+    let found = found.into_iter().map(|row| LeftFinding {
         kind: row[0].clone(),
         drop: row[1].parse().ok(),
         user: known(&row[2]),
     });
-    Ok(found.all(|finding| excuses.finding(&finding, &owed)))
+    Ok(excuses.findings(&found.collect::<Vec<_>>(), &owed))
 }
 
 /// Returns columns of the findings of a run, which an earlier run with the same result may have
