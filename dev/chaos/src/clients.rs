@@ -1,6 +1,7 @@
 //! Users who claim until they get an answer. All answers are recorded.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use firstcome_harness::histories::Recorder;
@@ -9,7 +10,6 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::excuses::Excuses;
 use crate::schedule::FaultSchedule;
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
@@ -27,6 +27,23 @@ pub(crate) struct Answered {
     pub(crate) asked: Instant,
     pub(crate) answered: Instant,
     pub(crate) answer: Answer,
+}
+
+/// A look-up that did not show the slot that its user was promised.
+#[derive(Debug)]
+pub(crate) struct DeniedLookUp {
+    pub(crate) person: ChaosUser,
+    pub(crate) during: Range<Instant>,
+    pub(crate) what: String,
+}
+
+/// What the users observed.
+pub(crate) struct Heard {
+    /// In order of arrival.
+    pub(crate) answers: Vec<Answered>,
+    /// Answers outside the contract.
+    pub(crate) outside: Vec<String>,
+    pub(crate) denied: Vec<DeniedLookUp>,
 }
 
 /// The party that revokes or returns a user's slot.
@@ -53,8 +70,7 @@ struct Answers {
     /// The last definite answer of each user, positive or negative.
     settled: HashMap<ChaosUser, Answer>,
     outside: Vec<String>,
-    /// Users whose look-up did not show the slot that they were promised, with a description.
-    denied: Vec<(ChaosUser, String)>,
+    denied: Vec<DeniedLookUp>,
     /// Users whose slot or place on the waiting list is returned or revoked, and by whom. They are
     /// added before the first such request, and removed if a shop has used the code.
     revoked: HashMap<ChaosUser, By>,
@@ -205,6 +221,7 @@ impl<'a> Clients<'a> {
             .and_then(Answer::promised);
         let coupon = &self.coupons[person.0];
         let name = self.schedule.user_id(person.1);
+        let asked = Instant::now();
         let Ok(reply) = self.api.moved_to(&api).try_me(coupon.id, &name).await else {
             return;
         };
@@ -212,8 +229,12 @@ impl<'a> Clients<'a> {
         let held = held.filter(|_| !self.answers.lock().revoked.contains_key(&person));
         match (reply.status, held) {
             (200, Some((_, slot))) if !holds || reply.body["slot"] != slot => {
-                let denied = format!("was promised slot {slot}, and then got {}", reply.text);
-                self.answers.lock().denied.push((person, denied));
+                let denied = DeniedLookUp {
+                    person,
+                    during: asked..Instant::now(),
+                    what: format!("was promised slot {slot}, and then got {}", reply.text),
+                };
+                self.answers.lock().denied.push(denied);
             }
             (200, _) => {}
             (503, _) if reply.retry_after().is_some() => {}
@@ -274,25 +295,18 @@ impl<'a> Clients<'a> {
         }
     }
 
-    /// Returns all answers in order of arrival, and the failures: answers outside the contract, and
-    /// denied promises, unless the user is in `listed` or an excuse covers it.
-    pub(crate) fn into_answers(
-        self,
-        listed: &HashSet<(usize, String)>,
-        excuses: &Excuses,
-    ) -> (Vec<Answered>, Vec<String>) {
+    pub(crate) fn into_heard(self) -> Heard {
         let Answers {
             all,
-            mut outside,
+            outside,
             denied,
             ..
         } = self.answers.into_inner();
-        let named = denied
-            .into_iter()
-            .map(|((coupon, n), what)| ((coupon, self.schedule.user_id(n)), what));
-        let wrong = named.filter(|(person, _)| !listed.contains(person) && !excuses.denial());
-        outside.extend(wrong.map(|((_, name), what)| format!("contradiction: {name} {what}")));
-        (all, outside)
+        Heard {
+            answers: all,
+            outside,
+            denied,
+        }
     }
 }
 

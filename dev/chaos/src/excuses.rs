@@ -1,19 +1,16 @@
 //! The deviations from an exact result that docs/RELIABILITY.md does not exclude, each with the
 //! faults after which it is allowed. The judge accepts nothing else.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
+use firstcome_harness::histories::{Rule, Violation};
 use parking_lot::Mutex;
 
-use firstcome_harness::histories::history::{Ended, Operation, OperationKind};
-use firstcome_harness::histories::{History, RecordedAnswer, Rule, Violation};
-
+use crate::facts::{Facts, LeftFinding, OpenLetter, Owed, is_owed};
 use crate::fault::{Fault, Garbage};
 use crate::schedule::FaultSchedule;
-
-/// Longest time for which an API answers `sold_out` without Redis.
-const LEASE_MS: u64 = 200;
 
 /// An allowed deviation.
 pub(crate) struct Excuse {
@@ -29,8 +26,9 @@ enum Covers {
     ListedPromise,
     /// A second claim of a user who already has a row, if its dead letter names the user.
     SecondClaim,
-    /// A look-up that does not show a promised slot.
-    Denial,
+    /// A look-up of a claim of this coupon, in progress in this period, that does not show a
+    /// promised slot.
+    Denial(fn(u64, &RangeInclusive<u64>, &Facts) -> bool),
     /// A user on an allow list without a slot, although slots are left.
     NoSlot,
     /// A finding of the last pass.
@@ -43,109 +41,6 @@ enum Covers {
     Violation(fn(&Violation, &Facts) -> bool),
 }
 
-/// Drops and users in `broken_promises`.
-pub(crate) type Owed = HashSet<(i64, String)>;
-
-/// What the stores and the history say about the users in violations.
-#[derive(Debug, Default)]
-pub(crate) struct Facts {
-    pub(crate) owed: Owed,
-    /// Whether a dead letter lists unreadable offsets, or the broker has cut them off.
-    pub(crate) unreadable: bool,
-    /// Drops, each with a user who returned a claim of the coupon or was revoked. Requests that got
-    /// no answer count, too.
-    returned_by: HashSet<(u64, String)>,
-    /// Drops, each with a slot that was promised to one of these users.
-    returned: HashSet<(u64, i64)>,
-    /// The times at which Redis's clock was set, in milliseconds of the history.
-    clock_steps_ms: Vec<u64>,
-    /// By line of a `sold_out` answer: when its claim was in progress, in milliseconds of the
-    /// history.
-    sold_out_ms: HashMap<usize, RangeInclusive<u64>>,
-}
-
-impl Facts {
-    pub(crate) fn new(owed: Owed, unreadable: bool, history: &History) -> Self {
-        let operations = || history.operations.iter();
-        let revoked = operations().filter(|op| matches!(op.act, OperationKind::Revoke { .. }));
-        let theirs = |op: &Operation| {
-            let of = history.drops.iter().filter(|it| it.1.coupon == op.coupon);
-            of.map(|it| (*it.0, op.person.clone())).collect::<Vec<_>>()
-        };
-        let returned_by: HashSet<_> = revoked.flat_map(theirs).collect();
-        let returned = operations().filter_map(|op| match op.ended {
-            Ended::Ok(
-                RecordedAnswer::Accepted { drop, slot }
-                | RecordedAnswer::AlreadyClaimed { drop, slot },
-            ) => returned_by
-                .contains(&(drop, op.person.clone()))
-                .then_some((drop, slot)),
-            _ => None,
-        });
-        let sold_out = operations().filter_map(|op| match op.ended {
-            Ended::Ok(RecordedAnswer::SoldOut) => {
-                let answered = op.ended_line?;
-                let during = history.at_ms(op.line)?..=history.at_ms(answered)?;
-                Some((answered, during))
-            }
-            _ => None,
-        });
-        Self {
-            returned: returned.collect(),
-            owed,
-            unreadable,
-            returned_by,
-            clock_steps_ms: Vec::new(),
-            sold_out_ms: sold_out.collect(),
-        }
-    }
-
-    /// Whether the answer is a `sold_out` to a claim that was in progress at a step of Redis's
-    /// clock or within one lease after it.
-    fn may_be_of_an_old_lease(&self, violation: &Violation) -> bool {
-        let Some(during_ms) = self.sold_out_ms.get(&violation.line) else {
-            return false;
-        };
-        let mut steps_ms = self.clock_steps_ms.iter();
-        steps_ms.any(|step| *during_ms.start() <= step + LEASE_MS && step <= during_ms.end())
-    }
-
-    pub(crate) fn with_clock_steps(self, clock_steps_ms: Vec<u64>) -> Self {
-        Self {
-            clock_steps_ms,
-            ..self
-        }
-    }
-
-    /// Whether the user is in `broken_promises`.
-    fn owes(&self, violation: &Violation) -> bool {
-        let drop = i64::try_from(violation.drop).ok();
-        is_owed(&self.owed, drop, Some(&violation.person))
-    }
-
-    /// Whether the user returned a claim or was revoked, or such a user was promised the slot.
-    fn is_returned(&self, violation: &Violation) -> bool {
-        let user = (violation.drop, violation.person.clone());
-        self.returned_by.contains(&user)
-            || self.returned.contains(&(violation.drop, violation.slot))
-    }
-}
-
-/// A finding of the last pass.
-#[derive(Debug, Clone)]
-pub(crate) struct LeftFinding {
-    pub(crate) kind: String,
-    pub(crate) drop: Option<i64>,
-    pub(crate) user: Option<String>,
-}
-
-/// A dead letter that is not resolved at the end.
-#[derive(Debug, Clone)]
-pub(crate) struct OpenLetter {
-    pub(crate) drop: Option<i64>,
-    pub(crate) user: Option<String>,
-}
-
 const EXCUSES: [Excuse; 15] = [
     Excuse {
         reason: "an older state restored into a running store may break promises, which are then listed by name",
@@ -155,7 +50,7 @@ const EXCUSES: [Excuse; 15] = [
     Excuse {
         reason: "an older state restored into a running Redis is believed for up to a second",
         after: &[restores_older_keys],
-        covers: Covers::Denial,
+        covers: Covers::Denial(|coupon, ms, facts| facts.are_older_keys_believed(coupon, ms)),
     },
     Excuse {
         reason: "a user whom a restored Redis has forgotten and who claims again keeps the slot of the row",
@@ -234,7 +129,7 @@ const EXCUSES: [Excuse; 15] = [
     Excuse {
         reason: "a user whose claim was behind an unreadable batch and is lost in Redis, too, has no slot",
         after: &[is_batch_unreadable, is_redis_lost],
-        covers: Covers::Denial,
+        covers: Covers::Denial(|_, _, facts| facts.unreadable),
     },
     Excuse {
         reason: "a user whose claim was behind an unreadable batch and is lost in Redis, too, believes to have a slot",
@@ -244,11 +139,11 @@ const EXCUSES: [Excuse; 15] = [
     Excuse {
         reason: "an older state restored into a running Redis is believed for up to a second when a holder claims again, and an older allow list until the coupon is closed or looked at",
         after: &[restores_older_keys],
-        covers: Covers::Violation(|violation, _| {
-            matches!(
-                violation.rule,
-                Rule::Denied | Rule::TurnedAway | Rule::GivenUnlisted | Rule::HeldUnlisted
-            )
+        covers: Covers::Violation(|violation, facts| {
+            let is_answer = matches!(violation.rule, Rule::Denied | Rule::TurnedAway);
+            let is_slot = matches!(violation.rule, Rule::GivenUnlisted | Rule::HeldUnlisted);
+            is_answer && facts.is_answered_by_older_keys(violation)
+                || is_slot && facts.is_given_by_older_keys(violation)
         }),
     },
     Excuse {
@@ -271,11 +166,6 @@ fn is_redis_lost(fault: &Fault) -> bool {
     let gives_no_slot = ["waiting", "allowed", "allow_list"];
     fault.is_redis_lost()
         || matches!(fault, Fault::KeyLost { key } if !gives_no_slot.contains(&key.as_str()))
-}
-
-fn is_owed(owed: &Owed, drop: Option<i64>, user: Option<&str>) -> bool {
-    drop.zip(user)
-        .is_some_and(|(drop, user)| owed.contains(&(drop, user.to_owned())))
 }
 
 fn restores_older_keys(fault: &Fault) -> bool {
@@ -320,12 +210,23 @@ impl Excuses {
         self.any(|covers| matches!(covers, Covers::ListedPromise))
     }
 
+    /// Returns the promises that the system lists as broken, or a failure if none may be listed, not
+    /// even for a while: no fault that a seed draws destroys every copy of a promise.
+    pub(crate) fn listed_promises<T: Debug>(&self, listed: Vec<T>) -> Result<Vec<T>, String> {
+        if listed.is_empty() || self.listed_promise() {
+            Ok(listed)
+        } else {
+            Err(format!("promises are listed as broken: {listed:?}"))
+        }
+    }
+
     pub(crate) fn second_claim(&self) -> bool {
         self.any(|covers| matches!(covers, Covers::SecondClaim))
     }
 
-    pub(crate) fn denial(&self) -> bool {
-        self.any(|covers| matches!(covers, Covers::Denial))
+    /// Whether a look-up of a claim of this coupon, in progress in this period, may deny it.
+    pub(crate) fn denial(&self, coupon: u64, ms: &RangeInclusive<u64>, facts: &Facts) -> bool {
+        self.any(|covers| matches!(covers, Covers::Denial(fits) if fits(coupon, ms, facts)))
     }
 
     pub(crate) fn no_slot(&self) -> bool {
@@ -371,6 +272,7 @@ impl Excuses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::{OlderKeys, TimedClaim};
     use crate::schedule::Timed;
 
     fn after(faults: &[Fault]) -> Excuses {
@@ -406,7 +308,22 @@ mod tests {
     );
 
     fn violates(rule: Rule, drop: u64, slot: i64) -> impl Fn(&Excuses, &Facts) -> bool {
-        move |excuses, facts| excuses.violation(&Violation::new(rule, drop, slot, "u-1"), facts)
+        move |excuses, facts| {
+            let violation = Violation::new(rule, drop, slot, "u-1").at(2);
+            excuses.violation(&violation, facts)
+        }
+    }
+
+    /// A claim of coupon 1 by `u-1`, with the lines of its request and of its answer.
+    fn claim(line: usize, during_ms: RangeInclusive<u64>) -> TimedClaim {
+        TimedClaim {
+            coupon: 1,
+            person: "u-1".to_owned(),
+            line,
+            answered_line: Some(line + 1),
+            is_sold_out: true,
+            during_ms,
+        }
     }
 
     #[test]
@@ -415,12 +332,17 @@ mod tests {
             owed: [(7, "u-1".to_owned())].into(),
             unreadable: true,
             returned: [(1, 2)].into(),
+            claims: vec![claim(1, 1..=2)],
+            older_keys: vec![OlderKeys {
+                coupon: 1,
+                during_ms: 2..=3,
+            }],
             ..Facts::default()
         };
         let both: &[Fault] = &[GARBLED, Fault::Flush];
         let not_both: [&[Fault]; 3] = [&[GARBLED], &[Fault::Flush], &[FORGED, Fault::Flush]];
         let listed: Ask = |excuses, _| excuses.listed_promise();
-        let denial: Ask = |excuses, _| excuses.denial();
+        let denial: Ask = |excuses, facts| excuses.denial(1, &(3..=4), facts);
         let second: Ask = |excuses, _| excuses.second_claim();
         let no_slot: Ask = |excuses, _| excuses.no_slot();
         let forgotten: Ask = |excuses, _| excuses.forgotten_use();
@@ -470,28 +392,76 @@ mod tests {
     }
 
     #[test]
+    fn older_keys_excuse_only_claims_of_their_coupon_while_they_are_believed() {
+        let facts = Facts {
+            coupons: [(1, 1), (2, 2)].into(),
+            claims: vec![claim(1, 10..=99), claim(3, 150..=300), claim(5, 201..=300)],
+            older_keys: vec![OlderKeys {
+                coupon: 1,
+                during_ms: 100..=200,
+            }],
+            ..Facts::default()
+        };
+        let excuses = after(&[RESTORED]);
+        let is_excused = |rule, drop, line, person| {
+            excuses.violation(&Violation::new(rule, drop, 1, person).at(line), &facts)
+        };
+        for rule in [Rule::Denied, Rule::TurnedAway] {
+            let answers = [2, 4, 6].map(|line| is_excused(rule, 1, line, "u-1"));
+            assert_eq!(answers, [false, true, false], "{rule:?}");
+        }
+        for rule in [Rule::GivenUnlisted, Rule::HeldUnlisted] {
+            let seen = [2, 4, 9].map(|line| is_excused(rule, 1, line, "u-1"));
+            assert_eq!(seen, [false, true, true], "{rule:?}");
+            assert!(!is_excused(rule, 2, 9, "u-1"), "{rule:?}: another coupon");
+            assert!(!is_excused(rule, 1, 9, "u-2"), "{rule:?}: another user");
+        }
+        for (coupon, during_ms, expected) in [
+            (1, 90..=99, false),
+            (1, 90..=100, true),
+            (1, 201..=300, false),
+            (2, 90..=300, false),
+        ] {
+            let denial = excuses.denial(coupon, &during_ms, &facts);
+            assert_eq!(denial, expected, "{coupon} {during_ms:?}");
+        }
+    }
+
+    #[test]
     fn a_holder_may_get_sold_out_only_within_a_lease_after_a_step_of_the_clock() {
         let facts = Facts {
             clock_steps_ms: vec![1_000, 3_000],
-            sold_out_ms: [
-                (1, 900..=999),
-                (2, 900..=1_000),
-                (3, 1_200..=1_900),
-                (4, 1_201..=1_202),
-                (5, 3_100..=3_101),
-            ]
-            .into(),
+            claims: vec![
+                claim(1, 900..=999),
+                claim(2, 900..=1_000),
+                claim(3, 1_200..=1_900),
+                claim(4, 1_201..=1_202),
+                claim(5, 3_100..=3_101),
+            ],
             ..Facts::default()
         };
         let excuses = after(&[Fault::RedisClock {
             shift_ms: 30,
             ms: 2_000,
         }]);
-        let is_excused = [1, 2, 3, 4, 5, 6].map(|line| {
+        let is_excused = [2, 3, 4, 5, 6, 7].map(|line| {
             let denied = Violation::new(Rule::Denied, 1, 2, "u-1").at(line);
             excuses.violation(&denied, &facts)
         });
         assert_eq!(is_excused, [false, true, true, false, true, false]);
+    }
+
+    #[test]
+    fn promises_may_be_listed_as_broken_only_after_an_older_state_was_restored() {
+        for (fault, expected) in [(Fault::Flush, false), (RESTORED, true), (OLD, true)] {
+            let excuses = after(std::slice::from_ref(&fault));
+            assert_eq!(
+                excuses.listed_promises(vec!["u-1"]).is_ok(),
+                expected,
+                "{fault}"
+            );
+            assert!(excuses.listed_promises::<&str>(vec![]).is_ok(), "{fault}");
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //! - `operators`: two operators who keep changing coupons.
 //! - `shops`: two shops that use codes and undo uses, and a judge of their answers.
 //! - [`run`]: runs the faults and the recovery, waits for an exact result, and judges the history;
-//!   `verify`: reads the stores at the end; `excuses`: the deviations that are allowed.
+//!   `verify`: reads the stores at the end; `excuses`: the deviations that are allowed, which depend
+//!   on `facts`.
 //! - [`campaign`]: many schedules, each run by a [`worker`]; [`mod@shrink`]: finds the faults that
 //!   a failure needs; [`report`]: a summary.
 //! - [`calm`]: traffic without faults, in which no coupon may close.
@@ -20,6 +21,7 @@ mod clients;
 mod effect;
 mod excuses;
 pub mod expect;
+mod facts;
 pub mod fault;
 mod gates;
 mod inject;

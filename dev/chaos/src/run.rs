@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::HashSet;
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,9 +15,10 @@ use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use serde::Serialize;
 
-use crate::clients::{Answered, Clients};
+use crate::clients::{Answered, ChaosUser, Clients, DeniedLookUp, Heard};
 use crate::excuses::Excuses;
 use crate::expect::Evidence;
+use crate::facts::{Facts, OlderKeys};
 use crate::fault::Fault;
 use crate::gates::Gates;
 use crate::inject::{TriedFault, at_its_time, remove_what_came_back};
@@ -34,6 +36,9 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 /// The same limit for a schedule that runs concurrently with other tests.
 pub const DEADLINE_BESIDE_TESTS: Duration = Duration::from_secs(180);
 
+/// Time until a pass has noticed older keys, once no fault hinders it.
+const BELIEVED: Duration = Duration::from_secs(5);
+
 /// The name of a schedule's history in its folder.
 pub(crate) const HISTORY: &str = "history.jsonl";
 
@@ -45,8 +50,7 @@ pub struct ScheduleResult {
     pub faults: Vec<TriedFault>,
     pub promises: usize,
     pub kept: usize,
-    /// Promises without a final row that are listed as broken, or as a second claim that is
-    /// excused.
+    /// Promises that are listed as broken, or as a second claim, if this is excused.
     pub listed: usize,
     /// Requests that were answered with a return or a revocation, including repeated ones.
     pub revoked: usize,
@@ -127,10 +131,18 @@ pub async fn run(
         hits,
         exact_after,
         answers,
+        denied,
         uses,
         mut wrong,
     } = played?;
-    let facts = verify::facts(system, &history, run.clock_steps_ms(&hits)).await?;
+    let facts = Facts {
+        owed: verify::owed(system).await?,
+        unreadable: verify::is_unreadable(system).await?,
+        clock_steps_ms: run.clock_steps_ms(&hits),
+        older_keys: run.older_keys(&hits),
+        ..Facts::new(&history)
+    };
+    wrong.extend(run.denials(&denied, &facts));
     match &judgement.verdict {
         Verdict::Pass => {}
         Verdict::Unknown(why) => wrong.push(format!("the history proves nothing: {why}")),
@@ -141,15 +153,7 @@ pub async fn run(
     }
     wrong.extend(system.objections());
     wrong.extend(run.gates.closings());
-    // No fault that a seed draws destroys every copy of a promise, so none may be broken without an
-    // excuse.
     let figures = &judgement.figures;
-    if figures.broken > 0 && !run.excuses.listed_promise() {
-        wrong.push(format!(
-            "{} promises were broken, though listed",
-            figures.broken
-        ));
-    }
     let shown = Evidence {
         answers: &answers,
         hits: &hits,
@@ -186,6 +190,8 @@ struct Played {
     /// Time from the end of the last fault. `None` if the result did not become exact.
     exact_after: Option<Duration>,
     answers: Vec<Answered>,
+    /// Look-ups of users who are not listed as broken.
+    denied: Vec<DeniedLookUp>,
     /// Requests of shops.
     uses: usize,
     wrong: Vec<String>,
@@ -220,18 +226,20 @@ impl Run<'_> {
             () = self.watch_rows() => unreachable!("rows are watched forever"),
             () = clients.poll() => unreachable!("users poll forever"),
         };
+        let mut wrong = Vec::new();
         let mut listed = HashSet::new();
         for (number, coupon) in self.system.coupons().iter().enumerate() {
-            let people = verify::listed(self.system, coupon, &self.excuses).await?;
-            let (quantity, rows) = self.rows(coupon).await?;
-            for (person, slot) in people {
-                self.recorder.broken(id(coupon.drop), &person, slot);
-                listed.insert((number, person));
-            }
-            self.drop_is(coupon, quantity);
-            self.recorder.finally(id(coupon.drop), rows);
+            let people = self.record_end(coupon, &mut wrong).await?;
+            listed.extend(people.into_iter().map(|person| (number, person)));
         }
-        let (answers, mut wrong) = clients.into_answers(&listed, &self.excuses);
+        let Heard {
+            answers,
+            outside,
+            mut denied,
+        } = clients.into_heard();
+        wrong.extend(outside);
+        let user = |(coupon, user): ChaosUser| (coupon, self.schedule.user_id(user));
+        denied.retain(|it| !listed.contains(&user(it.person)));
         let contradictions = shops.contradictions().await?;
         if !contradictions.is_empty() && !self.excuses.forgotten_use() {
             wrong.extend(contradictions);
@@ -250,9 +258,47 @@ impl Run<'_> {
             hits,
             exact_after,
             answers,
+            denied,
             uses: shops.requests(),
             wrong,
         })
+    }
+
+    /// Records the final rows of a drop, and the promises that are listed as broken. Returns their
+    /// users.
+    async fn record_end(
+        &self,
+        coupon: &MadeCoupon,
+        wrong: &mut Vec<String>,
+    ) -> Result<Vec<String>> {
+        let listed = verify::listed(self.system, coupon, &self.excuses).await?;
+        let (quantity, rows) = self.rows(coupon).await?;
+        let people = self.excuses.listed_promises(listed).unwrap_or_else(|why| {
+            wrong.push(format!("drop {}: {why}", coupon.drop));
+            Vec::new()
+        });
+        for (person, slot) in &people {
+            self.recorder.broken(id(coupon.drop), person, *slot);
+        }
+        self.drop_is(coupon, quantity);
+        self.recorder.finally(id(coupon.drop), rows);
+        Ok(people.into_iter().map(|(person, _)| person).collect())
+    }
+
+    /// Describes the look-ups that denied a promise without an excuse.
+    fn denials(&self, denied: &[DeniedLookUp], facts: &Facts) -> Vec<String> {
+        let is_wrong = |look_up: &&DeniedLookUp| {
+            let coupon = &self.system.coupons()[look_up.person.0];
+            let Range { start, end } = look_up.during;
+            let during_ms = self.ms(start)..=self.ms(end);
+            !self.excuses.denial(id(coupon.id), &during_ms, facts)
+        };
+        let wrong = denied.iter().filter(is_wrong);
+        let described = wrong.map(|DeniedLookUp { person, what, .. }| {
+            let name = self.schedule.user_id(person.1);
+            format!("contradiction: {name} {what}")
+        });
+        described.collect()
     }
 
     fn drop_is(&self, coupon: &MadeCoupon, quantity: u64) {
@@ -298,9 +344,40 @@ impl Run<'_> {
         let steps = faults.filter(|(timed, _)| matches!(timed.fault, Fault::RedisClock { .. }));
         steps
             .flat_map(|(_, hit)| [hit.during.start, hit.during.end])
-            .map(|at| at.duration_since(self.begun).as_millis())
-            .map(|ms| u64::try_from(ms).unwrap_or(u64::MAX))
+            .map(|at| self.ms(at))
             .collect()
+    }
+
+    /// Returns the periods in which older keys of a coupon may have been believed: until a pass has
+    /// compared them with MySQL, which other faults may delay.
+    fn older_keys(&self, hits: &[TriedFault]) -> Vec<OlderKeys> {
+        let mut active: Vec<_> = hits.iter().map(|hit| hit.during.clone()).collect();
+        active.sort_by_key(|during| during.start);
+        let faults = self.schedule.faults.iter().zip(hits);
+        let restored =
+            faults.filter(|(timed, _)| matches!(timed.fault, Fault::RestoredKeys { .. }));
+        let periods = restored.map(|(timed, hit)| {
+            let delayed = active.iter().fold(hit.during.end, |end, other| {
+                let is_meanwhile = other.end >= hit.during.start && other.start <= end + BELIEVED;
+                if is_meanwhile {
+                    end.max(other.end)
+                } else {
+                    end
+                }
+            });
+            let coupons = self.system.coupons();
+            OlderKeys {
+                coupon: id(coupons[timed.coupon % coupons.len()].id),
+                during_ms: self.ms(hit.during.start)..=self.ms(delayed + BELIEVED),
+            }
+        });
+        periods.collect()
+    }
+
+    /// Returns a time in milliseconds of the history.
+    fn ms(&self, at: Instant) -> u64 {
+        let ms = at.saturating_duration_since(self.begun).as_millis();
+        u64::try_from(ms).unwrap_or(u64::MAX)
     }
 
     /// Keeps recording all rows.

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use firstcome_harness::MadeCoupon;
-use firstcome_harness::histories::History;
 
-use crate::excuses::{Excuses, Facts, LeftFinding, OpenLetter, Owed};
+use crate::excuses::Excuses;
+use crate::facts::{LeftFinding, OpenLetter, Owed};
 use crate::fault::GarbagePlace::Garbled;
 use crate::system::SystemUnderTest;
 use crate::wait::pause;
@@ -56,24 +56,17 @@ pub(crate) async fn exact(system: &SystemUnderTest, excuses: &Excuses) -> Result
     Ok(())
 }
 
-/// Reads the facts on which the excuses of violations depend.
-pub(crate) async fn facts(
-    system: &SystemUnderTest,
-    history: &History,
-    clock_steps_ms: Vec<u64>,
-) -> Result<Facts> {
-    let unreadable = "SELECT COUNT(*) FROM failed_claims WHERE reason = 'unreadable'";
-    // If garbled data is gone without a dead letter, the broker has cut off its batch and all later
-    // ones.
-    let is_gone = |garbage: &Vec<_>| garbage.iter().any(|(_, it)| matches!(it, Garbled(_)));
-    let (owed, listed) = (owed(system).await?, system.number(unreadable).await?);
-    let unreadable = listed > 0 || is_gone(&system.garbage.lock());
-    let facts = Facts::new(owed, unreadable, history);
-    Ok(facts.with_clock_steps(clock_steps_ms))
+/// Whether a dead letter lists unreadable offsets, or the broker has cut them off: garbled data that
+/// is gone without a dead letter was cut off with its batch and all later ones.
+pub(crate) async fn is_unreadable(system: &SystemUnderTest) -> Result<bool> {
+    let listed = "SELECT COUNT(*) FROM failed_claims WHERE reason = 'unreadable'";
+    let listed = system.number(listed).await?;
+    let garbage = system.garbage.lock();
+    Ok(listed > 0 || garbage.iter().any(|(_, it)| matches!(it, Garbled(_))))
 }
 
 /// Returns the users in `broken_promises`.
-async fn owed(system: &SystemUnderTest) -> Result<Owed> {
+pub(crate) async fn owed(system: &SystemUnderTest) -> Result<Owed> {
     let rows = system
         .world
         .sql

@@ -247,11 +247,14 @@ pub(super) async fn restore_keys(
     }
     pause(age_ms).await;
     let before = people(system).await?;
+    let begun = Instant::now();
     for (key, dump) in kept {
         let words: [&[u8]; 5] = [b"RESTORE", key.as_bytes(), b"0", &dump, b"REPLACE"];
         redis.try_command::<()>(&words).await?;
     }
-    forgotten(system, before).await
+    let during = begun..Instant::now();
+    let effect = forgotten(system, before).await?;
+    Ok(Effect { during, ..effect })
 }
 
 /// Limits the size of any file that the process writes.

@@ -21,7 +21,7 @@ pub struct Figures {
     pub unknown: usize,
     pub promises: usize,
     pub kept: usize,
-    /// Promises that are listed as broken and have no final row.
+    /// Promises that are listed as broken, with or without a final row.
     pub broken: usize,
     /// Requests that were answered with a return or a revocation, including repeated ones.
     pub revoked: usize,

@@ -40,7 +40,7 @@ pub(super) fn check(
         .count();
     figures.broken = all
         .keys()
-        .filter(|p| !index.last.contains(*p) && index.is_broken(p.0, p.1, p.2))
+        .filter(|p| index.is_broken(p.0, p.1, p.2))
         .count();
     for &(drop, slot, person) in &standing {
         if !history.finals.contains_key(&drop) || index.last.contains(&(drop, slot, person)) {

@@ -1,0 +1,178 @@
+//! What the stores, the faults and the history say about a deviation. The excuses depend on it.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
+
+use firstcome_harness::histories::history::{Ended, Operation, OperationKind};
+use firstcome_harness::histories::{History, RecordedAnswer, Violation};
+
+/// Longest time for which an API answers `sold_out` without Redis.
+const LEASE_MS: u64 = 200;
+
+/// Drops and users in `broken_promises`.
+pub(crate) type Owed = HashSet<(i64, String)>;
+
+/// What the stores and the history say about the users in violations.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) owed: Owed,
+    /// Whether a dead letter lists unreadable offsets, or the broker has cut them off.
+    pub(crate) unreadable: bool,
+    /// Drops, each with a user who returned a claim of the coupon or was revoked. Requests that got
+    /// no answer count, too.
+    pub(crate) returned_by: HashSet<(u64, String)>,
+    /// Drops, each with a slot that was promised to one of these users.
+    pub(crate) returned: HashSet<(u64, i64)>,
+    /// The times at which Redis's clock was set, in milliseconds of the history.
+    pub(crate) clock_steps_ms: Vec<u64>,
+    pub(crate) older_keys: Vec<OlderKeys>,
+    /// The coupon of each drop.
+    pub(crate) coupons: HashMap<u64, u64>,
+    pub(crate) claims: Vec<TimedClaim>,
+}
+
+/// A finding of the last pass.
+#[derive(Debug, Clone)]
+pub(crate) struct LeftFinding {
+    pub(crate) kind: String,
+    pub(crate) drop: Option<i64>,
+    pub(crate) user: Option<String>,
+}
+
+/// A dead letter that is not resolved at the end.
+#[derive(Debug, Clone)]
+pub(crate) struct OpenLetter {
+    pub(crate) drop: Option<i64>,
+    pub(crate) user: Option<String>,
+}
+
+/// A period in which older keys of a coupon may have been believed, in milliseconds of the history.
+#[derive(Debug, Clone)]
+pub(crate) struct OlderKeys {
+    pub(crate) coupon: u64,
+    pub(crate) during_ms: RangeInclusive<u64>,
+}
+
+/// A claim and the period in which it was in progress, in milliseconds of the history. Without an
+/// answer, it has no end.
+#[derive(Debug, Clone)]
+pub(crate) struct TimedClaim {
+    pub(crate) coupon: u64,
+    pub(crate) person: String,
+    pub(crate) line: usize,
+    pub(crate) answered_line: Option<usize>,
+    pub(crate) is_sold_out: bool,
+    pub(crate) during_ms: RangeInclusive<u64>,
+}
+
+impl TimedClaim {
+    fn new(op: &Operation, history: &History) -> Option<Self> {
+        let answered_line = op.ended_line.filter(|_| op.ended != Ended::Unknown);
+        let end = answered_line.and_then(|line| history.at_ms(line));
+        Some(Self {
+            coupon: op.coupon,
+            person: op.person.clone(),
+            line: op.line,
+            answered_line,
+            is_sold_out: op.ended == Ended::Ok(RecordedAnswer::SoldOut),
+            during_ms: history.at_ms(op.line)?..=end.unwrap_or(u64::MAX),
+        })
+    }
+}
+
+fn overlap(one: &RangeInclusive<u64>, other: &RangeInclusive<u64>) -> bool {
+    one.start() <= other.end() && other.start() <= one.end()
+}
+
+impl Facts {
+    /// Reads what the history says. The caller adds the other facts.
+    pub(crate) fn new(history: &History) -> Self {
+        let operations = || history.operations.iter();
+        let revoked = operations().filter(|op| matches!(op.act, OperationKind::Revoke { .. }));
+        let theirs = |op: &Operation| {
+            let of = history.drops.iter().filter(|it| it.1.coupon == op.coupon);
+            of.map(|it| (*it.0, op.person.clone())).collect::<Vec<_>>()
+        };
+        let returned_by: HashSet<_> = revoked.flat_map(theirs).collect();
+        let returned = operations().filter_map(|op| match op.ended {
+            Ended::Ok(
+                RecordedAnswer::Accepted { drop, slot }
+                | RecordedAnswer::AlreadyClaimed { drop, slot },
+            ) => returned_by
+                .contains(&(drop, op.person.clone()))
+                .then_some((drop, slot)),
+            _ => None,
+        });
+        let claims = operations().filter(|op| op.act == OperationKind::Claim);
+        let claims = claims.filter_map(|op| TimedClaim::new(op, history));
+        Self {
+            returned: returned.collect(),
+            returned_by,
+            coupons: history
+                .drops
+                .iter()
+                .map(|it| (*it.0, it.1.coupon))
+                .collect(),
+            claims: claims.collect(),
+            ..Self::default()
+        }
+    }
+
+    fn answered_at(&self, line: usize) -> Option<&TimedClaim> {
+        let mut claims = self.claims.iter();
+        claims.find(|claim| claim.answered_line == Some(line))
+    }
+
+    /// Whether the answer is a `sold_out` to a claim that was in progress at a step of Redis's
+    /// clock or within one lease after it.
+    pub(crate) fn may_be_of_an_old_lease(&self, violation: &Violation) -> bool {
+        let claim = self.answered_at(violation.line);
+        let Some(claim) = claim.filter(|claim| claim.is_sold_out) else {
+            return false;
+        };
+        let mut steps_ms = self.clock_steps_ms.iter();
+        steps_ms.any(|step| overlap(&claim.during_ms, &(*step..=step + LEASE_MS)))
+    }
+
+    /// Whether older keys of this coupon may have been believed during this period.
+    pub(crate) fn are_older_keys_believed(&self, coupon: u64, ms: &RangeInclusive<u64>) -> bool {
+        let mut older = self.older_keys.iter().filter(|it| it.coupon == coupon);
+        older.any(|it| overlap(&it.during_ms, ms))
+    }
+
+    /// Whether older keys may have decided the claim with this answer.
+    pub(crate) fn is_answered_by_older_keys(&self, violation: &Violation) -> bool {
+        let claim = self.answered_at(violation.line);
+        claim.is_some_and(|it| self.are_older_keys_believed(it.coupon, &it.during_ms))
+    }
+
+    /// Whether older keys may have decided a claim of this user before the violation was seen.
+    pub(crate) fn is_given_by_older_keys(&self, violation: &Violation) -> bool {
+        let Some(coupon) = self.coupons.get(&violation.drop) else {
+            return false;
+        };
+        let claims = self.claims.iter().filter(|it| {
+            it.coupon == *coupon && it.person == violation.person && it.line < violation.line
+        });
+        let mut periods = claims.map(|it| &it.during_ms);
+        periods.any(|ms| self.are_older_keys_believed(*coupon, ms))
+    }
+
+    /// Whether the user is in `broken_promises`.
+    pub(crate) fn owes(&self, violation: &Violation) -> bool {
+        let drop = i64::try_from(violation.drop).ok();
+        is_owed(&self.owed, drop, Some(&violation.person))
+    }
+
+    /// Whether the user returned a claim or was revoked, or such a user was promised the slot.
+    pub(crate) fn is_returned(&self, violation: &Violation) -> bool {
+        let user = (violation.drop, violation.person.clone());
+        self.returned_by.contains(&user)
+            || self.returned.contains(&(violation.drop, violation.slot))
+    }
+}
+
+pub(crate) fn is_owed(owed: &Owed, drop: Option<i64>, user: Option<&str>) -> bool {
+    drop.zip(user)
+        .is_some_and(|(drop, user)| owed.contains(&(drop, user.to_owned())))
+}
