@@ -39,6 +39,8 @@ impl Environment {
             ("PUBLISH_DEADLINE_MS", "500"),
             ("FIRSTCOME_TEST_BACKUP_DEADLINE_MS", "500"),
             ("FIRSTCOME_TEST_KAFKA_SESSION_MS", "1000"),
+            // Otherwise, the mails and events of later cycles would wait.
+            ("FIRSTCOME_TEST_ALERT_COOLDOWN_SECONDS", "0"),
             (
                 "RUST_LOG",
                 "warn,firstcome_api=info,firstcome_reconciler=info",
