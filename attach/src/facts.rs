@@ -221,7 +221,7 @@ pub struct Facts {
     pub surplus: Vec<String>,
     /// The number of rows beyond the quantity, if nothing shows which ones came last.
     pub unnamed_surplus: u64,
-    /// Users whose row a repair failed to insert within the last day.
+    /// Users whose row MySQL refused within the last day.
     pub failing: HashSet<String>,
     /// The number of users without a row at the first look who had one, or had left Redis, at the
     /// second.

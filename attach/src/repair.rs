@@ -26,9 +26,12 @@ use firstcome_shared::report::Outcome;
 /// Rows of one transaction: few, because their writers may wait for its lock.
 const ROWS: usize = 50;
 
-/// A deadlock, for which MySQL rolled the whole transaction back, or a lock wait timeout: each
-/// further row would wait for that lock while their writers wait for ours.
-const ENDS_TRANSACTION: [u16; 2] = [1213, 1205];
+/// Errors that say nothing about the row, so that the whole transaction is tried again: a deadlock,
+/// for which MySQL rolled it back; a lock wait timeout, after which each further row would wait for
+/// that lock while their writers wait for ours; a server that is read-only (1290, 1836); a full
+/// disk or table (1021, 1114); a statement that was interrupted (1317, 3024); and too many prepared
+/// statements (1461).
+const ENDS_TRANSACTION: [u16; 9] = [1213, 1205, 1290, 1836, 1021, 1114, 1317, 3024, 1461];
 
 /// The name of the lock on a target's rows. It does not depend on the campaign's name, which may
 /// differ in another file.
@@ -84,16 +87,21 @@ pub fn refusal(code: u16, why: &str) -> String {
     }
 }
 
-/// Turns a refusal or a misfit into a failed repair, without the values that MySQL quotes. Returns
-/// any other error, such as that of a store that is away: the caller then drops the connection to
+/// Returns the reason of a refusal or a misfit, without the values that MySQL quotes. Returns any
+/// other error, such as that of a store that is away: the caller then drops the connection to
 /// MySQL, which ends the transaction and releases the lock.
+fn reason(error: AttachError) -> Answer<String> {
+    match error {
+        AttachError::Refused { code, why } => {
+            Ok(format!("MySQL refuses it: {}", refusal(code, &why)))
+        }
+        AttachError::Misfit(why) => Ok(why),
+        error => Err(error),
+    }
+}
+
 fn failed(error: AttachError) -> Answer<Repaired> {
-    let why = match error {
-        AttachError::Refused { code, why } => format!("MySQL refuses it: {}", refusal(code, &why)),
-        AttachError::Misfit(why) => why,
-        error => return Err(error),
-    };
-    Ok((Outcome::Failed, why))
+    Ok((Outcome::Failed, reason(error)?))
 }
 
 impl Judged {
@@ -155,10 +163,12 @@ pub(super) fn must_go_on(stop: &CancellationToken) -> Answer<()> {
     }
 }
 
-/// Inserts rows in one transaction, under the lock on the target's rows.
+/// Inserts rows in one transaction, under the lock on the target's rows. If the whole transaction
+/// fails, no row has failed for itself: the next pass tries its users again in their order, and no
+/// later user gets their coupons.
 async fn insert(
     reader: &mut Reader<'_>,
-    rows: &[&mut Judged],
+    rows: &mut [&mut Judged],
     seen: &mut LooksSaw<'_>,
 ) -> Answer<Vec<Repaired>> {
     let of = reader.of_rows();
@@ -177,9 +187,12 @@ async fn insert(
             repaired
         }
         Err(error) => {
-            let failed = failed(error)?;
+            let undone = skipped(&reason(error)?);
             reader.sql.command("ROLLBACK").await?;
-            vec![failed; rows.len()]
+            for it in rows.iter_mut() {
+                it.finding.needs_person = true;
+            }
+            vec![undone; rows.len()]
         }
     };
     let release = format!("DO RELEASE_LOCK({LOCK})");
@@ -352,6 +365,9 @@ async fn insert_row(
     let Some(user) = shape.user(user) else {
         return Ok((Outcome::Failed, shape.why_not().to_owned()));
     };
+    if room == 0 && rows_of(reader, &user).await? == Some(0) {
+        return Ok(skipped("all were given out meanwhile"));
+    }
     if let Some(event) = event
         && !close(reader, event).await?
     {
@@ -366,9 +382,6 @@ async fn insert_row(
     }
     if has_changed(reader, &user).await? {
         return Ok((Outcome::Failed, TAKEN_BACK.to_owned()));
-    }
-    if room == 0 {
-        return Ok((Outcome::Failed, "all were given out meanwhile".to_owned()));
     }
     let mut columns = vec![column];
     let mut marks = vec!["?".to_owned()];

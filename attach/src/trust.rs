@@ -105,7 +105,7 @@ impl Ours {
         Ok(self.db.all("what came back", twice).await?)
     }
 
-    /// Returns the users whose row a repair failed to insert within the last day.
+    /// Returns the users whose row MySQL refused within the last day.
     pub async fn failing_users(&self, drop: DropId) -> Answer<HashSet<String>> {
         let failing = sql!(
             "SELECT DISTINCT user_id FROM reconcile_findings \

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use firstcome_attach::Attached;
 use firstcome_shared::domain::DropId;
-use firstcome_shared::report::Finding;
+use firstcome_shared::report::{Finding, Kind};
 use firstcome_stack::mysql_rows;
 
 use crate::world::{World, campaign, confirm, pass, refusal, told, trust, users};
@@ -348,6 +348,49 @@ async fn refused_row_leaves_no_counter_wrong_and_no_other_user_waiting() {
     confirm(&shop.attached).await;
     let lawful = "SELECT COUNT(*) FROM coupon WHERE user_id IN (97, 98, 100)";
     assert_eq!(shop.world.sql(lawful).await, [["3"]]);
+}
+
+/// Three rows are lost, and two users too many are members. The first pass ends with a deadlock, on
+/// a server that is read-only, or because MySQL refuses the rows themselves.
+#[tokio::test]
+async fn users_keep_their_order_after_an_error_that_is_not_of_their_rows() {
+    let columns = "user_id INT NOT NULL UNIQUE, at INT NOT NULL DEFAULT 0";
+    let campaign = "users = { key = '@users', type = 'sorted set' }
+        rows = { table = 'coupon', user = 'user_id', order = 'at' }";
+    for (code, result, last) in [
+        (1213, "skipped", 99),
+        (1290, "skipped", 99),
+        (3819, "failed", 101),
+    ] {
+        let shop = Shop::open(columns, "{U}, {U}", campaign).await;
+        for user in 0..102 {
+            shop.run(&[&format!("ZADD @users {user} {user}")]).await;
+        }
+        for user in 20..97 {
+            shop.insert(&format!("{user}, {user}")).await;
+        }
+        let busy = format!(
+            "CREATE TRIGGER busy BEFORE INSERT ON coupon FOR EACH ROW \
+             SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {code}"
+        );
+        shop.world.sql(&busy).await;
+        let findings = shop.pass().await;
+        let expected = [
+            "2 over_admitted skipped".to_owned(),
+            format!("3 unissued {result}"),
+        ];
+        assert_eq!(told(&findings), expected, "{code} {findings:#?}");
+        for it in findings.iter().filter(|it| it.kind == Kind::Unissued) {
+            assert_eq!(it.needs_person, result == "skipped", "{it:?}");
+            let user = it.user_id.as_deref().unwrap();
+            shop.record(&format!("'{user}'"), it.result.as_str()).await;
+        }
+        shop.world.sql("DROP TRIGGER busy").await;
+        shop.pass().await;
+        let rows = "SELECT COUNT(*), MAX(user_id) FROM coupon WHERE user_id >= 97";
+        let expected = [["3".to_owned(), last.to_string()]];
+        assert_eq!(shop.world.sql(rows).await, expected, "{code}");
+    }
 }
 
 #[tokio::test]
