@@ -63,6 +63,12 @@ impl Counter {
         Some(self.means.given(value, self.quantity))
     }
 
+    /// Whether it counts more coupons than there are or are given out, although users who are
+    /// refused give back what they took: such a claim is in flight, or died.
+    pub fn holds_refused_claim(self) -> bool {
+        self.means.is_exact() && self.counted() > Some(self.quantity.max(self.given))
+    }
+
     /// Returns a sentence with what the counter says and what is right.
     pub fn says(self) -> String {
         let given = self.given;

@@ -528,8 +528,30 @@ impl Judge<'_> {
                 not count as given out"
             );
         }
+        self.counter_differs(counter, kind, &why, doubt);
+    }
+
+    /// Plans to move a counter that differs, or reports why not.
+    fn counter_differs(&mut self, counter: Counter, kind: Kind, why: &str, doubt: Option<Doubt>) {
+        let facts = self.facts;
+        let means = counter.means;
         if facts.is_over {
             let why = format!("{why}; after the end nothing is written there");
+            self.found(kind, "", &why, None);
+            return;
+        }
+        // Once that claim gives back what it took, a counter that was moved would show too much.
+        if counter.holds_refused_claim() {
+            let losers = if means.is_left() {
+                "left tickets"
+            } else {
+                "tickets"
+            };
+            let why = format!(
+                "{why}; a refused claim has not given back what it took: if it stays so, correct \
+                the counter by hand if that claim died, or write means = \"{losers}\" if losers \
+                run it past the end"
+            );
             self.found(kind, "", &why, None);
             return;
         }
@@ -550,7 +572,7 @@ impl Judge<'_> {
             by: counter.distance(),
         });
         let counts_inserts = counter.given > self.taken_before().cast_signed();
-        let judged = self.found(kind, "", &why, Some(repair));
+        let judged = self.found(kind, "", why, Some(repair));
         judged.counts_inserts = counts_inserts;
         if let Some(doubt) = doubt {
             judged.doubts(doubt);

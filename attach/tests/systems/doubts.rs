@@ -94,6 +94,26 @@ fn counter_is_lowered_unconfirmed_only_if_no_row_is_left_out() {
     }
 }
 
+/// A refused claim is between INCR and DECR. Moving the counter would sell one coupon too many once
+/// the claim gives back what it took.
+#[test]
+fn exact_counter_past_the_end_is_reported_and_only_moves_towards_more_given_out() {
+    let over = |given| facts(ISSUED, given, 103, given);
+    assert_eq!(told(&over(100)), ["- report"]);
+    assert_eq!(told(&over(93)), ["- report"]);
+    assert_eq!(told(&over(105))[0], "- 2");
+    let at_the_end = facts(ISSUED, 93, 100, 93);
+    assert_eq!(told(&at_the_end), ["- -7 opens"]);
+    let below_zero = facts(LEFT, 93, -3, 93);
+    assert_eq!(told(&below_zero), ["- report"]);
+    let tickets = facts(CountMeans::Tickets, 93, 103, 93);
+    assert_eq!(
+        told(&tickets),
+        ["- -10 opens"],
+        "losers run it past the end"
+    );
+}
+
 #[test]
 fn repair_for_a_row_with_a_status_that_where_lacks_needs_confirmation() {
     let unselected = Some("status".to_owned());

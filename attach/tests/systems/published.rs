@@ -42,7 +42,7 @@ const DOWN: System = System {
     open: &["SET @stock 20"],
     winner: &["DECR @stock", "SADD @users {U}"],
     loser: &[],
-    fault: &["SREM @users 5", "DECR @stock"],
+    fault: &["SREM @users 5", "INCR @stock"],
     names_users: true,
     state: &["SMEMBERS @users", "GET @stock"],
     campaign: "users = { key = '@users', type = 'set' }
@@ -54,7 +54,7 @@ const DOWN: System = System {
 const UP: System = System {
     open: &[],
     winner: &["INCR @count", "SADD @users {U}"],
-    fault: &["SREM @users 5", "INCR @count"],
+    fault: &["SREM @users 5", "DECR @count"],
     state: &["SMEMBERS @users", "GET @count"],
     campaign: "users = { key = '@users', type = 'set' }
         count = { key = '@count', means = 'issued' }
@@ -64,7 +64,7 @@ const UP: System = System {
 
 /// A string that counts up, and nothing that names its users.
 const NUMBER: System = System {
-    fault: &["INCR @count"],
+    fault: &["DECR @count"],
     names_users: false,
     state: &["GET @count"],
     campaign: "count = { key = '@count', means = 'issued' }
@@ -158,7 +158,7 @@ const SYSTEMS: &[System] = &[
             sequence_no INT NOT NULL DEFAULT 0, code CHAR(32) NOT NULL UNIQUE)",
         row: "INSERT INTO coupon (user_id, sequence_no, code) VALUES ({U}, {N}, REPLACE(UUID(), '-', ''))",
         winner: &["DECR @stock", "HSET @users {U} request-{U}"],
-        fault: &["HDEL @users 5", "DECR @stock"],
+        fault: &["HDEL @users 5", "INCR @stock"],
         state: &["HKEYS @users", "GET @stock"],
         campaign: "users = { key = '@users', type = 'hash', value = 'repaired' }
             count = { key = '@stock', means = 'left' }
@@ -169,7 +169,7 @@ const SYSTEMS: &[System] = &[
         name: "eeoos/airbob: the field `stock` of a hash",
         open: &["HSET @coupon stock 20 active 1 unlimited 0"],
         winner: &["HINCRBY @coupon stock -1", "SADD @users {U}"],
-        fault: &["SREM @users 5", "HINCRBY @coupon stock -1"],
+        fault: &["SREM @users 5", "HINCRBY @coupon stock 1"],
         state: &["SMEMBERS @users", "HGETALL @coupon"],
         campaign: "users = { key = '@users', type = 'set' }
             count = { key = '@coupon', field = 'stock', means = 'left' }
@@ -184,7 +184,7 @@ const SYSTEMS: &[System] = &[
             "SADD @users {U}",
             "HSET @places {N} {U}",
         ],
-        fault: &["SREM @users 5", "HINCRBY @stocks 7 -1"],
+        fault: &["SREM @users 5", "HINCRBY @stocks 7 1"],
         state: &["SMEMBERS @users", "HGETALL @stocks", "HGETALL @places"],
         campaign: "users = { key = '@users', type = 'set' }
             count = { key = '@stocks', field = '7', means = 'left' }

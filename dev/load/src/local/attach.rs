@@ -172,7 +172,7 @@ const SYSTEMS: [System; 9] = [
     },
     System {
         name: "a stock, a hash of requests, a place and a code in each row",
-        fault: "a worker dies with eight requests, and the stock loses three",
+        fault: "a worker dies with eight requests, and the stock is three too high",
         opens: &["SET policy:stock 100"],
         script: "if redis.call('HEXISTS', 'policy:users', ARGV[1]) == 1 then return 0 end
             if tonumber(redis.call('GET', 'policy:stock')) <= 0 then return 0 end
@@ -182,7 +182,7 @@ const SYSTEMS: [System; 9] = [
             redis.call('HSET', 'policy:requests', 'request-' .. ARGV[1], place)
             return place",
         lost: 61..69,
-        breaks: &["DECRBY policy:stock 3"],
+        breaks: &["INCRBY policy:stock 3"],
         row: "INSERT INTO coupon (user_id, sequence_no, code) VALUES (?, N, REPLACE(UUID(), '-', ''))",
         tables: &[
             "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40) UNIQUE, \
@@ -198,7 +198,7 @@ const SYSTEMS: [System; 9] = [
     },
     System {
         name: "a set of users over two stocks, and a status",
-        fault: "six messages are lost, and one of the stocks loses two",
+        fault: "six messages are lost, and one of the stocks is two too high",
         opens: &["MSET stock:1 60 stock:2 40"],
         script: "if redis.call('SISMEMBER', 'event:3', ARGV[1]) == 1 then return 0 end
             local first = tonumber(redis.call('GET', 'stock:1'))
@@ -208,7 +208,7 @@ const SYSTEMS: [System; 9] = [
             redis.call('DECR', first > 0 and 'stock:1' or 'stock:2')
             return 101 - first - second",
         lost: 58..64,
-        breaks: &["DECRBY stock:2 2"],
+        breaks: &["INCRBY stock:2 2"],
         row: "INSERT INTO coupon (event_id, stock_id, user_id, status) \
             VALUES (3, IF(N <= 60, 1, 2), ?, IF(N < 20, 'USED', 'ISSUED'))",
         tables: &[
