@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use mysql_async::Value;
 
 use crate::counter::{Counter, CounterState};
-use crate::facts::{Facts, FailedEvent, StockColumn};
+use crate::facts::{Facts, FailedEvent, Numbers, StockColumn};
 use crate::held::HeldBecause;
 use crate::keys::MoveCount;
 use firstcome_shared::report::{ActionKind, Doubt, Finding, FindingCase, Kind, Outcome};
@@ -359,10 +359,15 @@ impl Judge<'_> {
         self.found(kind, user, why, None).finding.needs_person = false;
     }
 
-    /// Returns the number of members who were promised a coupon; `None` if no key names them.
+    /// Returns the number of members who are promised a coupon; `None` if no key names them.
     fn admitted(&self) -> Option<u64> {
+        self.promised(self.facts.now)
+    }
+
+    /// The same for the numbers of either look.
+    fn promised(&self, numbers: Numbers) -> Option<u64> {
         let others = self.facts.sets.refused.len() + self.facts.sets.taken_back.len();
-        let members = self.facts.now.admitted(self.facts.means)?;
+        let members = numbers.admitted(self.facts.means)?;
         Some(members.saturating_sub(others as u64))
     }
 
@@ -486,7 +491,7 @@ impl Judge<'_> {
         if !facts.is_selling {
             return taken.cast_signed();
         }
-        let admitted = facts.before.admitted(facts.means).unwrap_or_default();
+        let admitted = self.promised(facts.before).unwrap_or_default();
         admitted.max(facts.before.rows).min(taken).cast_signed()
     }
 

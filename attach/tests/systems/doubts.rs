@@ -254,6 +254,24 @@ fn member_that_cannot_have_a_row_moves_no_counter_unconfirmed() {
     assert_eq!(told(&placeholder), expected);
 }
 
+/// The user was refused before the first look, and is still a member.
+#[test]
+fn refused_member_is_not_counted_while_coupons_are_sold() {
+    let refused = UserSets {
+        refused: names(0..1),
+        ..UserSets::default()
+    };
+    for (sets, expected) in [(refused, "0 report"), (taken_back(), "0 report")] {
+        let selling = Facts {
+            is_selling: true,
+            sets,
+            before: facts(ISSUED, 51, 50, 50).now,
+            ..facts(ISSUED, 53, 50, 52)
+        };
+        assert_eq!(told(&selling), [expected]);
+    }
+}
+
 #[test]
 fn user_whose_row_is_refused_takes_no_room_and_holds_no_counter() {
     let refused = Facts {
