@@ -253,23 +253,26 @@ impl Keys {
         Ok(scores)
     }
 
-    /// Returns the value of the hash's users, if those of the first page all have the same value:
-    /// about `PAGE` users, and not placeholders, which are `excepted`.
+    /// Returns the value of the hash's users, if those of the first page, about `PAGE` users and
+    /// not placeholders, which are `excepted`, all have the same value. They must be ten, or all
+    /// users of the hash, at least two: the value of fewer may be their own.
     pub async fn value_of_all(
         &mut self,
         key: &[u8],
         excepted: &[Vec<u8>],
     ) -> Answer<Option<Vec<u8>>> {
         let words = ("HSCAN", key, 0, "COUNT", PAGE);
-        let (_, page): (String, Vec<Vec<u8>>) = self.query(words).await?;
-        let mut values = page
+        let (next, page): (String, Vec<Vec<u8>>) = self.query(words).await?;
+        let values: Vec<&Vec<u8>> = page
             .as_chunks::<2>()
             .0
             .iter()
             .filter(|[member, _]| !excepted.contains(member))
-            .map(|[_, value]| value);
-        let first = values.next();
-        Ok(first.filter(|it| values.all(|other| other == *it)).cloned())
+            .map(|[_, value]| value)
+            .collect();
+        let enough = if next == "0" { 2 } else { 10 };
+        let is_common = values.len() >= enough && values.iter().all(|it| *it == values[0]);
+        Ok(values.first().filter(|_| is_common).map(|it| (*it).clone()))
     }
 
     /// Adds a user, and changes nothing if they are there in any spelling. Returns false if the key

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use firstcome_attach::Attached;
+use firstcome_attach::keys::Keys;
 use firstcome_shared::domain::DropId;
 use firstcome_shared::report::{Finding, Kind};
 use firstcome_stack::mysql_rows;
@@ -206,6 +207,21 @@ async fn user_gets_the_value_of_the_other_users_and_never_that_of_a_placeholder(
     let expected = ["1 missing_admission applied"];
     assert_eq!(told(&findings), expected, "{findings:#?}");
     assert_eq!(shop.world.redis::<i64>("HGET @users 7").await, 1);
+}
+
+/// It may be their own, such as a time.
+#[tokio::test]
+async fn value_of_the_only_user_in_a_hash_is_given_to_nobody_else() {
+    let shop = Shop::open(UNIQUE, "{U}", SET).await;
+    let mut keys = Keys::new(&shop.attached.redis);
+    let key = shop.world.key("@hash").into_bytes();
+    shop.run(&["HSET @hash init 0"]).await;
+    for (user, value, is_shared) in [(1, "a", false), (2, "a", true), (3, "b", false)] {
+        shop.run(&[&format!("HSET @hash {user} {value}")]).await;
+        let found = keys.value_of_all(&key, &[b"init".to_vec()]).await.unwrap();
+        let expected = is_shared.then(|| value.as_bytes().to_vec());
+        assert_eq!(found, expected, "{user}");
+    }
 }
 
 /// A member is added with a score only if a neighbour shows how scores are made.
