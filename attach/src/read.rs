@@ -296,7 +296,9 @@ impl<'a> Reader<'a> {
         let mut is_disjoint = users.is_some() && !seen.flags.is_empty() && in_both == 0;
         let mut odd = BTreeMap::new();
         if let Some(users) = &users
-            && (users.of.means == UsersMean::Admitted || !sets.missing.is_empty())
+            && (users.of.means == UsersMean::Admitted
+                || !sets.missing.is_empty()
+                || failed.iter().any(FailedEvent::is_of_stranger))
             && seen.number_of(MEMBER) > 0
         {
             odd = self.name_unissued(users, &seen, &mut sets).await?;

@@ -501,6 +501,31 @@ async fn failed_event_of_a_member_in_another_spelling_is_one_of_that_user() {
     assert_eq!(shop.world.sql(left).await, [["kim"], ["ann"]]);
 }
 
+/// All who asked are members, and the counter decides. Each user with a row is a member.
+#[tokio::test]
+async fn failed_event_of_an_applicant_in_another_spelling_is_one_of_that_user() {
+    let name = "user_id VARCHAR(9) COLLATE utf8mb4_0900_ai_ci NOT NULL";
+    let campaign = "users = { key = '@users', type = 'set', means = 'applied' }
+        count = { key = '@count', means = 'tickets' }
+        rows = { table = 'coupon', user = 'user_id' }
+        failed = { table = 'failed', user = 'user_id', where = {}, done = 'delete' }";
+    let shop = Shop::open(&format!("{name} UNIQUE"), "'user{U}'", campaign).await;
+    for sql in [
+        &format!("CREATE TABLE failed (id INT AUTO_INCREMENT PRIMARY KEY, {name})"),
+        "INSERT INTO failed (user_id) VALUES ('lee')",
+    ] {
+        shop.world.sql(sql).await;
+    }
+    let members = users(0..20).map(|user| format!("user{user}"));
+    shop.world.add_members("@users", members).await;
+    shop.run(&["SADD @users Lee", "SET @count 21"]).await;
+    let findings = shop.pass().await;
+    let expected = ["1 failed_claim applied"];
+    assert_eq!(told(&findings), expected, "{findings:#?}");
+    let added = "SELECT user_id FROM coupon WHERE user_id NOT LIKE 'user%'";
+    assert_eq!(shop.world.sql(added).await, [["Lee"]]);
+}
+
 /// Their refund keeps the row of `kim`, who is a member as `Kim`.
 #[tokio::test]
 async fn member_whose_row_was_taken_back_in_another_spelling_moves_no_counter() {
