@@ -8,8 +8,8 @@ use mysql_async::Value;
 
 use crate::config::{CountMeans, UsersMean};
 
-/// Maximum number of users with the same kind of difference whom a pass reports and repairs. Later
-/// passes report the others, once these are repaired.
+/// Maximum number of users with the same kind of difference whom a pass reports and repairs: of
+/// members without a row, the first ones. Later passes report the others, once these are repaired.
 pub const NAMED: usize = 100_000;
 
 /// The numbers of a target.

@@ -14,6 +14,7 @@ pub mod condition;
 pub mod config;
 pub mod counter;
 pub mod facts;
+pub mod first;
 pub mod forms;
 pub mod held;
 pub mod judge;

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::condition::{Condition, Is};
 use crate::config::{Done, FailedTable, KeyType, Target, UsersKey, UsersMean};
 use crate::facts::{Facts, FailedEvent, NAMED, Numbers, StockColumn, UserSets};
+use crate::first::{First, Unissued};
 use crate::forms::{Census, Members, Spelling};
 use crate::keys::Keys;
 use crate::shape::{Shape, TableShape};
@@ -612,8 +613,8 @@ impl<'a> Reader<'a> {
         Ok(census)
     }
 
-    /// Collects the members without a row. Returns, by user, those in a spelling that
-    /// [`Members::all`] does not list.
+    /// Collects the first [`NAMED`] members without a row. Returns, by user, those in a spelling
+    /// that [`Members::all`] does not list.
     async fn name_unissued(
         &mut self,
         users: &Users<'_>,
@@ -621,7 +622,7 @@ impl<'a> Reader<'a> {
         sets: &mut UserSets,
     ) -> Answer<BTreeMap<String, Vec<u8>>> {
         let is_hash = users.of.kind == KeyType::Hash;
-        let mut odd = BTreeMap::new();
+        let mut first = First::new(NAMED);
         let each = |member: Vec<u8>, value: Option<Vec<u8>>| {
             if users.excepted.contains(&member) {
                 return;
@@ -632,17 +633,26 @@ impl<'a> Reader<'a> {
             if seen.flags(user.as_bytes()) & ROW != 0 {
                 return;
             }
-            if sets.unissued.len() >= NAMED {
-                sets.is_cut = true;
-                return;
-            }
-            if !users.members.all(&user).contains(&member) {
-                odd.insert(user.clone(), member);
-            }
-            sets.unissued
-                .insert(user, score(value.filter(|_| !is_hash)));
+            let is_odd = !users.members.all(&user).contains(&member);
+            first.add(Unissued {
+                score: score(value.filter(|_| !is_hash)),
+                odd: is_odd.then_some(member),
+                user,
+            });
         };
         self.keys.scan(users.of.kind, &users.key, each).await?;
+        let (members, is_cut) = first.end();
+        sets.is_cut |= is_cut;
+        let mut odd = BTreeMap::new();
+        for Unissued {
+            user,
+            score,
+            odd: member,
+        } in members
+        {
+            odd.extend(member.map(|member| (user.clone(), member)));
+            sets.unissued.insert(user, score);
+        }
         Ok(odd)
     }
 
