@@ -53,11 +53,12 @@ pub struct UserSets {
 }
 
 impl UserSets {
-    /// Returns the users in whom two looks saw the same difference, with the scores of this look.
+    /// Returns the users in whom two looks saw the same difference. A member with another score
+    /// left Redis and claimed again: their new message may be on its way.
     #[must_use]
     pub fn both(mut self, other: &Self) -> Self {
         self.unissued
-            .retain(|user, _| other.unissued.contains_key(user));
+            .retain(|user, score| other.unissued.get(user) == Some(score));
         Self {
             unissued: self.unissued,
             aliases: &self.aliases & &other.aliases,
@@ -193,7 +194,7 @@ pub struct Facts {
     /// was one: nobody is adding stock.
     pub is_quantity_settled: bool,
     /// A late message may write a second row: neither a unique key nor a lock prevents it, and the
-    /// file names no queue, so a message may still wait on their topic.
+    /// file names no queue, or new messages may have come to the queue between the looks.
     pub may_double: bool,
     /// Users whom earlier repairs added to Redis because they had rows, by their [`recorded`]
     /// names. Their membership does not prove that anybody promised them a coupon.

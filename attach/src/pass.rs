@@ -19,7 +19,7 @@ use crate::facts::{Facts, Numbers};
 use crate::held::{HeldBecause, Plan, why_held};
 use crate::judge::{Judged, Judgement, Repair, judge};
 use crate::keys::Keys;
-use crate::queue::Queue;
+use crate::queue::{Passed, Queue};
 use crate::read::{Look, Reader};
 use crate::repair::{self, LooksSaw};
 use crate::shape::Shape;
@@ -118,8 +118,13 @@ struct Suspect<'a> {
 
 impl Suspect<'_> {
     /// Waits until the second look may begin.
-    async fn wait(self, attached: &Attached, keys: Keys, deadline: Instant) -> (Self, Answer<()>) {
-        let mut queue = Queue::new(&self.target, keys, &attached.queues);
+    async fn wait(
+        self,
+        attached: &Attached,
+        keys: Keys,
+        deadline: Instant,
+    ) -> (Self, Answer<Passed>) {
+        let queue = Queue::new(&self.target, keys, &attached.queues);
         let passed = queue.pass(self.first.ended, deadline).await;
         (self, passed)
     }
@@ -186,14 +191,17 @@ impl Pass<'_> {
             let Some((suspect, passed)) = next else {
                 break;
             };
-            if let Err(error) = passed {
-                report_unreadable(run, &suspect.target, error)?;
-                continue;
-            }
+            let passed = match passed {
+                Ok(passed) => passed,
+                Err(error) => {
+                    report_unreadable(run, &suspect.target, error)?;
+                    continue;
+                }
+            };
             // Connect again: their MySQL may have closed a connection that waited, or an earlier
             // statement may have broken it.
             let mut sql = self.attached.connect(&mut self.keys).await?;
-            if let Err(error) = self.repair_suspect(&suspect, &mut sql, run).await {
+            if let Err(error) = self.repair_suspect(&suspect, passed, &mut sql, run).await {
                 report_unreadable(run, &suspect.target, error)?;
             }
         }
@@ -245,6 +253,7 @@ impl Pass<'_> {
     async fn repair_suspect(
         &mut self,
         suspect: &Suspect<'_>,
+        passed: Passed,
         sql: &mut Sql,
         run: &mut Run,
     ) -> Answer<()> {
@@ -263,12 +272,7 @@ impl Pass<'_> {
         let odd = std::mem::take(&mut second.odd);
         let spelling = second.spelling;
         let mut facts = suspect.first.and(second, target);
-        // With a unique key, MySQL refuses the row of a message that comes late; and a queue that
-        // has passed holds no such message.
-        let may_double = shape
-            .warning
-            .as_ref()
-            .filter(|_| target.campaign.queue.is_empty());
+        let may_double = may_double(suspect, &facts, passed).await?;
         facts.may_double = target.campaign.mode == Mode::Repair && may_double.is_some();
         facts.unselected.clone_from(&shape.unselected);
         if target.campaign.count.is_some() {
@@ -406,6 +410,24 @@ async fn leave_out_returning<'j>(
 fn stock_may_be_added(campaign: &Campaign) -> bool {
     let counts_down = campaign.count.as_ref().is_some_and(|it| it.means.is_left());
     counts_down && campaign.quantity_sql.is_some()
+}
+
+/// Returns the warning that nothing refuses a second row, if a message may come late: with a unique
+/// key, MySQL refuses its row, and a queue that has passed holds no such message. But between the
+/// looks a user whose claim was rolled back may claim again, with a message behind the ends that
+/// were read.
+async fn may_double<'s>(
+    suspect: &'s Suspect<'_>,
+    facts: &Facts,
+    mut passed: Passed,
+) -> Answer<Option<&'s String>> {
+    let Some(warning) = &suspect.shape.warning else {
+        return Ok(None);
+    };
+    let may_wait = suspect.target.campaign.queue.is_empty()
+        || facts.is_selling
+        || !facts.sets.unissued.is_empty() && passed.has_grown().await?;
+    Ok(Some(warning).filter(|_| may_wait))
 }
 
 async fn first_look<'a>(target: Target<'a>, sql: &mut Sql, keys: &mut Keys) -> Answer<Suspect<'a>> {

@@ -105,6 +105,17 @@ impl Topic {
         Ok(logs)
     }
 
+    /// Whether a partition has another end than before, or is new.
+    pub(super) async fn has_grown(&self, before: &Logs) -> Answer<bool> {
+        let now = self.logs().await?;
+        let ends = |logs: &Logs| -> Vec<(i32, i64)> {
+            logs.iter()
+                .map(|(partition, log)| (*partition, log.end))
+                .collect()
+        };
+        Ok(ends(&now) != ends(before))
+    }
+
     /// Compares the committed offsets with the ends that were read before.
     pub(super) async fn progress(&self, ends: &Logs) -> Answer<Progress> {
         let name = self.name.clone();

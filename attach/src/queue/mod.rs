@@ -143,8 +143,9 @@ impl Queue {
     /// # Errors
     /// [`AttachError::Stands`] with stage and number, if a stage has passed neither at `deadline`
     /// nor within `in_flight`.
-    pub async fn pass(&mut self, looked: Instant, deadline: Instant) -> Answer<()> {
+    pub async fn pass(mut self, looked: Instant, deadline: Instant) -> Answer<Passed> {
         sleep_until(looked + self.in_flight).await;
+        let mut ends = Vec::new();
         for number in 0..self.stages.len() {
             let awaited = self.end(number).await?;
             let patient_until = patient_until(Instant::now(), self.in_flight, deadline);
@@ -160,8 +161,12 @@ impl Queue {
                 sleep(POLL).await;
             }
             sleep(self.in_flight).await;
+            ends.push(awaited);
         }
-        Ok(())
+        Ok(Passed {
+            keys: self.keys,
+            ends,
+        })
     }
 
     /// Reads the end of a stage.
@@ -189,6 +194,33 @@ impl Queue {
                 self.keys.stream_progress(stream, group, *end).await
             }
         }
+    }
+}
+
+/// A queue whose stages have passed the ends that were read.
+pub struct Passed {
+    keys: Keys,
+    ends: Vec<Awaited>,
+}
+
+impl Passed {
+    /// Whether a message has come to a stage since its end was read. A list has no end, so it shows
+    /// only messages that still wait.
+    pub async fn has_grown(&mut self) -> Answer<bool> {
+        for end in &self.ends {
+            let has_grown = match end {
+                Awaited::Topic(topic, logs) => topic.has_grown(logs).await?,
+                Awaited::List(list) => match self.keys.list_progress(list).await? {
+                    Progress::Passed => false,
+                    Progress::Behind(..) => true,
+                },
+                Awaited::Stream { stream, end, .. } => self.keys.last_id(stream).await? != *end,
+            };
+            if has_grown {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -298,6 +298,23 @@ fn user_whose_row_is_refused_takes_no_room_and_holds_no_counter() {
     assert!(counts_inserts(&unnamed));
 }
 
+/// In a sorted set by time, a user who was rolled back and claims again gets another score.
+#[test]
+fn member_whose_score_changed_between_the_looks_is_in_flight() {
+    let look = |score| UserSets {
+        unissued: [("0".to_owned(), score)].into(),
+        ..UserSets::default()
+    };
+    for (first, second, is_lost) in [
+        (Some(1.0), Some(1.0), true),
+        (Some(1.0), Some(2.0), false),
+        (None, None, true),
+    ] {
+        let both = look(second).both(&look(first));
+        assert_eq!(both.unissued.len() == 1, is_lost, "{first:?} {second:?}");
+    }
+}
+
 #[test]
 fn rows_beyond_the_quantity_name_no_user_if_their_order_is_unknown() {
     let surplus = Facts {

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use chrono::Utc;
 use firstcome_attach::Attached;
 use firstcome_attach::config::AttachFile;
-use firstcome_attach::queue::{Brokers, Queues};
+use firstcome_attach::keys::Keys;
+use firstcome_attach::queue::{Brokers, PATIENCE, Passed, Queue, Queues};
 use firstcome_shared::config::{KafkaArgs, TlsArgs};
 use firstcome_stack::{KafkaServer, StackOptions, eventually, eventually_some};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -13,6 +15,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use tokio::time::Instant;
 
 use crate::world::{World, campaign, pass, refusal, told, users};
 
@@ -138,6 +141,19 @@ async fn messages_in_a_stream_are_not_lost_promises() {
     let id: String = world.redis("XADD @stream * user nobody").await;
     let () = world.redis(&format!("XDEL @stream {id}")).await;
     must_repair(&world, &attached).await;
+    let mut passed = passed(&attached).await;
+    assert!(!passed.has_grown().await.unwrap());
+    let _id: String = world.redis("XADD @stream * user late").await;
+    assert!(passed.has_grown().await.unwrap());
+}
+
+/// Waits until the campaign's queue has passed.
+async fn passed(attached: &Attached) -> Passed {
+    let target = attached.file.campaigns[0].drops(Utc::now())[0];
+    let keys = Keys::new(&attached.redis);
+    let queue = Queue::new(&target, keys, &attached.queues);
+    let now = Instant::now();
+    queue.pass(now, now + PATIENCE).await.unwrap()
 }
 
 /// A Kafka client of their consumer's group.
@@ -206,6 +222,12 @@ async fn messages_in_a_topic_or_its_retry_topic_are_not_lost_promises() {
     commit(&kafka, "coupon-retry", 1).await;
     world.add_rows(users(processed())).await;
     must_repair(&world, &attached).await;
+    let mut passed = passed(&attached).await;
+    assert!(!passed.has_grown().await.unwrap());
+    let late = BaseRecord::<(), str>::to("coupon").payload("user");
+    producer.send(late).unwrap();
+    producer.flush(Duration::from_secs(10)).unwrap();
+    assert!(passed.has_grown().await.unwrap());
 
     admin
         .delete_topics(&["coupon-retry"], &AdminOptions::new())

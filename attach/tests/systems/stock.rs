@@ -8,6 +8,7 @@ use firstcome_attach::config::CountName;
 use firstcome_attach::keys::Keys;
 use firstcome_attach::keys::MoveCount;
 use firstcome_stack::eventually;
+use futures_util::StreamExt as _;
 
 use crate::world::{World, campaign, confirm, pass, told, trust, users};
 
@@ -118,6 +119,36 @@ async fn row_without_a_unique_key_needs_confirmation_unless_the_queue_has_passed
     assert_eq!(told(&findings), ["1 unissued applied"], "{findings:#?}");
     assert_eq!(world.row_count().await, 18);
     assert!(confirm(&described).await.is_empty());
+}
+
+/// Returns once a pass reads this list.
+async fn is_read(world: &World, list: &str) {
+    let client = redis::Client::open(world.redis_url.as_str()).unwrap();
+    let monitor = client.get_async_monitor().await.unwrap();
+    let read = format!("\"LLEN\" \"{}\"", world.key(list));
+    let mut commands = monitor.into_on_message::<String>();
+    while !commands.next().await.unwrap().contains(&read) {}
+}
+
+/// User 17 is rolled back between the looks, and claims again: the new message comes to the first
+/// stage behind the end that the pass has read.
+#[tokio::test]
+async fn row_without_a_unique_key_needs_confirmation_if_messages_came_between_the_looks() {
+    let rows = "rows = { table = 'coupon', user = 'user_id', duplicates = 'reported' }
+        queue = [{ list = '@queue' }, { list = '@retry' }]";
+    for (other, claim) in [("@queue", "PING"), ("@elsewhere", "SADD @users 18")] {
+        let (world, attached) = open(rows).await;
+        let () = world.redis("RPUSH @retry message").await;
+        let claimed = async {
+            is_read(&world, "@retry").await;
+            let () = world.redis(&format!("RPUSH {other} message")).await;
+            let _reply: redis::Value = world.redis(claim).await;
+            let () = world.redis("DEL @retry").await;
+        };
+        let (findings, ()) = tokio::join!(pass(&attached), claimed);
+        assert_eq!(told(&findings), ["1 unissued planned"], "{findings:#?}");
+        assert_eq!(world.row_count().await, 17);
+    }
 }
 
 /// Between look and repair, a refused claim takes from the counter and gives back: setting a value,

@@ -111,7 +111,8 @@ impl Doubt {
             },
             Self::MayDouble => DoubtWords {
                 headline: "nothing refuses a second row",
-                advice: "confirm only if no message waits on your topic, or describe it (queue)",
+                advice: "confirm only if no message waits on your topic, or describe it (queue) \
+                    and wait until nothing is sold",
             },
             Self::StockAdded => DoubtWords {
                 headline: "somebody may have added stock",
