@@ -61,20 +61,23 @@ impl Judgement {
 
 /// Returns the differences between the stores of a target, with their repairs.
 pub fn judge(facts: &Facts) -> Judgement {
-    let room = facts.quantity.saturating_sub(facts.now.rows);
+    let given = facts.now.rows + facts.dated_next.len() as u64;
+    let room = facts.quantity.saturating_sub(given);
+    // If some users were left out of the sets, or rows are those of another day, the number of
+    // coupons given out is unknown.
+    let is_given_known = !facts.sets.is_cut && facts.of_day_before.is_empty();
     let mut judge = Judge {
         facts,
         room,
         second_rows: facts.sets.twice.len(),
         found: Vec::new(),
-        counts_unclear: facts.sets.is_cut || facts.has_moved,
+        counts_unclear: !is_given_known || facts.has_moved,
     };
     judge.promises();
     judge.members_without_promise();
     judge.users_not_in_redis();
     judge.rows();
-    // If some users were left out of the sets, the number of coupons given out is unknown.
-    if !facts.sets.is_cut {
+    if is_given_known {
         judge.counter();
         judge.sale();
     }
@@ -165,6 +168,11 @@ impl Judge<'_> {
             ),
             (&facts.sets.taken_back, TAKEN_BACK),
             (
+                &facts.dated_next,
+                "its row is dated the next day: the column in rows.where must hold the day of the \
+                claim's key; correct the row",
+            ),
+            (
                 &facts.sets.refused,
                 "a failed event says that its user was refused (failed.skip), and the user is in \
                 Redis: remove the user there, or the event",
@@ -188,6 +196,11 @@ impl Judge<'_> {
     /// Plans to add to Redis the users who have a row and are not members.
     fn users_not_in_redis(&mut self) {
         let facts = self.facts;
+        for user in &facts.of_day_before {
+            let why = "it has a row, and is not in Redis: it claimed the day before, and its row is \
+                dated a day late";
+            self.found(Kind::MissingAdmission, user, why, None);
+        }
         let surplus: HashSet<&String> = facts.surplus.iter().collect();
         let number = facts.sets.missing.len();
         if facts.is_over && number as u64 > facts.in_both.max(1) {

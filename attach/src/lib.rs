@@ -13,6 +13,7 @@ pub mod check;
 pub mod condition;
 pub mod config;
 pub mod counter;
+pub mod days;
 pub mod facts;
 pub mod first;
 pub mod forms;

@@ -119,7 +119,7 @@ impl Seen {
 
 /// A table with a column of users.
 #[derive(Clone, Copy)]
-struct UserTable<'a> {
+pub(crate) struct UserTable<'a> {
     name: &'a str,
     user: &'a str,
     shape: &'a TableShape,
@@ -428,7 +428,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn row_users(&self) -> UserTable<'a> {
+    pub(crate) fn row_users(&self) -> UserTable<'a> {
         let rows = &self.target.campaign.rows;
         UserTable {
             name: &rows.table,
@@ -439,7 +439,7 @@ impl<'a> Reader<'a> {
 
     /// Returns the names that MySQL compares as equal to users of these rows, each with such a user
     /// as the rows spell it.
-    async fn equal_users(
+    pub(crate) async fn equal_users(
         &mut self,
         names: Vec<String>,
         table: UserTable<'_>,
@@ -611,6 +611,18 @@ impl<'a> Reader<'a> {
         };
         self.keys.scan(users.of.kind, &users.key, each).await?;
         Ok(census)
+    }
+
+    /// Whether the user is a member: in any spelling that [`Members::all`] lists, or in this one.
+    pub(crate) async fn is_member(&mut self, user: &str, odd: Option<&Vec<u8>>) -> Answer<bool> {
+        let Some(users) = &self.target.campaign.users else {
+            return Ok(true);
+        };
+        let key = users.name(&self.target);
+        let members = users.members().map_err(AttachError::Misfit)?;
+        let mut all = members.all(user);
+        all.extend(odd.cloned());
+        self.keys.has(users.kind, &key, &all).await
     }
 
     /// Collects the first [`NAMED`] members without a row. Returns, by user, those in a spelling
@@ -888,6 +900,8 @@ impl Look {
             failing: HashSet::new(),
             may_double: false,
             added: HashSet::new(),
+            dated_next: BTreeSet::new(),
+            of_day_before: BTreeSet::new(),
         }
     }
 }

@@ -315,6 +315,24 @@ fn member_whose_score_changed_between_the_looks_is_in_flight() {
     }
 }
 
+/// The coupon of user 9 is given out, although its row is dated the next day.
+#[test]
+fn row_dated_the_next_day_keeps_its_coupon_and_moves_no_counter() {
+    let claimed = Facts {
+        sets: unissued(0..1),
+        dated_next: names(9..10),
+        is_ordered: true,
+        ..facts(ISSUED, 101, 101, 99)
+    };
+    assert_eq!(told(&claimed), ["0 report", "9 report"]);
+    let written = Facts {
+        of_day_before: names(9..10),
+        ..facts(ISSUED, 50, 50, 51)
+    };
+    assert_eq!(told(&written), ["9 report"]);
+    assert!(judge(&written).counts_unclear);
+}
+
 #[test]
 fn rows_beyond_the_quantity_name_no_user_if_their_order_is_unknown() {
     let surplus = Facts {

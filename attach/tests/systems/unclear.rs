@@ -711,6 +711,46 @@ async fn date_in_a_time_column_selects_the_whole_day() {
     assert!(pass(&attached).await.is_empty());
 }
 
+/// Users 1 and 2 have no row of yesterday, and one of today. User 1 claimed before midnight, and 2
+/// claimed on both days. User 4 has rows of both days, and is no member of today.
+#[tokio::test]
+async fn claim_before_midnight_with_a_row_after_it_gets_no_second_row_or_member() {
+    let world = World::empty().await;
+    let table = "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id INT NOT NULL, \
+        day DATE NOT NULL, UNIQUE (user_id, day))";
+    world.sql(table).await;
+    let days = "SELECT UTC_DATE() - INTERVAL 1 DAY, UTC_DATE()";
+    let days = world.sql(days).await.concat();
+    for (day, members, rows) in [
+        (&days[0], "1 2 4 5 6", &[4, 5, 6][..]),
+        (&days[1], "2 7 8", &[1, 2, 4, 7, 8]),
+    ] {
+        let () = world.redis(&format!("SADD @{day} {members}")).await;
+        for user in rows {
+            let row = format!("INSERT INTO coupon (user_id, day) VALUES ({user}, '{day}')");
+            world.sql(&row).await;
+        }
+    }
+    let file = "time_zone = 'UTC'
+        users = { key = '@{date}', type = 'set' }
+        rows = { table = 'coupon', user = 'user_id', where = { day = '{date}' } }";
+    let attached = world.attached(&self::file(file));
+    trust(&attached).await;
+    let findings = pass(&attached).await;
+    let expected = [
+        "1 missing_admission applied",
+        "1 missing_admission skipped",
+        "1 unissued applied",
+        "1 unissued skipped",
+    ];
+    assert_eq!(told(&findings), expected, "{findings:#?}");
+    let left = findings.iter().filter(|it| it.needs_person);
+    assert!(left.clone().all(|it| it.user_id.as_deref() == Some("1")));
+    assert_eq!(left.count(), 2);
+    let rows = "SELECT COUNT(*) FROM coupon WHERE user_id IN (1, 2)";
+    assert_eq!(world.number(rows).await, 3);
+}
+
 #[tokio::test]
 async fn generated_values_are_written_and_must_fit_their_columns() {
     let world = World::empty().await;
