@@ -4,8 +4,8 @@ use super::Column::{None as NoColumn, SameTransaction, TransactionBefore, Trigge
 use super::Commit::{AfterRow, BeforeRow};
 use super::Fault::{CounterRises, Leak, LoseCounted, LoseHandled, LoseMessage};
 use super::Omitted::{
-    ColumnAtRest, ColumnIfEqual, EndsAfterWait, InsertMayMove, RelativeRepair, SameAtBothLooks,
-    StagesInOrder, WaitAfterPassed, WaitBetweenStages,
+    ColumnAtRest, ColumnIfEqual, EndsAfterWait, InsertMayMove, NotBelowZero, RelativeRepair,
+    SameAtBothLooks, StagesInOrder, WaitAfterPassed, WaitBetweenStages,
 };
 use super::{Column, Commit, Fault, Omitted, Protocol, System};
 use crate::World;
@@ -79,6 +79,7 @@ const OMITTED: &[(Omitted, System, &[Fault])] = &[
         &[LoseMessage],
     ),
     (SameAtBothLooks, system(AfterRow, NoColumn, false), &[Leak]),
+    (NotBelowZero, system(AfterRow, NoColumn, false), &[]),
     (
         ColumnAtRest,
         system(AfterRow, TransactionBefore, false),

@@ -1,4 +1,4 @@
-//! Attach: somebody else's coupon system, which counts down, with one claim more than its stock;
+//! Attach: somebody else's coupon system, which counts down, with more claims than its stock;
 //! and the reconciler that looks at it twice and repairs it. A pass may die after any step.
 //!
 //! There is no clock. A phase is bounded (`Phase::is_bounded`) if it ends within `in_flight`, so a
@@ -16,7 +16,7 @@ use stateright::{Model, Property};
 
 use ours::Pass;
 
-/// The stock. One claim more arrives.
+/// The stock.
 pub const QUANTITY: i8 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +91,9 @@ pub enum Omitted {
     /// The counter is raised only if both looks and the repair saw the same value: otherwise a
     /// claim is in flight.
     SameAtBothLooks,
+    /// A counter below zero is never raised if losers give back what they took: even if both looks
+    /// and the repair saw the same value, a refused claim is in flight, perhaps not the same one.
+    NotBelowZero,
 }
 
 /// The progress of a claim.
@@ -226,6 +229,17 @@ impl Protocol {
         self.omitted == Some(rule)
     }
 
+    /// The claims that arrive: one more than the stock. Without [`Omitted::NotBelowZero`], a second
+    /// one is refused at the second look, and a third one is admitted after the repair.
+    fn claims(&self) -> usize {
+        let refused = if self.omits(Omitted::NotBelowZero) {
+            3
+        } else {
+            1
+        };
+        usize::from(QUANTITY.cast_unsigned()) + refused
+    }
+
     fn stages(&self) -> u8 {
         if self.system.retries { 2 } else { 1 }
     }
@@ -265,10 +279,9 @@ impl Model for Protocol {
     type Action = Step;
 
     fn init_states(&self) -> Vec<State> {
-        let claims = usize::from(QUANTITY.cast_unsigned()) + 1;
         vec![State {
             left: QUANTITY,
-            claims: vec![Claim::default(); claims],
+            claims: vec![Claim::default(); self.claims()],
             faults: self.faults.clone(),
             most: QUANTITY,
             ..State::default()

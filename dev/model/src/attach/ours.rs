@@ -279,7 +279,7 @@ pub(super) fn repair_counter(protocol: &Protocol, state: &mut State) {
     let surplus = second.left - (QUANTITY - first.taken);
     if second.left < target
         && (is_same || protocol.omits(Omitted::SameAtBothLooks))
-        && (now >= 0 || may_be_below)
+        && (now >= 0 || may_be_below || protocol.omits(Omitted::NotBelowZero))
     {
         state.left = if protocol.omits(Omitted::RelativeRepair) {
             target
