@@ -17,7 +17,7 @@ cat << 'SQL'
 SET time_zone = '+00:00';
 CREATE TEMPORARY TABLE redis_drops (drop_id BIGINT PRIMARY KEY, coupon_id BIGINT NOT NULL, quantity INT UNSIGNED NOT NULL, opens_ms BIGINT NOT NULL,
     closes_ms BIGINT, paused BOOLEAN, once_per VARCHAR(6) NOT NULL, waiting_list INT UNSIGNED, closed_early BOOLEAN, allow_rule VARCHAR(70),
-    given BIGINT);
+    given BIGINT, revision BIGINT);
 CREATE TEMPORARY TABLE redis_revocations (number BIGINT, coupon_id BIGINT NOT NULL, field VARCHAR(150) COLLATE ascii_bin NOT NULL, over_ms BIGINT);
 SQL
 
@@ -27,7 +27,7 @@ keys 'drop:*:meta' | while read -r key; do
     mapfile -t of < <(redis HMGET "$key" "${fields[@]}")
     echo "INSERT INTO redis_drops VALUES ($(number "${drop##*:}"), $(number "$(coupon_of "$key")"), $(number "${of[0]}"), $(number "${of[1]}")," \
         "$(number "${of[2]}"), $(number "${of[3]}"), $(text "${of[4]}"), $(number "${of[5]}"), $(number "${of[6]}"), NULLIF($(text "${of[7]}"), '')," \
-        "$(number "$(redis GET "$drop:count")"));"
+        "$(number "$(redis GET "$drop:count")"), $(number "$(redis GET "${drop%%:drop:*}:revision")"));"
 done
 
 # Each field is a user id (after `DROP:` if one per drop is allowed). The value is `ID`, or
@@ -44,9 +44,9 @@ done
 cat << 'SQL'
 START TRANSACTION;
 -- Drops from which no slot was given are created again by their schedule, under the same id. Not restored, because Redis may still have
--- days that an operator has removed, with older settings.
+-- days that an operator has removed, with older settings. If MySQL lacks a change of the settings, its schedule may lack the day.
 DELETE t FROM redis_drops t JOIN coupons c ON c.id = t.coupon_id
-    WHERE t.given = 0 AND c.schedule IS NOT NULL AND t.drop_id NOT IN (SELECT id FROM drops);
+    WHERE t.given = 0 AND c.schedule IS NOT NULL AND t.revision <= c.revision AND t.drop_id NOT IN (SELECT id FROM drops);
 -- Coupons created since the dump. Redis does not store their names and later days.
 INSERT INTO coupons (id, name, quantity, once_per)
     SELECT coupon_id, CONCAT('Coupon ', coupon_id, ' (restored)'), MAX(quantity), MAX(once_per) FROM redis_drops
