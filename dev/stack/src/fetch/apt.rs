@@ -77,10 +77,7 @@ pub(super) fn unpack(
     };
     step(what, format!("reading the package lists of Debian {suite}"));
     run(apt().arg("update"))?;
-    step(
-        what,
-        format!("downloading {} (about 66 MB)", packages.join(", ")),
-    );
+    step(what, format!("downloading {}", packages.join(", ")));
     run(apt()
         .args(["install", "-y", "--download-only"])
         .args(packages))?;

@@ -2,6 +2,7 @@
 
 mod apt;
 mod kafka;
+mod mariadb;
 mod mysql;
 
 use std::env;
@@ -13,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use tokio::task::spawn_blocking;
 
 pub(crate) use self::kafka::{KAFKA_PASSWORD, KAFKA_USER, kafka, properties as kafka_properties};
+pub use self::mariadb::Mariadb;
 pub(crate) use self::mysql::{mysql, to_command};
 use crate::cache::{self, step};
 
@@ -29,17 +31,16 @@ pub(crate) fn browser() -> Result<()> {
 }
 
 /// Fetches everything that is missing and reports its steps on stderr: Debian packages
-/// (`redis-server`, `prometheus`, `mariadb-server-core`, a Java runtime, Maven, Chromium; needs root), and MySQL, Kafka
-/// and axe (into the cache folder, without changing the machine). Does nothing the second time.
+/// (`redis-server`, `prometheus`, a Java runtime, Maven, Chromium; needs root), and MySQL, MariaDB,
+/// Kafka and axe (into the cache folder, without changing the machine). Does nothing the second
+/// time.
 pub async fn setup() -> Result<()> {
     type Fetch = fn() -> Result<()>;
     let fetches: [(&str, Fetch); 6] = [
         ("Redis", redis),
         ("promtool", || installed(&["promtool"], &["prometheus"])),
         ("MySQL", || mysql()?.data_template().map(drop)),
-        ("MariaDB", || {
-            installed(&["mariadbd"], &["mariadb-server-core"])
-        }),
+        ("MariaDB", || Mariadb::fetch().map(drop)),
         ("Kafka", || kafka()?.classes().map(drop)),
         ("the browser", || browser().and_then(|()| axe().map(drop))),
     ];

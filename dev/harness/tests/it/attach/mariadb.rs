@@ -1,11 +1,12 @@
 //! MariaDB as their database, with the statements that other tests run on MySQL.
 
 use std::fs::File;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use firstcome_harness::{LIMIT, Sql, eventually};
-use firstcome_stack::{ReservedPort, Stack};
+use firstcome_stack::{Mariadb, ReservedPort, Stack};
 use serde_json::Value;
+use tokio::task::spawn_blocking;
 
 use super::Shop;
 
@@ -25,10 +26,10 @@ impl MariaDb {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();
+        let fetched = spawn_blocking(Mariadb::fetch).await.unwrap().unwrap();
         let program = |args: &[&str]| {
-            let mut program = Command::new("mariadbd");
-            program.args(["--no-defaults", "--user=root"]).args(args);
-            program.arg(format!("--datadir={}", data.display()));
+            let mut program = fetched.server(&data);
+            program.args(args);
             let log = File::create(folder.path().join("log")).unwrap();
             program.stdout(Stdio::null()).stderr(log);
             program
@@ -37,8 +38,7 @@ impl MariaDb {
             SET @skip_auth_anonymous = 1;\n"
             .to_owned();
         for file in SYSTEM {
-            system += &std::fs::read_to_string(format!("/usr/share/mysql/{file}"))
-                .expect("MariaDB, which `cargo xtask setup` installs");
+            system += &std::fs::read_to_string(fetched.scripts().join(file)).unwrap();
         }
         let statements = folder.path().join("system.sql");
         std::fs::write(&statements, system).unwrap();
