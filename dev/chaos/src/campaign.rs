@@ -211,20 +211,22 @@ fn say(
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
-
     use super::*;
-
-    #[derive(clap::Parser)]
-    struct Cli {
-        #[command(flatten)]
-        campaign: Campaign,
-    }
 
     #[test]
     fn schedules_that_once_failed_run_even_if_the_time_is_over() {
-        let cli = Cli::parse_from(["chaos", "--regressions", "--seeds", "3"]);
-        let mut queue = cli.campaign.queue().unwrap();
+        let campaign = Campaign {
+            seeds: 3,
+            first: 1,
+            regressions: true,
+            fault: None,
+            shops: false,
+            workers: 1,
+            minutes: 0.0,
+            histories: None,
+            out: PathBuf::new(),
+        };
+        let mut queue = campaign.queue().unwrap();
         let taken = std::iter::from_fn(|| queue.next(true)).count();
         assert_eq!((taken, queue.len()), (REGRESSIONS.len(), 3));
         assert_eq!(queue.next(false).unwrap().seed, 1);

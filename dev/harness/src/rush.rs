@@ -42,7 +42,8 @@ pub fn rush(
     }
 }
 
-/// Like [`rush`], but users whose answer is 503 claim again until they get another answer.
+/// Like [`rush`], but users whose answer is 503 claim again, through the same API, until they get
+/// another answer.
 pub async fn rush_until_answered(
     apis: &[&ApiClient],
     coupon: i64,
@@ -50,9 +51,9 @@ pub async fn rush_until_answered(
     at_once: usize,
 ) -> Vec<(String, Answer)> {
     let mut answers = rush(apis, coupon, users, at_once).await;
-    for (user, answer) in &mut answers {
+    for (at, (user, answer)) in answers.iter_mut().enumerate() {
         if matches!(answer, Answer::Problem(503, _)) {
-            *answer = apis[0].until_answered(coupon, user).await;
+            *answer = apis[at % apis.len()].until_answered(coupon, user).await;
         }
     }
     answers

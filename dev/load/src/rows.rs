@@ -15,7 +15,8 @@ pub struct Rows {
     pub by_consumer: usize,
     /// Number of rows on a slot outside the quantity of their drop.
     pub over_issued: usize,
-    /// Number of additional rows of the same user in a drop.
+    /// Number of additional rows of the same user: in the coupon or, if it may be claimed once per
+    /// drop, in one of its drops.
     pub duplicates: usize,
     /// Users who were promised a coupon but have no row with the promised drop and slot.
     pub promised_without_row: BTreeSet<String>,
@@ -30,10 +31,13 @@ impl Rows {
         coupon: i64,
         promises: &HashMap<String, PromisedSlot>,
     ) -> Result<Self> {
-        let sql = "SELECT i.drop_id, i.slot, i.user_id, i.issued_by = 'consumer', d.quantity \
-                   FROM issued_coupons i JOIN drops d ON d.id = i.drop_id \
+        let sql = "SELECT i.drop_id, i.slot, i.user_id, i.issued_by = 'consumer', d.quantity, \
+                       IF(c.once_per = 'drop', i.drop_id, 0) \
+                   FROM issued_coupons i \
+                       JOIN drops d ON d.id = i.drop_id \
+                       JOIN coupons c ON c.id = i.coupon_id \
                    WHERE i.coupon_id = ?";
-        let rows: Vec<(i64, u32, String, bool, u32)> = conn
+        let rows: Vec<(i64, u32, String, bool, u32, i64)> = conn
             .exec(sql, (coupon,))
             .await
             .context("the rows can't be read")?;
@@ -43,13 +47,13 @@ impl Rows {
         };
         read.promised_without_row.extend(promises.keys().cloned());
         let mut holders = BTreeSet::new();
-        for (drop_id, slot, user, by_consumer, quantity) in rows {
+        for (drop_id, slot, user, by_consumer, quantity, scope) in rows {
             read.by_consumer += usize::from(by_consumer);
             read.over_issued += usize::from(!(1..=quantity).contains(&slot));
             if promises.get(&user) == Some(&PromisedSlot { drop_id, slot }) {
                 read.promised_without_row.remove(&user);
             }
-            read.duplicates += usize::from(!holders.insert((drop_id, user.clone())));
+            read.duplicates += usize::from(!holders.insert((scope, user.clone())));
             read.holders.push((drop_id, slot, user));
         }
         Ok(read)

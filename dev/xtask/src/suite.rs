@@ -19,10 +19,10 @@ const HARNESS: &str = "firstcome-harness";
 
 /// Number of fault schedules for every change. `make chaos SEEDS=1000` runs those of a release.
 const SEEDS: &str = "60";
-/// No more schedules begin after this time since the start of the tests of the system, so that the
-/// tests end within six minutes.
-const UNTIL: Duration = Duration::from_secs(330);
-/// Schedules begin for at least and at most these minutes, unless `MINUTES` is set.
+/// No more drawn schedules begin after this time since the start of the tests of the system, so
+/// that the tests end within six minutes.
+const UNTIL: Duration = Duration::from_secs(310);
+/// Drawn schedules begin for at least and at most these minutes, unless `MINUTES` is set.
 const MINUTES: [f64; 2] = [1.0, 2.0];
 
 /// The numbers of random cases in tests that draw fewer for every change.
