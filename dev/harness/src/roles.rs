@@ -102,14 +102,19 @@ impl World {
     /// Starts `firstcome-reconciler daemon` and waits for its first passes. Otherwise, they might
     /// repair the damage that a test does afterwards.
     pub async fn daemon(&self) -> Running<ReconcilerClient> {
-        // A full pass writes it at its end, and a pass over a few urgent coupons does not.
-        let last = "SELECT value FROM reconciler_state WHERE name = 'last_run:reconcile'";
-        let before = self.sql.query(last).await;
+        let ids = "SELECT id FROM reconcile_runs";
+        let before = self.sql.query(ids).await.concat();
         let daemon = self.daemon_with(&[]).await;
+        // Only a full pass writes this time at its end. At the start, the daemon writes it if it is
+        // missing, which is earlier than the end of any of its runs.
+        let ended = "SELECT id FROM reconcile_runs WHERE finished_at <= (SELECT \
+                     CAST(SUBSTRING_INDEX(value, '+', 1) AS DATETIME(3)) FROM reconciler_state \
+                     WHERE name = 'last_run:reconcile')";
         eventually("the daemon has nothing more to do", LIMIT, async || {
             let running = "SELECT COUNT(*) FROM reconcile_runs WHERE status = 'running'";
+            let ended = self.sql.query(ended).await.concat();
             daemon.process.log().contains("pass ended")
-                && self.sql.query(last).await != before
+                && ended.iter().any(|run| !before.contains(run))
                 && self.redis.gates_are_open().await
                 && self.sql.number(running).await == 0
         })
