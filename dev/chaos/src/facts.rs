@@ -1,13 +1,19 @@
 //! What the stores, the faults and the history say about a deviation. The excuses depend on it.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
+use std::time::{Duration, Instant};
 
 use firstcome_harness::histories::history::{Ended, Operation, OperationKind};
 use firstcome_harness::histories::{History, RecordedAnswer, Violation};
 
+use crate::fault::Fault;
+
 /// Longest time for which an API answers `sold_out` without Redis.
 const LEASE_MS: u64 = 200;
+
+/// Time until a pass has noticed older keys, once no fault delays it.
+const BELIEVED: Duration = Duration::from_secs(5);
 
 /// Drops and users in `broken_promises`.
 pub(crate) type Owed = HashSet<(i64, String)>;
@@ -172,7 +178,55 @@ impl Facts {
     }
 }
 
+/// Returns the time until which older keys may be believed that were restored in this period: until
+/// a pass has compared them with MySQL. Some of the faults may delay that pass.
+pub(crate) fn believed_until<'a>(
+    restored: &Range<Instant>,
+    faults: impl Iterator<Item = (&'a Fault, &'a Range<Instant>)>,
+) -> Instant {
+    let delaying = faults.filter(|(fault, _)| fault.may_delay_passes());
+    let mut delaying: Vec<_> = delaying.map(|(_, during)| during).collect();
+    delaying.sort_by_key(|during| during.start);
+    let mut end = restored.end;
+    for other in delaying {
+        if other.end >= restored.start && other.start <= end + BELIEVED {
+            end = end.max(other.end);
+        }
+    }
+    end + BELIEVED
+}
+
 pub(crate) fn is_owed(owed: &Owed, drop: Option<i64>, user: Option<&str>) -> bool {
     drop.zip(user)
         .is_some_and(|(drop, user)| owed.contains(&(drop, user.to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::ProcessRole;
+
+    #[test]
+    fn only_faults_of_stores_and_reconcilers_extend_the_belief_in_older_keys() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let frozen = |role| Fault::Freeze {
+            role,
+            number: 0,
+            ms: 1,
+        };
+        let believed = |fault: &Fault| {
+            let during = at(2)..at(60);
+            believed_until(&(at(0)..at(1)), [(fault, &during)].into_iter()) - begun
+        };
+        for (fault, seconds) in [
+            (frozen(ProcessRole::Reconciler), 65),
+            (Fault::MysqlReadOnly { ms: 1 }, 65),
+            (frozen(ProcessRole::Api), 6),
+            (frozen(ProcessRole::Consumer), 6),
+            (Fault::MailsRefused { ms: 1 }, 6),
+        ] {
+            assert_eq!(believed(&fault), Duration::from_secs(seconds), "{fault}");
+        }
+    }
 }

@@ -203,6 +203,23 @@ impl Fault {
         }
     }
 
+    /// Whether the fault may delay a pass: it affects a store or a reconciler.
+    pub(crate) fn may_delay_passes(&self) -> bool {
+        let of_another_process = matches!(
+            self,
+            Self::Kill { role, .. }
+                | Self::Freeze { role, .. }
+                | Self::Crash { role, .. }
+                | Self::Clock { role, .. }
+                if *role != ProcessRole::Reconciler
+        );
+        let is_harmless = matches!(
+            self,
+            Self::Garbage { .. } | Self::MailsRefused { .. } | Self::BlindConfirm
+        );
+        !of_another_process && !is_harmless
+    }
+
     /// Names the fault for statistics: its kind and its target, without numbers.
     pub fn name(&self) -> String {
         let text = format!("{self:?}").replace('"', "");

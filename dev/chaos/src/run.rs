@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::clients::{Answered, ChaosUser, Clients, DeniedLookUp, Heard};
 use crate::excuses::Excuses;
 use crate::expect::Evidence;
-use crate::facts::{Facts, OlderKeys};
+use crate::facts::{Facts, OlderKeys, believed_until};
 use crate::fault::Fault;
 use crate::gates::Gates;
 use crate::inject::{TriedFault, at_its_time, remove_what_came_back};
@@ -35,9 +35,6 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The same limit for a schedule that runs concurrently with other tests.
 pub const DEADLINE_BESIDE_TESTS: Duration = Duration::from_secs(180);
-
-/// Time until a pass has noticed older keys, once no fault hinders it.
-const BELIEVED: Duration = Duration::from_secs(5);
 
 /// The name of a schedule's history in its folder.
 pub(crate) const HISTORY: &str = "history.jsonl";
@@ -348,27 +345,18 @@ impl Run<'_> {
             .collect()
     }
 
-    /// Returns the periods in which older keys of a coupon may have been believed: until a pass has
-    /// compared them with MySQL, which other faults may delay.
+    /// Returns the periods in which older keys of a coupon may have been believed.
     fn older_keys(&self, hits: &[TriedFault]) -> Vec<OlderKeys> {
-        let mut active: Vec<_> = hits.iter().map(|hit| hit.during.clone()).collect();
-        active.sort_by_key(|during| during.start);
-        let faults = self.schedule.faults.iter().zip(hits);
+        let faults = || self.schedule.faults.iter().zip(hits);
         let restored =
-            faults.filter(|(timed, _)| matches!(timed.fault, Fault::RestoredKeys { .. }));
+            faults().filter(|(timed, _)| matches!(timed.fault, Fault::RestoredKeys { .. }));
         let periods = restored.map(|(timed, hit)| {
-            let delayed = active.iter().fold(hit.during.end, |end, other| {
-                let is_meanwhile = other.end >= hit.during.start && other.start <= end + BELIEVED;
-                if is_meanwhile {
-                    end.max(other.end)
-                } else {
-                    end
-                }
-            });
+            let active = faults().map(|(other, hit)| (&other.fault, &hit.during));
+            let end = believed_until(&hit.during, active);
             let coupons = self.system.coupons();
             OlderKeys {
                 coupon: id(coupons[timed.coupon % coupons.len()].id),
-                during_ms: self.ms(hit.during.start)..=self.ms(delayed + BELIEVED),
+                during_ms: self.ms(hit.during.start)..=self.ms(end),
             }
         });
         periods.collect()
