@@ -8,9 +8,9 @@
 //! - `clients`: users who claim until they get an answer; a history records all of it.
 //! - `operators`: two operators who keep changing coupons.
 //! - `shops`: two shops that use codes and undo uses, and a judge of their answers.
-//! - [`run`]: runs the faults and the recovery, waits for an exact result, and judges the history;
-//!   `verify`: reads the stores at the end; `excuses`: the deviations that are allowed, which depend
-//!   on `facts`.
+//! - [`run`]: runs the faults, and judges the history; `recovery`: waits for an exact result that
+//!   stays exact; `verify`: reads the stores at the end; `excuses`: the deviations that are allowed,
+//!   which depend on `facts`.
 //! - [`campaign`]: many schedules, each run by a [`worker`]; [`mod@shrink`]: finds the faults that
 //!   a failure needs; [`report`]: a summary.
 //! - [`calm`]: traffic without faults, in which no coupon may close.
@@ -26,6 +26,7 @@ pub mod fault;
 mod gates;
 mod inject;
 mod operators;
+mod recovery;
 pub mod report;
 pub mod run;
 pub mod schedule;

@@ -22,7 +22,8 @@ use crate::facts::{Facts, OlderKeys, believed_until};
 use crate::fault::Fault;
 use crate::gates::Gates;
 use crate::inject::{TriedFault, at_its_time, remove_what_came_back};
-use crate::operators::{self, Operators};
+use crate::operators::Operators;
+use crate::recovery::Recovery;
 use crate::schedule::FaultSchedule;
 use crate::servers::ProxiedServers;
 use crate::shops::Shops;
@@ -329,7 +330,16 @@ impl Run<'_> {
         let (answered, broken) = tokio::join!(tokio::time::timeout(limit, clients.come()), broken);
         let (hits, healed) = broken?;
         let exact = match answered {
-            Ok(()) => self.until_exact(clients, healed).await,
+            Ok(()) => {
+                let recovery = Recovery {
+                    system: self.system,
+                    schedule: self.schedule,
+                    excuses: &self.excuses,
+                    clients,
+                    limit: self.deadline,
+                };
+                recovery.until_exact(healed).await
+            }
             Err(_) => Err("some users got no answer".to_owned()),
         };
         Ok((hits, healed, exact))
@@ -405,52 +415,6 @@ impl Run<'_> {
             Ok(RecordedRow { slot, person })
         });
         Ok((quantity, rows.collect::<Result<_>>()?))
-    }
-
-    /// Waits until the stores agree, every user has an answer, and a pass that begins afterwards
-    /// finds nothing. If a fault restored an older state, repairs above the limit are confirmed
-    /// meanwhile, as an operator would.
-    async fn until_exact(&self, clients: &Clients<'_>, healed: Instant) -> Result<Instant, String> {
-        let system = self.system;
-        let deadline = healed + self.deadline + self.schedule.clock_lead();
-        let mut why = String::new();
-        while Instant::now() < deadline {
-            let is_exact = async || {
-                verify::exact(system, &self.excuses).await?;
-                let at = Instant::now();
-                // Retries are always safe: after every user has claimed again, a pass must find
-                // nothing to repair.
-                let answered = clients.ask_all(clients.everyone()).await;
-                ensure!(answered, "a user who claimed again got no answer");
-                verify::clean(system, deadline, &self.excuses).await?;
-                // A late change of the allow list may have admitted a user who claimed again.
-                verify::exact(system, &self.excuses).await?;
-                Ok(at)
-            };
-            match is_exact().await {
-                Ok(at) => return Ok(at),
-                // An attempt that the deadline ended tells less than the one before.
-                Err(_) if !why.is_empty() && Instant::now() >= deadline => {}
-                Err(not_yet) => why = format!("{not_yet:#}"),
-            }
-            match verify::waits_for_person(system).await {
-                // Only after a restore of an older state may repairs exceed the limit.
-                Ok(waits) if waits && self.excuses.listed_promise() => {
-                    operators::read_and_confirm(system).await;
-                }
-                Ok(_) => {}
-                Err(error) => why = error.to_string(),
-            }
-            // A freed slot goes to the next user who claims. If promises may be lost, this may be a
-            // user who believes that they hold a slot.
-            if self.excuses.may_lose_slots() {
-                clients.ask_all(clients.everyone()).await;
-            } else {
-                clients.the_others_ask_again().await;
-            }
-            pause(500).await;
-        }
-        Err(why)
     }
 }
 
