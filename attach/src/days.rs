@@ -1,33 +1,33 @@
-//! Claims just before midnight whose rows are dated after it, in a drop per day. Their users seem
-//! to lack a row of one day, and to be missing in Redis on the next. A second row would be a second
-//! coupon, and a user who is added on the next day could not claim there.
+//! Claims just before midnight whose rows may be dated after it, in a drop per day: their users
+//! seem to lack a row of one day, and to be missing in Redis on the next.
 
 use std::collections::BTreeSet;
 
 use chrono::{NaiveDate, TimeDelta};
 
-use crate::config::Target;
+use crate::Answer;
+use crate::config::{Target, UsersMean};
 use crate::facts::Facts;
 use crate::read::Reader;
-use crate::{Answer, AttachError};
 
 impl Reader<'_> {
-    /// Moves users whose claim and whose row are of two days out of the sets that are repaired.
-    pub async fn leave_out_other_days(&mut self, facts: &mut Facts) -> Answer<()> {
+    /// Finds the users whose row may be dated the day after their claim: in the drop of yesterday,
+    /// those with a row of today; in that of today, those who claimed yesterday and lack that row.
+    pub async fn find_dated_late(&mut self, facts: &mut Facts) -> Answer<()> {
         let Some(date) = self.target.date else {
             return Ok(());
         };
         let day = TimeDelta::days(1);
-        let unissued = facts.sets.unissued.keys().cloned().collect();
-        facts.dated_next = self.on(date + day).with_row_only(unissued).await?;
-        for user in &facts.dated_next {
-            facts.sets.unissued.remove(user);
-        }
-        let missing = &facts.sets.missing;
-        facts.of_day_before = self.on(date - day).with_claim_only(missing).await?;
-        for user in &facts.of_day_before {
-            facts.sets.missing.remove(user);
-        }
+        facts.dated_late = if self.target.is_over {
+            let events = facts.failed.iter().map(|event| &event.user);
+            let users = facts.sets.unissued.keys().chain(events).cloned().collect();
+            self.on(date + day).with_rows(users).await?
+        } else if facts.means == Some(UsersMean::Admitted) && !facts.sets.missing.is_empty() {
+            let missing = &facts.sets.missing;
+            self.on(date - day).promised_without_row(missing).await?
+        } else {
+            BTreeSet::new()
+        };
         Ok(())
     }
 
@@ -44,42 +44,21 @@ impl Reader<'_> {
         }
     }
 
-    /// Returns which of these users have a row on this day without being members.
-    async fn with_row_only(&mut self, users: Vec<String>) -> Answer<BTreeSet<String>> {
-        let mut found = BTreeSet::new();
-        for user in self.with_rows(users).await? {
-            if !self.is_member(&user, None).await? {
-                found.insert(user);
-            }
+    /// Returns which of these users are members on this day, and have no row. If all coupons of the
+    /// day have rows, such members were refused.
+    async fn promised_without_row(&mut self, users: &BTreeSet<String>) -> Answer<BTreeSet<String>> {
+        let mut promised = self.members_among(users).await?;
+        for user in self.with_rows(promised.iter().cloned().collect()).await? {
+            promised.remove(&user);
         }
-        Ok(found)
-    }
-
-    /// Returns which of these users are members on this day without having a row.
-    async fn with_claim_only(&mut self, users: &BTreeSet<String>) -> Answer<BTreeSet<String>> {
-        let Some(of) = &self.target.campaign.users else {
-            return Ok(BTreeSet::new());
-        };
-        if users.is_empty() {
-            return Ok(BTreeSet::new());
+        if !promised.is_empty() && self.count_rows().await? >= self.quantity().await? {
+            promised.clear();
         }
-        let members = of.members().map_err(AttachError::Misfit)?;
-        let mut claimed = BTreeSet::new();
-        let each = |member: Vec<u8>, _| {
-            let user = members.decode(&member).map(|it| it.0);
-            claimed.extend(user.filter(|user| users.contains(user)));
-        };
-        self.keys
-            .scan(of.kind, &of.name(&self.target), each)
-            .await?;
-        for user in self.with_rows(claimed.iter().cloned().collect()).await? {
-            claimed.remove(&user);
-        }
-        Ok(claimed)
+        Ok(promised)
     }
 
     /// Returns which of these users have a row on this day, in any spelling.
-    async fn with_rows(&mut self, users: Vec<String>) -> Answer<Vec<String>> {
+    async fn with_rows(&mut self, users: Vec<String>) -> Answer<BTreeSet<String>> {
         let of = self.of_rows();
         let equal = self.equal_users(users, self.row_users(), &of).await?;
         Ok(equal.into_iter().map(|(user, _)| user).collect())

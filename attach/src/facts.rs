@@ -224,11 +224,10 @@ pub struct Facts {
     pub unnamed_surplus: u64,
     /// Users whose row MySQL refused within the last day.
     pub failing: HashSet<String>,
-    /// Members without a row whose row is dated the next day. They are not among those of `sets`.
-    pub dated_next: BTreeSet<String>,
-    /// Users with a row who are no members, and were members without a row on the day before. They
-    /// are not among those of `sets`.
-    pub of_day_before: BTreeSet<String>,
+    /// Users whose row may be dated the day after their claim. Of those to whom a row is promised:
+    /// they have one of the next day. Of `missing`: they were promised one the day before, and have
+    /// none of that day.
+    pub dated_late: BTreeSet<String>,
     /// The number of users without a row at the first look who had one, or had left Redis, at the
     /// second.
     pub in_flight: u64,

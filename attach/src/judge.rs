@@ -61,23 +61,20 @@ impl Judgement {
 
 /// Returns the differences between the stores of a target, with their repairs.
 pub fn judge(facts: &Facts) -> Judgement {
-    let given = facts.now.rows + facts.dated_next.len() as u64;
-    let room = facts.quantity.saturating_sub(given);
-    // If some users were left out of the sets, or rows are those of another day, the number of
-    // coupons given out is unknown.
-    let is_given_known = !facts.sets.is_cut && facts.of_day_before.is_empty();
+    let room = facts.quantity.saturating_sub(facts.now.rows);
     let mut judge = Judge {
         facts,
         room,
         second_rows: facts.sets.twice.len(),
         found: Vec::new(),
-        counts_unclear: !is_given_known || facts.has_moved,
+        counts_unclear: facts.sets.is_cut || facts.has_moved,
     };
     judge.promises();
     judge.members_without_promise();
     judge.users_not_in_redis();
     judge.rows();
-    if is_given_known {
+    // If some users were left out of the sets, the number of coupons given out is unknown.
+    if !facts.sets.is_cut {
         judge.counter();
         judge.sale();
     }
@@ -168,11 +165,6 @@ impl Judge<'_> {
             ),
             (&facts.sets.taken_back, TAKEN_BACK),
             (
-                &facts.dated_next,
-                "its row is dated the next day: the column in rows.where must hold the day of the \
-                claim's key; correct the row",
-            ),
-            (
                 &facts.sets.refused,
                 "a failed event says that its user was refused (failed.skip), and the user is in \
                 Redis: remove the user there, or the event",
@@ -196,11 +188,6 @@ impl Judge<'_> {
     /// Plans to add to Redis the users who have a row and are not members.
     fn users_not_in_redis(&mut self) {
         let facts = self.facts;
-        for user in &facts.of_day_before {
-            let why = "it has a row, and is not in Redis: it claimed the day before, and its row is \
-                dated a day late";
-            self.found(Kind::MissingAdmission, user, why, None);
-        }
         let surplus: HashSet<&String> = facts.surplus.iter().collect();
         let number = facts.sets.missing.len();
         if facts.is_over && number as u64 > facts.in_both.max(1) {
@@ -275,13 +262,14 @@ impl Judge<'_> {
         }
     }
 
-    /// Doubts the addition of a user who may be a member in another form, or whose coupon may have
-    /// been taken back; and the move of a counter if it is unclear whether some members count.
+    /// Doubts the addition of a user whose row may be of the day before, who may be a member in
+    /// another form, or whose coupon may have been taken back; and the move of a counter if it is unclear whether some members count.
     fn doubt_unclear_users(&mut self) {
         let facts = self.facts;
         let is_strange = !facts.sets.strange.is_empty();
         for it in &mut self.found {
-            let doubt = match it.repair {
+            let doubt = match &it.repair {
+                Some(Repair::Add(user)) if facts.dated_late.contains(user) => Doubt::DayBefore,
                 Some(Repair::Add(_)) if is_strange => Doubt::OtherForm,
                 Some(Repair::Add(_)) if facts.unselected.is_some() => Doubt::TakenBack,
                 Some(Repair::MoveCount(_)) if !facts.sets.taken_back.is_empty() => Doubt::TakenBack,
@@ -404,6 +392,9 @@ impl Judge<'_> {
             // The message of a failed event has left the topic, so it cannot write a second row.
             if facts.may_double && kind == Kind::Unissued {
                 judged.doubts(Doubt::MayDouble);
+            }
+            if facts.dated_late.contains(user) {
+                judged.doubts(Doubt::NextDay);
             }
             if facts.was_added(user) {
                 judged.doubts(Doubt::AddedByUs);

@@ -272,7 +272,7 @@ impl Pass<'_> {
         let odd = std::mem::take(&mut second.odd);
         let spelling = second.spelling;
         let mut facts = suspect.first.and(second, target);
-        reader.leave_out_other_days(&mut facts).await?;
+        reader.find_dated_late(&mut facts).await?;
         let may_double = may_double(suspect, &facts, passed).await?;
         facts.may_double = target.campaign.mode == Mode::Repair && may_double.is_some();
         facts.unselected.clone_from(&shape.unselected);

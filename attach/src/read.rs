@@ -613,16 +613,24 @@ impl<'a> Reader<'a> {
         Ok(census)
     }
 
-    /// Whether the user is a member: in any spelling that [`Members::all`] lists, or in this one.
-    pub(crate) async fn is_member(&mut self, user: &str, odd: Option<&Vec<u8>>) -> Answer<bool> {
-        let Some(users) = &self.target.campaign.users else {
-            return Ok(true);
+    /// Returns which of these users are members.
+    pub(crate) async fn members_among(
+        &mut self,
+        users: &BTreeSet<String>,
+    ) -> Answer<BTreeSet<String>> {
+        let mut found = BTreeSet::new();
+        let Some(Users {
+            of, key, members, ..
+        }) = self.users().await?
+        else {
+            return Ok(found);
         };
-        let key = users.name(&self.target);
-        let members = users.members().map_err(AttachError::Misfit)?;
-        let mut all = members.all(user);
-        all.extend(odd.cloned());
-        self.keys.has(users.kind, &key, &all).await
+        let each = |member: Vec<u8>, _| {
+            let user = members.decode(&member).map(|it| it.0);
+            found.extend(user.filter(|user| users.contains(user)));
+        };
+        self.keys.scan(of.kind, &key, each).await?;
+        Ok(found)
     }
 
     /// Collects the first [`NAMED`] members without a row. Returns, by user, those in a spelling
@@ -900,8 +908,7 @@ impl Look {
             failing: HashSet::new(),
             may_double: false,
             added: HashSet::new(),
-            dated_next: BTreeSet::new(),
-            of_day_before: BTreeSet::new(),
+            dated_late: BTreeSet::new(),
         }
     }
 }

@@ -232,7 +232,7 @@ async fn locked(
             continue;
         };
         // Their API may have removed the user since the look, or while we waited for the lock.
-        if seen.name_users && !reader.is_member(user, seen.odd.get(user)).await? {
+        if seen.name_users && !is_member(reader, user, seen.odd.get(user)).await? {
             all.push(skipped("it left Redis meanwhile"));
             continue;
         }
@@ -339,6 +339,17 @@ async fn rows_of(reader: &mut Reader<'_>, user: &Value) -> Answer<Option<i64>> {
         .of_rows()
         .and(&format!("{column} = ?"), [user.clone()]);
     reader.count(of).await
+}
+
+async fn is_member(reader: &mut Reader<'_>, user: &str, odd: Option<&Vec<u8>>) -> Answer<bool> {
+    let Some(users) = &reader.target.campaign.users else {
+        return Ok(true);
+    };
+    let key = users.name(&reader.target);
+    let members = users.members().map_err(AttachError::Misfit)?;
+    let mut all = members.all(user);
+    all.extend(odd.cloned());
+    reader.keys.has(users.kind, &key, &all).await
 }
 
 /// Closes the failed event, if there is one, and inserts the row. In this order, because their own

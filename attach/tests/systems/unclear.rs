@@ -711,44 +711,88 @@ async fn date_in_a_time_column_selects_the_whole_day() {
     assert!(pass(&attached).await.is_empty());
 }
 
-/// Users 1 and 2 have no row of yesterday, and one of today. User 1 claimed before midnight, and 2
-/// claimed on both days. User 4 has rows of both days, and is no member of today.
-#[tokio::test]
-async fn claim_before_midnight_with_a_row_after_it_gets_no_second_row_or_member() {
+const DAILY: &str = "time_zone = 'UTC'
+    users = { key = '@{date}', type = 'set' }
+    rows = { table = 'coupon', user = 'user_id', where = { day = '{date}' } }";
+
+const FAILED: &str =
+    "failed = { table = 'failed', user = 'user_id', where = { day = '{date}' }, done = 'delete' }";
+
+/// Creates the drops of yesterday and today with these members and users with rows. Returns
+/// yesterday, too.
+async fn daily(drops: [(&str, &[u32]); 2]) -> (World, String) {
     let world = World::empty().await;
-    let table = "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id INT NOT NULL, \
-        day DATE NOT NULL, UNIQUE (user_id, day))";
-    world.sql(table).await;
-    let days = "SELECT UTC_DATE() - INTERVAL 1 DAY, UTC_DATE()";
-    let days = world.sql(days).await.concat();
-    for (day, members, rows) in [
-        (&days[0], "1 2 4 5 6", &[4, 5, 6][..]),
-        (&days[1], "2 7 8", &[1, 2, 4, 7, 8]),
+    for table in [
+        "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id INT NOT NULL, \
+            day DATE NOT NULL, UNIQUE (user_id, day))",
+        "CREATE TABLE failed (id INT AUTO_INCREMENT PRIMARY KEY, user_id INT, day DATE NOT NULL)",
     ] {
+        world.sql(table).await;
+    }
+    let days = "SELECT UTC_DATE() - INTERVAL 1 DAY, UTC_DATE()";
+    let mut days = world.sql(days).await.concat();
+    for (day, (members, rows)) in days.iter().zip(drops) {
         let () = world.redis(&format!("SADD @{day} {members}")).await;
         for user in rows {
             let row = format!("INSERT INTO coupon (user_id, day) VALUES ({user}, '{day}')");
             world.sql(&row).await;
         }
     }
-    let file = "time_zone = 'UTC'
-        users = { key = '@{date}', type = 'set' }
-        rows = { table = 'coupon', user = 'user_id', where = { day = '{date}' } }";
-    let attached = world.attached(&self::file(file));
+    (world, days.remove(0))
+}
+
+/// Users 1 to 3 have no row of yesterday, and one of today. 1 and 3 claimed before midnight, and 2
+/// on both days; the row of 3 failed first. User 4 has rows of both days, and is no member of today.
+#[tokio::test]
+async fn claim_before_midnight_with_a_row_after_it_gets_no_second_row_or_member() {
+    let yesterday_and_today = [
+        ("1 2 3 4 5 6", &[4, 5, 6][..]),
+        ("2 7 8", &[1, 2, 3, 4, 7, 8]),
+    ];
+    let (world, yesterday) = daily(yesterday_and_today).await;
+    let event = format!("INSERT INTO failed (user_id, day) VALUES (3, '{yesterday}')");
+    world.sql(&event).await;
+    let attached = world.attached(&file(&format!("{DAILY}\n{FAILED}")));
     trust(&attached).await;
     let findings = pass(&attached).await;
     let expected = [
+        "1 failed_claim planned",
         "1 missing_admission applied",
-        "1 missing_admission skipped",
-        "1 unissued applied",
-        "1 unissued skipped",
+        "2 missing_admission planned",
+        "2 unissued planned",
     ];
     assert_eq!(told(&findings), expected, "{findings:#?}");
-    let left = findings.iter().filter(|it| it.needs_person);
-    assert!(left.clone().all(|it| it.user_id.as_deref() == Some("1")));
-    assert_eq!(left.count(), 2);
-    let rows = "SELECT COUNT(*) FROM coupon WHERE user_id IN (1, 2)";
+    let rows = "SELECT COUNT(*) FROM coupon WHERE user_id <= 3";
     assert_eq!(world.number(rows).await, 3);
+}
+
+/// Members only applied, so the failed event alone tells that the user was promised a coupon.
+#[tokio::test]
+async fn failed_event_of_an_applicant_with_a_row_of_the_next_day_needs_confirmation() {
+    let (world, yesterday) = daily([("1 2 3", &[1]), ("1 3", &[1, 3])]).await;
+    let event = format!("INSERT INTO failed (user_id, day) VALUES (3, '{yesterday}')");
+    world.sql(&event).await;
+    let applied = DAILY.replace("type = 'set'", "type = 'set', means = 'applied'");
+    let attached = world.attached(&file(&format!("{applied}\n{FAILED}")));
+    trust(&attached).await;
+    let findings = pass(&attached).await;
+    assert_eq!(told(&findings), ["1 failed_claim planned"], "{findings:#?}");
+}
+
+/// User 4 got no coupon yesterday, and has a row of today.
+#[tokio::test]
+async fn loser_of_the_day_before_is_added_without_a_confirmation() {
+    for (means, winners) in [("admitted", &[1, 2, 3][..]), ("applied", &[1, 2])] {
+        let (world, _) = daily([("1 2 3 4", winners), ("7", &[4, 7])]).await;
+        let means = format!("type = 'set', means = '{means}'");
+        let stores = DAILY.replace("type = 'set'", &means);
+        let attached = world.attached(&campaign("Winter", &format!("quantity = 3\n{stores}")));
+        trust(&attached).await;
+        let mut findings = pass(&attached).await;
+        findings.retain(|it| it.kind == Kind::MissingAdmission);
+        let expected = ["1 missing_admission applied"];
+        assert_eq!(told(&findings), expected, "{means} {findings:#?}");
+    }
 }
 
 #[tokio::test]

@@ -30,6 +30,10 @@ pub enum Doubt {
     Opens,
     /// A repair added the user to Redis because of a row, which may have been deleted on purpose.
     AddedByUs,
+    /// The row may be of the claim that seems to lack one.
+    NextDay,
+    /// A user who is added to a drop by mistake cannot claim there.
+    DayBefore,
     /// A member in another form may be the user who seems to be missing.
     OtherForm,
     /// No unique key would refuse a second row, from a message that arrives late.
@@ -104,6 +108,14 @@ impl Doubt {
                 advice: "if you took the row back, remove the user from Redis, too; confirm only \
                     if they were promised a coupon",
             },
+            Self::NextDay => DoubtWords {
+                headline: "the user's row is dated the next day, so this may be a second one",
+                advice: "confirm only if they claimed on both days, or else correct the row's date",
+            },
+            Self::DayBefore => DoubtWords {
+                headline: "this may be a claim of the day before, whose row is dated a day late",
+                advice: "confirm only if they claimed on both days, or else correct the row's date",
+            },
             Self::OtherForm => DoubtWords {
                 headline: "some members are in another form than users of rows",
                 advice: "bring them into one form, name placeholders in users.except, or confirm \
@@ -142,6 +154,8 @@ impl Doubt {
             | Self::TakenBack
             | Self::Unordered
             | Self::AddedByUs
+            | Self::NextDay
+            | Self::DayBefore
             | Self::OtherForm => true,
             Self::Opens | Self::MayDouble | Self::StockAdded | Self::Untrusted | Self::Many => {
                 false
