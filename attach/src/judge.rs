@@ -549,6 +549,12 @@ impl Judge<'_> {
             self.found(kind, "", &why, None);
             return;
         }
+        if !facts.is_selling && facts.before.count != facts.now.count {
+            // A refused claim moves the counter, and may be about to give back what it took.
+            let why = format!("{why}; it is moving, and is repaired when it rests");
+            self.waits(kind, "", &why);
+            return;
+        }
         // Once that claim gives back what it took, a counter that was moved would show too much.
         if counter.holds_refused_claim() {
             let losers = if means.is_left() {
@@ -562,12 +568,6 @@ impl Judge<'_> {
                 run it past the end"
             );
             self.found(kind, "", &why, None);
-            return;
-        }
-        if !facts.is_selling && facts.before.count != facts.now.count {
-            // A refused claim moves the counter, and may be about to give back what it took.
-            let why = format!("{why}; it is moving, and is repaired when it rests");
-            self.waits(kind, "", &why);
             return;
         }
         let may_move = match (facts.is_selling, means.is_left()) {

@@ -111,6 +111,11 @@ fn exact_counter_past_the_end_is_reported_and_only_moves_towards_more_given_out(
     assert_eq!(told(&over(100)), ["- report"]);
     assert_eq!(told(&over(93)), ["- report"]);
     assert_eq!(told(&over(105))[0], "- 2");
+    let mut moving = over(100);
+    moving.before.count = Some(101);
+    let [finding] = judge(&moving).found.try_into().unwrap();
+    assert_eq!(word(&finding), "- report");
+    assert!(!finding.finding.needs_person);
     let at_the_end = facts(ISSUED, 93, 100, 93);
     assert_eq!(told(&at_the_end), ["- -7 opens"]);
     let below_zero = facts(LEFT, 93, -3, 93);
