@@ -141,7 +141,10 @@ async fn messages_in_a_stream_are_not_lost_promises() {
     let id: String = world.redis("XADD @stream * user nobody").await;
     let () = world.redis(&format!("XDEL @stream {id}")).await;
     must_repair(&world, &attached).await;
-    let mut passed = passed(&attached).await;
+    let mut after_list = passed(&attached).await;
+    assert!(after_list.has_grown().await.unwrap(), "a list has no end");
+    let stream = file("{ stream = '@stream', group = 'workers' }");
+    let mut passed = passed(&world.attached(&stream)).await;
     assert!(!passed.has_grown().await.unwrap());
     let _id: String = world.redis("XADD @stream * user late").await;
     assert!(passed.has_grown().await.unwrap());
