@@ -56,6 +56,7 @@ pub struct LooksSaw<'a> {
 /// The outcome of a repair, and the reason if it was not made.
 type Repaired = (Outcome, String);
 
+const GIVEN_OUT: &str = "all were given out meanwhile";
 const PROCESSED: &str = "it was processed meanwhile";
 
 fn applied() -> Repaired {
@@ -366,7 +367,7 @@ async fn insert_row(
         return Ok((Outcome::Failed, shape.why_not().to_owned()));
     };
     if room == 0 && rows_of(reader, &user).await? == Some(0) {
-        return Ok(skipped("all were given out meanwhile"));
+        return Ok(skipped(GIVEN_OUT));
     }
     if let Some(event) = event
         && !close(reader, event).await?
@@ -379,6 +380,11 @@ async fn insert_row(
     let column = quoted(&rows.user);
     if rows_of(reader, &user).await? != Some(0) {
         return Ok(skipped("a row came meanwhile"));
+    }
+    if room == 0 {
+        // The user's row was deleted while we waited for the lock of the event.
+        reader.sql.command("ROLLBACK TO one").await?;
+        return Ok(skipped(GIVEN_OUT));
     }
     if has_changed(reader, &user).await? {
         return Ok((Outcome::Failed, TAKEN_BACK.to_owned()));

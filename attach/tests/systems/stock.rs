@@ -7,7 +7,8 @@ use firstcome_attach::Attached;
 use firstcome_attach::config::CountName;
 use firstcome_attach::keys::Keys;
 use firstcome_attach::keys::MoveCount;
-use firstcome_stack::eventually;
+use firstcome_stack::{eventually, mysql_connection};
+use mysql_async::prelude::Queryable as _;
 
 use crate::world::{World, campaign, confirm, pass, told, trust, users};
 
@@ -174,4 +175,49 @@ async fn counter_moves_by_the_difference_and_only_from_an_allowed_value() {
             assert_eq!(is_moved, now != after, "{case}");
         }
     }
+}
+
+/// Their job gives out the last coupons while the repair waits for the stock row, and takes back
+/// the row of user 17 while the repair closes the event.
+#[tokio::test]
+async fn row_that_is_deleted_meanwhile_leaves_its_event_open_if_all_are_given_out() {
+    let failed = "failed = { table = 'failed', user = 'user_id', done = 'delete' }";
+    let (world, _) = open(COUNTED).await;
+    for sql in [
+        "CREATE TABLE failed (id INT PRIMARY KEY, user_id VARCHAR(40) NOT NULL)",
+        "INSERT INTO failed VALUES (1, '17')",
+        "CREATE TRIGGER takes_back BEFORE DELETE ON failed FOR EACH ROW             DELETE FROM coupon WHERE user_id = OLD.user_id",
+    ] {
+        world.sql(sql).await;
+    }
+    let attached = world.attached(&file(&format!("{COUNTED}\n{failed}")));
+    trust(&attached).await;
+    let findings = loop {
+        let mut job = mysql_connection(&world.database).await.unwrap();
+        for sql in [
+            "BEGIN",
+            "UPDATE stock SET remaining = 0",
+            "INSERT INTO coupon (user_id) VALUES ('17'), ('18'), ('19')",
+        ] {
+            job.query_drop(sql).await.unwrap();
+        }
+        let waits = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = DATABASE()             AND INFO LIKE 'SELECT 1 FROM `stock`%FOR UPDATE'";
+        let committed = async {
+            eventually("the repair waits", LIMIT, async || {
+                world.number(waits).await > 0
+            })
+            .await;
+            job.query_drop("COMMIT").await.unwrap();
+        };
+        let (findings, ()) = tokio::join!(pass(&attached), committed);
+        if !findings[0].detail.contains("Lock wait") {
+            break findings;
+        }
+        // On a busy machine, MySQL ended the wait first.
+        world.sql("DELETE FROM coupon WHERE user_id > 16").await;
+        world.sql("UPDATE stock SET remaining = 3").await;
+    };
+    assert_eq!(told(&findings), ["1 failed_claim skipped"], "{findings:#?}");
+    assert_eq!(world.number("SELECT COUNT(*) FROM failed").await, 1);
+    assert_eq!(world.row_count().await, 20);
 }
