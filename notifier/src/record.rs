@@ -222,7 +222,8 @@ impl Post<'_> {
             if has_readers {
                 alerts::keep(self.conn, alert).await?;
             } else {
-                let unread = judging::unread(alert, memory, self.now);
+                let is_sealed = seen.run().is_some_and(|run| is_sealed(alert, run));
+                let unread = judging::unread(alert, is_sealed, memory, self.now);
                 alerts::keep(self.conn, &unread).await?;
             }
         }
@@ -357,6 +358,15 @@ impl Post<'_> {
         }
         Ok(fates)
     }
+}
+
+/// Whether the run reports the drop of this alert as sealed.
+fn is_sealed(alert: &Alert, run: &Run) -> bool {
+    let mut own = run
+        .drops
+        .iter()
+        .filter(|it: &&DropReport| Some(it.drop_id) == alert.drop_id);
+    own.any(|it| it.sealed)
 }
 
 /// Whether an alert fires about an outage or a standstill of the consumers.

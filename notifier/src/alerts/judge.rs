@@ -169,8 +169,14 @@ fn forget_repaired(alert: &mut Alert, problem: &Problem) {
 
 /// Returns an alert as a process without recipients and webhooks stores it: without a mail of its
 /// own, so that another process may still mail it. The mails of other processes stay, and their
-/// end, which has a mail too, is left to them, unless none of them may run anymore.
-pub(crate) fn unread(alert: &Alert, memory: &AlertMemory, now: DateTime<Utc>) -> Alert {
+/// end, which has a mail too, is left to them, unless none of them may run anymore, or the drop
+/// `is_sealed`: normal passes of other processes do not examine it again.
+pub(crate) fn unread(
+    alert: &Alert,
+    is_sealed: bool,
+    memory: &AlertMemory,
+    now: DateTime<Utc>,
+) -> Alert {
     let known = memory.alerts.get(&alert.name);
     let mailed = known.filter(|it: &&Alert| it.state == AlertState::Firing && it.mails > 0);
     match (alert.state, mailed) {
@@ -179,7 +185,9 @@ pub(crate) fn unread(alert: &Alert, memory: &AlertMemory, now: DateTime<Utc>) ->
             ..mailed.clone()
         },
         (AlertState::Resolved, Some(mailed))
-            if mailed.was_mailed() && elapsed(mailed.last_seen_at, now) < LEFT_TO_OTHERS =>
+            if !is_sealed
+                && mailed.was_mailed()
+                && elapsed(mailed.last_seen_at, now) < LEFT_TO_OTHERS =>
         {
             mailed.clone()
         }

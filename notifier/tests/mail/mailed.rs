@@ -374,6 +374,20 @@ async fn process_without_recipients_leaves_the_end_of_a_mailed_alert_to_others()
     assert_eq!(status(&desk).await, ["resolved"]);
 }
 
+/// No normal pass of another process examines the drop again, and while the alert fires, it counts
+/// as the reason why the coupon is closed.
+#[tokio::test]
+async fn process_without_recipients_ends_the_alert_of_a_drop_that_it_seals() {
+    let desk = Desk::new(A).await;
+    desk.pass(&held_back("r1")).await;
+    desk.clock.turn(TimeDelta::minutes(1));
+    let mut seals = repaired("r2");
+    seals.drops[0].sealed = true;
+    desk.after_pass(&without_recipients(&desk), &seals).await;
+    let status = desk.query("SELECT status FROM alerts").await.concat();
+    assert_eq!(status, ["resolved"]);
+}
+
 /// Together with a daemon that has recipients.
 #[tokio::test]
 async fn process_without_recipients_suppresses_no_mail_of_other_processes() {
