@@ -133,13 +133,15 @@ impl AdmissionWatch {
         }
     }
 
-    /// Whether this process has lost its connection to Redis, but no outage is certain yet: either
-    /// another process still reaches Redis, or the watch of this one is about to find out that none
-    /// does.
-    pub(crate) fn is_alone(&self, now: DateTime<Utc>) -> bool {
-        let seen = self.0.lock();
-        let lasts = |since| elapsed(since, now) >= PATIENCE;
-        seen.gate == Some(SeenGate::Unreachable) && !seen.away_since.is_some_and(lasts)
+    /// Whether the watch of this process sees a problem itself. Then only the watch reports it: it
+    /// knows when the outage began, and whether other processes reach Redis. In a Redis Cluster
+    /// without one server, passes see an outage, and the watch sees closed coupons.
+    pub(crate) fn reports_redis(&self) -> bool {
+        match self.0.lock().gate {
+            // Passes may read more than the watch does.
+            None | Some(SeenGate::Open) => false,
+            Some(SeenGate::Closed(_) | SeenGate::Unreachable | SeenGate::Refuses(..)) => true,
+        }
     }
 
     /// Returns the problem that lasts, as far as this process knows without MySQL.

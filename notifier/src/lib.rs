@@ -179,9 +179,11 @@ impl Notifier {
         // Truncate to MySQL's precision, so that the value is equal when it is read back.
         let now = now.trunc_subsecs(3);
         let mut run = run.clone();
-        if run.cause() == Some(FailureCause::Redis) && self.admission.is_alone(now) {
-            // No outage of Redis is certain yet: other processes may reach it and run passes.
-            run.stopped = true;
+        if run.cause().is_some() && self.admission.reports_redis() {
+            // If the pass failed only because of Redis, it is no problem of its own.
+            run.findings
+                .retain(|it: &Finding| it.cause() != Some(FailureCause::Redis));
+            run.stopped |= run.cause().is_none();
         }
         let seen = Seen::Pass(Box::new(run));
         if let Err(error) = record(&self.db, seen, self.settings.clone(), now).await {

@@ -360,8 +360,7 @@ pub(crate) const OUTAGE_PAUSE: TimeDelta = TimeDelta::minutes(2);
 
 /// The shortest time from the mail about an outage of Redis to that about the next one, or about
 /// what it has closed, while coupons have stayed closed in between. Otherwise, a Redis that answers
-/// now and then would cause a mail each time, and so would a Redis Cluster without one server, in
-/// which passes see an outage, and the watch sees closed coupons.
+/// now and then would cause a mail each time.
 const OUTAGES_APART: TimeDelta = TimeDelta::hours(1);
 
 /// The pause after this number of mails. It prevents a problem that comes and goes, or changes with

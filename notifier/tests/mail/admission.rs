@@ -8,13 +8,14 @@ use firstcome_notifier::Clock as _;
 use firstcome_notifier::SeenGate::{self, Open, Unreachable};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::report::{
-    ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
+    ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status, StoreRefusal,
 };
 
 use crate::desk::{A, Desk, text, thread};
 use crate::world::{cased, general, run};
 
 const CLOSED: &str = "[firstcome] action needed: admission is closed (for 30 s)";
+const CLOSED_LONG: &str = "[firstcome] action needed: admission is closed (for 2 min)";
 const OPENED: &str = "[firstcome] resolved: closure of admission";
 const AWAY: &str = "[firstcome] action needed: Redis does not answer (for 30 s)";
 const BACK: &str = "[firstcome] resolved: outage of Redis";
@@ -258,6 +259,55 @@ fn redis_is_away(id: &str) -> Run {
         error: Some(error.to_owned()),
         findings: vec![cased(FindingCase::RunFailed(FailureCause::Redis), of_run)],
         ..run(id, Status::Failed, Vec::new())
+    }
+}
+
+/// In a Redis Cluster without one server, every pass fails, and the coupons of the server are
+/// closed.
+#[tokio::test]
+async fn lasting_closure_in_which_passes_fail_is_mailed_once_and_hides_no_other_store() {
+    let desk = Desk::new(A).await;
+    let daemon = desk.notifier();
+    for n in 0..140 {
+        let now = desk.clock.turn(TimeDelta::seconds(30));
+        daemon.admission(closed(), now).await.unwrap();
+        let mut failed = redis_is_away(&format!("r{n}"));
+        if n >= 138 {
+            let kafka = crate::mailed::kafka_is_away("", Vec::new());
+            failed.findings.splice(0..0, kafka.findings);
+        }
+        desk.after_pass(&daemon, &failed).await;
+    }
+    desk.flush().await;
+    let kafka = "[firstcome] action needed: Kafka does not answer (for 30 s)";
+    assert_eq!(desk.subjects(A), [CLOSED, kafka]);
+}
+
+#[tokio::test]
+async fn outage_of_redis_while_a_coupon_is_closed_is_mailed_with_its_own_duration() {
+    let desk = Desk::new(A).await;
+    let daemon = desk.notifier();
+    let loads = "LOADING Redis is loading the dataset in memory";
+    let refusal = StoreRefusal::from_error(FailureCause::Redis, loads).unwrap();
+    let loading = SeenGate::Refuses(refusal, loads.to_owned());
+    for (steps, seconds, gate, fails, mailed) in [
+        (61, 120, closed(), false, &[CLOSED_LONG][..]),
+        (20, 1, loading, true, &[CLOSED_LONG]),
+        // The pass began before the restart was over.
+        (10, 1, closed(), true, &[CLOSED_LONG]),
+        (60, 1, Unreachable, true, &[CLOSED_LONG, AWAY]),
+    ] {
+        for _ in 0..steps {
+            let now = desk.clock.turn(TimeDelta::seconds(seconds));
+            daemon.admission(gate.clone(), now).await.unwrap();
+            if fails {
+                desk.after_pass(&daemon, &redis_is_away("r1")).await;
+            }
+        }
+        desk.flush().await;
+        assert_eq!(desk.subjects(A), mailed, "{gate:?}");
+        desk.run("UPDATE alerts SET acknowledged_at = last_seen_at")
+            .await;
     }
 }
 
