@@ -144,6 +144,13 @@ impl AdmissionWatch {
         }
     }
 
+    /// Forgets that Redis was away or refused, until it is seen again.
+    pub(crate) fn forget_outage(&self) {
+        let mut seen = self.0.lock();
+        seen.gate = None;
+        seen.away_since = None;
+    }
+
     /// Returns the problem that lasts, as far as this process knows without MySQL.
     pub(crate) fn lasting(&self, now: DateTime<Utc>) -> Option<Notice> {
         let (problem, since) = self.0.lock().lasting(now)?;

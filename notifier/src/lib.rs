@@ -212,6 +212,9 @@ impl Notifier {
                 let error = format!("{error:#}");
                 tracing::debug!(error, "the loss of Redis is not recorded yet");
             }
+        } else {
+            // The attempt got past Redis, or did not use it.
+            self.admission.forget_outage();
         }
         self.after_pass(run, now).await
     }

@@ -18,6 +18,7 @@ const CLOSED: &str = "[firstcome] action needed: admission is closed (for 30 s)"
 const CLOSED_LONG: &str = "[firstcome] action needed: admission is closed (for 2 min)";
 const OPENED: &str = "[firstcome] resolved: closure of admission";
 const AWAY: &str = "[firstcome] action needed: Redis does not answer (for 30 s)";
+const AWAY_LONG: &str = "[firstcome] action needed: Redis does not answer (for 40 s)";
 const BACK: &str = "[firstcome] resolved: outage of Redis";
 
 /// Coupon 1 is closed.
@@ -308,6 +309,24 @@ async fn outage_of_redis_while_a_coupon_is_closed_is_mailed_with_its_own_duratio
         assert_eq!(desk.subjects(A), mailed, "{gate:?}");
         desk.run("UPDATE alerts SET acknowledged_at = last_seen_at")
             .await;
+    }
+}
+
+#[tokio::test]
+async fn start_forgets_an_outage_of_redis_when_an_attempt_gets_past_it() {
+    let desk = Desk::new(A).await;
+    let starting = desk.notifier();
+    let kafka = crate::mailed::kafka_is_away("r2", Vec::new());
+    for (failed, mails) in [
+        (redis_is_away("r1"), 0),
+        (kafka, 0),
+        (redis_is_away("r3"), 0),
+        (redis_is_away("r3"), 1),
+    ] {
+        let now = desk.clock.turn(TimeDelta::seconds(40));
+        starting.after_attempt(&failed, now).await.unwrap();
+        desk.flush().await;
+        assert_eq!(desk.subjects(A), vec![AWAY_LONG; mails]);
     }
 }
 
