@@ -21,6 +21,7 @@ mod send;
 mod settings;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
@@ -28,7 +29,7 @@ use diesel::result::QueryResult;
 use firstcome_shared::mysql::{Conn, Db, alerts as stored, digest, outbox, runs};
 pub use firstcome_shared::report::wording;
 use firstcome_shared::report::{
-    self, AlertKind, COMMITS_HANG, FailureCause, Finding, Kind, Run, StoreRefusal,
+    self, AlertKind, COMMITS_HANG, FailureCause, Finding, Kind, Run, Status, StoreRefusal,
 };
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -86,6 +87,9 @@ pub struct Notifier {
     outage: Arc<MysqlOutage>,
     admission: Arc<AdmissionWatch>,
     refusals: Arc<RefusalWatch>,
+    /// Whether this process has recorded that Kafka is away, and no whole pass of it has ended
+    /// since.
+    has_lost_kafka: Arc<AtomicBool>,
 }
 
 impl Notifier {
@@ -132,6 +136,7 @@ impl Notifier {
             outage: Arc::new(MysqlOutage::new(&identity)),
             admission: Arc::default(),
             refusals: Arc::default(),
+            has_lost_kafka: Arc::default(),
         })
     }
 
@@ -185,10 +190,20 @@ impl Notifier {
                 .retain(|it: &Finding| it.cause() != Some(FailureCause::Redis));
             run.stopped |= run.cause().is_none();
         }
-        let seen = Seen::Pass(Box::new(run));
+        let loses_kafka =
+            (run.findings.iter()).any(|it: &Finding| it.cause() == Some(FailureCause::Kafka));
+        let is_whole = run.status != Status::Failed && !run.partial && !run.dry_run;
+        let has_lost_kafka = self.has_lost_kafka.load(Ordering::Relaxed);
+        let seen = Seen::Pass {
+            run: Box::new(run),
+            has_lost_kafka,
+        };
         if let Err(error) = record(&self.db, seen, self.settings.clone(), now).await {
             self.cannot_write(&error.to_string(), now).await;
             return Err(error.into());
+        }
+        if loses_kafka || is_whole {
+            self.has_lost_kafka.store(loses_kafka, Ordering::Relaxed);
         }
         self.can_record(now).await?;
         self.wake();

@@ -34,15 +34,16 @@ const THREADS: usize = 10;
 /// An observation to record.
 #[derive(Debug, Clone)]
 pub(crate) enum Seen {
-    Pass(Box<Run>),
+    Pass {
+        run: Box<Run>,
+        /// Whether this process has recorded that Kafka is away.
+        has_lost_kafka: bool,
+    },
     /// An outage, and when it began. The caller has already waited for its patience.
     Outage(Problem, DateTime<Utc>),
     /// The outage with this name is over, if there was one, and if it is of one of these kinds. Of
     /// the others under the same name, the observer cannot tell whether they are over.
-    Over {
-        name: String,
-        kinds: Vec<AlertKind>,
-    },
+    Over { name: String, kinds: Vec<AlertKind> },
     /// The end of an outage that could not be recorded while it lasted.
     OverUnrecorded(Box<Alert>),
 }
@@ -87,7 +88,7 @@ impl Seen {
     /// The pass, unless it is a dry run or still runs.
     fn run(&self) -> Option<&Run> {
         match self {
-            Self::Pass(run) if !run.dry_run && run.status != Status::Running => Some(run),
+            Self::Pass { run, .. } if !run.dry_run && run.status != Status::Running => Some(run),
             _ => None,
         }
     }
@@ -96,7 +97,7 @@ impl Seen {
     async fn remember(&self, conn: &mut Conn) -> QueryResult<AlertMemory> {
         let mut broken = Vec::new();
         let names = match self {
-            Self::Pass(run) => {
+            Self::Pass { run, .. } => {
                 let examined: Vec<i64> = run.drops.iter().map(|drop| drop.drop_id.0).collect();
                 broken = alerts::broken_promises(conn, &examined).await?;
                 let seen = judging::problems(run, &broken).into_iter();
@@ -108,7 +109,7 @@ impl Seen {
             Self::OverUnrecorded(alert) => vec![alert.name.clone()],
         };
         let known = alerts::firing_or_named(conn, &names).await?;
-        if let Self::Pass(run) = self {
+        if let Self::Pass { run, .. } = self {
             // Also read the broken promises of drops that this pass did not examine, if there is an
             // alert about them.
             let promises = Kind::BrokenPromise.as_str();
@@ -122,13 +123,20 @@ impl Seen {
         Ok(AlertMemory {
             alerts: known,
             broken,
+            has_lost_kafka: matches!(
+                self,
+                Self::Pass {
+                    has_lost_kafka: true,
+                    ..
+                }
+            ),
         })
     }
 
     fn verdict(&self, memory: &AlertMemory, policy: MailPolicy, now: DateTime<Utc>) -> Verdict {
         let mut verdict = Verdict::default();
         match self {
-            Self::Pass(run) => return judging::judge(run, memory, policy, now),
+            Self::Pass { run, .. } => return judging::judge(run, memory, policy, now),
             Self::Outage(problem, since) => {
                 let mut problem = problem.clone();
                 let is_closed = problem.kind == AlertKind::AdmissionClosed;

@@ -65,7 +65,7 @@ pub fn judge(run: &Run, memory: &AlertMemory, policy: MailPolicy, now: DateTime<
     let mut not_seen: Vec<&Alert> = memory.alerts.values().filter(|it| !is_seen(it)).collect();
     not_seen.sort_by(|a, b| (a.drop_id, &a.name).cmp(&(b.drop_id, &b.name)));
     for alert in not_seen {
-        if !is_owed(alert, memory) && is_over(alert, run, policy, now) {
+        if !is_owed(alert, memory) && is_over(alert, run, memory, policy, now) {
             let mut ended = alert.clone();
             let is_left_out = alert.drop_id.is_some_and(|drop| is_left_out(drop, run));
             if is_left_out || is_unproven(alert, run) {

@@ -49,6 +49,8 @@ pub struct AlertMemory {
     pub alerts: HashMap<String, Alert>,
     /// Broken promises of the drops that this pass examined, and of those with an alert about them.
     pub broken: Vec<BrokenPromise>,
+    /// Whether the process of this pass has recorded itself that Kafka is away.
+    pub has_lost_kafka: bool,
 }
 
 impl AlertMemory {

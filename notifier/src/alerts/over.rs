@@ -22,7 +22,8 @@ pub(crate) enum EndsWhen {
     /// The pass has opened every closed coupon that it saw, or the watch sees every coupon open.
     Opened,
     /// Nobody has seen it for a while: a process that has just begun to watch the stores may not
-    /// see it yet, and another process may see what this one does not.
+    /// see it yet, and another process may see what this one does not. A process that has itself
+    /// lost Kafka ends that outage with its first whole pass: the next one may be hours away.
     Unseen,
     /// A run has ended. If a deep run or the digest was late, only the next one of these counts.
     RunEnded,
@@ -67,7 +68,13 @@ pub(crate) fn ends_when(kind: AlertKind) -> EndsWhen {
 /// Whether an alert that this pass did not see is over, because the pass would have seen it. A
 /// failed pass may have ended too early for that. Alerts of a drop that the pass reports as sealed
 /// are over, because sealing verifies a drop; later, only deep passes examine it.
-pub(super) fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTime<Utc>) -> bool {
+pub(super) fn is_over(
+    alert: &Alert,
+    run: &Run,
+    memory: &AlertMemory,
+    policy: MailPolicy,
+    now: DateTime<Utc>,
+) -> bool {
     // A later version wrote it, and only that version sees what it is about.
     let Some(kind) = AlertKind::from_word(&alert.kind) else {
         return false;
@@ -85,7 +92,10 @@ pub(super) fn is_over(alert: &Alert, run: &Run, policy: MailPolicy, now: DateTim
     match ends {
         EndsWhen::Compared | EndsWhen::ComparedDeeply | EndsWhen::PromisesResolved => true,
         EndsWhen::Opened => !run.findings.iter().any(may_be_closed),
-        EndsWhen::Unseen => elapsed(alert.last_seen_at, now) >= policy.patience * 2,
+        EndsWhen::Unseen => {
+            let is_own = kind == AlertKind::KafkaUnreachable && memory.has_lost_kafka;
+            is_own || elapsed(alert.last_seen_at, now) >= policy.patience * 2
+        }
         // Only a digest ends the alert about a late digest, and only a deep pass that about a
         // missed deep one.
         EndsWhen::RunEnded if alert.name == late_digest() => false,

@@ -392,6 +392,27 @@ async fn kafka_that_one_daemon_cannot_reach_is_mailed_once_and_when_it_is_back()
     assert_eq!(desk.subjects(A), mailed);
 }
 
+/// After a failed pass, the next one follows in half a minute, and the one after it by the schedule.
+#[tokio::test]
+async fn outage_of_kafka_is_over_with_the_first_whole_pass_of_the_daemon_that_saw_it() {
+    let desk = Desk::new(A).await;
+    let daemon = desk.notifier();
+    let mut lane = crate::mailed::clean("r3");
+    lane.partial = true;
+    let away = |id| crate::mailed::kafka_is_away(id, Vec::new());
+    for (seconds, pass, mails) in [
+        (0, away("r1"), 0),
+        (30, away("r2"), 1),
+        (15, lane, 1),
+        (15, crate::mailed::clean("r4"), 2),
+    ] {
+        desk.clock.turn(TimeDelta::seconds(seconds));
+        desk.after_pass(&daemon, &pass).await;
+        desk.flush().await;
+        assert_eq!(desk.subjects(A).len(), mails);
+    }
+}
+
 #[tokio::test]
 async fn outage_that_a_dead_process_reported_ends_when_another_reaches_redis() {
     let desk = Desk::new(A).await;
