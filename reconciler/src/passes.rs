@@ -32,7 +32,7 @@ pub struct Current {
 struct CurrentRuns {
     running: Option<String>,
     waiting: Option<String>,
-    /// When one last exported the drift that it left.
+    /// When the last one ended that exported the drift that it left.
     exported_at: Option<DateTime<Utc>>,
 }
 
@@ -52,14 +52,15 @@ impl Current {
         both.into_iter().flatten().any(|id| id == run_id)
     }
 
-    /// Notes the time if this run, which ended just now, has exported its drift.
+    /// Notes the end of this run if it exports its drift. The present time would be wrong: while
+    /// the mail about this run was written, another process may have ended a later one.
     fn note_drift(&self, run: &Run) {
         if crate::metrics::exports_drift(run) {
-            self.runs.lock().exported_at = Some(Utc::now());
+            self.runs.lock().exported_at = run.finished_at;
         }
     }
 
-    /// Whether a pass of this process has exported its drift at this time or later.
+    /// Whether a pass of this process that ended at this time or later has exported its drift.
     pub fn has_exported_since(&self, at: DateTime<Utc>) -> bool {
         self.runs.lock().exported_at >= Some(at)
     }
@@ -265,8 +266,8 @@ impl Passes {
             let Self { worker, stop, .. } = &passes;
             let result = worker.pass(&request, &id, began, stop).await;
             if let Ok(run) = &result {
-                note_end(run, started, &passes.notifier).await;
                 passes.current.note_drift(run);
+                note_end(run, started, &passes.notifier).await;
             }
             drop(running);
             if answer.send(result).is_err() {
@@ -389,15 +390,18 @@ pub async fn mail(notifier: &Notifier, run: &Run) {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
     use crate::report::{Status, Trigger};
 
     #[test]
     fn only_a_pass_over_everything_counts_as_one_that_exported_its_drift() {
         let current = Current::default();
-        let began = Utc::now();
+        let began = Utc::now() - TimeDelta::hours(1);
         let whole = Run {
             status: Status::Drift,
+            finished_at: Some(began),
             ..Run::begun("r1", Trigger::Cron, began)
         };
         let partial = true;
@@ -422,5 +426,7 @@ mod tests {
         }
         current.note_drift(&whole);
         assert!(current.has_exported_since(began));
+        let later = began + TimeDelta::seconds(1);
+        assert!(!current.has_exported_since(later), "a run of another one");
     }
 }

@@ -79,8 +79,10 @@ pub(crate) async fn end(db: &Db, run: &Run, request: &PassRequest) {
     if run.status == Status::Failed {
         return;
     }
+    // The schedules compare this time with that of the exported drift.
+    let ended = run.finished_at.unwrap_or_else(Utc::now);
     for name in request.counts_for {
-        if let Err(error) = remember(db, name, Utc::now()).await {
+        if let Err(error) = remember(db, name, ended).await {
             tracing::warn!(%error, name, "that it ran could not be noted");
         }
     }
