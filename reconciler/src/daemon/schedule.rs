@@ -81,7 +81,7 @@ pub(crate) struct CronSchedule {
     tolerance: TimeDelta,
     /// When a run last ended in any process, as known to this process.
     last: DateTime<Utc>,
-    /// Runs that were due before this are never reported as late.
+    /// A run that was due before this counts as due at this time when it is reported as late.
     late_from: DateTime<Utc>,
     /// When the last failed attempt began, or `None` if none has failed since the last run.
     /// Failures are reported in separate mails.
@@ -153,12 +153,11 @@ impl CronSchedule {
     /// Returns the time of the first run whose delay exceeds the tolerance. A normal pass that was
     /// attempted and failed does not count as late.
     fn missed_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let from = self.last.max(self.late_from);
         let from = self
             .failed_from
             .filter(|_| self.job == ScheduledJob::Reconcile)
-            .map_or(from, |at| at.max(from));
-        let due = self.next_after(from)?;
+            .map_or(self.last, |at| at.max(self.last));
+        let due = self.next_after(from)?.max(self.late_from);
         (due + self.tolerance < now).then_some(due)
     }
 
@@ -391,11 +390,10 @@ mod tests {
         let digest = begin(ScheduledJob::Digest);
         assert!(digest.due_since(started).is_some(), "it is mailed at once");
         assert_eq!(digest.missed_since(started), None);
-        let next = at("2026-01-23T00:00:00Z");
-        assert_eq!(
-            digest.missed_since(next + TimeDelta::minutes(6)),
-            Some(next)
-        );
+        let tolerated = started + TimeDelta::minutes(5);
+        assert_eq!(digest.missed_since(tolerated), None);
+        let second = TimeDelta::seconds(1);
+        assert_eq!(digest.missed_since(tolerated + second), Some(started));
         assert!(begin(ScheduledJob::Deep).missed_since(started).is_some());
     }
 
