@@ -156,6 +156,7 @@ impl Seen {
                         problem.summary = format!("{coupons} closed");
                     }
                 }
+                let may_follow_closure = problem.name == ADMISSION && !is_closed;
                 let policy = MailPolicy {
                     patience: TimeDelta::zero(),
                     ..policy
@@ -171,7 +172,9 @@ impl Seen {
                 for notice in &mut verdict.problems {
                     notice.since = match notice.reason {
                         // The alert fires for longer, about coupons that were closed before.
-                        NoticeReason::Changed if !is_closed => *since,
+                        NoticeReason::Changed | NoticeReason::Repeat if may_follow_closure => {
+                            *since
+                        }
                         NoticeReason::New | NoticeReason::Changed | NoticeReason::Repeat => {
                             notice.since.min(*since)
                         }

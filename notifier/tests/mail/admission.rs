@@ -313,6 +313,21 @@ async fn outage_of_redis_while_a_coupon_is_closed_is_mailed_with_its_own_duratio
 }
 
 #[tokio::test]
+async fn repeated_mail_about_an_outage_does_not_count_the_closure_before_it() {
+    let desk = Desk::new(A).await;
+    let daemon = desk.notifier();
+    for (steps, gate) in [(25, closed()), (50, Unreachable)] {
+        for _ in 0..steps {
+            let now = desk.clock.turn(TimeDelta::minutes(5));
+            daemon.admission(gate.clone(), now).await.unwrap();
+        }
+    }
+    desk.flush().await;
+    let away = |time| format!("[firstcome] action needed: Redis does not answer (for {time})");
+    assert_eq!(desk.subjects(A)[1..], [away("5 min"), away("4 h")]);
+}
+
+#[tokio::test]
 async fn start_forgets_an_outage_of_redis_when_an_attempt_gets_past_it() {
     let desk = Desk::new(A).await;
     let starting = desk.notifier();
