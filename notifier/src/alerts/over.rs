@@ -126,11 +126,13 @@ pub(super) fn is_unproven(alert: &Alert, run: &Run) -> bool {
         .drops
         .iter()
         .filter(|it| Some(it.drop_id) == alert.drop_id);
+    // Some alerts do not keep the kinds of their cases. For these, no repair is a proof.
+    let is_case = |kind| AlertKind::from_word(&alert.kind) == Some(AlertKind::Left(kind));
     let is_repaired = |report: &DropReport| {
         let cases = report
             .findings
             .iter()
-            .filter(|it| it.result == Outcome::Applied && may_be_case(it.kind, alert));
+            .filter(|it| it.result == Outcome::Applied && is_case(it.kind));
         number(cases) >= alert.size.max(1)
     };
     let needs_no_key = matches!(

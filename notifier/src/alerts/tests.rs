@@ -849,6 +849,25 @@ fn alert_ends_as_repaired_if_the_pass_repairs_all_its_cases_after_a_key_has_expi
 }
 
 #[test]
+fn repair_of_another_kind_does_not_count_as_a_repair_of_the_cases_of_an_alert() {
+    let held = finding(Kind::SlotConflict, 0, Outcome::Planned);
+    for (found, alert) in [
+        (held, "braked"),
+        (left(Kind::CountMismatch, 0), "count_mismatch"),
+    ] {
+        let mut duty = Duty::default();
+        let differs = of_campaign(Status::Drift, vec![found]);
+        assert_eq!(duty.sees(0, &differs), format!("{alert} New"));
+        let other = finding(Kind::Unfilled, 0, Outcome::Applied);
+        let mut repaired = of_campaign(Status::Repaired, vec![other]);
+        repaired.drops[0].unproven = Some(Unproven::KeysExpired);
+        assert_eq!(duty.sees(1, &repaired), format!("{alert} over"));
+        let says = "(not repaired, no longer compared)";
+        assert!(duty.only().summary.ends_with(says), "{alert}");
+    }
+}
+
+#[test]
 fn doubt_about_a_campaign_is_over_while_only_failed_events_wait() {
     let mut doubted = left(Kind::CountMismatch, 0);
     doubted.case = FindingCase::Doubted(Doubt::Disjoint);
