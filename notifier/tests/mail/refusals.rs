@@ -2,8 +2,8 @@
 //! command, and another says that it is over.
 
 use chrono::TimeDelta;
-use firstcome_notifier::Clock as _;
 use firstcome_notifier::SeenGate::{Open, Refuses};
+use firstcome_notifier::{Clock as _, Notifier};
 use firstcome_shared::report::StoreRefusal;
 
 use crate::desk::{A, Desk, mysql, text};
@@ -98,6 +98,19 @@ async fn refusals_that_other_processes_meet_are_mailed_between_passes() {
     }
 }
 
+/// Fails unless the refusal of Redis was mailed once, and is mailed as over when no process reports
+/// it any more.
+async fn assert_over_with_its_reports(desk: &Desk, daemon: &Notifier) {
+    desk.flush().await;
+    assert_eq!(desk.subjects(A).len(), 1, "{:?}", desk.subjects(A));
+    daemon.refusals(Vec::new(), desk.clock.now()).await.unwrap();
+    desk.flush().await;
+    assert_eq!(
+        desk.subjects(A)[1..],
+        ["[firstcome] resolved: refusal of Redis"]
+    );
+}
+
 /// A daemon that starts, and logs in to Redis itself, does not see what the APIs report.
 #[tokio::test]
 async fn refusal_that_only_apis_meet_outlasts_the_start_of_a_daemon() {
@@ -111,14 +124,7 @@ async fn refusal_that_only_apis_meet_outlasts_the_start_of_a_daemon() {
         daemon.admission(Open, now).await.unwrap();
         desk.notifier().admission(Open, now).await.unwrap();
     }
-    desk.flush().await;
-    assert_eq!(desk.subjects(A).len(), 1, "{:?}", desk.subjects(A));
-    daemon.refusals(Vec::new(), desk.clock.now()).await.unwrap();
-    desk.flush().await;
-    assert_eq!(
-        desk.subjects(A)[1..],
-        ["[firstcome] resolved: refusal of Redis"]
-    );
+    assert_over_with_its_reports(&desk, &daemon).await;
 }
 
 /// Redis refuses every client. The APIs, which report that, see its end later than the daemon.
@@ -138,14 +144,7 @@ async fn refusal_that_apis_still_meet_is_not_over_for_a_daemon_that_has_met_it()
         daemon.refusals(vec![seen.clone()], now).await.unwrap();
         daemon.admission(gate, now).await.unwrap();
     }
-    desk.flush().await;
-    assert_eq!(desk.subjects(A).len(), 1, "{:?}", desk.subjects(A));
-    daemon.refusals(Vec::new(), desk.clock.now()).await.unwrap();
-    desk.flush().await;
-    assert_eq!(
-        desk.subjects(A)[1..],
-        ["[firstcome] resolved: refusal of Redis"]
-    );
+    assert_over_with_its_reports(&desk, &daemon).await;
 }
 
 #[tokio::test]
