@@ -263,7 +263,8 @@ impl Judge<'_> {
     }
 
     /// Doubts the addition of a user whose row may be of the day before, who may be a member in
-    /// another form, or whose coupon may have been taken back; and the move of a counter if it is unclear whether some members count.
+    /// another form, or whose coupon may be one that was taken back. Doubts the move of a counter if
+    /// it is unclear whether some members count.
     fn doubt_unclear_users(&mut self) {
         let facts = self.facts;
         let is_strange = !facts.sets.strange.is_empty();

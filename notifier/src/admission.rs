@@ -276,8 +276,8 @@ impl Notifier {
     }
 
     /// Checks whether another process still notes that it reaches Redis. Then this process has only
-    /// lost its own connection, and its patience starts again. The clocks of two
-    /// hosts may differ, so only a change of the note counts.
+    /// lost its own connection, and its patience starts again. The clocks of two hosts may differ,
+    /// so only a change of the note counts.
     async fn look_elsewhere(&self, now: DateTime<Utc>) -> anyhow::Result<()> {
         let note = self.db.state(REACHED).await?.unwrap_or_default();
         let mut seen = self.admission.0.lock();

@@ -185,7 +185,7 @@ impl Notifier {
         let now = now.trunc_subsecs(3);
         let mut run = run.clone();
         if run.cause().is_some() && self.admission.reports_redis() {
-            // If the pass failed only because of Redis, it is no problem of its own.
+            // A pass that failed only because of Redis causes no other alert.
             run.findings
                 .retain(|it: &Finding| it.cause() != Some(FailureCause::Redis));
             run.stopped |= run.cause().is_none();

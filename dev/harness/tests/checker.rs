@@ -165,7 +165,7 @@ const CASES: &[Case] = &[
     // A raised quantity applies only after it is recorded.
     (GOOD, "drop changes 7 5; drop 5; read 5:w", "1:a 2:b 3:c 4:d 5:w", &[]),
     (GOOD, "drop changes 7 5; read 5:w; drop 5", "1:a 2:b 3:c 4:d 5:w", &[(Rule::NoSuchSlot, 5)]),
-    // A quantity needs an operator who asked for it, and stays if the operator was told so.
+    // A quantity changes only on an operator's request, and stays once the change is confirmed.
     (GOOD, "drop 5; drop 4", "1:a 2:b 3:c 4:d", &[(Rule::UnaskedQuantity, 0)]),
     (GOOD, "drop 5; drop changes 7 5; drop changed 7", "1:a 2:b 3:c 4:d", &[(Rule::UnaskedQuantity, 0)]),
     (GOOD, "drop changes 7 5; drop refused 7; drop 5", "1:a 2:b 3:c 4:d 5:w", &[(Rule::UnaskedQuantity, 0)]),

@@ -23,7 +23,7 @@ pub enum Rule {
     TooMany,
     /// A drop has a quantity that it neither had at first nor may have got from an operator.
     UnaskedQuantity,
-    /// At the end, a drop does not have the quantity that an operator was told last.
+    /// At the end, a drop lacks the last change of its quantity that an operator's 200 confirmed.
     ForgottenQuantity,
     /// Slots are left although enough users claimed or a user waits.
     TooFew,
