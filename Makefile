@@ -1,6 +1,6 @@
 # Settings follow the target and reach the programs through the environment: make demo PEOPLE=50000
-# `cargo xtask help` lists all other tasks. dev/setup.sh installs Rust and a C compiler if they are missing. dev/start.sh also says what it
-# installs and how long it takes.
+# `cargo xtask help` lists all other tasks. dev/setup.sh installs Rust and a C compiler if they are missing. dev/start.sh also says what is
+# installed and how long the job takes.
 
 xtask := @dev/setup.sh && exec cargo xtask
 .PHONY: help demo run test lint faults chaos bench release
@@ -9,7 +9,7 @@ help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
 demo: ; @exec dev/start.sh demo ## The main job on real servers: a rush, faults, and the proof (QUANTITY=100 PEOPLE=10000)
 run: ; @exec dev/start.sh run ## The whole system until Ctrl-C, with commands to try (PROFILE=release for a fast one)
-test: ; $(xtask) test $(ARGS) ## The tests of every change, on real servers
+test: ; @exec dev/start.sh test $(ARGS) ## The tests of every change, on real servers
 lint: ; $(xtask) lint ## Formatting, clippy, documentation, licences, deployment files
 faults: ; $(xtask) faults ## The other tests, of a release: single faults of every process and server, a browser, many rows
 chaos: ; $(xtask) chaos ## Seeded fault schedules, each judged (SEEDS=20 FIRST=1 WORKERS=2 FAULT=clock; REPLAY=seed or file)

@@ -49,6 +49,7 @@ fn quick() -> Result<()> {
     step("one version", versions)?;
     step("statements that were shortened", lines::check)?;
     step("links between files of the repository", links)?;
+    step("README's commands", readme_commands)?;
     step("faults that can be planted", || {
         mutants::run(Some(mutants::Part::Check))
     })?;
@@ -232,6 +233,36 @@ fn links() -> Result<()> {
         }
     }
     ensure!(followed > 0, "no link was found");
+    Ok(())
+}
+
+/// Checks that README names the command of the main job and that of the tests, that both exist, and
+/// that every change is checked by the latter.
+fn readme_commands() -> Result<()> {
+    const TESTS: &str = "make test";
+    let readme = read("README.md")?;
+    let makefile = read("Makefile")?;
+    for command in ["make demo", TESTS] {
+        ensure!(
+            readme
+                .lines()
+                .any(|line| line.starts_with(&format!("{command} "))),
+            "README.md does not have the command `{command}`"
+        );
+        let target = command.replacen("make ", "", 1);
+        ensure!(
+            makefile
+                .lines()
+                .any(|line| line.starts_with(&format!("{target}:"))),
+            "Makefile: {target} does not exist"
+        );
+    }
+    let check = read(".ci/run")?;
+    let mut commands = check.lines().map(str::trim_start);
+    ensure!(
+        commands.any(|line| line.starts_with(&format!("timed {TESTS} "))),
+        ".ci/run does not run README's `{TESTS}`"
+    );
     Ok(())
 }
 
