@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use diesel::deserialize::FromSqlRow;
+use diesel::expression::AsExpression;
+use diesel::sql_types::{BigInt, Text};
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr};
 use utoipa::ToSchema;
@@ -32,7 +35,10 @@ pub fn canonical_number(text: &str) -> Option<i64> {
     Serialize,
     Deserialize,
     ToSchema,
+    AsExpression,
+    FromSqlRow,
 )]
+#[diesel(sql_type = BigInt)]
 #[serde(transparent)]
 pub struct CouponId(pub i64);
 
@@ -50,7 +56,10 @@ pub struct CouponId(pub i64);
     Serialize,
     Deserialize,
     ToSchema,
+    AsExpression,
+    FromSqlRow,
 )]
+#[diesel(sql_type = BigInt)]
 #[serde(transparent)]
 pub struct DropId(pub i64);
 
@@ -82,7 +91,20 @@ impl fmt::Display for DropId {
 ///
 /// `Debug` masks it, so that logs cannot reveal it by accident. `Display` shows it in full, for
 /// keys and rows.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    AsExpression,
+    FromSqlRow,
+)]
+#[diesel(sql_type = Text)]
 #[serde(try_from = "String", into = "String")]
 #[schema(value_type = String, example = "u-37")]
 #[schema(pattern = r"^(?!\.{1,2}$)[A-Za-z0-9._@+|:=/-]{1,128}$")]
@@ -195,7 +217,10 @@ impl fmt::Debug for UserId {
     Serialize,
     Deserialize,
     ToSchema,
+    AsExpression,
+    FromSqlRow,
 )]
+#[diesel(sql_type = Text)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum OncePer {

@@ -6,6 +6,7 @@
 
 pub mod allow_list;
 pub mod claim;
+pub mod columns;
 pub mod config;
 pub mod coupon;
 pub mod crash;
@@ -23,6 +24,8 @@ pub mod recover;
 pub mod redis;
 pub mod report;
 pub mod schedule;
+#[allow(clippy::wildcard_imports)] // as diesel prints it
+pub mod schema;
 pub mod shutdown;
 pub mod subject;
 pub mod telemetry;

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use deadpool::Runtime;
 use deadpool::managed::{Object, Pool, PoolError, Timeouts};
-use diesel::{ConnectionError, ConnectionResult, QueryResult};
-use diesel_async::AsyncConnection as _;
+use diesel::{ConnectionError, ConnectionResult, OptionalExtension as _, QueryResult, sql_query};
+use diesel_async::methods::{ExecuteDsl, LoadQuery};
+use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::OnceCell;
@@ -218,9 +219,40 @@ impl Db {
         answer.map_err(|_| DbError::Panicked { what })
     }
 
+    /// Reads all rows of a query.
+    pub async fn load<T, Q>(&self, what: &'static str, query: Q) -> DbResult<Vec<T>>
+    where
+        T: Send + 'static,
+        Q: LoadQuery<'static, Conn, T> + Send + 'static,
+    {
+        self.run(what, async move |conn| query.load(conn).await)
+            .await
+    }
+
+    /// Reads the first row of a query, if there is one.
+    pub async fn find<T, Q>(&self, what: &'static str, query: Q) -> DbResult<Option<T>>
+    where
+        T: Send + 'static,
+        Q: LoadQuery<'static, Conn, T> + Send + 'static,
+    {
+        self.run(what, async move |conn| {
+            query.get_result(conn).await.optional()
+        })
+        .await
+    }
+
+    /// Runs a statement, and returns how many rows it matched.
+    pub async fn execute<Q>(&self, what: &'static str, statement: Q) -> DbResult<usize>
+    where
+        Q: ExecuteDsl<Conn> + Send + 'static,
+    {
+        self.run(what, async move |conn| statement.execute(conn).await)
+            .await
+    }
+
     /// Checks that MySQL answers.
     pub async fn ping(&self) -> DbResult<()> {
-        self.execute("ping", sql!("DO 0")).await.map(|_| ())
+        self.execute("ping", sql_query("DO 0")).await.map(|_| ())
     }
 }
 

@@ -27,6 +27,8 @@ mod refusal;
 pub mod revoked;
 pub mod row_pages;
 pub mod runs;
+#[cfg(test)]
+mod schema_tests;
 pub mod sealed;
 mod slot_limits;
 mod sql;
@@ -42,6 +44,8 @@ pub use db::{AsyncFunc, Db, DbError, DbResult, DbSettings};
 pub use refusal::{Refusal, refusal};
 pub use sql::{Sql, insert_all};
 pub use value::{Value, list};
+
+pub use crate::schema;
 
 use crate::sql;
 

@@ -223,11 +223,6 @@ impl Db {
         self.run(what, async move |conn| sql.first(conn).await)
             .await
     }
-
-    /// Runs one statement that returns no rows, and returns how many rows it matched.
-    pub async fn execute(&self, what: &'static str, sql: Sql) -> DbResult<usize> {
-        self.run(what, async move |conn| sql.run(conn).await).await
-    }
 }
 
 /// A statement whose rows are read as `T`.
@@ -243,15 +238,32 @@ impl<T: 'static> QueryId for Reading<T> {
     const HAS_STATIC_QUERY_ID: bool = false;
 }
 
+impl QueryId for Sql {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
+
+impl QueryFragment<Mysql> for Sql {
+    fn walk_ast<'b>(&'b self, out: AstPass<'_, 'b, Mysql>) -> QueryResult<()> {
+        self.walk::<i64>(out)
+    }
+}
+
 impl<T: Columns> QueryFragment<Mysql> for Reading<T> {
-    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Mysql>) -> QueryResult<()> {
-        let is_cached = self.0.is_cached();
+    fn walk_ast<'b>(&'b self, out: AstPass<'_, 'b, Mysql>) -> QueryResult<()> {
+        self.0.walk::<T>(out)
+    }
+}
+
+impl Sql {
+    fn walk<'b, T: Columns>(&'b self, mut out: AstPass<'_, 'b, Mysql>) -> QueryResult<()> {
+        let is_cached = self.is_cached();
         if !is_cached {
             out.unsafe_to_cache_prepared();
         }
         let misfit = || QueryBuilderError("a statement has more or fewer `?` than values".into());
-        let mut values = self.0.values.iter();
-        for (at, part) in self.0.text.split('?').enumerate() {
+        let mut values = self.values.iter();
+        for (at, part) in self.text.split('?').enumerate() {
             if at > 0 {
                 let value = values.next().ok_or_else(misfit)?;
                 value.push(&mut out, is_cached)?;

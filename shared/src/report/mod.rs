@@ -9,6 +9,9 @@ mod refusals;
 pub mod wording;
 
 use chrono::{DateTime, NaiveDate, SubsecRound as _, Utc};
+use diesel::deserialize::FromSqlRow;
+use diesel::expression::AsExpression;
+use diesel::sql_types::Text;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use strum::{EnumString, IntoStaticStr, VariantArray};
@@ -25,7 +28,8 @@ pub use refusals::{COMMITS_HANG, RefusalFacts, StoreRefusal};
 
 /// A word read from a table. A word that this version does not know was written by a later version,
 /// or by hand.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, AsExpression, FromSqlRow)]
+#[diesel(sql_type = Text)]
 #[serde(untagged)]
 pub enum Stored<T> {
     Known(T),
@@ -433,7 +437,8 @@ pub struct Run {
 /// The status of an alert.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-#[derive(IntoStaticStr, EnumString)]
+#[derive(IntoStaticStr, EnumString, AsExpression, FromSqlRow)]
+#[diesel(sql_type = Text)]
 #[strum(serialize_all = "lowercase")]
 pub enum AlertState {
     /// The last pass that examined it saw the problem.
