@@ -16,7 +16,7 @@ use crate::counter::{Counter, CounterState};
 use crate::facts::{Facts, FailedEvent, Numbers, StockColumn};
 use crate::held::HeldBecause;
 use crate::keys::MoveCount;
-use firstcome_shared::report::{ActionKind, Doubt, Finding, FindingCase, Kind, Outcome};
+use firstcome_shared::report::{ActionKind, Cause, Doubt, Finding, Kind, Outcome};
 
 /// A change in their stores.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,7 +102,7 @@ impl Judged {
     pub(super) fn hold_back(&mut self, why: HeldBecause) {
         if let Some(doubt) = why.doubt() {
             let gravest = self.doubt.map_or(doubt, |own| own.min(doubt));
-            self.finding.case = FindingCase::Doubted(gravest);
+            self.finding.cause = Cause::Doubted(gravest);
         }
         self.became((Outcome::Planned, why.to_string()));
     }
@@ -110,7 +110,7 @@ impl Judged {
     /// Requires a confirmation of its repair, if it has one.
     pub(super) fn doubts(&mut self, doubt: Doubt) {
         self.finding.detail = format!("{}; {}", self.finding.detail, doubt.says());
-        self.finding.case = FindingCase::Doubted(doubt);
+        self.finding.cause = Cause::Doubted(doubt);
         self.doubt = Some(doubt);
     }
 }
@@ -425,7 +425,7 @@ impl Judge<'_> {
             "{all}, one of them to a user who has several rows: delete the second row, and the \
              next pass gives it"
         );
-        self.found(kind, user, &why, None).finding.case = FindingCase::SecondRow;
+        self.found(kind, user, &why, None).finding.cause = Cause::SecondRow;
     }
 
     fn failed_event(&mut self, event: &FailedEvent, is_first: bool) {

@@ -37,7 +37,7 @@ use anyhow::Context as _;
 use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
 use firstcome_shared::mysql::{Db, DbError, DbSettings, migrations};
 use firstcome_shared::redis::Redis;
-use firstcome_shared::report::{FailureCause, FindingCase};
+use firstcome_shared::report::{Cause, FailureCause};
 use firstcome_shared::sql;
 use rdkafka::error::KafkaError;
 use secrecy::SecretString;
@@ -96,19 +96,16 @@ impl AttachError {
         }
     }
 
-    /// Returns the case of the error's finding: a store is away, a queue does not advance, or
+    /// Returns the cause of the error's finding: a store is away, a queue does not advance, or
     /// neither.
-    fn case(&self) -> FindingCase {
+    fn cause(&self) -> Cause {
         match self {
-            Self::Mysql(_) => FindingCase::Away(FailureCause::Mysql),
-            Self::Redis(_) => FindingCase::Away(FailureCause::Redis),
-            Self::Kafka(_) => FindingCase::Away(FailureCause::Kafka),
-            Self::Stands(_) => FindingCase::ConsumerStands,
-            Self::Lost(_)
-            | Self::Refused { .. }
-            | Self::Misfit(_)
-            | Self::Ours(_)
-            | Self::Stopped => FindingCase::Plain,
+            Self::Mysql(_) => Cause::Away(FailureCause::Mysql),
+            Self::Redis(_) => Cause::Away(FailureCause::Redis),
+            Self::Kafka(_) => Cause::Away(FailureCause::Kafka),
+            Self::Stands(_) => Cause::ConsumerStands,
+            Self::Refused { code, .. } => Cause::StatementRefused(*code),
+            Self::Lost(_) | Self::Misfit(_) | Self::Ours(_) | Self::Stopped => Cause::NotCompared,
         }
     }
 

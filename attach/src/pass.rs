@@ -26,9 +26,7 @@ use crate::shape::Shape;
 use crate::sql::Sql;
 use crate::trust::{Known, identity, is_proof};
 use crate::{Answer, AttachError, Attached, Ours};
-use firstcome_shared::report::{
-    self, DropReport, Examined, Finding, FindingCase, Kind, Outcome, Run,
-};
+use firstcome_shared::report::{self, Cause, DropReport, Examined, Finding, Kind, Outcome, Run};
 
 /// Default limit of the repairs of one target in a pass: a fifth of the quantity, or fifty if that
 /// is more. If there are more, all of them need a confirmation.
@@ -63,7 +61,7 @@ impl Attached {
             Ok(()) => {}
             Err(AttachError::Stopped) => return Err(Stopped),
             Err(error) => run.findings.push(Finding {
-                case: error.case(),
+                cause: error.cause(),
                 ..Finding::report(Kind::Stalled, error.to_string())
             }),
         }
@@ -455,16 +453,16 @@ fn report_unreadable(run: &mut Run, target: &Target<'_>, error: AttachError) -> 
     if error.is_away() {
         return Err(error);
     }
-    let case = error.case();
+    let cause = error.cause();
     let why = error.in_campaign(&target.campaign.name).to_string();
-    let campaign = match case {
+    let campaign = match cause {
         // It concerns every campaign that needs the store.
-        FindingCase::Away(_) => None,
+        Cause::Away(_) => None,
         _ => Some(target.campaign.coupon_id()),
     };
     let finding = Finding {
         coupon_id: campaign,
-        case,
+        cause,
         ..Finding::report(Kind::Stalled, why)
     };
     // The drops of two days have the same tables, and often the same error.

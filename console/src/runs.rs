@@ -259,6 +259,10 @@ impl RunScreen<'_> {
         }
     }
 
+    fn finding_text(&self, finding: &Finding) -> String {
+        self.detail(&finding.text())
+    }
+
     fn what(&self, finding: &Finding) -> String {
         let words = words(finding.action);
         match finding.result {

@@ -419,6 +419,7 @@ CREATE TABLE IF NOT EXISTS reconcile_findings (
     result       VARCHAR(16)     NOT NULL,
     detail       TEXT            NOT NULL DEFAULT (''),
     dead_letter  BIGINT          NULL,
+    cause        VARCHAR(255)    NOT NULL DEFAULT '',
     needs_person BOOLEAN         NOT NULL DEFAULT FALSE,
     created_at   DATETIME(3)     NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
     KEY reconcile_findings_run (run_id, id),

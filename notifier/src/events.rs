@@ -185,7 +185,7 @@ pub(crate) fn about_sealed(report: &DropReport, now: DateTime<Utc>) -> Event {
 
 #[cfg(test)]
 mod tests {
-    use firstcome_shared::report::FindingCase;
+    use firstcome_shared::report::Cause;
 
     use super::*;
 
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn end_of_a_standstill_is_told_without_the_number_that_waited() {
         let standstill = Alert {
-            name: format!("stalled.{}", FindingCase::ConsumerStands.identity()),
+            name: format!("stalled.{}", Cause::ConsumerStands.part()),
             kind: "stalled".to_owned(),
             summary: "no consumer works: about 5,000 promises wait".to_owned(),
             ..Alert::default()

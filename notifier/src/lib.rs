@@ -184,14 +184,14 @@ impl Notifier {
         // Truncate to MySQL's precision, so that the value is equal when it is read back.
         let now = now.trunc_subsecs(3);
         let mut run = run.clone();
-        if run.cause().is_some() && self.admission.reports_redis() {
+        if run.failure().is_some() && self.admission.reports_redis() {
             // A pass that failed only because of Redis causes no other alert.
             run.findings
-                .retain(|it: &Finding| it.cause() != Some(FailureCause::Redis));
-            run.stopped |= run.cause().is_none();
+                .retain(|it: &Finding| it.failure() != Some(FailureCause::Redis));
+            run.stopped |= run.failure().is_none();
         }
         let loses_kafka =
-            (run.findings.iter()).any(|it: &Finding| it.cause() == Some(FailureCause::Kafka));
+            (run.findings.iter()).any(|it: &Finding| it.failure() == Some(FailureCause::Kafka));
         let is_whole = run.status != Status::Failed && !run.partial && !run.dry_run;
         let has_lost_kafka = self.has_lost_kafka.load(Ordering::Relaxed);
         let seen = Seen::Pass {
@@ -217,7 +217,7 @@ impl Notifier {
     /// # Errors
     /// Like [`Self::after_pass`].
     pub async fn after_attempt(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
-        if run.cause() == Some(FailureCause::Redis) {
+        if run.failure() == Some(FailureCause::Redis) {
             let text = run.error.as_deref().unwrap_or_default();
             let gate = StoreRefusal::from_error(FailureCause::Redis, text)
                 .map_or(SeenGate::Unreachable, |refusal| {

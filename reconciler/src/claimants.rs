@@ -9,7 +9,7 @@ use firstcome_shared::sql;
 
 use crate::context::{PassContext, Step, Stores};
 use crate::read::CouponSeen;
-use crate::report::{ActionKind, Finding, Kind, Outcome};
+use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 
 struct ClaimantCount {
     claimants: u64,
@@ -57,7 +57,10 @@ pub(crate) async fn lacks_claimants(ctx: &PassContext, seen: &CouponSeen) -> Ste
 /// Builds the finding about claimants that are missing.
 pub(crate) fn lost_claimants(result: Outcome) -> Finding {
     let detail = "users who hold a slot are not among the claimants in Redis";
-    Finding::new(Kind::SettingsMismatch, ActionKind::Project, result, detail)
+    Finding {
+        cause: Cause::LostClaimants,
+        ..Finding::new(Kind::SettingsMismatch, ActionKind::Project, result, detail)
+    }
 }
 
 /// Counts the rows of sealed drops, whose number grows only if a dead letter of one becomes a row,

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::barrier::{self, BarrierError, OVERDUE, ReadState};
 use crate::context::{PassSettings, Stores};
-use crate::report::{DropReport, Finding, FindingCase, Kind, Outcome, Run, UnsafePart};
+use crate::report::{Cause, DropReport, Finding, Kind, Outcome, Run, UnsafePart};
 use crate::retention::{delete_old_allow_lists, delete_old_records, erase_old_people};
 use crate::seal::expire_sealed;
 
@@ -142,13 +142,16 @@ async fn copy_catalogue(
     Ok(lost
         .iter()
         .map(|(coupon, _): &(Coupon, _)| {
-            let id = coupon.id;
             let name = &coupon.name;
             let why = format!(
-                "MySQL has lost coupon {id} ({name}), which Redis has: restore its rows, or delete \
-            its keys in Redis"
+                "MySQL has lost this coupon ({name}), which Redis has: restore its rows, or delete its \
+                keys in Redis"
             );
-            Finding::report(Kind::RedisLost, why)
+            Finding {
+                coupon_id: Some(coupon.id),
+                cause: Cause::LostCoupon,
+                ..Finding::report(Kind::RedisLost, why)
+            }
         })
         .collect())
 }
@@ -211,7 +214,7 @@ async fn unsafe_settings(stores: &Stores) -> Result<Vec<Finding>, StoreError> {
 
 fn unsafe_part(part: UnsafePart, detail: String) -> Finding {
     Finding {
-        case: FindingCase::Unsafe(part),
+        cause: Cause::Unsafe(part),
         ..Finding::report(Kind::Stalled, detail)
     }
 }
@@ -263,7 +266,7 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
         )
     };
     Some(Finding {
-        case: FindingCase::ConsumerStands,
+        cause: Cause::ConsumerStands,
         ..Finding::report(Kind::Stalled, detail)
     })
 }
@@ -315,6 +318,10 @@ pub(crate) async fn count_sealed(
                     coupon_id: Some(coupon_id),
                     drop_id: Some(id),
                     result: Outcome::Failed,
+                    cause: Cause::LacksRows {
+                        sealed_with: wanted,
+                        rows,
+                    },
                     ..Finding::report(Kind::CountMismatch, detail)
                 });
             }

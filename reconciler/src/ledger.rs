@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use firstcome_shared::domain::{CouponId, DropId};
 
-use crate::report::{ActionKind, DropReport, Finding, FindingCase, Kind, Outcome};
+use crate::report::{ActionKind, Cause, DropReport, Finding, Kind, Outcome};
 
 /// Maximum number of findings of a drop with the same kind, action and outcome that are listed one
 /// by one. If a million rows are missing, a list of all of them is not useful.
@@ -79,7 +79,7 @@ impl Ledger {
         let more = |((kind, action, result), n)| {
             let detail = format!("{n} more like the ones listed");
             let mut more = Finding::new(kind, action, result, detail);
-            more.case = FindingCase::MoreLeft(n);
+            more.cause = Cause::MoreLeft(n);
             more
         };
         let more = self.counts.into_iter().map(more);
@@ -138,7 +138,7 @@ impl CouponLook {
 
     /// Adds a later look.
     fn add(&mut self, later: Self) {
-        let found: HashSet<(i64, &str)> = later.findings.iter().map(merged_by).collect();
+        let found: HashSet<(i64, Option<&Cause>)> = later.findings.iter().map(merged_by).collect();
         self.findings
             .retain(|before| !found.contains(&merged_by(before)));
         self.findings.extend(later.findings);
@@ -161,14 +161,14 @@ impl CouponLook {
 }
 
 /// Returns what identifies a finding about a coupon as a whole: two with the same identity are one.
-/// For repairs it includes the whole detail, because each look may have repaired something else, or
-/// more of the same: then only the numbers differ.
-fn merged_by(found: &Finding) -> (i64, &str) {
-    let detail = match found.result {
-        Outcome::Applied => found.detail.as_str(),
-        Outcome::Planned | Outcome::Skipped | Outcome::Failed => "",
+/// For repairs it includes the numbers of the cause, because each look may have repaired more of the
+/// same.
+fn merged_by(found: &Finding) -> (i64, Option<&Cause>) {
+    let repaired = match found.result {
+        Outcome::Applied => Some(&found.cause),
+        Outcome::Planned | Outcome::Skipped | Outcome::Failed => None,
     };
-    (found.identity(), detail)
+    (found.identity(), repaired)
 }
 
 #[cfg(test)]
@@ -177,32 +177,24 @@ mod tests {
 
     #[test]
     fn different_repairs_of_several_looks_are_listed_once_each() {
-        let did = |what: &str| {
+        let did = |cause| {
             let kind = Kind::SettingsMismatch;
-            let done = Finding::new(kind, ActionKind::Project, Outcome::Applied, what);
-            CouponLook::at_whole(CouponId(1), done)
+            let done = Finding::new(kind, ActionKind::Project, Outcome::Applied, "");
+            CouponLook::at_whole(CouponId(1), Finding { cause, ..done })
         };
+        let three = Cause::Revocations(3);
+        let five = Cause::Revocations(5);
         let looks = [
-            "written again",
-            "3 revocations were not in Redis",
-            "5 revocations were not in Redis",
-            "written again",
+            Cause::Settings,
+            three.clone(),
+            five.clone(),
+            Cause::Settings,
         ];
         let looks = looks.map(did);
         let all = sum(looks.into(), false);
-        let told: Vec<&str> = all[&CouponId(1)]
-            .findings
-            .iter()
-            .map(|found: &Finding| &*found.detail)
-            .collect();
-        assert_eq!(
-            told,
-            [
-                "3 revocations were not in Redis",
-                "5 revocations were not in Redis",
-                "written again",
-            ]
-        );
+        let kept = all[&CouponId(1)].findings.iter();
+        let kept: Vec<&Cause> = kept.map(|found| &found.cause).collect();
+        assert_eq!(kept, [&three, &five, &Cause::Settings]);
     }
 
     #[test]
@@ -248,7 +240,7 @@ mod tests {
         let found = ledger.findings(Some(CouponId(1)), Some(DropId(7)));
         assert!(found.iter().all(|it| it.result == Outcome::Planned));
         assert_eq!(found[0].detail, "differs: held back");
-        let number: u64 = found.iter().map(|it| it.case.number()).sum();
+        let number: u64 = found.iter().map(|it| it.cause.number()).sum();
         assert_eq!(number, NAMED_AT_MOST + 3);
     }
 

@@ -72,7 +72,7 @@ pub(crate) fn pass(run: &Run, took: Duration) {
     for finding in run.all_findings() {
         let kind = finding.kind.as_str();
         let result = finding.result.as_str();
-        let number = finding.case.number();
+        let number = finding.cause.number();
         counter!("firstcome_findings_total", "kind" => kind).increment(number);
         counter!("firstcome_repairs_total", "kind" => kind, "result" => result).increment(number);
     }

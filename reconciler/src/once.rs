@@ -128,7 +128,7 @@ fn print(run: &Run, full_ids: bool) {
         "{status}; drops: {drops}, users: {users}, rows: {rows}, findings: {total}; run {run_id}"
     );
     if let Some(error) = &run.error {
-        firstcome_shared::say!("failed: {}", plainly(run.cause(), error));
+        firstcome_shared::say!("failed: {}", plainly(run.failure(), error));
     }
 }
 
@@ -196,7 +196,7 @@ fn finding_line(finding: &Finding, full_ids: bool) -> String {
         (_, Outcome::Applied) => format!(" ({})", words.done),
         (..) => format!(" (repair: {})", words.to_do),
     };
-    let text = line(&finding.detail, LONGEST);
+    let text = line(&finding.text(), LONGEST);
     format!("{outcome:>12}  {kind}{place}: {text}{repair}")
 }
 
@@ -254,10 +254,11 @@ mod tests {
             drop_id: Some(DropId(7)),
             slot: Some(1100),
             user_id: user("customer-4711"),
-            ..Finding::report(Kind::FailedClaim, "failed claim 3 (slot_taken)")
+            dead_letter: Some(3),
+            ..Finding::report(Kind::FailedClaim, "its user holds a row")
         };
         let masked = finding_line(&left, false);
-        let text = "failed claim 3 (slot_taken)";
+        let text = "failed claim 3: its user holds a row";
         let expected = format!("left for you  failed_claim, drop 7, slot 1100, c•••11: {text}");
         assert_eq!(masked, expected);
         let issued = Finding {

@@ -14,9 +14,7 @@ use crate::context::{PassContext, Step};
 use crate::judge::{self, Dirt, DueRow, Holder, Judgement, Letter, LetterEnd, Moment, WholeDrop};
 use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
-use crate::report::{
-    ActionKind, DropReport, Examined, Finding, FindingCase, Kind, Numbers, Outcome,
-};
+use crate::report::{ActionKind, Cause, DropReport, Examined, Finding, Kind, Numbers, Outcome};
 use crate::revoke_promote;
 use crate::rows::{self, RowEnd};
 
@@ -277,13 +275,13 @@ pub(crate) fn note_rows(due: &[DueRow], ends: Vec<RowEnd>, compared: &mut Compar
         compared.refused += u64::from(is_refused);
         let (kind, detail) = match due.letter {
             None => (Kind::Unissued, format!("admitted, and has no row{more}")),
-            Some(id) => (Kind::FailedClaim, format!("failed claim {id}{more}")),
+            Some(_) => (Kind::FailedClaim, format!("promised, and has no row{more}")),
         };
         let mut found = Finding::new(kind, ActionKind::Issue, result, detail);
         found.dead_letter = due.letter;
         if is_refused {
             found.needs_person = true;
-            found.case = FindingCase::RowRefused;
+            found.cause = Cause::RowRefused;
         }
         let place = found.naming(Some(due.slot.into()), Some(&due.user));
         compared.ledger.add(place);
@@ -299,11 +297,10 @@ fn note_letter(letter: &Letter, end: &LetterEnd, done: Outcome, compared: &mut C
         _ => (ActionKind::Report, Outcome::Skipped),
     };
     compared.repaired += u64::from(result == Outcome::Applied);
-    let detail = format!("failed claim {}: {why}", letter.id);
     let found = Finding {
         dead_letter: Some(letter.id),
         needs_person: matches!(end, LetterEnd::Left(_)),
-        ..Finding::new(Kind::FailedClaim, action, result, detail)
+        ..Finding::new(Kind::FailedClaim, action, result, why)
     };
     let of_letter = found.naming(letter.slot, letter.user.as_ref());
     compared.ledger.add(of_letter);
@@ -319,6 +316,7 @@ pub fn unworkable(ctx: &PassContext, seen: &CouponSeen, why: &str) -> Vec<DropRe
         let detail = format!("this drop cannot be compared: {why}");
         let mut found = Finding::report(Kind::CountMismatch, detail);
         found.result = Outcome::Failed;
+        found.cause = Cause::NotCompared;
         compared.ledger.add(found);
         compared.report(DropPass::new(ctx, seen, own), None)
     };

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::context::{PassError, PassRequest};
 use crate::report::{
-    DropReport, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status, Stored, Trigger,
+    Cause, DropReport, FailureCause, Finding, Kind, Outcome, Run, Status, Stored, Trigger,
 };
 
 /// Returns a new ID for a run. IDs sort by time.
@@ -54,7 +54,7 @@ pub fn fail_by(run: &mut Run, cause: FailureCause, reason: String) {
 
 pub fn failure(cause: FailureCause, error: String) -> Finding {
     Finding {
-        case: FindingCase::RunFailed(cause),
+        cause: Cause::RunFailed(cause),
         ..Finding::report(Kind::Stalled, error)
     }
 }
@@ -154,11 +154,11 @@ fn content(run: &Run, drops: &str) -> Option<i64> {
     if run.partial || run.dry_run {
         return None;
     }
-    let mut found: Vec<i64> = run.all_findings().map(Finding::fingerprint).collect();
+    let mut found: Vec<i64> = run.all_findings().map(Finding::identity).collect();
     found.sort_unstable();
     let mut hash = Sha256::new();
-    for fingerprint in found {
-        hash.update(fingerprint.to_be_bytes());
+    for identity in found {
+        hash.update(identity.to_be_bytes());
     }
     hash.update(run.status.as_str());
     hash.update(drops);
@@ -173,7 +173,7 @@ fn row(run: &Run, confirmed: bool) -> RunRow {
     let total = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let with = |outcome: Outcome| {
         let found = run.all_findings().filter(|f| f.result == outcome);
-        let number = found.map(|finding| finding.case.number()).sum::<u64>();
+        let number = found.map(|finding| finding.cause.number()).sum::<u64>();
         u32::try_from(number).unwrap_or(u32::MAX)
     };
     RunRow {
@@ -226,9 +226,10 @@ mod tests {
 
     #[test]
     fn result_is_the_same_only_if_nothing_was_repaired_and_all_was_compared() {
-        let found = |result, detail: &str| Finding {
+        let found = |result, cause| Finding {
             result,
-            ..Finding::report(Kind::FailedClaim, detail)
+            cause,
+            ..Finding::report(Kind::FailedClaim, "")
         };
         let run = |id: &str, partial, findings: &[Finding]| {
             let run = Run {
@@ -238,14 +239,14 @@ mod tests {
             };
             content(&run, "[]")
         };
-        let left = [found(Outcome::Skipped, "for 3 s")];
+        let left = [found(Outcome::Skipped, Cause::MoreLeft(3))];
         assert_eq!(run("1", false, &[]), run("2", false, &[]));
-        let later = [found(Outcome::Skipped, "for 33 s")];
+        let later = [found(Outcome::Skipped, Cause::MoreLeft(33))];
         assert_eq!(run("1", false, &left), run("2", false, &later));
         assert_ne!(run("1", false, &left), run("2", false, &[]));
-        let other = [found(Outcome::Skipped, "its queue has no group")];
+        let other = [found(Outcome::Skipped, Cause::NotCompared)];
         assert_ne!(run("1", false, &left), run("2", false, &other));
-        let repaired = [found(Outcome::Applied, "")];
+        let repaired = [found(Outcome::Applied, Cause::Plain)];
         assert_ne!(run("1", false, &repaired), run("2", false, &repaired));
         assert_eq!(run("1", true, &[]), None);
         assert!(blank(&PassRequest::new(Trigger::Cron), "1").partial);

@@ -16,7 +16,7 @@ use crate::judge::{self, LetterEnd, MysqlPage, RedisPage};
 use crate::ledger::Ledger;
 use crate::pass::{Compared, end_claims, moment, note_rows};
 use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
-use crate::report::{Finding, FindingCase, Kind};
+use crate::report::{Cause, Finding, Kind};
 use crate::rows;
 
 /// Maximum number of letters of sealed drops that are read at once. Those of one drop are judged
@@ -52,7 +52,10 @@ pub(crate) async fn judge_letters(
                 Err(error) => {
                     let why = ctx.about_coupon(error).await?;
                     let detail = format!("failed claims of this drop cannot be judged: {why}");
-                    ledger.add(Finding::report(Kind::FailedClaim, detail));
+                    ledger.add(Finding {
+                        cause: Cause::NotCompared,
+                        ..Finding::report(Kind::FailedClaim, detail)
+                    });
                 }
             }
         }
@@ -161,15 +164,15 @@ fn loose_letters(number: u64, examples: Vec<(String, DeadLetterRow)>) -> Vec<Fin
         let detail = if is_forged {
             letter.error.clone().unwrap_or_default()
         } else {
-            format!("failed claim {} names {why}", letter.id)
+            format!("it names {why}")
         };
-        let case = if is_forged {
-            FindingCase::Forged
+        let cause = if is_forged {
+            Cause::Forged
         } else {
-            FindingCase::Plain
+            Cause::Plain
         };
         Finding {
-            case,
+            cause,
             coupon_id: letter.coupon_id.map(CouponId),
             drop_id: letter.drop_id.map(DropId),
             dead_letter: Some(letter.id),
@@ -179,7 +182,7 @@ fn loose_letters(number: u64, examples: Vec<(String, DeadLetterRow)>) -> Vec<Fin
         }
     });
     let rest = (more > 0).then(|| Finding {
-        case: FindingCase::MoreLeft(more),
+        cause: Cause::MoreLeft(more),
         ..Finding::report(
             Kind::FailedClaim,
             format!("{more} more failed claims name no drop of a pass"),

@@ -19,17 +19,23 @@ use firstcome_shared::redis::settings::Written;
 use crate::context::{PassContext, PassError, Step, Stores, fenced};
 use crate::ledger::Ledger;
 use crate::read::{self, CouponSeen, DropSeen};
-use crate::report::{ActionKind, Finding, Kind, Outcome};
+use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 
-fn found(result: Outcome, detail: impl Into<String>) -> Finding {
+fn found(cause: Cause, result: Outcome, detail: impl Into<String>) -> Finding {
     let write = ActionKind::WriteSettings;
-    Finding::new(Kind::SettingsMismatch, write, result, detail)
+    Finding {
+        cause,
+        ..Finding::new(Kind::SettingsMismatch, write, result, detail)
+    }
 }
 
 /// Reports keys of a coupon that are lost or have another type.
 pub(crate) fn lost_keys(names: &[&str], result: Outcome) -> Finding {
     let detail = format!("Redis has lost keys of this coupon: {}", names.join(", "));
-    Finding::new(Kind::RedisLost, ActionKind::Project, result, detail)
+    Finding {
+        cause: Cause::LostKeys,
+        ..Finding::new(Kind::RedisLost, ActionKind::Project, result, detail)
+    }
 }
 
 /// Writes settings that MySQL has lost back to MySQL. A dry run uses them without writing.
@@ -54,7 +60,8 @@ pub(crate) async fn adopt(
             );
             let what = "MySQL has lost settings of a coupon";
             tracing::warn!(coupon_id = id.0, detail, "{what}");
-            ledger.add(found(ctx.outcome(), detail));
+            let cause = Cause::LostSettings { revision };
+            ledger.add(found(cause, ctx.outcome(), detail));
             Some((lost.coupon, lost.drops))
         }
         // An operator may just have changed the coupon.
@@ -134,7 +141,7 @@ async fn revocations(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) 
     }
     if missing > 0 {
         let detail = format!("{missing} revocations, or their ends, were not in Redis");
-        ledger.add(found(ctx.outcome(), detail));
+        ledger.add(found(Cause::Revocations(missing), ctx.outcome(), detail));
     }
     Ok(())
 }
@@ -160,11 +167,11 @@ async fn settings(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> 
     }
     let detail = "the settings in Redis differ";
     if ctx.dry_run {
-        ledger.add(found(Outcome::Planned, detail));
+        ledger.add(found(Cause::Settings, Outcome::Planned, detail));
         return Ok(());
     }
     if write_all(ctx, &now, now.state.revision, None).await? {
-        ledger.add(found(Outcome::Applied, detail));
+        ledger.add(found(Cause::Settings, Outcome::Applied, detail));
     }
     Ok(())
 }
@@ -223,12 +230,14 @@ async fn allow_list(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -
     if !is_settled {
         return Ok(());
     }
+    let unwritten = Cause::AllowList { users: None };
     if ctx.dry_run {
-        ledger.add(found(Outcome::Planned, "the allow list in Redis differs"));
+        let detail = "the allow list in Redis differs";
+        ledger.add(found(unwritten, Outcome::Planned, detail));
     } else if let Some(why) = write_list(ctx, id, ledger).await? {
         ledger.add(Finding {
             needs_person: true,
-            ..found(Outcome::Failed, why)
+            ..found(unwritten, Outcome::Failed, why)
         });
     }
     Ok(())
@@ -245,7 +254,10 @@ pub(crate) async fn write_list(
         Ok(Followed::Same) => None,
         Ok(Followed::Written(people)) => {
             let detail = format!("the allow list in Redis differed; {people} users are on it");
-            ledger.add(found(Outcome::Applied, detail));
+            let cause = Cause::AllowList {
+                users: Some(people.into()),
+            };
+            ledger.add(found(cause, Outcome::Applied, detail));
             None
         }
         Ok(Followed::Kept(why)) => Some(why),

@@ -12,7 +12,7 @@ use crate::gate::{self, Closed};
 use crate::ledger::CouponLook;
 use crate::read;
 use crate::reconcile::{self, Wanted, stays_closed};
-use crate::report::{ActionKind, Finding, Kind, Outcome};
+use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 
 /// Reopens coupons. Open ones are closed only if their gate is still the one at which they were
 /// found dirty.
@@ -47,6 +47,7 @@ pub(crate) async fn reopen(
         let failed = Finding {
             coupon_id: Some(id),
             needs_person: true,
+            cause: Cause::StillDiffers,
             ..Finding::new(Kind::RedisLost, ActionKind::Project, Outcome::Failed, why)
         };
         CouponLook::at_whole(id, failed)
@@ -84,6 +85,7 @@ pub(crate) fn of_others(coupon: CouponId) -> CouponLook {
         "another process works on this coupon, or its row is locked; the next pass looks again";
     let skipped = Finding {
         coupon_id: Some(coupon),
+        cause: Cause::LeftToOthers,
         ..Finding::new(Kind::RedisLost, ActionKind::Open, Outcome::Skipped, why)
     };
     CouponLook::at_whole(coupon, skipped)

@@ -306,6 +306,8 @@ diesel::table! {
         result -> Varchar,
         detail -> Text,
         dead_letter -> Nullable<Bigint>,
+        #[max_length = 255]
+        cause -> Varchar,
         needs_person -> Bool,
         created_at -> Datetime,
     }

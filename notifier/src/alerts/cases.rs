@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Finding, FindingCase};
+use super::{Cause, Finding};
 
 /// A problem with more cases is compared by their number and checksum only.
 const AT_MOST: usize = 1_000;
@@ -16,12 +16,12 @@ impl Cases {
     /// Returns the cases that these findings stand for, or `None` if some are only counted or
     /// equal, or if there are too many.
     pub(super) fn from_findings(findings: &[Finding]) -> Option<Self> {
-        let is_counted = |it: &Finding| matches!(it.case, FindingCase::MoreLeft(_));
+        let is_counted = |it: &Finding| matches!(it.cause, Cause::MoreLeft(_));
         if findings.len() > AT_MOST || findings.iter().any(is_counted) {
             return None;
         }
-        let all: BTreeSet<i64> = findings.iter().map(Finding::fingerprint).collect();
-        // Two findings with the same fingerprint must not count as one.
+        let all: BTreeSet<i64> = findings.iter().map(Finding::identity).collect();
+        // Two findings with the same identity must not count as one.
         (all.len() == findings.len()).then_some(Self(all))
     }
 

@@ -21,7 +21,7 @@ pub use firstcome_shared::mysql::alerts::{Alert, BrokenPromise};
 pub use firstcome_shared::report::AlertState;
 
 use crate::report::{
-    ActionKind, AlertKind, Doubt, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
+    ActionKind, AlertKind, Cause, Doubt, FailureCause, Finding, Kind, Outcome, Run, Status,
     StoreRefusal,
 };
 use crate::wording;
@@ -102,7 +102,7 @@ impl Problem {
 impl Problem {
     /// Closed coupons, with a finding for each.
     pub(crate) fn closure(findings: Vec<Finding>) -> Self {
-        let content = findings.iter().map(Finding::fingerprint);
+        let content = findings.iter().map(Finding::identity);
         Self {
             size: findings.len() as u64,
             content: content.fold(0, i64::wrapping_add),
@@ -116,7 +116,7 @@ impl Problem {
     pub fn refusal(refusal: StoreRefusal, text: &str) -> Self {
         let quoted = wording::line(text, wording::LONGEST);
         let finding = Finding {
-            case: FindingCase::Refused(refusal),
+            cause: Cause::Refused(refusal),
             ..Finding::report(Kind::Stalled, quoted)
         };
         Self {
@@ -131,10 +131,12 @@ impl Problem {
 
     /// Returns the refusal of a store, if the problem is one.
     pub fn refused(&self) -> Option<StoreRefusal> {
-        self.findings.iter().find_map(|finding| match finding.case {
-            FindingCase::Refused(refusal) => Some(refusal),
-            _ => None,
-        })
+        self.findings
+            .iter()
+            .find_map(|finding| match finding.cause {
+                Cause::Refused(refusal) => Some(refusal),
+                _ => None,
+            })
     }
 }
 
@@ -181,7 +183,7 @@ pub fn problems(run: &Run, broken: &[BrokenPromise]) -> Vec<Problem> {
 
 /// Returns why a pass has failed: a problem for each store, and for other causes.
 fn failures(run: &Run) -> Vec<Problem> {
-    let causes = (run.findings.iter()).filter_map(|it| Some((it.cause()?, it.detail.as_str())));
+    let causes = (run.findings.iter()).filter_map(|it| Some((it.failure()?, it.detail.as_str())));
     let mut errors: Vec<(FailureCause, &str)> = causes.collect();
     if errors.is_empty() {
         let error = run.error.as_deref().unwrap_or("the log has the reason");
@@ -214,7 +216,7 @@ fn failure(cause: FailureCause, error: &str) -> Problem {
 pub fn repairs(run: &Run, broken: &[BrokenPromise]) -> BTreeMap<(Option<DropId>, Kind), u64> {
     let mut counts = BTreeMap::new();
     for (drop, finding) in mailed_repairs(run, broken) {
-        *counts.entry((drop, finding.kind)).or_default() += finding.case.number();
+        *counts.entry((drop, finding.kind)).or_default() += finding.cause.number();
     }
     counts
 }
@@ -242,7 +244,7 @@ pub(crate) fn is_repair(finding: &Finding) -> bool {
 /// no drop, even if it names one: no pass would report on that drop, so the alert would never end.
 fn placed(run: &Run) -> impl Iterator<Item = (Option<CouponId>, Option<DropId>, &Finding)> {
     // A failed pass also has its error as a finding.
-    let is_error = |finding: &&Finding| matches!(finding.case, FindingCase::RunFailed(_));
+    let is_error = |finding: &&Finding| matches!(finding.cause, Cause::RunFailed(_));
     let loose = run.findings.iter().filter(move |it| !is_error(it));
     let of_drops = run.drops.iter().flat_map(|drop| {
         let coupon = Some(drop.coupon_id);
@@ -264,17 +266,17 @@ fn campaign(finding: &Finding) -> Option<CouponId> {
 }
 
 fn alert_kind(finding: &Finding) -> Option<AlertKind> {
-    match (finding.kind, finding.result, &finding.case) {
-        (Kind::Stalled, _, FindingCase::Unsafe(_)) => Some(AlertKind::UnsafeSetting),
-        (Kind::FailedClaim, _, FindingCase::Forged) => Some(AlertKind::Forged),
-        (Kind::Stalled, _, FindingCase::Away(store)) => Some(store.alert()),
-        (_, _, FindingCase::SecondRow) => Some(AlertKind::SecondRow),
+    match (finding.kind, finding.result, &finding.cause) {
+        (Kind::Stalled, _, Cause::Unsafe(_)) => Some(AlertKind::UnsafeSetting),
+        (Kind::FailedClaim, _, Cause::Forged) => Some(AlertKind::Forged),
+        (Kind::Stalled, _, Cause::Away(store)) => Some(store.alert()),
+        (_, _, Cause::SecondRow) => Some(AlertKind::SecondRow),
         (Kind::Stalled, Outcome::Applied, _) if !finding.needs_person => None,
         (Kind::Stalled, _, _) => Some(AlertKind::Left(Kind::Stalled)),
         // This was not a dry run, so the repair waits for a confirmation. One confirmation releases
         // all repairs of a drop.
         (_, Outcome::Planned, _) => Some(AlertKind::Braked),
-        (_, Outcome::Skipped, FindingCase::Doubted(doubt)) if doubt.may_be_none() => {
+        (_, Outcome::Skipped, Cause::Doubted(doubt)) if doubt.may_be_none() => {
             Some(AlertKind::Doubtful)
         }
         (kind, Outcome::Failed, _) => Some(AlertKind::Left(kind)),
@@ -286,10 +288,10 @@ fn alert_kind(finding: &Finding) -> Option<AlertKind> {
 
 /// Returns what distinguishes problems of the same kind, coupon and drop.
 fn part(finding: &Finding, kind: AlertKind) -> &'static str {
-    match (&finding.case, kind) {
+    match (&finding.cause, kind) {
         // The server of the attached system, not ours.
-        (FindingCase::Away(_), _) => "theirs",
-        (case, AlertKind::Left(Kind::Stalled) | AlertKind::UnsafeSetting) => case.identity(),
+        (Cause::Away(_), _) => "theirs",
+        (cause, AlertKind::Left(Kind::Stalled) | AlertKind::UnsafeSetting) => cause.part(),
         _ => "",
     }
 }
@@ -298,7 +300,7 @@ fn from_findings((kind, coupon_id, drop_id, part): Key, mut findings: Vec<Findin
     findings.sort_by(|a, b| {
         (a.kind, a.slot, &a.user_id, &a.detail).cmp(&(b.kind, b.slot, &b.user_id, &b.detail))
     });
-    let content = findings.iter().map(Finding::fingerprint);
+    let content = findings.iter().map(Finding::identity);
     Problem {
         kind,
         name: name(kind, coupon_id, drop_id, part),
@@ -368,8 +370,8 @@ fn summary(kind: AlertKind, drop: Option<DropId>, findings: &[Finding]) -> Strin
 
 /// Says in plain words which store of an attached system is away.
 fn their_outage(finding: &Finding) -> String {
-    let plain = match finding.case {
-        FindingCase::Away(store) => wording::unavailable(store, &finding.detail),
+    let plain = match finding.cause {
+        Cause::Away(store) => wording::unavailable(store, &finding.detail),
         _ => None,
     };
     match plain {
@@ -380,7 +382,7 @@ fn their_outage(finding: &Finding) -> String {
 
 /// The detail of a finding, with its coupon and drop unless the alert is about a drop.
 fn detail_with_place(finding: &Finding, of_drop: Option<DropId>) -> String {
-    let mut text = finding.detail.clone();
+    let mut text = finding.text();
     let coupon = finding.coupon_id.and_then(CouponId::label);
     if let (None, Some(coupon)) = (of_drop, coupon) {
         let drop = finding.drop_id.map(|drop| format!("drop {drop} of "));
@@ -391,8 +393,8 @@ fn detail_with_place(finding: &Finding, of_drop: Option<DropId>) -> String {
 
 /// Returns the gravest reason why these findings may not be real differences.
 fn doubt(findings: &[Finding]) -> Option<Doubt> {
-    let doubts = findings.iter().filter_map(|it: &Finding| match it.case {
-        FindingCase::Doubted(doubt) => Some(doubt),
+    let doubts = findings.iter().filter_map(|it: &Finding| match it.cause {
+        Cause::Doubted(doubt) => Some(doubt),
         _ => None,
     });
     doubts.min()
@@ -401,7 +403,7 @@ fn doubt(findings: &[Finding]) -> Option<Doubt> {
 /// Returns the number of cases that these findings stand for.
 pub(crate) fn number<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> u64 {
     let findings = findings.into_iter();
-    findings.map(|finding| finding.case.number()).sum()
+    findings.map(|finding| finding.cause.number()).sum()
 }
 
 type Users<'a> = HashSet<(DropId, &'a str)>;

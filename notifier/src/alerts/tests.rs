@@ -53,11 +53,11 @@ fn general(status: Status, findings: Vec<Finding>) -> Run {
 }
 
 fn failed(cause: FailureCause, error: &str) -> Run {
-    let case = FindingCase::RunFailed(cause);
+    let cause = Cause::RunFailed(cause);
     Run {
         error: Some(error.to_owned()),
         findings: vec![Finding {
-            case,
+            cause,
             ..stalled(error)
         }],
         drops: Vec::new(),
@@ -354,18 +354,22 @@ fn problem_of_each_kind_drop_and_reason_has_its_own_alert() {
     let mut elsewhere = one_left();
     elsewhere.drops[0].drop_id = DropId(8);
     assert_eq!(duty.sees(2, &elsewhere), "failed_claim New");
-    let case = |case, detail: &str| Finding {
-        case,
+    let with = |cause, detail: &str| Finding {
+        cause,
         ..stalled(detail)
     };
-    let stands = |detail| case(FindingCase::ConsumerStands, detail);
-    let redis = |detail| case(FindingCase::Unsafe(UnsafePart::Redis), detail);
+    let stands = |detail| with(Cause::ConsumerStands, detail);
+    let redis = |detail| with(Cause::Unsafe(UnsafePart::Redis), detail);
     let says = "unsafe_setting New, stalled New, failed_claim over, slot_conflict over";
     let lag = general(Status::Drift, vec![stands("lag 5"), redis("evicts")]);
     assert_eq!(duty.sees(3, &lag), says);
     let lag = general(
         Status::Drift,
-        vec![stands("lag 6"), redis("verdrängt"), stalled("a batch")],
+        vec![
+            stands("lag 6"),
+            redis("verdrängt"),
+            with(Cause::NotCompared, "a batch"),
+        ],
     );
     assert_eq!(duty.sees(4, &lag), "stalled New", "of the batch");
 }
@@ -373,10 +377,13 @@ fn problem_of_each_kind_drop_and_reason_has_its_own_alert() {
 #[test]
 fn forged_messages_have_a_separate_alert() {
     let forged = || Finding {
-        case: FindingCase::Forged,
+        cause: Cause::Forged,
         ..Finding::report(Kind::FailedClaim, "the message has no signature")
     };
-    let other = Finding::report(Kind::FailedClaim, "failed claim 4 names no drop");
+    let other = Finding {
+        dead_letter: Some(4),
+        ..Finding::report(Kind::FailedClaim, "it names no drop")
+    };
     let run = general(Status::Drift, vec![forged(), forged(), other]);
     let found = problems(&run, &[]);
     let found = found.iter().map(|it| (it.kind, it.summary.as_str()));
@@ -389,7 +396,7 @@ fn forged_messages_have_a_separate_alert() {
             ),
             (
                 AlertKind::Left(Kind::FailedClaim),
-                "failed claim 4 names no drop"
+                "failed claim 4: it names no drop"
             ),
         ]
     );
@@ -574,7 +581,7 @@ fn not_compared(campaign: &str) -> Finding {
 
 fn away(store: FailureCause) -> Run {
     let finding = Finding {
-        case: FindingCase::Away(store),
+        cause: Cause::Away(store),
         ..stalled("their store: no answer")
     };
     Run {
@@ -632,7 +639,7 @@ fn outage_of_another_teams_store_is_mailed_only_if_it_lasts() {
 #[test]
 fn doubt_is_the_headline_and_all_its_findings_share_one_alert() {
     let doubted = |kind, slot, doubt| Finding {
-        case: FindingCase::Doubted(doubt),
+        cause: Cause::Doubted(doubt),
         ..left(kind, slot)
     };
     let mut observed = run(
@@ -660,7 +667,7 @@ fn doubt_is_the_headline_and_all_its_findings_share_one_alert() {
         finding.result = Outcome::Planned;
     }
     // The gravest of several doubts is the headline.
-    observed.drops[0].findings[0].case = FindingCase::Doubted(Doubt::Untrusted);
+    observed.drops[0].findings[0].cause = Cause::Doubted(Doubt::Untrusted);
     let held = problems(&observed, &[]);
     let says = "no user in Redis has a row: 2 repairs wait";
     assert_eq!((held[0].kind, &*held[0].summary), (AlertKind::Braked, says));
@@ -669,7 +676,7 @@ fn doubt_is_the_headline_and_all_its_findings_share_one_alert() {
 #[test]
 fn alert_about_a_second_row_of_a_user_advises_to_delete_it() {
     let without = Finding {
-        case: FindingCase::SecondRow,
+        cause: Cause::SecondRow,
         ..left(Kind::OverAdmitted, 1)
     };
     let found = problems(&run(Status::Drift, vec![without]), &[]);
@@ -756,9 +763,9 @@ fn of_campaign(status: Status, findings: Vec<Finding>) -> Run {
 #[test]
 fn alert_of_a_campaign_stays_while_a_sale_shows_its_reason_as_another_kind() {
     let mut doubted = left(Kind::CountMismatch, 0);
-    doubted.case = FindingCase::Doubted(Doubt::Disjoint);
+    doubted.cause = Cause::Doubted(Doubt::Disjoint);
     let mut second_row = left(Kind::OverAdmitted, 0);
-    second_row.case = FindingCase::SecondRow;
+    second_row.cause = Cause::SecondRow;
     let held = finding(Kind::CountMismatch, 0, Outcome::Planned);
     let one_too_many = left(Kind::OverAdmitted, 0);
     for (before, hidden_as, alert) in [
@@ -788,7 +795,7 @@ fn alert_of_a_campaign_stays_while_a_sale_shows_its_reason_as_another_kind() {
 #[test]
 fn alert_about_a_count_stays_while_the_pass_cannot_tell_whether_it_is_right() {
     let mut doubted = left(Kind::CountMismatch, 0);
-    doubted.case = FindingCase::Doubted(Doubt::Disjoint);
+    doubted.cause = Cause::Doubted(Doubt::Disjoint);
     for (before, alert) in [
         (left(Kind::CountMismatch, 0), "count_mismatch"),
         (left(Kind::Unfilled, 0), "unfilled"),
@@ -870,7 +877,7 @@ fn repair_of_another_kind_does_not_count_as_a_repair_of_the_cases_of_an_alert() 
 #[test]
 fn doubt_about_a_campaign_is_over_while_only_failed_events_wait() {
     let mut doubted = left(Kind::CountMismatch, 0);
-    doubted.case = FindingCase::Doubted(Doubt::Disjoint);
+    doubted.cause = Cause::Doubted(Doubt::Disjoint);
     let mut duty = Duty::default();
     let differs = of_campaign(Status::Drift, vec![doubted]);
     assert_eq!(duty.sees(0, &differs), "doubtful New");
@@ -882,23 +889,25 @@ fn doubt_about_a_campaign_is_over_while_only_failed_events_wait() {
 
 #[test]
 fn acknowledged_alert_of_a_campaign_is_mailed_again_when_its_reason_changes() {
-    let stalls = |why: &str| {
+    let stalls = |cause, why: &str| {
         let finding = Finding {
+            cause,
             detail: why.to_owned(),
             ..not_compared("Winter")
         };
         general(Status::Drift, vec![finding])
     };
-    let form = |percent| stalls(&format!("{percent} % of the members are in another form"));
+    let refused = |why| stalls(Cause::StatementRefused(1142), why);
     let mut duty = Duty::default();
-    assert_eq!(
-        duty.sees(0, &stalls("the queue has no group")),
-        "stalled New"
-    );
+    let misfit = stalls(Cause::NotCompared, "the queue has no group");
+    assert_eq!(duty.sees(0, &misfit), "stalled New");
     duty.acknowledge(1);
-    assert_eq!(duty.sees(600, &form(40)), "stalled Changed");
+    assert_eq!(
+        duty.sees(600, &refused("SELECT command denied")),
+        "stalled Changed"
+    );
     duty.acknowledge(601);
-    assert_eq!(duty.sees(1_000, &form(41)), "");
+    assert_eq!(duty.sees(1_000, &refused("SELECT command was denied")), "");
 }
 
 #[test]
@@ -920,8 +929,8 @@ fn acknowledgement_ends_with_new_cases_unless_they_are_few_among_many() {
     duty.acknowledge(1_802);
     let cut = |slots| {
         let mut run = left_on(slots);
-        let more = FindingCase::MoreLeft(40);
-        run.drops[0].findings[0].case = more;
+        let more = Cause::MoreLeft(40);
+        run.drops[0].findings[0].cause = more;
         run
     };
     assert_eq!(duty.sees(2_400, &cut(100..=105)), "");

@@ -29,80 +29,88 @@ pub(super) enum Listed {
     Observed,
 }
 
-/// One line for each label and reason, the largest group first. Reasons that differ only in numbers
-/// share a line, which quotes the first.
+/// One line for each label and reason, the largest group first.
 pub(super) fn reasons(findings: &[Placed<'_>], listed: Listed) -> Vec<String> {
-    let mut groups: Vec<(String, String, Vec<Placed<'_>>)> = Vec::new();
+    let mut groups: Vec<(Reason, Vec<Placed<'_>>)> = Vec::new();
     for placed in findings {
-        let text = text(placed.1, listed);
-        let key = text.replace(|c: char| c.is_ascii_digit(), "");
-        match groups.iter_mut().find(|(known, ..)| *known == key) {
-            Some((.., group)) => group.push(*placed),
-            None => groups.push((key, text, vec![*placed])),
+        let reason = Reason::new(placed.1, listed);
+        match groups.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, group)) => group.push(*placed),
+            None => groups.push((reason, vec![*placed])),
         }
     }
-    groups.sort_by_key(|(.., group)| std::cmp::Reverse(group.len()));
-    let rest = groups.iter().skip(LINES).flat_map(|(.., group)| group);
+    groups.sort_by_key(|(_, group)| std::cmp::Reverse(group.len()));
+    let rest = groups.iter().skip(LINES).flat_map(|(_, group)| group);
     let rest = number(rest.map(|(_, finding)| *finding));
     let shown = groups.iter().take(LINES);
-    let mut lines: Vec<String> = shown.map(|(_, text, group)| line(text, group)).collect();
+    let mut lines: Vec<String> = shown.map(|(reason, group)| reason.line(group)).collect();
     if rest > 0 {
         lines.push(format!("and {} more: the run has them", grouped(rest)));
     }
     lines
 }
 
-fn text(finding: &Finding, listed: Listed) -> String {
-    let words = wording::words(finding.action);
-    let detail = wording::line(&finding.detail, LONGEST);
-    let label = match (listed, finding.action) {
-        (Listed::Repaired, _) => words.done.to_owned(),
-        (Listed::Open | Listed::Observed, ActionKind::Report) => return detail,
-        (Listed::Open, _) => format!("{}, {}", finding.kind.as_str(), words.to_do),
-        (Listed::Observed, _) => finding.kind.as_str().to_owned(),
-    };
-    let separator = if detail.is_empty() { "" } else { ": " };
-    format!("{label}{separator}{detail}")
+/// What findings of one line have in common.
+#[derive(PartialEq, Eq)]
+struct Reason {
+    /// What was done or is to do; empty if the detail alone says it.
+    label: String,
+    detail: String,
+    is_dead_letter: bool,
 }
 
-/// Writes the number of findings, their reason, and where they are: the number of drops, or the
-/// first slots of a single drop, and the users if they are few.
-fn line(text: &str, group: &[Placed<'_>]) -> String {
-    let drops: BTreeSet<Option<DropId>> = group.iter().map(|(drop, _)| *drop).collect();
-    let mut whom = Vec::new();
-    if drops.len() > 1 {
-        whom.push(format!("{} drops", drops.len()));
-    }
-    let found = || group.iter().map(|(_, finding)| *finding);
-    if drops.len() == 1 {
-        let slots = list(found().filter_map(|it| it.slot).map(|it| it.to_string()));
-        whom.extend(slots.map(|slots| format!("slot {slots}")));
-    }
-    if group.len() <= NAMED {
-        let users = found().filter_map(|it| it.user_id.as_deref());
-        whom.extend(list(users.map(wording::person)));
-    }
-    let many = match group.len() {
-        1 => String::new(),
-        many => format!("{} × ", grouped(many as u64)),
-    };
-    // The text names only the first dead letter. If there are several, list them.
-    let letters = list(
-        found()
-            .filter_map(|it| it.dead_letter)
-            .map(|it| it.to_string()),
-    );
-    let text = match (group[0].1.dead_letter, letters) {
-        (Some(first), Some(letters)) if group.len() > 1 => {
-            let one = format!("failed claim {first}");
-            text.replacen(&one, &format!("failed claims {letters}"), 1)
+impl Reason {
+    fn new(finding: &Finding, listed: Listed) -> Self {
+        let words = wording::words(finding.action);
+        let label = match (listed, finding.action) {
+            (Listed::Repaired, _) => words.done.to_owned(),
+            (Listed::Open | Listed::Observed, ActionKind::Report) => String::new(),
+            (Listed::Open, _) => format!("{}, {}", finding.kind.as_str(), words.to_do),
+            (Listed::Observed, _) => finding.kind.as_str().to_owned(),
+        };
+        Self {
+            label,
+            detail: wording::line(&finding.detail, LONGEST),
+            is_dead_letter: finding.dead_letter.is_some(),
         }
-        _ => text.to_owned(),
-    };
-    if whom.is_empty() {
-        return format!("{many}{text}");
     }
-    format!("{many}{text} ({})", whom.join(" · "))
+
+    /// Writes the number of findings, their reason, and where they are: the number of drops, or the
+    /// first slots of a single drop, and the users if they are few.
+    fn line(&self, group: &[Placed<'_>]) -> String {
+        let found = || group.iter().map(|(_, finding)| *finding);
+        let drops: BTreeSet<Option<DropId>> = group.iter().map(|(drop, _)| *drop).collect();
+        let mut whom = Vec::new();
+        if drops.len() > 1 {
+            whom.push(format!("{} drops", drops.len()));
+        } else {
+            let slots = list(found().filter_map(|it| it.slot).map(|it| it.to_string()));
+            whom.extend(slots.map(|slots| format!("slot {slots}")));
+        }
+        if group.len() <= NAMED {
+            let users = found().filter_map(|it| it.user_id.as_deref());
+            whom.extend(list(users.map(wording::person)));
+        }
+        let many = match group.len() {
+            1 => String::new(),
+            many => format!("{} × ", grouped(many as u64)),
+        };
+        let letters = found().filter_map(|it| it.dead_letter);
+        let letters = list(letters.map(|it| it.to_string()));
+        let letters = letters.filter(|_| self.is_dead_letter).map(|letters| {
+            let claims = if group.len() == 1 { "claim" } else { "claims" };
+            format!("failed {claims} {letters}")
+        });
+        let parts = [Some(self.label.clone()), letters, Some(self.detail.clone())];
+        let mut parts: Vec<String> = parts.into_iter().flatten().collect();
+        parts.retain(|part| !part.is_empty());
+        let text = format!("{many}{}", parts.join(": "));
+        if whom.is_empty() {
+            text
+        } else {
+            format!("{text} ({})", whom.join(" · "))
+        }
+    }
 }
 
 /// Lists the first few, and says if there are more.
@@ -137,14 +145,29 @@ mod tests {
     }
 
     #[test]
-    fn findings_that_differ_only_in_numbers_share_a_line() {
+    fn findings_with_the_same_reason_share_a_line() {
         let mut findings = vec![finding("customer-9", 9, "no message")];
-        findings.extend([3, 1].map(|n| finding("someone-4711", n, &format!("{n} s, no row"))));
+        findings.extend([3, 1].map(|slot| finding("someone-4711", slot, "no row")));
         assert_eq!(
             listed(&findings),
             [
-                "2 × missing row written: 3 s, no row (slot 3, 1 · s•••11, s•••11)",
+                "2 × missing row written: no row (slot 3, 1 · s•••11, s•••11)",
                 "missing row written: no message (slot 9 · c•••-9)",
+            ]
+        );
+    }
+
+    #[test]
+    fn dead_letters_with_the_same_reason_are_listed_by_their_ids() {
+        let letter = |id| Finding {
+            dead_letter: Some(id),
+            ..finding("customer-9", 9, "the drop has no such slot")
+        };
+        assert_eq!(
+            listed(&[letter(7), letter(9)]),
+            [
+                "2 × missing row written: failed claims 7, 9: the drop has no such slot \
+                (slot 9, 9 · c•••-9, c•••-9)"
             ]
         );
     }

@@ -15,7 +15,7 @@ use super::{bounded, by_kind, duration};
 use crate::alerts::{
     Alert, Headline, Notice, NoticeReason, mailed_repairs, may_be_none, part_of, waits,
 };
-use crate::report::{AlertKind, DropReport, FindingCase, Kind, Status};
+use crate::report::{AlertKind, Cause, DropReport, Kind, Status};
 use crate::wording::{self, LONGEST, count, line};
 
 /// Maximum number of problems that are described in full.
@@ -288,9 +288,7 @@ pub(crate) fn was(alert: &Alert) -> String {
     match AlertKind::from_word(&alert.kind) {
         Some(kind) if kind.is_outage() => kind.facts().noun[0].to_owned(),
         // Its sentence says how many wait, which is no longer true.
-        _ if part_of(alert) == FindingCase::ConsumerStands.identity() => {
-            "standstill of consumers".to_owned()
-        }
+        _ if part_of(alert) == Cause::ConsumerStands.part() => "standstill of consumers".to_owned(),
         _ => alert.summary.clone(),
     }
 }

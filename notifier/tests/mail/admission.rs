@@ -8,7 +8,7 @@ use firstcome_notifier::Clock as _;
 use firstcome_notifier::SeenGate::{self, Open, Unreachable};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::report::{
-    ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status, StoreRefusal,
+    ActionKind, Cause, FailureCause, Finding, Kind, Outcome, Run, Status, StoreRefusal,
 };
 
 use crate::desk::{A, Desk, text, thread};
@@ -258,7 +258,7 @@ fn redis_is_away(id: &str) -> Run {
     let of_run = general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, error);
     Run {
         error: Some(error.to_owned()),
-        findings: vec![cased(FindingCase::RunFailed(FailureCause::Redis), of_run)],
+        findings: vec![cased(Cause::RunFailed(FailureCause::Redis), of_run)],
         ..run(id, Status::Failed, Vec::new())
     }
 }

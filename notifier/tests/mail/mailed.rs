@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_notifier::{Clock as _, MissedRun, Notifier, NotifyArgs};
 use firstcome_shared::report::{
-    ActionKind, FailureCause, Finding, FindingCase, Kind, Outcome, Run, Status,
+    ActionKind, Cause, FailureCause, Finding, Kind, Outcome, Run, Status,
 };
 
 use crate::desk::{A, B, Desk, parsed, text, thread};
@@ -423,7 +423,7 @@ pub(crate) fn kafka_is_away(id: &str, findings: Vec<Finding>) -> Run {
     let of_run = Finding::report(Kind::Stalled, error);
     Run {
         error: Some(error.to_owned()),
-        findings: vec![cased(FindingCase::RunFailed(FailureCause::Kafka), of_run)],
+        findings: vec![cased(Cause::RunFailed(FailureCause::Kafka), of_run)],
         ..of_winter(id, Status::Failed, findings)
     }
 }

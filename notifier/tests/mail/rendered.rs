@@ -16,8 +16,8 @@ use firstcome_shared::domain::{CouponId, DropId, HIDDEN};
 use firstcome_shared::mysql::alerts::{Alert, ListedAlert, RepairsRow};
 use firstcome_shared::mysql::digest::{DailyDigest, DigestDrop, DigestRepairs};
 use firstcome_shared::report::{
-    ActionKind, AlertKind, Doubt, DropReport, FailureCause, Finding, FindingCase, Kind, Outcome,
-    Run, Status, UnsafePart,
+    ActionKind, AlertKind, Cause, Doubt, DropReport, FailureCause, Finding, Kind, Outcome, Run,
+    Status, UnsafePart,
 };
 
 use crate::world::{self, applied, at, cased, drop_report, finding, general, left};
@@ -199,7 +199,7 @@ fn repaired() -> Run {
             Kind::FailedClaim,
             slot,
             ActionKind::Issue,
-            &format!("failed claim {id}"),
+            "promised, and has no row",
         )
     };
     let findings = vec![late(), issued(52, 11), issued(53, 12)];
@@ -207,11 +207,14 @@ fn repaired() -> Run {
 }
 
 fn failed_claims() -> Run {
-    let none = "failed claim 15: the drop has no such slot";
+    let letter = |id, slot, why| Finding {
+        dead_letter: Some(id),
+        ..left(Kind::FailedClaim, slot, why)
+    };
     let findings = vec![
         late(),
-        left(Kind::FailedClaim, 100, "failed claim 12: it names no user"),
-        left(Kind::FailedClaim, 412, none),
+        letter(12, 100, "it names no user"),
+        letter(15, 412, "the drop has no such slot"),
     ];
     of_winter("a2", Status::Drift, findings)
 }
@@ -276,12 +279,12 @@ fn mails_about_passes_match_their_snapshots() {
         "no consumer works: about 4,120 promises wait for a row, and none was read for 95 s";
     let evicts = "Redis may evict admissions (maxmemory-policy is allkeys-lru): set `maxmemory-policy noeviction`";
     let evicts = of_no_drop(Kind::Stalled, evicts, None);
-    let evicts = cased(FindingCase::Unsafe(UnsafePart::Redis), evicts);
+    let evicts = cased(Cause::Unsafe(UnsafePart::Redis), evicts);
     let closed = "the coupon stays closed: MySQL refuses 3 rows of drop 7";
     let closed = of_no_drop(Kind::RedisLost, closed, Some(CouponId(1)));
     let forged = || {
         let found = of_no_drop(Kind::FailedClaim, "the message has no signature", None);
-        cased(FindingCase::Forged, found)
+        cased(Cause::Forged, found)
     };
     let forged = Run {
         findings: vec![forged(), forged(), forged()],
@@ -297,7 +300,7 @@ fn mails_about_passes_match_their_snapshots() {
         ("repaired", repaired()),
         ("action_needed", failed_claims()),
         ("braked", of_winter("a4", Status::Braked, (1..=64).map(held).collect())),
-        ("stalled", with(cased(FindingCase::ConsumerStands, Finding::report(Kind::Stalled, stands)))),
+        ("stalled", with(cased(Cause::ConsumerStands, Finding::report(Kind::Stalled, stands)))),
         ("unsafe_setting", with(evicts)),
         ("forged", forged),
         ("closed_coupon", with(closed)),
@@ -410,10 +413,10 @@ fn mail_about_the_end_of_an_outage_matches_its_snapshot() {
     let mut memory = AlertMemory::default();
     let error = "the topic cannot be read: BrokerTransportFailure";
     let of_run = general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, error);
-    let case = FindingCase::RunFailed(firstcome_shared::report::FailureCause::Kafka);
+    let cause = Cause::RunFailed(firstcome_shared::report::FailureCause::Kafka);
     let failed = Run {
         error: Some(error.to_owned()),
-        findings: vec![cased(case, of_run)],
+        findings: vec![cased(cause, of_run)],
         ..run("b2", Status::Failed, Vec::new())
     };
     for alert in judge(&failed, &memory, POLICY, at(1)).alerts {

@@ -3,8 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::report::{
-    ActionKind, DropReport, Examined, Finding, FindingCase, Kind, Numbers, Outcome, Run, Status,
-    Trigger,
+    ActionKind, Cause, DropReport, Examined, Finding, Kind, Numbers, Outcome, Run, Status, Trigger,
 };
 
 /// Returns 1 December 2026, 06:00 UTC, plus `seconds`.
@@ -35,8 +34,8 @@ pub(crate) fn left(kind: Kind, slot: i64, detail: &str) -> Finding {
     }
 }
 
-pub(crate) fn cased(case: FindingCase, finding: Finding) -> Finding {
-    Finding { case, ..finding }
+pub(crate) fn cased(cause: Cause, finding: Finding) -> Finding {
+    Finding { cause, ..finding }
 }
 
 /// Returns a finding without a user and a slot.

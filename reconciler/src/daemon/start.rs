@@ -69,7 +69,7 @@ pub(crate) async fn until_ready<T>(
             Err((_, refused @ StartError::Refused(_))) => return Err(refused.into()),
         };
         // All attempts without this store are one run.
-        let same = failed.take().filter(|run| run.cause() == Some(cause));
+        let same = failed.take().filter(|run| run.failure() == Some(cause));
         let run = same.unwrap_or_else(|| {
             tracing::warn!(?cause, reason, "passes begin once every store answers");
             let mut run = record::unasked();

@@ -240,7 +240,7 @@ fn sentence(run_id: &str, row: FindingRow) -> String {
         (_, Outcome::Failed) => format!(", not possible: {}", words.to_do),
         (_, Outcome::Skipped) => format!(", left to others: {}", words.to_do),
     };
-    format!("{kind}{place}{repair}: {detail} (pass {run_id})")
+    format!("{kind}{place}{repair}: {} (pass {run_id})", row.text())
 }
 
 /// Reads the user's slots and waiting positions in the drops that Redis may still have.

@@ -33,7 +33,7 @@ use crate::judge::Holder;
 use crate::ledger::{CouponLook, Ledger};
 use crate::pass::unworkable;
 use crate::read::{CouponSeen, DropPass, DropSeen};
-use crate::report::{ActionKind, Finding, Kind, Outcome};
+use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 use crate::{claimants, project, revoke_promote, rows, settings};
 
 use drop::{At, DropDone, reconcile_drop};
@@ -132,6 +132,7 @@ pub(crate) fn stays_closed(coupon: CouponId, why: &str) -> Finding {
     Finding {
         coupon_id: Some(coupon),
         needs_person: true,
+        cause: Cause::Closed,
         ..Finding::new(Kind::RedisLost, ActionKind::Open, Outcome::Failed, detail)
     }
 }
@@ -277,7 +278,10 @@ async fn open_again(
         // If the coupon was open, the reports of its drops say what was wrong.
         let lost = Kind::RedisLost;
         let open = ActionKind::Open;
-        ledger.add(Finding::new(lost, open, Outcome::Applied, REOPENED));
+        ledger.add(Finding {
+            cause: Cause::Reopened,
+            ..Finding::new(lost, open, Outcome::Applied, REOPENED)
+        });
     }
     Ok(Reconciled::Done)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::sql::{Row as _, row, values};
 use super::{Columns as _, Db, DbResult, insert_all};
 use crate::domain::{CouponId, DropId};
-use crate::report::{ActionKind, Finding, FindingCase, Kind, Outcome, Stored};
+use crate::report::{ActionKind, Cause, Finding, Kind, Outcome, Stored};
 use crate::sql;
 
 row! {
@@ -22,6 +22,8 @@ row! {
         pub detail: String,
         pub needs_person: bool,
         pub dead_letter: Option<i64>,
+        /// See [`Cause::to_stored`].
+        pub cause: String,
     }
 }
 
@@ -38,6 +40,7 @@ impl From<Finding> for FindingRow {
             detail: finding.detail,
             needs_person: finding.needs_person,
             dead_letter: finding.dead_letter,
+            cause: finding.cause.to_stored(),
         }
     }
 }
@@ -56,7 +59,7 @@ impl FindingRow {
             detail: self.detail,
             needs_person: self.needs_person,
             dead_letter: self.dead_letter,
-            case: FindingCase::Plain,
+            cause: Cause::from_stored(&self.cause)?,
         })
     }
 }

@@ -1,11 +1,26 @@
 //! Why an attached campaign may have no difference although one was found, or why its repair may be
 //! wrong. This is the headline of the mail and of the page, before any consequence.
 
+use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantArray};
 
 /// Why an operator has to confirm a repair. The gravest comes first, because a mail gives only one
 /// reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr, VariantArray)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    IntoStaticStr,
+    VariantArray,
+    Serialize,
+    Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Doubt {
     /// No user in Redis has a row. Most likely, the file names another key or other rows, or the ids

@@ -2,7 +2,7 @@
 //! only: it makes no decisions, and no program parses its texts.
 
 mod attached;
-mod case;
+mod cause;
 mod doubt;
 mod kinds;
 mod refusals;
@@ -21,7 +21,7 @@ use crate::domain::{CouponId, DropId, UserId};
 use crate::hash::hash64;
 use crate::subject::Subject;
 
-pub use case::{FindingCase, UnsafePart};
+pub use cause::{Cause, UnsafePart};
 pub use doubt::{Doubt, DoubtWords};
 pub use kinds::{AlertKind, Kind, KindFacts, Remedy, Severity};
 pub use refusals::{COMMITS_HANG, RefusalFacts, StoreRefusal};
@@ -94,7 +94,8 @@ pub enum Status {
 
 /// The cause of a failed pass, which determines the kind of its alert. Also names the store of a
 /// refusal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
+#[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum FailureCause {
     Mysql,
@@ -164,7 +165,7 @@ pub struct Finding {
     pub user_id: Option<String>,
     pub action: ActionKind,
     pub result: Outcome,
-    /// Human-readable, without user ids.
+    /// Human-readable, without user ids and without the id of a dead letter.
     #[schema(example = "admitted, and has no row")]
     pub detail: String,
     /// Only an operator can resolve it: no pass will repair it.
@@ -172,36 +173,17 @@ pub struct Finding {
     /// The failed claim that it concerns, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<i64>,
-    /// Distinguishes the finding from others of its kind. Not stored.
+    /// Why it exists, as data: distinguishes the finding from others of its kind.
     #[serde(skip)]
-    pub case: FindingCase,
+    pub cause: Cause,
 }
 
 impl Finding {
     /// Returns a hash of everything that stays the same while the finding persists. It excludes the
-    /// detail, which may contain ages and lags.
+    /// detail, whose words, ages and lags are for people.
     pub fn identity(&self) -> i64 {
-        self.hash("")
-    }
-
-    /// Like [`Self::identity`], but also distinguishes findings without a slot, a user and a case by
-    /// their reasons, which only the detail contains. Only the letters of the detail count, because
-    /// its numbers are ages, lags and counts.
-    pub fn fingerprint(&self) -> i64 {
-        if !self.is_whole() || self.case != FindingCase::Plain {
-            return self.identity();
-        }
-        let reason: String = self
-            .detail
-            .chars()
-            .filter(|it| it.is_alphabetic())
-            .collect();
-        self.hash(&reason)
-    }
-
-    fn hash(&self, reason: &str) -> i64 {
         let place = (self.coupon_id, self.drop_id, self.slot, &self.user_id);
-        let what = (self.kind, self.case.identity(), self.dead_letter, reason);
+        let what = (self.kind, self.cause.identity(), self.dead_letter);
         let end = (self.action, self.result, self.needs_person);
         hash64(json!([place, what, end]).to_string()).cast_signed()
     }
@@ -213,15 +195,23 @@ impl Finding {
         Some(user).filter(|it| it.is_ascii() && it.len() <= UserId::MAX_LEN)
     }
 
+    /// Returns its detail, with the dead letter that it concerns.
+    pub fn text(&self) -> String {
+        match self.dead_letter {
+            Some(id) => format!("failed claim {id}: {}", self.detail),
+            None => self.detail.clone(),
+        }
+    }
+
     /// Whether the finding concerns no single slot or user.
     pub fn is_whole(&self) -> bool {
         self.slot.is_none() && self.user_id.is_none()
     }
 
-    /// Returns the cause of the run's failure, if the finding reports one.
-    pub fn cause(&self) -> Option<FailureCause> {
-        match self.case {
-            FindingCase::RunFailed(cause) => Some(cause),
+    /// Returns why the run failed, if the finding reports that.
+    pub fn failure(&self) -> Option<FailureCause> {
+        match self.cause {
+            Cause::RunFailed(failure) => Some(failure),
             _ => None,
         }
     }
@@ -239,7 +229,7 @@ impl Finding {
             detail: detail.into(),
             needs_person: false,
             dead_letter: None,
-            case: FindingCase::Plain,
+            cause: Cause::Plain,
         }
     }
 
@@ -526,10 +516,9 @@ impl Run {
             && self.all_findings().all(|f| f.result != Outcome::Failed)
     }
 
-    /// Returns the cause of the run's failure; unknown for stored runs, which lack the cases of
-    /// findings.
-    pub fn cause(&self) -> Option<FailureCause> {
-        self.findings.iter().rev().find_map(Finding::cause)
+    /// Returns why the run failed.
+    pub fn failure(&self) -> Option<FailureCause> {
+        self.findings.iter().rev().find_map(Finding::failure)
     }
 
     /// Returns every finding of the run; those that concern no drop come first.
@@ -577,37 +566,13 @@ mod tests {
             with(|it| it.slot = Some(4)),
             with(|it| it.user_id = None),
             with(|it| it.dead_letter = Some(7)),
-            with(|it| it.case = FindingCase::ConsumerStands),
-            with(|it| it.case = FindingCase::RunFailed(FailureCause::Redis)),
-            with(|it| it.case = FindingCase::RunFailed(FailureCause::Kafka)),
+            with(|it| it.cause = Cause::ConsumerStands),
+            with(|it| it.cause = Cause::RunFailed(FailureCause::Redis)),
+            with(|it| it.cause = Cause::RunFailed(FailureCause::Kafka)),
             with(|it| it.result = Outcome::Failed),
         ];
         let all: std::collections::HashSet<_> = others.iter().chain([&older]).collect();
         assert_eq!(all.len(), others.len() + 1, "{all:?}");
-    }
-
-    #[test]
-    fn finding_about_no_user_differs_by_its_reason_but_not_by_its_numbers() {
-        let whole = |detail: &str| Finding::report(Kind::Stalled, detail);
-        let of_user = |detail: &str| Finding {
-            user_id: Some("u-1".to_owned()),
-            ..whole(detail)
-        };
-        let group = "the queue has no group";
-        let form = "40 % of 1,200 members are in another form";
-        assert_ne!(whole(group).fingerprint(), whole(form).fingerprint());
-        assert_eq!(of_user(group).fingerprint(), of_user(form).fingerprint());
-        let later = form.replace("40", "7.5").replace("1,200", "-3");
-        assert_eq!(whole(form).fingerprint(), whole(&later).fingerprint());
-        // The case identifies the finding, whose detail may be a driver's error text.
-        let away = |detail: &str| Finding {
-            case: FindingCase::Away(FailureCause::Redis),
-            ..whole(detail)
-        };
-        assert_eq!(
-            away("refused").fingerprint(),
-            away("timed out").fingerprint()
-        );
     }
 
     /// Fails unless each word names the same value in JSON, in tables and when parsed.

@@ -2,12 +2,14 @@
 //! `/readyz` and the command line take the sentence and the command from this table, which
 //! docs/OPERATIONS.md repeats.
 
+use serde::{Deserialize, Serialize};
 use strum::VariantArray;
 
 use super::{AlertKind, FailureCause};
 
 /// A refusal of a store that answers, by its cause.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, VariantArray)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, VariantArray)]
+#[serde(rename_all = "snake_case")]
 pub enum StoreRefusal {
     /// `MISCONF … AOF file`
     RedisAppendOnlyFile,

@@ -43,7 +43,7 @@ pub fn capital(text: &str) -> String {
 pub fn done<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> String {
     let mut counts: BTreeMap<ActionKind, u64> = BTreeMap::new();
     for finding in findings {
-        *counts.entry(finding.action).or_default() += finding.case.number();
+        *counts.entry(finding.action).or_default() += finding.cause.number();
     }
     let phrase = |(action, n): (&ActionKind, &u64)| match action {
         // These findings concern a whole coupon or drop, so they have no number.

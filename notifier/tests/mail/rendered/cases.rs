@@ -17,14 +17,15 @@ fn flat(mail: &Rendered) -> String {
 #[test]
 fn mail_about_refused_rows_quotes_mysql_and_suggests_no_raise() {
     let why = "the table `slot_limits` has no limit of this drop";
-    let detail = format!("failed claim 4: MySQL refuses the row: {why}");
+    let detail = format!("promised, and has no row: MySQL refuses the row: {why}");
     let refused = |slot| {
         let failed = Finding {
             result: Outcome::Failed,
             action: ActionKind::Issue,
+            dead_letter: Some(4),
             ..left(Kind::FailedClaim, slot, &detail)
         };
-        cased(FindingCase::RowRefused, failed)
+        cased(Cause::RowRefused, failed)
     };
     let mail = of_one(&one(Status::Drift, (1..=10).map(refused).collect()));
     keep("rows_refused", &mail);
@@ -38,7 +39,7 @@ fn repairs_that_are_not_listed_count_in_the_text_and_subject_of_a_mail() {
     let more = |kind, action, result| {
         let detail = "20000 more like the ones listed";
         let more = general(kind, action, result, detail);
-        cased(FindingCase::MoreLeft(20_000), more)
+        cased(Cause::MoreLeft(20_000), more)
     };
     let kind = Kind::MissingAdmission;
     let (action, result) = (ActionKind::Project, Outcome::Planned);
@@ -81,7 +82,7 @@ fn mail_about_a_doubtful_plan_begins_with_the_doubt_and_leads_to_its_confirmatio
     let detail =
         format!("it is in Redis, and no row came; {doubt}; held back until it is confirmed");
     let held = |slot| Finding {
-        case: FindingCase::Doubted(Doubt::Disjoint),
+        cause: Cause::Doubted(Doubt::Disjoint),
         slot: None,
         ..finding(Kind::Unissued, slot, ActionKind::Issue, Outcome::Planned)
     };
@@ -153,7 +154,7 @@ fn mail_about_a_campaign_speaks_of_its_mode_only() {
 #[test]
 fn mail_about_another_teams_store_says_what_their_users_notice() {
     let away = Finding {
-        case: FindingCase::Away(FailureCause::Redis),
+        cause: Cause::Away(FailureCause::Redis),
         ..Finding::report(
             Kind::Stalled,
             "their Redis: Connection refused (os error 111)",

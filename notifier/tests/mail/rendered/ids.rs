@@ -15,7 +15,7 @@ fn with_ids(ids: &[String]) -> Rendered {
     let above = "the slot is above the quantity";
     let (action, result) = (ActionKind::Project, Outcome::Planned);
     let also = [
-        cased(FindingCase::RowRefused, left(Kind::Unissued, 4, refused)),
+        cased(Cause::RowRefused, left(Kind::Unissued, 4, refused)),
         applied(Kind::OverAdmitted, 6, ActionKind::Owe, above),
         finding(Kind::MissingAdmission, 7, action, result),
     ];
