@@ -11,7 +11,10 @@ mod admission;
 pub mod alerts;
 mod args;
 mod clock;
+pub mod condition;
+pub mod decide;
 mod events;
+pub mod explain;
 mod firing;
 pub mod mails;
 mod outage;
@@ -19,6 +22,7 @@ mod record;
 mod refusals;
 mod send;
 mod settings;
+pub mod times;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

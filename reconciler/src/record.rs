@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::context::{PassError, PassRequest};
 use crate::report::{
-    Cause, DropReport, FailureCause, Finding, Kind, Outcome, Run, Status, Stored, Trigger,
+    Cause, DropReport, FailureCause, Finding, Judged, Kind, Outcome, Run, Status, Stored, Trigger,
 };
 
 /// Returns a new ID for a run. IDs sort by time.
@@ -104,6 +104,7 @@ pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> 
         .map(|drop: &DropReport| DropReport {
             findings: Vec::new(),
             coupon_name: drop.coupon_name.clone(),
+            judged: Judged::default(),
             ..*drop
         })
         .collect();

@@ -43,14 +43,20 @@ impl Headline {
             | AlertKind::KafkaRefuses
             | AlertKind::AlertsNotRecorded
             | AlertKind::RunFailed
-            | AlertKind::RunMissed => Self::Outage,
+            | AlertKind::RunMissed
+            | AlertKind::TheirsRedis
+            | AlertKind::TheirsMysql
+            | AlertKind::TheirsKafka => Self::Outage,
             AlertKind::Braked => doubt(findings).map_or(Self::TooMany, Self::Waits),
             AlertKind::Doubtful => doubt(findings).map_or(Self::TooMany, Self::MayBeNone),
             AlertKind::Forged => Self::Forged,
-            AlertKind::SecondRow | AlertKind::Left(Kind::BrokenPromise) => Self::Number,
-            AlertKind::UnsafeSetting | AlertKind::Left(Kind::Stalled) => {
-                if_whole(Self::Sentence, Self::Example)
+            AlertKind::SecondRow | AlertKind::Repaired | AlertKind::Left(Kind::BrokenPromise) => {
+                Self::Number
             }
+            AlertKind::ConsumerStands
+            | AlertKind::TheirsQueue
+            | AlertKind::UnsafeSetting
+            | AlertKind::Left(Kind::Stalled) => if_whole(Self::Sentence, Self::Example),
             // Its sentence alone does not say that nothing has repaired it.
             AlertKind::Left(Kind::FailedClaim) => if_whole(Self::Example, Self::NotRepaired),
             AlertKind::Left(

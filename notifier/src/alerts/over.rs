@@ -49,6 +49,12 @@ pub(crate) fn ends_when(kind: AlertKind) -> EndsWhen {
         | AlertKind::Forged
         | AlertKind::Doubtful
         | AlertKind::SecondRow
+        | AlertKind::ConsumerStands
+        | AlertKind::TheirsRedis
+        | AlertKind::TheirsMysql
+        | AlertKind::TheirsKafka
+        | AlertKind::TheirsQueue
+        | AlertKind::Repaired
         | AlertKind::Left(
             Kind::Unissued
             | Kind::FailedClaim

@@ -89,18 +89,18 @@ impl AlertKind {
                 "See why. The file may name other keys or rows, or somebody may have stopped the \
                 sale by hand. Otherwise list and confirm them (docs/ATTACH.md).",
             ),
-            Self::RedisUnreachable => (
+            Self::RedisUnreachable | Self::TheirsRedis => (
                 "Your users get errors if your API needs this Redis. Nothing is compared, and \
                 nothing is repaired.",
                 "Bring it back, or the connection to it. The next pass compares everything.",
             ),
-            Self::MysqlUnreachable => (
+            Self::MysqlUnreachable | Self::TheirsMysql => (
                 "Your users get errors if your API needs this MySQL, and their coupons come \
                 late. Nothing is compared, and nothing is repaired.",
                 "Bring it back, or the connection to it: the sentence says whether it is that of \
                 the file or of DATABASE_URL. The next pass compares everything.",
             ),
-            Self::KafkaUnreachable => (
+            Self::KafkaUnreachable | Self::TheirsKafka => (
                 "Your users get errors if your API waits for this Kafka, and their coupons come \
                 late. Campaigns whose queue is a topic are not compared if something differs.",
                 "Bring it back, or the connection to it. The next pass compares everything.",
@@ -116,6 +116,9 @@ impl AlertKind {
             | Self::Forged
             | Self::Doubtful
             | Self::SecondRow
+            | Self::ConsumerStands
+            | Self::TheirsQueue
+            | Self::Repaired
             | Self::Left(
                 Kind::SlotConflict
                 | Kind::SettingsMismatch

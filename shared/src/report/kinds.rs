@@ -77,6 +77,16 @@ pub enum AlertKind {
     Doubtful,
     /// Promises of an attached campaign whose coupons are second rows of other users.
     SecondRow,
+    /// The stored positions do not advance although messages are waiting.
+    ConsumerStands,
+    /// The Redis of the attached system does not answer or refuses.
+    TheirsRedis,
+    TheirsMysql,
+    TheirsKafka,
+    /// A queue of the attached system does not move although messages are in it.
+    TheirsQueue,
+    /// Repairs that passes made by themselves.
+    Repaired,
     /// Findings of this kind that the pass did not repair: the repair failed, or an operator must
     /// act.
     #[strum(disabled)]
@@ -305,6 +315,48 @@ impl AlertKind {
                     key. In mode repair the next pass then gives the coupon to whom it was \
                     promised. Do not raise the quantity.",
                 remedy: Remedy::Attached,
+                ..WARNING
+            },
+            Self::ConsumerStands => KindFacts {
+                noun: ["standstill of consumers", "standstills of consumers"],
+                users: "Codes come late. No promise is lost: passes issue what waits longer than \
+                    a minute.",
+                to_do: "Check that consumers run, and that they reach Kafka and MySQL.",
+                ..WARNING
+            },
+            Self::TheirsRedis => KindFacts {
+                noun: ["outage of their Redis", "outages of their Redis"],
+                users: "Nothing is compared meanwhile. What their users notice depends on their \
+                    system.",
+                to_do: "Bring it back, or correct its address in the file.",
+                ..OUTAGE
+            },
+            Self::TheirsMysql => KindFacts {
+                noun: ["outage of their MySQL", "outages of their MySQL"],
+                users: "Nothing is compared meanwhile. What their users notice depends on their \
+                    system.",
+                to_do: "Bring it back, or correct its address in the file.",
+                ..OUTAGE
+            },
+            Self::TheirsKafka => KindFacts {
+                noun: ["outage of their Kafka", "outages of their Kafka"],
+                users: "What waits in their queue is not known, so that nothing is repaired.",
+                to_do: "Bring it back, or correct its address in the file.",
+                ..OUTAGE
+            },
+            Self::TheirsQueue => KindFacts {
+                noun: ["queue that stands", "queues that stand"],
+                users: "Their users wait for what is in the queue.",
+                to_do: "Start its consumer, or find out what it waits for.",
+                remedy: Remedy::Attached,
+                ..WARNING
+            },
+            Self::Repaired => KindFacts {
+                noun: ["repair", "repairs"],
+                severity: Severity::Information,
+                users: "Users notice nothing any more: it is repaired.",
+                to_do: "If this comes often, find out what makes repairs necessary.",
+                remedy: Remedy::LookAtRuns,
                 ..WARNING
             },
             Self::Left(Kind::Unissued) => KindFacts {

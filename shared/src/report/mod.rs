@@ -4,6 +4,7 @@
 mod attached;
 mod cause;
 mod doubt;
+mod judged;
 mod kinds;
 mod refusals;
 pub mod wording;
@@ -23,6 +24,7 @@ use crate::subject::Subject;
 
 pub use cause::{Cause, UnsafePart};
 pub use doubt::{Doubt, DoubtWords};
+pub use judged::{Judged, Judgement, Kinds, RunJudged};
 pub use kinds::{AlertKind, Kind, KindFacts, Remedy, Severity};
 pub use refusals::{COMMITS_HANG, RefusalFacts, StoreRefusal};
 
@@ -301,6 +303,10 @@ pub struct DropReport {
     /// matters only right after the pass.
     #[serde(skip)]
     pub counts_unclear: bool,
+    /// What the look that verified last judged about this drop. Not stored, because it matters only
+    /// right after the pass.
+    #[serde(skip)]
+    pub judged: Judged,
     /// Why the pass cannot know that an attached campaign is exact. Missing if it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unproven: Option<Unproven>,
@@ -406,6 +412,9 @@ pub struct Run {
     /// replaced, or only this process lost Redis. Not stored, like `partial`.
     #[serde(skip)]
     pub stopped: bool,
+    /// What the run judged outside its drops. Not stored, like `partial`.
+    #[serde(skip)]
+    pub judged: RunJudged,
     pub status: Status,
     pub started_at: DateTime<Utc>,
     /// Null while it runs.
@@ -463,6 +472,7 @@ impl Run {
             deep: false,
             partial: false,
             stopped: false,
+            judged: RunJudged::default(),
             status: Status::Running,
             started_at: started_at.trunc_subsecs(3),
             finished_at: None,

@@ -1,0 +1,310 @@
+use super::*;
+use crate::condition::Facts;
+use crate::report::{FailureCause, Kind};
+
+const POLICY: Policy = Policy {
+    repeat: TimeDelta::hours(4),
+    patience: TimeDelta::seconds(30),
+};
+
+/// An evaluation every five seconds, without looks in between.
+#[derive(Default)]
+struct Timeline {
+    known: Alerts,
+    budget: Budget,
+}
+
+fn at(second: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
+}
+
+fn condition(kind: AlertKind, cases: &[i64]) -> Condition {
+    Condition {
+        name: kind.word().to_owned(),
+        kind,
+        coupon: None,
+        drop: None,
+        cases: Cases::from_hashes(cases.iter().copied()),
+        seen: Seen::Now,
+        facts: Facts::Store(Vec::new()),
+    }
+}
+
+fn look(kind: AlertKind, cases: &[i64], first: i64, last: i64) -> Condition {
+    Condition {
+        seen: Seen::Looks {
+            first: at(first),
+            last: at(last),
+        },
+        facts: Facts::Found {
+            run_id: String::new(),
+        },
+        ..condition(kind, cases)
+    }
+}
+
+fn redis() -> Condition {
+    condition(AlertKind::RedisUnreachable, &[1])
+}
+
+fn unissued(cases: &[i64]) -> Condition {
+    condition(AlertKind::Left(Kind::Unissued), cases)
+}
+
+impl Timeline {
+    fn evaluate(&mut self, second: i64, seen: &[Condition], unknown: &[Source]) -> Vec<Reason> {
+        let now = at(second);
+        let unknown: BTreeSet<Source> = unknown.iter().copied().collect();
+        let is_full = self.budget.is_full(now);
+        let verdict = decide(now, seen, &unknown, &self.known, &POLICY, is_full);
+        for alert in verdict.alerts {
+            self.known.put(Alert {
+                is_unsent: false,
+                ..alert
+            });
+        }
+        if !verdict.notices.is_empty() {
+            self.budget.count(now);
+        }
+        let is_full = self.budget.is_full(now);
+        let again = decide(now, seen, &unknown, &self.known, &POLICY, is_full);
+        assert_eq!(again.notices, [], "the same call decides nothing");
+        verdict.notices.iter().map(|notice| notice.reason).collect()
+    }
+
+    /// Evaluates until `to`, and returns what was told, with the seconds.
+    fn tells(&mut self, from: i64, to: i64, seen: &[Condition]) -> Vec<(i64, Reason)> {
+        let mut told = Vec::new();
+        for second in (from..=to).step_by(5) {
+            let reasons = self.evaluate(second, seen, &[]);
+            told.extend(reasons.into_iter().map(|reason| (second, reason)));
+        }
+        told
+    }
+}
+
+#[test]
+fn outage_is_told_once_it_lasts_and_over_once_it_stays_away() {
+    let mut line = Timeline::default();
+    assert_eq!(line.tells(0, 100, &[redis()]), [(30, Reason::New)]);
+    assert_eq!(line.tells(105, 200, &[]), [(165, Reason::Over)]);
+    assert_eq!(line.tells(1_000, 1_020, &[redis()]), [], "a restart");
+    assert_eq!(line.tells(1_025, 2_000, &[]), []);
+}
+
+#[test]
+fn condition_that_lasts_is_told_after_4_8_16_and_32_hours() {
+    let mut line = Timeline::default();
+    let told = line.tells(0, 33 * 3_600, &[unissued(&[1])]);
+    let hours: Vec<i64> = told.iter().map(|(second, _)| second / 3_600).collect();
+    assert_eq!(hours, [0, 4, 8, 16, 32]);
+}
+
+#[test]
+fn look_that_is_not_repeated_is_no_patience() {
+    let mut line = Timeline::default();
+    let once = look(AlertKind::TheirsMysql, &[1], 0, 0);
+    assert_eq!(line.tells(0, 600, &[once]), [], "seen by one look");
+    let twice = look(AlertKind::TheirsMysql, &[1], 0, 605);
+    assert_eq!(line.tells(605, 700, &[twice]), [(605, Reason::New)]);
+    assert_eq!(
+        line.tells(705, 710, &[]),
+        [(705, Reason::Over)],
+        "a look proves it"
+    );
+}
+
+#[test]
+fn what_nobody_knows_neither_begins_nor_ends_and_still_explains() {
+    let mut line = Timeline::default();
+    let closed = condition(AlertKind::AdmissionClosed, &[1]);
+    let unknown = [Source::Redis];
+    assert_eq!(line.evaluate(0, &[redis()], &unknown), []);
+    assert_eq!(line.tells(5, 60, &[redis()]), [(35, Reason::New)]);
+    for second in (65..600).step_by(5) {
+        let told = line.evaluate(second, std::slice::from_ref(&closed), &unknown);
+        assert_eq!(told, [], "{second}");
+    }
+    let told = line.tells(600, 800, &[closed]);
+    assert_eq!(told, [(660, Reason::Over), (690, Reason::New)]);
+}
+
+#[test]
+fn explained_condition_that_was_told_is_present_and_its_end_is_told() {
+    let mut line = Timeline::default();
+    let closed = condition(AlertKind::AdmissionClosed, &[1]);
+    let first = line.tells(0, 300, std::slice::from_ref(&closed));
+    assert_eq!(first, [(30, Reason::New)]);
+    let both = line.tells(305, 600, &[redis(), closed.clone()]);
+    assert_eq!(both, [(335, Reason::New)]);
+    let verdict = decide(
+        at(605),
+        &[redis(), closed],
+        &BTreeSet::new(),
+        &line.known,
+        &POLICY,
+        false,
+    );
+    let cause = verdict.explained.get("admission_closed");
+    assert_eq!(cause, Some(&AlertKind::RedisUnreachable));
+    let ends = line.tells(610, 800, &[]);
+    assert_eq!(ends, [(670, Reason::Over), (670, Reason::Over)]);
+}
+
+#[test]
+fn failed_passes_are_hidden_only_by_the_store_that_makes_them_fail() {
+    let failing = |cause| Condition {
+        facts: Facts::Failing {
+            cause,
+            error: String::new(),
+        },
+        ..look(AlertKind::RunFailed, &[1], 0, 100)
+    };
+    let told = |seen: &[Condition]| Timeline::default().tells(100, 110, seen);
+    assert_eq!(told(&[redis(), failing(FailureCause::Redis)]), []);
+    let other = told(&[redis(), failing(FailureCause::Kafka)]);
+    assert_eq!(other, [(100, Reason::New)]);
+    assert_eq!(told(&[failing(FailureCause::Redis)]), [(100, Reason::New)]);
+}
+
+#[test]
+fn coupons_with_repairs_that_wait_are_no_news_as_closed_ones() {
+    let braked = Condition {
+        coupon: Some(CouponId(1)),
+        ..condition(AlertKind::Braked, &[7])
+    };
+    let mut line = Timeline::default();
+    let closed = condition(AlertKind::AdmissionClosed, &[1]);
+    let told = line.tells(0, 600, &[braked.clone(), closed]);
+    assert_eq!(told, [(0, Reason::New)]);
+    let both = condition(AlertKind::AdmissionClosed, &[1, 2]);
+    let told = line.tells(605, 900, &[braked, both.clone()]);
+    assert_eq!(told, [(635, Reason::New)]);
+    let told = line.tells(905, 1_500, &[both]);
+    assert_eq!(told, [(905, Reason::Over), (965, Reason::Changed)]);
+}
+
+#[test]
+fn few_new_cases_are_told_one_by_one_and_many_when_they_have_doubled() {
+    let told = |kind, before: i64, more: i64| {
+        let mut line = Timeline::default();
+        let cases: Vec<i64> = (0..before + more).collect();
+        line.evaluate(
+            0,
+            &[condition(kind, &cases[..cases.len() - more as usize])],
+            &[],
+        );
+        line.evaluate(7_200, &[condition(kind, &cases)], &[]).len()
+    };
+    let [warning, critical] = [Kind::FailedClaim, Kind::Unissued].map(AlertKind::Left);
+    assert_eq!([told(warning, 3, 1), told(warning, 70, 1)], [1, 0]);
+    assert_eq!([told(warning, 70, 70), told(critical, 70, 1)], [1, 1]);
+}
+
+#[test]
+fn acknowledgement_covers_the_cases_it_saw_and_leaves_one_mail_an_hour() {
+    let mut line = Timeline::default();
+    line.evaluate(0, &[unissued(&[1, 2])], &[]);
+    let acknowledge = |line: &mut Timeline, second| {
+        let mut alert = line.known.open("unissued").unwrap().clone();
+        alert.acknowledged_at = Some(at(second));
+        line.known.put(alert);
+    };
+    acknowledge(&mut line, 5);
+    assert_eq!(line.tells(10, 86_400, &[unissued(&[2])]), [], "repaired");
+    assert_eq!(
+        line.tells(86_405, 86_500, &[unissued(&[2, 3])]),
+        [(86_405, Reason::Changed)]
+    );
+    acknowledge(&mut line, 86_600);
+    let more = line.tells(86_605, 90_100, &[unissued(&[2, 3, 4])]);
+    assert_eq!(more, [(90_005, Reason::Changed)]);
+}
+
+#[test]
+fn what_comes_and_goes_is_told_less_and_less() {
+    let mut line = Timeline::default();
+    let mut told = Vec::new();
+    for cycle in 0..240 {
+        let begin = cycle * 60;
+        told.extend(line.tells(begin, begin + 25, &[unissued(&[1])]));
+        told.extend(line.tells(begin + 30, begin + 55, &[]));
+    }
+    use Reason::{New, Over};
+    assert_eq!(
+        told,
+        [(0, New), (30, Over), (60, New)],
+        "then one alert that lasts"
+    );
+}
+
+#[test]
+fn eleventh_mail_of_an_hour_waits_unless_a_store_takes_it_along() {
+    let mut line = Timeline::default();
+    let drops: Vec<Condition> = (0..12)
+        .map(|n| Condition {
+            name: format!("unissued.{n}"),
+            ..unissued(&[1])
+        })
+        .collect();
+    for n in 0..12 {
+        line.evaluate(i64::from(n) * 5, &drops[..=n as usize], &[]);
+    }
+    let untold = |line: &Timeline| {
+        let all = line.known.all_open();
+        all.filter(|alert| alert.told_at.is_none()).count()
+    };
+    assert_eq!(untold(&line), 2);
+    let with_redis: Vec<Condition> = drops.iter().cloned().chain([redis()]).collect();
+    line.tells(60, 100, &with_redis);
+    assert_eq!(untold(&line), 0);
+}
+
+#[test]
+fn alert_of_a_kind_that_a_later_version_wrote_does_not_end() {
+    let mut line = Timeline::default();
+    line.known.put(Alert {
+        name: "later".to_owned(),
+        kind: "later".to_owned(),
+        told_at: Some(at(0)),
+        ..Alert::default()
+    });
+    assert_eq!(line.tells(5, 600, &[]), []);
+    assert!(line.known.open("later").is_some());
+}
+
+#[test]
+fn what_hides_a_critical_kind_is_critical_or_a_store() {
+    let facts = Facts::Failing {
+        cause: FailureCause::Kafka,
+        error: String::new(),
+    };
+    for cause in AlertKind::all() {
+        assert!(!hides_any(cause, cause));
+        for kind in AlertKind::all().filter(|kind| explain_hides(cause, *kind, &facts)) {
+            let is_fit = is_critical(cause) || POLICY.times(cause).is_store || !is_critical(kind);
+            assert!(is_fit, "{cause:?} hides {kind:?}");
+            assert!(!explain_hides(kind, cause, &facts), "a circle");
+        }
+    }
+}
+
+fn explain_hides(cause: AlertKind, kind: AlertKind, facts: &Facts) -> bool {
+    crate::explain::hides(cause, kind, facts)
+}
+
+fn hides_any(cause: AlertKind, kind: AlertKind) -> bool {
+    [
+        FailureCause::Redis,
+        FailureCause::Mysql,
+        FailureCause::Kafka,
+    ]
+    .into_iter()
+    .any(|store| {
+        let facts = Facts::Failing {
+            cause: store,
+            error: String::new(),
+        };
+        explain_hides(cause, kind, &facts)
+    })
+}

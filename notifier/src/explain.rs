@@ -1,0 +1,144 @@
+//! Explanations: which condition hides which. A strict partial order, in which no cause is less
+//! severe than what it hides from users. A cause explains while it is present, shortly after, and
+//! while it is open and nobody knows whether it lasts.
+
+use std::collections::{BTreeSet, HashSet};
+
+use chrono::{DateTime, Utc};
+use firstcome_shared::domain::CouponId;
+
+use crate::condition::{Cases, Condition, Facts};
+use crate::decide::{Alert, Alerts};
+use crate::report::{AlertKind, FailureCause, Kind};
+use crate::times::Policy;
+
+/// The conditions that may explain others.
+#[derive(Debug, Default)]
+pub(crate) struct Causes {
+    /// In the order in which they are named: stores first.
+    kinds: BTreeSet<AlertKind>,
+    closed: HashSet<CouponId>,
+    /// It is not known which ones are.
+    all_closed: bool,
+    /// Coupons with repairs that wait for a confirmation.
+    braked: BTreeSet<i64>,
+}
+
+impl Causes {
+    pub(crate) fn new(
+        seen: &[&Condition],
+        known: &Alerts,
+        is_unknown: &impl Fn(AlertKind) -> bool,
+        policy: &Policy,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let mut causes = Self::default();
+        for condition in seen {
+            causes.add(condition.kind, condition.coupon, &condition.cases);
+        }
+        for alert in known.all() {
+            let Some(kind) = AlertKind::from_word(&alert.kind) else {
+                continue;
+            };
+            let was_here = |at: DateTime<Utc>| now - at < policy.settle();
+            let is_open_and_unknown = alert.ended_at.is_none() && is_unknown(kind);
+            if alert.gone_at.is_some_and(was_here) || is_open_and_unknown {
+                causes.add_alert(kind, alert);
+            }
+        }
+        causes
+    }
+
+    fn add(&mut self, kind: AlertKind, coupon: Option<CouponId>, cases: &Cases) {
+        self.kinds.insert(kind);
+        match (kind, coupon, cases) {
+            (AlertKind::AdmissionClosed, _, Cases::Each(coupons)) => {
+                self.closed.extend(coupons.iter().copied().map(CouponId));
+            }
+            (AlertKind::AdmissionClosed, _, Cases::Number(_)) => self.all_closed = true,
+            (AlertKind::Braked, Some(coupon), _) => drop(self.braked.insert(coupon.0)),
+            _ => {}
+        }
+    }
+
+    fn add_alert(&mut self, kind: AlertKind, alert: &Alert) {
+        self.kinds.insert(kind);
+        match kind {
+            // The coupons that were told are not those that were closed last.
+            AlertKind::AdmissionClosed => self.all_closed = true,
+            AlertKind::Braked => self.braked.extend(alert.coupon.map(|coupon| coupon.0)),
+            _ => {}
+        }
+    }
+
+    /// Returns the kind of what explains a condition.
+    pub(crate) fn explaining(&self, condition: &Condition) -> Option<AlertKind> {
+        if self.unexplained(condition).is_empty() && !condition.cases.is_empty() {
+            return Some(AlertKind::Braked);
+        }
+        let coupon = condition.coupon;
+        if condition.kind == AlertKind::Left(Kind::RedisLost) {
+            if coupon.is_some_and(|coupon| self.braked.contains(&coupon.0)) {
+                return Some(AlertKind::Braked);
+            }
+            if coupon.is_some_and(|coupon| self.all_closed || self.closed.contains(&coupon)) {
+                return Some(AlertKind::AdmissionClosed);
+            }
+        }
+        let mut causes = self.kinds.iter().copied();
+        causes.find(|cause| hides(*cause, condition.kind, &condition.facts))
+    }
+
+    /// Returns the cases that nothing explains: of closed coupons, those without repairs that wait
+    /// for a confirmation.
+    pub(crate) fn unexplained(&self, condition: &Condition) -> Cases {
+        match condition.kind {
+            AlertKind::AdmissionClosed => condition.cases.without(&self.braked),
+            _ => condition.cases.clone(),
+        }
+    }
+}
+
+/// Whether a condition of the kind `cause` hides one of `kind`, wherever both are. Those that hide
+/// by coupon are in [`Causes`].
+pub fn hides(cause: AlertKind, kind: AlertKind, facts: &Facts) -> bool {
+    let fails_by = |store| matches!(facts, Facts::Failing { cause, .. } if *cause == store);
+    let is_missed_or_repaired = matches!(kind, AlertKind::RunMissed | AlertKind::Repaired);
+    match cause {
+        AlertKind::RedisUnreachable | AlertKind::RedisRefuses => {
+            let is_closure = matches!(
+                kind,
+                AlertKind::AdmissionClosed | AlertKind::Left(Kind::RedisLost)
+            );
+            is_closure || is_missed_or_repaired || is_failure(kind) && fails_by(FailureCause::Redis)
+        }
+        AlertKind::KafkaUnreachable | AlertKind::KafkaRefuses => {
+            let stands = kind == AlertKind::ConsumerStands;
+            stands || is_missed_or_repaired || is_failure(kind) && fails_by(FailureCause::Kafka)
+        }
+        AlertKind::MysqlUnreachable | AlertKind::MysqlRefuses => {
+            let stands = kind == AlertKind::ConsumerStands;
+            stands || is_missed_or_repaired || is_failure(kind) && fails_by(FailureCause::Mysql)
+        }
+        AlertKind::RunFailed => kind == AlertKind::RunMissed,
+        AlertKind::ConsumerStands
+        | AlertKind::TheirsRedis
+        | AlertKind::TheirsMysql
+        | AlertKind::TheirsKafka
+        | AlertKind::TheirsQueue => kind == AlertKind::Repaired,
+        AlertKind::AdmissionClosed
+        | AlertKind::AlertsNotRecorded
+        | AlertKind::RunMissed
+        | AlertKind::Braked
+        | AlertKind::UnsafeSetting
+        | AlertKind::Forged
+        | AlertKind::Doubtful
+        | AlertKind::SecondRow
+        | AlertKind::Repaired
+        | AlertKind::Left(_) => false,
+    }
+}
+
+fn is_failure(kind: AlertKind) -> bool {
+    kind == AlertKind::RunFailed
+}

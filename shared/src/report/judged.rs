@@ -1,0 +1,107 @@
+//! What a look judged: an alert of a kind that it judged and did not find is over. What it did not
+//! judge stays as it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{AlertKind, Run};
+use crate::domain::{CouponId, DropId};
+
+/// A set of kinds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Kinds {
+    #[default]
+    None,
+    All,
+    Only(BTreeSet<AlertKind>),
+    AllBut(BTreeSet<AlertKind>),
+}
+
+/// The kinds that a look judged about one subject.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// The look would have found them.
+    pub kinds: Kinds,
+    /// No look will find them any more, although nothing has repaired them: keys have expired, or a
+    /// day is over. Of these, `kinds` counts first.
+    pub given_up: Kinds,
+}
+
+/// What a look says about a kind that it did not find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// It is not so.
+    Gone,
+    /// It cannot be known any more.
+    GivenUp,
+    /// The look does not say.
+    Open,
+}
+
+/// What a run judged outside the reports of its drops.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunJudged {
+    /// About no coupon, and about coupons without their own entry.
+    pub whole: Judged,
+    /// About coupons as a whole.
+    pub coupons: BTreeMap<CouponId, Judged>,
+    /// About drops without a report.
+    pub unlisted: Judged,
+}
+
+impl Kinds {
+    pub fn only(kinds: impl IntoIterator<Item = AlertKind>) -> Self {
+        Self::Only(kinds.into_iter().collect())
+    }
+
+    pub fn all_but(kinds: impl IntoIterator<Item = AlertKind>) -> Self {
+        Self::AllBut(kinds.into_iter().collect())
+    }
+
+    pub fn has(&self, kind: AlertKind) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Only(kinds) => kinds.contains(&kind),
+            Self::AllBut(kinds) => !kinds.contains(&kind),
+        }
+    }
+}
+
+impl Judged {
+    /// A look that judged these kinds, and gives up none.
+    pub fn of(kinds: Kinds) -> Self {
+        Self {
+            kinds,
+            given_up: Kinds::None,
+        }
+    }
+
+    /// Returns what is said about a kind that was not found.
+    pub fn says(&self, kind: AlertKind) -> Judgement {
+        if self.kinds.has(kind) {
+            Judgement::Gone
+        } else if self.given_up.has(kind) {
+            Judgement::GivenUp
+        } else {
+            Judgement::Open
+        }
+    }
+}
+
+impl Run {
+    /// Returns what the run says about a kind that it did not find there.
+    pub fn says(
+        &self,
+        coupon: Option<CouponId>,
+        drop: Option<DropId>,
+        kind: AlertKind,
+    ) -> Judgement {
+        let Some(drop) = drop else {
+            let own = coupon.and_then(|coupon| self.judged.coupons.get(&coupon));
+            return own.unwrap_or(&self.judged.whole).says(kind);
+        };
+        let mut reports = self.drops.iter().filter(|report| report.drop_id == drop);
+        let report = reports.next().map(|report| &report.judged);
+        report.unwrap_or(&self.judged.unlisted).says(kind)
+    }
+}
