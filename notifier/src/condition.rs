@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::alerts::RepairsRow;
+use firstcome_shared::process_state::{Standstill, UnsafeSetting};
 
-use crate::report::{AlertKind, FailureCause, StoreRefusal, UnsafePart};
+use crate::report::{AlertKind, FailureCause, StoreRefusal};
 
 /// Something that is wrong now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,8 +72,8 @@ pub enum Facts {
     Failing { cause: FailureCause, error: String },
     /// A schedule is late.
     Late(LateRun),
-    /// A setting that allows promises to be lost, in the words of the check.
-    Unsafe { part: UnsafePart, error: String },
+    /// Settings that allow promises to be lost.
+    Unsafe(Vec<UnsafeSetting>),
     /// Unread messages that no consumer reads.
     Standstill(Standstill),
     /// This run has the findings: those of this kind, coupon, drop and part.
@@ -130,15 +131,6 @@ pub struct PassHolder {
     /// Host and process.
     pub owner: String,
     pub since: DateTime<Utc>,
-}
-
-/// How far consumers are behind.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Standstill {
-    pub unread: u64,
-    pub seconds: u64,
-    /// The partitions that stand; empty if all do.
-    pub partitions: Vec<i32>,
 }
 
 impl Cases {

@@ -48,6 +48,8 @@ pub struct Alert {
     pub began_at: DateTime<Utc>,
     /// Since when it is unexplained; `None` while it is explained.
     pub waits_from: Option<DateTime<Utc>>,
+    /// What explains it.
+    pub explained_by: Option<AlertKind>,
     /// Since when it is gone.
     pub gone_at: Option<DateTime<Utc>>,
     /// How often it came back.
@@ -99,8 +101,6 @@ pub struct Verdict {
     pub alerts: Vec<Alert>,
     /// One mail tells all of them.
     pub notices: Vec<Notice>,
-    /// The conditions that another one explains, by name, with the kind of the cause.
-    pub explained: HashMap<String, AlertKind>,
 }
 
 /// The times of the last mails.
@@ -182,15 +182,11 @@ pub fn decide(
     is_full: bool,
 ) -> Verdict {
     let mut due = Vec::new();
-    let mut explained = HashMap::new();
     let is_unknown = |kind| unknown.contains(&policy.times(kind).source);
     let seen: Vec<&Condition> = seen.iter().filter(|it| !is_unknown(it.kind)).collect();
     let causes = Causes::new(&seen, known, &is_unknown, policy, now);
     for condition in &seen {
-        let (alert, cause) = observed(condition, known, &causes, now);
-        if let Some(cause) = cause {
-            explained.insert(condition.name.clone(), cause);
-        }
+        let alert = observed(condition, known, &causes, now);
         let reason = due_reason(&alert, condition, &causes, policy, now);
         due.push((alert, reason, Some(*condition)));
     }
@@ -209,10 +205,7 @@ pub fn decide(
         reason.is_some() && alert.is_about_store(policy)
     };
     let may_tell = !is_full || due.iter().any(is_told);
-    let mut verdict = Verdict {
-        explained,
-        ..Verdict::default()
-    };
+    let mut verdict = Verdict::default();
     for (mut alert, reason, condition) in due {
         if let Some(reason) = reason.filter(|_| may_tell) {
             alert.tell(reason, now);
@@ -232,13 +225,8 @@ pub fn decide(
     verdict
 }
 
-/// Returns the alert of a condition that is present, and what explains it.
-fn observed(
-    condition: &Condition,
-    known: &Alerts,
-    causes: &Causes,
-    now: DateTime<Utc>,
-) -> (Alert, Option<AlertKind>) {
+/// Returns the alert of a condition that is present.
+fn observed(condition: &Condition, known: &Alerts, causes: &Causes, now: DateTime<Utc>) -> Alert {
     let open = known.open(&condition.name).cloned();
     let mut alert = open.unwrap_or_else(|| Alert::begun(condition, known, now));
     if alert.gone_at.take().is_some() {
@@ -246,13 +234,13 @@ fn observed(
     }
     condition.kind.word().clone_into(&mut alert.kind);
     alert.told = alert.told.and(&condition.cases);
-    let cause = causes.explaining(condition);
-    if cause.is_some() {
+    alert.explained_by = causes.explaining(condition);
+    if alert.explained_by.is_some() {
         alert.waits_from = None;
     } else {
         alert.waits_from.get_or_insert(now);
     }
-    (alert, cause)
+    alert
 }
 
 /// Returns why to tell about a condition now.
@@ -293,6 +281,7 @@ fn missed(
         alert.gone_at = None;
         return (alert, None);
     };
+    alert.explained_by = None;
     let gone_at = *alert.gone_at.get_or_insert(now);
     if now - gone_at < quiet(kind, alert.returns, policy) {
         return (alert, None);

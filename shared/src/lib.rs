@@ -19,6 +19,7 @@ pub mod line_limit;
 pub mod model;
 pub mod mysql;
 pub mod output;
+pub mod process_state;
 pub mod quoted;
 pub mod recover;
 pub mod redis;

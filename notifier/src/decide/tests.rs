@@ -137,16 +137,8 @@ fn explained_condition_that_was_told_is_present_and_its_end_is_told() {
     assert_eq!(first, [(30, Reason::New)]);
     let both = line.tells(305, 600, &[redis(), closed.clone()]);
     assert_eq!(both, [(335, Reason::New)]);
-    let verdict = decide(
-        at(605),
-        &[redis(), closed],
-        &BTreeSet::new(),
-        &line.known,
-        &POLICY,
-        false,
-    );
-    let cause = verdict.explained.get("admission_closed");
-    assert_eq!(cause, Some(&AlertKind::RedisUnreachable));
+    let cause = line.known.open("admission_closed").unwrap().explained_by;
+    assert_eq!(cause, Some(AlertKind::RedisUnreachable));
     let ends = line.tells(610, 800, &[]);
     assert_eq!(ends, [(670, Reason::Over), (670, Reason::Over)]);
 }

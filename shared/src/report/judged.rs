@@ -40,12 +40,21 @@ pub enum Judgement {
 /// What a run judged outside the reports of its drops.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunJudged {
-    /// About no coupon, and about coupons without their own entry.
+    /// About no coupon.
     pub whole: Judged,
-    /// About coupons as a whole.
-    pub coupons: BTreeMap<CouponId, Judged>,
-    /// About drops without a report.
-    pub unlisted: Judged,
+    /// About coupons.
+    pub coupons: BTreeMap<CouponId, CouponJudged>,
+    /// About coupons without their own entry.
+    pub others: CouponJudged,
+}
+
+/// What a run judged about a coupon.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CouponJudged {
+    /// As a whole.
+    pub whole: Judged,
+    /// About its drops without a report.
+    pub other_drops: Judged,
 }
 
 impl Kinds {
@@ -96,12 +105,16 @@ impl Run {
         drop: Option<DropId>,
         kind: AlertKind,
     ) -> Judgement {
+        let Some(coupon) = coupon else {
+            return self.judged.whole.says(kind);
+        };
+        let of_coupon = self.judged.coupons.get(&coupon);
+        let of_coupon = of_coupon.unwrap_or(&self.judged.others);
         let Some(drop) = drop else {
-            let own = coupon.and_then(|coupon| self.judged.coupons.get(&coupon));
-            return own.unwrap_or(&self.judged.whole).says(kind);
+            return of_coupon.whole.says(kind);
         };
         let mut reports = self.drops.iter().filter(|report| report.drop_id == drop);
         let report = reports.next().map(|report| &report.judged);
-        report.unwrap_or(&self.judged.unlisted).says(kind)
+        report.unwrap_or(&of_coupon.other_drops).says(kind)
     }
 }
