@@ -4,70 +4,193 @@
 //! rolled back.
 //!
 //! In this crate, *their* stores are those of that team, and *our* database is Firstcome's. `pass`
-//! holds the order: `look` reads their stores, `memory` knows what earlier looks saw, `queue` knows
-//! what has passed, `judge` decides what differs (pure), `unasked` which repairs need nobody
-//! (pure), `plan` which were confirmed, `repair` writes rows, and `says` words it.
+//! goes through the file, and `campaign` through one campaign: `look` reads their stores, `judge`
+//! compares (pure), `memory` knows what earlier looks saw and `queue` what has passed, `found` words
+//! what is old enough, `unasked` says which repairs need nobody (pure), and `repair` writes rows. In
+//! our tables, a block of the file is a coupon, and a campaign a drop
+//! ([`firstcome_shared::subject`], docs/decisions/0041-attach.md).
 
+mod campaign;
+pub mod checks;
 pub mod clock;
+mod dead_letters;
+pub mod error;
 pub mod file;
 pub mod forms;
+mod found;
+pub mod judge;
+pub mod look;
+pub mod memory;
+mod once;
 pub mod pass;
+pub mod plan;
+pub mod queue;
+pub mod repair;
+pub mod says;
+pub mod sql;
+pub mod store;
 pub mod text;
+pub mod unasked;
+pub mod users;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use firstcome_shared::config::TlsArgs;
+use anyhow::Context as _;
+use firstcome_shared::config::{KafkaArgs, MysqlArgs, RedisArgs, TlsArgs};
+use firstcome_shared::redis::Redis;
 use firstcome_shared::report::Run;
 use secrecy::SecretString;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::error::Answer;
 use crate::file::AttachFile;
 pub use crate::pass::{Confirm, PassOptions, Shown, Stopped};
+use crate::pass::{Pass, State};
+use crate::plan::Ours;
+use crate::queue::{Brokers, StageReader};
+use crate::sql::{Database, Purpose, Session};
+use crate::store::Store;
+use crate::text::Values;
+use crate::users::Hasher;
 
-/// A file, their stores, ours, and what the looks of this process saw.
+/// A file, their stores, ours, and what the looks of this process saw. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
     pub file: Arc<AttachFile>,
     /// Ages of differences follow this clock; tests move it.
     pub clock: Clock,
+    /// Where runs, alerts and confirmations are recorded. Without it, every repair waits for names.
+    pub ours: Option<Ours>,
+    pub(crate) database: Database,
+    redis: Option<Redis>,
+    pub(crate) brokers: Option<Brokers>,
+    pub(crate) tls: TlsArgs,
+    pub(crate) timeout_ms: u64,
+    pub(crate) hasher: Hasher,
+    pub(crate) state: Arc<Mutex<State>>,
 }
 
 impl Engine {
     /// Connects to nothing yet.
     pub fn new(
         file: AttachFile,
-        _ours: Option<&SecretString>,
-        _tls: &TlsArgs,
-        _timeout_ms: u64,
+        ours: Option<&SecretString>,
+        tls: &TlsArgs,
+        timeout_ms: u64,
     ) -> anyhow::Result<Self> {
+        let redis = file.redis.as_ref().map(|url| {
+            let url = url.clone().into();
+            let settings = RedisArgs::at(url, file.redis_cluster, tls, timeout_ms);
+            anyhow::Ok(Redis::new(&settings.context("redis")?)?)
+        });
+        let brokers = file.kafka.as_ref().map(|addresses| {
+            let properties = file.kafka_properties.clone().unwrap_or_default();
+            let security = KafkaArgs::at(addresses, &properties.into(), tls).context("kafka")?;
+            anyhow::Ok(Brokers {
+                addresses: addresses.clone(),
+                security,
+            })
+        });
+        let ours = ours.map(|url| Ours::new(MysqlArgs::at(url.clone(), tls, timeout_ms)?));
         Ok(Self {
+            database: Database::new(&file.database, tls, timeout_ms)?,
+            redis: redis.transpose()?,
+            brokers: brokers.transpose()?,
+            ours: ours.transpose()?,
             file: Arc::new(file),
             clock: Clock::default(),
+            tls: tls.clone(),
+            timeout_ms,
+            hasher: Hasher::default(),
+            state: Arc::default(),
         })
     }
 
-    /// Looks at the campaigns that are due, advances the rounds of their queues, and repairs what
-    /// may be repaired. Never sleeps.
+    /// Looks at the campaigns that are due, moves the rounds of their queues, and repairs what may
+    /// be repaired. Never sleeps.
     pub async fn pass(
-        &self,
-        _options: &PassOptions,
-        _run: &mut Run,
-        _stop: &CancellationToken,
-    ) -> Result<Shown, Stopped> {
-        Ok(Shown::default())
-    }
-
-    /// Passes until no difference can become older, as `--once` does.
-    pub async fn once(
         &self,
         options: &PassOptions,
         run: &mut Run,
         stop: &CancellationToken,
     ) -> Result<Shown, Stopped> {
-        self.pass(options, run, stop).await
+        let mut state = self.state.lock().await;
+        Pass::new(self, options, stop).run(run, &mut state).await
     }
 
-    /// Reads how far the stages of queues are, between passes.
-    pub async fn advance(&self) {}
+    /// Moves the rounds of queues between passes: a list must be seen empty, and may be so for a
+    /// moment only. Errors are those of the next pass.
+    pub async fn advance(&self) {
+        let Ok(mut state) = self.state.try_lock() else {
+            return;
+        };
+        let mut store = self.store();
+        for memory in state.memories.values_mut() {
+            let id = memory.id.clone();
+            let mut reader = StageReader {
+                store: store.as_mut(),
+                brokers: self.brokers.as_ref(),
+                session: None,
+                values: Values {
+                    id: &id,
+                    ..Values::default()
+                },
+            };
+            if let Err(error) = memory.advance(&mut reader, self.clock.now()).await {
+                tracing::debug!(%error, "a queue could not be read between passes");
+            }
+        }
+    }
+
+    /// Checks the file against their stores: all that a pass would refuse, at once.
+    pub async fn check(&self) -> Answer<BTreeSet<String>> {
+        let mut said = BTreeSet::new();
+        for block in &self.file.campaigns {
+            let mut session = self.reading().await?;
+            let place = format!("campaign {:?}", block.name);
+            match pass::targets(block, &mut session).await {
+                Ok(targets) => match targets.first() {
+                    Some(target) => {
+                        let stages = block.stages().iter();
+                        let stages: Vec<_> =
+                            stages.map(|stage| stage.for_campaign(&target.id)).collect();
+                        let mut store = self.store();
+                        let mut reader = StageReader {
+                            store: store.as_mut(),
+                            brokers: self.brokers.as_ref(),
+                            session: None,
+                            values: target.values(),
+                        };
+                        let checked = reader.check(&stages).await;
+                        said.extend(checked.err().map(|error| format!("{place}: {error}")));
+                    }
+                    None => {
+                        said.insert(format!("{place}: each selects no campaign now"));
+                    }
+                },
+                Err(error) => {
+                    said.insert(format!("{place}: {error}"));
+                }
+            }
+            for (field, statement) in block.statements() {
+                let mut session = self.reading().await?;
+                if let Err(error) = session.describe(&field, statement).await {
+                    said.insert(format!("{place}: {error}"));
+                }
+            }
+        }
+        Ok(said)
+    }
+
+    pub(crate) async fn reading(&self) -> Answer<Session> {
+        self.database.open(Purpose::Read).await
+    }
+
+    pub(crate) fn store(&self) -> Option<Store> {
+        let redis = self.redis.as_ref()?;
+        Some(Store::new(redis, self.file.redis_cluster))
+    }
 }

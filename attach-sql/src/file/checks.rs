@@ -214,6 +214,21 @@ fn key_names(campaign: &Campaign) -> Vec<KeyName> {
     names
 }
 
+impl Campaign {
+    /// Returns all statements but `each`, by the names of their fields.
+    pub fn statements(&self) -> Vec<(String, &Statement)> {
+        let mut all = reads(self);
+        let issue = self.issue.iter().enumerate();
+        all.extend(issue.map(|(at, statement)| (format!("issue {}", at + 1), statement)));
+        all.extend(
+            self.resolve
+                .iter()
+                .map(|statement| ("resolve".to_owned(), statement)),
+        );
+        all
+    }
+}
+
 /// Returns the statements that read, by the names of their fields.
 fn reads(campaign: &Campaign) -> Vec<(String, &Statement)> {
     let mut reads = Vec::new();

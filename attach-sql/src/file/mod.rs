@@ -19,7 +19,7 @@ use toml::{Table, Value};
 
 use crate::text::Statement;
 
-pub use self::keys::{CountKey, Counts, HashValues, KeyKind, UsersKey};
+pub use self::keys::{CountKey, Counts, HashValues, KeyKind, UsersKey, fill};
 pub use self::stage::Stage;
 
 /// The stores, the campaigns, and the checks of the whole file.

@@ -70,7 +70,8 @@ impl Headline {
                 | Kind::Unfilled
                 | Kind::OverIssued
                 | Kind::DuplicateRow
-                | Kind::BadUse,
+                | Kind::BadUse
+                | Kind::Check,
             ) => if_whole(Self::Sentence, Self::NotRepaired),
         }
     }

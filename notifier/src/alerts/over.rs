@@ -66,7 +66,8 @@ pub(crate) fn ends_when(kind: AlertKind) -> EndsWhen {
             | Kind::RedisLost
             | Kind::Unfilled
             | Kind::OverIssued
-            | Kind::DuplicateRow,
+            | Kind::DuplicateRow
+            | Kind::Check,
         ) => EndsWhen::Compared,
     }
 }

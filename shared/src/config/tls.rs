@@ -1,9 +1,11 @@
 //! Files for connections to the stores.
 
+use anyhow::Error;
 use clap::Args;
+use tokio_rustls::rustls::ClientConfig;
 
 use super::ssl_cert_file;
-use crate::tls::TlsFiles;
+use crate::tls::{Store, Tls, TlsFiles};
 
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Stores")]
@@ -17,6 +19,12 @@ pub struct TlsArgs {
 }
 
 impl TlsArgs {
+    /// Returns the settings for TLS to an attached system's PostgreSQL.
+    pub fn for_postgres(&self) -> anyhow::Result<ClientConfig> {
+        let tls = Tls::new(Store::Mysql, &self.files()).map_err(Error::msg)?;
+        Ok(tls.client_config())
+    }
+
     /// Returns the files. A variable that is set but empty, as in docker-compose, counts as not
     /// set.
     pub(super) fn files(&self) -> TlsFiles {

@@ -98,14 +98,16 @@ const SETTINGS: &str = "SET SESSION sql_mode = \
 /// Opens a connection with Firstcome's session settings: for the pool, and outside it for locks
 /// that last as long as their connection.
 pub(super) async fn establish(address: &StoreAddress) -> ConnectionResult<Conn> {
-    Conn::try_from(open(address, vec![SETTINGS]).await?).await
+    Conn::try_from(open(address, vec![SETTINGS], true).await?).await
 }
 
 /// Opens a connection and runs these statements. Uses mysql_async, because diesel hides the kind of
-/// error, but with diesel's options.
+/// error, but with diesel's options. `counts_found` counts the rows that an UPDATE matches, and not
+/// only those that it changes.
 pub(super) async fn open(
     address: &StoreAddress,
     init: Vec<&'static str>,
+    counts_found: bool,
 ) -> ConnectionResult<mysql_async::Conn> {
     let opts = Opts::from_url(address.url())
         .map_err(|error| ConnectionError::InvalidConnectionUrl(error.to_string()))?;
@@ -115,7 +117,7 @@ pub(super) async fn open(
         // may belong to another server behind a tunnel or proxy, or not exist.
         .prefer_socket(Some(false))
         .stmt_cache_size(0)
-        .client_found_rows(true);
+        .client_found_rows(counts_found);
     let tls = address.tls();
     let opts: Opts = opts.ssl_opts(tls.map(Tls::for_mysql)).into();
     let conn = mysql_async::Conn::new(opts.clone()).await;

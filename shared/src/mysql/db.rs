@@ -345,9 +345,9 @@ impl Db {
     }
 
     /// Opens a connection without Firstcome's session settings, which other products than MySQL may
-    /// refuse.
+    /// refuse. It counts only the rows that a statement changes.
     pub async fn plain(settings: &DbSettings) -> DbResult<mysql_async::Conn> {
-        within(settings, open(&settings.url, Vec::new())).await
+        within(settings, open(&settings.url, Vec::new(), false)).await
     }
 }
 

@@ -126,7 +126,8 @@ impl AlertKind {
                 | Kind::BrokenPromise
                 | Kind::OverIssued
                 | Kind::DuplicateRow
-                | Kind::BadUse,
+                | Kind::BadUse
+                | Kind::Check,
             ) => (facts.users, facts.to_do),
         };
         // Such an alert is about the installation, and has no findings to list.

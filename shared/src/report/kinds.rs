@@ -42,6 +42,8 @@ pub enum Kind {
     DuplicateRow,
     /// A code is used, and its coupon has no row.
     BadUse,
+    /// A row that a check of an attached system returns.
+    Check,
 }
 
 /// The kind of an alert: what one mail is about.
@@ -455,6 +457,13 @@ impl AlertKind {
                 users: "A shop gave something for a code that nobody holds.",
                 to_do: "See whether its row was lost: passes write it again. If the coupon was \
                         revoked, settle it with the shop, then undo the use by SQL.",
+                ..WARNING
+            },
+            Self::Left(Kind::Check) => KindFacts {
+                noun: ["row of a check", "rows of checks"],
+                users: "The team's own check says what users notice.",
+                to_do: "The sentence says what to do. It is over once the check returns no such \
+                    row.",
                 ..WARNING
             },
             Self::Left(Kind::DuplicateRow) => KindFacts {

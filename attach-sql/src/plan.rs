@@ -1,0 +1,147 @@
+//! What our records say about repairs: whether a person has confirmed a plan of a block's text, and
+//! which rows were ours within a day. Without a database of ours, nothing is known, and every
+//! repair waits for names.
+
+use std::collections::HashSet;
+
+use diesel::prelude::{
+    BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _,
+};
+use diesel_async::RunQueryDsl as _;
+use firstcome_shared::columns::seconds_from_now;
+use firstcome_shared::domain::DropId;
+use firstcome_shared::mysql::{Db, DbResult, DbSettings};
+use firstcome_shared::report::{ActionKind, Outcome};
+use firstcome_shared::schema::{reconcile_findings, reconciler_state};
+
+use crate::file::Campaign;
+
+const DAY_SECONDS: i64 = 86_400;
+
+/// Our database.
+#[derive(Clone)]
+pub struct Ours {
+    pub db: Db,
+    pub settings: DbSettings,
+}
+
+/// What is recorded about a block's text and stores.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Record {
+    /// A person has confirmed a plan of it.
+    pub is_confirmed: bool,
+    /// Users whom findings named, and who left Redis without a row. Such a text is never trusted.
+    pub left: u64,
+}
+
+impl Record {
+    fn parse(text: &str, fingerprint: u64) -> Option<Self> {
+        let mut words = text.split(' ');
+        if words.next()? != format!("{fingerprint:x}") {
+            return None;
+        }
+        Some(Self {
+            is_confirmed: words.next()? == "confirmed",
+            left: words.next()?.parse().ok()?,
+        })
+    }
+
+    fn text(self, fingerprint: u64) -> String {
+        let word = if self.is_confirmed {
+            "confirmed"
+        } else {
+            "seen"
+        };
+        format!("{fingerprint:x} {word} {}", self.left)
+    }
+}
+
+/// Rows of ours in one campaign within a day.
+#[derive(Debug, Default)]
+pub struct OursToday {
+    pub number: u64,
+    pub users: HashSet<String>,
+}
+
+fn name(block: &Campaign) -> String {
+    format!("attach.{}", block.coupon_id())
+}
+
+impl Ours {
+    pub fn new(settings: DbSettings) -> anyhow::Result<Self> {
+        Ok(Self {
+            db: Db::new(&settings)?,
+            settings,
+        })
+    }
+
+    pub async fn record(&self, block: &Campaign) -> DbResult<Record> {
+        let wanted = name(block);
+        let text: Option<String> = self
+            .db
+            .run("read a plan's record", async move |conn| {
+                let found = reconciler_state::table.find(wanted);
+                found
+                    .select(reconciler_state::value)
+                    .first(conn)
+                    .await
+                    .optional()
+            })
+            .await?;
+        let record = text.and_then(|text| Record::parse(&text, block.fingerprint));
+        Ok(record.unwrap_or_default())
+    }
+
+    pub async fn write_record(&self, block: &Campaign, record: Record) -> DbResult<()> {
+        if self.record(block).await? == record {
+            return Ok(());
+        }
+        let row = (
+            reconciler_state::name.eq(name(block)),
+            reconciler_state::value.eq(record.text(block.fingerprint)),
+        );
+        self.db
+            .run("write a plan's record", async move |conn| {
+                let replace = diesel::replace_into(reconciler_state::table).values(row);
+                replace.execute(conn).await
+            })
+            .await
+            .map(drop)
+    }
+
+    pub async fn today(&self, drop: DropId) -> DbResult<OursToday> {
+        let users: Vec<Option<String>> = self
+            .db
+            .run("rows of ours today", async move |conn| {
+                use reconcile_findings::{action, created_at, drop_id, result, table, user_id};
+                let written = drop_id
+                    .eq(drop.0)
+                    .and(action.eq(ActionKind::Issue.as_str()))
+                    .and(result.eq(Outcome::Applied.as_str()))
+                    .and(created_at.gt(seconds_from_now(-DAY_SECONDS)));
+                table.filter(written).select(user_id).load(conn).await
+            })
+            .await?;
+        Ok(OursToday {
+            number: users.len() as u64,
+            users: users.into_iter().flatten().collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Record;
+
+    #[test]
+    fn record_counts_only_for_the_text_that_it_was_written_for() {
+        let record = Record {
+            is_confirmed: true,
+            left: 2,
+        };
+        let text = record.text(0xab);
+        assert_eq!(Record::parse(&text, 0xab), Some(record));
+        assert_eq!(Record::parse(&text, 0xac), None);
+        assert_eq!(Record::parse("", 0xab), None);
+    }
+}
