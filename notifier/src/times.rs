@@ -132,6 +132,7 @@ impl Policy {
                 | Kind::Stalled
                 | Kind::OverIssued
                 | Kind::DuplicateRow
+                | Kind::Check
                 | Kind::BadUse,
             ) => looks,
         }
