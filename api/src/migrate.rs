@@ -39,7 +39,7 @@ pub async fn run(args: MigrateArgs, shutdown: CancellationToken) -> anyhow::Resu
     let make = async {
         match wait
             .until(&of_mysql(&mysql), async || {
-                migrations::migrate(&mysql).await
+                migrations::migrate(&mysql, migrations::Tables::All).await
             })
             .await?
             .as_slice()

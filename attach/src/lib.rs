@@ -155,7 +155,7 @@ impl Ours {
             // A shop that uses diesel has this table, too, with other migrations.
             let others = self.db.first::<i64>(
                 "look for migrations",
-                sql!("SELECT COUNT(*) FROM __diesel_schema_migrations WHERE version <> '0001'"),
+                sql!("SELECT COUNT(*) FROM __diesel_schema_migrations WHERE version NOT IN ('0001', '0002')"),
             );
             is_ours = others.await.context("DATABASE_URL")? == Some(0);
         }
@@ -164,7 +164,7 @@ impl Ours {
             "DATABASE_URL: that database has tables of others: write one of its own (CREATE \
             DATABASE reconciler)"
         );
-        let migrated = migrations::migrate(&self.settings).await;
+        let migrated = migrations::migrate(&self.settings, migrations::Tables::All).await;
         migrated.context("DATABASE_URL")?;
         anyhow::ensure!(
             self.db.catalogue().await?.is_empty(),

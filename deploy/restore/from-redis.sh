@@ -65,11 +65,11 @@ INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity)
 -- Revocations, with their ids in Redis. They include the rows that they void.
 CREATE TEMPORARY TABLE void_claims AS
     SELECT t.number, c.id AS coupon_id, t.over_ms, IF(c.once_per = 'drop', SUBSTRING_INDEX(t.field, ':', 1), NULL) AS drop_id,
-        IF(c.once_per = 'drop', SUBSTRING(t.field, LOCATE(':', t.field) + 1), t.field) AS user_id
+        IF(c.once_per = 'drop', SUBSTRING(t.field, LOCATE(':', t.field) + 1), t.field) AS user_id, c.once_per
     FROM redis_revocations t JOIN coupons c ON c.id = t.coupon_id;
-INSERT INTO revoked_coupons (id, coupon_id, drop_id, user_id, slot, code, claimed_at, issued_at, issued_by, reason, revoked_by, may_claim_again, again_from)
+INSERT INTO revoked_coupons (id, coupon_id, drop_id, user_id, slot, code, claimed_at, issued_at, issued_by, reason, revoked_by, may_claim_again, again_from, once_per)
     SELECT v.number, v.coupon_id, COALESCE(i.drop_id, v.drop_id, (SELECT MIN(d.id) FROM drops d WHERE d.coupon_id = v.coupon_id)), v.user_id, i.slot,
-        i.code, i.claimed_at, i.issued_at, i.issued_by, 'known to Redis', 'restore', v.over_ms IS NOT NULL, FROM_UNIXTIME(v.over_ms / 1000)
+        i.code, i.claimed_at, i.issued_at, i.issued_by, 'known to Redis', 'restore', v.over_ms IS NOT NULL, FROM_UNIXTIME(v.over_ms / 1000), v.once_per
     FROM void_claims v LEFT JOIN issued_coupons i ON i.coupon_id = v.coupon_id AND i.user_id = v.user_id
         AND (v.drop_id IS NULL OR i.drop_id = v.drop_id) AND (v.over_ms IS NULL OR i.claimed_at <= FROM_UNIXTIME(v.over_ms / 1000))
     WHERE v.number IS NOT NULL AND (v.drop_id IS NULL OR v.drop_id IN (SELECT id FROM drops))
@@ -85,14 +85,20 @@ UPDATE drops d JOIN (SELECT drop_id, COUNT(*) AS number FROM void_rows GROUP BY 
 UPDATE broken_promises p JOIN void_claims v ON v.coupon_id = p.coupon_id AND v.user_id = p.user_id
     SET p.mended_at = UTC_TIMESTAMP(3)
     WHERE p.mended_at IS NULL AND v.over_ms IS NULL AND (v.drop_id IS NULL OR v.drop_id = p.drop_id);
--- Settings. Each drop has its coupon's settings. A trigger moves rows if a quantity gets lower, so that the same statement may
--- not read rows.
-CREATE TEMPORARY TABLE highest_slots AS SELECT drop_id, MAX(slot) AS slot FROM issued_coupons GROUP BY drop_id;
-UPDATE drops d JOIN redis_drops t ON t.drop_id = d.id AND t.coupon_id = d.coupon_id LEFT JOIN highest_slots h ON h.drop_id = d.id
+-- Settings. Each drop has its coupon's settings. Slot limits refer to the quantity, so they follow in this transaction.
+UPDATE /*+ SET_VAR(foreign_key_checks = 0) */ drops d JOIN redis_drops t ON t.drop_id = d.id AND t.coupon_id = d.coupon_id
+    LEFT JOIN (SELECT drop_id, MAX(slot) AS slot FROM issued_coupons GROUP BY drop_id) h ON h.drop_id = d.id
     SET d.quantity = GREATEST(t.quantity, COALESCE(h.slot, 0)),
         d.opens_at = FROM_UNIXTIME(t.opens_ms / 1000), d.closes_at = FROM_UNIXTIME(t.closes_ms / 1000),
         d.closed_early = COALESCE(t.closed_early, FALSE)
     WHERE d.sealed_at IS NULL;
+UPDATE slot_limits l JOIN drops d ON d.id = l.drop_id SET l.quantity = d.quantity WHERE l.slot_limit <= d.quantity AND l.quantity <> d.quantity;
+INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope, quantity, once_per)
+    SELECT d.id, d.quantity, d.coupon_id, IF(c.once_per = 'coupon', 0, d.id), d.quantity, c.once_per FROM drops d JOIN coupons c ON c.id = d.coupon_id
+    LEFT JOIN slot_limits l ON l.drop_id = d.id AND l.slot_limit = d.quantity WHERE l.drop_id IS NULL;
+UPDATE slot_limits l JOIN drops d ON d.id = l.drop_id AND d.quantity < l.slot_limit
+    JOIN issued_coupons i ON i.drop_id = l.drop_id AND i.slot_limit = l.slot_limit SET i.slot_limit = d.quantity;
+DELETE l FROM slot_limits l JOIN drops d ON d.id = l.drop_id WHERE l.slot_limit > d.quantity;
 UPDATE coupons c JOIN (SELECT *, ROW_NUMBER() OVER (PARTITION BY coupon_id ORDER BY opens_ms DESC) AS place FROM redis_drops) t
         ON t.coupon_id = c.id AND t.place = 1
     SET c.quantity = t.quantity, c.paused = COALESCE(t.paused, FALSE), c.waiting_list = COALESCE(t.waiting_list, 0), c.allow_rule = t.allow_rule;

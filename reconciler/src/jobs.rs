@@ -18,7 +18,6 @@ use firstcome_shared::mysql::used_rows::ListedUse;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::report::wording::count;
-use firstcome_shared::sql;
 use firstcome_shared::tuning::Tuning;
 use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -174,18 +173,9 @@ async fn make_ahead(
     Ok(())
 }
 
-/// Writes the slot limits of unsealed drops that have none: the table was lost or restored alone.
-/// Without a limit, no row of a drop can be inserted. One limit, at the quantity, is enough: only a
-/// change that lowers the quantity needs those in between.
+/// Writes slot limits that MySQL has lost.
 async fn restore_limits(stores: &Stores) -> Result<(), StoreError> {
-    let restore = "INSERT INTO slot_limits (drop_id, slot_limit, coupon_id, person_scope) \
-                   SELECT d.id, d.quantity, d.coupon_id, 0 FROM drops d \
-                   LEFT JOIN slot_limits l ON l.drop_id = d.id \
-                   WHERE d.sealed_at IS NULL AND l.drop_id IS NULL";
-    let restored = stores
-        .db
-        .execute("restore slot limits", sql!(restore))
-        .await?;
+    let restored = stores.db.restore_slot_limits().await?;
     if restored > 0 {
         let lost = "MySQL has lost slot limits; they are written again";
         tracing::warn!(restored, "{lost}");

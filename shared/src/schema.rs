@@ -401,6 +401,8 @@ diesel::table! {
         may_claim_again -> Bool,
         revoked_at -> Datetime,
         again_from -> Nullable<Datetime>,
+        #[max_length = 6]
+        once_per -> Varchar,
         person_scope -> Bigint,
         open_scope -> Nullable<Bigint>,
     }
@@ -415,6 +417,9 @@ diesel::table! {
         slot_limit -> Unsigned<Integer>,
         coupon_id -> Bigint,
         person_scope -> Bigint,
+        quantity -> Unsigned<Integer>,
+        #[max_length = 6]
+        once_per -> Varchar,
     }
 }
 

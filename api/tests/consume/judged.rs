@@ -152,9 +152,10 @@ async fn message_read_again_after_erasing_its_holder_changes_nothing() {
     // Users 3 and 4 lost their coupons, the last one before it had a row, and might claim again.
     for returned in [
         "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, claimed_at, reason, \
-         revoked_by, again_from) SELECT slot, coupon_id, drop_id, slot, \
+         revoked_by, again_from, once_per) SELECT slot, coupon_id, drop_id, slot, \
          CONCAT('erased-0000000000000000000', slot), IF(slot = 3, claimed_at, NULL), 'erased', \
-         'erased', IF(slot = 3, NULL, UTC_TIMESTAMP(3) + INTERVAL 1 SECOND) \
+         'erased', IF(slot = 3, NULL, UTC_TIMESTAMP(3) + INTERVAL 1 SECOND), \
+         (SELECT once_per FROM coupons c WHERE c.id = coupon_id) \
          FROM issued_coupons WHERE slot > 2",
         "DELETE FROM issued_coupons WHERE slot > 2",
     ] {

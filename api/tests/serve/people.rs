@@ -119,9 +119,10 @@ async fn user_with_an_open_revocation_is_revoked_although_a_row_exists() {
     world.issue(id, DropId(drop), 1, "u-1").await;
     let status = async || api.mine(id, "u-1").await.json["status"].clone();
     assert_eq!(status().await, "issued");
-    let revoke =
-        "INSERT INTO {db}.revoked_coupons (id, coupon_id, drop_id, user_id, reason, revoked_by)";
-    let revoke = format!("{revoke} VALUES (1, {id}, {drop}, 'u-1', 'fraud', 'Ann')");
+    let revoke = "INSERT INTO {db}.revoked_coupons (id, coupon_id, drop_id, user_id, reason, revoked_by, once_per)";
+    let revoke = format!(
+        "{revoke} SELECT 1, id, {drop}, 'u-1', 'fraud', 'Ann', once_per FROM {{db}}.coupons WHERE id = {id}"
+    );
     world.sql(&revoke).await;
     assert_eq!(status().await, "revoked");
     let end = "UPDATE {db}.revoked_coupons SET again_from = '2020-01-01'";

@@ -41,7 +41,13 @@ pub(crate) async fn new_database(mysql: &MysqlServer) -> String {
         pool_size: 1,
         limit: LIMIT,
     };
-    let migrate = async || drop(migrations::migrate(&settings).await.unwrap());
+    let migrate = async || {
+        drop(
+            migrations::migrate(&settings, migrations::Tables::All)
+                .await
+                .unwrap(),
+        )
+    };
     TABLES.made(&url, migrate).await.unwrap();
     // A copy has no rows, so this draws the key, as a migration does.
     Db::new(&settings).unwrap().code_key().await.unwrap();

@@ -61,7 +61,9 @@ impl World {
         }
         let ours = mysql.database_url(&ours);
         let migrate = async || {
-            migrations::migrate(&mysql_at(&ours)).await.unwrap();
+            migrations::migrate(&mysql_at(&ours), migrations::Tables::All)
+                .await
+                .unwrap();
         };
         TABLES.made(&ours, migrate).await.unwrap();
         let database = mysql.database_url(&theirs);

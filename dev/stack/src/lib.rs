@@ -58,8 +58,8 @@ pub use kafka::{KafkaOptions, KafkaServer};
 pub use kafka_cluster::KafkaCluster;
 pub use mail::{Behaviour, Mail, MailOptions, MailSink, SinkEncryption};
 pub use mysql::{
-    LOCK_WAITS, MysqlOptions, MysqlServer, MysqlSessions, TABLE_LOCK_WAITS, Tables, mysql_client,
-    mysql_connection, mysql_rows, table_statements, with_database,
+    LOCK_WAITS, MysqlOptions, MysqlServer, MysqlSessions, TABLE_LOCK_WAITS, Tables, WRITE_LIMITS,
+    mysql_client, mysql_connection, mysql_rows, table_statements, with_database,
 };
 pub use mysql_pair::MysqlPair;
 pub use ports::ReservedPort;

@@ -30,6 +30,13 @@ pub const LOCK_WAITS: &str = "SELECT COUNT(*) FROM performance_schema.data_lock_
 pub const TABLE_LOCK_WAITS: &str = "SELECT COUNT(*) FROM performance_schema.threads \
      WHERE processlist_db = DATABASE() AND processlist_state LIKE 'Waiting for%lock'";
 
+/// Writes the slot limit of each drop that has none: of drops that a test inserts itself.
+pub const WRITE_LIMITS: &str = "INSERT INTO slot_limits \
+     (drop_id, slot_limit, coupon_id, person_scope, quantity, once_per) \
+     SELECT d.id, d.quantity, d.coupon_id, IF(c.once_per = 'coupon', 0, d.id), d.quantity, c.once_per \
+     FROM drops d JOIN coupons c ON c.id = d.coupon_id \
+     LEFT JOIN slot_limits l ON l.drop_id = d.id WHERE l.drop_id IS NULL";
+
 /// Options for starting MySQL.
 #[derive(Debug, Clone, Default)]
 pub struct MysqlOptions {
@@ -163,8 +170,8 @@ impl Tables {
     }
 }
 
-/// Returns the statements that recreate a database's tables and triggers. The only rows are
-/// diesel's record of migrations.
+/// Returns the statements that recreate a database's tables. The only rows are diesel's record of
+/// migrations.
 pub async fn table_statements(url: &str) -> Result<Vec<String>> {
     let names = async |sql: &str| {
         anyhow::Ok(
@@ -178,11 +185,6 @@ pub async fn table_statements(url: &str) -> Result<Vec<String>> {
     let mut all = vec!["SET foreign_key_checks = 0".to_owned()];
     for table in names("SHOW TABLES").await? {
         all.push(query(url, &format!("SHOW CREATE TABLE {table}")).await?[0][1].clone());
-    }
-    let triggers = "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = DATABASE() ORDER BY action_order";
-    for trigger in names(triggers).await? {
-        let shown = &query(url, &format!("SHOW CREATE TRIGGER {trigger}")).await?[0];
-        all.extend([format!("SET sql_mode = '{}'", shown[1]), shown[2].clone()]);
     }
     let run = names("SELECT version FROM __diesel_schema_migrations")
         .await?

@@ -85,7 +85,13 @@ impl Desk {
             pool_size: 4,
             limit: Duration::from_secs(10),
         };
-        let migrate = async || drop(migrations::migrate(&settings).await.unwrap());
+        let migrate = async || {
+            drop(
+                migrations::migrate(&settings, migrations::Tables::All)
+                    .await
+                    .unwrap(),
+            )
+        };
         TABLES.made(&url, migrate).await.unwrap();
         let sink = MailSink::start(MailOptions { folder: None, tls })
             .await

@@ -5,6 +5,7 @@ use firstcome_notifier::{Clock as _, MissedRun, Notifier, NotifyArgs};
 use firstcome_shared::report::{
     ActionKind, Cause, FailureCause, Finding, Kind, Outcome, Run, Status,
 };
+use firstcome_stack::WRITE_LIMITS;
 
 use crate::desk::{A, B, Desk, parsed, text, thread};
 use crate::world::{applied, cased, drop_report, finding, left, run};
@@ -471,6 +472,7 @@ async fn notice_about_broken_promises_says_what_became_of_them() {
         "INSERT INTO drops (id, coupon_id, opens_at, quantity) VALUES (7, 1, '2026-12-01', 100)",
     )
     .await;
+    desk.run(WRITE_LIMITS).await;
     for n in 101..=103 {
         desk.run(&format!(
             "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id) \
@@ -490,6 +492,7 @@ async fn notice_about_broken_promises_says_what_became_of_them() {
         "INSERT INTO drops (id, coupon_id, opens_at, quantity) VALUES (8, 1, '2026-12-02', 100)",
     )
     .await;
+    desk.run(WRITE_LIMITS).await;
     desk.run(
         "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, issued_by, slot_limit, person_scope) \
          SELECT 8, 1, 1, 'customer-00103', 'c3', UTC_TIMESTAMP(3), 'reconciler', slot_limit, person_scope \

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::ids::{draw_id, drop_id};
 use super::ops_actions::{Operator, OperatorAct};
+use super::slot_limits::follow_quantity;
 use super::sql::{read_as, row};
 use super::{Conn, Db, DbResult, Refusal, Sql, json, list, refusal};
 use crate::coupon::{Allow, AllowList, Coupon, CouponSettings, Drop, DropWindow};
@@ -442,6 +443,7 @@ async fn insert_drop(
     let closes_at = drop.closes_at;
     let insert = sql!(insert, id, coupon, day, opens_at, closes_at, quantity);
     match insert.run(conn).await {
+        Ok(_) => follow_quantity(conn, id).await.map(|()| true),
         Err(error) if refusal(&error) == Some(Refusal::Duplicate) => {
             // A locking read sees the other row even if it is newer than this transaction.
             let owner: Option<CouponId> =
@@ -450,7 +452,7 @@ async fn insert_drop(
                     .await?;
             Ok(owner.is_none_or(|owner| owner == coupon))
         }
-        other => other.map(|_| true),
+        Err(error) => Err(error),
     }
 }
 

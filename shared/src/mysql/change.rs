@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::catalogue::{coupon_with_drops, coupon_with_unsealed_drops, settings};
 use super::ops_actions::{Operator, OperatorAct};
+use super::slot_limits::follow_quantity;
 use super::{Conn, Db, DbResult, list};
 use crate::coupon::{Coupon, CouponPatch, Drop};
 use crate::domain::{CouponId, DropId};
@@ -183,15 +184,21 @@ async fn write(conn: &mut Conn, coupon: &Coupon, drops: &[Drop]) -> QueryResult<
     let update = sql!("UPDATE coupons SET ").and(settings(&coupon.settings));
     update.and(at_revision).run(conn).await?;
     for drop in drops {
-        let update = "UPDATE drops SET quantity = ?, opens_at = ?, closes_at = ?, closed_early = \
-            ? WHERE id = ?";
-        let quantity = drop.quantity;
+        let update = "UPDATE drops SET opens_at = ?, closes_at = ?, closed_early = ? WHERE id = ?";
         let opens_at = drop.opens_at;
         let closes_at = drop.closes_at;
         let early = drop.closed_early;
         let id = drop.id;
-        let update = sql!(update, quantity, opens_at, closes_at, early, id);
+        let update = sql!(update, opens_at, closes_at, early, id);
         update.run(conn).await?;
+        // The limits refer to the quantity, and both cannot change in one statement. So this one
+        // does without that check, and the limits follow in this transaction.
+        let quantity = "UPDATE /*+ SET_VAR(foreign_key_checks = 0) */ drops SET quantity = ? \
+            WHERE id = ? AND quantity <> ?";
+        let quantity = sql!(quantity, drop.quantity, id, drop.quantity);
+        if quantity.run(conn).await? > 0 {
+            follow_quantity(conn, id).await?;
+        }
     }
     Ok(())
 }

@@ -14,18 +14,38 @@ use super::refusal::is_missing_table;
 use super::{Conn, Db, DbSettings, product};
 use crate::sql;
 
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../migrations");
+const RECORDS: EmbeddedMigrations = embed_migrations!("../migrations/records");
+const CLAIMS: EmbeddedMigrations = embed_migrations!("../migrations/claims");
+
+/// The tables that a program needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tables {
+    /// What a reconciler records about its work.
+    Records,
+    /// These, and coupons, claims and their rows.
+    All,
+}
+
+impl Tables {
+    /// Returns their migrations, oldest first.
+    fn migrations(self) -> Vec<EmbeddedMigrations> {
+        match self {
+            Self::Records => vec![RECORDS],
+            Self::All => vec![RECORDS, CLAIMS],
+        }
+    }
+}
 
 /// Maximum wait for another process that migrates the same database.
 const LOCK_WAIT_SECONDS: i32 = 300;
 
-/// Runs every pending migration, and returns their names, oldest first.
-pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
+/// Runs every pending migration of these tables, and returns their names, oldest first.
+pub async fn migrate(settings: &DbSettings, tables: Tables) -> anyhow::Result<Vec<String>> {
     let patient = DbSettings {
         limit: settings.limit.max(Duration::from_secs(30)),
         ..settings.clone()
     };
-    product::check(&patient).await?;
+    product::check(&patient, tables).await?;
     let mut conn = Db::dedicated(&patient).await?;
     // MySQL releases the lock when the connection closes, even after an error.
     let got = get_lock(&mut conn, "firstcome-migrate:", LOCK_WAIT_SECONDS).await;
@@ -35,28 +55,34 @@ pub async fn migrate(settings: &DbSettings) -> anyhow::Result<Vec<String>> {
             what it is waiting for"
         );
     }
-    let done = tokio::task::spawn_blocking(move || run_pending(conn)).await??;
-    // Generate the key before the first row exists, so that every backup with rows contains it.
-    Db::new(&patient)?
-        .code_key()
-        .await
-        .context("cannot read the key of the codes")?;
+    let done = tokio::task::spawn_blocking(move || run_pending(conn, tables)).await??;
+    if tables == Tables::All {
+        // Generate the key before the first row exists, so that every backup with rows contains it.
+        Db::new(&patient)?
+            .code_key()
+            .await
+            .context("cannot read the key of the codes")?;
+    }
     Ok(done)
 }
 
-fn run_pending(conn: Conn) -> anyhow::Result<Vec<String>> {
+fn run_pending(conn: Conn, tables: Tables) -> anyhow::Result<Vec<String>> {
     let mut harness = AsyncMigrationHarness::new(conn);
-    let done = harness
-        .run_pending_migrations(MIGRATIONS)
-        .map_err(|error| anyhow::anyhow!("a migration failed: {error}"))?;
-    Ok(done.iter().map(ToString::to_string).collect())
+    let mut names = Vec::new();
+    for migrations in tables.migrations() {
+        let done = harness
+            .run_pending_migrations(migrations)
+            .map_err(|error| anyhow::anyhow!("a migration failed: {error}"))?;
+        names.extend(done.iter().map(ToString::to_string));
+    }
+    Ok(names)
 }
 
 /// Checks that all of this build's migrations have run in the database of `db`, which has these
 /// settings. It only reads: diesel's own check tries to create a table, which the services' user
 /// need not be allowed to do.
 pub async fn check(db: &Db, settings: &DbSettings) -> anyhow::Result<()> {
-    product::check(settings).await?;
+    product::check(settings, Tables::All).await?;
     let ran: Vec<String> = db
         .run("read which migrations ran", async |conn| {
             let ran = sql!("SELECT version FROM __diesel_schema_migrations");
@@ -66,10 +92,14 @@ pub async fn check(db: &Db, settings: &DbSettings) -> anyhow::Result<()> {
             }
         })
         .await?;
-    let known = MigrationSource::<Mysql>::migrations(&MIGRATIONS)
-        .map_err(|error| anyhow::anyhow!("the migrations of this build can't be read: {error}"))?;
     let has_run = |name: &dyn MigrationName| ran.contains(&name.version().to_string());
-    let lacking = known.iter().filter(|it| !has_run(it.name())).count();
+    let mut lacking = 0;
+    for migrations in Tables::All.migrations() {
+        let known = MigrationSource::<Mysql>::migrations(&migrations).map_err(|error| {
+            anyhow::anyhow!("the migrations of this build can't be read: {error}")
+        })?;
+        lacking += known.iter().filter(|it| !has_run(it.name())).count();
+    }
     if lacking > 0 {
         bail!("the database lacks {lacking} migration(s); run `firstcome-api migrate` first");
     }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use anyhow::bail;
 use mysql_async::prelude::Queryable as _;
 
+use super::migrations::Tables;
 use super::{Db, DbSettings};
 
 /// ProxySQL answers this exact text itself.
@@ -15,8 +16,8 @@ const VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
     ('version', 'version_comment', 'wsrep_on', 'pxc_strict_mode')";
 
 /// # Errors
-/// If the server is a product that is not supported, or cannot be reached.
-pub(super) async fn check(settings: &DbSettings) -> anyhow::Result<()> {
+/// If the server is a product that does not support these tables, or cannot be reached.
+pub(super) async fn check(settings: &DbSettings, tables: Tables) -> anyhow::Result<()> {
     let mut conn = Db::plain(settings).await?;
     let asked = async {
         let comment: Option<String> = conn.query_first(PROXY).await?;
@@ -37,29 +38,45 @@ pub(super) async fn check(settings: &DbSettings) -> anyhow::Result<()> {
         );
     }
     let variables = variables.iter().map(|(name, value)| (&**name, &**value));
-    match unsupported(&variables.collect()) {
-        Some(why) => bail!("{why}; use MySQL 8.4 or newer, or a service that runs it"),
-        None => Ok(()),
+    let Some(why) = unsupported(&variables.collect(), tables) else {
+        return Ok(());
+    };
+    match tables {
+        Tables::All => bail!("{why}; use MySQL 8.4 or newer, or a service that runs it"),
+        Tables::Records => bail!("{why}; use MySQL 8.0 or newer, or MariaDB 10.11 or newer"),
     }
 }
 
-/// Products that name themselves in their version or its comment.
-const PRODUCTS: [&str; 4] = ["MariaDB", "TiDB", "Vitess", "PlanetScale"];
+/// Products that name themselves in their version or its comment, and do not support the tables.
+fn products(tables: Tables) -> &'static [&'static str] {
+    const OTHERS: [&str; 4] = ["TiDB", "Vitess", "PlanetScale", MARIADB];
+    match tables {
+        Tables::All => &OTHERS,
+        Tables::Records => &OTHERS[..3],
+    }
+}
 
-/// The oldest MySQL that runs the migration. The oldest that is supported is 8.4, but services that
-/// are compatible with 8.0 are not refused.
-const OLDEST: [u32; 3] = [8, 0, 29];
+const MARIADB: &str = "MariaDB";
 
-/// Returns why a server with these variables is not supported.
-fn unsupported(variables: &HashMap<&str, &str>) -> Option<String> {
+/// The oldest version that these tables were made for.
+fn oldest(tables: Tables, is_mariadb: bool) -> [u32; 2] {
+    match tables {
+        Tables::Records if is_mariadb => [10, 11],
+        Tables::Records => [8, 0],
+        Tables::All => [8, 4],
+    }
+}
+
+/// Returns why a server with these variables does not support these tables.
+fn unsupported(variables: &HashMap<&str, &str>, tables: Tables) -> Option<String> {
     let value = |name| variables.get(name).copied().unwrap_or_default();
     let version = value("version");
     let comment = value("version_comment");
-    let is = |name: &&&str| version.contains(**name) || comment.contains(**name);
-    if let Some(name) = PRODUCTS.iter().find(is) {
+    let is = |name: &str| version.contains(name) || comment.contains(name);
+    if let Some(name) = products(tables).iter().find(|name| is(name)) {
         return Some(format!(
             "{name} ({version}) is not supported: it lacks, or does not do like MySQL, one of \
-            triggers, CHECK constraints, `read_only` and GET_LOCK"
+            CHECK constraints, foreign keys, `read_only` and GET_LOCK"
         ));
     }
     if variables.contains_key("pxc_strict_mode") || value("wsrep_on") == "ON" {
@@ -74,12 +91,9 @@ fn unsupported(variables: &HashMap<&str, &str>) -> Option<String> {
         .split(['.', '-'])
         .map_while(|part| part.parse().ok())
         .collect();
-    let is_old = match numbers.as_slice() {
-        [major, minor, patch, ..] => [*major, *minor, *patch] < OLDEST,
-        [major, ..] => *major < OLDEST[0],
-        [] => false,
-    };
-    is_old.then(|| format!("MySQL {version} is too old: it has no CREATE TRIGGER IF NOT EXISTS"))
+    let oldest = oldest(tables, is(MARIADB));
+    let is_old = numbers.first_chunk().is_some_and(|found| *found < oldest);
+    is_old.then(|| format!("{version} is too old"))
 }
 
 #[cfg(test)]
@@ -87,36 +101,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_unsupported_products_and_too_old_versions_are_refused() {
-        for (variables, says) in [
-            ("version=8.4.6", None),
-            ("version=9.7.4;version_comment=Source distribution", None),
-            ("version=8.0.36;wsrep_on=OFF", None),
-            ("version=8.4.6-6;version_comment=Percona Server (GPL)", None),
-            ("", None),
-            ("version=11.4.2-MariaDB-ubu2404", Some("MariaDB")),
+    fn unsupported_products_and_too_old_versions_are_refused_for_the_tables_they_lack() {
+        use Tables::{All, Records};
+        for (variables, supports) in [
+            ("version=8.4.6", &[All, Records][..]),
             (
-                "version=10.11.6;version_comment=MariaDB Server",
-                Some("MariaDB"),
+                "version=9.7.4;version_comment=Source distribution",
+                &[All, Records],
             ),
-            ("version=8.0.11-TiDB-v8.1.0", Some("TiDB")),
-            ("version=8.0.30-Vitess", Some("Vitess")),
             (
-                "version=8.0.42;wsrep_on=ON;pxc_strict_mode=ENFORCING",
-                Some("now: ENFORCING"),
+                "version=8.4.6-6;version_comment=Percona Server (GPL)",
+                &[All, Records],
             ),
-            ("version=8.0.mysql_aurora.3.08.0", None),
-            ("version=8.0.29", None),
-            ("version=8.0.28", Some("too old")),
-            ("version=5.7.44-log", Some("too old")),
+            ("", &[All, Records]),
+            ("version=8.0.36;wsrep_on=OFF", &[Records]),
+            ("version=8.0.mysql_aurora.3.08.0", &[Records]),
+            ("version=11.4.2-MariaDB-ubu2404", &[Records]),
+            ("version=10.11.6;version_comment=MariaDB Server", &[Records]),
+            ("version=10.6.18-MariaDB", &[]),
+            ("version=5.7.44-log", &[]),
+            ("version=8.0.11-TiDB-v8.1.0", &[]),
+            ("version=8.0.30-Vitess", &[]),
+            ("version=8.4.2;wsrep_on=ON;pxc_strict_mode=ENFORCING", &[]),
         ] {
             let pairs = variables.split(';').filter_map(|pair| pair.split_once('='));
-            let said = unsupported(&pairs.collect());
-            let fits = match says {
-                None => said.is_none(),
-                Some(says) => said.as_ref().is_some_and(|said| said.contains(says)),
-            };
-            assert!(fits, "{variables}: {said:?}");
+            let variables = pairs.collect();
+            for tables in [All, Records] {
+                let why = unsupported(&variables, tables);
+                let is_supported = supports.contains(&tables);
+                assert_eq!(
+                    why.is_none(),
+                    is_supported,
+                    "{variables:?}, {tables:?}: {why:?}"
+                );
+            }
         }
     }
 }

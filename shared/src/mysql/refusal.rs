@@ -23,11 +23,10 @@ pub enum Refusal {
 
 /// Beginnings of MySQL's messages about invalid data. The last two concern text with characters
 /// that the column cannot store.
-const BAD_DATA: [&str; 6] = [
+const BAD_DATA: [&str; 5] = [
     "Data too long",
     "Incorrect ",
     "Out of range",
-    "firstcome: ",
     "Illegal mix of coll",
     "Conversion from coll",
 ];

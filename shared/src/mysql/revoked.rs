@@ -254,7 +254,7 @@ async fn insert(conn: &mut Conn, new: &NewRevocation) -> QueryResult<InsertedRev
         .await?;
         let above = latest.unwrap_or(0).max(new.after) + 1;
         let insert = "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, \
-            reason, revoked_by, may_claim_again) VALUES (?, ?, ?, ?, ?, ?, ?, ?) \
+            reason, revoked_by, may_claim_again, once_per) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) \
             ON DUPLICATE KEY UPDATE id = id";
         let id = draw_id(Utc::now()).max(above);
         let coupon = new.coupon;
@@ -264,7 +264,10 @@ async fn insert(conn: &mut Conn, new: &NewRevocation) -> QueryResult<InsertedRev
         let reason = &new.reason;
         let by = &new.by;
         let again = new.may_claim_again;
-        let insert = sql!(insert, id, coupon, drop, slot, user, reason, by, again);
+        let once_per = new.once_per.as_str();
+        let insert = sql!(
+            insert, id, coupon, drop, slot, user, reason, by, again, once_per
+        );
         insert.run(conn).await?;
         // `None` means that another revocation has this id.
         if let Some(open) = locked_open(conn, new).await? {

@@ -1,13 +1,76 @@
-//! Reads the slot limits that the rows of a whole batch name.
+//! The slot limits of drops (docs/decisions/0011-slot-limits.md): written with each drop and each
+//! change of its quantity, and read for the rows of a whole batch.
 
 use std::collections::HashMap;
 
 use diesel::QueryResult;
 
-use super::{Conn, json};
+use super::{Conn, Db, DbResult, json};
 use crate::claim::Claim;
-use crate::domain::Slot;
+use crate::domain::{DropId, Slot};
 use crate::sql;
+
+/// The limits that refer to an earlier quantity of the drop and are not above its quantity now.
+const REFER: &str = "UPDATE slot_limits l JOIN drops d ON d.id = l.drop_id \
+    SET l.quantity = d.quantity \
+    WHERE l.drop_id = ? AND l.slot_limit <= d.quantity AND l.quantity <> d.quantity";
+
+/// The limits that the drop's quantity requires and that are missing: the quantity, and below it
+/// every 10,000th slot, or every five-hundredth part of the quantity if that is larger.
+const ADD: &str = "INSERT INTO slot_limits \
+    (drop_id, slot_limit, coupon_id, person_scope, quantity, once_per) \
+    WITH RECURSIVE parts (slot_limit, step, quantity) AS (\
+        SELECT LEAST(GREATEST(10000, quantity DIV 500), quantity), \
+            GREATEST(10000, quantity DIV 500), quantity FROM drops WHERE id = ? \
+        UNION ALL SELECT LEAST(slot_limit + step, quantity), step, quantity FROM parts \
+            WHERE slot_limit < quantity) \
+    SELECT d.id, p.slot_limit, d.coupon_id, IF(c.once_per = 'coupon', 0, d.id), d.quantity, \
+        c.once_per \
+    FROM parts p JOIN drops d ON d.id = ? JOIN coupons c ON c.id = d.coupon_id \
+    WHERE NOT EXISTS (SELECT 1 FROM slot_limits l \
+        WHERE l.drop_id = d.id AND l.slot_limit = p.slot_limit)";
+
+/// Lets the limits of a drop follow its quantity. Must run in the transaction that inserted the drop
+/// or changed its quantity. If the quantity is lower, the rows that name a higher limit, at most
+/// those of one part, get the new one, and the higher limits are deleted; the schema refuses this if
+/// such a row has a higher slot.
+pub(super) async fn follow_quantity(conn: &mut Conn, drop: DropId) -> QueryResult<()> {
+    sql!(REFER, drop).run(conn).await?;
+    sql!(ADD, drop, drop).run(conn).await?;
+    // Locked before the rows change: a transaction that inserts a row with one of them waits, and
+    // the foreign key then refuses it.
+    let higher = "SELECT l.slot_limit FROM slot_limits l JOIN drops d ON d.id = l.drop_id \
+        WHERE l.drop_id = ? AND l.slot_limit > d.quantity FOR UPDATE OF l";
+    if sql!(higher, drop).all::<Vec<Slot>>(conn).await?.is_empty() {
+        return Ok(());
+    }
+    let rows = "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
+        SET i.slot_limit = d.quantity WHERE d.id = ? AND i.slot_limit > d.quantity";
+    sql!(rows, drop).run(conn).await?;
+    let delete = "DELETE l FROM slot_limits l JOIN drops d ON d.id = l.drop_id \
+        WHERE l.drop_id = ? AND l.slot_limit > d.quantity";
+    sql!(delete, drop).run(conn).await?;
+    Ok(())
+}
+
+impl Db {
+    /// Writes the limits of unsealed drops that do not have their quantity as a limit: the table was
+    /// lost or restored alone, or a drop was inserted by hand. Without it, no row of the drop's last
+    /// part can be inserted. Returns the number of these drops.
+    pub async fn restore_slot_limits(&self) -> DbResult<usize> {
+        let what = "restore slot limits";
+        let lacking = "SELECT d.id FROM drops d LEFT JOIN slot_limits l \
+            ON l.drop_id = d.id AND l.slot_limit = d.quantity \
+            WHERE d.sealed_at IS NULL AND l.drop_id IS NULL";
+        let lacking: Vec<DropId> = self.all(what, sql!(lacking)).await?;
+        for drop in &lacking {
+            let drop = *drop;
+            self.transaction(what, async move |conn| follow_quantity(conn, drop).await)
+                .await?;
+        }
+        Ok(lacking.len())
+    }
+}
 
 /// The limits of ranges of slots. One scan of the limits of each drop finds the last one that is
 /// needed: a subquery in the condition would be evaluated for each limit.

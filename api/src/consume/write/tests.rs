@@ -93,7 +93,13 @@ async fn shop(database: &str, quantity: Slot) -> (&'static MysqlServer, Db, Coup
         pool_size: 8,
         limit: Duration::from_secs(30),
     };
-    let migrate = async || drop(migrations::migrate(&settings).await.unwrap());
+    let migrate = async || {
+        drop(
+            migrations::migrate(&settings, migrations::Tables::All)
+                .await
+                .unwrap(),
+        )
+    };
     TABLES
         .made(&mysql.database_url(database), migrate)
         .await

@@ -11,6 +11,7 @@ use firstcome_load::installation::{Installation, InstallationCoupon, until};
 use firstcome_load::ops::Ops;
 use firstcome_load::terminal::step;
 use firstcome_shared::redis::keys::DropKeys;
+use firstcome_stack::WRITE_LIMITS;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mysql_async::prelude::Queryable as _;
 use serde_json::json;
@@ -224,6 +225,7 @@ async fn fill(
         id = old.id
     ))
     .await?;
+    conn.query_drop(WRITE_LIMITS).await?;
     let mut redis = installation.redis().await?;
     let DropKeys { claimants, .. } = keys(installation, old);
     let at_once = (WRITTEN_AT_ONCE / each).max(1);
@@ -255,10 +257,10 @@ async fn fill(
     for (coupon, drop, from) in [(old.id, 101, 0_i64), (PER_DROP, 1, 1 << 40)] {
         conn.query_drop(format!(
             "INSERT INTO revoked_coupons \
-             (id, coupon_id, drop_id, user_id, reason, revoked_by, may_claim_again, again_from, revoked_at) \
+             (id, coupon_id, drop_id, user_id, reason, revoked_by, may_claim_again, again_from, revoked_at, once_per) \
              WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {half}) \
              SELECT {from} + i, {coupon}, {drop}, CONCAT('r-', i), 'x', 'y', 1, \
-             '2020-01-02', '2020-01-02' FROM n",
+             '2020-01-02', '2020-01-02', (SELECT once_per FROM coupons WHERE id = {coupon}) FROM n",
             half = size.revocations / 2
         ))
         .await?;

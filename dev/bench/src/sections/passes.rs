@@ -12,6 +12,7 @@ use firstcome_harness::{Role, Service};
 use firstcome_load::installation::{Installation, InstallationCoupon};
 use firstcome_load::process::peak_memory_kb;
 use firstcome_load::terminal::step;
+use firstcome_stack::WRITE_LIMITS;
 use mysql_async::prelude::Queryable as _;
 use serde_json::Value;
 use tokio::process::Command;
@@ -302,5 +303,6 @@ async fn seal_many(installation: &Installation, count: u32) -> Result<()> {
         values.join(",")
     ))
     .await?;
+    conn.query_drop(WRITE_LIMITS).await?;
     Ok(conn.disconnect().await?)
 }

@@ -288,7 +288,8 @@ impl Injector {
         let quantity = people[0].slot - 1;
         self.delete_rows(&people).await?;
         let sql = format!(
-            "UPDATE drops SET quantity = {quantity} WHERE id = {}",
+            "UPDATE /*+ SET_VAR(foreign_key_checks = 0) */ drops SET quantity = {quantity} \
+             WHERE id = {}",
             self.drop
         );
         self.sql.rows(&sql).await?;
@@ -322,11 +323,13 @@ impl Injector {
         let people = self.pick(n).await?;
         for AffectedUser { slot, user } in &people {
             let sql = format!(
-                "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, reason, revoked_by, revoked_at)
-                 VALUES ({}, {}, {}, {slot}, '{user}', 'drift', 'drift', UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE)",
+                "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, reason, revoked_by, revoked_at, once_per)
+                 SELECT {}, {}, {}, {slot}, '{user}', 'drift', 'drift', UTC_TIMESTAMP(3) - INTERVAL 1 MINUTE, once_per
+                 FROM coupons WHERE id = {}",
                 rand::random_range(1..1_i64 << 50),
                 self.coupon,
-                self.drop
+                self.drop,
+                self.coupon
             );
             self.sql.rows(&sql).await?;
         }

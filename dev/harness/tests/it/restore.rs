@@ -15,11 +15,7 @@ use crate::uses::{Shop, codes, problem, used};
 
 /// Starts a server with the options that managed services use.
 async fn mysql() -> MysqlServer {
-    let extra_args = [
-        "--gtid-mode=ON",
-        "--enforce-gtid-consistency=ON",
-        "--log-bin-trust-function-creators=ON",
-    ];
+    let extra_args = ["--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
     let extra_args = extra_args.map(Into::into).into();
     MysqlServer::start(MysqlOptions::with(extra_args))
         .await

@@ -15,6 +15,8 @@ use crate::local::system::TOPIC;
 pub const REFUSED_EVERY: u32 = 7;
 
 const SEND_LIMIT: Duration = Duration::from_secs(10);
+/// MySQL's error for a row that violates a CHECK.
+const CHECK: u16 = 3819;
 const TRIGGER: &str = "firstcome.demo_refuses";
 
 /// Makes MySQL refuse every seventh slot that the consumer writes. Those claims go to the
@@ -24,7 +26,7 @@ pub async fn refuse_some_rows(mysql: &MysqlServer) -> Result<()> {
         "CREATE TRIGGER {TRIGGER} BEFORE INSERT ON firstcome.issued_coupons FOR EACH ROW
          BEGIN
              IF NEW.issued_by = 'consumer' AND NEW.slot MOD {REFUSED_EVERY} = 0 THEN
-                 SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: refused by the demo, every {REFUSED_EVERY}th slot';
+                 SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {CHECK}, MESSAGE_TEXT = 'refused by the demo, every {REFUSED_EVERY}th slot';
              END IF;
          END"
     );

@@ -63,7 +63,8 @@ async fn a_user_is_erased_once_their_coupons_are_over_and_nothing_else_changes()
     }
     for insert in [
         // This revocation has ended: the user claimed again afterwards.
-        format!("revoked_coupons (drop_id, coupon_id, user_id, reason, id, revoked_by, may_claim_again, again_from) VALUES ({person}, 1, 'u-3', TRUE, '2026-01-01')"),
+        format!("revoked_coupons (drop_id, coupon_id, user_id, reason, id, revoked_by, may_claim_again, again_from, once_per) \
+             SELECT {person}, 1, 'u-3', TRUE, '2026-01-01', once_per FROM coupons WHERE id = {id}"),
         format!("reconcile_findings (drop_id, coupon_id, user_id, detail, run_id, kind, action, result) VALUES ({person}, 'by-hand', 'unissued', '', 'planned')"),
         r#"ops_actions (token, action, detail) VALUES ('t', 'revoke', '{"user_id":"u-3","other":"u-37"}')"#.to_owned(),
     ] {

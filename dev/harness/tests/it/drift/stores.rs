@@ -163,7 +163,7 @@ async fn a_refused_row_is_reported_in_the_words_of_mysql_and_written_by_a_later_
     let world = &fixture.world;
     let (coupon, answers) = fixture.held("Limits", 20, 12).await;
     let refuse = "CREATE TRIGGER by_hand BEFORE INSERT ON issued_coupons FOR EACH ROW IF NEW.slot = 2 THEN \
-         SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'firstcome: refused by hand'; END IF";
+         SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 3819, MESSAGE_TEXT = 'refused by hand'; END IF";
     world.sql.query(refuse).await;
     lose_rows(world, &coupon, "<= 3").await;
     // A projection from the rows would lose the user who has no row.
