@@ -1,4 +1,4 @@
-//! Private, throw-away, *real* servers: Redis, MySQL, Kafka and an SMTP sink, for tests, the demo
+//! Private, throw-away, *real* servers: Redis, MySQL, Kafka, PostgreSQL and an SMTP sink, for tests, the demo
 //! and `make run`.
 //!
 //! Missing programs are installed with apt, or fetched once into a cache folder (`FIRSTCOME_CACHE`,
@@ -32,6 +32,7 @@ mod mail;
 mod mysql;
 mod mysql_pair;
 mod ports;
+mod postgres;
 mod process;
 mod program;
 mod proxy;
@@ -63,6 +64,7 @@ pub use mysql::{
 };
 pub use mysql_pair::MysqlPair;
 pub use ports::ReservedPort;
+pub use postgres::{PostgresOptions, PostgresServer};
 pub use program::{Program, built_program, tail};
 pub use proxy::{FaultProxy, ProxyCounters, ProxyFault};
 pub use redis_cluster::RedisCluster;

@@ -23,6 +23,20 @@ pub(crate) fn redis() -> Result<()> {
     installed(&["redis-server"], &["redis-server"])
 }
 
+/// Ensures that PostgreSQL is installed. Its programs are not in `PATH`.
+pub(crate) fn postgres() -> Result<()> {
+    if Path::new("/usr/lib/postgresql").is_dir() {
+        return Ok(());
+    }
+    apt::install(&["postgresql"])
+}
+
+/// Returns the number of a user of the machine.
+pub(crate) fn user_id(name: &str) -> Result<u32> {
+    let id = run(Command::new("id").args(["-u", name]))?;
+    Ok(id.trim().parse()?)
+}
+
 /// Ensures that `chromium` and `chromedriver` are installed. If one is missing, installs both, from
 /// packages of the same version, and a Korean font.
 pub(crate) fn browser() -> Result<()> {
@@ -31,13 +45,14 @@ pub(crate) fn browser() -> Result<()> {
 }
 
 /// Fetches everything that is missing and reports its steps on stderr: Debian packages
-/// (`redis-server`, `prometheus`, a Java runtime, Maven, Chromium; needs root), and MySQL, MariaDB,
+/// (`redis-server`, `postgresql`, `prometheus`, a Java runtime, Maven, Chromium; needs root), and MySQL, MariaDB,
 /// Kafka and axe (into the cache folder, without changing the machine). Does nothing the second
 /// time.
 pub async fn setup() -> Result<()> {
     type Fetch = fn() -> Result<()>;
-    let fetches: [(&str, Fetch); 6] = [
+    let fetches: [(&str, Fetch); 7] = [
         ("Redis", redis),
+        ("PostgreSQL", postgres),
         ("promtool", || installed(&["promtool"], &["prometheus"])),
         ("MySQL", || mysql()?.data_template().map(drop)),
         ("MariaDB", || Mariadb::fetch().map(drop)),
