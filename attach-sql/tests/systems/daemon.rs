@@ -1,0 +1,132 @@
+//! A process of the reconciler over a file, whose time passes at once.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use firstcome_attach_sql::file::{AttachFile, Campaign};
+use firstcome_attach_sql::{Confirm, Engine, PassOptions, Shown};
+use firstcome_shared::config::TlsArgs;
+use firstcome_shared::report::{Finding, Outcome, Run, Trigger};
+use parking_lot::Mutex;
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+
+use crate::world::World;
+
+/// Passes after which each difference is as old as it has to be, with three stages.
+const PASSES: u32 = 9;
+
+const REDIS_TIMEOUT_MS: u64 = 5_000;
+
+pub(crate) struct Daemon {
+    pub(crate) engine: Engine,
+    text: String,
+    ours: SecretString,
+    shown: Mutex<Vec<String>>,
+}
+
+impl World {
+    /// Starts a process over this file.
+    pub(crate) fn daemon(&self, campaigns: &str) -> Daemon {
+        Daemon::start(self.file(campaigns), self.ours.clone())
+    }
+}
+
+impl Daemon {
+    pub(crate) fn start(text: String, ours: SecretString) -> Self {
+        let file = AttachFile::parse(&text).unwrap_or_else(|error| panic!("{text}\n{error}"));
+        let tls = TlsArgs::default();
+        Self {
+            engine: Engine::new(file, Some(&ours), &tls, REDIS_TIMEOUT_MS).unwrap(),
+            text,
+            ours,
+            shown: Mutex::default(),
+        }
+    }
+
+    /// Starts another process over the same file.
+    pub(crate) fn restarted(&self) -> Self {
+        Self::start(self.text.clone(), self.ours.clone())
+    }
+
+    pub(crate) async fn pass(&self) -> Run {
+        self.pass_with(PassOptions::default()).await
+    }
+
+    async fn pass_with(&self, options: PassOptions) -> Run {
+        let mut run = Run::begun("run", Trigger::Cli, Utc::now());
+        let options = PassOptions {
+            is_requested: true,
+            ..options
+        };
+        let stop = CancellationToken::new();
+        let passed = self.engine.pass(&options, &mut run, &stop).await;
+        let Shown { lines } = passed.unwrap();
+        let details = run.all_findings().map(|it| it.detail.clone());
+        *self.shown.lock() = lines.into_iter().chain(details).collect();
+        run
+    }
+
+    /// Passes until nothing can become older. Returns what was repaired, and what is left.
+    pub(crate) async fn settle(&self) -> Vec<Finding> {
+        let campaigns = self.engine.file.campaigns.iter();
+        let longest = campaigns.map(Campaign::in_flight).max();
+        let longest = longest.unwrap_or(Duration::from_secs(600));
+        let mut repaired = Vec::new();
+        for _ in 0..PASSES {
+            let run = self.pass().await;
+            let written = run
+                .all_findings()
+                .filter(|it| it.result == Outcome::Applied);
+            repaired.extend(written.cloned());
+            self.engine.clock.forward(longest);
+        }
+        let run = self.pass().await;
+        repaired.extend(run.all_findings().cloned());
+        repaired
+    }
+
+    /// Confirms everything that the last pass has planned.
+    pub(crate) async fn confirm(&self) -> Vec<Finding> {
+        let planned = self.pass().await;
+        self.confirm_shown_by(&planned).await
+    }
+
+    pub(crate) async fn confirm_shown_by(&self, run: &Run) -> Vec<Finding> {
+        let options = PassOptions {
+            confirm: Some(Confirm::shown_by(run)),
+            ..PassOptions::default()
+        };
+        let run = self.pass_with(options).await;
+        run.all_findings().cloned().collect()
+    }
+
+    /// The commands of Redis that the last pass printed for people.
+    pub(crate) fn commands(&self) -> Vec<String> {
+        let shown = self.shown.lock();
+        let lines = shown.iter().map(|line| {
+            line.split_once("nothing changed: ")
+                .map_or(line.as_str(), |(_, command)| command)
+        });
+        let is_command = |line: &&str| ["SADD ", "EVAL "].iter().any(|word| line.starts_with(word));
+        lines.filter(is_command).map(str::to_owned).collect()
+    }
+}
+
+/// Counts the findings by kind and result, such as "2 unissued applied".
+pub(crate) fn told(findings: &[Finding]) -> Vec<String> {
+    let each = findings.iter();
+    let mut all: Vec<String> = each
+        .map(|it| format!("{} {}", it.kind.as_str(), it.result.as_str()))
+        .collect();
+    all.sort();
+    let same = all.chunk_by(|a, b| a == b);
+    same.map(|same| format!("{} {}", same.len(), same[0]))
+        .collect()
+}
+
+/// Joins the sentences of findings.
+pub(crate) fn why(findings: &[Finding]) -> String {
+    let details = findings.iter().map(|it| it.detail.clone());
+    details.collect::<Vec<_>>().join("\n")
+}

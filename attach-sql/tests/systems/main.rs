@@ -1,0 +1,16 @@
+//! Coupon systems of other teams over real stores: each is described by a file, broken, named, and
+//! repaired if that can be proved.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod checks;
+mod daemon;
+mod harm;
+mod locks;
+mod postgres;
+mod published;
+mod queue;
+mod repairs;
+mod system;
+mod tickets;
+mod world;

@@ -1,0 +1,294 @@
+//! A message that waits in a queue is not a lost promise: lists, sorted sets, streams, topics with
+//! their retry topics, and an outbox, on real servers.
+
+use std::time::Duration;
+
+use firstcome_stack::{KafkaServer, StackOptions, eventually, eventually_some};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::daemon::{Daemon, told, why};
+use crate::harm::{SET, rows};
+use crate::world::{World, users};
+
+/// How long a condition may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A stage that stands for so long is told.
+const STANDS: Duration = Duration::from_secs(301);
+
+/// Users who had a row before, messages that wait, and how many of them are lost.
+const BEFORE: u32 = 20;
+const WAITING: u32 = 1_000;
+const LOST: u32 = 5;
+
+fn all() -> std::ops::Range<u32> {
+    BEFORE..BEFORE + WAITING
+}
+
+fn file(queue: &str) -> String {
+    SET.file
+        .replace("queue = []", &format!("queue = {queue}"))
+        .replace("quantity = 100", "quantity = 2000")
+}
+
+/// A campaign that was sold to 20 users through this queue, and whose first plan was confirmed.
+/// A look follows each of the steps `show`, so that it sees each list filled once.
+async fn trusted(queue: &str, opens: &[&str], show: &[&str]) -> (World, Daemon) {
+    let world = World::new(&[crate::published::COUPON]).await;
+    world.run(opens).await;
+    world.add_members("@users", users(0..BEFORE)).await;
+    world.add_rows(users(0..BEFORE)).await;
+    let kafka = if queue.contains("kafka") {
+        ""
+    } else {
+        "kafka = 'localhost:1'\n"
+    };
+    let daemon = world.daemon(&format!("{kafka}{}", file(queue)));
+    for step in show {
+        world.run(&[step]).await;
+        daemon.pass().await;
+    }
+    assert_eq!(told(&daemon.settle().await), [""; 0]);
+    world.run(&["SADD @users 9000"]).await;
+    assert_eq!(told(&daemon.settle().await), ["1 unissued planned"]);
+    daemon.confirm().await;
+    (world, daemon)
+}
+
+/// The stage does not move: that is told, and nobody is called lost.
+async fn must_stand(world: &World, daemon: &Daemon, said: &[&str]) {
+    daemon.settle().await;
+    daemon.engine.clock.forward(STANDS);
+    let found = daemon.settle().await;
+    assert_eq!(told(&found), ["1 stalled skipped"], "{found:#?}");
+    for said in said {
+        assert!(why(&found).contains(said), "{found:#?}");
+    }
+    assert_eq!(rows(world).await, i64::from(BEFORE) + 1);
+}
+
+/// The consumer has processed all but the lost messages: those are repaired.
+async fn must_repair(world: &World, daemon: &Daemon) {
+    world.add_rows(users(BEFORE..BEFORE + WAITING - LOST)).await;
+    let found = daemon.settle().await;
+    assert_eq!(
+        told(&found),
+        [format!("{LOST} unissued applied")],
+        "{}",
+        why(&found)
+    );
+    assert_eq!(rows(world).await, i64::from(BEFORE + WAITING) + 1);
+}
+
+#[tokio::test]
+async fn messages_in_a_list_a_sorted_set_or_an_outbox_are_not_lost_promises() {
+    let list = (
+        "{ list = '@queue' }",
+        ["RPUSH @queue x", "DEL @queue"],
+        "RPUSH @queue",
+    );
+    let set = (
+        "{ sorted_set = '@queue' }",
+        ["ZADD @queue 1 x", "DEL @queue"],
+        "ZADD @queue 1",
+    );
+    for (stage, show, push) in [list, set] {
+        let (world, daemon) = trusted(&format!("[{stage}]"), &[], &show).await;
+        world.add_members("@users", users(all())).await;
+        for user in users(all()) {
+            let _new: i64 = world.redis(&format!("{push} {user}")).await;
+        }
+        must_stand(&world, &daemon, &["queue stage 1", "1000"]).await;
+        world.run(&["DEL @queue"]).await;
+        must_repair(&world, &daemon).await;
+    }
+    let outbox = "[{ sql = 'SELECT COUNT(*) FROM outbox' }]";
+    let opens = ["CREATE TABLE outbox (n INT)"];
+    let (world, daemon) = trusted(outbox, &opens, &[]).await;
+    world.add_members("@users", users(all())).await;
+    world
+        .run(&["INSERT INTO outbox VALUES (1), (2), (3)"])
+        .await;
+    must_stand(&world, &daemon, &["queue stage 1", "3"]).await;
+    world.run(&["TRUNCATE TABLE outbox"]).await;
+    must_repair(&world, &daemon).await;
+}
+
+#[tokio::test]
+async fn messages_in_a_stream_are_not_lost_promises() {
+    let opens = ["XGROUP CREATE @stream workers $ MKSTREAM"];
+    let queue = "[{ stream = '@stream', group = 'workers' }]";
+    let (world, daemon) = trusted(queue, &opens, &[]).await;
+    world.add_members("@users", users(all())).await;
+    for user in users(all()) {
+        let _id: String = world.redis(&format!("XADD @stream * user {user}")).await;
+    }
+    must_stand(&world, &daemon, &["stream", "1000"]).await;
+    // The entries were delivered, and the worker died.
+    let read = "XREADGROUP GROUP workers worker-1 COUNT 2000 STREAMS @stream >";
+    let _entries: redis::Value = world.redis(read).await;
+    must_stand(&world, &daemon, &["worker-1"]).await;
+    let pending: Vec<(String, String, u64, u64)> =
+        world.redis("XPENDING @stream workers - + 2000").await;
+    let ids: Vec<String> = pending.into_iter().map(|it| it.0).collect();
+    // Nobody can read an entry that was deleted.
+    world.run(&[&format!("XDEL @stream {}", ids[0])]).await;
+    world
+        .run(&[&format!("XACK @stream workers {}", ids[1..].join(" "))])
+        .await;
+    must_repair(&world, &daemon).await;
+}
+
+/// A message is popped, or moves to the next stage, while a round runs: it is waited for.
+#[tokio::test]
+async fn message_between_two_stages_is_not_a_lost_promise() {
+    let queue = "[{ list = '@first' }, { list = '@second' }]";
+    let (world, daemon) = trusted(
+        queue,
+        &[],
+        &["RPUSH @first x", "RPOPLPUSH @first @second", "DEL @second"],
+    )
+    .await;
+    world.run(&["SADD @users 5000", "RPUSH @first 5000"]).await;
+    let wait = async || {
+        daemon.pass().await;
+        daemon.engine.clock.forward(Duration::from_secs(20));
+    };
+    wait().await;
+    wait().await;
+    // The first stage has passed. The message was popped, and fails.
+    world.run(&["DEL @first"]).await;
+    wait().await;
+    world.run(&["RPUSH @second 5000"]).await;
+    for _ in 0..4 {
+        wait().await;
+    }
+    let run = daemon.pass().await;
+    let found: Vec<_> = run.all_findings().cloned().collect();
+    assert_eq!(told(&found), [""; 0], "{found:#?}");
+    assert_eq!(rows(&world).await, i64::from(BEFORE) + 1);
+}
+
+/// A Kafka client of their consumer's group.
+fn client(kafka: &KafkaServer) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", kafka.bootstrap())
+        .set("group.id", "coupon");
+    config
+}
+
+async fn commit(kafka: &KafkaServer, topic: &str, offset: i64) {
+    let consumer: BaseConsumer = client(kafka).create().unwrap();
+    let mut offsets = TopicPartitionList::new();
+    offsets
+        .add_partition_offset(topic, 0, Offset::Offset(offset))
+        .unwrap();
+    eventually_some("the offset is committed", LIMIT, async || {
+        consumer.commit(&offsets, CommitMode::Sync)
+    })
+    .await;
+}
+
+fn send<'a>(kafka: &KafkaServer, topic: &str, messages: impl IntoIterator<Item = &'a str>) {
+    let producer: BaseProducer = client(kafka).create().unwrap();
+    for message in messages {
+        let record = BaseRecord::<(), str>::to(topic).payload(message);
+        producer.send(record).unwrap();
+    }
+    producer.flush(LIMIT).unwrap();
+}
+
+#[tokio::test]
+async fn messages_in_a_topic_its_retry_topic_and_dead_letters_are_told_apart() {
+    let kafka = KafkaServer::start(StackOptions::without_fsync().kafka);
+    let kafka = kafka.await.unwrap();
+    let admin: AdminClient<DefaultClientContext> = client(&kafka).create().unwrap();
+    for name in ["coupon", "coupon-retry", "coupon-dlt"] {
+        let topic = NewTopic::new(name, 1, TopicReplication::Fixed(1));
+        let created = admin.create_topics([&topic], &AdminOptions::new()).await;
+        created.unwrap()[0].as_ref().unwrap();
+    }
+    send(&kafka, "coupon", ["first"]);
+    send(&kafka, "coupon-retry", ["first"]);
+    commit(&kafka, "coupon", 1).await;
+    commit(&kafka, "coupon-retry", 1).await;
+    let queue = format!(
+        "[{{ kafka = 'coupon', group = 'coupon' }}, {{ kafka = 'coupon-retry', group = 'coupon' }}]
+failed = {{ topic = 'coupon-dlt', user = '/userId', where = {{ '/couponId' = '7' }} }}"
+    );
+    let world = World::new(&[crate::published::COUPON]).await;
+    world.add_members("@users", users(0..BEFORE)).await;
+    world.add_rows(users(0..BEFORE)).await;
+    let daemon = world.daemon(&format!(
+        "kafka = '{}'\n{}",
+        kafka.bootstrap(),
+        file(&queue)
+    ));
+    assert_eq!(told(&daemon.settle().await), [""; 0]);
+    world.run(&["SADD @users 9000"]).await;
+    daemon.settle().await;
+    daemon.confirm().await;
+
+    let messages: Vec<String> = users(all()).collect();
+    send(&kafka, "coupon", messages.iter().map(String::as_str));
+    world.add_members("@users", users(all())).await;
+    must_stand(
+        &world,
+        &daemon,
+        &["queue stage 1, topic \"coupon\"", "1000"],
+    )
+    .await;
+    commit(&kafka, "coupon", 601).await;
+    must_stand(&world, &daemon, &["queue stage 1", "400"]).await;
+    // The last message fails, and waits in the retry topic.
+    send(&kafka, "coupon-retry", ["last"]);
+    commit(&kafka, "coupon", 1_001).await;
+    must_stand(&world, &daemon, &["queue stage 2"]).await;
+    commit(&kafka, "coupon-retry", 2).await;
+    must_repair(&world, &daemon).await;
+
+    // A dead letter of a user with a row is done; one of another coupon is not ours.
+    let letters = [
+        r#"{"userId": "8000", "couponId": 7}"#,
+        r#"{"userId": "5", "couponId": 7}"#,
+        r#"{"userId": "8001", "couponId": 8}"#,
+    ];
+    send(&kafka, "coupon-dlt", letters);
+    world.run(&["SADD @users 8000"]).await;
+    let found = daemon.settle().await;
+    assert_eq!(told(&found), ["1 failed_claim applied"], "{found:#?}");
+
+    let deleted = admin.delete_topics(&["coupon-retry"], &AdminOptions::new());
+    deleted.await.unwrap();
+    eventually("the topic is deleted", LIMIT, async || {
+        let metadata = admin.inner().fetch_metadata(None, LIMIT).unwrap();
+        let mut topics = metadata.topics().iter();
+        topics.all(|topic| topic.name() != "coupon-retry")
+    })
+    .await;
+    world.run(&["SADD @users 8002"]).await;
+    let found = daemon.settle().await;
+    assert!(told(&found).concat().contains("stalled"), "{found:#?}");
+}
+
+#[tokio::test]
+async fn stream_or_group_that_does_not_exist_is_told() {
+    for (setup, expected) in [
+        ("PING", "is no stream: it is missing"),
+        ("RPUSH @stream x", "is no stream: it is a list"),
+        ("XADD @stream * a b", "has no group \"workers\""),
+    ] {
+        let world = World::new(&[crate::published::COUPON]).await;
+        world.run(&[setup, "SADD @users 1"]).await;
+        let daemon = world.daemon(&file("[{ stream = '@stream', group = 'workers' }]"));
+        let said = daemon.engine.check().await.unwrap();
+        assert!(said.iter().any(|said| said.contains(expected)), "{said:?}");
+        assert!(told(&daemon.settle().await).concat().contains("stalled"));
+    }
+}

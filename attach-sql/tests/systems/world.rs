@@ -1,0 +1,197 @@
+//! Another team's stores: one MySQL, one PostgreSQL and one Redis for all tests, and databases and
+//! a key prefix for each test.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use firstcome_shared::config::{MysqlArgs, TlsArgs};
+use firstcome_shared::mysql::{DbSettings, migrations};
+use firstcome_stack::{
+    MysqlServer, MysqlSessions, PostgresServer, RedisServer, StackOptions, Tables,
+};
+use redis::aio::MultiplexedConnection;
+use secrecy::SecretString;
+use tokio::sync::OnceCell;
+
+static SERVERS: OnceCell<(MysqlServer, RedisServer)> = OnceCell::const_new();
+static POSTGRES: OnceCell<PostgresServer> = OnceCell::const_new();
+static TABLES: Tables = Tables::new();
+static WORLDS: AtomicU32 = AtomicU32::new(0);
+
+const TIMEOUT_MS: u64 = 5_000;
+
+/// Which database a team uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Product {
+    Mysql,
+    Postgres,
+}
+
+/// A team's database, their Redis, and our database.
+pub(crate) struct World {
+    pub(crate) database: String,
+    shop: Shop,
+    pub(crate) redis_url: String,
+    redis: MultiplexedConnection,
+    prefix: String,
+    pub(crate) ours: SecretString,
+}
+
+enum Shop {
+    Mysql(MysqlSessions),
+    Postgres(tokio_postgres::Client),
+}
+
+pub(crate) async fn servers() -> &'static (MysqlServer, RedisServer) {
+    let start = async || {
+        let StackOptions { mysql, redis, .. } = StackOptions::without_fsync();
+        tokio::try_join!(MysqlServer::start(mysql), RedisServer::start(redis)).unwrap()
+    };
+    SERVERS.get_or_init(start).await
+}
+
+fn settings(url: &str) -> DbSettings {
+    MysqlArgs::at(url.to_owned().into(), &TlsArgs::default(), TIMEOUT_MS).unwrap()
+}
+
+impl World {
+    /// Creates a world, and runs these statements of its team.
+    pub(crate) async fn new(statements: &[&str]) -> Self {
+        Self::on(Product::Mysql, statements).await
+    }
+
+    pub(crate) async fn on(product: Product, statements: &[&str]) -> Self {
+        let (mysql, redis) = servers().await;
+        let number = WORLDS.fetch_add(1, Ordering::Relaxed);
+        let [theirs, ours] = ["shop", "ours"].map(|name| format!("{name}_{number}"));
+        mysql
+            .query(&format!("CREATE DATABASE {ours}"))
+            .await
+            .unwrap();
+        let ours = mysql.database_url(&ours);
+        let migrate = async || {
+            let records = migrations::Tables::Records;
+            migrations::migrate(&settings(&ours), records)
+                .await
+                .unwrap();
+        };
+        TABLES.made(&ours, migrate).await.unwrap();
+        let create = format!("CREATE DATABASE {theirs}");
+        let (database, shop) = match product {
+            Product::Mysql => {
+                mysql.query(&create).await.unwrap();
+                let database = mysql.database_url(&theirs);
+                let sessions = MysqlSessions::new(&database);
+                (database, Shop::Mysql(sessions))
+            }
+            Product::Postgres => {
+                let start = async || PostgresServer::start(Default::default()).await.unwrap();
+                let postgres = POSTGRES.get_or_init(start).await;
+                let first = postgres.client("postgres").await.unwrap();
+                first.batch_execute(&create).await.unwrap();
+                let client = postgres.client(&theirs).await.unwrap();
+                (postgres.url(&theirs), Shop::Postgres(client))
+            }
+        };
+        let world = Self {
+            database,
+            shop,
+            redis_url: redis.url(),
+            redis: redis.connection().await.unwrap(),
+            prefix: format!("w{number}:"),
+            ours: ours.into(),
+        };
+        for statement in statements {
+            world.sql(statement).await;
+        }
+        world
+    }
+
+    /// Runs a statement of the team and returns its rows as text.
+    pub(crate) async fn sql(&self, sql: &str) -> Vec<Vec<String>> {
+        self.try_sql(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    pub(crate) async fn try_sql(&self, sql: &str) -> Result<Vec<Vec<String>>, String> {
+        match &self.shop {
+            Shop::Mysql(sessions) => {
+                let rows = sessions.rows(sql).await;
+                rows.map_err(|error| error.to_string())
+            }
+            Shop::Postgres(client) => {
+                let answer = client.simple_query(sql).await;
+                let answer = answer.map_err(|error| format!("{error:?}"))?;
+                let rows = answer.iter().filter_map(|message| match message {
+                    tokio_postgres::SimpleQueryMessage::Row(row) => Some(
+                        (0..row.len())
+                            .map(|at| row.get(at).unwrap_or("NULL").to_owned())
+                            .collect(),
+                    ),
+                    _ => None,
+                });
+                Ok(rows.collect())
+            }
+        }
+    }
+
+    /// Returns the only value of a query.
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        self.sql(sql).await[0][0].parse().unwrap()
+    }
+
+    /// Writes the world's prefix for `@`.
+    pub(crate) fn named(&self, text: &str) -> String {
+        text.replace('@', &self.prefix)
+    }
+
+    /// Runs a Redis command; `@` is the prefix of the world's keys.
+    pub(crate) async fn redis<T: redis::FromRedisValue>(&self, command: &str) -> T {
+        let command = self.named(command);
+        let mut asked = redis::Cmd::new();
+        asked.arg(command.split(' ').collect::<Vec<_>>());
+        let answer = asked.query_async(&mut self.redis.clone()).await;
+        answer.unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// Runs each step: a Redis command if it begins with its name in capitals and is no SQL.
+    pub(crate) async fn run(&self, steps: &[&str]) {
+        const SQL: [&str; 8] = [
+            "INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP", "TRUNCATE", "REPLACE",
+        ];
+        for step in steps {
+            if SQL.iter().any(|word| step.starts_with(word)) {
+                self.sql(step).await;
+            } else {
+                let _reply: redis::Value = self.redis(step).await;
+            }
+        }
+    }
+
+    /// Adds members to a set.
+    pub(crate) async fn add_members(&self, key: &str, users: impl IntoIterator<Item = String>) {
+        for some in users.into_iter().collect::<Vec<_>>().chunks(5_000) {
+            let () = self.redis(&format!("SADD {key} {}", some.join(" "))).await;
+        }
+    }
+
+    /// Inserts a row of `coupon` for each user.
+    pub(crate) async fn add_rows(&self, users: impl IntoIterator<Item = String>) {
+        let values = users.into_iter().map(|user| format!("('{user}')"));
+        for some in values.collect::<Vec<_>>().chunks(5_000) {
+            let insert = format!("INSERT INTO coupon (user_id) VALUES {}", some.join(", "));
+            self.sql(&insert).await;
+        }
+    }
+
+    /// The file with its addresses.
+    pub(crate) fn file(&self, rest: &str) -> String {
+        let [database, redis] = [&self.database, &self.redis_url];
+        let rest = self.named(rest);
+        format!("database = {database:?}\nredis = {redis:?}\n{rest}")
+    }
+}
+
+pub(crate) fn users(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
+    range.map(|number| number.to_string())
+}
