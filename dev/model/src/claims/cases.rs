@@ -7,8 +7,8 @@ use super::Fault::{
 use super::Omitted::{
     Adoption, Barrier, BarrierUnpaced, BeginAgain, CacheByTime, FallbackFenced, LetterByRedis,
     NoGap, OfPrimary, OwedAtHead, OwedFirst, PositionInLog, PositionLast, PositionReset,
-    PutChecksRevoked, PutFenced, RefusalQuoted, RevisionKept, RevisionWithUsers, RowsAgain,
-    RowsFenced, RowsFirst, StoredBeforeTold, TimesCompared, VoidRowMoved, Wait,
+    PutChecksRevoked, PutFenced, RefusalQuoted, ReturnAdoption, RevisionKept, RevisionWithUsers,
+    RowsAgain, RowsFenced, RowsFirst, StoredBeforeTold, TimesCompared, VoidRowMoved, Wait,
 };
 use super::{Fault, Omitted, Protocol};
 use crate::World;
@@ -51,11 +51,12 @@ const LARGE: &[(usize, &[Fault])] = &[
     (2, &[Raise, FailoverToOlder]),
     (2, &[Pause, Flush]),
     (1, &[Return, FailoverToOlder, Crash]),
+    (1, &[Return, FailoverToOlder, Flush]),
 ];
 
 /// For each omitted rule, a world in which the omission is caught.
 const OMITTED: &[(Omitted, usize, &[Fault])] = &[
-    (OwedFirst, 1, &[Return, FailoverToOlder]),
+    (OwedFirst, 1, &[Return, FailoverToOlder, Flush]),
     (LetterByRedis, 1, &[Return, InsertLetter]),
     (PositionLast, 1, &[Crash]),
     (NoGap, 1, &[FailoverToOlder, Flush]),
@@ -66,6 +67,7 @@ const OMITTED: &[(Omitted, usize, &[Fault])] = &[
     (BarrierUnpaced, 1, &[Restart]),
     (Wait, 1, &[Flush]),
     (Adoption, 1, &[Raise, FailoverToOlder]),
+    (ReturnAdoption, 1, &[Return, FailoverToOlder]),
     (RevisionWithUsers, 1, &[Raise, FailoverToOlder]),
     (RevisionKept, 1, &[Pause, Flush]),
     (PutChecksRevoked, 1, &[Return, Flush]),
@@ -79,7 +81,7 @@ const OMITTED: &[(Omitted, usize, &[Fault])] = &[
     (RowsFenced, 2, &[Crash, Flush]),
     (PutFenced, 2, &[LockLost, GoBack]),
     (VoidRowMoved, 1, &[Return, InsertVoidRow]),
-    (OwedAtHead, 1, &[Return, FailoverToOlder]),
+    (OwedAtHead, 1, &[Return, FailoverToOlder, Flush]),
     (RowsFirst, 1, &[Hang, FailoverToOlder, Restart]),
 ];
 

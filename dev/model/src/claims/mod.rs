@@ -89,6 +89,9 @@ pub enum Omitted {
     Wait,
     /// A revision in Redis above MySQL's is adopted before anything is judged.
     Adoption,
+    /// A revocation in Redis that MySQL does not know is adopted before anything is judged, and
+    /// before a user is stored as owed.
+    ReturnAdoption,
     /// The revision that decides about adoption is read together with the users.
     RevisionWithUsers,
     /// A write of settings that finds no `meta` still leaves its revision.
@@ -142,13 +145,13 @@ pub const ONE_EACH: &str = "one slot a user, one user a slot";
 /// Topic, rows or dead letters hold every promise. If one of these stores lost data, Redis may be
 /// the only one that does.
 pub const HELD: &str = "a store besides Redis holds every promise";
-/// A promise is broken only if MySQL forgot a return or got a row by hand.
+/// A promise is broken only if MySQL and Redis forgot a return, or MySQL got a row by hand.
 pub const UNBROKEN: &str = "no promise is broken without a reason";
 /// Only a fault of a store or a manual change closes an open coupon. No traffic and no crash of a
 /// process does.
 pub const NOT_CLOSED: &str = "no clean coupon is closed";
-/// No answer confirms a claim that was given back, unless MySQL forgot the return or got a row by
-/// hand.
+/// No answer confirms a claim that was given back, unless both stores forgot the return or MySQL got
+/// a row by hand.
 pub const NOT_TOLD: &str = "a claim that was given back is not promised";
 /// Nobody is admitted after a pause was answered.
 pub const PAUSED: &str = "settings that were answered are in force";

@@ -27,6 +27,7 @@ pub fn next_step(protocol: &Protocol, state: &mut State, at: usize) {
         Reconciler::Judge(view, redis) => judge(protocol, state, &view, redis),
         Reconciler::Close(gate) if state.redis.gate == Some(gate) => close(state),
         Reconciler::Insert(gate, users) => {
+            adopt_returns(protocol, state);
             release_void_users(state);
             state.redis.set(state.mysql.settings, true, false);
             insert_rows(protocol, state, gate.era, users, false);
@@ -57,6 +58,7 @@ fn owed(state: &State) -> Option<[bool; USERS]> {
 
 fn begin(protocol: &Protocol, state: &mut State) -> Reconciler {
     adopt(protocol, state);
+    adopt_returns(protocol, state);
     move_void_rows(protocol, state);
     let current = |gate: &Gate| gate.open && gate.server == state.server;
     let Some(gate) = state.redis.gate.filter(current) else {
@@ -93,6 +95,21 @@ fn adopt(protocol: &Protocol, state: &mut State) {
     match redis.settings {
         Some(newer) if newer.revision > settings.revision => *settings = newer,
         _ => settings.revision = redis.revision,
+    }
+}
+
+/// Gives MySQL the returns that only Redis has, because MySQL has lost them. Their rows, which are
+/// back, go into them.
+fn adopt_returns(protocol: &Protocol, state: &mut State) {
+    if protocol.omits(Omitted::ReturnAdoption) {
+        return;
+    }
+    let known = state.mysql.revoked;
+    for (known, until) in state.mysql.revoked.iter_mut().zip(state.redis.revoked) {
+        *known = until.max(*known);
+    }
+    if state.mysql.revoked != known {
+        state.mysql.move_void_rows();
     }
 }
 
@@ -287,6 +304,7 @@ fn project(protocol: &Protocol, state: &mut State, of: &mut Closed, stage: Stage
             {
                 adopt(protocol, state);
             }
+            adopt_returns(protocol, state);
             move_void_rows(protocol, state);
             let is_whole = insert_rows(protocol, state, era, users, true);
             if protocol.omits(Omitted::OwedFirst) {
@@ -348,12 +366,11 @@ fn wait(protocol: &Protocol, state: &State, gate: Gate) -> Option<Stage> {
     }
 }
 
-/// Deletes the drop's keys and the revocations. The waiting list and the highest revision stay.
+/// Deletes the drop's keys. Revocations, the waiting list and the highest revision stay.
 fn unlink(redis: &mut Redis) {
     redis.users = [None; USERS];
     redis.free = [false; SLOTS];
     redis.count = 0;
-    redis.revoked = [0; USERS];
     redis.settings = None;
 }
 

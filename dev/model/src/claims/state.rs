@@ -78,7 +78,7 @@ pub struct State {
     pub damaged: bool,
     /// Whether the topic or MySQL may have lost data, or MySQL got a row by hand.
     pub lost: bool,
-    /// Whether MySQL forgot a return, or got a row by hand.
+    /// Whether no store knows a return any more, or MySQL got a row by hand.
     pub excused: bool,
     pub seen: Seen,
 }
@@ -155,6 +155,17 @@ impl State {
     /// The offset after the last message.
     pub fn end(&self) -> u8 {
         u8::try_from(self.topic.len()).unwrap_or(u8::MAX)
+    }
+
+    /// Whether no store knows a return of the user, and its API does not write it any more.
+    pub fn is_return_forgotten(&self) -> bool {
+        let known = self.mysql.revoked.iter().zip(self.redis.revoked);
+        let mut known = known.map(|(mysql, redis)| redis.max(*mysql));
+        let is_forgotten = self
+            .returned
+            .iter()
+            .any(|until| known.next() < Some(*until));
+        self.returning.is_none() && is_forgotten
     }
 
     pub fn has_in_flight(&self, claim: Claim) -> bool {

@@ -182,6 +182,7 @@ pub fn take(protocol: &Protocol, state: &mut State, step: Step) {
             state.spend(fault);
             state.damaged |= !matches!(fault, Fault::Return | Fault::Raise | Fault::Pause);
             happen(protocol, state, fault);
+            state.excused |= state.is_return_forgotten();
         }
     }
 }
@@ -199,7 +200,6 @@ fn happen(protocol: &Protocol, state: &mut State, fault: Fault) {
             let promoted = state.replica.take().filter(|_| lags);
             let promoted = promoted.unwrap_or_else(|| state.mysql.clone());
             state.lost = true;
-            state.excused |= promoted.revoked != state.mysql.revoked;
             state.primary += 1;
             let demoted = std::mem::replace(&mut state.mysql, promoted);
             state.demoted = protocol.omits(Omitted::OfPrimary).then_some(demoted);
