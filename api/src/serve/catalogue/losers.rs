@@ -25,8 +25,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 /// A lease ends this much earlier here than in Redis, which counts whole milliseconds by another
-/// clock.
-const MARGIN: Duration = Duration::from_millis(10);
+/// clock. That clock may be slewed by 8.3 % (chrony's default), 17 ms of 200.
+const MARGIN: Duration = Duration::from_millis(20);
 
 /// Number of losers within [`MOMENT`] at which a drop is leased.
 static CROWD: LazyLock<u32> = LazyLock::new(|| Tuning::CrowdOfLosers.or(64));
@@ -43,6 +43,9 @@ const MOST_IN_MEMORY: usize = 8 << 20;
 /// After holders were read, they are not read again for this many times the duration of that read,
 /// because each admission makes them outdated.
 const PAUSES: u32 = 50;
+
+/// A drop with too many holders is not leased for this long.
+const TOO_MANY_FOR: Duration = Duration::from_secs(60);
 
 /// Holders are forgotten if no lease has used them for this long.
 const IDLE: Duration = Duration::from_secs(60);
@@ -101,6 +104,8 @@ struct Memory {
     holders: Option<Arc<Holders>>,
     is_reading: bool,
     not_read_before: Option<Instant>,
+    /// The drop has too many holders, and is not leased until then.
+    not_leased_before: Option<Instant>,
 }
 
 /// A call that asked for a lease.
@@ -139,7 +144,14 @@ impl Losers {
 
     /// Whether the next call should ask for a lease.
     pub(crate) fn want_lease(&self) -> bool {
-        self.may_lease && self.memory.lock().is_crowded
+        if !self.may_lease {
+            return false;
+        }
+        let memory = self.memory.lock();
+        let is_too_large = memory
+            .not_leased_before
+            .is_some_and(|at| Instant::now() < at);
+        memory.is_crowded && !is_too_large
     }
 
     /// Counts the losers of a call.
@@ -190,7 +202,14 @@ impl Losers {
         let mut memory = self.memory.lock();
         memory.is_reading = false;
         memory.not_read_before = Some(Instant::now() + begun_at.elapsed() * PAUSES);
-        memory.holders = read;
+        memory.holders = match read {
+            HoldersRead::All(holders) => Some(Arc::new(holders)),
+            HoldersRead::Changed => None,
+            HoldersRead::TooMany => {
+                memory.not_leased_before = Some(Instant::now() + TOO_MANY_FOR);
+                None
+            }
+        };
     }
 
     /// Frees the memory of the holders, unless a lease has used them within [`IDLE`].
@@ -250,9 +269,15 @@ impl Memory {
     }
 }
 
-/// Reads all holders. Returns `None` if a slot was given or the coupon was closed meanwhile, if
-/// there are too many holders, or if Redis fails.
-async fn read_holders(redis: &Redis, keys: &DropKeys, era: u64) -> Option<Arc<Holders>> {
+/// The result of reading all holders.
+enum HoldersRead {
+    All(Holders),
+    /// A slot was given or the coupon was closed meanwhile, or Redis fails.
+    Changed,
+    TooMany,
+}
+
+async fn read_holders(redis: &Redis, keys: &DropKeys, era: u64) -> HoldersRead {
     let hashing = RandomState::new();
     let mut hashes = Vec::new();
     let mut version = None;
@@ -260,24 +285,28 @@ async fn read_holders(redis: &Redis, keys: &DropKeys, era: u64) -> Option<Arc<Ho
     let mut count = 1;
     while after < count {
         let page = match redis.holders_page(keys, era, after).await {
-            Ok(page) => page?,
+            Ok(Some(page)) => page,
+            Ok(None) => return HoldersRead::Changed,
             Err(error) => {
                 tracing::debug!(%error, drop = %keys.drop, "holders could not be read");
-                return None;
+                return HoldersRead::Changed;
             }
         };
         count = page.count;
-        if *version.get_or_insert(page.version) != page.version || count > MOST_HOLDERS {
-            return None;
+        if count > MOST_HOLDERS {
+            return HoldersRead::TooMany;
+        }
+        if *version.get_or_insert(page.version) != page.version {
+            return HoldersRead::Changed;
         }
         hashes.extend(page.users.iter().map(|user| hashing.hash_one(&**user)));
         after += SLOTS_OF_PAGE;
     }
     let version = Version {
         era,
-        holders: version?,
+        holders: version.unwrap_or_default(),
     };
-    Holders::new(version, hashing, hashes).map(Arc::new)
+    Holders::new(version, hashing, hashes).map_or(HoldersRead::TooMany, HoldersRead::All)
 }
 
 #[cfg(test)]
