@@ -18,7 +18,9 @@ use tokio::sync::OnceCell;
 
 use super::codes::CodeKey;
 use super::connect::{Conn, Connecting, establish, open};
-use super::refusal::{Refusal, in_logs, is_deadlock, is_lock_wait, refusal, why_refused};
+use super::refusal::{
+    Refusal, in_logs, is_deadlock, is_denied, is_lock_wait, refusal, why_refused,
+};
 use crate::sql;
 use crate::tls::StoreAddress;
 
@@ -95,6 +97,11 @@ impl DbError {
     /// Whether MySQL ended the transaction because of a deadlock. It can be repeated at once.
     pub fn is_deadlock(&self) -> bool {
         self.query_error().is_some_and(is_deadlock)
+    }
+
+    /// Whether this login lacks the right for the statement.
+    pub fn is_denied(&self) -> bool {
+        self.query_error().is_some_and(is_denied)
     }
 
     /// Whether the error concerns only the data of this call: other rows can still be read and

@@ -103,5 +103,29 @@ pub async fn check(db: &Db, settings: &DbSettings) -> anyhow::Result<()> {
     if lacking > 0 {
         bail!("the database lacks {lacking} migration(s); run `firstcome-api migrate` first");
     }
+    may_write(db).await
+}
+
+/// Refuses a login that may read but not write: nothing else shows it before the first claim. MySQL
+/// compares the rights before it finds that a statement concerns no row.
+async fn may_write(db: &Db) -> anyhow::Result<()> {
+    let statements = [
+        "INSERT INTO processes SELECT * FROM processes WHERE FALSE",
+        "UPDATE processes SET id = id WHERE FALSE",
+        "DELETE FROM processes WHERE FALSE",
+    ];
+    for statement in statements {
+        let tried = db
+            .execute("check this login's rights", sql!(statement))
+            .await;
+        match tried {
+            Err(error) if error.is_denied() => bail!(
+                "the MySQL user in DATABASE_URL may not write ({error}): GRANT SELECT, INSERT, \
+                UPDATE, DELETE on this database to it"
+            ),
+            Err(error) => tracing::debug!(%error, "this login's rights were not checked"),
+            Ok(_) => {}
+        }
+    }
     Ok(())
 }

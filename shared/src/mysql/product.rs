@@ -13,7 +13,7 @@ use super::{Db, DbSettings};
 const PROXY: &str = "select @@version_comment limit 1";
 
 const VARIABLES: &str = "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
-    ('version', 'version_comment', 'wsrep_on', 'pxc_strict_mode')";
+    ('version', 'version_comment', 'wsrep_on', 'pxc_strict_mode', 'log_bin', 'binlog_format')";
 
 /// # Errors
 /// If the server is a product that does not support these tables, or cannot be reached.
@@ -38,13 +38,29 @@ pub(super) async fn check(settings: &DbSettings, tables: Tables) -> anyhow::Resu
         );
     }
     let variables = variables.iter().map(|(name, value)| (&**name, &**value));
-    let Some(why) = unsupported(&variables.collect(), tables) else {
-        return Ok(());
-    };
-    match tables {
-        Tables::All => bail!("{why}; use MySQL 8.4 or newer, or a service that runs it"),
-        Tables::Records => bail!("{why}; use MySQL 8.0 or newer, or MariaDB 10.11 or newer"),
+    let variables = variables.collect();
+    match (unsupported(&variables, tables), tables) {
+        (None, _) => {}
+        (Some(why), Tables::All) => {
+            bail!("{why}; use MySQL 8.4 or newer, or a service that runs it")
+        }
+        (Some(why), Tables::Records) => {
+            bail!("{why}; use MySQL 8.0 or newer, or MariaDB 10.11 or newer")
+        }
     }
+    if logs_statements(&variables) {
+        bail!(
+            "MySQL would refuse every write (error 1665): its binary log has the form STATEMENT, \
+            which it does not write for transactions that read committed rows; set \
+            `binlog_format = ROW`, the default"
+        );
+    }
+    Ok(())
+}
+
+fn logs_statements(variables: &HashMap<&str, &str>) -> bool {
+    let is = |name, value| variables.get(name).is_some_and(|own: &&str| *own == value);
+    is("log_bin", "ON") && is("binlog_format", "STATEMENT")
 }
 
 /// Products that name themselves in their version or its comment, and do not support the tables.
@@ -99,6 +115,19 @@ fn unsupported(variables: &HashMap<&str, &str>, tables: Tables) -> Option<String
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_binary_log_of_statements_is_refused() {
+        for (log_bin, format, expected) in [
+            ("ON", "STATEMENT", true),
+            ("OFF", "STATEMENT", false),
+            ("ON", "ROW", false),
+            ("ON", "MIXED", false),
+        ] {
+            let variables = [("log_bin", log_bin), ("binlog_format", format)].into();
+            assert_eq!(logs_statements(&variables), expected, "{log_bin} {format}");
+        }
+    }
 
     #[test]
     fn unsupported_products_and_too_old_versions_are_refused_for_the_tables_they_lack() {

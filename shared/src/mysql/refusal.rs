@@ -77,6 +77,11 @@ pub(super) fn is_lock_wait(error: &Error) -> bool {
     matches!(error, DatabaseError(_, info) if info.message().starts_with("Lock wait timeout exceeded"))
 }
 
+/// Whether the login lacks the right for the statement.
+pub(super) fn is_denied(error: &Error) -> bool {
+    matches!(error, DatabaseError(_, info) if info.message().contains(" command denied to user "))
+}
+
 /// Whether the transaction was rolled back because it and another one waited for each other.
 pub(super) fn is_deadlock(error: &Error) -> bool {
     matches!(error, DatabaseError(_, info) if info.message().starts_with("Deadlock found"))

@@ -1,12 +1,12 @@
-//! Settings of Redis and of the topic that could lose a promise.
+//! Settings of the stores that could lose a promise, or under which nothing can be written.
 
 use std::time::Duration;
 
-use firstcome_harness::{Fixture, LIMIT, PrefixedKeys, WorldStores, eventually};
+use firstcome_harness::{Fixture, LIMIT, PrefixedKeys, World, WorldStores, eventually};
 use firstcome_reconciler::report::Kind;
-use firstcome_stack::{RedisOptions, RedisServer};
+use firstcome_stack::{MysqlOptions, MysqlServer, RedisOptions, RedisServer};
 
-use super::refuses;
+use super::{PROCESSES, refuses};
 use crate::faults::waves::{follows, impatient};
 
 #[tokio::test]
@@ -78,4 +78,53 @@ async fn unsafe_settings_are_reported_and_refused_at_start_until_corrected() {
     is_told("--add-config cleanup.policy=delete").await;
     world.topic.alter(&[limit]).await;
     is_silent().await;
+}
+
+/// In that form of its log, MySQL refuses every write of a transaction that reads committed rows.
+#[tokio::test]
+async fn a_mysql_that_logs_statements_is_refused_with_the_setting_to_change() {
+    let log = [
+        "--log-bin",
+        "--server-id=1",
+        "--log-bin-trust-function-creators=ON",
+    ];
+    let options = MysqlOptions::with(log.map(str::to_owned).into());
+    let mysql = MysqlServer::start(options).await.unwrap();
+    let stores = WorldStores::shared().await;
+    let stores = stores.with_mysql_at(&mysql.database_url(""));
+    let world = World::on(stores, "statements").await;
+    let set = "SET GLOBAL binlog_format = 'STATEMENT'";
+    world.sql.query(set).await;
+    for (program, args) in PROCESSES {
+        refuses(&world.start(program, args, &[]), &["`binlog_format = ROW`"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_may_not_write_is_refused_with_the_grant_that_it_lacks() {
+    const RIGHTS: [&str; 3] = ["INSERT", "UPDATE", "DELETE"];
+    let world = World::new("reader").await;
+    let database = world.database();
+    for (at, lacking) in RIGHTS.into_iter().enumerate() {
+        let user = format!("reader_{at}");
+        let mut rights = vec!["SELECT"];
+        rights.extend(RIGHTS.into_iter().filter(|right| *right != lacking));
+        let rights = rights.join(", ");
+        for sql in [
+            format!("CREATE USER IF NOT EXISTS {user} IDENTIFIED BY ''"),
+            format!("GRANT {rights} ON `{database}`.* TO {user}"),
+        ] {
+            world.sql.query(&sql).await;
+        }
+        let url = world.setting("DATABASE_URL");
+        let url = url.replace("root@", &format!("{user}@"));
+        for (program, args) in PROCESSES {
+            let process = world.start(program, args, &[("DATABASE_URL", &url)]);
+            refuses(
+                &process,
+                &[&format!("{lacking} command denied"), "GRANT SELECT"],
+            )
+            .await;
+        }
+    }
 }
