@@ -87,6 +87,7 @@ UPDATE broken_promises p JOIN void_claims v ON v.coupon_id = p.coupon_id AND v.u
     WHERE p.mended_at IS NULL AND v.over_ms IS NULL AND (v.drop_id IS NULL OR v.drop_id = p.drop_id);
 -- Settings. Each drop has its coupon's settings. Slot limits refer to the quantity, so they follow in this transaction.
 UPDATE /*+ SET_VAR(foreign_key_checks = 0) */ drops d JOIN redis_drops t ON t.drop_id = d.id AND t.coupon_id = d.coupon_id
+    JOIN coupons c ON c.id = d.coupon_id AND t.revision >= c.revision
     LEFT JOIN (SELECT drop_id, MAX(slot) AS slot FROM issued_coupons GROUP BY drop_id) h ON h.drop_id = d.id
     SET d.quantity = GREATEST(t.quantity, COALESCE(h.slot, 0)),
         d.opens_at = FROM_UNIXTIME(t.opens_ms / 1000), d.closes_at = FROM_UNIXTIME(t.closes_ms / 1000),
@@ -100,7 +101,7 @@ UPDATE slot_limits l JOIN drops d ON d.id = l.drop_id AND d.quantity < l.slot_li
     JOIN issued_coupons i ON i.drop_id = l.drop_id AND i.slot_limit = l.slot_limit SET i.slot_limit = d.quantity;
 DELETE l FROM slot_limits l JOIN drops d ON d.id = l.drop_id WHERE l.slot_limit > d.quantity;
 UPDATE coupons c JOIN (SELECT *, ROW_NUMBER() OVER (PARTITION BY coupon_id ORDER BY opens_ms DESC) AS place FROM redis_drops) t
-        ON t.coupon_id = c.id AND t.place = 1
+        ON t.coupon_id = c.id AND t.place = 1 AND t.revision >= c.revision
     SET c.quantity = t.quantity, c.paused = COALESCE(t.paused, FALSE), c.waiting_list = COALESCE(t.waiting_list, 0), c.allow_rule = t.allow_rule;
 COMMIT;
 SQL

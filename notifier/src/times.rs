@@ -133,6 +133,7 @@ impl Policy {
                 | Kind::OverIssued
                 | Kind::DuplicateRow
                 | Kind::Check
+                | Kind::MissingDrop
                 | Kind::BadUse,
             ) => looks,
         }

@@ -15,7 +15,7 @@ use firstcome_shared::mysql::processes::{Deadlines, ProcessRow};
 use firstcome_shared::mysql::{Db, DbError, DbSettings};
 use firstcome_shared::redis::project::Fenced;
 use firstcome_shared::redis::refusing::text_of;
-use firstcome_shared::redis::servers::Servers;
+use firstcome_shared::redis::servers::{Clocks, Servers};
 use firstcome_shared::redis::wrong_key::is_about_data;
 use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
@@ -156,9 +156,9 @@ pub struct PassContext {
     pub asked: Asked,
     /// The Redis servers when the pass began.
     pub servers: Servers,
-    /// Redis's clock, read before the end offsets.
-    pub clock_ms: i64,
-    /// Whether MySQL has everything that the topic had just after that clock was read.
+    /// Redis's clocks, read before the end offsets.
+    pub clocks: Clocks,
+    /// Whether MySQL has everything that the topic had just after these clocks were read.
     pub is_read: bool,
     /// Whether no consumer has attended to unread messages for a minute, or the topic cannot be
     /// read.
@@ -194,14 +194,29 @@ impl PassContext {
         }
     }
 
-    /// Returns the sentence if the error concerns one coupon ([`PassError::about_data`]). A query
-    /// of this coupon that took too long counts as such an error, if MySQL answers others.
-    pub(crate) async fn about_coupon(&self, error: PassError) -> Step<String> {
-        let is_late = matches!(error, PassError::Mysql(DbError::TimedOut { .. }));
-        if is_late && self.stores.db.ping().await.is_ok() {
-            return Ok(error.to_string());
+    /// Returns why a coupon cannot be worked on, if the error concerns it alone, so that the others
+    /// can be: bad data ([`PassError::about_data`]), a query that took too long although MySQL
+    /// answers others, or a server of Redis that refuses, or does not answer although others do.
+    pub(crate) async fn about_coupon(&self, coupon: CouponId, error: PassError) -> Step<Hindrance> {
+        match &error {
+            PassError::Mysql(DbError::TimedOut { .. }) if self.stores.db.ping().await.is_ok() => {
+                Ok(Hindrance::Data(error.to_string()))
+            }
+            PassError::Redis(of_redis) if !is_about_data(of_redis) => {
+                let text = text_of(of_redis);
+                let refuses = StoreRefusal::from_error(FailureCause::Redis, &text).is_some();
+                if refuses || self.stores.redis.servers().await?.miss(coupon) {
+                    return Ok(Hindrance::Redis(error.to_string()));
+                }
+                Err(error)
+            }
+            _ => error.about_data().map(Hindrance::Data),
         }
-        error.about_data()
+    }
+
+    /// Redis's clock for a coupon, read before the end offsets.
+    pub(crate) fn clock_ms(&self, coupon: CouponId) -> i64 {
+        self.clocks.at(coupon)
     }
 
     pub async fn sleep(&self, wait: Duration) -> Result<(), PassError> {
@@ -210,6 +225,16 @@ impl PassContext {
             () = self.stop.cancelled() => Err(PassError::Stopped),
         }
     }
+}
+
+/// Why a pass cannot work on one coupon.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Hindrance {
+    #[error("{0}")]
+    Data(String),
+    /// The server of Redis that holds the coupon refuses or is away.
+    #[error("{0}")]
+    Redis(String),
 }
 
 /// The result of a step of a pass.

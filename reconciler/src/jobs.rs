@@ -7,17 +7,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{SecondsFormat, Utc};
 use firstcome_shared::StoreError;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::drops;
 use firstcome_shared::kafka::check_topic;
 use firstcome_shared::mysql::row_pages::DropCount;
-use firstcome_shared::mysql::used_rows::ListedUse;
+use firstcome_shared::mysql::used_rows::UsesAfter;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::report::wording::count;
+use firstcome_shared::schedule::PlannedDrop;
 use firstcome_shared::tuning::Tuning;
 use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::barrier::{self, BarrierError, OVERDUE, ReadState};
 use crate::context::{PassSettings, Stores};
+use crate::ledger::Ledger;
 use crate::report::{Cause, DropReport, Finding, Kind, Outcome, Run, UnsafePart};
 use crate::retention::{delete_old_allow_lists, delete_old_records, erase_old_people};
 use crate::seal::expire_sealed;
@@ -75,10 +77,7 @@ pub(crate) async fn run(
                 continue;
             }
             _ = checks.tick() => {
-                match unsafe_settings(&stores).await {
-                    Ok(found) => notes.set("settings", found),
-                    Err(error) => tracing::warn!(%error, "settings were not checked"),
-                }
+                check_settings(&stores, &notes).await;
                 continue;
             }
             _ = ticks.tick() => {}
@@ -101,10 +100,12 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes)
             .map(|lost| notes.set("lost coupons", lost));
         log("catalogue copy", copied);
     }
-    log("drops ahead", make_ahead(stores, coupons).await);
     // The catalogue does not contain a coupon that has lost all its drops.
     let lost = stores.db.coupons_without_drops().await;
-    log("lost drops", make_ahead(stores, lost).await);
+    for (job, coupons) in [("drops ahead", coupons), ("lost drops", lost)] {
+        let made = make_ahead(stores, coupons).await;
+        log(job, made.map(|missing| notes.set(job, missing)));
+    }
     log("slot limits", restore_limits(stores).await);
     let kept = delete_old_records(&stores.db, settings.retention_days).await;
     log("retention", kept.map_err(StoreError::from));
@@ -155,22 +156,45 @@ async fn copy_catalogue(
         .collect())
 }
 
-/// Creates the drops that the schedules of these coupons require.
+/// Creates the drops that the schedules of these coupons require. Reports those that cannot be
+/// created: their coupons do not open on these days, and nothing else shows it.
 async fn make_ahead(
     stores: &Stores,
     coupons: Result<Vec<(Coupon, Vec<Drop>)>, DbError>,
-) -> Result<(), StoreError> {
+) -> Result<Vec<Finding>, StoreError> {
+    let mut found = Vec::new();
     for (coupon, own) in coupons? {
         let coupon_id = coupon.id.0;
-        match drops::make_ahead(&stores.db, &stores.redis, &coupon, &own, Utc::now()).await {
+        let missing = drops::missing(&coupon, &own, Utc::now());
+        let first = missing.first().copied();
+        match drops::make_ahead(&stores.db, &stores.redis, &coupon, missing).await {
             Ok(0) => {}
             Ok(made) => tracing::info!(coupon_id, made, "upcoming drops created"),
             Err(error) => {
                 tracing::warn!(coupon_id, %error, "upcoming drops could not be created");
+                found.extend(first.map(|first| missing_drop(&coupon, first, &error)));
             }
         }
     }
-    Ok(())
+    Ok(found)
+}
+
+/// Reports the first drop of a coupon that cannot be created. The later ones fail with it.
+fn missing_drop(coupon: &Coupon, planned: PlannedDrop, error: &DbError) -> Finding {
+    let Coupon { id, settings, .. } = coupon;
+    let name = &settings.name;
+    let day = planned.local_date;
+    let at = planned.opens_at.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let opens = if planned.opens_at <= Utc::now() {
+        "did not open"
+    } else {
+        "cannot open"
+    };
+    let detail = format!("coupon {id} ({name}) {opens} on {day} ({at}): {error}");
+    Finding {
+        coupon_id: Some(*id),
+        ..Finding::report(Kind::MissingDrop, detail)
+    }
 }
 
 /// Writes slot limits that MySQL has lost.
@@ -183,23 +207,29 @@ async fn restore_limits(stores: &Stores) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Reports settings that start-up would reject and that have changed since.
-async fn unsafe_settings(stores: &Stores) -> Result<Vec<Finding>, StoreError> {
-    let mut found = Vec::new();
+/// Reports settings that start-up would reject and that have changed since. What cannot be checked
+/// now stays as it was found last; a pass or the watch for refusals reports a store that is away.
+async fn check_settings(stores: &Stores, notes: &Notes) {
     match stores.redis.check_settings().await {
-        Ok(()) => {}
-        Err(Unsafe::Unreachable(error)) => return Err(error.into()),
-        Err(Unsafe::Setting(detail)) => found.push(unsafe_part(UnsafePart::Redis, detail)),
+        Ok(()) => notes.set("settings of Redis", Vec::new()),
+        Err(Unsafe::Setting(detail)) => {
+            let found = unsafe_part(UnsafePart::Redis, detail);
+            notes.set("settings of Redis", vec![found]);
+        }
+        Err(Unsafe::Unreachable(error)) => {
+            tracing::warn!(%error, "the settings of Redis were not checked");
+        }
     }
     match check_topic(&stores.topic.settings, Duration::from_secs(5)).await {
-        Ok(_) => {}
-        // A pass or the watch for refusals reports it.
+        Ok(_) => notes.set("settings of the topic", Vec::new()),
         Err(error) if error.is_away() => {
             tracing::debug!(%error, "the topic's settings were not checked");
         }
-        Err(error) => found.push(unsafe_part(UnsafePart::Topic, error.to_string())),
+        Err(error) => {
+            let found = unsafe_part(UnsafePart::Topic, error.to_string());
+            notes.set("settings of the topic", vec![found]);
+        }
     }
-    Ok(found)
 }
 
 fn unsafe_part(part: UnsafePart, detail: String) -> Finding {
@@ -261,8 +291,12 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
     })
 }
 
-/// Sealed drops counted by one statement.
+/// Sealed drops read by one statement.
 const AT_ONCE: i64 = 500;
+
+/// Rows counted by one statement, unless one drop has more. MySQL counts 200,000 in 50 ms if they
+/// are in memory.
+const ROWS_AT_ONCE: u64 = 2_000_000;
 
 /// Compares the rows of sealed drops with their number at sealing: a part of deep passes. A drop
 /// gets a report if rows are missing, or if it alone was asked for.
@@ -278,64 +312,97 @@ pub(crate) async fn count_sealed(
             return Ok(());
         };
         after = last.id;
-        let ids: Vec<DropId> = page.iter().map(|drop| drop.id).collect();
-        let counts = db.count(DropCount::Rows, &ids).await?;
+        let mut counts = HashMap::new();
+        for some in by_rows(&page) {
+            let ids: Vec<DropId> = some.iter().map(|drop| drop.id).collect();
+            counts.extend(db.count(DropCount::Rows, &ids).await?);
+        }
         for sealed in page {
             let id = sealed.id;
             let coupon_id = sealed.coupon_id;
             let rows = counts.get(&id).copied().unwrap_or(0);
             let wanted = u64::from(sealed.sealed_rows.unwrap_or(0));
-            if rows >= wanted && drop.is_none() {
+            let surplus = rows.saturating_sub(sealed.quantity.into());
+            if rows >= wanted && surplus == 0 && drop.is_none() {
                 run.unlisted.drops += 1;
                 run.unlisted.examined.rows += rows;
                 continue;
             }
             let mut report = DropReport::begun(coupon_id, id, sealed.quantity);
             report.sealed = true;
-            report.exact = rows >= wanted;
+            report.exact = rows >= wanted && surplus == 0;
             report.before.rows = rows;
             report.after.rows = rows;
             report.examined.rows = rows;
             if let Some((coupon, _)) = db.coupon(coupon_id).await? {
                 report.coupon_name = coupon.settings.name;
             }
+            let mut failed = |kind, cause, detail| {
+                report.findings.push(Finding {
+                    coupon_id: Some(coupon_id),
+                    drop_id: Some(id),
+                    result: Outcome::Failed,
+                    cause,
+                    ..Finding::report(kind, detail)
+                });
+            };
             if rows < wanted {
                 let detail = format!(
                     "it was sealed with {wanted} rows, now there are {rows}: insert the rows \
                     again from a backup of MySQL, or have the topic read again"
                 );
-                report.findings.push(Finding {
-                    coupon_id: Some(coupon_id),
-                    drop_id: Some(id),
-                    result: Outcome::Failed,
-                    cause: Cause::LacksRows {
-                        sealed_with: wanted,
-                        rows,
-                    },
-                    ..Finding::report(Kind::CountMismatch, detail)
-                });
+                let cause = Cause::LacksRows {
+                    sealed_with: wanted,
+                    rows,
+                };
+                failed(Kind::CountMismatch, cause, detail);
+            }
+            if surplus > 0 {
+                let detail = format!("it has {surplus} rows more than its quantity");
+                failed(Kind::OverIssued, Cause::Plain, detail);
             }
             run.drops.push(report);
         }
     }
 }
 
+/// Splits drops so that none of the parts, unless it is a single drop, has more than
+/// [`ROWS_AT_ONCE`] rows.
+fn by_rows(drops: &[Drop]) -> Vec<&[Drop]> {
+    let rows_of = |drop: &Drop| u64::from(drop.sealed_rows.unwrap_or(0));
+    let mut rows = drops.first().map_or(0, rows_of);
+    let fits = |_: &Drop, next: &Drop| {
+        let fits = rows + rows_of(next) <= ROWS_AT_ONCE;
+        rows = rows_of(next) + if fits { rows } else { 0 };
+        fits
+    };
+    drops.chunk_by(fits).collect()
+}
+
 /// Reports uses of codes whose claims have no row: a part of deep passes, after rows were written.
+/// If the rows of a drop are lost, all its uses are such: only the first ones are listed.
 pub(crate) async fn stray_uses(
     db: &Db,
     (coupon, drop): (Option<CouponId>, Option<DropId>),
 ) -> Result<Vec<Finding>, DbError> {
-    let stray = db.within(LONG).stray_uses(coupon, drop).await?;
-    let findings = stray.into_iter().map(|found: ListedUse| {
-        let detail = format!("{} used its code, and it has no row", found.used_by);
-        Finding {
-            coupon_id: found.coupon_id,
-            drop_id: Some(found.drop_id),
-            slot: Some(found.slot.into()),
-            ..Finding::report(Kind::BadUse, detail)
+    let db = db.within(LONG);
+    let mut of_drops: BTreeMap<DropId, (Option<CouponId>, Ledger)> = BTreeMap::new();
+    let mut after = Some(UsesAfter::default());
+    while let Some(from) = after {
+        let page = db.stray_uses(coupon, drop, from).await?;
+        after = page.after;
+        for found in page.stray {
+            let of_drop = of_drops.entry(found.drop_id);
+            let (_, ledger) = of_drop.or_insert_with(|| (found.coupon_id, Ledger::default()));
+            let detail = format!("{} used its code, and it has no row", found.used_by);
+            let stray = Finding::report(Kind::BadUse, detail);
+            ledger.add(stray.naming(Some(found.slot.into()), None));
         }
-    });
-    Ok(findings.collect())
+    }
+    let listed = of_drops.into_iter();
+    Ok(listed
+        .flat_map(|(drop, (coupon, ledger))| ledger.findings(coupon, Some(drop)))
+        .collect())
 }
 
 /// Time limit of a page of uses.
@@ -346,5 +413,36 @@ pub(crate) async fn erase(stores: &Stores, settings: &PassSettings) {
     log("allow lists", delete_old_allow_lists(&stores.db).await);
     if let Some(days) = settings.retention_days {
         log("erasing", erase_old_people(stores, days).await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sealed_drops_are_counted_in_parts_of_bounded_rows() {
+        for (rows, expected) in [
+            (vec![], vec![]),
+            (vec![3_000_000], vec![1]),
+            (vec![1, 2, 3], vec![3]),
+            (vec![240_000; 500], [vec![8; 62], vec![4]].concat()),
+            (vec![1_999_999, 1, 1, 10_000_000, 1], vec![2, 1, 1, 1]),
+        ] {
+            let drop = |rows| Drop {
+                id: DropId(1),
+                coupon_id: CouponId(1),
+                local_date: None,
+                opens_at: Utc::now(),
+                closes_at: None,
+                quantity: rows,
+                closed_early: false,
+                sealed_at: None,
+                sealed_rows: Some(rows),
+            };
+            let drops: Vec<Drop> = rows.into_iter().map(drop).collect();
+            let parts: Vec<usize> = by_rows(&drops).iter().map(|part| part.len()).collect();
+            assert_eq!(parts, expected);
+        }
     }
 }

@@ -102,6 +102,8 @@ pub(crate) struct CouponLook {
     pub findings: Vec<Finding>,
     /// Claims that are left to a later look, usually because they may still be on their way.
     pub in_flight: u64,
+    /// Why the server of Redis that holds the coupon took no writes, or did not answer.
+    pub redis_error: Option<String>,
 }
 
 /// Sums up the looks of a run at each coupon. In a drop, what any of them did counts, and what is
@@ -211,10 +213,9 @@ mod tests {
                 ..DropReport::begun(CouponId(1), DropId(7), 9)
             };
             CouponLook {
-                coupon: CouponId(1),
                 drops: vec![drop],
                 findings,
-                in_flight: 0,
+                ..CouponLook::new(CouponId(1))
             }
         };
         let done = (1, Outcome::Applied);

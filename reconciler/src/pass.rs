@@ -55,6 +55,8 @@ pub struct Compared {
     /// Number of rows that were inserted, planned or overtaken, of letters that ended, and of
     /// revocations that were completed.
     pub repaired: u64,
+    /// Number of rows above the quantity.
+    pub surplus: u64,
     /// Number of claims that could not become rows although nobody else has their slots: a
     /// projection would forget them.
     pub refused: u64,
@@ -68,7 +70,8 @@ pub struct Compared {
 
 impl Compared {
     pub fn is_clean(&self) -> bool {
-        self.dirty.is_none() && self.refused == 0 && self.repaired == 0 && !self.is_unsettled
+        let is_settled = self.repaired == 0 && !self.is_unsettled;
+        self.dirty.is_none() && self.refused == 0 && self.surplus == 0 && is_settled
     }
 
     /// Combines two looks, of which the second came after the repairs of the first. Keeps what both
@@ -120,6 +123,7 @@ impl Compared {
         let is_unfilled = numbers.waiting > 0 && numbers.rows < u64::from(drop.own.drop.quantity);
         let exact = last.dirty.is_none()
             && last.refused == 0
+            && last.surplus == 0
             && !last.is_unsettled
             && numbers.users == numbers.rows
             && numbers.broken_promises == 0
@@ -148,7 +152,7 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
     let mut compared = Compared::default();
     compared.numbers.failed_claims = own.letters;
     compared.numbers.waiting = own.state.waiting;
-    match judge::judge_whole(&own.state, own.is_new(ctx.clock_ms)) {
+    match judge::judge_whole(&own.state, own.is_new(ctx.clock_ms(seen.coupon.id))) {
         WholeDrop::NotLoaded => {
             compared.is_new = true;
             return Ok(compared);
@@ -169,8 +173,15 @@ pub async fn compare(drop: DropPass<'_>, may_write: bool) -> Step<Compared> {
             compared.is_unsettled = true;
             continue;
         }
-        let is_empty = page.redis.is_empty() && page.mysql.letters.is_empty();
-        if judge::is_clean(&page.mysql, &page.redis) || is_lost && is_empty && !drop.has_returns() {
+        let quantity = own.drop.quantity;
+        let has_surplus = page
+            .mysql
+            .rows
+            .last()
+            .is_some_and(|row| row.slot > quantity);
+        let is_empty = page.redis.is_empty() && page.mysql.letters.is_empty() && !has_surplus;
+        let is_clean = judge::is_clean(&page.mysql, &page.redis, quantity);
+        if is_clean || is_lost && is_empty && !drop.has_returns() {
             continue;
         }
         let Some(again) = read::again(drop, &page, false).await? else {
@@ -200,7 +211,7 @@ pub(crate) fn moment(drop: DropPass<'_>) -> Moment {
         drop: drop.id(),
         once_per: seen.coupon.once_per,
         is_closed: seen.is_closed,
-        clock_ms: ctx.clock_ms,
+        clock_ms: ctx.clock_ms(seen.coupon.id),
         is_read: ctx.is_read,
         deadline_ms: ctx.publish_ms,
         overdue_ms: i64::try_from(OVERDUE.as_millis()).unwrap_or(i64::MAX),
@@ -229,6 +240,12 @@ pub(crate) async fn end_claims(
     }
     for dirt in &judged.dirt {
         compared.dirty(dirt);
+    }
+    for row in &judged.surplus {
+        compared.surplus += 1;
+        let found = Finding::report(Kind::OverIssued, "its slot is above the quantity");
+        let row = found.naming(Some(row.slot.into()), Some(&row.user));
+        compared.ledger.add(row);
     }
     for (user, revocation) in &judged.revoked {
         if !drop.seen.is_closed && revocation.is_young() {

@@ -79,8 +79,10 @@ async fn project_drop(
     let redis = &ctx.stores.redis;
     let drop = own.drop.id;
     let keys = &own.keys;
+    // A row above the quantity is left to an operator.
     let highest = db.highest_slots(&[drop]).await?;
     let count = highest.get(&drop).copied().unwrap_or(0);
+    let count = count.min(own.drop.quantity);
     fenced(redis.project_begin(keys, fence, count).await?)?;
     crash_point(Point::DropLoaded);
     let mut read = std::pin::pin!(rows_of(ctx, coupon.id, fence, drop, count));
@@ -166,11 +168,12 @@ async fn claimants<'d>(
     fence: &Fence,
 ) -> Step<()> {
     let redis = &ctx.stores.redis;
-    let drops: Vec<DropId> = drops.map(|drop| drop.id).collect();
+    let quantities: Vec<(DropId, Slot)> = drops.map(|drop| (drop.id, drop.quantity)).collect();
+    let ids: Vec<DropId> = quantities.iter().map(|(drop, _)| *drop).collect();
     // A drop with a large quantity may have few rows.
-    let highest = ctx.stores.db.highest_slots(&drops).await?;
-    for drop in drops {
-        let highest = highest.get(&drop).copied().unwrap_or(0);
+    let highest = ctx.stores.db.highest_slots(&ids).await?;
+    for (drop, quantity) in quantities {
+        let highest = highest.get(&drop).copied().unwrap_or(0).min(quantity);
         let mut read = std::pin::pin!(rows_of(ctx, coupon, fence, drop, highest));
         while let Some((_, rows)) = read.try_next().await? {
             let write = redis.write_claimants(coupon, fence, drop, &rows);

@@ -281,7 +281,7 @@ pub(crate) async fn again(
     let db = drop.db();
     let coupon = drop.coupon();
     let id = drop.id();
-    let doubts = judge::doubts(&page.mysql, &page.redis);
+    let doubts = judge::doubts(&page.mysql, &page.redis, drop.own.drop.quantity);
     let slots: Vec<Slot> = doubts.slots.into_iter().collect();
     let users: Vec<UserId> = doubts.users.into_iter().collect();
     let mut again = Recheck::default();

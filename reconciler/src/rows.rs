@@ -6,16 +6,16 @@
 use chrono::DateTime;
 use firstcome_shared::claim::{Claim, IssuedBy};
 use firstcome_shared::crash::{Point, crash_point};
-use firstcome_shared::domain::Slot;
+use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
 use firstcome_shared::mysql::issued::{has_later_era, insert};
 use firstcome_shared::mysql::sealed::rows_changed;
-use firstcome_shared::mysql::{DbError, Refusal};
-use firstcome_shared::sql;
+use firstcome_shared::mysql::{DbError, Refusal, Value, insert_all};
 
-use crate::context::Step;
+use crate::context::{PassError, Step};
 use crate::judge::{DueRow, Holder, LetterEnd};
 use crate::read::DropPass;
+use crate::settings;
 
 /// How a due row ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,28 +34,33 @@ pub(crate) enum RowEnd {
 /// Rows inserted by one transaction.
 const AT_ONCE: usize = 500;
 
-/// Maximum number of transactions that are repeated after a deadlock.
-const DEADLOCKS: u32 = 5;
+/// Maximum number of transactions that are repeated because another one was in their way.
+const REPEATS: u32 = 5;
 
 /// Inserts rows, each with the dead letter that it resolves. A refused batch is halved until the
 /// refused row is alone.
 pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<RowEnd>> {
     let mut ends = Vec::with_capacity(due.len());
     let mut todo: Vec<&[DueRow]> = due.chunks(AT_ONCE).rev().collect();
-    let mut deadlocks = 0;
+    let mut repeats = 0;
     crash_point(Point::RepairBegun);
     while let Some(some) = todo.pop() {
         drop.ctx.must_go_on()?;
         match (insert_fenced(drop, some).await, some) {
             (Ok(now), _) => ends.extend(now),
+            // An operator is lowering the quantity: the limit that the rows name has just moved.
+            (Err(error), _) if is_unknown_limit(&error) && repeats < REPEATS => {
+                repeats += 1;
+                todo.push(some);
+            }
             (Err(error), [_]) if error.refusal().is_some() => ends.push(end_of_refused(&error)),
             (Err(error), _) if error.refusal().is_some() => {
                 let (first, second) = some.split_at(some.len() / 2);
                 todo.extend([second, first]);
             }
             // The other transaction may be, for example, a return of one of these users.
-            (Err(error), _) if error.is_deadlock() && deadlocks < DEADLOCKS => {
-                deadlocks += 1;
+            (Err(error), _) if error.is_deadlock() && repeats < REPEATS => {
+                repeats += 1;
                 todo.push(some);
             }
             (Err(error), _) => return Err(error.into()),
@@ -63,6 +68,10 @@ pub(crate) async fn insert_rows(drop: DropPass<'_>, due: &[DueRow]) -> Step<Vec<
     }
     crash_point(Point::RowReissued);
     Ok(ends)
+}
+
+fn is_unknown_limit(error: &DbError) -> bool {
+    error.refusal() == Some(Refusal::UnknownDrop)
 }
 
 /// Inserts rows and resolves their dead letters, atomically, unless the coupon has begun an era
@@ -134,63 +143,97 @@ fn end_of_refused(error: &DbError) -> RowEnd {
     }
 }
 
+/// Dead letters or owed users per transaction.
+const ENDED_AT_ONCE: usize = 1_000;
+
 /// Ends dead letters without inserting a row: duplicates, revoked ones, and those whose users are
 /// owed a slot. An owed user is listed in the transaction that closes the letter.
-pub(crate) async fn end_letters(
-    drop: DropPass<'_>,
-    ends: &[(i64, LetterEnd)],
-) -> Result<(), DbError> {
-    let mut resolutions = Vec::new();
-    let mut owed = Vec::new();
-    for (id, end) in ends {
-        let (Some(how), why) = end.says() else {
-            continue;
-        };
-        if let LetterEnd::Owed { user, slot } = end {
-            let slot = *slot;
-            let user = user.clone();
-            let at_ms = None;
-            owed.push(Holder { slot, user, at_ms });
-        }
-        let id = *id;
-        let detail = why.to_owned();
-        resolutions.push(Resolution { id, how, detail });
+pub(crate) async fn end_letters(drop: DropPass<'_>, ends: &[(i64, LetterEnd)]) -> Step<()> {
+    let ended: Vec<Ended<'_>> = ends.iter().filter_map(Ended::of).collect();
+    if ended.iter().any(|ended| ended.owed.is_some()) {
+        knows_every_return(drop).await?;
     }
-    if resolutions.is_empty() {
-        return Ok(());
+    for some in ended.chunks(ENDED_AT_ONCE) {
+        let owed = some.iter().filter_map(|ended| ended.owed.clone());
+        let resolutions = some.iter().map(|ended| ended.resolution.clone());
+        list_owed(drop, owed.collect(), "failed_claim", resolutions.collect()).await?;
     }
-    owe(drop, owed, "failed_claim", resolutions).await
+    Ok(())
 }
 
-/// Lists users who are owed a slot, before anything else forgets them, and resolves dead letters in
-/// the same transaction. Safe to repeat.
-pub(crate) async fn owe(
+/// How a letter ends.
+struct Ended<'e> {
+    resolution: Resolution,
+    owed: Option<OwedUser<'e>>,
+}
+
+/// A user, and the slot that was promised.
+type OwedUser<'u> = (&'u UserId, i64);
+
+impl<'e> Ended<'e> {
+    fn of((id, end): &'e (i64, LetterEnd)) -> Option<Self> {
+        let (how, why) = end.says();
+        let (id, how, detail) = (*id, how?, why.to_owned());
+        let owed = match end {
+            LetterEnd::Owed { user, slot } => Some((user, *slot)),
+            LetterEnd::Duplicate | LetterEnd::Revoked | LetterEnd::Waits | LetterEnd::Left(_) => {
+                None
+            }
+        };
+        let resolution = Resolution { id, how, detail };
+        Some(Self { resolution, owed })
+    }
+}
+
+/// Lists users who lose their slots before anything else forgets them. Safe to repeat.
+pub(crate) async fn owe(drop: DropPass<'_>, owed: &[Holder]) -> Step<()> {
+    if owed.is_empty() {
+        return Ok(());
+    }
+    knows_every_return(drop).await?;
+    for some in owed.chunks(ENDED_AT_ONCE) {
+        let owed = some.iter().map(|Holder { user, slot, .. }| (user, *slot));
+        list_owed(drop, owed.collect(), "slot_lost", Vec::new()).await?;
+    }
+    Ok(())
+}
+
+/// A return that MySQL has lost in a failover brings its row back, and the slot's next user would
+/// be owed one: nobody is, until MySQL has every return that Redis has.
+async fn knows_every_return(drop: DropPass<'_>) -> Step<()> {
+    match settings::adopt_revocations(drop.ctx, drop.seen).await? {
+        0 => Ok(()),
+        lost => Err(PassError::StaysClosed(format!(
+            "MySQL had lost {lost} returns, which Redis has; the next look compares again"
+        ))),
+    }
+}
+
+/// Lists owed users and resolves dead letters, in one transaction.
+async fn list_owed(
     drop: DropPass<'_>,
-    owed: Vec<Holder>,
-    reason: &'static str,
+    owed: Vec<OwedUser<'_>>,
+    reason: &str,
     resolutions: Vec<Resolution>,
-) -> Result<(), DbError> {
+) -> Step<()> {
     let run_id = drop.ctx.run_id.clone();
-    let coupon = drop.coupon().id;
-    let id = drop.id();
+    let (coupon, id) = (drop.coupon().id, drop.id());
+    let row = |(user, slot): OwedUser<'_>| -> Vec<Value> {
+        let user = user.to_string();
+        let places = [id.0.into(), user.into(), coupon.0.into(), slot.into()];
+        let why = [reason.into(), run_id.as_str().into()];
+        places.into_iter().chain(why).collect()
+    };
+    let rows: Vec<Vec<Value>> = owed.into_iter().map(row).collect();
     let listed = drop.db().transaction("list owed users", async move |conn| {
-        for Holder { user, slot, .. } in &owed {
-            let owe = sql!(
-                "INSERT INTO broken_promises (drop_id, user_id, coupon_id, slot, \
-                reason, run_id) VALUES (?, ?, ?, ?, ?, ?) \
-                ON DUPLICATE KEY UPDATE mended_at = NULL, slot = VALUES(slot)",
-                id,
-                user,
-                coupon,
-                *slot,
-                reason,
-                &run_id
-            );
-            owe.run(conn).await?;
-        }
+        insert_all(conn, OWED_COLUMNS, rows, OWED_AGAIN).await?;
         resolve(conn, &resolutions, &run_id).await
     });
     listed.await?;
     crash_point(Point::BrokenListed);
     Ok(())
 }
+
+const OWED_COLUMNS: &str = "broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id)";
+
+const OWED_AGAIN: &str = " ON DUPLICATE KEY UPDATE mended_at = NULL, slot = VALUES(slot)";

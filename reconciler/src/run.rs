@@ -88,13 +88,20 @@ impl Reconciler {
         run: &mut Run,
         stop: &CancellationToken,
     ) -> Step<()> {
-        let mut looks = Vec::new();
+        let mut looks: Vec<CouponLook> = Vec::new();
         let compared = self.coupons(request, &run.run_id, stop, &mut looks).await;
         if let Ok(ctx) = &compared {
             let missing = ctx.servers.are_in_part().then(|| SERVER_AWAY.to_owned());
+            // Redis may have begun to refuse since the pass began.
+            let hindered = looks.iter().find_map(|look| look.redis_error.clone());
             let errors = [
                 (FailureCause::Kafka, &ctx.topic_error),
-                (FailureCause::Redis, &ctx.redis_error),
+                (
+                    FailureCause::Redis,
+                    ctx.redis_error
+                        .as_ref()
+                        .map_or(&hindered, |_| &ctx.redis_error),
+                ),
                 (FailureCause::Redis, &missing),
             ];
             for (cause, error) in errors {
@@ -238,7 +245,7 @@ impl Reconciler {
     ) -> Step<PassContext> {
         let stores = self.stores.pinned().await?;
         let servers = stores.redis.servers().await?;
-        let clock_ms = stores.redis.time_ms().await?;
+        let clocks = stores.redis.clocks().await?;
         let state = match barrier::wait(&stores, !request.dry_run, patience, stop).await {
             Ok(state) => Ok(state),
             Err(BarrierError::Mysql(error)) => return Err(error.into()),
@@ -254,7 +261,7 @@ impl Reconciler {
             deep: request.deep,
             asked: request.asked(),
             servers,
-            clock_ms,
+            clocks,
             is_read: state.as_ref().is_ok_and(|state| state.is_reached),
             is_unattended: state.as_ref().map_or(true, ReadState::is_unattended),
             rows_left: RowsLeft::default(),

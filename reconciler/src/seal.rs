@@ -21,7 +21,9 @@ use crate::settings;
 /// Whether the drop has been closed for longer than any claim takes, by Redis's clock and by this
 /// host's: if either is wrong, users may still be admitted.
 fn is_over(ctx: &PassContext, drop: &DropSeen) -> bool {
-    let now = ctx.clock_ms.min(Utc::now().timestamp_millis());
+    let now = ctx
+        .clock_ms(drop.drop.coupon_id)
+        .min(Utc::now().timestamp_millis());
     let closed = drop.drop.closes_at.map(|at| at.timestamp_millis());
     closed.is_some_and(|at| at.saturating_add(ctx.in_flight_ms) < now)
 }

@@ -50,7 +50,7 @@ pub(crate) async fn judge_letters(
                 Ok(found) => ledger.append(found),
                 // The letters of other drops do not wait for these.
                 Err(error) => {
-                    let why = ctx.about_coupon(error).await?;
+                    let why = ctx.about_coupon(letters[0].0.0, error).await?;
                     let detail = format!("failed claims of this drop cannot be judged: {why}");
                     ledger.add(Finding {
                         cause: Cause::NotCompared,

@@ -1,7 +1,7 @@
 //! Settings, allow list and revocations in Redis. MySQL has them first (except a lowered quantity),
 //! at a revision that is their fence. Differences are written again, and close no coupon. A
-//! revision in Redis above MySQL's is one that MySQL has lost, and is adopted before anything is
-//! judged.
+//! revision in Redis above MySQL's, and a revocation that MySQL does not know, are ones that MySQL
+//! has lost, and are adopted before anything is judged.
 
 use std::collections::HashSet;
 
@@ -125,6 +125,50 @@ fn revocations_may_differ(ctx: &PassContext, seen: &CouponSeen) -> bool {
     let in_redis = seen.state.revoked;
     let has_other_number = in_redis < banned.users || in_redis > banned.with_young;
     has_other_number || banned.has_ended_lately || ctx.deep && banned.users > 0
+}
+
+/// Gives MySQL the revocations that only Redis has, because an asynchronous failover or a restore
+/// has lost them. Their users' rows are back, too: without this, the next user of such a slot would
+/// lose it. Returns how many there are, also in a dry run, which writes none.
+pub(crate) async fn adopt_revocations(ctx: &PassContext, seen: &CouponSeen) -> Step<u64> {
+    let Stores { db, redis, .. } = &ctx.stores;
+    let id = seen.coupon.id;
+    let once_per = seen.coupon.once_per;
+    let of_redis = redis.revoked(id).await?.into_iter();
+    let of_redis = of_redis.filter_map(|field| field.parsed(once_per));
+    let mut lost = 0;
+    for known in db.lost_revocations(of_redis.collect()).await? {
+        // If the coupon allows one claim in total, Redis does not have the drop.
+        let drop = seen.drops.iter().map(|own| own.drop.id);
+        let mut drop = drop.filter(|drop| known.drop.is_none_or(|own| own == *drop));
+        let Some(drop) = drop.next() else { continue };
+        let revocation = known.id;
+        if ctx.dry_run || db.adopt_revocation(id, drop, once_per, known).await? {
+            let what = "MySQL has lost a revocation that Redis has";
+            tracing::warn!(coupon_id = id.0, drop_id = drop.0, revocation, "{what}");
+            lost += 1;
+        }
+    }
+    Ok(lost)
+}
+
+/// At an open gate, adopts the revocations that MySQL has lost if Redis has more of them than
+/// MySQL.
+pub(crate) async fn adopt_returns(
+    ctx: &PassContext,
+    seen: &CouponSeen,
+    ledger: &mut Ledger,
+) -> Step<()> {
+    if seen.state.revoked <= seen.banned.with_young {
+        return Ok(());
+    }
+    let lost = adopt_revocations(ctx, seen).await?;
+    if lost > 0 {
+        let detail = format!("MySQL has lost {lost} returns or revocations, which Redis has");
+        let cause = Cause::LostRevocations(lost);
+        ledger.add(found(cause, ctx.outcome(), detail));
+    }
+    Ok(())
 }
 
 /// Removes the revocations that are over from Redis, and writes the missing ones and the missing
@@ -268,8 +312,8 @@ pub(crate) async fn write_list(
     })
 }
 
-/// Writes the revocations of a closed coupon that are in force, and removes the others: those that
-/// ended with a sealed drop, and those that MySQL has forgotten, whose claims stand again. Redis is
+/// Adopts the revocations of a closed coupon that MySQL has lost, writes those that are in force,
+/// and removes the others: those that ended with a sealed drop, and what is no revocation. Redis is
 /// read first, so that one that an API records meanwhile stays. Returns whether Redis had the last
 /// state of all: then it knows every return.
 pub(crate) async fn project_revocations(
@@ -279,6 +323,7 @@ pub(crate) async fn project_revocations(
 ) -> Step<bool> {
     let redis = &ctx.stores.redis;
     let id = seen.coupon.id;
+    adopt_revocations(ctx, seen).await?;
     let mut others = redis.revoked(id).await?;
     let (new, known) = write_revocations(ctx, seen).await?;
     others.retain(|one| one.id.is_none_or(|id| !known.contains(&id)));
@@ -300,7 +345,7 @@ async fn write_revocations(ctx: &PassContext, seen: &CouponSeen) -> Step<(u64, H
     let coupon = &seen.coupon;
     let mut new = 0;
     let mut ids = HashSet::new();
-    let now = redis_time(ctx);
+    let now = redis_time(ctx, coupon.id);
     let drops = seen.drops.iter().map(|own| Some(own.drop.id));
     for which in drops.chain([None]) {
         let mut after = 0;
@@ -321,8 +366,8 @@ async fn write_revocations(ctx: &PassContext, seen: &CouponSeen) -> Step<(u64, H
 }
 
 /// Redis's time at the beginning of the pass.
-fn redis_time(ctx: &PassContext) -> DateTime<Utc> {
-    DateTime::from_timestamp_millis(ctx.clock_ms).unwrap_or_default()
+fn redis_time(ctx: &PassContext, coupon: CouponId) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(ctx.clock_ms(coupon)).unwrap_or_default()
 }
 
 /// Revocations looked up per statement.
@@ -333,7 +378,7 @@ const LOOKED_UP_AT_ONCE: usize = 1_000;
 /// void. At an open gate, a revocation that MySQL does not know stays, too.
 pub(crate) async fn forget_over(ctx: &PassContext, coupon: CouponId, fence: &Fence) -> Step<()> {
     let Stores { db, redis, .. } = &ctx.stores;
-    let now = redis_time(ctx);
+    let now = redis_time(ctx, coupon);
     for some in redis.revoked(coupon).await?.chunks(LOOKED_UP_AT_ONCE) {
         let ids = some.iter().filter_map(|one| one.id).collect();
         let over = db.revocations_over(ids, now).await?;

@@ -4,60 +4,78 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::StoreError;
-use crate::coupon::{Coupon, Drop};
-use crate::model::is_missing;
-use crate::mysql::Db;
-use crate::redis::Redis;
-use crate::redis::keys::DropMeta;
-use crate::schedule::Schedule;
+use redis::RedisResult;
 
-/// Creates the drops that a coupon's schedule requires and that are missing from `drops`, loads
-/// them into Redis, and returns how many it created. `drops` must contain every drop whose window
-/// has not ended at `now`; for a coupon that opens once, its drop in any case.
-/// A drop whose row MySQL has lost is missing too, and is created again under its own id.
-/// If Redis has lost the coupon's era, the holders of the coupon are unknown: the new drops are not
-/// loaded here, but by the reconciler after it has restored the holders.
+use crate::coupon::{Coupon, Drop};
+use crate::domain::CouponId;
+use crate::model::is_missing;
+use crate::mysql::{Db, DbResult};
+use crate::redis::Redis;
+use crate::redis::gate::Fence;
+use crate::redis::keys::DropMeta;
+use crate::schedule::{PlannedDrop, Schedule};
+
+/// Returns the drops that a coupon's schedule requires and that are missing from `drops`, which
+/// must contain every drop whose window has not ended at `now`; for a coupon that opens once, its
+/// drop in any case. A drop whose row MySQL has lost is missing, too.
+pub fn missing(coupon: &Coupon, drops: &[Drop], now: DateTime<Utc>) -> Vec<PlannedDrop> {
+    let Some(schedule) = &coupon.schedule else {
+        return Vec::new();
+    };
+    if matches!(schedule, Schedule::Once { .. }) && !drops.is_empty() {
+        return Vec::new();
+    }
+    let mut missing = schedule.drops_from(now);
+    missing.retain(|planned| is_missing(planned, drops, now));
+    missing
+}
+
+/// Creates the [`missing`] drops of a coupon in MySQL, a lost one under its own id, loads them into
+/// Redis, and returns how many it created. The reconciler loads those that Redis does not take: if
+/// it has lost the coupon's era, for example, the coupon's holders have to be restored first.
 ///
 /// # Errors
-/// [`StoreError`]. Either no drop was created, and the next round tries again; or all were created,
-/// and the reconciler loads those that are not in Redis.
+/// [`DbError`](crate::mysql::DbError): no drop was created, and the next round tries again.
 pub async fn make_ahead(
     db: &Db,
     redis: &Redis,
     coupon: &Coupon,
-    drops: &[Drop],
-    now: DateTime<Utc>,
-) -> Result<usize, StoreError> {
-    let Some(schedule) = &coupon.schedule else {
-        return Ok(0);
-    };
-    if matches!(schedule, Schedule::Once { .. }) && !drops.is_empty() {
-        return Ok(0);
-    }
-    let mut missing = schedule.drops_from(now);
-    missing.retain(|planned| is_missing(planned, drops, now));
+    missing: Vec<PlannedDrop>,
+) -> DbResult<usize> {
     if missing.is_empty() {
         return Ok(0);
     }
     // Read the fence first. If Redis loses data afterwards, loading finds another era and does
     // nothing.
-    let servers = redis.servers().await?;
-    let gate = redis.gates(&[coupon.id]).await?;
-    let fence = gate
-        .first()
-        .and_then(|gate| gate.fence(servers.holding(coupon.id)));
+    let fence = fence(redis, coupon.id).await;
     let Some((coupon, made)) = db.make_drops(coupon.id, missing).await? else {
         return Ok(0);
     };
-    if let Some(fence) = fence {
-        for drop in &made {
-            // Redis refuses this if the coupon's revision or era has changed since; the reconciler
-            // then loads the drop.
-            let keys = redis.keys(coupon.id, drop.id);
-            let meta = DropMeta::new(&coupon, drop);
-            redis.load(&keys, &fence, coupon.revision, &meta).await?;
-        }
+    let loaded = match fence {
+        Ok(Some(fence)) => load(redis, &fence, &coupon, &made).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = loaded {
+        let what = "drops that were created are not in Redis yet";
+        tracing::warn!(coupon_id = coupon.id.0, %error, "{what}");
     }
     Ok(made.len())
+}
+
+async fn fence(redis: &Redis, coupon: CouponId) -> RedisResult<Option<Fence>> {
+    let servers = redis.servers().await?;
+    let gates = redis.gates(&[coupon]).await?;
+    let gate = gates.first();
+    Ok(gate.and_then(|gate| gate.fence(servers.holding(coupon))))
+}
+
+/// Loads drops, unless the coupon's revision or era has changed since.
+async fn load(redis: &Redis, fence: &Fence, coupon: &Coupon, made: &[Drop]) -> RedisResult<()> {
+    for drop in made {
+        let keys = redis.keys(coupon.id, drop.id);
+        let meta = DropMeta::new(coupon, drop);
+        redis.load(&keys, fence, coupon.revision, &meta).await?;
+    }
+    Ok(())
 }

@@ -18,7 +18,8 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Openness {
     Open,
-    /// Open for some coupons; the gates of others are closed, or their server does not respond.
+    /// Open for some coupons; the gates of others are closed, or their server does not respond or
+    /// refuses writes.
     InPart,
     /// Closed until a pass has verified Redis.
     Closed,
@@ -40,17 +41,17 @@ impl Openness {
 }
 
 /// Reads the gates of all coupons with an open drop. Without any, admission is open if every server
-/// that holds data answers as a master.
+/// that holds data answers as a master and takes writes.
 ///
 /// # Errors
-/// If no server responds, or one refuses writes.
+/// If no server responds, or all that hold these coupons refuse writes.
 pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError> {
-    services.redis.check_writes().await?;
-    let now = services.now();
+    let refusing = services.redis.refusing_writes().await?;
     let live = services.catalogue.live();
     let coupons: Vec<CouponId> = live
         .iter()
-        .filter(|(_, one)| {
+        .filter(|(id, one)| {
+            let now = services.now(**id);
             one.drops
                 .iter()
                 .any(|drop: &Drop| drop.sealed_at.is_none() && drop.is_open_at(now))
@@ -59,12 +60,27 @@ pub(crate) async fn openness(services: &Services) -> Result<Openness, RedisError
         .collect();
     let servers = services.redis.servers().await?;
     if coupons.is_empty() && servers.are_complete() {
-        return Ok(Openness::Open);
+        return match refusing.first() {
+            Some(error) if refusing.are_all() => Err(error.clone()),
+            Some(_) => Ok(Openness::InPart),
+            None => Ok(Openness::Open),
+        };
     }
     let mut reachable = coupons.clone();
     reachable.retain(|coupon| servers.holding(*coupon).is_some());
     if reachable.is_empty() {
         return Ok(Openness::NoMaster);
+    }
+    let mut refused = None;
+    reachable.retain(|coupon| match refusing.holding(*coupon) {
+        Some(error) => {
+            refused = Some(error);
+            false
+        }
+        None => true,
+    });
+    if let Some(error) = refused.filter(|_| reachable.is_empty()) {
+        return Err(error.clone());
     }
     let gates = services.redis.gates(&reachable).await?;
     let open = reachable.iter().zip(gates).filter(|(coupon, gate)| {
@@ -99,7 +115,12 @@ pub(super) async fn watch(services: &Services) {
         ticks.tick().await;
         services.clock.read(&services.redis).await;
         let seen = openness(services).await;
-        let problem = seen.as_ref().err().map(text_of);
+        // One server of several may refuse although admission is open in part.
+        let problem = match &seen {
+            Ok(_) => services.redis.check_writes().await.err(),
+            Err(error) => Some(error.clone()),
+        };
+        let problem = problem.as_ref().map(text_of);
         let state = match &seen {
             Ok(openness) => openness.description().to_owned(),
             Err(error) => format!("closed: {}", why_closed(error)),

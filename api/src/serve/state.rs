@@ -1,13 +1,15 @@
 //! The state that the requests of one process share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
+use firstcome_shared::domain::CouponId;
 use firstcome_shared::line_limit::LineLimit;
 use firstcome_shared::mysql::processes::SeenProblems;
 use firstcome_shared::redis::Redis;
+use firstcome_shared::redis::servers::Clocks;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Identity;
@@ -47,34 +49,43 @@ pub(crate) struct Services {
 
 pub(crate) type App = Arc<Services>;
 
-/// How many milliseconds Redis's clock is ahead of this host's. Drops open and close by Redis's
-/// clock, which [`RedisClock::now`] derives from this host's by this one offset.
+/// How many milliseconds the clock of each of Redis's servers is ahead of this host's. Drops open and
+/// close by the clock of their server, which [`RedisClock::now`] derives from this host's by this
+/// offset alone.
 #[derive(Default)]
-pub(crate) struct RedisClock(AtomicI64);
+pub(crate) struct RedisClock(ArcSwap<Clocks>);
 
 impl RedisClock {
-    /// Reads Redis's clock. Without an answer, the last offset stays.
+    /// Reads Redis's clocks. Without an answer, the last offsets stay.
     pub(crate) async fn read(&self, redis: &Redis) {
         let before = Utc::now();
-        let Ok(theirs) = redis.time_ms().await else {
+        let Ok(theirs) = redis.clocks().await else {
             return;
         };
         let between = before + (Utc::now() - before) / 2;
-        let offset = theirs - between.timestamp_millis();
-        self.0.store(offset, Ordering::Relaxed);
+        let offsets = theirs.since(between.timestamp_millis());
+        self.0.store(Arc::new(offsets));
     }
 
-    /// Returns Redis's time in whole milliseconds: Redis truncates a finer time, and MySQL rounds
-    /// it.
-    pub(crate) fn now(&self) -> DateTime<Utc> {
-        let now = Utc::now() + TimeDelta::milliseconds(self.0.load(Ordering::Relaxed));
-        now.trunc_subsecs(3)
+    /// Returns Redis's time for a coupon, in whole milliseconds: Redis truncates a finer time, and
+    /// MySQL rounds it.
+    pub(crate) fn now(&self, coupon: CouponId) -> DateTime<Utc> {
+        after(self.0.load().at(coupon))
+    }
+
+    /// Returns the earliest of the servers' times.
+    pub(crate) fn earliest(&self) -> DateTime<Utc> {
+        after(self.0.load().earliest())
     }
 }
 
+fn after(offset_ms: i64) -> DateTime<Utc> {
+    (Utc::now() + TimeDelta::milliseconds(offset_ms)).trunc_subsecs(3)
+}
+
 impl Services {
-    /// Returns Redis's time.
-    pub(crate) fn now(&self) -> DateTime<Utc> {
-        self.clock.now()
+    /// Returns Redis's time for a coupon.
+    pub(crate) fn now(&self, coupon: CouponId) -> DateTime<Utc> {
+        self.clock.now(coupon)
     }
 }

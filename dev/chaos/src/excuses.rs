@@ -41,10 +41,15 @@ enum Covers {
     Violation(fn(&Violation, &Facts) -> bool),
 }
 
-const EXCUSES: [Excuse; 15] = [
+const EXCUSES: [Excuse; 16] = [
     Excuse {
-        reason: "an older state restored into a running store may break promises, which are then listed by name",
-        after: &[restores_older_state],
+        reason: "an older state restored into a running Redis may break promises, which are then listed by name",
+        after: &[restores_older_keys],
+        covers: Covers::ListedPromise,
+    },
+    Excuse {
+        reason: "a return that neither store knows any more may break promises, which are then listed by name",
+        after: &[is_database_older, is_redis_lost],
         covers: Covers::ListedPromise,
     },
     Excuse {
@@ -72,8 +77,8 @@ const EXCUSES: [Excuse; 15] = [
         }),
     },
     Excuse {
-        reason: "a return that an older MySQL has forgotten stands again, also of a user who claimed again",
-        after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
+        reason: "a return that neither store knows any more stands again, also of a user who claimed again",
+        after: &[is_database_older, is_redis_lost],
         // A user who claimed again moves back to the slot of the revived row, and the later slot
         // goes to another user. A user who ends without a row is still `Lost`.
         covers: Covers::Violation(|violation, facts| {
@@ -89,26 +94,26 @@ const EXCUSES: [Excuse; 15] = [
         }),
     },
     Excuse {
-        reason: "a return that an older MySQL has forgotten stands again; the slot's next user is listed, if need be under an earlier slot of theirs",
-        after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
+        reason: "a return that neither store knows any more stands again; the slot's next user is listed, if need be under an earlier slot of theirs",
+        after: &[is_database_older, is_redis_lost],
         covers: Covers::Violation(|violation, facts| {
             matches!(violation.rule, Rule::Vanished | Rule::Lost | Rule::Denied)
                 && facts.owes(violation)
         }),
     },
     Excuse {
-        reason: "a user who returned a slot has none, although an older MySQL has forgotten claim and return",
-        after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
+        reason: "a user who returned a slot has none, although neither store knows claim and return any more",
+        after: &[is_database_older, is_redis_lost],
         covers: Covers::NoSlot,
     },
     Excuse {
         reason: "an older MySQL has forgotten a change of a quantity",
-        after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
+        after: &[is_database_older],
         covers: Covers::Violation(|violation, _| violation.rule == Rule::ForgottenQuantity),
     },
     Excuse {
         reason: "an older MySQL has forgotten uses; the shops repeat them",
-        after: &[|fault| matches!(fault, Fault::OldDatabase { .. })],
+        after: &[is_database_older],
         covers: Covers::ForgottenUse,
     },
     Excuse {
@@ -172,8 +177,8 @@ fn restores_older_keys(fault: &Fault) -> bool {
     matches!(fault, Fault::RestoredKeys { .. })
 }
 
-fn restores_older_state(fault: &Fault) -> bool {
-    restores_older_keys(fault) || matches!(fault, Fault::OldDatabase { .. })
+fn is_database_older(fault: &Fault) -> bool {
+    matches!(fault, Fault::OldDatabase { .. })
 }
 
 /// The excuses that apply to one schedule.
@@ -340,6 +345,8 @@ mod tests {
             ..Facts::default()
         };
         let both: &[Fault] = &[GARBLED, Fault::Flush];
+        let no_store: &[Fault] = &[OLD, Fault::Flush];
+        let one_store: [&[Fault]; 3] = [&[OLD], &[Fault::Flush], &[RESTORED]];
         let not_both: [&[Fault]; 3] = [&[GARBLED], &[Fault::Flush], &[FORGED, Fault::Flush]];
         let listed: Ask = |excuses, _| excuses.listed_promise();
         let denial: Ask = |excuses, facts| excuses.denial(1, &(3..=4), facts);
@@ -361,17 +368,17 @@ mod tests {
         let table: [Row<'_>; 16] = [
             (&changed, &[OLD], &[none, &[RESTORED]]),
             (&listed, &[RESTORED], &[none]),
-            (&listed, &[Fault::Flush, OLD], &[none]),
+            (&listed, no_store, &[&[OLD], &[Fault::Flush]]),
             (&denial, &[RESTORED], &[none, &[OLD]]),
             (&denial, both, &not_both),
             (&second, &[RESTORED], &[none, &[OLD]]),
-            (&no_slot, &[OLD], &[none, &[RESTORED]]),
+            (&no_slot, no_store, &one_store),
             (&no_slot, both, &not_both),
             (&forgotten, &[OLD], &[none, &[RESTORED]]),
-            (&vanished, &[OLD], &[none, &[RESTORED]]),
-            (&lost, &[OLD], &[none]),
-            (&held, &[OLD], &[none, &[RESTORED]]),
-            (&twice, &[OLD], &[none, &[RESTORED]]),
+            (&vanished, no_store, &one_store),
+            (&lost, no_store, &one_store),
+            (&held, no_store, &one_store),
+            (&twice, no_store, &one_store),
             (&lost_elsewhere, both, &not_both),
             (&turned, &[RESTORED], &[none, &[OLD]]),
             (&denied, &[RESTORED], &[none, &[OLD]]),
@@ -382,9 +389,9 @@ mod tests {
                 assert!(!ask(&after(other), &facts), "{at}: {other:?}");
             }
         }
-        assert!(!lost_elsewhere(&after(&[OLD]), &facts), "not listed");
+        assert!(!lost_elsewhere(&after(no_store), &facts), "not listed");
         let elsewhere = violates(Rule::PromisedTwice, 1, 3);
-        assert!(!elsewhere(&after(&[OLD]), &facts), "not returned");
+        assert!(!elsewhere(&after(no_store), &facts), "not returned");
         assert!(
             !lost_elsewhere(&after(both), &Facts::default()),
             "no letter"
@@ -452,8 +459,8 @@ mod tests {
     }
 
     #[test]
-    fn promises_may_be_listed_as_broken_only_after_an_older_state_was_restored() {
-        for (fault, expected) in [(Fault::Flush, false), (RESTORED, true), (OLD, true)] {
+    fn one_fault_lists_promises_only_if_an_older_state_was_restored_into_a_running_redis() {
+        for (fault, expected) in [(Fault::Flush, false), (RESTORED, true), (OLD, false)] {
             let excuses = after(std::slice::from_ref(&fault));
             assert_eq!(
                 excuses.listed_promises(vec!["u-1"]).is_ok(),

@@ -71,7 +71,8 @@ impl Headline {
                 | Kind::OverIssued
                 | Kind::DuplicateRow
                 | Kind::BadUse
-                | Kind::Check,
+                | Kind::Check
+                | Kind::MissingDrop,
             ) => if_whole(Self::Sentence, Self::NotRepaired),
         }
     }

@@ -67,7 +67,8 @@ pub(crate) fn ends_when(kind: AlertKind) -> EndsWhen {
             | Kind::Unfilled
             | Kind::OverIssued
             | Kind::DuplicateRow
-            | Kind::Check,
+            | Kind::Check
+            | Kind::MissingDrop,
         ) => EndsWhen::Compared,
     }
 }

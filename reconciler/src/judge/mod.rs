@@ -169,6 +169,9 @@ pub struct Judgement {
     /// Claims that a revocation voids and that Redis or a row still has.
     pub revoked: Vec<(UserId, Revocation)>,
     pub dirt: Vec<Dirt>,
+    /// Rows above the quantity, written while MySQL did not check foreign keys. An operator decides
+    /// about them; Redis gets nothing of them.
+    pub surplus: Vec<Row>,
     /// Users without a row who are not due yet.
     pub in_flight: u64,
 }
@@ -207,15 +210,17 @@ pub fn judge_whole(seen: &DropState, is_new: bool) -> WholeDrop {
     }
 }
 
-/// Whether each row has its user on its slot, every other slot up to the counter is free, and there
-/// is nothing else, such as a dead letter. This is the usual case, so it allocates nothing.
-pub fn is_clean(mysql: &MysqlPage, redis: &RedisPage) -> bool {
+/// Whether each row has its user on its slot, none is above the quantity, every other slot up to
+/// the counter is free, and there is nothing else, such as a dead letter. This is the usual case,
+/// so it allocates nothing.
+pub fn is_clean(mysql: &MysqlPage, redis: &RedisPage, quantity: Slot) -> bool {
     let users = redis.users.iter().map(|holder| (holder.slot, &holder.user));
     let rows = mysql
         .rows
         .iter()
         .map(|row| (i64::from(row.slot), &row.user));
-    if redis.odd > 0 || !mysql.letters.is_empty() || !users.clone().eq(rows) {
+    let has_surplus = mysql.rows.last().is_some_and(|row| row.slot > quantity);
+    if redis.odd > 0 || has_surplus || !mysql.letters.is_empty() || !users.clone().eq(rows) {
         return false;
     }
     let mut users = users.map(|(slot, _)| slot).peekable();
@@ -231,8 +236,9 @@ pub fn is_clean(mysql: &MysqlPage, redis: &RedisPage) -> bool {
     users.next().is_none() && free.next().is_none()
 }
 
-/// Finds the slots and users on which a page differs, or which a dead letter names.
-pub fn doubts(mysql: &MysqlPage, redis: &RedisPage) -> Doubts {
+/// Finds the slots and users on which a page differs, which are above the quantity, or which a dead
+/// letter names.
+pub fn doubts(mysql: &MysqlPage, redis: &RedisPage, quantity: Slot) -> Doubts {
     let mut doubts = Doubts::default();
     let on_slots = users_by_slot(&redis.users);
     let free: HashSet<i64> = redis.free.iter().copied().collect();
@@ -246,7 +252,7 @@ pub fn doubts(mysql: &MysqlPage, redis: &RedisPage) -> Doubts {
         let is_held = on_slots
             .get(&slot)
             .is_some_and(|users| *users == [&row.user]);
-        if !is_held || free.contains(&slot) {
+        if !is_held || free.contains(&slot) || row.slot > quantity {
             doubts.slots.insert(row.slot);
             doubts.users.insert(row.user.clone());
         }
@@ -392,11 +398,16 @@ fn sums(redis: &RedisPage, judged: &mut Judgement) {
 fn judge_row(page: &Page<'_>, row: &Row, judged: &mut Judgement) {
     let slot = i64::from(row.slot);
     let users = page.on_slots.get(&slot).map_or(&[][..], Vec::as_slice);
-    if users == [&row.user] || !page.is_lasting(row) {
+    let is_surplus = row.slot > page.again.quantity;
+    if users == [&row.user] && !is_surplus || !page.is_lasting(row) {
         return;
     }
     if let Some(revocation) = page.again.revocations.voiding(&row.user, row.at_ms) {
         judged.revoked.push((row.user.clone(), revocation.clone()));
+        return;
+    }
+    if is_surplus {
+        judged.surplus.push(row.clone());
         return;
     }
     if !users.contains(&&row.user) {

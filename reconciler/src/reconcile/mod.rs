@@ -3,7 +3,7 @@
 //!
 //! | Seen | At an open gate | At a closed gate |
 //! |---|---|---|
-//! | a revision above MySQL's | adopted | adopted |
+//! | a revision above MySQL's, a revocation that MySQL lacks | adopted | adopted |
 //! | another server or era, a key of another type | *needs closing* | the key is deleted |
 //! | revocations | finished, missing ones written, others removed | written, others removed |
 //! | settings and allow list differ | written again | written before it opens |
@@ -27,7 +27,7 @@ use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::redis::gate::{Fence, Gate};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::context::{PassContext, PassError, Step, fenced};
+use crate::context::{Hindrance, PassContext, PassError, Step, fenced};
 use crate::gate::{self, Closed};
 use crate::judge::Holder;
 use crate::ledger::{CouponLook, Ledger};
@@ -108,12 +108,15 @@ async fn report_error(
     closed: Option<&Closed>,
     error: PassError,
 ) -> Step<(CouponLook, Reconciled)> {
-    let is_bad_data = !matches!(error, PassError::Stale | PassError::StaysClosed(_));
-    let why = ctx.about_coupon(error).await?;
+    let is_expected = matches!(error, PassError::Stale | PassError::StaysClosed(_));
     let id = seen.coupon.id;
+    let hindrance = ctx.about_coupon(id, error).await?;
+    let why = hindrance.to_string();
     let mut look = CouponLook::new(id);
-    if closed.is_none() || is_bad_data {
-        look.drops = unworkable(ctx, seen, &why);
+    match hindrance {
+        Hindrance::Redis(why) => look.redis_error = Some(why),
+        Hindrance::Data(_) if closed.is_some() && is_expected => {}
+        Hindrance::Data(why) => look.drops = unworkable(ctx, seen, &why),
     }
     let Some(closed) = closed else {
         let coupon_id = id.0;
@@ -197,6 +200,7 @@ async fn prepare_open(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger)
     if !unreadable.is_empty() {
         ledger.add(settings::lost_keys(unreadable, Outcome::Planned));
     }
+    settings::adopt_returns(ctx, seen, ledger).await?;
     revoke_promote::finish_revocations(ctx, seen, ledger).await?;
     settings::write_again(ctx, seen, ledger).await?;
     Ok(At::OpenGate)
@@ -265,8 +269,8 @@ async fn open_again(
         None => write_and_open(ctx, seen, &closed.fence, drops, ledger).await,
     };
     if let Err(error) = written {
-        let why = ctx.about_coupon(error).await?;
-        ledger.add(stays_closed(seen.coupon.id, &why));
+        let why = ctx.about_coupon(seen.coupon.id, error).await?;
+        ledger.add(stays_closed(seen.coupon.id, &why.to_string()));
         return Ok(Reconciled::NeedsClosing(seen.state.gate.clone()));
     }
     if was_open && !seen.state.unreadable.is_empty() {
@@ -274,7 +278,7 @@ async fn open_again(
         ledger.add(settings::lost_keys(keys, Outcome::Applied));
     } else if lacks_claimants {
         ledger.add(claimants::lost_claimants(Outcome::Applied));
-    } else if has_begun(seen, ctx.clock_ms) && !was_open {
+    } else if has_begun(seen, ctx.clock_ms(seen.coupon.id)) && !was_open {
         // If the coupon was open, the reports of its drops say what was wrong.
         let lost = Kind::RedisLost;
         let open = ActionKind::Open;
@@ -314,9 +318,7 @@ async fn write_and_open(
     for done in drops.iter().filter(|done| done.is_projected) {
         dirty.push(done.drop.id());
         let owed = &done.compared.owed;
-        if !owed.is_empty() {
-            rows::owe(done.drop, owed.clone(), "slot_lost", Vec::new()).await?;
-        }
+        rows::owe(done.drop, owed).await?;
         for user in owed {
             ledger.add(slot_lost(done.drop.id(), user));
         }

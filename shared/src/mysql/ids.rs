@@ -16,6 +16,14 @@ pub(super) fn draw_id(now: DateTime<Utc>) -> i64 {
     (now.timestamp() << 20) | i64::from(rand::rng().random::<u32>() >> 12)
 }
 
+/// Whether [`draw_id`] may have returned this id: its second lies between 2026 and a day from now.
+pub(super) fn may_be_drawn(id: i64, now: DateTime<Utc>) -> bool {
+    (FIRST_SECOND..=now.timestamp() + 86_400).contains(&(id >> 20))
+}
+
+/// The first second of 2026.
+const FIRST_SECOND: i64 = 1_767_225_600;
+
 /// Computes the id of a drop from its coupon and local date (of a single drop: from its coupon), so
 /// that a drop whose row was lost is created again under its own id, with its rows and its keys in
 /// Redis: the first 52 bits of a hash, plus one. Among a million drops, two share an id with a
@@ -47,9 +55,12 @@ mod tests {
             assert!(drawn.len() > 95, "{drawn:?}");
             let ids = at(year).timestamp() << 20..LIMIT;
             assert!(drawn.iter().all(|id| ids.contains(id)), "{drawn:?}");
+            assert!(drawn.iter().all(|id| may_be_drawn(*id, at(year))));
         }
         let is_higher = draw_id(at(2027)) > draw_id(at(2026));
         assert!(is_higher, "later ids are higher");
+        let is_of_2027 = [draw_id(at(2027)), 1, -1].map(|id| may_be_drawn(id, at(2026)));
+        assert_eq!(is_of_2027, [false; 3]);
     }
 
     #[test]

@@ -92,6 +92,15 @@ pub async fn check(db: &Db, settings: &DbSettings) -> anyhow::Result<()> {
             }
         })
         .await?;
+    let lacking = lacking(&ran)?;
+    if lacking > 0 {
+        bail!("the database lacks {lacking} migration(s); run `firstcome-api migrate` first");
+    }
+    may_write(db).await
+}
+
+/// Returns how many of this build's migrations are not among those that ran.
+fn lacking(ran: &[String]) -> anyhow::Result<usize> {
     let has_run = |name: &dyn MigrationName| ran.contains(&name.version().to_string());
     let mut lacking = 0;
     for migrations in Tables::All.migrations() {
@@ -100,10 +109,7 @@ pub async fn check(db: &Db, settings: &DbSettings) -> anyhow::Result<()> {
         })?;
         lacking += known.iter().filter(|it| !has_run(it.name())).count();
     }
-    if lacking > 0 {
-        bail!("the database lacks {lacking} migration(s); run `firstcome-api migrate` first");
-    }
-    may_write(db).await
+    Ok(lacking)
 }
 
 /// Refuses a login that may read but not write: nothing else shows it before the first claim. MySQL

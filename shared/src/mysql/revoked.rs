@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::catalogue::listed;
 use super::erased::NAMES_SOMEBODY;
-use super::ids::draw_id;
+use super::ids::{draw_id, may_be_drawn};
 use super::ops_actions::{Operator, OperatorAct};
 use super::sealed::rows_changed;
 use super::sql::stored_as;
@@ -18,6 +18,7 @@ use super::uses::is_in_use;
 use super::{Conn, Db, DbError, DbResult, Sql, list, of_users};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use crate::model::Revocation;
+use crate::redis::revoking::KnownRevocation;
 use crate::sql;
 
 stored_as!(Revocation {
@@ -80,6 +81,9 @@ struct InsertedRevocation {
 /// Maximum number of ids drawn for a revocation. With one revocation per second, one id in a million
 /// is taken.
 const ATTEMPTS: usize = 10;
+
+/// Revocations looked up per statement.
+const LOOKED_UP_AT_ONCE: usize = 1_000;
 
 /// Maximum duration of a count of all revocations of some coupons.
 const LONGEST_COUNT: Duration = Duration::from_secs(60);
@@ -152,6 +156,67 @@ impl Db {
             banned.insert(coupon, own);
         }
         Ok(banned)
+    }
+
+    /// Returns which of these revocations MySQL has lost. A revocation is in MySQL before it is in
+    /// Redis, and is never deleted.
+    pub async fn lost_revocations(
+        &self,
+        mut all: Vec<KnownRevocation>,
+    ) -> DbResult<Vec<KnownRevocation>> {
+        let now = Utc::now();
+        all.retain(|one| may_be_drawn(one.id, now));
+        let mut lost = Vec::new();
+        for some in all.chunks(LOOKED_UP_AT_ONCE) {
+            let ids: Vec<i64> = some.iter().map(|one| one.id).collect();
+            let known = sql!("SELECT id FROM revoked_coupons WHERE id IN (?)", list(ids));
+            let known: HashSet<i64> = self.all("known revocations", known).await?;
+            let unknown = some.iter().filter(|one| !known.contains(&one.id));
+            lost.extend(unknown.cloned());
+        }
+        Ok(lost)
+    }
+
+    /// Writes a revocation that MySQL has lost, and moves the row that it voids into it, as
+    /// [`Db::revoke`] did. Returns whether it was written: the user may have another open one.
+    pub async fn adopt_revocation(
+        &self,
+        coupon: CouponId,
+        drop: DropId,
+        once_per: OncePer,
+        known: KnownRevocation,
+    ) -> DbResult<bool> {
+        self.transaction("adopt a revocation", async move |conn| {
+            let KnownRevocation {
+                id,
+                user,
+                again_from,
+                ..
+            } = known;
+            let insert = sql!(
+                "INSERT INTO revoked_coupons (id, coupon_id, drop_id, user_id, reason, revoked_by, \
+                may_claim_again, again_from, once_per) \
+                VALUES (?, ?, ?, ?, 'known to Redis', 'reconciler', ?, ?, ?) \
+                ON DUPLICATE KEY UPDATE id = id",
+                id,
+                coupon,
+                drop,
+                &user,
+                again_from.is_some(),
+                again_from,
+                once_per.as_str()
+            );
+            insert.run(conn).await?;
+            let written = sql!("SELECT id FROM revoked_coupons WHERE id = ?", id);
+            if written.first::<i64>(conn).await?.is_none() {
+                return Ok(false);
+            }
+            let row = lock_void_row(conn, id).await?;
+            move_row(conn, id, row).await?;
+            close_promises(conn, id).await?;
+            Ok(true)
+        })
+        .await
     }
 
     /// Moves the row of a claim that the revocation voids into the revocation, if the row exists.

@@ -54,39 +54,64 @@ impl Db {
             .await
     }
 
-    /// Returns the uses of codes that are in use although their coupons have no row: those of a
-    /// drop, of a coupon, or all. Reads every use in the order of the primary key.
+    /// Reads a page of the uses of codes, of a drop, of a coupon, or of all, in the order of the
+    /// primary key, and returns those that are in use although their coupons have no row.
     pub async fn stray_uses(
         &self,
         coupon: Option<CouponId>,
         drop: Option<DropId>,
-    ) -> DbResult<Vec<ListedUse>> {
-        let mut stray = Vec::new();
-        let mut after_drop = DropId(i64::MIN);
-        let mut after_slot = 0;
-        loop {
-            // A slot may have uses of several claims: pages end with a whole slot.
-            let page = "SELECT d.coupon_id, u.drop_id, u.slot, u.used_by, \
-                        u.in_use <=> 1 AND i.slot IS NULL FROM (SELECT DISTINCT drop_id, slot \
-                        FROM coupon_uses WHERE drop_id > ? OR drop_id = ? AND slot > ? \
-                        ORDER BY drop_id, slot LIMIT ?) p \
-                        STRAIGHT_JOIN coupon_uses u ON u.drop_id = p.drop_id AND u.slot = p.slot \
-                        LEFT JOIN drops d ON d.id = u.drop_id \
-                        LEFT JOIN issued_coupons i ON i.drop_id = u.drop_id \
-                        AND i.slot = u.slot AND i.claimed_at = u.claimed_at \
-                        ORDER BY u.drop_id, u.slot";
-            let page = sql!(page, after_drop, after_drop, after_slot, SLOTS_AT_ONCE);
-            let page: Vec<ListedUse> = self.all("stray uses", page).await?;
-            let Some(last) = page.last() else {
-                return Ok(stray);
-            };
-            after_drop = last.drop_id;
-            after_slot = last.slot;
-            stray.extend(page.into_iter().filter(|found: &ListedUse| {
-                found.is_stray
-                    && coupon.is_none_or(|coupon| found.coupon_id == Some(coupon))
-                    && drop.is_none_or(|drop| found.drop_id == drop)
-            }));
+        UsesAfter { drop: after, slot }: UsesAfter,
+    ) -> DbResult<StrayUses> {
+        let which = match (coupon, drop) {
+            (_, Some(drop)) => sql!("drop_id = ?", drop),
+            (Some(coupon), None) => {
+                let own = "drop_id IN (SELECT id FROM drops WHERE coupon_id = ?)";
+                sql!(own, coupon)
+            }
+            (None, None) => sql!("TRUE"),
+        };
+        // A slot may have uses of several claims: pages end with a whole slot.
+        let begin = "SELECT d.coupon_id, u.drop_id, u.slot, u.used_by, \
+                     u.in_use <=> 1 AND i.slot IS NULL FROM (SELECT DISTINCT drop_id, slot \
+                     FROM coupon_uses WHERE ";
+        let rest = " AND (drop_id > ? OR drop_id = ? AND slot > ?) \
+                    ORDER BY drop_id, slot LIMIT ?) p \
+                    STRAIGHT_JOIN coupon_uses u ON u.drop_id = p.drop_id AND u.slot = p.slot \
+                    LEFT JOIN drops d ON d.id = u.drop_id \
+                    LEFT JOIN issued_coupons i ON i.drop_id = u.drop_id \
+                    AND i.slot = u.slot AND i.claimed_at = u.claimed_at \
+                    ORDER BY u.drop_id, u.slot";
+        let rest = sql!(rest, after, after, slot, SLOTS_AT_ONCE);
+        let page = sql!(begin).and(which).and(rest);
+        let mut stray: Vec<ListedUse> = self.all("stray uses", page).await?;
+        let after = stray.last().map(|last| UsesAfter {
+            drop: last.drop_id,
+            slot: last.slot,
+        });
+        stray.retain(|found| found.is_stray);
+        Ok(StrayUses { stray, after })
+    }
+}
+
+/// The slot after which a page of uses begins.
+#[derive(Debug, Clone, Copy)]
+pub struct UsesAfter {
+    pub drop: DropId,
+    pub slot: Slot,
+}
+
+impl Default for UsesAfter {
+    fn default() -> Self {
+        Self {
+            drop: DropId(i64::MIN),
+            slot: 0,
         }
     }
+}
+
+/// The stray uses of a page, and where the next page begins, if there is one.
+#[derive(Debug)]
+pub struct StrayUses {
+    pub stray: Vec<ListedUse>,
+    pub after: Option<UsesAfter>,
 }

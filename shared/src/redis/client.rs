@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use redis::{
     ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerErrorKind, ToRedisArgs,
     Value, from_redis_value,
@@ -15,12 +15,13 @@ use tokio::time::Instant;
 use super::connection::SharedConnection;
 use super::deployment::{Deployment, RedisDurability, RedisSettings, addresses};
 use super::keys::DropKeys;
-use super::servers::{HASH_SLOTS, HashSlots, Servers};
+use super::refusing::Refusing;
+use super::servers::{Clocks, HASH_SLOTS, HashSlots, Servers};
 use crate::domain::{CouponId, DropId};
 
 /// The result of this process's last check of writes, and when the check began. Locked during a
 /// check.
-pub(super) type LastWrite = Arc<Mutex<Option<(Instant, RedisResult<()>)>>>;
+pub(super) type LastWrite = Arc<Mutex<Option<(Instant, RedisResult<Refusing>)>>>;
 
 /// One installation's Redis: a shared connection that reconnects automatically, with the key names
 /// and scripts. Commands are not retried.
@@ -170,26 +171,41 @@ impl Redis {
         &self.deployment.settings.prefix
     }
 
-    /// Returns Redis's time in Unix milliseconds. With several servers, this is the earliest of
-    /// their clocks, so that nothing appears older than it is. Each server must answer, except those
-    /// that were away when this handle was pinned. A pinned handle does not read their coupons.
+    /// Returns the earliest of the servers' [`Redis::clocks`].
     pub async fn time_ms(&self) -> RedisResult<i64> {
+        Ok(self.clocks().await?.earliest())
+    }
+
+    /// Returns the Unix time of each server that answers, in milliseconds. For a pinned handle, each
+    /// must answer, except those that were away when it was pinned, because it does not read their
+    /// coupons.
+    pub async fn clocks(&self) -> RedisResult<Clocks> {
         let mut masters = self.masters().await?;
         if let Some(pinned) = &self.pinned {
             masters.retain(|master: &Master| !pinned.lack(&master.hash_slots));
         }
-        let told = try_join_all(masters.into_iter().map(async |master: Master| {
+        let told = join_all(masters.into_iter().map(async |master: Master| {
             let told = master
                 .send(redis::pipe().cmd("TIME"))
                 .await?
                 .pop()
                 .unwrap_or(Value::Nil);
             let (seconds, micros): (i64, i64) = from_redis_value(told)?;
-            Ok::<_, RedisError>(seconds * 1_000 + micros / 1_000)
+            Ok::<_, RedisError>((master.hash_slots, seconds * 1_000 + micros / 1_000))
         }))
-        .await?;
-        let earliest = told.into_iter().min();
-        earliest.ok_or_else(|| (ErrorKind::Io, "no Redis server is known").into())
+        .await;
+        let mut clocks = Vec::new();
+        let mut silent = None;
+        for one in told {
+            match one {
+                Ok(clock) => clocks.push(clock),
+                Err(error) => silent = Some(error),
+            }
+        }
+        match silent {
+            Some(error) if self.pinned.is_some() || clocks.is_empty() => Err(error),
+            _ => Ok(Clocks(clocks)),
+        }
     }
 }
 

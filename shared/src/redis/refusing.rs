@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::Redis;
 use super::client::Master;
-use super::servers::{HASH_SLOTS, hash_slot_of};
+use super::servers::{HASH_SLOTS, HashSlots, hash_slot_of, holding};
+use crate::domain::CouponId;
 use crate::quoted::without_values;
 use crate::report::{FailureCause, StoreRefusal};
 
@@ -43,13 +44,43 @@ fn first_refused(error: &RedisError) -> Option<String> {
     Some(format!("{} {detail}", first.code()))
 }
 
+/// The servers that answer and refuse writes, each with its error.
+#[derive(Debug, Clone, Default)]
+pub struct Refusing(Vec<(Vec<HashSlots>, Option<RedisError>)>);
+
+impl Refusing {
+    /// Returns why the server that holds a coupon refuses writes, if it does.
+    pub fn holding(&self, coupon: CouponId) -> Option<&RedisError> {
+        holding(&self.0, coupon).and_then(Option::as_ref)
+    }
+
+    /// Returns a refusal, if there is one.
+    pub fn first(&self) -> Option<&RedisError> {
+        self.0.iter().find_map(|(_, refusal)| refusal.as_ref())
+    }
+
+    /// Whether every server refuses.
+    pub fn are_all(&self) -> bool {
+        self.0.iter().all(|(_, refusal)| refusal.is_some())
+    }
+}
+
 impl Redis {
     /// Checks that Redis accepts writes, on every server that holds data and answers. Writes at most
     /// about once a second.
     ///
     /// # Errors
-    /// The refusal, or the fault if no server answers.
+    /// A refusal, or the fault if no server answers.
     pub async fn check_writes(&self) -> RedisResult<()> {
+        let refusing = self.refusing_writes().await?;
+        refusing.first().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// Returns which servers refuse writes, as [`Redis::check_writes`].
+    ///
+    /// # Errors
+    /// If no server answers.
+    pub async fn refusing_writes(&self) -> RedisResult<Refusing> {
         let mut last = self.last_write.lock().await;
         if let Some((at, result)) = last.as_ref().filter(|(at, _)| at.elapsed() < USED_FOR) {
             tracing::trace!(age = ?at.elapsed(), "the last check of writes is used again");
@@ -61,19 +92,24 @@ impl Redis {
         result
     }
 
-    async fn write_everywhere(&self) -> RedisResult<()> {
+    async fn write_everywhere(&self) -> RedisResult<Refusing> {
         let masters = self.masters().await?;
         let written = join_all(masters.iter().map(|master| self.write_to(master))).await;
-        let answers = written.iter().any(Result::is_ok);
-        let error =
-            written
-                .iter()
-                .filter_map(|it| it.as_ref().err())
-                .find(|error: &&RedisError| {
-                    let refusal = StoreRefusal::from_error(FailureCause::Redis, &text_of(error));
-                    refusal.is_some() || !answers
-                });
-        error.map_or(Ok(()), |error| Err(error.clone()))
+        let mut refusing = Vec::new();
+        let mut silent = None;
+        for (master, written) in masters.into_iter().zip(written) {
+            let refuses = |error: &RedisError| {
+                StoreRefusal::from_error(FailureCause::Redis, &text_of(error)).is_some()
+            };
+            match written {
+                Err(error) if !refuses(&error) => silent = Some(error),
+                answer => refusing.push((master.hash_slots, answer.err())),
+            }
+        }
+        match silent {
+            Some(error) if refusing.is_empty() => Err(error),
+            _ => Ok(Refusing(refusing)),
+        }
     }
 
     async fn write_to(&self, master: &Master) -> RedisResult<()> {

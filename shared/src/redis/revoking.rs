@@ -3,12 +3,13 @@
 
 use std::sync::LazyLock;
 
+use chrono::{DateTime, Utc};
 use redis::{AsyncCommands as _, RedisResult};
 
 use super::Redis;
 use super::client::Script;
 use super::keys::{self, DropKeys};
-use crate::domain::{CouponId, DropId, OncePer};
+use crate::domain::{CouponId, DropId, OncePer, UserId};
 use crate::model::Revocation;
 
 static REVOKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/revoke.lua")));
@@ -44,6 +45,41 @@ pub struct RevokedField {
     pub(super) value: Vec<u8>,
     /// The id of the revocation, or `None` if Firstcome did not write this value.
     pub id: Option<i64>,
+}
+
+/// A revocation as Redis knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownRevocation {
+    pub id: i64,
+    /// The drop, if the coupon allows one claim per drop.
+    pub drop: Option<DropId>,
+    pub user: UserId,
+    /// `None` if all claims are void.
+    pub again_from: Option<DateTime<Utc>>,
+}
+
+impl RevokedField {
+    /// Parses the field and its value. Returns `None` if Firstcome cannot have written them.
+    pub fn parsed(&self, once_per: OncePer) -> Option<KnownRevocation> {
+        let field = str::from_utf8(&self.field).ok()?;
+        let (drop, user) = match once_per {
+            OncePer::Coupon => (None, field),
+            OncePer::Drop => {
+                let (drop, user) = field.split_once(':')?;
+                (Some(DropId(drop.parse().ok()?)), user)
+            }
+        };
+        let again_from = match str::from_utf8(&self.value).ok()?.split_once(':') {
+            None => None,
+            Some((_, end)) => Some(DateTime::from_timestamp_millis(end.parse().ok()?)?),
+        };
+        Some(KnownRevocation {
+            id: self.id?,
+            drop,
+            user: user.parse().ok()?,
+            again_from,
+        })
+    }
 }
 
 /// Parses the id of a revocation, from `ID` or `ID:END`.
@@ -129,6 +165,36 @@ impl Redis {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn field_of_a_revocation_is_parsed_unless_its_form_is_another() {
+        let parsed = |once_per, field: &str, value: &str| {
+            let field = RevokedField {
+                field: field.into(),
+                value: value.into(),
+                id: id_in(value.as_bytes()),
+            };
+            let parsed = field.parsed(once_per)?;
+            let end = parsed.again_from.map(|at| at.timestamp_millis());
+            Some((parsed.id, parsed.drop, parsed.user.to_string(), end))
+        };
+        let ann = |drop, end| Some((7, drop, "ann:b".to_owned(), end));
+        let drop = OncePer::Drop;
+        assert_eq!(parsed(OncePer::Coupon, "ann:b", "7"), ann(None, None));
+        assert_eq!(
+            parsed(drop, "3:ann:b", "7:9"),
+            ann(Some(DropId(3)), Some(9))
+        );
+        for (field, value) in [
+            ("ann", "7"),
+            ("x:ann", "7"),
+            ("3:a b", "7"),
+            ("3:ann", "x:9"),
+        ] {
+            assert_eq!(parsed(drop, field, value), None, "{field} {value}");
+        }
+        assert_eq!(parsed(drop, "3:ann", "7:x"), None);
+    }
 
     #[test]
     fn revocation_names_its_drop_only_in_a_once_per_drop_coupon() {

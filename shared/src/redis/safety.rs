@@ -58,17 +58,31 @@ impl Redis {
     /// Refuses a Redis that may lose admissions (no AOF, an eviction policy, a replica, or a master
     /// that takes writes without its replicas), a version that is too old, and a kind that is not
     /// supported or does not match `REDIS_MODE`. Reads `INFO`, because managed servers do not
-    /// permit `CONFIG`; only the replicas' maximum lag needs `CONFIG`.
+    /// permit `CONFIG`; only the replicas' maximum lag needs `CONFIG`. Of a cluster, it checks the
+    /// masters that answer: the coupons of the others wait for them, and hold up nothing else.
     pub async fn check_settings(&self) -> Result<(), Unsafe> {
         let masters = self.masters().await?;
+        let mut silent = Vec::new();
         for master in &masters {
-            if let Some(fault) = self.fault_of(master).await? {
-                let is_one_of_many = masters.len() > 1;
-                let place = is_one_of_many.then(|| format!(" (the server at {})", master.address));
-                return Err(Unsafe::Setting(fault + &place.unwrap_or_default()));
+            match self.fault_of(master).await {
+                Ok(None) => {}
+                Ok(Some(fault)) if masters.len() == 1 => return Err(Unsafe::Setting(fault)),
+                Ok(Some(fault)) => {
+                    let place = format!("{fault} (the server at {})", master.address);
+                    return Err(Unsafe::Setting(place));
+                }
+                Err(error) => silent.push((&master.address, error)),
             }
         }
-        Ok(())
+        if silent.len() < masters.len() {
+            for (address, error) in silent {
+                let what = "a server of the cluster does not answer, and was not checked";
+                tracing::warn!(address, %error, "{what}");
+            }
+            return Ok(());
+        }
+        let last = silent.pop().map(|(_, error)| error);
+        Err(last.unwrap_or_else(|| (ErrorKind::Io, "no server is known").into()))?
     }
 
     /// Whether a failed snapshot would make Redis refuse writes, as far as this login may read the

@@ -42,17 +42,7 @@ pub struct Servers(pub(super) Vec<(Vec<HashSlots>, Option<ServerId>)>);
 impl Servers {
     /// Returns the identity of the server that holds a coupon.
     pub fn holding(&self, coupon: CouponId) -> Option<&ServerId> {
-        if let [(_, only)] = self.0.as_slice() {
-            return only.as_ref();
-        }
-        let slot = hash_slot(coupon);
-        let mut servers = self.0.iter();
-        let found = servers.find(|(hash_slots, _)| {
-            hash_slots
-                .iter()
-                .any(|(first, last): &HashSlots| (*first..=*last).contains(&slot))
-        });
-        found.and_then(|(_, server)| server.as_ref())
+        holding(&self.0, coupon).and_then(Option::as_ref)
     }
 
     /// Whether the server of a coupon did not answer as a master, while others of the cluster did.
@@ -74,6 +64,44 @@ impl Servers {
     /// Whether every server answered as a master.
     pub fn are_complete(&self) -> bool {
         self.0.iter().all(|(_, server)| server.is_some())
+    }
+}
+
+/// Returns what belongs to the server that holds a coupon.
+pub(super) fn holding<T>(all: &[(Vec<HashSlots>, T)], coupon: CouponId) -> Option<&T> {
+    if let [(_, only)] = all {
+        return Some(only);
+    }
+    let slot = hash_slot(coupon);
+    let mut all = all.iter();
+    let found = all.find(|(hash_slots, _)| {
+        hash_slots
+            .iter()
+            .any(|(first, last): &HashSlots| (*first..=*last).contains(&slot))
+    });
+    found.map(|(_, of_server)| of_server)
+}
+
+/// A time on each server that answered, in milliseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Clocks(pub(super) Vec<(Vec<HashSlots>, i64)>);
+
+impl Clocks {
+    /// Returns the time of the server that holds a coupon or, if it did not answer, the earliest.
+    pub fn at(&self, coupon: CouponId) -> i64 {
+        holding(&self.0, coupon).map_or_else(|| self.earliest(), |ms| *ms)
+    }
+
+    /// Returns the earliest time, so that nothing appears older than it is.
+    pub fn earliest(&self) -> i64 {
+        self.0.iter().map(|(_, ms)| *ms).min().unwrap_or_default()
+    }
+
+    /// Subtracts a time from all.
+    #[must_use]
+    pub fn since(mut self, ms: i64) -> Self {
+        self.0.iter_mut().for_each(|(_, own)| *own -= ms);
+        self
     }
 }
 

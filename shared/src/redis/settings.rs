@@ -2,6 +2,7 @@
 //! one, even of a [`Redis::write_settings`] that found no loaded drop, and refuses lower ones.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use redis::{ErrorKind, RedisResult};
 use strum::EnumString;
@@ -103,6 +104,18 @@ impl Redis {
         let era = read.era.to_string();
         let args = vec![["quantity".to_owned(), quantity.to_string()]; drops.len()].concat();
         self.run_settings("lower", drops, revision, era, args).await
+    }
+
+    /// Lets the keys of drops that this revision of their coupon removed expire.
+    pub async fn forget_drops(
+        &self,
+        revision: u64,
+        drops: &[&DropKeys],
+        after: Duration,
+    ) -> RedisResult<Written> {
+        let args = vec![after.as_millis().to_string(); drops.len()];
+        self.run_settings("forget", drops, revision, String::new(), args)
+            .await
     }
 
     /// Runs the script on drops of one coupon; `args` has the same number of words for each.

@@ -127,7 +127,8 @@ impl AlertKind {
                 | Kind::OverIssued
                 | Kind::DuplicateRow
                 | Kind::BadUse
-                | Kind::Check,
+                | Kind::Check
+                | Kind::MissingDrop,
             ) => (facts.users, facts.to_do),
         };
         // Such an alert is about the installation, and has no findings to list.

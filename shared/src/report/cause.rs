@@ -54,6 +54,8 @@ pub enum Cause {
     AllowList { users: Option<u64> },
     /// Revocations, or their ends, were not in Redis.
     Revocations(u64),
+    /// MySQL has lost revocations that Redis has.
+    LostRevocations(u64),
     /// The coupon is or stays closed; the detail quotes why.
     Closed,
     /// The coupon opened again after it was verified.
@@ -100,6 +102,7 @@ impl Cause {
             | Self::Settings
             | Self::AllowList { .. }
             | Self::Revocations(_)
+            | Self::LostRevocations(_)
             | Self::Closed
             | Self::Reopened
             | Self::StillDiffers

@@ -44,6 +44,8 @@ pub enum Kind {
     BadUse,
     /// A row that a check of an attached system returns.
     Check,
+    /// A drop that the schedule requires cannot be created.
+    MissingDrop,
 }
 
 /// The kind of an alert: what one mail is about.
@@ -464,6 +466,14 @@ impl AlertKind {
                 users: "The team's own check says what users notice.",
                 to_do: "The sentence says what to do. It is over once the check returns no such \
                     row.",
+                ..WARNING
+            },
+            Self::Left(Kind::MissingDrop) => KindFacts {
+                noun: ["day without a drop", "days without a drop"],
+                severity: Severity::Critical,
+                users: "Claims get 503 from the hour on at which the coupon should open.",
+                to_do: "Remove what MySQL says. The drop is then created within 20 seconds.",
+                remedy: Remedy::Look,
                 ..WARNING
             },
             Self::Left(Kind::DuplicateRow) => KindFacts {

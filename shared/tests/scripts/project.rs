@@ -137,14 +137,22 @@ async fn deleted_drop_is_loaded_again_and_does_not_expire() {
     assert_eq!(load().await, Written::Yes);
     assert_eq!(load().await, Written::Present);
     let soon = std::time::Duration::from_secs(60);
-    redis
-        .expire_drops(std::slice::from_ref(&next), soon)
-        .await
-        .unwrap();
-    assert_eq!(load().await, Written::Yes);
-    for key in [&next.meta, &next.count] {
-        assert_eq!(ask::<i64>(&server, &["TTL", key]).await, -1);
-    }
+    let forget = async |revision| {
+        let forgotten = redis.forget_drops(revision, &[&next], soon);
+        forgotten.await.unwrap()
+    };
+    let expires = async || {
+        let ttl = async |key: &String| ask::<i64>(&server, &["TTL", key]).await;
+        [ttl(&next.meta).await > 0, ttl(&next.count).await > 0]
+    };
+    assert_eq!(forget(2).await, Written::Yes);
+    assert_eq!(expires().await, [true; 2]);
+    assert_eq!(load().await, Written::Outdated);
+    let load = redis.load(&next, fence, 3, meta).await.unwrap();
+    assert_eq!(load, Written::Yes);
+    // The process that removed the drop stood still until another one brought it back.
+    assert_eq!(forget(2).await, Written::Outdated);
+    assert_eq!(expires().await, [false; 2]);
 }
 
 #[tokio::test]

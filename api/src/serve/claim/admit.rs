@@ -63,10 +63,12 @@ async fn answer(
 
 /// Whether the user gets `sold_out` without a call to Redis.
 fn is_loser(app: &App, coupon: &CouponWithDrops, requester: &Requester) -> bool {
-    coupon.candidates(app.now()).is_some_and(|candidates| {
-        let losers = candidates.first.losers;
-        losers.include(candidates.ids(), &requester.user, Instant::now())
-    })
+    coupon
+        .candidates(app.now(coupon.coupon.id))
+        .is_some_and(|candidates| {
+            let losers = candidates.first.losers;
+            losers.include(candidates.ids(), &requester.user, Instant::now())
+        })
 }
 
 async fn answer_by_redis(
@@ -99,7 +101,7 @@ async fn claim_with(
     coupon: &CouponWithDrops,
     requester: &Requester,
 ) -> Result<ClaimAnswer, ClaimRefusal> {
-    let now = app.now();
+    let now = app.now(coupon.coupon.id);
     let is_copy = app.catalogue.is_copy();
     let Some(candidates) = coupon.candidates(now) else {
         return Err(if coupon.is_over(now) && !is_copy {

@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::StoreError;
 use firstcome_shared::coupon::{Allow, CouponPatch, Drop};
 use firstcome_shared::domain::{CouponId, Slot};
-use firstcome_shared::drops::make_ahead;
+use firstcome_shared::drops::{make_ahead, missing};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::views::CouponView;
@@ -92,7 +92,7 @@ async fn apply(
 ) -> Result<Arc<CouponWithDrops>, Problem> {
     recover_lost(services, id).await?;
     let db = &services.mysql.operators;
-    let now = services.now();
+    let now = services.now(id);
     let expected = match patch.quantity {
         Some(new) => Some(lower(services, id, &patch, new, now, only).await?),
         None => only,
@@ -201,7 +201,10 @@ async fn finish(
         .collect();
     // First, because a repeated request does not know these drops.
     let gone: Vec<_> = removed.iter().map(|it| redis.keys(id, *it)).collect();
-    let forgotten = redis.expire_drops(&gone, FORGET_AFTER).await;
+    let gone: Vec<&DropKeys> = gone.iter().collect();
+    let forgotten = redis
+        .forget_drops(coupon.revision, &gone, FORGET_AFTER)
+        .await;
     // If the coupon becomes restricted to a list, write the list to Redis before admission needs
     // it.
     let has_list = patch.allow != Some(Some(Allow::List)) || write_allow_list(services, id).await;
@@ -220,7 +223,8 @@ async fn finish(
     let db = &services.mysql.operators;
     let rest = async {
         forgotten?;
-        make_ahead(db, redis, &coupon, &drops, services.now()).await?;
+        let missing = missing(&coupon, &drops, services.now(id));
+        make_ahead(db, redis, &coupon, missing).await?;
         Ok::<_, StoreError>(())
     };
     if let Err(error) = rest.await {

@@ -97,7 +97,7 @@ async fn make_once(
             the list of coupons before you try again",
         )
     };
-    let now = services.now();
+    let now = services.clock.earliest();
     let made = match body.checked_new(now) {
         Ok(new) => {
             check_audience(&services.identity, new.allow.as_ref())?;

@@ -15,10 +15,10 @@ use crate::serve::state::Services;
 
 /// Reads the current state of coupons.
 pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> Vec<CouponView> {
-    let now = services.now();
+    let now = |it: &CouponWithDrops| services.now(it.coupon.id);
     let shown = coupons
         .iter()
-        .flat_map(|it| [it.current(now), it.next(now)]);
+        .flat_map(|it| [it.current(now(it)), it.next(now(it))]);
     // Redis may have expired sealed drops. The catalogue has the number of their rows.
     let live: Vec<_> = shown
         .flatten()
@@ -28,6 +28,7 @@ pub(crate) async fn show(services: &Services, coupons: &[&CouponWithDrops]) -> V
     let loaded = services.remaining.states(&services.redis, &live).await;
     let view = |with_drops: &&CouponWithDrops| {
         let coupon = &with_drops.coupon;
+        let now = now(with_drops);
         let drop = |one: DropWithKeys| drop_view(coupon, one, loaded.get(&one.drop.id), now);
         CouponView {
             id: coupon.id,

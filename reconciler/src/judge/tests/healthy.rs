@@ -508,7 +508,7 @@ fn pass(world: &mut World, drop: usize, has_second_read: bool) -> Option<Judgeme
         rows,
         letters: Vec::new(),
     };
-    let doubts = doubts(&mysql, &page);
+    let doubts = doubts(&mysql, &page, quantity);
     let mut again = Recheck {
         quantity,
         rows: mysql.rows.clone(),
@@ -645,6 +645,7 @@ fn run(seed: u64, has_second_read: bool, met: &mut BTreeMap<Met, u64>) -> Vec<(u
             continue;
         };
         dirt.extend(judged.dirt.into_iter().map(|dirt| (drop, dirt)));
+        assert_eq!(judged.surplus, [], "seed {seed}");
         if judged.in_flight > 0 {
             world.met.insert(Met::YoungAdmission);
         }

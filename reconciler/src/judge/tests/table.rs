@@ -73,7 +73,7 @@ impl Case {
 
     /// Judges, with M' as M and R' as R on the doubts, except for what `change` sets.
     fn judge(mut self, change: impl FnOnce(&mut Recheck)) -> Judgement {
-        let doubts = doubts(&self.mysql, &self.redis);
+        let doubts = doubts(&self.mysql, &self.redis, self.again.quantity);
         let is_asked =
             |slot: i64| Slot::try_from(slot).is_ok_and(|slot| doubts.slots.contains(&slot));
         let rows = self.mysql.rows.iter();
@@ -113,8 +113,8 @@ fn revoked(user: &str, again_from_ms: Option<i64>) -> Revocations {
 #[test]
 fn clean_page_needs_nothing_and_no_other_page_counts_as_clean() {
     let case = Case::clean();
-    assert!(is_clean(&case.mysql, &case.redis));
-    assert_eq!(doubts(&case.mysql, &case.redis), Doubts::default());
+    assert!(is_clean(&case.mysql, &case.redis, 10));
+    assert_eq!(doubts(&case.mysql, &case.redis, 10), Doubts::default());
     assert_eq!(case.judge(|_| {}), Judgement::default());
     for change in [
         (|it: &mut Case| it.redis.count = 5) as fn(&mut Case),
@@ -127,7 +127,7 @@ fn clean_page_needs_nothing_and_no_other_page_counts_as_clean() {
     ] {
         let mut case = Case::clean();
         change(&mut case);
-        assert!(!is_clean(&case.mysql, &case.redis));
+        assert!(!is_clean(&case.mysql, &case.redis, 10));
     }
 }
 
@@ -143,6 +143,25 @@ fn row_without_its_user_is_a_missing_admission_or_a_conflict() {
     let conflict = |owes| (Kind::SlotConflict, Some(2), owes);
     assert_eq!(kinds(&judged), [conflict(false), conflict(true)]);
     assert!(judged.rows.is_empty(), "the slot has a row");
+}
+
+#[test]
+fn rows_above_the_quantity_are_surplus_and_never_clean_nor_dirty_in_redis_or_not() {
+    for is_in_redis in [false, true] {
+        let mut case = Case::clean();
+        case.again.quantity = 2;
+        if !is_in_redis {
+            case.redis.users.pop();
+            case.redis.count = 2;
+            case.redis.free.clear();
+        }
+        assert!(!is_clean(&case.mysql, &case.redis, 2));
+        let judged = case.judge(|_| {});
+        assert_eq!(judged.surplus, [row(3, "c")], "{is_in_redis}");
+        assert_eq!(judged.dirt, [], "{is_in_redis}");
+    }
+    let raised = Case::with(|it| drop(it.redis.users.pop()));
+    assert_eq!(raised.surplus, [], "M' has the raised quantity");
 }
 
 #[test]
@@ -322,7 +341,7 @@ fn state_of_a_drop_decides_whether_it_is_loaded_rebuilt_or_compared() {
 fn doubts_contain_the_users_of_both_stores() {
     let mut case = Case::clean();
     case.redis.users[1] = holder(2, "x");
-    let found = doubts(&case.mysql, &case.redis);
+    let found = doubts(&case.mysql, &case.redis, 10);
     assert_eq!(found.slots, [2].into());
     assert_eq!(found.users, [name("b"), name("x")].into());
 }
@@ -351,7 +370,7 @@ proptest::proptest! {
         case.again.rows = case.mysql.rows.clone();
         case.again.holders = case.redis.users.clone();
         let judged = judge(&case.moment, &case.mysql, &case.redis, &case.again);
-        let differs = doubts(&case.mysql, &case.redis) != Doubts::default() || !judged.dirt.is_empty();
-        proptest::prop_assert!(!(is_clean(&case.mysql, &case.redis) && differs));
+        let differs = doubts(&case.mysql, &case.redis, 10) != Doubts::default() || !judged.dirt.is_empty();
+        proptest::prop_assert!(!(is_clean(&case.mysql, &case.redis, 10) && differs));
     }
 }

@@ -13,7 +13,8 @@ use crate::mysql::{Conn, Value, insert_all};
 
 /// The origin of a claim in a message. It determines `source_hash`: a claim that is read twice gets
 /// only one dead letter, a claim at the same offset of a recreated topic gets another, and forged
-/// messages of a partition and day share one.
+/// messages of a partition and day share one. So do all messages of a claim whose row is locked:
+/// each API publishes the claims of users who ask for their codes.
 #[derive(Debug, Default, Clone)]
 pub struct MessageOrigin {
     pub topic: String,
@@ -52,6 +53,12 @@ impl FailedClaim {
         hash.update(self.source.partition.to_be_bytes());
         if self.reason == DeadLetterReason::Forged {
             hash.update(Utc::now().date_naive().to_string());
+            return hash.finalize().to_vec();
+        }
+        if self.reason == DeadLetterReason::RowLocked {
+            let mut hash = Sha256::new();
+            hash.update(self.reason.as_str());
+            hash.update(&self.payload);
             return hash.finalize().to_vec();
         }
         hash.update(self.source.offset.to_be_bytes());

@@ -12,6 +12,8 @@
 --   lower     lowers the quantities ahead of MySQL, never below the slots already given, and only
 --             while the coupon is open: if it is closed, Redis may have lost given slots.
 --             ok | unloaded | unverified | below_given_out | outdated
+--   forget    lets the keys of removed drops expire, in ARGV 4 ms.  ok | outdated: a later change
+--             may have brought the drops back
 -- Reply {word, count}; count: the highest slot given (lower), else 0. After `ok`, all drops were
 -- changed; after `unloaded` of `write`, the loaded ones and the revision; after any other word,
 -- nothing.
@@ -33,6 +35,10 @@ if how == 'load' then
     if state == 'open' and not is_left and redis.call('EXISTS', unpack(KEYS, 7)) > 0 then return answer('present') end
 end
 if revision < revision_in(redis.pcall('GET', KEYS[2])) then return answer('outdated') end
+if how == 'forget' then
+    for at = 7, #KEYS do redis.call('PEXPIRE', KEYS[at], ARGV[4]) end
+    return answer('ok')
+end
 if how == 'lower' then
     for drop = 1, drops do
         local count = tonumber(redis.pcall('GET', KEYS[6 * drop + 2]))

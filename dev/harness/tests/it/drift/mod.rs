@@ -6,5 +6,6 @@ mod people;
 mod reopened;
 mod repair_limit;
 pub(crate) mod sealing;
+mod sizes;
 mod stores;
 pub(crate) mod support;

@@ -7,13 +7,13 @@ use firstcome_harness::{
     Fixture, HeldTransaction, LIMIT, OldCopy, World, WorldStores, all_issued, assert_kept,
     coupon_body, daily_body, eventually, people, rows, rush, rush_until_answered,
 };
-use firstcome_reconciler::report::Outcome;
+use firstcome_reconciler::report::{Kind, Outcome};
 use firstcome_stack::{MysqlOptions, MysqlServer};
 use serde_json::json;
 
 use crate::drift::support::{
-    DRIFT, REPAIRED, assert_settled, assert_whole, clean_pass, found_in, inject, lose_rows,
-    pass_ends,
+    DRIFT, REPAIRED, assert_settled, assert_whole, clean_pass, found_in, inject, is_sealed,
+    lose_rows, pass_ends, until_sealed,
 };
 
 /// Allow list, revocations and owed users are in force before anybody is admitted.
@@ -57,10 +57,10 @@ async fn a_flushed_redis_opens_with_lists_revocations_and_owed_users() {
     clean_pass(world, &listed).await;
 }
 
-/// The settings of a higher revision in Redis are adopted, promises get their rows again, and the
-/// row of a return that MySQL has forgotten is back: the next holder of its slot is owed one.
+/// The settings of a higher revision in Redis and the return are adopted, and promises get their
+/// rows again, also the one of the next user of the returned slot.
 #[tokio::test]
-async fn a_mysql_back_from_an_older_copy_owes_only_the_next_holder_of_a_forgotten_return() {
+async fn a_mysql_back_from_an_older_copy_keeps_every_promise_and_every_return() {
     let mysql = MysqlServer::start(MysqlOptions::default()).await.unwrap();
     let stores = WorldStores::shared()
         .await
@@ -82,13 +82,18 @@ async fn a_mysql_back_from_an_older_copy_owes_only_the_next_holder_of_a_forgotte
     old.put_back(mysql.data_dir()).unwrap();
     mysql.start_again().await.unwrap();
     world.until_rows(&coupon, 20).await;
-    // The slot of the forgotten return was given again. Its new holder is listed as owed a slot.
+    // MySQL forgot the return of a slot that was given again.
     let has_it = |one: &&(String, _)| answers_slot(one) == Some(slot);
     let on_slot = answers.iter().rev().find(has_it).unwrap();
+    eventually("the slot is its next user's", LIMIT, async || {
+        world.once_with(&[], &[]).await;
+        rows(world, coupon.drop).await.get(&slot) == Some(&on_slot.0)
+    })
+    .await;
     let owed = world.sql.query("SELECT user_id FROM broken_promises").await;
-    assert_eq!(owed, [[on_slot.0.as_str()]]);
-    assert_eq!(rows(world, coupon.drop).await[&slot], returned);
-    assert_kept(world, &coupon, &answers, &[&on_slot.0, &returned]).await;
+    assert_eq!(owed, [[""; 0]; 0]);
+    assert_kept(world, &coupon, &answers, &[&returned]).await;
+    assert!(api.claim(coupon.id, &returned).await.is("revoked"));
     let other = api.open_coupon(5).await;
     let is_new = other.id != later.id && other.drop != later.drop;
     assert!(is_new, "no id is given twice");
@@ -155,6 +160,83 @@ async fn a_coupon_that_mysql_has_lost_is_reported_by_each_pass() {
     let lost = format!("lost coupon {id}");
     let mut findings = run.all_findings();
     assert!(findings.any(|it| it.detail.contains(&lost)), "{run:#?}");
+}
+
+/// A session that does not check foreign keys, such as that of a dump, can insert row 11 of 10.
+#[tokio::test]
+async fn rows_above_the_quantity_are_reported_by_name_and_never_reach_redis() {
+    let fixture = Fixture::new("d-surplus").await;
+    let world = &fixture.world;
+    let (coupon, answers) = fixture.held("Surplus", 10, 10).await;
+    let (id, drop) = (coupon.id, coupon.drop);
+    let mut session = HeldTransaction::begin(&world.sql).await;
+    session.run("SET FOREIGN_KEY_CHECKS = 0").await;
+    let insert = format!(
+        "INSERT INTO issued_coupons (drop_id, slot, coupon_id, user_id, code, claimed_at, \
+         issued_by, slot_limit, person_scope) SELECT drop_id, 11, coupon_id, 'u-11', CONCAT(code, \
+         'X'), claimed_at, issued_by, 11, person_scope FROM issued_coupons WHERE drop_id = {drop} \
+         AND slot = 10"
+    );
+    session.run(&insert).await;
+    session.commit().await;
+    let users = world.redis.of_drop(id, drop, "users");
+    let in_redis = async || -> Vec<String> {
+        let words = ["ZRANGE", &users, "0", "-1"];
+        world.redis.command(&words).await
+    };
+    for is_written_again in [false, true] {
+        if is_written_again {
+            inject(world, &coupon, Drift::CountHigher, 1).await;
+        }
+        let run = pass_ends(world, &[], DRIFT).await;
+        let report = run.drops.iter().find(|it| it.drop_id.0 == drop).unwrap();
+        assert!(!report.exact && report.after.rows == 11, "{report:#?}");
+        let surplus = report.findings.iter().find(|it| it.needs_person).unwrap();
+        assert_eq!(surplus.kind, Kind::OverIssued, "{report:#?}");
+        let named = (surplus.slot, surplus.user_id.as_deref());
+        assert_eq!(named, (Some(11), Some("u-11")), "{report:#?}");
+        let users = in_redis().await;
+        assert!(users.len() == 10 && !users.iter().any(|user| user == "u-11"));
+    }
+    fixture.api.change(id, &json!({"close_now": true})).await;
+    pass_ends(world, &[], DRIFT).await;
+    assert!(!is_sealed(world, &coupon).await, "it is not exact");
+    // The operator takes the row back.
+    lose_rows(world, &coupon, "= 11").await;
+    assert_settled(world, &coupon, 10, 10, &answers).await;
+    until_sealed(world, &coupon).await;
+    // A row that is pasted into a sealed drop.
+    let seal = format!("UPDATE drops SET quantity = 9 WHERE id = {drop}");
+    world.sql.query(&seal).await;
+    let run = pass_ends(world, &["--deep"], DRIFT).await;
+    let kinds: Vec<Kind> = found_in(&run, &coupon).iter().map(|it| it.kind).collect();
+    assert_eq!(kinds, [Kind::OverIssued], "{run:#?}");
+}
+
+#[tokio::test]
+async fn a_day_that_mysql_refuses_is_reported_by_each_pass_until_its_drop_is_created() {
+    let fixture = Fixture::new("d-refused-day").await;
+    let world = &fixture.world;
+    let daily = fixture.held_of(&daily_body(20, 2), 1).await.0;
+    let refuse = "CREATE TRIGGER by_hand BEFORE INSERT ON drops FOR EACH ROW \
+         SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no drops by hand'";
+    world.sql.query(refuse).await;
+    let id = daily.id;
+    let tomorrow = format!("drops WHERE coupon_id = {id} AND id <> {}", daily.drop);
+    let day = format!("SELECT MIN(local_date) FROM {tomorrow}");
+    let day = world.sql.query(&day).await.concat().concat();
+    lose(world, &tomorrow).await;
+    for _ in 0..2 {
+        let run = pass_ends(world, &[], DRIFT).await;
+        let found = run.findings.iter().find(|it| it.kind == Kind::MissingDrop);
+        let found = found.unwrap_or_else(|| panic!("{run:#?}"));
+        assert_eq!(found.coupon_id.map(|id| id.0), Some(id));
+        for words in [&day, "no drops by hand"] {
+            assert!(found.detail.contains(words), "{found:?}");
+        }
+    }
+    world.sql.query("DROP TRIGGER by_hand").await;
+    clean_pass(world, &daily).await;
 }
 
 #[tokio::test]

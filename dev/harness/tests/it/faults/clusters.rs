@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use firstcome_harness::{
-    Answer, ApiClient, LIMIT, MadeCoupon, PrefixedKeys, PromisedAnswer, StoreUrls, World,
-    WorldStores, assert_exact, eventually, eventually_some, exact, holders, people, rush,
+    Answer, ApiClient, Fixture, LIMIT, MadeCoupon, PrefixedKeys, PromisedAnswer, StoreUrls, World,
+    WorldStores, all_issued, assert_exact, coupon_body, eventually, eventually_some, exact,
+    holders, people, rush,
 };
 use firstcome_stack::{
     ClusterStack, KafkaCluster, ProxyFault, RedisCluster, RedisOptions, RedisServer,
@@ -184,9 +185,13 @@ async fn coupons_of_other_masters_are_reopened_while_one_master_and_its_replica_
     for node in &dead {
         node.kill().await.unwrap();
     }
+    // Programs that are started now serve the coupons of the others.
+    daemon.process.kill().await;
+    let (fresh, daemon) = tokio::join!(world.serve(), world.daemon_with(&[]));
+    fresh.until_ready().await;
     let gate = world.redis.of_coupon(kept.id, "gate");
     world.redis.command::<i64>(&["DEL", &gate]).await;
-    api.until_promised(kept.id, &people(1)[0]).await;
+    fresh.until_promised(kept.id, &people(1)[0]).await;
     eventually_some("a pass names the dead master", LIMIT, async || {
         let run = daemon.ask(&json!({})).await.body;
         let error = run["error"].as_str().unwrap_or_default();
@@ -198,6 +203,68 @@ async fn coupons_of_other_masters_are_reopened_while_one_master_and_its_replica_
         node.start_again().await.unwrap();
     }
     api.until_promised(lost.id, &people(1)[0]).await;
+}
+
+/// One master of three answers and refuses every write: too few replicas follow it, or its memory is
+/// full. Its coupons wait. Those of the others are served, compared, promoted and reopened, also by
+/// programs that are started meanwhile.
+#[tokio::test]
+#[ignore = "release"]
+async fn a_master_that_refuses_writes_concerns_only_its_coupons() {
+    let cluster = RedisCluster::start().await.unwrap();
+    let stores = WorldStores::shared()
+        .await
+        .with_redis_servers(&cluster.urls(), &cluster.env());
+    let world = impatient(stores, "one-refuses").await;
+    let fixture = Fixture::of(world).await;
+    let (api, world) = (&fixture.api, &fixture.world);
+    let body = |name| coupon_body(name, 3, 2);
+    let refused = api.create_coupon(&body("Refused")).await;
+    let master = primary_of(&cluster, world, &refused).await;
+    let mut kept = api.create_coupon(&body("Kept")).await;
+    while primary_of(&cluster, world, &kept).await.port() == master.port() {
+        kept = api.create_coupon(&body("Kept")).await;
+    }
+    let users = people(4);
+    for coupon in [&refused, &kept] {
+        for user in &users[..3] {
+            api.until_promised(coupon.id, user).await;
+        }
+        all_issued(world, coupon.drop, 3).await;
+    }
+    let node = PrefixedKeys::new(&master.url(), "");
+    for (setting, value, before) in [("min-replicas-to-write", "5", "1"), ("maxmemory", "1", "0")] {
+        let is_first = value == "5";
+        node.command::<()>(&["CONFIG", "SET", setting, value]).await;
+        // A pass of this coupon needs a write: the API of the return could not finish it.
+        let giver = usize::from(!is_first);
+        let returned = api.give_back(refused.id, &users[giver]).await;
+        assert!(returned.is_err(), "{returned:?}");
+        let (fresh, daemon) = tokio::join!(world.serve(), world.daemon_with(&[]));
+        fresh.until_ready().await;
+        assert!(!fresh.claim(refused.id, "u-late").await.is_accepted());
+        if is_first {
+            assert!(fresh.claim(kept.id, &users[3]).await.is("waiting"));
+            let lost = format!("DELETE FROM issued_coupons WHERE drop_id = {}", kept.drop);
+            world.sql.query(&lost).await;
+            all_issued(world, kept.drop, 3).await;
+            fresh.give_back(kept.id, &users[0]).await.unwrap();
+            fresh.until_promised(kept.id, &users[3]).await;
+        }
+        let gate = world.redis.of_coupon(kept.id, "gate");
+        world.redis.command::<i64>(&["DEL", &gate]).await;
+        fresh.until_promised(kept.id, &users[3]).await;
+        let run = daemon.ask(&json!({})).await.body;
+        let error = run["error"].as_str().unwrap_or_default();
+        assert!(error.contains("Redis refuses"), "{run:#}");
+        node.command::<()>(&["CONFIG", "SET", setting, before])
+            .await;
+        eventually("the return is finished", LIMIT, async || {
+            let answer = fresh.claim(refused.id, &users[giver]).await;
+            answer.is("revoked")
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
