@@ -14,4 +14,4 @@ lint: ; $(xtask) lint ## Formatting, clippy, documentation, licences, deployment
 faults: ; $(xtask) faults ## The other tests, of a release: single faults of every process and server, a browser, many rows
 chaos: ; $(xtask) chaos ## Seeded fault schedules, each judged (SEEDS=20 FIRST=1 WORKERS=2 FAULT=clock; REPLAY=seed or file)
 bench: ; $(xtask) bench $(ARGS) ## Firstcome beside other designs (REQUESTS=100000 QUANTITY=100 CONNECTIONS=64; ARGS=--quick)
-release: ; @dev/setup.sh && exec dev/release.sh ## Build the release files: Debian package, bills of materials, licences, checksums (IMAGE=1: an image too)
+release: ; @dev/setup.sh && exec dev/release.sh ## Build the release files: programs in an archive, bills of materials, licences, checksums (IMAGE=1: an image too)

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Builds the files of a release in target/release-VERSION: a Debian package, bills of materials, the
-# licences of dependencies and checksums; with IMAGE=1 also an image. Nothing is published.
+# Builds the files of a release for this processor in target/release-VERSION: an archive with both
+# programs, linked statically so that they run on any Linux, and their systemd units; bills of
+# materials, the licences of dependencies and checksums; with IMAGE=1 also an image. Nothing is
+# published. Needs rustup, because only it has the standard library for musl.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,16 +16,25 @@ cargo_home=${CARGO_HOME:-$HOME/.cargo}
 cache=${FIRSTCOME_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/firstcome}
 target=${CARGO_TARGET_DIR:-target}
 into=$target/release-$version
+processor=$(uname -m)
+musl=$processor-unknown-linux-musl
+case $processor in
+    x86_64) platform=amd64 ;;
+    aarch64) platform=arm64 ;;
+    *) echo "[release] no release for $processor" >&2 && exit 1 ;;
+esac
+command -v musl-gcc >/dev/null || { echo "[release] musl-gcc is missing: apt-get install musl-tools" >&2 && exit 1; }
+rustup target add "$musl"
 rm -rf "$into"
 mkdir -p "$into"
 
 # Keeps folder names of this machine out of the programs.
 mapped() { echo "$1=$cargo_home=/cargo $1=$PWD=/firstcome"; }
 env -u CARGO_ENCODED_RUSTFLAGS CARGO_PROFILE_RELEASE_STRIP=symbols RUSTFLAGS="$(mapped --remap-path-prefix)" \
-    CFLAGS="$(mapped -ffile-prefix-map)" CXXFLAGS="$(mapped -ffile-prefix-map)" \
-    dev/auditable.sh --release "${programs[@]/#/-p}"
+    CFLAGS="$(mapped -ffile-prefix-map)" dev/auditable.sh --release --target "$musl" "${programs[@]/#/-p}"
+built=$target/$musl/release
 for program in "${programs[@]}"; do
-    "$cache/auditable-1/bin/auditable2cdx" "$target/release/$program" >"$into/$program.cdx.json"
+    "$cache/auditable-1/bin/auditable2cdx" "$built/$program" >"$into/$program-$platform.cdx.json"
 done
 
 # The licence of each crate in the programs, with its texts. Build dependencies are included,
@@ -36,13 +47,19 @@ cargo tree --locked --edges normal,build --prefix none --format '{p}|{l}' "${pro
         printf '\n%s: %s\n\n' "$crate" "$licence"
         find "$cargo_home"/registry/src/*/"${crate% v*}-${crate#* v}" -maxdepth 3 -type f -regextype posix-extended \
             -iregex '.*/(licen[cs]e|copying|notice|unlicense)[^/]*' -not -regex '.*\.(rs|c|h)' -exec cat {} +
-    done >"$target/LICENCES-OF-DEPENDENCIES"
-cp "$target/LICENCES-OF-DEPENDENCIES" "$into"
+    done >"$into/LICENCES-OF-DEPENDENCIES"
 
-# Packs what api/Cargo.toml lists. Times in the package are those of the commit.
-deb=$cache/cargo-deb-3.8.0
-[ -x "$deb/bin/cargo-deb" ] || cargo install --quiet --locked --debug --no-track --root "$deb" cargo-deb@3.8.0
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) "$deb/bin/cargo-deb" --no-build --locked -p firstcome-api --output "$into"
+# The archive is the same for the same commit: its times are those of the commit.
+name=firstcome-$version-linux-$platform
+folder=$target/$name
+rm -rf "$folder"
+mkdir -p "$folder"
+cp "${programs[@]/#/$built/}" "$into/LICENCES-OF-DEPENDENCIES" LICENSE README.md README.ko.md CHANGELOG.md CONTRIBUTING.md SECURITY.md "$folder"
+cp -r docs deploy "$folder"
+rm -r "$folder/deploy/compose" "$folder/deploy/helm"
+tar --create --gzip --file "$into/$name.tar.gz" --directory "$target" --sort=name --owner=0 --group=0 --numeric-owner \
+    --mtime="@$(git log -1 --format=%ct)" "$name"
+rm -r "$folder"
 
 if [ "${IMAGE:-0}" != 0 ]; then
     # Its archive has attestations only if buildx's builder is a container (docker buildx create

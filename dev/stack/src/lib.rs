@@ -53,7 +53,7 @@ pub use certificates::CertificateFolder;
 pub use clients::put_clients;
 pub use clock::{Clocks, ProcessClock};
 pub use cluster_stack::ClusterStack;
-pub use fetch::{Mariadb, setup};
+pub use fetch::{Mariadb, setup, setup_system};
 pub use janitor::Janitor;
 pub use kafka::{KafkaOptions, KafkaServer};
 pub use kafka_cluster::KafkaCluster;

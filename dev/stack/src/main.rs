@@ -11,7 +11,11 @@ use clap::Parser;
 #[command(version)]
 enum Cli {
     /// Fetch everything that is missing (Debian packages too, if root); do nothing the second time
-    Setup,
+    Setup {
+        /// Only the servers of the system: Redis, MySQL and Kafka
+        #[arg(long)]
+        system: bool,
+    },
     /// Open MySQL's client for a database
     Mysql {
         /// Its URL: mysql://USER@HOST:PORT/NAME
@@ -26,7 +30,8 @@ enum Cli {
 #[tokio::main]
 async fn main() -> ExitCode {
     let done = match Cli::parse() {
-        Cli::Setup => firstcome_stack::setup().await,
+        Cli::Setup { system: false } => firstcome_stack::setup().await,
+        Cli::Setup { system: true } => firstcome_stack::setup_system().await,
         Cli::Mysql { database_url, sql } => mysql(&database_url, sql.as_deref()),
     };
     match done {

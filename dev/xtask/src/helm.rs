@@ -93,13 +93,19 @@ fn check() -> Result<()> {
         "{MANIFESTS} is not what the chart gives: cargo xtask helm render"
     );
     let work = tempfile::tempdir()?;
-    for values in ["minimal", "everything"] {
+    for values in ["minimal", "everything", "attach"] {
         let lint = ["lint", "--quiet", "--strict", CHART];
         run_command(&mut with_values(&helm, &lint, values))?;
         let file = work.path().join(format!("{values}.yaml"));
         fs::write(&file, output(&mut template(&helm, values))?)?;
         validate(&schemas, &file)?;
     }
+    let attached = output(&mut template(&helm, "attach"))?;
+    ensure!(
+        attached.matches("kind: Deployment").count() == 1
+            && attached.contains("/etc/shop/shop.toml"),
+        "with attach.file the chart gives more than the reconciler"
+    );
     let switched_on = ["--set", "env.COUPON_PAGE=on"];
     let rendered = output(template(&helm, "minimal").args(switched_on))?;
     ensure!(

@@ -79,7 +79,7 @@ enum Job {
         #[command(subcommand)]
         part: helm::Part,
     },
-    /// Run docker-compose.yml through an outage and a restart, until it is exact
+    /// Run docker-compose.yml with its demos, then through an outage and a restart, until it is exact
     Containers {
         #[arg(long, value_enum, default_value = "podman")]
         engine: containers::Engine,
@@ -87,10 +87,6 @@ enum Job {
         /// release
         #[arg(long)]
         prebuilt: bool,
-        /// Instead run the service `demo`, README's command for people without Debian, in a new
-        /// image
-        #[arg(long, conflicts_with = "prebuilt")]
-        demo: bool,
     },
 }
 
@@ -127,16 +123,6 @@ fn run(job: Job) -> Result<()> {
         Job::Histories { files } => histories::check(files),
         Job::Mutants { part } => mutants::run(part),
         Job::Helm { part } => helm::run(part),
-        Job::Containers {
-            engine,
-            prebuilt,
-            demo,
-        } => {
-            if demo {
-                containers::demo(engine)
-            } else {
-                containers::run(engine, prebuilt)
-            }
-        }
+        Job::Containers { engine, prebuilt } => containers::run(engine, prebuilt),
     }
 }

@@ -1,6 +1,22 @@
 {{/* Checks of required settings, with messages: the schema can describe the form of a value, but not which values belong together. */}}
 {{- define "firstcome.check" -}}
 {{- $v := .Values }}
+{{- if $v.attach.file }}
+{{- if not (or $v.existingSecret $v.secrets.DATABASE_URL) }}
+{{- fail "set secrets.DATABASE_URL: a database for the records of attach, or existingSecret to a Secret that has it" }}
+{{- end }}
+{{- else }}
+{{- include "firstcome.checkWhole" . }}
+{{- end }}
+{{- range $name, $one := $v.ingress }}
+{{- if and $one.enabled (not $one.host) }}
+{{- fail (printf "set ingress.%s.host" $name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "firstcome.checkWhole" -}}
+{{- $v := .Values }}
 {{- $api := merge (dict) $v.api.env $v.env }}
 {{- $reconciler := merge (dict) $v.reconciler.env $v.env }}
 {{- if not (index $api "KAFKA_BROKERS") }}
@@ -32,11 +48,6 @@
 {{- if not (index $reconciler .) }}
 {{- fail (printf "set reconciler.env.%s: mails need it" .) }}
 {{- end }}
-{{- end }}
-{{- end }}
-{{- range $name, $one := $v.ingress }}
-{{- if and $one.enabled (not $one.host) }}
-{{- fail (printf "set ingress.%s.host" $name) }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -68,7 +68,7 @@ env:
 {{- end }}
 {{- end }}
 {{- range include "firstcome.secretNames" . | splitList "," }}
-{{- $is_made := or $.root.Values.existingSecret (index $.root.Values.secrets .) (eq . "KAFKA_SIGNING_KEY") }}
+{{- $is_made := or $.root.Values.existingSecret (index $.root.Values.secrets .) (and (eq . "KAFKA_SIGNING_KEY") (not $.root.Values.attach.file)) }}
 {{- if and $is_made (not (index $settings .)) (not (hasKey $extra .)) }}
   - name: {{ . }}
     valueFrom: {secretKeyRef: {name: {{ include "firstcome.secret" $.root }}, key: {{ . }}, optional: true}}
@@ -161,6 +161,9 @@ spec:
       annotations:
         # Restarts this program, and no other, after a change of its secrets.
         checksum/secrets: {{ $own | toJson | sha256sum }}
+        {{- with .root.Values.attach.file }}
+        checksum/file: {{ sha256sum . }}
+        {{- end }}
         {{- with $values.podAnnotations | default .root.Values.podAnnotations }}
         {{- toYaml . | nindent 8 }}
         {{- end }}

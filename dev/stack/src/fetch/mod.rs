@@ -49,17 +49,34 @@ pub(crate) fn browser() -> Result<()> {
 /// Kafka and axe (into the cache folder, without changing the machine). Does nothing the second
 /// time.
 pub async fn setup() -> Result<()> {
-    type Fetch = fn() -> Result<()>;
-    let fetches: [(&str, Fetch); 7] = [
-        ("Redis", redis),
+    let tests: [(&str, Fetch); 4] = [
         ("PostgreSQL", postgres),
         ("promtool", || installed(&["promtool"], &["prometheus"])),
-        ("MySQL", || mysql()?.data_template().map(drop)),
         ("MariaDB", || Mariadb::fetch().map(drop)),
-        ("Kafka", || kafka()?.classes().map(drop)),
         ("the browser", || browser().and_then(|()| axe().map(drop))),
     ];
-    let running = fetches.map(|(name, fetch)| (name, spawn_blocking(fetch)));
+    fetch(SYSTEM.into_iter().chain(tests)).await
+}
+
+/// Like [`setup`], but fetches only the servers of the system: Redis, MySQL and Kafka.
+pub async fn setup_system() -> Result<()> {
+    fetch(SYSTEM).await
+}
+
+type Fetch = fn() -> Result<()>;
+
+const SYSTEM: [(&str, Fetch); 3] = [
+    ("Redis", redis),
+    ("MySQL", || mysql()?.data_template().map(drop)),
+    ("Kafka", || kafka()?.classes().map(drop)),
+];
+
+async fn fetch(fetches: impl IntoIterator<Item = (&'static str, Fetch)>) -> Result<()> {
+    let running = fetches
+        .into_iter()
+        .map(|(name, fetch)| (name, spawn_blocking(fetch)));
+    // All of them begin at once.
+    let running: Vec<_> = running.collect();
     let mut failed = Vec::new();
     for (name, fetch) in running {
         match fetch.await? {

@@ -46,9 +46,10 @@ impl Compose {
         run(&mut self.command(&["--profile", "demo", "build", "demo"]))
     }
 
-    /// Runs the service `demo`. Returns what it prints.
-    pub(super) fn run_demo(&self) -> Result<String> {
-        output(&mut self.command(&["--profile", "demo", "run", "--rm", "-T", "demo"]))
+    /// Runs the service `demo`, or this command in it. Returns what it prints.
+    pub(super) fn run_demo(&self, words: &[&str]) -> Result<String> {
+        let run = ["--profile", "demo", "run", "--rm", "-T", "demo"];
+        output(self.command(&run).args(words))
     }
 
     pub(super) fn up(&self) -> Result<()> {

@@ -165,24 +165,59 @@ pub(super) fn firstcome(prebuilt: Option<&Profile>) -> Result<()> {
     run(&mut build)
 }
 
-/// Builds the image of the service `demo`.
-pub(super) fn demo() -> Result<()> {
+/// The programs of the image of the service `demo`.
+const DEMO: [&str; 3] = ["firstcome-api", "firstcome-reconciler", "firstcome-demo"];
+/// The servers in it, by the beginnings of their folders in the cache.
+const DEMO_SERVERS: [&str; 4] = ["mysql-", "mysql-data-", "kafka-", "kafka-classes-"];
+
+/// Builds the image of the service `demo`. With a profile, its programs and the servers of the cache
+/// folder replace the stage `demo-build`.
+pub(super) fn demo(prebuilt: Option<&Profile>) -> Result<()> {
     eprintln!("[containers] building the image of the demo");
-    rust()?;
-    run(&mut build("firstcome-demo"))
+    debian(SERVERS, SERVER_PACKAGES)?;
+    stand_in("debian", &base_of_dockerfile("debian:")?)?;
+    let mut build = build("firstcome-demo");
+    let folder = tempfile::tempdir()?;
+    if let Some(profile) = prebuilt {
+        let stage = folder.path();
+        let programs = DEMO.map(|program| profile.folder.join(program));
+        let mut install = command("install");
+        install.args(["-s", "-D", "-t"]).arg(stage.join("programs"));
+        run(install.args(programs))?;
+        let servers = stage.join("servers");
+        fs::create_dir(&servers)?;
+        for start in DEMO_SERVERS {
+            run(command("cp").arg("-a").arg(fetched(start)?).arg(&servers))?;
+        }
+        build.arg(format!("--build-context=demo-build={}", stage.display()));
+    } else {
+        rust()?;
+    }
+    run(&mut build)?;
+    let size = ["image", "inspect", "--format", "{{.Size}}"];
+    let tag = tag("firstcome-demo");
+    let bytes: u64 = output(podman(&size).arg(&tag))?.trim().parse()?;
+    eprintln!(
+        "[containers] the image of the demo has {} MB",
+        bytes / 1_000_000
+    );
+    ensure!(bytes <= MOST_OF_DEMO, "the image of the demo is too large");
+    Ok(())
 }
+
+/// The largest size of the image of the demo, in bytes.
+const MOST_OF_DEMO: u64 = 1_500_000_000;
 
 /// Makes a stand-in for Rust's image.
 fn rust() -> Result<()> {
     debian(BUILD, BUILD_PACKAGES)?;
-    stand_in("rust", &base_of_dockerfile()?)
+    stand_in("rust", &base_of_dockerfile("rust:")?)
 }
 
 /// Returns the command that builds one of our images. A target is named like its image, without the
 /// name of the project.
 fn build(image: &str) -> Command {
-    let version = env!("CARGO_PKG_VERSION");
-    let tag = format!("localhost/{image}:{version}");
+    let tag = tag(image);
     let target = image.strip_prefix("firstcome-").unwrap_or(image);
     podman(&[
         "build",
@@ -196,6 +231,10 @@ fn build(image: &str) -> Command {
     ])
 }
 
+fn tag(image: &str) -> String {
+    format!("localhost/{image}:{}", env!("CARGO_PKG_VERSION"))
+}
+
 fn copy_programs(profile: &Profile, image: &Path) -> Result<()> {
     let folder = image.join("usr/local/bin");
     fs::create_dir_all(&folder)?;
@@ -207,16 +246,12 @@ fn copy_programs(profile: &Profile, image: &Path) -> Result<()> {
     run(command("dev/image.sh").arg(image).env("SBOM", "none"))
 }
 
-fn base_of_dockerfile() -> Result<String> {
+/// Returns the base image in dev/Dockerfile whose name begins with this.
+fn base_of_dockerfile(start: &str) -> Result<String> {
     let file = read("dev/Dockerfile")?;
-    let base = file
-        .lines()
-        .find_map(|line| line.strip_prefix("FROM "))
-        .and_then(|line| line.split_whitespace().next())
-        .context("dev/Dockerfile names no base image")?;
-    ensure!(
-        base.starts_with("rust:"),
-        "dev/Dockerfile builds from {base}"
-    );
+    let mut bases = file.lines().filter_map(|line| line.strip_prefix("FROM "));
+    let base = bases.find(|base| base.starts_with(start));
+    let base = base.and_then(|base| base.split_whitespace().next());
+    let base = base.with_context(|| format!("dev/Dockerfile builds from no {start}…"))?;
     Ok(base.to_owned())
 }

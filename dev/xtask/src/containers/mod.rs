@@ -65,6 +65,7 @@ pub(crate) fn run(engine: Engine, prebuilt: bool) -> Result<()> {
             compose.build()?;
         }
     }
+    demo(&compose, engine, prebuilt.then_some(&profile))?;
     compose.remove()?;
     let outage = if prebuilt { SHORT_OUTAGE } else { OUTAGE };
     let checked = check(&compose, &profile, outage);
@@ -77,24 +78,16 @@ pub(crate) fn run(engine: Engine, prebuilt: bool) -> Result<()> {
     Ok(())
 }
 
-/// Builds the image of the service `demo` and runs it, as README says. It must end with "exactly
-/// 100".
-pub(crate) fn demo(engine: Engine) -> Result<()> {
-    let compose = Compose::new(engine)?;
+/// Builds the image of the service `demo` and runs it, as README says: the whole system, which must
+/// end with "exactly 100", and systems of others.
+fn demo(compose: &Compose, engine: Engine, prebuilt: Option<&Profile>) -> Result<()> {
     match engine {
-        Engine::Podman => {
-            if let Err(reason) = tools() {
-                return unchecked(&format!("the demo in a container: {reason:#}"));
-            }
-            // The build of any stand-in, also of that for Rust's image, gets the folders of the
-            // fetched servers.
-            programs::setup()?;
-            images::demo()?;
-        }
+        Engine::Podman => images::demo(prebuilt)?,
         Engine::Docker => compose.build_demo()?,
     }
     let begun = Instant::now();
-    let printed = compose.run_demo();
+    let printed = compose.run_demo(&[]);
+    let attached = compose.run_demo(&["firstcome-demo", "--attach"]);
     compose.remove()?;
     let printed = printed?;
     print!("{printed}");
@@ -103,8 +96,9 @@ pub(crate) fn demo(engine: Engine) -> Result<()> {
         printed.lines().any(is_exact),
         "the demo ended without \"exactly 100\""
     );
+    attached.context("the demo of attach")?;
     let seconds = begun.elapsed().as_secs();
-    eprintln!("[containers] the demo in a container took {seconds} s");
+    eprintln!("[containers] the two demos in a container took {seconds} s");
     Ok(())
 }
 
