@@ -28,6 +28,7 @@ pub mod schedule;
 #[allow(clippy::wildcard_imports)] // as diesel prints it
 pub mod schema;
 pub mod shutdown;
+pub mod spreadsheet;
 pub mod subject;
 pub mod telemetry;
 pub mod tls;
