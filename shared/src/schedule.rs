@@ -62,7 +62,7 @@ pub struct PlannedDrop {
 }
 
 /// How many days ahead daily drops are created, so that no single stopped process prevents an
-/// opening. New times of a daily coupon apply only to drops after these.
+/// opening.
 pub const DAYS_AHEAD: i64 = 2;
 
 impl Schedule {

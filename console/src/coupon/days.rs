@@ -1,5 +1,5 @@
 //! The days of a daily coupon after a change of its times: drops are created in advance, and those
-//! that exist keep their times.
+//! that have opened keep their times.
 
 use chrono::{NaiveDate, NaiveTime};
 use firstcome_shared::coupon::DropState;
@@ -9,8 +9,8 @@ use firstcome_shared::schedule::Schedule;
 /// Which days of a daily coupon a change of its times applies to, and which keep theirs.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct DailyTimes {
-    /// The first day whose drop does not exist yet: a change of the times applies to it and later
-    /// ones.
+    /// The first day to which a change of the times applies: that of the first drop that has not
+    /// opened, or, after a change, the one after the last drop that kept its times.
     pub(super) changes_from: NaiveDate,
     /// Whether the schedule has such a day.
     has_more: bool,
@@ -35,10 +35,6 @@ impl DailyTimes {
             return None;
         };
         let day = |drop: &ListedDrop| time_zone.local(drop.opens_at).date_naive();
-        let last_made = drops.iter().map(day).max();
-        let changes_from = last_made
-            .and_then(|day| day.succ_opt())
-            .unwrap_or(*first_day);
         let mut kept: Vec<(NaiveDate, String)> = drops
             .iter()
             .filter(|drop| !matches!(drop.state, DropState::Closed | DropState::Sealed))
@@ -56,6 +52,14 @@ impl DailyTimes {
             })
             .collect();
         kept.sort();
+        let is_scheduled = |drop: &&ListedDrop| drop.state == DropState::Scheduled;
+        let next = drops.iter().filter(is_scheduled).map(day).min();
+        let after = |day: NaiveDate| day.succ_opt();
+        let after_kept = kept.last().and_then(|(day, _)| after(*day));
+        let changes_from = after_kept
+            .or(next)
+            .or_else(|| drops.iter().map(day).max().and_then(after))
+            .unwrap_or(*first_day);
         let end = match last_day {
             Some(last) => format!("to {last}"),
             None => "without an end".to_owned(),

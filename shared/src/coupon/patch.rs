@@ -32,12 +32,12 @@ pub struct CouponPatch {
     #[serde(default, deserialize_with = "instant_or_null")]
     #[schema(value_type = Option<DateTime<Utc>>)]
     pub closes_at: Option<Option<DateTime<Utc>>>,
-    /// Local opening time of a daily coupon, for drops that are not made yet. Drops are made two
-    /// days ahead.
+    /// Local opening time of a daily coupon. Drops that open, or would open, within a minute keep
+    /// their times.
     #[serde(default, deserialize_with = "time_of_day")]
     #[schema(value_type = Option<String>, example = "15:00")]
     pub opens: Option<NaiveTime>,
-    /// Local closing time of a daily coupon, for drops that are not made yet.
+    /// Local closing time of a daily coupon, for the same drops.
     #[serde(default, deserialize_with = "time_of_day")]
     #[schema(value_type = Option<String>, example = "18:00")]
     pub closes: Option<NaiveTime>,
@@ -279,6 +279,7 @@ impl CouponPatch {
         drops: &mut Vec<Drop>,
         now: DateTime<Utc>,
     ) -> Result<(), String> {
+        let soon = now + CHANGED_BEFORE_OPENING;
         let Some(Schedule::Daily {
             opens,
             closes,
@@ -298,33 +299,48 @@ impl CouponPatch {
         if let Some(Some(last)) = self.last_day {
             drops.retain(|drop| {
                 let is_later = drop.local_date.is_some_and(|day| day > last);
-                !is_later || drop.opens_at <= now + CHANGED_BEFORE_OPENING
+                !is_later || drop.opens_at <= soon
             });
+        }
+        if let Some(schedule) = schedule
+            && (self.opens.is_some() || self.closes.is_some())
+        {
+            for drop in drops.iter_mut().filter(|drop| drop.opens_at > soon) {
+                let planned = drop.local_date.and_then(|day| schedule.drop_on(day));
+                if let Some(planned) = planned.filter(|planned| planned.opens_at > soon) {
+                    drop.opens_at = planned.opens_at;
+                    drop.closes_at = planned.closes_at;
+                }
+            }
         }
         Ok(())
     }
 }
 
-/// Refuses new times if the first drop that is not created yet would open before the last created
-/// one closes: admission would use only the later one, and users who retry a claim on the earlier
-/// one would get a second coupon.
+/// Refuses new times if a drop would open before one that keeps its times closes: admission would
+/// use only the later one, and users who retry a claim on the earlier one would get a second coupon.
 fn check_no_overlap(new: &Schedule, drops: &[Drop], now: DateTime<Utc>) -> Result<(), String> {
-    let last = drops.iter().rfind(|drop| drop.can_give_slots(now));
-    let Some((last, Some(closes))) = last.map(|last| (last, last.closes_at)) else {
-        return Ok(());
-    };
+    let made = drops.iter().filter(|drop| drop.can_give_slots(now));
+    let mut windows: Vec<_> = made.map(|drop| (drop.opens_at, drop.closes_at)).collect();
     let is_made = |day| drops.iter().any(|drop| drop.local_date == Some(day));
-    let mut planned = new.drops_from(last.opens_at).into_iter();
-    let Some(next) = planned.find(|one| !is_made(one.local_date) && one.opens_at < closes) else {
-        return Ok(());
-    };
-    Err(format!(
-        "the drop that opens at {} is made already and stays open until {}, but the next one \
-        would open at {}: give a later time",
-        last.opens_at.to_rfc3339(),
-        closes.to_rfc3339(),
-        next.opens_at.to_rfc3339()
-    ))
+    let mut planned = new.drops_from(now);
+    planned.retain(|drop| !is_made(drop.local_date));
+    windows.extend(planned.iter().map(|drop| (drop.opens_at, drop.closes_at)));
+    windows.sort_unstable();
+    for pair in windows.windows(2) {
+        if let [(opens, Some(closes)), (next, _)] = pair
+            && next < closes
+        {
+            return Err(format!(
+                "the drop that opens at {} stays open until {}, but the next one would open at \
+                {}: give a later time",
+                opens.to_rfc3339(),
+                closes.to_rfc3339(),
+                next.to_rfc3339()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Moves the opening of a coupon that opens once. Succeeds at any time if the opening is already
@@ -477,28 +493,50 @@ mod tests {
     }
 
     #[test]
-    fn new_times_do_not_change_drops_that_are_already_created() {
+    fn new_times_move_the_drops_that_neither_open_nor_would_open_within_a_minute() {
         let mut all = daily("12:00");
-        let before = all.1.clone();
-        assert_eq!(before.len(), 3, "today and two days ahead");
+        assert_eq!(all.1.len(), 3, "today and two days ahead");
+        let windows = |all: &(Coupon, Vec<Drop>)| -> Vec<_> {
+            let windows = all.1.iter();
+            windows
+                .map(|it| (it.opens_at, it.closes_at.unwrap()))
+                .collect()
+        };
         let times = json!({"opens": "06:30", "closes": "07:45"});
         change(&mut all, "01T12:00", times).unwrap();
-        assert_eq!(all.1, before);
+        let moved = [
+            (at("01T11:00"), at("01T12:00")),
+            (at("02T06:30"), at("02T07:45")),
+            (at("03T06:30"), at("03T07:45")),
+        ];
+        assert_eq!(windows(&all), moved);
+        // The second would have opened, and the third keeps the schedule's closing time.
+        change(&mut all, "02T06:28", json!({"opens": "06:00"})).unwrap();
+        assert_eq!(windows(&all)[1], moved[1]);
+        assert_eq!(windows(&all)[2], (at("03T06:00"), at("03T07:45")));
+        // It opens within a minute.
+        change(
+            &mut all,
+            "02T06:29",
+            json!({"opens": "09:00", "closes": "10:00"}),
+        )
+        .unwrap();
+        assert_eq!(windows(&all)[1], moved[1]);
         let next = all.0.schedule.as_ref().unwrap();
         let next = next.drop_on(NaiveDate::from_ymd_opt(2026, 12, 4).unwrap());
-        assert_eq!(next.unwrap().opens_at, at("04T06:30"));
+        assert_eq!(next.unwrap().opens_at, at("04T09:00"));
         assert_eq!(all.0.name, "Winter");
     }
 
     #[test]
-    fn new_times_that_overlap_the_last_created_drop_are_refused() {
+    fn new_times_that_overlap_an_open_drop_are_refused() {
         let mut all = daily("11:00");
         for patch in [
             json!({"opens": "10:00"}),
             json!({"opens": "10:00", "paused": true}),
         ] {
             let refused = change(&mut all.clone(), "01T12:00", patch).unwrap_err();
-            let until = "until 2026-12-04T11:00:00+00:00";
+            let until = "until 2026-12-02T11:00:00+00:00";
             assert!(refused.contains(until), "{refused}");
         }
         change(&mut all, "01T12:00", json!({"closes": "10:00"})).unwrap();
