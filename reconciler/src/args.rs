@@ -1,6 +1,7 @@
 //! Settings of the reconciler. Each is a flag, and most are also environment variables.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::Utc;
@@ -239,6 +240,9 @@ pub struct OnceArgs {
     /// Print user ids in full; the default masks them
     #[arg(long)]
     pub full_ids: bool,
+    /// Write all findings, and the numbers before and after, to this file as CSV
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// Maximum wait for a pass that is running elsewhere, in seconds
     #[arg(long, default_value_t = 60)]
     pub wait_seconds: u64,

@@ -18,6 +18,7 @@ pub mod cli;
 pub mod context;
 pub mod daemon;
 pub mod explain;
+mod findings_csv;
 mod gate;
 pub mod http;
 mod jobs;

@@ -68,6 +68,7 @@ where
     router
         .routes(routes!(runs::list))
         .routes(routes!(runs::read))
+        .routes(routes!(runs::csv))
         .routes(routes!(alerts::acknowledge))
 }
 

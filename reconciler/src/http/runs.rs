@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery, invalid};
@@ -17,6 +19,7 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::requests::{Answer, no_such, reveal, within};
+use crate::findings_csv;
 use crate::passes::Passes;
 use crate::report::{DropReport, Examined, Run, Status, Trigger, Unlisted};
 
@@ -103,6 +106,55 @@ pub(super) async fn read(
         reveal(&db, operator, detail).await?;
     }
     Ok(Json(page))
+}
+
+/// Read one run as a CSV: the numbers of its drops before and after, and all stored findings
+///
+/// At most 200 findings of a drop are stored for each kind, action and result; `once --report` has
+/// all of them. That you saw the users' ids is recorded in `ops_actions`.
+#[utoipa::path(
+    get, path = "/v1/runs/{id}/findings.csv", tag = "runs",
+    operation_id = "read_run_as_csv", security(("ops" = [])),
+    params((
+        "id" = String, Path, description = "The run",
+        example = "0193a1f2-7c00-7d31-8000-0000000000a1"
+    )),
+    responses((status = 200, description = "The report", content((String = "text/csv"))))
+)]
+pub(super) async fn csv(
+    State(db): State<Db>,
+    StrictPath(id): StrictPath<String>,
+    Extension(operator): Extension<Operator>,
+) -> Result<Response, Problem> {
+    const PART: u32 = 10_000;
+    if !is_run_id(&id) {
+        return Err(no_such("run", &id));
+    }
+    let found = page(&db, id.clone(), PART, 0).await?;
+    let mut run = found.ok_or_else(|| no_such("run", &id))?;
+    while let Some(after) = run.next_after {
+        let Some(more) = page(&db, id.clone(), PART, after).await? else {
+            break;
+        };
+        run.next_after = more.next_after;
+        run.run.findings.extend(more.run.findings);
+        for (drop, more) in run.run.drops.iter_mut().zip(more.run.drops) {
+            drop.findings.extend(more.findings);
+        }
+    }
+    let detail = json!({"run_id": id, "findings": run.run.all_findings().count()});
+    reveal(&db, operator, detail).await?;
+    let report = findings_csv::write(&run.run).map_err(|error| {
+        tracing::error!(%error, run_id = id, "a run cannot be written as CSV");
+        Problem::internal()
+    })?;
+    let name = format!("attachment; filename=\"run-{id}.csv\"");
+    let headers = [
+        (CONTENT_TYPE, "text/csv; charset=utf-8; header=present"),
+        (CONTENT_DISPOSITION, name.as_str()),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    Ok((headers, report).into_response())
 }
 
 /// Whether the text has the form of a run's ID. For other text MySQL would report an error if its
