@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use firstcome_shared::report::{AlertKind, Kind, Kinds};
 use tokio::time::Instant;
 
 use crate::error::Answer;
@@ -144,6 +145,15 @@ impl CheckMemory {
             let first = self.open.get(&row.identity);
             first.is_some_and(|first| self.began >= *first + APART)
         })
+    }
+
+    /// Returns the kinds that the last run would have found.
+    pub fn judges(&self) -> Kinds {
+        let is_open = |first: &Duration| self.began < *first + APART;
+        if self.cannot_run.is_some() || self.open.values().any(is_open) {
+            return Kinds::all_but([AlertKind::Left(Kind::Check)]);
+        }
+        Kinds::All
     }
 
     /// What the youngest row waits for.

@@ -1,16 +1,16 @@
 //! Findings of a campaign, and its report.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use firstcome_shared::hash::hash64;
 use firstcome_shared::report::wording::person;
 use firstcome_shared::report::{
-    Cause, DropReport, Examined, Finding, Kind, Numbers, Outcome, Unproven,
+    AlertKind, Cause, DropReport, Examined, Finding, Judged, Kind, Kinds, Numbers, Outcome, Unproven,
 };
 
 use crate::checks::CheckRow;
 use crate::forms;
-use crate::judge::Comparison;
+use crate::judge::{Comparison, Difference};
 use crate::look::{Event, Look, NAMED, PromisedUser, Target};
 use crate::memory::Memory;
 use crate::repair::{LostUser, Repaired};
@@ -205,6 +205,52 @@ pub(crate) fn limit(found: Vec<Found>) -> Vec<Found> {
     kept
 }
 
+/// Returns the kinds that the look would have found. A difference that is too young to be named
+/// may be one that an earlier process has named.
+fn judged(looked: &Looked<'_>, memory: &Memory, is_stalled: bool) -> Judged {
+    let stalled = AlertKind::Left(Kind::Stalled);
+    if is_stalled {
+        return Judged::of(Kinds::only([stalled, AlertKind::TheirsQueue]));
+    }
+    if looked.compared.is_apart() {
+        return Judged::of(Kinds::only([stalled, AlertKind::Left(Kind::Check)]));
+    }
+    let lost = [
+        AlertKind::Left(Kind::Unissued),
+        AlertKind::Left(Kind::FailedClaim),
+        AlertKind::Braked,
+    ];
+    let mut open = BTreeSet::new();
+    for difference in memory.young(looked.look.began) {
+        match difference {
+            Difference::Unissued(_) | Difference::FailedClaim(_) => open.extend(lost),
+            other => drop(open.insert(AlertKind::Left(kind(other)))),
+        }
+    }
+    if looked.compared.is_over_promised() {
+        open.extend(lost);
+    }
+    if !looked.unchecked.is_empty() {
+        open.insert(AlertKind::Left(Kind::Check));
+    }
+    Judged::of(Kinds::all_but(open))
+}
+
+/// The kind under which a difference is found.
+fn kind(difference: Difference) -> Kind {
+    match difference {
+        Difference::Unissued(_) => Kind::Unissued,
+        Difference::MissingAdmission(_) => Kind::MissingAdmission,
+        Difference::DuplicateRow(_) => Kind::DuplicateRow,
+        Difference::FailedClaim(_) => Kind::FailedClaim,
+        Difference::OverPromised => Kind::OverAdmitted,
+        Difference::OverIssued => Kind::OverIssued,
+        Difference::CountMismatch(_) => Kind::CountMismatch,
+        Difference::Check(_) => Kind::Check,
+        Difference::Apart | Difference::KeyGone => Kind::Stalled,
+    }
+}
+
 /// The report of a look.
 pub(crate) fn report(
     looked: &Looked<'_>,
@@ -212,6 +258,7 @@ pub(crate) fn report(
     found: Vec<Found>,
     written: u64,
 ) -> DropReport {
+    let is_stalled = found.iter().any(|it| it.finding.cause == Cause::ConsumerStands);
     let Looked { target, look, .. } = looked;
     let promised = look.promised.as_ref().map_or(0, |it| it.users.len() as u64);
     let young = memory.young(look.began).count() as u64;
@@ -237,6 +284,7 @@ pub(crate) fn report(
     let mut report = blank(target);
     report.exact = is_repaired && young == 0 && !is_nothing && look.rows.coupons <= quantity;
     report.unproven = is_nothing.then_some(Unproven::NothingFound);
+    report.judged = judged(looked, memory, is_stalled);
     report.before = before;
     report.after = after;
     report.examined = Examined {

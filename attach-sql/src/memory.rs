@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::report::{DropReport, Outcome};
+use firstcome_shared::report::{DropReport, Judged, Outcome};
 
 use crate::dead_letters::DeadLetters;
 use crate::error::Answer;
@@ -199,6 +199,7 @@ impl Memory {
             return blank;
         };
         let mut report = last.clone();
+        report.judged = Judged::default();
         report.before = report.after;
         report.findings.retain(|it| it.result != Outcome::Applied);
         report

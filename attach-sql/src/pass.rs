@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::report::{Cause, DropReport, FailureCause, Finding, Kind, Outcome, Run};
+use firstcome_shared::report::{
+    Cause, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome, Run, RunJudged,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::Engine;
@@ -79,6 +81,7 @@ pub struct Stopped;
 pub(crate) struct State {
     pub(crate) memories: Memories,
     pub(crate) checks: BTreeMap<CouponId, CheckMemory>,
+    is_kafka_away: bool,
 }
 
 pub(crate) struct Pass<'e> {
@@ -108,13 +111,14 @@ impl<'e> Pass<'e> {
     /// Looks at everything that was asked for.
     pub(crate) async fn run(mut self, run: &mut Run, state: &mut State) -> Result<Shown, Stopped> {
         run.partial = self.options.campaign.is_some();
+        run.judged = RunJudged::default();
         let engine = self.engine;
         for block in &engine.file.campaigns {
             if !self.is_asked(block.coupon_id()) {
                 continue;
             }
             match self.block(block, run, state).await {
-                Ok(()) => {}
+                Ok(()) => judge_coupon(run, block.coupon_id(), Kinds::All),
                 Err(AttachError::Stopped) => return Err(Stopped),
                 Err(error) => {
                     run.partial = true;
@@ -130,7 +134,28 @@ impl<'e> Pass<'e> {
                 self.file_check(check, run, state).await;
             }
         }
+        self.judge_whole(run, state).await;
         Ok(self.shown)
+    }
+
+    /// Says what the pass judged outside its campaigns. Kafka is only asked when something differs,
+    /// so one that was away is asked again.
+    async fn judge_whole(&mut self, run: &mut Run, state: &mut State) {
+        let kafka = FailureCause::Kafka.as_str();
+        if state.is_kafka_away && !self.away.contains(kafka) {
+            let answered = match &self.engine.brokers {
+                Some(brokers) => brokers.ping().await,
+                None => Ok(()),
+            };
+            if let Err(error) = answered {
+                self.report_error(run, CouponId(0), &error);
+            }
+        }
+        state.is_kafka_away = self.away.contains(kafka);
+        if !run.partial {
+            run.judged.whole = Judged::of(Kinds::All);
+            run.judged.unlisted.given_up = Kinds::All;
+        }
     }
 
     fn is_asked(&self, coupon: CouponId) -> bool {
@@ -242,6 +267,7 @@ impl<'e> Pass<'e> {
                 }
             }
         }
+        judge_coupon(run, check.coupon_id(), memory.judges());
         if let Some(why) = &memory.cannot_run {
             run.findings.push(Finding {
                 coupon_id: Some(check.coupon_id()),
@@ -269,6 +295,10 @@ impl<'e> Pass<'e> {
         let query = query("sql", &check.sql, Values::default());
         checks::run(&mut session, 1, query, &self.engine.hasher).await
     }
+}
+
+fn judge_coupon(run: &mut Run, coupon: CouponId, kinds: Kinds) {
+    run.judged.coupons.insert(coupon, Judged::of(kinds));
 }
 
 /// Whether no other campaign can be compared either.

@@ -124,6 +124,18 @@ impl Brokers {
     }
 }
 
+impl Brokers {
+    /// Whether Kafka answers.
+    pub(crate) async fn ping(&self) -> Answer<()> {
+        let client = self.client("firstcome-attach")?;
+        let asked = move || client.fetch_metadata(None, ANSWER).map(drop);
+        let answer = tokio::task::spawn_blocking(asked).await;
+        answer
+            .map_err(|error| AttachError::Lost(error.to_string()))?
+            .map_err(|error| away(&error))
+    }
+}
+
 pub(crate) fn away(error: &KafkaError) -> AttachError {
     AttachError::away(FailureCause::Kafka, error)
 }
