@@ -1,212 +1,203 @@
 //! Attach: the comparison and repair of a coupon system that a team already has. Their API stays as
-//! it is; a file says which of their keys and tables belong together (docs/ATTACH.md). The
-//! reconciler's program runs it (`firstcome-reconciler attach FILE`), with schedules, page and
-//! mails. In this crate, *their* stores are those of that team, and *our* database is Firstcome's.
+//! it is; a file holds their own statements and the names of their keys (docs/ATTACH.md). Nothing
+//! inspects a schema, Redis is never written, and a repair proves itself in its transaction or is
+//! rolled back.
 //!
-//! `pass` holds the order: `check` compares the file with their tables and keys, `read` looks at
-//! both stores, and `judge` decides what differs (pure). If something differs, `queue` waits,
-//! `read` looks again, `judge` decides again, and `repair` writes. `pass` reports the result. In
-//! our tables a campaign is a coupon ([`firstcome_shared::subject`],
-//! docs/decisions/0041-attach.md).
+//! In this crate, *their* stores are those of that team, and *our* database is Firstcome's. `pass`
+//! goes through the file, and `campaign` through one campaign: `look` reads their stores, `judge`
+//! compares (pure), `memory` knows what earlier looks saw and `queue` what has passed, `found` words
+//! what is old enough, `unasked` says which repairs need nobody (pure), and `repair` writes rows. In
+//! our tables, a block of the file is a coupon, and a campaign a drop
+//! ([`firstcome_shared::subject`], docs/decisions/0041-attach.md).
 
-pub mod check;
-pub mod condition;
-pub mod config;
-pub mod counter;
-pub mod days;
-pub mod facts;
-pub mod first;
+mod campaign;
+pub mod checks;
+pub mod clock;
+mod dead_letters;
+pub mod error;
+pub mod file;
 pub mod forms;
-pub mod held;
+mod found;
 pub mod judge;
-pub mod keys;
+pub mod look;
+pub mod memory;
+mod once;
 pub mod pass;
+pub mod plan;
 pub mod queue;
-pub mod read;
 pub mod repair;
-pub mod sample;
-pub mod schema;
-pub mod shape;
+pub mod says;
 pub mod sql;
-pub mod trust;
+pub mod store;
+pub mod text;
+pub mod unasked;
+pub mod users;
 
-use std::path::Path;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use firstcome_shared::config::{MysqlArgs, RedisArgs, TlsArgs};
-use firstcome_shared::mysql::{Db, DbError, DbSettings, migrations};
+use firstcome_shared::config::{KafkaArgs, MysqlArgs, RedisArgs, TlsArgs};
 use firstcome_shared::redis::Redis;
-use firstcome_shared::report::{Cause, FailureCause};
-use firstcome_shared::sql;
-use rdkafka::error::KafkaError;
+use firstcome_shared::report::Run;
 use secrecy::SecretString;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
-use crate::config::AttachFile;
-use crate::queue::Queues;
+use crate::clock::Clock;
+use crate::error::Answer;
+use crate::file::AttachFile;
+pub use crate::pass::{Confirm, PassOptions, Shown, Stopped};
+use crate::pass::{Pass, State};
+use crate::plan::Ours;
+use crate::queue::{Brokers, StageReader};
+use crate::sql::{Database, Purpose, Session};
+use crate::store::Store;
+use crate::text::Values;
+use crate::users::Hasher;
 
-/// Why a target could not be compared or repaired.
-#[derive(Debug, thiserror::Error)]
-pub enum AttachError {
-    #[error("their MySQL: {0}")]
-    Mysql(String),
-    /// The connection to their MySQL broke, or a statement got no answer in time: MySQL is away, or
-    /// only that statement is slow or waits for a lock.
-    #[error("their MySQL: {0}")]
-    Lost(String),
-    #[error("their Redis: {0}")]
-    Redis(String),
-    #[error("their Kafka: {0}")]
-    Kafka(String),
-    /// Their MySQL answered with an error.
-    #[error("their MySQL refused a statement: {}", repair::refusal(*.code, .why))]
-    Refused { code: u16, why: String },
-    /// The file does not fit their stores, such as an unknown table or a replica, or their Redis
-    /// refused a command.
-    #[error("{0}")]
-    Misfit(String),
-    /// A stage of a queue has not passed in time: a user without a row may still wait in the queue.
-    #[error("{0}")]
-    Stands(String),
-    #[error(transparent)]
-    Ours(#[from] DbError),
-    #[error("the process was told to stop")]
-    Stopped,
-}
-
-/// The result of a query of their stores, or of our database.
-pub type Answer<T> = Result<T, AttachError>;
-
-impl AttachError {
-    fn kafka(error: &KafkaError) -> Self {
-        Self::Kafka(error.to_string())
-    }
-
-    /// Adds the name of the campaign to an error that concerns only this campaign.
-    fn in_campaign(self, campaign: &str) -> Self {
-        match self {
-            Self::Misfit(why) => Self::Misfit(format!("campaign {campaign:?}: {why}")),
-            Self::Lost(_) | Self::Refused { .. } => {
-                Self::Misfit(format!("campaign {campaign:?}: {self}"))
-            }
-            Self::Stands(why) => Self::Stands(format!("campaign {campaign:?}: {why}")),
-            Self::Mysql(_) | Self::Redis(_) | Self::Kafka(_) | Self::Ours(_) | Self::Stopped => {
-                self
-            }
-        }
-    }
-
-    /// Returns the cause of the error's finding: a store is away, a queue does not advance, or
-    /// neither.
-    fn cause(&self) -> Cause {
-        match self {
-            Self::Mysql(_) => Cause::Away(FailureCause::Mysql),
-            Self::Redis(_) => Cause::Away(FailureCause::Redis),
-            Self::Kafka(_) => Cause::Away(FailureCause::Kafka),
-            Self::Stands(_) => Cause::ConsumerStands,
-            Self::Refused { code, .. } => Cause::StatementRefused(*code),
-            Self::Lost(_) | Self::Misfit(_) | Self::Ours(_) | Self::Stopped => Cause::NotCompared,
-        }
-    }
-
-    /// Whether no other campaign can be compared either: a store that all need is away, or the
-    /// process stops.
-    fn is_away(&self) -> bool {
-        match self {
-            Self::Mysql(_) | Self::Redis(_) | Self::Ours(_) | Self::Stopped => true,
-            // Only campaigns with a topic need Kafka.
-            Self::Kafka(_)
-            | Self::Stands(_)
-            | Self::Refused { .. }
-            | Self::Lost(_)
-            | Self::Misfit(_) => false,
-        }
-    }
-}
-
-/// A file, their stores, and ours.
+/// A file, their stores, ours, and what the looks of this process saw. Cheap to clone.
 #[derive(Clone)]
-pub struct Attached {
+pub struct Engine {
     pub file: Arc<AttachFile>,
-    pub theirs: DbSettings,
-    pub redis: Redis,
-    pub queues: Queues,
-    /// Where runs, alerts and mails are recorded. Without it nothing is recorded or repaired.
+    /// Ages of differences follow this clock; tests move it.
+    pub clock: Clock,
+    /// Where runs, alerts and confirmations are recorded. Without it, every repair waits for names.
     pub ours: Option<Ours>,
+    pub(crate) database: Database,
+    redis: Option<Redis>,
+    pub(crate) brokers: Option<Brokers>,
+    pub(crate) tls: TlsArgs,
+    pub(crate) timeout_ms: u64,
+    pub(crate) hasher: Hasher,
+    pub(crate) state: Arc<Mutex<State>>,
 }
 
-#[derive(Clone)]
-pub struct Ours {
-    pub db: Db,
-    pub settings: DbSettings,
-}
-
-impl Ours {
-    /// Creates our tables. Refuses a database with other tables, which may be the shop's own, and
-    /// the database of a Firstcome that hands out coupons itself.
-    pub async fn migrate(&self) -> anyhow::Result<()> {
-        let tables = "SELECT COUNT(*), CAST(COALESCE(SUM(TABLE_NAME = \
-            '__diesel_schema_migrations'), 0) AS SIGNED) FROM information_schema.TABLES \
-            WHERE TABLE_SCHEMA = DATABASE()";
-        let tables = self.db.first::<(i64, i64)>("look for tables", sql!(tables));
-        let (all, of_diesel) = tables.await.context("DATABASE_URL")?.unwrap_or_default();
-        let mut is_ours = all == 0;
-        if of_diesel > 0 {
-            // A shop that uses diesel has this table, too, with other migrations.
-            let others = self.db.first::<i64>(
-                "look for migrations",
-                sql!("SELECT COUNT(*) FROM __diesel_schema_migrations WHERE version NOT IN ('0001', '0002')"),
-            );
-            is_ours = others.await.context("DATABASE_URL")? == Some(0);
-        }
-        anyhow::ensure!(
-            is_ours,
-            "DATABASE_URL: that database has tables of others: write one of its own (CREATE \
-            DATABASE reconciler)"
-        );
-        let migrated = migrations::migrate(&self.settings, migrations::Tables::All).await;
-        migrated.context("DATABASE_URL")?;
-        anyhow::ensure!(
-            self.db.catalogue().await?.is_empty(),
-            "DATABASE_URL: Firstcome's own coupons are there; use another database"
-        );
-        Ok(())
-    }
-}
-
-impl Attached {
-    /// Reads a file, and connects to nothing yet.
+impl Engine {
+    /// Connects to nothing yet.
     pub fn new(
-        file: &Path,
-        database_url: Option<&SecretString>,
+        file: AttachFile,
+        ours: Option<&SecretString>,
         tls: &TlsArgs,
         timeout_ms: u64,
     ) -> anyhow::Result<Self> {
-        let file = AttachFile::read(file)?;
-        let theirs = MysqlArgs::at(file.database.clone().into(), tls, timeout_ms);
-        let redis = RedisArgs::at(
-            file.redis.clone().into(),
-            file.redis_cluster,
-            tls,
-            timeout_ms,
-        );
-        let queues = Queues::new(&file, tls)?;
-        let ours = database_url.map(|url| {
-            let settings = MysqlArgs::at(url.clone(), tls, timeout_ms)?;
-            let db = Db::new(&settings)?;
-            anyhow::Ok(Ours { db, settings })
+        let redis = file.redis.as_ref().map(|url| {
+            let url = url.clone().into();
+            let settings = RedisArgs::at(url, file.redis_cluster, tls, timeout_ms);
+            anyhow::Ok(Redis::new(&settings.context("redis")?)?)
         });
-        anyhow::ensure!(
-            ours.is_some() || !file.repairs(),
-            "mode = \"repair\" needs DATABASE_URL: a database of ours for runs, the lock of \
-            passes, and confirmations"
-        );
+        let brokers = file.kafka.as_ref().map(|addresses| {
+            let properties = file.kafka_properties.clone().unwrap_or_default();
+            let security = KafkaArgs::at(addresses, &properties.into(), tls).context("kafka")?;
+            anyhow::Ok(Brokers {
+                addresses: addresses.clone(),
+                security,
+            })
+        });
+        let ours = ours.map(|url| Ours::new(MysqlArgs::at(url.clone(), tls, timeout_ms)?));
         Ok(Self {
-            theirs: theirs.context("database")?,
-            redis: Redis::new(&redis.context("redis")?)?,
-            queues,
-            file: Arc::new(file),
+            database: Database::new(&file.database, tls, timeout_ms)?,
+            redis: redis.transpose()?,
+            brokers: brokers.transpose()?,
             ours: ours.transpose()?,
+            file: Arc::new(file),
+            clock: Clock::default(),
+            tls: tls.clone(),
+            timeout_ms,
+            hasher: Hasher::default(),
+            state: Arc::default(),
         })
+    }
+
+    /// Looks at the campaigns that are due, moves the rounds of their queues, and repairs what may
+    /// be repaired. Never sleeps.
+    pub async fn pass(
+        &self,
+        options: &PassOptions,
+        run: &mut Run,
+        stop: &CancellationToken,
+    ) -> Result<Shown, Stopped> {
+        let mut state = self.state.lock().await;
+        let shown = Pass::new(self, options, stop).run(run, &mut state).await?;
+        state.shown = shown.clone();
+        Ok(shown)
+    }
+
+    /// Returns what the last pass showed to operators.
+    pub async fn shown(&self) -> Shown {
+        self.state.lock().await.shown.clone()
+    }
+
+    /// Moves the rounds of queues between passes: a list must be seen empty, and may be so for a
+    /// moment only. Errors are those of the next pass.
+    pub async fn advance(&self) {
+        let Ok(mut state) = self.state.try_lock() else {
+            return;
+        };
+        let mut store = self.store();
+        for memory in state.memories.values_mut() {
+            let id = memory.id.clone();
+            let mut reader = StageReader {
+                store: store.as_mut(),
+                brokers: self.brokers.as_ref(),
+                session: None,
+                values: Values {
+                    id: &id,
+                    ..Values::default()
+                },
+            };
+            if let Err(error) = memory.advance(&mut reader, self.clock.now()).await {
+                tracing::debug!(%error, "a queue could not be read between passes");
+            }
+        }
+    }
+
+    /// Checks the file against their stores: all that a pass would refuse, at once.
+    pub async fn check(&self) -> Answer<BTreeSet<String>> {
+        let mut said = BTreeSet::new();
+        for block in &self.file.campaigns {
+            let mut session = self.reading().await?;
+            let place = format!("campaign {:?}", block.name);
+            match pass::targets(block, &mut session).await {
+                Ok(targets) => match targets.first() {
+                    Some(target) => {
+                        let stages = block.stages().iter();
+                        let stages: Vec<_> =
+                            stages.map(|stage| stage.for_campaign(&target.id)).collect();
+                        let mut store = self.store();
+                        let mut reader = StageReader {
+                            store: store.as_mut(),
+                            brokers: self.brokers.as_ref(),
+                            session: None,
+                            values: target.values(),
+                        };
+                        let checked = reader.check(&stages).await;
+                        said.extend(checked.err().map(|error| format!("{place}: {error}")));
+                    }
+                    None => {
+                        said.insert(format!("{place}: each selects no campaign now"));
+                    }
+                },
+                Err(error) => {
+                    said.insert(format!("{place}: {error}"));
+                }
+            }
+            for (field, statement) in block.statements() {
+                let mut session = self.reading().await?;
+                if let Err(error) = session.describe(&field, statement).await {
+                    said.insert(format!("{place}: {error}"));
+                }
+            }
+        }
+        Ok(said)
+    }
+
+    pub(crate) async fn reading(&self) -> Answer<Session> {
+        self.database.open(Purpose::Read).await
+    }
+
+    pub(crate) fn store(&self) -> Option<Store> {
+        let redis = self.redis.as_ref()?;
+        Some(Store::new(redis, self.file.redis_cluster))
     }
 }

@@ -1,539 +1,419 @@
-//! A pass over the campaigns of a file: the first look at each, one wait for claims that may be on
-//! their way or in queues, the second look at those that differ, repairs, and the report. A MySQL
-//! or Redis that is away ends the pass with a `stalled` finding, and nothing more is repaired.
+//! A pass over the campaigns of a file. It never sleeps: a difference becomes older from pass to
+//! pass. An error stays in its campaign, unless a store that others need, too, is away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
 
-use chrono::Utc;
-use firstcome_shared::domain::CouponId;
-use firstcome_shared::hash::hash64;
-use firstcome_shared::mysql::held_back::{Asked, Confirmation, ShownRepairs};
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
-use tokio::time::Instant;
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::report::{
+    Cause, CouponJudged, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome, Run,
+    RunJudged,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::check::check;
-use crate::config::{Campaign, Mode, Target};
-use crate::facts::{Facts, Numbers};
-use crate::held::{HeldBecause, Plan, why_held};
-use crate::judge::{Judged, Judgement, Repair, judge};
-use crate::keys::Keys;
-use crate::queue::{Passed, Queue};
-use crate::read::{Look, Reader};
-use crate::repair::{self, LooksSaw};
-use crate::shape::Shape;
-use crate::sql::Sql;
-use crate::trust::{Known, identity, is_proof};
-use crate::{Answer, AttachError, Attached, Ours};
-use firstcome_shared::report::{self, Cause, DropReport, Examined, Finding, Kind, Outcome, Run};
+use crate::Engine;
+use crate::checks::{self, CheckMemory};
+use crate::error::{Answer, AttachError};
+use crate::file::{Campaign, FileCheck};
+use crate::found::{Found, blank};
+use crate::look::{Target, query};
+use crate::memory::{Memories, Memory, Trouble};
+use crate::sql::{Cell, Columns, Database, Purpose, Session};
+use crate::text::{Statement, Values};
 
-/// Default limit of the repairs of one target in a pass: a fifth of the quantity, or fifty if that
-/// is more. If there are more, all of them need a confirmation.
-const LIMIT_PART: u64 = 5;
-const LIMIT_AT_LEAST: u64 = 50;
+/// Campaigns that one `each` may select.
+const MOST_CAMPAIGNS: usize = 200;
 
-/// The process was asked to stop, or lost the lock of passes.
+/// A look that fails although the stores answer is a finding after so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Lines that are shown to operators.
+const SHOWN: usize = 1_000;
+
+/// What a pass is asked to do.
+#[derive(Debug, Clone, Default)]
+pub struct PassOptions {
+    /// Only this campaign; `None`: all.
+    pub campaign: Option<CouponId>,
+    /// Change nothing, list the repairs.
+    pub dry_run: bool,
+    /// An operator asked for it: campaigns that rest are looked at, too.
+    pub is_requested: bool,
+    pub confirm: Option<Confirm>,
+}
+
+/// The users whose repairs an operator has confirmed, by name.
+#[derive(Debug, Clone, Default)]
+pub struct Confirm(pub BTreeSet<(DropId, String)>);
+
+impl Confirm {
+    /// Returns the users whose repairs a run has shown.
+    pub fn shown_by(run: &Run) -> Self {
+        let planned = run
+            .all_findings()
+            .filter(|it| it.result == Outcome::Planned);
+        let named = planned.filter_map(|it| Some((it.drop_id?, it.user_id.clone()?)));
+        Self(named.collect())
+    }
+}
+
+/// What only an operator may see: it has the values of users.
+#[derive(Debug, Clone, Default)]
+pub struct Shown {
+    /// Commands that a person may run, the statements of the first repair that waits, and rows of
+    /// checks.
+    pub lines: Vec<String>,
+}
+
+impl Shown {
+    pub(crate) fn show(&mut self, line: String) {
+        if self.lines.len() < SHOWN {
+            self.lines.push(line);
+        }
+    }
+}
+
+/// The process was told to stop.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopped;
 
-impl Attached {
-    /// Compares and repairs this campaign, or all. A store of theirs that is away is a finding.
-    pub async fn compare(
-        &self,
-        campaign: Option<CouponId>,
-        asked: Asked,
+/// What a process remembers between passes.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) memories: Memories,
+    pub(crate) checks: BTreeMap<CouponId, CheckMemory>,
+    is_kafka_away: bool,
+    /// What the last pass showed.
+    pub(crate) shown: Shown,
+}
+
+pub(crate) struct Pass<'e> {
+    pub(crate) engine: &'e Engine,
+    pub(crate) options: &'e PassOptions,
+    pub(crate) stop: &'e CancellationToken,
+    pub(crate) shown: Shown,
+    /// Stores that are away: campaigns that need them are left out.
+    away: HashSet<&'static str>,
+}
+
+impl<'e> Pass<'e> {
+    pub(crate) fn new(
+        engine: &'e Engine,
+        options: &'e PassOptions,
+        stop: &'e CancellationToken,
+    ) -> Self {
+        Self {
+            engine,
+            options,
+            stop,
+            shown: Shown::default(),
+            away: HashSet::new(),
+        }
+    }
+
+    /// Looks at everything that was asked for.
+    pub(crate) async fn run(mut self, run: &mut Run, state: &mut State) -> Result<Shown, Stopped> {
+        run.partial = self.options.campaign.is_some();
+        run.judged = RunJudged::default();
+        let engine = self.engine;
+        for block in &engine.file.campaigns {
+            if !self.is_asked(block.coupon_id()) {
+                continue;
+            }
+            match self.block(block, run, state).await {
+                Ok(()) => judge_coupon(run, block.coupon_id(), Kinds::All),
+                Err(AttachError::Stopped) => return Err(Stopped),
+                Err(error) => {
+                    run.partial = true;
+                    self.report_error(run, block.coupon_id(), &error);
+                    if is_of_all(&error) {
+                        return Ok(self.shown);
+                    }
+                }
+            }
+        }
+        for check in &engine.file.checks {
+            if self.is_asked(check.coupon_id()) {
+                self.file_check(check, run, state).await;
+            }
+        }
+        self.judge_whole(run, state).await;
+        Ok(self.shown)
+    }
+
+    /// Says what the pass judged outside its campaigns. Kafka is only asked when something differs,
+    /// so one that was away is asked again.
+    async fn judge_whole(&mut self, run: &mut Run, state: &mut State) {
+        let kafka = FailureCause::Kafka.as_str();
+        if state.is_kafka_away && !self.away.contains(kafka) {
+            let answered = match &self.engine.brokers {
+                Some(brokers) => brokers.ping().await,
+                None => Ok(()),
+            };
+            if let Err(error) = answered {
+                self.report_error(run, CouponId(0), &error);
+            }
+        }
+        state.is_kafka_away = self.away.contains(kafka);
+        if !run.partial {
+            run.judged.whole = Judged::of(Kinds::All);
+            // Of what has left the file, nothing is known any more.
+            run.judged.others = CouponJudged {
+                whole: given_up(),
+                other_drops: given_up(),
+            };
+        }
+    }
+
+    fn is_asked(&self, coupon: CouponId) -> bool {
+        self.options.campaign.is_none_or(|asked| asked == coupon)
+    }
+
+    async fn block(&mut self, block: &Campaign, run: &mut Run, state: &mut State) -> Answer<()> {
+        let mut session = self.engine.reading().await?;
+        let targets = targets(block, &mut session).await?;
+        let kept: HashSet<DropId> = targets.iter().map(|target| target.drop_id).collect();
+        let of_block: HashSet<DropId> = state
+            .memories
+            .iter()
+            .filter(|(_, memory)| memory.block == Some(block.coupon_id()))
+            .map(|(drop, _)| *drop)
+            .collect();
+        state
+            .memories
+            .retain(|drop, _| kept.contains(drop) || !of_block.contains(drop));
+        for target in &targets {
+            if self.stop.is_cancelled() {
+                return Err(AttachError::Stopped);
+            }
+            let elsewhere = trouble_elsewhere(&state.memories, &kept, target.drop_id);
+            let memory = state.memories.entry(target.drop_id).or_default();
+            memory.block = Some(block.coupon_id());
+            let report = self
+                .target(target, &mut session, memory, elsewhere, run)
+                .await?;
+            run.drops.push(report);
+        }
+        Ok(())
+    }
+
+    /// Looks at one campaign, and reports an error that is its own.
+    async fn target(
+        &mut self,
+        target: &Target<'_>,
+        session: &mut Session,
+        memory: &mut Memory,
+        elsewhere: Trouble,
         run: &mut Run,
-        stop: &CancellationToken,
-    ) -> Result<(), Stopped> {
-        let run_id = run.run_id.clone();
-        let mut pass = Pass {
-            attached: self,
-            campaign,
-            asked,
-            run_id: &run_id,
-            stop: stop.clone(),
-            keys: Keys::new(&self.redis),
+    ) -> Answer<DropReport> {
+        let now = self.engine.clock.now();
+        if !self.options.is_requested && now < memory.rests_until {
+            return Ok(memory.last_report(blank(target)));
+        }
+        let error = match self.campaign(target, session, memory, elsewhere).await {
+            Ok(report) => {
+                memory.report(&report);
+                return Ok(report);
+            }
+            Err(error) => error,
         };
-        let compared = pass.compare_all(run).await;
-        run.partial = compared.is_err() || campaign.is_some();
-        match compared {
-            Ok(()) => {}
-            Err(AttachError::Stopped) => return Err(Stopped),
-            Err(error) => run.findings.push(Finding {
-                cause: error.cause(),
+        if matches!(error, AttachError::Stopped) || is_of_all(&error) {
+            return Err(error);
+        }
+        // The connection may have an answer that was not read.
+        *session = self.engine.reading().await?;
+        let mut report = blank(target);
+        match &error {
+            AttachError::Away { .. } => self.report_error(run, report.coupon_id, &error),
+            AttachError::Lost(_) if !self.has_lasted(memory, now) => {}
+            _ => report.findings.push(Finding {
+                coupon_id: Some(report.coupon_id),
+                drop_id: Some(report.drop_id),
                 ..Finding::report(Kind::Stalled, error.to_string())
             }),
         }
-        Ok(())
+        Ok(report)
     }
 
-    /// Connects to their MySQL. If any campaign is repaired, refuses replicas of MySQL and Redis.
-    async fn connect(&self, keys: &mut Keys) -> Answer<Sql> {
-        let mut sql = Sql::connect(&self.theirs, self.file.max_rows_per_second).await?;
-        if self.file.repairs() {
-            sql.must_be_primary().await?;
-            // In a cluster, commands go to primaries anyway.
-            if !self.file.redis_cluster {
-                keys.must_be_primary().await?;
-            }
-        }
-        Ok(sql)
+    /// Whether looks of a campaign have failed for so long that it is a finding.
+    fn has_lasted(&self, memory: &mut Memory, now: Duration) -> bool {
+        let since = *memory.failing_since.get_or_insert(now);
+        self.options.is_requested || now.saturating_sub(since) >= PATIENCE
     }
 
-    /// Checks every campaign against their stores. Returns notes for the operator.
-    pub async fn check(&self) -> Answer<BTreeSet<String>> {
-        let mut keys = Keys::new(&self.redis);
-        let mut sql = self.connect(&mut keys).await?;
-        // The drops of two days have the same notes, of which the set keeps one.
-        let mut notes = BTreeSet::new();
-        for campaign in &self.file.campaigns {
-            let name = &campaign.name;
-            for target in campaign.drops(Utc::now()) {
-                let shape = check(&target, &mut sql, &mut keys)
-                    .await
-                    .map_err(|error| error.in_campaign(name))?;
-                let warnings = shape.warning.into_iter().chain(shape.notes);
-                notes.extend(warnings.map(|it| format!("{name}: {it}")));
-                let mut queue = Queue::new(&target, keys.clone(), &self.queues);
-                let lists = queue
-                    .check()
-                    .await
-                    .map_err(|error| error.in_campaign(name))?;
-                notes.extend(lists.into_iter().map(|it| format!("{name}: {it}")));
-            }
-        }
-        Ok(notes)
-    }
-}
-
-/// A target after its first look. Only a target that differs gets a second look.
-struct Suspect<'a> {
-    target: Target<'a>,
-    shape: Shape,
-    first: Look,
-}
-
-impl Suspect<'_> {
-    /// Waits until the second look may begin.
-    async fn wait(
-        self,
-        attached: &Attached,
-        keys: Keys,
-        deadline: Instant,
-    ) -> (Self, Answer<Passed>) {
-        let queue = Queue::new(&self.target, keys, &attached.queues);
-        let passed = queue.pass(self.first.ended, deadline).await;
-        (self, passed)
-    }
-}
-
-struct Pass<'a> {
-    attached: &'a Attached,
-    /// Only this campaign; `None`: all.
-    campaign: Option<CouponId>,
-    asked: Asked,
-    run_id: &'a str,
-    stop: CancellationToken,
-    keys: Keys,
-}
-
-impl Pass<'_> {
-    /// Compares and repairs everything that was asked for.
-    async fn compare_all(&mut self, run: &mut Run) -> Answer<()> {
-        let mut sql = self.attached.connect(&mut self.keys).await?;
-        let mut suspects = Vec::new();
-        let is_asked = |id| self.campaign.is_none_or(|asked| asked == id);
-        let campaigns = self.attached.file.campaigns.iter();
-        for campaign in campaigns.filter(|it| is_asked(it.coupon_id())) {
-            for target in campaign.drops(Utc::now()) {
-                repair::must_go_on(&self.stop)?;
-                let looked = first_look(target, &mut sql, &mut self.keys.clone()).await;
-                let looked = match looked {
-                    Ok(suspect) => self.must_have_whole_quantity(suspect).await,
-                    Err(error) => Err(error),
-                };
-                match looked {
-                    Ok(suspect) => {
-                        let facts = suspect.first.and(suspect.first.clone(), &target);
-                        let judged = judge(&facts);
-                        if judged.found.is_empty() {
-                            self.learn(&target, &facts, &judged).await?;
-                            let report = drop_report(&target, &facts, judged, facts.now);
-                            run.drops.push(report);
-                        } else {
-                            suspects.push(suspect);
-                        }
-                    }
-                    Err(error) => {
-                        let is_lost = matches!(error, AttachError::Lost(_));
-                        report_unreadable(run, &target, error)?;
-                        if is_lost {
-                            sql = self.attached.connect(&mut self.keys).await?;
-                        }
-                    }
+    fn report_error(&mut self, run: &mut Run, coupon: CouponId, error: &AttachError) {
+        let (coupon, cause) = match error {
+            AttachError::Away { store, .. } => {
+                if !self.away.insert(store.as_str()) {
+                    return;
                 }
+                (None, Cause::Away(*store))
             }
-        }
-        drop(sql);
-        let deadline = Instant::now() + self.attached.queues.patience;
-        let mut waiting: FuturesUnordered<_> = suspects
-            .into_iter()
-            .map(|suspect| suspect.wait(self.attached, self.keys.clone(), deadline))
-            .collect();
-        loop {
-            let next = tokio::select! {
-                next = waiting.next() => next,
-                () = self.stop.cancelled() => return Err(AttachError::Stopped),
-            };
-            let Some((suspect, passed)) = next else {
-                break;
-            };
-            let passed = match passed {
-                Ok(passed) => passed,
+            _ => (Some(coupon), Cause::Plain),
+        };
+        run.findings.push(Finding {
+            coupon_id: coupon,
+            cause,
+            ..Finding::report(Kind::Stalled, error.to_string())
+        });
+    }
+
+    /// Runs a check of the file if it is due, and reports its rows that were returned before.
+    async fn file_check(&mut self, check: &FileCheck, run: &mut Run, state: &mut State) {
+        let memory = state.checks.entry(check.coupon_id()).or_default();
+        let began = self.engine.clock.now();
+        if self.options.is_requested || memory.is_due(began) {
+            match self.run_check(check).await {
+                Ok(rows) => memory.add(rows, began, self.engine.clock.now(), check.every()),
+                Err(error @ AttachError::Away { .. }) => {
+                    self.report_error(run, check.coupon_id(), &error);
+                }
                 Err(error) => {
-                    report_unreadable(run, &suspect.target, error)?;
-                    continue;
-                }
-            };
-            // Connect again: their MySQL may have closed a connection that waited, or an earlier
-            // statement may have broken it.
-            let mut sql = self.attached.connect(&mut self.keys).await?;
-            if let Err(error) = self.repair_suspect(&suspect, passed, &mut sql, run).await {
-                report_unreadable(run, &suspect.target, error)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses a quantity that falls with each row, as a number of coupons left does.
-    async fn must_have_whole_quantity<'s>(&self, suspect: Suspect<'s>) -> Answer<Suspect<'s>> {
-        let target = &suspect.target;
-        let known = match &self.attached.ours {
-            Some(ours) if target.campaign.quantity_sql.is_some() => {
-                ours.known_quantity(target.drop_id()).await?
-            }
-            _ => None,
-        };
-        let Look {
-            quantity, numbers, ..
-        } = &suspect.first;
-        if known.is_some_and(|it| it.falls_to(*quantity, numbers.rows)) {
-            let why = "quantity_sql: it fell by as many as rows came, as what is left does: select \
-                the whole quantity";
-            return Err(AttachError::Misfit(why.to_owned()));
-        }
-        Ok(suspect)
-    }
-
-    /// Trusts the mapping if a clean look proves it, and remembers the quantity of every clean
-    /// look. While a sale hides a counter that is too high, a look is not clean: somebody may be
-    /// adding to the counter what they have already added to the quantity.
-    async fn learn(&self, target: &Target<'_>, facts: &Facts, judged: &Judgement) -> Answer<()> {
-        let Some(ours) = self.attached.ours.as_ref().filter(|_| judged.is_clean()) else {
-            return Ok(());
-        };
-        if is_proof(facts, judged) {
-            ours.trust(&self.attached.file, target.campaign).await?;
-        }
-        if target.campaign.quantity_sql.is_some() {
-            let known = Known {
-                quantity: facts.quantity,
-                rows: Some(facts.now.rows),
-            };
-            ours.remember_quantity(target.drop_id(), known).await?;
-        }
-        Ok(())
-    }
-
-    /// Looks again at a target that differs, repairs it, and reports it, even if a store goes away
-    /// between two repairs.
-    async fn repair_suspect(
-        &mut self,
-        suspect: &Suspect<'_>,
-        passed: Passed,
-        sql: &mut Sql,
-        run: &mut Run,
-    ) -> Answer<()> {
-        let target = &suspect.target;
-        let shape = &suspect.shape;
-        let keys = &mut self.keys.clone();
-        let mut reader = Reader {
-            target: *target,
-            shape,
-            sql,
-            keys,
-        };
-        let now = Utc::now();
-        reader.sql.set_zone(target.offset(now).as_deref()).await?;
-        let mut second = reader.read_all().await?;
-        let odd = std::mem::take(&mut second.odd);
-        let spelling = second.spelling;
-        let mut facts = suspect.first.and(second, target);
-        reader.find_dated_late(&mut facts).await?;
-        let may_double = may_double(suspect, &facts, passed).await?;
-        facts.may_double = target.campaign.mode == Mode::Repair && may_double.is_some();
-        facts.unselected.clone_from(&shape.unselected);
-        if target.campaign.count.is_some() {
-            facts.leaves_out_rows = reader.leaves_out_rows().await?;
-        }
-        let ours = self.attached.ours.as_ref();
-        if let Some(ours) = ours {
-            if !facts.sets.unissued.is_empty() || !facts.failed.is_empty() {
-                facts.added = ours.added_users(target.drop_id()).await?;
-                facts.failing = ours.failing_users(target.drop_id()).await?;
-            }
-            if stock_may_be_added(target.campaign) {
-                let known = ours.known_quantity(target.drop_id()).await?;
-                facts.is_quantity_settled = known.is_none_or(|it| it.quantity == facts.quantity);
-            }
-        }
-        let mut judged = judge(&facts);
-        self.learn(target, &facts, &judged).await?;
-        let mut inserts = judged.found.iter_mut();
-        let first = inserts.find(|it| matches!(it.repair, Some(Repair::Insert(..))));
-        if let (Some(it), Some(warning)) = (first, may_double) {
-            it.finding.detail = format!("{}; {warning}", it.finding.detail);
-        }
-        let mut ended = Ok(());
-        if let Some(ours) = ours.filter(|_| target.campaign.mode == Mode::Repair) {
-            let with_repair = judged.found.iter_mut().filter(|it| it.repair.is_some());
-            let planned = with_repair.collect();
-            let mut approved = self.approved(ours, &facts, target, planned).await?;
-            // If the pass ends early, the next one tries those that it did not reach.
-            for it in &mut approved {
-                it.finding.result = Outcome::Skipped;
-            }
-            let seen = LooksSaw {
-                stock: facts.stock,
-                name_users: facts.means.is_some(),
-                may_create: facts.now.size == Some(0),
-                spelling,
-                odd: &odd,
-            };
-            ended = repair::apply(&mut reader, approved, seen, &self.stop).await;
-        }
-        let mut after = facts.now;
-        if ended.is_ok()
-            && judged
-                .found
-                .iter()
-                .any(|it: &Judged| it.finding.result == Outcome::Applied)
-        {
-            match reader.numbers().await {
-                Ok(numbers) => after = numbers,
-                Err(error) => ended = Err(error),
-            }
-        }
-        run.drops.push(drop_report(target, &facts, judged, after));
-        ended
-    }
-
-    /// Returns the repairs that may be made now. The others wait for an operator, who confirms
-    /// exactly those that were shown.
-    async fn approved<'j>(
-        &self,
-        ours: &Ours,
-        facts: &Facts,
-        target: &Target<'_>,
-        planned: Vec<&'j mut Judged>,
-    ) -> Answer<Vec<&'j mut Judged>> {
-        let mut planned = leave_out_returning(ours, target, planned).await?;
-        for it in &mut planned {
-            it.finding.needs_person = false;
-            it.finding.result = Outcome::Planned;
-        }
-        let file = &self.attached.file;
-        let default_limit = (facts.quantity / LIMIT_PART).max(LIMIT_AT_LEAST);
-        let plan = Plan {
-            is_trusted: ours.trusts(file, target.campaign).await?,
-            number: planned.len() as u64,
-            limit: target.campaign.repair_limit.unwrap_or(default_limit),
-        };
-        let mut held = Vec::new();
-        let mut now = Vec::new();
-        for judged in planned {
-            match why_held(plan, judged.doubt) {
-                Some(why) => held.push(Held { judged, why }),
-                None => now.push(judged),
-            }
-        }
-        if !held.is_empty() {
-            let shown = fingerprinted(&held);
-            let confirmation = ours
-                .db
-                .confirmation(target.drop_id(), shown, self.run_id, self.asked)
-                .await?;
-            if confirmation == Confirmation::Given {
-                ours.trust(file, target.campaign).await?;
-                now.extend(held.into_iter().map(|it| it.judged));
-            } else {
-                for it in held {
-                    it.judged.hold_back(it.why.after(confirmation));
+                    let said = format!("check {:?} cannot run: {error}", check.name);
+                    memory.failed(said, began, check.every());
                 }
             }
         }
-        if self.asked.dry_run {
-            now.clear();
+        judge_coupon(run, check.coupon_id(), memory.judges());
+        if let Some(why) = &memory.cannot_run {
+            run.findings.push(Finding {
+                coupon_id: Some(check.coupon_id()),
+                ..Finding::report(Kind::Stalled, why)
+            });
         }
-        Ok(now)
+        for row in memory.ripe() {
+            self.shown.show(format!("{}: {}", check.name, row.text));
+            let mut found = Found::of_check(row, Some(&check.to_do));
+            found.finding.coupon_id = Some(check.coupon_id());
+            run.findings.push(found.finding);
+        }
+    }
+
+    async fn run_check(&self, check: &FileCheck) -> Answer<Vec<checks::CheckRow>> {
+        let mut session = match &check.database {
+            None => self.engine.reading().await?,
+            Some(url) => {
+                let database = Database::new(url, &self.engine.tls, self.engine.timeout_ms);
+                let database =
+                    database.map_err(|error| AttachError::Misfit(format!("{error:#}")))?;
+                database.open(Purpose::Read).await?
+            }
+        };
+        let query = query("sql", &check.sql, Values::default());
+        checks::run(&mut session, 1, query, &self.engine.hasher).await
     }
 }
 
-/// A repair that waits for an operator.
-struct Held<'j> {
-    judged: &'j mut Judged,
-    why: HeldBecause,
-}
-
-/// Leaves out repairs that were made twice within an hour, whose differences came back.
-async fn leave_out_returning<'j>(
-    ours: &Ours,
-    target: &Target<'_>,
-    mut planned: Vec<&'j mut Judged>,
-) -> Answer<Vec<&'j mut Judged>> {
-    let twice = ours.repaired_twice(target.drop_id()).await?;
-    planned.retain_mut(|it| {
-        let came_back = twice.contains(&identity(&it.finding));
-        if came_back {
-            let why = "it was repaired twice within an hour, and came back: something sets it back";
-            it.became((Outcome::Skipped, why.to_owned()));
-        }
-        !came_back
-    });
-    Ok(planned)
-}
-
-/// Whether a changed quantity in their MySQL may mean that somebody is adding stock to a counter
-/// that counts down.
-fn stock_may_be_added(campaign: &Campaign) -> bool {
-    let counts_down = campaign.count.as_ref().is_some_and(|it| it.means.is_left());
-    counts_down && campaign.quantity_sql.is_some()
-}
-
-/// Returns the warning that nothing refuses a second row, if a message may come late: with a unique
-/// key, MySQL refuses its row, and a queue that has passed holds no such message. But between the
-/// looks a user whose claim was rolled back may claim again, with a message behind the ends that
-/// were read.
-async fn may_double<'s>(
-    suspect: &'s Suspect<'_>,
-    facts: &Facts,
-    mut passed: Passed,
-) -> Answer<Option<&'s String>> {
-    let Some(warning) = &suspect.shape.warning else {
-        return Ok(None);
+fn judge_coupon(run: &mut Run, coupon: CouponId, kinds: Kinds) {
+    let judged = CouponJudged {
+        whole: Judged::of(kinds),
+        // Its campaigns that `each` selects no longer.
+        other_drops: given_up(),
     };
-    let may_wait = suspect.target.campaign.queue.is_empty()
-        || facts.is_selling
-        || !facts.sets.unissued.is_empty() && passed.has_grown().await?;
-    Ok(Some(warning).filter(|_| may_wait))
+    run.judged.coupons.insert(coupon, judged);
 }
 
-async fn first_look<'a>(target: Target<'a>, sql: &mut Sql, keys: &mut Keys) -> Answer<Suspect<'a>> {
-    let shape = check(&target, sql, keys).await?;
-    let offset = target.offset(Utc::now());
-    sql.set_zone(offset.as_deref()).await?;
-    let mut reader = Reader {
-        target,
-        shape: &shape,
-        sql,
-        keys,
-    };
-    let first = reader.read_all().await?;
-    Ok(Suspect {
-        target,
-        shape,
-        first,
+fn given_up() -> Judged {
+    Judged {
+        given_up: Kinds::All,
+        ..Judged::default()
+    }
+}
+
+/// Whether no other campaign can be compared either.
+fn is_of_all(error: &AttachError) -> bool {
+    match error {
+        AttachError::Away { store, .. } => *store == FailureCause::Mysql,
+        AttachError::Ours(_) => true,
+        AttachError::Lost(_)
+        | AttachError::Refused { .. }
+        | AttachError::Misfit(_)
+        | AttachError::Stopped => false,
+    }
+}
+
+/// Sums what stands against repairs in the other campaigns of a block.
+fn trouble_elsewhere(memories: &Memories, block: &HashSet<DropId>, own: DropId) -> Trouble {
+    let others = memories.iter();
+    let others = others.filter(|(drop, _)| **drop != own && block.contains(drop));
+    others.fold(Trouble::default(), |sum, (_, memory)| {
+        sum.and(memory.trouble)
     })
 }
 
-/// Reports a campaign that could not be compared, so that the others can. Returns the error if they
-/// cannot be compared either, because a store that all need is away.
-fn report_unreadable(run: &mut Run, target: &Target<'_>, error: AttachError) -> Answer<()> {
-    if error.is_away() {
-        return Err(error);
-    }
-    let cause = error.cause();
-    let why = error.in_campaign(&target.campaign.name).to_string();
-    let campaign = match cause {
-        // It concerns every campaign that needs the store.
-        Cause::Away(_) => None,
-        _ => Some(target.campaign.coupon_id()),
+/// Returns the campaigns of a block.
+pub(crate) async fn targets<'f>(
+    block: &'f Campaign,
+    session: &mut Session,
+) -> Answer<Vec<Target<'f>>> {
+    let Some(each) = &block.each else {
+        return Ok(vec![Target {
+            block,
+            id: String::new(),
+            name: block.name.clone(),
+            quantity: block.quantity,
+            drop_id: DropId::of_campaign(&block.name, None),
+        }]);
     };
-    let finding = Finding {
-        coupon_id: campaign,
-        cause,
-        ..Finding::report(Kind::Stalled, why)
-    };
-    // The drops of two days have the same tables, and often the same error.
-    if !run.findings.contains(&finding) {
-        run.findings.push(finding);
-    }
-    Ok(())
-}
-
-/// Returns the number of repairs, and a hash that does not depend on their order.
-fn fingerprinted(repairs: &[Held<'_>]) -> ShownRepairs {
-    ShownRepairs {
-        number: u32::try_from(repairs.len()).unwrap_or(u32::MAX),
-        fingerprint: repairs
-            .iter()
-            .map(|it: &Held<'_>| hash64(format!("{:?}", it.judged.repair)))
-            .fold(0, u64::wrapping_add),
-    }
-}
-
-/// Reports a target with its differences.
-fn drop_report(
-    target: &Target<'_>,
-    facts: &Facts,
-    judged: Judgement,
-    after: Numbers,
-) -> DropReport {
-    let numbers = |it: Numbers, failed_claims| report::Numbers {
-        count: it.count.unwrap_or_default(),
-        users: it.size.unwrap_or_default(),
-        rows: it.rows,
-        failed_claims,
-        in_flight: facts.in_flight,
-        ..report::Numbers::default()
-    };
-    let coupon = target.campaign.coupon_id();
-    let drop = target.drop_id();
-    let findings: Vec<Finding> = judged
-        .found
-        .into_iter()
-        .map(|it: Judged| Finding {
-            coupon_id: Some(coupon),
-            drop_id: Some(drop),
-            ..it.finding
-        })
-        .collect();
-    let closed = findings
+    let targets = rows_of_each(block, each, session).await?;
+    let mut ids = HashSet::new();
+    if let Some(twice) = targets
         .iter()
-        .filter(|it: &&Finding| it.kind == Kind::FailedClaim && it.result == Outcome::Applied)
-        .count();
-    let before = numbers(facts.now, facts.failed.len() as u64);
-    let quantity = u32::try_from(facts.quantity).unwrap_or(u32::MAX);
-    let unproven = facts.unproven();
-    let is_repaired = findings.iter().all(|it| it.result == Outcome::Applied);
-    DropReport {
-        coupon_name: target.name(),
-        exact: is_repaired
-            && !facts.is_selling
-            && !judged.counts_unclear
-            && unproven.is_none()
-            && after.rows <= facts.quantity,
-        counts_unclear: judged.counts_unclear,
-        unproven,
-        before,
-        after: numbers(after, (facts.failed.len() - closed) as u64),
-        examined: Examined {
-            users: before.users,
-            rows: before.rows,
-            failed_claims: before.failed_claims,
-        },
-        findings,
-        ..DropReport::begun(coupon, drop, quantity)
+        .find(|target| !ids.insert(target.id.as_str()))
+    {
+        let id = &twice.id;
+        return Err(AttachError::Misfit(format!("each selects id {id} twice")));
     }
+    if targets.len() > MOST_CAMPAIGNS {
+        let number = targets.len();
+        return Err(AttachError::Misfit(format!(
+            "each selects {number} campaigns: select those that are sold, or ended lately \
+            ({MOST_CAMPAIGNS} at most)"
+        )));
+    }
+    Ok(targets)
+}
+
+async fn rows_of_each<'f>(
+    block: &'f Campaign,
+    each: &Statement,
+    session: &mut Session,
+) -> Answer<Vec<Target<'f>>> {
+    let mut targets = Vec::new();
+    let mut read = |columns: &Columns, row: &[Cell]| {
+        let [id, name, quantity] = row else {
+            let number = columns.number;
+            return Err(AttachError::Misfit(format!(
+                "each selects {number} columns: id, name and quantity"
+            )));
+        };
+        let id = id
+            .text()
+            .ok_or_else(|| AttachError::misfit("each selects NULL as an id"))?;
+        let name = name.text().unwrap_or_else(|| id.clone());
+        let quantity = match quantity {
+            Cell::Null => None,
+            cell => Some(
+                cell.number()
+                    .and_then(|it| u64::try_from(it).ok())
+                    .ok_or_else(|| {
+                        AttachError::misfit(
+                            "each: its third column is the quantity, from 0 on, or NULL",
+                        )
+                    })?,
+            ),
+        };
+        targets.push(Target {
+            block,
+            drop_id: DropId::of_campaign(&format!("{}\n{id}", block.name), None),
+            name: format!("{}: {name}", block.name),
+            id,
+            quantity,
+        });
+        Ok(true)
+    };
+    session
+        .read(query("each", each, Values::default()), &mut read)
+        .await?;
+    Ok(targets)
 }

@@ -4,7 +4,7 @@ use std::future::{Future, ready};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use firstcome_attach::Attached;
+use firstcome_attach::{Confirm, Engine};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::processes::{PassLock, Work};
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::attach;
 use crate::context::{PassError, PassRequest};
 use crate::notify::Notifier;
 use crate::record::{self, blank, fail, new_run_id};
@@ -94,8 +95,12 @@ pub enum NotStarted {
 pub enum Worker {
     /// For our own coupons.
     Own(Box<Reconciler>),
-    /// For another team's coupon system.
-    Attached(Box<Attached>),
+    /// For another team's coupon system. Names that are not those of a recorded run may be
+    /// confirmed, too.
+    Attached {
+        engine: Box<Engine>,
+        confirm: Option<Confirm>,
+    },
 }
 
 impl Worker {
@@ -113,13 +118,10 @@ impl Worker {
         let mut run = blank(request, run_id);
         let (db, settings) = match self {
             Self::Own(own) => (&own.stores.db, &own.stores.db_settings),
-            Self::Attached(attached) => {
-                let Some(ours) = &attached.ours else {
+            Self::Attached { engine, confirm } => {
+                let Some(ours) = &engine.ours else {
                     // `attach --once` without `DATABASE_URL`: no lock, and nothing is recorded.
-                    let asked = request.asked();
-                    attached
-                        .compare(request.coupon, asked, &mut run, stop)
-                        .await?;
+                    attach::pass(engine, request, confirm.as_ref(), &mut run, stop).await?;
                     run.end();
                     return Ok(run);
                 };
@@ -151,11 +153,9 @@ impl Worker {
                 let working = lock.working();
                 match self {
                     Self::Own(own) => Box::pin(own.sweep(request, &mut run, working)).await,
-                    Self::Attached(it) => {
-                        let asked = request.asked();
-                        Box::pin(it.compare(request.coupon, asked, &mut run, working))
-                            .await
-                            .map_err(PassError::from)
+                    Self::Attached { engine, confirm } => {
+                        let confirm = confirm.as_ref();
+                        Box::pin(attach::pass(engine, request, confirm, &mut run, working)).await
                     }
                 }
             }
@@ -286,7 +286,7 @@ impl Passes {
     pub async fn must_exist(&self, request: &PassRequest) -> Result<(), PassError> {
         match &self.worker {
             Worker::Own(reconciler) => must_exist(&reconciler.stores.db, request).await,
-            Worker::Attached(_) => Ok(()),
+            Worker::Attached { .. } => Ok(()),
         }
     }
 }

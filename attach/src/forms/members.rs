@@ -1,8 +1,8 @@
 //! How the users of a key are written.
 
-use super::{Form, SPELLINGS, Spelling, java, json_texts};
+use super::{Form, Spelling, java};
 
-/// How users are written in a key: a form, and a text around the id, such as `user:{id}`.
+/// How users are written in a key: a form, and a text around the user, such as `user:{user}`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Members {
     form: Form,
@@ -10,124 +10,93 @@ pub struct Members {
     after: String,
 }
 
-/// What stands for the id in `users.member`.
-const ID: &str = "{id}";
+/// What stands for the user in `member`.
+const USER: &str = "{user}";
 
 impl Members {
     /// # Errors
-    /// What to write instead, if `member` does not have `{id}` once.
+    /// What to write instead, if `member` does not have `{user}` once.
     pub fn new(form: Form, member: Option<&str>) -> Result<Self, String> {
-        match member.unwrap_or(ID).split_once(ID) {
-            Some((before, after)) if !after.contains(ID) => Ok(Self {
+        match member.unwrap_or(USER).split_once(USER) {
+            Some((before, after)) if !after.contains(USER) => Ok(Self {
                 form,
                 before: before.to_owned(),
                 after: after.to_owned(),
             }),
-            _ => Err("users.member: write {id} once, as in \"user:{id}\"".to_owned()),
+            _ => Err("promised.member: write {user} once, as in \"user:{user}\"".to_owned()),
         }
     }
 
-    /// Decodes a member into its user and its spelling. Returns `None` if it has another form.
-    pub fn decode(&self, bytes: &[u8]) -> Option<(String, Spelling)> {
+    /// Decodes a member into its user; `None` if it has another form.
+    pub fn decode(&self, bytes: &[u8]) -> Option<String> {
+        self.spelled(bytes).map(|(user, _)| user)
+    }
+
+    fn spelled(&self, bytes: &[u8]) -> Option<(String, Spelling)> {
         let (text, spelling) = self.form.decode(bytes)?;
         let behind = text.strip_prefix(self.before.as_str())?;
         let user = behind.strip_suffix(self.after.as_str())?;
         Some((user.to_owned(), spelling))
     }
 
+    /// Writes a user as this other member is written; `None` if programs may write it in several
+    /// ways.
+    pub fn like(&self, example: &[u8], user: &str) -> Option<Vec<u8>> {
+        let (_, spelling) = self.spelled(example)?;
+        spelling.encode(&format!("{}{user}{}", self.before, self.after))
+    }
+
     /// Says what to write so that this member is read.
     fn advice(&self, strange: &[u8]) -> String {
         let guess = Form::guess(strange);
         if self.form.decode(strange).is_some() {
-            "write member = \"user:{id}\" with the text around the id".to_owned()
+            "write member = \"user:{user}\" with the text around the user".to_owned()
         } else if guess == Form::Plain && guess.decode(strange).is_none() {
-            "bytes of another serializer (Redisson's default?): use StringCodec, or leave users out"
-                .to_owned()
+            "bytes of another serializer (Redisson's default?): use StringCodec, or leave promised \
+            out"
+            .to_owned()
         } else if guess == self.form || guess.decode(strange).is_none() {
             "only String and Long can be read".to_owned()
         } else {
             format!("write form = {:?}", guess.word())
         }
     }
-
-    /// Returns the usual spellings of this user. `decode` maps each of them back to the user.
-    pub fn all(&self, user: &str) -> Vec<Vec<u8>> {
-        let text = format!("{}{user}{}", self.before, self.after);
-        let mut all: Vec<Vec<u8>> = self
-            .form
-            .spellings()
-            .iter()
-            .filter_map(|spelling| spelling.encode(&text))
-            .collect();
-        if self.form == Form::Json {
-            for written in json_texts(&text) {
-                if !all.contains(&written) {
-                    all.push(written);
-                }
-            }
-        }
-        all
-    }
-
-    /// Returns the member of a user; `None` if [`Spelling::encode`] returns `None`.
-    pub fn encode(&self, spelling: Spelling, user: &str) -> Option<Vec<u8>> {
-        spelling.encode(&format!("{}{user}{}", self.before, self.after))
-    }
 }
 
-/// Maximum number of members of another form that are reported one by one.
-const NAMED: usize = 100;
-
-/// Counts how the members of a key are written, and keeps those in another form.
+/// Counts the members of a key that are in another form.
 #[derive(Debug, Clone, Default)]
 pub struct Census {
-    numbers: [u64; SPELLINGS.len()],
+    decoded: u64,
     strange: u64,
-    named: Vec<Vec<u8>>,
+    first_strange: Option<Vec<u8>>,
 }
 
 impl Census {
     /// Counts a member, and returns its user; `None` if the member has another form.
-    pub fn note(&mut self, members: &Members, bytes: Vec<u8>) -> Option<String> {
-        let Some((user, spelling)) = members.decode(&bytes) else {
+    pub fn note(&mut self, members: &Members, bytes: &[u8]) -> Option<String> {
+        let user = members.decode(bytes);
+        if user.is_some() {
+            self.decoded += 1;
+        } else {
             self.strange += 1;
-            if self.named.len() < NAMED {
-                self.named.push(bytes);
-            }
-            return None;
-        };
-        let at = SPELLINGS.iter().position(|it| *it == spelling)?;
-        self.numbers[at] += 1;
-        Some(user)
+            self.first_strange.get_or_insert_with(|| bytes.to_vec());
+        }
+        user
     }
 
-    /// Returns how most members are written.
-    pub fn majority(&self, members: &Members) -> Spelling {
-        let most = SPELLINGS
-            .into_iter()
-            .zip(self.numbers)
-            .filter(|(_, number)| *number > 0)
-            .max_by_key(|(_, number)| *number);
-        most.map_or(members.form.usual(), |(spelling, _)| spelling)
-    }
-
-    /// Returns members that do not have the form of the file, at most 100 of them.
+    /// Returns how many members are in another form.
     ///
     /// # Errors
-    /// If more than 1 % of the members are of another form, the file is wrong: the error names the
-    /// form to write. A single such member is no error if others can be read.
-    pub fn strange(&self, members: &Members, key: &str) -> Result<Vec<String>, String> {
-        let decoded: u64 = self.numbers.iter().sum();
-        let all = decoded + self.strange;
-        let is_few = self.strange <= (all / 100).max(1) && (decoded > 0 || all == 0);
+    /// If more than 1 % of the members are, the file is wrong: the error names the form to write.
+    pub fn strange(&self, members: &Members, key: &str) -> Result<u64, String> {
+        let all = self.decoded + self.strange;
+        let is_few = self.strange <= (all / 100).max(1) && (self.decoded > 0 || all == 0);
         if is_few {
-            let named = self.named.iter();
-            return Ok(named.map(|it| it.escape_ascii().to_string()).collect());
+            return Ok(self.strange);
         }
-        let first = self.named.first().map(Vec::as_slice).unwrap_or_default();
+        let first = self.first_strange.as_deref().unwrap_or_default();
         Err(format!(
-            "users.form: {} of {all} members of key {key:?} are not as the file says (form = {:?}); \
-             one is {}: {}",
+            "promised: {} of {all} members of key {key:?} are not {}; one is {}: {}",
             self.strange,
             members.form.word(),
             description(first),

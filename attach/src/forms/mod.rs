@@ -1,13 +1,8 @@
 //! Codec of user ids: how their programs write one as a member, a field or a key in Redis (plain
-//! text, JSON, Java serialisation).
-//!
-//! Members are compared decoded, and written as most of their neighbours are written. A user whom
-//! programs may write in several ways is only reported, and never added.
+//! text, JSON, Java serialisation). Members are compared decoded.
 
 mod java;
 mod members;
-
-use std::fmt::Write as _;
 
 use serde::Deserialize;
 
@@ -37,15 +32,6 @@ pub enum Spelling {
     JavaText,
     JavaNumber,
 }
-
-const SPELLINGS: [Spelling; 6] = [
-    Spelling::Plain,
-    Spelling::JsonText,
-    Spelling::JsonNumber,
-    Spelling::JsonTyped,
-    Spelling::JavaText,
-    Spelling::JavaNumber,
-];
 
 /// The class of a typed number in JSON.
 const JAVA_LONG: &str = "java.lang.Long";
@@ -93,33 +79,20 @@ impl Form {
 
     /// Returns the name of a field of a hash.
     pub fn field(self, name: &str) -> Vec<u8> {
-        let written = self.usual().encode(name);
-        written.unwrap_or_else(|| name.as_bytes().to_vec())
-    }
-
-    /// Returns the other forms in which a key may be named.
-    pub fn others(self) -> &'static [Self] {
-        match self {
-            Self::Plain | Self::Json => &[Self::Java],
-            Self::Java => &[Self::Plain],
-        }
-    }
-
-    /// Returns the ways in which it writes a text.
-    fn spellings(self) -> &'static [Spelling] {
-        match self {
-            Self::Plain => &SPELLINGS[..1],
-            Self::Json => &SPELLINGS[1..4],
-            Self::Java => &SPELLINGS[4..],
-        }
-    }
-
-    /// Returns the spelling to use if no other member shows one.
-    fn usual(self) -> Spelling {
-        match self {
+        let spelling = match self {
             Self::Plain => Spelling::Plain,
             Self::Json => Spelling::JsonText,
             Self::Java => Spelling::JavaText,
+        };
+        let written = spelling.encode(name);
+        written.unwrap_or_else(|| name.as_bytes().to_vec())
+    }
+
+    /// Returns the other form in which a key may be named.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Plain | Self::Json => Self::Java,
+            Self::Java => Self::Plain,
         }
     }
 }
@@ -146,7 +119,7 @@ impl Spelling {
 }
 
 /// Reads a number in its canonical notation.
-fn number(text: &str) -> Option<i64> {
+pub fn number(text: &str) -> Option<i64> {
     let number: i64 = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }
@@ -156,26 +129,6 @@ fn number(text: &str) -> Option<i64> {
 fn is_never_escaped(letter: char) -> bool {
     matches!(letter, ' '..='~')
         && !matches!(letter, '"' | '\\' | '/' | '<' | '>' | '&' | '=' | '\'')
-}
-
-/// Writes a text in JSON in the three usual ways: unescaped, and with everything but ASCII escaped
-/// in upper-case (Jackson) or lower-case (Python) hexadecimal digits.
-fn json_texts(text: &str) -> [Vec<u8>; 3] {
-    let usual = serde_json::Value::from(text).to_string();
-    let mut capitals = String::with_capacity(usual.len());
-    let mut small = String::with_capacity(usual.len());
-    for letter in usual.chars() {
-        if letter.is_ascii() {
-            capitals.push(letter);
-            small.push(letter);
-            continue;
-        }
-        for unit in letter.encode_utf16(&mut [0; 2]) {
-            _ = write!(capitals, "\\u{unit:04X}");
-            _ = write!(small, "\\u{unit:04x}");
-        }
-    }
-    [usual, capitals, small].map(String::into_bytes)
 }
 
 fn decode_json(bytes: &[u8]) -> Option<(String, Spelling)> {

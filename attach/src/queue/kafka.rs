@@ -9,14 +9,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use firstcome_shared::report::FailureCause;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use super::{Brokers, Progress, START};
-use crate::{Answer, AttachError};
+use super::{Behind, Brokers, Mark, Progress};
+use crate::error::{Answer, AttachError};
 
 /// Maximum wait for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -32,7 +33,7 @@ const SETTLING: [RDKafkaErrorCode; 4] = [
 ];
 
 /// The offsets of each partition: the first one that the log has, and its end.
-pub(super) type Logs = BTreeMap<i32, Range<i64>>;
+pub(crate) type Logs = BTreeMap<i32, Range<i64>>;
 
 /// The committed offset of each partition that has one.
 type Committed = BTreeMap<i32, i64>;
@@ -50,18 +51,7 @@ impl Topic {
             let why = "kafka: write its address, as \"host:9092\"";
             return Err(AttachError::Misfit(why.to_owned()));
         };
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &brokers.addresses)
-            .set("group.id", group)
-            .set("enable.auto.commit", "false")
-            .set("socket.timeout.ms", ANSWER.as_millis().to_string())
-            .set("enable.ssl.certificate.verification", "true")
-            .set("ssl.endpoint.identification.algorithm", "https");
-        brokers.security.apply(&mut config);
-        let client = config
-            .create()
-            .map_err(|error| AttachError::kafka(&error))?;
+        let client = brokers.client(group)?;
         Ok(Self {
             client: Arc::new(client),
             name: name.to_owned(),
@@ -77,8 +67,8 @@ impl Topic {
         let client = self.client.clone();
         let answer = tokio::task::spawn_blocking(move || read(&client)).await;
         answer
-            .map_err(|error| AttachError::Kafka(error.to_string()))?
-            .map_err(|error| AttachError::kafka(&error))
+            .map_err(|error| AttachError::away(FailureCause::Kafka, error))?
+            .map_err(|error| away(&error))
     }
 
     /// Refuses a topic or a group that does not exist.
@@ -105,17 +95,6 @@ impl Topic {
         Ok(logs)
     }
 
-    /// Whether a partition has another end than before, or is new.
-    pub(super) async fn has_grown(&self, before: &Logs) -> Answer<bool> {
-        let now = self.logs().await?;
-        let ends = |logs: &Logs| -> Vec<(i32, i64)> {
-            logs.iter()
-                .map(|(partition, log)| (*partition, log.end))
-                .collect()
-        };
-        Ok(ends(&now) != ends(before))
-    }
-
     /// Compares the committed offsets with the ends that were read before.
     pub(super) async fn progress(&self, ends: &Logs) -> Answer<Progress> {
         let name = self.name.clone();
@@ -127,6 +106,38 @@ impl Topic {
         let now = self.logs().await?;
         Ok(compare(ends, &committed, &now))
     }
+}
+
+impl Brokers {
+    /// Creates a client that never commits and joins no group.
+    pub(crate) fn client(&self, group: &str) -> Answer<BaseConsumer> {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.addresses)
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("socket.timeout.ms", ANSWER.as_millis().to_string())
+            .set("enable.ssl.certificate.verification", "true")
+            .set("ssl.endpoint.identification.algorithm", "https");
+        self.security.apply(&mut config);
+        config.create().map_err(|error| away(&error))
+    }
+}
+
+impl Brokers {
+    /// Whether Kafka answers.
+    pub(crate) async fn ping(&self) -> Answer<()> {
+        let client = self.client("firstcome-attach")?;
+        let asked = move || client.fetch_metadata(None, ANSWER).map(drop);
+        let answer = tokio::task::spawn_blocking(asked).await;
+        answer
+            .map_err(|error| AttachError::Lost(error.to_string()))?
+            .map_err(|error| away(&error))
+    }
+}
+
+pub(crate) fn away(error: &KafkaError) -> AttachError {
+    AttachError::away(FailureCause::Kafka, error)
 }
 
 /// Retries while a broker settles.
@@ -152,7 +163,7 @@ fn exists(client: &BaseConsumer, group: &str) -> KafkaResult<bool> {
     Ok(groups.any(|it| it.name() == group && it.state() != "Dead"))
 }
 
-fn logs(client: &BaseConsumer, name: &str) -> KafkaResult<Logs> {
+pub(crate) fn logs(client: &BaseConsumer, name: &str) -> KafkaResult<Logs> {
     let metadata = client.fetch_metadata(Some(name), ANSWER)?;
     let mut logs = Logs::new();
     for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
@@ -181,21 +192,30 @@ fn committed(client: &BaseConsumer, name: &str, partitions: &[i32]) -> KafkaResu
 /// Whether a group has passed the ends. A partition without a committed offset has passed if it had
 /// no message. An offset beyond the log belongs to a topic that was deleted since.
 fn compare(ends: &Logs, committed: &Committed, now: &Logs) -> Progress {
-    let mut behind = 0;
+    let mut waiting = 0;
     for (partition, log) in ends {
         let offset = committed.get(partition).copied();
         if offset.is_some_and(|it| now.get(partition).is_none_or(|log| it > log.end)) {
-            let why = format!("the committed offset of partition {partition} is beyond its end");
-            return Progress::Behind(why, START);
+            return behind(
+                format!("the committed offset of partition {partition} is beyond its end"),
+                committed,
+            );
         }
-        behind += (log.end - offset.unwrap_or(log.start).max(log.start)).max(0);
+        waiting += (log.end - offset.unwrap_or(log.start).max(log.start)).max(0);
     }
-    if behind == 0 {
-        Progress::Passed
-    } else {
-        let why = format!("{behind} messages from before are not processed");
-        Progress::Behind(why, START)
+    if waiting == 0 {
+        return Progress::Passed;
     }
+    let waits = format!("{waiting} messages from before are not processed");
+    behind(waits, committed)
+}
+
+fn behind(waits: String, committed: &Committed) -> Progress {
+    Progress::Behind(Behind {
+        waits,
+        mark: Mark::Position(committed.values().sum()),
+        is_stuck: false,
+    })
 }
 
 #[cfg(test)]
@@ -220,8 +240,8 @@ mod tests {
         ] {
             let committed: Committed = committed.iter().copied().collect();
             let verdict = match compare(&ends, &committed, now) {
-                Progress::Passed => None,
-                Progress::Behind(why, _) => Some(why),
+                Progress::Behind(behind) => Some(behind.waits),
+                Progress::Passed | Progress::Unknown => None,
             };
             assert_eq!(verdict.is_some(), expected.is_some(), "{committed:?}");
             assert!(

@@ -1,22 +1,21 @@
-//! Stages in Redis: a list, which has passed once it is seen empty, and a stream with its group,
-//! which has passed once all entries up to its end are delivered and none of them is pending. The
-//! stream's `lag` is not enough: it is unknown after XDEL and XTRIM.
+//! Stages in Redis: a list or a sorted set, which has passed once it is seen empty, and a stream
+//! with its group, which has passed once all entries up to its end are delivered and none of them is
+//! pending. The stream's `lag` is not enough: it is unknown after XDEL and XTRIM.
 
 use std::collections::HashMap;
 
 use redis::{Value, from_redis_value_ref};
 
-use super::{Progress, START};
+use super::{Behind, EmptyKey, EmptyKind, Mark, Progress};
+use crate::error::{Answer, AttachError};
 use crate::forms::Form;
-use crate::keys::Keys;
-use crate::{Answer, AttachError};
+use crate::store::Store;
 
 /// Pending entries read per page.
 const PENDING: usize = 100;
 
 /// If an entry was delivered more often than this, its consumer probably cannot process it.
 const MANY: u64 = 10;
-const MOVE: &str = "its consumer fails at that entry: acknowledge it, or move it elsewhere";
 
 /// The id of a stream's entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,25 +54,37 @@ fn is_named(group: &Fields, name: &str) -> bool {
     found.is_some_and(|value| from_redis_value_ref::<String>(value).is_ok_and(|it| it == name))
 }
 
-impl Keys {
-    /// Refuses a key of another type, and a name that their program writes in another form. A key
-    /// that does not exist is accepted: Redis deletes empty lists.
-    pub(super) async fn check_list(&mut self, key: &str) -> Answer<()> {
-        let kind: String = self.query(("TYPE", key)).await?;
-        if kind != "list" && kind != "none" {
-            let why = format!("queue: key {key:?} in Redis is a {kind}, not a list");
-            return Err(AttachError::Misfit(why));
+impl Store {
+    /// # Errors
+    /// If the key has another type. A missing key is an empty one: Redis deletes empty lists.
+    pub(super) async fn empty_progress(&mut self, empty: &EmptyKey) -> Answer<Progress> {
+        let EmptyKey { key, kind } = empty;
+        let (wanted, length, ends) = match kind {
+            EmptyKind::List => ("list", "LLEN", "LRANGE"),
+            EmptyKind::SortedSet => ("zset", "ZCARD", "ZRANGE"),
+        };
+        if !self.must_be(key, Form::Plain, wanted).await? {
+            return Ok(Progress::Passed);
         }
-        for form in Form::Plain.others() {
-            if self.has_type(&form.key(key), "list").await? {
-                return Err(AttachError::Misfit(format!(
-                    "queue: list {key:?} is in Redis as a {} name, and cannot be read: let your \
-                    program write the names of keys as plain text, or leave queue out",
-                    form.word()
-                )));
-            }
+        let length: u64 = self.query((length, key)).await?;
+        let mut end = [Vec::new(), Vec::new()];
+        for (at, found) in [0, -1].into_iter().zip(&mut end) {
+            let element: Vec<Vec<u8>> = self.query((ends, key, at, at)).await?;
+            *found = element.concat();
         }
-        Ok(())
+        let [first, last] = end;
+        if length == 0 {
+            return Ok(Progress::Passed);
+        }
+        Ok(Progress::Behind(Behind {
+            waits: format!("{length} claims are in it"),
+            mark: Mark::Ends {
+                length,
+                first,
+                last,
+            },
+            is_stuck: false,
+        }))
     }
 
     /// Refuses a key that is no stream, and a group that does not exist.
@@ -99,14 +110,6 @@ impl Keys {
         id_of(&fields, "last-generated-id")
     }
 
-    pub(super) async fn list_progress(&mut self, list: &str) -> Answer<Progress> {
-        let length: u64 = self.query(("LLEN", list)).await?;
-        Ok(match length {
-            0 => Progress::Passed,
-            length => Progress::Behind(format!("{length} messages are in it"), START),
-        })
-    }
-
     pub(super) async fn stream_progress(
         &mut self,
         stream: &str,
@@ -125,8 +128,11 @@ impl Keys {
                 let number = lag
                     .and_then(Result::ok)
                     .map_or("some".into(), |it| it.to_string());
-                let why = format!("{number} messages are not delivered");
-                return Ok(Progress::Behind(why, START));
+                return Ok(Progress::Behind(Behind {
+                    waits: format!("{number} claims are not delivered"),
+                    mark: Mark::Ids(delivered.text(), String::new()),
+                    is_stuck: false,
+                }));
             }
         }
         let mut from = "-".to_owned();
@@ -141,13 +147,15 @@ impl Keys {
                     continue;
                 }
                 let or_more = if is_last { "" } else { " or more" };
-                let to_do = if *deliveries > MANY { MOVE } else { START };
-                let why = format!(
-                    "{}{or_more} messages are delivered and not acknowledged, the first ({id}) \
-                    {deliveries} times, the last time to consumer {owner:?}",
-                    pending.len() - at
-                );
-                return Ok(Progress::Behind(why, to_do));
+                return Ok(Progress::Behind(Behind {
+                    waits: format!(
+                        "{}{or_more} claims are delivered and not acknowledged, the first ({id}) \
+                        {deliveries} times, the last time to consumer {owner:?}",
+                        pending.len() - at
+                    ),
+                    mark: Mark::Ids(delivered.text(), id.clone()),
+                    is_stuck: *deliveries > MANY,
+                }));
             }
             match pending.last() {
                 Some((id, ..)) if !is_last => from = format!("({id}"),

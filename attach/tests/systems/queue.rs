@@ -1,162 +1,177 @@
-//! A message that waits in a queue is not a lost promise: a list, a stream, a topic and its retry
-//! topic, on real servers.
+//! A message that waits in a queue is not a lost promise: lists, sorted sets, streams, topics with
+//! their retry topics, and an outbox, on real servers.
 
 use std::time::Duration;
 
-use chrono::Utc;
-use firstcome_attach::Attached;
-use firstcome_attach::config::AttachFile;
-use firstcome_attach::keys::Keys;
-use firstcome_attach::queue::{Brokers, PATIENCE, Passed, Queue, Queues};
-use firstcome_shared::config::{KafkaArgs, TlsArgs};
 use firstcome_stack::{KafkaServer, StackOptions, eventually, eventually_some};
+use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use tokio::time::Instant;
+use rdkafka::{Offset, TopicPartitionList};
 
-use crate::world::{World, campaign, pass, refusal, told, users};
+use crate::daemon::{Daemon, told, why};
+use crate::harm::{SET, rows};
+use crate::world::{World, users};
 
 /// How long a condition may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Messages that wait.
-const WAITING: u32 = 1_000;
-/// Users who had a row before.
+/// A stage that stands for so long is told.
+const STANDS: Duration = Duration::from_secs(301);
+
+/// Users who had a row before, messages that wait, and how many of them are lost.
 const BEFORE: u32 = 20;
-/// Messages that are lost.
-const LOST: u32 = 10;
-
-const TABLE: &str =
-    "CREATE TABLE coupon (id INT AUTO_INCREMENT PRIMARY KEY, user_id VARCHAR(40) UNIQUE)";
-
-fn file(queue: &str) -> String {
-    let settings = format!(
-        "quantity = 2000
-        users = {{ key = '@users', type = 'set' }}
-        rows = {{ table = 'coupon', user = 'user_id' }}
-        queue = {queue}"
-    );
-    format!("kafka = 'KAFKA'\n{}", campaign("Winter", &settings))
-}
-
-fn impatient() -> Queues {
-    Queues {
-        patience: Duration::from_millis(300),
-        ..Queues::default()
-    }
-}
-
-/// Creates a campaign that was clean once.
-async fn clean(queue: &str, queues: Queues) -> (World, Attached) {
-    let world = World::empty().await;
-    world.sql(TABLE).await;
-    let attached = world.attached_with(&file(queue), queues);
-    world.add_members("@users", users(0..BEFORE)).await;
-    world.add_rows(users(0..BEFORE)).await;
-    assert_eq!(pass(&attached).await, []);
-    (world, attached)
-}
-
-/// A stage does not advance: the pass reports that, calls nothing lost, and repairs nothing.
-async fn must_stand(world: &World, attached: &Attached, stage: &str, by: &str) {
-    let findings = pass(attached).await;
-    assert_eq!(told(&findings), ["1 stalled skipped"], "{findings:?}");
-    let said = &findings[0].detail;
-    assert!(said.contains("campaign \"Winter\""), "{said}");
-    assert!(said.contains(stage) && said.contains(by), "{said}");
-    assert_eq!(world.row_count().await, i64::from(BEFORE));
-}
-
-/// The consumer has processed all but the lost messages: those are repaired.
-async fn must_repair(world: &World, attached: &Attached) {
-    let findings = pass(attached).await;
-    let expected = [format!("{LOST} unissued applied")];
-    assert_eq!(told(&findings), expected, "{findings:?}");
-    assert_eq!(world.row_count().await, i64::from(BEFORE + WAITING));
-}
+const WAITING: u32 = 1_000;
+const LOST: u32 = 5;
 
 fn all() -> std::ops::Range<u32> {
     BEFORE..BEFORE + WAITING
 }
 
-fn processed() -> std::ops::Range<u32> {
-    BEFORE..BEFORE + WAITING - LOST
+fn file(queue: &str) -> String {
+    SET.file
+        .replace("queue = []", &format!("queue = {queue}"))
+        .replace("quantity = 100", "quantity = 2000")
+}
+
+/// A campaign that was sold to 20 users through this queue, and whose first plan was confirmed.
+/// A look follows each of the steps `show`, so that it sees each list filled once.
+async fn trusted(queue: &str, opens: &[&str], show: &[&str]) -> (World, Daemon) {
+    let world = World::new(&[crate::published::COUPON]).await;
+    world.run(opens).await;
+    world.add_members("@users", users(0..BEFORE)).await;
+    world.add_rows(users(0..BEFORE)).await;
+    let kafka = if queue.contains("kafka") {
+        ""
+    } else {
+        "kafka = 'localhost:1'\n"
+    };
+    let daemon = world.daemon(&format!("{kafka}{}", file(queue)));
+    for step in show {
+        world.run(&[step]).await;
+        daemon.pass().await;
+    }
+    assert_eq!(told(&daemon.settle().await), [""; 0]);
+    world.run(&["SADD @users 9000"]).await;
+    assert_eq!(told(&daemon.settle().await), ["1 unissued planned"]);
+    daemon.confirm().await;
+    (world, daemon)
+}
+
+/// The stage does not move: that is told, and nobody is called lost.
+async fn must_stand(world: &World, daemon: &Daemon, said: &[&str]) {
+    daemon.settle().await;
+    daemon.engine.clock.forward(STANDS);
+    let found = daemon.settle().await;
+    assert_eq!(told(&found), ["1 stalled skipped"], "{found:#?}");
+    for said in said {
+        assert!(why(&found).contains(said), "{found:#?}");
+    }
+    assert_eq!(rows(world).await, i64::from(BEFORE) + 1);
+}
+
+/// The consumer has processed all but the lost messages: those are repaired.
+async fn must_repair(world: &World, daemon: &Daemon) {
+    world.add_rows(users(BEFORE..BEFORE + WAITING - LOST)).await;
+    let found = daemon.settle().await;
+    assert_eq!(
+        told(&found),
+        [format!("{LOST} unissued applied")],
+        "{}",
+        why(&found)
+    );
+    assert_eq!(rows(world).await, i64::from(BEFORE + WAITING) + 1);
 }
 
 #[tokio::test]
-async fn messages_in_a_list_are_not_lost_promises() {
-    let (world, attached) = clean("{ list = '@queue' }", impatient()).await;
+async fn messages_in_a_list_a_sorted_set_or_an_outbox_are_not_lost_promises() {
+    let list = (
+        "{ list = '@queue' }",
+        ["RPUSH @queue x", "DEL @queue"],
+        "RPUSH @queue",
+    );
+    let set = (
+        "{ sorted_set = '@queue' }",
+        ["ZADD @queue 1 x", "DEL @queue"],
+        "ZADD @queue 1",
+    );
+    for (stage, show, push) in [list, set] {
+        let (world, daemon) = trusted(&format!("[{stage}]"), &[], &show).await;
+        world.add_members("@users", users(all())).await;
+        for user in users(all()) {
+            let _new: i64 = world.redis(&format!("{push} {user}")).await;
+        }
+        must_stand(&world, &daemon, &["queue stage 1", "1000"]).await;
+        world.run(&["DEL @queue"]).await;
+        must_repair(&world, &daemon).await;
+    }
+    let outbox = "[{ sql = 'SELECT COUNT(*) FROM outbox' }]";
+    let opens = ["CREATE TABLE outbox (n INT)"];
+    let (world, daemon) = trusted(outbox, &opens, &[]).await;
     world.add_members("@users", users(all())).await;
-    let messages: Vec<String> = users(all()).collect();
-    let push = format!("RPUSH @queue {}", messages.join(" "));
-    let () = world.redis(&push).await;
-    must_stand(&world, &attached, "queue stage 1 (list ", "1000 messages").await;
-    let () = world.redis("DEL @queue").await;
-    world.add_rows(users(processed())).await;
-    must_repair(&world, &attached).await;
+    world
+        .run(&["INSERT INTO outbox VALUES (1), (2), (3)"])
+        .await;
+    must_stand(&world, &daemon, &["queue stage 1", "3"]).await;
+    world.run(&["TRUNCATE TABLE outbox"]).await;
+    must_repair(&world, &daemon).await;
 }
 
 #[tokio::test]
 async fn messages_in_a_stream_are_not_lost_promises() {
-    let (world, attached) = {
-        let world = World::empty().await;
-        world.sql(TABLE).await;
-        let () = world
-            .redis("XGROUP CREATE @stream workers $ MKSTREAM")
-            .await;
-        let queue = "[{ list = '@ahead' }, { stream = '@stream', group = 'workers' }]";
-        let attached = world.attached_with(&file(queue), impatient());
-        world.add_members("@users", users(0..BEFORE)).await;
-        world.add_rows(users(0..BEFORE)).await;
-        assert_eq!(pass(&attached).await, []);
-        (world, attached)
-    };
+    let opens = ["XGROUP CREATE @stream workers $ MKSTREAM"];
+    let queue = "[{ stream = '@stream', group = 'workers' }]";
+    let (world, daemon) = trusted(queue, &opens, &[]).await;
     world.add_members("@users", users(all())).await;
     for user in users(all()) {
         let _id: String = world.redis(&format!("XADD @stream * user {user}")).await;
     }
-    let stage = "queue stage 2 (stream ";
-    must_stand(&world, &attached, stage, "1000 messages are not delivered").await;
+    must_stand(&world, &daemon, &["stream", "1000"]).await;
     // The entries were delivered, and the worker died.
     let read = "XREADGROUP GROUP workers worker-1 COUNT 2000 STREAMS @stream >";
     let _entries: redis::Value = world.redis(read).await;
-    must_stand(&world, &attached, stage, "to consumer \"worker-1\"").await;
+    must_stand(&world, &daemon, &["worker-1"]).await;
     let pending: Vec<(String, String, u64, u64)> =
         world.redis("XPENDING @stream workers - + 2000").await;
     let ids: Vec<String> = pending.into_iter().map(|it| it.0).collect();
-    // As if twenty deliveries of the first entry had failed.
-    let failing = format!("XCLAIM @stream workers w 0 {} RETRYCOUNT 20", ids[0]);
-    let _claimed: redis::Value = world.redis(&failing).await;
-    must_stand(&world, &attached, stage, "acknowledge it, or move it").await;
     // Nobody can read an entry that was deleted.
-    let () = world.redis(&format!("XDEL @stream {}", ids[0])).await;
-    let () = world
-        .redis(&format!("XACK @stream workers {}", ids[1..].join(" ")))
+    world.run(&[&format!("XDEL @stream {}", ids[0])]).await;
+    world
+        .run(&[&format!("XACK @stream workers {}", ids[1..].join(" "))])
         .await;
-    world.add_rows(users(processed())).await;
-    // Entries that were deleted before a worker read them are delivered to nobody.
-    let id: String = world.redis("XADD @stream * user nobody").await;
-    let () = world.redis(&format!("XDEL @stream {id}")).await;
-    must_repair(&world, &attached).await;
-    let mut after_list = passed(&attached).await;
-    assert!(after_list.has_grown().await.unwrap(), "a list has no end");
-    let stream = file("{ stream = '@stream', group = 'workers' }");
-    let mut passed = passed(&world.attached(&stream)).await;
-    assert!(!passed.has_grown().await.unwrap());
-    let _id: String = world.redis("XADD @stream * user late").await;
-    assert!(passed.has_grown().await.unwrap());
+    must_repair(&world, &daemon).await;
 }
 
-/// Waits until the campaign's queue has passed.
-async fn passed(attached: &Attached) -> Passed {
-    let target = attached.file.campaigns[0].drops(Utc::now())[0];
-    let keys = Keys::new(&attached.redis);
-    let queue = Queue::new(&target, keys, &attached.queues);
-    let now = Instant::now();
-    queue.pass(now, now + PATIENCE).await.unwrap()
+/// A message is popped, or moves to the next stage, while a round runs: it is waited for.
+#[tokio::test]
+async fn message_between_two_stages_is_not_a_lost_promise() {
+    let queue = "[{ list = '@first' }, { list = '@second' }]";
+    let (world, daemon) = trusted(
+        queue,
+        &[],
+        &["RPUSH @first x", "RPOPLPUSH @first @second", "DEL @second"],
+    )
+    .await;
+    world.run(&["SADD @users 5000", "RPUSH @first 5000"]).await;
+    let wait = async || {
+        daemon.pass().await;
+        daemon.engine.clock.forward(Duration::from_secs(20));
+    };
+    wait().await;
+    wait().await;
+    // The first stage has passed. The message was popped, and fails.
+    world.run(&["DEL @first"]).await;
+    wait().await;
+    world.run(&["RPUSH @second 5000"]).await;
+    for _ in 0..4 {
+        wait().await;
+    }
+    let run = daemon.pass().await;
+    let found: Vec<_> = run.all_findings().cloned().collect();
+    assert_eq!(told(&found), [""; 0], "{found:#?}");
+    assert_eq!(rows(&world).await, i64::from(BEFORE) + 1);
 }
 
 /// A Kafka client of their consumer's group.
@@ -180,113 +195,100 @@ async fn commit(kafka: &KafkaServer, topic: &str, offset: i64) {
     .await;
 }
 
+fn send<'a>(kafka: &KafkaServer, topic: &str, messages: impl IntoIterator<Item = &'a str>) {
+    let producer: BaseProducer = client(kafka).create().unwrap();
+    for message in messages {
+        let record = BaseRecord::<(), str>::to(topic).payload(message);
+        producer.send(record).unwrap();
+    }
+    producer.flush(LIMIT).unwrap();
+}
+
 #[tokio::test]
-async fn messages_in_a_topic_or_its_retry_topic_are_not_lost_promises() {
+async fn messages_in_a_topic_its_retry_topic_and_dead_letters_are_told_apart() {
     let kafka = KafkaServer::start(StackOptions::without_fsync().kafka);
     let kafka = kafka.await.unwrap();
     let admin: AdminClient<DefaultClientContext> = client(&kafka).create().unwrap();
-    for name in ["coupon", "coupon-retry"] {
+    for name in ["coupon", "coupon-retry", "coupon-dlt"] {
         let topic = NewTopic::new(name, 1, TopicReplication::Fixed(1));
         let created = admin.create_topics([&topic], &AdminOptions::new()).await;
         created.unwrap()[0].as_ref().unwrap();
     }
-    let security = KafkaArgs::at(&kafka.bootstrap(), &"".into(), &TlsArgs::default());
-    let queues = Queues {
-        brokers: Some(Brokers {
-            addresses: kafka.bootstrap(),
-            security: security.unwrap(),
-        }),
-        ..impatient()
-    };
-    let queue =
-        "[{ topic = 'coupon', group = 'coupon' }, { topic = 'coupon-retry', group = 'coupon' }]";
-    let (world, attached) = clean(queue, queues).await;
-    let why = refusal(&attached).await;
-    assert!(why.contains("no consumer group \"coupon\" yet"), "{why}");
-
-    let producer: BaseProducer = client(&kafka).create().unwrap();
-    for user in users(all()) {
-        let record = BaseRecord::<(), str>::to("coupon").payload(&user);
-        producer.send(record).unwrap();
-    }
-    producer.flush(Duration::from_secs(10)).unwrap();
-    world.add_members("@users", users(all())).await;
-    let stage = "queue stage 1 (topic \"coupon\", group \"coupon\")";
-    must_stand(&world, &attached, stage, "1000 messages").await;
-    commit(&kafka, "coupon", 600).await;
-    attached.check().await.unwrap();
-    must_stand(&world, &attached, stage, "400 messages").await;
-    // The last message fails, and waits in the retry topic.
-    let retried = BaseRecord::<(), str>::to("coupon-retry").payload("user");
-    producer.send(retried).unwrap();
-    producer.flush(Duration::from_secs(10)).unwrap();
-    commit(&kafka, "coupon", 1_000).await;
-    must_stand(&world, &attached, "queue stage 2", "1 messages").await;
+    send(&kafka, "coupon", ["first"]);
+    send(&kafka, "coupon-retry", ["first"]);
+    commit(&kafka, "coupon", 1).await;
     commit(&kafka, "coupon-retry", 1).await;
-    world.add_rows(users(processed())).await;
-    must_repair(&world, &attached).await;
-    let mut passed = passed(&attached).await;
-    assert!(!passed.has_grown().await.unwrap());
-    let late = BaseRecord::<(), str>::to("coupon").payload("user");
-    producer.send(late).unwrap();
-    producer.flush(Duration::from_secs(10)).unwrap();
-    assert!(passed.has_grown().await.unwrap());
+    let queue = format!(
+        "[{{ kafka = 'coupon', group = 'coupon' }}, {{ kafka = 'coupon-retry', group = 'coupon' }}]
+failed = {{ topic = 'coupon-dlt', user = '/userId', where = {{ '/couponId' = '7' }} }}"
+    );
+    let world = World::new(&[crate::published::COUPON]).await;
+    world.add_members("@users", users(0..BEFORE)).await;
+    world.add_rows(users(0..BEFORE)).await;
+    let daemon = world.daemon(&format!(
+        "kafka = '{}'\n{}",
+        kafka.bootstrap(),
+        file(&queue)
+    ));
+    assert_eq!(told(&daemon.settle().await), [""; 0]);
+    world.run(&["SADD @users 9000"]).await;
+    daemon.settle().await;
+    daemon.confirm().await;
 
-    admin
-        .delete_topics(&["coupon-retry"], &AdminOptions::new())
-        .await
-        .unwrap();
+    let messages: Vec<String> = users(all()).collect();
+    send(&kafka, "coupon", messages.iter().map(String::as_str));
+    world.add_members("@users", users(all())).await;
+    must_stand(
+        &world,
+        &daemon,
+        &["queue stage 1, topic \"coupon\"", "1000"],
+    )
+    .await;
+    commit(&kafka, "coupon", 601).await;
+    must_stand(&world, &daemon, &["queue stage 1", "400"]).await;
+    // The last message fails, and waits in the retry topic.
+    send(&kafka, "coupon-retry", ["last"]);
+    commit(&kafka, "coupon", 1_001).await;
+    must_stand(&world, &daemon, &["queue stage 2"]).await;
+    commit(&kafka, "coupon-retry", 2).await;
+    must_repair(&world, &daemon).await;
+
+    // A dead letter of a user with a row is done; one of another coupon is not ours.
+    let letters = [
+        r#"{"userId": "8000", "couponId": 7}"#,
+        r#"{"userId": "5", "couponId": 7}"#,
+        r#"{"userId": "8001", "couponId": 8}"#,
+    ];
+    send(&kafka, "coupon-dlt", letters);
+    world.run(&["SADD @users 8000"]).await;
+    let found = daemon.settle().await;
+    assert_eq!(told(&found), ["1 failed_claim applied"], "{found:#?}");
+
+    let deleted = admin.delete_topics(&["coupon-retry"], &AdminOptions::new());
+    deleted.await.unwrap();
     eventually("the topic is deleted", LIMIT, async || {
         let metadata = admin.inner().fetch_metadata(None, LIMIT).unwrap();
         let mut topics = metadata.topics().iter();
         topics.all(|topic| topic.name() != "coupon-retry")
     })
     .await;
-    let () = world.redis("SADD @users another").await;
-    let findings = pass(&attached).await;
-    assert_eq!(told(&findings), ["1 stalled skipped"], "{findings:?}");
+    world.run(&["SADD @users 8002"]).await;
+    let found = daemon.settle().await;
+    assert!(told(&found).concat().contains("stalled"), "{found:#?}");
 }
 
 #[tokio::test]
-async fn a_stream_or_group_that_does_not_exist_is_refused() {
+async fn stream_or_group_that_does_not_exist_is_told() {
     for (setup, expected) in [
         ("PING", "is no stream: it is missing"),
         ("RPUSH @stream x", "is no stream: it is a list"),
         ("XADD @stream * a b", "has no group \"workers\""),
     ] {
-        let queue = "{ stream = '@stream', group = 'workers' }";
-        let (world, attached) = clean(queue, impatient()).await;
-        let _reply: redis::Value = world.redis(setup).await;
-        let why = refusal(&attached).await;
-        assert!(why.contains(expected), "{why}");
-        // A pass reports the same, and compares nothing.
-        world.add_members("@users", users(all())).await;
-        must_stand(&world, &attached, "queue", expected).await;
+        let world = World::new(&[crate::published::COUPON]).await;
+        world.run(&[setup, "SADD @users 1"]).await;
+        let daemon = world.daemon(&file("[{ stream = '@stream', group = 'workers' }]"));
+        let said = daemon.engine.check().await.unwrap();
+        assert!(said.iter().any(|said| said.contains(expected)), "{said:?}");
+        assert!(told(&daemon.settle().await).concat().contains("stalled"));
     }
-}
-
-#[test]
-fn wrong_settings_of_a_queue_are_refused_and_in_flight_defaults_to_20_s() {
-    let parse = |queue: &str, replaced: (&str, &str)| {
-        let text = format!(
-            "database = 'mysql://db/shop'\nredis = 'redis://cache'\n{}",
-            file(queue).replace(replaced.0, replaced.1)
-        );
-        AttachFile::parse(&text)
-    };
-    let good = "{ topic = 't', group = 'g' }";
-    assert_eq!(parse(good, ("", "")).unwrap().campaigns[0].queue.len(), 1);
-    for (queue, replaced, expected) in [
-        (good, ("kafka = 'KAFKA'", ""), "write kafka = \"host:9092\""),
-        (good, ("0.01s", "61s"), "write at most 60s"),
-        ("{ topic = 't' }", ("", ""), "write queue = { topic = "),
-        ("{ list = 'l', group = 'g' }", ("", ""), "write queue = "),
-        ("'l'", ("", ""), "write queue = "),
-    ] {
-        let why = parse(queue, replaced).unwrap_err();
-        assert!(format!("{why:#}").contains(expected), "{why:#}");
-    }
-    let without = parse(good, ("in_flight = '0.01s'", "")).unwrap();
-    let in_flight = without.campaigns[0].in_flight();
-    assert_eq!(in_flight, Duration::from_secs(20));
 }

@@ -1,20 +1,181 @@
-//! Worlds of these tests, and passes over them.
+//! Another team's stores: one MySQL, one PostgreSQL and one Redis for all tests, and databases and
+//! a key prefix for each test.
 
-#[path = "../base/mod.rs"]
-mod base;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use chrono::Utc;
-use firstcome_attach::{AttachError, Attached};
-use firstcome_shared::domain::CouponId;
-use firstcome_shared::mysql::DbSettings;
-use firstcome_shared::mysql::held_back::Asked;
-use firstcome_shared::report::{Finding, Run, Trigger};
-use tokio_util::sync::CancellationToken;
+use firstcome_shared::config::{MysqlArgs, TlsArgs};
+use firstcome_shared::mysql::{DbSettings, migrations};
+use firstcome_stack::{
+    MysqlServer, MysqlSessions, PostgresServer, RedisServer, StackOptions, Tables,
+};
+use redis::aio::MultiplexedConnection;
+use secrecy::SecretString;
+use tokio::sync::OnceCell;
 
-pub(crate) use base::{World, redis_at, trust};
+static SERVERS: OnceCell<(MysqlServer, RedisServer)> = OnceCell::const_new();
+static POSTGRES: OnceCell<PostgresServer> = OnceCell::const_new();
+static TABLES: Tables = Tables::new();
+static WORLDS: AtomicU32 = AtomicU32::new(0);
+
+const TIMEOUT_MS: u64 = 5_000;
+
+/// Which database a team uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Product {
+    Mysql,
+    Postgres,
+}
+
+/// A team's database, their Redis, and our database.
+pub(crate) struct World {
+    pub(crate) database: String,
+    shop: Shop,
+    pub(crate) redis_url: String,
+    redis: MultiplexedConnection,
+    prefix: String,
+    pub(crate) ours: SecretString,
+}
+
+enum Shop {
+    Mysql(MysqlSessions),
+    Postgres(tokio_postgres::Client),
+}
+
+pub(crate) async fn servers() -> &'static (MysqlServer, RedisServer) {
+    let start = async || {
+        let StackOptions { mysql, redis, .. } = StackOptions::without_fsync();
+        tokio::try_join!(MysqlServer::start(mysql), RedisServer::start(redis)).unwrap()
+    };
+    SERVERS.get_or_init(start).await
+}
+
+fn settings(url: &str) -> DbSettings {
+    MysqlArgs::at(url.to_owned().into(), &TlsArgs::default(), TIMEOUT_MS).unwrap()
+}
 
 impl World {
-    /// Inserts a coupon for each of these users.
+    /// Creates a world, and runs these statements of its team.
+    pub(crate) async fn new(statements: &[&str]) -> Self {
+        Self::on(Product::Mysql, statements).await
+    }
+
+    pub(crate) async fn on(product: Product, statements: &[&str]) -> Self {
+        let (mysql, redis) = servers().await;
+        let number = WORLDS.fetch_add(1, Ordering::Relaxed);
+        let [theirs, ours] = ["shop", "ours"].map(|name| format!("{name}_{number}"));
+        mysql
+            .query(&format!("CREATE DATABASE {ours}"))
+            .await
+            .unwrap();
+        let ours = mysql.database_url(&ours);
+        let migrate = async || {
+            let records = migrations::Tables::Records;
+            migrations::migrate(&settings(&ours), records)
+                .await
+                .unwrap();
+        };
+        TABLES.made(&ours, migrate).await.unwrap();
+        let create = format!("CREATE DATABASE {theirs}");
+        let (database, shop) = match product {
+            Product::Mysql => {
+                mysql.query(&create).await.unwrap();
+                let database = mysql.database_url(&theirs);
+                let sessions = MysqlSessions::new(&database);
+                (database, Shop::Mysql(sessions))
+            }
+            Product::Postgres => {
+                let start = async || PostgresServer::start(Default::default()).await.unwrap();
+                let postgres = POSTGRES.get_or_init(start).await;
+                let first = postgres.client("postgres").await.unwrap();
+                first.batch_execute(&create).await.unwrap();
+                let client = postgres.client(&theirs).await.unwrap();
+                (postgres.url(&theirs), Shop::Postgres(client))
+            }
+        };
+        let world = Self {
+            database,
+            shop,
+            redis_url: redis.url(),
+            redis: redis.connection().await.unwrap(),
+            prefix: format!("w{number}:"),
+            ours: ours.into(),
+        };
+        for statement in statements {
+            world.sql(statement).await;
+        }
+        world
+    }
+
+    /// Runs a statement of the team and returns its rows as text.
+    pub(crate) async fn sql(&self, sql: &str) -> Vec<Vec<String>> {
+        self.try_sql(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    pub(crate) async fn try_sql(&self, sql: &str) -> Result<Vec<Vec<String>>, String> {
+        match &self.shop {
+            Shop::Mysql(sessions) => {
+                let rows = sessions.rows(sql).await;
+                rows.map_err(|error| error.to_string())
+            }
+            Shop::Postgres(client) => {
+                let answer = client.simple_query(sql).await;
+                let answer = answer.map_err(|error| format!("{error:?}"))?;
+                let rows = answer.iter().filter_map(|message| match message {
+                    tokio_postgres::SimpleQueryMessage::Row(row) => Some(
+                        (0..row.len())
+                            .map(|at| row.get(at).unwrap_or("NULL").to_owned())
+                            .collect(),
+                    ),
+                    _ => None,
+                });
+                Ok(rows.collect())
+            }
+        }
+    }
+
+    /// Returns the only value of a query.
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        self.sql(sql).await[0][0].parse().unwrap()
+    }
+
+    /// Writes the world's prefix for `@`.
+    pub(crate) fn named(&self, text: &str) -> String {
+        text.replace('@', &self.prefix)
+    }
+
+    /// Runs a Redis command; `@` is the prefix of the world's keys.
+    pub(crate) async fn redis<T: redis::FromRedisValue>(&self, command: &str) -> T {
+        let command = self.named(command);
+        let mut asked = redis::Cmd::new();
+        asked.arg(command.split(' ').collect::<Vec<_>>());
+        let answer = asked.query_async(&mut self.redis.clone()).await;
+        answer.unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// Runs each step: a Redis command if it begins with its name in capitals and is no SQL.
+    pub(crate) async fn run(&self, steps: &[&str]) {
+        const SQL: [&str; 8] = [
+            "INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP", "TRUNCATE", "REPLACE",
+        ];
+        for step in steps {
+            if SQL.iter().any(|word| step.starts_with(word)) {
+                self.sql(step).await;
+            } else {
+                let _reply: redis::Value = self.redis(step).await;
+            }
+        }
+    }
+
+    /// Adds members to a set.
+    pub(crate) async fn add_members(&self, key: &str, users: impl IntoIterator<Item = String>) {
+        for some in users.into_iter().collect::<Vec<_>>().chunks(5_000) {
+            let () = self.redis(&format!("SADD {key} {}", some.join(" "))).await;
+        }
+    }
+
+    /// Inserts a row of `coupon` for each user.
     pub(crate) async fn add_rows(&self, users: impl IntoIterator<Item = String>) {
         let values = users.into_iter().map(|user| format!("('{user}')"));
         for some in values.collect::<Vec<_>>().chunks(5_000) {
@@ -23,111 +184,14 @@ impl World {
         }
     }
 
-    pub(crate) async fn row_count(&self) -> i64 {
-        self.number("SELECT COUNT(*) FROM coupon").await
+    /// The file with its addresses.
+    pub(crate) fn file(&self, rest: &str) -> String {
+        let [database, redis] = [&self.database, &self.redis_url];
+        let rest = self.named(rest);
+        format!("database = {database:?}\nredis = {redis:?}\n{rest}")
     }
-
-    /// Runs a Redis command whose key and arguments are bytes.
-    pub(crate) async fn bytes<T: redis::FromRedisValue>(
-        &self,
-        command: &str,
-        key: &[u8],
-        values: &[Vec<u8>],
-    ) -> T {
-        let mut asked = redis::cmd(command);
-        asked.arg(key).arg(values);
-        let answer = asked.query_async(&mut self.redis.clone()).await;
-        answer.unwrap_or_else(|error| panic!("{command}: {error}"))
-    }
-
-    /// Deletes its keys, in whatever form their names are.
-    pub(crate) async fn wipe(&self) {
-        let pattern = format!("*{}*", self.prefix).into_bytes();
-        let keys: Vec<Vec<u8>> = self.bytes("KEYS", &pattern, &[]).await;
-        for key in keys {
-            let () = self.bytes("DEL", &key, &[]).await;
-        }
-    }
-
-    /// The name of a key.
-    pub(crate) fn key(&self, name: &str) -> String {
-        name.replace('@', &self.prefix)
-    }
-
-    /// Creates a login without rights.
-    pub(crate) async fn login(&self, name: &str) -> String {
-        let name = format!("{name}_{}", self.prefix.trim_end_matches(':'));
-        self.sql(&format!("CREATE USER {name}")).await;
-        name
-    }
-
-    pub(crate) fn database_name(&self) -> &str {
-        let name = self.database.rsplit_once('/');
-        name.unwrap().1
-    }
-
-    /// Their MySQL with another login.
-    pub(crate) fn mysql_as(&self, login: &str) -> DbSettings {
-        base::mysql_at(&self.database.replace("root@", &format!("{login}@")))
-    }
-}
-
-/// A campaign that may repair. `rest` has its quantity and its stores.
-pub(crate) fn campaign(name: &str, rest: &str) -> String {
-    format!("[[campaign]]\nname = {name:?}\nmode = 'repair'\nin_flight = '0.01s'\n{rest}")
 }
 
 pub(crate) fn users(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
     range.map(|number| number.to_string())
-}
-
-/// Returns why the check refuses the file; empty if it accepts it.
-pub(crate) async fn refusal(attached: &Attached) -> String {
-    match attached.check().await {
-        Ok(_) => String::new(),
-        Err(AttachError::Misfit(why)) => why,
-        Err(error) => panic!("{error}"),
-    }
-}
-
-/// Runs one pass over all campaigns, and returns its findings.
-pub(crate) async fn pass(attached: &Attached) -> Vec<Finding> {
-    pass_over(attached, None, Asked::default()).await
-}
-
-/// Runs one pass over a campaign, or over all, and returns its findings.
-pub(crate) async fn pass_over(
-    attached: &Attached,
-    campaign: Option<CouponId>,
-    asked: Asked,
-) -> Vec<Finding> {
-    let mut run = Run::begun("run", Trigger::Cli, Utc::now());
-    let stop = CancellationToken::new();
-    let compared = attached.compare(campaign, asked, &mut run, &stop).await;
-    compared.unwrap();
-    run.all_findings().cloned().collect()
-}
-
-/// Runs a pass that confirms what is held back of the first campaign.
-pub(crate) async fn confirm(attached: &Attached) -> Vec<Finding> {
-    let first = attached.file.campaigns[0].coupon_id();
-    let confirmed = Asked {
-        confirm: true,
-        ..Asked::default()
-    };
-    pass_over(attached, Some(first), confirmed).await
-}
-
-/// Counts the findings by kind and result.
-pub(crate) fn told(findings: &[Finding]) -> Vec<String> {
-    let mut all: Vec<String> = findings
-        .iter()
-        .map(|it| format!("{} {}", it.kind.as_str(), it.result.as_str()))
-        .collect();
-    all.sort();
-    let mut told = Vec::new();
-    for same in all.chunk_by(|a, b| a == b) {
-        told.push(format!("{} {}", same.len(), same[0]));
-    }
-    told
 }

@@ -178,7 +178,7 @@ impl Section<'_> {
                 .campaign(self.problem.coupon_id)
                 .map_or(&drop.name, |campaign| &campaign.name);
             let campaign = wording::shell_word(name);
-            let confirm = format!("{once} --campaign {campaign} --confirm --shown-by RUN");
+            let confirm = format!("{once} --campaign {campaign} --confirm RUN");
             let what = "Confirm what is held back; RUN is the run that the list names at its end";
             blocks.push(Block::command(what, confirm));
         }

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use clap::Args;
 use firstcome_shared::config::{NumberOrUnset, TlsArgs, listen_address, number_or_unset, secret};
 use secrecy::SecretString;
-use uuid::Uuid;
 
 use crate::args::{LISTEN_ADDR, ScheduleArgs, ops_token, ops_view_token};
 use crate::notify::{NotifyArgs, WebhookArgs};
@@ -18,7 +17,8 @@ pub struct AttachArgs {
     /// The file that describes the keys and tables of the campaigns (docs/ATTACH.md)
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Run one pass now and exit: 0 nothing is left to do, 1 something is, 2 could not compare
+    /// Look until everything that differs is old enough, and exit: 0 nothing is left to do, 1
+    /// something is, 2 could not compare
     #[arg(long)]
     pub once: bool,
     /// Only this campaign
@@ -27,16 +27,14 @@ pub struct AttachArgs {
     /// Dry run: change nothing, list the repairs
     #[arg(long, requires = "once")]
     pub dry_run: bool,
-    /// Confirm the repairs that were shown and held back, campaign by campaign
-    #[arg(long, requires = "campaign")]
-    pub confirm: bool,
-    /// The run that has shown the confirmed repairs: no others are made
-    #[arg(long, value_name = "RUN", requires = "confirm")]
-    pub shown_by: Option<Uuid>,
+    /// Confirm the repairs of a plan: the id of a recorded run, or a file with what --json printed.
+    /// No others are made
+    #[arg(long, value_name = "PLAN", requires = "once")]
+    pub confirm: Option<String>,
     /// Print the run as JSON
     #[arg(long, requires = "once")]
     pub json: bool,
-    /// Print user ids in full; the default masks them
+    /// Print user ids in full, and the commands and statements with them; the default masks them
     #[arg(long, requires = "once")]
     pub full_ids: bool,
     /// A separate database for runs, alerts and mails; --once without it records nothing

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use firstcome_attach::Ours;
+use firstcome_attach::Engine;
+use firstcome_attach::plan::Ours;
 use firstcome_shared::config::wait_for;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::{health, listen, serve, starting};
@@ -32,13 +33,13 @@ use crate::times::Times;
 
 /// Runs until stopped. Listens from the beginning. Passes start once our MySQL is available.
 pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<()> {
-    let attached = super::attached(&args)?;
-    let ours = attached.ours.clone().context("DATABASE_URL is not set")?;
+    let engine = super::engine(&args)?;
+    let ours = engine.ours.clone().context("DATABASE_URL is not set")?;
     let days = args.retention_days.0;
     let metrics = firstcome_shared::telemetry::init_metrics()?;
     crate::metrics::describe();
     let socket = listen(args.listen_addr).await?.into_std()?;
-    let notifier = super::notifier(&attached, &ours, &args)?;
+    let notifier = super::notifier(&engine.file, &ours, &args)?;
     notifier.announce();
     let times = &args.schedules;
     let crons = [
@@ -53,16 +54,20 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
     let Some(schedules) = Box::pin(waiting).await?? else {
         return Ok(());
     };
-    let campaigns = attached.file.clone();
+    let campaigns = engine.file.clone();
     let watched = Watched::begin(&ours.db, &campaigns).await?;
-    match attached.check().await {
-        Ok(told) => told.iter().for_each(|it| tracing::warn!("{it}")),
+    match engine.check().await {
+        Ok(notes) => notes.iter().for_each(|note| tracing::warn!("{note}")),
         // Each pass tries again and reports it; the other campaigns are compared.
-        Err(error) => tracing::warn!(%error, "the file could not be checked, or does not fit"),
+        Err(error) => tracing::warn!(%error, "the file could not be checked"),
     }
     let tasks = TaskTracker::new();
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
-    let worker = Worker::Attached(Box::new(attached));
+    tasks.spawn(follow_queues(engine.clone(), stop.clone()));
+    let worker = Worker::Attached {
+        engine: Box::new(engine),
+        confirm: None,
+    };
     let passes = Passes::new(worker, notifier.clone(), tasks.clone(), stop.clone());
     let mut routes = health(&ours.db).merge(health::metrics_route(metrics));
     if let Some(token) = token(&args)? {
@@ -133,6 +138,16 @@ fn token(args: &AttachArgs) -> anyhow::Result<Option<OpsToken>> {
         .as_ref()
         .map(|token| OpsToken::new(token, view));
     token.transpose().map_err(anyhow::Error::msg)
+}
+
+/// Moves the rounds of queues between passes, until stopped.
+async fn follow_queues(engine: Engine, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(1)) => engine.advance().await,
+        }
+    }
 }
 
 /// Deletes old runs, alerts and mails, and notes what is watched, until stopped.

@@ -9,11 +9,11 @@ use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use firstcome_attach::config::AttachFile;
+use firstcome_attach::file::AttachFile;
 use firstcome_console::{Console, Screens};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::http::Problem;
-use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
+use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery};
 use firstcome_shared::http::ops::{OpsToken, require};
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::mysql::Db;
@@ -81,8 +81,6 @@ struct Body {
     campaign: Option<String>,
     /// Dry run: change nothing, list the repairs.
     dry_run: bool,
-    /// Confirm the repairs that were shown and held back. Needs a campaign.
-    confirm: bool,
     /// Wait for the end (default). If false, the run's path is returned at once.
     wait: Option<bool>,
 }
@@ -93,20 +91,11 @@ async fn start(
     Extension(operator): Extension<Operator>,
     JsonBody(body): JsonBody<Body>,
 ) -> Result<Response, Problem> {
-    let coupon = app
-        .file
-        .coupon_id(body.campaign.as_ref())
-        .map_err(Problem::not_found)?;
-    if body.confirm && coupon.is_none() {
-        let detail = "confirm needs campaign: what is held back is confirmed campaign by campaign";
-        return Err(invalid(detail));
-    }
-    let detail =
-        json!({"campaign": body.campaign, "dry_run": body.dry_run, "confirm": body.confirm});
+    let campaign = body.campaign.as_ref().map(|name| app.file.coupon_id(name));
+    let detail = json!({"campaign": body.campaign, "dry_run": body.dry_run});
     let request = PassRequest {
-        coupon,
+        coupon: campaign.transpose().map_err(Problem::not_found)?,
         dry_run: body.dry_run,
-        confirm: body.confirm,
         ..PassRequest::new(Trigger::Endpoint)
     };
     queue(&app, operator, detail, request, body.wait).await
@@ -129,7 +118,7 @@ async fn queue(
     reconcile::run(&app.db, started, wait.unwrap_or(true)).await
 }
 
-/// Maximum wait for a pass of another daemon: while something differs, one follows another.
+/// Maximum wait for a pass of another process.
 const PATIENCE: Duration = Duration::from_secs(1_800);
 
 /// Which repairs of a run are confirmed.
@@ -142,10 +131,8 @@ struct ShownPlan {
     wait: Option<bool>,
 }
 
-/// Maximum number of findings that are read with a run.
-const FINDINGS: u32 = 10_000;
-
-/// Confirms the repairs of one campaign that a run has shown and held back, and nothing else.
+/// Confirms the repairs of one campaign that a run has shown, and nothing else. What has changed
+/// since is not repaired, and what is new waits for its own confirmation.
 async fn confirm(
     State(app): State<RouteState>,
     Extension(operator): Extension<Operator>,
@@ -157,29 +144,17 @@ async fn confirm(
         .get(&body.coupon_id)
         .ok_or_else(|| Problem::not_found("the file has no such campaign"))?;
     let shown = if runs::is_run_id(&id) {
-        runs::page(&app.db, id.clone(), FINDINGS, 0).await?
+        runs::page(&app.db, id.clone(), super::FINDINGS, 0).await?
     } else {
         None
     };
     let run = shown
         .map(|page| page.run)
         .ok_or_else(|| Problem::not_found(format!("there is no run {id}")))?;
-    let mut planned = Vec::new();
-    for report in &run.drops {
-        if report.coupon_id == body.coupon_id && report.has_planned() {
-            planned.push(report.drop_id);
-        }
-    }
-    if planned.is_empty() {
+    let mut drops = run.drops.iter();
+    if !drops.any(|report| report.coupon_id == body.coupon_id && report.has_planned()) {
         let why = "that run held back nothing of this campaign";
         return Err(Problem::new(Code::NotPossible, why));
-    }
-    for drop in planned {
-        if !app.db.has_shown(&id, drop).await? {
-            let why = "other repairs are held back now than that run has shown: look again (a \
-                dry run), and confirm those";
-            return Err(Problem::new(Code::ChangedMeanwhile, why));
-        }
     }
     let detail = json!({"campaign": campaign, "confirm": true, "shown_by": id});
     let request = PassRequest {

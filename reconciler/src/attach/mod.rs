@@ -9,35 +9,71 @@ mod watched;
 
 use std::process::ExitCode;
 
-use firstcome_attach::config::Mode;
-use firstcome_attach::{Attached, Ours};
+use firstcome_attach::file::{AttachFile, Mode};
+use firstcome_attach::plan::Ours;
+use firstcome_attach::{Confirm, Engine, PassOptions};
 use tokio_util::sync::CancellationToken;
 
 use args::AttachArgs;
 
+use crate::context::{PassError, PassRequest};
+use crate::http::runs;
 use crate::notify::Notifier;
 use crate::notify::mails::AttachedCampaign;
 use crate::notify::wording::shell_word;
+use crate::report::{Run, Trigger};
 
-fn attached(args: &AttachArgs) -> anyhow::Result<Attached> {
+/// Findings that are read with a run.
+const FINDINGS: u32 = 10_000;
+
+fn engine(args: &AttachArgs) -> anyhow::Result<Engine> {
+    let file = AttachFile::read(&args.file)?;
     let ours = args.database_url.as_ref();
-    Attached::new(&args.file, ours, &args.tls, args.store_timeout_ms)
+    Engine::new(file, ours, &args.tls, args.store_timeout_ms)
 }
 
 /// Creates the notifier for the campaigns of the file. Mails link to the page, if there is one.
-fn notifier(attached: &Attached, ours: &Ours, args: &AttachArgs) -> anyhow::Result<Notifier> {
+fn notifier(file: &AttachFile, ours: &Ours, args: &AttachArgs) -> anyhow::Result<Notifier> {
     let mut notify = args.notify.clone();
     notify.public_url = notify.public_url.filter(|_| args.ops_token.is_some());
     notify.attached_file = Some(shell_word(&args.file.to_string_lossy()));
-    let campaigns = attached.file.campaigns.iter().map(|campaign| {
-        let named = AttachedCampaign {
-            name: campaign.name.clone(),
-            is_repaired: campaign.mode == Mode::Repair,
-        };
-        (campaign.coupon_id(), named)
+    let mut campaigns = file.campaigns.iter();
+    let mut is_repaired =
+        |id| campaigns.any(|campaign| campaign.coupon_id() == id && campaign.mode == Mode::Repair);
+    let named = file.names().into_iter().map(|(id, name)| {
+        let is_repaired = is_repaired(id);
+        (id, AttachedCampaign { name, is_repaired })
     });
-    notify.campaigns = campaigns.collect();
+    notify.campaigns = named.collect();
     Notifier::new(ours.db.clone(), &notify, &args.webhooks)
+}
+
+/// Passes over the file as a request says: from the command line until everything that differs is
+/// old enough, and in a daemon once. A request may confirm the repairs that a recorded run has
+/// shown.
+pub(crate) async fn pass(
+    engine: &Engine,
+    request: &PassRequest,
+    confirm: Option<&Confirm>,
+    run: &mut Run,
+    stop: &CancellationToken,
+) -> Result<(), PassError> {
+    let mut confirm = confirm.cloned();
+    if let (Some(shown_by), Some(ours)) = (request.shown_by, &engine.ours) {
+        let shown = runs::page(&ours.db, shown_by.to_string(), FINDINGS, 0).await?;
+        confirm = shown.map(|page| Confirm::shown_by(&page.run));
+    }
+    let options = PassOptions {
+        campaign: request.coupon,
+        dry_run: request.dry_run,
+        is_requested: matches!(request.trigger, Trigger::Endpoint | Trigger::Cli),
+        confirm,
+    };
+    let passed = match request.trigger {
+        Trigger::Cli => engine.once(&options, run, stop).await,
+        _ => engine.pass(&options, run, stop).await,
+    };
+    passed.map(drop).map_err(PassError::from)
 }
 
 /// Runs the daemon, or one pass.

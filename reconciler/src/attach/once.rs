@@ -1,62 +1,116 @@
-//! `attach FILE --once`: one pass now, printed to the terminal. Without `DATABASE_URL` nothing is
-//! recorded, so that a first look needs nothing but the file.
+//! `attach FILE --once`: looks until everything that differs is old enough, printed to the terminal.
+//! Without `DATABASE_URL` nothing is recorded, so that it needs nothing but the file.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use firstcome_attach::{Confirm, Engine};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::args::AttachArgs;
 use super::watched::Watched;
 use crate::context::PassRequest;
 use crate::once::mail_and_print;
 use crate::passes::Worker;
-use crate::report::{Kind, Trigger};
+use crate::report::{Kind, Run, Trigger};
 
-/// Maximum wait for passes of a daemon, which takes the lock repeatedly while something differs.
+/// Maximum wait for passes of a daemon.
 const PATIENCE: Duration = Duration::from_secs(1_800);
 
-/// Runs the pass. Exits with 0 if it sees nothing left to do, 1 if something is, and 2 if a campaign
+/// Runs the passes. Exits with 0 if nothing is left to do, 1 if something is, and 2 if a campaign
 /// could not be compared. A campaign that is being sold is not exact yet, but needs nobody.
 pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Result<ExitCode> {
-    let attached = super::attached(&args)?;
-    if let Some(ours) = &attached.ours {
+    let engine = super::engine(&args)?;
+    if let Some(ours) = &engine.ours {
         ours.migrate().await?;
-        Watched::check(&ours.db, &attached.file).await?;
+        Watched::check(&ours.db, &engine.file).await?;
     }
-    let coupon = attached
-        .file
-        .coupon_id(args.campaign.as_ref())
-        .map_err(anyhow::Error::msg)?;
-    match attached.check().await {
-        Ok(told) => told
+    let campaign = args
+        .campaign
+        .as_ref()
+        .map(|name| engine.file.coupon_id(name));
+    match engine.check().await {
+        Ok(notes) => notes
             .iter()
-            .for_each(|it| firstcome_shared::complain!("note: {it}")),
-        // The pass reports it, unless it concerns a queue: a pass reads queues only if something
-        // differs.
-        Err(error) => firstcome_shared::complain!("note: the file is not fully checked: {error}"),
+            .for_each(|note| firstcome_shared::complain!("note: {note}")),
+        Err(error) => firstcome_shared::complain!("note: the file is not checked: {error}"),
     }
     firstcome_shared::complain!(
-        "waiting for a pass that runs, then reading; if something differs, again after in_flight"
+        "looking; while something differs, again until it is as old as in_flight"
     );
+    let plan = args.confirm.as_deref().map(Plan::read).transpose()?;
     let request = PassRequest {
-        coupon,
+        coupon: campaign.transpose().map_err(anyhow::Error::msg)?,
         dry_run: args.dry_run,
-        confirm: args.confirm,
-        shown_by: args.shown_by,
+        confirm: plan.is_some(),
+        shown_by: plan.as_ref().and_then(Plan::run_id),
         patience: PATIENCE,
         ..PassRequest::new(Trigger::Cli)
     };
-    let worker = Worker::Attached(Box::new(attached.clone()));
+    anyhow::ensure!(
+        request.shown_by.is_none() || engine.ours.is_some(),
+        "--confirm: a run is recorded only with DATABASE_URL; without it, give the file with what \
+        --once --json printed"
+    );
+    let worker = Worker::Attached {
+        engine: Box::new(engine.clone()),
+        confirm: plan.and_then(Plan::names),
+    };
     let run = worker.once(&request, &stop).await?;
-    let ours = attached.ours.as_ref();
-    let notifier = ours
-        .map(|ours| super::notifier(&attached, ours, &args))
-        .transpose()?;
-    let code = mail_and_print(notifier.as_ref(), &run, args.json, args.full_ids).await?;
+    print(&args, &engine, &run).await
+}
+
+async fn print(args: &AttachArgs, engine: &Engine, run: &Run) -> anyhow::Result<ExitCode> {
+    let ours = engine.ours.as_ref();
+    let notifier = ours.map(|ours| super::notifier(&engine.file, ours, args));
+    let notifier = notifier.transpose()?;
+    let code = mail_and_print(notifier.as_ref(), run, args.json, args.full_ids).await?;
     if !args.json && run.all_findings().next().is_some() {
-        firstcome_shared::say!("see docs/ATTACH.md; --full-ids prints the ids of users in full");
+        if args.full_ids {
+            for line in engine.shown().await.lines {
+                firstcome_shared::say!("{line}");
+            }
+        }
+        firstcome_shared::say!(
+            "see docs/ATTACH.md; --full-ids prints the ids of users, and the commands with them"
+        );
     }
-    let is_compared = run.findings.iter().all(|it| it.kind != Kind::Stalled);
+    let is_compared = run.all_findings().all(|it| it.kind != Kind::Stalled);
     Ok(if is_compared { code } else { ExitCode::from(2) })
+}
+
+/// The plan that is confirmed.
+enum Plan {
+    Recorded(Uuid),
+    Names(Confirm),
+}
+
+impl Plan {
+    fn read(plan: &str) -> anyhow::Result<Self> {
+        if let Ok(run_id) = plan.parse() {
+            return Ok(Self::Recorded(run_id));
+        }
+        let text = std::fs::read_to_string(Path::new(plan))
+            .with_context(|| format!("--confirm: {plan} is neither a run nor a file"))?;
+        let run: Run = serde_json::from_str(&text)
+            .context("--confirm: the file is not what --once --json printed")?;
+        Ok(Self::Names(Confirm::shown_by(&run)))
+    }
+
+    fn run_id(&self) -> Option<Uuid> {
+        match self {
+            Self::Recorded(run_id) => Some(*run_id),
+            Self::Names(_) => None,
+        }
+    }
+
+    fn names(self) -> Option<Confirm> {
+        match self {
+            Self::Recorded(_) => None,
+            Self::Names(names) => Some(names),
+        }
+    }
 }

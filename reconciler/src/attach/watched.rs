@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::ensure;
-use firstcome_attach::config::AttachFile;
+use firstcome_attach::file::AttachFile;
 use firstcome_shared::mysql::runs::set_state;
 use firstcome_shared::mysql::{Db, Sql, alerts};
 use firstcome_shared::sql;

@@ -1,17 +1,8 @@
-//! Tests of `attach` on real servers: coupon systems as others build them, with the faults that
-//! occur in them.
+//! `attach` as a program: its start, its HTTP API and page, and `--once`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod config;
-mod crash;
-mod crowd;
-mod harmless;
 mod http;
-mod judged;
+mod once;
 mod program;
-mod property;
-mod shapes;
 mod start;
-mod strangers;
-mod world;

@@ -257,6 +257,13 @@ impl Db {
             .await
     }
 
+    /// Returns the names of all tables of the database.
+    pub async fn tables(&self) -> DbResult<Vec<String>> {
+        let tables = "SELECT TABLE_NAME FROM information_schema.TABLES \
+            WHERE TABLE_SCHEMA = DATABASE()";
+        self.all("list tables", sql!(tables)).await
+    }
+
     /// Checks that MySQL answers.
     pub async fn ping(&self) -> DbResult<()> {
         self.execute("ping", sql_query("DO 0")).await.map(|_| ())

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use chrono::Utc;
-use firstcome_attach_sql::file::{AttachFile, Campaign};
-use firstcome_attach_sql::{Confirm, Engine, PassOptions, Shown};
+use firstcome_attach::file::{AttachFile, Campaign};
+use firstcome_attach::{Confirm, Engine, PassOptions, Shown};
 use firstcome_shared::config::TlsArgs;
 use firstcome_shared::report::{Finding, Outcome, Run, Trigger};
 use parking_lot::Mutex;

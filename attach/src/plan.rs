@@ -4,12 +4,14 @@
 
 use std::collections::HashSet;
 
+use anyhow::{Context as _, ensure};
 use diesel::prelude::{
     BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _,
 };
 use diesel_async::RunQueryDsl as _;
 use firstcome_shared::columns::seconds_from_now;
 use firstcome_shared::domain::DropId;
+use firstcome_shared::mysql::migrations::{self, Tables};
 use firstcome_shared::mysql::{Db, DbResult, DbSettings};
 use firstcome_shared::report::{ActionKind, Outcome};
 use firstcome_shared::schema::{reconcile_findings, reconciler_state};
@@ -73,6 +75,26 @@ impl Ours {
             db: Db::new(&settings)?,
             settings,
         })
+    }
+
+    /// Creates our tables. Refuses a database with other tables, which may be the shop's own, and
+    /// the database of a Firstcome that hands out coupons itself.
+    pub async fn migrate(&self) -> anyhow::Result<()> {
+        let tables = self.db.tables().await.context("DATABASE_URL")?;
+        let has = |wanted: &str| tables.iter().any(|table| table == wanted);
+        ensure!(
+            tables.is_empty() || has("reconcile_runs"),
+            "DATABASE_URL: that database has tables of others: write one of its own (CREATE \
+            DATABASE reconciler)"
+        );
+        // Alerts still read tables of claims, which stay empty.
+        let migrated = migrations::migrate(&self.settings, Tables::All).await;
+        migrated.context("DATABASE_URL")?;
+        ensure!(
+            self.db.catalogue().await?.is_empty(),
+            "DATABASE_URL: Firstcome's own coupons are there; use another database"
+        );
+        Ok(())
     }
 
     pub async fn record(&self, block: &Campaign) -> DbResult<Record> {

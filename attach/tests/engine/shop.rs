@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use chrono::Utc;
-use firstcome_attach_sql::file::AttachFile;
-use firstcome_attach_sql::{Confirm, Engine, PassOptions};
+use firstcome_attach::file::AttachFile;
+use firstcome_attach::{Confirm, Engine, PassOptions};
 use firstcome_shared::config::{MysqlArgs, TlsArgs};
 use firstcome_shared::mysql::migrations;
 use firstcome_shared::report::{Finding, Outcome, Run, Trigger};
@@ -24,7 +24,7 @@ pub(crate) const IN_FLIGHT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Shop {
     database: String,
-    ours: String,
+    pub(crate) ours: String,
     redis_url: String,
     sessions: MysqlSessions,
     redis: MultiplexedConnection,
@@ -55,7 +55,10 @@ impl Shop {
         let ours = mysql.database_url(&ours);
         let migrate = async || {
             let settings = MysqlArgs::at(ours.clone().into(), &TlsArgs::default(), TIMEOUT_MS);
-            migrations::migrate(&settings.unwrap()).await.unwrap();
+            let tables = migrations::Tables::All;
+            migrations::migrate(&settings.unwrap(), tables)
+                .await
+                .unwrap();
         };
         TABLES.made(&ours, migrate).await.unwrap();
         let shop = Self {
@@ -97,15 +100,19 @@ impl Shop {
         }
     }
 
+    pub(crate) fn text(&self, campaigns: &str) -> String {
+        let campaigns = campaigns.replace('@', &self.prefix);
+        let Self {
+            database,
+            redis_url,
+            ..
+        } = self;
+        format!("database = {database:?}\nredis = {redis_url:?}\n{campaigns}")
+    }
+
     /// Starts a process with this file; `@` is the prefix of the shop's keys.
     pub(crate) fn engine(&self, campaigns: &str) -> Engine {
-        let text = format!(
-            "database = {:?}\nredis = {:?}\n{}",
-            self.database,
-            self.redis_url,
-            campaigns.replace('@', &self.prefix)
-        );
-        let file = AttachFile::parse(&text).unwrap();
+        let file = AttachFile::parse(&self.text(campaigns)).unwrap();
         let ours = self.ours.clone().into();
         Engine::new(file, Some(&ours), &TlsArgs::default(), TIMEOUT_MS).unwrap()
     }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use firstcome_shared::hash::hash64;
 use firstcome_shared::report::wording::person;
 use firstcome_shared::report::{
-    AlertKind, Cause, DropReport, Examined, Finding, Judged, Kind, Kinds, Numbers, Outcome, Unproven,
+    AlertKind, Cause, DropReport, Examined, Finding, Judged, Kind, Kinds, Numbers, Outcome,
+    Unproven,
 };
 
 use crate::checks::CheckRow;
@@ -258,7 +259,9 @@ pub(crate) fn report(
     found: Vec<Found>,
     written: u64,
 ) -> DropReport {
-    let is_stalled = found.iter().any(|it| it.finding.cause == Cause::ConsumerStands);
+    let is_stalled = found
+        .iter()
+        .any(|it| it.finding.cause == Cause::ConsumerStands);
     let Looked { target, look, .. } = looked;
     let promised = look.promised.as_ref().map_or(0, |it| it.users.len() as u64);
     let young = memory.young(look.began).count() as u64;

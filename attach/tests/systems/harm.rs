@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use firstcome_attach_sql::file::AttachFile;
+use firstcome_attach::file::AttachFile;
 use firstcome_shared::report::Outcome;
 
 use crate::daemon::{told, why};

@@ -1,6 +1,6 @@
 //! Repairs: what is written unasked, what waits, and what rolls back.
 
-use firstcome_attach_sql::Confirm;
+use firstcome_attach::Confirm;
 use firstcome_shared::report::Outcome;
 
 use crate::shop::{IN_FLIGHT, Shop, pass, results, settle};

@@ -1,0 +1,50 @@
+//! `--once`, which needs no database of ours.
+
+use std::process::Output;
+
+use crate::program::{FILE, alone, shop};
+
+fn printed(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A printed plan is confirmed by its file, and only its names are repaired.
+#[tokio::test]
+async fn once_repairs_only_the_names_of_a_plan_that_it_has_printed() {
+    let shop = shop().await;
+    let shown = alone(&shop, FILE, &["--once", "--json"]).output().unwrap();
+    assert_eq!(shown.status.code(), Some(1), "{shown:?}");
+    let rows = "SELECT COUNT(*) FROM coupon";
+    assert_eq!(shop.number(rows).await, 10);
+    let plan = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(plan.path(), &shown.stdout).unwrap();
+    let _: i64 = shop.redis("SADD @users user-50").await;
+    let args = ["--once", "--confirm", plan.path().to_str().unwrap()];
+    let confirmed = alone(&shop, FILE, &args).output().unwrap();
+    let text = printed(&confirmed);
+    assert!(text.contains("missing row written"), "{text}");
+    assert_eq!(shop.number(rows).await, 12, "{text}");
+    let left = alone(&shop, FILE, &["--once", "--full-ids"])
+        .output()
+        .unwrap();
+    let text = printed(&left);
+    assert!(
+        text.contains("user-50") && !text.contains("user-0"),
+        "{text}"
+    );
+    let statement = "INSERT INTO coupon (event_id, user_id) VALUES (7, 'user-50');";
+    assert!(text.contains(statement), "{text}");
+}
+
+#[tokio::test]
+async fn once_exits_with_2_if_a_campaign_could_not_be_compared_and_names_the_statement() {
+    let shop = shop().await;
+    let file = FILE.replace("SELECT user_id FROM coupon", "SELECT user FROM coupon");
+    let refused = alone(&shop, &file, &["--once"]).output().unwrap();
+    let text = printed(&refused);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(
+        text.contains("your database refuses issued: 1054"),
+        "{text}"
+    );
+}
