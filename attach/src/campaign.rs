@@ -15,7 +15,7 @@ use crate::judge::{Difference, compare};
 use crate::look::{PromisedUser, Reader, Target, query};
 use crate::memory::{Memory, Trouble};
 use crate::pass::Pass;
-use crate::plan::{OursToday, Record};
+use crate::plan::{OurRows, Record};
 use crate::queue::StageReader;
 use crate::repair::{Repaired, Repairs};
 use crate::says;
@@ -46,14 +46,14 @@ impl Pass<'_> {
             None => self.found(&looked, memory),
         };
         let unchecked = looked.unchecked.iter();
-        found.extend(unchecked.map(|why| Found::report(Kind::Stalled, why)));
+        found.extend(unchecked.map(|why| Found::not_compared(why)));
         let mut written = 0;
         if target.block.mode == Mode::Repair && found.iter().any(|it| it.lost.is_some()) {
             let mut plan = Plan {
                 record,
                 trouble: memory.trouble.and(elsewhere),
                 looked: &looked,
-                today: self.today(target).await?,
+                ours: self.our_rows(target).await?,
                 never_filled: memory.rounds.never_filled(&memory.stages),
             };
             written = self.repair(&mut plan, session, &mut found).await?;
@@ -156,10 +156,10 @@ impl Pass<'_> {
         Ok(record)
     }
 
-    async fn today(&self, target: &Target<'_>) -> Answer<OursToday> {
+    async fn our_rows(&self, target: &Target<'_>) -> Answer<OurRows> {
         match &self.engine.ours {
-            Some(ours) => Ok(ours.today(target.drop_id).await?),
-            None => Ok(OursToday::default()),
+            Some(ours) => Ok(ours.rows(target.drop_id).await?),
+            None => Ok(OurRows::default()),
         }
     }
 
@@ -263,11 +263,11 @@ impl Pass<'_> {
             Difference::Apart => {
                 let [promised, issued] = self.examples(looked);
                 let said = says::apart(compared, &promised, &issued);
-                Some(Found::report(Kind::Stalled, said))
+                Some(Found::not_compared(said))
             }
             Difference::KeyGone => {
                 let said = says::key_gone(target, look.rows.coupons);
-                Some(Found::report(Kind::Stalled, said))
+                Some(Found::not_compared(said))
             }
         }
     }
@@ -374,15 +374,22 @@ impl Pass<'_> {
                 found.hold(&waits);
                 continue;
             }
-            let repaired = repairs.repair(&lost).await?;
-            if repaired == Repaired::Written {
-                written += 1;
-                campaign.made_today += 1;
-            }
-            let is_unknown = repaired == Repaired::Unknown;
-            found.ended(repaired);
-            if is_unknown {
-                break;
+            match repairs.repair(&lost).await {
+                Ok(repaired) => {
+                    let is_written = repaired == Repaired::Written;
+                    let is_unknown = repaired == Repaired::Unknown;
+                    written += u64::from(is_written);
+                    campaign.made_today += u64::from(is_written);
+                    found.ended(repaired);
+                    if is_unknown {
+                        break;
+                    }
+                }
+                // What was written before stays in the report.
+                Err(error) => {
+                    found.ended(Repaired::Failed(error.to_string()));
+                    break;
+                }
             }
         }
         Ok(written)
@@ -425,7 +432,7 @@ impl Pass<'_> {
         let named = promised.named(target, &self.engine.hasher, is_wanted);
         let names = named.into_values().map(|user| user.name);
         names
-            .filter(|name| !plan.today.users.contains(name))
+            .filter(|name| !plan.ours.users.contains(name))
             .collect()
     }
 }
@@ -435,7 +442,7 @@ struct Plan<'p> {
     record: Record,
     trouble: Trouble,
     looked: &'p Looked<'p>,
-    today: OursToday,
+    ours: OurRows,
     never_filled: Option<String>,
 }
 
@@ -470,7 +477,7 @@ impl Plan<'_> {
             counter: self.contradiction(),
             never_filled: self.never_filled.clone(),
             refuses_second_row: true,
-            made_today: self.today.number,
+            made_today: self.ours.today,
         }
     }
 
@@ -491,7 +498,7 @@ impl Plan<'_> {
         let user = found.finding.user_id.as_deref().unwrap_or_default();
         UserFacts {
             is_new: found.is_new,
-            got_ours_today: self.today.users.contains(user),
+            got_ours: self.ours.users.contains(user),
             is_recordable: found.finding.recorded_user().is_some(),
         }
     }

@@ -12,8 +12,8 @@ use crate::sql::{Cell, Columns, Query, Session};
 use crate::text::{Statement, Values};
 use crate::users::{Hasher, UserHash};
 
-/// Rows that are read of a check.
-const MOST: usize = 101;
+/// Rows of a check that are named. One more is read.
+const MOST: usize = 100;
 
 /// A check of the file rests for so many times what it took.
 const REST: u32 = 20;
@@ -28,13 +28,13 @@ pub struct CheckRow {
     /// The number of the check in its campaign, from 1 on.
     pub check: usize,
     pub identity: UserHash,
-    /// The first column.
-    pub first: String,
+    /// The first column; `None`: there are more rows than are read.
+    pub first: Option<String>,
     /// All columns, for operators only.
     pub text: String,
 }
 
-/// Returns the rows of a check, each identity once, and at most 101.
+/// Returns the rows of a check, each identity once. The last one may stand for all others.
 pub async fn run(
     session: &mut Session,
     number: usize,
@@ -47,17 +47,19 @@ pub async fn run(
             .iter()
             .map(|cell| cell.text().unwrap_or_else(|| "NULL".to_owned()))
             .collect();
-        let first = texts.first().cloned().unwrap_or_default();
-        let identity = hasher.user(&format!("{number}\n{first}"));
+        let text = texts.join(", ");
+        let is_beyond = rows.len() == MOST;
+        let first = texts.into_iter().next().filter(|_| !is_beyond);
+        let identity = hasher.user(&format!("{number}\n{first:?}"));
         if rows.iter().all(|row| row.identity != identity) {
             rows.push(CheckRow {
                 check: number,
                 identity,
                 first,
-                text: texts.join(", "),
+                text,
             });
         }
-        Ok(rows.len() < MOST)
+        Ok(!is_beyond)
     };
     session.read(query, &mut each).await?;
     Ok(rows)

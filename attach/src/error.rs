@@ -2,7 +2,7 @@
 
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::quoted::without_values;
-use firstcome_shared::report::FailureCause;
+use firstcome_shared::report::{Cause, FailureCause};
 
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
@@ -26,6 +26,8 @@ pub enum AttachError {
 /// What their database answered to a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
+    /// MySQL's number.
+    pub code: Option<u16>,
     /// A unique key refused the row.
     pub is_duplicate: bool,
     /// The server's number or code with its text, without values.
@@ -38,6 +40,24 @@ pub type Answer<T> = Result<T, AttachError>;
 impl AttachError {
     pub fn misfit(why: impl Into<String>) -> Self {
         Self::Misfit(why.into())
+    }
+
+    /// Returns the cause of the finding about a campaign that could not be compared.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Away { store, .. } => Cause::Away(*store),
+            Self::Refused {
+                refusal: Refusal {
+                    code: Some(code), ..
+                },
+                ..
+            } => Cause::StatementRefused(*code),
+            Self::Refused { .. }
+            | Self::Lost(_)
+            | Self::Misfit(_)
+            | Self::Ours(_)
+            | Self::Stopped => Cause::NotCompared,
+        }
     }
 
     pub fn away(store: FailureCause, why: impl std::fmt::Display) -> Self {

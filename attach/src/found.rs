@@ -48,6 +48,13 @@ impl Found {
         }
     }
 
+    /// The campaign cannot be compared, or a part of it.
+    pub(crate) fn not_compared(why: impl Into<String>) -> Self {
+        let mut found = Self::report(Kind::Stalled, why);
+        found.finding.cause = Cause::NotCompared;
+        found
+    }
+
     /// A stage of the queue stands.
     pub(crate) fn stands(why: String) -> Self {
         let mut found = Self::report(Kind::Stalled, why);
@@ -57,16 +64,19 @@ impl Found {
 
     /// A row of a check, with what to do about it.
     pub(crate) fn of_check(row: &CheckRow, to_do: Option<&str>) -> Self {
-        let masked = person(&row.first);
         let number = row.check;
+        let what = match &row.first {
+            Some(first) => format!("a row with {}", person(first)),
+            None => "more than 100 rows".to_owned(),
+        };
         let mut found = Self::report(
             Kind::Check,
             match to_do {
-                Some(to_do) => format!("a row with {masked}: {to_do}"),
-                None => format!("check {number} returns a row with {masked}"),
+                Some(to_do) => format!("{what}: {to_do}"),
+                None => format!("check {number} returns {what}"),
             },
         );
-        let identity = hash64(format!("{number}\n{}", row.first));
+        let identity = hash64(format!("{number}\n{:?}", row.first));
         found.finding.dead_letter = Some(identity.cast_signed());
         found
     }

@@ -183,7 +183,13 @@ impl Engine {
                 }
             }
             for (field, statement) in block.statements() {
-                let mut session = self.reading().await?;
+                let is_read = !matches!(field.as_str(), "resolve") && !field.starts_with("issue ");
+                let purpose = if is_read {
+                    Purpose::Read
+                } else {
+                    Purpose::Repair
+                };
+                let mut session = self.database.open(purpose).await?;
                 if let Err(error) = session.describe(&field, statement).await {
                     said.insert(format!("{place}: {error}"));
                 }

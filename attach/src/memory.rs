@@ -113,7 +113,8 @@ impl Memory {
         self.seen.add(promised.unwrap_or_default(), &rows);
         self.trouble = Trouble {
             strangers: compared.strangers,
-            vanished,
+            // For ever: whoever deletes rows may have deleted some that no look has seen.
+            vanished: self.trouble.vanished.max(vanished),
             twice: compared.twice,
         };
         let took = look.ended.saturating_sub(look.began);

@@ -229,6 +229,7 @@ impl<'e> Pass<'e> {
             _ => report.findings.push(Finding {
                 coupon_id: Some(report.coupon_id),
                 drop_id: Some(report.drop_id),
+                cause: error.cause(),
                 ..Finding::report(Kind::Stalled, error.to_string())
             }),
         }
@@ -242,18 +243,14 @@ impl<'e> Pass<'e> {
     }
 
     fn report_error(&mut self, run: &mut Run, coupon: CouponId, error: &AttachError) {
-        let (coupon, cause) = match error {
-            AttachError::Away { store, .. } => {
-                if !self.away.insert(store.as_str()) {
-                    return;
-                }
-                (None, Cause::Away(*store))
-            }
-            _ => (Some(coupon), Cause::Plain),
+        let coupon = match error {
+            AttachError::Away { store, .. } if !self.away.insert(store.as_str()) => return,
+            AttachError::Away { .. } => None,
+            _ => Some(coupon),
         };
         run.findings.push(Finding {
             coupon_id: coupon,
-            cause,
+            cause: error.cause(),
             ..Finding::report(Kind::Stalled, error.to_string())
         });
     }

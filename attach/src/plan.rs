@@ -5,11 +5,11 @@
 use std::collections::HashSet;
 
 use anyhow::{Context as _, ensure};
+use chrono::{DateTime, TimeDelta, Utc};
 use diesel::prelude::{
     BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _,
 };
 use diesel_async::RunQueryDsl as _;
-use firstcome_shared::columns::seconds_from_now;
 use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::migrations::{self, Tables};
 use firstcome_shared::mysql::{Db, DbResult, DbSettings};
@@ -17,8 +17,6 @@ use firstcome_shared::report::{ActionKind, Outcome};
 use firstcome_shared::schema::{reconcile_findings, reconciler_state};
 
 use crate::file::Campaign;
-
-const DAY_SECONDS: i64 = 86_400;
 
 /// Our database.
 #[derive(Clone)]
@@ -58,10 +56,12 @@ impl Record {
     }
 }
 
-/// Rows of ours in one campaign within a day.
+/// Rows of ours in one campaign.
 #[derive(Debug, Default)]
-pub struct OursToday {
-    pub number: u64,
+pub struct OurRows {
+    /// Within a day.
+    pub today: u64,
+    /// Of all recorded rows.
     pub users: HashSet<String>,
 }
 
@@ -131,22 +131,23 @@ impl Ours {
             .map(drop)
     }
 
-    pub async fn today(&self, drop: DropId) -> DbResult<OursToday> {
-        let users: Vec<Option<String>> = self
+    pub async fn rows(&self, drop: DropId) -> DbResult<OurRows> {
+        let rows: Vec<(Option<String>, DateTime<Utc>)> = self
             .db
-            .run("rows of ours today", async move |conn| {
+            .run("rows of ours", async move |conn| {
                 use reconcile_findings::{action, created_at, drop_id, result, table, user_id};
                 let written = drop_id
                     .eq(drop.0)
                     .and(action.eq(ActionKind::Issue.as_str()))
-                    .and(result.eq(Outcome::Applied.as_str()))
-                    .and(created_at.gt(seconds_from_now(-DAY_SECONDS)));
-                table.filter(written).select(user_id).load(conn).await
+                    .and(result.eq(Outcome::Applied.as_str()));
+                let rows = table.filter(written).select((user_id, created_at));
+                rows.load(conn).await
             })
             .await?;
-        Ok(OursToday {
-            number: users.len() as u64,
-            users: users.into_iter().flatten().collect(),
+        let day_ago = Utc::now() - TimeDelta::days(1);
+        Ok(OurRows {
+            today: rows.iter().filter(|(_, at)| *at > day_ago).count() as u64,
+            users: rows.into_iter().filter_map(|(user, _)| user).collect(),
         })
     }
 }

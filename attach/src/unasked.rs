@@ -72,8 +72,8 @@ pub struct Contradiction {
 pub struct UserFacts {
     /// This process saw them arrive.
     pub is_new: bool,
-    /// They got a row of ours within a day.
-    pub got_ours_today: bool,
+    /// They got a row of ours before.
+    pub got_ours: bool,
     /// Our records can hold the name.
     pub is_recordable: bool,
 }
@@ -97,7 +97,7 @@ pub enum Waits {
     FewInBoth(u64),
     AcceptsSecondRow,
     ManyToday,
-    OursToday,
+    GotOurs,
     NotRecordable,
 }
 
@@ -105,10 +105,7 @@ pub enum Waits {
 pub fn why_waits(block: &BlockFacts, campaign: &CampaignFacts, user: UserFacts) -> Option<Waits> {
     why_all_wait(block, campaign).or(match user {
         UserFacts { is_new: false, .. } => Some(Waits::NotNew),
-        UserFacts {
-            got_ours_today: true,
-            ..
-        } => Some(Waits::OursToday),
+        UserFacts { got_ours: true, .. } => Some(Waits::GotOurs),
         UserFacts {
             is_recordable: false,
             ..
@@ -181,7 +178,7 @@ impl fmt::Display for Waits {
                 "your database accepts a second row of a user: ALTER TABLE … ADD UNIQUE (…)",
             ),
             Self::ManyToday => write!(f, "{A_DAY} rows were written today"),
-            Self::OursToday => f.write_str("it got a row of ours today"),
+            Self::GotOurs => f.write_str("it got a row of ours before"),
             Self::NotRecordable => f.write_str("our records cannot hold its name"),
         }
     }
@@ -207,7 +204,7 @@ mod tests {
         };
         let user = UserFacts {
             is_new: true,
-            got_ours_today: false,
+            got_ours: false,
             is_recordable: true,
         };
         (block, campaign, user)
@@ -276,10 +273,7 @@ mod tests {
                 Waits::AcceptsSecondRow,
             ),
             (off(&|_, _, user| user.is_new = false), Waits::NotNew),
-            (
-                off(&|_, _, user| user.got_ours_today = true),
-                Waits::OursToday,
-            ),
+            (off(&|_, _, user| user.got_ours = true), Waits::GotOurs),
             (
                 off(&|_, _, user| user.is_recordable = false),
                 Waits::NotRecordable,

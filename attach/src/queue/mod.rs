@@ -384,7 +384,7 @@ impl StageReader<'_> {
         let mut number = None;
         let mut each = |_: &Columns, row: &[Cell]| {
             number = row.first().and_then(Cell::number);
-            Ok(false)
+            Ok(true)
         };
         let query = query("queue.sql", statement, self.values);
         session.read(query, &mut each).await?;

@@ -13,7 +13,7 @@ use super::{
     Server, broken, must_see_all, too_late,
 };
 use crate::error::{Answer, AttachError, Refusal};
-use crate::text::{Dialect, Statement};
+use crate::text::{Dialect, Prepared, Statement, Values};
 
 /// A unique key refuses the row.
 const DUPLICATE: u16 = 1062;
@@ -25,6 +25,7 @@ pub struct MysqlSession {
     settings: DbSettings,
     /// The server's id of the connection, to kill it.
     id: u64,
+    is_mariadb: bool,
 }
 
 /// `autocommit`: some servers begin sessions without it. The server's `sql_mode` and time zone
@@ -41,18 +42,19 @@ pub(super) async fn open(settings: &DbSettings, purpose: Purpose) -> Answer<Mysq
         conn: Some(conn),
         settings: settings.clone(),
         id: 0,
+        is_mariadb: false,
     };
     let until = Instant::now() + settings.limit;
     let about = session
-        .numbers_and_texts("SELECT CONNECTION_ID(), @@version")
+        .first_row("SELECT CONNECTION_ID(), @@version")
         .await?;
     session.id = about
         .first()
         .and_then(|id| id.parse().ok())
         .unwrap_or_default();
-    let is_mariadb = about.get(1).is_some_and(|it| it.contains("MariaDB"));
-    for setting in session_settings(purpose, is_mariadb) {
-        session.command_text(&setting, until).await?;
+    session.is_mariadb = about.get(1).is_some_and(|it| it.contains("MariaDB"));
+    for setting in session_settings(purpose, session.is_mariadb) {
+        session.command(&setting, until).await?;
     }
     Ok(session)
 }
@@ -83,101 +85,61 @@ fn session_settings(purpose: Purpose, is_mariadb: bool) -> Vec<String> {
 impl MysqlSession {
     pub(super) async fn describe(&mut self, field: &str, written: &Statement) -> Answer<Columns> {
         let prepared = written.prepared(Dialect::Mysql);
-        let mut conn = self.conn.take().ok_or_else(broken)?;
-        let until = Instant::now() + LOOK_LIMIT;
+        let mut conn = self.take()?;
         let described = async {
-            let statement = conn.prep(prepared.text.as_str()).await?;
-            let seen = usize::from(statement.num_params());
-            let columns = columns(statement.columns());
-            conn.close(statement).await?;
-            Ok((conn, seen, columns))
+            let described = describe(&mut conn, field, &prepared).await;
+            (conn, described)
         };
-        let (conn, seen, columns) = self.ended(field, timeout_at(until, described).await)?;
-        self.conn = Some(conn);
-        must_see_all(field, &prepared, seen)?;
-        Ok(columns)
+        self.ended(field, Instant::now() + LOOK_LIMIT, described)
+            .await?
     }
 
     pub(super) async fn read(&mut self, query: Query<'_>, each: EachRow<'_>) -> Answer<()> {
-        let Query { field, values, .. } = query;
-        let prepared = query.statement.prepared(Dialect::Mysql);
-        let params = params(&prepared.parameters, |it| values.get(it));
-        let mut conn = self.conn.take().ok_or_else(broken)?;
-        let reading = async {
-            // Closed at once: their server has a limit for all its clients together
-            // (`max_prepared_stmt_count`).
-            let statement = conn.prep(prepared.text.as_str()).await?;
-            let seen = must_see_all(field, &prepared, statement.num_params().into());
-            if let Err(misfit) = seen {
-                conn.close(statement).await?;
-                return Ok((Some(conn), Err(misfit)));
-            }
-            let columns = columns(statement.columns());
-            let mut result = conn.exec_iter(&statement, params).await?;
-            while let Some(row) = result.next().await? {
-                match each(&columns, &cells(row)) {
-                    Ok(true) => {}
-                    // The rest is not read, so the connection is closed.
-                    Ok(false) => return Ok((None, Ok(()))),
-                    Err(error) => return Ok((None, Err(error))),
-                }
-            }
-            drop(result);
-            conn.close(statement).await?;
-            Ok((Some(conn), Ok(())))
+        let mut conn = self.take()?;
+        let read = async {
+            let read = read(&mut conn, query, each).await;
+            (conn, read)
         };
-        let ended = timeout_at(query.until, reading).await;
-        let (conn, read) = self.ended(field, ended)?;
-        self.conn = conn;
-        read
+        let read = self.ended(query.field, query.until, read).await?;
+        if !matches!(read, Ok(Rows::All)) {
+            // The rest was not read.
+            self.conn = None;
+        }
+        read.map(drop)
     }
 
     pub(super) async fn change(&mut self, query: Query<'_>) -> Answer<u64> {
-        let Query { field, values, .. } = query;
-        let prepared = query.statement.prepared(Dialect::Mysql);
-        let params = params(&prepared.parameters, |it| values.get(it));
-        let mut conn = self.conn.take().ok_or_else(broken)?;
-        let changing = async {
-            let statement = conn.prep(prepared.text.as_str()).await?;
-            let seen = must_see_all(field, &prepared, statement.num_params().into());
-            let changed = match seen {
-                Ok(()) => {
-                    let done = conn.exec_drop(&statement, params).await;
-                    done.map(|()| Ok(conn.affected_rows()))
-                }
-                Err(misfit) => Ok(Err(misfit)),
-            };
-            // A refusal leaves the connection usable, and the transaction open.
-            let changed = match changed {
-                Err(Error::Server(error)) => Ok(Err(refused(field, &error))),
-                other => other,
-            }?;
-            conn.close(statement).await?;
-            Ok((conn, changed))
+        let mut conn = self.take()?;
+        let changed = async {
+            let changed = change(&mut conn, query).await;
+            (conn, changed)
         };
-        let ended = timeout_at(query.until, changing).await;
-        let (conn, changed) = self.ended(field, ended)?;
-        self.conn = Some(conn);
-        changed
+        self.ended(query.field, query.until, changed).await?
     }
 
     pub(super) async fn command(&mut self, command: &str, until: Instant) -> Answer<()> {
-        self.command_text(command, until).await
-    }
-
-    async fn command_text(&mut self, command: &str, until: Instant) -> Answer<()> {
-        let mut conn = self.conn.take().ok_or_else(broken)?;
-        let running = async {
-            conn.query_drop(command).await?;
-            Ok(conn)
+        let mut conn = self.take()?;
+        let done = async {
+            let done = conn.query_drop(command).await;
+            (conn, done)
         };
-        let ended = timeout_at(until, running).await;
-        self.conn = Some(self.ended(command, ended)?);
-        Ok(())
+        self.ended(command, until, done).await
     }
 
-    /// Returns the values of the one row of a query, as texts.
-    async fn numbers_and_texts(&mut self, query: &str) -> Answer<Vec<String>> {
+    /// Returns the rows of a query of ours, as texts.
+    async fn rows(&mut self, query: &str) -> Answer<Vec<Vec<String>>> {
+        let mut conn = self.take()?;
+        let rows = async {
+            let rows = conn.query::<Row, _>(query).await;
+            (conn, rows)
+        };
+        let until = Instant::now() + self.settings.limit;
+        let rows = self.ended(query, until, rows).await?;
+        let texts = |row| cells(row).iter().filter_map(Cell::text).collect();
+        Ok(rows.into_iter().map(texts).collect())
+    }
+
+    async fn first_row(&mut self, query: &str) -> Answer<Vec<String>> {
         Ok(self
             .rows(query)
             .await?
@@ -186,34 +148,19 @@ impl MysqlSession {
             .unwrap_or_default())
     }
 
-    async fn rows(&mut self, query: &str) -> Answer<Vec<Vec<String>>> {
-        let mut conn = self.conn.take().ok_or_else(broken)?;
-        let until = Instant::now() + self.settings.limit;
-        let running = async {
-            let rows = conn.query::<Row, _>(query).await?;
-            Ok((conn, rows))
-        };
-        let ended = timeout_at(until, running).await;
-        let (conn, rows) = self.ended(query, ended)?;
-        self.conn = Some(conn);
-        let texts = |row| cells(row).iter().filter_map(Cell::text).collect();
-        Ok(rows.into_iter().map(texts).collect())
-    }
-
     pub(super) async fn server(&mut self) -> Answer<Server> {
-        let version = self.numbers_and_texts("SELECT @@version").await?;
-        let id = if version.iter().any(|it| it.contains("MariaDB")) {
+        let id = if self.is_mariadb {
             "SELECT CONCAT_WS('/', @@server_id, @@hostname, @@port)"
         } else {
             "SELECT @@server_uuid"
         };
-        let id = self.numbers_and_texts(id).await?.concat();
+        let id = self.first_row(id).await?.concat();
         // Aurora uses the second variable.
         let read_only = "SELECT @@GLOBAL.read_only OR @@GLOBAL.innodb_read_only";
-        let read_only = self.numbers_and_texts(read_only).await?;
+        let read_only = self.first_row(read_only).await?;
         Ok(Server {
             id,
-            is_read_only: read_only.first().is_some_and(|it| it != "0"),
+            is_read_only: read_only != ["0"],
         })
     }
 
@@ -222,25 +169,97 @@ impl MysqlSession {
             LEFT JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE \
             WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_TYPE = 'BASE TABLE' \
             AND COALESCE(e.TRANSACTIONS, 'NO') <> 'YES'";
-        Ok(self.rows(tables).await?.into_iter().flatten().collect())
+        Ok(self.rows(tables).await?.concat())
     }
 
-    /// Ends an operation. If the answer came too late, the server is told to stop.
-    fn ended<T>(
-        &self,
+    fn take(&mut self) -> Answer<Conn> {
+        self.conn.take().ok_or_else(broken)
+    }
+
+    /// Runs an operation. The connection stays usable after it and after a refusal. If the answer
+    /// comes too late, the server is told to stop.
+    async fn ended<T>(
+        &mut self,
         field: &str,
-        ended: Result<Result<T, Error>, tokio::time::error::Elapsed>,
+        until: Instant,
+        operation: impl Future<Output = (Conn, Result<T, Error>)>,
     ) -> Answer<T> {
-        match ended {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(Error::Server(error))) => Err(refused(field, &error)),
-            Ok(Err(error)) => Err(AttachError::Lost(without_values(error))),
+        match timeout_at(until, operation).await {
+            Ok((conn, Ok(value))) => {
+                self.conn = Some(conn);
+                Ok(value)
+            }
+            Ok((conn, Err(Error::Server(error)))) => {
+                self.conn = Some(conn);
+                Err(refused(field, &error))
+            }
+            Ok((_, Err(error))) => Err(AttachError::Lost(without_values(error))),
             Err(_) => {
                 tokio::spawn(kill(self.settings.clone(), self.id));
                 Err(too_late(field))
             }
         }
     }
+}
+
+/// Whether all rows were read.
+#[derive(Debug, PartialEq, Eq)]
+enum Rows {
+    All,
+    Some,
+}
+
+/// Prepares a statement, which is closed at once: their server has a limit for all its clients
+/// together (`max_prepared_stmt_count`).
+async fn describe(
+    conn: &mut Conn,
+    field: &str,
+    prepared: &Prepared,
+) -> Result<Answer<Columns>, Error> {
+    let statement = conn.prep(prepared.text.as_str()).await?;
+    let seen = must_see_all(field, prepared, statement.num_params().into());
+    let columns = columns(statement.columns());
+    conn.close(statement).await?;
+    Ok(seen.map(|()| columns))
+}
+
+async fn read(conn: &mut Conn, query: Query<'_>, each: EachRow<'_>) -> Result<Answer<Rows>, Error> {
+    let prepared = query.statement.prepared(Dialect::Mysql);
+    let statement = conn.prep(prepared.text.as_str()).await?;
+    let seen = must_see_all(query.field, &prepared, statement.num_params().into());
+    if let Err(misfit) = seen {
+        return Ok(Err(misfit));
+    }
+    let columns = columns(statement.columns());
+    let mut rows = conn
+        .exec_iter(&statement, params(&prepared, query.values))
+        .await?;
+    while let Some(row) = rows.next().await? {
+        match each(&columns, &cells(row)) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Ok(Rows::Some)),
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    drop(rows);
+    conn.close(statement).await?;
+    Ok(Ok(Rows::All))
+}
+
+async fn change(conn: &mut Conn, query: Query<'_>) -> Result<Answer<u64>, Error> {
+    let prepared = query.statement.prepared(Dialect::Mysql);
+    let statement = conn.prep(prepared.text.as_str()).await?;
+    let seen = must_see_all(query.field, &prepared, statement.num_params().into());
+    if let Err(misfit) = seen {
+        conn.close(statement).await?;
+        return Ok(Err(misfit));
+    }
+    let done = conn
+        .exec_drop(&statement, params(&prepared, query.values))
+        .await;
+    let changed = conn.affected_rows();
+    conn.close(statement).await?;
+    done.map(|()| Ok(changed))
 }
 
 /// Ends a connection whose statement takes too long. It needs no right, because it is our own.
@@ -256,18 +275,21 @@ fn refused(field: &str, error: &ServerError) -> AttachError {
     AttachError::Refused {
         field: field.to_owned(),
         refusal: Refusal {
+            code: Some(error.code),
             is_duplicate: error.code == DUPLICATE,
             why: format!("{} {}", error.code, without_values(&error.message)),
         },
     }
 }
 
-fn params<'a, P: Copy>(parameters: &[P], value: impl Fn(P) -> &'a str) -> Params {
-    if parameters.is_empty() {
-        return Params::Empty;
+fn params(prepared: &Prepared, values: Values<'_>) -> Params {
+    let parameters = prepared.parameters.iter();
+    let values: Vec<Value> = parameters.map(|it| Value::from(values.get(*it))).collect();
+    if values.is_empty() {
+        Params::Empty
+    } else {
+        Params::Positional(values)
     }
-    let values = parameters.iter().map(|it| Value::from(value(*it)));
-    Params::Positional(values.collect())
 }
 
 fn columns(columns: &[Column]) -> Columns {

@@ -229,6 +229,7 @@ impl PostgresSession {
                 Some(cause) => Err(AttachError::Refused {
                     field: field.to_owned(),
                     refusal: Refusal {
+                        code: None,
                         is_duplicate: *cause.code() == SqlState::UNIQUE_VIOLATION,
                         why: format!(
                             "{} {}",
