@@ -334,7 +334,7 @@ fn quiet(kind: AlertKind, returns: u32, policy: &Policy) -> TimeDelta {
     if returns == 0 {
         return least;
     }
-    doubled(least.max(policy.settle()), returns).min(policy.repeat.max(least))
+    doubled(least.max(policy.settle()), returns + 1).min(policy.repeat.max(least))
 }
 
 fn doubled(time: TimeDelta, times: u32) -> TimeDelta {

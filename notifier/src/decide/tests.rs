@@ -300,3 +300,6 @@ fn hides_any(cause: AlertKind, kind: AlertKind) -> bool {
         explain_hides(cause, kind, &facts)
     })
 }
+
+mod oracle;
+mod timelines;
