@@ -11,7 +11,7 @@ use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::model::DeadLetterReason;
 use firstcome_shared::mysql::catalogue::rules_of_drops;
 use firstcome_shared::mysql::codes::CodeKey;
-use firstcome_shared::mysql::issued::{IssuedRow, TakenOut, insert, of_people, on_slots};
+use firstcome_shared::mysql::issued::{TakenOut, insert, of_people, on_slots};
 use firstcome_shared::mysql::void::void_among;
 use firstcome_shared::mysql::{Conn, Refusal, refusal};
 use firstcome_shared::quoted::without_values;
@@ -117,14 +117,10 @@ async fn judged(conn: &mut Conn, claims: &[Claim]) -> QueryResult<Vec<Outcome>> 
     }
     let mut rows = Vec::new();
     for (drop, slots) in &slots {
-        rows.extend(on_slots(*drop, slots).all::<Vec<IssuedRow>>(conn).await?);
+        rows.extend(on_slots(conn, *drop, slots).await?);
     }
     for (coupon, people) in &people {
-        rows.extend(
-            of_people(*coupon, people)
-                .all::<Vec<IssuedRow>>(conn)
-                .await?,
-        );
+        rows.extend(of_people(conn, *coupon, people).await?);
     }
     let drops: Vec<DropId> = slots.into_keys().collect();
     let rules = rules_of_drops(conn, &drops).await?;

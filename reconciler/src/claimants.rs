@@ -1,11 +1,12 @@
 //! Whether Redis has the claimants of a coupon that allows one claim per user in total: the users
 //! who hold a slot of any drop. The keys of sealed drops expire, so only numbers are compared.
 
+use diesel::prelude::*;
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
 use firstcome_shared::mysql::row_pages::DropCount;
-use firstcome_shared::mysql::{Db, DbError, list};
+use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::keys::DropKeys;
-use firstcome_shared::sql;
+use firstcome_shared::schema::drops;
 
 use crate::context::{PassContext, Step, Stores};
 use crate::read::CouponSeen;
@@ -84,19 +85,22 @@ async fn count_rows_of_other_sealed_drops(
     coupon: CouponId,
     drops: &[DropKeys],
 ) -> Result<u64, DbError> {
-    let sum = sql!(
-        "SELECT CAST(COALESCE(SUM(sealed_rows), 0) AS UNSIGNED) FROM drops \
-         WHERE coupon_id = ? AND sealed_at IS NOT NULL AND NOT COALESCE(id IN (?), FALSE)",
-        coupon,
-        list(drops.iter().map(|own| own.drop))
-    );
-    let rows = db.first("rows of sealed drops", sum).await?;
-    Ok(rows.unwrap_or(0))
+    let own: Vec<DropId> = drops.iter().map(|own| own.drop).collect();
+    let rows = drops::table
+        .filter(drops::coupon_id.eq(coupon))
+        .filter(drops::sealed_at.is_not_null())
+        .filter(drops::id.ne_all(own))
+        .select(drops::sealed_rows);
+    let rows: Vec<Option<u32>> = db.rows("rows of sealed drops", rows).await?;
+    Ok(rows.into_iter().flatten().map(u64::from).sum())
 }
 
 /// Reads a coupon's sealed drops that have rows.
 async fn sealed_with_rows(db: &Db, coupon: CouponId) -> Result<Vec<DropId>, DbError> {
-    let sealed = "SELECT id FROM drops \
-                  WHERE coupon_id = ? AND sealed_at IS NOT NULL AND sealed_rows > 0";
-    db.all("sealed drops with rows", sql!(sealed, coupon)).await
+    let sealed = drops::table
+        .filter(drops::coupon_id.eq(coupon))
+        .filter(drops::sealed_at.is_not_null())
+        .filter(drops::sealed_rows.gt(Some(0)))
+        .select(drops::id);
+    db.rows("sealed drops with rows", sealed).await
 }

@@ -1,8 +1,9 @@
 //! Reports what sealed drops still owe: users who were promised a slot and got none.
 
+use diesel::prelude::*;
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::{Db, DbError, list};
-use firstcome_shared::sql;
+use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::schema::drops;
 
 use crate::context::{PassContext, Step};
 use crate::ledger::Ledger;
@@ -60,11 +61,11 @@ async fn sealed_that_owe(
     drop: Option<DropId>,
 ) -> Result<Vec<OfDrop>, DbError> {
     let owing = db.drops_with_broken_promises().await?;
-    let sealed = sql!(
-        "SELECT coupon_id, id FROM drops WHERE id IN (?) AND sealed_at IS NOT NULL",
-        list(owing)
-    );
-    let mut sealed: Vec<OfDrop> = db.all("sealed drops that owe", sealed).await?;
+    let sealed = drops::table
+        .filter(drops::id.eq_any(owing))
+        .filter(drops::sealed_at.is_not_null())
+        .select((drops::coupon_id, drops::id));
+    let mut sealed: Vec<OfDrop> = db.rows("sealed drops that owe", sealed).await?;
     sealed.retain(|(of, id): &OfDrop| {
         coupon.is_none_or(|coupon| coupon == *of) && drop.is_none_or(|drop| drop == *id)
     });

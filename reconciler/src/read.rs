@@ -7,11 +7,11 @@ use chrono::Utc;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::model::Revocations;
-use firstcome_shared::mysql::Db;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::{IssuedRow, on_slots};
 use firstcome_shared::mysql::revoked::Banned;
 use firstcome_shared::mysql::row_pages::DropCount;
+use firstcome_shared::mysql::{Conn, Db};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::keys::DropKeys;
@@ -286,7 +286,9 @@ pub(crate) async fn again(
     let users: Vec<UserId> = doubts.users.into_iter().collect();
     let mut again = Recheck::default();
     for some in slots.chunks(SLOTS_AT_ONCE) {
-        let rows: Vec<IssuedRow> = db.all("rows on slots", on_slots(id, some)).await?;
+        let some = some.to_vec();
+        let rows = async move |conn: &mut Conn| on_slots(conn, id, &some).await;
+        let rows: Vec<IssuedRow> = db.run("rows on slots", rows).await?;
         again.rows.extend(rows.into_iter().map(row_of));
     }
     let of_users = db.rows_of_people(coupon.id, &users).await?;

@@ -6,8 +6,9 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::hash::finish64;
 use firstcome_shared::mysql::processes::owner;
-use firstcome_shared::mysql::runs::RunRow;
-use firstcome_shared::mysql::{Db, DbError, json};
+use firstcome_shared::mysql::runs::{RunRow, StoredRun};
+use firstcome_shared::mysql::{Db, DbError};
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::context::{PassError, PassRequest};
@@ -108,15 +109,17 @@ pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> 
             ..*drop
         })
         .collect();
-    let drops = json(&drops);
-    let row = RunRow {
-        content: content(run, &drops),
+    let drops = json!(drops);
+    let content = content(run, &drops.to_string());
+    let row = row(run, confirmed);
+    let stored_run = StoredRun {
+        row: RunRow { content, ..row },
         drops: Some(drops),
-        ..row(run, confirmed)
     };
     let findings = run.all_findings().map(stored);
     let succeeded = run.ended_well().then(|| finished_at.to_rfc3339());
-    db.finish_run(row, findings.collect(), succeeded).await?;
+    db.finish_run(stored_run, findings.collect(), succeeded)
+        .await?;
     if run.dry_run {
         return Ok(());
     }
@@ -195,7 +198,6 @@ fn row(run: &Run, confirmed: bool) -> RunRow {
         skipped: with(Outcome::Skipped),
         failed: with(Outcome::Failed),
         error: run.error.clone(),
-        drops: None,
         content: None,
         same_as: None,
         asked_by: run.asked_by.clone(),

@@ -5,13 +5,17 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use diesel::dsl::max;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Integer, Text, Unsigned};
+use diesel_async::RunQueryDsl;
 use firstcome_shared::StoreError;
 use firstcome_shared::coupon::Drop;
-use firstcome_shared::domain::{DropId, Slot};
+use firstcome_shared::domain::{DropId, OncePer, Slot};
 use firstcome_shared::mysql::erased::NAMES_SOMEBODY;
-use firstcome_shared::mysql::runs::before;
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::sql;
+use firstcome_shared::schema::issued_coupons;
 use firstcome_shared::tuning::Tuning;
 
 use crate::context::Stores;
@@ -34,6 +38,13 @@ const RUNS: &str = "status <> 'running' AND NOT id <=> (SELECT id FROM (SELECT i
     FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run ORDER BY started_at DESC \
     LIMIT 1) l) AND id NOT IN (SELECT same_as FROM (SELECT DISTINCT same_as \
     FROM reconcile_runs WHERE same_as IS NOT NULL) s)";
+
+/// The seconds of a retention; at most a hundred years.
+fn seconds(kept: Duration) -> i64 {
+    i64::try_from(kept.as_secs())
+        .unwrap_or(i64::MAX)
+        .min(100 * 366 * 86_400)
+}
 
 fn days_of(tuning: Tuning, days: u32) -> Duration {
     Duration::from_secs(tuning.or(u64::from(days) * 86_400))
@@ -66,13 +77,13 @@ pub(crate) async fn delete_old_records(db: &Db, days: Option<u32>) -> Result<(),
         (promises, "broken_promises", "mended_at", sealed),
         (failed_claims, "failed_claims", "resolved_at", "TRUE"),
     ] {
-        if let Some(before) = before(kept) {
-            let delete = format!(
-                "DELETE FROM {table} WHERE {time} < {before} AND {which} ORDER BY {time} LIMIT ?"
-            );
-            db.execute("delete what is old", sql!(delete, ROWS_AT_ONCE))
-                .await?;
-        }
+        // MySQL's clock: a process whose clock is ahead would delete recent rows.
+        let delete = sql_query(format!(
+            "DELETE FROM {table} WHERE {time} < UTC_TIMESTAMP(3) - INTERVAL ? SECOND AND {which} \
+             ORDER BY {time} LIMIT {ROWS_AT_ONCE}"
+        ))
+        .bind::<BigInt, _>(seconds(kept));
+        db.write("delete what is old", delete).await?;
     }
     Ok(())
 }
@@ -108,9 +119,9 @@ pub(crate) async fn erase_old_people(stores: &Stores, days: u32) -> Result<(), S
     let mut users = 0;
     while drops < DROPS_AT_MOST && users < USERS_AT_MOST {
         let page = old_drops_with_people(db, kept, after).await?;
-        let Some((last, _)) = page.last() else { break };
-        after = last.id;
-        for (drop, is_once_per_drop) in page {
+        let Some(last) = page.last() else { break };
+        after = last.drop.id;
+        for OldDrop { drop, once_per } in page {
             let id = drop.id;
             let coupon = drop.coupon_id;
             let is_over = if let Some(known) = over.get(&coupon) {
@@ -122,7 +133,7 @@ pub(crate) async fn erase_old_people(stores: &Stores, days: u32) -> Result<(), S
             over.insert(coupon, is_over);
             let states = redis.drop_states(&[redis.keys(coupon, id)]).await?;
             let has_keys = states.iter().any(|state| state.has_keys);
-            if !has_keys && (is_over || is_once_per_drop) {
+            if !has_keys && (is_over || once_per == OncePer::Drop) {
                 // A drop of a coupon that goes on may keep ids and have nothing to erase for years.
                 let erased = erase_holders(db, id).await? + erase_others(db, id, is_over).await?;
                 drops += usize::from(erased > 0);
@@ -147,54 +158,60 @@ const RANDOM: &str = "CONCAT('erased-', LOWER(HEX(RANDOM_BYTES(10))))";
 const SLOTS_AT_ONCE: Slot = 2_000;
 
 /// Finds the next drops after `after` that were sealed longer than `kept` ago and are not marked as
-/// erased, each with whether a user may hold one coupon per drop. If codes expire, the ids stay for
+/// erased. If codes expire, the ids stay for
 /// as long after that, because a shop may ask late about an order.
 async fn old_drops_with_people(
     db: &Db,
     kept: Duration,
     after: DropId,
-) -> Result<Vec<(Drop, bool)>, DbError> {
-    let old = sql!(
-        "SELECT {d.columns}, c.once_per = 'drop' FROM drops d JOIN coupons c ON c.id = d.coupon_id \
-               WHERE d.id > ? AND d.codes_erased_at IS NULL \
-               AND d.sealed_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
-               AND (c.valid_until IS NULL \
-               OR c.valid_until < UTC_TIMESTAMP(3) - INTERVAL ? SECOND) \
-               AND (c.valid_days IS NULL OR d.sealed_at + INTERVAL c.valid_days DAY \
-               < UTC_TIMESTAMP(3) - INTERVAL ? SECOND) \
-               ORDER BY d.id LIMIT ?",
-        after,
-        kept.as_secs(),
-        kept.as_secs(),
-        kept.as_secs(),
-        DROPS_AT_ONCE
-    );
-    db.all("old drops with people", old).await
+) -> Result<Vec<OldDrop>, DbError> {
+    let kept = seconds(kept);
+    let old = sql_query(
+        "SELECT d.*, c.once_per FROM drops d JOIN coupons c ON c.id = d.coupon_id \
+         WHERE d.id > ? AND d.codes_erased_at IS NULL \
+         AND d.sealed_at < UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
+         AND (c.valid_until IS NULL OR c.valid_until < UTC_TIMESTAMP(3) - INTERVAL ? SECOND) \
+         AND (c.valid_days IS NULL OR d.sealed_at + INTERVAL c.valid_days DAY \
+             < UTC_TIMESTAMP(3) - INTERVAL ? SECOND) \
+         ORDER BY d.id LIMIT ?",
+    )
+    .bind::<BigInt, _>(after)
+    .bind::<BigInt, _>(kept)
+    .bind::<BigInt, _>(kept)
+    .bind::<BigInt, _>(kept)
+    .bind::<BigInt, _>(DROPS_AT_ONCE);
+    db.rows("old drops with people", old).await
+}
+
+/// A drop with the scope in which a user may hold one coupon.
+#[derive(QueryableByName)]
+struct OldDrop {
+    #[diesel(embed)]
+    drop: Drop,
+    #[diesel(sql_type = Text)]
+    once_per: OncePer,
 }
 
 /// Replaces the user ids and the codes in a sealed drop's rows by random texts. Each row gets
 /// different ones, so that rows of the same user cannot be linked. Returns how many rows changed.
 async fn erase_holders(db: &Db, drop: DropId) -> Result<usize, DbError> {
-    let last = "SELECT MAX(slot) FROM issued_coupons WHERE drop_id = ?";
-    let last: Option<Slot> = db
-        .first("last slot of a drop", sql!(last, drop))
-        .await?
-        .flatten();
+    let last = issued_coupons::table
+        .filter(issued_coupons::drop_id.eq(drop))
+        .select(max(issued_coupons::slot));
+    let last: Option<Slot> = db.row("last slot of a drop", last).await?.flatten();
     let mut erased = 0;
     for from in (0..last.unwrap_or(0)).step_by(SLOTS_AT_ONCE as usize) {
         // Skip a drop that a restored, older MySQL does not know as sealed: passes compare it with
         // Redis.
-        let erase = sql!(
-            format!(
-                "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
-                SET i.user_id = {RANDOM}, i.code = {RANDOM} WHERE i.drop_id = ? \
-                AND i.slot > ? AND i.slot <= ? AND {NAMES_SOMEBODY} AND d.sealed_at IS NOT NULL"
-            ),
-            drop,
-            from,
-            from.saturating_add(SLOTS_AT_ONCE)
-        );
-        erased += db.execute("erase holders", erase).await?;
+        let erase = sql_query(format!(
+            "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
+             SET i.user_id = {RANDOM}, i.code = {RANDOM} WHERE i.drop_id = ? \
+             AND i.slot > ? AND i.slot <= ? AND {NAMES_SOMEBODY} AND d.sealed_at IS NOT NULL"
+        ))
+        .bind::<BigInt, _>(drop)
+        .bind::<Unsigned<Integer>, _>(from)
+        .bind::<Unsigned<Integer>, _>(from.saturating_add(SLOTS_AT_ONCE));
+        erased += db.write("erase holders", erase).await?;
     }
     Ok(erased)
 }
@@ -207,21 +224,24 @@ async fn erase_others(db: &Db, drop: DropId, coupon_is_over: bool) -> Result<usi
             "UPDATE broken_promises SET user_id = {RANDOM}, reason = '{GONE}' \
              WHERE drop_id = ? AND mended_at IS NOT NULL AND {NAMES_SOMEBODY}"
         );
-        let mut erased = sql!(promises, drop).run(conn).await?;
+        let promises = sql_query(promises).bind::<BigInt, _>(drop);
+        let mut erased = promises.execute(conn).await?;
         if coupon_is_over {
             let revocations = format!(
                 "UPDATE revoked_coupons SET user_id = {RANDOM}, code = IF(code IS NULL, \
                 NULL, {RANDOM}), reason = '{GONE}', revoked_by = '{GONE}' WHERE drop_id = ? \
                 AND {NAMES_SOMEBODY}"
             );
-            erased += sql!(revocations, drop).run(conn).await?;
+            let revocations = sql_query(revocations).bind::<BigInt, _>(drop);
+            erased += revocations.execute(conn).await?;
         }
         let mark = format!(
             "UPDATE drops SET codes_erased_at = UTC_TIMESTAMP(3) WHERE id = ? \
             AND sealed_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM revoked_coupons \
             WHERE drop_id = drops.id AND {NAMES_SOMEBODY})"
         );
-        sql!(mark, drop).run(conn).await?;
+        let mark = sql_query(mark).bind::<BigInt, _>(drop);
+        mark.execute(conn).await?;
         Ok(erased)
     })
     .await

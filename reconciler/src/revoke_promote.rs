@@ -3,16 +3,19 @@
 
 use std::collections::HashSet;
 
+use diesel::prelude::*;
+use firstcome_shared::columns::seconds_from_now;
 use firstcome_shared::coupon::Coupon;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::model::Revocation;
+use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::issued::IssuedRow;
-use firstcome_shared::mysql::{DbError, list};
+use firstcome_shared::mysql::promises::OpenPromise;
 use firstcome_shared::redis::admission::LEASE;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
-use firstcome_shared::sql;
+use firstcome_shared::schema::revoked_coupons;
 use tokio::time::sleep;
 
 use crate::context::{PassContext, Step};
@@ -73,14 +76,15 @@ async fn unended(ctx: &PassContext, seen: &CouponSeen) -> Result<Vec<Revocation>
         OncePer::Coupon => vec![0],
         OncePer::Drop => seen.drops.iter().map(|own| own.drop.id.0).collect(),
     };
-    let unended = sql!(
-        "SELECT {columns} FROM revoked_coupons FORCE INDEX (revoked_coupons_in_force) \
-        WHERE coupon_id = ? AND person_scope IN (?) AND may_claim_again AND again_from IS NULL \
-        AND revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND LIMIT 1000",
-        seen.coupon.id,
-        list(scopes)
-    );
-    ctx.stores.db.all("unended revocations", unended).await
+    let unended = revoked_coupons::table
+        .filter(revoked_coupons::coupon_id.eq(seen.coupon.id))
+        .filter(revoked_coupons::person_scope.eq_any(scopes))
+        .filter(revoked_coupons::may_claim_again)
+        .filter(revoked_coupons::again_from.is_null())
+        .filter(revoked_coupons::revoked_at.lt(seconds_from_now(-1)))
+        .limit(1_000)
+        .select(Revocation::as_select());
+    ctx.stores.db.rows("unended revocations", unended).await
 }
 
 /// Reads a drop's open broken promises. Closes those whose users have a row, except in a dry run,
@@ -95,11 +99,11 @@ pub(crate) async fn open_promises(
     let mut after = String::new();
     loop {
         let page = db.open_promises(drop, after).await?;
-        let Some((last, _)) = page.last() else {
+        let Some(last) = page.last() else {
             return Ok(open);
         };
-        after = last.to_string();
-        let users: Vec<UserId> = page.iter().map(|(user, _)| user.clone()).collect();
+        after = last.user.to_string();
+        let users: Vec<UserId> = page.iter().map(|promise| promise.user.clone()).collect();
         let rows = db.rows_of_people(coupon.id, &users).await?;
         let whole_coupon = coupon.once_per == OncePer::Coupon;
         let rows = rows
@@ -107,11 +111,12 @@ pub(crate) async fn open_promises(
             .filter(|row: &IssuedRow| whole_coupon || row.drop_id == drop.0);
         let with_row: HashSet<String> = rows.map(|row| row.user_id).collect();
         let mut kept = Vec::new();
-        for (user, slot) in page {
+        for OpenPromise { user, slot } in page {
             if with_row.contains(user.as_str()) {
                 kept.push(user);
             } else {
-                let slot = Slot::try_from(slot).unwrap_or(Slot::MAX);
+                let slot = slot.and_then(|slot| Slot::try_from(slot).ok());
+                let slot = slot.unwrap_or(Slot::MAX);
                 let at_ms = None;
                 open.push(ClaimOfSlot { slot, user, at_ms });
             }

@@ -3,14 +3,19 @@
 //! above the quantity. The next look then decides whether the user is owed another slot: a user
 //! with a row is not.
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
+use diesel::dsl::DuplicatedKeys;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
 use firstcome_shared::claim::{Claim, IssuedBy};
+use firstcome_shared::columns::inserted;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{Slot, UserId};
 use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
 use firstcome_shared::mysql::issued::{has_later_era, insert};
 use firstcome_shared::mysql::sealed::rows_changed;
-use firstcome_shared::mysql::{DbError, Refusal, Value, insert_all};
+use firstcome_shared::mysql::{DbError, Refusal};
+use firstcome_shared::schema::broken_promises;
 
 use crate::context::{PassError, Step};
 use crate::judge::{DueRow, Holder, LetterEnd};
@@ -218,22 +223,34 @@ async fn list_owed(
 ) -> Step<()> {
     let run_id = drop.ctx.run_id.clone();
     let (coupon, id) = (drop.coupon().id, drop.id());
-    let row = |(user, slot): OwedUser<'_>| -> Vec<Value> {
-        let user = user.to_string();
-        let places = [id.0.into(), user.into(), coupon.0.into(), slot.into()];
-        let why = [reason.into(), run_id.as_str().into()];
-        places.into_iter().chain(why).collect()
-    };
-    let rows: Vec<Vec<Value>> = owed.into_iter().map(row).collect();
+    let reason = reason.to_owned();
+    let rows: Vec<_> = owed
+        .into_iter()
+        .map(|(user, slot)| {
+            (
+                broken_promises::drop_id.eq(id),
+                broken_promises::user_id.eq(user.clone()),
+                broken_promises::coupon_id.eq(coupon),
+                broken_promises::slot.eq(Some(slot)),
+                broken_promises::reason.eq(reason.clone()),
+                broken_promises::run_id.eq(run_id.clone()),
+            )
+        })
+        .collect();
     let listed = drop.db().transaction("list owed users", async move |conn| {
-        insert_all(conn, OWED_COLUMNS, rows, OWED_AGAIN).await?;
+        diesel::insert_into(broken_promises::table)
+            .values(rows)
+            .on_conflict(DuplicatedKeys)
+            .do_update()
+            .set((
+                broken_promises::mended_at.eq(None::<DateTime<Utc>>),
+                broken_promises::slot.eq(inserted(broken_promises::slot)),
+            ))
+            .execute(conn)
+            .await?;
         resolve(conn, &resolutions, &run_id).await
     });
     listed.await?;
     crash_point(Point::BrokenListed);
     Ok(())
 }
-
-const OWED_COLUMNS: &str = "broken_promises (drop_id, user_id, coupon_id, slot, reason, run_id)";
-
-const OWED_AGAIN: &str = " ON DUPLICATE KEY UPDATE mended_at = NULL, slot = VALUES(slot)";

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use diesel::prelude::*;
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::dead_letters::DeadLetterRow;
+use firstcome_shared::mysql::dead_letters::{DeadLetterRow, LooseLetter};
 use firstcome_shared::mysql::revoked::Banned;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::reads::CouponState;
-use firstcome_shared::sql;
+use firstcome_shared::schema::{drops, failed_claims};
 
 use crate::context::{PassContext, Step};
 use crate::judge::{self, LetterEnd, MysqlPage, RedisPage};
@@ -76,20 +77,30 @@ async fn letters_of_sealed(
     drop: Option<DropId>,
     (after, last): (i64, i64),
 ) -> Result<Vec<(OfDrop, DeadLetterRow)>, DbError> {
-    let next = sql!(
-        "SELECT d.coupon_id, d.id, {f.columns} FROM drops d JOIN failed_claims f ON f.drop_id = \
-        d.id AND f.resolved_at IS NULL AND f.user_id IS NOT NULL \
-        AND COALESCE(f.coupon_id = d.coupon_id, TRUE) WHERE d.sealed_at IS NOT NULL \
-        AND (d.id > ? OR d.id = ? AND f.id > ?) AND COALESCE(d.coupon_id = ?, TRUE) \
-        AND COALESCE(d.id = ?, TRUE) ORDER BY d.id, f.id LIMIT ?",
-        after,
-        after,
-        last,
-        coupon,
-        drop,
-        LETTERS_AT_ONCE
-    );
-    db.all("dead letters of sealed drops", next).await
+    let names_it = failed_claims::coupon_id
+        .is_null()
+        .or(failed_claims::coupon_id.eq(drops::coupon_id.nullable()));
+    let is_next = drops::id
+        .gt(after)
+        .or(drops::id.eq(after).and(failed_claims::id.gt(last)));
+    let mut next = drops::table
+        .inner_join(failed_claims::table.on(failed_claims::drop_id.eq(drops::id.nullable())))
+        .filter(failed_claims::resolved_at.is_null())
+        .filter(failed_claims::user_id.is_not_null())
+        .filter(names_it)
+        .filter(drops::sealed_at.is_not_null())
+        .filter(is_next)
+        .order((drops::id, failed_claims::id))
+        .limit(LETTERS_AT_ONCE)
+        .select(((drops::coupon_id, drops::id), DeadLetterRow::as_select()))
+        .into_boxed();
+    if let Some(coupon) = coupon {
+        next = next.filter(drops::coupon_id.eq(coupon));
+    }
+    if let Some(drop) = drop {
+        next = next.filter(drops::id.eq(drop));
+    }
+    db.rows("dead letters of sealed drops", next).await
 }
 
 /// Judges letters of a sealed drop like those of a closed one that Redis has lost, and carries out
@@ -157,9 +168,11 @@ pub(crate) async fn sealed_drop(
 }
 
 /// Reports dead letters that no pass can judge: the examples one by one, the rest as a number.
-fn loose_letters(number: u64, examples: Vec<(String, DeadLetterRow)>) -> Vec<Finding> {
+fn loose_letters(number: u64, examples: Vec<LooseLetter>) -> Vec<Finding> {
     let more = number.saturating_sub(examples.len() as u64);
-    let named = examples.into_iter().map(|(why, letter)| {
+    let named = examples.into_iter().map(|loose| {
+        let why = loose.names();
+        let letter = loose.letter;
         let is_forged = letter.is_forged();
         let detail = if is_forged {
             letter.error.clone().unwrap_or_default()

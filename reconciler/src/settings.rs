@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::allow_list::{Followed, follow};
 use firstcome_shared::coupon::{Allow, Coupon};
 use firstcome_shared::domain::{CouponId, DropId};
@@ -263,13 +263,13 @@ pub(crate) fn has_list(coupon: &Coupon) -> bool {
 }
 
 /// Grace period for an API that has changed a list in MySQL and is about to update Redis.
-const UNDER_WAY_MS: i64 = 2_000;
+const UNDER_WAY: TimeDelta = TimeDelta::seconds(2);
 
 async fn allow_list(ctx: &PassContext, seen: &CouponSeen, ledger: &mut Ledger) -> Step<()> {
     let id = seen.coupon.id;
     let now = ctx.stores.db.allow_lists(vec![id]).await?;
-    let is_settled = now.first().is_some_and(|(_, list, age_ms)| {
-        age_ms.is_none_or(|age_ms| age_ms >= UNDER_WAY_MS) && !seen.state.list.is(*list)
+    let is_settled = now.first().is_some_and(|now| {
+        now.age().is_none_or(|age| age >= UNDER_WAY) && !seen.state.list.is(now.list)
     });
     if !is_settled {
         return Ok(());

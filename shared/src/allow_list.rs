@@ -26,10 +26,10 @@ pub enum Followed {
 pub async fn follow(db: &Db, redis: &Redis, id: CouponId) -> Result<Followed, StoreError> {
     let seen = redis.coupon_state(id).await?.list;
     match db.allow_lists(vec![id]).await?.first() {
-        Some((_, list, _)) if seen.is(*list) => return Ok(Followed::Same),
+        Some(now) if seen.is(now.list) => return Ok(Followed::Same),
         // Redis refuses a list with a lower revision than its own, which MySQL's list can have
         // after a restore from a backup.
-        Some((_, list, _)) if seen.revision() > list.revision => {
+        Some(now) if seen.revision() > now.list.revision => {
             let above = redis.highest_revision(id).await?;
             db.renew_allow_list(id, above).await?;
         }

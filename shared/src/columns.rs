@@ -3,17 +3,21 @@
 use std::str::FromStr;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use diesel::deserialize::{self, FromSql};
+use diesel::deserialize::{self, FromSql, FromSqlRow};
 use diesel::expression::{AppearsOnTable, AsExpression, Expression, SelectableExpression};
 use diesel::expression::{ValidGrouping, is_aggregate};
 use diesel::mysql::{Mysql, MysqlValue};
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::serialize::{self, Output, ToSql};
-use diesel::sql_types::{self, BigInt, SqlOrd, SqlType, Text};
+use diesel::sql_types::{self, BigInt, Json, Nullable, SqlOrd, SqlType, Text};
 use diesel::{QueryResult, declare_sql_function};
 
+use serde_json::{Value, json};
+
+use crate::coupon::Allow;
 use crate::domain::{CouponId, DropId, OncePer, UserId};
 use crate::report::{AlertState, Stored};
+use crate::schedule::Schedule;
 
 /// A time in UTC. diesel reads DATETIME only as a time without a zone.
 #[derive(Debug, Clone, Copy, QueryId, SqlType)]
@@ -96,6 +100,9 @@ extern "SQL" {
     /// The value that an INSERT … ON DUPLICATE KEY UPDATE would have inserted.
     #[sql_name = "VALUES"]
     fn inserted<T: SqlType + sql_types::SingleValue>(column: T) -> T;
+
+    /// The place of a text in another one, from 1, or 0.
+    fn locate(part: Text, text: Text) -> BigInt;
 }
 
 impl FromSql<BigInt, Mysql> for CouponId {
@@ -185,5 +192,47 @@ where
             Self::Unknown(word) => word,
         };
         ToSql::<Text, Mysql>::to_sql(word, out)
+    }
+}
+
+impl ToSql<Json, Mysql> for Schedule {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Mysql>) -> serialize::Result {
+        ToSql::<Json, Mysql>::to_sql(&json!(self), &mut out.reborrow())
+    }
+}
+
+/// The schedule of a coupon, or `None` without one. One that was written by hand and cannot be
+/// parsed creates no drops.
+#[derive(Debug, FromSqlRow)]
+pub struct StoredSchedule(Option<Schedule>);
+
+impl FromSql<Nullable<Json>, Mysql> for StoredSchedule {
+    fn from_sql(value: MysqlValue<'_>) -> deserialize::Result<Self> {
+        let value: Value = FromSql::<Json, Mysql>::from_sql(value)?;
+        Ok(Self(serde_json::from_value(value).ok()))
+    }
+
+    fn from_nullable_sql(value: Option<MysqlValue<'_>>) -> deserialize::Result<Self> {
+        value.map_or(Ok(Self(None)), Self::from_sql)
+    }
+}
+
+impl From<StoredSchedule> for Option<Schedule> {
+    fn from(stored: StoredSchedule) -> Self {
+        stored.0
+    }
+}
+
+/// A restriction that cannot be read admits only users on the list.
+impl FromSql<Text, Mysql> for Allow {
+    fn from_sql(value: MysqlValue<'_>) -> deserialize::Result<Self> {
+        let rule: String = FromSql::<Text, Mysql>::from_sql(value)?;
+        Ok(rule.try_into().unwrap_or(Self::List))
+    }
+}
+
+impl ToSql<Text, Mysql> for Allow {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Mysql>) -> serialize::Result {
+        ToSql::<Text, Mysql>::to_sql(&String::from(self.clone()), &mut out.reborrow())
     }
 }

@@ -6,19 +6,38 @@ use std::ops::{Deref, RangeInclusive};
 use std::str::FromStr;
 
 use chrono::{DateTime, Datelike as _, NaiveDate, TimeDelta, Utc};
+use diesel::deserialize::FromSqlRow;
+use diesel::expression::AsExpression;
+use diesel::prelude::*;
+use diesel::sql_types::Text;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
+use crate::columns::StoredSchedule;
 use crate::domain::{CouponId, DropId, OncePer, Slot, unfit_in_a_name};
 use crate::schedule::{Schedule, instants};
+use crate::schema::{coupons, drops};
 
 pub use self::patch::CouponPatch;
 
 /// The settings of a coupon.
 //
 // The body of `POST /v1/coupons` and the row in MySQL. `CouponPatch` changes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug,
+    Clone,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    Queryable,
+    Selectable,
+    QueryableByName,
+    Insertable,
+)]
+#[diesel(table_name = coupons, treat_none_as_default_value = false)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewCouponBody)]
 pub struct CouponSettings {
@@ -46,10 +65,12 @@ pub struct CouponSettings {
     pub valid_days: Option<u32>,
     /// When it opens. A new coupon needs it; null if its drops were inserted manually.
     #[schema(required = true)]
+    #[diesel(deserialize_as = StoredSchedule)]
     pub schedule: Option<Schedule>,
     /// Who may claim: null is everybody, `list` users on its allow list, `group:NAME` users whose
     /// token names that group.
     #[schema(value_type = Option<String>, example = "list", max_length = 70)]
+    #[diesel(column_name = allow_rule)]
     pub allow: Option<Allow>,
 }
 
@@ -151,9 +172,13 @@ pub fn line(field: &str, most: usize, text: &str) -> Result<String, String> {
 }
 
 /// A coupon. Its settings are read as if they were its own fields.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Queryable, Selectable, QueryableByName,
+)]
+#[diesel(table_name = coupons)]
 pub struct Coupon {
     pub id: CouponId,
+    #[diesel(embed)]
     pub settings: CouponSettings,
     /// Increases with each change, and when a process takes the next one to write the settings to
     /// Redis (`fc:{C}:revision`). It is the fencing token of those writes.
@@ -162,6 +187,7 @@ pub struct Coupon {
     /// rebuilt. Starts at 0. Redis has its copy in `fc:{C}:gate`.
     pub era: u64,
     /// The allow list. It may exist before the coupon is restricted to it.
+    #[diesel(embed)]
     pub allow_list: AllowList,
 }
 
@@ -174,7 +200,8 @@ impl Deref for Coupon {
 }
 
 /// A restriction of claims. In JSON, Redis and MySQL: `list`, or `group:NAME`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, AsExpression, FromSqlRow)]
+#[diesel(sql_type = Text)]
 #[serde(try_from = "String", into = "String")]
 pub enum Allow {
     /// Users on the coupon's allow list.
@@ -189,10 +216,25 @@ pub enum Allow {
 pub struct Group(String);
 
 /// Identifies the state of an allow list: it changes with every change of the list.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    Queryable,
+    Selectable,
+    QueryableByName,
+)]
+#[diesel(table_name = coupons)]
 pub struct AllowList {
     /// The coupon's revision when the list was last changed, or 0 if there never was a list.
+    #[diesel(column_name = allow_list_revision)]
     pub revision: u64,
+    #[diesel(column_name = allow_list_people)]
     pub people: u32,
 }
 
@@ -238,7 +280,10 @@ impl From<Allow> for String {
 }
 
 /// One opening of a coupon.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Queryable, Selectable, QueryableByName,
+)]
+#[diesel(table_name = drops)]
 pub struct Drop {
     pub id: DropId,
     pub coupon_id: CouponId,
@@ -259,10 +304,12 @@ pub struct Drop {
 }
 
 /// The properties of a drop that decide whether a message may add a row to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable, Selectable)]
+#[diesel(table_name = drops)]
 pub struct DropWindow {
     pub opens_at: DateTime<Utc>,
     pub closes_at: Option<DateTime<Utc>>,
+    #[diesel(select_expression = drops::sealed_at.is_not_null())]
     pub is_sealed: bool,
 }
 

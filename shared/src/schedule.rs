@@ -4,13 +4,16 @@
 pub mod time_zone;
 
 use chrono::{DateTime, Datelike as _, NaiveDate, NaiveTime, SubsecRound as _, TimeDelta, Utc};
+use diesel::expression::AsExpression;
+use diesel::sql_types::Json;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use self::time_zone::Tz;
 
 /// A schedule, as given in `POST /v1/coupons`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema, AsExpression)]
+#[diesel(sql_type = Json)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Schedule {
     /// One drop.

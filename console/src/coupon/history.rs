@@ -13,8 +13,8 @@ const CANCELLED: &str = "cancelled: it never opens";
 
 /// Describes what an operator did: the fields of the change, without JSON's punctuation.
 pub(crate) fn act(recorded: &RecordedAct) -> String {
-    let detail: Value = serde_json::from_str(&recorded.detail).unwrap_or_default();
-    let all = detail
+    let all = recorded
+        .detail
         .as_object()
         .into_iter()
         .flatten()
@@ -71,11 +71,8 @@ fn field(name: &str, value: &Value) -> String {
 
 /// Returns when a cancelled coupon would have opened, if these acts contain the cancellation.
 pub(super) fn would_have_opened(acts: &[RecordedAct]) -> Option<DateTime<Utc>> {
-    let details = acts
-        .iter()
-        .filter_map(|act| serde_json::from_str::<Value>(&act.detail).ok());
-    let mut found = details.filter_map(|detail: Value| {
-        let mut windows = detail.as_object()?.iter();
+    let mut found = acts.iter().filter_map(|act| {
+        let mut windows = act.detail.as_object()?.iter();
         let (_, window) = windows.find(|(name, window)| {
             name.starts_with("drop ")
                 && is_cancelled(&window["to"])
@@ -125,7 +122,7 @@ mod tests {
             at: Utc::now(),
             by: Some("kim".to_owned()),
             action: action.to_owned(),
-            detail: detail.to_string(),
+            detail: detail.clone(),
         })
     }
 
@@ -138,7 +135,7 @@ mod tests {
             at: Utc::now(),
             by: None,
             action: "change_coupon".to_owned(),
-            detail: detail.to_string(),
+            detail,
         };
         let renamed = act(json!({"name": {"from": "A", "to": "B"}}));
         let cancelled = act(json!({"drop 7": {"from": planned, "to": never}}));

@@ -1,6 +1,7 @@
 //! Gathers everything that the stores still have about a user.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use diesel::prelude::*;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::model::Revocation;
@@ -9,7 +10,7 @@ use firstcome_shared::mysql::findings::FindingRow;
 use firstcome_shared::mysql::uses::CodeUse;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::sql;
+use firstcome_shared::schema::reconcile_findings;
 
 use super::facts::{Evidence, Standing, UserFacts};
 use crate::context::Stores;
@@ -52,16 +53,29 @@ pub(super) async fn gather(
 const READ: u32 = 1_000;
 
 /// Reads the newest findings about a user and a coupon, and one more, which shows that there are
-/// older ones. Each has its run and the time of its record.
+/// older ones.
 async fn findings_about(
     db: &Db,
     coupon: CouponId,
     user: &UserId,
-) -> Result<Vec<(String, FindingRow, DateTime<Utc>)>, DbError> {
-    let about = "SELECT run_id, {columns}, created_at FROM reconcile_findings \
-        WHERE coupon_id = ? AND user_id = ? ORDER BY id DESC LIMIT ?";
-    let about = sql!(about, coupon, user, READ + 1);
-    db.all("findings about a person", about).await
+) -> Result<Vec<FindingAbout>, DbError> {
+    let about = reconcile_findings::table
+        .filter(reconcile_findings::coupon_id.eq(coupon))
+        .filter(reconcile_findings::user_id.eq(user.clone()))
+        .order(reconcile_findings::id.desc())
+        .limit(i64::from(READ) + 1)
+        .select(FindingAbout::as_select());
+    db.rows("findings about a person", about).await
+}
+
+/// A finding with its run and the time of its record.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = reconcile_findings)]
+struct FindingAbout {
+    run_id: String,
+    created_at: DateTime<Utc>,
+    #[diesel(embed)]
+    finding: FindingRow,
 }
 
 /// Takes entries, newest first, and returns at most [`READ`] of the newest ones, oldest first. If
@@ -80,15 +94,15 @@ fn oldest_first<T>(mut newest: Vec<T>, what: &str, known: &mut UserFacts) -> Vec
 
 /// Reads when the coupon was last opened again after a loss of Redis.
 async fn last_loss(db: &Db, coupon: CouponId) -> Result<Option<DateTime<Utc>>, DbError> {
-    let last = sql!(
-        "SELECT created_at FROM reconcile_findings \
-         WHERE coupon_id = ? AND kind = ? AND action = ? AND result = ? ORDER BY id DESC LIMIT 1",
-        coupon,
-        Kind::RedisLost.as_str(),
-        ActionKind::Open.as_str(),
-        Outcome::Applied.as_str(),
-    );
-    db.first("last loss of Redis", last).await
+    let last = reconcile_findings::table
+        .filter(reconcile_findings::coupon_id.eq(coupon))
+        .filter(reconcile_findings::kind.eq(Kind::RedisLost.as_str()))
+        .filter(reconcile_findings::action.eq(ActionKind::Open.as_str()))
+        .filter(reconcile_findings::result.eq(Outcome::Applied.as_str()))
+        .order(reconcile_findings::id.desc())
+        .limit(1)
+        .select(reconcile_findings::created_at);
+    db.row("last loss of Redis", last).await
 }
 
 /// Reads the user's entries in MySQL.
@@ -99,8 +113,8 @@ async fn in_mysql(
     known: &mut UserFacts,
 ) -> Result<(), DbError> {
     let person = db.person(coupon.id, user).await?;
-    for ((drop, slot, _), order) in db.uses_of_rows(&person.rows).await? {
-        record_use(drop, slot, &order, known);
+    for found in db.uses_of_rows(&person.rows).await? {
+        record_use(found.drop_id.0, found.slot, &found.order, known);
     }
     for row in person.rows {
         let drop = DropId(row.drop_id);
@@ -119,12 +133,13 @@ async fn in_mysql(
     }
     let newest = findings_about(db, coupon.id, user).await?;
     let findings = oldest_first(newest, "findings of passes", known);
-    let last = findings.last().map(|(_, last, _)| last);
+    let last = findings.last().map(|about| &about.finding);
     known.not_repaired = last
         .filter(|it| it.result == Stored::Known(Outcome::Failed) || it.needs_person)
         .map(|last| last.detail.clone());
-    for (run_id, finding, at) in findings {
-        known.happened(Some(at), "reconciler", sentence(&run_id, finding));
+    for about in findings {
+        let says = sentence(&about.run_id, about.finding);
+        known.happened(Some(about.created_at), "reconciler", says);
     }
     let dead_letters = db.dead_letters_of_person(coupon.id, user, READ + 1).await?;
     let mut dead_letters = oldest_first(dead_letters, "dead letters", known);

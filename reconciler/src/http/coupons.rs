@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use axum::Json;
 use axum::extract::State;
 use chrono::Utc;
+use diesel::prelude::*;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, canonical_number};
 use firstcome_shared::http::Problem;
@@ -13,7 +14,7 @@ use firstcome_shared::http::extract::{StrictPath, StrictQuery};
 use firstcome_shared::http::views::{CouponDetails, CouponDrops, DropDetails, ListedDrop};
 use firstcome_shared::mysql::row_pages::DropCount;
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::sql;
+use firstcome_shared::schema::broken_promises;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -140,7 +141,7 @@ pub(super) async fn drop(
             .await
             .read_one(coupon, drop.clone())
             .await,
-        held_back: shown.as_ref().map(|shown| shown.number),
+        held_back: shown.as_ref().map(|held| held.shown.number),
         shown_by: shown.map(|shown| shown.run_id),
         broken_promises: broken_promises(db, drop.id).await?,
     }))
@@ -148,14 +149,10 @@ pub(super) async fn drop(
 
 /// Counts the open broken promises of a drop.
 async fn broken_promises(db: &Db, drop: DropId) -> Result<u64, DbError> {
-    let open = db
-        .first(
-            "count broken promises",
-            sql!(
-                "SELECT COUNT(*) FROM broken_promises WHERE drop_id = ? AND mended_at IS NULL",
-                drop
-            ),
-        )
-        .await?;
-    Ok(open.unwrap_or(0))
+    let open = broken_promises::table
+        .filter(broken_promises::drop_id.eq(drop))
+        .filter(broken_promises::mended_at.is_null())
+        .count();
+    let open: Option<i64> = db.row("count broken promises", open).await?;
+    Ok(open.unwrap_or(0).cast_unsigned())
 }

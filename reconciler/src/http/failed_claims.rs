@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
+use diesel::prelude::*;
 use firstcome_shared::domain::{CouponId, DropId, Slot};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
@@ -11,7 +12,7 @@ use firstcome_shared::http::views::{Discarded, FailedClaimDetails, FailedClaimPa
 use firstcome_shared::mysql::dead_letters::{Correction, DeadLetterQuery, DeadLetterRow, Payload};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbError};
-use firstcome_shared::sql;
+use firstcome_shared::schema::reconcile_findings;
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -114,10 +115,18 @@ async fn why_left(
     drop: Option<i64>,
 ) -> Result<Option<(String, DateTime<Utc>)>, DbError> {
     // The condition matches the index on drop and result.
-    let left = "SELECT detail, created_at FROM reconcile_findings WHERE drop_id <=> ? \
-        AND result = 'skipped' AND dead_letter = ? ORDER BY created_at DESC LIMIT 1";
-    db.first("why a dead letter stays", sql!(left, drop, letter))
-        .await
+    let mut left = reconcile_findings::table
+        .filter(reconcile_findings::result.eq("skipped"))
+        .filter(reconcile_findings::dead_letter.eq(Some(letter)))
+        .order(reconcile_findings::created_at.desc())
+        .limit(1)
+        .select((reconcile_findings::detail, reconcile_findings::created_at))
+        .into_boxed();
+    left = match drop {
+        Some(drop) => left.filter(reconcile_findings::drop_id.eq(Some(drop))),
+        None => left.filter(reconcile_findings::drop_id.is_null()),
+    };
+    db.row("why a dead letter stays", left).await
 }
 
 async fn details(

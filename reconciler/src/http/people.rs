@@ -3,6 +3,7 @@
 
 use axum::extract::State;
 use axum::{Extension, Json};
+use diesel::prelude::*;
 use firstcome_shared::domain::{CouponId, DropId, NamedDrop, UserId};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
@@ -11,7 +12,7 @@ use firstcome_shared::http::views::{FoundCoupons, GivenUp, NamedCoupon, Story};
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::RedisError;
-use firstcome_shared::sql;
+use firstcome_shared::schema::drops;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -102,8 +103,8 @@ async fn in_question(
     let mut found = db.coupons_by_id(number.into_iter().collect()).await?;
     if let (true, Some(number)) = (found.is_empty(), number) {
         // The number may come from a mail, which contains the IDs of drops, too.
-        let of_drop = sql!("SELECT coupon_id FROM drops WHERE id = ?", number.0);
-        let of_drop: Option<CouponId> = db.first("the coupon of a drop", of_drop).await?;
+        let of_drop = drops::table.find(number.0).select(drops::coupon_id);
+        let of_drop: Option<CouponId> = db.row("the coupon of a drop", of_drop).await?;
         found = db.coupons_by_id(of_drop.into_iter().collect()).await?;
     }
     let mut has_more = false;

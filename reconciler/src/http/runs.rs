@@ -9,9 +9,9 @@ use axum::{Extension, Json};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::views::{RunPage, Runs};
-use firstcome_shared::mysql::findings::FindingRow;
+use firstcome_shared::mysql::findings::{FindingRow, ListedFinding};
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::mysql::runs::RunRow;
+use firstcome_shared::mysql::runs::StoredRun;
 use firstcome_shared::mysql::{Db, DbError};
 use serde::Deserialize;
 use serde_json::json;
@@ -170,18 +170,19 @@ pub(crate) async fn page(
     limit: u32,
     after: i64,
 ) -> Result<Option<RunPage>, DbError> {
-    let Some((row, findings)) = db.run_with_findings(id, limit, after).await? else {
+    let Some((stored, findings)) = db.run_with_findings(id, limit, after).await? else {
         return Ok(None);
     };
-    let last = findings.last().map(|(id, _)| *id);
-    let findings = findings.into_iter().map(|(_, finding)| finding);
+    let last = findings.last().map(|found: &ListedFinding| found.id);
+    let findings = findings.into_iter().map(|found| found.finding);
     Ok(Some(RunPage {
         next_after: last.filter(|_| findings.len() == limit as usize),
-        ..assemble(row, findings)
+        ..assemble(stored, findings)
     }))
 }
 
-fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> RunPage {
+fn assemble(stored: StoredRun, findings: impl Iterator<Item = FindingRow>) -> RunPage {
+    let StoredRun { row, drops } = stored;
     let mut unreadable = BTreeSet::new();
     let status = row.status.known().unwrap_or_else(|word| {
         unreadable.insert(format!("the status {word}"));
@@ -191,7 +192,7 @@ fn assemble(row: RunRow, findings: impl Iterator<Item = FindingRow>) -> RunPage 
         unreadable.insert(format!("the trigger {word}"));
         Trigger::Cron
     });
-    let drops: Vec<DropReport> = match row.drops.as_deref().map(serde_json::from_str) {
+    let drops: Vec<DropReport> = match drops.map(serde_json::from_value) {
         Some(Ok(drops)) => drops,
         Some(Err(error)) => {
             unreadable.insert(format!("the drops ({error})"));
@@ -259,16 +260,16 @@ mod tests {
             "finished_at": null, "drops_examined": 3, "users_examined": 0, "rows_examined": 0,
             "failed_claims_examined": 0, "applied": 0, "skipped": 0, "failed": 0
         });
-        let row = RunRow {
-            drops: Some("[{}]".to_owned()),
-            ..serde_json::from_value(row).unwrap()
+        let stored = StoredRun {
+            row: serde_json::from_value(row).unwrap(),
+            drops: Some(json!([{}])),
         };
         let known = FindingRow::from(Finding::report(Kind::Unfilled, ""));
         let other = FindingRow {
             kind: Stored::Unknown("shadowed".to_owned()),
             ..known.clone()
         };
-        let page = assemble(row, [known, other].into_iter());
+        let page = assemble(stored, [known, other].into_iter());
         assert_eq!(page.run.findings.len(), 1);
         assert_eq!(page.run.findings[0].kind, Kind::Unfilled);
         let unreadable = Vec::from_iter(page.unreadable);

@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use diesel::prelude::*;
 
 use crate::domain::{DropId, OncePer, Slot, UserId};
+use crate::schema::revoked_coupons;
 
 /// A revocation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, QueryableByName)]
+#[diesel(table_name = revoked_coupons)]
 pub struct Revocation {
     pub id: i64,
     pub coupon_id: i64,

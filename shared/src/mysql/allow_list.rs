@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use diesel::QueryResult;
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::prelude::*;
 use diesel::result::Error::RollbackTransaction;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Integer, Text, Unsigned};
+use diesel_async::RunQueryDsl;
 
 use super::ops_actions::{Operator, OperatorAct};
-use super::runs::before;
-use super::sql::read_as;
-use super::{Conn, Db, DbError, DbResult, USERS, json, list};
+use super::{Conn, Db, DbError, DbResult, json};
+use crate::columns::{MysqlTime, now};
 use crate::coupon::AllowList;
 use crate::domain::{CouponId, UserId};
-use crate::sql;
+use crate::schema::{coupon_allow_list, coupons};
 
 /// Maximum number of users on a list. After each change, the whole list is read and written to
 /// Redis again.
@@ -41,14 +44,26 @@ pub enum ListChanged {
     NoCoupon,
 }
 
-read_as!(AllowList {
-    revision: u64,
-    people: u32,
-});
+/// A coupon's list and when it changed, if ever.
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = coupons)]
+pub struct StoredList {
+    #[diesel(column_name = id)]
+    pub coupon: CouponId,
+    #[diesel(embed)]
+    pub list: AllowList,
+    #[diesel(column_name = allow_list_changed_at)]
+    changed_at: Option<DateTime<Utc>>,
+    #[diesel(select_expression = now(), select_expression_type = MysqlTime)]
+    now: DateTime<Utc>,
+}
 
-/// A coupon's list and how long ago it changed, in milliseconds by MySQL's clock; `None` if it
-/// never changed.
-pub type ListWithAge = (CouponId, AllowList, Option<i64>);
+impl StoredList {
+    /// How long ago it changed, by MySQL's clock.
+    pub fn age(&self) -> Option<TimeDelta> {
+        self.changed_at.map(|at| self.now - at)
+    }
+}
 
 impl Db {
     /// Changes a coupon's list in one transaction. The coupon gets a new revision that is also
@@ -85,22 +100,26 @@ impl Db {
     }
 
     /// Reads the revisions and sizes of these coupons' lists.
-    pub async fn allow_lists(&self, ids: Vec<CouponId>) -> DbResult<Vec<ListWithAge>> {
-        let query = "SELECT id, allow_list_revision, allow_list_people, \
-                     TIMESTAMPDIFF(MICROSECOND, allow_list_changed_at, UTC_TIMESTAMP(6)) DIV 1000 \
-                     FROM coupons WHERE id IN (?)";
-        self.all("read allow lists", sql!(query, list(ids))).await
+    pub async fn allow_lists(&self, ids: Vec<CouponId>) -> DbResult<Vec<StoredList>> {
+        let lists = coupons::table
+            .filter(coupons::id.eq_any(ids))
+            .select(StoredList::as_select());
+        self.rows("read allow lists", lists).await
     }
 
     /// Reads a coupon's list with its users, both as of the same moment. Returns `None` if the coupon
     /// does not exist.
     pub async fn listed_users(&self, id: CouponId) -> DbResult<Option<(AllowList, Vec<UserId>)>> {
-        let query = "SELECT c.allow_list_revision, c.allow_list_people, l.user_id \
-                     FROM coupons c LEFT JOIN coupon_allow_list l ON l.coupon_id = c.id WHERE c.id = ?";
+        let listed = coupons::table
+            .left_join(coupon_allow_list::table)
+            .filter(coupons::id.eq(id))
+            .select((
+                AllowList::as_select(),
+                coupon_allow_list::user_id.nullable(),
+            ));
         let db = self.within(LONG);
-        let rows: Vec<(AllowList, Option<UserId>)> =
-            db.all("read an allow list", sql!(query, id)).await?;
-        let list = rows.first().map(|(list, _)| *list);
+        let rows: Vec<(AllowList, Option<UserId>)> = db.rows("read an allow list", listed).await?;
+        let list = rows.iter().map(|(list, _)| *list).next();
         let users = rows.into_iter().filter_map(|(_, user)| user).collect();
         Ok(list.map(|list| (list, users)))
     }
@@ -109,29 +128,40 @@ impl Db {
     /// sealed at least that long ago and that have no further days. An operator who adds days to
     /// such a coupon must upload the list again first. Returns how many were deleted.
     pub async fn delete_old_allow_lists(&self, kept: Duration) -> DbResult<usize> {
-        let Some(before) = before(kept) else {
+        let Ok(kept) = i64::try_from(kept.as_secs()) else {
             return Ok(0);
         };
-        let old = format!(
-            "SELECT id FROM coupons c WHERE allow_list_people > 0 \
-            AND COALESCE(allow_list_changed_at <= {before}, TRUE) \
-            AND COALESCE(daily_until < CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR), TRUE) \
-            AND EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id) \
-            AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id \
-            AND COALESCE(d.sealed_at > {before}, TRUE)) ORDER BY id LIMIT 10 FOR UPDATE OF c"
-        );
         let db = self.within(LONG);
         db.transaction("delete old allow lists", async move |conn| {
-            let old: Vec<CouponId> = sql!(old).all(conn).await?;
-            for id in &old {
-                let delete = sql!("DELETE FROM coupon_allow_list WHERE coupon_id = ?", *id);
-                delete.run(conn).await?;
-                set_list(conn, *id, 0, 0).await?;
+            let old: Vec<OldList> = sql_query(
+                "SELECT c.id FROM coupons c WHERE c.allow_list_people > 0 \
+                 AND COALESCE(c.allow_list_changed_at <= UTC_TIMESTAMP(3) - INTERVAL ? SECOND, TRUE) \
+                 AND COALESCE(c.daily_until < CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR), TRUE) \
+                 AND EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id) \
+                 AND NOT EXISTS (SELECT 1 FROM drops d WHERE d.coupon_id = c.id \
+                     AND COALESCE(d.sealed_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND, TRUE)) \
+                 ORDER BY c.id LIMIT 10 FOR UPDATE OF c",
+            )
+            .bind::<BigInt, _>(kept)
+            .bind::<BigInt, _>(kept)
+            .load(conn)
+            .await?;
+            for list in &old {
+                let own = coupon_allow_list::table.filter(coupon_allow_list::coupon_id.eq(list.id));
+                diesel::delete(own).execute(conn).await?;
+                set_list(conn, list.id, 0, 0).await?;
             }
             Ok(old.len())
         })
         .await
     }
+}
+
+/// The coupon of a list to delete.
+#[derive(QueryableByName)]
+#[diesel(table_name = coupons)]
+struct OldList {
+    id: CouponId,
 }
 
 async fn change_list(
@@ -164,21 +194,32 @@ async fn change_list(
 
 /// Locks a coupon's list until the transaction ends.
 async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<AllowList>> {
-    let lock = "SELECT allow_list_revision, allow_list_people FROM coupons WHERE id = ? FOR UPDATE";
-    sql!(lock, id).first(conn).await
+    coupons::table
+        .find(id)
+        .select(AllowList::as_select())
+        .for_update()
+        .get_result(conn)
+        .await
+        .optional()
 }
 
 /// Sets the coupon's next revision, which is also the list's, and the size of the list.
 async fn set_list(conn: &mut Conn, id: CouponId, seen: u64, people: u32) -> QueryResult<AllowList> {
     // MySQL assigns from left to right, so the list gets the revision that was just set.
-    let set = "UPDATE coupons SET revision = GREATEST(revision, ?) + 1, allow_list_revision = \
-        revision, allow_list_people = ?, allow_list_changed_at = UTC_TIMESTAMP(3) WHERE id = ?";
-    sql!(set, seen, people, id).run(conn).await?;
-    let revision = sql!("SELECT allow_list_revision FROM coupons WHERE id = ?", id);
-    Ok(AllowList {
-        revision: revision.one(conn).await?,
-        people,
-    })
+    sql_query(
+        "UPDATE coupons SET revision = GREATEST(revision, ?) + 1, allow_list_revision = revision, \
+         allow_list_people = ?, allow_list_changed_at = UTC_TIMESTAMP(3) WHERE id = ?",
+    )
+    .bind::<Unsigned<BigInt>, _>(seen)
+    .bind::<Unsigned<Integer>, _>(people)
+    .bind::<BigInt, _>(id)
+    .execute(conn)
+    .await?;
+    coupons::table
+        .find(id)
+        .select(AllowList::as_select())
+        .get_result(conn)
+        .await
 }
 
 /// Changes the rows of a list, and returns how many. The caller holds the lock on the coupon's row,
@@ -186,19 +227,27 @@ async fn set_list(conn: &mut Conn, id: CouponId, seen: u64, people: u32) -> Quer
 async fn apply(conn: &mut Conn, id: CouponId, change: &ListChange) -> QueryResult<u32> {
     let changed = match change {
         ListChange::Add(users) => {
-            let insert = format!(
+            sql_query(
                 "INSERT IGNORE INTO coupon_allow_list (coupon_id, user_id) SELECT ?, j.user_id \
-                FROM {USERS}"
-            );
-            sql!(insert, id, json(users))
+                 FROM JSON_TABLE(?, '$[*]' COLUMNS (user_id VARCHAR(128) CHARACTER SET ascii \
+                     COLLATE ascii_bin PATH '$')) j",
+            )
+            .bind::<BigInt, _>(id)
+            .bind::<Text, _>(json(users))
+            .execute(conn)
+            .await
         }
         ListChange::Remove(users) => {
-            let delete = format!(
-                "DELETE l FROM {USERS} STRAIGHT_JOIN coupon_allow_list l ON l.coupon_id = ? \
-                AND l.user_id = j.user_id"
-            );
-            sql!(delete, json(users), id)
+            sql_query(
+                "DELETE l FROM JSON_TABLE(?, '$[*]' COLUMNS (user_id VARCHAR(128) \
+                     CHARACTER SET ascii COLLATE ascii_bin PATH '$')) j \
+                 STRAIGHT_JOIN coupon_allow_list l ON l.coupon_id = ? AND l.user_id = j.user_id",
+            )
+            .bind::<Text, _>(json(users))
+            .bind::<BigInt, _>(id)
+            .execute(conn)
+            .await
         }
     };
-    Ok(u32::try_from(changed.run(conn).await?).unwrap_or(u32::MAX))
+    Ok(u32::try_from(changed?).unwrap_or(u32::MAX))
 }

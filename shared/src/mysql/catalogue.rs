@@ -2,109 +2,23 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, NaiveDate, Utc};
-use diesel::QueryResult;
-use serde_json::json;
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::dsl::{exists, max, not, sql};
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::Text;
+use diesel_async::RunQueryDsl;
 use sha2::{Digest as _, Sha256};
 
 use super::ids::{draw_id, drop_id};
 use super::ops_actions::{Operator, OperatorAct};
 use super::slot_limits::follow_quantity;
-use super::sql::{read_as, row};
-use super::{Conn, Db, DbResult, Refusal, Sql, json, list, refusal};
-use crate::coupon::{Allow, AllowList, Coupon, CouponSettings, Drop, DropWindow};
+use super::{Conn, Db, DbResult, Prepared, Refusal, json, refusal};
+use crate::columns::{At, locate};
+use crate::coupon::{Coupon, CouponSettings, Drop, DropWindow};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
-use crate::sql;
-
-row! {
-    pub struct CouponRow {
-        pub id: CouponId,
-        pub name: String,
-        pub quantity: u32,
-        pub once_per: OncePer,
-        pub waiting_list: u32,
-        pub paused: bool,
-        pub schedule: Option<String>,
-        pub valid_until: Option<DateTime<Utc>>,
-        pub valid_days: Option<u32>,
-        pub allow_rule: Option<String>,
-        pub revision: u64,
-        pub era: u64,
-        pub allow_list_revision: u64,
-        pub allow_list_people: u32,
-    }
-}
-
-read_as!(Drop {
-    id: DropId,
-    coupon_id: CouponId,
-    local_date: Option<NaiveDate>,
-    opens_at: DateTime<Utc>,
-    closes_at: Option<DateTime<Utc>>,
-    quantity: u32,
-    closed_early: bool,
-    sealed_at: Option<DateTime<Utc>>,
-    sealed_rows: Option<u32>,
-});
-
-/// Returns the assignments that write a coupon's settings.
-pub(super) fn settings(of: &CouponSettings) -> Sql {
-    let CouponSettings {
-        name,
-        quantity,
-        once_per,
-        waiting_list,
-        paused,
-        valid_until,
-        valid_days,
-        schedule,
-        allow,
-    } = of;
-    sql!(
-        "name = ?, quantity = ?, once_per = ?, waiting_list = ?, paused = ?, schedule = ?, \
-        valid_until = ?, valid_days = ?, allow_rule = ?",
-        name,
-        *quantity,
-        once_per.as_str(),
-        *waiting_list,
-        *paused,
-        schedule.as_ref().map(json),
-        *valid_until,
-        *valid_days,
-        allow.clone().map(String::from),
-    )
-}
-
-impl From<CouponRow> for Coupon {
-    fn from(row: CouponRow) -> Self {
-        let schedule = row.schedule.as_deref();
-        // A manually written schedule that cannot be parsed creates no drops. An unreadable
-        // restriction admits only users on the list.
-        Self {
-            id: row.id,
-            settings: CouponSettings {
-                name: row.name,
-                quantity: row.quantity,
-                once_per: row.once_per,
-                waiting_list: row.waiting_list,
-                paused: row.paused,
-                valid_until: row.valid_until,
-                valid_days: row.valid_days,
-                schedule: schedule.and_then(|json| serde_json::from_str(json).ok()),
-                allow: row
-                    .allow_rule
-                    .map(|rule| rule.try_into().unwrap_or(Allow::List)),
-            },
-            revision: row.revision,
-            era: row.era,
-            allow_list: AllowList {
-                revision: row.allow_list_revision,
-                people: row.allow_list_people,
-            },
-        }
-    }
-}
+use crate::schema::{coupons, drops, issued_coupons};
 
 /// An `Idempotency-Key` with the hash of its request's body.
 #[derive(Debug, Clone)]
@@ -170,8 +84,11 @@ impl Db {
 
     /// Reads one drop of a coupon. Returns `None` if the coupon has no such drop.
     pub async fn drop_of(&self, coupon: CouponId, drop: DropId) -> DbResult<Option<Drop>> {
-        let own = "SELECT {columns} FROM drops WHERE id = ? AND coupon_id = ?";
-        self.first("read drop", sql!(own, drop, coupon)).await
+        let own = drops::table
+            .find(drop)
+            .filter(drops::coupon_id.eq(coupon))
+            .select(Drop::as_select());
+        self.row("read drop", own).await
     }
 
     /// Reads the live coupons in order of id: daily coupons that have not ended, and coupons with
@@ -179,35 +96,46 @@ impl Db {
     /// opening. The cost depends only on the number of live coupons.
     pub async fn catalogue(&self) -> DbResult<Vec<WithDrops>> {
         // One day less allows for all time zones.
-        let live = "SELECT coupon_id AS id FROM drops WHERE sealed_at IS NULL UNION SELECT id \
-            FROM coupons WHERE daily_until >= CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR)";
-        self.select_coupons(sql!(live)).await
+        let yesterday = sql::<Text>("CAST(UTC_DATE() - INTERVAL 1 DAY AS CHAR)");
+        let live = drops::table
+            .filter(drops::sealed_at.is_null())
+            .select(drops::coupon_id)
+            .union(
+                coupons::table
+                    .filter(coupons::daily_until.ge(yesterday.nullable()))
+                    .select(coupons::id),
+            );
+        self.coupons_by_id(self.rows("live coupons", live).await?)
+            .await
     }
 
     /// Reads the existing coupons among `ids`, in the format of [`Db::catalogue`].
     pub async fn coupons_by_id(&self, ids: Vec<CouponId>) -> DbResult<Vec<WithDrops>> {
-        self.select_coupons(listed(&ids)).await
+        self.select_coupons(ids).await
     }
 
     /// Reads at most `limit` coupons with ids above `after`, in order of id.
     pub async fn coupons_after(&self, after: CouponId, limit: i64) -> DbResult<Vec<WithDrops>> {
-        let page = sql!(
-            "SELECT id FROM coupons WHERE id > ? ORDER BY id LIMIT ?",
-            after,
-            limit
-        );
-        self.coupons_by_id(self.all("page of coupons", page).await?)
+        let page = coupons::table
+            .filter(coupons::id.gt(after))
+            .order(coupons::id)
+            .limit(limit)
+            .select(coupons::id);
+        self.coupons_by_id(self.rows("page of coupons", page).await?)
             .await
     }
 
     /// Finds the newest coupons, at most `limit`, whose names contain this text. If any name equals
     /// the text, returns only exact matches.
     pub async fn coupons_named(&self, text: &str, limit: usize) -> DbResult<Vec<CouponId>> {
-        let named = "SELECT id, name = ? FROM coupons WHERE LOCATE(?, name) > 0 \
-            ORDER BY 2 DESC, id DESC LIMIT ?";
-        let named = sql!(named, text, text, limit as u64);
-        let mut found: Vec<(CouponId, bool)> = self.all("coupons by name", named).await?;
-        if found.first().is_some_and(|(_, is_exact)| *is_exact) {
+        let text = text.to_owned();
+        let named = coupons::table
+            .filter(locate(text.clone(), coupons::name).gt(0))
+            .order((coupons::name.eq(text.clone()).desc(), coupons::id.desc()))
+            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+            .select((coupons::id, coupons::name.eq(text)));
+        let mut found: Vec<(CouponId, bool)> = self.rows("coupons by name", named).await?;
+        if found.iter().any(|(_, is_exact)| *is_exact) {
             found.retain(|(_, is_exact)| *is_exact);
         }
         Ok(found.into_iter().map(|(id, _)| id).collect())
@@ -224,8 +152,8 @@ impl Db {
     ) -> DbResult<Option<WithDrops>> {
         self.transaction("make drops", async move |conn| {
             // Lock the current settings, because an operator may be changing them.
-            let lock = sql!("SELECT id FROM coupons WHERE id = ? FOR SHARE", id);
-            lock.first::<i64>(conn).await?;
+            let lock = coupons::table.find(id).select(coupons::id).for_share();
+            lock.get_result::<CouponId>(conn).await.optional()?;
             let Some((coupon, before)) = coupon_with_drops(conn, id).await? else {
                 return Ok(None);
             };
@@ -245,61 +173,68 @@ impl Db {
 
     /// Reads the coupons with an unsealed drop that has opened at `now`, or opens within a minute.
     pub async fn open_coupons(&self, now: DateTime<Utc>) -> DbResult<Vec<CouponId>> {
-        let open = "SELECT DISTINCT coupon_id FROM drops \
-                    WHERE sealed_at IS NULL AND opens_at <= ? + INTERVAL 1 MINUTE";
-        self.all("read open coupons", sql!(open, now)).await
+        let open = drops::table
+            .filter(drops::sealed_at.is_null())
+            .filter(drops::opens_at.le(At(now + TimeDelta::minutes(1))))
+            .select(drops::coupon_id)
+            .distinct();
+        self.rows("read open coupons", open).await
     }
 
     /// Reads the era of a coupon. Returns `None` if the coupon does not exist.
     pub async fn era(&self, coupon: CouponId) -> DbResult<Option<u64>> {
-        let era = sql!("SELECT era FROM coupons WHERE id = ?", coupon);
-        self.first("read era", era).await
+        let era = coupons::table.find(coupon).select(coupons::era);
+        self.row("read era", era).await
     }
 
     /// Reads the coupons with a schedule but without any drop. MySQL has lost their drops, because
     /// a coupon is created together with its first one. Costs one lookup per coupon.
     pub async fn coupons_without_drops(&self) -> DbResult<Vec<WithDrops>> {
-        let bare = "SELECT id FROM coupons c WHERE schedule IS NOT NULL \
-                    AND NOT EXISTS (SELECT 1 FROM drops WHERE coupon_id = c.id)";
-        self.select_coupons(sql!(bare)).await
+        let own = drops::table.filter(drops::coupon_id.eq(coupons::id));
+        let bare = coupons::table
+            .filter(coupons::schedule.is_not_null())
+            .filter(not(exists(own)))
+            .select(coupons::id);
+        self.coupons_by_id(self.rows("coupons without drops", bare).await?)
+            .await
     }
 
     pub async fn has_drop(&self, id: DropId) -> DbResult<bool> {
-        let drop = sql!("SELECT id FROM drops WHERE id = ?", id);
-        Ok(self.first::<i64>("find drop", drop).await?.is_some())
+        let drop = drops::table.find(id).select(drops::id);
+        Ok(self.row::<DropId, _>("find drop", drop).await?.is_some())
     }
 
-    /// Reads coupons with their unsealed drops and the last sealed one; `which` selects the coupons'
-    /// ids. No clock is used, so that the drop that opened last is always included. With a clock
-    /// that is ahead, a drop that has not opened yet would count as the last one, and the sealed
-    /// drop before it, with its holders, would be left out.
-    async fn select_coupons(&self, which: Sql) -> DbResult<Vec<WithDrops>> {
-        // Without STRAIGHT_JOIN and without statistics, the optimizer might begin with all existing
-        // coupons.
-        let joined = sql!(") w STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id");
-        let coupons = sql!("SELECT {c.columns} FROM (").and(which).and(joined);
-        let found: Vec<CouponRow> = self.all("read coupons", coupons).await?;
-        if found.is_empty() {
+    /// Reads coupons with their unsealed drops and the last sealed one. No clock is used, so that
+    /// the drop that opened last is always included. With a clock that is ahead, a drop that has not
+    /// opened yet would count as the last one, and the sealed drop before it, with its holders, would
+    /// be left out.
+    async fn select_coupons(&self, ids: Vec<CouponId>) -> DbResult<Vec<WithDrops>> {
+        if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let ids: Vec<CouponId> = found.iter().map(|coupon| coupon.id).collect();
-        let unsealed_and_last = sql!(
-            ") SELECT {d.columns} FROM w \
-            STRAIGHT_JOIN drops d ON d.coupon_id = w.id AND d.sealed_at IS NULL \
-            UNION SELECT {d.columns} FROM w \
-            STRAIGHT_JOIN LATERAL (\
-            SELECT * FROM drops FORCE INDEX (drops_opened) \
-            WHERE coupon_id = w.id AND sealed_at IS NOT NULL \
-            ORDER BY opens_at DESC LIMIT 1) d ON TRUE \
-            ORDER BY coupon_id, opens_at, id"
-        );
-        let query = sql!("WITH w AS (").and(listed(&ids)).and(unsealed_and_last);
-        let rows: Vec<Drop> = self.all("read drops", query).await?;
+        // Without STRAIGHT_JOIN and without statistics, the optimizer might begin with all existing
+        // coupons.
+        let coupons = sql_query(
+            "SELECT DISTINCT c.* FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) w \
+             STRAIGHT_JOIN coupons c ON c.id = w.id ORDER BY c.id",
+        )
+        .bind::<Text, _>(json(&ids));
+        let found: Vec<Coupon> = self.rows("read coupons", Prepared(coupons)).await?;
+        let drops = sql_query(
+            "WITH w AS (SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j) \
+             SELECT d.* FROM w STRAIGHT_JOIN drops d ON d.coupon_id = w.id AND d.sealed_at IS NULL \
+             UNION SELECT d.* FROM w STRAIGHT_JOIN LATERAL (\
+                 SELECT * FROM drops FORCE INDEX (drops_opened) \
+                 WHERE coupon_id = w.id AND sealed_at IS NOT NULL \
+                 ORDER BY opens_at DESC LIMIT 1) d ON TRUE \
+             ORDER BY coupon_id, opens_at, id",
+        )
+        .bind::<Text, _>(json(&ids));
+        let rows: Vec<Drop> = self.rows("read drops", Prepared(drops)).await?;
         let mut drops = rows.into_iter().peekable();
         Ok(found
             .into_iter()
-            .map(|row: CouponRow| {
-                let coupon = Coupon::from(row);
+            .map(|coupon: Coupon| {
                 let own = std::iter::from_fn(|| drops.next_if(|drop| drop.coupon_id == coupon.id))
                     .collect();
                 (coupon, own)
@@ -308,44 +243,31 @@ impl Db {
     }
 }
 
-/// Selects these ids. The list is one value, so that the statement has few parameters.
-pub(super) fn listed(ids: &[CouponId]) -> Sql {
-    let listed = "SELECT id FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j";
-    sql!(listed, json(&ids))
-}
-
 /// The rules that decide whether a claim of a drop can become a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable, Selectable)]
+#[diesel(table_name = drops)]
 pub struct DropRules {
     pub coupon_id: CouponId,
     pub quantity: Slot,
     /// The scope in which a user may hold one coupon.
+    #[diesel(select_expression = coupons::once_per)]
     pub once_per: OncePer,
+    #[diesel(embed)]
     pub window: DropWindow,
 }
-
-read_as!(DropRules {
-    coupon_id: CouponId,
-    quantity: Slot,
-    once_per: OncePer,
-    window: DropWindow,
-});
-
-read_as!(DropWindow {
-    opens_at: DateTime<Utc>,
-    closes_at: Option<DateTime<Utc>>,
-    is_sealed: bool,
-});
 
 /// Reads the rules of the existing drops among `ids`.
 pub async fn rules_of_drops(
     conn: &mut Conn,
     ids: &[DropId],
 ) -> QueryResult<HashMap<DropId, DropRules>> {
-    let rules = "SELECT d.id, d.coupon_id, d.quantity, c.once_per, d.opens_at, d.closes_at, \
-        d.sealed_at IS NOT NULL FROM drops d JOIN coupons c ON c.id = d.coupon_id \
-        WHERE d.id IN (?)";
-    sql!(rules, list(ids.iter().copied())).all(conn).await
+    let rules: Vec<(DropId, DropRules)> = drops::table
+        .inner_join(coupons::table)
+        .filter(drops::id.eq_any(ids))
+        .select((drops::id, DropRules::as_select()))
+        .load(conn)
+        .await?;
+    Ok(rules.into_iter().collect())
 }
 
 /// Inserts a coupon and its first drops; must be called in a transaction.
@@ -359,15 +281,14 @@ async fn insert_coupon(
     let id = loop {
         let id = CouponId(draw_id(Utc::now()));
         let (text, hash) = key.map(|key| (&key.key, &*key.body_hash)).unzip();
-        let own = sql!(
-            ", id = ?, idempotency_key = ?, body_hash = ?",
-            id,
-            text,
-            hash
-        );
-        let insert = sql!("INSERT INTO coupons SET ").and(settings(new)).and(own);
+        let insert = diesel::insert_into(coupons::table).values((
+            new,
+            coupons::id.eq(id),
+            coupons::idempotency_key.eq(text),
+            coupons::body_hash.eq(hash),
+        ));
         // A concurrent request with the same key waits here until this one commits.
-        match insert.run(conn).await {
+        match insert.execute(conn).await {
             Err(error) if refusal(&error) == Some(Refusal::Duplicate) => {
                 if let Some(key) = key
                     && let Some(earlier) = earlier(conn, key).await?
@@ -382,18 +303,22 @@ async fn insert_coupon(
         let planned = schedule.drops_from(now);
         insert_drops(conn, id, new.quantity, schedule, &planned).await?;
     }
-    let act = OperatorAct::new("create_coupon", Some(id), None, json!(new));
+    let act = OperatorAct::new("create_coupon", Some(id), None, serde_json::json!(new));
     by.did(conn, act).await?;
     let made = coupon_with_drops(conn, id).await?;
     Ok(Ok(made.ok_or(diesel::result::Error::NotFound)?))
 }
 
 async fn earlier(conn: &mut Conn, key: &IdempotencyKey) -> QueryResult<Option<EarlierRequest>> {
-    let query = "SELECT id, body_hash <=> ? FROM coupons WHERE idempotency_key = ?";
-    let found: Option<(i64, bool)> = sql!(query, &*key.body_hash, &key.key).first(conn).await?;
-    Ok(found.map(|(id, is_same)| {
-        if is_same {
-            EarlierRequest::Made(CouponId(id))
+    let found: Option<(CouponId, Option<Vec<u8>>)> = coupons::table
+        .filter(coupons::idempotency_key.eq(&key.key))
+        .select((coupons::id, coupons::body_hash))
+        .get_result(conn)
+        .await
+        .optional()?;
+    Ok(found.map(|(id, hash)| {
+        if hash.as_ref() == Some(&key.body_hash) {
+            EarlierRequest::Made(id)
         } else {
             EarlierRequest::OtherBody
         }
@@ -428,28 +353,32 @@ async fn insert_drop(
     id: DropId,
 ) -> QueryResult<bool> {
     // Rows of a drop that was lost may be above a quantity that was lowered since.
-    let highest: Option<Slot> = sql!(
-        "SELECT MAX(slot) FROM issued_coupons WHERE drop_id = ? AND coupon_id = ?",
-        id,
-        coupon
-    )
-    .one(conn)
-    .await?;
+    let highest: Option<Slot> = issued_coupons::table
+        .filter(issued_coupons::drop_id.eq(id))
+        .filter(issued_coupons::coupon_id.eq(coupon))
+        .select(max(issued_coupons::slot))
+        .get_result(conn)
+        .await?;
     let quantity = quantity.max(highest.unwrap_or(0));
-    let insert = "INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity) \
-        VALUES (?, ?, ?, ?, ?, ?)";
-    let day = drop.local_date;
-    let opens_at = drop.opens_at;
-    let closes_at = drop.closes_at;
-    let insert = sql!(insert, id, coupon, day, opens_at, closes_at, quantity);
-    match insert.run(conn).await {
+    let insert = diesel::insert_into(drops::table).values((
+        drops::id.eq(id),
+        drops::coupon_id.eq(coupon),
+        drops::local_date.eq(drop.local_date),
+        drops::opens_at.eq(At(drop.opens_at)),
+        drops::closes_at.eq(drop.closes_at),
+        drops::quantity.eq(quantity),
+    ));
+    match insert.execute(conn).await {
         Ok(_) => follow_quantity(conn, id).await.map(|()| true),
         Err(error) if refusal(&error) == Some(Refusal::Duplicate) => {
             // A locking read sees the other row even if it is newer than this transaction.
-            let owner: Option<CouponId> =
-                sql!("SELECT coupon_id FROM drops WHERE id = ? FOR SHARE", id)
-                    .first(conn)
-                    .await?;
+            let owner: Option<CouponId> = drops::table
+                .find(id)
+                .select(drops::coupon_id)
+                .for_share()
+                .get_result(conn)
+                .await
+                .optional()?;
             Ok(owner.is_none_or(|owner| owner == coupon))
         }
         Err(error) => Err(error),
@@ -474,18 +403,28 @@ pub(super) async fn coupon_with_unsealed_drops(
     let Some(coupon) = coupon_alone(conn, id).await? else {
         return Ok(None);
     };
-    let own =
-        "SELECT {columns} FROM drops WHERE coupon_id = ? AND sealed_at IS NULL ORDER BY opens_at";
-    Ok(Some((coupon, sql!(own, id).all(conn).await?)))
+    let own = drops::table
+        .filter(drops::coupon_id.eq(id))
+        .filter(drops::sealed_at.is_null())
+        .order(drops::opens_at)
+        .select(Drop::as_select());
+    Ok(Some((coupon, own.load(conn).await?)))
 }
 
 async fn coupon_alone(conn: &mut Conn, id: CouponId) -> QueryResult<Option<Coupon>> {
-    let query = "SELECT {columns} FROM coupons WHERE id = ?";
-    let row: Option<CouponRow> = sql!(query, id).first(conn).await?;
-    Ok(row.map(Coupon::from))
+    coupons::table
+        .find(id)
+        .select(Coupon::as_select())
+        .get_result(conn)
+        .await
+        .optional()
 }
 
 async fn drops_of(conn: &mut Conn, coupon: CouponId) -> QueryResult<Vec<Drop>> {
-    let own = "SELECT {columns} FROM drops WHERE coupon_id = ? ORDER BY opens_at";
-    sql!(own, coupon).all(conn).await
+    drops::table
+        .filter(drops::coupon_id.eq(coupon))
+        .order(drops::opens_at)
+        .select(Drop::as_select())
+        .load(conn)
+        .await
 }

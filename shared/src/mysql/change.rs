@@ -3,17 +3,21 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use diesel::QueryResult;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Integer, Unsigned};
+use diesel_async::RunQueryDsl;
 use serde_json::{Map, Value, json};
 
-use super::catalogue::{coupon_with_drops, coupon_with_unsealed_drops, settings};
+use super::catalogue::{coupon_with_drops, coupon_with_unsealed_drops};
 use super::ops_actions::{Operator, OperatorAct};
 use super::slot_limits::follow_quantity;
-use super::{Conn, Db, DbResult, list};
-use crate::coupon::{Coupon, CouponPatch, Drop};
+use super::{Conn, Db, DbResult};
+use crate::columns::At;
+use crate::coupon::{Coupon, CouponPatch, CouponSettings, Drop};
 use crate::domain::{CouponId, DropId};
 use crate::model::is_one_lost;
-use crate::sql;
+use crate::schema::{coupons, drops};
 
 /// The outcome of [`Db::change_coupon`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,8 +67,10 @@ impl Db {
             let Some(found) = found.filter(|found| fits(*found)) else {
                 return Ok(None);
             };
-            let take = "UPDATE coupons SET revision = ? WHERE id = ?";
-            sql!(take, found.saturating_add(1), id).run(conn).await?;
+            diesel::update(coupons::table.find(id))
+                .set(coupons::revision.eq(found.saturating_add(1)))
+                .execute(conn)
+                .await?;
             coupon_with_unsealed_drops(conn, id).await
         })
         .await
@@ -135,8 +141,13 @@ async fn change(
         return Ok(CouponChanged::Another(revision));
     }
     // A reconciler seals drops without locking their coupon.
-    let unsealed = "SELECT id FROM drops WHERE coupon_id = ? AND sealed_at IS NULL FOR UPDATE";
-    sql!(unsealed, id).all::<Vec<i64>>(conn).await?;
+    drops::table
+        .filter(drops::coupon_id.eq(id))
+        .filter(drops::sealed_at.is_null())
+        .select(drops::id)
+        .for_update()
+        .load::<DropId>(conn)
+        .await?;
     let Some(before) = coupon_with_drops(conn, id).await? else {
         return Ok(CouponChanged::NoCoupon);
     };
@@ -156,9 +167,8 @@ async fn change(
     write(conn, &coupon, &changed).await?;
     let mut removed: Vec<DropId> = before.1.iter().map(|drop| drop.id).collect();
     removed.retain(|id| drops.iter().all(|drop| drop.id != *id));
-    let gone = list(removed.iter().copied());
-    sql!("DELETE FROM drops WHERE id IN (?)", gone)
-        .run(conn)
+    diesel::delete(drops::table.filter(drops::id.eq_any(&removed)))
+        .execute(conn)
         .await?;
     let after = (coupon, drops);
     let detail = difference(&before, &after);
@@ -174,30 +184,65 @@ async fn change(
 
 /// Locks a coupon, and returns its revision.
 async fn locked(conn: &mut Conn, id: CouponId) -> QueryResult<Option<u64>> {
-    let lock = sql!("SELECT revision FROM coupons WHERE id = ? FOR UPDATE", id);
-    lock.first(conn).await
+    coupons::table
+        .find(id)
+        .select(coupons::revision)
+        .for_update()
+        .get_result(conn)
+        .await
+        .optional()
 }
 
 /// Writes the settings of a coupon at its revision, and those of these drops.
 async fn write(conn: &mut Conn, coupon: &Coupon, drops: &[Drop]) -> QueryResult<()> {
-    let at_revision = sql!(", revision = ? WHERE id = ?", coupon.revision, coupon.id);
-    let update = sql!("UPDATE coupons SET ").and(settings(&coupon.settings));
-    update.and(at_revision).run(conn).await?;
+    let CouponSettings {
+        name,
+        quantity,
+        once_per,
+        waiting_list,
+        paused,
+        valid_until,
+        valid_days,
+        schedule,
+        allow,
+    } = &coupon.settings;
+    diesel::update(coupons::table.find(coupon.id))
+        .set((
+            coupons::name.eq(name),
+            coupons::quantity.eq(quantity),
+            coupons::once_per.eq(once_per),
+            coupons::waiting_list.eq(waiting_list),
+            coupons::paused.eq(paused),
+            coupons::valid_until.eq(valid_until),
+            coupons::valid_days.eq(valid_days),
+            coupons::schedule.eq(schedule),
+            coupons::allow_rule.eq(allow),
+            coupons::revision.eq(coupon.revision),
+        ))
+        .execute(conn)
+        .await?;
     for drop in drops {
-        let update = "UPDATE drops SET opens_at = ?, closes_at = ?, closed_early = ? WHERE id = ?";
-        let opens_at = drop.opens_at;
-        let closes_at = drop.closes_at;
-        let early = drop.closed_early;
-        let id = drop.id;
-        let update = sql!(update, opens_at, closes_at, early, id);
-        update.run(conn).await?;
+        diesel::update(drops::table.find(drop.id))
+            .set((
+                drops::opens_at.eq(At(drop.opens_at)),
+                drops::closes_at.eq(drop.closes_at),
+                drops::closed_early.eq(drop.closed_early),
+            ))
+            .execute(conn)
+            .await?;
         // The limits refer to the quantity, and both cannot change in one statement. So this one
         // does without that check, and the limits follow in this transaction.
-        let quantity = "UPDATE /*+ SET_VAR(foreign_key_checks = 0) */ drops SET quantity = ? \
-            WHERE id = ? AND quantity <> ?";
-        let quantity = sql!(quantity, drop.quantity, id, drop.quantity);
-        if quantity.run(conn).await? > 0 {
-            follow_quantity(conn, id).await?;
+        let changed = sql_query(
+            "UPDATE /*+ SET_VAR(foreign_key_checks = 0) */ drops SET quantity = ? \
+             WHERE id = ? AND quantity <> ?",
+        )
+        .bind::<Unsigned<Integer>, _>(drop.quantity)
+        .bind::<BigInt, _>(drop.id)
+        .bind::<Unsigned<Integer>, _>(drop.quantity)
+        .execute(conn)
+        .await?;
+        if changed > 0 {
+            follow_quantity(conn, drop.id).await?;
         }
     }
     Ok(())

@@ -1,11 +1,14 @@
 //! The installation's key for codes (docs/decisions/0011-slot-limits.md).
 
-use diesel::QueryResult;
+use diesel::dsl::DuplicatedKeys;
+use diesel::dsl::{exists, select};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
 use rand::RngExt as _;
 
 use super::codes::CodeKey;
 use super::{Conn, Db, DbResult};
-use crate::sql;
+use crate::schema::{code_key, issued_coupons};
 
 impl Db {
     /// Returns the installation's key, which is read once per pool.
@@ -20,11 +23,13 @@ impl Db {
 /// Reads the key, or generates one, because new claims need codes even if an older key was lost. If
 /// two processes generate one at the same time, both use the key that was stored first.
 async fn read_or_draw(conn: &mut Conn) -> QueryResult<CodeKey> {
-    let stored = sql!("SELECT secret FROM code_key");
-    let mut secret: Option<Vec<u8>> = stored.clone().first(conn).await?;
+    let stored = code_key::table.select(code_key::secret);
+    let mut secret: Option<Vec<u8>> = stored.get_result(conn).await.optional()?;
     if secret.is_none() {
-        let any = sql!("SELECT drop_id FROM issued_coupons LIMIT 1");
-        if any.first::<i64>(conn).await?.is_some() {
+        if select(exists(issued_coupons::table.select(issued_coupons::slot)))
+            .get_result(conn)
+            .await?
+        {
             tracing::error!(
                 "the table code_key was empty although there are coupons, and a new key was \
                 drawn: a row that is written again gets another code than its user was shown. \
@@ -33,10 +38,13 @@ async fn read_or_draw(conn: &mut Conn) -> QueryResult<CodeKey> {
             );
         }
         let drawn: [u8; 32] = rand::rng().random();
-        let draw =
-            "INSERT INTO code_key (id, secret) VALUES (1, ?) ON DUPLICATE KEY UPDATE id = id";
-        sql!(draw, &drawn[..]).run(conn).await?;
-        secret = stored.first(conn).await?;
+        diesel::insert_into(code_key::table)
+            .values((code_key::id.eq(1), code_key::secret.eq(&drawn[..])))
+            .on_conflict(DuplicatedKeys)
+            .do_nothing()
+            .execute(conn)
+            .await?;
+        secret = stored.get_result(conn).await.optional()?;
     }
     CodeKey::new(&secret.unwrap_or_default())
         .map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))

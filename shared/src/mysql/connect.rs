@@ -6,13 +6,15 @@
 use std::time::Duration;
 
 use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
+use diesel::dsl::{select, sql};
+use diesel::sql_types::Bool;
 use diesel::{ConnectionError, ConnectionResult, QueryResult};
-use diesel_async::AsyncMysqlConnection;
 use diesel_async::pooled_connection::PoolableConnection as _;
+use diesel_async::{AsyncMysqlConnection, RunQueryDsl as _};
 use mysql_async::{DriverError, Opts, OptsBuilder};
 use tokio::time::Instant;
 
-use crate::sql;
+use super::Prepared;
 use crate::tls::{self, StoreAddress, Tls};
 
 /// The connection that queries run on.
@@ -71,15 +73,15 @@ impl Manager for Connecting {
 
 impl Pooled {
     pub(super) async fn takes_writes(&mut self) -> QueryResult<bool> {
-        let takes = sql!(IS_PRIMARY).one(&mut self.conn).await?;
+        let takes = Prepared(select(sql::<Bool>(IS_PRIMARY)));
+        let takes = takes.get_result(&mut self.conn).await?;
         self.asked_at = Instant::now();
         Ok(takes)
     }
 }
 
 /// True if the server accepts writes. Aurora uses the second variable.
-pub(super) const IS_PRIMARY: &str =
-    "SELECT @@global.read_only = 0 AND @@global.innodb_read_only = 0";
+pub(super) const IS_PRIMARY: &str = "@@global.read_only = 0 AND @@global.innodb_read_only = 0";
 
 /// `sql_mode`: strict, so that MySQL refuses invalid data instead of truncating it.
 /// READ COMMITTED: no gap locks, so that consumers do not block each other.

@@ -9,7 +9,11 @@ use std::time::Duration;
 
 use deadpool::Runtime;
 use deadpool::managed::{Object, Pool, PoolError, Timeouts};
-use diesel::{ConnectionError, ConnectionResult, OptionalExtension as _, QueryResult, sql_query};
+use diesel::sql_types::{Bool, Integer, Nullable, Text};
+use diesel::{
+    ConnectionError, ConnectionResult, OptionalExtension as _, QueryResult, QueryableByName,
+    sql_query,
+};
 use diesel_async::methods::{ExecuteDsl, LoadQuery};
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use futures_util::FutureExt as _;
@@ -21,7 +25,6 @@ use super::connect::{Conn, Connecting, establish, open};
 use super::refusal::{
     Refusal, in_logs, is_deadlock, is_denied, is_lock_wait, refusal, why_refused,
 };
-use crate::sql;
 use crate::tls::StoreAddress;
 
 /// An async closure whose future is `Send`, so that [`Db::run`] accepts `async |conn| …`.
@@ -227,7 +230,7 @@ impl Db {
     }
 
     /// Reads all rows of a query.
-    pub async fn load<T, Q>(&self, what: &'static str, query: Q) -> DbResult<Vec<T>>
+    pub async fn rows<T, Q>(&self, what: &'static str, query: Q) -> DbResult<Vec<T>>
     where
         T: Send + 'static,
         Q: LoadQuery<'static, Conn, T> + Send + 'static,
@@ -237,7 +240,7 @@ impl Db {
     }
 
     /// Reads the first row of a query, if there is one.
-    pub async fn find<T, Q>(&self, what: &'static str, query: Q) -> DbResult<Option<T>>
+    pub async fn row<T, Q>(&self, what: &'static str, query: Q) -> DbResult<Option<T>>
     where
         T: Send + 'static,
         Q: LoadQuery<'static, Conn, T> + Send + 'static,
@@ -249,7 +252,7 @@ impl Db {
     }
 
     /// Runs a statement, and returns how many rows it matched.
-    pub async fn execute<Q>(&self, what: &'static str, statement: Q) -> DbResult<usize>
+    pub async fn write<Q>(&self, what: &'static str, statement: Q) -> DbResult<usize>
     where
         Q: ExecuteDsl<Conn> + Send + 'static,
     {
@@ -259,15 +262,25 @@ impl Db {
 
     /// Returns the names of all tables of the database.
     pub async fn tables(&self) -> DbResult<Vec<String>> {
-        let tables = "SELECT TABLE_NAME FROM information_schema.TABLES \
-            WHERE TABLE_SCHEMA = DATABASE()";
-        self.all("list tables", sql!(tables)).await
+        let tables = sql_query(
+            "SELECT TABLE_NAME AS name FROM information_schema.TABLES \
+             WHERE TABLE_SCHEMA = DATABASE()",
+        );
+        let tables: Vec<TableName> = self.rows("list tables", tables).await?;
+        Ok(tables.into_iter().map(|table| table.name).collect())
     }
 
     /// Checks that MySQL answers.
     pub async fn ping(&self) -> DbResult<()> {
-        self.execute("ping", sql_query("DO 0")).await.map(|_| ())
+        self.write("ping", sql_query("DO 0")).await.map(|_| ())
     }
+}
+
+/// A table.
+#[derive(QueryableByName)]
+struct TableName {
+    #[diesel(sql_type = Text)]
+    name: String,
 }
 
 /// Maximum duration of a pooled connection's check before use. If the host died without closing its
@@ -346,9 +359,18 @@ fn leaves_connection_usable(error: &diesel::result::Error) -> bool {
 /// Takes a lock that lasts as long as its connection. Returns whether it was obtained within
 /// `seconds`. Locks are per server, so the lock's name includes the database's.
 pub(super) async fn get_lock(conn: &mut Conn, name: &str, seconds: i32) -> QueryResult<bool> {
-    let query = "SELECT GET_LOCK(LEFT(CONCAT(?, DATABASE()), 64), ?)";
-    let got: Option<bool> = sql!(query, name, seconds).one(conn).await?;
-    Ok(got == Some(true))
+    let get = sql_query("SELECT GET_LOCK(LEFT(CONCAT(?, DATABASE()), 64), ?) AS is_held")
+        .bind::<Text, _>(name)
+        .bind::<Integer, _>(seconds);
+    let lock: LockState = get.get_result(conn).await?;
+    Ok(lock.is_held == Some(true))
+}
+
+/// Whether this connection holds a lock; `None` after an error, or if nobody holds it.
+#[derive(QueryableByName)]
+pub(super) struct LockState {
+    #[diesel(sql_type = Nullable<Bool>)]
+    pub(super) is_held: Option<bool>,
 }
 
 impl Db {

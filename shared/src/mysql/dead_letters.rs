@@ -6,15 +6,17 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use diesel::QueryResult;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Text};
+use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::sql::{row, values};
-use super::{Conn, Db, DbResult, Sql, Value, list};
+use super::{Conn, Db, DbResult, json};
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::model::DeadLetterReason;
-use crate::sql;
+use crate::schema::{drops, failed_claims};
 
 mod keep;
 mod operators;
@@ -22,35 +24,61 @@ mod operators;
 pub use keep::{FailedClaim, KEPT_OF_MESSAGE, MessageOrigin, keep};
 pub use operators::{Correction, DeadLetterQuery, Payload};
 
-row! {
-    /// A claim that the consumer could not turn into a row, a message that it could not read, or a
-    /// claim that was inserted by hand.
-    #[derive(Serialize, Deserialize, ToSchema)]
-    #[schema(as = ListedFailedClaim)]
-    pub struct DeadLetterRow {
-        pub id: i64,
-        pub coupon_id: Option<i64>,
-        pub drop_id: Option<i64>,
-        /// The slot, even if invalid.
-        pub slot: Option<i64>,
-        /// The user id in full, if known.
-        #[schema(example = "u-37")]
-        pub user_id: Option<String>,
-        /// When the user was admitted, if known.
-        pub claimed_at: Option<DateTime<Utc>>,
-        #[schema(example = "slot_taken")]
-        pub reason: String,
-        #[schema(example = "another user holds the slot")]
-        pub error: Option<String>,
-        pub failed_at: DateTime<Utc>,
-        pub resolved_at: Option<DateTime<Utc>>,
-        #[schema(example = "issued")]
-        pub resolution: Option<String>,
-        #[schema(example = "its user holds slot 12")]
-        pub resolution_detail: Option<String>,
-        /// Partition of its message; null if it did not come from a message.
-        pub partition as source_partition: Option<i32>,
-        pub offset as source_offset: Option<i64>,
+/// A claim that the consumer could not turn into a row, a message that it could not read, or a
+/// claim that was inserted by hand.
+#[derive(
+    Debug, Clone, Serialize, Deserialize, ToSchema, Queryable, Selectable, QueryableByName,
+)]
+#[diesel(table_name = failed_claims)]
+#[schema(as = ListedFailedClaim)]
+pub struct DeadLetterRow {
+    pub id: i64,
+    pub coupon_id: Option<i64>,
+    pub drop_id: Option<i64>,
+    /// The slot, even if invalid.
+    pub slot: Option<i64>,
+    /// The user id in full, if known.
+    #[schema(example = "u-37")]
+    pub user_id: Option<String>,
+    /// When the user was admitted, if known.
+    pub claimed_at: Option<DateTime<Utc>>,
+    #[schema(example = "slot_taken")]
+    pub reason: String,
+    #[schema(example = "another user holds the slot")]
+    pub error: Option<String>,
+    pub failed_at: DateTime<Utc>,
+    pub resolved_at: Option<DateTime<Utc>>,
+    #[schema(example = "issued")]
+    pub resolution: Option<String>,
+    #[schema(example = "its user holds slot 12")]
+    pub resolution_detail: Option<String>,
+    /// Partition of its message; null if it did not come from a message.
+    #[diesel(column_name = source_partition)]
+    pub partition: Option<i32>,
+    #[diesel(column_name = source_offset)]
+    pub offset: Option<i64>,
+}
+
+/// An unresolved dead letter that names no drop in which a pass could issue it.
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = failed_claims)]
+pub struct LooseLetter {
+    #[diesel(embed)]
+    pub letter: DeadLetterRow,
+    /// The coupon of the drop that it names, if that exists.
+    #[diesel(select_expression = drops::coupon_id.nullable())]
+    drop_coupon: Option<CouponId>,
+}
+
+impl LooseLetter {
+    /// Describes what it names.
+    pub fn names(&self) -> &'static str {
+        match (self.letter.drop_id, self.drop_coupon, self.letter.coupon_id) {
+            (None, _, _) => "no drop",
+            (Some(_), None, _) => "a drop that does not exist",
+            (Some(_), Some(own), Some(named)) if own.0 != named => "a drop of another coupon",
+            (Some(_), Some(_), _) => "a sealed drop and no user",
+        }
     }
 }
 
@@ -78,19 +106,22 @@ impl Db {
         drop: DropId,
         slots: RangeInclusive<i64>,
     ) -> DbResult<Vec<DeadLetterRow>> {
-        let first = sql!(
-            "SELECT {f.columns} FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY slot \
-            ORDER BY source_partition IS NOT NULL AND reason <> 'corrected', id) AS place \
-            FROM failed_claims WHERE resolved_at IS NULL AND drop_id = ? AND slot BETWEEN ? \
-            AND ? AND COALESCE(coupon_id = ?, TRUE)) w JOIN failed_claims f ON f.id = w.id \
-            WHERE w.place <= 100 ORDER BY f.slot, w.place",
-            drop,
-            *slots.start(),
-            *slots.end(),
-            coupon
-        );
+        let first = sql_query(
+            "SELECT f.id, f.coupon_id, f.drop_id, f.slot, f.user_id, f.claimed_at, f.reason, \
+                 f.error, f.failed_at, f.resolved_at, f.resolution, f.resolution_detail, \
+                 f.source_partition, f.source_offset \
+             FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY slot \
+                     ORDER BY source_partition IS NOT NULL AND reason <> 'corrected', id) AS place \
+                 FROM failed_claims WHERE resolved_at IS NULL AND drop_id = ? \
+                 AND slot BETWEEN ? AND ? AND COALESCE(coupon_id = ?, TRUE)) w \
+             JOIN failed_claims f ON f.id = w.id WHERE w.place <= 100 ORDER BY f.slot, w.place",
+        )
+        .bind::<BigInt, _>(drop)
+        .bind::<BigInt, _>(*slots.start())
+        .bind::<BigInt, _>(*slots.end())
+        .bind::<BigInt, _>(coupon);
         let db = self.within(LONG);
-        db.all("read dead letters", first).await
+        db.rows("read dead letters", first).await
     }
 
     /// Reads the unresolved dead letters of a drop that name none of its slots: at most a thousand
@@ -101,42 +132,79 @@ impl Db {
         drop: DropId,
         quantity: Slot,
     ) -> DbResult<Vec<DeadLetterRow>> {
-        let beside = "SELECT {columns} FROM failed_claims WHERE resolved_at IS NULL AND drop_id = ? \
-                      AND (slot IS NULL OR slot < 1 OR slot > ?) AND COALESCE(coupon_id = ?, TRUE)";
-        let beside = |which| sql!(beside, drop, quantity, coupon).and(sql!(which));
-        let named = sql!("(").and(beside(" AND user_id IS NOT NULL LIMIT 1000) UNION ALL ("));
-        let all = named.and(beside(" AND user_id IS NULL LIMIT 10)"));
-        self.within(LONG)
-            .all("read dead letters beside the slots", all)
-            .await
+        let has_no_slot = failed_claims::slot
+            .is_null()
+            .or(failed_claims::slot.lt(Some(1)))
+            .or(failed_claims::slot.gt(Some(i64::from(quantity))));
+        let beside = failed_claims::table
+            .filter(failed_claims::resolved_at.is_null())
+            .filter(failed_claims::drop_id.eq(drop))
+            .filter(has_no_slot)
+            .filter(
+                failed_claims::coupon_id
+                    .is_null()
+                    .or(failed_claims::coupon_id.eq(coupon)),
+            )
+            .select(DeadLetterRow::as_select());
+        let named = beside
+            .filter(failed_claims::user_id.is_not_null())
+            .limit(1_000);
+        let nameless = beside.filter(failed_claims::user_id.is_null()).limit(10);
+        let db = self.within(LONG);
+        let what = "read dead letters beside the slots";
+        let mut all: Vec<DeadLetterRow> = db.rows(what, named).await?;
+        all.extend(db.rows::<DeadLetterRow, _>(what, nameless).await?);
+        Ok(all)
     }
 
     /// Returns those of these dead letters that are unresolved.
     pub async fn open_dead_letters(&self, ids: Vec<i64>) -> DbResult<HashSet<i64>> {
-        let open = "SELECT id FROM failed_claims WHERE id IN (?) AND resolved_at IS NULL";
-        self.all("read open dead letters", sql!(open, list(ids)))
-            .await
+        let open = failed_claims::table
+            .filter(failed_claims::id.eq_any(ids))
+            .filter(failed_claims::resolved_at.is_null())
+            .select(failed_claims::id);
+        let open = self.rows("read open dead letters", open).await?;
+        Ok(open.into_iter().collect())
     }
 
     /// Counts the unresolved dead letters that name no drop in which a pass could issue them, or a
-    /// sealed drop and no user, optionally of one coupon or drop. Also reads up to ten of them, each
-    /// with a description of what it names.
+    /// sealed drop and no user, optionally of one coupon or drop. Also reads up to ten of them.
     pub async fn loose_dead_letters(
         &self,
         coupon: Option<CouponId>,
         drop: Option<DropId>,
-    ) -> DbResult<(u64, Vec<(String, DeadLetterRow)>)> {
-        let loose = sql!(LOOSE)
-            .and(coupon.map_or(sql!(""), |id| {
-                sql!(" AND (f.coupon_id = ? OR d.coupon_id = ?)", id, id)
-            }))
-            .and(drop.map_or(sql!(""), |id| sql!(" AND f.drop_id = ?", id)));
+    ) -> DbResult<(u64, Vec<LooseLetter>)> {
+        let loose = || {
+            let is_loose = drops::id
+                .nullable()
+                .is_null()
+                .or(failed_claims::coupon_id
+                    .ne(drops::coupon_id.nullable())
+                    .assume_not_null())
+                .or(drops::sealed_at
+                    .is_not_null()
+                    .and(failed_claims::user_id.is_null()));
+            let mut loose = failed_claims::table
+                .left_join(drops::table.on(drops::id.nullable().eq(failed_claims::drop_id)))
+                .filter(failed_claims::resolved_at.is_null())
+                .filter(is_loose)
+                .into_boxed();
+            if let Some(coupon) = coupon {
+                let names_it = failed_claims::coupon_id
+                    .eq(Some(coupon))
+                    .or(drops::coupon_id.nullable().eq(Some(coupon)));
+                loose = loose.filter(names_it);
+            }
+            if let Some(drop) = drop {
+                loose = loose.filter(failed_claims::drop_id.eq(Some(drop)));
+            }
+            loose
+        };
         let db = self.within(LONG);
-        let count = sql!("SELECT COUNT(*)").and(loose.clone());
-        let number = db.first("count loose dead letters", count).await?;
-        let some = sql!(WITH_REASON).and(loose).and(sql!(" LIMIT 10"));
-        let some = db.all("read loose dead letters", some).await?;
-        Ok((number.unwrap_or(0), some))
+        let number: Option<i64> = db.row("count loose dead letters", loose().count()).await?;
+        let some = loose().limit(10).select(LooseLetter::as_select());
+        let some = db.rows("read loose dead letters", some).await?;
+        Ok((number.unwrap_or(0).cast_unsigned(), some))
     }
 
     /// Reads a user's dead letters of one coupon: the open ones, then resolved ones, each newest
@@ -147,26 +215,24 @@ impl Db {
         user: &UserId,
         limit: u32,
     ) -> DbResult<Vec<DeadLetterRow>> {
-        let own = "SELECT {columns} FROM failed_claims WHERE coupon_id = ? AND user_id = ? \
-            ORDER BY resolved_at IS NULL DESC, id DESC LIMIT ?";
-        let what = "read a person's dead letters";
-        self.all(what, sql!(own, coupon, user, limit)).await
+        let own = failed_claims::table
+            .filter(failed_claims::coupon_id.eq(coupon))
+            .filter(failed_claims::user_id.eq(user.clone()))
+            .order((
+                failed_claims::resolved_at.is_null().desc(),
+                failed_claims::id.desc(),
+            ))
+            .limit(limit.into())
+            .select(DeadLetterRow::as_select());
+        self.rows("read a person's dead letters", own).await
     }
 }
 
 /// Time limit of a read or a count over many dead letters.
 const LONG: Duration = Duration::from_secs(30);
 
-const LOOSE: &str = " FROM failed_claims f LEFT JOIN drops d ON d.id = f.drop_id \
-    WHERE f.resolved_at IS NULL AND (d.id IS NULL OR f.coupon_id <> d.coupon_id \
-    OR d.sealed_at IS NOT NULL AND f.user_id IS NULL)";
-
-const WITH_REASON: &str = "SELECT CASE WHEN f.drop_id IS NULL THEN 'no drop' WHEN d.id IS NULL \
-    THEN 'a drop that does not exist' WHEN f.coupon_id <> d.coupon_id THEN 'a drop of another \
-    coupon' ELSE 'a sealed drop and no user' END, {f.columns}";
-
 /// The resolution of a dead letter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Resolution {
     pub id: i64,
     /// One word: `issued`, `duplicate`, `revoked`, `owed`.
@@ -179,17 +245,16 @@ pub async fn resolve(conn: &mut Conn, resolutions: &[Resolution], run_id: &str) 
     if resolutions.is_empty() {
         return Ok(());
     }
-    let rows = vec!["ROW(?, ?, ?)"; resolutions.len()].join(", ");
-    let update = format!(
-        "UPDATE (VALUES {rows}) AS v (id, how, detail) \
-        STRAIGHT_JOIN failed_claims f FORCE INDEX (PRIMARY) ON f.id = v.id \
-        SET f.resolved_at = UTC_TIMESTAMP(3), f.resolution = v.how, f.resolution_detail = \
-        v.detail, f.resolved_by_run = ? WHERE f.resolved_at IS NULL"
-    );
-    let mut values: Vec<Value> = resolutions
-        .iter()
-        .flat_map(|it| values![it.id, it.how, &it.detail])
-        .collect();
-    values.push(run_id.into());
-    Sql::new(update, values).run(conn).await.map(|_| ())
+    sql_query(
+        "UPDATE JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$.id', how VARCHAR(64) PATH '$.how', \
+             detail TEXT PATH '$.detail')) v \
+         STRAIGHT_JOIN failed_claims f FORCE INDEX (PRIMARY) ON f.id = v.id \
+         SET f.resolved_at = UTC_TIMESTAMP(3), f.resolution = v.how, \
+             f.resolution_detail = v.detail, f.resolved_by_run = ? WHERE f.resolved_at IS NULL",
+    )
+    .bind::<Text, _>(json(&resolutions))
+    .bind::<Text, _>(run_id)
+    .execute(conn)
+    .await
+    .map(|_| ())
 }

@@ -3,28 +3,41 @@
 
 use std::time::Duration;
 
-use super::sql::{Row as _, row, values};
-use super::{Columns as _, Db, DbResult, insert_all};
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::Text;
+use diesel_async::RunQueryDsl;
+
+use super::{Db, DbResult, ROWS_AT_ONCE};
 use crate::domain::{CouponId, DropId};
 use crate::report::{ActionKind, Cause, Finding, Kind, Outcome, Stored};
-use crate::sql;
+use crate::schema::reconcile_findings;
 
-row! {
-    /// A finding as it is stored.
-    pub struct FindingRow {
-        pub coupon_id: Option<CouponId>,
-        pub drop_id: Option<DropId>,
-        pub kind: Stored<Kind>,
-        pub slot: Option<i64>,
-        pub user_id: Option<String>,
-        pub action: Stored<ActionKind>,
-        pub result: Stored<Outcome>,
-        pub detail: String,
-        pub needs_person: bool,
-        pub dead_letter: Option<i64>,
-        /// See [`Cause::to_stored`].
-        pub cause: String,
-    }
+/// A finding as it is stored.
+#[derive(Debug, Clone, Queryable, Selectable, Insertable)]
+#[diesel(table_name = reconcile_findings, treat_none_as_default_value = false)]
+pub struct FindingRow {
+    pub coupon_id: Option<CouponId>,
+    pub drop_id: Option<DropId>,
+    pub kind: Stored<Kind>,
+    pub slot: Option<i64>,
+    pub user_id: Option<String>,
+    pub action: Stored<ActionKind>,
+    pub result: Stored<Outcome>,
+    pub detail: String,
+    pub needs_person: bool,
+    pub dead_letter: Option<i64>,
+    /// See [`Cause::to_stored`].
+    pub cause: String,
+}
+
+/// A finding with its id.
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = reconcile_findings)]
+pub struct ListedFinding {
+    pub id: i64,
+    #[diesel(embed)]
+    pub finding: FindingRow,
 }
 
 impl From<Finding> for FindingRow {
@@ -67,9 +80,6 @@ impl FindingRow {
 /// Time limit for writing all findings of a run.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Findings deleted per statement.
-const DELETED_AT_ONCE: u32 = 5_000;
-
 impl Db {
     /// Writes the findings of a run that has no row yet or is in progress, in small statements.
     /// Safe to repeat after an error.
@@ -79,22 +89,26 @@ impl Db {
         findings: Vec<Finding>,
     ) -> DbResult<()> {
         // Delete the findings that an earlier attempt wrote before it failed.
-        let delete = sql!(
-            "DELETE FROM reconcile_findings WHERE run_id = ? LIMIT ?",
-            run_id,
-            DELETED_AT_ONCE
-        );
-        let what = "delete findings of a run";
-        while self.execute(what, delete.clone()).await? > 0 {}
-        let into = FindingRow::NAMES.join(", ");
-        let into = format!("reconcile_findings (run_id, {into})");
-        let rows = findings
-            .into_iter()
-            .map(|finding| [values![run_id], FindingRow::from(finding).values()].concat())
-            .collect();
+        let run_id = run_id.to_owned();
         let db = self.within(LONG);
         db.run("write findings", async move |conn| {
-            insert_all(conn, &into, rows, "").await
+            let earlier = sql_query("DELETE FROM reconcile_findings WHERE run_id = ? LIMIT 5000")
+                .bind::<Text, _>(&run_id);
+            while earlier.clone().execute(conn).await? > 0 {}
+            for some in findings.chunks(ROWS_AT_ONCE) {
+                let rows: Vec<_> = some
+                    .iter()
+                    .map(|finding| {
+                        let row = FindingRow::from(finding.clone());
+                        (row, reconcile_findings::run_id.eq(&run_id))
+                    })
+                    .collect();
+                diesel::insert_into(reconcile_findings::table)
+                    .values(rows)
+                    .execute(conn)
+                    .await?;
+            }
+            Ok(())
         })
         .await
     }

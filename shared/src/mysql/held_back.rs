@@ -3,31 +3,31 @@
 
 use std::collections::HashSet;
 
+use diesel::prelude::*;
 use uuid::Uuid;
 
-use super::sql::row;
-use super::{Db, DbResult, list};
+use super::{Db, DbResult};
 use crate::domain::DropId;
-use crate::sql;
+use crate::schema::{held_back, reconcile_runs};
 
-row! {
-    /// The repairs that a pass plans, or has shown to an operator, for a drop.
-    #[derive(Copy, PartialEq, Eq)]
-    pub struct ShownRepairs {
-        pub number as repairs: u32,
-        /// A hash of the repairs.
-        pub fingerprint: u64,
-    }
+/// The repairs that a pass plans, or has shown to an operator, for a drop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = held_back)]
+pub struct ShownRepairs {
+    #[diesel(column_name = repairs)]
+    pub number: u32,
+    /// A hash of the repairs.
+    pub fingerprint: u64,
 }
 
-row! {
-    /// The repairs of a drop that were recorded last.
-    pub struct HeldBack {
-        pub number as repairs: u32,
-        pub fingerprint: u64,
-        /// The run that recorded them.
-        pub run_id: String,
-    }
+/// The repairs of a drop that were recorded last.
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = held_back)]
+pub struct HeldBack {
+    #[diesel(embed)]
+    pub shown: ShownRepairs,
+    /// The run that recorded them.
+    pub run_id: String,
 }
 
 /// An operator's request to a pass.
@@ -75,10 +75,7 @@ impl Db {
         asked: Asked,
     ) -> DbResult<Confirmation> {
         let held = self.shown_repairs(drop).await?;
-        let shown = held.map(|held: HeldBack| ShownRepairs {
-            number: held.number,
-            fingerprint: held.fingerprint,
-        });
+        let shown = held.map(|held| held.shown);
         let confirmation = Confirmation::new(asked, repairs, shown);
         match (confirmation, asked.shown_by) {
             (Confirmation::Given, Some(run)) if !self.has_shown(&run.to_string(), drop).await? => {
@@ -101,42 +98,53 @@ impl Db {
         run_id: &str,
         looked: bool,
     ) -> DbResult<()> {
-        let verb = if looked { "REPLACE" } else { "INSERT IGNORE" };
-        let into = "INTO held_back (drop_id, repairs, fingerprint, run_id) VALUES (?, ?, ?, ?)";
-        let number = repairs.number;
-        let fingerprint = repairs.fingerprint;
-        let note = sql!(format!("{verb} {into}"), drop, number, fingerprint, run_id);
-        self.execute("hold back", note).await.map(|_| ())
+        let record = (
+            held_back::drop_id.eq(drop),
+            repairs,
+            held_back::run_id.eq(run_id.to_owned()),
+        );
+        let table = held_back::table;
+        if looked {
+            let show = diesel::replace_into(table).values(record);
+            self.write("show repairs", show).await?;
+        } else {
+            let hold = diesel::insert_or_ignore_into(table).values(record);
+            self.write("hold back", hold).await?;
+        }
+        Ok(())
     }
 
     /// Reads the repairs that were recorded last.
     pub async fn shown_repairs(&self, drop: DropId) -> DbResult<Option<HeldBack>> {
-        let shown = "SELECT {columns} FROM held_back WHERE drop_id = ?";
-        self.first("repairs held back", sql!(shown, drop)).await
+        let shown = held_back::table.find(drop).select(HeldBack::as_select());
+        self.row("repairs held back", shown).await
     }
 
     /// Whether the repairs that were recorded last are those that this run has shown, itself or
     /// with the same result as the run that recorded them.
     pub async fn has_shown(&self, run_id: &str, drop: DropId) -> DbResult<bool> {
-        let same = sql!(
-            "SELECT COUNT(*) FROM held_back h \
-             LEFT JOIN reconcile_runs recorded ON recorded.id = h.run_id \
-             LEFT JOIN reconcile_runs shown ON shown.id = ? \
-             WHERE h.drop_id = ? AND (h.run_id = ? OR \
-             COALESCE(shown.same_as, shown.id) = COALESCE(recorded.same_as, recorded.id))",
-            run_id,
-            drop,
-            run_id
-        );
-        let found: Option<i64> = self.first("who has shown repairs", same).await?;
-        Ok(found > Some(0))
+        let Some(held) = self.shown_repairs(drop).await? else {
+            return Ok(false);
+        };
+        if held.run_id == run_id {
+            return Ok(true);
+        }
+        let runs = reconcile_runs::table
+            .filter(reconcile_runs::id.eq_any([run_id.to_owned(), held.run_id]))
+            .select((reconcile_runs::id, reconcile_runs::same_as));
+        let runs: Vec<(String, Option<String>)> = self.rows("who has shown repairs", runs).await?;
+        let results: HashSet<String> = runs
+            .iter()
+            .map(|(id, same_as)| same_as.clone().unwrap_or(id.clone()))
+            .collect();
+        Ok(runs.len() == 2 && results.len() == 1)
     }
 
     /// Deletes the records of these drops, whose repairs are made or no longer needed. Any
     /// confirmation becomes void.
     pub async fn forget_held_back(&self, drops: HashSet<DropId>) -> DbResult<()> {
-        let forget = sql!("DELETE FROM held_back WHERE drop_id IN (?)", list(drops));
-        self.execute("end a hold", forget).await.map(|_| ())
+        let forget = diesel::delete(held_back::table.filter(held_back::drop_id.eq_any(drops)));
+        self.write("end a hold", forget).await.map(|_| ())
     }
 }
 

@@ -1,38 +1,58 @@
 //! The table of issued coupons.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
-use diesel::QueryResult;
-use diesel_async::SimpleAsyncConnection as _;
+use diesel::dsl::max;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Text};
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection as _};
 
 use super::codes::CodeKey;
 use super::slot_limits::SlotLimits;
-use super::sql::row;
 use super::take_out::take_out;
 pub use super::take_out::{TakenOut, TakenOutRows};
-use super::{Columns, Conn, Db, DbResult, Sql, list, of_users};
+use super::{Conn, Count, Db, DbResult, Prepared, ascii, json};
 use crate::claim::{Claim, IssuedBy};
 use crate::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
-use crate::sql;
+use crate::schema::{coupons, issued_coupons};
 
-row! {
-    #[derive(PartialEq, Eq)]
-    pub struct IssuedRow {
-        pub drop_id: i64,
-        pub slot: u32,
-        pub coupon_id: i64,
-        /// The user id in full.
-        pub user_id: String,
-        pub code: String,
-        /// When the user was admitted (UTC).
-        pub claimed_at: DateTime<Utc>,
-        /// When the row was written (UTC).
-        pub issued_at: DateTime<Utc>,
-        /// `consumer`, `api` or `reconciler`.
-        pub issued_by: String,
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, QueryableByName)]
+#[diesel(table_name = issued_coupons)]
+pub struct IssuedRow {
+    pub drop_id: i64,
+    pub slot: u32,
+    pub coupon_id: i64,
+    /// The user id in full.
+    pub user_id: String,
+    pub code: String,
+    /// When the user was admitted (UTC).
+    pub claimed_at: DateTime<Utc>,
+    /// When the row was written (UTC).
+    pub issued_at: DateTime<Utc>,
+    /// `consumer`, `api` or `reconciler`.
+    pub issued_by: String,
+}
+
+/// A row, as passes compare it.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = issued_coupons)]
+struct ClaimRow {
+    slot: Slot,
+    user_id: UserId,
+    claimed_at: DateTime<Utc>,
+}
+
+impl From<ClaimRow> for ClaimOfSlot {
+    fn from(row: ClaimRow) -> Self {
+        Self {
+            slot: row.slot,
+            user: row.user_id,
+            at_ms: Some(row.claimed_at.timestamp_millis()),
+        }
     }
 }
 
@@ -119,21 +139,45 @@ fn instant(at: DateTime<Utc>) -> NaiveDateTime {
     at.naive_utc().trunc_subsecs(6)
 }
 
-/// Selects the rows on these slots of one drop.
-pub fn on_slots(drop: DropId, slots: &[Slot]) -> Sql {
-    let on = "SELECT {columns} FROM issued_coupons WHERE drop_id = ? AND slot IN (?)";
-    sql!(on, drop, list(slots.iter().copied()))
+/// Reads the rows on these slots of one drop. The list of slots is one value, because MySQL
+/// describes each parameter of a statement in a packet.
+pub async fn on_slots(
+    conn: &mut Conn,
+    drop: DropId,
+    slots: &[Slot],
+) -> QueryResult<Vec<IssuedRow>> {
+    Prepared(
+        sql_query(
+            "SELECT i.* FROM JSON_TABLE(?, '$[*]' COLUMNS (slot INT UNSIGNED PATH '$')) j \
+             STRAIGHT_JOIN issued_coupons i ON i.drop_id = ? AND i.slot = j.slot",
+        )
+        .bind::<Text, _>(json(&slots))
+        .bind::<BigInt, _>(drop),
+    )
+    .load(conn)
+    .await
 }
 
-/// Selects the rows of these users in any drop of a coupon. For a list of 200 or more values, MySQL
+/// Reads the rows of these users in any drop of a coupon. For a list of 200 or more values, MySQL
 /// only estimates the number of rows (`eq_range_index_dive_limit`), and with stale statistics it
 /// may scan the whole table; hence the join.
-pub fn of_people(coupon: CouponId, users: &[&str]) -> Sql {
-    let users: BTreeSet<&str> = users.iter().copied().collect();
-    let own = " STRAIGHT_JOIN issued_coupons i FORCE INDEX (issued_coupons_one_each) \
-               ON i.coupon_id = ? AND i.user_id = j.user_id ORDER BY i.claimed_at, i.slot";
-    let own = sql!(own, coupon);
-    of_users("SELECT {i.columns} FROM ", users.into_iter(), own)
+pub async fn of_people(
+    conn: &mut Conn,
+    coupon: CouponId,
+    users: &[&str],
+) -> QueryResult<Vec<IssuedRow>> {
+    Prepared(
+        sql_query(
+            "SELECT i.* FROM JSON_TABLE(?, '$[*]' COLUMNS (user_id VARCHAR(128) \
+                 CHARACTER SET ascii COLLATE ascii_bin PATH '$')) j \
+             STRAIGHT_JOIN issued_coupons i FORCE INDEX (issued_coupons_one_each) \
+                 ON i.coupon_id = ? AND i.user_id = j.user_id ORDER BY i.claimed_at, i.slot",
+        )
+        .bind::<Text, _>(ascii(users.iter().copied()))
+        .bind::<BigInt, _>(coupon),
+    )
+    .load(conn)
+    .await
 }
 
 /// Slots counted per statement, which takes MySQL about 50 ms.
@@ -146,21 +190,32 @@ impl Db {
         let mut rows = 0;
         let mut from = 0;
         while from <= upper {
-            let count =
-                "SELECT COUNT(*) FROM issued_coupons WHERE drop_id = ? AND slot >= ? AND slot < ?";
-            let part = sql!(count, drop, from, from + SLOTS_COUNTED_AT_ONCE);
-            from += SLOTS_COUNTED_AT_ONCE;
-            rows += self.first::<u64>("count rows", part).await?.unwrap_or(0);
+            let upper_end = from + SLOTS_COUNTED_AT_ONCE;
+            let part = sql_query(
+                "SELECT COUNT(*) AS number FROM issued_coupons \
+                 WHERE drop_id = ? AND slot >= ? AND slot < ?",
+            )
+            .bind::<BigInt, _>(drop)
+            .bind::<BigInt, _>(from)
+            .bind::<BigInt, _>(upper_end);
+            from = upper_end;
+            let part: Option<Count> = self.row("count rows", part).await?;
+            rows += part.map_or(0, |part| part.number.cast_unsigned());
         }
         Ok(rows)
     }
 
     /// Reads the highest slot with a row, by drop.
     pub async fn highest_slots(&self, drops: &[DropId]) -> DbResult<HashMap<DropId, Slot>> {
-        let highest =
-            "SELECT drop_id, MAX(slot) FROM issued_coupons WHERE drop_id IN (?) GROUP BY drop_id";
-        let highest = sql!(highest, list(drops.iter().copied()));
-        self.all("highest slots", highest).await
+        let highest = issued_coupons::table
+            .filter(issued_coupons::drop_id.eq_any(drops.to_vec()))
+            .group_by(issued_coupons::drop_id)
+            .select((
+                issued_coupons::drop_id,
+                max(issued_coupons::slot).assume_not_null(),
+            ));
+        let highest = self.rows("highest slots", highest).await?;
+        Ok(highest.into_iter().collect())
     }
 
     /// Reads slot, user and time of admission of the rows in a range of slots, in order.
@@ -169,7 +224,8 @@ impl Db {
         drop: DropId,
         slots: RangeInclusive<Slot>,
     ) -> DbResult<Vec<ClaimOfSlot>> {
-        self.all("rows on slots", rows_between(drop, &slots)).await
+        let rows = async move |conn: &mut Conn| rows_between(conn, drop, &slots).await;
+        self.run("rows on slots", rows).await
     }
 
     /// Reads the rows of these users in a coupon.
@@ -178,8 +234,12 @@ impl Db {
         coupon: CouponId,
         people: &[UserId],
     ) -> DbResult<Vec<IssuedRow>> {
-        let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
-        self.all("rows of people", of_people(coupon, &names)).await
+        let people = people.to_vec();
+        self.run("rows of people", async move |conn| {
+            let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
+            of_people(conn, coupon, &names).await
+        })
+        .await
     }
 
     /// Reads slot, user and time of admission of the rows in a range of slots, in order, unless the
@@ -195,7 +255,7 @@ impl Db {
             if has_later_era(conn, coupon, era).await? {
                 return Ok(None);
             }
-            rows_between(drop, &slots).all(conn).await.map(Some)
+            rows_between(conn, drop, &slots).await.map(Some)
         })
         .await
     }
@@ -205,28 +265,29 @@ impl Db {
 /// transaction, so that a new era, and whatever is read in it, waits for the rows of this
 /// transaction. Only a primary's answer counts ([`Db::of_primary`]).
 pub async fn has_later_era(conn: &mut Conn, coupon: CouponId, era: u64) -> QueryResult<bool> {
-    let lock = sql!("SELECT era FROM coupons WHERE id = ? FOR SHARE", coupon);
-    let now: Option<u64> = lock.first(conn).await?;
+    let now: Option<u64> = coupons::table
+        .find(coupon)
+        .select(coupons::era)
+        .for_share()
+        .get_result(conn)
+        .await
+        .optional()?;
     Ok(now.is_some_and(|now| now > era))
 }
 
-fn rows_between(drop: DropId, slots: &RangeInclusive<Slot>) -> Sql {
-    let rows = "SELECT slot, user_id, claimed_at FROM issued_coupons \
-                WHERE drop_id = ? AND slot BETWEEN ? AND ? ORDER BY slot";
-    sql!(rows, drop, *slots.start(), *slots.end())
-}
-
-impl Columns for ClaimOfSlot {
-    type Sql = <(Slot, UserId, DateTime<Utc>) as Columns>::Sql;
-    type Raw = <(Slot, UserId, DateTime<Utc>) as Columns>::Raw;
-
-    fn from_raw((slot, user, at): Self::Raw) -> Self {
-        Self {
-            slot,
-            user: UserId::from_raw(user),
-            at_ms: Some(at.and_utc().timestamp_millis()),
-        }
-    }
+async fn rows_between(
+    conn: &mut Conn,
+    drop: DropId,
+    slots: &RangeInclusive<Slot>,
+) -> QueryResult<Vec<ClaimOfSlot>> {
+    let rows: Vec<ClaimRow> = issued_coupons::table
+        .filter(issued_coupons::drop_id.eq(drop))
+        .filter(issued_coupons::slot.between(*slots.start(), *slots.end()))
+        .order(issued_coupons::slot)
+        .select(ClaimRow::as_select())
+        .load(conn)
+        .await?;
+    Ok(rows.into_iter().map(ClaimOfSlot::from).collect())
 }
 
 #[cfg(test)]

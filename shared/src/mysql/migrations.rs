@@ -6,13 +6,14 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use diesel::migration::{MigrationName, MigrationSource};
 use diesel::mysql::Mysql;
-use diesel_async::AsyncMigrationHarness;
+use diesel::sql_types::Text;
+use diesel::{QueryableByName, sql_query};
+use diesel_async::{AsyncMigrationHarness, RunQueryDsl as _};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness as _, embed_migrations};
 
 use super::db::get_lock;
 use super::refusal::is_missing_table;
 use super::{Conn, Db, DbSettings, product};
-use crate::sql;
 
 const RECORDS: EmbeddedMigrations = embed_migrations!("../migrations/records");
 const CLAIMS: EmbeddedMigrations = embed_migrations!("../migrations/claims");
@@ -83,10 +84,10 @@ fn run_pending(conn: Conn, tables: Tables) -> anyhow::Result<Vec<String>> {
 /// need not be allowed to do.
 pub async fn check(db: &Db, settings: &DbSettings) -> anyhow::Result<()> {
     product::check(settings, Tables::All).await?;
-    let ran: Vec<String> = db
+    let ran: Vec<RanMigration> = db
         .run("read which migrations ran", async |conn| {
-            let ran = sql!("SELECT version FROM __diesel_schema_migrations");
-            match ran.all(conn).await {
+            let ran = sql_query("SELECT version FROM __diesel_schema_migrations");
+            match ran.load(conn).await {
                 Err(error) if is_missing_table(&error) => Ok(Vec::new()),
                 ran => ran,
             }
@@ -100,8 +101,11 @@ pub async fn check(db: &Db, settings: &DbSettings) -> anyhow::Result<()> {
 }
 
 /// Returns how many of this build's migrations are not among those that ran.
-fn lacking(ran: &[String]) -> anyhow::Result<usize> {
-    let has_run = |name: &dyn MigrationName| ran.contains(&name.version().to_string());
+fn lacking(ran: &[RanMigration]) -> anyhow::Result<usize> {
+    let has_run = |name: &dyn MigrationName| {
+        let version = name.version().to_string();
+        ran.iter().any(|known| known.version == version)
+    };
     let mut lacking = 0;
     for migrations in Tables::All.migrations() {
         let known = MigrationSource::<Mysql>::migrations(&migrations).map_err(|error| {
@@ -122,7 +126,7 @@ async fn may_write(db: &Db) -> anyhow::Result<()> {
     ];
     for statement in statements {
         let tried = db
-            .execute("check this login's rights", sql!(statement))
+            .write("check this login's rights", sql_query(statement))
             .await;
         match tried {
             Err(error) if error.is_denied() => bail!(
@@ -134,4 +138,11 @@ async fn may_write(db: &Db) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A migration that has run.
+#[derive(QueryableByName)]
+struct RanMigration {
+    #[diesel(sql_type = Text)]
+    version: String,
 }

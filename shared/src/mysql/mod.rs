@@ -20,6 +20,7 @@ pub mod migrations;
 pub mod ops_actions;
 pub mod outbox;
 pub mod positions;
+mod prepared;
 pub mod processes;
 mod product;
 pub mod promises;
@@ -38,27 +39,36 @@ pub mod uses;
 mod value;
 pub mod void;
 
+use std::collections::BTreeSet;
+
 pub use columns::Columns;
 pub use connect::Conn;
 pub use db::{AsyncFunc, Db, DbError, DbResult, DbSettings};
+pub use prepared::Prepared;
 pub use refusal::{Refusal, refusal};
 pub use sql::{Sql, insert_all};
 pub use value::{Value, list};
 
 pub use crate::schema;
 
-use crate::sql;
+/// Rows inserted per statement: mails and messages may have several kilobytes.
+const ROWS_AT_ONCE: usize = 200;
 
-/// Lists users as a table `j`; takes them as a JSON array. Unlike a long list, it needs few
-/// parameters, and MySQL does not estimate their rows.
-const USERS: &str = "JSON_TABLE(?, '$[*]' COLUMNS (user_id VARCHAR(128) CHARACTER SET ascii \
-    COLLATE ascii_bin PATH '$')) j";
-
-/// Selects what is joined to these users, the table `j`. MySQL refuses to compare its ASCII columns
+/// Lists users as the JSON array that a query joins. MySQL refuses to compare its ASCII columns
 /// with other characters, and no row has them, so ids with other characters are left out.
-fn of_users<'u>(select: &'static str, users: impl Iterator<Item = &'u str>, joined: Sql) -> Sql {
-    let ascii: Vec<&str> = users.filter(|user| user.is_ascii()).collect();
-    sql!(select).and(sql!(USERS, json(&ascii))).and(joined)
+fn ascii<'u>(users: impl Iterator<Item = &'u str>) -> String {
+    json(
+        &users
+            .filter(|user| user.is_ascii())
+            .collect::<BTreeSet<_>>(),
+    )
+}
+
+/// A count of rows.
+#[derive(diesel::QueryableByName)]
+struct Count {
+    #[diesel(sql_type = diesel::sql_types::BigInt)]
+    number: i64,
 }
 
 /// Serializes a value as JSON, for a column or as the list parameter of a query (`JSON_TABLE`).

@@ -3,15 +3,14 @@
 
 use std::net::IpAddr;
 
-use chrono::{DateTime, Utc};
-use diesel::QueryResult;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
 use serde_json::Value;
 
-use super::sql::read_as;
 use super::{Conn, Db, DbResult};
 use crate::domain::{CouponId, DropId};
 use crate::model::RecordedAct;
-use crate::sql;
+use crate::schema::ops_actions;
 
 /// The operator of a request, as identified by the request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -52,28 +51,32 @@ impl OperatorAct {
 impl Operator {
     /// Records an action; must be called in the transaction of that action.
     pub async fn did(&self, conn: &mut Conn, act: OperatorAct) -> QueryResult<()> {
-        let insert = "INSERT INTO ops_actions (operator, token, from_addr, action, coupon_id, \
-            drop_id, detail) VALUES (?, ?, ?, ?, ?, ?, ?)";
-        let name = self.name.clone();
-        let token = &self.token;
-        let detail = act.detail.to_string();
         let from = self.from.map(|from| from.to_canonical().to_string());
-        let action = act.action;
-        let coupon = act.coupon;
-        let drop = act.drop;
-        let insert = sql!(insert, name, token, from, action, coupon, drop, detail);
-        insert.run(conn).await.map(|_| ())
+        diesel::insert_into(ops_actions::table)
+            .values((
+                ops_actions::operator.eq(&self.name),
+                ops_actions::token.eq(&self.token),
+                ops_actions::from_addr.eq(from),
+                ops_actions::action.eq(act.action),
+                ops_actions::coupon_id.eq(act.coupon),
+                ops_actions::drop_id.eq(act.drop),
+                ops_actions::detail.eq(act.detail),
+            ))
+            .execute(conn)
+            .await
+            .map(|_| ())
     }
 }
-
-read_as!(RecordedAct { at: DateTime<Utc>, by: Option<String>, action: String, detail: String, });
 
 impl Db {
     /// Reads the last actions on a coupon, newest first.
     pub async fn acts_on(&self, coupon: CouponId) -> DbResult<Vec<RecordedAct>> {
-        let last = "SELECT at, operator, action, CAST(detail AS CHAR) FROM ops_actions \
-            WHERE coupon_id = ? ORDER BY at DESC, id DESC LIMIT 20";
-        self.all("acts on a coupon", sql!(last, coupon)).await
+        let last = ops_actions::table
+            .filter(ops_actions::coupon_id.eq(coupon))
+            .order((ops_actions::at.desc(), ops_actions::id.desc()))
+            .limit(20)
+            .select(RecordedAct::as_select());
+        self.rows("acts on a coupon", last).await
     }
 
     /// Records an action that changes nothing in MySQL, for example that user ids were shown.

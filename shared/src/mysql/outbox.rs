@@ -2,12 +2,16 @@
 //! sender leases a row before sending it, so that no two send it at the same time. The lease of a
 //! sender that dies expires.
 
-use chrono::{DateTime, TimeDelta, Utc};
-use diesel::QueryResult;
+use std::collections::HashMap;
 
-use super::sql::{insert_rows, row, values};
-use super::{Conn, Db, DbResult, Sql, list};
-use crate::sql;
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::dsl::{DuplicatedKeys, count_star, min, not};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+
+use super::{Conn, Db, DbResult, ROWS_AT_ONCE};
+use crate::columns::At;
+use crate::schema::outbox;
 
 /// Age from which messages are given up.
 const GIVE_UP: TimeDelta = TimeDelta::days(1);
@@ -35,28 +39,29 @@ impl Channel {
     }
 }
 
-row! {
-    /// A message to one target.
-    #[derive(PartialEq, Eq)]
-    pub struct Outgoing {
-        pub created_at: DateTime<Utc>,
-        /// Earliest time of the next attempt.
-        pub next_attempt_at: DateTime<Utc>,
-        pub channel: String,
-        /// The kind of mail or event, as one word.
-        pub kind: String,
-        /// The same for all targets of one mail or event.
-        pub batch: String,
-        /// A recipient as written in a header, or the name of a webhook's address.
-        pub target: String,
-        /// The subject of a mail, on one line.
-        pub subject: String,
-        /// Message-IDs of the mails that it replies to, separated by spaces.
-        pub thread: Option<String>,
-        /// Plain text, or the JSON exactly as it is signed.
-        pub body: String,
-        pub html: Option<String>,
-    }
+/// A message to one target.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = outbox, treat_none_as_default_value = false)]
+pub struct Outgoing {
+    #[diesel(serialize_as = At)]
+    pub created_at: DateTime<Utc>,
+    /// Earliest time of the next attempt.
+    #[diesel(serialize_as = At)]
+    pub next_attempt_at: DateTime<Utc>,
+    pub channel: String,
+    /// The kind of mail or event, as one word.
+    pub kind: String,
+    /// The same for all targets of one mail or event.
+    pub batch: String,
+    /// A recipient as written in a header, or the name of a webhook's address.
+    pub target: String,
+    /// The subject of a mail, on one line.
+    pub subject: String,
+    /// Message-IDs of the mails that it replies to, separated by spaces.
+    pub thread: Option<String>,
+    /// Plain text, or the JSON exactly as it is signed.
+    pub body: String,
+    pub html: Option<String>,
 }
 
 impl Outgoing {
@@ -66,10 +71,12 @@ impl Outgoing {
 }
 
 /// A message leased to this sender until the lease expires.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = outbox)]
 pub struct Leased {
     pub id: i64,
     pub attempts: u32,
+    #[diesel(embed)]
     pub message: Outgoing,
 }
 
@@ -86,8 +93,15 @@ pub enum DeliveryOutcome {
 
 /// Adds messages to the outbox. One that is already there for its target stays unchanged.
 pub async fn enqueue(conn: &mut Conn, messages: Vec<Outgoing>) -> QueryResult<()> {
-    let unchanged = " ON DUPLICATE KEY UPDATE batch = outbox.batch";
-    insert_rows(conn, "outbox", messages, unchanged).await
+    for some in messages.chunks(ROWS_AT_ONCE) {
+        diesel::insert_into(outbox::table)
+            .values(some.to_vec())
+            .on_conflict(DuplicatedKeys)
+            .do_nothing()
+            .execute(conn)
+            .await?;
+    }
+    Ok(())
 }
 
 /// What a sender delivers.
@@ -115,54 +129,56 @@ pub async fn lease(
         // has been set back since.
         let never = now + PUT_OFF_AT_MOST + AHEAD;
         let never_leased = until + AHEAD;
-        let is_open = "sent_at IS NULL AND given_up_at IS NULL \
-                       AND (leased_until IS NULL OR leased_until <= ? OR leased_until > ?) \
-                       AND (channel = ? OR target IN (?)) AND target NOT IN (?)";
         let mails = if served.mails {
             Channel::Mail.word()
         } else {
             ""
         };
-        // An empty list would exclude every target.
-        let busy = served.busy.iter().map(String::as_str).chain([""]);
-        let hooks = list(&served.webhooks);
-        let busy = list(busy);
-        let of_open = values![now, never_leased, mails, hooks, busy];
-        // The inner read sees the rows of its snapshot, and the locking read the latest ones. So
+        let open = || {
+            let is_leased = outbox::leased_until
+                .gt(Some(now))
+                .and(outbox::leased_until.le(Some(never_leased)))
+                .assume_not_null();
+            let is_served = outbox::channel
+                .eq(mails)
+                .or(outbox::target.eq_any(&served.webhooks));
+            outbox::table
+                .filter(outbox::sent_at.is_null())
+                .filter(outbox::given_up_at.is_null())
+                .filter(outbox::leased_until.is_null().or(not(is_leased)))
+                .filter(is_served)
+                .filter(outbox::target.ne_all(&served.busy))
+        };
+        // The first read sees the rows of its snapshot, and the locking read the latest ones. So
         // both check that a row is open.
-        let oldest = format!(
-            "SELECT head.id FROM outbox head JOIN (\
-            SELECT MIN(id) AS id, MIN(next_attempt_at) AS next FROM outbox \
-            WHERE {is_open} GROUP BY target) waiting ON waiting.id = head.id \
-            WHERE head.next_attempt_at <= ? OR head.next_attempt_at > ? \
-            OR head.attempts >= ? AND waiting.next <= ?"
-        );
-        let head = values![now, never, WAS_AWAY, now];
+        let heads: Vec<(i64, DateTime<Utc>)> = open()
+            .group_by(outbox::target)
+            .select((
+                min(outbox::id).assume_not_null(),
+                min(outbox::next_attempt_at).assume_not_null(),
+            ))
+            .load(conn)
+            .await?;
+        let heads: HashMap<i64, DateTime<Utc>> = heads.into_iter().collect();
         // Rows that another sender has locked are skipped.
-        let due: Vec<(i64, u32, Outgoing)> = Sql::new(
-            format!(
-                "SELECT id, attempts, {{columns}} \
-            FROM outbox WHERE {is_open} AND id IN ({oldest}) FOR UPDATE SKIP LOCKED"
-            ),
-            [of_open.clone(), of_open, head].concat(),
-        )
-        .all(conn)
-        .await?;
-        let ids = list(due.iter().map(|(id, ..)| *id));
-        let lease = sql!(
-            "UPDATE outbox SET leased_until = ? WHERE id IN (?)",
-            until,
-            ids
-        );
-        lease.run(conn).await?;
-        Ok(due
-            .into_iter()
-            .map(|(id, attempts, message)| Leased {
-                id,
-                attempts,
-                message,
-            })
-            .collect())
+        let mut due: Vec<Leased> = open()
+            .filter(outbox::id.eq_any(heads.keys().copied()))
+            .select(Leased::as_select())
+            .for_update()
+            .skip_locked()
+            .load(conn)
+            .await?;
+        due.retain(|head: &Leased| {
+            let at = head.message.next_attempt_at;
+            let a_newer_one_is_due = heads.get(&head.id).is_some_and(|next| *next <= now);
+            at <= now || at > never || head.attempts >= WAS_AWAY && a_newer_one_is_due
+        });
+        let leased = outbox::table.filter(outbox::id.eq_any(due.iter().map(|head| head.id)));
+        diesel::update(leased)
+            .set(outbox::leased_until.eq(Some(until)))
+            .execute(conn)
+            .await?;
+        Ok(due)
     })
     .await
 }
@@ -186,44 +202,76 @@ pub async fn record_outcome(
         DeliveryOutcome::Retry(next, error) => (None, None, Some(next), Some(error)),
         DeliveryOutcome::GivenUp(error) => (None, Some(now), None, Some(error)),
     };
-    let others = "UPDATE outbox o JOIN outbox own ON own.id = ? SET o.next_attempt_at = ? \
-        WHERE o.sent_at IS NULL AND o.given_up_at IS NULL AND o.id <> own.id AND (o.target = \
-        own.target OR ? AND o.channel = own.channel AND own.channel = ? AND o.attempts >= ?)";
     // Change the others first: the caller may repeat the call after an error, and this statement,
     // unlike the next one, may run twice.
     if let Some(due) = next.or(sent) {
         let is_back = sent.is_some();
-        let others = sql!(others, id, due, is_back, Channel::Mail.word(), WAS_AWAY);
-        db.execute("put off other messages", others).await?;
+        db.run("put off other messages", async move |conn| {
+            let own = outbox::table
+                .find(id)
+                .select((outbox::target, outbox::channel));
+            let own: Option<(String, String)> = own.get_result(conn).await.optional()?;
+            let Some((target, channel)) = own else {
+                return Ok(());
+            };
+            // Whether the mail server is back.
+            let is_mail = is_back && channel == Channel::Mail.word();
+            let mails = if is_mail { Channel::Mail.word() } else { "" };
+            let of_server = outbox::channel.eq(mails).and(outbox::attempts.ge(WAS_AWAY));
+            let others = outbox::table
+                .filter(outbox::sent_at.is_null())
+                .filter(outbox::given_up_at.is_null())
+                .filter(outbox::id.ne(id))
+                .filter(outbox::target.eq(target).or(of_server));
+            diesel::update(others)
+                .set(outbox::next_attempt_at.eq(At(due)))
+                .execute(conn)
+                .await
+                .map(|_| ())
+        })
+        .await?;
     }
-    let set = sql!(
-        "UPDATE outbox SET attempts = attempts + 1, leased_until = NULL, sent_at = ?, \
-        given_up_at = ?, last_error = ?, next_attempt_at = COALESCE(?, next_attempt_at) \
-        WHERE id = ? AND sent_at IS NULL",
-        sent,
-        given_up,
-        error,
-        next,
-        id
-    );
-    db.execute("record a delivery", set).await.map(|_| ())
+    let unsent = outbox::table.find(id).filter(outbox::sent_at.is_null());
+    let set = diesel::update(unsent).set((
+        outbox::attempts.eq(outbox::attempts + 1),
+        outbox::leased_until.eq(None::<DateTime<Utc>>),
+        outbox::sent_at.eq(sent),
+        outbox::given_up_at.eq(given_up),
+        outbox::last_error.eq(error),
+        next.map(|next| outbox::next_attempt_at.eq(At(next))),
+    ));
+    db.write("record a delivery", set).await.map(|_| ())
 }
 
 /// Gives up on at most 1,000 messages of a channel that are a day old and whose next attempt was
 /// due an hour ago: no process seems to serve them. Otherwise, when `SMTP_URL` is set after months,
 /// old mails would look as if their events had just happened. Returns how many.
 pub async fn give_up_untried(db: &Db, channel: Channel, now: DateTime<Utc>) -> DbResult<usize> {
-    let old = sql!(
-        "UPDATE outbox SET given_up_at = ?, \
-        last_error = COALESCE(last_error, 'nothing was set for a day that sends it') \
-        WHERE channel = ? AND sent_at IS NULL AND given_up_at IS NULL AND created_at < ? \
-        AND next_attempt_at < ? LIMIT 1000",
-        now,
-        channel.word(),
-        now - GIVE_UP,
-        now - TimeDelta::hours(1)
-    );
-    db.execute("give up old messages", old).await
+    db.run("give up old messages", async move |conn| {
+        let old: Vec<i64> = outbox::table
+            .filter(outbox::channel.eq(channel.word()))
+            .filter(outbox::sent_at.is_null())
+            .filter(outbox::given_up_at.is_null())
+            .filter(outbox::created_at.lt(At(now - GIVE_UP)))
+            .filter(outbox::next_attempt_at.lt(At(now - TimeDelta::hours(1))))
+            .limit(1_000)
+            .select(outbox::id)
+            .load(conn)
+            .await?;
+        let untried = outbox::table
+            .filter(outbox::id.eq_any(&old))
+            .filter(outbox::last_error.is_null());
+        diesel::update(untried)
+            .set(outbox::last_error.eq(Some("nothing was set for a day that sends it")))
+            .execute(conn)
+            .await?;
+        let given_up = outbox::table.filter(outbox::id.eq_any(&old));
+        diesel::update(given_up)
+            .set(outbox::given_up_at.eq(Some(now)))
+            .execute(conn)
+            .await
+    })
+    .await
 }
 
 /// Whether a message of this age is given up when an attempt fails.
@@ -233,7 +281,10 @@ pub fn is_old(created_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
 
 /// Counts unsent messages by channel.
 pub async fn waiting(db: &Db) -> DbResult<Vec<(String, i64)>> {
-    let open = "SELECT channel, COUNT(*) FROM outbox WHERE sent_at IS NULL \
-        AND given_up_at IS NULL GROUP BY channel";
-    db.all("count what waits in the outbox", sql!(open)).await
+    let open = outbox::table
+        .filter(outbox::sent_at.is_null())
+        .filter(outbox::given_up_at.is_null())
+        .group_by(outbox::channel)
+        .select((outbox::channel, count_star()));
+    db.rows("count what waits in the outbox", open).await
 }

@@ -8,10 +8,15 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use diesel::QueryResult;
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::Text;
+use diesel_async::RunQueryDsl;
 
-use super::{Conn, Db, DbResult, Sql, list};
-use crate::sql;
+use super::{Conn, Db, DbResult, Prepared, json};
+use crate::columns::{MysqlTime, now, seconds_from_now};
+use crate::schema::{reconciler_state, topic_positions};
 
 /// The offset after the last message with a row or dead letter, by partition.
 pub type Positions = BTreeMap<i32, i64>;
@@ -28,41 +33,52 @@ const UNPACED: &str = "rows_unpaced";
 
 /// How long a suspension of the pace lasts. Longer than the urgent lane pauses between two
 /// attempts.
-const UNPACED_SECONDS: u32 = 10;
+const UNPACED_SECONDS: i64 = 10;
 
-fn read(topic: &str) -> Sql {
-    let read = "SELECT partition_id, next_offset FROM topic_positions WHERE topic = ?";
-    sql!(read, topic)
+/// A stored position, with the two times that tell how long its owner has been silent.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = topic_positions)]
+struct AttendedPosition {
+    partition_id: i32,
+    next_offset: i64,
+    seen_at: DateTime<Utc>,
+    #[diesel(select_expression = now(), select_expression_type = MysqlTime)]
+    now: DateTime<Utc>,
 }
 
 impl Db {
     /// Reads the positions of a topic.
     pub async fn topic_positions(&self, topic: &str) -> DbResult<Positions> {
-        self.all("read positions", read(topic)).await
+        let positions = topic_positions::table
+            .filter(topic_positions::topic.eq(topic.to_owned()))
+            .select((topic_positions::partition_id, topic_positions::next_offset));
+        let positions = self.rows("read positions", positions).await?;
+        Ok(positions.into_iter().collect())
     }
 
     /// Reads the positions of a topic, and how many seconds ago the owner of each partition read it
     /// or waited for the pace of rows.
     pub async fn attended_positions(&self, topic: &str) -> DbResult<(Positions, SecondsUnseen)> {
-        let read = "SELECT partition_id, next_offset, TIMESTAMPDIFF(SECOND, seen_at, UTC_TIMESTAMP(3)) \
-                    FROM topic_positions WHERE topic = ?";
-        let rows: Vec<(i32, i64, i64)> = self.all("read positions", sql!(read, topic)).await?;
+        let rows = topic_positions::table
+            .filter(topic_positions::topic.eq(topic.to_owned()))
+            .select(AttendedPosition::as_select());
+        let rows: Vec<AttendedPosition> = self.rows("read positions", rows).await?;
         let mut positions = Positions::new();
         let mut unseen = SecondsUnseen::new();
-        for (partition, offset, seconds) in rows {
-            positions.insert(partition, offset);
-            unseen.insert(partition, seconds);
+        for row in rows {
+            positions.insert(row.partition_id, row.next_offset);
+            unseen.insert(row.partition_id, (row.now - row.seen_at).num_seconds());
         }
         Ok((positions, unseen))
     }
 
     /// Records that the owner of these partitions still reads them, but waits for the pace of rows.
     pub async fn touch_positions(&self, topic: &str, partitions: Vec<i32>) -> DbResult<()> {
-        let touch = "UPDATE topic_positions SET seen_at = UTC_TIMESTAMP(3) \
-                     WHERE topic = ? AND partition_id IN (?)";
-        self.execute("touch positions", sql!(touch, topic, list(partitions)))
-            .await
-            .map(|_| ())
+        let own = topic_positions::table
+            .filter(topic_positions::topic.eq(topic.to_owned()))
+            .filter(topic_positions::partition_id.eq_any(partitions));
+        let touch = diesel::update(own).set(topic_positions::seen_at.eq(now()));
+        self.write("touch positions", touch).await.map(|_| ())
     }
 
     /// Suspends the pace of rows for ten seconds, for all consumers.
@@ -73,13 +89,13 @@ impl Db {
     /// Whether the pace of rows is suspended. A time that is more than ten seconds ahead does not
     /// count: it was stored before MySQL's clock was set back.
     pub async fn is_pace_suspended(&self) -> DbResult<bool> {
-        let recent = "SELECT COUNT(*) FROM reconciler_state WHERE name = ? \
-                      AND updated_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
-                      AND updated_at <= UTC_TIMESTAMP(3) + INTERVAL ? SECOND";
-        let what = "read the suspension of the pace";
-        let recent = sql!(recent, UNPACED, UNPACED_SECONDS, UNPACED_SECONDS);
-        let found: Option<i64> = self.first(what, recent).await?;
-        Ok(found.unwrap_or(0) > 0)
+        let recent = reconciler_state::table
+            .find(UNPACED)
+            .filter(reconciler_state::updated_at.gt(seconds_from_now(-UNPACED_SECONDS)))
+            .filter(reconciler_state::updated_at.le(seconds_from_now(UNPACED_SECONDS)))
+            .select(reconciler_state::name);
+        let found: Option<String> = self.row("read the suspension of the pace", recent).await?;
+        Ok(found.is_some())
     }
 
     /// Stores the first offset of a partition whose position is missing, or outside the log (the
@@ -92,13 +108,32 @@ impl Db {
         seen: Option<i64>,
         first: i64,
     ) -> DbResult<()> {
-        let begin = "INSERT INTO topic_positions (topic, partition_id, next_offset) VALUES (?, ?, ?) \
-                     ON DUPLICATE KEY UPDATE seen_at = IF(next_offset = ?, UTC_TIMESTAMP(3), seen_at), \
-                     next_offset = IF(next_offset = ?, VALUES(next_offset), next_offset)";
-        let known = seen.unwrap_or(first);
-        let begin = sql!(begin, topic, partition, first, known, known);
-        let what = "begin a partition at its first message";
-        self.execute(what, begin).await.map(|_| ())
+        let topic = topic.to_owned();
+        self.run(
+            "begin a partition at its first message",
+            async move |conn| {
+                diesel::insert_or_ignore_into(topic_positions::table)
+                    .values((
+                        topic_positions::topic.eq(&topic),
+                        topic_positions::partition_id.eq(partition),
+                        topic_positions::next_offset.eq(first),
+                    ))
+                    .execute(conn)
+                    .await?;
+                let unchanged = topic_positions::table
+                    .find((&topic, partition))
+                    .filter(topic_positions::next_offset.eq(seen.unwrap_or(first)));
+                diesel::update(unchanged)
+                    .set((
+                        topic_positions::next_offset.eq(first),
+                        topic_positions::seen_at.eq(now()),
+                    ))
+                    .execute(conn)
+                    .await
+                    .map(|_| ())
+            },
+        )
+        .await
     }
 
     /// Advances positions in a transaction that inserts no rows; see [`advance`].
@@ -119,9 +154,15 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> Query
         return Ok(Vec::new());
     }
     // Lock only these partitions: consumers that lock each other's rows could deadlock.
-    let own = list(ranges.keys().copied());
-    let locked = read(topic).and(sql!(" AND partition_id IN (?) FOR SHARE", own));
-    let positions: Positions = locked.all(conn).await?;
+    let own: Vec<i32> = ranges.keys().copied().collect();
+    let positions: Vec<(i32, i64)> = topic_positions::table
+        .filter(topic_positions::topic.eq(topic))
+        .filter(topic_positions::partition_id.eq_any(own))
+        .select((topic_positions::partition_id, topic_positions::next_offset))
+        .for_share()
+        .load(conn)
+        .await?;
+    let positions: Positions = positions.into_iter().collect();
     let elsewhere = ranges
         .iter()
         .filter(|(partition, offsets)| positions.get(partition) != Some(&offsets.end));
@@ -129,29 +170,36 @@ pub async fn advance(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> Query
 }
 
 /// Advances each position that is at or above the start of its range and below its end. Returns how
-/// many were advanced. `STRAIGHT_JOIN` ensures that only these partitions' rows are locked, in the
-/// order of the ranges.
+/// many were advanced.
 async fn moved(conn: &mut Conn, topic: &str, ranges: &ReadRanges) -> QueryResult<usize> {
     if let [(partition, range)] = ranges.iter().collect::<Vec<_>>()[..] {
-        // Most batches contain one partition, and this text stays prepared.
-        let update = "UPDATE topic_positions SET next_offset = ?, seen_at = UTC_TIMESTAMP(3) \
-                      WHERE topic = ? AND partition_id = ? AND ? <= next_offset AND next_offset < ?";
-        return sql!(update, range.end, topic, *partition, range.start, range.end)
-            .run(conn)
+        let own = topic_positions::table
+            .find((topic, *partition))
+            .filter(topic_positions::next_offset.ge(range.start))
+            .filter(topic_positions::next_offset.lt(range.end));
+        return diesel::update(own)
+            .set((
+                topic_positions::next_offset.eq(range.end),
+                topic_positions::seen_at.eq(now()),
+            ))
+            .execute(conn)
             .await;
     }
-    let rows: Vec<String> = ranges
+    let ranges: Vec<(i32, i64, i64)> = ranges
         .iter()
-        .map(|(partition, offsets): (&i32, &Range<i64>)| {
-            format!("ROW({partition}, {}, {})", offsets.start, offsets.end)
-        })
+        .map(|(partition, offsets)| (*partition, offsets.start, offsets.end))
         .collect();
-    let update = format!(
-        "UPDATE (VALUES {}) AS r (partition_id, begins, ends) \
-         STRAIGHT_JOIN topic_positions AS p ON p.topic = ? AND p.partition_id = r.partition_id \
-         SET p.next_offset = r.ends, p.seen_at = UTC_TIMESTAMP(3) \
-         WHERE r.begins <= p.next_offset AND p.next_offset < r.ends",
-        rows.join(", ")
-    );
-    sql!(update, topic).run(conn).await
+    Prepared(
+        sql_query(
+            "UPDATE JSON_TABLE(?, '$[*]' COLUMNS (partition_id INT PATH '$[0]', \
+                 begins BIGINT PATH '$[1]', ends BIGINT PATH '$[2]')) r \
+             STRAIGHT_JOIN topic_positions p ON p.topic = ? AND p.partition_id = r.partition_id \
+             SET p.next_offset = r.ends, p.seen_at = UTC_TIMESTAMP(3) \
+             WHERE r.begins <= p.next_offset AND p.next_offset < r.ends",
+        )
+        .bind::<Text, _>(json(&ranges))
+        .bind::<Text, _>(topic),
+    )
+    .execute(conn)
+    .await
 }

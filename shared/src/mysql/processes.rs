@@ -8,18 +8,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use diesel::QueryResult;
+use diesel::dsl::sql;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{Bool, Text};
+use diesel_async::RunQueryDsl;
 use parking_lot::RwLock;
 use strum::IntoStaticStr;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::db::get_lock;
-use super::sql::{Row as _, row};
-use super::{Conn, Db, DbError, DbResult, DbSettings, Sql};
+use super::db::{LockState, get_lock};
+use super::runs::RUNNING;
+use super::{Conn, Db, DbError, DbResult, DbSettings};
+use crate::columns::{now, seconds_from_now};
 use crate::kafka::KafkaSettings;
 use crate::report::wording::line;
-use crate::sql;
+use crate::schema::{processes, reconcile_runs};
 
 /// Interval at which a process renews its row.
 const EVERY: Duration = Duration::from_secs(10);
@@ -27,31 +32,38 @@ const EVERY: Duration = Duration::from_secs(10);
 /// A process that has not renewed its row for this long counts as stopped.
 const RUNNING_SECONDS: i64 = 60;
 
-row! {
-    /// The settings of one process.
-    #[derive(PartialEq, Eq)]
-    pub struct ProcessRow {
-        pub role: String,
-        /// Host and process id.
-        pub owner: String,
-        /// `None` for a consumer, which does not use Redis.
-        pub redis_prefix: Option<String>,
-        pub topic: String,
-        pub consumer_group: String,
-        pub publish_deadline_ms: i64,
-        pub fallback_deadline_ms: i64,
-    }
+const DAY: i64 = 86_400;
+
+/// The settings of one process.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = processes, treat_none_as_default_value = false)]
+pub struct ProcessRow {
+    pub role: String,
+    /// Host and process id.
+    pub owner: String,
+    /// `None` for a consumer, which does not use Redis.
+    pub redis_prefix: Option<String>,
+    pub topic: String,
+    pub consumer_group: String,
+    pub publish_deadline_ms: i64,
+    pub fallback_deadline_ms: i64,
 }
 
-row! {
-    /// The longest deadlines of all processes of the last day, in milliseconds: claims of a process
-    /// that died may still be in flight.
-    #[derive(Copy, Default, PartialEq, Eq)]
-    pub struct Deadlines {
-        pub publish_ms: i64,
-        /// Time until a second store has the claim.
-        pub in_flight_ms: i64,
-    }
+/// The longest deadlines of all processes of the last day, in milliseconds: claims of a process
+/// that died may still be in flight.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Deadlines {
+    pub publish_ms: i64,
+    /// Time until a second store has the claim.
+    pub in_flight_ms: i64,
+}
+
+/// The deadlines of one process.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = processes)]
+struct ProcessDeadlines {
+    publish_deadline_ms: i64,
+    fallback_deadline_ms: i64,
 }
 
 /// Why stores refuse this process, in their own words. All parts of the process that notice a
@@ -59,13 +71,12 @@ row! {
 #[derive(Debug, Clone, Default)]
 pub struct SeenProblems(Arc<RwLock<StoreProblems>>);
 
-row! {
-    #[derive(Default, PartialEq, Eq)]
-    pub struct StoreProblems {
-        pub redis_problem: Option<String>,
-        pub mysql_problem: Option<String>,
-        pub kafka_problem: Option<String>,
-    }
+#[derive(Debug, Clone, Default, PartialEq, Eq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = processes, treat_none_as_default_value = false)]
+pub struct StoreProblems {
+    pub redis_problem: Option<String>,
+    pub mysql_problem: Option<String>,
+    pub kafka_problem: Option<String>,
 }
 
 impl SeenProblems {
@@ -131,52 +142,68 @@ impl ProcessRow {
 
 impl Db {
     async fn announce(&self, id: &str, row: &ProcessRow, seen: StoreProblems) -> DbResult<()> {
-        let mut values = row.clone().values();
-        for problem in [seen.redis_problem, seen.mysql_problem, seen.kafka_problem] {
-            values.push(problem.map(|text| line(&text, LONGEST)).into());
-        }
-        values.push(id.into());
-        let renew = "REPLACE INTO processes (role, owner, redis_prefix, topic, consumer_group, \
-            publish_deadline_ms, fallback_deadline_ms, redis_problem, mysql_problem, \
-            kafka_problem, id, seen_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(3))";
-        self.execute("announce process", Sql::new(renew, values))
-            .await?;
-        let forget =
-            "DELETE FROM processes WHERE seen_at < UTC_TIMESTAMP(3) - INTERVAL 1 DAY LIMIT 100";
-        let forgotten = self.execute("forget processes", sql!(forget)).await;
-        forgotten.map(|_| ())
+        let short = |problem: Option<String>| problem.map(|text| line(&text, LONGEST));
+        let problems = StoreProblems {
+            redis_problem: short(seen.redis_problem),
+            mysql_problem: short(seen.mysql_problem),
+            kafka_problem: short(seen.kafka_problem),
+        };
+        let renew = diesel::replace_into(processes::table).values((
+            row.clone(),
+            problems,
+            processes::id.eq(id.to_owned()),
+            processes::seen_at.eq(now()),
+        ));
+        self.write("announce process", renew).await?;
+        let old = processes::table.filter(processes::seen_at.lt(seconds_from_now(-DAY)));
+        self.write("forget processes", diesel::delete(old))
+            .await
+            .map(|_| ())
     }
 
     /// Reads the running processes. A process that runs renews its row: a row whose time lies far
     /// ahead of now was written before MySQL's clock was set back.
     pub async fn processes(&self) -> DbResult<Vec<ProcessRow>> {
-        let running = "SELECT {columns} FROM processes \
-            WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
-            AND seen_at <= UTC_TIMESTAMP(3) + INTERVAL ? SECOND LIMIT 10000";
-        let running = sql!(running, RUNNING_SECONDS, RUNNING_SECONDS);
-        self.all("list processes", running).await
+        let running = processes::table
+            .filter(processes::seen_at.gt(seconds_from_now(-RUNNING_SECONDS)))
+            .filter(processes::seen_at.le(seconds_from_now(RUNNING_SECONDS)))
+            .limit(10_000)
+            .select(ProcessRow::as_select());
+        self.rows("list processes", running).await
     }
 
     /// Reads the problems with stores that running processes have reported, without repetitions.
     pub async fn store_problems(&self) -> DbResult<Vec<StoreProblems>> {
-        let refused = "SELECT DISTINCT {columns} FROM processes \
-            WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL ? SECOND \
-            AND seen_at <= UTC_TIMESTAMP(3) + INTERVAL ? SECOND \
-            AND COALESCE(redis_problem, mysql_problem, kafka_problem) IS NOT NULL LIMIT 100";
         let lasts = EVERY.as_secs().cast_signed() * 2;
-        self.all("list problems of processes", sql!(refused, lasts, lasts))
-            .await
+        let has_problem = processes::redis_problem
+            .is_not_null()
+            .or(processes::mysql_problem.is_not_null())
+            .or(processes::kafka_problem.is_not_null());
+        let refused = processes::table
+            .filter(processes::seen_at.gt(seconds_from_now(-lasts)))
+            .filter(processes::seen_at.le(seconds_from_now(lasts)))
+            .filter(has_problem)
+            .limit(100)
+            .select(StoreProblems::as_select())
+            .distinct();
+        self.rows("list problems of processes", refused).await
     }
 
     /// Reads the longest deadlines of the API's processes.
     pub async fn longest_deadlines(&self) -> DbResult<Deadlines> {
-        let longest = sql!(
-            "SELECT COALESCE(MAX(publish_deadline_ms), 0) AS publish_ms, \
-            COALESCE(MAX(publish_deadline_ms + fallback_deadline_ms), 0) AS in_flight_ms \
-            FROM processes WHERE seen_at > UTC_TIMESTAMP(3) - INTERVAL 1 DAY"
-        );
-        let deadlines = self.first("read deadlines", longest).await?;
-        Ok(deadlines.unwrap_or_default())
+        let all = processes::table
+            .filter(processes::seen_at.gt(seconds_from_now(-DAY)))
+            .select(ProcessDeadlines::as_select())
+            .distinct();
+        let all: Vec<ProcessDeadlines> = self.rows("read deadlines", all).await?;
+        let publish = all.iter().map(|own| own.publish_deadline_ms);
+        let in_flight = all
+            .iter()
+            .map(|own| own.publish_deadline_ms + own.fallback_deadline_ms);
+        Ok(Deadlines {
+            publish_ms: publish.max().unwrap_or(0),
+            in_flight_ms: in_flight.max().unwrap_or(0),
+        })
     }
 }
 
@@ -294,16 +321,36 @@ impl Db {
     /// Describes the pass that holds the pass lock, in any process.
     pub async fn pass_holder(&self) -> DbResult<Option<String>> {
         // The run of a process that died may still have this status, but its lock is free.
-        let holder = "SELECT id, owner, started_at FROM reconcile_runs WHERE status = 'running' \
-                      AND IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) IS NOT NULL \
-                      ORDER BY started_at DESC LIMIT 1";
-        let holder: Option<(String, String, DateTime<Utc>)> =
-            self.first("holder of the pass lock", sql!(holder)).await?;
-        Ok(holder.map(|(run, owner, at)| {
-            let at = at.format("%Y-%m-%d %H:%M:%S UTC");
-            format!("a pass has been running since {at} (run {run} of process {owner})")
-        }))
+        let is_locked = sql::<Bool>(
+            "IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) IS NOT NULL",
+        );
+        let holder = reconcile_runs::table
+            .filter(reconcile_runs::status.eq(RUNNING))
+            .filter(is_locked)
+            .order(reconcile_runs::started_at.desc())
+            .limit(1)
+            .select(LockHolder::as_select());
+        let holder: Option<LockHolder> = self.row("holder of the pass lock", holder).await?;
+        Ok(holder.map(
+            |LockHolder {
+                 id,
+                 owner,
+                 started_at,
+             }| {
+                let at = started_at.format("%Y-%m-%d %H:%M:%S UTC");
+                format!("a pass has been running since {at} (run {id} of process {owner})")
+            },
+        ))
     }
+}
+
+/// The run that holds the pass lock.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = reconcile_runs)]
+struct LockHolder {
+    id: String,
+    owner: String,
+    started_at: DateTime<Utc>,
 }
 
 /// Checks repeatedly whether this connection still holds the lock, until the lock is released or
@@ -333,25 +380,22 @@ async fn keep(
     }
     // Release explicitly, so that the next process gets the lock at once. If this fails, the
     // connection is closed here, which releases the lock.
-    let give_back = sql!(
-        "DO RELEASE_LOCK(LEFT(CONCAT(?, DATABASE()), 64))",
-        <&str>::from(work)
-    )
-    .run(&mut conn);
+    let give_back = sql_query("DO RELEASE_LOCK(LEFT(CONCAT(?, DATABASE()), 64))")
+        .bind::<Text, _>(<&str>::from(work))
+        .execute(&mut conn);
     if !matches!(timeout(limit, give_back).await, Ok(Ok(_))) {
         tracing::debug!("the pass lock goes with its connection");
     }
 }
 
 async fn is_held(conn: &mut Conn, work: Work) -> QueryResult<bool> {
-    let held: Option<bool> = sql!(
+    let held = sql_query(
         "SELECT IS_USED_LOCK(LEFT(CONCAT(?, DATABASE()), 64)) = CONNECTION_ID() \
-                AND @@global.read_only = 0 AND @@global.innodb_read_only = 0",
-        <&str>::from(work)
+         AND @@global.read_only = 0 AND @@global.innodb_read_only = 0 AS is_held",
     )
-    .one(conn)
-    .await?;
-    Ok(held == Some(true))
+    .bind::<Text, _>(<&str>::from(work));
+    let lock: LockState = held.get_result(conn).await?;
+    Ok(lock.is_held == Some(true))
 }
 
 #[cfg(test)]

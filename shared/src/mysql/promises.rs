@@ -5,17 +5,21 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use diesel::QueryResult;
+use diesel::dsl::{exists, not};
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::Text;
+use diesel_async::RunQueryDsl;
 use serde_json::json;
 
 use super::issued::{IssuedRow, of_people};
 use super::ops_actions::{Operator, OperatorAct};
 use super::revoked;
-use super::sql::row;
-use super::{Conn, Db, DbResult, list};
+use super::{Conn, Db, DbResult};
+use crate::columns::now;
 use crate::domain::{CouponId, DropId, NamedDrop, UserId};
 use crate::model::Revocation;
-use crate::sql;
+use crate::schema::{broken_promises, coupon_uses, coupons, issued_coupons, revoked_coupons};
 
 /// A user's rows, revocations and promises that could not be kept when they were due.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,32 +35,50 @@ pub struct PersonRecord {
     pub revoked: Vec<Revocation>,
 }
 
-row! {
-    /// A promise that could not be kept when it was due.
-    #[derive(Default, PartialEq, Eq)]
-    pub struct BrokenPromiseRow {
-        pub drop_id: DropId,
-        /// The promised slot, if known.
-        pub slot: Option<i64>,
-        pub reason: String,
-        pub run_id: String,
-        pub created_at: DateTime<Utc>,
-        pub mended_at: Option<DateTime<Utc>>,
-    }
+/// A promise that could not be kept when it was due.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Queryable, Selectable)]
+#[diesel(table_name = broken_promises)]
+pub struct BrokenPromiseRow {
+    pub drop_id: DropId,
+    /// The promised slot, if known.
+    pub slot: Option<i64>,
+    pub reason: String,
+    pub run_id: String,
+    pub created_at: DateTime<Utc>,
+    pub mended_at: Option<DateTime<Utc>>,
+}
+
+/// An unresolved broken promise.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
+#[diesel(table_name = broken_promises)]
+pub struct OpenPromise {
+    #[diesel(column_name = user_id)]
+    pub user: UserId,
+    pub slot: Option<i64>,
 }
 
 /// Time limit of a look-up in every coupon.
 const LONG: Duration = Duration::from_secs(120);
 
-const MEND: &str = "UPDATE broken_promises SET mended_at = UTC_TIMESTAMP(3) \
-                    WHERE drop_id = ? AND user_id IN (?) AND mended_at IS NULL";
+/// Marks broken promises to these users as resolved. Returns how many.
+async fn mend(conn: &mut Conn, drop: DropId, users: &[UserId]) -> QueryResult<usize> {
+    let open = broken_promises::table
+        .filter(broken_promises::drop_id.eq(drop))
+        .filter(broken_promises::user_id.eq_any(users))
+        .filter(broken_promises::mended_at.is_null());
+    diesel::update(open)
+        .set(broken_promises::mended_at.eq(now().nullable()))
+        .execute(conn)
+        .await
+}
 
 impl Db {
     /// Marks these users' broken promises as resolved, because the users now have rows.
     pub async fn mend_broken_promises(&self, drop: DropId, people: &[UserId]) -> DbResult<()> {
         for some in people.chunks(Self::PROMISES_AT_ONCE) {
-            let mend = sql!(MEND, drop, list(some));
-            self.execute("mend broken promises", mend).await?;
+            let some = some.to_vec();
+            let mend = async move |conn: &mut Conn| mend(conn, drop, &some).await;
+            self.run("mend broken promises", mend).await?;
         }
         Ok(())
     }
@@ -73,7 +95,7 @@ impl Db {
     ) -> DbResult<usize> {
         let user = user.clone();
         self.transaction("give up broken promises", async move |conn| {
-            let given_up = sql!(MEND, drop, &user).run(conn).await?;
+            let given_up = mend(conn, drop, std::slice::from_ref(&user)).await?;
             if given_up > 0 {
                 let detail = json!({"user_id": user, "promises": given_up});
                 let act = OperatorAct::new("give_up_promise", Some(coupon), Some(drop), detail);
@@ -89,37 +111,43 @@ impl Db {
 
     /// Reads the drops with unresolved broken promises.
     pub async fn drops_with_broken_promises(&self) -> DbResult<HashSet<DropId>> {
-        let drops = sql!("SELECT DISTINCT drop_id FROM broken_promises WHERE mended_at IS NULL");
-        self.all("drops with broken promises", drops).await
+        let drops = broken_promises::table
+            .filter(broken_promises::mended_at.is_null())
+            .select(broken_promises::drop_id)
+            .distinct();
+        let drops = self.rows("drops with broken promises", drops).await?;
+        Ok(drops.into_iter().collect())
     }
 
     /// Reads a page of a drop's unresolved broken promises: users with ids above `after`, in order
-    /// of id, each with the slot. An unknown slot is `i64::MAX`.
-    pub async fn open_promises(&self, drop: DropId, after: String) -> DbResult<Vec<(UserId, i64)>> {
-        let page = sql!(
-            "SELECT user_id, COALESCE(slot, 9223372036854775807) FROM broken_promises \
-                    WHERE mended_at IS NULL AND drop_id = ? AND user_id > ? ORDER BY user_id LIMIT ?",
-            drop,
-            after,
-            Self::PROMISES_AT_ONCE as u64
-        );
-        self.all("read broken promises", page).await
+    /// of id.
+    pub async fn open_promises(&self, drop: DropId, after: String) -> DbResult<Vec<OpenPromise>> {
+        let page = broken_promises::table
+            .filter(broken_promises::mended_at.is_null())
+            .filter(broken_promises::drop_id.eq(drop))
+            .filter(broken_promises::user_id.gt(after))
+            .order(broken_promises::user_id)
+            .limit(1_000)
+            .select(OpenPromise::as_select());
+        self.rows("read broken promises", page).await
     }
 
     /// Finds the coupons in which a user has a row, a revocation, or a broken promise.
     pub async fn coupons_of_person(&self, user: &UserId) -> DbResult<Vec<CouponId>> {
         // Each table has an index that begins with coupon and user: one lookup per coupon.
-        let of = |table| {
-            format!(
-                "SELECT t.coupon_id AS id FROM coupons c \
-                STRAIGHT_JOIN {table} t ON t.coupon_id = c.id AND t.user_id = ?"
-            )
-        };
-        let all = ["issued_coupons", "revoked_coupons", "broken_promises"]
-            .map(of)
-            .join(" UNION ");
-        let all = sql!(format!("{all} ORDER BY id"), user, user, user);
-        self.within(LONG).all("coupons of a person", all).await
+        let all = sql_query(
+            "SELECT t.coupon_id AS id FROM coupons c STRAIGHT_JOIN issued_coupons t \
+                 ON t.coupon_id = c.id AND t.user_id = ? \
+             UNION SELECT t.coupon_id FROM coupons c STRAIGHT_JOIN revoked_coupons t \
+                 ON t.coupon_id = c.id AND t.user_id = ? \
+             UNION SELECT t.coupon_id FROM coupons c STRAIGHT_JOIN broken_promises t \
+                 ON t.coupon_id = c.id AND t.user_id = ? ORDER BY id",
+        )
+        .bind::<Text, _>(user.clone())
+        .bind::<Text, _>(user.clone())
+        .bind::<Text, _>(user.clone());
+        let found: Vec<FoundCoupon> = self.within(LONG).rows("coupons of a person", all).await?;
+        Ok(found.into_iter().map(|found| found.id).collect())
     }
 
     /// Reads everything recorded about `user` in any drop of `coupon`.
@@ -143,16 +171,24 @@ impl Db {
     ) -> DbResult<PersonRecord> {
         let user = user.clone();
         self.run("read a user's rows", async move |conn| {
-            let standing = "SELECT {i.columns}, u.used_at FROM issued_coupons i \
-                            LEFT JOIN coupon_uses u ON u.drop_id = i.drop_id \
-                            AND u.slot = i.slot AND u.claimed_at = i.claimed_at \
-                            AND u.in_use = 1 \
-                            WHERE i.coupon_id = ? AND i.user_id = ? AND NOT EXISTS \
-                            (SELECT 1 FROM revoked_coupons r WHERE r.coupon_id = i.coupon_id \
-                            AND r.user_id = i.user_id AND r.open_scope = i.person_scope) \
-                            ORDER BY i.claimed_at, i.slot";
-            let found: Vec<(IssuedRow, Option<DateTime<Utc>>)> =
-                sql!(standing, coupon, &user).all(conn).await?;
+            let is_void = revoked_coupons::table
+                .filter(revoked_coupons::coupon_id.eq(issued_coupons::coupon_id))
+                .filter(revoked_coupons::user_id.eq(issued_coupons::user_id))
+                .filter(revoked_coupons::open_scope.eq(issued_coupons::person_scope.nullable()));
+            let its_use = coupon_uses::drop_id
+                .eq(issued_coupons::drop_id)
+                .and(coupon_uses::slot.eq(issued_coupons::slot))
+                .and(coupon_uses::claimed_at.eq(issued_coupons::claimed_at))
+                .and(coupon_uses::in_use.eq(Some(1)));
+            let found: Vec<(IssuedRow, Option<DateTime<Utc>>)> = issued_coupons::table
+                .left_join(coupon_uses::table.on(its_use))
+                .filter(issued_coupons::coupon_id.eq(coupon))
+                .filter(issued_coupons::user_id.eq(&user))
+                .filter(not(exists(is_void)))
+                .order((issued_coupons::claimed_at, issued_coupons::slot))
+                .select((IssuedRow::as_select(), coupon_uses::used_at.nullable()))
+                .load(conn)
+                .await?;
             let mut record = PersonRecord::default();
             for (row, used_at) in found {
                 record.used_at.extend(used_at.map(|at| (row.drop_id, at)));
@@ -172,12 +208,22 @@ impl Db {
 }
 
 async fn read_person(conn: &mut Conn, coupon: CouponId, user: UserId) -> QueryResult<PersonRecord> {
-    let broken = "SELECT {columns} FROM broken_promises \
-                  WHERE coupon_id = ? AND user_id = ? ORDER BY created_at";
+    let broken = broken_promises::table
+        .filter(broken_promises::coupon_id.eq(coupon))
+        .filter(broken_promises::user_id.eq(&user))
+        .order(broken_promises::created_at)
+        .select(BrokenPromiseRow::as_select());
     Ok(PersonRecord {
-        broken: sql!(broken, coupon, &user).all(conn).await?,
-        rows: of_people(coupon, &[user.as_str()]).all(conn).await?,
-        revoked: revoked::of_people(coupon, &[user]).all(conn).await?,
+        broken: broken.load(conn).await?,
+        rows: of_people(conn, coupon, &[user.as_str()]).await?,
+        revoked: revoked::of_people(conn, coupon, &[user]).await?,
         used_at: HashMap::new(),
     })
+}
+
+/// A coupon in which a user was found.
+#[derive(QueryableByName)]
+#[diesel(table_name = coupons)]
+struct FoundCoupon {
+    id: CouponId,
 }

@@ -5,34 +5,22 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use diesel::QueryResult;
-use serde_json::json;
+use diesel::dsl::{DuplicatedKeys, max};
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Bool, Integer, Text, Unsigned};
+use diesel_async::RunQueryDsl;
 
-use super::catalogue::listed;
-use super::erased::NAMES_SOMEBODY;
 use super::ids::{draw_id, may_be_drawn};
 use super::ops_actions::{Operator, OperatorAct};
 use super::sealed::rows_changed;
-use super::sql::stored_as;
 use super::uses::is_in_use;
-use super::{Conn, Db, DbError, DbResult, Sql, list, of_users};
+use super::{Conn, Db, DbError, DbResult, Prepared, ascii, json};
+use crate::columns::{At, Datetime};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use crate::model::Revocation;
 use crate::redis::revoking::KnownRevocation;
-use crate::sql;
-
-stored_as!(Revocation {
-    id: i64,
-    coupon_id: i64,
-    drop_id: i64,
-    slot: Option<Slot>,
-    user_id: String,
-    reason: String,
-    revoked_by: String,
-    may_claim_again: bool,
-    revoked_at: DateTime<Utc>,
-    again_from: Option<DateTime<Utc>>,
-});
+use crate::schema::{drops, issued_coupons, revoked_coupons};
 
 /// The claim to revoke.
 #[derive(Debug, Clone)]
@@ -64,6 +52,19 @@ pub struct Banned {
     pub with_young: u64,
     /// Whether a ban has ended within the last hour.
     pub has_ended_lately: bool,
+}
+
+/// The banned users of a coupon, as counted.
+#[derive(QueryableByName)]
+struct BannedOfCoupon {
+    #[diesel(sql_type = BigInt)]
+    coupon_id: CouponId,
+    #[diesel(sql_type = BigInt)]
+    users: i64,
+    #[diesel(sql_type = BigInt)]
+    with_young: i64,
+    #[diesel(sql_type = Bool)]
+    has_ended_lately: bool,
 }
 
 /// A shop uses the coupon's code, so that it can be neither returned nor revoked.
@@ -126,36 +127,41 @@ impl Db {
     /// no others concern a claim that Redis may have. Their number does not grow with the sealed
     /// drops.
     pub async fn count_banned(&self, coupons: &[CouponId]) -> DbResult<HashMap<CouponId, Banned>> {
-        let whole = ") w STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_in_force) \
-                     ON r.coupon_id = w.id AND r.person_scope = 0 AND r.again_from <=> NULL UNION ALL \
-                     SELECT r.coupon_id, r.user_id, r.revoked_at, r.again_from, r.person_scope FROM (";
-        let unsealed = ") w STRAIGHT_JOIN drops d FORCE INDEX (drops_sealed) \
-                        ON d.coupon_id = w.id AND d.sealed_at IS NULL \
-                        STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_drop) \
-                        ON r.drop_id = d.id AND r.coupon_id = d.coupon_id";
-        let columns =
-            "SELECT r.coupon_id, r.user_id, r.revoked_at, r.again_from, r.person_scope FROM (";
-        let whole = sql!(columns).and(listed(coupons)).and(sql!(whole));
-        let in_force = whole.and(listed(coupons)).and(sql!(unsealed));
-        let count = sql!(
+        let ids = json(&coupons);
+        let count = sql_query(
             "SELECT coupon_id, COUNT(DISTINCT IF(revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND, \
-             person_scope, NULL), user_id), COUNT(DISTINCT person_scope, user_id), \
-             COALESCE(MAX(again_from) >= UTC_TIMESTAMP(3) - INTERVAL 1 HOUR, 0) FROM ("
-        );
-        let named = format!(") r WHERE {NAMES_SOMEBODY} GROUP BY coupon_id");
-        let count = count.and(in_force).and(sql!(named));
+                     person_scope, NULL), user_id) AS users, \
+                 COUNT(DISTINCT person_scope, user_id) AS with_young, \
+                 COALESCE(MAX(again_from) >= UTC_TIMESTAMP(3) - INTERVAL 1 HOUR, 0) AS has_ended_lately \
+             FROM (SELECT r.coupon_id, r.user_id, r.revoked_at, r.again_from, r.person_scope \
+                 FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) w \
+                 STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_in_force) \
+                     ON r.coupon_id = w.id AND r.person_scope = 0 AND r.again_from <=> NULL \
+                 UNION ALL \
+                 SELECT r.coupon_id, r.user_id, r.revoked_at, r.again_from, r.person_scope \
+                 FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) w \
+                 STRAIGHT_JOIN drops d FORCE INDEX (drops_sealed) \
+                     ON d.coupon_id = w.id AND d.sealed_at IS NULL \
+                 STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_drop) \
+                     ON r.drop_id = d.id AND r.coupon_id = d.coupon_id) r \
+             WHERE NOT (user_id LIKE 'erased-%' AND user_id REGEXP '^erased-[0-9a-f]{20}$') \
+             GROUP BY coupon_id",
+        )
+        .bind::<Text, _>(ids.clone())
+        .bind::<Text, _>(ids);
         let db = self.within(LONGEST_COUNT);
-        let counted: Vec<(CouponId, u64, u64, bool)> = db.all("count banned users", count).await?;
-        let mut banned = HashMap::with_capacity(counted.len());
-        for (coupon, users, with_young, has_ended_lately) in counted {
-            let own = Banned {
-                users,
-                with_young,
-                has_ended_lately,
-            };
-            banned.insert(coupon, own);
-        }
-        Ok(banned)
+        let counted: Vec<BannedOfCoupon> = db.rows("count banned users", count).await?;
+        Ok(counted
+            .into_iter()
+            .map(|counted| {
+                let banned = Banned {
+                    users: counted.users.cast_unsigned(),
+                    with_young: counted.with_young.cast_unsigned(),
+                    has_ended_lately: counted.has_ended_lately,
+                };
+                (counted.coupon_id, banned)
+            })
+            .collect())
     }
 
     /// Returns which of these revocations MySQL has lost. A revocation is in MySQL before it is in
@@ -169,8 +175,10 @@ impl Db {
         let mut lost = Vec::new();
         for some in all.chunks(LOOKED_UP_AT_ONCE) {
             let ids: Vec<i64> = some.iter().map(|one| one.id).collect();
-            let known = sql!("SELECT id FROM revoked_coupons WHERE id IN (?)", list(ids));
-            let known: HashSet<i64> = self.all("known revocations", known).await?;
+            let known = revoked_coupons::table
+                .filter(revoked_coupons::id.eq_any(ids))
+                .select(revoked_coupons::id);
+            let known: Vec<i64> = self.rows("known revocations", known).await?;
             let unknown = some.iter().filter(|one| !known.contains(&one.id));
             lost.extend(unknown.cloned());
         }
@@ -193,22 +201,24 @@ impl Db {
                 again_from,
                 ..
             } = known;
-            let insert = sql!(
-                "INSERT INTO revoked_coupons (id, coupon_id, drop_id, user_id, reason, revoked_by, \
-                may_claim_again, again_from, once_per) \
-                VALUES (?, ?, ?, ?, 'known to Redis', 'reconciler', ?, ?, ?) \
-                ON DUPLICATE KEY UPDATE id = id",
-                id,
-                coupon,
-                drop,
-                &user,
-                again_from.is_some(),
-                again_from,
-                once_per.as_str()
-            );
-            insert.run(conn).await?;
-            let written = sql!("SELECT id FROM revoked_coupons WHERE id = ?", id);
-            if written.first::<i64>(conn).await?.is_none() {
+            diesel::insert_into(revoked_coupons::table)
+                .values((
+                    revoked_coupons::id.eq(id),
+                    revoked_coupons::coupon_id.eq(coupon),
+                    revoked_coupons::drop_id.eq(drop),
+                    revoked_coupons::user_id.eq(user),
+                    revoked_coupons::reason.eq("known to Redis"),
+                    revoked_coupons::revoked_by.eq("reconciler"),
+                    revoked_coupons::may_claim_again.eq(again_from.is_some()),
+                    revoked_coupons::again_from.eq(again_from),
+                    revoked_coupons::once_per.eq(once_per),
+                ))
+                .on_conflict(DuplicatedKeys)
+                .do_nothing()
+                .execute(conn)
+                .await?;
+            let written = revoked_coupons::table.find(id).select(revoked_coupons::id);
+            if written.get_result::<i64>(conn).await.optional()?.is_none() {
                 return Ok(false);
             }
             let row = lock_void_row(conn, id).await?;
@@ -240,9 +250,15 @@ impl Db {
         let id = revocation.id;
         let at = DateTime::from_timestamp_millis(again_from_ms).unwrap_or_default();
         self.transaction("end a revocation", async move |conn| {
-            let end = "UPDATE revoked_coupons SET again_from = ? WHERE id = ? \
-                AND may_claim_again AND again_from IS NULL";
-            if sql!(end, at, id).run(conn).await? > 0 {
+            let unended = revoked_coupons::table
+                .find(id)
+                .filter(revoked_coupons::may_claim_again)
+                .filter(revoked_coupons::again_from.is_null());
+            let ended = diesel::update(unended)
+                .set(revoked_coupons::again_from.eq(Some(at)))
+                .execute(conn)
+                .await?;
+            if ended > 0 {
                 // Close a promise that a pass recorded as broken after the revocation was written.
                 close_promises(conn, id).await?;
             }
@@ -257,8 +273,9 @@ impl Db {
         coupon: CouponId,
         people: &[UserId],
     ) -> DbResult<Vec<Revocation>> {
-        self.all("revocations of people", of_people(coupon, people))
-            .await
+        let people = people.to_vec();
+        let revocations = async move |conn: &mut Conn| of_people(conn, coupon, &people).await;
+        self.run("revocations of people", revocations).await
     }
 
     /// Revocations read per statement.
@@ -274,18 +291,27 @@ impl Db {
         after: i64,
     ) -> DbResult<Vec<Revocation>> {
         let most = Self::REVOCATIONS_AT_ONCE;
-        let page = if let Some(drop) = drop {
-            let page = "SELECT {columns} FROM revoked_coupons FORCE INDEX (revoked_coupons_drop) \
-                        WHERE drop_id = ? AND coupon_id = ? AND id > ? ORDER BY id LIMIT ?";
-            sql!(page, drop, coupon, after, most)
-        } else {
-            let page = "SELECT {columns} FROM revoked_coupons FORCE INDEX (revoked_coupons_in_force) \
-                        WHERE coupon_id = ? AND person_scope = 0 \
-                        AND (again_from IS NULL OR again_from >= ?) AND id > ? \
-                        ORDER BY id LIMIT ?";
-            sql!(page, coupon, now, after, most)
+        let Some(drop) = drop else {
+            let page = sql_query(
+                "SELECT * FROM revoked_coupons FORCE INDEX (revoked_coupons_in_force) \
+                 WHERE coupon_id = ? AND person_scope = 0 \
+                 AND (again_from IS NULL OR again_from >= ?) AND id > ? ORDER BY id LIMIT ?",
+            )
+            .bind::<BigInt, _>(coupon)
+            .bind::<Datetime, _>(At(now))
+            .bind::<BigInt, _>(after)
+            .bind::<BigInt, _>(most);
+            return self.rows("read revocations of a coupon", page).await;
         };
-        self.all("read revocations", page).await
+        let page = sql_query(
+            "SELECT * FROM revoked_coupons FORCE INDEX (revoked_coupons_drop) \
+             WHERE drop_id = ? AND coupon_id = ? AND id > ? ORDER BY id LIMIT ?",
+        )
+        .bind::<BigInt, _>(drop)
+        .bind::<BigInt, _>(coupon)
+        .bind::<BigInt, _>(after)
+        .bind::<BigInt, _>(most);
+        self.rows("read revocations", page).await
     }
 
     /// Returns which of these revocations are over: those of sealed drops, except those that keep
@@ -295,14 +321,17 @@ impl Db {
         ids: Vec<i64>,
         now: DateTime<Utc>,
     ) -> DbResult<HashSet<i64>> {
-        let over = sql!(
-            "SELECT r.id FROM revoked_coupons r STRAIGHT_JOIN drops d ON d.id = r.drop_id \
-            WHERE r.id IN (?) AND d.sealed_at IS NOT NULL \
-            AND (r.person_scope <> 0 OR r.again_from < ?)",
-            list(ids),
-            now
-        );
-        self.all("revocations that are over", over).await
+        let is_over = revoked_coupons::person_scope
+            .ne(0)
+            .or(revoked_coupons::again_from.lt(Some(now)).assume_not_null());
+        let over = revoked_coupons::table
+            .inner_join(drops::table.on(drops::id.eq(revoked_coupons::drop_id)))
+            .filter(revoked_coupons::id.eq_any(ids))
+            .filter(drops::sealed_at.is_not_null())
+            .filter(is_over)
+            .select(revoked_coupons::id);
+        let over = self.rows("revocations that are over", over).await?;
+        Ok(over.into_iter().collect())
     }
 }
 
@@ -310,30 +339,30 @@ impl Db {
 async fn insert(conn: &mut Conn, new: &NewRevocation) -> QueryResult<InsertedRevocation> {
     for _ in 0..ATTEMPTS {
         // Redis keeps the revocation with the highest id of each user.
-        let latest: Option<i64> = sql!(
-            "SELECT MAX(id) FROM revoked_coupons WHERE coupon_id = ? AND user_id = ?",
-            new.coupon,
-            &new.user
-        )
-        .one(conn)
-        .await?;
+        let latest: Option<i64> = revoked_coupons::table
+            .filter(revoked_coupons::coupon_id.eq(new.coupon))
+            .filter(revoked_coupons::user_id.eq(&new.user))
+            .select(max(revoked_coupons::id))
+            .get_result(conn)
+            .await?;
         let above = latest.unwrap_or(0).max(new.after) + 1;
-        let insert = "INSERT INTO revoked_coupons (id, coupon_id, drop_id, slot, user_id, \
-            reason, revoked_by, may_claim_again, once_per) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) \
-            ON DUPLICATE KEY UPDATE id = id";
         let id = draw_id(Utc::now()).max(above);
-        let coupon = new.coupon;
-        let drop = new.drop;
-        let slot = new.slot;
-        let user = &new.user;
-        let reason = &new.reason;
-        let by = &new.by;
-        let again = new.may_claim_again;
-        let once_per = new.once_per.as_str();
-        let insert = sql!(
-            insert, id, coupon, drop, slot, user, reason, by, again, once_per
-        );
-        insert.run(conn).await?;
+        diesel::insert_into(revoked_coupons::table)
+            .values((
+                revoked_coupons::id.eq(id),
+                revoked_coupons::coupon_id.eq(new.coupon),
+                revoked_coupons::drop_id.eq(new.drop),
+                revoked_coupons::slot.eq(new.slot),
+                revoked_coupons::user_id.eq(&new.user),
+                revoked_coupons::reason.eq(&new.reason),
+                revoked_coupons::revoked_by.eq(&new.by),
+                revoked_coupons::may_claim_again.eq(new.may_claim_again),
+                revoked_coupons::once_per.eq(new.once_per),
+            ))
+            .on_conflict(DuplicatedKeys)
+            .do_nothing()
+            .execute(conn)
+            .await?;
         // `None` means that another revocation has this id.
         if let Some(open) = locked_open(conn, new).await? {
             let is_new = open == id;
@@ -345,20 +374,32 @@ async fn insert(conn: &mut Conn, new: &NewRevocation) -> QueryResult<InsertedRev
 
 /// Reads the id of the open revocation in this scope, and locks it.
 async fn locked_open(conn: &mut Conn, new: &NewRevocation) -> QueryResult<Option<i64>> {
-    let query = "SELECT id FROM revoked_coupons WHERE coupon_id = ? AND user_id = ? \
-                 AND again_from IS NULL AND person_scope = ? FOR UPDATE";
-    let is_per_drop = new.once_per == OncePer::Drop;
-    let scope = if is_per_drop { new.drop.0 } else { 0 };
-    sql!(query, new.coupon, &new.user, scope).first(conn).await
+    let scope = match new.once_per {
+        OncePer::Drop => new.drop.0,
+        OncePer::Coupon => 0,
+    };
+    revoked_coupons::table
+        .filter(revoked_coupons::coupon_id.eq(new.coupon))
+        .filter(revoked_coupons::user_id.eq(&new.user))
+        .filter(revoked_coupons::again_from.is_null())
+        .filter(revoked_coupons::person_scope.eq(scope))
+        .select(revoked_coupons::id)
+        .for_update()
+        .get_result(conn)
+        .await
+        .optional()
 }
 
 async fn read(conn: &mut Conn, id: i64) -> QueryResult<Revocation> {
-    let query = "SELECT {columns} FROM revoked_coupons WHERE id = ?";
-    sql!(query, id).one(conn).await
+    revoked_coupons::table
+        .find(id)
+        .select(Revocation::as_select())
+        .get_result(conn)
+        .await
 }
 
 fn act(of: &Revocation) -> OperatorAct {
-    let detail = json!({
+    let detail = serde_json::json!({
         "user_id": of.user_id, "slot": of.slot, "reason": of.reason, "by": of.revoked_by,
         "may_claim_again": of.may_claim_again,
     });
@@ -368,8 +409,10 @@ fn act(of: &Revocation) -> OperatorAct {
 }
 
 /// A row that a revocation voids.
+#[derive(QueryableByName)]
+#[diesel(table_name = issued_coupons)]
 struct VoidRow {
-    drop: i64,
+    drop_id: i64,
     slot: Slot,
     claimed_at: DateTime<Utc>,
 }
@@ -377,22 +420,23 @@ struct VoidRow {
 /// Locks the user's row, if the revocation voids it, so that no shop can begin to use its code.
 /// Also locks the revocation, because a later claim of its user is valid once it has ended.
 async fn lock_void_row(conn: &mut Conn, id: i64) -> QueryResult<Option<VoidRow>> {
-    let void = "SELECT i.drop_id, i.slot, i.claimed_at FROM revoked_coupons r \
-        STRAIGHT_JOIN issued_coupons i ON i.coupon_id = r.coupon_id AND i.user_id = r.user_id \
-        AND r.person_scope IN (0, i.drop_id) AND (r.again_from IS NULL \
-        OR i.claimed_at <= r.again_from) WHERE r.id = ? FOR UPDATE";
-    let row: Option<(i64, Slot, DateTime<Utc>)> = sql!(void, id).first(conn).await?;
-    Ok(row.map(|(drop, slot, claimed_at)| VoidRow {
-        drop,
-        slot,
-        claimed_at,
-    }))
+    sql_query(
+        "SELECT i.drop_id, i.slot, i.claimed_at FROM revoked_coupons r \
+         STRAIGHT_JOIN issued_coupons i ON i.coupon_id = r.coupon_id AND i.user_id = r.user_id \
+             AND r.person_scope IN (0, i.drop_id) \
+             AND (r.again_from IS NULL OR i.claimed_at <= r.again_from) \
+         WHERE r.id = ? FOR UPDATE",
+    )
+    .bind::<BigInt, _>(id)
+    .get_result(conn)
+    .await
+    .optional()
 }
 
 /// Whether a shop uses the coupon: by its row or, if that is missing, by the claim in Redis.
 async fn is_used(conn: &mut Conn, new: &NewRevocation, row: Option<&VoidRow>) -> QueryResult<bool> {
     if let Some(row) = row {
-        return is_in_use(conn, row.drop, row.slot, row.claimed_at).await;
+        return is_in_use(conn, row.drop_id, row.slot, row.claimed_at).await;
     }
     match (new.slot, new.claimed_at) {
         (Some(slot), Some(at)) => is_in_use(conn, new.drop.0, slot, at).await,
@@ -402,29 +446,58 @@ async fn is_used(conn: &mut Conn, new: &NewRevocation, row: Option<&VoidRow>) ->
 
 /// Moves a locked row into the revocation.
 async fn move_row(conn: &mut Conn, id: i64, row: Option<VoidRow>) -> QueryResult<()> {
-    let Some(VoidRow { drop, slot, .. }) = row else {
+    let Some(VoidRow {
+        drop_id: drop,
+        slot,
+        ..
+    }) = row
+    else {
         return Ok(());
     };
-    let fill = "UPDATE revoked_coupons r JOIN issued_coupons i ON i.drop_id = ? AND i.slot = ? \
-        SET r.drop_id = i.drop_id, r.slot = i.slot, r.code = i.code, r.claimed_at = \
-        i.claimed_at, r.issued_at = i.issued_at, r.issued_by = i.issued_by WHERE r.id = ?";
-    sql!(fill, drop, slot, id).run(conn).await?;
-    let delete = "DELETE FROM issued_coupons WHERE drop_id = ? AND slot = ?";
-    sql!(delete, drop, slot).run(conn).await?;
+    sql_query(
+        "UPDATE revoked_coupons r JOIN issued_coupons i ON i.drop_id = ? AND i.slot = ? \
+         SET r.drop_id = i.drop_id, r.slot = i.slot, r.code = i.code, r.claimed_at = i.claimed_at, \
+             r.issued_at = i.issued_at, r.issued_by = i.issued_by WHERE r.id = ?",
+    )
+    .bind::<BigInt, _>(drop)
+    .bind::<Unsigned<Integer>, _>(slot)
+    .bind::<BigInt, _>(id)
+    .execute(conn)
+    .await?;
+    diesel::delete(issued_coupons::table.find((drop, slot)))
+        .execute(conn)
+        .await?;
     rows_changed(conn, drop, -1).await
 }
 
 /// Closes broken promises that the revocation voids.
 async fn close_promises(conn: &mut Conn, id: i64) -> QueryResult<()> {
-    let close = "UPDATE revoked_coupons r STRAIGHT_JOIN broken_promises p ON p.coupon_id = \
-        r.coupon_id AND p.user_id = r.user_id AND r.person_scope IN (0, p.drop_id) \
-        SET p.mended_at = UTC_TIMESTAMP(3) WHERE r.id = ? AND p.mended_at IS NULL";
-    sql!(close, id).run(conn).await.map(|_| ())
+    sql_query(
+        "UPDATE revoked_coupons r STRAIGHT_JOIN broken_promises p ON p.coupon_id = r.coupon_id \
+             AND p.user_id = r.user_id AND r.person_scope IN (0, p.drop_id) \
+         SET p.mended_at = UTC_TIMESTAMP(3) WHERE r.id = ? AND p.mended_at IS NULL",
+    )
+    .bind::<BigInt, _>(id)
+    .execute(conn)
+    .await
+    .map(|_| ())
 }
 
-pub(super) fn of_people(coupon: CouponId, people: &[UserId]) -> Sql {
-    let users = people.iter().map(UserId::as_str);
-    let own = " STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = ? AND r.user_id = j.user_id \
-        ORDER BY r.id";
-    of_users("SELECT {r.columns} FROM ", users, sql!(own, coupon))
+pub(super) async fn of_people(
+    conn: &mut Conn,
+    coupon: CouponId,
+    people: &[UserId],
+) -> QueryResult<Vec<Revocation>> {
+    Prepared(
+        sql_query(
+            "SELECT r.* FROM JSON_TABLE(?, '$[*]' COLUMNS (user_id VARCHAR(128) \
+                 CHARACTER SET ascii COLLATE ascii_bin PATH '$')) j \
+             STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = ? AND r.user_id = j.user_id \
+             ORDER BY r.id",
+        )
+        .bind::<Text, _>(ascii(people.iter().map(UserId::as_str)))
+        .bind::<BigInt, _>(coupon),
+    )
+    .load(conn)
+    .await
 }

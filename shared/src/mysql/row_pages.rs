@@ -3,10 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use diesel::dsl::count_star;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+
 use super::issued::IssuedRow;
-use super::{Db, DbResult, list};
+use super::{Db, DbResult};
 use crate::domain::{CouponId, DropId, Slot};
-use crate::sql;
+use crate::schema::{drops, failed_claims, issued_coupons, revoked_coupons};
 
 /// A range of a coupon's rows.
 #[derive(Debug, Clone, Copy)]
@@ -30,28 +34,33 @@ impl Db {
     /// coupon.
     pub async fn holders(&self, which: HolderRange, limit: usize) -> DbResult<Option<HoldersPage>> {
         self.run("page of holders", async move |conn| {
-            let mut own: Vec<DropId> = sql!(
-                "SELECT id FROM drops WHERE coupon_id = ? \
-                ORDER BY opens_at, id",
-                which.coupon
-            )
-            .all(conn)
-            .await?;
+            let mut own: Vec<DropId> = drops::table
+                .filter(drops::coupon_id.eq(which.coupon))
+                .order((drops::opens_at, drops::id))
+                .select(drops::id)
+                .load(conn)
+                .await?;
             own.retain(|id| which.drop.is_none_or(|drop| drop == *id));
             if own.is_empty() && which.drop.is_some() {
                 return Ok(None);
             }
             let (first, mut after) = which.after;
             let mut rows: Vec<IssuedRow> = Vec::new();
-            let page = "SELECT {columns} FROM issued_coupons WHERE drop_id = ? AND slot > ? \
-                AND coupon_id = ? ORDER BY slot LIMIT ?";
             for drop in own
                 .into_iter()
                 .skip_while(|id| first.0 != 0 && first != *id)
             {
-                let wanted = (limit + 1 - rows.len()) as u64;
-                let page = sql!(page, drop, after, which.coupon, wanted);
-                rows.extend(page.all::<Vec<IssuedRow>>(conn).await?);
+                let wanted = i64::try_from(limit + 1 - rows.len()).unwrap_or(i64::MAX);
+                let page: Vec<IssuedRow> = issued_coupons::table
+                    .filter(issued_coupons::drop_id.eq(drop))
+                    .filter(issued_coupons::slot.gt(after))
+                    .filter(issued_coupons::coupon_id.eq(which.coupon))
+                    .order(issued_coupons::slot)
+                    .limit(wanted)
+                    .select(IssuedRow::as_select())
+                    .load(conn)
+                    .await?;
+                rows.extend(page);
                 if rows.len() > limit {
                     break;
                 }
@@ -66,21 +75,41 @@ impl Db {
 
     /// Counts what these drops have. Omits drops that have none.
     pub async fn count(&self, what: DropCount, drops: &[DropId]) -> DbResult<HashMap<DropId, u64>> {
-        let count = match what {
+        let ids = drops.to_vec();
+        let db = self.within(LONG);
+        let counts: Vec<(DropId, i64)> = match what {
             DropCount::Rows => {
-                "SELECT drop_id, COUNT(*) FROM issued_coupons WHERE drop_id IN (?) GROUP BY drop_id"
+                let rows = issued_coupons::table
+                    .filter(issued_coupons::drop_id.eq_any(ids))
+                    .group_by(issued_coupons::drop_id)
+                    .select((issued_coupons::drop_id, count_star()));
+                db.rows("count rows by drop", rows).await?
             }
             DropCount::Revocations => {
-                "SELECT drop_id, COUNT(*) FROM revoked_coupons WHERE drop_id IN (?) GROUP BY drop_id"
+                let revocations = revoked_coupons::table
+                    .filter(revoked_coupons::drop_id.eq_any(ids))
+                    .group_by(revoked_coupons::drop_id)
+                    .select((revoked_coupons::drop_id, count_star()));
+                db.rows("count revocations by drop", revocations).await?
             }
             DropCount::DeadLetters => {
-                "SELECT f.drop_id, COUNT(*) FROM failed_claims f JOIN drops d ON d.id = f.drop_id \
-                 WHERE f.resolved_at IS NULL AND f.drop_id IN (?) \
-                 AND (f.coupon_id IS NULL OR f.coupon_id = d.coupon_id) GROUP BY f.drop_id"
+                let names_it = failed_claims::coupon_id
+                    .is_null()
+                    .or(failed_claims::coupon_id.eq(drops::coupon_id.nullable()));
+                let letters = failed_claims::table
+                    .inner_join(drops::table.on(failed_claims::drop_id.eq(drops::id.nullable())))
+                    .filter(failed_claims::resolved_at.is_null())
+                    .filter(drops::id.eq_any(ids))
+                    .filter(names_it)
+                    .group_by(drops::id)
+                    .select((drops::id, count_star()));
+                db.rows("count dead letters by drop", letters).await?
             }
         };
-        let count = sql!(count, list(drops.iter().copied()));
-        self.within(LONG).all("count by drop", count).await
+        Ok(counts
+            .into_iter()
+            .map(|(drop, count)| (drop, count.cast_unsigned()))
+            .collect())
     }
 }
 

@@ -4,14 +4,20 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::BigInt;
+use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::findings::FindingRow;
+use super::findings::ListedFinding;
 use super::ops_actions::{Operator, OperatorAct};
-use super::sql::{insert_rows, row};
-use super::{Columns as _, Db, DbResult, Sql};
+use super::{Db, DbResult, Sql};
+use crate::columns::{At, now};
 use crate::report::{Finding, Status, Stored, Trigger};
+use crate::schema::{reconcile_findings, reconcile_runs};
 use crate::sql;
 
 /// Name in `reconciler_state` of the time (RFC 3339) of the last successful pass.
@@ -20,49 +26,67 @@ pub const LAST_SUCCESS_AT: &str = "last_success_at";
 /// The status of a run that has not ended.
 pub const RUNNING: &str = "running";
 
-row! {
-    /// A run, as recorded and listed.
-    #[derive(Serialize, Deserialize, ToSchema)]
-    #[schema(as = RunSummary)]
-    pub struct RunRow {
-        #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
-        pub run_id as id: String,
-        #[schema(value_type = Trigger)]
-        pub trigger as triggered_by: Stored<Trigger>,
-        pub dry_run: bool,
-        pub deep: bool,
-        pub confirmed: bool,
-        #[schema(value_type = Status)]
-        pub status: Stored<Status>,
-        #[serde(skip)]
-        pub owner: String,
-        pub started_at: DateTime<Utc>,
-        pub finished_at: Option<DateTime<Utc>>,
-        pub drops_examined: u32,
-        pub users_examined: i64,
-        pub rows_examined: i64,
-        pub failed_claims_examined: i64,
-        pub applied: u32,
-        pub skipped: u32,
-        pub failed: u32,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        #[schema(example = "MySQL did not answer")]
-        pub error: Option<String>,
-        /// Drop reports as JSON, or `None` if `same_as` stores them. Lists do not read them.
-        #[serde(skip)]
-        pub drops: Option<String>,
-        /// A hash of findings and drop reports. `None` for dry runs, and for runs that did not
-        /// compare everything.
-        #[serde(skip)]
-        pub content: Option<i64>,
-        /// The earlier run that stores the same findings and drop reports.
-        #[serde(skip)]
-        pub same_as: Option<String>,
-        /// The operator who asked for it, if a name was sent.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        #[schema(example = "Kim")]
-        pub asked_by: Option<String>,
-    }
+/// A run, as recorded and listed.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema, Queryable, Selectable, Insertable)]
+#[diesel(table_name = reconcile_runs, treat_none_as_default_value = false)]
+#[schema(as = RunSummary)]
+pub struct RunRow {
+    #[schema(example = "01a206b4-f1dc-72f5-b1c0-afe93251b14a")]
+    #[diesel(column_name = id)]
+    pub run_id: String,
+    #[schema(value_type = Trigger)]
+    #[diesel(column_name = triggered_by)]
+    pub trigger: Stored<Trigger>,
+    pub dry_run: bool,
+    pub deep: bool,
+    pub confirmed: bool,
+    #[schema(value_type = Status)]
+    pub status: Stored<Status>,
+    #[serde(skip)]
+    pub owner: String,
+    #[diesel(serialize_as = At)]
+    pub started_at: DateTime<Utc>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub drops_examined: u32,
+    pub users_examined: i64,
+    pub rows_examined: i64,
+    pub failed_claims_examined: i64,
+    pub applied: u32,
+    pub skipped: u32,
+    pub failed: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "MySQL did not answer")]
+    pub error: Option<String>,
+    /// A hash of findings and drop reports. `None` for dry runs, and for runs that did not
+    /// compare everything.
+    #[serde(skip)]
+    pub content: Option<i64>,
+    /// The earlier run that stores the same findings and drop reports.
+    #[serde(skip)]
+    pub same_as: Option<String>,
+    /// The operator who asked for it, if a name was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "Kim")]
+    pub asked_by: Option<String>,
+}
+
+/// A run with the reports of its drops, which may take megabytes.
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = reconcile_runs)]
+pub struct StoredRun {
+    #[diesel(embed)]
+    pub row: RunRow,
+    /// `None` if `same_as` stores them.
+    pub drops: Option<Value>,
+}
+
+/// The result of a run, as the next one compares it.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = reconcile_runs)]
+struct LastResult {
+    id: String,
+    content: Option<i64>,
+    same_as: Option<String>,
 }
 
 impl Db {
@@ -74,10 +98,19 @@ impl Db {
         asked: Option<(Operator, OperatorAct)>,
     ) -> DbResult<()> {
         self.transaction("begin run", async move |conn| {
-            let died = "UPDATE reconcile_runs SET status = 'failed', finished_at = UTC_TIMESTAMP(3), \
-                        error = 'the process ended during the run' WHERE status = ?";
-            sql!(died, RUNNING).run(conn).await?;
-            insert_rows(conn, "reconcile_runs", vec![run], "").await?;
+            let died = reconcile_runs::table.filter(reconcile_runs::status.eq(RUNNING));
+            diesel::update(died)
+                .set((
+                    reconcile_runs::status.eq("failed"),
+                    reconcile_runs::finished_at.eq(now().nullable()),
+                    reconcile_runs::error.eq("the process ended during the run"),
+                ))
+                .execute(conn)
+                .await?;
+            diesel::insert_into(reconcile_runs::table)
+                .values(run)
+                .execute(conn)
+                .await?;
             match asked {
                 Some((operator, act)) => operator.did(conn, act).await,
                 None => Ok(()),
@@ -95,38 +128,38 @@ impl Db {
     /// `DbError`. The end may have been recorded nevertheless. The call may be repeated.
     pub async fn finish_run(
         &self,
-        mut run: RunRow,
+        mut run: StoredRun,
         findings: Vec<Finding>,
         succeeded: Option<String>,
     ) -> DbResult<()> {
-        let ended: Option<i64> = self
-            .first(
-                "find run",
-                sql!(
-                    "SELECT 1 FROM reconcile_runs WHERE id = ? AND finished_at IS NOT NULL",
-                    &run.run_id
-                ),
-            )
-            .await?;
-        if ended.is_some() {
+        let id = run.row.run_id.clone();
+        let ended = reconcile_runs::table
+            .find(id.clone())
+            .filter(reconcile_runs::finished_at.is_not_null())
+            .select(reconcile_runs::id);
+        if self.row::<String, _>("find run", ended).await?.is_some() {
             return Ok(());
         }
-        let last = "SELECT id, content, same_as FROM reconcile_runs \
-                    WHERE id <> ? AND content IS NOT NULL ORDER BY id DESC LIMIT 1";
-        let last: Option<(String, Option<i64>, Option<String>)> =
-            self.first("last result", sql!(last, &run.run_id)).await?;
-        if let Some((id, content, same_as)) = last
-            && content == run.content
+        let last = reconcile_runs::table
+            .filter(reconcile_runs::id.ne(id.clone()))
+            .filter(reconcile_runs::content.is_not_null())
+            .order(reconcile_runs::id.desc())
+            .limit(1)
+            .select(LastResult::as_select());
+        let last = self.row("last result", last).await?;
+        if let Some(last) = last
+            && last.content == run.row.content
         {
-            run.same_as = Some(same_as.unwrap_or(id));
+            run.row.same_as = Some(last.same_as.unwrap_or(last.id));
             run.drops = None;
         } else {
-            self.write_findings(&run.run_id, findings).await?;
+            self.write_findings(&id, findings).await?;
         }
         self.transaction("finish run", async move |conn| {
-            let begun = sql!("DELETE FROM reconcile_runs WHERE id = ?", &run.run_id);
-            begun.run(conn).await?;
-            insert_rows(conn, "reconcile_runs", vec![run], "").await?;
+            diesel::replace_into(reconcile_runs::table)
+                .values((run.row, reconcile_runs::drops.eq(run.drops)))
+                .execute(conn)
+                .await?;
             if let Some(at) = &succeeded {
                 set_state(LAST_SUCCESS_AT, at).run(conn).await?;
             }
@@ -138,30 +171,36 @@ impl Db {
     /// Reads the id of the run in progress, in any process. After a process died, this may be its
     /// run, until the next one begins.
     pub async fn running_run(&self) -> DbResult<Option<String>> {
-        let running =
-            "SELECT id FROM reconcile_runs WHERE status = ? ORDER BY started_at DESC LIMIT 1";
-        self.first("running run", sql!(running, RUNNING)).await
+        let running = reconcile_runs::table
+            .filter(reconcile_runs::status.eq(RUNNING))
+            .order(reconcile_runs::started_at.desc())
+            .limit(1)
+            .select(reconcile_runs::id);
+        self.row("running run", running).await
     }
 
     /// Reads the id of the last full pass that did not fail.
     pub async fn last_full_run(&self) -> DbResult<Option<String>> {
-        let last = "SELECT id FROM reconcile_runs \
-                    WHERE content IS NOT NULL AND status <> 'failed' ORDER BY id DESC LIMIT 1";
-        self.first("last pass over everything", sql!(last)).await
+        let last = reconcile_runs::table
+            .filter(reconcile_runs::content.is_not_null())
+            .filter(reconcile_runs::status.ne("failed"))
+            .order(reconcile_runs::id.desc())
+            .limit(1)
+            .select(reconcile_runs::id);
+        self.row("last pass over everything", last).await
     }
 
     /// Lists runs, newest first; only those older than `before` if given.
     pub async fn runs(&self, limit: u32, before: Option<String>) -> DbResult<Vec<RunRow>> {
-        // Drop reports may take megabytes.
-        let columns = RunRow::NAMES
-            .iter()
-            .map(|name| if *name == "drops" { "NULL" } else { name })
-            .collect::<Vec<_>>()
-            .join(", ");
-        let page = format!(
-            "SELECT {columns} FROM reconcile_runs WHERE COALESCE(id < ?, TRUE) ORDER BY id DESC LIMIT ?"
-        );
-        self.all("list runs", sql!(page, before, limit)).await
+        let mut page = reconcile_runs::table
+            .order(reconcile_runs::id.desc())
+            .limit(limit.into())
+            .select(RunRow::as_select())
+            .into_boxed();
+        if let Some(before) = before {
+            page = page.filter(reconcile_runs::id.lt(before));
+        }
+        self.rows("list runs", page).await
     }
 
     /// Reads a run with at most `limit` findings with ids above `after`.
@@ -170,20 +209,27 @@ impl Db {
         id: String,
         limit: u32,
         after: i64,
-    ) -> DbResult<Option<(RunRow, Vec<(i64, FindingRow)>)>> {
-        let run = "SELECT {r.columns}, s.drops FROM reconcile_runs r \
-            LEFT JOIN reconcile_runs s ON s.id = r.same_as WHERE r.id = ?";
-        let found: Option<(RunRow, Option<String>)> =
-            self.first("read run", sql!(run, &id)).await?;
-        let Some((mut row, drops)) = found else {
+    ) -> DbResult<Option<(StoredRun, Vec<ListedFinding>)>> {
+        let run = |id: String| {
+            reconcile_runs::table
+                .find(id)
+                .select(StoredRun::as_select())
+        };
+        let Some(mut found) = self.row("read run", run(id.clone())).await? else {
             return Ok(None);
         };
-        row.drops = row.drops.or(drops);
-        let of = row.same_as.clone().unwrap_or(id);
-        let page = "SELECT id, {columns} FROM reconcile_findings WHERE run_id = ? \
-            AND id > ? ORDER BY id LIMIT ?";
-        let findings = self.all("findings of a run", sql!(page, of, after, limit));
-        Ok(Some((row, findings.await?)))
+        let of = found.row.same_as.clone().unwrap_or(id);
+        if found.row.same_as.is_some() {
+            let same = self.row("read the run with the findings", run(of.clone()));
+            found.drops = found.drops.or(same.await?.and_then(|same| same.drops));
+        }
+        let page = reconcile_findings::table
+            .filter(reconcile_findings::run_id.eq(of))
+            .filter(reconcile_findings::id.gt(after))
+            .order(reconcile_findings::id)
+            .limit(limit.into())
+            .select(ListedFinding::as_select());
+        Ok(Some((found, self.rows("findings of a run", page).await?)))
     }
 
     /// Reads the value with this name.
@@ -201,16 +247,18 @@ impl Db {
     /// log is full, MySQL answers reads and lets every commit wait, without an error; each attempt
     /// to write would keep a connection until the disk has space.
     pub async fn commits_hang(&self) -> DbResult<bool> {
-        let hanging = "SELECT COUNT(*) FROM performance_schema.processlist \
-            WHERE state = 'waiting for handler commit' AND time >= ?";
-        let hanging = sql!(hanging, HANGS_SECONDS);
-        let found: Option<u64> = self.first("look for commits that hang", hanging).await?;
-        Ok(found.is_some_and(|found| found > 0))
+        let hanging = sql_query(
+            "SELECT 1 FROM performance_schema.processlist \
+             WHERE state = 'waiting for handler commit' AND time >= ?",
+        )
+        .bind::<BigInt, _>(HANGS_SECONDS);
+        let found = self.write("look for commits that hang", hanging).await?;
+        Ok(found > 0)
     }
 
     pub async fn set_state(&self, name: &'static str, value: String) -> DbResult<()> {
         let set = set_state(name, &value);
-        self.execute("write state", set).await.map(|_| ())
+        self.write("write state", set).await.map(|_| ())
     }
 }
 
@@ -233,7 +281,7 @@ pub fn set_state(name: &str, value: &str) -> Sql {
 }
 
 /// A commit that has lasted this long counts as one that hangs.
-const HANGS_SECONDS: u32 = 3;
+const HANGS_SECONDS: i64 = 3;
 
 /// Returns the SQL for the time before which records with this retention are old. Uses MySQL's
 /// clock: a process whose clock is ahead would delete recent rows. `None` if the retention exceeds

@@ -4,12 +4,16 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use diesel::QueryResult;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::BigInt;
+use diesel_async::RunQueryDsl;
 
 use super::{Conn, Db, DbResult};
+use crate::columns::now;
 use crate::coupon::Drop;
 use crate::domain::{CouponId, DropId, Slot};
-use crate::sql;
+use crate::schema::{drops, issued_coupons, revoked_coupons};
 
 /// Time limit for counting the rows of one drop.
 const LONG: Duration = Duration::from_secs(120);
@@ -17,10 +21,13 @@ const LONG: Duration = Duration::from_secs(120);
 impl Db {
     /// Returns the drop of a coupon that was sealed last.
     pub async fn last_sealed(&self, coupon: CouponId) -> DbResult<Option<DropId>> {
-        let last = "SELECT id FROM drops FORCE INDEX (drops_sealed) \
-                    WHERE coupon_id = ? AND sealed_at IS NOT NULL \
-                    ORDER BY sealed_at DESC, id DESC LIMIT 1";
-        self.first("last sealed drop", sql!(last, coupon)).await
+        let last = drops::table
+            .filter(drops::coupon_id.eq(coupon))
+            .filter(drops::sealed_at.is_not_null())
+            .order((drops::sealed_at.desc(), drops::id.desc()))
+            .limit(1)
+            .select(drops::id);
+        self.row("last sealed drop", last).await
     }
 
     /// Seals a drop with the verified number of rows. Returns `false` if an operator has changed
@@ -42,26 +49,30 @@ impl Db {
     ) -> DbResult<bool> {
         let db = self.within(LONG);
         db.transaction("seal drop", async move |conn| {
-            let lock = "SELECT id FROM drops WHERE id = ? AND sealed_at IS NULL \
-                AND closes_at <=> ? AND quantity = ? FOR UPDATE";
-            let locked: Option<i64> = sql!(lock, id, closes_at, quantity).first(conn).await?;
-            if locked.is_none() {
+            let seen: Option<(Option<DateTime<Utc>>, Slot)> = drops::table
+                .find(id)
+                .filter(drops::sealed_at.is_null())
+                .select((drops::closes_at, drops::quantity))
+                .for_update()
+                .get_result(conn)
+                .await
+                .optional()?;
+            if seen != Some((closes_at, quantity)) {
                 return Ok(false);
             }
-            let numbers: (u64, u64) = sql!(
-                "SELECT (SELECT COUNT(*) FROM issued_coupons \
-                WHERE drop_id = ?), (SELECT COUNT(*) FROM revoked_coupons WHERE drop_id = ?)",
-                id,
-                id
-            )
-            .one(conn)
-            .await?;
-            if numbers != (rows.into(), revocations) {
+            let own = issued_coupons::table.filter(issued_coupons::drop_id.eq(id));
+            let issued: i64 = own.count().get_result(conn).await?;
+            let own = revoked_coupons::table.filter(revoked_coupons::drop_id.eq(id));
+            let revoked: i64 = own.count().get_result(conn).await?;
+            if issued != i64::from(rows) || revoked.cast_unsigned() != revocations {
                 return Ok(false);
             }
-            let seal = "UPDATE drops SET sealed_at = ?, sealed_rows = ? WHERE id = ?";
-            sql!(seal, Utc::now(), rows, id)
-                .run(conn)
+            diesel::update(drops::table.find(id))
+                .set((
+                    drops::sealed_at.eq(now().nullable()),
+                    drops::sealed_rows.eq(Some(rows)),
+                ))
+                .execute(conn)
                 .await
                 .map(|_| true)
         })
@@ -76,10 +87,20 @@ impl Db {
         drop: Option<DropId>,
         limit: i64,
     ) -> DbResult<Vec<Drop>> {
-        let page = "SELECT {columns} FROM drops WHERE sealed_at IS NOT NULL AND id > ? \
-                    AND COALESCE(coupon_id = ?, TRUE) AND COALESCE(id = ?, TRUE) ORDER BY id LIMIT ?";
-        self.all("sealed drops", sql!(page, after, coupon, drop, limit))
-            .await
+        let mut page = drops::table
+            .filter(drops::sealed_at.is_not_null())
+            .filter(drops::id.gt(after))
+            .order(drops::id)
+            .limit(limit)
+            .select(Drop::as_select())
+            .into_boxed();
+        if let Some(coupon) = coupon {
+            page = page.filter(drops::coupon_id.eq(coupon));
+        }
+        if let Some(drop) = drop {
+            page = page.filter(drops::id.eq(drop));
+        }
+        self.rows("sealed drops", page).await
     }
 }
 
@@ -88,11 +109,23 @@ impl Db {
 /// transaction of the rows, after changing them. The lock on the drop lasts until the end of the
 /// transaction, so sealing waits for it.
 pub async fn rows_changed(conn: &mut Conn, drop: i64, by: i64) -> QueryResult<()> {
-    let lock = "SELECT sealed_at IS NOT NULL FROM drops WHERE id = ? FOR SHARE";
-    if sql!(lock, drop).first(conn).await? == Some(true) {
-        let count = "UPDATE drops SET sealed_rows = GREATEST(CAST(sealed_rows AS SIGNED) + ?, \
-            0), codes_erased_at = NULL WHERE id = ?";
-        sql!(count, by, drop).run(conn).await?;
+    let sealed: Option<DropId> = drops::table
+        .find(drop)
+        .filter(drops::sealed_at.is_not_null())
+        .select(drops::id)
+        .for_share()
+        .get_result(conn)
+        .await
+        .optional()?;
+    if sealed.is_some() {
+        sql_query(
+            "UPDATE drops SET sealed_rows = GREATEST(CAST(sealed_rows AS SIGNED) + ?, 0), \
+             codes_erased_at = NULL WHERE id = ?",
+        )
+        .bind::<BigInt, _>(by)
+        .bind::<BigInt, _>(drop)
+        .execute(conn)
+        .await?;
     }
     Ok(())
 }

@@ -21,12 +21,6 @@ macro_rules! sql {
     };
 }
 
-/// Builds the values of a row.
-macro_rules! values {
-    ($($value:expr),* $(,)?) => { vec![$($crate::mysql::Value::from($value)),*] };
-}
-pub(super) use values;
-
 /// Declares a struct that is read from the columns of the same names (or of those after `as`), in
 /// the order of its fields, and inserted with them.
 macro_rules! row {
@@ -213,6 +207,11 @@ impl Db {
         Reading<C::Item>: LoadQuery<'static, Conn, <C::Item as Columns>::Raw>,
     {
         self.run(what, async move |conn| sql.all(conn).await).await
+    }
+
+    /// Runs one statement that returns no rows, and returns how many rows it matched.
+    pub async fn execute(&self, what: &'static str, sql: Sql) -> DbResult<usize> {
+        self.write(what, sql).await
     }
 
     /// Reads the first row of one statement, if there is one.

@@ -4,14 +4,18 @@
 use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
-use diesel::QueryResult;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Bool, Nullable, Text};
+use diesel_async::RunQueryDsl;
 
 use super::void::void_among;
-use super::{Conn, list};
+use super::{Conn, Prepared, json};
 use crate::claim::{Claim, IssuedBy};
+use crate::columns::Datetime;
 use crate::coupon::{ClaimFault, DropWindow};
 use crate::domain::{DropId, Slot};
-use crate::sql;
+use crate::schema::{drops, issued_coupons};
 
 /// Why a row was deleted right after its insertion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +30,7 @@ pub enum TakenOut {
 pub type TakenOutRows = HashMap<(DropId, Slot), TakenOut>;
 
 /// Batches lock a drop from this many seconds before it closes, by MySQL's clock.
-const LOCKED_BEFORE: u32 = 60;
+const LOCKED_BEFORE: i64 = 60;
 
 /// Deletes the rows of void claims and, unless a reconciler inserted them, of claims that are
 /// impossible in their drop.
@@ -52,14 +56,30 @@ pub(super) async fn take_out(
         }
     }
     for (drop, slot) in taken.keys() {
-        let delete = "DELETE FROM issued_coupons WHERE drop_id = ? AND slot = ?";
-        sql!(delete, *drop, *slot).run(conn).await?;
+        diesel::delete(issued_coupons::table.find((drop, slot)))
+            .execute(conn)
+            .await?;
     }
     Ok(taken)
 }
 
 /// The windows of the drops, each with whether the drop has closed or closes soon.
 type Windows = HashMap<DropId, (DropWindow, bool)>;
+
+/// A drop, or, without an id, a revocation.
+#[derive(QueryableByName)]
+struct SeenWindow {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    drop_id: Option<DropId>,
+    #[diesel(sql_type = Nullable<Datetime>)]
+    opens_at: Option<DateTime<Utc>>,
+    #[diesel(sql_type = Nullable<Datetime>)]
+    closes_at: Option<DateTime<Utc>>,
+    #[diesel(sql_type = Bool)]
+    is_sealed: bool,
+    #[diesel(sql_type = Bool)]
+    closes_soon: bool,
+}
 
 /// Reads whether the coupons have revocations and, unless a reconciler inserts the rows, the drops.
 /// This usually locks nothing, because coupons rarely have revocations. It runs after the insert
@@ -70,43 +90,38 @@ async fn read_windows(
     claims: &[Claim],
     by: IssuedBy,
 ) -> QueryResult<(Windows, bool)> {
-    type Seen = (
-        Option<DropId>,
-        Option<DateTime<Utc>>,
-        Option<DateTime<Utc>>,
-        bool,
-        bool,
-    );
     let coupons: BTreeSet<i64> = claims.iter().map(|claim| claim.coupon_id.0).collect();
-    let mut query = sql!(
-        "(SELECT NULL AS drop_id, NULL AS opens_at, NULL AS closes_at, 0 AS is_sealed, 0 AS \
-        closes_soon FROM revoked_coupons WHERE coupon_id IN (?) LIMIT 1 FOR SHARE)",
-        list(coupons)
-    );
-    if by != IssuedBy::Reconciler {
-        let drops: BTreeSet<i64> = claims.iter().map(|claim| claim.drop_id.0).collect();
-        query = query.and(sql!(
-            " UNION ALL (SELECT id, opens_at, closes_at, sealed_at IS NOT NULL, \
-            COALESCE(closes_at <= UTC_TIMESTAMP(3) + INTERVAL ? SECOND, 0) FROM drops \
-            WHERE id IN (?))",
-            LOCKED_BEFORE,
-            list(drops)
-        ));
-    }
-    let seen: Vec<Seen> = query.all(conn).await?;
-    let has_revocations = seen.iter().any(|(drop, ..)| drop.is_none());
+    let drops: BTreeSet<i64> = match by {
+        IssuedBy::Reconciler => BTreeSet::new(),
+        IssuedBy::Consumer | IssuedBy::Api => claims.iter().map(|claim| claim.drop_id.0).collect(),
+    };
+    let seen: Vec<SeenWindow> = Prepared(
+        sql_query(
+            "(SELECT NULL AS drop_id, NULL AS opens_at, NULL AS closes_at, 0 AS is_sealed, \
+                 0 AS closes_soon FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j \
+                 STRAIGHT_JOIN revoked_coupons r ON r.coupon_id = j.id LIMIT 1 FOR SHARE OF r) \
+             UNION ALL (SELECT d.id, d.opens_at, d.closes_at, d.sealed_at IS NOT NULL, \
+                 COALESCE(d.closes_at <= UTC_TIMESTAMP(3) + INTERVAL ? SECOND, 0) \
+                 FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) j \
+                 STRAIGHT_JOIN drops d ON d.id = j.id)",
+        )
+        .bind::<Text, _>(json(&coupons))
+        .bind::<BigInt, _>(LOCKED_BEFORE)
+        .bind::<Text, _>(json(&drops)),
+    )
+    .load(conn)
+    .await?;
+    let has_revocations = seen.iter().any(|found| found.drop_id.is_none());
     Ok((
         seen.into_iter()
-            .filter_map(
-                |(drop, opens_at, closes_at, is_sealed, closes_soon): Seen| {
-                    let window = DropWindow {
-                        opens_at: opens_at?,
-                        closes_at,
-                        is_sealed,
-                    };
-                    Some((drop?, (window, closes_soon)))
-                },
-            )
+            .filter_map(|found: SeenWindow| {
+                let window = DropWindow {
+                    opens_at: found.opens_at?,
+                    closes_at: found.closes_at,
+                    is_sealed: found.is_sealed,
+                };
+                Some((found.drop_id?, (window, found.closes_soon)))
+            })
             .collect(),
         has_revocations,
     ))
@@ -127,8 +142,13 @@ async fn seal_is_final(conn: &mut Conn, windows: &mut Windows) -> QueryResult<()
     if ids.is_empty() {
         return Ok(());
     }
-    let lock = "SELECT id, sealed_at IS NOT NULL FROM drops WHERE id IN (?) ORDER BY id FOR SHARE";
-    let locked: Vec<(DropId, bool)> = sql!(lock, list(ids)).all(conn).await?;
+    let locked: Vec<(DropId, bool)> = drops::table
+        .filter(drops::id.eq_any(ids))
+        .order(drops::id)
+        .select((drops::id, drops::sealed_at.is_not_null()))
+        .for_share()
+        .load(conn)
+        .await?;
     for (drop, is_sealed) in locked {
         if let Some((window, _)) = windows.get_mut(&drop) {
             window.is_sealed = is_sealed;

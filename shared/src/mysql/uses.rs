@@ -2,18 +2,22 @@
 //! uses in one statement, and writes with one statement that locks the row.
 
 use chrono::{DateTime, Utc};
-use diesel::QueryResult;
+use diesel::dsl::{exists, select};
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Integer, Text, Unsigned};
+use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
 use super::codes::Code;
 use super::ops_actions::{Operator, OperatorAct};
-use super::sql::row;
-use super::{Conn, Db, DbResult, Refusal, Sql, refusal};
+use super::{Conn, Db, DbResult, Prepared, Refusal, refusal};
+use crate::columns::{At, Datetime, MysqlTime, now};
 use crate::coupon::code_expires_at;
 use crate::domain::{CouponId, DropId, Slot};
-use crate::sql;
+use crate::schema::{coupon_uses, coupons, drops, issued_coupons, revoked_coupons};
 
 /// Maximum number of references of a claim.
 pub const MAX_REFERENCES: usize = 100;
@@ -75,19 +79,29 @@ pub struct CodeDetails {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
-row! {
-    /// A use of a code.
-    #[derive(PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-    pub struct CodeUse {
-        /// The order.
-        pub reference: String,
-        /// The shop: its X-Operator, else the fingerprint of its token.
-        pub used_by: String,
-        /// When the order used the code. Null: it was undone before that.
-        pub used_at: Option<DateTime<Utc>>,
-        /// When the use was undone. Null: it was not.
-        pub undone_at: Option<DateTime<Utc>>,
-    }
+/// A use of a code.
+#[derive(
+    Debug,
+    Clone,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    Queryable,
+    Selectable,
+    QueryableByName,
+)]
+#[diesel(table_name = coupon_uses)]
+pub struct CodeUse {
+    /// The order.
+    pub reference: String,
+    /// The shop: its X-Operator, else the fingerprint of its token.
+    pub used_by: String,
+    /// When the order used the code. Null: it was undone before that.
+    pub used_at: Option<DateTime<Utc>>,
+    /// When the use was undone. Null: it was not.
+    pub undone_at: Option<DateTime<Utc>>,
 }
 
 impl CodeUse {
@@ -107,18 +121,25 @@ pub struct CodeView {
     pub uses: Option<Vec<CodeUse>>,
 }
 
-row! {
-    /// What a code is for.
-    struct CodeRow {
-        coupon_id: CouponId,
-        /// `None` if no row has the code.
-        user_id: Option<String>,
-        claimed_at: Option<DateTime<Utc>>,
-        valid_until: Option<DateTime<Utc>>,
-        valid_days: Option<u32>,
-        /// MySQL's time.
-        now: DateTime<Utc>,
-    }
+/// What a code is for, with one of its uses.
+#[derive(Queryable, Selectable)]
+struct CodeRow {
+    #[diesel(select_expression = drops::coupon_id)]
+    coupon_id: CouponId,
+    /// `None` if no row has the code.
+    #[diesel(select_expression = issued_coupons::user_id.nullable())]
+    user_id: Option<String>,
+    #[diesel(select_expression = issued_coupons::claimed_at.nullable())]
+    claimed_at: Option<DateTime<Utc>>,
+    #[diesel(select_expression = coupons::valid_until)]
+    valid_until: Option<DateTime<Utc>>,
+    #[diesel(select_expression = coupons::valid_days)]
+    valid_days: Option<u32>,
+    /// MySQL's time.
+    #[diesel(select_expression = now(), select_expression_type = MysqlTime)]
+    now: DateTime<Utc>,
+    #[diesel(embed)]
+    order: Option<CodeUse>,
 }
 
 /// The claim of a code, and its uses.
@@ -173,18 +194,22 @@ impl CodeState {
 }
 
 impl UseOrder {
-    /// Completes a statement that records that the order uses the claim, or undoes its use.
-    fn statement(&self, text: &'static str, state: &CodeState) -> Sql {
-        sql!(
-            text,
-            &self.reference,
-            &self.by,
-            state.now,
-            self.code.drop,
-            self.code.slot,
-            &self.code.text,
-            state.claimed_at
-        )
+    /// Runs a statement that records that the order uses the claim, or undoes its use.
+    async fn write(
+        &self,
+        conn: &mut Conn,
+        text: &'static str,
+        state: &CodeState,
+    ) -> QueryResult<usize> {
+        let statement = sql_query(text)
+            .bind::<Text, _>(&self.reference)
+            .bind::<Text, _>(&self.by)
+            .bind::<Datetime, _>(At(state.now))
+            .bind::<BigInt, _>(self.code.drop)
+            .bind::<Unsigned<Integer>, _>(self.code.slot)
+            .bind::<Text, _>(&self.code.text)
+            .bind::<Datetime, _>(At(state.claimed_at));
+        Prepared(statement).execute(conn).await
     }
 }
 
@@ -271,7 +296,7 @@ async fn try_use(conn: &mut Conn, order: &UseOrder) -> QueryResult<Option<Answer
     let insert = "INSERT INTO coupon_uses (drop_id, slot, claimed_at, reference, used_by, used_at) \
                   SELECT i.drop_id, i.slot, i.claimed_at, ?, ?, ? FROM issued_coupons i \
                   WHERE i.drop_id = ? AND i.slot = ? AND i.code = ? AND i.claimed_at = ? FOR SHARE";
-    match order.statement(insert, &state).run(conn).await {
+    match order.write(conn, insert, &state).await {
         Ok(0) => Ok(None),
         Ok(_) => Ok(Some(Ok(state.used(state.now)))),
         Err(error) if refusal(&error) == Some(Refusal::Duplicate) => Ok(None),
@@ -301,7 +326,7 @@ async fn try_undo(
         WHERE i.drop_id = ? AND i.slot = ? AND i.code = ? \
         AND i.claimed_at = ? FOR SHARE ON DUPLICATE KEY UPDATE undone_at = \
         COALESCE(coupon_uses.undone_at, VALUES(undone_at))";
-    if order.statement(insert, &state).run(conn).await? == 0 {
+    if order.write(conn, insert, &state).await? == 0 {
         return Ok(None);
     }
     if let Some(UndoReason { reason, operator }) = reason {
@@ -324,17 +349,34 @@ async fn try_undo(
 /// Reads what a code is for, and its uses. A wrong code costs a look-up by primary key, and one by
 /// the key of the drop's revocations.
 async fn read(conn: &mut Conn, code: &Code) -> QueryResult<Answer<CodeState>> {
-    let query = "SELECT d.coupon_id, i.user_id, i.claimed_at, c.valid_until, c.valid_days, \
-                        UTC_TIMESTAMP(3), u.reference, u.used_by, u.used_at, u.undone_at \
-                 FROM drops d STRAIGHT_JOIN coupons c ON c.id = d.coupon_id \
-                 LEFT JOIN issued_coupons i ON i.drop_id = d.id AND i.slot = ? AND i.code = ? \
-                 LEFT JOIN coupon_uses u ON u.drop_id = i.drop_id AND u.slot = i.slot \
-                           AND u.claimed_at = i.claimed_at \
-                 WHERE d.id = ?";
-    let query = sql!(query, code.slot, &code.text, code.drop);
-    let rows: Vec<(CodeRow, Option<CodeUse>)> = query.all(conn).await?;
+    let its_row = issued_coupons::drop_id
+        .eq(drops::id)
+        .and(issued_coupons::slot.eq(code.slot))
+        .and(issued_coupons::code.eq(code.text.clone()));
+    let its_use = coupon_uses::drop_id
+        .nullable()
+        .eq(issued_coupons::drop_id.nullable())
+        .and(
+            coupon_uses::slot
+                .nullable()
+                .eq(issued_coupons::slot.nullable()),
+        )
+        .and(
+            coupon_uses::claimed_at
+                .nullable()
+                .eq(issued_coupons::claimed_at.nullable()),
+        );
+    let mut rows: Vec<CodeRow> = drops::table
+        .inner_join(coupons::table)
+        .left_join(issued_coupons::table.on(its_row))
+        .left_join(coupon_uses::table.on(its_use))
+        .filter(drops::id.eq(code.drop))
+        .select(CodeRow::as_select())
+        .load(conn)
+        .await?;
+    let uses = rows.iter_mut().filter_map(|row| row.order.take()).collect();
     // Without such a drop there is no row either.
-    let Some((row, _)) = rows.first().cloned() else {
+    let Some(row) = rows.pop() else {
         return Ok(Err(CodeRefusal::NoSuchCode));
     };
     let Some(claimed_at) = row.claimed_at else {
@@ -350,20 +392,17 @@ async fn read(conn: &mut Conn, code: &Code) -> QueryResult<Answer<CodeState>> {
         claimed_at,
         expires_at: code_expires_at(row.valid_until, row.valid_days, claimed_at),
         now: row.now,
-        uses: rows.into_iter().filter_map(|(_, order)| order).collect(),
+        uses,
     }))
 }
 
 async fn is_revoked(conn: &mut Conn, coupon: CouponId, code: &Code) -> QueryResult<bool> {
-    let revoked = sql!(
-        "SELECT 1 FROM revoked_coupons WHERE drop_id = ? AND coupon_id = ? AND slot = ? AND code = ? \
-         LIMIT 1",
-        code.drop,
-        coupon,
-        code.slot,
-        &code.text
-    );
-    Ok(revoked.first::<i64>(conn).await?.is_some())
+    let revoked = revoked_coupons::table
+        .filter(revoked_coupons::drop_id.eq(code.drop))
+        .filter(revoked_coupons::coupon_id.eq(coupon))
+        .filter(revoked_coupons::slot.eq(code.slot))
+        .filter(revoked_coupons::code.eq(&code.text));
+    select(exists(revoked)).get_result(conn).await
 }
 
 /// Whether a claim's code is in use.
@@ -373,11 +412,10 @@ pub(super) async fn is_in_use(
     slot: Slot,
     claimed_at: DateTime<Utc>,
 ) -> QueryResult<bool> {
-    let used = sql!(
-        "SELECT 1 FROM coupon_uses WHERE drop_id = ? AND slot = ? AND claimed_at = ? AND in_use = 1",
-        drop,
-        slot,
-        claimed_at
-    );
-    Ok(used.first::<i64>(conn).await?.is_some())
+    let in_use = coupon_uses::table
+        .filter(coupon_uses::drop_id.eq(drop))
+        .filter(coupon_uses::slot.eq(slot))
+        .filter(coupon_uses::claimed_at.eq(At(claimed_at)))
+        .filter(coupon_uses::in_use.eq(1));
+    select(exists(in_use)).get_result(conn).await
 }

@@ -4,14 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use diesel::QueryResult;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Text};
+use diesel_async::RunQueryDsl;
 
-use super::erased::{NAMES_SOMEBODY, as_stored};
-use super::sql::row;
-use super::{Conn, Sql, list, of_users};
+use super::erased::as_stored;
+use super::{Conn, Prepared, ascii, json};
 use crate::claim::Claim;
 use crate::domain::{CouponId, DropId, Slot, UserId};
-use crate::sql;
+use crate::schema::revoked_coupons;
 
 /// Returns the void claims among these. Locks the revocations it reads until the transaction ends.
 pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResult<Vec<&'c Claim>> {
@@ -20,12 +22,12 @@ pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResul
     for coupon in coupons {
         let own = claims.iter().filter(|claim| claim.coupon_id == coupon);
         let users: BTreeSet<&UserId> = own.clone().map(|claim| &claim.user_id).collect();
-        let revoked: Vec<(String, i64, Option<DateTime<Utc>>)> =
-            locked_of_people(coupon, &users).all(conn).await?;
+        let revoked = lock_of_people(conn, coupon, &users).await?;
         let is_void = |claim: &Claim| {
-            revoked.iter().any(|(user, scope, until)| {
-                user == claim.user_id.as_str()
-                    && (*scope == 0 || *scope == claim.drop_id.0)
+            revoked.iter().any(|revoked: &RevokedScope| {
+                let until = revoked.again_from;
+                revoked.user_id == claim.user_id
+                    && (revoked.person_scope == 0 || revoked.person_scope == claim.drop_id.0)
                     && until.is_none_or(|until| claim.claimed_at.is_some_and(|at| at <= until))
             })
         };
@@ -37,23 +39,32 @@ pub async fn void_among<'c>(conn: &mut Conn, claims: &[&'c Claim]) -> QueryResul
         of_drop.or_default().push(claim);
     }
     for (drop, own) in of_drops {
-        let slots = own.iter().map(|claim| claim.slot);
-        let erased: Vec<ErasedRevocation> = erased_on_slots(drop, slots).all(conn).await?;
+        let slots: Vec<Slot> = own.iter().map(|claim| claim.slot).collect();
+        let erased = erased_on_slots(conn, drop, &slots).await?;
         let own = own.into_iter();
         void.extend(own.filter(|claim| erased.iter().any(|one| one.is_of(claim))));
     }
     Ok(void)
 }
 
-row! {
-    /// A revocation whose user is erased. A message that is read again still names the user.
-    struct ErasedRevocation {
-        slot: Slot,
-        /// When the revoked claim was admitted, if it had a row.
-        claimed_at: Option<DateTime<Utc>>,
-        /// By Redis's clock, as the times of claims.
-        again_from: Option<DateTime<Utc>>,
-    }
+/// The claims that a revocation voids.
+#[derive(QueryableByName)]
+#[diesel(table_name = revoked_coupons)]
+struct RevokedScope {
+    user_id: UserId,
+    person_scope: i64,
+    again_from: Option<DateTime<Utc>>,
+}
+
+/// A revocation whose user is erased. A message that is read again still names the user.
+#[derive(Debug, Clone, QueryableByName)]
+#[diesel(table_name = revoked_coupons)]
+struct ErasedRevocation {
+    slot: Option<Slot>,
+    /// When the revoked claim was admitted, if it had a row.
+    claimed_at: Option<DateTime<Utc>>,
+    /// By Redis's clock, as the times of claims.
+    again_from: Option<DateTime<Utc>>,
 }
 
 impl ErasedRevocation {
@@ -69,28 +80,53 @@ impl ErasedRevocation {
             Some(own) => at == own,
             None => self.again_from.is_some_and(|end| at < end),
         };
-        claim.slot == self.slot && is_its_time
+        self.slot == Some(claim.slot) && is_its_time
     }
 }
 
-/// Selects the revocations of erased users on these slots. They are not locked: a user whose claim
-/// is on its way is not erased.
-fn erased_on_slots((coupon, drop): (CouponId, DropId), slots: impl Iterator<Item = Slot>) -> Sql {
-    let erased = format!(
-        "SELECT {{columns}} FROM revoked_coupons FORCE INDEX (revoked_coupons_drop) \
-         WHERE drop_id = ? AND coupon_id = ? AND slot IN (?) AND NOT ({NAMES_SOMEBODY})"
-    );
-    sql!(erased, drop, coupon, list(slots))
+/// Reads the revocations of erased users on these slots. They are not locked: a user whose claim is
+/// on its way is not erased.
+async fn erased_on_slots(
+    conn: &mut Conn,
+    (coupon, drop): (CouponId, DropId),
+    slots: &[Slot],
+) -> QueryResult<Vec<ErasedRevocation>> {
+    Prepared(
+        sql_query(
+            "SELECT r.slot, r.claimed_at, r.again_from \
+             FROM JSON_TABLE(?, '$[*]' COLUMNS (slot INT UNSIGNED PATH '$')) j \
+             STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_drop) \
+                 ON r.drop_id = ? AND r.coupon_id = ? AND r.slot = j.slot \
+             WHERE r.user_id LIKE 'erased-%' AND r.user_id REGEXP '^erased-[0-9a-f]{20}$'",
+        )
+        .bind::<Text, _>(json(&slots))
+        .bind::<BigInt, _>(drop)
+        .bind::<BigInt, _>(coupon),
+    )
+    .load(conn)
+    .await
 }
 
-/// Selects and locks the revocations of these users. One parameter for all of them: MySQL describes
+/// Reads and locks the revocations of these users. One parameter for all of them: MySQL describes
 /// each parameter of a statement in a packet, a thousand for a full batch.
-fn locked_of_people(coupon: CouponId, users: &BTreeSet<&UserId>) -> Sql {
-    let columns = "SELECT r.user_id, r.person_scope, r.again_from FROM ";
-    let users = users.iter().map(|user| user.as_str());
-    let own = " STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_one) \
-               ON r.coupon_id = ? AND r.user_id = j.user_id FOR SHARE OF r";
-    of_users(columns, users, sql!(own, coupon))
+async fn lock_of_people(
+    conn: &mut Conn,
+    coupon: CouponId,
+    users: &BTreeSet<&UserId>,
+) -> QueryResult<Vec<RevokedScope>> {
+    Prepared(
+        sql_query(
+            "SELECT r.user_id, r.person_scope, r.again_from \
+             FROM JSON_TABLE(?, '$[*]' COLUMNS (user_id VARCHAR(128) CHARACTER SET ascii \
+                 COLLATE ascii_bin PATH '$')) j \
+             STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_one) \
+                 ON r.coupon_id = ? AND r.user_id = j.user_id FOR SHARE OF r",
+        )
+        .bind::<Text, _>(ascii(users.iter().map(|user| user.as_str())))
+        .bind::<BigInt, _>(coupon),
+    )
+    .load(conn)
+    .await
 }
 
 #[cfg(test)]
@@ -103,7 +139,7 @@ mod tests {
     fn claim_of_an_erased_user_is_known_by_its_slot_and_time() {
         let at = |ms| DateTime::UNIX_EPOCH + TimeDelta::milliseconds(ms);
         let with_row = ErasedRevocation {
-            slot: 5,
+            slot: Some(5),
             claimed_at: Some(at(10)),
             again_from: None,
         };

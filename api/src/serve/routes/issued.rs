@@ -138,7 +138,8 @@ async fn with_uses(
     let uses = db.uses_of_rows(&rows).await?;
     let mut in_use: HashMap<RowClaim, CodeUse> = uses
         .into_iter()
-        .filter(|(_, order)| order.is_in_use())
+        .filter(|found| found.order.is_in_use())
+        .map(|found| (found.claim(), found.order))
         .collect();
     let issued = rows.into_iter().map(|row: IssuedRow| {
         let used = in_use.remove(&row.claim());

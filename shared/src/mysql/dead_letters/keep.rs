@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 
-use chrono::Utc;
-use diesel::QueryResult;
+use chrono::{DateTime, Utc};
+use diesel::dsl::{DuplicatedKeys, case_when};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
 use sha2::{Digest as _, Sha256};
 
 use crate::claim::Claim;
+use crate::columns::inserted;
+use crate::domain::{CouponId, DropId};
 use crate::model::DeadLetterReason;
-use crate::mysql::sql::values;
-use crate::mysql::{Conn, Value, insert_all};
+use crate::mysql::{Conn, ROWS_AT_ONCE};
+use crate::schema::failed_claims;
 
 /// The origin of a claim in a message. It determines `source_hash`: a claim that is read twice gets
 /// only one dead letter, a claim at the same offset of a recreated topic gets another, and forged
@@ -68,27 +72,42 @@ impl FailedClaim {
         hash.finalize().to_vec()
     }
 
-    fn values(&self, source_hash: &[u8], attempts: u32) -> Vec<Value> {
+    fn row(&self, source_hash: Vec<u8>, attempts: u32) -> NewLetter<'_> {
         let claim = self.claim.as_ref();
-        values![
-            claim.map(|claim| claim.coupon_id.0),
-            claim.map(|claim| claim.drop_id.0),
-            claim.map(|claim| i64::from(claim.slot)),
-            claim.map(|claim| claim.user_id.to_string()),
-            claim.and_then(|claim| claim.claimed_at),
-            &*self.payload,
-            self.reason.as_str(),
-            &self.error,
-            self.source.partition,
-            self.source.offset,
+        NewLetter {
+            coupon_id: claim.map(|claim| claim.coupon_id),
+            drop_id: claim.map(|claim| claim.drop_id),
+            slot: claim.map(|claim| claim.slot.into()),
+            user_id: claim.map(|claim| claim.user_id.as_str()),
+            claimed_at: claim.and_then(|claim| claim.claimed_at),
+            payload: &self.payload,
+            reason: self.reason.as_str(),
+            error: &self.error,
+            source_partition: self.source.partition,
+            source_offset: self.source.offset,
             source_hash,
             attempts,
-        ]
+        }
     }
 }
 
-const COLUMNS: &str = "failed_claims (coupon_id, drop_id, slot, user_id, claimed_at, payload, \
-    reason, error, source_partition, source_offset, source_hash, attempts)";
+/// A dead letter as it is inserted.
+#[derive(Debug, Insertable)]
+#[diesel(table_name = failed_claims, treat_none_as_default_value = false)]
+struct NewLetter<'f> {
+    coupon_id: Option<CouponId>,
+    drop_id: Option<DropId>,
+    slot: Option<i64>,
+    user_id: Option<&'f str>,
+    claimed_at: Option<DateTime<Utc>>,
+    payload: &'f [u8],
+    reason: &'f str,
+    error: &'f str,
+    source_partition: i32,
+    source_offset: i64,
+    source_hash: Vec<u8>,
+    attempts: u32,
+}
 
 /// Stores failed claims. If a claim is already stored, increments its attempts. A resolved dead
 /// letter that counts forged messages is reopened if more of them arrive.
@@ -103,15 +122,36 @@ pub async fn keep(conn: &mut Conn, failed: &[FailedClaim]) -> QueryResult<()> {
             None => letters.push((one, 1)),
         }
     }
-    let rows = letters
+    let is_newer = || inserted(failed_claims::source_offset).gt(failed_claims::source_offset);
+    let mut rows: Vec<NewLetter<'_>> = letters
         .into_iter()
-        .map(|(one, attempts)| one.values(&one.source_hash(), attempts));
-    insert_all(conn, COLUMNS, rows.collect(), COUNT).await
+        .map(|(one, attempts)| one.row(one.source_hash(), attempts))
+        .collect();
+    while !rows.is_empty() {
+        let rest = rows.split_off(rows.len().min(ROWS_AT_ONCE));
+        diesel::insert_into(failed_claims::table)
+            .values(rows)
+            .on_conflict(DuplicatedKeys)
+            .do_update()
+            // MySQL assigns from left to right, so `source_offset` must come last.
+            .set((
+                failed_claims::attempts
+                    .eq(failed_claims::attempts + inserted(failed_claims::attempts)),
+                failed_claims::resolution
+                    .eq(case_when(is_newer(), None::<String>).otherwise(failed_claims::resolution)),
+                failed_claims::resolution_detail.eq(case_when(is_newer(), None::<String>)
+                    .otherwise(failed_claims::resolution_detail)),
+                failed_claims::resolved_at.eq(case_when(is_newer(), None::<DateTime<Utc>>)
+                    .otherwise(failed_claims::resolved_at)),
+                failed_claims::source_offset.eq(case_when(
+                    is_newer(),
+                    inserted(failed_claims::source_offset),
+                )
+                .otherwise(failed_claims::source_offset)),
+            ))
+            .execute(conn)
+            .await?;
+        rows = rest;
+    }
+    Ok(())
 }
-
-/// MySQL assigns from left to right, so `source_offset` must come last.
-const COUNT: &str = " ON DUPLICATE KEY UPDATE attempts = attempts + VALUES(attempts), \
-    resolution = IF(VALUES(source_offset) > source_offset, NULL, resolution), \
-    resolution_detail = IF(VALUES(source_offset) > source_offset, NULL, resolution_detail), \
-    resolved_at = IF(VALUES(source_offset) > source_offset, NULL, resolved_at), \
-    source_offset = GREATEST(source_offset, VALUES(source_offset))";

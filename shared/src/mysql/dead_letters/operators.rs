@@ -2,20 +2,41 @@
 
 use std::time::Duration;
 
-use diesel::QueryResult;
+use diesel::dsl::sql;
+use diesel::expression::SqlLiteral;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Binary, Integer, Nullable, Text, Unsigned};
+use diesel_async::RunQueryDsl;
 use serde_json::json;
 
-use super::{DeadLetterRow, KEPT_OF_MESSAGE};
+use super::DeadLetterRow;
+use crate::columns::now;
 use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::model::DeadLetterReason;
 use crate::mysql::ops_actions::{Operator, OperatorAct};
-use crate::mysql::sql::read_as;
 use crate::mysql::{Conn, Db, DbResult};
-use crate::sql;
+use crate::schema::failed_claims;
 
 /// Time limit of a list. With a filter by reason, it may read every open or every resolved dead
 /// letter.
 const LONG_LOOK: Duration = Duration::from_secs(10);
+
+/// Open dead letters, in the order of the index, to avoid sorting millions of rows.
+const OPEN: &str = "SELECT /*+ MAX_EXECUTION_TIME(10000) */ id, coupon_id, drop_id, slot, user_id, \
+        claimed_at, reason, error, failed_at, resolved_at, resolution, resolution_detail, \
+        source_partition, source_offset \
+    FROM failed_claims FORCE INDEX (failed_claims_open) \
+    WHERE resolved_at IS NULL AND (? IS NULL OR drop_id = ?) AND COALESCE(reason = ?, TRUE) \
+    ORDER BY drop_id, slot, coupon_id, user_id, id LIMIT ? OFFSET ?";
+
+/// Resolved dead letters, newest first.
+const RESOLVED: &str = "SELECT /*+ MAX_EXECUTION_TIME(10000) */ id, coupon_id, drop_id, slot, \
+        user_id, claimed_at, reason, error, failed_at, resolved_at, resolution, \
+        resolution_detail, source_partition, source_offset \
+    FROM failed_claims FORCE INDEX (failed_claims_open) \
+    WHERE resolved_at IS NOT NULL AND (? IS NULL OR drop_id = ?) AND COALESCE(reason = ?, TRUE) \
+    ORDER BY resolved_at DESC LIMIT ? OFFSET ?";
 
 /// The claim of a dead letter as corrected by an operator.
 #[derive(Debug, Clone)]
@@ -43,36 +64,24 @@ impl Db {
         wanted: DeadLetterQuery,
         limit: u32,
     ) -> DbResult<Vec<DeadLetterRow>> {
-        // Use the order of the index to avoid sorting millions of rows.
-        let (is_resolved, order) = if wanted.resolved {
-            ("IS NOT NULL", "resolved_at DESC")
-        } else {
-            ("IS NULL", "drop_id, slot, coupon_id, user_id, id")
-        };
-        let of_drop = wanted
-            .drop
-            .map_or(sql!(""), |drop| sql!(" AND drop_id = ?", drop));
-        let page = format!(
-            "SELECT /*+ MAX_EXECUTION_TIME(10000) */ {{columns}} \
-            FROM failed_claims FORCE INDEX (failed_claims_open) WHERE resolved_at {is_resolved}"
-        );
-        let rest = format!(" AND COALESCE(reason = ?, TRUE) ORDER BY {order} LIMIT ? OFFSET ?");
-        let page = sql!(page)
-            .and(of_drop)
-            .and(sql!(rest, wanted.reason, limit, skipped));
-        self.within(LONG_LOOK).all("list dead letters", page).await
+        let list = if wanted.resolved { RESOLVED } else { OPEN };
+        let drop = wanted.drop;
+        let page = sql_query(list)
+            .bind::<Nullable<BigInt>, _>(drop)
+            .bind::<Nullable<BigInt>, _>(drop)
+            .bind::<Nullable<Text>, _>(wanted.reason)
+            .bind::<Unsigned<Integer>, _>(limit)
+            .bind::<Unsigned<Integer>, _>(skipped);
+        self.within(LONG_LOOK).rows("list dead letters", page).await
     }
 
     /// Reads one dead letter, with the beginning of its message and the number of bytes that the
     /// consumer has stored of it.
     pub async fn dead_letter(&self, id: i64) -> DbResult<Option<(DeadLetterRow, Payload)>> {
-        let query = "SELECT {columns}, LEFT(payload, ?), COALESCE(LENGTH(payload), 0) \
-            FROM failed_claims WHERE id = ?";
-        self.first(
-            "read a dead letter",
-            sql!(query, u32::from(KEPT_OF_MESSAGE), id),
-        )
-        .await
+        let letter = failed_claims::table
+            .find(id)
+            .select((DeadLetterRow::as_select(), Payload::as_select()));
+        self.row("read a dead letter", letter).await
     }
 
     /// Corrects the claim of a dead letter, so that the next pass can issue it. Returns `false` if
@@ -87,11 +96,16 @@ impl Db {
             let Some(was) = lock_open(conn, id).await? else {
                 return Ok(false);
             };
-            let correct = "UPDATE failed_claims SET coupon_id = ?, drop_id = ?, slot = ?, \
-                user_id = ?, reason = ? WHERE id = ?";
-            let reason = DeadLetterReason::Corrected.as_str();
-            let correct = sql!(correct, to.coupon, to.drop, to.slot, &to.user, reason, id);
-            correct.run(conn).await?;
+            diesel::update(failed_claims::table.find(id))
+                .set((
+                    failed_claims::coupon_id.eq(Some(to.coupon)),
+                    failed_claims::drop_id.eq(Some(to.drop)),
+                    failed_claims::slot.eq(Some(i64::from(to.slot))),
+                    failed_claims::user_id.eq(Some(&to.user)),
+                    failed_claims::reason.eq(DeadLetterReason::Corrected.as_str()),
+                ))
+                .execute(conn)
+                .await?;
             let was = json!({
                 "coupon": was.coupon_id,
                 "drop": was.drop_id,
@@ -119,9 +133,14 @@ impl Db {
             let Some(letter) = lock_open(conn, id).await? else {
                 return Ok(false);
             };
-            let discard = "UPDATE failed_claims SET resolved_at = UTC_TIMESTAMP(3), resolution = \
-                'by_hand', resolution_detail = ? WHERE id = ?";
-            sql!(discard, &why, id).run(conn).await?;
+            diesel::update(failed_claims::table.find(id))
+                .set((
+                    failed_claims::resolved_at.eq(now().nullable()),
+                    failed_claims::resolution.eq(Some("by_hand")),
+                    failed_claims::resolution_detail.eq(Some(&why)),
+                ))
+                .execute(conn)
+                .await?;
             // Store the reason only with the dead letter, so that erasing the user removes it.
             let detail = json!({"dead_letter": id, "slot": letter.slot});
             let coupon = letter.coupon_id.map(CouponId);
@@ -135,16 +154,24 @@ impl Db {
 
 /// Locks a dead letter. Returns `None` if it is not open.
 async fn lock_open(conn: &mut Conn, id: i64) -> QueryResult<Option<DeadLetterRow>> {
-    let lock =
-        "SELECT {columns} FROM failed_claims WHERE id = ? AND resolved_at IS NULL FOR UPDATE";
-    sql!(lock, id).first(conn).await
+    failed_claims::table
+        .find(id)
+        .filter(failed_claims::resolved_at.is_null())
+        .select(DeadLetterRow::as_select())
+        .for_update()
+        .get_result(conn)
+        .await
+        .optional()
 }
 
 /// The message of a dead letter.
-#[derive(Debug)]
+#[derive(Debug, Queryable, Selectable)]
+#[diesel(table_name = failed_claims)]
 pub struct Payload {
+    #[diesel(select_expression = sql::<Nullable<Binary>>("LEFT(payload, 4096)"))]
+    #[diesel(select_expression_type = SqlLiteral<Nullable<Binary>>)]
     pub beginning: Option<Vec<u8>>,
+    #[diesel(select_expression = sql::<BigInt>("COALESCE(LENGTH(payload), 0)"))]
+    #[diesel(select_expression_type = SqlLiteral<BigInt>)]
     pub bytes: i64,
 }
-
-read_as!(Payload { beginning: Option<Vec<u8>>, bytes: i64, });
