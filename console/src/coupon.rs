@@ -3,8 +3,7 @@
 
 mod change;
 mod days;
-mod done;
-mod form;
+mod forms;
 mod history;
 mod screen;
 mod state;
@@ -24,7 +23,7 @@ use super::text::Text;
 
 pub(super) use change::{change, change_list};
 pub(crate) use days::clock;
-pub(crate) use done::Done;
+pub(crate) use forms::MADE;
 pub(crate) use history::act;
 pub(super) use screen::read;
 

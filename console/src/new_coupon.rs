@@ -12,7 +12,7 @@ use firstcome_shared::schedule::{PlannedDrop, Schedule, Tz, time_zone, wall_cloc
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::coupon::Done;
+use super::coupon::MADE;
 use super::page::{Fields, OrDefault, Page, Screen, Top, answer};
 use super::text::{Text, labelled, short};
 
@@ -222,8 +222,7 @@ pub(super) async fn make(page: Page, typed: Fields) -> Screen {
     let made = page.api::<Value>(Method::POST, "/v1/coupons", &preview.body, Some(key));
     match made.await {
         Ok(made) => {
-            let done = <&str>::from(Done::Made);
-            let to = format!("/coupons/{}?done={done}", made["id"]);
+            let to = format!("/coupons/{}?done={MADE}", made["id"]);
             Ok(Redirect::to(&to).into_response())
         }
         // The form keeps what was typed.

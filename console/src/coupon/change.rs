@@ -9,8 +9,7 @@ use firstcome_shared::http::views::{CouponDrops, DropDetails};
 use firstcome_shared::report::wording::count;
 use serde_json::Value;
 
-use super::done::Done;
-use super::form::CouponForm;
+use super::forms::{self, LISTED};
 use super::screen::{CouponQuery, RefusedForm, show_coupon};
 use super::state::is_open;
 use crate::client::{HttpRefusal, encoded};
@@ -44,16 +43,14 @@ async fn show_refused(page: &Page, id: &str, form: &Fields, refusal: HttpRefusal
 
 async fn changed(page: &Page, found: &CouponDrops, fields: &Fields) -> Screen {
     let coupon = &found.coupon;
-    let form = CouponForm::parse(fields, found, Utc::now())
-        .map_err(|why: String| HttpRefusal::typed(&why))?;
+    let change =
+        forms::read(fields, found, Utc::now()).map_err(|why: String| HttpRefusal::typed(&why))?;
     if !fields.is_sure()
-        && let Some(question) = form.question(coupon)
+        && let Some(question) = change.question
     {
-        let who = if let CouponForm::Quantity(quantity) = form {
-            let more = quantity.saturating_sub(coupon.quantity);
-            who_of_waiting_gets_one(waiting(page, found).await, more.into())
-        } else {
-            String::new()
+        let who = match question.slots {
+            Some(more) => who_of_waiting_gets_one(waiting(page, found).await, more.into()),
+            None => String::new(),
         };
         let text = format!("{}{who}", question.text);
         return Ok(page.confirm(fields, &text, question.button));
@@ -63,10 +60,9 @@ async fn changed(page: &Page, found: &CouponDrops, fields: &Fields) -> Screen {
     let revision = fields.get("revision");
     let tag = (!revision.is_empty()).then(|| ("if-match", format!("\"{revision}\"")));
     let path = format!("/v1/coupons/{}", coupon.id);
-    page.api::<Value>(Method::PATCH, &path, &form.body(), tag)
+    page.api::<Value>(Method::PATCH, &path, &change.body, tag)
         .await?;
-    let done = <&str>::from(form.done());
-    let to = format!("/coupons/{}?done={done}", coupon.id);
+    let to = format!("/coupons/{}?done={}", coupon.id, fields.get("how"));
     Ok(Redirect::to(&to).into_response())
 }
 
@@ -117,8 +113,7 @@ pub(crate) async fn change_list(page: Page, Path(id): Path<String>, form: Fields
     let path = format!("/v1/coupons/{}/allow-list/{how}", encoded(&id));
     match page.api_text::<Value>(&path, form.get("people")).await {
         Ok(_) => {
-            let done = <&str>::from(Done::Listed);
-            let to = format!("/coupons/{}?done={done}", encoded(&id));
+            let to = format!("/coupons/{}?done={LISTED}", encoded(&id));
             Ok(Redirect::to(&to).into_response())
         }
         Err(refusal) => show_refused(&page, &id, &form, refusal).await,

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::days::DailyTimes;
-use super::done;
+use super::forms::{Present, sentence};
 use super::history::would_have_opened;
 use super::state::{
     CANCELLED, Openness, can_be_paused, coupon_state, is_cancelled, is_open, is_to_come, open_state,
@@ -176,19 +176,21 @@ pub(super) async fn show_coupon(
         None => coupon_state(coupon.over, coupon.paused, now),
     };
     let daily = DailyTimes::new(coupon.schedule.as_ref(), &found.drops).filter(|_| number == 1);
-    let done = query
-        .done
-        .parse()
-        .map(|done| done::sentence(done, coupon, now, daily.as_ref()));
+    let present = Present {
+        coupon,
+        now,
+        daily: daily.as_ref(),
+    };
+    let done = sentence(&query.done, &present);
     let nothing = Fields::default();
-    let sentence = refused.as_ref().map(|it| it.refusal.sentence());
+    let wrong = refused.as_ref().map(|it| it.refusal.sentence());
     let status = refused
         .as_ref()
         .map_or(StatusCode::OK, |it| it.refusal.status);
     let is_daily = matches!(coupon.schedule, Some(Schedule::Daily { .. }));
     let screen = CouponScreen {
         top: Top {
-            done: done.as_deref().unwrap_or_default(),
+            done: &done,
             ..page.top(&name, "coupons")
         },
         alerts: alerts.collect(),
@@ -199,7 +201,7 @@ pub(super) async fn show_coupon(
         found: &found,
         has_api: page.has_api(),
         typed: refused.as_ref().map_or(&nothing, |it| it.typed),
-        wrong: sentence.as_deref().unwrap_or_default(),
+        wrong: wrong.as_deref().unwrap_or_default(),
         state,
         cancelled,
         is_open: now.open.is_some(),
