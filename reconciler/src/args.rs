@@ -16,7 +16,6 @@ use firstcome_shared::http::Limits;
 use firstcome_shared::http::ops::{OpsToken, check_tokens};
 use firstcome_shared::http::probe::ProbeArgs;
 use firstcome_shared::mysql::Db;
-use firstcome_shared::mysql::processes::Deadlines;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::schedule::Tz;
 use secrecy::SecretString;
@@ -24,6 +23,7 @@ use uuid::Uuid;
 
 use crate::context::{PassSettings, Stores};
 use crate::notify::{NotifyArgs, WebhookArgs};
+use crate::queries::processes::Deadlines;
 use crate::times::Times;
 use crate::topic::Topic;
 

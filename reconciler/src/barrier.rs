@@ -10,12 +10,13 @@ use std::ops::Range;
 use std::time::Duration;
 
 use firstcome_shared::mysql::positions::{Positions, SecondsUnseen};
-use firstcome_shared::mysql::processes::Deadlines;
 use firstcome_shared::mysql::{Db, DbError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Stores;
+use crate::queries;
+use crate::queries::processes::Deadlines;
 use crate::topic::{Logs, Topic};
 
 /// Whether the positions have reached the ends. The positions are read between the two reads of the
@@ -102,7 +103,8 @@ pub async fn read_and_reset_positions(
 ) -> Result<ReadState, BarrierError> {
     let name = &topic.settings.topic;
     let before = topic.logs().await.map_err(BarrierError::Kafka)?;
-    let (positions, unseen) = db.of_primary().attended_positions(name).await?;
+    let (positions, unseen) =
+        queries::processes::attended_positions(&db.of_primary(), name).await?;
     let mut logs = topic.logs().await.map_err(BarrierError::Kafka)?;
     let mut outside = outside_log(&positions, &logs);
     if !outside.is_empty() {
@@ -163,7 +165,7 @@ pub enum BarrierError {
 /// Returns the longest deadlines that an API announced within the last day, but never less than
 /// `least`.
 pub async fn deadlines(db: &Db, least: Deadlines) -> Result<Deadlines, DbError> {
-    let announced = db.longest_deadlines().await?;
+    let announced = queries::processes::longest_deadlines(db).await?;
     Ok(Deadlines {
         publish_ms: announced.publish_ms.max(least.publish_ms),
         in_flight_ms: announced.in_flight_ms.max(least.in_flight_ms),

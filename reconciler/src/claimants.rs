@@ -3,12 +3,13 @@
 
 use diesel::prelude::*;
 use firstcome_shared::domain::{CouponId, DropId, OncePer};
-use firstcome_shared::mysql::row_pages::DropCount;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::keys::DropKeys;
 use firstcome_shared::schema::drops;
 
 use crate::context::{PassContext, Step, Stores};
+use crate::queries;
+use crate::queries::drops::DropCount;
 use crate::read::CouponSeen;
 use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 
@@ -34,7 +35,7 @@ pub(crate) async fn has_all_claimants(ctx: &PassContext, seen: &CouponSeen) -> S
 
 /// Whether Redis knows of the last sealing of a drop of this coupon.
 pub(crate) async fn knows_last_seal(ctx: &PassContext, seen: &CouponSeen) -> Step<bool> {
-    let last = ctx.stores.db.last_sealed(seen.coupon.id).await?;
+    let last = queries::drops::last_sealed(&ctx.stores.db, seen.coupon.id).await?;
     Ok(seen.state.sealed == last)
 }
 
@@ -51,7 +52,7 @@ pub(crate) async fn lacks_claimants(ctx: &PassContext, seen: &CouponSeen) -> Ste
     let db = &ctx.stores.db;
     let mut sealed = sealed_with_rows(db, seen.coupon.id).await?;
     sealed.retain(|drop| seen.drops.iter().all(|own| own.drop.id != *drop));
-    let rows = db.count(DropCount::Rows, &sealed).await?;
+    let rows = queries::drops::count(db, DropCount::Rows, &sealed).await?;
     Ok(count.claimants < count.users + rows.values().sum::<u64>())
 }
 

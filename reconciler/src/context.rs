@@ -11,7 +11,7 @@ use firstcome_shared::StoreError;
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::held_back::Asked;
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
-use firstcome_shared::mysql::processes::{Deadlines, ProcessRow};
+use firstcome_shared::mysql::processes::ProcessRow;
 use firstcome_shared::mysql::{Db, DbError, DbSettings};
 use firstcome_shared::redis::project::Fenced;
 use firstcome_shared::redis::refusing::text_of;
@@ -21,6 +21,7 @@ use firstcome_shared::redis::{Redis, RedisError};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::queries::processes::Deadlines;
 use crate::report::{FailureCause, Outcome, StoreRefusal, Trigger};
 use crate::topic::Topic;
 

@@ -13,8 +13,6 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::drops;
 use firstcome_shared::kafka::check_topic;
-use firstcome_shared::mysql::row_pages::DropCount;
-use firstcome_shared::mysql::used_rows::UsesAfter;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::report::wording::count;
@@ -27,6 +25,9 @@ use tokio_util::sync::CancellationToken;
 use crate::barrier::{self, BarrierError, OVERDUE, ReadState};
 use crate::context::{PassSettings, Stores};
 use crate::ledger::Ledger;
+use crate::queries;
+use crate::queries::drops::DropCount;
+use crate::queries::uses::UsesAfter;
 use crate::report::{Cause, DropReport, Finding, Kind, Outcome, Run, UnsafePart};
 use crate::retention::{delete_old_allow_lists, delete_old_records, erase_old_people};
 use crate::seal::expire_sealed;
@@ -101,7 +102,7 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes)
         log("catalogue copy", copied);
     }
     // The catalogue does not contain a coupon that has lost all its drops.
-    let lost = stores.db.coupons_without_drops().await;
+    let lost = queries::coupons::coupons_without_drops(&stores.db).await;
     for (job, coupons) in [("drops ahead", coupons), ("lost drops", lost)] {
         let made = make_ahead(stores, coupons).await;
         log(job, made.map(|missing| notes.set(job, missing)));
@@ -307,7 +308,7 @@ pub(crate) async fn count_sealed(
 ) -> Result<(), DbError> {
     let mut after = DropId(0);
     loop {
-        let page = db.sealed_drops(after, coupon, drop, AT_ONCE).await?;
+        let page = queries::drops::sealed_drops(db, after, coupon, drop, AT_ONCE).await?;
         let Some(last) = page.last() else {
             return Ok(());
         };
@@ -315,7 +316,7 @@ pub(crate) async fn count_sealed(
         let mut counts = HashMap::new();
         for some in by_rows(&page) {
             let ids: Vec<DropId> = some.iter().map(|drop| drop.id).collect();
-            counts.extend(db.count(DropCount::Rows, &ids).await?);
+            counts.extend(queries::drops::count(db, DropCount::Rows, &ids).await?);
         }
         for sealed in page {
             let id = sealed.id;
@@ -389,7 +390,7 @@ pub(crate) async fn stray_uses(
     let mut of_drops: BTreeMap<DropId, (Option<CouponId>, Ledger)> = BTreeMap::new();
     let mut after = Some(UsesAfter::default());
     while let Some(from) = after {
-        let page = db.stray_uses(coupon, drop, from).await?;
+        let page = queries::uses::stray_uses(&db, coupon, drop, from).await?;
         after = page.after;
         for found in page.stray {
             let of_drop = of_drops.entry(found.drop_id);

@@ -31,6 +31,7 @@ mod owing;
 pub mod pass;
 pub mod passes;
 mod project;
+mod queries;
 mod read;
 mod reconcile;
 pub mod record;

@@ -7,6 +7,7 @@ use firstcome_shared::schema::drops;
 
 use crate::context::{PassContext, Step};
 use crate::ledger::Ledger;
+use crate::queries;
 use crate::report::{DropReport, Finding, Kind, Numbers, Run};
 use crate::revoke_promote;
 use crate::sealed_letters::{OfDrop, sealed_drop};
@@ -60,7 +61,7 @@ async fn sealed_that_owe(
     coupon: Option<CouponId>,
     drop: Option<DropId>,
 ) -> Result<Vec<OfDrop>, DbError> {
-    let owing = db.drops_with_broken_promises().await?;
+    let owing = queries::promises::drops_with_broken_promises(db).await?;
     let sealed = drops::table
         .filter(drops::id.eq_any(owing))
         .filter(drops::sealed_at.is_not_null())

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::attach;
 use crate::context::{PassError, PassRequest};
 use crate::notify::Notifier;
+use crate::queries;
 use crate::record::{self, blank, fail, new_run_id};
 use crate::report::Run;
 use crate::run::Reconciler;
@@ -349,7 +350,7 @@ pub async fn must_exist(db: &Db, request: &PassRequest) -> Result<(), PassError>
             }
             _ => return Ok(()),
         },
-        (None, Some(drop)) if matches!(db.has_drop(drop).await, Ok(false)) => {
+        (None, Some(drop)) if matches!(queries::drops::has_drop(db, drop).await, Ok(false)) => {
             format!("there is no drop {drop}")
         }
         (None, _) => return Ok(()),

@@ -19,6 +19,7 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
 use crate::context::{PassContext, PassError, Step, fenced};
 use crate::ledger::Ledger;
+use crate::queries;
 use crate::read::{self, CouponSeen, DropSeen};
 use crate::{revoke_promote, seal, settings};
 
@@ -80,7 +81,7 @@ async fn project_drop(
     let drop = own.drop.id;
     let keys = &own.keys;
     // A row above the quantity is left to an operator.
-    let highest = db.highest_slots(&[drop]).await?;
+    let highest = queries::drops::highest_slots(db, &[drop]).await?;
     let count = highest.get(&drop).copied().unwrap_or(0);
     let count = count.min(own.drop.quantity);
     fenced(redis.project_begin(keys, fence, count).await?)?;
@@ -133,7 +134,7 @@ pub(crate) async fn surroundings(
         claimants(ctx, id, others, fence).await?;
     }
     if !plan.knows_sealed
-        && let Some(last) = db.last_sealed(id).await?
+        && let Some(last) = queries::drops::last_sealed(db, id).await?
     {
         fenced(redis.note_seal(id, fence, last).await?)?;
     }
@@ -171,7 +172,7 @@ async fn claimants<'d>(
     let quantities: Vec<(DropId, Slot)> = drops.map(|drop| (drop.id, drop.quantity)).collect();
     let ids: Vec<DropId> = quantities.iter().map(|(drop, _)| *drop).collect();
     // A drop with a large quantity may have few rows.
-    let highest = ctx.stores.db.highest_slots(&ids).await?;
+    let highest = queries::drops::highest_slots(&ctx.stores.db, &ids).await?;
     for (drop, quantity) in quantities {
         let highest = highest.get(&drop).copied().unwrap_or(0).min(quantity);
         let mut read = std::pin::pin!(rows_of(ctx, coupon, fence, drop, highest));

@@ -9,8 +9,6 @@ use firstcome_shared::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use firstcome_shared::model::Revocations;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::issued::{IssuedRow, on_slots};
-use firstcome_shared::mysql::revoked::Banned;
-use firstcome_shared::mysql::row_pages::DropCount;
 use firstcome_shared::mysql::{Conn, Db};
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::gate::Gate;
@@ -20,6 +18,9 @@ use futures_util::{Stream, StreamExt as _, stream};
 
 use crate::context::{PassContext, PassError, Step};
 use crate::judge::{self, Letter, MysqlPage, Recheck, RedisPage, Row};
+use crate::queries;
+use crate::queries::drops::DropCount;
+use crate::queries::revocations::Banned;
 
 /// A coupon with the drops to reconcile, as a pass has read them.
 #[derive(Debug, Clone)]
@@ -161,11 +162,11 @@ pub(crate) async fn coupons(
     let drops = catalogue.iter().flat_map(|(_, drops)| drops);
     let keys: Vec<DropKeys> = drops.map(|it| redis.keys(it.coupon_id, it.id)).collect();
     let of_drops: Vec<DropId> = keys.iter().map(|keys| keys.drop).collect();
-    let highest = db.highest_slots(&of_drops).await?;
-    let letters = db.count(DropCount::DeadLetters, &of_drops).await?;
-    let revocations = db.count(DropCount::Revocations, &of_drops).await?;
-    let broken = db.drops_with_broken_promises().await?;
-    let banned = db.count_banned(&ids).await?;
+    let highest = queries::drops::highest_slots(db, &of_drops).await?;
+    let letters = queries::drops::count(db, DropCount::DeadLetters, &of_drops).await?;
+    let revocations = queries::drops::count(db, DropCount::Revocations, &of_drops).await?;
+    let broken = queries::promises::drops_with_broken_promises(db).await?;
+    let banned = queries::revocations::count_banned(db, &ids).await?;
     let states = redis.coupon_states(&ids).await?;
     let mut drop_states = keys.iter().zip(redis.drop_states(&keys).await?);
     let mut seen = Vec::with_capacity(catalogue.len());
@@ -225,13 +226,14 @@ async fn read_page(drop: DropPass<'_>, from: i64, to: Option<i64>) -> Step<ReadP
     let id = drop.id();
     let slot = |slot: i64| Slot::try_from(slot).unwrap_or(Slot::MAX);
     let slots = slot(from)..=to.map_or(Slot::MAX, slot);
-    let rows = db.rows_on_slots(id, slots).await?;
+    let rows = queries::rows::rows_on_slots(db, id, slots).await?;
     let mut letters = Vec::new();
     if drop.own.letters > 0 {
         let slots = from..=to.unwrap_or(i64::MAX);
-        letters = db.dead_letters_on_slots(coupon, id, slots).await?;
+        letters = queries::dead_letters::dead_letters_on_slots(db, coupon, id, slots).await?;
         if from == 1 {
-            let beside = db.dead_letters_beside_slots(coupon, id, Slot::MAX);
+            let beside =
+                queries::dead_letters::dead_letters_beside_slots(db, coupon, id, Slot::MAX);
             letters.extend(beside.await?);
         }
     }
@@ -291,8 +293,8 @@ pub(crate) async fn again(
         let rows: Vec<IssuedRow> = db.run("rows on slots", rows).await?;
         again.rows.extend(rows.into_iter().map(row_of));
     }
-    let of_users = db.rows_of_people(coupon.id, &users).await?;
-    let revocations = db.revocations_of_people(coupon.id, &users).await?;
+    let of_users = queries::rows::rows_of_people(db, coupon.id, &users).await?;
+    let revocations = queries::revocations::revocations_of_people(db, coupon.id, &users).await?;
     again.revocations = Revocations::new(revocations, coupon.once_per, id);
     for row in of_users {
         let is_in_scope = coupon.once_per == OncePer::Coupon || row.drop_id == id.0;
@@ -307,9 +309,9 @@ pub(crate) async fn again(
     }
     let letters: Vec<i64> = page.mysql.letters.iter().map(|letter| letter.id).collect();
     if !letters.is_empty() {
-        again.open_letters = db.open_dead_letters(letters).await?;
+        again.open_letters = queries::dead_letters::open_dead_letters(db, letters).await?;
     }
-    let own = db.drop_of(coupon.id, id).await?;
+    let own = queries::drops::drop_of(db, coupon.id, id).await?;
     let Some(own) = own.filter(|own| may_be_sealed || own.sealed_at.is_none()) else {
         return Ok(None);
     };
@@ -343,6 +345,6 @@ pub(crate) async fn rows_in_era(
     drop: DropId,
     slots: RangeInclusive<Slot>,
 ) -> Step<Vec<Row>> {
-    let read = ctx.stores.db.rows_in_era((coupon, era), drop, slots);
+    let read = queries::rows::rows_in_era(&ctx.stores.db, (coupon, era), drop, slots);
     read.await?.ok_or(PassError::Stale)
 }

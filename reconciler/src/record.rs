@@ -6,12 +6,14 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::hash::finish64;
 use firstcome_shared::mysql::processes::owner;
-use firstcome_shared::mysql::runs::{RunRow, StoredRun};
+use firstcome_shared::mysql::runs::RunRow;
 use firstcome_shared::mysql::{Db, DbError};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::context::{PassError, PassRequest};
+use crate::queries;
+use crate::queries::runs::StoredRun;
 use crate::report::{
     Cause, DropReport, FailureCause, Finding, Judged, Kind, Outcome, Run, Status, Stored, Trigger,
 };
@@ -67,7 +69,7 @@ pub async fn begin(db: &Db, run: &Run, request: &PassRequest) -> Result<(), DbEr
         act.detail["run_id"] = run.run_id.clone().into();
         (by, act)
     });
-    db.begin_run(row(run, request.confirm), asked).await
+    queries::runs::begin_run(db, row(run, request.confirm), asked).await
 }
 
 /// Records the end of a pass and, unless the pass failed, that its schedules have run. Logs what
@@ -118,8 +120,7 @@ pub async fn finish(db: &Db, run: &Run, confirmed: bool) -> Result<(), DbError> 
     };
     let findings = run.all_findings().map(stored);
     let succeeded = run.ended_well().then(|| finished_at.to_rfc3339());
-    db.finish_run(stored_run, findings.collect(), succeeded)
-        .await?;
+    queries::runs::finish_run(db, stored_run, findings.collect(), succeeded).await?;
     if run.dry_run {
         return Ok(());
     }

@@ -11,7 +11,6 @@ use firstcome_shared::domain::{DropId, OncePer, Slot, UserId};
 use firstcome_shared::model::Revocation;
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::issued::IssuedRow;
-use firstcome_shared::mysql::promises::OpenPromise;
 use firstcome_shared::redis::admission::LEASE;
 use firstcome_shared::redis::gate::Fence;
 use firstcome_shared::redis::project::{ClaimOfSlot, Fenced};
@@ -21,6 +20,8 @@ use tokio::time::sleep;
 use crate::context::{PassContext, Step};
 use crate::judge::DueRow;
 use crate::ledger::Ledger;
+use crate::queries;
+use crate::queries::promises::OpenPromise;
 use crate::read::{CouponSeen, DropPass, DropSeen};
 use crate::report::{ActionKind, Finding, Kind, Outcome};
 use crate::rows::{self, RowEnd};
@@ -98,13 +99,13 @@ pub(crate) async fn open_promises(
     let mut open = Vec::new();
     let mut after = String::new();
     loop {
-        let page = db.open_promises(drop, after).await?;
+        let page = queries::promises::open_promises(db, drop, after).await?;
         let Some(last) = page.last() else {
             return Ok(open);
         };
         after = last.user.to_string();
         let users: Vec<UserId> = page.iter().map(|promise| promise.user.clone()).collect();
-        let rows = db.rows_of_people(coupon.id, &users).await?;
+        let rows = queries::rows::rows_of_people(db, coupon.id, &users).await?;
         let whole_coupon = coupon.once_per == OncePer::Coupon;
         let rows = rows
             .into_iter()
@@ -125,7 +126,7 @@ pub(crate) async fn open_promises(
             let drop_id = drop.0;
             let users = kept.len();
             tracing::info!(drop_id, users, "broken promises are kept");
-            db.mend_broken_promises(drop, &kept).await?;
+            queries::promises::mend_broken_promises(db, drop, &kept).await?;
         }
     }
 }

@@ -11,7 +11,6 @@ use firstcome_shared::claim::{Claim, IssuedBy};
 use firstcome_shared::columns::inserted;
 use firstcome_shared::crash::{Point, crash_point};
 use firstcome_shared::domain::{Slot, UserId};
-use firstcome_shared::mysql::dead_letters::{Resolution, resolve};
 use firstcome_shared::mysql::issued::{has_later_era, insert};
 use firstcome_shared::mysql::sealed::rows_changed;
 use firstcome_shared::mysql::{DbError, Refusal};
@@ -19,6 +18,7 @@ use firstcome_shared::schema::broken_promises;
 
 use crate::context::{PassError, Step};
 use crate::judge::{DueRow, Holder, LetterEnd};
+use crate::queries::dead_letters::{Resolution, resolve};
 use crate::read::DropPass;
 use crate::settings;
 

@@ -4,7 +4,6 @@ use chrono::Utc;
 use firstcome_shared::StoreError;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::CouponId;
-use firstcome_shared::mysql::row_pages::DropCount;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::expiry::sealed_for;
 use firstcome_shared::redis::keys::DropKeys;
@@ -14,6 +13,8 @@ use firstcome_shared::schedule::Schedule;
 use crate::context::{PassContext, Step, Stores};
 use crate::ledger::Ledger;
 use crate::pass::Compared;
+use crate::queries;
+use crate::queries::drops::DropCount;
 use crate::read::{DropPass, DropSeen};
 use crate::report::{Finding, Kind};
 use crate::settings;
@@ -44,7 +45,7 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
     let id = drop.id();
     let closes_at = own.drop.closes_at;
     let quantity = own.drop.quantity;
-    let letters = db.count(DropCount::DeadLetters, &[id]).await?;
+    let letters = queries::drops::count(db, DropCount::DeadLetters, &[id]).await?;
     if !letters.is_empty() {
         return Ok(false);
     }
@@ -67,8 +68,7 @@ pub(crate) async fn seal(drop: DropPass<'_>, last: &Compared, ledger: &mut Ledge
     if noted == Fenced::Stale {
         return Ok(false);
     }
-    let revocations = db
-        .count(DropCount::Revocations, &[id])
+    let revocations = queries::drops::count(db, DropCount::Revocations, &[id])
         .await?
         .get(&id)
         .copied()

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 
 use diesel::prelude::*;
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::dead_letters::{DeadLetterRow, LooseLetter};
-use firstcome_shared::mysql::revoked::Banned;
+use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::gate::Gate;
 use firstcome_shared::redis::reads::CouponState;
@@ -16,6 +15,9 @@ use crate::context::{PassContext, Step};
 use crate::judge::{self, LetterEnd, MysqlPage, RedisPage};
 use crate::ledger::Ledger;
 use crate::pass::{Compared, end_claims, moment, note_rows};
+use crate::queries;
+use crate::queries::dead_letters::LooseLetter;
+use crate::queries::revocations::Banned;
 use crate::read::{self, CouponSeen, DropPass, DropSeen, ReadPage};
 use crate::report::{Cause, Finding, Kind};
 use crate::rows;
@@ -65,7 +67,7 @@ pub(crate) async fn judge_letters(
     let mut findings: Vec<Finding> = of_drops
         .flat_map(|((coupon, drop), it)| it.findings(Some(coupon), Some(drop)))
         .collect();
-    let (loose, examples) = db.loose_dead_letters(coupon, drop).await?;
+    let (loose, examples) = queries::dead_letters::loose_dead_letters(db, coupon, drop).await?;
     findings.extend(loose_letters(loose, examples));
     Ok((number + loose, findings))
 }

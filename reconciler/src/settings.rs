@@ -18,6 +18,7 @@ use firstcome_shared::redis::settings::Written;
 
 use crate::context::{PassContext, PassError, Step, Stores, fenced};
 use crate::ledger::Ledger;
+use crate::queries;
 use crate::read::{self, CouponSeen, DropSeen};
 use crate::report::{ActionKind, Cause, Finding, Kind, Outcome};
 
@@ -350,7 +351,8 @@ async fn write_revocations(ctx: &PassContext, seen: &CouponSeen) -> Step<(u64, H
     for which in drops.chain([None]) {
         let mut after = 0;
         loop {
-            let mut page = db.revocations_after(coupon.id, which, now, after).await?;
+            let mut page =
+                queries::revocations::revocations_after(db, coupon.id, which, now, after).await?;
             let Some(last) = page.last() else {
                 break;
             };
@@ -381,7 +383,7 @@ pub(crate) async fn forget_over(ctx: &PassContext, coupon: CouponId, fence: &Fen
     let now = redis_time(ctx, coupon);
     for some in redis.revoked(coupon).await?.chunks(LOOKED_UP_AT_ONCE) {
         let ids = some.iter().filter_map(|one| one.id).collect();
-        let over = db.revocations_over(ids, now).await?;
+        let over = queries::revocations::revocations_over(db, ids, now).await?;
         let over: Vec<RevokedField> = some
             .iter()
             .filter(|one: &&RevokedField| one.id.is_some_and(|id| over.contains(&id)))

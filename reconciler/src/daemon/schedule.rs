@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::{PassError, PassRequest};
 use crate::notify::{LAST_DIGEST, MissedRun, Notifier};
 use crate::passes::Passes;
+use crate::queries;
 use crate::record;
 use crate::report::{Status, Trigger};
 use crate::times::Times;
@@ -323,7 +324,10 @@ impl Schedules {
             return;
         };
         // `None` if no pass holds the lock now, or MySQL does not answer.
-        let holder = self.db.pass_holder().await.ok().flatten();
+        let holder = queries::processes::pass_holder(&self.db)
+            .await
+            .ok()
+            .flatten();
         let missed = MissedRun {
             schedule: own.job.setting().to_owned(),
             expected_at: due,

@@ -6,7 +6,6 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId, Slot, UserId};
 use firstcome_shared::model::Revocation;
 use firstcome_shared::mysql::dead_letters::DeadLetterRow;
-use firstcome_shared::mysql::findings::FindingRow;
 use firstcome_shared::mysql::uses::CodeUse;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::redis::RedisError;
@@ -14,6 +13,8 @@ use firstcome_shared::schema::reconcile_findings;
 
 use super::facts::{Evidence, Standing, UserFacts};
 use crate::context::Stores;
+use crate::queries;
+use crate::queries::runs::FindingRow;
 use crate::report::{ActionKind, AlertKind, Kind, Outcome, Stored, wording};
 
 /// The keys of a drop that was sealed longer ago have expired.
@@ -141,7 +142,8 @@ async fn in_mysql(
         let says = sentence(&about.run_id, about.finding);
         known.happened(Some(about.created_at), "reconciler", says);
     }
-    let dead_letters = db.dead_letters_of_person(coupon.id, user, READ + 1).await?;
+    let dead_letters =
+        queries::dead_letters::dead_letters_of_person(db, coupon.id, user, READ + 1).await?;
     let mut dead_letters = oldest_first(dead_letters, "dead letters", known);
     dead_letters.sort_by_key(|row| row.id);
     for row in dead_letters {

@@ -12,7 +12,6 @@ use firstcome_shared::domain::{DropId, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery};
 use firstcome_shared::http::views::{CouponDetails, CouponDrops, DropDetails, ListedDrop};
-use firstcome_shared::mysql::row_pages::DropCount;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::schema::broken_promises;
 use serde::Deserialize;
@@ -20,6 +19,9 @@ use utoipa::IntoParams;
 
 use super::RouteState;
 use super::requests::{Answer, read_coupon, within};
+
+use crate::queries;
+use crate::queries::drops::DropCount;
 
 /// Drops per page.
 const DROPS: usize = 50;
@@ -84,7 +86,7 @@ pub(super) async fn drops(
             })
             .collect(),
         next_page: (drops.len() > skipped.saturating_add(DROPS)).then_some(page + 1),
-        history: app.stores.db.acts_on(coupon.id).await?,
+        history: queries::coupons::acts_on(&app.stores.db, coupon.id).await?,
         coupon: details(&app, &coupon, &drops),
     }))
 }
@@ -101,7 +103,7 @@ async fn count_rows(db: &Db, drops: &[&Drop]) -> Result<HashMap<DropId, u64>, Db
         })
         .map(|drop| drop.id)
         .collect();
-    let found = db.count(DropCount::Rows, &counted).await?;
+    let found = queries::drops::count(db, DropCount::Rows, &counted).await?;
     Ok(counted
         .into_iter()
         .map(|drop: DropId| (drop, found.get(&drop).copied().unwrap_or(0)))

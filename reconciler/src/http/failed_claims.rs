@@ -9,7 +9,7 @@ use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
 use firstcome_shared::http::views::{Discarded, FailedClaimDetails, FailedClaimPage, LeftReason};
-use firstcome_shared::mysql::dead_letters::{Correction, DeadLetterQuery, DeadLetterRow, Payload};
+use firstcome_shared::mysql::dead_letters::DeadLetterRow;
 use firstcome_shared::mysql::ops_actions::Operator;
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::schema::reconcile_findings;
@@ -19,6 +19,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::requests::{Answer, no_such, number, reveal, user_id, within};
 use crate::notify::wording::line;
+use crate::queries;
+use crate::queries::letters::{Correction, DeadLetterQuery, Payload};
 
 /// Highest page that can be read, since MySQL has to skip all rows before it.
 const PAGES: u32 = 200;
@@ -66,7 +68,7 @@ pub(super) async fn list(
         reason: query.reason,
     };
     let skipped = (page - 1) * limit;
-    let mut found = db.list_dead_letters(skipped, wanted, limit + 1).await?;
+    let mut found = queries::letters::list_dead_letters(&db, skipped, wanted, limit + 1).await?;
     let has_more = found.len() > limit as usize && page < PAGES;
     found.truncate(limit as usize);
     Ok(Json(FailedClaimPage {
@@ -104,7 +106,7 @@ pub(super) async fn read(
 }
 
 async fn find(db: &Db, id: &str) -> Result<(DeadLetterRow, Payload), Problem> {
-    let found = db.dead_letter(number("failed claim", id)?).await?;
+    let found = queries::letters::dead_letter(db, number("failed claim", id)?).await?;
     found.ok_or_else(|| no_such("failed claim", id))
 }
 
@@ -206,7 +208,7 @@ pub(super) async fn correct(
         slot: body.slot,
         user: user_id(&body.user_id)?,
     };
-    let is_corrected = db.correct_dead_letter(letter, to, operator).await?;
+    let is_corrected = queries::letters::correct_dead_letter(&db, letter, to, operator).await?;
     let (row, payload) = find(&db, &id).await?;
     must_be_open(is_corrected, letter)?;
     Ok(Json(details(&db, row, payload).await?))
@@ -258,7 +260,7 @@ pub(super) async fn discard(
         why = format!("{why} ({name})");
     }
     let (letter, _) = find(&db, &id).await?;
-    let is_discarded = db.discard_dead_letter(letter.id, why, operator).await?;
+    let is_discarded = queries::letters::discard_dead_letter(&db, letter.id, why, operator).await?;
     must_be_open(is_discarded, letter.id)?;
     Ok(Json(Discarded { failed_claims: 1 }))
 }

@@ -20,6 +20,7 @@ use super::RouteState;
 use super::requests::{Answer, no_such, number, read_coupon, user_id};
 use crate::context::Stores;
 use crate::explain;
+use crate::queries;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -112,13 +113,13 @@ async fn in_question(
     if found.is_empty() {
         let ids = match (coupon, user) {
             (Some(text), _) => {
-                let mut ids = db.coupons_named(text, NAMED + 1).await?;
+                let mut ids = queries::coupons::coupons_named(db, text, NAMED + 1).await?;
                 has_more = ids.len() > NAMED;
                 ids.truncate(NAMED);
                 ids
             }
             (None, Some(user)) => {
-                let mut ids = db.coupons_of_person(user).await?;
+                let mut ids = queries::coupons::coupons_of_person(db, user).await?;
                 match known_in_redis(stores, user).await? {
                     Ok(known) => ids.extend(known),
                     // The coupons that MySQL names are shown nevertheless.
@@ -213,7 +214,7 @@ pub(super) async fn give_up(
         coupon: read_coupon(&db, &id).await?.0.id,
         drop: DropId(body.drop_id),
     };
-    let promises = db.give_up_promises(place, &user, operator).await? as u64;
+    let promises = queries::promises::give_up_promises(&db, place, &user, operator).await? as u64;
     if promises == 0 {
         let why = "the user has no broken promise in that drop";
         return Err(Problem::new(Code::NothingBroken, why));

@@ -14,12 +14,13 @@ use firstcome_shared::http::views::{
 };
 use firstcome_shared::mysql::DbError;
 use firstcome_shared::mysql::alerts::{self, ListedAlert};
-use firstcome_shared::mysql::row_pages::DropCount;
 use firstcome_shared::schedule::Schedule;
 use tokio::time::timeout;
 
 use super::runs;
 use crate::context::Stores;
+use crate::queries;
+use crate::queries::drops::DropCount;
 use crate::report::{AlertState, Run};
 
 /// Drops per page.
@@ -207,7 +208,7 @@ impl Reader {
     ) -> Result<HashMap<DropId, u64>, DbError> {
         let db = &self.stores.db;
         let ids: Vec<DropId> = shown.iter().map(|(_, drop)| drop.id).collect();
-        let letters = db.count(DropCount::DeadLetters, &ids).await?;
+        let letters = queries::drops::count(db, DropCount::DeadLetters, &ids).await?;
         self.rows
             .retain(|id, (_, at)| ids.contains(id) || at.elapsed() < KEPT);
         let counted_at = |drop: &Drop| self.rows.get(&drop.id).map(|(_, at)| *at);
@@ -229,7 +230,7 @@ impl Reader {
             }
             let at = Instant::now();
             let users = found.get(&drop.id).map_or(0, |(redis, _)| redis.users);
-            let rows = db.count_rows(drop.id, drop.quantity.into()).await?;
+            let rows = queries::rows::count_rows(db, drop.id, drop.quantity).await?;
             self.rows.insert(drop.id, (RowCount { rows, users }, at));
         }
         Ok(letters)
@@ -267,7 +268,7 @@ async fn facts(stores: &Stores, known: Option<&Run>) -> Result<Facts, DbError> {
     if !others.is_empty() {
         coupons.extend(db.coupons_by_id(others).await?);
     }
-    let last_run = match (db.last_full_run().await?, known) {
+    let last_run = match (queries::runs::last_full_run(db).await?, known) {
         (Some(id), Some(run)) if run.run_id == id => Some(run.clone()),
         // Load the run without findings, by starting after the maximum ID. `GET /v1/runs/{id}`
         // returns them.

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::context::{PassError, PassRequest};
 use crate::passes::{NotStarted, Passes, StartedPass};
+use crate::queries;
 use crate::report::{Run, Trigger};
 
 /// The scope and kind of the pass.
@@ -120,7 +121,7 @@ pub(crate) async fn run(
         Ok(started) => started,
         // The pass of this process may still wait for the lock, which another process has. Only the
         // run that has the lock is recorded.
-        Err(NotStarted::Running) => return Err(busy(db.running_run().await?)),
+        Err(NotStarted::Running) => return Err(busy(queries::runs::running_run(db).await?)),
         Err(NotStarted::Stopping) => return Err(stopping()),
     };
     let run_id = started.run_id;
@@ -140,7 +141,7 @@ pub(crate) async fn run(
         Ok(Ok(run)) if wait => Ok(Json(run).into_response()),
         Ok(Ok(Run { error: None, .. })) => Ok(accepted(run_id, false)),
         Ok(Ok(run)) => Err(not_begun(&run.error.unwrap_or_default())),
-        Ok(Err(PassError::Busy)) => Err(busy(db.running_run().await?)),
+        Ok(Err(PassError::Busy)) => Err(busy(queries::runs::running_run(db).await?)),
         Ok(Err(error)) => Err(Problem::unavailable(error.to_string())),
         Err(_) => Err(stopping()),
     }

@@ -9,9 +9,7 @@ use axum::{Extension, Json};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::views::{RunPage, Runs};
-use firstcome_shared::mysql::findings::{FindingRow, ListedFinding};
 use firstcome_shared::mysql::ops_actions::Operator;
-use firstcome_shared::mysql::runs::StoredRun;
 use firstcome_shared::mysql::{Db, DbError};
 use serde::Deserialize;
 use serde_json::json;
@@ -21,6 +19,9 @@ use uuid::Uuid;
 use super::requests::{Answer, no_such, reveal, within};
 use crate::findings_csv;
 use crate::passes::Passes;
+use crate::queries;
+use crate::queries::runs::StoredRun;
+use crate::queries::runs::{FindingRow, ListedFinding};
 use crate::report::{DropReport, Examined, Run, Status, Trigger, Unlisted};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -50,7 +51,7 @@ pub(super) async fn list(
     if query.before.as_deref().is_some_and(|id| !is_run_id(id)) {
         return Err(invalid("before must be the id of a run"));
     }
-    let runs = db.runs(limit, query.before).await?;
+    let runs = queries::runs::runs(&db, limit, query.before).await?;
     Ok(Json(Runs { runs }))
 }
 
@@ -170,7 +171,8 @@ pub(crate) async fn page(
     limit: u32,
     after: i64,
 ) -> Result<Option<RunPage>, DbError> {
-    let Some((stored, findings)) = db.run_with_findings(id, limit, after).await? else {
+    let Some((stored, findings)) = queries::runs::run_with_findings(db, id, limit, after).await?
+    else {
         return Ok(None);
     };
     let last = findings.last().map(|found: &ListedFinding| found.id);

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use diesel::dsl::{exists, max, not, sql};
+use chrono::{DateTime, Utc};
+use diesel::dsl::{max, sql};
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::Text;
@@ -14,7 +14,7 @@ use super::ids::{draw_id, drop_id};
 use super::ops_actions::{Operator, OperatorAct};
 use super::slot_limits::follow_quantity;
 use super::{Conn, Db, DbResult, Prepared, Refusal, json, refusal};
-use crate::columns::{At, locate};
+use crate::columns::At;
 use crate::coupon::{Coupon, CouponSettings, Drop, DropWindow};
 use crate::domain::{CouponId, DropId, OncePer, Slot};
 use crate::schedule::{PlannedDrop, Schedule};
@@ -82,15 +82,6 @@ impl Db {
             .await
     }
 
-    /// Reads one drop of a coupon. Returns `None` if the coupon has no such drop.
-    pub async fn drop_of(&self, coupon: CouponId, drop: DropId) -> DbResult<Option<Drop>> {
-        let own = drops::table
-            .find(drop)
-            .filter(drops::coupon_id.eq(coupon))
-            .select(Drop::as_select());
-        self.row("read drop", own).await
-    }
-
     /// Reads the live coupons in order of id: daily coupons that have not ended, and coupons with
     /// an unsealed drop. Each comes with its unsealed drops and the last sealed one, in order of
     /// opening. The cost depends only on the number of live coupons.
@@ -125,22 +116,6 @@ impl Db {
             .await
     }
 
-    /// Finds the newest coupons, at most `limit`, whose names contain this text. If any name equals
-    /// the text, returns only exact matches.
-    pub async fn coupons_named(&self, text: &str, limit: usize) -> DbResult<Vec<CouponId>> {
-        let text = text.to_owned();
-        let named = coupons::table
-            .filter(locate(text.clone(), coupons::name).gt(0))
-            .order((coupons::name.eq(text.clone()).desc(), coupons::id.desc()))
-            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
-            .select((coupons::id, coupons::name.eq(text)));
-        let mut found: Vec<(CouponId, bool)> = self.rows("coupons by name", named).await?;
-        if found.iter().any(|(_, is_exact)| *is_exact) {
-            found.retain(|(_, is_exact)| *is_exact);
-        }
-        Ok(found.into_iter().map(|(id, _)| id).collect())
-    }
-
     /// Creates those of the planned drops that a coupon's schedule still requires and that are
     /// missing. Returns the coupon as read in that transaction, with the new drops only, or `None`
     /// if the coupon does not exist. Concurrent calls are safe, because the schema permits one drop
@@ -171,37 +146,10 @@ impl Db {
         .await
     }
 
-    /// Reads the coupons with an unsealed drop that has opened at `now`, or opens within a minute.
-    pub async fn open_coupons(&self, now: DateTime<Utc>) -> DbResult<Vec<CouponId>> {
-        let open = drops::table
-            .filter(drops::sealed_at.is_null())
-            .filter(drops::opens_at.le(At(now + TimeDelta::minutes(1))))
-            .select(drops::coupon_id)
-            .distinct();
-        self.rows("read open coupons", open).await
-    }
-
     /// Reads the era of a coupon. Returns `None` if the coupon does not exist.
     pub async fn era(&self, coupon: CouponId) -> DbResult<Option<u64>> {
         let era = coupons::table.find(coupon).select(coupons::era);
         self.row("read era", era).await
-    }
-
-    /// Reads the coupons with a schedule but without any drop. MySQL has lost their drops, because
-    /// a coupon is created together with its first one. Costs one lookup per coupon.
-    pub async fn coupons_without_drops(&self) -> DbResult<Vec<WithDrops>> {
-        let own = drops::table.filter(drops::coupon_id.eq(coupons::id));
-        let bare = coupons::table
-            .filter(coupons::schedule.is_not_null())
-            .filter(not(exists(own)))
-            .select(coupons::id);
-        self.coupons_by_id(self.rows("coupons without drops", bare).await?)
-            .await
-    }
-
-    pub async fn has_drop(&self, id: DropId) -> DbResult<bool> {
-        let drop = drops::table.find(id).select(drops::id);
-        Ok(self.row::<DropId, _>("find drop", drop).await?.is_some())
     }
 
     /// Reads coupons with their unsealed drops and the last sealed one. No clock is used, so that

@@ -1,11 +1,8 @@
 //! The table of issued coupons.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::ops::RangeInclusive;
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
-use diesel::dsl::max;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
@@ -15,9 +12,9 @@ use super::codes::CodeKey;
 use super::slot_limits::SlotLimits;
 use super::take_out::take_out;
 pub use super::take_out::{TakenOut, TakenOutRows};
-use super::{Conn, Count, Db, DbResult, Prepared, ascii, json};
+use super::{Conn, Prepared, ascii, json};
 use crate::claim::{Claim, IssuedBy};
-use crate::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
+use crate::domain::{CouponId, DropId, Slot, UserId};
 use crate::schema::{coupons, issued_coupons};
 
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, QueryableByName)]
@@ -35,25 +32,6 @@ pub struct IssuedRow {
     pub issued_at: DateTime<Utc>,
     /// `consumer`, `api` or `reconciler`.
     pub issued_by: String,
-}
-
-/// A row, as passes compare it.
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = issued_coupons)]
-struct ClaimRow {
-    slot: Slot,
-    user_id: UserId,
-    claimed_at: DateTime<Utc>,
-}
-
-impl From<ClaimRow> for ClaimOfSlot {
-    fn from(row: ClaimRow) -> Self {
-        Self {
-            slot: row.slot,
-            user: row.user_id,
-            at_ms: Some(row.claimed_at.timestamp_millis()),
-        }
-    }
 }
 
 /// Inserts claims with one multi-row statement, atomically, then deletes the rows that must not
@@ -106,7 +84,9 @@ fn statement(
         let claimed_at = claim.claimed_at.unwrap_or(now);
         let code = key.code(claim, claimed_at);
         let claimed_at = instant(claimed_at);
-        let (limit, scope) = limits.for_claim(claim);
+        let limit = limits.for_claim(claim);
+        let scope = limit.person_scope;
+        let limit = limit.slot_limit;
         let by = <&str>::from(by);
         let _ = write!(
             sql,
@@ -180,87 +160,6 @@ pub async fn of_people(
     .await
 }
 
-/// Slots counted per statement, which takes MySQL about 50 ms.
-const SLOTS_COUNTED_AT_ONCE: i64 = 200_000;
-
-impl Db {
-    /// Counts the rows of a drop, at least up to the slot `upper`, in ranges of slots, so that no
-    /// statement takes longer for a larger drop.
-    pub async fn count_rows(&self, drop: DropId, upper: i64) -> DbResult<u64> {
-        let mut rows = 0;
-        let mut from = 0;
-        while from <= upper {
-            let upper_end = from + SLOTS_COUNTED_AT_ONCE;
-            let part = sql_query(
-                "SELECT COUNT(*) AS number FROM issued_coupons \
-                 WHERE drop_id = ? AND slot >= ? AND slot < ?",
-            )
-            .bind::<BigInt, _>(drop)
-            .bind::<BigInt, _>(from)
-            .bind::<BigInt, _>(upper_end);
-            from = upper_end;
-            let part: Option<Count> = self.row("count rows", part).await?;
-            rows += part.map_or(0, |part| part.number.cast_unsigned());
-        }
-        Ok(rows)
-    }
-
-    /// Reads the highest slot with a row, by drop.
-    pub async fn highest_slots(&self, drops: &[DropId]) -> DbResult<HashMap<DropId, Slot>> {
-        let highest = issued_coupons::table
-            .filter(issued_coupons::drop_id.eq_any(drops.to_vec()))
-            .group_by(issued_coupons::drop_id)
-            .select((
-                issued_coupons::drop_id,
-                max(issued_coupons::slot).assume_not_null(),
-            ));
-        let highest = self.rows("highest slots", highest).await?;
-        Ok(highest.into_iter().collect())
-    }
-
-    /// Reads slot, user and time of admission of the rows in a range of slots, in order.
-    pub async fn rows_on_slots(
-        &self,
-        drop: DropId,
-        slots: RangeInclusive<Slot>,
-    ) -> DbResult<Vec<ClaimOfSlot>> {
-        let rows = async move |conn: &mut Conn| rows_between(conn, drop, &slots).await;
-        self.run("rows on slots", rows).await
-    }
-
-    /// Reads the rows of these users in a coupon.
-    pub async fn rows_of_people(
-        &self,
-        coupon: CouponId,
-        people: &[UserId],
-    ) -> DbResult<Vec<IssuedRow>> {
-        let people = people.to_vec();
-        self.run("rows of people", async move |conn| {
-            let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
-            of_people(conn, coupon, &names).await
-        })
-        .await
-    }
-
-    /// Reads slot, user and time of admission of the rows in a range of slots, in order, unless the
-    /// coupon has begun an era above `era`.
-    pub async fn rows_in_era(
-        &self,
-        (coupon, era): (CouponId, u64),
-        drop: DropId,
-        slots: RangeInclusive<Slot>,
-    ) -> DbResult<Option<Vec<ClaimOfSlot>>> {
-        let db = self.of_primary();
-        db.transaction("rows in an era", async move |conn| {
-            if has_later_era(conn, coupon, era).await? {
-                return Ok(None);
-            }
-            rows_between(conn, drop, &slots).await.map(Some)
-        })
-        .await
-    }
-}
-
 /// Whether the coupon has begun an era above `era`. Holds the era's lock until the end of the
 /// transaction, so that a new era, and whatever is read in it, waits for the rows of this
 /// transaction. Only a primary's answer counts ([`Db::of_primary`]).
@@ -273,21 +172,6 @@ pub async fn has_later_era(conn: &mut Conn, coupon: CouponId, era: u64) -> Query
         .await
         .optional()?;
     Ok(now.is_some_and(|now| now > era))
-}
-
-async fn rows_between(
-    conn: &mut Conn,
-    drop: DropId,
-    slots: &RangeInclusive<Slot>,
-) -> QueryResult<Vec<ClaimOfSlot>> {
-    let rows: Vec<ClaimRow> = issued_coupons::table
-        .filter(issued_coupons::drop_id.eq(drop))
-        .filter(issued_coupons::slot.between(*slots.start(), *slots.end()))
-        .order(issued_coupons::slot)
-        .select(ClaimRow::as_select())
-        .load(conn)
-        .await?;
-    Ok(rows.into_iter().map(ClaimOfSlot::from).collect())
 }
 
 #[cfg(test)]

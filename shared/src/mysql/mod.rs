@@ -12,7 +12,6 @@ mod db;
 pub mod dead_letters;
 pub mod digest;
 pub mod erased;
-pub mod findings;
 pub mod held_back;
 mod ids;
 pub mod issued;
@@ -62,13 +61,6 @@ fn ascii<'u>(users: impl Iterator<Item = &'u str>) -> String {
             .filter(|user| user.is_ascii())
             .collect::<BTreeSet<_>>(),
     )
-}
-
-/// A count of rows.
-#[derive(diesel::QueryableByName)]
-struct Count {
-    #[diesel(sql_type = diesel::sql_types::BigInt)]
-    number: i64,
 }
 
 /// Serializes a value as JSON, for a column or as the list parameter of a query (`JSON_TABLE`).

@@ -7,9 +7,8 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use serde_json::Value;
 
-use super::{Conn, Db, DbResult};
+use super::Conn;
 use crate::domain::{CouponId, DropId};
-use crate::model::RecordedAct;
 use crate::schema::ops_actions;
 
 /// The operator of a request, as identified by the request.
@@ -65,23 +64,5 @@ impl Operator {
             .execute(conn)
             .await
             .map(|_| ())
-    }
-}
-
-impl Db {
-    /// Reads the last actions on a coupon, newest first.
-    pub async fn acts_on(&self, coupon: CouponId) -> DbResult<Vec<RecordedAct>> {
-        let last = ops_actions::table
-            .filter(ops_actions::coupon_id.eq(coupon))
-            .order((ops_actions::at.desc(), ops_actions::id.desc()))
-            .limit(20)
-            .select(RecordedAct::as_select());
-        self.rows("acts on a coupon", last).await
-    }
-
-    /// Records an action that changes nothing in MySQL, for example that user ids were shown.
-    pub async fn record_act(&self, by: Operator, act: OperatorAct) -> DbResult<()> {
-        self.run("record an act", async move |conn| by.did(conn, act).await)
-            .await
     }
 }

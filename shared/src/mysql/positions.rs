@@ -8,14 +8,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::Text;
 use diesel_async::RunQueryDsl;
 
 use super::{Conn, Db, DbResult, Prepared, json};
-use crate::columns::{MysqlTime, now, seconds_from_now};
+use crate::columns::{now, seconds_from_now};
 use crate::schema::{reconciler_state, topic_positions};
 
 /// The offset after the last message with a row or dead letter, by partition.
@@ -35,17 +34,6 @@ const UNPACED: &str = "rows_unpaced";
 /// attempts.
 const UNPACED_SECONDS: i64 = 10;
 
-/// A stored position, with the two times that tell how long its owner has been silent.
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = topic_positions)]
-struct AttendedPosition {
-    partition_id: i32,
-    next_offset: i64,
-    seen_at: DateTime<Utc>,
-    #[diesel(select_expression = now(), select_expression_type = MysqlTime)]
-    now: DateTime<Utc>,
-}
-
 impl Db {
     /// Reads the positions of a topic.
     pub async fn topic_positions(&self, topic: &str) -> DbResult<Positions> {
@@ -54,22 +42,6 @@ impl Db {
             .select((topic_positions::partition_id, topic_positions::next_offset));
         let positions = self.rows("read positions", positions).await?;
         Ok(positions.into_iter().collect())
-    }
-
-    /// Reads the positions of a topic, and how many seconds ago the owner of each partition read it
-    /// or waited for the pace of rows.
-    pub async fn attended_positions(&self, topic: &str) -> DbResult<(Positions, SecondsUnseen)> {
-        let rows = topic_positions::table
-            .filter(topic_positions::topic.eq(topic.to_owned()))
-            .select(AttendedPosition::as_select());
-        let rows: Vec<AttendedPosition> = self.rows("read positions", rows).await?;
-        let mut positions = Positions::new();
-        let mut unseen = SecondsUnseen::new();
-        for row in rows {
-            positions.insert(row.partition_id, row.next_offset);
-            unseen.insert(row.partition_id, (row.now - row.seen_at).num_seconds());
-        }
-        Ok((positions, unseen))
     }
 
     /// Records that the owner of these partitions still reads them, but waits for the pace of rows.

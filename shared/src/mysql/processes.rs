@@ -7,11 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{Bool, Text};
+use diesel::sql_types::Text;
 use diesel_async::RunQueryDsl;
 use parking_lot::RwLock;
 use strum::IntoStaticStr;
@@ -19,12 +17,11 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::db::{LockState, get_lock};
-use super::runs::RUNNING;
 use super::{Conn, Db, DbError, DbResult, DbSettings};
 use crate::columns::{now, seconds_from_now};
 use crate::kafka::KafkaSettings;
 use crate::report::wording::line;
-use crate::schema::{processes, reconcile_runs};
+use crate::schema::processes;
 
 /// Interval at which a process renews its row.
 const EVERY: Duration = Duration::from_secs(10);
@@ -47,23 +44,6 @@ pub struct ProcessRow {
     pub consumer_group: String,
     pub publish_deadline_ms: i64,
     pub fallback_deadline_ms: i64,
-}
-
-/// The longest deadlines of all processes of the last day, in milliseconds: claims of a process
-/// that died may still be in flight.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Deadlines {
-    pub publish_ms: i64,
-    /// Time until a second store has the claim.
-    pub in_flight_ms: i64,
-}
-
-/// The deadlines of one process.
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = processes)]
-struct ProcessDeadlines {
-    publish_deadline_ms: i64,
-    fallback_deadline_ms: i64,
 }
 
 /// Why stores refuse this process, in their own words. All parts of the process that notice a
@@ -188,23 +168,6 @@ impl Db {
             .distinct();
         self.rows("list problems of processes", refused).await
     }
-
-    /// Reads the longest deadlines of the API's processes.
-    pub async fn longest_deadlines(&self) -> DbResult<Deadlines> {
-        let all = processes::table
-            .filter(processes::seen_at.gt(seconds_from_now(-DAY)))
-            .select(ProcessDeadlines::as_select())
-            .distinct();
-        let all: Vec<ProcessDeadlines> = self.rows("read deadlines", all).await?;
-        let publish = all.iter().map(|own| own.publish_deadline_ms);
-        let in_flight = all
-            .iter()
-            .map(|own| own.publish_deadline_ms + own.fallback_deadline_ms);
-        Ok(Deadlines {
-            publish_ms: publish.max().unwrap_or(0),
-            in_flight_ms: in_flight.max().unwrap_or(0),
-        })
-    }
 }
 
 /// Announces this process with its problems, and renews the announcement until `shutdown`. Logs
@@ -315,42 +278,6 @@ impl PassLock {
             tracing::error!(%error, "the keeper of the pass lock failed");
         }
     }
-}
-
-impl Db {
-    /// Describes the pass that holds the pass lock, in any process.
-    pub async fn pass_holder(&self) -> DbResult<Option<String>> {
-        // The run of a process that died may still have this status, but its lock is free.
-        let is_locked = sql::<Bool>(
-            "IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) IS NOT NULL",
-        );
-        let holder = reconcile_runs::table
-            .filter(reconcile_runs::status.eq(RUNNING))
-            .filter(is_locked)
-            .order(reconcile_runs::started_at.desc())
-            .limit(1)
-            .select(LockHolder::as_select());
-        let holder: Option<LockHolder> = self.row("holder of the pass lock", holder).await?;
-        Ok(holder.map(
-            |LockHolder {
-                 id,
-                 owner,
-                 started_at,
-             }| {
-                let at = started_at.format("%Y-%m-%d %H:%M:%S UTC");
-                format!("a pass has been running since {at} (run {id} of process {owner})")
-            },
-        ))
-    }
-}
-
-/// The run that holds the pass lock.
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = reconcile_runs)]
-struct LockHolder {
-    id: String,
-    owner: String,
-    started_at: DateTime<Utc>,
 }
 
 /// Checks repeatedly whether this connection still holds the lock, until the lock is released or

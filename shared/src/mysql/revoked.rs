@@ -1,26 +1,22 @@
 //! Revocations (docs/decisions/0013-revoking.md): claims that were given back or revoked, and that
 //! are void wherever a copy still exists.
 
-use std::collections::{HashMap, HashSet};
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use diesel::dsl::{DuplicatedKeys, max};
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{BigInt, Bool, Integer, Text, Unsigned};
+use diesel::sql_types::{BigInt, Integer, Text, Unsigned};
 use diesel_async::RunQueryDsl;
 
 use super::ids::{draw_id, may_be_drawn};
 use super::ops_actions::{Operator, OperatorAct};
 use super::sealed::rows_changed;
 use super::uses::is_in_use;
-use super::{Conn, Db, DbError, DbResult, Prepared, ascii, json};
-use crate::columns::{At, Datetime};
+use super::{Conn, Db, DbError, DbResult, Prepared, ascii};
 use crate::domain::{CouponId, DropId, OncePer, Slot, UserId};
 use crate::model::Revocation;
 use crate::redis::revoking::KnownRevocation;
-use crate::schema::{drops, issued_coupons, revoked_coupons};
+use crate::schema::{issued_coupons, revoked_coupons};
 
 /// The claim to revoke.
 #[derive(Debug, Clone)]
@@ -42,31 +38,6 @@ pub struct NewRevocation {
     pub after: i64,
 }
 
-/// The users whom revocations in force ban from a coupon.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Banned {
-    /// Without erased users, and without those of the last second, whose revocations an API may not
-    /// have written to Redis yet.
-    pub users: u64,
-    /// The same with those of the last second.
-    pub with_young: u64,
-    /// Whether a ban has ended within the last hour.
-    pub has_ended_lately: bool,
-}
-
-/// The banned users of a coupon, as counted.
-#[derive(QueryableByName)]
-struct BannedOfCoupon {
-    #[diesel(sql_type = BigInt)]
-    coupon_id: CouponId,
-    #[diesel(sql_type = BigInt)]
-    users: i64,
-    #[diesel(sql_type = BigInt)]
-    with_young: i64,
-    #[diesel(sql_type = Bool)]
-    has_ended_lately: bool,
-}
-
 /// A shop uses the coupon's code, so that it can be neither returned nor revoked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CouponInUse;
@@ -85,9 +56,6 @@ const ATTEMPTS: usize = 10;
 
 /// Revocations looked up per statement.
 const LOOKED_UP_AT_ONCE: usize = 1_000;
-
-/// Maximum duration of a count of all revocations of some coupons.
-const LONGEST_COUNT: Duration = Duration::from_secs(60);
 
 impl Db {
     /// Writes a revocation that voids all claims of its user in its scope, and moves the user's row
@@ -120,48 +88,6 @@ impl Db {
             }) => Ok(Err(CouponInUse)),
             other => other.map(Ok),
         }
-    }
-
-    /// Counts the users named by revocations in force. Redis has a field for each of these users.
-    /// Revocations of unsealed drops are in force, and those of a whole coupon that have not ended:
-    /// no others concern a claim that Redis may have. Their number does not grow with the sealed
-    /// drops.
-    pub async fn count_banned(&self, coupons: &[CouponId]) -> DbResult<HashMap<CouponId, Banned>> {
-        let ids = json(&coupons);
-        let count = sql_query(
-            "SELECT coupon_id, COUNT(DISTINCT IF(revoked_at < UTC_TIMESTAMP(3) - INTERVAL 1 SECOND, \
-                     person_scope, NULL), user_id) AS users, \
-                 COUNT(DISTINCT person_scope, user_id) AS with_young, \
-                 COALESCE(MAX(again_from) >= UTC_TIMESTAMP(3) - INTERVAL 1 HOUR, 0) AS has_ended_lately \
-             FROM (SELECT r.coupon_id, r.user_id, r.revoked_at, r.again_from, r.person_scope \
-                 FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) w \
-                 STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_in_force) \
-                     ON r.coupon_id = w.id AND r.person_scope = 0 AND r.again_from <=> NULL \
-                 UNION ALL \
-                 SELECT r.coupon_id, r.user_id, r.revoked_at, r.again_from, r.person_scope \
-                 FROM JSON_TABLE(?, '$[*]' COLUMNS (id BIGINT PATH '$')) w \
-                 STRAIGHT_JOIN drops d FORCE INDEX (drops_sealed) \
-                     ON d.coupon_id = w.id AND d.sealed_at IS NULL \
-                 STRAIGHT_JOIN revoked_coupons r FORCE INDEX (revoked_coupons_drop) \
-                     ON r.drop_id = d.id AND r.coupon_id = d.coupon_id) r \
-             WHERE NOT (user_id LIKE 'erased-%' AND user_id REGEXP '^erased-[0-9a-f]{20}$') \
-             GROUP BY coupon_id",
-        )
-        .bind::<Text, _>(ids.clone())
-        .bind::<Text, _>(ids);
-        let db = self.within(LONGEST_COUNT);
-        let counted: Vec<BannedOfCoupon> = db.rows("count banned users", count).await?;
-        Ok(counted
-            .into_iter()
-            .map(|counted| {
-                let banned = Banned {
-                    users: counted.users.cast_unsigned(),
-                    with_young: counted.with_young.cast_unsigned(),
-                    has_ended_lately: counted.has_ended_lately,
-                };
-                (counted.coupon_id, banned)
-            })
-            .collect())
     }
 
     /// Returns which of these revocations MySQL has lost. A revocation is in MySQL before it is in
@@ -265,73 +191,6 @@ impl Db {
             read(conn, id).await
         })
         .await
-    }
-
-    /// Reads the revocations of these users in a coupon, oldest first.
-    pub async fn revocations_of_people(
-        &self,
-        coupon: CouponId,
-        people: &[UserId],
-    ) -> DbResult<Vec<Revocation>> {
-        let people = people.to_vec();
-        let revocations = async move |conn: &mut Conn| of_people(conn, coupon, &people).await;
-        self.run("revocations of people", revocations).await
-    }
-
-    /// Revocations read per statement.
-    pub const REVOCATIONS_AT_ONCE: i64 = 1_000;
-
-    /// Reads a page of the revocations of a drop with ids above `after`, or, without a drop, of
-    /// those of the whole coupon that have not ended at `now`.
-    pub async fn revocations_after(
-        &self,
-        coupon: CouponId,
-        drop: Option<DropId>,
-        now: DateTime<Utc>,
-        after: i64,
-    ) -> DbResult<Vec<Revocation>> {
-        let most = Self::REVOCATIONS_AT_ONCE;
-        let Some(drop) = drop else {
-            let page = sql_query(
-                "SELECT * FROM revoked_coupons FORCE INDEX (revoked_coupons_in_force) \
-                 WHERE coupon_id = ? AND person_scope = 0 \
-                 AND (again_from IS NULL OR again_from >= ?) AND id > ? ORDER BY id LIMIT ?",
-            )
-            .bind::<BigInt, _>(coupon)
-            .bind::<Datetime, _>(At(now))
-            .bind::<BigInt, _>(after)
-            .bind::<BigInt, _>(most);
-            return self.rows("read revocations of a coupon", page).await;
-        };
-        let page = sql_query(
-            "SELECT * FROM revoked_coupons FORCE INDEX (revoked_coupons_drop) \
-             WHERE drop_id = ? AND coupon_id = ? AND id > ? ORDER BY id LIMIT ?",
-        )
-        .bind::<BigInt, _>(drop)
-        .bind::<BigInt, _>(coupon)
-        .bind::<BigInt, _>(after)
-        .bind::<BigInt, _>(most);
-        self.rows("read revocations", page).await
-    }
-
-    /// Returns which of these revocations are over: those of sealed drops, except those that keep
-    /// their users out of the whole coupon, for good or until an end that is ahead at `now`.
-    pub async fn revocations_over(
-        &self,
-        ids: Vec<i64>,
-        now: DateTime<Utc>,
-    ) -> DbResult<HashSet<i64>> {
-        let is_over = revoked_coupons::person_scope
-            .ne(0)
-            .or(revoked_coupons::again_from.lt(Some(now)).assume_not_null());
-        let over = revoked_coupons::table
-            .inner_join(drops::table.on(drops::id.eq(revoked_coupons::drop_id)))
-            .filter(revoked_coupons::id.eq_any(ids))
-            .filter(drops::sealed_at.is_not_null())
-            .filter(is_over)
-            .select(revoked_coupons::id);
-        let over = self.rows("revocations that are over", over).await?;
-        Ok(over.into_iter().collect())
     }
 }
 
@@ -483,7 +342,7 @@ async fn close_promises(conn: &mut Conn, id: i64) -> QueryResult<()> {
     .map(|_| ())
 }
 
-pub(super) async fn of_people(
+pub async fn of_people(
     conn: &mut Conn,
     coupon: CouponId,
     people: &[UserId],

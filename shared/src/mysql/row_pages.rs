@@ -1,16 +1,12 @@
 //! Pages of a coupon's holders for operators, and counts by drop.
 
-use std::collections::HashMap;
-use std::time::Duration;
-
-use diesel::dsl::count_star;
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
 use super::issued::IssuedRow;
 use super::{Db, DbResult};
 use crate::domain::{CouponId, DropId, Slot};
-use crate::schema::{drops, failed_claims, issued_coupons, revoked_coupons};
+use crate::schema::{drops, issued_coupons};
 
 /// A range of a coupon's rows.
 #[derive(Debug, Clone, Copy)]
@@ -72,55 +68,4 @@ impl Db {
         })
         .await
     }
-
-    /// Counts what these drops have. Omits drops that have none.
-    pub async fn count(&self, what: DropCount, drops: &[DropId]) -> DbResult<HashMap<DropId, u64>> {
-        let ids = drops.to_vec();
-        let db = self.within(LONG);
-        let counts: Vec<(DropId, i64)> = match what {
-            DropCount::Rows => {
-                let rows = issued_coupons::table
-                    .filter(issued_coupons::drop_id.eq_any(ids))
-                    .group_by(issued_coupons::drop_id)
-                    .select((issued_coupons::drop_id, count_star()));
-                db.rows("count rows by drop", rows).await?
-            }
-            DropCount::Revocations => {
-                let revocations = revoked_coupons::table
-                    .filter(revoked_coupons::drop_id.eq_any(ids))
-                    .group_by(revoked_coupons::drop_id)
-                    .select((revoked_coupons::drop_id, count_star()));
-                db.rows("count revocations by drop", revocations).await?
-            }
-            DropCount::DeadLetters => {
-                let names_it = failed_claims::coupon_id
-                    .is_null()
-                    .or(failed_claims::coupon_id.eq(drops::coupon_id.nullable()));
-                let letters = failed_claims::table
-                    .inner_join(drops::table.on(failed_claims::drop_id.eq(drops::id.nullable())))
-                    .filter(failed_claims::resolved_at.is_null())
-                    .filter(drops::id.eq_any(ids))
-                    .filter(names_it)
-                    .group_by(drops::id)
-                    .select((drops::id, count_star()));
-                db.rows("count dead letters by drop", letters).await?
-            }
-        };
-        Ok(counts
-            .into_iter()
-            .map(|(drop, count)| (drop, count.cast_unsigned()))
-            .collect())
-    }
-}
-
-/// Time limit of a count over some drops.
-const LONG: Duration = Duration::from_secs(30);
-
-/// What is counted by drop.
-#[derive(Debug, Clone, Copy)]
-pub enum DropCount {
-    Rows,
-    Revocations,
-    /// Unresolved ones, except those that name another coupon.
-    DeadLetters,
 }

@@ -9,15 +9,12 @@ use diesel::sql_query;
 use diesel::sql_types::BigInt;
 use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::findings::ListedFinding;
-use super::ops_actions::{Operator, OperatorAct};
 use super::{Db, DbResult, Sql};
-use crate::columns::{At, now};
-use crate::report::{Finding, Status, Stored, Trigger};
-use crate::schema::{reconcile_findings, reconcile_runs};
+use crate::columns::At;
+use crate::report::{Status, Stored, Trigger};
+use crate::schema::reconcile_runs;
 use crate::sql;
 
 /// Name in `reconciler_state` of the time (RFC 3339) of the last successful pass.
@@ -70,168 +67,7 @@ pub struct RunRow {
     pub asked_by: Option<String>,
 }
 
-/// A run with the reports of its drops, which may take megabytes.
-#[derive(Debug, Clone, Queryable, Selectable)]
-#[diesel(table_name = reconcile_runs)]
-pub struct StoredRun {
-    #[diesel(embed)]
-    pub row: RunRow,
-    /// `None` if `same_as` stores them.
-    pub drops: Option<Value>,
-}
-
-/// The result of a run, as the next one compares it.
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = reconcile_runs)]
-struct LastResult {
-    id: String,
-    content: Option<i64>,
-    same_as: Option<String>,
-}
-
 impl Db {
-    /// Records the start of a run. The caller holds the pass lock, so any other run with status
-    /// `running` has died.
-    pub async fn begin_run(
-        &self,
-        run: RunRow,
-        asked: Option<(Operator, OperatorAct)>,
-    ) -> DbResult<()> {
-        self.transaction("begin run", async move |conn| {
-            let died = reconcile_runs::table.filter(reconcile_runs::status.eq(RUNNING));
-            diesel::update(died)
-                .set((
-                    reconcile_runs::status.eq("failed"),
-                    reconcile_runs::finished_at.eq(now().nullable()),
-                    reconcile_runs::error.eq("the process ended during the run"),
-                ))
-                .execute(conn)
-                .await?;
-            diesel::insert_into(reconcile_runs::table)
-                .values(run)
-                .execute(conn)
-                .await?;
-            match asked {
-                Some((operator, act)) => operator.did(conn, act).await,
-                None => Ok(()),
-            }
-        })
-        .await
-    }
-
-    /// Records the end of a run with its findings, even if its start could not be recorded.
-    /// `succeeded` is the time that counts as the last success; `None` keeps the earlier one. If
-    /// the last run over everything had the same result, this run's row only refers to it. Findings
-    /// are written first, in small statements, and the run's row last, to keep its lock short.
-    ///
-    /// # Errors
-    /// `DbError`. The end may have been recorded nevertheless. The call may be repeated.
-    pub async fn finish_run(
-        &self,
-        mut run: StoredRun,
-        findings: Vec<Finding>,
-        succeeded: Option<String>,
-    ) -> DbResult<()> {
-        let id = run.row.run_id.clone();
-        let ended = reconcile_runs::table
-            .find(id.clone())
-            .filter(reconcile_runs::finished_at.is_not_null())
-            .select(reconcile_runs::id);
-        if self.row::<String, _>("find run", ended).await?.is_some() {
-            return Ok(());
-        }
-        let last = reconcile_runs::table
-            .filter(reconcile_runs::id.ne(id.clone()))
-            .filter(reconcile_runs::content.is_not_null())
-            .order(reconcile_runs::id.desc())
-            .limit(1)
-            .select(LastResult::as_select());
-        let last = self.row("last result", last).await?;
-        if let Some(last) = last
-            && last.content == run.row.content
-        {
-            run.row.same_as = Some(last.same_as.unwrap_or(last.id));
-            run.drops = None;
-        } else {
-            self.write_findings(&id, findings).await?;
-        }
-        self.transaction("finish run", async move |conn| {
-            diesel::replace_into(reconcile_runs::table)
-                .values((run.row, reconcile_runs::drops.eq(run.drops)))
-                .execute(conn)
-                .await?;
-            if let Some(at) = &succeeded {
-                set_state(LAST_SUCCESS_AT, at).run(conn).await?;
-            }
-            Ok(())
-        })
-        .await
-    }
-
-    /// Reads the id of the run in progress, in any process. After a process died, this may be its
-    /// run, until the next one begins.
-    pub async fn running_run(&self) -> DbResult<Option<String>> {
-        let running = reconcile_runs::table
-            .filter(reconcile_runs::status.eq(RUNNING))
-            .order(reconcile_runs::started_at.desc())
-            .limit(1)
-            .select(reconcile_runs::id);
-        self.row("running run", running).await
-    }
-
-    /// Reads the id of the last full pass that did not fail.
-    pub async fn last_full_run(&self) -> DbResult<Option<String>> {
-        let last = reconcile_runs::table
-            .filter(reconcile_runs::content.is_not_null())
-            .filter(reconcile_runs::status.ne("failed"))
-            .order(reconcile_runs::id.desc())
-            .limit(1)
-            .select(reconcile_runs::id);
-        self.row("last pass over everything", last).await
-    }
-
-    /// Lists runs, newest first; only those older than `before` if given.
-    pub async fn runs(&self, limit: u32, before: Option<String>) -> DbResult<Vec<RunRow>> {
-        let mut page = reconcile_runs::table
-            .order(reconcile_runs::id.desc())
-            .limit(limit.into())
-            .select(RunRow::as_select())
-            .into_boxed();
-        if let Some(before) = before {
-            page = page.filter(reconcile_runs::id.lt(before));
-        }
-        self.rows("list runs", page).await
-    }
-
-    /// Reads a run with at most `limit` findings with ids above `after`.
-    pub async fn run_with_findings(
-        &self,
-        id: String,
-        limit: u32,
-        after: i64,
-    ) -> DbResult<Option<(StoredRun, Vec<ListedFinding>)>> {
-        let run = |id: String| {
-            reconcile_runs::table
-                .find(id)
-                .select(StoredRun::as_select())
-        };
-        let Some(mut found) = self.row("read run", run(id.clone())).await? else {
-            return Ok(None);
-        };
-        let of = found.row.same_as.clone().unwrap_or(id);
-        if found.row.same_as.is_some() {
-            let same = self.row("read the run with the findings", run(of.clone()));
-            found.drops = found.drops.or(same.await?.and_then(|same| same.drops));
-        }
-        let page = reconcile_findings::table
-            .filter(reconcile_findings::run_id.eq(of))
-            .filter(reconcile_findings::id.gt(after))
-            .order(reconcile_findings::id)
-            .limit(limit.into())
-            .select(ListedFinding::as_select());
-        Ok(Some((found, self.rows("findings of a run", page).await?)))
-    }
-
     /// Reads the value with this name.
     pub async fn state(&self, name: &'static str) -> DbResult<Option<String>> {
         self.first("read state", state(name)).await
@@ -248,12 +84,12 @@ impl Db {
     /// to write would keep a connection until the disk has space.
     pub async fn commits_hang(&self) -> DbResult<bool> {
         let hanging = sql_query(
-            "SELECT 1 FROM performance_schema.processlist \
+            "SELECT COUNT(*) AS number FROM performance_schema.processlist \
              WHERE state = 'waiting for handler commit' AND time >= ?",
         )
         .bind::<BigInt, _>(HANGS_SECONDS);
-        let found = self.write("look for commits that hang", hanging).await?;
-        Ok(found > 0)
+        let found: Option<HangingCommits> = self.row("look for commits that hang", hanging).await?;
+        Ok(found.is_some_and(|found| found.number > 0))
     }
 
     pub async fn set_state(&self, name: &'static str, value: String) -> DbResult<()> {
@@ -278,6 +114,13 @@ pub fn same_as(run_id: &str) -> Sql {
 pub fn set_state(name: &str, value: &str) -> Sql {
     let set = "REPLACE INTO reconciler_state (name, value) VALUES (?, ?)";
     sql!(set, name, value)
+}
+
+/// How many commits hang.
+#[derive(QueryableByName)]
+struct HangingCommits {
+    #[diesel(sql_type = BigInt)]
+    number: i64,
 }
 
 /// A commit that has lasted this long counts as one that hangs.

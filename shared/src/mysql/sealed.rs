@@ -11,25 +11,13 @@ use diesel_async::RunQueryDsl;
 
 use super::{Conn, Db, DbResult};
 use crate::columns::now;
-use crate::coupon::Drop;
-use crate::domain::{CouponId, DropId, Slot};
+use crate::domain::{DropId, Slot};
 use crate::schema::{drops, issued_coupons, revoked_coupons};
 
 /// Time limit for counting the rows of one drop.
 const LONG: Duration = Duration::from_secs(120);
 
 impl Db {
-    /// Returns the drop of a coupon that was sealed last.
-    pub async fn last_sealed(&self, coupon: CouponId) -> DbResult<Option<DropId>> {
-        let last = drops::table
-            .filter(drops::coupon_id.eq(coupon))
-            .filter(drops::sealed_at.is_not_null())
-            .order((drops::sealed_at.desc(), drops::id.desc()))
-            .limit(1)
-            .select(drops::id);
-        self.row("last sealed drop", last).await
-    }
-
     /// Seals a drop with the verified number of rows. Returns `false` if an operator has changed
     /// its closing time or quantity since the caller read it, if its rows or revocations differ
     /// from those verified, or if it is already sealed.
@@ -77,30 +65,6 @@ impl Db {
                 .map(|_| true)
         })
         .await
-    }
-
-    /// Reads at most `limit` sealed drops with ids above `after`, optionally of one coupon or drop.
-    pub async fn sealed_drops(
-        &self,
-        after: DropId,
-        coupon: Option<CouponId>,
-        drop: Option<DropId>,
-        limit: i64,
-    ) -> DbResult<Vec<Drop>> {
-        let mut page = drops::table
-            .filter(drops::sealed_at.is_not_null())
-            .filter(drops::id.gt(after))
-            .order(drops::id)
-            .limit(limit)
-            .select(Drop::as_select())
-            .into_boxed();
-        if let Some(coupon) = coupon {
-            page = page.filter(drops::coupon_id.eq(coupon));
-        }
-        if let Some(drop) = drop {
-            page = page.filter(drops::id.eq(drop));
-        }
-        self.rows("sealed drops", page).await
     }
 }
 

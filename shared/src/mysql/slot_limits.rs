@@ -3,12 +3,15 @@
 
 use std::collections::HashMap;
 
-use diesel::QueryResult;
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Text};
+use diesel_async::RunQueryDsl;
 
-use super::{Conn, Db, DbResult, json};
+use super::{Conn, Db, DbResult, Prepared, json};
 use crate::claim::Claim;
 use crate::domain::{DropId, Slot};
-use crate::sql;
+use crate::schema::{drops, issued_coupons, slot_limits};
 
 /// The limits that refer to an earlier quantity of the drop and are not above its quantity now.
 const REFER: &str = "UPDATE slot_limits l JOIN drops d ON d.id = l.drop_id \
@@ -35,22 +38,35 @@ const ADD: &str = "INSERT INTO slot_limits \
 /// those of one part, get the new one, and the higher limits are deleted; the schema refuses this if
 /// such a row has a higher slot.
 pub(super) async fn follow_quantity(conn: &mut Conn, drop: DropId) -> QueryResult<()> {
-    sql!(REFER, drop).run(conn).await?;
-    sql!(ADD, drop, drop).run(conn).await?;
+    let refer = sql_query(REFER).bind::<BigInt, _>(drop);
+    refer.execute(conn).await?;
+    let add = sql_query(ADD)
+        .bind::<BigInt, _>(drop)
+        .bind::<BigInt, _>(drop);
+    add.execute(conn).await?;
+    let own = drops::table.find(drop).select(drops::quantity);
+    let quantity: Slot = own.get_result(conn).await?;
     // Locked before the rows change: a transaction that inserts a row with one of them waits, and
     // the foreign key then refuses it.
-    let higher = "SELECT l.slot_limit FROM slot_limits l JOIN drops d ON d.id = l.drop_id \
-        WHERE l.drop_id = ? AND l.slot_limit > d.quantity FOR UPDATE OF l";
-    if sql!(higher, drop).all::<Vec<Slot>>(conn).await?.is_empty() {
+    let higher = slot_limits::table
+        .filter(slot_limits::drop_id.eq(drop))
+        .filter(slot_limits::slot_limit.gt(quantity));
+    let locked: Vec<Slot> = higher
+        .select(slot_limits::slot_limit)
+        .for_update()
+        .load(conn)
+        .await?;
+    if locked.is_empty() {
         return Ok(());
     }
-    let rows = "UPDATE issued_coupons i JOIN drops d ON d.id = i.drop_id \
-        SET i.slot_limit = d.quantity WHERE d.id = ? AND i.slot_limit > d.quantity";
-    sql!(rows, drop).run(conn).await?;
-    let delete = "DELETE l FROM slot_limits l JOIN drops d ON d.id = l.drop_id \
-        WHERE l.drop_id = ? AND l.slot_limit > d.quantity";
-    sql!(delete, drop).run(conn).await?;
-    Ok(())
+    let rows = issued_coupons::table
+        .filter(issued_coupons::drop_id.eq(drop))
+        .filter(issued_coupons::slot_limit.gt(quantity));
+    diesel::update(rows)
+        .set(issued_coupons::slot_limit.eq(quantity))
+        .execute(conn)
+        .await?;
+    diesel::delete(higher).execute(conn).await.map(|_| ())
 }
 
 impl Db {
@@ -59,10 +75,15 @@ impl Db {
     /// part can be inserted. Returns the number of these drops.
     pub async fn restore_slot_limits(&self) -> DbResult<usize> {
         let what = "restore slot limits";
-        let lacking = "SELECT d.id FROM drops d LEFT JOIN slot_limits l \
-            ON l.drop_id = d.id AND l.slot_limit = d.quantity \
-            WHERE d.sealed_at IS NULL AND l.drop_id IS NULL";
-        let lacking: Vec<DropId> = self.all(what, sql!(lacking)).await?;
+        let its_last = slot_limits::drop_id
+            .eq(drops::id)
+            .and(slot_limits::slot_limit.eq(drops::quantity));
+        let lacking = drops::table
+            .left_join(slot_limits::table.on(its_last))
+            .filter(drops::sealed_at.is_null())
+            .filter(slot_limits::drop_id.nullable().is_null())
+            .select(drops::id);
+        let lacking: Vec<DropId> = self.rows(what, lacking).await?;
         for drop in &lacking {
             let drop = *drop;
             self.transaction(what, async move |conn| follow_quantity(conn, drop).await)
@@ -85,7 +106,16 @@ const OF_RANGES: &str = "SELECT l.drop_id, l.slot_limit, l.person_scope \
 
 /// Slot limits of some drops in ascending order, each with its `person_scope`.
 #[derive(Debug, Default)]
-pub(super) struct SlotLimits(HashMap<i64, Vec<(Slot, i64)>>);
+pub(super) struct SlotLimits(HashMap<i64, Vec<SlotLimit>>);
+
+/// A limit with the scope of its rows.
+#[derive(Debug, Clone, Copy, Default, QueryableByName)]
+#[diesel(table_name = slot_limits)]
+pub(super) struct SlotLimit {
+    drop_id: i64,
+    pub(super) slot_limit: Slot,
+    pub(super) person_scope: i64,
+}
 
 impl SlotLimits {
     /// Reads the limits for these claims: of each drop, those from its lowest claimed slot to the
@@ -103,10 +133,11 @@ impl SlotLimits {
             .into_iter()
             .map(|(drop, (lowest, highest))| (drop, lowest, highest))
             .collect();
-        let found: Vec<(i64, Slot, i64)> = sql!(OF_RANGES, json(&ranges)).all(conn).await?;
+        let found = sql_query(OF_RANGES).bind::<Text, _>(json(&ranges));
+        let found: Vec<SlotLimit> = Prepared(found).load(conn).await?;
         let mut limits = Self::default();
-        for (drop, limit, scope) in found {
-            limits.0.entry(drop).or_default().push((limit, scope));
+        for limit in found {
+            limits.0.entry(limit.drop_id).or_default().push(limit);
         }
         Ok(limits)
     }
@@ -114,13 +145,16 @@ impl SlotLimits {
     /// Returns the limit that the claim's row names, with its scope: the lowest one that is not
     /// below its slot. If there is none, returns one with which MySQL refuses the row: because of
     /// the foreign key if the drop has no limits, because of a CHECK if it has no such slot.
-    pub(super) fn for_claim(&self, claim: &Claim) -> (Slot, i64) {
+    pub(super) fn for_claim(&self, claim: &Claim) -> SlotLimit {
         let Some(limits) = self.0.get(&claim.drop_id.0) else {
-            return (claim.slot, 0);
+            return SlotLimit {
+                slot_limit: claim.slot,
+                ..SlotLimit::default()
+            };
         };
         limits
             .iter()
-            .find(|(limit, _): &&(Slot, i64)| claim.slot > 0 && *limit >= claim.slot)
+            .find(|limit| claim.slot > 0 && limit.slot_limit >= claim.slot)
             .copied()
             .unwrap_or_default()
     }

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Stores;
 use crate::notify::{Notifier, SeenGate};
+use crate::queries;
 use crate::reconcile::Wanted;
 use crate::report::{FailureCause, StoreRefusal};
 use crate::run::Reconciler;
@@ -105,11 +106,11 @@ async fn list(stores: &Stores, catalogue: &watch::Sender<Option<Catalogue>>) {
     loop {
         let read = async {
             let now = latest_time(&stores.redis).await;
-            let open = db.open_coupons(now).await?;
+            let open = queries::coupons::open_coupons(db, now).await?;
             Ok::<_, DbError>(Live {
                 now,
                 coupons: db.coupons_by_id(open).await?,
-                owed: db.drops_with_broken_promises().await?,
+                owed: queries::promises::drops_with_broken_promises(db).await?,
             })
         };
         match read.await {

@@ -1,0 +1,109 @@
+//! Rows of issued coupons, as passes compare them.
+
+use std::ops::RangeInclusive;
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use firstcome_shared::domain::{ClaimOfSlot, CouponId, DropId, Slot, UserId};
+use firstcome_shared::mysql::issued::{IssuedRow, has_later_era, of_people};
+use firstcome_shared::mysql::{Conn, Db, DbResult};
+use firstcome_shared::schema::issued_coupons;
+
+/// A row, as passes compare it.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = issued_coupons)]
+struct ClaimRow {
+    slot: Slot,
+    user_id: UserId,
+    claimed_at: DateTime<Utc>,
+}
+
+impl From<ClaimRow> for ClaimOfSlot {
+    fn from(row: ClaimRow) -> Self {
+        Self {
+            slot: row.slot,
+            user: row.user_id,
+            at_ms: Some(row.claimed_at.timestamp_millis()),
+        }
+    }
+}
+
+/// Slots counted per statement, which takes MySQL about 50 ms.
+const SLOTS_COUNTED_AT_ONCE: Slot = 200_000;
+
+/// Counts the rows of a drop, at least up to the slot `upper`, in ranges of slots, so that no
+/// statement takes longer for a larger drop.
+pub(crate) async fn count_rows(db: &Db, drop: DropId, upper: Slot) -> DbResult<u64> {
+    let mut rows = 0;
+    let mut from = 0;
+    while from <= upper {
+        let upper_end = from + SLOTS_COUNTED_AT_ONCE;
+        let part = issued_coupons::table
+            .filter(issued_coupons::drop_id.eq(drop))
+            .filter(issued_coupons::slot.ge(from))
+            .filter(issued_coupons::slot.lt(upper_end))
+            .count();
+        let part: Option<i64> = db.row("count rows", part).await?;
+        rows += part.unwrap_or(0).cast_unsigned();
+        from = upper_end;
+    }
+    Ok(rows)
+}
+
+/// Reads slot, user and time of admission of the rows in a range of slots, in order.
+pub(crate) async fn rows_on_slots(
+    db: &Db,
+    drop: DropId,
+    slots: RangeInclusive<Slot>,
+) -> DbResult<Vec<ClaimOfSlot>> {
+    let rows = async move |conn: &mut Conn| rows_between(conn, drop, &slots).await;
+    db.run("rows on slots", rows).await
+}
+
+/// Reads the rows of these users in a coupon.
+pub(crate) async fn rows_of_people(
+    db: &Db,
+    coupon: CouponId,
+    people: &[UserId],
+) -> DbResult<Vec<IssuedRow>> {
+    let people = people.to_vec();
+    db.run("rows of people", async move |conn| {
+        let names: Vec<&str> = people.iter().map(UserId::as_str).collect();
+        of_people(conn, coupon, &names).await
+    })
+    .await
+}
+
+/// Reads slot, user and time of admission of the rows in a range of slots, in order, unless the
+/// coupon has begun an era above `era`.
+pub(crate) async fn rows_in_era(
+    db: &Db,
+    (coupon, era): (CouponId, u64),
+    drop: DropId,
+    slots: RangeInclusive<Slot>,
+) -> DbResult<Option<Vec<ClaimOfSlot>>> {
+    let db = db.of_primary();
+    db.transaction("rows in an era", async move |conn| {
+        if has_later_era(conn, coupon, era).await? {
+            return Ok(None);
+        }
+        rows_between(conn, drop, &slots).await.map(Some)
+    })
+    .await
+}
+
+async fn rows_between(
+    conn: &mut Conn,
+    drop: DropId,
+    slots: &RangeInclusive<Slot>,
+) -> QueryResult<Vec<ClaimOfSlot>> {
+    let rows: Vec<ClaimRow> = issued_coupons::table
+        .filter(issued_coupons::drop_id.eq(drop))
+        .filter(issued_coupons::slot.between(*slots.start(), *slots.end()))
+        .order(issued_coupons::slot)
+        .select(ClaimRow::as_select())
+        .load(conn)
+        .await?;
+    Ok(rows.into_iter().map(ClaimOfSlot::from).collect())
+}

@@ -1,0 +1,276 @@
+//! Runs with their findings. A run with the same result as the one before it stores no findings, but
+//! refers to the run that stores them (`same_as`), so the table grows with events and not with passes.
+
+use std::time::Duration;
+
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::Text;
+use diesel_async::RunQueryDsl;
+use firstcome_shared::columns::now;
+use firstcome_shared::domain::{CouponId, DropId};
+use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
+use firstcome_shared::mysql::runs::{LAST_SUCCESS_AT, RUNNING, RunRow, set_state};
+use firstcome_shared::mysql::{Db, DbResult};
+use firstcome_shared::report::{ActionKind, Cause, Finding, Kind, Outcome, Stored};
+use firstcome_shared::schema::{reconcile_findings, reconcile_runs};
+use serde_json::Value;
+
+/// Findings inserted per statement.
+const ROWS_AT_ONCE: usize = 200;
+
+/// A run with the reports of its drops, which may take megabytes.
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = reconcile_runs)]
+pub(crate) struct StoredRun {
+    #[diesel(embed)]
+    pub(crate) row: RunRow,
+    /// `None` if `same_as` stores them.
+    pub(crate) drops: Option<Value>,
+}
+
+/// The result of a run, as the next one compares it.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = reconcile_runs)]
+struct LastResult {
+    id: String,
+    content: Option<i64>,
+    same_as: Option<String>,
+}
+
+/// Records the start of a run. The caller holds the pass lock, so any other run with status
+/// `running` has died.
+pub(crate) async fn begin_run(
+    db: &Db,
+    run: RunRow,
+    asked: Option<(Operator, OperatorAct)>,
+) -> DbResult<()> {
+    db.transaction("begin run", async move |conn| {
+        let died = reconcile_runs::table.filter(reconcile_runs::status.eq(RUNNING));
+        diesel::update(died)
+            .set((
+                reconcile_runs::status.eq("failed"),
+                reconcile_runs::finished_at.eq(now().nullable()),
+                reconcile_runs::error.eq("the process ended during the run"),
+            ))
+            .execute(conn)
+            .await?;
+        diesel::insert_into(reconcile_runs::table)
+            .values(run)
+            .execute(conn)
+            .await?;
+        match asked {
+            Some((operator, act)) => operator.did(conn, act).await,
+            None => Ok(()),
+        }
+    })
+    .await
+}
+
+/// Records the end of a run with its findings, even if its start could not be recorded.
+/// `succeeded` is the time that counts as the last success; `None` keeps the earlier one. If
+/// the last run over everything had the same result, this run's row only refers to it. Findings
+/// are written first, in small statements, and the run's row last, to keep its lock short.
+///
+/// # Errors
+/// `DbError`. The end may have been recorded nevertheless. The call may be repeated.
+pub(crate) async fn finish_run(
+    db: &Db,
+    mut run: StoredRun,
+    findings: Vec<Finding>,
+    succeeded: Option<String>,
+) -> DbResult<()> {
+    let id = run.row.run_id.clone();
+    let ended = reconcile_runs::table
+        .find(id.clone())
+        .filter(reconcile_runs::finished_at.is_not_null())
+        .select(reconcile_runs::id);
+    if db.row::<String, _>("find run", ended).await?.is_some() {
+        return Ok(());
+    }
+    let last = reconcile_runs::table
+        .filter(reconcile_runs::id.ne(id.clone()))
+        .filter(reconcile_runs::content.is_not_null())
+        .order(reconcile_runs::id.desc())
+        .limit(1)
+        .select(LastResult::as_select());
+    let last = db.row("last result", last).await?;
+    if let Some(last) = last
+        && last.content == run.row.content
+    {
+        run.row.same_as = Some(last.same_as.unwrap_or(last.id));
+        run.drops = None;
+    } else {
+        write_findings(db, &id, findings).await?;
+    }
+    db.transaction("finish run", async move |conn| {
+        diesel::replace_into(reconcile_runs::table)
+            .values((run.row, reconcile_runs::drops.eq(run.drops)))
+            .execute(conn)
+            .await?;
+        if let Some(at) = &succeeded {
+            set_state(LAST_SUCCESS_AT, at).run(conn).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Reads the id of the run in progress, in any process. After a process died, this may be its
+/// run, until the next one begins.
+pub(crate) async fn running_run(db: &Db) -> DbResult<Option<String>> {
+    let running = reconcile_runs::table
+        .filter(reconcile_runs::status.eq(RUNNING))
+        .order(reconcile_runs::started_at.desc())
+        .limit(1)
+        .select(reconcile_runs::id);
+    db.row("running run", running).await
+}
+
+/// Reads the id of the last full pass that did not fail.
+pub(crate) async fn last_full_run(db: &Db) -> DbResult<Option<String>> {
+    let last = reconcile_runs::table
+        .filter(reconcile_runs::content.is_not_null())
+        .filter(reconcile_runs::status.ne("failed"))
+        .order(reconcile_runs::id.desc())
+        .limit(1)
+        .select(reconcile_runs::id);
+    db.row("last pass over everything", last).await
+}
+
+/// Lists runs, newest first; only those older than `before` if given.
+pub(crate) async fn runs(db: &Db, limit: u32, before: Option<String>) -> DbResult<Vec<RunRow>> {
+    let mut page = reconcile_runs::table
+        .order(reconcile_runs::id.desc())
+        .limit(limit.into())
+        .select(RunRow::as_select())
+        .into_boxed();
+    if let Some(before) = before {
+        page = page.filter(reconcile_runs::id.lt(before));
+    }
+    db.rows("list runs", page).await
+}
+
+/// Reads a run with at most `limit` findings with ids above `after`.
+pub(crate) async fn run_with_findings(
+    db: &Db,
+    id: String,
+    limit: u32,
+    after: i64,
+) -> DbResult<Option<(StoredRun, Vec<ListedFinding>)>> {
+    let run = |id: String| {
+        reconcile_runs::table
+            .find(id)
+            .select(StoredRun::as_select())
+    };
+    let Some(mut found) = db.row("read run", run(id.clone())).await? else {
+        return Ok(None);
+    };
+    let of = found.row.same_as.clone().unwrap_or(id);
+    if found.row.same_as.is_some() {
+        let same = db.row("read the run with the findings", run(of.clone()));
+        found.drops = found.drops.or(same.await?.and_then(|same| same.drops));
+    }
+    let page = reconcile_findings::table
+        .filter(reconcile_findings::run_id.eq(of))
+        .filter(reconcile_findings::id.gt(after))
+        .order(reconcile_findings::id)
+        .limit(limit.into())
+        .select(ListedFinding::as_select());
+    Ok(Some((found, db.rows("findings of a run", page).await?)))
+}
+
+/// A finding as it is stored.
+#[derive(Debug, Clone, Queryable, Selectable, Insertable)]
+#[diesel(table_name = reconcile_findings, treat_none_as_default_value = false)]
+pub(crate) struct FindingRow {
+    pub(crate) coupon_id: Option<CouponId>,
+    pub(crate) drop_id: Option<DropId>,
+    pub(crate) kind: Stored<Kind>,
+    pub(crate) slot: Option<i64>,
+    pub(crate) user_id: Option<String>,
+    pub(crate) action: Stored<ActionKind>,
+    pub(crate) result: Stored<Outcome>,
+    pub(crate) detail: String,
+    pub(crate) needs_person: bool,
+    pub(crate) dead_letter: Option<i64>,
+    /// See [`Cause::to_stored`].
+    pub(crate) cause: String,
+}
+
+impl From<Finding> for FindingRow {
+    fn from(finding: Finding) -> Self {
+        Self {
+            coupon_id: finding.coupon_id,
+            drop_id: finding.drop_id,
+            kind: Stored::Known(finding.kind),
+            slot: finding.slot,
+            user_id: finding.user_id,
+            action: Stored::Known(finding.action),
+            result: Stored::Known(finding.result),
+            detail: finding.detail,
+            needs_person: finding.needs_person,
+            dead_letter: finding.dead_letter,
+            cause: finding.cause.to_stored(),
+        }
+    }
+}
+
+impl FindingRow {
+    /// Returns the finding, or a word of it that this version does not know.
+    pub(crate) fn known(self) -> Result<Finding, String> {
+        Ok(Finding {
+            kind: self.kind.known()?,
+            coupon_id: self.coupon_id,
+            drop_id: self.drop_id,
+            slot: self.slot,
+            user_id: self.user_id,
+            action: self.action.known()?,
+            result: self.result.known()?,
+            detail: self.detail,
+            needs_person: self.needs_person,
+            dead_letter: self.dead_letter,
+            cause: Cause::from_stored(&self.cause)?,
+        })
+    }
+}
+
+/// A finding with its id.
+#[derive(Debug, Clone, Queryable, Selectable)]
+#[diesel(table_name = reconcile_findings)]
+pub(crate) struct ListedFinding {
+    pub(crate) id: i64,
+    #[diesel(embed)]
+    pub(crate) finding: FindingRow,
+}
+
+/// Time limit for writing all findings of a run.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Writes the findings of a run that has no row yet or is in progress, in small statements.
+/// Safe to repeat after an error.
+async fn write_findings(db: &Db, run_id: &str, findings: Vec<Finding>) -> DbResult<()> {
+    // Delete the findings that an earlier attempt wrote before it failed.
+    let run_id = run_id.to_owned();
+    let db = db.within(LONG);
+    db.run("write findings", async move |conn| {
+        let earlier = sql_query("DELETE FROM reconcile_findings WHERE run_id = ? LIMIT 5000")
+            .bind::<Text, _>(&run_id);
+        while earlier.clone().execute(conn).await? > 0 {}
+        for some in findings.chunks(ROWS_AT_ONCE) {
+            let rows: Vec<_> = some
+                .iter()
+                .map(|finding| {
+                    let row = FindingRow::from(finding.clone());
+                    (row, reconcile_findings::run_id.eq(&run_id))
+                })
+                .collect();
+            diesel::insert_into(reconcile_findings::table)
+                .values(rows)
+                .execute(conn)
+                .await?;
+        }
+        Ok(())
+    })
+    .await
+}
