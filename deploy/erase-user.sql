@@ -27,7 +27,8 @@ UPDATE ended STRAIGHT_JOIN reconcile_findings t ON t.coupon_id = ended.id AND t.
 -- Hashes of data with the id could confirm a guess. A firing alert is mailed once more because of
 -- this.
 UPDATE reconcile_runs SET content = 0 WHERE content IS NOT NULL;
-UPDATE alerts SET content = 0;
+UPDATE told SET told_cases = NULL;
+UPDATE levels SET cases = NULL;
 UPDATE ops_actions SET detail = JSON_REPLACE(CAST(REPLACE(CAST(detail AS CHAR CHARACTER SET utf8mb4), JSON_QUOTE(@user), JSON_QUOTE(@pseudonym)) AS JSON),
     '$.reason', 'erased', '$.why', 'erased')
     WHERE JSON_SEARCH(detail, 'one', REPLACE(@user, '_', '\\_')) IS NOT NULL AND (coupon_id IS NULL OR coupon_id IN (SELECT id FROM ended));

@@ -126,7 +126,8 @@ fn how(
         (Stored::Known(Trigger::Cron), None) => "by schedule".to_owned(),
         (Stored::Known(Trigger::Endpoint), None) => "asked for".to_owned(),
         (Stored::Known(Trigger::Cli), None) => "command line".to_owned(),
-        (Stored::Known(Trigger::Startup), None) => "by itself".to_owned(),
+        (Stored::Known(Trigger::Startup), None) => "at the start".to_owned(),
+        (Stored::Known(Trigger::Watch), None) => "by the watch".to_owned(),
         (Stored::Unknown(word), None) => word.text(),
     };
     for (is, word) in [

@@ -151,7 +151,11 @@ impl Alerts {
             self.open.insert(name, alert);
             return;
         }
-        self.open.remove(&name);
+        // An episode that began since is another one.
+        let is_same = |open: &Alert| open.began_at == alert.began_at;
+        if self.open.get(&name).is_some_and(is_same) {
+            self.open.remove(&name);
+        }
         let is_later = (self.ended.get(&name)).is_none_or(|it| it.ended_at <= alert.ended_at);
         if is_later {
             self.ended.insert(name, alert);
@@ -169,6 +173,17 @@ impl Alerts {
     /// Open alerts, and those that have ended.
     pub fn all(&self) -> impl Iterator<Item = &Alert> {
         self.open.values().chain(self.ended.values())
+    }
+}
+
+impl Verdict {
+    /// Adds alerts that were told elsewhere, unless the verdict changes them.
+    pub(crate) fn adopt(&mut self, alerts: Vec<Alert>) {
+        for alert in alerts {
+            if self.alerts.iter().all(|own| own.name != alert.name) {
+                self.alerts.push(alert);
+            }
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use url::Url;
 use uuid::Uuid;
 
-use crate::alerts::{Alert, Notice, NoticeReason};
-use crate::mails::{AlertMail, Links, NamedDrop, drops, was};
+use crate::decide::Reason;
+use crate::mails::{AlertMail, EndedAlert, Links, NamedDrop, ProblemNotice, drops, was};
 use crate::report::DropReport;
 use crate::wording::{LONGEST, grouped, line};
 
@@ -123,16 +123,20 @@ fn link(name: &str, mail: &AlertMail<'_>) -> String {
         .unwrap_or_default()
 }
 
-fn about_problem(notice: &Notice, drop: Option<&NamedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
+fn about_problem(
+    notice: &ProblemNotice,
+    drop: Option<&NamedDrop<'_>>,
+    mail: &AlertMail<'_>,
+) -> Event {
     let problem = &notice.problem;
     let facts = mail.facts(problem, drop);
     let report = drop.and_then(|drop| drop.report);
     let coupon = drop.map(|drop| &drop.name);
     let place = coupon.map(|name| format!(" · {name}"));
     let status = match notice.reason {
-        NoticeReason::New => "new",
-        NoticeReason::Changed => "changed",
-        NoticeReason::Repeat => "repeated",
+        Reason::New => "new",
+        Reason::Changed => "changed",
+        Reason::Repeat | Reason::Over => "repeated",
     };
     let data = json!({
         "alert_id": mail.ids.get(&problem.name), "kind": problem.kind.word(), "status": status, "summary": problem.summary,
@@ -152,14 +156,14 @@ fn about_problem(notice: &Notice, drop: Option<&NamedDrop<'_>>, mail: &AlertMail
     Event::new("alert.firing", mail.now, data, &text)
 }
 
-fn about_resolved(alert: &Alert, drop: Option<&NamedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
+fn about_resolved(alert: &EndedAlert, drop: Option<&NamedDrop<'_>>, mail: &AlertMail<'_>) -> Event {
     let coupon = drop.map(|it| &it.name);
     let place = coupon.map(|name| format!(" · {name}")).unwrap_or_default();
     let what = was(alert);
     let data = json!({
         "alert_id": mail.ids.get(&alert.name), "kind": alert.kind, "status": "resolved", "summary": what,
         "coupon_id": alert.coupon_id, "coupon": coupon, "drop_id": alert.drop_id,
-        "since": instant(alert.first_seen_at), "resolved_at": alert.resolved_at.map(instant),
+        "since": instant(alert.began_at), "resolved_at": instant(alert.ended_at),
     });
     let link = link(&alert.name, mail);
     let text = format!("[firstcome] resolved: {what}{place}. {link}");
@@ -185,8 +189,6 @@ pub(crate) fn about_sealed(report: &DropReport, now: DateTime<Utc>) -> Event {
 
 #[cfg(test)]
 mod tests {
-    use firstcome_shared::report::Cause;
-
     use super::*;
 
     #[test]
@@ -219,11 +221,15 @@ mod tests {
 
     #[test]
     fn end_of_a_standstill_is_told_without_the_number_that_waited() {
-        let standstill = Alert {
-            name: format!("stalled.{}", Cause::ConsumerStands.part()),
-            kind: "stalled".to_owned(),
+        let standstill = EndedAlert {
+            name: "consumer_stands".to_owned(),
+            kind: "consumer_stands".to_owned(),
+            coupon_id: None,
+            drop_id: None,
             summary: "no consumer works: about 5,000 promises wait".to_owned(),
-            ..Alert::default()
+            began_at: DateTime::UNIX_EPOCH,
+            ended_at: DateTime::UNIX_EPOCH,
+            given_up: false,
         };
         let links = Links::default();
         let mail = AlertMail::empty(&links, DateTime::UNIX_EPOCH);

@@ -36,13 +36,19 @@ impl Causes {
         for condition in seen {
             causes.add(condition.kind, condition.coupon, &condition.cases);
         }
-        for alert in known.all() {
+        let names: HashSet<&str> = seen.iter().map(|it| it.name.as_str()).collect();
+        let absent = known
+            .all()
+            .filter(|alert| !names.contains(alert.name.as_str()));
+        for alert in absent {
             let Some(kind) = AlertKind::from_word(&alert.kind) else {
                 continue;
             };
-            let was_here = |at: DateTime<Utc>| now - at < policy.settle();
+            // One that was there at the last evaluation has just gone.
+            let gone_at = alert.gone_at.or(alert.ended_at).unwrap_or(now);
+            let was_here = now - gone_at < policy.settle();
             let is_open_and_unknown = alert.ended_at.is_none() && is_unknown(kind);
-            if alert.gone_at.is_some_and(was_here) || is_open_and_unknown {
+            if was_here || is_open_and_unknown {
                 causes.add_alert(kind, alert);
             }
         }

@@ -1,11 +1,12 @@
-//! Updates the gauge `firstcome_alerts`: the number of firing alerts of each kind for which a mail
-//! was due, read from MySQL. Prometheus rules turn it into alerts for Alertmanager
+//! Updates the gauge `firstcome_alerts`: the number of open alerts of each kind and state for which a
+//! mail was due, read from MySQL. Prometheus rules turn it into alerts for Alertmanager
 //! (deploy/prometheus/rules.yml).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::alerts::{CountedAlerts, STATES};
 use firstcome_shared::report::AlertKind;
 use metrics::gauge;
 use tokio_util::sync::CancellationToken;
@@ -17,13 +18,15 @@ const PAUSE: Duration = Duration::from_secs(15);
 /// values, no matter which of them runs the passes. While MySQL is unavailable, the last values
 /// stay.
 pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
-    // Start every kind at 0, since a rule can only compare a series that exists.
-    let kinds = AlertKind::all().map(|kind| (kind.word().to_owned(), 0));
-    let mut shown: BTreeMap<String, i64> = kinds.collect();
+    // Start every series at 0, since a rule can only compare one that exists.
+    let mut shown: BTreeMap<(String, &'static str), i64> = BTreeMap::new();
+    for kind in AlertKind::all() {
+        shown.extend(STATES.map(|state| ((kind.word().to_owned(), state), 0)));
+    }
     loop {
-        match db.firing_by_kind().await {
-            Ok(firing) => show(&mut shown, firing),
-            Err(error) => tracing::debug!(%error, "firing alerts can't be counted"),
+        match db.alerts_by_kind().await {
+            Ok(counted) => show(&mut shown, counted),
+            Err(error) => tracing::debug!(%error, "alerts can't be counted"),
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -32,15 +35,16 @@ pub(crate) async fn watch(db: &Db, shutdown: &CancellationToken) {
     }
 }
 
-/// Sets the gauge. A kind without firing alerts stays in it as 0.
-fn show(shown: &mut BTreeMap<String, i64>, firing: Vec<(String, i64)>) {
-    for count in shown.values_mut() {
-        *count = 0;
+/// Sets the gauge. A kind without alerts stays in it as 0.
+fn show(shown: &mut BTreeMap<(String, &'static str), i64>, counted: Vec<CountedAlerts>) {
+    for number in shown.values_mut() {
+        *number = 0;
     }
-    shown.extend(firing);
-    for (kind, count) in shown {
+    let counted = counted.into_iter();
+    shown.extend(counted.map(|it| ((it.kind, it.state), it.number)));
+    for ((kind, state), number) in shown {
         #[allow(clippy::cast_precision_loss)] // a gauge is a float; no table has 2^52 alerts
-        gauge!("firstcome_alerts", "kind" => kind.clone()).set(*count as f64);
+        gauge!("firstcome_alerts", "kind" => kind.clone(), "state" => *state).set(*number as f64);
     }
 }
 
@@ -50,10 +54,16 @@ mod tests {
 
     #[test]
     fn kind_whose_alerts_have_ended_stays_in_the_gauge_as_zero() {
+        let counted = |kind: &str, number| CountedAlerts {
+            kind: kind.to_owned(),
+            state: "firing",
+            number,
+        };
         let mut shown = BTreeMap::new();
-        show(&mut shown, vec![("braked".to_owned(), 2)]);
-        show(&mut shown, vec![("stalled".to_owned(), 1)]);
-        let expected = [("braked".to_owned(), 0), ("stalled".to_owned(), 1)];
+        show(&mut shown, vec![counted("braked", 2)]);
+        show(&mut shown, vec![counted("stalled", 1)]);
+        let expected = [("braked", 0), ("stalled", 1)];
+        let expected = expected.map(|(kind, number)| ((kind.to_owned(), "firing"), number));
         assert_eq!(shown, expected.into());
     }
 }

@@ -1,86 +1,62 @@
-//! Alerts and mails about runs of the reconciler: deduplicated alerts, a transactional outbox, and
-//! its sender.
+//! Alerts are levels: what is wrong is a state, and one function decides what to mail.
 //!
-//! The input is a [`Run`], the output is mails and webhooks. [`alerts`] decides what to mail (a
-//! pure function), [`mails`] writes the mail, `record` stores alerts and outbox in one transaction,
-//! and a separate task sends the outbox. A pass only waits for MySQL, never for a mail server or a
-//! receiver.
+//! `levels` folds what a look saw into MySQL, `conditions` derives what is wrong from a snapshot,
+//! [`decide`] compares it with what was told, [`mails`] writes the mail, and `evaluate` does this
+//! every few seconds, in one transaction with the outbox. `local` does it in memory while MySQL is
+//! away. A separate task sends the outbox: a pass only waits for MySQL, never for a mail server.
 #![warn(clippy::print_stdout, clippy::print_stderr)] // `say!` and `complain!` never end the program
 
-mod admission;
-pub mod alerts;
 mod args;
 mod clock;
 pub mod condition;
+pub mod conditions;
 pub mod decide;
+mod evaluate;
 mod events;
 pub mod explain;
 mod firing;
+mod input;
+pub mod levels;
+mod local;
+mod look;
 pub mod mails;
-mod outage;
-mod record;
-mod refusals;
 mod send;
 mod settings;
 pub mod times;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
-use diesel::result::QueryResult;
-use firstcome_shared::mysql::{Conn, Db, alerts as stored, digest, outbox, runs};
+use firstcome_shared::mysql::levels::{self as stored, NotifyRow};
+use firstcome_shared::mysql::{Conn, Db, digest, outbox, processes, runs};
+use firstcome_shared::process_state::SeenState;
 pub use firstcome_shared::report::wording;
-use firstcome_shared::report::{
-    self, AlertKind, COMMITS_HANG, FailureCause, Finding, Kind, Run, Status, StoreRefusal,
-};
-use tokio::time::timeout;
+use firstcome_shared::report::{self, Run, Status};
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
-use admission::AdmissionWatch;
-use alerts::{MailPolicy, Problem};
+use evaluate::{Cache, Evaluator, LIMIT, unwritten};
+use local::{Local, MysqlFailure};
+use look::Look;
 use mails::Links;
-use outage::MysqlOutage;
-use record::{Seen, record, record_locked, unwritten};
-use refusals::RefusalWatch;
 use send::Sender;
 use settings::MailSettings;
+use times::Policy;
 
-pub use admission::SeenGate;
 pub use args::NotifyArgs;
 pub use clock::{Clock, SystemClock};
+pub use condition::ScheduledRun;
+pub use evaluate::Schedule;
 pub use send::try_out::{test_email, test_webhook};
 pub use send::webhook::WebhookArgs;
 
+/// Interval of evaluations.
+const EVERY: Duration = Duration::from_secs(5);
+
 /// Key in `reconciler_state` of the time when the last digest was enqueued.
 pub const LAST_DIGEST: &str = "last_run:digest";
-
-/// A scheduled run, or digest, that did not happen in time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MissedRun {
-    /// The name of the schedule's setting, such as `RECONCILE_CRON`.
-    pub schedule: String,
-    /// When the first missed run was due.
-    pub expected_at: DateTime<Utc>,
-    /// When the miss was noticed.
-    pub noticed_at: DateTime<Utc>,
-    /// Why the run did not happen, for example because another pass was running.
-    pub because: Option<String>,
-}
-
-impl MissedRun {
-    /// The problem of the late run.
-    pub fn problem(&self) -> Problem {
-        let schedule = wording::line(&self.schedule, 80);
-        let mut problem =
-            Problem::outage(AlertKind::RunMissed, format!("a run of {schedule} is late"));
-        problem.name = format!("{}.{schedule}", problem.name);
-        let why = self.because.iter().cloned();
-        problem.findings = why.map(|why| Finding::report(Kind::Stalled, why)).collect();
-        problem
-    }
-}
 
 /// The notifier of a process. Cheap to clone.
 #[derive(Clone)]
@@ -88,12 +64,10 @@ pub struct Notifier {
     db: Db,
     settings: Arc<MailSettings>,
     sender: Sender,
-    outage: Arc<MysqlOutage>,
-    admission: Arc<AdmissionWatch>,
-    refusals: Arc<RefusalWatch>,
-    /// Whether this process has recorded that Kafka is away, and no whole pass of it has ended
-    /// since.
-    has_lost_kafka: Arc<AtomicBool>,
+    local: Arc<Local>,
+    /// Held while this process evaluates.
+    cache: Arc<tokio::sync::Mutex<Cache>>,
+    evaluate_now: Arc<Notify>,
 }
 
 impl Notifier {
@@ -117,30 +91,20 @@ impl Notifier {
             recipients: args.recipients().iter().map(ToString::to_string).collect(),
             domain: domain.unwrap_or_else(|| "localhost".to_owned()),
             links: args.links(),
-            policy: MailPolicy {
-                cooldown: seconds(args.alert_cooldown_seconds),
+            policy: Policy {
+                repeat: seconds(args.alert_cooldown_seconds),
                 patience: seconds(args.alert_patience_seconds),
             },
             hooks: hooks.collect(),
         };
         let mailer = args.mailer()?;
-        let server = mailer.as_ref().map(|mailer| &mailer.server);
-        // Several installations on one host may use the same mail server, recipients and pages.
-        // The address of MySQL is left out, because it may change during the outage.
-        let identity = format!(
-            "{} {server:?} {:?} {:?}",
-            db.database(),
-            settings.recipients,
-            settings.links
-        );
         Ok(Self {
             sender: Sender::new(db.clone(), clock, mailer, webhooks),
             db,
             settings: Arc::new(settings),
-            outage: Arc::new(MysqlOutage::new(&identity)),
-            admission: Arc::default(),
-            refusals: Arc::default(),
-            has_lost_kafka: Arc::default(),
+            local: Arc::default(),
+            cache: Arc::default(),
+            evaluate_now: Arc::default(),
         })
     }
 
@@ -177,118 +141,102 @@ impl Notifier {
         }
     }
 
-    /// Records the alerts of a pass, and enqueues mails and events about problems that are new,
-    /// have changed, last or are over. Must be called after every pass, even if it failed or could
-    /// not be recorded. Problems that could not be recorded come again with the next pass; repairs
-    /// of such a pass are in no mail.
+    /// Writes what a look saw: its levels and repairs, and the events of drops that it sealed.
+    /// `stored_as` is the run that stores its findings, if any does. Must be called before the run
+    /// counts as done.
     ///
     /// # Errors
-    /// If MySQL fails. A second call with the same run mails nothing twice.
-    pub async fn after_pass(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
-        // Truncate to MySQL's precision, so that the value is equal when it is read back.
-        let now = now.trunc_subsecs(3);
-        let mut run = run.clone();
-        if run.failure().is_some() && self.admission.reports_redis() {
-            // A pass that failed only because of Redis causes no other alert.
-            run.findings
-                .retain(|it: &Finding| it.failure() != Some(FailureCause::Redis));
-            run.stopped |= run.failure().is_none();
+    /// If MySQL fails. A second call with the same run changes nothing twice.
+    pub async fn note_look(
+        &self,
+        run: &Run,
+        stored_as: Option<&str>,
+        at: Option<DateTime<Utc>>,
+    ) -> anyhow::Result<()> {
+        if run.dry_run || run.status == Status::Running {
+            return Ok(());
         }
-        let loses_kafka =
-            (run.findings.iter()).any(|it: &Finding| it.failure() == Some(FailureCause::Kafka));
-        let is_whole = run.status != Status::Failed && !run.partial && !run.dry_run;
-        let has_lost_kafka = self.has_lost_kafka.load(Ordering::Relaxed);
-        let seen = Seen::Pass {
-            run: Box::new(run),
-            has_lost_kafka,
+        let look = Look {
+            run: Run {
+                run_id: stored_as.unwrap_or(&run.run_id).to_owned(),
+                ..run.clone()
+            },
+            is_stored: stored_as.is_some(),
+            settings: self.settings.clone(),
+            at,
         };
-        if let Err(error) = record(&self.db, seen, self.settings.clone(), now).await {
-            self.cannot_write(&error.to_string(), now).await;
-            return Err(error.into());
+        let db = self.db.within(LIMIT);
+        let noted = db.transaction("note a look", async move |conn| look.note(conn).await);
+        if noted.await? {
+            self.evaluate_now.notify_one();
         }
-        if loses_kafka || is_whole {
-            self.has_lost_kafka.store(loses_kafka, Ordering::Relaxed);
-        }
-        self.can_record(now).await?;
-        self.wake();
         Ok(())
     }
 
-    /// Handles an attempt to start during which a store did not answer: like a failed pass. The
-    /// watch over Redis, which would find out whether only this process has lost it, does not run
-    /// yet.
+    /// Decides once what to tell, and tells it. Returns whether anything was told.
     ///
     /// # Errors
-    /// Like [`Self::after_pass`].
-    pub async fn after_attempt(&self, run: &Run, now: DateTime<Utc>) -> anyhow::Result<()> {
-        if run.failure() == Some(FailureCause::Redis) {
-            let text = run.error.as_deref().unwrap_or_default();
-            let gate = StoreRefusal::from_error(FailureCause::Redis, text)
-                .map_or(SeenGate::Unreachable, |refusal| {
-                    SeenGate::Refuses(refusal, text.to_owned())
-                });
-            if let Err(error) = self.admission(gate, now).await {
-                let error = format!("{error:#}");
-                tracing::debug!(error, "the loss of Redis is not recorded yet");
-            }
-        } else {
-            // The attempt got past Redis, or did not use it.
-            self.admission.forget_outage();
-        }
-        self.after_pass(run, now).await
-    }
-
-    /// Handles an error of recording, or a MySQL in which no commit ends: mails without MySQL, if
-    /// it lasts.
-    pub async fn cannot_write(&self, error: &str, now: DateTime<Utc>) {
-        let is_away = self.db.ping().await.is_err();
-        let hangs = !is_away && self.db.commits_hang().await.unwrap_or(false);
-        let error = if hangs { COMMITS_HANG } else { error };
-        // Truncate to the precision of the table of alerts.
-        self.cannot_record(is_away, error, now.trunc_subsecs(3));
-    }
-
-    /// Handles the end of the problem that [`Self::cannot_write`] has reported. Returns whether it
-    /// is recorded.
-    pub async fn can_write(&self, now: DateTime<Utc>) -> bool {
-        let recorded = self.can_record(now.trunc_subsecs(3)).await;
-        if let Err(error) = &recorded {
-            let error = format!("{error:#}");
-            tracing::debug!(error, "the end of an outage is told after the next pass");
-        }
-        self.wake();
-        recorded.is_ok()
-    }
-
-    /// Handles the refusals by stores that processes report. Must be called every few seconds.
-    /// Mails if a refusal lasts, and when it is over.
-    pub async fn refusals(
+    /// If MySQL fails.
+    pub async fn evaluate(
         &self,
-        seen: Vec<(StoreRefusal, String)>,
-        now: DateTime<Utc>,
-    ) -> anyhow::Result<()> {
-        let now = now.trunc_subsecs(3);
-        let news = self.refusals.news(seen, now);
-        for (seen, name) in news {
-            if let Err(error) = record(&self.db, seen, self.settings.clone(), now).await {
-                // A MySQL that refuses rows may refuse the outbox, too.
-                self.cannot_write(&error.to_string(), now).await;
-                return Err(error.into());
-            }
-            self.refusals.is_recorded(&name, now);
+        schedules: Vec<Schedule>,
+        at: Option<DateTime<Utc>>,
+    ) -> anyhow::Result<bool> {
+        let evaluator = Evaluator {
+            db: self.db.clone(),
+            settings: self.settings.clone(),
+            schedules,
+        };
+        let mut cache = self.cache.lock().await;
+        let is_told = evaluator.evaluate(&mut cache, &self.local, at).await?;
+        drop(cache);
+        if is_told {
             self.wake();
         }
-        Ok(())
+        Ok(is_told)
     }
 
-    /// Records that a scheduled run is late. The next run ends the alert. If a deep run or the
-    /// digest is late, only the next one of these does.
-    pub async fn missed_run(&self, missed: MissedRun) -> anyhow::Result<()> {
-        let now = missed.noticed_at.trunc_subsecs(3);
-        let seen = Seen::Outage(missed.problem(), missed.expected_at);
-        record(&self.db, seen, self.settings.clone(), now).await?;
-        self.wake();
-        Ok(())
+    /// Evaluates every few seconds, and once a look has seen something new, until `stop`. While
+    /// MySQL cannot be used, tells what this process sees itself.
+    pub async fn watch(self, seen: SeenState, schedules: Vec<Schedule>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+                () = self.evaluate_now.notified() => {}
+            }
+            let error = match seen.why_not_written() {
+                // An evaluation would hang, or leave another session that waits for its commit.
+                Some(error) => error,
+                None => match self.evaluate(schedules.clone(), None).await {
+                    Ok(_) => continue,
+                    Err(error) => format!("{error:#}"),
+                },
+            };
+            tracing::debug!(error, "alerts cannot be evaluated");
+            let is_away = self.db.ping().await.is_err();
+            let failure = MysqlFailure { error, is_away };
+            self.local
+                .tell(&self.sender, &self.settings, &failure, &seen.get());
+        }
+    }
+
+    /// Whether anybody gets what this process mails or posts.
+    pub fn has_readers(&self) -> bool {
+        self.settings.has_readers()
+    }
+
+    /// Whether a daemon evaluates alerts.
+    pub async fn is_left_to_a_daemon(&self) -> bool {
+        let subject = self.settings.links.subject();
+        let fresh = async move |conn: &mut Conn| {
+            let now = stored::clock(conn).await?;
+            processes::fresh(conn, subject, now).await
+        };
+        let fresh = self.db.run("look for daemons", fresh).await;
+        fresh.is_ok_and(|fresh| fresh.iter().any(|process| process.evaluates()))
     }
 
     /// Whether this process mails the digest to anybody.
@@ -307,7 +255,7 @@ impl Notifier {
         let from = last.clamp(now - TimeDelta::weeks(1), now - TimeDelta::hours(24));
         let day = digest::day(&self.db, subject, from, now).await?;
         let enqueue = async move |conn: &mut Conn| {
-            stored::lock(conn).await?;
+            let row = NotifyRow::lock(conn, subject).await?;
             let last = runs::state(LAST_DIGEST)
                 .first::<String>(conn)
                 .await?
@@ -315,13 +263,13 @@ impl Notifier {
                 .and_then(noted_time);
             // A time more than a day ahead was written by a clock that has been set back since.
             if last.is_some_and(|last| last >= due && last < now + TimeDelta::days(1)) {
-                return end_late_digest(conn, &settings, now).await;
+                return Ok(());
             }
             let mail = mails::daily(&day, &settings.links).map_err(unwritten)?;
             outbox::enqueue(conn, settings.mails(&mail, &[], now)).await?;
             let noted = runs::set_state(LAST_DIGEST, &now.to_rfc3339());
             noted.run(conn).await?;
-            end_late_digest(conn, &settings, now).await
+            row.raise(conn, subject).await
         };
         self.db.transaction("enqueue the digest", enqueue).await?;
         self.wake();
@@ -359,20 +307,6 @@ impl Notifier {
         );
         Ok(())
     }
-}
-
-/// Ends the alert about a late digest in the transaction of the digest: nothing else ends it before
-/// the next digest.
-async fn end_late_digest(
-    conn: &mut Conn,
-    settings: &MailSettings,
-    now: DateTime<Utc>,
-) -> QueryResult<()> {
-    let over = Seen::Over {
-        name: alerts::late_digest(),
-        kinds: vec![AlertKind::RunMissed],
-    };
-    record_locked(conn, &over, settings, now).await
 }
 
 /// Parses a time in `reconciler_state`.

@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::mysql::outbox::{Channel, Outgoing};
 use uuid::Uuid;
 
-use crate::alerts::MailPolicy;
 use crate::events::{Event, Format};
 use crate::mails::{Links, Rendered};
+use crate::times::Policy;
 
 /// Who gets mails and webhook events, how often, and the links in them.
 #[derive(Debug, Clone)]
@@ -16,7 +16,7 @@ pub(crate) struct MailSettings {
     /// The part of message IDs after the `@`.
     pub(crate) domain: String,
     pub(crate) links: Links,
-    pub(crate) policy: MailPolicy,
+    pub(crate) policy: Policy,
     /// The names of the webhooks' addresses, without their secrets, and their formats.
     pub(crate) hooks: Vec<(String, Format)>,
 }
@@ -25,6 +25,13 @@ impl MailSettings {
     /// Whether anybody gets what this process mails or posts.
     pub(crate) fn has_readers(&self) -> bool {
         !self.recipients.is_empty() || !self.hooks.is_empty()
+    }
+
+    /// The targets that are reached without MySQL.
+    pub(crate) fn targets(&self, has_mailer: bool) -> Vec<String> {
+        let recipients = self.recipients.iter().filter(|_| has_mailer).cloned();
+        let hooks = self.hooks.iter().map(|(hook, _)| hook.clone());
+        recipients.chain(hooks).collect()
     }
 
     /// Returns a mail to each recipient. It belongs to the threads with these IDs.

@@ -48,6 +48,15 @@ pub struct Policy {
     pub patience: TimeDelta,
 }
 
+/// Where a kind is observed.
+pub fn source(kind: AlertKind) -> Source {
+    let policy = Policy {
+        repeat: TimeDelta::zero(),
+        patience: TimeDelta::zero(),
+    };
+    policy.times(kind).source
+}
+
 impl Policy {
     /// A cause that was gone for less than this may be back in a moment.
     pub const fn settle(&self) -> TimeDelta {

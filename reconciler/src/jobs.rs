@@ -12,8 +12,11 @@ use firstcome_shared::StoreError;
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::drops;
-use firstcome_shared::kafka::check_topic;
+use firstcome_shared::kafka::{TopicError, check_topic};
 use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::process_state::{
+    ConsumerState, SeenState, Standstill, StoreState, UnsafeSetting,
+};
 use firstcome_shared::redis::safety::Unsafe;
 use firstcome_shared::report::wording::count;
 use firstcome_shared::schedule::PlannedDrop;
@@ -28,7 +31,10 @@ use crate::ledger::Ledger;
 use crate::queries;
 use crate::queries::drops::DropCount;
 use crate::queries::uses::UsesAfter;
-use crate::report::{Cause, DropReport, Finding, Kind, Outcome, Run, UnsafePart};
+use crate::report::{
+    AlertKind, Cause, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome, Run,
+    UnsafePart,
+};
 use crate::retention::{delete_old_allow_lists, delete_old_records, erase_old_people};
 use crate::seal::expire_sealed;
 
@@ -60,8 +66,10 @@ pub(crate) async fn run(
     stores: Stores,
     settings: PassSettings,
     notes: Notes,
+    seen: SeenState,
     stop: CancellationToken,
 ) {
+    let began = Instant::now();
     let every = Duration::from_secs(Tuning::JobsSeconds.or(EVERY_SECONDS));
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -78,14 +86,22 @@ pub(crate) async fn run(
                 continue;
             }
             _ = checks.tick() => {
-                check_settings(&stores, &notes).await;
+                check_settings(&stores, &notes, &seen).await;
                 continue;
             }
             _ = ticks.tick() => {}
         }
         all(&stores, &settings, &notes).await;
         match consumer(&stores, &mut positions).await {
-            Ok(found) => notes.set("consumer", found),
+            Ok(found) => {
+                notes.set("consumer", found.iter().map(Stall::finding).collect());
+                // Before, a position that stands may only have been seen twice.
+                let is_known = began.elapsed() > OVERDUE;
+                let consumers = found.map_or(ConsumerState::Fine, |stall| {
+                    ConsumerState::Stands(stall.standstill)
+                });
+                seen.note(|state| state.consumers = is_known.then_some(consumers));
+            }
             Err(error) => tracing::warn!(%error, "the consumer's progress was not read"),
         }
     }
@@ -208,35 +224,53 @@ async fn restore_limits(stores: &Stores) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Reports settings that start-up would reject and that have changed since. What cannot be checked
-/// now stays as it was found last; a pass or the watch for refusals reports a store that is away.
-async fn check_settings(stores: &Stores, notes: &Notes) {
+/// Reports settings that start-up would reject and that have changed since, and notes whether Kafka
+/// answers. What cannot be checked now stays as it was found last.
+async fn check_settings(stores: &Stores, notes: &Notes, seen: &SeenState) {
     match stores.redis.check_settings().await {
-        Ok(()) => notes.set("settings of Redis", Vec::new()),
-        Err(Unsafe::Setting(detail)) => {
-            let found = unsafe_part(UnsafePart::Redis, detail);
-            notes.set("settings of Redis", vec![found]);
-        }
+        Ok(()) => note_settings(notes, seen, UnsafePart::Redis, None),
+        Err(Unsafe::Setting(error)) => note_settings(notes, seen, UnsafePart::Redis, Some(error)),
         Err(Unsafe::Unreachable(error)) => {
             tracing::warn!(%error, "the settings of Redis were not checked");
         }
     }
-    match check_topic(&stores.topic.settings, Duration::from_secs(5)).await {
-        Ok(_) => notes.set("settings of the topic", Vec::new()),
+    seen.checks_kafka(true);
+    let topic = check_topic(&stores.topic.settings, Duration::from_secs(5)).await;
+    seen.checks_kafka(false);
+    let kafka = match &topic {
+        Err(TopicError::Refuses(error)) => StoreState::from_error(FailureCause::Kafka, error),
+        Err(error) if error.is_away() => StoreState::Away(error.to_string()),
+        Ok(_) | Err(_) => StoreState::Fine,
+    };
+    seen.note(|state| state.kafka = Some(kafka));
+    match topic {
+        Ok(_) => note_settings(notes, seen, UnsafePart::Topic, None),
         Err(error) if error.is_away() => {
             tracing::debug!(%error, "the topic's settings were not checked");
         }
-        Err(error) => {
-            let found = unsafe_part(UnsafePart::Topic, error.to_string());
-            notes.set("settings of the topic", vec![found]);
-        }
+        Err(error) => note_settings(notes, seen, UnsafePart::Topic, Some(error.to_string())),
     }
 }
 
-fn unsafe_part(part: UnsafePart, detail: String) -> Finding {
+/// Replaces what is known of a part's settings, for the next run and for alerts.
+fn note_settings(notes: &Notes, seen: &SeenState, part: UnsafePart, error: Option<String>) {
+    let found = error.map(|error| UnsafeSetting { part, error });
+    let job = match part {
+        UnsafePart::Redis => "settings of Redis",
+        UnsafePart::Topic => "settings of the topic",
+    };
+    notes.set(job, found.iter().cloned().map(unsafe_part).collect());
+    seen.note(|state| {
+        let known = state.unsafe_settings.get_or_insert_default();
+        known.retain(|setting| setting.part != part);
+        known.extend(found);
+    });
+}
+
+fn unsafe_part(setting: UnsafeSetting) -> Finding {
     Finding {
-        cause: Cause::Unsafe(part),
-        ..Finding::report(Kind::Stalled, detail)
+        cause: Cause::Unsafe(setting.part),
+        ..Finding::report(Kind::Stalled, setting.error)
     }
 }
 
@@ -244,18 +278,18 @@ fn unsafe_part(part: UnsafePart, detail: String) -> Finding {
 pub(crate) type Positions = HashMap<i32, (i64, Instant)>;
 
 /// Reads how far the consumer is, and reports partitions that do not move.
-async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Vec<Finding>, DbError> {
+async fn consumer(stores: &Stores, known: &mut Positions) -> Result<Option<Stall>, DbError> {
     match barrier::read_and_reset_positions(&stores.db, &stores.topic, true).await {
-        Ok(state) => Ok(stalled(known, &state, OVERDUE).into_iter().collect()),
+        Ok(state) => Ok(stalled(known, &state, OVERDUE)),
         Err(BarrierError::Mysql(error)) => Err(error),
         // The pass reports it.
-        Err(BarrierError::Kafka(_)) => Ok(Vec::new()),
+        Err(BarrierError::Kafka(_)) => Ok(None),
     }
 }
 
 /// Reports partitions with unread messages whose position has not moved for longer than `limit`,
 /// and to which no consumer has attended for as long.
-fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<Finding> {
+fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<Stall> {
     let now = Instant::now();
     let before = std::mem::take(known);
     for (partition, log) in &state.logs {
@@ -273,23 +307,46 @@ fn stalled(known: &mut Positions, state: &ReadState, limit: Duration) -> Option<
     let mut stuck: BTreeMap<i32, Duration> = known.iter().map(waits).collect();
     stuck.retain(|_, since| *since > limit);
     let longest = stuck.values().max()?.as_secs();
-    // A message has one promise or several, and a retry repeats some.
-    let unread = count(state.unread_messages(), "promise waits", "promises wait");
-    let detail = if stuck.len() == state.logs.len() {
-        format!("no consumer works: about {unread} for a row, and none was read for {longest} s")
-    } else {
-        let partitions: Vec<String> = stuck.keys().take(5).map(ToString::to_string).collect();
-        let more = if stuck.len() > 5 { ", …" } else { "" };
-        format!(
-            "the consumer of a part of the topic does not work: about {unread} for a row, and \
-            none was read for {longest} s (partition {}{more})",
-            partitions.join(", ")
-        )
-    };
-    Some(Finding {
-        cause: Cause::ConsumerStands,
-        ..Finding::report(Kind::Stalled, detail)
+    let is_all = stuck.len() == state.logs.len();
+    Some(Stall {
+        standstill: Standstill {
+            unread: u64::try_from(state.unread_messages()).unwrap_or(0),
+            partitions: stuck.into_keys().filter(|_| !is_all).collect(),
+        },
+        seconds: longest,
     })
+}
+
+/// Partitions that nobody reads, and for how long.
+struct Stall {
+    standstill: Standstill,
+    seconds: u64,
+}
+
+impl Stall {
+    fn finding(&self) -> Finding {
+        let Standstill { unread, partitions } = &self.standstill;
+        let seconds = self.seconds;
+        // A message has one promise or several, and a retry repeats some.
+        let unread = count(*unread, "promise waits", "promises wait");
+        let detail = if partitions.is_empty() {
+            format!(
+                "no consumer works: about {unread} for a row, and none was read for {seconds} s"
+            )
+        } else {
+            let named: Vec<String> = partitions.iter().take(5).map(ToString::to_string).collect();
+            let more = if partitions.len() > 5 { ", …" } else { "" };
+            format!(
+                "the consumer of a part of the topic does not work: about {unread} for a row, and \
+                none was read for {seconds} s (partition {}{more})",
+                named.join(", ")
+            )
+        };
+        Finding {
+            cause: Cause::ConsumerStands,
+            ..Finding::report(Kind::Stalled, detail)
+        }
+    }
 }
 
 /// Sealed drops read by one statement.
@@ -331,6 +388,7 @@ pub(crate) async fn count_sealed(
             }
             let mut report = DropReport::begun(coupon_id, id, sealed.quantity);
             report.sealed = true;
+            report.judged = Judged::of(Kinds::only([AlertKind::Left(Kind::CountMismatch)]));
             report.exact = rows >= wanted && surplus == 0;
             report.before.rows = rows;
             report.after.rows = rows;

@@ -153,6 +153,7 @@ impl CouponLook {
             };
             known.exact = report.exact;
             known.sealed |= report.sealed;
+            known.judged = report.judged;
             known.after = report.after;
             known.findings.retain(|it| it.result == Outcome::Applied);
             known.findings.extend(report.findings);

@@ -23,6 +23,7 @@ mod gate;
 pub mod http;
 mod jobs;
 pub mod judge;
+mod judged;
 pub mod ledger;
 mod limit;
 mod metrics;

@@ -17,7 +17,7 @@ use crate::findings_csv;
 use crate::jobs;
 use crate::notify::Notifier;
 use crate::notify::wording::{LONGEST, line, person, plainly, words};
-use crate::passes::{Worker, mail, must_exist};
+use crate::passes::{Worker, must_exist};
 use crate::report::{ActionKind, DropReport, Examined, Finding, Outcome, Run, Status, Trigger};
 use crate::run::Reconciler;
 
@@ -66,7 +66,7 @@ pub async fn run(args: OnceArgs, stop: CancellationToken) -> anyhow::Result<Exit
     };
     must_exist(&stores.db, &request).await?;
     let worker = Worker::Own(Box::new(reconciler));
-    let run = match worker.once(&request, &stop).await {
+    let run = match worker.once(&request, Some(&notifier), &stop).await {
         Ok(run) => run,
         Err(error @ PassError::Busy) => {
             anyhow::bail!("{error}; it did not end within {} s", args.wait_seconds)
@@ -94,7 +94,15 @@ pub(crate) async fn mail_and_print(
     full_ids: bool,
 ) -> anyhow::Result<ExitCode> {
     if let Some(notifier) = notifier {
-        mail(notifier, run).await;
+        if !run.dry_run
+            && !notifier.is_left_to_a_daemon().await
+            && let Err(error) = notifier.evaluate(Vec::new(), None).await
+        {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "alerts could not be evaluated"
+            );
+        }
         if let Err(error) = notifier.flush(MAIL_LIMIT).await {
             tracing::warn!(error = format!("{error:#}"), "mails are left in the outbox");
         }

@@ -114,6 +114,7 @@ impl Worker {
         request: &PassRequest,
         run_id: &str,
         begun: oneshot::Sender<()>,
+        notifier: Option<&Notifier>,
         stop: &CancellationToken,
     ) -> PassResult {
         let mut run = blank(request, run_id);
@@ -167,15 +168,21 @@ impl Worker {
         }
         run.end();
         crash_point(Point::RunDone);
-        record::end(db, &run, request).await;
+        record::end(db, &run, request, notifier).await;
         lock.release().await;
         Ok(run)
     }
 
     /// Runs one pass outside a daemon.
-    pub async fn once(&self, request: &PassRequest, stop: &CancellationToken) -> PassResult {
+    pub async fn once(
+        &self,
+        request: &PassRequest,
+        notifier: Option<&Notifier>,
+        stop: &CancellationToken,
+    ) -> PassResult {
         let (begun, _) = oneshot::channel();
-        self.pass(request, &new_run_id(), begun, stop).await
+        self.pass(request, &new_run_id(), begun, notifier, stop)
+            .await
     }
 }
 
@@ -264,11 +271,18 @@ impl Passes {
                 return;
             };
             let started = Instant::now();
-            let Self { worker, stop, .. } = &passes;
-            let result = worker.pass(&request, &id, began, stop).await;
+            let Self {
+                worker,
+                notifier,
+                stop,
+                ..
+            } = &passes;
+            let result = worker
+                .pass(&request, &id, began, Some(notifier), stop)
+                .await;
             if let Ok(run) = &result {
                 passes.current.note_drift(run);
-                note_end(run, started, &passes.notifier).await;
+                note_end(run, started);
             }
             drop(running);
             if answer.send(result).is_err() {
@@ -358,8 +372,8 @@ pub async fn must_exist(db: &Db, request: &PassRequest) -> Result<(), PassError>
     Err(PassError::NotFound(missing))
 }
 
-/// Exports the metrics of a run that ended in a daemon, logs it, and passes it to the notifier.
-pub(crate) async fn note_end(run: &Run, started: Instant, notifier: &Notifier) {
+/// Exports the metrics of a run that ended in a daemon, and logs it.
+pub(crate) fn note_end(run: &Run, started: Instant) {
     crate::metrics::pass(run, started.elapsed());
     let (drops, examined) = run.examined();
     tracing::info!(
@@ -373,20 +387,22 @@ pub(crate) async fn note_end(run: &Run, started: Instant, notifier: &Notifier) {
         findings = run.all_findings().count(),
         "pass ended"
     );
-    mail(notifier, run).await;
 }
 
-/// Passes a run to the notifier. Failures of the notifier never affect the pass.
-pub async fn mail(notifier: &Notifier, run: &Run) {
-    if let Err(error) = notifier.after_pass(run, Utc::now()).await {
+/// Notes what a run saw, for alerts. Returns whether that is done: a failure never affects the pass,
+/// but it repeats the run.
+pub(crate) async fn note_look(notifier: &Notifier, run: &Run, stored_as: Option<&str>) -> bool {
+    let noted = notifier.note_look(run, stored_as, None).await;
+    if let Err(error) = &noted {
         let run_id = &run.run_id;
         let error = format!("{error:#}");
         tracing::error!(
             run_id,
             error,
-            "the mails about this pass could not be prepared"
+            "what this pass saw could not be noted for alerts"
         );
     }
+    noted.is_ok()
 }
 
 #[cfg(test)]

@@ -12,6 +12,8 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::context::{PassError, PassRequest};
+use crate::notify::Notifier;
+use crate::passes::note_look;
 use crate::queries;
 use crate::queries::runs::StoredRun;
 use crate::report::{
@@ -34,9 +36,9 @@ pub fn blank(request: &PassRequest, run_id: &str) -> Run {
     }
 }
 
-/// Creates the run of work that neither a schedule nor an operator asked for.
-pub fn unasked() -> Run {
-    blank(&PassRequest::new(Trigger::Startup), &new_run_id())
+/// Creates the run of work that the watch began, or the start of a daemon.
+pub fn unasked(trigger: Trigger) -> Run {
+    blank(&PassRequest::new(trigger), &new_run_id())
 }
 
 /// Adds the error of a pass to its run.
@@ -72,14 +74,21 @@ pub async fn begin(db: &Db, run: &Run, request: &PassRequest) -> Result<(), DbEr
     queries::runs::begin_run(db, row(run, request.confirm), asked).await
 }
 
-/// Records the end of a pass and, unless the pass failed, that its schedules have run. Logs what
-/// could not be recorded.
-pub(crate) async fn end(db: &Db, run: &Run, request: &PassRequest) {
-    if let Err(error) = finish(db, run, request.confirm).await {
+/// Records the end of a pass, then what it saw and, unless the pass failed, that its schedules have
+/// run: a run whose levels are not written has not run, so it is repeated. Logs what could not be
+/// recorded.
+pub(crate) async fn end(db: &Db, run: &Run, request: &PassRequest, notifier: Option<&Notifier>) {
+    let finished = finish(db, run, request.confirm).await;
+    if let Err(error) = &finished {
         tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
     }
     crash_point(Point::RunRecorded);
-    if run.status == Status::Failed {
+    let stored = finished.is_ok().then_some(run.run_id.as_str());
+    let is_noted = match notifier {
+        Some(notifier) => note_look(notifier, run, stored).await,
+        None => true,
+    };
+    if run.status == Status::Failed || !is_noted {
         return;
     }
     // The schedules compare this time with that of the exported drift.

@@ -32,12 +32,12 @@ const LISTS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// deleting millions of rows within a day.
 const ROWS_AT_ONCE: u32 = 1_000;
 
-/// Condition for runs that have ended and are neither the last clean one nor one that another
-/// refers to.
+/// Condition for runs that have ended and are neither the last clean one nor one that another run or
+/// a level refers to.
 const RUNS: &str = "status <> 'running' AND NOT id <=> (SELECT id FROM (SELECT id \
     FROM reconcile_runs WHERE status = 'clean' AND NOT dry_run ORDER BY started_at DESC \
     LIMIT 1) l) AND id NOT IN (SELECT same_as FROM (SELECT DISTINCT same_as \
-    FROM reconcile_runs WHERE same_as IS NOT NULL) s)";
+    FROM reconcile_runs WHERE same_as IS NOT NULL) s) AND id NOT IN (SELECT run_id FROM levels)";
 
 /// The seconds of a retention; at most a hundred years.
 fn seconds(kept: Duration) -> i64 {
@@ -67,7 +67,7 @@ pub(crate) async fn delete_old_records(db: &Db, days: Option<u32>) -> Result<(),
         (repeated_runs, "reconcile_runs", "started_at", &*repeated),
         (runs, "reconcile_runs", "started_at", RUNS),
         (runs, "reconcile_findings", "created_at", unreferred),
-        (alerts, "alerts", "last_seen_at", "status = 'resolved'"),
+        (alerts, "told", "ended_at", "TRUE"),
         (mails, "outbox", "sent_at", "TRUE"),
         (mails, "outbox", "given_up_at", "sent_at IS NULL"),
         (mails, "repairs", "repaired_at", "TRUE"),

@@ -25,7 +25,7 @@ use crate::ledger::{self, CouponLook};
 use crate::reconcile::{self, Wanted};
 use crate::record::failure;
 use crate::report::{FailureCause, Run, Trigger};
-use crate::{owing, read, sealed_letters, urgent};
+use crate::{judged, owing, read, sealed_letters, urgent};
 
 /// Has what every pass needs: the stores, the settings, and what earlier passes and jobs noted.
 #[derive(Clone)]
@@ -115,7 +115,9 @@ impl Reconciler {
             }
         }
         // Do this even if the pass fails, because some of it was done.
-        for look in ledger::sum(looks, request.dry_run).into_values() {
+        let looks = ledger::sum(looks, request.dry_run);
+        let judged = judged::by_pass(request, &looks);
+        for look in looks.into_values() {
             run.findings.extend(look.findings);
             run.drops.extend(look.drops);
         }
@@ -132,6 +134,9 @@ impl Reconciler {
         run.unlisted.examined.failed_claims += letters;
         run.findings.extend(found);
         run.partial = !request.covers_everything();
+        if run.error.is_none() {
+            run.judged = judged;
+        }
         Ok(())
     }
 
@@ -198,7 +203,7 @@ impl Reconciler {
         let request = PassRequest {
             confirm: asked.confirm,
             shown_by: asked.shown_by,
-            ..PassRequest::new(Trigger::Startup)
+            ..PassRequest::new(Trigger::Watch)
         };
         let ctx = self.context(&request, run_id, CATCH_UP, lock.working());
         let ended = match ctx.await {
@@ -224,7 +229,7 @@ impl Reconciler {
         let Some(lock) = lock else {
             return Ok(());
         };
-        let request = PassRequest::new(Trigger::Startup);
+        let request = PassRequest::new(Trigger::Watch);
         let ctx = self.context(&request, run_id, Duration::ZERO, lock.working());
         let ended = match ctx.await {
             Ok(ctx) => promote(&ctx, coupons, looks).await,

@@ -116,6 +116,8 @@ struct Known {
     /// When the checks that have not ended began.
     redis_since: Option<Instant>,
     kafka_since: Option<Instant>,
+    /// Why the last heartbeat could not be written.
+    unwritten: Option<String>,
 }
 
 impl SeenState {
@@ -157,6 +159,16 @@ impl SeenState {
     /// Notes that a check of Kafka begins (`true`) or has ended.
     pub fn checks_kafka(&self, begins: bool) {
         self.0.known.lock().kafka_since = begins.then(Instant::now);
+    }
+
+    /// Notes whether a heartbeat could be written.
+    pub fn note_written(&self, written: Result<(), String>) {
+        self.0.known.lock().unwritten = written.err();
+    }
+
+    /// Returns why the last heartbeat could not be written.
+    pub fn why_not_written(&self) -> Option<String> {
+        self.0.known.lock().unwritten.clone()
     }
 
     /// Waits for a change.

@@ -4,35 +4,6 @@ diesel::table! {
     use diesel::sql_types::*;
     use crate::columns::Datetime;
 
-    alerts (id) {
-        id -> Bigint,
-        #[max_length = 100]
-        name -> Varchar,
-        #[max_length = 24]
-        kind -> Varchar,
-        coupon_id -> Nullable<Bigint>,
-        drop_id -> Nullable<Bigint>,
-        #[max_length = 16]
-        status -> Varchar,
-        summary -> Text,
-        size -> Unsigned<Bigint>,
-        content -> Bigint,
-        cases -> Nullable<Text>,
-        first_seen_at -> Datetime,
-        last_seen_at -> Datetime,
-        last_mailed_at -> Nullable<Datetime>,
-        mails -> Unsigned<Integer>,
-        resolved_at -> Nullable<Datetime>,
-        acknowledged_at -> Nullable<Datetime>,
-        #[max_length = 100]
-        acknowledged_by -> Nullable<Varchar>,
-    }
-}
-
-diesel::table! {
-    use diesel::sql_types::*;
-    use crate::columns::Datetime;
-
     broken_promises (drop_id, user_id) {
         drop_id -> Bigint,
         #[max_length = 128]
@@ -231,6 +202,31 @@ diesel::table! {
     use diesel::sql_types::*;
     use crate::columns::Datetime;
 
+    levels (name) {
+        #[max_length = 100]
+        name -> Varchar,
+        #[max_length = 8]
+        subject -> Varchar,
+        #[max_length = 24]
+        kind -> Varchar,
+        coupon_id -> Nullable<Bigint>,
+        drop_id -> Nullable<Bigint>,
+        number -> Unsigned<Bigint>,
+        #[max_length = 16000]
+        cases -> Nullable<Varbinary>,
+        facts -> Text,
+        #[max_length = 36]
+        run_id -> Char,
+        first_at -> Datetime,
+        last_at -> Datetime,
+        given_up -> Bool,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use crate::columns::Datetime;
+
     outbox (id) {
         id -> Bigint,
         created_at -> Datetime,
@@ -275,12 +271,8 @@ diesel::table! {
         consumer_group -> Varchar,
         publish_deadline_ms -> Bigint,
         fallback_deadline_ms -> Bigint,
-        #[max_length = 500]
-        redis_problem -> Nullable<Varchar>,
-        #[max_length = 500]
-        mysql_problem -> Nullable<Varchar>,
-        #[max_length = 500]
-        kafka_problem -> Nullable<Varchar>,
+        state -> Nullable<Text>,
+        has_readers -> Bool,
         seen_at -> Datetime,
     }
 }
@@ -373,7 +365,6 @@ diesel::table! {
         kind -> Varchar,
         number -> Unsigned<Integer>,
         repaired_at -> Datetime,
-        mailed_at -> Nullable<Datetime>,
     }
 }
 
@@ -427,6 +418,42 @@ diesel::table! {
     use diesel::sql_types::*;
     use crate::columns::Datetime;
 
+    told (id) {
+        id -> Bigint,
+        #[max_length = 8]
+        subject -> Varchar,
+        #[max_length = 100]
+        name -> Varchar,
+        #[max_length = 110]
+        open_name -> Nullable<Varchar>,
+        #[max_length = 24]
+        kind -> Varchar,
+        coupon_id -> Nullable<Bigint>,
+        drop_id -> Nullable<Bigint>,
+        summary -> Text,
+        began_at -> Datetime,
+        waits_from -> Nullable<Datetime>,
+        #[max_length = 24]
+        explained_by -> Nullable<Varchar>,
+        gone_at -> Nullable<Datetime>,
+        returns -> Unsigned<Integer>,
+        told_at -> Nullable<Datetime>,
+        tells -> Unsigned<Integer>,
+        told_number -> Unsigned<Bigint>,
+        #[max_length = 16000]
+        told_cases -> Nullable<Varbinary>,
+        ended_at -> Nullable<Datetime>,
+        given_up -> Bool,
+        acknowledged_at -> Nullable<Datetime>,
+        #[max_length = 100]
+        acknowledged_by -> Nullable<Varchar>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::*;
+    use crate::columns::Datetime;
+
     topic_positions (topic, partition_id) {
         #[max_length = 249]
         topic -> Varchar,
@@ -440,7 +467,6 @@ diesel::joinable!(coupon_allow_list -> coupons (coupon_id));
 diesel::joinable!(drops -> coupons (coupon_id));
 
 diesel::allow_tables_to_appear_in_same_query!(
-    alerts,
     broken_promises,
     code_key,
     coupon_allow_list,
@@ -450,6 +476,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     failed_claims,
     held_back,
     issued_coupons,
+    levels,
     ops_actions,
     outbox,
     processes,
@@ -459,5 +486,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     repairs,
     revoked_coupons,
     slot_limits,
+    told,
     topic_positions,
 );

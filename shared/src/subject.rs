@@ -18,6 +18,23 @@ pub enum Subject {
 }
 
 impl Subject {
+    /// Its word in tables.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Campaign => "campaign",
+        }
+    }
+
+    /// The inverse of [`Self::word`].
+    pub fn from_word(word: &str) -> Self {
+        if word == Self::Campaign.word() {
+            Self::Campaign
+        } else {
+            Self::Drop
+        }
+    }
+
     /// Its name in lists, singular and plural.
     pub const fn nouns(self) -> [&'static str; 2] {
         match self {

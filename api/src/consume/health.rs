@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use firstcome_shared::http::health::{HealthCheck, check};
 use firstcome_shared::model::DeadLetterReason;
-use firstcome_shared::mysql::processes::SeenProblems;
+use firstcome_shared::process_state::{SeenState, StoreState};
+use firstcome_shared::report::FailureCause;
 use metrics::{counter, histogram};
 use parking_lot::Mutex;
 use strum::IntoEnumIterator as _;
@@ -34,18 +35,18 @@ pub(super) struct Health {
     stuck: Duration,
     iterated_at: Mutex<Instant>,
     troubles: Mutex<BTreeMap<&'static str, String>>,
-    /// The problems of stores that this process reports to the reconciler.
-    problems: SeenProblems,
+    /// What this process tells the reconciler of the stores.
+    seen: SeenState,
 }
 
 impl Health {
     /// Creates the initial state: alive, but not ready until the group has assigned partitions.
-    pub(super) fn new(stuck: Duration, problems: SeenProblems) -> Self {
+    pub(super) fn new(stuck: Duration, seen: SeenState) -> Self {
         Self {
             stuck,
             iterated_at: Mutex::new(Instant::now()),
             troubles: Mutex::new([(GROUP, NOT_JOINED.into())].into()),
-            problems,
+            seen,
         }
     }
 
@@ -55,13 +56,17 @@ impl Health {
 
     /// Sets the trouble of a part, or clears it with `None`. Logs when trouble begins and ends.
     pub(super) fn set(&self, what: &'static str, trouble: Option<String>) {
+        let state = |store| match &trouble {
+            Some(why) => StoreState::from_error(store, why),
+            None => StoreState::Fine,
+        };
         match what {
             MYSQL => self
-                .problems
-                .note(|it| it.mysql_problem.clone_from(&trouble)),
+                .seen
+                .note(|it| it.mysql = Some(state(FailureCause::Mysql))),
             KAFKA => self
-                .problems
-                .note(|it| it.kafka_problem.clone_from(&trouble)),
+                .seen
+                .note(|it| it.kafka = Some(state(FailureCause::Kafka))),
             _ => {}
         }
         let mut troubles = self.troubles.lock();
@@ -146,7 +151,7 @@ mod tests {
 
     #[test]
     fn stalled_loop_is_not_alive_until_it_resumes() {
-        let health = Health::new(Duration::from_secs(30), SeenProblems::default());
+        let health = Health::new(Duration::from_secs(30), SeenState::default());
         let now = Instant::now();
         assert_eq!(health.is_alive(now + Duration::from_secs(29)), Ok(()));
         let stuck = health.is_alive(now + Duration::from_secs(32));

@@ -31,7 +31,8 @@ use axum::Router;
 use firstcome_shared::http::health::{metrics_route, routes_of_loop};
 use firstcome_shared::http::{Limits, listen, serve};
 use firstcome_shared::mysql::Db;
-use firstcome_shared::mysql::processes::{ProcessRow, SeenProblems, announce};
+use firstcome_shared::mysql::processes::{ProcessRow, announce};
+use firstcome_shared::process_state::SeenState;
 use firstcome_shared::telemetry;
 use tokio_util::sync::CancellationToken;
 
@@ -58,13 +59,10 @@ pub async fn run(args: ConsumeArgs, shutdown: CancellationToken) -> anyhow::Resu
     };
 
     let process = ProcessRow::new("consume", &kafka);
-    let problems = SeenProblems::default();
-    announce(db.clone(), process, problems.clone(), shutdown.clone()).await;
+    let seen = SeenState::default();
+    announce(db.clone(), process, seen.clone(), false, shutdown.clone()).await;
 
-    let alive = Arc::new(Health::new(
-        Duration::from_secs(args.stuck_seconds),
-        problems,
-    ));
+    let alive = Arc::new(Health::new(Duration::from_secs(args.stuck_seconds), seen));
     let router: Router =
         routes_of_loop(alive.alive(), alive.ready(), Vec::new()).merge(metrics_route(prometheus));
     firstcome_shared::say!("listening on http://{}", listener.local_addr()?);

@@ -325,7 +325,7 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use firstcome_shared::mysql::processes::SeenProblems;
+    use firstcome_shared::process_state::SeenState;
 
     use super::*;
 
@@ -344,7 +344,7 @@ mod tests {
             "--kafka-signing-key=0123456789abcdef0123456789abcdef",
         ])
         .args;
-        let health = Arc::new(Health::new(SLOW, SeenProblems::default()));
+        let health = Arc::new(Health::new(SLOW, SeenState::default()));
         // The earlier client had joined.
         health.set(GROUP, None);
         let connections = Connections {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use firstcome_shared::coupon::Drop;
 use firstcome_shared::domain::CouponId;
+use firstcome_shared::process_state::StoreState;
 use firstcome_shared::redis::RedisError;
 use firstcome_shared::redis::refusing::text_of;
 use firstcome_shared::report::{FailureCause, StoreRefusal};
@@ -114,13 +115,15 @@ pub(super) async fn watch(services: &Services) {
     loop {
         ticks.tick().await;
         services.clock.read(&services.redis).await;
+        services.seen.checks_redis(true);
         let seen = openness(services).await;
         // One server of several may refuse although admission is open in part.
         let problem = match &seen {
             Ok(_) => services.redis.check_writes().await.err(),
             Err(error) => Some(error.clone()),
         };
-        let problem = problem.as_ref().map(text_of);
+        services.seen.checks_redis(false);
+        let redis = problem.as_ref().map_or(Ok(()), |error| Err(text_of(error)));
         let state = match &seen {
             Ok(openness) => openness.description().to_owned(),
             Err(error) => format!("closed: {}", why_closed(error)),
@@ -130,10 +133,12 @@ pub(super) async fn watch(services: &Services) {
         gauge!("firstcome_admission_open").set(f64::from(u8::from(is_open)));
         let kafka = services.second_store.publisher.refusal();
         let mysql = services.second_store.refusal();
-        services.problems.note(|known| {
-            known.redis_problem = problem;
-            known.kafka_problem = kafka;
-            known.mysql_problem = mysql;
+        services.seen.note(|known| {
+            known.redis = Some(StoreState::from_result(FailureCause::Redis, redis));
+            // Whether Kafka answers is for those to say who ask it.
+            known.kafka = kafka.map(|why| StoreState::from_error(FailureCause::Kafka, &why));
+            let refusal = mysql.map(|why| StoreState::from_error(FailureCause::Mysql, &why));
+            known.mysql = Some(refusal.unwrap_or(StoreState::Fine));
         });
         #[allow(clippy::cast_precision_loss, reason = "at most a million")]
         gauge!("firstcome_claims_in_flight").set(services.in_flight.in_flight() as f64);

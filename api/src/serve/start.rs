@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use firstcome_shared::config::StartError;
 use firstcome_shared::line_limit::LineLimit;
-use firstcome_shared::mysql::processes::{ProcessRow, SeenProblems, announce};
+use firstcome_shared::mysql::processes::{ProcessRow, announce};
+use firstcome_shared::process_state::SeenState;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::admission::LEASE;
 use firstcome_shared::schedule::time_zone;
@@ -64,9 +65,9 @@ pub(super) async fn services(
         fallback_deadline_ms: millis(args.publish.backup_deadline()),
         ..ProcessRow::new("serve", &kafka)
     };
-    let problems = SeenProblems::default();
+    let seen = SeenState::default();
     let db = mysql.operators.clone();
-    announce(db, process, problems.clone(), shutdown.clone()).await;
+    announce(db, process, seen.clone(), false, shutdown.clone()).await;
 
     let catalogue = Catalogue::load(mysql.catalogue.clone(), redis.clone(), copy).await?;
     let publisher = Publisher::new(kafka, args.publish.deadline(), partitions.is_some())?;
@@ -88,7 +89,7 @@ pub(super) async fn services(
         refused: LineLimit::default(),
         coupon_page: args.http.coupon_page,
         has_fast_path: args.http.has_fast_path,
-        problems,
+        seen,
         stopping: CancellationToken::new(),
     }))
 }

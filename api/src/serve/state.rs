@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use firstcome_shared::domain::CouponId;
 use firstcome_shared::line_limit::LineLimit;
-use firstcome_shared::mysql::processes::SeenProblems;
+use firstcome_shared::process_state::SeenState;
 use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::servers::Clocks;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +42,7 @@ pub(crate) struct Services {
     /// Whether claims are answered before the router.
     pub(crate) has_fast_path: bool,
     /// The problems of stores that this process reports to the reconciler.
-    pub(crate) problems: SeenProblems,
+    pub(crate) seen: SeenState,
     /// Cancelled when shutdown begins, while the listener is still open.
     pub(crate) stopping: CancellationToken,
 }

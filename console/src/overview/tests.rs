@@ -66,7 +66,7 @@ fn alert(summary: &str, by: Option<&str>) -> ListedAlert {
         drop_id: Some(DropId(7)),
         summary: summary.to_owned(),
         first_seen_at: at(15),
-        last_seen_at: at(19),
+        last_seen_at: Some(at(19)),
         acknowledged_at: by.map(|_| at(16)),
         acknowledged_by: by.map(str::to_owned),
         ..Alert::default()

@@ -267,7 +267,7 @@ CREATE TABLE IF NOT EXISTS broken_promises (
     mended_at  DATETIME(3)  NULL,
     PRIMARY KEY (drop_id, user_id),
     KEY broken_promises_person (coupon_id, user_id),
-    KEY broken_promises_mended (mended_at, drop_id)
+    KEY broken_promises_open (mended_at, drop_id, created_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
 -- Where reading of each partition begins: the offset after the last message whose row or dead

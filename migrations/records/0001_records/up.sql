@@ -5,6 +5,8 @@
 -- One row per process of `serve`, `consume` or the reconciler's daemon that runs, or ran within a
 -- day: its settings. The reconciler waits for the longest deadline, and refuses to work if another
 -- process has another topic, group or key prefix.
+--   state        what it knows of the stores and the gates, as JSON: a part that is missing is not known
+--   has_readers  whether anybody gets what it mails
 CREATE TABLE IF NOT EXISTS processes (
     id                   CHAR(32)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
     role                 VARCHAR(16)  NOT NULL,
@@ -14,9 +16,8 @@ CREATE TABLE IF NOT EXISTS processes (
     consumer_group       VARCHAR(249) NOT NULL,
     publish_deadline_ms  BIGINT       NOT NULL,
     fallback_deadline_ms BIGINT       NOT NULL,
-    redis_problem        VARCHAR(500) NULL,
-    mysql_problem        VARCHAR(500) NULL,
-    kafka_problem        VARCHAR(500) NULL,
+    state                TEXT         NULL,
+    has_readers          BOOLEAN      NOT NULL DEFAULT FALSE,
     seen_at              DATETIME(3)  NOT NULL,
     KEY processes_by_time (seen_at)
 ) DEFAULT CHARACTER SET utf8mb4;
@@ -98,31 +99,61 @@ CREATE TABLE IF NOT EXISTS reconciler_state (
     updated_at DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3))
 ) DEFAULT CHARACTER SET utf8mb4;
 
--- Alerts, mailed or not, kept across restarts: one row per problem. A mailed one that is over keeps
--- its row if the problem begins again.
---   name           the problem: its kind, and its coupon, drop or cause; of such an earlier alert also # and the id
---   size, content  the number of cases that the last mail named, and a checksum of them: more cases, or other ones, are mailed again
---   cases          the cases of that mail, each as a hash, if it named all of them: an acknowledgement covers only these
-CREATE TABLE IF NOT EXISTS alerts (
-    id              BIGINT          NOT NULL AUTO_INCREMENT PRIMARY KEY,
-    name            VARCHAR(100)    CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    kind            VARCHAR(24)     NOT NULL,
-    coupon_id       BIGINT          NULL,
-    drop_id         BIGINT          NULL,
-    status          VARCHAR(16)     NOT NULL,
-    summary         TEXT            NOT NULL,
-    size            BIGINT UNSIGNED NOT NULL,
-    content         BIGINT          NOT NULL,
-    cases           TEXT            CHARACTER SET ascii COLLATE ascii_bin NULL,
-    first_seen_at   DATETIME(3)     NOT NULL,
-    last_seen_at    DATETIME(3)     NOT NULL,
-    last_mailed_at  DATETIME(3)     NULL,
-    mails           INT UNSIGNED    NOT NULL DEFAULT 0,
-    resolved_at     DATETIME(3)     NULL,
-    acknowledged_at DATETIME(3)     NULL,
-    acknowledged_by VARCHAR(100)    NULL,
-    UNIQUE KEY alerts_name (name),
-    KEY alerts_status (status, last_seen_at)
+-- What is wrong as looks see it: one row per kind, coupon, drop and part. A look replaces, per drop and kind, what it judged.
+--   subject   drop or campaign
+--   number    the number of cases
+--   cases     8 bytes for each case, a hash; NULL if they are only counted
+--   facts     what deciding needs, as JSON: no text for people but quoted errors
+--   run_id    the run that stores its findings
+--   given_up  it is not repaired, and no look can judge it any more
+CREATE TABLE IF NOT EXISTS levels (
+    name      VARCHAR(100)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
+    subject   VARCHAR(8)       CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    kind      VARCHAR(24)      NOT NULL,
+    coupon_id BIGINT           NULL,
+    drop_id   BIGINT           NULL,
+    number    BIGINT UNSIGNED  NOT NULL,
+    cases     VARBINARY(16000) NULL,
+    facts     TEXT             NOT NULL,
+    run_id    CHAR(36)         CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    first_at  DATETIME(3)      NOT NULL,
+    last_at   DATETIME(3)      NOT NULL,
+    given_up  BOOLEAN          NOT NULL DEFAULT FALSE,
+    KEY levels_subject (subject),
+    KEY levels_drop (drop_id)
+) DEFAULT CHARACTER SET utf8mb4;
+
+-- Alerts: what was told about each problem, one row for each time that it was there, from its begin to its end.
+--   open_name     subject and name while it is open: only one can be
+--   waits_from    since when it is unexplained
+--   explained_by  the kind of the alert that is mailed instead
+--   gone_at       since when it is gone; it is over once it has stayed away
+--   returns       how often it came back
+--   told_cases    the cases that were told and are still there: an acknowledgement covers only these
+CREATE TABLE IF NOT EXISTS told (
+    id              BIGINT           NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    subject         VARCHAR(8)       CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    name            VARCHAR(100)     CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+    open_name       VARCHAR(110)     CHARACTER SET ascii COLLATE ascii_bin NULL,
+    kind            VARCHAR(24)      NOT NULL,
+    coupon_id       BIGINT           NULL,
+    drop_id         BIGINT           NULL,
+    summary         TEXT             NOT NULL,
+    began_at        DATETIME(3)      NOT NULL,
+    waits_from      DATETIME(3)      NULL,
+    explained_by    VARCHAR(24)      NULL,
+    gone_at         DATETIME(3)      NULL,
+    returns         INT UNSIGNED     NOT NULL DEFAULT 0,
+    told_at         DATETIME(3)      NULL,
+    tells           INT UNSIGNED     NOT NULL DEFAULT 0,
+    told_number     BIGINT UNSIGNED  NOT NULL DEFAULT 0,
+    told_cases      VARBINARY(16000) NULL,
+    ended_at        DATETIME(3)      NULL,
+    given_up        BOOLEAN          NOT NULL DEFAULT FALSE,
+    acknowledged_at DATETIME(3)      NULL,
+    acknowledged_by VARCHAR(100)     NULL,
+    UNIQUE KEY told_open (open_name),
+    KEY told_ended (ended_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 
 -- The number of repairs of each pass by drop (0: outside any drop) and kind, for the next mail about
@@ -133,9 +164,7 @@ CREATE TABLE IF NOT EXISTS repairs (
     kind        VARCHAR(24)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
     number      INT UNSIGNED NOT NULL,
     repaired_at DATETIME(3)  NOT NULL,
-    mailed_at   DATETIME(3)  NULL,
     PRIMARY KEY (run_id, drop_id, kind),
-    KEY repairs_mailed (mailed_at, repaired_at),
     KEY repairs_by_time (repaired_at)
 ) DEFAULT CHARACTER SET utf8mb4;
 

@@ -4,11 +4,11 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
-use firstcome_shared::mysql::alerts::RepairsRow;
+use firstcome_shared::mysql::alerts::{BrokenPromise, RepairsRow};
 use firstcome_shared::subject::Subject;
 
 use super::links::Links;
-use crate::alerts::{Alert, BrokenPromise, Notice, Problem};
+use super::problem::{EndedAlert, Problem, ProblemNotice};
 use crate::report::{AlertKind, DropReport, Kind, KindFacts, Run};
 use crate::wording::{grouped, line};
 
@@ -17,9 +17,9 @@ use crate::wording::{grouped, line};
 pub struct AlertMail<'a> {
     /// The pass, unless the mail is about an outage that something else has noticed.
     pub run: Option<&'a Run>,
-    pub problems: &'a [Notice],
+    pub problems: &'a [ProblemNotice],
     /// Alerts of earlier mails that are over.
-    pub resolved: &'a [Alert],
+    pub resolved: &'a [EndedAlert],
     /// Repairs of this pass and of earlier ones that are not mailed yet, oldest first.
     pub repairs: &'a [RepairsRow],
     /// Broken promises of the drops that the pass examined, and of those with an alert about them.
@@ -29,6 +29,8 @@ pub struct AlertMail<'a> {
     /// When Redis was first found restarted or replaced, if a pass that made some of the repairs
     /// found it so. Unless Redis lost a drop's data, it came back with an older copy.
     pub older_since: Option<DateTime<Utc>>,
+    /// What the tables say about drops that the pass does not list.
+    pub reports: &'a [DropReport],
     /// How many of a drop's broken promises were kept after all, and how many ended without a
     /// coupon: the user was informed or revoked.
     pub fates: HashMap<DropId, [i64; 2]>,
@@ -48,6 +50,7 @@ impl<'a> AlertMail<'a> {
             broken: &[],
             ids: HashMap::new(),
             older_since: None,
+            reports: &[],
             fates: HashMap::new(),
             links,
             now,
@@ -147,7 +150,9 @@ pub(crate) fn drops<'a>(mail: &AlertMail<'a>) -> Vec<NamedDrop<'a>> {
             continue;
         };
         let mut reports = mail.run.map_or(&[][..], |run| &run.drops).iter();
-        let report = reports.find(|report| report.drop_id == id);
+        let report = reports
+            .find(|report| report.drop_id == id)
+            .or_else(|| mail.reports.iter().find(|report| report.drop_id == id));
         let coupon = report.map(|report| report.coupon_id).or(coupon);
         let name = report
             .map(|report| line(&report.coupon_name, 100))

@@ -1,28 +1,15 @@
 //! Writes mails as subject, plain text and HTML: about a pass or an outage, and the daily digest.
 //!
-//! | Part of a mail | Written in |
-//! |---|---|
-//! | title, subject of a problem | `alerts/headline.rs` decides; `summary.rs`, `title`, and `alerts/mod.rs`, `summary`, print it |
-//! | title, subject of what is over or repaired ("Over after …") | `summary.rs`, `over`, `was`, `subject`; `lead.rs` |
-//! | what users notice, what to do | `report/kinds.rs`, `facts`; of a campaign `report/attached.rs`; of a refusal `report/refusals.rs`; of a sealed drop `input.rs`, `facts`; of a doubt `section.rs`, `to_do` |
-//! | lead | `lead.rs`; older data is decided by `mysql/alerts.rs`, `reopened_since`; lost data by `summary.rs`, field `lost` |
-//! | first sentence of an outage | `report/wording/errors.rs`; `admission.rs` and `outage.rs` decide |
-//! | which alert a finding becomes | `alerts/mod.rs`, `alert_kind` |
-//! | whether a finding is applied, failed or planned | projections: `reconciler/src/reconcile/drop.rs`, `report`; rows: `pass.rs`, `note_rows`; closed coupons: `urgent.rs`, and `reconcile/mod.rs`, `stays_closed` |
-//! | list of reasons | `reasons.rs` |
-//! | a line under "Why" or "Repaired by itself" | after its label, the `detail` of a finding: search its words in `reconciler/src`, `attach/src` and `shared/src` |
-//! | links and commands | `section.rs`, by `Remedy` |
-//! | whether it is mailed now | `alerts/judge.rs`, `reason`; repairs: `record.rs`, `due_repairs` |
-//! | when its alert ends | by a pass: `alerts/over.rs`, `ends_when`; by the watch: `admission.rs`, `refusals.rs`; MySQL: `outage.rs`; digest: `lib.rs` |
-//!
 //! Texts are composed and wrapped: search for three or four words.
 
 mod alert;
 mod digest;
 mod document;
+mod headline;
 mod input;
 mod lead;
 mod links;
+mod problem;
 mod reasons;
 mod section;
 mod summary;
@@ -41,6 +28,7 @@ pub use document::Rendered;
 pub use input::AlertMail;
 pub(crate) use input::{NamedDrop, drops};
 pub use links::{AttachedCampaign, Links};
+pub use problem::{EndedAlert, Problem, ProblemNotice};
 pub(crate) use summary::was;
 
 /// Formats a duration in whole seconds, minutes (below 2 h), hours (below 2 days) or days.

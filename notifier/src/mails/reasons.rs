@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use firstcome_shared::domain::DropId;
 
-use crate::alerts::number;
+use super::problem::number;
 use crate::report::{ActionKind, Finding};
 use crate::wording::{self, LONGEST, grouped};
 

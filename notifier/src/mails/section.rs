@@ -2,10 +2,11 @@
 //! reasons.
 
 use super::document::Block;
+use super::headline::Headline;
 use super::input::NamedDrop;
 use super::links::Links;
-use crate::alerts::{EndsWhen, Headline, Problem, ends_when};
-use crate::report::{AlertKind, Doubt, KindFacts, Remedy, Run, StoreRefusal};
+use super::problem::Problem;
+use crate::report::{AlertKind, Doubt, Kind, KindFacts, Remedy, Run, StoreRefusal};
 use crate::wording;
 
 /// A problem that is described in full.
@@ -58,7 +59,7 @@ impl Section<'_> {
             Remedy::LookAtRuns => blocks.extend(last_runs(links)),
             Remedy::Pass => {
                 blocks.extend(self.screen(links, "This drop"));
-                let is_deep = ends_when(self.problem.kind) == EndsWhen::ComparedDeeply;
+                let is_deep = self.problem.kind == AlertKind::Left(Kind::BadUse);
                 let options = if is_deep { " --deep" } else { "" };
                 blocks.push(Block::command("Try again now", self.once(options)));
             }

@@ -8,14 +8,15 @@ use firstcome_shared::domain::DropId;
 use firstcome_shared::mysql::alerts::RepairsRow;
 use firstcome_shared::subject::Subject;
 
+use super::headline::{Headline, may_be_none, waits};
 use super::input::{AlertMail, NamedDrop};
+use super::problem::{EndedAlert, ProblemNotice};
 use super::reasons::{Listed, Placed, reasons};
 use super::section::Section;
 use super::{bounded, by_kind, duration};
-use crate::alerts::{
-    Alert, Headline, Notice, NoticeReason, mailed_repairs, may_be_none, part_of, waits,
-};
-use crate::report::{AlertKind, Cause, DropReport, Kind, Status};
+use crate::decide::Reason;
+use crate::levels::mailed_repairs;
+use crate::report::{AlertKind, DropReport, Kind, Status};
 use crate::wording::{self, LONGEST, count, line};
 
 /// Maximum number of problems that are described in full.
@@ -60,7 +61,7 @@ impl<'a> PassSummary<'a> {
             by_run.partition(|rows| rows[0].run_id == id);
         let run = mail.run.filter(|_| !own.is_empty());
         let repaired: Vec<Placed<'_>> = run
-            .map(|run| mailed_repairs(run, mail.broken).collect())
+            .map(|run| mailed_repairs(run).collect())
             .unwrap_or_default();
         let mut done = vec![wording::done(repaired.iter().map(|(_, finding)| *finding))];
         if let [[first, ..], ..] = earlier_repairs.as_slice() {
@@ -103,7 +104,7 @@ impl<'a> PassSummary<'a> {
         self.drops.iter().find(|drop| Some(drop.id) == id)
     }
 
-    fn section(&self, notice: &'a Notice) -> Section<'a> {
+    fn section(&self, notice: &'a ProblemNotice) -> Section<'a> {
         let problem = &notice.problem;
         let findings: Vec<Placed<'_>> = problem
             .findings
@@ -141,13 +142,9 @@ impl<'a> PassSummary<'a> {
         run.is_some_and(|run| run.status == Status::Failed)
     }
 
-    /// Whether a campaign of the mail is no longer compared by any pass.
+    /// Whether what is over was not repaired: no pass compares it any more.
     pub(super) fn is_left_out(&self) -> bool {
-        self.drops.iter().any(|drop| match drop.id.subject() {
-            Subject::Campaign => drop.report.is_none(),
-            // Passes compare a drop until it is sealed.
-            Subject::Drop => false,
-        })
+        self.mail.resolved.iter().any(|ended| ended.given_up)
     }
 
     /// The subject without its prefix. The problem comes first, since a lock screen shows only the
@@ -177,7 +174,7 @@ impl<'a> PassSummary<'a> {
                 if !rest.is_empty() {
                     what = format!("{what}, {} more", rest.len());
                 }
-                if first.reason == NoticeReason::Repeat || first.problem.kind.is_outage() {
+                if first.reason == Reason::Repeat || first.problem.kind.is_outage() {
                     what = format!("{what} (for {})", self.age(first));
                 }
                 what
@@ -203,12 +200,12 @@ impl<'a> PassSummary<'a> {
         }
     }
 
-    fn age(&self, notice: &Notice) -> String {
+    fn age(&self, notice: &ProblemNotice) -> String {
         duration(self.mail.now - notice.since)
     }
 
     /// What is wrong, in one sentence.
-    fn title(&self, notice: &Notice) -> String {
+    fn title(&self, notice: &ProblemNotice) -> String {
         let problem = &notice.problem;
         let name = self.drop(problem.drop_id).map(|drop| drop.name.as_str());
         let of = name.map(|name| format!(" of {name}")).unwrap_or_default();
@@ -242,15 +239,15 @@ impl<'a> PassSummary<'a> {
             },
         };
         match notice.reason {
-            NoticeReason::New => what,
-            NoticeReason::Changed => format!("Changed, first seen {lasts} ago: {what}"),
-            NoticeReason::Repeat => format!("Still there after {lasts}: {what}"),
+            Reason::New => what,
+            Reason::Changed => format!("Changed, first seen {lasts} ago: {what}"),
+            Reason::Repeat | Reason::Over => format!("Still there after {lasts}: {what}"),
         }
     }
 
     /// What was wrong and for how long, and what became of the users of broken promises.
-    pub(super) fn over(&self, alert: &Alert) -> String {
-        let lasted = duration(alert.resolved_at.unwrap_or(self.mail.now) - alert.first_seen_at);
+    pub(super) fn over(&self, alert: &EndedAlert) -> String {
+        let lasted = duration(alert.ended_at - alert.began_at);
         let text = format!("Over after {lasted}: {}.", line(&was(alert), LONGEST));
         let is_promise = alert.kind == Kind::BrokenPromise.as_str();
         let drop = alert.drop_id.filter(|_| is_promise);
@@ -284,11 +281,18 @@ fn joined(mut parts: Vec<String>, separator: &str) -> String {
 }
 
 /// What an alert was about: an outage is named by its store.
-pub(crate) fn was(alert: &Alert) -> String {
-    match AlertKind::from_word(&alert.kind) {
+pub(crate) fn was(alert: &EndedAlert) -> String {
+    let what = match AlertKind::from_word(&alert.kind) {
         Some(kind) if kind.is_outage() => kind.facts().noun[0].to_owned(),
-        // Its sentence says how many wait, which is no longer true.
-        _ if part_of(alert) == Cause::ConsumerStands.part() => "standstill of consumers".to_owned(),
-        _ => alert.summary.clone(),
+        // Its sentence says how many wait, which is not so any more.
+        Some(kind @ (AlertKind::ConsumerStands | AlertKind::TheirsQueue)) => {
+            kind.facts().noun[0].to_owned()
+        }
+        Some(_) | None => alert.summary.clone(),
+    };
+    if alert.given_up {
+        format!("{what} (not repaired, no longer compared)")
+    } else {
+        what
     }
 }

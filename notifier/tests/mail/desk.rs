@@ -7,17 +7,24 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use firstcome_notifier::{Clock, Notifier, NotifyArgs, WebhookArgs};
+use diesel::prelude::*;
+use firstcome_notifier::{Clock, Notifier, NotifyArgs, Schedule, WebhookArgs};
 use firstcome_shared::mysql::Sql;
+use firstcome_shared::mysql::processes::{DAEMON, ProcessRow};
+use firstcome_shared::mysql::runs::RunRow;
+use firstcome_shared::mysql::stored_run::FindingRow;
 use firstcome_shared::mysql::{Db, DbSettings, migrations};
-use firstcome_shared::report::Run;
+use firstcome_shared::process_state::ProcessState;
+use firstcome_shared::report::{DropReport, Finding, Judged, Outcome, Run, Stored};
+use firstcome_shared::schema::{reconcile_findings, reconcile_runs};
 use firstcome_stack::{
     Mail, MailOptions, MailSink, MysqlServer, SinkEncryption, StackOptions, Tables, eventually,
 };
 use mail_parser::{Message, MessageParser};
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::world::at;
+use crate::world::{at, judged};
 
 pub(crate) const A: &str = "a@example.org";
 pub(crate) const B: &str = "b@example.org";
@@ -128,9 +135,93 @@ impl Desk {
         Notifier::with_clock(db.clone(), args, &self.webhooks, self.clock.clone()).unwrap()
     }
 
-    /// Handles a pass that ends now.
+    /// Handles a pass that ends now: stores it, notes what it saw, and evaluates.
     pub(crate) async fn after_pass(&self, notifier: &Notifier, run: &Run) {
-        notifier.after_pass(run, self.clock.now()).await.unwrap();
+        let now = self.clock.now();
+        let run = judged(run);
+        let is_new = self.store(&run).await;
+        let stored = is_new.then_some(run.run_id.as_str());
+        notifier.note_look(&run, stored, Some(now)).await.unwrap();
+        notifier.evaluate(Vec::new(), Some(now)).await.unwrap();
+    }
+
+    /// Evaluates now.
+    pub(crate) async fn evaluate(&self) {
+        let now = self.clock.now();
+        let notifier = self.notifier();
+        notifier.evaluate(Vec::new(), Some(now)).await.unwrap();
+    }
+
+    /// Evaluates now, with schedules of this process, then sends everything that is due.
+    pub(crate) async fn evaluate_with(&self, schedules: Vec<Schedule>) {
+        let now = self.clock.now();
+        self.notifier()
+            .evaluate(schedules, Some(now))
+            .await
+            .unwrap();
+        self.flush().await;
+    }
+
+    /// Writes the row of a process that announces itself now.
+    pub(crate) async fn heartbeat(&self, host: &str, state: &ProcessState) {
+        let row = ProcessRow {
+            owner: host.to_owned(),
+            role: DAEMON.to_owned(),
+            ..ProcessRow::of_attach()
+        };
+        self.db.announce(host, &row, state, true).await.unwrap();
+        let now = self.clock.now().format("%F %T%.3f");
+        self.run(&format!(
+            "UPDATE processes SET seen_at = '{now}' WHERE id = '{host}'"
+        ))
+        .await;
+    }
+
+    /// Stores a run with its findings and reports. Returns whether it has a row.
+    async fn store(&self, run: &Run) -> bool {
+        if run.dry_run {
+            return false;
+        }
+        let drops = run.drops.iter().map(|drop| DropReport {
+            findings: Vec::new(),
+            judged: Judged::default(),
+            coupon_name: drop.coupon_name.clone(),
+            ..*drop
+        });
+        let drops: Vec<DropReport> = drops.collect();
+        let (examined_drops, examined) = run.examined();
+        let row = RunRow {
+            run_id: run.run_id.clone(),
+            trigger: Stored::Known(run.trigger),
+            dry_run: run.dry_run,
+            deep: run.deep,
+            confirmed: false,
+            status: Stored::Known(run.status),
+            owner: "test".to_owned(),
+            started_at: run.started_at,
+            finished_at: Some(self.clock.now()),
+            drops_examined: u32::try_from(examined_drops).unwrap(),
+            users_examined: examined.users.cast_signed(),
+            rows_examined: examined.rows.cast_signed(),
+            failed_claims_examined: examined.failed_claims.cast_signed(),
+            applied: 0,
+            skipped: 0,
+            failed: 0,
+            error: run.error.clone(),
+            content: content(run),
+            same_as: None,
+            asked_by: run.asked_by.clone(),
+        };
+        let placed = run.drops.iter().flat_map(|drop| {
+            drop.findings.iter().map(|finding| Finding {
+                coupon_id: Some(drop.coupon_id),
+                drop_id: Some(drop.drop_id),
+                ..finding.clone()
+            })
+        });
+        let findings: Vec<Finding> = run.findings.iter().cloned().chain(placed).collect();
+        self.finish(row, json!(drops), findings).await;
+        true
     }
 
     /// Handles a pass that ends now, then sends everything that is due.
@@ -148,6 +239,38 @@ impl Desk {
     pub(crate) async fn flush_after(&self, time: TimeDelta) {
         self.clock.turn(time);
         self.flush().await;
+    }
+
+    /// Stores a run as a pass does: one that finds the same as the last one only refers to it.
+    async fn finish(&self, mut row: RunRow, drops: Value, findings: Vec<Finding>) {
+        let id = row.run_id.clone();
+        let same = reconcile_runs::table
+            .filter(reconcile_runs::content.eq(row.content))
+            .filter(reconcile_runs::content.is_not_null())
+            .filter(reconcile_runs::same_as.is_null())
+            .filter(reconcile_runs::id.ne(id.clone()))
+            .order(reconcile_runs::id.desc())
+            .limit(1)
+            .select(reconcile_runs::id);
+        row.same_as = self.db.row("the same", same).await.unwrap();
+        let is_kept = row.same_as.is_none();
+        let run = diesel::replace_into(reconcile_runs::table)
+            .values((row, reconcile_runs::drops.eq(is_kept.then_some(drops))));
+        self.db.write("a run", run).await.unwrap();
+        let rows = findings.into_iter().filter(|_| is_kept).map(|finding| {
+            let run = reconcile_findings::run_id.eq(id.clone());
+            (FindingRow::from(finding), run)
+        });
+        let rows: Vec<_> = rows.collect();
+        let earlier = reconcile_findings::table.filter(reconcile_findings::run_id.eq(id.clone()));
+        self.db
+            .write("findings", diesel::delete(earlier))
+            .await
+            .unwrap();
+        if !rows.is_empty() {
+            let insert = diesel::insert_into(reconcile_findings::table).values(rows);
+            self.db.write("findings", insert).await.unwrap();
+        }
     }
 
     pub(crate) async fn query(&self, sql: &str) -> Vec<Vec<String>> {
@@ -227,4 +350,11 @@ pub(crate) fn thread(mail: &Mail) -> String {
 
 pub(crate) fn id(mail: &Mail) -> String {
     parsed(mail).message_id().unwrap().to_owned()
+}
+
+/// The same for runs that find the same and repair nothing.
+fn content(run: &Run) -> Option<i64> {
+    let has_repaired = run.all_findings().any(|it| it.result == Outcome::Applied);
+    let identities = run.all_findings().map(Finding::identity);
+    (!has_repaired).then(|| identities.fold(0, i64::wrapping_add))
 }

@@ -2,14 +2,11 @@
 //! MySQL and a real mail server.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod admission;
 mod desk;
 mod mailed;
 mod operators;
-mod outages;
 mod outbox;
 mod receiver;
-mod refusals;
 mod rendered;
 mod test_email;
 mod webhooks;

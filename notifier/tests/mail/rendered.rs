@@ -3,17 +3,22 @@ mod harmless;
 mod ids;
 mod product_texts;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use firstcome_notifier::MissedRun;
-use firstcome_notifier::alerts::{
-    self, AlertMemory, BrokenPromise, MailPolicy, Notice, NoticeReason, Problem, Verdict, judge,
+use firstcome_notifier::condition::Cases;
+use firstcome_notifier::conditions::{PromisesOfDrop, Snapshot, conditions};
+use firstcome_notifier::decide::{self, Alerts, Reason, Verdict, decide};
+use firstcome_notifier::levels::{self, Change, Level, fold};
+use firstcome_notifier::mails::{
+    AlertMail, AttachedCampaign, EndedAlert, Links, Problem, ProblemNotice, Rendered, daily,
 };
-use firstcome_notifier::mails::{AlertMail, AttachedCampaign, Links, Rendered, daily};
+use firstcome_notifier::times::Policy;
 use firstcome_notifier::wording;
 use firstcome_shared::domain::{CouponId, DropId, HIDDEN};
-use firstcome_shared::mysql::alerts::{Alert, ListedAlert, RepairsRow};
+use firstcome_shared::mysql::alerts::{
+    Alert, BrokenPromise, ListedAlert, OpenPromises, RepairsRow,
+};
 use firstcome_shared::mysql::digest::{DailyDigest, DigestDrop, DigestRepairs};
 use firstcome_shared::report::{
     ActionKind, AlertKind, Cause, Doubt, DropReport, FailureCause, Finding, Kind, Outcome, Run,
@@ -30,13 +35,13 @@ fn linked() -> Links {
     }
 }
 
-const POLICY: MailPolicy = MailPolicy {
-    cooldown: TimeDelta::hours(4),
+const POLICY: Policy = Policy {
+    repeat: TimeDelta::hours(4),
     patience: TimeDelta::zero(),
 };
 
 /// Returns what a run repaired, as the table has it.
-fn repairs(now: DateTime<Utc>, run: &Run, broken: &[BrokenPromise]) -> Vec<RepairsRow> {
+fn repairs(now: DateTime<Utc>, run: &Run) -> Vec<RepairsRow> {
     let row = |((drop, kind), n): ((Option<DropId>, Kind), u64)| RepairsRow {
         run_id: run.run_id.clone(),
         drop_id: drop.map_or(0, |drop| drop.0),
@@ -44,7 +49,7 @@ fn repairs(now: DateTime<Utc>, run: &Run, broken: &[BrokenPromise]) -> Vec<Repai
         number: u32::try_from(n).unwrap(),
         repaired_at: now,
     };
-    alerts::repairs(run, broken).into_iter().map(row).collect()
+    levels::repairs(run).into_iter().map(row).collect()
 }
 
 /// Judges the runs in order, and renders the mail of the last. What they repaired is not mailed
@@ -66,40 +71,105 @@ fn mail_of_any(
     broken: &[BrokenPromise],
     links: &Links,
 ) -> Option<Rendered> {
-    let mut memory = AlertMemory {
-        broken: broken.to_vec(),
-        ..AlertMemory::default()
-    };
-    let mut last = Verdict::default();
+    let mut told = Told::default();
     for (now, run) in runs {
-        last = judge(run, &memory, POLICY, *now);
-        let stored = last.alerts.iter();
-        memory
-            .alerts
-            .extend(stored.map(|alert| (alert.name.clone(), alert.clone())));
+        told.after(run, broken, *now);
     }
     let (now, run) = runs.last()?;
-    let names = last.problems.iter();
+    let names = told.problems.iter();
     let names = names.map(|notice| notice.problem.name.clone());
     let ids: HashMap<String, i64> = names.zip(41..).collect();
-    let unmailed = runs
-        .iter()
-        .flat_map(|(now, run)| repairs(*now, run, broken));
+    let unmailed = runs.iter().flat_map(|(now, run)| repairs(*now, run));
     let unmailed: Vec<RepairsRow> = unmailed.collect();
     let pass = AlertMail {
         run: Some(run),
-        problems: &last.problems,
-        resolved: &last.resolved,
+        problems: &told.problems,
+        resolved: &told.resolved,
         repairs: &unmailed,
         older_since: None,
+        reports: &[],
         broken,
         ids,
         fates: HashMap::from([(DropId(7), [2, 1])]),
         links,
         now: *now,
     };
-    let has_news = !(last.problems.is_empty() && last.resolved.is_empty() && unmailed.is_empty());
+    let has_news = !(told.problems.is_empty() && told.resolved.is_empty() && unmailed.is_empty());
     has_news.then(|| pass.render().unwrap())
+}
+
+/// What the tables would have after some runs, and what the last one tells.
+#[derive(Default)]
+struct Told {
+    levels: BTreeMap<String, Level>,
+    known: Alerts,
+    summaries: HashMap<String, String>,
+    problems: Vec<ProblemNotice>,
+    resolved: Vec<EndedAlert>,
+}
+
+impl Told {
+    fn after(&mut self, run: &Run, broken: &[BrokenPromise], now: DateTime<Utc>) {
+        let run = &world::judged(run);
+        for change in fold(&self.levels, run, now) {
+            match change {
+                Change::Seen(name) => self.levels.get_mut(&name).unwrap().last_at = now,
+                Change::Put(level) => drop(self.levels.insert(level.name.clone(), level)),
+                Change::Gone(name) => drop(self.levels.remove(&name)),
+                Change::GiveUp(name) => self.levels.get_mut(&name).unwrap().given_up = true,
+            }
+        }
+        let mut snapshot = Snapshot {
+            levels: self.levels.values().cloned().collect(),
+            ..Snapshot::default()
+        };
+        if let Some(first) = broken.first() {
+            let number = broken.len() as u64;
+            snapshot.promises.push(PromisesOfDrop {
+                open: OpenPromises {
+                    coupon: first.coupon_id,
+                    drop: first.drop_id,
+                    number,
+                    last_at: now,
+                },
+                cases: Cases::Number(number),
+            });
+        }
+        let (seen, unknown) = conditions(&snapshot, now);
+        let verdict = decide(now, &seen, &unknown, &self.known, &POLICY, false);
+        self.take(&verdict, run, broken);
+    }
+
+    fn take(&mut self, verdict: &Verdict, run: &Run, broken: &[BrokenPromise]) {
+        self.problems.clear();
+        self.resolved.clear();
+        for alert in &verdict.alerts {
+            self.known.put(decide::Alert {
+                is_unsent: false,
+                ..alert.clone()
+            });
+        }
+        for notice in &verdict.notices {
+            let name = &notice.alert.name;
+            let Some(condition) = &notice.condition else {
+                self.resolved.push(EndedAlert {
+                    summary: self.summaries[name].clone(),
+                    given_up: self.levels.get(name).is_some_and(|level| level.given_up),
+                    ..EndedAlert::from(&notice.alert)
+                });
+                continue;
+            };
+            let problem = Problem::of(condition, Some(run), broken);
+            self.summaries.insert(name.clone(), problem.summary.clone());
+            self.problems.push(ProblemNotice {
+                problem,
+                reason: notice.reason,
+                since: notice.alert.began_at,
+            });
+        }
+        self.problems
+            .sort_by_key(|it| it.problem.kind.facts().severity);
+    }
 }
 
 fn keep(name: &str, mail: &Rendered) {
@@ -300,8 +370,6 @@ fn mails_about_passes_match_their_snapshots() {
         ("repaired", repaired()),
         ("action_needed", failed_claims()),
         ("braked", of_winter("a4", Status::Braked, (1..=64).map(held).collect())),
-        ("stalled", with(cased(Cause::ConsumerStands, Finding::report(Kind::Stalled, stands)))),
-        ("unsafe_setting", with(evicts)),
         ("forged", forged),
         ("closed_coupon", with(closed)),
         ("left", of_winter("a9", Status::Drift, vec![changed])),
@@ -309,6 +377,18 @@ fn mails_about_passes_match_their_snapshots() {
     ];
     for (name, pass) in passes {
         keep(name, &mail(&[(at(1), &pass)], &[], &linked()).unwrap());
+    }
+    let stands = cased(
+        Cause::ConsumerStands,
+        Finding::report(Kind::Stalled, stands),
+    );
+    for (name, kind, finding) in [
+        ("stalled", AlertKind::ConsumerStands, stands),
+        ("unsafe_setting", AlertKind::UnsafeSetting, evicts),
+    ] {
+        let mut notice = outage(kind, &finding.detail, &[]);
+        notice.problem.findings = vec![finding];
+        keep_outage(name, &notice, at(1));
     }
     let run = failed_claims();
     let bare = mail(&[(at(1), &run)], &[], &Links::default());
@@ -339,21 +419,33 @@ fn mail_about_broken_promises_matches_its_snapshot() {
     keep("broken_promises", &mail);
 }
 
-fn outage(kind: AlertKind, summary: &str, why: &[&str]) -> Notice {
-    let mut problem = Problem::outage(kind, summary);
+fn outage(kind: AlertKind, summary: &str, why: &[&str]) -> ProblemNotice {
     let why = why.iter().map(|why| Finding::report(Kind::Stalled, *why));
-    problem.findings = why.collect();
-    Notice {
-        problem,
-        reason: NoticeReason::New,
+    ProblemNotice {
+        problem: Problem {
+            kind,
+            name: kind.word().to_owned(),
+            coupon_id: None,
+            drop_id: None,
+            summary: summary.to_owned(),
+            size: 1,
+            findings: why.collect(),
+        },
+        reason: Reason::New,
         since: at(0),
     }
 }
 
 /// Compares the mail about an outage with its snapshot.
-fn keep_outage(name: &str, notice: &Notice, now: DateTime<Utc>) {
+fn keep_outage(name: &str, notice: &ProblemNotice, now: DateTime<Utc>) {
     product_texts::assert_written(&notice.problem.findings);
-    let ids = [("kafka_unreachable", 41), ("admission", 42)];
+    let ids = [
+        ("consumer_stands", 41),
+        ("unsafe_setting", 41),
+        ("kafka_unreachable", 41),
+        ("admission_closed", 42),
+        ("redis_unreachable", 42),
+    ];
     let links = linked();
     let mail = AlertMail {
         problems: std::slice::from_ref(notice),
@@ -368,8 +460,8 @@ fn keep_outage(name: &str, notice: &Notice, now: DateTime<Utc>) {
 fn mails_about_outages_match_their_snapshots() {
     let kafka = outage(AlertKind::KafkaUnreachable, "Kafka does not answer", &[]);
     keep_outage("outage_of_kafka", &kafka, at(31));
-    let lasts = Notice {
-        reason: NoticeReason::Repeat,
+    let lasts = ProblemNotice {
+        reason: Reason::Repeat,
         ..kafka
     };
     keep_outage("outage_of_kafka_lasts", &lasts, at(14_500));
@@ -387,17 +479,8 @@ fn mails_about_outages_match_their_snapshots() {
     for (name, kind, summary, why) in outages {
         keep_outage(name, &outage(kind, summary, why), at(31));
     }
-    let run = MissedRun {
-        schedule: "RECONCILE_CRON".to_owned(),
-        expected_at: at(0),
-        noticed_at: at(7_500),
-        because: None,
-    };
-    let late = Notice {
-        problem: run.problem(),
-        ..outage(AlertKind::RunMissed, "", &[])
-    };
-    keep_outage("run_missed", &late, run.noticed_at);
+    let late = outage(AlertKind::RunMissed, "a run of RECONCILE_CRON is late", &[]);
+    keep_outage("run_missed", &late, at(7_500));
 }
 
 #[test]
@@ -410,23 +493,20 @@ fn mail_about_the_end_of_an_outage_matches_its_snapshot() {
         number: 12,
         repaired_at: at(100),
     }];
-    let mut memory = AlertMemory::default();
-    let error = "the topic cannot be read: BrokerTransportFailure";
-    let of_run = general(Kind::Stalled, ActionKind::Report, Outcome::Skipped, error);
-    let cause = Cause::RunFailed(firstcome_shared::report::FailureCause::Kafka);
-    let failed = Run {
-        error: Some(error.to_owned()),
-        findings: vec![cased(cause, of_run)],
-        ..run("b2", Status::Failed, Vec::new())
-    };
-    for alert in judge(&failed, &memory, POLICY, at(1)).alerts {
-        memory.alerts.insert(alert.name.clone(), alert);
-    }
+    let over = [EndedAlert {
+        name: "kafka".to_owned(),
+        kind: "kafka_unreachable".to_owned(),
+        coupon_id: None,
+        drop_id: None,
+        summary: "Kafka does not answer".to_owned(),
+        began_at: at(1),
+        ended_at: at(720),
+        given_up: false,
+    }];
     let (clean, links) = (clean(), linked());
-    let over = judge(&clean, &memory, POLICY, at(720));
     let mail = AlertMail {
         run: Some(&clean),
-        resolved: &over.resolved,
+        resolved: &over,
         repairs: &rows,
         ..AlertMail::empty(&links, at(720))
     };

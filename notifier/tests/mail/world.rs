@@ -3,7 +3,8 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::report::{
-    ActionKind, Cause, DropReport, Examined, Finding, Kind, Numbers, Outcome, Run, Status, Trigger,
+    ActionKind, AlertKind, Cause, DropReport, Examined, Finding, Judged, Kind, Kinds, Numbers,
+    Outcome, Run, Status, Trigger,
 };
 
 /// Returns 1 December 2026, 06:00 UTC, plus `seconds`.
@@ -90,4 +91,25 @@ pub(crate) fn run(id: &str, status: Status, drops: Vec<DropReport>) -> Run {
         drops,
         ..Run::begun(id, Trigger::Cron, at(0))
     }
+}
+
+/// Returns the run with everything judged that it has looked at, unless it failed.
+pub(crate) fn judged(run: &Run) -> Run {
+    let mut run = run.clone();
+    if run.status == Status::Failed || run.partial {
+        return run;
+    }
+    let all = Judged::of(Kinds::All);
+    let not_deep = Judged::of(Kinds::all_but([AlertKind::Left(Kind::BadUse)]));
+    run.judged.whole = if run.deep { all.clone() } else { not_deep };
+    run.judged.others.whole = run.judged.whole.clone();
+    for drop in &mut run.drops {
+        let is_held = drop.has_planned();
+        drop.judged = if is_held {
+            Judged::of(Kinds::only([AlertKind::Braked]))
+        } else {
+            all.clone()
+        };
+    }
+    run
 }

@@ -11,6 +11,8 @@ use firstcome_shared::config::wait_for;
 use firstcome_shared::http::ops::OpsToken;
 use firstcome_shared::http::{health, listen, serve, starting};
 use firstcome_shared::mysql::Db;
+use firstcome_shared::mysql::processes::{ProcessRow, announce};
+use firstcome_shared::process_state::SeenState;
 use firstcome_shared::tuning::Tuning;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +26,6 @@ use crate::daemon::schedule::{CronSchedule, ScheduledJob, Schedules};
 use crate::daemon::{end, start};
 use crate::http::{CONNECTIONS, guarded};
 use crate::jobs::EVERY_SECONDS;
-use crate::notify::Notifier;
 use crate::passes::{Passes, Worker};
 use crate::report::FailureCause;
 use crate::retention::delete_old_records;
@@ -49,11 +50,23 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         ),
         (ScheduledJob::Digest, times.in_zone(&times.digest_cron)),
     ];
-    let waiting = prepare(&ours, &notifier, &crons, &stop);
+    let seen = SeenState::default();
+    let reads = notifier.has_readers();
+    let tasks = TaskTracker::new();
+    let starting = stop.child_token();
+    tasks.spawn(
+        notifier
+            .clone()
+            .watch(seen.clone(), Vec::new(), starting.clone()),
+    );
+    let waiting = prepare(&ours, &seen, &crons, &stop);
     let waiting = starting::answer_during(&socket, limits(), waiting);
     let Some(schedules) = Box::pin(waiting).await?? else {
         return Ok(());
     };
+    starting.cancel();
+    let row = ProcessRow::of_attach();
+    announce(ours.db.clone(), row, seen.clone(), reads, stop.clone()).await;
     let campaigns = engine.file.clone();
     let watched = Watched::begin(&ours.db, &campaigns).await?;
     match engine.check().await {
@@ -61,7 +74,6 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         // Each pass tries again and reports it; the other campaigns are compared.
         Err(error) => tracing::warn!(%error, "the file could not be checked"),
     }
-    let tasks = TaskTracker::new();
     tasks.spawn(notifier.clone().run_sender(stop.clone()));
     tasks.spawn(follow_queues(engine.clone(), stop.clone()));
     let worker = Worker::Attached {
@@ -93,6 +105,8 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         watched.clone(),
         stop.clone(),
     ));
+    let late = schedules.iter().map(CronSchedule::watched).collect();
+    tasks.spawn(notifier.clone().watch(seen, late, stop.clone()));
     let schedules = Schedules::new(ours.db.clone(), passes, notifier, schedules);
     let ended = schedules.run(stop.clone()).await;
     end(&stop, &tasks).await;
@@ -104,7 +118,7 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
 /// stopped first.
 async fn prepare(
     ours: &Ours,
-    notifier: &Notifier,
+    seen: &SeenState,
     crons: &[(ScheduledJob, Times)],
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
@@ -117,7 +131,7 @@ async fn prepare(
         });
         ready.await.map_err(|error| (FailureCause::Mysql, error))
     };
-    start::until_ready(&ours.db, notifier, stop, attempt).await
+    start::until_ready(&ours.db, seen, stop, attempt).await
 }
 
 /// Builds the health routes of the process, which needs only our MySQL. If a store of the attached
@@ -155,6 +169,7 @@ async fn keep_records(db: Db, days: Option<u32>, watched: Watched, stop: Cancell
     let every = Duration::from_secs(Tuning::JobsSeconds.or(EVERY_SECONDS));
     loop {
         watched.renew(&db).await;
+        watched.give_up_others(&db).await;
         if let Err(error) = delete_old_records(&db, days).await {
             tracing::warn!(%error, "old records were not deleted; it is repeated soon");
         }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::args::AttachArgs;
 use super::watched::Watched;
 use crate::context::PassRequest;
+use crate::notify::Notifier;
 use crate::once::mail_and_print;
 use crate::passes::Worker;
 use crate::report::{Kind, Run, Trigger};
@@ -59,15 +60,20 @@ pub(super) async fn run(args: AttachArgs, stop: CancellationToken) -> anyhow::Re
         engine: Box::new(engine.clone()),
         confirm: plan.and_then(Plan::names),
     };
-    let run = worker.once(&request, &stop).await?;
-    print(&args, &engine, &run).await
+    let ours = engine.ours.as_ref();
+    let notifier = ours.map(|ours| super::notifier(&engine.file, ours, &args));
+    let notifier = notifier.transpose()?;
+    let run = worker.once(&request, notifier.as_ref(), &stop).await?;
+    print(&args, &engine, notifier.as_ref(), &run).await
 }
 
-async fn print(args: &AttachArgs, engine: &Engine, run: &Run) -> anyhow::Result<ExitCode> {
-    let ours = engine.ours.as_ref();
-    let notifier = ours.map(|ours| super::notifier(&engine.file, ours, args));
-    let notifier = notifier.transpose()?;
-    let code = mail_and_print(notifier.as_ref(), run, args.json, args.full_ids).await?;
+async fn print(
+    args: &AttachArgs,
+    engine: &Engine,
+    notifier: Option<&Notifier>,
+    run: &Run,
+) -> anyhow::Result<ExitCode> {
+    let code = mail_and_print(notifier, run, args.json, args.full_ids).await?;
     if !args.json && run.all_findings().next().is_some() {
         if args.full_ids {
             for line in engine.shown().await.lines {

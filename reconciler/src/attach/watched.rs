@@ -11,9 +11,12 @@ use std::collections::BTreeMap;
 
 use anyhow::ensure;
 use firstcome_attach::file::AttachFile;
+use firstcome_shared::domain::CouponId;
+use firstcome_shared::mysql::levels::{self, NotifyRow};
 use firstcome_shared::mysql::runs::set_state;
-use firstcome_shared::mysql::{Db, Sql, alerts};
+use firstcome_shared::mysql::{Db, Sql};
 use firstcome_shared::sql;
+use firstcome_shared::subject::Subject;
 
 /// How long a note counts. A daemon that was killed leaves its notes; one that runs renews them
 /// several times in this time. A note that lies further ahead than this is ignored: it was written
@@ -43,7 +46,7 @@ impl Watched {
         let starting = own.clone();
         let others = db.transaction("note campaigns", async move |conn| {
             // If two daemons start at the same time, one of them finds the notes of the other.
-            alerts::lock(conn).await?;
+            NotifyRow::lock(conn, Subject::Campaign).await?;
             let others = starting.others(noted().all(conn).await?);
             if others.is_empty() {
                 for note in starting.notes() {
@@ -68,6 +71,23 @@ impl Watched {
                 tracing::debug!(%error, "what is watched is not noted; it is repeated soon");
                 return;
             }
+        }
+    }
+
+    /// Gives up the levels of campaigns that no running daemon has noted.
+    pub(super) async fn give_up_others(&self, db: &Db) {
+        let given_up = db.transaction("give up campaigns", async move |conn| {
+            let noted: Vec<(String, String)> = noted().all(conn).await?;
+            let ids = noted
+                .iter()
+                .filter_map(|(name, _)| name.strip_prefix("watched."));
+            let ids = ids.filter_map(|id| id.parse().ok()).map(CouponId).collect();
+            levels::give_up_campaigns(conn, ids).await
+        });
+        match given_up.await {
+            Ok(0) => {}
+            Ok(number) => tracing::info!(number, "problems of campaigns that left the file end"),
+            Err(error) => tracing::debug!(%error, "no campaign was given up; it is repeated soon"),
         }
     }
 

@@ -1,7 +1,6 @@
 //! `firstcome-reconciler daemon`: runs the schedules, the HTTP API, the watch over Redis and the
 //! mails, and one pass at a time.
 
-mod refusals;
 pub mod schedule;
 pub(crate) mod start;
 mod watch;
@@ -11,16 +10,16 @@ use std::time::Duration;
 use anyhow::Context as _;
 use firstcome_shared::http::probe::reachable;
 use firstcome_shared::http::{listen, starting};
-use firstcome_shared::mysql::processes::{SeenProblems, announce};
+use firstcome_shared::mysql::processes::announce;
+use firstcome_shared::process_state::{SeenState, StoreState};
 use futures_util::future::select_all;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::sync::watch as watched;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::schedule::{ScheduledJob, Schedules};
+use self::schedule::{CronSchedule, ScheduledJob, Schedules};
 use crate::args::{DaemonArgs, limits};
 use crate::context::Stores;
 use crate::http::Front;
@@ -104,13 +103,33 @@ impl Daemon {
         ];
         let token = args.http.token()?;
         let limits = limits();
-        let waiting = start::wait_for_stores(stores, notifier, &crons, &self.stop);
+        let seen = SeenState::default();
+        let reads = notifier.has_readers();
+        let announced = announce(
+            stores.db.clone(),
+            stores.process(),
+            seen.clone(),
+            reads,
+            stop(),
+        );
+        self.tasks.spawn(announced);
+        // What the schedules miss is not known yet.
+        let starting = self.stop.child_token();
+        let watch = notifier
+            .clone()
+            .watch(seen.clone(), Vec::new(), starting.clone());
+        self.tasks.spawn(watch);
+        let waiting = start::wait_for_stores(stores, &seen, &crons, &self.stop);
         let waiting = starting::answer_during(&socket, limits, waiting);
         let Some(schedules) = Box::pin(waiting).await?? else {
             return Ok(());
         };
-        let problems = SeenProblems::default();
-        announce(stores.db.clone(), stores.process(), problems, stop()).await;
+        starting.cancel();
+        seen.note(|state| {
+            state.redis = Some(StoreState::Fine);
+            state.kafka = Some(StoreState::Fine);
+            state.mysql = Some(StoreState::Fine);
+        });
         let reconciler = Reconciler::new(stores.clone(), args.reconcile.settings());
         let worker = Worker::Own(Box::new(reconciler.clone()));
         let passes = Passes::new(worker, notifier.clone(), self.tasks.clone(), stop());
@@ -129,7 +148,10 @@ impl Daemon {
         let address = listener.local_addr()?;
         let serve = firstcome_shared::http::serve(listener, router, limits, stop());
         self.tasks.spawn(serve);
-        let mut beside = self.beside_passes(reconciler);
+        let mut beside = self.beside_passes(reconciler, &seen);
+        let watched = schedules.iter().map(CronSchedule::watched).collect();
+        let watch = notifier.clone().watch(seen, watched, stop());
+        beside.push(self.tasks.spawn(watch));
         beside.push(sender);
         firstcome_shared::say!("listening on http://{address}");
         let db = stores.db.clone();
@@ -142,22 +164,18 @@ impl Daemon {
         }
     }
 
-    /// Starts the tasks that run concurrently with passes: the watch, which reopens coupons, the
-    /// jobs, and the alerts about closed admission and about stores that refuse.
-    fn beside_passes(&self, reconciler: Reconciler) -> Vec<JoinHandle<()>> {
+    /// Starts the tasks that run concurrently with passes: the watch, which reopens coupons, and the
+    /// jobs.
+    fn beside_passes(&self, reconciler: Reconciler, seen: &SeenState) -> Vec<JoinHandle<()>> {
         let tasks = &self.tasks;
         let stop = || self.stop.clone();
         let notifier = self.notifier.clone();
-        let gate = watched::Sender::new(None);
         let settings = self.args.reconcile.settings();
         let notes = reconciler.notes.clone();
-        let admission = notifier.clone().watch_admission(gate.subscribe(), stop());
-        let refusals = refusals::watch(self.stores.clone(), notifier.clone(), stop());
+        let jobs = jobs::run(self.stores.clone(), settings, notes, seen.clone(), stop());
         vec![
-            tasks.spawn(refusals),
-            tasks.spawn(admission),
-            tasks.spawn(jobs::run(self.stores.clone(), settings, notes, stop())),
-            tasks.spawn(watch::watch(reconciler, notifier, gate, stop())),
+            tasks.spawn(jobs),
+            tasks.spawn(watch::watch(reconciler, notifier, seen.clone(), stop())),
         ]
     }
 }

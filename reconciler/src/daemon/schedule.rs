@@ -1,4 +1,4 @@
-//! Schedules passes and digests, and detects missed runs.
+//! Schedules passes and digests.
 //!
 //! Each schedule is checked once a second against the time at which its run last *ended*. A run
 //! that was prevented by a restart, another process's lock or a store therefore stays due.
@@ -18,11 +18,10 @@ use tokio_cron_scheduler::{Job, JobScheduler};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{PassError, PassRequest};
-use crate::notify::{LAST_DIGEST, MissedRun, Notifier};
+use crate::notify::{self, LAST_DIGEST, Notifier, ScheduledRun};
 use crate::passes::Passes;
-use crate::queries;
 use crate::record;
-use crate::report::{Status, Trigger};
+use crate::report::{Cause, Run, Status, Trigger};
 use crate::times::Times;
 
 /// The scheduled jobs.
@@ -36,12 +35,16 @@ pub enum ScheduledJob {
 }
 
 impl ScheduledJob {
-    const fn setting(self) -> &'static str {
+    const fn of_alerts(self) -> ScheduledRun {
         match self {
-            Self::Reconcile => "RECONCILE_CRON",
-            Self::Deep => "DEEP_CRON",
-            Self::Digest => "DIGEST_CRON",
+            Self::Reconcile => ScheduledRun::Reconcile,
+            Self::Deep => ScheduledRun::Deep,
+            Self::Digest => ScheduledRun::Digest,
         }
+    }
+
+    const fn setting(self) -> &'static str {
+        self.of_alerts().setting()
     }
 
     /// Returns the schedules that have run once this job ends in any process, by their keys in
@@ -60,11 +63,12 @@ impl ScheduledJob {
 enum RunAttempt {
     /// The run completed.
     Ran,
+    /// It completed, and saw something that another look soon must confirm.
+    Unsure,
     /// There was no run: another process holds the pass lock or has made the run, or the pass ended
     /// without a result.
     Busy,
-    /// The run failed, with the reason.
-    Failed(String),
+    Failed,
 }
 
 /// Pause after an attempt without a run, usually because the pass lock was taken. Each attempt
@@ -73,25 +77,20 @@ const AFTER_BUSY: TimeDelta = TimeDelta::seconds(5);
 /// Pause after a failed attempt, unless the next scheduled run comes sooner.
 const AFTER_FAILURE: TimeDelta = TimeDelta::seconds(30);
 
+/// How often a look that saw something doubtful is repeated, whatever the schedule.
+const REPEATS: u32 = 3;
+
 /// A schedule with the state of its runs.
 #[derive(Debug, Clone)]
 pub(crate) struct CronSchedule {
     job: ScheduledJob,
     times: Times,
-    /// A run that is later than this is missed.
-    tolerance: TimeDelta,
     /// When a run last ended in any process, as known to this process.
     last: DateTime<Utc>,
-    /// A run that was due before this counts as due at this time when it is reported as late.
-    late_from: DateTime<Utc>,
-    /// When the last failed attempt began, or `None` if none has failed since the last run.
-    /// Failures are reported in separate mails.
-    failed_from: Option<DateTime<Utc>>,
     retry_at: Option<DateTime<Utc>>,
-    /// Why the due run has not happened yet.
-    because: Option<String>,
-    /// Whether the delay was mailed.
-    is_mailed: bool,
+    /// When the last run is repeated, and how often that was done.
+    again_at: Option<DateTime<Utc>>,
+    repeats: u32,
 }
 
 impl CronSchedule {
@@ -100,26 +99,25 @@ impl CronSchedule {
         Self {
             job,
             times,
-            tolerance: TimeDelta::seconds(300),
             last,
-            late_from: last,
-            failed_from: None,
             retry_at: None,
-            because: None,
-            is_mailed: false,
+            again_at: None,
+            repeats: 0,
         }
     }
 
-    /// Creates a schedule in a process that starts `now`. A digest is late from now on at the
-    /// earliest: until now, perhaps no process had recipients.
-    fn begin(job: ScheduledJob, times: Times, last: DateTime<Utc>, now: DateTime<Utc>) -> Self {
-        let late_from = match job {
-            ScheduledJob::Digest => now.max(last),
-            ScheduledJob::Deep | ScheduledJob::Reconcile => last,
-        };
-        Self {
-            late_from,
-            ..Self::new(job, times, last)
+    /// The schedule as alerts see it. A digest is late from now on at the earliest: until now,
+    /// perhaps no process had recipients.
+    pub(crate) fn watched(&self) -> notify::Schedule {
+        let times = self.times.clone();
+        notify::Schedule {
+            schedule: self.job.of_alerts(),
+            key: self.job.counts_for()[0],
+            from: match self.job {
+                ScheduledJob::Digest => Utc::now(),
+                ScheduledJob::Deep | ScheduledJob::Reconcile => self.last,
+            },
+            next_after: Arc::new(move |at| times.next_after(at)),
         }
     }
 
@@ -138,7 +136,7 @@ impl CronSchedule {
             .map(|at| times.zone.local(at).to_string());
         let (next, zone): (Vec<String>, _) = (next.collect(), times.zone.name());
         tracing::info!(schedule = setting, zone, ?next, "the next three runs");
-        Ok(Self::begin(job, times, last, now))
+        Ok(Self::new(job, times, last))
     }
 
     fn next_after(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
@@ -147,27 +145,18 @@ impl CronSchedule {
 
     /// Returns the time of the first run that is due.
     fn due_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let due = self.next_after(self.last)?;
+        let next = self.next_after(self.last).into_iter().chain(self.again_at);
+        let due = next.min()?;
         (due <= now && self.retry_at.is_none_or(|at| at <= now)).then_some(due)
-    }
-
-    /// Returns the time of the first run whose delay exceeds the tolerance. A normal pass that was
-    /// attempted and failed does not count as late.
-    fn missed_since(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let from = self
-            .failed_from
-            .filter(|_| self.job == ScheduledJob::Reconcile)
-            .map_or(self.last, |at| at.max(self.last));
-        let due = self.next_after(from)?.max(self.late_from);
-        (due + self.tolerance < now).then_some(due)
     }
 
     /// Corrects times that are in the future. Otherwise a clock that was set back would stop the
     /// schedule until it has caught up.
     fn note_clock(&mut self, now: DateTime<Utc>) {
         self.last = self.last.min(now);
-        self.late_from = self.late_from.min(now);
-        self.retry_at = self.retry_at.filter(|at| *at <= now + AFTER_FAILURE);
+        let soon = |at: &DateTime<Utc>| *at <= now + AFTER_FAILURE;
+        self.retry_at = self.retry_at.filter(soon);
+        self.again_at = self.again_at.filter(soon);
     }
 
     /// If a process has completed the run since the last known one, notes and returns when. Ignores
@@ -181,18 +170,24 @@ impl CronSchedule {
         if !is_new {
             return None;
         }
-        self.note(RunAttempt::Ran, ended, ended);
+        self.note(RunAttempt::Ran, ended);
         Some(ended)
     }
 
     /// Records the outcome of an attempt.
-    fn note(&mut self, attempt: RunAttempt, began: DateTime<Utc>, ended: DateTime<Utc>) {
+    fn note(&mut self, attempt: RunAttempt, ended: DateTime<Utc>) {
         match attempt {
             RunAttempt::Ran => *self = Self::new(self.job, self.times.clone(), ended),
+            RunAttempt::Unsure => {
+                let repeats = self.repeats + 1;
+                *self = Self {
+                    again_at: (repeats <= REPEATS).then_some(ended + AFTER_FAILURE),
+                    repeats,
+                    ..Self::new(self.job, self.times.clone(), ended)
+                };
+            }
             RunAttempt::Busy => self.retry_at = Some(ended + AFTER_BUSY),
-            RunAttempt::Failed(reason) => {
-                self.failed_from = Some(began);
-                self.because = Some(format!("its last attempt failed: {reason}"));
+            RunAttempt::Failed => {
                 let pause = ended + AFTER_FAILURE;
                 let next = self.next_after(ended);
                 self.retry_at = Some(next.map_or(pause, |next| next.min(pause)));
@@ -245,15 +240,16 @@ impl Schedules {
         Ok(scheduler.shutdown().await?)
     }
 
-    /// Starts the due runs of one schedule, one at a time, and reports late ones by mail. A pass
-    /// runs at start-up even if none is due.
+    /// Starts the due runs of one schedule, one at a time. A pass runs at start-up even if none is
+    /// due.
     async fn follow(&self, mut own: CronSchedule, second: &Notify) {
         let mut is_first = own.job == ScheduledJob::Reconcile;
         loop {
             let began = Utc::now();
             own.note_clock(began);
-            let is_due = own.missed_since(began).is_some() || own.due_since(began).is_some();
-            if is_due && let Some(ended) = own.recall(&self.db, began).await {
+            if own.due_since(began).is_some()
+                && let Some(ended) = own.recall(&self.db, began).await
+            {
                 is_first = false;
                 // Another process has completed the run, and exports the remaining drift.
                 if own.job != ScheduledJob::Digest && !self.passes.current.has_exported_since(ended)
@@ -261,23 +257,12 @@ impl Schedules {
                     crate::metrics::drift(None, own.job == ScheduledJob::Deep);
                 }
             }
-            self.mail_missed(&mut own, began).await;
             let due = own.due_since(began);
             if let Some(due) = due.or(is_first.then_some(began)) {
-                let mut attempt = std::pin::pin!(self.attempt(own.job, is_first, due));
-                let attempt = loop {
-                    tokio::select! {
-                        attempt = &mut attempt => break attempt,
-                        () = wake(second) => self.mail_missed(&mut own, Utc::now()).await,
-                    }
-                };
-                let ended = Utc::now();
+                let attempt = self.attempt(own.job, is_first, due).await;
                 if let Some(attempt) = attempt {
                     is_first = false;
-                    // The run may have been late without a check in between, if the process was
-                    // suspended.
-                    self.mail_missed(&mut own, ended).await;
-                    own.note(attempt, began, ended);
+                    own.note(attempt, Utc::now());
                 }
             }
             wake(second).await;
@@ -293,10 +278,13 @@ impl Schedules {
     ) -> Option<RunAttempt> {
         if job == ScheduledJob::Digest {
             let mailed = self.notifier.daily_digest(due, Utc::now()).await;
-            return Some(mailed.map_or_else(
-                |error| RunAttempt::Failed(format!("{error:#}")),
-                |()| RunAttempt::Ran,
-            ));
+            return Some(match mailed {
+                Ok(()) => RunAttempt::Ran,
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "the digest is not mailed yet");
+                    RunAttempt::Failed
+                }
+            });
         }
         let due = (!is_first).then_some(due);
         let trigger = due.map_or(Trigger::Startup, |_| Trigger::Cron);
@@ -309,37 +297,21 @@ impl Schedules {
         let started = self.passes.start(request).ok()?;
         tracing::debug!(started.run_id, schedule = job.setting(), "pass begins");
         Some(match started.ended.await {
-            Ok(Ok(run)) if run.status == Status::Failed => {
-                RunAttempt::Failed(run.error.unwrap_or_default())
-            }
+            Ok(Ok(run)) if run.status == Status::Failed => RunAttempt::Failed,
+            Ok(Ok(run)) if is_unsure(&run) => RunAttempt::Unsure,
             Ok(Ok(_)) => RunAttempt::Ran,
             // Without a result, the process is stopping or the pass panicked.
             Ok(Err(PassError::Busy)) | Err(_) => RunAttempt::Busy,
-            Ok(Err(error)) => RunAttempt::Failed(error.to_string()),
+            Ok(Err(_)) => RunAttempt::Failed,
         })
     }
+}
 
-    async fn mail_missed(&self, own: &mut CronSchedule, now: DateTime<Utc>) {
-        let Some(due) = own.missed_since(now).filter(|_| !own.is_mailed) else {
-            return;
-        };
-        // `None` if no pass holds the lock now, or MySQL does not answer.
-        let holder = queries::processes::pass_holder(&self.db)
-            .await
-            .ok()
-            .flatten();
-        let missed = MissedRun {
-            schedule: own.job.setting().to_owned(),
-            expected_at: due,
-            noticed_at: now,
-            because: holder.or_else(|| own.because.clone()),
-        };
-        tracing::warn!(?missed, "a scheduled run is late");
-        match self.notifier.missed_run(missed).await {
-            Ok(()) => own.is_mailed = true,
-            Err(error) => tracing::debug!("no mail about a late run yet: {error:#}"),
-        }
-    }
+/// Whether a run met something of an attached system that may be over in a moment. It is mailed once
+/// another look confirms it.
+fn is_unsure(run: &Run) -> bool {
+    let is_doubtful = |cause: &Cause| matches!(cause, Cause::Away(_) | Cause::NotCompared);
+    run.findings.iter().any(|found| is_doubtful(&found.cause))
 }
 
 /// Waits for the next full second, or for a second if the clock was set back.
@@ -367,40 +339,6 @@ mod tests {
         schedule("*/10 * * * * *", ScheduledJob::Reconcile, last)
     }
 
-    #[test]
-    fn run_is_missed_when_it_is_later_than_tolerated() {
-        let due = Some(at("2026-01-02T03:00:00Z"));
-        let mut schedule = deep();
-        for (now, expected) in [
-            ("2026-01-01T23:00:00Z", None),
-            ("2026-01-02T03:04:00Z", None),
-            ("2026-01-02T03:06:00Z", due),
-            ("2026-01-09T00:00:00Z", due),
-        ] {
-            assert_eq!(schedule.missed_since(at(now)), expected, "{now}");
-        }
-        let ended = at("2026-01-02T03:06:00Z");
-        schedule.is_mailed = true;
-        schedule.note(RunAttempt::Ran, ended, ended);
-        assert_eq!(schedule.missed_since(ended), None, "it has run");
-        let next = schedule.missed_since(at("2026-01-03T03:06:00Z"));
-        assert!(next.is_some() && !schedule.is_mailed, "the next one");
-    }
-
-    #[test]
-    fn digest_is_late_from_the_start_of_the_process_at_the_earliest() {
-        let [last, started] = ["2026-01-01T00:00:00Z", "2026-01-22T09:00:00Z"].map(at);
-        let begin = |job| CronSchedule::begin(job, times("0 0 0 * * *", "UTC"), last, started);
-        let digest = begin(ScheduledJob::Digest);
-        assert!(digest.due_since(started).is_some(), "it is mailed at once");
-        assert_eq!(digest.missed_since(started), None);
-        let tolerated = started + TimeDelta::minutes(5);
-        assert_eq!(digest.missed_since(tolerated), None);
-        let second = TimeDelta::seconds(1);
-        assert_eq!(digest.missed_since(tolerated + second), Some(started));
-        assert!(begin(ScheduledJob::Deep).missed_since(started).is_some());
-    }
-
     /// The daily deep pass is due at 03:00 while an operator's pass holds the lock.
     #[test]
     fn run_that_could_not_start_or_failed_stays_due() {
@@ -412,37 +350,39 @@ mod tests {
         for n in 0..100 {
             let tried = first + second * (5 * n);
             assert_eq!(schedule.due_since(tried), due, "attempt {n}");
-            schedule.note(RunAttempt::Busy, tried, tried);
+            schedule.note(RunAttempt::Busy, tried);
             assert_eq!(schedule.due_since(tried + second * 4), None);
         }
         let tried = at("2026-01-02T03:10:00Z");
-        assert_eq!(schedule.missed_since(tried), due);
-        schedule.note(RunAttempt::Failed("MySQL is away".into()), tried, tried);
+        schedule.note(RunAttempt::Failed, tried);
         assert_eq!(schedule.due_since(tried + second * 29), None);
         assert_eq!(schedule.due_since(tried + second * 30), due);
-        assert_eq!(schedule.missed_since(tried), due, "no other mail says so");
-        schedule.note(RunAttempt::Ran, tried, at("2026-01-02T03:20:00Z"));
+        schedule.note(RunAttempt::Ran, at("2026-01-02T03:20:00Z"));
         assert_eq!(schedule.due_since(at("2026-01-03T02:59:59Z")), None);
-        assert_eq!(schedule.missed_since(at("2026-01-02T23:00:00Z")), None);
     }
 
     #[test]
-    fn frequent_pass_is_late_if_it_hangs_but_not_if_it_fails() {
-        let mut schedule = frequent("2026-01-01T03:00:00Z");
-        let tried = at("2026-01-01T04:00:00Z");
-        schedule.note(RunAttempt::Failed("Redis is away".into()), tried, tried);
-        assert_eq!(schedule.missed_since(tried + TimeDelta::minutes(1)), None);
-        let hangs = schedule.missed_since(tried + TimeDelta::minutes(6));
-        assert!(hangs.is_some());
-        let next = schedule.due_since(tried + TimeDelta::seconds(10));
-        assert!(next.is_some(), "its own next time is sooner");
+    fn doubtful_look_is_repeated_three_times_whatever_the_schedule() {
+        let mut schedule = deep();
+        let mut ended = at("2026-01-02T03:00:05Z");
+        for repeats in 0..4 {
+            schedule.note(RunAttempt::Unsure, ended);
+            ended += AFTER_FAILURE;
+            assert_eq!(
+                schedule.due_since(ended).is_some(),
+                repeats < 3,
+                "{repeats}"
+            );
+        }
+        schedule.note(RunAttempt::Ran, ended);
+        assert_eq!(schedule.due_since(ended + AFTER_FAILURE), None);
     }
 
     #[test]
     fn clock_that_is_set_back_does_not_stop_schedules() {
         let mut schedule = frequent("2026-01-01T05:00:00Z");
         let ahead = at("2026-01-01T05:00:00Z");
-        schedule.note(RunAttempt::Busy, ahead, ahead);
+        schedule.note(RunAttempt::Busy, ahead);
         let now = at("2026-01-01T03:00:00Z");
         schedule.note_clock(now);
         assert_eq!(schedule.due_since(now + TimeDelta::seconds(9)), None);

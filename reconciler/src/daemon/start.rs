@@ -3,18 +3,17 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
 use firstcome_shared::config::StartError;
 use firstcome_shared::mysql::{Db, DbError};
+use firstcome_shared::process_state::{SeenState, StoreState};
 use firstcome_shared::schedule::time_zone;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::schedule::{CronSchedule, ScheduledJob};
 use crate::context::Stores;
-use crate::notify::Notifier;
 use crate::record;
-use crate::report::{FailureCause, Run};
+use crate::report::{FailureCause, Run, Trigger};
 use crate::start_check;
 use crate::times::Times;
 
@@ -28,7 +27,7 @@ pub(crate) const ATTEMPT: Duration = Duration::from_secs(2);
 /// If a store rejects this process, or its settings could lose promises.
 pub(super) async fn wait_for_stores(
     all: &Stores,
-    notifier: &Notifier,
+    seen: &SeenState,
     crons: &[(ScheduledJob, Times)],
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Vec<CronSchedule>>> {
@@ -45,17 +44,16 @@ pub(super) async fn wait_for_stores(
             (FailureCause::Mysql, missing)
         })
     };
-    until_ready(&all.db, notifier, stop, attempt).await
+    until_ready(&all.db, seen, stop, attempt).await
 }
 
-/// Repeats `attempt` until it returns a value. Reports an unavailable store by mail, like a failed
-/// pass. Returns `None` if `stop` is cancelled first.
+/// Repeats `attempt` until it returns a value. Notes which store does not answer. Returns `None` if `stop` is cancelled first.
 ///
 /// # Errors
 /// If a store rejects this process.
 pub(crate) async fn until_ready<T>(
     db: &Db,
-    notifier: &Notifier,
+    seen: &SeenState,
     stop: &CancellationToken,
     attempt: impl AsyncFn() -> Result<T, (FailureCause, StartError)>,
 ) -> anyhow::Result<Option<T>> {
@@ -68,20 +66,17 @@ pub(crate) async fn until_ready<T>(
             Err((cause, StartError::Missing { reason, .. })) => (cause, reason),
             Err((_, refused @ StartError::Refused(_))) => return Err(refused.into()),
         };
+        note_store(seen, cause, &reason);
         // All attempts without this store are one run.
         let same = failed.take().filter(|run| run.failure() == Some(cause));
         let run = same.unwrap_or_else(|| {
             tracing::warn!(?cause, reason, "passes begin once every store answers");
-            let mut run = record::unasked();
+            let mut run = record::unasked(Trigger::Startup);
             record::fail_by(&mut run, cause, reason);
             run
         });
         if let Err(error) = record::finish(db, &run, false).await {
             tracing::debug!(%error, "the run is not recorded yet");
-        }
-        if let Err(error) = notifier.after_attempt(&run, Utc::now()).await {
-            let error = format!("{error:#}");
-            tracing::error!(error, "the mails about this attempt could not be prepared");
         }
         failed = Some(run);
         // Pause before the next attempt, since a store may reject a connection at once (a MySQL
@@ -91,6 +86,21 @@ pub(crate) async fn until_ready<T>(
             () = tokio::time::sleep_until(next) => {}
         }
     }
+}
+
+/// Notes that a store does not answer. What the attempt did not reach is not known.
+fn note_store(seen: &SeenState, cause: FailureCause, reason: &str) {
+    seen.note(|state| {
+        state.redis = None;
+        state.kafka = None;
+        let store = match cause {
+            FailureCause::Redis => &mut state.redis,
+            FailureCause::Kafka => &mut state.kafka,
+            FailureCause::Mysql => &mut state.mysql,
+            FailureCause::Other => return,
+        };
+        *store = Some(StoreState::from_error(cause, reason));
+    });
 }
 
 /// Loads the schedules.

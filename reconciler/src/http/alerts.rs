@@ -2,7 +2,6 @@
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use chrono::Utc;
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{JsonBody, StrictPath, StrictQuery, invalid};
 use firstcome_shared::http::problem::Code;
@@ -79,9 +78,9 @@ pub(super) async fn acknowledge(
     if by.is_empty() {
         return Err(invalid("`by` must say who you are, in 1 to 100 characters"));
     }
-    let found = alerts::acknowledge(&db, id, by, Utc::now(), operator).await?;
+    let found = alerts::acknowledge(&db, id, by, operator).await?;
     let alert = found.ok_or_else(|| no_such("alert", &text))?;
-    if alert.alert.state == AlertState::Firing {
+    if alert.alert.state != AlertState::Resolved {
         return Ok(Json(alert));
     }
     let why = format!("alert {id} no longer fires, so there is nothing to acknowledge");

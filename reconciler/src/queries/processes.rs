@@ -1,14 +1,11 @@
 //! What other processes have announced: deadlines, positions, the pass that runs.
 
 use chrono::{DateTime, Utc};
-use diesel::dsl::sql;
 use diesel::prelude::*;
-use diesel::sql_types::Bool;
 use firstcome_shared::columns::{MysqlTime, now, seconds_from_now};
 use firstcome_shared::mysql::positions::{Positions, SecondsUnseen};
-use firstcome_shared::mysql::runs::RUNNING;
 use firstcome_shared::mysql::{Db, DbResult};
-use firstcome_shared::schema::{processes, reconcile_runs, topic_positions};
+use firstcome_shared::schema::{processes, topic_positions};
 
 const DAY: i64 = 86_400;
 
@@ -44,39 +41,6 @@ pub(crate) async fn longest_deadlines(db: &Db) -> DbResult<Deadlines> {
         publish_ms: publish.max().unwrap_or(0),
         in_flight_ms: in_flight.max().unwrap_or(0),
     })
-}
-
-/// Describes the pass that holds the pass lock, in any process.
-pub(crate) async fn pass_holder(db: &Db) -> DbResult<Option<String>> {
-    // The run of a process that died may still have this status, but its lock is free.
-    let is_locked =
-        sql::<Bool>("IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) IS NOT NULL");
-    let holder = reconcile_runs::table
-        .filter(reconcile_runs::status.eq(RUNNING))
-        .filter(is_locked)
-        .order(reconcile_runs::started_at.desc())
-        .limit(1)
-        .select(LockHolder::as_select());
-    let holder: Option<LockHolder> = db.row("holder of the pass lock", holder).await?;
-    Ok(holder.map(
-        |LockHolder {
-             id,
-             owner,
-             started_at,
-         }| {
-            let at = started_at.format("%Y-%m-%d %H:%M:%S UTC");
-            format!("a pass has been running since {at} (run {id} of process {owner})")
-        },
-    ))
-}
-
-/// The run that holds the pass lock.
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = reconcile_runs)]
-struct LockHolder {
-    id: String,
-    owner: String,
-    started_at: DateTime<Utc>,
 }
 
 /// A stored position, with the two times that tell how long its owner has been silent.

@@ -8,26 +8,15 @@ use diesel::sql_query;
 use diesel::sql_types::Text;
 use diesel_async::RunQueryDsl;
 use firstcome_shared::columns::now;
-use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::ops_actions::{Operator, OperatorAct};
 use firstcome_shared::mysql::runs::{LAST_SUCCESS_AT, RUNNING, RunRow, set_state};
+pub(crate) use firstcome_shared::mysql::stored_run::{FindingRow, StoredRun};
 use firstcome_shared::mysql::{Db, DbResult};
-use firstcome_shared::report::{ActionKind, Cause, Finding, Kind, Outcome, Stored};
+use firstcome_shared::report::Finding;
 use firstcome_shared::schema::{reconcile_findings, reconcile_runs};
-use serde_json::Value;
 
 /// Findings inserted per statement.
 const ROWS_AT_ONCE: usize = 200;
-
-/// A run with the reports of its drops, which may take megabytes.
-#[derive(Debug, Clone, Queryable, Selectable)]
-#[diesel(table_name = reconcile_runs)]
-pub(crate) struct StoredRun {
-    #[diesel(embed)]
-    pub(crate) row: RunRow,
-    /// `None` if `same_as` stores them.
-    pub(crate) drops: Option<Value>,
-}
 
 /// The result of a run, as the next one compares it.
 #[derive(Queryable, Selectable)]
@@ -178,61 +167,6 @@ pub(crate) async fn run_with_findings(
         .limit(limit.into())
         .select(ListedFinding::as_select());
     Ok(Some((found, db.rows("findings of a run", page).await?)))
-}
-
-/// A finding as it is stored.
-#[derive(Debug, Clone, Queryable, Selectable, Insertable)]
-#[diesel(table_name = reconcile_findings, treat_none_as_default_value = false)]
-pub(crate) struct FindingRow {
-    pub(crate) coupon_id: Option<CouponId>,
-    pub(crate) drop_id: Option<DropId>,
-    pub(crate) kind: Stored<Kind>,
-    pub(crate) slot: Option<i64>,
-    pub(crate) user_id: Option<String>,
-    pub(crate) action: Stored<ActionKind>,
-    pub(crate) result: Stored<Outcome>,
-    pub(crate) detail: String,
-    pub(crate) needs_person: bool,
-    pub(crate) dead_letter: Option<i64>,
-    /// See [`Cause::to_stored`].
-    pub(crate) cause: String,
-}
-
-impl From<Finding> for FindingRow {
-    fn from(finding: Finding) -> Self {
-        Self {
-            coupon_id: finding.coupon_id,
-            drop_id: finding.drop_id,
-            kind: Stored::Known(finding.kind),
-            slot: finding.slot,
-            user_id: finding.user_id,
-            action: Stored::Known(finding.action),
-            result: Stored::Known(finding.result),
-            detail: finding.detail,
-            needs_person: finding.needs_person,
-            dead_letter: finding.dead_letter,
-            cause: finding.cause.to_stored(),
-        }
-    }
-}
-
-impl FindingRow {
-    /// Returns the finding, or a word of it that this version does not know.
-    pub(crate) fn known(self) -> Result<Finding, String> {
-        Ok(Finding {
-            kind: self.kind.known()?,
-            coupon_id: self.coupon_id,
-            drop_id: self.drop_id,
-            slot: self.slot,
-            user_id: self.user_id,
-            action: self.action.known()?,
-            result: self.result.known()?,
-            detail: self.detail,
-            needs_person: self.needs_person,
-            dead_letter: self.dead_letter,
-            cause: Cause::from_stored(&self.cause)?,
-        })
-    }
 }
 
 /// A finding with its id.

@@ -6,7 +6,7 @@ use crate::context::Step;
 use crate::ledger::Ledger;
 use crate::pass::{Compared, compare};
 use crate::read::DropPass;
-use crate::report::{DropReport, Finding, Kind, Outcome};
+use crate::report::{AlertKind, DropReport, Finding, Judged, Kind, Kinds, Outcome};
 use crate::{limit, revoke_promote, seal};
 
 /// Maximum number of comparisons of a drop at a closed gate, each after the repairs of the one
@@ -198,6 +198,16 @@ impl DropDone<'_> {
         if compared.is_gone {
             return None;
         }
+        let judged = match (&projected, &held_back) {
+            // The look at the closed gate judges it, or what is held back hides the rest.
+            (None, _) if self.is_projected => Judged::default(),
+            (_, Some(_)) => Judged::of(Kinds::only([AlertKind::Braked])),
+            _ => {
+                let last = verified.as_ref().unwrap_or(&compared);
+                let is_settled = !last.is_unsettled;
+                Judged::of(if is_settled { Kinds::All } else { Kinds::None })
+            }
+        };
         if let Some(projected) = projected {
             for owed in self.owed {
                 let found = Finding::report(Kind::BrokenPromise, "promised, and no slot is left");
@@ -217,6 +227,7 @@ impl DropDone<'_> {
         }
         Some(DropReport {
             sealed: self.is_sealed,
+            judged,
             ..compared.report(self.drop, verified.as_ref())
         })
     }

@@ -1,71 +1,121 @@
-//! The table `alerts`: problems, whether mailed yet or not, kept across restarts; and `repairs`:
-//! how many repairs passes made, for the next mail about repairs and for the daily digest.
+//! The table `told`: what was told about each problem, one row for each time that it was there; and
+//! `repairs`: how many repairs passes made, for the mails about them and for the daily digest. Only
+//! the evaluation and acknowledgements write `told`, under the row `notify.…`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use diesel::QueryResult;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::levels::NotifyRow;
 use super::ops_actions::{Operator, OperatorAct};
-use super::runs::set_state;
 use super::sql::{insert_rows, row};
-use super::{Columns as _, Conn, Db, DbResult, json, list as values_of};
+use super::{Conn, Db, DbResult, list as values_of};
+use crate::columns::At;
 use crate::domain::{CouponId, DropId};
-use crate::report::AlertState;
+use crate::report::{AlertState, DropReport, Numbers};
+use crate::schema::{coupons, levels, outbox, told};
 use crate::sql;
+use crate::subject::Subject;
 
-row! {
-    /// An alert. User ids in it are masked.
-    #[derive(Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-    pub struct Alert {
-        /// The identity of the problem: its kind, and its coupon, drop or cause.
-        #[serde(skip)]
-        pub name: String,
-        /// Its kind: a section of docs/OPERATIONS.md.
-        #[schema(example = "unissued")]
-        pub kind: String,
-        pub coupon_id: Option<CouponId>,
-        pub drop_id: Option<DropId>,
-        #[serde(rename = "status")]
-        pub state as status: AlertState,
-        /// One human-readable line.
-        #[schema(example = "3 people hold a slot and have no row")]
-        pub summary: String,
-        /// The number of cases in its last mail that have not ended since. Before the first mail,
-        /// the number of cases that the last pass saw.
-        #[serde(skip)]
-        pub size: u64,
-        /// A checksum of these cases.
-        #[serde(skip)]
-        pub content: i64,
-        /// A hash of each of these cases; `None` if some are only counted, or if they are too many.
-        #[serde(skip)]
-        pub cases: Option<String>,
-        /// Since when it has been firing.
-        pub first_seen_at: DateTime<Utc>,
-        /// When a pass last saw it.
-        pub last_seen_at: DateTime<Utc>,
-        /// When its last mail was queued, or, if `mails` is 0, would have been queued if anybody
-        /// could get it; null before.
-        pub last_mailed_at: Option<DateTime<Utc>>,
-        /// Number of mails since it was last quiet for a whole cooldown.
-        pub mails: u32,
-        /// When a pass saw that it was over.
-        pub resolved_at: Option<DateTime<Utc>>,
-        /// When it was acknowledged.
-        pub acknowledged_at: Option<DateTime<Utc>>,
-        #[schema(example = "Kim")]
-        pub acknowledged_by: Option<String>,
-    }
+/// What was told about a problem, from its begin to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = told, treat_none_as_default_value = false)]
+pub struct ToldRow {
+    pub id: i64,
+    /// `drop` or `campaign`.
+    pub subject: String,
+    /// The identity of the problem.
+    pub name: String,
+    pub kind: String,
+    pub coupon_id: Option<i64>,
+    pub drop_id: Option<i64>,
+    /// One line for lists, which nothing compares. User ids in it are masked.
+    pub summary: String,
+    #[diesel(serialize_as = At)]
+    pub began_at: DateTime<Utc>,
+    /// Since when it is unexplained.
+    pub waits_from: Option<DateTime<Utc>>,
+    /// The kind of what explains it.
+    pub explained_by: Option<String>,
+    pub gone_at: Option<DateTime<Utc>>,
+    pub returns: u32,
+    pub told_at: Option<DateTime<Utc>>,
+    pub tells: u32,
+    pub told_number: u64,
+    pub told_cases: Option<Vec<u8>>,
+    pub ended_at: Option<DateTime<Utc>>,
+    /// It ended because no look can judge it any more.
+    pub given_up: bool,
+    pub acknowledged_at: Option<DateTime<Utc>>,
+    pub acknowledged_by: Option<String>,
 }
 
-impl Alert {
-    /// Whether a mail about it was due since it last started firing.
-    pub fn was_mailed(&self) -> bool {
-        self.last_mailed_at
-            .is_some_and(|at| at >= self.first_seen_at)
+/// An alert as shown to operators.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Alert {
+    /// Its kind: a section of docs/OPERATIONS.md.
+    #[schema(example = "unissued")]
+    pub kind: String,
+    pub coupon_id: Option<CouponId>,
+    pub drop_id: Option<DropId>,
+    #[serde(rename = "status")]
+    pub state: AlertState,
+    /// One human-readable line.
+    #[schema(example = "3 people hold a slot and have no row")]
+    pub summary: String,
+    /// Since when it has been there.
+    pub first_seen_at: DateTime<Utc>,
+    /// When it was last seen; null if it is so now.
+    pub last_seen_at: Option<DateTime<Utc>>,
+    /// When its last mail was queued, or would have been queued if anybody could get it.
+    pub last_mailed_at: Option<DateTime<Utc>>,
+    /// Number of mails about it.
+    pub mails: u32,
+    /// Since when it has been gone, if it may come back.
+    #[serde(default)]
+    pub gone_since: Option<DateTime<Utc>>,
+    /// The kind of the alert that explains it, which is mailed instead.
+    #[serde(default)]
+    pub explained_by: Option<String>,
+    /// When it was over.
+    pub resolved_at: Option<DateTime<Utc>>,
+    /// It is over because nothing compares it any more: it was not repaired.
+    #[serde(default)]
+    pub given_up: bool,
+    /// When it was acknowledged.
+    pub acknowledged_at: Option<DateTime<Utc>>,
+    #[schema(example = "Kim")]
+    pub acknowledged_by: Option<String>,
+}
+
+impl From<ToldRow> for Alert {
+    fn from(row: ToldRow) -> Self {
+        Self {
+            kind: row.kind,
+            coupon_id: row.coupon_id.map(CouponId),
+            drop_id: row.drop_id.map(DropId),
+            state: match (row.ended_at, row.gone_at) {
+                (Some(_), _) => AlertState::Resolved,
+                (None, Some(_)) => AlertState::Quiet,
+                (None, None) => AlertState::Firing,
+            },
+            summary: row.summary,
+            first_seen_at: row.began_at,
+            last_seen_at: row.gone_at,
+            last_mailed_at: row.told_at,
+            mails: row.tells,
+            gone_since: row.gone_at,
+            explained_by: row.explained_by,
+            resolved_at: row.ended_at,
+            given_up: row.given_up,
+            acknowledged_at: row.acknowledged_at,
+            acknowledged_by: row.acknowledged_by,
+        }
     }
 }
 
@@ -84,7 +134,7 @@ row! {
     }
 }
 
-/// An alert as shown to operators.
+/// An alert with what lists show of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ListedAlert {
     pub id: i64,
@@ -103,48 +153,89 @@ pub struct AlertPage {
     pub next_before: Option<i64>,
 }
 
-/// Takes a lock until the end of the transaction, so that two processes do not make decisions from
-/// the same rows.
-pub async fn lock(conn: &mut Conn) -> QueryResult<()> {
-    // INSERT IGNORE would take a shared lock, which two transactions could hold and then deadlock.
-    set_state("notify", "").run(conn).await.map(|_| ())
-}
-
-/// Inserts an alert, or replaces the one with the same name. An earlier alert of that name that was
-/// mailed and is over is renamed instead, and keeps the id to which its mails link.
-pub async fn keep(conn: &mut Conn, alert: &Alert) -> QueryResult<()> {
-    let earlier = "UPDATE alerts SET name = CONCAT(name, '#', id) WHERE name = ? \
-        AND status = 'resolved' AND last_mailed_at >= first_seen_at AND first_seen_at < ?";
-    sql!(earlier, &alert.name, alert.first_seen_at)
-        .run(conn)
-        .await?;
-    let set = Alert::NAMES
-        .iter()
-        .map(|it| format!("{it} = new.{it}"))
-        .collect::<Vec<_>>()
-        .join(", ");
-    let replace = format!(" AS new ON DUPLICATE KEY UPDATE {set}");
-    insert_rows(conn, "alerts", vec![alert.clone()], &replace).await
-}
-
-/// Lists names as a table `j`; takes them as a JSON array.
-const NAMES: &str = "JSON_TABLE(?, '$[*]' COLUMNS (name VARCHAR(100) CHARACTER SET ascii COLLATE \
-    ascii_bin PATH '$')) j";
-
-/// Reads the alerts that are firing or that have one of these names, by name.
-pub async fn firing_or_named(
+/// Reads the open alerts of a subject, and those that ended since `from`.
+pub async fn told_since(
     conn: &mut Conn,
-    names: &[String],
-) -> QueryResult<HashMap<String, Alert>> {
-    let query = format!(
-        "SELECT {{a.columns}} FROM alerts a WHERE a.status = 'firing' \
-        OR a.name IN (SELECT j.name FROM {NAMES})"
-    );
-    let found: Vec<Alert> = sql!(query, json(&names)).all(conn).await?;
-    Ok(found
-        .into_iter()
-        .map(|alert: Alert| (alert.name.clone(), alert))
-        .collect())
+    subject: Subject,
+    from: DateTime<Utc>,
+) -> QueryResult<Vec<ToldRow>> {
+    told::table
+        .filter(told::subject.eq(subject.word()))
+        .filter(
+            told::open_name
+                .is_not_null()
+                .or(told::ended_at.ge(Some(from))),
+        )
+        .order(told::id)
+        .select(ToldRow::as_select())
+        .load(conn)
+        .await
+}
+
+/// Writes an alert. Returns its id, which a new one (`id` 0) gets.
+pub async fn write_told(conn: &mut Conn, row: ToldRow) -> QueryResult<i64> {
+    let open_name = row.ended_at.is_none().then(|| row.open_name());
+    if row.id != 0 {
+        let changed = (
+            (
+                told::kind.eq(row.kind),
+                told::summary.eq(row.summary),
+                told::began_at.eq(At(row.began_at)),
+                told::waits_from.eq(row.waits_from),
+                told::explained_by.eq(row.explained_by),
+                told::gone_at.eq(row.gone_at),
+                told::returns.eq(row.returns),
+            ),
+            told::told_at.eq(row.told_at),
+            told::tells.eq(row.tells),
+            told::told_number.eq(row.told_number),
+            told::told_cases.eq(row.told_cases),
+            told::ended_at.eq(row.ended_at),
+            told::given_up.eq(row.given_up),
+            told::acknowledged_at.eq(row.acknowledged_at),
+            told::acknowledged_by.eq(row.acknowledged_by),
+            told::open_name.eq(open_name),
+        );
+        let update = diesel::update(told::table.find(row.id)).set(changed);
+        update.execute(conn).await?;
+        return Ok(row.id);
+    }
+    // AUTO_INCREMENT takes the place of an id of 0.
+    let insert = diesel::insert_into(told::table).values(row);
+    insert.execute(conn).await?;
+    let id = diesel::select(diesel::dsl::sql::<diesel::sql_types::BigInt>(
+        "LAST_INSERT_ID()",
+    ));
+    let id: i64 = id.get_result(conn).await?;
+    let named = diesel::update(told::table.find(id)).set(told::open_name.eq(open_name));
+    named.execute(conn).await?;
+    Ok(id)
+}
+
+impl ToldRow {
+    /// The name under which only one can be open.
+    fn open_name(&self) -> String {
+        format!("{}:{}", self.subject, self.name)
+    }
+}
+
+/// Returns when the oldest mail was queued that has reached nobody yet.
+pub async fn oldest_unsent(conn: &mut Conn) -> QueryResult<Option<DateTime<Utc>>> {
+    let reached = diesel::alias!(outbox as reached);
+    let batch = reached.field(outbox::batch);
+    let has_reached = reached
+        .filter(batch.eq(outbox::batch))
+        .filter(reached.field(outbox::sent_at).is_not_null());
+    outbox::table
+        .filter(outbox::channel.eq("mail"))
+        .filter(outbox::sent_at.is_null())
+        .filter(outbox::given_up_at.is_null())
+        .filter(diesel::dsl::not(diesel::dsl::exists(has_reached)))
+        .order(outbox::id)
+        .select(outbox::created_at)
+        .first(conn)
+        .await
+        .optional()
 }
 
 /// Returns when the passes that made these repairs first opened coupons that had been closed
@@ -160,13 +251,6 @@ pub async fn reopened_since(
     let first = "SELECT MIN(created_at) FROM reconcile_findings WHERE run_id IN (?) \
         AND kind = 'redis_lost' AND action = 'open' AND result = 'applied'";
     sql!(first, values_of(runs)).one(conn).await
-}
-
-/// Reads the ids of alerts by name.
-pub async fn ids(conn: &mut Conn, names: &[&str]) -> QueryResult<HashMap<String, i64>> {
-    let query =
-        format!("SELECT a.name, a.id FROM {NAMES} STRAIGHT_JOIN alerts a ON a.name = j.name");
-    sql!(query, json(&names)).all(conn).await
 }
 
 /// Counts the users whose broken promises in a drop ended since this time. Returns how many of them
@@ -200,24 +284,45 @@ pub async fn keep_repairs(conn: &mut Conn, rows: Vec<RepairsRow>) -> QueryResult
     insert_rows(conn, "repairs", rows, unchanged).await
 }
 
-/// Reads the repairs that are not mailed yet, oldest first, and the times of the mails about
-/// repairs from `since` on, newest first.
-pub async fn unmailed_repairs(
+/// Reads the repairs of a subject since this time, oldest first: at most 1,000.
+pub async fn repairs_since(
     conn: &mut Conn,
+    subject: Subject,
     since: DateTime<Utc>,
-) -> QueryResult<(Vec<RepairsRow>, Vec<DateTime<Utc>>)> {
-    let unmailed =
-        "SELECT {columns} FROM repairs WHERE mailed_at IS NULL ORDER BY repaired_at, run_id, kind";
-    let unmailed = sql!(unmailed).all(conn).await?;
-    let mails =
-        "SELECT DISTINCT mailed_at FROM repairs WHERE mailed_at >= ? ORDER BY mailed_at DESC";
-    Ok((unmailed, sql!(mails, since).all(conn).await?))
+) -> QueryResult<Vec<RepairsRow>> {
+    let of = match subject {
+        Subject::Drop => "drop_id >= 0",
+        Subject::Campaign => "drop_id < 0",
+    };
+    let query = format!(
+        "SELECT {{columns}} FROM repairs WHERE repaired_at >= ? AND {of} \
+        ORDER BY repaired_at, run_id, kind LIMIT 1000"
+    );
+    sql!(query, since).all(conn).await
 }
 
-/// Marks all repairs that are not mailed yet as mailed.
-pub async fn mark_repairs_mailed(conn: &mut Conn, now: DateTime<Utc>) -> QueryResult<()> {
-    let mark = "UPDATE repairs SET mailed_at = ? WHERE mailed_at IS NULL";
-    sql!(mark, now).run(conn).await.map(|_| ())
+/// The unresolved broken promises of a drop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenPromises {
+    pub coupon: CouponId,
+    pub drop: DropId,
+    pub number: u64,
+    /// When the last of them was broken.
+    pub last_at: DateTime<Utc>,
+}
+
+/// Counts the unresolved broken promises by drop.
+pub async fn open_promises(conn: &mut Conn) -> QueryResult<Vec<OpenPromises>> {
+    let query = "SELECT MIN(coupon_id), drop_id, COUNT(*), MAX(created_at) FROM broken_promises \
+        WHERE mended_at IS NULL GROUP BY drop_id ORDER BY drop_id";
+    let rows: Vec<(CouponId, DropId, u64, DateTime<Utc>)> = sql!(query).all(conn).await?;
+    let open = |(coupon, drop, number, last_at)| OpenPromises {
+        coupon,
+        drop,
+        number,
+        last_at,
+    };
+    Ok(rows.into_iter().map(open).collect())
 }
 
 /// Reads the unresolved broken promises of these drops.
@@ -227,28 +332,71 @@ pub async fn broken_promises(conn: &mut Conn, of: &[i64]) -> QueryResult<Vec<Bro
     sql!(query, values_of(of.iter().copied())).all(conn).await
 }
 
+/// Reports on these drops from the tables, as a mail needs them. A drop is exact if nothing is
+/// `left` of it.
+pub async fn drop_reports(
+    conn: &mut Conn,
+    drops: Vec<DropId>,
+    left: &HashSet<DropId>,
+) -> QueryResult<Vec<DropReport>> {
+    let own: Vec<i64> = drops.iter().map(|id| id.0).filter(|id| *id > 0).collect();
+    if own.is_empty() {
+        return Ok(Vec::new());
+    }
+    let query = "SELECT d.id, d.coupon_id, c.name, d.quantity, d.sealed_at IS NOT NULL, \
+        (SELECT COUNT(*) FROM issued_coupons i WHERE i.drop_id = d.id) \
+        FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.id IN (?)";
+    let rows: Vec<(DropId, CouponId, String, u32, bool, u64)> =
+        sql!(query, values_of(own)).all(conn).await?;
+    let report = |(drop, coupon, coupon_name, quantity, sealed, rows)| DropReport {
+        coupon_name,
+        exact: !left.contains(&drop),
+        sealed,
+        after: Numbers {
+            rows,
+            users: rows,
+            ..Numbers::default()
+        },
+        ..DropReport::begun(coupon, drop, quantity)
+    };
+    Ok(rows.into_iter().map(report).collect())
+}
+
 /// Lists alerts, newest first: at most `limit`, with an id below `before`, in the given state.
+/// Those that nobody was told of and that are over are left out.
 pub async fn list(
     db: &Db,
     state: Option<AlertState>,
     before: Option<i64>,
     limit: u32,
 ) -> DbResult<AlertPage> {
-    let query = "SELECT a.id, c.name, {a.columns} FROM alerts a \
-        LEFT JOIN coupons c ON c.id = a.coupon_id WHERE a.status LIKE ? AND a.id < ? \
-        ORDER BY a.id DESC LIMIT ?";
-    let state = state.map_or("%", <&str>::from);
     let before = before.unwrap_or(i64::MAX);
-    let query = sql!(query, state, before, i64::from(limit) + 1);
-    let rows: Vec<(i64, Option<String>, Alert)> = db.all("list alerts", query).await?;
-    let mut alerts: Vec<ListedAlert> = rows
-        .into_iter()
-        .map(|(id, coupon_name, alert)| ListedAlert {
-            id,
-            alert,
-            coupon_name,
-        })
-        .collect();
+    let mut query = told::table
+        .filter(told::id.lt(before))
+        .order(told::id.desc())
+        .limit(i64::from(limit) + 1)
+        .select(ToldRow::as_select())
+        .into_boxed();
+    query = match state {
+        None => query.filter(told::ended_at.is_null().or(told::told_at.is_not_null())),
+        Some(AlertState::Firing) => {
+            query.filter(told::ended_at.is_null().and(told::gone_at.is_null()))
+        }
+        Some(AlertState::Quiet) => {
+            query.filter(told::ended_at.is_null().and(told::gone_at.is_not_null()))
+        }
+        Some(AlertState::Resolved) => {
+            query.filter((told::ended_at.is_not_null()).and(told::told_at.is_not_null()))
+        }
+    };
+    let rows = db.rows("list alerts", query).await?;
+    let names = coupon_names(db, &rows).await?;
+    let listed = |row: ToldRow| ListedAlert {
+        id: row.id,
+        coupon_name: row.coupon_id.and_then(|id| names.get(&id).cloned()),
+        alert: row.into(),
+    };
+    let mut alerts: Vec<ListedAlert> = rows.into_iter().map(listed).collect();
     let has_more = alerts.len() > limit as usize;
     alerts.truncate(limit as usize);
     let next_before = alerts.last().filter(|_| has_more).map(|alert| alert.id);
@@ -258,56 +406,101 @@ pub async fn list(
     })
 }
 
+/// Reads the names of the coupons of these alerts. Those of campaigns stand in a file, and their
+/// database has no coupons.
+async fn coupon_names(db: &Db, rows: &[ToldRow]) -> DbResult<HashMap<i64, String>> {
+    let own = rows
+        .iter()
+        .filter(|row| row.subject == Subject::Drop.word());
+    let ids: Vec<i64> = own.filter_map(|row| row.coupon_id).collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let names = coupons::table
+        .filter(coupons::id.eq_any(ids))
+        .select((coupons::id, coupons::name));
+    let names: Vec<(i64, String)> = db.rows("names of coupons", names).await?;
+    Ok(names.into_iter().collect())
+}
+
 pub async fn find(db: &Db, id: i64) -> DbResult<Option<ListedAlert>> {
     let newest = list(db, None, id.checked_add(1), 1).await?;
     Ok(newest.alerts.into_iter().find(|alert| alert.id == id))
 }
 
-impl Db {
-    /// Counts firing alerts by kind. Only those count about which a mail was due, even if nobody
-    /// could get it.
-    pub async fn firing_by_kind(&self) -> DbResult<Vec<(String, i64)>> {
-        let firing = "SELECT kind, COUNT(*) FROM alerts WHERE status = 'firing' \
-            AND last_mailed_at >= first_seen_at GROUP BY kind";
-        self.all("count firing alerts", sql!(firing)).await
-    }
+/// The number of open alerts of a kind in a state of `firstcome_alerts`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CountedAlerts {
+    pub kind: String,
+    pub state: &'static str,
+    pub number: i64,
 }
 
 impl Db {
-    /// Whether the alert with this name fires, has another kind than `other_than`, and was last seen
-    /// before `seen_before`.
-    pub async fn fires(
-        &self,
-        name: &str,
-        other_than: &str,
-        seen_before: DateTime<Utc>,
-    ) -> DbResult<bool> {
-        let fires = "SELECT id FROM alerts \
-                     WHERE name = ? AND status = 'firing' AND kind <> ? AND last_seen_at < ?";
-        let fires = sql!(fires, name, other_than, seen_before);
-        Ok(self.first::<i64>("find an alert", fires).await?.is_some())
+    /// Counts open alerts by kind and state.
+    pub async fn alerts_by_kind(&self) -> DbResult<Vec<CountedAlerts>> {
+        let open = "SELECT kind, CASE WHEN gone_at IS NOT NULL THEN 'quiet' \
+            WHEN explained_by IS NOT NULL THEN 'explained' \
+            WHEN acknowledged_at IS NOT NULL THEN 'acknowledged' ELSE 'firing' END AS state, \
+            COUNT(*) FROM told WHERE open_name IS NOT NULL AND told_at IS NOT NULL \
+            GROUP BY kind, state";
+        let rows: Vec<(String, String, i64)> = self.all("count alerts", sql!(open)).await?;
+        Ok(rows
+            .into_iter()
+            .map(|(kind, word, number)| CountedAlerts {
+                kind,
+                state: STATES
+                    .into_iter()
+                    .find(|it| *it == word)
+                    .unwrap_or(STATES[0]),
+                number,
+            })
+            .collect())
     }
 }
 
-/// Acknowledges an alert that is firing, so that it is not mailed again until it changes or is
-/// over. Changes nothing if it is not firing. Returns the alert afterwards, or `None` if there is
-/// no such alert.
+/// The states of `firstcome_alerts`.
+pub const STATES: [&str; 4] = ["firing", "quiet", "explained", "acknowledged"];
+
+/// Acknowledges an alert that is open, so that it is not mailed again until it changes or is over.
+/// Changes nothing if it is not open. Returns the alert afterwards, or `None` if there is no such
+/// alert.
 pub async fn acknowledge(
     db: &Db,
     id: i64,
     by: String,
-    now: DateTime<Utc>,
     operator: Operator,
 ) -> DbResult<Option<ListedAlert>> {
     db.transaction("acknowledge an alert", async move |conn| {
-        // Otherwise, a process that records alerts at this moment could overwrite the change with
-        // what it read before.
-        lock(conn).await?;
-        let set = "UPDATE alerts SET acknowledged_at = ?, acknowledged_by = ? WHERE id = ? \
-            AND status = 'firing'";
-        if sql!(set, now, &by, id).run(conn).await? == 0 {
+        let open = told::table.find(id).filter(told::ended_at.is_null());
+        let row = open.select(told::subject).first::<String>(conn).await;
+        let Some(word) = row.optional()? else {
             return Ok(());
+        };
+        let subject = Subject::from_word(&word);
+        let notify = NotifyRow::lock(conn, subject).await?;
+        let row = open.select(ToldRow::as_select()).first(conn).await;
+        let Some(row) = row.optional()? else {
+            return Ok(());
+        };
+        let now = super::levels::clock(conn).await?;
+        let is_untold = row.told_at.is_none();
+        let mut taken = ToldRow {
+            acknowledged_at: Some(now),
+            acknowledged_by: Some(by.clone()),
+            ..row
+        };
+        if is_untold {
+            // Who has seen it on the page needs no mail about it.
+            taken.told_at = Some(now);
+            let level = levels::table
+                .filter(levels::name.eq(&taken.name))
+                .select((levels::number, levels::cases));
+            let level: Option<(u64, Option<Vec<u8>>)> = level.first(conn).await.optional()?;
+            (taken.told_number, taken.told_cases) = level.unwrap_or((1, None));
         }
+        write_told(conn, taken).await?;
+        notify.raise(conn, subject).await?;
         let detail = serde_json::json!({"alert_id": id, "by": by});
         let act = OperatorAct::new("acknowledge", None, None, detail);
         operator.did(conn, act).await
@@ -315,3 +508,6 @@ pub async fn acknowledge(
     .await?;
     find(db, id).await
 }
+
+/// How far back repairs are read: the last mail about them may be this old.
+pub const REPAIRS_READ: TimeDelta = TimeDelta::days(1);

@@ -4,24 +4,26 @@
 //! because on a pooled connection it would outlive the work. If the connection dies, its lock is
 //! released, so the work ends.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::Text;
+use diesel::sql_types::{Bool, Text};
 use diesel_async::RunQueryDsl;
-use parking_lot::RwLock;
 use strum::IntoStaticStr;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::db::{LockState, get_lock};
 use super::{Conn, Db, DbError, DbResult, DbSettings};
-use crate::columns::{now, seconds_from_now};
+use crate::columns::{At, now, seconds_from_now};
 use crate::kafka::KafkaSettings;
-use crate::report::wording::line;
-use crate::schema::processes;
+use crate::process_state::{ProcessState, SeenState};
+use crate::report::COMMITS_HANG;
+use crate::schema::{processes, reconcile_runs};
+use crate::subject::Subject;
 
 /// Interval at which a process renews its row.
 const EVERY: Duration = Duration::from_secs(10);
@@ -30,6 +32,13 @@ const EVERY: Duration = Duration::from_secs(10);
 const RUNNING_SECONDS: i64 = 60;
 
 const DAY: i64 = 86_400;
+
+/// What a process that has been silent for this many seconds knows is unknown.
+const FRESH: i64 = 25;
+
+/// The roles of the processes that evaluate alerts.
+pub const DAEMON: &str = "the reconciler";
+pub const ATTACH: &str = "attach";
 
 /// The settings of one process.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
@@ -45,33 +54,6 @@ pub struct ProcessRow {
     pub publish_deadline_ms: i64,
     pub fallback_deadline_ms: i64,
 }
-
-/// Why stores refuse this process, in their own words. All parts of the process that notice a
-/// refusal share this.
-#[derive(Debug, Clone, Default)]
-pub struct SeenProblems(Arc<RwLock<StoreProblems>>);
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Queryable, Selectable, Insertable)]
-#[diesel(table_name = processes, treat_none_as_default_value = false)]
-pub struct StoreProblems {
-    pub redis_problem: Option<String>,
-    pub mysql_problem: Option<String>,
-    pub kafka_problem: Option<String>,
-}
-
-impl SeenProblems {
-    pub fn get(&self) -> StoreProblems {
-        self.0.read().clone()
-    }
-
-    /// Changes what is known about the stores.
-    pub fn note(&self, change: impl FnOnce(&mut StoreProblems)) {
-        change(&mut self.0.write());
-    }
-}
-
-/// Longest text of a problem, in characters.
-const LONGEST: usize = 400;
 
 /// Identifies this process by host and process id.
 pub fn owner() -> String {
@@ -93,9 +75,25 @@ impl ProcessRow {
         }
     }
 
+    /// Describes the daemon of `attach`, which shares nothing but this database.
+    pub fn of_attach() -> Self {
+        Self {
+            role: ATTACH.into(),
+            owner: owner(),
+            redis_prefix: None,
+            topic: String::new(),
+            consumer_group: String::new(),
+            publish_deadline_ms: 0,
+            fallback_deadline_ms: 0,
+        }
+    }
+
     /// Describes the settings that prevent this process and `other` from sharing data. Returns
     /// `None` if they agree.
     pub fn disagreement(&self, other: &Self) -> Option<String> {
+        if self.role == ATTACH || other.role == ATTACH {
+            return None;
+        }
         // The API does not use the consumer group, and the consumer does not use Redis.
         let uses_group = self.role != "serve" && other.role != "serve";
         let uses_redis = self.redis_prefix.is_some() && other.redis_prefix.is_some();
@@ -121,16 +119,18 @@ impl ProcessRow {
 }
 
 impl Db {
-    async fn announce(&self, id: &str, row: &ProcessRow, seen: StoreProblems) -> DbResult<()> {
-        let short = |problem: Option<String>| problem.map(|text| line(&text, LONGEST));
-        let problems = StoreProblems {
-            redis_problem: short(seen.redis_problem),
-            mysql_problem: short(seen.mysql_problem),
-            kafka_problem: short(seen.kafka_problem),
-        };
+    /// Writes the row of a process, with what it knows and whether anybody gets what it mails.
+    pub async fn announce(
+        &self,
+        id: &str,
+        row: &ProcessRow,
+        state: &ProcessState,
+        has_readers: bool,
+    ) -> DbResult<()> {
         let renew = diesel::replace_into(processes::table).values((
             row.clone(),
-            problems,
+            processes::state.eq(serde_json::json!(state).to_string()),
+            processes::has_readers.eq(has_readers),
             processes::id.eq(id.to_owned()),
             processes::seen_at.eq(now()),
         ));
@@ -151,35 +151,84 @@ impl Db {
             .select(ProcessRow::as_select());
         self.rows("list processes", running).await
     }
+}
 
-    /// Reads the problems with stores that running processes have reported, without repetitions.
-    pub async fn store_problems(&self) -> DbResult<Vec<StoreProblems>> {
-        let lasts = EVERY.as_secs().cast_signed() * 2;
-        let has_problem = processes::redis_problem
-            .is_not_null()
-            .or(processes::mysql_problem.is_not_null())
-            .or(processes::kafka_problem.is_not_null());
-        let refused = processes::table
-            .filter(processes::seen_at.gt(seconds_from_now(-lasts)))
-            .filter(processes::seen_at.le(seconds_from_now(lasts)))
-            .filter(has_problem)
-            .limit(100)
-            .select(StoreProblems::as_select())
-            .distinct();
-        self.rows("list problems of processes", refused).await
+/// A process as the evaluation of alerts sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FreshProcess {
+    pub role: String,
+    pub owner: String,
+    pub state: ProcessState,
+    /// Whether anybody gets what it mails.
+    pub reads: bool,
+}
+
+impl FreshProcess {
+    /// The process in words.
+    pub fn host(&self) -> String {
+        format!("{} on {}", self.role, self.owner)
+    }
+
+    /// Whether it decides what is mailed.
+    pub fn evaluates(&self) -> bool {
+        self.role == DAEMON || self.role == ATTACH
     }
 }
 
-/// Announces this process with its problems, and renews the announcement until `shutdown`. Logs
-/// settings that disagree. In that case, the reconciler refuses to work.
+/// The row of a process, as the evaluation reads it.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = processes)]
+struct StateRow {
+    role: String,
+    owner: String,
+    state: Option<String>,
+    has_readers: bool,
+}
+
+/// Reads the processes that matter for a subject and have written their rows within the last 25 s.
+pub async fn fresh(
+    conn: &mut Conn,
+    subject: Subject,
+    now: DateTime<Utc>,
+) -> QueryResult<Vec<FreshProcess>> {
+    let [from, to] = [-FRESH, FRESH].map(|seconds| At(now + TimeDelta::seconds(seconds)));
+    let rows: Vec<StateRow> = processes::table
+        .filter(processes::seen_at.between(from, to))
+        .order((processes::role, processes::owner))
+        .limit(10_000)
+        .select(StateRow::as_select())
+        .load(conn)
+        .await?;
+    let is_own = |row: &StateRow| match subject {
+        Subject::Drop => row.role != ATTACH,
+        Subject::Campaign => row.role == ATTACH,
+    };
+    let fresh = rows.into_iter().filter(is_own);
+    Ok(fresh
+        .map(|row| FreshProcess {
+            role: row.role,
+            owner: row.owner,
+            // A process of another version may say more, or nothing.
+            state: row
+                .state
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default(),
+            reads: row.has_readers,
+        })
+        .collect())
+}
+
+/// Announces this process and what it knows every ten seconds, and at once when that changes, until
+/// `shutdown`. Logs settings that disagree: then the reconciler refuses to work.
 pub async fn announce(
     db: Db,
     own: ProcessRow,
-    problems: SeenProblems,
+    seen: SeenState,
+    reads: bool,
     shutdown: CancellationToken,
 ) {
     let id = format!("{:032x}", rand::random::<u128>());
-    let mut is_known = announce_once(&db, &id, &own, &problems).await;
+    announce_once(&db, &id, &own, &seen, reads).await;
     match db.processes().await {
         Ok(others) => {
             for sentence in others.iter().filter_map(|other| own.disagreement(other)) {
@@ -189,23 +238,30 @@ pub async fn announce(
         Err(error) => tracing::warn!(%error, "cannot read the settings of other processes"),
     }
     tokio::spawn(async move {
-        while timeout(EVERY, shutdown.cancelled()).await.is_err() {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(EVERY) => {}
+                () = seen.changed() => {}
+            }
             // While commits hang, each attempt would leave another session that waits for its
             // commit.
-            if is_known || !db.commits_hang().await.unwrap_or(false) {
-                is_known = announce_once(&db, &id, &own, &problems).await;
+            let hangs = db.commits_hang().await.unwrap_or(false);
+            if hangs {
+                seen.note_written(Err(COMMITS_HANG.to_owned()));
+            } else {
+                announce_once(&db, &id, &own, &seen, reads).await;
             }
         }
     });
 }
 
-/// Returns whether it succeeded.
-async fn announce_once(db: &Db, id: &str, own: &ProcessRow, problems: &SeenProblems) -> bool {
-    let announced = db.announce(id, own, problems.get()).await;
+async fn announce_once(db: &Db, id: &str, own: &ProcessRow, seen: &SeenState, reads: bool) {
+    let announced = db.announce(id, own, &seen.get(), reads).await;
     if let Err(error) = &announced {
         tracing::warn!(%error, "cannot announce this process in MySQL");
     }
-    announced.is_ok()
+    seen.note_written(announced.map_err(|error| error.to_string()));
 }
 
 /// Interval of checks whether the connection still holds the lock.
@@ -278,6 +334,32 @@ impl PassLock {
             tracing::error!(%error, "the keeper of the pass lock failed");
         }
     }
+}
+
+/// The pass that holds the pass lock.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
+#[diesel(table_name = reconcile_runs)]
+pub struct LockHolder {
+    #[diesel(column_name = id)]
+    pub run_id: String,
+    pub owner: String,
+    #[diesel(column_name = started_at)]
+    pub since: DateTime<Utc>,
+}
+
+/// Returns the pass that holds the pass lock, in any process.
+pub async fn pass_holder(conn: &mut Conn) -> QueryResult<Option<LockHolder>> {
+    // The run of a process that died may still have this status, but its lock is free.
+    let is_locked =
+        sql::<Bool>("IS_USED_LOCK(LEFT(CONCAT('firstcome-pass:', DATABASE()), 64)) IS NOT NULL");
+    reconcile_runs::table
+        .filter(reconcile_runs::status.eq("running"))
+        .filter(is_locked)
+        .order(reconcile_runs::started_at.desc())
+        .select(LockHolder::as_select())
+        .first(conn)
+        .await
+        .optional()
 }
 
 /// Checks repeatedly whether this connection still holds the lock, until the lock is released or

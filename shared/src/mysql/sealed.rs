@@ -9,7 +9,7 @@ use diesel::sql_query;
 use diesel::sql_types::BigInt;
 use diesel_async::RunQueryDsl;
 
-use super::{Conn, Db, DbResult};
+use super::{Conn, Db, DbResult, levels};
 use crate::columns::now;
 use crate::domain::{DropId, Slot};
 use crate::schema::{drops, issued_coupons, revoked_coupons};
@@ -61,8 +61,9 @@ impl Db {
                     drops::sealed_rows.eq(Some(rows)),
                 ))
                 .execute(conn)
-                .await
-                .map(|_| true)
+                .await?;
+            levels::seal(conn, id).await?;
+            Ok(true)
         })
         .await
     }

@@ -68,8 +68,10 @@ pub enum Trigger {
     Endpoint,
     /// `firstcome-reconciler once`.
     Cli,
-    /// The daemon started, or found the admission gate closed.
+    /// The daemon started.
     Startup,
+    /// The watch found something to do, such as a coupon that is closed.
+    Watch,
 }
 
 /// The status of a pass.
@@ -298,11 +300,6 @@ pub struct DropReport {
     /// Every promise has its row, none is broken, no row is surplus, and no user waits while a slot
     /// is free.
     pub exact: bool,
-    /// The pass could not tell whether the counter, the sale key and the stock row of an attached
-    /// campaign are right, so that findings about them may be missing. Not stored, because it
-    /// matters only right after the pass.
-    #[serde(skip)]
-    pub counts_unclear: bool,
     /// What the look that verified last judged about this drop. Not stored, because it matters only
     /// right after the pass.
     #[serde(skip)]
@@ -440,10 +437,12 @@ pub struct Run {
 #[diesel(sql_type = Text)]
 #[strum(serialize_all = "lowercase")]
 pub enum AlertState {
-    /// The last pass that examined it saw the problem.
+    /// The problem is there.
     #[default]
     Firing,
-    /// A pass saw that the problem is gone.
+    /// It is gone, and may come back.
+    Quiet,
+    /// It is over.
     Resolved,
 }
 

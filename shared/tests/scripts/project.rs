@@ -138,7 +138,8 @@ async fn deleted_drop_is_loaded_again_and_does_not_expire() {
     assert_eq!(load().await, Written::Present);
     let soon = std::time::Duration::from_secs(60);
     let forget = async |revision| {
-        let forgotten = redis.forget_drops(revision, &[&next], soon);
+        let drops = [&next];
+        let forgotten = redis.forget_drops(revision, &drops, soon);
         forgotten.await.unwrap()
     };
     let expires = async || {

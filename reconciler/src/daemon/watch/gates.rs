@@ -133,6 +133,15 @@ async fn observe<'a>(redis: &Redis, live: &'a Live) -> Result<Look<'a>, RedisErr
     })
 }
 
+/// What a look sees.
+pub(super) struct Looked {
+    /// The coupons for the lanes.
+    pub(super) wants: Wants,
+    pub(super) closed: BTreeSet<CouponId>,
+    /// A server of the cluster does not answer.
+    pub(super) is_partly: bool,
+}
+
 /// What the watch remembers of earlier looks.
 #[derive(Default)]
 pub(super) struct Known {
@@ -145,13 +154,12 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Returns the coupons for the lanes, and those that are closed. Closes those of which Redis
-    /// has an older state.
+    /// Returns what a look sees. Closes coupons of which Redis has an older state.
     pub(super) async fn check_gates(
         &mut self,
         stores: &Stores,
         live: &Live,
-    ) -> Result<(Wants, BTreeSet<CouponId>), RedisError> {
+    ) -> Result<Looked, RedisError> {
         let redis = &stores.redis;
         let look = observe(redis, live).await?;
         self.forget_unlisted(&look);
@@ -160,6 +168,7 @@ impl Known {
         if self.looks.is_multiple_of(LOOKS_FOR_SLOTS) {
             wants = with_slots_or_losses(redis, live, look.keys).await?;
         }
+        let is_partly = !look.missed.is_empty();
         let mut closed = look.missed;
         for (coupon, own) in &look.coupons {
             let id = coupon.id;
@@ -192,7 +201,11 @@ impl Known {
                 }
             }
         }
-        Ok((wants, closed))
+        Ok(Looked {
+            wants,
+            closed,
+            is_partly,
+        })
     }
 
     /// Forgets coupons and drops that are no longer watched.

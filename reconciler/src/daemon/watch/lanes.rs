@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Wants;
 use crate::context::Step;
+use crate::judged;
 use crate::ledger::{self, CouponLook};
 use crate::notify::Notifier;
-use crate::passes::note_end;
+use crate::passes::{note_end, note_look};
 use crate::record;
-use crate::report::{ActionKind, Finding, Outcome, Run};
+use crate::report::{ActionKind, Finding, Outcome, Run, Trigger};
 use crate::run::Reconciler;
 use crate::urgent::{AFTER_FAILURE, pause_after};
 
@@ -51,7 +52,7 @@ struct LaneRun {
 impl LaneRun {
     fn begin() -> Self {
         Self {
-            run: record::unasked(),
+            run: record::unasked(Trigger::Watch),
             began: Instant::now(),
         }
     }
@@ -146,6 +147,7 @@ impl Lanes<'_> {
         ended: Step<()>,
         last: &mut Vec<i64>,
     ) {
+        run.judged.coupons = judged::by_lane(&found);
         for look in found.into_values() {
             run.findings.extend(look.findings);
             run.drops.extend(look.drops);
@@ -155,13 +157,18 @@ impl Lanes<'_> {
             Err(error) => record::fail(&mut run, &error),
         }
         let now = own_findings(&run);
+        let mut stored = None;
         if has_done(&run) || !now.is_empty() && now != *last {
             let db = &self.reconciler.stores.db;
-            if let Err(error) = record::finish(db, &run, false).await {
-                tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
+            match record::finish(db, &run, false).await {
+                Ok(()) => stored = Some(run.run_id.as_str()),
+                Err(error) => {
+                    tracing::warn!(run_id = run.run_id, %error, "the run could not be recorded");
+                }
             }
-            note_end(&run, began, self.notifier).await;
+            note_end(&run, began);
         }
+        note_look(self.notifier, &run, stored).await;
         *last = now;
     }
 }
@@ -207,7 +214,7 @@ mod tests {
                 findings: vec![Finding { result, ..finding }],
                 ..DropReport::begun(CouponId(1), DropId(7), 9)
             };
-            let mut run = record::unasked();
+            let mut run = record::unasked(Trigger::Watch);
             run.drops.push(drop);
             run
         };
@@ -215,6 +222,6 @@ mod tests {
         assert!(own_findings(&sealed).is_empty() && has_done(&sealed));
         assert!(has_done(&with(false, Outcome::Applied)));
         assert!(!has_done(&with(false, Outcome::Skipped)));
-        assert!(!has_done(&record::unasked()));
+        assert!(!has_done(&record::unasked(Trigger::Watch)));
     }
 }

@@ -24,17 +24,18 @@ use chrono::{DateTime, Utc};
 use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{CouponId, DropId};
 use firstcome_shared::mysql::DbError;
+use firstcome_shared::process_state::{SeenState, StoreState};
+use firstcome_shared::redis::Redis;
 use firstcome_shared::redis::refusing::text_of;
-use firstcome_shared::redis::{Redis, RedisError};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Stores;
-use crate::notify::{Notifier, SeenGate};
+use crate::notify::Notifier;
 use crate::queries;
 use crate::reconcile::Wanted;
-use crate::report::{FailureCause, StoreRefusal};
+use crate::report::FailureCause;
 use crate::run::Reconciler;
 
 use gates::Known;
@@ -66,15 +67,11 @@ struct Wants {
     with_slots: HashSet<CouponId>,
 }
 
-/// The state of admission as the watch sees it: `None` before its first look. A daemon that still
-/// waits for its stores must not count as one that sees open coupons.
-pub(super) type SeenAdmission = Option<SeenGate>;
-
 /// Watches until `stop`, and reopens coupons.
 pub(super) async fn watch(
     reconciler: Reconciler,
     notifier: Notifier,
-    gate: watch::Sender<SeenAdmission>,
+    seen: SeenState,
     stop: CancellationToken,
 ) {
     let stores = &reconciler.stores;
@@ -85,7 +82,7 @@ pub(super) async fn watch(
             () = stop.cancelled() => {}
             // Concurrently, because MySQL may hang while Redis loses data.
             () = list(stores, &catalogue) => {}
-            () = watch_gates(stores, &catalogue, &wanted, &gate) => {}
+            () = watch_gates(stores, &catalogue, &wanted, &seen) => {}
         }
     };
     let lanes = Lanes {
@@ -135,7 +132,7 @@ async fn watch_gates(
     stores: &Stores,
     catalogue: &watch::Sender<Option<Catalogue>>,
     wanted: &watch::Sender<Wants>,
-    gate: &watch::Sender<SeenAdmission>,
+    seen: &SeenState,
 ) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -145,24 +142,27 @@ async fn watch_gates(
         let Some(coupons) = catalogue.borrow().clone() else {
             continue;
         };
+        seen.checks_redis(true);
         let looked = known.check_gates(stores, &coupons).await;
         let written = stores.redis.check_writes().await;
+        seen.checks_redis(false);
         let error = looked.as_ref().err().or(written.as_ref().err());
-        let refused = error.and_then(refusal);
-        let (now, seen) = match looked {
-            Ok((wanted, closed)) if closed.is_empty() => (wanted, SeenGate::Open),
-            Ok((wanted, closed)) => (wanted, SeenGate::Closed(closed)),
-            Err(_) => (Wants::default(), SeenGate::Unreachable),
+        let is_partly = matches!(&looked, Ok(looked) if looked.is_partly);
+        let redis = match error {
+            Some(error) => StoreState::from_error(FailureCause::Redis, &text_of(error)),
+            None if is_partly => StoreState::Partly(SERVER_AWAY.to_owned()),
+            None => StoreState::Fine,
         };
-        let seen = refused.unwrap_or(seen);
-        gate.send_replace(Some(seen));
-        wanted.send_replace(now);
+        let (wants, closed) = match looked {
+            Ok(looked) => (looked.wants, Some(looked.closed)),
+            Err(_) => (Wants::default(), None),
+        };
+        seen.note(|state| {
+            state.redis = Some(redis);
+            state.closed = closed;
+        });
+        wanted.send_replace(wants);
     }
 }
 
-/// Returns what Redis refuses, or `None` if it does not answer.
-fn refusal(error: &RedisError) -> Option<SeenGate> {
-    let text = text_of(error);
-    let refusal = StoreRefusal::from_error(FailureCause::Redis, &text)?;
-    Some(SeenGate::Refuses(refusal, text))
-}
+const SERVER_AWAY: &str = "a server of the Redis Cluster does not answer as a master";

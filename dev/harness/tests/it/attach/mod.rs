@@ -104,7 +104,7 @@ impl Shop {
 
     /// Returns the kinds of the firing alerts.
     pub(crate) async fn firing(&self) -> Vec<String> {
-        let firing = "SELECT kind FROM alerts WHERE status = 'firing' ORDER BY kind";
+        let firing = "SELECT kind FROM told WHERE open_name IS NOT NULL AND told_at IS NOT NULL ORDER BY kind";
         self.world.sql.query(firing).await.concat()
     }
 }

@@ -68,7 +68,7 @@ async fn dead_letters_of_a_sealed_drop_become_rows_or_are_listed_and_unseal_noth
     );
     world.sql.query(&owe).await;
     pass_ends(world, &[], DRIFT).await;
-    let alert = "SELECT name FROM alerts WHERE kind = 'broken_promise'";
+    let alert = "SELECT name FROM told WHERE kind = 'broken_promise'";
     let of_drop = format!("broken_promise.{id}.{drop}");
     assert_eq!(world.sql.query(alert).await, [[of_drop]]);
 }

@@ -1,9 +1,11 @@
 //! The operations page for a client without a browser: log-in, sessions, permissions, forms, lists
 //! and searches. `pages/from_mail.rs` tests the page in a browser.
 
+use std::time::Duration;
+
 use firstcome_harness::drift::Drift;
 use firstcome_harness::{
-    Answer, Fixture, MadeCoupon, OPS_TOKEN, World, coupon_body, open_world, people,
+    Answer, Fixture, MadeCoupon, OPS_TOKEN, World, coupon_body, eventually_some, open_world, people,
 };
 use firstcome_stack::{ProxyFault, Stack};
 use reqwest::header::ORIGIN;
@@ -93,8 +95,12 @@ async fn a_change_needs_the_right_token_and_the_pages_form_and_is_recorded() {
     let mut drift = injector(&f.world, &coupon).await;
     let done = drift.make(Drift::FailedUnrepairable, 2).await.unwrap();
     let run = daemon.reconcile(&json!({})).await.run_id;
-    let alert = "SELECT id FROM alerts WHERE status = 'firing'";
-    let alert = f.world.sql.number(alert).await;
+    let alert = "SELECT id FROM told WHERE open_name IS NOT NULL";
+    let alert = eventually_some("the alert", Duration::from_secs(60), async || {
+        let rows = f.world.sql.query(alert).await.concat();
+        rows.concat().parse::<i64>()
+    })
+    .await;
     let acknowledge = format!("/alerts/{alert}/acknowledge");
     let (read, reveal) = (
         format!("/runs/{run}"),

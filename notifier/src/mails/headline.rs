@@ -1,7 +1,7 @@
-//! Decides what the line about a problem says. Two places print it: `alerts::summary`, for the
+//! Decides what the line about a problem says. Two places print it: `summary` in `problem.rs`, for the
 //! subject and the lists of alerts, and `title` in `mails/summary.rs`.
 
-use super::doubt;
+use super::problem::doubt;
 use crate::report::{AlertKind, Doubt, Finding, Kind};
 use crate::wording;
 

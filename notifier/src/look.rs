@@ -1,0 +1,112 @@
+//! A look that ended: folds what it saw into the levels, and stores its repairs, in one transaction.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use diesel::QueryResult;
+use firstcome_shared::mysql::alerts::{self, RepairsRow};
+use firstcome_shared::mysql::levels::{self as stored, NotifyRow};
+use firstcome_shared::mysql::{Conn, outbox, runs};
+
+use crate::events;
+use crate::levels::{Change, Level, fold, found, repairs};
+use crate::report::{DropReport, Run};
+use crate::settings::MailSettings;
+
+/// A run to note.
+pub(crate) struct Look {
+    /// The run, under the id of the one that stores its findings.
+    pub(crate) run: Run,
+    pub(crate) is_stored: bool,
+    pub(crate) settings: Arc<MailSettings>,
+    pub(crate) at: Option<DateTime<Utc>>,
+}
+
+impl Look {
+    /// Writes what has changed. Returns whether anything has. If nothing is wrong and nothing was
+    /// repaired, it takes no lock.
+    pub(crate) async fn note(&self, conn: &mut Conn) -> QueryResult<bool> {
+        let subject = self.settings.links.subject();
+        let now = match self.at {
+            Some(at) => at,
+            None => stored::clock(conn).await?,
+        };
+        let mut run = self.run.clone();
+        if self.is_stored {
+            // An earlier run may store the same findings; this one's row is deleted after a day.
+            let same: Option<String> = runs::same_as(&run.run_id).first(conn).await?;
+            run.run_id = same.unwrap_or(run.run_id);
+        }
+        let run = &run;
+        self.tell_sealed(conn, now).await?;
+        let repairs = repairs_of(run, now);
+        let is_idle = repairs.is_empty() && found(run, now).is_empty();
+        if is_idle && !stored::any(conn, subject).await? {
+            return Ok(false);
+        }
+        let row = NotifyRow::lock(conn, subject).await?;
+        let old = stored::all(conn, subject).await?;
+        let old: BTreeMap<String, Level> = old
+            .into_iter()
+            .map(|row| (row.name.clone(), Level::from(row)))
+            .collect();
+        let changes = fold(&old, run, now);
+        if changes.is_empty() && repairs.is_empty() {
+            return Ok(false);
+        }
+        alerts::keep_repairs(conn, repairs).await?;
+        self.write(conn, changes, &run.run_id, now).await?;
+        row.raise(conn, subject).await?;
+        Ok(true)
+    }
+
+    async fn write(
+        &self,
+        conn: &mut Conn,
+        changes: Vec<Change>,
+        run_id: &str,
+        now: DateTime<Utc>,
+    ) -> QueryResult<()> {
+        let subject = self.settings.links.subject();
+        let [mut seen, mut gone, mut given_up] = [const { Vec::new() }; 3];
+        let mut put = Vec::new();
+        for change in changes {
+            match change {
+                Change::Seen(name) => seen.push(name),
+                Change::Put(level) => put.push(level.into_row(subject)),
+                Change::Gone(name) => gone.push(name),
+                Change::GiveUp(name) => given_up.push(name),
+            }
+        }
+        let run_id = self.is_stored.then_some(run_id);
+        stored::seen(conn, &seen, run_id, now).await?;
+        stored::put(conn, put).await?;
+        stored::delete(conn, &gone).await?;
+        stored::give_up(conn, &given_up).await
+    }
+
+    /// Puts the events of sealed drops into the outbox. Drops that were sealed before are left out:
+    /// a deep pass reads their rows, but no users.
+    async fn tell_sealed(&self, conn: &mut Conn, now: DateTime<Utc>) -> QueryResult<()> {
+        let sealed = self.run.drops.iter().filter(|drop: &&DropReport| {
+            drop.sealed && drop.after.users == drop.after.rows && drop.examined.users > 0
+        });
+        let events: Vec<_> = sealed.map(|drop| events::about_sealed(drop, now)).collect();
+        outbox::enqueue(conn, self.settings.posts(&events, now)).await
+    }
+}
+
+fn repairs_of(run: &Run, now: DateTime<Utc>) -> Vec<RepairsRow> {
+    let mut rows = Vec::new();
+    for ((drop, kind), number) in repairs(run) {
+        rows.push(RepairsRow {
+            run_id: run.run_id.clone(),
+            drop_id: drop.map_or(0, |drop| drop.0),
+            kind: kind.as_str().to_owned(),
+            number: u32::try_from(number).unwrap_or(u32::MAX),
+            repaired_at: now,
+        });
+    }
+    rows
+}

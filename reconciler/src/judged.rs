@@ -1,0 +1,76 @@
+//! What passes and lanes judged about coupons as a whole. What a look judged about a drop stands in
+//! its report.
+
+use std::collections::BTreeMap;
+
+use firstcome_shared::domain::CouponId;
+
+use crate::context::PassRequest;
+use crate::ledger::CouponLook;
+use crate::report::{
+    ActionKind, AlertKind, CouponJudged, Finding, Judged, Kind, Kinds, Outcome, RunJudged,
+};
+
+const LOST: AlertKind = AlertKind::Left(Kind::RedisLost);
+const LETTERS: AlertKind = AlertKind::Left(Kind::FailedClaim);
+const USES: AlertKind = AlertKind::Left(Kind::BadUse);
+const COUNT: AlertKind = AlertKind::Left(Kind::CountMismatch);
+
+/// Returns what a lane judged: it reads neither uses nor dead letters of sealed drops.
+pub(crate) fn by_lane(looks: &BTreeMap<CouponId, CouponLook>) -> BTreeMap<CouponId, CouponJudged> {
+    coupons(looks, &[USES, LETTERS], &Judged::default())
+}
+
+/// Returns what a pass judged that has ended without an error.
+pub(crate) fn by_pass(request: &PassRequest, looks: &BTreeMap<CouponId, CouponLook>) -> RunJudged {
+    let mut not = Vec::new();
+    not.extend((!request.deep).then_some(USES));
+    // Of one drop, only its own letters are read.
+    not.extend(request.drop.map(|_| LETTERS));
+    let whole = Judged::of(Kinds::all_but(not.iter().copied()));
+    if !request.covers_everything() {
+        return RunJudged {
+            coupons: coupons(looks, &not, &Judged::default()),
+            ..RunJudged::default()
+        };
+    }
+    // Drops without a report are sealed, and then only a deep pass counts their rows, or deleted.
+    let other_drops = Judged {
+        kinds: if request.deep {
+            Kinds::only([COUNT])
+        } else {
+            Kinds::None
+        },
+        given_up: Kinds::all_but([COUNT]),
+    };
+    RunJudged {
+        coupons: coupons(looks, &not, &other_drops),
+        others: CouponJudged {
+            whole: whole.clone(),
+            other_drops,
+        },
+        whole,
+    }
+}
+
+fn coupons(
+    looks: &BTreeMap<CouponId, CouponLook>,
+    not: &[AlertKind],
+    other_drops: &Judged,
+) -> BTreeMap<CouponId, CouponJudged> {
+    let judged = |(id, look): (&CouponId, &CouponLook)| {
+        // Another process works on it.
+        let is_left = look.findings.iter().any(is_left_to_others);
+        let kinds = not.iter().copied().chain(is_left.then_some(LOST));
+        let judged = CouponJudged {
+            whole: Judged::of(Kinds::all_but(kinds)),
+            other_drops: other_drops.clone(),
+        };
+        (*id, judged)
+    };
+    looks.iter().map(judged).collect()
+}
+
+fn is_left_to_others(found: &Finding) -> bool {
+    found.action == ActionKind::Open && found.result == Outcome::Skipped
+}
