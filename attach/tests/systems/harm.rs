@@ -82,6 +82,10 @@ async fn purged_rows_are_not_written_again_even_after_a_restart() {
     world.run(&["DELETE FROM coupon WHERE user_id <= 10"]).await;
     SET.admit(&world, 40).await;
     assert_eq!(told(&daemon.settle().await), ["11 unissued planned"]);
+    // Their users leave, too. Nobody knows which other rows went with theirs.
+    world.run(&["SREM @users 1 2 3 4 5 6 7 8 9 10"]).await;
+    assert_eq!(told(&daemon.settle().await), ["1 unissued planned"]);
+    world.run(&["SADD @users 1 2 3 4 5 6 7 8 9 10"]).await;
     let restarted = daemon.restarted();
     assert_eq!(told(&restarted.settle().await), ["11 unissued planned"]);
     assert_eq!(rows(&world).await, 11);

@@ -4,13 +4,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod checks;
+mod crowd;
 mod daemon;
 mod harm;
 mod locks;
-mod postgres;
+mod products;
 mod published;
 mod queue;
 mod repairs;
+mod schedules;
 mod system;
 mod tickets;
 mod world;

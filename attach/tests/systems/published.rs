@@ -77,7 +77,7 @@ const KEYS: System = System {
     ..DOWN
 };
 
-const SYSTEMS: &[System] = &[
+pub(crate) const SYSTEMS: &[System] = &[
     System {
         name: "Dev-sungmin/coupon-lab: counts up, never past the quantity, no key of users",
         ..NUMBER

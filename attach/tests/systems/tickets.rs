@@ -16,7 +16,7 @@ pub(crate) const OBSERVED: System = System {
     ..DOWN
 };
 
-const SYSTEMS: &[System] = &[
+pub(crate) const SYSTEMS: &[System] = &[
     System {
         name: "kbo-ticketing-platform: rows follow the payment, and the set holds who has not paid",
         opens: &[

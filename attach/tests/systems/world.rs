@@ -1,4 +1,4 @@
-//! Another team's stores: one MySQL, one PostgreSQL and one Redis for all tests, and databases and
+//! Another team's stores: one server of each product for all tests, and databases and
 //! a key prefix for each test.
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use firstcome_shared::config::{MysqlArgs, TlsArgs};
 use firstcome_shared::mysql::{DbSettings, migrations};
 use firstcome_stack::{
-    MysqlServer, MysqlSessions, PostgresServer, RedisServer, StackOptions, Tables,
+    MariadbOptions, MariadbServer, MysqlServer, MysqlSessions, PostgresServer, RedisServer,
+    StackOptions, Tables,
 };
 use redis::aio::MultiplexedConnection;
 use secrecy::SecretString;
 use tokio::sync::OnceCell;
 
 static SERVERS: OnceCell<(MysqlServer, RedisServer)> = OnceCell::const_new();
+static MARIADB: OnceCell<MariadbServer> = OnceCell::const_new();
 static POSTGRES: OnceCell<PostgresServer> = OnceCell::const_new();
 static TABLES: Tables = Tables::new();
 static WORLDS: AtomicU32 = AtomicU32::new(0);
@@ -23,6 +25,7 @@ const TIMEOUT_MS: u64 = 5_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Product {
     Mysql,
+    Mariadb,
     Postgres,
 }
 
@@ -80,6 +83,15 @@ impl World {
             Product::Mysql => {
                 mysql.query(&create).await.unwrap();
                 let database = mysql.database_url(&theirs);
+                let sessions = MysqlSessions::new(&database);
+                (database, Shop::Mysql(sessions))
+            }
+            Product::Mariadb => {
+                let start = async || MariadbServer::start(MariadbOptions).await.unwrap();
+                let mariadb = MARIADB.get_or_init(start).await;
+                let first = MysqlSessions::new(&mariadb.database_url(""));
+                first.rows(&create).await.unwrap();
+                let database = mariadb.database_url(&theirs);
                 let sessions = MysqlSessions::new(&database);
                 (database, Shop::Mysql(sessions))
             }
@@ -152,6 +164,18 @@ impl World {
         asked.arg(command.split(' ').collect::<Vec<_>>());
         let answer = asked.query_async(&mut self.redis.clone()).await;
         answer.unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    /// Runs a script with one argument.
+    pub(crate) async fn script<T: redis::FromRedisValue>(
+        &self,
+        script: &str,
+        keys: &[&str],
+        argument: u32,
+    ) -> T {
+        let mut asked = redis::cmd("EVAL");
+        asked.arg(script).arg(keys.len()).arg(keys).arg(argument);
+        asked.query_async(&mut self.redis.clone()).await.unwrap()
     }
 
     /// Runs each step: a Redis command if it begins with its name in capitals and is no SQL.

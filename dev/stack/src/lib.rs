@@ -1,5 +1,5 @@
-//! Private, throw-away, *real* servers: Redis, MySQL, Kafka, PostgreSQL and an SMTP sink, for tests, the demo
-//! and `make run`.
+//! Private, throw-away, *real* servers: Redis, MySQL, Kafka, an SMTP sink, and databases of other
+//! products, for tests, the demo and `make run`.
 //!
 //! Missing programs are installed with apt, or fetched once into a cache folder (`FIRSTCOME_CACHE`,
 //! otherwise `$XDG_CACHE_HOME/firstcome`, otherwise `~/.cache/firstcome`). Every server listens on
@@ -29,6 +29,7 @@ mod kafka_node;
 mod kafka_wire;
 mod listener;
 mod mail;
+mod mariadb;
 mod mysql;
 mod mysql_pair;
 mod ports;
@@ -53,11 +54,12 @@ pub use certificates::CertificateFolder;
 pub use clients::put_clients;
 pub use clock::{Clocks, ProcessClock};
 pub use cluster_stack::ClusterStack;
-pub use fetch::{Mariadb, setup, setup_system};
+pub use fetch::{setup, setup_system};
 pub use janitor::Janitor;
 pub use kafka::{KafkaOptions, KafkaServer};
 pub use kafka_cluster::KafkaCluster;
 pub use mail::{Behaviour, Mail, MailOptions, MailSink, SinkEncryption};
+pub use mariadb::{MariadbOptions, MariadbServer};
 pub use mysql::{
     LOCK_WAITS, MysqlOptions, MysqlServer, MysqlSessions, TABLE_LOCK_WAITS, Tables, WRITE_LIMITS,
     mysql_client, mysql_connection, mysql_rows, table_statements, with_database,

@@ -16,13 +16,13 @@ const SUITE: &str = "bookworm";
 
 /// An unpacked MariaDB.
 #[derive(Debug)]
-pub struct Mariadb {
+pub(crate) struct Mariadb {
     root: PathBuf,
 }
 
 impl Mariadb {
     /// Returns the MariaDB of the cache folder, which is fetched if necessary. Blocks.
-    pub fn fetch() -> Result<Self> {
+    pub(crate) fn fetch() -> Result<Self> {
         let dir = cache::get(&format!("mariadb-{SUITE}"), |part| {
             let work = part.join("work");
             // Perl is only needed by scripts that nothing here uses.
@@ -38,7 +38,7 @@ impl Mariadb {
     }
 
     /// Returns the command of the server for this data folder.
-    pub fn server(&self, data: &Path) -> Command {
+    pub(crate) fn server(&self, data: &Path) -> Command {
         let libraries = format!("lib/{ARCH}-linux-gnu");
         let inner = self.root.join("usr").join(&libraries);
         let outer = self.root.join(&libraries);
@@ -66,7 +66,7 @@ impl Mariadb {
     }
 
     /// Returns the folder with the scripts that create the system tables.
-    pub fn scripts(&self) -> PathBuf {
+    pub(crate) fn scripts(&self) -> PathBuf {
         self.root.join("usr/share/mysql")
     }
 }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use tokio::task::spawn_blocking;
 
 pub(crate) use self::kafka::{KAFKA_PASSWORD, KAFKA_USER, kafka, properties as kafka_properties};
-pub use self::mariadb::Mariadb;
+pub(crate) use self::mariadb::Mariadb;
 pub(crate) use self::mysql::{mysql, to_command};
 use crate::cache::{self, step};
 

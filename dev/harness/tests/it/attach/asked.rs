@@ -1,13 +1,9 @@
-//! Requests that an operator sends to the daemon over HTTP: a pass while another one runs, and the
-//! confirmation of a plan that a pass has shown.
+//! Passes that an operator requests over HTTP while another one runs.
 
 use std::path::Path;
 
-use firstcome_harness::{
-    HeldTransaction, Http, HttpReply, LIMIT, Process, ReconcilerClient, eventually,
-};
-use reqwest::Method;
-use serde_json::{Value, json};
+use firstcome_harness::{HeldTransaction, HttpReply, LIMIT, Process, ReconcilerClient, eventually};
+use serde_json::json;
 
 use super::Shop;
 
@@ -61,36 +57,4 @@ async fn a_pass_requested_during_another_is_queued_and_a_third_is_refused() {
     .await;
     let first = client.get(&first).await;
     assert_eq!(first.body["status"], "clean", "{first:?}");
-}
-
-#[tokio::test]
-async fn a_confirmation_applies_only_the_plan_that_was_shown_last() {
-    let shop = Shop::new("attach-shown").await;
-    let file = shop.file(&shop.stores().await, "mode = 'repair'");
-    shop.sell(0..30).await;
-    let (_daemon, client) = started(&shop, &file).await;
-    // First the counter is deleted. Then a row is added, so that the next pass shows another plan.
-    let count = shop.key("count");
-    let () = shop.redis(&["DEL", &count]).await;
-    let before = client.ask(&json!({"dry_run": true})).await;
-    shop.add_row(30).await;
-    let shown = client.ask(&json!({})).await;
-    let after = client.ask(&json!({"dry_run": true})).await;
-    for run in [&before, &after] {
-        let findings = &run.body["drops"][0]["findings"];
-        assert_eq!(findings[0]["result"], "planned", "{run:?}");
-    }
-    let campaign = json!({"coupon_id": before.body["drops"][0]["coupon_id"]});
-    let confirm = async |run: &HttpReply, body: &Value| {
-        let path = format!("{}/confirm", path_of(run));
-        Http::send(client.http().ops(Method::POST, &path).json(body)).await
-    };
-    let refused = confirm(&before, &campaign).await;
-    assert_eq!(refused.status, 412, "{refused:?}");
-    let refused = confirm(&after, &json!({"coupon_id": 1})).await;
-    assert_eq!(refused.status, 404, "{refused:?}");
-    let applied = confirm(&after, &campaign).await;
-    assert_eq!(applied.status, 200, "{applied:?} {shown:?}");
-    assert_eq!(applied.body["status"], "repaired", "{applied:?} {shown:?}");
-    assert_eq!(shop.redis::<Option<i64>>(&["GET", &count]).await, Some(31));
 }

@@ -2,13 +2,16 @@
 //! `pages/attached.rs` tests the link from a mail to the page.
 
 mod asked;
-mod mariadb;
 mod stores;
 
 use std::path::PathBuf;
 
 use firstcome_harness::{Process, Sql, World};
 use firstcome_stack::{Stack, with_database};
+
+/// The lines of a campaign that may repair.
+pub(crate) const REPAIRS: &str = "mode = 'repair'\nqueue = []\ncheck = []\n\
+    issue = ['INSERT INTO coupon (user_id) VALUES (:user)']";
 
 /// A pass each second.
 pub(crate) const OFTEN: [(&str, &str); 1] = [("RECONCILE_CRON", "* * * * * *")];
@@ -27,18 +30,13 @@ pub(crate) struct Shop {
 
 impl Shop {
     pub(crate) async fn new(name: &str) -> Self {
-        let shop = Self::at(&Stack::shared().await.unwrap().mysql.url(), name).await;
-        shop.sql.query(TABLE).await;
-        shop
-    }
-
-    /// Creates a shop without tables on this server.
-    async fn at(server: &str, name: &str) -> Self {
+        let server = Stack::shared().await.unwrap().mysql.url();
         let world = World::new(name).await;
         let database = format!("{}_shop", world.database());
         let create = format!("CREATE DATABASE {database}");
-        Sql::new(server).query(&create).await;
-        let sql = Sql::new(&with_database(server, &database));
+        Sql::new(&server).query(&create).await;
+        let sql = Sql::new(&with_database(&server, &database));
+        sql.query(TABLE).await;
         Self {
             world,
             sql,
@@ -74,16 +72,16 @@ impl Shop {
         self.sql.query(&insert).await;
     }
 
-    /// Writes the mapping file. `stores` are the lines before the campaigns, and `of_campaign` are
+    /// Writes the file. `stores` are the lines before the campaigns, and `of_campaign` are
     /// further lines of the only campaign.
     pub(crate) fn file(&self, stores: &str, of_campaign: &str) -> PathBuf {
         let path = self.folder.path().join("shop.toml");
         let [users, count] = [self.key("users"), self.key("count")];
         let campaign = format!(
-            "[[campaign]]\nname = 'Winter 2026'\nquantity = 40\nin_flight = '0.1s'\n\
-             users = {{ key = '{users}', type = 'set' }}\n\
-             count = {{ key = '{count}', means = 'issued' }}\n\
-             rows = {{ table = 'coupon', user = 'user_id' }}\n{of_campaign}\n"
+            "[[campaign]]\nname = 'Winter 2026'\nquantity = 60\nin_flight = '1s'\n\
+             promised = {{ set = '{users}' }}\n\
+             count = {{ key = '{count}', counts = 'up' }}\n\
+             issued = 'SELECT user_id FROM coupon'\n{of_campaign}\n"
         );
         std::fs::write(&path, format!("{stores}\n{campaign}")).unwrap();
         path

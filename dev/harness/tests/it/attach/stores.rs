@@ -51,7 +51,7 @@ async fn each_unavailable_store_of_theirs_raises_one_alert_that_names_it() {
         stack.redis.url_via(&redis_way),
         kafka.bootstrap(),
     );
-    let file = shop.file(&stores, "queue = { topic = 'coupon', group = 'coupon' }");
+    let file = shop.file(&stores, "queue = [{ kafka = 'coupon', group = 'coupon' }]");
     shop.sell(0..30).await;
     // The daemon queries their Kafka only if something differs.
     shop.add_member(30).await;

@@ -5,14 +5,14 @@ use firstcome_harness::{Browser, LIMIT, Look, OPS_TOKEN, eventually};
 use firstcome_stack::ReservedPort;
 
 use super::support::{assert_open_to_all, log_in, until_text, until_there};
-use crate::attach::{OFTEN, Shop};
+use crate::attach::{OFTEN, REPAIRS, Shop};
 use crate::drift::support::mailed;
 
 #[tokio::test]
 #[ignore = "release"]
 async fn an_operator_confirms_the_plan_that_a_mail_links_to() {
     let shop = Shop::new("attach-page").await;
-    let file = shop.file(&shop.stores().await, "mode = 'repair'");
+    let file = shop.file(&shop.stores().await, REPAIRS);
     shop.sell(0..40).await;
     let port = ReservedPort::find().unwrap();
     let listen = format!("127.0.0.1:{}", port.number());
@@ -29,9 +29,8 @@ async fn an_operator_confirms_the_plan_that_a_mail_links_to() {
     })
     .await;
 
-    let count = shop.key("count");
-    let () = shop.redis(&["DEL", &count]).await;
-    let mail = mailed(&shop.world, &["action needed", "the counter is gone"]).await;
+    shop.add_member(40).await;
+    let mail = mailed(&shop.world, &["action needed", "no row came"]).await;
     let label = "See and confirm the repairs, in a browser: ";
     let mut lines = mail.text.lines();
     let link = lines.find_map(|line| line.strip_prefix(label)).unwrap();
@@ -39,14 +38,14 @@ async fn an_operator_confirms_the_plan_that_a_mail_links_to() {
     let browser = &Browser::open(Look::default().on_a_phone()).await;
     browser.visit(link.trim_end()).await;
     log_in(browser, "Kim", OPS_TOKEN).await;
-    until_text(browser, "the counter is gone").await;
+    until_text(browser, "no row came").await;
     assert_open_to_all(browser, "attach-plan").await;
     browser.click("form[action$=confirm] button").await;
     until_there(browser, "button[name=sure]").await;
     assert_open_to_all(browser, "attach-sure").await;
     browser.click("button[name=sure]").await;
-    eventually("the counter is set", LIMIT, async || {
-        shop.redis::<Option<i64>>(&["GET", &count]).await == Some(40)
+    eventually("the row is written", LIMIT, async || {
+        shop.sql.number("SELECT COUNT(*) FROM coupon").await == 41
     })
     .await;
     let by = "SELECT COUNT(*) FROM ops_actions WHERE operator = 'Kim' AND action = 'reconcile'";
