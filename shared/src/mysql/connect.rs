@@ -84,7 +84,6 @@ impl Pooled {
 pub(super) const IS_PRIMARY: &str = "@@global.read_only = 0 AND @@global.innodb_read_only = 0";
 
 /// `sql_mode`: strict, so that MySQL refuses invalid data instead of truncating it.
-/// READ COMMITTED: no gap locks, so that consumers do not block each other.
 /// `wait_timeout` (default: eight hours): if a process is paused, or its host died without closing
 /// its connections, MySQL ends the connection after this time and releases its locks, also those of
 /// GET_LOCK.
@@ -94,13 +93,17 @@ pub(super) const IS_PRIMARY: &str = "@@global.read_only = 0 AND @@global.innodb_
 /// the English text.
 const SETTINGS: &str = "SET SESSION sql_mode = \
     'STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ERROR_FOR_DIVISION_BY_ZERO', SESSION \
-    transaction_isolation = 'READ-COMMITTED', SESSION innodb_lock_wait_timeout = 2, SESSION \
-    wait_timeout = 10, SESSION time_zone = '+00:00', SESSION lc_messages = 'en_US'";
+    innodb_lock_wait_timeout = 2, SESSION wait_timeout = 10, SESSION time_zone = '+00:00', \
+    SESSION lc_messages = 'en_US'";
+
+/// No gap locks, so that consumers do not block each other. The variable has another name in
+/// MariaDB before 11.1.
+const ISOLATION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 
 /// Opens a connection with Firstcome's session settings: for the pool, and outside it for locks
 /// that last as long as their connection.
 pub(super) async fn establish(address: &StoreAddress) -> ConnectionResult<Conn> {
-    Conn::try_from(open(address, vec![SETTINGS], true).await?).await
+    Conn::try_from(open(address, vec![SETTINGS, ISOLATION], true).await?).await
 }
 
 /// Opens a connection and runs these statements. Uses mysql_async, because diesel hides the kind of
