@@ -2,6 +2,7 @@
 //! IDs.
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use firstcome_shared::domain::{CouponId, DropId};
 use serde_json::{Value, json};
 use url::Url;
 use uuid::Uuid;
@@ -168,6 +169,43 @@ fn about_resolved(alert: &EndedAlert, drop: Option<&NamedDrop<'_>>, mail: &Alert
     let link = link(&alert.name, mail);
     let text = format!("[firstcome] resolved: {what}{place}. {link}");
     Event::new("alert.resolved", mail.now, data, &text)
+}
+
+/// A moment of a drop that a shop wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DropMoment {
+    Opened,
+    SoldOut,
+}
+
+/// A drop at such a moment.
+#[derive(Debug, Clone)]
+pub struct DropAtMoment {
+    pub moment: DropMoment,
+    pub coupon_id: CouponId,
+    pub coupon_name: String,
+    pub drop_id: DropId,
+    pub quantity: u32,
+}
+
+/// The event of a drop that has opened or is sold out.
+pub(crate) fn about_moment(drop: &DropAtMoment, now: DateTime<Utc>) -> Event {
+    let coupon = line(&drop.coupon_name, 100);
+    let quantity = grouped(drop.quantity.into());
+    let id = drop.drop_id;
+    let (kind, says) = match drop.moment {
+        DropMoment::Opened => ("drop.opened", "is open"),
+        DropMoment::SoldOut => ("drop.sold_out", "is sold out"),
+    };
+    let text = format!("{coupon} (drop {id}) {says}: {quantity} coupons.");
+    let data = json!({
+        "coupon_id": drop.coupon_id, "coupon": coupon, "drop_id": id, "quantity": drop.quantity,
+    });
+    Event {
+        // Two daemons see the same moment.
+        id: format!("evt_{}_{id}", kind.replace('.', "_")),
+        ..Event::new(kind, now, data, &text)
+    }
 }
 
 /// The event of a drop that was verified exact after it closed.

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use firstcome_shared::mysql::levels::{self as stored, NotifyRow};
-use firstcome_shared::mysql::{Conn, Db, digest, outbox, processes, runs};
+use firstcome_shared::mysql::{Conn, Db, DbResult, digest, outbox, processes, runs};
 use firstcome_shared::process_state::SeenState;
 pub use firstcome_shared::report::wording;
 use firstcome_shared::report::{self, Run, Status};
@@ -49,6 +49,7 @@ pub use args::NotifyArgs;
 pub use clock::{Clock, SystemClock};
 pub use condition::ScheduledRun;
 pub use evaluate::Schedule;
+pub use events::{DropAtMoment, DropMoment};
 pub use send::try_out::{test_email, test_webhook};
 pub use send::webhook::WebhookArgs;
 
@@ -106,6 +107,21 @@ impl Notifier {
             cache: Arc::default(),
             evaluate_now: Arc::default(),
         })
+    }
+
+    /// Whether events are posted anywhere.
+    pub fn has_webhooks(&self) -> bool {
+        !self.settings.hooks.is_empty()
+    }
+
+    /// Posts an event about a drop, once for each drop and moment, however often it is seen.
+    pub async fn drop_moment(&self, drop: &DropAtMoment) -> DbResult<()> {
+        let now = Utc::now();
+        let posts = self.settings.posts(&[events::about_moment(drop, now)], now);
+        let what = "enqueue an event of a drop";
+        self.db
+            .run(what, async move |conn| outbox::enqueue(conn, posts).await)
+            .await
     }
 
     /// Logs how mails and events are sent.

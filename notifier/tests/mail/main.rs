@@ -4,6 +4,7 @@
 
 mod desk;
 mod mailed;
+mod moments;
 mod operators;
 mod outbox;
 mod receiver;

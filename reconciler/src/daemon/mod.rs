@@ -1,6 +1,7 @@
 //! `firstcome-reconciler daemon`: runs the schedules, the HTTP API, the watch over Redis and the
 //! mails, and one pass at a time.
 
+mod moments;
 pub mod schedule;
 pub(crate) mod start;
 mod watch;
@@ -173,8 +174,10 @@ impl Daemon {
         let settings = self.args.reconcile.settings();
         let notes = reconciler.notes.clone();
         let jobs = jobs::run(self.stores.clone(), settings, notes, seen.clone(), stop());
+        let moments = moments::watch(self.stores.clone(), notifier.clone(), stop());
         vec![
             tasks.spawn(jobs),
+            tasks.spawn(moments),
             tasks.spawn(watch::watch(reconciler, notifier, seen.clone(), stop())),
         ]
     }
