@@ -43,6 +43,7 @@ if ! compgen -G "$cache/kafka-[0-9]*/jars" >/dev/null; then
 fi
 if [ "$job" = test ]; then
     have promtool || packages+=" prometheus"
+    [ -d /usr/lib/postgresql ] || packages+=" postgresql"
     { have chromium && have chromedriver; } || packages+=" chromium chromium-driver fonts-nanum"
     compgen -G "$cache/mariadb-[0-9]*" >/dev/null || servers+=" MariaDB"
     compgen -G "$cache/axe-[0-9]*" >/dev/null || servers+=" axe"

@@ -143,6 +143,7 @@ impl Policy {
                 | Kind::DuplicateRow
                 | Kind::Check
                 | Kind::MissingDrop
+                | Kind::NotReady
                 | Kind::BadUse,
             ) => looks,
         }

@@ -1,6 +1,6 @@
 //! Jobs that run concurrently with passes: they copy the catalogue to Redis, create drops ahead,
-//! restore slot limits, report settings that no longer protect promises, watch the consumer's
-//! progress, and delete what is past its retention. The next runs over everything include their
+//! restore slot limits, report settings that no longer protect promises and drops that could not
+//! open, watch the consumer's progress, and delete what is past its retention. The next runs over everything include their
 //! findings. Two more are steps of deep passes: `count_sealed` and `stray_uses`.
 
 use std::collections::{BTreeMap, HashMap};
@@ -31,6 +31,7 @@ use crate::ledger::Ledger;
 use crate::queries;
 use crate::queries::drops::DropCount;
 use crate::queries::uses::UsesAfter;
+use crate::ready::Openings;
 use crate::report::{
     AlertKind, Cause, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome, Run,
     UnsafePart,
@@ -78,6 +79,7 @@ pub(crate) async fn run(
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut daily = tokio::time::interval(DAILY);
     let mut positions = Positions::default();
+    let mut openings = Openings::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -91,7 +93,9 @@ pub(crate) async fn run(
             }
             _ = ticks.tick() => {}
         }
-        all(&stores, &settings, &notes).await;
+        let coupons = all(&stores, &settings, &notes).await;
+        let unready = openings.check(&stores, &coupons).await;
+        notes.set("openings", unready);
         match consumer(&stores, &mut positions).await {
             Ok(found) => {
                 notes.set("consumer", found.iter().map(Stall::finding).collect());
@@ -107,10 +111,16 @@ pub(crate) async fn run(
     }
 }
 
-/// Runs the jobs once, except erasing and the watches over the settings and the consumer. A failure
-/// is only logged: a daemon repeats the job at its next time.
-pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes) {
+/// Runs the jobs once, except erasing and the watches over the settings, the consumer and the next
+/// openings. Returns the live coupons. A failure is only logged: a daemon repeats the job at its
+/// next time.
+pub(crate) async fn all(
+    stores: &Stores,
+    settings: &PassSettings,
+    notes: &Notes,
+) -> Vec<(Coupon, Vec<Drop>)> {
     let coupons = stores.db.catalogue().await;
+    let live = coupons.as_ref().map(Clone::clone).unwrap_or_default();
     if let Ok(coupons) = &coupons {
         let copied = copy_catalogue(stores, coupons)
             .await
@@ -126,6 +136,7 @@ pub(crate) async fn all(stores: &Stores, settings: &PassSettings, notes: &Notes)
     log("slot limits", restore_limits(stores).await);
     let kept = delete_old_records(&stores.db, settings.retention_days).await;
     log("retention", kept.map_err(StoreError::from));
+    live
 }
 
 fn log(job: &'static str, done: Result<(), StoreError>) {

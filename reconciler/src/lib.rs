@@ -34,6 +34,7 @@ pub mod passes;
 mod project;
 mod queries;
 mod read;
+mod ready;
 mod reconcile;
 pub mod record;
 mod retention;

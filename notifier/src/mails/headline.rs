@@ -72,7 +72,8 @@ impl Headline {
                 | Kind::DuplicateRow
                 | Kind::BadUse
                 | Kind::Check
-                | Kind::MissingDrop,
+                | Kind::MissingDrop
+                | Kind::NotReady,
             ) => if_whole(Self::Sentence, Self::NotRepaired),
         }
     }

@@ -11,7 +11,9 @@ use firstcome_shared::coupon::{Coupon, Drop};
 use firstcome_shared::domain::{DropId, canonical_number};
 use firstcome_shared::http::Problem;
 use firstcome_shared::http::extract::{StrictPath, StrictQuery};
-use firstcome_shared::http::views::{CouponDetails, CouponDrops, DropDetails, ListedDrop};
+use firstcome_shared::http::views::{
+    CouponDetails, CouponDrops, DropDetails, ListedDrop, Readiness,
+};
 use firstcome_shared::mysql::{Db, DbError};
 use firstcome_shared::schema::broken_promises;
 use serde::Deserialize;
@@ -19,9 +21,8 @@ use utoipa::IntoParams;
 
 use super::RouteState;
 use super::requests::{Answer, read_coupon, within};
-
-use crate::queries;
 use crate::queries::drops::DropCount;
+use crate::{queries, ready};
 
 /// Drops per page.
 const DROPS: usize = 50;
@@ -146,6 +147,39 @@ pub(super) async fn drop(
         held_back: shown.as_ref().map(|held| held.shown.number),
         shown_by: shown.map(|shown| shown.run_id),
         broken_promises: broken_promises(db, drop.id).await?,
+    }))
+}
+
+/// Check whether the next drop of a coupon can open
+///
+/// Reads what its claims will need, and changes nothing. Daemons check the same 30 and 5 minutes
+/// before each opening.
+#[utoipa::path(
+    get, path = "/v1/coupons/{id}/ready", tag = "coupons",
+    operation_id = "check_readiness", security(("ops" = [])),
+    params(("id" = i64, Path, description = "The coupon")),
+    responses(
+        (status = 200, description = "What is ready, part by part", body = Readiness),
+        (status = 404, description = "`not_found`: no such coupon")
+    )
+)]
+pub(super) async fn ready(
+    State(app): State<RouteState>,
+    StrictPath(id): StrictPath<String>,
+) -> Answer<Readiness> {
+    let (coupon, drops) = read_coupon(&app.stores.db, &id).await?;
+    let now = Utc::now();
+    let next = ready::next_drop(&drops, now);
+    let checks = match next {
+        Some(drop) => ready::checks(&app.stores, &coupon, drop, now).await,
+        None => Vec::new(),
+    };
+    Ok(Json(Readiness {
+        coupon_id: coupon.id,
+        drop_id: next.map(|drop| drop.id),
+        opens_at: next.map(|drop| drop.opens_at),
+        ready: next.is_some() && checks.iter().all(|check| check.ready),
+        checks,
     }))
 }
 

@@ -48,6 +48,7 @@ fn contract() -> OpenApiRouter<RouteState> {
         .routes(routes!(overview::read))
         .routes(routes!(coupons::drops))
         .routes(routes!(coupons::drop))
+        .routes(routes!(coupons::ready))
         .routes(routes!(failed_claims::list))
         .routes(routes!(failed_claims::read))
         .routes(routes!(failed_claims::correct))
@@ -123,7 +124,10 @@ pub(crate) fn router(front: Front) -> anyhow::Result<Router> {
         notifier: front.notifier,
     };
     let (operations, document) = contract().split_for_parts();
-    let tokens = [("ops", bearer("The OPS_TOKEN"))];
+    let tokens = [(
+        "ops",
+        bearer("The OPS_TOKEN; for GET also the OPS_VIEW_TOKEN"),
+    )];
     let document = completed(document, &tokens).to_json()?;
     let openapi = get(async || ([(header::CONTENT_TYPE, "application/json")], document));
     let ops = operations

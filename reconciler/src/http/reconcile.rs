@@ -57,7 +57,7 @@ pub(super) struct Body {
         (status = 200, description = "The run, ended", body = Run),
         (status = 202, description = "Started; `Location` has its path", body = StartedRun),
         (status = 404, description = "`not_found`: no such coupon or drop"),
-        (status = 409, description = "`pass_running`, with its `run_id`, which can be read"),
+        (status = 409, description = "`pass_running`, with its `run_id` if it is recorded already"),
         (
             status = 503,
             description = "`unavailable`: the pass could not begin, or the process is stopping"

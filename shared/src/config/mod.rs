@@ -62,8 +62,8 @@ impl PublishArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Rows")]
 pub struct PaceArgs {
-    /// Maximum number of rows that all consumers together insert in a second, so that a drop does
-    /// not slow down other users of the database (default: no limit). Give the consumers and the
+    /// Maximum number of rows and dead letters that all consumers together insert in a second, so
+    /// that a drop does not slow down other users of the database (default: no limit). Give the consumers and the
     /// reconciler the same value
     #[arg(long, env = "ROWS_PER_SECOND", value_name = "ROWS", default_value = "", hide_default_value = true, value_parser = number_or_unset::<1, 1_000_000>)]
     pub rows_per_second: NumberOrUnset,

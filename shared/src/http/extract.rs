@@ -80,7 +80,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for StrictP
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let path = Path::from_request_parts(parts, state).await;
         path.map(|Path(texts)| Self(texts))
-            .map_err(|_| Problem::not_found("no such path: /openapi.json has all"))
+            .map_err(|_| Problem::not_found("no such path: docs/API.md has all"))
     }
 }
 

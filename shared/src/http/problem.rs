@@ -229,7 +229,7 @@ impl IntoResponse for Problem {
 /// Returns the response for a route that does not exist.
 #[allow(clippy::unused_async)] // a handler
 pub async fn no_such_route() -> Problem {
-    Problem::not_found("no such route; /openapi.json lists them")
+    Problem::not_found("no such route; docs/API.md lists them")
 }
 
 /// Returns the response for a route that does not accept the method.
@@ -237,6 +237,6 @@ pub async fn no_such_route() -> Problem {
 pub async fn no_such_method() -> Problem {
     Problem::new(
         Code::MethodNotAllowed,
-        "this route has other methods; see /openapi.json",
+        "this route has other methods; see docs/API.md",
     )
 }

@@ -6,6 +6,7 @@ use std::ops::Deref;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
 use crate::coupon::{CouponSettings, DropState};
@@ -164,6 +165,58 @@ pub struct CouponDrops {
     pub next_page: Option<u32>,
     /// What operators did to the coupon, newest first, 20 at most.
     pub history: Vec<RecordedAct>,
+}
+
+/// Whether a coupon's next drop can open.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Readiness {
+    pub coupon_id: CouponId,
+    /// The open drop, or the one that opens next; null if none is left.
+    pub drop_id: Option<DropId>,
+    pub opens_at: Option<DateTime<Utc>>,
+    /// All parts are ready, and there is a drop.
+    pub ready: bool,
+    pub checks: Vec<ReadinessCheck>,
+}
+
+/// One part of what claims need.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ReadinessCheck {
+    pub part: ReadinessPart,
+    pub ready: bool,
+    /// What was found, or what is wrong.
+    #[schema(example = "no consumer runs")]
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum ReadinessPart {
+    /// The coupon admits users.
+    Gate,
+    /// Redis has the drop with its settings, and nobody holds a slot before it opens.
+    Drop,
+    /// Redis has memory for the quantity.
+    RedisRoom,
+    /// Consumers run.
+    Consumers,
+    /// They have read the topic, but for a batch of each partition.
+    Lag,
+    /// Each partition with messages has a consumer.
+    Partitions,
+    /// MySQL takes writes. How full its disk is cannot be asked.
+    Mysql,
+    /// Redis has the allow list as recorded, and somebody is on it.
+    AllowList,
+    /// No mail or event is stuck.
+    Mails,
+}
+
+impl ReadinessPart {
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// A drop in the list of its coupon.

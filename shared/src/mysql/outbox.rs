@@ -10,7 +10,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 
 use super::{Conn, Db, DbResult, ROWS_AT_ONCE};
-use crate::columns::At;
+use crate::columns::{At, seconds_from_now};
 use crate::schema::outbox;
 
 /// Age from which messages are given up.
@@ -277,6 +277,17 @@ pub async fn give_up_untried(db: &Db, channel: Channel, now: DateTime<Utc>) -> D
 /// Whether a message of this age is given up when an attempt fails.
 pub fn is_old(created_at: DateTime<Utc>, now: DateTime<Utc>) -> bool {
     now - created_at >= GIVE_UP
+}
+
+/// Counts the messages that have waited for longer than this many seconds.
+pub async fn late(db: &Db, seconds: i64) -> DbResult<u64> {
+    let late = outbox::table
+        .filter(outbox::sent_at.is_null())
+        .filter(outbox::given_up_at.is_null())
+        .filter(outbox::created_at.lt(seconds_from_now(-seconds)))
+        .select(count_star());
+    let late: Option<i64> = db.row("count late messages", late).await?;
+    Ok(late.map_or(0, i64::unsigned_abs))
 }
 
 /// Counts unsent messages by channel.

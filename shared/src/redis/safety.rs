@@ -111,6 +111,26 @@ impl Redis {
         false
     }
 
+    /// Returns the free memory below `maxmemory` of the fullest server, in bytes, or `None` if no
+    /// server has that limit.
+    pub async fn room(&self) -> RedisResult<Option<u64>> {
+        let mut least = None;
+        for master in self.masters().await? {
+            let mut told = master.send(redis::pipe().cmd("INFO").arg("memory")).await?;
+            let info: String = from_redis_value(told.pop().unwrap_or(Value::Nil))?;
+            let number = |name: &str| {
+                let mut lines = info.lines();
+                lines.find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
+            };
+            let limit = number("maxmemory:").filter(|limit| *limit > 0);
+            if let (Some(limit), Some(used)) = (limit, number("used_memory:")) {
+                let room = limit.saturating_sub(used);
+                least = Some(least.map_or(room, |least: u64| least.min(room)));
+            }
+        }
+        Ok(least)
+    }
+
     /// Returns what is unsafe about one server.
     async fn fault_of(&self, master: &Master) -> RedisResult<Option<String>> {
         let mut pipe = redis::pipe();

@@ -128,7 +128,8 @@ impl AlertKind {
                 | Kind::DuplicateRow
                 | Kind::BadUse
                 | Kind::Check
-                | Kind::MissingDrop,
+                | Kind::MissingDrop
+                | Kind::NotReady,
             ) => (facts.users, facts.to_do),
         };
         // Such an alert is about the installation, and has no findings to list.

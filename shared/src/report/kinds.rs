@@ -46,6 +46,8 @@ pub enum Kind {
     Check,
     /// A drop that the schedule requires cannot be created.
     MissingDrop,
+    /// A drop opens within half an hour, and something that its claims need is missing.
+    NotReady,
 }
 
 /// The kind of an alert: what one mail is about.
@@ -473,6 +475,13 @@ impl AlertKind {
                 severity: Severity::Critical,
                 users: "Claims get 503 from the hour on at which the coupon should open.",
                 to_do: "Remove what MySQL says. The drop is then created within 20 seconds.",
+                remedy: Remedy::Look,
+                ..WARNING
+            },
+            Self::Left(Kind::NotReady) => KindFacts {
+                noun: ["opening that is not ready", "openings that are not ready"],
+                users: "Nothing yet. If it stays so, claims get 503 or codes come late.",
+                to_do: "Mend each part that the sentence names before the drop opens.",
                 remedy: Remedy::Look,
                 ..WARNING
             },

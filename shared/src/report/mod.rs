@@ -608,7 +608,7 @@ mod tests {
         assert_words::<Outcome>("applied planned skipped failed");
         let words = "unissued failed_claim missing_admission slot_conflict over_admitted \
             count_mismatch settings_mismatch redis_lost unfilled broken_promise stalled over_issued \
-            duplicate_row bad_use check missing_drop";
+            duplicate_row bad_use check missing_drop not_ready";
         assert_eq!(words.split_whitespace().count(), Kind::VARIANTS.len());
         assert_words::<Kind>(words);
     }

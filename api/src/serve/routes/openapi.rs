@@ -40,7 +40,10 @@ pub(super) fn tokens() -> [(&'static str, SecurityScheme); 4] {
         .description(Some(token))
         .build();
     [
-        ("ops", openapi::bearer("The OPS_TOKEN")),
+        (
+            "ops",
+            openapi::bearer("The OPS_TOKEN; for GET also the OPS_VIEW_TOKEN"),
+        ),
         ("redeem", openapi::bearer("The REDEEM_TOKEN")),
         ("person", SecurityScheme::ApiKey(ApiKey::Header(header))),
         ("user_token", SecurityScheme::Http(token)),

@@ -6,6 +6,7 @@ mod people;
 mod reopened;
 mod repair_limit;
 pub(crate) mod sealing;
+mod side_by_side;
 mod sizes;
 mod stores;
 pub(crate) mod support;

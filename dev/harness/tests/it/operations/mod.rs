@@ -13,6 +13,7 @@ mod openapi;
 mod output;
 mod page;
 mod promotion;
+mod ready;
 mod recording;
 mod refusals;
 mod reopening;
