@@ -8,17 +8,21 @@ use firstcome_shared::domain::CouponId;
 use crate::context::PassRequest;
 use crate::ledger::CouponLook;
 use crate::report::{
-    ActionKind, AlertKind, CouponJudged, Finding, Judged, Kind, Kinds, Outcome, RunJudged,
+    ActionKind, AlertKind, CouponJudged, Finding, Judged, Kind, Kinds, Outcome, RunJudged, Trigger,
 };
 
 const LOST: AlertKind = AlertKind::Left(Kind::RedisLost);
 const LETTERS: AlertKind = AlertKind::Left(Kind::FailedClaim);
 const USES: AlertKind = AlertKind::Left(Kind::BadUse);
 const COUNT: AlertKind = AlertKind::Left(Kind::CountMismatch);
+/// Of the daemon's jobs, whose findings only passes over everything include.
+const MISSING: AlertKind = AlertKind::Left(Kind::MissingDrop);
+const READY: AlertKind = AlertKind::Left(Kind::NotReady);
 
-/// Returns what a lane judged: it reads neither uses nor dead letters of sealed drops.
+/// Returns what a lane judged: it reads neither uses nor dead letters of sealed drops, and runs no
+/// jobs.
 pub(crate) fn by_lane(looks: &BTreeMap<CouponId, CouponLook>) -> BTreeMap<CouponId, CouponJudged> {
-    coupons(looks, &[USES, LETTERS], &Judged::default())
+    coupons(looks, &[USES, LETTERS, MISSING, READY], &Judged::default())
 }
 
 /// Returns what a pass judged that has ended without an error.
@@ -27,6 +31,11 @@ pub(crate) fn by_pass(request: &PassRequest, looks: &BTreeMap<CouponId, CouponLo
     not.extend((!request.deep).then_some(USES));
     // Of one drop, only its own letters are read.
     not.extend(request.drop.map(|_| LETTERS));
+    // `once` runs the other jobs first.
+    not.extend((request.trigger == Trigger::Cli).then_some(READY));
+    if !request.covers_everything() {
+        not.extend([MISSING, READY]);
+    }
     let whole = Judged::of(Kinds::all_but(not.iter().copied()));
     if !request.covers_everything() {
         return RunJudged {

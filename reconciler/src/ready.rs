@@ -90,7 +90,6 @@ fn not_ready(coupon: &Coupon, drop: &Drop, faults: &[ReadinessCheck]) -> Finding
     let parts = parts.join("; ");
     Finding {
         coupon_id: Some(coupon.id),
-        drop_id: Some(drop.id),
         ..Finding::report(
             Kind::NotReady,
             format!("{name} opens at {at} and is not ready: {parts}"),
