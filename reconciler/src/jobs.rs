@@ -36,7 +36,9 @@ use crate::report::{
     AlertKind, Cause, DropReport, FailureCause, Finding, Judged, Kind, Kinds, Outcome, Run,
     UnsafePart,
 };
-use crate::retention::{delete_old_allow_lists, delete_old_records, erase_old_people};
+use crate::retention::{
+    delete_old_allow_lists, delete_old_ends, delete_old_records, erase_old_people,
+};
 use crate::seal::expire_sealed;
 
 /// Findings about no coupon, by the job that looks for them.
@@ -134,8 +136,11 @@ pub(crate) async fn all(
         log(job, made.map(|missing| notes.set(job, missing)));
     }
     log("slot limits", restore_limits(stores).await);
-    let kept = delete_old_records(&stores.db, settings.retention_days).await;
-    log("retention", kept.map_err(StoreError::from));
+    let days = settings.retention_days;
+    let records = delete_old_records(&stores.db, days).await;
+    log("retention of records", records.map_err(StoreError::from));
+    let ends = delete_old_ends(&stores.db, days).await;
+    log("retention of ends", ends.map_err(StoreError::from));
     live
 }
 

@@ -50,19 +50,16 @@ fn days_of(tuning: Tuning, days: u32) -> Duration {
     Duration::from_secs(tuning.or(u64::from(days) * 86_400))
 }
 
-/// Deletes a limited number of rows past their retention, in the order of an index.
+/// Deletes a limited number of records past their retention, in the order of an index.
 pub(crate) async fn delete_old_records(db: &Db, days: Option<u32>) -> Result<(), DbError> {
     let kept = |tuning, most: u32| days_of(tuning, most.min(days.unwrap_or(RETENTION_DAYS)));
     let repeated_runs = kept(Tuning::CleanRunsKeptSeconds, 1);
     let runs = kept(Tuning::RunsKeptSeconds, u32::MAX);
     let alerts = kept(Tuning::AlertsKeptSeconds, 90);
     let mails = kept(Tuning::MailsKeptSeconds, 30);
-    let promises = kept(Tuning::MendedPromisesKeptSeconds, u32::MAX);
-    let failed_claims = kept(Tuning::FailedClaimsKeptSeconds, 30);
     let repeated = format!("{RUNS} AND same_as IS NOT NULL");
     // Runs are deleted before their findings.
     let unreferred = "run_id NOT IN (SELECT id FROM reconcile_runs)";
-    let sealed = "drop_id NOT IN (SELECT id FROM drops WHERE sealed_at IS NULL)";
     for (kept, table, time, which) in [
         (repeated_runs, "reconcile_runs", "started_at", &*repeated),
         (runs, "reconcile_runs", "started_at", RUNS),
@@ -74,18 +71,36 @@ pub(crate) async fn delete_old_records(db: &Db, days: Option<u32>) -> Result<(),
         // If the repairs are still held back, the next pass records them again.
         (runs, "held_back", "planned_at", "TRUE"),
         (runs, "ops_actions", "at", "TRUE"),
-        (promises, "broken_promises", "mended_at", sealed),
-        (failed_claims, "failed_claims", "resolved_at", "TRUE"),
     ] {
-        // MySQL's clock: a process whose clock is ahead would delete recent rows.
-        let delete = sql_query(format!(
-            "DELETE FROM {table} WHERE {time} < UTC_TIMESTAMP(3) - INTERVAL ? SECOND AND {which} \
-             ORDER BY {time} LIMIT {ROWS_AT_ONCE}"
-        ))
-        .bind::<BigInt, _>(seconds(kept));
-        db.write("delete what is old", delete).await?;
+        delete_old(db, kept, table, time, which).await?;
     }
     Ok(())
+}
+
+/// Deletes a limited number of resolved promises and dead letters past their retention.
+pub(crate) async fn delete_old_ends(db: &Db, days: Option<u32>) -> Result<(), DbError> {
+    let kept = |tuning, most: u32| days_of(tuning, most.min(days.unwrap_or(RETENTION_DAYS)));
+    let promises = kept(Tuning::MendedPromisesKeptSeconds, u32::MAX);
+    let failed_claims = kept(Tuning::FailedClaimsKeptSeconds, 30);
+    let sealed = "drop_id NOT IN (SELECT id FROM drops WHERE sealed_at IS NULL)";
+    delete_old(db, promises, "broken_promises", "mended_at", sealed).await?;
+    delete_old(db, failed_claims, "failed_claims", "resolved_at", "TRUE").await
+}
+
+async fn delete_old(
+    db: &Db,
+    kept: Duration,
+    table: &str,
+    time: &str,
+    which: &str,
+) -> Result<(), DbError> {
+    // MySQL's clock: a process whose clock is ahead would delete recent rows.
+    let delete = sql_query(format!(
+        "DELETE FROM {table} WHERE {time} < UTC_TIMESTAMP(3) - INTERVAL ? SECOND AND {which} \
+         ORDER BY {time} LIMIT {ROWS_AT_ONCE}"
+    ))
+    .bind::<BigInt, _>(seconds(kept));
+    db.write("delete what is old", delete).await.map(drop)
 }
 
 pub(crate) async fn delete_old_allow_lists(db: &Db) -> Result<(), StoreError> {

@@ -55,7 +55,7 @@ impl Shop {
         let ours = mysql.database_url(&ours);
         let migrate = async || {
             let settings = MysqlArgs::at(ours.clone().into(), &TlsArgs::default(), TIMEOUT_MS);
-            let tables = migrations::Tables::All;
+            let tables = migrations::Tables::Records;
             migrations::migrate(&settings.unwrap(), tables)
                 .await
                 .unwrap();

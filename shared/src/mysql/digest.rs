@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use diesel::QueryResult;
 
 use super::alerts::{self, ListedAlert};
 use super::sql::row;
-use super::{Db, DbResult};
+use super::{Conn, Db, DbResult};
 use crate::domain::{CouponId, DropId};
 use crate::report::AlertState;
 use crate::sql;
@@ -107,31 +108,22 @@ pub async fn day(
                 WHERE repaired_at >= ? AND repaired_at < ? GROUP BY 1, kind ORDER BY 1, kind"
             );
             let repairs = sql!(repairs, from, to).all(conn).await?;
-            let sealed = sql!(
-                "SELECT c.id, c.name, d.id, d.quantity, COALESCE(d.sealed_rows, 0) \
-            FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.sealed_at >= ? \
-            AND d.sealed_at < ? ORDER BY d.sealed_at LIMIT ?",
-                from,
-                to,
-                LINES
-            )
-            .all(conn)
-            .await?;
+            let claims = match subject {
+                Subject::Drop => claims(conn, from, to).await?,
+                // Its database has no such tables.
+                Subject::Campaign => Claims::default(),
+            };
             let totals = sql!(
-                "SELECT (SELECT COUNT(*) FROM broken_promises \
-            WHERE mended_at IS NULL), (SELECT COUNT(*) FROM drops WHERE sealed_at >= ? \
-            AND sealed_at < ?), (SELECT COUNT(*) FROM outbox WHERE sent_at >= ? \
+                "SELECT (SELECT COUNT(*) FROM outbox WHERE sent_at >= ? \
             AND sent_at < ?), (SELECT COUNT(*) FROM outbox WHERE sent_at IS NULL \
             AND given_up_at IS NULL), (SELECT COUNT(DISTINCT target) FROM outbox \
             WHERE given_up_at >= ? AND given_up_at < ?)",
                 from,
                 to,
                 from,
-                to,
-                from,
                 to
             );
-            let (broken, sealed_total, sent, waiting, lost_total) = totals.one(conn).await?;
+            let (sent, waiting, lost_total) = totals.one(conn).await?;
             let lost = sql!(
                 "SELECT target, COUNT(*) FROM outbox WHERE given_up_at >= ? \
             AND given_up_at < ? GROUP BY target ORDER BY target LIMIT ?",
@@ -145,12 +137,12 @@ pub async fn day(
                 from,
                 to,
                 open: open.alerts,
-                broken,
+                broken: claims.broken,
                 runs,
                 last_success_at,
                 repairs,
-                sealed,
-                sealed_total,
+                sealed: claims.sealed,
+                sealed_total: claims.sealed_total,
                 sent,
                 waiting,
                 lost,
@@ -158,4 +150,36 @@ pub async fn day(
             })
         })
         .await
+}
+
+/// What the tables of claims have for the digest.
+#[derive(Debug, Default)]
+struct Claims {
+    broken: u64,
+    sealed: Vec<DigestDrop>,
+    sealed_total: u64,
+}
+
+async fn claims(conn: &mut Conn, from: DateTime<Utc>, to: DateTime<Utc>) -> QueryResult<Claims> {
+    let sealed = sql!(
+        "SELECT c.id, c.name, d.id, d.quantity, COALESCE(d.sealed_rows, 0) \
+        FROM drops d JOIN coupons c ON c.id = d.coupon_id WHERE d.sealed_at >= ? \
+        AND d.sealed_at < ? ORDER BY d.sealed_at LIMIT ?",
+        from,
+        to,
+        LINES
+    );
+    let totals = sql!(
+        "SELECT (SELECT COUNT(*) FROM broken_promises WHERE mended_at IS NULL), \
+        (SELECT COUNT(*) FROM drops WHERE sealed_at >= ? AND sealed_at < ?)",
+        from,
+        to
+    );
+    let sealed = sealed.all(conn).await?;
+    let (broken, sealed_total) = totals.one(conn).await?;
+    Ok(Claims {
+        broken,
+        sealed,
+        sealed_total,
+    })
 }
