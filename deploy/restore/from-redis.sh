@@ -45,7 +45,7 @@ CREATE TEMPORARY TABLE local_dates AS
     SELECT p.drop_id, p.local_date
     FROM (SELECT t.drop_id, t.coupon_id, DATE(FROM_UNIXTIME(t.opens_ms / 1000)) + INTERVAL a.days DAY AS local_date
         FROM redis_drops t JOIN (SELECT -1 AS days UNION SELECT 0 UNION SELECT 1) a) p
-    WHERE p.drop_id = CONV(LEFT(SHA2(CONCAT_WS(':', p.coupon_id, p.local_date, 0), 256), 13), 16, 10) + 1;
+    WHERE p.drop_id = CONV(LEFT(SHA2(CONCAT_WS(':', p.coupon_id, p.local_date, 0), 256), 10), 16, 10);
 INSERT INTO drops (id, coupon_id, local_date, opens_at, closes_at, quantity)
     SELECT t.drop_id, t.coupon_id, l.local_date, FROM_UNIXTIME(t.opens_ms / 1000), FROM_UNIXTIME(t.closes_ms / 1000), t.quantity
     FROM redis_drops t LEFT JOIN local_dates l ON l.drop_id = t.drop_id

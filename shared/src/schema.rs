@@ -166,7 +166,7 @@ diesel::table! {
         coupon_id -> Bigint,
         #[max_length = 128]
         user_id -> Varchar,
-        #[max_length = 64]
+        #[max_length = 29]
         code -> Varchar,
         claimed_at -> Datetime,
         issued_at -> Datetime,
@@ -379,7 +379,7 @@ diesel::table! {
         slot -> Nullable<Unsigned<Integer>>,
         #[max_length = 128]
         user_id -> Varchar,
-        #[max_length = 64]
+        #[max_length = 29]
         code -> Nullable<Varchar>,
         claimed_at -> Nullable<Datetime>,
         issued_at -> Nullable<Datetime>,

@@ -19,6 +19,7 @@ counter firstcome_claims_not_durable_total Admissions answered 503: neither Kafk
 counter firstcome_claims_from_memory_total Claims answered sold_out without Redis, which leased the drop
 labelled firstcome_claims_total Claims processed, by outcome
 counter firstcome_wrong_codes_total Requests with a code that no coupon has
+counter firstcome_uses_of_other_shops_total Repeated uses of a code by another shop, whose order has the same number
 labelled firstcome_tokens_refused_total Requests refused because of their token, by reason
 labelled firstcome_http_requests_total Requests, by method, route and status
 histogram firstcome_http_request_seconds Time to answer, by method and route

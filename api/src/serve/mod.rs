@@ -11,6 +11,7 @@ mod routes;
 mod server;
 mod start;
 mod state;
+mod wrong_codes;
 
 use tokio_util::sync::CancellationToken;
 

@@ -21,6 +21,7 @@ use super::claim::kafka::Publisher;
 use super::claim::queue::Queues;
 use super::claim::second_store::SecondStore;
 use super::state::{RedisClock, Services};
+use super::wrong_codes::WrongCodes;
 use crate::start_check::{StoreWait, unless_stopped};
 
 /// Builds the shared state. Returns `None` if `shutdown` came while waiting for a store.
@@ -87,6 +88,7 @@ pub(super) async fn services(
         max_wait: redis_timeout,
         request_timeout: Duration::from_millis(args.http.request_timeout_ms),
         refused: LineLimit::default(),
+        wrong_codes: WrongCodes::default(),
         coupon_page: args.http.coupon_page,
         has_fast_path: args.http.has_fast_path,
         seen,

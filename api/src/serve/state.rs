@@ -19,6 +19,7 @@ use super::catalogue::remaining::RemainingCache;
 use super::claim::pending::PendingClaim;
 use super::claim::queue::Queues;
 use super::claim::second_store::SecondStore;
+use super::wrong_codes::WrongCodes;
 
 pub(crate) struct Services {
     pub(crate) identity: Identity,
@@ -38,6 +39,7 @@ pub(crate) struct Services {
     pub(crate) request_timeout: Duration,
     /// Limits the log lines about requests that were answered 503, and about wrong codes.
     pub(crate) refused: LineLimit,
+    pub(crate) wrong_codes: WrongCodes,
     pub(crate) coupon_page: bool,
     /// Whether claims are answered before the router.
     pub(crate) has_fast_path: bool,

@@ -346,19 +346,65 @@ async fn expired_code_cannot_be_used_but_an_earlier_use_can_be_repeated_and_undo
 }
 
 #[tokio::test]
-async fn code_takes_a_hundred_references() {
-    let UsableCode { api, code, .. } = usable().await;
-    for order in 1..=99 {
-        api.undo(&code, &format!("order-{order}"))
-            .await
-            .has_status(200);
+async fn code_takes_a_hundred_references_that_used_it_and_more_that_were_undone_before() {
+    let UsableCode {
+        world, api, code, ..
+    } = usable().await;
+    for order in 1..=5 {
+        let early = format!("early-{order}");
+        api.undo(&code, &early).await.has_status(200);
     }
+    let used = "INSERT INTO {db}.coupon_uses (drop_id, slot, claimed_at, reference, used_by, used_at, undone_at) \
+        WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 99) \
+        SELECT drop_id, slot, claimed_at, CONCAT('order-', i), 'shop', claimed_at, claimed_at FROM n, {db}.issued_coupons";
+    world.sql(used).await;
     api.use_code(&code, "order-100").await.has_status(200);
     api.undo(&code, "order-100").await.has_status(200);
     let more = "too_many_references";
     api.use_code(&code, "order-101").await.is(409, more);
     api.undo(&code, "order-101").await.is(409, more);
     api.undo(&code, "order-5").await.has_status(200);
+    api.undo(&code, "early-5").await.has_status(200);
+}
+
+/// Returns the text as it stands in a path.
+fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+#[tokio::test]
+async fn code_is_found_however_a_customer_pastes_it() {
+    let UsableCode { api, code, .. } = usable().await;
+    let wide = |letter: char| char::from_u32(u32::from(letter) + 0xfee0).unwrap();
+    for pasted in [
+        code.replace('-', ""),
+        code.chars().map(wide).collect(),
+        code.replace('-', "-\u{200b}"),
+        format!("“{code}”."),
+    ] {
+        let path = encoded(&pasted);
+        api.code(&path).await.has_status(200);
+        api.use_code(&path, "order-1").await.has_status(200);
+    }
+    api.undo(&encoded(&format!("({code})")), "order-1")
+        .await
+        .has_status(200);
+}
+
+#[tokio::test]
+async fn repetition_by_another_shop_is_counted() {
+    let UsableCode {
+        world, api, code, ..
+    } = usable().await;
+    let before = api.metric("firstcome_uses_of_other_shops_total").await;
+    api.use_code(&code, "1001").await.has_status(200);
+    api.use_code(&code, "1001").await.has_status(200);
+    world
+        .sql("UPDATE {db}.coupon_uses SET used_by = 'shop-eu'")
+        .await;
+    api.use_code(&code, "1001").await.has_status(200);
+    let after = api.metric("firstcome_uses_of_other_shops_total").await;
+    assert!(after - before >= 1.0, "{before} {after}");
 }
 
 /// The answers of one code's requests, one after another.

@@ -62,6 +62,7 @@ CREATE TABLE IF NOT EXISTS coupon_allow_list (
 
 -- One opening of a coupon. A coupon has at most one drop per local_date, however many processes
 -- create drops concurrently.
+--   id               40 bits, because it is a part of each code
 --   local_date       the day in the coupon's time zone, NULL only for drops that were inserted manually
 --   quantity         the limits below refer to it, so a statement that changes it alone is refused
 --   closed_early     an operator closed it early: only users who are owed a slot still get one
@@ -88,6 +89,7 @@ CREATE TABLE IF NOT EXISTS drops (
     KEY drops_unsealed (sealed_at, opens_at),
     KEY drops_opened (coupon_id, opens_at),
     KEY drops_sealed (coupon_id, sealed_at),
+    CONSTRAINT drops_id CHECK (id BETWEEN 1 AND 1099511627775),
     CONSTRAINT drops_quantity CHECK (quantity >= 1),
     CONSTRAINT drops_window CHECK (MONTH(opens_at) * DAY(opens_at) > 0
         AND (closes_at IS NULL OR closes_at > opens_at AND MONTH(closes_at) * DAY(closes_at) > 0)),
@@ -129,15 +131,20 @@ CREATE TABLE IF NOT EXISTS slot_limits (
 -- slot_limit is any limit of the drop that is not below the slot. Every writer must name it and
 -- person_scope, including an operator with a MySQL client: a trigger would cost more than the row. A
 -- code is found by its drop and slot, without an index (docs/decisions/0011-slot-limits.md); the code
--- of a manual row needs the form of the default. The last two columns are INVISIBLE, so that
--- `SELECT *` returns the columns of the contract.
+-- of a manual row needs the form of the default: drop, slot and 40 random bits in base 32 without I,
+-- L, O and U, in groups of four. The last two columns are INVISIBLE, so that `SELECT *` returns the
+-- columns of the contract.
 CREATE TABLE IF NOT EXISTS issued_coupons (
     drop_id      BIGINT       NOT NULL,
     slot         INT UNSIGNED NOT NULL,
     coupon_id    BIGINT       NOT NULL,
     user_id      VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    code         VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL
-        DEFAULT (CONCAT(drop_id, '.', slot, '.', HEX(RANDOM_BYTES(10)))),
+    code         VARCHAR(29)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL
+        DEFAULT (REGEXP_REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(
+            CONCAT(LPAD(CONV(drop_id, 10, 32), 8, '0'), LPAD(CONV(slot, 10, 32), IF(slot < 1048576, 4, 8), '0'),
+            LPAD(CONV(HEX(RANDOM_BYTES(5)), 16, 32), 8, '0')),
+            'V', 'Z'), 'U', 'Y'), 'T', 'X'), 'S', 'W'), 'R', 'V'), 'Q', 'T'), 'P', 'S'), 'O', 'R'), 'N', 'Q'), 'M', 'P'), 'L', 'N'), 'K', 'M'), 'J', 'K'), 'I', 'J'),
+            '(....)(?=.)', '$1-')),
     claimed_at   DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
     issued_at    DATETIME(3)  NOT NULL DEFAULT (UTC_TIMESTAMP(3)),
     issued_by    VARCHAR(10)  CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
@@ -169,7 +176,7 @@ CREATE TABLE IF NOT EXISTS revoked_coupons (
     drop_id         BIGINT       NOT NULL,
     slot            INT UNSIGNED NULL,
     user_id         VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-    code            VARCHAR(64)  CHARACTER SET ascii COLLATE ascii_bin NULL,
+    code            VARCHAR(29)  CHARACTER SET ascii COLLATE ascii_bin NULL,
     claimed_at      DATETIME(3)  NULL,
     issued_at       DATETIME(3)  NULL,
     issued_by       VARCHAR(10)  CHARACTER SET ascii COLLATE ascii_bin NULL,
@@ -191,7 +198,7 @@ CREATE TABLE IF NOT EXISTS revoked_coupons (
 
 -- Uses of codes by shops (docs/decisions/0043-using.md). A use belongs to a claim, not to its row,
 -- which passes may move, delete and write again: therefore no foreign key.
---   reference  the order, at most 100 for each claim
+--   reference  the order: at most 100 for each claim have used its code, and at most 1,000 are kept
 --   used_by    the name in the request, else the fingerprint of its token
 --   used_at    NULL: the reference was undone before it used the code
 --   undone_at  the reference can never use the code again

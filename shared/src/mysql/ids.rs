@@ -1,7 +1,8 @@
 //! Ids that MySQL does not assign (docs/decisions/0026-mysql-gone-back.md). A restored MySQL, or
 //! one that failed over, would assign some ids twice, while Redis and the topic still hold claims
 //! of the coupons that had them. All ids are positive and below 2^53, which JSON and Lua represent
-//! exactly. Ids of drops are in no order; drops are ordered by `opens_at`.
+//! exactly. Ids of drops are in no order; drops are ordered by `opens_at`. They are short, because
+//! people type them as a part of codes.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use rand::RngExt as _;
@@ -26,13 +27,13 @@ const FIRST_SECOND: i64 = 1_767_225_600;
 
 /// Computes the id of a drop from its coupon and local date (of a single drop: from its coupon), so
 /// that a drop whose row was lost is created again under its own id, with its rows and its keys in
-/// Redis: the first 52 bits of a hash, plus one. Among a million drops, two share an id with a
-/// probability of 1 in 9,000; `attempt` then gives the second one another id.
+/// Redis: the first 40 bits of a hash. Among 100,000 drops, two share an id with a probability of 1
+/// in 200; `attempt` then gives the second one another id.
 /// `deploy/restore/from-redis.sh` finds the date of a lost drop by its id.
 pub(super) fn drop_id(coupon: CouponId, local_date: Option<NaiveDate>, attempt: u32) -> DropId {
     let date = local_date.map(|date| date.to_string()).unwrap_or_default();
     let hash = hash64(format!("{coupon}:{date}:{attempt}"));
-    DropId((hash >> 12).cast_signed() + 1)
+    DropId((hash >> 24).max(1).cast_signed())
 }
 
 #[cfg(test)]
@@ -42,6 +43,7 @@ mod tests {
     use super::*;
 
     const LIMIT: i64 = 1 << 53;
+    const DROP_LIMIT: i64 = 1 << 40;
 
     #[test]
     fn drawn_ids_stay_below_2_53_for_two_centuries_and_later_ones_are_higher() {
@@ -73,9 +75,9 @@ mod tests {
             .chain((0..300).map(|coupon| drop_id(CouponId(coupon), None, 1)))
             .collect();
         assert_eq!(all.len(), 300 * 32);
-        assert!(all.iter().all(|id| (1..LIMIT).contains(&id.0)));
+        assert!(all.iter().all(|id| (1..DROP_LIMIT).contains(&id.0)));
         // A different result here would give every lost drop another id.
-        assert_eq!(drop_id(CouponId(7), day(0), 0), DropId(346_898_496_721_313));
-        assert_eq!(drop_id(CouponId(7), None, 0), DropId(510_063_100_112_130));
+        assert_eq!(drop_id(CouponId(7), day(0), 0), DropId(84_692_015_801));
+        assert_eq!(drop_id(CouponId(7), None, 0), DropId(124_527_124_050));
     }
 }

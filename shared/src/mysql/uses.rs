@@ -19,8 +19,11 @@ use crate::coupon::code_expires_at;
 use crate::domain::{CouponId, DropId, Slot};
 use crate::schema::{coupon_uses, coupons, drops, issued_coupons, revoked_coupons};
 
-/// Maximum number of references of a claim.
+/// Maximum number of references that have used a claim's code.
 pub const MAX_REFERENCES: usize = 100;
+
+/// Maximum number of references of a claim with those that were undone before they used its code.
+const MAX_REMEMBERED: usize = 1_000;
 
 /// Maximum number of attempts of a call: the row or its uses may change between its two statements.
 const ATTEMPTS: usize = 3;
@@ -48,6 +51,9 @@ pub struct Used {
     pub used_at: DateTime<Utc>,
     /// When the code expires. Null: never.
     pub expires_at: Option<DateTime<Utc>>,
+    /// Another shop has used the code for an order with this number.
+    #[serde(skip)]
+    pub is_of_other_shop: bool,
 }
 
 /// Why a code is not used or undone.
@@ -163,15 +169,19 @@ impl CodeState {
         self.uses.iter().find(|order| order.reference == reference)
     }
 
-    fn used(&self, used_at: DateTime<Utc>) -> Used {
+    fn used(&self, used_at: DateTime<Utc>, order: &UseOrder) -> Used {
+        let known = self.order(&order.reference);
         Used {
             used_at,
             expires_at: self.expires_at,
+            is_of_other_shop: known.is_some_and(|known| known.used_by != order.by),
         }
     }
 
+    /// A shop that undoes attempts which never reached this code burns no code by that.
     fn has_all_references(&self) -> bool {
-        self.uses.len() >= MAX_REFERENCES
+        let used = self.uses.iter().filter(|order| order.used_at.is_some());
+        used.count() >= MAX_REFERENCES || self.uses.len() >= MAX_REMEMBERED
     }
 
     /// Returns when the reference used the code, or `None` if it may use it now.
@@ -289,7 +299,7 @@ async fn try_use(conn: &mut Conn, order: &UseOrder) -> QueryResult<Option<Answer
     };
     match state.use_by(&order.reference) {
         Ok(None) => {}
-        Ok(Some(used_at)) => return Ok(Some(Ok(state.used(used_at)))),
+        Ok(Some(used_at)) => return Ok(Some(Ok(state.used(used_at, order)))),
         Err(refusal) => return Ok(Some(Err(refusal))),
     }
     // The row stays locked until the use is committed: a return waits, and then sees the use.
@@ -298,7 +308,7 @@ async fn try_use(conn: &mut Conn, order: &UseOrder) -> QueryResult<Option<Answer
                   WHERE i.drop_id = ? AND i.slot = ? AND i.code = ? AND i.claimed_at = ? FOR SHARE";
     match order.write(conn, insert, &state).await {
         Ok(0) => Ok(None),
-        Ok(_) => Ok(Some(Ok(state.used(state.now)))),
+        Ok(_) => Ok(Some(Ok(state.used(state.now, order)))),
         Err(error) if refusal(&error) == Some(Refusal::Duplicate) => Ok(None),
         Err(error) => Err(error),
     }

@@ -46,7 +46,7 @@ pub(crate) struct MyClaim {
     #[schema(value_type = Option<u32>)]
     pub(super) slot: Option<Slot>,
     /// Redeems the coupon; null until it is issued.
-    #[schema(example = "12-215-J4B3-K69R-NG6Z-CMPF")]
+    #[schema(example = "0GF8-K2RX-0015-J4B3-K69R")]
     code: Option<String>,
     /// When a shop used the code; null if none has, or if the use was undone.
     used_at: Option<DateTime<Utc>>,

@@ -39,8 +39,8 @@ pub(crate) struct UseBody {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 pub(crate) struct CodeParam {
-    /// The code as the user has it; O is read as 0, I and L as 1
-    #[param(example = "12-215-1DV5-630B-SAGH-X9QK")]
+    /// The code as the user has it: only its letters and digits count
+    #[param(example = "0GF8-K2RX-0015-KQ9X-HGAS")]
     code: String,
 }
 
@@ -72,9 +72,21 @@ pub(crate) async fn use_code(
     Extension(shop): Extension<Operator>,
     JsonBody(body): JsonBody<UseBody>,
 ) -> Result<Json<Used>, Problem> {
+    let token = shop.token.clone();
     let order = order(&app, &code, body.reference, shop)?;
+    let drop_id = order.code.drop.0;
+    let slot = order.code.slot;
     let used = app.mysql.uses.use_code(order).await?;
-    used.map(Json).map_err(|refusal| problem(&app, refusal))
+    let used = used.map_err(|refusal| problem(&app, &token, refusal))?;
+    if used.is_of_other_shop {
+        counter!("firstcome_uses_of_other_shops_total").increment(1);
+        tracing::warn!(
+            drop_id,
+            slot,
+            "two shops use a code for orders of the same number"
+        );
+    }
+    Ok(Json(used))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -139,9 +151,10 @@ pub(crate) async fn undo(
             Some(UndoReason { reason, operator })
         }
     };
+    let token = by.token.clone();
     let order = order(&app, &code, asked.reference, by)?;
     let undone = app.mysql.uses.undo_use(order, reason).await?;
-    let undone_at = undone.map_err(|refusal| problem(&app, refusal))?;
+    let undone_at = undone.map_err(|refusal| problem(&app, &token, refusal))?;
     Ok(Json(UseUndone { undone_at }))
 }
 
@@ -159,10 +172,12 @@ pub(crate) async fn undo(
 pub(crate) async fn code(
     State(app): State<App>,
     StrictPath(code): StrictPath<String>,
+    Extension(by): Extension<Operator>,
     Extension(allowed): Extension<Allowed>,
 ) -> Result<Json<CodeView>, Problem> {
-    let answer = app.mysql.uses.code(parsed(&app, &code)?).await?;
-    let seen = answer.map_err(|refusal| problem(&app, refusal))?;
+    let code = parsed(&app, &code, &by.token)?;
+    let answer = app.mysql.uses.code(code).await?;
+    let seen = answer.map_err(|refusal| problem(&app, &by.token, refusal))?;
     Ok(Json(match allowed {
         Allowed::Redeem => CodeView {
             user_id: None,
@@ -186,22 +201,27 @@ fn order(app: &App, code: &str, reference: String, shop: Operator) -> Result<Use
         )));
     }
     Ok(UseOrder {
-        code: parsed(app, code)?,
+        code: parsed(app, code, &shop.token)?,
         reference,
         by: shop.name.unwrap_or(shop.token),
     })
 }
 
-fn parsed(app: &App, code: &str) -> Result<Code, Problem> {
+/// Parses a code, unless its sender has sent too many wrong ones.
+fn parsed(app: &App, code: &str, token: &str) -> Result<Code, Problem> {
+    if !app.wrong_codes.allow(token, Instant::now()) {
+        let why = "too many wrong codes were sent with this token; repeat the request later";
+        return Err(Problem::unavailable(why));
+    }
     let code = code.parse();
-    code.map_err(|_| problem(app, CodeRefusal::NoSuchCode))
+    code.map_err(|_| problem(app, token, CodeRefusal::NoSuchCode))
 }
 
-fn problem(app: &App, refusal: CodeRefusal) -> Problem {
+fn problem(app: &App, token: &str, refusal: CodeRefusal) -> Problem {
     let at = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Millis, true);
     match refusal {
         CodeRefusal::NoSuchCode => {
-            count_wrong_code(app);
+            count_wrong_code(app, token);
             Problem::not_found("no coupon has this code; its user sees it in `claims/me`")
         }
         CodeRefusal::Revoked => Problem::new(
@@ -222,14 +242,14 @@ fn problem(app: &App, refusal: CodeRefusal) -> Problem {
         }
         CodeRefusal::TooManyReferences => Problem::new(
             ProblemCode::TooManyReferences,
-            format!("{MAX_REFERENCES} references have used or undone this code; it takes no other"),
+            format!("{MAX_REFERENCES} references have used this code; it takes no other"),
         ),
     }
 }
 
-/// Counts and logs a wrong code like a wrong token. There is no lock-out, because the 80 secret
-/// bits of a code cannot be guessed.
-fn count_wrong_code(app: &App) {
+/// Counts and logs a wrong code like a wrong token.
+fn count_wrong_code(app: &App, token: &str) {
+    app.wrong_codes.note(token, Instant::now());
     counter!("firstcome_wrong_codes_total").increment(1);
     if let Some(left_out) = app.refused.allow("wrong_code", Instant::now()) {
         tracing::warn!(left_out, "a code that no coupon has");

@@ -64,7 +64,7 @@ struct IssuedCoupon {
     #[schema(example = "u-37")]
     user_id: String,
     /// Redeems the coupon.
-    #[schema(example = "12-215-J4B3-K69R-NG6Z-CMPF")]
+    #[schema(example = "0GF8-K2RX-0015-J4B3-K69R")]
     code: String,
     claimed_at: DateTime<Utc>,
     /// When the row was written.
