@@ -86,8 +86,8 @@ pub struct BenchSize {
     pub missing: u32,
     /// Number of sealed drops beside ten open ones.
     pub sealed: u32,
-    /// Number of small coupons.
-    pub small: u32,
+    /// Numbers of small coupons.
+    pub small: [u32; 2],
     /// Number of claims of a drop that Redis has lost.
     pub rebuilt: u32,
     /// Duration in seconds of the open loop, and of the neighbour's run beside an idle system.
@@ -114,7 +114,7 @@ impl Cli {
             passes: [10_000, 100_000, 1_000_000],
             missing: 100_000,
             sealed: 1_000,
-            small: 2_000,
+            small: [2_000, 20_000],
             rebuilt: 3_000_000,
             open_seconds: 30,
             sealed_drops: self.sealed_drops.unwrap_or(10_000),
@@ -134,7 +134,7 @@ impl Cli {
             passes: [1_000, 10_000, 50_000],
             missing: 5_000,
             sealed: 100,
-            small: 50,
+            small: [50, 200],
             rebuilt: 10_000,
             open_seconds: 5,
             sealed_drops: self.sealed_drops.unwrap_or(100),
